@@ -1,0 +1,42 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+OUT ?= runs/spot
+SOURCES := setup.cfg pyproject.toml constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check bench format clean
+
+help: ## Say what can be made
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+$(VENV)/run.stamp: $(SOURCES)
+	$(PYTHON) -c 'import sys; sys.exit("lazsim needs Python 3.11 or later: make PYTHON=python3.x ..." if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+	@touch $@
+
+$(VENV)/dev.stamp: $(VENV)/run.stamp
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+run: $(VENV)/run.stamp ## Replay a spot trace for GPT-L under lazarus, ds-ft and ds; results in runs/spot
+	$(BIN)/lazsim run --trace traces/spot-p3-like.csv --model gpt-l --cluster rtx3090x10 --max-nodes 10 --duration 80min --out $(OUT)
+
+test: check ## Run the checks and every test
+	$(BIN)/python -m pytest --numprocesses 2
+
+check: $(VENV)/dev.stamp ## Lint and type-check
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/dev.stamp ## Time the simulator and the command line
+	$(BIN)/python -m tests.bench
+
+format: $(VENV)/dev.stamp ## Format the code and sort its imports
+	$(BIN)/ruff check --fix --select I .
+	$(BIN)/ruff format .
+
+clean: ## Remove what make installed and wrote
+	rm -rf $(VENV) build runs .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info

@@ -1,0 +1,5 @@
+"""Run ``python -m lazsim``."""
+
+from lazsim.cli import main
+
+main()

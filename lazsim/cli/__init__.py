@@ -1,0 +1,63 @@
+"""The command line: one file per command, loaded only when it is called."""
+
+import importlib
+import sys
+from typing import Any
+
+import click
+
+from lazsim.errors import LazsimError
+
+COMMANDS = {
+    "run": "Replay a trace of node events under one or more systems.",
+    "trace": "Inspect, convert, generate, fit, fetch and plot traces.",
+    "routing": "Inspect, fit and generate expert loads.",
+    "calibrate": "Show how far the cost model is from measured kernels.",
+    "list": "List what a name can be, and where to add one's own.",
+}
+"""Name -> one line of help; the command itself is in the module of the same name."""
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command's module only to run it."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Name the commands in the order in which they are listed."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the module of a command."""
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"lazsim.cli.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without importing any."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="lazsim")
+def cli() -> None:
+    """Tell what failures cost a Mixture-of-Experts training job, and how to place its experts."""
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """Run the command line and exit: 0 done, 1 a bug, 2 bad input or usage, 130 interrupted."""
+    try:
+        status = cli.main(arguments, prog_name="lazsim", standalone_mode=False)
+    except LazsimError as error:
+        click.echo(f"lazsim: {error}", err=True)
+        sys.exit(2)
+    except click.ClickException as error:
+        click.echo(f"lazsim: {error.format_message()}", err=True)
+        sys.exit(2)
+    except (KeyboardInterrupt, click.exceptions.Abort):
+        click.echo("lazsim: interrupted; nothing was written", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(1)
+    sys.exit(status if isinstance(status, int) else 0)

@@ -1,0 +1,52 @@
+"""What several commands share: option types with units, notes, JSON."""
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from lazsim import units
+from lazsim.errors import LazsimError
+
+
+class Quantity(click.ParamType):  # type: ignore[type-arg]  # not generic before click 8.4
+    """An option that takes a number with a unit."""
+
+    def __init__(self, name: str, parse: Callable[[str], float]) -> None:
+        self.name = name
+        self.parse = parse
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Parse the text of the option."""
+        if isinstance(value, int | float):
+            return float(value)
+        try:
+            return self.parse(value)
+        except LazsimError as error:
+            self.fail(str(error), param, ctx)
+
+
+DURATION = Quantity("duration", units.parse_duration)
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+seed_option = click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of every draw."
+)
+
+
+def note(text: str) -> None:
+    """Tell the user something on stderr."""
+    click.echo(f"note: {text}", err=True)
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON object on stdout, keys in the order given; arrays become lists."""
+    import msgspec
+
+    click.echo(msgspec.json.format(msgspec.json.encode(value, enc_hook=_plain), indent=2).decode())
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise NotImplementedError(f"{type(value)} in JSON")

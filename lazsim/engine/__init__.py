@@ -1,0 +1,1 @@
+"""The simulation: a job on nodes that come and go."""

@@ -1,0 +1,1 @@
+"""Expert loads per step and layer: what the gate asked for."""

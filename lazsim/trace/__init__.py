@@ -1,0 +1,1 @@
+"""Read, cap, generate, fit and fetch traces of what happened to nodes."""

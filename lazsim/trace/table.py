@@ -1,0 +1,223 @@
+"""The one table of node events that every trace becomes."""
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from lazsim.errors import TraceFormatError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Kind = Literal["add", "remove"]
+
+
+class Event(NamedTuple):
+    """One node comes or goes; `line` is where the file says so (0 when it does not)."""
+
+    time_s: float
+    kind: Kind
+    node: str
+    line: int = 0
+
+
+class Batch(NamedTuple):
+    """All that happens at one instant: nodes that are gone, and nodes that are there and were not before.
+
+    A node that goes and comes back at the same instant is in both: what it held is lost.
+    """
+
+    time_s: float
+    removed: tuple[str, ...]
+    added: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """Node events in time order, valid: a node is added while absent and removed while present.
+
+    Attributes
+    ----------
+    time_s : ndarray of float64, shape (M,)
+        Seconds since the trace began, ascending.
+    change : ndarray of int8, shape (M,)
+        +1 where a node is added, -1 where one is removed.
+    node : ndarray of int32, shape (M,)
+        Index into `names`.
+    names : tuple of str
+        Nodes by first appearance.
+    duration_s : float
+        How long the trace was observed; at least the last event's time.
+    name, format, sha256 : str
+        File it was read from (or what made it), its format and the hash of its bytes.
+    notes : tuple of str
+        What was assumed or repaired while reading, a line each.
+    """
+
+    time_s: npt.NDArray[np.float64]
+    change: npt.NDArray[np.int8]
+    node: npt.NDArray[np.int32]
+    names: tuple[str, ...]
+    duration_s: float
+    name: str = ""
+    format: str = ""
+    sha256: str = ""
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.time_s)
+
+    def events(self) -> Iterator[Event]:
+        """Yield every event in order."""
+        for time_s, change, node in zip(self.time_s.tolist(), self.change.tolist(), self.node.tolist(), strict=True):
+            yield Event(time_s, "add" if change > 0 else "remove", self.names[node])
+
+    def batches(self) -> Iterator[Batch]:
+        """Yield what happens at each instant as one batch: simultaneous removals are one failure."""
+        bounds = np.flatnonzero(np.diff(self.time_s, prepend=-math.inf, append=math.inf)).tolist()
+        times, changes, nodes = self.time_s.tolist(), self.change.tolist(), self.node.tolist()
+        for start, stop in itertools.pairwise(bounds):
+            present_before: dict[int, bool] = {}
+            present: dict[int, bool] = {}
+            interrupted: dict[int, bool] = {}
+            for change, node in zip(changes[start:stop], nodes[start:stop], strict=True):
+                present_before.setdefault(node, change < 0)
+                present[node] = change > 0
+                interrupted[node] = interrupted.get(node, False) or change < 0
+            removed = [n for n in present if present_before[n] and interrupted[n]]
+            added = [n for n in present if present[n]]
+            if removed or added:
+                yield Batch(times[start], tuple(self.names[n] for n in removed), tuple(self.names[n] for n in added))
+
+    def num_alive(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+        """Count the nodes alive over time.
+
+        Returns
+        -------
+        time_s : ndarray, shape (K,)
+            Instants at which something happens, after a leading 0.
+        num_nodes : ndarray, shape (K,)
+            Nodes alive from each of them on.
+        """
+        times, first = np.unique(np.concatenate([[0.0], self.time_s])[::-1], return_index=True)
+        counts = np.concatenate([[0], np.cumsum(self.change, dtype=np.int64)])[::-1]
+        return times, counts[first]
+
+    def window(self, start_s: float, duration_s: float | None = None) -> "Trace":
+        """Cut out a stretch; nodes alive at its start are added at its time 0.
+
+        A stretch that ends after the trace is cut at the trace's end.
+        """
+        stop_s = self.duration_s if duration_s is None else min(self.duration_s, start_s + duration_s)
+        alive: dict[str, None] = {}
+        later = []
+        for event in self.events():
+            if event.time_s > stop_s:
+                break
+            if event.time_s > start_s:
+                later.append(event._replace(time_s=event.time_s - start_s))
+            elif event.kind == "add":
+                alive[event.node] = None
+            else:
+                del alive[event.node]
+        events = [Event(0.0, "add", node) for node in alive] + later
+        return build_trace(
+            events, duration_s=max(0.0, stop_s - start_s), name=self.name, format=self.format, sha256=self.sha256,
+            notes=self.notes,
+        )  # fmt: skip
+
+    def to_frame(self) -> "pd.DataFrame":
+        """Return the events as a frame with columns ``time_s``, ``event`` and ``node``."""
+        import pandas as pd
+
+        return pd.DataFrame(
+            [(event.time_s, event.kind, event.node) for event in self.events()],
+            columns=["time_s", "event", "node"],
+        )
+
+
+def build_trace(
+    events: Iterable[Event],
+    *,
+    duration_s: float | None = None,
+    name: str = "",
+    format: str = "",  # noqa: A002
+    sha256: str = "",
+    notes: Iterable[str] = (),
+    lenient: bool = False,
+) -> Trace:
+    """Validate events and make a trace of them.
+
+    Parameters
+    ----------
+    events
+        In time order; the order of simultaneous events is kept.
+    duration_s
+        How long was observed; the last event's time when not given.
+    name, format, sha256, notes
+        See `Trace`.
+    lenient
+        Sort what is out of order, drop what cannot be, and note how many of each.
+
+    Raises
+    ------
+    TraceFormatError
+        When a time is negative, not finite or out of order, when a node is added while present or removed while
+        absent, or when the duration ends before the last event. The message names file and line.
+    """
+    kept: list[Event] = []
+    repairs: dict[str, int] = {}
+
+    def fault(event: Event, what: str, repair: str) -> None:
+        if not lenient:
+            where = f"{name}, line {event.line}" if event.line else name
+            raise TraceFormatError(f"{where}: {what}; mend it, or use --lenient to {repair}")
+        repairs[repair] = repairs.get(repair, 0) + 1
+
+    finite: list[Event] = []
+    for event in events:
+        if not (math.isfinite(event.time_s) and event.time_s >= 0):
+            fault(
+                event,
+                f"time {event.time_s:g} s is not a number from 0 up",
+                "drop events without a valid time",
+            )
+            continue
+        if finite and event.time_s < finite[-1].time_s:
+            earlier = f"time {event.time_s:g} s comes after {finite[-1].time_s:g} s"
+            fault(event, earlier, "sort events that are out of order")
+        finite.append(event)
+    present: set[str] = set()
+    for event in sorted(finite, key=lambda e: e.time_s):
+        if (event.node in present) == (event.kind == "add"):
+            state = "added while present" if event.kind == "add" else "removed while absent"
+            fault(
+                event,
+                f"node {event.node!r} is {state}",
+                "drop events of nodes added twice or removed while absent",
+            )
+            continue
+        (present.add if event.kind == "add" else present.discard)(event.node)
+        kept.append(event)
+    index: dict[str, int] = {}
+    for event in kept:
+        index.setdefault(event.node, len(index))
+    last_s = kept[-1].time_s if kept else 0.0
+    if duration_s is not None and duration_s < last_s:
+        raise TraceFormatError(f"{name}: duration {duration_s:g} s ends before the last event at {last_s:g} s")
+    return Trace(
+        time_s=np.array([event.time_s for event in kept], dtype=np.float64),
+        change=np.array([1 if event.kind == "add" else -1 for event in kept], dtype=np.int8),
+        node=np.array([index[event.node] for event in kept], dtype=np.int32),
+        names=tuple(index),
+        duration_s=last_s if duration_s is None else float(duration_s),
+        name=name,
+        format=format,
+        sha256=sha256,
+        notes=(*notes, *(f"lenient: {count} times: {what}" for what, count in repairs.items())),
+    )
