@@ -1,3 +1,63 @@
 """Simulate MoE training on nodes that fail, and weigh placements of experts."""
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
+
+_HOMES = {
+    "ClusterSpec": "specs",
+    "Event": "trace.table",
+    "GpuSpec": "specs",
+    "JobSpec": "specs",
+    "LazsimError": "errors",
+    "ModelSpec": "specs",
+    "PlacementPlan": "placement.plan",
+    "RunResult": "results",
+    "SystemRun": "engine.simulate",
+    "Trace": "trace.table",
+    "allocate": "placement.allocation",
+    "build_trace": "trace.table",
+    "dispatch_tokens": "dispatch",
+    "load_routing": "routing",
+    "load_spec": "specs",
+    "load_trace": "trace",
+    "place_ep": "placement.policies",
+    "place_mro": "placement.policies",
+    "simulate": "results",
+}
+"""Public name -> module; a module is imported when its first name is used, so that the command line starts fast."""
+
+__all__ = [*_HOMES, "__version__"]  # noqa: PLE0604
+
+if TYPE_CHECKING:
+    from lazsim.dispatch import dispatch_tokens as dispatch_tokens
+    from lazsim.engine.simulate import SystemRun as SystemRun
+    from lazsim.errors import LazsimError as LazsimError
+    from lazsim.placement.allocation import allocate as allocate
+    from lazsim.placement.plan import PlacementPlan as PlacementPlan
+    from lazsim.placement.policies import place_ep as place_ep
+    from lazsim.placement.policies import place_mro as place_mro
+    from lazsim.results import RunResult as RunResult
+    from lazsim.results import simulate as simulate
+    from lazsim.routing import load_routing as load_routing
+    from lazsim.specs import ClusterSpec as ClusterSpec
+    from lazsim.specs import GpuSpec as GpuSpec
+    from lazsim.specs import JobSpec as JobSpec
+    from lazsim.specs import ModelSpec as ModelSpec
+    from lazsim.specs import load_spec as load_spec
+    from lazsim.trace import load as load_trace
+    from lazsim.trace.table import Event as Event
+    from lazsim.trace.table import Trace as Trace
+    from lazsim.trace.table import build_trace as build_trace
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module(f"{__name__}.{_HOMES[name]}")
+    return getattr(module, "load" if name == "load_trace" else name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

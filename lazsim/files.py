@@ -73,3 +73,18 @@ def read_bytes(path: Path | str) -> bytes:
         return Path(path).read_bytes()
     except OSError as error:
         raise LazsimError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+
+
+def check_folder(folder: Path) -> None:
+    """Find out early whether a folder can be written to, before long work is done for it.
+
+    Raises
+    ------
+    LazsimError
+        When it is a file, or it or the nearest folder above it is not writable.
+    """
+    existing = folder
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise LazsimError(f"{folder}: cannot be written ({existing} is not a writable folder); choose another place")

@@ -1,0 +1,50 @@
+"""``lazsim list``: what a name can be, and where to add one's own."""
+
+import click
+
+from lazsim.cli.common import json_option, print_json
+
+OWN_TOML = "A path to a .toml file of the same shape works wherever a name does."
+
+
+@click.command()
+@click.argument("kind", type=click.Choice(("models", "clusters", "gpus", "jobs", "systems", "policies", "formats",
+                                           "routing", "traces")))  # fmt: skip
+@json_option
+def command(kind: str, as_json: bool) -> None:
+    """List the names of a kind, a line each, and where to add one's own."""
+    lines, own = _entries(kind)
+    if as_json:
+        print_json({kind: lines})
+        return
+    width = max(map(len, lines), default=0)
+    for name, text in lines.items():
+        click.echo(f"{name:{width}}  {text}".rstrip())
+    click.echo(own)
+
+
+def _entries(kind: str) -> tuple[dict[str, str], str]:
+    from lazsim.specs import catalog_names
+
+    if kind == "systems":
+        from lazsim.engine.systems import SYSTEMS
+
+        return {system.name: system.description for system in SYSTEMS.values()}, "Defined in lazsim/engine/systems.py."
+    if kind == "policies":
+        from lazsim.placement.policies import POLICIES
+
+        described = {name: (policy.__doc__ or "").splitlines()[0] for name, policy in POLICIES.items()}
+        return described | {"ep": "Place by plain expert parallelism."}, "Defined in lazsim/placement/policies.py."
+    if kind == "formats":
+        from lazsim.trace.readers import READERS
+
+        described = {name: (reader.__doc__ or "").splitlines()[0] for name, reader in READERS.items()}
+        return described, "Defined in lazsim/trace/readers/."
+    return {name: _first_comment(kind, name) for name in catalog_names(kind)}, OWN_TOML
+
+
+def _first_comment(kind: str, name: str) -> str:
+    from lazsim.specs import read_spec_bytes
+
+    first = read_spec_bytes(kind, name).decode().splitlines()[0]
+    return first.removeprefix("#").strip() if first.startswith("#") else ""

@@ -1,0 +1,110 @@
+"""``lazsim run``: replay a trace under one or more systems."""
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import click
+
+from lazsim.cli.common import DURATION, json_option, note, print_json, seed_option
+
+FORMATS = ("auto", "bamboo", "gcloud", "skypilot", "infinitehbd", "parcae", "lazsim")
+
+
+@click.command()
+@click.option("--trace", "trace_path", required=True, metavar="FILE", help="What happened to the nodes.")
+@click.option("--format", "trace_format", type=click.Choice(FORMATS), default="auto", show_default=True)
+@click.option("--model", default="gpt-s", show_default=True, metavar="NAME|TOML")
+@click.option("--cluster", default="rtx3090x10", show_default=True, metavar="NAME|TOML")
+@click.option("--job", default="testbed-a", show_default=True, metavar="NAME|TOML", help="How the model is trained.")
+@click.option("--system", "systems", multiple=True, metavar="NAME", help="Repeats; default: lazarus, ds-ft, ds.")
+@click.option("--routing", default="smartmoe-fit", show_default=True, metavar="FILE|SPEC", help="Expert loads.")
+@click.option("--start", type=DURATION, default=0.0, help="Where in the trace to begin; default 0.")
+@click.option("--duration", type=DURATION, help="How long, as 80min; default: to the trace's end.")
+@click.option("--max-nodes", type=click.IntRange(min=1), help="Hold the trace to this many nodes.")
+@click.option(
+    "--cap",
+    type=click.Choice(("offset", "clip", "first")),
+    default="offset",
+    show_default=True,
+    help="How: subtract a constant, so that every loss is felt; keep spares outside; follow the first names.",
+)
+@click.option("--profile", metavar="FILE", help="Measured compute times (CSV: kernel,size,time_s).")
+@seed_option
+@click.option("--lenient", is_flag=True, help="Repair what is repairable in the trace, and count it.")
+@click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Keep tables, plot and inputs there.")
+@json_option
+def command(
+    trace_path: str,
+    trace_format: str,
+    model: str,
+    cluster: str,
+    job: str,
+    systems: tuple[str, ...],
+    routing: str,
+    start: float,
+    duration: float | None,
+    max_nodes: int | None,
+    cap: str,
+    profile: str | None,
+    seed: int,
+    lenient: bool,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Replay a trace of node events under one or more systems.
+
+    Prints what each system got done and where its time went; --out keeps summary.json, timeline.csv, events.csv,
+    throughput.png and .pdf, and run.json with every input.
+    """
+    from lazsim.engine.systems import DEFAULT_SYSTEMS
+    from lazsim.files import check_folder, write_all
+    from lazsim.report import print_report, run_report
+    from lazsim.results import simulate
+    from lazsim.trace import load
+
+    if out is not None:
+        check_folder(out)
+    trace = load(
+        trace_path,
+        format=trace_format,
+        start_s=start,
+        duration_s=duration,
+        max_nodes=max_nodes,
+        cap=cap,
+        seed=seed,
+        lenient=lenient,
+    )
+    result = simulate(
+        trace,
+        model=model,
+        cluster=cluster,
+        job=job,
+        systems=systems or DEFAULT_SYSTEMS,
+        routing=routing,
+        profile=profile,
+        duration_s=duration,
+        seed=seed,
+        progress=_progress,
+    )
+    if out is not None:
+        write_all(result.files(out))
+    for text in result.notes:
+        note(text)
+    if as_json:
+        print_json(result.to_json())
+    else:
+        print_report(run_report(result))
+    if out is not None:
+        note(f"results are in {out}/: summary.json, timeline.csv, events.csv, throughput.png, throughput.pdf, run.json")
+
+
+def _progress(systems: Iterable[str]) -> Iterable[str]:
+    if not sys.stderr.isatty():
+        yield from systems
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        yield from bar.track(list(systems), description="simulating")

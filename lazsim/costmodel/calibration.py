@@ -1,0 +1,186 @@
+"""Compare the catalogue with measurements: one row for each GPU, kernel or collective, model and range of sizes."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from lazsim.costmodel.fit import (
+    COLLECTIVES,
+    KERNEL_PARAMETERS,
+    MIN_EXCHANGE_BYTES,
+    ErrorSummary,
+    KernelModel,
+    LinkFit,
+    collective_times_s,
+    expert_times_s,
+    fit_kernels,
+    fit_links,
+    fit_memory,
+    held_out,
+    matmul_times_s,
+    summarise,
+    tokens_per_expert,
+)
+from lazsim.errors import LazsimError
+from lazsim.specs import ClusterSpec, GpuSpec, catalog_names, load_spec
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MIN_TOKENS = 512
+"""Sizes from which the error is told apart: experts of a training job rarely see fewer tokens."""
+
+BALANCED = "balanced"
+"""The distribution of expert loads that is compared where it was measured; else all are."""
+
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class CalibrationRow:
+    """The error of one model over some points.
+
+    `model` is ``catalogue`` (the constants that are shipped), ``this fit`` (a fit to this very table) or ``own fit``
+    (the same formula fitted to this kind of kernel or collective alone).
+    """
+
+    gpu: str
+    kind: str
+    model: str
+    points: str
+    error: ErrorSummary
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Rows of errors, and for each TOML section what a new fit gives."""
+
+    rows: list[CalibrationRow] = field(default_factory=list)
+    refit: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, object]:
+        """Return plain values: errors that cannot be told are None."""
+        rows = []
+        for row in self.rows:
+            numbers = {name: _plain(value) for name, value in vars(row.error).items()}
+            rows.append({"gpu": row.gpu, "kind": row.kind, "model": row.model, "points": row.points} | numbers)
+        return {"rows": rows, "refit": self.refit}
+
+
+def calibrate(tables: Mapping[str, "pd.DataFrame"], names: Iterable[str] = ()) -> Calibration:
+    """Compare the models of GPUs with measured tables, and fit them anew.
+
+    Parameters
+    ----------
+    tables
+        What `lazsim.costmodel.fit.read_measurements` gives.
+    names
+        GPUs: names of the catalogue or paths to TOML files. Without any, all of the catalogue that were measured.
+
+    Raises
+    ------
+    LazsimError
+        When a named GPU is unknown or was not measured, or none was.
+    """
+    measured = sorted({str(gpu) for table in tables.values() for gpu in table["gpu"]})
+    gpus = [load_spec(GpuSpec, name) for name in names or [name for name in catalog_names("gpus") if name in measured]]
+    for gpu in gpus:
+        if gpu.name not in measured:
+            raise LazsimError(f"--gpu {gpu.name}: not in the measurements; measured are {', '.join(measured)}")
+    if not gpus:
+        known = ", ".join(measured)
+        raise LazsimError(f"none of the measured GPUs ({known}) is in the catalogue; give --gpu FILE.toml")
+    calibration = Calibration()
+    for gpu in gpus:
+        mine = {name: table[table["gpu"] == gpu.name] for name, table in tables.items()}
+        for name, compare in COMPARISONS.items():
+            if name in mine and len(mine[name]):
+                for row in compare(gpu, mine[name], calibration.refit):
+                    if row.error.num_points:
+                        calibration.rows.append(row)
+    return calibration
+
+
+def _plain(value: float) -> float | None:
+    return None if np.isnan(value) else value
+
+
+def _kernel_rows(
+    gpu: GpuSpec, kind: str, models: Mapping[str, GpuSpec], times_s: KernelModel, table: "pd.DataFrame", tokens: object
+) -> Iterator[CalibrationRow]:
+    hidden, large = held_out(len(table)), np.asarray(tokens) >= MIN_TOKENS
+    for model, spec in models.items():
+        predicted = times_s(spec, table)
+        for points, mask in {"held out": hidden, f"held out, m >= {MIN_TOKENS}": hidden & large}.items():
+            yield CalibrationRow(gpu.name, kind, model, points, summarise(predicted[mask], table[mask]))
+
+
+def _compare_matmuls(
+    gpu: GpuSpec, table: "pd.DataFrame", refit: dict[str, dict[str, float]]
+) -> Iterator[CalibrationRow]:
+    fitted = fit_memory(fit_kernels(gpu, table), table)
+    refit[f"gpus/{gpu.name}"] = {name: getattr(fitted, name) for name in (*KERNEL_PARAMETERS, "memory_efficiency")}
+    models = {"catalogue": gpu, "this fit": fitted}
+    yield from _kernel_rows(gpu, "matmul", models, matmul_times_s, table, table["m"])
+
+
+def _compare_experts(
+    gpu: GpuSpec, table: "pd.DataFrame", refit: dict[str, dict[str, float]]
+) -> Iterator[CalibrationRow]:
+    table = table[table["moe_ep_size"] == 1]
+    if (table["distribution"] == BALANCED).any():
+        table = table[table["distribution"] == BALANCED]
+    if not len(table):
+        return
+    fitted = fit_kernels(gpu, table, expert_times_s)
+    refit[f"gpus/{gpu.name}, fused expert kernels"] = {name: getattr(fitted, name) for name in KERNEL_PARAMETERS}
+    models = {"catalogue": gpu, "own fit": fitted}
+    yield from _kernel_rows(gpu, "experts", models, expert_times_s, table, tokens_per_expert(table))
+
+
+def _compare_collectives(
+    gpu: GpuSpec, table: "pd.DataFrame", refit: dict[str, dict[str, float]]
+) -> Iterator[CalibrationRow]:
+    table = table[table["op_name"].isin(list(COLLECTIVES)) & (table["nbytes"] >= MIN_EXCHANGE_BYTES)]
+    if not len(table):
+        return
+    both = fit_links(table)
+    refit[f"clusters of {gpu.name}"] = _link_fields(both)
+    for operation in COLLECTIVES:
+        mine = table[table["op_name"] == operation]
+        if not len(mine):
+            continue
+        own = fit_links(mine)
+        refit[f"clusters of {gpu.name}, {operation} alone"] = _link_fields(own)
+        whole = (mine["num_gpus"] == mine["num_gpus"].max()).to_numpy()
+        for model, links in {"catalogue": _node_links(gpu.name), "this fit": both, "own fit": own}.items():
+            if links is not None:
+                predicted = collective_times_s(links, mine)
+                for points, mask in {"whole node": whole, "part of a node": ~whole}.items():
+                    yield CalibrationRow(gpu.name, operation, model, points, summarise(predicted[mask], mine[mask]))
+
+
+def _link_fields(links: LinkFit) -> dict[str, float]:
+    return {"local_bytes_per_s": links.bytes_per_s, "local_latency_s": links.latency_s}
+
+
+def _node_links(gpu: str) -> LinkFit | None:
+    """Return the links inside the nodes of the first cluster of the catalogue with several of these GPUs in a node."""
+    for name in catalog_names("clusters"):
+        cluster = load_spec(ClusterSpec, name)
+        if cluster.gpu == gpu and cluster.gpus_per_node > 1:
+            return LinkFit(cluster.network.local_bytes_per_s, cluster.network.local_latency_s)
+    return None
+
+
+Compare = Callable[[GpuSpec, "pd.DataFrame", dict[str, dict[str, float]]], Iterator[CalibrationRow]]
+
+COMPARISONS: Mapping[str, Compare] = {
+    "gemm_bf16.csv": _compare_matmuls,
+    "fused_moe_bf16.csv": _compare_experts,
+    "nccl_single_node.csv": _compare_collectives,
+}
+"""File -> what is compared with it."""

@@ -1,0 +1,102 @@
+"""Analytic compute times of a model on a GPU, from the operations and bytes of each layer."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from lazsim.costmodel.collectives import ring_all_reduce_s
+from lazsim.costmodel.kernels import matmul_s, memory_s
+from lazsim.costmodel.times import Floats
+from lazsim.specs import WEIGHT_BYTES_PER_PARAM, ClusterSpec, GpuSpec, JobSpec, ModelSpec
+
+FORWARD_AND_BACKWARD = 3
+"""A backward pass does each forward matmul twice, once for the inputs' and once for the weights' gradient."""
+
+OPTIMIZER_BYTES_PER_PARAM = 28
+"""Adam in mixed precision: reads gradient 2, master 4, moments 8; writes master 4, moments 8, weight 2."""
+
+REORDER_COPIES = 8
+"""Copies of a token: packed and unpacked, in dispatch and in combine, forward and backward."""
+
+REORDER_KERNELS = 24
+"""*Assumption*: small kernels of gate, top-k, counts and offsets in one layer, forward and backward."""
+
+MASKED_REORDER_MATMULS = 5
+"""DeepSpeed-MoE (deepspeed/moe/sharded_moe.py) dispatches and combines by one einsum each; backward, dispatch needs the
+inputs' gradient and combine those of both its operands."""
+
+
+@dataclass(frozen=True)
+class AnalyticCompute:
+    """Times from operations, bytes and the GPU's fitted efficiency; see `lazsim.costmodel.times.ComputeTimes`."""
+
+    model: ModelSpec
+    gpu: GpuSpec
+    cluster: ClusterSpec
+    job: JobSpec
+
+    def dense_s(self, num_tokens: float) -> float:
+        """Everything but the experts and the dispatch, tensor-parallel over the node's GPUs.
+
+        Notes
+        -----
+        Projections, causal attention (half of the pairs), dense blocks, gate and output layer as matmuls; element-wise
+        kernels by the bytes they move. Tensor parallelism takes two all-reduces of the activations forward and two
+        backward in each layer (Megatron-LM, arXiv 1909.08053).
+        """
+        model, gpus = self.model, self.cluster.gpus_per_node
+        columns = model.num_layers * model.attention_params + model.feed_forward_params
+        matmuls_s = (
+            model.num_layers * self._matmul_s(num_tokens, columns / model.num_layers / model.d_model / gpus)
+            + model.num_layers * self._matmul_s(num_tokens, model.sequence_length / 2, model.attention_score_dim / gpus)
+            + model.num_moe_layers * self._matmul_s(num_tokens, model.num_experts)
+            + self._matmul_s(num_tokens, model.vocab_size / gpus)
+        )
+        activations = FORWARD_AND_BACKWARD * self.job.activation_passes * model.num_layers * model.d_model
+        logits = self.job.logit_passes * model.vocab_size
+        num_bytes = num_tokens * WEIGHT_BYTES_PER_PARAM * (activations + logits) / gpus
+        collective_s = 0.0
+        if gpus > 1:
+            network = self.cluster.network
+            collective_s = 4 * float(
+                ring_all_reduce_s(
+                    num_tokens * model.d_model * WEIGHT_BYTES_PER_PARAM,
+                    gpus,
+                    network.local_bytes_per_s,
+                    network.local_latency_s,
+                )
+            )
+        return FORWARD_AND_BACKWARD * matmuls_s + float(memory_s(self.gpu, num_bytes)) + model.num_layers * collective_s
+
+    def expert_s(self, num_tokens: Floats) -> Floats:
+        """One expert: up (and gate) projections, activation, down projection."""
+        model = self.model
+        up_s = matmul_s(self.gpu, num_tokens, model.d_ff_expert, model.d_model)
+        down_s = matmul_s(self.gpu, num_tokens, model.d_model, model.d_ff_expert)
+        # The activation reads what the up (and gate) projections wrote and writes one result.
+        passes = model.matrices_per_expert * model.d_ff_expert * WEIGHT_BYTES_PER_PARAM
+        activation_s = np.where(num_tokens > 0, memory_s(self.gpu, num_tokens * passes), 0.0)
+        seconds: Floats = FORWARD_AND_BACKWARD * ((model.matrices_per_expert - 1) * up_s + down_s + activation_s)
+        return seconds
+
+    def reorder_s(self, num_tokens: Floats) -> Floats:
+        """Gate and token reorder at the bandwidth of a copy, which reads and writes."""
+        num_bytes = REORDER_COPIES * 2 * WEIGHT_BYTES_PER_PARAM * self.model.d_model * num_tokens
+        seconds: Floats = REORDER_KERNELS * self.gpu.kernel_overhead_s + memory_s(self.gpu, num_bytes)
+        return seconds
+
+    def masked_reorder_s(self, num_tokens: float, capacity: Floats) -> Floats:
+        """Dispatch and combine as matmuls with one-hot masks, as in DeepSpeed-MoE."""
+        rows = self.model.num_experts * capacity
+        seconds: Floats = REORDER_KERNELS * self.gpu.kernel_overhead_s + MASKED_REORDER_MATMULS * matmul_s(
+            self.gpu, rows, self.model.d_model, num_tokens
+        )
+        return seconds
+
+    def optimizer_s(self, num_params: Floats) -> Floats:
+        """Adam, bound by memory bandwidth."""
+        seconds: Floats = memory_s(self.gpu, OPTIMIZER_BYTES_PER_PARAM * num_params)
+        return seconds
+
+    def _matmul_s(self, rows: float, columns: float, inner: float | None = None) -> float:
+        return float(matmul_s(self.gpu, rows, columns, self.model.d_model if inner is None else inner))

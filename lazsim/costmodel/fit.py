@@ -1,0 +1,282 @@
+"""Fit the cost model to measured tables, and tell how far its predictions are from them.
+
+A folder of measurements holds up to three CSV files with a header; a user's own tables of the same columns work too.
+Times are in microseconds, GPUs go by their name in the catalogue. More columns are ignored.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from lazsim.costmodel.collectives import all_to_all_s, ring_all_reduce_s
+from lazsim.costmodel.kernels import FloatArray, matmul_s
+from lazsim.errors import LazsimError
+from lazsim.specs import WEIGHT_BYTES_PER_PARAM, GpuSpec
+from lazsim.units import MIB
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TABLES: Mapping[str, tuple[str, ...]] = {
+    "gemm_bf16.csv": ("m", "n", "k"),
+    "fused_moe_bf16.csv": ("num_tokens", "hidden_size", "inter_size", "topk", "num_experts", "moe_ep_size"),
+    "nccl_single_node.csv": ("num_gpus", "nbytes"),
+}
+"""File -> columns of positive numbers, beside ``gpu`` and ``time_us``. The files also have text columns:
+``distribution`` (how skewed expert loads are) and ``op_name`` (``all_reduce``, ``alltoall``, ...)."""
+
+TEXT_COLUMNS: Mapping[str, tuple[str, ...]] = {
+    "gemm_bf16.csv": (),
+    "fused_moe_bf16.csv": ("distribution",),
+    "nccl_single_node.csv": ("op_name",),
+}
+
+HOLD_OUT_EVERY = 7
+"""Every seventh point, in the order of the sizes, is kept from the fit. Seven has no factor in common with the numbers
+of sizes along ``n`` and ``k`` of a grid of 5 or 6, so that each size is held out somewhere."""
+
+OUTLIER_SCALE = 0.1
+"""Residuals of the logarithm beyond this weigh linearly: some measured points are five times their neighbours."""
+
+MIN_STREAM_BYTES = 100e6
+"""Operands larger than this do not stay in the L2 cache (40 MB on A100, 50 MB on H100)."""
+
+MIN_EXCHANGE_BYTES = MIB
+"""Collectives are fitted from this size up: smaller ones are all latency, and no step depends on them."""
+
+# parameter -> (lowest, start, highest): shares of a peak stay below it, the rest are wide.
+KERNEL_PARAMETERS: Mapping[str, tuple[float, float, float]] = {
+    "matmul_efficiency": (0.01, 0.9, 1.0),
+    "matmul_fill_outputs": (1.0, 2e5, 1e8),
+    "matmul_fill_k": (1.0, 100.0, 1e4),
+    "matmul_memory_efficiency": (0.01, 0.8, 1.0),
+    "kernel_overhead_s": (1e-8, 4e-6, 1e-3),
+}
+
+COLLECTIVES: Mapping[str, Callable[..., FloatArray]] = {"alltoall": all_to_all_s, "all_reduce": ring_all_reduce_s}
+"""Name of the operation in the table -> its model."""
+
+KernelModel = Callable[[GpuSpec, "pd.DataFrame"], FloatArray]
+
+
+@dataclass(frozen=True)
+class ErrorSummary:
+    """Relative errors ``|predicted / measured - 1|`` over some points; `bias` is the median with its sign."""
+
+    num_points: int
+    median: float
+    p90: float
+    max: float
+    bias: float
+    within_25_percent: float
+
+
+@dataclass(frozen=True)
+class LinkFit:
+    """Bandwidth and latency of a collective inside a node."""
+
+    bytes_per_s: float
+    latency_s: float
+
+
+def read_table(path: Path | str) -> "pd.DataFrame":
+    """Read one of the tables named in `TABLES`, sorted by GPU and size.
+
+    Raises
+    ------
+    LazsimError
+        When the file cannot be read, a column is missing, or a number is absent or not positive; names the line.
+    """
+    import pandas as pd
+
+    path = Path(path)
+    numbers, texts = (*TABLES[path.name], "time_us"), ("gpu", *TEXT_COLUMNS[path.name])
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, skip_blank_lines=False)
+    except OSError as error:
+        raise LazsimError(f"{path}: cannot be read ({error.strerror}); check --measurements") from None
+    except (ValueError, UnicodeDecodeError) as error:
+        raise LazsimError(f"{path}: is not a CSV table ({str(error).strip()}); give one with a header") from None
+    for column in (*texts, *numbers):
+        if column not in table:
+            raise LazsimError(f"{path}: has no column {column!r}; needed are {', '.join((*texts, *numbers))}")
+    table = table[[*texts, *numbers]].copy()
+    for column in numbers:
+        values = pd.to_numeric(table[column], errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+        bad = np.flatnonzero(~(np.isfinite(values) & (values > 0)))
+        if len(bad):
+            text = table[column].iloc[bad[0]]
+            raise LazsimError(f"{path}, line {bad[0] + 2}: {column} is {text!r}; give a number above 0")
+        table[column] = values
+    return table.sort_values([*texts, *numbers], kind="stable", ignore_index=True)
+
+
+def read_measurements(folder: Path | str) -> dict[str, "pd.DataFrame"]:
+    """Read those of the tables named in `TABLES` that a folder holds.
+
+    Raises
+    ------
+    LazsimError
+        When it holds none of them, or one is not as it should be.
+    """
+    paths = [Path(folder) / name for name in TABLES]
+    present = [path for path in paths if path.exists()]
+    if not present:
+        raise LazsimError(f"{folder}: holds none of {', '.join(TABLES)}; give their folder with --measurements")
+    return {path.name: read_table(path) for path in present}
+
+
+def held_out(num_points: int) -> npt.NDArray[np.bool_]:
+    """Mark the points that a fit does not see, every seventh.
+
+    Examples
+    --------
+    >>> held_out(8).astype(int).tolist()
+    [0, 0, 0, 1, 0, 0, 0, 0]
+    """
+    mask: npt.NDArray[np.bool_] = np.arange(num_points) % HOLD_OUT_EVERY == HOLD_OUT_EVERY // 2
+    return mask
+
+
+def summarise(predicted_s: FloatArray, table: "pd.DataFrame") -> ErrorSummary:
+    """Summarise how far predicted seconds are from the ``time_us`` of a table; NaN for an empty one."""
+    if not len(table):
+        return ErrorSummary(0, *[float("nan")] * 5)
+    signed = predicted_s / _measured_s(table) - 1.0
+    error = np.abs(signed)
+    return ErrorSummary(
+        num_points=len(error),
+        median=float(np.median(error)),
+        p90=float(np.quantile(error, 0.9)),
+        max=float(error.max()),
+        bias=float(np.median(signed)),
+        within_25_percent=float(np.mean(error <= 0.25)),
+    )
+
+
+def matmul_times_s(gpu: GpuSpec, table: "pd.DataFrame") -> FloatArray:
+    """Predict each matmul of a table with columns m, n and k."""
+    return matmul_s(gpu, *(table[column].to_numpy() for column in "mnk"))
+
+
+def tokens_per_expert(table: "pd.DataFrame") -> FloatArray:
+    """Return the mean tokens of an expert in each row of a table of expert layers."""
+    return np.asarray(table["num_tokens"] * table["topk"] / table["num_experts"], dtype=np.float64)
+
+
+def expert_times_s(gpu: GpuSpec, table: "pd.DataFrame") -> FloatArray:
+    """Predict each whole expert layer of a table: three matmuls for each expert, forward, one after the other.
+
+    Every expert is taken to get the mean number of tokens, and all experts of the layer to be on the one GPU.
+    """
+    tokens = tokens_per_expert(table)
+    hidden, inner, experts = (table[name].to_numpy() for name in ("hidden_size", "inter_size", "num_experts"))
+    up_and_gate = 2.0 * matmul_s(gpu, tokens, inner, hidden)
+    return np.asarray(experts * (up_and_gate + matmul_s(gpu, tokens, hidden, inner)), dtype=np.float64)
+
+
+def fit_kernels(gpu: GpuSpec, table: "pd.DataFrame", times_s: KernelModel = matmul_times_s) -> GpuSpec:
+    """Fit the parameters of the kernel model to a table, held-out points left aside.
+
+    Least squares of the logarithm of predicted over measured time, robust against outliers (soft L1), so that a
+    relative error weighs the same at every size.
+
+    Parameters
+    ----------
+    gpu : GpuSpec
+        Datasheet figures; what is fitted is replaced.
+    table : DataFrame
+        Measured times of this GPU.
+    times_s : callable
+        The model of a row: `matmul_times_s` or `expert_times_s`.
+
+    Returns
+    -------
+    GpuSpec
+        With fitted `KERNEL_PARAMETERS`.
+    """
+    fitted = table[~held_out(len(table))]
+    low, start, high = np.log(np.array(list(KERNEL_PARAMETERS.values())).T)
+
+    def spec(logarithms: FloatArray) -> GpuSpec:
+        values = dict(zip(KERNEL_PARAMETERS, np.exp(logarithms).tolist(), strict=True))
+        return msgspec.structs.replace(gpu, **values)
+
+    return spec(_fit_logarithms(lambda x: times_s(spec(x), fitted), _measured_s(fitted), low, start, high))
+
+
+def fit_memory(gpu: GpuSpec, table: "pd.DataFrame") -> GpuSpec:
+    """Set `memory_efficiency` to the highest share of the bandwidth that a large measured matmul reaches.
+
+    What a matmul reaches, an element-wise kernel can: a lower bound. Without large matmuls nothing changes.
+    """
+    fitted = table[~held_out(len(table))]
+    m, n, k = (fitted[column].to_numpy() for column in "mnk")
+    num_bytes = WEIGHT_BYTES_PER_PARAM * (m * k + k * n + m * n)
+    shares = (num_bytes / _measured_s(fitted) / gpu.memory_bytes_per_s)[num_bytes >= MIN_STREAM_BYTES]
+    if not len(shares):
+        return gpu
+    return msgspec.structs.replace(gpu, memory_efficiency=min(1.0, float(shares.max())))
+
+
+def collective_times_s(links: LinkFit, table: "pd.DataFrame") -> FloatArray:
+    """Predict each row of a table of the `COLLECTIVES`."""
+    operations, num_bytes, ranks = (table[column].to_numpy() for column in ("op_name", "nbytes", "num_gpus"))
+    seconds = np.full(len(table), np.nan)
+    for operation, model in COLLECTIVES.items():
+        mine = operations == operation
+        seconds[mine] = model(num_bytes[mine], ranks[mine], links.bytes_per_s, links.latency_s)
+    return seconds
+
+
+def fit_links(table: "pd.DataFrame") -> LinkFit:
+    """Fit one bandwidth and one latency to the large collectives over the most GPUs of a table.
+
+    Smaller groups are left aside: they tell how well the fit carries over.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Measured times on one kind of node, of one or several of the `COLLECTIVES`.
+    """
+    whole_node = table[(table["num_gpus"] == table["num_gpus"].max()) & (table["nbytes"] >= MIN_EXCHANGE_BYTES)]
+    low, start, high = np.log(np.array([[1e8, 1e11, 1e13], [1e-8, 1e-5, 1e-2]]).T)
+
+    def predict(logarithms: FloatArray) -> FloatArray:
+        return collective_times_s(LinkFit(*np.exp(logarithms).tolist()), whole_node)
+
+    return LinkFit(*np.exp(_fit_logarithms(predict, _measured_s(whole_node), low, start, high)).tolist())
+
+
+def _measured_s(table: "pd.DataFrame") -> FloatArray:
+    return np.asarray(table["time_us"], dtype=np.float64) * 1e-6
+
+
+def _fit_logarithms(
+    predict: Callable[[FloatArray], FloatArray],
+    measured_s: FloatArray,
+    low: FloatArray,
+    start: FloatArray,
+    high: FloatArray,
+) -> FloatArray:
+    from scipy.optimize import least_squares
+
+    def residuals(logarithms: FloatArray) -> FloatArray:
+        return np.log(predict(logarithms) / measured_s)
+
+    result = least_squares(
+        residuals,
+        start,
+        bounds=(low, high),
+        loss="soft_l1",
+        f_scale=OUTLIER_SCALE,
+        ftol=1e-12,
+        xtol=1e-12,
+        max_nfev=2000,
+    )
+    return np.asarray(result.x, dtype=np.float64)

@@ -1,0 +1,48 @@
+"""Analytic communication times: latency and bytes over the link that carries most."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from lazsim.costmodel.times import Floats
+from lazsim.specs import NetworkSpec
+
+
+@dataclass(frozen=True)
+class AnalyticCommunication:
+    """Times of a `NetworkSpec`: transfers through NICs and inside servers overlap, latency comes on top.
+
+    Notes
+    -----
+    The alpha-beta model (Hockney 1994); the share of the line rate that each kind of transfer reaches stands in the
+    cluster's catalogue entry with its source.
+    """
+
+    network: NetworkSpec
+
+    def all_to_all_s(self, nic_bytes: Floats, local_bytes: Floats) -> Floats:
+        """One all-to-all; its messages to different peers are in flight together, so latency counts once."""
+        return self._overlapped_s(nic_bytes, local_bytes, self.network.all_to_all_efficiency)
+
+    def all_reduce_s(self, nic_bytes: Floats, local_bytes: Floats, num_hops: Floats) -> Floats:
+        """Ring all-reduces one after the other; each hop waits for the one before."""
+        network = self.network
+        nic_s = np.asarray(nic_bytes / (network.nic_bytes_per_s * network.all_reduce_efficiency))
+        local_s = np.asarray(local_bytes / network.local_bytes_per_s)
+        latency_s = np.where(nic_s > 0, network.nic_latency_s, network.local_latency_s)
+        seconds: Floats = np.maximum(nic_s, local_s) + num_hops * latency_s
+        return seconds
+
+    def transfer_s(self, nic_bytes: Floats, local_bytes: Floats) -> Floats:
+        """Point-to-point transfers at the same time."""
+        return self._overlapped_s(nic_bytes, local_bytes, self.network.point_to_point_efficiency)
+
+    def storage_s(self, num_bytes: float) -> float:
+        """Read from or write to the shared storage."""
+        return num_bytes / self.network.storage_bytes_per_s
+
+    def _overlapped_s(self, nic_bytes: Floats, local_bytes: Floats, efficiency: float) -> Floats:
+        network = self.network
+        nic_s = np.where(nic_bytes > 0, network.nic_latency_s + nic_bytes / (network.nic_bytes_per_s * efficiency), 0.0)
+        local_s = np.where(local_bytes > 0, network.local_latency_s + local_bytes / network.local_bytes_per_s, 0.0)
+        return np.maximum(nic_s, local_s)

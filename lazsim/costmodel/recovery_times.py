@@ -1,0 +1,47 @@
+"""What a checkpoint, a migration and a restart take."""
+
+import numpy as np
+
+from lazsim.costmodel.step import CostModel
+from lazsim.dispatch import Floats, Ints
+from lazsim.placement.plan import PlacementPlan
+
+
+def transfer_s(costs: CostModel, bytes_NN: Floats, server_N: Ints) -> float:
+    """Return the seconds in which nodes send each other these bytes, all at once.
+
+    Parameters
+    ----------
+    bytes_NN
+        Bytes from each node to each other, shape (N, N).
+    server_N
+        Server of each node; nodes of one server share its NICs and exchange data inside it.
+    """
+    if not bytes_NN.any():
+        return 0.0
+    inside = server_N[:, None] == server_N
+    across = np.where(inside, 0.0, bytes_NN)
+    nic = np.maximum(np.bincount(server_N, across.sum(axis=1)), np.bincount(server_N, across.sum(axis=0)))
+    local = np.where(inside, bytes_NN, 0.0) / costs.cluster.gpus_per_node
+    busiest_local = np.maximum(local.sum(axis=0), local.sum(axis=1)).max()
+    return float(costs.communication.transfer_s(nic.max(), busiest_local))
+
+
+def checkpoint_save_s(costs: CostModel) -> float:
+    """Write each part of the training state once to the shared storage, while training waits."""
+    model = costs.model
+    num_states = model.num_moe_layers * model.num_experts
+    return costs.communication.storage_s(model.dense_state_bytes + num_states * model.expert_state_bytes)
+
+
+def checkpoint_load_s(costs: CostModel, plan: PlacementPlan) -> float:
+    """Read the dense state on every node, and on each the states of the experts that it holds."""
+    num_states = float(plan.holds_LEN.sum())
+    num_bytes = plan.num_nodes * costs.model.dense_state_bytes + num_states * costs.model.expert_state_bytes
+    return costs.communication.storage_s(num_bytes)
+
+
+def restart_s(costs: CostModel, num_nodes: int) -> float:
+    """Start the job anew on so many nodes, checkpoint load not included."""
+    recovery = costs.cluster.recovery
+    return recovery.restart_base_s + recovery.restart_per_node_s * num_nodes

@@ -1,0 +1,49 @@
+"""The interface between the step model and what kernels and links take: analytic now, or measured on a device.
+
+Axes: any; all times broadcast over arrays.
+"""
+
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+
+
+class ComputeTimes(Protocol):
+    """Seconds of work on one GPU, forward and backward together."""
+
+    def dense_s(self, num_tokens: float) -> float:
+        """Everything but the experts and the dispatch, all layers, for a micro-batch of a node of that many tokens."""
+
+    def expert_s(self, num_tokens: Floats) -> Floats:
+        """One expert of one layer over that many tokens."""
+
+    def reorder_s(self, num_tokens: Floats) -> Floats:
+        """Gate, token reorder and its inverse in one layer, for the token assignments of one GPU."""
+
+    def masked_reorder_s(self, num_tokens: float, capacity: Floats) -> Floats:
+        """Do the same by a matmul with a one-hot mask over ``num_experts * capacity`` buffer rows."""
+
+    def optimizer_s(self, num_params: Floats) -> Floats:
+        """One optimizer step of that many parameters."""
+
+
+class CommunicationTimes(Protocol):
+    """Seconds of a collective, from the bytes that the busiest link carries in its busier direction.
+
+    ``nic_bytes`` go through the NICs of a server, ``local_bytes`` through the link of a GPU inside a server.
+    """
+
+    def all_to_all_s(self, nic_bytes: Floats, local_bytes: Floats) -> Floats:
+        """One all-to-all."""
+
+    def all_reduce_s(self, nic_bytes: Floats, local_bytes: Floats, num_hops: Floats) -> Floats:
+        """All-reduces one after the other, with that many messages in sequence."""
+
+    def transfer_s(self, nic_bytes: Floats, local_bytes: Floats) -> Floats:
+        """Point-to-point transfers at the same time."""
+
+    def storage_s(self, num_bytes: float) -> float:
+        """Read from or write to the shared storage, all nodes together."""

@@ -1,0 +1,355 @@
+"""The training job as a SimPy process: it trains, and recovers when nodes under it fail.
+
+The job is always in one activity, each a generator of SimPy events. A failure, an end of a wait for new nodes and the
+end of the simulation interrupt it; `_life` then chooses the next activity from what the job knows.
+"""
+
+import math
+from collections.abc import Generator
+from enum import Enum, auto
+from typing import Any
+
+import numpy as np
+import simpy
+
+from lazsim.costmodel.recovery_times import checkpoint_load_s, checkpoint_save_s, restart_s, transfer_s
+from lazsim.costmodel.step import CostModel, StepCost
+from lazsim.engine.ledger import Ledger
+from lazsim.engine.log import Event, Log, State
+from lazsim.engine.nodes import Nodes
+from lazsim.engine.systems import System
+from lazsim.placement.migration import map_greedily, migrate, num_missing
+from lazsim.placement.plan import Bools, PlacementPlan, is_recoverable
+from lazsim.routing import Routing
+from lazsim.trace.table import Batch
+
+Activity = Generator[simpy.Event, Any, None]
+
+LOAD_SAMPLE_STEPS = 50
+"""Steps for which one sample of the loads, from their middle, stands; a divisor of the usual intervals."""
+
+ROUNDING = 1e-9
+"""Share of a step by which rounding may misplace its end."""
+
+
+class Cause(Enum):
+    """Why the job is interrupted."""
+
+    FAILURE = auto()
+    JOIN = auto()
+    END = auto()
+
+
+class Job:
+    """A job under one system.
+
+    Parameters
+    ----------
+    env
+        The simulation; time starts at 0 with the nodes of `first_batch` trained up and ready.
+    system, costs, routing
+        What is run, what it takes and what the gate asks for.
+    """
+
+    def __init__(self, env: simpy.Environment, system: System, costs: CostModel, routing: Routing) -> None:
+        self.env = env
+        self.system = system
+        self.costs = costs
+        self.routing = routing
+        self.log = Log()
+        self.ledger = Ledger("waiting")
+        self.nodes = Nodes(costs.cluster.nodes_per_server)
+        self.step = 0
+        self.samples = 0
+        self._saved_step = 0
+        self._saved_samples = 0
+        self._unsaved_s = 0.0
+        self._planned_step = 0
+        self._undetected = False
+        self._join_at_s: float | None = None
+        self._hears_joins = False
+        self._stretch: tuple[float, float] | None = None
+        self._in_use: list[str] = []
+        self._taking_part: set[str] = set()
+        self._plan: PlacementPlan | None = None
+        self._running: StepCost | None = None
+        self._samples_per_step = 0
+        self._paces: dict[int, float] = {}
+        self._process: simpy.Process | None = None
+
+    # What happens to the job.
+
+    def begin(self, batch: Batch) -> None:
+        """Start with the nodes of the trace's first instant, at no cost where they suffice."""
+        self.nodes.apply(batch)
+        usable = self._usable_nodes(len(self.nodes))
+        if usable:
+            self._adopt(self.nodes.first(usable), self._new_plan(usable))
+        self._log("start")
+        self._process = self.env.process(self._life())
+
+    def change(self, batch: Batch) -> None:
+        """Let nodes go and come; all that go at one instant are one failure."""
+        failed = self._taking_part.intersection(batch.removed)
+        self.nodes.apply(batch)
+        if batch.added and self._join_at_s is None:
+            self._join_at_s = self.env.now + self.costs.job.join_wait_s
+            self.env.process(self._wake_to_join(self._join_at_s))
+        if failed:
+            self._drop(failed)
+            self._interrupt(Cause.FAILURE)
+        self._log("failure" if failed else "nodes", num_lost=len(batch.removed), num_joined=len(batch.added))
+
+    def end(self) -> None:
+        """Stop here; a step under way stays unfinished."""
+        self._interrupt(Cause.END)
+
+    def _interrupt(self, cause: Cause) -> None:
+        assert self._process is not None, "the job has begun"
+        self._process.interrupt(cause)
+
+    def _wake_to_join(self, at_s: float) -> Activity:
+        yield self.env.timeout(at_s - self.env.now)
+        if self._join_at_s == at_s and self._hears_joins:
+            self._interrupt(Cause.JOIN)
+
+    def _drop(self, failed: set[str]) -> None:
+        kept = [index for index, node in enumerate(self._in_use) if node not in failed]
+        if self._plan is not None:
+            self._plan = self._plan.nodes(kept)
+        self._in_use = [self._in_use[index] for index in kept]
+        self._taking_part = set(self._in_use)
+        self._running = None
+        self._undetected = True
+        self.log.count("failures")
+
+    # What the job does.
+
+    def _life(self) -> Activity:
+        while True:
+            try:
+                if self._undetected:
+                    yield from self._spend("detect", self.costs.cluster.recovery.detect_s)
+                    self._undetected = False
+                elif self._running is not None:
+                    yield from self._train()
+                elif self._can_recover():
+                    yield from self._reconfigure(list(self._in_use), "recovered")
+                else:
+                    yield from self._start_over()
+            except simpy.Interrupt as interrupt:
+                if interrupt.cause is Cause.END:
+                    self.ledger.close(self.env.now)
+                    self._log("end")
+                    return
+
+    def _spend(self, bucket: str, seconds: float) -> Activity:
+        self.ledger.enter(bucket, self.env.now)
+        yield self.env.timeout(seconds)
+
+    def _train(self) -> Activity:
+        """Train until something interrupts."""
+        job = self.costs.job
+        checkpoint_steps = job.checkpoint_interval_steps[self.system.name]
+        boundaries = (LOAD_SAMPLE_STEPS, checkpoint_steps, job.rebalance_interval_steps)
+        while True:
+            if self._join_at_s is not None and self.env.now >= self._join_at_s:
+                yield from self._join()
+            if self.system.is_elastic and self._is_due(job.rebalance_interval_steps, self._planned_step):
+                yield from self._rebalance()
+            if self._is_due(checkpoint_steps, self._saved_step):
+                yield from self._checkpoint()
+            num_steps = min(interval - self.step % interval for interval in boundaries)
+            yield from self._compute(num_steps, self._step_s())
+
+    def _is_due(self, interval_steps: int, last_step: int) -> bool:
+        return self.step // interval_steps > last_step // interval_steps
+
+    def _compute(self, num_steps: int, step_s: float) -> Activity:
+        """Make so many steps; when nodes are to join, stop after the step under way."""
+        self.ledger.enter("compute", self.env.now)
+        start_s = self.env.now
+        try:
+            self._hears_joins = True
+            self._stretch = (start_s, step_s)
+            yield self.env.timeout(num_steps * step_s)
+        except simpy.Interrupt as interrupt:
+            if interrupt.cause is not Cause.JOIN:
+                raise
+            self._hears_joins = False
+            num_steps = min(num_steps, math.ceil((self.env.now - start_s) / step_s - ROUNDING))
+            yield self.env.timeout(max(0.0, start_s + num_steps * step_s - self.env.now))
+        finally:
+            self._hears_joins = False
+            self._stretch = None
+            self._book_steps(num_steps, step_s, self.env.now - start_s)
+
+    def _book_steps(self, num_steps: int, step_s: float, spent_s: float) -> None:
+        """Count the steps made in the time spent; a failure makes that of the unfinished step lost work."""
+        self.ledger.enter("compute", self.env.now)
+        done = min(num_steps, _steps_in(spent_s, step_s))
+        if self._undetected:
+            self.ledger.move("compute", "lost_work", max(0.0, spent_s - done * step_s))
+        self.step += done
+        self.samples += done * self._samples_per_step
+        self._unsaved_s += done * step_s
+
+    def _checkpoint(self) -> Activity:
+        yield from self._spend("checkpoint", checkpoint_save_s(self.costs))
+        self._saved_step, self._saved_samples, self._unsaved_s = self.step, self.samples, 0.0
+        self.log.count("checkpoints")
+
+    def _rebalance(self) -> Activity:
+        """Plan from the loads seen last; change over at this step boundary if that moves anything."""
+        nodes, plan, seconds = self._migration(self._in_use, self._new_plan(len(self._in_use)))
+        if seconds > 0:
+            yield from self._spend("rebalance", self.costs.cluster.recovery.regroup_s + seconds)
+            self.log.count("rebalances")
+        self._adopt(nodes, plan)
+        self._log("rebalanced")
+
+    def _join(self) -> Activity:
+        """Take in the nodes collected: elastically, or by a checkpoint and a restart where that helps."""
+        self._join_at_s = None
+        usable = self._usable_nodes(len(self.nodes))
+        try:
+            if self.system.is_elastic:
+                waiting = [node for node in self.nodes.first(usable) if node not in self._taking_part]
+                if waiting:
+                    yield from self._reconfigure([*self._in_use, *waiting], "joined")
+            elif usable > len(self._in_use):
+                yield from self._checkpoint()
+                yield from self._restart()
+        except simpy.Interrupt:
+            # Those that are still there join at the next step boundary.
+            self._join_at_s = self.env.now
+            raise
+
+    def _reconfigure(self, candidates: list[str], event: str) -> Activity:
+        """Plan for these nodes, rebuild communicators, fetch missing states and go on at the same step."""
+        self._taking_part = set(candidates)
+        nodes, plan, seconds = self._migration(candidates, self._new_plan(self._usable_nodes(len(candidates))))
+        yield from self._spend("reconfigure", self.costs.cluster.recovery.rebuild_s)
+        yield from self._spend("transfer", seconds)
+        self._adopt(nodes, plan)
+        self.log.count("reconfigurations")
+        self._log(event)
+
+    def _start_over(self) -> Activity:
+        """Go back to the last checkpoint, wait for enough nodes, and restart on all that are alive."""
+        lost_steps = self.step - self._saved_step
+        self.ledger.enter("waiting", self.env.now)
+        self.ledger.move("compute", "lost_work", self._unsaved_s)
+        self.log.count("lost_steps", lost_steps)
+        self.step, self.samples, self._unsaved_s = self._saved_step, self._saved_samples, 0.0
+        self._in_use, self._plan, self._taking_part = [], None, set()
+        if lost_steps:
+            self._log("rolled_back", lost_steps=lost_steps)
+        while not self._usable_nodes(len(self.nodes)):
+            try:
+                self._hears_joins = True
+                yield self.env.event()
+            except simpy.Interrupt as interrupt:
+                if interrupt.cause is not Cause.JOIN:
+                    raise
+                self._join_at_s = None
+            finally:
+                self._hears_joins = False
+        yield from self._restart()
+
+    def _restart(self) -> Activity:
+        self._join_at_s = None
+        usable = self._usable_nodes(len(self.nodes))
+        nodes, plan = self.nodes.first(usable), self._new_plan(usable)
+        self._running, self._plan, self._in_use, self._taking_part = None, None, [], set(nodes)
+        yield from self._spend("restart", restart_s(self.costs, usable) + checkpoint_load_s(self.costs, plan))
+        self._adopt(nodes, plan)
+        self.log.count("restarts")
+        self._log("restarted")
+
+    # What the job knows.
+
+    def _usable_nodes(self, num_nodes: int) -> int:
+        return self.system.usable_nodes(self.costs, num_nodes)
+
+    def _can_recover(self) -> bool:
+        if not self.system.recovers_from_peers or self._plan is None:
+            return False
+        return self._usable_nodes(len(self._in_use)) > 0 and is_recoverable(self._plan.holds_LEN)
+
+    def _new_plan(self, num_nodes: int) -> PlacementPlan:
+        """Plan from the loads of the last step made; before the first step nothing is known and loads count as even."""
+        if self.step:
+            load = self.routing.loads([self.step - 1])[0]
+        else:
+            load = np.ones((self.costs.model.num_moe_layers, self.costs.model.num_experts), dtype=np.int64)
+        return self.system.plan(self.costs, num_nodes, load)
+
+    def _migration(self, candidates: list[str], plan: PlacementPlan) -> tuple[list[str], PlacementPlan, float]:
+        """Bind candidates to the nodes of a plan; return them in its order, the plan, and the transfer time."""
+        assert self._plan is not None, "something to migrate from"
+        newcomers = len(candidates) - len(self._in_use)
+        has = _widen(self._plan.holds_LEN, newcomers)
+        chosen = map_greedily(num_missing(has, plan.holds_LEN))
+        nodes = [candidates[index] for index in chosen.tolist()]
+        left_out = np.setdiff1d(np.arange(len(candidates)), chosen)
+        # Nodes that the plan leaves out still serve what they hold.
+        order = np.concatenate([chosen, left_out])
+        wants = _widen(plan.holds_LEN, len(left_out))
+        moved = migrate(
+            has[:, :, order],
+            wants,
+            self.costs.model.expert_state_bytes,
+            order < len(self._in_use),
+            self.costs.model.dense_state_bytes,
+        )
+        servers = self.nodes.servers([candidates[index] for index in order.tolist()])
+        return nodes, plan, transfer_s(self.costs, moved.bytes_NN, servers)
+
+    def _adopt(self, nodes: list[str], plan: PlacementPlan) -> None:
+        self._in_use, self._plan, self._taking_part = nodes, plan, set(nodes)
+        self._planned_step = self.step
+        self._samples_per_step = len(nodes) * self.costs.samples_per_node
+        layout = self.system.layout(self.costs, self.nodes.servers(nodes))
+        self._running = StepCost(self.costs, plan, layout)
+        self._paces = {}
+
+    def _step_s(self) -> float:
+        """Return the time of a step now, from loads in the middle of the present stretch of steps."""
+        assert self._running is not None, "the job runs"
+        stretch = self.step // LOAD_SAMPLE_STEPS
+        if stretch not in self._paces:
+            interval = self.costs.job.rebalance_interval_steps
+            ahead = max(1, math.ceil((interval - self.step % interval) / LOAD_SAMPLE_STEPS))
+            stretches = np.arange(stretch, stretch + ahead)
+            loads = self.routing.loads(stretches * LOAD_SAMPLE_STEPS + LOAD_SAMPLE_STEPS // 2)
+            self._paces = dict(zip(stretches.tolist(), self._running.step_s(loads).tolist(), strict=True))
+        step_s = self._paces[stretch]
+        self._note_state(self._samples_per_step / step_s)
+        return step_s
+
+    def _note_state(self, samples_per_s: float) -> None:
+        num_used = len(self._in_use) if self._running is not None else 0
+        self.log.state(State(self.env.now, len(self.nodes), num_used, samples_per_s))
+
+    def _log(self, event: str, **numbers: int) -> None:
+        num_used = len(self._in_use) if self._running is not None else 0
+        step = self.step
+        if self._stretch is not None:
+            start_s, step_s = self._stretch
+            step += _steps_in(self.env.now - start_s, step_s)
+        self.log.events.append(Event(self.env.now, event, step, len(self.nodes), num_used, **numbers))
+        unchanged = self._running is not None and self.log.states
+        self._note_state(self.log.states[-1].samples_per_s if unchanged else 0.0)
+
+
+def _steps_in(spent_s: float, step_s: float) -> int:
+    """Return the whole steps in a time; one that ends at its very end counts, whatever rounding says."""
+    return math.floor(spent_s / step_s + ROUNDING)
+
+
+def _widen(holds_LEN: Bools, num_more: int) -> Bools:
+    """Add nodes that hold nothing."""
+    if not num_more:
+        return holds_LEN
+    return np.concatenate([holds_LEN, np.zeros((*holds_LEN.shape[:2], num_more), dtype=np.bool_)], axis=2)

@@ -1,0 +1,55 @@
+"""Where every simulated second went."""
+
+from collections.abc import Mapping
+
+BUCKETS = (
+    "compute",
+    "checkpoint",
+    "lost_work",
+    "detect",
+    "reconfigure",
+    "transfer",
+    "rebalance",
+    "restart",
+    "waiting",
+)
+"""Productive time first, then every kind of badput."""
+
+
+class Ledger:
+    """A clock that is always in exactly one bucket, so that buckets add up to the time that passed.
+
+    Examples
+    --------
+    >>> ledger = Ledger("waiting")
+    >>> ledger.enter("compute", 10.0)
+    >>> ledger.close(25.0)
+    >>> ledger.move("compute", "lost_work", 5.0)
+    >>> {bucket: seconds for bucket, seconds in ledger.seconds().items() if seconds}
+    {'compute': 10.0, 'lost_work': 5.0, 'waiting': 10.0}
+    """
+
+    def __init__(self, bucket: str, now_s: float = 0.0) -> None:
+        self._seconds = dict.fromkeys(BUCKETS, 0.0)
+        self._bucket = bucket
+        self._since_s = now_s
+
+    def enter(self, bucket: str, now_s: float) -> None:
+        """Book the time since the last call where the clock was, and go on in another bucket."""
+        assert now_s >= self._since_s, "time goes forward"
+        self._seconds[self._bucket] += now_s - self._since_s
+        self._bucket, self._since_s = bucket, now_s
+
+    def move(self, source: str, target: str, seconds: float) -> None:
+        """Book time again elsewhere: computing that a rollback made worthless becomes lost work."""
+        assert seconds >= 0, "only time that was booked is moved"
+        self._seconds[source] -= seconds
+        self._seconds[target] += seconds
+
+    def close(self, now_s: float) -> None:
+        """Book the time up to the end."""
+        self.enter(self._bucket, now_s)
+
+    def seconds(self) -> Mapping[str, float]:
+        """Return seconds by bucket; rounding that would leave a bucket below zero is cut off."""
+        return {bucket: max(0.0, seconds) for bucket, seconds in self._seconds.items()}

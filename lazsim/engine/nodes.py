@@ -1,0 +1,38 @@
+"""Which nodes are alive, and in which server each of them sits."""
+
+import numpy as np
+import numpy.typing as npt
+
+from lazsim.trace.table import Batch
+
+
+class Nodes:
+    """The nodes alive now. A new node takes the lowest free place; places share servers in order."""
+
+    def __init__(self, nodes_per_server: int) -> None:
+        self._nodes_per_server = nodes_per_server
+        self._place: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._place)
+
+    def apply(self, batch: Batch) -> None:
+        """Let nodes go and come."""
+        for node in batch.removed:
+            del self._place[node]
+        taken = set(self._place.values())
+        place = 0
+        for node in batch.added:
+            while place in taken:
+                place += 1
+            taken.add(place)
+            self._place[node] = place
+
+    def first(self, num_nodes: int) -> list[str]:
+        """Return the nodes in the lowest places."""
+        return sorted(self._place, key=self._place.__getitem__)[:num_nodes]
+
+    def servers(self, nodes: list[str]) -> npt.NDArray[np.int64]:
+        """Return the server of each of these nodes, numbered from 0 without gaps."""
+        servers = np.array([self._place[node] // self._nodes_per_server for node in nodes])
+        return np.unique(servers, return_inverse=True)[1]

@@ -1,0 +1,60 @@
+"""How many replicas each expert gets. Axes: L layers, E experts."""
+
+import numpy as np
+
+from lazsim.errors import InfeasiblePlanError
+from lazsim.placement.plan import Ints
+
+
+def allocate(load_LE: Ints, num_slots: int, fault_threshold: int) -> Ints:
+    """Give each expert replicas in proportion to its load, and at least `fault_threshold` of them.
+
+    Parameters
+    ----------
+    load_LE
+        Tokens routed to each expert, integers from 0 up, shape (L, E).
+    num_slots
+        Replica slots of all nodes together in one layer, ``N * c``.
+    fault_threshold
+        ``f``; where ``E * f`` replicas do not fit, the largest threshold that does is used.
+
+    Returns
+    -------
+    ndarray of int64, shape (L, E)
+        Replicas. Each layer's add up to `num_slots` and ascend with load; equal loads count by index.
+
+    Raises
+    ------
+    InfeasiblePlanError
+        When there are fewer slots than experts.
+
+    Notes
+    -----
+    Lazarus (arXiv 2407.04656), section 4: walk from the lightest expert up and give expert ``e``
+    ``max(floor(t[e] / sum(t[e:]) * slots left), f)``. The division is of integers, so that no replica is lost to
+    rounding. A layer without tokens counts as evenly loaded.
+
+    Examples
+    --------
+    >>> allocate(np.array([[10, 30, 60]]), num_slots=10, fault_threshold=1).tolist()
+    [[1, 3, 6]]
+    """
+    num_layers, num_experts = load_LE.shape
+    if num_experts > num_slots:
+        raise InfeasiblePlanError(f"{num_experts} experts need as many slots, but the nodes have {num_slots}")
+    assert np.issubdtype(load_LE.dtype, np.integer) and load_LE.min() >= 0, "loads are counts of tokens"  # noqa: PT018
+    threshold = max(1, min(fault_threshold, num_slots // num_experts))
+    idle = load_LE.sum(axis=1, keepdims=True) == 0
+    if idle.any():
+        load_LE = load_LE + idle
+    order = np.argsort(load_LE, axis=1, kind="stable")
+    ascending = np.take_along_axis(load_LE, order, axis=1).T
+    rest = ascending[::-1].cumsum(axis=0)[::-1]
+    replicas = np.empty((num_experts, num_layers), dtype=np.int64)
+    left = np.full(num_layers, num_slots, dtype=np.int64)
+    for expert in range(num_experts):
+        replicas[expert] = np.maximum(ascending[expert] * left // rest[expert], threshold)
+        left -= replicas[expert]
+    allocated = np.empty((num_layers, num_experts), dtype=np.int64)
+    np.put_along_axis(allocated, order, replicas.T, axis=1)
+    return allocated

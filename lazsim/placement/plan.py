@@ -1,0 +1,102 @@
+"""A placement plan: which expert sits in which slot of which node.
+
+Axes: L layers, E experts, N nodes, S slots of a node.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class PlacementPlan:
+    """The replicas that every node holds.
+
+    Attributes
+    ----------
+    slots_LNS : ndarray of int64, shape (L, N, S)
+        Expert in each slot, -1 where it is empty.
+    num_experts : int
+        Experts of a layer.
+
+    Examples
+    --------
+    >>> plan = PlacementPlan(np.array([[[0, 1], [1, 1]]]), num_experts=2)
+    >>> plan.replicas_LEN.tolist()
+    [[[1, 0], [1, 2]]]
+    """
+
+    slots_LNS: Ints
+    num_experts: int
+
+    @property
+    def num_layers(self) -> int:
+        """MoE layers."""
+        return int(self.slots_LNS.shape[0])
+
+    @property
+    def num_nodes(self) -> int:
+        """Nodes of the plan."""
+        return int(self.slots_LNS.shape[1])
+
+    @cached_property
+    def replicas_LEN(self) -> Ints:
+        """Replicas of each expert on each node, shape (L, E, N)."""
+        num_layers, num_nodes = self.slots_LNS.shape[:2]
+        layer_node = np.arange(num_layers * num_nodes).reshape(num_layers, num_nodes, 1)
+        # One bin more than there are experts takes the empty slots.
+        bins = layer_node * (self.num_experts + 1) + self.slots_LNS + 1
+        counts = np.bincount(bins.ravel(), minlength=num_layers * num_nodes * (self.num_experts + 1))
+        return counts.reshape(num_layers, num_nodes, self.num_experts + 1)[:, :, 1:].transpose(0, 2, 1)
+
+    @cached_property
+    def replicas_LE(self) -> Ints:
+        """Replicas of each expert over all nodes, shape (L, E)."""
+        total: Ints = self.replicas_LEN.sum(axis=2)
+        return total
+
+    @cached_property
+    def holds_LEN(self) -> Bools:
+        """Whether a node holds a replica, shape (L, E, N)."""
+        return self.replicas_LEN > 0
+
+    def nodes(self, columns: npt.ArrayLike) -> "PlacementPlan":
+        """Keep some nodes only, in the order given by their indices."""
+        return PlacementPlan(self.slots_LNS[:, np.asarray(columns, dtype=np.int64)], self.num_experts)
+
+    def check(self, replicas_LE: Ints | None = None) -> "PlacementPlan":
+        """Assert what holds of every plan of a policy.
+
+        Parameters
+        ----------
+        replicas_LE
+            The allocation that the plan was made for, shape (L, E).
+
+        Raises
+        ------
+        AssertionError
+            When a slot holds no known expert, an expert of a layer has no replica, or the replicas placed are not
+            those allocated.
+        """
+        assert self.slots_LNS.ndim == 3, "slots have axes layer, node, slot"
+        assert self.slots_LNS.min() >= -1 and self.slots_LNS.max() < self.num_experts, "a slot holds a known expert"  # noqa: PT018
+        assert self.replicas_LE.min() >= 1, "every expert of every layer has a replica"
+        if replicas_LE is not None:
+            assert np.array_equal(self.replicas_LE, replicas_LE), "every allocated replica is placed, and no other"
+        return self
+
+
+def is_recoverable(holds_LEN: Bools) -> bool:
+    """Tell whether every expert of every layer is on some node.
+
+    Parameters
+    ----------
+    holds_LEN
+        What the survivors hold, shape (L, E, N).
+    """
+    return bool(holds_LEN.any(axis=2).all())

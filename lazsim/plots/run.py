@@ -1,0 +1,114 @@
+"""The picture of a run: throughput over time per system above the nodes alive, samples trained beside it."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+import matplotlib
+
+matplotlib.use("agg")
+
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+
+from lazsim.plots.style import COLORS, STYLE
+from lazsim.units import DAY_S, HOUR_S, MINUTE_S
+
+if TYPE_CHECKING:
+    from lazsim.results import RunResult
+
+LINE_STYLES = ("-", "--", ":", "-.", (0, (3, 1, 1, 1, 1, 1)))
+HATCHES = ("", "//", "..", "\\\\", "xx")
+
+
+def throughput_figure(result: RunResult) -> dict[str, bytes]:
+    """Draw a run.
+
+    Returns
+    -------
+    dict
+        The picture by file type, ``png`` and ``pdf``; the same bytes for the same result.
+    """
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplot_mosaic(
+            [["rate", "samples"], ["nodes", "samples"]],
+            height_ratios=[3, 1],
+            width_ratios=[3, 1],
+            figsize=(8, 3.4),
+            layout="constrained",
+        )
+        axes["rate"].sharex(axes["nodes"])
+        plot_throughput(result, axes["rate"])
+        plot_nodes(result, axes["nodes"])
+        plot_samples(result, axes["samples"])
+        contents = {}
+        for kind, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
+            stream = io.BytesIO()
+            figure.savefig(stream, format=kind, metadata=metadata, dpi=200)
+            contents[kind] = stream.getvalue()
+        plt.close(figure)
+    return contents
+
+
+def time_unit(wall_s: float) -> tuple[str, float]:
+    """Choose the unit of a time axis."""
+    if wall_s <= 3 * HOUR_S:
+        return "min", MINUTE_S
+    if wall_s <= 3 * DAY_S:
+        return "h", HOUR_S
+    return "days", DAY_S
+
+
+def plot_throughput(result: RunResult, axes: Axes) -> None:
+    """Draw samples per second over time, a line for each system."""
+    unit_s = time_unit(result.runs[0].wall_s)[1]
+    for index, run in enumerate(result.runs):
+        times = [state.time_s / unit_s for state in run.states] + [run.wall_s / unit_s]
+        rates = [state.samples_per_s for state in run.states]
+        axes.step(
+            times,
+            [*rates, rates[-1]],
+            where="post",
+            label=run.system,
+            color=COLORS[index % len(COLORS)],
+            linestyle=LINE_STYLES[index % len(LINE_STYLES)],
+        )
+    axes.set_ylabel("samples/s")
+    axes.set_ylim(bottom=0)
+    axes.tick_params(labelbottom=False)
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(result.runs))
+
+
+def plot_nodes(result: RunResult, axes: Axes) -> None:
+    """Draw the nodes alive over time as a strip."""
+    run = result.runs[0]
+    unit, unit_s = time_unit(run.wall_s)
+    times = [state.time_s / unit_s for state in run.states] + [run.wall_s / unit_s]
+    alive = [state.num_alive for state in run.states]
+    axes.fill_between(times, [*alive, alive[-1]], step="post", color="0.75", edgecolor="0.35", linewidth=0.6)
+    axes.set_xlim(0, run.wall_s / unit_s)
+    axes.set_ylim(0, max(1, *alive) * 1.1)
+    axes.set_ylabel("nodes alive")
+    axes.set_xlabel(f"time ({unit})")
+
+
+def plot_samples(result: RunResult, axes: Axes) -> None:
+    """Draw the samples that each system trained and kept."""
+    for index, run in enumerate(result.runs):
+        axes.bar(
+            index,
+            run.samples,
+            color=COLORS[index % len(COLORS)],
+            hatch=HATCHES[index % len(HATCHES)],
+            edgecolor="white",
+            linewidth=0,
+        )
+        axes.annotate(
+            f"{run.samples:,}", (index, run.samples), ha="center", va="bottom", fontsize=7, xytext=(0, 1),
+            textcoords="offset points",
+        )  # fmt: skip
+    axes.set_xticks(range(len(result.runs)), [run.system for run in result.runs], rotation=30, ha="right")
+    axes.set_ylabel("samples trained")
+    axes.yaxis.set_major_formatter("{x:,.0f}")
+    axes.margins(y=0.12)
