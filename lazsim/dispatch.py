@@ -55,6 +55,10 @@ def dispatch_tokens(tokens_LEI: Ints, replicas_LEJ: Ints) -> Ints:
     return sent
 
 
+SMALLEST_SHARE = 1e-12
+"""Share of an expert's tokens below which what is over is rounding."""
+
+
 @dataclass(frozen=True, eq=False)
 class Traffic:
     """Where an expert's tokens go when every node routes an equal share of them, as fractions of its tokens.
@@ -85,16 +89,20 @@ def flexible_traffic(replicas_LEN: Ints, server_N: Ints, gpus_per_node: int) -> 
         GPUs over which a node's tokens are spread evenly.
     """
     num_nodes = len(server_N)
-    capacity = replicas_LEN / replicas_LEN.sum(axis=2, keepdims=True)
-    own = np.minimum(capacity, 1 / num_nodes)
-    over, left = 1 / num_nodes - own, capacity - own
-    over_V, left_V = by_server(over, server_N), by_server(left, server_N)
-    inside_V = over_V * left_V / np.maximum(left.sum(axis=2, keepdims=True), 1e-300)
-    return Traffic(
-        leaving_LEV=over_V - inside_V,
-        entering_LEV=left_V - inside_V,
-        local_LEV=inside_V + by_server(own, server_N) * (gpus_per_node - 1) / gpus_per_node,
-    )
+    # At scale these arrays are large: they are reused instead of made anew.
+    left = replicas_LEN * (1 / replicas_LEN.sum(axis=2, keepdims=True))
+    own = np.minimum(left, 1 / num_nodes)
+    left -= own
+    own_V, left_V = by_server(own, server_N), by_server(left, server_N)
+    over_V = np.bincount(server_N) / num_nodes - own_V
+    local_V = own_V
+    local_V *= (gpus_per_node - 1) / gpus_per_node
+    if over_V.shape[2] < num_nodes:
+        # All capacities add up to all tokens, so that what is over fits exactly into what is left. A server of one node
+        # has nothing over for itself.
+        inside_V = over_V * left_V / np.maximum(over_V.sum(axis=2, keepdims=True), SMALLEST_SHARE)
+        over_V, left_V, local_V = over_V - inside_V, left_V - inside_V, local_V + inside_V
+    return Traffic(leaving_LEV=over_V, entering_LEV=left_V, local_LEV=local_V)
 
 
 def grouped_traffic(replicas_LEN: Ints, group_N: Ints, server_N: Ints, gpus_per_node: int) -> Traffic:
@@ -122,12 +130,11 @@ def grouped_traffic(replicas_LEN: Ints, group_N: Ints, server_N: Ints, gpus_per_
     )
 
 
-def by_server(values_LEN: npt.NDArray[np.float64] | Ints, server_N: Ints) -> Floats:
+def by_server(values_LEN: Floats | npt.NDArray[np.bool_], server_N: Ints) -> Floats | npt.NDArray[np.bool_]:
     """Sum over the nodes of each server, shape (L, E, V)."""
     num_servers = int(server_N.max()) + 1
-    if num_servers == len(server_N):
-        # Each node is a server of its own: put them in order.
-        return np.asarray(values_LEN[:, :, np.argsort(server_N)], dtype=np.float64)
+    if num_servers == len(server_N) and (np.diff(server_N) > 0).all():
+        return values_LEN
     membership = (server_N[:, None] == np.arange(num_servers)).astype(np.float64)
-    summed: Floats = values_LEN @ membership
+    summed: Floats = (values_LEN.reshape(-1, len(server_N)) @ membership).reshape(*values_LEN.shape[:2], num_servers)
     return summed

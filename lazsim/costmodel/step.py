@@ -4,6 +4,7 @@ Axes: B samples of the loads, L layers, E experts, N nodes, S slots of a node, V
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +32,11 @@ class CostModel:
     def tokens_per_gpu(self) -> int:
         """Tokens of one GPU in a micro-batch."""
         return self.job.sequences_per_gpu * self.model.sequence_length
+
+    @cached_property
+    def dense_s(self) -> float:
+        """Everything but experts and dispatch, of a micro-batch; the same for every plan."""
+        return self.compute.dense_s(self.tokens_per_gpu * self.cluster.gpus_per_node)
 
     @property
     def samples_per_node(self) -> int:
@@ -76,10 +82,14 @@ class StepCost:
         self._gpus_V = np.bincount(layout.server_N) * gpus
         self._num_nodes = plan.num_nodes
         self._replicas_LE = plan.replicas_LE
-        # Empty slots read a column of zeros behind the experts. Slot s of a node belongs to its GPU s % gpus.
-        self._slots = np.where(plan.slots_LNS < 0, plan.num_experts, plan.slots_LNS)
+        # Empty slots read a column of zeros behind the experts. Slot s of a node belongs to its GPU s % gpus, so that
+        # the axis in front goes over the slots of a GPU and the last one over the GPUs of all nodes.
+        slots = np.where(plan.slots_LNS < 0, plan.num_experts, plan.slots_LNS)
+        slots += np.arange(plan.num_layers)[:, None, None] * (plan.num_experts + 1)
+        by_gpu = slots.reshape(plan.num_layers, plan.num_nodes, -1, gpus)
+        self._slots = by_gpu.transpose(2, 0, 1, 3).reshape(by_gpu.shape[2], plan.num_layers, -1)
         self._fixed_s = {
-            "dense": costs.job.num_micro_batches * costs.compute.dense_s(costs.tokens_per_gpu * gpus),
+            "dense": costs.job.num_micro_batches * costs.dense_s,
             "gradients": _gradients_s(costs, plan, layout.server_N),
             "optimizer": _optimizer_s(costs, plan),
         }
@@ -126,13 +136,11 @@ class StepCost:
         return costs.compute.reorder_s(tokens_BLE.sum(axis=2) / gpus)
 
     def _expert_s(self, tokens_BLE: Floats) -> Floats:
-        expert_s = self.costs.compute.expert_s(tokens_BLE / self._replicas_LE)
-        padded = np.concatenate([expert_s, np.zeros((*expert_s.shape[:2], 1))], axis=2)
-        num_layers, num_nodes, num_slots = self._slots.shape
-        slot_s = padded[:, np.arange(num_layers)[:, None, None], self._slots]
-        gpus = self.costs.cluster.gpus_per_node
-        gpu_s = slot_s.reshape(len(padded), num_layers, num_nodes, num_slots // gpus, gpus).sum(axis=3)
-        slowest: Floats = gpu_s.max(axis=(2, 3))
+        num_samples, num_layers, num_experts = tokens_BLE.shape
+        by_expert = np.zeros((num_samples, num_layers, num_experts + 1))
+        by_expert[:, :, :-1] = self.costs.compute.expert_s(tokens_BLE / self._replicas_LE)
+        by_gpu = by_expert.reshape(num_samples, -1).take(self._slots, axis=1).sum(axis=1)
+        slowest: Floats = by_gpu.max(axis=2)
         return slowest
 
     def _all_to_all_s(self, tokens_BLE: Floats) -> Floats:
@@ -155,17 +163,14 @@ def _gradients_s(costs: CostModel, plan: PlacementPlan, server_N: Ints) -> float
     A ring over ``n`` nodes sends ``2 (n - 1) / n`` times the gradient over each of its links (Thakur et al. 2005); it
     enters and leaves each server once, however many of its nodes take part.
     """
-    holds = plan.holds_LEN
-    members = holds.sum(axis=2)
-    spans = by_server(plan.replicas_LEN, server_N) > 0
+    members = plan.holds_LEN.sum(axis=2)
+    spans = by_server(plan.holds_LEN, server_N) > 0
     crosses = spans.sum(axis=2) > 1
     sent = 2 * (members - 1) / members * costs.model.expert_params * WEIGHT_BYTES_PER_PARAM
-    hops = 2 * (members - 1)
+    loads = np.stack([sent * crosses, sent * ~crosses, 2.0 * (members - 1)]).reshape(3, -1)
+    nic_V, local_V, hops_V = loads @ spans.reshape(-1, spans.shape[2])
     gpus_V = np.bincount(server_N) * costs.cluster.gpus_per_node
-    nic_V = (spans * (sent * crosses)[:, :, None]).sum(axis=(0, 1))
-    local_V = (spans * (sent * ~crosses)[:, :, None]).sum(axis=(0, 1)) / gpus_V
-    hops_V = (spans * hops[:, :, None]).sum(axis=(0, 1)) / gpus_V
-    expert_s = costs.communication.all_reduce_s(nic_V, local_V, hops_V).max()
+    expert_s = costs.communication.all_reduce_s(nic_V, local_V / gpus_V, hops_V / gpus_V).max()
     dense = 2 * (plan.num_nodes - 1) / plan.num_nodes * costs.model.dense_params * WEIGHT_BYTES_PER_PARAM
     across = float(len(gpus_V) > 1)
     dense_s = costs.communication.all_reduce_s(

@@ -17,6 +17,7 @@ from lazsim.costmodel.step import CostModel, StepCost
 from lazsim.engine.ledger import Ledger
 from lazsim.engine.log import Event, Log, State
 from lazsim.engine.nodes import Nodes
+from lazsim.engine.planner import Planner
 from lazsim.engine.systems import System
 from lazsim.placement.migration import map_greedily, migrate, num_missing
 from lazsim.placement.plan import Bools, PlacementPlan, is_recoverable
@@ -56,6 +57,7 @@ class Job:
         self.system = system
         self.costs = costs
         self.routing = routing
+        self.planner = Planner(system, costs, routing)
         self.log = Log()
         self.ledger = Ledger("waiting")
         self.nodes = Nodes(costs.cluster.nodes_per_server)
@@ -278,12 +280,7 @@ class Job:
         return self._usable_nodes(len(self._in_use)) > 0 and is_recoverable(self._plan.holds_LEN)
 
     def _new_plan(self, num_nodes: int) -> PlacementPlan:
-        """Plan from the loads of the last step made; before the first step nothing is known and loads count as even."""
-        if self.step:
-            load = self.routing.loads([self.step - 1])[0]
-        else:
-            load = np.ones((self.costs.model.num_moe_layers, self.costs.model.num_experts), dtype=np.int64)
-        return self.system.plan(self.costs, num_nodes, load)
+        return self.planner.plan(num_nodes, self.step)
 
     def _migration(self, candidates: list[str], plan: PlacementPlan) -> tuple[list[str], PlacementPlan, float]:
         """Bind candidates to the nodes of a plan; return them in its order, the plan, and the transfer time."""
@@ -292,10 +289,11 @@ class Job:
         has = _widen(self._plan.holds_LEN, newcomers)
         chosen = map_greedily(num_missing(has, plan.holds_LEN))
         nodes = [candidates[index] for index in chosen.tolist()]
-        left_out = np.setdiff1d(np.arange(len(candidates)), chosen)
-        # Nodes that the plan leaves out still serve what they hold.
-        order = np.concatenate([chosen, left_out])
-        wants = _widen(plan.holds_LEN, len(left_out))
+        order = chosen
+        if len(chosen) < len(candidates):
+            # Nodes that the plan leaves out still serve what they hold.
+            order = np.concatenate([chosen, np.setdiff1d(np.arange(len(candidates)), chosen)])
+        wants = _widen(plan.holds_LEN, len(order) - len(chosen))
         moved = migrate(
             has[:, :, order],
             wants,

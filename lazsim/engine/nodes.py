@@ -33,6 +33,7 @@ class Nodes:
         return sorted(self._place, key=self._place.__getitem__)[:num_nodes]
 
     def servers(self, nodes: list[str]) -> npt.NDArray[np.int64]:
-        """Return the server of each of these nodes, numbered from 0 without gaps."""
-        servers = np.array([self._place[node] // self._nodes_per_server for node in nodes])
-        return np.unique(servers, return_inverse=True)[1]
+        """Return the server of each of these nodes, numbered from 0 by first appearance."""
+        servers = [self._place[node] // self._nodes_per_server for node in nodes]
+        number = {server: index for index, server in enumerate(dict.fromkeys(servers))}
+        return np.array([number[server] for server in servers])

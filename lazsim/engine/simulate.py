@@ -71,16 +71,15 @@ def simulate_system(
     Raises
     ------
     InfeasiblePlanError
-        When even the most nodes that the trace has at once cannot hold every expert.
+        When neither the whole cluster nor the most nodes that the trace has at once can hold every expert.
     """
     wall_s = trace.duration_s if duration_s is None else duration_s
-    most_nodes = int(trace.num_alive()[1].max())
-    if most_nodes and not system.usable_nodes(costs, most_nodes):
+    most_nodes = max(costs.cluster.num_nodes, int(trace.num_alive()[1].max()))
+    if not system.usable_nodes(costs, most_nodes):
         num_slots = most_nodes * costs.cluster.slots_per_node
         raise InfeasiblePlanError(
-            f"{costs.model.name} under {system.name} needs slots for {costs.model.num_experts} experts, but the most nodes "
-            f"that the trace has at once, {most_nodes} of {costs.cluster.name}, have {num_slots}; "
-            "use more nodes or a smaller model"
+            f"{costs.model.name} does not fit on {costs.cluster.name} under {system.name}: {costs.model.num_experts} "
+            f"experts, but {most_nodes} nodes have {num_slots} slots; use a larger cluster or a smaller model"
         )
     env = simpy.Environment()
     job = Job(env, system, costs, routing)

@@ -52,9 +52,7 @@ class System:
         """Plan for so many nodes from the observed loads."""
         model, cluster = costs.model, costs.cluster
         if self.policy is None:
-            return place_ep(
-                model.num_moe_layers, model.num_experts, num_nodes, cluster.gpus_per_node, cluster.slots_per_gpu
-            )
+            return place_ep(len(load_LE), model.num_experts, num_nodes, cluster.gpus_per_node, cluster.slots_per_gpu)
         replicas = allocate(load_LE, num_nodes * cluster.slots_per_node, costs.job.fault_threshold)
         return POLICIES[self.policy](replicas, num_nodes, cluster.slots_per_node)
 

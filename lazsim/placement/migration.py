@@ -52,18 +52,18 @@ def map_greedily(missing_HN: Ints) -> Ints:
     """
     num_hand, num_plan = missing_HN.shape
     assert num_hand >= num_plan, "as many nodes at hand as the plan has"
-    bound = np.full(num_plan, -1, dtype=np.int64)
+    bound = [-1] * num_plan
     free = [True] * num_hand
     left = num_plan
-    for pair in np.argsort(missing_HN, axis=None, kind="stable").tolist():
-        hand, plan = divmod(pair, num_plan)
+    pairs = np.divmod(np.argsort(missing_HN, axis=None, kind="stable"), num_plan)
+    for hand, plan in zip(*map(np.ndarray.tolist, pairs), strict=True):
         if free[hand] and bound[plan] < 0:
             bound[plan] = hand
             free[hand] = False
             left -= 1
             if not left:
                 break
-    return bound
+    return np.array(bound, dtype=np.int64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,18 +106,15 @@ def migrate(has_LEN: Bools, wants_LEN: Bools, state_bytes: float, has_dense_N: B
         When a state that is wanted is on no node: the caller must have restarted from a checkpoint.
     """
     num_nodes = has_LEN.shape[2]
-    bytes_NN = np.zeros((num_nodes, num_nodes))
     has = has_LEN.reshape(-1, num_nodes)
     missing = wants_LEN.reshape(-1, num_nodes) & ~has
-    rows = missing.any(axis=1)
-    num_states = 0
-    if rows.any():
-        missing, has = missing[rows], has[rows]
-        owners = has.sum(axis=1)
-        assert owners.all(), "every wanted expert has an owner"
-        num_states = int(missing.sum())
-        bytes_NN += (has / owners[:, None]).T @ missing * state_bytes
+    owners = has.sum(axis=1, dtype=np.float32)
+    assert not missing[owners == 0].any(), "every wanted expert has an owner"
+    # In float32, which is fast at scale: a millionth of a transfer is nothing.
+    parts = has.astype(np.float32)
+    parts /= np.maximum(owners, 1)[:, None]
+    bytes_NN = (parts.T @ missing.astype(np.float32)) * np.float64(state_bytes)
     if not has_dense_N.all():
         assert has_dense_N.any(), "some node holds the dense state"
         bytes_NN += np.outer(has_dense_N / has_dense_N.sum(), ~has_dense_N) * dense_bytes
-    return Migration(bytes_NN, num_states)
+    return Migration(bytes_NN, int(missing.sum()))

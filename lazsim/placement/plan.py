@@ -48,11 +48,12 @@ class PlacementPlan:
     def replicas_LEN(self) -> Ints:
         """Replicas of each expert on each node, shape (L, E, N)."""
         num_layers, num_nodes = self.slots_LNS.shape[:2]
-        layer_node = np.arange(num_layers * num_nodes).reshape(num_layers, num_nodes, 1)
-        # One bin more than there are experts takes the empty slots.
-        bins = layer_node * (self.num_experts + 1) + self.slots_LNS + 1
-        counts = np.bincount(bins.ravel(), minlength=num_layers * num_nodes * (self.num_experts + 1))
-        return counts.reshape(num_layers, num_nodes, self.num_experts + 1)[:, :, 1:].transpose(0, 2, 1)
+        # One expert more than there are takes the empty slots.
+        num_bins = self.num_experts + 1
+        bins = (np.arange(1, num_layers * num_bins, num_bins)[:, None, None] + self.slots_LNS) * num_nodes
+        bins += np.arange(num_nodes)[:, None]
+        counts = np.bincount(bins.ravel(), minlength=num_layers * num_bins * num_nodes)
+        return np.ascontiguousarray(counts.reshape(num_layers, num_bins, num_nodes)[:, 1:])
 
     @cached_property
     def replicas_LE(self) -> Ints:

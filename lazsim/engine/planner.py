@@ -1,0 +1,51 @@
+"""Plans from observed loads, several rebalances at a time."""
+
+import numpy as np
+
+from lazsim.costmodel.step import CostModel
+from lazsim.engine.systems import System
+from lazsim.placement.plan import Ints, PlacementPlan
+from lazsim.routing import Routing
+
+NUM_AHEAD = 4
+"""Plans made at once: policies work on many layers in little more time than on a few."""
+
+
+class Planner:
+    """The plan of a system for so many nodes at a step: a pure function, of which the next values are kept ready."""
+
+    def __init__(self, system: System, costs: CostModel, routing: Routing) -> None:
+        self._system = system
+        self._costs = costs
+        self._routing = routing
+        self._ready: dict[tuple[int, int], PlacementPlan] = {}
+
+    def plan(self, num_nodes: int, step: int) -> PlacementPlan:
+        """Plan from the loads of the last step made.
+
+        Parameters
+        ----------
+        num_nodes
+            Nodes to use, as many as the system can.
+        step
+            Steps made so far; before the first, nothing is known and loads count as even.
+        """
+        if (num_nodes, step) not in self._ready:
+            interval = self._costs.job.rebalance_interval_steps
+            ahead = range((step // interval + 1) * interval, step + NUM_AHEAD * interval, interval)
+            steps = [step, *ahead] if self._system.is_elastic else [step]
+            plan = self._system.plan(self._costs, num_nodes, self._observed(steps))
+            num_layers = self._costs.model.num_moe_layers
+            parts = plan.slots_LNS.reshape(-1, num_layers, *plan.slots_LNS.shape[1:])
+            self._ready = {
+                (num_nodes, made): PlacementPlan(slots, plan.num_experts)
+                for made, slots in zip(steps, parts, strict=True)
+            }
+        return self._ready[num_nodes, step]
+
+    def _observed(self, steps: list[int]) -> Ints:
+        """Return the loads before each of the steps, one after the other along the layers."""
+        loads = self._routing.loads([max(0, step - 1) for step in steps])
+        if steps[0] == 0:
+            loads = np.concatenate([np.ones_like(loads[:1]), loads[1:]])
+        return loads.reshape(-1, loads.shape[2])

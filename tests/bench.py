@@ -1,0 +1,111 @@
+"""Time the simulator and the command line: ``make bench``.
+
+Each time is the least of several runs, beside its ratio to a yardstick timed in the same run (a fixed loop of small
+numpy calls), since machines differ and are noisy. Peak memory is that of the process that ran the case.
+"""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).parent.parent
+SHARED = Path(os.environ.get("LAZSIM_SHARED", ROOT.parent / "shared"))
+P3 = SHARED / "traces" / "bamboo" / "p3-trace.csv"
+
+DAY_S = 86400.0
+FAILURES_PER_NODE_DAY = 6.5e-3
+"""The higher of the rates of two dedicated clusters (Meta RSC, arXiv 2410.21680)."""
+
+REPAIR_S = 3600.0
+"""*Assumption*: an hour until a failed node is replaced."""
+
+
+def least_s(call: Callable[[], object], repeat: int) -> float:
+    """Return the least seconds of several calls."""
+    times = []
+    for _ in range(repeat):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def yardstick() -> None:
+    """Make 20,000 small numpy calls, the kind of work that a replay is made of."""
+    values = np.ones((12, 16))
+    for _ in range(10_000):
+        (values * values).sum(axis=1)
+
+
+def replay_p3(max_nodes: int | None) -> Callable[[], object]:
+    """Replay the P3 trace (or the bundled one that is fitted to it) for gpt-l under lazarus."""
+    import lazsim
+
+    path = P3 if P3.exists() else ROOT / "traces" / "spot-p3-like.csv"
+    trace = lazsim.load_trace(str(path), max_nodes=max_nodes)
+    return lambda: lazsim.simulate(trace, model="gpt-l", systems=["lazarus"])
+
+
+def replay_30_days() -> Callable[[], object]:
+    """Replay 30 days of 128 nodes that fail independently and are replaced, under deepseek-v3."""
+    import lazsim
+
+    rng = np.random.default_rng(0)
+    events = [lazsim.Event(0.0, "add", f"node{node}") for node in range(128)]
+    for node in range(128):
+        time_s = rng.exponential(DAY_S / FAILURES_PER_NODE_DAY)
+        while time_s < 30 * DAY_S:
+            events.append(lazsim.Event(time_s, "remove", f"node{node}"))
+            time_s += REPAIR_S
+            events.append(lazsim.Event(time_s, "add", f"node{node}"))
+            time_s += rng.exponential(DAY_S / FAILURES_PER_NODE_DAY)
+    trace = lazsim.build_trace(sorted(events, key=lambda event: event.time_s)).window(0.0, 30 * DAY_S)
+    return lambda: lazsim.simulate(
+        trace, model="deepseek-v3", cluster="h200x128", systems=["lazarus"], duration_s=30 * DAY_S
+    )
+
+
+CASES: dict[str, tuple[Callable[[], Callable[[], object]], int]] = {
+    "P3 trace, 682 min, gpt-l, lazarus, up to 32 nodes": (lambda: replay_p3(None), 5),
+    "the same held to 10 nodes": (lambda: replay_p3(10), 5),
+    "30 days of 128 nodes, deepseek-v3, lazarus": (replay_30_days, 1),
+}
+
+
+def measure(name: str) -> None:
+    """Print one case as JSON; run in a process of its own."""
+    prepare, repeat = CASES[name]
+    call = prepare()
+    if repeat > 1:
+        call()
+    yardstick_s = least_s(yardstick, 5)
+    seconds = least_s(call, repeat)
+    peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps({"seconds": seconds, "ratio": seconds / yardstick_s, "peak_mib": peak_mib}))
+
+
+def main() -> None:
+    """Measure every case and print a table."""
+    print(f"{'case':50} {'time':>8} {'x yardstick':>12} {'peak memory':>12}")
+    for name in CASES:
+        command = [sys.executable, "-m", "tests.bench", name]
+        found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout)
+        print(f"{name:50} {found['seconds']:7.3f}s {found['ratio']:12.1f} {found['peak_mib']:8.0f} MiB")
+    help_s = least_s(
+        lambda: subprocess.run([sys.executable, "-m", "lazsim", "--help"], check=True, capture_output=True), 5
+    )
+    print(f"{'lazsim --help, interpreter included':50} {help_s:7.3f}s {help_s / least_s(yardstick, 5):12.1f}")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        measure(sys.argv[1])
+    else:
+        main()

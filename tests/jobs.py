@@ -1,0 +1,99 @@
+"""A small job whose times can be added up by hand."""
+
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+
+from lazsim.costmodel.step import CostModel
+from lazsim.specs import ClusterSpec, JobSpec, ModelSpec, load_spec
+from lazsim.trace.table import Event, Trace, build_trace
+
+STEP_S, SAVE_S, TRANSFER_S = 2.0, 10.0, 7.0
+DETECT_S, REBUILD_S, REGROUP_S, RESTART_S, JOIN_WAIT_S = 15.0, 10.0, 1.0, 40.0, 120.0
+SAMPLES_PER_NODE = 4
+
+
+@dataclass(frozen=True)
+class FixedCompute:
+    """Every step takes `STEP_S`, whatever the plan."""
+
+    step_s: float = STEP_S
+
+    def dense_s(self, num_tokens):
+        return self.step_s
+
+    def expert_s(self, num_tokens):
+        return np.zeros_like(num_tokens)
+
+    def reorder_s(self, num_tokens):
+        return np.zeros_like(num_tokens)
+
+    def masked_reorder_s(self, num_tokens, capacity):
+        return np.zeros_like(capacity)
+
+    def optimizer_s(self, num_params):
+        return 0.0 * num_params
+
+
+class FixedCommunication:
+    """Collectives take no time, a transfer `TRANSFER_S`, the storage `SAVE_S`."""
+
+    def all_to_all_s(self, nic_bytes, local_bytes):
+        return 0.0 * nic_bytes
+
+    def all_reduce_s(self, nic_bytes, local_bytes, num_hops):
+        return 0.0 * nic_bytes
+
+    def transfer_s(self, nic_bytes, local_bytes):
+        return TRANSFER_S
+
+    def storage_s(self, num_bytes):
+        return SAVE_S
+
+
+class EvenLoads:
+    """Every expert gets as many tokens at every step."""
+
+    name, sha256, notes, last_step, interval_steps = "even", "", (), None, 1
+
+    def __init__(self, num_layers, num_experts):
+        self.shape = (num_layers, num_experts)
+
+    def loads(self, steps):
+        return np.ones((len(steps), *self.shape), dtype=np.int64)
+
+
+class RandomLoads(EvenLoads):
+    """Loads drawn anew for every 50 steps."""
+
+    def loads(self, steps):
+        return np.stack([np.random.default_rng(int(step) // 50).integers(1, 1000, self.shape) for step in steps])
+
+
+def costs(step_s: float = STEP_S, **job) -> CostModel:
+    """4 experts in 2 layers on nodes of 2 slots: two nodes hold every expert once, and an EP group is two nodes."""
+    model = msgspec.structs.replace(load_spec(ModelSpec, "gpt-s"), num_experts=4, num_layers=2, num_moe_layers=2)
+    cluster = load_spec(ClusterSpec, "rtx3090x10")
+    recovery = msgspec.structs.replace(
+        cluster.recovery,
+        detect_s=DETECT_S,
+        rebuild_s=REBUILD_S,
+        regroup_s=REGROUP_S,
+        restart_base_s=RESTART_S - SAVE_S,
+        restart_per_node_s=0.0,
+    )
+    cluster = msgspec.structs.replace(cluster, slots_per_gpu=2, nodes_per_server=1, recovery=recovery)
+    job_spec = msgspec.structs.replace(
+        load_spec(JobSpec, "testbed-a"),
+        sequences_per_gpu=SAMPLES_PER_NODE,
+        join_wait_s=JOIN_WAIT_S,
+        **{"checkpoint_interval_steps": dict.fromkeys(["lazarus", "ds", "ds-ft", "tutel", "tutel-ft"], 40)} | job,
+    )
+    return CostModel(model, cluster, job_spec, FixedCompute(step_s), FixedCommunication())
+
+
+def trace(*changes: tuple[float, str, str], duration_s: float = 1000.0) -> Trace:
+    """Make a trace from (time, "add" or "remove", node names)."""
+    events = [Event(time_s, kind, node) for time_s, kind, nodes in changes for node in nodes.split()]
+    return build_trace(events, duration_s=duration_s)

@@ -1,0 +1,105 @@
+import json
+import tomllib
+
+import pytest
+
+from tests.test_fit import write_collectives, write_matmuls
+
+
+@pytest.fixture
+def measurements(tmp_path):
+    """A folder of made-up times of a GPU of the catalogue."""
+    for write in (write_matmuls, write_collectives):
+        path = write(tmp_path)
+        path.write_text(path.read_text().replace("made-up", "h100"))
+    (tmp_path / "fused_moe_bf16.csv").write_text(
+        "gpu,num_tokens,hidden_size,inter_size,topk,num_experts,moe_ep_size,distribution,time_us\n"
+        + "".join(f"h100,{tokens},1024,4096,2,8,1,balanced,{tokens}\n" for tokens in range(512, 5120, 512))
+    )
+    return tmp_path
+
+
+def test_a_table_of_errors_fits_a_terminal(lazsim, measurements):
+    code, out, _ = lazsim("calibrate", "--measurements", measurements)
+    assert code == 0
+    assert all(len(line) <= 80 for line in out.splitlines())
+    for words in ("matmul", "experts", "alltoall", "all_reduce", "held out, m >= 512", "median", "90 %"):
+        assert words in out
+
+
+def test_json_holds_the_errors_and_the_new_fit(lazsim, measurements):
+    code, out, _ = lazsim("calibrate", "--measurements", measurements, "--json")
+    assert code == 0
+    answer = json.loads(out)
+    fits = [row for row in answer["rows"] if (row["kind"], row["model"]) == ("matmul", "this fit")]
+    # The times were made by the model itself, with other parameters than those of the GPU of that name.
+    assert all(row["median"] < 1e-3 for row in fits)
+    assert [row["points"] for row in fits] == ["held out", "held out, m >= 512"]
+    links = answer["refit"]["clusters of h100"]
+    assert (links["local_bytes_per_s"], links["local_latency_s"]) == pytest.approx((200e9, 9e-6), rel=1e-3)
+    ring = (links["local_all_reduce_bytes_per_s"], links["local_all_reduce_latency_s"])
+    assert ring == pytest.approx((300e9, 3e-6), rel=1e-3)
+
+
+def test_refit_prints_lines_for_the_catalogue(lazsim, measurements):
+    code, out, _ = lazsim("calibrate", "--measurements", measurements, "--gpu", "h100", "--refit")
+    assert code == 0
+    section = out.split("\n\n")[0]
+    assert section.startswith("# gpus/h100\n")
+    # 100 TFLOP/s * 0.7 were made up; the datasheet of the GPU of that name says 989
+    assert tomllib.loads(section)["matmul_efficiency"] == pytest.approx(70 / 989, rel=0.01)
+    assert tomllib.loads(section)["kernel_overhead_s"] == pytest.approx(7e-6, rel=0.01)
+
+
+def test_a_folder_with_only_matmuls_is_enough(lazsim, measurements):
+    (measurements / "fused_moe_bf16.csv").unlink()
+    (measurements / "nccl_single_node.csv").unlink()
+    code, out, _ = lazsim("calibrate", "--measurements", measurements)
+    assert code == 0
+    assert "matmul" in out
+    assert "experts" not in out
+
+
+def test_a_gpu_of_ones_own_can_be_calibrated(lazsim, tmp_path):
+    from lazsim.specs import read_spec_bytes
+
+    write_matmuls(tmp_path)
+    own = tmp_path / "own.toml"
+    own.write_text(read_spec_bytes("gpus", "h100").decode().replace('"h100"', '"made-up"'))
+    code, out, _ = lazsim("calibrate", "--measurements", tmp_path, "--gpu", own)
+    assert code == 0
+    assert "made-up" in out
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["--measurements", "nowhere"], "nowhere: holds none of gemm_bf16.csv"),
+        (["--gpu", "v100"], "--gpu v100: not in the measurements; measured are h100"),
+        (["--gpu", "h10"], "did you mean 'h100'"),
+    ],
+)
+def test_bad_input_is_one_line_and_code_2(lazsim, measurements, options, complaint):
+    code, out, err = lazsim("calibrate", "--measurements", measurements, *options)
+    assert (code, out) == (2, "")
+    assert complaint in err
+    assert len(err.splitlines()) == 1
+
+
+def test_gpus_that_are_in_no_catalogue_are_named(lazsim, tmp_path):
+    write_matmuls(tmp_path)
+    code, _, err = lazsim("calibrate", "--measurements", tmp_path)
+    assert code == 2
+    assert "none of the measured GPUs (made-up) is in the catalogue" in err
+
+
+def test_the_reference_measurements_are_found_and_compared(lazsim, shared):
+    code, out, _ = lazsim("calibrate", "--measurements", shared / "measurements", "--json")
+    assert code == 0
+    rows = json.loads(out)["rows"]
+    assert {row["gpu"] for row in rows} == {"a100", "h100", "h200"}
+    # NVLink of H100 carries 450 GB/s in each direction (datasheet): no fit may exceed it.
+    refit = json.loads(out)["refit"]
+    for gpu in ("h100", "h200"):
+        links = refit[f"clusters of {gpu}"]
+        assert all(links[name] < 450e9 for name in ("local_bytes_per_s", "local_all_reduce_bytes_per_s"))

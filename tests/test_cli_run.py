@@ -1,0 +1,205 @@
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.conftest import ROOT
+
+P3_LIKE = ROOT / "traces" / "spot-p3-like.csv"
+FAST = ("--trace", P3_LIKE, "--max-nodes", 10, "--duration", "80min")
+
+REAL_TRACES = [
+    "bamboo/p3-trace.csv",
+    "bamboo/a100x1-east1b.txt",
+    "skypilot/availability-16node-us-east-2b_v100_1.json",
+    "skypilot/preemption-1node-us-east-1f_v100_1.json",
+    "skypilot/preemption-4node-us-east-1f_v100_1.json",
+    "infinitehbd/fault_trace.json",
+    "parcae/gpt-6.7b-trace_hl_15_25.txt",
+    "parcae/p3.csv",
+]
+
+
+def test_json_has_the_promised_keys_and_its_ledger_adds_up(lazsim):
+    code, out, _ = lazsim("run", *FAST, "--json")
+    answer = json.loads(out)
+    assert code == 0
+    assert [run["system"] for run in answer["runs"]] == ["lazarus", "ds-ft", "ds"]
+    for run in answer["runs"]:
+        promised = {"steps", "samples", "goodput_samples_per_s", "ettr", "num_reconfigurations", "num_restarts"}
+        assert promised | {"lost_steps", "wall_s", "ledger_s"} <= set(run)
+        assert sum(run["ledger_s"].values()) == pytest.approx(run["wall_s"]) == 4800
+        assert run["goodput_samples_per_s"] == pytest.approx(run["samples"] / 4800)
+
+
+def test_the_same_command_writes_the_same_bytes(lazsim, tmp_path):
+    outputs = []
+    for folder in (tmp_path / "a", tmp_path / "b"):
+        _, out, _ = lazsim("run", *FAST, "--system", "lazarus", "--seed", 3, "--json", "--out", folder)
+        outputs.append((out, {path.name: path.read_bytes() for path in sorted(folder.iterdir())}))
+    assert outputs[0] == outputs[1]
+    names = {"events.csv", "run.json", "summary.json", "throughput.pdf", "throughput.png", "timeline.csv"}
+    assert set(outputs[0][1]) == names
+
+
+def test_another_seed_gives_other_loads(lazsim):
+    ids = {
+        json.loads(lazsim("run", *FAST, "--system", "lazarus", "--seed", seed, "--json")[1])["id"] for seed in (0, 1)
+    }
+    assert len(ids) == 2
+
+
+def test_the_timeline_has_the_promised_columns_and_never_more_nodes_used_than_alive(lazsim, tmp_path):
+    lazsim("run", *FAST, "--out", tmp_path)
+    with (tmp_path / "timeline.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert list(rows[0]) == ["time_s", "system", "nodes_alive", "nodes_used", "samples_per_s"]
+    assert all(0 <= int(row["nodes_used"]) <= int(row["nodes_alive"]) <= 10 for row in rows)
+
+
+def test_run_json_names_every_input_with_its_hash(lazsim, tmp_path):
+    lazsim("run", *FAST, "--seed", 5, "--out", tmp_path)
+    inputs = json.loads((tmp_path / "run.json").read_text())
+    for name in ("trace", "model", "cluster", "gpu", "job", "routing"):
+        assert len(inputs[name]["sha256"]) == 64
+    assert (inputs["seed"], inputs["version"], inputs["duration_s"]) == (5, "0.1.0", 4800)
+    assert inputs["replay"] == {"start_s": 0, "max_nodes": 10, "cap": "offset", "lenient": False}
+
+
+def test_the_table_fits_80_columns(lazsim):
+    systems = [part for name in ("lazarus", "ds-ft", "ds", "tutel", "tutel-ft") for part in ("--system", name)]
+    for chosen in ([], systems):
+        _, out, _ = lazsim("run", *FAST, *chosen)
+        assert max(map(len, out.splitlines())) <= 80
+        assert "where the time went" in out
+
+
+def test_a_toml_file_works_wherever_a_name_does(lazsim, tmp_path):
+    model = tmp_path / "mine.toml"
+    model.write_text((ROOT / "lazsim/catalog/models/gpt-s.toml").read_text())
+    named, mine = (json.loads(lazsim("run", *FAST, "--model", name, "--json")[1]) for name in ("gpt-s", model))
+    assert named["runs"] == mine["runs"]
+
+
+def test_measured_times_replace_the_analytic_ones(lazsim, tmp_path):
+    # Dense work of a micro-batch of 4096 tokens takes 10 s: no step can be shorter.
+    profile = tmp_path / "profile.csv"
+    profile.write_text("kernel,size,time_s\ndense,4096,10\n")
+    run = json.loads(lazsim("run", *FAST, "--system", "lazarus", "--profile", profile, "--json")[1])["runs"][0]
+    assert run["steps"] * 10 <= run["ledger_s"]["compute"]
+    assert run["steps"] > 0
+
+
+@pytest.mark.parametrize("name", REAL_TRACES)
+def test_every_real_trace_can_be_replayed(lazsim, shared, name):
+    arguments = ["run", "--trace", shared / "traces" / name, "--model", "gpt-l", "--max-nodes", 10]
+    code, out, _ = lazsim(*arguments, "--duration", "80min", "--json")
+    assert code == 0
+    for run in json.loads(out)["runs"]:
+        assert sum(run["ledger_s"].values()) == pytest.approx(4800)
+
+
+def test_the_published_replay_loses_4_nodes_at_once_at_minute_34(lazsim, shared, tmp_path):
+    trace = shared / "traces" / "bamboo" / "p3-trace.csv"
+    lazsim("run", "--trace", trace, "--max-nodes", 10, "--duration", "80min", "--out", tmp_path)
+    with (tmp_path / "events.csv").open() as stream:
+        lost = [row for row in csv.DictReader(stream) if row["time_s"] == "2040.0" and row["nodes_lost"] != "0"]
+    assert {row["nodes_lost"] for row in lost} == {"4"}
+    assert {row["nodes_alive"] for row in lost} == {"6"}
+
+
+BAD_INPUTS = {
+    "no such file": (["--trace", "missing.csv"], "missing.csv: cannot be read"),
+    "unknown model": (["--model", "gtp-l"], "did you mean 'gpt-l'?"),
+    "unknown cluster": (["--cluster", "rtx3090x1"], "did you mean 'rtx3090x10'?"),
+    "unknown system": (["--system", "lazaru"], "did you mean 'lazarus'?"),
+    "unknown routing": (["--routing", "smartmoefit"], "did you mean 'smartmoe-fit'?"),
+    "unknown format": (["--format", "bambo"], "'bambo' is not one of"),
+    "duration without unit": (["--duration", "80"], "give a number with a unit"),
+    "negative duration": (["--duration", "-5min"], "-5min"),
+    "start past the end": (["--start", "30d"], "start before its end"),
+    "no nodes": (["--max-nodes", "0"], "--max-nodes"),
+    "experts that do not fit": (["--model", "deepseek-v3"], "256 experts, but"),
+    "missing profile": (["--profile", "missing.csv"], "missing.csv: cannot be read"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_INPUTS)
+def test_bad_input_is_one_clear_line_and_exit_code_2(lazsim, tmp_path, monkeypatch, case):
+    arguments, expected = BAD_INPUTS[case]
+    monkeypatch.chdir(tmp_path)
+    given = [] if "--trace" in arguments else ["--trace", P3_LIKE]
+    code, out, err = lazsim("run", *given, *arguments, "--out", tmp_path / "out")
+    assert (code, out) == (2, "")
+    assert len(err.strip().splitlines()) == 1
+    assert expected in err
+    assert not (tmp_path / "out").exists()
+
+
+BAD_TRACES = {
+    "empty": (b"", "empty"),
+    "binary": (b"\x00\x01\xff\xfe" * 50, ""),
+    "unknown": (b"hello\nworld\n", "format"),
+    "bad line": (b"0,add,a\r\nsoon,add,b\r\n", "line 2"),
+    "out of order": (b"0,add,a\n5000,add,b\n1000,add,c\n", "line 3"),
+    "negative time": (b"-5,add,a\n", "line 1"),
+    "not a number": (b"0,add,a\nnan,add,b\n", "line 2"),
+    "added twice": (b"0,add,a\n1000,add,a\n", "line 2"),
+    "removed while absent": (b"0,add,a\n1000,remove,b\n", "line 2"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_TRACES)
+def test_a_bad_trace_is_one_clear_line_and_exit_code_2(lazsim, tmp_path, case):
+    content, expected = BAD_TRACES[case]
+    path = tmp_path / "bad.csv"
+    path.write_bytes(content)
+    code, out, err = lazsim("run", "--trace", path, "--out", tmp_path / "out")
+    assert (code, out) == (2, "")
+    assert len(err.strip().splitlines()) == 1
+    assert "bad.csv" in err
+    assert expected in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_lenient_repairs_what_it_can_and_says_how_often(lazsim, tmp_path):
+    path = tmp_path / "trace.csv"
+    path.write_bytes(b"0,add,a\n0,add,b\n0,add,b\n60000,remove,z\n300000,remove,b\n")
+    code, _, err = lazsim("run", "--trace", path, "--lenient", "--duration", "5min")
+    assert code == 0
+    assert "2 times: drop events of nodes added twice or removed while absent" in err
+
+
+def test_a_duration_past_the_end_of_the_trace_is_warned_of(lazsim):
+    code, _, err = lazsim("run", "--trace", P3_LIKE, "--duration", "24h", "--system", "ds")
+    assert code == 0
+    assert "stay to the end of the run" in err
+
+
+def test_an_unwritable_folder_is_refused_before_anything_is_simulated(lazsim, tmp_path):
+    occupied = tmp_path / "file"
+    occupied.write_text("")
+    code, _, err = lazsim("run", *FAST, "--out", occupied)
+    assert code == 2
+    assert "cannot be written" in err
+    assert occupied.read_text() == ""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals differ on Windows")
+def test_an_interrupted_run_ends_with_130_and_leaves_nothing(tmp_path):
+    out = tmp_path / "out"
+    arguments = ["run", "--trace", str(P3_LIKE), "--model", "deepseek-v3", "--cluster", "h200x128", "--out", str(out)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lazsim", *arguments, "--duration", "300d"], stderr=subprocess.PIPE, text=True
+    )
+    time.sleep(3)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.strip().splitlines() == ["lazsim: interrupted; nothing was written"]
+    assert not out.exists()

@@ -1,0 +1,64 @@
+import json
+
+import pytest
+
+from lazsim.trace import write_trace
+from tests.test_sensitivity import make_trace
+
+
+@pytest.fixture
+def trace_file(tmp_path):
+    path = tmp_path / "nodes.csv"
+    write_trace(make_trace(failures_s=[500], duration_s=900), path)
+    return path
+
+
+def test_tables_of_all_systems_fit_a_terminal(lazsim, trace_file):
+    systems = [word for name in ("lazarus", "ds", "ds-ft", "tutel", "tutel-ft") for word in ("--system", name)]
+    code, out, _ = lazsim("sensitivity", "--trace", trace_file, "--routing", "uniform", *systems)
+    assert code == 0
+    lines = out.splitlines()
+    assert max(len(line) for line in lines) <= 80
+    assert lines[0] == "change of samples trained"
+    assert lines[1].split() == ["constant", "x", "lazarus", "ds", "ds-ft", "tutel", "tutel-ft"]
+    assert "change of the ratio lazarus : other" in lines
+    assert "local_latency_s" in out[out.index("under 0.1%") :]
+
+
+def test_json_holds_both_factors_of_a_constant(lazsim, trace_file):
+    code, out, _ = lazsim(
+        "sensitivity", "--trace", trace_file, "--routing", "uniform", "--constant", "storage_bytes_per_s", "--json"
+    )
+    assert code == 0
+    answer = json.loads(out)
+    assert set(answer["samples"]) == {"lazarus", "ds-ft", "ds"}
+    assert [(change["factor"], change["value"]) for change in answer["changes"]] == [(0.5, 0.45e9), (1.5, 1.35e9)]
+    assert all(set(change["ratio_change"]) == {"ds-ft", "ds"} for change in answer["changes"])
+
+
+def test_a_system_that_cannot_run_says_none(lazsim, tmp_path):
+    path = tmp_path / "two.csv"
+    write_trace(make_trace(2, duration_s=900), path)
+    arguments = ["--routing", "uniform", "--system", "lazarus", "--constant", "slots_per_gpu"]
+    code, out, _ = lazsim("sensitivity", "--trace", path, *arguments)
+    assert code == 0
+    assert out.splitlines()[3].split() == ["slots_per_gpu", "0.5", "none"]
+    code, out, _ = lazsim("sensitivity", "--trace", path, *arguments, "--json")
+    assert json.loads(out)["changes"][0]["samples"] == {"lazarus": None}
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["--constant", "storage"], "unknown constant 'storage'"),
+        (["--system", "dss"], "did you mean 'ds'"),
+        (["--cluster", "rtx3090"], "did you mean 'rtx3090x10'"),
+        (["--out", "x"], "No such option"),
+        (["--factor", "0"], "0.0 is not in the range x>0"),
+    ],
+)
+def test_bad_input_is_one_line_and_code_2(lazsim, trace_file, options, complaint):
+    code, out, err = lazsim("sensitivity", "--trace", trace_file, "--routing", "uniform", *options)
+    assert (code, out) == (2, "")
+    assert complaint in err
+    assert len(err.splitlines()) == 1

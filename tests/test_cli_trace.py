@@ -1,0 +1,242 @@
+import functools
+import hashlib
+import http.server
+import json
+import threading
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+BUNDLED = ROOT / "traces" / "spot-p3-like.csv"
+SAMPLE = "0,add,a\n0,add,b\n60000,remove,a\n120000,add,c\n"
+
+
+@pytest.fixture
+def sample(tmp_path):
+    path = tmp_path / "sample.csv"
+    path.write_text(SAMPLE)
+    return path
+
+
+def test_info_fits_eighty_columns(lazsim):
+    code, out, _ = lazsim("trace", "info", BUNDLED)
+    assert code == 0
+    assert max(map(len, out.splitlines())) <= 80
+    assert "burstiness" in out
+    assert "█" in out
+
+
+def test_info_json_is_one_object_and_notes_stay_off_stdout(lazsim, sample):
+    code, out, err = lazsim("trace", "info", sample, "--json")
+    info = json.loads(out)
+    assert code == 0
+    assert (info["format"], info["num_events"], info["peak_nodes"], info["span_s"]) == ("bamboo", 4, 2, 120.0)
+    assert info["sha256"] == hashlib.sha256(SAMPLE.encode()).hexdigest()
+    assert info["burstiness"] is None
+    assert err.startswith("note: ")
+
+
+def test_info_of_a_capped_stretch(lazsim, sample):
+    out = lazsim(
+        "trace", "info", sample, "--json", "--start", "30s", "--duration", "60s", "--max-nodes", 1, "--cap", "clip"
+    )[1]
+    assert json.loads(out)["peak_nodes"] == 1
+    assert json.loads(out)["span_s"] == 60.0
+
+
+def test_convert_keeps_every_event(lazsim, sample, tmp_path):
+    out = tmp_path / "out.csv"
+    assert lazsim("trace", "convert", sample, "--to", "lazsim", "--out", out)[0] == 0
+    assert out.read_text().splitlines()[-4:] == ["time_s,event,nodes", "0,add,a b", "60,remove,a", "120,add,c"]
+    first = out.read_bytes()
+    assert lazsim("trace", "convert", sample, "--to", "lazsim", "--out", out)[0] == 0
+    assert out.read_bytes() == first
+
+
+def test_generate_makes_the_bundled_bytes(lazsim, tmp_path):
+    for path in (ROOT / "traces").glob("*.csv"):
+        assert lazsim("trace", "generate", path.stem, "--seed", 0, "--out", tmp_path / "made.csv")[0] == 0
+        assert (tmp_path / "made.csv").read_bytes() == path.read_bytes()
+
+
+def test_fit_writes_a_recipe_that_generates(lazsim, tmp_path):
+    recipe, made = tmp_path / "mine.toml", tmp_path / "made.csv"
+    code, out, _ = lazsim("trace", "fit", BUNDLED, "--seeds", 3, "--out", recipe)
+    assert code == 0
+    assert 'kind = "spot"' in out
+    assert lazsim("trace", "generate", recipe, "--out", made)[0] == 0
+    assert json.loads(lazsim("trace", "info", made, "--json")[1])["peak_nodes"] == 32
+
+
+def test_fit_json(lazsim):
+    found = json.loads(lazsim("trace", "fit", BUNDLED, "--seeds", 3, "--json")[1])
+    assert found["recipe"]["target_nodes"] == 32
+    assert set(found["fit"]["num_losses"]) == {"real", "median", "p5", "p95"}
+
+
+def test_list_names_recipes_and_public_traces(lazsim):
+    kinds = {name: entry["kind"] for name, entry in json.loads(lazsim("trace", "list", "--json")[1])["traces"].items()}
+    assert kinds["spot-p3-like"] == "spot"
+    assert kinds["fail-every-5min"] == "schedule"
+    assert kinds["bamboo-p3"] == "public"
+    out = lazsim("trace", "list")[1]
+    assert all(name in out for name in kinds)
+    assert max(map(len, out.splitlines())) <= 84
+
+
+@pytest.mark.parametrize(("suffix", "magic"), [("png", b"\x89PNG"), ("pdf", b"%PDF")])
+def test_plot_writes_the_same_picture_each_time(lazsim, tmp_path, suffix, magic):
+    out = tmp_path / f"nodes.{suffix}"
+    assert lazsim("trace", "plot", BUNDLED, "--out", out)[0] == 0
+    first = out.read_bytes()
+    assert first.startswith(magic)
+    lazsim("trace", "plot", BUNDLED, "--out", out)
+    assert out.read_bytes() == first
+
+
+def test_lenient_says_what_it_repaired(lazsim, tmp_path):
+    path = tmp_path / "bad.csv"
+    path.write_text(SAMPLE + "oops\n")
+    assert lazsim("trace", "info", path)[0] == 2
+    code, _, err = lazsim("trace", "info", path, "--lenient")
+    assert code == 0
+    assert "lenient: 1 times" in err
+
+
+BAD = {
+    "empty": b"",
+    "binary": b"\x00\x01\x02",
+    "prose": b"nothing to see here\n",
+    "bad line": SAMPLE.encode() + b"x,y,z\n",
+    "twice": SAMPLE.encode() + b"120000,add,c\n",
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_file_is_one_line_and_exit_2_and_leaves_nothing(lazsim, tmp_path, name):
+    path, out = tmp_path / "bad.csv", tmp_path / "out.csv"
+    path.write_bytes(BAD[name])
+    code, stdout, err = lazsim("trace", "convert", path, "--out", out)
+    assert (code, stdout) == (2, "")
+    assert len(err.splitlines()) == 1
+    assert str(path) in err
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("info", BUNDLED, "--start", "20h"),
+        ("info", BUNDLED, "--duration", "80"),
+        ("info", BUNDLED, "--format", "bamboo"),
+        ("plot", BUNDLED, "--out", "picture.gif"),
+        ("convert", BUNDLED, "--out", "/proc/nowhere/out.csv"),
+        ("generate", "spot-p3-lik", "--out", "unused.csv"),
+        ("generate", "bamboo-p3", "--out", "unused.csv"),
+        ("fetch", "bambo-p3"),
+        ("fetch", "spot-p3-like"),
+        ("info", "nowhere.csv"),
+    ],
+)
+def test_bad_usage_is_one_line_and_exit_2(lazsim, tmp_path, monkeypatch, arguments):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = lazsim("trace", *arguments)
+    assert (code, out) == (2, "")
+    assert len(err.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def mirror(tmp_path):
+    """A local server with the layout of raw.githubusercontent.com, and a catalogue entry for a file of it."""
+    root = tmp_path / "mirror"
+    folder = root / "owner" / "name" / "abc1234" / "data"
+    folder.mkdir(parents=True)
+    (folder / "sample.csv").write_text(SAMPLE)
+    entry = tmp_path / "entry.toml"
+    digest = hashlib.sha256(SAMPLE.encode()).hexdigest()
+    entry.write_text(
+        f'kind = "public"\nlicence = "MIT"\nrepository = "owner/name"\ncommit = "abc1234"\npath = "data/sample.csv"\n'
+        f'sha256 = "{digest}"\nformat = "bamboo"\n'
+    )
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *arguments):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=root))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", entry, folder / "sample.csv"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def fetch(lazsim, tmp_path, entry, *options):
+    cache, out = tmp_path / "cache", tmp_path / "fetched.csv"
+    return (*lazsim("trace", "fetch", entry, "--cache", cache, "--out", out, *options), cache, out)
+
+
+def test_fetch_gets_the_file_and_keeps_it(lazsim, tmp_path, mirror):
+    url, entry, served = mirror
+    code, _, err, _, out = fetch(lazsim, tmp_path, entry, "--base-url", url)
+    assert code == 0, err
+    assert out.read_text() == SAMPLE
+    served.unlink()
+    out.unlink()
+    assert fetch(lazsim, tmp_path, entry, "--base-url", url)[0] == 0
+    assert out.read_text() == SAMPLE
+
+
+def test_fetch_takes_the_mirror_from_the_environment(lazsim, tmp_path, mirror, monkeypatch):
+    monkeypatch.setenv("LAZSIM_FETCH_URL", mirror[0] + "/")
+    assert fetch(lazsim, tmp_path, mirror[1])[0] == 0
+
+
+def leaves_nothing(cache, out):
+    return not out.exists() and not (cache.exists() and list(cache.iterdir()))
+
+
+def test_fetch_refuses_other_bytes_and_keeps_nothing(lazsim, tmp_path, mirror):
+    url, entry, served = mirror
+    served.write_text(SAMPLE + "180000,add,d\n")
+    code, _, err, cache, out = fetch(lazsim, tmp_path, entry, "--base-url", url)
+    assert code == 2
+    assert len(err.splitlines()) == 1
+    assert "SHA-256" in err
+    assert leaves_nothing(cache, out)
+
+
+def test_fetch_says_that_a_file_is_not_there(lazsim, tmp_path, mirror):
+    url, entry, served = mirror
+    served.unlink()
+    code, _, err, cache, out = fetch(lazsim, tmp_path, entry, "--base-url", url)
+    assert code == 2
+    assert "404" in err
+    assert len(err.splitlines()) == 1
+    assert leaves_nothing(cache, out)
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9", "nonsense"])
+def test_fetch_without_a_server_is_one_line(lazsim, tmp_path, mirror, url):
+    code, _, err, cache, out = fetch(lazsim, tmp_path, mirror[1], "--base-url", url)
+    assert code == 2
+    assert len(err.splitlines()) == 1
+    assert leaves_nothing(cache, out)
+
+
+def test_reference_files_all_have_an_entry_with_their_hash(shared):
+    from lazsim.trace.recipes import PublicSpec, list_recipes
+
+    pinned = {recipe.sha256 for recipe in list_recipes().values() if isinstance(recipe, PublicSpec)}
+    files = [path for path in (shared / "traces").rglob("*") if path.is_file()]
+    assert {hashlib.sha256(path.read_bytes()).hexdigest() for path in files} == pinned
+
+
+def test_every_reference_file_has_its_statistics(lazsim, shared):
+    for path in (shared / "traces").rglob("*.*"):
+        assert lazsim("trace", "info", path)[0] == 0

@@ -1,0 +1,240 @@
+"""Runs of a small job against arithmetic. A step takes 2 s, a checkpoint 10, detection 15, a rebuild 10, a transfer 7,
+a restart with its checkpoint load 40, and new nodes are collected for 120 s."""
+
+from dataclasses import replace
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lazsim.engine.ledger import BUCKETS
+from lazsim.engine.simulate import simulate_system
+from lazsim.engine.systems import SYSTEMS
+from lazsim.errors import InfeasiblePlanError
+from tests.jobs import EvenLoads, RandomLoads, costs, trace
+
+NEVER = {"checkpoint_interval_steps": dict.fromkeys(SYSTEMS, 10**6), "rebalance_interval_steps": 10**6}
+
+
+def run(system, events, duration_s, **job):
+    return simulate_system(events, SYSTEMS[system], costs(**job), EvenLoads(2, 4), duration_s)
+
+
+def spent(result):
+    return {bucket: seconds for bucket, seconds in result.ledger_s.items() if seconds}
+
+
+def test_a_job_without_failures_computes_all_the_time():
+    result = run("lazarus", trace((0, "add", "a b c")), 100.0, **NEVER)
+    assert (result.steps, result.samples, spent(result)) == (50, 50 * 3 * 4, {"compute": 100})
+    assert (result.ettr, result.goodput_samples_per_s) == (1.0, 6.0)
+
+
+def test_checkpoints_interrupt_training_at_their_interval():
+    # 40 steps are 80 s; at 80, 170 and 260 s a checkpoint of 10 s.
+    result = run("lazarus", trace((0, "add", "a b c")), 300.0, rebalance_interval_steps=10**6)
+    assert spent(result) == {"compute": 270, "checkpoint": 30}
+    assert (result.steps, result.counts["checkpoints"]) == (135, 3)
+
+
+def test_lazarus_goes_on_at_the_step_that_failed():
+    # Failure at 101 s, 1 s into step 51: detect to 116, rebuild to 126, transfer to 133, then 67 s: 33 steps and half.
+    result = run("lazarus", trace((0, "add", "a b c d"), (101, "remove", "d")), 200.0, **NEVER)
+    assert spent(result) == {"compute": 167, "lost_work": 1, "detect": 15, "reconfigure": 10, "transfer": 7}
+    assert (result.steps, result.samples) == (83, 50 * 4 * 4 + 33 * 3 * 4)
+    assert (result.counts["reconfigurations"], result.counts["restarts"], result.counts["lost_steps"]) == (1, 0, 0)
+
+
+def test_a_failure_at_the_very_end_of_a_step_loses_nothing():
+    result = run("lazarus", trace((0, "add", "a b c d"), (100, "remove", "d")), 120.0, **NEVER)
+    assert (result.steps, spent(result)) == (50, {"compute": 100, "detect": 15, "reconfigure": 5})
+
+
+def test_ds_restarts_from_the_last_checkpoint_on_a_multiple_of_its_group():
+    # 40 steps to 80 s, checkpoint to 90, 5 steps and 1 s to 101: lost. Detect to 116, restart to 156 on 2 of 3 nodes,
+    # 22 steps to 200.
+    result = run("ds", trace((0, "add", "a b c d"), (101, "remove", "d")), 200.0)
+    assert spent(result) == {"compute": 124, "checkpoint": 10, "lost_work": 11, "detect": 15, "restart": 40}
+    assert (result.steps, result.samples) == (62, 40 * 4 * 4 + 22 * 2 * 4)
+    assert (result.counts["restarts"], result.counts["lost_steps"]) == (1, 5)
+
+
+def test_ds_does_not_feel_the_loss_of_a_node_that_it_does_not_use():
+    result = run("ds", trace((0, "add", "a b c"), (50, "remove", "c")), 70.0)
+    assert (spent(result), result.counts["failures"]) == ({"compute": 70}, 0)
+
+
+def test_ds_ft_regroups_survivors_that_hold_every_expert():
+    # a and c hold the same half of the experts, b and d the other: without d, a or c and b go on, without a checkpoint.
+    result = run("ds-ft", trace((0, "add", "a b c d"), (101, "remove", "d")), 200.0, **NEVER)
+    assert spent(result)["reconfigure"] == 10
+    assert (result.steps, result.counts["restarts"]) == (50 + (200 - 126) // 2, 0)
+    assert result.states[-1].num_used == 2
+
+
+def test_ds_ft_restarts_when_a_chunk_of_experts_is_gone():
+    result = run("ds-ft", trace((0, "add", "a b c d"), (101, "remove", "b d")), 200.0, **NEVER)
+    assert (result.counts["restarts"], result.counts["lost_steps"], result.counts["failures"]) == (1, 50, 1)
+
+
+def test_nodes_that_ds_ft_dropped_stay_out_until_a_restart():
+    # d fails, one of a and c is dropped. Then the node in use that shares its chunk fails: it cannot step in.
+    events = trace((0, "add", "a b c d"), (101, "remove", "d"), (151, "remove", "b"))
+    result = run("ds-ft", events, 400.0, **NEVER)
+    assert [event.num_used for event in result.events if event.event == "recovered"] == [2]
+    assert result.counts["restarts"] == 1
+
+
+def test_simultaneous_losses_are_one_failure():
+    result = run("lazarus", trace((0, "add", "a b c d e"), (101, "remove", "d e")), 200.0, **NEVER)
+    assert (result.counts["failures"], spent(result)["detect"]) == (1, 15)
+
+
+@pytest.mark.parametrize(
+    ("second_s", "expected"),
+    [
+        # Detecting from 101 on, again from 110: 9 + 15 s.
+        (110, {"lost_work": 1, "detect": 24, "reconfigure": 10, "transfer": 7}),
+        # Rebuilding from 116 on, given up at 120, detected by 135, rebuilt by 145.
+        (120, {"lost_work": 1, "detect": 30, "reconfigure": 14, "transfer": 7}),
+        # Transferring from 126 on, given up at 130.
+        (130, {"lost_work": 1, "detect": 30, "reconfigure": 20, "transfer": 11}),
+    ],
+)
+def test_a_failure_during_recovery_starts_it_again(second_s, expected):
+    events = trace((0, "add", "a b c d e f g h"), (101, "remove", "h"), (second_s, "remove", "g"))
+    found = spent(run("lazarus", events, 300.0, **NEVER))
+    assert found.pop("compute") == 300 - sum(expected.values())
+    assert found == expected
+
+
+def test_a_failure_during_a_restart_starts_it_again_and_loses_no_more_steps():
+    # Failure at 101, detected by 116, restarting until a second failure at 120, detected by 135, restarted by 175.
+    events = trace((0, "add", "a b c d"), (101, "remove", "d"), (120, "remove", "b"))
+    result = run("ds", events, 200.0)
+    assert spent(result)["restart"] == 4 + 40
+    assert (result.counts["restarts"], result.counts["lost_steps"], result.counts["failures"]) == (1, 5, 2)
+
+
+def test_a_failure_during_a_checkpoint_falls_back_on_the_one_before():
+    # Checkpoints at 80 to 90 s and 170 to 180; the second is cut off at 175: 40 steps are left.
+    result = run("ds", trace((0, "add", "a b"), (175, "remove", "b")), 200.0)
+    assert (result.steps, result.counts["lost_steps"], result.counts["checkpoints"]) == (40, 40, 1)
+    assert spent(result) == {"compute": 80, "lost_work": 80, "checkpoint": 15, "detect": 15, "waiting": 10}
+
+
+def test_a_failure_during_a_rebalance_keeps_the_plan_in_force():
+    loads = RandomLoads(2, 4)
+    job = NEVER | {"rebalance_interval_steps": 50}
+    events = trace((0, "add", "a b c d e f"), (104, "remove", "f"))
+    result = simulate_system(events, SYSTEMS["lazarus"], costs(**job), loads, 110.0)
+    assert spent(result) == {"compute": 100, "rebalance": 4, "detect": 6}
+
+
+def test_new_nodes_are_collected_and_join_at_a_step_boundary():
+    # b is there at 51, c at 61; at 171 s the step under way ends at 172; rebuilt by 182, transferred by 189.
+    events = trace((0, "add", "a b"), (51, "add", "c"), (61, "add", "d"))
+    result = run("lazarus", events, 200.0, **NEVER)
+    assert spent(result) == {"compute": 183, "reconfigure": 10, "transfer": 7}
+    assert (result.steps, result.samples) == (86 + 5, 86 * 2 * 4 + 5 * 4 * 4)
+
+
+def test_a_newcomer_that_fails_while_joining_does_not_take_the_job_down():
+    # c joins from 172 on and fails at 175: detected by 190, the others rebuild and go on.
+    events = trace((0, "add", "a b"), (51, "add", "c"), (175, "remove", "c"))
+    result = run("lazarus", events, 300.0, **NEVER)
+    assert (result.counts["restarts"], result.counts["failures"], result.counts["lost_steps"]) == (0, 1, 0)
+    assert spent(result)["detect"] == 15
+    assert result.states[-1].num_used == 2
+
+
+def test_ds_takes_new_nodes_in_by_a_checkpoint_and_a_restart():
+    events = trace((0, "add", "a b"), (51, "add", "c d"))
+    result = run("ds", events, 300.0, **NEVER)
+    assert spent(result) == {"compute": 250, "checkpoint": 10, "restart": 40}
+    assert (result.counts["lost_steps"], result.states[-1].num_used) == (0, 4)
+
+
+def test_a_node_that_brings_no_whole_group_does_not_disturb_ds():
+    assert spent(run("ds", trace((0, "add", "a b"), (51, "add", "c")), 300.0, **NEVER)) == {"compute": 300}
+
+
+def test_too_few_nodes_wait_until_enough_have_been_collected():
+    # One node of the two needed is left at 101; c comes at 151, is collected until 271, and the restart ends at 311.
+    events = trace((0, "add", "a b"), (101, "remove", "b"), (151, "add", "c"))
+    result = run("lazarus", events, 400.0)
+    assert spent(result)["waiting"] == 271 - 116
+    assert spent(result)["restart"] == 40
+    assert result.counts["restarts"] == 1
+
+
+def test_steps_lost_are_not_counted_while_the_job_waits():
+    result = run("lazarus", trace((0, "add", "a b"), (61, "remove", "b")), 400.0)
+    assert (result.steps, result.samples, result.counts["lost_steps"]) == (0, 0, 30)
+    assert spent(result) == {"lost_work": 61, "detect": 15, "waiting": 324}
+
+
+def test_without_any_node_the_job_waits_all_the_time():
+    result = run("lazarus", trace((500, "add", "a b")), 400.0)
+    assert (spent(result), result.steps) == ({"waiting": 400}, 0)
+
+
+def test_a_job_that_starts_without_nodes_begins_once_they_have_been_collected():
+    result = run("lazarus", trace((100, "add", "a b")), 400.0, **NEVER)
+    assert spent(result) == {"waiting": 220, "restart": 40, "compute": 140}
+
+
+def test_a_trace_that_ends_early_leaves_nodes_as_they_are():
+    short = trace((0, "add", "a b"), duration_s=10.0)
+    assert spent(run("lazarus", short, 500.0, **NEVER)) == {"compute": 500}
+
+
+def test_a_node_that_fails_and_returns_at_once_has_lost_what_it_held():
+    result = run("lazarus", trace((0, "add", "a b"), (101, "remove", "b"), (101, "add", "b")), 300.0, **NEVER)
+    assert (result.counts["failures"], result.counts["restarts"]) == (1, 1)
+
+
+def test_a_model_that_the_whole_cluster_cannot_hold_is_refused():
+    cost_model = costs()
+    one_node = replace(cost_model, cluster=msgspec.structs.replace(cost_model.cluster, num_nodes=1))
+    with pytest.raises(InfeasiblePlanError, match="4 experts, but 1 nodes have 2 slots"):
+        simulate_system(trace((0, "add", "a")), SYSTEMS["lazarus"], one_node, EvenLoads(2, 4), 100.0)
+
+
+def test_a_trace_that_never_has_enough_nodes_is_waited_through():
+    assert spent(run("lazarus", trace((0, "add", "a")), 100.0)) == {"waiting": 100}
+
+
+@st.composite
+def scenarios(draw):
+    """Random comings and goings of up to 8 nodes, several at once, some out and in at the same instant."""
+    nodes = [f"n{index}" for index in range(8)]
+    initial = draw(st.integers(0, 8))
+    present = set(nodes[:initial])
+    changes = [(0.0, "add", node) for node in nodes[:initial]]
+    time_s = 0.0
+    for _ in range(draw(st.integers(0, 25))):
+        time_s += draw(st.sampled_from([0.0, 1.0, 3.5, 9.75, 15.0, 40.0, 120.0, 301.0]))
+        node = draw(st.sampled_from(nodes))
+        changes.append((time_s, "remove" if node in present else "add", node))
+        present ^= {node}
+    enough = [(time_s + 1.0, "add", node) for node in nodes if node not in present]
+    return trace(*changes, *enough, duration_s=time_s + 2.0), time_s + draw(st.sampled_from([1.5, 100.0, 777.0]))
+
+
+@settings(max_examples=150, deadline=None)
+@given(scenarios(), st.sampled_from(sorted(SYSTEMS)), st.sampled_from([0.7, 2.0, 33.0]))
+def test_every_second_is_in_one_bucket_and_samples_come_from_computing(scenario, system, step_s):
+    events, duration_s = scenario
+    cost_model = costs(step_s=step_s, rebalance_interval_steps=50)
+    result = simulate_system(events, SYSTEMS[system], cost_model, RandomLoads(2, 4), duration_s)
+    assert set(result.ledger_s) == set(BUCKETS)
+    assert min(result.ledger_s.values()) >= 0
+    assert sum(result.ledger_s.values()) == pytest.approx(duration_s, abs=1e-6)
+    # Kept steps, and at most one under way, make up the time that counts as computing.
+    unfinished_s = result.ledger_s["compute"] - result.steps * step_s
+    assert -1e-6 <= unfinished_s <= step_s + 1e-6
+    assert result.steps * 2 * 4 <= result.samples <= result.steps * 8 * 4
+    again = simulate_system(events, SYSTEMS[system], cost_model, RandomLoads(2, 4), duration_s)
+    assert again == result

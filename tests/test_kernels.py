@@ -1,0 +1,80 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lazsim.costmodel.kernels import matmul_s, memory_s
+from lazsim.specs import GpuSpec
+
+IDEAL = GpuSpec(
+    name="ideal",
+    peak_flop_per_s=100e12,
+    memory_bytes_per_s=1e12,
+    memory_bytes=16e9,
+    matmul_efficiency=1.0,
+    matmul_fill_outputs=0.0,
+    matmul_fill_k=0.0,
+    matmul_memory_efficiency=1.0,
+    memory_efficiency=1.0,
+    kernel_overhead_s=0.0,
+    source="assumption",
+)
+REAL = GpuSpec(
+    name="real",
+    peak_flop_per_s=100e12,
+    memory_bytes_per_s=1e12,
+    memory_bytes=16e9,
+    matmul_efficiency=0.5,
+    matmul_fill_outputs=1e6,
+    matmul_fill_k=100.0,
+    matmul_memory_efficiency=0.5,
+    memory_efficiency=0.8,
+    kernel_overhead_s=5e-6,
+    source="assumption",
+)
+sizes = st.floats(1, 1e5)
+
+
+def test_a_large_matmul_without_losses_takes_its_operations_at_peak():
+    # 2 * 10_000**3 operations at 1e14 per second; its 600 MB of operands would take only 0.6 ms.
+    assert matmul_s(IDEAL, 10_000, 10_000, 10_000) == pytest.approx(0.02)
+
+
+def test_a_matmul_of_one_row_takes_reading_its_weights():
+    # 2 (1 * 10_000 + 10_000 * 10_000 + 1 * 10_000) bytes at 1e12 per second
+    assert matmul_s(IDEAL, 1, 10_000, 10_000) == pytest.approx(200.04e-6)
+
+
+def test_each_loss_enters_as_the_formula_says():
+    # 2 (1000 * 1000 + 1e6) (900 + 100) operations at 5e13 per second, and 5 us
+    assert matmul_s(REAL, 1000, 1000, 900) == pytest.approx(80e-6 + 5e-6)
+
+
+def test_no_rows_take_no_time():
+    assert matmul_s(REAL, [0.0, 1.0], 10, 10)[0] == 0.0
+    assert matmul_s(REAL, 0, 10, 10) == 0.0
+    assert memory_s(REAL, [0.0, 8e5]).tolist() == pytest.approx([0.0, 1e-6 + 5e-6])
+
+
+def test_sizes_broadcast():
+    times = matmul_s(REAL, np.arange(1, 4)[:, None], [10, 20], 30)
+    assert times.shape == (3, 2)
+    assert times[2, 1] == matmul_s(REAL, 3, 20, 30)
+
+
+def test_the_rows_given_are_left_as_they_were():
+    rows = np.array([0.0, 5.0])
+    matmul_s(REAL, rows, 10, 10)
+    assert rows.tolist() == [0.0, 5.0]
+
+
+@given(sizes, sizes, sizes, st.floats(1, 10))
+def test_more_of_any_dimension_never_takes_less(m, n, k, factor):
+    before = matmul_s(REAL, m, n, k)
+    for larger in ((m * factor, n, k), (m, n * factor, k), (m, n, k * factor)):
+        assert matmul_s(REAL, *larger) >= before * (1 - 1e-12)
+
+
+@given(sizes, sizes, sizes)
+def test_no_matmul_is_faster_than_the_datasheet(m, n, k):
+    assert matmul_s(REAL, m, n, k) >= matmul_s(IDEAL, m, n, k)

@@ -1,0 +1,40 @@
+import pytest
+
+from lazsim.errors import SpecError
+from lazsim.specs import CATALOG_KINDS, ClusterSpec, GpuSpec, ModelSpec, catalog_names, load_spec
+from tests.conftest import ROOT
+
+GPT_S = (ROOT / "lazsim/catalog/models/gpt-s.toml").read_text()
+
+
+@pytest.mark.parametrize("spec_type", CATALOG_KINDS)
+def test_every_catalogue_entry_can_be_read_and_is_named_as_its_file(spec_type):
+    names = catalog_names(CATALOG_KINDS[spec_type])
+    assert names
+    assert [load_spec(spec_type, name).name for name in names] == names
+
+
+def test_every_gpu_that_a_user_may_ask_for_is_there():
+    assert {"rtx3090", "a10g", "v100", "a100", "h100", "h200", "b200"} <= set(catalog_names("gpus"))
+    assert all(load_spec(GpuSpec, load_spec(ClusterSpec, name).gpu) for name in catalog_names("clusters"))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("top_k = 1", "top_k = 1\ntop_p = 2", "unknown field `top_p`"),
+        ("top_k = 1", "", "missing required field `top_k`"),
+        ("num_experts = 8", 'num_experts = "8"', "Expected `int`, got `str`"),
+        ("num_experts = 8", "num_experts = 0", "num_experts must be positive"),
+        ("num_moe_layers = 12", "num_moe_layers = 13", "num_moe_layers (13) exceeds num_layers (12)"),
+        ("top_k = 1", "top_k = 9", "top_k (9) exceeds num_experts (8)"),
+        ("top_k = 1", "top_k = =", "Invalid value"),
+    ],
+)
+def test_a_bad_specification_is_refused_with_file_and_key(tmp_path, old, new, expected):
+    path = tmp_path / "mine.toml"
+    path.write_text(GPT_S.replace(old, new, 1))
+    with pytest.raises(SpecError) as caught:
+        load_spec(ModelSpec, str(path))
+    assert str(path) in str(caught.value)
+    assert expected in str(caught.value)

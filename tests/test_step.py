@@ -1,0 +1,220 @@
+"""The step model against hand counts of tokens, bytes and operations."""
+
+from dataclasses import dataclass, replace
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lazsim.costmodel.compute import AnalyticCompute
+from lazsim.costmodel.network import AnalyticCommunication
+from lazsim.costmodel.recovery_times import checkpoint_load_s, checkpoint_save_s, transfer_s
+from lazsim.costmodel.step import CostModel, Layout, StepCost
+from lazsim.placement.allocation import allocate
+from lazsim.placement.plan import PlacementPlan
+from lazsim.placement.policies import place_ep, place_mro
+from lazsim.specs import ClusterSpec, GpuSpec, JobSpec, ModelSpec, load_spec
+from tests.jobs import FixedCommunication, FixedCompute
+
+TOKENS = 4 * 1024
+
+
+class CountTokens(FixedCompute):
+    """An expert takes a second for each token, and so does the reorder."""
+
+    def expert_s(self, num_tokens):
+        return num_tokens
+
+    def reorder_s(self, num_tokens):
+        return num_tokens
+
+    def masked_reorder_s(self, num_tokens, capacity):
+        return capacity
+
+
+@dataclass(frozen=True)
+class CountBytes:
+    """A collective takes a second for each byte that its busiest link carries."""
+
+    local: bool = False
+
+    def all_to_all_s(self, nic_bytes, local_bytes):
+        # The exchange of counts, one byte long here, is left out.
+        return np.where((local_bytes if self.local else nic_bytes) > 1, local_bytes if self.local else nic_bytes, 0.0)
+
+    def all_reduce_s(self, nic_bytes, local_bytes, num_hops):
+        return local_bytes if self.local else nic_bytes
+
+    def transfer_s(self, nic_bytes, local_bytes):
+        return local_bytes if self.local else nic_bytes
+
+    def storage_s(self, num_bytes):
+        return num_bytes
+
+
+def costs(model="gpt-s", cluster="rtx3090x10", compute=None, communication=None, **job):
+    job_spec = msgspec.structs.replace(load_spec(JobSpec, "testbed-a"), **job)
+    return CostModel(
+        load_spec(ModelSpec, model),
+        load_spec(ClusterSpec, cluster),
+        job_spec,
+        compute or FixedCompute(0.0),
+        communication or FixedCommunication(),
+    )
+
+
+def parts(cost_model, plan, layout, load):
+    found = StepCost(cost_model, plan, layout).parts_s(np.asarray(load)[None])
+    return {name: float(seconds[0]) for name, seconds in found.items()}
+
+
+def apart(num_nodes):
+    return Layout(np.arange(num_nodes))
+
+
+def test_model_sizes_are_the_published_ones():
+    sizes = {name: load_spec(ModelSpec, name).total_params for name in ("gpt-s", "gpt-m", "gpt-l", "deepseek-v3")}
+    assert [round(sizes[name] / 1e6) for name in ("gpt-s", "gpt-m", "gpt-l")] == [521, 1311, 1714]
+    assert round(sizes["deepseek-v3"] / 1e9) == 671
+    assert [load_spec(ModelSpec, name).expert_state_bytes / 2**20 for name in ("gpt-s", "gpt-l")] == [63, 112]
+
+
+def test_the_rank_with_most_tokens_sets_the_time_of_a_layer():
+    # Two nodes, 8 experts, 6 slots: node 0 holds 0-5, node 1 holds 6 and 7. Of 8192 tokens expert 7 gets a half.
+    slots = np.array([[0, 1, 2, 3, 4, 5], [6, 7, -1, -1, -1, -1]])
+    plan = PlacementPlan(np.broadcast_to(slots, (12, 2, 6)), 8)
+    load = np.tile([1, 1, 1, 1, 1, 1, 2, 8], (12, 1))
+    found = parts(costs(compute=CountTokens()), plan, apart(2), load)
+    assert found["expert"] == pytest.approx(12 * 2 * TOKENS * 10 / 16)
+    assert found["reorder"] == pytest.approx(12 * TOKENS)
+
+
+def test_replicas_share_an_experts_tokens():
+    plan = PlacementPlan(np.broadcast_to(np.array([[0, 1], [1, 1]]), (12, 2, 2)), 2)
+    cost_model = replace(costs(compute=CountTokens()), model=load_spec(ModelSpec, "gpt-s"))
+    # Of 8192 tokens expert 0 gets 2048 on node 0; expert 1 gets 6144, a third of it on node 0: 4096 on each.
+    found = parts(cost_model, plan, apart(2), np.tile([1, 3], (12, 1)))
+    assert found["expert"] == pytest.approx(12 * 4096)
+
+
+def test_padding_makes_every_expert_as_large_as_the_fullest():
+    # 8 experts in groups of 2 nodes with 4 each; the fullest draws half of the 16384 tokens of 4 nodes, that is 8192,
+    # shared by 2 groups: each node computes 4 buffers of 4096. Each GPU's buffer for an expert has 8192 / 4 rows.
+    plan, load = place_ep(12, 8, 4, 1, 6), np.tile([1, 1, 1, 1, 1, 1, 1, 7], (12, 1))
+    layout = Layout(np.arange(4), np.arange(4) // 2, padded=True, masked_reorder=True)
+    found = parts(costs(compute=CountTokens()), plan, layout, load)
+    assert found["expert"] == pytest.approx(12 * 4 * 4096)
+    assert found["reorder"] == pytest.approx(12 * 2048)
+    unpadded = parts(costs(compute=CountTokens()), plan, replace(layout, padded=False), load)
+    # Experts 4 to 7 draw 1 + 1 + 1 + 7 of 14 parts of 16384 tokens, in each group half of that.
+    assert unpadded["expert"] == pytest.approx(12 * 16384 * 10 / 14 / 2)
+
+
+def test_all_to_all_carries_the_tokens_that_leave_a_server_four_times():
+    # 8 experts even on 2 nodes in EP: each node keeps half of its 4096 tokens and sends half, 768 wide, 2 bytes each;
+    # dispatch and combine, forward and backward, in 12 layers.
+    plan = place_ep(12, 8, 2, 1, 6)
+    load = np.ones((12, 8), dtype=np.int64)
+    found = parts(costs(communication=CountBytes()), plan, Layout(np.arange(2), np.zeros(2, dtype=np.int64)), load)
+    assert found["all_to_all"] == pytest.approx(12 * 4 * 2048 * 768 * 2)
+    flexible = parts(costs(communication=CountBytes()), plan, apart(2), load)
+    assert flexible["all_to_all"] == found["all_to_all"]
+
+
+def test_nodes_of_one_server_share_its_nic_and_exchange_inside_it():
+    # 4 nodes in 2 servers, one group of 4 for 16 experts: a node sends 1/4 of its tokens to each. To the other go
+    # 2 nodes * 4096 * 2/4; inside a server each node sends 4096/4.
+    plan, load = place_ep(12, 16, 4, 1, 6), np.ones((12, 16), dtype=np.int64)
+    layout = Layout(np.array([0, 0, 1, 1]), np.zeros(4, dtype=np.int64))
+    width = 12 * 4 * 1024 * 2
+    across = parts(costs("gpt-l", communication=CountBytes()), plan, layout, load)["all_to_all"]
+    assert across == pytest.approx(width * 2 * TOKENS / 2)
+    inside = parts(costs("gpt-l", communication=CountBytes(local=True)), plan, layout, load)["all_to_all"]
+    assert inside == pytest.approx(width * TOKENS / 4)
+
+
+def test_gradients_are_reduced_over_all_nodes_and_experts_over_their_replicas():
+    # 4 nodes, 2 EP groups: every expert on 2 nodes. A ring over n sends 2 (n - 1) / n of 2 bytes per parameter:
+    # dense 2 * 3/4, and of each of the 12 * 4 experts of a node 2 * 1/2.
+    model = load_spec(ModelSpec, "gpt-s")
+    plan = place_ep(12, 8, 4, 1, 6)
+    layout = Layout(np.arange(4), np.arange(4) // 2)
+    found = parts(costs(communication=CountBytes()), plan, layout, np.ones((12, 8), dtype=np.int64))
+    expert_bytes, dense_bytes = 2 * 8 * 768**2, 2 * model.dense_params
+    assert found["gradients"] == pytest.approx(dense_bytes * 1.5 + 12 * 4 * expert_bytes)
+    # With both replicas in one server nothing of the experts crosses a NIC.
+    together = parts(
+        costs(communication=CountBytes()),
+        plan,
+        Layout(np.array([0, 1, 0, 1]), np.arange(4) // 2),
+        np.ones((12, 8), dtype=np.int64),
+    )
+    assert together["gradients"] == pytest.approx(dense_bytes * 1.5)
+
+
+def test_a_checkpoint_is_saved_once_and_loaded_by_every_node_that_needs_it():
+    cost_model = costs(communication=CountBytes())
+    model = cost_model.model
+    assert checkpoint_save_s(cost_model) == 14 * model.total_params
+    expected = 4 * 14 * model.dense_params + 4 * 4 * 12 * 63 * 2**20
+    assert checkpoint_load_s(cost_model, place_ep(12, 8, 4, 1, 6)) == expected
+
+
+def test_a_transfer_takes_as_long_as_the_busiest_nic():
+    # Nodes 0 and 1 share a server: out of it go 5 + 6 bytes, into it 1; inside it 100.
+    sent = np.array([[0, 100, 5], [0, 0, 6], [1, 0, 0]])
+    servers = np.array([0, 0, 1])
+    assert transfer_s(costs(communication=CountBytes()), sent, servers) == 11
+    assert transfer_s(costs(communication=CountBytes(local=True)), sent, servers) == 100
+
+
+def test_accumulated_micro_batches_repeat_all_but_the_update():
+    model = load_spec(ModelSpec, "gpt-s")
+    plan, load = place_ep(12, 8, 4, 1, 6), np.ones((12, 8), dtype=np.int64)
+    once, many = (
+        parts(_analytic(model, "a10gx16", num_micro_batches=number), plan, apart(4), load) for number in (1, 20)
+    )
+    for name in ("dense", "expert", "reorder", "all_to_all"):
+        assert many[name] == pytest.approx(20 * once[name])
+    for name in ("gradients", "optimizer"):
+        assert many[name] == once[name]
+
+
+def _analytic(model, cluster, **job):
+    cluster_spec = load_spec(ClusterSpec, cluster)
+    job_spec = msgspec.structs.replace(load_spec(JobSpec, "testbed-a"), **job)
+    compute = AnalyticCompute(model, load_spec(GpuSpec, cluster_spec.gpu), cluster_spec, job_spec)
+    return CostModel(model, cluster_spec, job_spec, compute, AnalyticCommunication(cluster_spec.network))
+
+
+def test_on_a_gpu_that_loses_nothing_compute_is_operations_over_peak():
+    model = load_spec(ModelSpec, "gpt-l")
+    cluster = load_spec(ClusterSpec, "rtx3090x10")
+    job = msgspec.structs.replace(load_spec(JobSpec, "testbed-a"), activation_passes=0.0, logit_passes=0.0)
+    ideal = msgspec.structs.replace(
+        load_spec(GpuSpec, "rtx3090"),
+        matmul_efficiency=1.0,
+        matmul_fill_outputs=0.0,
+        matmul_fill_k=0.0,
+        matmul_memory_efficiency=1e9,
+        memory_efficiency=1e9,
+        kernel_overhead_s=0.0,
+    )
+    compute = AnalyticCompute(model, ideal, cluster, job)
+    # 6 operations per parameter and token (2 forward, 4 backward), an expert of 8 d^2 parameters.
+    expected = 6 * 1000 * 8 * 1024**2 / 71e12
+    assert float(compute.expert_s(np.array(1000.0))) == pytest.approx(expected, rel=1e-6)
+    # Attention 4 d^2, gate 16 d in each of 12 layers, output layer 50257 d; causal scores: 2 * 2 d for half of 1024.
+    params = 12 * (4 * 1024**2 + 16 * 1024) + 50257 * 1024
+    operations = 6 * TOKENS * params + 3 * 12 * TOKENS * 512 * 2 * 2 * 1024
+    assert compute.dense_s(TOKENS) == pytest.approx(operations / 71e12, rel=1e-6)
+
+
+@given(st.lists(st.integers(0, 1000), min_size=16, max_size=16), st.integers(3, 10))
+def test_no_plan_computes_faster_than_an_even_split_of_all_tokens(load, num_nodes):
+    load_LE = np.tile(load if any(load) else [1] * 16, (12, 1))
+    plan = place_mro(allocate(load_LE, num_nodes * 6, 2), num_nodes, 6)
+    found = parts(costs("gpt-l", compute=CountTokens()), plan, apart(num_nodes), load_LE)
+    assert found["expert"] >= 12 * TOKENS - 1e-6

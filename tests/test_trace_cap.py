@@ -1,0 +1,138 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lazsim.errors import LazsimError
+from lazsim.trace import Event, build_trace, cap_trace, cut_trace, load, read_trace
+
+# each instant toggles some of eight nodes: one that is alive goes, one that is not comes
+toggles = st.lists(st.sets(st.integers(0, 7), min_size=1), min_size=1, max_size=15)
+
+
+def make_trace(instants):
+    alive, events = set(), []
+    for minute, nodes in enumerate(instants):
+        for node in sorted(nodes):
+            events.append(Event(60.0 * minute, "remove" if node in alive else "add", f"n{node}"))
+            alive ^= {node}
+    return build_trace(events, duration_s=60.0 * len(instants))
+
+
+def count_at(trace, time_s):
+    return int(trace.change[trace.time_s <= time_s].sum())
+
+
+def alive_at(trace, time_s):
+    alive = set()
+    for event in trace.events():
+        if event.time_s <= time_s:
+            (alive.add if event.kind == "add" else alive.discard)(event.node)
+    return alive
+
+
+@given(instants=toggles, most=st.integers(1, 9), seed=st.integers(0, 5))
+def test_offset_shows_the_count_less_a_constant_at_every_instant(instants, most, seed):
+    trace = make_trace(instants)
+    capped = cap_trace(trace, most, "offset", np.random.default_rng(seed))
+    constant = max(0, trace.num_alive()[1].max() - most)
+    for minute in range(len(instants)):
+        assert count_at(capped, 60.0 * minute) == max(0, count_at(trace, 60.0 * minute) - constant)
+
+
+@given(instants=toggles, most=st.integers(1, 9), seed=st.integers(0, 5))
+def test_offset_feels_every_loss(instants, most, seed):
+    trace = make_trace(instants)
+    capped = {b.time_s: b for b in cap_trace(trace, most, "offset", np.random.default_rng(seed)).batches()}
+    constant = max(0, trace.num_alive()[1].max() - most)
+    before = 0
+    for batch in trace.batches():
+        shown_before, shown_after = max(0, before - constant), max(0, before - len(batch.removed) - constant)
+        lost = len(capped[batch.time_s].removed) if batch.time_s in capped else 0
+        assert lost == shown_before - shown_after
+        before += len(batch.added) - len(batch.removed)
+
+
+@given(instants=toggles, most=st.integers(1, 9))
+def test_clip_shows_the_lesser_of_count_and_maximum(instants, most):
+    trace = make_trace(instants)
+    capped = cap_trace(trace, most, "clip", np.random.default_rng(0))
+    for minute in range(len(instants)):
+        assert count_at(capped, 60.0 * minute) == min(most, count_at(trace, 60.0 * minute))
+
+
+@given(instants=toggles, most=st.integers(1, 9))
+def test_first_follows_the_first_names_only(instants, most):
+    trace = make_trace(instants)
+    capped = cap_trace(trace, most, "first", np.random.default_rng(0))
+    followed = trace.names[:most]
+    assert list(capped.events()) == [event for event in trace.events() if event.node in followed]
+
+
+@given(
+    instants=toggles, most=st.integers(1, 9), rule=st.sampled_from(["offset", "clip", "first"]), seed=st.integers(0, 5)
+)
+def test_no_rule_shows_too_many_nodes_or_nodes_that_are_not_alive(instants, most, rule, seed):
+    trace = make_trace(instants)
+    capped = cap_trace(trace, most, rule, np.random.default_rng(seed))
+    assert capped.duration_s == trace.duration_s
+    for minute in range(len(instants)):
+        shown = alive_at(capped, 60.0 * minute)
+        assert len(shown) <= most
+        assert shown <= alive_at(trace, 60.0 * minute)
+
+
+def test_spare_steps_in_at_the_instant_of_the_loss():
+    trace = build_trace([Event(0.0, "add", name) for name in "abcd"] + [Event(60.0, "remove", "a")])
+    assert list(cap_trace(trace, 2, "clip", np.random.default_rng(0)).batches())[1][1:] == (("a",), ("c",))
+
+
+def test_death_of_a_hidden_node_takes_a_shown_one_out():
+    # four nodes, at most two: the constant is 2, so c and d are shown first or a and b are; then a hidden one dies
+    events = [Event(0.0, "add", name) for name in "abcd"]
+    shown = alive_at(cap_trace(build_trace(events), 2, "offset", np.random.default_rng(0)), 0.0)
+    hidden = next(name for name in "abcd" if name not in shown)
+    capped = cap_trace(build_trace([*events, Event(60.0, "remove", hidden)]), 2, "offset", np.random.default_rng(0))
+    batch = list(capped.batches())[1]
+    assert len(batch.removed) == 1
+    assert set(batch.removed) <= shown
+
+
+def test_same_seed_gives_the_same_cap():
+    trace = make_trace([{0, 1, 2, 3, 4, 5}, {0}, {1}, {0, 2}, {3}])
+    one, two = (list(cap_trace(trace, 3, "offset", np.random.default_rng(4)).events()) for _ in range(2))
+    assert one == two
+
+
+@pytest.mark.parametrize(("most", "rule", "says"), [(2, "offest", "did you mean 'offset'"), (0, "clip", "at least 1")])
+def test_bad_cap_is_refused_in_one_line(most, rule, says):
+    with pytest.raises(LazsimError, match=says):
+        cap_trace(make_trace([{0}]), most, rule, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("duration_s", [None, 4800.0])
+def test_published_ten_node_replay_loses_four_nodes_at_minute_34(shared, duration_s):
+    trace = load(shared / "traces/bamboo/p3-trace.csv", duration_s=duration_s, max_nodes=10, cap="offset")
+    assert count_at(trace, 33 * 60.0) == 10
+    assert count_at(trace, 34 * 60.0) == 6
+    lost = next(batch for batch in trace.batches() if batch.time_s == 34 * 60.0)
+    assert (len(lost.removed), len(lost.added)) == (4, 0)
+
+
+def test_trace_that_ends_early_is_told():
+    trace = cut_trace(make_trace([{0}, {1}]), duration_s=7200.0)
+    assert trace.duration_s == 120.0
+    assert any("asked for" in note for note in trace.notes)
+
+
+@pytest.mark.parametrize(("options", "says"), [({"start_s": 120.0}, "--start"), ({"duration_s": 0.0}, "--duration")])
+def test_stretch_outside_the_trace_is_refused(options, says):
+    with pytest.raises(LazsimError, match=says):
+        cut_trace(make_trace([{0}, {1}]), **options)
+
+
+def test_load_draws_names_and_cap_from_separate_streams(shared):
+    path = shared / "traces/parcae/p3.csv"
+    capped = load(path, seed=3, max_nodes=10)
+    assert set(capped.names) <= set(read_trace(path, seed=3).names)
+    assert list(capped.events()) == list(load(path, seed=3, max_nodes=10).events())

@@ -1,0 +1,35 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lazsim.errors import LazsimError
+from lazsim.units import parse_duration, parse_rate, parse_size
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("30s", 30), ("80min", 4800), ("2h", 7200), ("1.5 d", 129600), ("250ms", 0.25), ("0", 0)]
+)
+def test_durations_with_units_become_seconds(text, seconds):
+    assert parse_duration(text) == seconds
+
+
+def test_sizes_and_rates_become_bytes():
+    assert parse_size("112MiB") == 112 * 2**20
+    assert parse_rate("10Gbps") == 10e9 / 8
+    assert parse_rate("0.9GB/s") == 0.9e9
+
+
+@given(st.text(max_size=8))
+def test_what_is_not_a_duration_is_refused_in_one_line(text):
+    try:
+        seconds = parse_duration(text)
+    except LazsimError as error:
+        assert "\n" not in str(error)
+    else:
+        assert seconds >= 0
+
+
+@pytest.mark.parametrize("text", ["80", "min", "-5min", "1e999h", "5 parsecs", "nan s"])
+def test_a_duration_needs_a_number_and_a_known_unit(text):
+    with pytest.raises(LazsimError, match="is not a duration: give a number with a unit"):
+        parse_duration(text)
