@@ -59,8 +59,8 @@ def test_bins_average_over_time():
     assert sparkline(trace, 2) == "█▆"
 
 
-# The description of the reference data gives 0.06 to 0.6 of the nodes lost per node-hour and 12 to 46 % of drops in 16-node
-# traces taking all; 2.3 to 6.5 failures per 1000 node-days are published for dedicated clusters.
+# The description of the reference data gives 0.06 to 0.6 of the nodes lost per node-hour and 12 to 46 % of drops in
+# 16-node traces taking all; 2.3 to 6.5 failures per 1000 node-days are published for dedicated clusters.
 def test_reference_traces_lie_in_the_ranges_known_of_them(shared):
     spot = trace_stats(read_trace(shared / "traces/bamboo/p3-trace.csv"))
     assert 0.06 <= spot.removals_per_node_hour <= 0.62

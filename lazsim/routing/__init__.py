@@ -1,1 +1,18 @@
 """Expert loads per step and layer: what the gate asked for."""
+
+from lazsim.routing.fit import fit_routing
+from lazsim.routing.generator import GeneratedRouting, RoutingSpec
+from lazsim.routing.loading import load_routing
+from lazsim.routing.readers import read_routing
+from lazsim.routing.table import RecordedRouting, Routing, top_experts
+
+__all__ = [
+    "GeneratedRouting",
+    "RecordedRouting",
+    "Routing",
+    "RoutingSpec",
+    "fit_routing",
+    "load_routing",
+    "read_routing",
+    "top_experts",
+]

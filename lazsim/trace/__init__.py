@@ -1,1 +1,29 @@
 """Read, cap, generate, fit and fetch traces of what happened to nodes."""
+
+from lazsim.trace.cap import CAP_RULES, cap_trace
+from lazsim.trace.generate import generate_trace
+from lazsim.trace.loading import cut_trace, load
+from lazsim.trace.readers import READERS, read_trace
+from lazsim.trace.readers.native import trace_bytes, write_trace
+from lazsim.trace.recipes import load_recipe
+from lazsim.trace.stats import TraceStats, trace_stats
+from lazsim.trace.table import Batch, Event, Trace, build_trace
+
+__all__ = [
+    "CAP_RULES",
+    "READERS",
+    "Batch",
+    "Event",
+    "Trace",
+    "TraceStats",
+    "build_trace",
+    "cap_trace",
+    "cut_trace",
+    "generate_trace",
+    "load",
+    "load_recipe",
+    "read_trace",
+    "trace_bytes",
+    "trace_stats",
+    "write_trace",
+]

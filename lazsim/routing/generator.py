@@ -1,0 +1,134 @@
+"""Generated loads: skewed, drifting, different per layer.
+
+Axes: B steps asked for, K grid points of a block, L layers, E experts.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from lazsim.routing.table import Ints
+from lazsim.specs import Spec
+
+Floats = npt.NDArray[np.float64]
+
+BLOCK_POINTS = 32
+"""Grid points generated at once; a block has a random stream of its own."""
+
+TOKENS_PER_LAYER = 1 << 24
+"""Resolution of the loads: shares below a sixteen-millionth are no tokens."""
+
+
+class RoutingSpec(Spec, frozen=True, kw_only=True):
+    """How loads are drawn.
+
+    The logarithm of an expert's load, relative to its layer, is uniform with the layer's standard deviation, which
+    differs between layers. Over training it follows a Gaussian process of a fast and a slow part.
+
+    Attributes
+    ----------
+    skew, skew_spread : float
+        Mean and standard deviation, over layers, of the standard deviation of log loads.
+    start_share : float
+        Share of a layer's skew that is there at step 0.
+    ramp_steps : float
+        Steps in which what is missing then falls to 1/e.
+    fast_share : float
+        Share of the variance that the fast part makes up.
+    fast_steps, slow_steps : float
+        Steps in which the autocorrelation of each part falls to 1/e.
+    interval_steps : int
+        Steps for which loads stay the same.
+    source : str
+        What the parameters were fitted to, and how well.
+    """
+
+    name: str
+    skew: float
+    skew_spread: float
+    start_share: float
+    ramp_steps: float
+    fast_share: float
+    fast_steps: float
+    slow_steps: float
+    interval_steps: int
+    source: str
+
+    def __post_init__(self) -> None:
+        for field in ("skew", "ramp_steps", "fast_steps", "slow_steps", "interval_steps"):
+            if not 0 < getattr(self, field) < math.inf:
+                raise ValueError(f"{field} must be positive")
+        for field in ("start_share", "fast_share"):
+            if not 0 <= getattr(self, field) <= 1:
+                raise ValueError(f"{field} must be from 0 to 1")
+        if not 0 <= self.skew_spread < self.skew:
+            raise ValueError("skew_spread must be from 0 up and below skew")
+
+
+class GeneratedRouting:
+    """Loads drawn from a `RoutingSpec`: a function of seed and step alone, made block by block and kept for a while.
+
+    Notes
+    -----
+    Each part is an Ornstein-Uhlenbeck process, sampled exactly on the grid: ``x[k+1] = rho x[k] + sqrt(1 - rho^2) e``.
+    Their sum ``g``, of unit variance, becomes uniform by the logistic approximation of the normal distribution,
+    ``u = 1 / (1 + exp(-1.702 g))``; the log load is ``skew * sqrt(12) * (u - 1/2)``.
+    """
+
+    last_step: int | None = None
+    notes: tuple[str, ...] = ()
+
+    def __init__(self, spec: RoutingSpec, num_layers: int, num_experts: int, seed: int, sha256: str = "") -> None:
+        self.name = spec.name
+        self.sha256 = sha256
+        self._spec = spec
+        self._shape = (num_layers, num_experts)
+        self._seed = seed
+        rng = self._stream(0)
+        # Log-normal over layers, with the mean and the standard deviation of the specification.
+        variance = math.log1p((spec.skew_spread / spec.skew) ** 2)
+        self._skew_L = rng.lognormal(math.log(spec.skew) - variance / 2, math.sqrt(variance), num_layers)
+        self._starts = [rng.standard_normal((2, *self._shape))]
+        self._blocks: dict[int, Ints] = {}
+
+    def loads(self, steps: Sequence[int] | Ints) -> Ints:
+        """Return the tokens of each expert at each of the steps, shape (B, L, E)."""
+        blocks, points = np.divmod(np.asarray(steps) // self._spec.interval_steps, BLOCK_POINTS)
+        return np.stack([self._block(b)[p] for b, p in zip(blocks.tolist(), points.tolist(), strict=True)])
+
+    def _stream(self, number: int) -> np.random.Generator:
+        return np.random.default_rng(np.random.SeedSequence(self._seed, spawn_key=(number,)))
+
+    def _block(self, block: int) -> Ints:
+        if block not in self._blocks:
+            while len(self._starts) <= block:
+                self._starts.append(self._walk(len(self._starts) - 1)[-1])
+            if len(self._blocks) >= 4:
+                del self._blocks[min(self._blocks)]
+            self._blocks[block] = self._tokens(block, self._walk(block)[:-1])
+        return self._blocks[block]
+
+    def _walk(self, block: int) -> Floats:
+        """Return both parts at the points of a block and at the first point of the next, (K + 1, 2, L, E)."""
+        spec = self._spec
+        decay = np.exp(-spec.interval_steps / np.array([spec.fast_steps, spec.slow_steps]))[:, None, None]
+        parts = self._stream(block + 1).standard_normal((BLOCK_POINTS + 1, 2, *self._shape))
+        parts *= np.sqrt(1 - decay**2)
+        parts[0] = self._starts[block]
+        for point in range(BLOCK_POINTS):
+            parts[point + 1] += decay * parts[point]
+        return parts
+
+    def _tokens(self, block: int, parts: Floats) -> Ints:
+        spec = self._spec
+        gaussian = math.sqrt(spec.fast_share) * parts[:, 0] + math.sqrt(1 - spec.fast_share) * parts[:, 1]
+        steps = (block * BLOCK_POINTS + np.arange(BLOCK_POINTS)) * spec.interval_steps
+        ramp = 1 - (1 - spec.start_share) * np.exp(-steps / spec.ramp_steps)
+        log_load = (1 / (1 + np.exp(-1.702 * gaussian)) - 0.5) * math.sqrt(12)
+        log_load *= ramp[:, None, None] * self._skew_L[:, None]
+        load = np.exp(log_load - log_load.max(axis=2, keepdims=True))
+        load *= TOKENS_PER_LAYER / load.sum(axis=2, keepdims=True)
+        tokens: Ints = np.rint(load).astype(np.int64)
+        return tokens

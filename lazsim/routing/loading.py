@@ -1,0 +1,57 @@
+"""From a name or a path to loads that fit a model."""
+
+from pathlib import Path
+
+import numpy as np
+
+from lazsim.errors import RoutingFormatError
+from lazsim.routing.generator import GeneratedRouting, RoutingSpec
+from lazsim.routing.readers import read_routing
+from lazsim.routing.table import RecordedRouting, Routing, top_experts
+from lazsim.specs import catalog_names, read_spec_bytes, read_toml, sha256, unknown_name
+
+UNIFORM = "uniform"
+
+
+def load_routing(source: str, num_layers: int, num_experts: int, seed: int) -> Routing:
+    """Get loads for a model.
+
+    Parameters
+    ----------
+    source
+        A recording (see `read_routing`), a generator by name or as a ``.toml`` file, or ``uniform``.
+    num_layers, num_experts
+        MoE layers of the model and experts of each; of a larger recording `top_experts` are taken.
+    seed
+        Seed of generated loads.
+
+    Raises
+    ------
+    LazsimError
+        When there is no such file or name, or a recording is too small.
+    """
+    if source == UNIFORM:
+        even = np.ones((1, num_layers, num_experts), dtype=np.int64)
+        return RecordedRouting(np.zeros(1, dtype=np.int64), even, UNIFORM, sha256(UNIFORM.encode()))
+    if source.endswith(".toml") or source in catalog_names("routing"):
+        content = read_spec_bytes("routing", source)
+        return GeneratedRouting(read_toml(source, content, RoutingSpec), num_layers, num_experts, seed, sha256(content))
+    if not Path(source).exists():
+        names = [UNIFORM, *catalog_names("routing")]
+        raise RoutingFormatError(unknown_name("routing", source, names) + "; or a file of recorded loads")
+    return top_experts(read_routing(source), num_layers, num_experts)
+
+
+def record(source: str, num_layers: int, num_experts: int, num_steps: int, seed: int) -> RecordedRouting:
+    """Draw loads from a generator for so many training steps, as a recording.
+
+    Raises
+    ------
+    LazsimError
+        When there is no such generator.
+    """
+    content = read_spec_bytes("routing", source)
+    spec = read_toml(source, content, RoutingSpec)
+    steps = np.arange(0, num_steps, spec.interval_steps)
+    loads = GeneratedRouting(spec, num_layers, num_experts, seed).loads(steps)
+    return RecordedRouting(steps, loads, spec.name, sha256(content))

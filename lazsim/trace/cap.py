@@ -1,0 +1,124 @@
+"""Hold a trace to at most so many nodes."""
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+from lazsim.errors import LazsimError
+from lazsim.specs import unknown_name
+from lazsim.trace.table import Event, Trace, build_trace
+
+VisibleCount = Callable[[int], int]
+
+
+def _follow_count(trace: Trace, visible_count: VisibleCount, rng: np.random.Generator) -> list[Event]:
+    """Show as many nodes as a rule says, from the count of nodes alive, after removals and again after additions.
+
+    Visible nodes that die go under their own names. When the rule then shows fewer, visible nodes drawn uniformly
+    become hidden; when it shows more, nodes that just came are shown first on additions, then hidden ones by age.
+    """
+    visible: dict[str, None] = {}
+    hidden: dict[str, None] = {}
+    events: list[Event] = []
+
+    def show(candidates: Iterable[str], time_s: float) -> None:
+        room = visible_count(len(visible) + len(hidden)) - len(visible)
+        for node in list(candidates)[: max(0, room)]:
+            del hidden[node]
+            visible[node] = None
+            events.append(Event(time_s, "add", node))
+
+    def hide(time_s: float) -> None:
+        excess = len(visible) - visible_count(len(visible) + len(hidden))
+        if excess <= 0:
+            return
+        order = list(visible)
+        for index in sorted(rng.choice(len(order), size=excess, replace=False).tolist()):
+            del visible[order[index]]
+            hidden[order[index]] = None
+            events.append(Event(time_s, "remove", order[index]))
+
+    for batch in trace.batches():
+        for node in batch.removed:
+            if node in visible:
+                del visible[node]
+                events.append(Event(batch.time_s, "remove", node))
+            else:
+                del hidden[node]
+        hide(batch.time_s)
+        show(hidden, batch.time_s)
+        hidden.update(dict.fromkeys(batch.added))
+        show(batch.added, batch.time_s)
+        show(hidden, batch.time_s)
+    return events
+
+
+def _offset(trace: Trace, max_nodes: int, rng: np.random.Generator) -> tuple[list[Event], str]:
+    constant = max(0, int(trace.num_alive()[1].max()) - max_nodes)
+    what = f"{constant} subtracted from the count of nodes, so that its peak is at most {max_nodes}"
+    return _follow_count(trace, lambda num_alive: max(0, num_alive - constant), rng), what
+
+
+def _clip(trace: Trace, max_nodes: int, rng: np.random.Generator) -> tuple[list[Event], str]:
+    events = _follow_count(trace, lambda num_alive: min(num_alive, max_nodes), rng)
+    return events, f"at most {max_nodes} nodes in use, the others are spares that step in at once"
+
+
+def _first(trace: Trace, max_nodes: int, _rng: np.random.Generator) -> tuple[list[Event], str]:
+    followed = set(trace.names[:max_nodes])
+    return [event for event in trace.events() if event.node in followed], f"the first {max_nodes} names only"
+
+
+CAP_RULES: dict[str, Callable[[Trace, int, np.random.Generator], tuple[list[Event], str]]] = {
+    "offset": _offset,
+    "clip": _clip,
+    "first": _first,
+}
+"""Name -> (trace, most nodes, draws) -> (events, what was done)."""
+
+
+def cap_trace(trace: Trace, max_nodes: int, rule: str, rng: np.random.Generator) -> Trace:
+    """Hold a trace to at most ``max_nodes`` nodes.
+
+    Parameters
+    ----------
+    trace
+        The stretch that is replayed: its own peak counts.
+    max_nodes
+        Most nodes at any instant.
+    rule
+        ``offset`` subtracts the constant ``peak - max_nodes`` from the count, so that the peak becomes the maximum and
+        every loss is felt: the count is ``max(0, alive - constant)``, and the death of a hidden node takes a visible
+        one out, drawn uniformly, which is hidden from then on. ``clip`` shows ``min(alive, max_nodes)`` nodes: hidden
+        ones, oldest first, step in at the instant at which visible ones go. ``first`` follows the first names of the
+        trace only.
+    rng
+        Draws which visible nodes go for hidden ones (``offset`` only).
+
+    Returns
+    -------
+    Trace
+        Node names are kept; a node that is hidden and shown again joins afresh.
+
+    Raises
+    ------
+    LazsimError
+        When the rule is unknown or ``max_nodes`` is not positive.
+
+    Examples
+    --------
+    >>> adds = [Event(0.0, "add", name) for name in "abc"]
+    >>> trace = build_trace([*adds, Event(60.0, "remove", "b")])
+    >>> capped = cap_trace(trace, 2, "clip", np.random.default_rng(0))
+    >>> [batch[1:] for batch in capped.batches()]
+    [((), ('a', 'b')), (('b',), ('c',))]
+    """
+    if rule not in CAP_RULES:
+        raise LazsimError(unknown_name("cap rule", rule, list(CAP_RULES)))
+    if max_nodes < 1:
+        raise LazsimError(f"--max-nodes {max_nodes}: give at least 1")
+    events, what = CAP_RULES[rule](trace, max_nodes, rng)
+    return build_trace(
+        events, duration_s=trace.duration_s, name=trace.name, format=trace.format, sha256=trace.sha256,
+        notes=(*trace.notes, f"cap {rule}: {what}"),
+    )  # fmt: skip

@@ -1,0 +1,76 @@
+"""Node events from a trace that only counts nodes."""
+
+import itertools
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+
+from lazsim.trace.table import Event
+
+RULE = (
+    "the source counts nodes without naming them: an increase adds fresh names, never used again, "
+    "a decrease removes nodes drawn uniformly from those alive"
+)
+
+
+class Sample(NamedTuple):
+    """How many nodes were alive at an instant; `line` is where the file says so."""
+
+    time_s: float
+    num_nodes: int
+    line: int = 0
+
+
+def events_from_counts(samples: Iterable[Sample], rng: np.random.Generator) -> list[Event]:
+    """Make node events of live counts.
+
+    Parameters
+    ----------
+    samples
+        In time order. Several samples of one instant are one batch: all their decreases happen first, then all
+        their increases.
+    rng
+        Draws the nodes that go.
+
+    Returns
+    -------
+    list of Event
+        Names are ``node1``, ``node2``, ... in order of appearance.
+
+    Notes
+    -----
+    The rule is the least that counts allow: a change by ``d`` takes ``|d|`` events, so a swap of one node for another
+    between two samples stays unseen, and life times are those of a memoryless choice of victims (assumption).
+
+    Examples
+    --------
+    >>> samples = [Sample(0.0, 2), Sample(60.0, 0), Sample(120.0, 1)]
+    >>> [(e.time_s, e.kind, e.node) for e in events_from_counts(samples, np.random.default_rng(0))]
+    ... # doctest: +NORMALIZE_WHITESPACE
+    [(0.0, 'add', 'node1'), (0.0, 'add', 'node2'), (60.0, 'remove', 'node1'), (60.0, 'remove', 'node2'),
+     (120.0, 'add', 'node3')]
+    """
+    events: list[Event] = []
+    alive: list[str] = []
+    num_names = 0
+    last = 0
+    for time_s, group in itertools.groupby(samples, key=lambda sample: sample.time_s):
+        rows = list(group)
+        if len(rows) == 1 and rows[0].num_nodes == last:
+            continue
+        steps = np.diff([last, *(row.num_nodes for row in rows)])
+        last = rows[-1].num_nodes
+        num_removed = min(int(-steps[steps < 0].sum()), len(alive))
+        num_added = last - (len(alive) - num_removed)
+        gone: list[int] = (
+            sorted(rng.choice(len(alive), size=num_removed, replace=False).tolist()) if num_removed else []
+        )
+        events += [Event(time_s, "remove", alive[index], rows[-1].line) for index in gone]
+        for index in reversed(gone):
+            del alive[index]
+        for _ in range(num_added):
+            num_names += 1
+            alive.append(f"node{num_names}")
+            events.append(Event(time_s, "add", alive[-1], rows[0].line))
+    return events

@@ -1,0 +1,82 @@
+"""Fetch public traces: fixed commits, checked bytes, kept in a cache."""
+
+import logging
+from pathlib import Path
+
+from lazsim.errors import LazsimError, SpecError
+from lazsim.files import read_bytes
+from lazsim.trace.recipes import PublicSpec, load_recipe
+
+BASE_URL = "https://raw.githubusercontent.com"
+BASE_URL_VARIABLE = "LAZSIM_FETCH_URL"
+TIMEOUT_S = 30
+
+
+def trace_url(public: PublicSpec, base_url: str = BASE_URL) -> str:
+    """Return the address of a public trace, ``base/owner/name/commit/path``.
+
+    Examples
+    --------
+    >>> trace_url(load_recipe("bamboo-p3"))
+    'https://raw.githubusercontent.com/uclasystem/bamboo/8080929/traces/p3-trace.csv'
+    """
+    return "/".join([base_url.rstrip("/"), public.repository, public.commit, public.path])
+
+
+def fetch_trace(name: str, base_url: str = BASE_URL, cache: Path | str | None = None) -> bytes:
+    """Fetch a public trace, or take it from the cache.
+
+    Parameters
+    ----------
+    name
+        A public trace of the catalogue, or a TOML file of the same shape.
+    base_url
+        Where repositories lie; a mirror keeps the layout of raw.githubusercontent.com.
+    cache
+        Folder of kept files; the user's cache folder when not given.
+
+    Returns
+    -------
+    bytes
+        The file, whose SHA-256 is the one in the catalogue.
+
+    Raises
+    ------
+    LazsimError
+        When the file cannot be fetched or its hash is another one; nothing is kept then.
+    SpecError
+        When there is no public trace of that name.
+    """
+    import pooch
+
+    public = load_recipe(name)
+    if not isinstance(public, PublicSpec):
+        raise SpecError(f"{name}: a recipe, nothing to fetch; make it with lazsim trace generate {name}")
+    url = trace_url(public, base_url)
+    folder = pooch.os_cache("lazsim") if cache is None else Path(cache)
+    pooch.get_logger().setLevel(logging.ERROR)
+    file_name = f"{public.sha256[:12]}-{Path(public.path).name}"
+    try:
+        path = pooch.retrieve(
+            url, known_hash=f"sha256:{public.sha256}", fname=file_name, path=folder,
+            # not streamed: these files are small, and a stream that fails leaves its socket open
+            downloader=pooch.HTTPDownloader(stream=False, timeout=TIMEOUT_S),
+        )  # fmt: skip
+    except ValueError as error:
+        differs = "hash" in str(error).lower()
+        what = "the file is not the one that was pinned (SHA-256 differs)" if differs else "not an address of a file"
+        raise LazsimError(f"{url}: {what}; nothing was kept, check the source or --base-url") from None
+    except OSError as error:
+        raise LazsimError(
+            f"{url}: cannot be fetched ({_reason(error)}); check network, --base-url or --cache"
+        ) from None
+    return read_bytes(path)
+
+
+def _reason(error: OSError) -> str:
+    """Name the cause in a few words: the network's errors carry whole chains of causes in their text."""
+    response = getattr(error, "response", None)
+    if response is not None:
+        return f"HTTP status {response.status_code}"
+    names = {"ConnectionError": "no connection", "ReadTimeout": "timed out", "ConnectTimeout": "timed out"}
+    return error.strerror or names.get(type(error).__name__, type(error).__name__)

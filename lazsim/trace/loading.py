@@ -1,0 +1,87 @@
+"""Read, window and cap: the trace that a run replays."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+from lazsim.errors import LazsimError
+from lazsim.trace.cap import cap_trace
+from lazsim.trace.readers import read_trace
+from lazsim.trace.table import Trace
+from lazsim.units import format_duration
+
+
+def cut_trace(
+    trace: Trace,
+    *,
+    start_s: float = 0.0,
+    duration_s: float | None = None,
+    max_nodes: int | None = None,
+    cap: str = "offset",
+    seed: int = 0,
+) -> Trace:
+    """Cut a stretch out of a trace, then hold it to a number of nodes.
+
+    Parameters
+    ----------
+    trace
+        Where to cut from.
+    start_s, duration_s
+        The stretch; to the end of the trace when no duration is given. One that would end after the trace is cut at its
+        end, and the notes say so.
+    max_nodes, cap
+        See `lazsim.trace.cap_trace`; not capped without a maximum.
+    seed
+        Seed of the draws of the cap.
+
+    Raises
+    ------
+    LazsimError
+        When the stretch starts at or after the end of the trace or lasts no time, or the cap is not valid.
+    """
+    if duration_s is not None and duration_s <= 0:
+        raise LazsimError(f"--duration {duration_s:g} s: give more than 0")
+    if start_s > 0 and start_s >= trace.duration_s:
+        span = format_duration(trace.duration_s)
+        raise LazsimError(f"--start {format_duration(start_s)}: {trace.name} spans only {span}; start before its end")
+    cut = trace
+    if start_s > 0 or duration_s is not None:
+        cut = trace.window(start_s, duration_s)
+    if duration_s is not None and start_s + duration_s > trace.duration_s:
+        note = f"{format_duration(duration_s)} asked for, but the trace ends after {format_duration(cut.duration_s)}"
+        cut = dataclasses.replace(cut, notes=(*cut.notes, note))
+    if max_nodes is None:
+        return cut
+    return cap_trace(cut, max_nodes, cap, np.random.default_rng(seed).spawn(2)[1])
+
+
+def load(
+    path: Path | str,
+    *,
+    format: str = "auto",  # noqa: A002
+    start_s: float = 0.0,
+    duration_s: float | None = None,
+    max_nodes: int | None = None,
+    cap: str = "offset",
+    seed: int = 0,
+    lenient: bool = False,
+) -> Trace:
+    """Read a trace, cut a stretch out of it and hold it to a number of nodes.
+
+    Parameters
+    ----------
+    path, format, lenient
+        See `lazsim.trace.read_trace`.
+    start_s, duration_s, max_nodes, cap
+        See `cut_trace`.
+    seed
+        Of all draws: the nodes of a trace that only counts them, and those of the cap, each from its own stream.
+
+    Raises
+    ------
+    LazsimError
+        When the file, the stretch or the cap is not valid.
+    """
+    trace = read_trace(path, format=format, seed=seed, lenient=lenient)
+    return cut_trace(trace, start_s=start_s, duration_s=duration_s, max_nodes=max_nodes, cap=cap, seed=seed)

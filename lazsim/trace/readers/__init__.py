@@ -1,0 +1,108 @@
+"""Readers: one module per format, and the choice among them by what the file holds."""
+
+from pathlib import Path
+
+import numpy as np
+
+from lazsim.errors import TraceFormatError
+from lazsim.files import read_bytes
+from lazsim.specs import sha256, unknown_name
+from lazsim.trace.readers import bamboo, gcloud, infinitehbd, native, parcae, skypilot
+from lazsim.trace.readers.source import Reader, Source
+from lazsim.trace.table import Trace, build_trace
+
+READERS: dict[str, Reader] = {
+    "lazsim": native.READER,
+    "bamboo": bamboo.READER,
+    "gcloud": gcloud.READER,
+    "skypilot": skypilot.READER,
+    "infinitehbd": infinitehbd.READER,
+    "parcae": parcae.READER,
+}
+"""Format name -> reader, in the order in which they are tried.
+
+A new format is a module with a `Reader` and a line here.
+"""
+
+
+def decode_text(name: str, content: bytes) -> str:
+    """Turn the bytes of a file into text.
+
+    Raises
+    ------
+    TraceFormatError
+        When the file is empty or binary.
+    """
+    if not content.strip():
+        raise TraceFormatError(f"{name}: the file is empty; give a trace with at least one node event")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:
+        raise TraceFormatError(f"{name}: the file is binary; give a trace in text ({', '.join(READERS)})")
+    return text
+
+
+def detect_format(name: str, text: str) -> str:
+    """Tell the format from the content alone.
+
+    Raises
+    ------
+    TraceFormatError
+        When no format matches.
+
+    Examples
+    --------
+    >>> detect_format("sample", "0,add,node1")
+    'bamboo'
+    """
+    for format_name, reader in READERS.items():
+        if reader.recognise(text):
+            return format_name
+    raise TraceFormatError(f"{name}: not one of the known formats ({', '.join(READERS)}); force one with --format")
+
+
+def read_trace(
+    path: Path | str,
+    format: str = "auto",  # noqa: A002
+    seed: int = 0,
+    lenient: bool = False,
+) -> Trace:
+    """Read a trace of node events.
+
+    Parameters
+    ----------
+    path
+        A file in one of the formats of `READERS`.
+    format
+        A name of `READERS`, or ``auto`` to tell it from the content.
+    seed
+        Seed of the draws that name the nodes of a trace that only counts them.
+    lenient
+        Repair what is repairable and count it in the notes.
+
+    Raises
+    ------
+    TraceFormatError
+        When the file is empty, binary, of no known format, has a bad line or no node event at all.
+    LazsimError
+        When the file cannot be read.
+    """
+    name, content = str(path), read_bytes(path)
+    if format != "auto" and format not in READERS:
+        raise TraceFormatError(unknown_name("trace format", format, ["auto", *READERS]))
+    text = decode_text(name, content)
+    chosen = detect_format(name, text) if format == "auto" else format
+    source = Source(name, text, np.random.default_rng(seed).spawn(1)[0], lenient)
+    reading = READERS[chosen].read(source)
+    notes = (*reading.notes, *(f"lenient: {count} times: {what}" for what, count in source.repairs.items()))
+    trace = build_trace(
+        reading.events, duration_s=reading.duration_s, name=name, format=chosen, sha256=sha256(content), notes=notes,
+        lenient=lenient,
+    )  # fmt: skip
+    if not len(trace):
+        raise TraceFormatError(
+            f"{name}: no node event in it (read as {chosen}); give a trace in which nodes come or go"
+        )
+    return trace

@@ -1,0 +1,40 @@
+"""Bamboo's Google Cloud traces: ``YYYY-MM-DD, HH:MM:SS, live count`` (github.com/uclasystem/bamboo, traces/gcloud)."""
+
+import itertools
+from datetime import UTC, datetime
+
+from lazsim.trace.counts import RULE, Sample, events_from_counts
+from lazsim.trace.readers.source import Reader, Reading, Source, count, mostly, shorten
+
+LOOKS = "YYYY-MM-DD, HH:MM:SS, live count"
+
+
+def read(source: Source) -> Reading:
+    """Read the samples; rows that step back in time are sorted, and of equal stamps the last row counts.
+
+    Both are known of these files, whose sampler was restarted, so they are no faults but are told in the notes.
+    """
+    samples: list[Sample] = []
+    for line, text in source.lines():
+        fields = [field.strip() for field in text.split(",")]
+        try:
+            day, clock, num_nodes = fields
+            stamp = datetime.strptime(f"{day} {clock}", "%Y-%m-%d %H:%M:%S").replace(tzinfo=UTC)
+            samples.append(Sample(stamp.timestamp(), count(num_nodes), line))
+        except ValueError:
+            source.fault(line, f"expected {LOOKS!r}, found {shorten(text)}")
+    num_back = sum(later.time_s < earlier.time_s for earlier, later in itertools.pairwise(samples))
+    by_stamp = {sample.time_s: sample for sample in samples}
+    notes = [RULE, "samples are irregular: a change happened some time before the row that shows it"]
+    if num_back:
+        notes.append(f"{num_back} rows step back in time: sorted")
+    if len(by_stamp) < len(samples):
+        notes.append(f"{len(samples) - len(by_stamp)} rows repeat a stamp: the last row of each stamp counts")
+    if not samples:
+        return Reading([], notes=tuple(notes))
+    start_s, stop_s = min(by_stamp), max(by_stamp)
+    ordered = [by_stamp[stamp]._replace(time_s=stamp - start_s) for stamp in sorted(by_stamp)]
+    return Reading(events_from_counts(ordered, source.rng), stop_s - start_s, tuple(notes))
+
+
+READER = Reader(LOOKS, mostly(r"\d{4}-\d\d-\d\d\s*,\s*\d\d:\d\d:\d\d\s*,"), read)

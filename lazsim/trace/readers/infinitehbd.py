@@ -1,0 +1,105 @@
+"""InfiniteHBD's fault trace: a JSON array of fault starts and ends (github.com/stepfun-ai/InfiniteHBD-Trace)."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from lazsim.errors import TraceFormatError
+from lazsim.trace.readers.source import Reader, Reading, Source, number, shorten
+from lazsim.trace.table import Event
+from lazsim.units import DAY_S
+
+LOOKS = '[{"node_id": ..., "event_time": days, "event_type": "fault_start"|"fault_end", ...}, ...]'
+NUM_SERVERS = 400
+"""Servers of the cluster, by the description of the data set; those without a fault do not appear in the file."""
+
+
+class _Fault(NamedTuple):
+    time_s: float
+    starts: bool
+    node: str
+    level: str
+    line: int
+
+
+def recognise(text: str) -> bool:
+    """Tell whether a text opens a list of objects that speak of faults of nodes."""
+    head = text[:4096]
+    return head.lstrip().startswith("[") and '"node_id"' in head and '"event_t' in head
+
+
+def read(source: Source) -> Reading:
+    """Read the faults; a node is gone while at least one fault of it is open."""
+    faults: list[_Fault] = []
+    for line, item in _items(source):
+        try:
+            faults.append(_fault(item, line))
+        except (KeyError, TypeError, ValueError, AttributeError):
+            source.fault(line, f"expected {LOOKS!r}, found {shorten(json.dumps(item))}")
+    faults = source.in_time_order(faults)
+    names = list(dict.fromkeys(fault.node for fault in faults))
+    healthy = [f"healthy-{number:03d}" for number in range(1, NUM_SERVERS - len(names) + 1)]
+    events = [Event(0.0, "add", node) for node in names + healthy] if names else []
+    depth: Counter[str] = Counter()
+    num_overlapping = 0
+    for fault in faults:
+        before = depth[fault.node]
+        if not fault.starts and before == 0:
+            source.fault(fault.line, f"node {fault.node!r} ends a fault that never started")
+            continue
+        depth[fault.node] += 1 if fault.starts else -1
+        num_overlapping += fault.starts and before > 0
+        if fault.starts and before == 0:
+            events.append(Event(fault.time_s, "remove", fault.node, fault.line))
+        elif not fault.starts and before == 1:
+            events.append(Event(fault.time_s, "add", fault.node, fault.line))
+    return Reading(events, notes=_notes(faults, len(names), len(healthy), num_overlapping))
+
+
+def _fault(item: Any, line: int) -> _Fault:
+    node, kind, level = item["node_id"], item["event_type"], item.get("fault_type", {}).get("Level", "")
+    if kind not in ("fault_start", "fault_end") or not isinstance(node, str) or not node:
+        raise ValueError("not a fault")
+    # times come in units of 1e-4 days = 8.64 s; a millisecond is far below that and keeps the numbers short
+    return _Fault(round(number(item["event_time"]) * DAY_S, 3), kind == "fault_start", node, level, line)
+
+
+def _notes(faults: list[_Fault], num_named: int, num_healthy: int, num_overlapping: int) -> tuple[str, ...]:
+    starts = [fault for fault in faults if fault.starts]
+    num_other = sum("other" in fault.level.lower() for fault in starts)
+    return (
+        f"{num_named} servers appear; {num_healthy} more are taken to be healthy throughout ({NUM_SERVERS} in all)",
+        "every server is taken to be healthy at the start, and gone while any fault of it is open",
+        f"{num_overlapping} faults start while another of the same server is open: they are one absence",
+        f"{num_other} of {len(starts)} faults are of level Other (stress tests, changes); all faults count",
+        "a fault of zero length takes the node out and brings it back at the same instant",
+    )
+
+
+def _items(source: Source) -> Iterator[tuple[int, Any]]:
+    """Yield the elements of the array with the line on which each begins.
+
+    Raises
+    ------
+    TraceFormatError
+        When the text is not a JSON array.
+    """
+    if not isinstance(source.parse_json(), list):
+        raise TraceFormatError(f"{source.name}, line 1: expected {LOOKS!r}; check the format")
+    decoder = json.JSONDecoder()
+    text, line = source.text, 1
+    position = text.index("[") + 1
+    seen = 0
+    while True:
+        while text[position] in " \t\r\n,":
+            position += 1
+        if text[position] == "]":
+            return
+        line += text.count("\n", seen, position)
+        seen = position
+        item, position = decoder.raw_decode(text, position)
+        yield line, item
+
+
+READER = Reader(LOOKS, recognise, read)

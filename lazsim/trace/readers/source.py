@@ -1,0 +1,152 @@
+"""What a reader is given, what it gives back, and how it says that a line is bad."""
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import numpy as np
+
+from lazsim.errors import TraceFormatError
+from lazsim.trace.table import Event
+
+SKIP = "skip what cannot be read"
+SORT = "sort what is out of order"
+HEAD_LINES = 20
+
+
+class Reading(NamedTuple):
+    """What a reader found: events in file order, how long was observed (None: until the last event), notes."""
+
+    events: list[Event]
+    duration_s: float | None = None
+    notes: tuple[str, ...] = ()
+
+
+class Timed(Protocol):
+    """A row of a file that says when and on which line."""
+
+    @property
+    def time_s(self) -> float:
+        """Seconds since the trace began."""
+
+    @property
+    def line(self) -> int:
+        """Line of the file, from 1."""
+
+
+TimedT = TypeVar("TimedT", bound=Timed)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file to be read: its text, the draws that reading may take, and what was repaired so far."""
+
+    name: str
+    text: str
+    rng: np.random.Generator
+    lenient: bool = False
+    repairs: Counter[str] = field(default_factory=Counter)
+
+    def lines(self) -> Iterator[tuple[int, str]]:
+        """Yield line number and stripped text of every line that is not blank; CRLF is as good as LF."""
+        for number, line in enumerate(self.text.split("\n"), start=1):
+            if stripped := line.strip():
+                yield number, stripped
+
+    def fault(self, where: int | str, what: str, repair: str = SKIP) -> None:
+        """Refuse what is wrong, or count its repair when lenient.
+
+        Raises
+        ------
+        TraceFormatError
+            When not lenient.
+        """
+        if not self.lenient:
+            place = f"line {where}" if isinstance(where, int) else where
+            raise TraceFormatError(f"{self.name}, {place}: {what}; mend it, or use --lenient to {repair}")
+        self.repairs[repair] += 1
+
+    def in_time_order(self, rows: list[TimedT]) -> list[TimedT]:
+        """Return rows by time; those without a valid time and those out of order are faults."""
+        kept: list[TimedT] = []
+        for row in rows:
+            if not (math.isfinite(row.time_s) and row.time_s >= 0):
+                self.fault(row.line, f"time {row.time_s:g} s is not a number from 0 up", SKIP)
+                continue
+            if kept and row.time_s < kept[-1].time_s:
+                self.fault(row.line, f"time {row.time_s:g} s comes after {kept[-1].time_s:g} s", SORT)
+            kept.append(row)
+        return sorted(kept, key=lambda row: row.time_s)
+
+    def parse_json(self) -> Any:
+        """Decode the whole text.
+
+        Raises
+        ------
+        TraceFormatError
+            When it is not JSON; there is no sense in which half a document could be skipped.
+        """
+        try:
+            return json.loads(self.text)
+        except (ValueError, RecursionError) as error:
+            place = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
+            detail = error.msg if isinstance(error, json.JSONDecodeError) else "too deeply nested"
+            raise TraceFormatError(f"{self.name}{place}: not valid JSON ({detail}); fetch the file again") from None
+
+
+class Reader(NamedTuple):
+    """A format: what a row of it looks like, whether a text looks like it, and how to read it."""
+
+    looks: str
+    recognise: Callable[[str], bool]
+    read: Callable[[Source], Reading]
+
+
+def mostly(pattern: str) -> Callable[[str], bool]:
+    """Make a test that is true for texts of whose first lines at least half match a pattern."""
+    matcher = re.compile(pattern)
+
+    def recognise(text: str) -> bool:
+        head = [line for line in text[:20_000].split("\n") if line.strip()][:HEAD_LINES]
+        return bool(head) and 2 * sum(matcher.match(line.strip()) is not None for line in head) >= len(head)
+
+    return recognise
+
+
+def number(value: object) -> float:
+    """Turn text or a JSON value into a number.
+
+    Raises
+    ------
+    ValueError
+        When it is neither a number nor text of one.
+    """
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise ValueError(f"{value!r} is not a number")
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
+def count(value: object) -> int:
+    """Turn text or a JSON value into a count of nodes.
+
+    Raises
+    ------
+    ValueError
+        When it is not a whole number from 0 up.
+    """
+    result = number(value)
+    if not (math.isfinite(result) and result >= 0 and result.is_integer()):
+        raise ValueError(f"{value!r} is not a count of nodes")
+    return int(result)
+
+
+def shorten(text: str, width: int = 60) -> str:
+    """Quote what a line holds, in one short line."""
+    return repr(text if len(text) <= width else text[: width - 3] + "...")

@@ -1,0 +1,177 @@
+"""What the catalogue of traces holds: recipes of generated traces and addresses of public ones."""
+
+from collections.abc import Callable
+
+import msgspec
+
+from lazsim.errors import SpecError
+from lazsim.specs import Spec, catalog_names, read_spec_bytes
+
+
+class WeibullSpec(Spec, frozen=True, kw_only=True):
+    """A discrete Weibull law: a Weibull draw rounded up to a whole number.
+
+    Attributes
+    ----------
+    scale : float
+        Size that 63 % of the draws do not exceed, before rounding up: seconds for a gap, nodes for a size.
+    shape : float
+        1 is memoryless (geometric after rounding); below 1 short and long values are both more frequent: bursts.
+
+    Notes
+    -----
+    ``P(X > x) = exp(-(x / scale) ** shape)``, Nakagawa and Osaki, IEEE Transactions on Reliability 24 (1975) 300. Times
+    between failures of clusters follow Weibull laws of shape 0.7 to 0.8: Schroeder and Gibson, DSN 2006.
+    """
+
+    scale: float
+    shape: float
+
+    def __post_init__(self) -> None:
+        _require(self.scale > 0 and self.shape > 0, "scale and shape must be positive")
+
+
+class SpotSpec(Spec, frozen=True, kw_only=True, tag_field="kind", tag="spot"):
+    """Nodes that a provider takes away in batches and grants again, up to what was asked for.
+
+    Attributes
+    ----------
+    source : str
+        Which trace the parameters are fitted to.
+    duration_s, tick_s : float
+        Length of the trace; all times are whole multiples of the tick.
+    target_nodes, initial_nodes : int
+        Nodes asked for, and nodes alive at the start.
+    loss_gap : WeibullSpec
+        Seconds from a loss to the next, while any node is alive.
+    loss_size : WeibullSpec
+        Nodes that a loss takes, where it does not take all.
+    take_all_prob : float
+        Probability that a loss takes every node.
+    age_exponent : float
+        A node's chance to be lost grows with the power ``age_exponent`` of its age: 0 for a memoryless choice, below 0
+        where young nodes go first.
+    refill_gap : WeibullSpec
+        Seconds from a grant, or from the loss that made room, to the next grant, while fewer than the target are alive.
+    refill_size : WeibullSpec
+        Nodes of a grant, cut at the target.
+    """
+
+    source: str = ""
+    duration_s: float
+    tick_s: float
+    target_nodes: int
+    initial_nodes: int
+    loss_gap: WeibullSpec
+    loss_size: WeibullSpec
+    take_all_prob: float
+    age_exponent: float
+    refill_gap: WeibullSpec
+    refill_size: WeibullSpec
+
+    def __post_init__(self) -> None:
+        _require(self.tick_s > 0 and self.duration_s >= self.tick_s, "need 0 < tick_s <= duration_s")
+        _require(self.target_nodes >= 1, "target_nodes must be at least 1")
+        _require(0 <= self.initial_nodes <= self.target_nodes, "need 0 <= initial_nodes <= target_nodes")
+        _require(0 <= self.take_all_prob <= 1, "take_all_prob must lie in 0..1")
+
+
+class ScheduleSpec(Spec, frozen=True, kw_only=True, tag_field="kind", tag="schedule"):
+    """One node, drawn uniformly from those alive, fails at each multiple of an interval; none comes back.
+
+    Attributes
+    ----------
+    source : str
+        Where the schedule comes from.
+    num_nodes, num_left : int
+        Nodes alive at the start, and the number at which failures stop.
+    interval_s, duration_s : float
+        Time between failures, the first of which comes after one interval; length of the trace.
+    """
+
+    source: str = ""
+    num_nodes: int
+    num_left: int
+    interval_s: float
+    duration_s: float
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.num_left <= self.num_nodes and self.num_nodes >= 1, "need 0 <= num_left <= num_nodes")
+        _require(self.interval_s > 0 and self.duration_s > 0, "interval_s and duration_s must be positive")
+
+
+class PublicSpec(Spec, frozen=True, kw_only=True, tag_field="kind", tag="public"):
+    """A trace that others published, at a fixed commit of a repository.
+
+    Attributes
+    ----------
+    licence : str
+        On what terms it is published.
+    repository, commit, path : str
+        ``owner/name``, commit and path of the file.
+    sha256 : str
+        Hash of the file's bytes.
+    format : str
+        Format for the reader.
+    """
+
+    licence: str
+    repository: str
+    commit: str
+    path: str
+    sha256: str
+    format: str
+
+
+Recipe = SpotSpec | ScheduleSpec | PublicSpec
+
+
+def _require(holds: bool, what: str) -> None:
+    if not holds:
+        raise ValueError(what)
+
+
+def load_recipe(name: str) -> Recipe:
+    """Read an entry of the catalogue of traces, or a path that ends in ``.toml``.
+
+    Raises
+    ------
+    SpecError
+        When there is no such entry or file, or it does not hold such a specification.
+
+    Examples
+    --------
+    >>> load_recipe("fail-every-5min").num_nodes
+    10
+    """
+    decode: Callable[..., Recipe] = msgspec.toml.decode
+    try:
+        return decode(read_spec_bytes("traces", name), type=Recipe)
+    except (msgspec.DecodeError, ValueError) as error:
+        raise SpecError(f"{name}: {error}") from None
+
+
+def describe_recipe(name: str) -> str:
+    """Return the first comment of an entry of the catalogue of traces: what it is, in a line."""
+    return read_spec_bytes("traces", name).decode().split("\n", 1)[0].lstrip("# ")
+
+
+def list_recipes() -> dict[str, Recipe]:
+    """Read every entry of the catalogue of traces."""
+    return {name: load_recipe(name) for name in catalog_names("traces")}
+
+
+def recipe_toml(recipe: Recipe) -> str:
+    """Write a recipe as the TOML text that `load_recipe` reads."""
+    plain = msgspec.to_builtins(recipe)
+    top = {key: value for key, value in plain.items() if not isinstance(value, dict)}
+    lines = [f"{key} = {_toml_value(value)}" for key, value in top.items()]
+    for key, table in plain.items():
+        if isinstance(table, dict):
+            lines += ["", f"[{key}]", *(f"{inner} = {_toml_value(value)}" for inner, value in table.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _toml_value(value: object) -> str:
+    # strings of JSON are basic strings of TOML, numbers are written alike
+    return msgspec.json.encode(value).decode()

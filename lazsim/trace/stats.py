@@ -1,0 +1,168 @@
+"""What a trace does to its nodes, in a handful of numbers."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from lazsim.trace.table import Trace
+from lazsim.units import HOUR_S
+
+BARS = "▁▂▃▄▅▆▇█"
+
+
+@dataclass(frozen=True)
+class TraceStats:
+    """Statistics of a trace; those that it does not define are NaN.
+
+    Attributes
+    ----------
+    span_s : float
+        How long the trace was observed.
+    num_nodes : int
+        Distinct names.
+    initial_nodes, peak_nodes, min_nodes : int
+        Nodes alive after the first instant, at most and at least.
+    mean_nodes, node_hours : float
+        Time average and time integral of the nodes alive.
+    num_losses, num_removals : int
+        Instants at which nodes went, and nodes that went.
+    removals_per_node_hour : float
+        The rate at which a node is lost.
+    loss_size_mean : float
+        Nodes that go at one instant.
+    loss_size_max : int
+        The same, at most.
+    take_all_share : float
+        Share of the losses that leave no node alive, 0..1.
+    lifetime_mean_s, lifetime_median_s : float
+        From a node's addition to its removal, of stays that ended. Stays cut off by the end of the trace are not in it
+        but counted in `num_censored`, and a stay that began before the trace counts from the trace's start; both make
+        the true life times longer than these.
+    num_censored : int
+        Nodes alive at the end.
+    loss_gap_mean_s, loss_gap_cv : float
+        Mean of the times between successive losses, and their coefficient of variation: 1 for a Poisson process.
+    burstiness : float
+        ``(cv - 1) / (cv + 1)``: -1 for a clock, 0 for a Poisson process, towards 1 for bursts.
+
+    Notes
+    -----
+    Burstiness is that of Goh and Barabasi, Europhysics Letters 81 (2008) 48002, doi:10.1209/0295-5075/81/48002.
+    """
+
+    span_s: float
+    num_nodes: int
+    initial_nodes: int
+    peak_nodes: int
+    min_nodes: int
+    mean_nodes: float
+    node_hours: float
+    num_losses: int
+    num_removals: int
+    removals_per_node_hour: float
+    loss_size_mean: float
+    loss_size_max: int
+    take_all_share: float
+    lifetime_mean_s: float
+    lifetime_median_s: float
+    num_censored: int
+    loss_gap_mean_s: float
+    loss_gap_cv: float
+    burstiness: float
+
+
+def trace_stats(trace: Trace) -> TraceStats:
+    """Compute the statistics of a trace.
+
+    Examples
+    --------
+    >>> from lazsim.trace.table import Event, build_trace
+    >>> adds = [Event(0.0, "add", "a"), Event(0.0, "add", "b")]
+    >>> stats = trace_stats(build_trace([*adds, Event(3600.0, "remove", "a")], duration_s=7200.0))
+    >>> stats.node_hours, stats.num_removals, round(stats.removals_per_node_hour, 4)
+    (3.0, 1, 0.3333)
+    """
+    times, counts = trace.num_alive()
+    node_hours = float(np.sum(counts * np.diff(times, append=trace.duration_s))) / HOUR_S
+    born: dict[str, float] = {}
+    lifetimes: list[float] = []
+    loss_times: list[float] = []
+    sizes: list[int] = []
+    num_take_all = 0
+    for batch in trace.batches():
+        lifetimes += [batch.time_s - born.pop(node) for node in batch.removed]
+        if batch.removed:
+            loss_times.append(batch.time_s)
+            sizes.append(len(batch.removed))
+            num_take_all += not born
+        born |= dict.fromkeys(batch.added, batch.time_s)
+    gap_mean_s, gap_cv = _mean_and_cv(np.diff(np.array(loss_times)))
+    return TraceStats(
+        span_s=trace.duration_s,
+        num_nodes=len(trace.names),
+        initial_nodes=int(counts[0]),
+        peak_nodes=int(counts.max()),
+        min_nodes=int(counts.min()),
+        mean_nodes=_ratio(node_hours * HOUR_S, trace.duration_s),
+        node_hours=node_hours,
+        num_losses=len(sizes),
+        num_removals=len(lifetimes),
+        removals_per_node_hour=_ratio(len(lifetimes), node_hours),
+        loss_size_mean=_ratio(len(lifetimes), len(sizes)),
+        loss_size_max=max(sizes, default=0),
+        take_all_share=_ratio(num_take_all, len(sizes)),
+        lifetime_mean_s=float(np.mean(lifetimes)) if lifetimes else math.nan,
+        lifetime_median_s=float(np.median(lifetimes)) if lifetimes else math.nan,
+        num_censored=len(born),
+        loss_gap_mean_s=gap_mean_s,
+        loss_gap_cv=gap_cv,
+        burstiness=(gap_cv - 1) / (gap_cv + 1),
+    )
+
+
+def _ratio(part: float, whole: float) -> float:
+    return part / whole if whole else math.nan
+
+
+def _mean_and_cv(gaps: npt.NDArray[np.float64]) -> tuple[float, float]:
+    if not len(gaps):
+        return math.nan, math.nan
+    mean = float(gaps.mean())
+    return mean, _ratio(float(gaps.std()), mean)
+
+
+def mean_alive(trace: Trace, num_bins: int) -> npt.NDArray[np.float64]:
+    """Average the nodes alive over equal stretches of the trace.
+
+    Returns
+    -------
+    ndarray, shape (num_bins,)
+        Nodes; zeros for a trace of no duration.
+    """
+    times, counts = trace.num_alive()
+    if trace.duration_s <= 0:
+        return np.zeros(num_bins)
+    ends = np.append(times, trace.duration_s)
+    integral = np.concatenate([[0.0], np.cumsum(counts * np.diff(ends))])
+    edges = np.linspace(0.0, trace.duration_s, num_bins + 1)
+    means: npt.NDArray[np.float64] = np.diff(np.interp(edges, ends, integral)) / np.diff(edges)
+    return means
+
+
+def sparkline(trace: Trace, width: int = 60) -> str:
+    """Draw the nodes alive over time in one line of text, from 0 to the peak; a blank where there is none.
+
+    Examples
+    --------
+    >>> from lazsim.trace.table import Event, build_trace
+    >>> events = [Event(0.0, "add", "a"), Event(60.0, "add", "b"), Event(120.0, "remove", "a")]
+    >>> trace = build_trace(events, duration_s=180.0)
+    >>> sparkline(trace, width=6)
+    '▄▄██▄▄'
+    """
+    alive = mean_alive(trace, width)
+    peak = max(1, int(trace.num_alive()[1].max()))
+    levels = np.ceil(alive / peak * len(BARS) - 1e-9).astype(int)
+    return "".join(" " if level <= 0 else BARS[min(level, len(BARS)) - 1] for level in levels.tolist())
