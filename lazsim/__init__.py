@@ -28,7 +28,7 @@ _HOMES = {
 }
 """Public name -> module; a module is imported when its first name is used, so that the command line starts fast."""
 
-__all__ = [*_HOMES, "__version__"]  # noqa: PLE0604
+__all__ = [*_HOMES, "__version__"]
 
 if TYPE_CHECKING:
     from lazsim.dispatch import dispatch_tokens as dispatch_tokens
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from lazsim.specs import JobSpec as JobSpec
     from lazsim.specs import ModelSpec as ModelSpec
     from lazsim.specs import load_spec as load_spec
-    from lazsim.trace import load as load_trace
+    from lazsim.trace import load as load_trace  # noqa: F401
     from lazsim.trace.table import Event as Event
     from lazsim.trace.table import Trace as Trace
     from lazsim.trace.table import build_trace as build_trace

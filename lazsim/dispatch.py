@@ -4,6 +4,7 @@ Axes: L layers, E experts, I source nodes, J target nodes, N nodes, V servers.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -130,11 +131,11 @@ def grouped_traffic(replicas_LEN: Ints, group_N: Ints, server_N: Ints, gpus_per_
     )
 
 
-def by_server(values_LEN: Floats | npt.NDArray[np.bool_], server_N: Ints) -> Floats | npt.NDArray[np.bool_]:
-    """Sum over the nodes of each server, shape (L, E, V)."""
+def by_server(values_LEN: npt.NDArray[Any], server_N: Ints) -> npt.NDArray[Any]:
+    """Sum over the nodes of each server, shape (L, E, V); as they are where every node is a server of its own."""
     num_servers = int(server_N.max()) + 1
     if num_servers == len(server_N) and (np.diff(server_N) > 0).all():
         return values_LEN
     membership = (server_N[:, None] == np.arange(num_servers)).astype(np.float64)
-    summed: Floats = (values_LEN.reshape(-1, len(server_N)) @ membership).reshape(*values_LEN.shape[:2], num_servers)
-    return summed
+    summed: Floats = values_LEN.reshape(-1, len(server_N)) @ membership
+    return summed.reshape(*values_LEN.shape[:2], num_servers)

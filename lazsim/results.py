@@ -175,11 +175,9 @@ def simulate(
             raise SpecError(f"{job}: checkpoint_interval_steps has no entry for {name!r}; add one")
     loads = load_routing(routing, model_spec.num_moe_layers, model_spec.num_experts, seed)
     inputs["routing"] = {"name": loads.name, "sha256": loads.sha256}
-    compute: ComputeTimes = AnalyticCompute(model_spec, gpu_spec, cluster_spec, job_spec)
+    costs = build_costs(model_spec, gpu_spec, cluster_spec, job_spec, profile)
     if profile is not None:
-        compute = MeasuredCompute(read_profile(profile), compute)
         inputs["profile"] = {"name": Path(profile).name, "sha256": sha256(read_bytes(profile))}
-    costs = CostModel(model_spec, cluster_spec, job_spec, compute, AnalyticCommunication(cluster_spec.network))
     wall_s = trace.duration_s if duration_s is None else duration_s
     if not (math.isfinite(wall_s) and wall_s > 0):
         raise SpecError(f"nothing to simulate in {wall_s:g} s: choose a start before the trace's end and a duration")
@@ -195,6 +193,22 @@ def simulate(
     )
 
 
+def build_costs(
+    model: ModelSpec, gpu: GpuSpec, cluster: ClusterSpec, job: JobSpec, profile: str | None = None
+) -> CostModel:
+    """Put together what a step takes: analytic times, and measured ones where a profile has them.
+
+    Raises
+    ------
+    LazsimError
+        When the profile cannot be read.
+    """
+    compute: ComputeTimes = AnalyticCompute(model, gpu, cluster, job)
+    if profile is not None:
+        compute = MeasuredCompute(read_profile(profile), compute)
+    return CostModel(model, cluster, job, compute, AnalyticCommunication(cluster.network))
+
+
 def _load(spec_type: type[SpecT], name: str, inputs: dict[str, Any]) -> SpecT:
     kind = CATALOG_KINDS[spec_type]
     content = read_spec_bytes(kind, name)
@@ -208,7 +222,7 @@ def _notes(
     notes = [*trace.notes, *loads.notes]
     if wall_s > trace.duration_s:
         notes.append(
-            f"the trace ends after {format_duration(trace.duration_s)}; nodes alive then stay to the end of the run"
+            f"nodes alive at the trace's end, after {format_duration(trace.duration_s)}, stay to the end of the run"
         )
     most_nodes = int(trace.num_alive()[1].max())
     if most_nodes > cluster.num_nodes:
@@ -216,6 +230,11 @@ def _notes(
             f"the trace has up to {most_nodes} nodes, {cluster.name} has {cluster.num_nodes}; "
             f"--max-nodes {cluster.num_nodes} keeps to that"
         )
+    notes += [
+        f"{run.system} waits throughout: the {most_nodes} nodes that the trace has at most are too few"
+        for run in runs
+        if run.ledger_s["waiting"] == run.wall_s
+    ]
     last_step = loads.last_step
     if last_step is not None and any(run.steps > last_step for run in runs):
         notes.append(f"the recorded loads end at step {last_step}; they are held from there on")

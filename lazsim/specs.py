@@ -121,8 +121,13 @@ class ModelSpec(Spec, frozen=True, kw_only=True):
 class GpuSpec(Spec, frozen=True, kw_only=True):
     """A GPU: its datasheet and how near kernels come to it.
 
-    A ``m x k @ k x n`` matmul takes ``overhead_s + max(t, 2mnk / peak) `` in the sense of
-    `lazsim.costmodel.kernels.matmul_s`, which gives the formula of the fitted parameters.
+    A ``m x k @ k x n`` matmul takes, in the names below and with ``bytes = 2 (m k + k n + m n)``::
+
+        overhead + max(2 (m n + fill_outputs) (k + fill_k) / (matmul_efficiency peak),
+                       bytes / (matmul_memory_efficiency memory_bytes_per_s))
+
+    and an element-wise kernel ``overhead + bytes / (memory_efficiency memory_bytes_per_s)``; see
+    `lazsim.costmodel.kernels`.
 
     Attributes
     ----------
@@ -132,10 +137,14 @@ class GpuSpec(Spec, frozen=True, kw_only=True):
         Datasheet bandwidth and size of the device memory.
     matmul_efficiency : float
         Share of the peak that a very large matmul reaches.
-    matmul_half_m, matmul_half_n, matmul_half_k : float
-        Size of a dimension at which half of that remains.
+    matmul_fill_outputs : float
+        Output elements whose time is lost to processors that are not full: half of `matmul_efficiency` at this many.
+    matmul_fill_k : float
+        Length of the inner dimension that starting and ending each output tile costs.
+    matmul_memory_efficiency : float
+        Share of the memory bandwidth at which a matmul of few rows reads its weights.
     memory_efficiency : float
-        Share of the memory bandwidth that a large copy reaches.
+        Share of the memory bandwidth that an element-wise kernel or a copy reaches.
     kernel_overhead_s : float
         Fixed time of one kernel.
     source : str
@@ -147,12 +156,17 @@ class GpuSpec(Spec, frozen=True, kw_only=True):
     memory_bytes_per_s: float
     memory_bytes: float
     matmul_efficiency: float
-    matmul_half_m: float
-    matmul_half_n: float
-    matmul_half_k: float
+    matmul_fill_outputs: float
+    matmul_fill_k: float
+    matmul_memory_efficiency: float
     memory_efficiency: float
     kernel_overhead_s: float
     source: str
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "peak_flop_per_s", "memory_bytes_per_s", "memory_bytes", "matmul_efficiency")
+        _require_positive(self, "matmul_memory_efficiency", "memory_efficiency")
+        _require_not_negative(self, "matmul_fill_outputs", "matmul_fill_k", "kernel_overhead_s")
 
 
 class NetworkSpec(Spec, frozen=True, kw_only=True):
@@ -166,10 +180,10 @@ class NetworkSpec(Spec, frozen=True, kw_only=True):
         Share of the line rate that a large transfer of each kind reaches.
     nic_latency_s : float
         Floor of one message between servers.
-    local_bytes_per_s : float
-        Rate at which one node exchanges data with the others of its server, and its GPUs with each other.
-    local_latency_s : float
-        Floor of one message inside a server.
+    local_bytes_per_s, local_latency_s : float
+        Rate of a GPU's link inside a server, in each direction, and floor of one exchange: all-to-all, point to point.
+    local_all_reduce_bytes_per_s, local_all_reduce_latency_s : float
+        The same for all-reduces, whose latency is that of one hop of the ring.
     storage_bytes_per_s : float
         Rate of the shared storage that holds checkpoints, all nodes together.
     """
@@ -181,10 +195,14 @@ class NetworkSpec(Spec, frozen=True, kw_only=True):
     nic_latency_s: float
     local_bytes_per_s: float
     local_latency_s: float
+    local_all_reduce_bytes_per_s: float
+    local_all_reduce_latency_s: float
     storage_bytes_per_s: float
 
     def __post_init__(self) -> None:
-        _require_positive(self, *(f for f in self.__struct_fields__ if not f.endswith("latency_s")))
+        latencies = [field for field in self.__struct_fields__ if field.endswith("latency_s")]
+        _require_positive(self, *(field for field in self.__struct_fields__ if field not in latencies))
+        _require_not_negative(self, *latencies)
 
 
 class RecoverySpec(Spec, frozen=True, kw_only=True):
@@ -268,6 +286,8 @@ class JobSpec(Spec, frozen=True, kw_only=True):
         Activations of width ``d_model`` that a layer's element-wise kernels read or write, per token, forward.
     logit_passes : float
         Passes over the fp16 logits by the loss, forward and backward together.
+    reorder_kernels : float
+        Small kernels of gate, top-k, counts and offsets in one layer, forward and backward together.
     """
 
     name: str
@@ -279,10 +299,11 @@ class JobSpec(Spec, frozen=True, kw_only=True):
     checkpoint_interval_steps: dict[str, int]
     activation_passes: float
     logit_passes: float
+    reorder_kernels: float
 
     def __post_init__(self) -> None:
         _require_positive(self, "sequences_per_gpu", "num_micro_batches", "fault_threshold", "rebalance_interval_steps")
-        _require_not_negative(self, "join_wait_s", "activation_passes", "logit_passes")
+        _require_not_negative(self, "join_wait_s", "activation_passes", "logit_passes", "reorder_kernels")
         if any(steps <= 0 for steps in self.checkpoint_interval_steps.values()):
             raise ValueError("checkpoint_interval_steps must be positive")
 

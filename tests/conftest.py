@@ -2,6 +2,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# Machines are shared and slow at times: no test depends on how long it takes.
+settings.register_profile("lazsim", deadline=None)
+settings.load_profile("lazsim")
 
 ROOT = Path(__file__).parent.parent
 

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from lazsim.trace import write_trace
-from tests.test_sensitivity import make_trace
+from tests.test_sensitivity import make_trace, write_cluster_of_two
 
 
 @pytest.fixture
@@ -39,7 +39,8 @@ def test_json_holds_both_factors_of_a_constant(lazsim, trace_file):
 def test_a_system_that_cannot_run_says_none(lazsim, tmp_path):
     path = tmp_path / "two.csv"
     write_trace(make_trace(2, duration_s=900), path)
-    arguments = ["--routing", "uniform", "--system", "lazarus", "--constant", "slots_per_gpu"]
+    cluster = write_cluster_of_two(tmp_path / "two.toml")
+    arguments = ["--cluster", cluster, "--routing", "uniform", "--system", "lazarus", "--constant", "slots_per_gpu"]
     code, out, _ = lazsim("sensitivity", "--trace", path, *arguments)
     assert code == 0
     assert out.splitlines()[3].split() == ["slots_per_gpu", "0.5", "none"]

@@ -1,9 +1,13 @@
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lazsim.costmodel.collectives import all_to_all_s, point_to_point_s, ring_all_reduce_s
+from lazsim.costmodel.compute import AnalyticCompute
+from lazsim.costmodel.network import AnalyticCommunication
+from lazsim.specs import ClusterSpec, GpuSpec, JobSpec, ModelSpec, NetworkSpec, load_spec
 
 
 def ring_by_steps(num_bytes, num_ranks, bytes_per_s, latency_s):
@@ -40,3 +44,38 @@ def test_one_rank_or_nothing_to_send_takes_no_time(model):
 def test_arguments_broadcast():
     assert ring_all_reduce_s(np.ones((3, 1)), [2, 4], 1e9, 1e-6).shape == (3, 2)
     assert all_to_all_s(1e9, 2, np.array([1e9, 2e9]), 0.0).tolist() == [0.5, 0.25]
+
+
+def test_all_reduces_inside_a_server_have_a_bandwidth_and_a_latency_of_their_own():
+    network = NetworkSpec(
+        nic_bytes_per_s=10e9,
+        all_to_all_efficiency=0.5,
+        all_reduce_efficiency=0.25,
+        point_to_point_efficiency=1.0,
+        nic_latency_s=1.0,
+        local_bytes_per_s=20e9,
+        local_latency_s=0.5,
+        local_all_reduce_bytes_per_s=40e9,
+        local_all_reduce_latency_s=0.125,
+        storage_bytes_per_s=1e9,
+    )
+    links = AnalyticCommunication(network)
+    nic, local = np.array([0.0, 10e9]), np.array([40e9, 0.0])
+    # 40 GB inside at 20 GB/s after 0.5 s; 10 GB across at half of 10 GB/s after 1 s
+    assert links.all_to_all_s(nic, local).tolist() == [2.5, 3.0]
+    assert links.transfer_s(nic, local).tolist() == [2.5, 2.0]
+    # 40 GB inside at 40 GB/s and 2 hops of 0.125 s; 10 GB across at a quarter of 10 GB/s and 2 hops of 1 s
+    assert links.all_reduce_s(nic, local, np.array([2.0, 2.0])).tolist() == [1.25, 6.0]
+
+
+@pytest.mark.parametrize(("field", "slower"), [("local_all_reduce_bytes_per_s", True), ("local_bytes_per_s", False)])
+def test_tensor_parallelism_reduces_over_the_links_of_all_reduces(field, slower):
+    cluster = load_spec(ClusterSpec, "h200x64")
+    halved = msgspec.structs.replace(
+        cluster, network=msgspec.structs.replace(cluster.network, **{field: getattr(cluster.network, field) / 2})
+    )
+    model, gpu, job = load_spec(ModelSpec, "gpt-l"), load_spec(GpuSpec, "h200"), load_spec(JobSpec, "testbed-a")
+    before, after = (AnalyticCompute(model, gpu, spec, job).dense_s(32768) for spec in (cluster, halved))
+    # 12 layers of 4 all-reduces of 32768 x 1024 x 2 bytes over 8 GPUs, 7/8 of it twice through each link at 414 GB/s
+    extra_s = 12 * 4 * 2 * 7 / 8 * 32768 * 1024 * 2 / 4.14e11
+    assert after - before == pytest.approx(extra_s if slower else 0.0)

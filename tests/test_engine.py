@@ -223,7 +223,7 @@ def scenarios(draw):
     return trace(*changes, *enough, duration_s=time_s + 2.0), time_s + draw(st.sampled_from([1.5, 100.0, 777.0]))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(scenarios(), st.sampled_from(sorted(SYSTEMS)), st.sampled_from([0.7, 2.0, 33.0]))
 def test_every_second_is_in_one_bucket_and_samples_come_from_computing(scenario, system, step_s):
     events, duration_s = scenario

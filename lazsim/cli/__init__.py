@@ -13,6 +13,7 @@ COMMANDS = {
     "trace": "Inspect, convert, generate, fit, fetch and plot traces.",
     "routing": "Inspect, fit and generate expert loads.",
     "calibrate": "Show how far the cost model is from measured kernels.",
+    "sensitivity": "Show what changes when a constant is off by half.",
     "list": "List what a name can be, and where to add one's own.",
 }
 """Name -> one line of help; the command itself is in the module of the same name."""

@@ -24,7 +24,7 @@ def command(measurements: Path | None, gpus: tuple[str, ...], refit: bool, as_js
 
     Errors are |predicted / measured - 1|. Every seventh point is kept from a fit, and kernels are judged on those.
     "catalogue" are the shipped constants, "this fit" is a fit to the table given, "own fit" the same formula fitted to
-    this kernel or collective alone. Collectives count from 1 MiB on; they are fitted on a whole node.
+    these kernels alone. Collectives count from 1 MiB on; each is fitted on a whole node, all of its points.
     """
     folder = measurements or Path(os.environ.get("LAZSIM_SHARED", "../shared")) / "measurements"
     calibration = calibrate(read_measurements(folder), gpus)

@@ -38,8 +38,7 @@ def _entries(kind: str) -> tuple[dict[str, str], str]:
     if kind == "formats":
         from lazsim.trace.readers import READERS
 
-        described = {name: (reader.__doc__ or "").splitlines()[0] for name, reader in READERS.items()}
-        return described, "Defined in lazsim/trace/readers/."
+        return {name: reader.looks for name, reader in READERS.items()}, "Defined in lazsim/trace/readers/."
     return {name: _first_comment(kind, name) for name in catalog_names(kind)}, OWN_TOML
 
 

@@ -10,22 +10,21 @@ import numpy.typing as npt
 from lazsim.costmodel.fit import (
     COLLECTIVES,
     KERNEL_PARAMETERS,
-    MIN_EXCHANGE_BYTES,
     ErrorSummary,
     KernelModel,
     LinkFit,
-    collective_times_s,
     expert_times_s,
     fit_kernels,
     fit_links,
     fit_memory,
     held_out,
+    large_exchanges,
     matmul_times_s,
     summarise,
     tokens_per_expert,
 )
 from lazsim.errors import LazsimError
-from lazsim.specs import ClusterSpec, GpuSpec, catalog_names, load_spec
+from lazsim.specs import ClusterSpec, GpuSpec, NetworkSpec, catalog_names, load_spec
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,7 +43,7 @@ class CalibrationRow:
     """The error of one model over some points.
 
     `model` is ``catalogue`` (the constants that are shipped), ``this fit`` (a fit to this very table) or ``own fit``
-    (the same formula fitted to this kind of kernel or collective alone).
+    (the same formula fitted to this kind of kernel alone, where several kinds share their constants).
     """
 
     gpu: str
@@ -144,35 +143,30 @@ def _compare_experts(
 def _compare_collectives(
     gpu: GpuSpec, table: "pd.DataFrame", refit: dict[str, dict[str, float]]
 ) -> Iterator[CalibrationRow]:
-    table = table[table["op_name"].isin(list(COLLECTIVES)) & (table["nbytes"] >= MIN_EXCHANGE_BYTES)]
-    if not len(table):
-        return
-    both = fit_links(table)
-    refit[f"clusters of {gpu.name}"] = _link_fields(both)
-    for operation in COLLECTIVES:
-        mine = table[table["op_name"] == operation]
+    network = _node_network(gpu.name)
+    for operation, collective in COLLECTIVES.items():
+        mine = large_exchanges(table, operation)
         if not len(mine):
             continue
-        own = fit_links(mine)
-        refit[f"clusters of {gpu.name}, {operation} alone"] = _link_fields(own)
+        fitted = fit_links(operation, mine)
+        fields = dict(zip(collective.fields, (fitted.bytes_per_s, fitted.latency_s), strict=True))
+        refit.setdefault(f"clusters of {gpu.name}", {}).update(fields)
+        models = {"this fit": fitted}
+        if network is not None:
+            models = {"catalogue": LinkFit(*(getattr(network, name) for name in collective.fields))} | models
         whole = (mine["num_gpus"] == mine["num_gpus"].max()).to_numpy()
-        for model, links in {"catalogue": _node_links(gpu.name), "this fit": both, "own fit": own}.items():
-            if links is not None:
-                predicted = collective_times_s(links, mine)
-                for points, mask in {"whole node": whole, "part of a node": ~whole}.items():
-                    yield CalibrationRow(gpu.name, operation, model, points, summarise(predicted[mask], mine[mask]))
+        for model, links in models.items():
+            predicted = collective.times_s(mine["nbytes"], mine["num_gpus"], links.bytes_per_s, links.latency_s)
+            for points, mask in {"whole node": whole, "part of a node": ~whole}.items():
+                yield CalibrationRow(gpu.name, operation, model, points, summarise(predicted[mask], mine[mask]))
 
 
-def _link_fields(links: LinkFit) -> dict[str, float]:
-    return {"local_bytes_per_s": links.bytes_per_s, "local_latency_s": links.latency_s}
-
-
-def _node_links(gpu: str) -> LinkFit | None:
-    """Return the links inside the nodes of the first cluster of the catalogue with several of these GPUs in a node."""
+def _node_network(gpu: str) -> NetworkSpec | None:
+    """Return the network of the first cluster of the catalogue with several of these GPUs in a node."""
     for name in catalog_names("clusters"):
         cluster = load_spec(ClusterSpec, name)
         if cluster.gpu == gpu and cluster.gpus_per_node > 1:
-            return LinkFit(cluster.network.local_bytes_per_s, cluster.network.local_latency_s)
+            return cluster.network
     return None
 
 

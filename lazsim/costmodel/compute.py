@@ -18,9 +18,6 @@ OPTIMIZER_BYTES_PER_PARAM = 28
 REORDER_COPIES = 8
 """Copies of a token: packed and unpacked, in dispatch and in combine, forward and backward."""
 
-REORDER_KERNELS = 24
-"""*Assumption*: small kernels of gate, top-k, counts and offsets in one layer, forward and backward."""
-
 MASKED_REORDER_MATMULS = 5
 """DeepSpeed-MoE (deepspeed/moe/sharded_moe.py) dispatches and combines by one einsum each; backward, dispatch needs the
 inputs' gradient and combine those of both its operands."""
@@ -62,8 +59,8 @@ class AnalyticCompute:
                 ring_all_reduce_s(
                     num_tokens * model.d_model * WEIGHT_BYTES_PER_PARAM,
                     gpus,
-                    network.local_bytes_per_s,
-                    network.local_latency_s,
+                    network.local_all_reduce_bytes_per_s,
+                    network.local_all_reduce_latency_s,
                 )
             )
         return FORWARD_AND_BACKWARD * matmuls_s + float(memory_s(self.gpu, num_bytes)) + model.num_layers * collective_s
@@ -82,13 +79,13 @@ class AnalyticCompute:
     def reorder_s(self, num_tokens: Floats) -> Floats:
         """Gate and token reorder at the bandwidth of a copy, which reads and writes."""
         num_bytes = REORDER_COPIES * 2 * WEIGHT_BYTES_PER_PARAM * self.model.d_model * num_tokens
-        seconds: Floats = REORDER_KERNELS * self.gpu.kernel_overhead_s + memory_s(self.gpu, num_bytes)
+        seconds: Floats = self.job.reorder_kernels * self.gpu.kernel_overhead_s + memory_s(self.gpu, num_bytes)
         return seconds
 
     def masked_reorder_s(self, num_tokens: float, capacity: Floats) -> Floats:
         """Dispatch and combine as matmuls with one-hot masks, as in DeepSpeed-MoE."""
         rows = self.model.num_experts * capacity
-        seconds: Floats = REORDER_KERNELS * self.gpu.kernel_overhead_s + MASKED_REORDER_MATMULS * matmul_s(
+        seconds: Floats = self.job.reorder_kernels * self.gpu.kernel_overhead_s + MASKED_REORDER_MATMULS * matmul_s(
             self.gpu, rows, self.model.d_model, num_tokens
         )
         return seconds

@@ -58,9 +58,6 @@ KERNEL_PARAMETERS: Mapping[str, tuple[float, float, float]] = {
     "kernel_overhead_s": (1e-8, 4e-6, 1e-3),
 }
 
-COLLECTIVES: Mapping[str, Callable[..., FloatArray]] = {"alltoall": all_to_all_s, "all_reduce": ring_all_reduce_s}
-"""Name of the operation in the table -> its model."""
-
 KernelModel = Callable[[GpuSpec, "pd.DataFrame"], FloatArray]
 
 
@@ -82,6 +79,21 @@ class LinkFit:
 
     bytes_per_s: float
     latency_s: float
+
+
+@dataclass(frozen=True)
+class Collective:
+    """The model of a collective, and the fields of `lazsim.specs.NetworkSpec` that hold its bandwidth and latency."""
+
+    times_s: Callable[..., FloatArray]
+    fields: tuple[str, str]
+
+
+COLLECTIVES: Mapping[str, Collective] = {
+    "alltoall": Collective(all_to_all_s, ("local_bytes_per_s", "local_latency_s")),
+    "all_reduce": Collective(ring_all_reduce_s, ("local_all_reduce_bytes_per_s", "local_all_reduce_latency_s")),
+}
+"""Name of the operation in the table -> its model."""
 
 
 def read_table(path: Path | str) -> "pd.DataFrame":
@@ -224,31 +236,28 @@ def fit_memory(gpu: GpuSpec, table: "pd.DataFrame") -> GpuSpec:
     return msgspec.structs.replace(gpu, memory_efficiency=min(1.0, float(shares.max())))
 
 
-def collective_times_s(links: LinkFit, table: "pd.DataFrame") -> FloatArray:
-    """Predict each row of a table of the `COLLECTIVES`."""
-    operations, num_bytes, ranks = (table[column].to_numpy() for column in ("op_name", "nbytes", "num_gpus"))
-    seconds = np.full(len(table), np.nan)
-    for operation, model in COLLECTIVES.items():
-        mine = operations == operation
-        seconds[mine] = model(num_bytes[mine], ranks[mine], links.bytes_per_s, links.latency_s)
-    return seconds
+def large_exchanges(table: "pd.DataFrame", operation: str) -> "pd.DataFrame":
+    """Select the rows of one of the `COLLECTIVES` from `MIN_EXCHANGE_BYTES` up."""
+    return table[(table["op_name"] == operation) & (table["nbytes"] >= MIN_EXCHANGE_BYTES)]
 
 
-def fit_links(table: "pd.DataFrame") -> LinkFit:
-    """Fit one bandwidth and one latency to the large collectives over the most GPUs of a table.
+def fit_links(operation: str, table: "pd.DataFrame") -> LinkFit:
+    """Fit bandwidth and latency of one of the `COLLECTIVES` to its times over the most GPUs of a table.
 
     Smaller groups are left aside: they tell how well the fit carries over.
 
     Parameters
     ----------
+    operation : str
+        Name of the operation.
     table : DataFrame
-        Measured times on one kind of node, of one or several of the `COLLECTIVES`.
+        Measured times of it on one kind of node; see `large_exchanges`.
     """
-    whole_node = table[(table["num_gpus"] == table["num_gpus"].max()) & (table["nbytes"] >= MIN_EXCHANGE_BYTES)]
+    whole_node = table[table["num_gpus"] == table["num_gpus"].max()]
     low, start, high = np.log(np.array([[1e8, 1e11, 1e13], [1e-8, 1e-5, 1e-2]]).T)
 
     def predict(logarithms: FloatArray) -> FloatArray:
-        return collective_times_s(LinkFit(*np.exp(logarithms).tolist()), whole_node)
+        return COLLECTIVES[operation].times_s(whole_node["nbytes"], whole_node["num_gpus"], *np.exp(logarithms))
 
     return LinkFit(*np.exp(_fit_logarithms(predict, _measured_s(whole_node), low, start, high)).tolist())
 

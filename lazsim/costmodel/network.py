@@ -28,8 +28,8 @@ class AnalyticCommunication:
         """Ring all-reduces one after the other; each hop waits for the one before."""
         network = self.network
         nic_s = np.asarray(nic_bytes / (network.nic_bytes_per_s * network.all_reduce_efficiency))
-        local_s = np.asarray(local_bytes / network.local_bytes_per_s)
-        latency_s = np.where(nic_s > 0, network.nic_latency_s, network.local_latency_s)
+        local_s = np.asarray(local_bytes / network.local_all_reduce_bytes_per_s)
+        latency_s = np.where(nic_s > 0, network.nic_latency_s, network.local_all_reduce_latency_s)
         seconds: Floats = np.maximum(nic_s, local_s) + num_hops * latency_s
         return seconds
 

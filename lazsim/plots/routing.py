@@ -17,7 +17,7 @@ from lazsim.routing import RecordedRouting
 
 def share_figure(routing: RecordedRouting, layers: Sequence[int], kind: str) -> bytes:
     """Draw some layers side by side, as a picture of the given file type."""
-    with plt.rc_context(dict(STYLE)):
+    with plt.rc_context(STYLE):
         figure, axes = plt.subplots(
             1, len(layers), figsize=(2.6 * len(layers), 2.2), sharey=True, layout="constrained", squeeze=False
         )

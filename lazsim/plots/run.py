@@ -30,7 +30,7 @@ def throughput_figure(result: RunResult) -> dict[str, bytes]:
     dict
         The picture by file type, ``png`` and ``pdf``; the same bytes for the same result.
     """
-    with plt.rc_context(dict(STYLE)):
+    with plt.rc_context(STYLE):
         figure, axes = plt.subplot_mosaic(
             [["rate", "samples"], ["nodes", "samples"]],
             height_ratios=[3, 1],

@@ -1,12 +1,11 @@
 """One look for every picture: small, legible in print and in grey."""
 
-from collections.abc import Mapping
 from typing import Any
 
 COLORS = ("#1b6ca8", "#d1761a", "#555555", "#2f8f5b", "#a23b72")
 """Distinct also in grey, in the order in which series are drawn."""
 
-STYLE: Mapping[str, Any] = {
+STYLE: Any = {
     "font.size": 8,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -22,4 +21,4 @@ STYLE: Mapping[str, Any] = {
     "pdf.fonttype": 42,
     "svg.hashsalt": "lazsim",
 }
-"""Matplotlib settings."""
+"""Settings for `matplotlib.pyplot.rc_context`, whose type names each of its keys."""

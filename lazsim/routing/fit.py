@@ -68,12 +68,11 @@ def fit_routing(routing: RecordedRouting) -> RoutingSpec:
         residual: Floats = predicted - measured
         return residual
 
-    start = (0.1, math.log(10 * interval), math.log(ages[-1] * 4))
-    bounds = (
-        (0.0, math.log(interval / 2), math.log(ages[-1] / 4)),
-        (0.9, math.log(ages[-1] / 4), math.log(ages[-1] * 100)),
-    )
-    share, fast, slow = least_squares(misfit, start, bounds=bounds).x.tolist()
+    horizon = float(ages[-1])
+    start = (0.1, math.log(3 * interval), math.log(2 * horizon))
+    lower = (0.0, math.log(interval / 2), math.log(horizon / 10))
+    upper = (0.9, math.log(max(horizon, 4 * interval)), math.log(100 * horizon))
+    share, fast, slow = least_squares(misfit, start, bounds=(lower, upper)).x.tolist()
     return RoutingSpec(
         name="fit",
         skew=_rounded(float(skew_L.mean())),
@@ -128,8 +127,8 @@ def compare(routing: RecordedRouting, spec: RoutingSpec, num_seeds: int) -> Mapp
     Returns
     -------
     mapping
-        For each of `routing_stats`: ``recorded``, and ``least``, ``median`` and ``most`` over the seeds. Generated loads
-        are counted in as many tokens as the recording has, so that experts are as often idle by rounding.
+        For each of `routing_stats`: ``recorded``, and ``least``, ``median`` and ``most`` over the seeds. Generated
+        loads are counted in as many tokens as the recording has, so that experts are as often idle by rounding.
     """
     _, num_layers, num_experts = routing.tokens_SLE.shape
     tokens = routing.tokens_SLE.sum(axis=2)

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -58,7 +59,7 @@ def _read_npz(path: str, content: bytes) -> RecordedRouting:
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             steps, tokens = arrays["iteration"].astype(np.int64), arrays["tokens"].astype(np.float64)
-    except (KeyError, ValueError, OSError) as error:
+    except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
         raise RoutingFormatError(f"{path}: not a .npz with iteration and tokens ({error})") from None
     if steps.ndim != 1 or tokens.ndim != 3 or len(steps) != len(tokens) or 0 in tokens.shape[1:]:
         raise RoutingFormatError(f"{path}: iteration must have shape (S,) and tokens (S, L, E)")

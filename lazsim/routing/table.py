@@ -141,5 +141,5 @@ def top_experts(routing: RecordedRouting, num_layers: int, num_experts: int) -> 
             f"{routing.name}: the {num_experts} most loaded experts of layer {layer} have no tokens at step "
             f"{routing.steps[step]}; take more of them"
         )
-    note = f"loads are of the {num_experts} fullest of {has_experts} experts in the first {num_layers} of {has_layers} layers"
+    note = f"loads of {num_experts} fullest of {has_experts} experts, in the first {num_layers} of {has_layers} layers"
     return RecordedRouting(routing.steps, taken, routing.name, routing.sha256, (*routing.notes, note))

@@ -1,0 +1,233 @@
+import itertools
+import json
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lazsim.errors import LazsimError, RoutingFormatError
+from lazsim.routing import (
+    GeneratedRouting,
+    RecordedRouting,
+    RoutingSpec,
+    fit_routing,
+    load_routing,
+    read_routing,
+    top_experts,
+)
+from lazsim.routing.fit import autocorrelation, log_loads
+from lazsim.routing.readers import write_csv
+from lazsim.specs import catalog_names, read_spec_bytes, read_toml
+
+SPEC = read_toml("smartmoe-fit", read_spec_bytes("routing", "smartmoe-fit"), RoutingSpec)
+
+
+def recorded(tokens, steps=None):
+    tokens = np.array(tokens)
+    return RecordedRouting(np.arange(len(tokens)) if steps is None else np.array(steps), tokens, "mine")
+
+
+def write_log(folder, step, rank, layers):
+    """A log of SmartMoE: a line for each layer, with a list of loads for each micro-batch."""
+    lines = [f"{layer}:{json.dumps([[float(x) for x in batch] for batch in batches])}" for layer, batches in layers]
+    (folder / f"table_iter{step}_rank{rank}.log").write_text("\n".join(lines) + "\n")
+
+
+def test_recorded_loads_count_until_the_next_record_and_are_held_at_both_ends():
+    routing = recorded([[[1, 2]], [[3, 4]]], steps=[10, 20])
+    assert routing.loads([0, 10, 19, 20, 1000]).tolist() == [[[1, 2]]] * 3 + [[[3, 4]]] * 2
+    assert routing.last_step == 20
+
+
+def test_logs_are_summed_over_ranks_and_micro_batches(tmp_path):
+    write_log(tmp_path, 1, 0, [(0, [[1, 2], [3, 4]]), (1, [[5, 0], [0, 0]])])
+    write_log(tmp_path, 1, 1, [(0, [[10, 0], [0, 0]]), (1, [[0, 7], [0, 0]])])
+    write_log(tmp_path, 11, 0, [(0, [[1, 1], [1, 1]]), (1, [[2, 2], [2, 2]])])
+    routing = read_routing(str(tmp_path))
+    assert routing.steps.tolist() == [1, 11]
+    assert routing.tokens_SLE.tolist() == [[[14, 6], [5, 7]], [[2, 2], [4, 4]]]
+    alone = read_routing(str(tmp_path / "table_iter11_rank0.log"))
+    assert alone.tokens_SLE.tolist() == [[[2, 2], [4, 4]]]
+
+
+def test_an_npz_file_is_read_whole(tmp_path):
+    tokens = np.arange(1, 13, dtype=np.float64).reshape(2, 2, 3)
+    np.savez(tmp_path / "loads.npz", iteration=np.array([1, 11]), tokens=tokens)
+    routing = read_routing(str(tmp_path / "loads.npz"))
+    assert routing.steps.tolist() == [1, 11]
+    assert (routing.tokens_SLE == tokens).all()
+
+
+@given(st.data())
+def test_our_csv_reads_back_what_was_written(tmp_path_factory, data):
+    shape = data.draw(st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 4)))
+    size = int(np.prod(shape))
+    tokens = np.array(data.draw(st.lists(st.integers(0, 9), min_size=size, max_size=size))).reshape(shape)
+    tokens[:, :, 0] += 1
+    path = tmp_path_factory.mktemp("routing") / "loads.csv"
+    path.write_bytes(write_csv(recorded(tokens, steps=np.arange(shape[0]) * 7)))
+    routing = read_routing(str(path))
+    assert (routing.tokens_SLE == tokens).all()
+    assert routing.steps.tolist() == [7 * row for row in range(shape[0])]
+
+
+HEAD = "# lazsim-routing 1\nstep,layer,expert,tokens\n"
+BAD_FILES = {
+    "empty.csv": (b"", "the file is empty"),
+    "binary.csv": (b"\x00\x01\xff", "not a format of expert loads"),
+    "columns.csv": (b"# lazsim-routing 1\nstep,expert\n", "line 2: expected step,layer,expert,tokens"),
+    "word.csv": ((HEAD + "0,0,0,5\n0,0,one,5\n").encode(), "line 4: expected four numbers"),
+    "twice.csv": ((HEAD + "0,0,0,5\n0,0,0,5\n").encode(), "line 4: a second row"),
+    "negative.csv": ((HEAD + "0,0,0,5\n0,0,1,-5\n").encode(), "step 0, layer 0, expert 1 must be a whole number"),
+    "nan.csv": ((HEAD + "0,0,0,nan\n").encode(), "step 0, layer 0, expert 0 must be a whole number"),
+    "idle.csv": ((HEAD + "0,0,0,5\n0,1,0,0\n").encode(), "step 0, layer 1 has no tokens at all"),
+    "none.csv": (HEAD.encode(), "no loads"),
+    "table_iter1_rank0.log": (b"0:[[1.0, 2.0]]\n1:[[1.0,\n", "line 2: expected 1:[[loads], ...]"),
+    "broken.npz": (b"PK\x03\x04broken", "not a .npz with iteration and tokens"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_a_bad_file_is_refused_in_one_line(tmp_path, name):
+    content, expected = BAD_FILES[name]
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(LazsimError) as caught:
+        read_routing(str(tmp_path / name))
+    assert name in str(caught.value)
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_top_experts_are_those_with_most_tokens_over_the_whole_recording_in_their_order():
+    # Layer totals: experts 0 to 3 get 3, 30, 12 and 20.
+    routing = recorded([[[1, 30, 2, 20], [1, 1, 1, 1]], [[2, 0, 10, 0], [1, 1, 1, 1]]])
+    assert top_experts(routing, 1, 3).tokens_SLE.tolist() == [[[30, 2, 20]], [[0, 10, 0]]]
+
+
+def test_a_recording_smaller_than_the_model_is_refused():
+    with pytest.raises(RoutingFormatError, match="1 layers of 2 experts, but the model has 12 of 16"):
+        top_experts(recorded([[[1, 2]]]), 12, 16)
+
+
+def test_generated_loads_do_not_depend_on_the_order_of_questions():
+    steps = [0, 49, 50, 1599, 1600, 5000, 100_000, 20]
+    forward = GeneratedRouting(SPEC, 3, 8, seed=1).loads(steps)
+    again = GeneratedRouting(SPEC, 3, 8, seed=1)
+    backward = np.concatenate([again.loads([step]) for step in reversed(steps)])[::-1]
+    assert (forward == backward).all()
+    assert (forward != GeneratedRouting(SPEC, 3, 8, seed=2).loads(steps)).any()
+
+
+@given(st.integers(1, 4), st.integers(2, 64), st.integers(0, 2**32), st.integers(0, 10**6))
+def test_every_layer_has_tokens_at_every_step(num_layers, num_experts, seed, step):
+    loads = GeneratedRouting(SPEC, num_layers, num_experts, seed).loads([step])
+    assert loads.shape == (1, num_layers, num_experts)
+    assert (loads >= 0).all()
+    assert (loads.sum(axis=2) > 0).all()
+
+
+def test_generated_loads_start_even_and_become_skewed_and_differ_between_layers():
+    loads = GeneratedRouting(SPEC, 24, 32, seed=0).loads([0, 1000])
+    over_mean = loads.max(axis=2) / loads.mean(axis=2)
+    assert over_mean[0].max() < 2 < 4 < np.median(over_mean[1])
+    assert len({tuple(layer) for layer in loads[1].tolist()}) == 24
+
+
+def test_generated_drift_has_the_autocorrelation_of_its_parameters():
+    # Two parts with shares 0.3 and 0.7: 0.3 exp(-500 / 400) + 0.7 exp(-500 / 4000) = 0.704 in the Gaussian process
+    # beneath; uniform margins turn r into 6 / pi * asin(r / 2) = 0.687.
+    spec = msgspec.structs.replace(SPEC, fast_share=0.3, fast_steps=400.0, slow_steps=4000.0, skew=1.0, skew_spread=0.0)
+    loads = GeneratedRouting(spec, 40, 100, seed=0).loads(np.arange(1000, 9000, 500))
+    assert autocorrelation(log_loads(loads), 1) == pytest.approx(0.687, abs=0.02)
+
+
+def test_a_fit_finds_the_parameters_that_made_the_loads():
+    made = msgspec.structs.replace(
+        SPEC, skew=1.5, skew_spread=0.3, fast_share=0.2, fast_steps=200.0, slow_steps=3000.0, start_share=0.5
+    )
+    steps = np.arange(0, 40_000, 50)
+    found = fit_routing(recorded(GeneratedRouting(made, 40, 64, seed=0).loads(steps), steps))
+    assert found.skew == pytest.approx(1.5, rel=0.1)
+    assert found.skew_spread == pytest.approx(0.3, rel=0.3)
+    assert found.fast_share == pytest.approx(0.2, rel=0.2)
+    assert found.fast_steps == pytest.approx(200, rel=0.25)
+    assert found.slow_steps == pytest.approx(3000, rel=0.25)
+
+
+def test_a_fit_needs_enough_steps():
+    with pytest.raises(RoutingFormatError, match="2 steps recorded; a fit needs 30"):
+        fit_routing(recorded([[[1, 2]], [[2, 1]]]))
+
+
+def test_loads_come_from_a_name_a_file_or_nowhere(tmp_path):
+    assert "smartmoe-fit" in catalog_names("routing")
+    assert load_routing("smartmoe-fit", 12, 16, 0).loads([5]).shape == (1, 12, 16)
+    assert (load_routing("uniform", 2, 3, 0).loads([5]) == 1).all()
+    (tmp_path / "mine.toml").write_bytes(read_spec_bytes("routing", "smartmoe-fit"))
+    named, mine = (load_routing(source, 2, 3, 0) for source in ("smartmoe-fit", str(tmp_path / "mine.toml")))
+    assert (named.loads([7]) == mine.loads([7])).all()
+    with pytest.raises(LazsimError, match="did you mean 'smartmoe-fit'"):
+        load_routing("smartmoefit", 2, 3, 0)
+
+
+@pytest.mark.parametrize(("field", "value"), [("skew", 0.0), ("fast_share", 1.5), ("interval_steps", 0)])
+def test_impossible_parameters_are_refused(field, value):
+    text = read_spec_bytes("routing", "smartmoe-fit").decode()
+    current = getattr(SPEC, field)
+    with pytest.raises(LazsimError, match=field):
+        read_toml("mine.toml", text.replace(f"{field} = {current}", f"{field} = {value}").encode(), RoutingSpec)
+
+
+def test_the_shipped_generator_is_what_a_fit_to_the_real_run_gives(shared):
+    found = fit_routing(read_routing(str(shared / "routing" / "smartmoe.npz")))
+    for field in ("skew", "skew_spread", "start_share", "ramp_steps", "fast_share", "fast_steps", "slow_steps"):
+        assert getattr(found, field) == pytest.approx(getattr(SPEC, field), rel=1e-2)
+
+
+def test_the_real_run_is_as_skewed_as_is_known(shared):
+    # Median over layers of the fullest expert over the mean, at iterations 1, 11, 201, 501 and 5001.
+    routing = read_routing(str(shared / "routing" / "smartmoe.npz"))
+    loads = routing.loads([1, 11, 201, 501, 5001])
+    found = np.median(loads.max(axis=2) / loads.mean(axis=2), axis=1)
+    assert found.tolist() == pytest.approx([1.5, 15.8, 10.3, 8.0, 14.6], abs=0.05)
+
+
+def test_the_real_logs_of_some_ranks_are_part_of_the_whole(shared):
+    whole = read_routing(str(shared / "routing" / "smartmoe.npz"))
+    part = read_routing(str(shared / "routing" / "smartmoe-raw"))
+    assert part.steps.tolist() == [1, 11, 201]
+    assert (part.tokens_SLE <= whole.loads(part.steps)).all()
+    # 4 of 16 ranks.
+    assert (part.tokens_SLE.sum(axis=2) * 4 == whole.loads(part.steps).sum(axis=2)).all()
+
+
+def test_routing_commands_make_files_that_a_run_takes(lazsim, tmp_path):
+    made, taken = tmp_path / "made.csv", tmp_path / "taken.csv"
+    assert lazsim("routing", "generate", "smartmoe-fit", "--steps", 2000, "--out", made)[0] == 0
+    assert lazsim("routing", "convert", made, "--layers", 12, "--experts", 8, "--out", taken)[0] == 0
+    facts = json.loads(lazsim("routing", "info", taken, "--json")[1])
+    assert (facts["layers"], facts["experts"], facts["last step"]) == (12, 8, 1950)
+    answer = json.loads(lazsim("routing", "fit", made, "--seeds", 1, "--json")[1])
+    assert set(answer) == {"spec", "statistics"}
+    code, out, err = lazsim("run", "--trace", "traces/fail-every-5min.csv", "--routing", taken, "--json")
+    assert code == 0
+    assert json.loads(out)["inputs"]["routing"]["name"].endswith("taken.csv")
+    # Some 1,950 recorded steps do not last for 30 minutes of half-second steps: said where it matters.
+    if any(run["steps"] > 1950 for run in json.loads(out)["runs"]):
+        assert "held from there on" in err
+
+
+@pytest.mark.parametrize("kind", ["png", "pdf"])
+def test_a_plot_is_the_same_bytes_each_time(lazsim, tmp_path, kind):
+    source = tmp_path / "loads.csv"
+    source.write_bytes(write_csv(recorded([[[3, 1], [1, 1]], [[1, 3], [2, 1]]])))
+    pictures = []
+    for name in ("a", "b"):
+        out = tmp_path / f"{name}.{kind}"
+        assert lazsim("routing", "plot", source, "--out", out)[0] == 0
+        pictures.append(out.read_bytes())
+    assert pictures[0] == pictures[1]
+    for left, right in itertools.pairwise([b"\x89PNG" if kind == "png" else b"%PDF", pictures[0][:4]]):
+        assert left == right
