@@ -24,7 +24,7 @@ _HOMES = {
     "load_trace": "trace",
     "place_ep": "placement.policies",
     "place_mro": "placement.policies",
-    "simulate": "results",
+    "simulate": "simulation",
 }
 """Public name -> module; a module is imported when its first name is used, so that the command line starts fast."""
 
@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from lazsim.placement.policies import place_ep as place_ep
     from lazsim.placement.policies import place_mro as place_mro
     from lazsim.results import RunResult as RunResult
-    from lazsim.results import simulate as simulate
     from lazsim.routing import load_routing as load_routing
+    from lazsim.simulation import simulate as simulate
     from lazsim.specs import ClusterSpec as ClusterSpec
     from lazsim.specs import GpuSpec as GpuSpec
     from lazsim.specs import JobSpec as JobSpec

@@ -11,8 +11,9 @@ import msgspec
 from lazsim.engine.simulate import simulate_system
 from lazsim.engine.systems import DEFAULT_SYSTEMS, SYSTEMS
 from lazsim.errors import InfeasiblePlanError, SpecError
-from lazsim.results import RunResult, build_costs, simulate
+from lazsim.results import RunResult
 from lazsim.routing import Routing, load_routing
+from lazsim.simulation import build_costs, simulate
 from lazsim.specs import (
     ClusterSpec,
     GpuSpec,
@@ -116,7 +117,7 @@ def sensitivity(
     Parameters
     ----------
     trace, model, cluster, job, systems, routing, duration_s, seed
-        See `lazsim.results.simulate`. Ratios are those of the first system to the others.
+        See `lazsim.simulation.simulate`. Ratios are those of the first system to the others.
     constants
         Which, by the names that `constant_paths` gives them; all when empty.
     factors
@@ -127,7 +128,7 @@ def sensitivity(
     Raises
     ------
     LazsimError
-        As `lazsim.results.simulate`, or when a constant is unknown.
+        As `lazsim.simulation.simulate`, or when a constant is unknown.
 
     Notes
     -----

@@ -60,7 +60,7 @@ def command(
     from lazsim.engine.systems import DEFAULT_SYSTEMS
     from lazsim.files import check_folder, write_all
     from lazsim.report import print_report, run_report
-    from lazsim.results import simulate
+    from lazsim.simulation import simulate
     from lazsim.trace import load
 
     if out is not None:
@@ -85,6 +85,7 @@ def command(
         profile=profile,
         duration_s=duration,
         seed=seed,
+        replay={"start_s": start, "max_nodes": max_nodes, "cap": cap, "lenient": lenient},
         progress=_progress,
     )
     if out is not None:
