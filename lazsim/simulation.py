@@ -83,7 +83,7 @@ def simulate(
     >>> trace = lazsim.build_trace([lazsim.Event(0, "add", f"node{i}") for i in range(4)], duration_s=600)
     >>> result = lazsim.simulate(trace, systems=["lazarus"], routing="uniform")
     >>> result.runs[0].counts["failures"], result.runs[0].wall_s
-    (0, 600)
+    (0, 600.0)
     """
     for name in systems:
         if name not in SYSTEMS:
