@@ -1,6 +1,7 @@
 """The command line: one file per command, loaded only when it is called."""
 
 import importlib
+import os
 import sys
 from typing import Any
 
@@ -47,6 +48,8 @@ def cli() -> None:
 
 def main(arguments: list[str] | None = None) -> Any:
     """Run the command line and exit: 0 done, 1 a bug, 2 bad input or usage, 130 interrupted."""
+    # Threads of the linear algebra would only wait for each other over matrices as small as these.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         status = cli.main(arguments, prog_name="lazsim", standalone_mode=False)
     except LazsimError as error:
