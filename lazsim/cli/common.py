@@ -1,6 +1,7 @@
 """What several commands share: option types with units, notes, JSON."""
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import click
@@ -37,6 +38,18 @@ seed_option = click.option(
 def note(text: str) -> None:
     """Tell the user something on stderr."""
     click.echo(f"note: {text}", err=True)
+
+
+def progress(items: Iterable[str]) -> Iterable[str]:
+    """Go through items behind a progress bar on stderr, where that is a terminal."""
+    if not sys.stderr.isatty():
+        yield from items
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        yield from bar.track(list(items), description="simulating")
 
 
 def print_json(value: Any) -> None:

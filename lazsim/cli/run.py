@@ -1,12 +1,10 @@
 """``lazsim run``: replay a trace under one or more systems."""
 
-import sys
-from collections.abc import Iterable
 from pathlib import Path
 
 import click
 
-from lazsim.cli.common import DURATION, json_option, note, print_json, seed_option
+from lazsim.cli.common import DURATION, json_option, note, print_json, progress, seed_option
 
 FORMATS = ("auto", "bamboo", "gcloud", "skypilot", "infinitehbd", "parcae", "lazsim")
 
@@ -86,7 +84,7 @@ def command(
         duration_s=duration,
         seed=seed,
         replay={"start_s": start, "max_nodes": max_nodes, "cap": cap, "lenient": lenient},
-        progress=_progress,
+        progress=progress,
     )
     if out is not None:
         write_all(result.files(out))
@@ -98,14 +96,3 @@ def command(
         print_report(run_report(result))
     if out is not None:
         note(f"results are in {out}/: summary.json, timeline.csv, events.csv, throughput.png, throughput.pdf, run.json")
-
-
-def _progress(systems: Iterable[str]) -> Iterable[str]:
-    if not sys.stderr.isatty():
-        yield from systems
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        yield from bar.track(list(systems), description="simulating")

@@ -6,8 +6,7 @@ from typing import Any
 
 import click
 
-from lazsim.cli.common import note, print_json
-from lazsim.cli.run import _progress
+from lazsim.cli.common import note, print_json, progress
 from lazsim.cli.run import command as run
 from lazsim.sensitivity import FACTORS, Change, Sensitivity, sensitivity
 
@@ -64,7 +63,7 @@ def command(
         lenient=lenient,
     )
     result = sensitivity(
-        trace, systems=systems or DEFAULT_SYSTEMS, duration_s=duration, seed=seed, progress=_progress, **setup
+        trace, systems=systems or DEFAULT_SYSTEMS, duration_s=duration, seed=seed, progress=progress, **setup
     )
     for text in result.base.notes:
         note(text)
