@@ -169,6 +169,14 @@ def test_too_few_nodes_wait_until_enough_have_been_collected():
     assert result.counts["restarts"] == 1
 
 
+def test_nodes_that_come_after_a_collection_ran_out_during_detection_are_collected_too():
+    # c is collected from 50 to 170, but is lost with a at 165; detected at 180. d is collected from 200 to 320.
+    events = trace((0, "add", "a b"), (50, "add", "c"), (165, "remove", "a c"), (200, "add", "d"))
+    result = run("lazarus", events, 400.0, **NEVER)
+    assert spent(result)["waiting"] == 320 - 180
+    assert result.counts["restarts"] == 1
+
+
 def test_steps_lost_are_not_counted_while_the_job_waits():
     result = run("lazarus", trace((0, "add", "a b"), (61, "remove", "b")), 400.0)
     assert (result.steps, result.samples, result.counts["lost_steps"]) == (0, 0, 30)

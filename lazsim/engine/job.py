@@ -9,25 +9,22 @@ from collections.abc import Generator
 from enum import Enum, auto
 from typing import Any
 
-import numpy as np
 import simpy
 
-from lazsim.costmodel.recovery_times import checkpoint_load_s, checkpoint_save_s, restart_s, transfer_s
+from lazsim.costmodel.recovery_times import checkpoint_load_s, checkpoint_save_s, restart_s
 from lazsim.costmodel.step import CostModel, StepCost
+from lazsim.engine.changeover import change_over
 from lazsim.engine.ledger import Ledger
 from lazsim.engine.log import Event, Log, State
 from lazsim.engine.nodes import Nodes
+from lazsim.engine.pace import LOAD_SAMPLE_STEPS, Pace
 from lazsim.engine.planner import Planner
 from lazsim.engine.systems import System
-from lazsim.placement.migration import map_greedily, migrate, num_missing
-from lazsim.placement.plan import Bools, PlacementPlan, is_recoverable
+from lazsim.placement.plan import PlacementPlan, is_recoverable
 from lazsim.routing import Routing
 from lazsim.trace.table import Batch
 
 Activity = Generator[simpy.Event, Any, None]
-
-LOAD_SAMPLE_STEPS = 50
-"""Steps for which one sample of the loads, from their middle, stands; a divisor of the usual intervals."""
 
 ROUNDING = 1e-9
 """Share of a step by which rounding may misplace its end."""
@@ -47,7 +44,7 @@ class Job:
     Parameters
     ----------
     env
-        The simulation; time starts at 0 with the nodes of `first_batch` trained up and ready.
+        The simulation, at time 0.
     system, costs, routing
         What is run, what it takes and what the gate asks for.
     """
@@ -74,9 +71,8 @@ class Job:
         self._in_use: list[str] = []
         self._taking_part: set[str] = set()
         self._plan: PlacementPlan | None = None
-        self._running: StepCost | None = None
+        self._running: Pace | None = None
         self._samples_per_step = 0
-        self._paces: dict[int, float] = {}
         self._process: simpy.Process | None = None
 
     # What happens to the job.
@@ -162,7 +158,10 @@ class Job:
             if self._is_due(checkpoint_steps, self._saved_step):
                 yield from self._checkpoint()
             num_steps = min(interval - self.step % interval for interval in boundaries)
-            yield from self._compute(num_steps, self._step_s())
+            assert self._running is not None, "only a running job trains"
+            step_s = self._running.step_s(self.step)
+            self._note_state(self._samples_per_step / step_s)
+            yield from self._compute(num_steps, step_s)
 
     def _is_due(self, interval_steps: int, last_step: int) -> bool:
         return self.step // interval_steps > last_step // interval_steps
@@ -203,7 +202,7 @@ class Job:
 
     def _rebalance(self) -> Activity:
         """Plan from the loads seen last; change over at this step boundary if that moves anything."""
-        nodes, plan, seconds = self._migration(self._in_use, self._new_plan(len(self._in_use)))
+        nodes, plan, seconds = self._change_over(self._in_use, len(self._in_use))
         if seconds > 0:
             yield from self._spend("rebalance", self.costs.cluster.recovery.regroup_s + seconds)
             self.log.count("rebalances")
@@ -230,7 +229,7 @@ class Job:
     def _reconfigure(self, candidates: list[str], event: str) -> Activity:
         """Plan for these nodes, rebuild communicators, fetch missing states and go on at the same step."""
         self._taking_part = set(candidates)
-        nodes, plan, seconds = self._migration(candidates, self._new_plan(self._usable_nodes(len(candidates))))
+        nodes, plan, seconds = self._change_over(candidates, self._usable_nodes(len(candidates)))
         yield from self._spend("reconfigure", self.costs.cluster.recovery.rebuild_s)
         yield from self._spend("transfer", seconds)
         self._adopt(nodes, plan)
@@ -248,13 +247,15 @@ class Job:
         if lost_steps:
             self._log("rolled_back", lost_steps=lost_steps)
         while not self._usable_nodes(len(self.nodes)):
+            if self._join_at_s is not None and self._join_at_s <= self.env.now:
+                # Those who were collected meanwhile are counted already; the next to come start a new collection.
+                self._join_at_s = None
             try:
                 self._hears_joins = True
                 yield self.env.event()
             except simpy.Interrupt as interrupt:
                 if interrupt.cause is not Cause.JOIN:
                     raise
-                self._join_at_s = None
             finally:
                 self._hears_joins = False
         yield from self._restart()
@@ -282,49 +283,20 @@ class Job:
     def _new_plan(self, num_nodes: int) -> PlacementPlan:
         return self.planner.plan(num_nodes, self.step)
 
-    def _migration(self, candidates: list[str], plan: PlacementPlan) -> tuple[list[str], PlacementPlan, float]:
-        """Bind candidates to the nodes of a plan; return them in its order, the plan, and the transfer time."""
-        assert self._plan is not None, "something to migrate from"
-        newcomers = len(candidates) - len(self._in_use)
-        has = _widen(self._plan.holds_LEN, newcomers)
-        chosen = map_greedily(num_missing(has, plan.holds_LEN))
-        nodes = [candidates[index] for index in chosen.tolist()]
-        order = chosen
-        if len(chosen) < len(candidates):
-            # Nodes that the plan leaves out still serve what they hold.
-            order = np.concatenate([chosen, np.setdiff1d(np.arange(len(candidates)), chosen)])
-        wants = _widen(plan.holds_LEN, len(order) - len(chosen))
-        moved = migrate(
-            has[:, :, order],
-            wants,
-            self.costs.model.expert_state_bytes,
-            order < len(self._in_use),
-            self.costs.model.dense_state_bytes,
-        )
-        servers = self.nodes.servers([candidates[index] for index in order.tolist()])
-        return nodes, plan, transfer_s(self.costs, moved.bytes_NN, servers)
+    def _change_over(self, candidates: list[str], num_nodes: int) -> tuple[list[str], PlacementPlan, float]:
+        """Plan for so many of the candidates; return them in the plan's order, the plan, and the transfer time."""
+        assert self._plan is not None, "something to change over from"
+        plan = self._new_plan(num_nodes)
+        chosen, seconds = change_over(self.costs, self._plan, plan, self.nodes.servers(candidates))
+        return [candidates[index] for index in chosen], plan, seconds
 
     def _adopt(self, nodes: list[str], plan: PlacementPlan) -> None:
         self._in_use, self._plan, self._taking_part = nodes, plan, set(nodes)
         self._planned_step = self.step
         self._samples_per_step = len(nodes) * self.costs.samples_per_node
         layout = self.system.layout(self.costs, self.nodes.servers(nodes))
-        self._running = StepCost(self.costs, plan, layout)
-        self._paces = {}
-
-    def _step_s(self) -> float:
-        """Return the time of a step now, from loads in the middle of the present stretch of steps."""
-        assert self._running is not None, "the job runs"
-        stretch = self.step // LOAD_SAMPLE_STEPS
-        if stretch not in self._paces:
-            interval = self.costs.job.rebalance_interval_steps
-            ahead = max(1, math.ceil((interval - self.step % interval) / LOAD_SAMPLE_STEPS))
-            stretches = np.arange(stretch, stretch + ahead)
-            loads = self.routing.loads(stretches * LOAD_SAMPLE_STEPS + LOAD_SAMPLE_STEPS // 2)
-            self._paces = dict(zip(stretches.tolist(), self._running.step_s(loads).tolist(), strict=True))
-        step_s = self._paces[stretch]
-        self._note_state(self._samples_per_step / step_s)
-        return step_s
+        cost = StepCost(self.costs, plan, layout)
+        self._running = Pace(cost, self.routing, self.costs.job.rebalance_interval_steps)
 
     def _note_state(self, samples_per_s: float) -> None:
         num_used = len(self._in_use) if self._running is not None else 0
@@ -344,10 +316,3 @@ class Job:
 def _steps_in(spent_s: float, step_s: float) -> int:
     """Return the whole steps in a time; one that ends at its very end counts, whatever rounding says."""
     return math.floor(spent_s / step_s + ROUNDING)
-
-
-def _widen(holds_LEN: Bools, num_more: int) -> Bools:
-    """Add nodes that hold nothing."""
-    if not num_more:
-        return holds_LEN
-    return np.concatenate([holds_LEN, np.zeros((*holds_LEN.shape[:2], num_more), dtype=np.bool_)], axis=2)
