@@ -5,6 +5,7 @@ A name is an entry of ``lazsim/catalog/<kind>/``; a path to a TOML file of the s
 
 import difflib
 import hashlib
+import math
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -78,7 +79,10 @@ class ModelSpec(Spec, frozen=True, kw_only=True):
             "num_experts",
             "top_k",
             "sequence_length",
+            "matrices_per_expert",
         )
+        _require_not_negative(self, "d_ff_dense", "num_shared_experts", "attention_params", "attention_score_dim")
+        _require_not_negative(self, "vocab_size", "num_vocab_matrices", "num_learned_positions")
         if self.num_moe_layers > self.num_layers:
             raise ValueError(f"num_moe_layers ({self.num_moe_layers}) exceeds num_layers ({self.num_layers})")
         if self.top_k > self.num_experts:
@@ -310,14 +314,14 @@ class JobSpec(Spec, frozen=True, kw_only=True):
 
 def _require_positive(spec: Spec, *fields: str) -> None:
     for field in fields:
-        if not getattr(spec, field) > 0:
+        if not 0 < getattr(spec, field) < math.inf:
             raise ValueError(f"{field} must be positive, not {getattr(spec, field)}")
 
 
 def _require_not_negative(spec: Spec, *fields: str) -> None:
     for field in fields:
-        if not getattr(spec, field) >= 0:
-            raise ValueError(f"{field} must not be negative, not {getattr(spec, field)}")
+        if not 0 <= getattr(spec, field) < math.inf:
+            raise ValueError(f"{field} must be a number from 0 up, not {getattr(spec, field)}")
 
 
 SpecT = TypeVar("SpecT", bound=Spec)

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 
 from lazsim.errors import SpecError
@@ -29,6 +31,7 @@ def test_every_gpu_that_a_user_may_ask_for_is_there():
         ("num_moe_layers = 12", "num_moe_layers = 13", "num_moe_layers (13) exceeds num_layers (12)"),
         ("top_k = 1", "top_k = 9", "top_k (9) exceeds num_experts (8)"),
         ("top_k = 1", "top_k = =", "Invalid value"),
+        ("attention_params = ", "attention_params = -", "attention_params must be a number from 0 up"),
     ],
 )
 def test_a_bad_specification_is_refused_with_file_and_key(tmp_path, old, new, expected):
@@ -38,3 +41,19 @@ def test_a_bad_specification_is_refused_with_file_and_key(tmp_path, old, new, ex
         load_spec(ModelSpec, str(path))
     assert str(path) in str(caught.value)
     assert expected in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("detect_s", "inf", "detect_s must be a number from 0 up, not inf"),
+        ("nic_bytes_per_s", "nan", "nic_bytes_per_s must be positive, not nan"),
+        ("num_nodes", "0", "num_nodes must be positive, not 0"),
+    ],
+)
+def test_constants_of_a_cluster_must_be_finite_and_make_sense(tmp_path, key, value, expected):
+    text = (ROOT / "lazsim/catalog/clusters/rtx3090x10.toml").read_text()
+    path = tmp_path / "mine.toml"
+    path.write_text(re.sub(rf"^{key} = \S+", f"{key} = {value}", text, flags=re.MULTILINE))
+    with pytest.raises(SpecError, match=re.escape(expected)):
+        load_spec(ClusterSpec, str(path))

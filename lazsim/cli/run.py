@@ -78,7 +78,7 @@ def command(
         model=model,
         cluster=cluster,
         job=job,
-        systems=systems or DEFAULT_SYSTEMS,
+        systems=tuple(dict.fromkeys(systems)) or DEFAULT_SYSTEMS,
         routing=routing,
         profile=profile,
         duration_s=duration,
