@@ -1,5 +1,6 @@
 import itertools
 import json
+import tracemalloc
 
 import msgspec
 import numpy as np
@@ -74,30 +75,127 @@ def test_our_csv_reads_back_what_was_written(tmp_path_factory, data):
 
 
 HEAD = "# lazsim-routing 1\nstep,layer,expert,tokens\n"
+LOG = "table_iter1_rank0.log"
 BAD_FILES = {
     "empty.csv": (b"", "the file is empty"),
     "binary.csv": (b"\x00\x01\xff", "not a format of expert loads"),
     "columns.csv": (b"# lazsim-routing 1\nstep,expert\n", "line 2: expected step,layer,expert,tokens"),
-    "word.csv": ((HEAD + "0,0,0,5\n0,0,one,5\n").encode(), "line 4: expected four numbers"),
+    "bytes.csv": (HEAD.encode() + b"0,0,0,\xff\n", "not a text file"),
+    "word.csv": ((HEAD + "0,0,0,5\n0,0,one,5\n").encode(), "line 4: expected four whole numbers"),
+    "short.csv": ((HEAD + "\n0,0,5\n").encode(), "line 4: expected four whole numbers"),
+    "negative.csv": ((HEAD + "0,0,0,5\n0,0,1,-5\n").encode(), "line 4: expected four whole numbers"),
+    "nan.csv": ((HEAD + "0,0,0,nan\n").encode(), "line 3: expected four whole numbers"),
     "twice.csv": ((HEAD + "0,0,0,5\n0,0,0,5\n").encode(), "line 4: a second row"),
-    "negative.csv": ((HEAD + "0,0,0,5\n0,0,1,-5\n").encode(), "step 0, layer 0, expert 1 must be a whole number"),
-    "nan.csv": ((HEAD + "0,0,0,nan\n").encode(), "step 0, layer 0, expert 0 must be a whole number"),
+    "order.csv": ((HEAD + "7,0,0,5\n0,0,0,5\n").encode(), "line 4: step 0 comes after step 7"),
     "idle.csv": ((HEAD + "0,0,0,5\n0,1,0,0\n").encode(), "step 0, layer 1 has no tokens at all"),
+    "missing.csv": ((HEAD + "0,0,0,5\n0,2,0,5\n").encode(), "step 0, layer 1 has no tokens at all"),
+    "slip.csv": ((HEAD + "0,0,99999999999,5\n").encode(), "1 layers of 100000000000 experts are too many"),
     "none.csv": (HEAD.encode(), "no loads"),
-    "table_iter1_rank0.log": (b"0:[[1.0, 2.0]]\n1:[[1.0,\n", "line 2: expected 1:[[loads], ...]"),
-    "broken.npz": (b"PK\x03\x04broken", "not a .npz with iteration and tokens"),
+    "broken.npz": (b"PK\x03\x04broken", "not a readable .npz with iteration and tokens"),
+    "cut": (b"0:[[1.0, 2.0]]\n\n1:[[1.0,\n", "line 3: expected 1:[[2 loads], ...]"),
+    "ragged": (b"0:[[1.0, 2.0], [3.0]]\n", "line 1: expected 0:[[loads], ...]"),
+    "object": (b'0:{"a": 1}\n', "line 1: expected 0:[[loads], ...]"),
+    "jump": (b"1:[[1.0, 2.0]]\n", "line 1: expected 0:[[loads], ...]"),
+    "minus": (b"0:[[-1.0, 2.0]]\n", "line 1 has loads that are no numbers from 0 up"),
+    "nan": (b"0:[[1.0, NaN]]\n", "line 1 has loads that are no numbers from 0 up"),
+    "idle": (b"0:[[1.0]]\n1:[[0.0]]\n", "step 1, layer 1 has no tokens at all"),
+    "void": (b"", "the file is empty"),
 }
+
+
+def write_bad(folder, name):
+    """Write a bad file; those without a suffix are logs of SmartMoE in a folder of their own."""
+    path = folder / name if "." in name else folder / name / LOG
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(BAD_FILES[name][0])
+    return path
 
 
 @pytest.mark.parametrize("name", BAD_FILES)
 def test_a_bad_file_is_refused_in_one_line(tmp_path, name):
-    content, expected = BAD_FILES[name]
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(LazsimError) as caught:
-        read_routing(str(tmp_path / name))
-    assert name in str(caught.value)
-    assert expected in str(caught.value)
+    path = write_bad(tmp_path, name)
+    with pytest.raises(RoutingFormatError) as caught:
+        read_routing(str(path))
+    assert path.name in str(caught.value)
+    assert BAD_FILES[name][1] in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+GOOD_NPZ = {"iteration": np.array([1, 11]), "tokens": np.ones((2, 3, 4))}
+BAD_ARRAYS = {
+    "tokens are text": ({"tokens": np.full((2, 3, 4), "x")}, "must be numbers"),
+    "tokens are complex": ({"tokens": np.full((2, 3, 4), 1j)}, "must be numbers"),
+    "tokens are objects": ({"tokens": np.full((2, 3, 4), None)}, "not a readable .npz"),
+    "tokens have no layers": ({"tokens": np.ones((2, 4))}, "must have shape"),
+    "a load is negative": ({"tokens": np.full((2, 3, 4), -1)}, "step 1, layer 0, expert 0 must be a whole number"),
+    "a load is no number": ({"tokens": np.full((2, 3, 4), np.nan)}, "step 1, layer 0, expert 0 must be a whole number"),
+    "a load is past counting": ({"tokens": np.full((2, 3, 4), 1e300)}, "must be a whole number"),
+    "a load is a fraction": ({"tokens": np.full((2, 3, 4), 0.5)}, "must be a whole number"),
+    "layers are idle": ({"tokens": np.zeros((2, 3, 4))}, "step 1, layer 0 has no tokens at all"),
+    "steps are no numbers": ({"iteration": np.array([1, np.nan])}, "steps must be whole numbers"),
+    "steps are out of order": ({"iteration": np.array([11, 1])}, "steps must ascend"),
+    "steps are too few": ({"iteration": np.array([11])}, "must have shape"),
+}
+
+
+@pytest.mark.parametrize("what", BAD_ARRAYS)
+def test_bad_arrays_are_refused_in_one_line(tmp_path, what):
+    arrays, expected = BAD_ARRAYS[what]
+    np.savez(tmp_path / "loads.npz", **{**GOOD_NPZ, **arrays})
+    with pytest.raises(RoutingFormatError, match=expected) as caught:
+        read_routing(str(tmp_path / "loads.npz"))
+    assert "\n" not in str(caught.value)
+
+
+def test_lenient_reading_repairs_a_csv_and_counts_what_it_repaired(tmp_path):
+    # Step 7 comes first; a bad line; a second row; step 9 leaves layer 1 without tokens, so step 7 holds on.
+    rows = ["7,0,0,5", "7,1,0,6", "0,0,0,1", "0,1,0,2", "0,0,0,-3", "7,0,0,9", "9,0,0,8"]
+    (tmp_path / "loads.csv").write_text(HEAD + "\n".join(rows) + "\n")
+    routing = read_routing(str(tmp_path / "loads.csv"), lenient=True)
+    assert routing.steps.tolist() == [0, 7]
+    assert routing.tokens_SLE.tolist() == [[[1], [2]], [[5], [6]]]
+    assert routing.notes == (
+        "repaired 2 times: sort the steps",
+        "repaired 1 times: leave out what cannot be read",
+        "repaired 1 times: keep the first of several",
+        "repaired 1 times: hold the step before it",
+    )
+
+
+def test_lenient_reading_repairs_arrays_and_logs(tmp_path):
+    tokens = np.ones((3, 1, 2))
+    tokens[1, 0, 1] = np.nan
+    np.savez(tmp_path / "loads.npz", iteration=np.array([21, 11, 1]), tokens=tokens)
+    routing = read_routing(str(tmp_path / "loads.npz"), lenient=True)
+    assert routing.steps.tolist() == [1, 11, 21]
+    assert routing.tokens_SLE.tolist() == [[[1, 1]], [[1, 0]], [[1, 1]]]
+    (tmp_path / LOG).write_text("0:[[1.0, -2.0], [NaN, 4.0]]\n")
+    assert read_routing(str(tmp_path / LOG), lenient=True).tokens_SLE.tolist() == [[[1, 4]]]
+
+
+def test_no_repair_makes_loads_from_nothing(tmp_path):
+    (tmp_path / "loads.csv").write_text(HEAD + "0,0,0,nan\n")
+    with pytest.raises(RoutingFormatError, match="no loads"):
+        read_routing(str(tmp_path / "loads.csv"), lenient=True)
+
+
+def test_loads_tell_their_size_and_the_grid_on_which_they_are_constant():
+    routing = recorded([[[1, 2, 3]] * 2] * 3, steps=[1, 11, 21])
+    assert (routing.num_layers, routing.num_experts, routing.interval_steps) == (2, 3, 10)
+    generated = GeneratedRouting(SPEC, 4, 5, seed=0)
+    assert (generated.num_layers, generated.num_experts) == (4, 5)
+    within = generated.loads(range(generated.interval_steps))
+    assert (within == within[0]).all()
+
+
+def test_generated_loads_of_a_long_run_stay_small_in_memory():
+    # 100 blocks of 32 points, 2 parts, 4 layers, 64 experts: 13 MB if all were kept; starts of blocks are 0.4 MB.
+    generated = GeneratedRouting(SPEC, 4, 64, seed=0)
+    tracemalloc.start()
+    generated.loads([100 * 32 * SPEC.interval_steps])
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept < 2e6
 
 
 def test_the_top_experts_are_those_with_most_tokens_over_the_whole_recording_in_their_order():

@@ -10,6 +10,8 @@ from lazsim.cli.common import json_option, note, print_json, seed_option
 if TYPE_CHECKING:
     from lazsim.routing import RecordedRouting
 
+lenient_option = click.option("--lenient", is_flag=True, help="Repair what is repairable and say how often.")
+
 
 @click.group()
 def command() -> None:
@@ -18,13 +20,14 @@ def command() -> None:
 
 @command.command()
 @click.argument("file")
+@lenient_option
 @json_option
-def info(file: str, as_json: bool) -> None:
+def info(file: str, lenient: bool, as_json: bool) -> None:
     """Say what a recording of expert loads looks like."""
     from lazsim.routing import read_routing
     from lazsim.routing.fit import routing_stats
 
-    recorded = read_routing(file)
+    recorded = read_routing(file, lenient)
     num_steps, num_layers, num_experts = recorded.tokens_SLE.shape
     facts: dict[str, float | str] = {
         "steps recorded": num_steps,
@@ -41,20 +44,22 @@ def info(file: str, as_json: bool) -> None:
 
 @command.command()
 @click.argument("file")
+@lenient_option
 @click.option(
     "--seeds", type=click.IntRange(min=1), default=5, show_default=True, help="Generated runs to compare with."
 )
 @json_option
-def fit(file: str, seeds: int, as_json: bool) -> None:
+def fit(file: str, lenient: bool, seeds: int, as_json: bool) -> None:
     """Fit a generator to a recording; print its TOML, and the recording beside what the generator makes."""
     import msgspec
 
     from lazsim.routing import fit_routing, read_routing
     from lazsim.routing.fit import compare
 
-    recorded = read_routing(file)
+    recorded = read_routing(file, lenient)
     spec = fit_routing(recorded)
     rows = compare(recorded, spec, seeds)
+    _notes(recorded)
     if as_json:
         print_json({"spec": msgspec.to_builtins(spec), "statistics": rows})
         return
@@ -85,16 +90,17 @@ def generate(spec: str, layers: int, experts: int, steps: int, seed: int, out: P
 
 @command.command()
 @click.argument("file")
+@lenient_option
 @click.option("--layers", type=click.IntRange(min=1), help="Take the first so many layers.")
 @click.option("--experts", type=click.IntRange(min=1), help="Take the so many fullest experts of each layer.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, metavar="FILE.csv")
-def convert(file: str, layers: int | None, experts: int | None, out: Path) -> None:
+def convert(file: str, lenient: bool, layers: int | None, experts: int | None, out: Path) -> None:
     """Turn a recording into our CSV, whole or its first layers and fullest experts."""
     from lazsim.files import write_whole
     from lazsim.routing import read_routing, top_experts
     from lazsim.routing.readers import write_csv
 
-    recorded = read_routing(file)
+    recorded = read_routing(file, lenient)
     _, num_layers, num_experts = recorded.tokens_SLE.shape
     taken = top_experts(recorded, layers or num_layers, experts or num_experts)
     write_whole(out, write_csv(taken))
@@ -103,18 +109,19 @@ def convert(file: str, layers: int | None, experts: int | None, out: Path) -> No
 
 @command.command()
 @click.argument("file")
+@lenient_option
 @click.option(
     "--layer", "layers", type=click.IntRange(min=0), multiple=True, help="Repeats; default: first, middle, last."
 )
 @click.option("--out", type=click.Path(path_type=Path), required=True, metavar="FILE.png|pdf")
-def plot(file: str, layers: tuple[int, ...], out: Path) -> None:
+def plot(file: str, lenient: bool, layers: tuple[int, ...], out: Path) -> None:
     """Draw how the experts of some layers share the tokens over training."""
     from lazsim.errors import LazsimError
     from lazsim.files import write_whole
     from lazsim.plots.routing import share_figure
     from lazsim.routing import read_routing
 
-    recorded = read_routing(file)
+    recorded = read_routing(file, lenient)
     num_layers = recorded.tokens_SLE.shape[1]
     chosen = layers or tuple(dict.fromkeys((0, num_layers // 2, num_layers - 1)))
     if max(chosen) >= num_layers:
@@ -123,6 +130,7 @@ def plot(file: str, layers: tuple[int, ...], out: Path) -> None:
     if kind not in ("png", "pdf"):
         raise LazsimError(f"--out {out}: give a name that ends in .png or .pdf")
     write_whole(out, share_figure(recorded, chosen, kind))
+    _notes(recorded)
 
 
 def _notes(recorded: "RecordedRouting") -> None:

@@ -17,6 +17,9 @@ Floats = npt.NDArray[np.float64]
 BLOCK_POINTS = 32
 """Grid points generated at once; a block has a random stream of its own."""
 
+MAX_BLOCKS = 4
+"""Blocks that are kept; the one made first goes first."""
+
 TOKENS_PER_LAYER = 1 << 24
 """Resolution of the loads: shares below a sixteen-millionth are no tokens."""
 
@@ -84,7 +87,8 @@ class GeneratedRouting:
         self.name = spec.name
         self.sha256 = sha256
         self._spec = spec
-        self._shape = (num_layers, num_experts)
+        self.num_layers, self.num_experts = self._shape = (num_layers, num_experts)
+        self.interval_steps = spec.interval_steps
         self._seed = seed
         rng = self._stream(0)
         # Log-normal over layers, with the mean and the standard deviation of the specification.
@@ -104,9 +108,10 @@ class GeneratedRouting:
     def _block(self, block: int) -> Ints:
         if block not in self._blocks:
             while len(self._starts) <= block:
-                self._starts.append(self._walk(len(self._starts) - 1)[-1])
-            if len(self._blocks) >= 4:
-                del self._blocks[min(self._blocks)]
+                # A copy: a view would keep the whole walk.
+                self._starts.append(self._walk(len(self._starts) - 1)[-1].copy())
+            if len(self._blocks) >= MAX_BLOCKS:
+                del self._blocks[next(iter(self._blocks))]
             self._blocks[block] = self._tokens(block, self._walk(block)[:-1])
         return self._blocks[block]
 

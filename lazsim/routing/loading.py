@@ -13,7 +13,7 @@ from lazsim.specs import catalog_names, read_spec_bytes, read_toml, sha256, unkn
 UNIFORM = "uniform"
 
 
-def load_routing(source: str, num_layers: int, num_experts: int, seed: int) -> Routing:
+def load_routing(source: str, num_layers: int, num_experts: int, seed: int, lenient: bool = False) -> Routing:
     """Get loads for a model.
 
     Parameters
@@ -24,6 +24,8 @@ def load_routing(source: str, num_layers: int, num_experts: int, seed: int) -> R
         MoE layers of the model and experts of each; of a larger recording `top_experts` are taken.
     seed
         Seed of generated loads.
+    lenient
+        Repair what is repairable in a recording; see `read_routing`.
 
     Raises
     ------
@@ -39,7 +41,7 @@ def load_routing(source: str, num_layers: int, num_experts: int, seed: int) -> R
     if not Path(source).exists():
         names = [UNIFORM, *catalog_names("routing")]
         raise RoutingFormatError(unknown_name("routing", source, names) + "; or a file of recorded loads")
-    return top_experts(read_routing(source), num_layers, num_experts)
+    return top_experts(read_routing(source, lenient), num_layers, num_experts)
 
 
 def record(source: str, num_layers: int, num_experts: int, num_steps: int, seed: int) -> RecordedRouting:

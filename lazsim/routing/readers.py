@@ -1,11 +1,11 @@
 """Read recorded loads: SmartMoE's logs, ``.npz``, and a CSV of our own."""
 
-import csv
 import io
 import json
 import re
 import zipfile
-from collections.abc import Iterable
+import zlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,21 +13,26 @@ import numpy.typing as npt
 
 from lazsim.errors import RoutingFormatError
 from lazsim.files import read_bytes
-from lazsim.routing.table import RecordedRouting, check_tokens
+from lazsim.routing.table import Faults, Ints, RecordedRouting, check_tokens
 from lazsim.specs import sha256
 
 Floats = npt.NDArray[np.float64]
 
 CSV_HEADER = "# lazsim-routing 1"
-CSV_COLUMNS = ["step", "layer", "expert", "tokens"]
-LOG_NAME = re.compile(r"table_iter(\d+)_rank(\d+)\.log")
+CSV_COLUMNS = "step,layer,expert,tokens"
+CSV_ROW = re.compile(r"(\d{1,15}),(\d{1,15}),(\d{1,15}),(\d{1,15})", re.ASCII)
+LOG_NAME = re.compile(r"table_iter(\d{1,15})_rank(\d{1,15})\.log", re.ASCII)
+LOG_LAYER = re.compile(r"(\d{1,15}):(\[.*\])", re.ASCII)
+
+MAX_LOADS = 1 << 27
+"""Most loads of a recording, 1 GiB: a slip in a layer's or expert's number must not fill the memory."""
 
 FORMATS = (
     f"known are .npz with iteration and tokens, SmartMoE's table_iter<i>_rank<r>.log, and CSV after {CSV_HEADER!r}"
 )
 
 
-def read_routing(path: str) -> RecordedRouting:
+def read_routing(path: str, lenient: bool = False) -> RecordedRouting:
     """Read recorded loads, whatever their format.
 
     Parameters
@@ -35,109 +40,142 @@ def read_routing(path: str) -> RecordedRouting:
     path
         A ``.npz`` file with ``iteration (S,)`` and ``tokens (S, L, E)``; a SmartMoE log ``table_iter<i>_rank<r>.log``
         or a folder of them, whose ranks and micro-batches are summed; or a CSV as `write_csv` makes it.
+    lenient
+        Repair instead of refuse, and say how often in the notes: leave out lines and loads that are no whole numbers
+        from 0 up and rows given twice, sort steps, and hold the step before where a layer has no tokens.
 
     Raises
     ------
     RoutingFormatError
         When the format is unknown, a line is bad, or a layer has no tokens.
     """
+    faults = Faults(path, lenient)
     if Path(path).is_dir():
-        return _read_logs(path, sorted(Path(path).iterdir()))
+        return _read_logs(faults, sorted(Path(path).iterdir()))
     if LOG_NAME.fullmatch(Path(path).name):
-        return _read_logs(path, [Path(path)])
+        return _read_logs(faults, [Path(path)])
     content = read_bytes(path)
     if content.startswith(b"PK"):
-        return _read_npz(path, content)
-    if content.startswith(CSV_HEADER.encode()):
-        return _read_csv(path, content)
+        return _recording(faults, *_parse_npz(path, content), content)
+    if content.removeprefix(b"\xef\xbb\xbf").startswith(CSV_HEADER.encode()):
+        return _recording(faults, *_parse_csv(faults, content), content)
     raise RoutingFormatError(
         f"{path}: " + (f"not a format of expert loads; {FORMATS}" if content else "the file is empty")
     )
 
 
-def _read_npz(path: str, content: bytes) -> RecordedRouting:
+def _recording(faults: Faults, steps: Floats, tokens_SLE: Floats, content: bytes, *notes: str) -> RecordedRouting:
+    whole_S, whole_SLE = check_tokens(faults, steps, tokens_SLE)
+    return RecordedRouting(whole_S, whole_SLE, faults.name, sha256(content), (*notes, *faults.notes()))
+
+
+def _parse_npz(path: str, content: bytes) -> tuple[Floats, Floats]:
+    problems = (KeyError, ValueError, OSError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            steps, tokens = arrays["iteration"].astype(np.int64), arrays["tokens"].astype(np.float64)
-    except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
-        raise RoutingFormatError(f"{path}: not a .npz with iteration and tokens ({error})") from None
+            steps, tokens = np.asarray(arrays["iteration"]), np.asarray(arrays["tokens"])
+    except problems:
+        raise RoutingFormatError(f"{path}: not a readable .npz with iteration and tokens; write it again") from None
+    if steps.dtype.kind not in "iuf" or tokens.dtype.kind not in "iuf":
+        raise RoutingFormatError(f"{path}: iteration and tokens must be numbers, not {steps.dtype} and {tokens.dtype}")
     if steps.ndim != 1 or tokens.ndim != 3 or len(steps) != len(tokens) or 0 in tokens.shape[1:]:
         raise RoutingFormatError(f"{path}: iteration must have shape (S,) and tokens (S, L, E)")
-    return RecordedRouting(steps, check_tokens(path, steps, tokens), path, sha256(content))
+    return steps.astype(np.float64), tokens.astype(np.float64)
 
 
-def _read_logs(path: str, files: Iterable[Path]) -> RecordedRouting:
+def _read_logs(faults: Faults, files: Iterable[Path]) -> RecordedRouting:
     by_step: dict[int, Floats] = {}
     ranks: dict[int, int] = {}
-    contents = b""
+    contents = []
     for file in files:
         name = LOG_NAME.fullmatch(file.name)
         if not name:
             continue
-        content = read_bytes(file)
-        contents += content
-        step, tokens = int(name[1]), _parse_log(str(file), content)
-        if step in by_step and by_step[step].shape != tokens.shape:
-            raise RoutingFormatError(f"{file}: other layers or experts than the logs before it")
-        by_step[step] = by_step.get(step, np.zeros_like(tokens)) + tokens
+        contents.append(read_bytes(file))
+        step, tokens_LE = int(name[1]), _parse_log(faults, file, contents[-1])
+        if by_step and next(iter(by_step.values())).shape != tokens_LE.shape:
+            raise RoutingFormatError(f"{file}: other layers or experts than the logs before it; keep those of one run")
+        by_step[step] = by_step.get(step, 0.0) + tokens_LE
         ranks[step] = ranks.get(step, 0) + 1
     if not by_step:
-        raise RoutingFormatError(f"{path}: no file named table_iter<i>_rank<r>.log in the folder")
-    if len({tokens.shape for tokens in by_step.values()}) > 1:
-        raise RoutingFormatError(f"{path}: the logs have different numbers of layers or experts")
-    steps = np.array(sorted(by_step), dtype=np.int64)
-    all_tokens = np.stack([by_step[step] for step in steps.tolist()])
-    note = f"loads are the sum of {min(ranks.values())} ranks"
-    return RecordedRouting(steps, check_tokens(path, steps, all_tokens), path, sha256(contents), (note,))
+        raise RoutingFormatError(f"{faults.name}: no file named table_iter<i>_rank<r>.log in the folder")
+    few, many = min(ranks.values()), max(ranks.values())
+    note = f"loads are the sum of {few}{f' to {many}, as files there are,' if few < many else ''} ranks"
+    steps = np.array(sorted(by_step), dtype=np.float64)
+    tokens_SLE = np.stack([by_step[step] for step in sorted(by_step)])
+    return _recording(faults, steps, tokens_SLE, b"".join(contents), note)
 
 
-def _parse_log(path: str, content: bytes) -> Floats:
+def _parse_log(faults: Faults, file: Path, content: bytes) -> Floats:
     rows: list[Floats] = []
-    try:
-        lines = content.decode().splitlines()
-    except UnicodeDecodeError:
-        raise RoutingFormatError(f"{path}: not a text file; expected SmartMoE's layer:[[loads], ...] lines") from None
-    for number, line in enumerate(filter(None, lines), start=1):
-        layer, _, batches = line.partition(":")
+    for number, line in _lines(file, content):
+        row = LOG_LAYER.fullmatch(line)
         try:
-            loads = np.array(json.loads(batches), dtype=np.float64)
-            assert int(layer) == len(rows) and loads.ndim == 2  # noqa: PT018
-        except (ValueError, AssertionError):
-            raise RoutingFormatError(f"{path}, line {number}: expected {len(rows)}:[[loads], ...]") from None
-        rows.append(loads.sum(axis=0))
-    if not rows or len({len(row) for row in rows}) > 1:
-        raise RoutingFormatError(f"{path}: expected a line for each layer, with as many experts in each")
+            loads = np.array(json.loads(row[2]), dtype=np.float64) if row else np.zeros(0)
+        except (ValueError, TypeError, RecursionError):
+            loads = np.zeros(0)
+        if row is None or int(row[1]) != len(rows) or loads.ndim != 2 or (rows and len(rows[0]) != loads.shape[1]):
+            experts = f"{len(rows[0])} loads" if rows else "loads"
+            raise RoutingFormatError(f"{file}, line {number}: expected {len(rows)}:[[{experts}], ...]")
+        # Before the sum: an infinity would hide what else was there.
+        bad = ~((loads >= 0) & np.isfinite(loads))
+        if bad.any():
+            faults.count(f"line {number} has loads that are no numbers from 0 up", "leave them out", str(file))
+        rows.append(np.where(bad, 0.0, loads).sum(axis=0))
+    if not rows:
+        raise RoutingFormatError(f"{file}: the file is empty; expected a line layer:[[loads], ...] for each layer")
     return np.stack(rows)
 
 
-def _read_csv(path: str, content: bytes) -> RecordedRouting:
+def _lines(path: object, content: bytes) -> Iterator[tuple[int, str]]:
+    """Yield line number and text of lines that are not blank; CRLF is as good as LF."""
     try:
-        reader = csv.reader(io.StringIO(content.decode()))
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise RoutingFormatError(f"{path}: not a text file") from None
-    next(reader)
-    if next(reader, None) != CSV_COLUMNS:
-        raise RoutingFormatError(f"{path}, line 2: expected {','.join(CSV_COLUMNS)}")
-    counts: dict[tuple[int, int, int], float] = {}
-    for row in reader:
-        where = f"{path}, line {reader.line_num}"
-        try:
-            step, layer, expert, tokens = *map(int, row[:3]), float(row[3])
-            if min(step, layer, expert) < 0 or len(row) != 4:
-                raise ValueError
-        except (ValueError, IndexError):
-            raise RoutingFormatError(f"{where}: expected four numbers from 0 up, {','.join(CSV_COLUMNS)}") from None
-        if (step, layer, expert) in counts:
-            raise RoutingFormatError(f"{where}: a second row for step {step}, layer {layer}, expert {expert}; keep one")
-        counts[step, layer, expert] = tokens
-    if not counts:
-        raise RoutingFormatError(f"{path}: no loads; give at least one step")
-    steps = np.array(sorted({step for step, _, _ in counts}), dtype=np.int64)
-    index = {step: row for row, step in enumerate(steps.tolist())}
-    tokens_SLE = np.zeros((len(steps), *(1 + max(key[axis] for key in counts) for axis in (1, 2))))
-    for (step, layer, expert), tokens in counts.items():
-        tokens_SLE[index[step], layer, expert] = tokens
-    return RecordedRouting(steps, check_tokens(path, steps, tokens_SLE), path, sha256(content))
+        raise RoutingFormatError(f"{path}: not a text file; expected expert loads as text") from None
+    for number, line in enumerate(text.split("\n"), start=1):
+        if stripped := line.strip():
+            yield number, stripped
+
+
+def _parse_csv(faults: Faults, content: bytes) -> tuple[Floats, Floats]:
+    lines = _lines(faults.name, content)
+    next(lines)
+    number, columns = next(lines, (2, ""))
+    if columns != CSV_COLUMNS:
+        raise RoutingFormatError(f"{faults.name}, line {number}: expected {CSV_COLUMNS}")
+    loads: dict[tuple[int, int, int], int] = {}
+    latest = 0
+    for number, line in lines:
+        row = CSV_ROW.fullmatch(line)
+        if row is None:
+            expected = f"line {number}: expected four whole numbers from 0 up, {CSV_COLUMNS}, found {line[:40]!r}"
+            faults.count(expected, "leave out what cannot be read")
+            continue
+        step, layer, expert, tokens = map(int, row.groups())
+        if step < latest:
+            faults.count(f"line {number}: step {step} comes after step {latest}", "sort the steps")
+        if (step, layer, expert) in loads:
+            found = f"line {number}: a second row for step {step}, layer {layer}, expert {expert}"
+            faults.count(found, "keep the first of several")
+            continue
+        latest = max(latest, step)
+        loads[step, layer, expert] = tokens
+    return _scatter(faults.name, loads)
+
+
+def _scatter(name: str, loads: dict[tuple[int, int, int], int]) -> tuple[Floats, Floats]:
+    if not loads:
+        raise RoutingFormatError(f"{name}: no loads; give at least one step")
+    keys: Ints = np.array(list(loads), dtype=np.int64)
+    steps, rows = np.unique(keys[:, 0], return_inverse=True)
+    num_layers, num_experts = (keys[:, 1:].max(axis=0) + 1).tolist()
+    if len(steps) * num_layers * num_experts > MAX_LOADS:
+        size = f"{len(steps)} steps of {num_layers} layers of {num_experts} experts"
+        raise RoutingFormatError(f"{name}: {size} are too many; number layers and experts from 0 on")
+    tokens_SLE = np.zeros((len(steps), num_layers, num_experts))
+    tokens_SLE[rows, keys[:, 1], keys[:, 2]] = list(loads.values())
+    return steps.astype(np.float64), tokens_SLE
 
 
 def write_csv(routing: RecordedRouting) -> bytes:
@@ -145,7 +183,7 @@ def write_csv(routing: RecordedRouting) -> bytes:
 
     The last expert of the last layer is always written, so that the number of layers and experts can be read back.
     """
-    lines = [CSV_HEADER, ",".join(CSV_COLUMNS)]
+    lines = [CSV_HEADER, CSV_COLUMNS]
     keep = routing.tokens_SLE > 0
     keep[:, -1, -1] = True
     for row, layer, expert in np.argwhere(keep).tolist():

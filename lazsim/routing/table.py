@@ -3,8 +3,9 @@
 Axes: B steps asked for, S recorded steps, L layers, E experts.
 """
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy.typing as npt
 from lazsim.errors import RoutingFormatError
 
 Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
 
 
 class Routing(Protocol):
@@ -28,7 +30,19 @@ class Routing(Protocol):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was assumed, a line each."""
+        """What was assumed or repaired, a line each."""
+
+    @property
+    def num_layers(self) -> int:
+        """Layers."""
+
+    @property
+    def num_experts(self) -> int:
+        """Experts of a layer."""
+
+    @property
+    def interval_steps(self) -> int:
+        """Steps for which loads stay the same; where they do not come at even distances, the median."""
 
     @property
     def last_step(self) -> int | None:
@@ -66,6 +80,21 @@ class RecordedRouting:
     notes: tuple[str, ...] = ()
 
     @property
+    def num_layers(self) -> int:
+        """Layers."""
+        return int(self.tokens_SLE.shape[1])
+
+    @property
+    def num_experts(self) -> int:
+        """Experts of a layer."""
+        return int(self.tokens_SLE.shape[2])
+
+    @property
+    def interval_steps(self) -> int:
+        """Median distance of recorded steps; 1 where there is one step only."""
+        return int(np.median(np.diff(self.steps))) if len(self.steps) > 1 else 1
+
+    @property
     def last_step(self) -> int | None:
         """The last step recorded; none where one record stands for all steps."""
         return int(self.steps[-1]) if len(self.steps) > 1 else None
@@ -76,28 +105,77 @@ class RecordedRouting:
         return self.tokens_SLE[np.maximum(rows, 0)]
 
 
-def check_tokens(name: str, steps: Ints, tokens_SLE: npt.NDArray[np.float64]) -> Ints:
+MAX_WHOLE = 2.0**53
+"""Above this not every whole number is a float."""
+
+
+@dataclass(frozen=True)
+class Faults:
+    """What is wrong with a file: refused at once, or counted when lenient."""
+
+    name: str
+    lenient: bool = False
+    repairs: Counter[str] = field(default_factory=Counter)
+
+    def count(self, what: str, repair: str, name: str = "", times: int = 1) -> None:
+        """Refuse what is wrong, or count its repair when lenient.
+
+        Raises
+        ------
+        RoutingFormatError
+            When not lenient.
+        """
+        if not self.lenient:
+            place = f"{name or self.name}{', ' if what.startswith('line ') else ': '}"
+            raise RoutingFormatError(f"{place}{what}; mend the file, or use --lenient to {repair}")
+        self.repairs[repair] += times
+
+    def notes(self) -> tuple[str, ...]:
+        """Say what was repaired, a line each."""
+        return tuple(f"repaired {times} times: {repair}" for repair, times in self.repairs.items())
+
+
+def check_tokens(faults: Faults, steps: Floats, tokens_SLE: Floats) -> tuple[Ints, Ints]:
     """Check what a file says, and count whole tokens.
+
+    Returns
+    -------
+    steps, tokens_SLE : ndarray of int64
+        Without what was repaired, when lenient.
 
     Raises
     ------
     RoutingFormatError
         When a count is negative, no number or not whole, a layer of a step has no tokens, or steps do not ascend.
     """
+    bad = ~_is_whole(tokens_SLE)
+    if bad.any():
+        row, layer, expert = np.argwhere(bad)[0].tolist()
+        where = f"step {steps[row]:g}, layer {layer}, expert {expert}"
+        faults.count(f"{where} must be a whole number from 0 up", "count it as 0", times=int(bad.sum()))
+        tokens_SLE = np.where(bad, 0.0, tokens_SLE)
+    bad_steps = ~_is_whole(steps)
+    if bad_steps.any():
+        faults.count("steps must be whole numbers from 0 up", "leave such steps out", times=int(bad_steps.sum()))
+        steps, tokens_SLE = steps[~bad_steps], tokens_SLE[~bad_steps]
+    if (np.diff(steps) <= 0).any():
+        faults.count("steps must ascend", "sort them and keep the first of several")
+        steps, rows = np.unique(steps, return_index=True)
+        tokens_SLE = tokens_SLE[rows]
+    empty = tokens_SLE.sum(axis=2) == 0
+    if empty.any():
+        row, layer = np.argwhere(empty)[0].tolist()
+        repair = "hold the step before it"
+        faults.count(f"step {steps[row]:g}, layer {layer} has no tokens at all", repair, times=int(empty.any(1).sum()))
+        steps, tokens_SLE = steps[~empty.any(axis=1)], tokens_SLE[~empty.any(axis=1)]
     if not len(steps):
-        raise RoutingFormatError(f"{name}: no loads; give at least one step")
-    if (np.diff(steps) <= 0).any() or steps[0] < 0:
-        raise RoutingFormatError(f"{name}: steps must ascend from 0 up; sort them and drop duplicates")
-    bad = ~(np.isfinite(tokens_SLE) & (tokens_SLE >= 0) & (tokens_SLE == np.rint(tokens_SLE)))
-    for problem, at in (
-        ("must be a whole number from 0 up", np.argwhere(bad)),
-        ("has no tokens at all", np.argwhere(np.nan_to_num(tokens_SLE).sum(axis=2) == 0)),
-    ):
-        if len(at):
-            step, layer, *expert = at[0].tolist()
-            where = f"step {steps[step]}, layer {layer}" + (f", expert {expert[0]}" if expert else "")
-            raise RoutingFormatError(f"{name}: {where} {problem}; mend the file")
-    return tokens_SLE.astype(np.int64)
+        raise RoutingFormatError(f"{faults.name}: no loads; give at least one step in which every layer has tokens")
+    return steps.astype(np.int64), tokens_SLE.astype(np.int64)
+
+
+def _is_whole(values: Floats) -> npt.NDArray[np.bool_]:
+    whole: npt.NDArray[np.bool_] = (values >= 0) & (values < MAX_WHOLE) & (values == np.rint(values))
+    return whole
 
 
 def top_experts(routing: RecordedRouting, num_layers: int, num_experts: int) -> RecordedRouting:
