@@ -46,6 +46,7 @@ def simulate(
     profile: str | None = None,
     duration_s: float | None = None,
     seed: int = 0,
+    lenient: bool = False,
     replay: Mapping[str, Any] | None = None,
     progress: Callable[[Iterable[str]], Iterable[str]] = iter,
 ) -> RunResult:
@@ -67,6 +68,8 @@ def simulate(
         How long to simulate; the trace's duration when not given.
     seed
         Seed of the generated loads.
+    lenient
+        Repair what is repairable in recorded loads.
     replay
         How the trace was cut from its file, recorded with the inputs.
     progress
@@ -96,7 +99,7 @@ def simulate(
     for name in systems:
         if name not in job_spec.checkpoint_interval_steps:
             raise SpecError(f"{job}: checkpoint_interval_steps has no entry for {name!r}; add one")
-    loads = load_routing(routing, model_spec.num_moe_layers, model_spec.num_experts, seed)
+    loads = load_routing(routing, model_spec.num_moe_layers, model_spec.num_experts, seed, lenient=lenient)
     inputs["routing"] = {"name": loads.name, "sha256": loads.sha256}
     costs = build_costs(model_spec, gpu_spec, cluster_spec, job_spec, profile)
     if profile is not None:

@@ -1,6 +1,7 @@
 import itertools
 import json
 import tracemalloc
+from statistics import NormalDist
 
 import msgspec
 import numpy as np
@@ -18,7 +19,8 @@ from lazsim.routing import (
     read_routing,
     top_experts,
 )
-from lazsim.routing.fit import autocorrelation, log_loads
+from lazsim.routing.fit import autocorrelation, log_loads, moved_share
+from lazsim.routing.generator import SHAPE_SCORES
 from lazsim.routing.readers import write_csv
 from lazsim.specs import catalog_names, read_spec_bytes, read_toml
 
@@ -233,22 +235,62 @@ def test_generated_loads_start_even_and_become_skewed_and_differ_between_layers(
     assert len({tuple(layer) for layer in loads[1].tolist()}) == 24
 
 
+def normal_shape(spread=1.0):
+    """Quantiles that make log loads normal, up to three standard deviations."""
+    return tuple(spread * score for score in SHAPE_SCORES)
+
+
 def test_generated_drift_has_the_autocorrelation_of_its_parameters():
-    # Two parts with shares 0.3 and 0.7: 0.3 exp(-500 / 400) + 0.7 exp(-500 / 4000) = 0.704 in the Gaussian process
-    # beneath; uniform margins turn r into 6 / pi * asin(r / 2) = 0.687.
-    spec = msgspec.structs.replace(SPEC, fast_share=0.3, fast_steps=400.0, slow_steps=4000.0, skew=1.0, skew_spread=0.0)
+    # Two parts with shares 0.3 and 0.7: 0.3 exp(-500 / 400) + 0.7 exp(-500 / 4000) = 0.704.
+    spec = msgspec.structs.replace(
+        SPEC, shape=normal_shape(), num_experts=100, fast_share=0.3, fast_steps=400.0, slow_steps=4000.0, skew=1.0,
+        skew_spread=0.0,
+    )  # fmt: skip
     loads = GeneratedRouting(spec, 40, 100, seed=0).loads(np.arange(1000, 9000, 500))
-    assert autocorrelation(log_loads(loads), 1) == pytest.approx(0.687, abs=0.02)
+    assert autocorrelation(log_loads(loads), 1) == pytest.approx(0.704, abs=0.02)
+
+
+def test_generated_log_loads_have_the_quantiles_of_their_shape():
+    # With one skew for all layers, log loads over the skew are quantiles of the shape, less each layer's mean.
+    spec = msgspec.structs.replace(SPEC, skew=1.0, skew_spread=0.0, num_experts=4096, start_share=1.0)
+    logs = log_loads(GeneratedRouting(spec, 4, 4096, seed=0).loads([0]))[0]
+    below = np.array([NormalDist().cdf(score) for score in SHAPE_SCORES[1:-1]])
+    expected = np.array(SPEC.shape[1:-1])
+    found = np.quantile(logs, below)
+    assert found - found.mean() == pytest.approx(expected - expected.mean(), abs=0.1)
+
+
+def test_a_model_of_fewer_experts_gets_the_fullest_of_those_that_the_spec_describes():
+    # By brute force: draw all 64, keep the fullest 16 of each layer and step; and draw 16 at once.
+    spec = msgspec.structs.replace(SPEC, num_experts=64, skew=1.0, skew_spread=0.0)
+    steps = np.arange(2000, 400_000, 20_000)
+    brute = np.sort(GeneratedRouting(spec, 40, 64, seed=0).loads(steps), axis=2)[:, :, -16:]
+    drawn = np.sort(GeneratedRouting(spec, 40, 16, seed=1).loads(steps), axis=2)
+    shares = [(tokens / tokens.sum(axis=2, keepdims=True)).mean(axis=(0, 1)) for tokens in (brute, drawn)]
+    assert shares[1] == pytest.approx(shares[0], rel=0.1)
+
+
+def test_more_experts_than_the_spec_describes_keep_the_multiple_of_the_mean():
+    # A top-8 gate gives an expert an eighth of the assignments at most, 32 times the mean of 256.
+    steps = np.arange(2000, 400_000, 20_000)
+    multiples = []
+    for num_experts in (SPEC.num_experts, 8 * SPEC.num_experts):
+        loads = GeneratedRouting(SPEC, 20, num_experts, seed=0).loads(steps)
+        multiples.append(np.median(loads.max(axis=2) / loads.mean(axis=2)))
+    assert multiples[0] / 1.5 < multiples[1] < min(32, multiples[0] * 1.5)
 
 
 def test_a_fit_finds_the_parameters_that_made_the_loads():
     made = msgspec.structs.replace(
-        SPEC, skew=1.5, skew_spread=0.3, fast_share=0.2, fast_steps=200.0, slow_steps=3000.0, start_share=0.5
-    )
+        SPEC, shape=normal_shape(), num_experts=64, skew=1.5, skew_spread=0.3, fast_share=0.2, fast_steps=200.0,
+        slow_steps=3000.0, start_share=0.5,
+    )  # fmt: skip
     steps = np.arange(0, 40_000, 50)
     found = fit_routing(recorded(GeneratedRouting(made, 40, 64, seed=0).loads(steps), steps))
     assert found.skew == pytest.approx(1.5, rel=0.1)
     assert found.skew_spread == pytest.approx(0.3, rel=0.3)
+    assert found.num_experts == 64
+    assert found.shape == pytest.approx(made.shape, abs=0.15)
     assert found.fast_share == pytest.approx(0.2, rel=0.2)
     assert found.fast_steps == pytest.approx(200, rel=0.25)
     assert found.slow_steps == pytest.approx(3000, rel=0.25)
@@ -270,7 +312,9 @@ def test_loads_come_from_a_name_a_file_or_nowhere(tmp_path):
         load_routing("smartmoefit", 2, 3, 0)
 
 
-@pytest.mark.parametrize(("field", "value"), [("skew", 0.0), ("fast_share", 1.5), ("interval_steps", 0)])
+@pytest.mark.parametrize(
+    ("field", "value"), [("skew", 0.0), ("fast_share", 1.5), ("interval_steps", 0), ("num_experts", 0)]
+)
 def test_impossible_parameters_are_refused(field, value):
     text = read_spec_bytes("routing", "smartmoe-fit").decode()
     current = getattr(SPEC, field)
@@ -278,10 +322,42 @@ def test_impossible_parameters_are_refused(field, value):
         read_toml("mine.toml", text.replace(f"{field} = {current}", f"{field} = {value}").encode(), RoutingSpec)
 
 
+@pytest.mark.parametrize("shape", [normal_shape()[:-1], normal_shape(-1.0)], ids=["too short", "falls"])
+def test_an_impossible_shape_is_refused(shape):
+    with pytest.raises(ValueError, match="shape must"):
+        RoutingSpec(**{**msgspec.structs.asdict(SPEC), "shape": shape})
+
+
 def test_the_shipped_generator_is_what_a_fit_to_the_real_run_gives(shared):
     found = fit_routing(read_routing(str(shared / "routing" / "smartmoe.npz")))
     for field in ("skew", "skew_spread", "start_share", "ramp_steps", "fast_share", "fast_steps", "slow_steps"):
         assert getattr(found, field) == pytest.approx(getattr(SPEC, field), rel=1e-2)
+    assert found.shape == pytest.approx(SPEC.shape, abs=1e-2)
+    assert found.num_experts == SPEC.num_experts == 32
+
+
+@pytest.mark.parametrize("num_experts", [8, 12, 16])
+def test_generated_loads_are_as_skewed_as_the_fullest_experts_of_the_real_run(shared, num_experts):
+    # The fit saw all 32 experts; that the fullest of them come out right, too, is a prediction.
+    real = top_experts(read_routing(str(shared / "routing" / "smartmoe.npz")), 12, num_experts)
+    steps = np.arange(201, 5002, 50)
+    loads = [GeneratedRouting(SPEC, 12, num_experts, seed).loads(steps) for seed in range(20)]
+    top2 = [
+        np.median(np.sort(tokens / tokens.sum(axis=2, keepdims=True), axis=2)[:, :, -2:].sum(axis=2))
+        for tokens in (real.loads(steps), np.concatenate(loads, axis=1))
+    ]
+    assert top2[1] == pytest.approx(top2[0], abs=0.05)
+
+
+def test_generated_loads_drift_as_far_as_those_of_the_real_run(shared):
+    real = read_routing(str(shared / "routing" / "smartmoe.npz"))
+    steps = np.arange(201, 5002, 50)
+    generated = np.concatenate([GeneratedRouting(SPEC, 24, 32, seed).loads(steps) for seed in range(5)], axis=1)
+    for lag in (1, 4, 20):
+        found, known = (
+            moved_share(tokens / tokens.sum(axis=2, keepdims=True), lag) for tokens in (generated, real.loads(steps))
+        )
+        assert found == pytest.approx(known, rel=0.15)
 
 
 def test_the_real_run_is_as_skewed_as_is_known(shared):

@@ -1,5 +1,6 @@
 """``lazsim routing``: expert loads, recorded and generated."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,7 +65,8 @@ def fit(file: str, lenient: bool, seeds: int, as_json: bool) -> None:
         print_json({"spec": msgspec.to_builtins(spec), "statistics": rows})
         return
     for name, value in msgspec.to_builtins(spec).items():
-        click.echo(f'{name} = "{value}"' if isinstance(value, str) else f"{name} = {value}")
+        line = f"{name} = {json.dumps(value)}"
+        click.echo(click.wrap_text(line, 80, subsequent_indent="  "))
     click.echo(f"\n# {'statistic':30} {'recorded':>9} {'generated, least':>17} {'median':>8} {'most':>8}")
     for name, row in rows.items():
         click.echo(f"# {name:30} {row['recorded']:9.3f} {row['least']:17.3f} {row['median']:8.3f} {row['most']:8.3f}")

@@ -29,7 +29,7 @@ FORMATS = ("auto", "bamboo", "gcloud", "skypilot", "infinitehbd", "parcae", "laz
 )
 @click.option("--profile", metavar="FILE", help="Measured compute times (CSV: kernel,size,time_s).")
 @seed_option
-@click.option("--lenient", is_flag=True, help="Repair what is repairable in the trace, and count it.")
+@click.option("--lenient", is_flag=True, help="Repair what is repairable in trace and loads, and count it.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Keep tables, plot and inputs there.")
 @json_option
 def command(
@@ -83,6 +83,7 @@ def command(
         profile=profile,
         duration_s=duration,
         seed=seed,
+        lenient=lenient,
         replay={"start_s": start, "max_nodes": max_nodes, "cap": cap, "lenient": lenient},
         progress=progress,
     )

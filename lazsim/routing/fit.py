@@ -1,5 +1,6 @@
 """Fit a generator of loads to a recording, and hold one against the other."""
 
+import contextlib
 import math
 from collections.abc import Mapping
 
@@ -7,13 +8,16 @@ import numpy as np
 import numpy.typing as npt
 
 from lazsim.errors import RoutingFormatError
-from lazsim.routing.generator import GeneratedRouting, RoutingSpec
-from lazsim.routing.table import Ints, RecordedRouting
+from lazsim.routing.generator import SHAPE_SCORES, GeneratedRouting, RoutingSpec
+from lazsim.routing.table import Ints, RecordedRouting, top_experts
 
 Floats = npt.NDArray[np.float64]
 
 SETTLED_SHARE = 0.04
 """Share of the recording, from its start, that counts as ramp and not as drift."""
+
+NUM_DRAWS = 64
+"""Draws of all layers on which the generator's moves are counted."""
 
 MIN_STEPS = 30
 """Recorded steps without which no autocorrelation can be told."""
@@ -42,11 +46,13 @@ def fit_routing(routing: RecordedRouting) -> RoutingSpec:
 
     Notes
     -----
-    Skew is each layer's root-mean-square log load after the ramp. The ramp goes from the first record's skew through
-    the second's. The two parts' share and times are a least-squares fit to the autocorrelation at lags up to half the
-    recording, after ``2 sin(pi r / 6)`` turns that of uniform margins into that of the Gaussian process beneath.
+    Skew is each layer's root-mean-square log load after the ramp; shape, the quantiles of all log loads over their
+    layer's skew. The ramp goes from the first record's skew through the second's. Drift is told by `moved_share` at
+    lags up to half the recording, which `decay_for` turns into a fall in correlation and a least-squares fit into the
+    two parts. The autocorrelation of log loads would be simpler, but the many experts with hardly a token set its pace:
+    they move much faster than those that a plan is made for.
     """
-    from scipy.optimize import least_squares
+    from scipy.special import ndtr
 
     if len(routing.steps) < MIN_STEPS:
         raise RoutingFormatError(f"{routing.name}: {len(routing.steps)} steps recorded; a fit needs {MIN_STEPS}")
@@ -58,14 +64,83 @@ def fit_routing(routing: RecordedRouting) -> RoutingSpec:
     start_share = float(np.clip(early[0], 0.0, 0.99))
     missing = float(np.clip(1 - early[1], 1e-3, 0.999)) / (1 - start_share)
     ramp_steps = interval / max(-math.log(min(missing, 0.999)), 1e-3)
+    relative = settled / skew_L[:, None]
+    shape = np.quantile(relative, ndtr(SHAPE_SCORES))
     lags = np.unique(np.geomspace(1, len(settled) // 2, 24).astype(int))
-    measured = 2 * np.sin(np.pi * np.array([autocorrelation(settled, lag) for lag in lags.tolist()]) / 6)
-    ages = lags * interval
+    shares = _shares(routing.tokens_SLE[-len(settled) :])
+    moved = np.array([moved_share(shares, lag) for lag in lags.tolist()])
+    decay = decay_for(moved, skew_L, shape, logs.shape[2])
+    share, fast_steps, slow_steps = _fit_decay(lags * interval, decay, interval)
+    return RoutingSpec(
+        name="fit",
+        skew=_rounded(float(skew_L.mean())),
+        skew_spread=_rounded(float(skew_L.std())),
+        num_experts=logs.shape[2],
+        shape=tuple(map(_rounded, shape.tolist())),
+        start_share=_rounded(start_share),
+        ramp_steps=_rounded(ramp_steps),
+        fast_share=_rounded(share),
+        fast_steps=_rounded(fast_steps),
+        slow_steps=_rounded(slow_steps),
+        interval_steps=50,
+        source=f"fitted to {len(routing.steps)} recorded steps of {len(skew_L)} layers",
+    )
+
+
+def moved_share(share_SLE: Floats, lag: int) -> float:
+    """Return the share of a layer's tokens that go to another expert so many records later, on average.
+
+    Examples
+    --------
+    >>> moved_share(np.array([[[0.75, 0.25]], [[0.25, 0.75]]]), 1)
+    0.5
+    """
+    return float(np.abs(share_SLE[lag:] - share_SLE[:-lag]).sum(axis=-1).mean()) / 2
+
+
+def decay_for(moved: Floats, skew_L: Floats, shape: Floats, num_experts: int) -> Floats:
+    """Return by how much correlation must fall for the generator's loads to move so far.
+
+    Parameters
+    ----------
+    moved
+        Shares of tokens that move to another expert.
+    skew_L, shape, num_experts
+        What the generator's loads look like at any one step.
+
+    Notes
+    -----
+    There is no closed form: moves are counted on drawn pairs of scores ``g`` and ``(1 - d) g + sqrt(1 - (1 - d)^2) e``
+    for some ``d``, and interpolated. Draws are always the same.
+    """
+    rng = np.random.default_rng(0)
+    start, change = rng.standard_normal((2, NUM_DRAWS, len(skew_L), num_experts))
+    grid = np.geomspace(1e-7, 1, 36)
+    pairs = (np.stack([start, (1 - d) * start + math.sqrt(1 - (1 - d) ** 2) * change]) for d in grid)
+    found = [moved_share(_softmax(np.interp(pair, SHAPE_SCORES, shape) * skew_L[:, None]), 1) for pair in pairs]
+    return np.exp(np.interp(moved, np.maximum.accumulate(found), np.log(grid)))
+
+
+def _softmax(log_loads: Floats) -> Floats:
+    loads = np.exp(log_loads - log_loads.max(axis=-1, keepdims=True))
+    shares: Floats = loads / loads.sum(axis=-1, keepdims=True)
+    return shares
+
+
+def _shares(tokens_SLE: Ints) -> Floats:
+    shares: Floats = tokens_SLE / tokens_SLE.sum(axis=2, keepdims=True)
+    return shares
+
+
+def _fit_decay(ages: Floats, decay: Floats, interval: float) -> tuple[float, float, float]:
+    """Return the share of the fast part and the steps in which the two parts decay."""
+    from scipy.optimize import least_squares
 
     def misfit(parameters: Floats) -> Floats:
+        # In ratios: over a few steps little moves, and that little is what a plan of yesterday's loads suffers from.
         share, fast, slow = parameters
-        predicted = share * np.exp(-ages / np.exp(fast)) + (1 - share) * np.exp(-ages / np.exp(slow))
-        residual: Floats = predicted - measured
+        predicted = -share * np.expm1(-ages / np.exp(fast)) - (1 - share) * np.expm1(-ages / np.exp(slow))
+        residual: Floats = np.log(predicted / decay)
         return residual
 
     horizon = float(ages[-1])
@@ -73,18 +148,7 @@ def fit_routing(routing: RecordedRouting) -> RoutingSpec:
     lower = (0.0, math.log(interval / 2), math.log(horizon / 10))
     upper = (0.9, math.log(max(horizon, 4 * interval)), math.log(100 * horizon))
     share, fast, slow = least_squares(misfit, start, bounds=(lower, upper)).x.tolist()
-    return RoutingSpec(
-        name="fit",
-        skew=_rounded(float(skew_L.mean())),
-        skew_spread=_rounded(float(skew_L.std())),
-        start_share=_rounded(start_share),
-        ramp_steps=_rounded(ramp_steps),
-        fast_share=_rounded(share),
-        fast_steps=_rounded(math.exp(fast)),
-        slow_steps=_rounded(math.exp(slow)),
-        interval_steps=50,
-        source=f"fitted to {len(routing.steps)} recorded steps of {len(skew_L)} layers",
-    )
+    return share, math.exp(fast), math.exp(slow)
 
 
 def _rounded(value: float) -> float:
@@ -99,9 +163,10 @@ def routing_stats(steps: Ints, tokens_SLE: Ints) -> Mapping[str, float]:
     mapping
         Medians over layers of the fullest expert's load over the mean (``max_over_mean_step_<s>``) and of the share of
         the two fullest (``top2_share_step_<s>``); 10 % and 90 % quantiles over layers of the former over all steps
-        after the start; autocorrelation of log loads at some ages in steps; share of experts without a token.
+        after the start; share of experts without a token; at some ages in steps, `moved_share` and autocorrelation
+        of log loads.
     """
-    loads = tokens_SLE / tokens_SLE.sum(axis=2, keepdims=True)
+    loads = _shares(tokens_SLE)
     ordered = np.sort(loads, axis=2)
     found: dict[str, float] = {}
     for step in (1, 11, 201, 501, 1001, 2001, 4001):
@@ -115,9 +180,11 @@ def routing_stats(steps: Ints, tokens_SLE: Ints) -> Mapping[str, float]:
     found["idle_expert_share"] = float((tokens_SLE[settled:] == 0).mean())
     logs = log_loads(tokens_SLE[settled:])
     interval = int(np.median(np.diff(steps)))
-    for age in (50, 100, 500, 1000, 2000):
+    for age in (50, 200, 500, 1000, 2000):
         if age % interval == 0 and age // interval < len(logs):
-            found[f"autocorrelation_{age}_steps"] = autocorrelation(logs, age // interval)
+            lag = age // interval
+            found[f"share_moved_{age}_steps"] = moved_share(loads[settled:], lag)
+            found[f"autocorrelation_{age}_steps"] = autocorrelation(logs, lag)
     return found
 
 
@@ -128,17 +195,37 @@ def compare(routing: RecordedRouting, spec: RoutingSpec, num_seeds: int) -> Mapp
     -------
     mapping
         For each of `routing_stats`: ``recorded``, and ``least``, ``median`` and ``most`` over the seeds. Generated
-        loads are counted in as many tokens as the recording has, so that experts are as often idle by rounding.
+        loads are counted in as many tokens as the recording has, so that experts are as often idle by rounding. The
+        last rows are of a model of half as many experts, which takes the fullest: medians over layers and steps.
     """
-    _, num_layers, num_experts = routing.tokens_SLE.shape
-    tokens = routing.tokens_SLE.sum(axis=2)
-    generated = []
-    for seed in range(num_seeds):
-        loads = GeneratedRouting(spec, num_layers, num_experts, seed).loads(routing.steps)
-        shares = loads / loads.sum(axis=2, keepdims=True)
-        generated.append(routing_stats(routing.steps, np.rint(shares * tokens[:, :, None]).astype(np.int64)))
+    recorded = dict(routing_stats(routing.steps, routing.tokens_SLE))
+    generated = [dict(routing_stats(routing.steps, _like(routing, spec, seed))) for seed in range(num_seeds)]
+    # Too few experts may leave a layer without tokens at some step; then there is nothing to compare.
+    with contextlib.suppress(RoutingFormatError):
+        half = top_experts(routing, routing.num_layers, max(2, routing.num_experts // 2))
+        recorded |= _settled_skew(half.tokens_SLE)
+        for seed, stats in enumerate(generated):
+            stats |= _settled_skew(_like(half, spec, seed))
     rows = {}
-    for name, value in routing_stats(routing.steps, routing.tokens_SLE).items():
+    for name, value in recorded.items():
         drawn = [stats[name] for stats in generated]
         rows[name] = {"recorded": value, "least": min(drawn), "median": float(np.median(drawn)), "most": max(drawn)}
     return rows
+
+
+def _like(routing: RecordedRouting, spec: RoutingSpec, seed: int) -> Ints:
+    """Return generated loads at the steps of a recording and in as many tokens."""
+    loads = GeneratedRouting(spec, routing.num_layers, routing.num_experts, seed).loads(routing.steps)
+    tokens = routing.tokens_SLE.sum(axis=2, keepdims=True)
+    like: Ints = np.rint(_shares(loads) * tokens).astype(np.int64)
+    return like
+
+
+def _settled_skew(tokens_SLE: Ints) -> Mapping[str, float]:
+    settled = tokens_SLE[max(2, round(SETTLED_SHARE * len(tokens_SLE))) :]
+    ordered = np.sort(_shares(settled), axis=2)
+    num_experts = tokens_SLE.shape[2]
+    return {
+        f"max_over_mean_top_{num_experts}": float(np.median(ordered[:, :, -1]) * num_experts),
+        f"top2_share_top_{num_experts}": float(np.median(ordered[:, :, -2:].sum(axis=2))),
+    }

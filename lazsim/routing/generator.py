@@ -3,8 +3,10 @@
 Axes: B steps asked for, K grid points of a block, L layers, E experts.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
+from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +19,12 @@ Floats = npt.NDArray[np.float64]
 BLOCK_POINTS = 32
 """Grid points generated at once; a block has a random stream of its own."""
 
+SHAPE_SCORES = tuple(score / 2 for score in range(-6, 7))
+"""Standard normal scores, -3 to 3, at which the distribution of log loads is given."""
+
+FINE_SCORES = tuple(score / 10 for score in range(-30, 31))
+"""Scores at which a part of such a distribution is given."""
+
 MAX_BLOCKS = 4
 """Blocks that are kept; the one made first goes first."""
 
@@ -27,13 +35,17 @@ TOKENS_PER_LAYER = 1 << 24
 class RoutingSpec(Spec, frozen=True, kw_only=True):
     """How loads are drawn.
 
-    The logarithm of an expert's load, relative to its layer, is uniform with the layer's standard deviation, which
-    differs between layers. Over training it follows a Gaussian process of a fast and a slow part.
+    The logarithm of an expert's load, relative to its layer, has one distribution, stretched to the layer's standard
+    deviation, which differs between layers. Over training it follows a Gaussian process of a fast and a slow part.
 
     Attributes
     ----------
     skew, skew_spread : float
         Mean and standard deviation, over layers, of the standard deviation of log loads.
+    num_experts : int
+        Experts of a layer that this describes; fewer are the fullest of these, more spread no further.
+    shape : tuple of float
+        Quantiles of log loads in units of the layer's standard deviation, at the normal scores `SHAPE_SCORES`.
     start_share : float
         Share of a layer's skew that is there at step 0.
     ramp_steps : float
@@ -51,6 +63,8 @@ class RoutingSpec(Spec, frozen=True, kw_only=True):
     name: str
     skew: float
     skew_spread: float
+    num_experts: int
+    shape: tuple[float, ...]
     start_share: float
     ramp_steps: float
     fast_share: float
@@ -60,12 +74,16 @@ class RoutingSpec(Spec, frozen=True, kw_only=True):
     source: str
 
     def __post_init__(self) -> None:
-        for field in ("skew", "ramp_steps", "fast_steps", "slow_steps", "interval_steps"):
+        for field in ("skew", "ramp_steps", "fast_steps", "slow_steps", "interval_steps", "num_experts"):
             if not 0 < getattr(self, field) < math.inf:
                 raise ValueError(f"{field} must be positive")
         for field in ("start_share", "fast_share"):
             if not 0 <= getattr(self, field) <= 1:
                 raise ValueError(f"{field} must be from 0 to 1")
+        if len(self.shape) != len(SHAPE_SCORES) or not all(map(math.isfinite, self.shape)):
+            raise ValueError(f"shape must be {len(SHAPE_SCORES)} numbers")
+        if any(above < below for below, above in itertools.pairwise(self.shape)):
+            raise ValueError("shape must not fall")
         if not 0 <= self.skew_spread < self.skew:
             raise ValueError("skew_spread must be from 0 up and below skew")
 
@@ -76,8 +94,11 @@ class GeneratedRouting:
     Notes
     -----
     Each part is an Ornstein-Uhlenbeck process, sampled exactly on the grid: ``x[k+1] = rho x[k] + sqrt(1 - rho^2) e``.
-    Their sum ``g``, of unit variance, becomes uniform by the logistic approximation of the normal distribution,
-    ``u = 1 / (1 + exp(-1.702 g))``; the log load is ``skew * sqrt(12) * (u - 1/2)``.
+    Their sum ``g``, of unit variance, becomes a log load by interpolation: ``skew * interp(g, SHAPE_SCORES, shape)``.
+    Beyond the last score the last quantile holds: 0.1 % of experts at each end. A model of fewer experts than the
+    specification has takes the fullest, as the published evaluation did (see `top_experts`): its experts follow the
+    upper ``num_experts / spec.num_experts`` of the same distribution, at every step alike. More experts than that reach
+    no further than the fullest and the emptiest of so many do half of the time (*assumption*).
     """
 
     last_step: int | None = None
@@ -90,6 +111,7 @@ class GeneratedRouting:
         self.num_layers, self.num_experts = self._shape = (num_layers, num_experts)
         self.interval_steps = spec.interval_steps
         self._seed = seed
+        self._shape_at = _quantiles(spec, num_experts)
         rng = self._stream(0)
         # Log-normal over layers, with the mean and the standard deviation of the specification.
         variance = math.log1p((spec.skew_spread / spec.skew) ** 2)
@@ -131,9 +153,22 @@ class GeneratedRouting:
         gaussian = math.sqrt(spec.fast_share) * parts[:, 0] + math.sqrt(1 - spec.fast_share) * parts[:, 1]
         steps = (block * BLOCK_POINTS + np.arange(BLOCK_POINTS)) * spec.interval_steps
         ramp = 1 - (1 - spec.start_share) * np.exp(-steps / spec.ramp_steps)
-        log_load = (1 / (1 + np.exp(-1.702 * gaussian)) - 0.5) * math.sqrt(12)
+        log_load = np.interp(gaussian, FINE_SCORES, self._shape_at)
         log_load *= ramp[:, None, None] * self._skew_L[:, None]
         load = np.exp(log_load - log_load.max(axis=2, keepdims=True))
         load *= TOKENS_PER_LAYER / load.sum(axis=2, keepdims=True)
         tokens: Ints = np.rint(load).astype(np.int64)
         return tokens
+
+
+def _quantiles(spec: RoutingSpec, num_experts: int) -> Floats:
+    """Return quantiles of log loads at `FINE_SCORES` for layers of so many experts."""
+    normal = NormalDist()
+    share = min(1.0, num_experts / spec.num_experts)
+    scores = np.array([-normal.inv_cdf(share * normal.cdf(-score)) for score in FINE_SCORES])
+    if num_experts > spec.num_experts:
+        # What the fullest and the emptiest of a layer reach half of the time; nobody saw how much further more would.
+        reach = normal.inv_cdf(math.exp(math.log(0.5) / spec.num_experts))
+        scores = scores.clip(-reach, reach)
+    quantiles: Floats = np.interp(scores, SHAPE_SCORES, spec.shape)
+    return quantiles
