@@ -1,6 +1,5 @@
 """From names and a trace to a result: look up what is named, simulate each system, and record every input."""
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ from lazsim.specs import (
     sha256,
     unknown_name,
 )
-from lazsim.trace.table import Trace
+from lazsim.trace.table import LONGEST_S, Trace
 from lazsim.units import format_duration
 
 
@@ -105,8 +104,8 @@ def simulate(
     if profile is not None:
         inputs["profile"] = {"name": Path(profile).name, "sha256": sha256(read_bytes(profile))}
     wall_s = trace.duration_s if duration_s is None else duration_s
-    if not (math.isfinite(wall_s) and wall_s > 0):
-        raise SpecError(f"nothing to simulate in {wall_s:g} s: choose a start before the trace's end and a duration")
+    if not 0 < wall_s <= LONGEST_S:
+        raise SpecError(f"a duration of {wall_s:g} s cannot be simulated: choose more than 0 and up to 100 years")
     runs = tuple(simulate_system(trace, SYSTEMS[name], costs, loads, wall_s) for name in progress(systems))
     inputs |= {"systems": list(systems), "duration_s": wall_s, "seed": seed, "version": __version__}
     inputs["replay"] = dict(replay or {})

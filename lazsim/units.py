@@ -1,4 +1,4 @@
-"""Units: the only place where text such as ``80min`` or ``10Gbps`` becomes seconds and bytes, and back."""
+"""Units: the only place where text such as ``80min`` becomes seconds, and back."""
 
 import math
 import re
@@ -6,9 +6,7 @@ from collections.abc import Mapping
 
 from lazsim.errors import LazsimError
 
-KIB = 1024
 MIB = 1024**2
-GIB = 1024**3
 MINUTE_S = 60.0
 HOUR_S = 3600.0
 DAY_S = 86400.0
@@ -19,21 +17,6 @@ DURATIONS_S: Mapping[str, float] = {
     "min": MINUTE_S,
     "h": HOUR_S,
     "d": DAY_S,
-}
-SIZES_BYTES: Mapping[str, float] = {
-    "B": 1,
-    "kB": 1e3,
-    "MB": 1e6,
-    "GB": 1e9,
-    "TB": 1e12,
-    "KiB": KIB,
-    "MiB": MIB,
-    "GiB": GIB,
-    "TiB": 1024**4,
-}
-RATES_BYTES_PER_S: Mapping[str, float] = {
-    **{f"{unit}/s": size for unit, size in SIZES_BYTES.items()},
-    **{f"{prefix}bps": factor / 8 for prefix, factor in {"": 1, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}.items()},
 }
 
 
@@ -73,28 +56,6 @@ def parse_duration(text: str) -> float:
     return _parse(text, "duration", "80min", DURATIONS_S)
 
 
-def parse_size(text: str) -> float:
-    """Read a size in bytes; ``kB`` is 1000 bytes and ``KiB`` is 1024.
-
-    Examples
-    --------
-    >>> parse_size("112MiB")
-    117440512.0
-    """
-    return _parse(text, "size", "112MiB", SIZES_BYTES)
-
-
-def parse_rate(text: str) -> float:
-    """Read a transfer rate in bytes per second; ``bps`` units count bits.
-
-    Examples
-    --------
-    >>> parse_rate("10Gbps")
-    1250000000.0
-    """
-    return _parse(text, "rate", "10Gbps", RATES_BYTES_PER_S)
-
-
 def format_duration(seconds: float) -> str:
     """Write seconds in the largest unit that keeps the number readable.
 
@@ -112,17 +73,3 @@ def format_duration(seconds: float) -> str:
     if seconds < 3 * DAY_S:
         return f"{seconds / HOUR_S:.3g} h"
     return f"{seconds / DAY_S:.3g} d"
-
-
-def format_bytes(num_bytes: float) -> str:
-    """Write a size with a binary unit.
-
-    Examples
-    --------
-    >>> format_bytes(117440512)
-    '112 MiB'
-    """
-    for unit, size in (("TiB", 1024**4), ("GiB", GIB), ("MiB", MIB), ("KiB", KIB)):
-        if num_bytes >= size:
-            return f"{num_bytes / size:.3g} {unit}"
-    return f"{num_bytes:.3g} B"

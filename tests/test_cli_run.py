@@ -121,6 +121,7 @@ BAD_INPUTS = {
     "unknown routing": (["--routing", "smartmoefit"], "did you mean 'smartmoe-fit'?"),
     "unknown format": (["--format", "bambo"], "'bambo' is not one of"),
     "duration without unit": (["--duration", "80"], "give a number with a unit"),
+    "endless duration": (["--duration", "1e300s"], "up to 100 years"),
     "negative duration": (["--duration", "-5min"], "-5min"),
     "start past the end": (["--start", "30d"], "start before its end"),
     "no nodes": (["--max-nodes", "0"], "--max-nodes"),
@@ -149,6 +150,8 @@ BAD_TRACES = {
     "out of order": (b"0,add,a\n5000,add,b\n1000,add,c\n", "line 3"),
     "negative time": (b"-5,add,a\n", "line 1"),
     "not a number": (b"0,add,a\nnan,add,b\n", "line 2"),
+    "a time of millions of years": (b"0,add,a\n100000000000000000,remove,a\n", "line 2"),
+    "a count that is none": (b'{"metadata": {"gap_seconds": 60}, "data": [1, 100000000]}', "100000000 nodes"),
     "added twice": (b"0,add,a\n1000,add,a\n", "line 2"),
     "removed while absent": (b"0,add,a\n1000,remove,b\n", "line 2"),
 }

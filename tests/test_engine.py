@@ -190,7 +190,8 @@ def test_without_any_node_the_job_waits_all_the_time():
 
 def test_a_job_that_starts_without_nodes_begins_once_they_have_been_collected():
     result = run("lazarus", trace((100, "add", "a b")), 400.0, **NEVER)
-    assert spent(result) == {"waiting": 220, "restart": 40, "compute": 140}
+    assert spent(result) == {"waiting": 220, "restart": 30, "compute": 150}
+    assert result.counts["restarts"] == 0
 
 
 def test_a_trace_that_ends_early_leaves_nodes_as_they_are():
@@ -212,6 +213,29 @@ def test_a_model_that_the_whole_cluster_cannot_hold_is_refused():
 
 def test_a_trace_that_never_has_enough_nodes_is_waited_through():
     assert spent(run("lazarus", trace((0, "add", "a")), 100.0)) == {"waiting": 100}
+
+
+def trained(result):
+    """Integrate the throughput that the timeline tells."""
+    times = [state.time_s for state in result.states] + [result.wall_s]
+    return sum(s.samples_per_s * (end - s.time_s) for s, end in zip(result.states, times[1:], strict=True))
+
+
+def test_the_timeline_adds_up_to_the_samples_also_around_checkpoints():
+    result = run("ds", trace((0, "add", "a b c d")), 290.0)
+    assert (result.counts["checkpoints"], result.samples) == (3, 130 * 16)
+    assert trained(result) == pytest.approx(result.samples)
+
+
+def test_nodes_collected_during_a_checkpoint_join_at_its_end():
+    # Checkpoints last from 80 to 90 and from 170 to 180. c is due at 185 and joins at the step boundary of 186.
+    result = run("lazarus", trace((0, "add", "a b"), (65, "add", "c")), 230.0, rebalance_interval_steps=10**6)
+    joined = next(event for event in result.events if event.event == "joined")
+    assert joined.time_s == 186 + 10 + 7
+    # Due at 175, inside the second checkpoint: it joins when that ends.
+    result = run("lazarus", trace((0, "add", "a b"), (55, "add", "c")), 230.0, rebalance_interval_steps=10**6)
+    joined = next(event for event in result.events if event.event == "joined")
+    assert joined.time_s == 180 + 10 + 7
 
 
 @st.composite
@@ -244,5 +268,14 @@ def test_every_second_is_in_one_bucket_and_samples_come_from_computing(scenario,
     unfinished_s = result.ledger_s["compute"] - result.steps * step_s
     assert -1e-6 <= unfinished_s <= step_s + 1e-6
     assert result.steps * 2 * 4 <= result.samples <= result.steps * 8 * 4
+    assert trained(result) >= result.samples - 1e-6
     again = simulate_system(events, SYSTEMS[system], cost_model, RandomLoads(2, 4), duration_s)
     assert again == result
+
+
+@given(scenarios(), st.sampled_from(sorted(SYSTEMS)))
+def test_a_job_with_enough_nodes_trains_again_in_the_end(scenario, system):
+    # All 8 nodes are there from the last event on; 1000 s later whatever was going on is over.
+    events = scenario[0]
+    result = simulate_system(events, SYSTEMS[system], costs(), RandomLoads(2, 4), events.duration_s + 1000.0)
+    assert result.states[-1].num_used > 0

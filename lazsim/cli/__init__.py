@@ -64,4 +64,7 @@ def main(arguments: list[str] | None = None) -> Any:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(1)
+    except OSError as error:
+        click.echo(f"lazsim: {error}", err=True)
+        sys.exit(1)
     sys.exit(status if isinstance(status, int) else 0)

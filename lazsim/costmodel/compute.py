@@ -46,7 +46,7 @@ class AnalyticCompute:
         matmuls_s = (
             model.num_layers * self._matmul_s(num_tokens, columns / model.num_layers / model.d_model / gpus)
             + model.num_layers * self._matmul_s(num_tokens, model.sequence_length / 2, model.attention_score_dim / gpus)
-            + model.num_moe_layers * self._matmul_s(num_tokens, model.num_experts)
+            + model.num_moe_layers * self._matmul_s(num_tokens, model.num_experts / gpus)
             + self._matmul_s(num_tokens, model.vocab_size / gpus)
         )
         activations = FORWARD_AND_BACKWARD * self.job.activation_passes * model.num_layers * model.d_model

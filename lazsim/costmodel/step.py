@@ -161,7 +161,7 @@ def _gradients_s(costs: CostModel, plan: PlacementPlan, server_N: Ints) -> float
     """All-reduce the dense gradients over all nodes and each expert's over the nodes that hold it.
 
     A ring over ``n`` nodes sends ``2 (n - 1) / n`` times the gradient over each of its links (Thakur et al. 2005); it
-    enters and leaves each server once, however many of its nodes take part.
+    enters and leaves each server once, however many of its nodes take part. Adding up replicas inside a node is free.
     """
     members = plan.holds_LEN.sum(axis=2)
     spans = by_server(plan.holds_LEN, server_N) > 0
@@ -180,7 +180,7 @@ def _gradients_s(costs: CostModel, plan: PlacementPlan, server_N: Ints) -> float
 
 
 def _optimizer_s(costs: CostModel, plan: PlacementPlan) -> float:
-    """Update the dense parameters, sharded over a node's GPUs, and the experts of the GPU that holds most."""
+    """Update the dense parameters and the experts of the node that holds most, both spread evenly over its GPUs."""
     gpus = costs.cluster.gpus_per_node
     most_experts = plan.holds_LEN.sum(axis=(0, 1)).max() / gpus
     num_params = costs.model.dense_params / gpus + most_experts * costs.model.expert_params

@@ -65,6 +65,7 @@ class Job:
         self._unsaved_s = 0.0
         self._planned_step = 0
         self._undetected = False
+        self._started = False
         self._join_at_s: float | None = None
         self._hears_joins = False
         self._stretch: tuple[float, float] | None = None
@@ -83,6 +84,7 @@ class Job:
         usable = self._usable_nodes(len(self.nodes))
         if usable:
             self._adopt(self.nodes.first(usable), self._new_plan(usable))
+            self._started = True
         self._log("start")
         self._process = self.env.process(self._life())
 
@@ -143,6 +145,7 @@ class Job:
 
     def _spend(self, bucket: str, seconds: float) -> Activity:
         self.ledger.enter(bucket, self.env.now)
+        self._note_state(0.0)
         yield self.env.timeout(seconds)
 
     def _train(self) -> Activity:
@@ -157,6 +160,8 @@ class Job:
                 yield from self._rebalance()
             if self._is_due(checkpoint_steps, self._saved_step):
                 yield from self._checkpoint()
+            if self._join_at_s is not None and self.env.now >= self._join_at_s:
+                continue
             num_steps = min(interval - self.step % interval for interval in boundaries)
             assert self._running is not None, "only a running job trains"
             step_s = self._running.step_s(self.step)
@@ -206,8 +211,8 @@ class Job:
         if seconds > 0:
             yield from self._spend("rebalance", self.costs.cluster.recovery.regroup_s + seconds)
             self.log.count("rebalances")
+            self._log("rebalanced")
         self._adopt(nodes, plan)
-        self._log("rebalanced")
 
     def _join(self) -> Activity:
         """Take in the nodes collected: elastically, or by a checkpoint and a restart where that helps."""
@@ -219,7 +224,8 @@ class Job:
                 if waiting:
                     yield from self._reconfigure([*self._in_use, *waiting], "joined")
             elif usable > len(self._in_use):
-                yield from self._checkpoint()
+                if self.step > self._saved_step:
+                    yield from self._checkpoint()
                 yield from self._restart()
         except simpy.Interrupt:
             # Those that are still there join at the next step boundary.
@@ -265,10 +271,13 @@ class Job:
         usable = self._usable_nodes(len(self.nodes))
         nodes, plan = self.nodes.first(usable), self._new_plan(usable)
         self._running, self._plan, self._in_use, self._taking_part = None, None, [], set(nodes)
-        yield from self._spend("restart", restart_s(self.costs, usable) + checkpoint_load_s(self.costs, plan))
+        load_s = checkpoint_load_s(self.costs, plan) if self._saved_step else 0.0
+        yield from self._spend("restart", restart_s(self.costs, usable) + load_s)
         self._adopt(nodes, plan)
-        self.log.count("restarts")
-        self._log("restarted")
+        if self._started:
+            self.log.count("restarts")
+        self._log("restarted" if self._started else "started")
+        self._started = True
 
     # What the job knows.
 
@@ -309,8 +318,8 @@ class Job:
             start_s, step_s = self._stretch
             step += _steps_in(self.env.now - start_s, step_s)
         self.log.events.append(Event(self.env.now, event, step, len(self.nodes), num_used, **numbers))
-        unchanged = self._running is not None and self.log.states
-        self._note_state(self.log.states[-1].samples_per_s if unchanged else 0.0)
+        training = self._stretch is not None and self._running is not None
+        self._note_state(self.log.states[-1].samples_per_s if training else 0.0)
 
 
 def _steps_in(spent_s: float, step_s: float) -> int:

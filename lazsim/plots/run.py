@@ -10,6 +10,7 @@ import matplotlib
 matplotlib.use("agg")
 
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.axes import Axes
 
 from lazsim.plots.style import COLORS, STYLE
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from lazsim.results import RunResult
 
 LINE_STYLES = ("-", "--", ":", "-.", (0, (3, 1, 1, 1, 1, 1)))
+NUM_BINS = 120
+"""Parts of the time over which throughput is averaged: checkpoints and restarts in them lower it."""
+
 HATCHES = ("", "//", "..", "\\\\", "xx")
 
 
@@ -61,15 +65,18 @@ def time_unit(wall_s: float) -> tuple[str, float]:
 
 
 def plot_throughput(result: RunResult, axes: Axes) -> None:
-    """Draw samples per second over time, a line for each system."""
-    unit_s = time_unit(result.runs[0].wall_s)[1]
+    """Draw samples per second over time, a line for each system, averaged over each of `NUM_BINS` parts of the time."""
+    wall_s = result.runs[0].wall_s
+    edges_s = np.linspace(0, wall_s, NUM_BINS + 1)
     for index, run in enumerate(result.runs):
-        times = [state.time_s / unit_s for state in run.states] + [run.wall_s / unit_s]
-        rates = [state.samples_per_s for state in run.states]
-        axes.step(
-            times,
-            [*rates, rates[-1]],
-            where="post",
+        times_s = np.array([state.time_s for state in run.states] + [wall_s])
+        rates = np.array([state.samples_per_s for state in run.states])
+        trained = np.concatenate([[0.0], np.cumsum(rates * np.diff(times_s))])
+        averages = np.diff(np.interp(edges_s, times_s, trained)) / np.diff(edges_s)
+        axes.stairs(
+            averages,
+            edges_s / time_unit(wall_s)[1],
+            baseline=None,
             label=run.system,
             color=COLORS[index % len(COLORS)],
             linestyle=LINE_STYLES[index % len(LINE_STYLES)],

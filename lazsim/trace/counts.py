@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lazsim.errors import TraceFormatError
 from lazsim.trace.table import Event
 
 RULE = (
@@ -22,7 +23,11 @@ class Sample(NamedTuple):
     line: int = 0
 
 
-def events_from_counts(samples: Iterable[Sample], rng: np.random.Generator) -> list[Event]:
+MOST_NODES = 1_000_000
+"""Above this a number is no live count but a mistake."""
+
+
+def events_from_counts(samples: Iterable[Sample], rng: np.random.Generator, name: str = "") -> list[Event]:
     """Make node events of live counts.
 
     Parameters
@@ -32,11 +37,18 @@ def events_from_counts(samples: Iterable[Sample], rng: np.random.Generator) -> l
         their increases.
     rng
         Draws the nodes that go.
+    name
+        File that they are from, for the error.
 
     Returns
     -------
     list of Event
         Names are ``node1``, ``node2``, ... in order of appearance.
+
+    Raises
+    ------
+    TraceFormatError
+        When a count is above a million.
 
     Notes
     -----
@@ -59,6 +71,11 @@ def events_from_counts(samples: Iterable[Sample], rng: np.random.Generator) -> l
         rows = list(group)
         if len(rows) == 1 and rows[0].num_nodes == last:
             continue
+        most = max(row.num_nodes for row in rows)
+        if most > MOST_NODES:
+            raise TraceFormatError(
+                f"{name}, line {rows[0].line}: {most} nodes, expected a live count of at most {MOST_NODES}"
+            )
         steps = np.diff([last, *(row.num_nodes for row in rows)])
         last = rows[-1].num_nodes
         num_removed = min(int(-steps[steps < 0].sum()), len(alive))

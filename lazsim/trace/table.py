@@ -10,9 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from lazsim.errors import TraceFormatError
+from lazsim.units import DAY_S
 
 if TYPE_CHECKING:
     import pandas as pd
+
+LONGEST_S = 100 * 365.25 * DAY_S
+"""A century: what lasts longer is a mistake of units."""
 
 Kind = Literal["add", "remove"]
 
@@ -181,10 +185,10 @@ def build_trace(
 
     finite: list[Event] = []
     for event in events:
-        if not (math.isfinite(event.time_s) and event.time_s >= 0):
+        if not 0 <= event.time_s <= LONGEST_S:
             fault(
                 event,
-                f"time {event.time_s:g} s is not a number from 0 up",
+                f"time {event.time_s:g} s is not a number from 0 up to 100 years",
                 "drop events without a valid time",
             )
             continue

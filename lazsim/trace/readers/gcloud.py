@@ -34,7 +34,7 @@ def read(source: Source) -> Reading:
         return Reading([], notes=tuple(notes))
     start_s, stop_s = min(by_stamp), max(by_stamp)
     ordered = [by_stamp[stamp]._replace(time_s=stamp - start_s) for stamp in sorted(by_stamp)]
-    return Reading(events_from_counts(ordered, source.rng), stop_s - start_s, tuple(notes))
+    return Reading(events_from_counts(ordered, source.rng, source.name), stop_s - start_s, tuple(notes))
 
 
 READER = Reader(LOOKS, mostly(r"\d{4}-\d\d-\d\d\s*,\s*\d\d:\d\d:\d\d\s*,"), read)

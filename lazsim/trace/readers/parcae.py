@@ -59,7 +59,7 @@ def _read_counts(source: Source) -> Reading:
     ordered = source.in_time_order(samples)
     notes = (RULE, "the trace is taken to end with its last row")
     duration_s = ordered[-1].time_s if ordered else None
-    return Reading(events_from_counts(ordered, source.rng), duration_s, notes)
+    return Reading(events_from_counts(ordered, source.rng, source.name), duration_s, notes)
 
 
 READER = Reader(

@@ -44,7 +44,7 @@ def read(source: Source) -> Reading:
         notes.append(AVAILABILITY)
     if "prices" in document:
         notes.append("prices are not used")
-    return Reading(events_from_counts(samples, source.rng), len(ticks) * gap_s, tuple(notes))
+    return Reading(events_from_counts(samples, source.rng, source.name), len(ticks) * gap_s, tuple(notes))
 
 
 READER = Reader(LOOKS, recognise, read)
