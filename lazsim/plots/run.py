@@ -14,14 +14,14 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from lazsim.plots.style import COLORS, STYLE
-from lazsim.units import DAY_S, HOUR_S, MINUTE_S
+from lazsim.units import DAY_S, HOUR_S, MINUTE_S, format_duration
 
 if TYPE_CHECKING:
     from lazsim.results import RunResult
 
 LINE_STYLES = ("-", "--", ":", "-.", (0, (3, 1, 1, 1, 1, 1)))
-NUM_BINS = 120
-"""Parts of the time over which throughput is averaged: checkpoints and restarts in them lower it."""
+WINDOW_SHARE = 1 / 30
+"""Part of the time over which throughput is averaged: checkpoints and restarts in it lower it."""
 
 HATCHES = ("", "//", "..", "\\\\", "xx")
 
@@ -65,23 +65,24 @@ def time_unit(wall_s: float) -> tuple[str, float]:
 
 
 def plot_throughput(result: RunResult, axes: Axes) -> None:
-    """Draw samples per second over time, a line for each system, averaged over each of `NUM_BINS` parts of the time."""
+    """Draw samples per second over time, a line for each system: the mean of a window around each instant."""
     wall_s = result.runs[0].wall_s
-    edges_s = np.linspace(0, wall_s, NUM_BINS + 1)
+    middle_s = np.linspace(0, wall_s, 601)
+    reach_s = WINDOW_SHARE * wall_s / 2
+    start_s, stop_s = np.maximum(middle_s - reach_s, 0), np.minimum(middle_s + reach_s, wall_s)
     for index, run in enumerate(result.runs):
         times_s = np.array([state.time_s for state in run.states] + [wall_s])
         rates = np.array([state.samples_per_s for state in run.states])
         trained = np.concatenate([[0.0], np.cumsum(rates * np.diff(times_s))])
-        averages = np.diff(np.interp(edges_s, times_s, trained)) / np.diff(edges_s)
-        axes.stairs(
-            averages,
-            edges_s / time_unit(wall_s)[1],
-            baseline=None,
+        means = (np.interp(stop_s, times_s, trained) - np.interp(start_s, times_s, trained)) / (stop_s - start_s)
+        axes.plot(
+            middle_s / time_unit(wall_s)[1],
+            means,
             label=run.system,
             color=COLORS[index % len(COLORS)],
             linestyle=LINE_STYLES[index % len(LINE_STYLES)],
         )
-    axes.set_ylabel("samples/s")
+    axes.set_ylabel(f"samples/s\n(mean over {format_duration(2 * reach_s)})")
     axes.set_ylim(bottom=0)
     axes.tick_params(labelbottom=False)
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(result.runs))
