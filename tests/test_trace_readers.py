@@ -278,3 +278,11 @@ def test_both_copies_of_the_p3_trace_count_the_same(shared):
     named = read_trace(shared / "traces/bamboo/p3-trace.csv")
     counted = read_trace(shared / "traces/parcae/p3.csv", seed=7)
     assert [part.tolist() for part in named.num_alive()] == [part.tolist() for part in counted.num_alive()]
+
+
+def test_our_format_must_name_itself(tmp_path):
+    # Three columns of milliseconds would be read as seconds.
+    path = tmp_path / "p3.csv"
+    path.write_text("0,add,node1\n60000,remove,node1\n")
+    with pytest.raises(TraceFormatError, match="line 1: expected a line '# format: lazsim-trace 1' before"):
+        read_trace(path, format="lazsim")

@@ -81,16 +81,3 @@ def all_to_all_s(num_bytes: npt.ArrayLike, num_ranks: npt.ArrayLike, bytes_per_s
     share = (ranks - 1.0) / ranks
     seconds: FloatArray = (share * buffer / bytes_per_s + latency_s) * ((buffer > 0) & (ranks > 1))
     return seconds
-
-
-def point_to_point_s(num_bytes: npt.ArrayLike, bytes_per_s: Rate, latency_s: Rate) -> FloatArray:
-    """Predict the seconds of one message of so many bytes; an empty message is not sent and takes 0 s.
-
-    Examples
-    --------
-    >>> float(point_to_point_s(3e9, 1e9, 0.5))
-    3.5
-    """
-    message = np.asarray(num_bytes, dtype=np.float64)
-    seconds: FloatArray = (message / bytes_per_s + latency_s) * (message > 0)
-    return seconds

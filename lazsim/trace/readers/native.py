@@ -31,13 +31,18 @@ def read(source: Source) -> Reading:
     events: list[Event] = []
     notes: list[str] = []
     header: dict[str, str] = {}
+    named = False
     for line, text in source.lines():
         if text.startswith("#"):
             key, _, value = text[1:].strip().partition(": ")
             notes += [value] if key == "note" else []
             header.setdefault(key, value)
-        elif text != COLUMNS:
+        elif text == COLUMNS:
+            named = True
+        elif named or "format" in header:
             _read_row(source, line, text, events)
+        else:
+            raise TraceFormatError(f"{source.name}, line {line}: expected a line '# format: {FORMAT} {VERSION}' before")
     if header.get("format", f"{FORMAT} {VERSION}") != f"{FORMAT} {VERSION}":
         raise TraceFormatError(
             f"{source.name}, line 1: format {header['format']!r}, expected {FORMAT} {VERSION}; update lazsim"
