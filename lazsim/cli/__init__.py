@@ -59,7 +59,7 @@ def main(arguments: list[str] | None = None) -> Any:
         click.echo(f"lazsim: {error.format_message()}", err=True)
         sys.exit(2)
     except (KeyboardInterrupt, click.exceptions.Abort):
-        click.echo("lazsim: interrupted; nothing was written", err=True)
+        click.echo("lazsim: interrupted", err=True)
         sys.exit(130)
     except BrokenPipeError:
         sys.stderr.close()
