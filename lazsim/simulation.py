@@ -150,7 +150,8 @@ def _notes(
         notes.append(
             f"nodes alive at the trace's end, after {format_duration(trace.duration_s)}, stay to the end of the run"
         )
-    most_nodes = int(trace.num_alive()[1].max())
+    times_s, alive = trace.num_alive()
+    most_nodes = int(alive[times_s < wall_s].max())
     if most_nodes > cluster.num_nodes:
         notes.append(
             f"the trace has up to {most_nodes} nodes, {cluster.name} has {cluster.num_nodes}; "
