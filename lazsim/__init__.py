@@ -22,8 +22,8 @@ _HOMES = {
     "load_routing": "routing",
     "load_spec": "specs",
     "load_trace": "trace",
-    "place_ep": "placement.policies",
-    "place_mro": "placement.policies",
+    "place_ep": "placement.expert_parallel",
+    "place_mro": "placement.mro",
     "simulate": "simulation",
 }
 """Public name -> module; a module is imported when its first name is used, so that the command line starts fast."""
@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     from lazsim.engine.simulate import SystemRun as SystemRun
     from lazsim.errors import LazsimError as LazsimError
     from lazsim.placement.allocation import allocate as allocate
+    from lazsim.placement.expert_parallel import place_ep as place_ep
+    from lazsim.placement.mro import place_mro as place_mro
     from lazsim.placement.plan import PlacementPlan as PlacementPlan
-    from lazsim.placement.policies import place_ep as place_ep
-    from lazsim.placement.policies import place_mro as place_mro
     from lazsim.results import RunResult as RunResult
     from lazsim.routing import load_routing as load_routing
     from lazsim.simulation import simulate as simulate

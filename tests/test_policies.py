@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lazsim.placement.allocation import allocate
+from lazsim.placement.expert_parallel import ep_size, ep_unit_nodes, place_ep
+from lazsim.placement.mro import place_mro
 from lazsim.placement.plan import is_recoverable
-from lazsim.placement.policies import ep_size, ep_unit_nodes, place_ep, place_mro
 
 
 def published_mro(replicas: list[int], num_nodes: int, num_slots: int) -> list[list[int]]:

@@ -13,8 +13,9 @@ from lazsim.costmodel.network import AnalyticCommunication
 from lazsim.costmodel.recovery_times import checkpoint_load_s, checkpoint_save_s, transfer_s
 from lazsim.costmodel.step import CostModel, Layout, StepCost
 from lazsim.placement.allocation import allocate
+from lazsim.placement.expert_parallel import place_ep
+from lazsim.placement.mro import place_mro
 from lazsim.placement.plan import PlacementPlan
-from lazsim.placement.policies import place_ep, place_mro
 from lazsim.specs import ClusterSpec, GpuSpec, JobSpec, ModelSpec, load_spec
 from tests.jobs import FixedCommunication, FixedCompute
 

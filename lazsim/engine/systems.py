@@ -8,8 +8,9 @@ import numpy.typing as npt
 
 from lazsim.costmodel.step import CostModel, Layout
 from lazsim.placement.allocation import allocate
+from lazsim.placement.expert_parallel import ep_unit_nodes, place_ep
 from lazsim.placement.plan import Ints, PlacementPlan
-from lazsim.placement.policies import POLICIES, ep_unit_nodes, place_ep
+from lazsim.placement.policies import POLICIES, PlacementRequest
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,9 @@ class System:
         if self.policy is None:
             return place_ep(len(load_LE), model.num_experts, num_nodes, cluster.gpus_per_node, cluster.slots_per_gpu)
         replicas = allocate(load_LE, num_nodes * cluster.slots_per_node, costs.job.fault_threshold)
-        return POLICIES[self.policy](replicas, num_nodes, cluster.slots_per_node)
+        return POLICIES[self.policy](
+            PlacementRequest(replicas, num_nodes, cluster.slots_per_node, cluster.gpus_per_node, load_LE)
+        )
 
     def layout(self, costs: CostModel, server_N: npt.NDArray[np.int64]) -> Layout:
         """Return how nodes on these servers are joined."""

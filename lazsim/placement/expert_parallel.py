@@ -1,0 +1,48 @@
+"""Plain expert parallelism: every group of GPUs holds each expert once."""
+
+import math
+
+import numpy as np
+
+from lazsim.placement.plan import PlacementPlan
+
+
+def ep_size(num_experts: int, slots_per_gpu: int) -> int:
+    """Return the size of an expert-parallel group: the fewest GPUs that hold every expert once in equal chunks.
+
+    Examples
+    --------
+    >>> [ep_size(num_experts, 6) for num_experts in (8, 12, 16)]
+    [2, 2, 4]
+    """
+    return next(ep for ep in range(1, num_experts + 1) if num_experts % ep == 0 and num_experts // ep <= slots_per_gpu)
+
+
+def ep_unit_nodes(num_experts: int, gpus_per_node: int, slots_per_gpu: int) -> int:
+    """Return the fewest whole nodes that whole expert-parallel groups fill."""
+    return math.lcm(ep_size(num_experts, slots_per_gpu), gpus_per_node) // gpus_per_node
+
+
+def place_ep(
+    num_layers: int, num_experts: int, num_nodes: int, gpus_per_node: int, slots_per_gpu: int
+) -> PlacementPlan:
+    """Place by plain expert parallelism: GPU ``q`` of each group holds the ``q``-th chunk of every layer's experts.
+
+    Parameters
+    ----------
+    num_nodes
+        A multiple of `ep_unit_nodes`.
+
+    Examples
+    --------
+    >>> place_ep(1, 8, num_nodes=4, gpus_per_node=1, slots_per_gpu=6).slots_LNS[0].tolist()
+    [[0, 1, 2, 3], [4, 5, 6, 7], [0, 1, 2, 3], [4, 5, 6, 7]]
+    """
+    ep = ep_size(num_experts, slots_per_gpu)
+    chunk = num_experts // ep
+    assert num_nodes * gpus_per_node % ep == 0, "whole expert-parallel groups"
+    gpu = np.arange(num_nodes * gpus_per_node) % ep
+    by_gpu = (gpu[:, None] * chunk + np.arange(chunk)).reshape(num_nodes, gpus_per_node, chunk)
+    # Slot s of a node belongs to its GPU s % gpus_per_node.
+    slots = by_gpu.transpose(0, 2, 1).reshape(num_nodes, -1)
+    return PlacementPlan(np.broadcast_to(slots, (num_layers, *slots.shape)), num_experts)
