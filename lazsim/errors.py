@@ -26,3 +26,7 @@ class InfeasiblePlanError(LazsimError):
 
 class CostRangeError(LazsimError):
     """Report a size outside the range that a measured profile covers."""
+
+
+class RecoveryError(LazsimError):
+    """Report a failure model that does not fit the nodes, or a recovery probability that cannot be had as asked."""

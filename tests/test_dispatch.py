@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from lazsim.dispatch import dispatch_tokens, flexible_traffic, grouped_traffic
-from lazsim.placement.policies import place_ep
+from lazsim.placement.expert_parallel import place_ep
 
 
 @st.composite

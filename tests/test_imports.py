@@ -16,7 +16,7 @@ LAYERS = [
     {"units", "files"},
     {"specs"},
     {"placement.plan"},
-    {"trace", "routing", "placement", "dispatch"},
+    {"trace", "routing", "placement", "dispatch", "recovery"},
     {"costmodel"},
     {"engine"},
     {"results"},

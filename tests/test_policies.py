@@ -6,10 +6,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lazsim.errors import InfeasiblePlanError, LazsimError
 from lazsim.placement.allocation import allocate
-from lazsim.placement.expert_parallel import ep_size, ep_unit_nodes, place_ep
+from lazsim.placement.expert_parallel import ep_size, ep_unit_nodes, place_ep, place_ep_on_most
 from lazsim.placement.mro import place_mro
 from lazsim.placement.plan import is_recoverable
+from lazsim.placement.policies import (
+    ALLOCATE_THEMSELVES,
+    POLICIES,
+    PlacementRequest,
+    describe_policy,
+    find_policy,
+    place,
+    policy_names,
+)
 
 
 def published_mro(replicas: list[int], num_nodes: int, num_slots: int) -> list[list[int]]:
@@ -85,3 +95,95 @@ def test_each_expert_parallel_group_holds_every_expert_once(num_experts, gpus_pe
     assert (by_unit == unit * gpus_per_node // ep).all()
     assert num_experts // ep <= slots_per_gpu
     assert unit == math.lcm(ep, gpus_per_node) // gpus_per_node
+
+
+@pytest.mark.parametrize("name", POLICIES)
+@given(allocations(), st.integers(1, 3), st.integers(0, 5))
+def test_every_policy_makes_a_valid_plan_of_the_replicas_allocated(name, problem, gpus_per_node, seed):
+    replicas_LE, num_nodes, num_slots = problem
+    request = PlacementRequest(replicas_LE, num_nodes, num_slots, gpus_per_node, seed=seed)
+    try:
+        plan = place(name, request)
+    except InfeasiblePlanError:
+        assert name == "ep"
+        return
+    assert plan.slots_LNS.shape == (len(replicas_LE), num_nodes, num_slots)
+    plan.check(None if name in ALLOCATE_THEMSELVES else replicas_LE)
+    assert np.array_equal(plan.slots_LNS, place(find_policy(name), request).slots_LNS)
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_every_policy_plans_each_layer_by_itself_but_the_one_that_draws(name):
+    load = np.random.default_rng(3).integers(0, 1000, size=(3, 8))
+    request = PlacementRequest(allocate(load, 24, 2), 4, 6, load_LE=load)
+    layers = [PlacementRequest(request.replicas_LE[i : i + 1], 4, 6, load_LE=load[i : i + 1]) for i in range(3)]
+    alone = np.concatenate([place(name, layer).slots_LNS for layer in layers])
+    assert np.array_equal(place(name, request).slots_LNS, alone) or name == "random"
+
+
+def test_eplb_goes_by_the_load_and_not_by_the_allocation():
+    request = PlacementRequest(np.array([[4, 1, 1]]), num_nodes=3, num_slots=2, load_LE=np.array([[1, 1, 10]]))
+    assert place("eplb", request).replicas_LE.tolist() == [[1, 1, 4]]
+
+
+def test_nobody_can_write_to_a_request():
+    replicas = np.array([[1, 1]])
+    request = PlacementRequest(replicas, 1, 2)
+    for array in (request.replicas_LE, request.load_LE):
+        with pytest.raises(ValueError, match="read-only"):
+            array[0, 0] = 2
+    replicas[0, 0] = 1
+
+
+@given(st.integers(1, 32), st.integers(1, 12), st.integers(1, 12), st.integers(1, 3))
+def test_expert_parallelism_fills_all_whole_groups_or_says_that_it_does_not_apply(
+    num_experts, num_nodes, num_slots, gpus_per_node
+):
+    try:
+        plan = place_ep_on_most(2, num_experts, num_nodes, num_slots, gpus_per_node).check()
+    except InfeasiblePlanError:
+        fits = num_slots >= gpus_per_node and num_nodes * gpus_per_node >= num_experts
+        unit = fits and ep_unit_nodes(num_experts, gpus_per_node, num_slots // gpus_per_node)
+        assert not unit or unit > num_nodes
+        return
+    unit = ep_unit_nodes(num_experts, gpus_per_node, num_slots // gpus_per_node)
+    empty_N = (plan.slots_LNS == -1).all(axis=(0, 2))
+    assert empty_N.tolist() == [node >= num_nodes // unit * unit for node in range(num_nodes)]
+    assert (plan.replicas_LE == plan.replicas_LE[0, 0]).all()
+
+
+@pytest.mark.parametrize(
+    ("experts", "nodes", "slots", "gpus", "expected"),
+    [
+        (16, 3, 6, 1, "needs 4 nodes to hold 16 experts in equal chunks of at most 6 on a GPU, and there are 3"),
+        (7, 6, 6, 1, "needs 7 nodes to hold 7 experts in equal chunks of at most 6 on a GPU, and there are 6"),
+        (8, 6, 3, 4, "needs a slot on every GPU, but nodes have 3 for 4 GPUs"),
+    ],
+)
+def test_expert_parallelism_says_why_it_does_not_apply(experts, nodes, slots, gpus, expected):
+    request = PlacementRequest(np.ones((1, experts), dtype=np.int64), nodes, slots, gpus)
+    with pytest.raises(InfeasiblePlanError) as caught:
+        place("ep", request)
+    assert str(caught.value) == f"plain expert parallelism {expected}"
+
+
+def test_a_broken_policy_of_our_own_is_a_bug_and_not_bad_input(monkeypatch):
+    monkeypatch.setattr(
+        "lazsim.placement.policies.POLICIES", {"spread": lambda request: place_mro(request.replicas_LE[:, ::-1], 2, 2)}
+    )
+    with pytest.raises(AssertionError, match="every allocated replica is placed"):
+        place("spread", PlacementRequest(np.array([[1, 3]]), 2, 2))
+
+
+def test_every_policy_is_described_in_a_line():
+    assert policy_names()[: len(POLICIES)] == list(POLICIES)
+    for name in policy_names():
+        assert describe_policy(name).strip()
+        assert "\n" not in describe_policy(name)
+
+
+def test_an_unknown_policy_is_refused_with_the_nearest():
+    with pytest.raises(LazsimError) as caught:
+        find_policy("sprad")
+    assert "unknown policy 'sprad': did you mean 'spread'? known: mro, " in str(caught.value)
+    assert str(caught.value).endswith("; or path.py:function")

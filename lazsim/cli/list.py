@@ -31,10 +31,9 @@ def _entries(kind: str) -> tuple[dict[str, str], str]:
 
         return {system.name: system.description for system in SYSTEMS.values()}, "Defined in lazsim/engine/systems.py."
     if kind == "policies":
-        from lazsim.placement.policies import POLICIES
+        from lazsim.placement.policies import OWN_POLICIES, describe_policy, policy_names
 
-        described = {name: (policy.__doc__ or "").splitlines()[0] for name, policy in POLICIES.items()}
-        return described | {"ep": "Place by plain expert parallelism."}, "Defined in lazsim/placement/policies.py."
+        return {name: describe_policy(name) for name in policy_names()}, OWN_POLICIES
     if kind == "formats":
         from lazsim.trace.readers import READERS
 

@@ -48,7 +48,8 @@ def allocate(load_LE: Ints, num_slots: int, fault_threshold: int) -> Ints:
     if idle.any():
         load_LE = load_LE + idle
     order = np.argsort(load_LE, axis=1, kind="stable")
-    ascending = np.take_along_axis(load_LE, order, axis=1).T
+    layer = np.arange(num_layers)[:, None]
+    ascending = np.ascontiguousarray(load_LE[layer, order].T)
     rest = ascending[::-1].cumsum(axis=0)[::-1]
     replicas = np.empty((num_experts, num_layers), dtype=np.int64)
     left = np.full(num_layers, num_slots, dtype=np.int64)
@@ -56,5 +57,5 @@ def allocate(load_LE: Ints, num_slots: int, fault_threshold: int) -> Ints:
         replicas[expert] = np.maximum(ascending[expert] * left // rest[expert], threshold)
         left -= replicas[expert]
     allocated = np.empty((num_layers, num_experts), dtype=np.int64)
-    np.put_along_axis(allocated, order, replicas.T, axis=1)
+    allocated[layer, order] = replicas.T
     return allocated

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 
+from lazsim.errors import InfeasiblePlanError
 from lazsim.placement.plan import PlacementPlan
 
 
@@ -46,3 +47,41 @@ def place_ep(
     # Slot s of a node belongs to its GPU s % gpus_per_node.
     slots = by_gpu.transpose(0, 2, 1).reshape(num_nodes, -1)
     return PlacementPlan(np.broadcast_to(slots, (num_layers, *slots.shape)), num_experts)
+
+
+def place_ep_on_most(
+    num_layers: int, num_experts: int, num_nodes: int, num_slots: int, gpus_per_node: int = 1
+) -> PlacementPlan:
+    """Place by plain expert parallelism on as many nodes as whole groups fill; the others stay empty.
+
+    Parameters
+    ----------
+    num_nodes, num_slots, gpus_per_node
+        Nodes, slots of each of them, and its GPUs, which have equally many; slots left over stay empty.
+
+    Raises
+    ------
+    InfeasiblePlanError
+        When a GPU has no slot, or the nodes are too few for equal chunks of the experts.
+
+    Examples
+    --------
+    >>> place_ep_on_most(1, 4, num_nodes=3, num_slots=3).slots_LNS.tolist()
+    [[[0, 1, -1], [2, 3, -1], [-1, -1, -1]]]
+    """
+    slots_per_gpu = num_slots // gpus_per_node
+    if not slots_per_gpu:
+        raise InfeasiblePlanError(
+            f"plain expert parallelism needs a slot on every GPU, but nodes have {num_slots} for {gpus_per_node} GPUs"
+        )
+    unit = ep_unit_nodes(num_experts, gpus_per_node, slots_per_gpu)
+    num_used = num_nodes // unit * unit
+    if not num_used:
+        raise InfeasiblePlanError(
+            f"plain expert parallelism needs {unit} nodes to hold {num_experts} experts in equal chunks of at most "
+            f"{slots_per_gpu} on a GPU, and there are {num_nodes}"
+        )
+    used = place_ep(num_layers, num_experts, num_used, gpus_per_node, slots_per_gpu).slots_LNS
+    slots_LNS = np.full((num_layers, num_nodes, num_slots), -1)
+    slots_LNS[:, :num_used, : used.shape[2]] = used
+    return PlacementPlan(slots_LNS, num_experts)

@@ -1,123 +1,194 @@
-"""From what nodes hold to what a plan wants of them.
+"""From what nodes hold to what a plan wants of them: what each way to get there moves, and what none can beat.
 
 Axes: L layers, E experts, H nodes at hand, N nodes of the plan.
 """
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from lazsim.placement.plan import Bools, Ints
+from lazsim.errors import InfeasiblePlanError
+from lazsim.placement.mapping import (
+    MAPPINGS,
+    NodeMapping,
+    map_bottleneck,
+    map_greedily,
+    map_optimally,
+    num_missing,
+)
+from lazsim.placement.plan import Bools
+from lazsim.placement.transfers import SHARINGS, Migration, Sharing, balance_senders, migrate, migrate_balanced
 
-Floats = npt.NDArray[np.float64]
-
-
-def num_missing(has_LEH: Bools, wants_LEN: Bools) -> Ints:
-    """Count the expert states that each node at hand would have to fetch to become each node of the plan.
-
-    Returns
-    -------
-    ndarray of int64, shape (H, N)
-    """
-    has = has_LEH.reshape(-1, has_LEH.shape[2]).astype(np.float32)
-    wants = wants_LEN.reshape(-1, wants_LEN.shape[2]).astype(np.float32)
-    # float32 counts exactly up to 2**24, far above layers times experts.
-    kept = (has.T @ wants).astype(np.int64)
-    total: Ints = wants.sum(axis=0).astype(np.int64)
-    return total - kept
-
-
-def map_greedily(missing_HN: Ints) -> Ints:
-    """Bind nodes at hand to nodes of a plan, each time the pair with the fewest states to fetch.
-
-    Parameters
-    ----------
-    missing_HN
-        States to fetch for each pair, shape (H, N) with ``H >= N``.
-
-    Returns
-    -------
-    ndarray of int64, shape (N,)
-        The node at hand that becomes each node of the plan.
-
-    Notes
-    -----
-    The greedy rule of Lazarus (arXiv 2407.04656); equal pairs by the order of the nodes at hand, then of the plan.
-
-    Examples
-    --------
-    >>> map_greedily(np.array([[2, 0], [1, 3], [0, 1]])).tolist()
-    [2, 0]
-    """
-    num_hand, num_plan = missing_HN.shape
-    assert num_hand >= num_plan, "as many nodes at hand as the plan has"
-    bound = [-1] * num_plan
-    free = [True] * num_hand
-    left = num_plan
-    pairs = np.divmod(np.argsort(missing_HN, axis=None, kind="stable"), num_plan)
-    for hand, plan in zip(*map(np.ndarray.tolist, pairs), strict=True):
-        if free[hand] and bound[plan] < 0:
-            bound[plan] = hand
-            free[hand] = False
-            left -= 1
-            if not left:
-                break
-    return np.array(bound, dtype=np.int64)
+__all__ = [
+    "MAPPINGS",
+    "SHARINGS",
+    "Migration",
+    "MigrationReport",
+    "MigrationRow",
+    "NodeMapping",
+    "Sharing",
+    "balance_senders",
+    "map_bottleneck",
+    "map_greedily",
+    "map_optimally",
+    "migrate",
+    "migrate_balanced",
+    "migration_report",
+    "num_missing",
+]
 
 
-@dataclass(frozen=True, eq=False)
-class Migration:
-    """What moves so that nodes hold what a plan wants.
+@dataclass(frozen=True)
+class MigrationRow:
+    """What one mapping moves when owners share the sending in one way.
 
     Attributes
     ----------
-    bytes_NN : ndarray of float64, shape (N, N)
-        Bytes that each node sends to each other.
+    mapping, sharing : str
+        Names in `MAPPINGS` and `SHARINGS`.
     num_states : int
         Expert states fetched.
+    total_bytes : float
+        All that moves.
+    busiest_sender_bytes, busiest_receiver_bytes : float
+        What the node that sends, or receives, most does.
+    bound_bytes : float
+        With this mapping, some node sends or receives no less, however the sending is shared.
     """
 
-    bytes_NN: Floats
+    mapping: str
+    sharing: str
     num_states: int
+    total_bytes: float
+    busiest_sender_bytes: float
+    busiest_receiver_bytes: float
+    bound_bytes: float
+
+    @property
+    def busiest_bytes(self) -> float:
+        """What goes over the busiest link in one direction: divided by its speed, the duration."""
+        return max(self.busiest_sender_bytes, self.busiest_receiver_bytes)
 
 
-def migrate(has_LEN: Bools, wants_LEN: Bools, state_bytes: float, has_dense_N: Bools, dense_bytes: float) -> Migration:
-    """Fetch each missing expert state, and the dense state where a node lacks it, from the nodes that have it.
+@dataclass(frozen=True)
+class MigrationReport:
+    """Every mapping with every sharing, and what no mapping can beat.
+
+    Attributes
+    ----------
+    rows : tuple of MigrationRow
+        Mappings in the order of `MAPPINGS`, for each the sharings in the order of `SHARINGS`.
+    least_bytes : float
+        The fewest bytes that any mapping moves; some mapping reaches it.
+    bound_bytes : float
+        Whatever the mapping and the sharing, some node sends or receives no less; perhaps none reaches it.
+    """
+
+    rows: tuple[MigrationRow, ...]
+    least_bytes: float
+    bound_bytes: float
+
+
+def migration_report(
+    has_LEH: Bools,
+    wants_LEN: Bools,
+    state_bytes: float,
+    has_dense_H: Bools | None = None,
+    dense_bytes: float = 0.0,
+) -> MigrationReport:
+    """Compare ways to turn nodes at hand into the nodes of a plan.
 
     Parameters
     ----------
-    has_LEN, wants_LEN
-        What each node holds and what the plan wants of it, shape (L, E, N).
+    has_LEH
+        What each node at hand holds, shape (L, E, H).
+    wants_LEN
+        What the plan wants of each of its nodes, shape (L, E, N) with ``N <= H``. Nodes at hand that the plan has no
+        use for still send what they hold.
     state_bytes
         Training state of one expert of one layer.
-    has_dense_N
-        Which nodes hold the training state outside the experts, shape (N,).
+    has_dense_H
+        Which nodes at hand hold the training state outside the experts, shape (H,); all of them unless given. Those
+        that do not are new and hold no experts either.
     dense_bytes
         Size of that state.
 
-    Notes
-    -----
-    All owners of a state share the sending of it evenly (system of Lazarus, arXiv 2407.04656).
-
     Raises
     ------
-    AssertionError
-        When a state that is wanted is on no node: the caller must have restarted from a checkpoint.
+    InfeasiblePlanError
+        When nodes at hand are too few, or an expert is on none of them.
+
+    Notes
+    -----
+    Greedy as published compares states; the other mappings compare bytes. The bound over all mappings is the largest of
+    three: the bottleneck assignment, what its busiest node receives; an even share of `least_bytes` for every node
+    that can send; and `balance_senders` of the states that more nodes want than have.
+
+    Examples
+    --------
+    Node 0 holds both experts and node 1 the second; node 1 wants both.
+
+    >>> has = np.array([[[True, False], [True, True]]])
+    >>> report = migration_report(has, np.ones((1, 2, 2), dtype=bool), state_bytes=10.0)
+    >>> report.rows[0].busiest_receiver_bytes, report.least_bytes, report.bound_bytes
+    (10.0, 10.0, 10.0)
     """
-    num_nodes = has_LEN.shape[2]
-    has = has_LEN.reshape(-1, num_nodes)
-    missing = wants_LEN.reshape(-1, num_nodes) & ~has
-    # Most plans move the states of few experts.
-    moving = missing.any(axis=1)
-    has, missing = has[moving], missing[moving]
-    owners = has.sum(axis=1, dtype=np.float32)
-    assert owners.all(), "every wanted expert has an owner"
-    # In float32, which is fast at scale: a millionth of a transfer is nothing.
-    parts = has.astype(np.float32)
-    parts /= owners[:, None]
-    bytes_NN = (parts.T @ missing.astype(np.float32)) * np.float64(state_bytes)
-    if not has_dense_N.all():
-        assert has_dense_N.any(), "some node holds the dense state"
-        bytes_NN += np.outer(has_dense_N / has_dense_N.sum(), ~has_dense_N) * dense_bytes
-    return Migration(bytes_NN, int(missing.sum()))
+    if has_dense_H is None:
+        has_dense_H = np.ones(has_LEH.shape[2], dtype=np.bool_)
+    _require_feasible(has_LEH, wants_LEN, has_dense_H)
+    missing_HN = num_missing(has_LEH, wants_LEN)
+    bytes_HN = missing_HN * float(state_bytes) + ~has_dense_H[:, None] * float(dense_bytes)
+    rows: list[MigrationRow] = []
+    for name, mapping in MAPPINGS.items():
+        chosen_N = mapping(missing_HN if mapping is map_greedily else bytes_HN)
+        # Nodes that the plan leaves out serve what they hold, unless they are new.
+        order = np.append(chosen_N, np.setdiff1d(np.flatnonzero(has_dense_H), chosen_N))
+        wants = np.zeros((*wants_LEN.shape[:2], len(order)), dtype=np.bool_)
+        wants[:, :, : len(chosen_N)] = wants_LEN
+        moved = {
+            sharing: share(has_LEH[:, :, order], wants, state_bytes, has_dense_H[order], dense_bytes)
+            for sharing, share in SHARINGS.items()
+        }
+        rows += _rows(name, moved)
+    least_bytes = float(bytes_HN[map_optimally(bytes_HN), np.arange(bytes_HN.shape[1])].sum())
+    busiest = bytes_HN[map_bottleneck(bytes_HN), np.arange(bytes_HN.shape[1])].max()
+    # Nodes with experts send, and while some are new, so do all that have the dense state.
+    num_senders = int((has_LEH.any(axis=(0, 1)) | (has_dense_H & (not has_dense_H.all()))).sum())
+    bound_bytes = max(float(busiest), _sender_bound_bytes(has_LEH, wants_LEN, state_bytes), least_bytes / num_senders)
+    return MigrationReport(tuple(rows), least_bytes, bound_bytes)
+
+
+def _rows(mapping: str, moved: Mapping[str, Migration]) -> Iterator[MigrationRow]:
+    """Put what each sharing moves into a row, beside the bound that holds for all of them."""
+    bound_bytes = max(migration.sender_bound_bytes for migration in moved.values())
+    for sharing, migration in moved.items():
+        sent_N, received_N = migration.bytes_NN.sum(axis=1), migration.bytes_NN.sum(axis=0)
+        yield MigrationRow(
+            mapping,
+            sharing,
+            migration.num_states,
+            float(received_N.sum()),
+            float(sent_N.max()),
+            float(received_N.max()),
+            max(bound_bytes, float(received_N.max())),
+        )
+
+
+def _sender_bound_bytes(has_LEH: Bools, wants_LEN: Bools, state_bytes: float) -> float:
+    """Return what the busiest sender sends at least, whatever the mapping."""
+    has_RH = has_LEH.reshape(-1, has_LEH.shape[2])
+    # So many more nodes want a state than have it, and each of them fetches it, whichever they are.
+    more_R = np.maximum(wants_LEN.reshape(len(has_RH), -1).sum(axis=1) - has_RH.sum(axis=1), 0)
+    _, bound_bytes = balance_senders(has_RH[more_R > 0], more_R[more_R > 0] * float(state_bytes))
+    return bound_bytes
+
+
+def _require_feasible(has_LEH: Bools, wants_LEN: Bools, has_dense_H: Bools) -> None:
+    num_hand, num_plan = has_LEH.shape[2], wants_LEN.shape[2]
+    if num_hand < num_plan:
+        raise InfeasiblePlanError(f"the plan is for {num_plan} nodes, but {num_hand} are at hand; plan for these")
+    lost = np.argwhere(wants_LEN.any(axis=2) & ~has_LEH[:, :, has_dense_H].any(axis=2))
+    if len(lost):
+        layer, expert = lost[0]
+        raise InfeasiblePlanError(f"expert {expert} of layer {layer} is on no node at hand; restart from a checkpoint")

@@ -3,10 +3,11 @@
 Axes: L layers, E experts, N nodes, S slots of a node.
 """
 
-import numpy as np
-import numpy.typing as npt
+import math
 
-from lazsim.placement.plan import Ints, PlacementPlan
+import numpy as np
+
+from lazsim.placement.plan import Bools, Ints, PlacementPlan
 
 
 def place_mro(replicas_LE: Ints, num_nodes: int, num_slots: int) -> PlacementPlan:
@@ -32,69 +33,87 @@ def place_mro(replicas_LE: Ints, num_nodes: int, num_slots: int) -> PlacementPla
     [[[0, 1], [2, 3], [2, 3]]]
     """
     num_layers, num_experts = replicas_LE.shape
+    num_groups = math.ceil(num_experts / num_slots)
     order = np.argsort(replicas_LE, axis=1, kind="stable")
-    layer = np.arange(num_layers)[:, None]
-    ascending = replicas_LE[layer, order]
-    sizes = ascending[:, ::num_slots].copy()
-    ends = sizes.cumsum(axis=1)
-    ends[:, -1] = np.minimum(ends[:, -1], num_nodes)
-    sizes[:, -1] = ends[:, -1] - ends[:, -2] if ends.shape[1] > 1 else ends[:, -1]
-    group_LN = (np.arange(num_nodes) >= ends[:, :, None]).sum(axis=1)
-    # Axes (L, S, N): a flat walk over a layer then meets free slots emptiest node first.
-    slots = group_LN[:, None, :] * num_slots + np.arange(num_slots)[:, None]
-    slots[slots >= num_experts] = -1
-    _fill_evenly(slots, ascending - sizes.repeat(num_slots, axis=1)[:, :num_experts], group_LN)
-    # Index -1, an empty slot, meets the column added behind the experts.
-    named = np.concatenate([order, np.full((num_layers, 1), -1)], axis=1)[layer, slots.reshape(num_layers, -1)]
-    return PlacementPlan(named.reshape(slots.shape).transpose(0, 2, 1), num_experts)
-
-
-def _fill_evenly(slots_LSN: Ints, left_LE: Ints, group_LN: Ints) -> None:
-    """Put the replicas that the groups leave over into free slots, in place, expert by expert.
-
-    Dealing replicas out over the free slots, emptiest node first, is the same as choosing a node for each in turn as
-    long as no expert meets a node that has it: then many experts are dealt at once. Only the last group has nodes with
-    free slots, so only its experts start out on some.
-    """
-    num_experts, num_slots = left_LE.shape[1], slots_LSN.shape[1]
-    last_group = (num_experts - 1) // num_slots
-    num_dealt = num_experts
+    ascending = replicas_LE[np.arange(num_layers)[:, None], order]
+    # The nodes left over are a group more, of no experts.
+    sizes = np.empty((num_layers, num_groups + 1), dtype=np.int64)
+    sizes[:, :-1] = ascending[:, ::num_slots]
+    free_L = num_nodes - sizes[:, :-2].sum(axis=1)
+    sizes[:, -2] = np.minimum(sizes[:, -2], free_L)
+    sizes[:, -1] = free_L - sizes[:, -2]
+    held = np.full((num_layers, (num_groups + 1) * num_slots), -1)
+    held[:, :num_experts] = order
+    group = np.arange(sizes.size).repeat(sizes.ravel())
+    slots = held.reshape(-1, num_slots).take(group, axis=0).reshape(num_layers, num_nodes, num_slots)
+    left_LE = ascending - sizes[:, :-1].repeat(num_slots, axis=1)[:, :num_experts]
+    on_empty_LE = _num_on_empty(left_LE, sizes[:, -1], sizes[:, -2], num_slots)
+    is_empty_LN = slots[:, :, 0] < 0
+    _deal(slots, is_empty_LN, order, on_empty_LE)
     if num_experts % num_slots:
-        num_dealt = last_group * num_slots
-        num_empty_L = (group_LN > last_group).sum(axis=1)
-        crowded = (left_LE[:, :num_dealt] > num_empty_L[:, None]).any(axis=0).nonzero()[0]
-        num_dealt = int(crowded[0]) if len(crowded) else num_dealt
-    dealt_LE = left_LE[:, :num_dealt]
-    _deal(slots_LSN, np.tile(np.arange(num_dealt), len(left_LE)).repeat(dealt_LE.ravel()), dealt_LE.sum(axis=1))
-    lacks_LN = np.ones(group_LN.shape, dtype=np.bool_)
-    for expert in range(num_dealt, num_experts):
-        if expert == last_group * num_slots:
-            lacks_LN = group_LN != last_group
-        _add_replicas(slots_LSN, expert, left_LE[:, expert], lacks_LN)
+        _deal(slots, ~is_empty_LN, order, left_LE - on_empty_LE)
+    return PlacementPlan(slots, num_experts)
 
 
-def _deal(slots_LSN: Ints, experts: Ints | int, totals_L: Ints) -> None:
-    """Fill so many free slots of each layer in order: emptiest node first, then by node."""
-    if not totals_L.any():
-        return
-    flat = slots_LSN.reshape(len(slots_LSN), -1)
-    free = flat < 0
-    free &= free.cumsum(axis=1) <= totals_L[:, None]
-    flat[free] = experts
+def _num_on_empty(left_LE: Ints, num_empty_L: Ints, num_last_L: Ints, num_slots: int) -> Ints:
+    """Return how many of the replicas that groups leave over go to empty nodes; the others go to the last group's.
+
+    Parameters
+    ----------
+    left_LE
+        Replicas left over, of experts in the order of the groups.
+    num_empty_L, num_last_L
+        Nodes without a group, and nodes of the last group, which have free slots if it is short of experts.
+    num_slots
+        Slots of a node.
+
+    Notes
+    -----
+    Nodes of either kind take turns, node by node, so that one count tells all about them: of the replicas on empty
+    nodes, as the total is known. If every replica went to the emptiest node, that count would follow from the total
+    (`_evenly`). An expert departs from that only as far as it must to meet all nodes that lack it before any node twice:
+    all empty nodes lack it, and those of the last group do if it belongs to another one.
+    """
+    num_experts = left_LE.shape[1]
+    num_held = (num_experts - 1) % num_slots + 1
+    left = np.ascontiguousarray(left_LE.T)
+    total = left.cumsum(axis=0)
+    even = _evenly(total, num_empty_L, num_last_L, num_held)
+    # Replicas that find no node of the last group without the expert, so that they go to empty ones: at least so many
+    # more than the count, and up to that count, as far as there is room.
+    over = left.copy()
+    over[: num_experts - num_held] -= num_last_L
+    floor = total - num_last_L * (num_slots - num_held)
+    floor[num_experts - num_held :] = 0
+    room_L = num_empty_L * num_slots
+    counts = np.zeros((num_experts + 1, len(left_LE)), dtype=np.int64)
+    for expert in range(num_experts):
+        count = counts[expert]
+        once = np.minimum(count + num_empty_L, room_L)
+        least = np.maximum(count + over[expert], floor[expert])
+        most = np.maximum(np.minimum(count + left[expert], once), least)
+        least = np.minimum(np.maximum(least, count), once)
+        np.minimum(np.maximum(even[expert], least), most, out=counts[expert + 1])
+    return (counts[1:] - counts[:-1]).T
 
 
-def _add_replicas(slots_LSN: Ints, expert: int, left_L: Ints, lacks_LN: npt.NDArray[np.bool_]) -> None:
-    """Give each node that lacks the expert one replica, emptiest first, and deal out what is still left."""
-    if not left_L.any():
-        return
-    num_slots, num_nodes = slots_LSN.shape[1:]
-    fill = (slots_LSN >= 0).sum(axis=1)
-    fits = (fill < num_slots) & lacks_LN
-    chosen = np.minimum(left_L, fits.sum(axis=1))
-    key = fill * num_nodes + np.arange(num_nodes)
-    key[~fits] = num_slots * num_nodes
-    # The key of the last node chosen in each layer; below every key where none is.
-    ranked = np.concatenate([np.full((len(key), 1), -1), np.sort(key, axis=1)], axis=1)
-    layer, node = (key <= ranked[np.arange(len(key)), chosen][:, None]).nonzero()
-    slots_LSN[layer, fill[layer, node], node] = expert
-    _deal(slots_LSN, expert, left_L - chosen)
+def _evenly(total_EL: Ints, num_empty_L: Ints, num_last_L: Ints, num_held: int) -> Ints:
+    """Return how many of so many replicas go to empty nodes if each goes to the emptiest node, then to the first.
+
+    The first ``num_held`` of each empty node make it as full as those of the last group, which come first among equals.
+    """
+    level = num_held * num_empty_L
+    turns, rest = np.divmod(total_EL - level, np.maximum(num_empty_L + num_last_L, 1))
+    return np.minimum(total_EL, level + turns * num_empty_L + np.maximum(rest - num_last_L, 0))
+
+
+def _deal(slots_LNS: Ints, on_LN: Bools, experts_LE: Ints, num_replicas_LE: Ints) -> None:
+    """Fill free slots on some nodes with the replicas of one expert after the other: emptiest node first, then by node."""
+    by_level = slots_LNS.transpose(0, 2, 1)
+    free = (by_level < 0) & on_LN[:, None]
+    num_layers, num_experts = experts_LE.shape
+    # What is left of a layer's slots stays empty.
+    experts, counts = np.full((2, num_layers, num_experts + 1), -1)
+    experts[:, :-1], counts[:, :-1] = experts_LE, num_replicas_LE
+    counts[:, -1] = np.count_nonzero(free, axis=(1, 2)) - num_replicas_LE.sum(axis=1)
+    by_level[free] = experts.ravel().repeat(counts.ravel())

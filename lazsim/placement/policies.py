@@ -1,17 +1,27 @@
-"""Placement policies by name: lazsim's own, those of installed packages, and functions of a file."""
+"""Placement policies by name: lazsim's own, those of installed packages, and functions of a file.
+
+Axes: L layers, E experts, N nodes, S slots of a node.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
+from lazsim.errors import SpecError
+from lazsim.placement.baselines import place_compact, place_random, place_spread
+from lazsim.placement.custom import call_policy, installed_policies, load_from_file, load_installed, origin
+from lazsim.placement.eplb import place_eplb
+from lazsim.placement.expert_parallel import place_ep_on_most
 from lazsim.placement.mro import place_mro
 from lazsim.placement.plan import Ints, PlacementPlan
+from lazsim.specs import unknown_name
 
 
 @dataclass(frozen=True, eq=False)
 class PlacementRequest:
-    """What a policy is asked for.
+    """What a policy is asked for; its arrays can be read only.
 
     Attributes
     ----------
@@ -35,9 +45,11 @@ class PlacementRequest:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Take the replicas for the loads where there are none."""
-        if not self.load_LE.size:
-            object.__setattr__(self, "load_LE", self.replicas_LE)
+        """Take the replicas for the loads where there are none, and let nobody write to either."""
+        for name, array in (("replicas_LE", self.replicas_LE), ("load_LE", self.load_LE)):
+            view = np.asarray(array if array.size else self.replicas_LE).view()
+            view.flags.writeable = False
+            object.__setattr__(self, name, view)
 
 
 Policy = Callable[[PlacementRequest], PlacementPlan]
@@ -49,5 +61,143 @@ def _mro(request: PlacementRequest) -> PlacementPlan:
     return place_mro(request.replicas_LE, request.num_nodes, request.num_slots)
 
 
-POLICIES: Mapping[str, Policy] = {"mro": _mro}
+def _spread(request: PlacementRequest) -> PlacementPlan:
+    """Deal replicas over different nodes in turn, expert by expert."""
+    return place_spread(request.replicas_LE, request.num_nodes, request.num_slots)
+
+
+def _compact(request: PlacementRequest) -> PlacementPlan:
+    """Put the replicas of an expert on few nodes."""
+    return place_compact(request.replicas_LE, request.num_nodes, request.num_slots)
+
+
+def _random(request: PlacementRequest) -> PlacementPlan:
+    """Put replicas into slots drawn at random."""
+    rng = np.random.default_rng(request.seed)
+    return place_random(request.replicas_LE, request.num_nodes, request.num_slots, rng)
+
+
+def _eplb(request: PlacementRequest) -> PlacementPlan:
+    """Balance GPUs greedily as DeepSeek's EPLB does; allocates by itself."""
+    return place_eplb(request.load_LE, request.num_nodes, request.num_slots, request.gpus_per_node)
+
+
+def _ep(request: PlacementRequest) -> PlacementPlan:
+    """Plain expert parallelism on whole groups of nodes; allocates by itself."""
+    num_layers, num_experts = request.replicas_LE.shape
+    return place_ep_on_most(
+        num_layers, num_experts, request.num_nodes, request.num_slots, gpus_per_node=request.gpus_per_node
+    )
+
+
+POLICIES: Mapping[str, Policy] = {
+    "mro": _mro,
+    "spread": _spread,
+    "compact": _compact,
+    "random": _random,
+    "eplb": _eplb,
+    "ep": _ep,
+}
 """Policies by name; the first line of a policy's docstring describes it."""
+
+ALLOCATE_THEMSELVES = frozenset({"eplb", "ep"})
+"""Those of `POLICIES` that do not place the replicas they are given; all others place exactly these."""
+
+OWN_POLICIES = (
+    "An entry point of group lazsim.policies in an installed package, or path.py:function, works wherever a name does; "
+    "see docs/policies.md."
+)
+"""How users add their own."""
+
+
+@dataclass(frozen=True)
+class NamedPolicy:
+    """A policy that was found.
+
+    Attributes
+    ----------
+    name : str
+        What the user calls it.
+    function : callable
+        Takes a `PlacementRequest`; a user's returns a plan or an array of its slots.
+    is_own : bool
+        Whether it is a user's and not lazsim's.
+    """
+
+    name: str
+    function: Callable[[PlacementRequest], Any]
+    is_own: bool = False
+
+
+def policy_names() -> list[str]:
+    """List the names of lazsim's policies, then those of installed packages, sorted."""
+    return [*POLICIES, *(name for name in installed_policies() if name not in POLICIES)]
+
+
+def describe_policy(name: str) -> str:
+    """Describe a policy in a line; one of an installed package by where it comes from, without importing it.
+
+    Examples
+    --------
+    >>> describe_policy("mro")
+    'Maximum Rank Overlap, as published.'
+    """
+    if name in POLICIES:
+        return (POLICIES[name].__doc__ or "").splitlines()[0]
+    return origin(installed_policies()[name])
+
+
+def find_policy(name: str) -> NamedPolicy:
+    """Find a policy: a name of `POLICIES`, an entry point of an installed package, or ``path.py:function``.
+
+    Raises
+    ------
+    SpecError
+        When there is no such name, file or function, or it cannot be imported.
+
+    Examples
+    --------
+    >>> find_policy("mor")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ...
+    lazsim.errors.SpecError: unknown policy 'mor': did you mean 'mro'? known: mro, ...
+    """
+    if name in POLICIES:
+        return NamedPolicy(name, POLICIES[name])
+    if ":" in name or name.endswith(".py"):
+        return NamedPolicy(name, load_from_file(name), is_own=True)
+    installed = installed_policies()
+    if name not in installed:
+        raise SpecError(unknown_name("policy", name, policy_names()) + "; or path.py:function")
+    return NamedPolicy(name, load_installed(installed[name]), is_own=True)
+
+
+def place(policy: NamedPolicy | str, request: PlacementRequest) -> PlacementPlan:
+    """Ask a policy for a plan and check it.
+
+    Parameters
+    ----------
+    policy
+        A policy that was found, or a name to find.
+
+    Raises
+    ------
+    InfeasiblePlanError
+        When the policy does not apply, as plain expert parallelism on too few nodes.
+    SpecError
+        When there is no such policy, or a user's fails or returns what is no plan for the request.
+    AssertionError
+        When a plan of one of `POLICIES` is invalid, which is a bug of lazsim.
+
+    Examples
+    --------
+    >>> request = PlacementRequest(np.array([[1, 1, 2, 2]]), num_nodes=3, num_slots=2)
+    >>> place("mro", request).slots_LNS.tolist()
+    [[[0, 1], [2, 3], [2, 3]]]
+    """
+    named = find_policy(policy) if isinstance(policy, str) else policy
+    if named.is_own:
+        return call_policy(named.name, named.function, request)
+    plan: PlacementPlan = named.function(request)
+    assert plan.num_nodes == request.num_nodes, "a plan has as many nodes as asked for"
+    return plan.check(None if named.name in ALLOCATE_THEMSELVES else request.replicas_LE)

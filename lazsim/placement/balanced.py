@@ -1,0 +1,151 @@
+"""Even loads first, but no two replicas of an expert on one node while another node can take one.
+
+Axes: L layers, E experts, N nodes, S slots of a node, Q GPUs of a node, K slots of a GPU, B nodes of all layers.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from lazsim.errors import InfeasiblePlanError
+from lazsim.placement.plan import Ints, PlacementPlan
+
+Floats = npt.NDArray[np.float64]
+
+NUM_BISECTIONS = 64
+"""More than a float64 has bits: the level is then as exact as it gets."""
+
+
+def replicate_evenly(load_LE: Ints, num_slots: int, fault_threshold: int) -> Ints:
+    """Give experts replicas so that the heaviest replica is as light as can be, and each at least so many.
+
+    Parameters
+    ----------
+    load_LE
+        Tokens routed to each expert, shape (L, E). A layer without tokens counts as evenly loaded.
+    num_slots
+        Slots of all nodes together in one layer, which are all filled.
+    fault_threshold
+        Fewest replicas of an expert; where they do not fit, the largest number that does.
+
+    Returns
+    -------
+    ndarray of int64, shape (L, E)
+        Replicas; of experts that could take the last ones equally well, the first does.
+
+    Raises
+    ------
+    InfeasiblePlanError
+        When there are fewer slots than experts.
+
+    Notes
+    -----
+    An expert of load ``t`` needs ``max(f, ceil(t / level))`` replicas for none of them to carry more than the level;
+    the lowest level that the slots allow is bisected. DeepSeek's EPLB (github.com/deepseek-ai/EPLB) finds the same for
+    ``f = 1``, by giving one replica after the other to the expert with most load per replica.
+
+    Examples
+    --------
+    >>> replicate_evenly(np.array([[60, 30, 10]]), num_slots=7, fault_threshold=2).tolist()
+    [[3, 2, 2]]
+    """
+    num_layers, num_experts = load_LE.shape
+    if num_experts > num_slots:
+        raise InfeasiblePlanError(f"{num_experts} experts need as many slots, but the live nodes have {num_slots}")
+    floor = max(1, min(fault_threshold, num_slots // num_experts))
+    load = (load_LE + (load_LE.sum(axis=1, keepdims=True) == 0)).astype(np.float64)
+    low_L, high_L = np.zeros(num_layers), load.max(axis=1)
+    for _ in range(NUM_BISECTIONS):
+        middle_L = (low_L + high_L) / 2
+        fits_L = np.maximum(np.ceil(load / middle_L[:, None]), floor).sum(axis=1) <= num_slots
+        low_L, high_L = np.where(fits_L, low_L, middle_L), np.where(fits_L, middle_L, high_L)
+    replicas_LE: Ints = np.maximum(np.ceil(load / high_L[:, None]), floor).astype(np.int64)
+    # Slots are left when so many experts reach the level at once that not each can have another replica.
+    left_L = num_slots - replicas_LE.sum(axis=1)
+    rank_LE = np.argsort(np.argsort(-load / replicas_LE, axis=1, kind="stable"), axis=1)
+    replicas_LE += rank_LE < left_L[:, None]
+    return replicas_LE
+
+
+def place_balanced(replicas_LE: Ints, load_LE: Ints, num_nodes: int, num_slots: int) -> PlacementPlan:
+    """Deal replicas out in rounds, heaviest first, each round to the nodes in ascending order of their loads.
+
+    Parameters
+    ----------
+    replicas_LE
+        Replicas of each expert, which fill all slots of a layer, shape (L, E).
+    load_LE
+        Tokens routed to each expert, shared evenly by its replicas, shape (L, E).
+    num_nodes, num_slots
+        Nodes, and slots of each of them.
+
+    Notes
+    -----
+    Every node takes one replica in a round. Only the expert dealt out when a round ends can be on both sides of that
+    end; in the new round its replicas come first, and go to the lightest nodes that lack it. An expert with ``r``
+    replicas is hence on ``min(r, N)`` nodes, so that every fault threshold that the allocation promises holds.
+
+    Examples
+    --------
+    >>> place_balanced(np.array([[3, 2, 1]]), np.array([[60, 30, 10]]), num_nodes=2, num_slots=3).slots_LNS.tolist()
+    [[[0, 0, 1], [0, 1, 2]]]
+    """
+    num_layers, num_experts = replicas_LE.shape
+    assert (replicas_LE.sum(axis=1) == num_nodes * num_slots).all(), "replicas fill all slots"
+    layer = np.arange(num_layers)[:, None]
+    order_LE = np.argsort(-load_LE / replicas_LE, axis=1, kind="stable")
+    dealt = order_LE.ravel().repeat(replicas_LE[layer, order_LE].ravel()).reshape(num_layers, num_slots, num_nodes)
+    share = (load_LE / replicas_LE)[layer, dealt.reshape(num_layers, -1)].reshape(dealt.shape)
+    slots_LNS = np.full((num_layers, num_nodes, num_slots), -1)
+    total_LN = np.zeros((num_layers, num_nodes))
+    for turn in range(num_slots):
+        head_L = dealt[:, turn, :1]
+        node_LN = np.argsort(total_LN, axis=1, kind="stable")
+        if turn:
+            holds_LN = np.take_along_axis(slots_LNS[:, :, turn - 1] == head_L, node_LN, axis=1)
+            # The first of those that lack it take what is left of the expert; everyone else follows in order.
+            taken_LN = ~holds_LN & ((~holds_LN).cumsum(axis=1) <= (dealt[:, turn] == head_L).sum(axis=1, keepdims=True))
+            node_LN = np.take_along_axis(node_LN, np.argsort(~taken_LN, axis=1, kind="stable"), axis=1)
+        slots_LNS[layer, node_LN, turn] = dealt[:, turn]
+        total_LN[layer, node_LN] += share[:, turn]
+    return PlacementPlan(slots_LNS, num_experts)
+
+
+def pack_gpus(plan: PlacementPlan, load_LE: Ints, gpus_per_node: int) -> Ints:
+    """Give the replicas of each node to its GPUs, heaviest first to the lightest GPU that has room.
+
+    Parameters
+    ----------
+    plan
+        Which replicas each node holds.
+    load_LE
+        Tokens routed to each expert, shared evenly by its replicas, shape (L, E).
+    gpus_per_node
+        GPUs of a node, which divide its slots.
+
+    Returns
+    -------
+    ndarray of int64, shape (L, N, Q, K)
+        Expert in each slot of each GPU, -1 where it is empty. A GPU gets a second replica of an expert only when every
+        GPU with room has one.
+    """
+    num_layers, num_nodes, num_slots = plan.slots_LNS.shape
+    assert num_slots % gpus_per_node == 0, "each GPU has the same number of slots"
+    per_gpu = num_slots // gpus_per_node
+    # The column behind the experts is what index -1, an empty slot, meets.
+    share = np.append(load_LE / np.maximum(plan.replicas_LE, 1), np.full((num_layers, 1), -1.0), axis=1)
+    share_BS = share[np.arange(num_layers)[:, None], plan.slots_LNS.reshape(num_layers, -1)].reshape(-1, num_slots)
+    order_BS = np.argsort(-share_BS, axis=1, kind="stable")
+    expert_BS = np.take_along_axis(plan.slots_LNS.reshape(-1, num_slots), order_BS, axis=1)
+    share_BS = np.take_along_axis(share_BS, order_BS, axis=1)
+    node_B = np.arange(num_layers * num_nodes)
+    packed_BQK = np.full((len(node_B), gpus_per_node, per_gpu), -1)
+    total_BQ, taken_BQ = np.zeros((len(node_B), gpus_per_node)), np.zeros((len(node_B), gpus_per_node), dtype=np.int64)
+    far = 1.0 + 2.0 * share_BS.clip(min=0).sum(axis=1).max(initial=0.0)
+    for slot in range(num_slots):
+        holds_BQ = (packed_BQK == expert_BS[:, slot, None, None]).any(axis=2)
+        rank_BQ = np.where(taken_BQ < per_gpu, total_BQ + far * holds_BQ, np.inf)
+        gpu_B = rank_BQ.argmin(axis=1)
+        packed_BQK[node_B, gpu_B, taken_BQ[node_B, gpu_B]] = expert_BS[:, slot]
+        total_BQ[node_B, gpu_B] += np.maximum(share_BS[:, slot], 0.0)
+        taken_BQ[node_B, gpu_B] += 1
+    return packed_BQK.reshape(num_layers, num_nodes, gpus_per_node, per_gpu)

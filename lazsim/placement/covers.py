@@ -1,0 +1,182 @@
+"""Which nodes hold each expert of a layer, where groups as in Maximum Rank Overlap do not fit.
+
+Sets of nodes are the bits of an integer. Plans are judged by how many sets of live nodes, of any size, hold every
+expert: `Cover.num_surviving`. `hold` chooses the nodes that have each expert, `lack` those that do not; each leaves to
+the other what its groups leave over, as Euclid's algorithm does with lengths. ``docs/placement.md`` has the argument.
+"""
+
+from collections.abc import Iterator
+from itertools import accumulate, chain, repeat
+from typing import NamedTuple
+
+
+class Cover(NamedTuple):
+    """A set of nodes for each expert, and how many sets of live nodes hold every expert."""
+
+    num_surviving: int
+    nodes: list[int]
+
+
+def hold(replicas: list[int], num_nodes: int, num_slots: int) -> Cover | None:
+    """Choose the nodes that hold each expert.
+
+    Parameters
+    ----------
+    replicas
+        Most nodes of each expert, ascending.
+    num_nodes, num_slots
+        Nodes, and the most experts on each.
+
+    Returns
+    -------
+    Cover or None
+        The best found in which every expert is on at least ``min(replicas[0], num_nodes)`` nodes. There is one
+        whenever ``sum(replicas) <= num_nodes * num_slots``.
+
+    Notes
+    -----
+    Experts share nodes in groups of `num_slots`; a group is on as many nodes as its first expert has replicas. Where
+    that is more than there are nodes, the largest groups give way, or `lack` places the last group, which is short,
+    together with the one before it.
+
+    Examples
+    --------
+    Three experts on three nodes of two slots: every two of them share a node, and any one node may fail.
+
+    >>> hold([2, 2, 2], num_nodes=3, num_slots=2)
+    Cover(num_surviving=4, nodes=[6, 5, 3])
+    """
+    return max(_groups(replicas, num_nodes, num_slots), key=_num_surviving, default=None)
+
+
+def lack(least: list[int], num_nodes: int, num_lacking: int) -> Cover | None:
+    """Choose the nodes that lack each expert, the mirror image of `hold`.
+
+    Parameters
+    ----------
+    least
+        Fewest nodes that lack each expert, descending.
+    num_nodes, num_lacking
+        Nodes, and the fewest experts that each lacks.
+
+    Returns
+    -------
+    Cover or None
+        The best found in which every expert is lacking on at most ``least[0]`` nodes.
+
+    Notes
+    -----
+    Live nodes lose an expert when all of them lack it. So experts share the nodes that lack them, in blocks of
+    `num_lacking` experts or more, and many small blocks lose less than a few large ones.
+    """
+    found = max(
+        chain(_blocks(least, num_nodes, num_lacking), _blocks_and_rest(least, num_nodes, num_lacking)),
+        key=_num_surviving,
+        default=None,
+    )
+    return found or _ring(least, num_nodes, num_lacking)
+
+
+def _num_surviving(cover: Cover) -> int:
+    return cover.num_surviving
+
+
+def _groups(replicas: list[int], num_nodes: int, num_slots: int) -> Iterator[Cover]:
+    sizes = [min(size, num_nodes) for size in replicas[::num_slots]]
+    fitted = _lower(sizes, num_nodes)
+    if min(fitted) >= sizes[0]:
+        num_surviving = 1 << (num_nodes - sum(fitted))
+        for size in fitted:
+            num_surviving *= _first(size)
+        yield Cover(num_surviving, _lay_out(fitted, repeat(num_slots))[: len(replicas)])
+    num_short = len(replicas) % num_slots
+    if sum(sizes) > num_nodes and num_short and len(sizes) > 1:
+        ahead = sizes[:-2]
+        left = num_nodes - sum(ahead)
+        rest = replicas[len(ahead) * num_slots :]
+        lacking = lack([max(left - most, 0) for most in rest], left, num_short) if left > 0 else None
+        if lacking:
+            num_surviving = lacking.num_surviving
+            for size in ahead:
+                num_surviving *= _first(size)
+            held = [_first(left) & ~nodes for nodes in lacking.nodes]
+            yield Cover(num_surviving, _behind(_lay_out(ahead, repeat(num_slots)), sum(ahead), held))
+
+
+def _blocks(least: list[int], num_nodes: int, num_lacking: int) -> Iterator[Cover]:
+    """Give every expert to a block; where blocks are larger than there are nodes for, the first two overlap."""
+    for num_blocks in range(2, len(least) // num_lacking + 1):
+        counts, sizes = _cut(least, num_blocks, num_lacking)
+        excess = sum(sizes) - num_nodes
+        sizes = _raise(sizes, num_nodes)
+        if sizes[0] > least[0] or excess >= sizes[1]:
+            continue
+        overlap = max(excess, 0)
+        # Every block's sets of live nodes, but the empty one, and those in two blocks, only once.
+        num_lost = sum(map(_first, sizes)) + 1 - _first(overlap)
+        yield Cover((1 << num_nodes) - num_lost, _lay_out(sizes, counts, overlap))
+
+
+def _blocks_and_rest(least: list[int], num_nodes: int, num_lacking: int) -> Iterator[Cover]:
+    """Give the last experts, which no block of their own is left for, to `hold` on the nodes that no block has."""
+    for num_rest in range(num_lacking + 1, min(2 * num_lacking, len(least) - num_lacking + 1)):
+        rest = least[-num_rest:]
+        counts, sizes = _cut(least[:-num_rest], (len(least) - num_rest) // num_lacking, num_lacking)
+        left = num_nodes - sum(sizes)
+        if left <= 0 or left < rest[0]:
+            continue
+        held = hold([left - fewest for fewest in rest], left, num_rest - num_lacking)
+        if held:
+            num_lost = sum(map(_first, sizes)) + (1 << left) - held.num_surviving
+            lacking = [_first(left) & ~nodes for nodes in held.nodes]
+            yield Cover((1 << num_nodes) - num_lost, _behind(_lay_out(sizes, counts), sum(sizes), lacking))
+
+
+def _ring(least: list[int], num_nodes: int, num_lacking: int) -> Cover | None:
+    """Lay the sets end to end around all nodes, which keeps every expert on as many nodes as the first may have."""
+    size = least[0]
+    if len(least) * size < num_nodes * num_lacking:
+        return None
+    nodes = []
+    for index in range(len(least)):
+        turned = _first(size) << (index * size % num_nodes)
+        nodes.append((turned | turned >> num_nodes) & _first(num_nodes))
+    return Cover(0, nodes)
+
+
+def _cut(least: list[int], num_blocks: int, num_lacking: int) -> tuple[list[int], list[int]]:
+    """Cut experts into blocks, the first with all that are over; return how many they are, and the least sizes."""
+    counts = [len(least) - (num_blocks - 1) * num_lacking] + [num_lacking] * (num_blocks - 1)
+    return counts, [least[start] for start in accumulate(counts[:-1], initial=0)]
+
+
+def _lay_out(sizes: list[int], counts, overlap: int = 0) -> list[int]:
+    """Return disjoint sets of consecutive nodes, each as often as it has experts; the first two may overlap."""
+    ends = accumulate(sizes)
+    starts = [end - size - (overlap if index else 0) for index, (end, size) in enumerate(zip(ends, sizes, strict=True))]
+    return [_first(size) << start for size, start, n in zip(sizes, starts, counts) for _ in range(n)]
+
+
+def _behind(nodes: list[int], num_used: int, others: list[int]) -> list[int]:
+    return nodes + [other << num_used for other in others]
+
+
+def _lower(sizes: list[int], total: int) -> list[int]:
+    """Lower the largest sizes, level, until they add up to the total or less."""
+    sizes = list(sizes)
+    for _ in range(sum(sizes) - total):
+        sizes[max(range(len(sizes)), key=sizes.__getitem__)] -= 1
+    return sizes
+
+
+def _raise(sizes: list[int], total: int) -> list[int]:
+    """Raise the smallest sizes, level, until they add up to the total or more."""
+    sizes = list(sizes)
+    for _ in range(total - sum(sizes)):
+        sizes[min(range(len(sizes)), key=sizes.__getitem__)] += 1
+    return sizes
+
+
+def _first(size: int) -> int:
+    """Return the set of the first so many nodes; as a number, how many sets that are not empty they have."""
+    return (1 << size) - 1

@@ -1,0 +1,144 @@
+"""Which node at hand becomes which node of a plan.
+
+Axes: L layers, E experts, H nodes at hand, N nodes of the plan.
+"""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from lazsim.placement.plan import Bools, Ints
+
+Floats = npt.NDArray[np.float64]
+
+
+def num_missing(has_LEH: Bools, wants_LEN: Bools) -> Ints:
+    """Count the expert states that each node at hand would have to fetch to become each node of the plan.
+
+    Returns
+    -------
+    ndarray of int64, shape (H, N)
+    """
+    has = has_LEH.reshape(-1, has_LEH.shape[2]).astype(np.float32)
+    wants = wants_LEN.reshape(-1, wants_LEN.shape[2]).astype(np.float32)
+    # float32 counts exactly up to 2**24, far above layers times experts.
+    kept = (has.T @ wants).astype(np.int64)
+    total: Ints = wants.sum(axis=0).astype(np.int64)
+    return total - kept
+
+
+def map_greedily(missing_HN: Ints | Floats) -> Ints:
+    """Bind nodes at hand to nodes of a plan, each time the pair with the fewest states to fetch.
+
+    Parameters
+    ----------
+    missing_HN
+        States to fetch for each pair, shape (H, N) with ``H >= N``.
+
+    Returns
+    -------
+    ndarray of int64, shape (N,)
+        The node at hand that becomes each node of the plan.
+
+    Notes
+    -----
+    The greedy rule of Lazarus (arXiv 2407.04656); equal pairs by the order of the nodes at hand, then of the plan.
+
+    Examples
+    --------
+    >>> map_greedily(np.array([[2, 0], [1, 3], [0, 1]])).tolist()
+    [2, 0]
+    """
+    num_hand, num_plan = missing_HN.shape
+    assert num_hand >= num_plan, "as many nodes at hand as the plan has"
+    bound = [-1] * num_plan
+    free = [True] * num_hand
+    left = num_plan
+    pairs = np.divmod(np.argsort(missing_HN, axis=None, kind="stable"), num_plan)
+    for hand, plan in zip(*map(np.ndarray.tolist, pairs), strict=True):
+        if free[hand] and bound[plan] < 0:
+            bound[plan] = hand
+            free[hand] = False
+            left -= 1
+            if not left:
+                break
+    return np.array(bound, dtype=np.int64)
+
+
+def map_optimally(missing_HN: Ints | Floats) -> Ints:
+    """Bind nodes at hand to nodes of a plan so that the least is fetched in total.
+
+    Parameters
+    ----------
+    missing_HN
+        States, or bytes, to fetch for each pair, shape (H, N) with ``H >= N``; infinite where a pair is forbidden.
+
+    Returns
+    -------
+    ndarray of int64, shape (N,)
+        The node at hand that becomes each node of the plan.
+
+    Notes
+    -----
+    The linear assignment problem, solved exactly (modified Jonker-Volgenant: Crouse, IEEE TAES 52(4), 2016): no
+    binding of each node of the plan to a node of its own fetches less.
+
+    Examples
+    --------
+    Greedy binds the free pair (0, 0) first and then has to pay 5.
+
+    >>> missing = np.array([[0, 1], [1, 5]])
+    >>> map_greedily(missing).tolist(), map_optimally(missing).tolist()
+    ([0, 1], [1, 0])
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    assert missing_HN.shape[0] >= missing_HN.shape[1], "as many nodes at hand as the plan has"
+    return np.asarray(linear_sum_assignment(missing_HN.T)[1], dtype=np.int64)
+
+
+def map_bottleneck(missing_HN: Ints | Floats) -> Ints:
+    """Bind nodes at hand to nodes of a plan so that the node that fetches most fetches least, then as `map_optimally`.
+
+    Parameters
+    ----------
+    missing_HN
+        States, or bytes, to fetch for each pair, shape (H, N) with ``H >= N``.
+
+    Returns
+    -------
+    ndarray of int64, shape (N,)
+        The node at hand that becomes each node of the plan.
+
+    Notes
+    -----
+    The bottleneck assignment problem: the lowest limit under which every node of the plan still finds a node is
+    bisected; of all assignments below it, one with the least total is taken.
+
+    Examples
+    --------
+    One node would fetch 4 and the others nothing; instead each fetches at most 2.
+
+    >>> missing = np.array([[0, 2, 9], [9, 0, 2], [2, 9, 4]])
+    >>> map_optimally(missing).tolist(), map_bottleneck(missing).tolist()
+    ([0, 1, 2], [2, 0, 1])
+    """
+    limits = np.unique(missing_HN)
+    low, high = 0, len(limits) - 1
+    columns = np.arange(missing_HN.shape[1])
+    while low < high:
+        middle = (low + high) // 2
+        over = (missing_HN > limits[middle]).astype(np.int64)
+        if over[map_optimally(over), columns].any():
+            low = middle + 1
+        else:
+            high = middle
+    return map_optimally(np.where(missing_HN > limits[low], np.inf, missing_HN))
+
+
+NodeMapping = Callable[[Ints | Floats], Ints]
+"""From what each pair has to fetch, shape (H, N), to the node at hand of each node of the plan."""
+
+MAPPINGS: Mapping[str, NodeMapping] = {"greedy": map_greedily, "optimal": map_optimally, "bottleneck": map_bottleneck}
+"""Mappings by name; the first line of a mapping's docstring describes it."""

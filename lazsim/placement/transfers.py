@@ -1,0 +1,195 @@
+"""Which node sends which states to which, once each node knows what it lacks.
+
+Axes: L layers, E experts, N nodes, R states to be sent, C classes of states with the same owners.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lazsim.placement.plan import Bools
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Migration:
+    """What moves so that nodes hold what a plan wants.
+
+    Attributes
+    ----------
+    bytes_NN : ndarray of float64, shape (N, N)
+        Bytes that each node sends to each other.
+    num_states : int
+        Expert states fetched.
+    sender_bound_bytes : float
+        However owners share the sending, some node sends no less; 0 where nobody asked.
+    """
+
+    bytes_NN: Floats
+    num_states: int
+    sender_bound_bytes: float = 0.0
+
+
+def migrate(has_LEN: Bools, wants_LEN: Bools, state_bytes: float, has_dense_N: Bools, dense_bytes: float) -> Migration:
+    """Fetch each missing expert state, and the dense state where a node lacks it, from the nodes that have it.
+
+    Parameters
+    ----------
+    has_LEN, wants_LEN
+        What each node holds and what the plan wants of it, shape (L, E, N).
+    state_bytes
+        Training state of one expert of one layer.
+    has_dense_N
+        Which nodes hold the training state outside the experts, shape (N,).
+    dense_bytes
+        Size of that state.
+
+    Notes
+    -----
+    All owners of a state share the sending of it evenly (system of Lazarus, arXiv 2407.04656).
+
+    Raises
+    ------
+    AssertionError
+        When a state that is wanted is on no node: the caller must have restarted from a checkpoint.
+    """
+    has, missing = _moving(has_LEN, wants_LEN)
+    owners = has.sum(axis=1, dtype=np.float32)
+    assert owners.all(), "every wanted expert has an owner"
+    # In float32, which is fast at scale: a millionth of a transfer is nothing.
+    parts = has.astype(np.float32)
+    parts /= owners[:, None]
+    bytes_NN = (parts.T @ missing.astype(np.float32)) * np.float64(state_bytes)
+    if not has_dense_N.all():
+        assert has_dense_N.any(), "some node holds the dense state"
+        bytes_NN += np.outer(has_dense_N / has_dense_N.sum(), ~has_dense_N) * dense_bytes
+    return Migration(bytes_NN, int(missing.sum()))
+
+
+def migrate_balanced(
+    has_LEN: Bools, wants_LEN: Bools, state_bytes: float, has_dense_N: Bools, dense_bytes: float
+) -> Migration:
+    """Fetch the same states as `migrate`, but let each owner send so much that the busiest sender sends least.
+
+    Parameters
+    ----------
+    has_LEN, wants_LEN, state_bytes, has_dense_N, dense_bytes
+        As of `migrate`.
+
+    Raises
+    ------
+    AssertionError
+        As of `migrate`.
+
+    Notes
+    -----
+    See `balance_senders`. What a node receives follows from the plan and is the same as with `migrate`.
+    """
+    has, missing = _moving(has_LEN, wants_LEN)
+    num_states = int(missing.sum())
+    size_R = np.full(len(has), float(state_bytes))
+    if not has_dense_N.all() and dense_bytes:
+        has, missing = np.vstack([has, has_dense_N]), np.vstack([missing, ~has_dense_N])
+        size_R = np.append(size_R, dense_bytes)
+    parts_RN, bound_bytes = balance_senders(has, missing.sum(axis=1) * size_R)
+    return Migration((parts_RN * size_R[:, None]).T @ missing, num_states, bound_bytes)
+
+
+def balance_senders(owns_RN: Bools, bytes_R: Floats) -> tuple[Floats, float]:
+    """Share each state's sending among its owners so that the busiest sender of all sends least.
+
+    Parameters
+    ----------
+    owns_RN
+        Which nodes can send each state, shape (R, N); each state has an owner.
+    bytes_R
+        Bytes of each state to be sent, to all its receivers together, shape (R,).
+
+    Returns
+    -------
+    parts_RN : ndarray of float64, shape (R, N)
+        Part of a state's bytes that each node sends; adds up to 1 over its owners.
+    bound_bytes : float
+        No way to share leaves the busiest sender less than this; what is returned reaches it, but for rounding.
+
+    Notes
+    -----
+    States with the same owners are one class, of ``d[C]`` bytes. The linear program
+
+        minimize T  subject to  sum_N x[C, N] = d[C],  sum_C x[C, N] <= T,  x >= 0 and 0 where N owns no C
+
+    is solved by the dual simplex of HiGHS (Huangfu and Hall, Math. Prog. Comp. 10, 2018). The bound holds whatever the
+    solver does: for prices ``y >= 0`` of sending from a node that add up to 1, the busiest sender is at least the
+    average ``sum_N y[N] sum_C x[C, N]``, and that at least ``sum_C d[C] min(y[owners of C])``; the prices are the
+    dual solution. States go from their owners straight to the nodes that want them: nobody passes on what it receives.
+
+    Examples
+    --------
+    The first state can come from node 0 alone, so that the second is better sent by node 1.
+
+    >>> parts, bound = balance_senders(np.array([[True, False], [True, True]]), np.array([10.0, 10.0]))
+    >>> parts.round(6).tolist(), round(bound, 6)
+    ([[1.0, 0.0], [0.0, 1.0]], 10.0)
+    """
+    assert owns_RN.any(axis=1).all(), "every wanted state has an owner"
+    if not bytes_R.any():
+        return owns_RN / owns_RN.sum(axis=1, keepdims=True), 0.0
+    packed = np.packbits(owns_RN, axis=1)
+    _, first_C, class_R = np.unique(packed, axis=0, return_index=True, return_inverse=True)
+    owns_CN, class_R = owns_RN[first_C], class_R.reshape(-1)
+    sent_CN, prices_N = _solve(owns_CN, np.bincount(class_R, bytes_R).astype(np.float64))
+    # Owners of what nobody wants share evenly.
+    total_C = sent_CN.sum(axis=1, keepdims=True)
+    parts_CN = np.where(total_C > 0, sent_CN, owns_CN)
+    parts_CN /= parts_CN.sum(axis=1, keepdims=True)
+    least_R = np.where(owns_RN, prices_N, np.inf).min(axis=1)
+    return parts_CN[class_R], float(bytes_R @ least_R)
+
+
+def _solve(owns_CN: Bools, bytes_C: Floats) -> tuple[Floats, Floats]:
+    """Return what each node sends of each class, shape (C, N), and the price of each node, shape (N,)."""
+    from scipy.optimize import linprog
+    from scipy.sparse import csr_array, hstack
+
+    num_classes, num_nodes = owns_CN.shape
+    klass, node = owns_CN.nonzero()
+    pair, ones = np.arange(len(klass)), np.ones(len(klass))
+    load = csr_array((ones, (node, pair)), shape=(num_nodes, len(klass)))
+    # The stubs of scipy know no sparse constraints.
+    sent_less_limit: Any = hstack([load, csr_array(-np.ones((num_nodes, 1)))])
+    sent_of_class: Any = csr_array((ones, (klass, pair)), shape=(num_classes, len(klass) + 1))
+    solved = linprog(
+        np.append(np.zeros(len(klass)), 1.0),
+        A_ub=sent_less_limit,
+        b_ub=np.zeros(num_nodes),
+        A_eq=sent_of_class,
+        # In parts of the whole: the solver's tolerances are absolute.
+        b_eq=bytes_C / bytes_C.sum(),
+        method="highs-ds",
+    )
+    assert solved.x is not None, f"such a program always has a solution: {solved.message}"
+    sent_CN = np.zeros(owns_CN.shape)
+    sent_CN[klass, node] = np.maximum(solved.x[:-1], 0.0)
+    prices_N = np.maximum(-solved.ineqlin.marginals, 0.0)
+    return sent_CN, prices_N / prices_N.sum()
+
+
+def _moving(has_LEN: Bools, wants_LEN: Bools) -> tuple[Bools, Bools]:
+    """Return who has and who misses each state that somebody misses, both of shape (R, N)."""
+    num_nodes = has_LEN.shape[2]
+    has = has_LEN.reshape(-1, num_nodes)
+    missing = wants_LEN.reshape(-1, num_nodes) & ~has
+    # Most plans move the states of few experts.
+    moving = missing.any(axis=1)
+    return has[moving], missing[moving]
+
+
+Sharing = Callable[[Bools, Bools, float, Bools, float], Migration]
+"""From what nodes hold and want to what moves, as `migrate`."""
+
+SHARINGS: Mapping[str, Sharing] = {"even": migrate, "balanced": migrate_balanced}
+"""Ways for the owners of a state to share the sending of it, by name."""

@@ -1,0 +1,127 @@
+"""Which nodes fail together, and how likely. Axes: N nodes or failure domains, K batch sizes."""
+
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from lazsim.errors import RecoveryError
+from lazsim.placement.plan import Ints
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class UniformFailures:
+    """So many nodes fail, any of them as likely as any other.
+
+    Attributes
+    ----------
+    num_failed : int
+        Failed nodes, 0..N.
+    """
+
+    num_failed: int
+
+
+@dataclass(frozen=True, eq=False)
+class IndependentFailures:
+    """Each node fails with a probability of its own, whatever becomes of the others.
+
+    Attributes
+    ----------
+    fail_prob_N : sequence of float
+        Probability that each node fails, shape (N,).
+    """
+
+    fail_prob_N: Sequence[float] | Floats
+
+
+@dataclass(frozen=True, eq=False)
+class BatchFailures:
+    """As many nodes fail as in a batch of a trace, any of them as likely as any other.
+
+    Attributes
+    ----------
+    sizes : sequence of int
+        Nodes that failed in each batch observed, or each distinct number of them; 0..N.
+    weights : sequence of float, optional
+        How often each was observed; by default, once.
+
+    Examples
+    --------
+    Two single failures and one of three nodes:
+
+    >>> count_distribution(BatchFailures([1, 3, 1]), num_nodes=4)[1].round(3).tolist()
+    [0.667, 0.333]
+    """
+
+    sizes: Sequence[int] | Ints
+    weights: Sequence[float] | Floats | None = None
+
+
+FailureModel = UniformFailures | IndependentFailures | BatchFailures
+
+
+def count_distribution(
+    model: UniformFailures | BatchFailures, num_nodes: int, unit: str = "nodes"
+) -> tuple[Ints, Floats]:
+    """Return the numbers of nodes that may fail together, and the probability of each.
+
+    Raises
+    ------
+    RecoveryError
+        When a number is not within 0..N or there is none, or weights are not as many as sizes, not finite, negative or
+        all zero.
+    """
+    if isinstance(model, UniformFailures):
+        return checked_failures([model.num_failed], num_nodes, unit), np.ones(1)
+    sizes = checked_failures(model.sizes, num_nodes, unit)
+    weights = np.ones(len(sizes)) if model.weights is None else np.asarray(model.weights, dtype=np.float64)
+    if len(sizes) == 0:
+        raise RecoveryError("no batch of failures is given: expected at least one")
+    if weights.shape != sizes.shape:
+        raise RecoveryError(f"{weights.size} weights for {len(sizes)} batch sizes: expected one for each")
+    if not (np.isfinite(weights).all() and weights.min() >= 0 and weights.sum() > 0):
+        raise RecoveryError("weights of batch sizes must be numbers from 0 up, and not all be 0")
+    distinct, index = np.unique(sizes, return_inverse=True)
+    return distinct, np.bincount(index, weights) / weights.sum()
+
+
+def checked_failures(failures: Sequence[int] | Ints, num_nodes: int, unit: str = "nodes") -> Ints:
+    """Return numbers of failures as an array.
+
+    Raises
+    ------
+    RecoveryError
+        When one is not a whole number within 0..N.
+    """
+    try:
+        numbers = [operator.index(number) for number in failures]
+    except TypeError:
+        raise RecoveryError(f"failures must be whole numbers, not {list(failures)}") from None
+    wrong = [number for number in numbers if not 0 <= number <= num_nodes]
+    if wrong:
+        raise RecoveryError(
+            f"{wrong[0]} failures are impossible: expected 0 to {num_nodes}, as there are {num_nodes} {unit}"
+        )
+    return np.array(numbers, dtype=np.int64)
+
+
+def checked_probs(model: IndependentFailures, num_nodes: int, unit: str = "nodes") -> Floats:
+    """Return the probabilities as an array.
+
+    Raises
+    ------
+    RecoveryError
+        When they are not as many as the nodes, or one is not within 0..1.
+    """
+    probs = np.asarray(model.fail_prob_N, dtype=np.float64)
+    if probs.shape != (num_nodes,):
+        raise RecoveryError(f"{probs.size} failure probabilities for {num_nodes} {unit}: expected one for each")
+    wrong = probs[~((probs >= 0) & (probs <= 1))]
+    if len(wrong):
+        raise RecoveryError(f"{wrong[0]:g} is not a failure probability: expected a number from 0 to 1")
+    return probs

@@ -1,0 +1,132 @@
+"""Exact recovery by going through all subsets of nodes, a bit for each.
+
+Subset ``x`` of ``n`` nodes is the number whose bit ``v`` says that node ``v`` failed. Bits of 64 subsets are a word.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from lazsim.placement.plan import Bools
+
+Floats = npt.NDArray[np.float64]
+Words = npt.NDArray[np.uint64]
+Bytes = npt.NDArray[np.uint8]
+
+WORD_NODES = 6
+"""Nodes whose subsets fit into a word: ``2**6 = 64``."""
+
+BYTE_NODES = 3
+ROW_NODES = 19
+"""Nodes whose subsets are summed at once: 64 KiB of bits."""
+
+LACKS_NODE = [sum(1 << x for x in range(64) if not x >> v & 1) for v in range(WORD_NODES)]
+"""Bits of a word whose subset lacks node ``v``."""
+
+
+@dataclass(frozen=True, eq=False)
+class Lattice:
+    """Whether each subset of the nodes may fail.
+
+    Attributes
+    ----------
+    num_nodes : int
+        Nodes, ``n``.
+    survived : ndarray of uint8
+        The bit of each subset, 1 where every expert survives its failure; ``2**n`` bits, at least one word.
+    """
+
+    num_nodes: int
+    survived: Bytes
+
+    def survival_by_count(self) -> Floats:
+        """Return the share of the subsets of each size 0..n that are survived, shape (n + 1,)."""
+        num_row_nodes = min(max(self.num_nodes - BYTE_NODES, 0), ROW_NODES - BYTE_NODES)
+        row_failed = _num_failed(num_row_nodes)
+        in_row = np.uint16(256) * row_failed
+        counts = np.zeros(self.num_nodes + 1, dtype=np.int64)
+        rows = self._rows(num_row_nodes)
+        for row, failed in zip(rows, _num_failed(self.num_nodes - BYTE_NODES - num_row_nodes).tolist(), strict=True):
+            bytes_by_count = np.bincount(in_row + row, minlength=256 * (num_row_nodes + 1)).reshape(-1, 256)
+            for in_byte, by_byte in enumerate(SURVIVED_IN_BYTE.T):
+                size = failed + in_byte
+                found = bytes_by_count @ by_byte
+                fits = min(len(found), len(counts) - size)
+                counts[size : size + fits] += found[:fits]
+        return counts / [math.comb(self.num_nodes, num_failed) for num_failed in range(self.num_nodes + 1)]
+
+    def survival_prob(self, fail_prob_n: Floats) -> float:
+        """Return the probability that all experts survive when nodes fail independently."""
+        num_row_nodes = min(max(self.num_nodes - BYTE_NODES, 0), ROW_NODES - BYTE_NODES)
+        padded = np.append(fail_prob_n, np.zeros(max(BYTE_NODES - self.num_nodes, 0)))
+        of_byte = BITS_OF_BYTE @ _subset_probs(padded[:BYTE_NODES])
+        of_row = _subset_probs(padded[BYTE_NODES : BYTE_NODES + num_row_nodes])
+        rows = self._rows(num_row_nodes)
+        row_probs = [float((of_byte[row] * of_row).sum()) for row in rows]
+        return float((_subset_probs(padded[BYTE_NODES + num_row_nodes :]) * row_probs).sum())
+
+    def _rows(self, num_row_nodes: int) -> Bytes:
+        used = self.survived[: 1 << max(self.num_nodes - BYTE_NODES, 0)]
+        return used.reshape(-1, 1 << num_row_nodes)
+
+
+def build_lattice(sets_Mn: Bools) -> Lattice:
+    """Mark every subset of the nodes that contains a failure set.
+
+    Parameters
+    ----------
+    sets_Mn
+        Failure sets, shape (M, n); takes ``2**n`` bits.
+
+    Notes
+    -----
+    A failure set is lost in each of its supersets: for one node after the other, what is lost without it is lost with
+    it (the zeta transform over subsets, with *or* as its sum). Nodes 0 to 5 are shifts within a word.
+
+    Examples
+    --------
+    Three nodes of which the first two must not fail both: 2 of the 3 pairs are survived, but not all three nodes.
+
+    >>> build_lattice(np.array([[True, True, False]])).survival_by_count().round(3).tolist()
+    [1.0, 1.0, 0.667, 0.0]
+    """
+    num_nodes = sets_Mn.shape[1]
+    lost: Words = np.zeros(1 << max(num_nodes - WORD_NODES, 0), dtype="<u8")
+    index = sets_Mn.astype(np.int64) @ (np.int64(1) << np.arange(num_nodes))
+    np.bitwise_or.at(lost, index >> WORD_NODES, np.uint64(1) << (index & 63).astype(np.uint64))
+    for node in range(num_nodes):
+        if node < WORD_NODES:
+            lost |= (lost & np.uint64(LACKS_NODE[node])) << np.uint64(1 << node)
+        else:
+            halves = lost.reshape(-1, 2, 1 << (node - WORD_NODES))
+            halves[:, 1] |= halves[:, 0]
+    if num_nodes < WORD_NODES:
+        lost |= ~np.uint64((1 << (1 << num_nodes)) - 1)
+    return Lattice(num_nodes, np.invert(lost, out=lost).view(np.uint8))
+
+
+def _num_failed(num_nodes: int) -> npt.NDArray[np.uint16]:
+    """Return the size of each subset of so many nodes."""
+    sizes = np.zeros(1, dtype=np.uint16)
+    for _ in range(num_nodes):
+        sizes = np.concatenate([sizes, sizes + np.uint16(1)])
+    return sizes
+
+
+def _subset_probs(fail_prob_n: Floats) -> Floats:
+    """Return the probability that just the nodes of a subset fail, for each subset."""
+    probs = np.ones(1)
+    for prob in fail_prob_n:
+        probs = np.concatenate([probs * (1 - prob), probs * prob])
+    return probs
+
+
+BITS_OF_BYTE = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
+"""Which of the 8 subsets of three nodes are set in each byte, shape (256, 8)."""
+
+SURVIVED_IN_BYTE = np.stack([BITS_OF_BYTE[:, _num_failed(3) == k].sum(axis=1) for k in range(4)], axis=1).astype(
+    np.int64
+)
+"""How many subsets of each size 0..3 are set in each byte, shape (256, 4)."""

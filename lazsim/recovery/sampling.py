@@ -1,0 +1,150 @@
+"""Draw failures and see which experts they lose, many samples at once.
+
+Axes: M failure sets, m failure sets of one size s, N nodes, B samples, W words of 64 samples, D nodes that fail in a
+sample, R orders in which they do, H failure sets within the failed nodes of a sample.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from lazsim.placement.plan import Bools, Ints
+
+Floats = npt.NDArray[np.float64]
+Ranks = npt.NDArray[np.uint16]
+Words = npt.NDArray[np.uint64]
+
+CHUNK_WORDS = 1 << 14
+"""Words looked at together, one for each failure set and 64 samples: they stay in a core's cache."""
+
+
+def draw_ranks(rng: np.random.Generator, num_nodes: int, depth: int, num_samples: int) -> Ranks:
+    """Draw the nodes that fail first.
+
+    Returns
+    -------
+    ndarray of uint16, shape (N, B)
+        Ranks 0..depth - 1 of the nodes that fail, in random order, and `depth` for all that live.
+
+    Notes
+    -----
+    The first `depth` steps of a Fisher-Yates shuffle.
+    """
+    node_NB = np.repeat(np.arange(num_nodes, dtype=np.uint16)[:, None], num_samples, axis=1)
+    rank_NB = np.full((num_nodes, num_samples), depth, dtype=np.uint16)
+    sample = np.arange(num_samples)
+    for rank in range(depth):
+        chosen = rng.integers(rank, num_nodes, num_samples)
+        rank_NB[node_NB[chosen, sample], sample] = rank
+        node_NB[chosen, sample] = node_NB[rank]
+    return rank_NB
+
+
+def has_survived(sets_MN: Bools, failed_NB: Bools) -> Bools:
+    """Tell in which samples no failure set failed, shape (B,).
+
+    Examples
+    --------
+    >>> has_survived(np.array([[True, True]]), np.array([[True, False, True], [True, True, False]])).tolist()
+    [False, True, True]
+    """
+    failed_NW = _pack(failed_NB)
+    lost_W = np.zeros(failed_NW.shape[1], dtype=np.uint64)
+    for nodes_ms in _members(sets_MN, failed_NW.shape[1]):
+        lost_W |= np.bitwise_or.reduce(_all_failed(failed_NW, nodes_ms), axis=0)
+    lost: Bools = np.unpackbits(lost_W.view(np.uint8), count=failed_NB.shape[1], bitorder="little").view(np.bool_)
+    return ~lost
+
+
+def failures_survived(sets_MN: Bools, rank_NB: Ranks, order_DR: Ranks) -> Ranks:
+    """Count the failures that are survived in each sample and order, shape (B, R).
+
+    Parameters
+    ----------
+    sets_MN
+        Failure sets, none empty, shape (M, N).
+    rank_NB
+        Rank of each node among those that fail, ``D`` where it lives, shape (N, B).
+    order_DR
+        When the node of each rank fails, 0..D - 1, shape (D, R).
+
+    Notes
+    -----
+    A failure set is lost when its last node fails; the first set to be lost counts. Few sets are within the failed
+    nodes of a sample: they are found 64 samples at a time, and only for them is the order of failures looked at.
+
+    Examples
+    --------
+    The set of both nodes is lost at the second failure, and one is survived.
+
+    >>> ranks, order = np.array([[0], [1]], dtype=np.uint16), np.array([[0, 1], [1, 0]], dtype=np.uint16)
+    >>> failures_survived(np.array([[True, True]]), ranks, order).tolist()
+    [[1, 1]]
+    """
+    depth = len(order_DR)
+    failed_NW = _pack(rank_NB < depth)
+    survived_BR = np.full((rank_NB.shape[1], order_DR.shape[1]), depth, dtype=order_DR.dtype)
+    for nodes_ms in _members(sets_MN, failed_NW.shape[1]):
+        failed_set, sample = _bits(_all_failed(failed_NW, nodes_ms))
+        if len(sample):
+            last_HR = order_DR[rank_NB[nodes_ms[failed_set, 0], sample]]
+            for nodes_m in nodes_ms.T[1:]:
+                np.maximum(last_HR, order_DR[rank_NB[nodes_m[failed_set], sample]], out=last_HR)
+            by_sample = np.argsort(sample, kind="stable")
+            found, start, num_sets = np.unique(sample[by_sample], return_index=True, return_counts=True)
+            for turn in range(num_sets.max()):
+                has = num_sets > turn
+                last = last_HR[by_sample[start[has] + turn]]
+                survived_BR[found[has]] = np.minimum(survived_BR[found[has]], last)
+    return survived_BR
+
+
+def mean_sets_lost(sets_MN: Bools) -> Floats:
+    """Return how many failure sets are lost on average when 0..N random nodes fail, shape (N + 1,).
+
+    Examples
+    --------
+    >>> mean_sets_lost(np.array([[1, 1, 0], [0, 1, 1]], dtype=bool)).round(3).tolist()
+    [0.0, 0.0, 0.667, 2.0]
+    """
+    num_nodes = sets_MN.shape[1]
+    used_up = np.arange(num_nodes)
+    # One node of a set after the other is among the failed ones, of which those before it are used up.
+    next_fails = (np.arange(num_nodes + 1)[:, None] - used_up).clip(min=0) / (num_nodes - used_up)
+    all_fail = np.hstack([np.ones((num_nodes + 1, 1)), next_fails.cumprod(axis=1)])
+    mean: Floats = all_fail @ np.bincount(sets_MN.sum(axis=1), minlength=num_nodes + 1)
+    return mean
+
+
+def _members(sets_MN: Bools, num_words: int) -> Iterator[Ints]:
+    """Yield the nodes of failure sets, some sets of one size at a time, shape (m, s)."""
+    sizes = sets_MN.sum(axis=1)
+    at_once = max(1, CHUNK_WORDS // num_words)
+    for size in np.unique(sizes):
+        nodes_ms = sets_MN[sizes == size].nonzero()[1].reshape(-1, size)
+        for start in range(0, len(nodes_ms), at_once):
+            yield nodes_ms[start : start + at_once]
+
+
+def _pack(failed_NB: Bools) -> Words:
+    """Put 64 samples into a word, and samples without a failure into what is left of the last one; shape (N, W)."""
+    packed = np.packbits(failed_NB, axis=1, bitorder="little")
+    return np.pad(packed, ((0, 0), (0, -packed.shape[1] % 8))).view("<u8")
+
+
+def _all_failed(failed_NW: Words, nodes_ms: Ints) -> Words:
+    """Return the samples in which all nodes of a set failed, as bits, shape (m, W)."""
+    failed_mW = failed_NW[nodes_ms[:, 0]]
+    for nodes_m in nodes_ms.T[1:]:
+        failed_mW &= failed_NW[nodes_m]
+    return failed_mW
+
+
+def _bits(words_mW: Words) -> tuple[Ints, Ints]:
+    """Return row and column of each bit that is set."""
+    used = np.flatnonzero(words_mW)
+    bits = np.unpackbits(words_mW.ravel()[used].view(np.uint8), bitorder="little")
+    index, bit = np.divmod(np.flatnonzero(bits.view(np.bool_)), 64)
+    row, word = np.divmod(used[index], words_mW.shape[1])
+    return row, word * 64 + bit

@@ -1,0 +1,170 @@
+import numpy as np
+import pytest
+
+from lazsim.errors import RecoveryError
+from lazsim.placement.allocation import allocate
+from lazsim.placement.mro import place_mro
+from lazsim.recovery import (
+    BatchFailures,
+    IndependentFailures,
+    UniformFailures,
+    per_layer,
+    recovery_curve,
+    recovery_prob,
+)
+from lazsim.routing import read_routing
+
+PUBLISHED = place_mro(np.array([[2, 2, 5, 11]]), num_nodes=5, num_slots=4).holds_LEN
+"""4 experts and 4 slots on 5 nodes, the least replicated expert on 2 of them."""
+
+
+def random_holds(num_nodes: int, num_experts: int = 16, chance: float = 0.1) -> np.ndarray:
+    holds = np.random.default_rng(0).random((12, num_experts, num_nodes)) < chance
+    holds[..., 0] |= ~holds.any(axis=2)
+    return holds
+
+
+@pytest.mark.parametrize("method", ["auto", "exact", "montecarlo"])
+def test_three_of_five_failures_are_survived_in_seven_of_ten_cases(method):
+    # One group of 2 nodes holds all four experts; the published figure is 7/10.
+    holds = np.zeros((1, 4, 5), dtype=bool)
+    holds[0, :, :2] = True
+    curve = recovery_curve(holds, [0, 1, 2, 3, 4, 5], method)
+    if curve.method == "exact":
+        assert curve.recovery_prob.tolist() == pytest.approx([1, 1, 0.9, 0.7, 0.4, 0])
+        assert (curve.ci_low == curve.recovery_prob).all()
+    assert (curve.ci_low[3], curve.ci_high[3]) == pytest.approx((0.7, 0.7), abs=0.002)
+    assert curve.ci_low[3] <= 0.7 <= curve.ci_high[3]
+    assert curve.guaranteed == 2
+
+
+def test_the_fault_threshold_is_the_one_that_holds_not_the_one_asked_for():
+    # Two replicas of each expert were asked for, but one failure can lose the expert placed twice on one node.
+    plan = place_mro(np.array([[2, 2, 2]]), num_nodes=3, num_slots=2)
+    assert recovery_curve(plan.holds_LEN, [1]).guaranteed == 1
+
+
+def test_smartmoe_survives_four_failures_aligned_and_not_shuffled(shared):
+    loads = read_routing(str(shared / "routing" / "smartmoe.npz")).loads([201])[0, :12]
+    top_LE = np.sort(loads, axis=1)[:, :-17:-1]
+    holds = place_mro(allocate(top_LE, num_slots=60, fault_threshold=2), num_nodes=10, num_slots=6).holds_LEN
+    assert recovery_curve(holds, [4]).recovery_prob[0] == pytest.approx(0.614, abs=5e-4)
+    rng = np.random.default_rng(0)
+    shuffled = [np.stack([layer[:, rng.permutation(10)] for layer in holds]) for _ in range(200)]
+    probs = [recovery_curve(plan, [4]).recovery_prob[0] for plan in shuffled]
+    # "0.00 to 0.02" to two digits; a few shuffles happen to align some layers.
+    assert np.mean(np.array(probs) < 0.025) >= 0.9
+    assert np.mean(probs) < 0.02
+
+
+def test_a_layer_survives_at_least_as_often_as_the_model():
+    holds = random_holds(10, chance=0.4)
+    model = recovery_curve(holds, range(11))
+    layers = per_layer(holds, range(11))
+    assert len(layers) == 12
+    assert all((layer.recovery_prob >= model.recovery_prob - 1e-12).all() for layer in layers)
+    assert min(layer.guaranteed for layer in layers) == model.guaranteed
+
+
+def test_only_failures_asked_for_matter_and_their_order_does_not():
+    holds = random_holds(60)
+    some = recovery_curve(holds, [3, 1, 1])
+    assert some.failures.tolist() == [3, 1, 1]
+    assert some.recovery_prob[1] == some.recovery_prob[2] >= some.recovery_prob[0]
+    assert len(recovery_curve(holds, []).recovery_prob) == 0
+
+
+def test_what_cannot_be_solved_is_sampled_the_same_way_each_time():
+    holds = random_holds(64)
+    first, second = (recovery_curve(holds, [4, 8, 16], rng=np.random.default_rng(7)) for _ in range(2))
+    assert first.method == "montecarlo"
+    assert first.recovery_prob.tolist() == second.recovery_prob.tolist()
+    assert ((first.ci_high - first.ci_low) / 2 <= 0.001).all()
+
+
+def test_batches_weigh_the_curve():
+    curve = recovery_curve(PUBLISHED, range(6))
+    mixed = recovery_prob(PUBLISHED, BatchFailures([1, 3, 3, 4]))
+    assert mixed.recovery_prob == pytest.approx(curve.recovery_prob[[1, 3, 3, 4]].mean())
+    weighted = recovery_prob(PUBLISHED, BatchFailures([1, 3, 4], [2, 4, 2]))
+    assert weighted.recovery_prob == pytest.approx(mixed.recovery_prob)
+    assert recovery_prob(PUBLISHED, UniformFailures(3)).recovery_prob == curve.recovery_prob[3]
+
+
+def test_equal_independent_failures_are_a_binomial_mixture_of_the_curve():
+    holds = random_holds(8, chance=0.5)
+    curve = recovery_curve(holds, range(9)).recovery_prob
+    from scipy.stats import binom
+
+    expected = float(curve @ binom.pmf(np.arange(9), 8, 0.3))
+    assert recovery_prob(holds, IndependentFailures([0.3] * 8)).recovery_prob == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    "model", [UniformFailures(3), BatchFailures([2, 3, 5], [5, 2, 1]), IndependentFailures(np.linspace(0, 0.5, 10))]
+)
+def test_sampling_agrees_with_the_exact_answer_under_every_model(model):
+    holds = random_holds(10, chance=0.4)
+    exact = recovery_prob(holds, model, "exact")
+    sampled = recovery_prob(holds, model, "montecarlo", np.random.default_rng(0), half_width=0.004)
+    assert (exact.method, sampled.method) == ("exact", "montecarlo")
+    assert sampled.ci_low <= exact.recovery_prob <= sampled.ci_high
+    assert (sampled.ci_high - sampled.ci_low) / 2 <= 0.004
+
+
+def test_a_rack_that_holds_an_expert_alone_is_the_end():
+    # Both replicas of expert 0 are in rack a, those of expert 1 in two racks.
+    holds = np.array([[[1, 1, 0, 0], [1, 0, 1, 0]]], dtype=bool)
+    racks = ["a", "a", "b", "c"]
+    curve = recovery_curve(holds, [0, 1, 2, 3], domain_N=racks)
+    assert curve.recovery_prob.tolist() == pytest.approx([1, 2 / 3, 1 / 3, 0])
+    assert curve.guaranteed == 1
+    one_rack = recovery_prob(holds, IndependentFailures([0.25, 0.5, 0.5]), domain_N=racks)
+    assert one_rack.recovery_prob == pytest.approx(0.75)
+
+
+@pytest.mark.parametrize("method", ["auto", "exact", "montecarlo"])
+def test_an_expert_that_no_node_holds_is_lost_from_the_start(method):
+    holds = np.zeros((1, 2, 3), dtype=bool)
+    holds[0, 0] = True
+    curve = recovery_curve(holds, [0, 1], method)
+    assert curve.recovery_prob.tolist() == [0, 0]
+    assert curve.guaranteed == 0
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda h: recovery_curve(h, [6]), "6 failures are impossible: expected 0 to 5, as there are 5 nodes"),
+        (lambda h: recovery_curve(h, [-1]), "-1 failures are impossible"),
+        (lambda h: recovery_curve(h, [1.5]), "failures must be whole numbers"),
+        (lambda h: recovery_curve(h, [3], domain_N=[0, 0, 1, 1, 1]), "as there are 2 failure domains"),
+        (lambda h: recovery_curve(h, [1], domain_N=[0, 1]), "2 failure domains named for 5 nodes"),
+        (lambda h: recovery_curve(h, [1], "guess"), "unknown method 'guess': expected auto, exact or montecarlo"),
+        (lambda h: recovery_curve(h, [1], half_width=0), "an interval cannot be 0 wide"),
+        (lambda h: recovery_curve(h, [1], half_width=float("nan")), "an interval cannot be nan wide"),
+        (lambda h: recovery_prob(h, UniformFailures(9)), "9 failures are impossible"),
+        (lambda h: recovery_prob(h, IndependentFailures([0.1] * 4)), "4 failure probabilities for 5 nodes"),
+        (lambda h: recovery_prob(h, IndependentFailures([0.1] * 4 + [1.1])), "1.1 is not a failure probability"),
+        (
+            lambda h: recovery_prob(h, IndependentFailures([0.1] * 4 + [float("nan")])),
+            "nan is not a failure probability",
+        ),
+        (lambda h: recovery_prob(h, BatchFailures([])), "no batch of failures is given"),
+        (lambda h: recovery_prob(h, BatchFailures([7])), "7 failures are impossible"),
+        (lambda h: recovery_prob(h, BatchFailures([1, 2], [1])), "1 weights for 2 batch sizes"),
+        (lambda h: recovery_prob(h, BatchFailures([1, 2], [0, 0])), "weights of batch sizes must be"),
+        (lambda h: recovery_prob(h, BatchFailures([1, 2], [1, float("nan")])), "weights of batch sizes must be"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused_in_a_line(call, message):
+    with pytest.raises(RecoveryError) as refused:
+        call(PUBLISHED)
+    assert message in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_an_exact_answer_that_would_take_too_long_is_refused(monkeypatch):
+    monkeypatch.setattr("lazsim.recovery.curve.MAX_EXACT_WORK", 1e6)
+    with pytest.raises(RecoveryError, match="use method auto or montecarlo"):
+        recovery_curve(random_holds(64), [4, 8, 16], "exact")

@@ -1,0 +1,219 @@
+import itertools
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lazsim.errors import InfeasiblePlanError, LazsimError, RoutingFormatError, SpecError
+from lazsim.placement.balanced import pack_gpus, place_balanced, replicate_evenly
+from lazsim.placement.eplb import place_eplb, replicate_greedily
+from lazsim.placement.policies import POLICIES
+from lazsim.placement.serving import rebalance_experts
+
+
+@st.composite
+def problems(draw):
+    """Loads, and a cluster that has a slot for every expert."""
+    num_nodes, gpus_per_node = draw(st.integers(1, 5)), draw(st.integers(1, 4))
+    slots_per_gpu = draw(st.integers(1, 4))
+    num_gpus = num_nodes * gpus_per_node
+    num_experts = draw(st.integers(1, num_gpus * slots_per_gpu))
+    load = st.lists(st.integers(0, 1000), min_size=num_experts, max_size=num_experts)
+    loads = np.array(draw(st.lists(load, min_size=1, max_size=3)))
+    return loads, num_gpus * slots_per_gpu, num_nodes, num_gpus
+
+
+def check(result, num_layers, num_experts, num_replicas):
+    """What engines rely on: every expert has slots, and the three answers say the same."""
+    physical, slots, count = result
+    assert {array.dtype for array in result} == {np.dtype(np.int64)}
+    assert physical.shape == (num_layers, num_replicas)
+    assert slots.shape == (num_layers, num_experts, count.max())
+    assert count.shape == (num_layers, num_experts)
+    assert count.min() >= 1
+    for layer, expert in itertools.product(range(num_layers), range(num_experts)):
+        own = np.flatnonzero(physical[layer] == expert).tolist()
+        assert slots[layer, expert].tolist() == own + [-1] * (slots.shape[2] - len(own))
+        assert count[layer, expert] == len(own)
+
+
+def nodes_of(result, layer, expert, slots_per_node):
+    physical, _, _ = result
+    return set((np.flatnonzero(physical[layer] == expert) // slots_per_node).tolist())
+
+
+@given(problems(), st.integers(1, 4), st.data())
+def test_every_expert_has_slots_on_live_nodes_and_the_answers_agree(problem, fault_threshold, data):
+    loads, num_replicas, num_nodes, num_gpus = problem
+    num_layers, num_experts = loads.shape
+    slots_per_node = num_replicas // num_nodes
+    live = np.array(data.draw(st.lists(st.booleans(), min_size=num_nodes, max_size=num_nodes)))
+    num_live = int(live.sum())
+    arguments = (loads, num_replicas, 1, num_nodes, num_gpus)
+    if num_live * slots_per_node < num_experts:
+        with pytest.raises(InfeasiblePlanError):
+            rebalance_experts(*arguments, fault_threshold=fault_threshold, live_nodes=live)
+        return
+    result = rebalance_experts(*arguments, fault_threshold=fault_threshold, live_nodes=live)
+    check(result, num_layers, num_experts, num_replicas)
+    physical, _, count = result
+    assert ((physical >= 0) == live.repeat(slots_per_node)).all()
+    kept = min(fault_threshold, num_live, num_live * slots_per_node // num_experts)
+    for layer, expert in itertools.product(range(num_layers), range(num_experts)):
+        nodes = nodes_of(result, layer, expert, slots_per_node)
+        assert len(nodes) == min(count[layer, expert], num_live)
+        assert len(nodes) >= kept
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@given(problem=problems())
+def test_any_policy_can_serve(policy, problem):
+    loads, num_replicas, num_nodes, num_gpus = problem
+    try:
+        result = rebalance_experts(loads, num_replicas, 1, num_nodes, num_gpus, policy=policy)
+    except InfeasiblePlanError:
+        assert policy == "ep"
+        return
+    check(result, *loads.shape, num_replicas)
+
+
+def least_heaviest_replica(loads, num_slots, floor):
+    """The least load of the heaviest replica over all ways to give out so many replicas."""
+    ways = itertools.product(range(floor, num_slots + 1), repeat=len(loads))
+    return min(
+        max(load / count for load, count in zip(loads, way, strict=True)) for way in ways if sum(way) == num_slots
+    )
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=4), st.integers(0, 5), st.integers(1, 2))
+def test_replication_makes_the_heaviest_replica_as_light_as_exhaustive_search_does(loads, num_more, floor):
+    num_slots = floor * len(loads) + num_more
+    replicas = replicate_evenly(np.array([loads]), num_slots, floor)
+    assert replicas.sum() == num_slots
+    assert replicas.min() >= floor
+    assert (np.array([loads]) / replicas).max() == least_heaviest_replica(loads, num_slots, floor)
+
+
+@given(problems())
+def test_without_a_threshold_experts_get_the_replicas_of_the_greedy_balancer(problem):
+    loads, num_replicas, _, _ = problem
+    evenly, greedily = replicate_evenly(loads, num_replicas, 1), replicate_greedily(loads, num_replicas)
+    assert (evenly.sum(axis=1) == num_replicas).all()
+    np.testing.assert_allclose((loads / evenly).max(axis=1), (loads / greedily).max(axis=1))
+
+
+def test_replicas_are_dealt_to_the_lightest_node_that_lacks_the_expert():
+    # Shares 20, 20, 20, 15, 15, 10. Both nodes take expert 0, node 0 once more; node 1 takes expert 1 (40 against 35).
+    # Node 1 is lighter, but has expert 1: node 0 takes its second replica and node 1 expert 2 (55 against 45).
+    plan = place_balanced(np.array([[3, 2, 1]]), np.array([[60, 30, 10]]), num_nodes=2, num_slots=3)
+    assert plan.slots_LNS.tolist() == [[[0, 0, 1], [0, 1, 2]]]
+
+
+def test_replicas_of_an_expert_go_to_different_gpus_of_a_node_and_the_heaviest_to_the_lightest():
+    # Shares 20 (twice), 30, 10 on two GPUs: 30 first, then 20, then 20 where there is none yet (30 + 20), then 10.
+    plan = place_balanced(np.array([[2, 1, 1]]), np.array([[40, 30, 10]]), num_nodes=1, num_slots=4)
+    assert pack_gpus(plan, np.array([[40, 30, 10]]), 2).tolist() == [[[[1, 0], [0, 2]]]]
+
+
+def gpu_imbalance(slots, loads, replicas):
+    """Load of the heaviest GPU relative to the mean; slots are of shape (layers, GPUs, slots of a GPU)."""
+    share = np.take_along_axis(loads / replicas, slots.reshape(len(loads), -1), axis=1)
+    gpus = share.reshape(slots.shape).sum(axis=2)
+    return gpus.max(axis=1) / gpus.mean(axis=1)
+
+
+@pytest.mark.parametrize(("num_nodes", "num_gpus", "num_replicas"), [(4, 16, 64), (8, 64, 128), (8, 8, 48)])
+def test_recorded_loads_are_as_even_as_after_the_greedy_balancer(shared, num_nodes, num_gpus, num_replicas):
+    # Every fiftieth iteration and all layers of the recording.
+    loads = np.load(shared / "routing" / "smartmoe.npz")["tokens"][::50].reshape(-1, 32).astype(np.int64)
+    physical, _, count = rebalance_experts(loads, num_replicas, 1, num_nodes, num_gpus)
+    ours = gpu_imbalance(physical.reshape(len(loads), num_gpus, -1), loads, count)
+    plan = place_eplb(loads, num_nodes, num_replicas // num_nodes, num_gpus // num_nodes)
+    per_gpu = plan.slots_LNS.reshape(len(loads), num_nodes, num_replicas // num_gpus, -1).swapaxes(2, 3)
+    theirs = gpu_imbalance(per_gpu.reshape(len(loads), num_gpus, -1), loads, plan.replicas_LE)
+    assert np.median(ours) <= 1.02 * np.median(theirs)
+
+
+def test_scaling_float_weights_changes_nothing_and_counts_in_any_type_mean_the_same():
+    rng = np.random.default_rng(0)
+    weight = rng.random((3, 16))
+    counts = rng.integers(0, 1000, (3, 16))
+    arguments = (32, 1, 4, 8)
+    for first, second in (
+        (weight, weight * 2.0**-40),
+        (weight, weight * 2.0**300),
+        (counts, counts.astype(np.float32)),
+        (counts, counts.tolist()),
+        (counts, counts.astype(np.int32)),
+    ):
+        for one, other in zip(rebalance_experts(first, *arguments), rebalance_experts(second, *arguments), strict=True):
+            assert one.tolist() == other.tolist()
+
+
+def test_a_layer_without_load_counts_as_evenly_loaded():
+    _, _, count = rebalance_experts(np.zeros((1, 4)), 8, 1, 2, 4)
+    assert count.tolist() == [[2, 2, 2, 2]]
+
+
+@pytest.mark.parametrize("bad", [-1.0, float("nan"), float("inf")])
+def test_a_weight_that_is_no_load_is_named(bad):
+    weight = np.ones((2, 4))
+    weight[1, 2] = bad
+    with pytest.raises(RoutingFormatError, match=r"^weight of expert 2 in layer 1 is (-1\.0|nan|inf); expected .*$"):
+        rebalance_experts(weight, 8, 1, 2, 4)
+
+
+@pytest.mark.parametrize(
+    ("changed", "kind", "said"),
+    [
+        ({"weight": [1, 2]}, RoutingFormatError, "shape"),
+        ({"weight": [[1], [1, 2]]}, RoutingFormatError, "rows of equal length"),
+        ({"weight": [["a", "b"]]}, RoutingFormatError, "numbers"),
+        ({"num_replicas": 9}, SpecError, "num_replicas: expected a multiple of num_gpus, which is 4, found 9"),
+        ({"num_gpus": 3}, SpecError, "num_gpus: expected a multiple of num_nodes"),
+        ({"num_nodes": 0}, SpecError, "num_nodes"),
+        ({"fault_threshold": 0}, SpecError, "fault_threshold"),
+        ({"policy": "mor"}, SpecError, "did you mean 'mro'"),
+        ({"live_nodes": [0, 1]}, SpecError, "mask of 2 booleans"),
+        ({"live_nodes": [True] * 3}, SpecError, "mask of 2 booleans"),
+        ({"live_nodes": [False, False]}, InfeasiblePlanError, "no node is alive"),
+        ({"num_replicas": 4, "weight": [[1] * 5]}, InfeasiblePlanError, "5 experts need as many slots"),
+    ],
+)
+def test_bad_arguments_are_named_in_one_line(changed, kind, said):
+    arguments = {"weight": np.ones((1, 4)), "num_replicas": 8, "num_groups": 1, "num_nodes": 2, "num_gpus": 4}
+    with pytest.raises(kind, match=said) as raised:
+        rebalance_experts(**(arguments | changed))
+    assert isinstance(raised.value, LazsimError)
+    assert "\n" not in str(raised.value)
+
+
+def test_arrays_need_no_torch():
+    script = (
+        "import sys; sys.modules['torch'] = None; from lazsim.placement.serving import rebalance_experts; "
+        "print(rebalance_experts([[3, 1]], 4, 1, 2, 2)[2].tolist())"
+    )
+    found = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    assert found.stdout.strip() == "[[3, 1]]"
+    script = "import sys; import lazsim.placement.serving; print('torch' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    assert found.stdout.strip() == "False"
+
+
+def test_tensors_come_back_as_tensors_of_the_same_device_with_the_same_answers():
+    torch = pytest.importorskip("torch")
+    counts = np.random.default_rng(0).integers(0, 200, (3, 16))
+    expected = rebalance_experts(counts, 32, 1, 4, 8, live_nodes=[True, True, False, True])
+    # All counts up to 256 are exact in bfloat16.
+    for dtype in (torch.int64, torch.int32, torch.float32, torch.bfloat16):
+        weight = torch.tensor(counts, dtype=dtype)
+        found = rebalance_experts(weight, 32, 1, 4, 8, live_nodes=torch.tensor([True, True, False, True]))
+        for tensor, array in zip(found, expected, strict=True):
+            assert isinstance(tensor, torch.Tensor)
+            assert tensor.dtype == torch.int64
+            assert tensor.device == weight.device
+            assert tensor.tolist() == array.tolist()
+    assert isinstance(rebalance_experts(torch.nn.Parameter(torch.rand(2, 4)), 8, 1, 2, 4)[0], torch.Tensor)
