@@ -23,7 +23,11 @@ _HOMES = {
     "load_spec": "specs",
     "load_trace": "trace",
     "place_ep": "placement.expert_parallel",
+    "place_euclid": "placement.euclid",
     "place_mro": "placement.mro",
+    "rebalance_experts": "placement.serving",
+    "recovery_curve": "recovery",
+    "recovery_prob": "recovery",
     "simulate": "simulation",
 }
 """Public name -> module; a module is imported when its first name is used, so that the command line starts fast."""
@@ -35,9 +39,13 @@ if TYPE_CHECKING:
     from lazsim.engine.simulate import SystemRun as SystemRun
     from lazsim.errors import LazsimError as LazsimError
     from lazsim.placement.allocation import allocate as allocate
+    from lazsim.placement.euclid import place_euclid as place_euclid
     from lazsim.placement.expert_parallel import place_ep as place_ep
     from lazsim.placement.mro import place_mro as place_mro
     from lazsim.placement.plan import PlacementPlan as PlacementPlan
+    from lazsim.placement.serving import rebalance_experts as rebalance_experts
+    from lazsim.recovery import recovery_curve as recovery_curve
+    from lazsim.recovery import recovery_prob as recovery_prob
     from lazsim.results import RunResult as RunResult
     from lazsim.routing import load_routing as load_routing
     from lazsim.simulation import simulate as simulate

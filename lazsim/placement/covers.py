@@ -5,7 +5,7 @@ expert: `Cover.num_surviving`. `hold` chooses the nodes that have each expert, `
 the other what its groups leave over, as Euclid's algorithm does with lengths. ``docs/placement.md`` has the argument.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import accumulate, chain, repeat
 from typing import NamedTuple
 
@@ -94,7 +94,7 @@ def _groups(replicas: list[int], num_nodes: int, num_slots: int) -> Iterator[Cov
         ahead = sizes[:-2]
         left = num_nodes - sum(ahead)
         rest = replicas[len(ahead) * num_slots :]
-        lacking = lack([max(left - most, 0) for most in rest], left, num_short) if left > 0 else None
+        lacking = lack([max(left - most, 0) for most in rest], left, num_short) if left >= max(sizes[0], 1) else None
         if lacking:
             num_surviving = lacking.num_surviving
             for size in ahead:
@@ -150,14 +150,15 @@ def _cut(least: list[int], num_blocks: int, num_lacking: int) -> tuple[list[int]
     return counts, [least[start] for start in accumulate(counts[:-1], initial=0)]
 
 
-def _lay_out(sizes: list[int], counts, overlap: int = 0) -> list[int]:
+def _lay_out(sizes: list[int], counts: Iterable[int], overlap: int = 0) -> list[int]:
     """Return disjoint sets of consecutive nodes, each as often as it has experts; the first two may overlap."""
     ends = accumulate(sizes)
     starts = [end - size - (overlap if index else 0) for index, (end, size) in enumerate(zip(ends, sizes, strict=True))]
-    return [_first(size) << start for size, start, n in zip(sizes, starts, counts) for _ in range(n)]
+    return [_first(size) << start for size, start, n in zip(sizes, starts, counts, strict=False) for _ in range(n)]
 
 
 def _behind(nodes: list[int], num_used: int, others: list[int]) -> list[int]:
+    """Add sets of the nodes that come after those used."""
     return nodes + [other << num_used for other in others]
 
 

@@ -33,25 +33,42 @@ def place_mro(replicas_LE: Ints, num_nodes: int, num_slots: int) -> PlacementPla
     [[[0, 1], [2, 3], [2, 3]]]
     """
     num_layers, num_experts = replicas_LE.shape
-    num_groups = math.ceil(num_experts / num_slots)
     order = np.argsort(replicas_LE, axis=1, kind="stable")
     ascending = replicas_LE[np.arange(num_layers)[:, None], order]
     # The nodes left over are a group more, of no experts.
-    sizes = np.empty((num_layers, num_groups + 1), dtype=np.int64)
+    sizes = np.empty((num_layers, math.ceil(num_experts / num_slots) + 1), dtype=np.int64)
     sizes[:, :-1] = ascending[:, ::num_slots]
     free_L = num_nodes - sizes[:, :-2].sum(axis=1)
     sizes[:, -2] = np.minimum(sizes[:, -2], free_L)
     sizes[:, -1] = free_L - sizes[:, -2]
-    held = np.full((num_layers, (num_groups + 1) * num_slots), -1)
-    held[:, :num_experts] = order
-    group = np.arange(sizes.size).repeat(sizes.ravel())
-    slots = held.reshape(-1, num_slots).take(group, axis=0).reshape(num_layers, num_nodes, num_slots)
-    left_LE = ascending - sizes[:, :-1].repeat(num_slots, axis=1)[:, :num_experts]
-    on_empty_LE = _num_on_empty(left_LE, sizes[:, -1], sizes[:, -2], num_slots)
+    group = np.arange(sizes.size).repeat(sizes.ravel()).reshape(num_layers, num_nodes)
+    return place_groups(order, ascending, sizes, group, num_slots)
+
+
+def place_groups(order_LE: Ints, ascending_LE: Ints, sizes_LG: Ints, group_LN: Ints, num_slots: int) -> PlacementPlan:
+    """Place groups of experts on groups of nodes, and fill the slots that stay free with the replicas left over.
+
+    Parameters
+    ----------
+    order_LE, ascending_LE
+        Experts by their replicas, ascending, and these replicas; groups are cut from them.
+    sizes_LG
+        Nodes of each group; the last one has no experts.
+    group_LN
+        Group of each node, counted on from layer to layer.
+    num_slots
+        Slots of a node, and experts of a group but the last one that has any.
+    """
+    num_layers, num_experts = order_LE.shape
+    held = np.full((num_layers, sizes_LG.shape[1] * num_slots), -1)
+    held[:, :num_experts] = order_LE
+    slots = held.reshape(-1, num_slots).take(group_LN, axis=0)
+    left_LE = ascending_LE - sizes_LG[:, :-1].repeat(num_slots, axis=1)[:, :num_experts]
+    on_empty_LE = _num_on_empty(left_LE, sizes_LG[:, -1], sizes_LG[:, -2], num_slots)
     is_empty_LN = slots[:, :, 0] < 0
-    _deal(slots, is_empty_LN, order, on_empty_LE)
+    deal(slots, is_empty_LN, order_LE, on_empty_LE)
     if num_experts % num_slots:
-        _deal(slots, ~is_empty_LN, order, left_LE - on_empty_LE)
+        deal(slots, ~is_empty_LN, order_LE, left_LE - on_empty_LE)
     return PlacementPlan(slots, num_experts)
 
 
@@ -71,8 +88,8 @@ def _num_on_empty(left_LE: Ints, num_empty_L: Ints, num_last_L: Ints, num_slots:
     -----
     Nodes of either kind take turns, node by node, so that one count tells all about them: of the replicas on empty
     nodes, as the total is known. If every replica went to the emptiest node, that count would follow from the total
-    (`_evenly`). An expert departs from that only as far as it must to meet all nodes that lack it before any node twice:
-    all empty nodes lack it, and those of the last group do if it belongs to another one.
+    (`_evenly`). An expert departs from that only as far as it must to meet all nodes that lack it before any node
+    twice: all empty nodes lack it, and those of the last group do if it belongs to another one.
     """
     num_experts = left_LE.shape[1]
     num_held = (num_experts - 1) % num_slots + 1
@@ -107,8 +124,18 @@ def _evenly(total_EL: Ints, num_empty_L: Ints, num_last_L: Ints, num_held: int) 
     return np.minimum(total_EL, level + turns * num_empty_L + np.maximum(rest - num_last_L, 0))
 
 
-def _deal(slots_LNS: Ints, on_LN: Bools, experts_LE: Ints, num_replicas_LE: Ints) -> None:
-    """Fill free slots on some nodes with the replicas of one expert after the other: emptiest node first, then by node."""
+def deal(slots_LNS: Ints, on_LN: Bools, experts_LE: Ints, num_replicas_LE: Ints) -> None:
+    """Fill free slots on some nodes, in place, with the replicas of one expert after the other.
+
+    Parameters
+    ----------
+    slots_LNS
+        Expert in each slot, -1 where it is free; a node's free slots are its last ones.
+    on_LN
+        Nodes to fill: the emptiest first, then by node.
+    experts_LE, num_replicas_LE
+        Experts in their order, and how many replicas of each to give.
+    """
     by_level = slots_LNS.transpose(0, 2, 1)
     free = (by_level < 0) & on_LN[:, None]
     num_layers, num_experts = experts_LE.shape

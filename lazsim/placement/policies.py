@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 
 from lazsim.errors import SpecError
+from lazsim.placement.balanced import place_balanced
 from lazsim.placement.baselines import place_compact, place_random, place_spread
 from lazsim.placement.custom import call_policy, installed_policies, load_from_file, load_installed, origin
 from lazsim.placement.eplb import place_eplb
+from lazsim.placement.euclid import place_euclid
 from lazsim.placement.expert_parallel import place_ep_on_most
 from lazsim.placement.mro import place_mro
 from lazsim.placement.plan import Ints, PlacementPlan
@@ -61,9 +63,19 @@ def _mro(request: PlacementRequest) -> PlacementPlan:
     return place_mro(request.replicas_LE, request.num_nodes, request.num_slots)
 
 
+def _euclid(request: PlacementRequest) -> PlacementPlan:
+    """Place as mro, on the same nodes in all layers, and better where mro cuts its last group short."""
+    return place_euclid(request.replicas_LE, request.num_nodes, request.num_slots)
+
+
 def _spread(request: PlacementRequest) -> PlacementPlan:
     """Deal replicas over different nodes in turn, expert by expert."""
     return place_spread(request.replicas_LE, request.num_nodes, request.num_slots)
+
+
+def _balanced(request: PlacementRequest) -> PlacementPlan:
+    """Deal replicas over the nodes in rounds, heaviest first, an expert to different nodes."""
+    return place_balanced(request.replicas_LE, request.load_LE, request.num_nodes, request.num_slots)
 
 
 def _compact(request: PlacementRequest) -> PlacementPlan:
@@ -92,9 +104,11 @@ def _ep(request: PlacementRequest) -> PlacementPlan:
 
 POLICIES: Mapping[str, Policy] = {
     "mro": _mro,
+    "euclid": _euclid,
     "spread": _spread,
     "compact": _compact,
     "random": _random,
+    "balanced": _balanced,
     "eplb": _eplb,
     "ep": _ep,
 }

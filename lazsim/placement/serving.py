@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from lazsim.errors import InfeasiblePlanError, RoutingFormatError, SpecError
-from lazsim.placement.balanced import pack_gpus, place_balanced, replicate_evenly
+from lazsim.placement.balanced import pack_gpus, replicate_evenly
 from lazsim.placement.plan import Bools, Ints, PlacementPlan
-from lazsim.placement.policies import NamedPolicy, PlacementRequest, find_policy, place
+from lazsim.placement.policies import PlacementRequest, place
 
 FINEST = 2**32
 """Loads that are no counts become integers in units of the heaviest of their layer divided by this."""
@@ -43,12 +43,12 @@ def rebalance_experts(
     num_nodes, num_gpus
         Nodes, and GPUs of all of them together, a multiple of `num_nodes`. GPUs of node 0 come first.
     policy
-        ``balanced`` (`lazsim.placement.balanced`), or what `lazsim.placement.policies.find_policy` finds.
+        Whatever `lazsim.placement.policies.find_policy` finds.
     fault_threshold
-        Replicas that each expert has at least; with ``balanced`` on as many distinct nodes, so that the failure of
-        fewer nodes loses no expert. Where slots or live nodes do not suffice, the largest number that they do. It costs
-        balance: slots that keep light experts safe are not there for the heavy ones. Policies that allocate by
-        themselves (``eplb``, ``ep``) know nothing of it.
+        Replicas that each expert has at least; with ``balanced`` and ``euclid`` on as many distinct nodes, so that the
+        failure of fewer nodes loses no expert. Where slots or live nodes do not suffice, the largest number that they
+        do. It costs balance: slots that keep light experts safe are not there for the heavy ones. Policies that
+        allocate by themselves (``eplb``, ``ep``) know nothing of it.
     live_nodes : array, sequence or torch tensor of bool, shape (N,), optional
         Nodes that may be used; all unless given.
 
@@ -97,22 +97,16 @@ def rebalance_experts(
 def _fill(load_LE: Ints, num_slots: int, gpus_per_node: int, live_N: Bools, policy: str, fault_threshold: int) -> Ints:
     """Return the expert in each slot of all nodes, shape (L, P); -1 on dead ones."""
     num_live = int(live_N.sum())
-    named = NamedPolicy(policy, _balanced) if policy == "balanced" else find_policy(policy)
     # More replicas than nodes promise nothing.
     replicas_LE = replicate_evenly(load_LE, num_live * num_slots, min(fault_threshold, num_live))
     request = PlacementRequest(replicas_LE, num_live, num_slots, gpus_per_node, load_LE)
-    plan = place(named, request)
+    plan = place(policy, request)
     if plan.slots_LNS.shape[2] < num_slots:
         empty = np.full((*plan.slots_LNS.shape[:2], num_slots - plan.slots_LNS.shape[2]), -1)
         plan = PlacementPlan(np.concatenate([plan.slots_LNS, empty], axis=2), plan.num_experts)
     slots = np.full((len(load_LE), len(live_N), num_slots), -1, dtype=np.int64)
     slots[:, live_N] = pack_gpus(plan, load_LE, gpus_per_node).reshape(len(load_LE), num_live, num_slots)
     return slots.reshape(len(load_LE), -1)
-
-
-def _balanced(request: PlacementRequest) -> PlacementPlan:
-    """Even loads first, replicas of an expert on different nodes."""
-    return place_balanced(request.replicas_LE, request.load_LE, request.num_nodes, request.num_slots)
 
 
 def _invert(slots_LP: Ints, num_experts: int) -> tuple[Ints, Ints]:
