@@ -5,7 +5,7 @@ OUT ?= runs/spot
 SOURCES := setup.cfg pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench format clean
+.PHONY: help run test check bench growth format clean
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ check: $(VENV)/dev.stamp ## Lint and type-check
 
 bench: $(VENV)/dev.stamp ## Time the simulator and the command line
 	$(BIN)/python -m tests.bench
+
+growth: $(VENV)/dev.stamp ## Plot how the cost of placement and recovery grows
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m tests.bench_placement docs/growth.png
 
 format: $(VENV)/dev.stamp ## Format the code and sort its imports
 	$(BIN)/ruff check --fix --select I .

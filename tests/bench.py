@@ -1,7 +1,8 @@
-"""Time the simulator and the command line: ``make bench``.
+"""Time the simulator, placement, recovery and the command line: ``make bench``.
 
 Each time is the least of several runs, beside its ratio to a yardstick timed in the same run (a fixed loop of small
-numpy calls), since machines differ and are noisy. Peak memory is that of the process that ran the case.
+numpy calls), since machines differ and are noisy. Peak memory is that of the process that ran the case. Where there is
+a plain way to the same result, a line below says how many times longer that takes in the same run.
 """
 
 import json
@@ -14,6 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+
+from tests import bench_placement, bench_recovery
 
 ROOT = Path(__file__).parent.parent
 SHARED = Path(os.environ.get("LAZSIM_SHARED", ROOT.parent / "shared"))
@@ -76,7 +79,9 @@ CASES: dict[str, tuple[Callable[[], Callable[[], object]], int]] = {
     "P3 trace, 682 min, gpt-l, lazarus, up to 32 nodes": (lambda: replay_p3(None), 5),
     "the same held to 10 nodes": (lambda: replay_p3(10), 5),
     "30 days of 128 nodes, deepseek-v3, lazarus": (replay_30_days, 1),
+    **{name: (prepare, 5) for name, prepare in (bench_placement.CASES | bench_recovery.CASES).items()},
 }
+REFERENCES = bench_placement.REFERENCES | bench_recovery.REFERENCES
 
 
 def measure(name: str) -> None:
@@ -87,8 +92,12 @@ def measure(name: str) -> None:
         call()
     yardstick_s = least_s(yardstick, 5)
     seconds = least_s(call, repeat)
+    plain_s = None
+    if name in REFERENCES:
+        prepare_plain, factor = REFERENCES[name]
+        plain_s = least_s(prepare_plain(), 1) * factor
     peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"seconds": seconds, "ratio": seconds / yardstick_s, "peak_mib": peak_mib}))
+    print(json.dumps({"seconds": seconds, "ratio": seconds / yardstick_s, "peak_mib": peak_mib, "plain_s": plain_s}))
 
 
 def main() -> None:
@@ -100,6 +109,9 @@ def main() -> None:
         done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT, env=environment)
         found = json.loads(done.stdout)
         print(f"{name:50} {found['seconds']:7.3f}s {found['ratio']:12.1f} {found['peak_mib']:8.0f} MiB")
+        if found["plain_s"] is not None:
+            times = found["plain_s"] / found["seconds"]
+            print(f"{'  the plain way':50} {found['plain_s']:7.1f}s {times:12,.0f} times as long")
     help_s = least_s(
         lambda: subprocess.run([sys.executable, "-m", "lazsim", "--help"], check=True, capture_output=True), 5
     )

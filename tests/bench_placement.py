@@ -1,0 +1,103 @@
+"""How long allocation and placement take, beside placing replica by replica; ``make growth`` plots how cost grows."""
+
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from lazsim.placement.allocation import allocate
+from lazsim.placement.euclid import place_euclid
+from lazsim.placement.mro import place_mro
+from lazsim.recovery import recovery_curve
+from tests.bench_recovery import DEEPSEEK, NUM_LAYERS, Place, placed_at_random, zipf_loads
+from tests.test_policies import published_mro
+
+
+def plan_from_loads(
+    place: Place, num_layers: int = NUM_LAYERS, num_experts: int = 256, num_nodes: int = 128, num_slots: int = 32
+) -> Callable[[], object]:
+    """Allocate and place skewed loads, by default of deepseek-v3."""
+    loads = zipf_loads(num_layers, num_experts, 1.2, np.random.default_rng(0))
+    return lambda: place(allocate(loads, num_nodes * num_slots, 2), num_nodes, num_slots)
+
+
+CASES: dict[str, Callable[[], Callable[[], object]]] = {
+    "allocate and place deepseek-v3, 128 nodes, mro": partial(plan_from_loads, place_mro),
+    "the same, euclid": partial(plan_from_loads, place_euclid),
+    "the same, 24 slots, which do not divide 256": partial(plan_from_loads, place_euclid, num_slots=24),
+}
+"""Name -> what makes the call that is timed."""
+
+
+def place_plainly() -> Callable[[], object]:
+    """One layer of the same loads, replica by replica."""
+    loads = zipf_loads(1, DEEPSEEK["num_experts"], 1.2, np.random.default_rng(0))
+    replicas = np.sort(allocate(loads, DEEPSEEK["num_nodes"] * DEEPSEEK["num_slots"], 2)[0]).tolist()
+    return lambda: published_mro(replicas, DEEPSEEK["num_nodes"], DEEPSEEK["num_slots"])
+
+
+REFERENCES: dict[str, tuple[Callable[[], Callable[[], object]], float]] = {
+    "allocate and place deepseek-v3, 128 nodes, mro": (place_plainly, NUM_LAYERS)
+}
+"""Case -> what makes the call of the plain way, and how many times longer the whole of it takes."""
+
+SIZES = {
+    "num_layers": (1, 4, 16, 58, 116),
+    "num_experts": (32, 64, 128, 256, 512),
+    "num_nodes": (16, 32, 64, 128, 256, 512),
+}
+
+
+def growth() -> list[tuple[str, str, int, float]]:
+    """Time each part along each axis from deepseek-v3 on: part, axis, size, least seconds of three."""
+    rows = []
+    for axis, sizes in SIZES.items():
+        for size in sizes:
+            num_nodes = size if axis == "num_nodes" else DEEPSEEK["num_nodes"]
+            for place in (place_euclid, placed_at_random):
+                call = plan_from_loads(place, **{axis: size})
+                holds = call().holds_LEN
+                curve = partial(recovery_curve, holds, range(num_nodes + 1), "auto", np.random.default_rng(0))
+                name = place.__name__.removeprefix("place_").replace("_", " ")
+                parts = {f"recovery, {name}": curve}
+                if place is place_euclid:
+                    parts = {"allocation and placement, euclid": call, **parts}
+                rows += [(part, axis, size, _least_s(part_call)) for part, part_call in parts.items()]
+    return rows
+
+
+def _least_s(call: Callable[[], object]) -> float:
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def plot_growth(path: Path) -> None:
+    """Draw the cost of each part along each axis."""
+    import matplotlib.pyplot as plt
+
+    from lazsim.plots.style import COLORS, STYLE
+
+    rows = growth()
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(1, len(SIZES), figsize=(7.2, 2.4), sharey=True, layout="constrained")
+        for panel, (axis, sizes) in zip(axes, SIZES.items(), strict=True):
+            for color, part in zip(COLORS, dict.fromkeys(row[0] for row in rows), strict=False):
+                points = [(size, 1e3 * seconds) for name, along, size, seconds in rows if (name, along) == (part, axis)]
+                panel.loglog(*zip(*points, strict=True), marker="o", markersize=3, color=color, label=part)
+            panel.set_xlabel(axis.removeprefix("num_"))
+            panel.set_xticks(sizes, list(map(str, sizes)))
+            panel.minorticks_off()
+        axes[0].set_ylabel("time (ms)")
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
+        figure.savefig(path, dpi=150)
+
+
+if __name__ == "__main__":
+    plot_growth(Path(sys.argv[1]))
