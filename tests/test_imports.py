@@ -20,7 +20,7 @@ LAYERS = [
     {"costmodel"},
     {"engine"},
     {"results"},
-    {"simulation"},
+    {"simulation", "scoring"},
     {"sensitivity"},
     {"plots", "report"},
     {"cli"},

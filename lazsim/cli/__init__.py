@@ -11,6 +11,8 @@ from lazsim.errors import LazsimError
 
 COMMANDS = {
     "run": "Replay a trace of node events under one or more systems.",
+    "place": "Place experts on nodes by each policy, and say what moves when nodes fail.",
+    "recovery": "Say how likely each placement keeps every expert when nodes fail together.",
     "trace": "Inspect, convert, generate, fit, fetch and plot traces.",
     "routing": "Inspect, fit and generate expert loads.",
     "calibrate": "Show how far the cost model is from measured kernels.",

@@ -1,0 +1,232 @@
+import json
+
+import numpy as np
+import pytest
+
+SMALL = ("--nodes", 10, "--slots", 6, "--experts", 8, "--loads", "zipf:1.2", "--min-replicas", 2)
+LAYERED = (
+    "# lazsim-routing 1\nstep,layer,expert,tokens\n0,0,0,60\n0,0,1,30\n0,0,2,10\n0,1,0,5\n0,1,1,5\n0,1,2,90\n"
+    "9,0,0,1\n9,0,1,1\n9,0,2,98\n9,1,0,98\n9,1,1,1\n9,1,2,1\n"
+)
+
+
+@pytest.fixture
+def loads(tmp_path):
+    path = tmp_path / "loads.csv"
+    path.write_text(LAYERED)
+    return path
+
+
+def answer(lazsim, *arguments):
+    code, out, _ = lazsim("place", *arguments, "--json")
+    assert code == 0
+    return json.loads(out)
+
+
+def test_replicas_given_are_placed_node_by_node(lazsim):
+    placed = answer(lazsim, "--nodes", 3, "--slots", 2, "--replicas", "1,1,4", "--policy", "spread")
+    assert placed["replicas"] == [1, 1, 4]
+    assert placed["plans"] == {"spread": [[0, 2], [1, 2], [2, 2]]}
+
+
+def test_empty_slots_are_null(lazsim):
+    # Plain expert parallelism on three nodes: two of them hold the four experts.
+    placed = answer(lazsim, "--nodes", 3, "--slots", 2, "--experts", 4, "--policy", "ep")
+    assert placed["plans"]["ep"] == [[0, 1], [2, 3], [None, None]]
+
+
+def test_without_a_policy_all_that_apply_are_asked_and_others_noted(lazsim):
+    # Four experts in equal chunks of one need four nodes, and there are three with two slots on two GPUs each.
+    code, out, err = lazsim("place", "--nodes", 1, "--slots", 4, "--gpus-per-node", 2, "--experts", 3, "--json")
+    assert code == 0
+    assert {"mro", "spread", "compact", "random", "eplb"} <= set(json.loads(out)["plans"])
+    assert "ep" not in json.loads(out)["plans"]
+    assert "note: left out ep: plain expert parallelism needs" in err
+
+
+def test_a_policy_that_was_asked_for_and_does_not_apply_is_an_error(lazsim):
+    code, out, err = lazsim("place", "--nodes", 1, "--slots", 4, "--gpus-per-node", 2, "--experts", 3, "--policy", "ep")
+    assert (code, out) == (2, "")
+    assert err.startswith("lazsim: --policy: plain expert parallelism needs")
+
+
+def test_a_file_of_loads_puts_an_axis_of_layers_in_front(lazsim, loads):
+    placed = answer(lazsim, "--nodes", 2, "--slots", 3, "--loads", loads, "--min-replicas", 1, "--policy", "mro")
+    # 6 replicas for 60, 30, 10 and 5, 5, 90: floor(10/100*6)=0 -> 1, floor(30/90*5)=1, the rest 4.
+    assert placed["replicas"] == [[4, 1, 1], [1, 1, 4]]
+    assert np.array(placed["plans"]["mro"]).shape == (2, 2, 3)
+
+
+def test_step_layers_and_experts_choose_from_a_file(lazsim, loads):
+    chosen = ("--nodes", 2, "--slots", 2, "--loads", loads, "--min-replicas", 1, "--policy", "mro")
+    # Over both steps, layer 0 gives its experts 61, 31 and 108 tokens: experts 0 and 2 are taken.
+    placed = answer(lazsim, *chosen, "--step", 9, "--layers", 1, "--experts", 2)
+    assert placed["replicas"] == [[1, 3]]
+    assert answer(lazsim, *chosen, "--layers", 1, "--experts", 2)["replicas"] == [[3, 1]]
+
+
+def test_generated_layers_have_an_axis_and_one_without_has_none(lazsim):
+    assert np.array(answer(lazsim, *SMALL, "--policy", "mro")["plans"]["mro"]).shape == (10, 6)
+    assert np.array(answer(lazsim, *SMALL, "--layers", 1, "--policy", "mro")["plans"]["mro"]).shape == (1, 10, 6)
+    assert np.array(answer(lazsim, *SMALL, "--layers", 3, "--policy", "mro")["plans"]["mro"]).shape == (3, 10, 6)
+
+
+def test_the_tables_fit_80_columns(lazsim, loads):
+    for arguments in (
+        (*SMALL, "--lose", "0,3"),
+        ("--nodes", 128, "--slots", 32, "--experts", 256, "--layers", 2, "--lose", "127"),
+        ("--nodes", 4, "--slots", 12, "--loads", loads, "--layer", 1),
+    ):
+        code, out, _ = lazsim("place", *arguments)
+        assert code == 0
+        assert max(map(len, out.splitlines())) <= 80
+        assert "…" not in out
+
+
+def test_the_map_marks_the_most_endangered_expert(lazsim):
+    _, out, _ = lazsim("place", "--nodes", 3, "--slots", 2, "--replicas", "1,1,4", "--policy", "compact")
+    # The four replicas of expert 2 are on two nodes; experts 0 and 1 are on one, and 0 comes first.
+    assert "  0: 2 2\n  1: 2 2\n  2: 0*1\n" in out
+
+
+def test_loss_reports_each_mapping_and_sharing(lazsim):
+    placed = answer(lazsim, *SMALL, "--policy", "mro", "--lose", "3,0,3")
+    outcome = placed["lose"]["policies"]["mro"]
+    assert placed["lose"]["nodes"] == [0, 3]
+    assert outcome["lost_experts"] == []
+    assert len(outcome["migrations"]) == 6
+    for row in outcome["migrations"]:
+        assert row["total_bytes"] == row["num_states"] * 63 * 2**20 >= outcome["least_bytes"]
+        assert max(row["busiest_sender_bytes"], row["busiest_receiver_bytes"]) >= outcome["bound_bytes"] - 1
+    assert len(outcome["plan"]) == 8
+
+
+def test_loss_of_an_expert_is_told(lazsim):
+    _, out, _ = lazsim("place", "--nodes", 3, "--slots", 2, "--replicas", "1,1,4", "--policy", "spread", "--lose", 0)
+    assert "spread: expert 0 lost (1 in all); training restarts from a checkpoint" in " ".join(out.split())
+
+
+def test_the_same_command_writes_the_same_bytes(lazsim, tmp_path):
+    found = []
+    chosen = ("--layers", 2, "--policy", "random", "--policy", "mro")
+    for folder in (tmp_path / "a", tmp_path / "b"):
+        _, out, _ = lazsim("place", *SMALL, *chosen, "--seed", 3, "--json", "--out", folder)
+        found.append((out, {path.name: path.read_bytes() for path in sorted(folder.iterdir())}))
+    assert found[0] == found[1]
+    assert set(found[0][1]) == {"place.json", "placement.pdf", "placement.png"}
+    kept = json.loads(found[0][1]["place.json"])
+    assert kept == json.loads(found[0][0])
+    assert (kept["inputs"]["seed"], kept["inputs"]["version"]) == (3, "0.1.0")
+    assert len(kept["inputs"]["loads"]["sha256"]) == 64
+
+
+def test_a_policy_of_a_file_is_drawn_and_named_with_its_hash(lazsim, tmp_path):
+    own = tmp_path / "own.py"
+    own.write_text("import numpy as np\ndef place(request):\n    return np.array([[[0, 1], [1, 1], [1, 0]]])\n")
+    placed = answer(
+        lazsim, "--nodes", 3, "--slots", 2, "--replicas", "2,4", "--policy", f"{own}:place", "--out", tmp_path / "out"
+    )
+    assert placed["plans"] == {f"{own}:place": [[0, 1], [1, 1], [1, 0]]}
+    (named,) = placed["inputs"]["policies"]
+    assert named["name"] == "own.py:place"
+    assert len(named["sha256"]) == 64
+
+
+REPLICAS = ("--nodes", 3, "--slots", 2, "--replicas", "2,2,2")
+UNIFORM = ("--nodes", 3, "--slots", 2, "--experts", 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--nodes", 3, "--slots", 2, "--replicas", "2,2,3"), "7 replicas for 6 slots"),
+        (("--nodes", 3, "--slots", 2, "--replicas", "0,3,3"), "expert 0 has none"),
+        (("--nodes", 3, "--slots", 2, "--replicas", "2,,2"), "--replicas 2,,2: '' is no whole number"),
+        (("--nodes", 3, "--slots", 2, "--replicas", "2,x"), "--replicas 2,x: 'x' is no whole number"),
+        (("--nodes", 3, "--slots", 2, "--replicas", "1,1,1,1,1,1,1"), "--replicas: 7 experts need as many slots"),
+        (("--nodes", 3, "--slots", 2, "--experts", 7), "--experts: 7 experts need as many slots"),
+        (("--nodes", 3, "--slots", 2), "give --replicas 2,2,3,... or --experts"),
+        (("--nodes", 3, "--slots", 2, "--loads", "uniform"), "--loads uniform: say for how many experts"),
+        ((*REPLICAS, "--experts", 3), "--replicas and --experts exclude each other"),
+        ((*REPLICAS, "--loads", "uniform"), "--replicas and --loads exclude each other"),
+        ((*REPLICAS, "--min-replicas", 2), "--replicas and --min-replicas exclude each other"),
+        ((*REPLICAS, "--policy", "mor"), "--policy: unknown policy 'mor': did you mean 'mro'?"),
+        ((*REPLICAS, "--gpus-per-node", 4), "--slots 2: 4 GPUs"),
+        ((*REPLICAS, "--lose", "3"), "--lose 3: no node 3; nodes are 0 to 2"),
+        ((*REPLICAS, "--lose", "2,1,0"), "--lose 2,1,0: all 3 nodes fail"),
+        ((*REPLICAS, "--lose", "a"), "--lose a: 'a' is no whole number"),
+        ((*REPLICAS, "--lose", ""), "--lose : '' is no whole number"),
+        ((*REPLICAS, "--lose", "1", "--model", "gtp-s"), "did you mean 'gpt-s'?"),
+        ((*REPLICAS, "--layer", 1), "--layer 1: layers are 0 to 0"),
+        ((*UNIFORM, "--loads", "1,-2,3"), "-2 is no number of tokens"),
+        ((*UNIFORM, "--loads", "1,nan,3"), "nan is no number of tokens"),
+        ((*UNIFORM, "--loads", "1,1.5,3"), "1.5 is no number of tokens"),
+        ((*UNIFORM, "--loads", "0,0,0"), "no expert has any tokens"),
+        ((*UNIFORM, "--loads", "1,2"), "2 loads for --experts 3"),
+        ((*UNIFORM, "--loads", "1,b,3"), "'b' is no number"),
+        ((*UNIFORM, "--loads", "zipf:"), "--loads zipf:: expected zipf:S"),
+        ((*UNIFORM, "--loads", "zipf:nan"), "expected zipf:S"),
+        ((*UNIFORM, "--loads", "zipf:-1"), "expected zipf:S"),
+        ((*UNIFORM, "--loads", "unifrom"), "did you mean 'uniform'?"),
+        ((*UNIFORM, "--step", 3), "--step 3: loads uniform are the same at every step"),
+        (("--nodes", 0, "--slots", 2, "--experts", 1), "'--nodes'"),
+        (("--nodes", 10**6, "--slots", 10**6, "--experts", 1), "--nodes 1000000 --slots 1000000: more than"),
+    ],
+)
+def test_bad_input_is_one_line_that_names_the_option(lazsim, arguments, said):
+    code, out, err = lazsim("place", *arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith("lazsim: ")
+    assert err.count("\n") == 1
+    assert said in err
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ("0,0,0,-5", "line 3"),
+        ("0,0,0,nan", "line 3"),
+        ("0,0,1,0", "no tokens at all"),
+    ],
+)
+def test_bad_loads_of_a_file_are_refused(lazsim, tmp_path, row, said):
+    path = tmp_path / "loads.csv"
+    path.write_text(f"# lazsim-routing 1\nstep,layer,expert,tokens\n{row}\n")
+    code, _, err = lazsim("place", "--nodes", 2, "--slots", 2, "--loads", path)
+    assert code == 2
+    assert err.startswith(f"lazsim: --loads: {path}")
+    assert err.count("\n") == 1
+    assert said in err
+
+
+@pytest.mark.parametrize(("option", "value", "has"), [("--experts", 4, 3), ("--layers", 3, 2)])
+def test_more_than_a_file_has_is_refused(lazsim, loads, option, value, has):
+    code, _, err = lazsim("place", "--nodes", 3, "--slots", 2, "--loads", loads, option, value)
+    assert code == 2
+    assert err == f"lazsim: {option} {value}: {loads} has {has}; give at most so many\n"
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("raise ValueError('no idea')", "ValueError (line 2): no idea"),
+        ("return [[[0, 0], [0, 0], [0, 0]]]", "returned an invalid plan: expert 1 of layer 0 is on no node"),
+        ("return None", "returned an invalid plan"),
+    ],
+)
+def test_a_policy_of_a_user_that_fails_is_named(lazsim, tmp_path, body, said):
+    own = tmp_path / "own.py"
+    own.write_text(f"def place(request):\n    {body}\n")
+    code, out, err = lazsim("place", *REPLICAS, "--policy", f"{own}:place")
+    assert (code, out) == (2, "")
+    assert err.startswith(f"lazsim: --policy: policy '{own}:place'")
+    assert err.count("\n") == 1
+    assert said in err
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_anything_is_done(lazsim, tmp_path):
+    (tmp_path / "file").write_text("")
+    code, out, err = lazsim("place", *REPLICAS, "--out", tmp_path / "file")
+    assert (code, out) == (2, "")
+    assert "cannot be written" in err
+    assert err.count("\n") == 1

@@ -1,0 +1,216 @@
+import json
+
+import numpy as np
+import pytest
+
+SMALL = ("--nodes", 10, "--slots", 6, "--experts", 8, "--loads", "zipf:1.2", "--min-replicas", 2)
+PUBLISHED = ("--nodes", 5, "--slots", 4, "--replicas", "2,5,6,7")
+TRACE = "0,add,a\n0,add,b\n0,add,c\n0,add,d\n0,add,e\n0,add,f\n60000,remove,a\n60000,remove,b\n90000,remove,c\n"
+
+
+@pytest.fixture
+def trace(tmp_path):
+    path = tmp_path / "trace.csv"
+    path.write_text(TRACE)
+    return path
+
+
+def answer(lazsim, *arguments):
+    code, out, _ = lazsim("recovery", *arguments, "--json")
+    assert code == 0
+    return json.loads(out)
+
+
+def test_the_published_example(lazsim):
+    # Lazarus, arXiv 2407.04656: the least replicated expert is on two of five nodes; C(3, 1) of 10 triples kill both.
+    found = answer(lazsim, *PUBLISHED, "--policy", "mro", "--failures", "3")["policies"]["mro"]
+    assert found["failures"] == [3]
+    assert found["recovery_prob"] == pytest.approx([0.7])
+    assert (found["method"], found["guaranteed"]) == ("exact", 2)
+    assert found["ci_low"] == found["ci_high"] == found["recovery_prob"]
+    assert found["minimal_failure_sets"] == [[0, 1]]
+
+
+def test_the_smartmoe_run_survives_four_failures_as_published_only_when_layers_are_aligned(lazsim, shared):
+    # shared/spec and the published set-up: 0.614 aligned, 0.00 to 0.02 when each layer's nodes are shuffled.
+    loads = ("--loads", shared / "routing" / "smartmoe.npz", "--iteration", 201, "--layers", 12, "--experts", 16)
+    found = answer(lazsim, "--nodes", 10, "--slots", 6, *loads, "--policy", "mro", "--failures", "4")["policies"]["mro"]
+    assert found["recovery_prob"] == pytest.approx([0.614], abs=5e-4)
+    assert 0 <= found["shuffled"]["least"][0] <= found["shuffled"]["recovery_prob"][0] <= 0.02
+    assert len(found["per_layer"]) == 12
+
+
+def test_by_default_failures_end_where_no_plan_survives(lazsim):
+    found = answer(lazsim, "--nodes", 6, "--slots", 1, "--replicas", "3,3", "--policy", "mro", "--policy", "random")
+    # Two experts on three nodes each: four failures spare both in 9 of 15 cases, five in none.
+    failures = found["policies"]["mro"]["failures"]
+    assert failures == [1, 2, 3, 4, 5]
+    assert found["policies"]["mro"]["recovery_prob"] == pytest.approx([1, 1, 18 / 20, 9 / 15, 0])
+
+
+def test_monte_carlo_brackets_what_is_exact(lazsim):
+    exact = answer(lazsim, *SMALL, "--method", "exact", "--seed", 1)["policies"]
+    sampled = answer(lazsim, *SMALL, "--method", "montecarlo", "--seed", 1)["policies"]
+    assert set(exact) == set(sampled)
+    for name, found in sampled.items():
+        truth = np.array(exact[name]["recovery_prob"])
+        assert found["method"] == "montecarlo"
+        # Each interval holds with 95 %, so that a few may miss by little.
+        assert np.abs(np.array(found["recovery_prob"]) - truth).max() < 0.004
+
+
+def test_per_layer_stands_beside_the_whole_model_only_where_there_are_layers(lazsim):
+    found = answer(lazsim, *SMALL, "--layers", 3, "--failures", "1-3", "--policy", "spread")["policies"]["spread"]
+    layers = np.array([layer["recovery_prob"] for layer in found["per_layer"]])
+    assert layers.shape == (3, 3)
+    assert (np.array(found["recovery_prob"]) <= layers.min(axis=0) + 1e-12).all()
+    assert "per_layer" not in answer(lazsim, *SMALL, "--policy", "spread")["policies"]["spread"]
+
+
+def test_domains_fail_as_a_whole(lazsim, tmp_path):
+    # Expert 0 is on nodes 0 and 1, which are one domain; expert 1 on nodes 2 and 3, each a domain of its own. Of one
+    # failed domain only x is deadly, and any two are.
+    plan = ("--nodes", 4, "--slots", 1, "--replicas", "2,2", "--policy", "mro", "--failures", "0-3")
+    path = tmp_path / "domains.txt"
+    path.write_text("x x\ny\nz\n")
+    for domains in ("x,x,y,z", path):
+        whole = answer(lazsim, *plan, "--domains", domains)
+        assert whole["domains"] == ["x", "y", "z"]
+        found = whole["policies"]["mro"]
+        assert found["minimal_failure_sets"] == [[0], [1, 2]]
+        assert found["recovery_prob"] == pytest.approx([1, 2 / 3, 0, 0])
+        assert found["guaranteed"] == 1
+
+
+def test_nodes_that_fail_on_their_own(lazsim):
+    # Two experts on two nodes each, all alike: (1 - 0.1**2)**2; and with a node that never fails only the other pair.
+    plan = ("--nodes", 4, "--slots", 1, "--replicas", "2,2", "--policy", "mro")
+    found = answer(lazsim, *plan, "--node-fail-prob", "0.1")["policies"]["mro"]
+    assert found["node_fail_recovery_prob"] == pytest.approx((1 - 0.01) ** 2)
+    found = answer(lazsim, *plan, "--node-fail-prob", "0,0.1,0.5,0.2")["policies"]["mro"]
+    assert found["node_fail_recovery_prob"] == pytest.approx(1 - 0.5 * 0.2)
+
+
+def test_batches_of_a_trace_weigh_numbers_of_failures(lazsim, trace):
+    plan = ("--nodes", 4, "--slots", 1, "--replicas", "2,2", "--policy", "mro")
+    found = answer(lazsim, *plan, "--failures-from", trace)
+    # One batch of two nodes, which spares both experts in 4 of 6 cases, and one of one node.
+    assert found["trace"]["sizes"] == [1, 2]
+    assert found["trace"]["counts"] == [1, 1]
+    assert found["policies"]["mro"]["trace_recovery_prob"] == pytest.approx((1 + 4 / 6) / 2)
+
+
+def test_batches_that_are_too_large_are_capped_and_noted(lazsim, trace):
+    _, out, err = lazsim("recovery", "--nodes", 1, "--slots", 2, "--experts", 2, "--failures-from", trace, "--json")
+    assert json.loads(out)["trace"] == {
+        "name": "trace.csv",
+        "num_batches": 2,
+        "num_capped": 1,
+        "sizes": [1],
+        "counts": [2],
+    }
+    assert "1 of 2 batches of trace.csv are larger than the plan" in err
+
+
+def test_the_tables_fit_80_columns(lazsim, trace, tmp_path):
+    own = tmp_path / "own.py"
+    name = "a_function_with_a_name_that_is_longer_than_a_column_should_be_in_any_table_of_ours"
+    own.write_text(
+        f"from lazsim.placement.policies import place\ndef {name}(request):\n    return place('mro', request)\n"
+    )
+    policies = [part for policy in ("mro", "ep", f"{own}:{name}", "spread") for part in ("--policy", policy)]
+    for arguments in (
+        (*SMALL, "--failures-from", trace, "--node-fail-prob", "0.01"),
+        (*SMALL, "--layers", 2, "--method", "montecarlo"),
+        (*SMALL, *policies),
+        ("--nodes", 64, "--slots", 2, "--experts", 8, "--domains", ",".join(str(i // 8) for i in range(64))),
+    ):
+        code, out, _ = lazsim("recovery", *arguments)
+        assert code == 0
+        assert max(map(len, out.splitlines())) <= 80
+
+
+def test_the_same_command_writes_the_same_bytes(lazsim, tmp_path, trace):
+    found = []
+    arguments = (
+        *SMALL,
+        "--layers",
+        2,
+        "--policy",
+        "random",
+        "--policy",
+        "mro",
+        "--method",
+        "montecarlo",
+        "--failures",
+        "1-4",
+        "--failures-from",
+        trace,
+    )
+    for folder in (tmp_path / "a", tmp_path / "b"):
+        _, out, _ = lazsim("recovery", *arguments, "--seed", 3, "--json", "--out", folder)
+        found.append((out, {path.name: path.read_bytes() for path in sorted(folder.iterdir())}))
+    assert found[0] == found[1]
+    pictures = {f"{name}.{kind}" for name in ("recovery", "failure-sets") for kind in ("png", "pdf")}
+    assert set(found[0][1]) == {"recovery.json", *pictures}
+    kept = json.loads(found[0][1]["recovery.json"])
+    assert kept == json.loads(found[0][0])
+    assert (kept["inputs"]["seed"], kept["inputs"]["version"]) == (3, "0.1.0")
+    assert len(kept["inputs"]["failures_from"]["sha256"]) == 64
+
+
+def test_many_nodes_are_drawn_too(lazsim, tmp_path):
+    arguments = ("--nodes", 48, "--slots", 2, "--experts", 8, "--loads", "zipf:1", "--out", tmp_path)
+    assert lazsim("recovery", *arguments, "--policy", "mro", "--policy", "eplb")[0] == 0
+    assert lazsim("place", *arguments, "--policy", "mro")[0] == 0
+    assert lazsim("recovery", *arguments, "--policy", "mro", "--failures", "0")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--failures", "6"), "--failures 6: 6 is not within 0 to 5 nodes"),
+        (("--failures", "-1"), "--failures -1: '-1' is no whole number from 0 up"),
+        (("--failures", "3-1"), "--failures 3-1: 3-1 ends before it starts"),
+        (("--failures", "1,,2"), "--failures 1,,2: '' is no whole number"),
+        (("--failures", "2", "--domains", "a,a,a,a,a"), "2 is not within 0 to 1 failure domains"),
+        (("--domains", "a,b"), "--domains a,b: 2 domains for 5 nodes"),
+        (("--domains", "a,,b,c,d"), "--domains a,,b,c,d: a name is empty"),
+        (("--domains", "nowhere.txt"), "--domains: nowhere.txt: cannot be read"),
+        (("--node-fail-prob", "1.5"), "--node-fail-prob 1.5: '1.5' is no probability"),
+        (("--node-fail-prob", "nan"), "'nan' is no probability"),
+        (("--node-fail-prob", "0.1,0.2"), "--node-fail-prob: 2 probabilities for 5 nodes"),
+        (("--failures-from", "nowhere.csv"), "--failures-from: nowhere.csv"),
+        (("--method", "guess"), "'--method'"),
+        (("--experts", "4"), "--replicas and --experts exclude each other"),
+        (("--policy", "sprad"), "unknown policy 'sprad': did you mean 'spread'?"),
+    ],
+)
+def test_bad_input_is_one_line_that_names_the_option(lazsim, arguments, said):
+    code, out, err = lazsim("recovery", *PUBLISHED, *arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith("lazsim: ")
+    assert err.count("\n") == 1
+    assert said in err
+
+
+def test_a_trace_without_failures_is_refused(lazsim, tmp_path):
+    path = tmp_path / "calm.csv"
+    path.write_text("0,add,a\n60000,add,b\n")
+    code, _, err = lazsim("recovery", *PUBLISHED, "--failures-from", path)
+    assert code == 2
+    assert "--failures-from" in err
+    assert "no node is ever removed" in err
+
+
+def test_trace_and_domains_exclude_each_other(lazsim, trace):
+    code, _, err = lazsim("recovery", *PUBLISHED, "--failures-from", trace, "--domains", "a,a,b,b,c")
+    assert code == 2
+    assert "--failures-from and --domains exclude each other" in err
+
+
+def test_a_folder_that_cannot_be_written_is_told(lazsim, tmp_path):
+    (tmp_path / "file").write_text("")
+    code, out, err = lazsim("recovery", *PUBLISHED, "--out", tmp_path / "file" / "below")
+    assert (code, out) == (2, "")
+    assert "cannot be written" in err
