@@ -4,7 +4,7 @@ Axes: L layers, E experts, I source nodes, J target nodes, N nodes, V servers.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -77,65 +77,98 @@ class Traffic:
     local_LEV: Floats
 
 
-def flexible_traffic(replicas_LEN: Ints, server_N: Ints, gpus_per_node: int) -> Traffic:
+@dataclass(frozen=True, eq=False)
+class Partition:
+    """Nodes by server, or by group.
+
+    Attributes
+    ----------
+    part_N : ndarray of int64, shape (N,)
+        Part of each node, 0 .. V - 1.
+
+    Examples
+    --------
+    >>> Partition(np.array([0, 1, 0])).add_up(np.array([[1.0, 2.0, 4.0]])).tolist()
+    [[5.0, 2.0]]
+    """
+
+    part_N: Ints
+
+    @cached_property
+    def sizes_V(self) -> Ints:
+        """Nodes of each part."""
+        return np.bincount(self.part_N)
+
+    @cached_property
+    def is_trivial(self) -> bool:
+        """Whether every node is a part of its own, in order."""
+        return len(self.sizes_V) == len(self.part_N) and bool((np.diff(self.part_N) > 0).all())
+
+    @cached_property
+    def _membership_NV(self) -> Floats:
+        membership: Floats = (self.part_N[:, None] == np.arange(len(self.sizes_V))).astype(np.float64)
+        return membership
+
+    def add_up(self, values: Floats) -> Floats:
+        """Sum over the nodes of each part, from shape (..., N) to (..., V); a trivial partition changes nothing."""
+        if self.is_trivial:
+            return values
+        # One large product is several times faster than many small ones.
+        summed: Floats = values.reshape(-1, len(self.part_N)) @ self._membership_NV
+        return summed.reshape(*values.shape[:-1], -1)
+
+
+def flexible_traffic(replicas_LEN: Ints, servers: Partition, gpus_per_node: int) -> Traffic:
     """Return the expected traffic of flexible dispatch: that of `dispatch_tokens`, not rounded.
 
     Parameters
     ----------
     replicas_LEN
         Replicas of each expert on each node, shape (L, E, N).
-    server_N
-        Server of each node, 0 .. V - 1, shape (N,).
+    servers
+        The server of each node.
     gpus_per_node
         GPUs over which a node's tokens are spread evenly.
     """
-    num_nodes = len(server_N)
+    num_nodes = replicas_LEN.shape[2]
     # At scale these arrays are large: they are reused instead of made anew.
     left = replicas_LEN * (1 / replicas_LEN.sum(axis=2, keepdims=True))
     own = np.minimum(left, 1 / num_nodes)
     left -= own
-    own_V, left_V = by_server(own, server_N), by_server(left, server_N)
-    over_V = np.bincount(server_N) / num_nodes - own_V
-    local_V = own_V
+    local_V, left_V = servers.add_up(own), servers.add_up(left)
+    over_V = servers.sizes_V / num_nodes - local_V
     local_V *= (gpus_per_node - 1) / gpus_per_node
-    if over_V.shape[2] < num_nodes:
+    if not servers.is_trivial:
         # All capacities add up to all tokens, so that what is over fits exactly into what is left. A server of one node
         # has nothing over for itself.
-        inside_V = over_V * left_V / np.maximum(over_V.sum(axis=2, keepdims=True), SMALLEST_SHARE)
-        over_V, left_V, local_V = over_V - inside_V, left_V - inside_V, local_V + inside_V
+        inside_V = over_V * left_V
+        inside_V /= np.maximum(over_V.sum(axis=2, keepdims=True), SMALLEST_SHARE)
+        over_V -= inside_V
+        left_V -= inside_V
+        local_V += inside_V
     return Traffic(leaving_LEV=over_V, entering_LEV=left_V, local_LEV=local_V)
 
 
-def grouped_traffic(replicas_LEN: Ints, group_N: Ints, server_N: Ints, gpus_per_node: int) -> Traffic:
+def grouped_traffic(replicas_LEN: Ints, groups: Partition, servers: Partition, gpus_per_node: int) -> Traffic:
     """Return the traffic of expert parallelism: tokens go to the replicas inside their own group of nodes.
 
     Parameters
     ----------
-    replicas_LEN, server_N, gpus_per_node
+    replicas_LEN, servers, gpus_per_node
         See `flexible_traffic`.
-    group_N
-        Group of each node, 0 .. up, ascending; each group holds every expert, shape (N,).
+    groups
+        The group of each node; each group holds every expert.
     """
-    num_nodes = len(server_N)
-    replicas_G = by_server(replicas_LEN, group_N)
-    size_G = np.bincount(group_N)
+    num_nodes = replicas_LEN.shape[2]
+    group_N, server_N = groups.part_N, servers.part_N
     # From one source in the group, a target's part of an expert's tokens.
-    part = replicas_LEN / replicas_G[:, :, group_N] / num_nodes
-    arriving = part * size_G[group_N]
+    part = replicas_LEN / groups.add_up(replicas_LEN.astype(np.float64))[:, :, group_N] / num_nodes
+    arriving = part * groups.sizes_V[group_N]
     same = (server_N[:, None] == server_N) & (group_N[:, None] == group_N)
     inside = part * same.sum(axis=0)
+    part_V = servers.add_up(part)
     return Traffic(
-        leaving_LEV=np.bincount(server_N) / num_nodes - by_server(inside, server_N),
-        entering_LEV=by_server(arriving - inside, server_N),
-        local_LEV=by_server(inside - part, server_N) + by_server(part, server_N) * (gpus_per_node - 1) / gpus_per_node,
+        leaving_LEV=servers.sizes_V / num_nodes - servers.add_up(inside),
+        entering_LEV=servers.add_up(arriving - inside),
+        local_LEV=servers.add_up(inside - part) + part_V * (gpus_per_node - 1) / gpus_per_node,
     )
-
-
-def by_server(values_LEN: npt.NDArray[Any], server_N: Ints) -> npt.NDArray[Any]:
-    """Sum over the nodes of each server, shape (L, E, V); as they are where every node is a server of its own."""
-    num_servers = int(server_N.max()) + 1
-    if num_servers == len(server_N) and (np.diff(server_N) > 0).all():
-        return values_LEN
-    membership = (server_N[:, None] == np.arange(num_servers)).astype(np.float64)
-    summed: Floats = values_LEN.reshape(-1, len(server_N)) @ membership
-    return summed.reshape(*values_LEN.shape[:2], num_servers)

@@ -18,8 +18,19 @@ MOST_WITH_DURATIONS = 3
 """Systems up to which durations stand beside shares within 80 columns."""
 
 
+SHORT_BUCKETS = {
+    "checkpoint": "ckpt",
+    "lost_work": "lost",
+    "reconfigure": "reconf",
+    "rebalance": "rebal",
+}
+"""Headings that leave room for the names of runs within 80 columns."""
+
+
 def run_report(result: RunResult) -> Group:
-    """Say what each system got done, and where its time went."""
+    """Say what each system got done, and where its time went; with placements, how well their plans were prepared."""
+    if result.compares_placements:
+        return Group(_headline(result), "", _placement_table(result), "", _ledger_by_run_table(result))
     return Group(_headline(result), "", _outcome_table(result), "", _ledger_table(result))
 
 
@@ -57,6 +68,36 @@ def _outcome_table(result: RunResult) -> Table:
             str(counts["restarts"]),
             str(counts["lost_steps"]),
         )
+    return table
+
+
+def _placement_table(result: RunResult) -> Table:
+    table = _table()
+    table.add_column("system", no_wrap=True)
+    table.add_column("placement", overflow="fold")
+    for heading in ("samples/s", "recovery\nprobability", "failures", "reconf.", "restarts", "lost\nsteps"):
+        table.add_column(heading, justify="right", no_wrap=True, vertical="top")
+    for run in result.runs:
+        counts = run.counts
+        table.add_row(
+            run.system,
+            run.placement or "-",
+            f"{run.goodput_samples_per_s:.2f}",
+            f"{run.plan_recovery.recovery_prob:.3f}" if run.plan_recovery else "-",
+            *(str(counts[name]) for name in ("failures", "reconfigurations", "restarts", "lost_steps")),
+        )
+    return table
+
+
+def _ledger_by_run_table(result: RunResult) -> Table:
+    """Return shares of time with a row for each run, of which there may be many."""
+    table = _table("where the time went, %")
+    table.add_column("run", overflow="fold")
+    for bucket in BUCKETS:
+        table.add_column(SHORT_BUCKETS.get(bucket, bucket), justify="right", no_wrap=True)
+    for run in result.runs:
+        shares = (run.ledger_s[bucket] / run.wall_s for bucket in BUCKETS)
+        table.add_row(run.name, *(f"{100 * share:.1f}" if share else "-" for share in shares))
     return table
 
 

@@ -1,6 +1,7 @@
 """From names and a trace to a result: look up what is named, simulate each system, and record every input."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from lazsim.costmodel.step import CostModel
 from lazsim.costmodel.tables import MeasuredCompute, read_profile
 from lazsim.costmodel.times import ComputeTimes
 from lazsim.engine.simulate import SystemRun, simulate_system
-from lazsim.engine.systems import DEFAULT_SYSTEMS, SYSTEMS
+from lazsim.engine.systems import DEFAULT_SYSTEMS, SYSTEMS, System
 from lazsim.errors import SpecError
 from lazsim.files import read_bytes
+from lazsim.placement.policies import find_policy, policy_input
 from lazsim.results import RunResult
 from lazsim.routing import Routing, load_routing
 from lazsim.specs import (
@@ -41,6 +43,7 @@ def simulate(
     cluster: str = "rtx3090x10",
     job: str = "testbed-a",
     systems: Sequence[str] = DEFAULT_SYSTEMS,
+    placements: Sequence[str] = (),
     routing: str = "smartmoe-fit",
     profile: str | None = None,
     duration_s: float | None = None,
@@ -59,6 +62,10 @@ def simulate(
         Names of the catalogue, or paths to TOML files.
     systems
         Names of systems.
+    placements
+        Placement policies: names, or ``path.py:function``. Systems with flexible dispatch are run once with each, and
+        the plans of all runs are scored by how likely they keep every expert; see `lazsim.engine.exposure`. Without
+        any, each system has the policy that it publishes, and nothing is scored.
     routing
         Expert loads: a file, a generator of the catalogue, or ``uniform``.
     profile
@@ -72,12 +79,12 @@ def simulate(
     replay
         How the trace was cut from its file, recorded with the inputs.
     progress
-        Wraps the systems while they are gone through, as a progress bar does.
+        Wraps the names of runs while they are gone through, as a progress bar does.
 
     Raises
     ------
     LazsimError
-        When a name is unknown, a file cannot be read, or the experts do not fit on the nodes.
+        When a name is unknown, a file cannot be read, a policy fails, or the experts do not fit on the nodes.
 
     Examples
     --------
@@ -87,9 +94,7 @@ def simulate(
     >>> result.runs[0].counts["failures"], result.runs[0].wall_s
     (0, 600.0)
     """
-    for name in systems:
-        if name not in SYSTEMS:
-            raise SpecError(unknown_name("system", name, list(SYSTEMS)))
+    chosen = _choose_systems(systems, placements, seed)
     inputs: dict[str, Any] = {"trace": {"name": Path(trace.name).name, "format": trace.format, "sha256": trace.sha256}}
     model_spec = _load(ModelSpec, model, inputs)
     cluster_spec = _load(ClusterSpec, cluster, inputs)
@@ -106,17 +111,45 @@ def simulate(
     wall_s = trace.duration_s if duration_s is None else duration_s
     if not 0 < wall_s <= LONGEST_S:
         raise SpecError(f"a duration of {wall_s:g} s cannot be simulated: choose more than 0 and up to 100 years")
-    runs = tuple(simulate_system(trace, SYSTEMS[name], costs, loads, wall_s) for name in progress(systems))
+    runs = tuple(
+        simulate_system(trace, system, costs, loads, wall_s, score_plans=bool(placements))
+        for _, system in zip(progress([system.run_name for system in chosen]), chosen, strict=True)
+    )
     inputs |= {"systems": list(systems), "duration_s": wall_s, "seed": seed, "version": __version__}
+    if placements:
+        inputs["placements"] = [policy_input(name) for name in dict.fromkeys(placements)]
     inputs["replay"] = dict(replay or {})
     inputs["trace_events"] = sha256(trace.time_s.tobytes() + trace.change.tobytes() + trace.node.tobytes())
+    trace_json = _trace_json(trace, wall_s)
+    notes = _notes(trace, cluster_spec, loads, runs, wall_s)
+    if placements:
+        notes += _placement_notes(chosen, runs, trace_json["nodes_lost"])
     return RunResult(
         id=sha256(msgspec.json.encode(inputs, order="deterministic"))[:16],
         inputs=inputs,
-        trace=_trace_json(trace, wall_s),
+        trace=trace_json,
         runs=runs,
-        notes=_notes(trace, cluster_spec, loads, runs, wall_s),
+        notes=notes,
     )
+
+
+def _choose_systems(systems: Sequence[str], placements: Sequence[str], seed: int) -> list[System]:
+    """Look systems and policies up, and pair those that go together."""
+    for name in systems:
+        if name not in SYSTEMS:
+            raise SpecError(unknown_name("system", name, list(SYSTEMS)))
+    policies = [find_policy(name) for name in dict.fromkeys(placements)]
+    labels = [Path(policy.name).name for policy in policies]
+    if len(set(labels)) < len(labels):
+        labels = [policy.name for policy in policies]
+    chosen: list[System] = []
+    for system in (SYSTEMS[name] for name in systems):
+        if system.is_elastic and policies:
+            pairs = zip(policies, labels, strict=True)
+            chosen += [replace(system, policy=policy, placement=label, seed=seed) for policy, label in pairs]
+        else:
+            chosen.append(system)
+    return chosen
 
 
 def build_costs(
@@ -158,13 +191,29 @@ def _notes(
             f"--max-nodes {cluster.num_nodes} keeps to that"
         )
     notes += [
-        f"{run.system} waits throughout: the {most_nodes} nodes that the trace has at most are too few"
+        f"{run.name} waits throughout: the {most_nodes} nodes that the trace has at most are too few"
         for run in runs
         if run.ledger_s["waiting"] == run.wall_s
     ]
     last_step = loads.last_step
     if last_step is not None and any(run.steps > last_step for run in runs):
         notes.append(f"the recorded loads end at step {last_step}; they are held from there on")
+    return tuple(notes)
+
+
+def _placement_notes(systems: Sequence[System], runs: tuple[SystemRun, ...], nodes_lost: int) -> tuple[str, ...]:
+    """Say what a comparison of placements lacks."""
+    notes = []
+    if not any(system.is_elastic for system in systems):
+        names = ", ".join(system.name for system in systems)
+        notes.append(f"no run has a placement that was chosen: {names} place by plain expert parallelism")
+    if not nodes_lost:
+        notes.append("no node is lost: there is no failure to tell a recovery probability of")
+    scores = {run.name: run.plan_recovery for run in runs if run.plan_recovery is not None}
+    sampled = {name: score for name, score in scores.items() if score.method != "exact"}
+    if sampled:
+        width = max(score.ci_high - score.ci_low for score in sampled.values()) / 2
+        notes.append(f"recovery probability sampled, 95 % interval within +-{width:.4f}: {', '.join(sampled)}")
     return tuple(notes)
 
 

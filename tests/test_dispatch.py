@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from lazsim.dispatch import dispatch_tokens, flexible_traffic, grouped_traffic
+from lazsim.dispatch import Partition, dispatch_tokens, flexible_traffic, grouped_traffic
 from lazsim.placement.expert_parallel import place_ep
 
 
@@ -47,7 +47,7 @@ def test_expected_traffic_is_that_of_the_integer_dispatch_of_many_evenly_routed_
     each = 720_720
     sent = dispatch_tokens(np.full((num_experts, num_nodes), each), replicas) / (each * num_nodes)
     server = np.arange(num_nodes) // nodes_per_server
-    traffic = flexible_traffic(replicas[None], server, gpus_per_node=1)
+    traffic = flexible_traffic(replicas[None], Partition(server), gpus_per_node=1)
     across = sent * (server[:, None] != server)
     inside = sent * ((server[:, None] == server) & ~np.eye(num_nodes, dtype=bool))
     for v in range(server.max() + 1):
@@ -60,7 +60,18 @@ def test_expert_parallel_tokens_stay_in_their_group():
     # 16 experts on 8 nodes in 2 groups of 4, 2 nodes a server. Of an expert's tokens each node routes 1/8. In the group
     # of its holder, the holder's own 1/8 stays, its server's other node sends 1/8 inside, 2/8 cross NICs.
     plan = place_ep(1, 16, 8, 1, 6)
-    traffic = grouped_traffic(plan.replicas_LEN, np.arange(8) // 4, np.arange(8) // 2, 1)
+    traffic = grouped_traffic(plan.replicas_LEN, Partition(np.arange(8) // 4), Partition(np.arange(8) // 2), 1)
     np.testing.assert_allclose(traffic.entering_LEV[0, 0], [2 / 8, 0, 2 / 8, 0])
     np.testing.assert_allclose(traffic.leaving_LEV[0, 0], [0, 2 / 8, 0, 2 / 8], atol=1e-12)
     np.testing.assert_allclose(traffic.local_LEV[0, 0], [1 / 8, 0, 1 / 8, 0], atol=1e-12)
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=8))
+def test_values_of_nodes_add_up_by_part(parts):
+    number = {part: index for index, part in enumerate(dict.fromkeys(parts))}
+    part_N = np.array([number[part] for part in parts])
+    values = np.arange(2.0 * 3 * len(parts)).reshape(2, 3, -1)
+    expected = [values[:, :, part_N == part].sum(axis=2) for part in range(len(number))]
+    partition = Partition(part_N)
+    assert np.array_equal(partition.add_up(values), np.stack(expected, axis=2))
+    assert partition.sizes_V.tolist() == [parts.count(part) for part in number]

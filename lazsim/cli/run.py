@@ -16,6 +16,14 @@ FORMATS = ("auto", "bamboo", "gcloud", "skypilot", "infinitehbd", "parcae", "laz
 @click.option("--cluster", default="rtx3090x10", show_default=True, metavar="NAME|TOML")
 @click.option("--job", default="testbed-a", show_default=True, metavar="NAME|TOML", help="How the model is trained.")
 @click.option("--system", "systems", multiple=True, metavar="NAME", help="Repeats; default: lazarus, ds-ft, ds.")
+@click.option(
+    "--placement",
+    "placements",
+    multiple=True,
+    metavar="NAME|PATH.py:FUNCTION",
+    help="Policy for systems with flexible dispatch, in place of the published mro; repeats, and sets goodput against "
+    "recovery probability. See lazsim list policies.",
+)
 @click.option("--routing", default="smartmoe-fit", show_default=True, metavar="FILE|SPEC", help="Expert loads.")
 @click.option("--start", type=DURATION, default=0.0, help="Where in the trace to begin; default 0.")
 @click.option("--duration", type=DURATION, help="How long, as 80min; default: to the trace's end.")
@@ -39,6 +47,7 @@ def command(
     cluster: str,
     job: str,
     systems: tuple[str, ...],
+    placements: tuple[str, ...],
     routing: str,
     start: float,
     duration: float | None,
@@ -53,7 +62,8 @@ def command(
     """Replay a trace of node events under one or more systems.
 
     Prints what each system got done and where its time went; --out keeps summary.json, timeline.csv, events.csv,
-    throughput.png and .pdf, and run.json with every input.
+    throughput.png and .pdf, and run.json with every input. With --placement, systems with flexible dispatch run once
+    with each policy, and placements.png and .pdf are there, too.
     """
     from lazsim.engine.systems import DEFAULT_SYSTEMS
     from lazsim.files import check_folder, write_all
@@ -79,6 +89,7 @@ def command(
         cluster=cluster,
         job=job,
         systems=tuple(dict.fromkeys(systems)) or DEFAULT_SYSTEMS,
+        placements=placements,
         routing=routing,
         profile=profile,
         duration_s=duration,
@@ -88,7 +99,8 @@ def command(
         progress=progress,
     )
     if out is not None:
-        write_all(result.files(out))
+        files = result.files(out)
+        write_all(files)
     for text in result.notes:
         note(text)
     if as_json:
@@ -96,4 +108,6 @@ def command(
     else:
         print_report(run_report(result))
     if out is not None:
-        note(f"results are in {out}/: summary.json, timeline.csv, events.csv, throughput.png, throughput.pdf, run.json")
+        names = ["summary.json", "timeline.csv", "events.csv", "throughput.png", "throughput.pdf", "run.json"]
+        names += [name for name in ("placements.png", "placements.pdf") if out / name in files]
+        note(f"results are in {out}/: {', '.join(names)}")

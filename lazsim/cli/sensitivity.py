@@ -10,7 +10,7 @@ from lazsim.cli.common import note, print_json, progress
 from lazsim.cli.run import command as run
 from lazsim.sensitivity import FACTORS, Change, Sensitivity, sensitivity
 
-ONLY_OF_RUN = ("profile", "out")
+ONLY_OF_RUN = ("placements", "profile", "extrapolate", "out")
 """Options of ``lazsim run`` that this command lacks; the others are the same."""
 
 LEAST_SHOWN = 0.001

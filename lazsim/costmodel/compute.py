@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from lazsim.costmodel.collectives import ring_all_reduce_s
 from lazsim.costmodel.kernels import matmul_s, memory_s
 from lazsim.costmodel.times import Floats
@@ -72,7 +70,7 @@ class AnalyticCompute:
         down_s = matmul_s(self.gpu, num_tokens, model.d_model, model.d_ff_expert)
         # The activation reads what the up (and gate) projections wrote and writes one result.
         passes = model.matrices_per_expert * model.d_ff_expert * WEIGHT_BYTES_PER_PARAM
-        activation_s = np.where(num_tokens > 0, memory_s(self.gpu, num_tokens * passes), 0.0)
+        activation_s = memory_s(self.gpu, num_tokens * passes)
         seconds: Floats = FORWARD_AND_BACKWARD * ((model.matrices_per_expert - 1) * up_s + down_s + activation_s)
         return seconds
 

@@ -19,12 +19,11 @@ def transfer_s(costs: CostModel, bytes_NN: Floats, server_N: Ints) -> float:
     """
     if not bytes_NN.any():
         return 0.0
-    inside = server_N[:, None] == server_N
-    across = np.where(inside, 0.0, bytes_NN)
-    nic = np.maximum(np.bincount(server_N, across.sum(axis=1)), np.bincount(server_N, across.sum(axis=0)))
-    local = np.where(inside, bytes_NN, 0.0) / costs.cluster.gpus_per_node
-    busiest_local = np.maximum(local.sum(axis=0), local.sum(axis=1)).max()
-    return float(costs.communication.transfer_s(nic.max(), busiest_local))
+    local = bytes_NN * (server_N[:, None] == server_N)
+    across = bytes_NN - local
+    nic = max(np.bincount(server_N, across.sum(axis=axis)).max() for axis in (0, 1))
+    busiest_local = max((local / costs.cluster.gpus_per_node).sum(axis=axis).max() for axis in (0, 1))
+    return float(costs.communication.transfer_s(nic, busiest_local))
 
 
 def checkpoint_save_s(costs: CostModel) -> float:

@@ -1,6 +1,6 @@
 """What a training step takes, given a plan and the loads.
 
-Axes: B samples of the loads, L layers, E experts, N nodes, S slots of a node, V servers.
+Axes: B samples of the loads, L layers, E experts, R experts of all layers, N nodes, S slots of a node, V servers.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lazsim.costmodel.times import CommunicationTimes, ComputeTimes, Floats
-from lazsim.dispatch import Traffic, by_server, flexible_traffic, grouped_traffic
+from lazsim.dispatch import Partition, flexible_traffic, grouped_traffic
 from lazsim.placement.plan import Ints, PlacementPlan
 from lazsim.specs import WEIGHT_BYTES_PER_PARAM, ClusterSpec, JobSpec, ModelSpec
 
@@ -73,25 +73,25 @@ class StepCost:
         self.costs = costs
         self.layout = layout
         gpus = costs.cluster.gpus_per_node
-        replicas = plan.replicas_LEN
-        self._traffic: Traffic = (
-            flexible_traffic(replicas, layout.server_N, gpus)
+        servers = Partition(layout.server_N)
+        self._traffic = (
+            flexible_traffic(plan.replicas_LEN, servers, gpus)
             if layout.group_N is None
-            else grouped_traffic(replicas, layout.group_N, layout.server_N, gpus)
+            else grouped_traffic(plan.replicas_LEN, Partition(layout.group_N), servers, gpus)
         )
-        self._gpus_V = np.bincount(layout.server_N) * gpus
+        self._gpus_V = servers.sizes_V * gpus
         self._num_nodes = plan.num_nodes
         self._replicas_LE = plan.replicas_LE
-        # Empty slots read a column of zeros behind the experts. Slot s of a node belongs to its GPU s % gpus, so that
-        # the axis in front goes over the slots of a GPU and the last one over the GPUs of all nodes.
-        slots = np.where(plan.slots_LNS < 0, plan.num_experts, plan.slots_LNS)
-        slots += np.arange(plan.num_layers)[:, None, None] * (plan.num_experts + 1)
+        # Slot s of a node belongs to its GPU s % gpus, so that the axis in front goes over the slots of a GPU and the
+        # last one over the GPUs of all nodes. Layers end in a zero, which the empty slots, -1, of the next one read.
+        slots = plan.slots_LNS + np.arange(plan.num_layers)[:, None, None] * (plan.num_experts + 1)
         by_gpu = slots.reshape(plan.num_layers, plan.num_nodes, -1, gpus)
         self._slots = by_gpu.transpose(2, 0, 1, 3).reshape(by_gpu.shape[2], plan.num_layers, -1)
+        holds_RN = plan.holds_LEN.reshape(-1, plan.num_nodes).astype(np.float64)
         self._fixed_s = {
             "dense": costs.job.num_micro_batches * costs.dense_s,
-            "gradients": _gradients_s(costs, plan, layout.server_N),
-            "optimizer": _optimizer_s(costs, plan),
+            "gradients": _gradients_s(costs, holds_RN, servers),
+            "optimizer": _optimizer_s(costs, holds_RN),
         }
 
     def parts_s(self, load_BLE: Ints) -> dict[str, Floats]:
@@ -108,6 +108,16 @@ class StepCost:
             Seconds by part, each of shape (B,): ``dense``, ``reorder``, ``expert`` (of each layer's slowest GPU),
             ``all_to_all``, ``gradients`` and ``optimizer``.
         """
+        fixed = {name: np.full(len(load_BLE), seconds) for name, seconds in self._fixed_s.items()}
+        return fixed | self._varying_s(load_BLE)
+
+    def step_s(self, load_BLE: Ints) -> Floats:
+        """Return the seconds of a step for each sample of the loads, shape (B,)."""
+        seconds: Floats = sum(self._varying_s(load_BLE).values(), np.array(sum(self._fixed_s.values())))
+        return seconds
+
+    def _varying_s(self, load_BLE: Ints) -> dict[str, Floats]:
+        """Return the parts that depend on the loads."""
         costs = self.costs
         gpus = self._num_nodes * costs.cluster.gpus_per_node
         assignments = costs.tokens_per_gpu * gpus * costs.model.top_k
@@ -119,14 +129,7 @@ class StepCost:
             "expert": self._expert_s(tokens),
             "all_to_all": self._all_to_all_s(tokens),
         }
-        micro_batches = costs.job.num_micro_batches
-        varying = {name: micro_batches * seconds.sum(axis=1) for name, seconds in parts.items()}
-        return {name: np.full(len(load_BLE), seconds) for name, seconds in self._fixed_s.items()} | varying
-
-    def step_s(self, load_BLE: Ints) -> Floats:
-        """Return the seconds of a step for each sample of the loads, shape (B,)."""
-        total: Floats = sum(self.parts_s(load_BLE).values(), np.zeros(len(load_BLE)))
-        return total
+        return {name: costs.job.num_micro_batches * seconds.sum(axis=1) for name, seconds in parts.items()}
 
     def _reorder_s(self, tokens_BLE: Floats) -> Floats:
         costs = self.costs
@@ -144,44 +147,53 @@ class StepCost:
         return slowest
 
     def _all_to_all_s(self, tokens_BLE: Floats) -> Floats:
-        token_bytes = self.costs.model.d_model * WEIGHT_BYTES_PER_PARAM
-        tokens_LBE = tokens_BLE.transpose(1, 0, 2) * token_bytes
+        bytes_LBE = tokens_BLE.transpose(1, 0, 2) * (self.costs.model.d_model * WEIGHT_BYTES_PER_PARAM)
         traffic = self._traffic
-        nic_bytes = np.maximum(tokens_LBE @ traffic.leaving_LEV, tokens_LBE @ traffic.entering_LEV).max(axis=2)
-        local_bytes = (tokens_LBE @ traffic.local_LEV / self._gpus_V).max(axis=2)
-        communication = self.costs.communication
+        # What the busiest link carries: tokens or counts, through a NIC or inside a server, in each layer and sample.
+        busiest = np.empty((2, 2, *bytes_LBE.shape[:2]))
+        np.maximum(bytes_LBE @ traffic.leaving_LEV, bytes_LBE @ traffic.entering_LEV).max(axis=2, out=busiest[0, 0])
+        (bytes_LBE @ traffic.local_LEV / self._gpus_V).max(axis=2, out=busiest[0, 1])
         # Ranks first tell each other their counts: E integers, of which only the latency is felt.
-        counts_s = communication.all_to_all_s(np.where(nic_bytes > 0, 1.0, 0.0), np.where(local_bytes > 0, 1.0, 0.0))
-        seconds = NUM_ALL_TO_ALLS * communication.all_to_all_s(nic_bytes, local_bytes) + counts_s
-        transposed: Floats = seconds.T
+        busiest[1] = busiest[0] > 0
+        tokens_s, counts_s = self.costs.communication.all_to_all_s(busiest[:, 0], busiest[:, 1])
+        transposed: Floats = (NUM_ALL_TO_ALLS * tokens_s + counts_s).T
         return transposed
 
 
-def _gradients_s(costs: CostModel, plan: PlacementPlan, server_N: Ints) -> float:
+def _gradients_s(costs: CostModel, holds_RN: Floats, servers: Partition) -> float:
     """All-reduce the dense gradients over all nodes and each expert's over the nodes that hold it.
 
     A ring over ``n`` nodes sends ``2 (n - 1) / n`` times the gradient over each of its links (Thakur et al. 2005); it
     enters and leaves each server once, however many of its nodes take part. Adding up replicas inside a node is free.
     """
-    members = plan.holds_LEN.sum(axis=2)
-    spans = by_server(plan.holds_LEN, server_N) > 0
-    crosses = spans.sum(axis=2) > 1
-    sent = 2 * (members - 1) / members * costs.model.expert_params * WEIGHT_BYTES_PER_PARAM
-    loads = np.stack([sent * crosses, sent * ~crosses, 2.0 * (members - 1)]).reshape(3, -1)
-    nic_V, local_V, hops_V = loads @ spans.reshape(-1, spans.shape[2])
-    gpus_V = np.bincount(server_N) * costs.cluster.gpus_per_node
-    expert_s = costs.communication.all_reduce_s(nic_V, local_V / gpus_V, hops_V / gpus_V).max()
-    dense = 2 * (plan.num_nodes - 1) / plan.num_nodes * costs.model.dense_params * WEIGHT_BYTES_PER_PARAM
-    across = float(len(gpus_V) > 1)
-    dense_s = costs.communication.all_reduce_s(
-        np.array(dense * across), np.array(dense * (1 - across)), np.array(2.0 * (plan.num_nodes - 1))
-    )
-    return float(expert_s + dense_s)
+    model, num_nodes = costs.model, len(servers.part_N)
+    # A product with ones adds up rows in half the time of a sum.
+    members = holds_RN @ np.ones(num_nodes)
+    spans_RV, crosses = holds_RN, members > 1
+    if not servers.is_trivial:
+        spans_RV = np.minimum(servers.add_up(holds_RN), 1.0)
+        crosses = spans_RV @ np.ones(spans_RV.shape[1]) > 1
+    # Bytes through NICs, bytes inside a server, and hops.
+    loads = np.empty((3, len(members)))
+    loads[2] = 2 * (members - 1)
+    sent = loads[2] / members * model.expert_params * WEIGHT_BYTES_PER_PARAM
+    loads[0] = sent * crosses
+    loads[1] = sent - loads[0]
+    gpus_V = servers.sizes_V * costs.cluster.gpus_per_node
+    dense = 2 * (num_nodes - 1) / num_nodes * model.dense_params * WEIGHT_BYTES_PER_PARAM
+    across = len(gpus_V) > 1
+    # Of the experts on each server, then of the dense part.
+    totals = np.empty((3, len(gpus_V) + 1))
+    totals[:, :-1] = loads @ spans_RV
+    totals[1:, :-1] /= gpus_V
+    totals[:, -1] = dense * across, dense * (not across), 2 * (num_nodes - 1)
+    seconds = costs.communication.all_reduce_s(*totals)
+    return float(seconds[:-1].max() + seconds[-1])
 
 
-def _optimizer_s(costs: CostModel, plan: PlacementPlan) -> float:
+def _optimizer_s(costs: CostModel, holds_RN: Floats) -> float:
     """Update the dense parameters and the experts of the node that holds most, both spread evenly over its GPUs."""
     gpus = costs.cluster.gpus_per_node
-    most_experts = plan.holds_LEN.sum(axis=(0, 1)).max() / gpus
+    most_experts = holds_RN.sum(axis=0).max() / gpus
     num_params = costs.model.dense_params / gpus + most_experts * costs.model.expert_params
     return float(costs.compute.optimizer_s(np.array(num_params)))

@@ -38,7 +38,7 @@ def change_over(
         # Candidates that the plan leaves out still serve what they hold.
         order = np.concatenate([chosen, np.setdiff1d(np.arange(len(server_H)), chosen)])
     moved = migrate(
-        has[:, :, order],
+        has.take(order, axis=2),
         _widen(plan.holds_LEN, len(order) - len(chosen)),
         costs.model.expert_state_bytes,
         order < held.num_nodes,

@@ -4,38 +4,23 @@ The job is always in one activity, each a generator of SimPy events. A failure, 
 end of the simulation interrupt it; `_life` then chooses the next activity from what the job knows.
 """
 
-import math
-from collections.abc import Generator
-from enum import Enum, auto
-from typing import Any
-
 import simpy
 
 from lazsim.costmodel.recovery_times import checkpoint_load_s, checkpoint_save_s, restart_s
 from lazsim.costmodel.step import CostModel, StepCost
+from lazsim.engine.activity import Activity, Cause
 from lazsim.engine.changeover import change_over
+from lazsim.engine.exposure import OnPlan, ignore
 from lazsim.engine.ledger import Ledger
 from lazsim.engine.log import Event, Log, State
 from lazsim.engine.nodes import Nodes
 from lazsim.engine.pace import LOAD_SAMPLE_STEPS, Pace
 from lazsim.engine.planner import Planner
+from lazsim.engine.progress import Progress, steps_begun, steps_in
 from lazsim.engine.systems import System
 from lazsim.placement.plan import PlacementPlan, is_recoverable
 from lazsim.routing import Routing
 from lazsim.trace.table import Batch
-
-Activity = Generator[simpy.Event, Any, None]
-
-ROUNDING = 1e-9
-"""Share of a step by which rounding may misplace its end."""
-
-
-class Cause(Enum):
-    """Why the job is interrupted."""
-
-    FAILURE = auto()
-    JOIN = auto()
-    END = auto()
 
 
 class Job:
@@ -47,22 +32,20 @@ class Job:
         The simulation, at time 0.
     system, costs, routing
         What is run, what it takes and what the gate asks for.
+    on_plan
+        Told how the job stands whenever that may have changed; see `lazsim.engine.exposure`.
     """
 
-    def __init__(self, env: simpy.Environment, system: System, costs: CostModel, routing: Routing) -> None:
-        self.env = env
-        self.system = system
-        self.costs = costs
-        self.routing = routing
+    def __init__(
+        self, env: simpy.Environment, system: System, costs: CostModel, routing: Routing, on_plan: OnPlan = ignore
+    ) -> None:
+        self.env, self.on_plan = env, on_plan
+        self.system, self.costs, self.routing = system, costs, routing
         self.planner = Planner(system, costs, routing)
         self.log = Log()
         self.ledger = Ledger("waiting")
         self.nodes = Nodes(costs.cluster.nodes_per_server)
-        self.step = 0
-        self.samples = 0
-        self._saved_step = 0
-        self._saved_samples = 0
-        self._unsaved_s = 0.0
+        self.progress = Progress()
         self._planned_step = 0
         self._undetected = False
         self._started = False
@@ -81,9 +64,9 @@ class Job:
     def begin(self, batch: Batch) -> None:
         """Start with the nodes of the trace's first instant, at no cost where they suffice."""
         self.nodes.apply(batch)
-        usable = self._usable_nodes(len(self.nodes))
+        usable = self.planner.usable_nodes(len(self.nodes))
         if usable:
-            self._adopt(self.nodes.first(usable), self._new_plan(usable))
+            self._adopt(self.nodes.first(usable), self.planner.plan(usable, self.progress.step))
             self._started = True
         self._log("start")
         self._process = self.env.process(self._life())
@@ -156,20 +139,18 @@ class Job:
         while True:
             if self._join_at_s is not None and self.env.now >= self._join_at_s:
                 yield from self._join()
-            if self.system.is_elastic and self._is_due(job.rebalance_interval_steps, self._planned_step):
+            if self.system.is_elastic and self.progress.is_due(job.rebalance_interval_steps, self._planned_step):
                 yield from self._rebalance()
-            if self._is_due(checkpoint_steps, self._saved_step):
+            if self.progress.is_due(checkpoint_steps, self.progress.saved_step):
                 yield from self._checkpoint()
             if self._join_at_s is not None and self.env.now >= self._join_at_s:
                 continue
-            num_steps = min(interval - self.step % interval for interval in boundaries)
+            step = self.progress.step
+            num_steps = min(interval - step % interval for interval in boundaries)
             assert self._running is not None, "only a running job trains"
-            step_s = self._running.step_s(self.step)
+            step_s = self._running.step_s(step)
             self._note_state(self._samples_per_step / step_s)
             yield from self._compute(num_steps, step_s)
-
-    def _is_due(self, interval_steps: int, last_step: int) -> bool:
-        return self.step // interval_steps > last_step // interval_steps
 
     def _compute(self, num_steps: int, step_s: float) -> Activity:
         """Make so many steps; when nodes are to join, stop after the step under way."""
@@ -183,7 +164,7 @@ class Job:
             if interrupt.cause is not Cause.JOIN:
                 raise
             self._hears_joins = False
-            num_steps = min(num_steps, math.ceil((self.env.now - start_s) / step_s - ROUNDING))
+            num_steps = min(num_steps, steps_begun(self.env.now - start_s, step_s))
             yield self.env.timeout(max(0.0, start_s + num_steps * step_s - self.env.now))
         finally:
             self._hears_joins = False
@@ -193,16 +174,14 @@ class Job:
     def _book_steps(self, num_steps: int, step_s: float, spent_s: float) -> None:
         """Count the steps made in the time spent; a failure makes that of the unfinished step lost work."""
         self.ledger.enter("compute", self.env.now)
-        done = min(num_steps, _steps_in(spent_s, step_s))
+        done = min(num_steps, steps_in(spent_s, step_s))
         if self._undetected:
             self.ledger.move("compute", "lost_work", max(0.0, spent_s - done * step_s))
-        self.step += done
-        self.samples += done * self._samples_per_step
-        self._unsaved_s += done * step_s
+        self.progress.add(done, self._samples_per_step, step_s)
 
     def _checkpoint(self) -> Activity:
         yield from self._spend("checkpoint", checkpoint_save_s(self.costs))
-        self._saved_step, self._saved_samples, self._unsaved_s = self.step, self.samples, 0.0
+        self.progress.save()
         self.log.count("checkpoints")
 
     def _rebalance(self) -> Activity:
@@ -217,14 +196,14 @@ class Job:
     def _join(self) -> Activity:
         """Take in the nodes collected: elastically, or by a checkpoint and a restart where that helps."""
         self._join_at_s = None
-        usable = self._usable_nodes(len(self.nodes))
+        usable = self.planner.usable_nodes(len(self.nodes))
         try:
             if self.system.is_elastic:
                 waiting = [node for node in self.nodes.first(usable) if node not in self._taking_part]
                 if waiting:
                     yield from self._reconfigure([*self._in_use, *waiting], "joined")
             elif usable > len(self._in_use):
-                if self.step > self._saved_step:
+                if self.progress.step > self.progress.saved_step:
                     yield from self._checkpoint()
                 yield from self._restart()
         except simpy.Interrupt:
@@ -235,7 +214,7 @@ class Job:
     def _reconfigure(self, candidates: list[str], event: str) -> Activity:
         """Plan for these nodes, rebuild communicators, fetch missing states and go on at the same step."""
         self._taking_part = set(candidates)
-        nodes, plan, seconds = self._change_over(candidates, self._usable_nodes(len(candidates)))
+        nodes, plan, seconds = self._change_over(candidates, self.planner.usable_nodes(len(candidates)))
         yield from self._spend("reconfigure", self.costs.cluster.recovery.rebuild_s)
         yield from self._spend("transfer", seconds)
         self._adopt(nodes, plan)
@@ -244,15 +223,14 @@ class Job:
 
     def _start_over(self) -> Activity:
         """Go back to the last checkpoint, wait for enough nodes, and restart on all that are alive."""
-        lost_steps = self.step - self._saved_step
+        lost_steps, lost_s = self.progress.roll_back()
         self.ledger.enter("waiting", self.env.now)
-        self.ledger.move("compute", "lost_work", self._unsaved_s)
+        self.ledger.move("compute", "lost_work", lost_s)
         self.log.count("lost_steps", lost_steps)
-        self.step, self.samples, self._unsaved_s = self._saved_step, self._saved_samples, 0.0
         self._in_use, self._plan, self._taking_part = [], None, set()
         if lost_steps:
             self._log("rolled_back", lost_steps=lost_steps)
-        while not self._usable_nodes(len(self.nodes)):
+        while not self.planner.usable_nodes(len(self.nodes)):
             if self._join_at_s is not None and self._join_at_s <= self.env.now:
                 # Those who were collected meanwhile are counted already; the next to come start a new collection.
                 self._join_at_s = None
@@ -268,10 +246,10 @@ class Job:
 
     def _restart(self) -> Activity:
         self._join_at_s = None
-        usable = self._usable_nodes(len(self.nodes))
-        nodes, plan = self.nodes.first(usable), self._new_plan(usable)
+        usable = self.planner.usable_nodes(len(self.nodes))
+        nodes, plan = self.nodes.first(usable), self.planner.plan(usable, self.progress.step)
         self._running, self._plan, self._in_use, self._taking_part = None, None, [], set(nodes)
-        load_s = checkpoint_load_s(self.costs, plan) if self._saved_step else 0.0
+        load_s = checkpoint_load_s(self.costs, plan) if self.progress.saved_step else 0.0
         yield from self._spend("restart", restart_s(self.costs, usable) + load_s)
         self._adopt(nodes, plan)
         if self._started:
@@ -281,47 +259,37 @@ class Job:
 
     # What the job knows.
 
-    def _usable_nodes(self, num_nodes: int) -> int:
-        return self.system.usable_nodes(self.costs, num_nodes)
-
     def _can_recover(self) -> bool:
-        if not self.system.recovers_from_peers or self._plan is None:
-            return False
-        return self._usable_nodes(len(self._in_use)) > 0 and is_recoverable(self._plan.holds_LEN)
-
-    def _new_plan(self, num_nodes: int) -> PlacementPlan:
-        return self.planner.plan(num_nodes, self.step)
+        plan = self._plan if self.system.recovers_from_peers else None
+        usable = self.planner.usable_nodes(len(self._in_use))
+        return usable > 0 and plan is not None and is_recoverable(plan.holds_LEN)
 
     def _change_over(self, candidates: list[str], num_nodes: int) -> tuple[list[str], PlacementPlan, float]:
         """Plan for so many of the candidates; return them in the plan's order, the plan, and the transfer time."""
         assert self._plan is not None, "something to change over from"
-        plan = self._new_plan(num_nodes)
+        plan = self.planner.plan(num_nodes, self.progress.step)
         chosen, seconds = change_over(self.costs, self._plan, plan, self.nodes.servers(candidates))
         return [candidates[index] for index in chosen], plan, seconds
 
     def _adopt(self, nodes: list[str], plan: PlacementPlan) -> None:
         self._in_use, self._plan, self._taking_part = nodes, plan, set(nodes)
-        self._planned_step = self.step
+        self._planned_step = self.progress.step
         self._samples_per_step = len(nodes) * self.costs.samples_per_node
         layout = self.system.layout(self.costs, self.nodes.servers(nodes))
-        cost = StepCost(self.costs, plan, layout)
-        self._running = Pace(cost, self.routing, self.costs.job.rebalance_interval_steps)
+        interval_steps = self.costs.job.rebalance_interval_steps
+        self._running = Pace(StepCost(self.costs, plan, layout), self.routing, interval_steps)
 
     def _note_state(self, samples_per_s: float) -> None:
         num_used = len(self._in_use) if self._running is not None else 0
+        self.on_plan(self.env.now, self._plan if num_used else None, len(self.nodes))
         self.log.state(State(self.env.now, len(self.nodes), num_used, samples_per_s))
 
     def _log(self, event: str, **numbers: int) -> None:
         num_used = len(self._in_use) if self._running is not None else 0
-        step = self.step
+        step = self.progress.step
         if self._stretch is not None:
             start_s, step_s = self._stretch
-            step += _steps_in(self.env.now - start_s, step_s)
+            step += steps_in(self.env.now - start_s, step_s)
         self.log.events.append(Event(self.env.now, event, step, len(self.nodes), num_used, **numbers))
         training = self._stretch is not None and self._running is not None
         self._note_state(self.log.states[-1].samples_per_s if training else 0.0)
-
-
-def _steps_in(spent_s: float, step_s: float) -> int:
-    """Return the whole steps in a time; one that ends at its very end counts, whatever rounding says."""
-    return math.floor(spent_s / step_s + ROUNDING)

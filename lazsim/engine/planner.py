@@ -8,7 +8,7 @@ from lazsim.placement.plan import Ints, PlacementPlan
 from lazsim.routing import Routing
 
 NUM_AHEAD = 4
-"""Plans made at once: policies work on many layers in little more time than on a few."""
+"""Plans made at once: policies that plan each layer alone do so for many in little more time than for a few."""
 
 
 class Planner:
@@ -18,7 +18,15 @@ class Planner:
         self._system = system
         self._costs = costs
         self._routing = routing
+        self._looks_ahead = system.policy is not None and system.policy.plans_layers_alone
+        self._usable: dict[int, int] = {}
         self._ready: dict[tuple[int, int], PlacementPlan] = {}
+
+    def usable_nodes(self, num_nodes: int) -> int:
+        """Return how many of so many nodes the system can use; 0 when the experts do not fit."""
+        if num_nodes not in self._usable:
+            self._usable[num_nodes] = self._system.usable_nodes(self._costs, num_nodes)
+        return self._usable[num_nodes]
 
     def plan(self, num_nodes: int, step: int) -> PlacementPlan:
         """Plan from the loads of the last step made.
@@ -33,7 +41,7 @@ class Planner:
         if (num_nodes, step) not in self._ready:
             interval = self._costs.job.rebalance_interval_steps
             ahead = range((step // interval + 1) * interval, step + NUM_AHEAD * interval, interval)
-            steps = [step, *ahead] if self._system.is_elastic else [step]
+            steps = [step, *ahead] if self._looks_ahead else [step]
             plan = self._system.plan(self._costs, num_nodes, self._observed(steps))
             num_layers = self._costs.model.num_moe_layers
             parts = plan.slots_LNS.reshape(-1, num_layers, *plan.slots_LNS.shape[1:])

@@ -6,10 +6,13 @@ from dataclasses import dataclass
 import simpy
 
 from lazsim.costmodel.step import CostModel
-from lazsim.engine.job import Activity, Job
+from lazsim.engine.activity import Activity
+from lazsim.engine.exposure import Exposure, batch_sizes, ignore
+from lazsim.engine.job import Job
 from lazsim.engine.log import Event, State
 from lazsim.engine.systems import System
 from lazsim.errors import InfeasiblePlanError
+from lazsim.recovery import RecoveryEstimate
 from lazsim.routing import Routing
 from lazsim.trace.table import Batch, Trace
 
@@ -22,6 +25,10 @@ class SystemRun:
     ----------
     system : str
         Its name.
+    placement : str or None
+        Its placement policy; None under plain expert parallelism.
+    name : str
+        The system, with the policy where that was chosen: tells runs of one system apart.
     wall_s : float
         Simulated time.
     steps, samples : int
@@ -32,9 +39,14 @@ class SystemRun:
         ``failures``, ``reconfigurations``, ``restarts``, ``rebalances``, ``checkpoints`` and ``lost_steps``.
     states, events : tuple
         Changes of state over time, and what happened.
+    plan_recovery : RecoveryEstimate or None
+        The probability that every expert survives when nodes next go, where it was asked for; see
+        `lazsim.engine.exposure`.
     """
 
     system: str
+    placement: str | None
+    name: str
     wall_s: float
     steps: int
     samples: int
@@ -42,6 +54,7 @@ class SystemRun:
     counts: Mapping[str, int]
     states: tuple[State, ...]
     events: tuple[Event, ...]
+    plan_recovery: RecoveryEstimate | None = None
 
     @property
     def goodput_samples_per_s(self) -> float:
@@ -55,7 +68,13 @@ class SystemRun:
 
 
 def simulate_system(
-    trace: Trace, system: System, costs: CostModel, routing: Routing, duration_s: float | None = None
+    trace: Trace,
+    system: System,
+    costs: CostModel,
+    routing: Routing,
+    duration_s: float | None = None,
+    *,
+    score_plans: bool = False,
 ) -> SystemRun:
     """Simulate one job.
 
@@ -67,33 +86,45 @@ def simulate_system(
         What is run, what it takes and what the gate asks for.
     duration_s
         How long; past the trace's end nodes stay as they are. The trace's own duration when not given.
+    score_plans
+        Whether to find the recovery probability of every plan that is put in force, which takes time.
 
     Raises
     ------
     InfeasiblePlanError
-        When neither the whole cluster nor the most nodes that the trace has at once can hold every expert.
+        When neither the whole cluster nor the most nodes that the trace has at once can hold every expert, or when the
+        policy does not apply to them.
+    SpecError
+        When a user's policy fails.
     """
     wall_s = trace.duration_s if duration_s is None else duration_s
     most_nodes = max(costs.cluster.num_nodes, int(trace.num_alive()[1].max()))
     if not system.usable_nodes(costs, most_nodes):
         num_slots = most_nodes * costs.cluster.slots_per_node
+        if system.is_elastic and num_slots >= costs.model.num_experts:
+            # The policy says why it does not apply.
+            system.plan_evenly(costs, most_nodes)
         raise InfeasiblePlanError(
             f"{costs.model.name} does not fit on {costs.cluster.name} under {system.name}: {costs.model.num_experts} "
             f"experts, but {most_nodes} nodes have {num_slots} slots; use a larger cluster or a smaller model"
         )
     env = simpy.Environment()
-    job = Job(env, system, costs, routing)
+    exposure = Exposure(batch_sizes(trace, wall_s)) if score_plans else None
+    job = Job(env, system, costs, routing, exposure.note if exposure else ignore)
     env.process(_play(env, job, trace.batches(), wall_s))
     env.run()
     return SystemRun(
         system=system.name,
+        placement=(system.placement or system.policy.name) if system.policy is not None else None,
+        name=system.run_name,
         wall_s=wall_s,
-        steps=job.step,
-        samples=job.samples,
+        steps=job.progress.step,
+        samples=job.progress.samples,
         ledger_s=job.ledger.seconds(),
         counts=job.log.counts,
         states=tuple(job.log.states),
         events=tuple(job.log.events),
+        plan_recovery=exposure.mean(wall_s) if exposure else None,
     )
 
 

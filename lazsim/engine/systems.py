@@ -7,10 +7,11 @@ import numpy as np
 import numpy.typing as npt
 
 from lazsim.costmodel.step import CostModel, Layout
+from lazsim.errors import InfeasiblePlanError
 from lazsim.placement.allocation import allocate
 from lazsim.placement.expert_parallel import ep_unit_nodes, place_ep
 from lazsim.placement.plan import Ints, PlacementPlan
-from lazsim.placement.policies import POLICIES, PlacementRequest
+from lazsim.placement.policies import NamedPolicy, PlacementRequest, find_policy, place
 
 
 @dataclass(frozen=True)
@@ -21,8 +22,12 @@ class System:
     ----------
     name, description : str
         Its name and a line for people.
-    policy : str or None
+    policy : NamedPolicy or None
         Placement policy under flexible dispatch; none for plain expert parallelism.
+    placement : str
+        What the policy is called where it was chosen; empty where it is the one that the system publishes.
+    seed : int
+        Seed of a policy that draws.
     padded, masked_reorder : bool
         See `lazsim.costmodel.step.Layout`.
     recovers_from_peers : bool
@@ -31,7 +36,9 @@ class System:
 
     name: str
     description: str
-    policy: str | None = None
+    policy: NamedPolicy | None = None
+    placement: str = ""
+    seed: int = 0
     padded: bool = False
     masked_reorder: bool = False
     recovers_from_peers: bool = True
@@ -41,11 +48,24 @@ class System:
         """Whether it uses any number of nodes, rebalances, and lets nodes join without a restart."""
         return self.policy is not None
 
+    @property
+    def run_name(self) -> str:
+        """Its name, with the policy where that was chosen: tells runs of one system apart."""
+        return f"{self.name}:{self.placement}" if self.placement else self.name
+
     def usable_nodes(self, costs: CostModel, num_nodes: int) -> int:
-        """Return how many of so many nodes it can use; 0 when the experts do not fit."""
+        """Return how many of so many nodes it can use; 0 when the experts do not fit.
+
+        Notes
+        -----
+        A policy that was chosen may not apply to every number of nodes. It says so when it is asked to plan for even
+        loads, and the most nodes to which it applies are used.
+        """
         model, cluster = costs.model, costs.cluster
         if self.is_elastic:
-            return num_nodes if num_nodes * cluster.slots_per_node >= model.num_experts else 0
+            fewest = -(-model.num_experts // cluster.slots_per_node)
+            counts = range(num_nodes, fewest - 1, -1)
+            return next((count for count in counts if not self.placement or self._applies(costs, count)), 0)
         unit = ep_unit_nodes(model.num_experts, cluster.gpus_per_node, cluster.slots_per_gpu)
         return num_nodes // unit * unit
 
@@ -55,9 +75,31 @@ class System:
         if self.policy is None:
             return place_ep(len(load_LE), model.num_experts, num_nodes, cluster.gpus_per_node, cluster.slots_per_gpu)
         replicas = allocate(load_LE, num_nodes * cluster.slots_per_node, costs.job.fault_threshold)
-        return POLICIES[self.policy](
-            PlacementRequest(replicas, num_nodes, cluster.slots_per_node, cluster.gpus_per_node, load_LE)
+        request = PlacementRequest(
+            replicas, num_nodes, cluster.slots_per_node, cluster.gpus_per_node, load_LE, self.seed
         )
+        if not self.policy.is_own:
+            plan: PlacementPlan = self.policy.function(request)
+            return plan
+        return _with_slots(place(self.policy, request), cluster.slots_per_node)
+
+    def plan_evenly(self, costs: CostModel, num_nodes: int) -> PlacementPlan:
+        """Plan for so many nodes from even loads.
+
+        Raises
+        ------
+        InfeasiblePlanError
+            When the policy does not apply.
+        """
+        shape = (costs.model.num_moe_layers, costs.model.num_experts)
+        return self.plan(costs, num_nodes, np.ones(shape, dtype=np.int64))
+
+    def _applies(self, costs: CostModel, num_nodes: int) -> bool:
+        try:
+            self.plan_evenly(costs, num_nodes)
+        except InfeasiblePlanError:
+            return False
+        return True
 
     def layout(self, costs: CostModel, server_N: npt.NDArray[np.int64]) -> Layout:
         """Return how nodes on these servers are joined."""
@@ -67,6 +109,13 @@ class System:
             unit = ep_unit_nodes(model.num_experts, cluster.gpus_per_node, cluster.slots_per_gpu)
             group_N = np.arange(len(server_N)) // unit
         return Layout(server_N, group_N, self.padded, self.masked_reorder)
+
+
+def _with_slots(plan: PlacementPlan, num_slots: int) -> PlacementPlan:
+    """Add the empty slots that a user's plan left out: slots share GPUs by their number."""
+    num_more = num_slots - plan.slots_LNS.shape[2]
+    slots_LNS = np.pad(plan.slots_LNS, ((0, 0), (0, 0), (0, num_more)), constant_values=-1)
+    return PlacementPlan(slots_LNS, plan.num_experts)
 
 
 _DS = System(
@@ -82,7 +131,9 @@ SYSTEMS: Mapping[str, System] = {
     system.name: system
     for system in (
         System(
-            "lazarus", "Lazarus: adaptive replicas, MRO placement, flexible dispatch, reconfiguration", policy="mro"
+            "lazarus",
+            "Lazarus: adaptive replicas, MRO placement, flexible dispatch, reconfiguration",
+            policy=find_policy("mro"),
         ),
         _DS,
         replace(

@@ -48,12 +48,10 @@ class PlacementPlan:
     def replicas_LEN(self) -> Ints:
         """Replicas of each expert on each node, shape (L, E, N)."""
         num_layers, num_nodes = self.slots_LNS.shape[:2]
-        # One expert more than there are takes the empty slots.
-        num_bins = self.num_experts + 1
-        bins = (np.arange(1, num_layers * num_bins, num_bins)[:, None, None] + self.slots_LNS) * num_nodes
+        bins = (np.arange(num_layers)[:, None, None] * self.num_experts + self.slots_LNS) * num_nodes
         bins += np.arange(num_nodes)[:, None]
-        counts = np.bincount(bins.ravel(), minlength=num_layers * num_bins * num_nodes)
-        return np.ascontiguousarray(counts.reshape(num_layers, num_bins, num_nodes)[:, 1:])
+        counts: Ints = np.bincount(bins[self.slots_LNS >= 0], minlength=num_layers * self.num_experts * num_nodes)
+        return counts.reshape(num_layers, self.num_experts, num_nodes)
 
     @cached_property
     def replicas_LE(self) -> Ints:

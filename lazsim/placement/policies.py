@@ -5,11 +5,13 @@ Axes: L layers, E experts, N nodes, S slots of a node.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lazsim.errors import SpecError
+from lazsim.files import read_bytes
 from lazsim.placement.balanced import place_balanced
 from lazsim.placement.baselines import place_compact, place_random, place_spread
 from lazsim.placement.custom import call_policy, installed_policies, load_from_file, load_installed, origin
@@ -18,7 +20,7 @@ from lazsim.placement.euclid import place_euclid
 from lazsim.placement.expert_parallel import place_ep_on_most
 from lazsim.placement.mro import place_mro
 from lazsim.placement.plan import Ints, PlacementPlan
-from lazsim.specs import unknown_name
+from lazsim.specs import sha256, unknown_name
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,6 +119,9 @@ POLICIES: Mapping[str, Policy] = {
 ALLOCATE_THEMSELVES = frozenset({"eplb", "ep"})
 """Those of `POLICIES` that do not place the replicas they are given; all others place exactly these."""
 
+PLAN_LAYERS_ALONE = frozenset({"mro", "spread", "compact", "balanced", "eplb", "ep"})
+"""Those of `POLICIES` that plan each layer as if there were no other; all others look at several layers together."""
+
 OWN_POLICIES = (
     "An entry point of group lazsim.policies in an installed package, or path.py:function, works wherever a name does; "
     "see docs/policies.md."
@@ -136,11 +141,14 @@ class NamedPolicy:
         Takes a `PlacementRequest`; a user's returns a plan or an array of its slots.
     is_own : bool
         Whether it is a user's and not lazsim's.
+    plans_layers_alone : bool
+        Whether it plans each layer as if there were no other, so that layers of several plans can be asked for at once.
     """
 
     name: str
     function: Callable[[PlacementRequest], Any]
     is_own: bool = False
+    plans_layers_alone: bool = False
 
 
 def policy_names() -> list[str]:
@@ -177,13 +185,28 @@ def find_policy(name: str) -> NamedPolicy:
     lazsim.errors.SpecError: unknown policy 'mor': did you mean 'mro'? known: mro, ...
     """
     if name in POLICIES:
-        return NamedPolicy(name, POLICIES[name])
+        return NamedPolicy(name, POLICIES[name], plans_layers_alone=name in PLAN_LAYERS_ALONE)
     if ":" in name or name.endswith(".py"):
         return NamedPolicy(name, load_from_file(name), is_own=True)
     installed = installed_policies()
     if name not in installed:
         raise SpecError(unknown_name("policy", name, policy_names()) + "; or path.py:function")
     return NamedPolicy(name, load_installed(installed[name]), is_own=True)
+
+
+def policy_input(name: str) -> dict[str, str]:
+    """Name a policy as an input: a function in a file with the hash of that file, one of a package by where it is from.
+
+    Examples
+    --------
+    >>> policy_input("mro")
+    {'name': 'mro'}
+    """
+    if name in POLICIES:
+        return {"name": name}
+    if ":" in name:
+        return {"name": Path(name).name, "sha256": sha256(read_bytes(name.rpartition(":")[0]))}
+    return {"name": name, "origin": origin(installed_policies()[name])}
 
 
 def place(policy: NamedPolicy | str, request: PlacementRequest) -> PlacementPlan:

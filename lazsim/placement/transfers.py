@@ -184,8 +184,8 @@ def _moving(has_LEN: Bools, wants_LEN: Bools) -> tuple[Bools, Bools]:
     has = has_LEN.reshape(-1, num_nodes)
     missing = wants_LEN.reshape(-1, num_nodes) & ~has
     # Most plans move the states of few experts.
-    moving = missing.any(axis=1)
-    return has[moving], missing[moving]
+    moving = np.flatnonzero(missing.any(axis=1))
+    return has.take(moving, axis=0), missing.take(moving, axis=0)
 
 
 Sharing = Callable[[Bools, Bools, float, Bools, float], Migration]

@@ -1,1 +1,5 @@
-"""Figures: one function per figure, from a table to axes."""
+"""Figures: one function per figure, from a table to axes. They go to files, so that no display is needed."""
+
+import matplotlib
+
+matplotlib.use("agg")

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import matplotlib
-
-matplotlib.use("agg")
-
 import matplotlib.pyplot as plt
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +19,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
+from lazsim.plots.export import to_files
 from lazsim.plots.style import STYLE
 
 if TYPE_CHECKING:
@@ -74,13 +71,7 @@ def placement_figure(maps: Sequence[LayerMap]) -> dict[str, bytes]:
             if index + columns >= len(maps):
                 panel.set_xlabel("slot")
         _draw_bar(figure, panels, norm)
-        contents = {}
-        for kind, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
-            stream = io.BytesIO()
-            figure.savefig(stream, format=kind, metadata=metadata, dpi=200, bbox_inches="tight")
-            contents[kind] = stream.getvalue()
-        plt.close(figure)
-    return contents
+        return to_files(figure, tight=True)
 
 
 def _draw_bar(figure: Figure, panels: npt.NDArray[np.object_], norm: Normalize) -> None:

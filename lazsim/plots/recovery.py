@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import io
 from math import comb
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import matplotlib
-
-matplotlib.use("agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from lazsim.plots.style import COLORS, STYLE
+from lazsim.plots.export import to_files
+from lazsim.plots.style import COLORS, MARKERS, STYLE
 
 if TYPE_CHECKING:
     from lazsim.recovery import RecoveryCurve
@@ -29,7 +24,6 @@ if TYPE_CHECKING:
 Floats = npt.NDArray[np.float64]
 
 CURVE_COLORS = (*COLORS, "#7a5c2e", "#5b4fa3", "#c2a300")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 DODGE = 0.08
 """Distance, in numbers of failures, to which markers are moved that would hide one another."""
 
@@ -81,7 +75,7 @@ def recovery_figure(survivals: Survivals) -> dict[str, bytes]:
         bottom.set_xlabel(f"{survivals.threats.unit} that fail together")
         handles, labels = axes["whole"].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=min(len(labels), 4 if not several else 8))
-        return _saved(figure)
+        return to_files(figure)
 
 
 def failure_sets_figure(survivals: Survivals) -> dict[str, bytes]:
@@ -119,7 +113,7 @@ def failure_sets_figure(survivals: Survivals) -> dict[str, bytes]:
                 plot_failure_sets(survival.sets_MN, lower, num_rows=max(heights[row], LEAST_ROWS))
             axes[2 * row, 0].set_ylabel("share of sets\nthat kill")
             axes[2 * row + 1, 0].set_ylabel(f"{survivals.threats.unit} of\neach set", loc="top")
-        return _saved(figure)
+        return to_files(figure)
 
 
 def plot_curves(curves: dict[str, RecoveryCurve], axes: Axes) -> None:
@@ -275,13 +269,3 @@ def is_sparse(failures: npt.NDArray[np.int64]) -> bool:
 
 def _short(policy: str) -> str:
     return policy.rpartition(":")[2] if ".py:" in policy else Path(policy).name
-
-
-def _saved(figure: Figure) -> dict[str, bytes]:
-    contents = {}
-    for kind, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
-        stream = io.BytesIO()
-        figure.savefig(stream, format=kind, metadata=metadata, dpi=200)
-        contents[kind] = stream.getvalue()
-    plt.close(figure)
-    return contents

@@ -1,16 +1,12 @@
 """The picture of expert loads: shares of a layer's tokens over training."""
 
-import io
 from collections.abc import Sequence
-
-import matplotlib
-
-matplotlib.use("agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
+from lazsim.plots.export import to_file
 from lazsim.plots.style import STYLE
 from lazsim.routing import RecordedRouting
 
@@ -24,11 +20,7 @@ def share_figure(routing: RecordedRouting, layers: Sequence[int], kind: str) -> 
         for layer, panel in zip(layers, axes[0], strict=True):
             plot_shares(routing, layer, panel)
         axes[0, 0].set_ylabel("share of the layer's tokens")
-        stream = io.BytesIO()
-        metadata = {"Software": None} if kind == "png" else {"CreationDate": None}
-        figure.savefig(stream, format=kind, metadata=metadata, dpi=200)
-        plt.close(figure)
-    return stream.getvalue()
+        return to_file(figure, kind)
 
 
 def plot_shares(routing: RecordedRouting, layer: int, axes: Axes) -> None:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import io
-from typing import TYPE_CHECKING
-
-import matplotlib
-
-matplotlib.use("agg")
+from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
+from lazsim.plots.export import to_files
 from lazsim.plots.style import COLORS, STYLE
 from lazsim.units import DAY_S, HOUR_S, MINUTE_S, format_duration
 
@@ -22,6 +19,8 @@ if TYPE_CHECKING:
 LINE_STYLES = ("-", "--", ":", "-.", (0, (3, 1, 1, 1, 1, 1)))
 WINDOW_SHARE = 1 / 30
 """Part of the time over which throughput is averaged: checkpoints and restarts in it lower it."""
+
+LEGEND_COLUMNS = 4
 
 HATCHES = ("", "//", "..", "\\\\", "xx")
 
@@ -38,7 +37,7 @@ def throughput_figure(result: RunResult) -> dict[str, bytes]:
         figure, axes = plt.subplot_mosaic(
             [["rate", "samples"], ["nodes", "samples"]],
             height_ratios=[3, 1],
-            width_ratios=[3, 1],
+            width_ratios=[2.4, 1],
             figsize=(8, 3.4),
             layout="constrained",
         )
@@ -46,13 +45,7 @@ def throughput_figure(result: RunResult) -> dict[str, bytes]:
         plot_throughput(result, axes["rate"])
         plot_nodes(result, axes["nodes"])
         plot_samples(result, axes["samples"])
-        contents = {}
-        for kind, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
-            stream = io.BytesIO()
-            figure.savefig(stream, format=kind, metadata=metadata, dpi=200)
-            contents[kind] = stream.getvalue()
-        plt.close(figure)
-    return contents
+        return to_files(figure)
 
 
 def time_unit(wall_s: float) -> tuple[str, float]:
@@ -78,14 +71,14 @@ def plot_throughput(result: RunResult, axes: Axes) -> None:
         axes.plot(
             middle_s / time_unit(wall_s)[1],
             means,
-            label=run.system,
+            label=run.name,
             color=COLORS[index % len(COLORS)],
-            linestyle=LINE_STYLES[index % len(LINE_STYLES)],
+            linestyle=_varied(LINE_STYLES, index),
         )
     axes.set_ylabel(f"samples/s\n(mean over {format_duration(2 * reach_s)})")
     axes.set_ylim(bottom=0)
     axes.tick_params(labelbottom=False)
-    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(result.runs))
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=min(len(result.runs), LEGEND_COLUMNS))
 
 
 def plot_nodes(result: RunResult, axes: Axes) -> None:
@@ -104,19 +97,28 @@ def plot_nodes(result: RunResult, axes: Axes) -> None:
 def plot_samples(result: RunResult, axes: Axes) -> None:
     """Draw the samples that each system trained and kept."""
     for index, run in enumerate(result.runs):
-        axes.bar(
+        axes.barh(
             index,
             run.samples,
             color=COLORS[index % len(COLORS)],
-            hatch=HATCHES[index % len(HATCHES)],
+            hatch=_varied(HATCHES, index),
             edgecolor="white",
             linewidth=0,
         )
         axes.annotate(
-            f"{run.samples:,}", (index, run.samples), ha="center", va="bottom", fontsize=7, xytext=(0, 1),
+            f"{run.samples:,}", (run.samples, index), ha="left", va="center", fontsize=7, xytext=(2, 0),
             textcoords="offset points",
         )  # fmt: skip
-    axes.set_xticks(range(len(result.runs)), [run.system for run in result.runs], rotation=30, ha="right")
-    axes.set_ylabel("samples trained")
-    axes.yaxis.set_major_formatter("{x:,.0f}")
-    axes.margins(y=0.12)
+    axes.set_yticks(range(len(result.runs)), [run.name for run in result.runs])
+    axes.invert_yaxis()
+    axes.tick_params(axis="y", length=0)
+    axes.grid(visible=False, axis="y")
+    axes.set_xlabel("samples trained")
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=3))
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.margins(x=0.35)
+
+
+def _varied(styles: tuple[Any, ...], index: int) -> Any:
+    """Choose a style such that runs of the same colour differ in it."""
+    return styles[(index + index // len(COLORS)) % len(styles)]

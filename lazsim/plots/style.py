@@ -5,6 +5,8 @@ from typing import Any
 COLORS = ("#1b6ca8", "#d1761a", "#555555", "#2f8f5b", "#a23b72")
 """Distinct also in grey, in the order in which series are drawn."""
 
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+
 STYLE: Any = {
     "font.size": 8,
     "axes.spines.top": False,

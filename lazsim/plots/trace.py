@@ -1,6 +1,5 @@
 """Draw what a trace does to its nodes."""
 
-import io
 from typing import Any
 
 import matplotlib
@@ -8,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from lazsim.plots.export import to_file
 from lazsim.plots.run import time_unit
 from lazsim.plots.style import COLORS, STYLE
 from lazsim.trace.table import Trace
@@ -70,11 +70,8 @@ def draw_trace(trace: Trace, file_type: str) -> bytes:
     file_type
         ``png`` or ``pdf``.
     """
-    buffer = io.BytesIO()
-    stamps = {"CreationDate": None} if file_type == "pdf" else {"Software": None}
     style: Any = dict(STYLE)
     with matplotlib.rc_context(style):
         figure = Figure(figsize=(6, 2.2), layout="constrained")
         plot_nodes_alive(trace, figure.add_subplot())
-        figure.savefig(buffer, format=file_type, dpi=200, metadata=stamps)
-    return buffer.getvalue()
+        return to_file(figure, file_type)

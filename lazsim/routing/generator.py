@@ -132,9 +132,12 @@ class GeneratedRouting:
             while len(self._starts) <= block:
                 # A copy: a view would keep the whole walk.
                 self._starts.append(self._walk(len(self._starts) - 1)[-1].copy())
+            walk = self._walk(block)
+            if len(self._starts) == block + 1:
+                self._starts.append(walk[-1].copy())
             if len(self._blocks) >= MAX_BLOCKS:
                 del self._blocks[next(iter(self._blocks))]
-            self._blocks[block] = self._tokens(block, self._walk(block)[:-1])
+            self._blocks[block] = self._tokens(block, walk[:-1])
         return self._blocks[block]
 
     def _walk(self, block: int) -> Floats:

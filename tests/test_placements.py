@@ -1,0 +1,177 @@
+"""Runs that compare placement policies, and how well plans in force were prepared for the trace's failures."""
+
+import itertools
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lazsim.engine.exposure import Exposure
+from lazsim.engine.simulate import simulate_system
+from lazsim.engine.systems import SYSTEMS
+from lazsim.placement.plan import PlacementPlan, is_recoverable
+from lazsim.placement.policies import PLAN_LAYERS_ALONE, PlacementRequest, find_policy
+from tests.conftest import ROOT
+from tests.jobs import EvenLoads, costs, trace
+
+P3_LIKE = ROOT / "traces" / "spot-p3-like.csv"
+FAST = ("--trace", P3_LIKE, "--max-nodes", 10, "--duration", "40min", "--json")
+
+OWN = '''
+def place(request):
+    """Put everything where the published policy does."""
+    from lazsim.placement.mro import place_mro
+
+    return place_mro(request.replicas_LE, request.num_nodes, request.num_slots)
+'''
+
+
+def run(lazsim, *arguments):
+    code, out, err = lazsim("run", *FAST, *arguments)
+    assert code == 0, err
+    return json.loads(out)
+
+
+def results_of(run):
+    """Return a run without what names or scores its placement."""
+    return {key: value for key, value in run.items() if key != "placement" and not key.startswith("plan_recovery")}
+
+
+def test_each_flexible_system_runs_once_with_each_placement_and_the_others_once(lazsim):
+    answer = run(lazsim, "--placement", "mro", "--placement", "spread", "--placement", "mro")
+    assert [(run["system"], run["placement"]) for run in answer["runs"]] == [
+        ("lazarus", "mro"),
+        ("lazarus", "spread"),
+        ("ds-ft", None),
+        ("ds", None),
+    ]
+    assert all(0 <= run["plan_recovery_prob"] <= 1 for run in answer["runs"])
+    assert answer["inputs"]["placements"] == [{"name": "mro"}, {"name": "spread"}]
+
+
+def test_the_published_placement_by_name_is_what_runs_without_one(lazsim):
+    chosen, default = run(lazsim, "--placement", "mro"), run(lazsim)
+    assert [results_of(run) for run in chosen["runs"]] == [results_of(run) for run in default["runs"]]
+    assert "placements" not in default["inputs"]
+    assert "plan_recovery_prob" not in default["runs"][0]
+
+
+def test_a_policy_in_a_file_is_run_and_its_file_hashed(lazsim, tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(OWN)
+    answer = run(lazsim, "--system", "lazarus", "--placement", "mro", "--placement", f"{path}:place")
+    published, own = answer["runs"]
+    assert (own["placement"], results_of(own)) == ("mine.py:place", results_of(published))
+    assert own["plan_recovery_prob"] == published["plan_recovery_prob"]
+    assert answer["inputs"]["placements"][1]["name"] == "mine.py:place"
+    assert len(answer["inputs"]["placements"][1]["sha256"]) == 64
+
+
+def test_the_folder_has_the_picture_and_tells_runs_of_one_system_apart(lazsim, tmp_path):
+    run(lazsim, "--placement", "mro", "--placement", "euclid", "--system", "lazarus", "--out", tmp_path)
+    names = {"events.csv", "run.json", "summary.json", "timeline.csv"}
+    pictures = {f"{name}.{kind}" for name in ("throughput", "placements") for kind in ("png", "pdf")}
+    assert {path.name for path in tmp_path.iterdir()} == names | pictures
+    systems = {line.split(",")[1] for line in (tmp_path / "timeline.csv").read_text().splitlines()[1:]}
+    assert systems == {"lazarus:mro", "lazarus:euclid"}
+
+
+def test_the_tables_of_all_policies_fit_80_columns(lazsim):
+    names = ("mro", "euclid", "spread", "compact", "random", "balanced", "eplb", "ep")
+    arguments = [part for name in names for part in ("--placement", name)]
+    code, out, _ = lazsim("run", *FAST[:-1], "--model", "gpt-s", *arguments)
+    assert code == 0
+    assert max(len(line) for line in out.splitlines()) <= 80
+    assert all(f"lazarus:{name}" in out for name in names)
+
+
+@pytest.mark.parametrize(
+    ("placement", "expected"),
+    [
+        ("mor", "did you mean 'mro'"),
+        ("missing.py:place", "missing.py"),
+        ("bad.py:place", "bad.py:place"),
+        ("bad.py:nothing", "nothing"),
+        ("bad.py:wrong_shape", "bad.py:wrong_shape"),
+    ],
+)
+def test_a_bad_policy_is_one_clear_line_and_exit_code_2(lazsim, tmp_path, monkeypatch, placement, expected):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bad.py").write_text("def place(request):\n    1 / 0\n\ndef wrong_shape(request):\n    return [[1]]\n")
+    code, out, err = lazsim("run", *FAST, "--placement", placement, "--out", tmp_path / "out")
+    assert (code, out, len(err.strip().splitlines())) == (2, "", 1)
+    assert expected in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_comparison_that_compares_nothing_says_so(lazsim):
+    notes = run(lazsim, "--system", "ds", "--placement", "mro")["notes"]
+    assert any("ds place by plain expert parallelism" in note for note in notes)
+
+
+@pytest.mark.parametrize("name", sorted(PLAN_LAYERS_ALONE))
+@given(data=st.data())
+@settings(max_examples=20)
+def test_policies_that_plan_layers_alone_give_each_layer_the_same_nodes_whatever_the_others(name, data):
+    num_nodes, num_slots, num_layers = 4, 3, 3
+    load_LE = np.array(
+        data.draw(st.lists(st.lists(st.integers(1, 99), min_size=6, max_size=6), min_size=3, max_size=3))
+    )
+    # 6 experts have 2 replicas each in 12 slots.
+    replicas_LE = np.full((num_layers, 6), 2)
+    together = find_policy(name).function(PlacementRequest(replicas_LE, num_nodes, num_slots, 1, load_LE))
+    for layer in range(num_layers):
+        alone = PlacementRequest(replicas_LE[[layer]], num_nodes, num_slots, 1, load_LE[[layer]])
+        assert np.array_equal(find_policy(name).function(alone).slots_LNS[0], together.slots_LNS[layer])
+
+
+@given(data=st.data())
+@settings(max_examples=60)
+def test_the_score_is_the_mean_over_time_of_every_way_in_which_nodes_can_go(data):
+    """Brute force over every set of nodes alive, those that are not in use included."""
+    sizes = data.draw(st.dictionaries(st.integers(1, 6), st.integers(1, 4), min_size=1, max_size=3))
+    exposure, now_s, weighted, total_s = Exposure(sizes), 0.0, 0.0, 0.0
+    for _ in range(data.draw(st.integers(1, 4))):
+        num_nodes, num_spare = data.draw(st.integers(2, 4)), data.draw(st.integers(0, 2))
+        slots = data.draw(st.permutations(list(range(4)) + [data.draw(st.integers(-1, 3))] * (2 * num_nodes - 4)))
+        plan = PlacementPlan(np.array(slots).reshape(1, num_nodes, 2), num_experts=4)
+        seconds = data.draw(st.integers(1, 100))
+        exposure.note(now_s, plan, num_nodes + num_spare)
+        now_s += seconds
+        kept = 0.0
+        for size, count in sizes.items():
+            alive = range(num_nodes + num_spare)
+            sets = list(itertools.combinations(alive, min(size, len(alive))))
+            survived = [is_recoverable(plan.holds_LEN[:, :, [n for n in range(num_nodes) if n not in s]]) for s in sets]
+            kept += count / sum(sizes.values()) * np.mean(survived)
+        weighted, total_s = weighted + seconds * kept, total_s + seconds
+        if data.draw(st.booleans()):
+            exposure.note(now_s, None, num_nodes)
+            now_s += 10
+    assert exposure.mean(now_s).recovery_prob == pytest.approx(weighted / total_s, abs=1e-12)
+
+
+NEVER = {"checkpoint_interval_steps": dict.fromkeys(SYSTEMS, 10**6), "rebalance_interval_steps": 10**6}
+
+
+def test_plans_are_in_force_while_nodes_train_under_them():
+    # 4 experts twice each on 4 nodes of 2 slots: two groups of two nodes. Of the 6 pairs of nodes 2 take a group whole.
+    # A pair from different groups goes at 100 s: detect 15 s, rebuild 10 s, nothing to transfer, then one copy of each
+    # expert on 2 nodes until 200 s, which losing both does not survive.
+    system = replace(SYSTEMS["lazarus"], placement="mro")
+    for pair in ("a b", "a c", "a d"):
+        events = trace((0, "add", "a b c d"), (100, "remove", pair))
+        result = simulate_system(events, system, costs(**NEVER), EvenLoads(2, 4), 200.0, score_plans=True)
+        if not result.counts["restarts"]:
+            break
+    assert result.plan_recovery.recovery_prob == pytest.approx(100 * (4 / 6) / (100 + 200 - 125))
+    assert result.plan_recovery.method == "exact"
+
+
+def test_without_a_failure_there_is_nothing_to_score():
+    events = trace((0, "add", "a b c d"))
+    result = simulate_system(events, SYSTEMS["lazarus"], costs(), EvenLoads(2, 4), 200.0, score_plans=True)
+    assert result.plan_recovery is None
