@@ -21,8 +21,9 @@ def transfer_s(costs: CostModel, bytes_NN: Floats, server_N: Ints) -> float:
         return 0.0
     local = bytes_NN * (server_N[:, None] == server_N)
     across = bytes_NN - local
-    nic = max(np.bincount(server_N, across.sum(axis=axis)).max() for axis in (0, 1))
-    busiest_local = max((local / costs.cluster.gpus_per_node).sum(axis=axis).max() for axis in (0, 1))
+    # Sent and received by each server.
+    nic = np.maximum(np.bincount(server_N, across.sum(axis=1)), np.bincount(server_N, across.sum(axis=0))).max()
+    busiest_local = np.maximum(local.sum(axis=1), local.sum(axis=0)).max() / costs.cluster.gpus_per_node
     return float(costs.communication.transfer_s(nic, busiest_local))
 
 

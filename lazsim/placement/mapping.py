@@ -55,6 +55,9 @@ def map_greedily(missing_HN: Ints | Floats) -> Ints:
     bound = [-1] * num_plan
     free = [True] * num_hand
     left = num_plan
+    if np.issubdtype(missing_HN.dtype, np.integer) and missing_HN.max() <= np.iinfo(np.uint16).max:
+        # Numbers of 16 bits are sorted digit by digit, several times faster.
+        missing_HN = missing_HN.astype(np.uint16)
     pairs = np.divmod(np.argsort(missing_HN, axis=None, kind="stable"), num_plan)
     for hand, plan in zip(*map(np.ndarray.tolist, pairs), strict=True):
         if free[hand] and bound[plan] < 0:
