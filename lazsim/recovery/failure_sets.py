@@ -9,9 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lazsim.placement.plan import Bools, Ints
-
-BLOCK = 512
-"""Sets compared with all others at once: bounds memory, changes no result."""
+from lazsim.recovery.bits import all_failed, members, pack, unpack
 
 
 def minimal_failure_sets(holds_LEN: Bools) -> Bools:
@@ -111,21 +109,16 @@ def unique_rows(rows: Bools) -> tuple[Bools, Ints]:
 def _minimal(sets_MN: Bools) -> Bools:
     """Drop every set that contains another, and sort by size."""
     left, _ = unique_rows(sets_MN)
-    left = left[np.argsort(left.sum(axis=1), kind="stable")]
-    kept = [left[:0]]
-    while len(left):
-        head, left = left[:BLOCK], left[BLOCK:]
-        head = head[_num_contained(head, head) == 1]
-        kept.append(head)
+    sizes = left.sum(axis=1)
+    order = np.argsort(sizes, kind="stable")
+    left, sizes = left[order], sizes[order]
+    if not len(left) or not sizes[0]:
+        return left[:1]
+    # Each set is looked at as failed nodes, too: which others fail with it?
+    left_NW = pack(np.ascontiguousarray(left.T))
+    contains_W = np.zeros(left_NW.shape[1], dtype=np.uint64)
+    for nodes_ms in members(left, len(contains_W)):
         # Of two distinct sets of one size, neither contains the other.
-        larger = left.sum(axis=1) > head[0].sum() if len(left) else np.zeros(0, dtype=np.bool_)
-        larger[larger] = _num_contained(left[larger], head) > 0
-        left = left[~larger]
-    return np.concatenate(kept)
-
-
-def _num_contained(sets_MN: Bools, small_MN: Bools) -> Ints:
-    """Count, for each set, the small ones that it contains."""
-    common = sets_MN.astype(np.float32) @ small_MN.T.astype(np.float32)
-    contained: Ints = (common == small_MN.sum(axis=1)).sum(axis=1)
-    return contained
+        is_larger_W = pack((sizes > nodes_ms.shape[1])[None])[0]
+        contains_W |= np.bitwise_or.reduce(all_failed(left_NW, nodes_ms), axis=0) & is_larger_W
+    return left[~unpack(contains_W, len(left))]

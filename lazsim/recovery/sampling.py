@@ -4,19 +4,14 @@ Axes: M failure sets, m failure sets of one size s, N nodes, B samples, W words 
 sample, R orders in which they do, H failure sets within the failed nodes of a sample.
 """
 
-from collections.abc import Iterator
-
 import numpy as np
 import numpy.typing as npt
 
-from lazsim.placement.plan import Bools, Ints
+from lazsim.placement.plan import Bools
+from lazsim.recovery.bits import all_failed, members, pack, set_bits, unpack
 
 Floats = npt.NDArray[np.float64]
 Ranks = npt.NDArray[np.uint16]
-Words = npt.NDArray[np.uint64]
-
-CHUNK_WORDS = 1 << 14
-"""Words looked at together, one for each failure set and 64 samples: they stay in a core's cache."""
 
 
 def draw_ranks(rng: np.random.Generator, num_nodes: int, depth: int, num_samples: int) -> Ranks:
@@ -49,12 +44,11 @@ def has_survived(sets_MN: Bools, failed_NB: Bools) -> Bools:
     >>> has_survived(np.array([[True, True]]), np.array([[True, False, True], [True, True, False]])).tolist()
     [False, True, True]
     """
-    failed_NW = _pack(failed_NB)
+    failed_NW = pack(failed_NB)
     lost_W = np.zeros(failed_NW.shape[1], dtype=np.uint64)
-    for nodes_ms in _members(sets_MN, failed_NW.shape[1]):
-        lost_W |= np.bitwise_or.reduce(_all_failed(failed_NW, nodes_ms), axis=0)
-    lost: Bools = np.unpackbits(lost_W.view(np.uint8), count=failed_NB.shape[1], bitorder="little").view(np.bool_)
-    return ~lost
+    for nodes_ms in members(sets_MN, failed_NW.shape[1]):
+        lost_W |= np.bitwise_or.reduce(all_failed(failed_NW, nodes_ms), axis=0)
+    return ~unpack(lost_W, failed_NB.shape[1])
 
 
 def failures_survived(sets_MN: Bools, rank_NB: Ranks, order_DR: Ranks) -> Ranks:
@@ -83,10 +77,10 @@ def failures_survived(sets_MN: Bools, rank_NB: Ranks, order_DR: Ranks) -> Ranks:
     [[1, 1]]
     """
     depth = len(order_DR)
-    failed_NW = _pack(rank_NB < depth)
+    failed_NW = pack(rank_NB < depth)
     survived_BR = np.full((rank_NB.shape[1], order_DR.shape[1]), depth, dtype=order_DR.dtype)
-    for nodes_ms in _members(sets_MN, failed_NW.shape[1]):
-        failed_set, sample = _bits(_all_failed(failed_NW, nodes_ms))
+    for nodes_ms in members(sets_MN, failed_NW.shape[1]):
+        failed_set, sample = set_bits(all_failed(failed_NW, nodes_ms))
         if len(sample):
             last_HR = order_DR[rank_NB[nodes_ms[failed_set, 0], sample]]
             for nodes_m in nodes_ms.T[1:]:
@@ -115,36 +109,3 @@ def mean_sets_lost(sets_MN: Bools) -> Floats:
     all_fail = np.hstack([np.ones((num_nodes + 1, 1)), next_fails.cumprod(axis=1)])
     mean: Floats = all_fail @ np.bincount(sets_MN.sum(axis=1), minlength=num_nodes + 1)
     return mean
-
-
-def _members(sets_MN: Bools, num_words: int) -> Iterator[Ints]:
-    """Yield the nodes of failure sets, some sets of one size at a time, shape (m, s)."""
-    sizes = sets_MN.sum(axis=1)
-    at_once = max(1, CHUNK_WORDS // num_words)
-    for size in np.unique(sizes):
-        nodes_ms = sets_MN[sizes == size].nonzero()[1].reshape(-1, size)
-        for start in range(0, len(nodes_ms), at_once):
-            yield nodes_ms[start : start + at_once]
-
-
-def _pack(failed_NB: Bools) -> Words:
-    """Put 64 samples into a word, and samples without a failure into what is left of the last one; shape (N, W)."""
-    packed = np.packbits(failed_NB, axis=1, bitorder="little")
-    return np.pad(packed, ((0, 0), (0, -packed.shape[1] % 8))).view("<u8")
-
-
-def _all_failed(failed_NW: Words, nodes_ms: Ints) -> Words:
-    """Return the samples in which all nodes of a set failed, as bits, shape (m, W)."""
-    failed_mW = failed_NW[nodes_ms[:, 0]]
-    for nodes_m in nodes_ms.T[1:]:
-        failed_mW &= failed_NW[nodes_m]
-    return failed_mW
-
-
-def _bits(words_mW: Words) -> tuple[Ints, Ints]:
-    """Return row and column of each bit that is set."""
-    used = np.flatnonzero(words_mW)
-    bits = np.unpackbits(words_mW.ravel()[used].view(np.uint8), bitorder="little")
-    index, bit = np.divmod(np.flatnonzero(bits.view(np.bool_)), 64)
-    row, word = np.divmod(used[index], words_mW.shape[1])
-    return row, word * 64 + bit
