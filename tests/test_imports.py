@@ -22,6 +22,7 @@ LAYERS = [
     {"results"},
     {"simulation", "scoring"},
     {"sensitivity"},
+    {"sweep"},
     {"plots", "report"},
     {"cli"},
     {"__main__"},

@@ -16,6 +16,7 @@ COMMANDS = {
     "trace": "Inspect, convert, generate, fit, fetch and plot traces.",
     "routing": "Inspect, fit and generate expert loads.",
     "calibrate": "Show how far the cost model is from measured kernels.",
+    "sweep": "Run grids of models, systems, traces and seeds, and go on where they were stopped.",
     "sensitivity": "Show what changes when a constant is off by half.",
     "list": "List what a name can be, and where to add one's own.",
 }

@@ -40,7 +40,7 @@ def note(text: str) -> None:
     click.echo(f"note: {text}", err=True)
 
 
-def progress(items: Iterable[str]) -> Iterable[str]:
+def progress(items: Iterable[str], doing: str = "simulating") -> Iterable[str]:
     """Go through items behind a progress bar on stderr, where that is a terminal."""
     if not sys.stderr.isatty():
         yield from items
@@ -49,7 +49,7 @@ def progress(items: Iterable[str]) -> Iterable[str]:
     from rich.progress import Progress
 
     with Progress(console=Console(stderr=True), transient=True) as bar:
-        yield from bar.track(list(items), description="simulating")
+        yield from bar.track(list(items), description=doing)
 
 
 def print_json(value: Any) -> None:

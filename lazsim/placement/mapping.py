@@ -4,6 +4,7 @@ Axes: L layers, E experts, H nodes at hand, N nodes of the plan.
 """
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -55,10 +56,11 @@ def map_greedily(missing_HN: Ints | Floats) -> Ints:
     bound = [-1] * num_plan
     free = [True] * num_hand
     left = num_plan
-    if np.issubdtype(missing_HN.dtype, np.integer) and missing_HN.max() <= np.iinfo(np.uint16).max:
+    keys: npt.NDArray[Any] = missing_HN
+    if np.issubdtype(keys.dtype, np.integer) and keys.max() <= np.iinfo(np.uint16).max:
         # Numbers of 16 bits are sorted digit by digit, several times faster.
-        missing_HN = missing_HN.astype(np.uint16)
-    pairs = np.divmod(np.argsort(missing_HN, axis=None, kind="stable"), num_plan)
+        keys = keys.astype(np.uint16)
+    pairs = np.divmod(np.argsort(keys, axis=None, kind="stable"), num_plan)
     for hand, plan in zip(*map(np.ndarray.tolist, pairs), strict=True):
         if free[hand] and bound[plan] < 0:
             bound[plan] = hand

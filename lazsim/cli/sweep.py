@@ -1,0 +1,119 @@
+"""``lazsim sweep``: grids of runs, resumed where they were left."""
+
+import itertools
+import math
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lazsim.cli.common import json_option, note, print_json
+
+if TYPE_CHECKING:
+    from lazsim.sweep import SweepResult
+
+MOST_SETTINGS = 20
+"""Settings that are shown; tables have all of them."""
+
+MOST_FAILURES = 10
+"""Failed runs that are named."""
+
+
+@click.command()
+@click.argument("spec", type=click.Path(path_type=Path), metavar="SPEC.toml")
+@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Keep every run there.")
+@click.option(
+    "--backend",
+    type=click.Choice(("loky", "ray")),
+    default="loky",
+    show_default=True,
+    help="Processes of this machine, or a Ray cluster.",
+)
+@click.option("--jobs", type=click.IntRange(min=1), metavar="N", help="Worker processes; default: one for each core.")
+@click.option("--address", help="An existing Ray cluster; default: that of RAY_ADDRESS, else one is started here.")
+@json_option
+def command(spec: Path, out: Path, backend: str, jobs: int | None, address: str | None, as_json: bool) -> None:
+    """Run every point of the grids in SPEC.toml that DIR does not hold yet.
+
+    DIR keeps a line in rows.jsonl for each run as soon as it is there, so that a sweep which was stopped or killed goes
+    on where it was, and at the end table.csv with a row for each point. A run that fails does not stop the others.
+    docs/sweeps.md says what SPEC.toml can hold.
+    """
+    from lazsim.errors import LazsimError
+    from lazsim.files import check_folder
+    from lazsim.sweep import load_sweep, run_sweep
+
+    if address is not None and backend != "ray":
+        raise click.UsageError("--address is that of a Ray cluster; add --backend ray")
+    check_folder(out)
+    result = run_sweep(load_sweep(spec), out, backend=backend, num_workers=jobs, address=address, progress=progress_bar)
+    for text in result.notes:
+        note(text)
+    if as_json:
+        print_json(to_json(result))
+    else:
+        click.echo("\n".join(format_summary(result)))
+    note(f"results are in {out}/: table.csv, rows.jsonl")
+    for label, error in result.failures[:MOST_FAILURES]:
+        note(f"{label}: {error}")
+    if result.failures:
+        num_runs = len(result.rows) + len(result.failures)
+        raise LazsimError(f"{spec}: {len(result.failures)} of {num_runs} runs failed; mend them and start it again")
+
+
+@contextmanager
+def progress_bar(num_done: int, num_total: int) -> Iterator[Callable[[int], None]]:
+    """Show on stderr, where that is a terminal, how many runs are done and how long the others will take."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("runs"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("left"))
+    with Progress(*columns, console=Console(stderr=True), transient=True, speed_estimate_period=60) as bar:
+        task = bar.add_task("runs", total=num_total, completed=num_done)
+        yield lambda number: bar.advance(task, number)
+
+
+def to_json(result: "SweepResult") -> dict[str, Any]:
+    """Return plain data: every row, the means over seeds, what failed, and notes."""
+    return {
+        "rows": list(result.rows),
+        "summary": result.means(),
+        "failures": [{"point": label, "error": error} for label, error in result.failures],
+        "notes": list(result.notes),
+    }
+
+
+def format_summary(result: "SweepResult") -> Iterator[str]:
+    """Write mean samples and ratios of each setting, in lines of at most 80 columns."""
+    settings = [
+        (text, list(rows)) for text, rows in itertools.groupby(result.means(), lambda row: _setting(row, result.axes))
+    ]
+    yield "samples, and how many times those of the first run at the same seed;"
+    yield "+- is a 95 % interval over seeds"
+    for setting, rows in settings[:MOST_SETTINGS]:
+        yield ""
+        if setting:
+            yield click.wrap_text(setting, 80, subsequent_indent="  ")
+        yield f"{'run':<26} {'runs':>5} {'samples':>24} {'times the first':>20}"
+        for row in rows:
+            samples, ratio = _estimate(row, "samples", ",.0f"), _estimate(row, "ratio", ".3f")
+            yield f"{row['run']:<26.26} {row['num_runs']:>5} {samples:>24} {ratio:>20}"
+    if len(settings) > MOST_SETTINGS:
+        yield f"\n{len(settings) - MOST_SETTINGS} more settings are in the table"
+
+
+def _setting(row: dict[str, Any], axes: tuple[str, ...]) -> str:
+    return ", ".join(f"{key} = {row[key]}" for key in axes if row.get(key) is not None)
+
+
+def _estimate(row: dict[str, Any], what: str, style: str) -> str:
+    mean, half = row[f"{what}_mean"], (row[f"{what}_ci_high"] - row[f"{what}_ci_low"]) / 2
+    if math.isnan(mean):
+        return "-"
+    return f"{mean:{style}}" + ("" if math.isnan(half) else f" +- {half:{style}}")

@@ -1,0 +1,230 @@
+"""What a sweep asks for: values that all runs share, and grids of values that differ, read from TOML."""
+
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import msgspec
+
+from lazsim.engine.systems import DEFAULT_SYSTEMS, SYSTEMS
+from lazsim.errors import SpecError
+from lazsim.files import read_bytes
+from lazsim.specs import Spec, unknown_name
+
+Point = Mapping[str, Any]
+"""Value by key, every key of `Settings` and the dotted names that are set; None where a value follows from others."""
+
+SPAN = re.compile(r"(\d{1,9})-(\d{1,9})", re.ASCII)
+"""Whole numbers from one to another, both included: a short way to write seeds."""
+
+HAVE_FIELDS = ("model", "gpu", "cluster", "job", "trace", "routing")
+"""Keys whose fields have dotted names."""
+
+
+class Settings(Spec, frozen=True, kw_only=True):
+    """The keys of a run; what they mean and what they are without a value is as in ``lazsim run``.
+
+    Attributes
+    ----------
+    trace : str
+        A recipe by name or as a ``.toml`` file, from which a trace is generated, or a file of node events.
+    trace_seed : int or None
+        Seed of the trace; `seed` without one.
+    gpu : str or None
+        A GPU in place of the cluster's.
+    score_plans : bool
+        Whether to find the recovery probability of the plans in force.
+    history : bool
+        Whether to keep the states and events of each run.
+    """
+
+    trace: str
+    model: str = "gpt-s"
+    cluster: str = "rtx3090x10"
+    gpu: str | None = None
+    job: str = "testbed-a"
+    routing: str = "smartmoe-fit"
+    profile: str | None = None
+    trace_format: str = "auto"
+    trace_seed: int | None = None
+    start: str = "0"
+    duration: str | None = None
+    max_nodes: int | None = None
+    cap: str = "offset"
+    lenient: bool = False
+    score_plans: bool = False
+    history: bool = False
+    placement: str | None = None
+    seed: int = 0
+    system: str = "lazarus"
+
+
+TYPES = get_type_hints(Settings)
+DEFAULTS = {field.name: field.default for field in msgspec.structs.fields(Settings) if not field.required}
+SEEDS = ("seed", "trace_seed")
+
+
+class _Document(Spec, frozen=True, kw_only=True):
+    """A sweep as it stands in a file."""
+
+    base: dict[str, Any] = msgspec.field(default_factory=dict)
+    grid: dict[str, Any] | list[dict[str, Any]] = msgspec.field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The runs of a sweep.
+
+    Attributes
+    ----------
+    name : str
+        What errors call it: the path of its file.
+    folder : Path
+        Where relative paths in it begin.
+    base : mapping
+        Values by key that hold in every grid, a tuple for each.
+    grids : tuple of mapping
+        More values by key: of each grid with the base, every combination is a point.
+
+    Examples
+    --------
+    >>> sweep = parse_sweep({"base": {"trace": "fail-every-5min", "system": "lazarus"}, "grid": {"seed": "0-2"}})
+    >>> [point["seed"] for point in sweep.points()]
+    [0, 1, 2]
+    """
+
+    name: str
+    folder: Path
+    base: Mapping[str, tuple[Any, ...]]
+    grids: tuple[Mapping[str, tuple[Any, ...]], ...]
+
+    def points(self) -> tuple[Point, ...]:
+        """Return every point once, in the order of the file: in a grid, the last key varies fastest."""
+        found: dict[frozenset[Any], Point] = {}
+        for grid in self.grids:
+            axes = {**self.base, **grid}
+            for values in itertools.product(*axes.values()):
+                chosen = dict(zip(axes, values, strict=True))
+                point = chosen | {key: value for key, value in DEFAULTS.items() if key not in chosen}
+                found.setdefault(frozenset(point.items()), point)
+        return tuple(found.values())
+
+    def changed(self, values: Mapping[str, Any]) -> "Sweep":
+        """Return a sweep with other values of some keys, in the base and in every grid that names them.
+
+        Raises
+        ------
+        SpecError
+            When a key or a value is unknown.
+
+        Examples
+        --------
+        >>> sweep = parse_sweep({"base": {"trace": "fail-every-5min"}, "grid": {"seed": "0-9"}})
+        >>> len(sweep.changed({"seed": 0, "system": ["ds", "ds-ft"]}).points())
+        2
+        """
+        new = dict(_axes(self.name, values))
+        grids = tuple({key: new.get(key, old) for key, old in grid.items()} for grid in self.grids)
+        return replace(self, base={**self.base, **new}, grids=grids)
+
+
+def load_sweep(path: Path | str) -> Sweep:
+    """Read a sweep from a TOML file; paths in it are relative to its folder.
+
+    Raises
+    ------
+    LazsimError
+        When it cannot be read, or a key or value in it is unknown; the message names file and key.
+    """
+    path = Path(path)
+    try:
+        document = msgspec.toml.decode(read_bytes(path))
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        hint = "; write dotted names in quotes" if "overwrite" in str(error) else ""
+        raise SpecError(f"{path}: {error}{hint}") from None
+    return parse_sweep(document, name=str(path), folder=path.parent)
+
+
+def parse_sweep(document: Mapping[str, Any], *, name: str = "sweep", folder: Path = Path()) -> Sweep:
+    """Make a sweep of plain data.
+
+    Parameters
+    ----------
+    document
+        ``base`` and ``grid``, as in a file.
+    name
+        What errors call it.
+    folder
+        Where relative paths in it begin.
+
+    Raises
+    ------
+    SpecError
+        When a key is unknown, a value of a wrong type, a list empty, or no trace given.
+    """
+    try:
+        checked = msgspec.convert(document, _Document)
+    except msgspec.ValidationError as error:
+        raise SpecError(f"{name}: {error}; expected a table [base] and one or more tables [grid]") from None
+    base = dict(_axes(name, checked.base))
+    tables = [checked.grid] if isinstance(checked.grid, dict) else checked.grid
+    if not tables:
+        raise SpecError(f"{name}: grid is an empty list; leave it out, or give [[grid]] tables")
+    systems = {} if "system" in base else {"system": DEFAULT_SYSTEMS}
+    # Systems vary fastest where they are not given: a key that a grid has keeps the place it has there.
+    grids = tuple(own if "system" in own else own | systems for own in (dict(_axes(name, each)) for each in tables))
+    if any("trace" not in base | grid for grid in grids):
+        raise SpecError(f"{name}: trace is missing; name a recipe of lazsim list traces, or a file")
+    return Sweep(name, folder, base, grids)
+
+
+def _axes(name: str, table: Mapping[str, Any]) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """Yield the values of each key of a table, a tuple for each, checked as far as that goes without other files."""
+    seen = set()
+    for key, value in _flatten(table):
+        _check_key(name, key)
+        if key in seen:
+            raise SpecError(f"{name}: {key} is given twice in one table; keep one of them")
+        seen.add(key)
+        values = _values(key, value)
+        if not values:
+            raise SpecError(f"{name}: {key} has no values; give at least one")
+        yield key, tuple(_check_value(name, key, each) for each in values)
+
+
+def _flatten(table: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}", value
+
+
+def _check_key(name: str, key: str) -> None:
+    head, dot, _ = key.partition(".")
+    if key not in TYPES and not (dot and head in HAVE_FIELDS):
+        fields = f"or a field of {', '.join(HAVE_FIELDS)}, as job.fault_threshold"
+        raise SpecError(f"{name}: {unknown_name('key', key, list(TYPES))}; {fields}")
+
+
+def _values(key: str, value: Any) -> Sequence[Any]:
+    if isinstance(value, list | tuple):
+        return value
+    span = SPAN.fullmatch(value) if key in SEEDS and isinstance(value, str) else None
+    return range(int(span[1]), int(span[2]) + 1) if span else [value]
+
+
+def _check_value(name: str, key: str, value: Any) -> Any:
+    kind: Any = TYPES.get(key, int | float | bool | str)
+    try:
+        checked = msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        raise SpecError(f"{name}: {key} = {value!r}: {error}") from None
+    if key == "system" and checked not in SYSTEMS:
+        raise SpecError(f"{name}: {unknown_name('system', checked, list(SYSTEMS))}")
+    if key in SEEDS and checked is not None and checked < 0:
+        raise SpecError(f"{name}: {key} = {checked}: expected a whole number from 0 up")
+    return checked

@@ -1,0 +1,57 @@
+"""Time a sweep of 1,000 runs with one worker and with two: ``python -m tests.bench_sweep``.
+
+Both are measured in this run, in turn, and the least wall time of each counts. CPU seconds, of this process and of its
+workers, tell what two workers cost more where other work on the machine hides what they gain.
+"""
+
+import resource
+import time
+
+from lazsim.sweep import Sweep, parse_sweep, run_sweep
+
+NUM_RUNS = 1000
+REPEAT = 3
+
+
+def thousand_runs() -> Sweep:
+    """250 seeds of the published schedule of failures, four systems each."""
+    base = {"trace": "fail-every-5min", "model": "gpt-s", "seed": f"0-{NUM_RUNS // 4 - 1}"}
+    return parse_sweep({"base": base, "grid": {"system": ["lazarus", "ds-ft", "ds", "tutel"]}})
+
+
+def cpu_s() -> float:
+    """Return the CPU seconds of this process and of those of its workers that have ended."""
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
+def measure(num_workers: int) -> tuple[float, float]:
+    """Return wall and CPU seconds of the sweep, the start of workers included."""
+    from joblib.externals.loky import get_reusable_executor
+
+    start_s, start_cpu_s = time.perf_counter(), cpu_s()
+    rows = run_sweep(thousand_runs(), num_workers=num_workers).rows
+    wall_s = time.perf_counter() - start_s
+    assert len(rows) == NUM_RUNS
+    if num_workers > 1:
+        get_reusable_executor().shutdown(wait=True)
+    return wall_s, cpu_s() - start_cpu_s
+
+
+def main() -> None:
+    """Print times, and how many times as fast two workers are."""
+    # Code and caches that the first run warms up are no part of any.
+    run_sweep(thousand_runs().changed({"seed": 0}), num_workers=1)
+    times: dict[int, list[tuple[float, float]]] = {1: [], 2: []}
+    for _ in range(REPEAT):
+        for num_workers, measured in times.items():
+            measured.append(measure(num_workers))
+    for num_workers, measured in times.items():
+        walls = ", ".join(f"{wall_s:.2f}" for wall_s, _ in measured)
+        print(f"{NUM_RUNS} runs, {num_workers} workers: {walls} s; CPU {min(cpu for _, cpu in measured):.2f} s")
+    one, two = (min(wall_s for wall_s, _ in times[number]) for number in (1, 2))
+    print(f"2 workers are {one / two:.2f} times as fast as 1")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+import json
+
+import pytest
+
+SPEC = """
+[base]
+trace = "fail-every-5min"
+routing = "uniform"
+duration = "10min"
+[grid]
+cluster.recovery.detect_s = [15.0, "x2"]
+seed = [0, 1]
+"""
+
+
+@pytest.fixture
+def spec(tmp_path):
+    path = tmp_path / "sweep.toml"
+    path.write_text(SPEC)
+    return path
+
+
+def test_a_table_for_people_and_one_of_every_run(lazsim, spec, tmp_path):
+    code, out, _ = lazsim("sweep", spec, "--out", tmp_path / "out", "--jobs", 1)
+    assert code == 0
+    lines = out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert [line for line in lines if "=" in line] == [
+        "cluster.recovery.detect_s = 15.0",
+        "cluster.recovery.detect_s = x2",
+    ]
+    assert [line.split()[:2] for line in lines[5:8]] == [["lazarus", "2"], ["ds-ft", "2"], ["ds", "2"]]
+    table = (tmp_path / "out" / "table.csv").read_text().splitlines()
+    assert len(table) == 1 + 2 * 2 * 3
+    assert table[0].startswith("system,placement,cluster.recovery.detect_s,seed,steps,samples,")
+
+
+def test_json_has_every_row_and_the_means(lazsim, spec, tmp_path):
+    code, out, _ = lazsim("sweep", spec, "--out", tmp_path / "out", "--jobs", 1, "--json")
+    answer = json.loads(out)
+    assert code == 0
+    assert len(answer["rows"]) == 12
+    assert [row["run"] for row in answer["summary"]] == ["lazarus", "ds-ft", "ds"] * 2
+    assert answer["failures"] == []
+
+
+def test_runs_that_fail_are_named_and_the_others_kept(lazsim, spec, tmp_path):
+    (tmp_path / "own.py").write_text(
+        "from lazsim.placement.baselines import place_spread\n"
+        "def policy(request):\n"
+        "    if request.num_nodes < 10:\n"
+        "        raise ValueError('no')\n"
+        "    return place_spread(request.replicas_LE, request.num_nodes, request.num_slots)\n"
+    )
+    spec.write_text(SPEC + 'system = ["lazarus", "ds"]\nplacement = "own.py:policy"\n')
+    code, _, err = lazsim("sweep", spec, "--out", tmp_path / "out", "--jobs", 1)
+    assert code == 2
+    assert "system = lazarus, placement = own.py:policy, " in err
+    assert err.splitlines()[-1].endswith("4 of 8 runs failed; mend them and start it again")
+    assert len((tmp_path / "out" / "table.csv").read_text().splitlines()) == 5
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["--backend", "dask"], "'dask' is not one of 'loky', 'ray'"),
+        (["--address", "here:1"], "add --backend ray"),
+        (["--jobs", "0"], "0 is not in the range"),
+    ],
+)
+def test_wrong_options_are_one_line_and_code_2(lazsim, spec, tmp_path, options, complaint):
+    code, out, err = lazsim("sweep", spec, "--out", tmp_path / "out", *options)
+    assert (code, out) == (2, "")
+    assert complaint in err
+    assert len(err.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_wrong_spec_leaves_nothing_behind(lazsim, spec, tmp_path):
+    spec.write_text(SPEC + "job.fault_treshold = 2\n")
+    code, out, err = lazsim("sweep", spec, "--out", tmp_path / "out")
+    assert (code, out) == (2, "")
+    assert err == (
+        f"lazsim: {spec}: job.fault_treshold = 2: unknown field 'fault_treshold': did you mean 'fault_threshold'? "
+        "known: name, sequences_per_gpu, num_micro_batches, fault_threshold, rebalance_interval_steps, join_wait_s, "
+        "checkpoint_interval_steps, activation_passes, logit_passes, reorder_kernels\n"
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_spec_and_a_folder_that_is_a_file_are_refused(lazsim, spec, tmp_path):
+    code, _, err = lazsim("sweep", tmp_path / "none.toml", "--out", tmp_path / "out")
+    assert (code, err) == (
+        2,
+        f"lazsim: {tmp_path}/none.toml: cannot be read (No such file or directory); check the path\n",
+    )
+    code, _, err = lazsim("sweep", spec, "--out", spec)
+    assert code == 2
+    assert "cannot be written" in err

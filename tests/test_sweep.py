@@ -1,0 +1,257 @@
+import itertools
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import lazsim
+from lazsim.errors import LazsimError
+from lazsim.sweep import collect, load_sweep, parse_sweep, run_sweep
+from lazsim.sweep.collect import BATCH_S, Batches
+from lazsim.trace import generate_trace, load_recipe
+
+BASE = {"trace": "fail-every-5min", "routing": "uniform", "duration": "10min"}
+SMALL = parse_sweep({"base": BASE, "grid": {"seed": "0-2", "job.fault_threshold": [1, 2]}})
+SPEC = """
+[base]
+trace = "fail-every-5min"
+[grid]
+model = ["gpt-s", "gpt-l"]
+seed = "0-9"
+"""
+
+
+def ids(folder):
+    return [json.loads(line)["id"] for line in (folder / "rows.jsonl").read_bytes().splitlines()]
+
+
+def has_processes(group):
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def square(number):
+    if number < 0:
+        raise LazsimError(f"{number} is below 0")
+    return {"square": number * number}
+
+
+@pytest.mark.parametrize("system", ["lazarus", "ds-ft", "tutel"])
+def test_a_row_is_what_a_single_run_gives(system):
+    sweep = parse_sweep(
+        {"base": {"trace": "fail-every-5min", "trace_seed": 4, "system": system, "seed": 2, "model": "gpt-l"}}
+    )
+    row = run_sweep(sweep, num_workers=1).rows[0]
+    trace = generate_trace(load_recipe("fail-every-5min"), np.random.default_rng(4), "any")
+    run = lazsim.simulate(trace, model="gpt-l", systems=[system], seed=2).to_json()["runs"][0]
+    ledger = {f"{bucket}_s": seconds for bucket, seconds in run.pop("ledger_s").items()}
+    expected = run | ledger | {"placement": None, "nodes_lost": 5, "most_nodes": 10}
+    assert {key: value for key, value in row.items() if key != "id"} == expected
+
+
+def test_a_chosen_placement_is_scored_and_plain_expert_parallelism_runs_once_without():
+    base = BASE | {"score_plans": True, "trace.num_left": 8}
+    grid = {"placement": ["mro", "compact"], "system": ["lazarus", "ds"]}
+    rows = run_sweep(parse_sweep({"base": base, "grid": grid}), num_workers=1).rows
+    names = [("lazarus", "mro"), ("ds", None), ("lazarus", "compact")]
+    assert [(row["system"], row["placement"]) for row in rows] == names
+    trace = generate_trace(load_recipe("fail-every-5min"), np.random.default_rng(0), "any")
+    alone = lazsim.simulate(
+        trace, systems=["lazarus"], placements=["mro", "compact"], routing="uniform", duration_s=600
+    ).runs
+    assert rows[0]["samples"] == alone[0].samples
+    assert rows[0]["plan_recovery_prob"] == alone[0].plan_recovery.recovery_prob
+    assert rows[2]["plan_recovery_prob"] < rows[0]["plan_recovery_prob"]
+
+
+def test_tables_have_the_same_bytes_whatever_the_number_of_workers(tmp_path):
+    one, two = (run_sweep(SMALL, tmp_path / str(number), num_workers=number) for number in (1, 2))
+    assert one == two
+    assert (tmp_path / "1" / "table.csv").read_bytes() == (tmp_path / "2" / "table.csv").read_bytes() == one.table()
+    assert sorted(ids(tmp_path / "1")) == sorted(ids(tmp_path / "2"))
+
+
+def test_ray_gives_the_same_bytes(tmp_path):
+    pytest.importorskip("ray", reason="Ray is optional")
+    script = (
+        "import sys; from pathlib import Path; from lazsim.sweep import load_sweep, run_sweep\n"
+        "run_sweep(load_sweep(sys.argv[1]), Path(sys.argv[2]), backend='ray', num_workers=1)"
+    )
+    spec = tmp_path / "sweep.toml"
+    spec.write_text(SPEC.replace("0-9", "0-1"))
+    subprocess.run([sys.executable, "-c", script, spec, tmp_path / "ray"], check=True, capture_output=True)
+    assert (tmp_path / "ray" / "table.csv").read_bytes() == run_sweep(load_sweep(spec), num_workers=1).table()
+
+
+def test_what_is_done_is_not_done_again(tmp_path, monkeypatch):
+    sweep = SMALL.changed({"seed": 0})
+    first = run_sweep(sweep, tmp_path, num_workers=1)
+    larger = run_sweep(SMALL, tmp_path, num_workers=1)
+    assert len(ids(tmp_path)) == len(set(ids(tmp_path))) == len(larger.rows) == 18
+    monkeypatch.setattr("lazsim.sweep.run.simulate_system", None)
+    assert run_sweep(SMALL, tmp_path, num_workers=1) == larger
+    assert run_sweep(sweep, tmp_path, num_workers=1) == first
+    assert (tmp_path / "table.csv").read_bytes() == first.table()
+
+
+def test_equal_runs_of_several_points_are_made_once(tmp_path):
+    grid = {"job.checkpoint_interval_steps.ds": [20, 40], "system": ["lazarus", "ds"]}
+    rows = run_sweep(parse_sweep({"base": BASE, "grid": grid}), tmp_path, num_workers=1).rows
+    assert [row["system"] for row in rows] == ["lazarus", "ds", "lazarus", "ds"]
+    assert len({row["id"] for row in rows}) == len(ids(tmp_path)) == 3
+
+
+@pytest.mark.parametrize("num_rows", [0, 1, 40])
+def test_a_sweep_killed_at_any_moment_goes_on_without_losing_or_repeating_a_run(tmp_path, num_rows):
+    spec = tmp_path / "sweep.toml"
+    spec.write_text(SPEC)
+    folder = tmp_path / "out"
+    command = [sys.executable, "-m", "lazsim", "sweep", spec, "--out", folder, "--jobs", "2"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    sweep = subprocess.Popen(command, start_new_session=True, **quiet)
+    rows = folder / "rows.jsonl"
+    while sweep.poll() is None and (not rows.exists() or rows.read_bytes().count(b"\n") < num_rows):
+        pass
+    sweep.send_signal(signal.SIGKILL)
+    sweep.wait()
+    while has_processes(sweep.pid):
+        pass
+    before = rows.read_bytes()
+    subprocess.run(command, check=True, capture_output=True)
+    assert rows.read_bytes().startswith(before)
+    assert len(ids(folder)) == len(set(ids(folder))) == 60
+    undisturbed = run_sweep(load_sweep(spec), tmp_path / "whole", num_workers=1)
+    assert (folder / "table.csv").read_bytes() == undisturbed.table()
+    assert sorted(rows.read_bytes().splitlines()) == sorted((tmp_path / "whole/rows.jsonl").read_bytes().splitlines())
+
+
+@pytest.mark.parametrize("kept", [-1, -2, -300, 5])
+def test_a_torn_last_line_is_made_anew_and_a_whole_one_without_its_end_is_kept(tmp_path, kept):
+    whole = run_sweep(SMALL, tmp_path, num_workers=1)
+    rows = tmp_path / "rows.jsonl"
+    lines = rows.read_bytes().splitlines(keepends=True)
+    rows.write_bytes(b"".join(lines[:-1]) + lines[-1][:kept])
+    assert run_sweep(SMALL, tmp_path, num_workers=1) == whole
+    assert rows.read_bytes() == b"".join(lines)
+
+
+def test_a_line_that_is_no_row_is_named(tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"id": "a", "value": 1}\nnot a row\n{"id": "b", "value": 2}\n')
+    with pytest.raises(LazsimError, match=r"rows\.jsonl, line 2: not a row of a sweep; delete the line"):
+        collect(square, [2], tmp_path, num_workers=1)
+
+
+def test_only_one_sweep_writes_to_a_folder(tmp_path):
+    def nested(_number):
+        return collect(square, [2], tmp_path, num_workers=1).values[0]
+
+    outcomes = collect(nested, [1], tmp_path, num_workers=1)
+    assert outcomes.values == (None,)
+    assert "another sweep is writing to it" in outcomes.failures[0][1]
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_a_run_that_fails_does_not_stop_the_others_and_is_tried_again(tmp_path, num_workers):
+    outcomes = collect(square, [3, -1, 4], tmp_path, num_workers=num_workers)
+    assert outcomes.values == ({"square": 9}, None, {"square": 16})
+    assert outcomes.failures == (("-1", "-1 is below 0"),)
+    assert len(ids(tmp_path)) == 2
+    assert collect(square, [3, -1, 4], tmp_path, num_workers=num_workers) == outcomes
+
+
+def test_a_bug_in_a_run_is_raised_and_what_is_done_is_kept(tmp_path):
+    with pytest.raises(TypeError):
+        collect(square, [3, "four"], tmp_path, num_workers=1)
+    assert len(ids(tmp_path)) == 1
+
+
+def test_a_file_that_changes_while_a_sweep_runs_is_noticed(tmp_path, monkeypatch):
+    path = tmp_path / "nodes.csv"
+    path.write_text("0,add,a\n0,add,b\n0,add,c\n0,add,d\n600000,remove,a\n")
+    sweep = parse_sweep({"base": {"trace": str(path), "routing": "uniform", "system": "ds"}})
+    task = __import__("lazsim.sweep.run", fromlist=["_tasks"])._tasks(sweep)[1][0]
+    path.write_text("0,add,a\n0,add,b\n0,add,c\n0,add,d\n500000,remove,a\n")
+    from lazsim.sweep.run import simulate_run
+
+    with pytest.raises(LazsimError, match="changed while the sweep ran"):
+        simulate_run(task.argument)
+
+
+def test_history_is_that_of_the_runs():
+    sweep = parse_sweep({"base": BASE | {"history": True, "seed": [0, 1], "trace_seed": 0}})
+    result = run_sweep(sweep, num_workers=1)
+    trace = generate_trace(load_recipe("fail-every-5min"), np.random.default_rng(0), "any")
+    alone = lazsim.simulate(trace, routing="uniform", duration_s=600, seed=1)
+    for ours, theirs in ((result.timeline(), alone.timeline()), (result.events(), alone.events())):
+        mine = ours[ours["seed"] == 1].reset_index(drop=True)
+        assert mine[list(theirs.columns)].to_dict("records") == theirs.to_dict("records")
+
+
+def test_the_summary_pairs_runs_by_seed():
+    result = run_sweep(SMALL, num_workers=1)
+    frame = result.to_frame()
+    mean = result.summary().set_index(["job.fault_threshold", "run"]).loc[(2, "ds")]
+    chosen = frame[frame["job.fault_threshold"] == 2].pivot_table("samples", "seed", "system")
+    ratio = chosen["ds"] / chosen["lazarus"]
+    # Student's t of 2 degrees of freedom, 97.5 %: 4.3027 in every table of it.
+    half = 4.3027 * ratio.std() / 3**0.5
+    assert mean["num_runs"] == 3
+    assert mean["samples_mean"] == pytest.approx(chosen["ds"].mean())
+    assert mean["ratio_mean"] == pytest.approx(ratio.mean())
+    assert mean["ratio_ci_high"] - mean["ratio_mean"] == pytest.approx(half, rel=1e-4)
+
+
+def test_notes_count_the_runs_that_they_are_about():
+    sweep = parse_sweep({"base": BASE | {"cluster.num_nodes": 8}, "grid": {"system": ["lazarus", "ds"]}})
+    notes = run_sweep(sweep, num_workers=1).notes
+    assert notes == ("the trace has more nodes than rtx3090x10 (8); max_nodes keeps to that (2 of 2 runs)",)
+
+
+def test_batches_hold_each_task_once_and_last_as_long_as_they_should():
+    batches = Batches(list(range(1000)), 2)
+    taken = iter(batches)
+    first = next(taken)
+    batches.note(1, BATCH_S / 10)
+    rest = list(taken)
+    assert len(first) == 1
+    assert len(rest[0]) == 10
+    assert len(rest[-1]) == 1
+    assert list(itertools.chain(first, *rest)) == list(range(1000))
+
+
+def test_workers_compute_with_one_thread_each():
+    found = collect(threads, [0, 1], num_workers=2).values
+    assert found == ({"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},) * 2
+
+
+def threads(_number):
+    return {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+
+
+def test_a_ray_cluster_that_is_not_there_is_one_line():
+    pytest.importorskip("ray", reason="Ray is optional")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    with pytest.raises(LazsimError, match=f"no Ray cluster at '127.0.0.1:{port}' .*; start one, or give another"):
+        collect(square, [1], backend="ray", address=f"127.0.0.1:{port}")
+
+
+def test_an_unknown_backend_is_refused():
+    with pytest.raises(LazsimError, match="unknown backend 'lokey': did you mean 'loky'"):
+        collect(square, [1], backend="lokey")
+
+
+def test_the_example_of_the_documentation_runs(tmp_path):
+    text = (Path(__file__).parent.parent / "docs" / "sweeps.md").read_text()
+    (tmp_path / "sweep.toml").write_text(text.split("```toml\n")[1].split("```")[0])
+    assert load_sweep(tmp_path / "sweep.toml").points()

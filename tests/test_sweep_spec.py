@@ -1,0 +1,153 @@
+import itertools
+
+import msgspec
+import pytest
+
+from lazsim.errors import LazsimError, SpecError
+from lazsim.specs import ClusterSpec, JobSpec, load_spec
+from lazsim.sweep import load_sweep, parse_sweep
+from lazsim.sweep.fields import change_fields
+from lazsim.sweep.lookup import Lookup
+
+
+def points(document):
+    return parse_sweep(document).points()
+
+
+def find(base, folder="."):
+    from pathlib import Path
+
+    sweep = parse_sweep({"base": {"trace": "fail-every-5min"} | base}, folder=Path(folder))
+    return Lookup("my.toml", Path(folder)).find(sweep.points()[0]).inputs
+
+
+def test_a_grid_is_every_combination_and_its_last_key_varies_fastest():
+    grid = {"model": ["gpt-s", "gpt-l"], "seed": "3-5", "system": ["ds", "lazarus"]}
+    found = points({"base": {"trace": "fail-every-5min"}, "grid": grid})
+    asked = list(itertools.product(["gpt-s", "gpt-l"], [3, 4, 5], ["ds", "lazarus"]))
+    assert [(point["model"], point["seed"], point["system"]) for point in found] == asked
+
+
+def test_several_grids_are_joined_and_a_point_that_two_have_is_there_once():
+    base = {"trace": "fail-every-5min", "system": "ds"}
+    found = points({"base": base, "grid": [{"seed": [0, 1]}, {"seed": [1, 2], "job": "testbed-a"}, {"max_nodes": 8}]})
+    assert [(point["seed"], point["max_nodes"]) for point in found] == [(0, None), (1, None), (2, None), (0, 8)]
+
+
+def test_without_systems_those_of_the_published_comparison_run():
+    assert [point["system"] for point in points({"base": {"trace": "spot-p3-like"}})] == ["lazarus", "ds-ft", "ds"]
+
+
+def test_dotted_names_may_be_quoted_or_not(tmp_path):
+    path = tmp_path / "sweep.toml"
+    path.write_text(
+        '[base]\ntrace = "spot-p3-like"\n[grid]\njob.fault_threshold = [1, 2]\n"cluster.slots_per_gpu" = 4\n'
+    )
+    found = load_sweep(path).points()
+    assert {(point["job.fault_threshold"], point["cluster.slots_per_gpu"]) for point in found} == {(1, 4), (2, 4)}
+
+
+def test_changed_values_stand_in_for_those_of_base_and_grids():
+    sweep = parse_sweep({"base": {"trace": "a.csv"}, "grid": [{"seed": "0-9", "system": "ds"}, {"system": "lazarus"}]})
+    found = sweep.changed({"seed": [7, 8], "trace": "fail-every-5min"}).points()
+    assert [(point["system"], point["seed"]) for point in found] == [
+        ("ds", 7),
+        ("ds", 8),
+        ("lazarus", 7),
+        ("lazarus", 8),
+    ]
+    assert {point["trace"] for point in found} == {"fail-every-5min"}
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("[grid]\nseeds = [1]", "unknown key 'seeds': did you mean 'seed'?"),
+        ("[grid]\nnode.count = 3", "unknown key 'node.count'"),
+        ("[grid]\nseed = []", "seed has no values; give at least one"),
+        ("grid = []", "grid is an empty list"),
+        ("[grid]\nseed = 'one'", "seed = 'one': Expected `int"),
+        ("[grid]\nseed = -1", "seed = -1: expected a whole number from 0 up"),
+        ("[grid]\nsystem = ['dss']", "unknown system 'dss': did you mean 'ds'?"),
+        ("[grid]\nlenient = 3", "lenient = 3: Expected `bool`"),
+        ("[grids]\nseed = 3", "unknown field `grids`"),
+        ("[base]\nseed = 3", "trace is missing"),
+        ("[base]\nseed = ", "Invalid value"),
+        ("[base]\njob = 'testbed-a'\njob.fault_threshold = 2", "write dotted names in quotes"),
+        ("[base]\njob.join_wait_s = 2\n'job.join_wait_s' = 3", "job.join_wait_s is given twice"),
+    ],
+)
+def test_what_a_spec_cannot_say_is_one_line_with_its_file_and_key(tmp_path, text, complaint):
+    path = tmp_path / "sweep.toml"
+    path.write_text(text)
+    with pytest.raises(SpecError) as found:
+        load_sweep(path).points()
+    assert str(found.value).startswith(f"{path}: ")
+    assert complaint in str(found.value)
+    assert "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize(
+    ("base", "complaint"),
+    [
+        ({"model": "gtp-s"}, "my.toml: model: unknown model 'gtp-s': did you mean 'gpt-s'?"),
+        ({"cluster": "none.toml"}, "my.toml: cluster: none.toml: cannot be read"),
+        ({"gpu": "rtx"}, "my.toml: gpu: unknown gpu 'rtx'"),
+        ({"trace": "spot.csv"}, "my.toml: trace: spot.csv: cannot be read"),
+        ({"trace": "bamboo-p3"}, "my.toml: trace: bamboo-p3: a published trace"),
+        ({"routing": "even"}, "my.toml: routing: unknown routing 'even'"),
+        ({"placement": "mor"}, "my.toml: placement: unknown policy 'mor': did you mean 'mro'?"),
+        ({"duration": "80"}, "my.toml: duration: '80' is not a duration"),
+        ({"duration": "0s"}, "my.toml: duration: 0s: choose more than 0"),
+        ({"start": "2h"}, "my.toml: trace: --start 120 min"),
+        ({"cap": "of", "max_nodes": 8}, "my.toml: trace: unknown cap rule 'of'"),
+        ({"profile": "mine.csv"}, "my.toml: profile: mine.csv: cannot be read"),
+        ({"job.threshold": 2}, "job.threshold = 2: unknown field 'threshold': did you mean 'fault_threshold'?"),
+        ({"job.fault_threshold": "two"}, "my.toml: job.fault_threshold = 'two': Expected `int`, got `str`"),
+        ({"job.fault_threshold": 0}, "my.toml: job.fault_threshold = 0: fault_threshold must be positive, not 0"),
+        ({"job.name.first": "a"}, "my.toml: job.name.first = 'a': name has no fields"),
+        ({"trace.num_nodes": 0}, "my.toml: trace.num_nodes = 0: need 0 <= num_left <= num_nodes"),
+        ({"routing": "uniform", "routing.skew": 2.0}, "my.toml: routing.skew: uniform"),
+        ({"cluster.num_nodes": 1, "model": "gpt-l", "trace.num_nodes": 1, "trace.num_left": 0},
+         "my.toml: cluster = 'rtx3090x10': gpt-l does not fit on rtx3090x10"),
+    ],
+)  # fmt: skip
+def test_what_cannot_run_is_refused_before_anything_runs(base, complaint):
+    with pytest.raises(LazsimError) as found:
+        find(base)
+    assert complaint in str(found.value)
+    assert "\n" not in str(found.value)
+
+
+def test_fields_are_set_and_multiplied():
+    job = load_spec(JobSpec, "testbed-a")
+    assert change_fields(job, "job", [("fault_threshold", 3)]) == msgspec.structs.replace(job, fault_threshold=3)
+    cluster = load_spec(ClusterSpec, "rtx3090x10")
+    changed = change_fields(cluster, "cluster", [("recovery.detect_s", "x0.5"), ("slots_per_gpu", "x0.01")])
+    assert changed.recovery.detect_s == cluster.recovery.detect_s / 2
+    assert changed.slots_per_gpu == 1
+
+
+def test_fields_that_depend_on_each_other_are_set_together():
+    recipe = find({"trace.num_nodes": 3, "trace.num_left": 1}).trace.recipe
+    assert (recipe.num_nodes, recipe.num_left) == (3, 1)
+
+
+def test_an_interval_for_all_systems_is_that_of_the_system_that_runs():
+    base = {"system": "ds-ft", "job.checkpoint_interval_steps": 77}
+    assert find(base).job.checkpoint_interval_steps == {"ds-ft": 77}
+    assert find(base | {"job.checkpoint_interval_steps": "x2"}).job.checkpoint_interval_steps == {"ds-ft": 500}
+
+
+def test_another_systems_interval_is_no_input():
+    assert find({"system": "lazarus", "job.checkpoint_interval_steps.ds": 9}) == find({"system": "lazarus"})
+
+
+def test_the_trace_has_the_seed_of_the_run_unless_it_has_its_own():
+    assert find({"seed": 5}).trace.seed == 5
+    assert find({"seed": 5, "trace_seed": 6}).trace.seed == 6
+
+
+def test_paths_begin_at_the_folder_of_the_spec(tmp_path):
+    (tmp_path / "one.csv").write_text("0,add,a\n0,add,b\n0,add,c\n0,add,d\n60000,remove,a\n")
+    assert find({"trace": "one.csv"}, tmp_path).trace.name == "one.csv"
