@@ -119,6 +119,8 @@ def _run_json(run: SystemRun, *, scored: bool) -> dict[str, Any]:
         "wall_s": run.wall_s,
         "ledger_s": dict(run.ledger_s),
     }
+    if run.extrapolated_s is not None:
+        value["extrapolated_s"] = run.extrapolated_s
     if scored:
         score = run.plan_recovery
         value |= {

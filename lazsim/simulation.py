@@ -9,14 +9,19 @@ import msgspec
 
 from lazsim import __version__
 from lazsim.costmodel.compute import AnalyticCompute
+from lazsim.costmodel.measured import (
+    Beyond,
+    MeasuredCommunication,
+    MeasuredCompute,
+    communication_tables,
+    compute_tables,
+)
 from lazsim.costmodel.network import AnalyticCommunication
+from lazsim.costmodel.profile import BARE_KERNELS, Profile, find_profile, read_profile
 from lazsim.costmodel.step import CostModel
-from lazsim.costmodel.tables import MeasuredCompute, read_profile
-from lazsim.costmodel.times import ComputeTimes
 from lazsim.engine.simulate import SystemRun, simulate_system
 from lazsim.engine.systems import DEFAULT_SYSTEMS, SYSTEMS, System
 from lazsim.errors import SpecError
-from lazsim.files import read_bytes
 from lazsim.placement.policies import find_policy, policy_input
 from lazsim.results import RunResult
 from lazsim.routing import Routing, load_routing
@@ -46,6 +51,7 @@ def simulate(
     placements: Sequence[str] = (),
     routing: str = "smartmoe-fit",
     profile: str | None = None,
+    extrapolate: bool = False,
     duration_s: float | None = None,
     seed: int = 0,
     lenient: bool = False,
@@ -69,7 +75,9 @@ def simulate(
     routing
         Expert loads: a file, a generator of the catalogue, or ``uniform``.
     profile
-        A CSV of measured compute times that replaces the analytic ones; see `lazsim.costmodel.tables`.
+        Measured times that replace the analytic ones: a CSV or a device of the catalogue; see docs/profiles.md.
+    extrapolate
+        Go on by the analytic times, scaled to meet the profile, beyond the sizes that it has.
     duration_s
         How long to simulate; the trace's duration when not given.
     seed
@@ -105,9 +113,10 @@ def simulate(
             raise SpecError(f"{job}: checkpoint_interval_steps has no entry for {name!r}; add one")
     loads = load_routing(routing, model_spec.num_moe_layers, model_spec.num_experts, seed, lenient=lenient)
     inputs["routing"] = {"name": loads.name, "sha256": loads.sha256}
-    costs = build_costs(model_spec, gpu_spec, cluster_spec, job_spec, profile)
+    costs = build_costs(model_spec, gpu_spec, cluster_spec, job_spec, profile, extrapolate=extrapolate)
     if profile is not None:
-        inputs["profile"] = {"name": Path(profile).name, "sha256": sha256(read_bytes(profile))}
+        measured = read_profile(find_profile(profile, model_spec.name))
+        inputs["profile"] = {"name": Path(profile).name, "sha256": measured.sha256, "extrapolate": extrapolate}
     wall_s = trace.duration_s if duration_s is None else duration_s
     if not 0 < wall_s <= LONGEST_S:
         raise SpecError(f"a duration of {wall_s:g} s cannot be simulated: choose more than 0 and up to 100 years")
@@ -122,6 +131,8 @@ def simulate(
     inputs["trace_events"] = sha256(trace.time_s.tobytes() + trace.change.tobytes() + trace.node.tobytes())
     trace_json = _trace_json(trace, wall_s)
     notes = _notes(trace, cluster_spec, loads, runs, wall_s)
+    if profile is not None:
+        notes += _profile_notes(measured, costs, runs)
     if placements:
         notes += _placement_notes(chosen, runs, trace_json["nodes_lost"])
     return RunResult(
@@ -153,19 +164,33 @@ def _choose_systems(systems: Sequence[str], placements: Sequence[str], seed: int
 
 
 def build_costs(
-    model: ModelSpec, gpu: GpuSpec, cluster: ClusterSpec, job: JobSpec, profile: str | None = None
+    model: ModelSpec,
+    gpu: GpuSpec,
+    cluster: ClusterSpec,
+    job: JobSpec,
+    profile: str | None = None,
+    *,
+    extrapolate: bool = False,
 ) -> CostModel:
     """Put together what a step takes: analytic times, and measured ones where a profile has them.
 
     Raises
     ------
     LazsimError
-        When the profile cannot be read.
+        When the profile cannot be read, or is of a model of other shapes.
     """
-    compute: ComputeTimes = AnalyticCompute(model, gpu, cluster, job)
-    if profile is not None:
-        compute = MeasuredCompute(read_profile(profile), compute)
-    return CostModel(model, cluster, job, compute, AnalyticCommunication(cluster.network))
+    compute, links = AnalyticCompute(model, gpu, cluster, job), AnalyticCommunication(cluster.network)
+    if profile is None:
+        return CostModel(model, cluster, job, compute, links)
+    measured = read_profile(find_profile(profile, model.name))
+    kernels = compute_tables(measured, model, cluster.gpus_per_node)
+    exchanges = communication_tables(measured)
+
+    def costs(beyond: Beyond, measured_part: CostModel | None = None) -> CostModel:
+        times = MeasuredCompute(kernels, compute, beyond), MeasuredCommunication(exchanges, links, beyond)
+        return CostModel(model, cluster, job, *times, measured_part)
+
+    return costs("analytic", costs("nothing")) if extrapolate else costs("raise")
 
 
 def _load(spec_type: type[SpecT], name: str, inputs: dict[str, Any]) -> SpecT:
@@ -198,6 +223,24 @@ def _notes(
     last_step = loads.last_step
     if last_step is not None and any(run.steps > last_step for run in runs):
         notes.append(f"the recorded loads end at step {last_step}; they are held from there on")
+    return tuple(notes)
+
+
+def _profile_notes(profile: Profile, costs: CostModel, runs: tuple[SystemRun, ...]) -> tuple[str, ...]:
+    """Say what was measured, what stays analytic, and how much rests on no measurement."""
+    times, links = costs.compute, costs.communication
+    assert isinstance(times, MeasuredCompute)
+    assert isinstance(links, MeasuredCommunication)
+    header = profile.header
+    where = f" on {header.device}, {header.dtype}" if header is not None else ""
+    measured = [*times.tables, *(f"{name} inside a server" for name in links.tables)]
+    analytic = [name for name in BARE_KERNELS if name not in times.tables]
+    notes = [f"{profile.name}: measured{where}: {', '.join(measured) or 'nothing that a step is made of'}"]
+    notes.append(f"analytic: {', '.join([*analytic, 'links between servers', 'storage'])}")
+    for run in runs:
+        if run.extrapolated_s is not None:
+            share = run.extrapolated_s / max(run.ledger_s["compute"] + run.ledger_s["lost_work"], 1e-9)
+            notes.append(f"{run.name}: {share:.1%} of the time of its steps is extrapolated beyond measured sizes")
     return tuple(notes)
 
 

@@ -22,8 +22,10 @@ LAYERS = [
     {"results"},
     {"simulation", "scoring"},
     {"sensitivity"},
-    {"sweep"},
+    {"sweep", "profiling"},
+    {"live"},
     {"plots", "report"},
+    {"experiments"},
     {"cli"},
     {"__main__"},
 ]

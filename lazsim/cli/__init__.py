@@ -15,6 +15,7 @@ COMMANDS = {
     "recovery": "Say how likely each placement keeps every expert when nodes fail together.",
     "trace": "Inspect, convert, generate, fit, fetch and plot traces.",
     "routing": "Inspect, fit and generate expert loads.",
+    "profile": "Measure kernels, exchanges and checkpoints on this machine; look at profiles.",
     "calibrate": "Show how far the cost model is from measured kernels.",
     "sweep": "Run grids of models, systems, traces and seeds, and go on where they were stopped.",
     "sensitivity": "Show what changes when a constant is off by half.",

@@ -35,7 +35,8 @@ FORMATS = ("auto", "bamboo", "gcloud", "skypilot", "infinitehbd", "parcae", "laz
     show_default=True,
     help="How: subtract a constant, so that every loss is felt; keep spares outside; follow the first names.",
 )
-@click.option("--profile", metavar="FILE", help="Measured compute times (CSV: kernel,size,time_s).")
+@click.option("--profile", metavar="FILE|NAME", help="Measured times in place of analytic ones; see lazsim profile.")
+@click.option("--extrapolate", is_flag=True, help="Go on by the analytic times beyond the sizes of the profile.")
 @seed_option
 @click.option("--lenient", is_flag=True, help="Repair what is repairable in trace and loads, and count it.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Keep tables, plot and inputs there.")
@@ -54,6 +55,7 @@ def command(
     max_nodes: int | None,
     cap: str,
     profile: str | None,
+    extrapolate: bool,
     seed: int,
     lenient: bool,
     out: Path | None,
@@ -92,6 +94,7 @@ def command(
         placements=placements,
         routing=routing,
         profile=profile,
+        extrapolate=extrapolate,
         duration_s=duration,
         seed=seed,
         lenient=lenient,

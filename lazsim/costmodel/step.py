@@ -27,6 +27,8 @@ class CostModel:
     job: JobSpec
     compute: ComputeTimes
     communication: CommunicationTimes
+    measured_part: "CostModel | None" = None
+    """The same, where nothing beyond the sizes of a profile takes time; none where times are not extrapolated."""
 
     @property
     def tokens_per_gpu(self) -> int:
@@ -93,6 +95,11 @@ class StepCost:
             "gradients": _gradients_s(costs, holds_RN, servers),
             "optimizer": _optimizer_s(costs, holds_RN),
         }
+
+    @property
+    def samples_per_step(self) -> int:
+        """Sequences that all nodes of the plan train in a step."""
+        return self._num_nodes * self.costs.samples_per_node
 
     def parts_s(self, load_BLE: Ints) -> dict[str, Floats]:
         """Break the step down.

@@ -1,25 +1,14 @@
-"""Measured compute times in place of the analytic ones.
+"""Times between measured sizes: interpolated in log space, monotone; beyond the measured sizes only where asked."""
 
-A profile is a CSV with the columns ``kernel,size,time_s``. Kernels are those of `lazsim.costmodel.times.ComputeTimes`:
-``dense`` (size: tokens of a node's micro-batch), ``expert`` (tokens of one expert), ``reorder`` (token assignments of
-one GPU) and ``optimizer`` (parameters), each forward and backward together, for the model that is simulated on the
-device at hand. Kernels that the file lacks stay analytic.
-"""
-
-import csv
-import io
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from lazsim.costmodel.times import ComputeTimes, Floats
-from lazsim.errors import CostRangeError, SpecError
-from lazsim.files import read_bytes
-
-KERNELS = ("dense", "expert", "reorder", "optimizer")
-COLUMNS = ("kernel", "size", "time_s")
+from lazsim.costmodel.profile import Point
+from lazsim.costmodel.times import Floats
+from lazsim.errors import CostRangeError
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,93 +26,67 @@ class Table:
     sizes: Floats
     times_s: Floats
 
-    def time_s(self, size: Floats) -> Floats:
+    def time_s(self, size: Floats, beyond_s: Callable[[Floats], Floats] | None = None) -> Floats:
         """Interpolate linearly between logarithms; size 0 takes no time and a fraction of one unit counts as one.
+
+        Parameters
+        ----------
+        size
+            Sizes, any shape.
+        beyond_s
+            A model of the same kernel: beyond what was measured it is followed, scaled to meet the nearest point.
 
         Raises
         ------
         CostRangeError
-            When a size lies outside what was measured.
+            When a size lies outside what was measured and there is no model to follow.
         """
         size = np.asarray(size, dtype=np.float64)
         busy = size > 0
         asked = np.where(busy, np.maximum(size, 1.0), self.sizes[0])
-        if asked.min() < self.sizes[0] or asked.max() > self.sizes[-1]:
-            worst = asked.max() if asked.max() > self.sizes[-1] else asked.min()
-            raise CostRangeError(
-                f"the profile has {self.kernel} from {self.sizes[0]:g} to {self.sizes[-1]:g}, but {worst:g} is needed; "
-                "measure that size too, or leave the kernel out so that it stays analytic"
-            )
-        return np.where(busy, np.exp(np.interp(np.log(asked), np.log(self.sizes), np.log(self.times_s))), 0.0)
+        inside = np.clip(asked, self.sizes[0], self.sizes[-1])
+        times_s: Floats = np.exp(np.interp(np.log(inside), np.log(self.sizes), np.log(self.times_s)))
+        if (inside != asked).any():
+            if beyond_s is None:
+                worst = asked.max() if asked.max() > self.sizes[-1] else asked.min()
+                raise CostRangeError(
+                    f"the profile has {self.kernel} from {self.sizes[0]:g} to {self.sizes[-1]:g}, but {worst:g} is "
+                    "needed; measure that size too, or go on by the analytic model with --extrapolate"
+                )
+            times_s *= beyond_s(asked) / beyond_s(inside)
+        return np.where(busy, times_s, 0.0)
+
+    def is_outside(self, size: Floats) -> "np.typing.NDArray[np.bool_]":
+        """Tell which sizes lie beyond what was measured."""
+        size = np.asarray(size, dtype=np.float64)
+        asked = np.maximum(size, 1.0)
+        outside: np.typing.NDArray[np.bool_] = (size > 0) & ((asked < self.sizes[0]) | (asked > self.sizes[-1]))
+        return outside
 
 
-def read_profile(path: str) -> Mapping[str, Table]:
-    """Read a profile.
+def table_of(points: Sequence[Point]) -> Table:
+    """Build the table of one kernel; noise must not make more work faster, so times never fall with size."""
+    ordered = sorted(points, key=lambda point: point.size)
+    sizes = np.array([point.size for point in ordered])
+    return Table(ordered[0].kernel, sizes, np.maximum.accumulate([point.time_s for point in ordered]))
 
-    Raises
-    ------
-    SpecError
-        When a column is missing, a kernel unknown, or a number is not positive or given twice.
+
+def sum_of(kernel: str, parts: Sequence[tuple[float, Table]]) -> Table | None:
+    """Add tables up, each taken so many times, over the sizes that all of them cover.
+
+    Examples
+    --------
+    >>> one = Table("a", np.array([1.0, 4.0]), np.array([1.0, 4.0]))
+    >>> two = Table("b", np.array([2.0, 8.0]), np.array([1.0, 1.0]))
+    >>> whole = sum_of("c", [(2, one), (1, two)])
+    >>> whole.sizes.tolist(), whole.times_s.round(9).tolist()
+    ([2.0, 4.0], [5.0, 9.0])
     """
-    try:
-        reader = csv.DictReader(io.StringIO(read_bytes(path).decode()))
-    except UnicodeDecodeError:
-        raise SpecError(f"{path}: not a text file; give a CSV with the columns {','.join(COLUMNS)}") from None
-    if reader.fieldnames is None or not set(COLUMNS) <= set(reader.fieldnames):
-        raise SpecError(f"{path}, line 1: expected the columns {','.join(COLUMNS)}")
-    points: dict[str, dict[float, float]] = {}
-    for row in reader:
-        where = f"{path}, line {reader.line_num}"
-        if row["kernel"] not in KERNELS:
-            raise SpecError(f"{where}: unknown kernel {row['kernel']!r}; known: {', '.join(KERNELS)}")
-        try:
-            size, time_s = float(row["size"]), float(row["time_s"])
-        except (TypeError, ValueError):
-            size = time_s = math.nan
-        if not (0 < size < math.inf and 0 < time_s < math.inf):
-            raise SpecError(f"{where}: size and time_s must be positive numbers")
-        if points.setdefault(row["kernel"], {}).setdefault(size, time_s) != time_s:
-            raise SpecError(f"{where}: a second time for {row['kernel']} of size {size:g}; keep one")
-    if not points:
-        raise SpecError(f"{path}: no measurements; give rows of {','.join(COLUMNS)}")
-    return {kernel: _table(kernel, times) for kernel, times in points.items()}
-
-
-def _table(kernel: str, times_s: Mapping[float, float]) -> Table:
-    sizes = np.array(sorted(times_s))
-    measured = np.array([times_s[size] for size in sizes.tolist()])
-    # Noise must not make more work faster.
-    return Table(kernel, sizes, np.maximum.accumulate(measured))
-
-
-@dataclass(frozen=True)
-class MeasuredCompute:
-    """Times from tables where there are some; see `lazsim.costmodel.times.ComputeTimes`."""
-
-    tables: Mapping[str, Table]
-    analytic: ComputeTimes
-
-    def dense_s(self, num_tokens: float) -> float:
-        """Everything but the experts and the dispatch."""
-        if "dense" not in self.tables:
-            return self.analytic.dense_s(num_tokens)
-        return float(self.tables["dense"].time_s(np.array(num_tokens)))
-
-    def expert_s(self, num_tokens: Floats) -> Floats:
-        """One expert of one layer."""
-        return self._measured("expert", num_tokens, self.analytic.expert_s)
-
-    def reorder_s(self, num_tokens: Floats) -> Floats:
-        """Gate, token reorder and its inverse."""
-        return self._measured("reorder", num_tokens, self.analytic.reorder_s)
-
-    def masked_reorder_s(self, num_tokens: float, capacity: Floats) -> Floats:
-        """Reorder by a matmul with a mask, which stays analytic."""
-        return self.analytic.masked_reorder_s(num_tokens, capacity)
-
-    def optimizer_s(self, num_params: Floats) -> Floats:
-        """One optimizer step."""
-        return self._measured("optimizer", num_params, self.analytic.optimizer_s)
-
-    def _measured(self, kernel: str, size: Floats, analytic_s: Callable[[Floats], Floats]) -> Floats:
-        return self.tables[kernel].time_s(size) if kernel in self.tables else analytic_s(size)
+    low = max(table.sizes[0] for _, table in parts)
+    high = min(table.sizes[-1] for _, table in parts)
+    if math.isclose(low, high) or low > high:
+        return None
+    sizes = np.unique(np.concatenate([table.sizes for _, table in parts]))
+    sizes = sizes[(sizes >= low) & (sizes <= high)]
+    times_s = sum((count * table.time_s(sizes) for count, table in parts), np.zeros(len(sizes)))
+    return Table(kernel, sizes, times_s)

@@ -7,14 +7,14 @@ end of the simulation interrupt it; `_life` then chooses the next activity from 
 import simpy
 
 from lazsim.costmodel.recovery_times import checkpoint_load_s, checkpoint_save_s, restart_s
-from lazsim.costmodel.step import CostModel, StepCost
+from lazsim.costmodel.step import CostModel
 from lazsim.engine.activity import Activity, Cause
 from lazsim.engine.changeover import change_over
 from lazsim.engine.exposure import OnPlan, ignore
 from lazsim.engine.ledger import Ledger
 from lazsim.engine.log import Event, Log, State
 from lazsim.engine.nodes import Nodes
-from lazsim.engine.pace import LOAD_SAMPLE_STEPS, Pace
+from lazsim.engine.pace import LOAD_SAMPLE_STEPS, Pace, PaceOf
 from lazsim.engine.planner import Planner
 from lazsim.engine.progress import Progress, steps_begun, steps_in
 from lazsim.engine.systems import System
@@ -32,15 +32,23 @@ class Job:
         The simulation, at time 0.
     system, costs, routing
         What is run, what it takes and what the gate asks for.
+    pace_of
+        How fast it is on a plan; see `lazsim.engine.pace`.
     on_plan
         Told how the job stands whenever that may have changed; see `lazsim.engine.exposure`.
     """
 
     def __init__(
-        self, env: simpy.Environment, system: System, costs: CostModel, routing: Routing, on_plan: OnPlan = ignore
+        self,
+        env: simpy.Environment,
+        system: System,
+        costs: CostModel,
+        routing: Routing,
+        pace_of: PaceOf,
+        on_plan: OnPlan = ignore,
     ) -> None:
         self.env, self.on_plan = env, on_plan
-        self.system, self.costs, self.routing = system, costs, routing
+        self.system, self.costs, self._pace_of = system, costs, pace_of
         self.planner = Planner(system, costs, routing)
         self.log = Log()
         self.ledger = Ledger("waiting")
@@ -56,7 +64,7 @@ class Job:
         self._taking_part: set[str] = set()
         self._plan: PlacementPlan | None = None
         self._running: Pace | None = None
-        self._samples_per_step = 0
+        self.extrapolated_s = self._extrapolated_share = 0.0
         self._process: simpy.Process | None = None
 
     # What happens to the job.
@@ -149,10 +157,11 @@ class Job:
             num_steps = min(interval - step % interval for interval in boundaries)
             assert self._running is not None, "only a running job trains"
             step_s = self._running.step_s(step)
-            self._note_state(self._samples_per_step / step_s)
-            yield from self._compute(num_steps, step_s)
+            self._note_state(self._running.samples_per_step / step_s)
+            self._extrapolated_share = self._running.extrapolated_share(step)
+            yield from self._compute(num_steps, step_s, self._running.samples_per_step)
 
-    def _compute(self, num_steps: int, step_s: float) -> Activity:
+    def _compute(self, num_steps: int, step_s: float, samples_per_step: int) -> Activity:
         """Make so many steps; when nodes are to join, stop after the step under way."""
         self.ledger.enter("compute", self.env.now)
         start_s = self.env.now
@@ -169,15 +178,16 @@ class Job:
         finally:
             self._hears_joins = False
             self._stretch = None
-            self._book_steps(num_steps, step_s, self.env.now - start_s)
+            self._book_steps(num_steps, step_s, samples_per_step, self.env.now - start_s)
 
-    def _book_steps(self, num_steps: int, step_s: float, spent_s: float) -> None:
+    def _book_steps(self, num_steps: int, step_s: float, samples_per_step: int, spent_s: float) -> None:
         """Count the steps made in the time spent; a failure makes that of the unfinished step lost work."""
         self.ledger.enter("compute", self.env.now)
+        self.extrapolated_s += spent_s * self._extrapolated_share
         done = min(num_steps, steps_in(spent_s, step_s))
         if self._undetected:
             self.ledger.move("compute", "lost_work", max(0.0, spent_s - done * step_s))
-        self.progress.add(done, self._samples_per_step, step_s)
+        self.progress.add(done, samples_per_step, step_s)
 
     def _checkpoint(self) -> Activity:
         yield from self._spend("checkpoint", checkpoint_save_s(self.costs))
@@ -274,10 +284,7 @@ class Job:
     def _adopt(self, nodes: list[str], plan: PlacementPlan) -> None:
         self._in_use, self._plan, self._taking_part = nodes, plan, set(nodes)
         self._planned_step = self.progress.step
-        self._samples_per_step = len(nodes) * self.costs.samples_per_node
-        layout = self.system.layout(self.costs, self.nodes.servers(nodes))
-        interval_steps = self.costs.job.rebalance_interval_steps
-        self._running = Pace(StepCost(self.costs, plan, layout), self.routing, interval_steps)
+        self._running = self._pace_of(plan, self.nodes.servers(nodes))
 
     def _note_state(self, samples_per_s: float) -> None:
         num_used = len(self._in_use) if self._running is not None else 0

@@ -10,6 +10,7 @@ from lazsim.engine.activity import Activity
 from lazsim.engine.exposure import Exposure, batch_sizes, ignore
 from lazsim.engine.job import Job
 from lazsim.engine.log import Event, State
+from lazsim.engine.pace import PaceOf, modelled_pace
 from lazsim.engine.systems import System
 from lazsim.errors import InfeasiblePlanError
 from lazsim.recovery import RecoveryEstimate
@@ -42,6 +43,8 @@ class SystemRun:
     plan_recovery : RecoveryEstimate or None
         The probability that every expert survives when nodes next go, where it was asked for; see
         `lazsim.engine.exposure`.
+    extrapolated_s : float or None
+        Seconds of steps, later lost ones included, that come from beyond the sizes of a profile, where that is allowed.
     """
 
     system: str
@@ -55,6 +58,7 @@ class SystemRun:
     states: tuple[State, ...]
     events: tuple[Event, ...]
     plan_recovery: RecoveryEstimate | None = None
+    extrapolated_s: float | None = None
 
     @property
     def goodput_samples_per_s(self) -> float:
@@ -74,6 +78,7 @@ def simulate_system(
     routing: Routing,
     duration_s: float | None = None,
     *,
+    pace_of: PaceOf | None = None,
     score_plans: bool = False,
 ) -> SystemRun:
     """Simulate one job.
@@ -86,6 +91,8 @@ def simulate_system(
         What is run, what it takes and what the gate asks for.
     duration_s
         How long; past the trace's end nodes stay as they are. The trace's own duration when not given.
+    pace_of
+        How fast the job is on a plan; as the cost model says when not given.
     score_plans
         Whether to find the recovery probability of every plan that is put in force, which takes time.
 
@@ -110,7 +117,8 @@ def simulate_system(
         )
     env = simpy.Environment()
     exposure = Exposure(batch_sizes(trace, wall_s)) if score_plans else None
-    job = Job(env, system, costs, routing, exposure.note if exposure else ignore)
+    pace = pace_of or modelled_pace(system, costs, routing)
+    job = Job(env, system, costs, routing, pace, exposure.note if exposure else ignore)
     env.process(_play(env, job, trace.batches(), wall_s))
     env.run()
     return SystemRun(
@@ -125,6 +133,7 @@ def simulate_system(
         states=tuple(job.log.states),
         events=tuple(job.log.events),
         plan_recovery=exposure.mean(wall_s) if exposure else None,
+        extrapolated_s=job.extrapolated_s if costs.measured_part is not None else None,
     )
 
 

@@ -1,0 +1,187 @@
+"""``lazsim profile``: measure the kernels on the device at hand, and look at what was measured."""
+
+import importlib.util
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lazsim.cli.common import DURATION, json_option, note, print_json, progress, seed_option
+from lazsim.errors import LazsimError
+
+DEVICES = ("auto", "cpu", "cuda")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+@click.group(invoke_without_command=True)
+@click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True)
+@click.option("--dtype", type=click.Choice(DTYPES), default="auto", show_default=True, help="auto: float32 on a CPU.")
+@click.option("--model", default="gpt-s", show_default=True, metavar="NAME|TOML", help="Whose shapes.")
+@click.option("--budget", type=DURATION, default="10min", show_default=True, help="How long; large sizes come last.")
+@click.option(
+    "--ranks",
+    "num_ranks",
+    type=click.IntRange(min=1),
+    help="Processes that exchange; 1: none. Default: 2, or all GPUs.",
+)
+@click.option("--backend", metavar="gloo|nccl", help="What they exchange by; default: nccl on GPUs, else gloo.")
+@click.option("--checkpoint-path", type=click.Path(path_type=Path), metavar="DIR", help="Measure this storage, too.")
+@click.option(
+    "--threads",
+    "num_threads",
+    type=click.IntRange(min=1),
+    help="Threads of a kernel on a CPU; default: all. One is timed by its own processor time: good on a busy machine.",
+)
+@click.option("--note", "remark", default="", metavar="TEXT", help="What else times depend on, kept in the header.")
+@click.option("--fresh", is_flag=True, help="Measure again what FILE already has.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), metavar="FILE", help="The profile, FILE.csv; its header is FILE.json."
+)
+@click.pass_context
+def command(
+    context: click.Context,
+    device: str,
+    dtype: str,
+    model: str,
+    budget: float,
+    num_ranks: int | None,
+    backend: str | None,
+    checkpoint_path: Path | None,
+    num_threads: int | None,
+    remark: str,
+    fresh: bool,
+    out: Path | None,
+) -> None:
+    """Measure what the kernels of a model, exchanges and checkpoints take on this machine.
+
+    Writes FILE.csv and FILE.json, which lazsim run --profile FILE.csv runs on; called again, it goes on where it was.
+    Stay away from the machine meanwhile. docs/profiles.md explains columns and method.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    if out is None:
+        raise click.UsageError("Missing option '--out'; or one of the commands show, check, skew.")
+    from lazsim.costmodel.profile import header_path
+    from lazsim.files import check_folder
+
+    header_path(out)
+    check_folder(out.parent)
+    _require_torch()
+    from lazsim.profiling.session import Options, measure_profile
+
+    options = Options(device, dtype, model, budget, num_ranks, backend, checkpoint_path, remark, num_threads, fresh)
+    header, points = measure_profile(out, options, _measuring)
+    for kernel, reason in header.left_out.items():
+        note(f"left out: {kernel}: {reason}")
+    click.echo(f"{len(points)} points of {len(header.kernels)} kernels are in {out}; lazsim profile show {out}")
+
+
+def _measuring(names: Iterable[str]) -> Iterable[str]:
+    return progress(names, "measuring")
+
+
+def _require_torch() -> None:
+    if importlib.util.find_spec("torch") is None:
+        raise LazsimError("measuring takes torch, which is not installed: pip install 'lazsim[live]'")
+
+
+@command.command()
+@click.argument("file", metavar="FILE|NAME")
+@click.option("--model", default="gpt-s", show_default=True, help="Which of a device of the catalogue.")
+@click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Draw profile.png and .pdf there.")
+@json_option
+def show(file: str, model: str, out: Path | None, as_json: bool) -> None:
+    """Say what was measured, where and how near to the device's peaks; --out draws times and roofline."""
+    from lazsim.costmodel.profile import find_profile, read_profile, require_header
+    from lazsim.files import check_folder, write_all
+
+    profile = read_profile(find_profile(file, model))
+    header = require_header(profile)
+    if out is not None:
+        check_folder(out)
+        from lazsim.plots.profile import profile_figure
+
+        write_all({out / f"profile.{kind}": content for kind, content in profile_figure(profile).items()})
+    if as_json:
+        print_json({"header": header, "points": profile.points})
+    else:
+        from lazsim.profiling.tables import show_tables
+
+        for line in show_tables(profile):
+            click.echo(line)
+    if out is not None:
+        note(f"pictures are in {out}/: profile.png, profile.pdf")
+
+
+@command.command()
+@click.argument("file", metavar="FILE|NAME")
+@click.option("--model", default="gpt-s", show_default=True, help="Which of a device of the catalogue.")
+@json_option
+def check(file: str, model: str, as_json: bool) -> None:
+    """Hold out every second point of each kernel, and say how far the interpolation of the others is off."""
+    from lazsim.costmodel.profile import find_profile, read_profile
+    from lazsim.profiling.check import all_errors, held_out_errors
+    from lazsim.profiling.tables import check_table
+
+    profile = read_profile(find_profile(file, model))
+    errors, together = held_out_errors(profile), all_errors(profile)
+    if as_json:
+        print_json(
+            {"kernels": errors, "num_held_out": len(together), "median_error": sorted(together)[len(together) // 2]}
+        )
+        return
+    for line in check_table(errors, together):
+        click.echo(line)
+
+
+@command.command()
+@click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True)
+@click.option("--dtype", type=click.Choice(DTYPES), default="auto", show_default=True)
+@click.option("--profile", metavar="FILE|NAME", help="Predict from this; default: measure the expert first.")
+@click.option(
+    "--width",
+    type=click.IntRange(min=1),
+    default=1024,
+    show_default=True,
+    help="d_model; experts are four times as wide.",
+)
+@click.option("--experts", type=click.IntRange(min=2), default=8, show_default=True)
+@click.option("--nodes", type=click.IntRange(min=1), default=10, show_default=True, help="Virtual ranks.")
+@click.option("--slots", type=click.IntRange(min=1), default=6, show_default=True, help="Replicas of each rank.")
+@click.option("--tokens", type=click.IntRange(min=1), default=4096, show_default=True, help="Tokens of each rank.")
+@click.option(
+    "--skew",
+    "skews",
+    type=click.FloatRange(min=1),
+    multiple=True,
+    help="Times its even share that one expert draws; repeats. Default: 1, 2, 4, ... up to all.",
+)
+@click.option("--threads", type=click.IntRange(min=1), help="Threads of a kernel on a CPU; see lazsim profile.")
+@click.option("--budget", type=DURATION, default="10min", show_default=True)
+@seed_option
+@click.option(
+    "--out", type=click.Path(path_type=Path), metavar="DIR", help="Keep skew.json and skew.png and .pdf there."
+)
+@json_option
+def skew(out: Path | None, as_json: bool, skews: tuple[float, ...], **options: Any) -> None:
+    """Measure what a layer costs as one expert draws more of the tokens, and what allocation wins back.
+
+    One device computes the share of every virtual rank in turn; a layer takes as long as its slowest rank. Even
+    replicas with expert parallelism are set against Lazarus's allocation with flexible dispatch. Links are not in it.
+    """
+    from lazsim.files import check_folder, write_all
+
+    if out is not None:
+        check_folder(out)
+    _require_torch()
+    from lazsim.profiling.skew import SkewOptions, measure_skew
+
+    result = measure_skew(SkewOptions(skews=skews, **options), _measuring)
+    if out is not None:
+        write_all(result.files(out))
+    if as_json:
+        print_json(result.to_json())
+        return
+    for line in result.table():
+        click.echo(line)

@@ -1,0 +1,202 @@
+"""Measured times in place of analytic ones, kernel by kernel; what a profile lacks stays analytic."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from lazsim.costmodel.profile import BARE_KERNELS, Profile
+from lazsim.costmodel.tables import Table, sum_of, table_of
+from lazsim.costmodel.times import CommunicationTimes, ComputeTimes, Floats
+from lazsim.errors import SpecError
+from lazsim.specs import ModelSpec
+
+Beyond = Literal["raise", "analytic", "nothing"]
+"""Beyond the measured sizes: refuse, go on by the analytic times scaled to meet the table, or count no time at all.
+
+The last serves to tell how much of a time was extrapolated.
+"""
+
+COMMUNICATION_KERNELS = ("all_to_all", "all_reduce", "point_to_point")
+
+
+@dataclass(frozen=True)
+class MeasuredCompute:
+    """Times from tables where there are some; see `lazsim.costmodel.times.ComputeTimes`.
+
+    Attributes
+    ----------
+    tables : mapping
+        Tables of ``dense``, ``expert``, ``reorder`` and ``optimizer``, or some of them.
+    analytic : ComputeTimes
+        Times of kernels without a table.
+    beyond : str
+        What is done beyond the measured sizes; see `Beyond`.
+    """
+
+    tables: Mapping[str, Table]
+    analytic: ComputeTimes
+    beyond: Beyond = "raise"
+
+    def dense_s(self, num_tokens: float) -> float:
+        """Everything but the experts and the dispatch."""
+        analytic_s = np.vectorize(self.analytic.dense_s, otypes=[np.float64])
+        return float(self._measured("dense", np.array(num_tokens), analytic_s))
+
+    def expert_s(self, num_tokens: Floats) -> Floats:
+        """One expert of one layer."""
+        return self._measured("expert", num_tokens, self.analytic.expert_s)
+
+    def reorder_s(self, num_tokens: Floats) -> Floats:
+        """Gate, token reorder and its inverse."""
+        return self._measured("reorder", num_tokens, self.analytic.reorder_s)
+
+    def masked_reorder_s(self, num_tokens: float, capacity: Floats) -> Floats:
+        """Reorder by a matmul with a mask, which stays analytic."""
+        return self.analytic.masked_reorder_s(num_tokens, capacity)
+
+    def optimizer_s(self, num_params: Floats) -> Floats:
+        """One optimizer step."""
+        return self._measured("optimizer", num_params, self.analytic.optimizer_s)
+
+    def _measured(self, kernel: str, size: Floats, analytic_s: Callable[[Floats], Floats]) -> Floats:
+        if kernel not in self.tables:
+            return analytic_s(size)
+        return _look_up(self.tables[kernel], size, analytic_s, self.beyond)
+
+
+def _look_up(table: Table, size: Floats, analytic_s: Callable[[Floats], Floats], beyond: Beyond) -> Floats:
+    if beyond == "raise":
+        return table.time_s(size)
+    times_s = table.time_s(size, analytic_s)
+    return times_s if beyond == "analytic" else np.where(table.is_outside(size), 0.0, times_s)
+
+
+@dataclass(frozen=True)
+class MeasuredCommunication:
+    """Times of links inside a server from tables by the bytes that a link carries; NICs and storage stay analytic.
+
+    Attributes
+    ----------
+    tables : mapping
+        Tables of ``all_to_all`` and ``point_to_point`` by bytes through the busiest link, and of one hop of an
+        ``all_reduce`` by the bytes of its message; or some of them.
+    analytic : CommunicationTimes
+        All other times.
+    beyond : str
+        See `Beyond`.
+
+    Notes
+    -----
+    The profile's processes share one server. A message below the smallest that was measured takes as long as that one:
+    there only latency is left. NIC and link transfers overlap, as in `lazsim.costmodel.network`.
+    """
+
+    tables: Mapping[str, Table]
+    analytic: CommunicationTimes
+    beyond: Beyond = "raise"
+
+    def all_to_all_s(self, nic_bytes: Floats, local_bytes: Floats) -> Floats:
+        """One all-to-all."""
+        return self._overlapped_s("all_to_all", self.analytic.all_to_all_s, nic_bytes, local_bytes)
+
+    def all_reduce_s(self, nic_bytes: Floats, local_bytes: Floats, num_hops: Floats) -> Floats:
+        """All-reduces one after the other, with that many messages in sequence; hops inside a server are measured."""
+        nic, local, hops = (
+            np.asarray(x, dtype=np.float64) for x in np.broadcast_arrays(nic_bytes, local_bytes, num_hops)
+        )
+        if "all_reduce" not in self.tables:
+            return self.analytic.all_reduce_s(nic, local, hops)
+        inside = (nic <= 0) & (local > 0)
+        message = np.where(inside, local, 0.0) / np.maximum(hops, 1.0)
+        measured_s = np.maximum(hops, 1.0) * self._local_s(
+            "all_reduce",
+            message,
+            lambda size: self.analytic.all_reduce_s(np.zeros_like(size), size, np.ones_like(size)),
+        )
+        return np.where(inside, measured_s, self.analytic.all_reduce_s(nic, local, hops))
+
+    def transfer_s(self, nic_bytes: Floats, local_bytes: Floats) -> Floats:
+        """Point-to-point transfers at the same time."""
+        return self._overlapped_s("point_to_point", self.analytic.transfer_s, nic_bytes, local_bytes)
+
+    def storage_s(self, num_bytes: float) -> float:
+        """Read from or write to the shared storage, which stays analytic."""
+        return self.analytic.storage_s(num_bytes)
+
+    def _overlapped_s(
+        self, kernel: str, analytic_s: Callable[[Floats, Floats], Floats], nic_bytes: Floats, local_bytes: Floats
+    ) -> Floats:
+        if kernel not in self.tables:
+            return analytic_s(nic_bytes, local_bytes)
+        local = np.asarray(local_bytes, dtype=np.float64)
+        local_s = self._local_s(kernel, local, lambda size: analytic_s(np.zeros_like(size), size))
+        return np.maximum(analytic_s(nic_bytes, np.zeros_like(local)), local_s)
+
+    def _local_s(self, kernel: str, size: Floats, analytic_s: Callable[[Floats], Floats]) -> Floats:
+        table = self.tables[kernel]
+        floored = np.where(size > 0, np.maximum(size, table.sizes[0]), 0.0)
+        return _look_up(table, floored, analytic_s, self.beyond)
+
+
+def compute_tables(profile: Profile, model: ModelSpec, gpus_per_node: int) -> dict[str, Table]:
+    """Pick the tables that the simulation of a model runs on.
+
+    ``dense`` is put together from what one layer's blocks and the head take, where all were measured and a node has one
+    GPU: dense work that several share was not measured.
+
+    Raises
+    ------
+    SpecError
+        When the profile is of a model of other shapes.
+    """
+    if profile.header is not None:
+        _check_model(profile, profile.header.model, model)
+    bare = profile.header is None
+    tables = {name: table_of(profile.of(name)) for name in profile.kernels if bare or len(profile.of(name)) > 1}
+    picked = {name: tables[name] for name in BARE_KERNELS if name in tables}
+    if "dense" not in picked and gpus_per_node == 1:
+        num_dense = model.num_layers - model.num_moe_layers
+        wanted = {
+            "attention": model.num_layers,
+            "head": 1,
+            "feed_forward": num_dense,
+            "expert": model.num_moe_layers * model.num_shared_experts,
+        }
+        needed = {name: count for name, count in wanted.items() if count}
+        if needed.keys() <= tables.keys():
+            dense = sum_of("dense", [(count, tables[name]) for name, count in needed.items()])
+            picked |= {"dense": dense} if dense is not None else {}
+    return picked
+
+
+def communication_tables(profile: Profile) -> dict[str, Table]:
+    """Pick the tables of links: from bytes of a rank's buffer to bytes that its busiest link carries.
+
+    Of an all-to-all of even parts ``(n - 1) / n`` of the buffer leaves a rank; an all-reduce over ``n`` ranks takes
+    ``2 (n - 1)`` hops of an ``n``-th each (Thakur et al. 2005).
+    """
+    tables = {}
+    for kernel in COMMUNICATION_KERNELS:
+        points = profile.of(kernel)
+        if len(points) < 2:
+            continue
+        table, ranks = table_of(points), points[0].num_ranks
+        share, hops = {
+            "all_to_all": ((ranks - 1) / ranks, 1),
+            "all_reduce": (1 / ranks, 2 * (ranks - 1)),
+            "point_to_point": (1.0, 1),
+        }[kernel]
+        tables[kernel] = Table(kernel, table.sizes * share, table.times_s / hops)
+    return tables
+
+
+def _check_model(profile: Profile, measured: ModelSpec, model: ModelSpec) -> None:
+    for field in measured.__struct_fields__:
+        one, other = getattr(measured, field), getattr(model, field)
+        if field != "name" and one != other:
+            raise SpecError(
+                f"{profile.name}: measured for {measured.name} with {field} = {one}, but {model.name} has {other}; "
+                "measure that model with lazsim profile"
+            )

@@ -1,0 +1,284 @@
+"""The files of a profile: a tidy CSV of measured times and a JSON header beside it; docs/profiles.md explains them."""
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from lazsim.errors import SpecError
+from lazsim.files import read_bytes, write_all
+from lazsim.specs import ModelSpec, sha256, unknown_name
+
+FORMAT_VERSION = 1
+
+SIZE_UNITS = {
+    "dense": "tokens",
+    "attention": "tokens",
+    "feed_forward": "tokens",
+    "head": "tokens",
+    "expert": "tokens",
+    "grouped": "tokens",
+    "gate": "tokens",
+    "schedule": "assignments",
+    "permute": "assignments",
+    "reorder": "assignments",
+    "optimizer": "params",
+    "all_to_all": "bytes",
+    "all_to_all_skewed": "bytes",
+    "all_to_all_empty": "bytes",
+    "all_reduce": "bytes",
+    "point_to_point": "bytes",
+    "broadcast": "bytes",
+    "group_create": "ranks",
+    "group_recreate": "ranks",
+    "checkpoint_save": "bytes",
+    "checkpoint_load": "bytes",
+}
+"""Every kernel of a profile, and what its size counts."""
+
+BARE_KERNELS = ("dense", "expert", "reorder", "optimizer")
+"""Kernels of a table without a header, whose sizes need no more explanation."""
+
+BARE_COLUMNS = ("kernel", "size", "time_s")
+
+
+class Point(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One kernel at one size: a row of the CSV, whose columns docs/profiles.md explains."""
+
+    kernel: str
+    size: float
+    size_unit: str = ""
+    num_ranks: int = 1
+    time_s: float
+    time_q25_s: float = 0.0
+    time_q75_s: float = 0.0
+    forward_s: float = 0.0
+    backward_s: float = 0.0
+    median_ci_share: float = 0.0
+    num_repetitions: int = 0
+    num_buffers: int = 0
+    buffers_bytes: float = 0.0
+    flop: float = 0.0
+    moved_bytes: float = 0.0
+    matmul_peak_share: float = 0.0
+    copy_peak_share: float = 0.0
+    roofline_share: float = 0.0
+    reference_error: float = 0.0
+
+    def __post_init__(self) -> None:
+        for field in ("size", "num_ranks", "time_s"):
+            if not 0 < getattr(self, field) < math.inf:
+                raise ValueError(f"{field} must be a positive number, not {getattr(self, field)}")
+        for field in self.__struct_fields__[5:]:
+            if not 0 <= getattr(self, field) < math.inf:
+                raise ValueError(f"{field} must be a number from 0 up, not {getattr(self, field)}")
+        if self.kernel not in SIZE_UNITS:
+            raise ValueError(unknown_name("kernel", self.kernel, list(SIZE_UNITS)))
+        if self.size_unit not in ("", SIZE_UNITS[self.kernel]):
+            raise ValueError(f"the size of {self.kernel} counts {SIZE_UNITS[self.kernel]}, not {self.size_unit}")
+
+    @property
+    def key(self) -> tuple[str, int, float]:
+        """What no two points of a profile share."""
+        return self.kernel, self.num_ranks, self.size
+
+
+COLUMNS = Point.__struct_fields__
+
+
+class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What was measured, on what, and how fast that is at best.
+
+    Attributes
+    ----------
+    format_version : int
+        Version of the files.
+    lazsim, torch : str
+        Versions of the software.
+    device, dtype : str
+        ``cpu`` or ``cuda``, and the type of the tensors.
+    model : ModelSpec
+        Whose shapes.
+    conditions : dict
+        Name of the device, driver, clocks, threads, caches: whatever could be read.
+    matmul_flop_per_s, copy_bytes_per_s : float
+        Measured peaks of the device, from which shares are taken.
+    kernels : list of str
+        Kernels that have rows.
+    left_out : dict
+        What was not measured, and why.
+    """
+
+    format_version: int
+    lazsim: str
+    torch: str
+    device: str
+    dtype: str
+    model: ModelSpec
+    conditions: dict[str, Any]
+    matmul_flop_per_s: float
+    copy_bytes_per_s: float
+    kernels: list[str] = []
+    left_out: dict[str, str] = {}
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Points, and the header where there is one: a bare table of ``kernel,size,time_s`` has none."""
+
+    name: str
+    sha256: str
+    header: Header | None
+    points: tuple[Point, ...]
+
+    @property
+    def kernels(self) -> list[str]:
+        """Kernels that have points, in the order of the file."""
+        return list(dict.fromkeys(point.kernel for point in self.points))
+
+    def of(self, kernel: str) -> list[Point]:
+        """Points of one kernel by size; of those over several processes, the ones over most of them."""
+        points = [point for point in self.points if point.kernel == kernel]
+        most = max((point.num_ranks for point in points), default=1)
+        kept = points if SIZE_UNITS[kernel] == "ranks" else [point for point in points if point.num_ranks == most]
+        return sorted(kept, key=lambda point: point.size)
+
+
+def header_path(path: Path) -> Path:
+    """Name the header of a profile.
+
+    Examples
+    --------
+    >>> header_path(Path("h200.csv")).name
+    'h200.json'
+    """
+    if path.suffix != ".csv":
+        raise SpecError(f"{path}: a profile's name ends in .csv; its header lies beside it as .json")
+    return path.with_suffix(".json")
+
+
+def save_profile(path: Path, header: Header, points: Sequence[Point]) -> None:
+    """Write both files of a profile, or none."""
+    kernels = list(dict.fromkeys(point.kernel for point in points))
+    head = msgspec.structs.replace(header, kernels=kernels)
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for point in points:
+        writer.writerow([_short(value) for value in msgspec.structs.astuple(point)])
+    content = msgspec.json.format(msgspec.json.encode(head), indent=2) + b"\n"
+    write_all({path: stream.getvalue().encode(), header_path(path): content})
+
+
+def _short(value: str | float) -> str | float:
+    """Keep whole numbers whole, and seven digits of others."""
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else f"{value:.7g}"
+    return value
+
+
+def find_profile(name: str, model: str) -> Path:
+    """Return the file of a profile: a path that ends in ``.csv``, or a device of the catalogue that has the model.
+
+    Raises
+    ------
+    SpecError
+        When the catalogue has no such device, or no profile of the model on it.
+    """
+    if name.endswith(".csv"):
+        return Path(name)
+    folder = Path(str(resources.files("lazsim") / "catalog" / "profiles"))
+    devices = profile_names()
+    if name not in devices:
+        raise SpecError(unknown_name("profile", name, devices) + "; or a path to a .csv file")
+    models = sorted(path.stem for path in (folder / name).glob("*.csv"))
+    if model not in models:
+        raise SpecError(f"the profile {name} has {', '.join(models)}, but not {model}; measure it with lazsim profile")
+    return folder / name / f"{model}.csv"
+
+
+def profile_names() -> list[str]:
+    """List the devices that the catalogue has profiles of."""
+    folder = Path(str(resources.files("lazsim") / "catalog" / "profiles"))
+    return sorted({path.parent.name for path in folder.glob("*/*.csv")})
+
+
+def read_profile(path: Path | str) -> Profile:
+    """Read a profile, or a bare table of ``kernel,size,time_s``.
+
+    Raises
+    ------
+    SpecError
+        When the version is another, a kernel of the header has no rows, or a number is missing, NaN or negative.
+    """
+    path = Path(path)
+    content = read_bytes(path)
+    points = _read_points(path, content)
+    bare = not points[0].size_unit
+    head = header_path(path)
+    if bare and not head.exists():
+        return Profile(path.name, sha256(content), None, tuple(points))
+    header = _read_header(head)
+    found = {point.kernel for point in points}
+    missing = [kernel for kernel in header.kernels if kernel not in found]
+    if missing:
+        raise SpecError(f"{path}: no rows of {', '.join(missing)}, which {head.name} lists; measure again")
+    return Profile(path.name, sha256(content + read_bytes(head)), header, tuple(points))
+
+
+def require_header(profile: Profile) -> Header:
+    """Return the header.
+
+    Raises
+    ------
+    SpecError
+        When the profile is a bare table.
+    """
+    if profile.header is None:
+        raise SpecError(f"{profile.name}: a table without a header; measure with lazsim profile")
+    return profile.header
+
+
+def _read_header(path: Path) -> Header:
+    content = read_bytes(path)
+    try:
+        version = msgspec.json.decode(content, type=dict[str, Any]).get("format_version")
+        if version != FORMAT_VERSION:
+            raise SpecError(f"{path}: format_version is {version}, expected {FORMAT_VERSION}; measure again")
+        return msgspec.json.decode(content, type=Header)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise SpecError(f"{path}: not the header of a profile ({error}); measure again") from None
+
+
+def _read_points(path: Path, content: bytes) -> list[Point]:
+    try:
+        reader = csv.DictReader(io.StringIO(content.decode()))
+    except UnicodeDecodeError:
+        raise SpecError(f"{path}: not a text file; give a CSV with the columns {','.join(BARE_COLUMNS)}") from None
+    names = list(reader.fieldnames or ())
+    bare = "size_unit" not in names
+    missing = [name for name in (BARE_COLUMNS if bare else COLUMNS) if name not in names]
+    if missing:
+        raise SpecError(f"{path}, line 1: expected the columns {','.join(BARE_COLUMNS if bare else COLUMNS)}")
+    points: dict[tuple[str, int, float], Point] = {}
+    for row in reader:
+        where = f"{path}, line {reader.line_num}"
+        try:
+            fields = {name: row[name] for name in (BARE_COLUMNS if bare else COLUMNS)}
+            point = msgspec.convert(fields, Point, strict=False)
+        except msgspec.ValidationError as error:
+            raise SpecError(f"{where}: {error}") from None
+        if bare and point.kernel not in BARE_KERNELS:
+            raise SpecError(f"{where}: a table without a header has {', '.join(BARE_KERNELS)}, not {point.kernel}")
+        if point.key in points:
+            raise SpecError(f"{where}: a second time for {point.kernel} of size {point.size:g}; keep one")
+        points[point.key] = point
+    if not points:
+        raise SpecError(f"{path}: no measurements; give rows of {','.join(BARE_COLUMNS)}")
+    return list(points.values())

@@ -1,0 +1,276 @@
+"""Exchanges between processes of this machine: the parent starts them, asks for times, and cleans up."""
+
+import math
+import os
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+from lazsim.costmodel.profile import SIZE_UNITS, Header, Point
+from lazsim.errors import LazsimError
+from lazsim.profiling.device import cache_bytes, free_bytes
+from lazsim.profiling.method import BATCH, CI_WIDTH, Timing
+from lazsim.profiling.task import Task
+from lazsim.profiling.worker import EXCHANGES, link_bytes, serve
+
+TIMEOUT_S = 60.0
+"""How long an answer may take beyond what the exchange is expected to take."""
+
+MESSAGE_SIZES = tuple(2**power for power in range(10, 29))
+MAX_BUFFERS = 64
+MAX_BATCH = 64
+NUM_GROUPS = 3
+"""Process groups that are created, lose a member and are created again: each takes new processes."""
+
+CHECKED_ERROR = 1e-6
+
+
+def choose_ranks(device: str, num_ranks: int | None, backend: str | None) -> tuple[int, str, str]:
+    """Decide over how many processes and by what to exchange, and say why not where it cannot be.
+
+    Raises
+    ------
+    LazsimError
+        When the backend is not built in, or takes more GPUs than there are.
+    """
+    backend = backend or ("nccl" if device == "cuda" else "gloo")
+    num_gpus = torch.cuda.device_count() if backend == "nccl" else 0
+    if num_ranks is None and backend == "nccl" and num_gpus < 2:
+        return 1, backend, f"nccl takes a GPU for each process, and there are {num_gpus}"
+    built = {"gloo": dist.is_gloo_available, "nccl": dist.is_nccl_available, "mpi": dist.is_mpi_available}
+    if not dist.is_available() or backend not in built or not built[backend]():
+        known = ", ".join(name for name, available in built.items() if dist.is_available() and available())
+        raise LazsimError(f"--backend {backend}: not built into this torch, which has {known or 'none'}")
+    ranks = num_ranks if num_ranks is not None else (num_gpus if backend == "nccl" else 2)
+    if backend == "nccl" and ranks > num_gpus:
+        raise LazsimError(f"--ranks {ranks}: nccl takes a GPU for each process, and there are {num_gpus}")
+    return ranks, backend, "" if ranks > 1 else "--ranks 1"
+
+
+class Ranks:
+    """Processes that exchange messages; none is left when the context ends."""
+
+    def __init__(self, num_ranks: int, backend: str, device: str, timeout_s: float = TIMEOUT_S) -> None:
+        self.timeout_s = timeout_s
+        self.doing = "starting"
+        if backend == "gloo":
+            # Else gloo looks the host's name up, which need not lead to an interface of this machine.
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        self._store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        self._processes: list[SpawnProcess] = []
+        self._connections: list[Connection] = []
+        context = get_context("spawn")
+        for rank in range(num_ranks):
+            ours, theirs = context.Pipe()
+            arguments = (theirs, rank, self._store.port, backend, device, timeout_s)
+            process = context.Process(target=serve, args=arguments, daemon=True)
+            process.start()
+            theirs.close()
+            self._processes.append(process)
+            self._connections.append(ours)
+
+    def __enter__(self) -> "Ranks":
+        try:
+            self._gather(self.timeout_s)
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def pids(self) -> list[int]:
+        """Process ids by rank."""
+        return [process.pid or 0 for process in self._processes]
+
+    def ask(self, doing: str, *command: Any, expected_s: float = 0.0) -> list[Any]:
+        """Let all processes do something; return what each answers.
+
+        Raises
+        ------
+        LazsimError
+            When one dies, fails or does not answer in time.
+        """
+        self.doing = doing
+        for rank, connection in enumerate(self._connections):
+            try:
+                connection.send(command)
+            except OSError:
+                raise self._lost(rank) from None
+        return self._gather(self.timeout_s + expected_s)
+
+    def kill_last(self) -> None:
+        """Kill the process of the highest rank, as a failure does."""
+        process = self._processes.pop()
+        self._connections.pop().close()
+        process.kill()
+        process.join()
+
+    def close(self) -> None:
+        """End every process, whatever it is doing."""
+        for process in self._processes:
+            process.kill()
+        for process in self._processes:
+            process.join()
+        for connection in self._connections:
+            connection.close()
+
+    def _gather(self, timeout_s: float) -> list[Any]:
+        answers: dict[int, Any] = {}
+        failed: tuple[int, str] | None = None
+        deadline_s = time.monotonic() + timeout_s
+        while len(answers) < len(self._processes):
+            waiting: dict[Any, int] = {c: rank for rank, c in enumerate(self._connections) if rank not in answers}
+            dead = {process.sentinel: rank for rank, process in enumerate(self._processes)}
+            ready = wait([*waiting, *dead], max(0.0, deadline_s - time.monotonic()))
+            if not ready and failed is None:
+                ranks = ", ".join(str(rank) for rank in waiting.values())
+                raise LazsimError(
+                    f"process of rank {ranks} gave no answer in {timeout_s:.0f} s while {self.doing}; ended all"
+                )
+            for one in ready:
+                if one in dead:
+                    raise self._lost(dead[one])
+            if failed is not None and not ready:
+                raise LazsimError(f"process of rank {failed[0]} failed while {self.doing}: {failed[1]}")
+            for one in ready:
+                rank = waiting[one]
+                try:
+                    status, answers[rank] = self._connections[rank].recv()
+                except (EOFError, OSError):
+                    raise self._lost(rank) from None
+                if status == "error" and failed is None:
+                    # A lost peer shows as an error at the others first: give its end a moment to be seen.
+                    failed = rank, answers[rank]
+                    deadline_s = min(deadline_s, time.monotonic() + 1.0)
+        if failed is not None:
+            raise LazsimError(f"process of rank {failed[0]} failed while {self.doing}: {failed[1]}")
+        return [answers[rank] for rank in range(len(self._processes))]
+
+    def _lost(self, rank: int) -> LazsimError:
+        process = self._processes[rank]
+        process.join(1.0)
+        code = process.exitcode
+        how = signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
+        return LazsimError(
+            f"process of rank {rank} died ({how}) while {self.doing}; ended all others; run again to go on from there"
+        )
+
+
+@contextmanager
+def communication_tasks(header: Header, num_ranks: int, backend: str) -> Iterator[list[Task]]:
+    """List exchanges at all sizes, smallest first, and process groups; processes live as long as the context."""
+    with Ranks(num_ranks, backend, header.device) as ranks:
+        ranks.ask("forming a group", "join", "measured", num_ranks)
+        tasks = [
+            _exchange_task(kernel, size, ranks, header, num_ranks) for size in MESSAGE_SIZES for kernel in EXCHANGES
+        ]
+        cycles: list[tuple[float, float]] = []
+        for kernel, index in (("group_create", 0), ("group_recreate", 1)):
+            tasks.append(_group_task(kernel, index, num_ranks, backend, header.device, cycles))
+        yield tasks
+
+
+def _exchange_task(kernel: str, size: int, ranks: Ranks, header: Header, num_ranks: int) -> Task:
+    wanted = math.ceil(2 * cache_bytes(header.device) / size)
+    num_buffers = min(max(wanted, 1), MAX_BUFFERS)
+
+    def predicted_s(points: Sequence[Point]) -> float:
+        return points[-1].time_s * size / points[-1].size if points else 0.0
+
+    def obstacle() -> str | None:
+        # Where a rank receives what all others send, its buffers are as many times as large.
+        return "memory" if 0.8 * free_bytes(header.device) < 2 * num_buffers * num_ranks * size else None
+
+    def measure(budget_s: float) -> Point:
+        doing = f"measuring {kernel} of {size} bytes"
+        samples_s, error, batch, slowest_s = np.empty(0), 0.0, BATCH, 0.0
+        begin_s = time.monotonic()
+        while True:
+            expected_s = 2 * (batch + 2) * slowest_s
+            answers = ranks.ask(doing, "exchange", kernel, size, num_buffers, batch, expected_s=expected_s)
+            error = max(error, *(answer[1] for answer in answers))
+            # An exchange is over when its slowest rank is done.
+            samples_s = np.concatenate([samples_s, np.max([answer[0] for answer in answers], axis=0)])
+            slowest_s = float(samples_s.max())
+            timing = Timing(samples_s[:, None])
+            if timing.ci_width <= CI_WIDTH or time.monotonic() - begin_s >= budget_s:
+                break
+            batch = min(2 * batch, MAX_BATCH)
+        if error > CHECKED_ERROR:
+            raise LazsimError(f"{kernel} of {size} bytes over {num_ranks} processes delivered wrong data; check torch")
+        return _point(kernel, size, num_ranks, timing, header, num_buffers, link_bytes(kernel, num_ranks, size), error)
+
+    return Task(kernel, size, num_ranks, predicted_s, measure, obstacle)
+
+
+def _group_task(
+    kernel: str, index: int, num_ranks: int, backend: str, device: str, cycles: list[tuple[float, float]]
+) -> Task:
+    def measure(_: float) -> Point:
+        if not cycles:
+            cycles.extend(group_cycle(num_ranks, backend, device, number) for number in range(NUM_GROUPS))
+        timing = Timing(np.array([[cycle[index]] for cycle in cycles]))
+        return _point(kernel, num_ranks, num_ranks, timing, None, 0, 0.0, 0.0)
+
+    # New processes that import torch take some seconds each time.
+    return Task(kernel, num_ranks, num_ranks, lambda _: 0.0 if cycles else 3.0, measure)
+
+
+def group_cycle(num_ranks: int, backend: str, device: str, number: int) -> tuple[float, float]:
+    """Form a group of new processes, kill one of them, and form a group of the others.
+
+    Returns
+    -------
+    tuple of float
+        Seconds to form the first group, and seconds in which the survivors left it and formed another, each until the
+        slowest had met all others in it. To notice the loss is not in it.
+    """
+    with Ranks(num_ranks, backend, device) as ranks:
+        created_s = max(ranks.ask("forming a group", "join", f"first-{number}", num_ranks))
+        ranks.kill_last()
+        recreated_s = max(ranks.ask("forming a group again", "join", f"second-{number}", num_ranks - 1))
+        return created_s, recreated_s
+
+
+def _point(
+    kernel: str,
+    size: int,
+    num_ranks: int,
+    timing: Timing,
+    header: Header | None,
+    num_buffers: int,
+    moved: float,
+    error: float,
+) -> Point:
+    first_s, median_s, third_s = timing.quartiles_s
+    share = moved / header.copy_bytes_per_s / median_s if header is not None else 0.0
+    return Point(
+        kernel=kernel,
+        size=size,
+        size_unit=SIZE_UNITS[kernel],
+        num_ranks=num_ranks,
+        time_s=median_s,
+        time_q25_s=first_s,
+        time_q75_s=third_s,
+        median_ci_share=timing.ci_width,
+        num_repetitions=len(timing.samples_s),
+        num_buffers=num_buffers,
+        buffers_bytes=num_buffers * size if header is not None else 0.0,
+        moved_bytes=moved,
+        copy_peak_share=share,
+        roofline_share=share,
+        reference_error=error,
+    )

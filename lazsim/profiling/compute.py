@@ -1,0 +1,213 @@
+"""Measure a kernel at one size: memory, buffers, the check against the reference, times and roofline."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from lazsim.costmodel.profile import SIZE_UNITS, Point
+from lazsim.errors import LazsimError
+from lazsim.profiling.device import DTYPES, cache_bytes, free_bytes, synchronize
+from lazsim.profiling.kernel import Kernel, Random
+from lazsim.profiling.method import Timing, clock_of, measure
+
+CACHE_MULTIPLE = 2
+"""Buffers together are this many times the largest cache, so that rotating through them leaves nothing in it."""
+
+MAX_BUFFERS = 256
+MEMORY_SHARE = 0.8
+"""Part of the free memory that may be used."""
+
+REFERENCE_SIZES = {"tokens": 96, "assignments": 96, "params": 4096}
+"""Size, at least, at which a kernel is compared with its reference."""
+
+MAX_REFERENCE_ERROR = {"float32": 1e-4, "bfloat16": 3e-2, "float16": 5e-3}
+"""Relative error of outputs and gradients, some ten units in the last place of each type after sums of thousands."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where and in which type is measured, and its peaks."""
+
+    name: str
+    dtype: str
+    matmul_flop_per_s: float
+    copy_bytes_per_s: float
+
+    def random(self, seed: int) -> Random:
+        """Return a source of inputs."""
+        return Random(self.name, DTYPES[self.dtype], torch.Generator(self.name).manual_seed(seed))
+
+
+@dataclass(frozen=True)
+class Need:
+    """Memory that a kernel takes at one size."""
+
+    buffer_bytes: float
+    output_bytes: float
+    inner_bytes: float
+    gradient_bytes: float
+    num_buffers: int
+
+    @property
+    def total_bytes(self) -> float:
+        """All buffers, one repetition and its gradients."""
+        return self.num_buffers * self.buffer_bytes + self.gradient_bytes + 2 * self.output_bytes + self.inner_bytes
+
+
+def need_of(kernel: Kernel, size: int, device: Device) -> Need:
+    """Tell what memory a kernel takes; nothing is allocated."""
+    tensors = kernel.inputs(size, Random("meta", DTYPES[device.dtype]))
+    buffer_bytes = float(sum(tensor.nbytes for tensor in tensors))
+    output_bytes = float(tensors[0].nbytes)
+    wanted = math.ceil(CACHE_MULTIPLE * cache_bytes(device.name) / max(buffer_bytes, 1.0))
+    inner_bytes = kernel.inner_elements(size) * DTYPES[device.dtype].itemsize
+    gradient_bytes = buffer_bytes if kernel.has_backward else output_bytes
+    return Need(buffer_bytes, output_bytes, inner_bytes, gradient_bytes, min(max(wanted, 1), MAX_BUFFERS))
+
+
+def too_large(kernel: Kernel, size: int, device: Device) -> bool:
+    """Tell whether the memory that is free now would not do."""
+    return need_of(kernel, size, device).total_bytes > MEMORY_SHARE * free_bytes(device.name)
+
+
+def check_kernel(kernel: Kernel, device: Device) -> float:
+    """Compare a kernel with its float64 reference on random inputs, gradients included.
+
+    Returns
+    -------
+    float
+        The largest relative error, in the Euclidean norm, of the output and each gradient.
+
+    Raises
+    ------
+    LazsimError
+        When they differ by more than the type explains: the kernel or the device is wrong.
+    """
+    least = REFERENCE_SIZES[SIZE_UNITS[kernel.name]]
+    size = next((size for size in kernel.sizes if size >= least), kernel.sizes[-1])
+    tensors = kernel.inputs(size, device.random(1))
+    exact = [_exact(tensor) for tensor in tensors]
+    expected = _results(kernel, kernel.reference, exact, device)
+    found = _results(kernel, kernel.forward, [_leaf(tensor.clone()) for tensor in tensors], device)
+    error = max(_relative_error(ours, theirs) for ours, theirs in zip(found, expected, strict=True))
+    if not error <= MAX_REFERENCE_ERROR[device.dtype]:
+        raise LazsimError(
+            f"{kernel.name} in {device.dtype} on {device.name} is wrong by {error:.2g} where "
+            f"{MAX_REFERENCE_ERROR[device.dtype]:g} is allowed: its times mean nothing; check torch and the device"
+        )
+    return error
+
+
+def _exact(tensor: Any) -> Any:
+    return _leaf(tensor.double()) if tensor.is_floating_point() else tensor
+
+
+def _leaf(tensor: Any) -> Any:
+    return tensor.detach().requires_grad_() if tensor.is_floating_point() else tensor
+
+
+def _results(kernel: Kernel, run: Callable[..., Any], tensors: Sequence[Any], device: Device) -> list[Any]:
+    if not kernel.has_backward:
+        with torch.no_grad():
+            return [run(*tensors)]
+    output = run(*tensors)
+    generator = torch.Generator(device.name).manual_seed(2)
+    weights = torch.randn(output.shape, device=device.name, generator=generator, dtype=torch.float64)
+    leaves = [tensor for tensor in tensors if tensor.requires_grad]
+    return [output, *torch.autograd.grad(output, leaves, weights.to(output.dtype))]
+
+
+def _relative_error(ours: Any, theirs: Any) -> float:
+    ours, theirs = ours.detach().double(), theirs.detach().double()
+    return float((ours - theirs).norm() / theirs.norm().clamp(min=1e-300))
+
+
+def measure_kernel(kernel: Kernel, size: int, device: Device, budget_s: float, reference_error: float) -> Point:
+    """Measure a kernel at one size.
+
+    Raises
+    ------
+    torch.OutOfMemoryError
+        When the device's memory does not do after all.
+    """
+    need = need_of(kernel, size, device)
+    random = device.random(size)
+    buffers = [kernel.inputs(size, random) for _ in range(need.num_buffers)]
+    stages = _stages(kernel, buffers)
+    synchronize(device.name)
+    timing = measure(stages, len(buffers), clock_of(device.name, torch.get_num_threads()), budget_s)
+    moved_bytes = (
+        kernel.copies(size) * DTYPES[device.dtype].itemsize
+        if kernel.copies is not None
+        else (3 if kernel.has_backward else 1) * need.buffer_bytes
+        + (2 * need.output_bytes if kernel.has_backward else 0)
+    )
+    return point_of(
+        kernel.name, size, timing, device, kernel.flop(size), moved_bytes, need.num_buffers, need.buffer_bytes,
+        reference_error,
+    )  # fmt: skip
+
+
+def _stages(kernel: Kernel, buffers: Sequence[tuple[Any, ...]]) -> list[Callable[[int], None]]:
+    held: dict[str, Any] = {}
+    if not kernel.has_backward:
+
+        def run(index: int) -> None:
+            with torch.no_grad():
+                kernel.forward(*buffers[index])
+
+        return [run]
+    leaves = [tuple(_leaf(tensor) for tensor in tensors) for tensors in buffers]
+
+    def forward(index: int) -> None:
+        held["output"] = kernel.forward(*leaves[index])
+
+    def backward(index: int) -> None:
+        output = held.pop("output")
+        if "gradient" not in held:
+            held["gradient"] = torch.randn_like(output)
+        torch.autograd.grad(output, [tensor for tensor in leaves[index] if tensor.requires_grad], held["gradient"])
+
+    return [forward, backward]
+
+
+def point_of(
+    kernel: str,
+    size: int,
+    timing: Timing,
+    device: Device,
+    flop: float,
+    moved_bytes: float,
+    num_buffers: int,
+    buffer_bytes: float,
+    reference_error: float,
+    num_ranks: int = 1,
+) -> Point:
+    """Put a row of the profile together, with its shares of the device's peaks."""
+    first_s, median_s, third_s = timing.quartiles_s
+    stages = [*timing.stage_medians_s, 0.0]
+    matmul_s, copy_s = flop / device.matmul_flop_per_s, moved_bytes / device.copy_bytes_per_s
+    return Point(
+        kernel=kernel,
+        size=size,
+        size_unit=SIZE_UNITS[kernel],
+        num_ranks=num_ranks,
+        time_s=median_s,
+        time_q25_s=first_s,
+        time_q75_s=third_s,
+        forward_s=stages[0],
+        backward_s=stages[1],
+        median_ci_share=timing.ci_width,
+        num_repetitions=len(timing.samples_s),
+        num_buffers=num_buffers,
+        buffers_bytes=num_buffers * buffer_bytes,
+        flop=flop,
+        moved_bytes=moved_bytes,
+        matmul_peak_share=matmul_s / median_s,
+        copy_peak_share=copy_s / median_s,
+        roofline_share=max(matmul_s, copy_s) / median_s,
+        reference_error=reference_error,
+    )

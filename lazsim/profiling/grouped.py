@@ -1,0 +1,72 @@
+"""Experts in torch: one, and several at once over uneven token counts."""
+
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+
+def expert(x: Any, *weights: Any) -> Any:
+    """Run one expert: GELU between two matrices, or SwiGLU of three."""
+    return activate([x @ up for up in weights[:-1]]) @ weights[-1]
+
+
+def activate(ups: list[Any]) -> Any:
+    """Apply GELU to one projection, SwiGLU to two."""
+    return functional.silu(ups[0]) * ups[1] if len(ups) == 2 else functional.gelu(ups[0])
+
+
+def uneven_counts(mean: int, num_experts: int) -> list[int]:
+    """Split ``mean * num_experts`` tokens by rank, as 1/rank (Zipf); the last experts may get none.
+
+    Examples
+    --------
+    >>> uneven_counts(4, 4)
+    [10, 3, 2, 1]
+    """
+    total = mean * num_experts
+    norm = sum(1 / rank for rank in range(1, num_experts + 1))
+    counts = [int(total / rank / norm) for rank in range(1, num_experts + 1)]
+    counts[0] += total - sum(counts)
+    return counts
+
+
+def looped_experts(x: Any, counts: Any, *weights: Any) -> Any:
+    """Run the experts one after the other; each has its own weights, those of the first expert first."""
+    groups = x.split(counts.tolist())
+    size = len(weights) // len(groups)
+    return torch.cat([expert(group, *weights[e * size : (e + 1) * size]) for e, group in enumerate(groups)])
+
+
+def unstacked_experts(x: Any, counts: Any, *weights: Any) -> Any:
+    """Run the experts one after the other, from weights stacked over them."""
+    by_expert = zip(*(weight.unbind(0) for weight in weights), strict=True)
+    return looped_experts(x, counts, *(weight for own in by_expert for weight in own))
+
+
+def grouped_experts(x: Any, counts: Any, *weights: Any) -> Any:
+    """Run all experts by grouped matmuls."""
+    ends = counts.cumsum(0).to(torch.int32)
+    inner = activate([functional.grouped_mm(x, up, offs=ends) for up in weights[:-1]])
+    return functional.grouped_mm(inner, weights[-1], offs=ends)
+
+
+def has_grouped_mm(device: str, dtype: Any) -> bool:
+    """Try whether torch and the device have grouped matmuls, backward too, and get them right."""
+    if not hasattr(functional, "grouped_mm"):
+        return False
+    generator = torch.Generator(device).manual_seed(0)
+    shapes = ((24, 32), (3, 32, 64), (3, 64, 32))
+    tensors = [torch.randn(s, device=device, dtype=dtype, generator=generator).requires_grad_() for s in shapes]
+    counts = torch.tensor([19, 0, 5], device=device)
+    try:
+        ours = grouped_experts(tensors[0], counts, *tensors[1:])
+        gradients = torch.autograd.grad(ours.sum(), tensors)
+        expected = unstacked_experts(tensors[0], counts, *tensors[1:])
+        wanted = torch.autograd.grad(expected.sum(), tensors)
+    except (RuntimeError, NotImplementedError):
+        return False
+    return all(
+        float((a - b).norm()) <= 0.05 * float(b.norm())
+        for a, b in zip((ours, *gradients), (expected, *wanted), strict=True)
+    )

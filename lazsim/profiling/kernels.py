@@ -1,0 +1,225 @@
+"""The kernels of an MoE layer in torch, each with a plain reference. Axes: T tokens, D width, E experts, K top-k."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch.optim.adam import adam
+
+from lazsim.dispatch import dispatch_tokens
+from lazsim.profiling.dense import attention_kernel, head_kernel
+from lazsim.profiling.grouped import expert, grouped_experts, looped_experts, uneven_counts, unstacked_experts
+from lazsim.profiling.kernel import Kernel, Random
+from lazsim.profiling.schedule import count_tokens, schedule, there_and_back
+from lazsim.specs import ModelSpec
+
+NUM_RANKS = 8
+"""Ranks over which the dispatch is scheduled, each with a replica of every expert, all with the same loads."""
+
+TOKEN_SIZES = tuple(2**power for power in range(17))
+PARAM_SIZES = tuple(2**power for power in range(12, 31))
+ADAM = {"beta1": 0.9, "beta2": 0.95, "lr": 1e-4, "weight_decay": 0.0, "eps": 1e-8}
+
+
+def kernels_of(model: ModelSpec, *, use_grouped_mm: bool) -> tuple[list[Kernel], dict[str, str]]:
+    """Build the kernels of a model, and say which its specification does not tell the shapes of."""
+    kernels = [
+        _expert(model),
+        grouped_kernel(model, partial(uneven_counts, num_experts=model.num_experts), use_grouped_mm=use_grouped_mm),
+        _gate(model),
+        _schedule(model),
+        _permute(model),
+        _reorder(model),
+        head_kernel(model),
+        _optimizer(),
+    ]
+    left_out = {}
+    attention = attention_kernel(model)
+    if attention is not None:
+        kernels.append(attention)
+    else:
+        left_out["attention"] = f"the model specification does not tell the shapes of {model.name}'s attention"
+    if model.num_layers > model.num_moe_layers:
+        kernels.append(_block("feed_forward", model, model.d_ff_dense))
+    return kernels, left_out
+
+
+def _expert(model: ModelSpec) -> Kernel:
+    return _block("expert", model, model.d_ff_expert)
+
+
+def _block(name: str, model: ModelSpec, inner: int) -> Kernel:
+    matrices = model.matrices_per_expert
+    return Kernel(
+        name,
+        TOKEN_SIZES,
+        lambda size, random: (random.normal(size, model.d_model), *block_weights(model, inner, random)),
+        expert,
+        expert,
+        lambda size: 6.0 * size * matrices * model.d_model * inner,
+        lambda size: 4.0 * size * matrices * inner,
+    )
+
+
+def block_weights(model: ModelSpec, inner: int, random: Random, *stacked: int) -> list[Any]:
+    """Draw up (and gate) and down projections, stacked over experts where asked."""
+    ups = [random.weight(*stacked, model.d_model, inner) for _ in range(model.matrices_per_expert - 1)]
+    return [*ups, random.weight(*stacked, inner, model.d_model)]
+
+
+def grouped_kernel(model: ModelSpec, counts_of: Callable[[int], Sequence[int]], *, use_grouped_mm: bool) -> Kernel:
+    """Build several experts over the tokens that `counts_of` gives each of them, all with weights of their own."""
+
+    def inputs(size: int, random: Random) -> tuple[Any, ...]:
+        counts = counts_of(size)
+        stacked = (len(counts),) if use_grouped_mm else ()
+        num_draws = 1 if use_grouped_mm else len(counts)
+        weights = [
+            weight for _ in range(num_draws) for weight in block_weights(model, model.d_ff_expert, random, *stacked)
+        ]
+        tokens = random.normal(sum(counts), model.d_model)
+        return tokens, torch.tensor(counts, device=random.device), *weights
+
+    return Kernel(
+        "grouped",
+        TOKEN_SIZES,
+        inputs,
+        grouped_experts if use_grouped_mm else looped_experts,
+        unstacked_experts if use_grouped_mm else looped_experts,
+        lambda size: 6.0 * sum(counts_of(size)) * model.expert_params,
+        lambda size: 4.0 * sum(counts_of(size)) * model.matrices_per_expert * model.d_ff_expert,
+    )
+
+
+def top_k(x: Any, weight: Any, k: int) -> tuple[Any, Any]:
+    """Choose experts; at least in float32, as in Switch Transformer (arXiv 2101.03961, selective precision)."""
+    at_least = torch.promote_types(x.dtype, torch.float32)
+    shares, experts = torch.topk(torch.softmax(x.to(at_least) @ weight.to(at_least), -1), k)
+    return shares, experts
+
+
+def _gate(model: ModelSpec) -> Kernel:
+    return Kernel(
+        "gate",
+        TOKEN_SIZES,
+        lambda size, random: (random.normal(size, model.d_model), random.weight(model.d_model, model.num_experts)),
+        lambda x, weight: top_k(x, weight, model.top_k)[0],
+        lambda x, weight: torch.softmax(x @ weight, -1).sort(-1, descending=True)[0][:, : model.top_k],
+        lambda size: 6.0 * size * model.d_model * model.num_experts,
+        lambda size: 4.0 * size * (model.num_experts + model.d_model),
+    )
+
+
+def _loads(experts_A: Any, num_experts: int) -> tuple[Any, Any]:
+    """Count tokens as if all ranks had the same, and place a replica of every expert on each."""
+    counts = count_tokens(experts_A, num_experts)
+    return counts[:, None].expand(-1, NUM_RANKS), torch.ones_like(counts)[:, None].expand(-1, NUM_RANKS)
+
+
+def _assignment_sizes(model: ModelSpec) -> tuple[int, ...]:
+    return tuple(size for size in TOKEN_SIZES if size % model.top_k == 0)
+
+
+def _schedule(model: ModelSpec) -> Kernel:
+    def reference(experts_A: Any, *loads: Any) -> Any:
+        sent = dispatch_tokens(*(load.cpu().numpy() for load in loads))[:, NUM_RANKS - 1]
+        return torch.from_numpy(sent).to(experts_A.device)
+
+    def inputs(size: int, random: Random) -> tuple[Any, ...]:
+        experts_A = random.integers(model.num_experts, size)
+        others = random.integers(2 * size // model.num_experts + 1, model.num_experts * (NUM_RANKS - 1))
+        tokens_EI = torch.cat(
+            [others.view(model.num_experts, -1), count_tokens(experts_A, model.num_experts)[:, None]], 1
+        )
+        replicas_EJ = random.integers(3, model.num_experts * NUM_RANKS).view(model.num_experts, NUM_RANKS)
+        return experts_A, tokens_EI, torch.cat([replicas_EJ[:, 1:], torch.ones_like(replicas_EJ[:, :1])], 1)
+
+    def forward(experts_A: Any, tokens_EI: Any, replicas_EJ: Any) -> Any:
+        return schedule(experts_A, tokens_EI, replicas_EJ, NUM_RANKS - 1)[3]
+
+    return Kernel(
+        "schedule",
+        TOKEN_SIZES,
+        inputs,
+        forward,
+        reference,
+        lambda _: 0.0,
+        lambda size: 8.0 * size,
+        has_backward=False,
+    )
+
+
+def _permute(model: ModelSpec) -> Kernel:
+    k = model.top_k
+
+    def forward(x: Any, experts_A: Any) -> Any:
+        moved = there_and_back(x, experts_A, *_loads(experts_A, model.num_experts), NUM_RANKS - 1, k)
+        return moved.unflatten(0, (-1, k)).sum(1) if k > 1 else moved
+
+    return Kernel(
+        "permute",
+        _assignment_sizes(model),
+        lambda size, random: (random.normal(size // k, model.d_model), random.integers(model.num_experts, size)),
+        forward,
+        lambda x, _: x * k,
+        lambda _: 0.0,
+        lambda size: 4.0 * size * model.d_model,
+        lambda size: 16.0 * size * model.d_model,
+    )
+
+
+def _reorder(model: ModelSpec) -> Kernel:
+    k = model.top_k
+
+    def forward(x: Any, weight: Any) -> Any:
+        shares, experts = top_k(x, weight, k)
+        experts_A = experts.flatten()
+        loads = _loads(experts_A, model.num_experts)
+        back = there_and_back(x, experts_A, *loads, NUM_RANKS - 1, k).unflatten(0, (-1, k))
+        return (back * shares.to(x.dtype)[..., None]).sum(1)
+
+    return Kernel(
+        "reorder",
+        _assignment_sizes(model),
+        lambda size, random: (random.normal(size // k, model.d_model), random.weight(model.d_model, model.num_experts)),
+        forward,
+        lambda x, weight: x * torch.softmax(x @ weight, -1).topk(k)[0].sum(-1, keepdim=True),
+        lambda size: 6.0 * size / k * model.d_model * model.num_experts,
+        lambda size: 6.0 * size * model.d_model,
+        lambda size: 16.0 * size * model.d_model,
+    )
+
+
+def _optimizer() -> Kernel:
+    """Adam on float32 parameters; in half precision from a half gradient, and to half weights."""
+
+    def inputs(size: int, random: Random) -> tuple[Any, ...]:
+        master, mean, square = (random.normal(size, dtype=torch.float32) for _ in range(3))
+        num_weights = 0 if random.dtype == torch.float32 else size
+        return master, random.normal(size), mean * 0.1, square.abs() * 0.1, random.normal(num_weights)
+
+    def forward(master: Any, gradient: Any, mean: Any, square: Any, weight: Any) -> Any:
+        step = torch.ones((), device=master.device)
+        gradients, options = [gradient.to(master.dtype)], {"amsgrad": False, "maximize": False, "fused": True}
+        adam([master], gradients, [mean], [square], [], [step], **options, **ADAM)  # type: ignore[arg-type]
+        return weight.copy_(master) if weight.dtype != master.dtype else master
+
+    def reference(master: Any, gradient: Any, mean: Any, square: Any, _: Any) -> Any:
+        # Step 2, since the kernel counts up from 1; Kingma and Ba (arXiv 1412.6980), algorithm 1.
+        mean = ADAM["beta1"] * mean + (1 - ADAM["beta1"]) * gradient
+        square = ADAM["beta2"] * square + (1 - ADAM["beta2"]) * gradient**2
+        unbiased = mean / (1 - ADAM["beta1"] ** 2), square / (1 - ADAM["beta2"] ** 2)
+        return master - ADAM["lr"] * unbiased[0] / (unbiased[1].sqrt() + ADAM["eps"])
+
+    return Kernel(
+        "optimizer",
+        PARAM_SIZES,
+        inputs,
+        forward,
+        reference,
+        lambda _: 0.0,
+        lambda size: 2.0 * size,
+        lambda size: 7.0 * size,
+        has_backward=False,
+    )

@@ -1,0 +1,180 @@
+"""How one point is measured: warm-up, repetitions over rotating buffers, the median and how sure it is."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Protocol
+
+import numpy as np
+
+from lazsim.costmodel.times import Floats
+
+CI_WIDTH = 0.02
+"""Relative width of the median's 95 % interval at which repetitions end."""
+
+BATCH = 6
+"""Repetitions between looks at the clock: the fewest for which a 95 % interval of the median exists."""
+
+WARM_UPS = 2
+
+MOST_REPETITIONS = 2000
+
+
+class Clock(Protocol):
+    """Marks on the device's time line."""
+
+    def mark(self) -> Any:
+        """Set a mark behind the work given so far."""
+
+    def elapsed_s(self, first: Any, second: Any) -> float:
+        """Wait for the second mark and tell the seconds between the two."""
+
+
+@dataclass(frozen=True, eq=False)
+class Timing:
+    """Seconds of each repetition (rows) and stage (columns)."""
+
+    samples_s: Floats
+
+    @property
+    def total_s(self) -> Floats:
+        """Seconds of each repetition, all stages."""
+        return np.asarray(self.samples_s.sum(axis=1), dtype=np.float64)
+
+    @property
+    def stage_medians_s(self) -> list[float]:
+        """Median of each stage."""
+        return [float(median) for median in np.median(self.samples_s, axis=0)]
+
+    @property
+    def quartiles_s(self) -> tuple[float, float, float]:
+        """First quartile, median and third quartile of the total."""
+        first, median, third = np.quantile(self.total_s, [0.25, 0.5, 0.75])
+        return float(first), float(median), float(third)
+
+    @property
+    def last_stage(self) -> "Timing":
+        """The last stage alone, where those before it only prepare."""
+        return Timing(self.samples_s[:, -1:])
+
+    @property
+    def ci_width(self) -> float:
+        """Width of the median's interval, over the median."""
+        return ci_width(self.total_s)
+
+
+def ci_width(samples_s: Floats) -> float:
+    """Tell the width of the 95 % confidence interval of the median, over the median.
+
+    Notes
+    -----
+    Between order statistics ``n/2 -+ 1.96 sqrt(n)/2`` (Conover, Practical Nonparametric Statistics, 3.2): no shape of
+    the distribution is assumed. Below six samples no such interval exists, and the full range is taken.
+
+    Examples
+    --------
+    >>> ci_width(np.array([1.0, 1.0, 1.0, 1.0, 1.0, 1.5]))
+    0.5
+    """
+    ordered = np.sort(samples_s)
+    count = len(ordered)
+    reach = 1.96 * math.sqrt(count) / 2
+    low, high = max(math.floor(count / 2 - reach), 1), min(math.ceil(count / 2 + 1 + reach), count)
+    return float((ordered[high - 1] - ordered[low - 1]) / np.median(ordered))
+
+
+def measure(
+    stages: Sequence[Callable[[int], None]],
+    num_buffers: int,
+    clock: Clock,
+    budget_s: float,
+    target_width: float = CI_WIDTH,
+) -> Timing:
+    """Repeat stages until the median is known well enough or the time is up.
+
+    Parameters
+    ----------
+    stages
+        What one repetition does in turn, each given the index of its buffer; for example forward and backward.
+    num_buffers
+        Buffers, used in rotation, so that what one repetition leaves in the cache does not serve the next.
+    clock
+        Tells the device's time.
+    budget_s
+        Seconds after which no further repetition begins; there are always three.
+    target_width
+        Relative width of the median's interval that is good enough.
+    """
+    spent_s, turn = 0.0, 0
+    rows: list[list[float]] = []
+    for _ in range(WARM_UPS):
+        spent_s += sum(_repeat(stages, turn % num_buffers, clock))
+        turn += 1
+        if spent_s > budget_s:
+            break
+    slow = spent_s / turn * BATCH > budget_s
+    while len(rows) < MOST_REPETITIONS:
+        for _ in range(1 if slow else BATCH):
+            rows.append(_repeat(stages, turn % num_buffers, clock))
+            spent_s += sum(rows[-1])
+            turn += 1
+        samples_s = np.array(rows)
+        enough = len(rows) >= BATCH and ci_width(samples_s.sum(axis=1)) <= target_width
+        if enough or (len(rows) >= 3 and spent_s >= budget_s):
+            break
+    return Timing(np.array(rows))
+
+
+def _repeat(stages: Sequence[Callable[[int], None]], buffer: int, clock: Clock) -> list[float]:
+    marks = [clock.mark()]
+    for stage in stages:
+        stage(buffer)
+        marks.append(clock.mark())
+    clock.elapsed_s(marks[0], marks[-1])
+    return [clock.elapsed_s(first, second) for first, second in pairwise(marks)]
+
+
+class HostClock:
+    """The host's monotonic clock: right where the device is the host."""
+
+    def mark(self) -> Any:
+        """Read the clock."""
+        return time.perf_counter()
+
+    def elapsed_s(self, first: Any, second: Any) -> float:
+        """Subtract."""
+        return float(second - first)
+
+
+class ThreadClock(HostClock):
+    """The processor time of this thread: what other work on the machine takes away is not in it."""
+
+    def mark(self) -> Any:
+        """Read the clock."""
+        return time.thread_time()
+
+
+class CudaClock:
+    """Events of a GPU: times of the device, not of the host that gives it work."""
+
+    def mark(self) -> Any:
+        """Record an event behind the work given so far."""
+        import torch
+
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event.record()
+        return event
+
+    def elapsed_s(self, first: Any, second: Any) -> float:
+        """Wait for the second event and tell the seconds between the two."""
+        second.synchronize()
+        return float(first.elapsed_time(second)) / 1e3
+
+
+def clock_of(device: str, num_threads: int = 0) -> Clock:
+    """Return the clock that tells a device's time; on a CPU the thread's own where a kernel runs in one thread."""
+    if device == "cuda":
+        return CudaClock()
+    return ThreadClock() if num_threads == 1 else HostClock()

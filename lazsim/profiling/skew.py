@@ -1,0 +1,247 @@
+"""What skewed loads cost, measured and predicted: one device computes the share of every virtual rank in turn.
+
+Axes: E experts, N virtual ranks.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+
+from lazsim import __version__
+from lazsim.costmodel.profile import Point, find_profile, read_profile, require_header
+from lazsim.costmodel.tables import Table, table_of
+from lazsim.dispatch import Ints
+from lazsim.errors import SpecError
+from lazsim.placement.allocation import allocate
+from lazsim.placement.expert_parallel import ep_size, place_ep_on_most
+from lazsim.placement.policies import PlacementRequest, place
+from lazsim.profiling.compute import Device, measure_kernel
+from lazsim.profiling.device import DTYPES, choose_device, choose_dtype, conditions, measure_peaks
+from lazsim.profiling.grouped import has_grouped_mm
+from lazsim.profiling.kernel import Kernel
+from lazsim.profiling.kernels import grouped_kernel, kernels_of
+from lazsim.specs import ModelSpec, load_spec
+
+FAULT_THRESHOLD = 2
+"""Least replicas of an expert under allocation: the default of Lazarus (arXiv 2407.04656)."""
+
+
+@dataclass(frozen=True)
+class SkewOptions:
+    """What is asked for; see ``lazsim profile skew --help``."""
+
+    device: str = "auto"
+    dtype: str = "auto"
+    profile: str | None = None
+    width: int = 1024
+    experts: int = 8
+    nodes: int = 10
+    slots: int = 6
+    tokens: int = 4096
+    skews: tuple[float, ...] = ()
+    threads: int | None = None
+    budget: float = 600.0
+    seed: int = 0
+
+
+class SkewRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A layer, forward and backward, when one expert draws `skew` times its even share of the tokens.
+
+    `even` is expert parallelism with equal replicas, `allocated` Lazarus's allocation with flexible dispatch.
+    """
+
+    skew: float
+    even_measured_s: float
+    even_predicted_s: float
+    allocated_measured_s: float
+    allocated_predicted_s: float
+    won_back: float | None
+
+
+@dataclass(frozen=True)
+class SkewResult:
+    """Rows by skew, and what they were measured with."""
+
+    inputs: dict[str, Any]
+    rows: tuple[SkewRow, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {"inputs": self.inputs, "rows": self.rows}
+
+    def files(self, folder: Path) -> dict[Path, bytes]:
+        """Return the numbers and pictures by path."""
+        from lazsim.plots.profile import skew_figure
+
+        content = msgspec.json.format(msgspec.json.encode(self.to_json()), indent=2) + b"\n"
+        pictures = {folder / f"skew.{kind}": picture for kind, picture in skew_figure(self).items()}
+        return {folder / "skew.json": content, **pictures}
+
+    def table(self) -> list[str]:
+        """Return lines of at most 80 columns."""
+        lines = [f"{'':>6}{'even replicas, EP':>22}{'allocated, flexible dispatch':>32}"]
+        lines.append(f"{'skew':>6}{'measured':>12}{'predicted':>10}{'measured':>22}{'predicted':>10}{'won back':>10}")
+        for row in self.rows:
+            even, allocated = (
+                f"{f'{measured * 1e3:.4g} ms':>12}{predicted / measured - 1:>+10.1%}"
+                for measured, predicted in (
+                    (row.even_measured_s, row.even_predicted_s),
+                    (row.allocated_measured_s, row.allocated_predicted_s),
+                )
+            )
+            won = f"{row.won_back:.0%}" if row.won_back is not None else "-"
+            lines.append(f"{row.skew:>6g}{even}{'':>10}{allocated}{won:>10}")
+        return [*lines, "predicted: off the measured time by so much; won back: of what skew added"]
+
+
+def skewed_loads(num_experts: int, skew: float, num_tokens: int) -> Ints:
+    """Let the first expert draw `skew` times its even share, and the others the same of the rest; shape (E,).
+
+    Examples
+    --------
+    >>> skewed_loads(4, 2.0, 120).tolist()
+    [60, 20, 20, 20]
+    """
+    first = min(round(num_tokens * skew / num_experts), num_tokens)
+    cuts = np.arange(num_experts) * (num_tokens - first) // (num_experts - 1)
+    return np.concatenate([[first], np.diff(cuts)])
+
+
+def even_shares(load_E: Ints, num_nodes: int, num_slots: int) -> list[list[int]]:
+    """Return the tokens of each expert on each rank under expert parallelism; loads are those of one rank."""
+    plan = place_ep_on_most(1, len(load_E), num_nodes, num_slots)
+    group = ep_size(len(load_E), num_slots)
+    return [[int(load_E[expert]) * group for expert in slots if expert >= 0] for slots in plan.slots_LNS[0]]
+
+
+def allocated_shares(load_E: Ints, num_nodes: int, num_slots: int) -> list[list[int]]:
+    """Return the tokens of each replica on each rank under allocation, MRO and flexible dispatch."""
+    total_LE = load_E[None] * num_nodes
+    replicas_LE = allocate(total_LE, num_nodes * num_slots, FAULT_THRESHOLD)
+    plan = place("mro", PlacementRequest(replicas_LE, num_nodes, num_slots, load_LE=total_LE))
+    quota_E = total_LE[0] / plan.replicas_LE[0]
+    return [[math.ceil(quota_E[expert]) for expert in slots if expert >= 0] for slots in plan.slots_LNS[0]]
+
+
+def measure_skew(options: SkewOptions, progress: Callable[[Iterable[str]], Iterable[str]] = iter) -> SkewResult:
+    """Measure and predict a layer under growing skew.
+
+    Raises
+    ------
+    LazsimError
+        When a skew is more than all tokens, the experts do not fit, or the profile is of other experts.
+    """
+    deadline_s = time.monotonic() + options.budget
+    skews = options.skews or tuple(2.0**power for power in range(int(math.log2(options.experts)) + 1))
+    for skew in skews:
+        if skew > options.experts:
+            raise SpecError(f"--skew {skew:g}: {options.experts} experts have an even share of 1/{options.experts}")
+    model = msgspec.structs.replace(
+        load_spec(ModelSpec, "gpt-s"), name=f"layer of width {options.width}", d_model=options.width,
+        d_ff_expert=4 * options.width, num_experts=options.experts,
+    )  # fmt: skip
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    name = choose_device(options.device)
+    dtype = choose_dtype(options.dtype, name)
+    loads = [skewed_loads(options.experts, skew, options.tokens) for skew in skews]
+    shares = [
+        [split(load, options.nodes, options.slots) for split in (even_shares, allocated_shares)] for load in loads
+    ]
+    tables = _tables_of(options.profile, model) if options.profile is not None else {}
+    device = Device(name, dtype, *measure_peaks(name, dtype))
+    ranks = sorted({rank for row in shares for share in row for rank in _distinct(share)}, key=sum)
+    sizes = {"expert": _sizes(max(max(rank) for row in shares for share in row for rank in share)),
+             "reorder": _sizes(options.tokens)}  # fmt: skip
+    use_grouped_mm = has_grouped_mm(name, DTYPES[dtype])
+    kernels = {kernel.name: kernel for kernel in kernels_of(model, use_grouped_mm=False)[0]}
+    wanted: list[tuple[str, Callable[[float], Point]]] = [
+        (kernel, partial(_measure, kernels[kernel], size, device))
+        for kernel in ("expert", "reorder") if kernel not in tables for size in sizes[kernel]
+    ]  # fmt: skip
+    wanted += [
+        (
+            f"rank {rank}",
+            partial(_measure, grouped_kernel(model, partial(_counts, rank), use_grouped_mm=use_grouped_mm), 1, device),
+        )
+        for rank in ranks
+    ]
+    wanted.append(("gate", partial(_measure, kernels["reorder"], options.tokens, device)))
+    points: dict[str, list[Point]] = {}
+    for (index, (key, run)), _ in zip(enumerate(wanted), progress([key for key, _ in wanted]), strict=False):
+        points.setdefault(key, []).append(run(max(0.0, deadline_s - time.monotonic()) / (len(wanted) - index)))
+    tables |= {kernel: table_of(points[kernel]) for kernel in ("expert", "reorder") if kernel not in tables}
+    reorder_s = points["gate"][0].time_s
+    rows = [
+        _row(skew, pair, {rank: points[f"rank {rank}"][0].time_s + reorder_s for rank in ranks}, tables, options.tokens)
+        for skew, pair in zip(skews, shares, strict=True)
+    ]
+    first = rows[0].even_measured_s
+    rows = [_won(row, first) for row in rows]
+    kept = {name: value for name, value in vars(options).items() if name != "skews"}
+    inputs = kept | {"device": name, "dtype": dtype, "version": __version__, "conditions": conditions(name)}
+    return SkewResult(inputs, tuple(rows))
+
+
+def _distinct(shares: Sequence[Sequence[int]]) -> set[tuple[int, ...]]:
+    """Return the shares of ranks, those that are alike once; an expert without tokens is not run."""
+    return {tuple(sorted(tokens for tokens in rank if tokens)) for rank in shares} - {()}
+
+
+def _counts(rank: tuple[int, ...], _: int) -> tuple[int, ...]:
+    return rank
+
+
+def _sizes(most: int) -> list[int]:
+    return [2**power for power in range(math.ceil(math.log2(max(most, 2))) + 1)]
+
+
+def _measure(kernel: Kernel, size: int, device: Device, budget_s: float) -> Point:
+    return measure_kernel(kernel, size, device, budget_s, 0.0)
+
+
+def _row(
+    skew: float, pair: Sequence[Sequence[Sequence[int]]], measured_s: dict[tuple[int, ...], float],
+    tables: dict[str, Table], num_tokens: int,
+) -> SkewRow:  # fmt: skip
+    reorder_s = float(tables["reorder"].time_s(np.array(float(num_tokens))))
+    predicted = [
+        max(float(tables["expert"].time_s(np.array(rank, dtype=np.float64)).sum()) for rank in share) + reorder_s
+        for share in pair
+    ]
+    even, allocated = (max(measured_s[rank] for rank in _distinct(share)) for share in pair)
+    return SkewRow(
+        skew=skew,
+        even_measured_s=even,
+        even_predicted_s=predicted[0],
+        allocated_measured_s=allocated,
+        allocated_predicted_s=predicted[1],
+        won_back=None,
+    )
+
+
+def _won(row: SkewRow, first_s: float) -> SkewRow:
+    """Say which part of what skew added to the even layer allocation takes away."""
+    added_s = row.even_measured_s - first_s
+    won = (row.even_measured_s - row.allocated_measured_s) / added_s if row.skew > 1 and added_s > 0 else None
+    return msgspec.structs.replace(row, won_back=won)
+
+
+def _tables_of(name: str, model: ModelSpec) -> dict[str, Table]:
+    profile = read_profile(find_profile(name, "gpt-m"))
+    measured = require_header(profile).model
+    for field in ("d_model", "d_ff_expert", "matrices_per_expert"):
+        if getattr(measured, field) != getattr(model, field):
+            raise SpecError(
+                f"--profile {name}: measured for {field} = {getattr(measured, field)}, the layer has "
+                f"{getattr(model, field)}; give --width {measured.d_model}, or leave the profile out"
+            )
+    return {kernel: table_of(profile.of(kernel)) for kernel in ("expert", "reorder") if len(profile.of(kernel)) > 1}

@@ -1,0 +1,93 @@
+"""How fast checkpoints are written to a path and read back."""
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from lazsim.costmodel.profile import SIZE_UNITS, Point
+from lazsim.errors import LazsimError
+from lazsim.files import check_folder
+from lazsim.profiling.method import HostClock, measure
+from lazsim.profiling.task import Task
+
+KERNELS = ("checkpoint_save", "checkpoint_load")
+STORAGE_SIZES = tuple(2**power for power in range(20, 33, 2))
+DISK_SHARE = 0.1
+"""Part of the free space that a file may take."""
+
+
+def storage_tasks(folder: Path) -> list[Task]:
+    """List checkpoint files to write to a folder and to read back, smallest first.
+
+    Raises
+    ------
+    LazsimError
+        When the folder cannot be written to.
+    """
+    check_folder(folder)
+    return [_task(kernel, size, folder) for size in STORAGE_SIZES for kernel in KERNELS]
+
+
+def _task(kernel: str, size: int, folder: Path) -> Task:
+    def predicted_s(points: Sequence[Point]) -> float:
+        return points[-1].time_s * size / points[-1].size if points else 0.0
+
+    def obstacle() -> str | None:
+        existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        return "disk space" if size > DISK_SHARE * shutil.disk_usage(existing).free else None
+
+    return Task(kernel, size, 1, predicted_s, lambda budget_s: _measure(kernel, size, folder, budget_s), obstacle)
+
+
+def _measure(kernel: str, size: int, folder: Path, budget_s: float) -> Point:
+    """Time saves or loads of one file.
+
+    Notes
+    -----
+    A save ends when the file system says that the data is on the disk (``fsync``). Before each load the page cache is
+    asked to forget the file (``posix_fadvise``), which it may ignore; caches further down are out of reach.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f".lazsim-checkpoint-{os.getpid()}"
+    state = torch.rand(size // 4, generator=torch.Generator().manual_seed(size))
+
+    def save(_: int) -> None:
+        with path.open("wb") as stream:
+            torch.save(state, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+
+    def load(_: int) -> None:
+        if not torch.equal(torch.load(path, weights_only=True), state):
+            raise LazsimError(f"{folder}: what was read is not what was written; check the disk")
+
+    def forget(_: int) -> None:
+        if hasattr(os, "posix_fadvise"):
+            with path.open("rb") as stream:
+                os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+    try:
+        save(0)
+        stages = [save] if kernel == "checkpoint_save" else [forget, load]
+        timing = measure(stages, 1, HostClock(), budget_s).last_stage
+    except OSError as error:
+        raise LazsimError(f"{folder}: cannot be written ({error.strerror}); choose another --checkpoint-path") from None
+    finally:
+        path.unlink(missing_ok=True)
+    first_s, median_s, third_s = timing.quartiles_s
+    return Point(
+        kernel=kernel,
+        size=size,
+        size_unit=SIZE_UNITS[kernel],
+        time_s=median_s,
+        time_q25_s=first_s,
+        time_q75_s=third_s,
+        median_ci_share=timing.ci_width,
+        num_repetitions=len(timing.samples_s),
+        num_buffers=1,
+        buffers_bytes=size,
+        moved_bytes=size,
+    )

@@ -1,0 +1,216 @@
+"""One of the processes that exchange messages: it does what the parent asks, and ends when the parent does."""
+
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from multiprocessing import parent_process
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
+
+from lazsim.profiling.device import synchronize
+from lazsim.profiling.method import HostClock, clock_of
+
+ELEMENT_BYTES = 4
+
+
+def serve(connection: Connection, rank: int, port: int, backend: str, device: str, timeout_s: float) -> None:
+    """Answer commands until told to end."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(1)
+    if device == "cuda":
+        torch.cuda.set_device(rank)
+    worker = Worker(rank, port, backend, device, timeout_s)
+    connection.send(("ok", None))
+    while True:
+        try:
+            name, *arguments = connection.recv()
+        except EOFError:
+            return
+        if name == "end":
+            return
+        try:
+            connection.send(("ok", getattr(worker, name)(*arguments)))
+        except Exception as error:  # The parent says it in one line, whatever it is.
+            connection.send(("error", f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"))
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    assert parent is not None, "started by the parent"
+    wait([parent.sentinel])
+    os._exit(1)
+
+
+class Worker:
+    """A rank and its process group."""
+
+    def __init__(self, rank: int, port: int, backend: str, device: str, timeout_s: float) -> None:
+        self.rank, self.backend, self.device = rank, backend, device
+        self.timeout = timedelta(seconds=timeout_s)
+        self.port = port
+
+    def join(self, name: str, num_ranks: int) -> float:
+        """Form a group, leaving the one before; return the seconds until all have met in it."""
+        clock = HostClock()
+        begin = clock.mark()
+        if dist.is_initialized():
+            dist.destroy_process_group()
+        server = TCPStore("127.0.0.1", self.port, is_master=False, timeout=self.timeout)
+        store = PrefixStore(name, server)
+        dist.init_process_group(self.backend, store=store, rank=self.rank, world_size=num_ranks, timeout=self.timeout)
+        self._meet()
+        return clock.elapsed_s(begin, clock.mark())
+
+    def exchange(
+        self, kernel: str, num_bytes: int, num_buffers: int, num_repetitions: int
+    ) -> tuple[list[float], float]:
+        """Run a kernel so often; return the seconds of each time, and the largest error of what arrived at first."""
+        made = EXCHANGES[kernel](self.rank, dist.get_world_size(), num_bytes // ELEMENT_BYTES, self.device)
+        buffers = [made.prepare() for _ in range(num_buffers)]
+        made.run(buffers[0])
+        error = made.check(buffers[0])
+        clock = clock_of(self.device)
+        samples_s = []
+        for turn in range(num_repetitions + 1):
+            self._meet()
+            begin = clock.mark()
+            made.run(buffers[turn % num_buffers])
+            samples_s.append(clock.elapsed_s(begin, clock.mark()))
+        # The first is a warm-up.
+        return samples_s[1:], error
+
+    def _meet(self) -> None:
+        dist.barrier()
+        synchronize(self.device)
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """A kernel: makes a buffer, runs on one, and tells the largest error of what arrived in it."""
+
+    prepare: Callable[[], Any]
+    run: Callable[[Any], Any]
+    check: Callable[[Any], float]
+
+
+def even_parts(num_ranks: int, count: int) -> list[int]:
+    """Split evenly; the first ranks get what is over.
+
+    Examples
+    --------
+    >>> even_parts(3, 8)
+    [3, 3, 2]
+    """
+    return [count // num_ranks + (rank < count % num_ranks) for rank in range(num_ranks)]
+
+
+def skewed_parts(num_ranks: int, count: int) -> list[int]:
+    """Send half to rank 0, half of the rest to rank 1 and so on; the last gets what is over.
+
+    Examples
+    --------
+    >>> skewed_parts(3, 8)
+    [4, 2, 2]
+    """
+    parts = [count >> (rank + 1) for rank in range(num_ranks - 1)]
+    return [*parts, count - sum(parts)]
+
+
+def empty_parts(num_ranks: int, count: int) -> list[int]:
+    """Send all to rank 0 and nothing to the others.
+
+    Examples
+    --------
+    >>> empty_parts(3, 8)
+    [8, 0, 0]
+    """
+    return [count, *[0] * (num_ranks - 1)]
+
+
+def _all_to_all(split: Callable[[int, int], list[int]]) -> Callable[[int, int, int, str], Exchange]:
+    def make(rank: int, num_ranks: int, count: int, device: str) -> Exchange:
+        sends = split(num_ranks, count)
+        receives = [sends[rank]] * num_ranks
+
+        def prepare() -> Any:
+            return torch.full((count,), float(rank), device=device), torch.empty(sum(receives), device=device)
+
+        def run(buffer: Any) -> None:
+            dist.all_to_all_single(buffer[1], buffer[0], receives, sends)
+
+        def check(buffer: Any) -> float:
+            expected = torch.arange(num_ranks, device=device, dtype=torch.float32).repeat_interleave(sends[rank])
+            return _worst(buffer[1], expected)
+
+        return Exchange(prepare, run, check)
+
+    return make
+
+
+def _all_reduce(rank: int, num_ranks: int, count: int, device: str) -> Exchange:
+    def check(buffer: Any) -> float:
+        return _worst(buffer, torch.full_like(buffer, num_ranks * (num_ranks - 1) / 2))
+
+    # Sums of sums grow with each run, of which too few are made to overflow.
+    return Exchange(lambda: torch.full((count,), float(rank), device=device), dist.all_reduce, check)
+
+
+def _broadcast(rank: int, _: int, count: int, device: str) -> Exchange:
+    def run(buffer: Any) -> None:
+        dist.broadcast(buffer, 0)
+
+    def check(buffer: Any) -> float:
+        return _worst(buffer, torch.ones_like(buffer))
+
+    return Exchange(lambda: torch.full((count,), float(rank + 1), device=device), run, check)
+
+
+def _point_to_point(rank: int, _: int, count: int, device: str) -> Exchange:
+    """Send from rank 0 to rank 1, as long as it takes the slower of the two."""
+
+    def run(buffer: Any) -> None:
+        if rank == 0:
+            dist.send(buffer, 1)
+        elif rank == 1:
+            dist.recv(buffer, 0)
+
+    def check(buffer: Any) -> float:
+        return _worst(buffer, torch.ones_like(buffer)) if rank <= 1 else 0.0
+
+    return Exchange(lambda: torch.full((count,), float(rank + 1), device=device), run, check)
+
+
+def _worst(found: Any, expected: Any) -> float:
+    return float((found - expected).abs().max()) if found.numel() else 0.0
+
+
+EXCHANGES: dict[str, Callable[[int, int, int, str], Exchange]] = {
+    "all_to_all": _all_to_all(even_parts),
+    "all_to_all_skewed": _all_to_all(skewed_parts),
+    "all_to_all_empty": _all_to_all(empty_parts),
+    "all_reduce": _all_reduce,
+    "point_to_point": _point_to_point,
+    "broadcast": _broadcast,
+}
+"""Kernel -> ``(rank, ranks, elements, device) -> (what is run, what is wrong with what arrived)``."""
+
+
+def link_bytes(kernel: str, num_ranks: int, num_bytes: int) -> float:
+    """Return the bytes through the busiest rank's link in its busier direction.
+
+    Examples
+    --------
+    >>> link_bytes("all_to_all", 4, 400), link_bytes("all_to_all_empty", 4, 400), link_bytes("all_reduce", 4, 400)
+    (300.0, 1200.0, 600.0)
+    """
+    splits = {"all_to_all": even_parts, "all_to_all_skewed": skewed_parts, "all_to_all_empty": empty_parts}
+    if kernel in splits:
+        parts = splits[kernel](num_ranks, num_bytes)
+        return float(max((num_ranks - 1) * parts[0], num_bytes - min(parts)))
+    return float(num_bytes) * (2 * (num_ranks - 1) / num_ranks if kernel == "all_reduce" else 1.0)

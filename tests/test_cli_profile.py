@@ -1,0 +1,201 @@
+import json
+import sys
+
+import pytest
+
+from lazsim.costmodel.profile import profile_names
+from tests.conftest import ROOT
+
+TINY = """name = "tiny"
+num_layers = 12
+num_moe_layers = 12
+d_model = 64
+d_ff_expert = 96
+matrices_per_expert = 2
+num_experts = 8
+top_k = 1
+attention_params = 16384
+attention_score_dim = 128
+sequence_length = 16
+vocab_size = 101
+num_vocab_matrices = 1
+"""
+TRACE = ROOT / "traces" / "fail-every-5min.csv"
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    """The path of a profile of a tiny model, measured on this machine within seconds, and the model's."""
+    pytest.importorskip("torch", reason="needs torch: pip install 'lazsim[live]'")
+    from lazsim.cli import main
+
+    folder = tmp_path_factory.mktemp("profile")
+    (folder / "tiny.toml").write_text(TINY)
+    arguments = ["--device", "cpu", "--model", folder / "tiny.toml", "--budget", "8s", "--out", folder / "tiny.csv"]
+    with pytest.raises(SystemExit) as stopped:
+        main(["profile", *map(str, arguments), "--checkpoint-path", str(folder / "storage"), "--note", "a test"])
+    assert stopped.value.code == 0
+    return folder / "tiny.csv", folder / "tiny.toml"
+
+
+def test_a_profile_is_measured_shown_and_checked(lazsim, measured, tmp_path):
+    path, _ = measured
+    code, out, _ = lazsim("profile", "show", path, "--out", tmp_path)
+    assert code == 0
+    assert max(map(len, out.splitlines())) <= 80 or "note" in out
+    for kernel in ("expert", "grouped", "gate", "schedule", "permute", "reorder", "attention", "head", "optimizer"):
+        assert kernel in out
+    assert {file.name for file in tmp_path.iterdir()} == {"profile.png", "profile.pdf"}
+    found = json.loads(lazsim("profile", "show", path, "--json")[1])
+    assert found["header"]["conditions"]["note"] == "a test"
+    assert {point["kernel"] for point in found["points"]} >= {"expert", "reorder", "all_to_all", "checkpoint_save"}
+    assert all(point["num_repetitions"] >= 3 for point in found["points"])
+    checked = json.loads(lazsim("profile", "check", path, "--json")[1])
+    assert checked["num_held_out"] == sum(kernel["num_held_out"] for kernel in checked["kernels"])
+    assert lazsim("profile", "check", path)[0] == 0
+
+
+def test_measuring_again_adds_nothing_that_is_there(lazsim, measured):
+    path, model = measured
+    before = path.read_text().splitlines()
+    code, _, _ = lazsim("profile", "--device", "cpu", "--model", model, "--budget", "1ms", "--ranks", 1, "--out", path)
+    assert code == 0
+    assert set(before) <= set(path.read_text().splitlines())
+
+
+def test_a_run_on_a_profile_says_what_was_measured(lazsim, measured):
+    path, model = measured
+    arguments = ("run", "--trace", TRACE, "--model", model, "--system", "lazarus", "--profile", path, "--json")
+    code, out, err = lazsim(*arguments, "--extrapolate")
+    assert code == 0
+    run = json.loads(out)["runs"][0]
+    assert 0 <= run["extrapolated_s"] <= run["wall_s"]
+    assert "measured on cpu, float32" in err
+    assert "of the time of its steps is extrapolated" in err
+
+
+def bare_profile(tmp_path, most_tokens: int):
+    rows = [f"expert,{size},{size * 1e-6}" for size in (1, most_tokens)]
+    path = tmp_path / "bare.csv"
+    path.write_text("\n".join(["kernel,size,time_s", *rows]) + "\n")
+    return path
+
+
+def test_beyond_the_profile_is_refused_unless_asked_for(lazsim, tmp_path):
+    arguments = ("run", "--trace", TRACE, "--system", "lazarus", "--routing", "uniform", "--json")
+    code, out, err = lazsim(*arguments, "--profile", bare_profile(tmp_path, 16))
+    assert (code, out) == (2, "")
+    assert err.startswith("lazsim: the profile has expert from 1 to 16, but")
+    assert err.count("\n") == 1
+    far, near = (
+        json.loads(lazsim(*arguments, "--profile", bare_profile(tmp_path, most), "--extrapolate")[1])["runs"][0]
+        for most in (16, 10**6)
+    )
+    # Nothing of a profile that covers all is extrapolated; of one that ends at 16 tokens, all that experts take is.
+    assert near["extrapolated_s"] == pytest.approx(0, abs=1e-6)
+    assert 0 < far["extrapolated_s"] < far["wall_s"]
+    assert "extrapolated_s" not in json.loads(lazsim(*arguments)[1])["runs"][0]
+
+
+def test_all_time_that_a_profile_misses_is_counted_as_extrapolated(lazsim, tmp_path):
+    # Dense work takes 1000 s a step beyond the profile: hardly anything else is left.
+    path = tmp_path / "dense.csv"
+    path.write_text("kernel,size,time_s\ndense,1024,250\ndense,2048,500\n")
+    code, out, _ = lazsim(
+        "run",
+        "--trace",
+        TRACE,
+        "--system",
+        "lazarus",
+        "--profile",
+        path,
+        "--extrapolate",
+        "--json",
+        "--duration",
+        "4min",
+    )
+    run = json.loads(out)["runs"][0]
+    assert code == 0
+    assert run["extrapolated_s"] == pytest.approx(run["ledger_s"]["compute"] + run["ledger_s"]["lost_work"], rel=0.01)
+
+
+def test_a_shipped_profile_is_used_by_name(lazsim):
+    name = profile_names()[0]
+    code, out, err = lazsim(
+        "run", "--trace", TRACE, "--system", "lazarus", "--profile", name, "--extrapolate", "--json"
+    )
+    assert code == 0
+    assert json.loads(out)["inputs"]["profile"]["name"] == name
+    assert "gpt-s.csv: measured on cpu" in err
+    assert lazsim("profile", "check", name)[0] == 0
+
+
+def test_skew_is_measured_and_predicted(lazsim, tmp_path):
+    pytest.importorskip("torch", reason="needs torch: pip install 'lazsim[live]'")
+    small = ("--width", 64, "--experts", 4, "--nodes", 4, "--slots", 2, "--tokens", 64, "--budget", "3s")
+    code, out, _ = lazsim("profile", "skew", "--device", "cpu", *small, "--out", tmp_path, "--json")
+    assert code == 0
+    rows = json.loads(out)["rows"]
+    assert [row["skew"] for row in rows] == [1, 2, 4]
+    assert all(row[key] > 0 for row in rows for key in row if key.endswith("_s"))
+    assert {file.name for file in tmp_path.iterdir()} == {"skew.json", "skew.png", "skew.pdf"}
+
+
+def test_shares_of_virtual_ranks_add_up():
+    pytest.importorskip("torch", reason="needs torch: pip install 'lazsim[live]'")
+    from lazsim.profiling.skew import allocated_shares, even_shares, skewed_loads
+
+    load_E = skewed_loads(8, 4.0, 4096)
+    assert (int(load_E[0]), int(load_E.sum())) == (2048, 4096)
+    # Expert parallelism over pairs: each rank has half the experts, and a pair the tokens of both.
+    even = even_shares(load_E, 10, 6)
+    assert sum(map(sum, even)) == 10 * 4096
+    assert sum(even[0]) + sum(even[1]) == 2 * 4096
+    # Replicas compute their quota each, rounded up.
+    assert 10 * 4096 <= sum(map(sum, allocated_shares(load_E, 10, 6))) <= 10 * 4096 + 60
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "Missing option '--out'"),
+        (("--out", "profile.txt"), "profile.txt: a profile's name ends in .csv"),
+        (("--out", "a.csv", "--model", "gtp-s"), "did you mean 'gpt-s'?"),
+        (("--out", "a.csv", "--budget", "10"), "give a number with a unit"),
+        (("--out", "a.csv", "--device", "tpu"), "'tpu' is not one of"),
+        (("--out", "a.csv", "--ranks", "0"), "--ranks"),
+        (("--out", "a.csv", "--device", "cpu", "--backend", "pigeons"), "--backend pigeons: not built into this torch"),
+        (("--out", "a.csv", "--device", "cuda"), "--device cuda: torch finds no GPU"),
+        (("show", "missing.csv"), "missing.csv: cannot be read"),
+        (("check", "missing"), "unknown profile 'missing'"),
+        (("skew", "--device", "cpu", "--skew", "9"), "--skew 9: 8 experts have an even share of 1/8"),
+    ],
+)
+def test_bad_input_is_one_clear_line_and_exit_code_2(lazsim, tmp_path, monkeypatch, arguments, said):
+    torch = pytest.importorskip("torch", reason="needs torch: pip install 'lazsim[live]'")
+    if "cuda" in arguments and torch.cuda.is_available():
+        pytest.skip("needs a machine without a GPU")
+    monkeypatch.chdir(tmp_path)
+    code, out, err = lazsim("profile", *arguments)
+    assert (code, out) == (2, "")
+    assert said in err
+    assert err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_torch_it_says_how_to_get_it(lazsim, tmp_path, monkeypatch):
+    import importlib.util
+
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == "torch" else found(name, *rest)
+    )
+    code, _, err = lazsim("profile", "--out", tmp_path / "a.csv")
+    assert code == 2
+    assert err == "lazsim: measuring takes torch, which is not installed: pip install 'lazsim[live]'\n"
+
+
+def test_looking_at_profiles_needs_no_torch(lazsim, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    for command in ("show", "check"):
+        assert lazsim("profile", command, profile_names()[0])[0] == 0

@@ -1,0 +1,278 @@
+"""Measuring: kernels against plain references, the method against a fake clock, profiles that go on where they were."""
+
+# ruff: noqa: E402
+
+import dataclasses
+import json
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+torch = pytest.importorskip("torch", reason="needs torch: pip install 'lazsim[live]'")
+
+from lazsim.costmodel.profile import read_profile
+from lazsim.dispatch import dispatch_tokens
+from lazsim.errors import LazsimError, SpecError
+from lazsim.profiling import compute, session
+from lazsim.profiling.compute import Device, check_kernel, measure_kernel
+from lazsim.profiling.grouped import grouped_experts, has_grouped_mm, uneven_counts, unstacked_experts
+from lazsim.profiling.kernel import Kernel, Random
+from lazsim.profiling.kernels import kernels_of
+from lazsim.profiling.method import BATCH, ci_width, measure
+from lazsim.profiling.schedule import inverse_of, schedule, there_and_back
+from lazsim.profiling.session import Session, begin
+from lazsim.profiling.storage import storage_tasks
+from lazsim.profiling.task import Task
+from lazsim.specs import ModelSpec, load_spec
+
+CPU = Device("cpu", "float32", 1e11, 1e10)
+TINY = msgspec.structs.replace(
+    load_spec(ModelSpec, "gpt-s"), name="tiny", d_model=64, d_ff_expert=96, attention_params=4 * 64 * 64,
+    attention_score_dim=128, sequence_length=16, vocab_size=101, num_experts=5, top_k=2,
+)  # fmt: skip
+
+
+def tokens_and_replicas(num_ranks: int = 4, num_experts: int = 3):
+    counts = st.lists(st.integers(0, 40), min_size=num_ranks * num_experts, max_size=num_ranks * num_experts)
+    replicas = st.lists(st.integers(0, 3), min_size=num_ranks * num_experts, max_size=num_ranks * num_experts)
+    shape = (num_experts, num_ranks)
+    return st.tuples(counts.map(lambda x: np.reshape(x, shape)), replicas.map(lambda x: np.reshape(x, shape)))
+
+
+@given(tokens_and_replicas(), st.integers(0, 3), st.randoms(use_true_random=False))
+def test_the_schedule_on_the_device_sends_what_the_host_would(drawn, rank, random):
+    tokens_EI, replicas_EJ = drawn
+    replicas_EJ = replicas_EJ.copy()
+    replicas_EJ[:, 1] += replicas_EJ.sum(axis=1) == 0
+    experts = [expert for expert in range(3) for _ in range(tokens_EI[expert, rank])]
+    random.shuffle(experts)
+    experts_A = torch.tensor(experts, dtype=torch.int64)
+    tensors = torch.from_numpy(tokens_EI), torch.from_numpy(replicas_EJ)
+    by_expert, row, row_of, sent_EJ = schedule(experts_A, *tensors, rank)
+    expected_EJ = dispatch_tokens(tokens_EI, replicas_EJ)[:, rank]
+    assert sent_EJ.tolist() == expected_EJ.tolist()
+    # The buffer that is sent: ranks one after the other, and for each the experts one after the other.
+    wanted = [expert for target in range(4) for expert in range(3) for _ in range(expected_EJ[expert, target])]
+    assert experts_A[by_expert[inverse_of(row)]].tolist() == wanted
+    assert row_of.tolist() == inverse_of(by_expert[inverse_of(row)]).tolist()
+
+
+def test_the_schedule_never_waits_for_the_device():
+    # On the device meta there are no values: whatever would need one on the host fails.
+    integers = {"dtype": torch.int64, "device": "meta"}
+    found = schedule(torch.empty(64, **integers), torch.empty(5, 8, **integers), torch.empty(5, 8, **integers), 3)
+    assert [tuple(tensor.shape) for tensor in found] == [(64,), (64,), (64,), (5, 8)]
+
+
+@pytest.mark.parametrize("k", [1, 2])
+def test_a_reorder_and_its_inverse_change_nothing_forward_or_backward(k):
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(12, 4, generator=generator, requires_grad=True)
+    experts_A = torch.randint(5, (12 * k,), generator=generator)
+    counts = torch.bincount(experts_A, minlength=5)[:, None].expand(-1, 3)
+    back = there_and_back(x, experts_A, counts, torch.ones(5, 3, dtype=torch.int64), 1, k)
+    assert torch.equal(back, x.repeat_interleave(k, 0))
+    (gradient,) = torch.autograd.grad(back.sum(), x)
+    assert torch.equal(gradient, torch.full_like(x, k))
+
+
+@pytest.mark.parametrize("model", [TINY, msgspec.structs.replace(TINY, matrices_per_expert=3, top_k=1, num_layers=13)])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_every_kernel_agrees_with_its_reference(model, dtype):
+    if model.num_layers > model.num_moe_layers:
+        model = msgspec.structs.replace(model, d_ff_dense=80)
+    kernels, left_out = kernels_of(model, use_grouped_mm=False)
+    assert left_out == {}
+    device = dataclasses.replace(CPU, dtype=dtype)
+    errors = {kernel.name: check_kernel(kernel, device) for kernel in kernels}
+    assert {"expert", "grouped", "gate", "schedule", "permute", "reorder", "attention", "head", "optimizer"} <= set(
+        errors
+    )
+
+
+def test_a_kernel_that_computes_something_else_is_refused():
+    right = next(kernel for kernel in kernels_of(TINY, use_grouped_mm=False)[0] if kernel.name == "expert")
+    wrong = dataclasses.replace(right, forward=lambda *tensors: 1.01 * right.forward(*tensors))
+    with pytest.raises(LazsimError, match=r"expert in float32 on cpu is wrong by 0\.01"):
+        check_kernel(wrong, CPU)
+
+
+def test_attention_of_unknown_shapes_is_left_out_and_said():
+    kernels, left_out = kernels_of(load_spec(ModelSpec, "deepseek-v3"), use_grouped_mm=False)
+    assert "attention" not in [kernel.name for kernel in kernels]
+    assert "deepseek-v3" in left_out["attention"]
+
+
+@given(st.integers(1, 70000), st.integers(1, 300))
+def test_uneven_counts_keep_every_token(mean, num_experts):
+    counts = uneven_counts(mean, num_experts)
+    assert sum(counts) == mean * num_experts
+    assert min(counts) >= 0
+    assert counts == sorted(counts, reverse=True)
+
+
+@pytest.mark.skipif(not hasattr(torch.nn.functional, "grouped_mm"), reason="needs a torch with grouped_mm")
+def test_grouped_matmuls_are_used_only_where_they_are_right():
+    if not has_grouped_mm("cpu", torch.bfloat16):
+        pytest.skip("this torch has no grouped matmul with gradients on the CPU; a loop is used")
+    x, counts = torch.randn(24, 32).bfloat16(), torch.tensor([19, 0, 5])
+    weights = torch.randn(3, 32, 64).bfloat16(), torch.randn(3, 64, 32).bfloat16()
+    ours, theirs = grouped_experts(x, counts, *weights), unstacked_experts(x, counts, *weights)
+    assert float((ours - theirs).norm()) <= 0.05 * float(theirs.norm())
+
+
+class FakeClock:
+    """Stages tell how long they take; nothing is waited for."""
+
+    def __init__(self):
+        self.now_s = 0.0
+
+    def mark(self):
+        return self.now_s
+
+    def elapsed_s(self, first, second):
+        return second - first
+
+
+def test_repetitions_end_when_the_median_is_known():
+    clock, buffers = FakeClock(), []
+
+    def stage(index):
+        buffers.append(index)
+        clock.now_s += 0.5
+
+    timing = measure([stage, stage], 3, clock, budget_s=1e9)
+    assert timing.quartiles_s == (1.0, 1.0, 1.0)
+    assert timing.stage_medians_s == [0.5, 0.5]
+    assert len(timing.samples_s) == BATCH
+    # Two warm-ups and six repetitions of two stages, over three buffers in turn.
+    assert buffers == [turn % 3 for turn in range(8) for _ in range(2)]
+
+
+@pytest.mark.parametrize(("budget_s", "num_repetitions"), [(0.0, 3), (20.0, 18), (100.0, 102)])
+def test_repetitions_end_when_the_budget_does(budget_s, num_repetitions):
+    # Times alternate between 0.5 and 1.5 s, so that the interval of the median never narrows. Warm-ups take 2 s, six
+    # repetitions 6 s: 20 s are reached after 3 times six, 100 s after 17 times.
+    clock, turns = FakeClock(), iter(range(10**6))
+
+    def stage(_):
+        clock.now_s += 0.5 + next(turns) % 2
+
+    timing = measure([stage], 1, clock, budget_s)
+    assert len(timing.samples_s) == num_repetitions
+
+
+def test_the_interval_of_the_median_is_that_of_order_statistics():
+    # Of 1 to 100, n/2 -+ 1.96 sqrt(n)/2 = 40.2 and 59.8 (61 with the upper bound's 1): values 40 to 61 of median 50.5.
+    assert ci_width(np.arange(1.0, 101.0)) == pytest.approx((61 - 40) / 50.5)
+
+
+def test_a_point_holds_its_share_of_the_peaks():
+    kernel = next(kernel for kernel in kernels_of(TINY, use_grouped_mm=False)[0] if kernel.name == "expert")
+    point = measure_kernel(kernel, 8, CPU, 0.0, 0.0)
+    # Forward and backward: three times 2 operations for each of 2 x 64 x 96 weights and each token.
+    assert point.flop == 3 * 2 * 2 * 64 * 96 * 8
+    assert point.matmul_peak_share == pytest.approx(point.flop / point.time_s / 1e11)
+    assert point.roofline_share == max(point.matmul_peak_share, point.copy_peak_share)
+    assert 0 < point.forward_s < point.time_s
+    assert point.time_q25_s <= point.time_s <= point.time_q75_s
+
+
+def test_buffers_together_exceed_the_cache(monkeypatch):
+    monkeypatch.setattr(compute, "cache_bytes", lambda _: 10**6)
+    kernel = next(kernel for kernel in kernels_of(TINY, use_grouped_mm=False)[0] if kernel.name == "expert")
+    point = measure_kernel(kernel, 8, CPU, 0.0, 0.0)
+    # One buffer: 8 x 64 inputs and 2 x 64 x 96 weights of 4 bytes, 51,200 bytes; 40 of them pass twice 1 MB.
+    assert (point.num_buffers, point.buffers_bytes) == (40, 40 * 51200)
+
+
+def fake_task(size: int, calls: list[int], predicted_s: float = 0.0, obstacle: str | None = None) -> Task:
+    kernel = Kernel("permute", (size,), lambda *_: (), lambda: None, lambda: None, float, float)
+
+    def take(_: float):
+        calls.append(size)
+        real = next(kernel for kernel in kernels_of(TINY, use_grouped_mm=False)[0] if kernel.name == "expert")
+        return msgspec.structs.replace(measure_kernel(real, 1, CPU, 0.0, 0.0), size=size)
+
+    assert kernel.name == "permute"
+    return Task("expert", size, 1, lambda _: predicted_s, take, lambda: obstacle)
+
+
+def new_session(path, budget_s: float = 1e6, model: ModelSpec = TINY, dtype: str = "float32") -> Session:
+    return begin(path, "cpu", dtype, model, budget_s)
+
+
+@pytest.fixture
+def quick_peaks(monkeypatch):
+    monkeypatch.setattr(session, "measure_peaks", lambda *_: (1e11, 1e10))
+
+
+def test_a_profile_goes_on_where_it_was(tmp_path, quick_peaks):
+    path, calls = tmp_path / "a.csv", []
+    one = new_session(path)
+    one.run([fake_task(1, calls), fake_task(2, calls)])
+    one.save()
+    again = new_session(path)
+    again.run([fake_task(size, calls) for size in (1, 2, 4)])
+    again.save()
+    assert calls == [1, 2, 4]
+    assert [point.size for point in read_profile(path).of("expert")] == [1, 2, 4]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"dtype": "bfloat16"}, "dtype float32, now it is bfloat16"),
+        ({"model": load_spec(ModelSpec, "gpt-m")}, "model tiny, now it is gpt-m"),
+    ],
+)
+def test_other_conditions_are_not_mixed_into_a_profile(tmp_path, quick_peaks, change, said):
+    first = new_session(tmp_path / "a.csv")
+    first.run([fake_task(1, [])])
+    first.save()
+    with pytest.raises(SpecError, match=said):
+        new_session(tmp_path / "a.csv", **change)
+
+
+def test_what_does_not_fit_into_memory_or_budget_is_left_out_and_said(tmp_path, quick_peaks):
+    calls = []
+    one = new_session(tmp_path / "a.csv", budget_s=1e3)
+    one.run([fake_task(1, calls), fake_task(2, calls, obstacle="memory"), fake_task(4, calls, predicted_s=1e6)])
+    one.save()
+    assert calls == [1]
+    assert json.loads((tmp_path / "a.json").read_text())["left_out"] == {"expert": "2: memory; 4: --budget"}
+
+
+def test_memory_is_judged_before_it_is_taken(tmp_path, quick_peaks, monkeypatch):
+    monkeypatch.setattr(compute, "free_bytes", lambda _: 10**7)
+    monkeypatch.setattr(compute, "cache_bytes", lambda _: 10**5)
+    one = new_session(tmp_path / "a.csv")
+    tasks = [task for task in session.compute_tasks(one) if task.kernel == "expert"]
+    fitting = [task.size for task in tasks if task.obstacle() is None]
+    # 64 k tokens of width 64 alone are 16 MiB; 1024 of them are 256 KiB, and as much again four to ten times inside.
+    assert 1024 in fitting
+    assert 65536 not in fitting
+
+
+def test_the_reorder_moves_every_token_eight_times():
+    kernel = next(kernel for kernel in kernels_of(TINY, use_grouped_mm=False)[0] if kernel.name == "permute")
+    # Packed, sorted, put back and unpacked, forward and backward; each reads and writes.
+    assert kernel.copies(10) == 8 * 2 * 10 * 64
+    assert kernel.inputs(10, Random("meta", torch.float32))[0].shape == (5, 64)
+
+
+def test_checkpoints_are_timed_and_cleaned_up(tmp_path):
+    tasks = [task for task in storage_tasks(tmp_path / "new") if task.size == 2**20]
+    points = [task.measure(0.0) for task in tasks]
+    assert [point.kernel for point in points] == ["checkpoint_save", "checkpoint_load"]
+    assert all(point.moved_bytes == 2**20 for point in points)
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_a_storage_that_is_a_file_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(LazsimError, match="not a writable folder"):
+        storage_tasks(tmp_path / "file")

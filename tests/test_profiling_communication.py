@@ -1,0 +1,131 @@
+"""Exchanges between real processes: right data, and none of them left behind whatever happens."""
+
+# ruff: noqa: E402
+
+import os
+import signal
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs torch: pip install 'lazsim[live]'")
+
+from lazsim.costmodel.profile import Header
+from lazsim.errors import LazsimError
+from lazsim.profiling.communication import Ranks, choose_ranks, communication_tasks, group_cycle
+from lazsim.profiling.worker import EXCHANGES, empty_parts, even_parts, link_bytes, skewed_parts
+from lazsim.specs import ModelSpec, load_spec
+
+HEADER = Header(
+    format_version=1, lazsim="0.1.0", torch="2", device="cpu", dtype="float32", model=load_spec(ModelSpec, "gpt-s"),
+    conditions={}, matmul_flop_per_s=1e11, copy_bytes_per_s=1e10,
+)  # fmt: skip
+
+pytestmark = pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="needs a torch with gloo")
+
+
+def is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_every_exchange_delivers_what_was_sent_and_is_timed():
+    with communication_tasks(HEADER, 3, "gloo") as tasks:
+        points = [task.measure(0.0) for task in tasks if task.size == 4096]
+    assert [point.kernel for point in points] == list(EXCHANGES)
+    for point in points:
+        assert point.reference_error == 0
+        assert point.moved_bytes == link_bytes(point.kernel, 3, 4096)
+        assert point.num_ranks == 3
+
+
+def test_wrong_data_is_noticed(monkeypatch):
+    monkeypatch.setattr(Ranks, "ask", lambda self, *command, **_: [([1e-3] * 6, 1.0)])
+    with communication_tasks(HEADER, 2, "gloo") as tasks, pytest.raises(LazsimError, match="delivered wrong data"):
+        tasks[0].measure(0.0)
+
+
+def test_a_group_is_formed_again_after_losing_a_member():
+    created_s, recreated_s = group_cycle(3, "gloo", "cpu", 0)
+    assert created_s > 0
+    assert recreated_s > 0
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_process_killed_in_mid_measurement_ends_all_with_one_line(victim):
+    with Ranks(2, "gloo", "cpu") as ranks:
+        pids = ranks.pids
+        ranks.ask("forming a group", "join", "test", 2)
+        # The others are told to start; the victim is gone before it can take part, so that they wait for it.
+        os.kill(pids[victim], signal.SIGKILL)
+        with pytest.raises(LazsimError) as caught:
+            ranks.ask("measuring all_reduce of 1048576 bytes", "exchange", "all_reduce", 2**20, 1, 10**6)
+    said = f"process of rank {victim} died (SIGKILL) while measuring all_reduce of 1048576 bytes"
+    assert str(caught.value).startswith(said)
+    assert "\n" not in str(caught.value)
+    assert not any(is_running(pid) for pid in pids)
+
+
+def test_a_process_killed_while_all_are_busy_is_noticed_at_once():
+    with Ranks(2, "gloo", "cpu") as ranks:
+        pids = ranks.pids
+        ranks.ask("forming a group", "join", "test", 2)
+        for connection in ranks._connections:
+            connection.send(("exchange", "all_to_all", 2**20, 1, 10**6))
+        ranks.doing = "measuring all_to_all of 1048576 bytes"
+        os.kill(pids[1], signal.SIGKILL)
+        with pytest.raises(LazsimError, match=r"rank 1 died \(SIGKILL\) while measuring all_to_all"):
+            ranks._gather(60.0)
+    assert not any(is_running(pid) for pid in pids)
+
+
+def test_a_process_that_stands_still_runs_into_the_timeout():
+    with Ranks(2, "gloo", "cpu") as ranks:
+        pids = ranks.pids
+        ranks.ask("forming a group", "join", "test", 2)
+        os.kill(pids[1], signal.SIGSTOP)
+        ranks.timeout_s = 0.5
+        with pytest.raises(LazsimError, match=r"rank .*1 gave no answer in 0 s while measuring broadcast"):
+            ranks.ask("measuring broadcast of 1024 bytes", "exchange", "broadcast", 1024, 1, 1)
+    assert not any(is_running(pid) for pid in pids)
+
+
+def test_an_error_in_a_process_is_told_in_one_line():
+    with Ranks(1, "gloo", "cpu") as ranks, pytest.raises(LazsimError, match="rank 0 failed while trying: ValueError"):
+        ranks.ask("trying", "exchange", "all_reduce", 1024, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("cpu", 2, "nccl"), "--backend nccl: not built into this torch"),
+        (("cpu", 2, "mpi"), "--backend mpi: not built into this torch"),
+        (("cpu", 2, "pigeons"), "--backend pigeons: not built into this torch, which has gloo"),
+    ],
+)
+def test_a_backend_that_is_not_there_is_refused(arguments, said):
+    if arguments[2] == "nccl" and torch.distributed.is_nccl_available():
+        pytest.skip("this torch has nccl")
+    if arguments[2] == "mpi" and torch.distributed.is_mpi_available():
+        pytest.skip("this torch has mpi")
+    with pytest.raises(LazsimError, match=said):
+        choose_ranks(*arguments)
+
+
+def test_a_gpu_alone_exchanges_nothing_and_says_so():
+    if torch.cuda.device_count() > 1:
+        pytest.skip("needs a machine with fewer than two GPUs")
+    ranks, backend, why_not = choose_ranks("cuda", None, None)
+    assert (ranks, backend) == (1, "nccl")
+    assert why_not.startswith("nccl takes a GPU for each process")
+
+
+@pytest.mark.parametrize("split", [even_parts, skewed_parts, empty_parts])
+@pytest.mark.parametrize("count", [0, 1, 7, 256])
+def test_parts_add_up(split, count):
+    for num_ranks in (1, 2, 5):
+        parts = split(num_ranks, count)
+        assert (len(parts), sum(parts)) == (num_ranks, count)
+        assert min(parts) >= 0
