@@ -1,0 +1,47 @@
+"""``lazsim validate``: hold the prediction against a real training job under real kills."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lazsim.cli.common import json_option, note, print_json
+from lazsim.cli.live import build_spec, end_in_order, live_options, load_live_trace, require_torch, write_routing
+
+
+@click.command()
+@live_options
+@click.option(
+    "--tolerance", type=click.FloatRange(min=0), help="Exit with 1 when a component's relative error is larger."
+)
+@click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Keep the report and a picture there.")
+@json_option
+def command(
+    tolerance: float | None, record_routing: Path | None, out: Path | None, as_json: bool, **options: Any
+) -> int:
+    """Train a small MoE for real under real kills, predict the same run, and print measured against predicted.
+
+    A calibration run measures what steps and recoveries take on this machine; then the trace is played, and simulated
+    with these costs. Nothing is fitted on the run that is predicted. --out keeps validate.json, validate.png and .pdf.
+    """
+    require_torch()
+    end_in_order()
+    from lazsim.files import check_folder, write_all
+    from lazsim.live.validate import kills_and_joins, validate
+
+    if out is not None:
+        check_folder(out)
+    trace, speedup = load_live_trace(options, kills_and_joins)
+    found = validate(build_spec(options), trace, speedup=speedup, device=options["device"], say=note)
+    write_routing(record_routing, found.measured.routing)
+    if out is not None:
+        write_all(found.files(out))
+        note(f"results are in {out}/: validate.json, validate.png, validate.pdf")
+    if as_json:
+        print_json(found.to_json())
+    else:
+        click.echo(found.to_text())
+    if tolerance is not None and found.worst() > tolerance:
+        note(f"the worst relative error is {found.worst():.1%}, more than {tolerance:.1%}")
+        return 1
+    return 0

@@ -1,0 +1,81 @@
+"""Checkpoints in a folder that all workers share: a file for each block, then a list that makes them count.
+
+A checkpoint is there when its ``complete.json`` is, which is written last. Files are plain ``.npy`` arrays.
+"""
+
+import io
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import torch
+from torch import Tensor
+
+from lazsim.errors import LazsimError
+from lazsim.files import read_bytes, write_whole
+from lazsim.live.spec import LiveSpec
+from lazsim.live.state import Key, all_keys
+
+COMPLETE = "complete.json"
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """Return the folder of the checkpoint after so many steps."""
+    return folder / f"step-{step:09}"
+
+
+def save_blocks(folder: Path, step: int, values: Mapping[Key, Tensor]) -> None:
+    """Write a rank's part of a checkpoint."""
+    for key, value in values.items():
+        stream = io.BytesIO()
+        np.save(stream, value.detach().cpu().numpy(), allow_pickle=False)
+        write_whole(checkpoint_path(folder, step) / _name(key), stream.getvalue())
+
+
+def complete(spec: LiveSpec, step: int) -> None:
+    """Make a checkpoint count, of which every rank has written its part, and drop older ones.
+
+    Raises
+    ------
+    AssertionError
+        When a block is missing.
+    """
+    folder = Path(spec.checkpoint_folder)
+    path = checkpoint_path(folder, step)
+    names = [_name(key) for key in all_keys(spec)]
+    assert all((path / name).exists() for name in names), "every block has been written"
+    write_whole(path / COMPLETE, msgspec.json.encode({"step": step, "blocks": names}))
+    for older in folder.glob("step-*"):
+        if older < path:
+            # The list goes first, so that what is half removed does not count.
+            (older / COMPLETE).unlink(missing_ok=True)
+            shutil.rmtree(older)
+
+
+def last_step(folder: Path) -> int:
+    """Return the step of the last complete checkpoint, 0 where there is none: that of the initial state."""
+    return max((int(path.parent.name.removeprefix("step-")) for path in folder.glob(f"step-*/{COMPLETE}")), default=0)
+
+
+def load_blocks(folder: Path, step: int, keys: Iterable[Key]) -> dict[Key, Tensor]:
+    """Read blocks of a checkpoint.
+
+    Raises
+    ------
+    LazsimError
+        When a file is missing or is no array.
+    """
+    values = {}
+    for key in keys:
+        path = checkpoint_path(folder, step) / _name(key)
+        try:
+            values[key] = torch.from_numpy(np.load(io.BytesIO(read_bytes(path)), allow_pickle=False))
+        except ValueError:
+            raise LazsimError(f"{path}: is no array; the checkpoint is damaged, remove its folder") from None
+    return values
+
+
+def _name(key: Key) -> str:
+    return "dense.npy" if key[0] < 0 else f"layer-{key[0]}-expert-{key[1]}.npy"

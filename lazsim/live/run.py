@@ -1,0 +1,196 @@
+"""A live run on this machine: a controller, the workers that it leads, and what kills and starts them."""
+
+import asyncio
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from lazsim.costmodel.compute import AnalyticCompute
+from lazsim.costmodel.network import AnalyticCommunication
+from lazsim.costmodel.step import CostModel
+from lazsim.errors import LazsimError
+from lazsim.live.controller import Controller
+from lazsim.live.messages import LiveError, new_secret
+from lazsim.live.nursery import Birth, Nursery, tail
+from lazsim.live.record import LiveRun
+from lazsim.live.spec import LiveSpec, check_model
+from lazsim.live.text import check_length, load_text, text_hash
+from lazsim.specs import ClusterSpec, GpuSpec, load_spec
+from lazsim.trace.table import Trace
+
+HARDWARE = "rtx3090x10"
+"""Where plans are made for live workers, sizes count and times do not: any cluster's times will do."""
+
+
+def planning_costs(spec: LiveSpec, num_nodes: int) -> CostModel:
+    """Return sizes and shapes of a live job in the simulation's terms."""
+    cluster = load_spec(ClusterSpec, HARDWARE)
+    cluster = msgspec.structs.replace(
+        cluster,
+        name="live",
+        num_nodes=num_nodes,
+        gpus_per_node=1,
+        nodes_per_server=1,
+        slots_per_gpu=spec.slots_per_node,
+    )
+    compute = AnalyticCompute(spec.model, load_spec(GpuSpec, cluster.gpu), cluster, spec.job)
+    return CostModel(spec.model, cluster, spec.job, compute, AnalyticCommunication(cluster.network))
+
+
+@dataclass
+class Machine:
+    """Workers of one run on this machine; what a trace, or a test, does to them."""
+
+    controller: Controller
+    nursery: Nursery
+    log: Path
+    _births: dict[str, int] = field(default_factory=dict)
+
+    def start(self, node: str) -> None:
+        """Start a worker for a node; each time under a name of its own."""
+        self._births[node] = self._births.get(node, 0) + 1
+        self.nursery.start(
+            Birth(
+                self.controller.host,
+                self.controller.port,
+                self._worker(node),
+                self.controller.secret.hex(),
+                str(self.log),
+            )
+        )
+
+    def kill(self, node: str) -> None:
+        """Kill the worker of a node."""
+        name = self._worker(node)
+        self.controller.record.killed_s[name] = self.controller.now_s()
+        self.nursery.kill(name)
+
+    def _worker(self, node: str) -> str:
+        number = self._births[node]
+        return node if number == 1 else f"{node}#{number}"
+
+
+class Play(Protocol):
+    """What happens to the nodes of a run."""
+
+    def begin(self, machine: Machine) -> None:
+        """Start the first nodes."""
+
+    async def happen(self, machine: Machine, what: str, epoch: int, step: int) -> None:
+        """Act on what the controller tells of; see `lazsim.live.controller.Happening`."""
+
+
+class TracePlay:
+    """Starts and kills workers as a trace says, so many times as fast.
+
+    Parameters
+    ----------
+    trace
+        What happens to the nodes; those of its first instant are there from the start.
+    speedup
+        Seconds of the trace in a second of the run.
+    """
+
+    def __init__(self, trace: Trace, speedup: float) -> None:
+        self._batches = list(trace.batches())
+        self._speedup = speedup
+        self._end_s = trace.duration_s / speedup
+        self._task: asyncio.Task[None] | None = None
+        first = self._batches[0] if self._batches else None
+        self.initial = first.added if first is not None and first.time_s == 0 else ()
+
+    def begin(self, machine: Machine) -> None:
+        """Start the nodes of the first instant."""
+        for node in self.initial:
+            machine.start(node)
+
+    async def happen(self, machine: Machine, what: str, _epoch: int, _step: int) -> None:
+        """Begin with the trace when the first step begins."""
+        if what == "started":
+            self._task = asyncio.create_task(self._play(machine))
+
+    async def _play(self, machine: Machine) -> None:
+        for batch in self._batches[1 if self.initial else 0 :]:
+            await asyncio.sleep(batch.time_s / self._speedup - machine.controller.now_s())
+            for node in batch.removed:
+                machine.kill(node)
+            for node in batch.added:
+                machine.start(node)
+        await asyncio.sleep(self._end_s - machine.controller.now_s())
+        machine.controller.stop()
+
+
+def prepare(spec: LiveSpec) -> LiveSpec:
+    """Check a job and fill in the hash of its text.
+
+    Raises
+    ------
+    LazsimError
+        When the model cannot be built, or the text not read.
+    """
+    check_model(spec.model, spec.num_heads)
+    text = load_text(spec.text)
+    check_length(text, spec.model.sequence_length, spec.text)
+    return msgspec.structs.replace(spec, text_sha256=text_hash(text))
+
+
+async def live_run(
+    spec: LiveSpec,
+    play: Play,
+    nursery: Nursery,
+    *,
+    num_initial: int,
+    most_nodes: int,
+    device: str = "cpu",
+    watch: Callable[[Controller], None] | None = None,
+) -> LiveRun:
+    """Train through what happens to the nodes.
+
+    Parameters
+    ----------
+    spec
+        The job.
+    play
+        What happens.
+    nursery
+        Where workers come from.
+    num_initial, most_nodes
+        Nodes to wait for before the first step, and the most that there can be at once.
+    device
+        ``auto``, ``cpu`` or ``cuda``.
+    watch
+        Is given the controller before it begins, to show how it gets on.
+
+    Raises
+    ------
+    LazsimError
+        When the job cannot go on.
+    """
+    if spec.global_batch < most_nodes:
+        raise LazsimError(
+            f"{spec.global_batch} sequences cannot be divided among up to {most_nodes} nodes; use a larger global batch"
+        )
+    with tempfile.TemporaryDirectory(prefix="lazsim-live-") as scratch:
+        folder = Path(spec.checkpoint_folder or Path(scratch) / "checkpoints")
+        folder.mkdir(parents=True, exist_ok=True)
+        spec = msgspec.structs.replace(prepare(spec), checkpoint_folder=str(folder))
+        controller = Controller(spec, planning_costs(spec, most_nodes), new_secret(), num_initial, device)
+        machine = Machine(controller, nursery, Path(scratch) / "workers.log")
+        controller.on_happening = lambda what, epoch, step: play.happen(machine, what, epoch, step)
+        await controller.open()
+        try:
+            play.begin(machine)
+            if watch is not None:
+                watch(controller)
+            await controller.run()
+            return controller.record.result(controller.step, controller.now_s())
+        except LiveError as error:
+            said = tail(machine.log)
+            raise LiveError(f"{error}; a worker's last words: {said}" if said else str(error)) from None
+        finally:
+            await controller.close()
+            nursery.kill_all()

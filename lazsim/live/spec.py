@@ -1,0 +1,108 @@
+"""What a live job trains, and how: everything a worker is told about the job."""
+
+from typing import Literal
+
+from lazsim.errors import SpecError
+from lazsim.specs import JobSpec, ModelSpec, Spec
+
+SMALL_MODEL = ModelSpec(
+    name="live-small",
+    num_layers=4,
+    num_moe_layers=4,
+    d_model=128,
+    d_ff_expert=512,
+    matrices_per_expert=2,
+    num_experts=8,
+    top_k=1,
+    attention_params=4 * 128 * 128,
+    attention_score_dim=2 * 128,
+    sequence_length=64,
+    vocab_size=256,
+    num_vocab_matrices=1,
+    num_learned_positions=64,
+)
+"""GPT-2 in shape, bytes for vocabulary; small enough for several workers on two cores."""
+
+
+class LiveSpec(Spec, frozen=True, kw_only=True):
+    """A live job.
+
+    Attributes
+    ----------
+    model : ModelSpec
+        Its vocabulary is bytes, 256.
+    job : JobSpec
+        Fault threshold, intervals of checkpoints and rebalances, time for which new nodes are collected.
+    system : str
+        A name of `lazsim.engine.systems.SYSTEMS`.
+    slots_per_node : int
+        Expert replicas that a node holds in one layer.
+    num_heads : int
+        Heads of the attention.
+    global_batch : int
+        Sequences of a step, divided among the nodes in use: at least as many as there are nodes.
+    learning_rate, beta1, beta2, epsilon : float
+        Of Adam.
+    balance_weight : float
+        Weight of the auxiliary loss that evens out expert loads (Switch Transformer, arXiv 2101.03961).
+    dtype : str
+        Numbers of the training state and of all arithmetic.
+    num_steps : int or None
+        The job is over after so many steps, and its state is saved; none where time alone ends it.
+    seed : int
+        Of initial parameters and of the order of the text.
+    text : str
+        Path of the text to train on; empty for the standard library's documentation.
+    text_sha256 : str
+        Its hash: every worker must see the same text.
+    checkpoint_folder : str
+        A folder that all workers share.
+    heartbeat_s, silence_s : float
+        How often a worker reports, and after how long a silence it counts as dead.
+    """
+
+    model: ModelSpec
+    job: JobSpec
+    system: str = "lazarus"
+    slots_per_node: int = 4
+    num_heads: int = 4
+    global_batch: int = 16
+    learning_rate: float = 1e-3
+    beta1: float = 0.9
+    beta2: float = 0.95
+    epsilon: float = 1e-8
+    balance_weight: float = 0.01
+    dtype: Literal["float32", "float64"] = "float32"
+    num_steps: int | None = None
+    seed: int = 0
+    text: str = ""
+    text_sha256: str = ""
+    checkpoint_folder: str = ""
+    heartbeat_s: float = 0.5
+    silence_s: float = 10.0
+
+    @property
+    def checkpoint_interval_steps(self) -> int:
+        """Steps between checkpoints of this system."""
+        return self.job.checkpoint_interval_steps[self.system]
+
+    @property
+    def first_moe_layer(self) -> int:
+        """Transformer layer that is the first MoE layer: they are the last ones."""
+        return self.model.num_layers - self.model.num_moe_layers
+
+
+def check_model(model: ModelSpec, num_heads: int) -> None:
+    """Refuse a model that live workers cannot build.
+
+    Raises
+    ------
+    SpecError
+        When it is not GPT-2 in shape: shared experts, SwiGLU, or heads that do not divide its width.
+    """
+    if model.num_shared_experts or model.matrices_per_expert != 2:
+        raise SpecError(
+            f"{model.name}: live training has experts of two matrices and none shared; choose a GPT-2 shape"
+        )
+    if model.d_model % num_heads:
+        raise SpecError(f"{model.name}: d_model {model.d_model} is not a multiple of {num_heads} heads; choose others")

@@ -1,0 +1,128 @@
+"""Training state in blocks that move as one: the dense part, and each expert of each layer.
+
+A block is one array: parameters, then Adam's two moments, of the same length each.
+"""
+
+import hashlib
+import math
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+from lazsim.live.spec import LiveSpec
+
+Key = tuple[int, int]
+"""MoE layer and expert."""
+
+DENSE: Key = (-1, -1)
+"""The block of all that is no expert; every node in use holds it."""
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+INITIAL_STD = 0.02
+"""GPT-2 draws initial weights with this standard deviation."""
+
+
+def block_shapes(spec: LiveSpec, key: Key) -> Shapes:
+    """Name the parameters of a block and their shapes; names of vectors end in ``gain`` or ``bias``."""
+    model = spec.model
+    width, inner = model.d_model, model.d_ff_expert
+    if key != DENSE:
+        return {"up": (width, inner), "up.bias": (inner,), "down": (inner, width), "down.bias": (width,)}
+    shapes: dict[str, tuple[int, ...]] = {
+        "embedding": (model.vocab_size, width),
+        "positions": (model.sequence_length, width),
+        "final.gain": (width,),
+        "final.bias": (width,),
+    }
+    for layer in range(model.num_layers):
+        shapes |= {f"{layer}.{norm}.{part}": (width,) for norm in ("norm1", "norm2") for part in ("gain", "bias")}
+        shapes |= {f"{layer}.qkv": (width, 3 * width), f"{layer}.out": (width, width)}
+        if layer >= spec.first_moe_layer:
+            shapes[f"{layer}.gate"] = (width, model.num_experts)
+        else:
+            shapes |= {f"{layer}.up": (width, model.d_ff_dense), f"{layer}.down": (model.d_ff_dense, width)}
+    return shapes
+
+
+def block_size(spec: LiveSpec, key: Key) -> int:
+    """Count the parameters of a block."""
+    return sum(math.prod(shape) for shape in block_shapes(spec, key).values())
+
+
+def state_bytes(spec: LiveSpec, key: Key) -> int:
+    """Return the bytes of a block that moves: parameters and both moments."""
+    return 3 * block_size(spec, key) * (8 if spec.dtype == "float64" else 4)
+
+
+class Block:
+    """A block of the training state on a device.
+
+    Attributes
+    ----------
+    values : Tensor, shape (3, P)
+        Parameters and moments.
+    gradient : Tensor, shape (P,)
+        What the backward pass adds up.
+    parameters : mapping
+        Leaves of the graph: views of the first row, whose gradients are views of `gradient`.
+    """
+
+    def __init__(self, spec: LiveSpec, key: Key, values: Tensor) -> None:
+        self.values = values
+        self.gradient = torch.zeros_like(values[0])
+        self.parameters: dict[str, Tensor] = {}
+        start = 0
+        for name, shape in block_shapes(spec, key).items():
+            stop = start + math.prod(shape)
+            leaf = values[0, start:stop].view(shape).requires_grad_()
+            leaf.grad = self.gradient[start:stop].view(shape)
+            self.parameters[name] = leaf
+            start = stop
+
+    def update(self, spec: LiveSpec, step: int) -> None:
+        """Apply Adam (arXiv 1412.6980) with the gradient of a step, counted from 0."""
+        with torch.no_grad():
+            parameters, mean, square = self.values
+            mean.lerp_(self.gradient, 1 - spec.beta1)
+            square.mul_(spec.beta2).addcmul_(self.gradient, self.gradient, value=1 - spec.beta2)
+            scale = spec.learning_rate / (1 - spec.beta1 ** (step + 1))
+            spread = (square / (1 - spec.beta2 ** (step + 1))).sqrt_().add_(spec.epsilon)
+            parameters.addcdiv_(mean, spread, value=-scale)
+
+
+def initial_values(spec: LiveSpec, key: Key) -> Tensor:
+    """Draw the initial state of a block: the same on whichever node does."""
+    digest = hashlib.sha256(f"{spec.seed}/{key[0]}/{key[1]}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+    values = torch.zeros(3, block_size(spec, key), dtype=getattr(torch, spec.dtype))
+    start = 0
+    for name, shape in block_shapes(spec, key).items():
+        stop = start + math.prod(shape)
+        if name.endswith(".gain"):
+            values[0, start:stop] = 1.0
+        elif not name.endswith(".bias"):
+            values[0, start:stop].normal_(0.0, INITIAL_STD, generator=generator)
+        start = stop
+    return values
+
+
+def all_keys(spec: LiveSpec) -> list[Key]:
+    """List every block of a model, the dense one first."""
+    return [DENSE, *expert_keys(spec)]
+
+
+def expert_keys(spec: LiveSpec) -> list[Key]:
+    """List the experts of all layers."""
+    return [(layer, expert) for layer in range(spec.model.num_moe_layers) for expert in range(spec.model.num_experts)]
+
+
+def build_blocks(spec: LiveSpec, values: Mapping[Key, Tensor], device: torch.device) -> dict[Key, Block]:
+    """Put states on a device."""
+    return {key: Block(spec, key, value.to(device)) for key, value in values.items()}
+
+
+def initial_states(spec: LiveSpec, keys: Iterable[Key]) -> dict[Key, Tensor]:
+    """Draw the initial states of several blocks."""
+    return {key: initial_values(spec, key) for key in keys}

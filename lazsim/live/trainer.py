@@ -1,0 +1,112 @@
+"""One rank's part of training: prepare a step with the others, then commit it.
+
+A step is *prepared* on a rank once its gradients are summed over all ranks. The last collective of a step is a vote:
+its end on one rank means that every rank had prepared. So a failure leaves ranks at most one step apart, and those
+behind hold all that they need to catch up.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from lazsim.live.group import Group
+from lazsim.live.model import Layout, Transformer
+from lazsim.live.reduce import ExpertReduction
+from lazsim.live.spec import LiveSpec
+from lazsim.live.state import DENSE, Block, Key, block_size
+from lazsim.live.text import own_part, sequences
+
+
+@dataclass(frozen=True)
+class Vote:
+    """What all ranks learn at the end of a step: the loss of the global batch, and whether to pause or to save."""
+
+    loss: float
+    pause: bool
+    save: bool
+
+
+class State:
+    """What a rank holds, and how far it is.
+
+    Attributes
+    ----------
+    blocks : dict
+        Held blocks, all after `step` steps.
+    step : int
+        Steps committed.
+    prepared : bool
+        Whether the gradients in the blocks are those of the next step, summed over all ranks.
+    """
+
+    def __init__(self, spec: LiveSpec) -> None:
+        self.spec = spec
+        self.blocks: dict[Key, Block] = {}
+        self.step = 0
+        self.prepared = False
+
+    def replace(self, blocks: Mapping[Key, Block], step: int) -> None:
+        """Hold other blocks."""
+        self.blocks, self.step, self.prepared = dict(blocks), step, False
+
+    def commit(self) -> None:
+        """Apply the update that was prepared."""
+        assert self.prepared, "only a prepared step is committed"
+        for block in self.blocks.values():
+            block.update(self.spec, self.step)
+        self.step += 1
+        self.prepared = False
+
+
+class Trainer:
+    """Trains a state with the ranks of a group.
+
+    Parameters
+    ----------
+    state
+        What this rank holds; experts as the layout says.
+    group, layout
+        The ranks and who holds what.
+    text
+        What is trained on.
+    """
+
+    def __init__(self, state: State, group: Group, layout: Layout, text: bytes) -> None:
+        self.state, self.group, self._text = state, group, text
+        self._model = Transformer(state.spec, state.blocks, group, layout)
+        holders = {
+            (layer, expert): torch.from_numpy(layout.replicas_LEJ[layer, expert]).nonzero().reshape(-1).tolist()
+            for layer, expert in state.blocks
+            if (layer, expert) != DENSE
+        }
+        size = block_size(state.spec, (0, 0))
+        self._reduce = ExpertReduction(group, holders, dict.fromkeys(holders, size))
+
+    @property
+    def loads(self) -> Sequence[Sequence[int]]:
+        """Tokens of each expert of each layer in the last step, over all ranks."""
+        return self._model.loads
+
+    def prepare(self) -> float:
+        """Compute the gradients of the next step and sum them over all ranks; return this rank's part of the loss."""
+        state, spec, group = self.state, self.state.spec, self.group
+        state.prepared = False
+        for block in state.blocks.values():
+            block.gradient.zero_()
+        length = spec.model.sequence_length
+        batch = sequences(self._text, state.step, spec.global_batch, length, spec.seed)
+        own = torch.from_numpy(batch[own_part(spec.global_batch, group.rank, group.size)].astype("int64"))
+        loss = self._model.loss(own.to(state.blocks[DENSE].values.device))
+        torch.autograd.backward(loss)
+        group.all_reduce(state.blocks[DENSE].gradient)
+        experts = {key: block.gradient for key, block in state.blocks.items() if key != DENSE}
+        self._reduce(experts)
+        state.prepared = True
+        return float(loss.detach())
+
+    def vote(self, loss: float, *, pause: bool = False, save: bool = False) -> Vote:
+        """Agree that the step is prepared everywhere; learn the whole loss, and what any rank was asked to do."""
+        ballot = torch.tensor([loss, float(pause), float(save)], dtype=torch.float64)
+        self.group.all_reduce(ballot)
+        return Vote(loss=float(ballot[0]), pause=bool(ballot[1] > 0), save=bool(ballot[2] > 0))

@@ -1,0 +1,76 @@
+"""Move states between ranks: every owner of a state that a rank lacks sends it an equal piece."""
+
+from collections.abc import Collection, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from lazsim.live.group import Group
+from lazsim.live.reduce import cut
+from lazsim.live.spec import LiveSpec
+from lazsim.live.state import DENSE, Key, block_size
+
+
+def block_number(spec: LiveSpec, key: Key) -> int:
+    """Return the number of a block: 0 is the dense one, experts follow layer by layer."""
+    return 0 if key == DENSE else 1 + key[0] * spec.model.num_experts + key[1]
+
+
+def block_key(spec: LiveSpec, number: int) -> Key:
+    """Return the block of a number; see `block_number`."""
+    return DENSE if number == 0 else ((number - 1) // spec.model.num_experts, (number - 1) % spec.model.num_experts)
+
+
+def transfer(
+    spec: LiveSpec,
+    group: Group,
+    own: Mapping[Key, Tensor],
+    holds: Sequence[Collection[Key]],
+    wants: Sequence[Collection[Key]],
+) -> dict[Key, Tensor]:
+    """Fetch what is missing here, and send what others miss.
+
+    Parameters
+    ----------
+    group
+        All that hold or want something.
+    own
+        States held here, each of shape (3, P).
+    holds, wants
+        Blocks that each rank of the group holds, and those that it is to hold.
+
+    Returns
+    -------
+    dict
+        The states that were missing.
+    """
+    rank, template = group.rank, next(iter(own.values()), None)
+    if template is None:
+        template = torch.empty(0, dtype=getattr(torch, spec.dtype))
+    owners: dict[Key, list[int]] = {}
+    for other, keys in enumerate(holds):
+        for key in keys:
+            owners.setdefault(key, []).append(other)
+    sizes = {key: 3 * block_size(spec, key) for key in owners}
+
+    def pieces(sender: int, receiver: int) -> list[tuple[Key, slice]]:
+        missing = sorted(set(wants[receiver]) - set(holds[receiver]))
+        return [
+            (key, cut(sizes[key], len(owners[key]), owners[key].index(sender)))
+            for key in missing
+            if sender in owners[key]
+        ]
+
+    sent = [pieces(rank, receiver) for receiver in range(group.size)]
+    due = [pieces(sender, rank) for sender in range(group.size)]
+    rows = [own[key].reshape(-1)[part] for parts in sent for key, part in parts]
+    received = group.all_to_all(torch.cat([template.reshape(-1)[:0], *rows]), _lengths(sent), _lengths(due))
+    fetched = {key: received.new_empty(sizes[key]) for parts in due for key, _ in parts}
+    parts = [part for of_sender in due for part in of_sender]
+    for (key, part), values in zip(parts, torch.split(received, [p.stop - p.start for _, p in parts]), strict=True):
+        fetched[key][part] = values
+    return {key: values.view(3, -1) for key, values in fetched.items()}
+
+
+def _lengths(parts: Sequence[Sequence[tuple[Key, slice]]]) -> list[int]:
+    return [sum(part.stop - part.start for _, part in of_rank) for of_rank in parts]

@@ -1,0 +1,217 @@
+"""Hold a prediction against what happened: a calibration run, a live run, a simulation of it, and the errors."""
+
+import asyncio
+import platform
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from lazsim import __version__
+from lazsim.engine.ledger import BUCKETS
+from lazsim.engine.simulate import SystemRun
+from lazsim.live.nursery import Nursery
+from lazsim.live.predict import Calibration, calibrate, compress, predict, step_times
+from lazsim.live.record import LiveRun
+from lazsim.live.run import TracePlay, live_run, prepare
+from lazsim.live.spec import LiveSpec
+from lazsim.trace.table import Event, Trace, build_trace
+from lazsim.units import DAY_S
+
+
+@dataclass(frozen=True)
+class Component:
+    """One quantity, measured and predicted; `judged` where the tolerance applies to it."""
+
+    name: str
+    measured: float
+    predicted: float
+    judged: bool = True
+
+    @property
+    def error(self) -> float | None:
+        """``predicted / measured - 1``; none where nothing was measured."""
+        return self.predicted / self.measured - 1 if self.measured else None
+
+
+@dataclass(frozen=True)
+class Validation:
+    """A validation.
+
+    Attributes
+    ----------
+    spec : LiveSpec
+        The job.
+    trace : Trace
+        What happened to the nodes, in its own time.
+    measured, predicted : LiveRun, SystemRun
+        What happened, and what was to happen.
+    calibration : Calibration
+        What the prediction was made from.
+    components : tuple of Component
+        Beside each other.
+    """
+
+    spec: LiveSpec
+    trace: Trace
+    measured: LiveRun
+    predicted: SystemRun
+    calibration: Calibration
+    components: tuple[Component, ...]
+
+    def worst(self) -> float:
+        """Return the largest relative error, without its sign."""
+        return max((abs(one.error) for one in self.components if one.judged and one.error is not None), default=0.0)
+
+    def to_text(self) -> str:
+        """Return a table for people."""
+        run = self.measured.run
+        lines = [
+            f"{self.spec.system}, {self.spec.model.name}: {run.wall_s:.0f} s, {run.counts['failures']} failures, "
+            f"{run.counts['reconfigurations']} reconfigurations, {run.counts['restarts']} restarts",
+            "",
+            f"{'':<28} {'measured':>10} {'predicted':>10} {'error':>8}",
+        ]
+        for one in self.components:
+            error = "-" if one.error is None else f"{one.error:+.1%}"
+            lines.append(f"{one.name:<28} {one.measured:>10.4g} {one.predicted:>10.4g} {error:>8}")
+        return "\n".join(lines)
+
+    def files(self, folder: Path) -> dict[Path, bytes]:
+        """Return the content of every file of a validation's folder, pictures included."""
+        from lazsim.plots.validate import validation_figure
+
+        report = msgspec.json.format(msgspec.json.encode(self.to_json()), indent=2) + b"\n"
+        pictures = validation_figure(self.measured, self.predicted)
+        return {folder / "validate.json": report} | {
+            folder / f"validate.{kind}": content for kind, content in pictures.items()
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data."""
+        run = self.measured.run
+        return {
+            "version": __version__,
+            "machine": {"processor": platform.machine(), "python": platform.python_version()},
+            "trace": {"name": Path(self.trace.name).name, "sha256": self.trace.sha256, "duration_s": run.wall_s},
+            "spec": msgspec.to_builtins(self.spec),
+            "components": [
+                {
+                    "name": one.name,
+                    "measured": one.measured,
+                    "predicted": one.predicted,
+                    "relative_error": one.error,
+                    "judged": one.judged,
+                }
+                for one in self.components
+            ],
+            "worst_error": self.worst(),
+            "measured": {"counts": dict(run.counts), "ledger_s": dict(run.ledger_s)},
+            "predicted": {"counts": dict(self.predicted.counts), "ledger_s": dict(self.predicted.ledger_s)},
+        }
+
+
+def validate(
+    spec: LiveSpec,
+    trace: Trace,
+    *,
+    speedup: float,
+    device: str = "cpu",
+    say: Callable[[str], None] = lambda _: None,
+) -> Validation:
+    """Measure, predict and compare.
+
+    Parameters
+    ----------
+    spec
+        The job; the time for which it collects new nodes is compressed as the trace is.
+    trace
+        What happens to the nodes, in its own time.
+    speedup
+        Seconds of the trace in one of the run.
+    device
+        ``auto``, ``cpu`` or ``cuda``.
+    say
+        Is told what is done.
+
+    Raises
+    ------
+    LazsimError
+        When the job cannot go on.
+    """
+    job = msgspec.structs.replace(spec.job, join_wait_s=spec.job.join_wait_s / speedup)
+    spec = prepare(msgspec.structs.replace(spec, job=job))
+    most_nodes = int(trace.num_alive()[1].max())
+    play = TracePlay(trace, speedup)
+
+    async def run() -> tuple[Calibration, LiveRun]:
+        with Nursery() as nursery:
+            say("calibrating")
+            costs = await calibrate(spec, most_nodes, nursery, device)
+            say("training through the trace")
+            found = await live_run(
+                spec, play, nursery, num_initial=len(play.initial), most_nodes=most_nodes, device=device
+            )
+            return costs, found
+
+    calibration, measured = asyncio.run(run())
+    predicted = predict(spec, compress(trace, speedup), calibration, most_nodes)
+    return Validation(spec, trace, measured, predicted, calibration, compare(measured, predicted, calibration))
+
+
+def compare(measured: LiveRun, predicted: SystemRun, calibration: Calibration) -> tuple[Component, ...]:
+    """Put measured and predicted beside each other, by component and in total."""
+    times = step_times(measured)
+    components = [
+        Component(f"step time, {count} nodes (s)", seconds, calibration.step_s[count])
+        for count, seconds in times.items()
+        if count in calibration.step_s
+    ]
+    failures = [one for one in measured.recoveries if one.complete and one.cause == "failure"]
+    if failures:
+        resume_s = [one.resume_s for one in failures]
+        usual_s = [calibration.step_s.get(one.num_nodes, 0.0) for one in failures]
+        components += [
+            Component("detect (s)", statistics.median(one.detect_s for one in failures), calibration.detect_s),
+            Component("rebuild (s)", statistics.median(one.rebuild_s for one in failures), calibration.rebuild_s),
+            Component(
+                "transfer (s)",
+                statistics.fmean(one.transfer_s for one in failures),
+                statistics.fmean(one.busiest_bytes for one in failures) / calibration.transfer_bytes_per_s,
+            ),
+            Component("resume (s)", statistics.median(resume_s), statistics.median(usual_s)),
+        ]
+    run = measured.run
+    components += [
+        Component("samples trained", run.samples, predicted.samples),
+        Component("ETTR", run.ettr, predicted.ettr),
+    ]
+    components += [
+        Component(
+            f"time in {bucket.replace('_', ' ')} (s)", run.ledger_s[bucket], predicted.ledger_s[bucket], judged=False
+        )
+        for bucket in BUCKETS
+        if run.ledger_s[bucket] or predicted.ledger_s[bucket]
+    ]
+    return tuple(components)
+
+
+def kills_and_joins(num_nodes: int) -> Trace:
+    """Return the trace that is played where none is given: losses, also of rank 0, and returns in half an hour."""
+    names = [f"node{index}" for index in range(num_nodes)]
+    events = [Event(0.0, "add", name) for name in names]
+    if num_nodes > 2:
+        events += [Event(300.0, "remove", names[-1]), Event(600.0, "add", names[-1])]
+        events += [Event(1020.0, "remove", names[0]), Event(1260.0, "add", names[0])]
+        events += [Event(1560.0, "remove", names[1])]
+    return build_trace(events, duration_s=1800.0, name="kills-and-joins")
+
+
+def quiet_trace(num_nodes: int) -> Trace:
+    """Return a trace in which nothing happens to the nodes for a day."""
+    return build_trace(
+        [Event(0.0, "add", f"node{index}") for index in range(num_nodes)], duration_s=DAY_S, name="quiet"
+    )

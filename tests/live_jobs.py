@@ -1,0 +1,116 @@
+"""Live jobs that are small enough for tests, and scripts of what happens to their nodes."""
+
+import asyncio
+import random
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from lazsim.live.checkpoint import load_blocks
+from lazsim.live.nursery import Nursery
+from lazsim.live.record import LiveRun
+from lazsim.live.run import Machine, live_run
+from lazsim.live.spec import SMALL_MODEL, LiveSpec
+from lazsim.live.state import all_keys
+from lazsim.specs import JobSpec, load_spec
+
+TINY = msgspec.structs.replace(
+    SMALL_MODEL,
+    name="tiny",
+    num_layers=2,
+    num_moe_layers=2,
+    d_model=16,
+    d_ff_expert=32,
+    num_experts=4,
+    sequence_length=16,
+    num_learned_positions=16,
+)
+NUM_STEPS = 16
+
+
+def tiny_spec(system: str = "lazarus", *, top_k: int = 1, interval: int = 100, **changes) -> LiveSpec:
+    job = load_spec(JobSpec, "testbed-a")
+    job = msgspec.structs.replace(
+        job, join_wait_s=0.02, rebalance_interval_steps=7, checkpoint_interval_steps={system: interval}
+    )
+    spec = LiveSpec(
+        model=msgspec.structs.replace(TINY, top_k=top_k),
+        job=job,
+        system=system,
+        slots_per_node=3,
+        num_heads=2,
+        global_batch=6,
+        num_steps=NUM_STEPS,
+        dtype="float64",
+        silence_s=3.0,
+    )
+    return msgspec.structs.replace(spec, **changes)
+
+
+@dataclass
+class Script:
+    """Acts on nodes when something happens: (what, number) -> acts; steps by number, the rest by epoch."""
+
+    num_nodes: int
+    acts: dict[tuple[str, int], list[tuple[str, str]]] = field(default_factory=dict)
+    seen: list[tuple[str, int, int]] = field(default_factory=list)
+    machine: Machine | None = None
+
+    def begin(self, machine):
+        self.machine = machine
+        for node in range(self.num_nodes):
+            machine.start(f"n{node}")
+
+    async def happen(self, machine, what, epoch, step):
+        self.seen.append((what, epoch, step))
+        number = step if what == "stepped" else epoch
+        for act, node in self.acts.pop((what, number), []):
+            if act == "drop":
+                for peer in machine.controller.peers:
+                    if peer.name.split("#")[0] == node:
+                        peer.writer.transport.abort()
+            elif act == "call":
+                node(machine)
+            else:
+                getattr(machine, act)(node)
+
+
+def random_script(seed: int) -> Script:
+    """Kill and start nodes at random: at steps, and in the middle of recoveries; rank 0 as likely as any other.
+
+    One node of four is never touched, and one is always left beside it, so that there is somebody to go on.
+    """
+    draw = random.Random(seed)
+    script = Script(4)
+    down: list[str] = []
+    for _ in range(draw.randint(2, 4)):
+        when = ("stepped", draw.randint(1, NUM_STEPS - 2))
+        if draw.random() < 0.35:
+            when = (draw.choice(["entered", "rebuilt", "ready"]), draw.randint(2, 4))
+        act = draw.choice(["kill", "kill", "start", "drop"])
+        if act == "kill" and len(down) < 2:
+            node = draw.choice([name for name in ("n0", "n1", "n2") if name not in down])
+            down.append(node)
+            script.acts.setdefault(when, []).append(("kill", node))
+        elif act == "drop":
+            script.acts.setdefault(when, []).append(("drop", draw.choice(["n0", "n1", "n2", "n3"])))
+        else:
+            script.acts.setdefault(when, []).append(("start", f"m{len(script.acts)}"))
+    return script
+
+
+def run_live(spec: LiveSpec, script: Script, nursery: Nursery) -> tuple[LiveRun, dict]:
+    """Train through a script; return the run and the final state of every block."""
+    with tempfile.TemporaryDirectory() as folder:
+        spec = msgspec.structs.replace(spec, checkpoint_folder=folder)
+        run = asyncio.run(live_run(spec, script, nursery, num_initial=script.num_nodes, most_nodes=spec.global_batch))
+        blocks = load_blocks(Path(folder), spec.num_steps, all_keys(spec))
+        return run, {key: values.numpy() for key, values in blocks.items()}
+
+
+def largest_difference(one: dict, other: dict) -> float:
+    assert one.keys() == other.keys()
+    return max(float(np.abs(one[key] - other[key]).max()) for key in one)
