@@ -16,8 +16,11 @@ COMMANDS = {
     "trace": "Inspect, convert, generate, fit, fetch and plot traces.",
     "routing": "Inspect, fit and generate expert loads.",
     "profile": "Measure kernels, exchanges and checkpoints on this machine; look at profiles.",
+    "live": "Train a small MoE for real while its workers are killed and started.",
+    "validate": "Hold the prediction against a real training job under real kills.",
     "calibrate": "Show how far the cost model is from measured kernels.",
     "sweep": "Run grids of models, systems, traces and seeds, and go on where they were stopped.",
+    "experiment": "Make the figures and tables of the published evaluation again.",
     "sensitivity": "Show what changes when a constant is off by half.",
     "list": "List what a name can be, and where to add one's own.",
 }

@@ -9,7 +9,7 @@ OWN_TOML = "A path to a .toml file of the same shape works wherever a name does.
 
 @click.command()
 @click.argument("kind", type=click.Choice(("models", "clusters", "gpus", "jobs", "systems", "policies", "formats",
-                                           "routing", "traces")))  # fmt: skip
+                                           "routing", "traces", "experiments")))  # fmt: skip
 @json_option
 def command(kind: str, as_json: bool) -> None:
     """List the names of a kind, a line each, and where to add one's own."""
@@ -34,6 +34,13 @@ def _entries(kind: str) -> tuple[dict[str, str], str]:
         from lazsim.placement.policies import OWN_POLICIES, describe_policy, policy_names
 
         return {name: describe_policy(name) for name in policy_names()}, OWN_POLICIES
+    if kind == "experiments":
+        from lazsim.experiments import experiment_titles
+
+        return (
+            experiment_titles(),
+            "A folder of experiments/ each, with spec.toml and README.md; or a path to a .toml file.",
+        )
     if kind == "formats":
         from lazsim.trace.readers import READERS
 

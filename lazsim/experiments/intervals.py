@@ -1,0 +1,39 @@
+"""Intervals of means and of ratios over seeds."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from lazsim.sweep.result import mean_interval
+
+__all__ = ["Interval", "mean_interval", "ratio_interval"]
+
+
+class Interval(NamedTuple):
+    """A value and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def ratio_interval(above: Sequence[float], below: Sequence[float]) -> Interval:
+    """Return the ratio of two sums over the same seeds, and its interval.
+
+    Notes
+    -----
+    The ratio estimator of survey sampling: with ``R = sum(a) / sum(b)``, its standard error is that of the mean of
+    ``(a - R b) / mean(b)`` (Cochran, Sampling Techniques, 3rd ed., 1977, section 6.3). What seeds do to both alike,
+    such as a failure that hits everyone early, cancels. The bounds are Student's t, and never below 0.
+
+    Examples
+    --------
+    >>> ratio_interval([2, 4, 6], [1, 2, 3])
+    Interval(value=2.0, low=2.0, high=2.0)
+    """
+    if not any(below):
+        return Interval(math.inf if any(above) else math.nan, math.nan, math.nan)
+    ratio = sum(above) / sum(below)
+    scale = sum(below) / len(below)
+    _, low, high = mean_interval([(a - ratio * b) / scale for a, b in zip(above, below, strict=True)])
+    return Interval(ratio, low if math.isnan(low) else max(0.0, ratio + low), ratio + high)

@@ -1,0 +1,29 @@
+"""Tables that small experiments are held against: ``python -m tests.golden_experiments`` writes them anew.
+
+They are what lazsim computed when it was last looked at, not what somebody published: explain a change of them.
+"""
+
+from pathlib import Path
+
+from lazsim.experiments import Bench, Outcome, experiment_titles, run_experiment
+from lazsim.experiments.outcome import csv_bytes
+
+FOLDER = Path(__file__).parent / "golden" / "experiments"
+BENCH = Bench(num_workers=1, generated_only=True)
+
+
+def small(name: str) -> Outcome:
+    """Run the small version of an experiment on generated data, in this process."""
+    return run_experiment(name, BENCH, small=True)
+
+
+def main() -> None:
+    """Write all tables."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    for name in experiment_titles():
+        for table, frame in small(name).tables.items():
+            (FOLDER / f"{name}.{table}.csv").write_bytes(csv_bytes(frame))
+
+
+if __name__ == "__main__":
+    main()

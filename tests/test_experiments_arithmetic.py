@@ -1,0 +1,180 @@
+"""The arithmetic behind the published evaluation: intervals, failures, time to train, recovery, one layer."""
+
+import math
+from dataclasses import replace
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lazsim import simulate
+from lazsim.engine.systems import SYSTEMS
+from lazsim.experiments.checkpoints import young_interval_s
+from lazsim.experiments.expert_loads import sorted_shares
+from lazsim.experiments.failures import hourly_trace, keep_trace, sparing_trace
+from lazsim.experiments.intervals import ratio_interval
+from lazsim.experiments.kinds import decode_experiment
+from lazsim.experiments.large_scale import roll_back, stretches, time_to_train
+from lazsim.experiments.load_ratio import LoadRatio, layer_costs, layer_speed, skewed_load
+from lazsim.experiments.node_failures import recovery_times
+from lazsim.experiments.specs import read_experiment
+from lazsim.trace import read_trace
+from tests.jobs import DETECT_S, REBUILD_S, RESTART_S, SAVE_S, STEP_S, TRANSFER_S, EvenLoads, costs
+
+
+@given(st.lists(st.tuples(st.floats(1, 1e6), st.floats(1, 1e6)), min_size=2, max_size=12), st.floats(0.1, 10))
+def test_a_ratio_of_totals_scales_with_what_is_compared(pairs, factor):
+    above, below = [list(side) for side in zip(*pairs, strict=True)]
+    one, scaled = ratio_interval(above, below), ratio_interval([factor * value for value in above], below)
+    assert scaled.value == pytest.approx(factor * one.value)
+    assert scaled.high == pytest.approx(factor * one.high)
+    assert one.low <= one.value * (1 + 1e-9)
+    assert one.value <= one.high * (1 + 1e-9)
+
+
+def test_an_interval_covers_the_true_ratio_95_times_in_100():
+    rng = np.random.default_rng(0)
+    hits = 0
+    for _ in range(1000):
+        failures = rng.normal(0, 1, 10)
+        above, below = 300 + 20 * failures + rng.normal(0, 5, 10), 100 + 10 * failures + rng.normal(0, 5, 10)
+        found = ratio_interval(above.tolist(), below.tolist())
+        hits += found.low <= 3.0 <= found.high
+    # Within four standard errors: sqrt(0.05 * 0.95 / 1000) = 0.7 %.
+    assert 0.92 <= hits / 1000 <= 0.98
+
+
+def test_a_system_that_trains_nothing_leaves_an_infinite_ratio():
+    assert math.isinf(ratio_interval([1, 2], [0, 0]).value)
+
+
+@given(st.floats(1, 1000), st.floats(1e4, 1e6))
+def test_no_other_interval_between_checkpoints_costs_less_than_young_s(save_s, between_s):
+    def cost(interval_s):
+        return save_s / interval_s + interval_s / 2 / between_s
+
+    best = young_interval_s(save_s, between_s)
+    assert cost(best) <= min(cost(best * factor) for factor in (0.5, 0.9, 1.1, 2.0))
+
+
+@given(st.integers(0, 20), st.sampled_from([2, 4]))
+def test_failures_that_spare_tutel_hit_its_nodes_only_where_none_is_left_over(seed, unit):
+    trace = sparing_trace(16, 8, 300.0, unit, np.random.default_rng(seed))
+    alive = [f"node{index}" for index in range(16)]
+    for event in trace.events():
+        if event.kind == "remove":
+            used = alive[: len(alive) // unit * unit]
+            assert event.node not in used or len(used) == len(alive)
+            alive.remove(event.node)
+    assert len(alive) == 8
+
+
+def test_tutel_feels_only_failures_that_leave_no_node_over():
+    # Groups of two nodes: of the failures at minutes 5, 10, 15 and 20 the first and the third take a node in use.
+    trace = sparing_trace(16, 12, 300.0, 2, np.random.default_rng(3))
+    run = simulate(trace, model="gpt-s", cluster="a10gx16", job="testbed-b", systems=["tutel"]).runs[0]
+    failures = [event.time_s for event in run.events if event.event == "failure"]
+    assert failures == [300.0, 900.0]
+
+
+@pytest.mark.parametrize("at_any_time", [False, True])
+def test_nodes_are_taken_hour_by_hour_as_often_as_asked(at_any_time):
+    trace = hourly_trace(64, 0.05, 400, np.random.default_rng(0), at_any_time=at_any_time)
+    # Taken are 5 % of the nodes alive at the start of each hour but the last; some 1,200 in all, give or take 3 %.
+    at_start = [trace.num_alive()[1][trace.num_alive()[0] <= 3600.0 * hour][-1] for hour in range(399)]
+    assert (trace.change < 0).sum() == pytest.approx(0.05 * sum(at_start), rel=0.1)
+    assert trace.num_alive()[1].max() <= 64
+    removed_s = trace.time_s[trace.change < 0]
+    assert bool((removed_s % 3600 == 0).all()) is not at_any_time
+
+
+def test_a_trace_that_is_kept_replays_the_same_events(tmp_path):
+    trace = hourly_trace(8, 0.2, 10, np.random.default_rng(1), at_any_time=True)
+    again = read_trace(keep_trace(trace, tmp_path))
+    assert list(again.events()) == list(trace.events())
+
+
+@pytest.mark.parametrize("system", ["lazarus", "ds-ft", "ds", "tutel-ft"])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_stretches_of_training_add_up_to_the_samples_that_a_run_kept(system, seed):
+    trace = hourly_trace(10, 0.4, 4, np.random.default_rng(seed), at_any_time=True)
+    run = simulate(trace, model="gpt-s", systems=[system], routing="uniform").runs[0]
+    assert run.counts["failures"] > 0
+    kept = []
+    lost = [(event.time_s, event.lost_steps) for event in run.events if event.lost_steps]
+    for stretch in stretches(run.states, run.wall_s, samples_per_node=4):
+        while lost and lost[0][0] <= stretch.start_s:
+            roll_back(kept, lost.pop(0)[1])
+        kept.append(stretch)
+    for _, num_steps in lost:
+        roll_back(kept, num_steps)
+    assert sum(each.num_steps * each.samples_per_step for each in kept) == run.samples
+
+
+def test_time_to_train_is_that_of_the_step_which_completes_the_samples():
+    # Four nodes of 4 samples make a step of 16 samples in 2 s: 100 samples take 7 steps, 60 s are too few for 1,000.
+    states = [(0.0, 4, 4, 8.0)]
+    assert time_to_train(states, [], 60.0, 4, 100) == 14.0
+    assert time_to_train(states, [], 60.0, 4, 1000) is None
+
+
+def on_nodes(num_nodes):
+    """Four experts in two layers on nodes of two slots: two nodes hold every expert once."""
+    base = costs()
+    return replace(base, cluster=msgspec.structs.replace(base.cluster, num_nodes=num_nodes))
+
+
+def test_recovery_takes_detection_rebuilding_and_transfers_where_experts_are_left():
+    # Under plain EP nodes 0, 1 and 2, 3 are groups: without 0 and 1 no expert is gone, without 1 and 3 half are.
+    loads, four = EvenLoads(2, 4), on_nodes(4)
+    regrouped, lost = recovery_times(SYSTEMS["ds-ft"], four, loads, 100, [[0, 1], [1, 3]])
+    assert regrouped["overhead_s"] == DETECT_S + REBUILD_S
+    lost_work_s = 40 / 2 * STEP_S
+    pause_s = DETECT_S + (RESTART_S - SAVE_S) + SAVE_S
+    assert lost == {
+        "overhead_s": pause_s + lost_work_s,
+        "pause_s": pause_s,
+        "lost_work_s": lost_work_s,
+        "restart_share": 1.0,
+    }
+    assert recovery_times(SYSTEMS["ds"], four, loads, 100, [[0, 1]]) == [lost]
+    (lazarus,) = recovery_times(SYSTEMS["lazarus"], four, loads, 100, [[3]])
+    assert lazarus["overhead_s"] == DETECT_S + REBUILD_S + TRANSFER_S
+
+
+def test_failures_of_nodes_that_are_not_in_use_cost_nothing():
+    (row,) = recovery_times(SYSTEMS["ds"], on_nodes(5), EvenLoads(2, 4), 100, [[4]])
+    assert row["overhead_s"] == 0
+
+
+def load_ratio() -> LoadRatio:
+    spec = read_experiment("load-ratio", decode_experiment)
+    assert isinstance(spec, LoadRatio)
+    return spec
+
+
+def test_padding_costs_nothing_under_even_loads_and_nearly_as_much_as_the_skew_otherwise():
+    layer = layer_costs(load_ratio())
+    even, skewed = (
+        {name: layer_speed(SYSTEMS[name], layer, skewed_load(8, ratio)) for name in ("ds", "tutel")} for ratio in (1, 4)
+    )
+    assert even["ds"]["expert_s"] == pytest.approx(even["tutel"]["expert_s"])
+    assert even["ds"]["all_to_all_s"] == pytest.approx(even["tutel"]["all_to_all_s"])
+    # Every expert computes as much as the fullest one, four times its share; a kernel four times as large fills better.
+    assert 3 < skewed["ds"]["expert_s"] / even["ds"]["expert_s"] <= 4
+
+
+@given(st.integers(2, 64), st.floats(0.01, 0.99))
+def test_skewed_loads_have_the_ratio_asked_for(num_experts, part):
+    load = skewed_load(num_experts, part * num_experts)
+    assert load[0, 0] / load.mean() == pytest.approx(part * num_experts, rel=1e-3, abs=1e-3)
+    assert np.ptp(load[0, 1:]) == 0
+
+
+@given(st.lists(st.integers(1, 1000), min_size=2, max_size=16))
+def test_shares_are_sorted_and_add_up_to_one(tokens):
+    shares = sorted_shares(np.array([[tokens]]))[0, 0]
+    assert shares.sum() == pytest.approx(1)
+    assert (np.diff(shares) <= 0).all()
