@@ -1,6 +1,7 @@
 import json
 import sys
 
+import numpy as np
 import pytest
 
 from lazsim.costmodel.profile import profile_names
@@ -155,6 +156,62 @@ def test_shares_of_virtual_ranks_add_up():
     assert 10 * 4096 <= sum(map(sum, allocated_shares(load_E, 10, 6))) <= 10 * 4096 + 60
 
 
+SMALL_MODEL = """
+name = "small"
+num_layers = 2
+num_moe_layers = 2
+d_model = 32
+d_ff_expert = 64
+matrices_per_expert = 2
+num_experts = 8
+top_k = 2
+attention_params = 4096
+attention_score_dim = 64
+sequence_length = 32
+vocab_size = 256
+num_vocab_matrices = 1
+num_learned_positions = 32
+"""
+
+
+def test_every_rank_of_a_plan_is_measured_and_predicted(lazsim, tmp_path):
+    pytest.importorskip("torch", reason="needs torch: pip install 'lazsim[live]'")
+    model = tmp_path / "small.toml"
+    model.write_text(SMALL_MODEL)
+    small = ("--model", model, "--tokens", 32, "--layers", 2, "--threads", 1, "--budget", "3s")
+    code, out, _ = lazsim("profile", "ranks", "--device", "cpu", *small, "--out", tmp_path / "out", "--json")
+    assert code == 0
+    found = json.loads(out)
+    assert [row["layer"] for row in found["layers"]] == [0, 1]
+    for row in found["layers"]:
+        assert row["error"] == pytest.approx(row["predicted_s"] / row["measured_s"] - 1)
+        assert row["spread"] >= 1
+        assert row["modelled_exchange_s"] > 0
+    assert json.loads((tmp_path / "out" / "ranks.json").read_text()) == found
+    code, out, _ = lazsim("profile", "ranks", "--device", "cpu", *small, "--tolerance", 0)
+    assert code == 1
+    assert max(map(len, out.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    ("padded", "expected"),
+    [
+        # Two nodes of two GPUs, 40 tokens on each: of the 160, expert 1 draws 120, 40 for each of its three replicas,
+        # and expert 0 draws 40, 13 1/3 each, rounded up. Slots 0 and 2 of a node are its first GPU's; the last is empty.
+        (False, [[40, 40], [40, 0], [14, 14], [14, 0]]),
+        # Padded, expert 0 computes as many as expert 1.
+        (True, [[40, 40], [40, 0], [40, 40], [40, 0]]),
+    ],
+)
+def test_ranks_compute_the_quotas_of_their_slots(padded, expected):
+    pytest.importorskip("torch", reason="needs torch: pip install 'lazsim[live]'")
+    from lazsim.placement.plan import PlacementPlan
+    from lazsim.profiling.ranks import rank_shares
+
+    plan = PlacementPlan(np.array([[[1, 1, 1, -1], [0, 0, 0, -1]]]), num_experts=2)
+    assert rank_shares(plan, np.array([[1, 3]]), 40, 2, padded=padded).tolist() == [expected]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -169,6 +226,8 @@ def test_shares_of_virtual_ranks_add_up():
         (("show", "missing.csv"), "missing.csv: cannot be read"),
         (("check", "missing"), "unknown profile 'missing'"),
         (("skew", "--device", "cpu", "--skew", "9"), "--skew 9: 8 experts have an even share of 1/8"),
+        (("ranks", "--device", "cpu", "--system", "lazarsu"), "did you mean 'lazarus'?"),
+        (("ranks", "--device", "cpu", "--model", "deepseek-v3"), "deepseek-v3 does not fit on rtx3090x10"),
     ],
 )
 def test_bad_input_is_one_clear_line_and_exit_code_2(lazsim, tmp_path, monkeypatch, arguments, said):

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -16,6 +17,7 @@ pytest.importorskip("torch", reason="live training needs torch: pip install 'laz
 
 import torch
 
+from lazsim.live.group import Group, serve_store
 from lazsim.live.messages import Beat, Go, LiveError, Seal, secret_from_environment
 from lazsim.live.nursery import Nursery
 from lazsim.live.plan import Offer, valid_holds
@@ -109,6 +111,43 @@ def test_a_hung_worker_is_taken_for_dead(nursery, undisturbed):
     run, blocks = run_live(spec, Script(3, {("stepped", 4): [("call", hang)]}), nursery)
     assert run.run.counts["failures"] == 1
     assert largest_difference(blocks, undisturbed[1]) < ROUNDING
+
+
+def test_who_comes_when_the_job_is_over_is_told_so(nursery):
+    """Started at the last step: it must not keep the controller from ending."""
+    run, _ = run_live(tiny_spec(), Script(2, {("stepped", NUM_STEPS): [("start", "late")]}), nursery)
+    assert run.run.steps == NUM_STEPS
+
+
+def test_more_nodes_than_sequences_are_no_harm(nursery, undisturbed):
+    # Six sequences: the seventh and the eighth node route none, and compute what others send them.
+    acts = {("stepped", 3): [("start", f"m{index}") for index in range(4)]}
+    run, blocks = run_live(tiny_spec(), Script(4, acts), nursery)
+    assert max(step.num_nodes for step in run.steps) == 8
+    assert largest_difference(blocks, undisturbed[1]) < ROUNDING
+
+
+def test_a_call_that_waits_in_vain_can_be_cut():
+    """One of two ranks meets the other and sums alone, until it is called away."""
+    store, port = serve_store("127.0.0.1")
+    ranks = [Group(("127.0.0.1", port), "test", rank, 2, "127.0.0.1", torch.device("cpu")) for rank in (0, 1)]
+    others = threading.Thread(target=ranks[1].connect)
+    others.start()
+    ranks[0].connect()
+    others.join()
+    threading.Timer(0.2, ranks[0].cut).start()
+    with pytest.raises(RuntimeError):
+        ranks[0].all_reduce(torch.ones(4))
+    del store
+
+
+def test_a_rank_that_meets_nobody_can_be_called_away():
+    store, port = serve_store("127.0.0.1")
+    alone = Group(("127.0.0.1", port), "test", 0, 2, "127.0.0.1", torch.device("cpu"))
+    threading.Timer(0.2, alone.cut).start()
+    with pytest.raises(RuntimeError, match="called away"):
+        alone.connect()
+    del store
 
 
 def test_losses_go_down_and_every_token_is_counted(nursery):

@@ -61,7 +61,7 @@ def command(
     if context.invoked_subcommand is not None:
         return
     if out is None:
-        raise click.UsageError("Missing option '--out'; or one of the commands show, check, skew.")
+        raise click.UsageError("Missing option '--out'; or one of the commands show, check, skew, ranks.")
     from lazsim.costmodel.profile import header_path
     from lazsim.files import check_folder
 
@@ -185,3 +185,49 @@ def skew(out: Path | None, as_json: bool, skews: tuple[float, ...], **options: A
         return
     for line in result.table():
         click.echo(line)
+
+
+@command.command()
+@click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True)
+@click.option("--dtype", type=click.Choice(DTYPES), default="auto", show_default=True)
+@click.option("--profile", metavar="FILE|NAME", help="Predict from this; default: measure one expert first.")
+@click.option("--model", default="gpt-l", show_default=True, metavar="NAME|TOML")
+@click.option("--cluster", default="rtx3090x10", show_default=True, metavar="NAME|TOML", help="Its nodes and slots.")
+@click.option("--job", default="testbed-a", show_default=True, metavar="NAME|TOML")
+@click.option("--system", default="lazarus", show_default=True, metavar="NAME")
+@click.option("--routing", default="smartmoe-fit", show_default=True, metavar="FILE|SPEC", help="Expert loads.")
+@click.option("--step", type=click.IntRange(min=0), default=1000, show_default=True, help="Whose loads.")
+@click.option("--layers", type=click.IntRange(min=1), default=2, show_default=True, help="The first so many.")
+@click.option("--tokens", type=click.IntRange(min=1), help="Tokens of each rank; default: as the job has them.")
+@click.option("--threads", type=click.IntRange(min=1), help="Threads of a kernel on a CPU; see lazsim profile.")
+@click.option("--budget", type=DURATION, default="10min", show_default=True)
+@click.option("--tolerance", type=click.FloatRange(min=0), help="Exit with 1 when a layer's relative error is larger.")
+@seed_option
+@click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Keep ranks.json there.")
+@json_option
+def ranks(tolerance: float | None, out: Path | None, as_json: bool, **options: Any) -> int:
+    """Measure what every rank of a plan computes, on one device in turn, against what is predicted of it.
+
+    Each virtual rank runs gate, dispatch schedule, token reorder and its experts over the tokens that dispatch sends
+    it. A layer takes as long as its slowest rank; exchanges between ranks are not run but modelled.
+    """
+    from lazsim.files import check_folder, write_all
+
+    if out is not None:
+        check_folder(out)
+    _require_torch()
+    from lazsim.profiling.ranks import RankOptions, measure_ranks
+
+    result = measure_ranks(RankOptions(**options), _measuring)
+    if out is not None:
+        write_all(result.files(out))
+    if as_json:
+        print_json(result.to_json())
+    else:
+        for line in result.table():
+            click.echo(line)
+    worst = max(abs(row.error) for row in result.rows)
+    if tolerance is not None and worst > tolerance:
+        note(f"the worst relative error of a layer is {worst:.1%}, more than {tolerance:.1%}")
+        return 1
+    return 0

@@ -106,7 +106,9 @@ class Transformer:
 
     def _attention(self, layer: int, x: Tensor) -> Tensor:
         batch, length, width = x.shape
-        parts = (x @ self._dense[f"{layer}.qkv"]).view(batch, length, 3, self.spec.num_heads, width // self.spec.num_heads)
+        parts = (x @ self._dense[f"{layer}.qkv"]).view(
+            batch, length, 3, self.spec.num_heads, width // self.spec.num_heads
+        )
         query, key, value = parts.permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
         return mixed.transpose(1, 2).reshape(batch, length, width) @ self._dense[f"{layer}.out"]

@@ -7,7 +7,6 @@ import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +15,16 @@ import numpy as np
 import torch
 
 from lazsim import __version__
-from lazsim.costmodel.profile import Point, find_profile, read_profile, require_header
+from lazsim.costmodel.profile import find_profile, read_profile, require_header
 from lazsim.costmodel.tables import Table, table_of
 from lazsim.dispatch import Ints
 from lazsim.errors import SpecError
 from lazsim.placement.allocation import allocate
 from lazsim.placement.expert_parallel import ep_size, place_ep_on_most
 from lazsim.placement.policies import PlacementRequest, place
-from lazsim.profiling.compute import Device, measure_kernel
-from lazsim.profiling.device import DTYPES, choose_device, choose_dtype, conditions, measure_peaks
-from lazsim.profiling.grouped import has_grouped_mm
-from lazsim.profiling.kernel import Kernel
-from lazsim.profiling.kernels import grouped_kernel, kernels_of
+from lazsim.profiling.compute import Device
+from lazsim.profiling.device import choose_device, choose_dtype, conditions, measure_peaks
+from lazsim.profiling.shares import KERNELS, MeasuredShares, measure_shares
 from lazsim.specs import ModelSpec, load_spec
 
 FAULT_THRESHOLD = 2
@@ -158,32 +155,10 @@ def measure_skew(options: SkewOptions, progress: Callable[[Iterable[str]], Itera
     ]
     tables = _tables_of(options.profile, model) if options.profile is not None else {}
     device = Device(name, dtype, *measure_peaks(name, dtype))
-    ranks = sorted({rank for row in shares for share in row for rank in _distinct(share)}, key=sum)
-    sizes = {"expert": _sizes(max(max(rank) for row in shares for share in row for rank in share)),
-             "reorder": _sizes(options.tokens)}  # fmt: skip
-    use_grouped_mm = has_grouped_mm(name, DTYPES[dtype])
-    kernels = {kernel.name: kernel for kernel in kernels_of(model, use_grouped_mm=False)[0]}
-    wanted: list[tuple[str, Callable[[float], Point]]] = [
-        (kernel, partial(_measure, kernels[kernel], size, device))
-        for kernel in ("expert", "reorder") if kernel not in tables for size in sizes[kernel]
-    ]  # fmt: skip
-    wanted += [
-        (
-            f"rank {rank}",
-            partial(_measure, grouped_kernel(model, partial(_counts, rank), use_grouped_mm=use_grouped_mm), 1, device),
-        )
-        for rank in ranks
-    ]
-    wanted.append(("gate", partial(_measure, kernels["reorder"], options.tokens, device)))
-    points: dict[str, list[Point]] = {}
-    for (index, (key, run)), _ in zip(enumerate(wanted), progress([key for key, _ in wanted]), strict=False):
-        points.setdefault(key, []).append(run(max(0.0, deadline_s - time.monotonic()) / (len(wanted) - index)))
-    tables |= {kernel: table_of(points[kernel]) for kernel in ("expert", "reorder") if kernel not in tables}
-    reorder_s = points["gate"][0].time_s
-    rows = [
-        _row(skew, pair, {rank: points[f"rank {rank}"][0].time_s + reorder_s for rank in ranks}, tables, options.tokens)
-        for skew, pair in zip(skews, shares, strict=True)
-    ]
+    ranks = [rank for pair in shares for split in pair for rank in split]
+    budget_s = max(0.0, deadline_s - time.monotonic())
+    measured = measure_shares(model, device, ranks, options.tokens, tables, budget_s, progress)
+    rows = [_row(skew, pair, measured, options.tokens) for skew, pair in zip(skews, shares, strict=True)]
     first = rows[0].even_measured_s
     rows = [_won(row, first) for row in rows]
     kept = {name: value for name, value in vars(options).items() if name != "skews"}
@@ -191,39 +166,16 @@ def measure_skew(options: SkewOptions, progress: Callable[[Iterable[str]], Itera
     return SkewResult(inputs, tuple(rows))
 
 
-def _distinct(shares: Sequence[Sequence[int]]) -> set[tuple[int, ...]]:
-    """Return the shares of ranks, those that are alike once; an expert without tokens is not run."""
-    return {tuple(sorted(tokens for tokens in rank if tokens)) for rank in shares} - {()}
-
-
-def _counts(rank: tuple[int, ...], _: int) -> tuple[int, ...]:
-    return rank
-
-
-def _sizes(most: int) -> list[int]:
-    return [2**power for power in range(math.ceil(math.log2(max(most, 2))) + 1)]
-
-
-def _measure(kernel: Kernel, size: int, device: Device, budget_s: float) -> Point:
-    return measure_kernel(kernel, size, device, budget_s, 0.0)
-
-
-def _row(
-    skew: float, pair: Sequence[Sequence[Sequence[int]]], measured_s: dict[tuple[int, ...], float],
-    tables: dict[str, Table], num_tokens: int,
-) -> SkewRow:  # fmt: skip
-    reorder_s = float(tables["reorder"].time_s(np.array(float(num_tokens))))
-    predicted = [
-        max(float(tables["expert"].time_s(np.array(rank, dtype=np.float64)).sum()) for rank in share) + reorder_s
-        for share in pair
-    ]
-    even, allocated = (max(measured_s[rank] for rank in _distinct(share)) for share in pair)
+def _row(skew: float, pair: Sequence[Sequence[Sequence[int]]], found: MeasuredShares, num_tokens: int) -> SkewRow:
+    reorder_s = found.predicted_reorder_s(num_tokens)
+    even, allocated = (max(map(found.measured_s, ranks)) + found.reorder_s for ranks in pair)
+    even_predicted_s, allocated_predicted_s = (max(map(found.predicted_s, ranks)) + reorder_s for ranks in pair)
     return SkewRow(
         skew=skew,
         even_measured_s=even,
-        even_predicted_s=predicted[0],
+        even_predicted_s=even_predicted_s,
         allocated_measured_s=allocated,
-        allocated_predicted_s=predicted[1],
+        allocated_predicted_s=allocated_predicted_s,
         won_back=None,
     )
 
@@ -244,4 +196,4 @@ def _tables_of(name: str, model: ModelSpec) -> dict[str, Table]:
                 f"--profile {name}: measured for {field} = {getattr(measured, field)}, the layer has "
                 f"{getattr(model, field)}; give --width {measured.d_model}, or leave the profile out"
             )
-    return {kernel: table_of(profile.of(kernel)) for kernel in ("expert", "reorder") if len(profile.of(kernel)) > 1}
+    return {kernel: table_of(profile.of(kernel)) for kernel in KERNELS if len(profile.of(kernel)) > 1}
