@@ -12,7 +12,7 @@ from lazsim.engine.ledger import BUCKETS
 from lazsim.engine.simulate import simulate_system
 from lazsim.engine.systems import SYSTEMS
 from lazsim.errors import InfeasiblePlanError
-from tests.jobs import EvenLoads, RandomLoads, costs, trace
+from tests.jobs import JOIN_WAIT_S, EvenLoads, RandomLoads, costs, trace
 
 NEVER = {"checkpoint_interval_steps": dict.fromkeys(SYSTEMS, 10**6), "rebalance_interval_steps": 10**6}
 
@@ -132,6 +132,16 @@ def test_a_failure_during_a_rebalance_keeps_the_plan_in_force():
     assert spent(result) == {"compute": 100, "rebalance": 4, "detect": 6}
 
 
+@pytest.mark.parametrize("earlier", [(), ((60, "add", "x"), (61, "remove", "x"))])
+def test_who_comes_in_the_instant_in_which_a_collection_ends_joins_with_it(earlier):
+    # Whatever was scheduled before: the first event there begins the collection, which ends at 60 + 120 or 100 + 120.
+    first_s = 60 if earlier else 100
+    events = trace((0, "add", "a b c"), *earlier, (100, "add", "d"), (first_s + JOIN_WAIT_S, "add", "e"))
+    result = run("lazarus", events, 400.0, **NEVER)
+    assert result.counts["reconfigurations"] == 1
+    assert result.states[-1].num_used == 5
+
+
 def test_new_nodes_are_collected_and_join_at_a_step_boundary():
     # b is there at 51, c at 61; at 171 s the step under way ends at 172; rebuilt by 182, transferred by 189.
     events = trace((0, "add", "a b"), (51, "add", "c"), (61, "add", "d"))
@@ -209,6 +219,18 @@ def test_a_model_that_the_whole_cluster_cannot_hold_is_refused():
     one_node = replace(cost_model, cluster=msgspec.structs.replace(cost_model.cluster, num_nodes=1))
     with pytest.raises(InfeasiblePlanError, match="4 experts, but 1 nodes have 2 slots"):
         simulate_system(trace((0, "add", "a")), SYSTEMS["lazarus"], one_node, EvenLoads(2, 4), 100.0)
+
+
+def test_experts_that_cannot_be_cut_into_equal_chunks_are_refused_with_the_reason():
+    # Five experts on three nodes of two slots: they fit, but only groups of five nodes hold equal chunks of them.
+    cost_model = costs()
+    five = replace(
+        cost_model,
+        model=msgspec.structs.replace(cost_model.model, num_experts=5),
+        cluster=msgspec.structs.replace(cost_model.cluster, num_nodes=3),
+    )
+    with pytest.raises(InfeasiblePlanError, match="equal chunks of 5 experts, .* groups of 5 nodes, and there are 3"):
+        simulate_system(trace((0, "add", "a b c")), SYSTEMS["ds"], five, EvenLoads(2, 5), 100.0)
 
 
 def test_a_trace_that_never_has_enough_nodes_is_waited_through():

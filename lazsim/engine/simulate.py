@@ -13,6 +13,7 @@ from lazsim.engine.log import Event, State
 from lazsim.engine.pace import PaceOf, modelled_pace
 from lazsim.engine.systems import System
 from lazsim.errors import InfeasiblePlanError
+from lazsim.placement.expert_parallel import ep_unit_nodes
 from lazsim.recovery import RecoveryEstimate
 from lazsim.routing import Routing
 from lazsim.trace.table import Batch, Trace
@@ -106,15 +107,7 @@ def simulate_system(
     """
     wall_s = trace.duration_s if duration_s is None else duration_s
     most_nodes = max(costs.cluster.num_nodes, int(trace.num_alive()[1].max()))
-    if not system.usable_nodes(costs, most_nodes):
-        num_slots = most_nodes * costs.cluster.slots_per_node
-        if system.is_elastic and num_slots >= costs.model.num_experts:
-            # The policy says why it does not apply.
-            system.plan_evenly(costs, most_nodes)
-        raise InfeasiblePlanError(
-            f"{costs.model.name} does not fit on {costs.cluster.name} under {system.name}: {costs.model.num_experts} "
-            f"experts, but {most_nodes} nodes have {num_slots} slots; use a larger cluster or a smaller model"
-        )
+    _require_fit(system, costs, most_nodes)
     env = simpy.Environment()
     exposure = Exposure(batch_sizes(trace, wall_s)) if score_plans else None
     pace = pace_of or modelled_pace(system, costs, routing)
@@ -134,6 +127,28 @@ def simulate_system(
         events=tuple(job.log.events),
         plan_recovery=exposure.mean(wall_s) if exposure else None,
         extrapolated_s=job.extrapolated_s if costs.measured_part is not None else None,
+    )
+
+
+def _require_fit(system: System, costs: CostModel, most_nodes: int) -> None:
+    """Refuse a model that the most nodes there are cannot hold, and say why."""
+    if system.usable_nodes(costs, most_nodes):
+        return
+    model, cluster = costs.model, costs.cluster
+    who = f"{model.name} does not fit on {cluster.name} under {system.name}"
+    num_slots = most_nodes * cluster.slots_per_node
+    if num_slots < model.num_experts:
+        raise InfeasiblePlanError(
+            f"{who}: {model.num_experts} experts, but {most_nodes} nodes have {num_slots} slots; use a larger cluster "
+            "or a smaller model"
+        )
+    if system.is_elastic:
+        # The policy says why it does not apply.
+        system.plan_evenly(costs, most_nodes)
+    unit = ep_unit_nodes(model.num_experts, cluster.gpus_per_node, cluster.slots_per_gpu)
+    raise InfeasiblePlanError(
+        f"{who}: equal chunks of {model.num_experts} experts, at most {cluster.slots_per_gpu} on a GPU, take groups of "
+        f"{unit} nodes, and there are {most_nodes}; use a larger cluster, or leave {system.name} out"
     )
 
 
