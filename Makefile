@@ -2,10 +2,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= runs/spot
+FIGURES ?= runs/figures
 SOURCES := setup.cfg pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench growth format clean
+.PHONY: help run figures test check bench growth format clean
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,6 +24,9 @@ $(VENV)/dev.stamp: $(VENV)/run.stamp
 run: $(VENV)/run.stamp ## Replay a spot trace for GPT-L under lazarus, ds-ft and ds; results in runs/spot
 	$(BIN)/lazsim run --trace traces/spot-p3-like.csv --model gpt-l --cluster rtx3090x10 --max-nodes 10 --duration 80min --out $(OUT)
 
+figures: $(VENV)/run.stamp ## Make the published evaluation again: every table and figure, in runs/figures
+	$(BIN)/lazsim experiment run all --out $(FIGURES)
+
 test: check ## Run the checks and every test
 	$(BIN)/python -m pytest --numprocesses 2
 
@@ -31,8 +35,10 @@ check: $(VENV)/dev.stamp ## Lint and type-check
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(VENV)/dev.stamp ## Time the simulator and the command line
+bench: $(VENV)/dev.stamp ## Time simulator, planner, sweeps and command line; train through 200 random sequences of kills
 	$(BIN)/python -m tests.bench
+	$(BIN)/python -m tests.bench_sweep
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench_live
 
 growth: $(VENV)/dev.stamp ## Plot how the cost of placement and recovery grows
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m tests.bench_placement docs/growth.png
