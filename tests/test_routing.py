@@ -100,6 +100,7 @@ BAD_FILES = {
     "jump": (b"1:[[1.0, 2.0]]\n", "line 1: expected 0:[[loads], ...]"),
     "minus": (b"0:[[-1.0, 2.0]]\n", "line 1 has loads that are no numbers from 0 up"),
     "nan": (b"0:[[1.0, NaN]]\n", "line 1 has loads that are no numbers from 0 up"),
+    "long": (b"0:[[1, 9" + b"9" * 400 + b"]]\n", "line 1 has loads that are no numbers from 0 up"),
     "idle": (b"0:[[1.0]]\n1:[[0.0]]\n", "step 1, layer 1 has no tokens at all"),
     "void": (b"", "the file is empty"),
 }

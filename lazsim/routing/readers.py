@@ -111,7 +111,8 @@ def _parse_log(faults: Faults, file: Path, content: bytes) -> Floats:
     for number, line in _lines(file, content):
         row = LOG_LAYER.fullmatch(line)
         try:
-            loads = np.array(json.loads(row[2]), dtype=np.float64) if row else np.zeros(0)
+            # No whole number is too long for a float: it becomes infinite, and is told with the other bad loads.
+            loads = np.array(json.loads(row[2], parse_int=float), dtype=np.float64) if row else np.zeros(0)
         except (ValueError, TypeError, RecursionError):
             loads = np.zeros(0)
         if row is None or int(row[1]) != len(rows) or loads.ndim != 2 or (rows and len(rows[0]) != loads.shape[1]):
