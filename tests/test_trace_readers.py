@@ -123,12 +123,21 @@ BAD = {
     "gcloud count": ("2021-12-11, 11:00:00, 2\n2021-12-11, 11:00:00, -2\n", "line 2"),
     "gcloud date": ("2021-12-11, 11:00:00, 2\n2021-13-11, 11:00:00, 2\n", "line 2"),
     "skypilot tick": ('{"metadata": {"gap_seconds": 60}, "data": [2, 1.5]}', "line 1, tick 1"),
+    "skypilot later tick": ('{"metadata": {"gap_seconds": 60},\n"data": [1,\n2,\n-1,3]}', "line 4, tick 2"),
+    "skypilot count": ('{"metadata": {"gap_seconds": 60}, "data":\n[1, 100000000]}', "line 2: 100000000 nodes"),
     "skypilot gap": ('{"metadata": {"gap_seconds": 0}, "data": [2]}', "line 1"),
     "skypilot cut short": ('{"metadata": {"gap_seconds": 60},\n "data": [2, 1', "line 2"),
     "infinitehbd entry": (
         '[{"node_id": "x", "event_time": 1, "event_type": "fault_start"},\n{"node_id": 3}]',
         "line 2",
     ),
+    **{
+        f"infinitehbd {level!r} as level": (
+            json.dumps([fault("x", 1, "start"), fault("x", 2, "end") | {"fault_type": {"Level": level}}], indent=0),
+            "line 7",
+        )
+        for level in (None, 3, {})
+    },
     "infinitehbd end": (json.dumps([fault("x", 1, "end")]), "line 1"),
     "infinitehbd huge": (json.dumps([fault("x", 10**400, "start")]), "line 1"),
     "parcae nodes of a no-op": (SAMPLES["parcae"].replace('[], "duration"', '["c"], "duration"', 1), "line 2"),
@@ -137,6 +146,7 @@ BAD = {
     "parcae order": ("0,1\n60000,2\n1,3\n", "line 3"),
     "lazsim row": (SAMPLES["lazsim"] + "61,remove\n", "line 6"),
     "lazsim version": (SAMPLES["lazsim"].replace("trace 1", "trace 9"), "line 1"),
+    "lazsim early end": (SAMPLES["lazsim"].replace(": 90", ": 30"), "line 5"),
     "lazsim duration": (SAMPLES["lazsim"].replace(": 90", ": nan"), "duration_s"),
 }
 
@@ -150,7 +160,8 @@ def test_bad_line_is_numbered_in_one_line(write, name):
     assert "\n" not in str(error.value)
 
 
-REPAIRABLE = [name for name in BAD if name.split()[-1] in ("kind", "number", "NaN", "order", "twice", "absent", "tick")]
+KINDS = ("kind", "number", "NaN", "order", "twice", "absent", "tick", "level", "end")
+REPAIRABLE = [name for name in BAD if name.split()[-1] in KINDS]
 
 
 @pytest.mark.parametrize("name", REPAIRABLE)

@@ -213,7 +213,9 @@ def build_trace(
         index.setdefault(event.node, len(index))
     last_s = kept[-1].time_s if kept else 0.0
     if duration_s is not None and duration_s < last_s:
-        raise TraceFormatError(f"{name}: duration {duration_s:g} s ends before the last event at {last_s:g} s")
+        early = f"duration {duration_s:g} s ends before the last event at {last_s:g} s"
+        fault(kept[-1], early, "end with the last event")
+        duration_s = last_s
     return Trace(
         time_s=np.array([event.time_s for event in kept], dtype=np.float64),
         change=np.array([1 if event.kind == "add" else -1 for event in kept], dtype=np.int8),

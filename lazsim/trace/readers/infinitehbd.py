@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from lazsim.errors import TraceFormatError
-from lazsim.trace.readers.source import Reader, Reading, Source, number, shorten
+from lazsim.trace.readers.source import Reader, Reading, Source, array_items, number, shorten
 from lazsim.trace.table import Event
 from lazsim.units import DAY_S
 
@@ -59,7 +59,7 @@ def read(source: Source) -> Reading:
 
 def _fault(item: Any, line: int) -> _Fault:
     node, kind, level = item["node_id"], item["event_type"], item.get("fault_type", {}).get("Level", "")
-    if kind not in ("fault_start", "fault_end") or not isinstance(node, str) or not node:
+    if kind not in ("fault_start", "fault_end") or not isinstance(node, str) or not node or not isinstance(level, str):
         raise ValueError("not a fault")
     # times come in units of 1e-4 days = 8.64 s; a millisecond is far below that and keeps the numbers short
     return _Fault(round(number(item["event_time"]) * DAY_S, 3), kind == "fault_start", node, level, line)
@@ -87,19 +87,7 @@ def _items(source: Source) -> Iterator[tuple[int, Any]]:
     """
     if not isinstance(source.parse_json(), list):
         raise TraceFormatError(f"{source.name}, line 1: expected {LOOKS!r}; check the format")
-    decoder = json.JSONDecoder()
-    text, line = source.text, 1
-    position = text.index("[") + 1
-    seen = 0
-    while True:
-        while text[position] in " \t\r\n,":
-            position += 1
-        if text[position] == "]":
-            return
-        line += text.count("\n", seen, position)
-        seen = position
-        item, position = decoder.raw_decode(text, position)
-        yield line, item
+    yield from array_items(source.text, source.text.index("["))
 
 
 READER = Reader(LOOKS, recognise, read)

@@ -1,10 +1,11 @@
 """SkyPilot's spot traces: one JSON object with a live count per tick (github.com/skypilot-org/spot-traces)."""
 
 import math
+import re
 
 from lazsim.errors import TraceFormatError
 from lazsim.trace.counts import RULE, Sample, events_from_counts
-from lazsim.trace.readers.source import Reader, Reading, Source, count, number
+from lazsim.trace.readers.source import Reader, Reading, Source, array_items, count, number
 
 LOOKS = '{"metadata": {"gap_seconds": 300}, "data": [live count, ...]}'
 AVAILABILITY = (
@@ -34,17 +35,27 @@ def read(source: Source) -> Reading:
     except (KeyError, TypeError, ValueError):
         raise TraceFormatError(f"{source.name}, line 1: expected {LOOKS!r}; check the format") from None
     samples: list[Sample] = []
-    for tick, value in enumerate(ticks):
+    lines = _tick_lines(source.text, len(ticks))
+    for tick, (value, line) in enumerate(zip(ticks, lines, strict=True)):
         try:
-            samples.append(Sample(tick * gap_s, count(value), 1))
+            samples.append(Sample(tick * gap_s, count(value), line))
         except ValueError as error:
-            source.fault(f"line 1, tick {tick}", f"{error}")
+            source.fault(f"line {line}, tick {tick}", f"{error}")
     notes = [RULE]
     if "availability" in source.name.rsplit("/", 1)[-1]:
         notes.append(AVAILABILITY)
     if "prices" in document:
         notes.append("prices are not used")
     return Reading(events_from_counts(samples, source.rng, source.name), len(ticks) * gap_s, tuple(notes))
+
+
+def _tick_lines(text: str, num_ticks: int) -> list[int]:
+    """Return the line on which each tick is; a list inside the metadata may be called data, too."""
+    for opening in re.finditer(r'"data"\s*:\s*\[', text):
+        lines = [line for line, _ in array_items(text, opening.end() - 1)]
+        if len(lines) == num_ticks:
+            return lines
+    return [1] * num_ticks
 
 
 READER = Reader(LOOKS, recognise, read)

@@ -147,6 +147,34 @@ def count(value: object) -> int:
     return int(result)
 
 
+def array_items(text: str, opening: int) -> Iterator[tuple[int, Any]]:
+    r"""Yield the elements of a JSON array with the line on which each begins.
+
+    Parameters
+    ----------
+    text
+        A valid JSON document.
+    opening
+        Position of the array's opening bracket.
+
+    Examples
+    --------
+    >>> list(array_items("[1,\n\n[2]]", 0))
+    [(1, 1), (3, [2])]
+    """
+    decoder = json.JSONDecoder()
+    line, seen, position = 1, 0, opening + 1
+    while True:
+        while text[position] in " \t\r\n,":
+            position += 1
+        if text[position] == "]":
+            return
+        line += text.count("\n", seen, position)
+        seen = position
+        item, position = decoder.raw_decode(text, position)
+        yield line, item
+
+
 def shorten(text: str, width: int = 60) -> str:
     """Quote what a line holds, in one short line."""
     return repr(text if len(text) <= width else text[: width - 3] + "...")
