@@ -101,6 +101,17 @@ def test_loss_reports_each_mapping_and_sharing(lazsim):
     assert len(outcome["plan"]) == 8
 
 
+def test_states_that_three_owners_share_are_whole_states(lazsim):
+    # Two nodes of the new plan want one state more; an expert of gpt-s is 66,060,288 bytes.
+    even = ("--nodes", 10, "--slots", 6, "--experts", 8, "--loads", "uniform")
+    outcome = answer(lazsim, *even, "--policy", "mro", "--lose", 0)["lose"]["policies"]["mro"]
+    assert {row["sharing"] for row in outcome["migrations"]} == {"even", "balanced"}
+    for row in outcome["migrations"]:
+        assert row["total_bytes"] == row["num_states"] * 66_060_288
+        assert row["busiest_receiver_bytes"] % 66_060_288 == 0
+        assert row["bound_bytes"] <= max(row["busiest_sender_bytes"], row["busiest_receiver_bytes"]) * (1 + 1e-12)
+
+
 def test_loss_of_an_expert_is_told(lazsim):
     _, out, _ = lazsim("place", "--nodes", 3, "--slots", 2, "--replicas", "1,1,4", "--policy", "spread", "--lose", 0)
     assert "spread: expert 0 lost (1 in all); training restarts from a checkpoint" in " ".join(out.split())

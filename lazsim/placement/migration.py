@@ -163,7 +163,7 @@ def _rows(mapping: str, moved: Mapping[str, Migration]) -> Iterator[MigrationRow
     """Put what each sharing moves into a row, beside the bound that holds for all of them."""
     bound_bytes = max(migration.sender_bound_bytes for migration in moved.values())
     for sharing, migration in moved.items():
-        sent_N, received_N = migration.bytes_NN.sum(axis=1), migration.bytes_NN.sum(axis=0)
+        sent_N, received_N = migration.bytes_NN.sum(axis=1), migration.received_bytes_N
         yield MigrationRow(
             mapping,
             sharing,

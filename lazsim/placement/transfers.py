@@ -23,6 +23,8 @@ class Migration:
     ----------
     bytes_NN : ndarray of float64, shape (N, N)
         Bytes that each node sends to each other.
+    received_bytes_N : ndarray of float64, shape (N,)
+        Bytes that each node receives, counted and not added up of what owners share.
     num_states : int
         Expert states fetched.
     sender_bound_bytes : float
@@ -30,6 +32,7 @@ class Migration:
     """
 
     bytes_NN: Floats
+    received_bytes_N: Floats
     num_states: int
     sender_bound_bytes: float = 0.0
 
@@ -60,14 +63,15 @@ def migrate(has_LEN: Bools, wants_LEN: Bools, state_bytes: float, has_dense_N: B
     has, missing = _moving(has_LEN, wants_LEN)
     owners = has.sum(axis=1, dtype=np.float32)
     assert owners.all(), "every wanted expert has an owner"
-    # In float32, which is fast at scale: a millionth of a transfer is nothing.
-    parts = has.astype(np.float32)
+    parts = has.astype(np.float64)
     parts /= owners[:, None]
-    bytes_NN = (parts.T @ missing.astype(np.float32)) * np.float64(state_bytes)
+    bytes_NN = (parts.T @ missing.astype(np.float64)) * state_bytes
     if not has_dense_N.all():
         assert has_dense_N.any(), "some node holds the dense state"
         bytes_NN += np.outer(has_dense_N / has_dense_N.sum(), ~has_dense_N) * dense_bytes
-    return Migration(bytes_NN, int(missing.sum()))
+    num_missing_N = missing.sum(axis=0)
+    received_bytes_N = num_missing_N * float(state_bytes) + ~has_dense_N * dense_bytes
+    return Migration(bytes_NN, received_bytes_N, int(num_missing_N.sum()))
 
 
 def migrate_balanced(
@@ -90,13 +94,15 @@ def migrate_balanced(
     See `balance_senders`. What a node receives follows from the plan and is the same as with `migrate`.
     """
     has, missing = _moving(has_LEN, wants_LEN)
-    num_states = int(missing.sum())
+    num_missing_N = missing.sum(axis=0)
+    received_bytes_N = num_missing_N * float(state_bytes) + ~has_dense_N * dense_bytes
     size_R = np.full(len(has), float(state_bytes))
     if not has_dense_N.all() and dense_bytes:
         has, missing = np.vstack([has, has_dense_N]), np.vstack([missing, ~has_dense_N])
         size_R = np.append(size_R, dense_bytes)
     parts_RN, bound_bytes = balance_senders(has, missing.sum(axis=1) * size_R)
-    return Migration((parts_RN * size_R[:, None]).T @ missing, num_states, bound_bytes)
+    bytes_NN = (parts_RN * size_R[:, None]).T @ missing
+    return Migration(bytes_NN, received_bytes_N, int(num_missing_N.sum()), bound_bytes)
 
 
 def balance_senders(owns_RN: Bools, bytes_R: Floats) -> tuple[Floats, float]:
