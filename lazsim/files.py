@@ -1,8 +1,11 @@
 """Write files whole or not at all."""
 
 import os
+import signal
 import tempfile
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from lazsim.errors import LazsimError
@@ -19,18 +22,20 @@ def write_whole(path: Path, content: bytes) -> None:
     write_all({path: content})
 
 
-def write_all(contents: Mapping[Path, bytes]) -> None:
-    """Write several files: all are complete on disk before the first takes its name.
+def write_all(contents: Mapping[Path, bytes], replaced: Iterable[Path] = ()) -> None:
+    """Write several files: all are complete on disk before the first takes its name, and none is interrupted.
 
     Parameters
     ----------
     contents
         Bytes by path; folders are made where they are missing.
+    replaced
+        Files that go when these come: what an earlier run left there and this one does not write again.
 
     Raises
     ------
     LazsimError
-        When one cannot be written; none of them is changed then.
+        When one cannot be written; no file is there then that was not there before.
     """
     staged: list[tuple[str, Path]] = []
     path = Path()
@@ -44,15 +49,54 @@ def write_all(contents: Mapping[Path, bytes]) -> None:
             with os.fdopen(descriptor, "wb") as stream:
                 stream.write(content)
             os.chmod(temporary, 0o666 & ~_umask())
-        while staged:
-            temporary, path = staged[0]
-            os.replace(temporary, path)
-            staged.pop(0)
+        with _signals_held():
+            _take_names(staged)
+            for path in replaced:
+                if path not in contents and path.is_file():
+                    path.unlink()
     except OSError as error:
-        raise LazsimError(f"{path}: cannot be written ({error.strerror}); choose another place") from None
+        refused = error.filename2 or path
+        raise LazsimError(f"{refused}: cannot be written ({error.strerror}); choose another place") from None
     finally:
         for temporary, _ in staged:
             Path(temporary).unlink(missing_ok=True)
+
+
+def _take_names(staged: list[tuple[str, Path]]) -> None:
+    """Give complete files their names; when one cannot have its own, those that are new go again."""
+    new: list[Path] = []
+    try:
+        for temporary, path in staged:
+            existed = path.exists()
+            os.replace(temporary, path)
+            if not existed:
+                new.append(path)
+    except OSError:
+        for path in new:
+            path.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Let an interrupt or an order to end wait until the block is done."""
+    # Handlers run in the main thread only: no other can be interrupted, or could set them.
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    held: list[int] = []
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    # None is a handler from outside of Python, which could not be put back.
+    handlers = {number: handler for number, handler in handlers.items() if handler is not None}
+    try:
+        for number in handlers:
+            signal.signal(number, lambda number, _: held.append(number))
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for waiting in held:
+            signal.raise_signal(waiting)
 
 
 def _umask() -> int:
@@ -81,10 +125,13 @@ def check_folder(folder: Path) -> None:
     Raises
     ------
     LazsimError
-        When it is a file, or it or the nearest folder above it is not writable.
+        When it is a file, its name is too long, or it or the nearest folder above it is not writable.
     """
     existing = folder
-    while not existing.exists() and existing != existing.parent:
-        existing = existing.parent
+    try:
+        while not existing.exists() and existing != existing.parent:
+            existing = existing.parent
+    except OSError as error:
+        raise LazsimError(f"{folder}: cannot be written ({error.strerror}); choose another place") from None
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         raise LazsimError(f"{folder}: cannot be written ({existing} is not a writable folder); choose another place")

@@ -1,7 +1,31 @@
+import os
+import signal
+import threading
+from pathlib import Path
+
 import pytest
 
 from lazsim.errors import LazsimError
-from lazsim.files import write_all
+from lazsim.files import check_folder, write_all
+
+
+def names(folder):
+    return sorted(path.name for path in folder.rglob("*"))
+
+
+def after_renames(monkeypatch, number, action):
+    """Let something happen after so many files have taken their names."""
+    count = 0
+    rename = os.replace
+
+    def replace(source, target):
+        nonlocal count
+        if count == number:
+            action(target)
+        rename(source, target)
+        count += 1
+
+    monkeypatch.setattr("lazsim.files.os.replace", replace)
 
 
 def test_either_all_files_appear_or_none(tmp_path):
@@ -15,4 +39,52 @@ def test_files_replace_older_ones_whole(tmp_path):
     (tmp_path / "a").write_bytes(b"older and longer")
     write_all({tmp_path / "a": b"new", tmp_path / "deep" / "b": b"2"})
     assert (tmp_path / "a").read_bytes() == b"new"
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a", "b", "deep"]
+    assert names(tmp_path) == ["a", "b", "deep"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_files_take_their_names_waits_until_all_are_there(tmp_path, monkeypatch, number):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    before = signal.signal(number, stop)
+    after_renames(monkeypatch, 1, lambda _: signal.raise_signal(number))
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            write_all({tmp_path / name: b"1" for name in "abc"})
+        assert signal.getsignal(number) is stop
+    finally:
+        signal.signal(number, before)
+    assert names(tmp_path) == ["a", "b", "c"]
+
+
+def test_a_name_that_cannot_be_taken_leaves_no_new_file(tmp_path, monkeypatch):
+    (tmp_path / "a").write_bytes(b"older")
+    after_renames(monkeypatch, 2, lambda target: Path(target).mkdir())
+    with pytest.raises(LazsimError, match="c: cannot be written"):
+        write_all({tmp_path / name: b"1" for name in "abcd"})
+    assert names(tmp_path) == ["a", "c"]
+
+
+def test_files_are_written_from_any_thread(tmp_path):
+    thread = threading.Thread(target=write_all, args=({tmp_path / "a": b"1"},))
+    thread.start()
+    thread.join()
+    assert names(tmp_path) == ["a"]
+
+
+def test_what_is_replaced_goes_when_the_files_come_and_not_before(tmp_path):
+    for name in ("old", "kept"):
+        (tmp_path / name).write_bytes(b"older")
+    replaced = [tmp_path / name for name in ("old", "kept", "absent")]
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(LazsimError):
+        write_all({tmp_path / "folder": b"1"}, replaced)
+    assert names(tmp_path) == ["folder", "kept", "old"]
+    write_all({tmp_path / "kept": b"1"}, replaced)
+    assert names(tmp_path) == ["folder", "kept"]
+
+
+def test_a_name_that_no_folder_can_have_is_refused(tmp_path):
+    with pytest.raises(LazsimError, match="cannot be written"):
+        check_folder(tmp_path / ("a" * 300))
