@@ -12,6 +12,18 @@ from lazsim.engine.simulate import SystemRun
 if TYPE_CHECKING:
     import pandas as pd
 
+RUN_FILES = (
+    "summary.json",
+    "timeline.csv",
+    "events.csv",
+    "throughput.png",
+    "throughput.pdf",
+    "run.json",
+    "placements.png",
+    "placements.pdf",
+)
+"""Files of a run's folder; those of placements where these were chosen and a failure tells them apart."""
+
 
 @dataclass(frozen=True)
 class RunResult:

@@ -193,6 +193,32 @@ def test_an_unwritable_folder_is_refused_before_anything_is_simulated(lazsim, tm
     assert occupied.read_text() == ""
 
 
+@pytest.mark.parametrize(("out", "says"), [("a" * 300, "cannot be written"), ("", "'--out': is empty")])
+def test_an_impossible_folder_is_one_line_and_exit_code_2(lazsim, tmp_path, monkeypatch, out, says):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = lazsim("run", *FAST, "--out", out)
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert says in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_holds_the_files_of_one_run_only(lazsim, tmp_path):
+    (tmp_path / "mine.txt").write_text("")
+    lazsim("run", *FAST, "--system", "lazarus", "--placement", "mro", "--out", tmp_path)
+    assert (tmp_path / "placements.png").exists()
+    lazsim("run", *FAST, "--system", "lazarus", "--out", tmp_path)
+    names = {"events.csv", "run.json", "summary.json", "throughput.pdf", "throughput.png", "timeline.csv"}
+    assert {path.name for path in tmp_path.iterdir()} == names | {"mine.txt"}
+
+
+def test_more_nodes_than_the_cluster_has_are_told_of(lazsim):
+    # The bundled trace peaks at 32 nodes, as its recipe says; the cluster has 10.
+    assert "also where it has more than the cluster" in " ".join(lazsim("run", "--help")[1].split())
+    code, _, err = lazsim("run", "--trace", P3_LIKE, "--duration", "80min", "--system", "lazarus")
+    assert code == 0
+    assert "--max-nodes 10 keeps to that" in err
+
+
 @pytest.mark.skipif(os.name == "nt", reason="signals differ on Windows")
 def test_an_interrupted_run_ends_with_130_and_leaves_nothing(tmp_path):
     out = tmp_path / "out"

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -27,6 +28,17 @@ class Quantity(click.ParamType):  # type: ignore[type-arg]  # not generic before
             self.fail(str(error), param, ctx)
 
 
+class OutPath(click.Path):
+    """An option that takes where to write; an empty one, as of an unset variable, would be the current folder."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Make a path of the text of the option."""
+        if value == "":
+            self.fail("is empty; give a place to write to", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+OUT = OutPath(path_type=Path)
 DURATION = Quantity("duration", units.parse_duration)
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lazsim.cli.common import json_option, note, print_json, seed_option
+from lazsim.cli.common import OUT, json_option, note, print_json, seed_option
 
 if TYPE_CHECKING:
     from lazsim.routing import RecordedRouting
@@ -78,7 +78,7 @@ def fit(file: str, lenient: bool, seeds: int, as_json: bool) -> None:
 @click.option("--experts", type=click.IntRange(min=1), default=16, show_default=True)
 @click.option("--steps", type=click.IntRange(min=1), default=5000, show_default=True, help="Training steps to cover.")
 @seed_option
-@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="FILE.csv")
+@click.option("--out", type=OUT, required=True, metavar="FILE.csv")
 def generate(spec: str, layers: int, experts: int, steps: int, seed: int, out: Path) -> None:
     """Draw loads from a generator of the catalogue or a .toml file, and keep them as CSV."""
     from lazsim.files import write_whole
@@ -95,7 +95,7 @@ def generate(spec: str, layers: int, experts: int, steps: int, seed: int, out: P
 @lenient_option
 @click.option("--layers", type=click.IntRange(min=1), help="Take the first so many layers.")
 @click.option("--experts", type=click.IntRange(min=1), help="Take the so many fullest experts of each layer.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="FILE.csv")
+@click.option("--out", type=OUT, required=True, metavar="FILE.csv")
 def convert(file: str, lenient: bool, layers: int | None, experts: int | None, out: Path) -> None:
     """Turn a recording into our CSV, whole or its first layers and fullest experts."""
     from lazsim.files import write_whole
@@ -115,7 +115,7 @@ def convert(file: str, lenient: bool, layers: int | None, experts: int | None, o
 @click.option(
     "--layer", "layers", type=click.IntRange(min=0), multiple=True, help="Repeats; default: first, middle, last."
 )
-@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="FILE.png|pdf")
+@click.option("--out", type=OUT, required=True, metavar="FILE.png|pdf")
 def plot(file: str, lenient: bool, layers: tuple[int, ...], out: Path) -> None:
     """Draw how the experts of some layers share the tokens over training."""
     from lazsim.errors import LazsimError

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from lazsim.cli.common import DURATION, json_option, note, print_json, progress, seed_option
+from lazsim.cli.common import DURATION, OUT, json_option, note, print_json, progress, seed_option
 
 FORMATS = ("auto", "bamboo", "gcloud", "skypilot", "infinitehbd", "parcae", "lazsim")
 
@@ -13,7 +13,14 @@ FORMATS = ("auto", "bamboo", "gcloud", "skypilot", "infinitehbd", "parcae", "laz
 @click.option("--trace", "trace_path", required=True, metavar="FILE", help="What happened to the nodes.")
 @click.option("--format", "trace_format", type=click.Choice(FORMATS), default="auto", show_default=True)
 @click.option("--model", default="gpt-s", show_default=True, metavar="NAME|TOML")
-@click.option("--cluster", default="rtx3090x10", show_default=True, metavar="NAME|TOML")
+@click.option(
+    "--cluster",
+    default="rtx3090x10",
+    show_default=True,
+    metavar="NAME|TOML",
+    help="What a node is, and its links. How many there are is said by the trace, also where it has more than the "
+    "cluster; --max-nodes holds it to fewer.",
+)
 @click.option("--job", default="testbed-a", show_default=True, metavar="NAME|TOML", help="How the model is trained.")
 @click.option("--system", "systems", multiple=True, metavar="NAME", help="Repeats; default: lazarus, ds-ft, ds.")
 @click.option(
@@ -39,7 +46,9 @@ FORMATS = ("auto", "bamboo", "gcloud", "skypilot", "infinitehbd", "parcae", "laz
 @click.option("--extrapolate", is_flag=True, help="Go on by the analytic times beyond the sizes of the profile.")
 @seed_option
 @click.option("--lenient", is_flag=True, help="Repair what is repairable in trace and loads, and count it.")
-@click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Keep tables, plot and inputs there.")
+@click.option(
+    "--out", type=OUT, metavar="DIR", help="Keep tables, plot and inputs there, in place of an earlier run's."
+)
 @json_option
 def command(
     trace_path: str,
@@ -70,6 +79,7 @@ def command(
     from lazsim.engine.systems import DEFAULT_SYSTEMS
     from lazsim.files import check_folder, write_all
     from lazsim.report import print_report, run_report
+    from lazsim.results import RUN_FILES
     from lazsim.simulation import simulate
     from lazsim.trace import load
 
@@ -103,7 +113,7 @@ def command(
     )
     if out is not None:
         files = result.files(out)
-        write_all(files)
+        write_all(files, replaced=[out / name for name in RUN_FILES])
     for text in result.notes:
         note(text)
     if as_json:
@@ -111,6 +121,4 @@ def command(
     else:
         print_report(run_report(result))
     if out is not None:
-        names = ["summary.json", "timeline.csv", "events.csv", "throughput.png", "throughput.pdf", "run.json"]
-        names += [name for name in ("placements.png", "placements.pdf") if out / name in files]
-        note(f"results are in {out}/: {', '.join(names)}")
+        note(f"results are in {out}/: {', '.join(name for name in RUN_FILES if out / name in files)}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from lazsim.cli.common import DURATION, json_option, note, print_json, seed_option
+from lazsim.cli.common import DURATION, OUT, json_option, note, print_json, seed_option
 from lazsim.errors import LazsimError
 from lazsim.files import write_whole
 from lazsim.trace import CAP_RULES, READERS, Trace, cut_trace, load_recipe, read_trace, trace_bytes, trace_stats
@@ -128,7 +128,7 @@ def _print(table: "Table") -> None:
 @command.command()
 @reading_options
 @click.option("--to", type=click.Choice(list(WRITERS)), default="lazsim", show_default=True, help="Format to write.")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="File to write.")
+@click.option("--out", required=True, type=OUT, help="File to write.")
 def convert(to: str, out: Path, **reading: Any) -> None:
     """Write FILE, or a stretch of it, in lazsim's own format."""
     trace = _load(**reading)
@@ -140,7 +140,7 @@ def convert(to: str, out: Path, **reading: Any) -> None:
 @command.command()
 @click.argument("spec")
 @seed_option
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="File to write.")
+@click.option("--out", required=True, type=OUT, help="File to write.")
 def generate(spec: str, seed: int, out: Path) -> None:
     """Make a trace from SPEC, a recipe of the catalogue or a TOML file, in lazsim's own format."""
     from lazsim.trace.generate import generated_bytes
@@ -152,7 +152,7 @@ def generate(spec: str, seed: int, out: Path) -> None:
 @command.command()
 @reading_options
 @click.option("--seeds", type=click.IntRange(min=1), default=20, show_default=True, help="Traces to compare with.")
-@click.option("--out", type=click.Path(path_type=Path), help="TOML file to write the recipe to.")
+@click.option("--out", type=OUT, help="TOML file to write the recipe to.")
 @json_option
 def fit(seeds: int, out: Path | None, as_json: bool, **reading: Any) -> None:
     """Find a spot recipe for FILE; print it and how its traces compare with FILE."""
@@ -179,7 +179,7 @@ def fit(seeds: int, out: Path | None, as_json: bool, **reading: Any) -> None:
 
 @command.command()
 @click.argument("name")
-@click.option("--out", type=click.Path(path_type=Path), help="File to write; by default the file's own name, here.")
+@click.option("--out", type=OUT, help="File to write; by default the file's own name, here.")
 @click.option(
     "--base-url", default=BASE_URL, envvar=BASE_URL_VARIABLE, show_default=True, show_envvar=True,
     help="Where repositories lie: a mirror with the layout of raw.githubusercontent.com.",
@@ -221,7 +221,7 @@ def list_command(as_json: bool) -> None:
 
 @command.command()
 @reading_options
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Picture to write: .png or .pdf.")
+@click.option("--out", required=True, type=OUT, help="Picture to write: .png or .pdf.")
 def plot(out: Path, **reading: Any) -> None:
     """Draw the nodes alive over time in FILE, with losses marked."""
     file_type = out.suffix.removeprefix(".").lower()
