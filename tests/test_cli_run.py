@@ -230,5 +230,20 @@ def test_an_interrupted_run_ends_with_130_and_leaves_nothing(tmp_path):
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert err.strip().splitlines() == ["lazsim: interrupted"]
+    assert err == "lazsim: interrupted\n"
     assert not out.exists()
+
+
+def test_an_interrupt_during_start_up_is_one_line_too():
+    script = (
+        "import sys\n"
+        "class Interrupt:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'click':\n"
+        "            raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupt())\n"
+        "from lazsim.cli import main\n"
+        "main(['list', 'models'])\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "lazsim: interrupted\n")

@@ -92,7 +92,7 @@ def test_each_heavy_library_is_imported_in_its_room_only(library, rooms):
     assert users <= rooms
 
 
-@pytest.mark.parametrize("statement", ["import lazsim", "import lazsim.cli; lazsim.cli.cli.get_help"])
+@pytest.mark.parametrize("statement", ["import lazsim", "import lazsim.cli.group; lazsim.cli.group.cli.get_help"])
 def test_start_up_loads_nothing_heavy(statement):
     heavy = {"numpy", "pandas", "matplotlib", "scipy", "torch", "joblib", "ray", "pooch", "rich", "simpy"}
     script = f"import sys; {statement}; print(*sys.modules)"

@@ -1,77 +1,19 @@
 """The command line: one file per command, loaded only when it is called."""
 
-import importlib
 import os
 import sys
-from typing import Any
-
-import click
-
-from lazsim.errors import LazsimError
-
-COMMANDS = {
-    "run": "Replay a trace of node events under one or more systems.",
-    "place": "Place experts on nodes by each policy, and say what moves when nodes fail.",
-    "recovery": "Say how likely each placement keeps every expert when nodes fail together.",
-    "trace": "Inspect, convert, generate, fit, fetch and plot traces.",
-    "routing": "Inspect, fit and generate expert loads.",
-    "profile": "Measure kernels, exchanges and checkpoints on this machine; look at profiles.",
-    "live": "Train a small MoE for real while its workers are killed and started.",
-    "validate": "Hold the prediction against a real training job under real kills.",
-    "calibrate": "Show how far the cost model is from measured kernels.",
-    "sweep": "Run grids of models, systems, traces and seeds, and go on where they were stopped.",
-    "experiment": "Make the figures and tables of the published evaluation again.",
-    "sensitivity": "Show what changes when a constant is off by half.",
-    "list": "List what a name can be, and where to add one's own.",
-}
-"""Name -> one line of help; the command itself is in the module of the same name."""
+from typing import NoReturn
 
 
-class LazyGroup(click.Group):
-    """A group that imports a command's module only to run it."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Name the commands in the order in which they are listed."""
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import the module of a command."""
-        if cmd_name not in COMMANDS:
-            return None
-        command: click.Command = importlib.import_module(f"lazsim.cli.{cmd_name}").command
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the commands without importing any."""
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
-
-
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="lazsim")
-def cli() -> None:
-    """Tell what failures cost a Mixture-of-Experts training job, and how to place its experts."""
-
-
-def main(arguments: list[str] | None = None) -> Any:
+def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and exit: 0 done, 1 a bug, 2 bad input or usage, 130 interrupted."""
     # Threads of the linear algebra would only wait for each other over matrices as small as these.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
-        status = cli.main(arguments, prog_name="lazsim", standalone_mode=False)
-    except LazsimError as error:
-        click.echo(f"lazsim: {error}", err=True)
-        sys.exit(2)
-    except click.ClickException as error:
-        click.echo(f"lazsim: {error.format_message()}", err=True)
-        sys.exit(2)
-    except (KeyboardInterrupt, click.exceptions.Abort):
-        click.echo("lazsim: interrupted", err=True)
+        # Not before: an interrupt while click is loaded is one line, too.
+        from lazsim.cli.group import run_command
+
+        sys.exit(run_command(arguments))
+    except KeyboardInterrupt:
+        sys.stderr.write("lazsim: interrupted\n")
         sys.exit(130)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(1)
-    except OSError as error:
-        click.echo(f"lazsim: {error}", err=True)
-        sys.exit(1)
-    sys.exit(status if isinstance(status, int) else 0)

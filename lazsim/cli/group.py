@@ -1,0 +1,86 @@
+"""The commands, each in the module of its name and imported only when it is called."""
+
+import importlib
+import sys
+from typing import Any
+
+import click
+
+from lazsim.errors import LazsimError
+
+COMMANDS = {
+    "run": "Replay a trace of node events under one or more systems.",
+    "place": "Place experts on nodes by each policy, and say what moves when nodes fail.",
+    "recovery": "Say how likely each placement keeps every expert when nodes fail together.",
+    "trace": "Inspect, convert, generate, fit, fetch and plot traces.",
+    "routing": "Inspect, fit and generate expert loads.",
+    "profile": "Measure kernels, exchanges and checkpoints on this machine; look at profiles.",
+    "live": "Train a small MoE for real while its workers are killed and started.",
+    "validate": "Hold the prediction against a real training job under real kills.",
+    "calibrate": "Show how far the cost model is from measured kernels.",
+    "sweep": "Run grids of models, systems, traces and seeds, and go on where they were stopped.",
+    "experiment": "Make the figures and tables of the published evaluation again.",
+    "sensitivity": "Show what changes when a constant is off by half.",
+    "list": "List what a name can be, and where to add one's own.",
+}
+"""Name -> one line of help; the command itself is in the module of the same name."""
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command's module only to run it."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Name the commands in the order in which they are listed."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the module of a command."""
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"lazsim.cli.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without importing any."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; click would print an empty line of its own on an interrupt."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise click.Abort from None
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="lazsim")
+def cli() -> None:
+    """Tell what failures cost a Mixture-of-Experts training job, and how to place its experts."""
+
+
+def run_command(arguments: list[str] | None) -> int:
+    """Run the command line and return its exit status.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        When it was interrupted.
+    """
+    try:
+        status = cli.main(arguments, prog_name="lazsim", standalone_mode=False)
+    except LazsimError as error:
+        click.echo(f"lazsim: {error}", err=True)
+        return 2
+    except click.ClickException as error:
+        click.echo(f"lazsim: {error.format_message()}", err=True)
+        return 2
+    except click.Abort:
+        raise KeyboardInterrupt from None
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 1
+    except OSError as error:
+        click.echo(f"lazsim: {error}", err=True)
+        return 1
+    return status if isinstance(status, int) else 0
