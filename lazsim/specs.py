@@ -336,14 +336,14 @@ CATALOG_KINDS: Mapping[type[Spec], str] = {
 
 
 def unknown_name(what: str, name: str, known: list[str]) -> str:
-    """Say that a name is unknown and offer the nearest.
+    """Say that a name is unknown and offer the nearest, however far it is.
 
     Examples
     --------
     >>> unknown_name("model", "gtp-l", ["gpt-s", "gpt-l"])
     "unknown model 'gtp-l': did you mean 'gpt-l'? known: gpt-s, gpt-l"
     """
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
     hint = f"did you mean {near[0]!r}? " if near else ""
     return f"unknown {what} {name!r}: {hint}known: {', '.join(known)}"
 
