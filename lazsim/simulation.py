@@ -118,6 +118,9 @@ def simulate(
         measured = read_profile(find_profile(profile, model_spec.name))
         inputs["profile"] = {"name": Path(profile).name, "sha256": measured.sha256, "extrapolate": extrapolate}
     wall_s = trace.duration_s if duration_s is None else duration_s
+    if duration_s is None and wall_s == 0:
+        where = trace.name or "the trace"
+        raise SpecError(f"{where}: all its events are at its start, so it lasts 0 s; give a duration (--duration)")
     if not 0 < wall_s <= LONGEST_S:
         raise SpecError(f"a duration of {wall_s:g} s cannot be simulated: choose more than 0 and up to 100 years")
     runs = tuple(

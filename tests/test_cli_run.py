@@ -116,6 +116,8 @@ def test_the_published_replay_loses_4_nodes_at_once_at_minute_34(lazsim, shared,
 BAD_INPUTS = {
     "no such file": (["--trace", "missing.csv"], "missing.csv: cannot be read"),
     "unknown model": (["--model", "gtp-l"], "did you mean 'gpt-l'?"),
+    "model of another name": (["--model", "mixtral"], "did you mean 'gpt-"),
+    "system of another name": (["--system", "deepspeed"], "did you mean 'ds"),
     "unknown cluster": (["--cluster", "rtx3090x1"], "did you mean 'rtx3090x10'?"),
     "unknown system": (["--system", "lazaru"], "did you mean 'lazarus'?"),
     "unknown routing": (["--routing", "smartmoefit"], "did you mean 'smartmoe-fit'?"),
@@ -153,6 +155,7 @@ BAD_TRACES = {
     "a time of millions of years": (b"0,add,a\n100000000000000000,remove,a\n", "line 2"),
     "a count that is none": (b'{"metadata": {"gap_seconds": 60}, "data": [1, 100000000]}', "100000000 nodes"),
     "added twice": (b"0,add,a\n1000,add,a\n", "line 2"),
+    "nothing after its start": (b"0,add,a\n", "give a duration (--duration)"),
     "removed while absent": (b"0,add,a\n1000,remove,b\n", "line 2"),
 }
 
