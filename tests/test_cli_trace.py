@@ -45,6 +45,17 @@ def test_info_of_a_capped_stretch(lazsim, sample):
     assert json.loads(out)["span_s"] == 60.0
 
 
+def test_info_says_what_a_trace_does_not_define_by_a_dash(lazsim, tmp_path):
+    path = tmp_path / "still.csv"
+    path.write_text("0,add,a\n")
+    code, out, _ = lazsim("trace", "info", path)
+    rows = dict(line.split("  ", 1) for line in out.splitlines() if "  " in line)
+    assert code == 0
+    assert "nan" not in out
+    assert rows["losses that take all"].strip() == "-"
+    assert rows["nodes alive"].split()[0] == "-"
+
+
 def test_convert_keeps_every_event(lazsim, sample, tmp_path):
     out = tmp_path / "out.csv"
     assert lazsim("trace", "convert", sample, "--to", "lazsim", "--out", out)[0] == 0

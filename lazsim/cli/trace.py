@@ -1,6 +1,7 @@
 """``lazsim trace``: inspect, convert, generate, fit, fetch and plot traces of node events."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -86,28 +87,33 @@ def info(as_json: bool, **reading: Any) -> None:
 
 def _stats_rows(stats: TraceStats) -> list[tuple[str, str]]:
     per_hour = stats.removals_per_node_hour
-    alive = f"{stats.mean_nodes:.4g} mean, {stats.min_nodes} to {stats.peak_nodes}, {stats.initial_nodes} at the start"
+    mean = _known(stats.mean_nodes, ".4g")
+    alive = f"{mean} mean, {stats.min_nodes} to {stats.peak_nodes}, {stats.initial_nodes} at the start"
     return [
         ("span", format_duration(stats.span_s)),
         ("distinct nodes", f"{stats.num_nodes}"),
         ("nodes alive", alive),
         ("node hours", f"{stats.node_hours:.4g}"),
         ("losses", f"{stats.num_losses} instants, {stats.num_removals} nodes"),
-        ("lost per node-hour", f"{per_hour:.4g}  ({per_hour * 24e3:.4g} per 1000 node-days)"),
-        ("nodes per loss", f"{stats.loss_size_mean:.3g} mean, {stats.loss_size_max} at most"),
-        ("losses that take all", f"{stats.take_all_share:.1%}"),
+        ("lost per node-hour", f"{_known(per_hour, '.4g')}  ({_known(per_hour * 24e3, '.4g')} per 1000 node-days)"),
+        ("nodes per loss", f"{_known(stats.loss_size_mean, '.3g')} mean, {stats.loss_size_max} at most"),
+        ("losses that take all", _known(stats.take_all_share, ".1%")),
         ("life time, ended", f"{_duration(stats.lifetime_median_s)} median, {_duration(stats.lifetime_mean_s)} mean"),
         ("alive at the end", f"{stats.num_censored} nodes, not in the life times"),
         (
             "between losses",
-            f"{_duration(stats.loss_gap_mean_s)} mean, coefficient of variation {stats.loss_gap_cv:.2f}",
+            f"{_duration(stats.loss_gap_mean_s)} mean, coefficient of variation {_known(stats.loss_gap_cv, '.2f')}",
         ),
-        ("burstiness", f"{stats.burstiness:+.2f}  (-1 clock, 0 Poisson, +1 bursts)"),
+        ("burstiness", f"{_known(stats.burstiness, '+.2f')}  (-1 clock, 0 Poisson, +1 bursts)"),
     ]
 
 
+def _known(value: float, form: str) -> str:
+    return "-" if math.isnan(value) else format(value, form)
+
+
 def _duration(seconds: float) -> str:
-    return format_duration(seconds) if seconds == seconds else "-"
+    return "-" if math.isnan(seconds) else format_duration(seconds)
 
 
 def _table(title: str, *columns: str) -> "Table":
