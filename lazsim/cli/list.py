@@ -45,7 +45,12 @@ def _entries(kind: str) -> tuple[dict[str, str], str]:
         from lazsim.trace.readers import READERS
 
         return {name: reader.looks for name, reader in READERS.items()}, "Defined in lazsim/trace/readers/."
-    return {name: _first_comment(kind, name) for name in catalog_names(kind)}, OWN_TOML
+    lines = {name: _first_comment(kind, name) for name in catalog_names(kind)}
+    if kind == "routing":
+        from lazsim.routing.loading import UNIFORM
+
+        lines[UNIFORM] = "Every expert of a layer gets as many tokens as any other."
+    return lines, OWN_TOML
 
 
 def _first_comment(kind: str, name: str) -> str:
