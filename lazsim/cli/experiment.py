@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from lazsim.cli.common import json_option, note, print_json
+from lazsim.cli.common import OUT, json_option, note, print_json
 
 ALL = "all"
 STORE = ".runs"
@@ -37,9 +37,7 @@ def list_command(as_json: bool) -> None:
 
 @command.command()
 @click.argument("names", nargs=-1, required=True, metavar="NAME|TOML|all...")
-@click.option(
-    "--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="A folder for each experiment there."
-)
+@click.option("--out", type=OUT, required=True, metavar="DIR", help="A folder for each experiment there.")
 @click.option("--small", is_flag=True, help="Run the small versions: fewer models, seeds and hours; under a minute.")
 @click.option("--jobs", type=click.IntRange(min=1), metavar="N", help="Worker processes; default: one for each core.")
 @click.option(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lazsim.cli.common import DURATION, json_option, note, print_json, seed_option
+from lazsim.cli.common import DURATION, OUT, json_option, note, print_json, seed_option
 from lazsim.errors import LazsimError
 
 if TYPE_CHECKING:
@@ -41,9 +41,7 @@ def live_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--batch", type=click.IntRange(min=1), default=16, show_default=True, help="Sequences of a step."),
         click.option("--job", default="testbed-a", show_default=True, metavar="NAME|TOML"),
         click.option("--text", default="", metavar="FILE", help="What to train on; default: Python's documentation."),
-        click.option(
-            "--record-routing", type=click.Path(path_type=Path), metavar="FILE", help="Keep the gates' loads."
-        ),
+        click.option("--record-routing", type=OUT, metavar="FILE", help="Keep the gates' loads."),
         seed_option,
     )
     for option in reversed(options):

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import click
 
-from lazsim.cli.common import json_option, note, print_json, seed_option
+from lazsim.cli.common import OUT, json_option, note, print_json, seed_option
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -49,7 +49,7 @@ def planning_options(function: Function) -> Function:
 @click.option("--lose", metavar="0,3", help="Let these nodes fail; plan anew on the others and say what moves.")
 @click.option("--model", default="gpt-s", show_default=True, metavar="NAME|TOML", help="Whose experts move.")
 @click.option("--layer", type=click.IntRange(min=0), help="The layer to show; default: each plan's most endangered.")
-@click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Keep the plans and a picture there.")
+@click.option("--out", type=OUT, metavar="DIR", help="Keep the plans and a picture there.")
 @json_option
 def command(
     policies: tuple[str, ...],

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from lazsim.cli.common import DURATION, json_option, note, print_json, progress, seed_option
+from lazsim.cli.common import DURATION, OUT, json_option, note, print_json, progress, seed_option
 from lazsim.errors import LazsimError
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -35,9 +35,7 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 )
 @click.option("--note", "remark", default="", metavar="TEXT", help="What else times depend on, kept in the header.")
 @click.option("--fresh", is_flag=True, help="Measure again what FILE already has.")
-@click.option(
-    "--out", type=click.Path(path_type=Path), metavar="FILE", help="The profile, FILE.csv; its header is FILE.json."
-)
+@click.option("--out", type=OUT, metavar="FILE", help="The profile, FILE.csv; its header is FILE.json.")
 @click.pass_context
 def command(
     context: click.Context,
@@ -89,7 +87,7 @@ def _require_torch() -> None:
 @command.command()
 @click.argument("file", metavar="FILE|NAME")
 @click.option("--model", default="gpt-s", show_default=True, help="Which of a device of the catalogue.")
-@click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Draw profile.png and .pdf there.")
+@click.option("--out", type=OUT, metavar="DIR", help="Draw profile.png and .pdf there.")
 @json_option
 def show(file: str, model: str, out: Path | None, as_json: bool) -> None:
     """Say what was measured, where and how near to the device's peaks; --out draws times and roofline."""
@@ -160,9 +158,7 @@ def check(file: str, model: str, as_json: bool) -> None:
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of a kernel on a CPU; see lazsim profile.")
 @click.option("--budget", type=DURATION, default="10min", show_default=True)
 @seed_option
-@click.option(
-    "--out", type=click.Path(path_type=Path), metavar="DIR", help="Keep skew.json and skew.png and .pdf there."
-)
+@click.option("--out", type=OUT, metavar="DIR", help="Keep skew.json and skew.png and .pdf there.")
 @json_option
 def skew(out: Path | None, as_json: bool, skews: tuple[float, ...], **options: Any) -> None:
     """Measure what a layer costs as one expert draws more of the tokens, and what allocation wins back.
@@ -203,7 +199,7 @@ def skew(out: Path | None, as_json: bool, skews: tuple[float, ...], **options: A
 @click.option("--budget", type=DURATION, default="10min", show_default=True)
 @click.option("--tolerance", type=click.FloatRange(min=0), help="Exit with 1 when a layer's relative error is larger.")
 @seed_option
-@click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Keep ranks.json there.")
+@click.option("--out", type=OUT, metavar="DIR", help="Keep ranks.json there.")
 @json_option
 def ranks(tolerance: float | None, out: Path | None, as_json: bool, **options: Any) -> int:
     """Measure what every rank of a plan computes, on one device in turn, against what is predicted of it.

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from lazsim.cli.common import json_option, note, print_json
+from lazsim.cli.common import OUT, json_option, note, print_json
 from lazsim.cli.place import planning_options
 
 
@@ -26,7 +26,7 @@ from lazsim.cli.place import planning_options
 @click.option("--domains", metavar="FILE|0,0,1,1,...", help="Failure domain of each node; domains fail as a whole.")
 @click.option("--node-fail-prob", metavar="P|P,P,...", help="Let each node fail on its own, too, with this chance.")
 @click.option("--failures-from", metavar="TRACE", help="Let as many nodes fail as at once in a trace, too.")
-@click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Keep the numbers and pictures there.")
+@click.option("--out", type=OUT, metavar="DIR", help="Keep the numbers and pictures there.")
 @json_option
 def command(
     policies: tuple[str, ...],

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lazsim.cli.common import json_option, note, print_json
+from lazsim.cli.common import OUT, json_option, note, print_json
 
 if TYPE_CHECKING:
     from lazsim.sweep import SweepResult
@@ -24,7 +24,7 @@ MOST_FAILURES = 10
 
 @click.command()
 @click.argument("spec", type=click.Path(path_type=Path), metavar="SPEC.toml")
-@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Keep every run there.")
+@click.option("--out", type=OUT, required=True, metavar="DIR", help="Keep every run there.")
 @click.option(
     "--backend",
     type=click.Choice(("loky", "ray")),

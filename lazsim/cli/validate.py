@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from lazsim.cli.common import json_option, note, print_json
+from lazsim.cli.common import OUT, json_option, note, print_json
 from lazsim.cli.live import build_spec, end_in_order, live_options, load_live_trace, require_torch, write_routing
 
 
@@ -14,7 +14,7 @@ from lazsim.cli.live import build_spec, end_in_order, live_options, load_live_tr
 @click.option(
     "--tolerance", type=click.FloatRange(min=0), help="Exit with 1 when a component's relative error is larger."
 )
-@click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Keep the report and a picture there.")
+@click.option("--out", type=OUT, metavar="DIR", help="Keep the report and a picture there.")
 @json_option
 def command(
     tolerance: float | None, record_routing: Path | None, out: Path | None, as_json: bool, **options: Any
