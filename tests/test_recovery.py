@@ -1,3 +1,5 @@
+import functools
+
 import numpy as np
 import pytest
 
@@ -98,6 +100,42 @@ def test_equal_independent_failures_are_a_binomial_mixture_of_the_curve():
 
     expected = float(curve @ binom.pmf(np.arange(9), 8, 0.3))
     assert recovery_prob(holds, IndependentFailures([0.3] * 8)).recovery_prob == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("prob", [0.001, 0.02, 0.2])
+@pytest.mark.parametrize("highest", [0.001, 0.2])
+def test_sampled_independent_failures_of_many_nodes_hold_the_closed_form(prob, highest):
+    # 16 experts on 4 nodes each, all different: survived with the product of 1 - p1 p2 p3 p4.
+    holds = np.repeat(np.eye(16, dtype=bool), 4, axis=1)[None]
+    model = IndependentFailures(np.linspace(prob, max(prob, highest), 64))
+    expected = (1 - model.fail_prob_N.reshape(16, 4).prod(axis=1)).prod()
+    assert recovery_prob(holds, model).recovery_prob == pytest.approx(expected, rel=1e-12)
+    # Up to three failures are survived, so that at most the probability of more is unsure.
+    unsure = poisson_binomial(model.fail_prob_N)[4:].sum()
+    held = 0
+    for seed in range(20):
+        found = recovery_prob(holds, model, "montecarlo", np.random.default_rng(seed), half_width=0.005)
+        assert found.method == "montecarlo"
+        assert found.ci_high - found.ci_low <= 0.01 * unsure + 1e-14
+        held += found.ci_low - 1e-14 <= expected <= found.ci_high + 1e-14
+    # 19 of 20 are expected, with a standard deviation of 1; seeds are fixed.
+    assert held >= 17
+
+
+def poisson_binomial(probs) -> np.ndarray:
+    """Multiply out the generating function of the number of failures."""
+    return functools.reduce(np.convolve, ([1 - prob, prob] for prob in probs))
+
+
+def test_equal_failures_of_what_cannot_be_solved_weigh_the_sampled_curve():
+    holds = random_holds(64, chance=0.2)
+    curve = recovery_curve(holds, range(65))
+    found = recovery_prob(holds, IndependentFailures([0.01] * 64))
+    assert (curve.method, found.method) == ("montecarlo", "montecarlo")
+    weights = poisson_binomial([0.01] * 64)
+    assert found.recovery_prob == pytest.approx(curve.recovery_prob @ weights, abs=0.002)
+    unsure = weights[curve.guaranteed :].sum()
+    assert found.ci_high - found.ci_low <= 0.002 * unsure
 
 
 @pytest.mark.parametrize(

@@ -19,15 +19,19 @@ from lazsim.recovery.failure_models import (
     checked_failures,
     checked_probs,
     count_distribution,
+    independent_counts,
 )
 from lazsim.recovery.failure_sets import domain_holds, guaranteed_failures, minimal_failure_sets
-from lazsim.recovery.montecarlo import Estimate, sample_curve, sample_failed
+from lazsim.recovery.montecarlo import Estimate, sample_curve, sample_independent
 
 Floats = npt.NDArray[np.float64]
 Method = Literal["auto", "exact", "montecarlo"]
 Domains = Sequence[int] | Sequence[str] | npt.NDArray[Any]
 
 HALF_WIDTH = 0.001
+NEGLIGIBLE_PROB = 2.0**-60
+"""Less likely numbers of failures are left out: all together are less than the rounding of a probability near 1."""
+
 MAX_EXACT_WORK = 5e10
 """Operations on a diagram when only an exact answer will do: seconds."""
 
@@ -154,8 +158,11 @@ def recovery_prob(
 
     Notes
     -----
-    The interval of a mean over batch sizes is the mean of their intervals. It is at least as wide as need be: the
-    standard error of a sum is at most the sum of standard errors.
+    Nodes that fail independently and equally likely are a mixture of numbers of failures, as batches are, with the
+    weights of the binomial distribution. With unequal probabilities, see `sample_independent` for what is not exact.
+
+    The interval of a mean over numbers of failures is the mean of their intervals. It is at least as wide as need be:
+    the standard error of a sum is at most the sum of standard errors.
 
     Examples
     --------
@@ -167,11 +174,15 @@ def recovery_prob(
     _check(method, half_width)
     if isinstance(model, IndependentFailures):
         probs = checked_probs(model, sets.shape[1], unit)
-        found, found_by = _independent(sets, probs, method, rng, half_width)
-        weights = np.ones(1)
+        if (probs != probs[:1]).any():
+            found, found_by = _independent(sets, probs, method, rng, half_width)
+            return RecoveryEstimate(float(found.prob[0]), float(found.ci_low[0]), float(found.ci_high[0]), found_by)
+        weights = independent_counts(probs)[-1]
+        counts = np.flatnonzero(weights > NEGLIGIBLE_PROB)
+        weights = weights[counts]
     else:
         counts, weights = count_distribution(model, sets.shape[1], unit)
-        found, found_by = _curve(sets, counts, method, rng, half_width)
+    found, found_by = _curve(sets, counts, method, rng, half_width)
     prob, ci_low, ci_high = (min(float((values * weights).sum()), 1.0) for values in found)
     return RecoveryEstimate(prob, ci_low, ci_high, found_by)
 
@@ -218,11 +229,8 @@ def _independent(
         prob = exact.survival_prob(sets_MN, fail_prob_N, max_work)
         return None if prob is None else np.array([prob])
 
-    def draw(stream: np.random.Generator, size: int) -> Bools:
-        return stream.random((len(fail_prob_N), size)) < fail_prob_N[:, None]
-
     def sample() -> Estimate:
-        return sample_failed(sets_MN, draw, rng or np.random.default_rng(0), half_width)
+        return sample_independent(sets_MN, fail_prob_N, rng or np.random.default_rng(0), half_width)
 
     return _answer(sets_MN, method, solve, sample)
 

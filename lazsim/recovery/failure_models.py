@@ -90,6 +90,29 @@ def count_distribution(
     return distinct, np.bincount(index, weights) / weights.sum()
 
 
+def independent_counts(fail_prob_N: Floats) -> Floats:
+    """Return how likely so many of the first nodes fail, each with a probability of its own.
+
+    Returns
+    -------
+    ndarray of float64, shape (N + 1, N + 1)
+        In row ``n``, the probability that 0..N of the first ``n`` nodes fail: the Poisson binomial distribution, the
+        binomial one where all probabilities are equal.
+
+    Examples
+    --------
+    >>> independent_counts(np.array([0.5, 0.5])).tolist()
+    [[1.0, 0.0, 0.0], [0.5, 0.5, 0.0], [0.25, 0.5, 0.25]]
+    """
+    num_nodes = len(fail_prob_N)
+    table = np.zeros((num_nodes + 1, num_nodes + 1))
+    table[0, 0] = 1.0
+    for node, prob in enumerate(fail_prob_N):
+        table[node + 1] = table[node] * (1 - prob)
+        table[node + 1, 1:] += table[node, :-1] * prob
+    return table
+
+
 def checked_failures(failures: Sequence[int] | Ints, num_nodes: int, unit: str = "nodes") -> Ints:
     """Return numbers of failures as an array.
 

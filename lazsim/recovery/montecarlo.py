@@ -11,8 +11,9 @@ from typing import NamedTuple
 import numpy as np
 
 from lazsim.placement.plan import Bools, Ints
+from lazsim.recovery.failure_models import independent_counts
 from lazsim.recovery.failure_sets import guaranteed_failures, num_survivors_needed
-from lazsim.recovery.sampling import Floats, draw_ranks, failures_survived, has_survived, mean_sets_lost
+from lazsim.recovery.sampling import Floats, draw_failed, draw_ranks, failures_survived, has_survived, mean_sets_lost
 
 CONFIDENCE = 0.95
 BLOCK = 1 << 12
@@ -94,24 +95,46 @@ def sample_curve(sets_MN: Bools, failures: Ints, rng: np.random.Generator, half_
     return Estimate(prob, ci_low, ci_high)
 
 
-def sample_failed(
-    sets_MN: Bools, draw: Callable[[np.random.Generator, int], Bools], rng: np.random.Generator, half_width: float
-) -> Estimate:
-    """Estimate the probability that all experts survive under any failure model, shape (1,).
+def sample_independent(sets_MN: Bools, fail_prob_N: Floats, rng: np.random.Generator, half_width: float) -> Estimate:
+    """Estimate the probability that all experts survive when each node fails with a probability of its own, shape (1,).
 
     Parameters
     ----------
     sets_MN, rng, half_width
         As of `sample_curve`.
-    draw
-        Draws so many samples of which nodes fail, shape (N, B).
+    fail_prob_N
+        Probability that each node fails.
+
+    Notes
+    -----
+    Stratified by the number of failures, whose distribution is known exactly. Numbers whose outcome is sure (see
+    `sample_curve`) count with their weight. The others are sampled in proportion to theirs: the samples of a block
+    take the numbers at evenly spaced quantiles, from a random start. The interval is that of as many outcomes without
+    strata, which vary at least as much. It is within `half_width` for the numbers that are sampled, and shrinks with
+    their weight.
+
+    A pilot run shows how many samples are needed, as in `sample_curve`; since losses may be rare in it, the variance
+    that counts is the largest within its interval.
     """
+    counts_prob = independent_counts(fail_prob_N)
+    weight, count = counts_prob[-1], np.arange(len(fail_prob_N) + 1)
+    sure = count < guaranteed_failures(sets_MN)
+    unsure = ~sure & (count <= len(fail_prob_N) - num_survivors_needed(sets_MN))
+    sampled, kept = np.where(unsure, weight, 0.0).cumsum(), float(weight[sure].sum())
+    if not sampled[-1] > 0:
+        return Estimate(*(np.array([min(kept, 1.0)]) for _ in range(3)))
 
     def values(size: int) -> Floats:
-        return has_survived(sets_MN, draw(rng, size)).astype(np.float64)[:, None]
+        quantiles = (np.arange(size) + rng.random()) / size * sampled[-1]
+        num_failed_B = np.searchsorted(sampled, quantiles, side="right").clip(max=int(sampled.argmax()))
+        failed_NB = draw_failed(rng, fail_prob_N, counts_prob, num_failed_B)
+        return has_survived(sets_MN, failed_NB).astype(np.float64)[:, None]
 
-    pilot = _moments(values, PILOT_SAMPLES)
-    return korn_graubard(_moments(values, samples_needed(pilot.variance, half_width)))
+    pilot = korn_graubard(_moments(values, PILOT_SAMPLES))
+    most_varied = np.clip(0.5, pilot.ci_low, pilot.ci_high)
+    num_samples = samples_needed(most_varied * (1 - most_varied), half_width)
+    found = korn_graubard(_moments(values, num_samples))
+    return Estimate(*(np.minimum(kept + sampled[-1] * each, 1.0) for each in found))
 
 
 def samples_needed(variance: Floats, half_width: float) -> int:

@@ -7,7 +7,7 @@ sample, R orders in which they do, H failure sets within the failed nodes of a s
 import numpy as np
 import numpy.typing as npt
 
-from lazsim.placement.plan import Bools
+from lazsim.placement.plan import Bools, Ints
 from lazsim.recovery.bits import all_failed, members, pack, set_bits, unpack
 
 Floats = npt.NDArray[np.float64]
@@ -34,6 +34,34 @@ def draw_ranks(rng: np.random.Generator, num_nodes: int, depth: int, num_samples
         rank_NB[node_NB[chosen, sample], sample] = rank
         node_NB[chosen, sample] = node_NB[rank]
     return rank_NB
+
+
+def draw_failed(rng: np.random.Generator, fail_prob_N: Floats, counts_prob: Floats, num_failed_B: Ints) -> Bools:
+    """Draw which nodes fail, each with a probability of its own, given how many do; shape (N, B).
+
+    Parameters
+    ----------
+    fail_prob_N
+        Probability that each node fails.
+    counts_prob
+        How likely so many of the first nodes fail, as `independent_counts` returns it.
+    num_failed_B
+        Failed nodes of each sample; a number that is possible.
+
+    Notes
+    -----
+    From the last node to the first: if ``k`` of the first ``n`` nodes fail, node ``n`` is one of them with probability
+    ``p[n] P(k - 1 of n - 1 fail) / P(k of n fail)`` (Chen and Liu, Statistica Sinica 7, 1997).
+    """
+    left_B = num_failed_B.copy()
+    failed_NB = np.empty((len(fail_prob_N), len(left_B)), dtype=np.bool_)
+    for node in reversed(range(len(fail_prob_N))):
+        fails_k = np.zeros(len(fail_prob_N) + 1)
+        before, after = counts_prob[node, :-1], counts_prob[node + 1, 1:]
+        np.divide(fail_prob_N[node] * before, after, out=fails_k[1:], where=after > 0)
+        failed_NB[node] = rng.random(len(left_B)) < fails_k[left_B]
+        left_B -= failed_NB[node]
+    return failed_NB
 
 
 def has_survived(sets_MN: Bools, failed_NB: Bools) -> Bools:
