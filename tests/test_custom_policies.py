@@ -179,6 +179,18 @@ def test_a_path_without_a_function_is_refused(name):
     assert refused(name) == f"policy {name!r}: expected path.py:function, the function to call in that file"
 
 
+def test_what_a_policy_prints_is_kept_apart_from_the_answer(lazsim, tmp_path, installed):
+    talkative = f"print('imported'){SEQUENTIAL}".replace("    experts = ", "    print('called')\n    experts = ")
+    (tmp_path / "mine.py").write_text(talkative)
+    installed("talkative = own_placement:one_by_one")
+    (tmp_path / "own_placement.py").write_text(talkative)
+    for name in (f"{tmp_path}/mine.py:one_by_one", "talkative"):
+        code, out, err = lazsim("place", "--nodes", 2, "--slots", 2, "--replicas", "2,2", "--policy", name, "--json")
+        assert code == 0
+        assert json.loads(out)["plans"][name] == [[0, 0], [1, 1]]
+        assert err.splitlines()[:2] == ["imported", "called"]
+
+
 def test_a_missing_file_is_refused():
     assert refused("no/such.py:f") == "policy 'no/such.py:f': no file no/such.py; give path.py:function"
 

@@ -1,9 +1,11 @@
 """Policies of users: where they are found, and what is required of what they return."""
 
+import sys
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 import numpy as np
 
@@ -53,8 +55,9 @@ def load_installed(entry: "EntryPoint") -> Callable[..., Any]:
         When it cannot be imported, or is not a function.
     """
     try:
-        function = entry.load()
-    except Exception as error:
+        with _printing_to_stderr():
+            function = entry.load()
+    except (Exception, SystemExit) as error:
         raise SpecError(f"policy {entry.name!r} ({origin(entry)}) cannot be imported: {_in_a_line(error)}") from error
     return _callable(entry.name, function)
 
@@ -73,7 +76,6 @@ def load_from_file(name: str) -> Callable[..., Any]:
         When there is no such file or function, or the file does not run.
     """
     import importlib.util
-    import sys
 
     path, _, attribute = name.rpartition(":")
     if not path.endswith(".py") or not attribute:
@@ -87,7 +89,8 @@ def load_from_file(name: str) -> Callable[..., Any]:
     module = importlib.util.module_from_spec(spec)
     sys.modules[module_name] = module
     try:
-        spec.loader.exec_module(module)
+        with _printing_to_stderr():
+            spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[module_name]
         raise SpecError(f"policy {name!r}: {path} cannot be run: {_in_a_line(error, module.__file__)}") from error
@@ -115,7 +118,8 @@ def call_policy(name: str, function: Callable[..., Any], request: "PlacementRequ
         When it raises anything else, or its plan is none.
     """
     try:
-        result = function(request)
+        with _printing_to_stderr():
+            result = function(request)
     except (Exception, SystemExit) as error:
         kind = InfeasiblePlanError if isinstance(error, InfeasiblePlanError) else SpecError
         path = getattr(getattr(function, "__code__", None), "co_filename", None)
@@ -170,6 +174,11 @@ def checked_plan(name: str, result: Any, shape: tuple[int, int, int], num_expert
     for layer, expert in np.argwhere(plan.replicas_LE == 0)[:1]:
         refuse(f"expert {expert} of layer {layer} is on no node")
     return plan
+
+
+def _printing_to_stderr() -> redirect_stdout[TextIO]:
+    """Keep what a user's code prints apart from what lazsim answers."""
+    return redirect_stdout(sys.stderr)
 
 
 def _callable(name: str, function: object) -> Callable[..., Any]:
