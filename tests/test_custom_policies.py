@@ -4,6 +4,7 @@ import importlib
 import json
 import re
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,8 @@ from lazsim.placement.policies import PlacementRequest, describe_policy, find_po
 from tests.conftest import ROOT
 
 REQUEST = PlacementRequest(np.array([[1, 2, 3], [2, 2, 2]]), num_nodes=3, num_slots=2)
+
+SMALL = ("place", "--nodes", 2, "--slots", 2, "--replicas", "2,2", "--json")
 
 SEQUENTIAL = """
 import numpy as np
@@ -220,13 +223,52 @@ def test_a_package_without_a_usable_function_is_refused_by_name(installed, entry
     assert describe_policy("x").startswith(entry)
 
 
-def test_a_name_offered_by_two_packages_is_refused(installed):
+def test_a_name_offered_by_two_packages_is_refused(lazsim, installed):
     installed("x = own_placement:one_by_one")
     installed("x = own_placement:another", package="other-placement")
     found = refused("x")
     assert found.startswith("policy 'x' is offered twice: ")
     assert "of own-placement 1.5" in found
     assert "of other-placement 1.5" in found
+    code, _, err = lazsim(*SMALL)
+    assert code == 0
+    assert f"note: left out policies of installed packages: {found}" in err
+
+
+@pytest.mark.parametrize("command", ["place", "recovery"])
+def test_broken_policies_of_packages_stop_nobody_who_did_not_ask_for_them(lazsim, installed, command):
+    installed("absent = no_such_module:f\nfails = own_placement:fails\nworks = own_placement:one_by_one")
+    module = Path(sys.path[0]) / "own_placement.py"
+    module.write_text(f"{SEQUENTIAL}\ndef fails(request):\n    return None\n")
+    code, out, err = lazsim(command, *SMALL[1:])
+    assert code == 0
+    named = json.loads(out)["plans" if command == "place" else "policies"]
+    assert {"mro", "works"} <= set(named)
+    assert not {"absent", "fails"} & set(named)
+    assert "note: left out absent: policy 'absent' (no_such_module:f of own-placement 1.5) cannot be imported: " in err
+    assert "note: left out fails: policy 'fails' returned an invalid plan: " in err
+    code, out, err = lazsim(command, *SMALL[1:], "--policy", "absent")
+    assert (code, out) == (2, "")
+    assert err.startswith("lazsim: --policy: policy 'absent'")
+
+
+def test_a_policy_of_a_package_that_fails_for_the_survivors_stops_nobody_who_did_not_ask_for_it(lazsim, installed):
+    installed("pairs = own_placement:one_by_one")
+    module = Path(sys.path[0]) / "own_placement.py"
+    module.write_text(SEQUENTIAL.replace("    return", "    assert request.num_nodes == 2\n    return"))
+    code, out, _ = lazsim(*SMALL, "--lose", 0)
+    assert code == 0
+    assert "AssertionError" in json.loads(out)["lose"]["policies"]["pairs"]["no_plan"]
+    code, _, err = lazsim(*SMALL, "--lose", 0, "--policy", "pairs")
+    assert code == 2
+    assert err.startswith("lazsim: --lose: policy 'pairs'")
+
+
+def test_a_policy_of_a_package_is_an_input_with_its_version(lazsim, installed):
+    installed("one-by-one = own_placement:one_by_one")
+    _, out, _ = lazsim(*SMALL, "--policy", "one-by-one", "--policy", "mro")
+    origin = "own_placement:one_by_one of own-placement 1.5"
+    assert json.loads(out)["inputs"]["policies"] == [{"name": "one-by-one", "origin": origin}, {"name": "mro"}]
 
 
 def test_the_command_line_lists_every_policy_and_says_how_to_add_one(lazsim, installed):

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lazsim.errors import InfeasiblePlanError, SpecError
+from lazsim.errors import InfeasiblePlanError, LazsimError, SpecError
 from lazsim.placement.migration import MigrationReport, migration_report
 from lazsim.placement.plan import PlacementPlan
 from lazsim.placement.policies import find_policy, place
@@ -72,7 +72,13 @@ def parse_lost(text: str, num_nodes: int) -> tuple[int, ...]:
 
 
 def lose_nodes(
-    task: PlanningTask, policy: str, plan: PlacementPlan, lost: Sequence[int], state_bytes: float
+    task: PlanningTask,
+    policy: str,
+    plan: PlacementPlan,
+    lost: Sequence[int],
+    state_bytes: float,
+    *,
+    was_asked: bool = True,
 ) -> LossOutcome:
     """Plan anew on the survivors, by the same policy for the same loads, and compare the ways to get there.
 
@@ -84,11 +90,13 @@ def lose_nodes(
         Indices of the nodes that fail.
     state_bytes
         Training state of one expert of one layer.
+    was_asked
+        Whether the user named the policy.
 
     Raises
     ------
     LazsimError
-        When a user's policy fails.
+        When a user's policy that was asked for fails.
     """
     survivors = np.setdiff1d(np.arange(plan.num_nodes), lost)
     has_LEV = plan.holds_LEN[:, :, survivors]
@@ -96,7 +104,9 @@ def lose_nodes(
     try:
         with naming("--lose"):
             after = place(find_policy(policy), task.request_on(len(survivors)))
-    except InfeasiblePlanError as error:
+    except LazsimError as error:
+        if was_asked and not isinstance(error, InfeasiblePlanError):
+            raise
         return LossOutcome(lost_experts, None, None, str(error).removeprefix("--lose: "))
     report = None if lost_experts else migration_report(has_LEV, after.holds_LEN, state_bytes)
     return LossOutcome(lost_experts, after, report)

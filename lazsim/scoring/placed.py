@@ -12,8 +12,9 @@ import numpy.typing as npt
 from lazsim import __version__
 from lazsim.errors import SpecError
 from lazsim.placement.plan import Ints, PlacementPlan
+from lazsim.placement.policies import policy_input
 from lazsim.scoring.losing import LossOutcome, lose_nodes, parse_lost
-from lazsim.scoring.plans import PlanScore, make_plans, most_endangered, policy_inputs, score_plan
+from lazsim.scoring.plans import PlanScore, make_plans, most_endangered, score_plan
 from lazsim.scoring.task import PlanningOptions, PlanningTask, build_task
 from lazsim.specs import ModelSpec, load_spec, sha256
 
@@ -164,13 +165,18 @@ def place_and_score(
     state_bytes = load_spec(ModelSpec, model).expert_state_bytes if lost else 0
     plans, notes = make_plans(task, policies)
     scores = {name: score_plan(plan, task.load_LE) for name, plan in plans.items()}
-    outcomes = {name: lose_nodes(task, name, plan, lost, state_bytes) for name, plan in plans.items()} if lost else None
+    outcomes = None
+    if lost:
+        outcomes = {
+            name: lose_nodes(task, name, plan, lost, state_bytes, was_asked=name in policies)
+            for name, plan in plans.items()
+        }
     return Placed(task, plans, scores, (*task.notes, *notes), lost, outcomes, model if lost else "", state_bytes, layer)
 
 
 def all_inputs(task: PlanningTask, policies: Sequence[str], more: Mapping[str, Any]) -> dict[str, Any]:
     """Return every input with a hash of them all: equal inputs, equal result."""
-    inputs = {**task.inputs, "policies": policy_inputs(policies), **more, "version": __version__}
+    inputs = {**task.inputs, "policies": [policy_input(name) for name in policies], **more, "version": __version__}
     return {"id": sha256(msgspec.json.encode(inputs, order="deterministic"))[:16], **inputs}
 
 
