@@ -19,6 +19,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
+from lazsim.placement.plan import Bools, Ints
 from lazsim.plots.export import to_files
 from lazsim.plots.style import STYLE
 
@@ -32,6 +33,9 @@ LARGEST_INCHES, SMALLEST_INCHES = 0.24, 0.03
 
 PANEL_INCHES = 3.2
 """Side that a panel should not exceed."""
+
+DARK = 0.55
+"""Where on the scale of colours black numbers can no longer be read."""
 
 MAX_COLUMNS = 4
 """Panels side by side."""
@@ -104,10 +108,9 @@ def share_norm(maps: Sequence[LayerMap]) -> Normalize:
 def plot_placement(one: LayerMap, norm: Normalize, axes: Axes, side_inches: float = LARGEST_INCHES) -> None:
     """Draw nodes by slots, coloured by the expert's popularity; the most endangered expert has a red frame."""
     num_nodes, num_slots = one.slots_NS.shape
-    share_NS = np.where(one.slots_NS >= 0, one.share_E[one.slots_NS], np.nan)
-    # Experts without tokens are as pale as the least popular.
-    lowest = norm.vmin if norm.vmin is not None else 0.0
-    shown = np.fmax(share_NS, np.where(np.isnan(share_NS), np.nan, lowest))
+    # Experts without tokens are as pale as the least popular: their logarithm has no place on the scale.
+    shown_E = np.maximum(one.share_E, norm.vmin if norm.vmin is not None else 0.0)
+    shown = np.where(one.slots_NS >= 0, shown_E[one.slots_NS], np.nan)
     edges = np.arange(num_slots + 1) - 0.5, np.arange(num_nodes + 1) - 0.5
     axes.pcolormesh(
         *edges, shown, norm=norm, cmap=_color_map(), edgecolor="white" if side_inches >= 0.08 else "none", linewidth=0.6
@@ -116,7 +119,7 @@ def plot_placement(one: LayerMap, norm: Normalize, axes: Axes, side_inches: floa
     axes.invert_yaxis()
     digits = len(str(len(one.share_E) - 1))
     if side_inches >= 0.075 * digits + 0.05:
-        _write_numbers(one, norm, axes, min(8.0, 42 * side_inches * 0.75))
+        _write_numbers(one.slots_NS, norm(shown_E) > DARK, axes, min(8.0, 42 * side_inches * 0.75))
     for node, slot in np.argwhere(one.slots_NS == one.expert).tolist():
         axes.add_patch(
             Rectangle(
@@ -142,10 +145,8 @@ def _tick_step(side_inches: float) -> int:
     return 1 if side_inches >= 0.16 else 2 ** math.ceil(math.log2(max(0.25 / side_inches, 1)))
 
 
-def _write_numbers(one: LayerMap, norm: Normalize, axes: Axes, size: float) -> None:
-    for (node, slot), expert in np.ndenumerate(one.slots_NS):
+def _write_numbers(slots_NS: Ints, is_dark_E: Bools, axes: Axes, size: float) -> None:
+    for (node, slot), expert in np.ndenumerate(slots_NS):
         if expert >= 0:
-            dark = float(norm(one.share_E[expert])) > 0.55
-            axes.text(
-                slot, node, str(expert), ha="center", va="center", fontsize=size, color="white" if dark else "black"
-            )
+            color = "white" if is_dark_E[expert] else "black"
+            axes.text(slot, node, str(expert), ha="center", va="center", fontsize=size, color=color)
