@@ -131,6 +131,13 @@ def test_the_same_command_writes_the_same_bytes(lazsim, tmp_path):
     assert len(kept["inputs"]["loads"]["sha256"]) == 64
 
 
+@pytest.mark.filterwarnings("error")
+def test_experts_without_tokens_are_drawn(lazsim, tmp_path):
+    out = tmp_path / "out"
+    answer(lazsim, "--nodes", 4, "--slots", 3, "--loads", "5,0,0,7", "--policy", "mro", "--out", out)
+    assert (out / "placement.png").exists()
+
+
 def test_a_policy_of_a_file_is_drawn_and_named_with_its_hash(lazsim, tmp_path):
     own = tmp_path / "own.py"
     own.write_text("import numpy as np\ndef place(request):\n    return np.array([[[0, 1], [1, 1], [1, 0]]])\n")
@@ -178,6 +185,8 @@ UNIFORM = ("--nodes", 3, "--slots", 2, "--experts", 3)
         ((*UNIFORM, "--loads", "zipf:"), "--loads zipf:: expected zipf:S"),
         ((*UNIFORM, "--loads", "zipf:nan"), "expected zipf:S"),
         ((*UNIFORM, "--loads", "zipf:-1"), "expected zipf:S"),
+        ((*UNIFORM, "--loads", ""), "--loads '': names no loads; give uniform"),
+        ((*UNIFORM, "--loads", " "), "--loads ' ': names no loads; give uniform"),
         ((*UNIFORM, "--loads", "unifrom"), "did you mean 'uniform'?"),
         ((*UNIFORM, "--step", 3), "--step 3: loads uniform are the same at every step"),
         (("--nodes", 0, "--slots", 2, "--experts", 1), "'--nodes'"),

@@ -69,6 +69,8 @@ def get_loads(
     LazsimError
         When there are no such loads, or they are not tokens for so many experts.
     """
+    if not source.strip():
+        raise SpecError(f"--loads {source!r}: names no loads; give uniform, zipf:1.2, tokens by expert, or a file")
     if _is_recording(source):
         return _recorded(source, num_experts, num_layers, step, lenient)
     if "," in source:

@@ -10,6 +10,7 @@ from lazsim.errors import InfeasiblePlanError, SpecError
 from lazsim.placement.allocation import allocate
 from lazsim.placement.plan import Ints
 from lazsim.placement.policies import PlacementRequest
+from lazsim.routing.loading import UNIFORM
 from lazsim.scoring.loads import get_loads
 from lazsim.scoring.options import parse_counts
 
@@ -170,9 +171,8 @@ def _with_replicas(options: PlanningOptions, text: str) -> PlanningTask:
 def _with_loads(options: PlanningOptions) -> PlanningTask:
     if options.experts is not None:
         _require_room("--experts", options.experts, options)
-    loads = get_loads(
-        options.loads or "uniform", options.experts, options.layers, options.step, options.seed, options.lenient
-    )
+    source = UNIFORM if options.loads is None else options.loads
+    loads = get_loads(source, options.experts, options.layers, options.step, options.seed, options.lenient)
     num_layers, num_experts = loads.load_LE.shape
     _require_room("--loads", num_experts, options)
     asked = DEFAULT_MIN_REPLICAS if options.min_replicas is None else options.min_replicas
