@@ -3,6 +3,7 @@
 Axes: L layers, E logical experts, P physical experts (slots of all GPUs), X most replicas of an expert, N nodes.
 """
 
+import operator
 import sys
 from typing import Any
 
@@ -68,7 +69,7 @@ def rebalance_experts(
     RoutingFormatError
         When a weight is negative or no finite number, or weights are no matrix.
     SpecError
-        When numbers do not divide one another, the mask does not fit, or there is no such policy.
+        When numbers are not whole or do not divide one another, the mask does not fit, or there is no such policy.
     InfeasiblePlanError
         When the live nodes have fewer slots than there are experts.
 
@@ -85,6 +86,8 @@ def rebalance_experts(
     ([[0, 1, 0, 2]], [[[0, 2], [1, -1], [3, -1]]], [[2, 1, 1]])
     """
     load_LE = _integer_loads(_as_array(weight))
+    num_replicas, num_nodes = _whole("num_replicas", num_replicas), _whole("num_nodes", num_nodes)
+    num_gpus, fault_threshold = _whole("num_gpus", num_gpus), _whole("fault_threshold", fault_threshold)
     _require_multiple("num_gpus", num_gpus, "num_nodes", num_nodes)
     _require_multiple("num_replicas", num_replicas, "num_gpus", num_gpus)
     if fault_threshold < 1:
@@ -174,6 +177,13 @@ def _live(live_nodes: Any, num_nodes: int) -> Bools:
     if not mask.any():
         raise InfeasiblePlanError("live_nodes: no node is alive")
     return mask
+
+
+def _whole(name: str, value: Any) -> int:
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise SpecError(f"{name}: expected a whole number, found {value!r}") from None
 
 
 def _require_multiple(name: str, value: int, of_name: str, of: int) -> None:
