@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lazsim.errors import InfeasiblePlanError, LazsimError
+from lazsim.errors import InfeasiblePlanError, LazsimError, SpecError
 from lazsim.placement.allocation import allocate
 from lazsim.placement.expert_parallel import ep_size, ep_unit_nodes, place_ep, place_ep_on_most
 from lazsim.placement.mro import place_mro
@@ -135,6 +135,26 @@ def test_nobody_can_write_to_a_request():
     replicas[0, 0] = 1
 
 
+@pytest.mark.parametrize(
+    ("replicas", "loads", "expected"),
+    [
+        ([[2, 2], [2, 1]], [], "replicas: 3 in layer 1 for 4 slots; make them add up to these"),
+        ([[2, 3]], [], "replicas: 5 in layer 0 for 4 slots; make them add up to these"),
+        ([[5, -1]], [], "replicas: expert 1 of layer 0 has -1; give each at least 1"),
+        ([[0, 4]], [], "replicas: expert 0 of layer 0 has 0; give each at least 1"),
+        ([2, 2], [], "replicas: expected integers of shape (layers, experts), found int64 of shape (2,)"),
+        ([[2.0, 2.0]], [], "replicas: expected integers of shape (layers, experts), found float64 of shape (1, 2)"),
+        ([[2, 2]], [[3, -4]], "loads: expert 1 of layer 0 has -4 tokens; give counts from 0 up"),
+        ([[2, 2]], [[3]], "loads: expected integers of shape (1, 2), found int64 of shape (1, 1)"),
+        ([[2, 2]], [[0.5, math.nan]], "loads: expected integers of shape (1, 2), found float64 of shape (1, 2)"),
+    ],
+)
+def test_a_request_that_nothing_can_fulfil_is_refused(replicas, loads, expected):
+    with pytest.raises(SpecError) as refused:
+        PlacementRequest(np.array(replicas), num_nodes=2, num_slots=2, load_LE=np.array(loads))
+    assert str(refused.value) == expected
+
+
 @given(st.integers(1, 32), st.integers(1, 12), st.integers(1, 12), st.integers(1, 3))
 def test_expert_parallelism_fills_all_whole_groups_or_says_that_it_does_not_apply(
     num_experts, num_nodes, num_slots, gpus_per_node
@@ -161,7 +181,7 @@ def test_expert_parallelism_fills_all_whole_groups_or_says_that_it_does_not_appl
     ],
 )
 def test_expert_parallelism_says_why_it_does_not_apply(experts, nodes, slots, gpus, expected):
-    request = PlacementRequest(np.ones((1, experts), dtype=np.int64), nodes, slots, gpus)
+    request = PlacementRequest(allocate(np.ones((1, experts), dtype=np.int64), nodes * slots, 1), nodes, slots, gpus)
     with pytest.raises(InfeasiblePlanError) as caught:
         place("ep", request)
     assert str(caught.value) == f"plain expert parallelism {expected}"

@@ -49,11 +49,45 @@ class PlacementRequest:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Take the replicas for the loads where there are none, and let nobody write to either."""
-        for name, array in (("replicas_LE", self.replicas_LE), ("load_LE", self.load_LE)):
-            view = np.asarray(array if array.size else self.replicas_LE).view()
+        """Take the replicas for the loads where there are none, let nobody write to either, and check both.
+
+        Raises
+        ------
+        SpecError
+            When an expert has no replica, those of a layer do not fill the slots, or loads are not counts from 0 up.
+        """
+        replicas_LE = np.asarray(self.replicas_LE)
+        load_LE = np.asarray(self.load_LE) if np.size(self.load_LE) else replicas_LE
+        for name, array in (("replicas_LE", replicas_LE), ("load_LE", load_LE)):
+            view = array.view()
             view.flags.writeable = False
             object.__setattr__(self, name, view)
+        _check_replicas(replicas_LE, self.num_nodes * self.num_slots)
+        if load_LE is not replicas_LE:
+            _check_loads(load_LE, replicas_LE.shape)
+
+
+def _check_replicas(replicas_LE: Ints, num_room: int) -> None:
+    if replicas_LE.ndim != 2 or not replicas_LE.size or replicas_LE.dtype.kind not in "iu":
+        found = f"{replicas_LE.dtype} of shape {replicas_LE.shape}"
+        raise SpecError(f"replicas: expected integers of shape (layers, experts), found {found}")
+    if replicas_LE.min() < 1:
+        layer, expert = np.argwhere(replicas_LE < 1)[0]
+        count = replicas_LE[layer, expert]
+        raise SpecError(f"replicas: expert {expert} of layer {layer} has {count}; give each at least 1")
+    placed_L = replicas_LE.sum(axis=1)
+    if (placed_L != num_room).any():
+        layer = int((placed_L != num_room).argmax())
+        raise SpecError(f"replicas: {placed_L[layer]} in layer {layer} for {num_room} slots; make them add up to these")
+
+
+def _check_loads(load_LE: Ints, shape: tuple[int, ...]) -> None:
+    if load_LE.shape != shape or load_LE.dtype.kind not in "iu":
+        raise SpecError(f"loads: expected integers of shape {shape}, found {load_LE.dtype} of shape {load_LE.shape}")
+    if load_LE.min() < 0:
+        layer, expert = np.argwhere(load_LE < 0)[0]
+        count = load_LE[layer, expert]
+        raise SpecError(f"loads: expert {expert} of layer {layer} has {count} tokens; give counts from 0 up")
 
 
 Policy = Callable[[PlacementRequest], PlacementPlan]
