@@ -11,8 +11,10 @@ import numpy as np
 from lazsim.placement.allocation import allocate
 from lazsim.placement.euclid import place_euclid
 from lazsim.placement.mro import place_mro
+from lazsim.placement.serving import rebalance_experts
 from lazsim.recovery import recovery_curve
 from tests.bench_recovery import DEEPSEEK, NUM_LAYERS, Place, placed_at_random, zipf_loads
+from tests.test_baselines import naive_packing, naive_replicas
 from tests.test_policies import published_mro
 
 
@@ -24,10 +26,22 @@ def plan_from_loads(
     return lambda: place(allocate(loads, num_nodes * num_slots, 2), num_nodes, num_slots)
 
 
+SERVED = {"num_replicas": 288, "num_nodes": 4, "num_gpus": 32}
+"""Slots, nodes and GPUs of a serving deployment of deepseek-v3 with 32 redundant experts."""
+
+
+def rebalance(policy: str = "balanced", fault_threshold: int = 1) -> Callable[[], object]:
+    """Plan skewed loads of all layers for serving."""
+    loads = zipf_loads(NUM_LAYERS, DEEPSEEK["num_experts"], 1.2, np.random.default_rng(0))
+    return partial(rebalance_experts, loads, **SERVED, num_groups=8, policy=policy, fault_threshold=fault_threshold)
+
+
 CASES: dict[str, Callable[[], Callable[[], object]]] = {
     "allocate and place deepseek-v3, 128 nodes, mro": partial(plan_from_loads, place_mro),
     "the same, euclid": partial(plan_from_loads, place_euclid),
     "the same, 24 slots, which do not divide 256": partial(plan_from_loads, place_euclid, num_slots=24),
+    "rebalance_experts, 58 x 256, 288 slots": rebalance,
+    "the same by the policy eplb": partial(rebalance, policy="eplb"),
 }
 """Name -> what makes the call that is timed."""
 
@@ -39,8 +53,21 @@ def place_plainly() -> Callable[[], object]:
     return lambda: published_mro(replicas, DEEPSEEK["num_nodes"], DEEPSEEK["num_slots"])
 
 
+def rebalance_plainly() -> Callable[[], object]:
+    """All layers of the same loads by DeepSeek's greedy rules (github.com/deepseek-ai/EPLB), replica by replica."""
+    loads = zipf_loads(NUM_LAYERS, DEEPSEEK["num_experts"], 1.2, np.random.default_rng(0)).tolist()
+    num_replicas, num_gpus = SERVED["num_replicas"], SERVED["num_gpus"]
+    room = [num_replicas // num_gpus] * num_gpus
+
+    def call() -> list[list[list[int]]]:
+        return [naive_packing(load, naive_replicas(load, num_replicas), num_gpus, room) for load in loads]
+
+    return call
+
+
 REFERENCES: dict[str, tuple[Callable[[], Callable[[], object]], float]] = {
-    "allocate and place deepseek-v3, 128 nodes, mro": (place_plainly, NUM_LAYERS)
+    "allocate and place deepseek-v3, 128 nodes, mro": (place_plainly, NUM_LAYERS),
+    "rebalance_experts, 58 x 256, 288 slots": (rebalance_plainly, 1),
 }
 """Case -> what makes the call of the plain way, and how many times longer the whole of it takes."""
 
