@@ -5,6 +5,11 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from lazsim.specs import ModelSpec
+
+ROW_ALIGNMENT_BYTES = 16
+"""What a row of each operand of ``grouped_mm`` has to be a multiple of."""
+
 
 def expert(x: Any, *weights: Any) -> Any:
     """Run one expert: GELU between two matrices, or SwiGLU of three."""
@@ -51,6 +56,13 @@ def grouped_experts(x: Any, counts: Any, *weights: Any) -> Any:
     return functional.grouped_mm(inner, weights[-1], offs=ends)
 
 
+def use_grouped_mm(model: ModelSpec, device: str, dtype: Any) -> bool:
+    """Decide whether experts run by grouped matmuls: where those work, and the model's rows are aligned."""
+    widths = (model.d_model, model.d_ff_expert)
+    aligned = all(width * dtype.itemsize % ROW_ALIGNMENT_BYTES == 0 for width in widths)
+    return aligned and has_grouped_mm(device, dtype)
+
+
 def has_grouped_mm(device: str, dtype: Any) -> bool:
     """Try whether torch and the device have grouped matmuls, backward too, and get them right."""
     if not hasattr(functional, "grouped_mm"):
@@ -61,12 +73,14 @@ def has_grouped_mm(device: str, dtype: Any) -> bool:
     counts = torch.tensor([19, 0, 5], device=device)
     try:
         ours = grouped_experts(tensors[0], counts, *tensors[1:])
-        gradients = torch.autograd.grad(ours.sum(), tensors)
+        # A gradient with memory of its own: that of a sum is one number under strides of 0, which grouped_mm refuses.
+        gradient = torch.randn_like(ours)
+        gradients = torch.autograd.grad(ours, tensors, gradient)
         expected = unstacked_experts(tensors[0], counts, *tensors[1:])
-        wanted = torch.autograd.grad(expected.sum(), tensors)
+        wanted = torch.autograd.grad(expected, tensors, gradient)
     except (RuntimeError, NotImplementedError):
         return False
     return all(
-        float((a - b).norm()) <= 0.05 * float(b.norm())
+        float((a - b).detach().norm()) <= 0.05 * float(b.detach().norm())
         for a, b in zip((ours, *gradients), (expected, *wanted), strict=True)
     )

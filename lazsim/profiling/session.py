@@ -23,7 +23,7 @@ from lazsim.errors import SpecError
 from lazsim.profiling.communication import choose_ranks, communication_tasks
 from lazsim.profiling.compute import Device, check_kernel, measure_kernel, need_of, too_large
 from lazsim.profiling.device import DTYPES, PEAK_BUDGET_S, choose_device, choose_dtype, conditions, measure_peaks
-from lazsim.profiling.grouped import has_grouped_mm
+from lazsim.profiling.grouped import use_grouped_mm
 from lazsim.profiling.kernel import Kernel
 from lazsim.profiling.kernels import kernels_of
 from lazsim.profiling.storage import storage_tasks
@@ -37,7 +37,7 @@ MAX_RESERVE = 0.85
 PEAK_SHARE = 0.05
 """Part of the budget for each of the peaks, at most."""
 
-SAME = ("processor", "num_processors", "num_threads", "gpu", "driver_version")
+SAME = ("processor", "num_processors", "num_threads", "gpu", "driver_version", "grouped")
 """Conditions under which times can stand in one profile."""
 
 
@@ -121,7 +121,7 @@ def begin(path: Path, device: str, dtype: str, model: ModelSpec, budget_s: float
     name = choose_device(device)
     kind = choose_dtype(dtype, name)
     deadline_s = time.monotonic() + budget_s
-    found = conditions(name) | {"grouped": "grouped_mm" if has_grouped_mm(name, DTYPES[kind]) else "loop"}
+    found = conditions(name) | {"grouped": "grouped_mm" if use_grouped_mm(model, name, DTYPES[kind]) else "loop"}
     header = Header(
         format_version=FORMAT_VERSION,
         lazsim=__version__,

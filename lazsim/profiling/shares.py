@@ -15,7 +15,7 @@ from lazsim.costmodel.profile import Point
 from lazsim.costmodel.tables import Table, table_of
 from lazsim.profiling.compute import Device, measure_kernel
 from lazsim.profiling.device import DTYPES
-from lazsim.profiling.grouped import has_grouped_mm
+from lazsim.profiling.grouped import use_grouped_mm
 from lazsim.profiling.kernel import Kernel
 from lazsim.profiling.kernels import grouped_kernel, kernels_of
 from lazsim.specs import ModelSpec
@@ -103,10 +103,9 @@ def measure_shares(
     wanted = [
         (name, kernels[name], size) for name in KERNELS if name not in tables for size in _sizes(model, largest, name)
     ]
-    use_grouped_mm = has_grouped_mm(device.name, DTYPES[device.dtype])
+    grouped = use_grouped_mm(model, device.name, DTYPES[device.dtype])
     wanted += [
-        (f"rank {rank}", grouped_kernel(model, partial(_counts, rank), use_grouped_mm=use_grouped_mm), 1)
-        for rank in ranks
+        (f"rank {rank}", grouped_kernel(model, partial(_counts, rank), use_grouped_mm=grouped), 1) for rank in ranks
     ]
     wanted.append(("own reorder", kernels["reorder"], num_tokens))
     points: dict[str, list[Point]] = {}
