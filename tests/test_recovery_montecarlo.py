@@ -116,7 +116,8 @@ def test_each_sample_is_survived_up_to_the_failure_that_completes_a_set(holds_LE
     depth = data.draw(st.integers(1, num_nodes))
     rank_NB = draw_ranks(rng, num_nodes, depth, 70)
     order_DR = rng.permuted(np.tile(np.arange(depth, dtype=np.uint8)[:, None], 3), axis=0)
-    survived = failures_survived(sets, rank_NB, order_DR)
+    survived, num_lost = failures_survived(sets, rank_NB, order_DR)
+    assert num_lost.tolist() == [(sets <= (ranks < depth)).all(axis=1).sum() for ranks in rank_NB.T]
     for sample in range(70):
         assert sorted(rank_NB[:, sample].tolist()) == [*range(depth), *[depth] * (num_nodes - depth)]
         for order in range(3):

@@ -79,8 +79,8 @@ def has_survived(sets_MN: Bools, failed_NB: Bools) -> Bools:
     return ~unpack(lost_W, failed_NB.shape[1])
 
 
-def failures_survived(sets_MN: Bools, rank_NB: Ranks, order_DR: Ranks) -> Ranks:
-    """Count the failures that are survived in each sample and order, shape (B, R).
+def failures_survived(sets_MN: Bools, rank_NB: Ranks, order_DR: Ranks) -> tuple[Ranks, Ints]:
+    """Count the failures that are survived in each sample and order, and the failure sets lost in the end.
 
     Parameters
     ----------
@@ -90,6 +90,13 @@ def failures_survived(sets_MN: Bools, rank_NB: Ranks, order_DR: Ranks) -> Ranks:
         Rank of each node among those that fail, ``D`` where it lives, shape (N, B).
     order_DR
         When the node of each rank fails, 0..D - 1, shape (D, R).
+
+    Returns
+    -------
+    survived_BR : ndarray of uint8 or uint16, shape (B, R)
+        Failures that are survived.
+    num_lost_B : ndarray of int64, shape (B,)
+        Failure sets within all the nodes that fail.
 
     Notes
     -----
@@ -101,12 +108,14 @@ def failures_survived(sets_MN: Bools, rank_NB: Ranks, order_DR: Ranks) -> Ranks:
     The set of both nodes is lost at the second failure, and one is survived.
 
     >>> ranks, order = np.array([[0], [1]], dtype=np.uint16), np.array([[0, 1], [1, 0]], dtype=np.uint16)
-    >>> failures_survived(np.array([[True, True]]), ranks, order).tolist()
-    [[1, 1]]
+    >>> survived, num_lost = failures_survived(np.array([[True, True]]), ranks, order)
+    >>> survived.tolist(), num_lost.tolist()
+    ([[1, 1]], [1])
     """
     depth = len(order_DR)
     failed_NW = pack(rank_NB < depth)
     survived_BR = np.full((rank_NB.shape[1], order_DR.shape[1]), depth, dtype=order_DR.dtype)
+    num_lost_B = np.zeros(rank_NB.shape[1], dtype=np.int64)
     for nodes_ms in members(sets_MN, failed_NW.shape[1]):
         failed_set, sample = set_bits(all_failed(failed_NW, nodes_ms))
         if len(sample):
@@ -115,11 +124,12 @@ def failures_survived(sets_MN: Bools, rank_NB: Ranks, order_DR: Ranks) -> Ranks:
                 np.maximum(last_HR, order_DR[rank_NB[nodes_m[failed_set], sample]], out=last_HR)
             by_sample = np.argsort(sample, kind="stable")
             found, start, num_sets = np.unique(sample[by_sample], return_index=True, return_counts=True)
+            num_lost_B[found] += num_sets
             for turn in range(num_sets.max()):
                 has = num_sets > turn
                 last = last_HR[by_sample[start[has] + turn]]
                 survived_BR[found[has]] = np.minimum(survived_BR[found[has]], last)
-    return survived_BR
+    return survived_BR, num_lost_B
 
 
 def mean_sets_lost(sets_MN: Bools) -> Floats:
