@@ -2,7 +2,8 @@
 
 Each time is the least of several runs, beside its ratio to a yardstick timed in the same run (a fixed loop of small
 numpy calls), since machines differ and are noisy. Peak memory is that of the process that ran the case. Where there is
-a plain way to the same result, a line below says how many times longer that takes in the same run.
+a plain way to the same result, a line below says how many times longer that takes in the same run. Then follows how
+placement and recovery grow with layers, experts and nodes.
 """
 
 import json
@@ -115,7 +116,20 @@ def main() -> None:
     help_s = least_s(
         lambda: subprocess.run([sys.executable, "-m", "lazsim", "--help"], check=True, capture_output=True), 5
     )
+    print_growth()
     print(f"{'lazsim --help, interpreter included':50} {help_s:7.3f}s {help_s / least_s(yardstick, 5):12.1f}")
+
+
+def print_growth() -> None:
+    """Print how long parts take along each axis, all else as in deepseek-v3; ``make growth`` draws it."""
+    print("\ngrowth from 58 layers, 256 experts, 128 nodes of 32 slots, in ms (make growth draws it)")
+    rows = bench_placement.growth(repeat=1)
+    for axis, sizes in bench_placement.SIZES.items():
+        print(f"  {axis.removeprefix('num_'):36}" + "".join(f"{size:>8}" for size in sizes))
+        for part in dict.fromkeys(row[0] for row in rows):
+            times = [1e3 * seconds for name, along, _, seconds in rows if (name, along) == (part, axis)]
+            print(f"    {part:34}" + "".join(f"{time_ms:8.1f}" for time_ms in times))
+    print()
 
 
 if __name__ == "__main__":

@@ -78,8 +78,8 @@ SIZES = {
 }
 
 
-def growth() -> list[tuple[str, str, int, float]]:
-    """Time each part along each axis from deepseek-v3 on: part, axis, size, least seconds of three."""
+def growth(repeat: int = 3) -> list[tuple[str, str, int, float]]:
+    """Time each part along each axis from deepseek-v3 on: part, axis, size, least seconds of several."""
     rows = []
     for axis, sizes in SIZES.items():
         for size in sizes:
@@ -92,13 +92,13 @@ def growth() -> list[tuple[str, str, int, float]]:
                 parts = {f"recovery, {name}": curve}
                 if place is place_euclid:
                     parts = {"allocation and placement, euclid": call, **parts}
-                rows += [(part, axis, size, _least_s(part_call)) for part, part_call in parts.items()]
+                rows += [(part, axis, size, _least_s(part_call, repeat)) for part, part_call in parts.items()]
     return rows
 
 
-def _least_s(call: Callable[[], object]) -> float:
+def _least_s(call: Callable[[], object], repeat: int) -> float:
     times = []
-    for _ in range(3):
+    for _ in range(repeat):
         start = time.perf_counter()
         call()
         times.append(time.perf_counter() - start)

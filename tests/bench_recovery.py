@@ -120,16 +120,3 @@ REFERENCES: dict[str, tuple[Callable[[], Callable[[], object]], float]] = {
     ),
 }
 """Case -> what makes the call of the plain way, and how many times longer the whole of it takes."""
-
-
-def growth() -> list[tuple[str, int, Callable[[], object]]]:
-    """Return cases along each axis, from deepseek-v3 placed at random: axis, size, call; for a plot of cost."""
-
-    def case(num_layers: int = NUM_LAYERS, num_experts: int = 256, num_nodes: int = 128) -> Callable[[], object]:
-        return all_failures(plan_holds(placed_at_random, num_experts, num_nodes, 32, num_layers=num_layers))
-
-    return [
-        *(("layers", size, case(num_layers=size)) for size in (1, 4, 16, 58, 116)),
-        *(("experts", size, case(num_experts=size)) for size in (32, 64, 128, 256, 512)),
-        *(("nodes", size, case(num_nodes=size)) for size in (16, 32, 64, 128, 256, 512)),
-    ]
