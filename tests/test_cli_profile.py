@@ -197,7 +197,8 @@ def test_every_rank_of_a_plan_is_measured_and_predicted(lazsim, tmp_path):
     ("padded", "expected"),
     [
         # Two nodes of two GPUs, 40 tokens on each: of the 160, expert 1 draws 120, 40 for each of its three replicas,
-        # and expert 0 draws 40, 13 1/3 each, rounded up. Slots 0 and 2 of a node are its first GPU's; the last is empty.
+        # and expert 0 draws 40, 13 1/3 each, rounded up. Slots 0 and 2 of a node are its first GPU's; the last one is
+        # empty.
         (False, [[40, 40], [40, 0], [14, 14], [14, 0]]),
         # Padded, expert 0 computes as many as expert 1.
         (True, [[40, 40], [40, 0], [40, 40], [40, 0]]),

@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch", reason="needs torch: pip install 'lazsim[li
 from lazsim.costmodel.profile import Header
 from lazsim.errors import LazsimError
 from lazsim.profiling.communication import Ranks, choose_ranks, communication_tasks, group_cycle
-from lazsim.profiling.worker import EXCHANGES, empty_parts, even_parts, link_bytes, skewed_parts
+from lazsim.profiling.worker import EXCHANGES, Worker, empty_parts, even_parts, link_bytes, skewed_parts
 from lazsim.specs import ModelSpec, load_spec
 
 HEADER = Header(
@@ -103,6 +103,8 @@ def test_an_error_in_a_process_is_told_in_one_line():
         (("cpu", 2, "nccl"), "--backend nccl: not built into this torch"),
         (("cpu", 2, "mpi"), "--backend mpi: not built into this torch"),
         (("cpu", 2, "pigeons"), "--backend pigeons: not built into this torch, which has gloo"),
+        (("cuda", None, "nccl"), "--backend nccl: "),
+        (("cuda", 1, "pigeons"), "--backend pigeons: not built into this torch, which has gloo"),
     ],
 )
 def test_a_backend_that_is_not_there_is_refused(arguments, said):
@@ -120,6 +122,38 @@ def test_a_gpu_alone_exchanges_nothing_and_says_so():
     ranks, backend, why_not = choose_ranks("cuda", None, None)
     assert (ranks, backend) == (1, "nccl")
     assert why_not.startswith("nccl takes a GPU for each process")
+
+
+def test_nccl_needs_gpus_enough_and_to_be_asked_for_on_gpus(monkeypatch):
+    monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(LazsimError, match="--backend nccl: exchanges between GPUs only"):
+        choose_ranks("cpu", 1, "nccl")
+    with pytest.raises(LazsimError, match="--backend nccl: nccl takes a GPU for each process, and there are 1"):
+        choose_ranks("cuda", None, "nccl")
+    with pytest.raises(LazsimError, match="--ranks 2: nccl takes a GPU for each process, and there are 1"):
+        choose_ranks("cuda", 2, None)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert choose_ranks("cuda", None, None) == (4, "nccl", "")
+
+
+def test_processes_share_gpus_where_there_are_fewer(monkeypatch):
+    taken = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    for rank in range(3):
+        Worker(rank, 0, "gloo", "cuda", 1.0).take_device()
+    assert taken == [0, 1, 0]
+
+
+def test_a_device_that_cannot_be_had_is_told_in_one_line():
+    if torch.cuda.is_available():
+        pytest.skip("needs a machine without a GPU")
+    ranks = Ranks(1, "gloo", "cuda")
+    pids = ranks.pids
+    with pytest.raises(LazsimError, match="process of rank 0 failed while starting: "), ranks:
+        pass
+    assert not any(is_running(pid) for pid in pids)
 
 
 @pytest.mark.parametrize("split", [even_parts, skewed_parts, empty_parts])

@@ -41,20 +41,27 @@ def choose_ranks(device: str, num_ranks: int | None, backend: str | None) -> tup
     Raises
     ------
     LazsimError
-        When the backend is not built in, or takes more GPUs than there are.
+        When the backend is not built in, or takes other devices, or more of them, than there are.
     """
-    backend = backend or ("nccl" if device == "cuda" else "gloo")
-    num_gpus = torch.cuda.device_count() if backend == "nccl" else 0
-    if num_ranks is None and backend == "nccl" and num_gpus < 2:
-        return 1, backend, f"nccl takes a GPU for each process, and there are {num_gpus}"
+    chosen = backend or ("nccl" if device == "cuda" else "gloo")
+    num_gpus = torch.cuda.device_count() if chosen == "nccl" else 0
+    few = f"nccl takes a GPU for each process, and there are {num_gpus}"
+    if num_ranks is None and backend is None and chosen == "nccl" and num_gpus < 2:
+        return 1, chosen, few
+    _check_backend(chosen, device)
+    ranks = num_ranks if num_ranks is not None else (num_gpus if chosen == "nccl" else 2)
+    if chosen == "nccl" and (ranks > num_gpus or (num_gpus < 2 and num_ranks is None)):
+        raise LazsimError(f"{f'--ranks {ranks}' if num_ranks is not None else '--backend nccl'}: {few}")
+    return ranks, chosen, "" if ranks > 1 else "--ranks 1"
+
+
+def _check_backend(backend: str, device: str) -> None:
     built = {"gloo": dist.is_gloo_available, "nccl": dist.is_nccl_available, "mpi": dist.is_mpi_available}
     if not dist.is_available() or backend not in built or not built[backend]():
         known = ", ".join(name for name, available in built.items() if dist.is_available() and available())
         raise LazsimError(f"--backend {backend}: not built into this torch, which has {known or 'none'}")
-    ranks = num_ranks if num_ranks is not None else (num_gpus if backend == "nccl" else 2)
-    if backend == "nccl" and ranks > num_gpus:
-        raise LazsimError(f"--ranks {ranks}: nccl takes a GPU for each process, and there are {num_gpus}")
-    return ranks, backend, "" if ranks > 1 else "--ranks 1"
+    if backend == "nccl" and device != "cuda":
+        raise LazsimError("--backend nccl: exchanges between GPUs only; choose gloo, or --device cuda")
 
 
 class Ranks:

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -23,10 +24,8 @@ def serve(connection: Connection, rank: int, port: int, backend: str, device: st
     """Answer commands until told to end."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
-    if device == "cuda":
-        torch.cuda.set_device(rank)
     worker = Worker(rank, port, backend, device, timeout_s)
-    connection.send(("ok", None))
+    _answer(connection, worker.take_device)
     while True:
         try:
             name, *arguments = connection.recv()
@@ -34,10 +33,14 @@ def serve(connection: Connection, rank: int, port: int, backend: str, device: st
             return
         if name == "end":
             return
-        try:
-            connection.send(("ok", getattr(worker, name)(*arguments)))
-        except Exception as error:  # The parent says it in one line, whatever it is.
-            connection.send(("error", f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"))
+        _answer(connection, partial(getattr(worker, name), *arguments))
+
+
+def _answer(connection: Connection, run: Callable[[], Any]) -> None:
+    try:
+        connection.send(("ok", run()))
+    except Exception as error:  # The parent says it in one line, whatever it is.
+        connection.send(("error", f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"))
 
 
 def _end_with_parent() -> None:
@@ -54,6 +57,11 @@ class Worker:
         self.rank, self.backend, self.device = rank, backend, device
         self.timeout = timedelta(seconds=timeout_s)
         self.port = port
+
+    def take_device(self) -> None:
+        """Take a GPU; where there are fewer than processes, some share one."""
+        if self.device == "cuda":
+            torch.cuda.set_device(self.rank % torch.cuda.device_count())
 
     def join(self, name: str, num_ranks: int) -> float:
         """Form a group, leaving the one before; return the seconds until all have met in it."""
