@@ -60,10 +60,16 @@ def test_no_number_of_failures_is_survived_less_often_than_by_published_mro(outc
     assert [row for row in outcomes if any(ours < theirs for ours, theirs in zip(row[4], row[5], strict=True))] == []
 
 
-def test_the_optimum_is_reached_in_99_percent_of_instances_and_whenever_slots_divide_experts(outcomes):
-    missed = [row for row in outcomes if row[4] != row[3]]
-    assert len(missed) <= 0.01 * len(outcomes)
-    assert [row for row in missed if len(row[2]) % row[1] == 0] == []
+def test_the_optimum_is_reached_in_all_but_one_instance_and_whenever_slots_divide_experts(outcomes):
+    assert len(outcomes) == 2347
+    assert [row[:3] for row in outcomes if row[4] != row[3]] == [(6, 4, (3, 3, 3, 5, 5, 5))]
+
+
+def test_the_recorded_instances_are_all_up_to_a_size_but_some_of_its_largest_and_a_few_larger():
+    recorded = {row[:3] for row in optima()}
+    within = set(instances(6, 4, 8))
+    assert {(nodes, slots, len(replicas)) for nodes, slots, replicas in within - recorded} == {(6, 4, 8)}
+    assert (len(within), len(within - recorded), len(recorded - within)) == (2331, 25, 41)
 
 
 def test_published_mro_misses_the_optimum_only_where_slots_do_not_divide_experts(outcomes):
