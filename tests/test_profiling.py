@@ -17,6 +17,7 @@ from lazsim.costmodel.profile import read_profile
 from lazsim.dispatch import dispatch_tokens
 from lazsim.errors import LazsimError, SpecError
 from lazsim.profiling import compute, session
+from lazsim.profiling import device as device_module
 from lazsim.profiling.compute import Device, check_kernel, measure_kernel
 from lazsim.profiling.grouped import uneven_counts, use_grouped_mm
 from lazsim.profiling.kernel import Kernel, Random
@@ -266,6 +267,62 @@ def test_memory_is_judged_before_it_is_taken(tmp_path, quick_peaks, monkeypatch)
     # 64 k tokens of width 64 alone are 16 MiB; 1024 of them are 256 KiB, and as much again four to ten times inside.
     assert 1024 in fitting
     assert 65536 not in fitting
+
+
+def test_a_check_against_float64_counts_as_memory_too(tmp_path, quick_peaks, monkeypatch):
+    # The smallest sizes of TINY fit into 1 MB. In float64, 128 logits of 101 words and as many of their parts do not.
+    monkeypatch.setattr(compute, "free_bytes", lambda _: 5 * 10**5)
+    monkeypatch.setattr(compute, "cache_bytes", lambda _: 1)
+    one = new_session(tmp_path / "a.csv")
+    head = next(task for task in session.compute_tasks(one) if task.kernel == "head")
+    kernel = next(kernel for kernel in kernels_of(TINY, use_grouped_mm=False)[0] if kernel.name == "head")
+    assert not compute.too_large(kernel, head.size, CPU)
+    assert head.obstacle() == "memory"
+
+
+def test_few_experts_stand_for_all_in_the_check():
+    # 256 experts of DeepSeek-V3 in float64 would take 256 x 3 x 7168 x 2048 x 8 bytes = 90 GB, and gradients as much.
+    kernels, _ = kernels_of(load_spec(ModelSpec, "deepseek-v3"), use_grouped_mm=True)
+    grouped = next(kernel for kernel in kernels if kernel.name == "grouped")
+    assert compute.check_bytes(grouped, CPU) < 10e9
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you"),
+        RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes."),
+    ],
+)
+def test_running_out_of_memory_leaves_a_point_out(tmp_path, quick_peaks, error):
+    def fail(_):
+        raise error
+
+    one = new_session(tmp_path / "a.csv")
+    one.run([dataclasses.replace(fake_task(1, []), measure=fail)])
+    assert one.left_out == {"expert": [(1, "memory")]}
+
+
+def test_an_error_that_is_not_about_memory_is_not_swallowed(tmp_path, quick_peaks):
+    def fail(_):
+        raise RuntimeError("size mismatch")
+
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        new_session(tmp_path / "a.csv").run([dataclasses.replace(fake_task(1, []), measure=fail)])
+
+
+def test_peaks_are_not_measured_where_memory_would_not_do(monkeypatch):
+    monkeypatch.setattr(device_module, "free_bytes", lambda _: 2**28)
+    with pytest.raises(LazsimError, match=r"measuring the peaks takes 0\.5 GiB, and of the 0\.25 GiB"):
+        device_module.measure_peaks("cpu", "float32")
+
+
+def test_memory_that_torch_holds_in_reserve_is_free(monkeypatch):
+    for name, value in (("mem_get_info", (100, 1000)), ("memory_reserved", 70), ("memory_allocated", 20)):
+        monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
+    assert device_module.free_bytes("cuda") == 100 + 70 - 20
 
 
 def test_the_reorder_moves_every_token_eight_times():

@@ -47,6 +47,14 @@ def test_wrong_data_is_noticed(monkeypatch):
         tasks[0].measure(0.0)
 
 
+def test_buffers_that_cannot_be_had_are_noticed_before_the_exchange(monkeypatch):
+    # More than any address space: 2^60 bytes.
+    with Ranks(2, "gloo", "cpu") as ranks:
+        ranks.ask("forming a group", "join", "test", 2)
+        assert ranks.ask("trying", "fits", "all_reduce", 2**60, 1) == [False, False]
+        assert ranks.ask("trying", "fits", "all_reduce", 1024, 2) == [True, True]
+
+
 def test_a_group_is_formed_again_after_losing_a_member():
     created_s, recreated_s = group_cycle(3, "gloo", "cpu", 0)
     assert created_s > 0

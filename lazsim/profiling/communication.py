@@ -18,7 +18,7 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from lazsim.costmodel.profile import SIZE_UNITS, Header, Point
 from lazsim.errors import LazsimError
-from lazsim.profiling.device import cache_bytes, free_bytes
+from lazsim.profiling.device import MEMORY_SHARE, cache_bytes, free_bytes, release_memory
 from lazsim.profiling.method import BATCH, CI_WIDTH, Timing
 from lazsim.profiling.task import Task
 from lazsim.profiling.worker import EXCHANGES, link_bytes, serve
@@ -179,6 +179,7 @@ class Ranks:
 @contextmanager
 def communication_tasks(header: Header, num_ranks: int, backend: str) -> Iterator[list[Task]]:
     """List exchanges at all sizes, smallest first, and process groups; processes live as long as the context."""
+    release_memory(header.device)
     with Ranks(num_ranks, backend, header.device) as ranks:
         ranks.ask("forming a group", "join", "measured", num_ranks)
         tasks = [
@@ -198,13 +199,17 @@ def _exchange_task(kernel: str, size: int, ranks: Ranks, header: Header, num_ran
         return points[-1].time_s * size / points[-1].size if points else 0.0
 
     def obstacle() -> str | None:
-        # Where a rank receives what all others send, its buffers are as many times as large.
-        return "memory" if 0.8 * free_bytes(header.device) < 2 * num_buffers * num_ranks * size else None
+        # Where a rank receives what all others send, its buffers are as many times as large; so is what they are
+        # checked by.
+        needed = (2 * num_buffers + 3) * num_ranks * size
+        return "memory" if needed > MEMORY_SHARE * free_bytes(header.device) else None
 
     def measure(budget_s: float) -> Point:
         doing = f"measuring {kernel} of {size} bytes"
         samples_s, error, batch, slowest_s = np.empty(0), 0.0, BATCH, 0.0
         begin_s = time.monotonic()
+        if not all(ranks.ask(doing, "fits", kernel, size, num_buffers)):
+            raise MemoryError(doing)
         while True:
             expected_s = 2 * (batch + 2) * slowest_s
             answers = ranks.ask(doing, "exchange", kernel, size, num_buffers, batch, expected_s=expected_s)

@@ -9,7 +9,7 @@ import torch
 
 from lazsim.costmodel.profile import SIZE_UNITS, Point
 from lazsim.errors import LazsimError
-from lazsim.profiling.device import DTYPES, cache_bytes, free_bytes, synchronize
+from lazsim.profiling.device import DTYPES, MEMORY_SHARE, cache_bytes, free_bytes, synchronize
 from lazsim.profiling.kernel import Kernel, Random
 from lazsim.profiling.method import Timing, clock_of, measure
 
@@ -17,11 +17,11 @@ CACHE_MULTIPLE = 2
 """Buffers together are this many times the largest cache, so that rotating through them leaves nothing in it."""
 
 MAX_BUFFERS = 256
-MEMORY_SHARE = 0.8
-"""Part of the free memory that may be used."""
-
 REFERENCE_SIZES = {"tokens": 96, "assignments": 96, "params": 4096}
 """Size, at least, at which a kernel is compared with its reference."""
+
+REFERENCE_INNER = 4
+"""What a reference by plain means keeps, over what its kernel does: that of attention has a score for each pair."""
 
 MAX_REFERENCE_ERROR = {"float32": 1e-4, "bfloat16": 3e-2, "float16": 5e-3}
 """Relative error of outputs and gradients, some ten units in the last place of each type after sums of thousands."""
@@ -68,9 +68,30 @@ def need_of(kernel: Kernel, size: int, device: Device) -> Need:
     return Need(buffer_bytes, output_bytes, inner_bytes, gradient_bytes, min(max(wanted, 1), MAX_BUFFERS))
 
 
-def too_large(kernel: Kernel, size: int, device: Device) -> bool:
-    """Tell whether the memory that is free now would not do."""
-    return need_of(kernel, size, device).total_bytes > MEMORY_SHARE * free_bytes(device.name)
+def too_large(kernel: Kernel, size: int, device: Device, *, is_checked: bool = True) -> bool:
+    """Tell whether the memory that is free now would not do, for the check against the reference either."""
+    needed = need_of(kernel, size, device).total_bytes
+    if not is_checked:
+        needed = max(needed, check_bytes(kernel, device))
+    return needed > MEMORY_SHARE * free_bytes(device.name)
+
+
+def check_bytes(kernel: Kernel, device: Device) -> float:
+    """Tell what memory it takes to compare a kernel with its reference; nothing is allocated."""
+    kernel, size = _checked(kernel)
+    tensors = kernel.inputs(size, Random("meta", DTYPES[device.dtype]))
+    own = sum(tensor.nbytes for tensor in tensors)
+    exact = sum(tensor.numel() * 8 for tensor in tensors)
+    inner = kernel.inner_elements(size) * (REFERENCE_INNER * 8 + DTYPES[device.dtype].itemsize)
+    # The tensors, a copy and gradients of both, and the difference of the two in float64.
+    return float(3 * own + 4 * exact + inner)
+
+
+def _checked(kernel: Kernel) -> tuple[Kernel, int]:
+    """Return what is compared with the reference in place of a kernel, and at which size."""
+    checked = kernel.checked_as or kernel
+    least = REFERENCE_SIZES[SIZE_UNITS[kernel.name]]
+    return checked, next((size for size in checked.sizes if size >= least), checked.sizes[-1])
 
 
 def check_kernel(kernel: Kernel, device: Device) -> float:
@@ -86,8 +107,7 @@ def check_kernel(kernel: Kernel, device: Device) -> float:
     LazsimError
         When they differ by more than the type explains: the kernel or the device is wrong.
     """
-    least = REFERENCE_SIZES[SIZE_UNITS[kernel.name]]
-    size = next((size for size in kernel.sizes if size >= least), kernel.sizes[-1])
+    kernel, size = _checked(kernel)
     tensors = kernel.inputs(size, device.random(1))
     exact = [_exact(tensor) for tensor in tensors]
     expected = _results(kernel, kernel.reference, exact, device)

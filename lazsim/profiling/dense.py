@@ -1,6 +1,7 @@
 """The blocks outside the experts: attention, and the output layer with its loss."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,6 +13,8 @@ from lazsim.specs import ModelSpec
 
 HEAD_WIDTH = 64
 """Width of an attention head of GPT-2 (Radford et al. 2019): 12 heads for 768, 16 for 1024."""
+
+HEAD_CHECK_TOKENS = 128
 
 
 def _plain_attention(query: Any, key: Any, value: Any) -> Any:
@@ -62,7 +65,7 @@ def head_kernel(model: ModelSpec) -> Kernel:
         logits = functional.layer_norm(x, x.shape[-1:]) @ weight.t()
         return (logits.logsumexp(-1) - logits.gather(1, targets[:, None])[:, 0]).mean()
 
-    return Kernel(
+    kernel = Kernel(
         "head",
         tuple(model.sequence_length * 2**power for power in range(7)),
         lambda size, random: (
@@ -75,3 +78,5 @@ def head_kernel(model: ModelSpec) -> Kernel:
         lambda size: 6.0 * size * model.d_model * model.vocab_size,
         lambda size: 6.0 * size * model.vocab_size,
     )
+    # Unlike attention it takes tokens as they come, so that a part of a sequence shows as much.
+    return replace(kernel, checked_as=replace(kernel, sizes=(HEAD_CHECK_TOKENS,)))

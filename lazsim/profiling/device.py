@@ -1,5 +1,6 @@
 """The device at hand: what it is, how much memory is free, and how fast it is at best."""
 
+import gc
 import os
 import platform
 import subprocess
@@ -10,7 +11,7 @@ import torch
 
 from lazsim import __version__
 from lazsim.errors import LazsimError
-from lazsim.profiling.method import clock_of, measure
+from lazsim.profiling.method import Clock, clock_of, measure
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 PEAK_MATMUL_SIZE = {"cpu": 2048, "cuda": 8192}
@@ -18,6 +19,12 @@ PEAK_MATMUL_SIZE = {"cpu": 2048, "cuda": 8192}
 
 PEAK_COPY_BYTES = {"cpu": 2**28, "cuda": 2**30}
 PEAK_BUDGET_S = 5.0
+
+MEMORY_SHARE = 0.8
+"""Part of the free memory that may be used."""
+
+OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "bad_alloc", "cannot allocate memory")
+"""What torch says when the host's memory does not do, for which it has no error of its own."""
 
 
 def choose_device(device: str) -> str:
@@ -108,16 +115,63 @@ def _memory_bytes() -> int:
 def free_bytes(device: str) -> int:
     """Return the memory that can be had now: of the GPU, or of the host and the control group we are in."""
     if device == "cuda":
-        return int(torch.cuda.mem_get_info()[0])
+        # What torch holds in reserve counts as taken for the driver, and is there for the next tensor.
+        unused = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+        return int(torch.cuda.mem_get_info()[0]) + unused
     free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
         group = Path("/sys/fs/cgroup")
-        free = min(free, int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
+        used = int((group / "memory.current").read_text()) - _cached_bytes(group / "memory.stat")
+        free = min(free, int((group / "memory.max").read_text()) - used)
     except (OSError, StopIteration, ValueError):
         pass
     return free
+
+
+def _cached_bytes(statistics: Path) -> int:
+    """Return the part of a control group's memory that only caches files, which gives way when it is needed."""
+    lines = statistics.read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("inactive_file "))
+
+
+def check_memory(what: str, needed_bytes: float, device: str) -> None:
+    """Find out whether memory will do, where there is nothing smaller to measure.
+
+    Raises
+    ------
+    LazsimError
+        When it will not.
+    """
+    free = free_bytes(device)
+    if needed_bytes > MEMORY_SHARE * free:
+        raise LazsimError(
+            f"too little memory: {what} takes {needed_bytes / 2**30:.3g} GiB, and of the {free / 2**30:.3g} GiB that "
+            f"are free {MEMORY_SHARE:.0%} may be used; ask for less, or free some"
+        )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error says that memory did not do, on a GPU or on the host.
+
+    Examples
+    --------
+    >>> is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"))
+    True
+    >>> is_out_of_memory(RuntimeError("size mismatch"))
+    False
+    """
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(said in str(error).lower() for said in OUT_OF_MEMORY)
+
+
+def release_memory(device: str) -> None:
+    """Give back what torch holds of a GPU's memory without using it, so that other processes can have it."""
+    if device == "cuda":
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 def synchronize(device: str) -> None:
@@ -127,15 +181,30 @@ def synchronize(device: str) -> None:
 
 
 def measure_peaks(device: str, dtype: str, budget_s: float = PEAK_BUDGET_S) -> tuple[float, float]:
-    """Measure the rates of a large square matmul, operations per second, and of a copy, bytes read and written."""
+    """Measure the rates of a large square matmul, operations per second, and of a copy, bytes read and written.
+
+    Raises
+    ------
+    LazsimError
+        When the memory that is free would not do.
+    """
     size, num_bytes = PEAK_MATMUL_SIZE[device], PEAK_COPY_BYTES[device]
-    one, other, product = (torch.randn(size, size, device=device).to(DTYPES[dtype]) for _ in range(3))
+    # Three matrices, each made in float32 first; or source and target of the copy.
+    check_memory("measuring the peaks", max(4 * 4 * size**2, 2 * num_bytes), device)
     clock = clock_of(device, torch.get_num_threads())
-    matmul = measure([lambda _: _do(torch.mm(one, other, out=product))], 1, clock, budget_s)
+    matmul_s = _matmul_s(size, device, dtype, clock, budget_s)
+    return 2.0 * size**3 / matmul_s, 2.0 * num_bytes / _copy_s(num_bytes, device, clock, budget_s)
+
+
+def _matmul_s(size: int, device: str, dtype: str, clock: Clock, budget_s: float) -> float:
+    one, other, product = (torch.randn(size, size, device=device).to(DTYPES[dtype]) for _ in range(3))
+    return measure([lambda _: _do(torch.mm(one, other, out=product))], 1, clock, budget_s).quartiles_s[1]
+
+
+def _copy_s(num_bytes: int, device: str, clock: Clock, budget_s: float) -> float:
     source = torch.ones(num_bytes // 4, device=device)
     target = torch.empty_like(source)
-    copy = measure([lambda _: _do(target.copy_(source))], 1, clock, budget_s)
-    return 2.0 * size**3 / matmul.quartiles_s[1], 2.0 * num_bytes / copy.quartiles_s[1]
+    return measure([lambda _: _do(target.copy_(source))], 1, clock, budget_s).quartiles_s[1]
 
 
 def _do(_: Any) -> None:

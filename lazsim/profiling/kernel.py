@@ -48,6 +48,8 @@ class Kernel:
         ``size -> elements`` that have to be moved where that is not each input and output once in each direction.
     has_backward : bool
         Whether gradients are taken.
+    checked_as : Kernel, optional
+        The same code on less, which is compared with its reference in place of this one: float64 takes much memory.
     """
 
     name: str
@@ -59,3 +61,4 @@ class Kernel:
     inner_elements: Callable[[int], float]
     copies: Callable[[int], float] | None = None
     has_backward: bool = True
+    checked_as: "Kernel | None" = None

@@ -22,7 +22,16 @@ from lazsim.costmodel.profile import (
 from lazsim.errors import SpecError
 from lazsim.profiling.communication import choose_ranks, communication_tasks
 from lazsim.profiling.compute import Device, check_kernel, measure_kernel, need_of, too_large
-from lazsim.profiling.device import DTYPES, PEAK_BUDGET_S, choose_device, choose_dtype, conditions, measure_peaks
+from lazsim.profiling.device import (
+    DTYPES,
+    PEAK_BUDGET_S,
+    choose_device,
+    choose_dtype,
+    conditions,
+    is_out_of_memory,
+    measure_peaks,
+    release_memory,
+)
 from lazsim.profiling.grouped import use_grouped_mm
 from lazsim.profiling.kernel import Kernel
 from lazsim.profiling.kernels import kernels_of
@@ -66,8 +75,11 @@ class Session:
             if reason is None:
                 try:
                     self.points.append(task.measure(self._allowance_s(left_s, pending[index:])))
-                except torch.OutOfMemoryError:
+                except (RuntimeError, MemoryError) as error:
+                    if not is_out_of_memory(error):
+                        raise
                     reason = "memory"
+                release_memory(self.header.device)
             if reason is not None:
                 self.left_out.setdefault(task.kernel, []).append((task.size, reason))
             self.save(SAVE_INTERVAL_S)
@@ -181,7 +193,7 @@ def _compute_task(kernel: Kernel, size: int, device: Device, checked: dict[str, 
         return measure_kernel(kernel, size, device, budget_s, checked[kernel.name])
 
     def obstacle() -> str | None:
-        return "memory" if too_large(kernel, size, device) else None
+        return "memory" if too_large(kernel, size, device, is_checked=kernel.name in checked) else None
 
     return Task(kernel.name, size, 1, predicted_s, measure, obstacle)
 

@@ -10,6 +10,7 @@ import torch
 from lazsim.costmodel.profile import SIZE_UNITS, Point
 from lazsim.errors import LazsimError
 from lazsim.files import check_folder
+from lazsim.profiling.device import MEMORY_SHARE, free_bytes
 from lazsim.profiling.method import HostClock, measure
 from lazsim.profiling.task import Task
 
@@ -36,6 +37,9 @@ def _task(kernel: str, size: int, folder: Path) -> Task:
         return points[-1].time_s * size / points[-1].size if points else 0.0
 
     def obstacle() -> str | None:
+        # What is written and what is read back, and where the two differ.
+        if 2.25 * size > MEMORY_SHARE * free_bytes("cpu"):
+            return "memory"
         existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
         return "disk space" if size > DISK_SHARE * shutil.disk_usage(existing).free else None
 

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
-from lazsim.profiling.device import synchronize
+from lazsim.profiling.device import is_out_of_memory, release_memory, synchronize
 from lazsim.profiling.method import HostClock, clock_of
 
 ELEMENT_BYTES = 4
@@ -74,6 +74,18 @@ class Worker:
         dist.init_process_group(self.backend, store=store, rank=self.rank, world_size=num_ranks, timeout=self.timeout)
         self._meet()
         return clock.elapsed_s(begin, clock.mark())
+
+    def fits(self, kernel: str, num_bytes: int, num_buffers: int) -> bool:
+        """Tell whether the buffers of an exchange can be had: in its midst the others would wait in vain."""
+        made = EXCHANGES[kernel](self.rank, dist.get_world_size(), num_bytes // ELEMENT_BYTES, self.device)
+        try:
+            return len([made.prepare() for _ in range(num_buffers)]) == num_buffers
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return False
+        finally:
+            release_memory(self.device)
 
     def exchange(
         self, kernel: str, num_bytes: int, num_buffers: int, num_repetitions: int
