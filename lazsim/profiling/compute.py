@@ -160,8 +160,8 @@ def measure_kernel(kernel: Kernel, size: int, device: Device, budget_s: float, r
     synchronize(device.name)
     timing = measure(stages, len(buffers), clock_of(device.name, torch.get_num_threads()), budget_s)
     moved_bytes = (
-        kernel.copies(size) * DTYPES[device.dtype].itemsize
-        if kernel.copies is not None
+        kernel.traffic_bytes(size, DTYPES[device.dtype].itemsize)
+        if kernel.traffic_bytes is not None
         else (3 if kernel.has_backward else 1) * need.buffer_bytes
         + (2 * need.output_bytes if kernel.has_backward else 0)
     )

@@ -44,8 +44,9 @@ class Kernel:
         ``size -> operations``, forward and backward.
     inner_elements : callable
         ``size -> elements`` held between forward and backward, to judge whether there is memory enough.
-    copies : callable, optional
-        ``size -> elements`` that have to be moved where that is not each input and output once in each direction.
+    traffic_bytes : callable, optional
+        ``(size, bytes of an element) -> bytes`` that have to be moved, where that is not each input and output once in
+        each direction.
     has_backward : bool
         Whether gradients are taken.
     checked_as : Kernel, optional
@@ -59,6 +60,6 @@ class Kernel:
     reference: Callable[..., Any]
     flop: Callable[[int], float]
     inner_elements: Callable[[int], float]
-    copies: Callable[[int], float] | None = None
+    traffic_bytes: Callable[[int, int], float] | None = None
     has_backward: bool = True
     checked_as: "Kernel | None" = None

@@ -177,7 +177,7 @@ def _permute(model: ModelSpec) -> Kernel:
         lambda x, _: x * k,
         lambda _: 0.0,
         lambda size: 4.0 * size * model.d_model,
-        lambda size: 16.0 * size * model.d_model,
+        lambda size, element_bytes: 16.0 * size * model.d_model * element_bytes,
     )
 
 
@@ -199,7 +199,7 @@ def _reorder(model: ModelSpec) -> Kernel:
         lambda x, weight: x * torch.softmax(x @ weight, -1).topk(k)[0].sum(-1, keepdim=True),
         lambda size: 6.0 * size / k * model.d_model * model.num_experts,
         lambda size: 6.0 * size * model.d_model,
-        lambda size: 16.0 * size * model.d_model,
+        lambda size, element_bytes: 16.0 * size * model.d_model * element_bytes,
     )
 
 
@@ -232,6 +232,8 @@ def _optimizer() -> Kernel:
         reference,
         lambda _: 0.0,
         lambda size: 2.0 * size,
-        lambda size: 7.0 * size,
+        # Weights and both moments in float32, read and written; a gradient in float32, or in half precision and with it
+        # a copy of the weights.
+        lambda size, _: 28.0 * size,
         has_backward=False,
     )
