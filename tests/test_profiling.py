@@ -4,6 +4,8 @@
 
 import dataclasses
 import json
+import resource
+import signal
 
 import msgspec
 import numpy as np
@@ -16,7 +18,7 @@ torch = pytest.importorskip("torch", reason="needs torch: pip install 'lazsim[li
 from lazsim.costmodel.profile import read_profile
 from lazsim.dispatch import dispatch_tokens
 from lazsim.errors import LazsimError, SpecError
-from lazsim.profiling import compute, session
+from lazsim.profiling import compute, session, storage
 from lazsim.profiling import device as device_module
 from lazsim.profiling.compute import Device, check_kernel, measure_kernel
 from lazsim.profiling.grouped import uneven_counts, use_grouped_mm
@@ -328,8 +330,18 @@ def test_memory_that_torch_holds_in_reserve_is_free(monkeypatch):
 def test_the_reorder_moves_every_token_eight_times():
     kernel = next(kernel for kernel in kernels_of(TINY, use_grouped_mm=False)[0] if kernel.name == "permute")
     # Packed, sorted, put back and unpacked, forward and backward; each reads and writes.
-    assert kernel.copies(10) == 8 * 2 * 10 * 64
+    assert kernel.traffic_bytes(10, 4) == 8 * 2 * 10 * 64 * 4
+    assert kernel.traffic_bytes(10, 2) == 8 * 2 * 10 * 64 * 2
     assert kernel.inputs(10, Random("meta", torch.float32))[0].shape == (5, 64)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_the_optimizer_moves_28_bytes_of_a_parameter_in_any_type(dtype):
+    # Weights and two moments of 4 bytes, read and written, are 24. To them come a gradient of 4 bytes; or one of 2, and
+    # a weight of 2 to write.
+    kernel = next(kernel for kernel in kernels_of(TINY, use_grouped_mm=False)[0] if kernel.name == "optimizer")
+    point = measure_kernel(kernel, 4096, dataclasses.replace(CPU, dtype=dtype), 0.0, 0.0)
+    assert point.moved_bytes == 28 * 4096
 
 
 def test_checkpoints_are_timed_and_cleaned_up(tmp_path):
@@ -338,6 +350,33 @@ def test_checkpoints_are_timed_and_cleaned_up(tmp_path):
     assert [point.kernel for point in points] == ["checkpoint_save", "checkpoint_load"]
     assert all(point.moved_bytes == 2**20 for point in points)
     assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_a_load_is_compared_once_and_not_in_its_time(tmp_path, monkeypatch):
+    compared = []
+    monkeypatch.setattr(storage.torch, "equal", lambda *tensors: not compared.append(tensors))
+    load = next(task for task in storage_tasks(tmp_path) if task.kernel == "checkpoint_load")
+    assert load.measure(0.0).num_repetitions >= 3
+    assert len(compared) == 1
+    monkeypatch.setattr(storage.torch, "equal", lambda *_: False)
+    with pytest.raises(LazsimError, match="what was read is not what was written"):
+        load.measure(0.0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_fills_up_in_mid_save_is_one_line(tmp_path):
+    task = storage_tasks(tmp_path)[0]
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**18, hard))
+    try:
+        with pytest.raises(LazsimError, match=r"cannot be written \(.*\); choose another --checkpoint-path") as caught:
+            task.measure(0.0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_storage_that_is_a_file_is_refused(tmp_path):
