@@ -58,6 +58,7 @@ class Script:
     acts: dict[tuple[str, int], list[tuple[str, str]]] = field(default_factory=dict)
     seen: list[tuple[str, int, int]] = field(default_factory=list)
     machine: Machine | None = None
+    has_more: bool = False
 
     def begin(self, machine):
         self.machine = machine
@@ -74,12 +75,15 @@ class Script:
                         peer.writer.transport.abort()
             elif act == "call":
                 node(machine)
+            elif act == "kill soon":
+                delay_s, name = node
+                asyncio.get_running_loop().call_later(delay_s, machine.kill, name)
             else:
                 getattr(machine, act)(node)
 
 
 def random_script(seed: int) -> Script:
-    """Kill and start nodes at random: at steps, and in the middle of recoveries; rank 0 as likely as any other.
+    """Kill and start nodes at random: at and within steps, and in the middle of recoveries; rank 0 as likely as others.
 
     One node of four is never touched, and one is always left beside it, so that there is somebody to go on.
     """
@@ -94,7 +98,9 @@ def random_script(seed: int) -> Script:
         if act == "kill" and len(down) < 2:
             node = draw.choice([name for name in ("n0", "n1", "n2") if name not in down])
             down.append(node)
-            script.acts.setdefault(when, []).append(("kill", node))
+            # A step takes some 20 ms: anywhere in it, also between the commits of its ranks.
+            soon = ("kill soon", (draw.uniform(0.0, 0.03), node))
+            script.acts.setdefault(when, []).append(soon if draw.random() < 0.5 else ("kill", node))
         elif act == "drop":
             script.acts.setdefault(when, []).append(("drop", draw.choice(["n0", "n1", "n2", "n3"])))
         else:

@@ -1,6 +1,7 @@
 """A real job under real kills ends with the parameters of an undisturbed one."""
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -21,11 +22,12 @@ from lazsim.live.group import Group, serve_store
 from lazsim.live.messages import Beat, Go, LiveError, Seal, secret_from_environment
 from lazsim.live.nursery import Nursery
 from lazsim.live.plan import Offer, valid_holds
-from lazsim.live.run import live_run, prepare
+from lazsim.live.run import TracePlay, live_run, prepare
 from lazsim.live.spec import check_model
 from lazsim.live.state import DENSE, initial_values
 from lazsim.live.trainer import State
 from lazsim.specs import ModelSpec, load_spec
+from lazsim.trace.table import Event, build_trace
 from tests.live_jobs import NUM_STEPS, Script, largest_difference, random_script, run_live, tiny_spec
 
 ROUNDING = 1e-9
@@ -111,6 +113,77 @@ def test_a_hung_worker_is_taken_for_dead(nursery, undisturbed):
     run, blocks = run_live(spec, Script(3, {("stepped", 4): [("call", hang)]}), nursery)
     assert run.run.counts["failures"] == 1
     assert largest_difference(blocks, undisturbed[1]) < ROUNDING
+
+
+@pytest.mark.parametrize("dropped", [["n1"], ["n0", "n1", "n2"]])
+def test_lost_connections_cost_no_step(dropped, nursery, undisturbed):
+    # Three nodes of two slots hold each of four experts, and not twice all of them: whoever is cut off must come back.
+    acts = {("stepped", 6): [("drop", node) for node in dropped]}
+    run, blocks = run_live(tiny_spec(slots_per_node=2), Script(3, acts), nursery)
+    assert (run.run.counts["lost_steps"], run.run.counts["restarts"]) == (0, 0)
+    assert largest_difference(blocks, undisturbed[1]) < ROUNDING
+
+
+def test_a_quiet_run_knows_no_failure(nursery):
+    run, _ = run_live(tiny_spec(num_steps=60), Script(4), nursery)
+    assert (run.run.counts["failures"], run.run.counts["reconfigurations"]) == (0, 0)
+    assert [one.cause for one in run.recoveries if one.cause == "failure"] == []
+
+
+def test_a_controller_that_was_held_up_takes_nobody_for_dead(nursery):
+    spec = tiny_spec(silence_s=1.0, heartbeat_s=0.1)
+    run, _ = run_live(spec, Script(2, {("stepped", 4): [("call", lambda _: time.sleep(2.0))]}), nursery)
+    assert (run.run.counts["failures"], run.run.steps) == (0, NUM_STEPS)
+
+
+def test_who_comes_before_the_first_step_joins(nursery):
+    run, _ = run_live(tiny_spec(), Script(2, {("entered", 1): [("start", "early")]}), nursery)
+    assert run.steps[-1].num_nodes == 3
+
+
+def test_a_job_that_nobody_is_left_to_do_ends_in_a_message(nursery):
+    acts = {("stepped", 4): [("kill", "n0"), ("kill", "n1")]}
+    with pytest.raises(LiveError, match="all workers have ended"):
+        run_live(tiny_spec(), Script(2, acts), nursery)
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_in_a_message(nursery):
+    def spoil(machine):
+        (Path(machine.controller.spec.checkpoint_folder) / "step-000000008").write_text("no folder")
+
+    with pytest.raises(LiveError, match=r"all workers have ended; a worker's last words: .*cannot be written"):
+        run_live(tiny_spec(interval=8), Script(2, {("stepped", 2): [("call", spoil)]}), nursery)
+
+
+def test_a_job_whose_trace_begins_without_nodes_waits_for_them(nursery):
+    events = [Event(1.0, "add", "a"), Event(2.0, "add", "b"), Event(30.0, "remove", "b")]
+    play = TracePlay(build_trace(events, duration_s=40.0, name="late"), speedup=10.0)
+    spec = msgspec.structs.replace(tiny_spec(), num_steps=None)
+    run = asyncio.run(live_run(spec, play, nursery, num_initial=0, most_nodes=2))
+    assert run.run.ledger_s["waiting"] > 0.1
+    assert run.run.steps > 0
+
+
+def test_workers_started_elsewhere_are_led(tmp_path):
+    secret = "ab" * 32
+    environment = {**os.environ, "LAZSIM_LIVE_SECRET": secret}
+    command = [sys.executable, "-m", "lazsim", "live", "--listen", "127.0.0.1:0", "--nodes", "2", "--steps", "3"]
+    leader = subprocess.Popen(
+        [*command, "--checkpoints", str(tmp_path), "--json"],
+        env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    address = leader.stderr.readline().split()[-1]
+    worker = [sys.executable, "-m", "lazsim.live.worker", "--controller", address, "--name"]
+    workers = [subprocess.Popen([*worker, name], env=environment) for name in ("a", "b")]
+    stranger = subprocess.run(
+        [*worker, "c"], env=environment | {"LAZSIM_LIVE_SECRET": "cd" * 32}, capture_output=True, text=True
+    )
+    assert stranger.returncode == 1
+    assert "must be the same" in stranger.stderr or "no controller" in stranger.stderr
+    out, _ = leader.communicate(timeout=60)
+    assert [one.wait(timeout=30) for one in workers] == [0, 0]
+    assert json.loads(out)["steps"] == 3
+    assert (tmp_path / "step-000000003" / "complete.json").exists()
 
 
 def test_who_comes_when_the_job_is_over_is_told_so(nursery):
@@ -266,8 +339,16 @@ def test_who_is_a_step_behind_catches_up_if_it_was_prepared():
         Offer(4, True, frozenset({1})),
         Offer(4, False, frozenset({2})),
     )
-    assert valid_holds([ahead, prepared, late]) == (5, [frozenset({0}), frozenset({1}), frozenset()])
-    assert valid_holds([prepared, late]) == (4, [frozenset({1}), frozenset({2})])
+
+    def has(*blocks):
+        return lambda held: frozenset().union(*held) == frozenset(blocks)
+
+    assert valid_holds([ahead, prepared, late], has(0, 1)) == (5, [frozenset({0}), frozenset({1}), frozenset()])
+    assert valid_holds([prepared, late], has(1, 2)) == (4, [frozenset({1}), frozenset({2})])
+    # Alone ahead with a part of the state, as after a rollback that it missed: the others' step counts.
+    stranger = Offer(6, False, frozenset({0}))
+    assert valid_holds([stranger, prepared, late], has(1, 2)) == (4, [frozenset(), frozenset({1}), frozenset({2})])
+    assert valid_holds([ahead, late], has(0, 1, 2)) == (0, [frozenset(), frozenset()])
 
 
 def test_the_optimizer_is_that_of_torch():

@@ -10,9 +10,12 @@ from lazsim.cli.common import DURATION, OUT, json_option, note, print_json, seed
 from lazsim.errors import LazsimError
 
 if TYPE_CHECKING:
+    from lazsim.live.record import LiveRun
     from lazsim.live.spec import LiveSpec
     from lazsim.trace.table import Trace
 
+
+LAST_PORT = 65535
 
 DEFAULT_SPEEDUP = 30.0
 """Of the trace that is played where none is given: half an hour in a minute."""
@@ -41,6 +44,12 @@ def live_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--batch", type=click.IntRange(min=1), default=16, show_default=True, help="Sequences of a step."),
         click.option("--job", default="testbed-a", show_default=True, metavar="NAME|TOML"),
         click.option("--text", default="", metavar="FILE", help="What to train on; default: Python's documentation."),
+        click.option(
+            "--checkpoints",
+            type=OUT,
+            metavar="DIR",
+            help="Keep checkpoints there; default: only for the run.",
+        ),
         click.option("--record-routing", type=OUT, metavar="FILE", help="Keep the gates' loads."),
         seed_option,
     )
@@ -77,6 +86,8 @@ def build_spec(options: dict[str, Any]) -> "LiveSpec":
         raise LazsimError(unknown_name("system", options["system"], list(SYSTEMS)))
     model = load_spec(ModelSpec, options["model"]) if options["model"] else SMALL_MODEL
     if options["top_k"]:
+        if options["top_k"] > model.num_experts:
+            raise LazsimError(f"--top-k {options['top_k']}: {model.name} has {model.num_experts} experts")
         model = msgspec.structs.replace(model, top_k=options["top_k"])
     return LiveSpec(
         model=msgspec.structs.replace(model, vocab_size=256),
@@ -87,6 +98,7 @@ def build_spec(options: dict[str, Any]) -> "LiveSpec":
         global_batch=options["batch"],
         seed=options["seed"],
         text=options["text"],
+        checkpoint_folder=str(options["checkpoints"] or ""),
     )
 
 
@@ -106,6 +118,14 @@ def load_live_trace(options: dict[str, Any], default: Callable[[int], "Trace"]) 
     return trace, options["speedup"] or max(1.0, trace.duration_s / 60.0)
 
 
+def check_place(path: Path | None) -> None:
+    """Refuse a file that cannot be written before anything is run for it."""
+    from lazsim.files import check_folder
+
+    if path is not None:
+        check_folder(path.parent)
+
+
 def write_routing(path: Path | None, routing: Any) -> None:
     """Keep the loads of a run in the format of routing recordings."""
     if path is None or routing is None:
@@ -120,8 +140,13 @@ def write_routing(path: Path | None, routing: Any) -> None:
 @click.command()
 @live_options
 @click.option("--steps", type=click.IntRange(min=1), help="Stop after so many steps; default 100 without a trace.")
+@click.option(
+    "--listen",
+    metavar="HOST:PORT",
+    help="Lead --nodes workers that others start, with LAZSIM_LIVE_SECRET; see docs/live.md.",
+)
 @json_option
-def command(steps: int | None, record_routing: Path | None, as_json: bool, **options: Any) -> None:
+def command(steps: int | None, listen: str | None, record_routing: Path | None, as_json: bool, **options: Any) -> None:
     """Train a small MoE for real, one process for each node, while workers are killed and started as a trace says.
 
     Nodes of the trace are processes of this machine; its time is compressed to a minute unless --speedup says else.
@@ -129,6 +154,22 @@ def command(steps: int | None, record_routing: Path | None, as_json: bool, **opt
     """
     require_torch()
     end_in_order()
+    import msgspec
+
+    check_place(record_routing)
+    spec = build_spec(options)
+    if steps is not None or options["trace_path"] is None:
+        spec = msgspec.structs.replace(spec, num_steps=steps or 100)
+    found = _lead(spec, listen, options) if listen is not None else _run_here(spec, options)
+    if as_json:
+        print_json(found.to_json())
+    else:
+        click.echo(found.to_text())
+    write_routing(record_routing, found.routing)
+
+
+def _run_here(spec: "LiveSpec", options: dict[str, Any]) -> "LiveRun":
+    """Start the workers here, and kill and start them as the trace says."""
     import asyncio
 
     import msgspec
@@ -137,26 +178,46 @@ def command(steps: int | None, record_routing: Path | None, as_json: bool, **opt
     from lazsim.live.run import TracePlay, live_run
     from lazsim.live.validate import quiet_trace
 
-    spec = build_spec(options)
-    if options["trace_path"] is None:
-        spec = msgspec.structs.replace(spec, num_steps=steps or 100)
-    elif steps is not None:
-        spec = msgspec.structs.replace(spec, num_steps=steps)
     trace, speedup = load_live_trace(options, quiet_trace)
     job = msgspec.structs.replace(spec.job, join_wait_s=spec.job.join_wait_s / speedup)
     spec = msgspec.structs.replace(spec, job=job)
     play = TracePlay(trace, speedup)
 
-    async def run() -> Any:
+    async def run() -> "LiveRun":
         with Nursery() as nursery:
             most = int(trace.num_alive()[1].max())
             return await live_run(
                 spec, play, nursery, num_initial=len(play.initial), most_nodes=most, device=options["device"]
             )
 
-    found = asyncio.run(run())
-    write_routing(record_routing, found.routing)
-    if as_json:
-        print_json(found.to_json())
-    else:
-        click.echo(found.to_text())
+    return asyncio.run(run())
+
+
+def _lead(spec: "LiveSpec", listen: str, options: dict[str, Any]) -> "LiveRun":
+    """Lead workers that are started elsewhere."""
+    import asyncio
+
+    from lazsim.live.messages import secret_from_environment
+    from lazsim.live.run import lead
+
+    host, _, port = listen.rpartition(":")
+    if not host or not port.isdigit() or int(port) > LAST_PORT:
+        raise LazsimError(f"--listen {listen!r}: give HOST:PORT; port 0 is any that is free")
+    if options["trace_path"] is not None:
+        raise LazsimError("--listen: who starts the workers also stops them; leave --trace out")
+    if options["checkpoints"] is None:
+        raise LazsimError("--listen: give a folder that all workers share as --checkpoints")
+    return asyncio.run(
+        lead(
+            spec,
+            secret_from_environment(),
+            host,
+            int(port),
+            num_initial=options["nodes"],
+            device=options["device"],
+            watch=lambda controller: note(
+                f"waiting for {options['nodes']} workers: python -m lazsim.live.worker --controller "
+                f"{host}:{controller.port}"
+            ),
+        )
+    )

@@ -6,7 +6,15 @@ from typing import Any
 import click
 
 from lazsim.cli.common import OUT, json_option, note, print_json
-from lazsim.cli.live import build_spec, end_in_order, live_options, load_live_trace, require_torch, write_routing
+from lazsim.cli.live import (
+    build_spec,
+    check_place,
+    end_in_order,
+    live_options,
+    load_live_trace,
+    require_torch,
+    write_routing,
+)
 
 
 @click.command()
@@ -31,6 +39,7 @@ def command(
 
     if out is not None:
         check_folder(out)
+    check_place(record_routing)
     trace, speedup = load_live_trace(options, kills_and_joins)
     found = validate(build_spec(options), trace, speedup=speedup, device=options["device"], say=note)
     write_routing(record_routing, found.measured.routing)

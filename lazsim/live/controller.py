@@ -1,4 +1,4 @@
-"""The controller: hears who is there, decides who trains with which plan, and leads everybody from epoch to epoch.
+"""The controller: decides who trains with which plan, and leads everybody from epoch to epoch.
 
 An epoch is a set of ranks with a plan and communicators. It ends when one of them fails or leaves, or when all
 pause together at a step boundary. What comes next is decided as `lazsim.engine.job` decides it for the simulation, by
@@ -6,32 +6,18 @@ the same `lazsim.engine.systems`.
 """
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import numpy as np
 
 from lazsim.costmodel.step import CostModel
-from lazsim.engine.systems import SYSTEMS
 from lazsim.live import checkpoint
-from lazsim.live.hub import Hub, Peer
-from lazsim.live.messages import (
-    Beat,
-    Enter,
-    Go,
-    Leave,
-    Left,
-    LiveError,
-    Message,
-    Pause,
-    Ready,
-    Rebuilt,
-    Saved,
-    Stepped,
-)
-from lazsim.live.plan import Decision, Offer, decide, layout_groups
-from lazsim.live.record import Recorder, Recovery
+from lazsim.live.hub import Peer
+from lazsim.live.listener import Listener
+from lazsim.live.messages import Enter, Go, Leave, LiveError, Pause
+from lazsim.live.plan import Decision, decide, layout_groups
+from lazsim.live.record import Recovery
 from lazsim.live.spec import LiveSpec
 
 SETTLE_S = 0.02
@@ -40,6 +26,8 @@ SETTLE_S = 0.02
 MOST_VAIN_EPOCHS = 5
 """So many epochs may end one after the other without a death and without a step: then something else is wrong."""
 
+RECONNECT_GRACE_S = 0.5
+"""So long states are waited for that may only have lost their connection, before a checkpoint is gone back to."""
 
 START_S = 60.0
 """For so long the first workers are waited for."""
@@ -52,26 +40,22 @@ async def ignore(_what: str, _epoch: int, _step: int) -> None:
     """Do nothing about what happens."""
 
 
-class Controller(Hub):
+class Controller(Listener):
     """Leads one job.
 
     Parameters
     ----------
-    spec, costs
-        The job; sizes and shapes in the simulation's terms.
-    secret, device, host
-        See `Hub`.
+    spec, costs, secret, device, host, port
+        See `Listener`.
     initial_nodes
         Nodes to wait for before the first step.
 
     Attributes
     ----------
-    record : Recorder
-        What happened so far.
-    step : int
-        Steps made.
     on_happening : Happening
         Told of what happens.
+    start_s : float
+        For how long the first workers are waited for.
     """
 
     def __init__(
@@ -82,88 +66,15 @@ class Controller(Hub):
         initial_nodes: int,
         device: str = "cpu",
         host: str = "127.0.0.1",
+        port: int = 0,
     ) -> None:
-        super().__init__(spec, secret, device, host)
-        self.costs, self.initial_nodes = costs, initial_nodes
+        super().__init__(spec, costs, secret, device, host, port)
+        self.initial_nodes = initial_nodes
         self.on_happening: Happening = ignore
-        self.step = 0
-        self.system = SYSTEMS[self.spec.system]
-        placement = self.system.policy.name if self.system.policy is not None else None
-        self._placement = placement
-        self._start_clock()
-        self._epoch = 0
-        self._in_use: list[Peer] = []
-        self._has_state = False
-        self._started = False
+        self.start_s = START_S
+        self._has_state = self._started = False
         self._slots: list[list[list[int]]] = []
-        self._loads: list[list[int]] | None = None
-        self._join_at_s: float | None = None
-        self._saved: set[str] = set()
-        self._save_s = 0.0
         self._pausing = ""
-        self._vain = 0
-        self._failed_s: float | None = None
-
-    def _start_clock(self) -> None:
-        self._began_s = time.monotonic()
-        self.record = Recorder(self.system.name, self._placement, self.spec.global_batch, self.now_s)
-        self.record.num_alive = len(self.peers)
-
-    def now_s(self) -> float:
-        """Return seconds since the job began."""
-        return time.monotonic() - self._began_s
-
-    # What workers report.
-
-    def _hear(self, peer: Peer, message: Message) -> None:
-        if isinstance(message, Beat):
-            return
-        if isinstance(message, Left) and message.epoch >= peer.epoch:
-            peer.offer = Offer(message.step, message.prepared, frozenset(message.holds))
-            peer.idle, peer.why = True, message.why
-        elif isinstance(message, Rebuilt):
-            peer.rebuilt = message.epoch
-        elif isinstance(message, Ready):
-            peer.ready = message.epoch
-        elif isinstance(message, Stepped) and message.epoch == self._epoch:
-            self._take_step(message)
-        elif isinstance(message, Saved) and message.epoch == self._epoch:
-            self._take_saved(peer, message)
-        self._changed.set()
-
-    def _take_step(self, message: Stepped) -> None:
-        self.step = message.step
-        self._loads = message.loads
-        self._vain = 0
-        self.record.step(message.step, message.step_s, message.loss, message.loads)
-
-    def _take_saved(self, peer: Peer, message: Saved) -> None:
-        self._saved.add(f"{message.epoch}/{message.step}/{peer.name}")
-        self._save_s = max(self._save_s, message.seconds)
-        if self._saved >= {f"{message.epoch}/{message.step}/{other.name}" for other in self._in_use}:
-            checkpoint.complete(self.spec, message.step)
-            self.record.save_s.append(self._save_s)
-            self.record.ledger.move("compute", "checkpoint", min(self._save_s, self.record.ledger.seconds()["compute"]))
-            self.record.log.count("checkpoints")
-            self.record.unsaved_s, self._save_s = 0.0, 0.0
-            self._saved.clear()
-
-    def _came(self, peer: Peer) -> None:
-        if self._join_at_s is None and self._started:
-            self._join_at_s = self.now_s() + self.costs.job.join_wait_s
-        self._note_alive()
-
-    def _gone(self, peer: Peer) -> None:
-        if peer in self._in_use and self._failed_s is None:
-            self._failed_s = self.record.killed_s.get(peer.name, self.now_s())
-        self._note_alive()
-
-    def _note_alive(self) -> None:
-        self.record.num_alive = len(self.peers)
-        rate = self.record.log.states[-1].samples_per_s if self.record.log.states else 0.0
-        self.record.state(rate)
-
-    # The life of the job.
 
     async def run(self) -> None:
         """Lead the job until it is over.
@@ -173,9 +84,12 @@ class Controller(Hub):
         LiveError
             When it cannot go on.
         """
-        await self._until(lambda: len(self.peers) >= self.initial_nodes, START_S)
+        await self._until(lambda: len(self.peers) >= self.initial_nodes, self.start_s)
         if len(self.peers) < self.initial_nodes:
-            self.stop(f"{len(self.peers)} of {self.initial_nodes} workers came within {START_S:g} s")
+            self.stop(f"{len(self.peers)} of {self.initial_nodes} workers came within {self.start_s:g} s")
+        if not self._can_begin():
+            # The job waits from the first instant on, and what happens to nodes begins.
+            await self._begin_clock()
         while self.stopped is None:
             decision = await self._decide()
             if decision is None:
@@ -189,32 +103,67 @@ class Controller(Hub):
         if self.stopped:
             raise LiveError(self.stopped)
 
+    async def _begin_clock(self) -> None:
+        self._start_clock()
+        self._clock_runs = True
+        await self.on_happening("started", self._epoch, self.step)
+
     async def _decide(self) -> Decision | None:
         """Choose the next epoch; wait for more nodes where there are too few."""
-        joining = self._join_at_s is not None and self.now_s() >= self._join_at_s
-        survivors = [peer for peer in self._in_use if peer.alive and self._has_state]
-        others = [peer for peer in self.peers if peer not in survivors]
-        if joining:
-            self._join_at_s = None
-        decision = decide(
-            self.system,
-            self.costs,
-            [peer.offer for peer in survivors],
-            [peer.offer for peer in others],
-            joining=joining or not self._started,
-            checkpoint_step=checkpoint.last_step(Path(self.spec.checkpoint_folder)),
-            paused=self._pausing != "",
-            load_LE=None if self._loads is None else np.array(self._loads, dtype=np.int64),
-        )
+        decision = self._choose()
+        if self._has_state and self.system.recovers_from_peers and (decision is None or decision.source != "peers"):
+            # What only lost its connection comes back with all that it holds.
+            await self._until(lambda: self._goes_on(self._choose()), RECONNECT_GRACE_S)
+            decision = self._choose()
         if decision is None:
             self._has_state = False
             self.record.num_used = 0
             self.record.enter("waiting")
             self.record.state(0.0)
-            await self._until(lambda: self._can_begin(), None)
+            await self._wait_for_nodes()
             return None
-        self._candidates = [[*survivors, *others][index] for index in decision.senders]
+        if decision.source != "peers" or self.system.is_elastic:
+            # All who came are taken in; else they join once the job runs.
+            self._join_at_s = None if self._is_joining() else self._join_at_s
+        self._candidates = [self._offering()[index] for index in decision.senders]
         return decision
+
+    def _offering(self) -> list[Peer]:
+        """Return survivors of the last epoch in the order of its ranks, then all others."""
+        survivors = [peer for peer in self._in_use if peer.alive and self._has_state]
+        return [*survivors, *(peer for peer in self.peers if peer not in survivors)]
+
+    def _is_joining(self) -> bool:
+        return not self._started or (self._join_at_s is not None and self.now_s() >= self._join_at_s)
+
+    def _choose(self) -> Decision | None:
+        offers = [peer.offer for peer in self._offering()]
+        num_survivors = sum(peer.alive and self._has_state for peer in self._in_use)
+        return decide(
+            self.system,
+            self.costs,
+            offers[:num_survivors],
+            offers[num_survivors:],
+            joining=self._is_joining(),
+            checkpoint_step=checkpoint.last_step(Path(self.spec.checkpoint_folder)),
+            paused=self._pausing != "",
+            load_LE=None if self._loads is None else np.array(self._loads, dtype=np.int64),
+        )
+
+    @staticmethod
+    def _goes_on(decision: Decision | None) -> bool:
+        return decision is not None and decision.source == "peers"
+
+    async def _wait_for_nodes(self) -> None:
+        """Wait until there are enough nodes and those who come together have been collected."""
+        while self.stopped is None:
+            left_s = None if self._join_at_s is None else self._join_at_s - self.now_s()
+            if self._can_begin() and (left_s is None or left_s <= 0):
+                return
+            if left_s is not None and left_s <= 0:
+                self._join_at_s = left_s = None
+            num_peers = len(self.peers)
+            await self._until(lambda num_peers=num_peers: len(self.peers) != num_peers, left_s)  # type: ignore[misc]
 
     def _can_begin(self) -> bool:
         return self.system.usable_nodes(self.costs, len(self.peers)) > 0
@@ -280,18 +229,17 @@ class Controller(Hub):
             return False
         recovery.transfer_s += self.now_s() - begun_s
         await self.on_happening("ready", epoch, self.step)
-        is_first = not self._started
+        if not self._clock_runs:
+            # What comes before the first step is no part of what a trace does to a job.
+            await self._begin_clock()
         self._start(decision, ranks, cause)
-        if is_first:
-            await self.on_happening("started", epoch, self.step)
         return True
 
     def _start(self, decision: Decision, ranks: list[Peer], cause: str) -> None:
-        if not self._started:
-            # What comes before the first step is no part of what a trace does to a job.
-            self._start_clock()
-            self._join_at_s = None
         record = self.record
+        if not self._started and len(self.peers) > len(self._candidates) and self._join_at_s is None:
+            # Who came while the first epoch was prepared joins like those who come later.
+            self._join_at_s = self.now_s() + self.costs.job.join_wait_s
         for peer in self._candidates:
             peer.send(Go(self._epoch))
         self._in_use, self._has_state = ranks, True
@@ -328,21 +276,28 @@ class Controller(Hub):
 
     async def _train(self) -> None:
         """Wait until the epoch ends, by a failure or a pause."""
+        told = self.step
         while self.stopped is None and not self._broken():
-            step, join_at_s = self.step, None if self._pausing else self._join_at_s
+            join_at_s = None if self._pausing else self._join_at_s
             if join_at_s is not None and join_at_s <= self.now_s():
                 self._ask_to_join()
                 continue
             await self._until(
-                lambda step=step, join_at_s=join_at_s: (  # type: ignore[misc]
-                    self._broken() or self.step > step or (not self._pausing and self._join_at_s != join_at_s)
+                lambda told=told, join_at_s=join_at_s: (  # type: ignore[misc]
+                    self._broken() or self.step > told or (not self._pausing and self._join_at_s != join_at_s)
                 ),
                 None if join_at_s is None else join_at_s - self.now_s(),
             )
-            if self.step > step:
-                self._ask_to_rebalance(step)
-                for made in range(step + 1, self.step + 1):
-                    await self.on_happening("stepped", self._epoch, made)
+            told = await self._tell_steps(told)
+        await self._tell_steps(told)
+
+    async def _tell_steps(self, told: int) -> int:
+        """Tell of every step made since; return the last one."""
+        while told < self.step:
+            told += 1
+            self._ask_to_rebalance(told)
+            await self.on_happening("stepped", self._epoch, told)
+        return told
 
     def _ask_to_join(self) -> None:
         """Ask all to pause, where that brings more nodes into use."""
@@ -351,9 +306,9 @@ class Controller(Hub):
         else:
             self._join_at_s = None
 
-    def _ask_to_rebalance(self, before: int) -> None:
-        interval = self.costs.job.rebalance_interval_steps
-        if self.system.is_elastic and self.step // interval > before // interval and not self._pausing:
+    def _ask_to_rebalance(self, step: int) -> None:
+        due = step % self.costs.job.rebalance_interval_steps == 0
+        if self.system.is_elastic and due and not self._pausing and not self._broken():
             load_LE = np.array(self._loads, dtype=np.int64)
             plan = self.system.plan(self.costs, len(self._in_use), load_LE)
             now = np.sort(np.array(self._slots), axis=2)

@@ -170,7 +170,9 @@ class Group:
                 return
             except RuntimeError:
                 if work.is_completed():
-                    raise
+                    # It may have ended well just after this patience ended; if not, this says why.
+                    work.wait()
+                    return
                 if self._is_cut:
                     self.is_stuck = True
                     raise

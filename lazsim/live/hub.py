@@ -10,6 +10,9 @@ from lazsim.live.messages import LONGEST_LINE, Hello, LiveError, Message, Seal, 
 from lazsim.live.plan import Offer
 from lazsim.live.spec import LiveSpec
 
+MISSED_BEATS = 3
+"""A worker that was silent for so many heartbeats may be replaced by one of the same name."""
+
 GOODBYE_S = 2.0
 """How long to wait for workers to take in that the job is over: one that hangs never does."""
 
@@ -47,8 +50,8 @@ class Hub:
         Of the run.
     device
         Where workers compute: ``auto``, ``cpu`` or ``cuda``.
-    host
-        Address to listen on.
+    host, port
+        Where to listen; port 0 is any that is free.
 
     Attributes
     ----------
@@ -60,10 +63,10 @@ class Hub:
         Why the job is over, empty when all went well; none while it is not.
     """
 
-    def __init__(self, spec: LiveSpec, secret: bytes, device: str, host: str) -> None:
-        self.spec, self.secret, self.device, self.host = spec, secret, device, host
+    def __init__(self, spec: LiveSpec, secret: bytes, device: str, host: str, port: int) -> None:
+        self.spec, self.secret, self.device = spec, secret, device
+        self.host, self.port = host, port
         self.peers: list[Peer] = []
-        self.port = 0
         self.stopped: str | None = None
         self._bug: Exception | None = None
         self._changed = asyncio.Event()
@@ -79,9 +82,18 @@ class Hub:
         """Take note of the end of a worker."""
 
     async def open(self) -> None:
-        """Listen for workers."""
-        self._store, self._store_port = serve_store(self.host)
-        self._server = await asyncio.start_server(self._converse, self.host, 0, limit=LONGEST_LINE)
+        """Listen for workers.
+
+        Raises
+        ------
+        LiveError
+            When the address cannot be had.
+        """
+        try:
+            self._store, self._store_port = serve_store(self.host)
+            self._server = await asyncio.start_server(self._converse, self.host, self.port, limit=LONGEST_LINE)
+        except OSError as error:
+            raise LiveError(f"cannot listen on {self.host}:{self.port} ({error.strerror}); choose another") from None
         self.port = int(self._server.sockets[0].getsockname()[1])
         self._watch_task = asyncio.create_task(self._watch_silence())
 
@@ -141,20 +153,32 @@ class Hub:
         if self.stopped is not None:
             writer.write(seal.close(Stop(self.stopped)))
             return None
-        if any(peer.alive and peer.name == hello.name for peer in self.peers):
-            writer.write(seal.close(Stop(f"{hello.name}: another worker has this name; give each its own (--name)")))
-            return None
+        for peer in self.peers:
+            if peer.name != hello.name:
+                continue
+            if time.monotonic() - peer.heard_s < MISSED_BEATS * self.spec.heartbeat_s:
+                why = f"{hello.name}: another worker has this name; give each its own (--name)"
+                writer.write(seal.close(Stop(why)))
+                return None
+            # The same one, back before the end of its old connection was noticed.
+            peer.writer.transport.abort()
+            peer.alive = False
         offer = Offer(hello.step, hello.prepared, frozenset(hello.holds))
         peer = Peer(hello.name, writer, seal, offer, time.monotonic())
         self.peers.append(peer)
-        peer.send(Welcome(self.spec, self.device, self.host, self._store_port))
+        peer.send(Welcome(self.spec, self.device, self._store_port))
         self._came(peer)
         self._changed.set()
         return peer
 
     async def _watch_silence(self) -> None:
         while True:
+            before_s = time.monotonic()
             await asyncio.sleep(self.spec.heartbeat_s)
+            if time.monotonic() - before_s > 2 * self.spec.heartbeat_s:
+                # It was this process that was not there: what workers said meanwhile is yet to be read.
+                for peer in self.peers:
+                    peer.heard_s = time.monotonic()
             for peer in list(self.peers):
                 if time.monotonic() - peer.heard_s > self.spec.silence_s:
                     peer.writer.transport.abort()

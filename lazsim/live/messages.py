@@ -86,11 +86,10 @@ FromWorker = Hello | Beat | Stepped | Saved | Left | Rebuilt | Ready
 
 
 class Welcome(Message, frozen=True, tag=True):
-    """The job, and where ranks meet."""
+    """The job, and the port of the controller's host at which ranks meet."""
 
     spec: LiveSpec
     device: str
-    store_host: str
     store_port: int
 
 

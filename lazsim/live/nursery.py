@@ -6,6 +6,7 @@ takes all its workers with it, however they or it end.
 
 import contextlib
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -45,7 +46,7 @@ class Nursery:
             start_new_session=True,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
-        self._pids: dict[str, int] = {}
+        self._workers: dict[str, int] = {}
         return self
 
     def __exit__(
@@ -70,25 +71,38 @@ class Nursery:
             answer = b""
         if not answer:
             raise LiveError("the process that starts workers has ended; its error is above")
-        self._pids[birth.name] = int(answer)
+        # One that has ended already says why in its log.
+        with contextlib.suppress(ProcessLookupError):
+            self._workers[birth.name] = os.pidfd_open(int(answer))
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it can start workers."""
+        return self._process.poll() is None
+
+    @property
+    def num_workers(self) -> int:
+        """How many of its workers have not ended."""
+        # The descriptor of a process becomes readable when that ends.
+        ended, _, _ = select.select(self._workers.values(), (), (), 0)
+        return len(self._workers) - len(ended)
 
     def kill(self, name: str) -> None:
         """Kill a worker as a failure does, without a word."""
         self.signal(name, signal.SIGKILL)
-        self._pids.pop(name, None)
+        descriptor = self._workers.pop(name, None)
+        if descriptor is not None:
+            os.close(descriptor)
 
     def kill_all(self) -> None:
         """Kill every worker."""
-        for name in list(self._pids):
+        for name in list(self._workers):
             self.kill(name)
 
     def signal(self, name: str, number: signal.Signals) -> None:
         """Send a worker a signal; one that has ended gets none."""
-        pid = self._pids.get(name)
-        if pid is None:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, number)
+        with contextlib.suppress(ProcessLookupError, KeyError):
+            signal.pidfd_send_signal(self._workers[name], number)
 
 
 def _bear(birth: Birth) -> int:

@@ -3,7 +3,7 @@
 Axes: L layers, E experts, N nodes of a plan, H candidates.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -84,23 +84,42 @@ def decide(
     """
     if load_LE is None:
         load_LE = np.ones((costs.model.num_moe_layers, costs.model.num_experts), dtype=np.int64)
-    if survivors and (system.recovers_from_peers or paused) and (system.is_elastic or not (paused and joining)):
-        candidates = [*survivors, *others] if joining and system.is_elastic else list(survivors)
-        step, holds = valid_holds(candidates)
-        has_LEH = holds_LEH(costs, holds)
-        num_ranks = system.usable_nodes(costs, len(candidates))
-        if num_ranks and has_LEH.any(axis=2).all() and any(0 in held for held in holds):
-            plan = system.plan(costs, num_ranks, load_LE)
-            chosen = map_greedily(num_missing(has_LEH, plan.holds_LEN))
-            # Without groups the order of ranks is free: who keeps its place keeps its communicators.
-            order = np.argsort(chosen) if system.is_elastic else np.arange(num_ranks)
-            left_out = [index for index in range(len(candidates)) if index not in chosen and holds[index]]
-            senders = chosen[order].tolist() + left_out
-            held = [holds[index] for index in senders]
-            slots_LNS = plan.slots_LNS[:, order]
-            moved = _busiest_bytes(costs, held, plan.nodes(order))
-            return Decision("peers", step, senders, num_ranks, held, slots_LNS, moved)
-    return _restart(system, costs, len(survivors) + len(others), checkpoint_step, load_LE)
+    offers = [*survivors, *others]
+    if (system.recovers_from_peers or paused) and (system.is_elastic or not (paused and joining)):
+        own = range(len(survivors))
+        # Whoever lost its connection and is back holds states, too, and counts before any is given up.
+        back = [index for index in range(len(offers)) if index in own or offers[index].holds]
+        for candidates in (range(len(offers)) if joining and system.is_elastic else own, back):
+            decision = _go_on(system, costs, offers, list(candidates), load_LE)
+            if decision is not None:
+                return decision
+    return _restart(system, costs, len(offers), checkpoint_step, load_LE)
+
+
+def _go_on(
+    system: System, costs: CostModel, offers: Sequence[Offer], candidates: list[int], load_LE: Ints
+) -> Decision | None:
+    """Go on with what these candidates hold; None where that is not everything, or where they are too few."""
+    step, holds = valid_holds([offers[index] for index in candidates], lambda held: _is_whole(costs, held))
+    num_ranks = system.usable_nodes(costs, len(candidates))
+    if not num_ranks or not _is_whole(costs, holds):
+        return None
+    plan = system.plan(costs, num_ranks, load_LE)
+    chosen = map_greedily(num_missing(holds_LEH(costs, holds), plan.holds_LEN))
+    # Without groups the order of ranks is free: who keeps its place keeps its communicators.
+    order = np.argsort(chosen) if system.is_elastic else np.arange(num_ranks)
+    left_out = [index for index in range(len(candidates)) if index not in chosen and holds[index]]
+    senders = chosen[order].tolist() + left_out
+    held = [holds[index] for index in senders]
+    moved = _busiest_bytes(costs, held, plan.nodes(order))
+    return Decision(
+        "peers", step, [candidates[index] for index in senders], num_ranks, held, plan.slots_LNS[:, order], moved
+    )
+
+
+def _is_whole(costs: CostModel, holds: Sequence[frozenset[int]]) -> bool:
+    """Tell whether together they hold every block."""
+    return len(frozenset().union(*holds)) == 1 + costs.model.num_moe_layers * costs.model.num_experts
 
 
 def _restart(system: System, costs: CostModel, num_nodes: int, checkpoint_step: int, load_LE: Ints) -> Decision | None:
@@ -113,26 +132,39 @@ def _restart(system: System, costs: CostModel, num_nodes: int, checkpoint_step: 
     return Decision(source, checkpoint_step, list(range(num_ranks)), num_ranks, nothing, plan.slots_LNS)
 
 
-def valid_holds(offers: Sequence[Offer]) -> tuple[int, list[frozenset[int]]]:
+def valid_holds(
+    offers: Sequence[Offer], is_whole: Callable[[list[frozenset[int]]], bool]
+) -> tuple[int, list[frozenset[int]]]:
     """Return the step to go on from, and what each worker holds of it.
+
+    Parameters
+    ----------
+    offers
+        What workers hold.
+    is_whole
+        Tells whether blocks, by worker, are all that there are.
 
     Notes
     -----
-    Whoever has committed a step knows that all had prepared it. So the furthest decides, and those one step behind
-    catch up by committing what they have prepared; anybody further behind holds nothing of use.
+    Whoever has committed a step knows that all had prepared it. So those one step behind catch up by committing what
+    they have prepared. The furthest step of which everything is there counts; that of a worker that comes back after
+    the others went back to a checkpoint need not be it.
 
     Examples
     --------
     >>> ahead, behind, late = (Offer(*held) for held in ((5, False, {0}), (4, True, {1}), (3, True, set())))
-    >>> valid_holds([ahead, behind, late])
+    >>> valid_holds([ahead, behind, late], lambda held: set().union(*held) == {0, 1})
     (5, [{0}, {1}, frozenset()])
     """
-    step = max((offer.step for offer in offers if offer.holds), default=0)
-    held = [
-        offer.holds if offer.step == step or (offer.step == step - 1 and offer.prepared) else frozenset()
-        for offer in offers
-    ]
-    return step, held
+    steps = sorted({offer.step for offer in offers if offer.holds}, reverse=True)
+    for step in steps:
+        held = [
+            offer.holds if offer.step == step or (offer.step == step - 1 and offer.prepared) else frozenset()
+            for offer in offers
+        ]
+        if is_whole(held):
+            return step, held
+    return 0, [frozenset() for _ in offers]
 
 
 def holds_LEH(costs: CostModel, holds: Sequence[frozenset[int]]) -> Bools:

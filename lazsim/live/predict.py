@@ -18,7 +18,7 @@ from lazsim.engine.simulate import SystemRun, simulate_system
 from lazsim.engine.systems import SYSTEMS
 from lazsim.live.nursery import Nursery
 from lazsim.live.record import LiveRun
-from lazsim.live.run import Machine, live_run, planning_costs
+from lazsim.live.run import Machine, live_run, planning_costs, require_fit
 from lazsim.live.spec import LiveSpec
 from lazsim.placement.plan import Ints, PlacementPlan
 from lazsim.routing.table import RecordedRouting
@@ -65,6 +65,7 @@ class Descent:
         self._alive = [f"c{index}" for index in range(num_nodes)]
         self._since = 0
         self._grown = False
+        self.has_more = False
 
     def begin(self, machine: Machine) -> None:
         """Start all nodes."""
@@ -94,6 +95,7 @@ async def calibrate(spec: LiveSpec, num_nodes: int, nursery: Nursery, device: st
     """Measure what a run with up to so many nodes is made of."""
     system = SYSTEMS[spec.system]
     costs = planning_costs(spec, num_nodes)
+    require_fit(spec, num_nodes)
     fewest = min(count for count in range(1, num_nodes + 1) if system.usable_nodes(costs, count))
     job = msgspec.structs.replace(
         spec.job, join_wait_s=0.0, checkpoint_interval_steps={spec.system: STEPS_PER_COUNT // 2}

@@ -12,7 +12,9 @@ import msgspec
 from lazsim.costmodel.compute import AnalyticCompute
 from lazsim.costmodel.network import AnalyticCommunication
 from lazsim.costmodel.step import CostModel
+from lazsim.engine.systems import SYSTEMS
 from lazsim.errors import LazsimError
+from lazsim.files import check_folder
 from lazsim.live.controller import Controller
 from lazsim.live.messages import LiveError, new_secret
 from lazsim.live.nursery import Birth, Nursery, tail
@@ -21,6 +23,12 @@ from lazsim.live.spec import LiveSpec, check_model
 from lazsim.live.text import check_length, load_text, text_hash
 from lazsim.specs import ClusterSpec, GpuSpec, load_spec
 from lazsim.trace.table import Trace
+
+WATCH_S = 0.5
+"""How often to look whether there is still somebody to do the job."""
+
+ELSEWHERE_START_S = 3600.0
+"""For so long workers are waited for that a cluster starts when it has room for them."""
 
 HARDWARE = "rtx3090x10"
 """Where plans are made for live workers, sizes count and times do not: any cluster's times will do."""
@@ -73,9 +81,23 @@ class Machine:
         number = self._births[node]
         return node if number == 1 else f"{node}#{number}"
 
+    async def watch(self, play: "Play") -> None:
+        """End the job when there is nobody left to do it."""
+        while True:
+            await asyncio.sleep(WATCH_S)
+            if not self.nursery.is_alive:
+                self.controller.stop("the process that starts workers has ended")
+            elif not (self.controller.peers or self.nursery.num_workers or play.has_more):
+                self.controller.stop("all workers have ended")
+
 
 class Play(Protocol):
     """What happens to the nodes of a run."""
+
+    @property
+    def has_more(self) -> bool:
+        """Whether nodes are yet to come."""
+        ...
 
     def begin(self, machine: Machine) -> None:
         """Start the first nodes."""
@@ -100,6 +122,7 @@ class TracePlay:
         self._speedup = speedup
         self._end_s = trace.duration_s / speedup
         self._task: asyncio.Task[None] | None = None
+        self.has_more = True
         first = self._batches[0] if self._batches else None
         self.initial = first.added if first is not None and first.time_s == 0 else ()
 
@@ -109,17 +132,24 @@ class TracePlay:
             machine.start(node)
 
     async def happen(self, machine: Machine, what: str, _epoch: int, _step: int) -> None:
-        """Begin with the trace when the first step begins."""
+        """Begin with the trace when the job does."""
         if what == "started":
             self._task = asyncio.create_task(self._play(machine))
 
     async def _play(self, machine: Machine) -> None:
+        try:
+            await self._act(machine)
+        except LiveError as error:
+            machine.controller.stop(str(error))
+
+    async def _act(self, machine: Machine) -> None:
         for batch in self._batches[1 if self.initial else 0 :]:
             await asyncio.sleep(batch.time_s / self._speedup - machine.controller.now_s())
             for node in batch.removed:
                 machine.kill(node)
             for node in batch.added:
                 machine.start(node)
+        self.has_more = False
         await asyncio.sleep(self._end_s - machine.controller.now_s())
         machine.controller.stop()
 
@@ -148,7 +178,7 @@ async def live_run(
     device: str = "cpu",
     watch: Callable[[Controller], None] | None = None,
 ) -> LiveRun:
-    """Train through what happens to the nodes.
+    """Train through what happens to the nodes, all of them processes of this machine.
 
     Parameters
     ----------
@@ -170,18 +200,15 @@ async def live_run(
     LazsimError
         When the job cannot go on.
     """
-    if spec.global_batch < most_nodes:
-        raise LazsimError(
-            f"{spec.global_batch} sequences cannot be divided among up to {most_nodes} nodes; use a larger global batch"
-        )
+    spec = prepare(spec)
+    require_fit(spec, most_nodes)
     with tempfile.TemporaryDirectory(prefix="lazsim-live-") as scratch:
-        folder = Path(spec.checkpoint_folder or Path(scratch) / "checkpoints")
-        folder.mkdir(parents=True, exist_ok=True)
-        spec = msgspec.structs.replace(prepare(spec), checkpoint_folder=str(folder))
+        spec = _with_checkpoints(spec, Path(scratch))
         controller = Controller(spec, planning_costs(spec, most_nodes), new_secret(), num_initial, device)
         machine = Machine(controller, nursery, Path(scratch) / "workers.log")
         controller.on_happening = lambda what, epoch, step: play.happen(machine, what, epoch, step)
         await controller.open()
+        watching = asyncio.create_task(machine.watch(play))
         try:
             play.begin(machine)
             if watch is not None:
@@ -192,5 +219,75 @@ async def live_run(
             said = tail(machine.log)
             raise LiveError(f"{error}; a worker's last words: {said}" if said else str(error)) from None
         finally:
-            await controller.close()
+            watching.cancel()
+            await controller.close(controller.stopped or "")
             nursery.kill_all()
+
+
+async def lead(
+    spec: LiveSpec,
+    secret: bytes,
+    host: str,
+    port: int,
+    *,
+    num_initial: int,
+    device: str = "auto",
+    watch: Callable[[Controller], None] | None = None,
+) -> LiveRun:
+    """Lead workers that others start: torchrun, Slurm, Kubernetes or a shell on each node.
+
+    Parameters
+    ----------
+    spec
+        The job; its checkpoint folder is one that all workers share.
+    secret
+        That the workers have, too.
+    host, port
+        Where to listen for them.
+    num_initial
+        Workers to wait for before the first step.
+    device, watch
+        As for `live_run`.
+
+    Raises
+    ------
+    LazsimError
+        When the job cannot go on.
+    """
+    spec = prepare(spec)
+    require_fit(spec, num_initial)
+    spec = _with_checkpoints(spec, Path(spec.checkpoint_folder))
+    controller = Controller(spec, planning_costs(spec, num_initial), secret, num_initial, device, host, port)
+    controller.start_s = ELSEWHERE_START_S
+    await controller.open()
+    try:
+        if watch is not None:
+            watch(controller)
+        await controller.run()
+        return controller.record.result(controller.step, controller.now_s())
+    finally:
+        await controller.close(controller.stopped or "")
+
+
+def require_fit(spec: LiveSpec, most_nodes: int) -> None:
+    """Refuse a job whose experts the most nodes that there can be do not hold.
+
+    Raises
+    ------
+    LazsimError
+        When they are too few.
+    """
+    costs = planning_costs(spec, most_nodes)
+    if not SYSTEMS[spec.system].usable_nodes(costs, most_nodes):
+        raise LazsimError(
+            f"{spec.model.name}: {spec.model.num_experts} experts do not fit on {most_nodes} nodes of "
+            f"{spec.slots_per_node} slots under {spec.system}; use more --nodes or --slots"
+        )
+
+
+def _with_checkpoints(spec: LiveSpec, scratch: Path) -> LiveSpec:
+    """Make the checkpoint folder, in a scratch folder where none was chosen."""
+    folder = Path(spec.checkpoint_folder or scratch / "checkpoints").absolute()
+    check_folder(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    return msgspec.structs.replace(spec, checkpoint_folder=str(folder))

@@ -23,6 +23,7 @@ from lazsim.errors import LazsimError
 from lazsim.live.checkpoint import load_blocks, save_blocks
 from lazsim.live.group import Group, choose_device
 from lazsim.live.messages import (
+    SECRET_VARIABLE,
     Beat,
     Enter,
     Go,
@@ -50,6 +51,9 @@ from lazsim.live.transfer import block_key, block_number, transfer
 RECONNECT_S = 10.0
 """For so long a worker tries to find its controller again."""
 
+MOST_REFUSALS = 4
+"""So often a worker speaks in vain to a controller that does not answer."""
+
 
 class AbandonedError(Exception):
     """The epoch is over for this worker; why is in the text, empty when it was told."""
@@ -72,17 +76,22 @@ class Line:
         The last request to pause.
     lost : bool
         Whether the connection is lost.
+    own_address : str
+        This end of it.
+    welcomed : bool
+        Whether the controller has answered.
     """
 
     def __init__(self, address: tuple[str, int], secret: bytes) -> None:
         self.inbox: queue.Queue[Message | None] = queue.Queue()
         self.left_epoch = 0
         self.pausing: Pause | None = None
-        self.lost = False
+        self.lost = self.welcomed = False
         self.group: Group | None = None
         self._lock = threading.Lock()
         self._socket = socket.create_connection(address, timeout=RECONNECT_S)
         self._socket.settimeout(None)
+        self.own_address = str(self._socket.getsockname()[0])
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._reader = self._socket.makefile("rb")
         self._seal = Seal(secret, self._reader.readline().strip(), "worker")
@@ -159,7 +168,7 @@ class Worker:
     secret
         Of the run.
     host
-        The address on which this node listens to others.
+        The address on which this node listens to others; that by which it reaches the controller when empty.
     """
 
     def __init__(self, address: tuple[str, int], name: str, secret: bytes, host: str) -> None:
@@ -176,15 +185,21 @@ class Worker:
         LiveError
             When the controller cannot be found, or not again.
         """
-        while True:
+        refusals = 0
+        while refusals < MOST_REFUSALS:
             line = self._connect()
             try:
                 return self._serve(line)
             except GoneError:
-                pass
+                refusals = 0 if line.welcomed else refusals + 1
             finally:
                 self._drop_group(line)
                 line.close()
+            time.sleep(0.1 * refusals)
+        raise LiveError(
+            f"{self._name}: the controller at {self._address[0]}:{self._address[1]} does not answer; "
+            f"{SECRET_VARIABLE} and the version of lazsim must be the same as there"
+        )
 
     def _connect(self) -> Line:
         deadline = time.monotonic() + RECONNECT_S
@@ -208,8 +223,10 @@ class Worker:
             return welcome.why
         if not isinstance(welcome, Welcome):
             raise GoneError
-        self._settle_in(welcome)
+        line.welcomed = True
+        # Before all that takes long, such as reading the text.
         line.beat(welcome.spec.heartbeat_s)
+        self._settle_in(welcome)
         while True:
             message = line.inbox.get()
             if message is None:
@@ -230,7 +247,7 @@ class Worker:
                 f"{self._name}: {name} differs from the controller's; give all nodes the same file (--text)"
             )
         check_length(self._text, spec.model.sequence_length, spec.text)
-        self._store = (welcome.store_host, welcome.store_port)
+        self._store = (self._address[0], welcome.store_port)
         self._device_choice = welcome.device
         if self._state is None:
             self._state = State(spec)
@@ -310,7 +327,9 @@ class Worker:
 
     def _join_group(self, line: Line, enter: Enter, whom: str, rank: int, size: int) -> None:
         device = choose_device(self._device_choice, rank)
-        line.group = self._group = Group(self._store, f"{enter.epoch}/{whom}", rank, size, self._host, device)
+        line.group = self._group = Group(
+            self._store, f"{enter.epoch}/{whom}", rank, size, self._host or line.own_address, device
+        )
         # Whoever called everybody out before the line knew of this group has not cut it.
         self._check(line, enter)
         self._group.connect()
@@ -413,7 +432,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m lazsim.live.worker", description="One node of a live job.")
     parser.add_argument("--controller", required=True, metavar="HOST:PORT")
     parser.add_argument("--name", default=f"{socket.gethostname()}-{os.getpid()}", help="unique in the job")
-    parser.add_argument("--host", default="127.0.0.1", help="address on which other workers reach this one")
+    parser.add_argument(
+        "--host", default="", help="address at which other workers reach this one; default: as the controller sees it"
+    )
     arguments = parser.parse_args()
     host, _, port = arguments.controller.rpartition(":")
     if not host or not port.isdigit():

@@ -1,0 +1,51 @@
+"""``lazsim live`` and ``lazsim validate``: what they refuse, and in how many words."""
+
+import pytest
+
+pytest.importorskip("torch", reason="live training needs torch: pip install 'lazsim[live]'")
+
+
+@pytest.mark.parametrize("command", ["live", "validate"])
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--system", "lazarsu"), "did you mean 'lazarus'?"),
+        (("--nodes", 1), "8 experts do not fit on 1 nodes of 4 slots under lazarus"),
+        (("--nodes", 0), "'--nodes'"),
+        (("--top-k", 9), "--top-k 9: live-small has 8 experts"),
+        (("--model", "deepseek-v3"), "choose a GPT-2 shape"),
+        (("--text", "missing.txt"), "missing.txt: cannot be read"),
+        (("--trace", "missing.csv"), "missing.csv: cannot be read"),
+        (("--record-routing", "a-file/routing.csv"), "a-file"),
+    ],
+)
+def test_bad_input_is_one_clear_line_and_exit_code_2(lazsim, tmp_path, monkeypatch, command, arguments, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a-file").write_text("")
+    code, out, err = lazsim(command, *arguments)
+    assert (code, out) == (2, "")
+    assert said in err.splitlines()[-1]
+    assert len([line for line in err.splitlines() if not line.startswith("note:")]) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["a-file"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--listen", "nowhere"), "--listen 'nowhere': give HOST:PORT"),
+        (("--listen", "127.0.0.1:70000"), "give HOST:PORT"),
+        (("--listen", "127.0.0.1:0"), "give a folder that all workers share as --checkpoints"),
+        (("--listen", "127.0.0.1:0", "--trace", "x.csv"), "leave --trace out"),
+        (("--listen", "127.0.0.1:0", "--checkpoints", "here"), "LAZSIM_LIVE_SECRET is not set"),
+        (("--listen", "203.0.113.1:29600", "--checkpoints", "here"), "cannot listen on 203.0.113.1:29600"),
+    ],
+)
+def test_what_leads_workers_of_others_says_what_it_needs(lazsim, tmp_path, monkeypatch, arguments, said):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("LAZSIM_LIVE_SECRET", raising=False)
+    if "203.0.113.1:29600" in arguments:
+        monkeypatch.setenv("LAZSIM_LIVE_SECRET", "ab" * 32)
+    code, out, err = lazsim("live", *arguments)
+    assert (code, out) == (2, "")
+    assert said in err
+    assert len(err.splitlines()) == 1
