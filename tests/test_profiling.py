@@ -158,7 +158,7 @@ def test_repetitions_end_when_the_median_is_known():
         buffers.append(index)
         clock.now_s += 0.5
 
-    timing = measure([stage, stage], 3, clock, budget_s=1e9)
+    timing = measure([stage, stage], 3, clock, budget_s=1e9, now_s=clock.mark)
     assert timing.quartiles_s == (1.0, 1.0, 1.0)
     assert timing.stage_medians_s == [0.5, 0.5]
     assert len(timing.samples_s) == BATCH
@@ -175,7 +175,7 @@ def test_repetitions_end_when_the_budget_does(budget_s, num_repetitions):
     def stage(_):
         clock.now_s += 0.5 + next(turns) % 2
 
-    timing = measure([stage], 1, clock, budget_s)
+    timing = measure([stage], 1, clock, budget_s, now_s=clock.mark)
     assert len(timing.samples_s) == num_repetitions
 
 

@@ -32,6 +32,9 @@ MAX_BATCH = 64
 NUM_GROUPS = 3
 """Process groups that are created, lose a member and are created again: each takes new processes."""
 
+GROUP_S = 4.0
+"""What new processes take to import torch and to form both groups, roughly."""
+
 CHECKED_ERROR = 1e-6
 
 
@@ -178,17 +181,21 @@ class Ranks:
 
 @contextmanager
 def communication_tasks(header: Header, num_ranks: int, backend: str) -> Iterator[list[Task]]:
-    """List exchanges at all sizes, smallest first, and process groups; processes live as long as the context."""
+    """List exchanges at all sizes, smallest first; processes live as long as the context."""
     release_memory(header.device)
     with Ranks(num_ranks, backend, header.device) as ranks:
         ranks.ask("forming a group", "join", "measured", num_ranks)
-        tasks = [
-            _exchange_task(kernel, size, ranks, header, num_ranks) for size in MESSAGE_SIZES for kernel in EXCHANGES
-        ]
-        cycles: list[tuple[float, float]] = []
-        for kernel, index in (("group_create", 0), ("group_recreate", 1)):
-            tasks.append(_group_task(kernel, index, num_ranks, backend, header.device, cycles))
-        yield tasks
+        yield [_exchange_task(kernel, size, ranks, header, num_ranks) for size in MESSAGE_SIZES for kernel in EXCHANGES]
+
+
+def group_tasks(header: Header, num_ranks: int, backend: str) -> list[Task]:
+    """List process groups: formed, and formed again without a member."""
+    release_memory(header.device)
+    cycles: list[tuple[float, float]] = []
+    return [
+        _group_task(kernel, index, num_ranks, backend, header.device, cycles)
+        for index, kernel in enumerate(("group_create", "group_recreate"))
+    ]
 
 
 def _exchange_task(kernel: str, size: int, ranks: Ranks, header: Header, num_ranks: int) -> Task:
@@ -225,7 +232,8 @@ def _exchange_task(kernel: str, size: int, ranks: Ranks, header: Header, num_ran
             raise LazsimError(f"{kernel} of {size} bytes over {num_ranks} processes delivered wrong data; check torch")
         return _point(kernel, size, num_ranks, timing, header, num_buffers, link_bytes(kernel, num_ranks, size), error)
 
-    return Task(kernel, size, num_ranks, predicted_s, measure, obstacle)
+    # One that is checked, a warm-up, and the fewest for which an interval of the median exists.
+    return Task(kernel, size, num_ranks, predicted_s, measure, obstacle, fewest_runs=2 + BATCH)
 
 
 def _group_task(
@@ -237,8 +245,8 @@ def _group_task(
         timing = Timing(np.array([[cycle[index]] for cycle in cycles]))
         return _point(kernel, num_ranks, num_ranks, timing, None, 0, 0.0, 0.0)
 
-    # New processes that import torch take some seconds each time.
-    return Task(kernel, num_ranks, num_ranks, lambda _: 0.0 if cycles else 3.0, measure)
+    # Either kernel comes with the other.
+    return Task(kernel, num_ranks, num_ranks, lambda _: 0.0 if cycles else GROUP_S, measure, fewest_runs=NUM_GROUPS)
 
 
 def group_cycle(num_ranks: int, backend: str, device: str, number: int) -> tuple[float, float]:

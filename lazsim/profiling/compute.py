@@ -1,6 +1,7 @@
 """Measure a kernel at one size: memory, buffers, the check against the reference, times and roofline."""
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,12 @@ CACHE_MULTIPLE = 2
 """Buffers together are this many times the largest cache, so that rotating through them leaves nothing in it."""
 
 MAX_BUFFERS = 256
+NUM_DRAWN = 4
+"""Buffers with random numbers of their own; others repeat them, since to draw takes ten times as long as to copy."""
+
+DRAW_S = {"cpu": 2e-8, "cuda": 1e-10}
+"""Seconds to draw a random number, roughly; torch does so in one thread."""
+
 REFERENCE_SIZES = {"tokens": 96, "assignments": 96, "params": 4096}
 """Size, at least, at which a kernel is compared with its reference."""
 
@@ -153,12 +160,13 @@ def measure_kernel(kernel: Kernel, size: int, device: Device, budget_s: float, r
     torch.OutOfMemoryError
         When the device's memory does not do after all.
     """
+    begin_s = time.perf_counter()
     need = need_of(kernel, size, device)
-    random = device.random(size)
-    buffers = [kernel.inputs(size, random) for _ in range(need.num_buffers)]
+    buffers = _buffers(kernel, size, device, need.num_buffers)
     stages = _stages(kernel, buffers)
     synchronize(device.name)
-    timing = measure(stages, len(buffers), clock_of(device.name, torch.get_num_threads()), budget_s)
+    left_s = budget_s - (time.perf_counter() - begin_s)
+    timing = measure(stages, len(buffers), clock_of(device.name, torch.get_num_threads()), left_s)
     moved_bytes = (
         kernel.traffic_bytes(size, DTYPES[device.dtype].itemsize)
         if kernel.traffic_bytes is not None
@@ -169,6 +177,28 @@ def measure_kernel(kernel: Kernel, size: int, device: Device, budget_s: float, r
         kernel.name, size, timing, device, kernel.flop(size), moved_bytes, need.num_buffers, need.buffer_bytes,
         reference_error,
     )  # fmt: skip
+
+
+def _buffers(kernel: Kernel, size: int, device: Device, num_buffers: int) -> list[tuple[Any, ...]]:
+    random = device.random(size)
+    drawn = [kernel.inputs(size, random) for _ in range(min(num_buffers, NUM_DRAWN))]
+    copies = [tuple(tensor.clone() for tensor in drawn[turn % NUM_DRAWN]) for turn in range(NUM_DRAWN, num_buffers)]
+    return [*drawn, *copies]
+
+
+def ideal_s(kernel: Kernel, size: int, device: Device) -> float:
+    """Tell what a kernel takes at the device's peaks, input read once."""
+    return (
+        kernel.flop(size) / device.matmul_flop_per_s
+        + need_of(kernel, size, device).buffer_bytes / device.copy_bytes_per_s
+    )
+
+
+def inputs_s(kernel: Kernel, size: int, device: Device) -> float:
+    """Tell what it takes to make the buffers of a kernel, roughly."""
+    need = need_of(kernel, size, device)
+    num_drawn = min(need.num_buffers, NUM_DRAWN) * need.buffer_bytes / DTYPES[device.dtype].itemsize
+    return num_drawn * DRAW_S[device.name] + need.num_buffers * need.buffer_bytes / device.copy_bytes_per_s
 
 
 def _stages(kernel: Kernel, buffers: Sequence[tuple[Any, ...]]) -> list[Callable[[int], None]]:

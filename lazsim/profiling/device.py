@@ -20,6 +20,9 @@ PEAK_MATMUL_SIZE = {"cpu": 2048, "cuda": 8192}
 PEAK_COPY_BYTES = {"cpu": 2**28, "cuda": 2**30}
 PEAK_BUDGET_S = 5.0
 
+PEAK_SHARE = 0.05
+"""Part of the budget for each of the peaks, at most."""
+
 MEMORY_SHARE = 0.8
 """Part of the free memory that may be used."""
 
@@ -178,6 +181,11 @@ def synchronize(device: str) -> None:
     """Wait until the device has done what it was given."""
     if device == "cuda":
         torch.cuda.synchronize()
+
+
+def peak_budget_s(budget_s: float) -> float:
+    """Return the part of a budget that each of the peaks may take."""
+    return min(PEAK_BUDGET_S, PEAK_SHARE * budget_s)
 
 
 def measure_peaks(device: str, dtype: str, budget_s: float = PEAK_BUDGET_S) -> tuple[float, float]:

@@ -19,32 +19,29 @@ from lazsim.costmodel.profile import (
     require_header,
     save_profile,
 )
-from lazsim.errors import SpecError
-from lazsim.profiling.communication import choose_ranks, communication_tasks
-from lazsim.profiling.compute import Device, check_kernel, measure_kernel, need_of, too_large
+from lazsim.errors import LazsimError, SpecError
+from lazsim.profiling.communication import choose_ranks, communication_tasks, group_tasks
+from lazsim.profiling.compute import Device, check_kernel, ideal_s, inputs_s, measure_kernel, too_large
 from lazsim.profiling.device import (
     DTYPES,
-    PEAK_BUDGET_S,
     choose_device,
     choose_dtype,
     conditions,
     is_out_of_memory,
     measure_peaks,
+    peak_budget_s,
     release_memory,
 )
 from lazsim.profiling.grouped import use_grouped_mm
 from lazsim.profiling.kernel import Kernel
 from lazsim.profiling.kernels import kernels_of
 from lazsim.profiling.storage import storage_tasks
-from lazsim.profiling.task import FEWEST_RUNS, Task
+from lazsim.profiling.task import Pace, Task
 from lazsim.specs import ModelSpec, load_spec
 
 SAVE_INTERVAL_S = 5.0
 MAX_RESERVE = 0.85
 """Part of the time left that may be put by for points to come; the rest sharpens the medians of all."""
-
-PEAK_SHARE = 0.05
-"""Part of the budget for each of the peaks, at most."""
 
 SAME = ("processor", "num_processors", "num_threads", "gpu", "driver_version", "grouped")
 """Conditions under which times can stand in one profile."""
@@ -60,6 +57,7 @@ class Session:
     deadline_s: float
     left_out: dict[str, list[tuple[int, str]]] = field(default_factory=dict)
     saved_s: float = -math.inf
+    pace: Pace = field(default_factory=Pace)
 
     def run(self, tasks: Sequence[Task], progress: Callable[[Iterable[str]], Iterable[str]] = iter) -> None:
         """Measure what is not there yet; what does not fit into memory or time is left out, and said so."""
@@ -67,14 +65,15 @@ class Session:
         pending = [task for task in tasks if task.key not in done]
         names = progress([f"{task.kernel} {task.size}" for task in pending])
         for (index, task), _ in zip(enumerate(pending), names, strict=False):
-            of_kernel = [point for point in self.points if point.kernel == task.kernel]
             left_s = max(self.deadline_s - time.monotonic(), 0.0)
             reason = task.obstacle()
-            if reason is None and FEWEST_RUNS * task.predicted_s(of_kernel) > left_s:
+            if reason is None and self._least_s(task) > left_s:
                 reason = "--budget"
             if reason is None:
+                begin_s = time.monotonic()
                 try:
                     self.points.append(task.measure(self._allowance_s(left_s, pending[index:])))
+                    self.pace.add(time.monotonic() - begin_s, task.fixed_s, self.points[-1])
                 except (RuntimeError, MemoryError) as error:
                     if not is_out_of_memory(error):
                         raise
@@ -84,11 +83,15 @@ class Session:
                 self.left_out.setdefault(task.kernel, []).append((task.size, reason))
             self.save(SAVE_INTERVAL_S)
 
+    def _least_s(self, task: Task) -> float:
+        points = [point for point in self.points if point.kernel == task.kernel]
+        return self.pace.factor * task.least_s(points)
+
     def _allowance_s(self, left_s: float, pending: Sequence[Task]) -> float:
         """Share time out evenly, after what the pending points take at least is put by, as far as they fit."""
         reserved_s = 0.0
         for task in pending:
-            needed_s = FEWEST_RUNS * task.predicted_s([point for point in self.points if point.kernel == task.kernel])
+            needed_s = self._least_s(task)
             if reserved_s + needed_s > MAX_RESERVE * left_s:
                 break
             reserved_s += needed_s
@@ -150,7 +153,7 @@ def begin(path: Path, device: str, dtype: str, model: ModelSpec, budget_s: float
         kept = require_header(earlier)
         _check_same(path, kept, header)
         return Session(path, msgspec.structs.replace(kept, left_out={}), list(earlier.points), deadline_s)
-    matmul, copy = measure_peaks(name, kind, min(PEAK_BUDGET_S, PEAK_SHARE * budget_s))
+    matmul, copy = measure_peaks(name, kind, peak_budget_s(budget_s))
     return Session(
         path, msgspec.structs.replace(header, matmul_flop_per_s=matmul, copy_bytes_per_s=copy), [], deadline_s
     )
@@ -173,29 +176,30 @@ def compute_tasks(session: Session) -> list[Task]:
     session.header = msgspec.structs.replace(header, left_out=header.left_out | unknown)
     checked: dict[str, float] = {}
     tasks = [_compute_task(kernel, size, device, checked) for kernel in kernels for size in kernel.sizes]
-    return sorted(tasks, key=lambda task: task.predicted_s(()))
+    return sorted(tasks, key=lambda task: task.least_s(()))
 
 
 def _compute_task(kernel: Kernel, size: int, device: Device, checked: dict[str, float]) -> Task:
-    copy_s = need_of(kernel, size, device).buffer_bytes / device.copy_bytes_per_s
-    ideal_s = kernel.flop(size) / device.matmul_flop_per_s + copy_s
+    fastest_s = ideal_s(kernel, size, device)
 
     def predicted_s(points: Sequence[Point]) -> float:
         smaller = [point for point in points if point.size < size]
         # Times grow no faster than sizes, so that the least of these leaves out what a disturbance added.
         if smaller:
-            return max(ideal_s, min(point.time_s * size / point.size for point in smaller))
-        return ideal_s
+            return max(fastest_s, min(point.time_s * size / point.size for point in smaller))
+        return fastest_s
 
     def measure(budget_s: float) -> Point:
+        begin_s = time.perf_counter()
         if kernel.name not in checked:
             checked[kernel.name] = check_kernel(kernel, device)
-        return measure_kernel(kernel, size, device, budget_s, checked[kernel.name])
+        left_s = budget_s - (time.perf_counter() - begin_s)
+        return measure_kernel(kernel, size, device, left_s, checked[kernel.name])
 
     def obstacle() -> str | None:
         return "memory" if too_large(kernel, size, device, is_checked=kernel.name in checked) else None
 
-    return Task(kernel.name, size, 1, predicted_s, measure, obstacle)
+    return Task(kernel.name, size, 1, predicted_s, measure, obstacle, inputs_s(kernel, size, device))
 
 
 @dataclass(frozen=True)
@@ -217,6 +221,9 @@ class Options:
 COMPUTE_SHARE = 0.75
 """Part of the budget for compute where links or storage are measured too; what is left over goes on to those."""
 
+SMALL_SHARE = 0.08
+"""Part of the budget for process groups, and for storage, before exchanges take what is left."""
+
 
 def measure_profile(
     path: Path, options: Options, progress: Callable[[Iterable[str]], Iterable[str]] = iter
@@ -236,22 +243,36 @@ def measure_profile(
     session = begin(path, options.device, options.dtype, model, options.budget_s, fresh=options.fresh)
     if options.note:
         session.header.conditions["note"] = options.note
+    if why_not:
+        session.header = msgspec.structs.replace(
+            session.header, left_out=session.header.left_out | {"communication": why_not}
+        )
     end_s = session.deadline_s
     more = ranks > 1 or options.storage is not None
     session.deadline_s -= options.budget_s * (1 - COMPUTE_SHARE) * more
     try:
         session.run(compute_tasks(session), progress)
+        # Each has a part of its own, so that the exchanges of large messages starve neither.
+        if ranks > 1:
+            session.deadline_s = min(end_s, time.monotonic() + SMALL_SHARE * options.budget_s)
+            session.run(group_tasks(session.header, ranks, backend), progress)
+        if options.storage is not None:
+            session.deadline_s = min(end_s, time.monotonic() + SMALL_SHARE * options.budget_s)
+            session.run(storage_tasks(options.storage), progress)
         session.deadline_s = end_s
         if ranks > 1:
             with communication_tasks(session.header, ranks, backend) as tasks:
                 session.run(tasks, progress)
-        elif why_not:
-            session.header = msgspec.structs.replace(
-                session.header, left_out=session.header.left_out | {"communication": why_not}
-            )
-        if options.storage is not None:
-            session.run(storage_tasks(options.storage), progress)
     finally:
         session.save()
+    if not session.points:
+        raise LazsimError(_nothing_measured(session, options.budget_s))
     result = read_profile(path)
     return require_header(result), list(result.points)
+
+
+def _nothing_measured(session: Session, budget_s: float) -> str:
+    reasons = {reason for sizes in session.left_out.values() for _, reason in sizes}
+    if "--budget" in reasons:
+        return f"--budget: {budget_s:g} s did not do for one point; give more"
+    return f"nothing could be measured: too little {', '.join(sorted(reasons))}; free some, or choose a smaller model"

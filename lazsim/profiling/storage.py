@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,9 +11,10 @@ import torch
 from lazsim.costmodel.profile import SIZE_UNITS, Point
 from lazsim.errors import LazsimError
 from lazsim.files import check_folder
+from lazsim.profiling.compute import DRAW_S
 from lazsim.profiling.device import MEMORY_SHARE, free_bytes, is_out_of_memory
 from lazsim.profiling.method import HostClock, measure
-from lazsim.profiling.task import Task
+from lazsim.profiling.task import FEWEST_RUNS, Task
 
 KERNELS = ("checkpoint_save", "checkpoint_load")
 STORAGE_SIZES = tuple(2**power for power in range(20, 33, 2))
@@ -43,7 +45,20 @@ def _task(kernel: str, size: int, folder: Path) -> Task:
         existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
         return "disk space" if size > DISK_SHARE * shutil.disk_usage(existing).free else None
 
-    return Task(kernel, size, 1, predicted_s, lambda budget_s: _measure(kernel, size, folder, budget_s), obstacle)
+    def measure_it(budget_s: float) -> Point:
+        return _measure(kernel, size, folder, budget_s)
+
+    # One more than warm-up and repetitions: what is loaded is saved and compared before.
+    return Task(
+        kernel,
+        size,
+        1,
+        predicted_s,
+        measure_it,
+        obstacle,
+        fixed_s=size / 4 * DRAW_S["cpu"],
+        fewest_runs=FEWEST_RUNS + 1,
+    )
 
 
 def _measure(kernel: str, size: int, folder: Path, budget_s: float) -> Point:
@@ -54,6 +69,7 @@ def _measure(kernel: str, size: int, folder: Path, budget_s: float) -> Point:
     A save ends when the file system says that the data is on the disk (``fsync``). Before each load the page cache is
     asked to forget the file (``posix_fadvise``), which it may ignore; caches further down are out of reach.
     """
+    begin_s = time.perf_counter()
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f".lazsim-checkpoint-{os.getpid()}"
     state = torch.rand(size // 4, generator=torch.Generator().manual_seed(size))
@@ -77,7 +93,8 @@ def _measure(kernel: str, size: int, folder: Path, budget_s: float) -> Point:
         if kernel == "checkpoint_load" and not torch.equal(torch.load(path, weights_only=True), state):
             raise LazsimError(f"{folder}: what was read is not what was written; check the disk")
         stages = [save] if kernel == "checkpoint_save" else [forget, load]
-        timing = measure(stages, 1, HostClock(), budget_s).last_stage
+        left_s = budget_s - (time.perf_counter() - begin_s)
+        timing = measure(stages, 1, HostClock(), left_s).last_stage
     except (OSError, RuntimeError) as error:
         if is_out_of_memory(error):
             raise

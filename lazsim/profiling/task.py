@@ -9,9 +9,51 @@ FEWEST_RUNS = 4
 """Runs that any point takes at least: a warm-up and three repetitions."""
 
 
+@dataclass
+class Pace:
+    """How much longer measuring takes than the times that come of it say: others use the machine, too."""
+
+    wall_s: float = 0.0
+    told_s: float = 0.0
+
+    def add(self, wall_s: float, fixed_s: float, point: Point) -> None:
+        """Count a point that took so long on the wall, `fixed_s` of it before the first run."""
+        self.wall_s += wall_s
+        self.told_s += fixed_s + (point.num_repetitions + 1) * point.time_s
+
+    @property
+    def factor(self) -> float:
+        """Seconds on the wall for each second that is predicted from points.
+
+        Examples
+        --------
+        >>> pace = Pace()
+        >>> pace.add(9.0, 1.0, Point(kernel="expert", size=1, time_s=0.5, num_repetitions=3))
+        >>> pace.factor
+        3.0
+        """
+        return max(1.0, self.wall_s / self.told_s) if self.told_s else 1.0
+
+
 @dataclass(frozen=True)
 class Task:
-    """A point to be measured."""
+    """A point to be measured.
+
+    Attributes
+    ----------
+    kernel, size, num_ranks
+        Of the point.
+    predicted_s : callable
+        ``points of the kernel so far -> seconds of one run``.
+    measure : callable
+        ``seconds -> point``, in so many seconds where they do for `fewest_runs`.
+    obstacle : callable
+        Why it cannot be measured now, if so.
+    fixed_s : float
+        Seconds before the first run.
+    fewest_runs : int
+        Runs that it takes at least.
+    """
 
     kernel: str
     size: int
@@ -19,6 +61,12 @@ class Task:
     predicted_s: Callable[[Sequence[Point]], float]
     measure: Callable[[float], Point]
     obstacle: Callable[[], str | None] = lambda: None
+    fixed_s: float = 0.0
+    fewest_runs: int = FEWEST_RUNS
+
+    def least_s(self, points: Sequence[Point]) -> float:
+        """Predict the least that it takes, given the points of its kernel so far."""
+        return self.fixed_s + self.fewest_runs * self.predicted_s(points)
 
     @property
     def key(self) -> tuple[str, int, float]:
