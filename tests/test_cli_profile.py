@@ -32,7 +32,7 @@ def measured(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("profile")
     (folder / "tiny.toml").write_text(TINY)
-    arguments = ["--device", "cpu", "--model", folder / "tiny.toml", "--budget", "8s", "--out", folder / "tiny.csv"]
+    arguments = ["--device", "cpu", "--model", folder / "tiny.toml", "--budget", "20s", "--out", folder / "tiny.csv"]
     with pytest.raises(SystemExit) as stopped:
         main(["profile", *map(str, arguments), "--checkpoint-path", str(folder / "storage"), "--note", "a test"])
     assert stopped.value.code == 0
@@ -131,9 +131,33 @@ def test_a_shipped_profile_is_used_by_name(lazsim):
     assert lazsim("profile", "check", name)[0] == 0
 
 
-def test_skew_is_measured_and_predicted(lazsim, tmp_path):
+@pytest.fixture
+def quick_peaks(monkeypatch):
+    """Peaks that take none of a small budget."""
     pytest.importorskip("torch", reason="needs torch: pip install 'lazsim[live]'")
-    small = ("--width", 64, "--experts", 4, "--nodes", 4, "--slots", 2, "--tokens", 64, "--budget", "3s")
+    from lazsim.profiling import ranks, skew
+
+    for module in (skew, ranks):
+        monkeypatch.setattr(module, "measure_peaks", lambda *_: (1e11, 1e10))
+
+
+def test_skew_is_measured_and_predicted(lazsim, tmp_path, quick_peaks):
+    small = (
+        "--width",
+        64,
+        "--experts",
+        4,
+        "--nodes",
+        4,
+        "--slots",
+        2,
+        "--tokens",
+        64,
+        "--threads",
+        1,
+        "--budget",
+        "6s",
+    )
     code, out, _ = lazsim("profile", "skew", "--device", "cpu", *small, "--out", tmp_path, "--json")
     assert code == 0
     rows = json.loads(out)["rows"]
@@ -174,11 +198,10 @@ num_learned_positions = 32
 """
 
 
-def test_every_rank_of_a_plan_is_measured_and_predicted(lazsim, tmp_path):
-    pytest.importorskip("torch", reason="needs torch: pip install 'lazsim[live]'")
+def test_every_rank_of_a_plan_is_measured_and_predicted(lazsim, tmp_path, quick_peaks):
     model = tmp_path / "small.toml"
     model.write_text(SMALL_MODEL)
-    small = ("--model", model, "--tokens", 32, "--layers", 2, "--threads", 1, "--budget", "3s")
+    small = ("--model", model, "--tokens", 32, "--layers", 2, "--threads", 1, "--budget", "6s")
     code, out, _ = lazsim("profile", "ranks", "--device", "cpu", *small, "--out", tmp_path / "out", "--json")
     assert code == 0
     found = json.loads(out)
@@ -227,6 +250,19 @@ def test_ranks_compute_the_quotas_of_their_slots(padded, expected):
         (("show", "missing.csv"), "missing.csv: cannot be read"),
         (("check", "missing"), "unknown profile 'missing'"),
         (("skew", "--device", "cpu", "--skew", "9"), "--skew 9: 8 experts have an even share of 1/8"),
+        (
+            ("skew", "--device", "cpu", "--width", "64", "--budget", "1ms"),
+            "--budget: 0.001 s will not do for what is needed",
+        ),
+        (("skew", "--device", "cpu", "--profile", "epyc-1thread"), "of width 768; give one of those by --width"),
+        (
+            ("skew", "--device", "cpu", "--width", "768", "--tokens", "999999", "--profile", "epyc-1thread"),
+            "--profile: it has expert up to",
+        ),
+        (
+            ("--device", "cpu", "--budget", "1ms", "--ranks", "1", "--out", "a.csv"),
+            "--budget: 0.001 s did not do for one point",
+        ),
         (("ranks", "--device", "cpu", "--system", "lazarsu"), "did you mean 'lazarus'?"),
         (("ranks", "--device", "cpu", "--model", "deepseek-v3"), "deepseek-v3 does not fit on rtx3090x10"),
     ],

@@ -193,14 +193,26 @@ def find_profile(name: str, model: str) -> Path:
     """
     if name.endswith(".csv"):
         return Path(name)
-    folder = Path(str(resources.files("lazsim") / "catalog" / "profiles"))
+    paths = {path.stem: path for path in profile_paths(name)}
+    if model not in paths:
+        raise SpecError(f"the profile {name} has {', '.join(paths)}, but not {model}; measure it with lazsim profile")
+    return paths[model]
+
+
+def profile_paths(name: str) -> list[Path]:
+    """List the files of a profile: the path that ends in ``.csv``, or those of all models on a device of the catalogue.
+
+    Raises
+    ------
+    SpecError
+        When the catalogue has no such device.
+    """
+    if name.endswith(".csv"):
+        return [Path(name)]
     devices = profile_names()
     if name not in devices:
         raise SpecError(unknown_name("profile", name, devices) + "; or a path to a .csv file")
-    models = sorted(path.stem for path in (folder / name).glob("*.csv"))
-    if model not in models:
-        raise SpecError(f"the profile {name} has {', '.join(models)}, but not {model}; measure it with lazsim profile")
-    return folder / name / f"{model}.csv"
+    return sorted(Path(str(resources.files("lazsim") / "catalog" / "profiles" / name)).glob("*.csv"))
 
 
 def profile_names() -> list[str]:

@@ -3,6 +3,7 @@
 Axes: L layers, E experts, N nodes, S slots of a node, G ranks (one to a GPU).
 """
 
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from lazsim.engine.systems import SYSTEMS, System
 from lazsim.errors import SpecError
 from lazsim.placement.plan import PlacementPlan
 from lazsim.profiling.compute import Device
-from lazsim.profiling.device import choose_device, choose_dtype, conditions, measure_peaks
+from lazsim.profiling.device import choose_device, choose_dtype, conditions, measure_peaks, peak_budget_s
 from lazsim.profiling.shares import KERNELS, MeasuredShares, measure_shares
 from lazsim.routing import load_routing
 from lazsim.specs import ClusterSpec, GpuSpec, JobSpec, ModelSpec, load_spec, unknown_name
@@ -152,6 +153,7 @@ def measure_ranks(options: RankOptions, progress: Callable[[Iterable[str]], Iter
     LazsimError
         When a name is unknown, the model does not fit on the cluster, or the profile is of another model.
     """
+    begin_s = time.monotonic()
     if options.system not in SYSTEMS:
         raise SpecError(unknown_name("system", options.system, list(SYSTEMS)))
     system, costs = SYSTEMS[options.system], _costs(options)
@@ -170,10 +172,10 @@ def measure_ranks(options: RankOptions, progress: Callable[[Iterable[str]], Iter
     shares = rank_shares(plan, load_LE, tokens_of_rank, gpus, padded=system.padded)[: options.layers]
     name = choose_device(options.device)
     dtype = choose_dtype(options.dtype, name)
-    tables = _tables(options.profile, model)
-    device = Device(name, dtype, *measure_peaks(name, dtype))
+    tables = _tables(options.profile, load_spec(ModelSpec, options.model))
+    device = Device(name, dtype, *measure_peaks(name, dtype, peak_budget_s(options.budget)))
     all_ranks = shares.reshape(-1, shares.shape[2]).tolist()
-    found = measure_shares(model, device, all_ranks, tokens_of_rank, tables, options.budget, progress)
+    found = measure_shares(model, device, all_ranks, tokens_of_rank, tables, options.budget, begin_s, progress)
     exchange_s = _exchange_s(costs, system, plan, load_LE)
     rows = [
         _row(layer, ranks, found, tokens_of_rank, exchange_s / model.num_moe_layers)

@@ -6,22 +6,30 @@ A share is the tokens of each replica of a rank. A layer takes as long as its sl
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 
 from lazsim.costmodel.profile import Point
 from lazsim.costmodel.tables import Table, table_of
-from lazsim.profiling.compute import Device, measure_kernel
-from lazsim.profiling.device import DTYPES
+from lazsim.errors import LazsimError
+from lazsim.profiling.compute import Device, ideal_s, inputs_s, measure_kernel, need_of, too_large
+from lazsim.profiling.device import DTYPES, check_memory, release_memory
 from lazsim.profiling.grouped import use_grouped_mm
 from lazsim.profiling.kernel import Kernel
 from lazsim.profiling.kernels import grouped_kernel, kernels_of
+from lazsim.profiling.task import FEWEST_RUNS, Pace
 from lazsim.specs import ModelSpec
 
 KERNELS = ("expert", "reorder")
 """What a rank's part of a layer is predicted from."""
+
+NEAR = 4
+"""How many times as large a point is, at most, that is predicted from a measured one: in small ones latency counts."""
+
+ROUGHLY = 0.2
+"""By how much a prediction may be over the budget before it counts: it is rough."""
 
 Share = tuple[int, ...]
 
@@ -75,6 +83,7 @@ def measure_shares(
     num_tokens: int,
     tables: Mapping[str, Table],
     budget_s: float,
+    begin_s: float,
     progress: Callable[[Iterable[str]], Iterable[str]] = iter,
 ) -> MeasuredShares:
     """Measure every distinct share once, the reorder, and the tables that are missing.
@@ -92,33 +101,124 @@ def measure_shares(
     tables
         Of `KERNELS`, those that need not be measured.
     budget_s
-        Seconds for all of it, shared evenly.
+        Seconds for all of it. Where it runs short, tables have fewer points between their ends.
+    begin_s
+        When the budget began to count, on the monotonic clock.
     progress
         A progress bar.
+
+    Raises
+    ------
+    LazsimError
+        When the budget or the memory does not do, or a table ends before the largest share.
     """
-    deadline_s = time.monotonic() + budget_s
     ranks = sorted({distinct(share) for share in shares} - {()}, key=sum)
-    kernels = {kernel.name: kernel for kernel in kernels_of(model, use_grouped_mm=False)[0]}
     largest = {"expert": max(max(rank) for rank in ranks), "reorder": num_tokens}
-    wanted = [
-        (name, kernels[name], size) for name in KERNELS if name not in tables for size in _sizes(model, largest, name)
-    ]
-    grouped = use_grouped_mm(model, device.name, DTYPES[device.dtype])
-    wanted += [
-        (f"rank {rank}", grouped_kernel(model, partial(_counts, rank), use_grouped_mm=grouped), 1) for rank in ranks
-    ]
-    wanted.append(("own reorder", kernels["reorder"], num_tokens))
-    points: dict[str, list[Point]] = {}
-    for (index, (key, kernel, size)), _ in zip(
-        enumerate(wanted), progress([key for key, _, _ in wanted]), strict=False
-    ):
-        allowance_s = max(0.0, deadline_s - time.monotonic()) / (len(wanted) - index)
-        points.setdefault(key, []).append(_measure(kernel, size, device, allowance_s))
+    _check_tables(tables, largest)
+    wanted = _wanted(model, device, ranks, largest, [name for name in KERNELS if name not in tables])
+    for one in wanted:
+        if not one.is_extra:
+            check_memory(one.label, need_of(one.kernel, one.size, device).total_bytes, device.name)
+    points = _measure_all(wanted, device, budget_s, begin_s, progress)
     return MeasuredShares(
         {rank: points[f"rank {rank}"][0].time_s for rank in ranks},
         points["own reorder"][0].time_s,
         dict(tables) | {name: table_of(points[name]) for name in KERNELS if name not in tables},
     )
+
+
+def _check_tables(tables: Mapping[str, Table], largest: Mapping[str, int]) -> None:
+    for name, table in tables.items():
+        if table.sizes[-1] < largest[name]:
+            raise LazsimError(
+                f"--profile: it has {name} up to {table.sizes[-1]:g}, and {largest[name]} is needed; "
+                "give fewer --tokens, or leave the profile out"
+            )
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """A point that is needed, or one more of a table for which there may be time; `tokens` say how large it is."""
+
+    key: str
+    label: str
+    kernel: Kernel
+    size: int
+    tokens: int
+    is_extra: bool = False
+
+    def least_s(self, done: Sequence[tuple["_Wanted", Point]], device: Device) -> float:
+        """Predict the least that it takes from somewhat smaller points, as far as there are any."""
+        near = [
+            point.time_s * self.tokens / one.tokens
+            for one, point in done
+            if one.kernel.name == self.kernel.name and self.tokens / NEAR <= one.tokens <= self.tokens
+        ]
+        run_s = max(ideal_s(self.kernel, self.size, device), min(near, default=0.0))
+        return inputs_s(self.kernel, self.size, device) + FEWEST_RUNS * run_s
+
+
+def _wanted(
+    model: ModelSpec, device: Device, ranks: Sequence[Share], largest: Mapping[str, int], names: Sequence[str]
+) -> list[_Wanted]:
+    """List what is needed, smaller before larger, and then what makes tables finer."""
+    kernels = {kernel.name: kernel for kernel in kernels_of(model, use_grouped_mm=False)[0]}
+    grouped = use_grouped_mm(model, device.name, DTYPES[device.dtype])
+    needed = [
+        _Wanted(
+            f"rank {rank}",
+            f"a rank of {sum(rank)} tokens",
+            grouped_kernel(model, partial(_counts, rank), use_grouped_mm=grouped),
+            1,
+            sum(rank),
+        )
+        for rank in ranks
+    ]
+    reorder, size = kernels["reorder"], largest["reorder"]
+    needed.append(_Wanted("own reorder", f"a reorder of {size} tokens", reorder, size, size))
+    extra = []
+    for name in names:
+        sizes = _sizes(model, largest, name)
+        points = [_Wanted(name, f"{name} of {size} tokens", kernels[name], size, size) for size in sizes]
+        # A table that ends early is of no use, one with gaps is.
+        needed += [points[0], points[-1]] if len(points) > 1 else points
+        extra += [replace(point, is_extra=True) for point in points[1:-1]]
+    return [*needed, *sorted(extra, key=lambda point: point.size)]
+
+
+def _measure_all(
+    wanted: Sequence[_Wanted],
+    device: Device,
+    budget_s: float,
+    begin_s: float,
+    progress: Callable[[Iterable[str]], Iterable[str]],
+) -> dict[str, list[Point]]:
+    done: list[tuple[_Wanted, Point]] = []
+    names = progress([one.label for one in wanted])
+    pace = Pace()
+    for (index, one), _ in zip(enumerate(wanted), names, strict=False):
+        now_s = time.monotonic()
+        spent_s = now_s - begin_s
+        left_s, own_s = budget_s - spent_s, pace.factor * one.least_s(done, device)
+        later = [another for another in wanted[index + 1 :] if not another.is_extra]
+        later_s = pace.factor * sum(another.least_s(done, device) for another in later)
+        if one.is_extra:
+            if own_s > left_s or too_large(one.kernel, one.size, device):
+                continue
+        elif spent_s + own_s + later_s > (1 + ROUGHLY) * budget_s:
+            enough_s = math.ceil((spent_s + own_s + later_s) * (1 + ROUGHLY))
+            raise LazsimError(
+                f"--budget: {budget_s:g} s will not do for what is needed at least; give {enough_s}s, or fewer --tokens"
+            )
+        allowance_s = max(0.0, left_s - later_s) / (len(wanted) - index)
+        point = measure_kernel(one.kernel, one.size, device, allowance_s, 0.0)
+        done.append((one, point))
+        pace.add(time.monotonic() - now_s, inputs_s(one.kernel, one.size, device), point)
+        release_memory(device.name)
+    points: dict[str, list[Point]] = {}
+    for one, point in done:
+        points.setdefault(one.key, []).append(point)
+    return points
 
 
 def _sizes(model: ModelSpec, largest: Mapping[str, int], kernel: str) -> list[int]:
@@ -129,7 +229,3 @@ def _sizes(model: ModelSpec, largest: Mapping[str, int], kernel: str) -> list[in
 
 def _counts(rank: Share, _: int) -> Share:
     return rank
-
-
-def _measure(kernel: Kernel, size: int, device: Device, budget_s: float) -> Point:
-    return measure_kernel(kernel, size, device, budget_s, 0.0)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from lazsim import __version__
-from lazsim.costmodel.profile import find_profile, read_profile, require_header
+from lazsim.costmodel.profile import profile_paths, read_profile, require_header
 from lazsim.costmodel.tables import Table, table_of
 from lazsim.dispatch import Ints
 from lazsim.errors import SpecError
@@ -23,7 +23,7 @@ from lazsim.placement.allocation import allocate
 from lazsim.placement.expert_parallel import ep_size, place_ep_on_most
 from lazsim.placement.policies import PlacementRequest, place
 from lazsim.profiling.compute import Device
-from lazsim.profiling.device import choose_device, choose_dtype, conditions, measure_peaks
+from lazsim.profiling.device import choose_device, choose_dtype, conditions, measure_peaks, peak_budget_s
 from lazsim.profiling.shares import KERNELS, MeasuredShares, measure_shares
 from lazsim.specs import ModelSpec, load_spec
 
@@ -136,7 +136,7 @@ def measure_skew(options: SkewOptions, progress: Callable[[Iterable[str]], Itera
     LazsimError
         When a skew is more than all tokens, the experts do not fit, or the profile is of other experts.
     """
-    deadline_s = time.monotonic() + options.budget
+    begin_s = time.monotonic()
     skews = options.skews or tuple(2.0**power for power in range(int(math.log2(options.experts)) + 1))
     for skew in skews:
         if skew > options.experts:
@@ -154,10 +154,9 @@ def measure_skew(options: SkewOptions, progress: Callable[[Iterable[str]], Itera
         [split(load, options.nodes, options.slots) for split in (even_shares, allocated_shares)] for load in loads
     ]
     tables = _tables_of(options.profile, model) if options.profile is not None else {}
-    device = Device(name, dtype, *measure_peaks(name, dtype))
+    device = Device(name, dtype, *measure_peaks(name, dtype, peak_budget_s(options.budget)))
     ranks = [rank for pair in shares for split in pair for rank in split]
-    budget_s = max(0.0, deadline_s - time.monotonic())
-    measured = measure_shares(model, device, ranks, options.tokens, tables, budget_s, progress)
+    measured = measure_shares(model, device, ranks, options.tokens, tables, options.budget, begin_s, progress)
     rows = [_row(skew, pair, measured, options.tokens) for skew, pair in zip(skews, shares, strict=True)]
     first = rows[0].even_measured_s
     rows = [_won(row, first) for row in rows]
@@ -188,12 +187,17 @@ def _won(row: SkewRow, first_s: float) -> SkewRow:
 
 
 def _tables_of(name: str, model: ModelSpec) -> dict[str, Table]:
-    profile = read_profile(find_profile(name, "gpt-m"))
-    measured = require_header(profile).model
-    for field in ("d_model", "d_ff_expert", "matrices_per_expert"):
-        if getattr(measured, field) != getattr(model, field):
-            raise SpecError(
-                f"--profile {name}: measured for {field} = {getattr(measured, field)}, the layer has "
-                f"{getattr(model, field)}; give --width {measured.d_model}, or leave the profile out"
-            )
+    profiles = [read_profile(path) for path in profile_paths(name)]
+    fitting = [one for one in profiles if _widths(require_header(one).model) == _widths(model)]
+    if not fitting:
+        widths = ", ".join(str(require_header(one).model.d_model) for one in profiles)
+        raise SpecError(
+            f"--profile {name}: measured for experts of other shapes, of width {widths}; give one of those by --width, "
+            "or leave the profile out"
+        )
+    profile = fitting[0]
     return {kernel: table_of(profile.of(kernel)) for kernel in KERNELS if len(profile.of(kernel)) > 1}
+
+
+def _widths(model: ModelSpec) -> tuple[int, int, int]:
+    return model.d_model, model.d_ff_expert, model.matrices_per_expert
