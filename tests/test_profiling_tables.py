@@ -14,6 +14,7 @@ from lazsim.costmodel.network import AnalyticCommunication
 from lazsim.costmodel.profile import Header, Point, Profile, find_profile, profile_names, read_profile, save_profile
 from lazsim.costmodel.tables import Table, table_of
 from lazsim.errors import CostRangeError, SpecError
+from lazsim.plots.profile import profile_figure
 from lazsim.profiling.check import all_errors, held_out_errors
 from lazsim.specs import ClusterSpec, GpuSpec, JobSpec, ModelSpec, load_spec
 from tests.conftest import ROOT
@@ -77,6 +78,8 @@ def edit_csv(old: str, new: str):
         (edit_header(format_version=2), r"p.json: format_version is 2, expected 1; measure again"),
         (edit_header(kernels=["expert", "gate"]), r"p.csv: no rows of gate, which p.json lists"),
         (edit_header(device=3), r"p.json: not the header of a profile"),
+        (edit_header(matmul_flop_per_s=0.0), r"p.json: .*matmul_flop_per_s must be a positive number, not 0"),
+        (edit_header(copy_bytes_per_s=-1.0), r"p.json: .*copy_bytes_per_s must be a positive number, not -1"),
         (edit_csv("0.0002", "nan"), r"p.csv, line 3: time_s must be a positive number, not nan"),
         (edit_csv("0.0002", "-1"), r"p.csv, line 3: time_s must be a positive number, not -1"),
         (edit_csv("0.0002", "fast"), r"p.csv, line 3: Expected `float`, got `str`"),
@@ -94,6 +97,12 @@ def test_a_profile_that_cannot_be_used_says_where_and_why(tmp_path, edit, said):
     edit(tmp_path)
     with pytest.raises(SpecError if "cannot" not in said else Exception, match=said):
         read_profile(tmp_path / "p.csv")
+
+
+def test_a_point_that_moves_nothing_is_not_drawn_under_the_roofline(tmp_path):
+    still = [msgspec.structs.replace(point, flop=1.0) for point in EXPERT]
+    moving = [msgspec.structs.replace(point, flop=1.0, moved_bytes=8.0) for point in points("gate", {1: 1e-4, 2: 2e-4})]
+    assert profile_figure(profile_of(still, moving)).keys() == {"png", "pdf"}
 
 
 def test_a_bare_table_needs_no_header(tmp_path):

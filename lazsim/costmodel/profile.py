@@ -127,6 +127,11 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     kernels: list[str] = []
     left_out: dict[str, str] = {}
 
+    def __post_init__(self) -> None:
+        for field in ("matmul_flop_per_s", "copy_bytes_per_s"):
+            if not 0 < getattr(self, field) < math.inf:
+                raise ValueError(f"{field} must be a positive number, not {getattr(self, field)}")
+
 
 @dataclass(frozen=True)
 class Profile:

@@ -67,13 +67,14 @@ def plot_roofline(profile: Profile, axes: Axes) -> None:
     header = require_header(profile)
     ridge = header.matmul_flop_per_s / header.copy_bytes_per_s
     computing = [kernel for kernel in profile.kernels if SIZE_UNITS[kernel] in PANELS[0][1]]
-    kernels = [kernel for kernel in computing if profile.of(kernel)[0].flop > 0]
-    intensities = [point.flop / point.moved_bytes for kernel in kernels for point in profile.of(kernel)]
+    with_traffic = {kernel: [point for point in profile.of(kernel) if point.moved_bytes > 0] for kernel in computing}
+    kernels = {kernel: points for kernel, points in with_traffic.items() if points and points[0].flop > 0}
+    intensities = [point.flop / point.moved_bytes for points in kernels.values() for point in points]
     low, high = min([*intensities, ridge]) / 2, max([*intensities, ridge]) * 2
     line = np.geomspace(low, high, 200)
     axes.plot(line, np.minimum(line * header.copy_bytes_per_s, header.matmul_flop_per_s), color="0.3", linewidth=1)
-    for kernel in kernels:
-        index, points = computing.index(kernel), profile.of(kernel)
+    for kernel, points in kernels.items():
+        index = computing.index(kernel)
         axes.plot(
             [point.flop / point.moved_bytes for point in points],
             [point.flop / point.time_s for point in points],

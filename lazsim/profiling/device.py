@@ -70,26 +70,63 @@ def conditions(device: str) -> dict[str, Any]:
     }
     if device == "cuda":
         found |= _gpu_conditions()
-    return found
+    return found | clocks(device)
+
+
+def clocks(device: str) -> dict[str, Any]:
+    """Read the clocks as they are now, as far as they can be read."""
+    found = _processor_clock()
+    return found | _gpu_clocks() if device == "cuda" else found
+
+
+def _processor_clock() -> dict[str, Any]:
+    """Return the fastest core's clock, which is that of the one at work."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return {"processor_mhz": max(float(line.split(":")[1]) for line in lines if line.startswith("cpu MHz"))}
+    except (OSError, ValueError):
+        return {}
 
 
 def _gpu_conditions() -> dict[str, Any]:
     properties = torch.cuda.get_device_properties(0)
-    found: dict[str, Any] = {
+    return {
         "gpu": properties.name,
         "num_gpus": torch.cuda.device_count(),
         "gpu_memory_bytes": properties.total_memory,
         "cuda": torch.version.cuda,
         "capability": ".".join(map(str, torch.cuda.get_device_capability())),
     }
+
+
+def _gpu_clocks() -> dict[str, Any]:
     query = "driver_version,clocks.sm,clocks.max.sm,clocks.mem,power.limit,temperature.gpu"
     try:
-        command = ["nvidia-smi", "-i", "0", f"--query-gpu={query}", "--format=csv,noheader"]
+        # By its own name: CUDA_VISIBLE_DEVICES renumbers GPUs for torch, and not for nvidia-smi.
+        name = gpu_name(torch.cuda.get_device_properties(0))
+        command = ["nvidia-smi", "-i", name, f"--query-gpu={query}", "--format=csv,noheader"]
         answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
-        found |= dict(zip(query.split(","), (part.strip() for part in answer.split(",")), strict=False))
+        return dict(zip(query.split(","), (part.strip() for part in answer.split(",")), strict=False))
     except (OSError, subprocess.SubprocessError):
-        found["driver_version"] = "unknown: nvidia-smi gave no answer"
-    return found
+        return {"driver_version": "unknown: nvidia-smi gave no answer"}
+
+
+def gpu_name(properties: Any) -> str:
+    """Name a GPU as ``nvidia-smi -i`` takes it: by its identifier where torch tells it, else by its bus.
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace
+    >>> gpu_name(SimpleNamespace(uuid="a1b2"))
+    'GPU-a1b2'
+    >>> gpu_name(SimpleNamespace(pci_domain_id=0, pci_bus_id=27, pci_device_id=0))
+    '00000000:1B:00.0'
+    """
+    if getattr(properties, "uuid", None) is not None:
+        return f"GPU-{str(properties.uuid).removeprefix('GPU-')}"
+    if hasattr(properties, "pci_bus_id"):
+        return f"{properties.pci_domain_id:08X}:{properties.pci_bus_id:02X}:{properties.pci_device_id:02X}.0"
+    return "0"
 
 
 def _processor() -> str:

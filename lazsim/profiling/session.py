@@ -2,9 +2,10 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import torch
@@ -26,6 +27,7 @@ from lazsim.profiling.device import (
     DTYPES,
     choose_device,
     choose_dtype,
+    clocks,
     conditions,
     is_out_of_memory,
     measure_peaks,
@@ -137,31 +139,29 @@ def begin(path: Path, device: str, dtype: str, model: ModelSpec, budget_s: float
     kind = choose_dtype(dtype, name)
     deadline_s = time.monotonic() + budget_s
     found = conditions(name) | {"grouped": "grouped_mm" if use_grouped_mm(model, name, DTYPES[kind]) else "loop"}
-    header = Header(
-        format_version=FORMAT_VERSION,
-        lazsim=__version__,
-        torch=str(torch.__version__),
-        device=name,
-        dtype=kind,
-        model=model,
-        conditions=found,
-        matmul_flop_per_s=0.0,
-        copy_bytes_per_s=0.0,
-    )
+    same: dict[str, Any] = {"torch": str(torch.__version__), "device": name, "dtype": kind, "model": model}
     if path.exists() and not fresh:
         earlier = read_profile(path)
         kept = require_header(earlier)
-        _check_same(path, kept, header)
+        _check_same(path, kept, same, found)
         return Session(path, msgspec.structs.replace(kept, left_out={}), list(earlier.points), deadline_s)
     matmul, copy = measure_peaks(name, kind, peak_budget_s(budget_s))
-    return Session(
-        path, msgspec.structs.replace(header, matmul_flop_per_s=matmul, copy_bytes_per_s=copy), [], deadline_s
+    # Clocks under load are those that times depend on; before it a GPU's are low.
+    found |= clocks(name)
+    header = Header(
+        format_version=FORMAT_VERSION,
+        lazsim=__version__,
+        conditions=found,
+        matmul_flop_per_s=matmul,
+        copy_bytes_per_s=copy,
+        **same,
     )
+    return Session(path, header, [], deadline_s)
 
 
-def _check_same(path: Path, kept: Header, header: Header) -> None:
-    pairs = {name: (getattr(kept, name), getattr(header, name)) for name in ("torch", "device", "dtype", "model")}
-    pairs |= {name: (kept.conditions.get(name), header.conditions.get(name)) for name in SAME}
+def _check_same(path: Path, kept: Header, same: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+    pairs = {name: (getattr(kept, name), now) for name, now in same.items()}
+    pairs |= {name: (kept.conditions.get(name), found.get(name)) for name in SAME}
     for name, (before, now) in pairs.items():
         if before != now:
             before, now = (value.name if isinstance(value, ModelSpec) else value for value in (before, now))
