@@ -52,6 +52,7 @@ def test_a_profile_is_measured_shown_and_checked(lazsim, measured, tmp_path):
     assert {point["kernel"] for point in found["points"]} >= {"expert", "reorder", "all_to_all", "checkpoint_save"}
     assert all(point["num_repetitions"] >= 3 for point in found["points"])
     checked = json.loads(lazsim("profile", "check", path, "--json")[1])
+    assert f"{checked['median_error']:.1%}" in lazsim("profile", "check", path)[1].splitlines()[-2]
     assert checked["num_held_out"] == sum(kernel["num_held_out"] for kernel in checked["kernels"])
     assert lazsim("profile", "check", path)[0] == 0
 

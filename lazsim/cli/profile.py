@@ -1,6 +1,7 @@
 """``lazsim profile``: measure the kernels on the device at hand, and look at what was measured."""
 
 import importlib.util
+import statistics
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -126,7 +127,7 @@ def check(file: str, model: str, as_json: bool) -> None:
     errors, together = held_out_errors(profile), all_errors(profile)
     if as_json:
         print_json(
-            {"kernels": errors, "num_held_out": len(together), "median_error": sorted(together)[len(together) // 2]}
+            {"kernels": errors, "num_held_out": len(together), "median_error": statistics.median(together.tolist())}
         )
         return
     for line in check_table(errors, together):
