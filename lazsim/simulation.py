@@ -136,6 +136,8 @@ def simulate(
     notes = _notes(trace, cluster_spec, loads, runs, wall_s)
     if profile is not None:
         notes += _profile_notes(measured, costs, runs)
+    else:
+        notes += ("costs are analytic: no profile was given",)
     if placements:
         notes += _placement_notes(chosen, runs, trace_json["nodes_lost"])
     return RunResult(

@@ -99,6 +99,13 @@ def test_beyond_the_profile_is_refused_unless_asked_for(lazsim, tmp_path):
     assert "extrapolated_s" not in json.loads(lazsim(*arguments)[1])["runs"][0]
 
 
+def test_a_run_without_a_profile_says_that_its_costs_are_analytic(lazsim, tmp_path):
+    said = "costs are analytic: no profile was given"
+    arguments = ("run", "--trace", TRACE, "--system", "lazarus", "--routing", "uniform", "--duration", "4min")
+    assert lazsim(*arguments)[2].count(said) == 1
+    assert said not in lazsim(*arguments, "--profile", bare_profile(tmp_path, 10**6))[2]
+
+
 def test_all_time_that_a_profile_misses_is_counted_as_extrapolated(lazsim, tmp_path):
     # Dense work takes 1000 s a step beyond the profile: hardly anything else is left.
     path = tmp_path / "dense.csv"
