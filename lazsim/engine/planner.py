@@ -10,6 +10,9 @@ from lazsim.routing import Routing
 NUM_AHEAD = 4
 """Plans made at once: policies that plan each layer alone do so for many in little more time than for a few."""
 
+MOST_SLOTS_AHEAD = 20_000
+"""Slots of all layers of a plan above which each plan costs its own time, and none is made that may not be wanted."""
+
 
 class Planner:
     """The plan of a system for so many nodes at a step: a pure function, of which the next values are kept ready."""
@@ -41,7 +44,7 @@ class Planner:
         if (num_nodes, step) not in self._ready:
             interval = self._costs.job.rebalance_interval_steps
             ahead = range((step // interval + 1) * interval, step + NUM_AHEAD * interval, interval)
-            steps = [step, *ahead] if self._looks_ahead else [step]
+            steps = [step, *ahead] if self._looks_ahead and self._num_slots(num_nodes) <= MOST_SLOTS_AHEAD else [step]
             plan = self._system.plan(self._costs, num_nodes, self._observed(steps))
             num_layers = self._costs.model.num_moe_layers
             parts = plan.slots_LNS.reshape(-1, num_layers, *plan.slots_LNS.shape[1:])
@@ -50,6 +53,9 @@ class Planner:
                 for made, slots in zip(steps, parts, strict=True)
             }
         return self._ready[num_nodes, step]
+
+    def _num_slots(self, num_nodes: int) -> int:
+        return self._costs.model.num_moe_layers * num_nodes * self._costs.cluster.slots_per_node
 
     def _observed(self, steps: list[int]) -> Ints:
         """Return the loads before each of the steps, one after the other along the layers."""
