@@ -83,7 +83,7 @@ def test_a_reorder_and_its_inverse_change_nothing_forward_or_backward(k):
 
 
 @pytest.mark.parametrize("model", [TINY, msgspec.structs.replace(TINY, matrices_per_expert=3, top_k=1, num_layers=13)])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_every_kernel_agrees_with_its_reference(model, dtype):
     if model.num_layers > model.num_moe_layers:
         model = msgspec.structs.replace(model, d_ff_dense=80)
@@ -94,6 +94,12 @@ def test_every_kernel_agrees_with_its_reference(model, dtype):
     assert {"expert", "grouped", "gate", "schedule", "permute", "reorder", "attention", "head", "optimizer"} <= set(
         errors
     )
+
+
+def test_gradients_of_a_large_vocabulary_are_not_lost_in_float16():
+    model = msgspec.structs.replace(TINY, vocab_size=50257)
+    head = next(kernel for kernel in kernels_of(model, use_grouped_mm=False)[0] if kernel.name == "head")
+    assert check_kernel(head, dataclasses.replace(CPU, dtype="float16")) < 2e-3
 
 
 def test_a_kernel_that_computes_something_else_is_refused():

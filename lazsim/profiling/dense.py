@@ -16,6 +16,12 @@ HEAD_WIDTH = 64
 
 HEAD_CHECK_TOKENS = 128
 
+LOSS_SCALE = 2**12
+"""What the loss is multiplied by, as in training in half precision (Micikevicius et al., arXiv 1710.03740).
+
+The gradient of a logit, about one over vocabulary and tokens, would be lost in float16.
+"""
+
 
 def _plain_attention(query: Any, key: Any, value: Any) -> Any:
     ahead = torch.ones(query.shape[-2], query.shape[-2], dtype=torch.bool, device=query.device).triu(1)
@@ -59,11 +65,12 @@ def head_kernel(model: ModelSpec) -> Kernel:
 
     def loss(x: Any, weight: Any, targets: Any) -> Any:
         at_least = torch.promote_types(x.dtype, torch.float32)
-        return functional.cross_entropy((functional.layer_norm(x, x.shape[-1:]) @ weight.t()).to(at_least), targets)
+        logits = (functional.layer_norm(x, x.shape[-1:]) @ weight.t()).to(at_least)
+        return functional.cross_entropy(logits, targets) * LOSS_SCALE
 
     def reference(x: Any, weight: Any, targets: Any) -> Any:
         logits = functional.layer_norm(x, x.shape[-1:]) @ weight.t()
-        return (logits.logsumexp(-1) - logits.gather(1, targets[:, None])[:, 0]).mean()
+        return (logits.logsumexp(-1) - logits.gather(1, targets[:, None])[:, 0]).mean() * LOSS_SCALE
 
     kernel = Kernel(
         "head",
