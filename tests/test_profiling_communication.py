@@ -5,14 +5,23 @@
 import os
 import signal
 
+import msgspec
 import pytest
 
 torch = pytest.importorskip("torch", reason="needs torch: pip install 'lazsim[live]'")
 
 from lazsim.costmodel.profile import Header
 from lazsim.errors import LazsimError
-from lazsim.profiling.communication import Ranks, choose_ranks, communication_tasks, group_cycle
-from lazsim.profiling.worker import EXCHANGES, Worker, empty_parts, even_parts, link_bytes, skewed_parts
+from lazsim.profiling import communication
+from lazsim.profiling.communication import (
+    Ranks,
+    choose_ranks,
+    communication_tasks,
+    group_cycle,
+    group_tasks,
+    rank_counts,
+)
+from lazsim.profiling.worker import EXCHANGES, Worker, empty_parts, even_parts, leave_group, link_bytes, skewed_parts
 from lazsim.specs import ModelSpec, load_spec
 
 HEADER = Header(
@@ -59,6 +68,40 @@ def test_a_group_is_formed_again_after_losing_a_member():
     created_s, recreated_s = group_cycle(3, "gloo", "cpu", 0)
     assert created_s > 0
     assert recreated_s > 0
+
+
+@pytest.mark.parametrize(("num_ranks", "expected"), [(2, 3), (4, 4)])
+def test_a_group_that_loses_a_member_has_two_left(num_ranks, expected):
+    tasks = group_tasks(HEADER, num_ranks, "gloo")
+    assert [(task.kernel, task.size, task.num_ranks) for task in tasks] == [
+        ("group_create", expected, expected),
+        ("group_recreate", expected, expected),
+    ]
+
+
+@pytest.mark.parametrize(("backend", "left_by"), [("nccl", "abort"), ("gloo", "destroy")])
+def test_nccl_does_not_wait_for_the_dead(monkeypatch, backend, left_by):
+    said = []
+    distributed = torch.distributed
+    monkeypatch.setattr(
+        distributed.distributed_c10d, "_abort_process_group", lambda: said.append("abort"), raising=False
+    )
+    monkeypatch.setattr(distributed, "destroy_process_group", lambda: said.append("destroy"))
+    leave_group(backend)
+    assert said == [left_by]
+
+
+@pytest.mark.parametrize(("num_ranks", "expected"), [(2, [2]), (3, [2, 3]), (8, [2, 4, 8])])
+def test_exchanges_are_measured_over_powers_of_two_and_all(num_ranks, expected):
+    assert rank_counts(num_ranks) == expected
+
+
+def test_gloo_does_not_send_from_a_gpu_and_says_so(monkeypatch):
+    monkeypatch.setattr(communication, "cache_bytes", lambda _: 2**20)
+    header = msgspec.structs.replace(HEADER, device="cuda")
+    task = communication._exchange_task("point_to_point", 1024, None, header, 2, "gloo")
+    assert task.obstacle() == "gloo sends from the host's memory only"
+    assert task.label == "point_to_point over 2"
 
 
 @pytest.mark.parametrize("victim", [0, 1])

@@ -35,6 +35,8 @@ NUM_GROUPS = 3
 GROUP_S = 4.0
 """What new processes take to import torch and to form both groups, roughly."""
 
+FEWEST_IN_GROUP = 3
+
 CHECKED_ERROR = 1e-6
 
 
@@ -185,11 +187,31 @@ def communication_tasks(header: Header, num_ranks: int, backend: str) -> Iterato
     release_memory(header.device)
     with Ranks(num_ranks, backend, header.device) as ranks:
         ranks.ask("forming a group", "join", "measured", num_ranks)
-        yield [_exchange_task(kernel, size, ranks, header, num_ranks) for size in MESSAGE_SIZES for kernel in EXCHANGES]
+        yield [
+            _exchange_task(kernel, size, ranks, header, num_ranks, backend)
+            for size in MESSAGE_SIZES
+            for kernel in EXCHANGES
+        ]
+
+
+def rank_counts(num_ranks: int) -> list[int]:
+    """List over how many processes to exchange: powers of two, and all.
+
+    Examples
+    --------
+    >>> rank_counts(6), rank_counts(2)
+    ([2, 4, 6], [2])
+    """
+    return [*(2**power for power in range(1, 31) if 2**power < num_ranks), num_ranks]
 
 
 def group_tasks(header: Header, num_ranks: int, backend: str) -> list[Task]:
-    """List process groups: formed, and formed again without a member."""
+    """List process groups: formed, and formed again without a member.
+
+    They take three processes at least, so that two are left; NCCL, where it has a GPU for each.
+    """
+    if backend != "nccl" or torch.cuda.device_count() >= FEWEST_IN_GROUP:
+        num_ranks = max(num_ranks, FEWEST_IN_GROUP)
     release_memory(header.device)
     cycles: list[tuple[float, float]] = []
     return [
@@ -198,14 +220,17 @@ def group_tasks(header: Header, num_ranks: int, backend: str) -> list[Task]:
     ]
 
 
-def _exchange_task(kernel: str, size: int, ranks: Ranks, header: Header, num_ranks: int) -> Task:
+def _exchange_task(kernel: str, size: int, ranks: Ranks, header: Header, num_ranks: int, backend: str) -> Task:
     wanted = math.ceil(2 * cache_bytes(header.device) / size)
     num_buffers = min(max(wanted, 1), MAX_BUFFERS)
 
     def predicted_s(points: Sequence[Point]) -> float:
-        return points[-1].time_s * size / points[-1].size if points else 0.0
+        same = [point for point in points if point.num_ranks == num_ranks]
+        return same[-1].time_s * size / same[-1].size if same else 0.0
 
     def obstacle() -> str | None:
+        if kernel == "point_to_point" and backend == "gloo" and header.device == "cuda":
+            return "gloo sends from the host's memory only"
         # Where a rank receives what all others send, its buffers are as many times as large; so is what they are
         # checked by.
         needed = (2 * num_buffers + 3) * num_ranks * size

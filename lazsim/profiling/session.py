@@ -21,7 +21,7 @@ from lazsim.costmodel.profile import (
     save_profile,
 )
 from lazsim.errors import LazsimError, SpecError
-from lazsim.profiling.communication import choose_ranks, communication_tasks, group_tasks
+from lazsim.profiling.communication import choose_ranks, communication_tasks, group_tasks, rank_counts
 from lazsim.profiling.compute import Device, check_kernel, ideal_s, inputs_s, measure_kernel, too_large
 from lazsim.profiling.device import (
     DTYPES,
@@ -82,7 +82,7 @@ class Session:
                     reason = "memory"
                 release_memory(self.header.device)
             if reason is not None:
-                self.left_out.setdefault(task.kernel, []).append((task.size, reason))
+                self.left_out.setdefault(task.label, []).append((task.size, reason))
             self.save(SAVE_INTERVAL_S)
 
     def _least_s(self, task: Task) -> float:
@@ -259,9 +259,12 @@ def measure_profile(
         if options.storage is not None:
             session.deadline_s = min(end_s, time.monotonic() + SMALL_SHARE * options.budget_s)
             session.run(storage_tasks(options.storage), progress)
-        session.deadline_s = end_s
-        if ranks > 1:
-            with communication_tasks(session.header, ranks, backend) as tasks:
+        # All of them come first: those are the ones that the simulator uses.
+        counts = rank_counts(ranks)[::-1] if ranks > 1 else []
+        for index, count in enumerate(counts):
+            left_s = max(end_s - time.monotonic(), 0.0)
+            session.deadline_s = time.monotonic() + left_s / (len(counts) - index)
+            with communication_tasks(session.header, count, backend) as tasks:
                 session.run(tasks, progress)
     finally:
         session.save()

@@ -64,6 +64,11 @@ class Task:
     fixed_s: float = 0.0
     fewest_runs: int = FEWEST_RUNS
 
+    @property
+    def label(self) -> str:
+        """The kernel, and over how many ranks where its size is not that."""
+        return self.kernel if self.num_ranks in (1, self.size) else f"{self.kernel} over {self.num_ranks}"
+
     def least_s(self, points: Sequence[Point]) -> float:
         """Predict the least that it takes, given the points of its kernel so far."""
         return self.fixed_s + self.fewest_runs * self.predicted_s(points)

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
+from torch.distributed import PrefixStore, TCPStore, distributed_c10d  # type: ignore[attr-defined]
 
 from lazsim.profiling.device import is_out_of_memory, release_memory, synchronize
 from lazsim.profiling.method import HostClock, clock_of
@@ -68,7 +68,7 @@ class Worker:
         clock = HostClock()
         begin = clock.mark()
         if dist.is_initialized():
-            dist.destroy_process_group()
+            leave_group(self.backend)
         server = TCPStore("127.0.0.1", self.port, is_master=False, timeout=self.timeout)
         store = PrefixStore(name, server)
         dist.init_process_group(self.backend, store=store, rank=self.rank, world_size=num_ranks, timeout=self.timeout)
@@ -108,6 +108,15 @@ class Worker:
     def _meet(self) -> None:
         dist.barrier()
         synchronize(self.device)
+
+
+def leave_group(backend: str) -> None:
+    """Leave the process group, whose members may be dead: NCCL would wait for them, unless told not to."""
+    abort = getattr(distributed_c10d, "_abort_process_group", None)
+    if backend == "nccl" and abort is not None:
+        abort()
+    else:
+        dist.destroy_process_group()
 
 
 @dataclass(frozen=True)
