@@ -259,11 +259,11 @@ def measure_profile(
         if options.storage is not None:
             session.deadline_s = min(end_s, time.monotonic() + SMALL_SHARE * options.budget_s)
             session.run(storage_tasks(options.storage), progress)
-        # All of them come first: those are the ones that the simulator uses.
+        # The most come first and have half of the time: theirs are the ones that the simulator uses.
         counts = rank_counts(ranks)[::-1] if ranks > 1 else []
         for index, count in enumerate(counts):
             left_s = max(end_s - time.monotonic(), 0.0)
-            session.deadline_s = time.monotonic() + left_s / (len(counts) - index)
+            session.deadline_s = time.monotonic() + left_s / (1 if index == len(counts) - 1 else 2)
             with communication_tasks(session.header, count, backend) as tasks:
                 session.run(tasks, progress)
     finally:
