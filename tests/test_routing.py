@@ -384,6 +384,11 @@ def test_routing_commands_make_files_that_a_run_takes(lazsim, tmp_path):
     assert lazsim("routing", "convert", made, "--layers", 12, "--experts", 8, "--out", taken)[0] == 0
     facts = json.loads(lazsim("routing", "info", taken, "--json")[1])
     assert (facts["layers"], facts["experts"], facts["last step"]) == (12, 8, 1950)
+    thin = tmp_path / "thin.csv"
+    assert lazsim("routing", "convert", made, "--every", 4, "--out", thin)[0] == 0
+    whole, every_fourth = read_routing(str(made)), read_routing(str(thin))
+    assert every_fourth.steps.tolist() == whole.steps[::4].tolist()
+    assert (every_fourth.tokens_SLE == whole.tokens_SLE[::4]).all()
     answer = json.loads(lazsim("routing", "fit", made, "--seeds", 1, "--json")[1])
     assert set(answer) == {"spec", "statistics"}
     code, out, err = lazsim("run", "--trace", "traces/fail-every-5min.csv", "--routing", taken, "--json")
@@ -392,6 +397,15 @@ def test_routing_commands_make_files_that_a_run_takes(lazsim, tmp_path):
     # Some 1,950 recorded steps do not last for 30 minutes of half-second steps: said where it matters.
     if any(run["steps"] > 1950 for run in json.loads(out)["runs"]):
         assert "held from there on" in err
+
+
+def test_a_run_takes_the_loads_that_were_recorded_of_a_live_job(lazsim):
+    code, out, err = lazsim(
+        "run", "--trace", "traces/fail-every-5min.csv", "--routing", "traces/live-routing.csv", "--system", "lazarus",
+        "--duration", "2min", "--json",
+    )  # fmt: skip
+    assert code == 0, err
+    assert json.loads(out)["runs"][0]["steps"] > 0
 
 
 @pytest.mark.parametrize("kind", ["png", "pdf"])

@@ -1,6 +1,7 @@
 """``lazsim routing``: expert loads, recorded and generated."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -95,8 +96,9 @@ def generate(spec: str, layers: int, experts: int, steps: int, seed: int, out: P
 @lenient_option
 @click.option("--layers", type=click.IntRange(min=1), help="Take the first so many layers.")
 @click.option("--experts", type=click.IntRange(min=1), help="Take the so many fullest experts of each layer.")
+@click.option("--every", type=click.IntRange(min=1), default=1, help="Take the first record of each so many.")
 @click.option("--out", type=OUT, required=True, metavar="FILE.csv")
-def convert(file: str, lenient: bool, layers: int | None, experts: int | None, out: Path) -> None:
+def convert(file: str, lenient: bool, layers: int | None, experts: int | None, every: int, out: Path) -> None:
     """Turn a recording into our CSV, whole or its first layers and fullest experts."""
     from lazsim.files import write_whole
     from lazsim.routing import read_routing, top_experts
@@ -105,7 +107,7 @@ def convert(file: str, lenient: bool, layers: int | None, experts: int | None, o
     recorded = read_routing(file, lenient)
     _, num_layers, num_experts = recorded.tokens_SLE.shape
     taken = top_experts(recorded, layers or num_layers, experts or num_experts)
-    write_whole(out, write_csv(taken))
+    write_whole(out, write_csv(replace(taken, steps=taken.steps[::every], tokens_SLE=taken.tokens_SLE[::every])))
     _notes(taken)
 
 
