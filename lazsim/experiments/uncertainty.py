@@ -93,7 +93,7 @@ def run_uncertainty(spec: Uncertainty, bench: Bench) -> Outcome:
         for system in base["system"].iloc[1:]:
             shown = varied[varied["system"] == system]
             first = base["system"].iloc[0]
-            figures[f"{claim.name}-{system}"] = tornado_figure(
+            figures[f"{claim.name.replace(' ', '-')}-{system}"] = tornado_figure(
                 largest(shown, spec.most_shown), intervals[-1][intervals[-1]["system"] == system].iloc[0],
                 label=f"{first} : {system}, {claim.name}",
             )  # fmt: skip
