@@ -401,7 +401,7 @@ def test_routing_commands_make_files_that_a_run_takes(lazsim, tmp_path):
 
 def test_a_run_takes_the_loads_that_were_recorded_of_a_live_job(lazsim):
     code, out, err = lazsim(
-        "run", "--trace", "traces/fail-every-5min.csv", "--routing", "traces/live-routing.csv", "--system", "lazarus",
+        "run", "--trace", "traces/fail-every-5min.csv", "--routing", "traces/routing/live-deep.csv", "--system", "lazarus",
         "--duration", "2min", "--json",
     )  # fmt: skip
     assert code == 0, err
