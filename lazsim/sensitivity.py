@@ -31,10 +31,11 @@ FACTORS = (0.5, 1.5)
 """By which each constant is multiplied, unless others are asked for."""
 
 FIXED = {
-    "gpu": ("name", "source", "peak_flop_per_s", "memory_bytes_per_s", "memory_bytes"),
-    "job": ("name", "sequences_per_gpu", "num_micro_batches", "checkpoint_interval_steps"),
+    "gpu": ("name", "source", "peak_flop_per_s", "memory_bytes_per_s", "memory_bytes", "fused_experts"),
+    "job": ("name", "sequences_per_gpu", "num_micro_batches", "checkpoint_interval_steps", "expert_kernels"),
 }
-"""What is not varied: names, datasheet figures, which only multiply efficiencies, and the batch, which is the job."""
+"""What is not varied: names, datasheet figures, which only multiply efficiencies, the batch and the kind of kernels,
+which are the job."""
 
 Path = tuple[str, ...]
 

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import msgspec
 
@@ -122,6 +122,20 @@ class ModelSpec(Spec, frozen=True, kw_only=True):
         return STATE_BYTES_PER_PARAM * self.dense_params
 
 
+class FusedExpertsSpec(Spec, frozen=True, kw_only=True):
+    """How near kernels that run all experts of a layer at once come to a GPU's datasheet; see `GpuSpec`."""
+
+    matmul_efficiency: float
+    matmul_fill_outputs: float
+    matmul_fill_k: float
+    matmul_memory_efficiency: float
+    kernel_overhead_s: float
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "matmul_efficiency", "matmul_memory_efficiency")
+        _require_not_negative(self, "matmul_fill_outputs", "matmul_fill_k", "kernel_overhead_s")
+
+
 class GpuSpec(Spec, frozen=True, kw_only=True):
     """A GPU: its datasheet and how near kernels come to it.
 
@@ -153,6 +167,9 @@ class GpuSpec(Spec, frozen=True, kw_only=True):
         Fixed time of one kernel.
     source : str
         Where the datasheet figures and the efficiencies come from; "assumption" where there is no measurement.
+    fused_experts : FusedExpertsSpec, optional
+        What takes the place of the matmul efficiencies for experts where a job runs them in fused kernels; none where
+        no such kernel was measured.
     """
 
     name: str
@@ -166,6 +183,7 @@ class GpuSpec(Spec, frozen=True, kw_only=True):
     memory_efficiency: float
     kernel_overhead_s: float
     source: str
+    fused_experts: FusedExpertsSpec | None = None
 
     def __post_init__(self) -> None:
         _require_positive(self, "peak_flop_per_s", "memory_bytes_per_s", "memory_bytes", "matmul_efficiency")
@@ -292,6 +310,9 @@ class JobSpec(Spec, frozen=True, kw_only=True):
         Passes over the fp16 logits by the loss, forward and backward together.
     reorder_kernels : float
         Small kernels of gate, top-k, counts and offsets in one layer, forward and backward together.
+    expert_kernels : str
+        ``separate``: each expert's matmuls by themselves; ``fused``: all experts of a layer at once, as measured of
+        inference kernels. The latter takes a GPU of which these were measured.
     """
 
     name: str
@@ -304,6 +325,7 @@ class JobSpec(Spec, frozen=True, kw_only=True):
     activation_passes: float
     logit_passes: float
     reorder_kernels: float
+    expert_kernels: Literal["separate", "fused"] = "separate"
 
     def __post_init__(self) -> None:
         _require_positive(self, "sequences_per_gpu", "num_micro_batches", "fault_threshold", "rebalance_interval_steps")

@@ -12,6 +12,7 @@ from lazsim.costmodel.compute import AnalyticCompute
 from lazsim.costmodel.network import AnalyticCommunication
 from lazsim.costmodel.recovery_times import checkpoint_load_s, checkpoint_save_s, transfer_s
 from lazsim.costmodel.step import CostModel, Layout, StepCost
+from lazsim.errors import SpecError
 from lazsim.placement.allocation import allocate
 from lazsim.placement.expert_parallel import place_ep
 from lazsim.placement.mro import place_mro
@@ -219,3 +220,22 @@ def test_no_plan_computes_faster_than_an_even_split_of_all_tokens(load, num_node
     plan = place_mro(allocate(load_LE, num_nodes * 6, 2), num_nodes, 6)
     found = parts(costs("gpt-l", compute=CountTokens()), plan, apart(num_nodes), load_LE)
     assert found["expert"] >= 12 * TOKENS - 1e-6
+
+
+def test_fused_experts_take_what_was_measured_of_them_and_nothing_else_changes():
+    model, cluster = load_spec(ModelSpec, "gpt-l"), load_spec(ClusterSpec, "a100x16")
+    gpu, job = load_spec(GpuSpec, "a100"), load_spec(JobSpec, "testbed-a")
+    separate = AnalyticCompute(model, gpu, cluster, job)
+    fused = AnalyticCompute(model, gpu, cluster, msgspec.structs.replace(job, expert_kernels="fused"))
+    # 2^20 tokens: only the share of the peak counts, 0.836 of it in dense matmuls and 0.288 in fused kernels.
+    ratio = float(fused.expert_s(np.array(2.0**20)) / separate.expert_s(np.array(2.0**20)))
+    assert ratio == pytest.approx(0.836 / 0.288, rel=0.2)
+    assert fused.dense_s(4096) == separate.dense_s(4096)
+    assert fused.optimizer_s(np.array(1e9)) == separate.optimizer_s(np.array(1e9))
+
+
+def test_fused_experts_are_refused_where_none_were_measured():
+    model, cluster = load_spec(ModelSpec, "gpt-l"), load_spec(ClusterSpec, "rtx3090x10")
+    job = msgspec.structs.replace(load_spec(JobSpec, "testbed-a"), expert_kernels="fused")
+    with pytest.raises(SpecError, match="no such kernel was measured on rtx3090"):
+        AnalyticCompute(model, load_spec(GpuSpec, "rtx3090"), cluster, job)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from lazsim.costmodel.compute import fused_gpu
 from lazsim.costmodel.fit import (
     COLLECTIVES,
     KERNEL_PARAMETERS,
@@ -137,6 +138,8 @@ def _compare_experts(
     fitted = fit_kernels(gpu, table, expert_times_s)
     refit[f"gpus/{gpu.name}, fused expert kernels"] = {name: getattr(fitted, name) for name in KERNEL_PARAMETERS}
     models = {"catalogue": gpu, "own fit": fitted}
+    if gpu.fused_experts is not None:
+        models["fused"] = fused_gpu(gpu, gpu.fused_experts)
     yield from _kernel_rows(gpu, "experts", models, expert_times_s, table, tokens_per_expert(table))
 
 

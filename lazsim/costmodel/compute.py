@@ -1,11 +1,15 @@
 """Analytic compute times of a model on a GPU, from the operations and bytes of each layer."""
 
 from dataclasses import dataclass
+from functools import cached_property
+
+import msgspec
 
 from lazsim.costmodel.collectives import ring_all_reduce_s
 from lazsim.costmodel.kernels import matmul_s, memory_s
 from lazsim.costmodel.times import Floats
-from lazsim.specs import WEIGHT_BYTES_PER_PARAM, ClusterSpec, GpuSpec, JobSpec, ModelSpec
+from lazsim.errors import SpecError
+from lazsim.specs import WEIGHT_BYTES_PER_PARAM, ClusterSpec, FusedExpertsSpec, GpuSpec, JobSpec, ModelSpec
 
 FORWARD_AND_BACKWARD = 3
 """A backward pass does each forward matmul twice, once for the inputs' and once for the weights' gradient."""
@@ -19,6 +23,11 @@ REORDER_COPIES = 8
 MASKED_REORDER_MATMULS = 5
 """DeepSpeed-MoE (deepspeed/moe/sharded_moe.py) dispatches and combines by one einsum each; backward, dispatch needs the
 inputs' gradient and combine those of both its operands."""
+
+
+def fused_gpu(gpu: GpuSpec, fused: FusedExpertsSpec) -> GpuSpec:
+    """Return a GPU with the matmul efficiencies of its fused expert kernels."""
+    return msgspec.structs.replace(gpu, **msgspec.structs.asdict(fused))
 
 
 @dataclass(frozen=True)
@@ -63,14 +72,29 @@ class AnalyticCompute:
             )
         return FORWARD_AND_BACKWARD * matmuls_s + float(memory_s(self.gpu, num_bytes)) + model.num_layers * collective_s
 
+    def __post_init__(self) -> None:
+        if self.job.expert_kernels == "fused" and self.gpu.fused_experts is None:
+            raise SpecError(
+                f"{self.job.name}: expert_kernels is fused, but no such kernel was measured on {self.gpu.name}: "
+                "its TOML file has no table fused_experts; choose separate"
+            )
+
+    @cached_property
+    def _expert_gpu(self) -> GpuSpec:
+        """The GPU as the kernels of experts find it."""
+        fused = self.gpu.fused_experts
+        if self.job.expert_kernels == "separate" or fused is None:
+            return self.gpu
+        return fused_gpu(self.gpu, fused)
+
     def expert_s(self, num_tokens: Floats) -> Floats:
         """One expert: up (and gate) projections, activation, down projection."""
-        model = self.model
-        up_s = matmul_s(self.gpu, num_tokens, model.d_ff_expert, model.d_model)
-        down_s = matmul_s(self.gpu, num_tokens, model.d_model, model.d_ff_expert)
+        model, gpu = self.model, self._expert_gpu
+        up_s = matmul_s(gpu, num_tokens, model.d_ff_expert, model.d_model)
+        down_s = matmul_s(gpu, num_tokens, model.d_model, model.d_ff_expert)
         # The activation reads what the up (and gate) projections wrote and writes one result.
         passes = model.matrices_per_expert * model.d_ff_expert * WEIGHT_BYTES_PER_PARAM
-        activation_s = memory_s(self.gpu, num_tokens * passes)
+        activation_s = memory_s(gpu, num_tokens * passes)
         seconds: Floats = FORWARD_AND_BACKWARD * ((model.matrices_per_expert - 1) * up_s + down_s + activation_s)
         return seconds
 
