@@ -400,10 +400,9 @@ def test_routing_commands_make_files_that_a_run_takes(lazsim, tmp_path):
 
 
 def test_a_run_takes_the_loads_that_were_recorded_of_a_live_job(lazsim):
-    code, out, err = lazsim(
-        "run", "--trace", "traces/fail-every-5min.csv", "--routing", "traces/routing/live-deep.csv", "--system", "lazarus",
-        "--duration", "2min", "--json",
-    )  # fmt: skip
+    short = ("--system", "lazarus", "--duration", "2min", "--json")
+    loads = "traces/routing/live-deep.csv"
+    code, out, err = lazsim("run", "--trace", "traces/fail-every-5min.csv", "--routing", loads, *short)
     assert code == 0, err
     assert json.loads(out)["runs"][0]["steps"] > 0
 
