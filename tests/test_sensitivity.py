@@ -112,8 +112,8 @@ def test_a_system_that_cannot_run_is_told_apart_and_comes_first(tmp_path):
 def test_every_number_of_a_cluster_and_its_gpu_and_job_is_varied_once(setup):
     names = constant_paths(["ds", "lazarus"])
     network, recovery = setup.cluster.network, setup.cluster.recovery
-    # The GPU: 12 fields less 2 texts, 3 of the datasheet and its fused kernels. The job: 11 less name, batch (2), kind of
-    # kernels and intervals, plus 2.
+    # The GPU: 12 fields less 2 texts, 3 of the datasheet and its fused kernels. The job: 11 less name, batch (2), kind
+    # of kernels and intervals, plus 2.
     assert len(names) == 1 + len(network.__struct_fields__) + len(recovery.__struct_fields__) + 6 + (11 - 5 + 2)
     for name, path in names.items():
         assert name == ".".join(path[1:]).removeprefix("network.").removeprefix("recovery.")
