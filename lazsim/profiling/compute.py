@@ -71,7 +71,7 @@ def need_of(kernel: Kernel, size: int, device: Device) -> Need:
     output_bytes = float(tensors[0].nbytes)
     wanted = math.ceil(CACHE_MULTIPLE * cache_bytes(device.name) / max(buffer_bytes, 1.0))
     inner_bytes = kernel.inner_elements(size) * DTYPES[device.dtype].itemsize
-    gradient_bytes = buffer_bytes if kernel.has_backward else output_bytes
+    gradient_bytes = buffer_bytes if kernel.has_backward else 0.0
     return Need(buffer_bytes, output_bytes, inner_bytes, gradient_bytes, min(max(wanted, 1), MAX_BUFFERS))
 
 
