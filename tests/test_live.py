@@ -124,6 +124,14 @@ def test_lost_connections_cost_no_step(dropped, nursery, undisturbed):
     assert largest_difference(blocks, undisturbed[1]) < ROUNDING
 
 
+def test_the_time_of_checkpoints_is_booked_also_when_a_node_dies_right_after_one(nursery):
+    acts = {("stepped", step): [("kill soon", (0.0, node))] for step, node in ((4, "n0"), (8, "n1"))}
+    run, _ = run_live(tiny_spec(interval=2, slots_per_node=4), Script(4, acts), nursery)
+    assert run.run.counts["checkpoints"] >= 4
+    assert run.run.ledger_s["checkpoint"] == pytest.approx(sum(run.save_s), rel=0.5)
+    assert sum(run.run.ledger_s.values()) == pytest.approx(run.run.wall_s, abs=0.05)
+
+
 def test_a_quiet_run_knows_no_failure(nursery):
     run, _ = run_live(tiny_spec(num_steps=60), Script(4), nursery)
     assert (run.run.counts["failures"], run.run.counts["reconfigurations"]) == (0, 0)

@@ -85,12 +85,8 @@ class Listener(Hub):
         self._save_s = max(self._save_s, message.seconds)
         if self._saved >= {f"{message.epoch}/{message.step}/{other.name}" for other in self._in_use}:
             checkpoint.complete(self.spec, message.step)
-            self.record.save_s.append(self._save_s)
-            # What was computed up to now counts before a part of it is moved.
-            self.record.ledger.enter("compute", self.now_s())
-            self.record.ledger.move("compute", "checkpoint", min(self._save_s, self.record.ledger.seconds()["compute"]))
-            self.record.log.count("checkpoints")
-            self.record.unsaved_s, self._save_s = 0.0, 0.0
+            self.record.saved(self._save_s)
+            self._save_s = 0.0
             self._saved.clear()
 
     def _came(self, peer: Peer) -> None:

@@ -138,13 +138,25 @@ class Recorder:
     num_alive: int = 0
     num_used: int = 0
     unsaved_s: float = 0.0
+    _bucket: str = "waiting"
     _bucket_since_s: float = 0.0
+    _settled_s: float = 0.0
 
     def enter(self, bucket: str, at_s: float | None = None) -> None:
         """Book time from now on, or from an instant not long ago, in a bucket."""
-        at_s = max(self._bucket_since_s, self.clock() if at_s is None else at_s)
+        at_s = max(self._settled_s, self.clock() if at_s is None else at_s)
         self.ledger.enter(bucket, at_s)
-        self._bucket_since_s = at_s
+        self._bucket, self._bucket_since_s, self._settled_s = bucket, at_s, at_s
+
+    def saved(self, seconds: float) -> None:
+        """Take note of a checkpoint: of what was computed up to now, so much was spent on it."""
+        self.save_s.append(seconds)
+        self.log.count("checkpoints")
+        if self._bucket == "compute":
+            self._settled_s = self.clock()
+            self.ledger.enter("compute", self._settled_s)
+        self.ledger.move("compute", "checkpoint", min(seconds, self.ledger.seconds()["compute"]))
+        self.unsaved_s = 0.0
 
     def event(self, name: str, step: int, **numbers: int) -> None:
         """Note that something happened."""
