@@ -149,6 +149,12 @@ def quick_peaks(monkeypatch):
         monkeypatch.setattr(module, "measure_peaks", lambda *_: (1e11, 1e10))
 
 
+def test_a_shipped_profile_runs_its_model_without_going_beyond_it(lazsim):
+    code, out, err = lazsim("run", "--trace", TRACE, "--model", "gpt-s", "--profile", profile_names()[0], "--json")
+    assert code == 0, err
+    assert [run.get("extrapolated_s") for run in json.loads(out)["runs"]] == [None, None, None]
+
+
 def test_skew_is_measured_and_predicted(lazsim, tmp_path, quick_peaks):
     small = (
         "--width",
@@ -262,9 +268,12 @@ def test_ranks_compute_the_quotas_of_their_slots(padded, expected):
             ("skew", "--device", "cpu", "--width", "64", "--budget", "1ms"),
             "--budget: 0.001 s will not do for what is needed",
         ),
-        (("skew", "--device", "cpu", "--profile", "epyc-1thread"), "of width 768; give one of those by --width"),
         (
-            ("skew", "--device", "cpu", "--width", "768", "--tokens", "999999", "--profile", "epyc-1thread"),
+            ("skew", "--device", "cpu", "--width", "512", "--profile", "epyc-2cores"),
+            "of width 768, 1024; give one of those",
+        ),
+        (
+            ("skew", "--device", "cpu", "--width", "768", "--tokens", "999999", "--profile", "epyc-2cores"),
             "--profile: it has expert up to",
         ),
         (

@@ -11,6 +11,7 @@ matplotlib.use("agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
 from lazsim.plots.style import COLORS, STYLE
 
@@ -20,8 +21,9 @@ if TYPE_CHECKING:
     from lazsim.engine.simulate import SystemRun
     from lazsim.live.record import LiveRun
 
-NUM_WINDOWS = 120
-"""Parts of the time over each of which throughput is averaged."""
+MOST_WINDOWS = 120
+STEPS_PER_WINDOW = 8
+"""Throughput is averaged over parts of the time, each long enough for so many steps: fewer only show whole steps."""
 
 
 def validation_figure(measured: LiveRun, predicted: SystemRun) -> dict[str, bytes]:
@@ -42,6 +44,7 @@ def validation_figure(measured: LiveRun, predicted: SystemRun) -> dict[str, byte
             used = [state.num_used for state in run.states]
             nodes.step(times, [*used, used[-1]], where="post", color=COLORS[index], linestyle=("-", "--")[index])
         nodes.set_ylim(bottom=0)
+        nodes.yaxis.set_major_locator(MaxNLocator(integer=True))
         nodes.set_ylabel("nodes in use")
         nodes.set_xlabel("time (s)")
         contents = {}
@@ -55,7 +58,8 @@ def validation_figure(measured: LiveRun, predicted: SystemRun) -> dict[str, byte
 
 def _plot_rates(measured: LiveRun, predicted: SystemRun, axes: Axes) -> None:
     wall_s = measured.run.wall_s
-    bounds = np.linspace(0, wall_s, NUM_WINDOWS + 1)
+    num_windows = max(1, min(MOST_WINDOWS, len(measured.steps) // STEPS_PER_WINDOW))
+    bounds = np.linspace(0, wall_s, num_windows + 1)
     middle = (bounds[1:] + bounds[:-1]) / 2
     done_s = np.array([step.at_s for step in measured.steps])
     batch = measured.run.samples / max(measured.run.steps, 1)
@@ -67,5 +71,5 @@ def _plot_rates(measured: LiveRun, predicted: SystemRun, axes: Axes) -> None:
     means = np.diff(np.interp(bounds, times, trained)) / np.diff(bounds)
     axes.plot(middle, means, color=COLORS[1], linestyle="--", label="predicted")
     axes.set_ylim(bottom=0)
-    axes.set_ylabel(f"samples/s\n(mean over {wall_s / NUM_WINDOWS:.2g} s)")
+    axes.set_ylabel(f"samples/s\n(mean over {wall_s / num_windows:.2g} s)")
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)

@@ -190,7 +190,7 @@ def _tables_of(name: str, model: ModelSpec) -> dict[str, Table]:
     profiles = [read_profile(path) for path in profile_paths(name)]
     fitting = [one for one in profiles if _widths(require_header(one).model) == _widths(model)]
     if not fitting:
-        widths = ", ".join(str(require_header(one).model.d_model) for one in profiles)
+        widths = ", ".join(map(str, sorted({require_header(one).model.d_model for one in profiles})))
         raise SpecError(
             f"--profile {name}: measured for experts of other shapes, of width {widths}; give one of those by --width, "
             "or leave the profile out"
