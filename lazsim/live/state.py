@@ -118,11 +118,6 @@ def expert_keys(spec: LiveSpec) -> list[Key]:
     return [(layer, expert) for layer in range(spec.model.num_moe_layers) for expert in range(spec.model.num_experts)]
 
 
-def build_blocks(spec: LiveSpec, values: Mapping[Key, Tensor], device: torch.device) -> dict[Key, Block]:
-    """Put states on a device."""
-    return {key: Block(spec, key, value.to(device)) for key, value in values.items()}
-
-
 def initial_states(spec: LiveSpec, keys: Iterable[Key]) -> dict[Key, Tensor]:
     """Draw the initial states of several blocks."""
     return {key: initial_values(spec, key) for key in keys}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from typing import TYPE_CHECKING
 
 import matplotlib
@@ -12,9 +11,9 @@ matplotlib.use("agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from lazsim.costmodel.profile import SIZE_UNITS, require_header
+from lazsim.plots.export import to_files
 from lazsim.plots.style import COLORS, STYLE
 
 if TYPE_CHECKING:
@@ -43,7 +42,7 @@ def profile_figure(profile: Profile) -> dict[str, bytes]:
             plot_times(profile, units, one)
             one.set(title=title, xlabel=label, ylabel="time (s)")
         plot_roofline(profile, axes[2])
-        return _rendered(figure)
+        return to_files(figure)
 
 
 def plot_times(profile: Profile, units: tuple[str, ...], axes: Axes) -> None:
@@ -119,14 +118,4 @@ def skew_figure(result: SkewResult) -> dict[str, bytes]:
         axes.set(xlabel="what one expert draws of its even share", ylabel="layer, forward and backward (ms)")
         axes.set_ylim(bottom=0)
         axes.legend()
-        return _rendered(figure)
-
-
-def _rendered(figure: Figure) -> dict[str, bytes]:
-    contents = {}
-    for kind, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
-        stream = io.BytesIO()
-        figure.savefig(stream, format=kind, metadata=metadata, dpi=200)
-        contents[kind] = stream.getvalue()
-    plt.close(figure)
-    return contents
+        return to_files(figure)

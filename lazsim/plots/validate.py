@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from typing import TYPE_CHECKING
 
 import matplotlib
@@ -13,6 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
+from lazsim.plots.export import to_files
 from lazsim.plots.style import COLORS, STYLE
 
 if TYPE_CHECKING:
@@ -47,13 +47,7 @@ def validation_figure(measured: LiveRun, predicted: SystemRun) -> dict[str, byte
         nodes.yaxis.set_major_locator(MaxNLocator(integer=True))
         nodes.set_ylabel("nodes in use")
         nodes.set_xlabel("time (s)")
-        contents = {}
-        for kind, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
-            stream = io.BytesIO()
-            figure.savefig(stream, format=kind, metadata=metadata, dpi=200)
-            contents[kind] = stream.getvalue()
-        plt.close(figure)
-    return contents
+        return to_files(figure)
 
 
 def _plot_rates(measured: LiveRun, predicted: SystemRun, axes: Axes) -> None:
