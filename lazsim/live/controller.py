@@ -6,18 +6,15 @@ the same `lazsim.engine.systems`.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from pathlib import Path
+from collections.abc import Callable
 
 import numpy as np
 
 from lazsim.costmodel.step import CostModel
-from lazsim.live import checkpoint
+from lazsim.live.decider import Decider
 from lazsim.live.hub import Peer
-from lazsim.live.listener import Listener
 from lazsim.live.messages import Enter, Go, Leave, LiveError, Pause
-from lazsim.live.plan import Decision, decide, layout_groups
-from lazsim.live.record import Recovery
+from lazsim.live.plan import Decision, layout_groups
 from lazsim.live.spec import LiveSpec
 
 SETTLE_S = 0.02
@@ -26,21 +23,11 @@ SETTLE_S = 0.02
 MOST_VAIN_EPOCHS = 5
 """So many epochs may end one after the other without a death and without a step: then something else is wrong."""
 
-RECONNECT_GRACE_S = 0.5
-"""So long states are waited for that may only have lost their connection, before a checkpoint is gone back to."""
-
 START_S = 60.0
 """For so long the first workers are waited for."""
 
-Happening = Callable[[str, int, int], Awaitable[None]]
-"""Is told of ``started``, ``entered``, ``rebuilt``, ``ready``, ``stepped``, ``paused`` and ``failed``; epoch, step."""
 
-
-async def ignore(_what: str, _epoch: int, _step: int) -> None:
-    """Do nothing about what happens."""
-
-
-class Controller(Listener):
+class Controller(Decider):
     """Leads one job.
 
     Parameters
@@ -52,8 +39,6 @@ class Controller(Listener):
 
     Attributes
     ----------
-    on_happening : Happening
-        Told of what happens.
     start_s : float
         For how long the first workers are waited for.
     """
@@ -70,11 +55,8 @@ class Controller(Listener):
     ) -> None:
         super().__init__(spec, costs, secret, device, host, port)
         self.initial_nodes = initial_nodes
-        self.on_happening: Happening = ignore
         self.start_s = START_S
-        self._has_state = self._started = False
         self._slots: list[list[list[int]]] = []
-        self._pausing = ""
 
     async def run(self) -> None:
         """Lead the job until it is over.
@@ -108,115 +90,27 @@ class Controller(Listener):
         self._clock_runs = True
         await self.on_happening("started", self._epoch, self.step)
 
-    async def _decide(self) -> Decision | None:
-        """Choose the next epoch; wait for more nodes where there are too few."""
-        decision = self._choose()
-        if self._has_state and self.system.recovers_from_peers and (decision is None or decision.source != "peers"):
-            # What only lost its connection comes back with all that it holds.
-            await self._until(lambda: self._goes_on(self._choose()), RECONNECT_GRACE_S)
-            decision = self._choose()
-        if decision is None:
-            self._has_state = False
-            self.record.num_used = 0
-            self.record.enter("waiting")
-            self.record.state(0.0)
-            await self._wait_for_nodes()
-            return None
-        if decision.source != "peers" or self.system.is_elastic:
-            # All who came are taken in; else they join once the job runs.
-            self._join_at_s = None if self._is_joining() else self._join_at_s
-        self._candidates = [self._offering()[index] for index in decision.senders]
-        return decision
-
-    def _offering(self) -> list[Peer]:
-        """Return survivors of the last epoch in the order of its ranks, then all others."""
-        survivors = [peer for peer in self._in_use if peer.alive and self._has_state]
-        return [*survivors, *(peer for peer in self.peers if peer not in survivors)]
-
-    def _is_joining(self) -> bool:
-        return not self._started or (self._join_at_s is not None and self.now_s() >= self._join_at_s)
-
-    def _choose(self) -> Decision | None:
-        offers = [peer.offer for peer in self._offering()]
-        num_survivors = sum(peer.alive and self._has_state for peer in self._in_use)
-        return decide(
-            self.system,
-            self.costs,
-            offers[:num_survivors],
-            offers[num_survivors:],
-            joining=self._is_joining(),
-            checkpoint_step=checkpoint.last_step(Path(self.spec.checkpoint_folder)),
-            paused=self._pausing != "",
-            load_LE=None if self._loads is None else np.array(self._loads, dtype=np.int64),
-        )
-
-    @staticmethod
-    def _goes_on(decision: Decision | None) -> bool:
-        return decision is not None and decision.source == "peers"
-
-    async def _wait_for_nodes(self) -> None:
-        """Wait until there are enough nodes and those who come together have been collected."""
-        while self.stopped is None:
-            left_s = None if self._join_at_s is None else self._join_at_s - self.now_s()
-            if self._can_begin() and (left_s is None or left_s <= 0):
-                return
-            if left_s is not None and left_s <= 0:
-                self._join_at_s = left_s = None
-            num_peers = len(self.peers)
-            await self._until(lambda num_peers=num_peers: len(self.peers) != num_peers, left_s)  # type: ignore[misc]
-
-    def _can_begin(self) -> bool:
-        return self.system.usable_nodes(self.costs, len(self.peers)) > 0
-
     async def _enter(self, decision: Decision) -> bool:
         """Lead the candidates into an epoch; return whether all of them got there."""
         record, candidates = self.record, self._candidates
         ranks = candidates[: decision.num_ranks]
         self._epoch += 1
         epoch = self._epoch
-        reuse = (
-            bool(self._pausing)
-            and [peer.name for peer in ranks] == self._rank_names()
-            and len(candidates) == len(ranks)
-        )
+        reuse = bool(self._pausing) and len(candidates) == len(ranks) and candidates == self._in_use
         if decision.source != "peers":
-            self._has_state = False
-            lost = max(0, self.step - decision.step)
-            record.log.count("lost_steps", lost)
-            if lost:
-                record.event("rolled_back", decision.step, lost_steps=lost)
-                record.ledger.move("compute", "lost_work", min(record.unsaved_s, record.ledger.seconds()["compute"]))
-            record.unsaved_s = 0.0
+            self._roll_back(decision)
         self.step = decision.step
         cause = self._pausing or ("failure" if decision.source == "peers" else "restart")
         self._pausing = ""
-        record.enter("reconfigure" if decision.source == "peers" else "restart")
         if cause == "rebalance":
             record.enter("rebalance")
-        if not record.recoveries or record.recoveries[-1].complete:
-            record.recoveries.append(Recovery(cause, self.now_s()))
-        recovery = record.recoveries[-1]
-        recovery.num_nodes = len(ranks)
-        recovery.busiest_bytes = decision.busiest_bytes
+        else:
+            record.enter("reconfigure" if decision.source == "peers" else "restart")
+        recovery = record.recovery(cause)
+        recovery.num_nodes, recovery.busiest_bytes = len(ranks), decision.busiest_bytes
         begun_s = self.now_s()
         self._in_use, self._failed_s = list(candidates), None
-        self._slots = decision.slots_LNS.tolist()
-        for peer in candidates:
-            peer.idle, peer.epoch, peer.why = False, epoch, ""
-            peer.send(
-                Enter(
-                    epoch=epoch,
-                    step=decision.step,
-                    source=decision.source,
-                    senders=[other.name for other in candidates],
-                    num_ranks=decision.num_ranks,
-                    holds=[sorted(holds) for holds in decision.holds],
-                    slots=self._slots,
-                    groups=layout_groups(self.system, self.costs, decision.num_ranks),
-                    padded=self.system.padded,
-                    reuse=reuse,
-                )
-            )
+        self._call_in(decision, reuse=reuse)
         await self.on_happening("entered", epoch, self.step)
         if not await self._all(lambda peer: peer.rebuilt == epoch):
             return False
@@ -234,6 +128,35 @@ class Controller(Listener):
             await self._begin_clock()
         self._start(decision, ranks, cause)
         return True
+
+    def _roll_back(self, decision: Decision) -> None:
+        record = self.record
+        self._has_state = False
+        lost = max(0, self.step - decision.step)
+        record.log.count("lost_steps", lost)
+        if lost:
+            record.event("rolled_back", decision.step, lost_steps=lost)
+            record.ledger.move("compute", "lost_work", min(record.unsaved_s, record.ledger.seconds()["compute"]))
+        record.unsaved_s = 0.0
+
+    def _call_in(self, decision: Decision, *, reuse: bool) -> None:
+        """Tell all candidates what the epoch is."""
+        self._slots = decision.slots_LNS.tolist()
+        enter = Enter(
+            epoch=self._epoch,
+            step=decision.step,
+            source=decision.source,
+            senders=[peer.name for peer in self._candidates],
+            num_ranks=decision.num_ranks,
+            holds=[sorted(holds) for holds in decision.holds],
+            slots=self._slots,
+            groups=layout_groups(self.system, self.costs, decision.num_ranks),
+            padded=self.system.padded,
+            reuse=reuse,
+        )
+        for peer in self._candidates:
+            peer.idle, peer.epoch, peer.why = False, self._epoch, ""
+            peer.send(enter)
 
     def _start(self, decision: Decision, ranks: list[Peer], cause: str) -> None:
         record = self.record
@@ -270,9 +193,6 @@ class Controller(Listener):
 
     def _failed(self) -> bool:
         return any(not peer.alive or peer.why for peer in self._in_use)
-
-    def _rank_names(self) -> list[str]:
-        return [peer.name for peer in self._in_use]
 
     async def _train(self) -> None:
         """Wait until the epoch ends, by a failure or a pause."""
@@ -325,7 +245,6 @@ class Controller(Listener):
         """Have everybody out of the epoch, and know what each holds."""
         if self.stopped is not None:
             return
-        record = self.record
         if self._pausing or self._at_end():
             await self._until(lambda: self._failed() or all(peer.idle for peer in self._in_use))
             if not self._failed():
@@ -334,6 +253,11 @@ class Controller(Listener):
                 if self._at_end():
                     self.stop()
                 return
+        await self._take_failure()
+
+    async def _take_failure(self) -> None:
+        """Call everybody out of an epoch that has failed; to the job, who does not come is dead."""
+        record = self.record
         self._pausing = ""
         failed_s = self.now_s() if self._failed_s is None else self._failed_s
         known_s = self.now_s()
@@ -343,9 +267,8 @@ class Controller(Listener):
         record.num_used = 0
         record.log.count("failures", int(deaths))
         record.state(0.0)
-        if not record.recoveries or record.recoveries[-1].complete:
-            record.recoveries.append(Recovery("failure", failed_s))
-        record.recoveries[-1].detect_s += known_s - failed_s
+        recovery = record.recovery("failure", failed_s)
+        recovery.detect_s += known_s - failed_s
         await self.on_happening("failed", self._epoch, self.step)
         await asyncio.sleep(SETTLE_S)
         for peer in self._in_use:
@@ -353,12 +276,11 @@ class Controller(Listener):
         await self._until(lambda: all(peer.idle for peer in self._in_use), self.spec.silence_s)
         for peer in self._in_use:
             if not peer.idle:
-                # It neither answers nor leaves: to the job it is dead.
                 peer.writer.transport.abort()
         await self._until(lambda: all(peer.idle for peer in self._in_use))
         lost = sum(not peer.alive for peer in self._in_use)
         record.event("failure", self.step, num_lost=lost)
-        record.recoveries[-1].rebuild_s += self.now_s() - known_s
+        recovery.rebuild_s += self.now_s() - known_s
         self._count_vain(lost)
 
     def _at_end(self) -> bool:

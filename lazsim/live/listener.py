@@ -1,6 +1,7 @@
 """What the controller knows: how far the job is, and who has said what."""
 
 import time
+from collections.abc import Awaitable, Callable
 
 from lazsim.costmodel.step import CostModel
 from lazsim.engine.systems import SYSTEMS
@@ -10,6 +11,13 @@ from lazsim.live.messages import Beat, Left, Message, Ready, Rebuilt, Saved, Ste
 from lazsim.live.plan import Offer
 from lazsim.live.record import Recorder
 from lazsim.live.spec import LiveSpec
+
+Happening = Callable[[str, int, int], Awaitable[None]]
+"""Is told of ``started``, ``entered``, ``rebuilt``, ``ready``, ``stepped``, ``paused`` and ``failed``; epoch, step."""
+
+
+async def ignore(_what: str, _epoch: int, _step: int) -> None:
+    """Do nothing about what happens."""
 
 
 class Listener(Hub):
@@ -28,11 +36,14 @@ class Listener(Hub):
         What happened so far.
     step : int
         Steps made.
+    on_happening : Happening
+        Told of what happens.
     """
 
     def __init__(self, spec: LiveSpec, costs: CostModel, secret: bytes, device: str, host: str, port: int) -> None:
         super().__init__(spec, secret, device, host, port)
         self.costs = costs
+        self.on_happening: Happening = ignore
         self.step = 0
         self.system = SYSTEMS[spec.system]
         self._start_clock()

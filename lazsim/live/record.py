@@ -166,6 +166,12 @@ class Recorder:
         """Note how the job stands."""
         self.log.state(State(self.clock(), self.num_alive, self.num_used, samples_per_s))
 
+    def recovery(self, cause: str, at_s: float | None = None) -> Recovery:
+        """Return the recovery under way; one begins, now if not at another time, where there is none."""
+        if not self.recoveries or self.recoveries[-1].complete:
+            self.recoveries.append(Recovery(cause, self.clock() if at_s is None else at_s))
+        return self.recoveries[-1]
+
     def step(self, step: int, step_s: float, loss: float, loads: list[list[int]]) -> None:
         """Note a step."""
         if self.recoveries and not self.recoveries[-1].complete:

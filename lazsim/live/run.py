@@ -103,7 +103,7 @@ class Play(Protocol):
         """Start the first nodes."""
 
     async def happen(self, machine: Machine, what: str, epoch: int, step: int) -> None:
-        """Act on what the controller tells of; see `lazsim.live.controller.Happening`."""
+        """Act on what the controller tells of; see `lazsim.live.listener.Happening`."""
 
 
 class TracePlay:

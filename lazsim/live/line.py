@@ -1,0 +1,110 @@
+"""A worker's connection to its controller."""
+
+import contextlib
+import queue
+import socket
+import threading
+import time
+
+from lazsim.live.group import Group
+from lazsim.live.messages import Beat, Leave, LiveError, Message, Pause, Seal
+
+RECONNECT_S = 10.0
+"""For so long a worker tries to find its controller again."""
+
+
+class GoneError(Exception):
+    """The connection to the controller is lost."""
+
+
+class Line:
+    """The connection to the controller: sends from any thread, receives in a thread of its own.
+
+    Attributes
+    ----------
+    inbox : Queue
+        Messages for the main thread; None when the connection is lost.
+    left_epoch : int
+        The epoch up to which the controller has called everybody out.
+    pausing : Pause or None
+        The last request to pause.
+    lost : bool
+        Whether the connection is lost.
+    own_address : str
+        This end of it.
+    welcomed : bool
+        Whether the controller has answered.
+    """
+
+    def __init__(self, address: tuple[str, int], secret: bytes) -> None:
+        self.inbox: queue.Queue[Message | None] = queue.Queue()
+        self.left_epoch = 0
+        self.pausing: Pause | None = None
+        self.lost = self.welcomed = False
+        self.group: Group | None = None
+        self._lock = threading.Lock()
+        self._socket = socket.create_connection(address, timeout=RECONNECT_S)
+        self._socket.settimeout(None)
+        self.own_address = str(self._socket.getsockname()[0])
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._reader = self._socket.makefile("rb")
+        self._seal = Seal(secret, self._reader.readline().strip(), "worker")
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def send(self, message: Message) -> None:
+        """Send a message.
+
+        Raises
+        ------
+        GoneError
+            When the connection is lost.
+        """
+        try:
+            with self._lock:
+                self._socket.sendall(self._seal.close(message))
+        except OSError:
+            raise GoneError from None
+
+    def beat(self, interval_s: float) -> None:
+        """Send heartbeats from now on, from a thread of their own."""
+
+        def run() -> None:
+            try:
+                while not self.lost:
+                    self.send(Beat())
+                    time.sleep(interval_s)
+            except GoneError:
+                pass
+
+        threading.Thread(target=run, daemon=True).start()
+
+    def _listen(self) -> None:
+        try:
+            for line in self._reader:
+                self._take(self._seal.open(line))
+        except (OSError, ValueError, LiveError):
+            pass
+        self.lost = True
+        self._cut()
+        self.inbox.put(None)
+
+    def _take(self, message: Message) -> None:
+        if isinstance(message, Leave):
+            self.left_epoch = max(self.left_epoch, message.epoch)
+            self._cut()
+        elif isinstance(message, Pause):
+            self.pausing = message
+        self.inbox.put(message)
+
+    def _cut(self) -> None:
+        group = self.group
+        if group is not None:
+            group.cut()
+
+    def close(self) -> None:
+        """Give up the connection."""
+        self.lost = True
+        # The listening thread holds the reader; the end of the connection wakes it.
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
