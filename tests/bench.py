@@ -48,13 +48,13 @@ def yardstick() -> None:
         (values * values).sum(axis=1)
 
 
-def replay_p3(max_nodes: int | None) -> Callable[[], object]:
+def replay_p3(cluster: str, max_nodes: int | None = None) -> Callable[[], object]:
     """Replay the P3 trace (or the bundled one that is fitted to it) for gpt-l under lazarus."""
     import lazsim
 
     path = P3 if P3.exists() else ROOT / "traces" / "spot-p3-like.csv"
     trace = lazsim.load_trace(str(path), max_nodes=max_nodes)
-    return lambda: lazsim.simulate(trace, model="gpt-l", systems=["lazarus"])
+    return lambda: lazsim.simulate(trace, model="gpt-l", cluster=cluster, systems=["lazarus"])
 
 
 def replay_30_days() -> Callable[[], object]:
@@ -77,8 +77,9 @@ def replay_30_days() -> Callable[[], object]:
 
 
 CASES: dict[str, tuple[Callable[[], Callable[[], object]], int]] = {
-    "P3 trace, 682 min, gpt-l, lazarus, up to 32 nodes": (lambda: replay_p3(None), 5),
-    "the same held to 10 nodes": (lambda: replay_p3(10), 5),
+    "P3 trace, 682 min, gpt-l, lazarus, on p3x32": (lambda: replay_p3("p3x32"), 5),
+    "the same held to the ten nodes of rtx3090x10": (lambda: replay_p3("rtx3090x10", 10), 5),
+    "the same on 32 nodes such as those": (lambda: replay_p3("rtx3090x10"), 5),
     "30 days of 128 nodes, deepseek-v3, lazarus": (replay_30_days, 1),
     **{name: (prepare, 5) for name, prepare in (bench_placement.CASES | bench_recovery.CASES).items()},
 }
