@@ -1,12 +1,13 @@
 """Predict a live run: the engine's own job, with what things cost measured beforehand on the same machine.
 
-Nothing is fitted on the run that is predicted. A calibration run of its own loses its nodes one by one down to the
-fewest that the system can use, and gets them back.
+Nothing is fitted on the run that is predicted. Calibration runs of their own, before it and after it, since a machine
+that others share is not equally fast at all times, lose their nodes one by one and get them back.
 """
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import msgspec
 import numpy as np
@@ -25,8 +26,11 @@ from lazsim.routing.table import RecordedRouting
 from lazsim.specs import NetworkSpec, RecoverySpec
 from lazsim.trace.table import Trace
 
-STEPS_PER_COUNT = 24
-"""Steps of the calibration with each number of nodes."""
+STEPS_PER_COUNT = 8
+"""Steps of a calibration with each number of nodes, each time it has so many."""
+
+NUM_ROUNDS = 2
+"""How often a calibration loses its nodes and gets them back."""
 
 WARM_UP_STEPS = 3
 """The first steps with a number of nodes do not count: memory is fetched, caches are cold."""
@@ -34,12 +38,14 @@ WARM_UP_STEPS = 3
 
 @dataclass(frozen=True)
 class Calibration:
-    """What things cost on this machine with so many workers on it, medians of a run made for it.
+    """What things cost on this machine with so many workers on it, medians of runs made for it.
 
     Attributes
     ----------
     step_s : mapping
         Step time by the number of nodes in use.
+    drift : float
+        By how much step times of the last run were longer than those of the first; 0.1 is a tenth.
     detect_s, rebuild_s, restart_s, save_s : float
         See `lazsim.live.record.Recovery`; a checkpoint.
     transfer_bytes_per_s : float
@@ -49,6 +55,7 @@ class Calibration:
     """
 
     step_s: Mapping[int, float]
+    drift: float
     detect_s: float
     rebuild_s: float
     restart_s: float
@@ -57,70 +64,92 @@ class Calibration:
     routing: RecordedRouting
 
 
-class Descent:
-    """Loses a node after every so many steps, down to the fewest, then gets one back and goes on for as long."""
+class Rounds:
+    """Loses nodes one by one down to the fewest that the system can use, and gets them back; steps between each.
 
-    def __init__(self, num_nodes: int, fewest: int) -> None:
-        self._num_nodes, self._fewest = num_nodes, fewest
+    Where the system can use no fewer nodes than there are, one goes all the same, and the job waits for the next.
+    """
+
+    def __init__(self, num_nodes: int, usable_nodes: Callable[[int], int]) -> None:
+        self._num_nodes, self._usable_nodes = num_nodes, usable_nodes
+        fewest = min(count for count in range(1, num_nodes + 1) if usable_nodes(count))
+        self._lowest = min(fewest, num_nodes - 1)
         self._alive = [f"c{index}" for index in range(num_nodes)]
-        self._since = 0
-        self._grown = False
-        self.has_more = False
+        self._num_born = num_nodes
+        self._in_use = self._since = self._num_done = 0
+        self._falling = True
+        self.has_more = True
 
     def begin(self, machine: Machine) -> None:
         """Start all nodes."""
         for node in self._alive:
             machine.start(node)
 
-    async def happen(self, machine: Machine, what: str, _epoch: int, step: int) -> None:
+    async def happen(self, machine: Machine, what: str, _epoch: int, _step: int) -> None:
         """Count steps since the last change, and make the next one."""
-        if what in ("ready", "failed"):
-            self._since = 0
+        if what == "failed" and not self._usable_nodes(len(self._alive)):
+            self._grow(machine)
         elif what == "stepped":
-            self._since += 1
-            if self._since == STEPS_PER_COUNT and len(self._alive) > self._fewest:
-                machine.kill(self._alive.pop())
-            elif self._since == STEPS_PER_COUNT and not self._grown:
-                self._grown = True
-                machine.start("joiner")
-            elif (
-                self._since >= STEPS_PER_COUNT + WARM_UP_STEPS
-                and self._grown
-                and len(machine.controller.peers) > len(self._alive)
-            ):
-                machine.controller.stop()
+            num_used = machine.controller.record.num_used
+            self._since = self._since + 1 if num_used == self._in_use else 1
+            self._in_use = num_used
+            if self._since >= STEPS_PER_COUNT and num_used == self._usable_nodes(len(self._alive)):
+                self._turn(machine)
+
+    def _turn(self, machine: Machine) -> None:
+        self._since = 0
+        if not self._falling and len(self._alive) == self._num_nodes:
+            self._num_done += 1
+            self._falling = True
+        if self._num_done == NUM_ROUNDS:
+            machine.controller.stop()
+        elif self._falling and len(self._alive) > self._lowest:
+            machine.kill(self._alive.pop())
+        else:
+            self._grow(machine)
+
+    def _grow(self, machine: Machine) -> None:
+        self._falling = False
+        self._alive.append(f"c{self._num_born}")
+        self._num_born += 1
+        machine.start(self._alive[-1])
 
 
-async def calibrate(spec: LiveSpec, num_nodes: int, nursery: Nursery, device: str) -> Calibration:
-    """Measure what a run with up to so many nodes is made of."""
+async def calibrate(spec: LiveSpec, num_nodes: int, nursery: Nursery, device: str) -> LiveRun:
+    """Make a run that shows what runs with up to so many nodes are made of."""
     system = SYSTEMS[spec.system]
     costs = planning_costs(spec, num_nodes)
     require_fit(spec, num_nodes)
-    fewest = min(count for count in range(1, num_nodes + 1) if system.usable_nodes(costs, count))
     job = msgspec.structs.replace(
         spec.job, join_wait_s=0.0, checkpoint_interval_steps={spec.system: STEPS_PER_COUNT // 2}
     )
     short = msgspec.structs.replace(spec, job=job, num_steps=None)
-    play = Descent(num_nodes, fewest)
-    found = await live_run(short, play, nursery, num_initial=num_nodes, most_nodes=num_nodes, device=device)
-    return summarise(found)
+    play = Rounds(num_nodes, partial(system.usable_nodes, costs))
+    return await live_run(short, play, nursery, num_initial=num_nodes, most_nodes=num_nodes, device=device)
 
 
-def summarise(found: LiveRun) -> Calibration:
-    """Turn what a calibration run measured into costs."""
-    failures = [one for one in found.recoveries if one.complete and one.cause == "failure"]
-    restarts = [one for one in found.recoveries if one.complete and one.cause == "restart"] or failures
-    moves = [one for one in found.recoveries if one.complete and one.busiest_bytes > 0 and one.transfer_s > 0]
+def summarise(runs: Sequence[LiveRun]) -> Calibration:
+    """Turn what calibration runs measured into costs; runs weigh the same in step times, all else is taken together."""
+    recoveries = [one for found in runs for one in found.recoveries if one.complete]
+    failures = [one for one in recoveries if one.cause == "failure"]
+    restarts = [one for one in recoveries if one.cause == "restart"] or failures
+    moves = [one for one in recoveries if one.busiest_bytes > 0 and one.transfer_s > 0]
     seconds = sum(one.transfer_s for one in moves)
-    assert found.routing is not None, "a calibration makes steps"
+    times = [step_times(found) for found in runs]
+    counts = sorted(set().union(*times))
+    step_s = {count: statistics.fmean(each[count] for each in times if count in each) for count in counts}
+    both = [count for count in step_s if count in times[0] and count in times[-1]]
+    routing = runs[0].routing
+    assert routing is not None, "a calibration makes steps"
     return Calibration(
-        step_s=step_times(found),
-        detect_s=_median([one.detect_s for one in found.recoveries if one.detect_s]),
+        step_s=step_s,
+        drift=statistics.fmean(times[-1][count] / times[0][count] - 1 for count in both),
+        detect_s=_median([one.detect_s for one in recoveries if one.detect_s]),
         rebuild_s=_median([one.rebuild_s for one in failures]),
         restart_s=_median([one.rebuild_s + one.transfer_s for one in restarts]),
-        save_s=_median(found.save_s),
+        save_s=_median([seconds for found in runs for seconds in found.save_s]),
         transfer_bytes_per_s=sum(one.busiest_bytes for one in moves) / seconds if moves else 1e9,
-        routing=found.routing,
+        routing=routing,
     )
 
 

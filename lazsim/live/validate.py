@@ -1,4 +1,4 @@
-"""Hold a prediction against what happened: a calibration run, a live run, a simulation of it, and the errors."""
+"""Hold a prediction against what happened: a live run between calibrations, a simulation of it, and the errors."""
 
 import asyncio
 import platform
@@ -14,7 +14,7 @@ from lazsim import __version__
 from lazsim.engine.ledger import BUCKETS
 from lazsim.engine.simulate import SystemRun
 from lazsim.live.nursery import Nursery
-from lazsim.live.predict import Calibration, calibrate, compress, predict, step_times
+from lazsim.live.predict import Calibration, calibrate, compress, predict, step_times, summarise
 from lazsim.live.record import LiveRun
 from lazsim.live.run import TracePlay, live_run, prepare
 from lazsim.live.spec import LiveSpec
@@ -78,6 +78,9 @@ class Validation:
         for one in self.components:
             error = "-" if one.error is None else f"{one.error:+.1%}"
             lines.append(f"{one.name:<28} {one.measured:>10.4g} {one.predicted:>10.4g} {error:>8}")
+        drift = self.calibration.drift
+        change = f"{abs(drift):.1%} {'longer' if drift > 0 else 'less'}"
+        lines += ["", f"steps of the calibration after the run took {change} than those before it"]
         return "\n".join(lines)
 
     def files(self, folder: Path) -> dict[Path, bytes]:
@@ -109,6 +112,7 @@ class Validation:
                 for one in self.components
             ],
             "worst_error": self.worst(),
+            "drift": self.calibration.drift,
             "measured": {"counts": dict(run.counts), "ledger_s": dict(run.ledger_s)},
             "predicted": {"counts": dict(self.predicted.counts), "ledger_s": dict(self.predicted.ledger_s)},
         }
@@ -150,12 +154,14 @@ def validate(
     async def run() -> tuple[Calibration, LiveRun]:
         with Nursery() as nursery:
             say("calibrating")
-            costs = await calibrate(spec, most_nodes, nursery, device)
+            before = await calibrate(spec, most_nodes, nursery, device)
             say("training through the trace")
             found = await live_run(
                 spec, play, nursery, num_initial=len(play.initial), most_nodes=most_nodes, device=device
             )
-            return costs, found
+            say("calibrating again")
+            after = await calibrate(spec, most_nodes, nursery, device)
+            return summarise([before, after]), found
 
     calibration, measured = asyncio.run(run())
     predicted = predict(spec, compress(trace, speedup), calibration, most_nodes)
@@ -177,13 +183,12 @@ def compare(measured: LiveRun, predicted: SystemRun, calibration: Calibration) -
         components += [
             Component("detect (s)", statistics.median(one.detect_s for one in failures), calibration.detect_s),
             Component("rebuild (s)", statistics.median(one.rebuild_s for one in failures), calibration.rebuild_s),
-            Component(
-                "transfer (s)",
-                statistics.fmean(one.transfer_s for one in failures),
-                statistics.fmean(one.busiest_bytes for one in failures) / calibration.transfer_bytes_per_s,
-            ),
             Component("resume (s)", statistics.median(resume_s), statistics.median(usual_s)),
         ]
+    moves = [one for one in measured.recoveries if one.complete and one.busiest_bytes > 0]
+    if moves:
+        predicted_s = statistics.fmean(one.busiest_bytes for one in moves) / calibration.transfer_bytes_per_s
+        components.append(Component("transfer (s)", statistics.fmean(one.transfer_s for one in moves), predicted_s))
     run = measured.run
     components += [
         Component("samples trained", run.samples, predicted.samples),
