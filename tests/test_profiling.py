@@ -23,9 +23,9 @@ from lazsim.profiling import device as device_module
 from lazsim.profiling.compute import Device, check_kernel, measure_kernel
 from lazsim.profiling.grouped import uneven_counts, use_grouped_mm
 from lazsim.profiling.kernel import Kernel, Random
-from lazsim.profiling.kernels import kernels_of
+from lazsim.profiling.kernels import arrived_rows_kernel, kernels_of, own_rows_kernel
 from lazsim.profiling.method import BATCH, ci_width, measure
-from lazsim.profiling.schedule import inverse_of, schedule, there_and_back
+from lazsim.profiling.schedule import inverse_of, schedule, sort_and_unsort, there_and_back
 from lazsim.profiling.session import Session, begin
 from lazsim.profiling.storage import storage_tasks
 from lazsim.profiling.task import Task
@@ -80,6 +80,22 @@ def test_a_reorder_and_its_inverse_change_nothing_forward_or_backward(k):
     assert torch.equal(back, x.repeat_interleave(k, 0))
     (gradient,) = torch.autograd.grad(back.sum(), x)
     assert torch.equal(gradient, torch.full_like(x, k))
+
+
+def test_rows_that_arrived_are_sorted_by_expert_and_put_back():
+    kernel = arrived_rows_kernel(TINY, 3)
+    arrived, order, inverse = kernel.inputs(50, Random("cpu", torch.float64))
+    # From each of eight ranks come up to seven rows, in three runs: one for each expert here.
+    runs = (np.arange(50) % 7) * 3 // 7
+    assert runs[order.numpy()].tolist() == sorted(runs.tolist())
+    assert torch.equal(sort_and_unsort(arrived, order, inverse), arrived)
+
+
+@pytest.mark.parametrize("k", [1, 2])
+def test_both_parts_of_a_reorder_agree_with_their_references(k):
+    model = msgspec.structs.replace(TINY, top_k=k)
+    for kernel in (own_rows_kernel(model), arrived_rows_kernel(model, 3)):
+        assert check_kernel(kernel, CPU) < 1e-5
 
 
 @pytest.mark.parametrize("model", [TINY, msgspec.structs.replace(TINY, matrices_per_expert=3, top_k=1, num_layers=13)])

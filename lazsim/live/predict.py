@@ -4,6 +4,7 @@ Nothing is fitted on the run that is predicted. Calibration runs of their own, b
 that others share is not equally fast at all times, lose their nodes one by one and get them back.
 """
 
+import asyncio
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -28,6 +29,9 @@ from lazsim.trace.table import Trace
 
 STEPS_PER_COUNT = 8
 """Steps of a calibration with each number of nodes, each time it has so many."""
+
+GOLDEN_RATIO = (1 + 5**0.5) / 2
+"""Its multiples, less whole numbers, lie as evenly between 0 and 1 as numbers that follow each other can."""
 
 NUM_ROUNDS = 2
 """How often a calibration loses its nodes and gets them back."""
@@ -76,7 +80,7 @@ class Rounds:
         self._lowest = min(fewest, num_nodes - 1)
         self._alive = [f"c{index}" for index in range(num_nodes)]
         self._num_born = num_nodes
-        self._in_use = self._since = self._num_done = 0
+        self._in_use = self._since = self._num_done = self._num_killed = 0
         self._falling = True
         self.has_more = True
 
@@ -104,7 +108,11 @@ class Rounds:
         if self._num_done == NUM_ROUNDS:
             machine.controller.stop()
         elif self._falling and len(self._alive) > self._lowest:
-            machine.kill(self._alive.pop())
+            # Failures do not wait for the end of a step: each comes at another part of the next one.
+            self._num_killed += 1
+            part = self._num_killed * GOLDEN_RATIO % 1
+            step_s = machine.controller.record.steps[-1].step_s
+            asyncio.get_running_loop().call_later(part * step_s, machine.kill, self._alive.pop())
         else:
             self._grow(machine)
 

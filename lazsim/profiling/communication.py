@@ -16,10 +16,11 @@ import torch
 import torch.distributed as dist
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-from lazsim.costmodel.profile import SIZE_UNITS, Header, Point
+from lazsim.costmodel.profile import Header, Point
 from lazsim.errors import LazsimError
 from lazsim.profiling.device import MEMORY_SHARE, cache_bytes, free_bytes, release_memory
 from lazsim.profiling.method import BATCH, CI_WIDTH, Timing
+from lazsim.profiling.points import point_of
 from lazsim.profiling.task import Task
 from lazsim.profiling.worker import EXCHANGES, link_bytes, serve
 
@@ -255,7 +256,17 @@ def _exchange_task(kernel: str, size: int, ranks: Ranks, header: Header, num_ran
             batch = min(2 * batch, MAX_BATCH)
         if error > CHECKED_ERROR:
             raise LazsimError(f"{kernel} of {size} bytes over {num_ranks} processes delivered wrong data; check torch")
-        return _point(kernel, size, num_ranks, timing, header, num_buffers, link_bytes(kernel, num_ranks, size), error)
+        return point_of(
+            kernel,
+            size,
+            timing,
+            header,
+            num_ranks=num_ranks,
+            moved_bytes=link_bytes(kernel, num_ranks, size),
+            num_buffers=num_buffers,
+            buffer_bytes=size,
+            reference_error=error,
+        )
 
     # One that is checked, a warm-up, and the fewest for which an interval of the median exists.
     return Task(kernel, size, num_ranks, predicted_s, measure, obstacle, fewest_runs=2 + BATCH)
@@ -268,7 +279,7 @@ def _group_task(
         if not cycles:
             cycles.extend(group_cycle(num_ranks, backend, device, number) for number in range(NUM_GROUPS))
         timing = Timing(np.array([[cycle[index]] for cycle in cycles]))
-        return _point(kernel, num_ranks, num_ranks, timing, None, 0, 0.0, 0.0)
+        return point_of(kernel, num_ranks, timing, num_ranks=num_ranks)
 
     # Either kernel comes with the other.
     return Task(kernel, num_ranks, num_ranks, lambda _: 0.0 if cycles else GROUP_S, measure, fewest_runs=NUM_GROUPS)
@@ -288,34 +299,3 @@ def group_cycle(num_ranks: int, backend: str, device: str, number: int) -> tuple
         ranks.kill_last()
         recreated_s = max(ranks.ask("forming a group again", "join", f"second-{number}", num_ranks - 1))
         return created_s, recreated_s
-
-
-def _point(
-    kernel: str,
-    size: int,
-    num_ranks: int,
-    timing: Timing,
-    header: Header | None,
-    num_buffers: int,
-    moved: float,
-    error: float,
-) -> Point:
-    first_s, median_s, third_s = timing.quartiles_s
-    share = moved / header.copy_bytes_per_s / median_s if header is not None else 0.0
-    return Point(
-        kernel=kernel,
-        size=size,
-        size_unit=SIZE_UNITS[kernel],
-        num_ranks=num_ranks,
-        time_s=median_s,
-        time_q25_s=first_s,
-        time_q75_s=third_s,
-        median_ci_share=timing.ci_width,
-        num_repetitions=len(timing.samples_s),
-        num_buffers=num_buffers,
-        buffers_bytes=num_buffers * size if header is not None else 0.0,
-        moved_bytes=moved,
-        copy_peak_share=share,
-        roofline_share=share,
-        reference_error=error,
-    )

@@ -12,7 +12,8 @@ from lazsim.costmodel.profile import SIZE_UNITS, Point
 from lazsim.errors import LazsimError
 from lazsim.profiling.device import DTYPES, MEMORY_SHARE, cache_bytes, free_bytes, synchronize
 from lazsim.profiling.kernel import Kernel, Random
-from lazsim.profiling.method import Timing, clock_of, measure
+from lazsim.profiling.method import clock_of, measure
+from lazsim.profiling.points import point_of
 
 CACHE_MULTIPLE = 2
 """Buffers together are this many times the largest cache, so that rotating through them leaves nothing in it."""
@@ -174,9 +175,17 @@ def measure_kernel(kernel: Kernel, size: int, device: Device, budget_s: float, r
         + (2 * need.output_bytes if kernel.has_backward else 0)
     )
     return point_of(
-        kernel.name, size, timing, device, kernel.flop(size), moved_bytes, need.num_buffers, need.buffer_bytes,
-        reference_error,
-    )  # fmt: skip
+        kernel.name,
+        size,
+        timing,
+        device,
+        stages_s=timing.stage_medians_s,
+        flop=kernel.flop(size),
+        moved_bytes=moved_bytes,
+        num_buffers=need.num_buffers,
+        buffer_bytes=need.buffer_bytes,
+        reference_error=reference_error,
+    )
 
 
 def _buffers(kernel: Kernel, size: int, device: Device, num_buffers: int) -> list[tuple[Any, ...]]:
@@ -222,42 +231,3 @@ def _stages(kernel: Kernel, buffers: Sequence[tuple[Any, ...]]) -> list[Callable
         torch.autograd.grad(output, [tensor for tensor in leaves[index] if tensor.requires_grad], held["gradient"])
 
     return [forward, backward]
-
-
-def point_of(
-    kernel: str,
-    size: int,
-    timing: Timing,
-    device: Device,
-    flop: float,
-    moved_bytes: float,
-    num_buffers: int,
-    buffer_bytes: float,
-    reference_error: float,
-    num_ranks: int = 1,
-) -> Point:
-    """Put a row of the profile together, with its shares of the device's peaks."""
-    first_s, median_s, third_s = timing.quartiles_s
-    stages = [*timing.stage_medians_s, 0.0]
-    matmul_s, copy_s = flop / device.matmul_flop_per_s, moved_bytes / device.copy_bytes_per_s
-    return Point(
-        kernel=kernel,
-        size=size,
-        size_unit=SIZE_UNITS[kernel],
-        num_ranks=num_ranks,
-        time_s=median_s,
-        time_q25_s=first_s,
-        time_q75_s=third_s,
-        forward_s=stages[0],
-        backward_s=stages[1],
-        median_ci_share=timing.ci_width,
-        num_repetitions=len(timing.samples_s),
-        num_buffers=num_buffers,
-        buffers_bytes=num_buffers * buffer_bytes,
-        flop=flop,
-        moved_bytes=moved_bytes,
-        matmul_peak_share=matmul_s / median_s,
-        copy_peak_share=copy_s / median_s,
-        roofline_share=max(matmul_s, copy_s) / median_s,
-        reference_error=reference_error,
-    )

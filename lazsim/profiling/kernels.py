@@ -12,7 +12,14 @@ from lazsim.dispatch import dispatch_tokens
 from lazsim.profiling.dense import attention_kernel, head_kernel
 from lazsim.profiling.grouped import expert, grouped_experts, looped_experts, uneven_counts, unstacked_experts
 from lazsim.profiling.kernel import Kernel, Random
-from lazsim.profiling.schedule import count_tokens, schedule, there_and_back
+from lazsim.profiling.schedule import (
+    count_tokens,
+    inverse_of,
+    pack_and_unpack,
+    schedule,
+    sort_and_unsort,
+    there_and_back,
+)
 from lazsim.specs import ModelSpec
 
 NUM_RANKS = 8
@@ -182,24 +189,58 @@ def _permute(model: ModelSpec) -> Kernel:
 
 
 def _reorder(model: ModelSpec) -> Kernel:
+    return _gated(model, "reorder", there_and_back, 8)
+
+
+def own_rows_kernel(model: ModelSpec) -> Kernel:
+    """Build the part of a reorder that a rank has with its own tokens: gate, schedule, packing and unpacking."""
+    return _gated(model, "reorder", pack_and_unpack, 4)
+
+
+def _gated(model: ModelSpec, name: str, move: Callable[..., Any], num_copies: int) -> Kernel:
+    """Build a gate with what then moves its tokens, forward and backward so many times."""
     k = model.top_k
 
     def forward(x: Any, weight: Any) -> Any:
         shares, experts = top_k(x, weight, k)
         experts_A = experts.flatten()
         loads = _loads(experts_A, model.num_experts)
-        back = there_and_back(x, experts_A, *loads, NUM_RANKS - 1, k).unflatten(0, (-1, k))
+        back = move(x, experts_A, *loads, NUM_RANKS - 1, k).unflatten(0, (-1, k))
         return (back * shares.to(x.dtype)[..., None]).sum(1)
 
     return Kernel(
-        "reorder",
+        name,
         _assignment_sizes(model),
         lambda size, random: (random.normal(size // k, model.d_model), random.weight(model.d_model, model.num_experts)),
         forward,
         lambda x, weight: x * torch.softmax(x @ weight, -1).topk(k)[0].sum(-1, keepdim=True),
         lambda size: 6.0 * size / k * model.d_model * model.num_experts,
         lambda size: 6.0 * size * model.d_model,
-        lambda size, element_bytes: 16.0 * size * model.d_model * element_bytes,
+        lambda size, element_bytes: 2.0 * num_copies * size * model.d_model * element_bytes,
+    )
+
+
+def arrived_rows_kernel(model: ModelSpec, num_runs: int) -> Kernel:
+    """Build the part of a reorder that a rank has with what it receives: rows sorted by expert, and put back.
+
+    Rows come from `NUM_RANKS` ranks one after the other, from each in as many runs as there are experts here.
+    """
+
+    def inputs(size: int, random: Random) -> tuple[Any, ...]:
+        rows = torch.arange(size, device=random.device)
+        of_a_rank = -(-size // NUM_RANKS)
+        order = torch.argsort(rows % of_a_rank * num_runs // of_a_rank, stable=True)
+        return random.normal(size, model.d_model), order, inverse_of(order)
+
+    return Kernel(
+        "permute",
+        TOKEN_SIZES,
+        inputs,
+        sort_and_unsort,
+        lambda arrived, *_: arrived,
+        lambda _: 0.0,
+        lambda size: 2.0 * size * model.d_model,
+        lambda size, element_bytes: 8.0 * size * model.d_model * element_bytes,
     )
 
 

@@ -177,10 +177,7 @@ def measure_ranks(options: RankOptions, progress: Callable[[Iterable[str]], Iter
     all_ranks = shares.reshape(-1, shares.shape[2]).tolist()
     found = measure_shares(model, device, all_ranks, tokens_of_rank, tables, options.budget, begin_s, progress)
     exchange_s = _exchange_s(costs, system, plan, load_LE)
-    rows = [
-        _row(layer, ranks, found, tokens_of_rank, exchange_s / model.num_moe_layers)
-        for layer, ranks in enumerate(shares.tolist())
-    ]
+    rows = [_row(layer, ranks, found, exchange_s / model.num_moe_layers) for layer, ranks in enumerate(shares.tolist())]
     inputs = vars(options) | {"device": name, "dtype": dtype, "version": __version__, "conditions": conditions(name)}
     return RankResult(inputs, tuple(rows))
 
@@ -209,11 +206,9 @@ def _exchange_s(costs: CostModel, system: System, plan: PlacementPlan, load_LE: 
     return float(parts["all_to_all"][0]) / costs.job.num_micro_batches
 
 
-def _row(
-    layer: int, ranks: Sequence[Sequence[int]], found: MeasuredShares, num_tokens: int, exchange_s: float
-) -> LayerRow:
-    measured = np.array([found.measured_s(rank) for rank in ranks]) + found.reorder_s
-    predicted = np.array([found.predicted_s(rank) for rank in ranks]) + found.predicted_reorder_s(num_tokens)
+def _row(layer: int, ranks: Sequence[Sequence[int]], found: MeasuredShares, exchange_s: float) -> LayerRow:
+    measured = np.array([found.measured_s(rank) for rank in ranks])
+    predicted = np.array([found.predicted_s(rank) for rank in ranks])
     errors = predicted / measured - 1
     return LayerRow(
         layer=layer,

@@ -3,6 +3,7 @@
 Axes: A token assignments of this rank, E experts, I source ranks, J target ranks, C cells (an expert at a rank).
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -92,12 +93,30 @@ def gather(x: Any, order: Any, inverse: Any, k: int = 1) -> Any:
     return _Gather.apply(x, order, inverse, k)  # type: ignore[no-untyped-call]
 
 
-def there_and_back(x: Any, experts_A: Any, tokens_EI: Any, replicas_EJ: Any, rank: int, k: int) -> Any:
-    """Reorder tokens as dispatch and combine do: packed, sorted by expert, put back, unpacked; shape (A, width)."""
+def pack_and_unpack(
+    x: Any,
+    experts_A: Any,
+    tokens_EI: Any,
+    replicas_EJ: Any,
+    rank: int,
+    k: int,
+    between: Callable[[Any, Any, Any], Any] = lambda packed, _row, _back: packed,
+) -> Any:
+    """Reorder a rank's own tokens as dispatch and combine do: packed to be sent, and unpacked; shape (A, width).
+
+    What happens `between` is told of the rows, and of the order by expert and its inverse.
+    """
     by_expert, row, row_of, _ = schedule(experts_A, tokens_EI, replicas_EJ, rank)
     back = inverse_of(row)
-    packed = gather(x, by_expert.index_select(0, back), row_of, k)
-    # Where tokens arrive they are sorted by expert: the same kind of move, here of this rank's own rows.
-    sorted_rows = gather(packed, row, back)
-    returned = gather(sorted_rows, back, row)
-    return gather(returned, row_of, by_expert.index_select(0, back))
+    order = by_expert.index_select(0, back)
+    return gather(between(gather(x, order, row_of, k), row, back), row_of, order)
+
+
+def sort_and_unsort(arrived: Any, order: Any, inverse: Any) -> Any:
+    """Reorder rows that arrived as dispatch and combine do: sorted by expert, and put back."""
+    return gather(gather(arrived, order, inverse), inverse, order)
+
+
+def there_and_back(x: Any, experts_A: Any, tokens_EI: Any, replicas_EJ: Any, rank: int, k: int) -> Any:
+    """Reorder tokens as dispatch and combine do on both sides, here both of this rank's own rows; shape (A, width)."""
+    return pack_and_unpack(x, experts_A, tokens_EI, replicas_EJ, rank, k, between=sort_and_unsort)

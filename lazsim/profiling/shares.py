@@ -18,7 +18,7 @@ from lazsim.profiling.compute import Device, ideal_s, inputs_s, measure_kernel, 
 from lazsim.profiling.device import DTYPES, check_memory, release_memory
 from lazsim.profiling.grouped import use_grouped_mm
 from lazsim.profiling.kernel import Kernel
-from lazsim.profiling.kernels import grouped_kernel, kernels_of
+from lazsim.profiling.kernels import arrived_rows_kernel, grouped_kernel, kernels_of, own_rows_kernel
 from lazsim.profiling.task import FEWEST_RUNS, Pace
 from lazsim.specs import ModelSpec
 
@@ -40,29 +40,34 @@ class MeasuredShares:
 
     Attributes
     ----------
-    seconds : mapping
+    num_tokens : int
+        Token assignments of one rank before the exchange.
+    experts_s : mapping
         Of the experts of each distinct share, forward and backward.
-    reorder_s : float
-        Gate, schedule and token reorder of one rank, which are the same whatever the share.
+    own_rows_s : float
+        Gate and schedule of one rank, its tokens packed and unpacked: the same whatever the share.
+    arrived_rows_s : mapping
+        Rows that a rank receives sorted by expert and put back, by their number.
     tables : mapping
         Tables of one expert and of the reorder, from a profile or measured on the way.
     """
 
-    seconds: Mapping[Share, float]
-    reorder_s: float
+    num_tokens: int
+    experts_s: Mapping[Share, float]
+    own_rows_s: float
+    arrived_rows_s: Mapping[int, float]
     tables: Mapping[str, Table]
 
     def measured_s(self, share: Sequence[int]) -> float:
-        """Return what a rank's experts take."""
-        return self.seconds.get(distinct(share), 0.0)
+        """Return what a rank takes: its own tokens, those that it receives, and its experts."""
+        if not any(share):
+            return self.own_rows_s
+        return self.own_rows_s + self.arrived_rows_s[sum(share)] + self.experts_s[distinct(share)]
 
     def predicted_s(self, share: Sequence[int]) -> float:
-        """Return what tables say of a rank's experts: the sum over its replicas, as the simulator has it."""
-        return float(self.tables["expert"].time_s(np.array(share, dtype=np.float64)).sum())
-
-    def predicted_reorder_s(self, num_tokens: int) -> float:
-        """Return what tables say of the reorder."""
-        return float(self.tables["reorder"].time_s(np.array(float(num_tokens))))
+        """Return what tables say, as the simulator has it: the sum over replicas, and a reorder of the mean rank."""
+        experts_s = self.tables["expert"].time_s(np.array(share, dtype=np.float64)).sum()
+        return float(experts_s + self.tables["reorder"].time_s(np.array(float(self.num_tokens))))
 
 
 def distinct(share: Sequence[int]) -> Share:
@@ -86,7 +91,7 @@ def measure_shares(
     begin_s: float,
     progress: Callable[[Iterable[str]], Iterable[str]] = iter,
 ) -> MeasuredShares:
-    """Measure every distinct share once, the reorder, and the tables that are missing.
+    """Measure every distinct share once, reorders of own and of received tokens, and the tables that are missing.
 
     Parameters
     ----------
@@ -121,8 +126,10 @@ def measure_shares(
             check_memory(one.label, need_of(one.kernel, one.size, device).total_bytes, device.name)
     points = _measure_all(wanted, device, budget_s, begin_s, progress)
     return MeasuredShares(
+        num_tokens,
         {rank: points[f"rank {rank}"][0].time_s for rank in ranks},
-        points["own reorder"][0].time_s,
+        points["own rows"][0].time_s,
+        {number: points[f"arrived {number}"][0].time_s for number in map(sum, ranks)},
         dict(tables) | {name: table_of(points[name]) for name in KERNELS if name not in tables},
     )
 
@@ -174,8 +181,13 @@ def _wanted(
         )
         for rank in ranks
     ]
-    reorder, size = kernels["reorder"], largest["reorder"]
-    needed.append(_Wanted("own reorder", f"a reorder of {size} tokens", reorder, size, size))
+    size, num_runs = largest["reorder"], max(map(len, ranks))
+    own, arrived = own_rows_kernel(model), arrived_rows_kernel(model, num_runs)
+    needed.append(_Wanted("own rows", f"own {size} tokens reordered", own, size, size))
+    needed += [
+        _Wanted(f"arrived {number}", f"{number} received tokens reordered", arrived, number, number)
+        for number in sorted(set(map(sum, ranks)))
+    ]
     extra = []
     for name in names:
         sizes = _sizes(model, largest, name)

@@ -157,7 +157,7 @@ def measure_skew(options: SkewOptions, progress: Callable[[Iterable[str]], Itera
     device = Device(name, dtype, *measure_peaks(name, dtype, peak_budget_s(options.budget)))
     ranks = [rank for pair in shares for split in pair for rank in split]
     measured = measure_shares(model, device, ranks, options.tokens, tables, options.budget, begin_s, progress)
-    rows = [_row(skew, pair, measured, options.tokens) for skew, pair in zip(skews, shares, strict=True)]
+    rows = [_row(skew, pair, measured) for skew, pair in zip(skews, shares, strict=True)]
     first = rows[0].even_measured_s
     rows = [_won(row, first) for row in rows]
     kept = {name: value for name, value in vars(options).items() if name != "skews"}
@@ -165,10 +165,9 @@ def measure_skew(options: SkewOptions, progress: Callable[[Iterable[str]], Itera
     return SkewResult(inputs, tuple(rows))
 
 
-def _row(skew: float, pair: Sequence[Sequence[Sequence[int]]], found: MeasuredShares, num_tokens: int) -> SkewRow:
-    reorder_s = found.predicted_reorder_s(num_tokens)
-    even, allocated = (max(map(found.measured_s, ranks)) + found.reorder_s for ranks in pair)
-    even_predicted_s, allocated_predicted_s = (max(map(found.predicted_s, ranks)) + reorder_s for ranks in pair)
+def _row(skew: float, pair: Sequence[Sequence[Sequence[int]]], found: MeasuredShares) -> SkewRow:
+    even, allocated = (max(map(found.measured_s, ranks)) for ranks in pair)
+    even_predicted_s, allocated_predicted_s = (max(map(found.predicted_s, ranks)) for ranks in pair)
     return SkewRow(
         skew=skew,
         even_measured_s=even,
