@@ -29,8 +29,9 @@ def command(
 ) -> int:
     """Train a small MoE for real under real kills, predict the same run, and print measured against predicted.
 
-    A calibration run measures what steps and recoveries take on this machine; then the trace is played, and simulated
-    with these costs. Nothing is fitted on the run that is predicted. --out keeps validate.json, validate.png and .pdf.
+    The trace is played between two calibration runs, which measure what steps and recoveries take on this machine, and
+    simulated with these costs. Nothing is fitted on the run that is predicted. --out keeps validate.json, validate.png
+    and .pdf.
     """
     require_torch()
     end_in_order()
