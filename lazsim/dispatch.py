@@ -118,13 +118,13 @@ class Partition:
         return summed.reshape(*values.shape[:-1], -1)
 
 
-def flexible_traffic(replicas_LEN: Ints, servers: Partition, gpus_per_node: int) -> Traffic:
+def flexible_traffic(replicas_LEN: Ints, total_LE: Ints, servers: Partition, gpus_per_node: int) -> Traffic:
     """Return the expected traffic of flexible dispatch: that of `dispatch_tokens`, not rounded.
 
     Parameters
     ----------
-    replicas_LEN
-        Replicas of each expert on each node, shape (L, E, N).
+    replicas_LEN, total_LE
+        Replicas of each expert on each node, shape (L, E, N), and over all nodes.
     servers
         The server of each node.
     gpus_per_node
@@ -132,7 +132,7 @@ def flexible_traffic(replicas_LEN: Ints, servers: Partition, gpus_per_node: int)
     """
     num_nodes = replicas_LEN.shape[2]
     # At scale these arrays are large: they are reused instead of made anew.
-    left = replicas_LEN * (1 / replicas_LEN.sum(axis=2, keepdims=True))
+    left = replicas_LEN * (1 / total_LE)[:, :, None]
     own = np.minimum(left, 1 / num_nodes)
     left -= own
     local_V, left_V = servers.add_up(own), servers.add_up(left)

@@ -47,7 +47,7 @@ def test_expected_traffic_is_that_of_the_integer_dispatch_of_many_evenly_routed_
     each = 720_720
     sent = dispatch_tokens(np.full((num_experts, num_nodes), each), replicas) / (each * num_nodes)
     server = np.arange(num_nodes) // nodes_per_server
-    traffic = flexible_traffic(replicas[None], Partition(server), gpus_per_node=1)
+    traffic = flexible_traffic(replicas[None], replicas.sum(axis=1)[None], Partition(server), gpus_per_node=1)
     across = sent * (server[:, None] != server)
     inside = sent * ((server[:, None] == server) & ~np.eye(num_nodes, dtype=bool))
     for v in range(server.max() + 1):

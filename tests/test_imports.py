@@ -13,7 +13,7 @@ PACKAGE = ROOT / "lazsim"
 
 LAYERS = [
     {"__init__", "errors"},
-    {"units", "files"},
+    {"units", "files", "chunks"},
     {"specs"},
     {"placement.plan"},
     {"trace", "routing", "placement", "dispatch", "recovery"},

@@ -3,15 +3,17 @@
 Axes: B samples of the loads, L layers, E experts, R experts of all layers, N nodes, S slots of a node, V servers.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
+from lazsim.chunks import chunks
 from lazsim.costmodel.times import CommunicationTimes, ComputeTimes, Floats
-from lazsim.dispatch import Partition, flexible_traffic, grouped_traffic
-from lazsim.placement.plan import Ints, PlacementPlan
+from lazsim.dispatch import Partition, Traffic, flexible_traffic, grouped_traffic
+from lazsim.placement.plan import Bools, Ints, PlacementPlan
 from lazsim.specs import WEIGHT_BYTES_PER_PARAM, ClusterSpec, JobSpec, ModelSpec
 
 NUM_ALL_TO_ALLS = 4
@@ -76,11 +78,18 @@ class StepCost:
         self.layout = layout
         gpus = costs.cluster.gpus_per_node
         servers = Partition(layout.server_N)
-        self._traffic = (
-            flexible_traffic(plan.replicas_LEN, servers, gpus)
-            if layout.group_N is None
-            else grouped_traffic(plan.replicas_LEN, Partition(layout.group_N), servers, gpus)
-        )
+        self._layers = chunks(plan.num_layers, plan.num_experts * plan.num_nodes)
+        self._traffic_of: Callable[[slice], Traffic]
+        if layout.group_N is None:
+            # A plan for flexible dispatch is soon replaced: its traffic is worked out when it is needed.
+            replicas_LEN, replicas_LE = plan.replicas_LEN, plan.replicas_LE
+            self._traffic_of = lambda some: flexible_traffic(replicas_LEN[some], replicas_LE[some], servers, gpus)
+        else:
+            groups = Partition(layout.group_N)
+            traffic = {
+                some.start: grouped_traffic(plan.replicas_LEN[some], groups, servers, gpus) for some in self._layers
+            }
+            self._traffic_of = lambda some: traffic[some.start]
         self._gpus_V = servers.sizes_V * gpus
         self._num_nodes = plan.num_nodes
         self._replicas_LE = plan.replicas_LE
@@ -89,11 +98,12 @@ class StepCost:
         slots = plan.slots_LNS + np.arange(plan.num_layers)[:, None, None] * (plan.num_experts + 1)
         by_gpu = slots.reshape(plan.num_layers, plan.num_nodes, -1, gpus)
         self._slots = by_gpu.transpose(2, 0, 1, 3).reshape(by_gpu.shape[2], plan.num_layers, -1)
-        holds_RN = plan.holds_LEN.reshape(-1, plan.num_nodes).astype(np.float64)
+        holds_RN = plan.holds_LEN.reshape(-1, plan.num_nodes)
+        sent_XV, held_N = _expert_sums(holds_RN, servers, costs.model.expert_params)
         self._fixed_s = {
             "dense": costs.job.num_micro_batches * costs.dense_s,
-            "gradients": _gradients_s(costs, holds_RN, servers),
-            "optimizer": _optimizer_s(costs, holds_RN),
+            "gradients": _gradients_s(costs, sent_XV, servers),
+            "optimizer": _optimizer_s(costs, held_N),
         }
 
     @property
@@ -155,11 +165,12 @@ class StepCost:
 
     def _all_to_all_s(self, tokens_BLE: Floats) -> Floats:
         bytes_LBE = tokens_BLE.transpose(1, 0, 2) * (self.costs.model.d_model * WEIGHT_BYTES_PER_PARAM)
-        traffic = self._traffic
         # What the busiest link carries: tokens or counts, through a NIC or inside a server, in each layer and sample.
         busiest = np.empty((2, 2, *bytes_LBE.shape[:2]))
-        np.maximum(bytes_LBE @ traffic.leaving_LEV, bytes_LBE @ traffic.entering_LEV).max(axis=2, out=busiest[0, 0])
-        (bytes_LBE @ traffic.local_LEV / self._gpus_V).max(axis=2, out=busiest[0, 1])
+        for some in self._layers:
+            traffic, sent = self._traffic_of(some), bytes_LBE[some]
+            np.maximum(sent @ traffic.leaving_LEV, sent @ traffic.entering_LEV).max(axis=2, out=busiest[0, 0, some])
+            (sent @ traffic.local_LEV / self._gpus_V).max(axis=2, out=busiest[0, 1, some])
         # Ranks first tell each other their counts: E integers, of which only the latency is felt.
         busiest[1] = busiest[0] > 0
         tokens_s, counts_s = self.costs.communication.all_to_all_s(busiest[:, 0], busiest[:, 1])
@@ -167,40 +178,57 @@ class StepCost:
         return transposed
 
 
-def _gradients_s(costs: CostModel, holds_RN: Floats, servers: Partition) -> float:
+def _expert_sums(holds_RN: Bools, servers: Partition, params: int) -> tuple[Floats, Floats]:
+    """Add up what the gradients of experts, each of so many parameters, send, and what nodes hold.
+
+    Returns
+    -------
+    sent_XV : ndarray, shape (3, V)
+        Bytes through the NICs of each server, bytes inside it, and hops.
+    held_N : ndarray, shape (N,)
+        Experts on each node.
+    """
+    num_nodes = len(servers.part_N)
+    sent_XV, held_N = np.zeros((3, len(servers.sizes_V))), np.zeros(num_nodes)
+    for some in chunks(*holds_RN.shape):
+        holds = holds_RN[some].astype(np.float64)
+        # Products with ones add up in half the time of a sum.
+        held_N += np.ones(len(holds)) @ holds
+        members = holds @ np.ones(num_nodes)
+        spans_RV, crosses = holds, members > 1
+        if not servers.is_trivial:
+            spans_RV = np.minimum(servers.add_up(holds), 1.0)
+            crosses = spans_RV @ np.ones(spans_RV.shape[1]) > 1
+        loads = np.empty((3, len(members)))
+        loads[2] = 2 * (members - 1)
+        sent = loads[2] / members * params * WEIGHT_BYTES_PER_PARAM
+        loads[0] = sent * crosses
+        loads[1] = sent - loads[0]
+        sent_XV += loads @ spans_RV
+    return sent_XV, held_N
+
+
+def _gradients_s(costs: CostModel, sent_XV: Floats, servers: Partition) -> float:
     """All-reduce the dense gradients over all nodes and each expert's over the nodes that hold it.
 
     A ring over ``n`` nodes sends ``2 (n - 1) / n`` times the gradient over each of its links (Thakur et al. 2005); it
     enters and leaves each server once, however many of its nodes take part. Adding up replicas inside a node is free.
     """
     model, num_nodes = costs.model, len(servers.part_N)
-    # A product with ones adds up rows in half the time of a sum.
-    members = holds_RN @ np.ones(num_nodes)
-    spans_RV, crosses = holds_RN, members > 1
-    if not servers.is_trivial:
-        spans_RV = np.minimum(servers.add_up(holds_RN), 1.0)
-        crosses = spans_RV @ np.ones(spans_RV.shape[1]) > 1
-    # Bytes through NICs, bytes inside a server, and hops.
-    loads = np.empty((3, len(members)))
-    loads[2] = 2 * (members - 1)
-    sent = loads[2] / members * model.expert_params * WEIGHT_BYTES_PER_PARAM
-    loads[0] = sent * crosses
-    loads[1] = sent - loads[0]
     gpus_V = servers.sizes_V * costs.cluster.gpus_per_node
     dense = 2 * (num_nodes - 1) / num_nodes * model.dense_params * WEIGHT_BYTES_PER_PARAM
     across = len(gpus_V) > 1
     # Of the experts on each server, then of the dense part.
     totals = np.empty((3, len(gpus_V) + 1))
-    totals[:, :-1] = loads @ spans_RV
+    totals[:, :-1] = sent_XV
     totals[1:, :-1] /= gpus_V
     totals[:, -1] = dense * across, dense * (not across), 2 * (num_nodes - 1)
     seconds = costs.communication.all_reduce_s(*totals)
     return float(seconds[:-1].max() + seconds[-1])
 
 
-def _optimizer_s(costs: CostModel, holds_RN: Floats) -> float:
+def _optimizer_s(costs: CostModel, held_N: Floats) -> float:
     """Update the dense parameters and the experts of the node that holds most, both spread evenly over its GPUs."""
     gpus = costs.cluster.gpus_per_node
-    most_experts = holds_RN.sum(axis=0).max() / gpus
-    num_params = costs.model.dense_params / gpus + most_experts * costs.model.expert_params
+    num_params = costs.model.dense_params / gpus + held_N.max() / gpus * costs.model.expert_params
     return float(costs.compute.optimizer_s(np.array(num_params)))

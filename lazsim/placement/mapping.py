@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lazsim.chunks import chunks
 from lazsim.placement.plan import Bools, Ints
 
 Floats = npt.NDArray[np.float64]
@@ -21,12 +22,13 @@ def num_missing(has_LEH: Bools, wants_LEN: Bools) -> Ints:
     -------
     ndarray of int64, shape (H, N)
     """
-    has = has_LEH.reshape(-1, has_LEH.shape[2]).astype(np.float32)
-    wants = wants_LEN.reshape(-1, wants_LEN.shape[2]).astype(np.float32)
+    lacks_RH = ~has_LEH.reshape(-1, has_LEH.shape[2])
+    wants_RN = wants_LEN.reshape(-1, wants_LEN.shape[2])
     # float32 counts exactly up to 2**24, far above layers times experts.
-    kept = (has.T @ wants).astype(np.int64)
-    total: Ints = wants.sum(axis=0).astype(np.int64)
-    return total - kept
+    missing = np.zeros((lacks_RH.shape[1], wants_RN.shape[1]), dtype=np.float32)
+    for some in chunks(*lacks_RH.shape):
+        missing += lacks_RH[some].T.astype(np.float32) @ wants_RN[some].astype(np.float32)
+    return missing.astype(np.int64)
 
 
 def map_greedily(missing_HN: Ints | Floats) -> Ints:
