@@ -6,6 +6,7 @@ import dataclasses
 import json
 import resource
 import signal
+import time
 
 import msgspec
 import numpy as np
@@ -15,7 +16,8 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch", reason="needs torch: pip install 'lazsim[live]'")
 
-from lazsim.costmodel.profile import read_profile
+from lazsim.costmodel.profile import Point, read_profile
+from lazsim.costmodel.tables import Table
 from lazsim.dispatch import dispatch_tokens
 from lazsim.errors import LazsimError, SpecError
 from lazsim.profiling import compute, session, storage
@@ -27,6 +29,7 @@ from lazsim.profiling.kernels import arrived_rows_kernel, kernels_of, own_rows_k
 from lazsim.profiling.method import BATCH, ci_width, measure
 from lazsim.profiling.schedule import inverse_of, schedule, sort_and_unsort, there_and_back
 from lazsim.profiling.session import Session, begin
+from lazsim.profiling.shares import measure_shares
 from lazsim.profiling.storage import storage_tasks
 from lazsim.profiling.task import Task
 from lazsim.specs import ModelSpec, load_spec
@@ -89,6 +92,30 @@ def test_rows_that_arrived_are_sorted_by_expert_and_put_back():
     runs = (np.arange(50) % 7) * 3 // 7
     assert runs[order.numpy()].tolist() == sorted(runs.tolist())
     assert torch.equal(sort_and_unsort(arrived, order, inverse), arrived)
+
+
+def test_a_rank_takes_its_own_rows_those_it_receives_and_its_experts_at_the_median_of_all_passes(monkeypatch):
+    # Of three passes the second is five times as slow as the first, and the third three times.
+    slow = {0: 1.0, 1: 5.0, 2: 3.0}
+    seen: dict[tuple[str, int], int] = {}
+
+    def timed(kernel, size, device, allowance_s, reference_error):
+        tokens = kernel.inputs(size, Random("cpu", torch.float32))[0].shape[0]
+        passed = seen.setdefault((kernel.name, tokens), 0)
+        seen[kernel.name, tokens] += 1
+        seconds = {"grouped": 100.0, "permute": 10.0, "reorder": 1.0}[kernel.name] * tokens * slow[passed % 3]
+        return Point(kernel=kernel.name, size=size, time_s=seconds)
+
+    monkeypatch.setattr("lazsim.profiling.shares.measure_kernel", timed)
+    table = Table("expert", np.array([1.0, 64.0]), np.array([1.0, 64.0]))
+    tables = {"expert": table, "reorder": table}
+    model = msgspec.structs.replace(TINY, top_k=1)
+    found = measure_shares(model, CPU, [[8, 4, 0], [2, 0, 0], [0, 0, 0]], 16, tables, 1e9, time.monotonic())
+    # The medians are those of the third pass.
+    assert found.measured_s([8, 4, 0]) == pytest.approx(3 * (16 + 10 * 12 + 100 * 12))
+    assert found.measured_s([0, 0, 0]) == pytest.approx(3 * 16)
+    # The simulator: every replica, and a reorder of the mean rank's 16 tokens; the table takes a second for a token.
+    assert found.predicted_s([8, 4, 0]) == pytest.approx(8 + 4 + 16)
 
 
 @pytest.mark.parametrize("k", [1, 2])

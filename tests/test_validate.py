@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import signal
 from dataclasses import replace
 from itertools import groupby
 
@@ -13,8 +14,18 @@ pytest.importorskip("torch", reason="live training needs torch: pip install 'laz
 
 from lazsim.engine.ledger import BUCKETS
 from lazsim.engine.simulate import SystemRun
+from lazsim.live.messages import LiveError
 from lazsim.live.nursery import Nursery
-from lazsim.live.predict import NUM_ROUNDS, STEPS_PER_COUNT, Calibration, calibrate, compress, predict, summarise
+from lazsim.live.predict import (
+    NUM_ROUNDS,
+    STEPS_PER_COUNT,
+    Calibration,
+    Rounds,
+    calibrate,
+    compress,
+    predict,
+    summarise,
+)
 from lazsim.live.record import LiveRun, Recovery, StepRecord
 from lazsim.live.validate import compare, kills_and_joins, quiet_trace
 from lazsim.routing.table import RecordedRouting
@@ -63,6 +74,18 @@ def test_a_calibration_loses_nodes_and_gets_them_back(system, num_nodes, causes,
     visits = [(count, len(list(steps))) for count, steps in groupby(step.num_nodes for step in found.steps)]
     assert [count for count, _ in visits] == (NUM_ROUNDS * counts + counts[:1] if len(counts) > 1 else counts)
     assert all(number >= STEPS_PER_COUNT for _, number in visits)
+
+
+def test_a_calibration_whose_worker_ends_by_itself_ends_in_a_message(monkeypatch):
+    class Accident(Rounds):
+        async def happen(self, machine, what, epoch, step):
+            if (what, step) == ("stepped", 4):
+                machine.nursery.signal("c0", signal.SIGKILL)
+            await super().happen(machine, what, epoch, step)
+
+    monkeypatch.setattr("lazsim.live.predict.Rounds", Accident)
+    with Nursery() as nursery, pytest.raises(LiveError, match="a worker ended by itself"):
+        asyncio.run(calibrate(tiny_spec(num_steps=None), 3, nursery, "cpu"))
 
 
 def test_calibrations_weigh_the_same_and_what_they_saw_is_taken_together():

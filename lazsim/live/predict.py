@@ -82,7 +82,11 @@ class Rounds:
         self._num_born = num_nodes
         self._in_use = self._since = self._num_done = self._num_killed = 0
         self._falling = True
-        self.has_more = True
+
+    @property
+    def has_more(self) -> bool:
+        """Whether the job waits for a node that is yet to come."""
+        return not self._usable_nodes(len(self._alive))
 
     def begin(self, machine: Machine) -> None:
         """Start all nodes."""
@@ -91,7 +95,9 @@ class Rounds:
 
     async def happen(self, machine: Machine, what: str, _epoch: int, _step: int) -> None:
         """Count steps since the last change, and make the next one."""
-        if what == "failed" and not self._usable_nodes(len(self._alive)):
+        if what in ("failed", "stepped") and machine.nursery.num_workers < len(self._alive):
+            machine.controller.stop("a worker ended by itself, so that nothing can be told of its costs")
+        elif what == "failed" and not self._usable_nodes(len(self._alive)):
             self._grow(machine)
         elif what == "stepped":
             num_used = machine.controller.record.num_used

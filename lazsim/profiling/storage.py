@@ -8,12 +8,13 @@ from pathlib import Path
 
 import torch
 
-from lazsim.costmodel.profile import SIZE_UNITS, Point
+from lazsim.costmodel.profile import Point
 from lazsim.errors import LazsimError
 from lazsim.files import check_folder
 from lazsim.profiling.compute import DRAW_S
 from lazsim.profiling.device import MEMORY_SHARE, free_bytes, is_out_of_memory
 from lazsim.profiling.method import HostClock, measure
+from lazsim.profiling.points import point_of
 from lazsim.profiling.task import FEWEST_RUNS, Task
 
 KERNELS = ("checkpoint_save", "checkpoint_load")
@@ -103,17 +104,4 @@ def _measure(kernel: str, size: int, folder: Path, budget_s: float) -> Point:
         raise LazsimError(f"{folder}: cannot be written ({why}); choose another --checkpoint-path") from None
     finally:
         path.unlink(missing_ok=True)
-    first_s, median_s, third_s = timing.quartiles_s
-    return Point(
-        kernel=kernel,
-        size=size,
-        size_unit=SIZE_UNITS[kernel],
-        time_s=median_s,
-        time_q25_s=first_s,
-        time_q75_s=third_s,
-        median_ci_share=timing.ci_width,
-        num_repetitions=len(timing.samples_s),
-        num_buffers=1,
-        buffers_bytes=size,
-        moved_bytes=size,
-    )
+    return point_of(kernel, size, timing, num_buffers=1, buffer_bytes=size, moved_bytes=size)
