@@ -86,6 +86,7 @@ def run_uncertainty(spec: Uncertainty, bench: Bench) -> Outcome:
     from lazsim.plots.experiments_tornado import tornado_figure
 
     effects, intervals, figures = [], [], {}
+    values = [*_values(spec), INSTEAD]
     for claim in spec.headline:
         base, varied = vary(claim, spec, bench)
         effects.append(varied)
@@ -94,7 +95,7 @@ def run_uncertainty(spec: Uncertainty, bench: Bench) -> Outcome:
             shown = varied[varied["system"] == system]
             first = base["system"].iloc[0]
             figures[f"{claim.name.replace(' ', '-')}-{system}"] = tornado_figure(
-                largest(shown, spec.most_shown), intervals[-1][intervals[-1]["system"] == system].iloc[0],
+                largest(shown, spec.most_shown), intervals[-1][intervals[-1]["system"] == system].iloc[0], values,
                 label=f"{first} : {system}, {claim.name}",
             )  # fmt: skip
     tables = {
@@ -116,7 +117,7 @@ def vary(claim: Claim, spec: Uncertainty, bench: Bench) -> tuple[pd.DataFrame, p
     for assumption in spec.assumption:
         if assumption.headlines and claim.name not in assumption.headlines:
             continue
-        values = [f"x{factor:g}" for factor in spec.factors]
+        values = _values(spec)
         table = advantages(claim.experiment, campaign, generated, {assumption.key: values})
         for value in values:
             part = _one_setting(claim, table[table[assumption.key] == value])
@@ -128,6 +129,10 @@ def vary(claim: Claim, spec: Uncertainty, bench: Bench) -> tuple[pd.DataFrame, p
     for name, table in _recorded(advantages(claim.experiment, campaign, bench)):
         rows += _rows(claim, name, INSTEAD, table, before)
     return base, pd.DataFrame(rows)
+
+
+def _values(spec: Uncertainty) -> list[str]:
+    return [f"x{factor:g}" for factor in spec.factors]
 
 
 def _recorded(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
