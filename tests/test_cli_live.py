@@ -2,7 +2,7 @@
 
 import pytest
 
-pytest.importorskip("torch", reason="live training needs torch: pip install 'lazsim[live]'")
+torch = pytest.importorskip("torch", reason="live training needs torch: pip install 'lazsim[live]'")
 
 
 @pytest.mark.parametrize("command", ["live", "validate"])
@@ -17,9 +17,12 @@ pytest.importorskip("torch", reason="live training needs torch: pip install 'laz
         (("--text", "missing.txt"), "missing.txt: cannot be read"),
         (("--trace", "missing.csv"), "missing.csv: cannot be read"),
         (("--record-routing", "a-file/routing.csv"), "a-file"),
+        (("--device", "cuda"), "--device cuda: torch finds no GPU"),
     ],
 )
 def test_bad_input_is_one_clear_line_and_exit_code_2(lazsim, tmp_path, monkeypatch, command, arguments, said):
+    if "cuda" in arguments and torch.cuda.is_available():
+        pytest.skip("needs a machine without a GPU")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a-file").write_text("")
     code, out, err = lazsim(command, *arguments)

@@ -18,6 +18,7 @@ pytest.importorskip("torch", reason="live training needs torch: pip install 'laz
 
 import torch
 
+from lazsim.live.device import CPU
 from lazsim.live.group import Group, serve_store
 from lazsim.live.messages import Beat, Go, LiveError, Seal, secret_from_environment
 from lazsim.live.nursery import Nursery
@@ -211,7 +212,7 @@ def test_more_nodes_than_sequences_are_no_harm(nursery, undisturbed):
 def test_a_call_that_waits_in_vain_can_be_cut():
     """One of two ranks meets the other and sums alone, until it is called away."""
     store, port = serve_store("127.0.0.1")
-    ranks = [Group(("127.0.0.1", port), "test", rank, 2, "127.0.0.1", torch.device("cpu")) for rank in (0, 1)]
+    ranks = [Group(("127.0.0.1", port), "test", rank, 2, "127.0.0.1", CPU) for rank in (0, 1)]
     others = threading.Thread(target=ranks[1].connect)
     others.start()
     ranks[0].connect()
@@ -224,7 +225,7 @@ def test_a_call_that_waits_in_vain_can_be_cut():
 
 def test_a_rank_that_meets_nobody_can_be_called_away():
     store, port = serve_store("127.0.0.1")
-    alone = Group(("127.0.0.1", port), "test", 0, 2, "127.0.0.1", torch.device("cpu"))
+    alone = Group(("127.0.0.1", port), "test", 0, 2, "127.0.0.1", CPU)
     threading.Timer(0.2, alone.cut).start()
     with pytest.raises(RuntimeError, match="called away"):
         alone.connect()

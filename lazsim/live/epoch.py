@@ -4,13 +4,16 @@ An epoch is left as soon as the controller calls everybody out, or is gone; see 
 """
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
 from lazsim.live.checkpoint import load_blocks, save_blocks
-from lazsim.live.group import Group, choose_device
+from lazsim.live.device import Device
+from lazsim.live.group import Group
 from lazsim.live.line import Line
 from lazsim.live.messages import Enter, Go, Ready, Rebuilt, Saved, Stepped
 from lazsim.live.model import Layout, replicas_on_ranks
@@ -35,8 +38,8 @@ class Place:
         The address on which it listens to others; that by which it reaches the controller when empty.
     store : tuple of str and int
         Host and port where ranks meet.
-    device_choice : str
-        See `lazsim.live.group.choose_device`.
+    device : Device
+        Where it computes.
     text : bytes
         What is trained on.
     """
@@ -44,7 +47,7 @@ class Place:
     name: str
     host: str
     store: tuple[str, int]
-    device_choice: str
+    device: Device
     text: bytes
 
 
@@ -57,13 +60,13 @@ class Groups:
 
     def drop(self, line: Line) -> None:
         """Let go of the communicator."""
-        line.group = None
         if self.current is not None:
             if self.current.is_stuck:
                 self._stuck.append(self.current)
             else:
                 self.current.close()
             self.current = None
+        line.group = None
 
 
 class Epoch:
@@ -80,7 +83,6 @@ class Epoch:
     def __init__(self, place: Place, state: State, groups: Groups, line: Line, enter: Enter) -> None:
         self._place, self._state, self._groups, self._line, self._enter = place, state, groups, line, enter
         self._rank = enter.senders.index(place.name)
-        self._device = choose_device(place.device_choice, self._rank)
         self._replicas_LEJ = replicas_on_ranks(np.array(enter.slots, dtype=np.int64), state.spec.model.num_experts)
 
     def run(self) -> None:
@@ -134,7 +136,7 @@ class Epoch:
     def _join_group(self, whom: str, size: int) -> None:
         place, line = self._place, self._line
         group = Group(
-            place.store, f"{self._enter.epoch}/{whom}", self._rank, size, place.host or line.own_address, self._device
+            place.store, f"{self._enter.epoch}/{whom}", self._rank, size, place.host or line.own_address, place.device
         )
         line.group = self._groups.current = group
         # Whoever called everybody out before the line knew of this group has not cut it.
@@ -155,13 +157,17 @@ class Epoch:
             state.prepared = False
             own = {key: block.values for key, block in state.blocks.items()}
             fetched = transfer(spec, self._group(), own, holds, wanted)
-            state.blocks |= {key: Block(spec, key, values.to(self._device)) for key, values in fetched.items()}
+            state.blocks |= self._blocks(fetched)
             return
         if enter.source == "checkpoint":
             values = load_blocks(Path(spec.checkpoint_folder), enter.step, sorted(wanted[rank]))
         else:
             values = initial_states(spec, sorted(wanted[rank]))
-        state.replace({key: Block(spec, key, value.to(self._device)) for key, value in values.items()}, enter.step)
+        state.replace(self._blocks(values), enter.step)
+
+    def _blocks(self, values: Mapping[Key, Tensor]) -> dict[Key, Block]:
+        device = self._place.device.torch
+        return {key: Block(self._state.spec, key, value.to(device)) for key, value in values.items()}
 
     def _await_go(self) -> None:
         while True:

@@ -19,11 +19,12 @@ from lazsim.live.messages import LiveError
 
 
 class Birth(msgspec.Struct, frozen=True):
-    """A worker to start: where its controller is, its name, the secret in hexadecimal and where its errors go."""
+    """A worker to start: where its controller is, its name and number, the secret in hexadecimal, where errors go."""
 
     host: str
     port: int
     name: str
+    local_rank: int
     secret: str
     log: str
 
@@ -120,7 +121,8 @@ def _bear(birth: Birth) -> int:
         null = os.open(os.devnull, os.O_RDWR)
         for source, target in ((null, 0), (log, 1), (log, 2)):
             os.dup2(source, target)
-        code = work((birth.host, birth.port), birth.name, bytes.fromhex(birth.secret), "127.0.0.1")
+        address = (birth.host, birth.port)
+        code = work(address, birth.name, bytes.fromhex(birth.secret), "127.0.0.1", birth.local_rank)
     except BaseException:
         sys.excepthook(*sys.exc_info())
     finally:

@@ -4,6 +4,7 @@ import asyncio
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Protocol
 
@@ -21,6 +22,7 @@ from lazsim.live.nursery import Birth, Nursery, tail
 from lazsim.live.record import LiveRun
 from lazsim.live.spec import LiveSpec, check_model
 from lazsim.live.text import check_length, load_text, text_hash
+from lazsim.profiling.device import choose_device
 from lazsim.specs import ClusterSpec, GpuSpec, load_spec
 from lazsim.trace.table import Trace
 
@@ -57,15 +59,19 @@ class Machine:
     nursery: Nursery
     log: Path
     _births: dict[str, int] = field(default_factory=dict)
+    _local_ranks: dict[str, int] = field(default_factory=dict)
 
     def start(self, node: str) -> None:
-        """Start a worker for a node; each time under a name of its own."""
+        """Start a worker for a node; each time under a name of its own, and with the first number that is free."""
         self._births[node] = self._births.get(node, 0) + 1
+        taken = set(self._local_ranks.values())
+        self._local_ranks[node] = next(number for number in count() if number not in taken)
         self.nursery.start(
             Birth(
                 self.controller.host,
                 self.controller.port,
                 self._worker(node),
+                self._local_ranks[node],
                 self.controller.secret.hex(),
                 str(self.log),
             )
@@ -76,6 +82,7 @@ class Machine:
         name = self._worker(node)
         self.controller.record.killed_s[name] = self.controller.now_s()
         self.nursery.kill(name)
+        self._local_ranks.pop(node, None)
 
     def _worker(self, node: str) -> str:
         number = self._births[node]
@@ -198,10 +205,11 @@ async def live_run(
     Raises
     ------
     LazsimError
-        When the job cannot go on.
+        When the job cannot go on, or there is no GPU where one is asked for.
     """
     spec = prepare(spec)
     require_fit(spec, most_nodes)
+    choose_device(device)
     with tempfile.TemporaryDirectory(prefix="lazsim-live-") as scratch:
         spec = _with_checkpoints(spec, Path(scratch))
         controller = Controller(spec, planning_costs(spec, most_nodes), new_secret(), num_initial, device)

@@ -15,6 +15,7 @@ import time
 import torch
 
 from lazsim.errors import LazsimError
+from lazsim.live.device import Device, local_rank_from_environment, take_device
 from lazsim.live.epoch import AbandonedError, Epoch, Groups, Place
 from lazsim.live.line import RECONNECT_S, GoneError, Line
 from lazsim.live.messages import (
@@ -49,10 +50,14 @@ class Worker:
         Of the run.
     host
         The address on which this node listens to others; that by which it reaches the controller when empty.
+    local_rank
+        Number of this worker on its machine, which decides on its GPU.
     """
 
-    def __init__(self, address: tuple[str, int], name: str, secret: bytes, host: str) -> None:
+    def __init__(self, address: tuple[str, int], name: str, secret: bytes, host: str, local_rank: int) -> None:
         self._address, self._name, self._secret, self._host = address, name, secret, host
+        self._local_rank = local_rank
+        self._device: Device | None = None
         self._state: State | None = None
         self._groups = Groups()
 
@@ -127,7 +132,9 @@ class Worker:
                 f"{self._name}: {name} differs from the controller's; give all nodes the same file (--text)"
             )
         check_length(text, spec.model.sequence_length, spec.text)
-        return Place(self._name, self._host, (self._address[0], welcome.store_port), welcome.device, text)
+        if self._device is None:
+            self._device = take_device(welcome.device, self._local_rank)
+        return Place(self._name, self._host, (self._address[0], welcome.store_port), self._device, text)
 
     def _take_part(self, place: Place, state: State, line: Line, enter: Enter) -> None:
         """Live through an epoch."""
@@ -162,11 +169,11 @@ def die_with_parent() -> None:
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def work(address: tuple[str, int], name: str, secret: bytes, host: str) -> int:
+def work(address: tuple[str, int], name: str, secret: bytes, host: str, local_rank: int) -> int:
     """Run a worker in this process and return its exit code."""
     torch.set_num_threads(1)
     try:
-        why = Worker(address, name, secret, host).run()
+        why = Worker(address, name, secret, host, local_rank).run()
     except LazsimError as error:
         why = str(error)
     if why:
@@ -182,6 +189,12 @@ def main() -> None:
     parser.add_argument(
         "--host", default="", help="address at which other workers reach this one; default: as the controller sees it"
     )
+    parser.add_argument(
+        "--local-rank",
+        type=int,
+        default=local_rank_from_environment(),
+        help="number of this worker on its machine, which decides on its GPU; default: as torchrun or Slurm says, or 0",
+    )
     arguments = parser.parse_args()
     host, _, port = arguments.controller.rpartition(":")
     if not host or not port.isdigit():
@@ -191,7 +204,7 @@ def main() -> None:
     except LazsimError as error:
         print(f"lazsim: {error}", file=sys.stderr)
         sys.exit(2)
-    code = work((host, int(port)), arguments.name, secret, arguments.host)
+    code = work((host, int(port)), arguments.name, secret, arguments.host, arguments.local_rank)
     # Not sys.exit, which waits for groups that are stuck.
     os._exit(code)
 

@@ -1,0 +1,107 @@
+"""Exchanges by gloo: between any ranks, through the host's memory."""
+
+import os
+import socket
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed
+
+dist: Any = torch.distributed
+"""Its stubs lack what is used here: groups without the one global group."""
+
+TIMEOUT = timedelta(seconds=60)
+"""After so long a collective gives up by itself; the controller is told of failures long before."""
+
+PATIENCE = timedelta(milliseconds=50)
+"""How often a rank that waits for others looks whether it was called away."""
+
+
+class Gloo:
+    """One group's exchanges by gloo.
+
+    Attributes
+    ----------
+    device : torch.device
+        Where tensors have to be.
+    is_stuck : bool
+        Whether a call was left waiting. Who then lets go of the group waits with it, until it gives up.
+    """
+
+    device = torch.device("cpu")
+
+    def __init__(self) -> None:
+        self.is_stuck = False
+        self._is_cut = False
+        self._sockets_before = _sockets()
+
+    def meet(self, meeting: Any, rank: int, size: int, host: str) -> Any:
+        """Connect to the other ranks and return the group.
+
+        Raises
+        ------
+        RuntimeError
+            When they do not meet.
+        """
+        options = dist.ProcessGroupGloo._Options()
+        options._devices = [dist.ProcessGroupGloo.create_device(hostname=host)]
+        options._timeout = TIMEOUT
+        return dist.ProcessGroupGloo(meeting, rank, size, options)
+
+    def wait(self, work: Any) -> None:
+        """Wait for a collective, or until it is cut: gloo misses now and then that a connection has ended.
+
+        Raises
+        ------
+        RuntimeError
+            When a rank is lost, or this one was called away.
+        """
+        while True:
+            try:
+                work.wait(PATIENCE)
+                return
+            except RuntimeError:
+                if work.is_completed():
+                    # It may have ended well just after this patience ended; if not, this says why.
+                    work.wait()
+                    return
+                if self._is_cut:
+                    self.is_stuck = True
+                    raise
+
+    def cut(self) -> None:
+        """Make a call that waits in another thread fail, here and then on all others.
+
+        Gloo's own ``abort`` leaves a waiting call waiting; what it does react to is the end of a connection.
+        """
+        self._is_cut = True
+        for inode, descriptor in _sockets().items():
+            if inode not in self._sockets_before:
+                _shut_down(descriptor)
+
+    def close(self) -> None:
+        """Do nothing: connections end with the group."""
+
+
+def _sockets() -> dict[str, int]:
+    """Return the sockets of this process: descriptor by inode."""
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            target = os.readlink(f"/proc/self/fd/{name}")
+        except OSError:
+            continue
+        if target.startswith("socket:"):
+            found[target] = int(name)
+    return found
+
+
+def _shut_down(descriptor: int) -> None:
+    try:
+        with socket.socket(fileno=os.dup(descriptor)) as connection:
+            # One that only listens has no peer, and is left alone: gloo ends the process when it breaks.
+            connection.getpeername()
+            connection.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        pass
