@@ -108,11 +108,12 @@ def random_script(seed: int) -> Script:
     return script
 
 
-def run_live(spec: LiveSpec, script: Script, nursery: Nursery) -> tuple[LiveRun, dict]:
+def run_live(spec: LiveSpec, script: Script, nursery: Nursery, device: str = "cpu") -> tuple[LiveRun, dict]:
     """Train through a script; return the run and the final state of every block."""
     with tempfile.TemporaryDirectory() as folder:
         spec = msgspec.structs.replace(spec, checkpoint_folder=folder)
-        run = asyncio.run(live_run(spec, script, nursery, num_initial=script.num_nodes, most_nodes=spec.global_batch))
+        nodes = {"num_initial": script.num_nodes, "most_nodes": spec.global_batch}
+        run = asyncio.run(live_run(spec, script, nursery, **nodes, device=device))
         blocks = load_blocks(Path(folder), spec.num_steps, all_keys(spec))
         return run, {key: values.numpy() for key, values in blocks.items()}
 

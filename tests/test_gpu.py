@@ -1,0 +1,137 @@
+"""What only a GPU can show: kernels on it, exchanges between processes that have one, and a job trained on it.
+
+All of it is also tested on the CPU, in the files of the same names.
+"""
+
+# ruff: noqa: E402
+
+import json
+
+import msgspec
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs torch: pip install 'lazsim[live]'")
+
+from lazsim.costmodel.profile import Header, read_profile
+from lazsim.live.nursery import Nursery
+from lazsim.profiling.communication import choose_ranks, communication_tasks, group_cycle
+from lazsim.profiling.compute import DTYPES, Device, check_kernel, measure_kernel
+from lazsim.profiling.grouped import use_grouped_mm
+from lazsim.profiling.kernels import kernels_of
+from lazsim.profiling.worker import EXCHANGES
+from lazsim.specs import ModelSpec, load_spec
+from tests.conftest import ROOT
+from tests.live_jobs import NUM_STEPS, Script, largest_difference, run_live, tiny_spec
+from tests.models import TINY, TINY_SWIGLU
+
+NUM_GPUS = torch.cuda.device_count()
+
+pytestmark = pytest.mark.skipif(not NUM_GPUS, reason="needs a GPU")
+
+two_gpus = pytest.mark.skipif(NUM_GPUS < 2, reason="needs two GPUs")
+three_gpus = pytest.mark.skipif(NUM_GPUS < 3, reason="needs three GPUs")
+
+HEADER = Header(
+    format_version=1, lazsim="0.1.0", torch="2", device="cuda", dtype="float32", model=TINY, conditions={},
+    matmul_flop_per_s=1e13, copy_bytes_per_s=1e12,
+)  # fmt: skip
+
+
+def gpu(dtype: str = "float32") -> Device:
+    return Device("cuda", dtype, 1e13, 1e12)
+
+
+@pytest.mark.parametrize("model", [TINY, TINY_SWIGLU], ids=lambda model: model.name)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_kernel_agrees_with_its_reference_and_is_timed(model, dtype):
+    kernels, left_out = kernels_of(model, use_grouped_mm=use_grouped_mm(model, "cuda", DTYPES[dtype]))
+    assert left_out == {}
+    for kernel in kernels:
+        point = measure_kernel(kernel, kernel.sizes[-8:][0], gpu(dtype), 0.0, check_kernel(kernel, gpu(dtype)))
+        assert point.forward_s > 0
+        assert (point.backward_s > 0) is kernel.has_backward
+
+
+def test_bfloat16_experts_go_by_grouped_matmuls():
+    if torch.cuda.get_device_capability() < (8, 0):
+        pytest.skip("needs a GPU that multiplies bfloat16")
+    assert use_grouped_mm(load_spec(ModelSpec, "gpt-l"), "cuda", torch.bfloat16)
+
+
+@pytest.mark.parametrize("name", ["gate", "schedule", "permute", "reorder", "expert"])
+def test_the_host_never_waits_for_the_device(name):
+    kernel = next(kernel for kernel in kernels_of(TINY, use_grouped_mm=False)[0] if kernel.name == name)
+    tensors = kernel.inputs(64, gpu().random(0))
+    leaves = [one.requires_grad_() if one.is_floating_point() else one for one in tensors]
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        out = kernel.forward(*leaves)
+        if kernel.has_backward:
+            wanted = [one for one in leaves if one.requires_grad]
+            torch.autograd.grad(out, wanted, torch.ones_like(out))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_a_profile_of_a_gpu_serves_a_run(lazsim, tmp_path):
+    path = tmp_path / "gpt-s.csv"
+    arguments = ["--device", "cuda", "--model", "gpt-s", "--budget", "40s", "--ranks", 1, "--out", path]
+    code, _, err = lazsim("profile", *arguments)
+    assert (code, "Traceback" in err) == (0, False)
+    header = read_profile(path).header
+    assert header.conditions["gpu"] == torch.cuda.get_device_name()
+    assert {"expert", "grouped", "reorder", "attention", "optimizer"} <= set(header.kernels)
+    code, _, _ = lazsim("profile", "check", path)
+    assert code == 0
+    trace = ROOT / "traces" / "fail-every-5min.csv"
+    run = ["--model", "gpt-s", "--cluster", "a10gx16", "--profile", path, "--extrapolate", "--json"]
+    code, out, err = lazsim("run", "--trace", trace, *run)
+    assert (code, "measured on cuda" in err) == (0, True)
+    assert all(found["samples"] > 0 for found in json.loads(out)["runs"])
+
+
+def test_processes_that_share_a_gpu_exchange_by_gloo():
+    with communication_tasks(HEADER, 2, "gloo") as tasks:
+        points = [task.measure(0.0) for task in tasks if task.size == 4096 and task.obstacle() is None]
+    assert {point.kernel for point in points} == set(EXCHANGES) - {"point_to_point"}
+    assert all(point.reference_error == 0 for point in points)
+
+
+@two_gpus
+def test_every_exchange_by_nccl_delivers_what_was_sent():
+    with communication_tasks(HEADER, *choose_ranks("cuda", 2, None)[:2]) as tasks:
+        points = [task.measure(0.0) for task in tasks if task.size == 4096]
+    assert [point.kernel for point in points] == list(EXCHANGES)
+    assert all(point.reference_error == 0 for point in points)
+
+
+@three_gpus
+def test_nccl_forms_a_group_again_after_losing_a_member():
+    assert min(group_cycle(3, "nccl", "cuda", 0)) > 0
+
+
+@pytest.fixture(scope="module")
+def nursery():
+    with Nursery() as nursery:
+        yield nursery
+
+
+def same_as_on_the_cpu(nursery, script: Script, top_k: int) -> None:
+    spec = tiny_spec(top_k=top_k, slots_per_node=4)
+    _, calm = run_live(spec, Script(2), nursery)
+    run, blocks = run_live(msgspec.structs.replace(spec, silence_s=20.0), script, nursery, device="cuda")
+    assert run.run.steps == NUM_STEPS
+    assert run.run.counts["failures"] == 1
+    assert largest_difference(blocks, calm) < 1e-9
+
+
+@pytest.mark.parametrize("top_k", [1, 2])
+def test_a_job_on_one_gpu_loses_nothing_when_a_worker_is_killed(nursery, top_k):
+    # More workers than GPUs, so that some share one.
+    same_as_on_the_cpu(nursery, Script(NUM_GPUS + 1, {("stepped", 5): [("kill", "n0")]}), top_k)
+
+
+@three_gpus
+def test_a_job_over_nccl_loses_nothing_when_a_worker_is_killed(nursery):
+    same_as_on_the_cpu(nursery, Script(3, {("stepped", 5): [("kill", "n0")]}), 1)
