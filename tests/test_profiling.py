@@ -26,7 +26,7 @@ from lazsim.profiling.compute import Device, check_kernel, measure_kernel
 from lazsim.profiling.grouped import uneven_counts, use_grouped_mm
 from lazsim.profiling.kernel import Kernel, Random
 from lazsim.profiling.kernels import arrived_rows_kernel, kernels_of, own_rows_kernel
-from lazsim.profiling.method import BATCH, ci_width, measure
+from lazsim.profiling.method import BATCH, HOLD_MARGIN, MOST_HOLD_S, ci_width, measure
 from lazsim.profiling.schedule import inverse_of, schedule, sort_and_unsort, there_and_back
 from lazsim.profiling.session import Session, begin
 from lazsim.profiling.shares import measure_shares
@@ -206,6 +206,10 @@ class FakeClock:
 
     def __init__(self):
         self.now_s = 0.0
+        self.held_s = []
+
+    def hold(self, seconds):
+        self.held_s.append(seconds)
 
     def mark(self):
         return self.now_s
@@ -227,6 +231,17 @@ def test_repetitions_end_when_the_median_is_known():
     assert len(timing.samples_s) == BATCH
     # Two warm-ups and six repetitions of two stages, over three buffers in turn.
     assert buffers == [turn % 3 for turn in range(8) for _ in range(2)]
+
+
+def test_the_device_is_held_up_for_longer_than_the_host_takes_to_give_it_work():
+    clock = FakeClock()
+    measure([lambda _: time.sleep(0.002)], 1, clock, budget_s=0.0)
+    # Nothing is known before the first warm-up.
+    assert clock.held_s[0] == 0
+    assert min(clock.held_s[1:]) >= 0.002 * HOLD_MARGIN
+    slow = FakeClock()
+    measure([lambda _: time.sleep(0.03)], 1, slow, budget_s=0.0)
+    assert set(slow.held_s[1:]) == {MOST_HOLD_S}
 
 
 @pytest.mark.parametrize(("budget_s", "num_repetitions"), [(0.0, 3), (20.0, 18), (100.0, 102)])
@@ -323,6 +338,22 @@ def test_what_does_not_fit_into_memory_or_budget_is_left_out_and_said(tmp_path, 
     assert json.loads((tmp_path / "a.json").read_text())["left_out"] == {"expert": "2: memory; 4: --budget"}
 
 
+def test_what_comes_before_a_kernels_first_point_does_not_slow_down_what_is_expected_of_the_others(
+    tmp_path, quick_peaks
+):
+    one = new_session(tmp_path / "a.csv")
+    one.run([dataclasses.replace(fake_task(1, []), prepare=lambda: time.sleep(0.5))])
+    assert one.pace.wall_s < 0.5
+
+
+@pytest.mark.parametrize("top_k", [1, 2, 6, 8])
+def test_reorders_are_measured_for_as_many_tokens_as_the_rest(top_k):
+    model = msgspec.structs.replace(TINY, num_experts=8, top_k=top_k)
+    for kernel in kernels_of(model, use_grouped_mm=False)[0]:
+        if kernel.name in ("permute", "reorder", "schedule"):
+            assert kernel.sizes == tuple(top_k * 2**power for power in range(17))
+
+
 def test_memory_is_judged_before_it_is_taken(tmp_path, quick_peaks, monkeypatch):
     monkeypatch.setattr(compute, "free_bytes", lambda _: 10**7)
     monkeypatch.setattr(compute, "cache_bytes", lambda _: 10**5)
@@ -357,6 +388,8 @@ def test_few_experts_stand_for_all_in_the_check():
     [
         torch.OutOfMemoryError("CUDA out of memory"),
         MemoryError(),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
         RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you"),
         RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes."),
     ],

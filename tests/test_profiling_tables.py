@@ -15,7 +15,7 @@ from lazsim.costmodel.profile import Header, Point, Profile, find_profile, profi
 from lazsim.costmodel.tables import Table, table_of
 from lazsim.errors import CostRangeError, SpecError
 from lazsim.plots.profile import profile_figure
-from lazsim.profiling.check import all_errors, held_out_errors
+from lazsim.profiling.check import all_errors, held_out_errors, reached_shares
 from lazsim.specs import ClusterSpec, GpuSpec, JobSpec, ModelSpec, load_spec
 from tests.conftest import ROOT
 
@@ -198,6 +198,22 @@ def test_the_error_at_held_out_points_is_that_of_the_line_between_the_others():
     assert found.worst_error == pytest.approx(0.25)
     assert found.median_error == pytest.approx(0.125)
     assert all_errors(profile_of(kernel)) == pytest.approx([0.25, 0])
+
+
+def test_grouped_experts_are_held_against_one_and_moved_tokens_against_a_copy():
+    def point(kernel, size, time_s, flop, **more):
+        return Point(kernel=kernel, size=size, time_s=time_s, flop=flop, **more)
+
+    # One expert: 2, 2.5 and 4 operations a second. Four grouped ones: 4, 1.5 and 3.6, of which the first are too small.
+    single = [point("expert", size, size / rate, size) for size, rate in ((1024, 2.0), (4096, 2.5), (8192, 4.0))]
+    several = [point("grouped", size, size / rate, size) for size, rate in ((1024, 4.0), (4096, 1.5), (8192, 3.6))]
+    moved = [point("permute", size, 1.0, 0.0, copy_peak_share=share) for size, share in ((64, 0.9), (4096, 0.7))]
+    found = [(one.kernel, one.size, one.share) for one in reached_shares(profile_of(single, several, moved))]
+    assert found == [("grouped", 4096, pytest.approx(1.5 / 2.5)), ("permute", 4096, 0.7)]
+    # Where no more than 1,024 tokens for each were measured, those have to do.
+    found = reached_shares(profile_of(single, several[:1]))
+    assert [(one.kernel, one.size, one.share) for one in found] == [("grouped", 1024, pytest.approx(2.0))]
+    assert reached_shares(profile_of(EXPERT)) == []
 
 
 def test_a_profile_too_small_to_hold_anything_out_says_so():

@@ -118,19 +118,27 @@ def show(file: str, model: str, out: Path | None, as_json: bool) -> None:
 @click.option("--model", default="gpt-s", show_default=True, help="Which of a device of the catalogue.")
 @json_option
 def check(file: str, model: str, as_json: bool) -> None:
-    """Hold out every second point of each kernel, and say how far the interpolation of the others is off."""
+    """Hold out every second point of each kernel, and say how far the interpolation of the others is off.
+
+    Then grouped experts are held against one expert, and moved tokens against a plain copy.
+    """
     from lazsim.costmodel.profile import find_profile, read_profile
-    from lazsim.profiling.check import all_errors, held_out_errors
+    from lazsim.profiling.check import all_errors, held_out_errors, reached_shares
     from lazsim.profiling.tables import check_table
 
     profile = read_profile(find_profile(file, model))
-    errors, together = held_out_errors(profile), all_errors(profile)
+    errors, together, reached = held_out_errors(profile), all_errors(profile), reached_shares(profile)
     if as_json:
         print_json(
-            {"kernels": errors, "num_held_out": len(together), "median_error": statistics.median(together.tolist())}
+            {
+                "kernels": errors,
+                "num_held_out": len(together),
+                "median_error": statistics.median(together.tolist()),
+                "reached": reached,
+            }
         )
         return
-    for line in check_table(errors, together):
+    for line in check_table(errors, together, reached):
         click.echo(line)
 
 

@@ -1,7 +1,6 @@
 """Exchanges by NCCL: between ranks of which each has a GPU of its own, from GPU to GPU."""
 
 import contextlib
-import os
 import threading
 from typing import Any
 
@@ -9,6 +8,7 @@ import torch
 import torch.distributed
 
 from lazsim.live.gloo import TIMEOUT
+from lazsim.profiling.device import survive_failed_collectives
 
 dist: Any = torch.distributed
 
@@ -44,8 +44,7 @@ class Nccl:
         RuntimeError
             When they do not meet.
         """
-        # Else torch ends the process in which a collective fails; here the controller says what comes next.
-        os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")
+        survive_failed_collectives()
         options = dist.ProcessGroupNCCL.Options()
         options._timeout = TIMEOUT
         self._group = dist.ProcessGroupNCCL(meeting, rank, size, options)

@@ -1,4 +1,4 @@
-"""How well a profile interpolates: every second point held out."""
+"""How well a profile interpolates, every second point held out, and how near its kernels come to plain ones."""
 
 from collections.abc import Sequence
 
@@ -20,6 +20,44 @@ class HeldOut(msgspec.Struct, frozen=True, kw_only=True):
     worst_error: float
     worst_size: float
     median_ci_share: float
+
+
+class Reached(msgspec.Struct, frozen=True, kw_only=True):
+    """What a kernel reaches at one size, as a share of the rate at which the device does the same by a plain one."""
+
+    kernel: str
+    size: float
+    share: float
+    of: str
+
+
+MANY_TOKENS = 4096
+"""From so many tokens per expert up, grouped experts are held against one expert of the same size."""
+
+
+def reached_shares(profile: Profile) -> list[Reached]:
+    """Hold grouped experts against one expert, and moved tokens against a plain copy, where both were measured.
+
+    Of grouped experts the lowest share from `MANY_TOKENS` up counts, else that of the most tokens; of moved tokens that
+    of the most.
+    """
+    expert = {point.size: point for point in profile.of("expert")}
+    shares = [
+        Reached(kernel="grouped", size=point.size, share=_rate(point) / _rate(expert[point.size]), of="one expert")
+        for point in profile.of("grouped")
+        if point.size in expert and point.flop and expert[point.size].flop
+    ]
+    many = [share for share in shares if share.size >= MANY_TOKENS] or shares[-1:]
+    found = [min(many, key=lambda one: one.share)] if many else []
+    found += [
+        Reached(kernel="permute", size=point.size, share=point.copy_peak_share, of="the copy")
+        for point in profile.of("permute")[-1:]
+    ]
+    return found
+
+
+def _rate(point: Point) -> float:
+    return point.flop / point.time_s
 
 
 def held_out_errors(profile: Profile) -> list[HeldOut]:

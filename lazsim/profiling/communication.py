@@ -4,8 +4,9 @@ import math
 import os
 import signal
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import cache
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -33,8 +34,8 @@ MAX_BATCH = 64
 NUM_GROUPS = 3
 """Process groups that are created, lose a member and are created again: each takes new processes."""
 
-GROUP_S = 4.0
-"""What new processes take to import torch and to form both groups, roughly."""
+GROUP_S = {"gloo": 4.0, "nccl": 10.0, "mpi": 4.0}
+"""What new processes take to import torch, to take a GPU and to form both groups, roughly."""
 
 FEWEST_IN_GROUP = 3
 
@@ -184,10 +185,16 @@ class Ranks:
 
 @contextmanager
 def communication_tasks(header: Header, num_ranks: int, backend: str) -> Iterator[list[Task]]:
-    """List exchanges at all sizes, smallest first; processes live as long as the context."""
-    release_memory(header.device)
-    with Ranks(num_ranks, backend, header.device) as ranks:
-        ranks.ask("forming a group", "join", "measured", num_ranks)
+    """List exchanges at all sizes, smallest first; processes live from the first of them as long as the context."""
+    with ExitStack() as stack:
+
+        @cache
+        def ranks() -> Ranks:
+            release_memory(header.device)
+            started = stack.enter_context(Ranks(num_ranks, backend, header.device))
+            started.ask("forming a group", "join", "measured", num_ranks)
+            return started
+
         yield [
             _exchange_task(kernel, size, ranks, header, num_ranks, backend)
             for size in MESSAGE_SIZES
@@ -221,7 +228,9 @@ def group_tasks(header: Header, num_ranks: int, backend: str) -> list[Task]:
     ]
 
 
-def _exchange_task(kernel: str, size: int, ranks: Ranks, header: Header, num_ranks: int, backend: str) -> Task:
+def _exchange_task(
+    kernel: str, size: int, ranks: Callable[[], Ranks], header: Header, num_ranks: int, backend: str
+) -> Task:
     wanted = math.ceil(2 * cache_bytes(header.device) / size)
     num_buffers = min(max(wanted, 1), MAX_BUFFERS)
 
@@ -241,11 +250,11 @@ def _exchange_task(kernel: str, size: int, ranks: Ranks, header: Header, num_ran
         doing = f"measuring {kernel} of {size} bytes"
         samples_s, error, batch, slowest_s = np.empty(0), 0.0, BATCH, 0.0
         begin_s = time.monotonic()
-        if not all(ranks.ask(doing, "fits", kernel, size, num_buffers)):
+        if not all(ranks().ask(doing, "fits", kernel, size, num_buffers)):
             raise MemoryError(doing)
         while True:
             expected_s = 2 * (batch + 2) * slowest_s
-            answers = ranks.ask(doing, "exchange", kernel, size, num_buffers, batch, expected_s=expected_s)
+            answers = ranks().ask(doing, "exchange", kernel, size, num_buffers, batch, expected_s=expected_s)
             error = max(error, *(answer[1] for answer in answers))
             # An exchange is over when its slowest rank is done.
             samples_s = np.concatenate([samples_s, np.max([answer[0] for answer in answers], axis=0)])
@@ -269,7 +278,7 @@ def _exchange_task(kernel: str, size: int, ranks: Ranks, header: Header, num_ran
         )
 
     # One that is checked, a warm-up, and the fewest for which an interval of the median exists.
-    return Task(kernel, size, num_ranks, predicted_s, measure, obstacle, fewest_runs=2 + BATCH)
+    return Task(kernel, size, num_ranks, predicted_s, measure, obstacle, fewest_runs=2 + BATCH, prepare=ranks)
 
 
 def _group_task(
@@ -282,7 +291,9 @@ def _group_task(
         return point_of(kernel, num_ranks, timing, num_ranks=num_ranks)
 
     # Either kernel comes with the other.
-    return Task(kernel, num_ranks, num_ranks, lambda _: 0.0 if cycles else GROUP_S, measure, fewest_runs=NUM_GROUPS)
+    return Task(
+        kernel, num_ranks, num_ranks, lambda _: 0.0 if cycles else GROUP_S[backend], measure, fewest_runs=NUM_GROUPS
+    )
 
 
 def group_cycle(num_ranks: int, backend: str, device: str, number: int) -> tuple[float, float]:

@@ -1,9 +1,9 @@
 """The device at hand: what it is, how much memory is free, and how fast it is at best."""
 
-import gc
 import os
 import platform
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,15 @@ PEAK_SHARE = 0.05
 MEMORY_SHARE = 0.8
 """Part of the free memory that may be used."""
 
-OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "bad_alloc", "cannot allocate memory")
-"""What torch says when the host's memory does not do, for which it has no error of its own."""
+OUT_OF_MEMORY = (
+    "can't allocate memory",
+    "not enough memory",
+    "bad_alloc",
+    "cannot allocate memory",
+    "out of memory",
+    "status_alloc_failed",
+)
+"""What torch says when memory does not do, where it has no error of its own: on the host, and outside its allocator."""
 
 
 def choose_device(device: str) -> str:
@@ -60,6 +67,8 @@ def conditions(device: str) -> dict[str, Any]:
         "processor": _processor(),
         "num_processors": os.cpu_count(),
         "num_threads": torch.get_num_threads(),
+        # Where it is not "highest", float32 is multiplied in fewer bits.
+        "float32_matmul_precision": torch.get_float32_matmul_precision(),
         "clock": type(clock_of(device, torch.get_num_threads())).__name__,
         "os": platform.platform(),
         "python": platform.python_version(),
@@ -192,6 +201,11 @@ def check_memory(what: str, needed_bytes: float, device: str) -> None:
         )
 
 
+def survive_failed_collectives() -> None:
+    """Keep a process that loses a peer of its NCCL group: by default torch ends it."""
+    os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Tell whether an error says that memory did not do, on a GPU or on the host.
 
@@ -210,7 +224,6 @@ def is_out_of_memory(error: BaseException) -> bool:
 def release_memory(device: str) -> None:
     """Give back what torch holds of a GPU's memory without using it, so that other processes can have it."""
     if device == "cuda":
-        gc.collect()
         torch.cuda.empty_cache()
 
 
@@ -243,14 +256,19 @@ def measure_peaks(device: str, dtype: str, budget_s: float = PEAK_BUDGET_S) -> t
 
 def _matmul_s(size: int, device: str, dtype: str, clock: Clock, budget_s: float) -> float:
     one, other, product = (torch.randn(size, size, device=device).to(DTYPES[dtype]) for _ in range(3))
-    return measure([lambda _: _do(torch.mm(one, other, out=product))], 1, clock, budget_s).quartiles_s[1]
+    return _sustained_s(lambda: torch.mm(one, other, out=product), clock, budget_s)
 
 
 def _copy_s(num_bytes: int, device: str, clock: Clock, budget_s: float) -> float:
     source = torch.ones(num_bytes // 4, device=device)
     target = torch.empty_like(source)
-    return measure([lambda _: _do(target.copy_(source))], 1, clock, budget_s).quartiles_s[1]
+    return _sustained_s(lambda: target.copy_(source), clock, budget_s)
 
 
-def _do(_: Any) -> None:
-    return None
+def _sustained_s(run: Callable[[], Any], clock: Clock, budget_s: float) -> float:
+    """Return the median over the whole budget: in its first moments a device may be faster than it can stay."""
+
+    def stage(_: int) -> None:
+        run()
+
+    return measure([stage], 1, clock, budget_s, target_width=0.0).quartiles_s[1]

@@ -21,9 +21,18 @@ WARM_UPS = 2
 
 MOST_REPETITIONS = 2000
 
+HOLD_MARGIN = 1.5
+"""For how much longer than the host takes to give a repetition's work the device is held up before it."""
+
+MOST_HOLD_S = 0.02
+"""What the host gives in more than this keeps the device busy anyway, or waits for it."""
+
 
 class Clock(Protocol):
     """Marks on the device's time line."""
+
+    def hold(self, seconds: float) -> None:
+        """Keep the device busy for so long, so that the host gets ahead of it."""
 
     def mark(self) -> Any:
         """Set a mark behind the work given so far."""
@@ -110,17 +119,18 @@ def measure(
     now_s
         What the budget is counted by: time on the wall, whatever the clock tells.
     """
-    begin_s, turn = now_s(), 0
+    begin_s, turn, hold_s = now_s(), 0, 0.0
     rows: list[list[float]] = []
     for _ in range(WARM_UPS):
-        _repeat(stages, turn % num_buffers, clock)
+        _, given_s = _repeat(stages, turn % num_buffers, clock)
+        hold_s = min(HOLD_MARGIN * given_s, MOST_HOLD_S)
         turn += 1
         if now_s() - begin_s > budget_s:
             break
     slow = (now_s() - begin_s) / turn * BATCH > budget_s
     while len(rows) < MOST_REPETITIONS:
         for _ in range(1 if slow else BATCH):
-            rows.append(_repeat(stages, turn % num_buffers, clock))
+            rows.append(_repeat(stages, turn % num_buffers, clock, hold_s)[0])
             turn += 1
         samples_s = np.array(rows)
         enough = len(rows) >= BATCH and ci_width(samples_s.sum(axis=1)) <= target_width
@@ -129,17 +139,26 @@ def measure(
     return Timing(np.array(rows))
 
 
-def _repeat(stages: Sequence[Callable[[int], None]], buffer: int, clock: Clock) -> list[float]:
+def _repeat(
+    stages: Sequence[Callable[[int], None]], buffer: int, clock: Clock, hold_s: float = 0.0
+) -> tuple[list[float], float]:
+    """Run stages once; return the seconds of each, and those in which the host gave them to the device."""
+    clock.hold(hold_s)
     marks = [clock.mark()]
+    begin_s = time.perf_counter()
     for stage in stages:
         stage(buffer)
         marks.append(clock.mark())
+    given_s = time.perf_counter() - begin_s
     clock.elapsed_s(marks[0], marks[-1])
-    return [clock.elapsed_s(first, second) for first, second in pairwise(marks)]
+    return [clock.elapsed_s(first, second) for first, second in pairwise(marks)], given_s
 
 
 class HostClock:
     """The host's monotonic clock: right where the device is the host."""
+
+    def hold(self, seconds: float) -> None:
+        """Do nothing: the host cannot be ahead of itself."""
 
     def mark(self) -> Any:
         """Read the clock."""
@@ -158,8 +177,19 @@ class ThreadClock(HostClock):
         return time.thread_time()
 
 
+MOST_CYCLES_PER_S = 2e9
+"""About the highest clock of a GPU's multiprocessors; at a lower one it counts for longer, which does no harm."""
+
+
 class CudaClock:
     """Events of a GPU: times of the device, not of the host that gives it work."""
+
+    def hold(self, seconds: float) -> None:
+        """Let the GPU count its cycles."""
+        import torch
+
+        if seconds > 0:
+            torch.cuda._sleep(int(seconds * MOST_CYCLES_PER_S))  # type: ignore[no-untyped-call]
 
     def mark(self) -> Any:
         """Record an event behind the work given so far."""

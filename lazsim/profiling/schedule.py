@@ -18,14 +18,15 @@ def sent_from(rank: int, tokens_EI: Any, replicas_EJ: Any) -> Any:
     shares = (replicas_EJ.cumsum(1) * total).div(replicas_EJ.sum(1, keepdim=True), rounding_mode="floor")
     capacity = shares.diff(dim=1, prepend=torch.zeros_like(total))
     own = torch.minimum(tokens_EI, capacity)
-    over, left = tokens_EI - own, capacity - own
-    part = torch.zeros_like(left)
+    # Sums over ranks up to each, of what is left and of what is spread: few operations, since each has to be launched.
+    over, left = tokens_EI - own, (capacity - own).cumsum(1)
+    spread = left
     for source in range(rank + 1):
-        num_left = left.sum(1, keepdim=True).clamp(min=1)
-        spread = (over[:, source, None] * left.cumsum(1)).div(num_left, rounding_mode="floor")
-        part = spread.diff(dim=1, prepend=torch.zeros_like(total))
-        left = left - part
-    return part + own * (torch.arange(own.shape[1], device=own.device) == rank)
+        spread = (over[:, source, None] * left).div(left[:, -1:].clamp(min=1), rounding_mode="floor")
+        left = left - spread
+    return spread.diff(dim=1, prepend=torch.zeros_like(total)) + own * (
+        torch.arange(own.shape[1], device=own.device) == rank
+    )
 
 
 def schedule(experts_A: Any, tokens_EI: Any, replicas_EJ: Any, rank: int) -> tuple[Any, Any, Any, Any]:

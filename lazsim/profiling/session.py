@@ -1,5 +1,6 @@
 """A whole profile: what is to be measured, cheapest first, within a budget, kept as it goes so that it can go on."""
 
+import gc
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -69,17 +70,22 @@ class Session:
         for (index, task), _ in zip(enumerate(pending), names, strict=False):
             left_s = max(self.deadline_s - time.monotonic(), 0.0)
             reason = task.obstacle()
-            if reason is None and self._least_s(task) > left_s:
+            if reason is None and (left_s <= 0 or self._least_s(task) > left_s):
                 reason = "--budget"
             if reason is None:
-                begin_s = time.monotonic()
                 try:
+                    task.prepare()
+                    begin_s = time.monotonic()
+                    left_s = max(self.deadline_s - begin_s, 0.0)
                     self.points.append(task.measure(self._allowance_s(left_s, pending[index:])))
                     self.pace.add(time.monotonic() - begin_s, task.fixed_s, self.points[-1])
                 except (RuntimeError, MemoryError) as error:
                     if not is_out_of_memory(error):
                         raise
                     reason = "memory"
+                if reason is not None:
+                    # What failed may lie in a cycle of its graph.
+                    gc.collect()
                 release_memory(self.header.device)
             if reason is not None:
                 self.left_out.setdefault(task.label, []).append((task.size, reason))
@@ -189,17 +195,18 @@ def _compute_task(kernel: Kernel, size: int, device: Device, checked: dict[str, 
             return max(fastest_s, min(point.time_s * size / point.size for point in smaller))
         return fastest_s
 
-    def measure(budget_s: float) -> Point:
-        begin_s = time.perf_counter()
+    def prepare() -> None:
         if kernel.name not in checked:
             checked[kernel.name] = check_kernel(kernel, device)
-        left_s = budget_s - (time.perf_counter() - begin_s)
-        return measure_kernel(kernel, size, device, left_s, checked[kernel.name])
+
+    def measure(budget_s: float) -> Point:
+        return measure_kernel(kernel, size, device, budget_s, checked[kernel.name])
 
     def obstacle() -> str | None:
         return "memory" if too_large(kernel, size, device, is_checked=kernel.name in checked) else None
 
-    return Task(kernel.name, size, 1, predicted_s, measure, obstacle, inputs_s(kernel, size, device))
+    fixed_s = inputs_s(kernel, size, device)
+    return Task(kernel.name, size, 1, predicted_s, measure, obstacle, fixed_s, prepare=prepare)
 
 
 @dataclass(frozen=True)

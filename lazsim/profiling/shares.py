@@ -211,6 +211,9 @@ def _measure_all(
     begin_s: float,
     progress: Callable[[Iterable[str]], Iterable[str]],
 ) -> dict[str, list[Point]]:
+    for kernel in {one.kernel.name: one.kernel for one in wanted[::-1]}.values():
+        # What a kernel's first run takes to load says nothing about how fast the others are.
+        measure_kernel(kernel, kernel.sizes[0], device, 0.0, 0.0)
     done: list[tuple[_Wanted, Point]] = []
     names = progress([one.label for one in wanted])
     pace = Pace()
@@ -240,9 +243,9 @@ def _measure_all(
 
 
 def _sizes(model: ModelSpec, largest: Mapping[str, int], kernel: str) -> list[int]:
-    """Return powers of two up to the first that is large enough; a reorder is of whole tokens."""
-    powers = [2**power for power in range(math.ceil(math.log2(max(largest[kernel], 2))) + 1)]
-    return [size for size in powers if kernel == "expert" or size % model.top_k == 0]
+    """Return sizes, each twice the one before, up to the first that is large enough; a reorder is of whole tokens."""
+    unit = 1 if kernel == "expert" else model.top_k
+    return [unit * 2**power for power in range(math.ceil(math.log2(max(largest[kernel] / unit, 2))) + 1)]
 
 
 def _counts(rank: Share, _: int) -> Share:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from lazsim.costmodel.profile import Point, Profile, require_header
-from lazsim.profiling.check import HeldOut
+from lazsim.costmodel.profile import SIZE_UNITS, Point, Profile, require_header
+from lazsim.profiling.check import HeldOut, Reached
 from lazsim.units import format_duration
 
 SHOWN = ("gpu", "processor", "num_processors", "num_threads", "clock", "driver_version", "cuda", "load_average", "note")
@@ -48,8 +48,8 @@ def _short(seconds: float) -> str:
     return f"{seconds * 1e6:.3g} us" if seconds < 1e-3 else format_duration(seconds)
 
 
-def check_table(errors: Sequence[HeldOut], together: npt.NDArray[np.float64]) -> list[str]:
-    """Say how far the interpolation is off at points that were held out."""
+def check_table(errors: Sequence[HeldOut], together: npt.NDArray[np.float64], reached: Sequence[Reached]) -> list[str]:
+    """Say how far the interpolation is off at points that were held out, and what kernels reach of plain ones."""
     lines = [f"{'kernel':<18}{'held out':>9}{'median':>8}{'90 %':>8}{'worst':>8}  {'at size':<12}{'+-CI':>6}"]
     lines += [
         f"{one.kernel:<18}{one.num_held_out:>9}{one.median_error:>8.1%}{one.p90_error:>8.1%}{one.worst_error:>8.1%}"
@@ -57,4 +57,11 @@ def check_table(errors: Sequence[HeldOut], together: npt.NDArray[np.float64]) ->
         for one in errors
     ]
     total = f"{'all':<18}{len(together):>9}{np.median(together):>8.1%}{np.quantile(together, 0.9):>8.1%}"
-    return [*lines, f"{total}{together.max():>8.1%}", "+-CI: half the median's 95 % interval, as measured"]
+    lines += [f"{total}{together.max():>8.1%}", "+-CI: half the median's 95 % interval, as measured"]
+    return [
+        *lines,
+        *(
+            f"{one.kernel}: {one.share:.0%} of the rate of {one.of}, at {one.size:,.0f} {SIZE_UNITS[one.kernel]}"
+            for one in reached
+        ),
+    ]

@@ -53,6 +53,8 @@ class Task:
         Seconds before the first run.
     fewest_runs : int
         Runs that it takes at least.
+    prepare : callable
+        What comes before the kernel's first point, and tells nothing about how long the points take.
     """
 
     kernel: str
@@ -63,6 +65,7 @@ class Task:
     obstacle: Callable[[], str | None] = lambda: None
     fixed_s: float = 0.0
     fewest_runs: int = FEWEST_RUNS
+    prepare: Callable[[], object] = lambda: None
 
     @property
     def label(self) -> str:

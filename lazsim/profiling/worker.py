@@ -14,16 +14,20 @@ import torch
 import torch.distributed as dist
 from torch.distributed import PrefixStore, TCPStore, distributed_c10d  # type: ignore[attr-defined]
 
-from lazsim.profiling.device import is_out_of_memory, release_memory, synchronize
+from lazsim.profiling.device import is_out_of_memory, release_memory, survive_failed_collectives, synchronize
 from lazsim.profiling.method import HostClock, clock_of
 
 ELEMENT_BYTES = 4
+
+HOLD_S = 2e-4
+"""For so long a GPU is held up before an exchange: longer than the host takes to give it."""
 
 
 def serve(connection: Connection, rank: int, port: int, backend: str, device: str, timeout_s: float) -> None:
     """Answer commands until told to end."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
+    survive_failed_collectives()
     worker = Worker(rank, port, backend, device, timeout_s)
     _answer(connection, worker.take_device)
     while True:
@@ -99,6 +103,7 @@ class Worker:
         samples_s = []
         for turn in range(num_repetitions + 1):
             self._meet()
+            clock.hold(HOLD_S)
             begin = clock.mark()
             made.run(buffers[turn % num_buffers])
             samples_s.append(clock.elapsed_s(begin, clock.mark()))
@@ -186,7 +191,7 @@ def _all_reduce(rank: int, num_ranks: int, count: int, device: str) -> Exchange:
     def check(buffer: Any) -> float:
         return _worst(buffer, torch.full_like(buffer, num_ranks * (num_ranks - 1) / 2))
 
-    # Sums of sums grow with each run, of which too few are made to overflow.
+    # Sums of sums grow with each run, at last to infinity, which takes no longer; the first is checked.
     return Exchange(lambda: torch.full((count,), float(rank), device=device), dist.all_reduce, check)
 
 
