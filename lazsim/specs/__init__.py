@@ -1,0 +1,37 @@
+"""What is simulated: frozen specifications of a model, a GPU, a cluster and a job, read from TOML."""
+
+from lazsim.specs.catalog import (
+    CATALOG_KINDS,
+    SpecT,
+    catalog_names,
+    load_spec,
+    read_spec_bytes,
+    read_toml,
+    sha256,
+    unknown_name,
+)
+from lazsim.specs.hardware import ClusterSpec, FusedExpertsSpec, GpuSpec, NetworkSpec, RecoverySpec
+from lazsim.specs.job import JobSpec
+from lazsim.specs.model import STATE_BYTES_PER_PARAM, WEIGHT_BYTES_PER_PARAM, ModelSpec
+from lazsim.specs.record import Spec
+
+__all__ = [
+    "CATALOG_KINDS",
+    "STATE_BYTES_PER_PARAM",
+    "WEIGHT_BYTES_PER_PARAM",
+    "ClusterSpec",
+    "FusedExpertsSpec",
+    "GpuSpec",
+    "JobSpec",
+    "ModelSpec",
+    "NetworkSpec",
+    "RecoverySpec",
+    "Spec",
+    "SpecT",
+    "catalog_names",
+    "load_spec",
+    "read_spec_bytes",
+    "read_toml",
+    "sha256",
+    "unknown_name",
+]

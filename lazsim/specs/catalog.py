@@ -1,0 +1,99 @@
+"""Specifications by name, from ``lazsim/catalog/<kind>/``, or by the path of a TOML file of the same shape."""
+
+import difflib
+import hashlib
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from lazsim.errors import SpecError
+from lazsim.specs.hardware import ClusterSpec, GpuSpec
+from lazsim.specs.job import JobSpec
+from lazsim.specs.model import ModelSpec
+from lazsim.specs.record import Spec
+
+SpecT = TypeVar("SpecT", bound=Spec)
+
+CATALOG_KINDS: Mapping[type[Spec], str] = {
+    ModelSpec: "models",
+    GpuSpec: "gpus",
+    ClusterSpec: "clusters",
+    JobSpec: "jobs",
+}
+"""The folder of the catalogue in which each kind of specification is kept."""
+
+
+def unknown_name(what: str, name: str, known: list[str]) -> str:
+    """Say that a name is unknown and offer the nearest, however far it is.
+
+    Examples
+    --------
+    >>> unknown_name("model", "gtp-l", ["gpt-s", "gpt-l"])
+    "unknown model 'gtp-l': did you mean 'gpt-l'? known: gpt-s, gpt-l"
+    """
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"unknown {what} {name!r}: {hint}known: {', '.join(known)}"
+
+
+def catalog_names(kind: str) -> list[str]:
+    """List the names of a folder of the catalogue, sorted."""
+    folder = resources.files("lazsim") / "catalog" / kind
+    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+
+
+def read_toml(path: Path | str, text: bytes, spec_type: type[SpecT]) -> SpecT:
+    """Decode a specification.
+
+    Raises
+    ------
+    SpecError
+        When the text is not TOML, or a key is missing, unknown or of a wrong type or value.
+    """
+    try:
+        return msgspec.toml.decode(text, type=spec_type)
+    except (msgspec.DecodeError, ValueError) as error:
+        raise SpecError(f"{path}: {error}") from None
+
+
+def load_spec(spec_type: type[SpecT], name: str) -> SpecT:
+    """Read a specification from the catalogue, or from a path that ends in ``.toml``.
+
+    Raises
+    ------
+    SpecError
+        When there is no such entry or file, or it does not hold such a specification.
+
+    Examples
+    --------
+    >>> load_spec(ModelSpec, "gpt-s").num_experts
+    8
+    """
+    return read_toml(name, read_spec_bytes(CATALOG_KINDS[spec_type], name), spec_type)
+
+
+def read_spec_bytes(kind: str, name: str) -> bytes:
+    """Read the bytes of a catalogue entry, or of a path that ends in ``.toml``.
+
+    Raises
+    ------
+    SpecError
+        When there is no such entry or file.
+    """
+    if name.endswith(".toml"):
+        try:
+            return Path(name).read_bytes()
+        except OSError as error:
+            raise SpecError(f"{name}: cannot be read ({error.strerror}): give a TOML file or a name") from None
+    known = catalog_names(kind)
+    if name not in known:
+        raise SpecError(unknown_name(kind.removesuffix("s"), name, known) + "; or a path to a .toml file")
+    return (resources.files("lazsim") / "catalog" / kind / f"{name}.toml").read_bytes()
+
+
+def sha256(content: bytes) -> str:
+    """Hash an input, so that a result can name it."""
+    return hashlib.sha256(content).hexdigest()

@@ -1,0 +1,168 @@
+"""GPUs, the links between them, and clusters of both."""
+
+from lazsim.specs.record import Spec, require_not_negative, require_positive
+
+
+class FusedExpertsSpec(Spec, frozen=True, kw_only=True):
+    """How near kernels that run all experts of a layer at once come to a GPU's datasheet; see `GpuSpec`."""
+
+    matmul_efficiency: float
+    matmul_fill_outputs: float
+    matmul_fill_k: float
+    matmul_memory_efficiency: float
+    kernel_overhead_s: float
+
+    def __post_init__(self) -> None:
+        require_positive(self, "matmul_efficiency", "matmul_memory_efficiency")
+        require_not_negative(self, "matmul_fill_outputs", "matmul_fill_k", "kernel_overhead_s")
+
+
+class GpuSpec(Spec, frozen=True, kw_only=True):
+    """A GPU: its datasheet and how near kernels come to it.
+
+    A ``m x k @ k x n`` matmul takes, in the names below and with ``bytes = 2 (m k + k n + m n)``::
+
+        overhead + max(2 (m n + fill_outputs) (k + fill_k) / (matmul_efficiency peak),
+                       bytes / (matmul_memory_efficiency memory_bytes_per_s))
+
+    and an element-wise kernel ``overhead + bytes / (memory_efficiency memory_bytes_per_s)``; see
+    `lazsim.costmodel.kernels`.
+
+    Attributes
+    ----------
+    peak_flop_per_s : float
+        Datasheet peak of dense half-precision matmuls with fp32 accumulation.
+    memory_bytes_per_s, memory_bytes : float
+        Datasheet bandwidth and size of the device memory.
+    matmul_efficiency : float
+        Share of the peak that a very large matmul reaches.
+    matmul_fill_outputs : float
+        Output elements whose time is lost to processors that are not full: half of `matmul_efficiency` at this many.
+    matmul_fill_k : float
+        Length of the inner dimension that starting and ending each output tile costs.
+    matmul_memory_efficiency : float
+        Share of the memory bandwidth at which a matmul of few rows reads its weights.
+    memory_efficiency : float
+        Share of the memory bandwidth that an element-wise kernel or a copy reaches.
+    kernel_overhead_s : float
+        Fixed time of one kernel.
+    source : str
+        Where the datasheet figures and the efficiencies come from; "assumption" where there is no measurement.
+    fused_experts : FusedExpertsSpec, optional
+        What takes the place of the matmul efficiencies for experts where a job runs them in fused kernels; none where
+        no such kernel was measured.
+    """
+
+    name: str
+    peak_flop_per_s: float
+    memory_bytes_per_s: float
+    memory_bytes: float
+    matmul_efficiency: float
+    matmul_fill_outputs: float
+    matmul_fill_k: float
+    matmul_memory_efficiency: float
+    memory_efficiency: float
+    kernel_overhead_s: float
+    source: str
+    fused_experts: FusedExpertsSpec | None = None
+
+    def __post_init__(self) -> None:
+        require_positive(self, "peak_flop_per_s", "memory_bytes_per_s", "memory_bytes", "matmul_efficiency")
+        require_positive(self, "matmul_memory_efficiency", "memory_efficiency")
+        require_not_negative(self, "matmul_fill_outputs", "matmul_fill_k", "kernel_overhead_s")
+
+
+class NetworkSpec(Spec, frozen=True, kw_only=True):
+    """Links of a cluster.
+
+    Attributes
+    ----------
+    nic_bytes_per_s : float
+        Line rate in each direction of all NICs of one server together.
+    all_to_all_efficiency, all_reduce_efficiency, point_to_point_efficiency : float
+        Share of the line rate that a large transfer of each kind reaches.
+    nic_latency_s : float
+        Floor of one message between servers.
+    local_bytes_per_s, local_latency_s : float
+        Rate of a GPU's link inside a server, in each direction, and floor of one exchange: all-to-all, point to point.
+    local_all_reduce_bytes_per_s, local_all_reduce_latency_s : float
+        The same for all-reduces, whose latency is that of one hop of the ring.
+    storage_bytes_per_s : float
+        Rate of the shared storage that holds checkpoints, all nodes together.
+    """
+
+    nic_bytes_per_s: float
+    all_to_all_efficiency: float
+    all_reduce_efficiency: float
+    point_to_point_efficiency: float
+    nic_latency_s: float
+    local_bytes_per_s: float
+    local_latency_s: float
+    local_all_reduce_bytes_per_s: float
+    local_all_reduce_latency_s: float
+    storage_bytes_per_s: float
+
+    def __post_init__(self) -> None:
+        latencies = [field for field in self.__struct_fields__ if field.endswith("latency_s")]
+        require_positive(self, *(field for field in self.__struct_fields__ if field not in latencies))
+        require_not_negative(self, *latencies)
+
+
+class RecoverySpec(Spec, frozen=True, kw_only=True):
+    """Fixed times around a failure.
+
+    Attributes
+    ----------
+    detect_s : float
+        From a failure until the survivors know of it.
+    rebuild_s : float
+        To plan anew and rebuild the communicators of a running job.
+    regroup_s : float
+        To change the expert groups of a running job whose nodes stay the same, as a rebalance does.
+    restart_base_s, restart_per_node_s : float
+        To start the job again from nothing on ``N`` nodes: ``base + per_node * N``, checkpoint load not included.
+    """
+
+    detect_s: float
+    rebuild_s: float
+    regroup_s: float
+    restart_base_s: float
+    restart_per_node_s: float
+
+    def __post_init__(self) -> None:
+        require_not_negative(self, *self.__struct_fields__)
+
+
+class ClusterSpec(Spec, frozen=True, kw_only=True):
+    """Nodes, what is in them and between them.
+
+    Attributes
+    ----------
+    num_nodes : int
+        Nodes of the full cluster; a node is the unit of failure.
+    gpu : str
+        A name in the catalogue of GPUs, or a path to a TOML file.
+    gpus_per_node : int
+        GPUs of a node; the dense part of the model is tensor-parallel over them.
+    nodes_per_server : int
+        Nodes that sit in one server and share its NICs.
+    slots_per_gpu : int
+        Expert replicas that a GPU holds in one layer.
+    """
+
+    name: str
+    num_nodes: int
+    gpu: str
+    gpus_per_node: int
+    nodes_per_server: int = 1
+    slots_per_gpu: int
+    network: NetworkSpec
+    recovery: RecoverySpec
+
+    def __post_init__(self) -> None:
+        require_positive(self, "num_nodes", "gpus_per_node", "nodes_per_server", "slots_per_gpu")
+
+    @property
+    def slots_per_node(self) -> int:
+        """Expert replicas that a node holds in one layer."""
+        return self.gpus_per_node * self.slots_per_gpu

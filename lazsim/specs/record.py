@@ -1,0 +1,23 @@
+"""What every specification is: a frozen record, read from TOML, whose numbers are checked."""
+
+import math
+
+import msgspec
+
+
+class Spec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A record read from TOML; unknown keys are refused and nothing changes after it is made."""
+
+
+def require_positive(spec: Spec, *fields: str) -> None:
+    """Raise ValueError unless all fields are positive numbers."""
+    for field in fields:
+        if not 0 < getattr(spec, field) < math.inf:
+            raise ValueError(f"{field} must be positive, not {getattr(spec, field)}")
+
+
+def require_not_negative(spec: Spec, *fields: str) -> None:
+    """Raise ValueError unless all fields are numbers from 0 up."""
+    for field in fields:
+        if not 0 <= getattr(spec, field) < math.inf:
+            raise ValueError(f"{field} must be a number from 0 up, not {getattr(spec, field)}")
