@@ -11,8 +11,9 @@ import numpy as np
 
 from lazsim.live.checkpoint import load_blocks
 from lazsim.live.nursery import Nursery
+from lazsim.live.play import Machine
 from lazsim.live.record import LiveRun
-from lazsim.live.run import Machine, live_run
+from lazsim.live.run import live_run
 from lazsim.live.spec import SMALL_MODEL, LiveSpec
 from lazsim.live.state import all_keys
 from lazsim.specs import JobSpec, load_spec

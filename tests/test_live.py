@@ -23,7 +23,8 @@ from lazsim.live.group import Group, serve_store
 from lazsim.live.messages import Beat, Go, LiveError, Seal, secret_from_environment
 from lazsim.live.nursery import Nursery
 from lazsim.live.plan import Offer, valid_holds
-from lazsim.live.run import TracePlay, live_run, prepare
+from lazsim.live.play import TracePlay
+from lazsim.live.run import live_run, prepare
 from lazsim.live.spec import check_model
 from lazsim.live.state import DENSE, initial_values
 from lazsim.live.trainer import State

@@ -14,7 +14,7 @@ from lazsim.live.device import CPU, Device, local_rank_from_environment, take_de
 from lazsim.live.gloo import Gloo  # noqa: E402
 from lazsim.live.group import Group, serve_store  # noqa: E402
 from lazsim.live.nccl import Nccl  # noqa: E402
-from lazsim.live.run import Machine  # noqa: E402
+from lazsim.live.play import Machine  # noqa: E402
 
 
 @pytest.fixture

@@ -14,13 +14,13 @@ from lazsim.costmodel.profile import Header
 from lazsim.errors import LazsimError
 from lazsim.profiling import communication
 from lazsim.profiling.communication import (
-    Ranks,
     choose_ranks,
     communication_tasks,
     group_cycle,
     group_tasks,
     rank_counts,
 )
+from lazsim.profiling.processes import Ranks
 from lazsim.profiling.worker import EXCHANGES, Worker, empty_parts, even_parts, leave_group, link_bytes, skewed_parts
 from lazsim.specs import ModelSpec, load_spec
 

@@ -175,7 +175,8 @@ def _run_here(spec: "LiveSpec", options: dict[str, Any]) -> "LiveRun":
     import msgspec
 
     from lazsim.live.nursery import Nursery
-    from lazsim.live.run import TracePlay, live_run
+    from lazsim.live.play import TracePlay
+    from lazsim.live.run import live_run
     from lazsim.live.validate import quiet_trace
 
     trace, speedup = load_live_trace(options, quiet_trace)

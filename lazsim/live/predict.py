@@ -19,8 +19,9 @@ from lazsim.costmodel.step import CostModel
 from lazsim.engine.simulate import SystemRun, simulate_system
 from lazsim.engine.systems import SYSTEMS
 from lazsim.live.nursery import Nursery
+from lazsim.live.play import Machine
 from lazsim.live.record import LiveRun
-from lazsim.live.run import Machine, live_run, planning_costs, require_fit
+from lazsim.live.run import live_run, planning_costs, require_fit
 from lazsim.live.spec import LiveSpec
 from lazsim.placement.plan import Ints, PlacementPlan
 from lazsim.routing.table import RecordedRouting

@@ -3,10 +3,7 @@
 import asyncio
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from itertools import count
 from pathlib import Path
-from typing import Protocol
 
 import msgspec
 
@@ -18,16 +15,13 @@ from lazsim.errors import LazsimError
 from lazsim.files import check_folder
 from lazsim.live.controller import Controller
 from lazsim.live.messages import LiveError, new_secret
-from lazsim.live.nursery import Birth, Nursery, tail
+from lazsim.live.nursery import Nursery, tail
+from lazsim.live.play import Machine, Play
 from lazsim.live.record import LiveRun
 from lazsim.live.spec import LiveSpec, check_model
 from lazsim.live.text import check_length, load_text, text_hash
 from lazsim.profiling.device import choose_device
 from lazsim.specs import ClusterSpec, GpuSpec, load_spec
-from lazsim.trace.table import Trace
-
-WATCH_S = 0.5
-"""How often to look whether there is still somebody to do the job."""
 
 ELSEWHERE_START_S = 3600.0
 """For so long workers are waited for that a cluster starts when it has room for them."""
@@ -49,116 +43,6 @@ def planning_costs(spec: LiveSpec, num_nodes: int) -> CostModel:
     )
     compute = AnalyticCompute(spec.model, load_spec(GpuSpec, cluster.gpu), cluster, spec.job)
     return CostModel(spec.model, cluster, spec.job, compute, AnalyticCommunication(cluster.network))
-
-
-@dataclass
-class Machine:
-    """Workers of one run on this machine; what a trace, or a test, does to them."""
-
-    controller: Controller
-    nursery: Nursery
-    log: Path
-    _births: dict[str, int] = field(default_factory=dict)
-    _local_ranks: dict[str, int] = field(default_factory=dict)
-
-    def start(self, node: str) -> None:
-        """Start a worker for a node; each time under a name of its own, and with the first number that is free."""
-        self._births[node] = self._births.get(node, 0) + 1
-        taken = set(self._local_ranks.values())
-        self._local_ranks[node] = next(number for number in count() if number not in taken)
-        self.nursery.start(
-            Birth(
-                self.controller.host,
-                self.controller.port,
-                self._worker(node),
-                self._local_ranks[node],
-                self.controller.secret.hex(),
-                str(self.log),
-            )
-        )
-
-    def kill(self, node: str) -> None:
-        """Kill the worker of a node."""
-        name = self._worker(node)
-        self.controller.record.killed_s[name] = self.controller.now_s()
-        self.nursery.kill(name)
-        self._local_ranks.pop(node, None)
-
-    def _worker(self, node: str) -> str:
-        number = self._births[node]
-        return node if number == 1 else f"{node}#{number}"
-
-    async def watch(self, play: "Play") -> None:
-        """End the job when there is nobody left to do it."""
-        while True:
-            await asyncio.sleep(WATCH_S)
-            if not self.nursery.is_alive:
-                self.controller.stop("the process that starts workers has ended")
-            elif not (self.controller.peers or self.nursery.num_workers or play.has_more):
-                self.controller.stop("all workers have ended")
-
-
-class Play(Protocol):
-    """What happens to the nodes of a run."""
-
-    @property
-    def has_more(self) -> bool:
-        """Whether nodes are yet to come."""
-        ...
-
-    def begin(self, machine: Machine) -> None:
-        """Start the first nodes."""
-
-    async def happen(self, machine: Machine, what: str, epoch: int, step: int) -> None:
-        """Act on what the controller tells of; see `lazsim.live.listener.Happening`."""
-
-
-class TracePlay:
-    """Starts and kills workers as a trace says, so many times as fast.
-
-    Parameters
-    ----------
-    trace
-        What happens to the nodes; those of its first instant are there from the start.
-    speedup
-        Seconds of the trace in a second of the run.
-    """
-
-    def __init__(self, trace: Trace, speedup: float) -> None:
-        self._batches = list(trace.batches())
-        self._speedup = speedup
-        self._end_s = trace.duration_s / speedup
-        self._task: asyncio.Task[None] | None = None
-        self.has_more = True
-        first = self._batches[0] if self._batches else None
-        self.initial = first.added if first is not None and first.time_s == 0 else ()
-
-    def begin(self, machine: Machine) -> None:
-        """Start the nodes of the first instant."""
-        for node in self.initial:
-            machine.start(node)
-
-    async def happen(self, machine: Machine, what: str, _epoch: int, _step: int) -> None:
-        """Begin with the trace when the job does."""
-        if what == "started":
-            self._task = asyncio.create_task(self._play(machine))
-
-    async def _play(self, machine: Machine) -> None:
-        try:
-            await self._act(machine)
-        except LiveError as error:
-            machine.controller.stop(str(error))
-
-    async def _act(self, machine: Machine) -> None:
-        for batch in self._batches[1 if self.initial else 0 :]:
-            await asyncio.sleep(batch.time_s / self._speedup - machine.controller.now_s())
-            for node in batch.removed:
-                machine.kill(node)
-            for node in batch.added:
-                machine.start(node)
-        self.has_more = False
-        await asyncio.sleep(self._end_s - machine.controller.now_s())
-        machine.controller.stop()
 
 
 def prepare(spec: LiveSpec) -> LiveSpec:
@@ -215,20 +99,14 @@ async def live_run(
         controller = Controller(spec, planning_costs(spec, most_nodes), new_secret(), num_initial, device)
         machine = Machine(controller, nursery, Path(scratch) / "workers.log")
         controller.on_happening = lambda what, epoch, step: play.happen(machine, what, epoch, step)
-        await controller.open()
         watching = asyncio.create_task(machine.watch(play))
         try:
-            play.begin(machine)
-            if watch is not None:
-                watch(controller)
-            await controller.run()
-            return controller.record.result(controller.step, controller.now_s())
+            return await _lead(controller, watch, lambda: play.begin(machine))
         except LiveError as error:
             said = tail(machine.log)
             raise LiveError(f"{error}; a worker's last words: {said}" if said else str(error)) from None
         finally:
             watching.cancel()
-            await controller.close(controller.stopped or "")
             nursery.kill_all()
 
 
@@ -267,8 +145,16 @@ async def lead(
     spec = _with_checkpoints(spec, Path(spec.checkpoint_folder))
     controller = Controller(spec, planning_costs(spec, num_initial), secret, num_initial, device, host, port)
     controller.start_s = ELSEWHERE_START_S
+    return await _lead(controller, watch, lambda: None)
+
+
+async def _lead(
+    controller: Controller, watch: Callable[[Controller], None] | None, begin: Callable[[], None]
+) -> LiveRun:
+    """Lead a job from its beginning to its end; workers can come once the controller listens."""
     await controller.open()
     try:
+        begin()
         if watch is not None:
             watch(controller)
         await controller.run()

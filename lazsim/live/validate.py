@@ -14,9 +14,10 @@ from lazsim import __version__
 from lazsim.engine.ledger import BUCKETS
 from lazsim.engine.simulate import SystemRun
 from lazsim.live.nursery import Nursery
+from lazsim.live.play import TracePlay
 from lazsim.live.predict import Calibration, calibrate, compress, predict, step_times, summarise
 from lazsim.live.record import LiveRun
-from lazsim.live.run import TracePlay, live_run, prepare
+from lazsim.live.run import live_run, prepare
 from lazsim.live.spec import LiveSpec
 from lazsim.trace.table import Event, Trace, build_trace
 from lazsim.units import DAY_S
