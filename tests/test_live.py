@@ -18,6 +18,8 @@ pytest.importorskip("torch", reason="live training needs torch: pip install 'laz
 
 import torch
 
+from lazsim.errors import LazsimError
+from lazsim.live.checkpoint import load_blocks
 from lazsim.live.device import CPU
 from lazsim.live.group import Group, serve_store
 from lazsim.live.messages import Beat, Go, LiveError, Seal, secret_from_environment
@@ -26,7 +28,7 @@ from lazsim.live.plan import Offer, valid_holds
 from lazsim.live.play import TracePlay
 from lazsim.live.run import live_run, prepare
 from lazsim.live.spec import check_model
-from lazsim.live.state import DENSE, initial_values
+from lazsim.live.state import DENSE, Block, all_keys, initial_values
 from lazsim.live.trainer import State
 from lazsim.specs import ModelSpec, load_spec
 from lazsim.trace.table import Event, build_trace
@@ -341,6 +343,44 @@ def test_a_worker_without_a_secret_says_so(monkeypatch):
     monkeypatch.setenv("LAZSIM_LIVE_SECRET", "no hex")
     with pytest.raises(LiveError, match="LAZSIM_LIVE_SECRET is not set"):
         secret_from_environment()
+
+
+def test_an_update_that_memory_does_not_do_for_leaves_nothing_to_offer(monkeypatch):
+    spec = tiny_spec()
+    state = State(spec)
+    keys = [DENSE, (0, 0)]
+    state.replace({key: Block(spec, key, initial_values(spec, key)) for key in keys}, 3)
+    state.prepared = True
+    update = Block.update
+
+    def fail_at_the_second(block, *arguments):
+        if block is not first:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        update(block, *arguments)
+
+    first = state.blocks[DENSE]
+    monkeypatch.setattr(Block, "update", fail_at_the_second)
+    with pytest.raises(torch.OutOfMemoryError):
+        state.commit()
+    assert (state.blocks, state.step) == ({}, 3)
+
+
+def test_a_job_goes_on_from_its_checkpoint_and_from_no_other(nursery, tmp_path, undisturbed):
+    def train(num_steps, **changes):
+        spec = tiny_spec(num_steps=num_steps, checkpoint_folder=str(tmp_path), **changes)
+        return asyncio.run(live_run(spec, Script(2), nursery, num_initial=2, most_nodes=6))
+
+    assert [step.step for step in train(5).steps] == [1, 2, 3, 4, 5]
+    assert [step.step for step in train(8).steps] == [6, 7, 8]
+    # Nothing is left to do.
+    again = train(8)
+    assert (again.run.steps, again.steps) == (8, ())
+    assert "8 steps" in again.to_text()
+    with pytest.raises(LazsimError, match="has a checkpoint of another job"):
+        train(8, seed=1)
+    train(NUM_STEPS)
+    blocks = load_blocks(tmp_path, NUM_STEPS, all_keys(tiny_spec()))
+    assert largest_difference({key: values.numpy() for key, values in blocks.items()}, undisturbed[1]) < ROUNDING
 
 
 def test_who_is_a_step_behind_catches_up_if_it_was_prepared():

@@ -2,6 +2,7 @@
 
 import queue
 import threading
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,8 +11,13 @@ import pytest
 torch = pytest.importorskip("torch", reason="live training needs torch: pip install 'lazsim[live]'")
 
 from lazsim.errors import LazsimError  # noqa: E402
-from lazsim.live.device import CPU, Device, local_rank_from_environment, take_device  # noqa: E402
-from lazsim.live.gloo import Gloo  # noqa: E402
+from lazsim.live.device import (  # noqa: E402
+    CPU,
+    LOCAL_RANK_VARIABLES,
+    Device,
+    local_rank_from_environment,
+    take_device,
+)
 from lazsim.live.group import Group, serve_store  # noqa: E402
 from lazsim.live.nccl import Nccl  # noqa: E402
 from lazsim.live.play import Machine  # noqa: E402
@@ -47,10 +53,15 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
 
 @pytest.mark.parametrize(
     ("environment", "expected"),
-    [({}, 0), ({"LOCAL_RANK": "3"}, 3), ({"SLURM_LOCALID": "2"}, 2), ({"LOCAL_RANK": "", "SLURM_LOCALID": "1"}, 1)],
+    [
+        ({}, 0),
+        ({"LOCAL_RANK": "3"}, 3),
+        ({"SLURM_LOCALID": "2"}, 2),
+        ({"LOCAL_RANK": "", "OMPI_COMM_WORLD_LOCAL_RANK": "1"}, 1),
+    ],
 )
-def test_torchrun_and_slurm_say_which_gpu_is_ones_own(monkeypatch, environment, expected):
-    for name in ("LOCAL_RANK", "SLURM_LOCALID"):
+def test_launchers_say_which_gpu_is_ones_own(monkeypatch, environment, expected):
+    for name in LOCAL_RANK_VARIABLES:
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
@@ -97,7 +108,7 @@ def on_gpu(name):
 @pytest.mark.parametrize("names", [("", ""), ("GPU-a", ""), ("GPU-a", "GPU-a")])
 def test_ranks_without_a_gpu_each_agree_on_gloo(names):
     ranks = meet([on_gpu(name) for name in names])
-    assert [type(group._transport) for group in ranks] == [Gloo, Gloo]
+    assert [group.by for group in ranks] == ["gloo", "gloo"]
     sums = [torch.ones(2), torch.ones(2)]
     threads = [threading.Thread(target=group.all_reduce, args=(own,)) for group, own in zip(ranks, sums, strict=True)]
     for thread in threads:
@@ -112,32 +123,102 @@ def test_ranks_with_a_gpu_each_agree_on_nccl(monkeypatch):
 
     def meet_by_nccl(self, _meeting, rank, size, _host):
         met.append((self.device, rank, size))
-        return "group"
 
     monkeypatch.setattr(Nccl, "meet", meet_by_nccl)
     ranks = meet([on_gpu("GPU-a"), on_gpu("GPU-b")])
-    assert [type(group._transport) for group in ranks] == [Nccl, Nccl]
+    assert [group.by for group in ranks] == ["nccl", "nccl"]
     assert sorted(met, key=lambda one: one[1]) == [(torch.device("cpu"), 0, 2), (torch.device("cpu"), 1, 2)]
+    # What decides how the job goes on stays on the host, and never goes by NCCL.
+    threads = [threading.Thread(target=group.confirm) for group in ranks]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert not any(thread.is_alive() for thread in threads)
 
 
-class FakeWork:
-    def wait(self):
-        """Return at once, as NCCL's does: it has the stream wait, and not the host."""
+def test_a_rank_that_was_called_away_while_others_met_is_not_waited_for(monkeypatch):
+    """Called away after gloo had met, while NCCL is made: it must hear of it, too."""
+    cut = queue.Queue()
 
+    def meet_by_nccl(self, _meeting, rank, _size, _host):
+        if rank == 0:
+            ranks[0].cut()
 
-def test_what_nccl_received_counts_only_if_nobody_was_called_away(monkeypatch):
-    waited, closed = [], queue.Queue()
-    monkeypatch.setattr(
-        torch.cuda, "current_stream", lambda device: SimpleNamespace(synchronize=lambda: waited.append(device))
-    )
-    nccl = Nccl(torch.device("cuda", 1))
-    nccl._group = SimpleNamespace(abort=lambda: closed.put("abort"), shutdown=lambda: closed.put("shutdown"))
-    nccl.wait(FakeWork())
-    assert waited == [torch.device("cuda", 1)]
-    # While all goes well, others may still be receiving.
-    nccl.close()
-    assert closed.get(timeout=10) == "shutdown"
-    nccl.cut()
-    assert closed.get(timeout=10) == "abort"
+    monkeypatch.setattr(Nccl, "meet", meet_by_nccl)
+    monkeypatch.setattr(Nccl, "cut", lambda self: cut.put(self))
+    store, port = serve_store("127.0.0.1")
+    ranks = [Group(("127.0.0.1", port), "test", rank, 2, "127.0.0.1", on_gpu(f"GPU-{rank}")) for rank in (0, 1)]
+    other = threading.Thread(target=ranks[1].connect)
+    other.start()
     with pytest.raises(RuntimeError, match="called away"):
-        nccl.wait(FakeWork())
+        ranks[0].connect()
+    other.join()
+    assert cut.get(timeout=10) is ranks[0]._nccl
+    del store
+
+
+class FakeNccl:
+    """A collective that ends when it is told to, as the GPU would see it."""
+
+    def __init__(self, monkeypatch):
+        self.is_done, self.aborted = False, threading.Event()
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda device: device)
+        monkeypatch.setattr(torch.cuda, "Event", lambda: self)
+
+    def allreduce(self, _tensors):
+        return SimpleNamespace(wait=lambda: None)  # At once: NCCL's has the stream wait, and not the host.
+
+    def record(self, stream):
+        assert stream == torch.device("cuda", 1)
+
+    def query(self):
+        return self.is_done
+
+    def abort(self):
+        self.aborted.set()
+
+
+@pytest.fixture
+def nccl(monkeypatch):
+    nccl = Nccl(torch.device("cuda", 1))
+    nccl._group = FakeNccl(monkeypatch)
+    return nccl
+
+
+def test_a_collective_by_nccl_is_waited_for_until_the_gpu_has_done_it(nccl):
+    threading.Timer(0.1, lambda: setattr(nccl._group, "is_done", True)).start()
+    nccl.all_reduce(torch.ones(1))
+    assert nccl._group.is_done
+
+
+def test_who_is_called_away_from_nccl_trusts_nothing_it_received(nccl):
+    group = nccl._group
+    group.is_done = True
+    nccl.cut()
+    with pytest.raises(RuntimeError, match="closed"):
+        nccl.all_reduce(torch.ones(1))
+    assert group.aborted.wait(10)
+
+
+def test_a_call_by_nccl_that_waits_in_vain_can_be_cut(nccl):
+    threading.Timer(0.1, nccl.cut).start()
+    with pytest.raises(RuntimeError, match="called away"):
+        nccl.all_reduce(torch.ones(1))
+    assert nccl._group.aborted.wait(10)
+
+
+def test_ranks_that_do_not_exchange_by_nccl_are_not_waited_for_for_ever(nccl, monkeypatch):
+    monkeypatch.setattr("lazsim.live.nccl.TIMEOUT", timedelta(seconds=0.1))
+    with pytest.raises(RuntimeError, match="did not exchange"):
+        nccl.all_reduce(torch.ones(1))
+    assert nccl._group.aborted.wait(10)
+
+
+def test_the_end_of_a_group_that_hangs_is_not_waited_for(nccl, monkeypatch):
+    monkeypatch.setattr("lazsim.live.nccl.CLOSE_S", 0.1)
+    forever = threading.Event()
+    nccl._group.abort = forever.wait
+    nccl.close()
+    assert nccl._group is None
+    forever.set()

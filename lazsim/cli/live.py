@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from lazsim.trace.table import Trace
 
 
-LAST_PORT = 65535
+LAST_PORT = 65534
+"""Ranks meet at the port above the one that is given."""
 
 DEFAULT_SPEEDUP = 30.0
 """Of the trace that is played where none is given: half an hour in a minute."""
@@ -156,10 +157,14 @@ def command(steps: int | None, listen: str | None, record_routing: Path | None, 
     end_in_order()
     import msgspec
 
+    from lazsim.live.checkpoint import last_step
+
     check_place(record_routing)
     spec = build_spec(options)
     if steps is not None or options["trace_path"] is None:
         spec = msgspec.structs.replace(spec, num_steps=steps or 100)
+    if options["checkpoints"] is not None and (begun := last_step(options["checkpoints"])):
+        note(f"goes on from step {begun}, of which {options['checkpoints']} has a checkpoint")
     found = _lead(spec, listen, options) if listen is not None else _run_here(spec, options)
     if as_json:
         print_json(found.to_json())

@@ -7,6 +7,7 @@ import io
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -17,8 +18,14 @@ from lazsim.errors import LazsimError
 from lazsim.files import read_bytes, write_whole
 from lazsim.live.spec import LiveSpec
 from lazsim.live.state import Key, all_keys
+from lazsim.specs import sha256
 
 COMPLETE = "complete.json"
+
+DEPENDS_ON = (
+    "model", "num_heads", "global_batch", "learning_rate", "beta1", "beta2", "epsilon", "balance_weight", "dtype",
+    "seed", "text_sha256",
+)  # fmt: skip
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
@@ -34,6 +41,11 @@ def save_blocks(folder: Path, step: int, values: Mapping[Key, Tensor]) -> None:
         write_whole(checkpoint_path(folder, step) / _name(key), stream.getvalue())
 
 
+def job_hash(spec: LiveSpec) -> str:
+    """Hash what the parameters after a step depend on: the same for any nodes, systems and plans."""
+    return sha256(msgspec.json.encode([getattr(spec, name) for name in DEPENDS_ON]))
+
+
 def complete(spec: LiveSpec, step: int) -> None:
     """Make a checkpoint count, of which every rank has written its part, and drop older ones.
 
@@ -46,17 +58,41 @@ def complete(spec: LiveSpec, step: int) -> None:
     path = checkpoint_path(folder, step)
     names = [_name(key) for key in all_keys(spec)]
     assert all((path / name).exists() for name in names), "every block has been written"
-    write_whole(path / COMPLETE, msgspec.json.encode({"step": step, "blocks": names}))
+    write_whole(path / COMPLETE, msgspec.json.encode({"step": step, "job": job_hash(spec), "blocks": names}))
     for older in folder.glob("step-*"):
         if older < path:
             # The list goes first, so that what is half removed does not count.
             (older / COMPLETE).unlink(missing_ok=True)
-            shutil.rmtree(older)
+            shutil.rmtree(older, ignore_errors=True)
 
 
 def last_step(folder: Path) -> int:
     """Return the step of the last complete checkpoint, 0 where there is none: that of the initial state."""
     return max((int(path.parent.name.removeprefix("step-")) for path in folder.glob(f"step-*/{COMPLETE}")), default=0)
+
+
+def check_folder_of(spec: LiveSpec) -> int:
+    """Return the step of the last complete checkpoint, 0 where there is none.
+
+    Raises
+    ------
+    LazsimError
+        When it is that of another job.
+    """
+    folder = Path(spec.checkpoint_folder)
+    step = last_step(folder)
+    if step:
+        path = checkpoint_path(folder, step) / COMPLETE
+        try:
+            job = msgspec.json.decode(read_bytes(path), type=dict[str, Any]).get("job")
+        except msgspec.DecodeError as error:
+            raise LazsimError(f"{path}: is not the list of a checkpoint ({error}); remove its folder") from None
+        if job != job_hash(spec):
+            raise LazsimError(
+                f"{folder}: has a checkpoint of another job (model, text, batch, seed or optimizer differ); choose "
+                "another --checkpoints, or empty it"
+            )
+    return step
 
 
 def load_blocks(folder: Path, step: int, keys: Iterable[Key]) -> dict[Key, Tensor]:

@@ -6,7 +6,7 @@ the same `lazsim.engine.systems`.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -22,6 +22,12 @@ SETTLE_S = 0.02
 
 MOST_VAIN_EPOCHS = 5
 """So many epochs may end one after the other without a death and without a step: then something else is wrong."""
+
+ENTER_S = 600.0
+"""For so long a worker may take to have its communicators, and then its states; then it counts as dead."""
+
+LEAVE_S = 60.0
+"""For so long a worker may take to leave an epoch, be it in the midst of a checkpoint; then it counts as dead."""
 
 START_S = 60.0
 """For so long the first workers are waited for."""
@@ -183,10 +189,17 @@ class Controller(Decider):
 
     async def _all(self, condition: Callable[[Peer], bool]) -> bool:
         """Wait until a condition holds for everyone in the epoch; return whether it does."""
-        await self._until(
-            lambda: self._broken() or all(condition(peer) for peer in self._in_use),
-        )
+        await self._until(lambda: self._broken() or all(condition(peer) for peer in self._in_use), ENTER_S)
+        if not self._broken():
+            self._give_up(peer for peer in self._in_use if not condition(peer))
         return self.stopped is None and not self._broken()
+
+    @staticmethod
+    def _give_up(peers: Iterable[Peer]) -> None:
+        """Take workers for dead that are alive, and do nothing."""
+        for peer in peers:
+            peer.writer.transport.abort()
+            peer.alive = False
 
     def _broken(self) -> bool:
         return any(not peer.alive or peer.idle for peer in self._in_use)
@@ -259,24 +272,22 @@ class Controller(Decider):
         """Call everybody out of an epoch that has failed; to the job, who does not come is dead."""
         record = self.record
         self._pausing = ""
-        failed_s = self.now_s() if self._failed_s is None else self._failed_s
         known_s = self.now_s()
-        deaths = any(not peer.alive for peer in self._in_use)
+        # The others may have said that one is lost before its connection ended here.
+        await asyncio.sleep(SETTLE_S)
+        failed_s = known_s if self._failed_s is None else min(known_s, self._failed_s)
         record.lost_since(failed_s)
         record.enter("reconfigure", known_s)
         record.num_used = 0
-        record.log.count("failures", int(deaths))
+        record.log.count("failures", int(any(not peer.alive for peer in self._in_use)))
         record.state(0.0)
         recovery = record.recovery("failure", failed_s)
         recovery.detect_s += known_s - failed_s
         await self.on_happening("failed", self._epoch, self.step)
-        await asyncio.sleep(SETTLE_S)
         for peer in self._in_use:
             peer.send(Leave(self._epoch))
-        await self._until(lambda: all(peer.idle for peer in self._in_use), self.spec.silence_s)
-        for peer in self._in_use:
-            if not peer.idle:
-                peer.writer.transport.abort()
+        await self._until(lambda: all(peer.idle for peer in self._in_use), LEAVE_S)
+        self._give_up(peer for peer in self._in_use if not peer.idle)
         await self._until(lambda: all(peer.idle for peer in self._in_use))
         lost = sum(not peer.alive for peer in self._in_use)
         record.event("failure", self.step, num_lost=lost)

@@ -11,8 +11,11 @@ from lazsim.live.listener import Listener
 from lazsim.live.plan import Decision, decide
 from lazsim.live.spec import LiveSpec
 
-RECONNECT_GRACE_S = 0.5
-"""So long states are waited for that may only have lost their connection, before a checkpoint is gone back to."""
+RECONNECT_GRACE_S = {"cpu": 0.5, "auto": 5.0, "cuda": 5.0}
+"""So long states are waited for that may only have lost their connection, before a checkpoint is gone back to.
+
+A worker on a GPU first has to let go of NCCL.
+"""
 
 
 class Decider(Listener):
@@ -37,7 +40,7 @@ class Decider(Listener):
         decision = self._choose()
         if self._has_state and self.system.recovers_from_peers and (decision is None or decision.source != "peers"):
             # What only lost its connection comes back with all that it holds.
-            await self._until(lambda: self._goes_on(self._choose()), RECONNECT_GRACE_S)
+            await self._until(lambda: self._goes_on(self._choose()), RECONNECT_GRACE_S[self.device])
             decision = self._choose()
         if decision is None:
             self._has_state = False

@@ -10,8 +10,8 @@ import torch.distributed
 
 from lazsim.profiling.device import choose_device, gpu_name
 
-LOCAL_RANK_VARIABLES = ("LOCAL_RANK", "SLURM_LOCALID")
-"""Where torchrun and Slurm tell a process its number among those of its machine."""
+LOCAL_RANK_VARIABLES = ("LOCAL_RANK", "SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID")
+"""Where torchrun, Slurm, Open MPI and MPICH tell a process its number among those of its machine."""
 
 
 @dataclass(frozen=True)

@@ -131,7 +131,7 @@ class Epoch:
             self._groups.drop(self._line)
             self._join_group("senders", len(enter.senders))
         self._check()
-        self._line.send(Rebuilt(enter.epoch))
+        self._line.send(Rebuilt(enter.epoch, self._group().by))
 
     def _join_group(self, whom: str, size: int) -> None:
         place, line = self._place, self._line
@@ -157,6 +157,7 @@ class Epoch:
             state.prepared = False
             own = {key: block.values for key, block in state.blocks.items()}
             fetched = transfer(spec, self._group(), own, holds, wanted)
+            self._group().confirm()
             state.blocks |= self._blocks(fetched)
             return
         if enter.source == "checkpoint":

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 import torch.distributed
+from torch import Tensor
 
 dist: Any = torch.distributed
 """Its stubs lack what is used here: groups without the one global group."""
@@ -33,11 +34,12 @@ class Gloo:
 
     def __init__(self) -> None:
         self.is_stuck = False
+        self._group: Any = None
         self._is_cut = False
         self._sockets_before = _sockets()
 
-    def meet(self, meeting: Any, rank: int, size: int, host: str) -> Any:
-        """Connect to the other ranks and return the group.
+    def meet(self, meeting: Any, rank: int, size: int, host: str) -> None:
+        """Connect to the other ranks.
 
         Raises
         ------
@@ -47,9 +49,23 @@ class Gloo:
         options = dist.ProcessGroupGloo._Options()
         options._devices = [dist.ProcessGroupGloo.create_device(hostname=host)]
         options._timeout = TIMEOUT
-        return dist.ProcessGroupGloo(meeting, rank, size, options)
+        self._group = dist.ProcessGroupGloo(meeting, rank, size, options)
 
-    def wait(self, work: Any) -> None:
+    def all_reduce(self, tensor: Tensor) -> None:
+        """Sum a tensor in place."""
+        self._wait(self._connected.allreduce([tensor]))
+
+    def all_to_all(self, received: Tensor, rows: Tensor, counts_out: list[int], counts_in: list[int]) -> None:
+        """Exchange rows."""
+        self._wait(self._connected.alltoall_base(received, rows, counts_out, counts_in))
+
+    @property
+    def _connected(self) -> Any:
+        if self._group is None:
+            raise RuntimeError("the group is closed")
+        return self._group
+
+    def _wait(self, work: Any) -> None:
         """Wait for a collective, or until it is cut: gloo misses now and then that a connection has ended.
 
         Raises
@@ -81,7 +97,8 @@ class Gloo:
                 _shut_down(descriptor)
 
     def close(self) -> None:
-        """Do nothing: connections end with the group."""
+        """Give up the connections."""
+        self._group = None
 
 
 def _sockets() -> dict[str, int]:
@@ -100,8 +117,9 @@ def _sockets() -> dict[str, int]:
 def _shut_down(descriptor: int) -> None:
     try:
         with socket.socket(fileno=os.dup(descriptor)) as connection:
-            # One that only listens has no peer, and is left alone: gloo ends the process when it breaks.
-            connection.getpeername()
-            connection.shutdown(socket.SHUT_RDWR)
+            if connection.family in (socket.AF_INET, socket.AF_INET6):
+                # One that only listens has no peer, and is left alone: gloo ends the process when it breaks.
+                connection.getpeername()
+                connection.shutdown(socket.SHUT_RDWR)
     except OSError:
         pass

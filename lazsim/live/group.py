@@ -1,4 +1,4 @@
-"""A communicator among the ranks of an epoch: NCCL where each has a GPU of its own, else gloo."""
+"""A communicator among the ranks of an epoch: gloo, and NCCL for what is on GPUs, where each rank has its own."""
 
 import socket
 import threading
@@ -16,10 +16,13 @@ from lazsim.live.nccl import Nccl
 dist: Any = torch.distributed
 """Its stubs lack what is used here: stores of a socket that is open already."""
 
+MEET_S = 3 * TIMEOUT.total_seconds()
+"""For so long ranks may take to meet: the store, gloo and NCCL wait for a third of it each."""
 
-def serve_store(host: str) -> tuple[Any, int]:
-    """Serve the meeting point of ranks at an address only, and return its port."""
-    listener = socket.create_server((host, 0))
+
+def serve_store(host: str, port: int = 0) -> tuple[Any, int]:
+    """Serve the meeting point of ranks at an address only, and return its port; port 0 is any that is free."""
+    listener = socket.create_server((host, port))
     port = int(listener.getsockname()[1])
     store = dist.TCPStore(
         host, port, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach(), use_libuv=True
@@ -29,6 +32,9 @@ def serve_store(host: str) -> tuple[Any, int]:
 
 class Group:
     """Ranks that exchange tensors. A member that dies makes every call fail on all others.
+
+    Tensors of the host go by gloo. Those of GPUs go by NCCL where each rank has a GPU of its own, else through the
+    host.
 
     Parameters
     ----------
@@ -42,21 +48,33 @@ class Group:
         The address on which this rank listens to the others.
     device
         Where this rank computes.
+
+    Attributes
+    ----------
+    device : torch.device
+        The same, as torch has it.
     """
 
     def __init__(self, store: tuple[str, int], prefix: str, rank: int, size: int, host: str, device: Device) -> None:
         self.rank, self.size = rank, size
-        self._address, self._prefix, self._host, self._device = store, prefix, host, device
-        self._transport: Gloo | Nccl = Gloo()
-        self._group: Any = None
+        self.device = device.torch
+        self._address, self._prefix, self._host, self._own = store, prefix, host, device
+        self._gloo = Gloo()
+        self._nccl: Nccl | None = None
         self._failure: Exception | None = None
-        self._is_cut = False
+        self._was_cut = threading.Event()
         self._settled = threading.Event()
+        self._has_met = False
 
     @property
     def is_stuck(self) -> bool:
         """Whether a call was left waiting. Who then lets go of the group waits with it, until it gives up."""
-        return self._transport.is_stuck
+        return self._gloo.is_stuck
+
+    @property
+    def by(self) -> str:
+        """By what tensors go that are where this rank computes."""
+        return "gloo" if self._nccl is None else "nccl"
 
     def connect(self) -> None:
         """Meet the other ranks; `cut` ends the wait for one that does not come.
@@ -74,23 +92,26 @@ class Group:
         if self.size == 1:
             return
         threading.Thread(target=self._meet, daemon=True).start()
-        self._settled.wait()
+        self._settled.wait(MEET_S)
         if self._failure is not None:
             raise self._failure
-        if self._group is None:
+        if self._was_cut.is_set():
             raise RuntimeError("called away before all ranks had met")
+        if not self._has_met:
+            raise RuntimeError(f"ranks did not meet in {MEET_S:.0f} s; NCCL_SOCKET_IFNAME may name a wrong network")
 
     def _meet(self) -> None:
         try:
             store = dist.TCPStore(*self._address, is_master=False, wait_for_workers=False, timeout=TIMEOUT)
             meeting = dist.PrefixStore(self._prefix, store)
-            if self._device.may_differ and each_has_its_own(self._gpus(meeting)):
-                self._transport = Nccl(self._device.torch)
-            group = self._transport.meet(meeting, self.rank, self.size, self._host)
-            if self._is_cut:
-                self._transport.close()
-            else:
-                self._group = group
+            self._gloo.meet(meeting, self.rank, self.size, self._host)
+            if self._own.may_differ and each_has_its_own(self._gpus(meeting)) and not self._was_cut.is_set():
+                self._nccl = Nccl(self._own.torch)
+                if self._was_cut.is_set():
+                    # By another thread, which did not see this one yet.
+                    self._nccl.cut()
+                self._nccl.meet(meeting, self.rank, self.size, self._host)
+            self._has_met = True
         except Exception as error:
             # Whatever it is, the thread that waits is to know.
             self._failure = error
@@ -98,21 +119,19 @@ class Group:
 
     def _gpus(self, meeting: Any) -> list[str]:
         """Tell the others which GPU this rank has, and learn which they have."""
-        meeting.set(f"gpu/{self.rank}", self._device.gpu)
+        meeting.set(f"gpu/{self.rank}", self._own.gpu)
         return [meeting.get(f"gpu/{rank}").decode() for rank in range(self.size)]
 
-    @property
-    def _connected(self) -> Any:
-        if self._group is None:
-            raise RuntimeError("the group is closed")
-        return self._group
+    def _carrier(self, tensor: Tensor) -> Gloo | Nccl:
+        return self._gloo if self._nccl is None or tensor.device.type == "cpu" else self._nccl
 
     def all_reduce(self, tensor: Tensor) -> None:
         """Sum a tensor over all ranks, in place and the same to the bit everywhere."""
         if self.size == 1:
             return
-        moved = tensor.to(self._transport.device)
-        self._transport.wait(self._connected.allreduce([moved]))
+        carrier = self._carrier(tensor)
+        moved = tensor.to(carrier.device)
+        carrier.all_reduce(moved)
         if moved is not tensor:
             tensor.copy_(moved)
 
@@ -136,18 +155,27 @@ class Group:
         """
         if self.size == 1:
             return rows.clone()
-        moved = rows.contiguous().to(self._transport.device)
+        carrier = self._carrier(rows)
+        moved = rows.contiguous().to(carrier.device)
         received = moved.new_empty((sum(counts_out), *rows.shape[1:]))
-        self._transport.wait(self._connected.alltoall_base(received, moved, list(counts_out), list(counts_in)))
+        carrier.all_to_all(received, moved, list(counts_out), list(counts_in))
         return received.to(rows.device)
+
+    def confirm(self) -> None:
+        """Wait until no rank was called away before it came here, so that what came by NCCL is what was sent."""
+        if self._nccl is not None:
+            self.all_reduce(torch.zeros(1))
 
     def cut(self) -> None:
         """Make a call that waits in another thread fail, here and then on all others."""
-        self._is_cut = True
+        self._was_cut.set()
         self._settled.set()
-        self._transport.cut()
+        self._gloo.cut()
+        if self._nccl is not None:
+            self._nccl.cut()
 
     def close(self) -> None:
         """Give up the connections; ranks that still wait for this one fail."""
-        self._transport.close()
-        self._group = None
+        self._gloo.close()
+        if self._nccl is not None:
+            self._nccl.close()

@@ -22,6 +22,7 @@ class Peer:
     """A worker as the controller knows it."""
 
     name: str
+    instance: str
     writer: asyncio.StreamWriter
     seal: Seal
     offer: Offer
@@ -51,7 +52,7 @@ class Hub:
     device
         Where workers compute: ``auto``, ``cpu`` or ``cuda``.
     host, port
-        Where to listen; port 0 is any that is free.
+        Where to listen; ranks meet at the next port. Port 0 is any two that are free.
 
     Attributes
     ----------
@@ -90,10 +91,11 @@ class Hub:
             When the address cannot be had.
         """
         try:
-            self._store, self._store_port = serve_store(self.host)
             self._server = await asyncio.start_server(self._converse, self.host, self.port, limit=LONGEST_LINE)
+            self._store, self._store_port = serve_store(self.host, self.port + 1 if self.port else 0)
         except OSError as error:
-            raise LiveError(f"cannot listen on {self.host}:{self.port} ({error.strerror}); choose another") from None
+            ports = f"{self.port} or {self.port + 1}" if self.port else "any port"
+            raise LiveError(f"cannot listen on {self.host}:{ports} ({error.strerror}); choose another") from None
         self.port = int(self._server.sockets[0].getsockname()[1])
         self._watch_task = asyncio.create_task(self._watch_silence())
 
@@ -123,12 +125,12 @@ class Hub:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         nonce = new_nonce()
-        seal = Seal(self.secret, nonce, "controller")
         peer = None
         try:
             writer.write(nonce + b"\n")
             # Not wait_for: under Python 3.11 that forgets to cancel when a line comes at the same moment.
             async with asyncio.timeout(self.spec.silence_s):
+                seal = Seal(self.secret, nonce + (await reader.readline()).strip(), "controller")
                 hello = seal.open(await reader.readline())
             if isinstance(hello, Hello):
                 peer = self._greet(hello, writer, seal)
@@ -156,7 +158,8 @@ class Hub:
         for peer in self.peers:
             if peer.name != hello.name:
                 continue
-            if time.monotonic() - peer.heard_s < MISSED_BEATS * self.spec.heartbeat_s:
+            is_other = peer.instance != hello.instance
+            if is_other and time.monotonic() - peer.heard_s < MISSED_BEATS * self.spec.heartbeat_s:
                 why = f"{hello.name}: another worker has this name; give each its own (--name)"
                 writer.write(seal.close(Stop(why)))
                 return None
@@ -164,7 +167,7 @@ class Hub:
             peer.writer.transport.abort()
             peer.alive = False
         offer = Offer(hello.step, hello.prepared, frozenset(hello.holds))
-        peer = Peer(hello.name, writer, seal, offer, time.monotonic())
+        peer = Peer(hello.name, hello.instance, writer, seal, offer, time.monotonic())
         self.peers.append(peer)
         peer.send(Welcome(self.spec, self.device, self._store_port))
         self._came(peer)

@@ -7,10 +7,21 @@ import threading
 import time
 
 from lazsim.live.group import Group
-from lazsim.live.messages import Beat, Leave, LiveError, Message, Pause, Seal
+from lazsim.live.messages import LONGEST_NONCE, Beat, Leave, LiveError, Message, Pause, Seal, new_nonce
 
 RECONNECT_S = 10.0
 """For so long a worker tries to find its controller again."""
+
+
+SOCKET_OPTIONS = (
+    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 10),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4),
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000),
+)
+"""Nothing is left waiting to be sent along; and within half a minute a controller's machine that is gone is noticed."""
 
 
 class GoneError(Exception):
@@ -44,11 +55,14 @@ class Line:
         self.group: Group | None = None
         self._lock = threading.Lock()
         self._socket = socket.create_connection(address, timeout=RECONNECT_S)
-        self._socket.settimeout(None)
         self.own_address = str(self._socket.getsockname()[0])
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for level, option, value in SOCKET_OPTIONS:
+            self._socket.setsockopt(level, option, value)
         self._reader = self._socket.makefile("rb")
-        self._seal = Seal(secret, self._reader.readline().strip(), "worker")
+        nonce = new_nonce()
+        self._seal = Seal(secret, self._reader.readline(LONGEST_NONCE).strip() + nonce, "worker")
+        self._socket.sendall(nonce + b"\n")
+        self._socket.settimeout(None)
         threading.Thread(target=self._listen, daemon=True).start()
 
     def send(self, message: Message) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 
 from lazsim.costmodel.step import CostModel
 from lazsim.engine.systems import SYSTEMS
+from lazsim.errors import LazsimError
 from lazsim.live import checkpoint
 from lazsim.live.hub import Hub, Peer
 from lazsim.live.messages import Beat, Left, Message, Ready, Rebuilt, Saved, Stepped
@@ -74,9 +75,11 @@ class Listener(Hub):
             return
         if isinstance(message, Left) and message.epoch >= peer.epoch:
             peer.offer = Offer(message.step, message.prepared, frozenset(message.holds))
-            peer.idle, peer.why = True, message.why
+            # Who had already left by itself says why only then.
+            peer.idle, peer.why = True, message.why or peer.why
         elif isinstance(message, Rebuilt):
             peer.rebuilt = message.epoch
+            self.record.exchanged_by.add(message.by)
         elif isinstance(message, Ready):
             peer.ready = message.epoch
         elif isinstance(message, Stepped) and message.epoch == self._epoch:
@@ -95,7 +98,11 @@ class Listener(Hub):
         self._saved.add(f"{message.epoch}/{message.step}/{peer.name}")
         self._save_s = max(self._save_s, message.seconds)
         if self._saved >= {f"{message.epoch}/{message.step}/{other.name}" for other in self._in_use}:
-            checkpoint.complete(self.spec, message.step)
+            try:
+                checkpoint.complete(self.spec, message.step)
+            except (OSError, LazsimError) as error:
+                self.stop(f"{self.spec.checkpoint_folder}: the checkpoint cannot be completed ({error})")
+                return
             self.record.saved(self._save_s)
             self._save_s = 0.0
             self._saved.clear()

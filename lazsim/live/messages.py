@@ -1,7 +1,7 @@
 """What controller and workers tell each other: one authenticated JSON line each, plain data only.
 
-A line is ``<hex HMAC-SHA256> <JSON>``. The code covers a nonce of the connection, the direction, a running number and
-the text, so that a line can be neither forged nor sent again nor sent back.
+A line is ``<hex HMAC-SHA256> <JSON>``. The code covers nonces that both ends have drawn for the connection, the
+direction, a running number and the text, so that a line can be neither forged nor sent again nor sent back.
 """
 
 import hashlib
@@ -21,6 +21,10 @@ LONGEST_LINE = 1 << 26
 """Bytes of one message: a plan of the largest models takes a few million."""
 
 
+LONGEST_NONCE = 256
+"""Bytes of a line that holds one."""
+
+
 class LiveError(LazsimError):
     """Report a live job that cannot go on, in one line."""
 
@@ -30,9 +34,13 @@ class Message(msgspec.Struct, frozen=True, tag=True):
 
 
 class Hello(Message, frozen=True, tag=True):
-    """A worker offers itself, with what it holds: blocks by number (see `block_number`) after so many steps."""
+    """A worker offers itself, with what it holds: blocks by number (see `block_number`) after so many steps.
+
+    Of two with the same name, `instance` tells whether they are the same worker, whose connection broke.
+    """
 
     name: str
+    instance: str
     step: int = 0
     prepared: bool = False
     holds: list[int] = []
@@ -71,9 +79,10 @@ class Left(Message, frozen=True, tag=True):
 
 
 class Rebuilt(Message, frozen=True, tag=True):
-    """A worker has its communicators."""
+    """A worker has its communicators, and exchanges by ``gloo`` or ``nccl`` what is where it computes."""
 
     epoch: int
+    by: str
 
 
 class Ready(Message, frozen=True, tag=True):
@@ -169,7 +178,7 @@ def new_secret() -> bytes:
 
 
 def new_nonce() -> bytes:
-    """Draw the nonce of a connection, which the controller sends first, as a line of its own."""
+    """Draw an end's nonce for a connection: the first line that it sends, the controller before the worker."""
     return secrets.token_hex(16).encode()
 
 

@@ -122,7 +122,8 @@ class Transformer:
         if top_k > 1:
             weights = weights / weights.sum(dim=1, keepdim=True)
         counts_E = torch.bincount(chosen.reshape(-1), minlength=num_experts)
-        tokens_EI = self.group.all_gather(counts_E).cpu().numpy().T
+        # The host plans with them, so they go by what it can trust.
+        tokens_EI = self.group.all_gather(counts_E.cpu()).numpy().T
         load_E = tokens_EI.sum(axis=1)
         self.loads.append(load_E.tolist())
         moe_layer = layer - spec.first_moe_layer

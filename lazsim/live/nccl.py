@@ -1,16 +1,29 @@
-"""Exchanges by NCCL: between ranks of which each has a GPU of its own, from GPU to GPU."""
+"""Exchanges by NCCL, between ranks of which each has a GPU of its own: what is on GPUs, and stays there.
+
+What a rank receives from one that was called away, and has aborted, may be anything, and nothing says so at once. So
+whatever decides how the job goes on is exchanged by gloo, and confirms what came by NCCL before.
+"""
 
 import contextlib
+import os
 import threading
+import time
 from typing import Any
 
 import torch
 import torch.distributed
+from torch import Tensor
 
 from lazsim.live.gloo import TIMEOUT
 from lazsim.profiling.device import survive_failed_collectives
 
 dist: Any = torch.distributed
+
+POLL_S = 2e-5
+"""How often a rank looks whether a collective is done."""
+
+CLOSE_S = 1.0
+"""For so long the end of the connections is waited for."""
 
 
 class Nccl:
@@ -25,19 +38,15 @@ class Nccl:
     ----------
     device : torch.device
         Where tensors have to be.
-    is_stuck : bool
-        Whether a call was left waiting: never, since what is aborted ends.
     """
-
-    is_stuck = False
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self._group: Any = None
         self._is_broken = False
 
-    def meet(self, meeting: Any, rank: int, size: int, _host: str) -> Any:
-        """Connect to the other ranks and return the group.
+    def meet(self, meeting: Any, rank: int, size: int, host: str) -> None:
+        """Connect to the other ranks.
 
         Raises
         ------
@@ -45,42 +54,70 @@ class Nccl:
             When they do not meet.
         """
         survive_failed_collectives()
+        if host.startswith("127."):
+            os.environ.setdefault("NCCL_SOCKET_IFNAME", "lo")
         options = dist.ProcessGroupNCCL.Options()
         options._timeout = TIMEOUT
         self._group = dist.ProcessGroupNCCL(meeting, rank, size, options)
         # NCCL connects ranks in their first collective.
-        self.wait(self._group.allreduce([torch.zeros(1, device=self.device)]))
+        self.all_reduce(torch.zeros(1, device=self.device))
+
+    def all_reduce(self, tensor: Tensor) -> None:
+        """Sum a tensor in place."""
+        self._wait(self._connected.allreduce([tensor]))
+
+    def all_to_all(self, received: Tensor, rows: Tensor, counts_out: list[int], counts_in: list[int]) -> None:
+        """Exchange rows."""
+        self._wait(self._connected.alltoall_base(received, rows, counts_out, counts_in))
+
+    @property
+    def _connected(self) -> Any:
+        if self._group is None or self._is_broken:
+            raise RuntimeError("the group is closed")
         return self._group
 
-    def wait(self, work: Any) -> None:
-        """Wait until a collective has taken place.
+    def _wait(self, work: Any) -> None:
+        """Wait until a collective has taken place: NCCL's own ``wait`` only has the stream wait.
 
         Raises
         ------
         RuntimeError
-            When this rank was called away: what was received means nothing then.
-
-        Notes
-        -----
-        NCCL's own ``wait`` only has the stream wait. A step that counts as prepared, and a vote, must have arrived.
+            When this rank was called away, or the others did not take part in time.
         """
+        deadline_s = time.monotonic() + TIMEOUT.total_seconds()
         try:
             work.wait()
-            torch.cuda.current_stream(self.device).synchronize()
+            done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            done.record(torch.cuda.current_stream(self.device))
+            while not (self._is_broken or done.query()):  # type: ignore[no-untyped-call]
+                if time.monotonic() > deadline_s:
+                    raise RuntimeError(f"ranks did not exchange in {TIMEOUT.total_seconds():.0f} s")
+                time.sleep(POLL_S)
+            if self._is_broken:
+                raise RuntimeError("called away from a collective")
         except RuntimeError:
-            self._is_broken = True
+            self.cut()
             raise
-        if self._is_broken:
-            raise RuntimeError("called away from a collective")
 
     def cut(self) -> None:
-        """Make a call that waits in another thread fail."""
-        self._is_broken = True
-        # To abort may take a while, for which who listens to the controller has no time.
-        threading.Thread(target=self.close, daemon=True).start()
+        """Make a call that waits in another thread fail, and what still runs on the GPU end."""
+        self._abort()
 
     def close(self) -> None:
-        """Give up the connections: at once where a rank is lost, else when the others have received what was sent."""
-        if self._group is not None:
-            with contextlib.suppress(RuntimeError):
-                (self._group.abort if self._is_broken else self._group.shutdown)()
+        """Give up the connections; all ranks have met since their last collective, or one is lost."""
+        thread = self._abort()
+        self._group = None
+        thread.join(CLOSE_S)
+
+    def _abort(self) -> threading.Thread:
+        """Abort in a thread of its own: it may take long, and whoever lets go of the group last waits with it."""
+        self._is_broken = True
+        thread = threading.Thread(target=_abort, args=(self._group,), daemon=True)
+        thread.start()
+        return thread
+
+
+def _abort(group: Any) -> None:
+    with contextlib.suppress(RuntimeError):
+        if group is not None:
+            group.abort()

@@ -76,6 +76,8 @@ class LiveRun:
         Seconds of each checkpoint.
     routing : RecordedRouting or None
         Loads of the gates.
+    exchanged_by : tuple of str
+        ``gloo``, ``nccl`` or, from epoch to epoch, both.
     """
 
     run: SystemRun
@@ -83,6 +85,7 @@ class LiveRun:
     recoveries: tuple[Recovery, ...]
     save_s: tuple[float, ...]
     routing: RecordedRouting | None
+    exchanged_by: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""
@@ -93,6 +96,7 @@ class LiveRun:
             "samples": run.samples,
             "wall_s": run.wall_s,
             "ettr": run.ettr,
+            "exchanged_by": self.exchanged_by,
             "counts": dict(run.counts),
             "ledger_s": dict(run.ledger_s),
             "losses": [[step.step, step.loss] for step in self.steps],
@@ -102,9 +106,12 @@ class LiveRun:
     def to_text(self) -> str:
         """Return tables for people."""
         run = self.run
-        shown = [self.steps[index] for index in np.unique(np.linspace(0, len(self.steps) - 1, 6).astype(int))]
+        shown = self.steps
+        if self.steps:
+            shown = tuple(self.steps[index] for index in np.unique(np.linspace(0, len(self.steps) - 1, 6).astype(int)))
+        by = f", exchanged by {' and '.join(self.exchanged_by)}" if self.exchanged_by else ""
         lines = [
-            f"{run.system}: {run.steps} steps, {run.samples:,} samples in {run.wall_s:.1f} s, ETTR {run.ettr:.1%}",
+            f"{run.system}: {run.steps} steps, {run.samples:,} samples in {run.wall_s:.1f} s, ETTR {run.ettr:.1%}{by}",
             "",
             f"{'step':>6} {'nodes':>6} {'step time':>10} {'loss':>8}",
             *(f"{one.step:>6} {one.num_nodes:>6} {one.step_s * 1e3:>7.1f} ms {one.loss:>8.4f}" for one in shown),
@@ -134,6 +141,7 @@ class Recorder:
     ledger: Ledger = field(default_factory=lambda: Ledger("waiting"))
     loads: dict[int, list[list[int]]] = field(default_factory=dict)
     save_s: list[float] = field(default_factory=list)
+    exchanged_by: set[str] = field(default_factory=set)
     killed_s: dict[str, float] = field(default_factory=dict)
     num_alive: int = 0
     num_used: int = 0
@@ -203,7 +211,14 @@ class Recorder:
             states=tuple(self.log.states),
             events=tuple(self.log.events),
         )
-        return LiveRun(run, tuple(self.steps), tuple(self.recoveries), tuple(self.save_s), self._routing())
+        return LiveRun(
+            run,
+            tuple(self.steps),
+            tuple(self.recoveries),
+            tuple(self.save_s),
+            self._routing(),
+            tuple(sorted(self.exchanged_by)),
+        )
 
     def _routing(self) -> RecordedRouting | None:
         if not self.loads:

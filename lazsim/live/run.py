@@ -13,6 +13,7 @@ from lazsim.costmodel.step import CostModel
 from lazsim.engine.systems import SYSTEMS
 from lazsim.errors import LazsimError
 from lazsim.files import check_folder
+from lazsim.live.checkpoint import check_folder_of
 from lazsim.live.controller import Controller
 from lazsim.live.messages import LiveError, new_secret
 from lazsim.live.nursery import Nursery, tail
@@ -180,8 +181,16 @@ def require_fit(spec: LiveSpec, most_nodes: int) -> None:
 
 
 def _with_checkpoints(spec: LiveSpec, scratch: Path) -> LiveSpec:
-    """Make the checkpoint folder, in a scratch folder where none was chosen."""
+    """Make the checkpoint folder, in a scratch folder where none was chosen.
+
+    Raises
+    ------
+    LazsimError
+        When it cannot be made, or holds checkpoints of another job.
+    """
     folder = Path(spec.checkpoint_folder or scratch / "checkpoints").absolute()
     check_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    return msgspec.structs.replace(spec, checkpoint_folder=str(folder))
+    spec = msgspec.structs.replace(spec, checkpoint_folder=str(folder))
+    check_folder_of(spec)
+    return spec

@@ -53,8 +53,11 @@ class State:
     def commit(self) -> None:
         """Apply the update that was prepared."""
         assert self.prepared, "only a prepared step is committed"
-        for block in self.blocks.values():
+        # Blocks that are half updated when memory runs out must not be offered to anyone.
+        blocks, self.blocks = self.blocks, {}
+        for block in blocks.values():
             block.update(self.spec, self.step)
+        self.blocks = blocks
         self.step += 1
         self.prepared = False
 

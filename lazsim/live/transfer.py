@@ -46,7 +46,7 @@ def transfer(
     """
     rank, template = group.rank, next(iter(own.values()), None)
     if template is None:
-        template = torch.empty(0, dtype=getattr(torch, spec.dtype))
+        template = torch.empty(0, dtype=getattr(torch, spec.dtype), device=group.device)
     owners: dict[Key, list[int]] = {}
     for other, keys in enumerate(holds):
         for key in keys:

@@ -27,11 +27,13 @@ from lazsim.live.messages import (
     LiveError,
     Stop,
     Welcome,
+    new_nonce,
     secret_from_environment,
 )
 from lazsim.live.text import check_length, load_text, text_hash
 from lazsim.live.trainer import State
 from lazsim.live.transfer import block_number
+from lazsim.profiling.device import is_out_of_memory
 
 MOST_REFUSALS = 4
 """So often a worker speaks in vain to a controller that does not answer."""
@@ -57,6 +59,7 @@ class Worker:
     def __init__(self, address: tuple[str, int], name: str, secret: bytes, host: str, local_rank: int) -> None:
         self._address, self._name, self._secret, self._host = address, name, secret, host
         self._local_rank = local_rank
+        self._instance = new_nonce().decode()
         self._device: Device | None = None
         self._state: State | None = None
         self._groups = Groups()
@@ -99,9 +102,9 @@ class Worker:
     def _serve(self, line: Line) -> str:
         state = self._state
         if state is None:
-            line.send(Hello(self._name))
+            line.send(Hello(self._name, self._instance))
         else:
-            line.send(Hello(self._name, state.step, state.prepared, held_blocks(state)))
+            line.send(Hello(self._name, self._instance, state.step, state.prepared, held_blocks(state)))
         welcome = line.inbox.get()
         if isinstance(welcome, Stop):
             return welcome.why
@@ -133,7 +136,10 @@ class Worker:
             )
         check_length(text, spec.model.sequence_length, spec.text)
         if self._device is None:
-            self._device = take_device(welcome.device, self._local_rank)
+            try:
+                self._device = take_device(welcome.device, self._local_rank)
+            except RuntimeError as error:
+                raise LiveError(f"{self._name}: cannot take a GPU: {_first_line(error)}; or use --device cpu") from None
         return Place(self._name, self._host, (self._address[0], welcome.store_port), self._device, text)
 
     def _take_part(self, place: Place, state: State, line: Line, enter: Enter) -> None:
@@ -144,16 +150,24 @@ class Worker:
         except AbandonedError:
             pass
         except RuntimeError as error:
+            why = _first_line(error)
+            if is_out_of_memory(error) or why.startswith("CUDA error"):
+                # Neither heals, and the others can do without this one.
+                raise LiveError(f"{self._name}: {why}") from None
             # Torch reports a lost peer so.
-            why = f"{error}".splitlines()[0]
         if line.lost:
             raise GoneError
+        # First of all: nobody is to wait for this one while it lets go of the others.
+        self._report(state, line, enter.epoch, why)
         if why or line.left_epoch >= enter.epoch:
             self._groups.drop(line)
-        self._report(state, line, enter.epoch, why)
 
     def _report(self, state: State, line: Line, epoch: int, why: str = "") -> None:
         line.send(Left(epoch, state.step, state.prepared, held_blocks(state), why))
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def held_blocks(state: State) -> list[int]:

@@ -202,8 +202,11 @@ def check_memory(what: str, needed_bytes: float, device: str) -> None:
 
 
 def survive_failed_collectives() -> None:
-    """Keep a process that loses a peer of its NCCL group: by default torch ends it."""
-    os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")
+    """Keep a process that loses a peer of its NCCL group: by default, and under torchrun, torch ends it."""
+    os.environ["TORCH_NCCL_ASYNC_ERROR_HANDLING"] = "0"
+    # What watches over groups would end the process, too, and make whoever lets go of a group wait.
+    os.environ["TORCH_NCCL_ENABLE_MONITORING"] = "0"
+    os.environ["TORCH_NCCL_DUMP_ON_TIMEOUT"] = "0"
 
 
 def is_out_of_memory(error: BaseException) -> bool:
