@@ -223,17 +223,20 @@ def test_more_nodes_than_the_cluster_has_are_told_of(lazsim):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals differ on Windows")
-def test_an_interrupted_run_ends_with_130_and_leaves_nothing(tmp_path):
+@pytest.mark.parametrize(
+    ("number", "code", "said"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "told to end")]
+)
+def test_a_run_that_is_ended_from_outside_says_so_and_leaves_nothing(number, code, said, tmp_path):
     out = tmp_path / "out"
     arguments = ["run", "--trace", str(P3_LIKE), "--model", "deepseek-v3", "--cluster", "h200x128", "--out", str(out)]
     process = subprocess.Popen(
         [sys.executable, "-m", "lazsim", *arguments, "--duration", "300d"], stderr=subprocess.PIPE, text=True
     )
     time.sleep(3)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert err == "lazsim: interrupted\n"
+    assert process.returncode == code
+    assert err == f"lazsim: {said}\n"
     assert not out.exists()
 
 

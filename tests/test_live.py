@@ -50,10 +50,6 @@ def undisturbed(nursery):
     return {top_k: run_live(tiny_spec(top_k=top_k), Script(2), nursery)[1] for top_k in (1, 2)}
 
 
-def processes() -> set[int]:
-    return {int(name) for name in os.listdir("/proc") if name.isdigit()}
-
-
 @pytest.mark.parametrize("seed", range(20))
 def test_after_any_kills_and_joins_parameters_are_those_of_an_undisturbed_run(seed, nursery, undisturbed):
     top_k = 1 + seed % 2
@@ -263,7 +259,8 @@ def test_a_worker_joins_by_its_command_line(nursery, undisturbed, monkeypatch):
 
 def test_nothing_is_left_behind(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    before = processes()
+    # Processes inherit it, and nobody else on this machine has it.
+    monkeypatch.setenv("LAZSIM_TEST_MARK", str(tmp_path))
     sockets = len(os.listdir("/proc/self/fd"))
     with Nursery() as own:
         spec = msgspec.structs.replace(tiny_spec(), num_steps=3)
@@ -275,9 +272,17 @@ def test_nothing_is_left_behind(tmp_path, monkeypatch):
 
         with pytest.raises(ZeroDivisionError):
             asyncio.run(live_run(spec, Fails(2), own, num_initial=2, most_nodes=2))
-    assert not [pid for pid in processes() - before if b"lazsim.live" in command_of(pid)]
+    left = [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if str(tmp_path) in environment_of(pid)]
+    assert left == []
     assert list(tmp_path.iterdir()) == []
     assert len(os.listdir("/proc/self/fd")) <= sockets + 1
+
+
+def environment_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/environ").read_text(errors="replace")
+    except OSError:
+        return ""
 
 
 def command_of(pid: int) -> bytes:

@@ -67,14 +67,6 @@ def require_torch() -> None:
         raise LazsimError("live training needs torch: pip install 'lazsim[live]'")
 
 
-def end_in_order() -> None:
-    """Let a request to end do as an interrupt does: workers and files are cleared away first."""
-    import signal
-    import sys
-
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-
-
 def build_spec(options: dict[str, Any]) -> "LiveSpec":
     """Put a live job together from the options."""
     import msgspec
@@ -154,7 +146,6 @@ def command(steps: int | None, listen: str | None, record_routing: Path | None, 
     Prints steps, losses, and what each recovery took.
     """
     require_torch()
-    end_in_order()
     import msgspec
 
     from lazsim.live.checkpoint import last_step

@@ -9,7 +9,6 @@ from lazsim.cli.common import OUT, json_option, note, print_json
 from lazsim.cli.live import (
     build_spec,
     check_place,
-    end_in_order,
     live_options,
     load_live_trace,
     require_torch,
@@ -34,7 +33,6 @@ def command(
     and .pdf.
     """
     require_torch()
-    end_in_order()
     from lazsim.files import check_folder, write_all
     from lazsim.live.validate import kills_and_joins, validate
 
