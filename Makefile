@@ -3,13 +3,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= runs/spot
 FIGURES ?= runs/figures
+BUDGET ?= 10min
+MODELS := $(basename $(notdir $(wildcard lazsim/catalog/models/*.toml)))
 SOURCES := setup.cfg pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run figures test check bench growth format clean
+.PHONY: help run figures test check bench profiles growth format clean
 
 help: ## Say what can be made
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(VENV)/run.stamp: $(SOURCES)
 	$(PYTHON) -c 'import sys; sys.exit("lazsim needs Python 3.11 or later: make PYTHON=python3.x ..." if sys.version_info < (3, 11) else 0)'
@@ -39,6 +41,13 @@ bench: $(VENV)/dev.stamp ## Time simulator, planner, sweeps and command line; tr
 	$(BIN)/python -m tests.bench
 	$(BIN)/python -m tests.bench_sweep
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench_live
+
+profiles: $(VENV)/dev.stamp ## Measure the kernels of every model on this device, for the catalogue: make profiles NAME=...
+	@test -n "$(NAME)" || { echo "give the device a name: make profiles NAME=h200" >&2; exit 2; }
+	for model in $(MODELS); do \
+		$(BIN)/lazsim profile --model $$model --budget $(BUDGET) --out lazsim/catalog/profiles/$(NAME)/$$model.csv || exit; \
+		$(BIN)/lazsim profile check $(NAME) --model $$model || exit; \
+	done
 
 growth: $(VENV)/dev.stamp ## Plot how the cost of placement and recovery grows
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m tests.bench_placement docs/growth.png
