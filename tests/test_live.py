@@ -30,6 +30,7 @@ from lazsim.live.run import live_run, prepare
 from lazsim.live.spec import check_model
 from lazsim.live.state import DENSE, Block, all_keys, initial_values
 from lazsim.live.trainer import State
+from lazsim.live.validate import quiet_trace
 from lazsim.specs import ModelSpec, load_spec
 from lazsim.trace.table import Event, build_trace
 from tests.live_jobs import NUM_STEPS, Script, largest_difference, random_script, run_live, tiny_spec
@@ -153,6 +154,33 @@ def test_a_job_that_nobody_is_left_to_do_ends_in_a_message(nursery):
     acts = {("stepped", 4): [("kill", "n0"), ("kill", "n1")]}
     with pytest.raises(LiveError, match="all workers have ended"):
         run_live(tiny_spec(), Script(2, acts), nursery)
+
+
+def test_a_job_that_too_few_are_left_to_do_ends_in_a_message(nursery):
+    # Four experts on two nodes of two slots: one of them does not hold all.
+    acts = {("stepped", 4): [("kill", "n0")]}
+    with pytest.raises(LiveError, match="1 workers are left, too few to hold all experts, and none is to come"):
+        run_live(tiny_spec(slots_per_node=2), Script(2, acts), nursery)
+
+
+def test_workers_that_die_before_the_first_step_are_not_waited_for(nursery, tmp_path):
+    spec = tiny_spec(num_steps=4, checkpoint_folder=str(tmp_path))
+    asyncio.run(live_run(spec, Script(2), nursery, num_initial=2, most_nodes=2))
+    (tmp_path / "step-000000004" / "dense.npy").write_bytes(b"")
+    spec = msgspec.structs.replace(spec, num_steps=8)
+    quiet = TracePlay(quiet_trace(2), 1.0, is_awaited=False)
+    with pytest.raises(LazsimError, match=r"dense\.npy: is no array"):
+        asyncio.run(live_run(spec, quiet, nursery, num_initial=2, most_nodes=2))
+
+
+def test_a_job_whose_nodes_are_all_taken_goes_on_to_the_end_of_the_trace(nursery):
+    events = [Event(0.0, "add", "a"), Event(0.0, "add", "b"), Event(10.0, "remove", "a"), Event(12.0, "remove", "b")]
+    play = TracePlay(build_trace(events, duration_s=40.0, name="all-gone"), speedup=10.0)
+    spec = msgspec.structs.replace(tiny_spec(slots_per_node=2), num_steps=None)
+    run = asyncio.run(live_run(spec, play, nursery, num_initial=2, most_nodes=2))
+    # Of four seconds, three pass after both are gone.
+    assert run.run.steps > 0
+    assert run.run.ledger_s["waiting"] > 2
 
 
 def test_a_checkpoint_that_cannot_be_written_ends_in_a_message(nursery):
@@ -376,11 +404,14 @@ def test_a_job_goes_on_from_its_checkpoint_and_from_no_other(nursery, tmp_path, 
         return asyncio.run(live_run(spec, Script(2), nursery, num_initial=2, most_nodes=6))
 
     assert [step.step for step in train(5).steps] == [1, 2, 3, 4, 5]
-    assert [step.step for step in train(8).steps] == [6, 7, 8]
+    more = train(8)
+    assert [step.step for step in more.steps] == [6, 7, 8]
+    # Six sequences in each of the three steps that this run made.
+    assert (more.run.steps, more.run.samples) == (3, 18)
     # Nothing is left to do.
     again = train(8)
-    assert (again.run.steps, again.steps) == (8, ())
-    assert "8 steps" in again.to_text()
+    assert (again.run.steps, again.run.samples, again.steps) == (0, 0, ())
+    assert "0 steps" in again.to_text()
     with pytest.raises(LazsimError, match="has a checkpoint of another job"):
         train(8, seed=1)
     train(NUM_STEPS)

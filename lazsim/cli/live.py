@@ -100,6 +100,9 @@ def load_live_trace(options: dict[str, Any], default: Callable[[int], "Trace"]) 
     from lazsim.trace import load
 
     if options["trace_path"] is None:
+        for name in ("start", "duration"):
+            if options[name]:
+                raise LazsimError(f"--{name}: cuts a stretch out of a trace; give one as --trace")
         return default(options["nodes"]), options["speedup"] or DEFAULT_SPEEDUP
     trace = load(
         options["trace_path"],
@@ -116,6 +119,8 @@ def check_place(path: Path | None) -> None:
     from lazsim.files import check_folder
 
     if path is not None:
+        if path.is_dir():
+            raise LazsimError(f"{path}: cannot be written (is a folder); give a file")
         check_folder(path.parent)
 
 
@@ -178,7 +183,7 @@ def _run_here(spec: "LiveSpec", options: dict[str, Any]) -> "LiveRun":
     trace, speedup = load_live_trace(options, quiet_trace)
     job = msgspec.structs.replace(spec.job, join_wait_s=spec.job.join_wait_s / speedup)
     spec = msgspec.structs.replace(spec, job=job)
-    play = TracePlay(trace, speedup)
+    play = TracePlay(trace, speedup, is_awaited=options["trace_path"] is not None)
 
     async def run() -> "LiveRun":
         with Nursery() as nursery:

@@ -108,7 +108,7 @@ def load_blocks(folder: Path, step: int, keys: Iterable[Key]) -> dict[Key, Tenso
         path = checkpoint_path(folder, step) / _name(key)
         try:
             values[key] = torch.from_numpy(np.load(io.BytesIO(read_bytes(path)), allow_pickle=False))
-        except ValueError:
+        except (ValueError, EOFError):
             raise LazsimError(f"{path}: is no array; the checkpoint is damaged, remove its folder") from None
     return values
 

@@ -114,6 +114,7 @@ class Controller(Decider):
             record.enter("reconfigure" if decision.source == "peers" else "restart")
         recovery = record.recovery(cause)
         recovery.num_nodes, recovery.busiest_bytes = len(ranks), decision.busiest_bytes
+        recovery.source = decision.source
         begun_s = self.now_s()
         self._in_use, self._failed_s = list(candidates), None
         self._call_in(decision, reuse=reuse)
@@ -177,6 +178,8 @@ class Controller(Decider):
             record.log.count("rebalances" if cause == "rebalance" else "reconfigurations")
         elif self._started:
             record.log.count("restarts")
+        if not self._started:
+            record.first_step = decision.step
         cause = cause if self._started else "start"
         self._started = True
         record.event(

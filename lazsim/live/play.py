@@ -53,13 +53,18 @@ class Machine:
         return node if number == 1 else f"{node}#{number}"
 
     async def watch(self, play: "Play") -> None:
-        """End the job when there is nobody left to do it."""
+        """End the job when there is nobody left to do it, or too few are and nothing is to come."""
+        controller = self.controller
         while True:
             await asyncio.sleep(WATCH_S)
+            num_left = max(len(controller.peers), self.nursery.num_workers)
             if not self.nursery.is_alive:
-                self.controller.stop("the process that starts workers has ended")
-            elif not (self.controller.peers or self.nursery.num_workers or play.has_more):
-                self.controller.stop("all workers have ended")
+                controller.stop("the process that starts workers has ended")
+            elif not num_left and (self._local_ranks or not play.has_more):
+                # Of their own accord: those that were killed have no number any more.
+                controller.stop("all workers have ended")
+            elif not play.has_more and not controller.system.usable_nodes(controller.costs, num_left):
+                controller.stop(f"{num_left} workers are left, too few to hold all experts, and none is to come")
 
 
 class Play(Protocol):
@@ -67,7 +72,7 @@ class Play(Protocol):
 
     @property
     def has_more(self) -> bool:
-        """Whether nodes are yet to come."""
+        """Whether anything is yet to come: nodes, or an end that is waited for."""
         ...
 
     def begin(self, machine: Machine) -> None:
@@ -86,11 +91,14 @@ class TracePlay:
         What happens to the nodes; those of its first instant are there from the start.
     speedup
         Seconds of the trace in a second of the run.
+    is_awaited
+        Whether the job goes on to the trace's end, also when too few nodes are left.
     """
 
-    def __init__(self, trace: Trace, speedup: float) -> None:
+    def __init__(self, trace: Trace, speedup: float, *, is_awaited: bool = True) -> None:
         self._batches = list(trace.batches())
         self._speedup = speedup
+        self._is_awaited = is_awaited
         self._end_s = trace.duration_s / speedup
         self._task: asyncio.Task[None] | None = None
         self.has_more = True
@@ -120,6 +128,6 @@ class TracePlay:
                 machine.kill(node)
             for node in batch.added:
                 machine.start(node)
-        self.has_more = False
+        self.has_more = self._is_awaited
         await asyncio.sleep(self._end_s - machine.controller.now_s())
         machine.controller.stop()

@@ -34,6 +34,8 @@ class Recovery:
         Until the first step was made, the time of a usual step included.
     busiest_bytes : float
         What the node that sends or receives most of the states does.
+    source : str
+        Where states came from in the end: ``peers``, ``checkpoint`` or ``initial``.
     complete : bool
         Whether that step was made.
     """
@@ -46,7 +48,13 @@ class Recovery:
     transfer_s: float = 0.0
     resume_s: float = 0.0
     busiest_bytes: float = 0.0
+    source: str = ""
     complete: bool = False
+
+    @property
+    def what(self) -> str:
+        """Its cause, or that it became a restart."""
+        return "restart" if self.source in ("checkpoint", "initial") else self.cause
 
 
 @dataclass(frozen=True)
@@ -112,6 +120,10 @@ class LiveRun:
         by = f", exchanged by {' and '.join(self.exchanged_by)}" if self.exchanged_by else ""
         lines = [
             f"{run.system}: {run.steps} steps, {run.samples:,} samples in {run.wall_s:.1f} s, ETTR {run.ettr:.1%}{by}",
+            ", ".join(
+                f"{run.counts[name]} {name.replace('_', ' ')}"
+                for name in ("failures", "reconfigurations", "rebalances", "restarts", "lost_steps")
+            ),
             "",
             f"{'step':>6} {'nodes':>6} {'step time':>10} {'loss':>8}",
             *(f"{one.step:>6} {one.num_nodes:>6} {one.step_s * 1e3:>7.1f} ms {one.loss:>8.4f}" for one in shown),
@@ -120,7 +132,7 @@ class LiveRun:
             parts = ("detect", "rebuild", "transfer", "resume")
             lines += ["", f"{'what':<10} {'at':>8} {'nodes':>6}" + "".join(f"{part:>12}" for part in parts)]
             lines += [
-                f"{one.cause:<10} {one.at_s:>6.1f} s {one.num_nodes:>6}"
+                f"{one.what:<10} {one.at_s:>6.1f} s {one.num_nodes:>6}"
                 + "".join(f"{getattr(one, part + '_s') * 1e3:>9.1f} ms" for part in parts)
                 for one in self.recoveries
             ]
@@ -143,6 +155,7 @@ class Recorder:
     save_s: list[float] = field(default_factory=list)
     exchanged_by: set[str] = field(default_factory=set)
     killed_s: dict[str, float] = field(default_factory=dict)
+    first_step: int = 0
     num_alive: int = 0
     num_used: int = 0
     unsaved_s: float = 0.0
@@ -204,8 +217,8 @@ class Recorder:
             placement=self.placement,
             name=self.system,
             wall_s=wall_s,
-            steps=step,
-            samples=step * self.global_batch,
+            steps=step - self.first_step,
+            samples=(step - self.first_step) * self.global_batch,
             ledger_s=self.ledger.seconds(),
             counts=self.log.counts,
             states=tuple(self.log.states),

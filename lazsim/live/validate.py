@@ -3,7 +3,9 @@
 import asyncio
 import platform
 import statistics
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import msgspec
 from lazsim import __version__
 from lazsim.engine.ledger import BUCKETS
 from lazsim.engine.simulate import SystemRun
+from lazsim.files import check_folder
 from lazsim.live.nursery import Nursery
 from lazsim.live.play import TracePlay
 from lazsim.live.predict import Calibration, calibrate, compress, predict, step_times, summarise
@@ -155,18 +158,33 @@ def validate(
     async def run() -> tuple[Calibration, LiveRun]:
         with Nursery() as nursery:
             say("calibrating")
-            before = await calibrate(spec, most_nodes, nursery, device)
+            with _own_folder(spec) as own:
+                before = await calibrate(own, most_nodes, nursery, device)
             say("training through the trace")
-            found = await live_run(
-                spec, play, nursery, num_initial=len(play.initial), most_nodes=most_nodes, device=device
-            )
+            with _own_folder(spec) as own:
+                found = await live_run(
+                    own, play, nursery, num_initial=len(play.initial), most_nodes=most_nodes, device=device
+                )
             say("calibrating again")
-            after = await calibrate(spec, most_nodes, nursery, device)
+            with _own_folder(spec) as own:
+                after = await calibrate(own, most_nodes, nursery, device)
             return summarise([before, after]), found
 
     calibration, measured = asyncio.run(run())
     predicted = predict(spec, compress(trace, speedup), calibration, most_nodes)
     return Validation(spec, trace, measured, predicted, calibration, compare(measured, predicted, calibration))
+
+
+@contextmanager
+def _own_folder(spec: LiveSpec) -> Iterator[LiveSpec]:
+    """Give a run an empty folder for its checkpoints, inside the one that was chosen: none goes on from another."""
+    if not spec.checkpoint_folder:
+        yield spec
+        return
+    check_folder(Path(spec.checkpoint_folder))
+    Path(spec.checkpoint_folder).mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="validate-", dir=spec.checkpoint_folder) as folder:
+        yield msgspec.structs.replace(spec, checkpoint_folder=folder)
 
 
 def compare(measured: LiveRun, predicted: SystemRun, calibration: Calibration) -> tuple[Component, ...]:
