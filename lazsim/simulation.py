@@ -242,6 +242,8 @@ def _profile_notes(profile: Profile, costs: CostModel, runs: tuple[SystemRun, ..
     analytic = [name for name in BARE_KERNELS if name not in times.tables]
     notes = [f"{profile.name}: measured{where}: {', '.join(measured) or 'nothing that a step is made of'}"]
     notes.append(f"analytic: {', '.join([*analytic, 'links between servers', 'storage'])}")
+    if header is not None and header.device == "cpu" and times.tables:
+        notes.append(f"a processor's times stand in for those of {costs.cluster.gpu}: no machine is as this run is")
     for run in runs:
         if run.extrapolated_s is not None:
             share = run.extrapolated_s / max(run.ledger_s["compute"] + run.ledger_s["lost_work"], 1e-9)

@@ -18,6 +18,8 @@ torch = pytest.importorskip("torch", reason="live training needs torch: pip inst
         (("--trace", "missing.csv"), "missing.csv: cannot be read"),
         (("--record-routing", "a-file/routing.csv"), "a-file"),
         (("--device", "cuda"), "--device cuda: torch finds no GPU"),
+        (("--speedup", "nan"), "nan is not a number; give a finite one"),
+        (("--duration", "10s"), "--duration: cuts a stretch out of a trace; give one as --trace"),
     ],
 )
 def test_bad_input_is_one_clear_line_and_exit_code_2(lazsim, tmp_path, monkeypatch, command, arguments, said):

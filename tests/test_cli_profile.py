@@ -1,10 +1,12 @@
 import json
 import sys
 
+import msgspec
 import numpy as np
 import pytest
 
-from lazsim.costmodel.profile import profile_names
+from lazsim.costmodel.profile import Header, Point, profile_names, save_profile
+from lazsim.specs import ModelSpec, load_spec
 from tests.conftest import ROOT
 
 TINY = """name = "tiny"
@@ -21,6 +23,10 @@ sequence_length = 16
 vocab_size = 101
 num_vocab_matrices = 1
 """
+HEADER = Header(
+    format_version=1, lazsim="0.1.0", torch="2", device="cpu", dtype="float32", model=load_spec(ModelSpec, "gpt-s"),
+    conditions={}, matmul_flop_per_s=1e11, copy_bytes_per_s=1e10,
+)  # fmt: skip
 TRACE = ROOT / "traces" / "fail-every-5min.csv"
 
 
@@ -230,6 +236,13 @@ def test_every_rank_of_a_plan_is_measured_and_predicted(lazsim, tmp_path, quick_
         assert row["spread"] >= 1
         assert row["modelled_exchange_s"] > 0
     assert json.loads((tmp_path / "out" / "ranks.json").read_text()) == found
+    profile = tmp_path / "other.csv"
+    point = Point(kernel="expert", size=1, time_s=1e-3)
+    header = msgspec.structs.replace(HEADER, model=load_spec(ModelSpec, str(model)), conditions={"num_threads": 64})
+    save_profile(profile, header, [point, msgspec.structs.replace(point, size=64.0)])
+    code, _, err = lazsim("profile", "ranks", "--device", "cpu", *small, "--profile", profile)
+    assert code == 2
+    assert "measured with --threads 64, now it is 1; give --threads 64, or leave the profile out" in err
     code, out, _ = lazsim("profile", "ranks", "--device", "cpu", *small, "--tolerance", 0)
     assert code == 1
     assert max(map(len, out.splitlines())) <= 80
@@ -268,17 +281,21 @@ def test_ranks_compute_the_quotas_of_their_slots(padded, expected):
         (("--out", "a.csv", "--device", "cuda"), "--device cuda: torch finds no GPU"),
         (("show", "missing.csv"), "missing.csv: cannot be read"),
         (("check", "missing"), "unknown profile 'missing'"),
+        (("skew", "--device", "cpu", "--skew", "nan"), "nan is not a number; give a finite one"),
+        (("ranks", "--device", "cpu", "--tolerance", "nan"), "nan is not a number; give a finite one"),
+        (("ranks", "--device", "cpu", "--layers", "99"), "--layers 99: gpt-l has 12 MoE layers"),
+        (("--out", "a.csv", "--device", "cpu", "--ranks", "100000"), "--ranks 100000: give at most"),
         (("skew", "--device", "cpu", "--skew", "9"), "--skew 9: 8 experts have an even share of 1/8"),
         (
             ("skew", "--device", "cpu", "--width", "64", "--budget", "1ms"),
-            "--budget: 0.001 s will not do for what is needed",
+            "--budget 0.001s: too short; give ",
         ),
         (
             ("skew", "--device", "cpu", "--width", "512", "--profile", "epyc-2cores"),
             "of width 768, 1024; give one of those",
         ),
         (
-            ("skew", "--device", "cpu", "--width", "768", "--tokens", "999999", "--profile", "epyc-2cores"),
+            ("skew", "--device", "cpu", "--threads", 2, "--width", 768, "--tokens", 999999, "--profile", "epyc-2cores"),
             "--profile: it has expert up to",
         ),
         (

@@ -314,6 +314,26 @@ def test_a_profile_goes_on_where_it_was(tmp_path, quick_peaks):
     assert [point.size for point in read_profile(path).of("expert")] == [1, 2, 4]
 
 
+def test_a_header_of_something_else_is_not_overwritten(tmp_path, quick_peaks):
+    (tmp_path / "a.json").write_text("{}")
+    with pytest.raises(SpecError, match=r"a\.json: has no a\.csv beside it; remove it, choose another"):
+        new_session(tmp_path / "a.csv")
+
+
+def test_the_peak_is_that_of_a_matmul_that_the_budget_does_for(monkeypatch):
+    sizes = []
+
+    def slow(size, *_):
+        sizes.append(size)
+        return 1e-9 * size**3
+
+    monkeypatch.setattr(device_module, "_matmul_s", slow)
+    # Five of 512^3 take 0.7 s, five of 1024^3 5.4 s.
+    assert device_module._peak_size("cpu", "float32", None, 1.0) == 512
+    assert sizes == [128, 256, 512]
+    assert device_module._peak_size("cpu", "float32", None, 1e3) == 2048
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

@@ -58,6 +58,28 @@ def test_a_row_is_what_a_single_run_gives(system):
     assert {key: value for key, value in row.items() if key != "id"} == expected
 
 
+def test_a_run_on_a_profile_goes_beyond_it_where_asked_to(tmp_path):
+    (tmp_path / "mine.csv").write_text("kernel,size,time_s\nexpert,1,1e-6\nexpert,64,64e-6\n")
+    path = tmp_path / "mine.toml"
+    base = {"trace": "fail-every-5min", "system": "lazarus", "profile": "mine.csv"}
+
+    def sweep(**changes):
+        keys = "".join(f"{key} = {json.dumps(value)}\n" for key, value in (base | changes).items())
+        path.write_text("[base]\n" + keys)
+        return run_sweep(load_sweep(path), num_workers=1)
+
+    ((_, said),) = sweep().failures
+    assert "go on by the analytic model" in said
+    row = sweep(extrapolate=True).rows[0]
+    trace = generate_trace(load_recipe("fail-every-5min"), np.random.default_rng(0), "any")
+    profile = str(tmp_path / "mine.csv")
+    run = lazsim.simulate(trace, systems=["lazarus"], profile=profile, extrapolate=True).to_json()["runs"][0]
+    assert (row["samples"], row["extrapolated_s"]) == (run["samples"], run["extrapolated_s"])
+    lacking = parse_sweep({"base": {"trace": "fail-every-5min", "extrapolate": True}})
+    with pytest.raises(LazsimError, match="extrapolate goes beyond the sizes of a profile, and there is none"):
+        run_sweep(lacking, num_workers=1)
+
+
 def test_a_chosen_placement_is_scored_and_plain_expert_parallelism_runs_once_without():
     base = BASE | {"score_plans": True, "trace.num_left": 8}
     grid = {"placement": ["mro", "compact"], "system": ["lazarus", "ds"]}

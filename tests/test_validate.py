@@ -146,8 +146,12 @@ def test_a_trace_is_played_predicted_and_reported(lazsim, tmp_path):
     trace.write_text("\n".join(["# format: lazsim-trace 1", "# duration_s: 600", "time_s,event,nodes", *rows]) + "\n")
     fields = {name: value for name, value in msgspec.to_builtins(TINY).items() if value is not None}
     model.write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in fields.items()))
-    out = tmp_path / "out"
+    out, checkpoints = tmp_path / "out", tmp_path / "checkpoints"
+    # A checkpoint of an earlier run must not be gone on from.
+    (checkpoints / "step-000000900").mkdir(parents=True)
+    (checkpoints / "step-000000900" / "complete.json").write_text('{"step": 900, "job": "another", "blocks": []}')
     options = ("--model", model, "--heads", 2, "--slots", 3, "--batch", 6, "--speedup", 100)
+    options += ("--checkpoints", checkpoints)
     code, printed, err = lazsim("validate", "--trace", trace, *options, "--out", out, "--json", "--tolerance", 1e-9)
     assert code == 1, err
     found = json.loads(printed)
@@ -162,6 +166,7 @@ def test_a_trace_is_played_predicted_and_reported(lazsim, tmp_path):
     assert (found["measured"]["counts"]["failures"], found["predicted"]["counts"]["failures"]) == (1, 1)
     assert sum(found["measured"]["ledger_s"].values()) == pytest.approx(found["trace"]["duration_s"])
     assert {path.name for path in out.iterdir()} == {"validate.json", "validate.png", "validate.pdf"}
+    assert [path.name for path in checkpoints.iterdir()] == ["step-000000900"]
     assert f"the worst relative error is {found['worst_error']:.1%}" in err
 
 

@@ -1,5 +1,6 @@
 """What several commands share: option types with units, notes, JSON."""
 
+import math
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -36,6 +37,17 @@ class OutPath(click.Path):
         if value == "":
             self.fail("is empty; give a place to write to", param, ctx)
         return super().convert(value, param, ctx)
+
+
+class Number(click.FloatRange):
+    """An option that takes a finite number in a range: NaN is in none, though click does not say so."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Parse the text of the option."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a number; give a finite one", param, ctx)
+        return number
 
 
 OUT = OutPath(path_type=Path)

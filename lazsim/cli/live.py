@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lazsim.cli.common import DURATION, OUT, json_option, note, print_json, seed_option
+from lazsim.cli.common import DURATION, OUT, Number, json_option, note, print_json, seed_option
 from lazsim.errors import LazsimError
 
 if TYPE_CHECKING:
@@ -30,9 +30,7 @@ def live_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--trace", "trace_path", metavar="FILE", help="What happens to the nodes."),
         click.option("--start", type=DURATION, default=0.0, help="Where in the trace to begin; default 0."),
         click.option("--duration", type=DURATION, help="How much of the trace; default: to its end."),
-        click.option(
-            "--speedup", type=click.FloatRange(min=0, min_open=True), help="Seconds of the trace in a second."
-        ),
+        click.option("--speedup", type=Number(min=0, min_open=True), help="Seconds of the trace in a second."),
         click.option("--device", type=click.Choice(("auto", "cpu", "cuda")), default="cpu", show_default=True),
         click.option(
             "--model", metavar="NAME|TOML", help="GPT-2 in shape; default: a small one.  [4 layers, 8 experts]"

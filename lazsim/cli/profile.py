@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from lazsim.cli.common import DURATION, OUT, json_option, note, print_json, progress, seed_option
+from lazsim.cli.common import DURATION, OUT, Number, json_option, note, print_json, progress, seed_option
 from lazsim.errors import LazsimError
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -160,7 +160,7 @@ def check(file: str, model: str, as_json: bool) -> None:
 @click.option(
     "--skew",
     "skews",
-    type=click.FloatRange(min=1),
+    type=Number(min=1),
     multiple=True,
     help="Times its even share that one expert draws; repeats. Default: 1, 2, 4, ... up to all.",
 )
@@ -206,7 +206,7 @@ def skew(out: Path | None, as_json: bool, skews: tuple[float, ...], **options: A
 @click.option("--tokens", type=click.IntRange(min=1), help="Tokens of each rank; default: as the job has them.")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of a kernel on a CPU; see lazsim profile.")
 @click.option("--budget", type=DURATION, default="10min", show_default=True)
-@click.option("--tolerance", type=click.FloatRange(min=0), help="Exit with 1 when a layer's relative error is larger.")
+@click.option("--tolerance", type=Number(min=0), help="Exit with 1 when a layer's relative error is larger.")
 @seed_option
 @click.option("--out", type=OUT, metavar="DIR", help="Keep ranks.json there.")
 @json_option

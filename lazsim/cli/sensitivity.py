@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from lazsim.cli.common import note, print_json, progress
+from lazsim.cli.common import Number, note, print_json, progress
 from lazsim.cli.run import command as run
 from lazsim.sensitivity import FACTORS, Change, Sensitivity, sensitivity
 
@@ -23,7 +23,7 @@ LEAST_SHOWN = 0.001
     "--factor",
     "factors",
     multiple=True,
-    type=click.FloatRange(min=0, min_open=True),
+    type=Number(min=0, min_open=True),
     default=FACTORS,
     show_default=True,
     help="Multiply by this; repeats.",

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from lazsim.cli.common import OUT, json_option, note, print_json
+from lazsim.cli.common import OUT, Number, json_option, note, print_json
 from lazsim.cli.live import (
     build_spec,
     check_place,
@@ -18,9 +18,7 @@ from lazsim.cli.live import (
 
 @click.command()
 @live_options
-@click.option(
-    "--tolerance", type=click.FloatRange(min=0), help="Exit with 1 when a component's relative error is larger."
-)
+@click.option("--tolerance", type=Number(min=0), help="Exit with 1 when a component's relative error is larger.")
 @click.option("--out", type=OUT, metavar="DIR", help="Keep the report and a picture there.")
 @json_option
 def command(

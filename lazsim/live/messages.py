@@ -197,7 +197,9 @@ def secret_from_environment() -> bytes:
         secret = b""
     if not secret:
         raise LiveError(
-            f"{SECRET_VARIABLE} is not set to the secret of a run, in hexadecimal; take it from its controller"
+            f"{SECRET_VARIABLE} is not set to a secret in hexadecimal; export the same one for the controller and all "
+            "workers of a run: export "
+            f"{SECRET_VARIABLE}=$(python -c 'import secrets; print(secrets.token_hex(32))')"
         )
     return secret
 

@@ -1,6 +1,7 @@
 """What is measured of exchanges between processes of this machine, and of the groups that they form."""
 
 import math
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -30,6 +31,9 @@ GROUP_S = {"gloo": 4.0, "nccl": 10.0, "mpi": 4.0}
 
 FEWEST_IN_GROUP = 3
 
+RANKS_PER_PROCESSOR = 8
+"""With more, an exchange measures how processes take turns, and starting them takes minutes."""
+
 CHECKED_ERROR = 1e-6
 
 
@@ -48,6 +52,11 @@ def choose_ranks(device: str, num_ranks: int | None, backend: str | None) -> tup
         return 1, chosen, few
     _check_backend(chosen, device)
     ranks = num_ranks if num_ranks is not None else (num_gpus if chosen == "nccl" else 2)
+    most = RANKS_PER_PROCESSOR * (os.cpu_count() or 1)
+    if ranks > max(most, 2):
+        raise LazsimError(
+            f"--ranks {ranks}: give at most {most}, {RANKS_PER_PROCESSOR} for each processor of this machine"
+        )
     if chosen == "nccl" and (ranks > num_gpus or (num_gpus < 2 and num_ranks is None)):
         raise LazsimError(f"{f'--ranks {ranks}' if num_ranks is not None else '--backend nccl'}: {few}")
     return ranks, chosen, "" if ranks > 1 else "--ranks 1"

@@ -15,7 +15,9 @@ from lazsim.profiling.method import Clock, clock_of, measure
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 PEAK_MATMUL_SIZE = {"cpu": 2048, "cuda": 8192}
-"""Rows, columns and inner dimension of the matmul whose rate counts as the device's peak."""
+"""Rows, columns and inner dimension, at most, of the matmul whose rate counts as the device's peak."""
+
+SMALLEST_MATMUL_SIZE = 128
 
 PEAK_COPY_BYTES = {"cpu": 2**28, "cuda": 2**30}
 PEAK_BUDGET_S = 5.0
@@ -249,10 +251,11 @@ def measure_peaks(device: str, dtype: str, budget_s: float = PEAK_BUDGET_S) -> t
     LazsimError
         When the memory that is free would not do.
     """
-    size, num_bytes = PEAK_MATMUL_SIZE[device], PEAK_COPY_BYTES[device]
+    num_bytes = PEAK_COPY_BYTES[device]
     # Three matrices, each made in float32 first; or source and target of the copy.
-    check_memory("measuring the peaks", max(4 * 4 * size**2, 2 * num_bytes), device)
+    check_memory("measuring the peaks", max(4 * 4 * PEAK_MATMUL_SIZE[device] ** 2, 2 * num_bytes), device)
     clock = clock_of(device, torch.get_num_threads())
+    size = _peak_size(device, dtype, clock, budget_s)
     matmul_s = _matmul_s(size, device, dtype, clock, budget_s)
     return 2.0 * size**3 / matmul_s, 2.0 * num_bytes / _copy_s(num_bytes, device, clock, budget_s)
 
@@ -260,6 +263,17 @@ def measure_peaks(device: str, dtype: str, budget_s: float = PEAK_BUDGET_S) -> t
 def _matmul_s(size: int, device: str, dtype: str, clock: Clock, budget_s: float) -> float:
     one, other, product = (torch.randn(size, size, device=device).to(DTYPES[dtype]) for _ in range(3))
     return _sustained_s(lambda: torch.mm(one, other, out=product), clock, budget_s)
+
+
+def _peak_size(device: str, dtype: str, clock: Clock, budget_s: float) -> int:
+    """Return the size of a matmul that fits into the budget: some processors are slow in half precision."""
+    size = SMALLEST_MATMUL_SIZE
+    while size < PEAK_MATMUL_SIZE[device]:
+        # Twice the size is eight times the work; each measurement runs five times at least.
+        if 5 * 8 * _matmul_s(size, device, dtype, clock, 0.0) > budget_s:
+            break
+        size *= 2
+    return size
 
 
 def _copy_s(num_bytes: int, device: str, clock: Clock, budget_s: float) -> float:

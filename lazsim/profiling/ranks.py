@@ -26,7 +26,7 @@ from lazsim.errors import SpecError
 from lazsim.placement.plan import PlacementPlan
 from lazsim.profiling.compute import Device
 from lazsim.profiling.device import choose_device, choose_dtype, conditions, measure_peaks, peak_budget_s
-from lazsim.profiling.shares import KERNELS, MeasuredShares, measure_shares
+from lazsim.profiling.shares import KERNELS, MeasuredShares, check_conditions, measure_shares
 from lazsim.routing import load_routing
 from lazsim.specs import ClusterSpec, GpuSpec, JobSpec, ModelSpec, load_spec, unknown_name
 
@@ -158,6 +158,8 @@ def measure_ranks(options: RankOptions, progress: Callable[[Iterable[str]], Iter
         raise SpecError(unknown_name("system", options.system, list(SYSTEMS)))
     system, costs = SYSTEMS[options.system], _costs(options)
     model, gpus = costs.model, costs.cluster.gpus_per_node
+    if options.layers > model.num_moe_layers:
+        raise SpecError(f"--layers {options.layers}: {model.name} has {model.num_moe_layers} MoE layers")
     num_nodes = system.usable_nodes(costs, costs.cluster.num_nodes)
     if not num_nodes:
         raise SpecError(
@@ -172,7 +174,7 @@ def measure_ranks(options: RankOptions, progress: Callable[[Iterable[str]], Iter
     shares = rank_shares(plan, load_LE, tokens_of_rank, gpus, padded=system.padded)[: options.layers]
     name = choose_device(options.device)
     dtype = choose_dtype(options.dtype, name)
-    tables = _tables(options.profile, load_spec(ModelSpec, options.model))
+    tables = _tables(options.profile, load_spec(ModelSpec, options.model), name, dtype)
     device = Device(name, dtype, *measure_peaks(name, dtype, peak_budget_s(options.budget)))
     all_ranks = shares.reshape(-1, shares.shape[2]).tolist()
     found = measure_shares(model, device, all_ranks, tokens_of_rank, tables, options.budget, begin_s, progress)
@@ -193,10 +195,11 @@ def _costs(options: RankOptions) -> CostModel:
     return CostModel(model, cluster, job, compute, AnalyticCommunication(cluster.network))
 
 
-def _tables(profile: str | None, model: ModelSpec) -> Mapping[str, Table]:
+def _tables(profile: str | None, model: ModelSpec, device: str, dtype: str) -> Mapping[str, Table]:
     if profile is None:
         return {}
     measured = read_profile(find_profile(profile, model.name))
+    check_conditions(profile, measured.header, device, dtype)
     return {name: table for name, table in compute_tables(measured, model, 1).items() if name in KERNELS}
 
 

@@ -22,6 +22,7 @@ from lazsim.costmodel.profile import (
     save_profile,
 )
 from lazsim.errors import LazsimError, SpecError
+from lazsim.files import check_folder
 from lazsim.profiling.communication import choose_ranks, communication_tasks, group_tasks, rank_counts
 from lazsim.profiling.compute import Device, check_kernel, ideal_s, inputs_s, measure_kernel, too_large
 from lazsim.profiling.device import (
@@ -146,6 +147,10 @@ def begin(path: Path, device: str, dtype: str, model: ModelSpec, budget_s: float
     deadline_s = time.monotonic() + budget_s
     found = conditions(name) | {"grouped": "grouped_mm" if use_grouped_mm(model, name, DTYPES[kind]) else "loop"}
     same: dict[str, Any] = {"torch": str(torch.__version__), "device": name, "dtype": kind, "model": model}
+    if not path.exists() and header_path(path).exists() and not fresh:
+        raise SpecError(
+            f"{header_path(path)}: has no {path.name} beside it; remove it, choose another --out, or --fresh"
+        )
     if path.exists() and not fresh:
         earlier = read_profile(path)
         kept = require_header(earlier)
@@ -247,6 +252,8 @@ def measure_profile(
     if options.num_threads is not None:
         torch.set_num_threads(options.num_threads)
     ranks, backend, why_not = choose_ranks(device, options.num_ranks, options.backend)
+    if options.storage is not None:
+        check_folder(options.storage)
     session = begin(path, options.device, options.dtype, model, options.budget_s, fresh=options.fresh)
     if options.note:
         session.header.conditions["note"] = options.note

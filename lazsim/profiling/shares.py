@@ -11,10 +11,11 @@ from functools import partial
 from statistics import median
 
 import numpy as np
+import torch
 
-from lazsim.costmodel.profile import Point
+from lazsim.costmodel.profile import Header, Point
 from lazsim.costmodel.tables import Table, table_of
-from lazsim.errors import LazsimError
+from lazsim.errors import LazsimError, SpecError
 from lazsim.profiling.compute import Device, ideal_s, inputs_s, measure_kernel, need_of, too_large
 from lazsim.profiling.device import DTYPES, check_memory, release_memory
 from lazsim.profiling.grouped import use_grouped_mm
@@ -139,6 +140,29 @@ def measure_shares(
     )
 
 
+def check_conditions(name: str, header: Header | None, device: str, dtype: str) -> None:
+    """Refuse to predict from a profile that was measured otherwise than what it is held against.
+
+    Raises
+    ------
+    SpecError
+        When device, type or number of threads differ; a bare table without a header is taken as it is.
+    """
+    if header is None:
+        return
+    pairs = {
+        "--device": (header.device, device),
+        "--dtype": (header.dtype, dtype),
+        "--threads": (header.conditions.get("num_threads"), torch.get_num_threads()),
+    }
+    for option, (before, now) in pairs.items():
+        if before != now:
+            raise SpecError(
+                f"--profile {name}: measured with {option} {before}, now it is {now}; give {option} {before}, or leave "
+                "the profile out"
+            )
+
+
 def _check_tables(tables: Mapping[str, Table], largest: Mapping[str, int]) -> None:
     for name, table in tables.items():
         if table.sizes[-1] < largest[name]:
@@ -229,7 +253,7 @@ def _measure_all(
         elif spent_s + own_s + later_s > (1 + ROUGHLY) * budget_s:
             enough_s = math.ceil((spent_s + own_s + later_s) * (1 + ROUGHLY))
             raise LazsimError(
-                f"--budget: {budget_s:g} s will not do for what is needed at least; give {enough_s}s, or fewer --tokens"
+                f"--budget {budget_s:g}s: too short; give {enough_s}s, about what is needed at least, or fewer --tokens"
             )
         allowance_s = max(0.0, left_s - later_s) / (len(wanted) - index)
         point = measure_kernel(one.kernel, one.size, device, allowance_s, 0.0)

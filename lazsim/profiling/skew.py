@@ -24,8 +24,11 @@ from lazsim.placement.expert_parallel import ep_size, place_ep_on_most
 from lazsim.placement.policies import PlacementRequest, place
 from lazsim.profiling.compute import Device
 from lazsim.profiling.device import choose_device, choose_dtype, conditions, measure_peaks, peak_budget_s
-from lazsim.profiling.shares import KERNELS, MeasuredShares, measure_shares
+from lazsim.profiling.shares import KERNELS, MeasuredShares, check_conditions, measure_shares
 from lazsim.specs import ModelSpec, load_spec
+
+LEAST_ADDED = 0.05
+"""Part of the even layer's time that skew has to add before it is said how much of that is won back."""
 
 FAULT_THRESHOLD = 2
 """Least replicas of an expert under allocation: the default of Lazarus (arXiv 2407.04656)."""
@@ -153,7 +156,7 @@ def measure_skew(options: SkewOptions, progress: Callable[[Iterable[str]], Itera
     shares = [
         [split(load, options.nodes, options.slots) for split in (even_shares, allocated_shares)] for load in loads
     ]
-    tables = _tables_of(options.profile, model) if options.profile is not None else {}
+    tables = _tables_of(options.profile, model, name, dtype) if options.profile is not None else {}
     device = Device(name, dtype, *measure_peaks(name, dtype, peak_budget_s(options.budget)))
     ranks = [rank for pair in shares for split in pair for rank in split]
     measured = measure_shares(model, device, ranks, options.tokens, tables, options.budget, begin_s, progress)
@@ -179,13 +182,14 @@ def _row(skew: float, pair: Sequence[Sequence[Sequence[int]]], found: MeasuredSh
 
 
 def _won(row: SkewRow, first_s: float) -> SkewRow:
-    """Say which part of what skew added to the even layer allocation takes away."""
+    """Say which part of what skew added to the even layer allocation takes away, where it added anything."""
     added_s = row.even_measured_s - first_s
-    won = (row.even_measured_s - row.allocated_measured_s) / added_s if row.skew > 1 and added_s > 0 else None
+    is_enough = row.skew > 1 and added_s > LEAST_ADDED * first_s
+    won = (row.even_measured_s - row.allocated_measured_s) / added_s if is_enough else None
     return msgspec.structs.replace(row, won_back=won)
 
 
-def _tables_of(name: str, model: ModelSpec) -> dict[str, Table]:
+def _tables_of(name: str, model: ModelSpec, device: str, dtype: str) -> dict[str, Table]:
     profiles = [read_profile(path) for path in profile_paths(name)]
     fitting = [one for one in profiles if _widths(require_header(one).model) == _widths(model)]
     if not fitting:
@@ -195,6 +199,7 @@ def _tables_of(name: str, model: ModelSpec) -> dict[str, Table]:
             "or leave the profile out"
         )
     profile = fitting[0]
+    check_conditions(name, profile.header, device, dtype)
     return {kernel: table_of(profile.of(kernel)) for kernel in KERNELS if len(profile.of(kernel)) > 1}
 
 

@@ -6,10 +6,12 @@ from dataclasses import replace
 import msgspec
 import numpy as np
 
+from lazsim.costmodel.step import CostModel
 from lazsim.engine.systems import SYSTEMS, System
 from lazsim.errors import SpecError
 from lazsim.placement.policies import find_policy
 from lazsim.routing import GeneratedRouting, Routing, RoutingSpec, load_routing
+from lazsim.simulation import build_costs
 from lazsim.specs import ClusterSpec, GpuSpec, JobSpec, ModelSpec, Spec
 from lazsim.trace import Trace, cut_trace, generate_trace, read_trace
 from lazsim.trace.recipes import Recipe
@@ -50,6 +52,7 @@ class RunInputs(Spec, frozen=True, kw_only=True):
     cluster: ClusterSpec
     job: JobSpec
     profile_sha256: str | None
+    extrapolate: bool
     system: str
     placement: Mapping[str, str] | None
     trace: TraceInput
@@ -74,6 +77,13 @@ def find_system(inputs: RunInputs, paths: Mapping[str, str]) -> System:
         return system
     policy = find_policy(paths.get("placement", inputs.placement["name"]))
     return replace(system, policy=policy, placement=inputs.placement["name"], seed=inputs.seed)
+
+
+def costs_of(inputs: RunInputs, paths: Mapping[str, str]) -> CostModel:
+    """Return what a run costs."""
+    return build_costs(
+        inputs.model, inputs.gpu, inputs.cluster, inputs.job, paths.get("profile"), extrapolate=inputs.extrapolate
+    )
 
 
 def make_trace(source: TraceInput, path: str | None) -> Trace:

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from lazsim.costmodel.profile import find_profile
 from lazsim.engine.simulate import simulate_system
 from lazsim.engine.systems import SYSTEMS
 from lazsim.errors import SpecError
@@ -14,7 +15,6 @@ from lazsim.files import read_bytes
 from lazsim.placement.policies import find_policy, policy_input
 from lazsim.routing import RoutingSpec, load_routing
 from lazsim.scoring.options import naming
-from lazsim.simulation import build_costs
 from lazsim.specs import (
     CATALOG_KINDS,
     ClusterSpec,
@@ -29,7 +29,16 @@ from lazsim.specs import (
     sha256,
 )
 from lazsim.sweep.fields import change_fields
-from lazsim.sweep.inputs import RoutingInput, Run, RunInputs, TraceInput, find_system, make_routing, make_trace
+from lazsim.sweep.inputs import (
+    RoutingInput,
+    Run,
+    RunInputs,
+    TraceInput,
+    costs_of,
+    find_system,
+    make_routing,
+    make_trace,
+)
 from lazsim.sweep.spec import HAVE_FIELDS, Point
 from lazsim.trace import load_recipe
 from lazsim.trace.recipes import Recipe
@@ -84,7 +93,10 @@ class Lookup:
         paths: dict[str, str] = {}
         with naming(f"{self._name}: profile"):
             if point["profile"] is not None:
-                paths["profile"] = str(self._folder / point["profile"])
+                # A path begins at the folder of the file; a device of the catalogue does not.
+                paths["profile"] = str(self._folder / find_profile(point["profile"], model.name))
+            elif point["extrapolate"]:
+                raise SpecError("extrapolate goes beyond the sizes of a profile, and there is none")
             profile_sha256 = self._file_sha256(paths["profile"]) if "profile" in paths else None
         with naming(f"{self._name}: duration"):
             duration_s = None if point["duration"] is None else parse_duration(point["duration"])
@@ -98,6 +110,7 @@ class Lookup:
             cluster=cluster,
             job=job,
             profile_sha256=profile_sha256,
+            extrapolate=point["extrapolate"],
             system=system,
             placement=placement,
             trace=self._trace(point, fields["trace"], duration_s, paths),
@@ -212,7 +225,7 @@ class Lookup:
         if parts_json in self._fitting:
             return
         system = find_system(inputs, run.paths)
-        costs = build_costs(inputs.model, inputs.gpu, inputs.cluster, inputs.job, run.paths.get("profile"))
+        costs = costs_of(inputs, run.paths)
         with naming(f"{self._name}: cluster = {point['cluster']!r}"):
             if not system.usable_nodes(costs, inputs.cluster.num_nodes):
                 # The trace may have more nodes: an instant of the run tells, and says what is wrong.

@@ -5,15 +5,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lazsim.costmodel.step import CostModel
 from lazsim.engine.simulate import SystemRun, simulate_system
 from lazsim.errors import LazsimError
 from lazsim.files import write_whole
 from lazsim.results import RunResult
 from lazsim.routing import Routing
-from lazsim.simulation import build_costs
 from lazsim.sweep.collect import Progress, Task, run_tasks, task_id
-from lazsim.sweep.inputs import Run, find_system, make_routing, make_trace
+from lazsim.sweep.inputs import Run, costs_of, find_system, make_routing, make_trace
 from lazsim.sweep.lookup import Lookup
 from lazsim.sweep.result import SweepResult, describe_point, find_axes
 from lazsim.sweep.spec import Point, Sweep
@@ -101,7 +99,7 @@ def simulate_run(run: Run) -> Mapping[str, Any]:
     if not wall_s > 0:
         raise LazsimError(f"trace {trace.name} lasts no time; give a duration")
     done = simulate_system(
-        trace, find_system(inputs, paths), _costs(run), loads, wall_s, score_plans=inputs.score_plans
+        trace, find_system(inputs, paths), costs_of(inputs, paths), loads, wall_s, score_plans=inputs.score_plans
     )
     value: dict[str, Any] = {
         "row": _row(done, trace, wall_s, scored=inputs.score_plans),
@@ -113,11 +111,6 @@ def simulate_run(run: Run) -> Mapping[str, Any]:
 # What several runs share is kept for a while where they run; runs with the same come after each other.
 _shared_trace = functools.lru_cache(maxsize=4)(make_trace)
 _shared_routing = functools.lru_cache(maxsize=2)(make_routing)
-
-
-def _costs(run: Run) -> CostModel:
-    inputs = run.inputs
-    return build_costs(inputs.model, inputs.gpu, inputs.cluster, inputs.job, run.paths.get("profile"))
 
 
 def _row(done: SystemRun, trace: Trace, wall_s: float, *, scored: bool) -> dict[str, Any]:

@@ -48,6 +48,7 @@ class Settings(Spec, frozen=True, kw_only=True):
     job: str = "testbed-a"
     routing: str = "smartmoe-fit"
     profile: str | None = None
+    extrapolate: bool = False
     trace_format: str = "auto"
     trace_seed: int | None = None
     start: str = "0"
