@@ -10,6 +10,7 @@ from lazsim.cli.common import DURATION, OUT, Number, json_option, note, print_js
 from lazsim.errors import LazsimError
 
 if TYPE_CHECKING:
+    from lazsim.live.controller import Controller
     from lazsim.live.record import LiveRun
     from lazsim.live.spec import LiveSpec
     from lazsim.trace.table import Trace
@@ -151,14 +152,10 @@ def command(steps: int | None, listen: str | None, record_routing: Path | None, 
     require_torch()
     import msgspec
 
-    from lazsim.live.checkpoint import last_step
-
     check_place(record_routing)
     spec = build_spec(options)
     if steps is not None or options["trace_path"] is None:
         spec = msgspec.structs.replace(spec, num_steps=steps or 100)
-    if options["checkpoints"] is not None and (begun := last_step(options["checkpoints"])):
-        note(f"goes on from step {begun}, of which {options['checkpoints']} has a checkpoint")
     found = _lead(spec, listen, options) if listen is not None else _run_here(spec, options)
     if as_json:
         print_json(found.to_json())
@@ -187,7 +184,13 @@ def _run_here(spec: "LiveSpec", options: dict[str, Any]) -> "LiveRun":
         with Nursery() as nursery:
             most = int(trace.num_alive()[1].max())
             return await live_run(
-                spec, play, nursery, num_initial=len(play.initial), most_nodes=most, device=options["device"]
+                spec,
+                play,
+                nursery,
+                num_initial=len(play.initial),
+                most_nodes=most,
+                device=options["device"],
+                watch=_tell_beginning,
             )
 
     return asyncio.run(run())
@@ -207,6 +210,12 @@ def _lead(spec: "LiveSpec", listen: str, options: dict[str, Any]) -> "LiveRun":
         raise LazsimError("--listen: who starts the workers also stops them; leave --trace out")
     if options["checkpoints"] is None:
         raise LazsimError("--listen: give a folder that all workers share as --checkpoints")
+
+    def watch(controller: "Controller") -> None:
+        _tell_beginning(controller)
+        worker = "python -m lazsim.live.worker --controller"
+        note(f"waiting for {options['nodes']} workers: {worker} {host}:{controller.port}")
+
     return asyncio.run(
         lead(
             spec,
@@ -215,9 +224,15 @@ def _lead(spec: "LiveSpec", listen: str, options: dict[str, Any]) -> "LiveRun":
             int(port),
             num_initial=options["nodes"],
             device=options["device"],
-            watch=lambda controller: note(
-                f"waiting for {options['nodes']} workers: python -m lazsim.live.worker --controller "
-                f"{host}:{controller.port}"
-            ),
+            watch=watch,
         )
     )
+
+
+def _tell_beginning(controller: "Controller") -> None:
+    """Say from where a job goes on, once its checkpoints are known to be its own."""
+    from lazsim.live.checkpoint import last_step
+
+    folder = Path(controller.spec.checkpoint_folder)
+    if begun := last_step(folder):
+        note(f"goes on from step {begun}, of which {folder} has a checkpoint")

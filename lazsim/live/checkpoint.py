@@ -26,6 +26,7 @@ DEPENDS_ON = (
     "model", "num_heads", "global_batch", "learning_rate", "beta1", "beta2", "epsilon", "balance_weight", "dtype",
     "seed", "text_sha256",
 )  # fmt: skip
+"""What the parameters after a step depend on."""
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
@@ -42,7 +43,7 @@ def save_blocks(folder: Path, step: int, values: Mapping[Key, Tensor]) -> None:
 
 
 def job_hash(spec: LiveSpec) -> str:
-    """Hash what the parameters after a step depend on: the same for any nodes, systems and plans."""
+    """Hash what makes a job the same, on any nodes and under any system and plan."""
     return sha256(msgspec.json.encode([getattr(spec, name) for name in DEPENDS_ON]))
 
 
@@ -71,17 +72,16 @@ def last_step(folder: Path) -> int:
     return max((int(path.parent.name.removeprefix("step-")) for path in folder.glob(f"step-*/{COMPLETE}")), default=0)
 
 
-def check_folder_of(spec: LiveSpec) -> int:
-    """Return the step of the last complete checkpoint, 0 where there is none.
+def refuse_other_jobs(spec: LiveSpec) -> None:
+    """Refuse a folder whose last checkpoint is not of this job.
 
     Raises
     ------
     LazsimError
-        When it is that of another job.
+        When it is of another, or its list cannot be read.
     """
     folder = Path(spec.checkpoint_folder)
-    step = last_step(folder)
-    if step:
+    if step := last_step(folder):
         path = checkpoint_path(folder, step) / COMPLETE
         try:
             job = msgspec.json.decode(read_bytes(path), type=dict[str, Any]).get("job")
@@ -92,7 +92,6 @@ def check_folder_of(spec: LiveSpec) -> int:
                 f"{folder}: has a checkpoint of another job (model, text, batch, seed or optimizer differ); choose "
                 "another --checkpoints, or empty it"
             )
-    return step
 
 
 def load_blocks(folder: Path, step: int, keys: Iterable[Key]) -> dict[Key, Tensor]:

@@ -6,20 +6,14 @@ from datetime import timedelta
 from typing import Any
 
 import torch
-import torch.distributed
-from torch import Tensor
 
-dist: Any = torch.distributed
-"""Its stubs lack what is used here: groups without the one global group."""
-
-TIMEOUT = timedelta(seconds=60)
-"""After so long a collective gives up by itself; the controller is told of failures long before."""
+from lazsim.live.transport import TIMEOUT, Transport, dist
 
 PATIENCE = timedelta(milliseconds=50)
 """How often a rank that waits for others looks whether it was called away."""
 
 
-class Gloo:
+class Gloo(Transport):
     """One group's exchanges by gloo.
 
     Attributes
@@ -33,9 +27,8 @@ class Gloo:
     device = torch.device("cpu")
 
     def __init__(self) -> None:
+        super().__init__()
         self.is_stuck = False
-        self._group: Any = None
-        self._is_cut = False
         self._sockets_before = _sockets()
 
     def meet(self, meeting: Any, rank: int, size: int, host: str) -> None:
@@ -50,20 +43,6 @@ class Gloo:
         options._devices = [dist.ProcessGroupGloo.create_device(hostname=host)]
         options._timeout = TIMEOUT
         self._group = dist.ProcessGroupGloo(meeting, rank, size, options)
-
-    def all_reduce(self, tensor: Tensor) -> None:
-        """Sum a tensor in place."""
-        self._wait(self._connected.allreduce([tensor]))
-
-    def all_to_all(self, received: Tensor, rows: Tensor, counts_out: list[int], counts_in: list[int]) -> None:
-        """Exchange rows."""
-        self._wait(self._connected.alltoall_base(received, rows, counts_out, counts_in))
-
-    @property
-    def _connected(self) -> Any:
-        if self._group is None:
-            raise RuntimeError("the group is closed")
-        return self._group
 
     def _wait(self, work: Any) -> None:
         """Wait for a collective, or until it is cut: gloo misses now and then that a connection has ended.

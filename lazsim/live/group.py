@@ -6,15 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.distributed
 from torch import Tensor
 
 from lazsim.live.device import Device, each_has_its_own
-from lazsim.live.gloo import TIMEOUT, Gloo
+from lazsim.live.gloo import Gloo
 from lazsim.live.nccl import Nccl
-
-dist: Any = torch.distributed
-"""Its stubs lack what is used here: stores of a socket that is open already."""
+from lazsim.live.transport import TIMEOUT, Transport, dist
 
 MEET_S = 3 * TIMEOUT.total_seconds()
 """For so long ranks may take to meet: the store, gloo and NCCL wait for a third of it each."""
@@ -122,7 +119,7 @@ class Group:
         meeting.set(f"gpu/{self.rank}", self._own.gpu)
         return [meeting.get(f"gpu/{rank}").decode() for rank in range(self.size)]
 
-    def _carrier(self, tensor: Tensor) -> Gloo | Nccl:
+    def _carrier(self, tensor: Tensor) -> Transport:
         return self._gloo if self._nccl is None or tensor.device.type == "cpu" else self._nccl
 
     def all_reduce(self, tensor: Tensor) -> None:

@@ -11,13 +11,9 @@ import time
 from typing import Any
 
 import torch
-import torch.distributed
-from torch import Tensor
 
-from lazsim.live.gloo import TIMEOUT
+from lazsim.live.transport import TIMEOUT, Transport, dist
 from lazsim.profiling.device import survive_failed_collectives
-
-dist: Any = torch.distributed
 
 POLL_S = 2e-5
 """How often a rank looks whether a collective is done."""
@@ -26,7 +22,7 @@ CLOSE_S = 1.0
 """For so long the end of the connections is waited for."""
 
 
-class Nccl:
+class Nccl(Transport):
     """One group's exchanges by NCCL.
 
     Parameters
@@ -41,9 +37,8 @@ class Nccl:
     """
 
     def __init__(self, device: torch.device) -> None:
+        super().__init__()
         self.device = device
-        self._group: Any = None
-        self._is_broken = False
 
     def meet(self, meeting: Any, rank: int, size: int, host: str) -> None:
         """Connect to the other ranks.
@@ -62,20 +57,6 @@ class Nccl:
         # NCCL connects ranks in their first collective.
         self.all_reduce(torch.zeros(1, device=self.device))
 
-    def all_reduce(self, tensor: Tensor) -> None:
-        """Sum a tensor in place."""
-        self._wait(self._connected.allreduce([tensor]))
-
-    def all_to_all(self, received: Tensor, rows: Tensor, counts_out: list[int], counts_in: list[int]) -> None:
-        """Exchange rows."""
-        self._wait(self._connected.alltoall_base(received, rows, counts_out, counts_in))
-
-    @property
-    def _connected(self) -> Any:
-        if self._group is None or self._is_broken:
-            raise RuntimeError("the group is closed")
-        return self._group
-
     def _wait(self, work: Any) -> None:
         """Wait until a collective has taken place: NCCL's own ``wait`` only has the stream wait.
 
@@ -89,11 +70,11 @@ class Nccl:
             work.wait()
             done = torch.cuda.Event()  # type: ignore[no-untyped-call]
             done.record(torch.cuda.current_stream(self.device))
-            while not (self._is_broken or done.query()):  # type: ignore[no-untyped-call]
+            while not (self._is_cut or done.query()):  # type: ignore[no-untyped-call]
                 if time.monotonic() > deadline_s:
                     raise RuntimeError(f"ranks did not exchange in {TIMEOUT.total_seconds():.0f} s")
                 time.sleep(POLL_S)
-            if self._is_broken:
+            if self._is_cut:
                 raise RuntimeError("called away from a collective")
         except RuntimeError:
             self.cut()
@@ -111,7 +92,7 @@ class Nccl:
 
     def _abort(self) -> threading.Thread:
         """Abort in a thread of its own: it may take long, and whoever lets go of the group last waits with it."""
-        self._is_broken = True
+        self._is_cut = True
         thread = threading.Thread(target=_abort, args=(self._group,), daemon=True)
         thread.start()
         return thread

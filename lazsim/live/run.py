@@ -13,7 +13,7 @@ from lazsim.costmodel.step import CostModel
 from lazsim.engine.systems import SYSTEMS
 from lazsim.errors import LazsimError
 from lazsim.files import check_folder
-from lazsim.live.checkpoint import check_folder_of
+from lazsim.live.checkpoint import refuse_other_jobs
 from lazsim.live.controller import Controller
 from lazsim.live.messages import LiveError, new_secret
 from lazsim.live.nursery import Nursery, tail
@@ -192,5 +192,5 @@ def _with_checkpoints(spec: LiveSpec, scratch: Path) -> LiveSpec:
     check_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     spec = msgspec.structs.replace(spec, checkpoint_folder=str(folder))
-    check_folder_of(spec)
+    refuse_other_jobs(spec)
     return spec

@@ -1,0 +1,73 @@
+"""What the ways to exchange have in common: a group of torch's, and calls that can be cut."""
+
+from abc import ABC, abstractmethod
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed
+from torch import Tensor
+
+dist: Any = torch.distributed
+"""Its stubs lack what is used here: groups without the one global group."""
+
+TIMEOUT = timedelta(seconds=60)
+"""After so long a collective gives up by itself; the controller is told of failures long before."""
+
+
+class Transport(ABC):
+    """One group's exchanges.
+
+    Attributes
+    ----------
+    device : torch.device
+        Where tensors have to be.
+    """
+
+    device: torch.device
+
+    def __init__(self) -> None:
+        self._group: Any = None
+        self._is_cut = False
+
+    @abstractmethod
+    def meet(self, meeting: Any, rank: int, size: int, host: str) -> None:
+        """Connect to the other ranks.
+
+        Raises
+        ------
+        RuntimeError
+            When they do not meet.
+        """
+
+    def all_reduce(self, tensor: Tensor) -> None:
+        """Sum a tensor in place."""
+        self._wait(self._connected.allreduce([tensor]))
+
+    def all_to_all(self, received: Tensor, rows: Tensor, counts_out: list[int], counts_in: list[int]) -> None:
+        """Exchange rows."""
+        self._wait(self._connected.alltoall_base(received, rows, counts_out, counts_in))
+
+    @property
+    def _connected(self) -> Any:
+        if self._group is None or self._is_cut:
+            raise RuntimeError("the group is closed")
+        return self._group
+
+    @abstractmethod
+    def _wait(self, work: Any) -> None:
+        """Wait for a collective.
+
+        Raises
+        ------
+        RuntimeError
+            When a rank is lost, or this one was called away.
+        """
+
+    @abstractmethod
+    def cut(self) -> None:
+        """Make a call that waits in another thread fail."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give up the connections."""
