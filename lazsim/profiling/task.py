@@ -8,6 +8,9 @@ from lazsim.costmodel.profile import Point
 FEWEST_RUNS = 4
 """Runs that any point takes at least: a warm-up and three repetitions."""
 
+TRUST_S = 1.0
+"""Seconds at the predicted pace that count as seen already, so that a stall in the first points is no pace of all."""
+
 
 @dataclass
 class Pace:
@@ -30,9 +33,9 @@ class Pace:
         >>> pace = Pace()
         >>> pace.add(9.0, 1.0, Point(kernel="expert", size=1, time_s=0.5, num_repetitions=3))
         >>> pace.factor
-        3.0
+        2.5
         """
-        return max(1.0, self.wall_s / self.told_s) if self.told_s else 1.0
+        return max(1.0, (TRUST_S + self.wall_s) / (TRUST_S + self.told_s))
 
 
 @dataclass(frozen=True)
