@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from lazsim.errors import LazsimError
 
@@ -60,6 +61,19 @@ def write_all(contents: Mapping[Path, bytes], replaced: Iterable[Path] = ()) -> 
     finally:
         for temporary, _ in staged:
             Path(temporary).unlink(missing_ok=True)
+
+
+def json_bytes(value: Any) -> bytes:
+    """Return JSON that people can read, keys in the order given; arrays become lists."""
+    import msgspec
+
+    return msgspec.json.format(msgspec.json.encode(value, enc_hook=_plain), indent=2) + b"\n"
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise NotImplementedError(f"{type(value)} in JSON")
 
 
 def _take_names(staged: list[tuple[str, Path]]) -> None:

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from lazsim.engine.simulate import SystemRun
+from lazsim.files import json_bytes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -104,10 +103,10 @@ class RunResult:
             pictures |= {f"placements.{kind}": content for kind, content in placements_figure(self).items()}
         summary = {key: value for key, value in self.to_json().items() if key != "inputs"}
         contents = {
-            "summary.json": _pretty_json(summary),
+            "summary.json": json_bytes(summary),
             "timeline.csv": self.timeline().to_csv(index=False, lineterminator="\n").encode(),
             "events.csv": self.events().to_csv(index=False, lineterminator="\n").encode(),
-            "run.json": _pretty_json({"id": self.id, **self.inputs}),
+            "run.json": json_bytes({"id": self.id, **self.inputs}),
             **pictures,
         }
         return {folder / name: content for name, content in contents.items()}
@@ -142,7 +141,3 @@ def _run_json(run: SystemRun, *, scored: bool) -> dict[str, Any]:
             "plan_recovery_method": score and score.method,
         }
     return value
-
-
-def _pretty_json(value: Any) -> bytes:
-    return msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"

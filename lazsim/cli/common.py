@@ -78,12 +78,6 @@ def progress(items: Iterable[str], doing: str = "simulating") -> Iterable[str]:
 
 def print_json(value: Any) -> None:
     """Print one JSON object on stdout, keys in the order given; arrays become lists."""
-    import msgspec
+    from lazsim.files import json_bytes
 
-    click.echo(msgspec.json.format(msgspec.json.encode(value, enc_hook=_plain), indent=2).decode())
-
-
-def _plain(value: Any) -> Any:
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    raise NotImplementedError(f"{type(value)} in JSON")
+    click.echo(json_bytes(value).decode(), nl=False)

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from lazsim.errors import SpecError
-from lazsim.files import read_bytes, write_all
+from lazsim.files import json_bytes, read_bytes, write_all
 from lazsim.specs import ModelSpec, sha256, unknown_name
 
 FORMAT_VERSION = 1
@@ -177,7 +177,7 @@ def save_profile(path: Path, header: Header, points: Sequence[Point]) -> None:
     writer.writerow(COLUMNS)
     for point in points:
         writer.writerow([_short(value) for value in msgspec.structs.astuple(point)])
-    content = msgspec.json.format(msgspec.json.encode(head), indent=2) + b"\n"
+    content = json_bytes(head)
     write_all({path: stream.getvalue().encode(), header_path(path): content})
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
+from lazsim.files import json_bytes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,7 +53,7 @@ class Outcome:
     def files(self, folder: Path) -> dict[Path, bytes]:
         """Return the content of every file: tables as CSV and Markdown, figures as PNG and PDF."""
         record = {"experiment": self.name, **self.inputs, "notes": list(self.notes)}
-        contents = {folder / "run.json": msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n"}
+        contents = {folder / "run.json": json_bytes(record)}
         for name, frame in self.tables.items():
             contents[folder / f"{name}.csv"] = csv_bytes(frame)
             contents[folder / f"{name}.md"] = markdown(frame).encode()

@@ -23,6 +23,7 @@ from lazsim.costmodel.tables import Table
 from lazsim.dispatch import Ints
 from lazsim.engine.systems import SYSTEMS, System
 from lazsim.errors import SpecError
+from lazsim.files import json_bytes
 from lazsim.placement.plan import PlacementPlan
 from lazsim.profiling.compute import Device
 from lazsim.profiling.device import choose_device, choose_dtype, conditions, measure_peaks, peak_budget_s
@@ -87,7 +88,7 @@ class RankResult:
 
     def files(self, folder: Path) -> dict[Path, bytes]:
         """Return the numbers by path."""
-        return {folder / "ranks.json": msgspec.json.format(msgspec.json.encode(self.to_json()), indent=2) + b"\n"}
+        return {folder / "ranks.json": json_bytes(self.to_json())}
 
     def table(self) -> list[str]:
         """Return lines of at most 80 columns."""

@@ -19,6 +19,7 @@ from lazsim.costmodel.profile import profile_paths, read_profile, require_header
 from lazsim.costmodel.tables import Table, table_of
 from lazsim.dispatch import Ints
 from lazsim.errors import SpecError
+from lazsim.files import json_bytes
 from lazsim.placement.allocation import allocate
 from lazsim.placement.expert_parallel import ep_size, place_ep_on_most
 from lazsim.placement.policies import PlacementRequest, place
@@ -81,7 +82,7 @@ class SkewResult:
         """Return the numbers and pictures by path."""
         from lazsim.plots.profile import skew_figure
 
-        content = msgspec.json.format(msgspec.json.encode(self.to_json()), indent=2) + b"\n"
+        content = json_bytes(self.to_json())
         pictures = {folder / f"skew.{kind}": picture for kind, picture in skew_figure(self).items()}
         return {folder / "skew.json": content, **pictures}
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from lazsim import __version__
 from lazsim.errors import SpecError
+from lazsim.files import json_bytes
 from lazsim.placement.plan import Ints, PlacementPlan
 from lazsim.placement.policies import policy_input
 from lazsim.scoring.losing import LossOutcome, lose_nodes, parse_lost
@@ -121,7 +122,7 @@ class Placed:
 
         pictures = placement_figure(self.maps())
         contents = {f"placement.{kind}": content for kind, content in pictures.items()}
-        contents["place.json"] = pretty_json(self.to_json())
+        contents["place.json"] = json_bytes(self.to_json())
         return {folder / name: content for name, content in contents.items()}
 
 
@@ -178,11 +179,6 @@ def all_inputs(task: PlanningTask, policies: Sequence[str], more: Mapping[str, A
     """Return every input with a hash of them all: equal inputs, equal result."""
     inputs = {**task.inputs, "policies": [policy_input(name) for name in policies], **more, "version": __version__}
     return {"id": sha256(msgspec.json.encode(inputs, order="deterministic"))[:16], **inputs}
-
-
-def pretty_json(value: Any) -> bytes:
-    """Return a JSON file, keys in the order given."""
-    return msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
 
 
 def without_layers(by_layer: list[Any], *, has_layers: bool) -> Any:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lazsim.files import json_bytes
 from lazsim.placement.plan import Bools, PlacementPlan
 from lazsim.recovery import (
     FailureModel,
@@ -25,7 +26,7 @@ from lazsim.recovery import (
 from lazsim.recovery.curve import Method
 from lazsim.recovery.failure_sets import domain_holds
 from lazsim.scoring.options import naming
-from lazsim.scoring.placed import all_inputs, pretty_json
+from lazsim.scoring.placed import all_inputs
 from lazsim.scoring.plans import make_plans
 from lazsim.scoring.task import PlanningOptions, PlanningTask, build_task
 from lazsim.scoring.threats import ThreatOptions, Threats, build_threats
@@ -133,7 +134,7 @@ class Survivals:
 
         contents = {f"recovery.{kind}": content for kind, content in recovery_figure(self).items()}
         contents |= {f"failure-sets.{kind}": content for kind, content in failure_sets_figure(self).items()}
-        contents["recovery.json"] = pretty_json(self.to_json())
+        contents["recovery.json"] = json_bytes(self.to_json())
         return {folder / name: content for name, content in contents.items()}
 
 
