@@ -80,6 +80,14 @@ def test_fit_writes_a_recipe_that_generates(lazsim, tmp_path):
     assert json.loads(lazsim("trace", "info", made, "--json")[1])["peak_nodes"] == 32
 
 
+def test_options_offer_every_format_and_every_cap():
+    from lazsim.cli.replay import CAPS, FORMATS
+    from lazsim.trace import CAP_RULES, READERS
+
+    assert set(FORMATS) == {"auto", *READERS}
+    assert set(CAPS) == set(CAP_RULES)
+
+
 def test_fit_json(lazsim):
     found = json.loads(lazsim("trace", "fit", BUNDLED, "--seeds", 3, "--json")[1])
     assert found["recipe"]["target_nodes"] == 32

@@ -4,14 +4,14 @@ from pathlib import Path
 
 import click
 
-from lazsim.cli.common import DURATION, OUT, json_option, note, print_json, progress, seed_option
-
-FORMATS = ("auto", "bamboo", "gcloud", "skypilot", "infinitehbd", "parcae", "lazsim")
+from lazsim.cli.common import OUT, json_option, note, print_json, progress, seed_option
+from lazsim.cli.replay import max_nodes_option, read_stretch, replay_options
 
 
 @click.command()
 @click.option("--trace", "trace_path", required=True, metavar="FILE", help="What happened to the nodes.")
-@click.option("--format", "trace_format", type=click.Choice(FORMATS), default="auto", show_default=True)
+@replay_options
+@max_nodes_option
 @click.option("--model", default="gpt-s", show_default=True, metavar="NAME|TOML")
 @click.option(
     "--cluster",
@@ -32,20 +32,9 @@ FORMATS = ("auto", "bamboo", "gcloud", "skypilot", "infinitehbd", "parcae", "laz
     "recovery probability. See lazsim list policies.",
 )
 @click.option("--routing", default="smartmoe-fit", show_default=True, metavar="FILE|SPEC", help="Expert loads.")
-@click.option("--start", type=DURATION, default=0.0, help="Where in the trace to begin; default 0.")
-@click.option("--duration", type=DURATION, help="How long, as 80min; default: to the trace's end.")
-@click.option("--max-nodes", type=click.IntRange(min=1), help="Hold the trace to this many nodes.")
-@click.option(
-    "--cap",
-    type=click.Choice(("offset", "clip", "first")),
-    default="offset",
-    show_default=True,
-    help="How: subtract a constant, so that every loss is felt; keep spares outside; follow the first names.",
-)
 @click.option("--profile", metavar="FILE|NAME", help="Measured times in place of analytic ones; see lazsim profile.")
 @click.option("--extrapolate", is_flag=True, help="Go on by the analytic times beyond the sizes of the profile.")
 @seed_option
-@click.option("--lenient", is_flag=True, help="Repair what is repairable in trace and loads, and count it.")
 @click.option(
     "--out", type=OUT, metavar="DIR", help="Keep tables, plot and inputs there, in place of an earlier run's."
 )
@@ -81,15 +70,14 @@ def command(
     from lazsim.report import print_report, run_report
     from lazsim.results import RUN_FILES
     from lazsim.simulation import simulate
-    from lazsim.trace import load
 
     if out is not None:
         check_folder(out)
-    trace = load(
+    trace = read_stretch(
         trace_path,
-        format=trace_format,
-        start_s=start,
-        duration_s=duration,
+        trace_format=trace_format,
+        start=start,
+        duration=duration,
         max_nodes=max_nodes,
         cap=cap,
         seed=seed,

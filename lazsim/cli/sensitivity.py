@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from lazsim.cli.common import Number, note, print_json, progress
+from lazsim.cli.replay import read_stretch
 from lazsim.cli.run import command as run
 from lazsim.sensitivity import FACTORS, Change, Sensitivity, sensitivity
 
@@ -50,13 +51,12 @@ def command(
     near 1 tells.
     """
     from lazsim.engine.systems import DEFAULT_SYSTEMS
-    from lazsim.trace import load
 
-    trace = load(
+    trace = read_stretch(
         trace_path,
-        format=trace_format,
-        start_s=start,
-        duration_s=duration,
+        trace_format=trace_format,
+        start=start,
+        duration=duration,
         max_nodes=max_nodes,
         cap=cap,
         seed=seed,

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from lazsim.cli.common import DURATION, OUT, json_option, note, print_json, seed_option
+from lazsim.cli.common import OUT, json_option, note, print_json, seed_option
+from lazsim.cli.replay import max_nodes_option, read_stretch, replay_options
 from lazsim.errors import LazsimError
 from lazsim.files import write_whole
-from lazsim.trace import CAP_RULES, READERS, Trace, cut_trace, load_recipe, read_trace, trace_bytes, trace_stats
+from lazsim.trace import Trace, load_recipe, trace_bytes, trace_stats
 from lazsim.trace.fetch import BASE_URL, BASE_URL_VARIABLE
 from lazsim.trace.stats import TraceStats, sparkline
 from lazsim.units import format_duration
@@ -26,34 +27,9 @@ WRITERS = {"lazsim": trace_bytes}
 
 def reading_options(function: Function) -> Function:
     """Add the argument FILE and the options of reading, cutting and capping it."""
-    decorators = (
-        click.argument("file"),
-        click.option(
-            "--format", "file_format", type=click.Choice(["auto", *READERS]), default="auto", show_default=True,
-            help="Format of FILE; auto tells it from the content.",
-        ),
-        click.option("--lenient", is_flag=True, help="Repair what is repairable and say how often."),
-        click.option("--start", type=DURATION, default=0.0, help="Start of the stretch that is kept, as 20min."),
-        click.option("--duration", type=DURATION, help="Length of the stretch that is kept, as 80min."),
-        click.option("--max-nodes", type=click.IntRange(min=1), help="Most nodes at any instant."),
-        click.option(
-            "--cap", type=click.Choice(list(CAP_RULES)), default="offset", show_default=True,
-            help="What --max-nodes means: offset subtracts a constant so that every loss is felt, clip keeps "
-            "spares that step in, first follows the first names only.",
-        ),
-        seed_option,
-    )  # fmt: skip
-    for decorate in reversed(decorators):
+    for decorate in (seed_option, max_nodes_option, replay_options, click.argument("path", metavar="FILE")):
         function = decorate(function)
     return function
-
-
-def _load(
-    file: str, file_format: str, lenient: bool, start: float, duration: float | None, max_nodes: int | None, cap: str,
-    seed: int,
-) -> Trace:  # fmt: skip
-    trace = read_trace(file, file_format, seed, lenient)
-    return cut_trace(trace, start_s=start, duration_s=duration, max_nodes=max_nodes, cap=cap, seed=seed)
 
 
 def _tell_notes(trace: Trace) -> None:
@@ -71,7 +47,7 @@ def command() -> None:
 @json_option
 def info(as_json: bool, **reading: Any) -> None:
     """Print the statistics of FILE and a sparkline of its nodes over time."""
-    trace = _load(**reading)
+    trace = read_stretch(**reading)
     stats = trace_stats(trace)
     _tell_notes(trace)
     if as_json:
@@ -137,7 +113,7 @@ def _print(table: "Table") -> None:
 @click.option("--out", required=True, type=OUT, help="File to write.")
 def convert(to: str, out: Path, **reading: Any) -> None:
     """Write FILE, or a stretch of it, in lazsim's own format."""
-    trace = _load(**reading)
+    trace = read_stretch(**reading)
     write_whole(out, WRITERS[to](trace, {"source": Path(trace.name).name, "source_sha256": trace.sha256}))
     _tell_notes(trace)
     note(f"{out}: {len(trace)} events of {len(trace.names)} nodes over {format_duration(trace.duration_s)}")
@@ -167,7 +143,7 @@ def fit(seeds: int, out: Path | None, as_json: bool, **reading: Any) -> None:
     from lazsim.trace.fit import fit_spot, fit_table
     from lazsim.trace.recipes import recipe_toml
 
-    trace = _load(**reading)
+    trace = read_stretch(**reading)
     recipe = fit_spot(trace)
     frame = fit_table(trace, recipe, range(seeds))
     if out is not None:
@@ -235,7 +211,7 @@ def plot(out: Path, **reading: Any) -> None:
         raise LazsimError(f"--out {out}: give a name that ends in .png or .pdf")
     from lazsim.plots.trace import draw_trace
 
-    trace = _load(**reading)
+    trace = read_stretch(**reading)
     write_whole(out, draw_trace(trace, file_type))
     _tell_notes(trace)
     note(f"{out}: written")
