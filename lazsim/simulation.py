@@ -131,7 +131,7 @@ def simulate(
     if placements:
         inputs["placements"] = [policy_input(name) for name in dict.fromkeys(placements)]
     inputs["replay"] = dict(replay or {})
-    inputs["trace_events"] = sha256(trace.time_s.tobytes() + trace.change.tobytes() + trace.node.tobytes())
+    inputs["trace_events"] = trace.events_sha256
     trace_json = _trace_json(trace, wall_s)
     notes = _notes(trace, cluster_spec, loads, runs, wall_s)
     if profile is not None:

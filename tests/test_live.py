@@ -1,8 +1,10 @@
 """A real job under real kills ends with the parameters of an undisturbed one."""
 
 import asyncio
+import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -33,6 +35,7 @@ from lazsim.live.trainer import State
 from lazsim.live.validate import quiet_trace
 from lazsim.specs import ModelSpec, load_spec
 from lazsim.trace.table import Event, build_trace
+from tests.conftest import ROOT
 from tests.live_jobs import NUM_STEPS, Script, largest_difference, random_script, run_live, tiny_spec
 
 ROUNDING = 1e-9
@@ -353,6 +356,30 @@ def test_an_interrupt_leaves_nothing_behind(number, code, tmp_path):
     wait_until(lambda: not any(b"lazsim.live" in command_of(pid) for pid in members))
     if number != signal.SIGKILL:
         assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupted_run_tells_what_it_came_to(tmp_path):
+    job, out, checkpoints = tmp_path / "job.toml", tmp_path / "out", tmp_path / "checkpoints"
+    text = (ROOT / "lazsim" / "catalog" / "jobs" / "testbed-a.toml").read_text()
+    job.write_text(re.sub(r"lazarus = \d+", "lazarus = 1", text))
+    command = [sys.executable, "-m", "lazsim", "live", "--nodes", "2", "--steps", "100000", "--job", str(job)]
+    command += ["--out", str(out), "--checkpoints", str(checkpoints), "--json"]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_until(lambda: list(checkpoints.glob("step-*/complete.json")))
+    running.send_signal(signal.SIGINT)
+    printed, said = running.communicate(timeout=60)
+    assert (running.returncode, said.splitlines()[-1]) == (130, "lazsim: interrupted")
+    found = json.loads(printed)
+    assert found["interrupted"]
+    assert found["steps"] >= 1
+    assert found["samples"] == found["steps"] * found["inputs"]["spec"]["global_batch"]
+    assert json.loads((out / "live.json").read_text()) == found
+    assert {file.name for file in out.iterdir()} == {"live.json", "steps.csv", "live.png", "live.pdf"}
+    with (out / "steps.csv").open() as file:
+        steps = list(csv.DictReader(file))
+    assert [[int(row["step"]), float(row["loss"])] for row in steps] == [
+        [step, pytest.approx(loss, abs=1e-6)] for step, loss in found["losses"]
+    ]
 
 
 def test_messages_of_others_are_refused():

@@ -1,17 +1,21 @@
 """``lazsim live``: train a small MoE for real while its workers are killed and started."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from lazsim.cli.common import DURATION, OUT, Number, json_option, note, print_json, seed_option
+from lazsim.cli.common import OUT, Number, json_option, note, print_json, seed_option
+from lazsim.cli.follow import following
+from lazsim.cli.replay import read_stretch, replay_options
 from lazsim.errors import LazsimError
 
 if TYPE_CHECKING:
+    from lazsim.cli.follow import Watch
     from lazsim.live.controller import Controller
     from lazsim.live.record import LiveRun
+    from lazsim.live.report import LiveReport
     from lazsim.live.spec import LiveSpec
     from lazsim.trace.table import Trace
 
@@ -29,8 +33,7 @@ def live_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--system", default="lazarus", show_default=True, metavar="NAME"),
         click.option("--nodes", type=click.IntRange(min=1), default=4, show_default=True, help="Most workers at once."),
         click.option("--trace", "trace_path", metavar="FILE", help="What happens to the nodes."),
-        click.option("--start", type=DURATION, default=0.0, help="Where in the trace to begin; default 0."),
-        click.option("--duration", type=DURATION, help="How much of the trace; default: to its end."),
+        replay_options,
         click.option("--speedup", type=Number(min=0, min_open=True), help="Seconds of the trace in a second."),
         click.option("--device", type=click.Choice(("auto", "cpu", "cuda")), default="cpu", show_default=True),
         click.option(
@@ -53,8 +56,8 @@ def live_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--record-routing", type=OUT, metavar="FILE", help="Keep the gates' loads."),
         seed_option,
     )
-    for option in reversed(options):
-        function = option(function)
+    for decorate in reversed(options):
+        function = decorate(function)
     return function
 
 
@@ -94,23 +97,29 @@ def build_spec(options: dict[str, Any]) -> "LiveSpec":
     )
 
 
-def load_live_trace(options: dict[str, Any], default: Callable[[int], "Trace"]) -> tuple["Trace", float]:
-    """Return what happens to the nodes, and how much faster than in its own time."""
-    from lazsim.trace import load
+class Played(NamedTuple):
+    """What happens to the nodes, how much faster than in its own time, and how it was cut from its file."""
 
+    trace: "Trace"
+    speedup: float
+    replay: dict[str, Any]
+
+
+def load_live_trace(options: dict[str, Any], default: Callable[[int], "Trace"]) -> Played:
+    """Read what happens to the nodes, if anything."""
+    reading = {name: options[name] for name in ("trace_format", "start", "duration", "cap", "lenient")}
     if options["trace_path"] is None:
-        for name in ("start", "duration"):
-            if options[name]:
-                raise LazsimError(f"--{name}: cuts a stretch out of a trace; give one as --trace")
-        return default(options["nodes"]), options["speedup"] or DEFAULT_SPEEDUP
-    trace = load(
-        options["trace_path"],
-        start_s=options["start"],
-        duration_s=options["duration"],
-        max_nodes=options["nodes"],
-        seed=options["seed"],
-    )
-    return trace, options["speedup"] or max(1.0, trace.duration_s / 60.0)
+        usual = {"trace_format": "auto", "start": 0.0, "duration": None, "cap": "offset", "lenient": False}
+        for name, value in reading.items():
+            if value != usual[name]:
+                raise LazsimError(f"--{name.removeprefix('trace_')}: says what is read of a trace; give one as --trace")
+        return Played(default(options["nodes"]), options["speedup"] or DEFAULT_SPEEDUP, {})
+    trace = read_stretch(options["trace_path"], max_nodes=options["nodes"], seed=options["seed"], **reading)
+    for text in trace.notes:
+        note(text)
+    replay = {"start_s": options["start"], "duration_s": options["duration"], "max_nodes": options["nodes"]}
+    replay |= {"cap": options["cap"], "lenient": options["lenient"]}
+    return Played(trace, options["speedup"] or max(1.0, trace.duration_s / 60.0), replay)
 
 
 def check_place(path: Path | None) -> None:
@@ -142,65 +151,79 @@ def write_routing(path: Path | None, routing: Any) -> None:
     metavar="HOST:PORT",
     help="Lead --nodes workers that others start, with LAZSIM_LIVE_SECRET; see docs/live.md.",
 )
+@click.option("--out", type=OUT, metavar="DIR", help="Keep the record, every step and a picture there.")
 @json_option
-def command(steps: int | None, listen: str | None, record_routing: Path | None, as_json: bool, **options: Any) -> None:
+def command(
+    steps: int | None,
+    listen: str | None,
+    record_routing: Path | None,
+    out: Path | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Train a small MoE for real, one process for each node, while workers are killed and started as a trace says.
 
     Nodes of the trace are processes of this machine; its time is compressed to a minute unless --speedup says else.
-    Prints steps, losses, and what each recovery took.
+    Prints steps, losses, and what each recovery took; --out keeps live.json, steps.csv, live.png and .pdf. An interrupt
+    ends the run with what there is by then.
     """
     require_torch()
     import msgspec
 
+    from lazsim.files import check_folder, write_all
+    from lazsim.live.report import LIVE_FILES
+    from lazsim.live.run import prepare
+
+    if out is not None:
+        check_folder(out)
     check_place(record_routing)
-    spec = build_spec(options)
+    spec = prepare(build_spec(options))
     if steps is not None or options["trace_path"] is None:
         spec = msgspec.structs.replace(spec, num_steps=steps or 100)
-    found = _lead(spec, listen, options) if listen is not None else _run_here(spec, options)
+    report = _lead(spec, listen, options) if listen is not None else _run_here(spec, options)
+    write_routing(record_routing, report.found.routing)
+    if out is not None:
+        write_all(report.files(out))
+        note(f"results are in {out}/: {', '.join(LIVE_FILES)}")
     if as_json:
-        print_json(found.to_json())
+        print_json(report.to_json())
     else:
-        click.echo(found.to_text())
-    write_routing(record_routing, found.routing)
+        click.echo(report.found.to_text())
+    if report.interrupted:
+        raise KeyboardInterrupt
 
 
-def _run_here(spec: "LiveSpec", options: dict[str, Any]) -> "LiveRun":
+def _run_here(spec: "LiveSpec", options: dict[str, Any]) -> "LiveReport":
     """Start the workers here, and kill and start them as the trace says."""
-    import asyncio
-
     import msgspec
 
     from lazsim.live.nursery import Nursery
     from lazsim.live.play import TracePlay
+    from lazsim.live.report import live_inputs
     from lazsim.live.run import live_run
     from lazsim.live.validate import quiet_trace
 
-    trace, speedup = load_live_trace(options, quiet_trace)
+    trace, speedup, replay = load_live_trace(options, quiet_trace)
+    has_trace, device = options["trace_path"] is not None, options["device"]
     job = msgspec.structs.replace(spec.job, join_wait_s=spec.job.join_wait_s / speedup)
     spec = msgspec.structs.replace(spec, job=job)
-    play = TracePlay(trace, speedup, is_awaited=options["trace_path"] is not None)
+    play = TracePlay(trace, speedup, is_awaited=has_trace)
+    most = int(trace.num_alive()[1].max())
 
-    async def run() -> "LiveRun":
+    async def run(watch: "Watch") -> "LiveRun":
         with Nursery() as nursery:
-            most = int(trace.num_alive()[1].max())
             return await live_run(
-                spec,
-                play,
-                nursery,
-                num_initial=len(play.initial),
-                most_nodes=most,
-                device=options["device"],
-                watch=_tell_beginning,
+                spec, play, nursery, num_initial=len(play.initial), most_nodes=most, device=device, watch=watch
             )
 
-    return asyncio.run(run())
+    inputs = live_inputs(spec, device, trace, {**replay, "speedup": speedup})
+    return _follow(inputs, run, trace.duration_s / speedup if has_trace else None)
 
 
-def _lead(spec: "LiveSpec", listen: str, options: dict[str, Any]) -> "LiveRun":
+def _lead(spec: "LiveSpec", listen: str, options: dict[str, Any]) -> "LiveReport":
     """Lead workers that are started elsewhere."""
-    import asyncio
-
     from lazsim.live.messages import secret_from_environment
+    from lazsim.live.report import live_inputs
     from lazsim.live.run import lead
 
     host, _, port = listen.rpartition(":")
@@ -210,23 +233,42 @@ def _lead(spec: "LiveSpec", listen: str, options: dict[str, Any]) -> "LiveRun":
         raise LazsimError("--listen: who starts the workers also stops them; leave --trace out")
     if options["checkpoints"] is None:
         raise LazsimError("--listen: give a folder that all workers share as --checkpoints")
+    secret, num_nodes, device = secret_from_environment(), options["nodes"], options["device"]
 
-    def watch(controller: "Controller") -> None:
-        _tell_beginning(controller)
-        worker = "python -m lazsim.live.worker --controller"
-        note(f"waiting for {options['nodes']} workers: {worker} {host}:{controller.port}")
+    async def run(watch: "Watch") -> "LiveRun":
+        def tell(controller: "Controller") -> None:
+            watch(controller)
+            worker = "python -m lazsim.live.worker --controller"
+            note(f"waiting for {num_nodes} workers: {worker} {host}:{controller.port}")
 
-    return asyncio.run(
-        lead(
-            spec,
-            secret_from_environment(),
-            host,
-            int(port),
-            num_initial=options["nodes"],
-            device=options["device"],
-            watch=watch,
-        )
-    )
+        return await lead(spec, secret, host, int(port), num_initial=num_nodes, device=device, watch=tell)
+
+    return _follow(live_inputs(spec, device, None, {}), run, None)
+
+
+def _follow(
+    inputs: dict[str, Any], run: "Callable[[Watch], Coroutine[Any, Any, LiveRun]]", wall_s: float | None
+) -> "LiveReport":
+    """Show how a run gets on, and report on it; on an interrupt, on what there was by then, if it had begun."""
+    import asyncio
+
+    from lazsim.live.report import LiveReport
+
+    seen: list[Controller] = []
+    with following() as follow:
+
+        def watch(controller: "Controller") -> None:
+            seen.append(controller)
+            _tell_beginning(controller)
+            follow("training", wall_s)(controller)
+
+        try:
+            return LiveReport(inputs, asyncio.run(run(watch)))
+        except KeyboardInterrupt:
+            if not seen or not seen[0].record.steps:
+                raise
+            controller = seen[0]
+            return LiveReport(inputs, controller.record.result(controller.step, controller.now_s()), interrupted=True)
 
 
 def _tell_beginning(controller: "Controller") -> None:

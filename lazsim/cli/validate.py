@@ -1,11 +1,12 @@
 """``lazsim validate``: hold the prediction against a real training job under real kills."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from lazsim.cli.common import OUT, Number, json_option, note, print_json
+from lazsim.cli.follow import following
 from lazsim.cli.live import (
     build_spec,
     check_place,
@@ -14,6 +15,9 @@ from lazsim.cli.live import (
     require_torch,
     write_routing,
 )
+
+if TYPE_CHECKING:
+    from lazsim.cli.follow import Watch
 
 
 @click.command()
@@ -37,8 +41,15 @@ def command(
     if out is not None:
         check_folder(out)
     check_place(record_routing)
-    trace, speedup = load_live_trace(options, kills_and_joins)
-    found = validate(build_spec(options), trace, speedup=speedup, device=options["device"], say=note)
+    trace, speedup, replay = load_live_trace(options, kills_and_joins)
+    spec, device = build_spec(options), options["device"]
+    with following() as follow:
+
+        def tell(doing: str, wall_s: float | None) -> "Watch":
+            note(doing)
+            return follow(doing, wall_s)
+
+        found = validate(spec, trace, speedup=speedup, device=device, replay=replay, follow=tell)
     write_routing(record_routing, found.measured.routing)
     if out is not None:
         write_all(found.files(out))

@@ -18,6 +18,7 @@ from lazsim.costmodel.recovery_times import checkpoint_load_s
 from lazsim.costmodel.step import CostModel
 from lazsim.engine.simulate import SystemRun, simulate_system
 from lazsim.engine.systems import SYSTEMS
+from lazsim.live.controller import Controller
 from lazsim.live.nursery import Nursery
 from lazsim.live.play import Machine
 from lazsim.live.record import LiveRun
@@ -117,9 +118,11 @@ class Rounds:
         elif self._falling and len(self._alive) > self._lowest:
             # Failures do not wait for the end of a step: each comes at another part of the next one.
             self._num_killed += 1
+            # The one that was there longest: the memory of a worker grows for half a minute, and the more of it the
+            # kernel has to take back, the later its connections end.
             part = self._num_killed * GOLDEN_RATIO % 1
             step_s = machine.controller.record.steps[-1].step_s
-            asyncio.get_running_loop().call_later(part * step_s, machine.kill, self._alive.pop())
+            asyncio.get_running_loop().call_later(part * step_s, machine.kill, self._alive.pop(0))
         else:
             self._grow(machine)
 
@@ -130,7 +133,13 @@ class Rounds:
         machine.start(self._alive[-1])
 
 
-async def calibrate(spec: LiveSpec, num_nodes: int, nursery: Nursery, device: str) -> LiveRun:
+async def calibrate(
+    spec: LiveSpec,
+    num_nodes: int,
+    nursery: Nursery,
+    device: str,
+    watch: Callable[[Controller], None] | None = None,
+) -> LiveRun:
     """Make a run that shows what runs with up to so many nodes are made of."""
     system = SYSTEMS[spec.system]
     costs = planning_costs(spec, num_nodes)
@@ -140,7 +149,7 @@ async def calibrate(spec: LiveSpec, num_nodes: int, nursery: Nursery, device: st
     )
     short = msgspec.structs.replace(spec, job=job, num_steps=None)
     play = Rounds(num_nodes, partial(system.usable_nodes, costs))
-    return await live_run(short, play, nursery, num_initial=num_nodes, most_nodes=num_nodes, device=device)
+    return await live_run(short, play, nursery, num_initial=num_nodes, most_nodes=num_nodes, device=device, watch=watch)
 
 
 def summarise(runs: Sequence[LiveRun]) -> Calibration:

@@ -1,29 +1,31 @@
 """Hold a prediction against what happened: a live run between calibrations, a simulation of it, and the errors."""
 
 import asyncio
-import platform
 import statistics
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from lazsim import __version__
 from lazsim.engine.ledger import BUCKETS
 from lazsim.engine.simulate import SystemRun
-from lazsim.files import check_folder
+from lazsim.files import check_folder, json_bytes
+from lazsim.live.controller import Controller
 from lazsim.live.nursery import Nursery
 from lazsim.live.play import TracePlay
 from lazsim.live.predict import Calibration, calibrate, compress, predict, step_times, summarise
 from lazsim.live.record import LiveRun
+from lazsim.live.report import live_inputs
 from lazsim.live.run import live_run, prepare
 from lazsim.live.spec import LiveSpec
 from lazsim.trace.table import Event, Trace, build_trace
 from lazsim.units import DAY_S
+
+Follow = Callable[[str, float | None], Callable[[Controller], None] | None]
 
 
 @dataclass(frozen=True)
@@ -47,10 +49,8 @@ class Validation:
 
     Attributes
     ----------
-    spec : LiveSpec
-        The job.
-    trace : Trace
-        What happened to the nodes, in its own time.
+    inputs : mapping
+        What both were made of, see `lazsim.live.report.live_inputs`.
     measured, predicted : LiveRun, SystemRun
         What happened, and what was to happen.
     calibration : Calibration
@@ -59,8 +59,7 @@ class Validation:
         Beside each other.
     """
 
-    spec: LiveSpec
-    trace: Trace
+    inputs: Mapping[str, Any]
     measured: LiveRun
     predicted: SystemRun
     calibration: Calibration
@@ -73,8 +72,9 @@ class Validation:
     def to_text(self) -> str:
         """Return a table for people."""
         run = self.measured.run
+        model = self.inputs["spec"]["model"]["name"]
         lines = [
-            f"{self.spec.system}, {self.spec.model.name}: {run.wall_s:.0f} s, {run.counts['failures']} failures, "
+            f"{run.system}, {model}: {run.wall_s:.0f} s, {run.counts['failures']} failures, "
             f"{run.counts['reconfigurations']} reconfigurations, {run.counts['restarts']} restarts",
             "",
             f"{'':<28} {'measured':>10} {'predicted':>10} {'error':>8}",
@@ -89,11 +89,10 @@ class Validation:
 
     def files(self, folder: Path) -> dict[Path, bytes]:
         """Return the content of every file of a validation's folder, pictures included."""
-        from lazsim.plots.validate import validation_figure
+        from lazsim.plots.live import live_figure
 
-        report = msgspec.json.format(msgspec.json.encode(self.to_json()), indent=2) + b"\n"
-        pictures = validation_figure(self.measured, self.predicted)
-        return {folder / "validate.json": report} | {
+        pictures = live_figure(self.measured, self.predicted)
+        return {folder / "validate.json": json_bytes(self.to_json())} | {
             folder / f"validate.{kind}": content for kind, content in pictures.items()
         }
 
@@ -101,10 +100,7 @@ class Validation:
         """Return plain data."""
         run = self.measured.run
         return {
-            "version": __version__,
-            "machine": {"processor": platform.machine(), "python": platform.python_version()},
-            "trace": {"name": Path(self.trace.name).name, "sha256": self.trace.sha256, "duration_s": run.wall_s},
-            "spec": msgspec.to_builtins(self.spec),
+            "inputs": self.inputs,
             "components": [
                 {
                     "name": one.name,
@@ -117,7 +113,15 @@ class Validation:
             ],
             "worst_error": self.worst(),
             "drift": self.calibration.drift,
-            "measured": {"counts": dict(run.counts), "ledger_s": dict(run.ledger_s)},
+            "calibration": {
+                name: value for name, value in vars(self.calibration).items() if name not in ("routing", "drift")
+            },
+            "measured": {
+                "wall_s": run.wall_s,
+                "counts": dict(run.counts),
+                "ledger_s": dict(run.ledger_s),
+                "recoveries": [asdict(recovery) for recovery in self.measured.recoveries],
+            },
             "predicted": {"counts": dict(self.predicted.counts), "ledger_s": dict(self.predicted.ledger_s)},
         }
 
@@ -128,7 +132,8 @@ def validate(
     *,
     speedup: float,
     device: str = "cpu",
-    say: Callable[[str], None] = lambda _: None,
+    replay: Mapping[str, Any] | None = None,
+    follow: Follow = lambda _doing, _wall_s: None,
 ) -> Validation:
     """Measure, predict and compare.
 
@@ -142,8 +147,10 @@ def validate(
         Seconds of the trace in one of the run.
     device
         ``auto``, ``cpu`` or ``cuda``.
-    say
-        Is told what is done.
+    replay
+        How the trace was cut from its file, recorded with the inputs.
+    follow
+        Is told what each run is for, and how many seconds it takes if that is known; returns its `watch`, or none.
 
     Raises
     ------
@@ -152,27 +159,31 @@ def validate(
     """
     job = msgspec.structs.replace(spec.job, join_wait_s=spec.job.join_wait_s / speedup)
     spec = prepare(msgspec.structs.replace(spec, job=job))
+    inputs = live_inputs(spec, device, trace, {**(replay or {}), "speedup": speedup})
     most_nodes = int(trace.num_alive()[1].max())
     play = TracePlay(trace, speedup)
 
     async def run() -> tuple[Calibration, LiveRun]:
         with Nursery() as nursery:
-            say("calibrating")
             with _own_folder(spec) as own:
-                before = await calibrate(own, most_nodes, nursery, device)
-            say("training through the trace")
+                before = await calibrate(own, most_nodes, nursery, device, follow("calibrating", None))
             with _own_folder(spec) as own:
                 found = await live_run(
-                    own, play, nursery, num_initial=len(play.initial), most_nodes=most_nodes, device=device
+                    own,
+                    play,
+                    nursery,
+                    num_initial=len(play.initial),
+                    most_nodes=most_nodes,
+                    device=device,
+                    watch=follow("training through the trace", trace.duration_s / speedup),
                 )
-            say("calibrating again")
             with _own_folder(spec) as own:
-                after = await calibrate(own, most_nodes, nursery, device)
+                after = await calibrate(own, most_nodes, nursery, device, follow("calibrating again", None))
             return summarise([before, after]), found
 
     calibration, measured = asyncio.run(run())
     predicted = predict(spec, compress(trace, speedup), calibration, most_nodes)
-    return Validation(spec, trace, measured, predicted, calibration, compare(measured, predicted, calibration))
+    return Validation(inputs, measured, predicted, calibration, compare(measured, predicted, calibration))
 
 
 @contextmanager

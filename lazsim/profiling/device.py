@@ -64,24 +64,29 @@ def choose_dtype(dtype: str, device: str) -> str:
 
 
 def conditions(device: str) -> dict[str, Any]:
-    """Record what times depend on, as far as it can be read."""
+    """Record what times of kernels depend on, as far as it can be read."""
     found: dict[str, Any] = {
-        "processor": _processor(),
-        "num_processors": os.cpu_count(),
         "num_threads": torch.get_num_threads(),
         # Where it is not "highest", float32 is multiplied in fewer bits.
         "float32_matmul_precision": torch.get_float32_matmul_precision(),
         "clock": type(clock_of(device, torch.get_num_threads())).__name__,
+        "lazsim": __version__,
+        "cache_bytes": cache_bytes(device),
+    }
+    return found | machine(device) | clocks(device)
+
+
+def machine(device: str) -> dict[str, Any]:
+    """Record what machine this is, what runs on it, and how busy it is."""
+    found: dict[str, Any] = {
+        "processor": _processor(),
+        "num_processors": os.cpu_count(),
+        "memory_bytes": _memory_bytes(),
         "os": platform.platform(),
         "python": platform.python_version(),
-        "lazsim": __version__,
         "load_average": round(os.getloadavg()[0], 2),
-        "cache_bytes": cache_bytes(device),
-        "memory_bytes": _memory_bytes(),
     }
-    if device == "cuda":
-        found |= _gpu_conditions()
-    return found | clocks(device)
+    return found | _gpu_conditions() if device == "cuda" else found
 
 
 def clocks(device: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lazsim.errors import TraceFormatError
+from lazsim.specs import sha256
 from lazsim.units import DAY_S
 
 if TYPE_CHECKING:
@@ -75,6 +76,11 @@ class Trace:
 
     def __len__(self) -> int:
         return len(self.time_s)
+
+    @property
+    def events_sha256(self) -> str:
+        """Hash of what happens, in whatever format it was read."""
+        return sha256(self.time_s.tobytes() + self.change.tobytes() + self.node.tobytes())
 
     def events(self) -> Iterator[Event]:
         """Yield every event in order."""
