@@ -1,4 +1,5 @@
 import json
+import shutil
 import sys
 
 import msgspec
@@ -74,6 +75,32 @@ def test_measuring_again_adds_nothing_that_is_there(lazsim, measured):
     code, _, _ = lazsim("profile", "--device", "cpu", "--model", model, "--budget", "1ms", "--ranks", 1, "--out", path)
     assert code == 0
     assert set(before) <= set(path.read_text().splitlines())
+
+
+def test_a_kernel_is_measured_again_and_the_others_stay(lazsim, measured, tmp_path):
+    path, model = measured
+    copy = tmp_path / "copy.csv"
+    for suffix in (".csv", ".json"):
+        shutil.copy(path.with_suffix(suffix), copy.with_suffix(suffix))
+    options = ("--device", "cpu", "--threads", 1, "--model", model, "--budget", "20s", "--kernel", "gate")
+    assert lazsim("profile", *options, "--fresh", "--out", copy)[0] == 0
+    before, after = (file.read_text().splitlines() for file in (path, copy))
+    old, new = ([row for row in rows if row.startswith("gate,")] for rows in (before, after))
+    assert [row for row in after if row not in new] == [row for row in before if row not in old]
+    assert new
+    assert not set(old) & set(new)
+    left_out = [json.loads(file.with_suffix(".json").read_text())["left_out"] for file in (path, copy)]
+    assert {name: why for name, why in left_out[1].items() if name != "gate"} == left_out[0]
+
+
+def test_only_the_kernels_that_are_named_are_measured(lazsim, measured, tmp_path):
+    options = ("--device", "cpu", "--threads", 1, "--model", measured[1], "--budget", "10s")
+    code, out, _ = lazsim(
+        "profile", *options, "--kernel", "gate", "--kernel", "schedule", "--out", tmp_path / "two.csv"
+    )
+    assert (code, "of 2 kernels" in out) == (0, True)
+    header = json.loads((tmp_path / "two.json").read_text())
+    assert set(header["kernels"]) == {"gate", "schedule"} >= set(header["left_out"])
 
 
 def test_a_run_on_a_profile_says_what_was_measured(lazsim, measured):
@@ -276,6 +303,7 @@ def test_ranks_compute_the_quotas_of_their_slots(padded, expected):
         ((), "Missing option '--out'"),
         (("--out", "profile.txt"), "profile.txt: a profile's name ends in .csv"),
         (("--out", "a.csv", "--model", "gtp-s"), "did you mean 'gpt-s'?"),
+        (("--out", "a.csv", "--kernel", "gates"), "--kernel: unknown kernel 'gates': did you mean 'gate'?"),
         (("--out", "a.csv", "--budget", "10"), "give a number with a unit"),
         (("--out", "a.csv", "--device", "tpu"), "'tpu' is not one of"),
         (("--out", "a.csv", "--ranks", "0"), "--ranks"),

@@ -19,6 +19,7 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 @click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True)
 @click.option("--dtype", type=click.Choice(DTYPES), default="auto", show_default=True, help="auto: float32 on a CPU.")
 @click.option("--model", default="gpt-s", show_default=True, metavar="NAME|TOML", help="Whose shapes.")
+@click.option("--kernel", "kernels", multiple=True, metavar="NAME", help="Measure only this one; repeats.")
 @click.option("--budget", type=DURATION, default="10min", show_default=True, help="How long; large sizes come last.")
 @click.option(
     "--ranks",
@@ -35,7 +36,7 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
     help="Threads of a kernel on a CPU; default: all. One is timed by its own processor time: good on a busy machine.",
 )
 @click.option("--note", "remark", default="", metavar="TEXT", help="What else times depend on, kept in the header.")
-@click.option("--fresh", is_flag=True, help="Measure again what FILE already has.")
+@click.option("--fresh", is_flag=True, help="Measure again what FILE already has, of each --kernel if there are any.")
 @click.option("--out", type=OUT, metavar="FILE", help="The profile, FILE.csv; its header is FILE.json.")
 @click.pass_context
 def command(
@@ -43,6 +44,7 @@ def command(
     device: str,
     dtype: str,
     model: str,
+    kernels: tuple[str, ...],
     budget: float,
     num_ranks: int | None,
     backend: str | None,
@@ -67,9 +69,11 @@ def command(
     header_path(out)
     check_folder(out.parent)
     _require_torch()
-    from lazsim.profiling.session import Options, measure_profile
+    from lazsim.profiling.whole import Options, measure_profile
 
-    options = Options(device, dtype, model, budget, num_ranks, backend, checkpoint_path, remark, num_threads, fresh)
+    options = Options(
+        device, dtype, model, budget, num_ranks, backend, checkpoint_path, remark, num_threads, fresh, kernels
+    )
     header, points = measure_profile(out, options, _measuring)
     for kernel, reason in header.left_out.items():
         note(f"left out: {kernel}: {reason}")

@@ -31,6 +31,8 @@ GROUP_S = {"gloo": 4.0, "nccl": 10.0, "mpi": 4.0}
 
 FEWEST_IN_GROUP = 3
 
+GROUPS = ("group_create", "group_recreate")
+
 RANKS_PER_PROCESSOR = 8
 """With more, an exchange measures how processes take turns, and starting them takes minutes."""
 
@@ -111,8 +113,7 @@ def group_tasks(header: Header, num_ranks: int, backend: str) -> list[Task]:
     release_memory(header.device)
     cycles: list[tuple[float, float]] = []
     return [
-        _group_task(kernel, index, num_ranks, backend, header.device, cycles)
-        for index, kernel in enumerate(("group_create", "group_recreate"))
+        _group_task(kernel, index, num_ranks, backend, header.device, cycles) for index, kernel in enumerate(GROUPS)
     ]
 
 

@@ -1,4 +1,4 @@
-"""Measure a kernel at one size: memory, buffers, the check against the reference, times and roofline."""
+"""Measure kernels at one size each: memory, buffers, the check against the reference, times and roofline."""
 
 import math
 import time
@@ -8,12 +8,14 @@ from typing import Any
 
 import torch
 
-from lazsim.costmodel.profile import SIZE_UNITS, Point
+from lazsim.costmodel.profile import SIZE_UNITS, Header, Point
 from lazsim.errors import LazsimError
 from lazsim.profiling.device import DTYPES, MEMORY_SHARE, cache_bytes, free_bytes, synchronize
 from lazsim.profiling.kernel import Kernel, Random
+from lazsim.profiling.kernels import kernels_of
 from lazsim.profiling.method import clock_of, measure
 from lazsim.profiling.points import point_of
+from lazsim.profiling.task import Task
 
 CACHE_MULTIPLE = 2
 """Buffers together are this many times the largest cache, so that rotating through them leaves nothing in it."""
@@ -231,3 +233,42 @@ def _stages(kernel: Kernel, buffers: Sequence[tuple[Any, ...]]) -> list[Callable
         torch.autograd.grad(output, [tensor for tensor in leaves[index] if tensor.requires_grad], held["gradient"])
 
     return [forward, backward]
+
+
+def compute_tasks(header: Header) -> tuple[list[Task], dict[str, str]]:
+    """List the kernels of a profile's model at all sizes, cheapest first; each is first checked against its reference.
+
+    Returns
+    -------
+    tuple
+        What is to be measured, and kernels that the model has and that are not known, with why.
+    """
+    device = Device(header.device, header.dtype, header.matmul_flop_per_s, header.copy_bytes_per_s)
+    kernels, unknown = kernels_of(header.model, use_grouped_mm=header.conditions["grouped"] == "grouped_mm")
+    checked: dict[str, float] = {}
+    tasks = [_compute_task(kernel, size, device, checked) for kernel in kernels for size in kernel.sizes]
+    return sorted(tasks, key=lambda task: task.least_s(())), unknown
+
+
+def _compute_task(kernel: Kernel, size: int, device: Device, checked: dict[str, float]) -> Task:
+    fastest_s = ideal_s(kernel, size, device)
+
+    def predicted_s(points: Sequence[Point]) -> float:
+        smaller = [point for point in points if point.size < size]
+        # Times grow no faster than sizes, so that the least of these leaves out what a disturbance added.
+        if smaller:
+            return max(fastest_s, min(point.time_s * size / point.size for point in smaller))
+        return fastest_s
+
+    def prepare() -> None:
+        if kernel.name not in checked:
+            checked[kernel.name] = check_kernel(kernel, device)
+
+    def measure(budget_s: float) -> Point:
+        return measure_kernel(kernel, size, device, budget_s, checked[kernel.name])
+
+    def obstacle() -> str | None:
+        return "memory" if too_large(kernel, size, device, is_checked=kernel.name in checked) else None
+
+    fixed_s = inputs_s(kernel, size, device)
+    return Task(kernel.name, size, 1, predicted_s, measure, obstacle, fixed_s, prepare=prepare)

@@ -17,7 +17,7 @@ from lazsim.profiling.method import HostClock, measure
 from lazsim.profiling.points import point_of
 from lazsim.profiling.task import FEWEST_RUNS, Task
 
-KERNELS = ("checkpoint_save", "checkpoint_load")
+STORAGE = ("checkpoint_save", "checkpoint_load")
 STORAGE_SIZES = tuple(2**power for power in range(20, 33, 2))
 DISK_SHARE = 0.1
 """Part of the free space that a file may take."""
@@ -32,7 +32,7 @@ def storage_tasks(folder: Path) -> list[Task]:
         When the folder cannot be written to.
     """
     check_folder(folder)
-    return [_task(kernel, size, folder) for size in STORAGE_SIZES for kernel in KERNELS]
+    return [_task(kernel, size, folder) for size in STORAGE_SIZES for kernel in STORAGE]
 
 
 def _task(kernel: str, size: int, folder: Path) -> Task:
