@@ -3,6 +3,7 @@ import tomllib
 
 import pytest
 
+from lazsim.specs import FusedExpertsSpec, NetworkSpec
 from tests.test_fit import write_collectives, write_matmuls
 
 
@@ -35,7 +36,7 @@ def test_json_holds_the_errors_and_the_new_fit(lazsim, measurements):
     # The times were made by the model itself, with other parameters than those of the GPU of that name.
     assert all(row["median"] < 1e-3 for row in fits)
     assert [row["points"] for row in fits] == ["held out", "held out, m >= 512"]
-    links = answer["refit"]["clusters of h100"]
+    links = answer["refit"]["clusters of h100"]["network"]
     assert (links["local_bytes_per_s"], links["local_latency_s"]) == pytest.approx((200e9, 9e-6), rel=1e-3)
     ring = (links["local_all_reduce_bytes_per_s"], links["local_all_reduce_latency_s"])
     assert ring == pytest.approx((300e9, 3e-6), rel=1e-3)
@@ -44,11 +45,15 @@ def test_json_holds_the_errors_and_the_new_fit(lazsim, measurements):
 def test_refit_prints_lines_for_the_catalogue(lazsim, measurements):
     code, out, _ = lazsim("calibrate", "--measurements", measurements, "--gpu", "h100", "--refit")
     assert code == 0
-    section = out.split("\n\n")[0]
-    assert section.startswith("# gpus/h100\n")
+    files = {section.splitlines()[0]: tomllib.loads(section) for section in out.split("\n\n")}
+    assert list(files) == ["# gpus/h100", "# clusters of h100"]
+    gpu = files["# gpus/h100"]
     # 100 TFLOP/s * 0.7 were made up; the datasheet of the GPU of that name says 989
-    assert tomllib.loads(section)["matmul_efficiency"] == pytest.approx(70 / 989, rel=0.01)
-    assert tomllib.loads(section)["kernel_overhead_s"] == pytest.approx(7e-6, rel=0.01)
+    assert gpu["matmul_efficiency"] == pytest.approx(70 / 989, rel=0.01)
+    assert gpu["kernel_overhead_s"] == pytest.approx(7e-6, rel=0.01)
+    # Tables go where the files of the catalogue have them.
+    assert set(gpu["fused_experts"]) == set(FusedExpertsSpec.__struct_fields__)
+    assert set(files["# clusters of h100"]["network"]) < set(NetworkSpec.__struct_fields__)
 
 
 def test_a_folder_with_only_matmuls_is_enough(lazsim, measurements):
@@ -86,6 +91,14 @@ def test_bad_input_is_one_line_and_code_2(lazsim, measurements, options, complai
     assert len(err.splitlines()) == 1
 
 
+def test_a_gpu_that_is_not_compared_is_named(lazsim, measurements):
+    path = measurements / "gemm_bf16.csv"
+    path.write_text(path.read_text() + path.read_text().splitlines()[-1].replace("h100", "l40s") + "\n")
+    code, out, err = lazsim("calibrate", "--measurements", measurements)
+    assert (code, "l40s" in out) == (0, False)
+    assert "note: measured, but not in the catalogue: l40s; give a TOML file as --gpu" in err
+
+
 def test_gpus_that_are_in_no_catalogue_are_named(lazsim, tmp_path):
     write_matmuls(tmp_path)
     code, _, err = lazsim("calibrate", "--measurements", tmp_path)
@@ -101,5 +114,5 @@ def test_the_reference_measurements_are_found_and_compared(lazsim, shared):
     # NVLink of H100 carries 450 GB/s in each direction (datasheet): no fit may exceed it.
     refit = json.loads(out)["refit"]
     for gpu in ("h100", "h200"):
-        links = refit[f"clusters of {gpu}"]
+        links = refit[f"clusters of {gpu}"]["network"]
         assert all(links[name] < 450e9 for name in ("local_bytes_per_s", "local_all_reduce_bytes_per_s"))

@@ -1,11 +1,13 @@
 """``lazsim calibrate``: how far the cost model is from measured kernels."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
-from lazsim.cli.common import json_option, print_json
+from lazsim.cli.common import json_option, note, print_json
 from lazsim.costmodel.calibration import Calibration, CalibrationRow, calibrate
 from lazsim.costmodel.fit import TABLES, TEXT_COLUMNS, read_measurements
 
@@ -28,6 +30,8 @@ def command(measurements: Path | None, gpus: tuple[str, ...], refit: bool, as_js
     """
     folder = measurements or Path(os.environ.get("LAZSIM_SHARED", "../shared")) / "measurements"
     calibration = calibrate(read_measurements(folder), gpus)
+    if calibration.unknown:
+        note(f"measured, but not in the catalogue: {', '.join(calibration.unknown)}; give a TOML file as --gpu")
     if as_json:
         print_json(calibration.to_json())
     elif refit:
@@ -42,11 +46,19 @@ command.epilog = "Tables, each with gpu and time_us: " + "; ".join(
 
 
 def format_refit(calibration: Calibration) -> str:
-    """Write fitted parameters as TOML, three digits each, under a comment that says where they belong."""
+    """Write fitted parameters as TOML, three digits each, under a comment that says in which file they belong."""
     lines = []
-    for section, values in calibration.refit.items():
-        lines += [f"# {section}", *(f"{name} = {float(f'{value:.3g}')!r}" for name, value in values.items()), ""]
+    for file, values in calibration.refit.items():
+        tables = {name: value for name, value in values.items() if isinstance(value, dict)}
+        lines += [f"# {file}", *_assignments({name: values[name] for name in values if name not in tables})]
+        for name, table in tables.items():
+            lines += [f"[{name}]", *_assignments(table)]
+        lines.append("")
     return "\n".join(lines).rstrip()
+
+
+def _assignments(values: Mapping[str, Any]) -> list[str]:
+    return [f"{name} = {float(f'{value:.3g}')!r}" for name, value in values.items()]
 
 
 def format_table(rows: list[CalibrationRow]) -> str:

@@ -38,6 +38,8 @@ BALANCED = "balanced"
 
 Mask = npt.NDArray[np.bool_]
 
+Refit = dict[str, dict[str, float | dict[str, float]]]
+
 
 @dataclass(frozen=True)
 class CalibrationRow:
@@ -56,10 +58,14 @@ class CalibrationRow:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Rows of errors, and for each TOML section what a new fit gives."""
+    """Rows of errors, what a new fit gives for each TOML file, and measured GPUs that are not in the catalogue.
+
+    A value of `refit` is a number, or a table of numbers that has its own name in the file.
+    """
 
     rows: list[CalibrationRow] = field(default_factory=list)
-    refit: dict[str, dict[str, float]] = field(default_factory=dict)
+    refit: Refit = field(default_factory=dict)
+    unknown: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, object]:
         """Return plain values: errors that cannot be told are None."""
@@ -67,7 +73,7 @@ class Calibration:
         for row in self.rows:
             numbers = {name: _plain(value) for name, value in vars(row.error).items()}
             rows.append({"gpu": row.gpu, "kind": row.kind, "model": row.model, "points": row.points} | numbers)
-        return {"rows": rows, "refit": self.refit}
+        return {"rows": rows, "refit": self.refit, "unknown": self.unknown}
 
 
 def calibrate(tables: Mapping[str, "pd.DataFrame"], names: Iterable[str] = ()) -> Calibration:
@@ -93,7 +99,7 @@ def calibrate(tables: Mapping[str, "pd.DataFrame"], names: Iterable[str] = ()) -
     if not gpus:
         known = ", ".join(measured)
         raise LazsimError(f"none of the measured GPUs ({known}) is in the catalogue; give --gpu FILE.toml")
-    calibration = Calibration()
+    calibration = Calibration(unknown=() if names else tuple(sorted({*measured} - {gpu.name for gpu in gpus})))
     for gpu in gpus:
         mine = {name: table[table["gpu"] == gpu.name] for name, table in tables.items()}
         for name, compare in COMPARISONS.items():
@@ -118,42 +124,38 @@ def _kernel_rows(
             yield CalibrationRow(gpu.name, kind, model, points, summarise(predicted[mask], table[mask]))
 
 
-def _compare_matmuls(
-    gpu: GpuSpec, table: "pd.DataFrame", refit: dict[str, dict[str, float]]
-) -> Iterator[CalibrationRow]:
+def _compare_matmuls(gpu: GpuSpec, table: "pd.DataFrame", refit: Refit) -> Iterator[CalibrationRow]:
     fitted = fit_memory(fit_kernels(gpu, table), table)
-    refit[f"gpus/{gpu.name}"] = {name: getattr(fitted, name) for name in (*KERNEL_PARAMETERS, "memory_efficiency")}
+    values = {name: getattr(fitted, name) for name in (*KERNEL_PARAMETERS, "memory_efficiency")}
+    refit.setdefault(f"gpus/{gpu.name}", {}).update(values)
     models = {"catalogue": gpu, "this fit": fitted}
     yield from _kernel_rows(gpu, "matmul", models, matmul_times_s, table, table["m"])
 
 
-def _compare_experts(
-    gpu: GpuSpec, table: "pd.DataFrame", refit: dict[str, dict[str, float]]
-) -> Iterator[CalibrationRow]:
+def _compare_experts(gpu: GpuSpec, table: "pd.DataFrame", refit: Refit) -> Iterator[CalibrationRow]:
     table = table[table["moe_ep_size"] == 1]
     if (table["distribution"] == BALANCED).any():
         table = table[table["distribution"] == BALANCED]
     if not len(table):
         return
     fitted = fit_kernels(gpu, table, expert_times_s)
-    refit[f"gpus/{gpu.name}, fused expert kernels"] = {name: getattr(fitted, name) for name in KERNEL_PARAMETERS}
+    values = {name: getattr(fitted, name) for name in KERNEL_PARAMETERS}
+    refit.setdefault(f"gpus/{gpu.name}", {})["fused_experts"] = values
     models = {"catalogue": gpu, "own fit": fitted}
     if gpu.fused_experts is not None:
         models["fused"] = fused_gpu(gpu, gpu.fused_experts)
     yield from _kernel_rows(gpu, "experts", models, expert_times_s, table, tokens_per_expert(table))
 
 
-def _compare_collectives(
-    gpu: GpuSpec, table: "pd.DataFrame", refit: dict[str, dict[str, float]]
-) -> Iterator[CalibrationRow]:
-    network = _node_network(gpu.name)
+def _compare_collectives(gpu: GpuSpec, table: "pd.DataFrame", refit: Refit) -> Iterator[CalibrationRow]:
+    network, fields = _node_network(gpu.name), dict[str, float]()
     for operation, collective in COLLECTIVES.items():
         mine = large_exchanges(table, operation)
         if not len(mine):
             continue
         fitted = fit_links(operation, mine)
-        fields = dict(zip(collective.fields, (fitted.bytes_per_s, fitted.latency_s), strict=True))
-        refit.setdefault(f"clusters of {gpu.name}", {}).update(fields)
+        fields |= zip(collective.fields, (fitted.bytes_per_s, fitted.latency_s), strict=True)
+        refit[f"clusters of {gpu.name}"] = {"network": fields}
         models = {"this fit": fitted}
         if network is not None:
             models = {"catalogue": LinkFit(*(getattr(network, name) for name in collective.fields))} | models
@@ -173,7 +175,7 @@ def _node_network(gpu: str) -> NetworkSpec | None:
     return None
 
 
-Compare = Callable[[GpuSpec, "pd.DataFrame", dict[str, dict[str, float]]], Iterator[CalibrationRow]]
+Compare = Callable[[GpuSpec, "pd.DataFrame", Refit], Iterator[CalibrationRow]]
 
 COMPARISONS: Mapping[str, Compare] = {
     "gemm_bf16.csv": _compare_matmuls,
