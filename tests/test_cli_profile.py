@@ -103,6 +103,43 @@ def test_only_the_kernels_that_are_named_are_measured(lazsim, measured, tmp_path
     assert set(header["kernels"]) == {"gate", "schedule"} >= set(header["left_out"])
 
 
+def write_profile(path, times_s, left_out=None, **changes):
+    """Write a profile of experts, seconds by tokens."""
+    points = [Point(kernel="expert", size=size, time_s=seconds) for size, seconds in times_s.items()]
+    save_profile(path, msgspec.structs.replace(HEADER, left_out=left_out or {}, **changes), points)
+
+
+def test_of_profiles_put_together_each_point_is_the_fastest(lazsim, tmp_path):
+    one, two, out = (tmp_path / f"{name}.csv" for name in ("one", "two", "out"))
+    left_out = {"expert": "16, 32: --budget", "head": "8: memory", "communication": "--ranks 1"}
+    write_profile(one, {1: 3.0, 2: 4.0, 8: 9.0}, left_out)
+    write_profile(two, {1: 2.0, 2: 5.0, 4: 6.0, 16: 20.0}, {"communication": "--ranks 1"}, copy_bytes_per_s=2e10)
+    assert lazsim("profile", "merge", one, two, "--note", "two sittings", "--out", out)[0] == 0
+    found = json.loads(lazsim("profile", "show", out, "--json")[1])
+    times_s = {point["size"]: point["time_s"] for point in found["points"]}
+    assert list(times_s.items()) == [(1, 2.0), (2, 4.0), (4, 6.0), (8, 9.0), (16, 20.0)]
+    assert found["header"]["copy_bytes_per_s"] == 2e10
+    assert found["header"]["conditions"] == {"note": "two sittings"}
+    # 16 was measured in the other sitting.
+    assert found["header"]["left_out"] == {"expert": "32: --budget", "head": "8: memory", "communication": "--ranks 1"}
+
+
+def test_only_what_was_measured_alike_is_put_together(lazsim, tmp_path):
+    one, two = tmp_path / "one.csv", tmp_path / "two.csv"
+    write_profile(one, {1: 1.0})
+    for changes, said in [
+        ({"dtype": "bfloat16"}, "measured with dtype bfloat16"),
+        ({"conditions": {"num_threads": 1}}, "measured with num_threads 1"),
+        ({"model": load_spec(ModelSpec, "gpt-m")}, "measured with model gpt-m"),
+    ]:
+        write_profile(two, {1: 1.0}, **changes)
+        code, _, err = lazsim("profile", "merge", one, two, "--out", tmp_path / "out.csv")
+        assert (code, len(err.splitlines())) == (2, 1)
+        assert said in err
+        assert "merge only what was measured alike" in err
+    assert not (tmp_path / "out.csv").exists()
+
+
 def test_a_run_on_a_profile_says_what_was_measured(lazsim, measured):
     path, model = measured
     arguments = ("run", "--trace", TRACE, "--model", model, "--system", "lazarus", "--profile", path, "--json")

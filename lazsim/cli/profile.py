@@ -62,7 +62,7 @@ def command(
     if context.invoked_subcommand is not None:
         return
     if out is None:
-        raise click.UsageError("Missing option '--out'; or one of the commands show, check, skew, ranks.")
+        raise click.UsageError("Missing option '--out'; or one of the commands show, check, merge, skew, ranks.")
     from lazsim.costmodel.profile import header_path
     from lazsim.files import check_folder
 
@@ -144,6 +144,27 @@ def check(file: str, model: str, as_json: bool) -> None:
         return
     for line in check_table(errors, together, reached):
         click.echo(line)
+
+
+@command.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE...")
+@click.option("--note", "remark", default="", metavar="TEXT", help="Kept in the header, in place of the last FILE's.")
+@click.option("--out", type=OUT, required=True, metavar="FILE", help="The profile that comes of it.")
+def merge(files: tuple[Path, ...], remark: str, out: Path) -> None:
+    """Put profiles of one model on one device together, and keep the fastest of each point.
+
+    What others do on a machine only adds to times. Peaks and other conditions are those of the last FILE.
+    """
+    from lazsim.costmodel.profile import save_profile
+    from lazsim.files import check_folder
+    from lazsim.profiling.merge import merge_profiles
+
+    check_folder(out.parent)
+    header, points = merge_profiles(files)
+    if remark:
+        header.conditions["note"] = remark
+    save_profile(out, header, points)
+    click.echo(f"{len(points)} points of {len(files)} profiles are in {out}")
 
 
 @command.command()

@@ -3,7 +3,7 @@
 import gc
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from lazsim.profiling.device import (
     release_memory,
 )
 from lazsim.profiling.grouped import use_grouped_mm
+from lazsim.profiling.merge import difference, in_order, keep_fastest, say_left_out
 from lazsim.profiling.task import Pace, Task
 from lazsim.specs import ModelSpec
 
@@ -43,9 +44,6 @@ MAX_RESERVE = 0.85
 
 NUM_PASSES = 3
 """How often all points are gone through, as far as there is time: a machine that others share is not always as fast."""
-
-SAME = ("processor", "num_processors", "num_threads", "gpu", "driver_version", "grouped")
-"""Conditions under which times can stand in one profile."""
 
 
 @dataclass
@@ -100,7 +98,7 @@ class Session:
                 left_s = max(self.deadline_s - begin_s, 0.0)
                 point = task.measure(self._allowance_s(left_s, pending))
                 self.pace.add(time.monotonic() - begin_s, task.fixed_s, point)
-                self._keep(point)
+                keep_fastest(self.points, point)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -110,13 +108,6 @@ class Session:
                 gc.collect()
             release_memory(self.header.device)
         return reason
-
-    def _keep(self, point: Point) -> None:
-        index = next((index for index, one in enumerate(self.points) if one.key == point.key), None)
-        if index is None:
-            self.points.append(point)
-        elif point.time_s < self.points[index].time_s:
-            self.points[index] = point
 
     def _least_s(self, task: Task) -> float:
         points = [point for point in self.points if point.kernel == task.kernel]
@@ -135,28 +126,10 @@ class Session:
     def save(self, interval_s: float = 0.0) -> None:
         """Write what is there, if the last time is so long ago."""
         if self.points and time.monotonic() - self.saved_s >= interval_s:
-            left_out = self.header.left_out | {kernel: _say(sizes) for kernel, sizes in self.left_out.items()}
-            order = sorted(
-                self.points, key=lambda point: (_rank(self.points, point.kernel), point.num_ranks, point.size)
-            )
-            save_profile(self.path, msgspec.structs.replace(self.header, left_out=left_out), order)
+            left_out = self.header.left_out | {kernel: say_left_out(sizes) for kernel, sizes in self.left_out.items()}
+            header = msgspec.structs.replace(self.header, left_out=left_out)
+            save_profile(self.path, header, in_order(self.points))
             self.saved_s = time.monotonic()
-
-
-def _rank(points: Sequence[Point], kernel: str) -> int:
-    return next(index for index, point in enumerate(points) if point.kernel == kernel)
-
-
-def _say(sizes: Sequence[tuple[int, str]]) -> str:
-    """Say which sizes were left out and why.
-
-    Examples
-    --------
-    >>> _say([(16, "memory"), (32, "memory"), (8, "--budget")])
-    '16, 32: memory; 8: --budget'
-    """
-    reasons = dict.fromkeys(reason for _, reason in sizes)
-    return "; ".join(f"{', '.join(str(size) for size, why in sizes if why == reason)}: {reason}" for reason in reasons)
 
 
 def begin(
@@ -201,7 +174,9 @@ def begin(
     if path.exists() and (wanted or not fresh):
         earlier = read_profile(path)
         kept = require_header(earlier)
-        _check_same(path, kept, same, found)
+        if other := difference(kept, same, found):
+            what, before, now = other
+            raise SpecError(f"{path}: measured with {what} {before}, now it is {now}; choose another --out, or --fresh")
         # What is left out of others still is; a kernel's name may go on with " over 4".
         others = {name: why for name, why in kept.left_out.items() if wanted and name.split()[0] not in wanted}
         points = [point for point in earlier.points if not (fresh and point.kernel in wanted)]
@@ -218,12 +193,3 @@ def begin(
         **same,
     )
     return Session(path, header, [], deadline_s, kernels=wanted)
-
-
-def _check_same(path: Path, kept: Header, same: Mapping[str, Any], found: Mapping[str, Any]) -> None:
-    pairs = {name: (getattr(kept, name), now) for name, now in same.items()}
-    pairs |= {name: (kept.conditions.get(name), found.get(name)) for name in SAME}
-    for name, (before, now) in pairs.items():
-        if before != now:
-            before, now = (value.name if isinstance(value, ModelSpec) else value for value in (before, now))
-            raise SpecError(f"{path}: measured with {name} {before}, now it is {now}; choose another --out, or --fresh")

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from lazsim.costmodel.profile import Point
+from lazsim.profiling.merge import label_of
 
 FEWEST_RUNS = 4
 """Runs that any point takes at least: a warm-up and three repetitions."""
@@ -73,7 +74,7 @@ class Task:
     @property
     def label(self) -> str:
         """The kernel, and over how many ranks where its size is not that."""
-        return self.kernel if self.num_ranks in (1, self.size) else f"{self.kernel} over {self.num_ranks}"
+        return label_of(self.kernel, self.size, self.num_ranks)
 
     def least_s(self, points: Sequence[Point]) -> float:
         """Predict the least that it takes, given the points of its kernel so far."""
