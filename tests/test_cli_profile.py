@@ -342,6 +342,12 @@ def test_ranks_compute_the_quotas_of_their_slots(padded, expected):
         (("--out", "profile.txt"), "profile.txt: a profile's name ends in .csv"),
         (("--out", "a.csv", "--model", "gtp-s"), "did you mean 'gpt-s'?"),
         (("--out", "a.csv", "--kernel", "gates"), "--kernel: unknown kernel 'gates': did you mean 'gate'?"),
+        (
+            ("--out", "a.csv", "--device", "cpu", "--budget", "2s", "--kernel", "checkpoint_save"),
+            "as --checkpoint-path",
+        ),
+        (("--out", "a.csv", "--device", "cpu", "--budget", "2s", "--kernel", "broadcast", "--ranks", "1"), "--ranks 1"),
+        (("--out", "a.csv", "--device", "cpu", "--budget", "2s", "--kernel", "feed_forward"), "gpt-s has none"),
         (("--out", "a.csv", "--budget", "10"), "give a number with a unit"),
         (("--out", "a.csv", "--device", "tpu"), "'tpu' is not one of"),
         (("--out", "a.csv", "--ranks", "0"), "--ranks"),

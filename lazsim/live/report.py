@@ -39,10 +39,18 @@ def live_inputs(spec: LiveSpec, device: str, trace: Trace | None, replay: Mappin
         "torch": str(torch.__version__),
         "device": device,
         "machine": machine("cuda" if torch.cuda.is_available() else "cpu"),
-        "trace": trace and {"name": Path(trace.name).name, "format": trace.format, "sha256": trace.sha256},
-        "trace_events": trace and trace.events_sha256,
+        "trace": None if trace is None else _trace_json(trace),
         "replay": dict(replay),
         "spec": msgspec.to_builtins(spec),
+    }
+
+
+def _trace_json(trace: Trace) -> dict[str, str]:
+    return {
+        "name": Path(trace.name).name,
+        "format": trace.format,
+        "sha256": trace.sha256,
+        "events_sha256": trace.events_sha256,
     }
 
 

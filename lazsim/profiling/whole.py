@@ -78,10 +78,19 @@ def measure_profile(
     if options.note:
         session.header.conditions["note"] = options.note
     exchanges, groups = session.wants(*EXCHANGES), session.wants(*GROUPS)
+    if exchanges or groups:
+        # An earlier sitting may have had none.
+        session.header.left_out.pop("communication", None)
     if why_not and (exchanges or groups):
         session.leave_out({"communication": why_not})
     end_s = session.deadline_s
     tasks, unknown = compute_tasks(session.header)
+    reasons = {} if ranks > 1 else dict.fromkeys((*EXCHANGES, *GROUPS), why_not)
+    reasons |= {} if options.storage is not None else dict.fromkeys(STORAGE, "give the storage as --checkpoint-path")
+    known = {task.kernel for task in tasks} | {*EXCHANGES, *GROUPS, *STORAGE}
+    for name in options.kernels:
+        if name in reasons or name not in known:
+            raise SpecError(f"--kernel {name}: {reasons.get(name) or unknown.get(name) or f'{model.name} has none'}")
     session.leave_out({name: why for name, why in unknown.items() if session.wants(name)})
     more = (ranks > 1 and (exchanges or groups)) or (options.storage is not None and session.wants(*STORAGE))
     session.deadline_s -= options.budget_s * (1 - COMPUTE_SHARE) * more
