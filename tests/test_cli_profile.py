@@ -106,7 +106,10 @@ def test_only_the_kernels_that_are_named_are_measured(lazsim, measured, tmp_path
 
 def write_profile(path, times_s, left_out=None, **changes):
     """Write a profile of experts, seconds by tokens."""
-    points = [Point(kernel="expert", size=size, time_s=seconds) for size, seconds in times_s.items()]
+    points = [
+        Point(kernel="expert", size=size, time_s=seconds, moved_bytes=8e9, copy_peak_share=0.4, roofline_share=0.4)
+        for size, seconds in times_s.items()
+    ]
     save_profile(path, msgspec.structs.replace(HEADER, left_out=left_out or {}, **changes), points)
 
 
@@ -120,6 +123,8 @@ def test_of_profiles_put_together_each_point_is_the_fastest(lazsim, tmp_path):
     times_s = {point["size"]: point["time_s"] for point in found["points"]}
     assert list(times_s.items()) == [(1, 2.0), (2, 4.0), (4, 6.0), (8, 9.0), (16, 20.0)]
     assert found["header"]["copy_bytes_per_s"] == 2e10
+    # 8 GB in 2 s, of the higher peak.
+    assert (found["points"][0]["copy_peak_share"], found["points"][0]["roofline_share"]) == (0.2, 0.2)
     assert found["header"]["conditions"] == {"note": "two sittings"}
     # 16 was measured in the other sitting.
     assert found["header"]["left_out"] == {"expert": "32: --budget", "head": "8: memory", "communication": "--ranks 1"}

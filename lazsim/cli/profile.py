@@ -153,7 +153,7 @@ def check(file: str, model: str, as_json: bool) -> None:
 def merge(files: tuple[Path, ...], remark: str, out: Path) -> None:
     """Put profiles of one model on one device together, and keep the fastest of each point.
 
-    What others do on a machine only adds to times. Peaks and other conditions are those of the last FILE.
+    What others do on a machine only adds to times. Conditions are those of the last FILE, peaks the highest of all.
     """
     from lazsim.costmodel.profile import save_profile
     from lazsim.files import check_folder

@@ -14,7 +14,7 @@ SAME = ("processor", "num_processors", "num_threads", "gpu", "driver_version", "
 
 
 def merge_profiles(paths: Sequence[Path]) -> tuple[Header, list[Point]]:
-    """Put profiles together; the header, with the peaks, is that of the last.
+    """Put profiles together; the header is that of the last, with the highest peaks, from which all shares are taken.
 
     Raises
     ------
@@ -34,7 +34,23 @@ def merge_profiles(paths: Sequence[Path]) -> tuple[Header, list[Point]]:
         headers.append(header)
         for point in profile.points:
             keep_fastest(points, point)
-    return msgspec.structs.replace(headers[-1], left_out=_left_out(headers, points)), in_order(points)
+    matmul = max(header.matmul_flop_per_s for header in headers)
+    copy = max(header.copy_bytes_per_s for header in headers)
+    header = msgspec.structs.replace(
+        headers[-1], matmul_flop_per_s=matmul, copy_bytes_per_s=copy, left_out=_left_out(headers, points)
+    )
+    return header, [_with_shares(point, matmul, copy) for point in in_order(points)]
+
+
+def _with_shares(point: Point, matmul_flop_per_s: float, copy_bytes_per_s: float) -> Point:
+    """Take the shares of a point from these peaks; one that was not held against any has none."""
+    if not point.roofline_share:
+        return point
+    matmul = point.flop / matmul_flop_per_s / point.time_s
+    copy = point.moved_bytes / copy_bytes_per_s / point.time_s
+    return msgspec.structs.replace(
+        point, matmul_peak_share=matmul, copy_peak_share=copy, roofline_share=max(matmul, copy)
+    )
 
 
 def keep_fastest(points: list[Point], point: Point) -> None:
