@@ -13,7 +13,7 @@ _HOMES = {
     "LazsimError": "errors",
     "ModelSpec": "specs",
     "PlacementPlan": "placement.plan",
-    "RunResult": "results",
+    "RunResult": "study.result",
     "SystemRun": "engine.simulate",
     "Trace": "trace.table",
     "allocate": "placement.allocation",
@@ -26,9 +26,9 @@ _HOMES = {
     "place_euclid": "placement.euclid",
     "place_mro": "placement.mro",
     "rebalance_experts": "placement.serving",
-    "recovery_curve": "recovery",
-    "recovery_prob": "recovery",
-    "simulate": "simulation",
+    "recovery_curve": "reliability",
+    "recovery_prob": "reliability",
+    "simulate": "study.simulation",
 }
 """Public name -> module; a module is imported when its first name is used, so that the command line starts fast."""
 
@@ -44,16 +44,16 @@ if TYPE_CHECKING:
     from lazsim.placement.mro import place_mro as place_mro
     from lazsim.placement.plan import PlacementPlan as PlacementPlan
     from lazsim.placement.serving import rebalance_experts as rebalance_experts
-    from lazsim.recovery import recovery_curve as recovery_curve
-    from lazsim.recovery import recovery_prob as recovery_prob
-    from lazsim.results import RunResult as RunResult
+    from lazsim.reliability import recovery_curve as recovery_curve
+    from lazsim.reliability import recovery_prob as recovery_prob
     from lazsim.routing import load_routing as load_routing
-    from lazsim.simulation import simulate as simulate
     from lazsim.specs import ClusterSpec as ClusterSpec
     from lazsim.specs import GpuSpec as GpuSpec
     from lazsim.specs import JobSpec as JobSpec
     from lazsim.specs import ModelSpec as ModelSpec
     from lazsim.specs import load_spec as load_spec
+    from lazsim.study.result import RunResult as RunResult
+    from lazsim.study.simulation import simulate as simulate
     from lazsim.trace import load as load_trace  # noqa: F401
     from lazsim.trace.table import Event as Event
     from lazsim.trace.table import Trace as Trace

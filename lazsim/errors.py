@@ -1,11 +1,17 @@
-"""What can be wrong with what a user gave: one line each, exit code 2.
+"""Errors of bad input: one line each, exit code 2.
+
+A message names fields of the call in backquotes, as in "`duration` 0 s: give more than 0". The command line writes the
+option that sets such a field in its place.
 
 A broken invariant inside lazsim is never one of these: it is an ``AssertionError`` and a bug.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class LazsimError(Exception):
-    """Report bad input in one line: which file and line or option, what was expected and what to do."""
+    """Report bad input in one line: which file and line or field, what was expected and what to do."""
 
 
 class TraceFormatError(LazsimError):
@@ -30,3 +36,21 @@ class CostRangeError(LazsimError):
 
 class RecoveryError(LazsimError):
     """Report a failure model that does not fit the nodes, or a recovery probability that cannot be had as asked."""
+
+
+@contextmanager
+def prefix_errors(prefix: str) -> Iterator[None]:
+    """Begin the message of every error that leaves the block with the file or field that it is about.
+
+    Examples
+    --------
+    >>> with prefix_errors("`failures`"):
+    ...     raise SpecError("too many")
+    Traceback (most recent call last):
+    ...
+    lazsim.errors.SpecError: `failures`: too many
+    """
+    try:
+        yield
+    except LazsimError as error:
+        raise type(error)(f"{prefix}: {error}") from error.__cause__

@@ -12,7 +12,7 @@ from lazsim.placement.allocation import allocate
 from lazsim.placement.euclid import place_euclid
 from lazsim.placement.mro import place_mro
 from lazsim.placement.serving import rebalance_experts
-from lazsim.recovery import recovery_curve
+from lazsim.reliability import recovery_curve
 from tests.bench_recovery import DEEPSEEK, NUM_LAYERS, Place, placed_at_random, zipf_loads
 from tests.test_baselines import naive_packing, naive_replicas
 from tests.test_policies import published_mro
@@ -109,7 +109,7 @@ def plot_growth(path: Path) -> None:
     """Draw the cost of each part along each axis."""
     import matplotlib.pyplot as plt
 
-    from lazsim.plots.style import COLORS, STYLE
+    from lazsim.output.plots.style import COLORS, STYLE
 
     rows = growth()
     with plt.rc_context(STYLE):

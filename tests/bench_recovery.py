@@ -13,7 +13,7 @@ from lazsim.placement.allocation import allocate
 from lazsim.placement.baselines import place_random, place_spread
 from lazsim.placement.mro import place_mro
 from lazsim.placement.plan import Bools, Ints, PlacementPlan
-from lazsim.recovery import recovery_curve
+from lazsim.reliability import recovery_curve
 
 NUM_LAYERS = 58
 HALF_WIDTH = 0.001

@@ -10,7 +10,8 @@ import subprocess
 import sys
 import time
 
-from lazsim.sweep import Sweep, parse_sweep, run_sweep
+from lazsim.study.sweep import run_sweep
+from lazsim.study.sweep_spec import Sweep, parse_sweep
 
 NUM_RUNS = 1000
 REPEAT = 3

@@ -15,7 +15,7 @@ from lazsim.placement.allocation import allocate
 from lazsim.placement.euclid import place_euclid
 from lazsim.placement.mro import place_mro
 from lazsim.placement.plan import Ints
-from lazsim.recovery import recovery_curve
+from lazsim.reliability import recovery_curve
 from lazsim.routing.loading import load_routing
 
 SHARED = Path(os.environ.get("LAZSIM_SHARED", Path(__file__).parent.parent.parent / "shared"))

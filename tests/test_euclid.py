@@ -13,7 +13,7 @@ from lazsim.placement.allocation import allocate
 from lazsim.placement.covers import Cover, hold, lack
 from lazsim.placement.euclid import place_euclid
 from lazsim.placement.mro import place_mro
-from lazsim.recovery import guaranteed_failures, minimal_failure_sets, recovery_curve
+from lazsim.reliability import guaranteed_failures, minimal_failure_sets, recovery_curve
 from tests.conftest import ROOT
 from tests.exhaustive import best, instances, survivors
 

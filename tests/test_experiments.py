@@ -9,7 +9,7 @@ import pytest
 from lazsim.experiments import experiment_titles
 from lazsim.experiments.outcome import csv_bytes
 from lazsim.experiments.specs import experiments_folder
-from lazsim.plots.paper import COLUMN_INCHES, LOOKS, POLICY_LOOKS, SYSTEM_LOOKS
+from lazsim.output.plots.paper import COLUMN_INCHES, LOOKS, POLICY_LOOKS, SYSTEM_LOOKS
 from tests.golden_experiments import FOLDER, small
 
 NAMES = list(experiment_titles())

@@ -13,18 +13,18 @@ PACKAGE = ROOT / "lazsim"
 
 LAYERS = [
     {"__init__", "errors"},
-    {"units", "files", "chunks"},
+    {"units", "files", "blocks"},
     {"specs"},
     {"placement.plan"},
-    {"trace", "routing", "placement", "dispatch", "recovery"},
+    {"trace", "routing", "placement", "dispatch"},
+    {"reliability"},
     {"costmodel"},
     {"engine"},
-    {"results"},
-    {"simulation", "scoring"},
-    {"sensitivity"},
-    {"sweep", "profiling"},
+    {"scenario"},
+    {"study", "pytorch"},
+    {"profiling"},
     {"live"},
-    {"plots", "report"},
+    {"output"},
     {"experiments"},
     {"cli"},
     {"__main__"},
@@ -67,7 +67,7 @@ def test_rooms_import_only_downwards(path):
         if module.split(".")[0] != "lazsim" or room(module) == room(own) or own == "__init__":
             continue
         # A picture of a result is drawn by a function of the result, when it is asked for.
-        if not at_once and room(module) == "plots":
+        if not at_once and room(module) == "output":
             continue
         assert layer(module) < layer(own), f"lazsim.{own} imports {module}"
 
@@ -75,11 +75,11 @@ def test_rooms_import_only_downwards(path):
 @pytest.mark.parametrize(
     ("library", "rooms"),
     [
-        ("torch", {"profiling", "live"}),
-        ("matplotlib", {"plots"}),
+        ("torch", {"pytorch", "profiling", "live"}),
+        ("matplotlib", {"output"}),
         ("click", {"cli"}),
-        ("joblib", {"sweep"}),
-        ("ray", {"sweep"}),
+        ("joblib", {"study"}),
+        ("ray", {"study"}),
         ("simpy", {"engine"}),
     ],
 )

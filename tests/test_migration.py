@@ -13,7 +13,7 @@ from lazsim.placement.migration import migration_report
 from lazsim.placement.plan import PlacementPlan
 from lazsim.placement.policies import PlacementRequest, place
 from lazsim.placement.transfers import SHARINGS, balance_senders, migrate, migrate_balanced
-from lazsim.recovery import recovery_curve
+from lazsim.reliability import recovery_curve
 
 shapes = st.tuples(st.integers(1, 2), st.integers(1, 5), st.integers(1, 6))
 holdings = shapes.flatmap(lambda shape: st.tuples(hnp.arrays(np.bool_, shape), hnp.arrays(np.bool_, shape)))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lazsim.engine.exposure import Exposure
+from lazsim.engine.plan_reliability import Exposure
 from lazsim.engine.simulate import simulate_system
 from lazsim.engine.systems import SYSTEMS
 from lazsim.placement.plan import PlacementPlan, is_recoverable

@@ -14,7 +14,7 @@ from lazsim.costmodel.network import AnalyticCommunication
 from lazsim.costmodel.profile import Header, Point, Profile, find_profile, profile_names, read_profile, save_profile
 from lazsim.costmodel.tables import Table, table_of
 from lazsim.errors import CostRangeError, SpecError
-from lazsim.plots.profile import profile_figure
+from lazsim.output.plots.profile import profile_figure
 from lazsim.profiling.check import all_errors, held_out_errors, reached_shares
 from lazsim.specs import ClusterSpec, GpuSpec, JobSpec, ModelSpec, load_spec
 from tests.conftest import ROOT

@@ -6,7 +6,7 @@ import pytest
 from lazsim.errors import RecoveryError
 from lazsim.placement.allocation import allocate
 from lazsim.placement.mro import place_mro
-from lazsim.recovery import (
+from lazsim.reliability import (
     BatchFailures,
     IndependentFailures,
     UniformFailures,
@@ -203,6 +203,6 @@ def test_what_cannot_be_asked_is_refused_in_a_line(call, message):
 
 
 def test_an_exact_answer_that_would_take_too_long_is_refused(monkeypatch):
-    monkeypatch.setattr("lazsim.recovery.curve.MAX_EXACT_WORK", 1e6)
+    monkeypatch.setattr("lazsim.reliability.curve.MAX_EXACT_WORK", 1e6)
     with pytest.raises(RecoveryError, match="use method auto or montecarlo"):
         recovery_curve(random_holds(64), [4, 8, 16], "exact")

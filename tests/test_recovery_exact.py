@@ -7,15 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lazsim.recovery import exact
-from lazsim.recovery.diagram import build_diagram, seriate
-from lazsim.recovery.failure_sets import (
+from lazsim.reliability import exact
+from lazsim.reliability.diagram import build_diagram, seriate
+from lazsim.reliability.failure_sets import (
     domain_holds,
     guaranteed_failures,
     minimal_failure_sets,
     num_survivors_needed,
 )
-from lazsim.recovery.lattice import build_lattice
+from lazsim.reliability.lattice import build_lattice
 
 
 @st.composite

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lazsim.recovery import exact
-from lazsim.recovery.failure_models import independent_counts
-from lazsim.recovery.failure_sets import minimal_failure_sets
-from lazsim.recovery.montecarlo import Moments, korn_graubard, sample_curve, sample_independent
-from lazsim.recovery.sampling import draw_failed, draw_ranks, failures_survived, has_survived, mean_sets_lost
+from lazsim.reliability import exact
+from lazsim.reliability.failure_models import independent_counts
+from lazsim.reliability.failure_sets import minimal_failure_sets
+from lazsim.reliability.montecarlo import Moments, korn_graubard, sample_curve, sample_independent
+from lazsim.reliability.sampling import draw_failed, draw_ranks, failures_survived, has_survived, mean_sets_lost
 from tests.test_recovery_exact import placements
 
 HALF_WIDTHS = [0.05, 0.01, 0.002]

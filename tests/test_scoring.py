@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 
 from lazsim.errors import LazsimError
 from lazsim.placement.plan import PlacementPlan
-from lazsim.scoring.losing import lose_nodes
-from lazsim.scoring.options import parse_domains, parse_failures
-from lazsim.scoring.placed import place_and_score
-from lazsim.scoring.plans import make_plans, max_mean_load, score_plan
-from lazsim.scoring.survival import score_recovery
-from lazsim.scoring.task import PlanningOptions, build_task
-from lazsim.scoring.threats import ThreatOptions, build_threats, trace_batches
+from lazsim.reliability.comparison import place_and_score
+from lazsim.reliability.failure_scenarios import ThreatOptions, build_threats, trace_batches
+from lazsim.reliability.node_loss import lose_nodes
+from lazsim.reliability.options import parse_domains, parse_failures
+from lazsim.reliability.plans import make_plans, max_mean_load, score_plan
+from lazsim.reliability.report import score_recovery
+from lazsim.reliability.task import PlanningOptions, build_task
 from lazsim.trace import Event, build_trace
 
 MIB = 2**20

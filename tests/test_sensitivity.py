@@ -4,9 +4,9 @@ import pytest
 
 from lazsim.costmodel.recovery_times import checkpoint_save_s
 from lazsim.errors import SpecError
-from lazsim.sensitivity import Setup, constant_paths, scale, sensitivity
-from lazsim.simulation import build_costs, simulate
 from lazsim.specs import ClusterSpec, GpuSpec, JobSpec, ModelSpec, load_spec, read_spec_bytes
+from lazsim.study.sensitivity import Setup, constant_paths, scale, sensitivity
+from lazsim.study.simulation import build_costs, simulate
 from lazsim.trace.table import Event, build_trace
 
 

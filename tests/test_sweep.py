@@ -12,8 +12,9 @@ import pytest
 
 import lazsim
 from lazsim.errors import LazsimError
-from lazsim.sweep import collect, load_sweep, parse_sweep, run_sweep
-from lazsim.sweep.collect import BATCH_S, Batches
+from lazsim.study.collect import BATCH_S, Batches, collect
+from lazsim.study.sweep import run_sweep
+from lazsim.study.sweep_spec import load_sweep, parse_sweep
 from lazsim.trace import generate_trace, load_recipe
 
 BASE = {"trace": "fail-every-5min", "routing": "uniform", "duration": "10min"}
@@ -105,7 +106,8 @@ def test_tables_have_the_same_bytes_whatever_the_number_of_workers(tmp_path):
 def test_ray_gives_the_same_bytes(tmp_path):
     pytest.importorskip("ray", reason="Ray is optional")
     script = (
-        "import sys; from pathlib import Path; from lazsim.sweep import load_sweep, run_sweep\n"
+        "import sys; from pathlib import Path\n"
+        "from lazsim.study.sweep import run_sweep; from lazsim.study.sweep_spec import load_sweep\n"
         "run_sweep(load_sweep(sys.argv[1]), Path(sys.argv[2]), backend='ray', num_workers=1)"
     )
     spec = tmp_path / "sweep.toml"
@@ -119,7 +121,7 @@ def test_what_is_done_is_not_done_again(tmp_path, monkeypatch):
     first = run_sweep(sweep, tmp_path, num_workers=1)
     larger = run_sweep(SMALL, tmp_path, num_workers=1)
     assert len(ids(tmp_path)) == len(set(ids(tmp_path))) == len(larger.rows) == 18
-    monkeypatch.setattr("lazsim.sweep.run.simulate_system", None)
+    monkeypatch.setattr("lazsim.study.sweep.simulate_system", None)
     assert run_sweep(SMALL, tmp_path, num_workers=1) == larger
     assert run_sweep(sweep, tmp_path, num_workers=1) == first
     assert (tmp_path / "table.csv").read_bytes() == first.table()
@@ -201,9 +203,9 @@ def test_a_file_that_changes_while_a_sweep_runs_is_noticed(tmp_path, monkeypatch
     path = tmp_path / "nodes.csv"
     path.write_text("0,add,a\n0,add,b\n0,add,c\n0,add,d\n600000,remove,a\n")
     sweep = parse_sweep({"base": {"trace": str(path), "routing": "uniform", "system": "ds"}})
-    task = __import__("lazsim.sweep.run", fromlist=["_tasks"])._tasks(sweep)[1][0]
+    task = __import__("lazsim.study.sweep", fromlist=["_tasks"])._tasks(sweep)[1][0]
     path.write_text("0,add,a\n0,add,b\n0,add,c\n0,add,d\n500000,remove,a\n")
-    from lazsim.sweep.run import simulate_run
+    from lazsim.study.sweep import simulate_run
 
     with pytest.raises(LazsimError, match="changed while the sweep ran"):
         simulate_run(task.argument)

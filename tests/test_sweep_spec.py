@@ -5,9 +5,9 @@ import pytest
 
 from lazsim.errors import LazsimError, SpecError
 from lazsim.specs import ClusterSpec, JobSpec, load_spec
-from lazsim.sweep import load_sweep, parse_sweep
-from lazsim.sweep.fields import change_fields
-from lazsim.sweep.lookup import Lookup
+from lazsim.study.fields import change_fields
+from lazsim.study.lookup import Lookup
+from lazsim.study.sweep_spec import load_sweep, parse_sweep
 
 
 def points(document):
@@ -99,7 +99,7 @@ def test_what_a_spec_cannot_say_is_one_line_with_its_file_and_key(tmp_path, text
         ({"placement": "mor"}, "my.toml: placement: unknown policy 'mor': did you mean 'mro'?"),
         ({"duration": "80"}, "my.toml: duration: '80' is not a duration"),
         ({"duration": "0s"}, "my.toml: duration: 0s: choose more than 0"),
-        ({"start": "2h"}, "my.toml: trace: --start 120 min"),
+        ({"start": "2h"}, "my.toml: trace: `start` 120 min"),
         ({"cap": "of", "max_nodes": 8}, "my.toml: trace: unknown cap rule 'of'"),
         ({"profile": "mine.csv"}, "my.toml: profile: mine.csv: cannot be read"),
         ({"job.threshold": 2}, "job.threshold = 2: unknown field 'threshold': did you mean 'fault_threshold'?"),

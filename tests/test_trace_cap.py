@@ -125,7 +125,7 @@ def test_trace_that_ends_early_is_told():
     assert any("asked for" in note for note in trace.notes)
 
 
-@pytest.mark.parametrize(("options", "says"), [({"start_s": 120.0}, "--start"), ({"duration_s": 0.0}, "--duration")])
+@pytest.mark.parametrize(("options", "says"), [({"start_s": 120.0}, "`start`"), ({"duration_s": 0.0}, "`duration`")])
 def test_stretch_outside_the_trace_is_refused(options, says):
     with pytest.raises(LazsimError, match=says):
         cut_trace(make_trace([{0}, {1}]), **options)

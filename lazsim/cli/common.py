@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from lazsim import units
+from lazsim.cli.messages import with_options
 from lazsim.errors import LazsimError
 
 
@@ -60,8 +61,17 @@ seed_option = click.option(
 
 
 def note(text: str) -> None:
-    """Tell the user something on stderr."""
-    click.echo(f"note: {text}", err=True)
+    """Tell the user something on stderr; fields that it names become options."""
+    click.echo(f"note: {with_options(text, _running_commands())}", err=True)
+
+
+def _running_commands() -> list[click.Command]:
+    context = click.get_current_context(silent=True)
+    commands = []
+    while context is not None:
+        commands.append(context.command)
+        context = context.parent
+    return commands[::-1]
 
 
 def progress(items: Iterable[str], doing: str = "simulating") -> Iterable[str]:
@@ -80,4 +90,6 @@ def print_json(value: Any) -> None:
     """Print one JSON object on stdout, keys in the order given; arrays become lists."""
     from lazsim.files import json_bytes
 
+    if isinstance(value, dict) and "notes" in value:
+        value = value | {"notes": [with_options(text, _running_commands()) for text in value["notes"]]}
     click.echo(json_bytes(value).decode(), nl=False)

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from lazsim.cli.messages import called_commands, with_options
 from lazsim.errors import LazsimError
 
 COMMANDS = {
@@ -70,7 +71,8 @@ def run_command(arguments: list[str] | None) -> int:
     try:
         status = cli.main(arguments, prog_name="lazsim", standalone_mode=False)
     except LazsimError as error:
-        click.echo(f"lazsim: {error}", err=True)
+        called = called_commands(cli, click.Context(cli), sys.argv[1:] if arguments is None else arguments)
+        click.echo(f"lazsim: {with_options(str(error), called)}", err=True)
         return 2
     except click.ClickException as error:
         click.echo(f"lazsim: {error.format_message()}", err=True)

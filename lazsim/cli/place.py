@@ -66,8 +66,8 @@ def command(
     place.json, placement.png and .pdf.
     """
     from lazsim.files import check_folder, write_all
-    from lazsim.scoring.placed import place_and_score
-    from lazsim.scoring.task import PlanningOptions
+    from lazsim.reliability.comparison import place_and_score
+    from lazsim.reliability.task import PlanningOptions
 
     if out is not None:
         check_folder(out)
@@ -79,7 +79,7 @@ def command(
     if as_json:
         print_json(placed.to_json())
     else:
-        from lazsim.scoring.tables import place_report, print_tables
+        from lazsim.output.reliability import place_report, print_tables
 
         print_tables(place_report(placed))
     if out is not None:

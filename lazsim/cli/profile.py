@@ -103,7 +103,7 @@ def show(file: str, model: str, out: Path | None, as_json: bool) -> None:
     header = require_header(profile)
     if out is not None:
         check_folder(out)
-        from lazsim.plots.profile import profile_figure
+        from lazsim.output.plots.profile import profile_figure
 
         write_all({out / f"profile.{kind}": content for kind, content in profile_figure(profile).items()})
     if as_json:

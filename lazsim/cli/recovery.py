@@ -45,9 +45,9 @@ def command(
     recovery.png and .pdf, failure-sets.png and .pdf.
     """
     from lazsim.files import check_folder, write_all
-    from lazsim.scoring.survival import score_recovery
-    from lazsim.scoring.task import PlanningOptions
-    from lazsim.scoring.threats import ThreatOptions
+    from lazsim.reliability.failure_scenarios import ThreatOptions
+    from lazsim.reliability.report import score_recovery
+    from lazsim.reliability.task import PlanningOptions
 
     if out is not None:
         check_folder(out)
@@ -60,7 +60,7 @@ def command(
     if as_json:
         print_json(survivals.to_json())
     else:
-        from lazsim.scoring.tables import print_tables, recovery_report
+        from lazsim.output.reliability import print_tables, recovery_report
 
         print_tables(recovery_report(survivals))
     if out is not None:

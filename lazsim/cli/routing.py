@@ -122,7 +122,7 @@ def plot(file: str, lenient: bool, layers: tuple[int, ...], out: Path) -> None:
     """Draw how the experts of some layers share the tokens over training."""
     from lazsim.errors import LazsimError
     from lazsim.files import write_whole
-    from lazsim.plots.routing import share_figure
+    from lazsim.output.plots.routing import share_figure
     from lazsim.routing import read_routing
 
     recorded = read_routing(file, lenient)

@@ -67,9 +67,9 @@ def command(
     """
     from lazsim.engine.systems import DEFAULT_SYSTEMS
     from lazsim.files import check_folder, write_all
-    from lazsim.report import print_report, run_report
-    from lazsim.results import RUN_FILES
-    from lazsim.simulation import simulate
+    from lazsim.output.run import print_report, run_report
+    from lazsim.study.result import RUN_FILES
+    from lazsim.study.simulation import simulate
 
     if out is not None:
         check_folder(out)

@@ -9,7 +9,7 @@ import click
 from lazsim.cli.common import Number, note, print_json, progress
 from lazsim.cli.replay import read_stretch
 from lazsim.cli.run import command as run
-from lazsim.sensitivity import FACTORS, Change, Sensitivity, sensitivity
+from lazsim.study.sensitivity import FACTORS, Change, Sensitivity, sensitivity
 
 ONLY_OF_RUN = ("placements", "profile", "extrapolate", "out")
 """Options of ``lazsim run`` that this command lacks; the others are the same."""

@@ -13,7 +13,7 @@ import click
 from lazsim.cli.common import OUT, json_option, note, print_json
 
 if TYPE_CHECKING:
-    from lazsim.sweep import SweepResult
+    from lazsim.study.sweep_result import SweepResult
 
 MOST_SETTINGS = 20
 """Settings that are shown; tables have all of them."""
@@ -44,7 +44,8 @@ def command(spec: Path, out: Path, backend: str, jobs: int | None, address: str 
     """
     from lazsim.errors import LazsimError
     from lazsim.files import check_folder
-    from lazsim.sweep import load_sweep, run_sweep
+    from lazsim.study.sweep import run_sweep
+    from lazsim.study.sweep_spec import load_sweep
 
     if address is not None and backend != "ray":
         raise click.UsageError("--address is that of a Ray cluster; add --backend ray")

@@ -209,7 +209,7 @@ def plot(out: Path, **reading: Any) -> None:
     file_type = out.suffix.removeprefix(".").lower()
     if file_type not in ("png", "pdf"):
         raise LazsimError(f"--out {out}: give a name that ends in .png or .pdf")
-    from lazsim.plots.trace import draw_trace
+    from lazsim.output.plots.trace import draw_trace
 
     trace = read_stretch(**reading)
     write_whole(out, draw_trace(trace, file_type))

@@ -95,10 +95,10 @@ def calibrate(tables: Mapping[str, "pd.DataFrame"], names: Iterable[str] = ()) -
     gpus = [load_spec(GpuSpec, name) for name in names or [name for name in catalog_names("gpus") if name in measured]]
     for gpu in gpus:
         if gpu.name not in measured:
-            raise LazsimError(f"--gpu {gpu.name}: not in the measurements; measured are {', '.join(measured)}")
+            raise LazsimError(f"`gpu` {gpu.name}: not in the measurements; measured are {', '.join(measured)}")
     if not gpus:
         known = ", ".join(measured)
-        raise LazsimError(f"none of the measured GPUs ({known}) is in the catalogue; give --gpu FILE.toml")
+        raise LazsimError(f"none of the measured GPUs ({known}) is in the catalogue; give `gpu` FILE.toml")
     calibration = Calibration(unknown=() if names else tuple(sorted({*measured} - {gpu.name for gpu in gpus})))
     for gpu in gpus:
         mine = {name: table[table["gpu"] == gpu.name] for name, table in tables.items()}

@@ -111,7 +111,7 @@ def read_table(path: Path | str) -> "pd.DataFrame":
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False, skip_blank_lines=False)
     except OSError as error:
-        raise LazsimError(f"{path}: cannot be read ({error.strerror}); check --measurements") from None
+        raise LazsimError(f"{path}: cannot be read ({error.strerror}); check `measurements`") from None
     except (ValueError, UnicodeDecodeError) as error:
         raise LazsimError(f"{path}: is not a CSV table ({str(error).strip()}); give one with a header") from None
     for column in (*texts, *numbers):
@@ -139,7 +139,7 @@ def read_measurements(folder: Path | str) -> dict[str, "pd.DataFrame"]:
     paths = [Path(folder) / name for name in TABLES]
     present = [path for path in paths if path.exists()]
     if not present:
-        raise LazsimError(f"{folder}: holds none of {', '.join(TABLES)}; give their folder with --measurements")
+        raise LazsimError(f"{folder}: holds none of {', '.join(TABLES)}; give their folder with `measurements`")
     return {path.name: read_table(path) for path in present}
 
 

@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from lazsim.chunks import chunks
+from lazsim.blocks import chunks
 from lazsim.costmodel.times import CommunicationTimes, ComputeTimes, Floats
 from lazsim.dispatch import Partition, Traffic, flexible_traffic, grouped_traffic
 from lazsim.placement.plan import Bools, Ints, PlacementPlan

@@ -51,7 +51,7 @@ class Table:
                 worst = asked.max() if asked.max() > self.sizes[-1] else asked.min()
                 raise CostRangeError(
                     f"the profile has {self.kernel} from {self.sizes[0]:g} to {self.sizes[-1]:g}, but {worst:g} is "
-                    "needed; measure that size too, or go on by the analytic model with --extrapolate"
+                    "needed; measure that size too, or go on by the analytic model with `extrapolate`"
                 )
             times_s *= beyond_s(asked) / beyond_s(inside)
         return np.where(busy, times_s, 0.0)

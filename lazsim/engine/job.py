@@ -9,14 +9,14 @@ import simpy
 from lazsim.costmodel.recovery_times import checkpoint_load_s, checkpoint_save_s, restart_s
 from lazsim.costmodel.step import CostModel
 from lazsim.engine.activity import Activity, Cause
-from lazsim.engine.changeover import change_over
-from lazsim.engine.exposure import OnPlan, ignore
 from lazsim.engine.ledger import Ledger
 from lazsim.engine.log import Event, Log, State
 from lazsim.engine.nodes import Nodes
-from lazsim.engine.pace import LOAD_SAMPLE_STEPS, Pace, PaceOf
+from lazsim.engine.plan_reliability import OnPlan, ignore
 from lazsim.engine.planner import Planner
 from lazsim.engine.progress import Progress, steps_begun, steps_in
+from lazsim.engine.reconfiguration import change_over
+from lazsim.engine.step_timer import LOAD_SAMPLE_STEPS, Pace, PaceOf
 from lazsim.engine.systems import System
 from lazsim.placement.plan import PlacementPlan, is_recoverable
 from lazsim.routing import Routing
@@ -33,9 +33,9 @@ class Job:
     system, costs, routing
         What is run, what it takes and what the gate asks for.
     pace_of
-        How fast it is on a plan; see `lazsim.engine.pace`.
+        How fast it is on a plan; see `lazsim.engine.step_timer`.
     on_plan
-        Told how the job stands whenever that may have changed; see `lazsim.engine.exposure`.
+        Told how the job stands whenever that may have changed; see `lazsim.engine.plan_reliability`.
     """
 
     def __init__(

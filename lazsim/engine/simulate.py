@@ -7,14 +7,14 @@ import simpy
 
 from lazsim.costmodel.step import CostModel
 from lazsim.engine.activity import Activity
-from lazsim.engine.exposure import Exposure, batch_sizes, ignore
 from lazsim.engine.job import Job
 from lazsim.engine.log import Event, State
-from lazsim.engine.pace import PaceOf, modelled_pace
+from lazsim.engine.plan_reliability import Exposure, batch_sizes, ignore
+from lazsim.engine.step_timer import PaceOf, modelled_pace
 from lazsim.engine.systems import System
 from lazsim.errors import InfeasiblePlanError
 from lazsim.placement.expert_parallel import ep_unit_nodes
-from lazsim.recovery import RecoveryEstimate
+from lazsim.reliability import RecoveryEstimate
 from lazsim.routing import Routing
 from lazsim.trace.table import Batch, Trace
 
@@ -43,7 +43,7 @@ class SystemRun:
         Changes of state over time, and what happened.
     plan_recovery : RecoveryEstimate or None
         The probability that every expert survives when nodes next go, where it was asked for; see
-        `lazsim.engine.exposure`.
+        `lazsim.engine.plan_reliability`.
     extrapolated_s : float or None
         Seconds of steps, later lost ones included, that come from beyond the sizes of a profile, where that is allowed.
     """

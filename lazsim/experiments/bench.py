@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from lazsim.errors import LazsimError
 from lazsim.specs import sha256
-from lazsim.sweep import collect, parse_sweep, run_sweep
+from lazsim.study.collect import collect
+from lazsim.study.sweep import run_sweep
+from lazsim.study.sweep_spec import parse_sweep
 from lazsim.trace.recipes import PublicSpec, load_recipe
 
 if TYPE_CHECKING:
-    from lazsim.sweep import SweepResult
+    from lazsim.study.sweep_result import SweepResult
 
 GENERATED, RECORDED = "generated", "recorded"
 """Where expert loads and traces come from: lazsim's generators, or the real ones that these are fitted to."""
@@ -36,11 +38,11 @@ class Bench:
     num_workers : int, optional
         Processes; all cores by default, and 1 stays in this process.
     backend : str
-        ``loky`` or ``ray``; see `lazsim.sweep`.
+        ``loky`` or ``ray``; see `lazsim.study`.
     reference : Path, optional
         Folder of recorded data; `find_reference` finds it.
     progress : callable, optional
-        A progress bar; see `lazsim.sweep.run_sweep`.
+        A progress bar; see `lazsim.study.run_sweep`.
     generated_only : bool
         Whether recorded data are left aside.
     """
@@ -132,7 +134,7 @@ def find_reference(given: Path | None) -> Path | None:
         When the one given is no folder.
     """
     if given is not None and not given.is_dir():
-        raise LazsimError(f"{given}: no such folder; --reference takes the folder of recorded traces and loads")
+        raise LazsimError(f"{given}: no such folder; `reference` takes the folder of recorded traces and loads")
     beside = Path(__file__).resolve().parents[3] / "shared"
     return given or (beside if beside.is_dir() else None)
 

@@ -35,7 +35,7 @@ def run_breakdown(spec: Breakdown, bench: Bench) -> Outcome:
     import pandas as pd
 
     from lazsim.experiments.kinds import decode_experiment
-    from lazsim.plots.experiments import stacked_figure
+    from lazsim.output.plots.experiments import stacked_figure
 
     frames: list[pd.DataFrame] = []
     notes: list[str] = []

@@ -28,7 +28,7 @@ class Campaign(Experiment, frozen=True, kw_only=True):
     Attributes
     ----------
     base : mapping
-        Keys that all runs share, as of a sweep; see `lazsim.sweep`.
+        Keys that all runs share, as of a sweep; see `lazsim.study`.
     models, systems : tuple of str
         Every model is trained under every system; the first system is compared with the others.
     seeds : str

@@ -8,8 +8,8 @@ from lazsim.costmodel.recovery_times import checkpoint_save_s
 from lazsim.costmodel.step import StepCost
 from lazsim.engine.systems import SYSTEMS
 from lazsim.routing import load_routing
-from lazsim.simulation import build_costs
 from lazsim.specs import ClusterSpec, GpuSpec, JobSpec, ModelSpec, load_spec
+from lazsim.study.simulation import build_costs
 
 STEADY_STEP = 1000
 """A step at which loads are as skewed as they get."""

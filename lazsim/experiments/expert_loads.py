@@ -51,7 +51,7 @@ def run_expert_loads(spec: ExpertLoads, bench: Bench) -> Outcome:
     """Describe the loads of every source at hand."""
     import pandas as pd
 
-    from lazsim.plots.experiments_loads import drift_figure, layers_figure
+    from lazsim.output.plots.experiments_loads import drift_figure, layers_figure
 
     model = load_spec(ModelSpec, spec.model)
     by_layer, drift = [], []

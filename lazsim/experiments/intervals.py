@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from lazsim.sweep.result import mean_interval
+from lazsim.study.sweep_result import mean_interval
 
 __all__ = ["Interval", "mean_interval", "ratio_interval"]
 

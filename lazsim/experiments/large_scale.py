@@ -15,7 +15,7 @@ from lazsim.experiments.checkpoints import young_interval_steps
 from lazsim.experiments.failures import hourly_trace, keep_trace
 from lazsim.experiments.outcome import Outcome
 from lazsim.specs import ClusterSpec, JobSpec, load_spec
-from lazsim.sweep import parse_sweep
+from lazsim.study.sweep_spec import parse_sweep
 from lazsim.units import HOUR_S
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class LargeScale(Campaign, frozen=True, kw_only=True, tag="large-scale"):
 
 def run_large_scale(spec: LargeScale, bench: Bench) -> Outcome:
     """Compare systems by the time that they take, over probabilities and over sizes."""
-    from lazsim.plots.experiments import lines_figure
+    from lazsim.output.plots.experiments import lines_figure
 
     rows = large_scale_rows(spec, bench)
     table = compare(rows, POINT, "hours", less_is_better=True)

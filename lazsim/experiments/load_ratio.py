@@ -13,9 +13,9 @@ from lazsim.experiments.specs import Experiment
 from lazsim.placement.allocation import allocate
 from lazsim.placement.plan import Ints
 from lazsim.placement.policies import PlacementRequest, place
-from lazsim.recovery import recovery_curve
-from lazsim.simulation import build_costs
+from lazsim.reliability import recovery_curve
 from lazsim.specs import ClusterSpec, GpuSpec, JobSpec, ModelSpec, load_spec
+from lazsim.study.simulation import build_costs
 
 LAYER_PARTS = ("reorder", "expert", "all_to_all")
 """What belongs to an MoE layer alone: gate and reorder, the experts, and the exchange of tokens, there and back."""
@@ -59,7 +59,7 @@ def run_load_ratio(spec: LoadRatio, _bench: Bench) -> Outcome:
     """Find throughput and recovery probability for each ratio."""
     import pandas as pd
 
-    from lazsim.plots.experiments import lines_figure
+    from lazsim.output.plots.experiments import lines_figure
 
     costs = layer_costs(spec)
     loads = {ratio: skewed_load(spec.num_experts, ratio) for ratio in spec.ratios}

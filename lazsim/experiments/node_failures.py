@@ -8,8 +8,8 @@ import numpy as np
 
 from lazsim.costmodel.recovery_times import checkpoint_load_s, restart_s
 from lazsim.costmodel.step import CostModel, StepCost
-from lazsim.engine.changeover import change_over
 from lazsim.engine.planner import Planner
+from lazsim.engine.reconfiguration import change_over
 from lazsim.engine.systems import SYSTEMS, System
 from lazsim.experiments.bench import Bench
 from lazsim.experiments.intervals import mean_interval
@@ -18,10 +18,10 @@ from lazsim.experiments.specs import Experiment
 from lazsim.placement.allocation import allocate
 from lazsim.placement.plan import Ints, PlacementPlan, is_recoverable
 from lazsim.placement.policies import PlacementRequest, place
-from lazsim.recovery import recovery_curve
+from lazsim.reliability import recovery_curve
 from lazsim.routing import Routing, load_routing
-from lazsim.simulation import build_costs
 from lazsim.specs import ClusterSpec, GpuSpec, JobSpec, ModelSpec, load_spec, read_spec_bytes, sha256
+from lazsim.study.simulation import build_costs
 
 
 class NodeFailures(Experiment, frozen=True, kw_only=True, tag="node-failures"):
@@ -58,7 +58,7 @@ def run_node_failures(spec: NodeFailures, bench: Bench) -> Outcome:
     """Find recovery times of sampled failures, and exact recovery probabilities."""
     import pandas as pd
 
-    from lazsim.plots.experiments import lines_figure
+    from lazsim.output.plots.experiments import lines_figure
 
     inputs = _inputs(spec, bench)
     found = bench.collect(spec.name, measure_failures, inputs)

@@ -14,7 +14,7 @@ from lazsim.experiments.failures import keep_trace, sparing_trace
 from lazsim.experiments.outcome import Outcome
 from lazsim.placement.expert_parallel import ep_unit_nodes
 from lazsim.specs import ClusterSpec, ModelSpec, load_spec
-from lazsim.sweep import parse_sweep
+from lazsim.study.sweep_spec import parse_sweep
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,7 +47,7 @@ def run_sparing(spec: Sparing, bench: Bench) -> Outcome:
     """Compare systems by the samples that they train under both kinds of failures."""
     import pandas as pd
 
-    from lazsim.plots.experiments import bars_figure
+    from lazsim.output.plots.experiments import bars_figure
 
     rows = pd.concat([sparing_rows(spec, bench, intervals=name) for name in INTERVALS], ignore_index=True)
     table = compare(rows, ["loads", "trace", "checkpoints", "model"])

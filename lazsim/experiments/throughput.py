@@ -22,8 +22,8 @@ def run_throughput(spec: Throughput, bench: Bench) -> Outcome:
 
 
 def _figures(runs: Runs, bench: Bench) -> dict[str, dict[str, bytes]]:
-    from lazsim.plots.experiments import bars_figure
-    from lazsim.plots.experiments_runs import throughput_figure
+    from lazsim.output.plots.experiments import bars_figure
+    from lazsim.output.plots.experiments_runs import throughput_figure
 
     loads = best_loads(bench)
     figures = {}

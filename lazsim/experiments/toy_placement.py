@@ -9,7 +9,7 @@ from lazsim.experiments.outcome import Outcome
 from lazsim.experiments.specs import Experiment
 from lazsim.placement.plan import PlacementPlan
 from lazsim.placement.policies import PlacementRequest, place
-from lazsim.recovery import recovery_curve
+from lazsim.reliability import recovery_curve
 from lazsim.specs import Spec
 
 
@@ -37,7 +37,7 @@ def run_toy_placement(spec: ToyPlacement, _bench: Bench) -> Outcome:
     """Place each example by each policy, with the exact probability that every expert survives."""
     import pandas as pd
 
-    from lazsim.plots.experiments_placement import toy_figure
+    from lazsim.output.plots.experiments_placement import toy_figure
 
     plans = {(toy.title, policy): _plan(toy, policy) for toy in spec.example for policy in spec.policies}
     rows = [

@@ -83,7 +83,7 @@ def run_uncertainty(spec: Uncertainty, bench: Bench) -> Outcome:
     """Vary every assumption of every headline by itself."""
     import pandas as pd
 
-    from lazsim.plots.experiments_tornado import tornado_figure
+    from lazsim.output.plots.experiments_tornado import tornado_figure
 
     effects, intervals, figures = [], [], {}
     values = [*_values(spec), INSTEAD]

@@ -68,7 +68,7 @@ class LiveReport:
 
     def files(self, folder: Path) -> dict[Path, bytes]:
         """Return the content of every file of a live run's folder, pictures included."""
-        from lazsim.plots.live import live_figure
+        from lazsim.output.plots.live import live_figure
 
         return {
             folder / "live.json": json_bytes(self.to_json()),

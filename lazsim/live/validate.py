@@ -89,7 +89,7 @@ class Validation:
 
     def files(self, folder: Path) -> dict[Path, bytes]:
         """Return the content of every file of a validation's folder, pictures included."""
-        from lazsim.plots.live import live_figure
+        from lazsim.output.plots.live import live_figure
 
         pictures = live_figure(self.measured, self.predicted)
         return {folder / "validate.json": json_bytes(self.to_json())} | {

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lazsim.chunks import chunks
+from lazsim.blocks import chunks
 from lazsim.placement.plan import Bools, Ints
 
 Floats = npt.NDArray[np.float64]

@@ -80,7 +80,7 @@ class SkewResult:
 
     def files(self, folder: Path) -> dict[Path, bytes]:
         """Return the numbers and pictures by path."""
-        from lazsim.plots.profile import skew_figure
+        from lazsim.output.plots.profile import skew_figure
 
         content = json_bytes(self.to_json())
         pictures = {folder / f"skew.{kind}": picture for kind, picture in skew_figure(self).items()}

@@ -127,7 +127,7 @@ class Faults:
         """
         if not self.lenient:
             place = f"{name or self.name}{', ' if what.startswith('line ') else ': '}"
-            raise RoutingFormatError(f"{place}{what}; mend the file, or use --lenient to {repair}")
+            raise RoutingFormatError(f"{place}{what}; mend the file, or use `lenient` to {repair}")
         self.repairs[repair] += times
 
     def notes(self) -> tuple[str, ...]:

@@ -116,7 +116,7 @@ def cap_trace(trace: Trace, max_nodes: int, rule: str, rng: np.random.Generator)
     if rule not in CAP_RULES:
         raise LazsimError(unknown_name("cap rule", rule, list(CAP_RULES)))
     if max_nodes < 1:
-        raise LazsimError(f"--max-nodes {max_nodes}: give at least 1")
+        raise LazsimError(f"`max_nodes` {max_nodes}: give at least 1")
     events, what = CAP_RULES[rule](trace, max_nodes, rng)
     return build_trace(
         events, duration_s=trace.duration_s, name=trace.name, format=trace.format, sha256=trace.sha256,

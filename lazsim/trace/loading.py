@@ -41,10 +41,10 @@ def cut_trace(
         When the stretch starts at or after the end of the trace or lasts no time, or the cap is not valid.
     """
     if duration_s is not None and duration_s <= 0:
-        raise LazsimError(f"--duration {duration_s:g} s: give more than 0")
+        raise LazsimError(f"`duration` {duration_s:g} s: give more than 0")
     if start_s > 0 and start_s >= trace.duration_s:
         span = format_duration(trace.duration_s)
-        raise LazsimError(f"--start {format_duration(start_s)}: {trace.name} spans only {span}; start before its end")
+        raise LazsimError(f"`start` {format_duration(start_s)}: {trace.name} spans only {span}; start before its end")
     cut = trace
     if start_s > 0 or duration_s is not None:
         cut = trace.window(start_s, duration_s)

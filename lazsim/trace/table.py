@@ -186,7 +186,7 @@ def build_trace(
     def fault(event: Event, what: str, repair: str) -> None:
         if not lenient:
             where = f"{name}, line {event.line}" if event.line else name
-            raise TraceFormatError(f"{where}: {what}; mend it, or use --lenient to {repair}")
+            raise TraceFormatError(f"{where}: {what}; mend it, or use `lenient` to {repair}")
         repairs[repair] = repairs.get(repair, 0) + 1
 
     finite: list[Event] = []

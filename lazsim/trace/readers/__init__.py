@@ -60,7 +60,7 @@ def detect_format(name: str, text: str) -> str:
     for format_name, reader in READERS.items():
         if reader.recognise(text):
             return format_name
-    raise TraceFormatError(f"{name}: not one of the known formats ({', '.join(READERS)}); force one with --format")
+    raise TraceFormatError(f"{name}: not one of the known formats ({', '.join(READERS)}); force one with `format`")
 
 
 def read_trace(

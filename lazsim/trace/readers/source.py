@@ -67,7 +67,7 @@ class Source:
         """
         if not self.lenient:
             place = f"line {where}" if isinstance(where, int) else where
-            raise TraceFormatError(f"{self.name}, {place}: {what}; mend it, or use --lenient to {repair}")
+            raise TraceFormatError(f"{self.name}, {place}: {what}; mend it, or use `lenient` to {repair}")
         self.repairs[repair] += 1
 
     def in_time_order(self, rows: list[TimedT]) -> list[TimedT]:

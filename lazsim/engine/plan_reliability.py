@@ -1,0 +1,119 @@
+"""How well the plans in force were prepared for the failures of a trace.
+
+The score of a run is the probability that every expert is still there when nodes next go, averaged over the time in
+which nodes were in use. Axes: L layers, E experts, N nodes.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from lazsim.placement.plan import PlacementPlan
+from lazsim.reliability import BatchFailures, RecoveryEstimate, recovery_prob
+from lazsim.specs import sha256
+from lazsim.trace.table import Trace
+
+OnPlan = Callable[[float, PlacementPlan | None, int], None]
+"""Is told of a time, the plan in force from then on (none while no node is in use) and the nodes alive."""
+
+
+def ignore(_now_s: float, _plan: PlacementPlan | None, _num_alive: int) -> None:
+    """Do nothing with a plan."""
+
+
+def batch_sizes(trace: Trace, wall_s: float) -> Mapping[int, int]:
+    """Count how many nodes go at once in a trace before a time: how often each number of them does.
+
+    Examples
+    --------
+    >>> from lazsim.trace.table import Event, build_trace
+    >>> adds = [Event(0, "add", name) for name in "abc"]
+    >>> gone = [Event(60, "remove", "a"), Event(60, "remove", "b"), Event(90, "remove", "c")]
+    >>> dict(batch_sizes(build_trace([*adds, *gone]), wall_s=100))
+    {2: 1, 1: 1}
+    """
+    return Counter(len(batch.removed) for batch in trace.batches() if batch.removed and batch.time_s < wall_s)
+
+
+class Exposure:
+    """Averages the recovery probability of plans over the time in which each is in force.
+
+    Parameters
+    ----------
+    sizes
+        How often so many nodes go together; empty where none ever does.
+
+    Notes
+    -----
+    What comes next is one of the batches in which nodes go in the replayed stretch of the trace, each as likely as any
+    other, whatever the time. It takes as many of the nodes alive, any of them as likely as any other, and all where
+    they are fewer. Nodes that are alive but not in use (they wait to join, or fill no whole group under plain expert
+    parallelism) may be among them and take nothing with them. The same failures threaten every run, so that scores
+    differ by plans and by when they were in force: the mean is
+    ``sum(seconds[i] * P(plan[i] keeps every expert)) / sum(seconds)`` over plans and nodes alive.
+
+    A plan is in force from when nodes begin to train under it until the next plan takes its place, a node that takes
+    part fails, a restart sets in or the run ends. Detection, recovery, restarts and waiting, during which no node is in
+    use, do not count; checkpoints and pauses for a rebalance do. It is the plan that is scored: a system that restarts
+    at every failure makes no use of what its plan would keep, and one with a plan that never loses an expert must still
+    restart when too few nodes are left.
+
+    Examples
+    --------
+    Two nodes share four experts for 30 s, then each of them holds all for 10 s; then there are none. One node fails.
+
+    >>> exposure = Exposure({1: 5})
+    >>> exposure.note(0.0, PlacementPlan(np.array([[[0, 1], [2, 3]]]), num_experts=4), num_alive=2)
+    >>> exposure.note(30.0, PlacementPlan(np.array([[[0, 1, 2, 3], [3, 2, 1, 0]]]), num_experts=4), num_alive=2)
+    >>> exposure.note(40.0, None, num_alive=0)
+    >>> exposure.mean(now_s=100.0).recovery_prob
+    0.25
+    """
+
+    def __init__(self, sizes: Mapping[int, int]) -> None:
+        self._sizes = np.array(list(sizes), dtype=np.int64)
+        self._weights = np.array(list(sizes.values()), dtype=np.float64)
+        self._plan: PlacementPlan | None = None
+        self._num_alive = 0
+        self._since_s = 0.0
+        self._found: dict[tuple[int, int, str], RecoveryEstimate] = {}
+        self._seconds: dict[tuple[int, int, str], float] = {}
+
+    def note(self, now_s: float, plan: PlacementPlan | None, num_alive: int) -> None:
+        """Take note of the plan that is in force from now on, if any, and of the nodes alive."""
+        if plan is self._plan and num_alive == self._num_alive:
+            return
+        if self._plan is not None and now_s > self._since_s and len(self._sizes):
+            key = (self._num_alive, self._plan.num_nodes, _digest(self._plan))
+            if key not in self._found:
+                self._found[key] = self._score(self._plan, self._num_alive)
+            self._seconds[key] = self._seconds.get(key, 0.0) + now_s - self._since_s
+        self._plan, self._num_alive, self._since_s = plan, num_alive, now_s
+
+    def mean(self, now_s: float) -> RecoveryEstimate | None:
+        """Return the mean up to now; None where no plan was in force or no node ever goes.
+
+        Notes
+        -----
+        Plans that were sampled have intervals. The mean of these is at least as wide as need be: the standard error of
+        a sum is at most the sum of standard errors.
+        """
+        self.note(now_s, None, 0)
+        if not self._seconds:
+            return None
+        seconds = np.array(list(self._seconds.values()))
+        found = [self._found[key] for key in self._seconds]
+        values = np.array([(one.recovery_prob, one.ci_low, one.ci_high) for one in found])
+        prob, ci_low, ci_high = np.minimum(seconds @ values / seconds.sum(), 1.0).tolist()
+        is_exact = all(one.method == "exact" for one in found)
+        return RecoveryEstimate(prob, ci_low, ci_high, "exact" if is_exact else "montecarlo")
+
+    def _score(self, plan: PlacementPlan, num_alive: int) -> RecoveryEstimate:
+        # To lose a node that is not in use is to lose one that holds nothing.
+        holds_LEN = np.pad(plan.holds_LEN, ((0, 0), (0, 0), (0, num_alive - plan.num_nodes)))
+        return recovery_prob(holds_LEN, BatchFailures(np.minimum(self._sizes, num_alive), self._weights))
+
+
+def _digest(plan: PlacementPlan) -> str:
+    return sha256(np.packbits(plan.holds_LEN).tobytes())

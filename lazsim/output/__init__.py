@@ -1,0 +1,1 @@
+"""What people see of a result: tables, files and plots."""

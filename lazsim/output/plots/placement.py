@@ -1,0 +1,152 @@
+"""The picture of plans: which expert is in which slot of which node, by popularity."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Colormap, ListedColormap, LogNorm, Normalize
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+from lazsim.output.plots.export import to_files
+from lazsim.output.plots.style import STYLE
+from lazsim.placement.plan import Bools, Ints
+
+if TYPE_CHECKING:
+    from lazsim.reliability.comparison import LayerMap
+
+EDGE_COLOR = "#b3261e"
+EMPTY_COLOR = "0.93"
+LARGEST_INCHES, SMALLEST_INCHES = 0.24, 0.03
+"""Side of a slot; numbers are written into those that hold them."""
+
+PANEL_INCHES = 3.2
+"""Side that a panel should not exceed."""
+
+DARK = 0.55
+"""Where on the scale of colours black numbers can no longer be read."""
+
+MAX_COLUMNS = 4
+"""Panels side by side."""
+
+
+def placement_figure(maps: Sequence[LayerMap]) -> dict[str, bytes]:
+    """Draw plans beside one another.
+
+    Returns
+    -------
+    dict
+        The picture by file type, ``png`` and ``pdf``; the same bytes for the same plans.
+    """
+    num_nodes, num_slots = maps[0].slots_NS.shape
+    side = min(LARGEST_INCHES, PANEL_INCHES / max(num_nodes, num_slots))
+    side = max(side, SMALLEST_INCHES)
+    columns = min(len(maps), MAX_COLUMNS)
+    rows = -(-len(maps) // columns)
+    width = columns * max(num_slots * side + 0.45, 1.75) + 0.8
+    height = rows * (num_nodes * side + 0.75) + 0.35
+    norm = share_norm(maps)
+    with plt.rc_context({**STYLE, "axes.grid": False}):
+        figure, panels = plt.subplots(
+            rows,
+            columns,
+            figsize=(width, height),
+            layout=ConstrainedLayoutEngine(hspace=0.04, compress=True),
+            squeeze=False,
+        )
+        for index, panel in enumerate(panels.flat):
+            if index >= len(maps):
+                panel.set_axis_off()
+                continue
+            plot_placement(maps[index], norm, panel, side_inches=side)
+            if index % columns == 0:
+                panel.set_ylabel("node")
+            if index + columns >= len(maps):
+                panel.set_xlabel("slot")
+        _draw_bar(figure, panels, norm)
+        return to_files(figure, tight=True)
+
+
+def _draw_bar(figure: Figure, panels: npt.NDArray[np.object_], norm: Normalize) -> None:
+    bar = figure.colorbar(
+        ScalarMappable(norm, _color_map()), ax=panels.ravel().tolist(), label="expert's share of tokens",
+        shrink=0.7, aspect=40, pad=0.02,
+    )  # fmt: skip
+    if isinstance(norm, LogNorm):
+        bar.ax.yaxis.set_major_locator(LogLocator(10, (1, 2, 5)))
+    bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.3g} %"))
+    bar.ax.yaxis.set_minor_locator(NullLocator())
+    bar.ax.tick_params(labelsize=7)
+    bar.outline.set_visible(False)
+
+
+def _color_map() -> Colormap:
+    # Without its darkest end, on which neither numbers nor frames can be read.
+    shades = matplotlib.colormaps["YlGnBu"](np.linspace(0.03, 0.82, 256))
+    return ListedColormap(shades).with_extremes(bad=EMPTY_COLOR)
+
+
+def share_norm(maps: Sequence[LayerMap]) -> Normalize:
+    """Return one scale of popularity for all panels: logarithmic, since a few experts draw most tokens."""
+    shares = np.concatenate([one.share_E for one in maps])
+    high = float(shares.max())
+    low = max(float(shares[shares > 0].min()), high / 1000)
+    return LogNorm(low, high) if low < high else Normalize(0, 2 * high)
+
+
+def plot_placement(one: LayerMap, norm: Normalize, axes: Axes, side_inches: float = LARGEST_INCHES) -> None:
+    """Draw nodes by slots, coloured by the expert's popularity; the most endangered expert has a red frame."""
+    num_nodes, num_slots = one.slots_NS.shape
+    # Experts without tokens are as pale as the least popular: their logarithm has no place on the scale.
+    shown_E = np.maximum(one.share_E, norm.vmin if norm.vmin is not None else 0.0)
+    shown = np.where(one.slots_NS >= 0, shown_E[one.slots_NS], np.nan)
+    edges = np.arange(num_slots + 1) - 0.5, np.arange(num_nodes + 1) - 0.5
+    axes.pcolormesh(
+        *edges, shown, norm=norm, cmap=_color_map(), edgecolor="white" if side_inches >= 0.08 else "none", linewidth=0.6
+    )
+    axes.set_aspect("equal")
+    axes.invert_yaxis()
+    digits = len(str(len(one.share_E) - 1))
+    if side_inches >= 0.075 * digits + 0.05:
+        _write_numbers(one.slots_NS, norm(shown_E) > DARK, axes, min(8.0, 42 * side_inches * 0.75))
+    for node, slot in np.argwhere(one.slots_NS == one.expert).tolist():
+        axes.add_patch(
+            Rectangle(
+                (slot - 0.5, node - 0.5), 1, 1, fill=False, edgecolor=EDGE_COLOR, linewidth=max(0.8, 7 * side_inches),
+                clip_on=False, zorder=3,
+            )
+        )  # fmt: skip
+    axes.set_xticks(range(0, num_slots, _tick_step(side_inches)))
+    axes.set_yticks(range(0, num_nodes, _tick_step(side_inches)))
+    axes.tick_params(length=0, labelsize=6)
+    axes.spines[:].set_visible(False)
+    title = Path(one.policy).name + (f", layer {one.layer}" if one.layer >= 0 else "")
+    nodes = f"{one.num_nodes} node{'s' if one.num_nodes > 1 else ''}"
+    axes.set_title(title, loc="left", fontweight="bold", pad=14)
+    axes.annotate(
+        f"expert {one.expert} on {nodes}", (0, 1), (0, 4), xycoords="axes fraction", textcoords="offset points",
+        color=EDGE_COLOR, fontsize=7,
+    )  # fmt: skip
+
+
+def _tick_step(side_inches: float) -> int:
+    """Return a power of two with at least a quarter of an inch between labels, if those of all would be closer."""
+    return 1 if side_inches >= 0.16 else 2 ** math.ceil(math.log2(max(0.25 / side_inches, 1)))
+
+
+def _write_numbers(slots_NS: Ints, is_dark_E: Bools, axes: Axes, size: float) -> None:
+    for (node, slot), expert in np.ndenumerate(slots_NS):
+        if expert >= 0:
+            color = "white" if is_dark_E[expert] else "black"
+            axes.text(slot, node, str(expert), ha="center", va="center", fontsize=size, color=color)

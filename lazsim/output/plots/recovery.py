@@ -1,0 +1,271 @@
+"""The pictures of recovery: how likely plans survive so many failures, and which failures they do not survive."""
+
+from __future__ import annotations
+
+from math import comb
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
+from matplotlib.ticker import MaxNLocator
+
+from lazsim.output.plots.export import to_files
+from lazsim.output.plots.style import COLORS, MARKERS, STYLE
+
+if TYPE_CHECKING:
+    from lazsim.reliability import RecoveryCurve
+    from lazsim.reliability.failure_scenarios import TraceBatches
+    from lazsim.reliability.report import Survival, Survivals
+
+Floats = npt.NDArray[np.float64]
+
+CURVE_COLORS = (*COLORS, "#7a5c2e", "#5b4fa3", "#c2a300")
+DODGE = 0.08
+"""Distance, in numbers of failures, to which markers are moved that would hide one another."""
+
+MARKER_HEIGHT = 0.02
+"""Difference of probabilities below which they would."""
+
+MAX_LINEAR = 32
+"""Failures up to which the axis is linear."""
+
+SET_COLOR, DEADLY_COLOR = "#1b6ca8", "#a4231d"
+MAX_SETS_DRAWN = 16
+LEAST_ROWS = 6
+ROW_INCHES = 0.12
+SHARE_INCHES = 0.8
+SET_COLUMNS = 4
+"""Policies side by side in the picture of failure sets."""
+
+
+def recovery_figure(survivals: Survivals) -> dict[str, bytes]:
+    """Draw the curves of all policies; beside them those with layers shuffled, below them the batches of a trace.
+
+    Returns
+    -------
+    dict
+        The picture by file type, ``png`` and ``pdf``; the same bytes for the same numbers.
+    """
+    several = any(len(one.shuffled_RF) for one in survivals.policies.values())
+    trace = survivals.threats.trace
+    names = ["whole", "shuffled"] if several else ["whole"]
+    mosaic: Any = [names] if trace is None else [names, ["batches", *names[1:]]]
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplot_mosaic(
+            mosaic,
+            height_ratios=None if trace is None else [3.6, 1],
+            figsize=(4.6 + 3.0 * several, 3.3 + 0.9 * (trace is not None)),
+            layout="constrained",
+        )
+        plot_curves({name: one.curve for name, one in survivals.policies.items()}, axes["whole"])
+        axes["whole"].set_ylabel("probability that every expert survives")
+        if several:
+            axes["whole"].set_title("layers as placed", loc="left")
+            plot_shuffled(survivals, axes["shuffled"])
+            axes["shuffled"].set_xlabel(f"{survivals.threats.unit} that fail together")
+        if trace is not None:
+            axes["batches"].sharex(axes["whole"])
+            axes["whole"].tick_params(labelbottom=False)
+            plot_batch_sizes(trace, axes["batches"])
+        bottom = axes["whole"] if trace is None else axes["batches"]
+        bottom.set_xlabel(f"{survivals.threats.unit} that fail together")
+        handles, labels = axes["whole"].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper center", ncols=min(len(labels), 4 if not several else 8))
+        return to_files(figure)
+
+
+def failure_sets_figure(survivals: Survivals) -> dict[str, bytes]:
+    """Draw, for each policy, the share of all sets of a size that kill the model above its minimal failure sets.
+
+    Returns
+    -------
+    dict
+        As of `recovery_figure`.
+    """
+    policies = list(survivals.policies.items())
+    columns = min(len(policies), SET_COLUMNS)
+    lines = [policies[start : start + columns] for start in range(0, len(policies), columns)]
+    heights = [min(max(len(one.sets_MN) for _, one in line), MAX_SETS_DRAWN) for line in lines]
+    ratios = [inches for height in heights for inches in (SHARE_INCHES, max(height, LEAST_ROWS) * ROW_INCHES)]
+    width = min(max(policies[0][1].sets_MN.shape[1] * 0.13, 1.7), 2.6)
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(
+            2 * len(lines),
+            columns,
+            figsize=(columns * (width + 0.3) + 0.4, sum(ratios) + 1.25 * len(lines)),
+            height_ratios=ratios,
+            layout="constrained",
+            squeeze=False,
+        )
+        for panel in axes.flat:
+            panel.set_axis_off()
+        for row, line in enumerate(lines):
+            for column, (name, survival) in enumerate(line):
+                upper, lower = axes[2 * row : 2 * row + 2, column]
+                upper.set_axis_on()
+                lower.set_axis_on()
+                plot_share_killed(survival, upper, survivals.threats.unit)
+                upper.set_title(_short(name), loc="left", fontweight="bold", pad=12)
+                plot_failure_sets(survival.sets_MN, lower, num_rows=max(heights[row], LEAST_ROWS))
+            axes[2 * row, 0].set_ylabel("share of sets\nthat kill")
+            axes[2 * row + 1, 0].set_ylabel(f"{survivals.threats.unit} of\neach set", loc="top")
+        return to_files(figure)
+
+
+def plot_curves(curves: dict[str, RecoveryCurve], axes: Axes) -> None:
+    """Draw recovery probabilities over numbers of failures, with intervals."""
+    prob_PF = np.stack([curve.recovery_prob for curve in curves.values()])
+    low_PF = np.stack([curve.ci_low for curve in curves.values()])
+    high_PF = np.stack([curve.ci_high for curve in curves.values()])
+    _draw(list(curves), next(iter(curves.values())).failures, prob_PF, low_PF, high_PF, axes)
+
+
+def plot_shuffled(survivals: Survivals, axes: Axes) -> None:
+    """Draw the same when the nodes of each layer are shuffled: mean, least and most of several shuffles."""
+    # (P, R, F)
+    shuffled = np.stack([one.shuffled_RF for one in survivals.policies.values()])
+    prob_PF, low_PF, high_PF = shuffled.mean(axis=1), shuffled.min(axis=1), shuffled.max(axis=1)
+    axes.set_title(f"nodes of each layer shuffled ({shuffled.shape[1]} times)", loc="left")
+    _draw(list(survivals.policies), np.array(survivals.threats.failures), prob_PF, low_PF, high_PF, axes)
+
+
+def plot_batch_sizes(trace: TraceBatches, axes: Axes) -> None:
+    """Draw how often so many nodes go at once in a trace."""
+    shares = np.array(trace.counts) / sum(trace.counts)
+    axes.bar(trace.sizes, shares, width=0.6, color="0.6")
+    axes.set_ylabel("share of\nbatches")
+    axes.set_ylim(0, max(shares) * 1.25)
+    axes.annotate(trace.name, (1, 1), (-2, -2), xycoords="axes fraction", textcoords="offset points", ha="right",
+                  va="top", fontsize=7, color="0.3")  # fmt: skip
+
+
+def plot_failure_sets(sets_MN: npt.NDArray[np.bool_], axes: Axes, num_rows: int) -> None:
+    """Draw failure sets as rows, smallest first: the nodes of each that must all fail."""
+    num_sets, num_nodes = sets_MN.shape
+    order = sorted(range(num_sets), key=lambda row: (sets_MN[row].sum(), (~sets_MN[row]).tolist()))
+    shown = sets_MN[order[:num_rows]]
+    # Rows of all panels are equally high, whatever their number.
+    cells = np.zeros((num_rows, num_nodes))
+    cells[: len(shown)] = shown
+    masked = np.ma.masked_equal(cells, 0)
+    axes.axhspan(-0.5, len(shown) - 0.5, color="0.94", zorder=0)
+    axes.pcolormesh(
+        np.arange(num_nodes + 1) - 0.5,
+        np.arange(num_rows + 1) - 0.5,
+        masked,
+        cmap=ListedColormap([SET_COLOR]),
+        edgecolor="white" if num_nodes <= 40 else "none",
+        linewidth=0.4,
+    )
+    sizes = shown.sum(axis=1)
+    for row in np.flatnonzero(np.diff(sizes)):
+        axes.axhline(row + 0.5, color=DEADLY_COLOR, linewidth=0.8)
+    for size in np.unique(sizes):
+        rows = np.flatnonzero(sizes == size)
+        axes.annotate(str(size), (1, rows.mean()), (3, 0), xycoords=axes.get_yaxis_transform(),
+                      textcoords="offset points", va="center", fontsize=6, color=DEADLY_COLOR)  # fmt: skip
+    axes.set_xlim(-0.5, num_nodes - 0.5)
+    axes.set_ylim(num_rows - 0.5, -0.5)
+    axes.set_yticks([])
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=10, integer=True, min_n_ticks=1))
+    axes.tick_params(length=0, labelsize=6, top=True, labeltop=True, bottom=False, labelbottom=False, pad=1)
+    axes.grid(visible=False)
+    axes.spines[:].set_visible(False)
+    text = f"{num_sets} minimal set{'' if num_sets == 1 else 's'}"
+    text += f", {len(shown)} smallest shown" if num_sets > len(shown) else ""
+    axes.annotate(text, (0, 1), (0, 11), xycoords="axes fraction", textcoords="offset points", fontsize=7, color="0.3")
+
+
+def plot_share_killed(survival: Survival, axes: Axes, unit: str) -> None:
+    """Draw the share of all sets of a size whose failure loses an expert, with their number for the smallest size."""
+    curve = survival.curve
+    killed = 1 - curve.recovery_prob
+    # Numbers of failures may be far apart: one bar each, side by side.
+    bars = np.arange(len(killed))
+    axes.bar(bars, killed, width=0.7, color=DEADLY_COLOR)
+    axes.set_ylim(0, 1)
+    axes.set_yticks([0, 0.5, 1])
+    axes.set_xlim(-0.6, len(bars) - 0.4)
+    ticks = bars[:: -(-len(bars) // 10)]
+    axes.set_xticks(ticks, [str(number) for number in curve.failures[ticks]])
+    axes.tick_params(labelsize=6)
+    axes.grid(visible=False, axis="x")
+    axes.set_xlabel(f"{unit} in the set", labelpad=1)
+    size = curve.guaranteed
+    if 0 < size <= survival.sets_MN.shape[1]:
+        deadly = int((survival.sets_MN.sum(axis=1) == size).sum())
+        total = comb(survival.sets_MN.shape[1], size)
+        whole = f"{total:,}" if total < 10**7 else f"{total:.1e}"
+        axes.annotate(f"{deadly:,} of {whole} sets of {size}", (0.02, 1), (0, 1), xycoords="axes fraction",
+                      textcoords="offset points", va="bottom", fontsize=6, color="0.3")  # fmt: skip
+
+
+def _draw(
+    names: list[str], failures: npt.NDArray[np.int64], prob_PF: Floats, low_PF: Floats, high_PF: Floats, axes: Axes
+) -> None:
+    # Behind the first 0 nothing is left to see.
+    is_seen_PF = np.cumsum(prob_PF == 0, axis=1) <= (prob_PF == 0)
+    shift_PF = dodge(np.where(is_seen_PF, prob_PF, np.nan))
+    x_PF = failures * 2**shift_PF if is_sparse(failures) else failures + shift_PF
+    for index, name in enumerate(names):
+        prob, stop = prob_PF[index], int(is_seen_PF[index].sum())
+        color = CURVE_COLORS[index % len(CURVE_COLORS)]
+        width = np.stack([prob - low_PF[index], high_PF[index] - prob]).clip(0)
+        axes.plot(failures[:stop], prob[:stop], color=color, linewidth=0.7, alpha=0.6)
+        axes.errorbar(
+            x_PF[index, :stop],
+            prob[:stop],
+            width[:, :stop],
+            label=_short(name),
+            color=color,
+            linestyle="none",
+            elinewidth=0.8,
+            capsize=1.2,
+            marker=MARKERS[index % len(MARKERS)],
+            markersize=4.4,
+            markeredgewidth=0,
+            clip_on=False,
+            zorder=3,
+        )
+    axes.set_ylim(0, 1)
+    if is_sparse(failures):
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter("{x:.0f}")
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+
+
+def dodge(prob_PF: Floats) -> Floats:
+    """Return how far to shift markers, so that those of one number of failures which would hide one another do not.
+
+    Parameters
+    ----------
+    prob_PF
+        Probability by policy and number of failures; NaN where there is no marker.
+
+    Examples
+    --------
+    >>> dodge(np.array([[0.5], [0.9], [0.5]])).round(2).tolist()
+    [[-0.04], [0.0], [0.04]]
+    """
+    shift_PF = np.zeros_like(prob_PF)
+    for column, prob_P in enumerate(prob_PF.T):
+        order = np.argsort(prob_P, kind="stable")
+        order = order[: np.isfinite(prob_P).sum()]
+        groups = np.split(order, np.flatnonzero(np.diff(prob_P[order]) > MARKER_HEIGHT) + 1)
+        for group in groups:
+            shift_PF[np.sort(group), column] = DODGE * (np.arange(len(group)) - (len(group) - 1) / 2)
+    return shift_PF
+
+
+def is_sparse(failures: npt.NDArray[np.int64]) -> bool:
+    """Tell whether numbers of failures are so far apart that they are drawn on a logarithmic axis."""
+    return int(failures.min()) > 0 and int(failures.max()) > MAX_LINEAR
+
+
+def _short(policy: str) -> str:
+    return policy.rpartition(":")[2] if ".py:" in policy else Path(policy).name

@@ -1,0 +1,77 @@
+"""Draw what a trace does to its nodes."""
+
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from lazsim.output.plots.export import to_file
+from lazsim.output.plots.run import time_unit
+from lazsim.output.plots.style import COLORS, STYLE
+from lazsim.trace.table import Trace
+
+ALIVE_COLOR, LOSS_COLOR = COLORS[0], "#b3261e"
+
+
+def plot_nodes_alive(trace: Trace, axes: Axes) -> None:
+    """Draw the nodes alive over time as steps, with each instant at which nodes go marked.
+
+    The mark stands at the count that is left after the removals, a thin line spans the nodes lost.
+    """
+    name, unit_s = time_unit(trace.duration_s)
+    times, counts = trace.num_alive()
+    ends = [*(times / unit_s).tolist(), trace.duration_s / unit_s]
+    axes.stairs(counts, ends, fill=True, color=ALIVE_COLOR, alpha=0.25, linewidth=0)
+    axes.stairs(counts, ends, baseline=None, color=ALIVE_COLOR, label="nodes alive")
+    loss_times, before, after = _losses(trace)
+    loss_units = [time_s / unit_s for time_s in loss_times]
+    axes.vlines(loss_units, after, before, color=LOSS_COLOR, linewidth=0.8)
+    axes.plot(
+        loss_units,
+        after,
+        "v",
+        color=LOSS_COLOR,
+        markersize=3,
+        linestyle="none",
+        label=f"{len(after)} losses",
+        clip_on=False,
+    )
+    axes.set_xlim(0, max(ends[-1], 1e-9))
+    axes.set_ylim(0, max(1, counts.max()) * 1.05)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel(f"time ({name})")
+    axes.set_ylabel("nodes alive")
+    axes.legend(loc="lower left", frameon=False, ncols=2, bbox_to_anchor=(0, 1))
+
+
+def _losses(trace: Trace) -> tuple[list[float], list[int], list[int]]:
+    times: list[float] = []
+    before: list[int] = []
+    after: list[int] = []
+    num_alive = 0
+    for batch in trace.batches():
+        if batch.removed:
+            times.append(batch.time_s)
+            before.append(num_alive)
+            after.append(num_alive - len(batch.removed))
+        num_alive += len(batch.added) - len(batch.removed)
+    return times, before, after
+
+
+def draw_trace(trace: Trace, file_type: str) -> bytes:
+    """Return the picture of a trace as a PNG or PDF file, the same bytes each time.
+
+    Parameters
+    ----------
+    trace
+        What to draw.
+    file_type
+        ``png`` or ``pdf``.
+    """
+    style: Any = dict(STYLE)
+    with matplotlib.rc_context(style):
+        figure = Figure(figsize=(6, 2.2), layout="constrained")
+        plot_nodes_alive(trace, figure.add_subplot())
+        return to_file(figure, file_type)

@@ -1,0 +1,248 @@
+"""If nodes die together, is every expert kept? Exactly where that can be had, else with an interval.
+
+Axes: L layers, E experts, N nodes, M failure sets, F numbers of failures.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from lazsim.errors import RecoveryError
+from lazsim.placement.plan import Bools, Ints
+from lazsim.reliability import exact
+from lazsim.reliability.failure_models import (
+    FailureModel,
+    IndependentFailures,
+    checked_failures,
+    checked_probs,
+    count_distribution,
+    independent_counts,
+)
+from lazsim.reliability.failure_sets import domain_holds, guaranteed_failures, minimal_failure_sets
+from lazsim.reliability.montecarlo import Estimate, sample_curve, sample_independent
+
+Floats = npt.NDArray[np.float64]
+Method = Literal["auto", "exact", "montecarlo"]
+Domains = Sequence[int] | Sequence[str] | npt.NDArray[Any]
+
+HALF_WIDTH = 0.001
+NEGLIGIBLE_PROB = 2.0**-60
+"""Less likely numbers of failures are left out: all together are less than the rounding of a probability near 1."""
+
+MAX_EXACT_WORK = 5e10
+"""Operations on a diagram when only an exact answer will do: seconds."""
+
+
+@dataclass(frozen=True, eq=False)
+class RecoveryCurve:
+    """How likely all experts survive, by the number of nodes that fail together.
+
+    Attributes
+    ----------
+    failures : ndarray of int64, shape (F,)
+        Failed nodes, or failed domains.
+    recovery_prob, ci_low, ci_high : ndarray of float64, shape (F,)
+        Probability that every expert of every layer survives, and the 95 % interval of each on its own; all three are
+        the same where `method` is exact.
+    method : {"exact", "montecarlo"}
+        How it was found.
+    guaranteed : int
+        The fault threshold that holds: the fewest failures that can lose an expert. Fewer are always survived.
+    """
+
+    failures: Ints
+    recovery_prob: Floats
+    ci_low: Floats
+    ci_high: Floats
+    method: str
+    guaranteed: int
+
+
+@dataclass(frozen=True)
+class RecoveryEstimate:
+    """How likely all experts survive under a failure model: as of `RecoveryCurve`, one number each."""
+
+    recovery_prob: float
+    ci_low: float
+    ci_high: float
+    method: str
+
+
+def recovery_curve(
+    holds_LEN: Bools,
+    failures: Sequence[int] | Ints,
+    method: Method = "auto",
+    rng: np.random.Generator | None = None,
+    half_width: float = HALF_WIDTH,
+    domain_N: Domains | None = None,
+) -> RecoveryCurve:
+    """Return how likely every expert of every layer survives when so many random nodes fail together.
+
+    Parameters
+    ----------
+    holds_LEN
+        Whether a node holds a replica, shape (L, E, N), as in `PlacementPlan`.
+    failures
+        Numbers of failed nodes, each 0..N; of failed domains where `domain_N` is given.
+    method
+        ``exact``, ``montecarlo``, or ``auto``: exact if that takes little time, else by sampling.
+    rng
+        Source of samples; by default one with seed 0.
+    half_width
+        Half the width that an interval may have.
+    domain_N
+        The failure domain (rack, zone, shared NIC) of each node, by number or name; its nodes fail together.
+
+    Raises
+    ------
+    RecoveryError
+        When a number of failures is not within 0..N, `domain_N` is not as long as there are nodes, `method` is unknown,
+        an exact answer would take too long, or `half_width` is not within 0..0.5.
+
+    Notes
+    -----
+    ``auto`` is exact up to 28 nodes, and far beyond where the nodes of an expert are side by side in some order of the
+    nodes, as they are under `mro`, `spread` and `compact`.
+
+    Examples
+    --------
+    Two nodes hold all four experts, the third none.
+
+    >>> holds = np.array([[[True, True, False]] * 4])
+    >>> recovery_curve(holds, [0, 1, 2, 3]).recovery_prob.round(3).tolist()
+    [1.0, 1.0, 0.667, 0.0]
+    """
+    sets, unit = _failure_sets(holds_LEN, domain_N)
+    _check(method, half_width)
+    asked = checked_failures(failures, sets.shape[1], unit)
+    curve, found_by = _curve(sets, asked, method, rng, half_width)
+    return RecoveryCurve(asked, *curve, found_by, guaranteed_failures(sets))
+
+
+def per_layer(
+    holds_LEN: Bools,
+    failures: Sequence[int] | Ints,
+    method: Method = "auto",
+    rng: np.random.Generator | None = None,
+    half_width: float = HALF_WIDTH,
+    domain_N: Domains | None = None,
+) -> list[RecoveryCurve]:
+    """Return the curve of each layer alone; parameters and errors are those of `recovery_curve`."""
+    return [recovery_curve(layer, failures, method, rng, half_width, domain_N) for layer in holds_LEN[:, None]]
+
+
+def recovery_prob(
+    holds_LEN: Bools,
+    model: FailureModel,
+    method: Method = "auto",
+    rng: np.random.Generator | None = None,
+    half_width: float = HALF_WIDTH,
+    domain_N: Domains | None = None,
+) -> RecoveryEstimate:
+    """Return how likely every expert of every layer survives under a failure model.
+
+    Parameters
+    ----------
+    holds_LEN, method, rng, half_width, domain_N
+        As of `recovery_curve`.
+    model
+        Which nodes fail together; which domains, where `domain_N` is given.
+
+    Raises
+    ------
+    RecoveryError
+        As of `recovery_curve`, and when the model does not fit the nodes.
+
+    Notes
+    -----
+    Nodes that fail independently and equally likely are a mixture of numbers of failures, as batches are, with the
+    weights of the binomial distribution. With unequal probabilities, see `sample_independent` for what is not exact.
+
+    The interval of a mean over numbers of failures is the mean of their intervals. It is at least as wide as need be:
+    the standard error of a sum is at most the sum of standard errors.
+
+    Examples
+    --------
+    >>> holds = np.array([[[True, True, False]]])
+    >>> recovery_prob(holds, IndependentFailures([0.5, 0.1, 0.9])).recovery_prob
+    0.95
+    """
+    sets, unit = _failure_sets(holds_LEN, domain_N)
+    _check(method, half_width)
+    if isinstance(model, IndependentFailures):
+        probs = checked_probs(model, sets.shape[1], unit)
+        if (probs != probs[:1]).any():
+            found, found_by = _independent(sets, probs, method, rng, half_width)
+            return RecoveryEstimate(float(found.prob[0]), float(found.ci_low[0]), float(found.ci_high[0]), found_by)
+        weights = independent_counts(probs)[-1]
+        counts = np.flatnonzero(weights > NEGLIGIBLE_PROB)
+        weights = weights[counts]
+    else:
+        counts, weights = count_distribution(model, sets.shape[1], unit)
+    found, found_by = _curve(sets, counts, method, rng, half_width)
+    prob, ci_low, ci_high = (min(float((values * weights).sum()), 1.0) for values in found)
+    return RecoveryEstimate(prob, ci_low, ci_high, found_by)
+
+
+def _failure_sets(holds_LEN: Bools, domain_N: Domains | None) -> tuple[Bools, str]:
+    """Return the minimal failure sets, and what fails: nodes or domains."""
+    if domain_N is None:
+        return minimal_failure_sets(holds_LEN), "nodes"
+    domains, num_nodes = np.asarray(domain_N), holds_LEN.shape[-1]
+    if domains.shape != (num_nodes,):
+        raise RecoveryError(f"{domains.size} failure domains named for {num_nodes} nodes: expected one for each node")
+    return minimal_failure_sets(domain_holds(holds_LEN, domains)), "failure domains"
+
+
+def _check(method: str, half_width: float) -> None:
+    if method not in ("auto", "exact", "montecarlo"):
+        raise RecoveryError(f"unknown method {method!r}: expected auto, exact or montecarlo")
+    if not 0 < half_width < 0.5:
+        raise RecoveryError(
+            f"an interval cannot be {half_width:g} wide to either side: expected more than 0, less than 0.5"
+        )
+
+
+def _curve(
+    sets_MN: Bools, failures: Ints, method: Method, rng: np.random.Generator | None, half_width: float
+) -> tuple[Estimate, str]:
+    # A larger set is not lost to the failures asked for.
+    sets = sets_MN[sets_MN.sum(axis=1) <= failures.max(initial=0)]
+
+    def solve(max_work: float) -> Floats | None:
+        share = exact.survival_by_count(sets, max_work)
+        return None if share is None else share[failures]
+
+    def sample() -> Estimate:
+        return sample_curve(sets, failures, rng or np.random.default_rng(0), half_width)
+
+    return _answer(sets, method, solve, sample)
+
+
+def _independent(
+    sets_MN: Bools, fail_prob_N: Floats, method: Method, rng: np.random.Generator | None, half_width: float
+) -> tuple[Estimate, str]:
+    def solve(max_work: float) -> Floats | None:
+        prob = exact.survival_prob(sets_MN, fail_prob_N, max_work)
+        return None if prob is None else np.array([prob])
+
+    def sample() -> Estimate:
+        return sample_independent(sets_MN, fail_prob_N, rng or np.random.default_rng(0), half_width)
+
+    return _answer(sets_MN, method, solve, sample)
+
+
+def _answer(
+    sets_MN: Bools, method: Method, solve: Callable[[float], Floats | None], sample: Callable[[], Estimate]
+) -> tuple[Estimate, str]:
+    """Answer in the way asked for; an expert that no node holds leaves nothing to sample."""
+    if method != "montecarlo" or guaranteed_failures(sets_MN) == 0:
+        prob = solve(MAX_EXACT_WORK if method == "exact" else exact.MAX_WORK)
+        if prob is not None:
+            return Estimate(prob, prob.copy(), prob.copy()), "exact"
+        if method == "exact":
+            raise RecoveryError("an exact recovery probability would take too long here: use method auto or montecarlo")
+    return sample(), "montecarlo"

@@ -1,0 +1,124 @@
+"""Which nodes must fail together for an expert to be lost.
+
+A failure set is a row of booleans, one for each node. Axes: L layers, E experts, N nodes, M failure sets, D domains.
+"""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lazsim.placement.plan import Bools, Ints
+from lazsim.reliability.bits import all_failed, members, pack, unpack
+
+
+def minimal_failure_sets(holds_LEN: Bools) -> Bools:
+    """Find the smallest sets of nodes whose loss loses an expert.
+
+    Parameters
+    ----------
+    holds_LEN
+        Whether a node holds a replica, shape (L, E, N): all layers of a model, or one alone.
+
+    Returns
+    -------
+    ndarray of bool, shape (M, N)
+        The sets, none of which contains another, smallest first. Some expert of some layer is lost exactly when all
+        nodes of one of them fail. An expert that no node holds makes the empty set the only one.
+
+    Examples
+    --------
+    Expert 0 is on nodes 0 and 1; expert 1 is there, too, and cannot be lost before it.
+
+    >>> minimal_failure_sets(np.array([[[1, 1, 0], [1, 1, 1]]], dtype=bool)).astype(int).tolist()
+    [[1, 1, 0]]
+    """
+    return _minimal(holds_LEN.reshape(-1, holds_LEN.shape[-1]))
+
+
+def guaranteed_failures(sets_MN: Bools) -> int:
+    """Return the fault threshold that holds: the fewest failures that can lose an expert.
+
+    Any fewer are always survived. It is ``N + 1`` where nothing can be lost.
+
+    Examples
+    --------
+    >>> guaranteed_failures(np.array([[1, 1, 0], [0, 1, 1]], dtype=bool))
+    2
+    """
+    return int(sets_MN.sum(axis=1).min()) if len(sets_MN) else sets_MN.shape[1] + 1
+
+
+def num_survivors_needed(sets_MN: Bools) -> int:
+    """Return a number of live nodes below which some expert is surely lost.
+
+    Notes
+    -----
+    Failure sets without a common node each need a survivor of their own. They are picked greedily, smallest first, so
+    that the true number may be larger. No set is empty.
+
+    Examples
+    --------
+    >>> num_survivors_needed(np.array([[1, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 1]], dtype=bool))
+    2
+    """
+    taken = np.zeros(sets_MN.shape[1], dtype=np.bool_)
+    needed = 0
+    left = sets_MN
+    while len(left):
+        taken |= left[0]
+        needed += 1
+        left = left[~(left & taken).any(axis=1)]
+    return needed
+
+
+def domain_holds(holds_LEN: Bools, domain_N: npt.NDArray[Any]) -> Bools:
+    """Merge the nodes of each failure domain (rack, zone, shared NIC) into one, shape (L, E, D).
+
+    Parameters
+    ----------
+    holds_LEN
+        Whether a node holds a replica, shape (L, E, N).
+    domain_N
+        Domain of each node, named by numbers or text.
+
+    Notes
+    -----
+    A domain fails as a whole, so an expert is lost exactly when every domain that holds it fails.
+
+    Examples
+    --------
+    >>> domain_holds(np.array([[[1, 0, 0], [0, 1, 1]]], dtype=bool), np.array([0, 0, 1])).astype(int).tolist()
+    [[[1, 0], [1, 1]]]
+    """
+    member_ND = domain_N[:, None] == np.unique(domain_N)
+    holds_LED: Bools = holds_LEN.astype(np.float32) @ member_ND.astype(np.float32) > 0
+    return holds_LED
+
+
+def unique_rows(rows: Bools) -> tuple[Bools, Ints]:
+    """Return the distinct rows, and for each row given its index among them."""
+    if rows.shape[1] == 0:
+        return rows[:1], np.zeros(len(rows), dtype=np.int64)
+    packed = np.packbits(rows, axis=1)
+    keys = packed.view(np.dtype((np.void, packed.shape[1])))[:, 0]
+    _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
+    return rows[first], inverse
+
+
+def _minimal(sets_MN: Bools) -> Bools:
+    """Drop every set that contains another, and sort by size."""
+    left, _ = unique_rows(sets_MN)
+    sizes = left.sum(axis=1)
+    order = np.argsort(sizes, kind="stable")
+    left, sizes = left[order], sizes[order]
+    if not len(left) or not sizes[0]:
+        return left[:1]
+    # Each set is looked at as failed nodes, too: which others fail with it?
+    left_NW = pack(np.ascontiguousarray(left.T))
+    contains_W = np.zeros(left_NW.shape[1], dtype=np.uint64)
+    for nodes_ms in members(left, len(contains_W)):
+        # Of two distinct sets of one size, neither contains the other.
+        is_larger_W = pack((sizes > nodes_ms.shape[1])[None])[0]
+        contains_W |= np.bitwise_or.reduce(all_failed(left_NW, nodes_ms), axis=0) & is_larger_W
+    return left[~unpack(contains_W, len(left))]

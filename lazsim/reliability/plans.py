@@ -1,0 +1,133 @@
+"""Plans of several policies for one task, and how they spread experts and load.
+
+Axes: L layers, E experts, N nodes, S slots of a node, M failure sets.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import comb
+
+import numpy as np
+
+from lazsim.errors import InfeasiblePlanError, LazsimError, SpecError, prefix_errors
+from lazsim.placement.plan import Ints, PlacementPlan
+from lazsim.placement.policies import POLICIES, find_policy, place, policy_names
+from lazsim.reliability import guaranteed_failures, minimal_failure_sets
+from lazsim.reliability.task import PlanningTask
+
+
+@dataclass(frozen=True)
+class PlanScore:
+    """What a plan is worth.
+
+    Attributes
+    ----------
+    num_slots, num_slots_used : int
+        Slots of all layers, and those that hold a replica.
+    guaranteed : int
+        The fault threshold that holds: the fewest failures that can lose an expert, which are the distinct nodes of the
+        least spread one. Fewer failures are always survived.
+    num_deadly, num_sets : int
+        Sets of so many nodes whose failure loses an expert, and all sets of so many nodes.
+    layer, expert : int
+        The most endangered expert: of those on the fewest nodes the one with most load.
+    max_mean_load : float
+        Load of the fullest node over the mean of all nodes, in a layer; averaged over layers.
+    """
+
+    num_slots: int
+    num_slots_used: int
+    guaranteed: int
+    num_deadly: int
+    num_sets: int
+    layer: int
+    expert: int
+    max_mean_load: float
+
+
+def make_plans(task: PlanningTask, policies: Sequence[str] = ()) -> tuple[dict[str, PlacementPlan], tuple[str, ...]]:
+    """Ask policies for plans.
+
+    Parameters
+    ----------
+    task
+        What is to be placed.
+    policies
+        Names, or ``path.py:function``; without any, all that apply, and of those of installed packages all that work.
+
+    Returns
+    -------
+    plans : dict
+        Plans by policy.
+    notes : tuple of str
+        Which policies are left out, and why.
+
+    Raises
+    ------
+    LazsimError
+        When a policy that was asked for is unknown, fails, returns no valid plan or does not apply.
+    """
+    plans: dict[str, PlacementPlan] = {}
+    names, notes = (list(dict.fromkeys(policies)), []) if policies else _all_policies()
+    for name in names:
+        try:
+            with prefix_errors("`policy`"):
+                plans[name] = place(find_policy(name), task.request)
+        except LazsimError as error:
+            # Nobody asked for a package's broken policy; one of lazsim's that breaks is a bug to be seen.
+            if policies or (name in POLICIES and not isinstance(error, InfeasiblePlanError)):
+                raise
+            notes.append(f"left out {name}: {str(error).removeprefix('`policy`: ')}")
+    return plans, tuple(notes)
+
+
+def _all_policies() -> tuple[list[str], list[str]]:
+    """Return the names of all policies, and a note where those of packages cannot be told apart."""
+    try:
+        return policy_names(), []
+    except SpecError as error:
+        return list(POLICIES), [f"left out policies of installed packages: {error}"]
+
+
+def score_plan(plan: PlacementPlan, load_LE: Ints) -> PlanScore:
+    """Score a plan under the loads that it was made for.
+
+    Examples
+    --------
+    Each of three experts is on two of three nodes; the loss of two nodes always loses one of them.
+
+    >>> plan = PlacementPlan(np.array([[[0, 1], [1, 2], [2, 0]]]), num_experts=3)
+    >>> score = score_plan(plan, np.array([[10, 10, 10]]))
+    >>> score.guaranteed, score.num_deadly, score.num_sets, score.max_mean_load
+    (2, 3, 3, 1.0)
+    """
+    sets_MN = minimal_failure_sets(plan.holds_LEN)
+    guaranteed = guaranteed_failures(sets_MN)
+    layer, expert = most_endangered(plan, load_LE)
+    return PlanScore(
+        num_slots=plan.slots_LNS.size,
+        num_slots_used=int((plan.slots_LNS >= 0).sum()),
+        guaranteed=guaranteed,
+        num_deadly=int((sets_MN.sum(axis=1) == guaranteed).sum()),
+        num_sets=comb(plan.num_nodes, guaranteed),
+        layer=layer,
+        expert=expert,
+        max_mean_load=max_mean_load(plan, load_LE),
+    )
+
+
+def most_endangered(plan: PlacementPlan, load_LE: Ints, layer: int | None = None) -> tuple[int, int]:
+    """Return layer and expert on the fewest nodes; of several the one with the largest share of its layer's load."""
+    num_nodes_LE = plan.holds_LEN.sum(axis=2)
+    share_LE = load_LE / np.maximum(load_LE.sum(axis=1, keepdims=True), 1)
+    layers = range(plan.num_layers) if layer is None else [layer]
+    ranks = ((num_nodes_LE[i, e], -share_LE[i, e], i, e) for i in layers for e in range(plan.num_experts))
+    *_, found_layer, expert = min(ranks)
+    return found_layer, expert
+
+
+def max_mean_load(plan: PlacementPlan, load_LE: Ints) -> float:
+    """Return the fullest node's load over the mean node's, averaged over layers; replicas share a load evenly."""
+    share_LE = load_LE / plan.replicas_LE
+    load_LN = (share_LE[:, :, None] * plan.replicas_LEN).sum(axis=1)
+    return float((load_LN.max(axis=1) / load_LN.mean(axis=1)).mean())

@@ -1,1 +1,0 @@
-"""What placement policies are worth for given loads and nodes: plans, what failures do to them, and tables of both."""

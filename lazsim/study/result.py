@@ -1,0 +1,143 @@
+"""What a run leaves: the result, its tables, and the files that keep it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lazsim.engine.simulate import SystemRun
+from lazsim.files import json_bytes
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+RUN_FILES = (
+    "summary.json",
+    "timeline.csv",
+    "events.csv",
+    "throughput.png",
+    "throughput.pdf",
+    "run.json",
+    "placements.png",
+    "placements.pdf",
+)
+"""Files of a run's folder; those of placements where these were chosen and a failure tells them apart."""
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What came of replaying one trace under several systems.
+
+    Attributes
+    ----------
+    id : str
+        Hash of every input: equal inputs, equal result.
+    inputs : mapping
+        Every input by name, with its SHA-256 where it is a file; seed and version.
+    trace : mapping
+        What the replayed stretch of the trace looks like.
+    runs : tuple of SystemRun
+        One for each system, in the order asked for; systems with flexible dispatch once for each placement asked for.
+    notes : tuple of str
+        What the user should know about the inputs.
+    """
+
+    id: str
+    inputs: Mapping[str, Any]
+    trace: Mapping[str, Any]
+    runs: tuple[SystemRun, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def compares_placements(self) -> bool:
+        """Whether placement policies were chosen, and plans scored."""
+        return "placements" in self.inputs
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the result as plain data, the shape that ``lazsim run --json`` prints."""
+        return {
+            "id": self.id,
+            "trace": dict(self.trace),
+            "runs": [_run_json(run, scored=self.compares_placements) for run in self.runs],
+            "inputs": dict(self.inputs),
+            "notes": list(self.notes),
+        }
+
+    def summary(self) -> "pd.DataFrame":
+        """Return one row for each run: counts, rates, and seconds by bucket."""
+        import pandas as pd
+
+        rows = []
+        for run in self.runs:
+            row = _run_json(run, scored=self.compares_placements)
+            ledger_s = row.pop("ledger_s")
+            rows.append(row | {f"{bucket}_s": seconds for bucket, seconds in ledger_s.items()})
+        return pd.DataFrame(rows)
+
+    def timeline(self) -> "pd.DataFrame":
+        """Return changes of state: ``time_s, system, nodes_alive, nodes_used, samples_per_s``.
+
+        Where placements were chosen, a system stands there with each, as in ``lazarus:spread``.
+        """
+        import pandas as pd
+
+        rows = [(state.time_s, run.name, *state[1:]) for run in self.runs for state in run.states]
+        return pd.DataFrame(rows, columns=["time_s", "system", "nodes_alive", "nodes_used", "samples_per_s"])
+
+    def events(self) -> "pd.DataFrame":
+        """Return what happened: ``time_s, system, event, step`` and node counts; systems as in `timeline`."""
+        import pandas as pd
+
+        nodes = ["nodes_alive", "nodes_used", "nodes_lost", "nodes_joined"]
+        columns = ["time_s", "system", "event", "step", *nodes, "lost_steps"]
+        rows = [(event.time_s, run.name, *event[1:]) for run in self.runs for event in run.events]
+        return pd.DataFrame(rows, columns=columns)
+
+    def files(self, folder: Path) -> dict[Path, bytes]:
+        """Return the content of every file of a run's folder, pictures included."""
+        from lazsim.output.plots.placements import placements_figure
+        from lazsim.output.plots.run import throughput_figure
+
+        pictures = {f"throughput.{kind}": content for kind, content in throughput_figure(self).items()}
+        if any(run.plan_recovery for run in self.runs):
+            pictures |= {f"placements.{kind}": content for kind, content in placements_figure(self).items()}
+        summary = {key: value for key, value in self.to_json().items() if key != "inputs"}
+        contents = {
+            "summary.json": json_bytes(summary),
+            "timeline.csv": self.timeline().to_csv(index=False, lineterminator="\n").encode(),
+            "events.csv": self.events().to_csv(index=False, lineterminator="\n").encode(),
+            "run.json": json_bytes({"id": self.id, **self.inputs}),
+            **pictures,
+        }
+        return {folder / name: content for name, content in contents.items()}
+
+
+def _run_json(run: SystemRun, *, scored: bool) -> dict[str, Any]:
+    counts = dict(run.counts)
+    value: dict[str, Any] = {
+        "system": run.system,
+        "placement": run.placement,
+        "steps": run.steps,
+        "samples": run.samples,
+        "goodput_samples_per_s": run.goodput_samples_per_s,
+        "ettr": run.ettr,
+        "num_failures": counts["failures"],
+        "num_reconfigurations": counts["reconfigurations"],
+        "num_restarts": counts["restarts"],
+        "num_rebalances": counts["rebalances"],
+        "num_checkpoints": counts["checkpoints"],
+        "lost_steps": counts["lost_steps"],
+        "wall_s": run.wall_s,
+        "ledger_s": dict(run.ledger_s),
+    }
+    if run.extrapolated_s is not None:
+        value["extrapolated_s"] = run.extrapolated_s
+    if scored:
+        score = run.plan_recovery
+        value |= {
+            "plan_recovery_prob": score and score.recovery_prob,
+            "plan_recovery_ci_low": score and score.ci_low,
+            "plan_recovery_ci_high": score and score.ci_high,
+            "plan_recovery_method": score and score.method,
+        }
+    return value
