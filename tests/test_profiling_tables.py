@@ -141,7 +141,7 @@ def test_nothing_takes_no_time_and_a_part_of_a_token_counts_as_one():
 @pytest.mark.parametrize("size", [5000.0, 1.0])
 def test_beyond_the_measured_sizes_is_refused(size):
     table = table_of(EXPERT[1:])
-    with pytest.raises(CostRangeError, match=r"has expert from 64 to 4096, but .* is needed; .*--extrapolate"):
+    with pytest.raises(CostRangeError, match=r"has expert from 64 to 4096, but .* is needed; .*`extrapolate`"):
         table.time_s(np.array([size]))
 
 
