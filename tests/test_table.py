@@ -1,0 +1,120 @@
+"""The table renderer: nothing is lost at any width."""
+
+import re
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.cells import cell_len
+
+from lazsim.output.table import MIN_WIDTH, Column, Table, key, render, shorten_names, wrap
+
+WORDS = st.text("abcdefghij", min_size=1, max_size=10)
+NAMES = st.text("abcdef-_+", min_size=1, max_size=40)
+NUMBERS = st.integers(0, 10**12).map(lambda number: f"{number:,}")
+WIDTHS = st.integers(MIN_WIDTH, 140)
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> Table:
+    """Draw tables with one to three key columns, names, numbers and texts."""
+    num_rows = draw(st.integers(1, 6))
+    columns, cells = [], []
+    for kind in [*draw(st.lists(st.just("key"), min_size=1, max_size=3)), *draw(st.lists(
+        st.sampled_from(("number", "name", "text")), min_size=1, max_size=8
+    ))]:  # fmt: skip
+        heading = " ".join(draw(st.lists(WORDS, min_size=1, max_size=4)))
+        columns.append(key(heading) if kind == "key" else Column(heading, kind=kind, has_name=draw(st.booleans())))
+        cell = {"number": NUMBERS, "text": st.lists(WORDS, max_size=12).map(" ".join)}.get(kind, NAMES)
+        cells.append(draw(st.lists(cell, min_size=num_rows, max_size=num_rows)))
+    return Table(columns, list(zip(*cells, strict=True)), draw(WORDS), draw(st.lists(WORDS, max_size=2)))
+
+
+@given(tables(), WIDTHS)
+def test_no_line_is_wider_than_the_terminal(table: Table, width: int) -> None:
+    assert max(map(cell_len, render([table], width).splitlines())) <= width
+
+
+@given(tables(), WIDTHS)
+def test_every_number_and_every_word_appears_at_every_width(table: Table, width: int) -> None:
+    shown = Counter(re.findall(r"\S+", render([table], width)))
+    wanted: Counter[str] = Counter()
+    for column, cells in zip(table.columns, zip(*table.rows, strict=True), strict=True):
+        if column.kind != "name":
+            wanted.update(word for cell in cells for word in cell.split())
+        if not column.has_name:
+            words = column.heading.split()
+            assert all(word in shown or f"{word}:" in shown for word in words)
+    assert wanted <= shown
+
+
+@given(tables(), WIDTHS)
+def test_names_that_differ_still_differ_in_every_block(table: Table, width: int) -> None:
+    text = re.sub(r"\s", "", render([table], width))
+    for column, cells in zip(table.columns, zip(*table.rows, strict=True), strict=True):
+        if column.kind == "name":
+            found = [shorten_names(cells, size) for size in range(8, 9 + max(map(len, cells)))]
+            assert any(all(name in text for name in names) and len(set(names)) == len(set(cells)) for names in found)
+
+
+@given(st.lists(st.text(min_size=1, max_size=40), max_size=30), st.integers(8, 40))
+def test_shortened_names_fit_and_stay_distinct(names: list[str], width: int) -> None:
+    short = shorten_names(names, width)
+    assert all(cell_len(name) <= width for name in short)
+    assert [short.index(name) for name in short] == [names.index(name) for name in names]
+
+
+@given(st.lists(NAMES, max_size=20), st.integers(40, 60))
+def test_names_that_fit_stay_whole(names: list[str], width: int) -> None:
+    assert shorten_names(names, width) == names
+
+
+@given(
+    st.lists(st.tuples(st.from_regex(r"[a-z]{1,6}", fullmatch=True), st.integers(0, 10**6)), min_size=1, max_size=9),
+    WIDTHS,
+)
+def test_columns_align(rows: list[tuple[str, int]], width: int) -> None:
+    head, *lines = render([Table([key("name"), "count"], rows)], width).splitlines()
+    assert {len(line) for line in lines} == {len(head)}, "numbers end below the end of their heading"
+    assert head.startswith("name")
+    assert not any(line.startswith(" ") for line in lines)
+
+
+def test_keys_are_repeated_where_a_table_is_cut() -> None:
+    table = Table([key("system"), *(Column(f"quantity {index}") for index in range(6))], [["ds", *range(6)]])
+    lines = render([table], 30).splitlines()
+    blocks = sum(line.startswith("ds ") for line in lines)
+    assert blocks > 1
+    assert sum(line.startswith("system ") for line in lines) == blocks
+
+
+def test_a_row_becomes_a_list_where_no_column_fits_beside_its_keys() -> None:
+    keys = [key(name, kind="number") for name in ("failures", "threshold", "layer")]
+    assert render([Table([*keys, "probability"], [[1, 2, 3, "0.5"]])], 30).splitlines() == [
+        "failures 1, threshold 2, layer",
+        "  3",
+        "  probability: 0.5",
+    ]
+
+
+def test_numbers_that_are_missing_show_a_dash() -> None:
+    table = Table(
+        [Column("a", ".1f"), Column("b", ".1f"), Column("c", lambda value: f"<{value}>")], [[None, float("nan"), 3]]
+    )
+    assert render([table], 80).split() == ["a", "b", "c", "-", "-", "<3>"]
+
+
+def test_what_is_piped_has_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    assert max(map(len, render(["word " * 100]).splitlines())) in range(70, 81)
+
+
+def test_control_characters_do_not_reach_the_terminal() -> None:
+    assert "\x1b" not in render([Table([key("name")], [["red\x1b[31m\tname"]])], 80)
+
+
+@given(st.lists(WORDS, min_size=1, max_size=30), st.integers(12, 80))
+def test_wrapping_keeps_the_words(words: list[str], width: int) -> None:
+    lines = wrap(" ".join(words), width, "  ")
+    assert " ".join(lines).split() == words
+    assert max(map(len, lines)) <= width
