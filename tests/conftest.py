@@ -1,4 +1,10 @@
+import contextlib
+import ctypes
 import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +15,68 @@ settings.register_profile("lazsim", deadline=None)
 settings.load_profile("lazsim")
 
 ROOT = Path(__file__).parent.parent
+PRCTL = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
+
+
+def pytest_configure() -> None:
+    # Fixtures end the processes of a test also when the tests themselves are ended from outside.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+@pytest.fixture
+def start_process() -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
+    """Start processes that end with the test, however it ends: each is the leader of a session and killed with it.
+
+    Interrupts reach them also where the tests themselves ignore interrupts, as in the background of a shell script.
+    """
+    started = []
+
+    def start(*command: object, **options: object) -> "subprocess.Popen[str]":
+        process = subprocess.Popen(
+            list(map(str, command)), text=True, start_new_session=True, preexec_fn=_prepare_process, **options
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        end_session(process)
+
+
+def _prepare_process() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if PRCTL is not None:
+        # Fixtures end nothing when the tests are killed; the kernel then ends the leader, and its workers follow it.
+        PRCTL(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+def end_session(process: "subprocess.Popen[str]") -> None:
+    """Kill a process and all that it has started in its session."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    for stream in (process.stdin, process.stdout, process.stderr):
+        if stream is not None:
+            stream.close()
+
+
+@pytest.fixture
+def run_process(start_process) -> Callable[..., "subprocess.CompletedProcess[str]"]:
+    """Run a process to its end; one that hangs is killed with all that it has started."""
+
+    def run(*command: object, check: bool = True, timeout_s: float = 300, **options: object):
+        process = start_process(*command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+        out, err = process.communicate(timeout=timeout_s)
+        assert process.returncode == 0 or not check, err
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    return run
+
+
+@pytest.fixture
+def run_script(run_process) -> Callable[[str], str]:
+    """Run Python code in a process of its own; returns what it prints."""
+    return lambda script, *arguments: run_process(sys.executable, "-c", script, *arguments).stdout.strip()
 
 
 @pytest.fixture(scope="session")

@@ -226,12 +226,10 @@ def test_more_nodes_than_the_cluster_has_are_told_of(lazsim):
 @pytest.mark.parametrize(
     ("number", "code", "said"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "told to end")]
 )
-def test_a_run_that_is_ended_from_outside_says_so_and_leaves_nothing(number, code, said, tmp_path):
+def test_a_run_that_is_ended_from_outside_says_so_and_leaves_nothing(number, code, said, tmp_path, start_process):
     out = tmp_path / "out"
     arguments = ["run", "--trace", str(P3_LIKE), "--model", "deepseek-v3", "--cluster", "h200x128", "--out", str(out)]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "lazsim", *arguments, "--duration", "300d"], stderr=subprocess.PIPE, text=True
-    )
+    process = start_process(sys.executable, "-m", "lazsim", *arguments, "--duration", "300d", stderr=subprocess.PIPE)
     time.sleep(3)
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
@@ -240,7 +238,7 @@ def test_a_run_that_is_ended_from_outside_says_so_and_leaves_nothing(number, cod
     assert not out.exists()
 
 
-def test_an_interrupt_during_start_up_is_one_line_too():
+def test_an_interrupt_during_start_up_is_one_line_too(run_process):
     script = (
         "import sys\n"
         "class Interrupt:\n"
@@ -251,5 +249,5 @@ def test_an_interrupt_during_start_up_is_one_line_too():
         "from lazsim.cli import main\n"
         "main(['list', 'models'])\n"
     )
-    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    ended = run_process(sys.executable, "-c", script, check=False)
     assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "lazsim: interrupted\n")

@@ -1,8 +1,6 @@
 """The architecture: rooms import only downwards, and start-up stays light."""
 
 import ast
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -93,21 +91,19 @@ def test_each_heavy_library_is_imported_in_its_room_only(library, rooms):
 
 
 @pytest.mark.parametrize("statement", ["import lazsim", "import lazsim.cli.group; lazsim.cli.group.cli.get_help"])
-def test_start_up_loads_nothing_heavy(statement):
+def test_start_up_loads_nothing_heavy(statement, run_script):
     heavy = {"numpy", "pandas", "matplotlib", "scipy", "torch", "joblib", "ray", "pooch", "rich", "simpy"}
     script = f"import sys; {statement}; print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout.split()
-    assert not heavy & set(loaded)
+    assert not heavy & set(run_script(script).split())
 
 
-def test_a_run_does_not_need_torch():
+def test_a_run_does_not_need_torch(run_script):
     script = (
         "import sys; sys.modules['torch'] = None; import lazsim; "
         "trace = lazsim.build_trace([lazsim.Event(0, 'add', f'n{i}') for i in range(4)], duration_s=60); "
         "print(lazsim.simulate(trace).runs[0].steps > 0)"
     )
-    found = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
-    assert found.stdout.strip() == "True"
+    assert run_script(script) == "True"
 
 
 def test_every_public_name_can_be_imported():

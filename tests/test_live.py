@@ -203,20 +203,17 @@ def test_a_job_whose_trace_begins_without_nodes_waits_for_them(nursery):
     assert run.run.steps > 0
 
 
-def test_workers_started_elsewhere_are_led(tmp_path):
+def test_workers_started_elsewhere_are_led(tmp_path, start_process, run_process):
     secret = "ab" * 32
     environment = {**os.environ, "LAZSIM_LIVE_SECRET": secret}
     command = [sys.executable, "-m", "lazsim", "live", "--listen", "127.0.0.1:0", "--nodes", "2", "--steps", "3"]
-    leader = subprocess.Popen(
-        [*command, "--checkpoints", str(tmp_path), "--json"],
-        env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    leader = start_process(
+        *command, "--checkpoints", tmp_path, "--json", env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
     address = leader.stderr.readline().split()[-1]
     worker = [sys.executable, "-m", "lazsim.live.worker", "--controller", address, "--name"]
-    workers = [subprocess.Popen([*worker, name], env=environment) for name in ("a", "b")]
-    stranger = subprocess.run(
-        [*worker, "c"], env=environment | {"LAZSIM_LIVE_SECRET": "cd" * 32}, capture_output=True, text=True
-    )
+    workers = [start_process(*worker, name, env=environment) for name in ("a", "b")]
+    stranger = run_process(*worker, "c", env=environment | {"LAZSIM_LIVE_SECRET": "cd" * 32}, check=False)
     assert stranger.returncode == 1
     assert "must be the same" in stranger.stderr or "no controller" in stranger.stderr
     out, _ = leader.communicate(timeout=60)
@@ -269,14 +266,14 @@ def test_losses_go_down_and_every_token_is_counted(nursery):
     assert (run.routing.tokens_SLE.sum(axis=2) == 96).all()
 
 
-def test_a_worker_joins_by_its_command_line(nursery, undisturbed, monkeypatch):
+def test_a_worker_joins_by_its_command_line(nursery, undisturbed, start_process):
     started = []
 
     def start(machine):
         controller = machine.controller
         environment = {**os.environ, "LAZSIM_LIVE_SECRET": controller.secret.hex()}
         command = [sys.executable, "-m", "lazsim.live.worker", "--controller", f"127.0.0.1:{controller.port}"]
-        started.append(subprocess.Popen([*command, "--name", "stranger"], env=environment))
+        started.append(start_process(*command, "--name", "stranger", env=environment))
 
     spec = tiny_spec(slots_per_node=4)
     script = Script(1)
@@ -338,12 +335,10 @@ def wait_until(condition) -> None:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
-def test_an_interrupt_leaves_nothing_behind(number, code, tmp_path):
+def test_an_interrupt_leaves_nothing_behind(number, code, tmp_path, start_process):
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     command = [sys.executable, "-m", "lazsim", "live", "--nodes", "2", "--steps", "100000"]
-    running = subprocess.Popen(
-        command, env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    running = start_process(*command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def family():
         nurseries = children_of(running.pid)
@@ -358,13 +353,13 @@ def test_an_interrupt_leaves_nothing_behind(number, code, tmp_path):
         assert list(tmp_path.iterdir()) == []
 
 
-def test_an_interrupted_run_tells_what_it_came_to(tmp_path):
+def test_an_interrupted_run_tells_what_it_came_to(tmp_path, start_process):
     job, out, checkpoints = tmp_path / "job.toml", tmp_path / "out", tmp_path / "checkpoints"
     text = (ROOT / "lazsim" / "catalog" / "jobs" / "testbed-a.toml").read_text()
     job.write_text(re.sub(r"lazarus = \d+", "lazarus = 1", text))
     command = [sys.executable, "-m", "lazsim", "live", "--nodes", "2", "--steps", "100000", "--job", str(job)]
     command += ["--out", str(out), "--checkpoints", str(checkpoints), "--json"]
-    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    running = start_process(*command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     wait_until(lambda: list(checkpoints.glob("step-*/complete.json")))
     running.send_signal(signal.SIGINT)
     printed, said = running.communicate(timeout=60)

@@ -1,6 +1,4 @@
 import itertools
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -197,16 +195,13 @@ def test_bad_arguments_are_named_in_one_line(changed, kind, said):
     assert "\n" not in str(raised.value)
 
 
-def test_arrays_need_no_torch():
+def test_arrays_need_no_torch(run_script):
     script = (
         "import sys; sys.modules['torch'] = None; from lazsim.placement.serving import rebalance_experts; "
         "print(rebalance_experts([[3, 1]], 4, 1, 2, 2)[2].tolist())"
     )
-    found = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
-    assert found.stdout.strip() == "[[3, 1]]"
-    script = "import sys; import lazsim.placement.serving; print('torch' in sys.modules)"
-    found = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
-    assert found.stdout.strip() == "False"
+    assert run_script(script) == "[[3, 1]]"
+    assert run_script("import sys; import lazsim.placement.serving; print('torch' in sys.modules)") == "False"
 
 
 def test_tensors_come_back_as_tensors_of_the_same_device_with_the_same_answers():

@@ -103,7 +103,7 @@ def test_tables_have_the_same_bytes_whatever_the_number_of_workers(tmp_path):
     assert sorted(ids(tmp_path / "1")) == sorted(ids(tmp_path / "2"))
 
 
-def test_ray_gives_the_same_bytes(tmp_path):
+def test_ray_gives_the_same_bytes(tmp_path, run_script):
     pytest.importorskip("ray", reason="Ray is optional")
     script = (
         "import sys; from pathlib import Path\n"
@@ -112,7 +112,7 @@ def test_ray_gives_the_same_bytes(tmp_path):
     )
     spec = tmp_path / "sweep.toml"
     spec.write_text(SPEC.replace("0-9", "0-1"))
-    subprocess.run([sys.executable, "-c", script, spec, tmp_path / "ray"], check=True, capture_output=True)
+    run_script(script, spec, tmp_path / "ray")
     assert (tmp_path / "ray" / "table.csv").read_bytes() == run_sweep(load_sweep(spec), num_workers=1).table()
 
 
@@ -135,13 +135,14 @@ def test_equal_runs_of_several_points_are_made_once(tmp_path):
 
 
 @pytest.mark.parametrize("num_rows", [0, 1, 40])
-def test_a_sweep_killed_at_any_moment_goes_on_without_losing_or_repeating_a_run(tmp_path, num_rows):
+def test_a_sweep_killed_at_any_moment_goes_on_without_losing_or_repeating_a_run(
+    tmp_path, num_rows, start_process, run_process
+):
     spec = tmp_path / "sweep.toml"
     spec.write_text(SPEC)
     folder = tmp_path / "out"
     command = [sys.executable, "-m", "lazsim", "sweep", spec, "--out", folder, "--jobs", "2"]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    sweep = subprocess.Popen(command, start_new_session=True, **quiet)
+    sweep = start_process(*command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     rows = folder / "rows.jsonl"
     while sweep.poll() is None and (not rows.exists() or rows.read_bytes().count(b"\n") < num_rows):
         pass
@@ -150,7 +151,7 @@ def test_a_sweep_killed_at_any_moment_goes_on_without_losing_or_repeating_a_run(
     while has_processes(sweep.pid):
         pass
     before = rows.read_bytes()
-    subprocess.run(command, check=True, capture_output=True)
+    run_process(*command)
     assert rows.read_bytes().startswith(before)
     assert len(ids(folder)) == len(set(ids(folder))) == 60
     undisturbed = run_sweep(load_sweep(spec), tmp_path / "whole", num_workers=1)
