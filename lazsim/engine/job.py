@@ -15,7 +15,7 @@ from lazsim.engine.nodes import Nodes
 from lazsim.engine.plan_reliability import OnPlan, ignore
 from lazsim.engine.planner import Planner
 from lazsim.engine.progress import Progress, steps_begun, steps_in
-from lazsim.engine.reconfiguration import change_over
+from lazsim.engine.reconfiguration import bind_survivors
 from lazsim.engine.step_timer import LOAD_SAMPLE_STEPS, Pace, PaceOf
 from lazsim.engine.systems import System
 from lazsim.placement.plan import PlacementPlan, is_recoverable
@@ -280,8 +280,8 @@ class Job:
         """Plan for so many of the candidates; return them in the plan's order, the plan, and the transfer time."""
         assert self._plan is not None, "something to change over from"
         plan = self.planner.plan(num_nodes, self.progress.step)
-        chosen, seconds = change_over(self.costs, self._plan, plan, self.nodes.servers(candidates))
-        return [candidates[index] for index in chosen], plan, seconds
+        chosen_N, seconds = bind_survivors(self.costs, self._plan, plan, self.nodes.servers(candidates))
+        return [candidates[index] for index in chosen_N.tolist()], plan, seconds
 
     def _adopt(self, nodes: list[str], plan: PlacementPlan) -> None:
         self._in_use, self._plan, self._taking_part = nodes, plan, set(nodes)

@@ -9,7 +9,7 @@ import numpy as np
 from lazsim.costmodel.recovery_times import checkpoint_load_s, restart_s
 from lazsim.costmodel.step import CostModel, StepCost
 from lazsim.engine.planner import Planner
-from lazsim.engine.reconfiguration import change_over
+from lazsim.engine.reconfiguration import bind_survivors
 from lazsim.engine.systems import SYSTEMS, System
 from lazsim.experiments.bench import Bench
 from lazsim.experiments.intervals import mean_interval
@@ -200,7 +200,7 @@ def _recover(
     if system.recovers_from_peers and usable and is_recoverable(left.holds_LEN):
         servers = np.array(kept) // costs.cluster.nodes_per_server
         _, server_H = np.unique(servers, return_inverse=True)
-        _, seconds = change_over(costs, left, planner.plan(usable, step), server_H.astype(np.int64))
+        _, seconds = bind_survivors(costs, left, planner.plan(usable, step), server_H.astype(np.int64))
         pause_s = recovery.detect_s + recovery.rebuild_s + seconds
         return {"overhead_s": pause_s, "pause_s": pause_s, "lost_work_s": 0.0, "restart_share": 0.0}
     usable = planner.usable_nodes(costs.cluster.num_nodes - len(failed))

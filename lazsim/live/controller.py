@@ -1,8 +1,7 @@
 """The controller: decides who trains with which plan, and leads everybody from epoch to epoch.
 
 An epoch is a set of ranks with a plan and communicators. It ends when one of them fails or leaves, or when all
-pause together at a step boundary. What comes next is decided as `lazsim.engine.job` decides it for the simulation, by
-the same `lazsim.engine.systems`.
+pause together at a step boundary. `lazsim.engine.protocol` decides what comes next, as for a simulated job.
 """
 
 import asyncio
@@ -11,10 +10,11 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from lazsim.costmodel.step import CostModel
+from lazsim.engine.protocol import collect_until, find_newcomers, join_is_due, rebalance_is_due
 from lazsim.live.decider import Decider
 from lazsim.live.hub import Peer
 from lazsim.live.messages import Enter, Go, Leave, LiveError, Pause
-from lazsim.live.plan import Decision, layout_groups
+from lazsim.live.plan import NextEpoch, layout_groups
 from lazsim.live.spec import LiveSpec
 
 SETTLE_S = 0.02
@@ -75,7 +75,7 @@ class Controller(Decider):
         await self._until(lambda: len(self.peers) >= self.initial_nodes, self.start_s)
         if len(self.peers) < self.initial_nodes:
             self.stop(f"{len(self.peers)} of {self.initial_nodes} workers came within {self.start_s:g} s")
-        if not self._can_begin():
+        if not self._usable_nodes(len(self.peers)):
             # The job waits from the first instant on, and what happens to nodes begins.
             await self._begin_clock()
         while self.stopped is None:
@@ -96,7 +96,7 @@ class Controller(Decider):
         self._clock_runs = True
         await self.on_happening("started", self._epoch, self.step)
 
-    async def _enter(self, decision: Decision) -> bool:
+    async def _enter(self, decision: NextEpoch) -> bool:
         """Lead the candidates into an epoch; return whether all of them got there."""
         record, candidates = self.record, self._candidates
         ranks = candidates[: decision.num_ranks]
@@ -136,7 +136,7 @@ class Controller(Decider):
         self._start(decision, ranks, cause)
         return True
 
-    def _roll_back(self, decision: Decision) -> None:
+    def _roll_back(self, decision: NextEpoch) -> None:
         record = self.record
         self._has_state = False
         lost = max(0, self.step - decision.step)
@@ -146,7 +146,7 @@ class Controller(Decider):
             record.ledger.move("compute", "lost_work", min(record.unsaved_s, record.ledger.seconds()["compute"]))
         record.unsaved_s = 0.0
 
-    def _call_in(self, decision: Decision, *, reuse: bool) -> None:
+    def _call_in(self, decision: NextEpoch, *, reuse: bool) -> None:
         """Tell all candidates what the epoch is."""
         self._slots = decision.slots_LNS.tolist()
         enter = Enter(
@@ -165,11 +165,11 @@ class Controller(Decider):
             peer.idle, peer.epoch, peer.why = False, self._epoch, ""
             peer.send(enter)
 
-    def _start(self, decision: Decision, ranks: list[Peer], cause: str) -> None:
+    def _start(self, decision: NextEpoch, ranks: list[Peer], cause: str) -> None:
         record = self.record
-        if not self._started and len(self.peers) > len(self._candidates) and self._join_at_s is None:
+        if not self._started and len(self.peers) > len(self._candidates):
             # Who came while the first epoch was prepared joins like those who come later.
-            self._join_at_s = self.now_s() + self.costs.job.join_wait_s
+            self._join_at_s = collect_until(self._join_at_s, self.now_s(), self.costs.job.join_wait_s)
         for peer in self._candidates:
             peer.send(Go(self._epoch))
         self._in_use, self._has_state = ranks, True
@@ -215,7 +215,7 @@ class Controller(Decider):
         told = self.step
         while self.stopped is None and not self._broken():
             join_at_s = None if self._pausing else self._join_at_s
-            if join_at_s is not None and join_at_s <= self.now_s():
+            if join_is_due(join_at_s, self.now_s()):
                 self._ask_to_join()
                 continue
             await self._until(
@@ -237,14 +237,14 @@ class Controller(Decider):
 
     def _ask_to_join(self) -> None:
         """Ask all to pause, where that brings more nodes into use."""
-        if self.system.usable_nodes(self.costs, len(self.peers)) > len(self._in_use):
+        if find_newcomers(self.system, self._in_use, self.peers, self._usable_nodes):
             self._pause("join", save=not self.system.is_elastic)
         else:
             self._join_at_s = None
 
     def _ask_to_rebalance(self, step: int) -> None:
-        due = step % self.costs.job.rebalance_interval_steps == 0
-        if self.system.is_elastic and due and not self._pausing and not self._broken():
+        due = rebalance_is_due(self.system, step, step - 1, self.costs.job.rebalance_interval_steps)
+        if due and not self._pausing and not self._broken():
             load_LE = np.array(self._loads, dtype=np.int64)
             plan = self.system.plan(self.costs, len(self._in_use), load_LE)
             now = np.sort(np.array(self._slots), axis=2)

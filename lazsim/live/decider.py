@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 
 from lazsim.costmodel.step import CostModel
+from lazsim.engine.protocol import can_start, join_is_due
 from lazsim.live import checkpoint
 from lazsim.live.hub import Peer
 from lazsim.live.listener import Listener
-from lazsim.live.plan import Decision, decide
+from lazsim.live.plan import NextEpoch, plan_epoch
 from lazsim.live.spec import LiveSpec
 
 RECONNECT_GRACE_S = {"cpu": 0.5, "auto": 5.0, "cuda": 5.0}
@@ -35,7 +36,7 @@ class Decider(Listener):
         # Why all were asked to pause; empty when nobody was.
         self._pausing = ""
 
-    async def _decide(self) -> Decision | None:
+    async def _decide(self) -> NextEpoch | None:
         """Choose the next epoch; wait for more nodes where there are too few."""
         decision = self._choose()
         if self._has_state and self.system.recovers_from_peers and (decision is None or decision.source != "peers"):
@@ -61,36 +62,34 @@ class Decider(Listener):
         return [*survivors, *(peer for peer in self.peers if peer not in survivors)]
 
     def _is_joining(self) -> bool:
-        return not self._started or (self._join_at_s is not None and self.now_s() >= self._join_at_s)
+        return not self._started or join_is_due(self._join_at_s, self.now_s())
 
-    def _choose(self) -> Decision | None:
-        offers = [peer.offer for peer in self._offering()]
-        num_survivors = sum(peer.alive and self._has_state for peer in self._in_use)
-        return decide(
+    def _choose(self) -> NextEpoch | None:
+        return plan_epoch(
             self.system,
             self.costs,
-            offers[:num_survivors],
-            offers[num_survivors:],
-            joining=self._is_joining(),
+            [peer.offer for peer in self._offering()],
+            sum(peer.alive and self._has_state for peer in self._in_use),
+            joins_due=self._is_joining(),
             checkpoint_step=checkpoint.last_step(Path(self.spec.checkpoint_folder)),
             paused=self._pausing != "",
             load_LE=None if self._loads is None else np.array(self._loads, dtype=np.int64),
         )
 
     @staticmethod
-    def _goes_on(decision: Decision | None) -> bool:
+    def _goes_on(decision: NextEpoch | None) -> bool:
         return decision is not None and decision.source == "peers"
 
     async def _wait_for_nodes(self) -> None:
         """Wait until there are enough nodes and those who come together have been collected."""
-        while self.stopped is None:
+        while self.stopped is None and not can_start(
+            len(self.peers), self._usable_nodes, self._join_at_s, self.now_s()
+        ):
+            if join_is_due(self._join_at_s, self.now_s()):
+                self._join_at_s = None
             left_s = None if self._join_at_s is None else self._join_at_s - self.now_s()
-            if self._can_begin() and (left_s is None or left_s <= 0):
-                return
-            if left_s is not None and left_s <= 0:
-                self._join_at_s = left_s = None
             num_peers = len(self.peers)
             await self._until(lambda num_peers=num_peers: len(self.peers) != num_peers, left_s)  # type: ignore[misc]
 
-    def _can_begin(self) -> bool:
-        return self.system.usable_nodes(self.costs, len(self.peers)) > 0
+    def _usable_nodes(self, num_nodes: int) -> int:
+        return self.system.usable_nodes(self.costs, num_nodes)

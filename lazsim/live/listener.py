@@ -4,6 +4,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 from lazsim.costmodel.step import CostModel
+from lazsim.engine.protocol import collect_until
 from lazsim.engine.systems import SYSTEMS
 from lazsim.errors import LazsimError
 from lazsim.live import checkpoint
@@ -108,8 +109,8 @@ class Listener(Hub):
             self._saved.clear()
 
     def _came(self, peer: Peer) -> None:
-        if self._join_at_s is None and self._clock_runs:
-            self._join_at_s = self.now_s() + self.costs.job.join_wait_s
+        if self._clock_runs:
+            self._join_at_s = collect_until(self._join_at_s, self.now_s(), self.costs.job.join_wait_s)
         self._note_alive()
 
     def _gone(self, peer: Peer) -> None:

@@ -1,4 +1,4 @@
-"""Who trains next, from where and with which plan: decisions as the simulated job takes them, for workers that report.
+"""The next epoch of a live job: what the protocol decides, with the plan and the order of ranks.
 
 Axes: L layers, E experts, N nodes of a plan, H candidates.
 """
@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from lazsim.costmodel.step import CostModel
+from lazsim.engine import protocol
+from lazsim.engine.reconfiguration import bind_nodes
 from lazsim.engine.systems import System
-from lazsim.placement.migration import map_greedily, migrate, num_missing
-from lazsim.placement.plan import Bools, Ints, PlacementPlan
+from lazsim.placement.plan import Bools, Ints
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Offer:
 
 
 @dataclass(frozen=True, eq=False)
-class Decision:
+class NextEpoch:
     """The next epoch.
 
     Attributes
@@ -34,15 +35,15 @@ class Decision:
     step : int
         Steps made at its start.
     senders : list of int
-        Candidates by index, survivors first: those that train in the order of ranks, then others that hold states.
+        Candidates by index: those that train in the order of ranks, then others that hold states.
     num_ranks : int
-        How many of them train.
+        Senders that train.
     holds : list of frozenset of int
         Blocks that each of the senders holds after `step` steps.
     slots_LNS : ndarray of int64, shape (L, N, S)
         The plan, by rank.
     busiest_bytes : float
-        What the node that sends or receives most of the states does.
+        Bytes that the busiest node sends or receives, in the sizes of the simulation.
     """
 
     source: str
@@ -54,82 +55,78 @@ class Decision:
     busiest_bytes: float = 0.0
 
 
-def decide(
+def plan_epoch(
     system: System,
     costs: CostModel,
-    survivors: Sequence[Offer],
-    others: Sequence[Offer],
+    offers: Sequence[Offer],
+    num_survivors: int,
     *,
-    joining: bool,
+    joins_due: bool,
     checkpoint_step: int,
     paused: bool,
     load_LE: Ints | None,
-) -> Decision | None:
-    """Choose the next epoch; None where the nodes are too few.
+) -> NextEpoch | None:
+    """Plan the next epoch; None where the nodes are too few.
 
     Parameters
     ----------
-    survivors
-        Those of the last epoch, in the order of its ranks; empty when what they hold does not count any more.
-    others
-        Further workers, first come first.
-    joining
-        Whether `others` may join now.
-    checkpoint_step
-        Step of the last checkpoint; 0 where there is none.
-    paused
-        Whether the last epoch ended in order, at a step boundary.
+    offers
+        What workers hold: survivors of the last epoch in the order of its ranks, then others, first come first.
+    num_survivors
+        Offers that are from survivors; 0 when what these hold no longer counts.
+    joins_due, checkpoint_step, paused
+        See `lazsim.engine.protocol.Situation`.
     load_LE
         Loads seen last; none before the first step.
     """
+    everyone = tuple(range(len(offers)))
+    situation = protocol.Situation(
+        survivors=everyone[:num_survivors],
+        alive=everyone,
+        returned=tuple(index for index in everyone[num_survivors:] if offers[index].holds),
+        paused=paused,
+        joins_due=joins_due,
+        checkpoint_step=checkpoint_step,
+    )
+
+    def holds_by(nodes: Sequence[int]) -> tuple[int, list[frozenset[int]]]:
+        return valid_holds([offers[index] for index in nodes], lambda held: _is_whole(costs, held))
+
+    decision = protocol.decide(
+        system,
+        situation,
+        lambda num_nodes: system.usable_nodes(costs, num_nodes),
+        lambda nodes: _is_whole(costs, holds_by(nodes)[1]),
+    )
+    if decision.action is protocol.Action.WAIT:
+        return None
     if load_LE is None:
         load_LE = np.ones((costs.model.num_moe_layers, costs.model.num_experts), dtype=np.int64)
-    offers = [*survivors, *others]
-    if (system.recovers_from_peers or paused) and (system.is_elastic or not (paused and joining)):
-        own = range(len(survivors))
-        # Whoever lost its connection and is back holds states, too, and counts before any is given up.
-        back = [index for index in range(len(offers)) if index in own or offers[index].holds]
-        for candidates in (range(len(offers)) if joining and system.is_elastic else own, back):
-            decision = _go_on(system, costs, offers, list(candidates), load_LE)
-            if decision is not None:
-                return decision
-    return _restart(system, costs, len(offers), checkpoint_step, load_LE)
-
-
-def _go_on(
-    system: System, costs: CostModel, offers: Sequence[Offer], candidates: list[int], load_LE: Ints
-) -> Decision | None:
-    """Go on with what these candidates hold; None where that is not everything, or where they are too few."""
-    step, holds = valid_holds([offers[index] for index in candidates], lambda held: _is_whole(costs, held))
-    num_ranks = system.usable_nodes(costs, len(candidates))
-    if not num_ranks or not _is_whole(costs, holds):
-        return None
+    num_ranks, nodes = decision.num_nodes, decision.nodes
     plan = system.plan(costs, num_ranks, load_LE)
-    chosen = map_greedily(num_missing(holds_LEH(costs, holds), plan.holds_LEN))
+    if decision.action is protocol.Action.RESTART:
+        nothing = [frozenset[int]()] * num_ranks
+        return NextEpoch(decision.source, checkpoint_step, list(nodes), num_ranks, nothing, plan.slots_LNS)
+    step, holds = holds_by(nodes)
+    binding = bind_nodes(costs.model, holds_LEH(costs, holds), np.array([0 in held for held in holds]), plan)
     # Without groups the order of ranks is free: who keeps its place keeps its communicators.
-    order = np.argsort(chosen) if system.is_elastic else np.arange(num_ranks)
-    left_out = [index for index in range(len(candidates)) if index not in chosen and holds[index]]
-    senders = chosen[order].tolist() + left_out
-    held = [holds[index] for index in senders]
-    moved = _busiest_bytes(costs, held, plan.nodes(order))
-    return Decision(
-        "peers", step, [candidates[index] for index in senders], num_ranks, held, plan.slots_LNS[:, order], moved
+    order = np.argsort(binding.chosen_N) if system.is_elastic else np.arange(num_ranks)
+    left_out = [index for index in binding.order_H[num_ranks:].tolist() if holds[index]]
+    senders = binding.chosen_N[order].tolist() + left_out
+    return NextEpoch(
+        decision.source,
+        step,
+        [nodes[index] for index in senders],
+        num_ranks,
+        [holds[index] for index in senders],
+        plan.slots_LNS[:, order],
+        binding.busiest_bytes,
     )
 
 
 def _is_whole(costs: CostModel, holds: Sequence[frozenset[int]]) -> bool:
     """Tell whether together they hold every block."""
     return len(frozenset().union(*holds)) == 1 + costs.model.num_moe_layers * costs.model.num_experts
-
-
-def _restart(system: System, costs: CostModel, num_nodes: int, checkpoint_step: int, load_LE: Ints) -> Decision | None:
-    num_ranks = system.usable_nodes(costs, num_nodes)
-    if not num_ranks:
-        return None
-    plan = system.plan(costs, num_ranks, load_LE)
-    source = "checkpoint" if checkpoint_step else "initial"
-    nothing = [frozenset[int]()] * num_ranks
-    return Decision(source, checkpoint_step, list(range(num_ranks)), num_ranks, nothing, plan.slots_LNS)
 
 
 def valid_holds(
@@ -180,14 +177,3 @@ def layout_groups(system: System, costs: CostModel, num_ranks: int) -> list[int]
     """Return the group of each rank under expert parallelism."""
     group_N = system.layout(costs, np.arange(num_ranks)).group_N
     return None if group_N is None else group_N.tolist()
-
-
-def _busiest_bytes(costs: CostModel, holds: Sequence[frozenset[int]], plan: PlacementPlan) -> float:
-    """Return what the busiest node sends or receives, in the sizes of the simulation."""
-    has_LEN = holds_LEH(costs, holds)
-    wants_LEN = np.zeros_like(has_LEN)
-    wants_LEN[:, :, : plan.num_nodes] = plan.holds_LEN
-    has_dense_N = np.array([0 in held for held in holds])
-    model = costs.model
-    moved = migrate(has_LEN, wants_LEN, model.expert_state_bytes, has_dense_N, model.dense_state_bytes)
-    return float(max(moved.bytes_NN.sum(axis=0).max(), moved.bytes_NN.sum(axis=1).max()))

@@ -1,0 +1,232 @@
+"""The recovery protocol: what a job does next when nodes fail or come.
+
+Every decision stands here once, as a pure function. The simulated job (`lazsim.engine.job`) charges costs for the
+decisions; the coordinator of a live job (`lazsim.live`) carries them out.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Generic, TypeVar
+
+from lazsim.engine.systems import System
+
+Node = TypeVar("Node")
+
+UsableNodes = Callable[[int], int]
+"""From a number of nodes to the largest number of them that the system can use; 0 when the experts do not fit."""
+
+
+class Action(Enum):
+    """What a job that stands still does next."""
+
+    RECONFIGURE = auto()
+    RESTART = auto()
+    WAIT = auto()
+
+
+@dataclass(frozen=True)
+class Situation(Generic[Node]):
+    """What is known when a job stands still.
+
+    Attributes
+    ----------
+    survivors : tuple
+        Nodes of the last plan that are alive, in the order of the plan; empty when what they hold no longer counts.
+    alive : tuple
+        All nodes alive, in the order of preference.
+    returned : tuple
+        Nodes beside the survivors that hold states: they lost their connection only.
+    paused : bool
+        Whether training stopped in order, at a step boundary. False after a failure.
+    joins_due : bool
+        Whether nodes that are alive and not in use may join now.
+    checkpoint_step : int
+        Step of the last checkpoint; 0 where there is none.
+    """
+
+    survivors: tuple[Node, ...]
+    alive: tuple[Node, ...]
+    returned: tuple[Node, ...] = ()
+    paused: bool = False
+    joins_due: bool = False
+    checkpoint_step: int = 0
+
+
+@dataclass(frozen=True)
+class Decision(Generic[Node]):
+    """What the job does, and on which nodes.
+
+    Attributes
+    ----------
+    action : Action
+        Reconfigure, restart or wait for nodes.
+    source : str
+        Origin of the states: ``peers``, ``checkpoint`` or ``initial``; empty for a wait.
+    nodes : tuple
+        Nodes that take part.
+    num_nodes : int
+        Nodes of the next plan. A reconfiguration binds this many of `nodes`; the rest only send what they hold.
+    """
+
+    action: Action
+    source: str = ""
+    nodes: tuple[Node, ...] = ()
+    num_nodes: int = 0
+
+
+def decide(
+    system: System,
+    situation: Situation[Node],
+    usable_nodes: UsableNodes,
+    hold_everything: Callable[[Sequence[Node]], bool],
+) -> Decision[Node]:
+    """Decide how a job that stands still goes on.
+
+    Parameters
+    ----------
+    system
+        How it recovers and lets nodes join.
+    situation
+        What is known.
+    usable_nodes
+        Node counts that the system can use.
+    hold_everything
+        Tells whether nodes together hold every state of one step.
+
+    Notes
+    -----
+    After a failure, a system that recovers from peers goes on at the step that failed as long as its nodes hold every
+    expert. After a pause every system goes on, but one that is not elastic restarts to let nodes join. All else is a
+    restart from the last checkpoint on as many of the nodes alive as the system can use.
+
+    Examples
+    --------
+    Of four nodes in groups of two, `d` has failed; `a` and `c` hold one half of the experts, `b` the other.
+
+    >>> from lazsim.engine.systems import SYSTEMS
+    >>> situation = Situation(survivors=("a", "b", "c"), alive=("a", "b", "c", "e"), checkpoint_step=50)
+    >>> def decide_for(name):
+    ...     return decide(SYSTEMS[name], situation, lambda num: num // 2 * 2, lambda nodes: "b" in nodes)
+    >>> decide_for("ds-ft")
+    Decision(action=<Action.RECONFIGURE: 1>, source='peers', nodes=('a', 'b', 'c'), num_nodes=2)
+    >>> decide_for("ds")
+    Decision(action=<Action.RESTART: 2>, source='checkpoint', nodes=('a', 'b', 'c', 'e'), num_nodes=4)
+    """
+    for nodes in _peer_groups(system, situation, usable_nodes):
+        num_nodes = usable_nodes(len(nodes))
+        if num_nodes and hold_everything(nodes):
+            return Decision(Action.RECONFIGURE, "peers", nodes, num_nodes)
+    return decide_start(situation.alive, usable_nodes, situation.checkpoint_step)
+
+
+def _peer_groups(system: System, situation: Situation[Node], usable_nodes: UsableNodes) -> Iterator[tuple[Node, ...]]:
+    """Yield groups of nodes that may go on from what they hold, the preferred one first."""
+    joins_by_restart = situation.paused and situation.joins_due and not system.is_elastic
+    if joins_by_restart or not (system.recovers_from_peers or situation.paused):
+        return
+    survivors = situation.survivors
+    if situation.joins_due and system.is_elastic:
+        yield survivors + find_newcomers(system, survivors, situation.alive, usable_nodes)
+    else:
+        yield survivors
+    # A state is given up only when no node that is back has it.
+    yield survivors + situation.returned
+
+
+def decide_start(alive: Sequence[Node], usable_nodes: UsableNodes, checkpoint_step: int) -> Decision[Node]:
+    """Decide how a job starts for which no node holds anything.
+
+    Examples
+    --------
+    >>> decide_start("abc", lambda num: num // 2 * 2, checkpoint_step=0)
+    Decision(action=<Action.RESTART: 2>, source='initial', nodes=('a', 'b'), num_nodes=2)
+    >>> decide_start("a", lambda num: num // 2 * 2, checkpoint_step=50).action
+    <Action.WAIT: 3>
+    """
+    num_nodes = usable_nodes(len(alive))
+    if not num_nodes:
+        return Decision(Action.WAIT)
+    source = "checkpoint" if checkpoint_step else "initial"
+    return Decision(Action.RESTART, source, tuple(alive[:num_nodes]), num_nodes)
+
+
+def find_newcomers(
+    system: System, in_use: Sequence[Node], alive: Sequence[Node], usable_nodes: UsableNodes
+) -> tuple[Node, ...]:
+    """Return the nodes worth a pause of training: those that would come into use.
+
+    Notes
+    -----
+    A system that is not elastic pays for a join with a restart, which is worth it only for more nodes than before.
+
+    Examples
+    --------
+    >>> from lazsim.engine.systems import SYSTEMS
+    >>> find_newcomers(SYSTEMS["lazarus"], "ab", "abc", lambda num: num)
+    ('c',)
+    >>> find_newcomers(SYSTEMS["ds"], "ab", "abc", lambda num: num // 2 * 2)
+    ()
+    >>> find_newcomers(SYSTEMS["ds"], "ab", "abcd", lambda num: num // 2 * 2)
+    ('c', 'd')
+    """
+    usable = alive[: usable_nodes(len(alive))]
+    if not system.is_elastic and len(usable) <= len(in_use):
+        return ()
+    return tuple(node for node in usable if node not in in_use)
+
+
+def collect_until(join_at_s: float | None, now_s: float, join_wait_s: float) -> float:
+    """Return when the nodes that come now may join: with those that are being collected, if any.
+
+    Examples
+    --------
+    >>> collect_until(None, 50.0, 120.0), collect_until(170.0, 60.0, 120.0)
+    (170.0, 170.0)
+    """
+    return now_s + join_wait_s if join_at_s is None else join_at_s
+
+
+def join_is_due(join_at_s: float | None, now_s: float) -> bool:
+    """Tell whether nodes have been collected and may join.
+
+    Examples
+    --------
+    >>> join_is_due(None, 200.0), join_is_due(170.0, 169.0), join_is_due(170.0, 170.0)
+    (False, False, True)
+    """
+    return join_at_s is not None and now_s >= join_at_s
+
+
+def can_start(num_alive: int, usable_nodes: UsableNodes, join_at_s: float | None, now_s: float) -> bool:
+    """Tell whether a job that waits for nodes starts: there are enough, and none are still being collected.
+
+    Examples
+    --------
+    >>> [can_start(2, lambda num: num, join_at_s, 200.0) for join_at_s in (None, 170.0, 230.0)]
+    [True, True, False]
+    """
+    return usable_nodes(num_alive) > 0 and (join_at_s is None or now_s >= join_at_s)
+
+
+def rebalance_is_due(system: System, step: int, planned_step: int, interval_steps: int) -> bool:
+    """Tell whether the experts are to be placed anew for the loads seen last.
+
+    Parameters
+    ----------
+    system
+        Only elastic systems rebalance.
+    step, planned_step
+        Steps made now, and when the plan in force was made.
+    interval_steps
+        Steps from one rebalance to the next.
+
+    Examples
+    --------
+    >>> from lazsim.engine.systems import SYSTEMS
+    >>> [rebalance_is_due(SYSTEMS["lazarus"], step, 150, 200) for step in (199, 200, 201)]
+    [False, True, True]
+    >>> rebalance_is_due(SYSTEMS["ds"], 200, 150, 200)
+    False
+    """
+    return system.is_elastic and step // interval_steps > planned_step // interval_steps
