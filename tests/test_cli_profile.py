@@ -224,9 +224,9 @@ def test_a_shipped_profile_is_used_by_name(lazsim):
 def quickly_measured(monkeypatch):
     """Peaks that take no time, and few repetitions: a budget that does on a busy machine is not used up on any."""
     pytest.importorskip("torch", reason="needs torch: pip install 'lazsim[live]'")
-    from lazsim.profiling import method, ranks, skew
+    from lazsim.profiling import ranks, skew, timing
 
-    monkeypatch.setattr(method, "MOST_REPETITIONS", 12)
+    monkeypatch.setattr(timing, "MOST_REPETITIONS", 12)
 
     for module in (skew, ranks):
         monkeypatch.setattr(module, "measure_peaks", lambda *_: (1e11, 1e10))

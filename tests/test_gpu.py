@@ -16,9 +16,9 @@ from lazsim.costmodel.profile import Header, read_profile
 from lazsim.live.nursery import Nursery
 from lazsim.profiling.communication import choose_ranks, communication_tasks, group_cycle
 from lazsim.profiling.compute import DTYPES, Device, check_kernel, measure_kernel
-from lazsim.profiling.grouped import use_grouped_mm
 from lazsim.profiling.kernels import kernels_of
 from lazsim.profiling.worker import EXCHANGES
+from lazsim.pytorch.experts import use_grouped_mm
 from lazsim.specs import ModelSpec, load_spec
 from tests.conftest import ROOT
 from tests.live_jobs import NUM_STEPS, Script, largest_difference, run_live, tiny_spec

@@ -22,8 +22,6 @@ import torch
 
 from lazsim.errors import LazsimError
 from lazsim.live.checkpoint import load_blocks
-from lazsim.live.device import CPU
-from lazsim.live.group import Group, serve_store
 from lazsim.live.messages import Beat, Go, LiveError, Seal, secret_from_environment
 from lazsim.live.nursery import Nursery
 from lazsim.live.plan import Offer, valid_holds
@@ -33,6 +31,8 @@ from lazsim.live.spec import check_model
 from lazsim.live.state import DENSE, Block, all_keys, initial_values
 from lazsim.live.trainer import State
 from lazsim.live.validate import quiet_trace
+from lazsim.pytorch.device import CPU
+from lazsim.pytorch.group import Group, serve_store
 from lazsim.specs import ModelSpec, load_spec
 from lazsim.trace.table import Event, build_trace
 from tests.conftest import ROOT
@@ -244,7 +244,7 @@ def test_a_call_that_waits_in_vain_can_be_cut():
     others.start()
     ranks[0].connect()
     others.join()
-    threading.Timer(0.2, ranks[0].cut).start()
+    threading.Timer(0.2, ranks[0].abort).start()
     with pytest.raises(RuntimeError):
         ranks[0].all_reduce(torch.ones(4))
     del store
@@ -253,7 +253,7 @@ def test_a_call_that_waits_in_vain_can_be_cut():
 def test_a_rank_that_meets_nobody_can_be_called_away():
     store, port = serve_store("127.0.0.1")
     alone = Group(("127.0.0.1", port), "test", 0, 2, "127.0.0.1", CPU)
-    threading.Timer(0.2, alone.cut).start()
+    threading.Timer(0.2, alone.abort).start()
     with pytest.raises(RuntimeError, match="called away"):
         alone.connect()
     del store

@@ -12,16 +12,16 @@ import pytest
 torch = pytest.importorskip("torch", reason="live training needs torch: pip install 'lazsim[live]'")
 
 from lazsim.errors import LazsimError  # noqa: E402
-from lazsim.live.device import (  # noqa: E402
+from lazsim.live.play import Machine  # noqa: E402
+from lazsim.pytorch.device import (  # noqa: E402
     CPU,
     LOCAL_RANK_VARIABLES,
     Device,
     local_rank_from_environment,
     take_device,
 )
-from lazsim.live.group import Group, serve_store  # noqa: E402
-from lazsim.live.nccl import Nccl  # noqa: E402
-from lazsim.live.play import Machine  # noqa: E402
+from lazsim.pytorch.group import Group, serve_store  # noqa: E402
+from lazsim.pytorch.nccl import Nccl  # noqa: E402
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_without_nccl_no_rank_offers_its_gpu_for_it(two_gpus, monkeypatch):
 
 def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(LazsimError, match="--device cuda: torch finds no GPU"):
+    with pytest.raises(LazsimError, match="`device` cuda: torch finds no GPU"):
         take_device("cuda", 0)
     assert take_device("auto", 0) == Device(torch.device("cpu"), may_differ=True)
 
@@ -144,10 +144,10 @@ def test_a_rank_that_was_called_away_while_others_met_is_not_waited_for(monkeypa
 
     def meet_by_nccl(self, _meeting, rank, _size, _host):
         if rank == 0:
-            ranks[0].cut()
+            ranks[0].abort()
 
     monkeypatch.setattr(Nccl, "meet", meet_by_nccl)
-    monkeypatch.setattr(Nccl, "cut", lambda self: cut.put(self))
+    monkeypatch.setattr(Nccl, "abort", lambda self: cut.put(self))
     store, port = serve_store("127.0.0.1")
     ranks = [Group(("127.0.0.1", port), "test", rank, 2, "127.0.0.1", on_gpu(f"GPU-{rank}")) for rank in (0, 1)]
 
@@ -201,28 +201,28 @@ def test_a_collective_by_nccl_is_waited_for_until_the_gpu_has_done_it(nccl):
 def test_who_is_called_away_from_nccl_trusts_nothing_it_received(nccl):
     group = nccl._group
     group.is_done = True
-    nccl.cut()
+    nccl.abort()
     with pytest.raises(RuntimeError, match="closed"):
         nccl.all_reduce(torch.ones(1))
     assert group.aborted.wait(10)
 
 
 def test_a_call_by_nccl_that_waits_in_vain_can_be_cut(nccl):
-    threading.Timer(0.1, nccl.cut).start()
+    threading.Timer(0.1, nccl.abort).start()
     with pytest.raises(RuntimeError, match="called away"):
         nccl.all_reduce(torch.ones(1))
     assert nccl._group.aborted.wait(10)
 
 
 def test_ranks_that_do_not_exchange_by_nccl_are_not_waited_for_for_ever(nccl, monkeypatch):
-    monkeypatch.setattr("lazsim.live.nccl.TIMEOUT", timedelta(seconds=0.1))
+    monkeypatch.setattr("lazsim.pytorch.nccl.TIMEOUT", timedelta(seconds=0.1))
     with pytest.raises(RuntimeError, match="did not exchange"):
         nccl.all_reduce(torch.ones(1))
     assert nccl._group.aborted.wait(10)
 
 
 def test_the_end_of_a_group_that_hangs_is_not_waited_for(nccl, monkeypatch):
-    monkeypatch.setattr("lazsim.live.nccl.CLOSE_S", 0.1)
+    monkeypatch.setattr("lazsim.pytorch.nccl.CLOSE_S", 0.1)
     forever = threading.Event()
     nccl._group.abort = forever.wait
     nccl.close()

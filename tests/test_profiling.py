@@ -20,18 +20,18 @@ from lazsim.costmodel.profile import Point, read_profile
 from lazsim.costmodel.tables import Table
 from lazsim.dispatch import dispatch_tokens
 from lazsim.errors import LazsimError, SpecError
-from lazsim.profiling import compute, session, storage
-from lazsim.profiling import device as device_module
+from lazsim.profiling import compute, machine, session, storage
 from lazsim.profiling.compute import Device, check_kernel, measure_kernel
-from lazsim.profiling.grouped import uneven_counts, use_grouped_mm
 from lazsim.profiling.kernel import Kernel, Random
 from lazsim.profiling.kernels import arrived_rows_kernel, kernels_of, own_rows_kernel
-from lazsim.profiling.method import BATCH, HOLD_MARGIN, MOST_HOLD_S, ci_width, measure
-from lazsim.profiling.schedule import inverse_of, schedule, sort_and_unsort, there_and_back
 from lazsim.profiling.session import Session, begin
 from lazsim.profiling.shares import measure_shares
 from lazsim.profiling.storage import storage_tasks
 from lazsim.profiling.task import Task
+from lazsim.profiling.timing import BATCH, HOLD_MARGIN, MOST_HOLD_S, ci_width, measure
+from lazsim.pytorch import memory
+from lazsim.pytorch.dispatch import inverse_of, schedule, sort_and_unsort, there_and_back
+from lazsim.pytorch.experts import uneven_counts, use_grouped_mm
 from lazsim.specs import ModelSpec, load_spec
 from tests.models import TINY, TINY_SWIGLU
 
@@ -341,11 +341,11 @@ def test_the_peak_is_that_of_a_matmul_that_the_budget_does_for(monkeypatch):
         sizes.append(size)
         return 1e-9 * size**3
 
-    monkeypatch.setattr(device_module, "_matmul_s", slow)
+    monkeypatch.setattr(machine, "_matmul_s", slow)
     # Five of 512^3 take 0.7 s, five of 1024^3 5.4 s.
-    assert device_module._peak_size("cpu", "float32", None, 1.0) == 512
+    assert machine._peak_size("cpu", "float32", None, 1.0) == 512
     assert sizes == [128, 256, 512]
-    assert device_module._peak_size("cpu", "float32", None, 1e3) == 2048
+    assert machine._peak_size("cpu", "float32", None, 1e3) == 2048
 
 
 @pytest.mark.parametrize(
@@ -447,15 +447,15 @@ def test_an_error_that_is_not_about_memory_is_not_swallowed(tmp_path, quick_peak
 
 
 def test_peaks_are_not_measured_where_memory_would_not_do(monkeypatch):
-    monkeypatch.setattr(device_module, "free_bytes", lambda _: 2**28)
-    with pytest.raises(LazsimError, match=r"measuring the peaks takes 0\.5 GiB, and of the 0\.25 GiB"):
-        device_module.measure_peaks("cpu", "float32")
+    monkeypatch.setattr(memory, "free_bytes", lambda _: 2**28)
+    with pytest.raises(LazsimError, match=r"measuring the peaks takes 0\.5 GiB, and 80% of the 0\.25 GiB"):
+        machine.measure_peaks("cpu", "float32")
 
 
 def test_memory_that_torch_holds_in_reserve_is_free(monkeypatch):
     for name, value in (("mem_get_info", (100, 1000)), ("memory_reserved", 70), ("memory_allocated", 20)):
         monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
-    assert device_module.free_bytes("cuda") == 100 + 70 - 20
+    assert memory.free_bytes("cuda") == 100 + 70 - 20
 
 
 def test_the_reorder_moves_every_token_eight_times():

@@ -12,14 +12,14 @@ import numpy as np
 from torch import Tensor
 
 from lazsim.live.checkpoint import load_blocks, save_blocks
-from lazsim.live.device import Device
-from lazsim.live.group import Group
 from lazsim.live.line import Line
 from lazsim.live.messages import Enter, Go, Ready, Rebuilt, Saved, Stepped
-from lazsim.live.model import Layout, replicas_on_ranks
 from lazsim.live.state import DENSE, Block, Key, expert_keys, initial_states
 from lazsim.live.trainer import State, Trainer
 from lazsim.live.transfer import block_key, transfer
+from lazsim.pytorch.device import Device
+from lazsim.pytorch.group import Group
+from lazsim.pytorch.transformer import Layout, replicas_on_ranks
 
 
 class AbandonedError(Exception):

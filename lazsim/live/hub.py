@@ -5,10 +5,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from lazsim.live.group import serve_store
 from lazsim.live.messages import LONGEST_LINE, Hello, LiveError, Message, Seal, Stop, Welcome, new_nonce
 from lazsim.live.plan import Offer
 from lazsim.live.spec import LiveSpec
+from lazsim.pytorch.group import serve_store
 
 MISSED_BEATS = 3
 """A worker that was silent for so many heartbeats may be replaced by one of the same name."""

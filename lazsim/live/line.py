@@ -6,8 +6,8 @@ import socket
 import threading
 import time
 
-from lazsim.live.group import Group
 from lazsim.live.messages import LONGEST_NONCE, Beat, Leave, LiveError, Message, Pause, Seal, new_nonce
+from lazsim.pytorch.group import Group
 
 RECONNECT_S = 10.0
 """For so long a worker tries to find its controller again."""
@@ -113,7 +113,7 @@ class Line:
     def _cut(self) -> None:
         group = self.group
         if group is not None:
-            group.cut()
+            group.abort()
 
     def close(self) -> None:
         """Give up the connection."""

@@ -14,7 +14,7 @@ from lazsim import __version__
 from lazsim.files import json_bytes
 from lazsim.live.record import LiveRun, StepRecord
 from lazsim.live.spec import LiveSpec
-from lazsim.profiling.device import machine
+from lazsim.profiling.machine import machine
 from lazsim.trace.table import Trace
 
 LIVE_FILES = ("live.json", "steps.csv", "live.png", "live.pdf")

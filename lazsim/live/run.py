@@ -21,7 +21,7 @@ from lazsim.live.play import Machine, Play
 from lazsim.live.record import LiveRun
 from lazsim.live.spec import LiveSpec, check_model
 from lazsim.live.text import check_length, load_text, text_hash
-from lazsim.profiling.device import choose_device
+from lazsim.pytorch.device import choose_device
 from lazsim.specs import ClusterSpec, GpuSpec, load_spec
 
 ELSEWHERE_START_S = 3600.0

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 import torch
 
-from lazsim.live.group import Group
-from lazsim.live.model import Layout, Transformer
-from lazsim.live.reduce import ExpertReduction
 from lazsim.live.spec import LiveSpec
 from lazsim.live.state import DENSE, Block, Key, block_size
 from lazsim.live.text import own_part, sequences
+from lazsim.pytorch.group import Group
+from lazsim.pytorch.reduce import ExpertReduction
+from lazsim.pytorch.transformer import Layout, Transformer
 
 
 @dataclass(frozen=True)
@@ -77,11 +77,12 @@ class Trainer:
 
     def __init__(self, state: State, group: Group, layout: Layout, text: bytes) -> None:
         self.state, self.group, self._text = state, group, text
-        self._model = Transformer(state.spec, state.blocks, group, layout)
+        experts = {key: block.parameters for key, block in state.blocks.items() if key != DENSE}
+        dense = state.blocks[DENSE].parameters
+        self._model = Transformer(state.spec.model, state.spec.num_heads, dense, experts, group, layout)
         holders = {
             (layer, expert): torch.from_numpy(layout.replicas_LEJ[layer, expert]).nonzero().reshape(-1).tolist()
-            for layer, expert in state.blocks
-            if (layer, expert) != DENSE
+            for layer, expert in experts
         }
         size = block_size(state.spec, (0, 0))
         self._reduce = ExpertReduction(group, holders, dict.fromkeys(holders, size))
@@ -100,7 +101,8 @@ class Trainer:
         length = spec.model.sequence_length
         batch = sequences(self._text, state.step, spec.global_batch, length, spec.seed)
         own = torch.from_numpy(batch[own_part(spec.global_batch, group.rank, group.size)].astype("int64"))
-        loss = self._model.loss(own.to(state.blocks[DENSE].values.device))
+        own = own.to(state.blocks[DENSE].values.device)
+        loss = self._model.loss(own, spec.global_batch, spec.balance_weight)
         torch.autograd.backward(loss)
         group.all_reduce(state.blocks[DENSE].gradient)
         experts = {key: block.gradient for key, block in state.blocks.items() if key != DENSE}

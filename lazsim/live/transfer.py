@@ -5,10 +5,10 @@ from collections.abc import Collection, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from lazsim.live.group import Group
-from lazsim.live.reduce import cut
 from lazsim.live.spec import LiveSpec
 from lazsim.live.state import DENSE, Key, block_size
+from lazsim.pytorch.group import Group
+from lazsim.pytorch.reduce import piece
 
 
 def block_number(spec: LiveSpec, key: Key) -> int:
@@ -56,7 +56,7 @@ def transfer(
     def pieces(sender: int, receiver: int) -> list[tuple[Key, slice]]:
         missing = sorted(set(wants[receiver]) - set(holds[receiver]))
         return [
-            (key, cut(sizes[key], len(owners[key]), owners[key].index(sender)))
+            (key, piece(sizes[key], len(owners[key]), owners[key].index(sender)))
             for key in missing
             if sender in owners[key]
         ]

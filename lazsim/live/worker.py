@@ -15,7 +15,6 @@ import time
 import torch
 
 from lazsim.errors import LazsimError
-from lazsim.live.device import Device, local_rank_from_environment, take_device
 from lazsim.live.epoch import AbandonedError, Epoch, Groups, Place
 from lazsim.live.line import RECONNECT_S, GoneError, Line
 from lazsim.live.messages import (
@@ -33,7 +32,8 @@ from lazsim.live.messages import (
 from lazsim.live.text import check_length, load_text, text_hash
 from lazsim.live.trainer import State
 from lazsim.live.transfer import block_number
-from lazsim.profiling.device import is_out_of_memory
+from lazsim.pytorch.device import Device, local_rank_from_environment, take_device
+from lazsim.pytorch.memory import is_out_of_memory
 
 MOST_REFUSALS = 4
 """So often a worker speaks in vain to a controller that does not answer."""

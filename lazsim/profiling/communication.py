@@ -13,12 +13,12 @@ import torch.distributed as dist
 
 from lazsim.costmodel.profile import Header, Point
 from lazsim.errors import LazsimError
-from lazsim.profiling.device import MEMORY_SHARE, cache_bytes, free_bytes, release_memory
-from lazsim.profiling.method import BATCH, CI_WIDTH, Timing
 from lazsim.profiling.points import point_of
 from lazsim.profiling.processes import Ranks
 from lazsim.profiling.task import Task
+from lazsim.profiling.timing import BATCH, CI_WIDTH, Timing
 from lazsim.profiling.worker import EXCHANGES, link_bytes
+from lazsim.pytorch.memory import MEMORY_SHARE, cache_bytes, free_bytes, release_memory
 
 MESSAGE_SIZES = tuple(2**power for power in range(10, 29))
 MAX_BUFFERS = 64

@@ -10,12 +10,13 @@ import torch
 
 from lazsim.costmodel.profile import SIZE_UNITS, Header, Point
 from lazsim.errors import LazsimError
-from lazsim.profiling.device import DTYPES, MEMORY_SHARE, cache_bytes, free_bytes, synchronize
 from lazsim.profiling.kernel import Kernel, Random
 from lazsim.profiling.kernels import kernels_of
-from lazsim.profiling.method import clock_of, measure
 from lazsim.profiling.points import point_of
 from lazsim.profiling.task import Task
+from lazsim.profiling.timing import clock_of, measure
+from lazsim.pytorch.device import DTYPES, synchronize
+from lazsim.pytorch.memory import MEMORY_SHARE, cache_bytes, free_bytes
 
 CACHE_MULTIPLE = 2
 """Buffers together are this many times the largest cache, so that rotating through them leaves nothing in it."""

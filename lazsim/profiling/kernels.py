@@ -10,9 +10,8 @@ from torch.optim.adam import adam
 
 from lazsim.dispatch import dispatch_tokens
 from lazsim.profiling.dense import attention_kernel, head_kernel
-from lazsim.profiling.grouped import expert, grouped_experts, looped_experts, uneven_counts, unstacked_experts
 from lazsim.profiling.kernel import Kernel, Random
-from lazsim.profiling.schedule import (
+from lazsim.pytorch.dispatch import (
     count_tokens,
     inverse_of,
     pack_and_unpack,
@@ -20,6 +19,7 @@ from lazsim.profiling.schedule import (
     sort_and_unsort,
     there_and_back,
 )
+from lazsim.pytorch.experts import expert, grouped_experts, looped_experts, uneven_counts, unstacked_experts
 from lazsim.specs import ModelSpec
 
 NUM_RANKS = 8

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from lazsim.costmodel.profile import SIZE_UNITS, Point
-from lazsim.profiling.method import Timing
+from lazsim.profiling.timing import Timing
 
 
 class Peaks(Protocol):

@@ -26,8 +26,9 @@ from lazsim.errors import SpecError
 from lazsim.files import json_bytes
 from lazsim.placement.plan import PlacementPlan
 from lazsim.profiling.compute import Device
-from lazsim.profiling.device import choose_device, choose_dtype, conditions, measure_peaks, peak_budget_s
+from lazsim.profiling.machine import conditions, measure_peaks, peak_budget_s
 from lazsim.profiling.shares import KERNELS, MeasuredShares, check_conditions, measure_shares
+from lazsim.pytorch.device import choose_device, choose_dtype
 from lazsim.routing import load_routing
 from lazsim.specs import ClusterSpec, GpuSpec, JobSpec, ModelSpec, load_spec, unknown_name
 

@@ -22,20 +22,12 @@ from lazsim.costmodel.profile import (
     save_profile,
 )
 from lazsim.errors import SpecError
-from lazsim.profiling.device import (
-    DTYPES,
-    choose_device,
-    choose_dtype,
-    clocks,
-    conditions,
-    is_out_of_memory,
-    measure_peaks,
-    peak_budget_s,
-    release_memory,
-)
-from lazsim.profiling.grouped import use_grouped_mm
+from lazsim.profiling.machine import clocks, conditions, measure_peaks, peak_budget_s
 from lazsim.profiling.merge import difference, in_order, keep_fastest, say_left_out
 from lazsim.profiling.task import Pace, Task
+from lazsim.pytorch.device import DTYPES, choose_device, choose_dtype
+from lazsim.pytorch.experts import use_grouped_mm
+from lazsim.pytorch.memory import is_out_of_memory, release_memory
 from lazsim.specs import ModelSpec
 
 SAVE_INTERVAL_S = 5.0

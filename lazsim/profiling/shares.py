@@ -17,11 +17,12 @@ from lazsim.costmodel.profile import Header, Point
 from lazsim.costmodel.tables import Table, table_of
 from lazsim.errors import LazsimError, SpecError
 from lazsim.profiling.compute import Device, ideal_s, inputs_s, measure_kernel, need_of, too_large
-from lazsim.profiling.device import DTYPES, check_memory, release_memory
-from lazsim.profiling.grouped import use_grouped_mm
 from lazsim.profiling.kernel import Kernel
 from lazsim.profiling.kernels import arrived_rows_kernel, grouped_kernel, kernels_of, own_rows_kernel
 from lazsim.profiling.task import FEWEST_RUNS, Pace
+from lazsim.pytorch.device import DTYPES
+from lazsim.pytorch.experts import use_grouped_mm
+from lazsim.pytorch.memory import check_memory, release_memory
 from lazsim.specs import ModelSpec
 
 KERNELS = ("expert", "reorder")

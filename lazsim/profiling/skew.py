@@ -24,8 +24,9 @@ from lazsim.placement.allocation import allocate
 from lazsim.placement.expert_parallel import ep_size, place_ep_on_most
 from lazsim.placement.policies import PlacementRequest, place
 from lazsim.profiling.compute import Device
-from lazsim.profiling.device import choose_device, choose_dtype, conditions, measure_peaks, peak_budget_s
+from lazsim.profiling.machine import conditions, measure_peaks, peak_budget_s
 from lazsim.profiling.shares import KERNELS, MeasuredShares, check_conditions, measure_shares
+from lazsim.pytorch.device import choose_device, choose_dtype
 from lazsim.specs import ModelSpec, load_spec
 
 LEAST_ADDED = 0.05

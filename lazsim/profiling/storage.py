@@ -12,10 +12,10 @@ from lazsim.costmodel.profile import Point
 from lazsim.errors import LazsimError
 from lazsim.files import check_folder
 from lazsim.profiling.compute import DRAW_S
-from lazsim.profiling.device import MEMORY_SHARE, free_bytes, is_out_of_memory
-from lazsim.profiling.method import HostClock, measure
 from lazsim.profiling.points import point_of
 from lazsim.profiling.task import FEWEST_RUNS, Task
+from lazsim.profiling.timing import HostClock, measure
+from lazsim.pytorch.memory import MEMORY_SHARE, free_bytes, is_out_of_memory
 
 STORAGE = ("checkpoint_save", "checkpoint_load")
 STORAGE_SIZES = tuple(2**power for power in range(20, 33, 2))

@@ -12,10 +12,10 @@ from lazsim.errors import LazsimError, SpecError
 from lazsim.files import check_folder
 from lazsim.profiling.communication import GROUPS, choose_ranks, communication_tasks, group_tasks, rank_counts
 from lazsim.profiling.compute import compute_tasks
-from lazsim.profiling.device import choose_device
 from lazsim.profiling.session import Session, begin
 from lazsim.profiling.storage import STORAGE, storage_tasks
 from lazsim.profiling.worker import EXCHANGES
+from lazsim.pytorch.device import choose_device
 from lazsim.specs import ModelSpec, load_spec, unknown_name
 
 MEASURED = [name for name in SIZE_UNITS if name != "dense"]

@@ -14,8 +14,10 @@ import torch
 import torch.distributed as dist
 from torch.distributed import PrefixStore, TCPStore, distributed_c10d  # type: ignore[attr-defined]
 
-from lazsim.profiling.device import is_out_of_memory, release_memory, survive_failed_collectives, synchronize
-from lazsim.profiling.method import HostClock, clock_of
+from lazsim.profiling.timing import HostClock, clock_of
+from lazsim.pytorch.device import synchronize
+from lazsim.pytorch.memory import is_out_of_memory, release_memory
+from lazsim.pytorch.transport import survive_failed_collectives
 
 ELEMENT_BYTES = 4
 

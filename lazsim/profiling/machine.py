@@ -1,4 +1,4 @@
-"""The device at hand: what it is, how much memory is free, and how fast it is at best."""
+"""The machine that is measured: its description, its clocks, and the peak rates of its device."""
 
 import os
 import platform
@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from lazsim import __version__
-from lazsim.errors import LazsimError
-from lazsim.profiling.method import Clock, clock_of, measure
+from lazsim.profiling.timing import Clock, clock_of, measure
+from lazsim.pytorch.device import DTYPES, gpu_name
+from lazsim.pytorch.memory import cache_bytes, check_memory
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 PEAK_MATMUL_SIZE = {"cpu": 2048, "cuda": 8192}
 """Rows, columns and inner dimension, at most, of the matmul whose rate counts as the device's peak."""
 
@@ -24,43 +24,6 @@ PEAK_BUDGET_S = 5.0
 
 PEAK_SHARE = 0.05
 """Part of the budget for each of the peaks, at most."""
-
-MEMORY_SHARE = 0.8
-"""Part of the free memory that may be used."""
-
-OUT_OF_MEMORY = (
-    "can't allocate memory",
-    "not enough memory",
-    "bad_alloc",
-    "cannot allocate memory",
-    "out of memory",
-    "status_alloc_failed",
-)
-"""What torch says when memory does not do, where it has no error of its own: on the host, and outside its allocator."""
-
-
-def choose_device(device: str) -> str:
-    """Return ``cpu`` or ``cuda``; ``auto`` takes a GPU where there is one.
-
-    Raises
-    ------
-    LazsimError
-        When ``cuda`` is asked for and there is no GPU that torch can use.
-    """
-    found = torch.cuda.is_available()
-    if device == "cuda" and not found:
-        built = "" if torch.version.cuda else "; this torch is built without CUDA"
-        raise LazsimError(f"--device cuda: torch finds no GPU{built}; use --device cpu, or a machine with a GPU")
-    return ("cuda" if found else "cpu") if device == "auto" else device
-
-
-def choose_dtype(dtype: str, device: str) -> str:
-    """Return a type by name; ``auto`` is float32 on a CPU, and on a GPU bfloat16, or float16 before Ampere."""
-    if dtype != "auto":
-        return dtype
-    if device == "cpu":
-        return "float32"
-    return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
 
 
 def conditions(device: str) -> dict[str, Any]:
@@ -127,24 +90,6 @@ def _gpu_clocks() -> dict[str, Any]:
         return {"driver_version": "unknown: nvidia-smi gave no answer"}
 
 
-def gpu_name(properties: Any) -> str:
-    """Name a GPU as ``nvidia-smi -i`` takes it: by its identifier where torch tells it, else by its bus.
-
-    Examples
-    --------
-    >>> from types import SimpleNamespace
-    >>> gpu_name(SimpleNamespace(uuid="a1b2"))
-    'GPU-a1b2'
-    >>> gpu_name(SimpleNamespace(pci_domain_id=0, pci_bus_id=27, pci_device_id=0))
-    '00000000:1B:00.0'
-    """
-    if getattr(properties, "uuid", None) is not None:
-        return f"GPU-{str(properties.uuid).removeprefix('GPU-')}"
-    if hasattr(properties, "pci_bus_id"):
-        return f"{properties.pci_domain_id:08X}:{properties.pci_bus_id:02X}:{properties.pci_device_id:02X}.0"
-    return "0"
-
-
 def _processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -153,94 +98,8 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
 
 
-def cache_bytes(device: str) -> int:
-    """Return the size of the largest cache; 32 MiB where a CPU does not tell."""
-    if device == "cuda":
-        return int(torch.cuda.get_device_properties(0).L2_cache_size)
-    sizes = []
-    for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
-        text = path.read_text().strip()
-        sizes.append(int(text.rstrip("KM")) * {"K": 2**10, "M": 2**20}.get(text[-1], 1))
-    return max(sizes, default=32 * 2**20)
-
-
 def _memory_bytes() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def free_bytes(device: str) -> int:
-    """Return the memory that can be had now: of the GPU, or of the host and the control group we are in."""
-    if device == "cuda":
-        # What torch holds in reserve counts as taken for the driver, and is there for the next tensor.
-        unused = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
-        return int(torch.cuda.mem_get_info()[0]) + unused
-    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-        group = Path("/sys/fs/cgroup")
-        used = int((group / "memory.current").read_text()) - _cached_bytes(group / "memory.stat")
-        free = min(free, int((group / "memory.max").read_text()) - used)
-    except (OSError, StopIteration, ValueError):
-        pass
-    return free
-
-
-def _cached_bytes(statistics: Path) -> int:
-    """Return the part of a control group's memory that only caches files, which gives way when it is needed."""
-    lines = statistics.read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("inactive_file "))
-
-
-def check_memory(what: str, needed_bytes: float, device: str) -> None:
-    """Find out whether memory will do, where there is nothing smaller to measure.
-
-    Raises
-    ------
-    LazsimError
-        When it will not.
-    """
-    free = free_bytes(device)
-    if needed_bytes > MEMORY_SHARE * free:
-        raise LazsimError(
-            f"too little memory: {what} takes {needed_bytes / 2**30:.3g} GiB, and of the {free / 2**30:.3g} GiB that "
-            f"are free {MEMORY_SHARE:.0%} may be used; ask for less, or free some"
-        )
-
-
-def survive_failed_collectives() -> None:
-    """Keep a process that loses a peer of its NCCL group: by default, and under torchrun, torch ends it."""
-    os.environ["TORCH_NCCL_ASYNC_ERROR_HANDLING"] = "0"
-    # What watches over groups would end the process, too, and make whoever lets go of a group wait.
-    os.environ["TORCH_NCCL_ENABLE_MONITORING"] = "0"
-    os.environ["TORCH_NCCL_DUMP_ON_TIMEOUT"] = "0"
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether an error says that memory did not do, on a GPU or on the host.
-
-    Examples
-    --------
-    >>> is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"))
-    True
-    >>> is_out_of_memory(RuntimeError("size mismatch"))
-    False
-    """
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(said in str(error).lower() for said in OUT_OF_MEMORY)
-
-
-def release_memory(device: str) -> None:
-    """Give back what torch holds of a GPU's memory without using it, so that other processes can have it."""
-    if device == "cuda":
-        torch.cuda.empty_cache()
-
-
-def synchronize(device: str) -> None:
-    """Wait until the device has done what it was given."""
-    if device == "cuda":
-        torch.cuda.synchronize()
 
 
 def peak_budget_s(budget_s: float) -> float:

@@ -12,8 +12,7 @@ from typing import Any
 
 import torch
 
-from lazsim.live.transport import TIMEOUT, Transport, dist
-from lazsim.profiling.device import survive_failed_collectives
+from lazsim.pytorch.transport import TIMEOUT, Transport, dist, survive_failed_collectives
 
 POLL_S = 2e-5
 """How often a rank looks whether a collective is done."""
@@ -70,29 +69,29 @@ class Nccl(Transport):
             work.wait()
             done = torch.cuda.Event()  # type: ignore[no-untyped-call]
             done.record(torch.cuda.current_stream(self.device))
-            while not (self._is_cut or done.query()):  # type: ignore[no-untyped-call]
+            while not (self._is_aborted or done.query()):  # type: ignore[no-untyped-call]
                 if time.monotonic() > deadline_s:
                     raise RuntimeError(f"ranks did not exchange in {TIMEOUT.total_seconds():.0f} s")
                 time.sleep(POLL_S)
-            if self._is_cut:
+            if self._is_aborted:
                 raise RuntimeError("called away from a collective")
         except RuntimeError:
-            self.cut()
+            self.abort()
             raise
 
-    def cut(self) -> None:
+    def abort(self) -> None:
         """Make a call that waits in another thread fail, and what still runs on the GPU end."""
-        self._abort()
+        self._start_abort()
 
     def close(self) -> None:
         """Give up the connections; all ranks have met since their last collective, or one is lost."""
-        thread = self._abort()
+        thread = self._start_abort()
         self._group = None
         thread.join(CLOSE_S)
 
-    def _abort(self) -> threading.Thread:
+    def _start_abort(self) -> threading.Thread:
         """Abort in a thread of its own: it may take long, and whoever lets go of the group last waits with it."""
-        self._is_cut = True
+        self._is_aborted = True
         thread = threading.Thread(target=_abort, args=(self._group,), daemon=True)
         thread.start()
         return thread

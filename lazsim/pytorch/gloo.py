@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from lazsim.live.transport import TIMEOUT, Transport, dist
+from lazsim.pytorch.transport import TIMEOUT, Transport, dist
 
 PATIENCE = timedelta(milliseconds=50)
 """How often a rank that waits for others looks whether it was called away."""
@@ -61,16 +61,16 @@ class Gloo(Transport):
                     # It may have ended well just after this patience ended; if not, this says why.
                     work.wait()
                     return
-                if self._is_cut:
+                if self._is_aborted:
                     self.is_stuck = True
                     raise
 
-    def cut(self) -> None:
+    def abort(self) -> None:
         """Make a call that waits in another thread fail, here and then on all others.
 
         Gloo's own ``abort`` leaves a waiting call waiting; what it does react to is the end of a connection.
         """
-        self._is_cut = True
+        self._is_aborted = True
         for inode, descriptor in _sockets().items():
             if inode not in self._sockets_before:
                 _shut_down(descriptor)

@@ -6,11 +6,8 @@ Axes: E experts, I source ranks, J target ranks.
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from lazsim.dispatch import dispatch_tokens
-
-Ints = npt.NDArray[np.int64]
+from lazsim.dispatch import Ints, dispatch_tokens
 
 
 @dataclass(frozen=True, eq=False)

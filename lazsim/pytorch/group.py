@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lazsim.live.device import Device, each_has_its_own
-from lazsim.live.gloo import Gloo
-from lazsim.live.nccl import Nccl
-from lazsim.live.transport import TIMEOUT, Transport, dist
+from lazsim.pytorch.device import Device, each_has_its_own
+from lazsim.pytorch.gloo import Gloo
+from lazsim.pytorch.nccl import Nccl
+from lazsim.pytorch.transport import TIMEOUT, Transport, dist
 
 MEET_S = 3 * TIMEOUT.total_seconds()
 """For so long ranks may take to meet: the store, gloo and NCCL wait for a third of it each."""
@@ -59,7 +59,7 @@ class Group:
         self._gloo = Gloo()
         self._nccl: Nccl | None = None
         self._failure: Exception | None = None
-        self._was_cut = threading.Event()
+        self._was_aborted = threading.Event()
         self._settled = threading.Event()
         self._has_met = False
 
@@ -74,7 +74,7 @@ class Group:
         return "gloo" if self._nccl is None else "nccl"
 
     def connect(self) -> None:
-        """Meet the other ranks; `cut` ends the wait for one that does not come.
+        """Meet the other ranks; `abort` ends the wait for one that does not come.
 
         Raises
         ------
@@ -92,7 +92,7 @@ class Group:
         self._settled.wait(MEET_S)
         if self._failure is not None:
             raise self._failure
-        if self._was_cut.is_set():
+        if self._was_aborted.is_set():
             raise RuntimeError("called away before all ranks had met")
         if not self._has_met:
             raise RuntimeError(f"ranks did not meet in {MEET_S:.0f} s; NCCL_SOCKET_IFNAME may name a wrong network")
@@ -102,11 +102,11 @@ class Group:
             store = dist.TCPStore(*self._address, is_master=False, wait_for_workers=False, timeout=TIMEOUT)
             meeting = dist.PrefixStore(self._prefix, store)
             self._gloo.meet(meeting, self.rank, self.size, self._host)
-            if self._own.may_differ and each_has_its_own(self._gpus(meeting)) and not self._was_cut.is_set():
+            if self._own.may_differ and each_has_its_own(self._gpus(meeting)) and not self._was_aborted.is_set():
                 self._nccl = Nccl(self._own.torch)
-                if self._was_cut.is_set():
+                if self._was_aborted.is_set():
                     # By another thread, which did not see this one yet.
-                    self._nccl.cut()
+                    self._nccl.abort()
                 self._nccl.meet(meeting, self.rank, self.size, self._host)
             self._has_met = True
         except Exception as error:
@@ -163,13 +163,13 @@ class Group:
         if self._nccl is not None:
             self.all_reduce(torch.zeros(1))
 
-    def cut(self) -> None:
+    def abort(self) -> None:
         """Make a call that waits in another thread fail, here and then on all others."""
-        self._was_cut.set()
+        self._was_aborted.set()
         self._settled.set()
-        self._gloo.cut()
+        self._gloo.abort()
         if self._nccl is not None:
-            self._nccl.cut()
+            self._nccl.abort()
 
     def close(self) -> None:
         """Give up the connections; ranks that still wait for this one fail."""

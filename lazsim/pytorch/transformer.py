@@ -12,10 +12,11 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from lazsim.live.dispatch import Ints, Route, plan_route
-from lazsim.live.group import Group
-from lazsim.live.spec import LiveSpec
-from lazsim.live.state import DENSE, Block, Key
+from lazsim.dispatch import Ints
+from lazsim.pytorch.group import Group
+from lazsim.pytorch.reduce import ExpertKey
+from lazsim.pytorch.route import Route, plan_route
+from lazsim.specs import ModelSpec
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,62 +62,80 @@ class Transformer:
 
     Parameters
     ----------
-    spec, blocks
-        The job, and the state that this rank holds.
+    model, num_heads
+        Shapes of the model, and the heads of its attention.
+    dense
+        Parameters outside the experts, by name.
+    experts
+        Parameters of each expert that this rank holds.
     group, layout
         The other ranks, and who holds what.
+
+    Attributes
+    ----------
+    loads : list of list of int
+        Tokens of each expert of each MoE layer over all ranks, in the last call of `loss`.
     """
 
-    def __init__(self, spec: LiveSpec, blocks: Mapping[Key, Block], group: Group, layout: Layout) -> None:
-        self.spec, self.group, self.layout = spec, group, layout
-        self._dense = blocks[DENSE].parameters
-        self._experts = {key: block.parameters for key, block in blocks.items() if key != DENSE}
+    def __init__(
+        self,
+        model: ModelSpec,
+        num_heads: int,
+        dense: Mapping[str, Tensor],
+        experts: Mapping[ExpertKey, Mapping[str, Tensor]],
+        group: Group,
+        layout: Layout,
+    ) -> None:
+        self.model, self.num_heads = model, num_heads
+        self.group, self.layout = group, layout
+        self._dense, self._experts = dense, experts
+        self._first_moe_layer = model.num_layers - model.num_moe_layers
         self.loads: list[list[int]] = []
 
-    def loss(self, sequences: Tensor) -> Tensor:
+    def loss(self, sequences: Tensor, global_batch: int, balance_weight: float) -> Tensor:
         """Return this rank's part of the mean loss over the tokens of the global batch.
 
         Parameters
         ----------
         sequences
-            Own sequences, each with the byte that follows, shape (B, S + 1). `loads` then has the tokens of each expert
-            over all ranks.
+            Sequences of this rank, each with the token that follows, shape (B, S + 1).
+        global_batch
+            Sequences of all ranks.
+        balance_weight
+            Weight of the auxiliary loss that evens out expert loads (Switch Transformer, arXiv 2101.03961).
         """
-        spec, dense = self.spec, self._dense
+        model, dense = self.model, self._dense
         tokens, targets = sequences[:, :-1], sequences[:, 1:]
-        num_tokens = spec.global_batch * spec.model.sequence_length
+        num_tokens = global_batch * model.sequence_length
         self.loads = []
         x = dense["embedding"][tokens] + dense["positions"]
         balance = x.new_zeros(())
-        for layer in range(spec.model.num_layers):
+        for layer in range(model.num_layers):
             x = x + self._attention(layer, self._norm(x, f"{layer}.norm1"))
-            flat = self._norm(x, f"{layer}.norm2").reshape(-1, spec.model.d_model)
-            if layer < spec.first_moe_layer:
+            flat = self._norm(x, f"{layer}.norm2").reshape(-1, model.d_model)
+            if layer < self._first_moe_layer:
                 out = F.gelu(flat @ dense[f"{layer}.up"]) @ dense[f"{layer}.down"]
             else:
                 out, unevenness = self._moe(layer, flat, num_tokens)
                 balance = balance + unevenness
             x = x + out.view_as(x)
         logits = self._norm(x, "final") @ dense["embedding"].T
-        entropy = F.cross_entropy(logits.reshape(-1, spec.model.vocab_size), targets.reshape(-1), reduction="sum")
-        return entropy / num_tokens + spec.balance_weight * balance
+        entropy = F.cross_entropy(logits.reshape(-1, model.vocab_size), targets.reshape(-1), reduction="sum")
+        return entropy / num_tokens + balance_weight * balance
 
     def _norm(self, x: Tensor, name: str) -> Tensor:
         return F.layer_norm(x, x.shape[-1:], self._dense[f"{name}.gain"], self._dense[f"{name}.bias"])
 
     def _attention(self, layer: int, x: Tensor) -> Tensor:
         batch, length, width = x.shape
-        parts = (x @ self._dense[f"{layer}.qkv"]).view(
-            batch, length, 3, self.spec.num_heads, width // self.spec.num_heads
-        )
+        parts = (x @ self._dense[f"{layer}.qkv"]).view(batch, length, 3, self.num_heads, width // self.num_heads)
         query, key, value = parts.permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
         return mixed.transpose(1, 2).reshape(batch, length, width) @ self._dense[f"{layer}.out"]
 
     def _moe(self, layer: int, x: Tensor, num_tokens: int) -> tuple[Tensor, Tensor]:
         """Return the output of the experts and how unevenly they are loaded, 1 over all ranks where evenly."""
-        spec = self.spec
-        num_experts, top_k = spec.model.num_experts, spec.model.top_k
+        num_experts, top_k = self.model.num_experts, self.model.top_k
         chances = (x @ self._dense[f"{layer}.gate"]).softmax(dim=1)
         weights, chosen = chances.topk(top_k, dim=1)
         if top_k > 1:
@@ -126,7 +145,7 @@ class Transformer:
         tokens_EI = self.group.all_gather(counts_E.cpu()).numpy().T
         load_E = tokens_EI.sum(axis=1)
         self.loads.append(load_E.tolist())
-        moe_layer = layer - spec.first_moe_layer
+        moe_layer = layer - self._first_moe_layer
         layout = self.layout
         route = plan_route(
             tokens_EI, layout.replicas_LEJ[moe_layer], layout.group_J, self.group.rank, padded=layout.padded
@@ -142,7 +161,7 @@ class Transformer:
             torch.from_numpy(index).to(device) for index in (route.source, route.place, route.by_expert)
         )
         assignment = torch.argsort(chosen, stable=True)[source]
-        token = assignment // self.spec.model.top_k
+        token = assignment // self.model.top_k
         rows = x.new_zeros(sum(route.counts_in), x.shape[1]).index_copy(0, place, x[token])
         received = all_to_all(rows, group, route.counts_in, route.counts_out)
         computed = self._compute(moe_layer, received[by_expert], route.counts_by_expert)

@@ -10,19 +10,21 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from lazsim.live.group import Group
-from lazsim.live.state import Key
+from lazsim.pytorch.group import Group
 
-Holders = Mapping[Key, Sequence[int]]
+ExpertKey = tuple[int, int]
+"""MoE layer and expert."""
+
+Holders = Mapping[ExpertKey, Sequence[int]]
 """The ranks that hold each expert, ascending."""
 
 
-def cut(size: int, num_pieces: int, index: int) -> slice:
+def piece(size: int, num_pieces: int, index: int) -> slice:
     """Return one of so many nearly equal pieces.
 
     Examples
     --------
-    >>> [cut(7, 3, index) for index in range(3)]
+    >>> [piece(7, 3, index) for index in range(3)]
     [slice(0, 2, None), slice(2, 4, None), slice(4, 7, None)]
     """
     return slice(size * index // num_pieces, size * (index + 1) // num_pieces)
@@ -41,23 +43,23 @@ class ExpertReduction:
         Parameters of each expert.
     """
 
-    def __init__(self, group: Group, holders: Holders, sizes: Mapping[Key, int]) -> None:
+    def __init__(self, group: Group, holders: Holders, sizes: Mapping[ExpertKey, int]) -> None:
         self._group = group
         rank = group.rank
         # What rank j owns of what is held here, and what is owned here of what rank j holds, expert by expert.
-        self._theirs: list[list[tuple[Key, slice]]] = [[] for _ in range(group.size)]
-        self._mine: list[list[tuple[Key, slice]]] = [[] for _ in range(group.size)]
+        self._theirs: list[list[tuple[ExpertKey, slice]]] = [[] for _ in range(group.size)]
+        self._mine: list[list[tuple[ExpertKey, slice]]] = [[] for _ in range(group.size)]
         for key in sorted(key for key, ranks in holders.items() if rank in ranks and len(ranks) > 1):
             ranks = holders[key]
-            own = cut(sizes[key], len(ranks), ranks.index(rank))
+            own = piece(sizes[key], len(ranks), ranks.index(rank))
             for index, other in enumerate(ranks):
                 if other != rank:
-                    self._theirs[other].append((key, cut(sizes[key], len(ranks), index)))
+                    self._theirs[other].append((key, piece(sizes[key], len(ranks), index)))
                     self._mine[other].append((key, own))
         self._num_theirs = [_length(parts) for parts in self._theirs]
         self._num_mine = [_length(parts) for parts in self._mine]
 
-    def __call__(self, gradients: Mapping[Key, Tensor]) -> None:
+    def __call__(self, gradients: Mapping[ExpertKey, Tensor]) -> None:
         """Replace own gradients by their sums over all holders."""
         template = next(iter(gradients.values()))
         received = self._exchange(template, gradients, self._theirs, self._num_theirs, self._num_mine)
@@ -69,24 +71,24 @@ class ExpertReduction:
     def _exchange(
         self,
         template: Tensor,
-        gradients: Mapping[Key, Tensor],
-        parts: list[list[tuple[Key, slice]]],
+        gradients: Mapping[ExpertKey, Tensor],
+        parts: list[list[tuple[ExpertKey, slice]]],
         counts_in: list[int],
         counts_out: list[int],
     ) -> Tensor:
         rows = [gradients[key][part] for to_rank in parts for key, part in to_rank]
         return self._group.all_to_all(torch.cat([template[:0], *rows]), counts_in, counts_out)
 
-    def _add_up(self, gradients: Mapping[Key, Tensor], received: Tensor) -> None:
+    def _add_up(self, gradients: Mapping[ExpertKey, Tensor], received: Tensor) -> None:
         for key, part, values in _parts(self._mine, received):
             gradients[key][part] += values
 
 
-def _length(parts: Sequence[tuple[Key, slice]]) -> int:
+def _length(parts: Sequence[tuple[ExpertKey, slice]]) -> int:
     return sum(part.stop - part.start for _, part in parts)
 
 
-def _parts(by_rank: list[list[tuple[Key, slice]]], received: Tensor) -> list[tuple[Key, slice, Tensor]]:
+def _parts(by_rank: list[list[tuple[ExpertKey, slice]]], received: Tensor) -> list[tuple[ExpertKey, slice, Tensor]]:
     """Cut what was received into its parts, in the order of ranks."""
     parts = [part for of_rank in by_rank for part in of_rank]
     lengths = [part.stop - part.start for _, part in parts]

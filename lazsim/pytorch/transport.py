@@ -1,5 +1,6 @@
-"""What the ways to exchange have in common: a group of torch's, and calls that can be cut."""
+"""What the ways to exchange have in common: a group of torch's, and calls that can be aborted."""
 
+import os
 from abc import ABC, abstractmethod
 from datetime import timedelta
 from typing import Any
@@ -28,7 +29,7 @@ class Transport(ABC):
 
     def __init__(self) -> None:
         self._group: Any = None
-        self._is_cut = False
+        self._is_aborted = False
 
     @abstractmethod
     def meet(self, meeting: Any, rank: int, size: int, host: str) -> None:
@@ -50,7 +51,7 @@ class Transport(ABC):
 
     @property
     def _connected(self) -> Any:
-        if self._group is None or self._is_cut:
+        if self._group is None or self._is_aborted:
             raise RuntimeError("the group is closed")
         return self._group
 
@@ -65,9 +66,17 @@ class Transport(ABC):
         """
 
     @abstractmethod
-    def cut(self) -> None:
+    def abort(self) -> None:
         """Make a call that waits in another thread fail."""
 
     @abstractmethod
     def close(self) -> None:
         """Give up the connections."""
+
+
+def survive_failed_collectives() -> None:
+    """Keep this process alive when it loses a peer of its NCCL group: by default, and under torchrun, torch ends it."""
+    os.environ["TORCH_NCCL_ASYNC_ERROR_HANDLING"] = "0"
+    # Torch's monitors of groups would end the process too, and block the thread that drops a group.
+    os.environ["TORCH_NCCL_ENABLE_MONITORING"] = "0"
+    os.environ["TORCH_NCCL_DUMP_ON_TIMEOUT"] = "0"

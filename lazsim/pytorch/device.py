@@ -1,0 +1,129 @@
+"""The device of a process: chosen by name, named so that no other has the name, and waited for."""
+
+import os
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed
+
+from lazsim.errors import LazsimError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+LOCAL_RANK_VARIABLES = ("LOCAL_RANK", "SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID")
+"""Environment variables of torchrun, Slurm, Open MPI and MPICH that hold a process's number on its machine."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """The device that one rank computes on.
+
+    Attributes
+    ----------
+    torch : torch.device
+        The device in torch's terms.
+    gpu : str
+        Name of the GPU, unique across machines; empty on a CPU and where NCCL is not built in.
+    may_differ : bool
+        Whether other ranks may have another kind of device, so that ranks have to tell each other.
+    """
+
+    torch: torch.device
+    gpu: str = ""
+    may_differ: bool = False
+
+
+CPU = Device(torch.device("cpu"))
+
+
+def choose_device(device: str) -> str:
+    """Return ``cpu`` or ``cuda``; ``auto`` takes a GPU if there is one.
+
+    Raises
+    ------
+    LazsimError
+        When ``cuda`` is asked for and there is no GPU that torch can use.
+    """
+    found = torch.cuda.is_available()
+    if device == "cuda" and not found:
+        built = "" if torch.version.cuda else "; this torch is built without CUDA"
+        raise LazsimError(f"`device` cuda: torch finds no GPU{built}; choose cpu, or use a machine with a GPU")
+    return ("cuda" if found else "cpu") if device == "auto" else device
+
+
+def choose_dtype(dtype: str, device: str) -> str:
+    """Return a type by name; ``auto`` is float32 on a CPU, and on a GPU bfloat16, or float16 before Ampere."""
+    if dtype != "auto":
+        return dtype
+    if device == "cpu":
+        return "float32"
+    return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
+
+
+def take_device(choice: str, local_rank: int) -> Device:
+    """Choose the device of a rank and make it torch's current one.
+
+    Parameters
+    ----------
+    choice
+        ``cpu``, ``cuda``, or ``auto`` for a GPU if there is one.
+    local_rank
+        Number of the process on its machine; the processes of a machine take its GPUs in turn.
+
+    Raises
+    ------
+    LazsimError
+        When ``cuda`` is asked for and torch can use no GPU.
+    """
+    if choose_device(choice) == "cpu":
+        return Device(torch.device("cpu"), may_differ=choice == "auto")
+    device = torch.device("cuda", local_rank % torch.cuda.device_count())
+    torch.cuda.set_device(device)
+    name = gpu_name(torch.cuda.get_device_properties(device))
+    # Only an identifier of the GPU itself differs from those on other machines.
+    name = name if name.startswith("GPU-") else f"{socket.gethostname()}/{name}"
+    return Device(device, name if torch.distributed.is_nccl_available() else "", may_differ=True)
+
+
+def local_rank_from_environment() -> int:
+    """Read the number of this process on its machine; 0 where no launcher tells it."""
+    told = (os.environ.get(name, "") for name in LOCAL_RANK_VARIABLES)
+    return next((int(text) for text in told if text.isdigit()), 0)
+
+
+def each_has_its_own(gpus: Sequence[str]) -> bool:
+    """Tell whether every rank has a GPU that it shares with no other rank.
+
+    Examples
+    --------
+    >>> each_has_its_own(["GPU-a", "GPU-b"]), each_has_its_own(["GPU-a", "GPU-a"]), each_has_its_own(["GPU-a", ""])
+    (True, False, False)
+    """
+    return all(gpus) and len(set(gpus)) == len(gpus)
+
+
+def gpu_name(properties: Any) -> str:
+    """Name a GPU as ``nvidia-smi -i`` takes it: by its identifier where torch tells it, else by its bus.
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace
+    >>> gpu_name(SimpleNamespace(uuid="a1b2"))
+    'GPU-a1b2'
+    >>> gpu_name(SimpleNamespace(pci_domain_id=0, pci_bus_id=27, pci_device_id=0))
+    '00000000:1B:00.0'
+    """
+    if getattr(properties, "uuid", None) is not None:
+        return f"GPU-{str(properties.uuid).removeprefix('GPU-')}"
+    if hasattr(properties, "pci_bus_id"):
+        return f"{properties.pci_domain_id:08X}:{properties.pci_bus_id:02X}:{properties.pci_device_id:02X}.0"
+    return "0"
+
+
+def synchronize(device: str) -> None:
+    """Wait until the device has finished all work given to it."""
+    if device == "cuda":
+        torch.cuda.synchronize()

@@ -1,0 +1,93 @@
+"""Memory of a device: how much is free, and which errors say that it ran out."""
+
+import os
+from pathlib import Path
+
+import torch
+
+from lazsim.errors import LazsimError
+
+MEMORY_SHARE = 0.8
+"""Share of the free memory that may be used."""
+
+OUT_OF_MEMORY = (
+    "can't allocate memory",
+    "not enough memory",
+    "bad_alloc",
+    "cannot allocate memory",
+    "out of memory",
+    "status_alloc_failed",
+)
+"""Texts by which torch reports a lack of memory where it has no error class for it."""
+
+
+def cache_bytes(device: str) -> int:
+    """Return the size of the largest cache; 32 MiB where a CPU does not report it."""
+    if device == "cuda":
+        return int(torch.cuda.get_device_properties(0).L2_cache_size)
+    sizes = []
+    for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
+        text = path.read_text().strip()
+        sizes.append(int(text.rstrip("KM")) * {"K": 2**10, "M": 2**20}.get(text[-1], 1))
+    return max(sizes, default=32 * 2**20)
+
+
+def free_bytes(device: str) -> int:
+    """Return the free memory: of the GPU, or of the host within the control group of this process."""
+    if device == "cuda":
+        # The driver counts torch's reserve as used, but torch gives it to the next tensor.
+        unused = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+        return int(torch.cuda.mem_get_info()[0]) + unused
+    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+        group = Path("/sys/fs/cgroup")
+        used = int((group / "memory.current").read_text()) - _cached_bytes(group / "memory.stat")
+        free = min(free, int((group / "memory.max").read_text()) - used)
+    except (OSError, StopIteration, ValueError):
+        pass
+    return free
+
+
+def _cached_bytes(statistics: Path) -> int:
+    """Return the bytes of a control group that only cache files; the kernel frees them on demand."""
+    lines = statistics.read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("inactive_file "))
+
+
+def check_memory(what: str, needed_bytes: float, device: str) -> None:
+    """Refuse work that needs more memory than is free.
+
+    Raises
+    ------
+    LazsimError
+        When `needed_bytes` is more than the share of the free memory that may be used.
+    """
+    free = free_bytes(device)
+    if needed_bytes > MEMORY_SHARE * free:
+        raise LazsimError(
+            f"too little memory: {what} takes {needed_bytes / 2**30:.3g} GiB, and {MEMORY_SHARE:.0%} of the "
+            f"{free / 2**30:.3g} GiB that are free may be used; ask for less, or free some"
+        )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error reports a lack of memory, on a GPU or on the host.
+
+    Examples
+    --------
+    >>> is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"))
+    True
+    >>> is_out_of_memory(RuntimeError("size mismatch"))
+    False
+    """
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(said in str(error).lower() for said in OUT_OF_MEMORY)
+
+
+def release_memory(device: str) -> None:
+    """Return a GPU's unused memory from torch's reserve to the driver."""
+    if device == "cuda":
+        torch.cuda.empty_cache()
