@@ -1,6 +1,7 @@
-"""Write files whole or not at all."""
+"""Files: read, written whole or not at all, and the modules of a folder."""
 
 import os
+import pkgutil
 import signal
 import tempfile
 import threading
@@ -149,3 +150,14 @@ def check_folder(folder: Path) -> None:
         raise LazsimError(f"{folder}: cannot be written ({error.strerror}); choose another place") from None
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         raise LazsimError(f"{folder}: cannot be written ({existing} is not a writable folder); choose another place")
+
+
+def module_names(folder: str) -> tuple[str, ...]:
+    """Return the names of the modules in a folder of the package, without importing them.
+
+    Examples
+    --------
+    >>> "bamboo" in module_names("trace/readers")
+    True
+    """
+    return tuple(module.name for module in pkgutil.iter_modules([str(Path(__file__).parent / folder)]))

@@ -6,15 +6,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from lazsim.cli.common import DURATION
+from lazsim.files import module_names
 
 if TYPE_CHECKING:
     from lazsim.trace import Trace
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-FORMATS = ("auto", "bamboo", "gcloud", "skypilot", "infinitehbd", "parcae", "lazsim")
+FORMATS = ("auto", *module_names("trace/readers"))
 CAPS = ("offset", "clip", "first")
-"""Names of `lazsim.trace.READERS` and `lazsim.trace.CAP_RULES`, here so that ``--help`` need not import them."""
+"""Names of `lazsim.trace.CAP_RULES`, here so that ``--help`` need not import them."""
 
 max_nodes_option = click.option("--max-nodes", type=click.IntRange(min=1), help="Hold the trace to this many nodes.")
 

@@ -4,7 +4,7 @@ from lazsim.trace.cap import CAP_RULES, cap_trace
 from lazsim.trace.generate import generate_trace
 from lazsim.trace.loading import cut_trace, load
 from lazsim.trace.readers import READERS, read_trace
-from lazsim.trace.readers.native import trace_bytes, write_trace
+from lazsim.trace.readers.lazsim import trace_bytes, write_trace
 from lazsim.trace.recipes import load_recipe
 from lazsim.trace.stats import TraceStats, trace_stats
 from lazsim.trace.table import Batch, Event, Trace, build_trace

@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 
 from lazsim.errors import SpecError
-from lazsim.trace.readers.native import trace_bytes
+from lazsim.trace.readers.lazsim import trace_bytes
 from lazsim.trace.recipes import PublicSpec, Recipe, ScheduleSpec, SpotSpec, WeibullSpec
 from lazsim.trace.table import Event, Trace, build_trace
 

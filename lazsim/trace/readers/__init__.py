@@ -1,28 +1,20 @@
-"""Readers: one module per format, and the choice among them by what the file holds."""
+"""Readers of traces: each module here reads the format of its name."""
 
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 
 from lazsim.errors import TraceFormatError
-from lazsim.files import read_bytes
+from lazsim.files import module_names, read_bytes
 from lazsim.specs import sha256, unknown_name
-from lazsim.trace.readers import bamboo, gcloud, infinitehbd, native, parcae, skypilot
-from lazsim.trace.readers.source import Reader, Source
+from lazsim.trace.source import Reader, Source
 from lazsim.trace.table import Trace, build_trace
 
 READERS: dict[str, Reader] = {
-    "lazsim": native.READER,
-    "bamboo": bamboo.READER,
-    "gcloud": gcloud.READER,
-    "skypilot": skypilot.READER,
-    "infinitehbd": infinitehbd.READER,
-    "parcae": parcae.READER,
+    name: import_module(f"{__name__}.{name}").READER for name in module_names("trace/readers")
 }
-"""Format name -> reader, in the order in which they are tried.
-
-A new format is a module with a `Reader` and a line here.
-"""
+"""Reader by name of the format. To add a format, add a module with a `READER`; nothing else lists them."""
 
 
 def decode_text(name: str, content: bytes) -> str:
@@ -45,22 +37,23 @@ def decode_text(name: str, content: bytes) -> str:
 
 
 def detect_format(name: str, text: str) -> str:
-    """Tell the format from the content alone.
+    """Return the format that the content fits best.
 
     Raises
     ------
     TraceFormatError
-        When no format matches.
+        When no format fits at least half.
 
     Examples
     --------
     >>> detect_format("sample", "0,add,node1")
     'bamboo'
     """
-    for format_name, reader in READERS.items():
-        if reader.recognise(text):
-            return format_name
-    raise TraceFormatError(f"{name}: not one of the known formats ({', '.join(READERS)}); force one with `format`")
+    fits = {format_name: reader.recognise(text) for format_name, reader in READERS.items()}
+    best = max(fits, key=lambda format_name: fits[format_name])
+    if fits[best] < 0.5:
+        raise TraceFormatError(f"{name}: not one of the known formats ({', '.join(READERS)}); force one with `format`")
+    return best
 
 
 def read_trace(

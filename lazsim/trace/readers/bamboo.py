@@ -1,6 +1,6 @@
 """Bamboo's EC2 traces: ``milliseconds,add|remove,node``, no header (github.com/uclasystem/bamboo)."""
 
-from lazsim.trace.readers.source import Reader, Reading, Source, mostly, number, shorten
+from lazsim.trace.source import Reader, Reading, Source, matching_lines, number, shorten
 from lazsim.trace.table import Event
 
 LOOKS = "milliseconds,add|remove,node"
@@ -22,4 +22,4 @@ def read(source: Source) -> Reading:
     return Reading(events, notes=("the trace is taken to end with its last event",))
 
 
-READER = Reader(LOOKS, mostly(r"[^,]*,\s*(add|remove)\s*(,|$)"), read)
+READER = Reader(LOOKS, matching_lines(r"[^,]*,\s*(add|remove)\s*(,|$)"), read)

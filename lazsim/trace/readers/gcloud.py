@@ -4,7 +4,7 @@ import itertools
 from datetime import UTC, datetime
 
 from lazsim.trace.counts import RULE, Sample, events_from_counts
-from lazsim.trace.readers.source import Reader, Reading, Source, count, mostly, shorten
+from lazsim.trace.source import Reader, Reading, Source, count, matching_lines, shorten
 
 LOOKS = "YYYY-MM-DD, HH:MM:SS, live count"
 
@@ -37,4 +37,4 @@ def read(source: Source) -> Reading:
     return Reading(events_from_counts(ordered, source.rng, source.name), stop_s - start_s, tuple(notes))
 
 
-READER = Reader(LOOKS, mostly(r"\d{4}-\d\d-\d\d\s*,\s*\d\d:\d\d:\d\d\s*,"), read)
+READER = Reader(LOOKS, matching_lines(r"\d{4}-\d\d-\d\d\s*,\s*\d\d:\d\d:\d\d\s*,"), read)

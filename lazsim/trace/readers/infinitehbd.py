@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from lazsim.errors import TraceFormatError
-from lazsim.trace.readers.source import Reader, Reading, Source, array_items, number, shorten
+from lazsim.trace.source import Reader, Reading, Source, array_items, number, shorten
 from lazsim.trace.table import Event
 from lazsim.units import DAY_S
 

@@ -4,18 +4,18 @@ import json
 import math
 
 from lazsim.trace.counts import RULE, Sample, events_from_counts
-from lazsim.trace.readers.source import Reader, Reading, Source, count, mostly, number, shorten
+from lazsim.trace.source import Reader, Reading, Source, count, matching_lines, number, shorten
 from lazsim.trace.table import Event
 
 EVENT_LOOKS = '[ms, "add"|"remove"|"no-op", {"nodes": [...], "duration": ms}]'
 COUNT_LOOKS = "milliseconds,live count"
-_looks_like_events = mostly(r'\[\s*-?[\d.eE+]+\s*,\s*"')
-_looks_like_counts = mostly(r"(-?[\d.]+|nan|inf)\s*,\s*-?[\d.]+$")
+_event_share = matching_lines(r'\[\s*-?[\d.eE+]+\s*,\s*"')
+_count_share = matching_lines(r"(-?[\d.]+|nan|inf)\s*,\s*-?[\d.]+$")
 
 
 def read(source: Source) -> Reading:
     """Read either kind of file."""
-    return _read_events(source) if _looks_like_events(source.text) else _read_counts(source)
+    return _read_events(source) if _event_share(source.text) >= 0.5 else _read_counts(source)
 
 
 def _read_events(source: Source) -> Reading:
@@ -62,6 +62,4 @@ def _read_counts(source: Source) -> Reading:
     return Reading(events_from_counts(ordered, source.rng, source.name), duration_s, notes)
 
 
-READER = Reader(
-    f"{EVENT_LOOKS} or {COUNT_LOOKS}", lambda text: _looks_like_events(text) or _looks_like_counts(text), read
-)
+READER = Reader(f"{EVENT_LOOKS} or {COUNT_LOOKS}", lambda text: max(_event_share(text), _count_share(text)), read)

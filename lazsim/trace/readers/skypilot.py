@@ -5,7 +5,7 @@ import re
 
 from lazsim.errors import TraceFormatError
 from lazsim.trace.counts import RULE, Sample, events_from_counts
-from lazsim.trace.readers.source import Reader, Reading, Source, array_items, count, number
+from lazsim.trace.source import Reader, Reading, Source, array_items, count, number
 
 LOOKS = '{"metadata": {"gap_seconds": 300}, "data": [live count, ...]}'
 AVAILABILITY = (

@@ -1,4 +1,4 @@
-"""What a reader is given, what it gives back, and how it says that a line is bad."""
+"""The interface of a reader: its input, its result, and the helpers that readers share."""
 
 import json
 import math
@@ -19,7 +19,7 @@ HEAD_LINES = 20
 
 
 class Reading(NamedTuple):
-    """What a reader found: events in file order, how long was observed (None: until the last event), notes."""
+    """Result of a reader: events in file order, seconds observed (None: until the last event), notes."""
 
     events: list[Event]
     duration_s: float | None = None
@@ -27,7 +27,7 @@ class Reading(NamedTuple):
 
 
 class Timed(Protocol):
-    """A row of a file that says when and on which line."""
+    """A row of a file with a time and a line."""
 
     @property
     def time_s(self) -> float:
@@ -43,7 +43,7 @@ TimedT = TypeVar("TimedT", bound=Timed)
 
 @dataclass(frozen=True)
 class Source:
-    """A file to be read: its text, the draws that reading may take, and what was repaired so far."""
+    """A file to read: its text, a generator for draws, and the repairs so far."""
 
     name: str
     text: str
@@ -99,20 +99,30 @@ class Source:
 
 
 class Reader(NamedTuple):
-    """A format: what a row of it looks like, whether a text looks like it, and how to read it."""
+    """A format of traces.
+
+    Attributes
+    ----------
+    looks : str
+        Pattern of a row, for people.
+    recognise : callable
+        Returns how well a text fits the format, from 0 to 1; the format that fits best is chosen.
+    read : callable
+        Reads a file into events.
+    """
 
     looks: str
-    recognise: Callable[[str], bool]
+    recognise: Callable[[str], float]
     read: Callable[[Source], Reading]
 
 
-def mostly(pattern: str) -> Callable[[str], bool]:
-    """Make a test that is true for texts of whose first lines at least half match a pattern."""
+def matching_lines(pattern: str) -> Callable[[str], float]:
+    """Return a function that gives the share of a text's first lines that match a pattern."""
     matcher = re.compile(pattern)
 
-    def recognise(text: str) -> bool:
-        head = [line for line in text[:20_000].split("\n") if line.strip()][:HEAD_LINES]
-        return bool(head) and 2 * sum(matcher.match(line.strip()) is not None for line in head) >= len(head)
+    def recognise(text: str) -> float:
+        head = [line.strip() for line in text[:20_000].split("\n") if line.strip()][:HEAD_LINES]
+        return sum(matcher.match(line) is not None for line in head) / max(1, len(head))
 
     return recognise
 

@@ -8,7 +8,7 @@ from urllib.parse import quote, unquote
 
 from lazsim.errors import TraceFormatError
 from lazsim.files import write_whole
-from lazsim.trace.readers.source import Reader, Reading, Source, number, shorten
+from lazsim.trace.source import Reader, Reading, Source, number, shorten
 from lazsim.trace.table import Event, Kind, Trace
 
 FORMAT = "lazsim-trace"
