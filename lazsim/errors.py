@@ -40,7 +40,7 @@ class RecoveryError(LazsimError):
 
 @contextmanager
 def prefix_errors(prefix: str) -> Iterator[None]:
-    """Begin the message of every error that leaves the block with the file or field that it is about.
+    """Begin the message of every error that leaves the block with the file or field that it is about, if any.
 
     Examples
     --------
@@ -53,4 +53,4 @@ def prefix_errors(prefix: str) -> Iterator[None]:
     try:
         yield
     except LazsimError as error:
-        raise type(error)(f"{prefix}: {error}") from error.__cause__
+        raise type(error)(f"{prefix}: {error}" if prefix else str(error)) from error.__cause__

@@ -4,9 +4,11 @@ import pytest
 
 from lazsim.costmodel.recovery_times import checkpoint_save_s
 from lazsim.errors import SpecError
-from lazsim.specs import ClusterSpec, GpuSpec, JobSpec, ModelSpec, load_spec, read_spec_bytes
-from lazsim.study.sensitivity import Setup, constant_paths, scale, sensitivity
-from lazsim.study.simulation import build_costs, simulate
+from lazsim.scenario import resolve
+from lazsim.specs import ClusterSpec, load_spec, read_spec_bytes
+from lazsim.specs.overrides import scale
+from lazsim.study.sensitivity import constant_paths, sensitivity
+from lazsim.study.simulation import simulate
 from lazsim.trace.table import Event, build_trace
 
 
@@ -19,7 +21,8 @@ def make_trace(num_nodes=4, failures_s=(), duration_s=1800):
 
 def vary(trace, *constants, systems=("lazarus", "ds"), **setup):
     """Vary these constants of a run under even loads; returns the changes by constant and factor."""
-    result = sensitivity(trace, systems=systems, routing="uniform", constants=constants, **setup)
+    settings = {"trace": trace, "routing": "uniform", **setup}
+    result = sensitivity(settings, systems=systems, constants=constants)
     return {(change.constant, change.factor): change for change in result.changes}
 
 
@@ -29,22 +32,11 @@ def write_cluster_of_two(path):
     return path
 
 
-@pytest.fixture
-def setup():
-    cluster = load_spec(ClusterSpec, "rtx3090x10")
-    return Setup(
-        model=load_spec(ModelSpec, "gpt-s"),
-        gpu=load_spec(GpuSpec, cluster.gpu),
-        cluster=cluster,
-        job=load_spec(JobSpec, "testbed-a"),
-    )
-
-
-def test_halving_the_storage_rate_doubles_the_seconds_of_a_checkpoint(setup):
-    varied = scale(setup, constant_paths([])["storage_bytes_per_s"], 0.5)
-    before, after = (build_costs(s.model, s.gpu, s.cluster, s.job) for s in (setup, varied))
-    assert checkpoint_save_s(after) == pytest.approx(2 * checkpoint_save_s(before))
-    assert setup.cluster == load_spec(ClusterSpec, "rtx3090x10")
+def test_halving_the_storage_rate_doubles_the_seconds_of_a_checkpoint():
+    scenario = resolve({})
+    varied = scenario.replace(constant_paths([])["storage_bytes_per_s"], "x0.5")
+    assert checkpoint_save_s(varied.costs()) == pytest.approx(2 * checkpoint_save_s(scenario.costs()))
+    assert scenario.cluster == load_spec(ClusterSpec, "rtx3090x10")
 
 
 @pytest.mark.parametrize(
@@ -90,10 +82,12 @@ def test_the_checkpoint_interval_of_a_system_leaves_the_others_alone():
 
 def test_a_system_that_cannot_run_is_told_apart_and_comes_first(tmp_path):
     result = sensitivity(
-        make_trace(2),
-        cluster=str(write_cluster_of_two(tmp_path / "two.toml")),
+        {
+            "trace": make_trace(2),
+            "cluster": str(write_cluster_of_two(tmp_path / "two.toml")),
+            "routing": "uniform",
+        },
         systems=["lazarus"],
-        routing="uniform",
         constants=["storage_bytes_per_s", "detect_s", "slots_per_gpu"],
     )
     assert [(change.constant, change.factor) for change in result.changes] == [
@@ -109,25 +103,45 @@ def test_a_system_that_cannot_run_is_told_apart_and_comes_first(tmp_path):
     assert math.isnan(result.changes[0].samples_change["lazarus"])
 
 
-def test_every_number_of_a_cluster_and_its_gpu_and_job_is_varied_once(setup):
-    names = constant_paths(["ds", "lazarus"])
-    network, recovery = setup.cluster.network, setup.cluster.recovery
+@pytest.mark.parametrize("system", ["ds", "lazarus"])
+def test_every_number_of_a_cluster_and_its_gpu_and_job_is_varied_once(system):
+    scenario = resolve({"system": system})
+    names = constant_paths([system])
+    network, recovery = scenario.cluster.network, scenario.cluster.recovery
     # The GPU: 12 fields less 2 texts, 3 of the datasheet and its fused kernels. The job: 11 less name, batch (2), kind
-    # of kernels and intervals, plus 2.
-    assert len(names) == 1 + len(network.__struct_fields__) + len(recovery.__struct_fields__) + 6 + (11 - 5 + 2)
+    # of kernels and intervals, plus 1.
+    assert len(names) == 1 + len(network.__struct_fields__) + len(recovery.__struct_fields__) + 6 + (11 - 5 + 1)
     for name, path in names.items():
-        assert name == ".".join(path[1:]).removeprefix("network.").removeprefix("recovery.")
-        assert scale(setup, path, 1.5) != setup, name
+        assert path.endswith(f".{name}")
+        before, after = scenario.field(path), scenario.replace(path, "x1.5").field(path)
+        # A whole number is rounded and stays at least 1.
+        assert after == pytest.approx(1.5 * before, abs=0.5 if isinstance(before, int) else 0), name
 
 
 def test_whole_numbers_stay_whole_and_above_0():
-    assert scale({"a": {"b": 1, "c": 2.0}}, ("a", "b"), 0.5) == {"a": {"b": 1, "c": 2.0}}
-    assert scale(250, (), 1.5) == 375
+    assert (scale(1, 0.5), scale(250, 1.5), scale(2.0, 1.5)) == (1, 375, 3.0)
 
 
 def test_a_factor_of_1_changes_nothing():
-    result = sensitivity(make_trace(failures_s=[700]), systems=["lazarus", "ds"], routing="uniform", factors=[1.0])
+    settings = {"trace": make_trace(failures_s=[700]), "routing": "uniform"}
+    result = sensitivity(settings, systems=["lazarus", "ds"], factors=[1.0])
     assert [change.effect for change in result.changes] == [0] * len(constant_paths(["lazarus", "ds"]))
+
+
+def test_placements_and_profiles_are_varied_like_any_other_run():
+    settings = {
+        "trace": make_trace(failures_s=[700]),
+        "routing": "uniform",
+        "profile": "epyc-2cores",
+        "extrapolate": True,
+    }
+    result = sensitivity(
+        settings, systems=["lazarus", "ds"], placements=["mro", "compact"], constants=["detect_s"], factors=[4.0]
+    )
+    (change,) = result.changes
+    assert list(change.samples) == ["lazarus:mro", "lazarus:compact", "ds"]
+    # Detection takes 45 s more after the one failure, and every run loses those of its 1800 s.
+    assert all(-0.2 < share < 0 for share in change.samples_change.values())
 
 
 def test_an_unknown_constant_is_refused_and_the_nearest_offered():
@@ -136,8 +150,6 @@ def test_an_unknown_constant_is_refused_and_the_nearest_offered():
 
 
 def test_the_same_inputs_give_the_same_answer():
-    trace = make_trace(failures_s=[700])
-    first, second = (
-        sensitivity(trace, systems=["ds"], routing="uniform", constants=["rebuild_s", "logit_passes"]) for _ in range(2)
-    )
+    settings = {"trace": make_trace(failures_s=[700]), "routing": "uniform"}
+    first, second = (sensitivity(settings, systems=["ds"], constants=["rebuild_s", "logit_passes"]) for _ in range(2))
     assert first.to_json() == second.to_json()

@@ -13,7 +13,7 @@ import pytest
 import lazsim
 from lazsim.errors import LazsimError
 from lazsim.study.collect import BATCH_S, Batches, collect
-from lazsim.study.sweep import run_sweep
+from lazsim.study.sweep import run_sweep, simulate_point, sweep_tasks
 from lazsim.study.sweep_spec import load_sweep, parse_sweep
 from lazsim.trace import generate_trace, load_recipe
 
@@ -77,7 +77,7 @@ def test_a_run_on_a_profile_goes_beyond_it_where_asked_to(tmp_path):
     run = lazsim.simulate(trace, systems=["lazarus"], profile=profile, extrapolate=True).to_json()["runs"][0]
     assert (row["samples"], row["extrapolated_s"]) == (run["samples"], run["extrapolated_s"])
     lacking = parse_sweep({"base": {"trace": "fail-every-5min", "extrapolate": True}})
-    with pytest.raises(LazsimError, match="extrapolate goes beyond the sizes of a profile, and there is none"):
+    with pytest.raises(LazsimError, match="`extrapolate` goes beyond the sizes of a profile, and there is none"):
         run_sweep(lacking, num_workers=1)
 
 
@@ -121,7 +121,7 @@ def test_what_is_done_is_not_done_again(tmp_path, monkeypatch):
     first = run_sweep(sweep, tmp_path, num_workers=1)
     larger = run_sweep(SMALL, tmp_path, num_workers=1)
     assert len(ids(tmp_path)) == len(set(ids(tmp_path))) == len(larger.rows) == 18
-    monkeypatch.setattr("lazsim.study.sweep.simulate_system", None)
+    monkeypatch.setattr("lazsim.study.sweep.run_scenario", None)
     assert run_sweep(SMALL, tmp_path, num_workers=1) == larger
     assert run_sweep(sweep, tmp_path, num_workers=1) == first
     assert (tmp_path / "table.csv").read_bytes() == first.table()
@@ -204,12 +204,10 @@ def test_a_file_that_changes_while_a_sweep_runs_is_noticed(tmp_path, monkeypatch
     path = tmp_path / "nodes.csv"
     path.write_text("0,add,a\n0,add,b\n0,add,c\n0,add,d\n600000,remove,a\n")
     sweep = parse_sweep({"base": {"trace": str(path), "routing": "uniform", "system": "ds"}})
-    task = __import__("lazsim.study.sweep", fromlist=["_tasks"])._tasks(sweep)[1][0]
+    task = sweep_tasks(sweep)[1][0]
     path.write_text("0,add,a\n0,add,b\n0,add,c\n0,add,d\n500000,remove,a\n")
-    from lazsim.study.sweep import simulate_run
-
-    with pytest.raises(LazsimError, match="changed while the sweep ran"):
-        simulate_run(task.argument)
+    with pytest.raises(LazsimError, match="changed after it was first read"):
+        simulate_point(task.argument)
 
 
 def test_history_is_that_of_the_runs():
@@ -239,7 +237,7 @@ def test_the_summary_pairs_runs_by_seed():
 def test_notes_count_the_runs_that_they_are_about():
     sweep = parse_sweep({"base": BASE | {"cluster.num_nodes": 8}, "grid": {"system": ["lazarus", "ds"]}})
     notes = run_sweep(sweep, num_workers=1).notes
-    assert notes == ("the trace has more nodes than rtx3090x10 (8); max_nodes keeps to that (2 of 2 runs)",)
+    assert notes == ("the trace has up to 10 nodes, rtx3090x10 has 8; `max_nodes` 8 keeps to that (2 of 2 runs)",)
 
 
 def test_batches_hold_each_task_once_and_last_as_long_as_they_should():

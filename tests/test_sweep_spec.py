@@ -1,12 +1,13 @@
 import itertools
+from pathlib import Path
 
 import msgspec
 import pytest
 
 from lazsim.errors import LazsimError, SpecError
 from lazsim.specs import ClusterSpec, JobSpec, load_spec
-from lazsim.study.fields import change_fields
-from lazsim.study.lookup import Lookup
+from lazsim.specs.overrides import override
+from lazsim.study.sweep import sweep_tasks
 from lazsim.study.sweep_spec import load_sweep, parse_sweep
 
 
@@ -15,10 +16,9 @@ def points(document):
 
 
 def find(base, folder="."):
-    from pathlib import Path
-
-    sweep = parse_sweep({"base": {"trace": "fail-every-5min"} | base}, folder=Path(folder))
-    return Lookup("my.toml", Path(folder)).find(sweep.points()[0]).inputs
+    document = {"base": {"trace": "fail-every-5min"} | base}
+    _, tasks = sweep_tasks(parse_sweep(document, name="my.toml", folder=Path(folder)))
+    return tasks[0].argument
 
 
 def test_a_grid_is_every_combination_and_its_last_key_varies_fastest():
@@ -90,18 +90,18 @@ def test_what_a_spec_cannot_say_is_one_line_with_its_file_and_key(tmp_path, text
 @pytest.mark.parametrize(
     ("base", "complaint"),
     [
-        ({"model": "gtp-s"}, "my.toml: model: unknown model 'gtp-s': did you mean 'gpt-s'?"),
-        ({"cluster": "none.toml"}, "my.toml: cluster: none.toml: cannot be read"),
-        ({"gpu": "rtx"}, "my.toml: gpu: unknown gpu 'rtx'"),
-        ({"trace": "spot.csv"}, "my.toml: trace: spot.csv: cannot be read"),
-        ({"trace": "bamboo-p3"}, "my.toml: trace: bamboo-p3: a published trace"),
-        ({"routing": "even"}, "my.toml: routing: unknown routing 'even'"),
-        ({"placement": "mor"}, "my.toml: placement: unknown policy 'mor': did you mean 'mro'?"),
-        ({"duration": "80"}, "my.toml: duration: '80' is not a duration"),
-        ({"duration": "0s"}, "my.toml: duration: 0s: choose more than 0"),
-        ({"start": "2h"}, "my.toml: trace: `start` 120 min"),
-        ({"cap": "of", "max_nodes": 8}, "my.toml: trace: unknown cap rule 'of'"),
-        ({"profile": "mine.csv"}, "my.toml: profile: mine.csv: cannot be read"),
+        ({"model": "gtp-s"}, "my.toml: `model`: unknown model 'gtp-s': did you mean 'gpt-s'?"),
+        ({"cluster": "none.toml"}, "my.toml: `cluster`: none.toml: cannot be read"),
+        ({"gpu": "rtx"}, "my.toml: `gpu`: unknown gpu 'rtx'"),
+        ({"trace": "spot.csv"}, "my.toml: `trace`: spot.csv: cannot be read"),
+        ({"trace": "bamboo-p3"}, "my.toml: `trace`: bamboo-p3: a published trace"),
+        ({"routing": "even"}, "my.toml: `routing`: unknown routing 'even'"),
+        ({"placement": "mor"}, "my.toml: `placement`: unknown policy 'mor': did you mean 'mro'?"),
+        ({"duration": "80"}, "my.toml: `duration`: '80' is not a duration"),
+        ({"duration": "0s"}, "my.toml: `duration`: 0s: choose more than 0"),
+        ({"start": "2h"}, "my.toml: `trace`: `start` 120 min"),
+        ({"cap": "of", "max_nodes": 8}, "my.toml: `trace`: unknown cap rule 'of'"),
+        ({"profile": "mine.csv"}, "my.toml: `profile`: mine.csv: cannot be read"),
         ({"job.threshold": 2}, "job.threshold = 2: unknown field 'threshold': did you mean 'fault_threshold'?"),
         ({"job.fault_threshold": "two"}, "my.toml: job.fault_threshold = 'two': Expected `int`, got `str`"),
         ({"job.fault_threshold": 0}, "my.toml: job.fault_threshold = 0: fault_threshold must be positive, not 0"),
@@ -109,7 +109,7 @@ def test_what_a_spec_cannot_say_is_one_line_with_its_file_and_key(tmp_path, text
         ({"trace.num_nodes": 0}, "my.toml: trace.num_nodes = 0: need 0 <= num_left <= num_nodes"),
         ({"routing": "uniform", "routing.skew": 2.0}, "my.toml: routing.skew: uniform"),
         ({"cluster.num_nodes": 1, "model": "gpt-l", "trace.num_nodes": 1, "trace.num_left": 0},
-         "my.toml: cluster = 'rtx3090x10': gpt-l does not fit on rtx3090x10"),
+         "my.toml: `cluster` = 'rtx3090x10': gpt-l does not fit on rtx3090x10"),
     ],
 )  # fmt: skip
 def test_what_cannot_run_is_refused_before_anything_runs(base, complaint):
@@ -121,9 +121,9 @@ def test_what_cannot_run_is_refused_before_anything_runs(base, complaint):
 
 def test_fields_are_set_and_multiplied():
     job = load_spec(JobSpec, "testbed-a")
-    assert change_fields(job, "job", [("fault_threshold", 3)]) == msgspec.structs.replace(job, fault_threshold=3)
+    assert override(job, {"fault_threshold": 3}, "job") == msgspec.structs.replace(job, fault_threshold=3)
     cluster = load_spec(ClusterSpec, "rtx3090x10")
-    changed = change_fields(cluster, "cluster", [("recovery.detect_s", "x0.5"), ("slots_per_gpu", "x0.01")])
+    changed = override(cluster, {"recovery.detect_s": "x0.5", "slots_per_gpu": "x0.01"}, "cluster")
     assert changed.recovery.detect_s == cluster.recovery.detect_s / 2
     assert changed.slots_per_gpu == 1
 
@@ -140,7 +140,7 @@ def test_an_interval_for_all_systems_is_that_of_the_system_that_runs():
 
 
 def test_another_systems_interval_is_no_input():
-    assert find({"system": "lazarus", "job.checkpoint_interval_steps.ds": 9}) == find({"system": "lazarus"})
+    assert find({"system": "lazarus", "job.checkpoint_interval_steps.ds": 9}).id == find({"system": "lazarus"}).id
 
 
 def test_the_trace_has_the_seed_of_the_run_unless_it_has_its_own():

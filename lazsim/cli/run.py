@@ -5,11 +5,11 @@ from pathlib import Path
 import click
 
 from lazsim.cli.common import OUT, json_option, note, print_json, progress, seed_option
-from lazsim.cli.replay import max_nodes_option, read_stretch, replay_options
+from lazsim.cli.replay import max_nodes_option, replay_options
 
 
 @click.command()
-@click.option("--trace", "trace_path", required=True, metavar="FILE", help="What happened to the nodes.")
+@click.option("--trace", "trace_path", required=True, metavar="FILE|RECIPE", help="Node events.")
 @replay_options
 @max_nodes_option
 @click.option("--model", default="gpt-s", show_default=True, metavar="NAME|TOML")
@@ -73,30 +73,23 @@ def command(
 
     if out is not None:
         check_folder(out)
-    trace = read_stretch(
-        trace_path,
-        trace_format=trace_format,
-        start=start,
-        duration=duration,
-        max_nodes=max_nodes,
-        cap=cap,
-        seed=seed,
-        lenient=lenient,
-    )
     result = simulate(
-        trace,
+        trace_path,
+        systems=tuple(dict.fromkeys(systems)) or DEFAULT_SYSTEMS,
+        placements=placements,
         model=model,
         cluster=cluster,
         job=job,
-        systems=tuple(dict.fromkeys(systems)) or DEFAULT_SYSTEMS,
-        placements=placements,
         routing=routing,
         profile=profile,
         extrapolate=extrapolate,
+        trace_format=trace_format,
+        start_s=start,
         duration_s=duration,
-        seed=seed,
+        max_nodes=max_nodes,
+        cap=cap,
         lenient=lenient,
-        replay={"start_s": start, "max_nodes": max_nodes, "cap": cap, "lenient": lenient},
+        seed=seed,
         progress=progress,
     )
     if out is not None:

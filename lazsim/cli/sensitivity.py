@@ -7,11 +7,10 @@ from typing import Any
 import click
 
 from lazsim.cli.common import Number, note, print_json, progress
-from lazsim.cli.replay import read_stretch
 from lazsim.cli.run import command as run
 from lazsim.study.sensitivity import FACTORS, Change, Sensitivity, sensitivity
 
-ONLY_OF_RUN = ("placements", "profile", "extrapolate", "out")
+ONLY_OF_RUN = ("out",)
 """Options of ``lazsim run`` that this command lacks; the others are the same."""
 
 LEAST_SHOWN = 0.001
@@ -30,17 +29,13 @@ LEAST_SHOWN = 0.001
     help="Multiply by this; repeats.",
 )
 def command(
-    trace_path: str,
-    trace_format: str,
-    start: float,
-    duration: float | None,
-    max_nodes: int | None,
-    cap: str,
-    lenient: bool,
     systems: tuple[str, ...],
-    seed: int,
+    placements: tuple[str, ...],
+    constants: tuple[str, ...],
+    factors: tuple[float, ...],
     as_json: bool,
-    **setup: Any,
+    trace_path: str,
+    **settings: Any,
 ) -> None:
     """Show what changes when a constant is off by half.
 
@@ -52,18 +47,13 @@ def command(
     """
     from lazsim.engine.systems import DEFAULT_SYSTEMS
 
-    trace = read_stretch(
-        trace_path,
-        trace_format=trace_format,
-        start=start,
-        duration=duration,
-        max_nodes=max_nodes,
-        cap=cap,
-        seed=seed,
-        lenient=lenient,
-    )
     result = sensitivity(
-        trace, systems=systems or DEFAULT_SYSTEMS, duration_s=duration, seed=seed, progress=progress, **setup
+        {"trace": trace_path, **settings},
+        systems=systems or DEFAULT_SYSTEMS,
+        placements=placements,
+        constants=constants,
+        factors=factors,
+        progress=progress,
     )
     for text in result.base.notes:
         note(text)
@@ -77,7 +67,7 @@ def format_tables(result: Sensitivity) -> Iterator[str]:
     """Write what changes do to samples and to ratios, in lines of at most 80 columns."""
     felt = {change.constant for change in result.changes if change.effect >= LEAST_SHOWN}
     rows = [change for change in result.changes if change.constant in felt]
-    first, *others = [run.system for run in result.base.runs]
+    first, *others = [run.name for run in result.base.runs]
     yield "change of samples trained"
     yield from _table(rows, [first, *others], [change.samples_change for change in rows])
     if others:

@@ -106,7 +106,7 @@ def simulate_system(
         When a user's policy fails.
     """
     wall_s = trace.duration_s if duration_s is None else duration_s
-    most_nodes = max(costs.cluster.num_nodes, int(trace.num_alive()[1].max()))
+    most_nodes = max(costs.cluster.num_nodes, trace.most_nodes())
     _require_fit(system, costs, most_nodes)
     env = simpy.Environment()
     exposure = Exposure(batch_sizes(trace, wall_s)) if score_plans else None

@@ -7,9 +7,7 @@ import numpy as np
 from lazsim.costmodel.recovery_times import checkpoint_save_s
 from lazsim.costmodel.step import StepCost
 from lazsim.engine.systems import SYSTEMS
-from lazsim.routing import load_routing
-from lazsim.specs import ClusterSpec, GpuSpec, JobSpec, ModelSpec, load_spec
-from lazsim.study.simulation import build_costs
+from lazsim.scenario import resolve
 
 STEADY_STEP = 1000
 """A step at which loads are as skewed as they get."""
@@ -43,9 +41,9 @@ def young_interval_steps(
     Young's interval for a system that goes back to a checkpoint at every failure, and `FALLBACK_FACTOR` times as much
     for one that rarely does, because survivors have what it needs. At least 1.
     """
-    model_spec, cluster_spec = load_spec(ModelSpec, model), load_spec(ClusterSpec, cluster)
-    costs = build_costs(model_spec, load_spec(GpuSpec, cluster_spec.gpu), cluster_spec, load_spec(JobSpec, job))
-    load_LE = load_routing(routing, model_spec.num_moe_layers, model_spec.num_experts, seed=0).loads([STEADY_STEP])[0]
+    scenario = resolve({"model": model, "cluster": cluster, "job": job, "routing": routing, "system": system})
+    costs, cluster_spec = scenario.costs(), scenario.cluster
+    load_LE = scenario.load_routing().loads([STEADY_STEP])[0]
     chosen = SYSTEMS[system]
     used = chosen.usable_nodes(costs, cluster_spec.num_nodes)
     servers = np.arange(used) // cluster_spec.nodes_per_server

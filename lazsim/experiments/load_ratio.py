@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import msgspec
 import numpy as np
 
 from lazsim.costmodel.step import CostModel, StepCost
@@ -14,8 +13,7 @@ from lazsim.placement.allocation import allocate
 from lazsim.placement.plan import Ints
 from lazsim.placement.policies import PlacementRequest, place
 from lazsim.reliability import recovery_curve
-from lazsim.specs import ClusterSpec, GpuSpec, JobSpec, ModelSpec, load_spec
-from lazsim.study.simulation import build_costs
+from lazsim.scenario import resolve
 
 LAYER_PARTS = ("reorder", "expert", "all_to_all")
 """What belongs to an MoE layer alone: gate and reorder, the experts, and the exchange of tokens, there and back."""
@@ -94,11 +92,8 @@ def run_load_ratio(spec: LoadRatio, _bench: Bench) -> Outcome:
 
 def layer_costs(spec: LoadRatio) -> CostModel:
     """Return the cost model of one such layer."""
-    model = msgspec.structs.replace(
-        load_spec(ModelSpec, spec.model), num_layers=1, num_moe_layers=1, num_experts=spec.num_experts
-    )
-    cluster = load_spec(ClusterSpec, spec.cluster)
-    return build_costs(model, load_spec(GpuSpec, cluster.gpu), cluster, load_spec(JobSpec, spec.job))
+    one_layer = {"model.num_layers": 1, "model.num_moe_layers": 1, "model.num_experts": spec.num_experts}
+    return resolve({"model": spec.model, "cluster": spec.cluster, "job": spec.job} | one_layer).costs()
 
 
 def skewed_load(num_experts: int, ratio: float) -> Ints:

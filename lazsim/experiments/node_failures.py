@@ -19,9 +19,9 @@ from lazsim.placement.allocation import allocate
 from lazsim.placement.plan import Ints, PlacementPlan, is_recoverable
 from lazsim.placement.policies import PlacementRequest, place
 from lazsim.reliability import recovery_curve
-from lazsim.routing import Routing, load_routing
-from lazsim.specs import ClusterSpec, GpuSpec, JobSpec, ModelSpec, load_spec, read_spec_bytes, sha256
-from lazsim.study.simulation import build_costs
+from lazsim.routing import Routing
+from lazsim.scenario import resolve
+from lazsim.specs import ClusterSpec, load_spec, read_spec_bytes, sha256
 
 
 class NodeFailures(Experiment, frozen=True, kw_only=True, tag="node-failures"):
@@ -121,9 +121,10 @@ def _average(frame: Any, keys: list[str], value: str) -> Any:
 
 def measure_failures(inputs: dict[str, Any]) -> dict[str, Any]:
     """Find recovery times and probabilities of one model at one step with one seed; see `_inputs`."""
-    model, cluster = load_spec(ModelSpec, inputs["model"]), load_spec(ClusterSpec, inputs["cluster"])
-    costs = build_costs(model, load_spec(GpuSpec, cluster.gpu), cluster, load_spec(JobSpec, inputs["job"]))
-    loads = load_routing(inputs["routing"], model.num_moe_layers, model.num_experts, inputs["seed"])
+    keys = ("model", "cluster", "job", "routing", "seed")
+    scenarios = {name: resolve({key: inputs[key] for key in keys} | {"system": name}) for name in inputs["systems"]}
+    first = next(iter(scenarios.values()))
+    costs, cluster, loads = first.costs(), first.cluster, first.load_routing()
     labels = {key: inputs[key] for key in ("loads", "model", "step", "seed")}
     rng = np.random.default_rng(inputs["seed"])
     drawn = {
@@ -131,7 +132,9 @@ def measure_failures(inputs: dict[str, Any]) -> dict[str, Any]:
         for count in inputs["failures"]
     }
     overheads = [
-        labels | {"system": name, "failures": count} | _mean(recovery_times(SYSTEMS[name], costs, loads, step, sets))
+        labels
+        | {"system": name, "failures": count}
+        | _mean(recovery_times(SYSTEMS[name], scenarios[name].costs(), loads, step, sets))
         for step in [inputs["step"]]
         for name in inputs["systems"]
         for count, sets in drawn.items()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from lazsim.engine.simulate import SystemRun
 from lazsim.files import json_bytes
+from lazsim.trace.table import Trace
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,7 +59,7 @@ class RunResult:
         return {
             "id": self.id,
             "trace": dict(self.trace),
-            "runs": [_run_json(run, scored=self.compares_placements) for run in self.runs],
+            "runs": [run_row(run, scored=self.compares_placements) for run in self.runs],
             "inputs": dict(self.inputs),
             "notes": list(self.notes),
         }
@@ -67,12 +68,7 @@ class RunResult:
         """Return one row for each run: counts, rates, and seconds by bucket."""
         import pandas as pd
 
-        rows = []
-        for run in self.runs:
-            row = _run_json(run, scored=self.compares_placements)
-            ledger_s = row.pop("ledger_s")
-            rows.append(row | {f"{bucket}_s": seconds for bucket, seconds in ledger_s.items()})
-        return pd.DataFrame(rows)
+        return pd.DataFrame([flat_row(run, scored=self.compares_placements) for run in self.runs])
 
     def timeline(self) -> "pd.DataFrame":
         """Return changes of state: ``time_s, system, nodes_alive, nodes_used, samples_per_s``.
@@ -112,7 +108,8 @@ class RunResult:
         return {folder / name: content for name, content in contents.items()}
 
 
-def _run_json(run: SystemRun, *, scored: bool) -> dict[str, Any]:
+def run_row(run: SystemRun, *, scored: bool) -> dict[str, Any]:
+    """Return one run as ``lazsim run --json`` prints it, with the recovery probability where plans were scored."""
     counts = dict(run.counts)
     value: dict[str, Any] = {
         "system": run.system,
@@ -141,3 +138,25 @@ def _run_json(run: SystemRun, *, scored: bool) -> dict[str, Any]:
             "plan_recovery_method": score and score.method,
         }
     return value
+
+
+def flat_row(run: SystemRun, *, scored: bool) -> dict[str, Any]:
+    """Return the same with a column for each bucket of the ledger."""
+    row = run_row(run, scored=scored)
+    return row | {f"{bucket}_s": seconds for bucket, seconds in row.pop("ledger_s").items()}
+
+
+def describe_trace(trace: Trace, wall_s: float) -> dict[str, Any]:
+    """Return what the simulated stretch of a trace looks like, as plain data."""
+    times_s, num_nodes = trace.num_alive()
+    return {
+        "name": Path(trace.name).name,
+        "format": trace.format,
+        "sha256": trace.sha256,
+        "duration_s": trace.duration_s,
+        "num_nodes": len(trace.names),
+        "num_events": len(trace),
+        "most_nodes": trace.most_nodes(wall_s),
+        "fewest_nodes": int(num_nodes[times_s < wall_s].min()),
+        "nodes_lost": trace.nodes_lost(wall_s),
+    }

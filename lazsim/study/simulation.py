@@ -1,5 +1,6 @@
-"""From names and a trace to a result: look up what is named, simulate each system, and record every input."""
+"""Replay a trace under one or more systems."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -8,54 +9,36 @@ from typing import Any
 import msgspec
 
 from lazsim import __version__
-from lazsim.costmodel.compute import AnalyticCompute
-from lazsim.costmodel.measured import (
-    Beyond,
-    MeasuredCommunication,
-    MeasuredCompute,
-    communication_tables,
-    compute_tables,
-)
-from lazsim.costmodel.network import AnalyticCommunication
-from lazsim.costmodel.profile import BARE_KERNELS, Profile, find_profile, read_profile
-from lazsim.costmodel.step import CostModel
 from lazsim.engine.simulate import SystemRun, simulate_system
-from lazsim.engine.systems import DEFAULT_SYSTEMS, SYSTEMS, System
-from lazsim.errors import SpecError
-from lazsim.placement.policies import find_policy, policy_input
-from lazsim.routing import Routing, load_routing
-from lazsim.specs import (
-    CATALOG_KINDS,
-    ClusterSpec,
-    GpuSpec,
-    JobSpec,
-    ModelSpec,
-    SpecT,
-    read_spec_bytes,
-    read_toml,
-    sha256,
-    unknown_name,
-)
-from lazsim.study.result import RunResult
-from lazsim.trace.table import LONGEST_S, Trace
-from lazsim.units import format_duration
+from lazsim.engine.systems import DEFAULT_SYSTEMS, SYSTEMS
+from lazsim.placement.policies import policy_input
+from lazsim.routing import Routing
+from lazsim.scenario import Resolver, Scenario
+from lazsim.specs import sha256
+from lazsim.study.notes import input_notes, run_notes
+from lazsim.study.result import RunResult, describe_trace
+from lazsim.trace.table import Trace
 
 
 def simulate(
-    trace: Trace,
+    trace: Trace | Path | str,
     *,
+    systems: Sequence[str] = DEFAULT_SYSTEMS,
+    placements: Sequence[str] = (),
     model: str = "gpt-s",
     cluster: str = "rtx3090x10",
     job: str = "testbed-a",
-    systems: Sequence[str] = DEFAULT_SYSTEMS,
-    placements: Sequence[str] = (),
     routing: str = "smartmoe-fit",
     profile: str | None = None,
     extrapolate: bool = False,
+    trace_format: str = "auto",
+    start_s: float = 0.0,
     duration_s: float | None = None,
-    seed: int = 0,
+    max_nodes: int | None = None,
+    cap: str = "offset",
     lenient: bool = False,
-    replay: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    changes: Mapping[str, Any] | None = None,
     progress: Callable[[Iterable[str]], Iterable[str]] = iter,
 ) -> RunResult:
     """Replay a trace under one or more systems.
@@ -63,31 +46,34 @@ def simulate(
     Parameters
     ----------
     trace
-        What happens to the nodes; see `lazsim.trace.load`.
-    model, cluster, job
-        Names of the catalogue, or paths to TOML files.
+        What happens to the nodes: a trace, a file of node events, or a recipe by name or as a ``.toml`` file.
     systems
         Names of systems.
     placements
-        Placement policies: names, or ``path.py:function``. Systems with flexible dispatch are run once with each, and
-        the plans of all runs are scored by how likely they keep every expert; see `lazsim.engine.plan_reliability`.
-        Without any, each system has the policy that it publishes, and nothing is scored.
+        Placement policies: names, or ``path.py:function``. Systems with flexible dispatch run once with each, and
+        the plans of all runs are scored by the probability that every expert survives the next failure; see
+        `lazsim.engine.plan_reliability`. Without any, each system has the policy that it publishes, and no plan is
+        scored.
+    model, cluster, job
+        Names of the catalogue, or paths to TOML files.
     routing
         Expert loads: a file, a generator of the catalogue, or ``uniform``.
     profile
         Measured times that replace the analytic ones: a CSV or a device of the catalogue; see docs/profiles.md.
     extrapolate
-        Go on by the analytic times, scaled to meet the profile, beyond the sizes that it has.
+        Beyond the sizes of the profile, use the analytic times, scaled to meet it.
+    trace_format, start_s, max_nodes, cap
+        How a file or recipe is read and cut; see `lazsim.trace.load`. A `Trace` is taken as it is.
     duration_s
-        How long to simulate; the trace's duration when not given.
-    seed
-        Seed of the generated loads.
+        How long to simulate; the length of the trace when None.
     lenient
-        Repair what is repairable in recorded loads.
-    replay
-        How the trace was cut from its file, recorded with the inputs.
+        Repair what is repairable in the trace and in recorded loads.
+    seed
+        Seed of generated loads, and of every other draw.
+    changes
+        Values of fields by dotted names, such as ``{"cluster.network.nic_latency_s": "x0.5"}``.
     progress
-        Wraps the names of runs while they are gone through, as a progress bar does.
+        Wraps the names of the runs, as a progress bar does.
 
     Raises
     ------
@@ -102,183 +88,110 @@ def simulate(
     >>> result.runs[0].counts["failures"], result.runs[0].wall_s
     (0, 600.0)
     """
-    chosen = _choose_systems(systems, placements, seed)
-    inputs: dict[str, Any] = {"trace": {"name": Path(trace.name).name, "format": trace.format, "sha256": trace.sha256}}
-    model_spec = _load(ModelSpec, model, inputs)
-    cluster_spec = _load(ClusterSpec, cluster, inputs)
-    gpu_spec = _load(GpuSpec, cluster_spec.gpu, inputs)
-    job_spec = _load(JobSpec, job, inputs)
-    for name in systems:
-        if name not in job_spec.checkpoint_interval_steps:
-            raise SpecError(f"{job}: checkpoint_interval_steps has no entry for {name!r}; add one")
-    loads = load_routing(routing, model_spec.num_moe_layers, model_spec.num_experts, seed, lenient=lenient)
-    inputs["routing"] = {"name": loads.name, "sha256": loads.sha256}
-    costs = build_costs(model_spec, gpu_spec, cluster_spec, job_spec, profile, extrapolate=extrapolate)
-    if profile is not None:
-        measured = read_profile(find_profile(profile, model_spec.name))
-        inputs["profile"] = {"name": Path(profile).name, "sha256": measured.sha256, "extrapolate": extrapolate}
-    wall_s = trace.duration_s if duration_s is None else duration_s
-    if duration_s is None and wall_s == 0:
-        where = trace.name or "the trace"
-        raise SpecError(f"{where}: all its events are at its start, so it lasts 0 s; give a duration (`duration`)")
-    if not 0 < wall_s <= LONGEST_S:
-        raise SpecError(f"a duration of {wall_s:g} s cannot be simulated: choose more than 0 and up to 100 years")
-    runs = tuple(
-        simulate_system(trace, system, costs, loads, wall_s, score_plans=bool(placements))
-        for _, system in zip(progress([system.run_name for system in chosen]), chosen, strict=True)
-    )
-    inputs |= {"systems": list(systems), "duration_s": wall_s, "seed": seed, "version": __version__}
-    if placements:
-        inputs["placements"] = [policy_input(name) for name in dict.fromkeys(placements)]
-    inputs["replay"] = dict(replay or {})
-    inputs["trace_events"] = trace.events_sha256
-    trace_json = _trace_json(trace, wall_s)
-    notes = _notes(trace, cluster_spec, loads, runs, wall_s)
-    if profile is not None:
-        notes += _profile_notes(measured, costs, runs)
-    else:
-        notes += ("costs are analytic: no profile was given",)
-    if placements:
-        notes += _placement_notes(chosen, runs, trace_json["nodes_lost"])
-    return RunResult(
-        id=sha256(msgspec.json.encode(inputs, order="deterministic"))[:16],
-        inputs=inputs,
-        trace=trace_json,
-        runs=runs,
-        notes=notes,
-    )
+    settings = {
+        "trace": trace if isinstance(trace, Trace) else str(trace),
+        "model": model,
+        "cluster": cluster,
+        "job": job,
+        "routing": routing,
+        "profile": profile,
+        "extrapolate": extrapolate,
+        "trace_format": trace_format,
+        "start": start_s,
+        "duration": duration_s,
+        "max_nodes": max_nodes,
+        "cap": cap,
+        "lenient": lenient,
+        "seed": seed,
+        **(changes or {}),
+    }
+    return simulate_scenarios(resolve_runs(settings, systems, placements), progress)
 
 
-def _choose_systems(systems: Sequence[str], placements: Sequence[str], seed: int) -> list[System]:
-    """Look systems and policies up, and pair those that go together."""
-    for name in systems:
-        if name not in SYSTEMS:
-            raise SpecError(unknown_name("system", name, list(SYSTEMS)))
-    policies = [find_policy(name) for name in dict.fromkeys(placements)]
-    labels = [Path(policy.name).name for policy in policies]
-    if len(set(labels)) < len(labels):
-        labels = [policy.name for policy in policies]
-    chosen: list[System] = []
-    for system in (SYSTEMS[name] for name in systems):
-        if system.is_elastic and policies:
-            pairs = zip(policies, labels, strict=True)
-            chosen += [replace(system, policy=policy, placement=label, seed=seed) for policy, label in pairs]
-        else:
-            chosen.append(system)
-    return chosen
-
-
-def build_costs(
-    model: ModelSpec,
-    gpu: GpuSpec,
-    cluster: ClusterSpec,
-    job: JobSpec,
-    profile: str | None = None,
-    *,
-    extrapolate: bool = False,
-) -> CostModel:
-    """Put together what a step takes: analytic times, and measured ones where a profile has them.
+def resolve_runs(settings: Mapping[str, Any], systems: Sequence[str], placements: Sequence[str]) -> list[Scenario]:
+    """Resolve one scenario for each system, and for each policy where the system has one to choose.
 
     Raises
     ------
     LazsimError
-        When the profile cannot be read, or is of a model of other shapes.
+        As `simulate`.
     """
-    compute, links = AnalyticCompute(model, gpu, cluster, job), AnalyticCommunication(cluster.network)
-    if profile is None:
-        return CostModel(model, cluster, job, compute, links)
-    measured = read_profile(find_profile(profile, model.name))
-    kernels = compute_tables(measured, model, cluster.gpus_per_node)
-    exchanges = communication_tables(measured)
-
-    def costs(beyond: Beyond, measured_part: CostModel | None = None) -> CostModel:
-        times = MeasuredCompute(kernels, compute, beyond), MeasuredCommunication(exchanges, links, beyond)
-        return CostModel(model, cluster, job, *times, measured_part)
-
-    return costs("analytic", costs("nothing")) if extrapolate else costs("raise")
+    resolver = Resolver()
+    scenarios: list[Scenario] = []
+    for system in systems:
+        elastic = placements and system in SYSTEMS and SYSTEMS[system].is_elastic
+        for placement in dict.fromkeys(placements) if elastic else [None]:
+            chosen = {"system": system, "placement": placement, "score_plans": bool(placements)}
+            scenarios.append(resolver.resolve({**settings, **chosen}))
+    return _with_distinct_policies(scenarios)
 
 
-def _load(spec_type: type[SpecT], name: str, inputs: dict[str, Any]) -> SpecT:
-    kind = CATALOG_KINDS[spec_type]
-    content = read_spec_bytes(kind, name)
-    inputs[kind.removesuffix("s")] = {"name": Path(name).name, "sha256": sha256(content)}
-    return read_toml(name, content, spec_type)
-
-
-def _notes(
-    trace: Trace, cluster: ClusterSpec, loads: Routing, runs: tuple[SystemRun, ...], wall_s: float
-) -> tuple[str, ...]:
-    notes = [*trace.notes, *loads.notes]
-    if wall_s > trace.duration_s:
-        notes.append(
-            f"nodes alive at the trace's end, after {format_duration(trace.duration_s)}, stay to the end of the run"
-        )
-    times_s, alive = trace.num_alive()
-    most_nodes = int(alive[times_s < wall_s].max())
-    if most_nodes > cluster.num_nodes:
-        notes.append(
-            f"the trace has up to {most_nodes} nodes, {cluster.name} has {cluster.num_nodes}; "
-            f"`max_nodes` {cluster.num_nodes} keeps to that"
-        )
-    notes += [
-        f"{run.name} waits throughout: the {most_nodes} nodes that the trace has at most are too few"
-        for run in runs
-        if run.ledger_s["waiting"] == run.wall_s
+def _with_distinct_policies(scenarios: list[Scenario]) -> list[Scenario]:
+    """Name policies by their whole paths where short names are the same."""
+    given = {one.settings["placement"]: one.placement["name"] for one in scenarios if one.placement}
+    if max(Counter(given.values()).values(), default=0) < 2:
+        return scenarios
+    return [
+        replace(one, placement={**one.placement, "name": one.settings["placement"]}) if one.placement else one
+        for one in scenarios
     ]
-    last_step = loads.last_step
-    if last_step is not None and any(run.steps > last_step for run in runs):
-        notes.append(f"the recorded loads end at step {last_step}; they are held from there on")
-    return tuple(notes)
 
 
-def _profile_notes(profile: Profile, costs: CostModel, runs: tuple[SystemRun, ...]) -> tuple[str, ...]:
-    """Say what was measured, what stays analytic, and how much rests on no measurement."""
-    times, links = costs.compute, costs.communication
-    assert isinstance(times, MeasuredCompute)
-    assert isinstance(links, MeasuredCommunication)
-    header = profile.header
-    where = f" on {header.device}, {header.dtype}" if header is not None else ""
-    measured = [*times.tables, *(f"{name} inside a server" for name in links.tables)]
-    analytic = [name for name in BARE_KERNELS if name not in times.tables]
-    notes = [f"{profile.name}: measured{where}: {', '.join(measured) or 'nothing that a step is made of'}"]
-    notes.append(f"analytic: {', '.join([*analytic, 'links between servers', 'storage'])}")
-    if header is not None and header.device == "cpu" and times.tables:
-        notes.append(f"a processor's times stand in for those of {costs.cluster.gpu}: no machine is as this run is")
-    for run in runs:
-        if run.extrapolated_s is not None:
-            share = run.extrapolated_s / max(run.ledger_s["compute"] + run.ledger_s["lost_work"], 1e-9)
-            notes.append(f"{run.name}: {share:.1%} of the time of its steps is extrapolated beyond measured sizes")
-    return tuple(notes)
+def simulate_scenarios(
+    scenarios: Sequence[Scenario], progress: Callable[[Iterable[str]], Iterable[str]] = iter
+) -> RunResult:
+    """Simulate scenarios that share all but the system and the placement.
+
+    Raises
+    ------
+    LazsimError
+        As `simulate`.
+    """
+    first = scenarios[0]
+    trace, loads = first.load_trace(), first.load_routing()
+    wall_s = first.wall_s(trace)
+    names = [one.find_system().run_name for one in scenarios]
+    runs = tuple(run_scenario(one, trace, loads) for _, one in zip(progress(names), scenarios, strict=True))
+    inputs = _record(scenarios, trace, loads, wall_s)
+    return RunResult(
+        id=sha256(msgspec.json.encode(inputs, order="deterministic"))[:16],
+        inputs=inputs,
+        trace=describe_trace(trace, wall_s),
+        runs=runs,
+        notes=(*input_notes(first, trace, loads, wall_s), *run_notes(scenarios, runs, trace, loads)),
+    )
 
 
-def _placement_notes(systems: Sequence[System], runs: tuple[SystemRun, ...], nodes_lost: int) -> tuple[str, ...]:
-    """Say what a comparison of placements lacks."""
-    notes = []
-    if not any(system.is_elastic for system in systems):
-        names = ", ".join(system.name for system in systems)
-        notes.append(f"no run has a placement that was chosen: {names} place by plain expert parallelism")
-    if not nodes_lost:
-        notes.append("no node is lost: there is no failure to tell a recovery probability of")
-    scores = {run.name: run.plan_recovery for run in runs if run.plan_recovery is not None}
-    sampled = {name: score for name, score in scores.items() if score.method != "exact"}
-    if sampled:
-        width = max(score.ci_high - score.ci_low for score in sampled.values()) / 2
-        notes.append(f"recovery probability sampled, 95 % interval within +-{width:.4f}: {', '.join(sampled)}")
-    return tuple(notes)
+def run_scenario(scenario: Scenario, trace: Trace, loads: Routing) -> SystemRun:
+    """Simulate one scenario with its trace and loads, which may be shared with others."""
+    wall_s = scenario.wall_s(trace)
+    system, costs = scenario.find_system(), scenario.costs()
+    return simulate_system(trace, system, costs, loads, wall_s, score_plans=scenario.score_plans)
 
 
-def _trace_json(trace: Trace, wall_s: float) -> dict[str, Any]:
-    times, counts = trace.num_alive()
-    inside = times < wall_s
-    removed = trace.time_s[trace.change < 0]
-    return {
-        "name": Path(trace.name).name,
-        "format": trace.format,
-        "sha256": trace.sha256,
-        "duration_s": trace.duration_s,
-        "num_nodes": len(trace.names),
-        "num_events": len(trace),
-        "most_nodes": int(counts[inside].max()),
-        "fewest_nodes": int(counts[inside].min()),
-        "nodes_lost": int((removed < wall_s).sum()),
-    }
+def _record(scenarios: Sequence[Scenario], trace: Trace, loads: Routing, wall_s: float) -> dict[str, Any]:
+    """Return every input by name, files by their hashes."""
+    first = scenarios[0]
+    asked = first.settings
+    record: dict[str, Any] = {"trace": {"name": Path(trace.name).name, "format": trace.format, "sha256": trace.sha256}}
+    names = {"model": asked["model"], "cluster": asked["cluster"], "gpu": asked["gpu"] or first.cluster.gpu}
+    for part, name in {**names, "job": asked["job"]}.items():
+        record[part] = {"name": Path(name).name, "sha256": first.hashes[part]}
+    record["routing"] = {"name": loads.name, "sha256": first.hashes.get("routing", loads.sha256)}
+    if first.profile_sha256 is not None:
+        measured = first.load_profile()
+        assert measured is not None, "a profile was resolved"
+        record["profile"] = {
+            "name": Path(asked["profile"]).name, "sha256": measured.sha256, "extrapolate": first.extrapolate
+        }  # fmt: skip
+    systems = dict.fromkeys(one.system for one in scenarios)
+    record |= {"systems": list(systems), "duration_s": wall_s, "seed": first.seed, "version": __version__}
+    placements = dict.fromkeys(one.settings["placement"] for one in scenarios if one.settings["placement"])
+    if first.score_plans:
+        record["placements"] = [policy_input(name) for name in placements]
+    assert first.trace is not None, "a run has a trace"
+    replay = {"start_s": first.trace.start_s, **{key: asked[key] for key in ("max_nodes", "cap", "lenient")}}
+    record["replay"] = {} if isinstance(asked["trace"], Trace) else replay
+    record["trace_events"] = trace.events_sha256
+    fields = {name: value for name, value in asked.items() if "." in name}
+    return record | ({"changes": fields} if fields else {})

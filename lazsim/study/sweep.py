@@ -1,24 +1,23 @@
-"""Run a sweep: a simulation for each of its points, those that a folder holds already left out."""
+"""Simulate every point of a sweep that a folder does not hold yet."""
 
-import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lazsim.engine.simulate import SystemRun, simulate_system
-from lazsim.errors import LazsimError
+import msgspec
+
+from lazsim.errors import prefix_errors
 from lazsim.files import write_whole
-from lazsim.routing import Routing
+from lazsim.scenario import Resolver, Scenario
 from lazsim.study.collect import Progress, Task, run_tasks, task_id
-from lazsim.study.inputs import Run, costs_of, find_system, make_routing, make_trace
-from lazsim.study.lookup import Lookup
-from lazsim.study.result import RunResult
+from lazsim.study.notes import input_notes
+from lazsim.study.result import flat_row
+from lazsim.study.simulation import run_scenario
 from lazsim.study.sweep_result import SweepResult, describe_point, find_axes
 from lazsim.study.sweep_spec import Point, Sweep
-from lazsim.trace import Trace
 
 TABLE = "table.csv"
-"""The file of a folder that holds the table of the sweep that was last."""
+"""File with the table of the last sweep into a folder."""
 
 
 def run_sweep(
@@ -35,25 +34,25 @@ def run_sweep(
     Parameters
     ----------
     sweep
-        What to run; see `lazsim.study.load_sweep`.
+        The points; see `lazsim.study.sweep_spec.load_sweep`.
     folder
-        Where each run is kept as soon as it is there, and the table at the end; nowhere when None.
+        Keeps each run as soon as it ends, and the table at the end; None keeps nothing.
     backend, num_workers, address, progress
         See `lazsim.study.collect.run_tasks`.
 
     Returns
     -------
     SweepResult
-        The same whatever the backend, the number of workers and the runs that were there before.
+        The same for every backend and number of workers, and for resumed sweeps.
 
     Raises
     ------
     LazsimError
         When an input is not valid, before anything runs, or the folder or the backend cannot be used.
     """
-    points, tasks = _tasks(sweep)
+    points, tasks = sweep_tasks(sweep)
     outcomes = run_tasks(
-        simulate_run, tasks, folder, backend=backend, num_workers=num_workers, address=address, progress=progress
+        simulate_point, tasks, folder, backend=backend, num_workers=num_workers, address=address, progress=progress
     )
     ids = [task.id for task in tasks]
     result = SweepResult.assemble(points, ids, outcomes.values, outcomes.failures)
@@ -62,73 +61,63 @@ def run_sweep(
     return result
 
 
-def _tasks(sweep: Sweep) -> tuple[Sequence[Point], Sequence[Task]]:
-    """Look up every point; under plain expert parallelism there is no placement to tell points apart."""
-    lookup = Lookup(sweep.name, sweep.folder)
-    found: dict[frozenset[Any], tuple[Point, Run]] = {}
+def sweep_tasks(sweep: Sweep) -> tuple[Sequence[Point], Sequence[Task]]:
+    """Resolve every point of a sweep to a task; under plain expert parallelism no placement tells points apart.
+
+    Raises
+    ------
+    LazsimError
+        When an input is not valid; the message names the sweep and the key.
+    """
+    resolver, fitting = Resolver(sweep.name, sweep.folder), set[bytes]()
+    found: dict[frozenset[Any], tuple[Point, Scenario]] = {}
     for asked in sweep.points():
-        run = lookup.find(asked)
-        point = asked if run.inputs.placement else {**asked, "placement": None}
-        found.setdefault(frozenset(point.items()), (point, run))
+        scenario = resolver.resolve(asked)
+        _require_fit(scenario, fitting)
+        point = asked if scenario.placement else {**asked, "placement": None}
+        found.setdefault(frozenset(point.items()), (point, scenario))
     points = [point for point, _ in found.values()]
     axes = find_axes(points)
     tasks = [
-        Task(task_id(simulate_run, run.inputs), describe_point(point, axes), run.inputs, run)
-        for point, run in found.values()
+        Task(task_id(simulate_point, scenario.inputs), describe_point(point, axes), scenario.inputs, scenario)
+        for point, scenario in found.values()
     ]
     return points, tasks
 
 
-def simulate_run(run: Run) -> Mapping[str, Any]:
-    """Simulate one run.
+def _require_fit(scenario: Scenario, fitting: set[bytes]) -> None:
+    """Refuse a cluster on which the experts do not fit, once for all seeds."""
+    parts = (scenario.model, scenario.gpu, scenario.cluster, scenario.job, scenario.system, scenario.placement)
+    parts_json = msgspec.json.encode(parts)
+    if parts_json in fitting:
+        return
+    if not scenario.find_system().usable_nodes(scenario.costs(), scenario.cluster.num_nodes):
+        # The trace may have more nodes; an instant of the run tells, and says what is wrong.
+        with prefix_errors(f"{scenario.name}: `cluster` = {scenario.settings['cluster']!r}"):
+            run_scenario(scenario.replace("duration", 1e-3), scenario.load_trace(), scenario.load_routing())
+    fitting.add(parts_json)
+
+
+def simulate_point(scenario: Scenario) -> Mapping[str, Any]:
+    """Simulate one point of a sweep.
 
     Returns
     -------
     mapping
-        ``row``, the columns of the table; ``notes`` on the inputs; ``states`` and ``events`` where they were asked for.
+        ``row``, the columns of the table; ``notes`` on the inputs; ``states`` and ``events`` where the sweep keeps
+        histories.
 
     Raises
     ------
     LazsimError
         When an input is not valid.
     """
-    inputs, paths = run.inputs, run.paths
-    trace = _shared_trace(inputs.trace, paths.get("trace"))
-    loads = _shared_routing(inputs.routing, paths.get("routing"))
-    wall_s = trace.duration_s if inputs.duration_s is None else inputs.duration_s
-    if not wall_s > 0:
-        raise LazsimError(f"trace {trace.name} lasts no time; give a duration")
-    done = simulate_system(
-        trace, find_system(inputs, paths), costs_of(inputs, paths), loads, wall_s, score_plans=inputs.score_plans
-    )
+    trace, loads = scenario.load_trace(), scenario.load_routing()
+    wall_s = scenario.wall_s(trace)
+    run = run_scenario(scenario, trace, loads)
     value: dict[str, Any] = {
-        "row": _row(done, trace, wall_s, scored=inputs.score_plans),
-        "notes": _notes(run, trace, loads, wall_s),
+        "row": flat_row(run, scored=scenario.score_plans)
+        | {"nodes_lost": trace.nodes_lost(wall_s), "most_nodes": trace.most_nodes(wall_s)},
+        "notes": input_notes(scenario, trace, loads, wall_s),
     }
-    return value | ({"states": done.states, "events": done.events} if inputs.history else {})
-
-
-# What several runs share is kept for a while where they run; runs with the same come after each other.
-_shared_trace = functools.lru_cache(maxsize=4)(make_trace)
-_shared_routing = functools.lru_cache(maxsize=2)(make_routing)
-
-
-def _row(done: SystemRun, trace: Trace, wall_s: float, *, scored: bool) -> dict[str, Any]:
-    asked: dict[str, Any] = {"placements": []} if scored else {}
-    row: dict[str, Any] = RunResult("", asked, {}, (done,), ()).to_json()["runs"][0]
-    ledger_s = row.pop("ledger_s")
-    times_s, alive = trace.num_alive()
-    row |= {f"{bucket}_s": seconds for bucket, seconds in ledger_s.items()}
-    row["nodes_lost"] = int(((trace.change < 0) & (trace.time_s < wall_s)).sum())
-    row["most_nodes"] = int(alive[times_s < wall_s].max())
-    return row
-
-
-def _notes(run: Run, trace: Trace, loads: Routing, wall_s: float) -> list[str]:
-    """Say what is odd about the inputs."""
-    notes = [*trace.notes, *loads.notes]
-    times_s, alive = trace.num_alive()
-    most_nodes, cluster = int(alive[times_s < wall_s].max()), run.inputs.cluster
-    if most_nodes > cluster.num_nodes:
-        notes.append(f"the trace has more nodes than {cluster.name} ({cluster.num_nodes}); max_nodes keeps to that")
-    return notes
+    return value | ({"states": run.states, "events": run.events} if scenario.history else {})

@@ -12,59 +12,18 @@ import msgspec
 from lazsim.engine.systems import DEFAULT_SYSTEMS, SYSTEMS
 from lazsim.errors import SpecError
 from lazsim.files import read_bytes
+from lazsim.scenario import DEFAULTS, PARTS_WITH_FIELDS, Defaults
 from lazsim.specs import Spec, unknown_name
 
 Point = Mapping[str, Any]
-"""Value by key, every key of `Settings` and the dotted names that are set; None where a value follows from others."""
+"""Settings of a run by key, and the dotted names of fields; None where a value follows from others."""
 
 SPAN = re.compile(r"(\d{1,9})-(\d{1,9})", re.ASCII)
 """Whole numbers from one to another, both included: a short way to write seeds."""
 
-HAVE_FIELDS = ("model", "gpu", "cluster", "job", "trace", "routing")
-"""Keys whose fields have dotted names."""
+TYPES = {**get_type_hints(Defaults), "trace": str, "start": str, "duration": str | None}
+"""Types of settings in a file, where times are text with a unit."""
 
-
-class Settings(Spec, frozen=True, kw_only=True):
-    """The keys of a run; what they mean and what they are without a value is as in ``lazsim run``.
-
-    Attributes
-    ----------
-    trace : str
-        A recipe by name or as a ``.toml`` file, from which a trace is generated, or a file of node events.
-    trace_seed : int or None
-        Seed of the trace; `seed` without one.
-    gpu : str or None
-        A GPU in place of the cluster's.
-    score_plans : bool
-        Whether to find the recovery probability of the plans in force.
-    history : bool
-        Whether to keep the states and events of each run.
-    """
-
-    trace: str
-    model: str = "gpt-s"
-    cluster: str = "rtx3090x10"
-    gpu: str | None = None
-    job: str = "testbed-a"
-    routing: str = "smartmoe-fit"
-    profile: str | None = None
-    extrapolate: bool = False
-    trace_format: str = "auto"
-    trace_seed: int | None = None
-    start: str = "0"
-    duration: str | None = None
-    max_nodes: int | None = None
-    cap: str = "offset"
-    lenient: bool = False
-    score_plans: bool = False
-    history: bool = False
-    placement: str | None = None
-    seed: int = 0
-    system: str = "lazarus"
-
-
-TYPES = get_type_hints(Settings)
-DEFAULTS = {field.name: field.default for field in msgspec.structs.fields(Settings) if not field.required}
 SEEDS = ("seed", "trace_seed")
 
 
@@ -206,8 +165,8 @@ def _flatten(table: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, A
 
 def _check_key(name: str, key: str) -> None:
     head, dot, _ = key.partition(".")
-    if key not in TYPES and not (dot and head in HAVE_FIELDS):
-        fields = f"or a field of {', '.join(HAVE_FIELDS)}, as job.fault_threshold"
+    if key not in TYPES and not (dot and head in PARTS_WITH_FIELDS):
+        fields = f"or a field of {', '.join(PARTS_WITH_FIELDS)}, as job.fault_threshold"
         raise SpecError(f"{name}: {unknown_name('key', key, list(TYPES))}; {fields}")
 
 

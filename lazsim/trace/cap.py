@@ -54,7 +54,7 @@ def _follow_count(trace: Trace, visible_count: VisibleCount, rng: np.random.Gene
 
 
 def _offset(trace: Trace, max_nodes: int, rng: np.random.Generator) -> tuple[list[Event], str]:
-    constant = max(0, int(trace.num_alive()[1].max()) - max_nodes)
+    constant = max(0, trace.most_nodes() - max_nodes)
     what = f"{constant} subtracted from the count of nodes, so that its peak is at most {max_nodes}"
     return _follow_count(trace, lambda num_alive: max(0, num_alive - constant), rng), what
 

@@ -129,7 +129,7 @@ def _tick(trace: Trace) -> float:
 
 def _observe(trace: Trace, tick_s: float) -> _Draws:
     """Walk a trace with the clocks of the generator."""
-    peak = int(trace.num_alive()[1].max())
+    peak = trace.most_nodes()
     seen = _Draws()
     born: dict[str, float] = {}
     loss_from: float | None = None

@@ -163,6 +163,6 @@ def sparkline(trace: Trace, width: int = 60) -> str:
     '▄▄██▄▄'
     """
     alive = mean_alive(trace, width)
-    peak = max(1, int(trace.num_alive()[1].max()))
+    peak = max(1, trace.most_nodes())
     levels = np.ceil(alive / peak * len(BARS) - 1e-9).astype(int)
     return "".join(" " if level <= 0 else BARS[min(level, len(BARS)) - 1] for level in levels.tolist())

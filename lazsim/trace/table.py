@@ -118,6 +118,15 @@ class Trace:
         counts = np.concatenate([[0], np.cumsum(self.change, dtype=np.int64)])[::-1]
         return times, counts[first]
 
+    def most_nodes(self, end_s: float = np.inf) -> int:
+        """Return the largest number of nodes alive at once before a time."""
+        times_s, num_nodes = self.num_alive()
+        return int(num_nodes[times_s < end_s].max())
+
+    def nodes_lost(self, end_s: float = np.inf) -> int:
+        """Count the removals of nodes before a time."""
+        return int(((self.change < 0) & (self.time_s < end_s)).sum())
+
     def window(self, start_s: float, duration_s: float | None = None) -> "Trace":
         """Cut out a stretch; nodes alive at its start are added at its time 0.
 

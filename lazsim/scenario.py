@@ -1,0 +1,570 @@
+"""Every input of a run, resolved once and hashed once.
+
+`resolve` turns names, paths and overrides into a frozen `Scenario`. A run simulates one, a sweep is a product of
+overrides, and a sensitivity study replaces one field at a time.
+"""
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from lazsim.costmodel.compute import AnalyticCompute
+from lazsim.costmodel.measured import (
+    Beyond,
+    MeasuredCommunication,
+    MeasuredCompute,
+    communication_tables,
+    compute_tables,
+)
+from lazsim.costmodel.network import AnalyticCommunication
+from lazsim.costmodel.profile import Profile, find_profile, read_profile
+from lazsim.costmodel.step import CostModel
+from lazsim.engine.systems import SYSTEMS, System
+from lazsim.errors import SpecError, prefix_errors
+from lazsim.files import read_bytes
+from lazsim.placement.policies import find_policy, policy_input
+from lazsim.routing import GeneratedRouting, Routing, RoutingSpec, load_routing
+from lazsim.specs import (
+    CATALOG_KINDS,
+    ClusterSpec,
+    GpuSpec,
+    JobSpec,
+    ModelSpec,
+    Spec,
+    SpecT,
+    catalog_names,
+    read_spec_bytes,
+    read_toml,
+    sha256,
+    unknown_name,
+)
+from lazsim.specs.overrides import FACTOR, field_at, override, scale
+from lazsim.trace import Trace, cut_trace, generate_trace, load_recipe, read_trace
+from lazsim.trace.recipes import Recipe
+from lazsim.trace.table import LONGEST_S
+from lazsim.units import parse_duration
+
+Settings = Mapping[str, Any]
+"""Names, paths and values as a user gives them: keys of `Defaults`, and dotted names of fields."""
+
+PARTS_WITH_FIELDS = ("model", "gpu", "cluster", "job", "trace", "routing")
+"""Settings whose fields have dotted names."""
+
+
+class Defaults(Spec, frozen=True, kw_only=True):
+    """The settings of a run; the options of ``lazsim run`` mean the same.
+
+    Attributes
+    ----------
+    trace : str, Trace or None
+        A recipe by name or as a ``.toml`` file, a file of node events, or a trace; none where only costs are asked for.
+    trace_seed : int or None
+        Seed of the trace; `seed` when not given.
+    gpu : str or None
+        A GPU in place of the cluster's.
+    start, duration : str, float or None
+        Text with a unit, or seconds.
+    score_plans : bool
+        Whether to find the probability that the plans in force survive the next failure.
+    history : bool
+        Whether a sweep keeps the states and events of each run.
+    """
+
+    trace: Any = None
+    model: str = "gpt-s"
+    cluster: str = "rtx3090x10"
+    gpu: str | None = None
+    job: str = "testbed-a"
+    routing: str = "smartmoe-fit"
+    profile: str | None = None
+    extrapolate: bool = False
+    trace_format: str = "auto"
+    trace_seed: int | None = None
+    start: str | float = 0.0
+    duration: str | float | None = None
+    max_nodes: int | None = None
+    cap: str = "offset"
+    lenient: bool = False
+    score_plans: bool = False
+    history: bool = False
+    placement: str | None = None
+    seed: int = 0
+    system: str = "lazarus"
+
+
+DEFAULTS: Settings = msgspec.structs.asdict(Defaults())
+
+
+class TraceInput(Spec, frozen=True, kw_only=True):
+    """A recipe, or a file by its hash, and the stretch that is cut out of it."""
+
+    name: str
+    recipe: Recipe | None = None
+    sha256: str = ""
+    format: str
+    lenient: bool
+    seed: int
+    start_s: float
+    duration_s: float | None
+    max_nodes: int | None
+    cap: str
+
+
+class RoutingInput(Spec, frozen=True, kw_only=True):
+    """A generator of expert loads, or a recording by its hash, and the shape of the loads."""
+
+    name: str
+    generator: RoutingSpec | None = None
+    sha256: str = ""
+    lenient: bool
+    seed: int
+    num_layers: int
+    num_experts: int
+
+
+@dataclass(frozen=True, eq=False)
+class Scenario:
+    """Every input of a run under one system.
+
+    Attributes
+    ----------
+    model, gpu, cluster, job : ModelSpec, GpuSpec, ClusterSpec, JobSpec
+        Specifications with all overrides applied.
+    system : str
+        Name of the system.
+    placement : mapping or None
+        The placement policy where one was chosen: its name, and the hash or origin of a user's own.
+    routing : RoutingInput
+        Source of the expert loads.
+    trace : TraceInput or None
+        Source of the node events; none where only costs are asked for.
+    duration_s : float or None
+        How long to simulate; the length of the trace when None.
+    seed : int
+        Seed of loads and of policies that draw.
+    profile_sha256 : str or None
+        Hash of the measured times that replace analytic ones.
+    extrapolate, score_plans, history : bool
+        See `Defaults`.
+    settings : mapping
+        What the scenario was resolved from.
+    name, folder : str, Path
+        How errors name the source of the settings, and where relative paths begin.
+    paths : mapping
+        Paths of the files that are read, by setting. Results depend on their content, not on the paths.
+    hashes : mapping
+        SHA-256 of the TOML text of each specification.
+    """
+
+    model: ModelSpec
+    gpu: GpuSpec
+    cluster: ClusterSpec
+    job: JobSpec
+    system: str
+    placement: Mapping[str, str] | None
+    routing: RoutingInput
+    trace: TraceInput | None
+    duration_s: float | None
+    seed: int
+    profile_sha256: str | None
+    extrapolate: bool
+    score_plans: bool
+    history: bool
+    settings: Settings
+    name: str = ""
+    folder: Path = Path()
+    paths: Mapping[str, str] = field(default_factory=dict)
+    hashes: Mapping[str, str] = field(default_factory=dict)
+
+    @functools.cached_property
+    def inputs(self) -> dict[str, Any]:
+        """All that a result depends on, as plain data; files by their hashes."""
+        plain: dict[str, Any] = msgspec.to_builtins({name: getattr(self, name) for name in INPUT_FIELDS})
+        return plain
+
+    @functools.cached_property
+    def id(self) -> str:
+        """Hash of the inputs: equal inputs, equal result."""
+        return sha256(msgspec.json.encode(self.inputs, order="deterministic"))[:16]
+
+    def replace(self, path: str, value: Any) -> "Scenario":
+        """Return the scenario with another value of one setting or field.
+
+        Parameters
+        ----------
+        path
+            A setting (``cluster``, ``seed``), or a field by its dotted name (``cluster.network.nic_latency_s``).
+        value
+            The new value. For a field, text such as ``x0.5`` multiplies the present value.
+
+        Raises
+        ------
+        LazsimError
+            When there is no such setting or field, or it cannot have this value.
+
+        Examples
+        --------
+        >>> scenario = resolve({"cluster": "rtx3090x10"})
+        >>> scenario.replace("cluster.network.nic_latency_s", "x0.5").cluster.network.nic_latency_s
+        1e-05
+        >>> scenario.replace("model", "gpt-l").model.num_experts
+        16
+        """
+        part, dot, field_path = path.partition(".")
+        factor = FACTOR.fullmatch(value) if dot and isinstance(value, str) else None
+        if factor and isinstance(present := self.field(path), int | float):
+            value = scale(present, float(factor[1]))
+        settings = {**self.settings, path: value}
+        if dot and part in ("gpu", "cluster", "job") and path != "cluster.gpu":
+            # Nothing else depends on these, so that nothing needs to be read again.
+            spec = override(getattr(self, part), {field_path: value}, part, self.system, SYSTEMS)
+            return replace(self, settings=settings, **{part: spec})
+        return resolve(settings, self.name, self.folder)
+
+    def field(self, path: str) -> Any:
+        """Return the value at a dotted path such as ``job.fault_threshold``; None where there is none."""
+        part, _, field_path = path.partition(".")
+        source = {"trace": self.trace and self.trace.recipe, "routing": self.routing.generator}
+        return field_at(source.get(part, getattr(self, part, None)), field_path)
+
+    def find_system(self) -> System:
+        """Return the system, with the placement policy where one was chosen."""
+        system = SYSTEMS[self.system]
+        if self.placement is None:
+            return system
+        policy = find_policy(self.paths.get("placement", self.placement["name"]))
+        return replace(system, policy=policy, placement=self.placement["name"], seed=self.seed)
+
+    def load_trace(self) -> Trace:
+        """Generate or read the trace and cut it.
+
+        Raises
+        ------
+        LazsimError
+            When that is not possible, or the file has changed since the scenario was resolved.
+        """
+        if isinstance(self.settings["trace"], Trace):
+            return self.settings["trace"]
+        assert self.trace is not None, "the scenario has a trace"
+        return _shared_trace(self.trace, self.paths.get("trace"))
+
+    def load_routing(self) -> Routing:
+        """Generate or read the expert loads.
+
+        Raises
+        ------
+        LazsimError
+            When that is not possible, or the file has changed since the scenario was resolved.
+        """
+        return _shared_routing(self.routing, self.paths.get("routing"))
+
+    def wall_s(self, trace: Trace) -> float:
+        """Return how long to simulate.
+
+        Raises
+        ------
+        SpecError
+            When the trace lasts no time and no duration is given.
+        """
+        if self.duration_s is not None:
+            return self.duration_s
+        if not trace.duration_s:
+            where = trace.name or "the trace"
+            raise SpecError(f"{where}: all its events are at its start, so it lasts 0 s; give a duration (`duration`)")
+        return trace.duration_s
+
+    def load_profile(self) -> Profile | None:
+        """Read the measured times, if any."""
+        return read_profile(self.paths["profile"]) if "profile" in self.paths else None
+
+    def costs(self) -> CostModel:
+        """Return the cost model: analytic times, and measured ones where the profile has them.
+
+        Raises
+        ------
+        LazsimError
+            When the profile cannot be read, or is of a model of other shapes.
+        """
+        model, cluster, job = self.model, self.cluster, self.job
+        compute, links = AnalyticCompute(model, self.gpu, cluster, job), AnalyticCommunication(cluster.network)
+        measured = self.load_profile()
+        if measured is None:
+            return CostModel(model, cluster, job, compute, links)
+        kernels, exchanges = compute_tables(measured, model, cluster.gpus_per_node), communication_tables(measured)
+
+        def with_measured(beyond: Beyond, measured_part: CostModel | None = None) -> CostModel:
+            times = MeasuredCompute(kernels, compute, beyond), MeasuredCommunication(exchanges, links, beyond)
+            return CostModel(model, cluster, job, *times, measured_part)
+
+        return with_measured("analytic", with_measured("nothing")) if self.extrapolate else with_measured("raise")
+
+
+INPUT_FIELDS = tuple(Scenario.__annotations__)[: tuple(Scenario.__annotations__).index("settings")]
+"""Attributes of a scenario on which a result depends."""
+
+
+def resolve(settings: Settings, name: str = "", folder: Path = Path()) -> Scenario:
+    """Resolve settings; see `Resolver`.
+
+    Examples
+    --------
+    >>> resolve({"model": "gpt-l", "job.fault_threshold": 3}).job.fault_threshold
+    3
+    """
+    return Resolver(name, folder).resolve(settings)
+
+
+class Resolver:
+    """Turns settings into scenarios; it reads once what several of them share.
+
+    Parameters
+    ----------
+    name
+        How errors name the source of the settings, such as the path of a sweep; may be empty.
+    folder
+        Where relative paths begin.
+    """
+
+    def __init__(self, name: str = "", folder: Path = Path()) -> None:
+        self._name = name
+        self._folder = folder
+        self._where = f"{name}: " if name else ""
+        self._spec_text = functools.cache(self._read_spec_text)
+        self._recipe = functools.cache(load_recipe)
+        self._file_sha256 = functools.cache(lambda path: sha256(read_bytes(path)))
+        self._checked_trace = functools.cache(make_trace)
+        self._recording_sha256 = functools.cache(lambda *source: load_routing(*source).sha256)
+        self._policy = functools.cache(find_policy)
+        self._names = functools.cache(catalog_names)
+
+    def resolve(self, settings: Settings) -> Scenario:
+        """Resolve settings; those that are missing have their defaults.
+
+        Raises
+        ------
+        LazsimError
+            When a name is unknown, a file cannot be read, or a value is not valid; the message names the setting.
+        """
+        asked = {**DEFAULTS, **settings}
+        changes = _changes(asked)
+        paths: dict[str, str] = {}
+        hashes: dict[str, str] = {}
+        system = asked["system"]
+        if system not in SYSTEMS:
+            raise SpecError(self._where + unknown_name("system", system, list(SYSTEMS)))
+
+        def spec(spec_type: type[SpecT], name: str) -> SpecT:
+            part = CATALOG_KINDS[spec_type].removesuffix("s")
+            found, hashes[part] = self._spec(spec_type, part, name, changes[part], system)
+            return found
+
+        model = spec(ModelSpec, asked["model"])
+        cluster = spec(ClusterSpec, asked["cluster"])
+        gpu = spec(GpuSpec, asked["gpu"] or cluster.gpu)
+        job = self._own_interval(spec(JobSpec, asked["job"]), asked["job"], system)
+        with prefix_errors(f"{self._where}`duration`"):
+            duration_s = _seconds(asked["duration"])
+            if duration_s is not None and not 0 < duration_s <= LONGEST_S:
+                raise SpecError(f"{asked['duration']}: choose more than 0 and up to 100 years")
+        return Scenario(
+            model=model,
+            gpu=gpu,
+            cluster=cluster,
+            job=job,
+            system=system,
+            placement=self._placement(asked, paths),
+            profile_sha256=self._profile(asked, model.name, paths),
+            trace=self._trace(asked, changes["trace"], duration_s, paths),
+            routing=self._routing(asked, changes["routing"], model, paths, hashes),
+            duration_s=duration_s,
+            **{name: asked[name] for name in ("seed", "extrapolate", "score_plans", "history")},
+            settings=asked,
+            name=self._name,
+            folder=self._folder,
+            paths=paths,
+            hashes=hashes,
+        )
+
+    def _spec(
+        self, spec_type: type[SpecT], part: str, name: str, changes: Mapping[str, Any], system: str = ""
+    ) -> tuple[SpecT, str]:
+        """Read a specification, and return it with the hash of its text."""
+        kind = CATALOG_KINDS.get(spec_type, part)
+        with prefix_errors(f"{self._where}`{part}`"):
+            path, text = self._spec_text(kind, name)
+            spec = read_toml(path, text, spec_type)
+        with prefix_errors(self._name):
+            return (override(spec, changes, part, system, SYSTEMS) if changes else spec), sha256(text)
+
+    def _read_spec_text(self, kind: str, name: str) -> tuple[str, bytes]:
+        path = self._toml_path(name)
+        return path, read_spec_bytes(kind, path)
+
+    def _toml_path(self, name: str) -> str:
+        return str(self._folder / name) if name.endswith(".toml") else name
+
+    def _own_interval(self, job: JobSpec, name: str, system: str) -> JobSpec:
+        """Return the job without the intervals of other systems, which are no inputs of this run."""
+        if system not in job.checkpoint_interval_steps:
+            raise SpecError(
+                f"{self._where}`job` = {name!r}: checkpoint_interval_steps has no entry for {system!r}; add one, or "
+                f"give job.checkpoint_interval_steps.{system}"
+            )
+        interval = {system: job.checkpoint_interval_steps[system]}
+        return msgspec.structs.replace(job, checkpoint_interval_steps=interval)
+
+    def _profile(self, asked: Settings, model: str, paths: dict[str, str]) -> str | None:
+        with prefix_errors(f"{self._where}`profile`"):
+            if asked["profile"] is not None:
+                # A path begins at the folder of the settings; a device of the catalogue does not.
+                paths["profile"] = str(self._folder / find_profile(asked["profile"], model))
+                digest: str = self._file_sha256(paths["profile"])
+                return digest
+            if asked["extrapolate"]:
+                raise SpecError("`extrapolate` goes beyond the sizes of a profile, and there is none")
+            return None
+
+    def _placement(self, asked: Settings, paths: dict[str, str]) -> Mapping[str, str] | None:
+        """Name the policy of a system that has one to choose."""
+        name = asked["placement"]
+        if name is None:
+            return None
+        with prefix_errors(f"{self._where}`placement`"):
+            path, colon, function = name.rpartition(":")
+            if colon:
+                name = paths["placement"] = f"{self._folder / path}:{function}"
+            self._policy(name)
+            return policy_input(name) if SYSTEMS[asked["system"]].is_elastic else None
+
+    def _trace(
+        self, asked: Settings, changes: Mapping[str, Any], duration_s: float | None, paths: dict[str, str]
+    ) -> TraceInput | None:
+        name = asked["trace"]
+        seed = asked["seed"] if asked["trace_seed"] is None else asked["trace_seed"]
+        with prefix_errors(f"{self._where}`start`"):
+            start_s = _seconds(asked["start"]) or 0.0
+        cut: dict[str, Any] = {"start_s": start_s, "duration_s": duration_s, "max_nodes": asked["max_nodes"]}
+        cut |= {"cap": asked["cap"], "format": asked["trace_format"], "lenient": asked["lenient"], "seed": seed}
+        if name is None:
+            return None
+        if isinstance(name, Trace):
+            return TraceInput(name=Path(name.name).name, sha256=name.events_sha256, **cut)
+        if name.endswith(".toml") or name in self._names("traces"):
+            with prefix_errors(f"{self._where}`trace`"):
+                recipe = self._recipe(self._toml_path(name))
+            with prefix_errors(self._name):
+                recipe = override(recipe, changes, "trace") if changes else recipe
+            source, path = TraceInput(name=Path(name).stem, recipe=recipe, **cut), None
+        else:
+            self._refuse_changes("trace", name, changes)
+            path = paths["trace"] = str(self._folder / name)
+            source = TraceInput(name=Path(name).name, **cut)
+        with prefix_errors(f"{self._where}`trace`"):
+            # One check stands for all seeds.
+            digest = self._checked_trace(msgspec.structs.replace(source, seed=0), path).sha256
+        return msgspec.structs.replace(source, sha256=digest)
+
+    def _routing(
+        self,
+        asked: Settings,
+        changes: Mapping[str, Any],
+        model: ModelSpec,
+        paths: dict[str, str],
+        hashes: dict[str, str],
+    ) -> RoutingInput:
+        name = asked["routing"]
+        shape = (model.num_moe_layers, model.num_experts)
+        source = RoutingInput(
+            name=Path(name).name,
+            lenient=asked["lenient"],
+            seed=asked["seed"],
+            num_layers=shape[0],
+            num_experts=shape[1],
+        )
+        if name.endswith(".toml") or name in self._names("routing"):
+            generator, hashes["routing"] = self._spec(RoutingSpec, "routing", name, changes)
+            return msgspec.structs.replace(source, generator=generator)
+        self._refuse_changes("routing", name, changes)
+        if name != "uniform":
+            paths["routing"] = str(self._folder / name)
+        with prefix_errors(f"{self._where}`routing`"):
+            digest = self._recording_sha256(
+                paths.get("routing", name), model.num_moe_layers, model.num_experts, 0, asked["lenient"]
+            )
+        return msgspec.structs.replace(source, sha256=digest)
+
+    def _refuse_changes(self, part: str, name: str, changes: Mapping[str, Any]) -> None:
+        for path in changes:
+            raise SpecError(f"{self._where}{part}.{path}: {name} is a file, which has no such field")
+
+
+def make_trace(source: TraceInput, path: str | None) -> Trace:
+    """Generate or read a trace, and cut it.
+
+    Raises
+    ------
+    LazsimError
+        When that is not possible, or the file is no longer the one that was resolved.
+    """
+    if source.recipe is not None:
+        trace = generate_trace(source.recipe, np.random.default_rng(source.seed), source.name)
+    else:
+        assert path is not None, "a trace is a recipe or a file"
+        trace = read_trace(path, format=source.format, seed=source.seed, lenient=source.lenient)
+        _require_unchanged(path, source.sha256, trace.sha256)
+    return cut_trace(
+        trace,
+        start_s=source.start_s,
+        duration_s=source.duration_s,
+        max_nodes=source.max_nodes,
+        cap=source.cap,
+        seed=source.seed,
+    )
+
+
+def make_routing(source: RoutingInput, path: str | None) -> Routing:
+    """Generate or read expert loads.
+
+    Raises
+    ------
+    LazsimError
+        When that is not possible, or the file is no longer the one that was resolved.
+    """
+    if source.generator is not None:
+        return GeneratedRouting(source.generator, source.num_layers, source.num_experts, source.seed)
+    loads = load_routing(path or source.name, source.num_layers, source.num_experts, source.seed, source.lenient)
+    _require_unchanged(path or source.name, source.sha256, loads.sha256)
+    return loads
+
+
+# Scenarios of one study share most traces and loads, and those that share them follow each other.
+_shared_trace = functools.lru_cache(maxsize=4)(make_trace)
+_shared_routing = functools.lru_cache(maxsize=2)(make_routing)
+
+
+def _require_unchanged(path: str, before: str, now: str) -> None:
+    if before not in ("", now):
+        raise SpecError(f"{path}: changed after it was first read; start again")
+
+
+def _changes(settings: Settings) -> dict[str, dict[str, Any]]:
+    """Return the fields that settings change, by the part that has them."""
+    found: dict[str, dict[str, Any]] = {part: {} for part in PARTS_WITH_FIELDS}
+    for name, value in settings.items():
+        part, dot, path = name.partition(".")
+        if dot and value is not None:
+            if part not in found:
+                raise SpecError(f"{name}: only {', '.join(PARTS_WITH_FIELDS)} have fields")
+            found[part][path] = value
+        elif not dot and name not in DEFAULTS:
+            raise SpecError(unknown_name("setting", name, list(DEFAULTS)))
+    return found
+
+
+def _seconds(value: str | float | None) -> float | None:
+    return parse_duration(value) if isinstance(value, str) else value

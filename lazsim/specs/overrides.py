@@ -1,0 +1,92 @@
+"""Other values for fields of a specification, named by dotted paths."""
+
+import re
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import msgspec
+
+from lazsim.errors import SpecError, prefix_errors
+from lazsim.specs.catalog import SpecT, unknown_name
+
+FACTOR = re.compile(r"x(\d+(?:\.\d*)?(?:e[+-]?\d+)?)", re.ASCII)
+"""Text that multiplies a number, such as ``x0.5``."""
+
+
+def override(
+    spec: SpecT, changes: Mapping[str, Any], name: str, system: str = "", systems: Collection[str] = ()
+) -> SpecT:
+    """Return a copy of a specification with other values of some fields, all set before any is checked.
+
+    Parameters
+    ----------
+    spec
+        The specification.
+    changes
+        Values by field; a dot leads into a part of the specification. Text such as ``x0.5`` multiplies a number.
+    name
+        How errors name the specification.
+    system
+        In a table by systems, the entry that changes when a path names the whole table.
+    systems
+        Entries that a table by systems may gain.
+
+    Raises
+    ------
+    SpecError
+        When there is no such field, or the fields cannot have these values.
+
+    Examples
+    --------
+    >>> from lazsim.specs import JobSpec, load_spec
+    >>> job = override(load_spec(JobSpec, "testbed-a"), {"join_wait_s": 60, "fault_threshold": "x2"}, "job")
+    >>> job.join_wait_s, job.fault_threshold
+    (60.0, 4)
+    """
+    plain = msgspec.to_builtins(spec)
+    for field, value in changes.items():
+        with prefix_errors(f"{name}.{field} = {value!r}"):
+            _set(plain, field.split("."), value, system, systems)
+    with prefix_errors(", ".join(f"{name}.{field} = {value!r}" for field, value in changes.items())):
+        try:
+            return msgspec.convert(plain, type=type(spec))
+        except msgspec.ValidationError as error:
+            raise SpecError(str(error)) from None
+
+
+def scale(number: float, factor: float) -> float:
+    """Multiply a constant; a whole number, such as of steps, is rounded and stays at least 1.
+
+    Examples
+    --------
+    >>> scale(7, 1.5), scale(5.0, 0.5)
+    (10, 2.5)
+    """
+    return max(1, round(number * factor)) if isinstance(number, int) else number * factor
+
+
+def field_at(value: Any, path: str) -> Any:
+    """Return the field at a dotted path, or None where there is none.
+
+    Examples
+    --------
+    >>> field_at({"network": {"nic_latency_s": 1e-5}}, "network.nic_latency_s")
+    1e-05
+    """
+    for part in path.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else getattr(value, part, None)
+    return value
+
+
+def _set(plain: dict[str, Any], path: list[str], value: Any, system: str, systems: Collection[str]) -> None:
+    *parents, last = path
+    if isinstance(field_at(plain, ".".join(path)), dict):
+        parents, last = path, system
+    table = field_at(plain, ".".join(parents)) if parents else plain
+    if not isinstance(table, dict):
+        raise SpecError(f"{'.'.join(parents)} has no fields")
+    if not (last in table or (parents and last in systems)):
+        raise SpecError(unknown_name("field", last, list(table)))
+    factor = FACTOR.fullmatch(value) if isinstance(value, str) else None
+    old = table.get(last)
+    table[last] = scale(old, float(factor[1])) if factor and isinstance(old, int | float) else value

@@ -1,0 +1,96 @@
+"""Scenarios: every input resolved once, hashed once, and replaced one at a time."""
+
+import msgspec
+import pytest
+
+import lazsim
+from lazsim.engine.simulate import simulate_system
+from lazsim.errors import LazsimError
+from lazsim.scenario import resolve
+from lazsim.specs import ClusterSpec, load_spec
+from tests.conftest import ROOT
+
+SPOT = str(ROOT / "traces" / "spot-p3-like.csv")
+
+
+def test_a_replaced_field_is_the_only_difference():
+    before = resolve({"cluster": "rtx3090x10"})
+    after = before.replace("cluster.network.nic_latency_s", 1e-3)
+    network = msgspec.structs.replace(before.cluster.network, nic_latency_s=1e-3)
+    assert after.cluster == msgspec.structs.replace(before.cluster, network=network)
+    changed = {name for name, value in after.inputs.items() if value != before.inputs[name]}
+    assert changed == {"cluster"}
+    assert after.id != before.id
+
+
+def test_factors_multiply_the_present_value():
+    twice = resolve({}).replace("job.fault_threshold", 6).replace("job.fault_threshold", "x0.5")
+    assert twice.job.fault_threshold == 3
+    detect_s = load_spec(ClusterSpec, "rtx3090x10").recovery.detect_s
+    halved = resolve({"cluster.recovery.detect_s": "x0.5"}).replace("cluster.recovery.detect_s", "x0.5")
+    assert halved.cluster.recovery.detect_s == detect_s / 4
+
+
+def test_replaced_fields_survive_the_replacement_of_another_setting():
+    scenario = resolve({}).replace("cluster.slots_per_gpu", 9).replace("seed", 4)
+    assert (scenario.cluster.slots_per_gpu, scenario.seed) == (9, 4)
+
+
+def test_a_cluster_brings_its_gpu_unless_another_one_is_asked_for():
+    assert resolve({"cluster": "h200x32"}).gpu.name == "h200"
+    assert resolve({"cluster": "h200x32", "gpu": "h100"}).gpu.name == "h100"
+    assert resolve({}).replace("cluster.gpu", "a100").gpu.name == "a100"
+    assert resolve({"gpu": "h100"}).replace("cluster", "h200x32").gpu.name == "h100"
+
+
+def test_equal_inputs_have_equal_ids_wherever_their_files_are(tmp_path):
+    (tmp_path / "copy.csv").write_bytes((ROOT / "traces" / "spot-p3-like.csv").read_bytes())
+    here, there = resolve({"trace": SPOT}), resolve({"trace": str(tmp_path / "copy.csv")})
+    assert here.trace.sha256 == there.trace.sha256
+    assert here.replace("seed", 0).id == here.id
+    assert here.replace("seed", 1).id != here.id
+
+
+def test_a_trace_a_path_and_a_resolved_scenario_give_the_same_run():
+    trace = lazsim.load_trace(SPOT, duration_s=3600, max_nodes=10)
+    options = {"systems": ["ds-ft"], "routing": "uniform", "duration_s": 3600}
+    by_trace = lazsim.simulate(trace, **options).runs[0]
+    by_path = lazsim.simulate(SPOT, max_nodes=10, **options).runs[0]
+    settings = {"trace": SPOT, "duration": "1h", "max_nodes": 10, "routing": "uniform", "system": "ds-ft"}
+    scenario = resolve(settings)
+    direct = simulate_system(
+        scenario.load_trace(), scenario.find_system(), scenario.costs(), scenario.load_routing(), 3600
+    )
+    assert by_trace.events == by_path.events == direct.events
+    assert by_trace.ledger_s == by_path.ledger_s == direct.ledger_s
+
+
+def test_changes_of_fields_reach_a_run():
+    options = {"systems": ["ds"], "routing": "uniform", "duration_s": 1800}
+    plain = lazsim.simulate("fail-every-5min", **options)
+    slower = lazsim.simulate("fail-every-5min", changes={"cluster.recovery.restart_base_s": "x2"}, **options)
+    assert slower.runs[0].ledger_s["restart"] > plain.runs[0].ledger_s["restart"]
+    assert slower.inputs["changes"] == {"cluster.recovery.restart_base_s": "x2"}
+    assert slower.id != plain.id
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"modell": "gpt-s"}, "unknown setting 'modell': did you mean 'model'?"),
+        (
+            {"network.nic_latency_s": 1},
+            "network.nic_latency_s: only model, gpu, cluster",
+        ),
+        ({"cluster.nic": 1}, "cluster.nic = 1: unknown field 'nic'"),
+        ({"cluster.network.nic_latency_s": "x-1"}, "Expected `float`"),
+        ({"cluster": "rtx"}, "`cluster`: unknown cluster 'rtx': did you mean"),
+        ({"duration": "0s"}, "`duration`: 0s: choose more than 0"),
+        ({"extrapolate": True}, "`extrapolate` goes beyond the sizes of a profile"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_in_one_line(settings, complaint):
+    with pytest.raises(LazsimError) as found:
+        resolve(settings)
+    assert complaint in str(found.value)
+    assert "\n" not in str(found.value)
