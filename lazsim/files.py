@@ -68,10 +68,11 @@ def json_bytes(value: Any) -> bytes:
     """Return JSON that people can read, keys in the order given; arrays become lists."""
     import msgspec
 
-    return msgspec.json.format(msgspec.json.encode(value, enc_hook=_plain), indent=2) + b"\n"
+    return msgspec.json.format(msgspec.json.encode(value, enc_hook=plain_array), indent=2) + b"\n"
 
 
-def _plain(value: Any) -> Any:
+def plain_array(value: Any) -> Any:
+    """Return an array or a number of numpy as plain Python values: the hook of msgspec for unknown types."""
     if hasattr(value, "tolist"):
         return value.tolist()
     raise NotImplementedError(f"{type(value)} in JSON")

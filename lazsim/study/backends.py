@@ -1,4 +1,4 @@
-"""Where batches of runs are done: in this process, in processes of this machine (loky), or on a Ray cluster."""
+"""Backends that run batches: processes of this machine (loky), or a Ray cluster."""
 
 import functools
 import logging
@@ -16,25 +16,25 @@ BatchT = TypeVar("BatchT")
 ResultT = TypeVar("ResultT")
 
 AHEAD = 2
-"""Batches handed out for each worker, so that none waits for the next."""
+"""Batches handed out to each worker at once, so that no worker waits for its next one."""
 
 REACH_S = 10.0
-"""Time in which a cluster answers, or is not there."""
+"""Time that a cluster has to answer."""
 
 NO_CLUSTER = "no Ray cluster at {!r} ({}); start one, or give another address"
 
 WATCH_S = 0.5
-"""Time between looks at whether the parent process is there."""
+"""Time between checks that the parent process still runs."""
 
 
 def on_loky(
     function: Callable[[BatchT], ResultT], batches: Iterable[BatchT], num_workers: int, _address: str | None
 ) -> Iterator[ResultT]:
-    """Do batches in processes of this machine, each with one thread of linear algebra."""
+    """Run batches in processes of this machine, each with one thread for linear algebra."""
     from joblib import Parallel, delayed, parallel_config  # type: ignore[import-untyped, unused-ignore]
 
     with parallel_config("loky", n_jobs=num_workers, inner_max_num_threads=1):
-        # Batches are sized already, and rows of a few kilobytes are nothing to map into memory.
+        # Batches have their size already, and rows of a few kilobytes need no memory mapping.
         parallel = Parallel(
             return_as="generator_unordered", batch_size=1, pre_dispatch=f"{AHEAD}*n_jobs", max_nbytes=None
         )
@@ -48,7 +48,7 @@ def _call(function: Callable[[BatchT], ResultT], batch: BatchT, parent: int) -> 
 
 @functools.cache
 def _end_with(parent: int) -> None:
-    """End this process soon after its parent, which may be killed and then cannot see to that."""
+    """End this process soon after its parent: a parent that is killed cannot end it."""
     threading.Thread(target=_watch, args=(parent,), daemon=True).start()
 
 
@@ -61,10 +61,10 @@ def _watch(parent: int) -> None:
 def on_ray(
     function: Callable[[BatchT], ResultT], batches: Iterable[BatchT], num_workers: int, address: str | None
 ) -> Iterator[ResultT]:
-    """Do batches as tasks of a Ray cluster: the one at the address, that of ``RAY_ADDRESS``, or a new one here."""
+    """Run batches as tasks of the Ray cluster at the address or at ``RAY_ADDRESS``, or of a new local one."""
     ray, is_mine = _connect(num_workers, address)
     try:
-        # Ray takes functions only, not all that can be called.
+        # Ray accepts functions, but not every callable.
         remote = ray.remote(num_cpus=1)(lambda batch: function(batch))
         source = iter(batches)
         pending = [remote.remote(batch) for batch in islice(source, AHEAD * num_workers)]
@@ -79,7 +79,7 @@ def on_ray(
 
 
 def _connect(num_workers: int, address: str | None) -> tuple[Any, bool]:
-    """Return Ray, connected, and whether it was connected here."""
+    """Connect to Ray; return it, and whether this call connected it."""
     try:
         import ray  # type: ignore[import-not-found, unused-ignore]
     except ImportError:
@@ -99,7 +99,7 @@ def _connect(num_workers: int, address: str | None) -> tuple[Any, bool]:
 
 
 def _reach(address: str) -> None:
-    """Find out at once whether anything answers: Ray itself would try for minutes."""
+    """Fail at once where nothing answers: Ray itself would try for minutes."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if not (colon and port.isdecimal()):
         return
@@ -110,4 +110,4 @@ def _reach(address: str) -> None:
 
 
 BACKENDS: Mapping[str, Callable[..., Iterator[ResultT]]] = {"loky": on_loky, "ray": on_ray}
-"""Name -> (function, batches, number of workers, address) -> results, as they come."""
+"""By name: from function, batches, number of workers and address to results, as they come."""

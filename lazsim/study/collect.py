@@ -1,4 +1,4 @@
-"""Do what is not done yet, keep each result as it comes, and return all of them in order."""
+"""Run tasks on all cores or a Ray cluster, keep each result as it comes, and return all of them in order."""
 
 import functools
 import hashlib
@@ -20,31 +20,34 @@ from lazsim.study.backends import BACKENDS
 from lazsim.study.store import Row, Store, encode_row
 
 BATCH_S = 0.1
-"""Time that a batch should take: runs of a few milliseconds are not handed out one by one, and a kill costs little."""
+"""Target length of a batch: short runs are not handed out one by one, and a kill costs little."""
 
-FRONT = ("cli", "experiments", "live", "output", "profiling", "pytorch")
-"""Parts of lazsim on which a result depends only where its function stands there."""
+SHOWS_ONLY = ("cli", "output")
+"""Packages that only show results."""
+
+APPLICATIONS = ("live", "profiling", "pytorch")
+"""Packages on which a simulation does not depend."""
 
 Function = Callable[[Any], Mapping[str, Any]]
-"""From an argument to plain data; found by its name where it is called."""
+"""From an argument to plain data; a function of a module."""
 
 Progress = Callable[[int, int], AbstractContextManager[Callable[[int], None]]]
-"""From the runs done before and all runs to a context, in which it is called with the number of runs just done."""
+"""From finished runs and all runs to a context whose value is called with the number of newly finished runs."""
 
 
 class Task(NamedTuple):
-    """A run to make.
+    """A call to make.
 
     Attributes
     ----------
     id : str
-        The hash of its inputs, under which its result is kept; see `task_id`.
+        Hash of everything that the result depends on; see `task_id`. Results are kept under it.
     label : str
-        What errors call it.
+        Name of the task in errors.
     inputs : Any
-        All that the result depends on, plain data.
+        Everything that the result depends on, as plain data.
     argument : Any
-        What the function is called with: the inputs, and where files are.
+        Argument of the function: the inputs, and where files are.
     """
 
     id: str
@@ -55,52 +58,38 @@ class Task(NamedTuple):
 
 @dataclass(frozen=True)
 class Outcomes:
-    """What came of tasks.
+    """Results of tasks.
 
     Attributes
     ----------
     values : tuple
-        What the function returned, in the order of the tasks; None where it failed.
+        Results in the order of the tasks; None where a task failed.
     failures : tuple of (str, str)
-        Label and error of each that failed.
+        Label and error of each failed task.
     """
 
     values: tuple[Any, ...]
     failures: tuple[tuple[str, str], ...]
 
 
-class _Done(NamedTuple):
-    """What a worker sends back: ids with rows or errors, and how long that took."""
+class _Batch(NamedTuple):
+    """Ids of tasks with rows or errors, and the seconds that all of them took."""
 
     results: list[tuple[str, bytes | None, str]]
     seconds: float
 
 
-def collect(
-    function: Function,
-    inputs: Sequence[Any],
-    folder: Path | None = None,
-    *,
-    backend: str = "loky",
-    num_workers: int | None = None,
-    address: str | None = None,
-    progress: Progress | None = None,
-) -> Outcomes:
-    """Call a function with each of many inputs, but not with those for which a folder holds the result.
+def collect(function: Function, inputs: Sequence[Any], folder: Path | None = None, **options: Any) -> Outcomes:
+    """Call a function with each input whose result the folder does not hold yet.
 
     Parameters
     ----------
     function
-        A function of a module, which returns plain data that depends on nothing but its argument; bad input is a
-        `LazsimError`.
+        A function of a module that returns plain data and depends on its argument alone; bad input is a `LazsimError`.
     inputs
         Plain data.
-    folder
-        Where results are kept, each as soon as it is there; nowhere when None.
-    backend, num_workers, address
+    folder, **options
         See `run_tasks`.
-    progress
-        Shows how far it is.
 
     Raises
     ------
@@ -112,10 +101,7 @@ def collect(
     >>> collect(len, [[], [1, 2]], num_workers=1).values
     (0, 2)
     """
-    tasks = [Task(task_id(function, each), str(each), each, each) for each in inputs]
-    return run_tasks(
-        function, tasks, folder, backend=backend, num_workers=num_workers, address=address, progress=progress
-    )
+    return run_tasks(function, [Task(task_id(function, one), str(one), one, one) for one in inputs], folder, **options)
 
 
 def run_tasks(
@@ -128,16 +114,27 @@ def run_tasks(
     address: str | None = None,
     progress: Progress | None = None,
 ) -> Outcomes:
-    """Do tasks; see `collect`.
+    """Run the tasks whose results the folder does not hold yet.
 
     Parameters
     ----------
+    function, tasks
+        The function, and its calls.
+    folder
+        Keeps each result as soon as it is there; None keeps nothing.
     backend
         ``loky``, processes of this machine, or ``ray``.
     num_workers
-        Processes; as many as there are cores when None. One is this process, unless on Ray.
+        Number of processes; all cores when None. With 1, loky runs the tasks in this process.
     address
-        Of a Ray cluster.
+        Address of a Ray cluster.
+    progress
+        Shows the progress.
+
+    Raises
+    ------
+    LazsimError
+        When the folder or the backend cannot be used.
     """
     if backend not in BACKENDS:
         raise LazsimError(unknown_name("backend", backend, list(BACKENDS)))
@@ -148,7 +145,7 @@ def run_tasks(
         values = store.read(by_id) if store else {}
         todo = [task for task in by_id.values() if task.id not in values]
         with (progress or _silent)(len(values), len(by_id)) as advance:
-            for done in _do(function, todo, backend, num_workers, address):
+            for done in _run_all(function, todo, backend, num_workers, address):
                 lines = [line for _, line, _ in done.results if line is not None]
                 if store:
                     store.append(lines)
@@ -160,16 +157,19 @@ def run_tasks(
 
 
 def task_id(function: Function, inputs: Any) -> str:
-    """Hash what a result depends on: the function, the code of lazsim, and the inputs."""
+    """Hash everything that a result depends on: the function, the code of lazsim, and the inputs."""
     made_by = [f"{function.__module__}.{function.__qualname__}", lazsim.__version__, _code_sha256(function)]
     return sha256(msgspec.json.encode([made_by, inputs], order="deterministic"))[:16]
 
 
 @functools.cache
 def _code_sha256(function: Function) -> str:
-    """Hash the sources that a function may use: its own file or room of lazsim, and lazsim without `FRONT`."""
+    """Hash the sources that may decide a result: those of the function's own folder or file, and lazsim's.
+
+    A result does not depend on how it is shown, nor on applications other than the function's own.
+    """
     root = Path(lazsim.__file__).parent
-    files = {path for path in root.rglob("*.py") if path.relative_to(root).parts[0] not in FRONT}
+    files = {path for path in root.rglob("*.py") if path.relative_to(root).parts[0] not in SHOWS_ONLY + APPLICATIONS}
     if inspect.isfunction(function) and (own := inspect.getsourcefile(function)):
         files |= set(Path(own).parent.glob("*.py")) if root in Path(own).parents else {Path(own)}
     digest = hashlib.sha256()
@@ -182,26 +182,26 @@ def _silent(_num_done: int, _num_total: int) -> AbstractContextManager[Callable[
     return nullcontext(lambda _: None)
 
 
-def _do(
+def _run_all(
     function: Function, tasks: Sequence[Task], backend: str, num_workers: int, address: str | None
-) -> Iterator[_Done]:
-    """Do tasks in batches, and yield what came of each batch as it is done."""
-    make = functools.partial(_run_batch, function)
-    batches = Batches(tasks, num_workers)
+) -> Iterator[_Batch]:
+    """Run tasks in batches, and yield each batch as it ends."""
     if not tasks:
         return
-    results: Iterator[_Done]
+    run_batch = functools.partial(_run_batch, function)
+    batches = Batches(tasks, num_workers)
+    results: Iterator[_Batch]
     if num_workers == 1 and backend == "loky":
-        results = map(make, ([task] for task in tasks))
+        results = map(run_batch, ([task] for task in tasks))
     else:
-        results = BACKENDS[backend](make, batches, num_workers, address)
+        results = BACKENDS[backend](run_batch, batches, num_workers, address)
     for done in results:
         batches.note(len(done.results), done.seconds)
         yield done
 
 
 class Batches:
-    """Tasks in batches of about `BATCH_S`, from the times of those that are done; smaller ones towards the end."""
+    """Tasks in batches of about `BATCH_S`, by the times of finished ones; batches become smaller towards the end."""
 
     def __init__(self, tasks: Sequence[Task], num_workers: int) -> None:
         self._tasks = tasks
@@ -209,7 +209,7 @@ class Batches:
         self._num_done, self._seconds = 0, 0.0
 
     def note(self, num_tasks: int, seconds: float) -> None:
-        """Learn how long so many tasks took."""
+        """Take account of finished tasks and their time."""
         self._num_done += num_tasks
         self._seconds += seconds
 
@@ -225,10 +225,10 @@ class Batches:
         return max(1, min(fit, num_left // (4 * self._num_workers)))
 
 
-def _run_batch(function: Function, tasks: Sequence[Task]) -> _Done:
+def _run_batch(function: Function, tasks: Sequence[Task]) -> _Batch:
     start_s = time.perf_counter()
     results = [_run_task(function, task) for task in tasks]
-    return _Done(results, time.perf_counter() - start_s)
+    return _Batch(results, time.perf_counter() - start_s)
 
 
 def _run_task(function: Function, task: Task) -> tuple[str, bytes | None, str]:

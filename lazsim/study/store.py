@@ -1,4 +1,4 @@
-"""Rows on disk: one JSON line for each finished run, only ever appended, by one process at a time."""
+"""Rows on disk: one JSON line for each finished run, appended by one process at a time."""
 
 import fcntl
 import os
@@ -10,13 +10,14 @@ from typing import Any
 import msgspec
 
 from lazsim.errors import LazsimError
+from lazsim.files import plain_array
 
 ROWS = "rows.jsonl"
-"""The file of a folder that holds its rows."""
+"""File of the rows in a folder."""
 
 
 class Row(msgspec.Struct, frozen=True):
-    """A finished run; a line holds its inputs, too, for people."""
+    """A finished run; its line also holds the inputs, for people."""
 
     id: str
     value: Any
@@ -24,26 +25,20 @@ class Row(msgspec.Struct, frozen=True):
 
 def encode_row(row_id: str, inputs: Any, value: Any) -> bytes:
     """Return the line of a finished run."""
-    line = msgspec.json.encode({"id": row_id, "inputs": inputs, "value": value}, enc_hook=_plain)
+    line = msgspec.json.encode({"id": row_id, "inputs": inputs, "value": value}, enc_hook=plain_array)
     return line + b"\n"
 
 
-def _plain(value: Any) -> Any:
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    raise NotImplementedError(f"{type(value)} in JSON")
-
-
 class Store:
-    """The rows of a folder, open for appending: a context that no other process can be in at the same time.
+    """The rows of a folder, open for appending: a context that one process at a time can enter.
 
-    A line is written in one go, so that a kill leaves all of it or none. What a crash of the machine left of a last
-    line is cut off; if only the end of the line is missing, that is added.
+    One call writes a whole line, so that a kill leaves all of it or nothing. A crash of the machine may leave a part of
+    the last line, which is cut off; where only the line end is missing, it is added.
 
     Parameters
     ----------
     folder
-        Where the rows are; made where it is missing.
+        The folder; created when missing.
 
     Raises
     ------
@@ -76,17 +71,17 @@ class Store:
         os.close(self._descriptor)
 
     def read(self, wanted: Container[str]) -> dict[str, Any]:
-        """Return the values of those rows that are wanted, by id.
+        """Return the values of the wanted rows by id.
 
         Raises
         ------
         LazsimError
-            When a line is no row.
+            When a line is not a row.
         """
         return {row.id: row.value for row in self._rows() if row.id in wanted}
 
     def append(self, lines: Sequence[bytes]) -> None:
-        """Add lines that `encode_row` made.
+        """Append lines of `encode_row`.
 
         Raises
         ------
@@ -107,7 +102,7 @@ class Store:
                 yield decoder.decode(line)
             except (msgspec.DecodeError, UnicodeDecodeError):
                 raise LazsimError(
-                    f"{self._path}, line {number}: not a row of a sweep; delete the line, and its run is made again"
+                    f"{self._path}, line {number}: not a row of a sweep; delete the line; its run is then repeated"
                 ) from None
 
     def _mend_end(self) -> None:

@@ -1,4 +1,4 @@
-"""What comes of a sweep: one row for each point, and the means of those that differ by their seeds only."""
+"""Results of a sweep: one row for each point, and means over seeds."""
 
 import csv
 import io
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
 RUN_KEYS = ("system", "placement")
-"""Keys that tell the runs of a setting apart."""
+"""Keys that distinguish the runs of a setting."""
 
 HISTORIES = {
     "states": ("time_s", "nodes_alive", "nodes_used", "samples_per_s"),
     "events": ("time_s", "event", "step", "nodes_alive", "nodes_used", "nodes_lost", "nodes_joined", "lost_steps"),
 }
-"""Columns of what is kept of a run over time."""
+"""Columns of the histories of a run."""
 
 
 @dataclass(frozen=True)
@@ -30,16 +30,16 @@ class SweepResult:
     Attributes
     ----------
     axes : tuple of str
-        Keys with several values, but for system and placement.
+        Keys with several values, except system and placement.
     rows : tuple of mapping
-        One for each point that ran, in the order of the points: ``system``, ``placement``, the axes, what the run got
-        done as in ``lazsim run --json``, seconds by bucket, and the id under which it is kept.
+        One for each point that ran, in the order of the points: ``system``, ``placement``, the axes, the results as in
+        ``lazsim run --json``, seconds by bucket, and the id of the run.
     histories : tuple of mapping
-        For each row, ``states`` and ``events``, where the sweep asked for them.
+        For each row, ``states`` and ``events``, where the sweep keeps histories.
     failures : tuple of (str, str)
-        Points that did not run, and why.
+        Label and error of each point that failed.
     notes : tuple of str
-        What is odd about inputs, and for how many runs.
+        Remarks on the inputs, each with the number of its runs.
     """
 
     axes: tuple[str, ...]
@@ -52,7 +52,7 @@ class SweepResult:
     def assemble(
         cls, points: Sequence[Point], ids: Sequence[str], values: Sequence[Any], failures: tuple[tuple[str, str], ...]
     ) -> "SweepResult":
-        """Put points and what came of them together."""
+        """Combine points with their results."""
         axes = find_axes(points)
         done = [each for each in zip(points, ids, values, strict=True) if each[2] is not None]
         rows = tuple(
@@ -65,13 +65,13 @@ class SweepResult:
         return cls(axes, rows, histories, failures, notes)
 
     def to_frame(self) -> "pd.DataFrame":
-        """Return the rows."""
+        """Return the rows as a frame."""
         import pandas as pd
 
         return pd.DataFrame(self.rows)
 
     def table(self) -> bytes:
-        """Return the rows as CSV: numbers as exactly as they are, nothing where there is no value."""
+        """Return the rows as CSV, with exact numbers and empty cells for missing values."""
         text = io.StringIO()
         columns = dict.fromkeys(key for row in self.rows for key in row)
         columns["id"] = columns.pop("id", None)
@@ -83,12 +83,12 @@ class SweepResult:
     def timeline(self) -> "pd.DataFrame":
         """Return changes of state: system, placement and axes, then ``time_s, nodes_alive, nodes_used, samples_per_s``.
 
-        There are none unless the sweep sets ``history``; see `events`, too.
+        Empty unless the sweep sets ``history``; `events` likewise.
         """
         return self._history("states")
 
     def events(self) -> "pd.DataFrame":
-        """Return what happened: system, placement and axes, then ``time_s, event, step`` and node counts."""
+        """Return the events: system, placement and axes, then ``time_s, event, step`` and node counts."""
         return self._history("events")
 
     def _history(self, what: str) -> "pd.DataFrame":
@@ -103,13 +103,13 @@ class SweepResult:
         return pd.DataFrame(found, columns=[*keys, *HISTORIES[what]])
 
     def summary(self) -> "pd.DataFrame":
-        """Return mean samples over seeds, and relative to the first run of each setting, with 95 % intervals.
+        """Return mean samples over seeds, also relative to the first run of each setting, with 95 % intervals.
 
         Returns
         -------
         DataFrame
-            The axes but for seeds, ``run``, ``num_runs``, ``samples_mean``, ``samples_ci_low``, ``samples_ci_high``,
-            and the same of ``ratio``: samples over those of the setting's first run at the same seeds. NaN where there
+            The axes except seeds, ``run``, ``num_runs``, ``samples_mean``, ``samples_ci_low``, ``samples_ci_high``,
+            and the same for ``ratio``: samples over those of the setting's first run at the same seeds. NaN where there
             is no interval (one seed) or no ratio.
 
         Notes
@@ -139,25 +139,25 @@ class SweepResult:
 
 
 def find_axes(points: Iterable[Point]) -> tuple[str, ...]:
-    """Return the keys of which points have several values, but for system and placement, in the order of the points."""
+    """Return the keys with several values, except system and placement, in the order of the points."""
     points = list(points)
     keys = dict.fromkeys(key for point in points for key in point if key not in RUN_KEYS)
     return tuple(key for key in keys if len({(type(point.get(key)), point.get(key)) for point in points}) > 1)
 
 
 def describe_point(point: Point, axes: Sequence[str]) -> str:
-    """Name a point by what tells it from others."""
+    """Name a point by its system, placement and axes."""
     keys = (*RUN_KEYS, *axes)
     return ", ".join(f"{key} = {point[key]}" for key in keys if point.get(key) is not None)
 
 
 def run_name(row: Mapping[str, Any]) -> str:
-    """Name the run of a row within its setting: the system, with the policy where that was chosen."""
+    """Name the run of a row within its setting: the system, and the policy where one was chosen."""
     return f"{row['system']}:{row['placement']}" if row["placement"] else str(row["system"])
 
 
 def mean_interval(values: Iterable[float]) -> tuple[float, float, float]:
-    """Return the mean and its 95 % interval, by Student's t; NaN where there are too few values.
+    """Return the mean and its 95 % interval by Student's t; NaN where there are too few values.
 
     Examples
     --------
@@ -182,5 +182,5 @@ def _estimate(what: str, values: Iterable[float]) -> dict[str, float]:
 
 
 def _results(row: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Leave out what a row has from its point."""
+    """Leave out the columns that the point gives."""
     return {key: value for key, value in row.items() if key not in RUN_KEYS}

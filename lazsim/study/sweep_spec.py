@@ -1,4 +1,4 @@
-"""What a sweep asks for: values that all runs share, and grids of values that differ, read from TOML."""
+"""Sweeps in TOML: settings that all runs share, and grids of settings that vary."""
 
 import itertools
 import re
@@ -19,7 +19,7 @@ Point = Mapping[str, Any]
 """Settings of a run by key, and the dotted names of fields; None where a value follows from others."""
 
 SPAN = re.compile(r"(\d{1,9})-(\d{1,9})", re.ASCII)
-"""Whole numbers from one to another, both included: a short way to write seeds."""
+"""A span of whole numbers, both ends included: short for a list of seeds."""
 
 TYPES = {**get_type_hints(Defaults), "trace": str, "start": str, "duration": str | None}
 """Types of settings in a file, where times are text with a unit."""
@@ -28,7 +28,7 @@ SEEDS = ("seed", "trace_seed")
 
 
 class _Document(Spec, frozen=True, kw_only=True):
-    """A sweep as it stands in a file."""
+    """A sweep as a file has it."""
 
     base: dict[str, Any] = msgspec.field(default_factory=dict)
     grid: dict[str, Any] | list[dict[str, Any]] = msgspec.field(default_factory=dict)
@@ -41,13 +41,13 @@ class Sweep:
     Attributes
     ----------
     name : str
-        What errors call it: the path of its file.
+        Name of the sweep in errors: the path of its file.
     folder : Path
-        Where relative paths in it begin.
+        Where its relative paths begin.
     base : mapping
-        Values by key that hold in every grid, a tuple for each.
+        Values that hold in every grid, a tuple for each key.
     grids : tuple of mapping
-        More values by key: of each grid with the base, every combination is a point.
+        Values that vary, a tuple for each key. Every combination of a grid's values with the base is a point.
 
     Examples
     --------
@@ -73,7 +73,7 @@ class Sweep:
         return tuple(found.values())
 
     def changed(self, values: Mapping[str, Any]) -> "Sweep":
-        """Return a sweep with other values of some keys, in the base and in every grid that names them.
+        """Return the sweep with other values of some keys, in the base and in every grid that names them.
 
         Raises
         ------
@@ -97,7 +97,7 @@ def load_sweep(path: Path | str) -> Sweep:
     Raises
     ------
     LazsimError
-        When it cannot be read, or a key or value in it is unknown; the message names file and key.
+        When the file cannot be read, or has an unknown key or value; the message names file and key.
     """
     path = Path(path)
     try:
@@ -109,21 +109,21 @@ def load_sweep(path: Path | str) -> Sweep:
 
 
 def parse_sweep(document: Mapping[str, Any], *, name: str = "sweep", folder: Path = Path()) -> Sweep:
-    """Make a sweep of plain data.
+    """Make a sweep from plain data.
 
     Parameters
     ----------
     document
         ``base`` and ``grid``, as in a file.
     name
-        What errors call it.
+        Name of the sweep in errors.
     folder
-        Where relative paths in it begin.
+        Where its relative paths begin.
 
     Raises
     ------
     SpecError
-        When a key is unknown, a value of a wrong type, a list empty, or no trace given.
+        When a key is unknown, a value has a wrong type, a list is empty, or there is no trace.
     """
     try:
         checked = msgspec.convert(document, _Document)
@@ -134,7 +134,7 @@ def parse_sweep(document: Mapping[str, Any], *, name: str = "sweep", folder: Pat
     if not tables:
         raise SpecError(f"{name}: grid is an empty list; leave it out, or give [[grid]] tables")
     systems = {} if "system" in base else {"system": DEFAULT_SYSTEMS}
-    # Systems vary fastest where they are not given: a key that a grid has keeps the place it has there.
+    # The default systems vary fastest; a grid that names systems keeps them in its own order.
     grids = tuple(own if "system" in own else own | systems for own in (dict(_axes(name, each)) for each in tables))
     if any("trace" not in base | grid for grid in grids):
         raise SpecError(f"{name}: trace is missing; name a recipe of lazsim list traces, or a file")
@@ -142,7 +142,7 @@ def parse_sweep(document: Mapping[str, Any], *, name: str = "sweep", folder: Pat
 
 
 def _axes(name: str, table: Mapping[str, Any]) -> Iterator[tuple[str, tuple[Any, ...]]]:
-    """Yield the values of each key of a table, a tuple for each, checked as far as that goes without other files."""
+    """Yield each key of a table with the tuple of its values, checked as far as possible without other files."""
     seen = set()
     for key, value in _flatten(table):
         _check_key(name, key)
