@@ -11,7 +11,8 @@ import pytest
 
 from lazsim.errors import InfeasiblePlanError, SpecError
 from lazsim.placement.custom import checked_plan
-from lazsim.placement.policies import PlacementRequest, describe_policy, find_policy, place, policy_names
+from lazsim.placement.policies import describe_policy, find_policy, place, policy_names
+from lazsim.placement.request import PlacementRequest
 from tests.conftest import ROOT
 
 REQUEST = PlacementRequest(np.array([[1, 2, 3], [2, 2, 2]]), num_nodes=3, num_slots=2)
@@ -116,7 +117,7 @@ def test_a_file_that_changes_is_run_afresh(written):
          "of (3, 2)"),
         ("return np.zeros((1, 3, 2), int)", "or fewer slots, not an array of (1, 3, 2)"),
         ("return np.zeros((2, 3, 3), int)", "or fewer slots, not an array of (2, 3, 3)"),
-        ("return [[[0, 1], [2]]] * 2", "expected an array of (layers, nodes, slots), which numpy makes none of: "),
+        ("return [[[0, 1], [2]]] * 2", "expected an array of (layers, nodes, slots), which numpy cannot make of it: "),
         ("return np.zeros((2, 3, 2))", "slots hold float64, not integers; -1 stands for an empty slot"),
         ("return [[[0, 1], [2, None], [0, 0]]] * 2", "slots hold object, not integers"),
         ("return np.array([[[0, 1], [2, 0], [0, 0]], [[0, 1], [2, 0], [3, 0]]])",
@@ -205,7 +206,7 @@ def test_a_policy_of_an_installed_package_is_found_listed_and_called(installed):
     assert describe_policy("one-by-one") == "own_placement:one_by_one of own-placement 1.5"
     assert "own_placement" not in sys.modules
     assert place("one-by-one", REQUEST).slots_LNS[1].tolist() == [[0, 0], [1, 1], [2, 2]]
-    assert not find_policy("mro").is_own
+    assert not find_policy("mro").is_custom
     assert "did you mean 'one-by-one'?" in refused("one-by-on")
 
 

@@ -11,7 +11,8 @@ from lazsim.placement.allocation import allocate
 from lazsim.placement.mapping import MAPPINGS, map_bottleneck, map_greedily, map_optimally, num_missing
 from lazsim.placement.migration import migration_report
 from lazsim.placement.plan import PlacementPlan
-from lazsim.placement.policies import PlacementRequest, place
+from lazsim.placement.policies import place
+from lazsim.placement.request import PlacementRequest
 from lazsim.placement.transfers import SHARINGS, balance_senders, migrate, migrate_balanced
 from lazsim.reliability import recovery_curve
 

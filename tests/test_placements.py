@@ -13,7 +13,8 @@ from lazsim.engine.plan_reliability import Exposure
 from lazsim.engine.simulate import simulate_system
 from lazsim.engine.systems import SYSTEMS
 from lazsim.placement.plan import PlacementPlan, is_recoverable
-from lazsim.placement.policies import PLAN_LAYERS_ALONE, PlacementRequest, find_policy
+from lazsim.placement.policies import POLICIES, find_policy
+from lazsim.placement.request import PlacementRequest
 from tests.conftest import ROOT
 from tests.jobs import EvenLoads, costs, trace
 
@@ -112,7 +113,7 @@ def test_a_comparison_that_compares_nothing_says_so(lazsim):
     assert any("ds place by plain expert parallelism" in note for note in notes)
 
 
-@pytest.mark.parametrize("name", sorted(PLAN_LAYERS_ALONE))
+@pytest.mark.parametrize("name", [name for name, policy in POLICIES.items() if policy.plans_layers_alone])
 @given(data=st.data())
 @settings(max_examples=20)
 def test_policies_that_plan_layers_alone_give_each_layer_the_same_nodes_whatever_the_others(name, data):

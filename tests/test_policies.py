@@ -12,14 +12,14 @@ from lazsim.placement.expert_parallel import ep_size, ep_unit_nodes, place_ep, p
 from lazsim.placement.mro import place_mro
 from lazsim.placement.plan import is_recoverable
 from lazsim.placement.policies import (
-    ALLOCATE_THEMSELVES,
     POLICIES,
-    PlacementRequest,
+    NamedPolicy,
     describe_policy,
     find_policy,
     place,
     policy_names,
 )
+from lazsim.placement.request import PlacementRequest
 
 
 def published_mro(replicas: list[int], num_nodes: int, num_slots: int) -> list[list[int]]:
@@ -108,7 +108,7 @@ def test_every_policy_makes_a_valid_plan_of_the_replicas_allocated(name, problem
         assert name == "ep"
         return
     assert plan.slots_LNS.shape == (len(replicas_LE), num_nodes, num_slots)
-    plan.check(None if name in ALLOCATE_THEMSELVES else replicas_LE)
+    plan.check(None if POLICIES[name].allocates else replicas_LE)
     assert np.array_equal(plan.slots_LNS, place(find_policy(name), request).slots_LNS)
 
 
@@ -138,8 +138,8 @@ def test_nobody_can_write_to_a_request():
 @pytest.mark.parametrize(
     ("replicas", "loads", "expected"),
     [
-        ([[2, 2], [2, 1]], [], "replicas: 3 in layer 1 for 4 slots; make them add up to these"),
-        ([[2, 3]], [], "replicas: 5 in layer 0 for 4 slots; make them add up to these"),
+        ([[2, 2], [2, 1]], [], "replicas: 3 in layer 1 for 4 slots; give 4"),
+        ([[2, 3]], [], "replicas: 5 in layer 0 for 4 slots; give 4"),
         ([[5, -1]], [], "replicas: expert 1 of layer 0 has -1; give each at least 1"),
         ([[0, 4]], [], "replicas: expert 0 of layer 0 has 0; give each at least 1"),
         ([2, 2], [], "replicas: expected integers of shape (layers, experts), found int64 of shape (2,)"),
@@ -189,7 +189,8 @@ def test_expert_parallelism_says_why_it_does_not_apply(experts, nodes, slots, gp
 
 def test_a_broken_policy_of_our_own_is_a_bug_and_not_bad_input(monkeypatch):
     monkeypatch.setattr(
-        "lazsim.placement.policies.POLICIES", {"spread": lambda request: place_mro(request.replicas_LE[:, ::-1], 2, 2)}
+        "lazsim.placement.policies.POLICIES",
+        {"spread": NamedPolicy("spread", lambda request: place_mro(request.replicas_LE[:, ::-1], 2, 2))},
     )
     with pytest.raises(AssertionError, match="every allocated replica is placed"):
         place("spread", PlacementRequest(np.array([[1, 3]]), 2, 2))

@@ -11,7 +11,8 @@ from lazsim.errors import InfeasiblePlanError
 from lazsim.placement.allocation import allocate
 from lazsim.placement.expert_parallel import ep_unit_nodes, place_ep
 from lazsim.placement.plan import Ints, PlacementPlan
-from lazsim.placement.policies import NamedPolicy, PlacementRequest, find_policy, place
+from lazsim.placement.policies import NamedPolicy, find_policy, place
+from lazsim.placement.request import PlacementRequest
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class System:
         request = PlacementRequest(
             replicas, num_nodes, cluster.slots_per_node, cluster.gpus_per_node, load_LE, self.seed
         )
-        if not self.policy.is_own:
+        if not self.policy.is_custom:
             plan: PlacementPlan = self.policy.function(request)
             return plan
         return _with_slots(place(self.policy, request), cluster.slots_per_node)

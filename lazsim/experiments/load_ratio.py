@@ -11,7 +11,8 @@ from lazsim.experiments.outcome import Outcome
 from lazsim.experiments.specs import Experiment
 from lazsim.placement.allocation import allocate
 from lazsim.placement.plan import Ints
-from lazsim.placement.policies import PlacementRequest, place
+from lazsim.placement.policies import place
+from lazsim.placement.request import PlacementRequest
 from lazsim.reliability import recovery_curve
 from lazsim.scenario import resolve
 

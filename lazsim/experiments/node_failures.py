@@ -17,7 +17,8 @@ from lazsim.experiments.outcome import Outcome
 from lazsim.experiments.specs import Experiment
 from lazsim.placement.allocation import allocate
 from lazsim.placement.plan import Ints, PlacementPlan, is_recoverable
-from lazsim.placement.policies import PlacementRequest, place
+from lazsim.placement.policies import place
+from lazsim.placement.request import PlacementRequest
 from lazsim.reliability import recovery_curve
 from lazsim.routing import Routing
 from lazsim.scenario import resolve

@@ -8,7 +8,8 @@ from lazsim.experiments.bench import Bench
 from lazsim.experiments.outcome import Outcome
 from lazsim.experiments.specs import Experiment
 from lazsim.placement.plan import PlacementPlan
-from lazsim.placement.policies import PlacementRequest, place
+from lazsim.placement.policies import place
+from lazsim.placement.request import PlacementRequest
 from lazsim.reliability import recovery_curve
 from lazsim.specs import Spec
 

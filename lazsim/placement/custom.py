@@ -1,4 +1,4 @@
-"""Policies of users: where they are found, and what is required of what they return."""
+"""Custom placement policies: find them, call them, and check their plans."""
 
 import sys
 import traceback
@@ -11,11 +11,10 @@ import numpy as np
 
 from lazsim.errors import InfeasiblePlanError, LazsimError, SpecError
 from lazsim.placement.plan import PlacementPlan
+from lazsim.placement.request import PlacementRequest
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
-
-    from lazsim.placement.policies import PlacementRequest
 
 ENTRY_POINT_GROUP = "lazsim.policies"
 """Group of entry points under which a package offers policies."""
@@ -42,7 +41,7 @@ def installed_policies() -> Mapping[str, "EntryPoint"]:
 
 
 def origin(entry: "EntryPoint") -> str:
-    """Say which function of which package an entry point is."""
+    """Name the function and the package of an entry point."""
     return f"{entry.value} of {entry.dist.name} {entry.dist.version}" if entry.dist else entry.value
 
 
@@ -82,7 +81,7 @@ def load_from_file(name: str) -> Callable[..., Any]:
         raise SpecError(f"policy {name!r}: expected path.py:function, the function to call in that file")
     if not Path(path).is_file():
         raise SpecError(f"policy {name!r}: no file {path}; give path.py:function")
-    # No other module has such a name; classes of the file look it up.
+    # A name that no other module has: classes of the file look their module up.
     module_name = f"lazsim.placement.policies:{Path(path).resolve()}"
     spec = importlib.util.spec_from_file_location(module_name, path)
     assert spec is not None and spec.loader is not None, "a .py file has a loader"  # noqa: PT018
@@ -100,22 +99,22 @@ def load_from_file(name: str) -> Callable[..., Any]:
     return _callable(name, getattr(module, attribute))
 
 
-def call_policy(name: str, function: Callable[..., Any], request: "PlacementRequest") -> PlacementPlan:
-    """Call a user's policy and check its plan.
+def call_policy(name: str, function: Callable[..., Any], request: PlacementRequest) -> PlacementPlan:
+    """Call a custom policy and check its plan.
 
     Parameters
     ----------
     name
-        What the policy is called in errors.
+        Name of the policy, for errors.
     function
         Takes the request, returns a plan or an array of its slots.
 
     Raises
     ------
     InfeasiblePlanError
-        When the policy raises it, to say that it does not apply.
+        When the policy raises it because it does not apply.
     SpecError
-        When it raises anything else, or its plan is none.
+        When it raises anything else, or its plan is invalid.
     """
     try:
         with _printing_to_stderr():
@@ -129,21 +128,21 @@ def call_policy(name: str, function: Callable[..., Any], request: "PlacementRequ
 
 
 def checked_plan(name: str, result: Any, shape: tuple[int, int, int], num_experts: int) -> PlacementPlan:
-    """Make a plan of what a policy returned.
+    """Turn the result of a policy into a plan.
 
     Parameters
     ----------
     result
         A plan, or its slots: integers, shape (L, N, S) or with fewer slots, -1 where a slot is empty.
     shape
-        Layers, nodes and slots of a node, as asked for.
+        Layers, nodes and slots of a node in the request.
     num_experts
         Experts of a layer.
 
     Raises
     ------
     SpecError
-        When the shape is not as asked for, a slot holds no known expert, or an expert of a layer has no replica.
+        When the shape is wrong, a slot holds an unknown expert, or an expert of a layer has no replica.
 
     Examples
     --------
@@ -159,7 +158,7 @@ def checked_plan(name: str, result: Any, shape: tuple[int, int, int], num_expert
     try:
         slots = np.asarray(result.slots_LNS if isinstance(result, PlacementPlan) else result)
     except (TypeError, ValueError) as error:
-        refuse(f"expected an array of (layers, nodes, slots), which numpy makes none of: {_in_a_line(error)}")
+        refuse(f"expected an array of (layers, nodes, slots), which numpy cannot make of it: {_in_a_line(error)}")
     if slots.ndim != 3 or slots.shape[:2] != shape[:2] or slots.shape[2] > shape[2]:
         found = f"an array of {slots.shape}" if slots.ndim else type(result).__name__
         refuse(f"expected (layers, nodes, slots) of {shape}, or fewer slots, not {found}")
@@ -177,7 +176,7 @@ def checked_plan(name: str, result: Any, shape: tuple[int, int, int], num_expert
 
 
 def _printing_to_stderr() -> redirect_stdout[TextIO]:
-    """Keep what a user's code prints apart from what lazsim answers."""
+    """Send the prints of a custom policy to stderr: stdout carries lazsim's own output."""
     return redirect_stdout(sys.stderr)
 
 
@@ -188,7 +187,7 @@ def _callable(name: str, function: object) -> Callable[..., Any]:
 
 
 def _in_a_line(error: BaseException, path: str | None = None) -> str:
-    """Say what was raised and, where a file is given, at which of its lines."""
+    """Describe an error in one line, with its line number where the file is given."""
     if isinstance(error, LazsimError):
         return str(error)
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]

@@ -1,10 +1,7 @@
-"""Placement policies by name: lazsim's own, those of installed packages, and functions of a file.
-
-Axes: L layers, E experts, N nodes, S slots of a node.
-"""
+"""Placement policies by name: those of lazsim, of installed packages, and functions in a file."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,170 +16,107 @@ from lazsim.placement.eplb import place_eplb
 from lazsim.placement.euclid import place_euclid
 from lazsim.placement.expert_parallel import place_ep_on_most
 from lazsim.placement.mro import place_mro
-from lazsim.placement.plan import Ints, PlacementPlan
+from lazsim.placement.plan import PlacementPlan
+from lazsim.placement.request import PlacementRequest
 from lazsim.specs import sha256, unknown_name
 
 
-@dataclass(frozen=True, eq=False)
-class PlacementRequest:
-    """What a policy is asked for; its arrays can be read only.
+@dataclass(frozen=True)
+class NamedPolicy:
+    """A placement policy.
 
     Attributes
     ----------
-    replicas_LE : ndarray of int64, shape (L, E)
-        Replicas allocated to each expert. A policy that allocates by itself may place others.
-    num_nodes, num_slots : int
-        Nodes, and replica slots of each of them in a layer; the slots of all nodes together are the replicas.
-    gpus_per_node : int
-        GPUs of a node; slot ``s`` of a node belongs to its GPU ``s % gpus_per_node``.
-    load_LE : ndarray of int64, shape (L, E)
-        Tokens routed to each expert; the replicas where nothing else is known.
-    seed : int
-        Seed of a policy that draws.
+    name : str
+        Its name; for a function in a file, ``path.py:function``.
+    function : callable
+        Takes a `PlacementRequest` and returns a plan; a custom one may also return an array of its slots.
+    description : str
+        One line for people.
+    is_custom : bool
+        Whether it comes from a user's file or another package.
+    allocates : bool
+        Whether it chooses the replicas itself; other policies of lazsim place exactly the replicas of the request.
+    plans_layers_alone : bool
+        Whether the plan of a layer depends on that layer alone; one request may then hold layers of several plans.
     """
 
-    replicas_LE: Ints
-    num_nodes: int
-    num_slots: int
-    gpus_per_node: int = 1
-    load_LE: Ints = field(default_factory=lambda: np.empty((0, 0), dtype=np.int64))
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Take the replicas for the loads where there are none, let nobody write to either, and check both.
-
-        Raises
-        ------
-        SpecError
-            When an expert has no replica, those of a layer do not fill the slots, or loads are not counts from 0 up.
-        """
-        replicas_LE = np.asarray(self.replicas_LE)
-        load_LE = np.asarray(self.load_LE) if np.size(self.load_LE) else replicas_LE
-        for name, array in (("replicas_LE", replicas_LE), ("load_LE", load_LE)):
-            view = array.view()
-            view.flags.writeable = False
-            object.__setattr__(self, name, view)
-        _check_replicas(replicas_LE, self.num_nodes * self.num_slots)
-        if load_LE is not replicas_LE:
-            _check_loads(load_LE, replicas_LE.shape)
+    name: str
+    function: Callable[[PlacementRequest], Any]
+    description: str = ""
+    is_custom: bool = False
+    allocates: bool = False
+    plans_layers_alone: bool = False
 
 
-def _check_replicas(replicas_LE: Ints, num_room: int) -> None:
-    if replicas_LE.ndim != 2 or not replicas_LE.size or replicas_LE.dtype.kind not in "iu":
-        found = f"{replicas_LE.dtype} of shape {replicas_LE.shape}"
-        raise SpecError(f"replicas: expected integers of shape (layers, experts), found {found}")
-    if replicas_LE.min() < 1:
-        layer, expert = np.argwhere(replicas_LE < 1)[0]
-        count = replicas_LE[layer, expert]
-        raise SpecError(f"replicas: expert {expert} of layer {layer} has {count}; give each at least 1")
-    placed_L = replicas_LE.sum(axis=1)
-    if (placed_L != num_room).any():
-        layer = int((placed_L != num_room).argmax())
-        raise SpecError(f"replicas: {placed_L[layer]} in layer {layer} for {num_room} slots; make them add up to these")
-
-
-def _check_loads(load_LE: Ints, shape: tuple[int, ...]) -> None:
-    if load_LE.shape != shape or load_LE.dtype.kind not in "iu":
-        raise SpecError(f"loads: expected integers of shape {shape}, found {load_LE.dtype} of shape {load_LE.shape}")
-    if load_LE.min() < 0:
-        layer, expert = np.argwhere(load_LE < 0)[0]
-        count = load_LE[layer, expert]
-        raise SpecError(f"loads: expert {expert} of layer {layer} has {count} tokens; give counts from 0 up")
-
-
-Policy = Callable[[PlacementRequest], PlacementPlan]
-"""From what is asked for to a plan."""
-
-
-def _mro(request: PlacementRequest) -> PlacementPlan:
-    """Maximum Rank Overlap, as published."""
-    return place_mro(request.replicas_LE, request.num_nodes, request.num_slots)
-
-
-def _euclid(request: PlacementRequest) -> PlacementPlan:
-    """Place as mro, on the same nodes in all layers, and better where mro cuts its last group short."""
-    return place_euclid(request.replicas_LE, request.num_nodes, request.num_slots)
-
-
-def _spread(request: PlacementRequest) -> PlacementPlan:
-    """Deal replicas over different nodes in turn, expert by expert."""
-    return place_spread(request.replicas_LE, request.num_nodes, request.num_slots)
-
-
-def _balanced(request: PlacementRequest) -> PlacementPlan:
-    """Deal replicas over the nodes in rounds, heaviest first, an expert to different nodes."""
-    return place_balanced(request.replicas_LE, request.load_LE, request.num_nodes, request.num_slots)
-
-
-def _compact(request: PlacementRequest) -> PlacementPlan:
-    """Put the replicas of an expert on few nodes."""
-    return place_compact(request.replicas_LE, request.num_nodes, request.num_slots)
-
-
-def _random(request: PlacementRequest) -> PlacementPlan:
-    """Put replicas into slots drawn at random."""
-    rng = np.random.default_rng(request.seed)
-    return place_random(request.replicas_LE, request.num_nodes, request.num_slots, rng)
-
-
-def _eplb(request: PlacementRequest) -> PlacementPlan:
-    """Balance GPUs greedily as DeepSeek's EPLB does; allocates by itself."""
-    return place_eplb(request.load_LE, request.num_nodes, request.num_slots, request.gpus_per_node)
-
-
-def _ep(request: PlacementRequest) -> PlacementPlan:
-    """Plain expert parallelism on whole groups of nodes; allocates by itself."""
-    num_layers, num_experts = request.replicas_LE.shape
-    return place_ep_on_most(
-        num_layers, num_experts, request.num_nodes, request.num_slots, gpus_per_node=request.gpus_per_node
+POLICIES: Mapping[str, NamedPolicy] = {
+    policy.name: policy
+    for policy in (
+        NamedPolicy(
+            "mro",
+            lambda request: place_mro(request.replicas_LE, request.num_nodes, request.num_slots),
+            "Maximum Rank Overlap, as published.",
+            plans_layers_alone=True,
+        ),
+        NamedPolicy(
+            "euclid",
+            lambda request: place_euclid(request.replicas_LE, request.num_nodes, request.num_slots),
+            "Place as mro, on the same nodes in all layers, and better where mro cuts its last group short.",
+        ),
+        NamedPolicy(
+            "spread",
+            lambda request: place_spread(request.replicas_LE, request.num_nodes, request.num_slots),
+            "Deal replicas over different nodes in turn, expert by expert.",
+            plans_layers_alone=True,
+        ),
+        NamedPolicy(
+            "compact",
+            lambda request: place_compact(request.replicas_LE, request.num_nodes, request.num_slots),
+            "Put the replicas of an expert on few nodes.",
+            plans_layers_alone=True,
+        ),
+        NamedPolicy(
+            "random",
+            lambda request: place_random(
+                request.replicas_LE, request.num_nodes, request.num_slots, np.random.default_rng(request.seed)
+            ),
+            "Put replicas into slots drawn at random.",
+        ),
+        NamedPolicy(
+            "balanced",
+            lambda request: place_balanced(request.replicas_LE, request.load_LE, request.num_nodes, request.num_slots),
+            "Deal replicas over the nodes in rounds, heaviest first, an expert to different nodes.",
+            plans_layers_alone=True,
+        ),
+        NamedPolicy(
+            "eplb",
+            lambda request: place_eplb(request.load_LE, request.num_nodes, request.num_slots, request.gpus_per_node),
+            "Balance GPUs greedily as DeepSeek's EPLB does; allocates by itself.",
+            allocates=True,
+            plans_layers_alone=True,
+        ),
+        NamedPolicy(
+            "ep",
+            lambda request: place_ep_on_most(
+                request.replicas_LE.shape[0],
+                request.replicas_LE.shape[1],
+                request.num_nodes,
+                request.num_slots,
+                request.gpus_per_node,
+            ),
+            "Plain expert parallelism on whole groups of nodes; allocates by itself.",
+            allocates=True,
+            plans_layers_alone=True,
+        ),
     )
-
-
-POLICIES: Mapping[str, Policy] = {
-    "mro": _mro,
-    "euclid": _euclid,
-    "spread": _spread,
-    "compact": _compact,
-    "random": _random,
-    "balanced": _balanced,
-    "eplb": _eplb,
-    "ep": _ep,
 }
-"""Policies by name; the first line of a policy's docstring describes it."""
-
-ALLOCATE_THEMSELVES = frozenset({"eplb", "ep"})
-"""Those of `POLICIES` that do not place the replicas they are given; all others place exactly these."""
-
-PLAN_LAYERS_ALONE = frozenset({"mro", "spread", "compact", "balanced", "eplb", "ep"})
-"""Those of `POLICIES` that plan each layer as if there were no other; all others look at several layers together."""
+"""Policies of lazsim by name. To add one, add an entry here."""
 
 OWN_POLICIES = (
     "An entry point of group lazsim.policies in an installed package, or path.py:function, works wherever a name does; "
     "see docs/policies.md."
 )
-"""How users add their own."""
-
-
-@dataclass(frozen=True)
-class NamedPolicy:
-    """A policy that was found.
-
-    Attributes
-    ----------
-    name : str
-        What the user calls it.
-    function : callable
-        Takes a `PlacementRequest`; a user's returns a plan or an array of its slots.
-    is_own : bool
-        Whether it is a user's and not lazsim's.
-    plans_layers_alone : bool
-        Whether it plans each layer as if there were no other, so that layers of several plans can be asked for at once.
-    """
-
-    name: str
-    function: Callable[[PlacementRequest], Any]
-    is_own: bool = False
-    plans_layers_alone: bool = False
+"""How to add a policy from outside."""
 
 
 def policy_names() -> list[str]:
@@ -191,7 +125,7 @@ def policy_names() -> list[str]:
 
 
 def describe_policy(name: str) -> str:
-    """Describe a policy in a line; one of an installed package by where it comes from, without importing it.
+    """Describe a policy in one line; for a policy of an installed package, name its origin without importing it.
 
     Examples
     --------
@@ -199,7 +133,7 @@ def describe_policy(name: str) -> str:
     'Maximum Rank Overlap, as published.'
     """
     if name in POLICIES:
-        return (POLICIES[name].__doc__ or "").splitlines()[0]
+        return POLICIES[name].description
     return origin(installed_policies()[name])
 
 
@@ -219,17 +153,17 @@ def find_policy(name: str) -> NamedPolicy:
     lazsim.errors.SpecError: unknown policy 'mor': did you mean 'mro'? known: mro, ...
     """
     if name in POLICIES:
-        return NamedPolicy(name, POLICIES[name], plans_layers_alone=name in PLAN_LAYERS_ALONE)
+        return POLICIES[name]
     if ":" in name or name.endswith(".py"):
-        return NamedPolicy(name, load_from_file(name), is_own=True)
+        return NamedPolicy(name, load_from_file(name), is_custom=True)
     installed = installed_policies()
     if name not in installed:
         raise SpecError(unknown_name("policy", name, policy_names()) + "; or path.py:function")
-    return NamedPolicy(name, load_installed(installed[name]), is_own=True)
+    return NamedPolicy(name, load_installed(installed[name]), is_custom=True)
 
 
 def policy_input(name: str) -> dict[str, str]:
-    """Name a policy as an input: a function in a file with the hash of that file, one of a package by where it is from.
+    """Identify a policy as an input of a run: a function in a file by the file's hash, one of a package by its origin.
 
     Examples
     --------
@@ -244,19 +178,19 @@ def policy_input(name: str) -> dict[str, str]:
 
 
 def place(policy: NamedPolicy | str, request: PlacementRequest) -> PlacementPlan:
-    """Ask a policy for a plan and check it.
+    """Call a policy and check its plan.
 
     Parameters
     ----------
     policy
-        A policy that was found, or a name to find.
+        A policy or its name.
 
     Raises
     ------
     InfeasiblePlanError
         When the policy does not apply, as plain expert parallelism on too few nodes.
     SpecError
-        When there is no such policy, or a user's fails or returns what is no plan for the request.
+        When there is no such policy, or a custom one fails or returns no plan for the request.
     AssertionError
         When a plan of one of `POLICIES` is invalid, which is a bug of lazsim.
 
@@ -267,8 +201,8 @@ def place(policy: NamedPolicy | str, request: PlacementRequest) -> PlacementPlan
     [[[0, 1], [2, 3], [2, 3]]]
     """
     named = find_policy(policy) if isinstance(policy, str) else policy
-    if named.is_own:
+    if named.is_custom:
         return call_policy(named.name, named.function, request)
     plan: PlacementPlan = named.function(request)
     assert plan.num_nodes == request.num_nodes, "a plan has as many nodes as asked for"
-    return plan.check(None if named.name in ALLOCATE_THEMSELVES else request.replicas_LE)
+    return plan.check(None if named.allocates else request.replicas_LE)

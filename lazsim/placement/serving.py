@@ -13,7 +13,8 @@ import numpy.typing as npt
 from lazsim.errors import InfeasiblePlanError, RoutingFormatError, SpecError
 from lazsim.placement.balanced import pack_gpus, replicate_evenly
 from lazsim.placement.plan import Bools, Ints, PlacementPlan
-from lazsim.placement.policies import PlacementRequest, place
+from lazsim.placement.policies import place
+from lazsim.placement.request import PlacementRequest
 
 FINEST = 2**32
 """Loads that are no counts become integers in units of the heaviest of their layer divided by this."""

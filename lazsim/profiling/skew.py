@@ -22,7 +22,8 @@ from lazsim.errors import SpecError
 from lazsim.files import json_bytes
 from lazsim.placement.allocation import allocate
 from lazsim.placement.expert_parallel import ep_size, place_ep_on_most
-from lazsim.placement.policies import PlacementRequest, place
+from lazsim.placement.policies import place
+from lazsim.placement.request import PlacementRequest
 from lazsim.profiling.compute import Device
 from lazsim.profiling.machine import conditions, measure_peaks, peak_budget_s
 from lazsim.profiling.shares import KERNELS, MeasuredShares, check_conditions, measure_shares

@@ -9,7 +9,7 @@ import numpy as np
 from lazsim.errors import InfeasiblePlanError, SpecError
 from lazsim.placement.allocation import allocate
 from lazsim.placement.plan import Ints
-from lazsim.placement.policies import PlacementRequest
+from lazsim.placement.request import PlacementRequest
 from lazsim.reliability.loads import get_loads
 from lazsim.reliability.options import parse_counts
 from lazsim.routing.loading import UNIFORM
