@@ -8,7 +8,7 @@ MODELS := $(basename $(notdir $(wildcard lazsim/catalog/models/*.toml)))
 SOURCES := setup.cfg pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run figures test check bench profiles growth format clean
+.PHONY: help run figures test check docs sdist bench profiles growth format clean
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,8 +23,9 @@ $(VENV)/dev.stamp: $(VENV)/run.stamp
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-run: $(VENV)/run.stamp ## Replay a spot trace for GPT-L under lazarus, ds-ft and ds; results in runs/spot
-	$(BIN)/lazsim run --trace traces/spot-p3-like.csv --model gpt-l --cluster rtx3090x10 --max-nodes 10 --duration 80min --out $(OUT)
+run: $(VENV)/run.stamp ## Replay a spot trace for GPT-L under lazarus and its rivals; results in runs/spot
+	$(BIN)/lazsim run --trace traces/spot-p3-like.csv --model gpt-l --cluster rtx3090x10 --max-nodes 10 --duration 80min \
+		--system lazarus --system tutel-ft --system ds-ft --system ds --out $(OUT)
 
 figures: $(VENV)/run.stamp ## Make the published evaluation again: every table and figure, in runs/figures
 	$(BIN)/lazsim experiment run all --out $(FIGURES)
@@ -32,10 +33,16 @@ figures: $(VENV)/run.stamp ## Make the published evaluation again: every table a
 test: check ## Run the checks and every test
 	$(BIN)/python -m pytest --numprocesses 2
 
-check: $(VENV)/dev.stamp ## Lint and type-check
+check: $(VENV)/dev.stamp docs ## Lint, type-check and build the documentation
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(VENV)/dev.stamp ## Build the documentation in build/site; a broken link is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+sdist: $(VENV)/dev.stamp ## Build the source distribution and the wheel in build/dist
+	$(BIN)/python -m build --outdir build/dist
 
 bench: $(VENV)/dev.stamp ## Time simulator, planner, sweeps and command line; train through 200 random sequences of kills
 	$(BIN)/python -m tests.bench
@@ -49,8 +56,8 @@ profiles: $(VENV)/dev.stamp ## Measure the kernels of every model on this device
 		$(BIN)/lazsim profile check $(NAME) --model $$model || exit; \
 	done
 
-growth: $(VENV)/dev.stamp ## Plot how the cost of placement and recovery grows
-	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m tests.bench_placement docs/growth.png
+growth: $(VENV)/dev.stamp ## Plot how the cost of placement and reliability grows
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m tests.bench_placement docs/images/growth.png
 
 format: $(VENV)/dev.stamp ## Format the code and sort its imports
 	$(BIN)/ruff check --fix --select I .

@@ -66,7 +66,7 @@ def installed(tmp_path, monkeypatch):
 
 
 def test_the_example_of_the_documentation_works(tmp_path, monkeypatch):
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/policies.md").read_text(), flags=re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/guides/policies.md").read_text(), flags=re.DOTALL)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.py").write_text(blocks[0])
     names = {"np": np}

@@ -275,6 +275,6 @@ def test_an_unknown_backend_is_refused():
 
 
 def test_the_example_of_the_documentation_runs(tmp_path):
-    text = (Path(__file__).parent.parent / "docs" / "sweeps.md").read_text()
+    text = (Path(__file__).parent.parent / "docs" / "guides" / "sweeps.md").read_text()
     (tmp_path / "sweep.toml").write_text(text.split("```toml\n")[1].split("```")[0])
     assert load_sweep(tmp_path / "sweep.toml").points()

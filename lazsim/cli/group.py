@@ -55,7 +55,7 @@ class LazyGroup(click.Group):
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="lazsim")
+@click.version_option(None, "-V", "--version", package_name="lazsim")
 def cli() -> None:
     """Tell what failures cost a Mixture-of-Experts training job, and how to place its experts."""
 

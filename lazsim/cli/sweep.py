@@ -40,7 +40,7 @@ def command(spec: Path, out: Path, backend: str, jobs: int | None, address: str 
 
     DIR keeps a line in rows.jsonl for each run as soon as it is there, so that a sweep which was stopped or killed goes
     on where it was, and at the end table.csv with a row for each point. A run that fails does not stop the others.
-    docs/sweeps.md says what SPEC.toml can hold.
+    docs/guides/sweeps.md says what SPEC.toml can hold.
     """
     from lazsim.errors import LazsimError
     from lazsim.files import check_folder

@@ -2,7 +2,8 @@
 
 Sets of nodes are the bits of an integer. Plans are judged by how many sets of live nodes, of any size, hold every
 expert: `Cover.num_surviving`. `hold` chooses the nodes that have each expert, `lack` those that do not; each leaves to
-the other what its groups leave over, as Euclid's algorithm does with lengths. ``docs/placement.md`` has the argument.
+the other what its groups leave over, as Euclid's algorithm does with lengths.
+``docs/guides/placement.md`` has the argument.
 """
 
 from collections.abc import Iterable, Iterator

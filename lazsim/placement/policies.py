@@ -114,7 +114,7 @@ POLICIES: Mapping[str, NamedPolicy] = {
 
 OWN_POLICIES = (
     "An entry point of group lazsim.policies in an installed package, or path.py:function, works wherever a name does; "
-    "see docs/policies.md."
+    "see docs/guides/policies.md."
 )
 """How to add a policy from outside."""
 

@@ -1,0 +1,122 @@
+"""The documentation: links that resolve, commands that exist, examples that run."""
+
+import importlib.util
+import re
+import shlex
+import sys
+
+import click
+import pytest
+
+from lazsim.cli.group import cli
+from tests.conftest import ROOT
+
+REPOSITORY = re.compile(
+    r"https://(?:github\.com/lazsim/lazsim/(?:blob|tree)|raw\.githubusercontent\.com/lazsim/lazsim)/main/(.*)"
+)
+PAGES = sorted(
+    path
+    for pattern in ("*.md", "docs/**/*.md", "experiments/*/README.md", "traces/README.md")
+    for path in ROOT.glob(pattern)
+)
+NAMES = [str(path.relative_to(ROOT)) for path in PAGES]
+FENCE = re.compile(r"^ *```.*?^ *```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+
+
+def slugs(text):
+    """Return the anchors of a page, as GitHub and MkDocs make them from its headings."""
+    headings = re.findall(r"^#+ (.+)$", FENCE.sub("", text), re.MULTILINE)
+    plain = (re.sub(r"[`*]|\[([^]]*)\]\([^)]*\)", r"\1", heading) for heading in headings)
+    return {re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", heading.lower()).strip()) for heading in plain}
+
+
+def test_readme_is_short():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+
+
+def test_readme_links_work_on_a_package_index():
+    links = LINK.findall(FENCE.sub("", (ROOT / "README.md").read_text()))
+    assert [link for link in links if not link.startswith(("https://", "#"))] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_links_to_files_and_anchors_resolve(page):
+    for link in LINK.findall(FENCE.sub("", page.read_text())):
+        own = REPOSITORY.fullmatch(link)
+        if link.startswith("http") and own is None:
+            continue
+        path, _, anchor = (own[1] if own else link).partition("#")
+        target = ROOT / path if own else page.parent / path if path else page
+        assert target.exists(), f"{page.name}: {link}"
+        assert not anchor or anchor in slugs(target.read_text()), f"{page.name}: {link}"
+
+
+def commands(text):
+    """Yield the arguments of every ``lazsim`` command line that a page shows."""
+    joined = re.sub(r"\\\n\s*", " ", text)
+    for line in re.findall(r"^ {4,}(?:\$ )?(?:\S*/bin/)?lazsim (.+)$", joined, re.MULTILINE):
+        yield shlex.split(line, comments=True)
+    for span in re.findall(r"(?<!`)`(?:\S*/bin/)?lazsim ([^`]+)`(?!`)", text.replace("\n", " ")):
+        yield shlex.split(span)
+
+
+def parse(arguments):
+    """Follow a command line through the commands; return what is wrong with it."""
+    command, called = cli, ["lazsim"]
+    for position, argument in enumerate(arguments):
+        if argument.startswith("-") or not isinstance(command, click.Group):
+            options = {name for option in command.params for name in (*option.opts, *option.secondary_opts)}
+            options |= {"-h", "--help"}
+            shown = [word.split("=")[0].strip("[].,") for word in arguments[position:]]
+            unknown = [word for word in shown if re.match(r"--?[A-Za-z]", word) and word not in options]
+            return f"{' '.join(called)} has no {unknown}" if unknown else ""
+        if re.fullmatch(r"[A-Z]+|\.\.\.", argument):
+            return ""
+        alternatives = argument.split("|")
+        found = [command.get_command(click.Context(command), name) for name in alternatives]
+        if None in found:
+            return f"{' '.join(called)} has no command {argument}"
+        command = found[0]
+        called.append(argument)
+    return ""
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_commands_that_a_page_shows_exist(page):
+    assert [fault for arguments in commands(page.read_text()) if (fault := parse(arguments))] == []
+
+
+def example(name):
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    return re.search(rf"<!-- example: {name} -->\n```python\n(.*?)```", text, re.DOTALL)[1]
+
+
+def test_the_reader_of_contributing_reads_and_is_registered_by_its_file_alone(tmp_path, monkeypatch):
+    from lazsim.trace import readers
+
+    (tmp_path / "updown.py").write_text(example("reader"))
+    spec = importlib.util.spec_from_file_location("updown", tmp_path / "updown.py")
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "updown", module)
+    spec.loader.exec_module(module)
+    monkeypatch.setitem(readers.READERS, "updown", module.READER)
+    (tmp_path / "trace").write_text("0 a up\n0 b up\n60 a down\n")
+    trace = readers.read_trace(tmp_path / "trace")
+    assert trace.format == "updown"
+    assert trace.num_alive()[1].tolist() == [2, 1]
+
+
+def test_the_policy_of_contributing_places():
+    import numpy as np
+
+    from lazsim.placement.policies import PlacementRequest
+
+    scope = {}
+    exec(example("policy"), scope)
+    plan = scope["_in_order"](PlacementRequest(np.array([[2, 1, 3]]), num_nodes=3, num_slots=2))
+    assert plan.slots_LNS.tolist() == [[[0, 0], [1, 2], [2, 2]]]
+
+
+def test_the_system_of_contributing_can_be_made():
+    exec(example("system"), {})
