@@ -114,7 +114,7 @@ def test_the_policy_of_contributing_places():
 
     scope = {}
     exec(example("policy"), scope)
-    plan = scope["_in_order"](PlacementRequest(np.array([[2, 1, 3]]), num_nodes=3, num_slots=2))
+    plan = scope["place_in_order"](PlacementRequest(np.array([[2, 1, 3]]), num_nodes=3, num_slots=2))
     assert plan.slots_LNS.tolist() == [[[0, 0], [1, 2], [2, 2]]]
 
 
