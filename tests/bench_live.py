@@ -3,18 +3,18 @@
 import sys
 import time
 
-from lazsim.live.nursery import Nursery
+from lazsim.live.worker_pool import WorkerPool
 from tests.live_jobs import NUM_STEPS, Script, largest_difference, random_script, run_live, tiny_spec
 
 
 def main(num_sequences: int = 200) -> None:
     counts: dict[str, int] = {}
     worst, started_s = 0.0, time.perf_counter()
-    with Nursery() as nursery:
-        calm = {top_k: run_live(tiny_spec(top_k=top_k), Script(2), nursery)[1] for top_k in (1, 2)}
+    with WorkerPool() as pool:
+        calm = {top_k: run_live(tiny_spec(top_k=top_k), Script(2), pool)[1] for top_k in (1, 2)}
         for seed in range(1000, 1000 + num_sequences):
             top_k = 1 + seed % 2
-            run, blocks = run_live(tiny_spec(top_k=top_k), random_script(seed), nursery)
+            run, blocks = run_live(tiny_spec(top_k=top_k), random_script(seed), pool)
             assert run.run.steps == NUM_STEPS, f"sequence {seed} ended after {run.run.steps} steps"
             difference = largest_difference(blocks, calm[top_k])
             assert difference < 1e-9, f"sequence {seed} ended {difference:g} off"

@@ -10,12 +10,12 @@ import msgspec
 import numpy as np
 
 from lazsim.live.checkpoint import load_blocks
-from lazsim.live.nursery import Nursery
-from lazsim.live.play import Machine
+from lazsim.live.fault_injector import LocalNodes
 from lazsim.live.record import LiveRun
-from lazsim.live.run import live_run
+from lazsim.live.run import run_locally
 from lazsim.live.spec import SMALL_MODEL, LiveSpec
 from lazsim.live.state import all_keys
+from lazsim.live.worker_pool import WorkerPool
 from lazsim.specs import JobSpec, load_spec
 
 TINY = msgspec.structs.replace(
@@ -53,34 +53,34 @@ def tiny_spec(system: str = "lazarus", *, top_k: int = 1, interval: int = 100, *
 
 @dataclass
 class Script:
-    """Acts on nodes when something happens: (what, number) -> acts; steps by number, the rest by epoch."""
+    """Acts on nodes when something happens: (event, number) -> acts; steps by number, the rest by generation."""
 
     num_nodes: int
     acts: dict[tuple[str, int], list[tuple[str, str]]] = field(default_factory=dict)
     seen: list[tuple[str, int, int]] = field(default_factory=list)
-    machine: Machine | None = None
+    nodes: LocalNodes | None = None
     has_more: bool = False
 
-    def begin(self, machine):
-        self.machine = machine
+    def begin(self, nodes):
+        self.nodes = nodes
         for node in range(self.num_nodes):
-            machine.start(f"n{node}")
+            nodes.start(f"n{node}")
 
-    async def happen(self, machine, what, epoch, step):
-        self.seen.append((what, epoch, step))
-        number = step if what == "stepped" else epoch
-        for act, node in self.acts.pop((what, number), []):
+    async def on_event(self, nodes, event, generation, step):
+        self.seen.append((event, generation, step))
+        number = step if event == "stepped" else generation
+        for act, node in self.acts.pop((event, number), []):
             if act == "drop":
-                for peer in machine.controller.peers:
-                    if peer.name.split("#")[0] == node:
-                        peer.writer.transport.abort()
+                for worker in nodes.coordinator.server.workers:
+                    if worker.name.split("#")[0] == node:
+                        worker.writer.transport.abort()
             elif act == "call":
-                node(machine)
+                node(nodes)
             elif act == "kill soon":
                 delay_s, name = node
-                asyncio.get_running_loop().call_later(delay_s, machine.kill, name)
+                asyncio.get_running_loop().call_later(delay_s, nodes.kill, name)
             else:
-                getattr(machine, act)(node)
+                getattr(nodes, act)(node)
 
 
 def random_script(seed: int) -> Script:
@@ -109,12 +109,12 @@ def random_script(seed: int) -> Script:
     return script
 
 
-def run_live(spec: LiveSpec, script: Script, nursery: Nursery, device: str = "cpu") -> tuple[LiveRun, dict]:
+def run_live(spec: LiveSpec, script: Script, pool: WorkerPool, device: str = "cpu") -> tuple[LiveRun, dict]:
     """Train through a script; return the run and the final state of every block."""
     with tempfile.TemporaryDirectory() as folder:
         spec = msgspec.structs.replace(spec, checkpoint_folder=folder)
-        nodes = {"num_initial": script.num_nodes, "most_nodes": spec.global_batch}
-        run = asyncio.run(live_run(spec, script, nursery, **nodes, device=device))
+        counts = {"num_initial": script.num_nodes, "max_nodes": spec.global_batch}
+        run = asyncio.run(run_locally(spec, script, pool, **counts, device=device))
         blocks = load_blocks(Path(folder), spec.num_steps, all_keys(spec))
         return run, {key: values.numpy() for key, values in blocks.items()}
 

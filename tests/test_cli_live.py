@@ -19,9 +19,9 @@ torch = pytest.importorskip("torch", reason="live training needs torch: pip inst
         (("--record-routing", "a-file/routing.csv"), "a-file"),
         (("--device", "cuda"), "--device cuda: torch finds no GPU"),
         (("--speedup", "nan"), "nan is not a number; give a finite one"),
-        (("--duration", "10s"), "--duration: says what is read of a trace; give one as --trace"),
-        (("--cap", "clip"), "--cap: says what is read of a trace; give one as --trace"),
-        (("--format", "bamboo"), "--format: says what is read of a trace; give one as --trace"),
+        (("--duration", "10s"), "--duration: selects part of a trace; give one as --trace"),
+        (("--cap", "clip"), "--cap: selects part of a trace; give one as --trace"),
+        (("--format", "bamboo"), "--format: selects part of a trace; give one as --trace"),
     ],
 )
 def test_bad_input_is_one_clear_line_and_exit_code_2(lazsim, tmp_path, monkeypatch, command, arguments, said):

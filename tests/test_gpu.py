@@ -13,7 +13,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs torch: pip install 'lazsim[live]'")
 
 from lazsim.costmodel.profile import Header, read_profile
-from lazsim.live.nursery import Nursery
+from lazsim.live.worker_pool import WorkerPool
 from lazsim.profiling.communication import choose_ranks, communication_tasks, group_cycle
 from lazsim.profiling.compute import DTYPES, Device, check_kernel, measure_kernel
 from lazsim.profiling.kernels import kernels_of
@@ -112,26 +112,26 @@ def test_nccl_forms_a_group_again_after_losing_a_member():
 
 
 @pytest.fixture(scope="module")
-def nursery():
-    with Nursery() as nursery:
-        yield nursery
+def pool():
+    with WorkerPool() as pool:
+        yield pool
 
 
-def same_as_on_the_cpu(nursery, script: Script, top_k: int) -> None:
+def same_as_on_the_cpu(pool, script: Script, top_k: int) -> None:
     spec = tiny_spec(top_k=top_k, slots_per_node=4)
-    _, calm = run_live(spec, Script(2), nursery)
-    run, blocks = run_live(msgspec.structs.replace(spec, silence_s=20.0), script, nursery, device="cuda")
+    _, calm = run_live(spec, Script(2), pool)
+    run, blocks = run_live(msgspec.structs.replace(spec, silence_s=20.0), script, pool, device="cuda")
     assert run.run.steps == NUM_STEPS
     assert run.run.counts["failures"] == 1
     assert largest_difference(blocks, calm) < 1e-9
 
 
 @pytest.mark.parametrize("top_k", [1, 2])
-def test_a_job_on_one_gpu_loses_nothing_when_a_worker_is_killed(nursery, top_k):
+def test_a_job_on_one_gpu_loses_nothing_when_a_worker_is_killed(pool, top_k):
     # More workers than GPUs, so that some share one.
-    same_as_on_the_cpu(nursery, Script(NUM_GPUS + 1, {("stepped", 5): [("kill", "n0")]}), top_k)
+    same_as_on_the_cpu(pool, Script(NUM_GPUS + 1, {("stepped", 5): [("kill", "n0")]}), top_k)
 
 
 @three_gpus
-def test_a_job_over_nccl_loses_nothing_when_a_worker_is_killed(nursery):
-    same_as_on_the_cpu(nursery, Script(3, {("stepped", 5): [("kill", "n0")]}), 1)
+def test_a_job_over_nccl_loses_nothing_when_a_worker_is_killed(pool):
+    same_as_on_the_cpu(pool, Script(3, {("stepped", 5): [("kill", "n0")]}), 1)

@@ -22,15 +22,15 @@ import torch
 
 from lazsim.errors import LazsimError
 from lazsim.live.checkpoint import load_blocks
-from lazsim.live.messages import Beat, Go, LiveError, Seal, secret_from_environment
-from lazsim.live.nursery import Nursery
-from lazsim.live.plan import Offer, valid_holds
-from lazsim.live.play import TracePlay
-from lazsim.live.run import live_run, prepare
+from lazsim.live.fault_injector import TraceInjector
+from lazsim.live.messages import Heartbeat, HeldState, LiveError, MessageAuth, Train, secret_from_environment
+from lazsim.live.plan import agree_on_step
+from lazsim.live.run import prepare, run_locally
 from lazsim.live.spec import check_model
-from lazsim.live.state import DENSE, Block, all_keys, initial_values
-from lazsim.live.trainer import State
+from lazsim.live.state import DENSE, Block, TrainingState, all_keys, initial_values
 from lazsim.live.validate import quiet_trace
+from lazsim.live.worker_pool import WorkerPool
+from lazsim.output.live import live_text
 from lazsim.pytorch.device import CPU
 from lazsim.pytorch.group import Group, serve_store
 from lazsim.specs import ModelSpec, load_spec
@@ -43,162 +43,162 @@ ROUNDING = 1e-9
 
 
 @pytest.fixture(scope="module")
-def nursery():
-    with Nursery() as nursery:
-        yield nursery
+def pool():
+    with WorkerPool() as pool:
+        yield pool
 
 
 @pytest.fixture(scope="module")
-def undisturbed(nursery):
+def undisturbed(pool):
     """The final state of jobs to which nothing happens, on two nodes."""
-    return {top_k: run_live(tiny_spec(top_k=top_k), Script(2), nursery)[1] for top_k in (1, 2)}
+    return {top_k: run_live(tiny_spec(top_k=top_k), Script(2), pool)[1] for top_k in (1, 2)}
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_after_any_kills_and_joins_parameters_are_those_of_an_undisturbed_run(seed, nursery, undisturbed):
+def test_after_any_kills_and_joins_parameters_are_those_of_an_undisturbed_run(seed, pool, undisturbed):
     top_k = 1 + seed % 2
-    run, blocks = run_live(tiny_spec(top_k=top_k), random_script(seed), nursery)
+    run, blocks = run_live(tiny_spec(top_k=top_k), random_script(seed), pool)
     assert run.run.steps == NUM_STEPS
     assert largest_difference(blocks, undisturbed[top_k]) < ROUNDING
 
 
-def test_float32_runs_agree_to_float32_summation_error(nursery):
+def test_float32_runs_agree_to_float32_summation_error(pool):
     spec = tiny_spec(dtype="float32", epsilon=1e-4)
-    _, calm = run_live(spec, Script(2), nursery)
-    run, blocks = run_live(spec, Script(4, {("stepped", 5): [("kill", "n0")]}), nursery)
+    _, calm = run_live(spec, Script(2), pool)
+    run, blocks = run_live(spec, Script(4, {("stepped", 5): [("kill", "n0")]}), pool)
     assert run.run.counts["failures"] == 1
     # A tie of the gate that rounding turned the other way would show: 1e-3 and more. None does with these sizes.
     assert largest_difference(blocks, calm) < 1e-5
 
 
-def test_the_property_would_notice_a_single_sample_trained_twice(nursery, undisturbed):
-    _, other = run_live(tiny_spec(seed=1), Script(2), nursery)
+def test_the_property_would_notice_a_single_sample_trained_twice(pool, undisturbed):
+    _, other = run_live(tiny_spec(seed=1), Script(2), pool)
     assert largest_difference(other, undisturbed[1]) > 1e-3
 
 
 @pytest.mark.parametrize("system", ["ds", "ds-ft", "tutel"])
-def test_expert_parallel_systems_train_the_same_model(system, nursery, undisturbed):
-    run, blocks = run_live(tiny_spec(system, interval=4), Script(4, {("stepped", 6): [("kill", "n0")]}), nursery)
+def test_expert_parallel_systems_train_the_same_model(system, pool, undisturbed):
+    run, blocks = run_live(tiny_spec(system, interval=4), Script(4, {("stepped", 6): [("kill", "n0")]}), pool)
     assert largest_difference(blocks, undisturbed[1]) < ROUNDING
     assert run.run.counts["failures"] == 1
 
 
-def test_ds_restarts_from_its_last_checkpoint_and_lazarus_loses_no_step(nursery):
+def test_ds_restarts_from_its_last_checkpoint_and_lazarus_loses_no_step(pool):
     kill = {("stepped", 6): [("kill", "n0")]}
-    ds, _ = run_live(tiny_spec("ds", interval=4), Script(4, dict(kill)), nursery)
-    lazarus, _ = run_live(tiny_spec("lazarus", slots_per_node=4), Script(4, dict(kill)), nursery)
+    ds, _ = run_live(tiny_spec("ds", interval=4), Script(4, dict(kill)), pool)
+    lazarus, _ = run_live(tiny_spec("lazarus", slots_per_node=4), Script(4, dict(kill)), pool)
     assert (ds.run.counts["restarts"], lazarus.run.counts["restarts"]) == (1, 0)
     assert ds.run.counts["lost_steps"] in (2, 3)  # Killed after step 6, of which 4 were saved.
     assert lazarus.run.counts["lost_steps"] == 0
 
 
-def test_an_expert_lost_everywhere_comes_back_from_the_checkpoint(nursery, undisturbed):
+def test_an_expert_lost_everywhere_comes_back_from_the_checkpoint(pool, undisturbed):
     # Four experts on two nodes of two slots: every expert is on one node only.
     spec = tiny_spec("lazarus", interval=4, slots_per_node=2)
     acts = {("stepped", 6): [("kill", "n0"), ("start", "m0")]}
-    run, blocks = run_live(spec, Script(2, acts), nursery)
+    run, blocks = run_live(spec, Script(2, acts), pool)
     assert run.run.counts["restarts"] == 1
     assert largest_difference(blocks, undisturbed[1]) < ROUNDING
 
 
 @pytest.mark.parametrize("phase", ["entered", "rebuilt"])
-def test_a_kill_in_the_middle_of_a_recovery_is_survived(phase, nursery, undisturbed):
+def test_a_kill_in_the_middle_of_a_recovery_is_survived(phase, pool, undisturbed):
     acts = {("stepped", 5): [("kill", "n1")], (phase, 2): [("kill", "n0")]}
-    run, blocks = run_live(tiny_spec(slots_per_node=4), Script(4, acts), nursery)
+    run, blocks = run_live(tiny_spec(slots_per_node=4), Script(4, acts), pool)
     assert run.run.counts["failures"] >= 2
     assert largest_difference(blocks, undisturbed[1]) < ROUNDING
 
 
-def test_a_hung_worker_is_taken_for_dead(nursery, undisturbed):
-    def hang(machine):
-        nursery.signal("n1", signal.SIGSTOP)
+def test_a_hung_worker_is_taken_for_dead(pool, undisturbed):
+    def hang(nodes):
+        pool.signal("n1", signal.SIGSTOP)
 
     spec = tiny_spec(slots_per_node=4, silence_s=1.0, heartbeat_s=0.1)
-    run, blocks = run_live(spec, Script(3, {("stepped", 4): [("call", hang)]}), nursery)
+    run, blocks = run_live(spec, Script(3, {("stepped", 4): [("call", hang)]}), pool)
     assert run.run.counts["failures"] == 1
     assert largest_difference(blocks, undisturbed[1]) < ROUNDING
 
 
 @pytest.mark.parametrize("dropped", [["n1"], ["n0", "n1", "n2"]])
-def test_lost_connections_cost_no_step(dropped, nursery, undisturbed):
+def test_lost_connections_cost_no_step(dropped, pool, undisturbed):
     # Three nodes of two slots hold each of four experts, and not twice all of them: whoever is cut off must come back.
     acts = {("stepped", 6): [("drop", node) for node in dropped]}
-    run, blocks = run_live(tiny_spec(slots_per_node=2), Script(3, acts), nursery)
+    run, blocks = run_live(tiny_spec(slots_per_node=2), Script(3, acts), pool)
     assert (run.run.counts["lost_steps"], run.run.counts["restarts"]) == (0, 0)
     assert largest_difference(blocks, undisturbed[1]) < ROUNDING
 
 
-def test_the_time_of_checkpoints_is_booked_also_when_a_node_dies_right_after_one(nursery):
+def test_the_time_of_checkpoints_is_booked_also_when_a_node_dies_right_after_one(pool):
     acts = {("stepped", step): [("kill soon", (0.0, node))] for step, node in ((4, "n0"), (8, "n1"))}
-    run, _ = run_live(tiny_spec(interval=2, slots_per_node=4), Script(4, acts), nursery)
+    run, _ = run_live(tiny_spec(interval=2, slots_per_node=4), Script(4, acts), pool)
     assert run.run.counts["checkpoints"] >= 4
     assert run.run.ledger_s["checkpoint"] == pytest.approx(sum(run.save_s), rel=0.5)
     assert sum(run.run.ledger_s.values()) == pytest.approx(run.run.wall_s, abs=0.05)
 
 
-def test_a_quiet_run_knows_no_failure(nursery):
-    run, _ = run_live(tiny_spec(num_steps=60), Script(4), nursery)
+def test_a_quiet_run_knows_no_failure(pool):
+    run, _ = run_live(tiny_spec(num_steps=60), Script(4), pool)
     assert (run.run.counts["failures"], run.run.counts["reconfigurations"]) == (0, 0)
     assert [one.cause for one in run.recoveries if one.cause == "failure"] == []
 
 
-def test_a_controller_that_was_held_up_takes_nobody_for_dead(nursery):
+def test_a_controller_that_was_held_up_takes_nobody_for_dead(pool):
     spec = tiny_spec(silence_s=1.0, heartbeat_s=0.1)
-    run, _ = run_live(spec, Script(2, {("stepped", 4): [("call", lambda _: time.sleep(2.0))]}), nursery)
+    run, _ = run_live(spec, Script(2, {("stepped", 4): [("call", lambda _: time.sleep(2.0))]}), pool)
     assert (run.run.counts["failures"], run.run.steps) == (0, NUM_STEPS)
 
 
-def test_who_comes_before_the_first_step_joins(nursery):
-    run, _ = run_live(tiny_spec(), Script(2, {("entered", 1): [("start", "early")]}), nursery)
+def test_who_comes_before_the_first_step_joins(pool):
+    run, _ = run_live(tiny_spec(), Script(2, {("entered", 1): [("start", "early")]}), pool)
     assert run.steps[-1].num_nodes == 3
 
 
-def test_a_job_that_nobody_is_left_to_do_ends_in_a_message(nursery):
+def test_a_job_that_nobody_is_left_to_do_ends_in_a_message(pool):
     acts = {("stepped", 4): [("kill", "n0"), ("kill", "n1")]}
     with pytest.raises(LiveError, match="all workers have ended"):
-        run_live(tiny_spec(), Script(2, acts), nursery)
+        run_live(tiny_spec(), Script(2, acts), pool)
 
 
-def test_a_job_that_too_few_are_left_to_do_ends_in_a_message(nursery):
+def test_a_job_that_too_few_are_left_to_do_ends_in_a_message(pool):
     # Four experts on two nodes of two slots: one of them does not hold all.
     acts = {("stepped", 4): [("kill", "n0")]}
     with pytest.raises(LiveError, match="1 workers are left, too few to hold all experts, and none is to come"):
-        run_live(tiny_spec(slots_per_node=2), Script(2, acts), nursery)
+        run_live(tiny_spec(slots_per_node=2), Script(2, acts), pool)
 
 
-def test_workers_that_die_before_the_first_step_are_not_waited_for(nursery, tmp_path):
+def test_workers_that_die_before_the_first_step_are_not_waited_for(pool, tmp_path):
     spec = tiny_spec(num_steps=4, checkpoint_folder=str(tmp_path))
-    asyncio.run(live_run(spec, Script(2), nursery, num_initial=2, most_nodes=2))
+    asyncio.run(run_locally(spec, Script(2), pool, num_initial=2, max_nodes=2))
     (tmp_path / "step-000000004" / "dense.npy").write_bytes(b"")
     spec = msgspec.structs.replace(spec, num_steps=8)
-    quiet = TracePlay(quiet_trace(2), 1.0, is_awaited=False)
+    quiet = TraceInjector(quiet_trace(2), 1.0, is_awaited=False)
     with pytest.raises(LazsimError, match=r"dense\.npy: is no array"):
-        asyncio.run(live_run(spec, quiet, nursery, num_initial=2, most_nodes=2))
+        asyncio.run(run_locally(spec, quiet, pool, num_initial=2, max_nodes=2))
 
 
-def test_a_job_whose_nodes_are_all_taken_goes_on_to_the_end_of_the_trace(nursery):
+def test_a_job_whose_nodes_are_all_taken_goes_on_to_the_end_of_the_trace(pool):
     events = [Event(0.0, "add", "a"), Event(0.0, "add", "b"), Event(10.0, "remove", "a"), Event(12.0, "remove", "b")]
-    play = TracePlay(build_trace(events, duration_s=40.0, name="all-gone"), speedup=10.0)
+    play = TraceInjector(build_trace(events, duration_s=40.0, name="all-gone"), speedup=10.0)
     spec = msgspec.structs.replace(tiny_spec(slots_per_node=2), num_steps=None)
-    run = asyncio.run(live_run(spec, play, nursery, num_initial=2, most_nodes=2))
+    run = asyncio.run(run_locally(spec, play, pool, num_initial=2, max_nodes=2))
     # Of four seconds, three pass after both are gone.
     assert run.run.steps > 0
     assert run.run.ledger_s["waiting"] > 2
 
 
-def test_a_checkpoint_that_cannot_be_written_ends_in_a_message(nursery):
-    def spoil(machine):
-        (Path(machine.controller.spec.checkpoint_folder) / "step-000000008").write_text("no folder")
+def test_a_checkpoint_that_cannot_be_written_ends_in_a_message(pool):
+    def spoil(nodes):
+        (Path(nodes.coordinator.spec.checkpoint_folder) / "step-000000008").write_text("no folder")
 
     with pytest.raises(LiveError, match=r"all workers have ended; a worker's last words: .*cannot be written"):
-        run_live(tiny_spec(interval=8), Script(2, {("stepped", 2): [("call", spoil)]}), nursery)
+        run_live(tiny_spec(interval=8), Script(2, {("stepped", 2): [("call", spoil)]}), pool)
 
 
-def test_a_job_whose_trace_begins_without_nodes_waits_for_them(nursery):
+def test_a_job_whose_trace_begins_without_nodes_waits_for_them(pool):
     events = [Event(1.0, "add", "a"), Event(2.0, "add", "b"), Event(30.0, "remove", "b")]
-    play = TracePlay(build_trace(events, duration_s=40.0, name="late"), speedup=10.0)
+    play = TraceInjector(build_trace(events, duration_s=40.0, name="late"), speedup=10.0)
     spec = msgspec.structs.replace(tiny_spec(), num_steps=None)
-    run = asyncio.run(live_run(spec, play, nursery, num_initial=0, most_nodes=2))
+    run = asyncio.run(run_locally(spec, play, pool, num_initial=0, max_nodes=2))
     assert run.run.ledger_s["waiting"] > 0.1
     assert run.run.steps > 0
 
@@ -222,16 +222,16 @@ def test_workers_started_elsewhere_are_led(tmp_path, start_process, run_process)
     assert (tmp_path / "step-000000003" / "complete.json").exists()
 
 
-def test_who_comes_when_the_job_is_over_is_told_so(nursery):
+def test_who_comes_when_the_job_is_over_is_told_so(pool):
     """Started at the last step: it must not keep the controller from ending."""
-    run, _ = run_live(tiny_spec(), Script(2, {("stepped", NUM_STEPS): [("start", "late")]}), nursery)
+    run, _ = run_live(tiny_spec(), Script(2, {("stepped", NUM_STEPS): [("start", "late")]}), pool)
     assert run.run.steps == NUM_STEPS
 
 
-def test_more_nodes_than_sequences_are_no_harm(nursery, undisturbed):
+def test_more_nodes_than_sequences_are_no_harm(pool, undisturbed):
     # Six sequences: the seventh and the eighth node route none, and compute what others send them.
     acts = {("stepped", 3): [("start", f"m{index}") for index in range(4)]}
-    run, blocks = run_live(tiny_spec(), Script(4, acts), nursery)
+    run, blocks = run_live(tiny_spec(), Script(4, acts), pool)
     assert max(step.num_nodes for step in run.steps) == 8
     assert largest_difference(blocks, undisturbed[1]) < ROUNDING
 
@@ -259,27 +259,27 @@ def test_a_rank_that_meets_nobody_can_be_called_away():
     del store
 
 
-def test_losses_go_down_and_every_token_is_counted(nursery):
-    run, _ = run_live(tiny_spec(learning_rate=1e-2), Script(2), nursery)
+def test_losses_go_down_and_every_token_is_counted(pool):
+    run, _ = run_live(tiny_spec(learning_rate=1e-2), Script(2), pool)
     assert run.steps[-1].loss < run.steps[0].loss - 0.5
     # Six sequences of sixteen tokens in each of two layers, every step.
     assert (run.routing.tokens_SLE.sum(axis=2) == 96).all()
 
 
-def test_a_worker_joins_by_its_command_line(nursery, undisturbed, start_process):
+def test_a_worker_joins_by_its_command_line(pool, undisturbed, start_process):
     started = []
 
-    def start(machine):
-        controller = machine.controller
-        environment = {**os.environ, "LAZSIM_LIVE_SECRET": controller.secret.hex()}
-        command = [sys.executable, "-m", "lazsim.live.worker", "--controller", f"127.0.0.1:{controller.port}"]
+    def start(nodes):
+        server = nodes.coordinator.server
+        environment = {**os.environ, "LAZSIM_LIVE_SECRET": server.secret.hex()}
+        command = [sys.executable, "-m", "lazsim.live.worker", "--controller", f"127.0.0.1:{server.port}"]
         started.append(start_process(*command, "--name", "stranger", env=environment))
 
     spec = tiny_spec(slots_per_node=4)
     script = Script(1)
-    script.begin = lambda machine: (machine.start("n0"), start(machine))
+    script.begin = lambda nodes: (nodes.start("n0"), start(nodes))
     script.num_nodes = 2
-    run, blocks = run_live(spec, script, nursery)
+    run, blocks = run_live(spec, script, pool)
     assert started[0].wait(timeout=30) == 0
     assert {step.num_nodes for step in run.steps} == {2}
     assert largest_difference(blocks, undisturbed[1]) < ROUNDING
@@ -287,19 +287,19 @@ def test_a_worker_joins_by_its_command_line(nursery, undisturbed, start_process)
 
 def test_nothing_is_left_behind(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    # Processes inherit it, and nobody else on this machine has it.
+    # Processes inherit it, and nobody else on this nodes has it.
     monkeypatch.setenv("LAZSIM_TEST_MARK", str(tmp_path))
     sockets = len(os.listdir("/proc/self/fd"))
-    with Nursery() as own:
+    with WorkerPool() as own:
         spec = msgspec.structs.replace(tiny_spec(), num_steps=3)
-        asyncio.run(live_run(spec, Script(2), own, num_initial=2, most_nodes=2))
+        asyncio.run(run_locally(spec, Script(2), own, num_initial=2, max_nodes=2))
 
         class Fails(Script):
-            async def happen(self, machine, what, epoch, step):
+            async def on_event(self, nodes, event, generation, step):
                 raise ZeroDivisionError
 
         with pytest.raises(ZeroDivisionError):
-            asyncio.run(live_run(spec, Fails(2), own, num_initial=2, most_nodes=2))
+            asyncio.run(run_locally(spec, Fails(2), own, num_initial=2, max_nodes=2))
     left = [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if str(tmp_path) in environment_of(pid)]
     assert left == []
     assert list(tmp_path.iterdir()) == []
@@ -342,7 +342,7 @@ def test_an_interrupt_leaves_nothing_behind(number, code, tmp_path, start_proces
 
     def family():
         nurseries = children_of(running.pid)
-        return nurseries + [child for nursery in nurseries for child in children_of(nursery)]
+        return nurseries + [child for pool in nurseries for child in children_of(pool)]
 
     wait_until(lambda: len(family()) == 3)
     members = family()
@@ -378,20 +378,20 @@ def test_an_interrupted_run_tells_what_it_came_to(tmp_path, start_process):
 
 
 def test_messages_of_others_are_refused():
-    controller, worker = Seal(b"key", b"nonce", "controller"), Seal(b"key", b"nonce", "worker")
-    stranger = Seal(b"guess", b"nonce", "worker")
-    with pytest.raises(LiveError, match="no worker of this run"):
-        controller.open(stranger.close(Beat()))
-    line = worker.close(Beat())
-    assert controller.open(line) == Beat()
-    with pytest.raises(LiveError, match="no worker of this run"):
-        controller.open(line)  # Sent again.
-    with pytest.raises(LiveError, match="no controller of this run"):
-        worker.open(worker.close(Beat()))  # Sent back.
-    changed = bytearray(controller.close(Go(1)))
+    controller, worker = MessageAuth(b"key", b"nonce", "controller"), MessageAuth(b"key", b"nonce", "worker")
+    stranger = MessageAuth(b"guess", b"nonce", "worker")
+    with pytest.raises(LiveError, match="not from a worker of this run"):
+        controller.verify(stranger.sign(Heartbeat()))
+    line = worker.sign(Heartbeat())
+    assert controller.verify(line) == Heartbeat()
+    with pytest.raises(LiveError, match="not from a worker of this run"):
+        controller.verify(line)  # Sent again.
+    with pytest.raises(LiveError, match="not from a controller of this run"):
+        worker.verify(worker.sign(Heartbeat()))  # Sent back.
+    changed = bytearray(controller.sign(Train(1)))
     changed[-3:-2] = b"2"
     with pytest.raises(LiveError):
-        worker.open(bytes(changed))
+        worker.verify(bytes(changed))
 
 
 def test_a_worker_without_a_secret_says_so(monkeypatch):
@@ -402,7 +402,7 @@ def test_a_worker_without_a_secret_says_so(monkeypatch):
 
 def test_an_update_that_memory_does_not_do_for_leaves_nothing_to_offer(monkeypatch):
     spec = tiny_spec()
-    state = State(spec)
+    state = TrainingState(spec)
     keys = [DENSE, (0, 0)]
     state.replace({key: Block(spec, key, initial_values(spec, key)) for key in keys}, 3)
     state.prepared = True
@@ -420,10 +420,10 @@ def test_an_update_that_memory_does_not_do_for_leaves_nothing_to_offer(monkeypat
     assert (state.blocks, state.step) == ({}, 3)
 
 
-def test_a_job_goes_on_from_its_checkpoint_and_from_no_other(nursery, tmp_path, undisturbed):
+def test_a_job_goes_on_from_its_checkpoint_and_from_no_other(pool, tmp_path, undisturbed):
     def train(num_steps, **changes):
         spec = tiny_spec(num_steps=num_steps, checkpoint_folder=str(tmp_path), **changes)
-        return asyncio.run(live_run(spec, Script(2), nursery, num_initial=2, most_nodes=6))
+        return asyncio.run(run_locally(spec, Script(2), pool, num_initial=2, max_nodes=6))
 
     assert [step.step for step in train(5).steps] == [1, 2, 3, 4, 5]
     more = train(8)
@@ -433,7 +433,7 @@ def test_a_job_goes_on_from_its_checkpoint_and_from_no_other(nursery, tmp_path, 
     # Nothing is left to do.
     again = train(8)
     assert (again.run.steps, again.run.samples, again.steps) == (0, 0, ())
-    assert "0 steps" in again.to_text()
+    assert "0 steps" in live_text(again)
     with pytest.raises(LazsimError, match="has a checkpoint of another job"):
         train(8, seed=1)
     train(NUM_STEPS)
@@ -443,20 +443,20 @@ def test_a_job_goes_on_from_its_checkpoint_and_from_no_other(nursery, tmp_path, 
 
 def test_who_is_a_step_behind_catches_up_if_it_was_prepared():
     ahead, prepared, late = (
-        Offer(5, False, frozenset({0})),
-        Offer(4, True, frozenset({1})),
-        Offer(4, False, frozenset({2})),
+        HeldState(5, False, frozenset({0})),
+        HeldState(4, True, frozenset({1})),
+        HeldState(4, False, frozenset({2})),
     )
 
     def has(*blocks):
         return lambda held: frozenset().union(*held) == frozenset(blocks)
 
-    assert valid_holds([ahead, prepared, late], has(0, 1)) == (5, [frozenset({0}), frozenset({1}), frozenset()])
-    assert valid_holds([prepared, late], has(1, 2)) == (4, [frozenset({1}), frozenset({2})])
+    assert agree_on_step([ahead, prepared, late], has(0, 1)) == (5, [frozenset({0}), frozenset({1}), frozenset()])
+    assert agree_on_step([prepared, late], has(1, 2)) == (4, [frozenset({1}), frozenset({2})])
     # Alone ahead with a part of the state, as after a rollback that it missed: the others' step counts.
-    stranger = Offer(6, False, frozenset({0}))
-    assert valid_holds([stranger, prepared, late], has(1, 2)) == (4, [frozenset(), frozenset({1}), frozenset({2})])
-    assert valid_holds([ahead, late], has(0, 1, 2)) == (0, [frozenset(), frozenset()])
+    stranger = HeldState(6, False, frozenset({0}))
+    assert agree_on_step([stranger, prepared, late], has(1, 2)) == (4, [frozenset(), frozenset({1}), frozenset({2})])
+    assert agree_on_step([ahead, late], has(0, 1, 2)) == (0, [frozenset(), frozenset()])
 
 
 def test_the_optimizer_is_that_of_torch():
@@ -495,4 +495,4 @@ def test_a_text_that_is_too_short_is_refused(tmp_path):
 
 def test_only_prepared_steps_are_committed():
     with pytest.raises(AssertionError, match="only a prepared step"):
-        State(tiny_spec()).commit()
+        TrainingState(tiny_spec()).commit()

@@ -12,7 +12,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="live training needs torch: pip install 'lazsim[live]'")
 
 from lazsim.errors import LazsimError  # noqa: E402
-from lazsim.live.play import Machine  # noqa: E402
+from lazsim.live.fault_injector import LocalNodes  # noqa: E402
 from lazsim.pytorch.device import (  # noqa: E402
     CPU,
     LOCAL_RANK_VARIABLES,
@@ -70,19 +70,18 @@ def test_launchers_say_which_gpu_is_ones_own(monkeypatch, environment, expected)
 
 
 def test_who_comes_for_a_dead_worker_takes_its_gpu():
-    born = []
-    nursery = SimpleNamespace(start=lambda birth: born.append((birth.name, birth.local_rank)), kill=lambda _: None)
-    controller = SimpleNamespace(
-        host="127.0.0.1", port=1, secret=b"", record=SimpleNamespace(killed_s={}), now_s=lambda: 0.0
-    )
-    machine = Machine(controller, nursery, Path("log"))
+    started = []
+    pool = SimpleNamespace(start=lambda args: started.append((args.name, args.local_rank)), kill=lambda _: None)
+    server = SimpleNamespace(host="127.0.0.1", port=1, secret=b"")
+    coordinator = SimpleNamespace(server=server, record=SimpleNamespace(killed_s={}), now_s=lambda: 0.0)
+    nodes = LocalNodes(coordinator, pool, Path("log"))
     for node in ("a", "b", "c"):
-        machine.start(node)
-    machine.kill("b")
-    machine.kill("a")
-    machine.start("d")
-    machine.start("b")
-    assert born == [("a", 0), ("b", 1), ("c", 2), ("d", 0), ("b#2", 1)]
+        nodes.start(node)
+    nodes.kill("b")
+    nodes.kill("a")
+    nodes.start("d")
+    nodes.start("b")
+    assert started == [("a", 0), ("b", 1), ("c", 2), ("d", 0), ("b#2", 1)]
 
 
 def meet(devices):

@@ -14,20 +14,12 @@ pytest.importorskip("torch", reason="live training needs torch: pip install 'laz
 
 from lazsim.engine.ledger import BUCKETS
 from lazsim.engine.simulate import SystemRun
+from lazsim.live.calibration import NUM_ROUNDS, STEPS_PER_COUNT, Calibration, ShrinkAndGrow, calibrate, summarise
 from lazsim.live.messages import LiveError
-from lazsim.live.nursery import Nursery
-from lazsim.live.predict import (
-    NUM_ROUNDS,
-    STEPS_PER_COUNT,
-    Calibration,
-    Rounds,
-    calibrate,
-    compress,
-    predict,
-    summarise,
-)
+from lazsim.live.predict import compress, predict
 from lazsim.live.record import LiveRun, Recovery, StepRecord
 from lazsim.live.validate import compare, kills_and_joins, quiet_trace
+from lazsim.live.worker_pool import WorkerPool
 from lazsim.routing.table import RecordedRouting
 from lazsim.trace import build_trace
 from lazsim.trace.table import Event
@@ -68,8 +60,8 @@ def live_run(step_s: dict[int, float], recoveries: tuple[Recovery, ...] = (), **
 def test_a_calibration_loses_nodes_and_gets_them_back(system, num_nodes, causes, counts):
     spec = tiny_spec(system, num_steps=None)
     spec = msgspec.structs.replace(spec, job=msgspec.structs.replace(spec.job, rebalance_interval_steps=1000))
-    with Nursery() as nursery:
-        found = asyncio.run(calibrate(spec, num_nodes, nursery, "cpu"))
+    with WorkerPool() as pool:
+        found = asyncio.run(calibrate(spec, num_nodes, pool, "cpu"))
     assert [one.cause for one in found.recoveries if one.complete] == NUM_ROUNDS * causes
     visits = [(count, len(list(steps))) for count, steps in groupby(step.num_nodes for step in found.steps)]
     assert [count for count, _ in visits] == (NUM_ROUNDS * counts + counts[:1] if len(counts) > 1 else counts)
@@ -77,15 +69,15 @@ def test_a_calibration_loses_nodes_and_gets_them_back(system, num_nodes, causes,
 
 
 def test_a_calibration_whose_worker_ends_by_itself_ends_in_a_message(monkeypatch):
-    class Accident(Rounds):
-        async def happen(self, machine, what, epoch, step):
-            if (what, step) == ("stepped", 4):
-                machine.nursery.signal("c0", signal.SIGKILL)
-            await super().happen(machine, what, epoch, step)
+    class Accident(ShrinkAndGrow):
+        async def on_event(self, nodes, event, generation, step):
+            if (event, step) == ("stepped", 4):
+                nodes.pool.signal("c0", signal.SIGKILL)
+            await super().on_event(nodes, event, generation, step)
 
-    monkeypatch.setattr("lazsim.live.predict.Rounds", Accident)
-    with Nursery() as nursery, pytest.raises(LiveError, match="a worker ended by itself"):
-        asyncio.run(calibrate(tiny_spec(num_steps=None), 3, nursery, "cpu"))
+    monkeypatch.setattr("lazsim.live.calibration.ShrinkAndGrow", Accident)
+    with WorkerPool() as pool, pytest.raises(LiveError, match="a worker ended by itself"):
+        asyncio.run(calibrate(tiny_spec(num_steps=None), 3, pool, "cpu"))
 
 
 def test_calibrations_weigh_the_same_and_what_they_saw_is_taken_together():

@@ -1,6 +1,6 @@
-"""Checkpoints in a folder that all workers share: a file for each block, then a list that makes them count.
+"""Checkpoints in a folder that all workers share: a plain ``.npy`` file for each block, then ``complete.json``.
 
-A checkpoint is there when its ``complete.json`` is, which is written last. Files are plain ``.npy`` arrays.
+A checkpoint counts once its ``complete.json``, which is written last, exists.
 """
 
 import io
@@ -26,11 +26,11 @@ DEPENDS_ON = (
     "model", "num_heads", "global_batch", "learning_rate", "beta1", "beta2", "epsilon", "balance_weight", "dtype",
     "seed", "text_sha256",
 )  # fmt: skip
-"""What the parameters after a step depend on."""
+"""Fields that the parameters after a step depend on."""
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
-    """Return the folder of the checkpoint after so many steps."""
+    """Return the folder of the checkpoint after `step` steps."""
     return folder / f"step-{step:09}"
 
 
@@ -43,12 +43,12 @@ def save_blocks(folder: Path, step: int, values: Mapping[Key, Tensor]) -> None:
 
 
 def job_hash(spec: LiveSpec) -> str:
-    """Hash what makes a job the same, on any nodes and under any system and plan."""
+    """Hash the fields that identify a job, whatever its nodes, system and plan."""
     return sha256(msgspec.json.encode([getattr(spec, name) for name in DEPENDS_ON]))
 
 
 def complete(spec: LiveSpec, step: int) -> None:
-    """Make a checkpoint count, of which every rank has written its part, and drop older ones.
+    """Complete a checkpoint that every rank has written its part of, and drop older ones.
 
     Raises
     ------
@@ -62,23 +62,23 @@ def complete(spec: LiveSpec, step: int) -> None:
     write_whole(path / COMPLETE, msgspec.json.encode({"step": step, "job": job_hash(spec), "blocks": names}))
     for older in folder.glob("step-*"):
         if older < path:
-            # The list goes first, so that what is half removed does not count.
+            # The list goes first, so that a half-removed checkpoint does not count.
             (older / COMPLETE).unlink(missing_ok=True)
             shutil.rmtree(older, ignore_errors=True)
 
 
 def last_step(folder: Path) -> int:
-    """Return the step of the last complete checkpoint, 0 where there is none: that of the initial state."""
+    """Return the step of the last complete checkpoint, 0 where there is none."""
     return max((int(path.parent.name.removeprefix("step-")) for path in folder.glob(f"step-*/{COMPLETE}")), default=0)
 
 
 def refuse_other_jobs(spec: LiveSpec) -> None:
-    """Refuse a folder whose last checkpoint is not of this job.
+    """Refuse a folder whose last checkpoint belongs to another job.
 
     Raises
     ------
     LazsimError
-        When it is of another, or its list cannot be read.
+        When it does, or its list cannot be read.
     """
     folder = Path(spec.checkpoint_folder)
     if step := last_step(folder):
@@ -90,7 +90,7 @@ def refuse_other_jobs(spec: LiveSpec) -> None:
         if job != job_hash(spec):
             raise LazsimError(
                 f"{folder}: has a checkpoint of another job (model, text, batch, seed or optimizer differ); choose "
-                "another --checkpoints, or empty it"
+                "another `checkpoints` folder, or empty it"
             )
 
 

@@ -1,7 +1,7 @@
-"""What controller and workers tell each other: one authenticated JSON line each, plain data only.
+"""Messages between controller and workers: one authenticated JSON line each, plain data only.
 
-A line is ``<hex HMAC-SHA256> <JSON>``. The code covers nonces that both ends have drawn for the connection, the
-direction, a running number and the text, so that a line can be neither forged nor sent again nor sent back.
+A line is ``<hex HMAC-SHA256> <JSON>``. The code covers a nonce from each end of the connection, the direction, a
+running number and the text. So nobody can forge a line, send it again, or send it back.
 """
 
 import hashlib
@@ -17,12 +17,10 @@ from lazsim.live.spec import LiveSpec
 SECRET_VARIABLE = "LAZSIM_LIVE_SECRET"
 """Environment variable that hands a worker the secret of its run."""
 
-LONGEST_LINE = 1 << 26
-"""Bytes of one message: a plan of the largest models takes a few million."""
+MAX_LINE_BYTES = 1 << 26
+"""A plan of the largest models takes a few million bytes."""
 
-
-LONGEST_NONCE = 256
-"""Bytes of a line that holds one."""
+MAX_NONCE_BYTES = 256
 
 
 class LiveError(LazsimError):
@@ -33,106 +31,117 @@ class Message(msgspec.Struct, frozen=True, tag=True):
     """A message; its JSON names its type."""
 
 
-class Hello(Message, frozen=True, tag=True):
-    """A worker offers itself, with what it holds: blocks by number (see `block_number`) after so many steps.
+class HeldState(msgspec.Struct, frozen=True):
+    """The training state that a worker holds.
 
-    Of two with the same name, `instance` tells whether they are the same worker, whose connection broke.
+    Attributes
+    ----------
+    step : int
+        Steps done.
+    prepared : bool
+        Whether the worker has the summed gradients of the next step.
+    blocks : frozenset of int
+        Numbers of the held blocks, see `lazsim.live.state.block_number`.
     """
+
+    step: int = 0
+    prepared: bool = False
+    blocks: frozenset[int] = frozenset()
+
+
+class Hello(Message, frozen=True, tag=True):
+    """A worker registers; `instance` tells a worker that reconnects from another one of the same name."""
 
     name: str
     instance: str
-    step: int = 0
-    prepared: bool = False
-    holds: list[int] = []
+    held: HeldState
 
 
-class Beat(Message, frozen=True, tag=True):
+class Heartbeat(Message, frozen=True, tag=True):
     """A worker is alive."""
 
 
-class Stepped(Message, frozen=True, tag=True):
-    """Rank 0 has committed a step: `step` are made now."""
+class StepDone(Message, frozen=True, tag=True):
+    """Rank 0 has committed a step: `step` are done now."""
 
-    epoch: int
+    generation: int
     step: int
     loss: float
     step_s: float
     loads: list[list[int]]
 
 
-class Saved(Message, frozen=True, tag=True):
+class CheckpointWritten(Message, frozen=True, tag=True):
     """A rank has written its part of the checkpoint of a step."""
 
-    epoch: int
+    generation: int
     step: int
     seconds: float
 
 
 class Left(Message, frozen=True, tag=True):
-    """A worker is out of its epoch; why is empty when it was asked to leave or paused."""
+    """A worker has left its generation; `error` is empty where it was told to."""
 
-    epoch: int
-    step: int
-    prepared: bool
-    holds: list[int]
-    why: str = ""
+    generation: int
+    held: HeldState
+    error: str = ""
 
 
-class Rebuilt(Message, frozen=True, tag=True):
-    """A worker has its communicators, and exchanges by ``gloo`` or ``nccl`` what is where it computes."""
+class Connected(Message, frozen=True, tag=True):
+    """A worker has its communicators; tensors on its device go by `backend`, ``gloo`` or ``nccl``."""
 
-    epoch: int
-    by: str
+    generation: int
+    backend: str
 
 
 class Ready(Message, frozen=True, tag=True):
     """A worker has every state that it needs."""
 
-    epoch: int
+    generation: int
 
 
-FromWorker = Hello | Beat | Stepped | Saved | Left | Rebuilt | Ready
+FromWorker = Hello | Heartbeat | StepDone | CheckpointWritten | Left | Connected | Ready
 
 
 class Welcome(Message, frozen=True, tag=True):
-    """The job, and the port of the controller's host at which ranks meet."""
+    """The job, the device to train on, and the port of the controller's host where ranks meet."""
 
     spec: LiveSpec
     device: str
     store_port: int
 
 
-class Enter(Message, frozen=True, tag=True):
-    """Begin an epoch.
+class StartGeneration(Message, frozen=True, tag=True):
+    """Build communicators and obtain the states of a generation.
 
     Attributes
     ----------
-    epoch : int
+    generation : int
         Its number.
     step : int
-        Steps made; who is one behind commits what it has prepared.
+        Steps done at its start; a worker one step behind commits what it has prepared.
     source : str
         Where states come from: ``initial``, ``checkpoint`` or ``peers``.
-    senders : list of str
-        Who exchanges states: those in use, in the order of ranks, then others that hold some.
+    members : list of str
+        Workers that exchange states: the ranks in order, then others that hold states.
     num_ranks : int
-        The first so many of the senders train.
+        The first `num_ranks` members train.
     holds : list of list of int
-        Blocks that each sender holds after `step` steps.
+        Blocks that each member holds after `step` steps.
     slots : list
         Expert in each slot of each rank, shape (L, J, S).
     groups : list of int or None
-        Group of each rank under expert parallelism.
+        Expert-parallel group of each rank.
     padded : bool
         Whether expert buffers are padded.
     reuse : bool
-        Whether the communicators of the epoch before still serve.
+        Whether to keep the communicators of the generation before.
     """
 
-    epoch: int
+    generation: int
     step: int
     source: str
-    senders: list[str]
+    members: list[str]
     num_ranks: int
     holds: list[list[int]]
     slots: list[list[list[int]]]
@@ -141,35 +150,34 @@ class Enter(Message, frozen=True, tag=True):
     reuse: bool
 
 
-class Go(Message, frozen=True, tag=True):
-    """All are ready: drop what the plan does not want, and train."""
+class Train(Message, frozen=True, tag=True):
+    """All workers are ready: drop the states that the plan does not need, and train."""
 
-    epoch: int
+    generation: int
 
 
 class Pause(Message, frozen=True, tag=True):
-    """Stop together after the step under way; write a checkpoint there when asked to."""
+    """Stop together after the current step; write a checkpoint there where `save` is set."""
 
-    epoch: int
+    generation: int
     save: bool = False
 
 
-class Leave(Message, frozen=True, tag=True):
-    """Abandon the epoch at once."""
+class Abort(Message, frozen=True, tag=True):
+    """Leave the generation at once."""
 
-    epoch: int
+    generation: int
 
 
 class Stop(Message, frozen=True, tag=True):
-    """The job is over; why is empty when all went well."""
+    """The job is over; `reason` is empty where it ended well."""
 
-    why: str = ""
+    reason: str = ""
 
 
-FromController = Welcome | Enter | Go | Pause | Leave | Stop
+FromController = Welcome | StartGeneration | Train | Pause | Abort | Stop
 
-_FROM_WORKER = msgspec.json.Decoder(FromWorker)
-_FROM_CONTROLLER = msgspec.json.Decoder(FromController)
+_DECODERS = {"worker": msgspec.json.Decoder(FromWorker), "controller": msgspec.json.Decoder(FromController)}
 
 
 def new_secret() -> bytes:
@@ -178,21 +186,20 @@ def new_secret() -> bytes:
 
 
 def new_nonce() -> bytes:
-    """Draw an end's nonce for a connection: the first line that it sends, the controller before the worker."""
+    """Draw a nonce: each end of a connection sends one as its first line, the controller first."""
     return secrets.token_hex(16).encode()
 
 
 def secret_from_environment() -> bytes:
-    """Read the secret that a worker was started with.
+    """Read the secret of a run.
 
     Raises
     ------
     LiveError
-        When there is none.
+        When the variable holds none.
     """
-    text = os.environ.get(SECRET_VARIABLE, "")
     try:
-        secret = bytes.fromhex(text)
+        secret = bytes.fromhex(os.environ.get(SECRET_VARIABLE, ""))
     except ValueError:
         secret = b""
     if not secret:
@@ -204,47 +211,44 @@ def secret_from_environment() -> bytes:
     return secret
 
 
-class Seal:
-    """Seals lines of one direction and opens those of the other.
+class MessageAuth:
+    """Signs the messages of one side and verifies those of the other.
 
     Examples
     --------
-    >>> controller, worker = Seal(b"key", b"nonce", "controller"), Seal(b"key", b"nonce", "worker")
-    >>> controller.open(worker.close(Beat())), worker.open(controller.close(Go(3)))
-    (Beat(), Go(epoch=3))
+    >>> controller, worker = MessageAuth(b"key", b"nonce", "controller"), MessageAuth(b"key", b"nonce", "worker")
+    >>> controller.verify(worker.sign(Heartbeat())), worker.verify(controller.sign(Train(3)))
+    (Heartbeat(), Train(generation=3))
     """
 
     def __init__(self, secret: bytes, nonce: bytes, side: str) -> None:
         self._secret, self._nonce, self._side = secret, nonce, side
         self._num_sent = self._num_received = 0
 
-    def close(self, message: Message) -> bytes:
+    def sign(self, message: Message) -> bytes:
         """Return the line that carries a message."""
         body = msgspec.json.encode(message)
         line = self._code(self._side, self._num_sent, body) + b" " + body + b"\n"
         self._num_sent += 1
         return line
 
-    def open(self, line: bytes) -> Message:
+    def verify(self, line: bytes) -> Message:
         """Return the message of a line.
 
         Raises
         ------
         LiveError
-            When it was not made by the other side with the same secret, as the next one, or is no known message.
+            When the line is not the next one of the other side with the same secret, or holds no known message.
         """
         other = "worker" if self._side == "controller" else "controller"
         code, _, body = line.rstrip(b"\n").partition(b" ")
         if not hmac.compare_digest(code, self._code(other, self._num_received, body)):
-            raise LiveError(f"a message that no {other} of this run has sent; both must have the same secret")
+            raise LiveError(f"the message is not from a {other} of this run; both must have the same secret")
         self._num_received += 1
         try:
-            decoder = _FROM_WORKER if other == "worker" else _FROM_CONTROLLER
-            message: Message = decoder.decode(body)
+            message: Message = _DECODERS[other].decode(body)
         except msgspec.DecodeError as error:
-            raise LiveError(
-                f"a message that this version does not know ({error}); use the same lazsim everywhere"
-            ) from None
+            raise LiveError(f"unknown message ({error}); use the same version of lazsim everywhere") from None
         return message
 
     def _code(self, side: str, number: int, body: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""The next epoch of a live job: what the protocol decides, with the plan and the order of ranks.
+"""From a decision to a generation: the order of ranks, the plan, and the states that each worker holds.
 
 Axes: L layers, E experts, N nodes of a plan, H candidates.
 """
@@ -9,171 +9,146 @@ from dataclasses import dataclass
 import numpy as np
 
 from lazsim.costmodel.step import CostModel
-from lazsim.engine import protocol
+from lazsim.engine.protocol import Action, Decision
 from lazsim.engine.reconfiguration import bind_nodes
 from lazsim.engine.systems import System
+from lazsim.live.messages import HeldState
+from lazsim.live.worker_server import WorkerConnection
 from lazsim.placement.plan import Bools, Ints
 
-
-@dataclass(frozen=True)
-class Offer:
-    """What a worker says it holds: blocks by number, after so many steps, perhaps with the next one prepared."""
-
-    step: int
-    prepared: bool
-    holds: frozenset[int]
+Blocks = frozenset[int]
+"""Numbers of blocks, see `lazsim.live.state.block_number`."""
 
 
 @dataclass(frozen=True, eq=False)
-class NextEpoch:
-    """The next epoch.
+class GenerationPlan:
+    """The next generation.
 
     Attributes
     ----------
     source : str
-        ``initial``, ``checkpoint`` or ``peers``.
+        Origin of the states: ``initial``, ``checkpoint`` or ``peers``.
     step : int
-        Steps made at its start.
-    senders : list of int
-        Candidates by index: those that train in the order of ranks, then others that hold states.
+        Steps done at its start.
+    members : list of WorkerConnection
+        Those that train in the order of ranks, then others that hold states.
     num_ranks : int
-        Senders that train.
+        Members that train.
     holds : list of frozenset of int
-        Blocks that each of the senders holds after `step` steps.
+        Blocks that each member holds after `step` steps.
     slots_LNS : ndarray of int64, shape (L, N, S)
-        The plan, by rank.
+        The plan by rank.
     busiest_bytes : float
-        Bytes that the busiest node sends or receives, in the sizes of the simulation.
+        Bytes that the node with the most traffic sends or receives.
     """
 
     source: str
     step: int
-    senders: list[int]
+    members: list[WorkerConnection]
     num_ranks: int
-    holds: list[frozenset[int]]
+    holds: list[Blocks]
     slots_LNS: Ints
     busiest_bytes: float = 0.0
 
 
-def plan_epoch(
-    system: System,
-    costs: CostModel,
-    offers: Sequence[Offer],
-    num_survivors: int,
-    *,
-    joins_due: bool,
-    checkpoint_step: int,
-    paused: bool,
-    load_LE: Ints | None,
-) -> NextEpoch | None:
-    """Plan the next epoch; None where the nodes are too few.
+def plan_generation(
+    system: System, costs: CostModel, decision: Decision[WorkerConnection], checkpoint_step: int, load_LE: Ints
+) -> GenerationPlan:
+    """Plan the generation that a decision asks for.
 
     Parameters
     ----------
-    offers
-        What workers hold: survivors of the last epoch in the order of its ranks, then others, first come first.
-    num_survivors
-        Offers that are from survivors; 0 when what these hold no longer counts.
-    joins_due, checkpoint_step, paused
-        See `lazsim.engine.protocol.Situation`.
+    decision
+        A reconfiguration or a restart.
+    checkpoint_step
+        Step of the last checkpoint, 0 where there is none.
     load_LE
-        Loads seen last; none before the first step.
+        The loads seen last.
     """
-    everyone = tuple(range(len(offers)))
-    situation = protocol.Situation(
-        survivors=everyone[:num_survivors],
-        alive=everyone,
-        returned=tuple(index for index in everyone[num_survivors:] if offers[index].holds),
-        paused=paused,
-        joins_due=joins_due,
-        checkpoint_step=checkpoint_step,
-    )
-
-    def holds_by(nodes: Sequence[int]) -> tuple[int, list[frozenset[int]]]:
-        return valid_holds([offers[index] for index in nodes], lambda held: _is_whole(costs, held))
-
-    decision = protocol.decide(
-        system,
-        situation,
-        lambda num_nodes: system.usable_nodes(costs, num_nodes),
-        lambda nodes: _is_whole(costs, holds_by(nodes)[1]),
-    )
-    if decision.action is protocol.Action.WAIT:
-        return None
-    if load_LE is None:
-        load_LE = np.ones((costs.model.num_moe_layers, costs.model.num_experts), dtype=np.int64)
-    num_ranks, nodes = decision.num_nodes, decision.nodes
+    workers, num_ranks = decision.nodes, decision.num_nodes
     plan = system.plan(costs, num_ranks, load_LE)
-    if decision.action is protocol.Action.RESTART:
-        nothing = [frozenset[int]()] * num_ranks
-        return NextEpoch(decision.source, checkpoint_step, list(nodes), num_ranks, nothing, plan.slots_LNS)
-    step, holds = holds_by(nodes)
-    binding = bind_nodes(costs.model, holds_LEH(costs, holds), np.array([0 in held for held in holds]), plan)
-    # Without groups the order of ranks is free: who keeps its place keeps its communicators.
+    if decision.action is Action.RESTART:
+        nothing = [Blocks()] * num_ranks
+        return GenerationPlan(
+            decision.source, checkpoint_step, list(workers[:num_ranks]), num_ranks, nothing, plan.slots_LNS
+        )
+    step, holds = agree_on_step([worker.held for worker in workers], lambda blocks: _are_complete(costs, blocks))
+    has_dense_H = np.array([0 in blocks for blocks in holds])
+    binding = bind_nodes(costs.model, _experts_LEH(costs, holds), has_dense_H, plan)
+    # Without expert-parallel groups the order of ranks is free: a rank that keeps its place keeps its communicators.
     order = np.argsort(binding.chosen_N) if system.is_elastic else np.arange(num_ranks)
-    left_out = [index for index in binding.order_H[num_ranks:].tolist() if holds[index]]
-    senders = binding.chosen_N[order].tolist() + left_out
-    return NextEpoch(
+    senders = [index for index in binding.order_H[num_ranks:].tolist() if holds[index]]
+    members = binding.chosen_N[order].tolist() + senders
+    return GenerationPlan(
         decision.source,
         step,
-        [nodes[index] for index in senders],
+        [workers[index] for index in members],
         num_ranks,
-        [holds[index] for index in senders],
+        [holds[index] for index in members],
         plan.slots_LNS[:, order],
         binding.busiest_bytes,
     )
 
 
-def _is_whole(costs: CostModel, holds: Sequence[frozenset[int]]) -> bool:
-    """Tell whether together they hold every block."""
+def hold_everything(costs: CostModel, workers: Sequence[WorkerConnection]) -> bool:
+    """Tell whether workers together hold every block after the same step."""
+    _, holds = agree_on_step([worker.held for worker in workers], lambda blocks: _are_complete(costs, blocks))
+    return _are_complete(costs, holds)
+
+
+def _are_complete(costs: CostModel, holds: Sequence[Blocks]) -> bool:
     return len(frozenset().union(*holds)) == 1 + costs.model.num_moe_layers * costs.model.num_experts
 
 
-def valid_holds(
-    offers: Sequence[Offer], is_whole: Callable[[list[frozenset[int]]], bool]
-) -> tuple[int, list[frozenset[int]]]:
-    """Return the step to go on from, and what each worker holds of it.
+def agree_on_step(held: Sequence[HeldState], are_complete: Callable[[list[Blocks]], bool]) -> tuple[int, list[Blocks]]:
+    """Return the step to go on from, and the blocks that each worker holds after it.
 
     Parameters
     ----------
-    offers
-        What workers hold.
-    is_whole
-        Tells whether blocks, by worker, are all that there are.
+    held
+        States by worker.
+    are_complete
+        Tells whether blocks by worker include every block of the model.
 
     Notes
     -----
-    Whoever has committed a step knows that all had prepared it. So those one step behind catch up by committing what
-    they have prepared. The furthest step of which everything is there counts; that of a worker that comes back after
-    the others went back to a checkpoint need not be it.
+    A worker that has committed a step knows that all workers had prepared it. So a worker that is one step behind can
+    catch up: it commits what it has prepared. The last step with every block counts. It need not be the highest step: a
+    worker may come back after the others have gone back to a checkpoint.
 
     Examples
     --------
-    >>> ahead, behind, late = (Offer(*held) for held in ((5, False, {0}), (4, True, {1}), (3, True, set())))
-    >>> valid_holds([ahead, behind, late], lambda held: set().union(*held) == {0, 1})
+    >>> ahead, behind, late = (HeldState(*state) for state in ((5, False, {0}), (4, True, {1}), (3, True, set())))
+    >>> agree_on_step([ahead, behind, late], lambda blocks: set().union(*blocks) == {0, 1})
     (5, [{0}, {1}, frozenset()])
     """
-    steps = sorted({offer.step for offer in offers if offer.holds}, reverse=True)
-    for step in steps:
-        held = [
-            offer.holds if offer.step == step or (offer.step == step - 1 and offer.prepared) else frozenset()
-            for offer in offers
+    for step in sorted({state.step for state in held if state.blocks}, reverse=True):
+        holds = [
+            state.blocks if state.step == step or (state.step == step - 1 and state.prepared) else Blocks()
+            for state in held
         ]
-        if is_whole(held):
-            return step, held
-    return 0, [frozenset() for _ in offers]
+        if are_complete(holds):
+            return step, holds
+    return 0, [Blocks() for _ in held]
 
 
-def holds_LEH(costs: CostModel, holds: Sequence[frozenset[int]]) -> Bools:
-    """Turn blocks by number into who holds which expert, shape (L, E, H)."""
+def _experts_LEH(costs: CostModel, holds: Sequence[Blocks]) -> Bools:
+    """Turn block numbers into experts held by each worker, shape (L, E, H)."""
     num_layers, num_experts = costs.model.num_moe_layers, costs.model.num_experts
     has = np.zeros((len(holds), 1 + num_layers * num_experts), dtype=np.bool_)
-    for index, numbers in enumerate(holds):
-        has[index, list(numbers)] = True
+    for index, blocks in enumerate(holds):
+        has[index, list(blocks)] = True
     return has[:, 1:].T.reshape(num_layers, num_experts, len(holds))
 
 
 def layout_groups(system: System, costs: CostModel, num_ranks: int) -> list[int] | None:
-    """Return the group of each rank under expert parallelism."""
+    """Return the expert-parallel group of each rank, if the system has groups."""
     group_N = system.layout(costs, np.arange(num_ranks)).group_N
     return None if group_N is None else group_N.tolist()
+
+
+def same_plan(slots_LNS: Ints, other_LNS: Ints) -> bool:
+    """Tell whether two plans put the same experts together on nodes, in any order of nodes and slots."""
+    plans = [np.sort(slots, axis=2).swapaxes(0, 1) for slots in (slots_LNS, other_LNS)]
+    nodes, others = ({node.tobytes() for node in plan} for plan in plans)
+    return nodes == others

@@ -1,6 +1,6 @@
-"""What a live run leaves: the same record as a simulated one, and every step and recovery as measured."""
+"""Results of a live run: the same record as a simulated one, and every step and recovery as measured."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -14,30 +14,30 @@ from lazsim.routing.table import RecordedRouting
 
 @dataclass
 class Recovery:
-    """One way from training to training again, in seconds by part.
+    """The way from training back to training, in seconds by part.
 
     Attributes
     ----------
     cause : str
         ``failure``, ``join``, ``rebalance`` or ``restart``.
     at_s : float
-        When it began.
+        Its start.
     num_nodes : int
         Nodes in use after it.
     detect_s : float
-        From the kill until the controller knew.
+        From the kill until the coordinator knew.
     rebuild_s : float
-        Until all had left, were told of the next plan, and had their communicators.
+        Until all workers had left, had the next plan, and had their communicators.
     transfer_s : float
         Until all had their states.
     resume_s : float
-        Until the first step was made, the time of a usual step included.
+        Until the first step was done; that step is included.
     busiest_bytes : float
-        What the node that sends or receives most of the states does.
+        Bytes that the node with the most traffic sends or receives.
     source : str
-        Where states came from in the end: ``peers``, ``checkpoint`` or ``initial``.
+        Where the states finally came from: ``peers``, ``checkpoint`` or ``initial``.
     complete : bool
-        Whether that step was made.
+        Whether that first step was done.
     """
 
     cause: str
@@ -51,15 +51,10 @@ class Recovery:
     source: str = ""
     complete: bool = False
 
-    @property
-    def what(self) -> str:
-        """Its cause, or that it became a restart."""
-        return "restart" if self.source in ("checkpoint", "initial") else self.cause
-
 
 @dataclass(frozen=True)
 class StepRecord:
-    """A step: how many were made with it, when, with how many nodes, in what time, and its loss."""
+    """One step: steps done with it, its end, nodes in use, its duration and its loss."""
 
     step: int
     at_s: float
@@ -70,22 +65,22 @@ class StepRecord:
 
 @dataclass(frozen=True)
 class LiveRun:
-    """What came of a live run.
+    """The result of a live run.
 
     Attributes
     ----------
     run : SystemRun
         Counts, seconds by bucket and changes of state, as of a simulation.
     steps : tuple of StepRecord
-        Steps in the order made; those that a rollback undid are there, too.
+        Steps in the order of training, including those that a rollback undid.
     recoveries : tuple of Recovery
-        What happened between.
+        Interruptions between the steps.
     save_s : tuple of float
         Seconds of each checkpoint.
     routing : RecordedRouting or None
         Loads of the gates.
     exchanged_by : tuple of str
-        ``gloo``, ``nccl`` or, from epoch to epoch, both.
+        Backends of the exchanges: ``gloo``, ``nccl`` or, in different generations, both.
     """
 
     run: SystemRun
@@ -111,37 +106,23 @@ class LiveRun:
             "recoveries": [asdict(recovery) for recovery in self.recoveries],
         }
 
-    def to_text(self) -> str:
-        """Return tables for people."""
-        run = self.run
-        shown = self.steps
-        if self.steps:
-            shown = tuple(self.steps[index] for index in np.unique(np.linspace(0, len(self.steps) - 1, 6).astype(int)))
-        by = f", exchanged by {' and '.join(self.exchanged_by)}" if self.exchanged_by else ""
-        lines = [
-            f"{run.system}: {run.steps} steps, {run.samples:,} samples in {run.wall_s:.1f} s, ETTR {run.ettr:.1%}{by}",
-            ", ".join(
-                f"{run.counts[name]} {name.replace('_', ' ')}"
-                for name in ("failures", "reconfigurations", "rebalances", "restarts", "lost_steps")
-            ),
-            "",
-            f"{'step':>6} {'nodes':>6} {'step time':>10} {'loss':>8}",
-            *(f"{one.step:>6} {one.num_nodes:>6} {one.step_s * 1e3:>7.1f} ms {one.loss:>8.4f}" for one in shown),
-        ]
-        if self.recoveries:
-            parts = ("detect", "rebuild", "transfer", "resume")
-            lines += ["", f"{'what':<10} {'at':>8} {'nodes':>6}" + "".join(f"{part:>12}" for part in parts)]
-            lines += [
-                f"{one.what:<10} {one.at_s:>6.1f} s {one.num_nodes:>6}"
-                + "".join(f"{getattr(one, part + '_s') * 1e3:>9.1f} ms" for part in parts)
-                for one in self.recoveries
-            ]
-        return "\n".join(lines)
+
+@dataclass(frozen=True)
+class LiveReport:
+    """A live run with its inputs; `interrupted` where it ended early and shows the results up to then."""
+
+    inputs: Mapping[str, Any]
+    result: LiveRun
+    interrupted: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data."""
+        return {"inputs": self.inputs, "interrupted": self.interrupted, **self.result.to_json()}
 
 
 @dataclass
 class Recorder:
-    """Collects while a live job runs; `clock` gives seconds since it began."""
+    """Collects results while a live job runs; `clock` gives seconds since the job began."""
 
     system: str
     placement: str | None
@@ -161,40 +142,42 @@ class Recorder:
     unsaved_s: float = 0.0
     _bucket: str = "waiting"
     _bucket_since_s: float = 0.0
-    _settled_s: float = 0.0
+    _booked_s: float = 0.0
 
     def enter(self, bucket: str, at_s: float | None = None) -> None:
-        """Book time from now on, or from an instant not long ago, in a bucket."""
-        at_s = max(self._settled_s, self.clock() if at_s is None else at_s)
+        """Book time in a bucket from now on, or from a recent instant."""
+        at_s = max(self._booked_s, self.clock() if at_s is None else at_s)
         self.ledger.enter(bucket, at_s)
-        self._bucket, self._bucket_since_s, self._settled_s = bucket, at_s, at_s
+        self._bucket, self._bucket_since_s, self._booked_s = bucket, at_s, at_s
 
-    def saved(self, seconds: float) -> None:
-        """Take note of a checkpoint: of what was computed up to now, so much was spent on it."""
+    def checkpoint(self, seconds: float) -> None:
+        """Record a checkpoint, and move its seconds out of the computing time."""
         self.save_s.append(seconds)
         self.log.count("checkpoints")
         if self._bucket == "compute":
-            self._settled_s = self.clock()
-            self.ledger.enter("compute", self._settled_s)
+            self._booked_s = self.clock()
+            self.ledger.enter("compute", self._booked_s)
         self.ledger.move("compute", "checkpoint", min(seconds, self.ledger.seconds()["compute"]))
         self.unsaved_s = 0.0
 
     def event(self, name: str, step: int, **numbers: int) -> None:
-        """Note that something happened."""
+        """Record an event."""
         self.log.events.append(Event(self.clock(), name, step, self.num_alive, self.num_used, **numbers))
 
-    def state(self, samples_per_s: float) -> None:
-        """Note how the job stands."""
+    def state(self, samples_per_s: float | None = None) -> None:
+        """Record the state of the job; the rate stays the last one where none is given."""
+        if samples_per_s is None:
+            samples_per_s = self.log.states[-1].samples_per_s if self.log.states else 0.0
         self.log.state(State(self.clock(), self.num_alive, self.num_used, samples_per_s))
 
     def recovery(self, cause: str, at_s: float | None = None) -> Recovery:
-        """Return the recovery under way; one begins, now if not at another time, where there is none."""
+        """Return the current recovery; start one, now or at a given time, where there is none."""
         if not self.recoveries or self.recoveries[-1].complete:
             self.recoveries.append(Recovery(cause, self.clock() if at_s is None else at_s))
         return self.recoveries[-1]
 
     def step(self, step: int, step_s: float, loss: float, loads: list[list[int]]) -> None:
-        """Note a step."""
+        """Record a step."""
         if self.recoveries and not self.recoveries[-1].complete:
             recovery = self.recoveries[-1]
             recovery.resume_s, recovery.complete = self.clock() - self._bucket_since_s, True
@@ -203,22 +186,31 @@ class Recorder:
         self.loads[step] = loads
         self.state(self.global_batch / step_s)
 
-    def lost_since(self, at_s: float) -> None:
-        """Book what was computed since the last step as lost."""
+    def fail(self, at_s: float) -> None:
+        """Book the time from a failure on as detection, and the step that it broke off as lost work."""
         begun_s = max(self.steps[-1].at_s if self.steps else 0.0, self._bucket_since_s)
         self.enter("detect", at_s)
         self.ledger.move("compute", "lost_work", max(0.0, self._bucket_since_s - begun_s))
 
+    def roll_back(self, step: int, lost_steps: int) -> None:
+        """Book the steps since the last checkpoint as lost work."""
+        self.log.count("lost_steps", lost_steps)
+        if lost_steps:
+            self.event("rolled_back", step, lost_steps=lost_steps)
+            self.ledger.move("compute", "lost_work", min(self.unsaved_s, self.ledger.seconds()["compute"]))
+        self.unsaved_s = 0.0
+
     def result(self, step: int, wall_s: float) -> LiveRun:
-        """Put everything together."""
+        """Return the results of a run that ends after `step` steps."""
         self.enter("waiting")
+        num_steps = step - self.first_step
         run = SystemRun(
             system=self.system,
             placement=self.placement,
             name=self.system,
             wall_s=wall_s,
-            steps=step - self.first_step,
-            samples=(step - self.first_step) * self.global_batch,
+            steps=num_steps,
+            samples=num_steps * self.global_batch,
             ledger_s=self.ledger.seconds(),
             counts=self.log.counts,
             states=tuple(self.log.states),
@@ -236,7 +228,7 @@ class Recorder:
     def _routing(self) -> RecordedRouting | None:
         if not self.loads:
             return None
-        steps: Sequence[int] = sorted(self.loads)
-        # What a gate asked for in the step after so many.
+        steps = sorted(self.loads)
         tokens_SLE = np.array([self.loads[step] for step in steps], dtype=np.int64)
+        # Routing counts steps from 0: its step s is the one after s steps.
         return RecordedRouting(np.array(steps, dtype=np.int64) - 1, tokens_SLE, "live")

@@ -1,12 +1,15 @@
-"""A live run on this machine: a controller, the workers that it leads, and what kills and starts them."""
+"""Make a live run: on this machine with workers that a fault injector starts and kills, or with workers elsewhere."""
 
 import asyncio
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
+import torch
 
+from lazsim import __version__
 from lazsim.costmodel.compute import AnalyticCompute
 from lazsim.costmodel.network import AnalyticCommunication
 from lazsim.costmodel.step import CostModel
@@ -14,21 +17,28 @@ from lazsim.engine.systems import SYSTEMS
 from lazsim.errors import LazsimError
 from lazsim.files import check_folder
 from lazsim.live.checkpoint import refuse_other_jobs
-from lazsim.live.controller import Controller
+from lazsim.live.coordinator import Coordinator
+from lazsim.live.fault_injector import FaultInjector, LocalNodes
 from lazsim.live.messages import LiveError, new_secret
-from lazsim.live.nursery import Nursery, tail
-from lazsim.live.play import Machine, Play
 from lazsim.live.record import LiveRun
 from lazsim.live.spec import LiveSpec, check_model
 from lazsim.live.text import check_length, load_text, text_hash
+from lazsim.live.worker_pool import WorkerPool, last_error
+from lazsim.live.worker_server import WorkerServer
+from lazsim.profiling.machine import machine
 from lazsim.pytorch.device import choose_device
 from lazsim.specs import ClusterSpec, GpuSpec, load_spec
+from lazsim.trace.table import Trace
 
-ELSEWHERE_START_S = 3600.0
-"""For so long workers are waited for that a cluster starts when it has room for them."""
+LOCAL_START_TIMEOUT_S = 60.0
+CLUSTER_START_TIMEOUT_S = 3600.0
+"""Longest waits for the first workers; a cluster starts workers when it has room for them."""
 
 HARDWARE = "rtx3090x10"
-"""Where plans are made for live workers, sizes count and times do not: any cluster's times will do."""
+"""Plans of live workers depend on sizes and not on times, so that any cluster's times will do."""
+
+OnStart = Callable[[Coordinator], None]
+"""Called with the coordinator of a run before the run starts."""
 
 
 def planning_costs(spec: LiveSpec, num_nodes: int) -> CostModel:
@@ -52,7 +62,7 @@ def prepare(spec: LiveSpec) -> LiveSpec:
     Raises
     ------
     LazsimError
-        When the model cannot be built, or the text not read.
+        When live workers cannot build the model, or the text cannot be read.
     """
     check_model(spec.model, spec.num_heads)
     text = load_text(spec.text)
@@ -60,58 +70,91 @@ def prepare(spec: LiveSpec) -> LiveSpec:
     return msgspec.structs.replace(spec, text_sha256=text_hash(text))
 
 
-async def live_run(
+def describe_inputs(spec: LiveSpec, device: str, trace: Trace | None, replay: Mapping[str, Any]) -> dict[str, Any]:
+    """Describe the inputs of a live run as plain data.
+
+    Parameters
+    ----------
+    spec
+        The job, with the hash of its text.
+    device
+        ``auto``, ``cpu`` or ``cuda``.
+    trace
+        Node events in their own time; none where workers are started elsewhere.
+    replay
+        The stretch of the trace, and its speedup.
+    """
+    return {
+        "version": __version__,
+        "torch": str(torch.__version__),
+        "device": device,
+        "machine": machine("cuda" if torch.cuda.is_available() else "cpu"),
+        "trace": None
+        if trace is None
+        else {
+            "name": Path(trace.name).name,
+            "format": trace.format,
+            "sha256": trace.sha256,
+            "events_sha256": trace.events_sha256,
+        },
+        "replay": dict(replay),
+        "spec": msgspec.to_builtins(spec),
+    }
+
+
+async def run_locally(
     spec: LiveSpec,
-    play: Play,
-    nursery: Nursery,
+    injector: FaultInjector,
+    pool: WorkerPool,
     *,
     num_initial: int,
-    most_nodes: int,
+    max_nodes: int,
     device: str = "cpu",
-    watch: Callable[[Controller], None] | None = None,
+    on_start: OnStart | None = None,
 ) -> LiveRun:
-    """Train through what happens to the nodes, all of them processes of this machine.
+    """Train while faults are injected; all nodes are processes of this machine.
 
     Parameters
     ----------
     spec
         The job.
-    play
-        What happens.
-    nursery
-        Where workers come from.
-    num_initial, most_nodes
-        Nodes to wait for before the first step, and the most that there can be at once.
+    injector
+        Starts and kills nodes.
+    pool
+        Starts the worker processes.
+    num_initial, max_nodes
+        Nodes to wait for before the first step, and the most nodes at once.
     device
         ``auto``, ``cpu`` or ``cuda``.
-    watch
-        Is given the controller before it begins, to show how it gets on.
+    on_start
+        Called before the run starts, for example to show its progress.
 
     Raises
     ------
     LazsimError
-        When the job cannot go on, or there is no GPU where one is asked for.
+        When the job cannot go on, or there is no GPU where `device` asks for one.
     """
     spec = prepare(spec)
-    require_fit(spec, most_nodes)
+    require_fit(spec, max_nodes)
     choose_device(device)
     with tempfile.TemporaryDirectory(prefix="lazsim-live-") as scratch:
         spec = _with_checkpoints(spec, Path(scratch))
-        controller = Controller(spec, planning_costs(spec, most_nodes), new_secret(), num_initial, device)
-        machine = Machine(controller, nursery, Path(scratch) / "workers.log")
-        controller.on_happening = lambda what, epoch, step: play.happen(machine, what, epoch, step)
-        watching = asyncio.create_task(machine.watch(play))
+        server = WorkerServer(spec, new_secret(), device)
+        coordinator = Coordinator(server, planning_costs(spec, max_nodes), num_initial, LOCAL_START_TIMEOUT_S)
+        nodes = LocalNodes(coordinator, pool, Path(scratch) / "workers.log")
+        coordinator.on_event = lambda event, generation, step: injector.on_event(nodes, event, generation, step)
+        watching = asyncio.create_task(nodes.watch(injector))
         try:
-            return await _lead(controller, watch, lambda: play.begin(machine))
+            return await _lead(coordinator, on_start, lambda: injector.begin(nodes))
         except LiveError as error:
-            said = tail(machine.log)
-            raise LiveError(f"{error}; a worker's last words: {said}" if said else str(error)) from None
+            last = last_error(nodes.log)
+            raise LiveError(f"{error}; a worker's last words: {last}" if last else str(error)) from None
         finally:
             watching.cancel()
-            nursery.kill_all()
+            pool.kill_all()
 
 
-async def lead(
+async def run_on_cluster(
     spec: LiveSpec,
     secret: bytes,
     host: str,
@@ -119,22 +162,22 @@ async def lead(
     *,
     num_initial: int,
     device: str = "auto",
-    watch: Callable[[Controller], None] | None = None,
+    on_start: OnStart | None = None,
 ) -> LiveRun:
-    """Lead workers that others start: torchrun, Slurm, Kubernetes or a shell on each node.
+    """Train with workers that torchrun, Slurm, Kubernetes or a shell on each node start.
 
     Parameters
     ----------
     spec
-        The job; its checkpoint folder is one that all workers share.
+        The job; all workers share its checkpoint folder.
     secret
-        That the workers have, too.
+        Of the run; the workers have it, too.
     host, port
-        Where to listen for them.
+        Address to listen on.
     num_initial
         Workers to wait for before the first step.
-    device, watch
-        As for `live_run`.
+    device, on_start
+        As for `run_locally`.
 
     Raises
     ------
@@ -144,39 +187,36 @@ async def lead(
     spec = prepare(spec)
     require_fit(spec, num_initial)
     spec = _with_checkpoints(spec, Path(spec.checkpoint_folder))
-    controller = Controller(spec, planning_costs(spec, num_initial), secret, num_initial, device, host, port)
-    controller.start_s = ELSEWHERE_START_S
-    return await _lead(controller, watch, lambda: None)
+    server = WorkerServer(spec, secret, device, host, port)
+    coordinator = Coordinator(server, planning_costs(spec, num_initial), num_initial, CLUSTER_START_TIMEOUT_S)
+    return await _lead(coordinator, on_start, lambda: None)
 
 
-async def _lead(
-    controller: Controller, watch: Callable[[Controller], None] | None, begin: Callable[[], None]
-) -> LiveRun:
-    """Lead a job from its beginning to its end; workers can come once the controller listens."""
-    await controller.open()
+async def _lead(coordinator: Coordinator, on_start: OnStart | None, begin: Callable[[], None]) -> LiveRun:
+    """Lead a job to its end; `begin` starts workers once the server listens."""
+    await coordinator.server.open(coordinator)
     try:
         begin()
-        if watch is not None:
-            watch(controller)
-        await controller.run()
-        return controller.record.result(controller.step, controller.now_s())
+        if on_start is not None:
+            on_start(coordinator)
+        await coordinator.run()
+        return coordinator.record.result(coordinator.step, coordinator.now_s())
     finally:
-        await controller.close(controller.stopped or "")
+        await coordinator.server.close()
 
 
-def require_fit(spec: LiveSpec, most_nodes: int) -> None:
-    """Refuse a job whose experts the most nodes that there can be do not hold.
+def require_fit(spec: LiveSpec, max_nodes: int) -> None:
+    """Refuse a job whose experts do not fit on the largest number of nodes.
 
     Raises
     ------
     LazsimError
-        When they are too few.
+        When they do not fit.
     """
-    costs = planning_costs(spec, most_nodes)
-    if not SYSTEMS[spec.system].usable_nodes(costs, most_nodes):
+    if not SYSTEMS[spec.system].usable_nodes(planning_costs(spec, max_nodes), max_nodes):
         raise LazsimError(
-            f"{spec.model.name}: {spec.model.num_experts} experts do not fit on {most_nodes} nodes of "
-            f"{spec.slots_per_node} slots under {spec.system}; use more --nodes or --slots"
+            f"{spec.model.name}: {spec.model.num_experts} experts do not fit on {max_nodes} nodes of "
+            f"{spec.slots_per_node} slots under {spec.system}; use more `nodes` or `slots`"
         )
 
 
@@ -186,7 +226,7 @@ def _with_checkpoints(spec: LiveSpec, scratch: Path) -> LiveSpec:
     Raises
     ------
     LazsimError
-        When it cannot be made, or holds checkpoints of another job.
+        When the folder cannot be made, or holds checkpoints of another job.
     """
     folder = Path(spec.checkpoint_folder or scratch / "checkpoints").absolute()
     check_folder(folder)

@@ -1,4 +1,4 @@
-"""What a live job trains, and how: everything a worker is told about the job."""
+"""The specification of a live job, which every worker receives."""
 
 from typing import Literal
 
@@ -32,33 +32,33 @@ class LiveSpec(Spec, frozen=True, kw_only=True):
     model : ModelSpec
         Its vocabulary is bytes, 256.
     job : JobSpec
-        Fault threshold, intervals of checkpoints and rebalances, time for which new nodes are collected.
+        Fault threshold, intervals of checkpoints and rebalances, time to collect new nodes.
     system : str
         A name of `lazsim.engine.systems.SYSTEMS`.
     slots_per_node : int
-        Expert replicas that a node holds in one layer.
+        Expert replicas that a node holds per layer.
     num_heads : int
         Heads of the attention.
     global_batch : int
-        Sequences of a step, divided among the nodes in use: at least as many as there are nodes.
+        Sequences per step, divided among the nodes in use.
     learning_rate, beta1, beta2, epsilon : float
         Of Adam.
     balance_weight : float
         Weight of the auxiliary loss that evens out expert loads (Switch Transformer, arXiv 2101.03961).
     dtype : str
-        Numbers of the training state and of all arithmetic.
+        Number type of the training state and of all arithmetic.
     num_steps : int or None
-        The job is over after so many steps, and its state is saved; none where time alone ends it.
+        Steps after which the job saves its state and ends; none where only time ends it.
     seed : int
-        Of initial parameters and of the order of the text.
+        Seed of initial parameters and of the order of the text.
     text : str
-        Path of the text to train on; empty for the standard library's documentation.
+        Path of the training text; empty for the standard library's documentation.
     text_sha256 : str
-        Its hash: every worker must see the same text.
+        Hash of the text: every worker must have the same.
     checkpoint_folder : str
         A folder that all workers share.
     heartbeat_s, silence_s : float
-        How often a worker reports, and after how long a silence it counts as dead.
+        Time between heartbeats, and the silence after which a worker counts as dead.
     """
 
     model: ModelSpec
@@ -88,7 +88,7 @@ class LiveSpec(Spec, frozen=True, kw_only=True):
 
     @property
     def first_moe_layer(self) -> int:
-        """Transformer layer that is the first MoE layer: they are the last ones."""
+        """Index of the first MoE layer; the MoE layers are the last ones."""
         return self.model.num_layers - self.model.num_moe_layers
 
 

@@ -16,7 +16,7 @@ Key = tuple[int, int]
 """MoE layer and expert."""
 
 DENSE: Key = (-1, -1)
-"""The block of all that is no expert; every node in use holds it."""
+"""The block of all parameters outside experts; every node in use holds it."""
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -25,7 +25,7 @@ INITIAL_STD = 0.02
 
 
 def block_shapes(spec: LiveSpec, key: Key) -> Shapes:
-    """Name the parameters of a block and their shapes; names of vectors end in ``gain`` or ``bias``."""
+    """Return the shapes of a block's parameters by name; names of vectors end in ``gain`` or ``bias``."""
     model = spec.model
     width, inner = model.d_model, model.d_ff_expert
     if key != DENSE:
@@ -51,11 +51,6 @@ def block_size(spec: LiveSpec, key: Key) -> int:
     return sum(math.prod(shape) for shape in block_shapes(spec, key).values())
 
 
-def state_bytes(spec: LiveSpec, key: Key) -> int:
-    """Return the bytes of a block that moves: parameters and both moments."""
-    return 3 * block_size(spec, key) * (8 if spec.dtype == "float64" else 4)
-
-
 class Block:
     """A block of the training state on a device.
 
@@ -64,7 +59,7 @@ class Block:
     values : Tensor, shape (3, P)
         Parameters and moments.
     gradient : Tensor, shape (P,)
-        What the backward pass adds up.
+        Sum of the backward pass.
     parameters : mapping
         Leaves of the graph: views of the first row, whose gradients are views of `gradient`.
     """
@@ -92,8 +87,43 @@ class Block:
             parameters.addcdiv_(mean, spread, value=-scale)
 
 
+class TrainingState:
+    """The blocks that a rank holds.
+
+    Attributes
+    ----------
+    blocks : dict
+        Blocks by key, all after `step` steps.
+    step : int
+        Steps committed.
+    prepared : bool
+        Whether the gradients in the blocks are those of the next step, summed over all ranks.
+    """
+
+    def __init__(self, spec: LiveSpec) -> None:
+        self.spec = spec
+        self.blocks: dict[Key, Block] = {}
+        self.step = 0
+        self.prepared = False
+
+    def replace(self, blocks: Mapping[Key, Block], step: int) -> None:
+        """Replace all blocks."""
+        self.blocks, self.step, self.prepared = dict(blocks), step, False
+
+    def commit(self) -> None:
+        """Apply the prepared update."""
+        assert self.prepared, "only a prepared step is committed"
+        # If memory runs out halfway, half-updated blocks must not be offered to others.
+        blocks, self.blocks = self.blocks, {}
+        for block in blocks.values():
+            block.update(self.spec, self.step)
+        self.blocks = blocks
+        self.step += 1
+        self.prepared = False
+
+
 def initial_values(spec: LiveSpec, key: Key) -> Tensor:
-    """Draw the initial state of a block: the same on whichever node does."""
+    """Draw the initial state of a block, the same on every node."""
     digest = hashlib.sha256(f"{spec.seed}/{key[0]}/{key[1]}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
     values = torch.zeros(3, block_size(spec, key), dtype=getattr(torch, spec.dtype))
@@ -116,6 +146,16 @@ def all_keys(spec: LiveSpec) -> list[Key]:
 def expert_keys(spec: LiveSpec) -> list[Key]:
     """List the experts of all layers."""
     return [(layer, expert) for layer in range(spec.model.num_moe_layers) for expert in range(spec.model.num_experts)]
+
+
+def block_number(spec: LiveSpec, key: Key) -> int:
+    """Return the number of a block: 0 is the dense one, experts follow layer by layer."""
+    return 0 if key == DENSE else 1 + key[0] * spec.model.num_experts + key[1]
+
+
+def block_key(spec: LiveSpec, number: int) -> Key:
+    """Return the block of a number; see `block_number`."""
+    return DENSE if number == 0 else ((number - 1) // spec.model.num_experts, (number - 1) % spec.model.num_experts)
 
 
 def initial_states(spec: LiveSpec, keys: Iterable[Key]) -> dict[Key, Tensor]:

@@ -1,4 +1,4 @@
-"""The text that is trained on, as bytes, and which of it a step sees."""
+"""The training text as bytes, and the sequences of each step."""
 
 import ast
 import functools
@@ -20,12 +20,12 @@ DOCUMENTED = (  # noqa: SIM905
     "socketserver statistics string subprocess symtable tarfile tempfile textwrap threading timeit tokenize trace "
     "traceback turtle types typing uuid warnings wave weakref zipapp"
 ).split()
-"""Modules of the standard library whose documentation is the default text."""
+"""Modules of the standard library; their documentation is the default text."""
 
 
 @functools.cache
 def load_text(path: str) -> bytes:
-    """Read the text to train on.
+    """Read the training text.
 
     Parameters
     ----------
@@ -54,12 +54,12 @@ def _documentation(source: Path) -> list[str]:
 
 
 def text_hash(text: bytes) -> str:
-    """Return the hash by which workers know that they read the same text."""
+    """Return the hash that tells workers whether they have the same text."""
     return hashlib.sha256(text).hexdigest()
 
 
 def check_length(text: bytes, sequence_length: int, name: str) -> None:
-    """Refuse a text from which no sequence can be drawn.
+    """Refuse a text that is too short to draw a sequence from.
 
     Raises
     ------
@@ -73,7 +73,7 @@ def check_length(text: bytes, sequence_length: int, name: str) -> None:
 
 
 def sequences(text: bytes, step: int, global_batch: int, length: int, seed: int) -> npt.NDArray[np.uint8]:
-    """Draw the sequences of a step: the same ones whoever asks.
+    """Draw the sequences of a step, the same on every node.
 
     Returns
     -------
@@ -92,7 +92,7 @@ def sequences(text: bytes, step: int, global_batch: int, length: int, seed: int)
 
 
 def own_part(global_batch: int, rank: int, num_ranks: int) -> slice:
-    """Return which of a step's sequences are a rank's.
+    """Return the slice of a step's sequences that belongs to a rank.
 
     Examples
     --------

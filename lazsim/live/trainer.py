@@ -1,17 +1,16 @@
 """One rank's part of training: prepare a step with the others, then commit it.
 
-A step is *prepared* on a rank once its gradients are summed over all ranks. The last collective of a step is a vote:
-its end on one rank means that every rank had prepared. So a failure leaves ranks at most one step apart, and those
+A step is *prepared* on a rank once its gradients are summed over all ranks. The last collective of a step is a vote.
+Its end on one rank means that every rank had prepared. So a failure leaves ranks at most one step apart, and those
 behind hold all that they need to catch up.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
-from lazsim.live.spec import LiveSpec
-from lazsim.live.state import DENSE, Block, Key, block_size
+from lazsim.live.state import DENSE, TrainingState, block_size
 from lazsim.live.text import own_part, sequences
 from lazsim.pytorch.group import Group
 from lazsim.pytorch.reduce import ExpertReduction
@@ -20,46 +19,11 @@ from lazsim.pytorch.transformer import Layout, Transformer
 
 @dataclass(frozen=True)
 class Vote:
-    """What all ranks learn at the end of a step: the loss of the global batch, and whether to pause or to save."""
+    """The outcome of a step for all ranks: the loss of the global batch, and whether to pause or to save."""
 
     loss: float
     pause: bool
     save: bool
-
-
-class State:
-    """What a rank holds, and how far it is.
-
-    Attributes
-    ----------
-    blocks : dict
-        Held blocks, all after `step` steps.
-    step : int
-        Steps committed.
-    prepared : bool
-        Whether the gradients in the blocks are those of the next step, summed over all ranks.
-    """
-
-    def __init__(self, spec: LiveSpec) -> None:
-        self.spec = spec
-        self.blocks: dict[Key, Block] = {}
-        self.step = 0
-        self.prepared = False
-
-    def replace(self, blocks: Mapping[Key, Block], step: int) -> None:
-        """Hold other blocks."""
-        self.blocks, self.step, self.prepared = dict(blocks), step, False
-
-    def commit(self) -> None:
-        """Apply the update that was prepared."""
-        assert self.prepared, "only a prepared step is committed"
-        # Blocks that are half updated when memory runs out must not be offered to anyone.
-        blocks, self.blocks = self.blocks, {}
-        for block in blocks.values():
-            block.update(self.spec, self.step)
-        self.blocks = blocks
-        self.step += 1
-        self.prepared = False
 
 
 class Trainer:
@@ -68,14 +32,14 @@ class Trainer:
     Parameters
     ----------
     state
-        What this rank holds; experts as the layout says.
+        State of this rank, with the experts of the layout.
     group, layout
-        The ranks and who holds what.
+        The ranks, and the placement of experts on them.
     text
-        What is trained on.
+        The training text.
     """
 
-    def __init__(self, state: State, group: Group, layout: Layout, text: bytes) -> None:
+    def __init__(self, state: TrainingState, group: Group, layout: Layout, text: bytes) -> None:
         self.state, self.group, self._text = state, group, text
         experts = {key: block.parameters for key, block in state.blocks.items() if key != DENSE}
         dense = state.blocks[DENSE].parameters
@@ -93,7 +57,7 @@ class Trainer:
         return self._model.loads
 
     def prepare(self) -> float:
-        """Compute the gradients of the next step and sum them over all ranks; return this rank's part of the loss."""
+        """Compute the next step's gradients, summed over all ranks; return this rank's part of the loss."""
         state, spec, group = self.state, self.state.spec, self.group
         state.prepared = False
         for block in state.blocks.values():
@@ -111,7 +75,7 @@ class Trainer:
         return float(loss.detach())
 
     def vote(self, loss: float, *, pause: bool = False, save: bool = False) -> Vote:
-        """Agree that the step is prepared everywhere; learn the whole loss, and what any rank was asked to do."""
+        """Agree that every rank has prepared the step; share the loss, and requests to pause or save."""
         ballot = torch.tensor([loss, float(pause), float(save)], dtype=torch.float64)
         self.group.all_reduce(ballot)
         return Vote(loss=float(ballot[0]), pause=bool(ballot[1] > 0), save=bool(ballot[2] > 0))

@@ -1,4 +1,4 @@
-"""Move states between ranks: every owner of a state that a rank lacks sends it an equal piece."""
+"""Move states between ranks: all owners of a block send equal pieces to each rank that lacks it."""
 
 from collections.abc import Collection, Mapping, Sequence
 
@@ -6,19 +6,9 @@ import torch
 from torch import Tensor
 
 from lazsim.live.spec import LiveSpec
-from lazsim.live.state import DENSE, Key, block_size
+from lazsim.live.state import Key, block_size
 from lazsim.pytorch.group import Group
 from lazsim.pytorch.reduce import piece
-
-
-def block_number(spec: LiveSpec, key: Key) -> int:
-    """Return the number of a block: 0 is the dense one, experts follow layer by layer."""
-    return 0 if key == DENSE else 1 + key[0] * spec.model.num_experts + key[1]
-
-
-def block_key(spec: LiveSpec, number: int) -> Key:
-    """Return the block of a number; see `block_number`."""
-    return DENSE if number == 0 else ((number - 1) // spec.model.num_experts, (number - 1) % spec.model.num_experts)
 
 
 def transfer(
@@ -28,21 +18,21 @@ def transfer(
     holds: Sequence[Collection[Key]],
     wants: Sequence[Collection[Key]],
 ) -> dict[Key, Tensor]:
-    """Fetch what is missing here, and send what others miss.
+    """Fetch the blocks that this rank lacks, and send the blocks that others lack.
 
     Parameters
     ----------
     group
-        All that hold or want something.
+        All ranks that hold or want a block.
     own
-        States held here, each of shape (3, P).
+        Blocks of this rank, each of shape (3, P).
     holds, wants
-        Blocks that each rank of the group holds, and those that it is to hold.
+        Blocks that each rank holds, and blocks that it should hold.
 
     Returns
     -------
     dict
-        The states that were missing.
+        The fetched blocks.
     """
     rank, template = group.rank, next(iter(own.values()), None)
     if template is None:

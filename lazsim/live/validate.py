@@ -1,4 +1,4 @@
-"""Hold a prediction against what happened: a live run between calibrations, a simulation of it, and the errors."""
+"""Compare a live run with its prediction: calibrate, run, calibrate again, simulate, and report the errors."""
 
 import asyncio
 import statistics
@@ -13,24 +13,24 @@ import msgspec
 
 from lazsim.engine.ledger import BUCKETS
 from lazsim.engine.simulate import SystemRun
-from lazsim.files import check_folder, json_bytes
-from lazsim.live.controller import Controller
-from lazsim.live.nursery import Nursery
-from lazsim.live.play import TracePlay
-from lazsim.live.predict import Calibration, calibrate, compress, predict, step_times, summarise
+from lazsim.files import check_folder
+from lazsim.live.calibration import Calibration, calibrate, step_times, summarise
+from lazsim.live.fault_injector import TraceInjector
+from lazsim.live.predict import compress, predict
 from lazsim.live.record import LiveRun
-from lazsim.live.report import live_inputs
-from lazsim.live.run import live_run, prepare
+from lazsim.live.run import OnStart, describe_inputs, prepare, run_locally
 from lazsim.live.spec import LiveSpec
+from lazsim.live.worker_pool import WorkerPool
 from lazsim.trace.table import Event, Trace, build_trace
 from lazsim.units import DAY_S
 
-Follow = Callable[[str, float | None], Callable[[Controller], None] | None]
+Progress = Callable[[str, float | None], OnStart | None]
+"""Called before each run with its purpose, and its seconds if they are known; returns the run's `on_start`."""
 
 
 @dataclass(frozen=True)
 class Component:
-    """One quantity, measured and predicted; `judged` where the tolerance applies to it."""
+    """One quantity, measured and predicted; `judged` where a tolerance applies to it."""
 
     name: str
     measured: float
@@ -45,18 +45,18 @@ class Component:
 
 @dataclass(frozen=True)
 class Validation:
-    """A validation.
+    """A live run beside its prediction.
 
     Attributes
     ----------
     inputs : mapping
-        What both were made of, see `lazsim.live.report.live_inputs`.
+        Inputs of both, see `lazsim.live.run.describe_inputs`.
     measured, predicted : LiveRun, SystemRun
-        What happened, and what was to happen.
+        The live run, and its simulation.
     calibration : Calibration
-        What the prediction was made from.
+        Costs that the prediction uses.
     components : tuple of Component
-        Beside each other.
+        Quantities of both.
     """
 
     inputs: Mapping[str, Any]
@@ -66,35 +66,8 @@ class Validation:
     components: tuple[Component, ...]
 
     def worst(self) -> float:
-        """Return the largest relative error, without its sign."""
+        """Return the largest absolute relative error among judged components."""
         return max((abs(one.error) for one in self.components if one.judged and one.error is not None), default=0.0)
-
-    def to_text(self) -> str:
-        """Return a table for people."""
-        run = self.measured.run
-        model = self.inputs["spec"]["model"]["name"]
-        lines = [
-            f"{run.system}, {model}: {run.wall_s:.0f} s, {run.counts['failures']} failures, "
-            f"{run.counts['reconfigurations']} reconfigurations, {run.counts['restarts']} restarts",
-            "",
-            f"{'':<28} {'measured':>10} {'predicted':>10} {'error':>8}",
-        ]
-        for one in self.components:
-            error = "-" if one.error is None else f"{one.error:+.1%}"
-            lines.append(f"{one.name:<28} {one.measured:>10.4g} {one.predicted:>10.4g} {error:>8}")
-        drift = self.calibration.drift
-        change = f"{abs(drift):.1%} {'longer' if drift > 0 else 'less'}"
-        lines += ["", f"steps of the calibration after the run took {change} than those before it"]
-        return "\n".join(lines)
-
-    def files(self, folder: Path) -> dict[Path, bytes]:
-        """Return the content of every file of a validation's folder, pictures included."""
-        from lazsim.output.plots.live import live_figure
-
-        pictures = live_figure(self.measured, self.predicted)
-        return {folder / "validate.json": json_bytes(self.to_json())} | {
-            folder / f"validate.{kind}": content for kind, content in pictures.items()
-        }
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""
@@ -133,24 +106,24 @@ def validate(
     speedup: float,
     device: str = "cpu",
     replay: Mapping[str, Any] | None = None,
-    follow: Follow = lambda _doing, _wall_s: None,
+    progress: Progress = lambda _purpose, _wall_s: None,
 ) -> Validation:
     """Measure, predict and compare.
 
     Parameters
     ----------
     spec
-        The job; the time for which it collects new nodes is compressed as the trace is.
+        The job; the time for which it collects new nodes is compressed like the trace.
     trace
-        What happens to the nodes, in its own time.
+        Node events, in their own time.
     speedup
-        Seconds of the trace in one of the run.
+        Seconds of the trace in one second of the run.
     device
         ``auto``, ``cpu`` or ``cuda``.
     replay
-        How the trace was cut from its file, recorded with the inputs.
-    follow
-        Is told what each run is for, and how many seconds it takes if that is known; returns its `watch`, or none.
+        The stretch of the trace, recorded with the inputs.
+    progress
+        Called before each of the runs.
 
     Raises
     ------
@@ -159,36 +132,36 @@ def validate(
     """
     job = msgspec.structs.replace(spec.job, join_wait_s=spec.job.join_wait_s / speedup)
     spec = prepare(msgspec.structs.replace(spec, job=job))
-    inputs = live_inputs(spec, device, trace, {**(replay or {}), "speedup": speedup})
-    most_nodes = int(trace.num_alive()[1].max())
-    play = TracePlay(trace, speedup)
+    inputs = describe_inputs(spec, device, trace, {**(replay or {}), "speedup": speedup})
+    max_nodes = int(trace.num_alive()[1].max())
+    injector = TraceInjector(trace, speedup)
 
     async def run() -> tuple[Calibration, LiveRun]:
-        with Nursery() as nursery:
+        with WorkerPool() as pool:
             with _own_folder(spec) as own:
-                before = await calibrate(own, most_nodes, nursery, device, follow("calibrating", None))
+                before = await calibrate(own, max_nodes, pool, device, progress("calibrating", None))
             with _own_folder(spec) as own:
-                found = await live_run(
+                measured = await run_locally(
                     own,
-                    play,
-                    nursery,
-                    num_initial=len(play.initial),
-                    most_nodes=most_nodes,
+                    injector,
+                    pool,
+                    num_initial=len(injector.initial),
+                    max_nodes=max_nodes,
                     device=device,
-                    watch=follow("training through the trace", trace.duration_s / speedup),
+                    on_start=progress("training through the trace", trace.duration_s / speedup),
                 )
             with _own_folder(spec) as own:
-                after = await calibrate(own, most_nodes, nursery, device, follow("calibrating again", None))
-            return summarise([before, after]), found
+                after = await calibrate(own, max_nodes, pool, device, progress("calibrating again", None))
+            return summarise([before, after]), measured
 
     calibration, measured = asyncio.run(run())
-    predicted = predict(spec, compress(trace, speedup), calibration, most_nodes)
+    predicted = predict(spec, compress(trace, speedup), calibration, max_nodes)
     return Validation(inputs, measured, predicted, calibration, compare(measured, predicted, calibration))
 
 
 @contextmanager
 def _own_folder(spec: LiveSpec) -> Iterator[LiveSpec]:
-    """Give a run an empty folder for its checkpoints, inside the one that was chosen: none goes on from another."""
+    """Give a run an empty checkpoint folder inside the chosen one, so that no run continues another."""
     if not spec.checkpoint_folder:
         yield spec
         return
@@ -199,7 +172,7 @@ def _own_folder(spec: LiveSpec) -> Iterator[LiveSpec]:
 
 
 def compare(measured: LiveRun, predicted: SystemRun, calibration: Calibration) -> tuple[Component, ...]:
-    """Put measured and predicted beside each other, by component and in total."""
+    """Compare measured and predicted quantities, by component and in total."""
     times = step_times(measured)
     components = [
         Component(f"step time, {count} nodes (s)", seconds, calibration.step_s[count])
@@ -235,7 +208,7 @@ def compare(measured: LiveRun, predicted: SystemRun, calibration: Calibration) -
 
 
 def kills_and_joins(num_nodes: int) -> Trace:
-    """Return the trace that is played where none is given: losses, also of rank 0, and returns in half an hour."""
+    """Return the default trace: within half an hour, nodes are lost, rank 0 among them, and come back."""
     names = [f"node{index}" for index in range(num_nodes)]
     events = [Event(0.0, "add", name) for name in names]
     if num_nodes > 2:
@@ -246,7 +219,7 @@ def kills_and_joins(num_nodes: int) -> Trace:
 
 
 def quiet_trace(num_nodes: int) -> Trace:
-    """Return a trace in which nothing happens to the nodes for a day."""
+    """Return a trace of one day without events."""
     return build_trace(
         [Event(0.0, "add", f"node{index}") for index in range(num_nodes)], duration_s=DAY_S, name="quiet"
     )

@@ -1,4 +1,4 @@
-"""The picture of a live run: throughput over time, as predicted too where that was done, above the nodes in use."""
+"""The picture of a live run: throughput over time, with its prediction or the loss, above the nodes in use."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from lazsim.engine.simulate import SystemRun
     from lazsim.live.record import LiveRun
 
-MOST_WINDOWS = 120
+MAX_WINDOWS = 120
 STEPS_PER_WINDOW = 8
-"""Throughput is averaged over parts of the time, each long enough for so many steps: fewer only show whole steps."""
+"""Steps in each window of time that throughput is averaged over: with fewer, single steps show."""
 
 
 def live_figure(measured: LiveRun, predicted: SystemRun | None = None) -> dict[str, bytes]:
-    """Draw throughput and nodes in use over time; a prediction beside them if there is one, else the loss.
+    """Draw throughput and nodes in use over time, with the prediction if there is one, else with the loss.
 
     Returns
     -------
@@ -62,8 +62,8 @@ def live_figure(measured: LiveRun, predicted: SystemRun | None = None) -> dict[s
 
 
 def _bounds_s(measured: LiveRun) -> Floats:
-    """Return where the parts of the time end over which throughput is averaged."""
-    num_windows = max(1, min(MOST_WINDOWS, len(measured.steps) // STEPS_PER_WINDOW))
+    """Return the bounds of the windows that throughput is averaged over."""
+    num_windows = max(1, min(MAX_WINDOWS, len(measured.steps) // STEPS_PER_WINDOW))
     return np.linspace(0, measured.run.wall_s, num_windows + 1)
 
 

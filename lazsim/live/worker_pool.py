@@ -1,7 +1,7 @@
-"""Start and kill workers on this machine: ``python -m lazsim.live.nursery`` imports torch once and forks on demand.
+"""Start and kill workers on this machine: ``python -m lazsim.live.worker_pool`` imports torch once and forks on demand.
 
-It reads a JSON line for each worker to start and answers with its process number. It ends when its input does, and
-takes all its workers with it, however they or it end.
+It reads a JSON line for each worker to start and answers with the worker's process number. It ends when its input
+ends, and all its workers end with it.
 """
 
 import contextlib
@@ -11,15 +11,15 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from types import TracebackType
+from typing import Self
 
 import msgspec
 
 from lazsim.live.messages import LiveError
 
 
-class Birth(msgspec.Struct, frozen=True):
-    """A worker to start: where its controller is, its name and number, the secret in hexadecimal, where errors go."""
+class WorkerArgs(msgspec.Struct, frozen=True):
+    """Arguments of a worker process: `secret` is hexadecimal, `log` the file for its errors."""
 
     host: str
     port: int
@@ -29,18 +29,18 @@ class Birth(msgspec.Struct, frozen=True):
     log: str
 
 
-class Nursery:
-    """Starts workers and kills them.
+class WorkerPool:
+    """Worker processes of this machine; a context manager that ends all of them.
 
     Notes
     -----
-    Forking from a process that has imported torch takes milliseconds where starting Python takes seconds of both cores,
-    which would disturb the workers that train.
+    A fork of a process that has imported torch takes milliseconds. A new Python takes seconds of both cores, which
+    would disturb the workers that train.
     """
 
-    def __enter__(self) -> "Nursery":
+    def __enter__(self) -> Self:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "lazsim.live.nursery"],
+            [sys.executable, "-m", "lazsim.live.worker_pool"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             # An interrupt of the terminal is for the command, which ends the workers in order.
@@ -50,9 +50,7 @@ class Nursery:
         self._workers: dict[str, int] = {}
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.kill_all()
         self._process.kill()
         for stream in (self._process.stdin, self._process.stdout):
@@ -60,36 +58,42 @@ class Nursery:
             stream.close()
         self._process.wait()
 
-    def start(self, birth: Birth) -> None:
-        """Start a worker."""
+    def start(self, args: WorkerArgs) -> None:
+        """Start a worker.
+
+        Raises
+        ------
+        LiveError
+            When the pool's process has ended.
+        """
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None and stdout is not None, "both are pipes"  # noqa: PT018
         try:
-            stdin.write(msgspec.json.encode(birth) + b"\n")
+            stdin.write(msgspec.json.encode(args) + b"\n")
             stdin.flush()
             answer = stdout.readline()
         except OSError:
             answer = b""
         if not answer:
             raise LiveError("the process that starts workers has ended; its error is above")
-        # One that has ended already says why in its log.
+        # A worker that has ended already says why in its log.
         with contextlib.suppress(ProcessLookupError):
-            self._workers[birth.name] = os.pidfd_open(int(answer))
+            self._workers[args.name] = os.pidfd_open(int(answer))
 
     @property
     def is_alive(self) -> bool:
-        """Whether it can start workers."""
+        """Whether the pool can start workers."""
         return self._process.poll() is None
 
     @property
     def num_workers(self) -> int:
-        """How many of its workers have not ended."""
-        # The descriptor of a process becomes readable when that ends.
+        """Workers that have not ended."""
+        # The descriptor of a process becomes readable when the process ends.
         ended, _, _ = select.select(self._workers.values(), (), (), 0)
         return len(self._workers) - len(ended)
 
     def kill(self, name: str) -> None:
-        """Kill a worker as a failure does, without a word."""
+        """Kill a worker without warning, as a failure does."""
         self.signal(name, signal.SIGKILL)
         descriptor = self._workers.pop(name, None)
         if descriptor is not None:
@@ -101,28 +105,28 @@ class Nursery:
             self.kill(name)
 
     def signal(self, name: str, number: signal.Signals) -> None:
-        """Send a worker a signal; one that has ended gets none."""
+        """Send a signal to a worker, if it has not ended."""
         with contextlib.suppress(ProcessLookupError, KeyError):
             signal.pidfd_send_signal(self._workers[name], number)
 
 
-def _bear(birth: Birth) -> int:
+def _fork_worker(args: WorkerArgs) -> int:
     """Fork a worker; does not return in the child."""
-    from lazsim.live.worker import die_with_parent, work
+    from lazsim.live.worker import die_with_parent, run_worker
 
+    parent = os.getpid()
     pid = os.fork()
     if pid:
         return pid
     code = 1
     try:
-        die_with_parent()
+        die_with_parent(parent)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        log = os.open(birth.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        log = os.open(args.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         null = os.open(os.devnull, os.O_RDWR)
         for source, target in ((null, 0), (log, 1), (log, 2)):
             os.dup2(source, target)
-        address = (birth.host, birth.port)
-        code = work(address, birth.name, bytes.fromhex(birth.secret), "127.0.0.1", birth.local_rank)
+        code = run_worker((args.host, args.port), args.name, bytes.fromhex(args.secret), "127.0.0.1", args.local_rank)
     except BaseException:
         sys.excepthook(*sys.exc_info())
     finally:
@@ -135,16 +139,17 @@ def main() -> None:
     from lazsim.live.text import load_text
     from lazsim.live.worker import die_with_parent
 
-    die_with_parent()
-    # The kernel takes away what has ended.
+    # A parent that is gone by now has closed the input, which ends the loop below.
+    die_with_parent(os.getppid())
+    # The kernel reaps processes that end.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     load_text("")
     for line in sys.stdin.buffer:
-        print(_bear(msgspec.json.decode(line, type=Birth)), flush=True)
+        print(_fork_worker(msgspec.json.decode(line, type=WorkerArgs)), flush=True)
 
 
-def tail(log: Path) -> str:
-    """Return the last line of ours that a worker has written of its errors, else the last of any."""
+def last_error(log: Path) -> str:
+    """Return the last line that lazsim wrote to the log of workers, else the last line."""
     lines = [line for line in log.read_text(errors="replace").split("\n") if line.strip()] if log.exists() else []
     own = [line.removeprefix("lazsim: ") for line in lines if line.startswith("lazsim: ")]
     return (own or lines or [""])[-1]

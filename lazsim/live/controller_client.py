@@ -6,12 +6,20 @@ import socket
 import threading
 import time
 
-from lazsim.live.messages import LONGEST_NONCE, Beat, Leave, LiveError, Message, Pause, Seal, new_nonce
+from lazsim.live.messages import (
+    MAX_NONCE_BYTES,
+    Abort,
+    Heartbeat,
+    LiveError,
+    Message,
+    MessageAuth,
+    Pause,
+    new_nonce,
+)
 from lazsim.pytorch.group import Group
 
-RECONNECT_S = 10.0
-"""For so long a worker tries to find its controller again."""
-
+RECONNECT_TIMEOUT_S = 10.0
+"""Time that a worker tries to reach its controller before it gives up."""
 
 SOCKET_OPTIONS = (
     (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
@@ -21,104 +29,102 @@ SOCKET_OPTIONS = (
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4),
     (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000),
 )
-"""Nothing is left waiting to be sent along; and within half a minute a controller's machine that is gone is noticed."""
+"""Messages go out at once, and the loss of the controller's machine is noticed within half a minute."""
 
 
-class GoneError(Exception):
+class DisconnectedError(Exception):
     """The connection to the controller is lost."""
 
 
-class Line:
-    """The connection to the controller: sends from any thread, receives in a thread of its own.
+class ControllerClient:
+    """The connection to the controller: any thread can send, and a thread of its own receives.
 
     Attributes
     ----------
     inbox : Queue
-        Messages for the main thread; None when the connection is lost.
-    left_epoch : int
-        The epoch up to which the controller has called everybody out.
-    pausing : Pause or None
+        Messages for the main thread; None once the connection is lost.
+    aborted_generation : int
+        The last generation that the controller has aborted.
+    pause : Pause or None
         The last request to pause.
     lost : bool
         Whether the connection is lost.
+    group : Group or None
+        The communicator that an abort cuts off.
     own_address : str
-        This end of it.
+        Address of this end.
     welcomed : bool
-        Whether the controller has answered.
+        Whether the controller has accepted this worker.
     """
 
     def __init__(self, address: tuple[str, int], secret: bytes) -> None:
         self.inbox: queue.Queue[Message | None] = queue.Queue()
-        self.left_epoch = 0
-        self.pausing: Pause | None = None
+        self.aborted_generation = 0
+        self.pause: Pause | None = None
         self.lost = self.welcomed = False
         self.group: Group | None = None
         self._lock = threading.Lock()
-        self._socket = socket.create_connection(address, timeout=RECONNECT_S)
+        self._socket = socket.create_connection(address, timeout=RECONNECT_TIMEOUT_S)
         self.own_address = str(self._socket.getsockname()[0])
         for level, option, value in SOCKET_OPTIONS:
             self._socket.setsockopt(level, option, value)
         self._reader = self._socket.makefile("rb")
         nonce = new_nonce()
-        self._seal = Seal(secret, self._reader.readline(LONGEST_NONCE).strip() + nonce, "worker")
+        self._auth = MessageAuth(secret, self._reader.readline(MAX_NONCE_BYTES).strip() + nonce, "worker")
         self._socket.sendall(nonce + b"\n")
         self._socket.settimeout(None)
-        threading.Thread(target=self._listen, daemon=True).start()
+        threading.Thread(target=self._receive, daemon=True).start()
 
     def send(self, message: Message) -> None:
         """Send a message.
 
         Raises
         ------
-        GoneError
+        DisconnectedError
             When the connection is lost.
         """
         try:
             with self._lock:
-                self._socket.sendall(self._seal.close(message))
+                self._socket.sendall(self._auth.sign(message))
         except OSError:
-            raise GoneError from None
+            raise DisconnectedError from None
 
-    def beat(self, interval_s: float) -> None:
-        """Send heartbeats from now on, from a thread of their own."""
+    def start_heartbeats(self, interval_s: float) -> None:
+        """Send heartbeats from a thread of their own."""
 
         def run() -> None:
-            try:
+            with contextlib.suppress(DisconnectedError):
                 while not self.lost:
-                    self.send(Beat())
+                    self.send(Heartbeat())
                     time.sleep(interval_s)
-            except GoneError:
-                pass
 
         threading.Thread(target=run, daemon=True).start()
 
-    def _listen(self) -> None:
+    def _receive(self) -> None:
         try:
             for line in self._reader:
-                self._take(self._seal.open(line))
+                message = self._auth.verify(line)
+                if isinstance(message, Abort):
+                    self.aborted_generation = max(self.aborted_generation, message.generation)
+                    self._abort_group()
+                elif isinstance(message, Pause):
+                    self.pause = message
+                self.inbox.put(message)
         except (OSError, ValueError, LiveError):
             pass
         self.lost = True
-        self._cut()
+        self._abort_group()
         self.inbox.put(None)
 
-    def _take(self, message: Message) -> None:
-        if isinstance(message, Leave):
-            self.left_epoch = max(self.left_epoch, message.epoch)
-            self._cut()
-        elif isinstance(message, Pause):
-            self.pausing = message
-        self.inbox.put(message)
-
-    def _cut(self) -> None:
+    def _abort_group(self) -> None:
         group = self.group
         if group is not None:
             group.abort()
 
     def close(self) -> None:
-        """Give up the connection."""
+        """End the connection."""
         self.lost = True
-        # The listening thread holds the reader; the end of the connection wakes it.
+        # The receiving thread holds the reader; the end of the connection wakes it.
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()

@@ -1,0 +1,472 @@
+"""The coordinator leads a live job from generation to generation.
+
+A generation is a set of ranks with a plan and communicators. It ends when a rank fails or leaves, or when all ranks
+pause together at a step boundary. The functions of `lazsim.engine.protocol` decide what comes next, as they do for the
+simulated job. The coordinator carries the decisions out.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from lazsim.costmodel.step import CostModel
+from lazsim.engine import protocol
+from lazsim.engine.protocol import Action, Decision, Situation
+from lazsim.engine.systems import SYSTEMS
+from lazsim.errors import LazsimError
+from lazsim.live import checkpoint
+from lazsim.live.messages import (
+    Abort,
+    CheckpointWritten,
+    Connected,
+    Left,
+    LiveError,
+    Message,
+    Pause,
+    Ready,
+    StartGeneration,
+    StepDone,
+    Train,
+)
+from lazsim.live.plan import GenerationPlan, hold_everything, layout_groups, plan_generation, same_plan
+from lazsim.live.record import Recorder
+from lazsim.live.worker_server import WorkerConnection, WorkerServer
+from lazsim.placement.plan import Ints
+
+FAILURE_WINDOW_S = 0.02
+"""Failures that the coordinator learns of within this time count as one."""
+
+MAX_FAILED_ATTEMPTS = 5
+"""Generations in a row that end without a dead worker and without a step, before the job ends with an error."""
+
+PREPARE_TIMEOUT_S = 600.0
+"""Time for a worker to build its communicators, and again for it to obtain its states; a slower one counts as dead."""
+
+LEAVE_TIMEOUT_S = 60.0
+"""Time for a worker to leave a generation, perhaps during a checkpoint; a slower one counts as dead."""
+
+RECONNECT_GRACE_S = {"cpu": 0.5, "auto": 5.0, "cuda": 5.0}
+"""By device, the wait for states whose worker may only have lost its connection, before a return to a checkpoint.
+
+A worker on a GPU first has to close NCCL.
+"""
+
+EVENTS = {"failure": "recovered", "join": "joined", "rebalance": "rebalanced", "start": "started"}
+"""Why a generation started -> its event in the record; any other is ``restarted``."""
+
+OnEvent = Callable[[str, int, int], Awaitable[None]]
+"""Called with an event, the generation and the step.
+
+Events are ``started``, ``entered``, ``rebuilt``, ``ready``, ``stepped``, ``paused`` and ``failed``.
+"""
+
+
+async def ignore(_event: str, _generation: int, _step: int) -> None:
+    """Do nothing on an event."""
+
+
+class Coordinator:
+    """Leads one job.
+
+    Parameters
+    ----------
+    server
+        Connections to the workers.
+    costs
+        Sizes and shapes of the job in the simulation's terms.
+    min_workers
+        Workers to wait for before the first step.
+    start_timeout_s
+        Longest wait for them.
+
+    Attributes
+    ----------
+    record : Recorder
+        The run so far.
+    step : int
+        Steps done.
+    on_event : OnEvent
+        Called at each event of the job.
+    """
+
+    def __init__(self, server: WorkerServer, costs: CostModel, min_workers: int, start_timeout_s: float) -> None:
+        self.server, self.spec, self.costs = server, server.spec, costs
+        self.system = SYSTEMS[self.spec.system]
+        self.on_event: OnEvent = ignore
+        self.step = 0
+        self._min_workers, self._start_timeout_s = min_workers, start_timeout_s
+        self._usable_nodes = partial(self.system.usable_nodes, costs)
+        self._reset_clock()
+        self._clock_runs = False
+        self._generation = 0
+        # The workers of the generation; once it trains, its ranks.
+        self._members: list[WorkerConnection] = []
+        # Whether the ranks of the last generation hold the state of the job, and whether any has trained.
+        self._has_state = self._has_trained = False
+        # Why the ranks were asked to pause; empty where they were not.
+        self._pause_cause = ""
+        self._slots_LNS: Ints | None = None
+        self._load_LE = np.ones((costs.model.num_moe_layers, costs.model.num_experts), dtype=np.int64)
+        self._join_at_s: float | None = None
+        self._failed_s: float | None = None
+        # Seconds that each worker took, by generation and step of the checkpoint.
+        self._saves: dict[tuple[int, int], dict[str, float]] = {}
+        self._failed_attempts = 0
+
+    def now_s(self) -> float:
+        """Return seconds since the job began."""
+        return time.monotonic() - self._began_s
+
+    def stop(self, reason: str = "") -> None:
+        """End the job; `reason` is empty where it ended well."""
+        self.server.stop(reason)
+
+    async def run(self) -> None:
+        """Lead the job until it is over.
+
+        Raises
+        ------
+        LiveError
+            When the job cannot go on.
+        """
+        server = self.server
+        await server.wait_until(lambda: len(server.workers) >= self._min_workers, self._start_timeout_s)
+        if len(server.workers) < self._min_workers:
+            self.stop(f"{len(server.workers)} of {self._min_workers} workers came within {self._start_timeout_s:g} s")
+        if not self._usable_nodes(len(server.workers)):
+            # The job waits from its first instant, and faults begin.
+            await self._start_clock()
+        while server.stopped is None:
+            decision = await self._decide()
+            if decision.action is Action.WAIT:
+                await self._wait_for_nodes()
+                continue
+            checkpoint_step = checkpoint.last_step(Path(self.spec.checkpoint_folder))
+            plan = plan_generation(self.system, self.costs, decision, checkpoint_step, self._load_LE)
+            if await self._start_generation(plan):
+                await self._train()
+            if server.stopped is None:
+                await self._end_generation()
+        self.record.enter("waiting")
+        if server.bug is not None:
+            raise server.bug
+        if server.stopped:
+            raise LiveError(server.stopped)
+
+    def _reset_clock(self) -> None:
+        self._began_s = time.monotonic()
+        placement = self.system.policy.name if self.system.policy is not None else None
+        self.record = Recorder(self.system.name, placement, self.spec.global_batch, self.now_s)
+        self.record.num_alive = len(self.server.workers)
+
+    async def _start_clock(self) -> None:
+        self._reset_clock()
+        self._clock_runs = True
+        await self.on_event("started", self._generation, self.step)
+
+    # Reports of workers.
+
+    def on_join(self, worker: WorkerConnection) -> None:
+        """Collect a worker that has come."""
+        if self._clock_runs:
+            self._collect_joins()
+        self._record_alive()
+
+    def on_leave(self, worker: WorkerConnection) -> None:
+        """Note when a member of the generation was lost."""
+        if worker in self._members and self._failed_s is None:
+            self._failed_s = self.record.killed_s.get(worker.name, self.now_s())
+        self._record_alive()
+
+    def _record_alive(self) -> None:
+        self.record.num_alive = len(self.server.workers)
+        self.record.state()
+
+    def _collect_joins(self) -> None:
+        self._join_at_s = protocol.collect_until(self._join_at_s, self.now_s(), self.costs.job.join_wait_s)
+
+    def on_message(self, worker: WorkerConnection, message: Message) -> None:
+        """Take in the report of a worker."""
+        match message:
+            case Left() if message.generation >= worker.generation:
+                # A worker that had left by itself gives its error only in the first of its reports.
+                worker.held, worker.idle, worker.error = message.held, True, message.error or worker.error
+            case Connected():
+                worker.connected = message.generation
+                self.record.exchanged_by.add(message.backend)
+            case Ready():
+                worker.ready = message.generation
+            case StepDone() if message.generation == self._generation:
+                self.step, self._failed_attempts = message.step, 0
+                self._load_LE = np.array(message.loads, dtype=np.int64)
+                self.record.step(message.step, message.step_s, message.loss, message.loads)
+            case CheckpointWritten() if message.generation == self._generation:
+                self._collect_checkpoint(worker, message)
+
+    def _collect_checkpoint(self, worker: WorkerConnection, message: CheckpointWritten) -> None:
+        """Complete a checkpoint once all ranks have written their parts."""
+        key = (message.generation, message.step)
+        seconds = self._saves.setdefault(key, {})
+        seconds[worker.name] = message.seconds
+        if seconds.keys() >= {member.name for member in self._members}:
+            try:
+                checkpoint.complete(self.spec, message.step)
+            except (OSError, LazsimError) as error:
+                self.stop(f"{self.spec.checkpoint_folder}: the checkpoint cannot be completed ({error})")
+                return
+            self.record.checkpoint(max(seconds.values()))
+            self._saves = {other: times for other, times in self._saves.items() if other > key}
+
+    # Decisions.
+
+    async def _decide(self) -> Decision[WorkerConnection]:
+        """Decide on the next generation, after a grace period for workers that only lost their connection."""
+        decision = self._decide_now()
+        if self._has_state and self.system.recovers_from_peers and decision.action is not Action.RECONFIGURE:
+            await self.server.wait_until(
+                lambda: self._decide_now().action is Action.RECONFIGURE, RECONNECT_GRACE_S[self.server.device]
+            )
+            decision = self._decide_now()
+        if decision.action is Action.WAIT:
+            self._has_state = False
+        elif self._joins_are_due() and (decision.action is Action.RESTART or self.system.is_elastic):
+            # This generation takes in all workers that have come.
+            self._join_at_s = None
+        return decision
+
+    def _decide_now(self) -> Decision[WorkerConnection]:
+        survivors = [member for member in self._members if member.alive and self._has_state]
+        others = [worker for worker in self.server.workers if worker not in survivors]
+        situation = Situation(
+            survivors=tuple(survivors),
+            alive=(*survivors, *others),
+            returned=tuple(worker for worker in others if worker.held.blocks),
+            paused=bool(self._pause_cause),
+            joins_due=self._joins_are_due(),
+            checkpoint_step=checkpoint.last_step(Path(self.spec.checkpoint_folder)),
+        )
+        return protocol.decide(self.system, situation, self._usable_nodes, partial(hold_everything, self.costs))
+
+    def _joins_are_due(self) -> bool:
+        return not self._has_trained or protocol.join_is_due(self._join_at_s, self.now_s())
+
+    async def _wait_for_nodes(self) -> None:
+        """Wait until there are enough nodes, and those that join together have been collected."""
+        record, server = self.record, self.server
+        record.num_used = 0
+        record.enter("waiting")
+        record.state(0.0)
+        while server.stopped is None:
+            num_alive = len(server.workers)
+            if protocol.can_start(num_alive, self._usable_nodes, self._join_at_s, self.now_s()):
+                return
+            if protocol.join_is_due(self._join_at_s, self.now_s()):
+                self._join_at_s = None
+            left_s = None if self._join_at_s is None else self._join_at_s - self.now_s()
+            await server.wait_until(lambda num_alive=num_alive: len(server.workers) != num_alive, left_s)  # type: ignore[misc]
+
+    # The start of a generation.
+
+    async def _start_generation(self, plan: GenerationPlan) -> bool:
+        """Lead the members into a generation; return whether all of them can train."""
+        record = self.record
+        from_peers = plan.source == "peers"
+        self._generation += 1
+        reuse = bool(self._pause_cause) and len(plan.members) == plan.num_ranks and plan.members == self._members
+        if not from_peers:
+            self._has_state = False
+            record.roll_back(plan.step, max(0, self.step - plan.step))
+        self.step = plan.step
+        cause = self._pause_cause or ("failure" if from_peers else "restart")
+        self._pause_cause = ""
+        record.enter("rebalance" if cause == "rebalance" else "reconfigure" if from_peers else "restart")
+        recovery = record.recovery(cause)
+        recovery.num_nodes, recovery.busiest_bytes = plan.num_ranks, plan.busiest_bytes
+        recovery.source = plan.source
+        begun_s = self.now_s()
+        self._members, self._failed_s = plan.members, None
+        self._slots_LNS = plan.slots_LNS
+        self._send_plan(plan, reuse=reuse)
+        await self._emit("entered")
+        if not await self._wait_for_members(lambda worker: worker.connected == self._generation):
+            return False
+        recovery.rebuild_s += self.now_s() - begun_s
+        await self._emit("rebuilt")
+        if from_peers and cause != "rebalance":
+            record.enter("transfer")
+        begun_s = self.now_s()
+        if not await self._wait_for_members(lambda worker: worker.ready == self._generation):
+            return False
+        recovery.transfer_s += self.now_s() - begun_s
+        await self._emit("ready")
+        if not self._clock_runs:
+            # The preparation of the first step is not part of the run.
+            await self._start_clock()
+        self._start_training(plan, cause)
+        return True
+
+    async def _emit(self, event: str) -> None:
+        await self.on_event(event, self._generation, self.step)
+
+    def _send_plan(self, plan: GenerationPlan, *, reuse: bool) -> None:
+        message = StartGeneration(
+            generation=self._generation,
+            step=plan.step,
+            source=plan.source,
+            members=[worker.name for worker in plan.members],
+            num_ranks=plan.num_ranks,
+            holds=[sorted(blocks) for blocks in plan.holds],
+            slots=plan.slots_LNS.tolist(),
+            groups=layout_groups(self.system, self.costs, plan.num_ranks),
+            padded=self.system.padded,
+            reuse=reuse,
+        )
+        for worker in plan.members:
+            worker.idle, worker.generation, worker.error = False, self._generation, ""
+            worker.send(message)
+
+    def _start_training(self, plan: GenerationPlan, cause: str) -> None:
+        record = self.record
+        if not self._has_trained and len(self.server.workers) > len(plan.members):
+            # Workers that came during the preparation join like those that come later.
+            self._collect_joins()
+        for worker in plan.members:
+            worker.send(Train(self._generation))
+        self._members, self._has_state = plan.members[: plan.num_ranks], True
+        record.num_used = plan.num_ranks
+        if plan.source == "peers":
+            record.log.count("rebalances" if cause == "rebalance" else "reconfigurations")
+        elif self._has_trained:
+            record.log.count("restarts")
+        if not self._has_trained:
+            record.first_step, cause = plan.step, "start"
+        self._has_trained = True
+        record.event(EVENTS.get(cause, "restarted"), self.step)
+        record.enter("compute")
+
+    async def _wait_for_members(self, condition: Callable[[WorkerConnection], bool]) -> bool:
+        """Wait until a condition holds for all members; return whether it does."""
+        await self.server.wait_until(
+            lambda: self._is_broken() or all(condition(member) for member in self._members), PREPARE_TIMEOUT_S
+        )
+        if not self._is_broken():
+            self._disconnect(member for member in self._members if not condition(member))
+        return self.server.stopped is None and not self._is_broken()
+
+    @staticmethod
+    def _disconnect(workers: Iterable[WorkerConnection]) -> None:
+        """Count workers that are too slow as dead."""
+        for worker in workers:
+            worker.disconnect()
+
+    def _is_broken(self) -> bool:
+        return any(not member.alive or member.idle for member in self._members)
+
+    # Training, and its end.
+
+    async def _train(self) -> None:
+        """Wait until the generation ends, by a failure or a pause."""
+        reported = self.step
+        while self.server.stopped is None and not self._is_broken():
+            join_at_s = None if self._pause_cause else self._join_at_s
+            if protocol.join_is_due(join_at_s, self.now_s()):
+                self._request_join()
+                continue
+            await self.server.wait_until(
+                lambda reported=reported, join_at_s=join_at_s: (  # type: ignore[misc]
+                    self._is_broken()
+                    or self.step > reported
+                    or (not self._pause_cause and self._join_at_s != join_at_s)
+                ),
+                None if join_at_s is None else join_at_s - self.now_s(),
+            )
+            reported = await self._report_steps(reported)
+        await self._report_steps(reported)
+
+    async def _report_steps(self, reported: int) -> int:
+        """Report the steps done since; return the last one."""
+        while reported < self.step:
+            reported += 1
+            self._request_rebalance(reported)
+            await self.on_event("stepped", self._generation, reported)
+        return reported
+
+    def _request_join(self) -> None:
+        """Ask all ranks to pause where that brings more nodes into use."""
+        if protocol.find_newcomers(self.system, self._members, self.server.workers, self._usable_nodes):
+            self._request_pause("join", save=not self.system.is_elastic)
+        else:
+            self._join_at_s = None
+
+    def _request_rebalance(self, step: int) -> None:
+        """Ask all ranks to pause where a rebalance is due and would move experts."""
+        due = protocol.rebalance_is_due(self.system, step, step - 1, self.costs.job.rebalance_interval_steps)
+        if due and not self._pause_cause and not self._is_broken():
+            plan = self.system.plan(self.costs, len(self._members), self._load_LE)
+            assert self._slots_LNS is not None, "a generation trains"
+            if not same_plan(plan.slots_LNS, self._slots_LNS):
+                self._request_pause("rebalance")
+
+    def _request_pause(self, cause: str, *, save: bool = False) -> None:
+        self._pause_cause = cause
+        for member in self._members:
+            member.send(Pause(self._generation, save))
+
+    async def _end_generation(self) -> None:
+        """Bring all members out of the generation, and learn what each holds."""
+        if self._pause_cause or self._is_finished():
+            await self.server.wait_until(lambda: self._has_failed() or all(member.idle for member in self._members))
+            if not self._has_failed():
+                self.step = max([self.step, *(member.held.step for member in self._members)])
+                await self._emit("paused")
+                if self._is_finished():
+                    self.stop()
+                return
+        await self._handle_failure()
+
+    async def _handle_failure(self) -> None:
+        """Abort a generation that has failed; a member that does not leave counts as dead."""
+        record, server = self.record, self.server
+        self._pause_cause = ""
+        known_s = self.now_s()
+        # A rank may report a lost peer before the peer's own connection ends here.
+        await asyncio.sleep(FAILURE_WINDOW_S)
+        failed_s = known_s if self._failed_s is None else min(known_s, self._failed_s)
+        record.fail(failed_s)
+        record.enter("reconfigure", known_s)
+        record.num_used = 0
+        record.log.count("failures", int(any(not member.alive for member in self._members)))
+        record.state(0.0)
+        recovery = record.recovery("failure", failed_s)
+        recovery.detect_s += known_s - failed_s
+        await self._emit("failed")
+        for member in self._members:
+            member.send(Abort(self._generation))
+        await server.wait_until(lambda: all(member.idle for member in self._members), LEAVE_TIMEOUT_S)
+        self._disconnect(member for member in self._members if not member.idle)
+        await server.wait_until(lambda: all(member.idle for member in self._members))
+        num_lost = sum(not member.alive for member in self._members)
+        record.event("failure", self.step, num_lost=num_lost)
+        recovery.rebuild_s += self.now_s() - known_s
+        self._count_attempt(num_lost)
+
+    def _has_failed(self) -> bool:
+        return any(not member.alive or member.error for member in self._members)
+
+    def _is_finished(self) -> bool:
+        """Tell whether a rank has done the last step."""
+        last = self.spec.num_steps
+        members = [member for member in self._members if member.alive and member.idle]
+        return last is not None and any(member.held.step >= last for member in members)
+
+    def _count_attempt(self, num_lost: int) -> None:
+        self._failed_attempts = 0 if num_lost else self._failed_attempts + 1
+        if self._failed_attempts >= MAX_FAILED_ATTEMPTS:
+            error = next((member.error for member in self._members if member.error), "no error given")
+            self.stop(
+                f"{self._failed_attempts} attempts to go on failed in a row with no dead worker; the last: {error}"
+            )

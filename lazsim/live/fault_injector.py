@@ -1,0 +1,132 @@
+"""Faults of a live run on this machine: start and kill its workers, as a trace says or in another way."""
+
+import asyncio
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Protocol
+
+from lazsim.live.coordinator import Coordinator
+from lazsim.live.messages import LiveError
+from lazsim.live.worker_pool import WorkerArgs, WorkerPool
+from lazsim.trace.table import Trace
+
+WATCH_INTERVAL_S = 0.5
+"""Time between two checks that workers are left."""
+
+
+@dataclass
+class LocalNodes:
+    """The nodes of one run on this machine, one worker process each."""
+
+    coordinator: Coordinator
+    pool: WorkerPool
+    log: Path
+    _starts: dict[str, int] = field(default_factory=dict)
+    _local_ranks: dict[str, int] = field(default_factory=dict)
+
+    def start(self, node: str) -> None:
+        """Start a worker for a node, each time under a new name, with the lowest local rank that is free."""
+        self._starts[node] = self._starts.get(node, 0) + 1
+        taken = set(self._local_ranks.values())
+        self._local_ranks[node] = next(number for number in count() if number not in taken)
+        server = self.coordinator.server
+        self.pool.start(
+            WorkerArgs(
+                server.host,
+                server.port,
+                self._worker(node),
+                self._local_ranks[node],
+                server.secret.hex(),
+                str(self.log),
+            )
+        )
+
+    def kill(self, node: str) -> None:
+        """Kill the worker of a node."""
+        name = self._worker(node)
+        self.coordinator.record.killed_s[name] = self.coordinator.now_s()
+        self.pool.kill(name)
+        self._local_ranks.pop(node, None)
+
+    def _worker(self, node: str) -> str:
+        number = self._starts[node]
+        return node if number == 1 else f"{node}#{number}"
+
+    async def watch(self, injector: "FaultInjector") -> None:
+        """Stop the job when too few workers are left and no more will come."""
+        coordinator = self.coordinator
+        while True:
+            await asyncio.sleep(WATCH_INTERVAL_S)
+            num_left = max(len(coordinator.server.workers), self.pool.num_workers)
+            if not self.pool.is_alive:
+                coordinator.stop("the process that starts workers has ended")
+            elif not num_left and (self._local_ranks or not injector.has_more):
+                # They ended by themselves: killed workers have no local rank any more.
+                coordinator.stop("all workers have ended")
+            elif not injector.has_more and not coordinator.system.usable_nodes(coordinator.costs, num_left):
+                coordinator.stop(f"{num_left} workers are left, too few to hold all experts, and none is to come")
+
+
+class FaultInjector(Protocol):
+    """Starts and kills the nodes of a run."""
+
+    @property
+    def has_more(self) -> bool:
+        """Whether the run goes on with too few nodes: more will come, or its end is awaited."""
+        ...
+
+    def begin(self, nodes: LocalNodes) -> None:
+        """Start the first nodes."""
+
+    async def on_event(self, nodes: LocalNodes, event: str, generation: int, step: int) -> None:
+        """Act on an event of the coordinator; see `lazsim.live.coordinator.OnEvent`."""
+
+
+class TraceInjector:
+    """Starts and kills workers as a trace says.
+
+    Parameters
+    ----------
+    trace
+        Node events; nodes added at time 0 are there from the start.
+    speedup
+        Seconds of the trace in one second of the run.
+    is_awaited
+        Whether the job goes on to the trace's end even when too few nodes are left.
+    """
+
+    def __init__(self, trace: Trace, speedup: float, *, is_awaited: bool = True) -> None:
+        self._batches = list(trace.batches())
+        self._speedup = speedup
+        self._is_awaited = is_awaited
+        self._end_s = trace.duration_s / speedup
+        self._task: asyncio.Task[None] | None = None
+        self.has_more = True
+        first = self._batches[0] if self._batches else None
+        self.initial = first.added if first is not None and first.time_s == 0 else ()
+
+    def begin(self, nodes: LocalNodes) -> None:
+        """Start the nodes of the first instant."""
+        for node in self.initial:
+            nodes.start(node)
+
+    async def on_event(self, nodes: LocalNodes, event: str, _generation: int, _step: int) -> None:
+        """Begin the trace when the job begins."""
+        if event == "started":
+            self._task = asyncio.create_task(self._replay(nodes))
+
+    async def _replay(self, nodes: LocalNodes) -> None:
+        coordinator = nodes.coordinator
+        try:
+            for batch in self._batches[1 if self.initial else 0 :]:
+                await asyncio.sleep(batch.time_s / self._speedup - coordinator.now_s())
+                for node in batch.removed:
+                    nodes.kill(node)
+                for node in batch.added:
+                    nodes.start(node)
+        except LiveError as error:
+            coordinator.stop(str(error))
+        self.has_more = self._is_awaited
+        await asyncio.sleep(self._end_s - coordinator.now_s())
+        coordinator.stop()
