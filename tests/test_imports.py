@@ -23,7 +23,6 @@ LAYERS = [
     {"profiling"},
     {"live"},
     {"output"},
-    {"experiments"},
     {"cli"},
     {"__main__"},
 ]

@@ -8,14 +8,14 @@ from lazsim.cli.common import OUT, json_option, note, print_json
 
 ALL = "all"
 STORE = ".runs"
-"""Folder beside the results in which finished runs are kept."""
+"""Folder beside the results that keeps finished runs."""
 
 
 @click.group()
 def command() -> None:
     """Make the figures and tables of the published evaluation again.
 
-    Each is a folder of experiments/ with its specification, and what came out of it.
+    Each experiment is a short script, experiments/NAME/experiment.py, with its results in the README beside it.
     """
 
 
@@ -23,7 +23,7 @@ def command() -> None:
 @json_option
 def list_command(as_json: bool) -> None:
     """List the experiments, a line each, in the order in which all of them run."""
-    from lazsim.experiments import experiment_titles
+    from lazsim.study.experiment import experiment_titles
 
     titles = experiment_titles()
     if as_json:
@@ -32,16 +32,16 @@ def list_command(as_json: bool) -> None:
     width = max(map(len, titles))
     for name, title in titles.items():
         click.echo(f"{name:{width}}  {title}")
-    click.echo("A path to a .toml file of the same shape works wherever a name does.")
+    click.echo("The path of your own experiment.py works wherever a name does.")
 
 
 @command.command()
-@click.argument("names", nargs=-1, required=True, metavar="NAME|TOML|all...")
-@click.option("--out", type=OUT, required=True, metavar="DIR", help="A folder for each experiment there.")
+@click.argument("names", nargs=-1, required=True, metavar="NAME|SCRIPT|all...")
+@click.option("--out", type=OUT, required=True, metavar="DIR", help="Write a folder for each experiment there.")
 @click.option("--small", is_flag=True, help="Run the small versions: fewer models, seeds and hours; under a minute.")
 @click.option("--jobs", type=click.IntRange(min=1), metavar="N", help="Worker processes; default: one for each core.")
 @click.option(
-    "--backend", type=click.Choice(("loky", "ray")), default="loky", show_default=True, help="As lazsim sweep."
+    "--backend", type=click.Choice(("loky", "ray")), default="loky", show_default=True, help="As in lazsim sweep."
 )
 @click.option(
     "--reference",
@@ -49,8 +49,8 @@ def list_command(as_json: bool) -> None:
     envvar="LAZSIM_SHARED",
     show_envvar=True,
     metavar="DIR",
-    help="Recorded traces and loads (traces/bamboo/p3-trace.csv, routing/smartmoe.npz); default: shared/ beside the "
-    "repository. What is missing is generated, and the notes say so.",
+    help="Recorded traces and loads (traces/bamboo/p3-trace.csv, routing/smartmoe.npz); default: ../shared. What is "
+    "missing is generated, and the notes say so.",
 )
 @json_option
 def run(
@@ -64,31 +64,41 @@ def run(
 ) -> None:
     """Run experiments: tables as CSV and Markdown, figures as PNG and PDF, and every input.
 
-    Runs are kept in DIR/.runs as they come, so that a second start goes on where the first one was stopped.
+    An experiment is a name of `lazsim experiment list`, or the path of a script such as mine/experiment.py: copy one of
+    experiments/ and change its settings. Runs are kept in DIR/.runs as they come, so that a second start goes on where
+    the first one was stopped.
     """
     from lazsim.cli.sweep import progress_bar
-    from lazsim.experiments import Bench, experiment_titles, find_reference, run_experiment
     from lazsim.files import check_folder, write_all
+    from lazsim.output.outcome import outcome_files, outcome_text
+    from lazsim.study.experiment import Context, experiment_titles, find_reference, load_experiment
 
     check_folder(out)
-    titles = experiment_titles()
-    bench = Bench(out / STORE, jobs, backend, find_reference(reference), progress_bar)
+    context = Context(
+        small=small,
+        store=out / STORE,
+        num_workers=jobs,
+        backend=backend,
+        reference=find_reference(reference),
+        progress=progress_bar,
+    )
+    asked = [each for given in names for each in (experiment_titles() if given == ALL else [given])]
     done = {}
-    for name in dict.fromkeys(each for given in names for each in (titles if given == ALL else [given])):
-        outcome = run_experiment(name, bench, small=small)
-        folder = out / outcome.name
-        files = outcome.files(folder)
+    for experiment in [load_experiment(name) for name in dict.fromkeys(asked)]:
+        outcome = experiment.run(context)
+        folder = out / experiment.name
+        files = outcome_files(outcome, experiment.name, folder)
         write_all(files)
         for text in outcome.notes:
-            note(f"{outcome.name}: {text}")
-        note(f"{outcome.name}: results are in {folder}/: {', '.join(path.name for path in files)}")
-        done[outcome.name] = {
+            note(f"{experiment.name}: {text}")
+        note(f"{experiment.name}: results are in {folder}/: {', '.join(path.name for path in files)}")
+        done[experiment.name] = {
             "inputs": outcome.inputs,
             "notes": outcome.notes,
             "tables": {key: table.to_dict("records") for key, table in outcome.tables.items()},
         }
         if not as_json:
-            click.echo(f"\n{titles.get(name, name)}\n")
-            click.echo(outcome.report())
+            click.echo(f"\n{experiment.title or experiment.name}\n")
+            click.echo(outcome_text(outcome))
     if as_json:
         print_json({"experiments": done})

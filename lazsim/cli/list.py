@@ -35,12 +35,10 @@ def _entries(kind: str) -> tuple[dict[str, str], str]:
 
         return {name: describe_policy(name) for name in policy_names()}, OWN_POLICIES
     if kind == "experiments":
-        from lazsim.experiments import experiment_titles
+        from lazsim.study.experiment import experiment_titles
 
-        return (
-            experiment_titles(),
-            "A folder of experiments/ each, with spec.toml and README.md; or a path to a .toml file.",
-        )
+        own = "Each is a folder of experiments/; the path of your own experiment.py works wherever a name does."
+        return experiment_titles(), own
     if kind == "formats":
         from lazsim.trace.readers import READERS
 

@@ -2,12 +2,12 @@
 
 import csv
 import io
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from lazsim.study.intervals import mean_interval
 from lazsim.study.sweep_spec import SEEDS, Point
 
 if TYPE_CHECKING:
@@ -154,27 +154,6 @@ def describe_point(point: Point, axes: Sequence[str]) -> str:
 def run_name(row: Mapping[str, Any]) -> str:
     """Name the run of a row within its setting: the system, and the policy where one was chosen."""
     return f"{row['system']}:{row['placement']}" if row["placement"] else str(row["system"])
-
-
-def mean_interval(values: Iterable[float]) -> tuple[float, float, float]:
-    """Return the mean and its 95 % interval by Student's t; NaN where there are too few values.
-
-    Examples
-    --------
-    >>> [round(bound, 3) for bound in mean_interval([1.0, 2.0, 3.0])]
-    [2.0, -0.484, 4.484]
-    """
-    from scipy.special import stdtrit
-
-    found = list(values)
-    if not found:
-        return math.nan, math.nan, math.nan
-    mean = sum(found) / len(found)
-    if len(found) == 1:
-        return mean, math.nan, math.nan
-    variance = sum((value - mean) ** 2 for value in found) / (len(found) - 1)
-    half = float(stdtrit(len(found) - 1, 0.975)) * math.sqrt(variance / len(found))
-    return mean, mean - half, mean + half
 
 
 def _estimate(what: str, values: Iterable[float]) -> dict[str, float]:

@@ -1,42 +1,41 @@
-"""The figure of toy placements: experts on nodes by each policy, with how likely all of them survive."""
+"""Small placements side by side: the experts on each node, by example and policy, with a caption below each."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
 
-import matplotlib.pyplot as plt
+import matplotlib
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from lazsim.output.plots.export import to_files
 from lazsim.output.plots.paper import COLUMN_INCHES, PAPER
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 SLOT_INCHES = 0.155
 CAPTION_INCHES = 0.68
 
 
-def toy_figure(slots: Mapping[tuple[str, str], npt.NDArray[np.int64]], survival: pd.DataFrame) -> dict[str, bytes]:
+def slots_figure(
+    slots: Mapping[tuple[str, str], npt.NDArray[np.int64]], captions: Mapping[tuple[str, str], Sequence[str]]
+) -> dict[str, bytes]:
     """Draw a row of panels for each example, a panel for each policy.
 
     Parameters
     ----------
     slots
         Expert in each slot of each node, shape (N, S), by example and policy.
-    survival
-        Columns ``example``, ``policy``, ``failures``, ``recovery_prob``.
+    captions
+        Lines below each panel, by example and policy.
     """
     examples = list(dict.fromkeys(title for title, _ in slots))
     policies = list(dict.fromkeys(policy for _, policy in slots))
     rows = [max(array.shape[0] for (title, _), array in slots.items() if title == example) for example in examples]
     heights = [count * SLOT_INCHES + CAPTION_INCHES for count in rows]
-    with plt.rc_context(PAPER | {"axes.grid": False}):
-        figure = plt.figure(figsize=(COLUMN_INCHES, sum(heights)))
+    with matplotlib.rc_context(PAPER | {"axes.grid": False}):
+        figure = Figure(figsize=(COLUMN_INCHES, sum(heights)))
         top = sum(heights)
         for example, num_nodes, height in zip(examples, rows, heights, strict=True):
             top -= height
@@ -51,17 +50,10 @@ def toy_figure(slots: Mapping[tuple[str, str], npt.NDArray[np.int64]], survival:
                         num_nodes * SLOT_INCHES / sum(heights),
                     )
                 )
-                chosen = survival[(survival["example"] == example) & (survival["policy"] == policy)]
                 _draw_slots(array, panel)
                 panel.set_title(policy, pad=2)
-                panel.set_xlabel(_survives(chosen["recovery_prob"].tolist()), fontsize=6, labelpad=2, loc="left")
+                panel.set_xlabel("\n".join(captions[example, policy]), fontsize=6, labelpad=2, loc="left")
         return to_files(figure)
-
-
-def _survives(probs: list[float]) -> str:
-    """Say how likely every expert survives the loss of one node and of two."""
-    lines = (f"{count} lost: {100 * prob:.0f} %" for count, prob in enumerate(probs[:2], start=1))
-    return "\n".join(lines)
 
 
 def _draw_slots(array: npt.NDArray[np.int64], axes: Axes) -> None:

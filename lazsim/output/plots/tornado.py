@@ -1,11 +1,12 @@
-"""The tornado chart: how far a headline moves with each assumption, the widest on top."""
+"""The tornado chart: how far an advantage moves with each assumption, the widest on top."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import matplotlib.pyplot as plt
+import matplotlib
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from lazsim.output.plots.export import to_files
 from lazsim.output.plots.paper import COLUMN_INCHES, LOOKS, PAPER
@@ -21,27 +22,32 @@ LINE_INCHES = 0.16
 SEEDS = "95 % over seeds"
 
 
-def tornado_figure(varied: pd.DataFrame, base: pd.Series[float], values: Sequence[str], label: str) -> dict[str, bytes]:
-    """Draw a headline's values.
+def tornado_figure(
+    varied: pd.DataFrame, base: float, values: Sequence[str], *, label: str, interval: tuple[float, float]
+) -> dict[str, bytes]:
+    """Draw the values of an advantage.
 
     Parameters
     ----------
     varied
         Columns ``assumption``, ``at`` (one of the values) and ``advantage``, assumptions in order.
     base
-        ``advantage`` as things stand, ``seeds_low`` and ``seeds_high``.
+        The advantage as things stand.
     values
-        What an assumption may be put at, such as ``x0.5``: each looks the same in every chart.
+        Values that an assumption may take, such as ``x0.5``: each looks the same in every chart.
     label
-        What the headline is called.
+        Name of the advantage.
+    interval
+        Its interval over seeds.
     """
     names = list(dict.fromkeys(varied["assumption"]))
     looks = dict(zip(values, LOOKS, strict=False))
-    with plt.rc_context(PAPER):
-        figure, axes = plt.subplots(figsize=(COLUMN_INCHES, 0.75 + LINE_INCHES * len(names)), layout="constrained")
-        _draw_bars(varied, float(base["advantage"]), looks, axes)
-        axes.axvspan(base["seeds_low"], base["seeds_high"], color="0.88", zorder=0, label=SEEDS, linewidth=0)
-        axes.axvline(base["advantage"], color="black", linewidth=0.8)
+    with matplotlib.rc_context(PAPER):
+        figure = Figure(figsize=(COLUMN_INCHES, 0.75 + LINE_INCHES * len(names)), layout="constrained")
+        axes = figure.subplots()
+        _draw_bars(varied, base, looks, axes)
+        axes.axvspan(*interval, color="0.88", zorder=0, label=SEEDS, linewidth=0)
+        axes.axvline(base, color="black", linewidth=0.8)
         axes.axvline(1.0, color="black", linewidth=0.6, linestyle=":")
         axes.set_yticks(range(len(names)), names)
         axes.set_ylim(len(names) - 0.4, -0.6)

@@ -1,13 +1,14 @@
-"""The figure of runs over time: throughput of each system above the nodes alive, a panel for each model."""
+"""Runs over time: the throughput of each system above the nodes alive, a panel for each model."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import matplotlib.pyplot as plt
+import matplotlib
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from lazsim.output.plots.export import to_files
 from lazsim.output.plots.paper import COLUMN_INCHES, PAPER, looks_of
@@ -23,7 +24,7 @@ WINDOW_SHARE = 1 / 30
 Floats = npt.NDArray[np.float64]
 
 
-def throughput_figure(states: pd.DataFrame, wall_s: float) -> dict[str, bytes]:
+def rates_figure(states: pd.DataFrame, wall_s: float) -> dict[str, bytes]:
     """Draw one run of each model and system.
 
     Parameters
@@ -36,11 +37,9 @@ def throughput_figure(states: pd.DataFrame, wall_s: float) -> dict[str, bytes]:
     models = list(states["model"].unique())
     unit, unit_s = time_unit(wall_s)
     window = format_duration(WINDOW_SHARE * wall_s)
-    with plt.rc_context(PAPER):
-        figure, axes = plt.subplots(
-            len(models) + 1, 1, figsize=(COLUMN_INCHES, 0.95 * len(models) + 1.15), sharex=True, layout="constrained",
-            height_ratios=[1.0] * len(models) + [0.45],
-        )  # fmt: skip
+    with matplotlib.rc_context(PAPER):
+        figure = Figure(figsize=(COLUMN_INCHES, 0.95 * len(models) + 1.15), layout="constrained")
+        axes = figure.subplots(len(models) + 1, 1, sharex=True, height_ratios=[1.0] * len(models) + [0.45])
         for model, panel in zip(models, axes, strict=False):
             _draw_rates(states[states["model"] == model], panel, wall_s, unit_s)
             panel.set_title(model)

@@ -1,4 +1,4 @@
-"""How often to save where nothing is published about it."""
+"""Young's interval between checkpoints."""
 
 import math
 
@@ -32,14 +32,14 @@ def young_interval_s(save_s: float, between_failures_s: float) -> float:
 
 
 def young_interval_steps(
-    system: str, model: str, cluster: str, job: str, routing: str, between_failures_s: float
+    system: str, model: str, cluster: str, job: str, between_failures_s: float, routing: str = "smartmoe-fit"
 ) -> int:
-    """Return how many steps of a system on its full cluster, under the loads of seed 0, lie between checkpoints.
+    """Return Young's interval in steps of a system on its full cluster, under the loads of seed 0; at least 1.
 
     Notes
     -----
-    Young's interval for a system that goes back to a checkpoint at every failure, and `FALLBACK_FACTOR` times as much
-    for one that rarely does, because survivors have what it needs. At least 1.
+    A system that recovers from the states of survivors rarely goes back to a checkpoint: its interval is
+    `FALLBACK_FACTOR` times as long.
     """
     scenario = resolve({"model": model, "cluster": cluster, "job": job, "routing": routing, "system": system})
     costs, cluster_spec = scenario.costs(), scenario.cluster

@@ -1,4 +1,4 @@
-"""Figures that several experiments share: lines, grouped bars and stacked bars over panels."""
+"""Charts of a table in the style of a paper: lines, grouped bars, stacked bars and stacked areas, over panels."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import matplotlib.pyplot as plt
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Limits = tuple[float | None, float | None]
+Interval = tuple[str, str]
+INTERVAL = ("ci_low", "ci_high")
 PANEL_INCHES = 1.3
 MARKER_GAP = 0.06
 """Part of the distance of two points by which series are moved apart, so that equal ones can be told."""
@@ -36,6 +38,7 @@ def lines_figure(
     x_label: str,
     y_label: str,
     panels: Sequence[str] = (),
+    interval: Interval = INTERVAL,
     limits: Limits = (None, None),
     is_log: bool = False,
 ) -> dict[str, bytes]:
@@ -44,24 +47,26 @@ def lines_figure(
     Parameters
     ----------
     frame
-        With a row for each point; columns ``ci_low`` and ``ci_high``, where there are any, become error bars.
+        A row for each point.
     x, y, series
         Columns.
     x_label, y_label
-        What they are called.
+        Names of the axes.
     panels
         Up to two columns: a row of panels for each value of the first, or with one column panels side by side.
+    interval
+        Columns that become error bars, where there are such columns.
     limits, is_log
         Of the vertical axis.
     """
     rows, columns = _panel_values(frame, panels)
     names = list(frame[series].unique())
-    with plt.rc_context(PAPER):
+    with matplotlib.rc_context(PAPER):
         figure, axes = _grid(len(rows), len(columns))
         for (row, row_value), (column, column_value) in itertools.product(enumerate(rows), enumerate(columns)):
             panel = axes[row, column]
             shown = _select(frame, panels, row_value, column_value)
-            _draw_lines(shown, panel, names, x=x, y=y, series=series)
+            _draw_lines(shown, panel, names, x=x, y=y, series=series, interval=interval)
             panel.set_title(_title(panels, row_value, column_value))
             if is_log:
                 panel.set_yscale("log")
@@ -73,13 +78,18 @@ def lines_figure(
 
 
 def bars_figure(
-    frame: pd.DataFrame, *, group: str, value: str, series: str, y_label: str, is_log: bool = False
+    frame: pd.DataFrame, *, group: str, value: str, series: str, y_label: str, divisor: float = 1.0
 ) -> dict[str, bytes]:
-    """Draw a group of bars for each value of a column, a bar for each series, with intervals where there are any."""
+    """Draw a group of bars for each value of a column, a bar for each series, with ``ci_low`` and ``ci_high``.
+
+    Heights are those of the column over the divisor, such as 1000 for thousands.
+    """
+    frame = frame.assign(**{column: frame[column] / divisor for column in (value, *INTERVAL)})
     groups, names = list(frame[group].unique()), list(frame[series].unique())
     width = 0.8 / len(names)
-    with plt.rc_context(PAPER):
-        figure, axes = plt.subplots(figsize=(COLUMN_INCHES, 1.7), layout="constrained")
+    with matplotlib.rc_context(PAPER):
+        figure = Figure(figsize=(COLUMN_INCHES, 1.7), layout="constrained")
+        axes = figure.subplots()
         for index, (name, look) in enumerate(looks_of(names).items()):
             shown = frame[frame[series] == name].set_index(group).reindex(groups)
             places = np.arange(len(groups)) + (index - (len(names) - 1) / 2) * width
@@ -88,12 +98,10 @@ def bars_figure(
                 places, heights, width * 0.92, color=look.color, hatch=look.hatch, edgecolor="white", linewidth=0,
                 label=name,
             )  # fmt: skip
-            _draw_intervals(axes, places, heights, shown)
+            _draw_intervals(axes, places, heights, shown, INTERVAL)
         axes.set_xticks(range(len(groups)), groups)
         axes.grid(visible=False, axis="x")
         axes.set_ylabel(y_label)
-        if is_log:
-            axes.set_yscale("log")
         axes.yaxis.set_major_formatter("{x:,.0f}")
         figure.legend(loc="outside upper center", ncols=min(5, len(names)))
         return to_files(figure)
@@ -105,7 +113,7 @@ def stacked_figure(
     """Draw stacked bars: a panel for each value of a column, in it a bar for each value of another."""
     values = list(frame[panel].unique())
     columns = min(3, len(values))
-    with plt.rc_context(PAPER):
+    with matplotlib.rc_context(PAPER):
         figure, axes = _grid(-(-len(values) // columns), columns)
         for index, place in enumerate(axes.flat):
             if index >= len(values):
@@ -117,7 +125,7 @@ def stacked_figure(
                 heights = shown[part].to_numpy(dtype=float)
                 place.bar(
                     range(len(shown)), heights, 0.75, bottom=below, color=look.color, hatch=look.hatch,
-                    edgecolor="white", linewidth=0, label=part.removesuffix("_s").replace("_", " "),
+                    edgecolor="white", linewidth=0, label=part.replace("_", " "),
                 )  # fmt: skip
                 below += heights
             place.set_xticks(range(len(shown)), shown[bar], rotation=30, ha="right")
@@ -132,7 +140,29 @@ def stacked_figure(
         return to_files(figure)
 
 
-def _draw_lines(frame: pd.DataFrame, axes: Axes, names: list[str], *, x: str, y: str, series: str) -> None:
+def areas_figure(
+    frame: pd.DataFrame, *, panel: str, x: str, y: str, part: str, x_label: str, y_label: str
+) -> dict[str, bytes]:
+    """Stack the shares of some parts, the first at the bottom: a panel for each value of a column, side by side."""
+    panels = list(frame[panel].unique())
+    with matplotlib.rc_context(PAPER | {"axes.grid": False}):
+        figure, axes = _grid(1, len(panels))
+        for name, place in zip(panels, axes[0], strict=True):
+            shares = frame[frame[panel] == name].pivot_table(index=part, columns=x, values=y)
+            greys = [str(round(grey, 3)) for grey in np.linspace(0.25, 0.95, len(shares))]
+            places = shares.columns.to_numpy()
+            place.stackplot(places, shares.to_numpy(), colors=greys, edgecolor="white", linewidth=0.2)
+            place.set_xlim(places[0], places[-1])
+            place.set_ylim(0, 1)
+            place.set_title(name)
+            place.set_xlabel(x_label)
+        axes[0, 0].set_ylabel(y_label)
+        return to_files(figure)
+
+
+def _draw_lines(
+    frame: pd.DataFrame, axes: Axes, names: list[str], *, x: str, y: str, series: str, interval: Interval
+) -> None:
     points = np.unique(frame[x].to_numpy(dtype=float))
     gap = min(MARKER_GAP * float(np.diff(points).min()), WIDEST_GAP * float(np.ptp(points))) if len(points) > 1 else 0.0
     for index, (name, look) in enumerate(looks_of(names).items()):
@@ -143,13 +173,15 @@ def _draw_lines(frame: pd.DataFrame, axes: Axes, names: list[str], *, x: str, y:
             places, heights, label=name, color=look.color, marker=look.marker, linestyle=look.line,
             markeredgewidth=0, clip_on=False, zorder=3,
         )  # fmt: skip
-        _draw_intervals(axes, places, heights, shown, look.color)
+        _draw_intervals(axes, places, heights, shown, interval, look.color)
 
 
-def _draw_intervals(axes: Axes, places: Any, heights: Any, frame: pd.DataFrame, color: str = "black") -> None:
-    if "ci_low" not in frame or not np.isfinite(frame["ci_low"].to_numpy(dtype=float)).any():
+def _draw_intervals(
+    axes: Axes, places: Any, heights: Any, frame: pd.DataFrame, interval: Interval, color: str = "black"
+) -> None:
+    if interval[0] not in frame or not np.isfinite(frame[interval[0]].to_numpy(dtype=float)).any():
         return
-    low, high = frame["ci_low"].to_numpy(dtype=float), frame["ci_high"].to_numpy(dtype=float)
+    low, high = (frame[column].to_numpy(dtype=float) for column in interval)
     reach = np.maximum(np.stack([heights - low, high - heights]), 0)
     axes.errorbar(places, heights, yerr=reach, fmt="none", ecolor=color, elinewidth=0.7, capthick=0.7, zorder=4)
 
@@ -174,10 +206,8 @@ def _title(panels: Sequence[str], row: Any, column: Any) -> str:
 
 
 def _grid(rows: int, columns: int) -> tuple[Figure, Any]:
-    return plt.subplots(
-        rows, columns, figsize=(COLUMN_INCHES, rows * PANEL_INCHES + 0.45), sharex=False, sharey=True,
-        layout="constrained", squeeze=False,
-    )  # fmt: skip
+    figure = Figure(figsize=(COLUMN_INCHES, rows * PANEL_INCHES + 0.45), layout="constrained")
+    return figure, figure.subplots(rows, columns, sharey=True, squeeze=False)
 
 
 def _label(figure: Figure, axes: Any, x_label: str, y_label: str) -> None:

@@ -1,12 +1,8 @@
-"""Intervals of means and of ratios over seeds."""
+"""95 % intervals of means and of ratios over seeds."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
-
-from lazsim.study.sweep_result import mean_interval
-
-__all__ = ["Interval", "mean_interval", "ratio_interval"]
 
 
 class Interval(NamedTuple):
@@ -17,8 +13,29 @@ class Interval(NamedTuple):
     high: float
 
 
+def mean_interval(values: Iterable[float]) -> Interval:
+    """Return the mean and its 95 % interval, by Student's t; NaN where there are too few values.
+
+    Examples
+    --------
+    >>> [round(bound, 3) for bound in mean_interval([1.0, 2.0, 3.0])]
+    [2.0, -0.484, 4.484]
+    """
+    from scipy.special import stdtrit
+
+    found = list(values)
+    if not found:
+        return Interval(math.nan, math.nan, math.nan)
+    mean = sum(found) / len(found)
+    if len(found) == 1:
+        return Interval(mean, math.nan, math.nan)
+    variance = sum((value - mean) ** 2 for value in found) / (len(found) - 1)
+    half = float(stdtrit(len(found) - 1, 0.975)) * math.sqrt(variance / len(found))
+    return Interval(mean, mean - half, mean + half)
+
+
 def ratio_interval(above: Sequence[float], below: Sequence[float]) -> Interval:
-    """Return the ratio of two sums over the same seeds, and its interval.
+    """Return the ratio of two sums over the same seeds, and its 95 % interval.
 
     Notes
     -----

@@ -1,0 +1,17 @@
+"""The published evaluation, made again: a folder for each experiment, with its script and what came out of it."""
+
+NAMES = (
+    "expert-loads",
+    "toy-placement",
+    "failures-5min",
+    "failures-40min",
+    "node-failures",
+    "spot",
+    "load-ratio",
+    "tutel",
+    "time-breakdown",
+    "large-scale",
+    "uncertainty",
+    "summary",
+)
+"""In the order in which experiments are listed and run."""

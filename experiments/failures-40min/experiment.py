@@ -1,0 +1,50 @@
+"""(b) A failure every 40 minutes: throughput and samples trained.
+
+How much does each system train on ten GPUs while a random one fails every 40 minutes, until half are left?
+"""
+
+from lazsim.output.plots.charts import bars_figure
+from lazsim.output.plots.timeline import rates_figure
+from lazsim.study.comparison import advantage_change, compare
+from lazsim.study.experiment import GENERATED, RECORDED, Outcome, axes_of
+
+SETTINGS = {
+    "models": ["gpt-s", "gpt-m", "gpt-l"],
+    "systems": ["lazarus", "ds-ft", "ds"],
+    # Seeds draw the nodes that fail and the generated loads; they are the same for every system.
+    "seeds": list(range(10)),
+    "traces": {"random": "fail-every-40min"},
+    "base": {"cluster": "rtx3090x10", "job": "testbed-a-40min"},
+}
+
+SMALL = {"models": ["gpt-s"], "seeds": [0, 1]}
+
+SETTING = ["loads", "trace", "model"]
+
+
+def run(context, settings):
+    """Compare the systems by the samples that they train, and draw the runs of the first seed."""
+    runs = context.replay(**settings)
+    table = compare(runs.rows, SETTING)
+    tables = {"samples": table}
+    if RECORDED in context.routings():
+        tables["recorded-loads"] = advantage_change(table, "loads", GENERATED, RECORDED, ["trace", "model"])
+    shown = runs.where(loads=context.best_loads)
+    figures = {
+        "throughput": rates_figure(shown.where(seed=settings["seeds"][0]).timeline, wall_s=shown.rows["wall_s"].iloc[0]),
+        "samples": bars_figure(
+            compare(shown.rows, SETTING), group="model", value="samples", series="system", divisor=1000,
+            y_label="samples trained (thousands)",
+        ),
+    }  # fmt: skip
+    return Outcome(tables, figures, context.missing())
+
+
+def advantages(context, settings):
+    """Return how many times as many samples the first system trains."""
+    return compare(rows(context, settings), [*axes_of(settings["base"]), *SETTING])
+
+
+def rows(context, settings):
+    """Return a row for each run."""
+    return context.replay(**settings).rows

@@ -1,0 +1,179 @@
+"""(h) Time to train 5 M samples on 32 to 128 nodes, by failure probability and cluster size.
+
+On a large cluster that loses nodes every hour, how much longer do other systems take than Lazarus?
+"""
+
+import math
+
+import numpy as np
+import pandas as pd
+
+from lazsim import ClusterSpec, Event, JobSpec, build_trace, load_spec
+from lazsim.output.plots.charts import lines_figure
+from lazsim.study.checkpoint_interval import young_interval_steps
+from lazsim.study.comparison import compare
+from lazsim.study.experiment import GENERATED, Outcome, axes_of
+from lazsim.study.time_to_train import time_to_train
+from lazsim.units import HOUR_S
+
+SETTINGS = {
+    "model": "deepseek-v3",
+    "systems": ["lazarus", "ds-ft", "ds", "tutel-ft"],
+    # Trials: seeds draw failures, grants and loads.
+    "seeds": list(range(10)),
+    "clusters": ["h200x32", "h200x64", "h200x128"],
+    # Probability that a node is taken within an hour. The middle cluster sees all, the others the middle one.
+    "fail_probs": [0.01, 0.05, 0.1, 0.15],
+    "middle_cluster": "h200x64",
+    "middle_prob": 0.05,
+    # Whether nodes are taken at any time of an hour, and not together at its end.
+    "at_any_time": False,
+    "samples": 5_000_000,
+    # Simulated at most; the time of what is not done by then is extrapolated.
+    "max_hours": 40,
+    "base": {"job": "testbed-a"},
+}
+
+SMALL = {
+    "systems": ["lazarus", "ds-ft"],
+    "seeds": [0, 1],
+    "clusters": ["h200x32"],
+    "fail_probs": [0.05],
+    "middle_cluster": "h200x32",
+    "samples": 200_000,
+    "max_hours": 4,
+}
+
+POINT = ["nodes", "fail_prob"]
+
+
+def run(context, settings):
+    """Compare the systems by the time that they take, over probabilities and over sizes."""
+    rows = times(context, settings)
+    table = compare(rows, POINT, "hours", less_is_better=True)
+    finished = rows.groupby([*POINT, "system"])["finished"].mean().reset_index()
+    table = table.merge(finished, on=[*POINT, "system"])
+    size = load_spec(ClusterSpec, settings["middle_cluster"]).num_nodes
+    by_prob = table[table["nodes"] == size].assign(percent=lambda frame: 100 * frame["fail_prob"])
+    by_size = table[table["fail_prob"] == settings["middle_prob"]]
+    look = {
+        "y": "advantage", "series": "system", "interval": ("advantage_low", "advantage_high"), "is_log": True,
+        "y_label": f"time to train, {settings['systems'][0]} = 1",
+    }  # fmt: skip
+    figures = {
+        "by-probability": lines_figure(by_prob, x="percent", x_label="nodes taken in an hour (%)", **look),
+        "by-size": lines_figure(by_size, x="nodes", x_label="nodes", **look),
+    }
+    notes = [f"loads are generated: no recording has as many experts as {settings['model']}"]
+    if share := 1 - rows["finished"].mean():
+        hours = settings["max_hours"]
+        notes.append(f"{share:.0%} of the runs were not done after {hours} h; their time is extrapolated")
+    return Outcome({"time-to-train": table}, figures, tuple(notes))
+
+
+def advantages(context, settings):
+    """Return how many times as long the other systems take."""
+    setting = [*axes_of(settings["base"]), "loads", "trace", "model", *POINT]
+    return compare(times(context, settings), setting, "hours", less_is_better=True)
+
+
+def times(context, settings):
+    """Return a row for each run: hours to train the samples, and whether they were all simulated."""
+    middle = [(settings["middle_cluster"], prob) for prob in settings["fail_probs"]]
+    points = middle + [(cluster, settings["middle_prob"]) for cluster in settings["clusters"]]
+    frames = [times_at(context, settings, *point) for point in dict.fromkeys(points)]
+    return pd.concat(frames, ignore_index=True)
+
+
+def times_at(context, settings, cluster, fail_prob):
+    """Return the rows of one cluster and probability."""
+    model, job = settings["model"], load_spec(JobSpec, settings["base"]["job"])
+    spec = load_spec(ClusterSpec, cluster)
+    between_s = between_failures_s(spec.num_nodes, fail_prob, at_any_time=settings["at_any_time"])
+    intervals = {
+        f"job.checkpoint_interval_steps.{system}": young_interval_steps(
+            system, model, cluster, settings["base"]["job"], between_s
+        )
+        for system in settings["systems"]
+    }
+    base = {"model": model, "cluster": cluster, "history": True, "system": settings["systems"]}
+    grids = [
+        {"seed": seed, "trace": context.keep_trace(failure_trace(settings, spec.num_nodes, fail_prob, seed))}
+        for seed in settings["seeds"]
+    ]
+    labels = {"loads": GENERATED, "trace": "hourly", "model": model, "nodes": spec.num_nodes, "fail_prob": fail_prob}
+    runs = context.sweep(intervals | settings["base"] | base, grids, **labels)
+    per_node = spec.gpus_per_node * job.sequences_per_gpu * job.num_micro_batches
+    seconds = [
+        time_to_train(history["states"], history["events"], wall_s, per_node, settings["samples"])
+        for history, wall_s in zip(runs.histories, runs.rows["wall_s"], strict=True)
+    ]
+    hours = [
+        found / HOUR_S if found is not None else extrapolated_hours(wall_s, settings["samples"], kept)
+        for found, wall_s, kept in zip(seconds, runs.rows["wall_s"], runs.rows["samples"], strict=True)
+    ]
+    return runs.rows.assign(hours=hours, finished=[found is not None for found in seconds])
+
+
+def extrapolated_hours(wall_s, num_samples, num_kept):
+    """Return the hours that all samples take at the mean rate so far."""
+    return wall_s * num_samples / num_kept / HOUR_S if num_kept else math.inf
+
+
+def between_failures_s(num_nodes, fail_prob, *, at_any_time):
+    """Return the mean time between failures of a job on all nodes.
+
+    Examples
+    --------
+    Nodes that go at the same time are one failure.
+
+    >>> round(between_failures_s(2, 0.5, at_any_time=False)), between_failures_s(2, 0.5, at_any_time=True)
+    (4800, 3600.0)
+    """
+    per_hour = num_nodes * fail_prob if at_any_time else 1 - (1 - fail_prob) ** num_nodes
+    return HOUR_S / per_hour
+
+
+def failure_trace(settings, num_nodes, fail_prob, seed):
+    """Return the trace of a trial; clusters of one size see the same draws at every probability."""
+    rng = np.random.default_rng([seed, num_nodes])
+    return hourly_trace(num_nodes, fail_prob, settings["max_hours"], rng, at_any_time=settings["at_any_time"])
+
+
+def hourly_trace(num_nodes, fail_prob, num_hours, rng, *, at_any_time=False):
+    """Take nodes away and grant new ones, hour by hour.
+
+    Parameters
+    ----------
+    num_nodes
+        Nodes at the start, and the most at any time.
+    fail_prob
+        Probability that a node is taken within an hour.
+    num_hours
+        Length of the trace.
+    rng
+        All draws.
+    at_any_time
+        Whether nodes are taken at independent times, uniform within their hour; else all at its end, at once.
+
+    Notes
+    -----
+    At the end of each hour a probability is drawn, uniform from 0 to 1, and each node that was missing then already is
+    granted anew with it. The published law does not say when in an hour nodes go nor how the probability of a grant is
+    drawn: both are assumptions.
+    """
+    alive = [f"node{index}" for index in range(num_nodes)]
+    num_names = num_nodes
+    events = [Event(0.0, "add", node) for node in alive]
+    for hour in range(1, num_hours):
+        end_s = hour * HOUR_S
+        num_missing = num_nodes - len(alive)
+        lost = rng.random(len(alive)) < fail_prob
+        times_s = end_s - rng.random(len(alive)) * HOUR_S * at_any_time
+        gone = sorted((float(times_s[index]), alive[index]) for index in np.flatnonzero(lost))
+        events += [Event(time_s, "remove", node) for time_s, node in gone]
+        new = [f"node{num_names + index}" for index in range(rng.binomial(num_missing, rng.random()))]
+        num_names += len(new)
+        events += [Event(end_s, "add", node) for node in new]
+        alive = [node for node, is_lost in zip(alive, lost, strict=True) if not is_lost] + new
+    return build_trace(events, duration_s=num_hours * HOUR_S, name="hourly", format="lazsim")

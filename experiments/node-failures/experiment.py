@@ -1,0 +1,176 @@
+"""(c) Several nodes fail at once: recovery time and recovery probability.
+
+When nodes fail together, how long until training goes on, and which placement keeps every expert?
+
+Axes: L layers, E experts, H servers.
+"""
+
+import numpy as np
+import pandas as pd
+
+from lazsim import ClusterSpec, GpuSpec, JobSpec, ModelSpec, allocate, load_routing, load_spec, recovery_curve
+from lazsim.costmodel.recovery_times import checkpoint_load_s, restart_s
+from lazsim.costmodel.step import StepCost
+from lazsim.engine.planner import Planner
+from lazsim.engine.reconfiguration import bind_survivors
+from lazsim.engine.systems import SYSTEMS
+from lazsim.output.plots.charts import lines_figure
+from lazsim.placement.plan import is_recoverable
+from lazsim.placement.policies import PlacementRequest, place
+from lazsim.specs import read_spec_bytes, sha256
+from lazsim.study.comparison import average
+from lazsim.study.experiment import Outcome
+from lazsim.study.simulation import build_costs
+
+SETTINGS = {
+    "models": ["gpt-s", "gpt-m", "gpt-l"],
+    "cluster": "rtx3090x10",
+    "job": "testbed-a",
+    "systems": ["lazarus", "ds-ft", "ds"],
+    "policies": ["mro", "spread", "compact", "euclid", "ep"],
+    # Steps at which nodes fail.
+    "steps": [200, 4000],
+    # Nodes that fail at once, and sets of nodes drawn for each of these numbers and each seed.
+    "failures": [2, 3, 4, 5],
+    "sets": 20,
+    # Seeds draw the loads and the sets.
+    "seeds": list(range(10)),
+}
+
+SMALL = {"models": ["gpt-s"], "sets": 3, "seeds": [0, 1]}
+
+SETTING = ["loads", "model", "step"]
+
+
+def run(context, settings):
+    """Find recovery times of sampled failures, and exact recovery probabilities."""
+    found = context.collect(measure, list(cases(context, settings)))
+    overheads = pd.DataFrame([row for value in found for row in value["overheads"]])
+    probs = pd.DataFrame([row for value in found for row in value["probs"]])
+    probs = average(probs, [*SETTING, "policy", "failures"], "recovery_prob")
+    probs[["ci_low", "ci_high"]] = probs[["ci_low", "ci_high"]].clip(0, 1)
+    keys = [*SETTING, "system", "failures"]
+    parts = overheads.groupby(keys, sort=False)[["restart_share", "pause_s", "lost_work_s"]].mean().reset_index()
+    times = average(overheads, keys, "overhead_s").merge(parts, on=keys)
+    loads = context.best_loads
+    look = {"x": "failures", "panels": ("model", "step"), "x_label": "nodes that fail at once"}
+    figures = {
+        "recovery-time": lines_figure(
+            times[times["loads"] == loads], y="overhead_s", series="system", y_label="recovery time (s)", **look
+        ),
+        "recovery-probability": lines_figure(
+            probs[probs["loads"] == loads], y="recovery_prob", series="policy", y_label="recovery probability",
+            limits=(0, 1.03), **look,
+        ),
+    }  # fmt: skip
+    tables = {"recovery-time": times, "recovery-probability": probs}
+    return Outcome(tables, figures, (f"figures: {loads} loads",))
+
+
+def cases(context, settings):
+    """Yield the inputs of `measure`, with hashes of all it reads."""
+    cluster = settings["cluster"]
+    shared = {key: settings[key] for key in ("cluster", "job", "systems", "policies", "failures", "sets")}
+    for loads, routing in context.routings().items():
+        for model in settings["models"]:
+            names = {
+                "models": model, "clusters": cluster, "jobs": settings["job"],
+                "gpus": load_spec(ClusterSpec, cluster).gpu,
+            }  # fmt: skip
+            hashes = [sha256(read_spec_bytes(kind, name)) for kind, name in names.items()]
+            for step in settings["steps"]:
+                for seed in settings["seeds"]:
+                    labels = {"loads": loads, "routing": routing, "model": model, "step": step, "seed": seed}
+                    yield shared | labels | {"hashes": hashes}
+
+
+def measure(case):
+    """Find recovery times and probabilities of one model at one step with one seed."""
+    model, cluster = load_spec(ModelSpec, case["model"]), load_spec(ClusterSpec, case["cluster"])
+    costs = build_costs(model, load_spec(GpuSpec, cluster.gpu), cluster, load_spec(JobSpec, case["job"]))
+    loads = load_routing(case["routing"], model.num_moe_layers, model.num_experts, case["seed"])
+    labels = {key: case[key] for key in ("loads", "model", "step", "seed")}
+    rng = np.random.default_rng(case["seed"])
+    drawn = {
+        count: [rng.choice(cluster.num_nodes, count, replace=False).tolist() for _ in range(case["sets"])]
+        for count in case["failures"]
+    }
+    overheads = [
+        labels | {"system": name, "failures": count} | means(recovery_times(SYSTEMS[name], costs, loads, case["step"], sets))
+        for name in case["systems"]
+        for count, sets in drawn.items()
+    ]
+    probs = [
+        labels | {"policy": policy, "failures": count, "recovery_prob": prob}
+        for policy in case["policies"]
+        for count, prob in recovery_probs(policy, costs, loads.loads([case["step"] - 1])[0])
+    ]
+    return {"overheads": overheads, "probs": probs}
+
+
+def recovery_probs(policy, costs, load_LE):
+    """Return each number of failed nodes with the exact probability that every expert survives."""
+    cluster = costs.cluster
+    replicas_LE = allocate(load_LE, cluster.num_nodes * cluster.slots_per_node, costs.job.fault_threshold)
+    request = PlacementRequest(replicas_LE, cluster.num_nodes, cluster.slots_per_node, cluster.gpus_per_node, load_LE)
+    failures = range(1, cluster.num_nodes)
+    curve = recovery_curve(place(policy, request).holds_LEN, list(failures), method="exact")
+    return list(zip(failures, curve.recovery_prob.tolist(), strict=True))
+
+
+def means(rows):
+    """Return the mean of each key."""
+    return {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
+
+
+def recovery_times(system, costs, loads, step, sets):
+    """Return how long a system takes to go on after each of some failures of a full cluster.
+
+    Parameters
+    ----------
+    system, costs, loads
+        The system, its cost model and its expert loads.
+    step
+        Step at which nodes fail; the plan in force was made from the loads of the step before.
+    sets
+        Nodes that fail at once.
+
+    Notes
+    -----
+    Detection, then rebuilding and transfers where the nodes in use still hold every expert and the system recovers from
+    peers; else a restart, the load of the checkpoint and the work since then, on average half of an interval. A
+    failure of nodes that are not in use costs nothing.
+    """
+    planner = Planner(system, costs, loads)
+    num_nodes = costs.cluster.num_nodes
+    used = planner.usable_nodes(num_nodes)
+    plan = planner.plan(used, step)
+    servers_H = np.arange(num_nodes) // costs.cluster.nodes_per_server
+    step_s = float(StepCost(costs, plan, system.layout(costs, servers_H[:used])).step_s(loads.loads([step]))[0])
+    lost_work_s = costs.job.checkpoint_interval_steps[system.name] / 2 * step_s
+
+    def recover(failed):
+        kept = [node for node in range(used) if node not in failed]
+        if len(kept) == used:
+            return outcome()
+        usable = planner.usable_nodes(len(kept))
+        left = plan.nodes(kept)
+        if system.recovers_from_peers and usable and is_recoverable(left.holds_LEN):
+            _, server_H = np.unique(np.array(kept) // costs.cluster.nodes_per_server, return_inverse=True)
+            _, seconds = bind_survivors(costs, left, planner.plan(usable, step), server_H.astype(np.int64))
+            return outcome(costs.cluster.recovery.detect_s + costs.cluster.recovery.rebuild_s + seconds)
+        usable = planner.usable_nodes(num_nodes - len(failed))
+        load_s = checkpoint_load_s(costs, planner.plan(usable, step)) if usable else 0.0
+        return outcome(costs.cluster.recovery.detect_s + restart_s(costs, usable) + load_s, lost_work_s, 1.0)
+
+    return [recover(set(failed)) for failed in sets]
+
+
+def outcome(pause_s=0.0, lost_work_s=0.0, restart_share=0.0):
+    """Return a recovery as a row."""
+    return {
+        "overhead_s": pause_s + lost_work_s,
+        "pause_s": pause_s,
+        "lost_work_s": lost_work_s,
+        "restart_share": restart_share,
+    }

@@ -1,0 +1,153 @@
+"""Which assumption each conclusion hangs on.
+
+How far does each headline move when an assumption is off by half or by double, and does any turn it round?
+"""
+
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+
+from lazsim.errors import SpecError
+from lazsim.output.plots.tornado import tornado_figure
+from lazsim.study.experiment import RECORDED, Outcome, load_experiment, overlay
+
+GPT_L = {"models": ["gpt-l"]}
+
+SETTINGS = {
+    # A headline is one setting of an experiment: `changes` of its settings leave one. An alternative is another reading
+    # of the published text, as more changes.
+    "headlines": [
+        {"name": "5 min", "experiment": "failures-5min", "changes": GPT_L},
+        {"name": "40 min", "experiment": "failures-40min", "changes": GPT_L},
+        {"name": "spot", "experiment": "spot", "changes": GPT_L},
+        {"name": "tutel", "experiment": "tutel", "changes": GPT_L | {"failures": ["random"]}},
+        {
+            "name": "64 nodes",
+            "experiment": "large-scale",
+            # A part of the trials, for time.
+            "changes": {
+                "systems": ["lazarus", "ds-ft", "ds"],
+                "clusters": ["h200x64"],
+                "fail_probs": [0.05],
+                "seeds": [0, 1, 2],
+                "max_hours": 20,
+            },
+            "alternatives": {
+                "nodes go at any time of an hour": {"at_any_time": True},
+                "checkpoints as on testbed A": {
+                    "base": {
+                        "job.checkpoint_interval_steps.lazarus": 250,
+                        "job.checkpoint_interval_steps.ds-ft": 250,
+                        "job.checkpoint_interval_steps.ds": 50,
+                    },
+                },
+            },
+        },
+    ],
+    # Numbers without a published source, by the name that a sweep has for them, and the headlines that they enter.
+    "assumptions": tomllib.loads(Path(__file__).with_name("assumptions.toml").read_text())["assumption"],
+    # By which each assumption is multiplied.
+    "factors": [0.5, 2.0],
+    # Assumptions in a figure.
+    "most_shown": 8,
+}
+
+SMALL = {
+    "headlines": [{"name": "5 min", "experiment": "failures-5min", "changes": {}}],
+    "assumptions": [{"key": "gpu.matmul_efficiency"}, {"key": "cluster.recovery.detect_s"}],
+    "most_shown": 4,
+}
+
+INSTEAD = "instead"
+"""Not a factor, but another source or another reading."""
+
+
+def run(context, settings):
+    """Vary every assumption of every headline by itself."""
+    effects, ranges, figures = [], [], {}
+    values = [f"x{factor:g}" for factor in settings["factors"]]
+    for headline in settings["headlines"]:
+        name = headline["name"]
+        base, varied = vary(headline, settings["assumptions"], values, context)
+        effects.append(varied)
+        ranges.append(ranges_of(name, base, varied))
+        first = base["system"].iloc[0]
+        for row in ranges[-1].to_dict("records"):
+            shown = largest(varied[varied["system"] == row["system"]], settings["most_shown"])
+            figures[f"{name.replace(' ', '-')}-{row['system']}"] = tornado_figure(
+                shown, row["advantage"], [*values, INSTEAD], label=f"{first} : {row['system']}, {name}",
+                interval=(row["seeds_low"], row["seeds_high"]),
+            )  # fmt: skip
+    tables = {"headlines": pd.concat(ranges, ignore_index=True), "assumptions": pd.concat(effects, ignore_index=True)}
+    return Outcome(tables, figures, ("loads are generated, so that their skew and drift can be varied, too",))
+
+
+def vary(headline, assumptions, values, context):
+    """Return the advantages as things stand, and with each assumption at each value, relative to the former."""
+    name, changes, experiment = headline["name"], headline["changes"], load_experiment(headline["experiment"])
+    generated = replace(context, recorded=False)
+
+    def advantages(more, where=generated):
+        return experiment.call("advantages", where, overlay(changes, more))
+
+    def effects(what, value, table):
+        return [
+            {
+                "headline": name, "system": row["system"], "assumption": what, "at": value,
+                "advantage": row["advantage"], "advantage_low": row["advantage_low"],
+                "advantage_high": row["advantage_high"], "change": row["advantage"] / before[row["system"]] - 1,
+            }
+            for row in table.to_dict("records")[1:]
+        ]  # fmt: skip
+
+    base = require_one(name, advantages({}))
+    before = base.set_index("system")["advantage"]
+    rows = []
+    for assumption in assumptions:
+        if name in assumption.get("headlines", [name]):
+            key = assumption["key"]
+            table = advantages({"base": {key: values}})
+            for value in values:
+                rows += effects(key, value, require_one(name, table[table[key] == value]))
+    for reading, more in headline.get("alternatives", {}).items():
+        rows += effects(reading, INSTEAD, require_one(name, advantages(more)))
+    for sources, table in advantages({}, context).groupby(["loads", "trace"], sort=False):
+        if RECORDED in sources:
+            recorded = [what for what, source in zip(("loads", "trace"), sources, strict=True) if source == RECORDED]
+            rows += effects(f"recorded {' and '.join(recorded)}", INSTEAD, table)
+    return base, pd.DataFrame(rows)
+
+
+def require_one(name, table):
+    """Return the advantages of a headline, which must be those of one setting."""
+    if table["system"].duplicated().any():
+        raise SpecError(f"headline {name}: the experiment has several settings; let the changes leave one")
+    return table
+
+
+def ranges_of(name, base, varied):
+    """Return a headline's interval over seeds and its range over assumptions, and what it hangs on most."""
+    rows = []
+    for row in base.to_dict("records")[1:]:
+        mine = varied[varied["system"] == row["system"]]
+        most = mine.loc[mine["change"].abs().idxmax()]
+        found = [row["advantage"], *mine["advantage"]]
+        rows.append(
+            {
+                "headline": name, "system": row["system"],
+                "advantage": row["advantage"], "seeds_low": row["advantage_low"], "seeds_high": row["advantage_high"],
+                "assumptions_low": min(found), "assumptions_high": max(found),
+                "hangs_most_on": f"{most['assumption']} {most['at']}",
+                "holds_throughout": min(found) > 1,
+            }
+        )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def largest(varied, count):
+    """Keep the assumptions with the widest range, the widest first."""
+    spread = varied.assign(size=varied["change"].abs()).groupby("assumption", sort=False)["size"].max()
+    order = spread.sort_values(ascending=False, kind="stable").index[:count]
+    return varied.set_index("assumption").loc[list(order)].reset_index()

@@ -1,0 +1,93 @@
+"""The outcome of an experiment as text and as files."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lazsim.files import json_bytes
+from lazsim.output.table import Column, Table, render
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from lazsim.study.experiment import Outcome
+
+DIGITS = "%.6g"
+"""Format of the numbers in tables for machines."""
+
+
+def outcome_files(outcome: Outcome, name: str, folder: Path) -> dict[Path, bytes]:
+    """Return the content of every file: tables as CSV and Markdown, figures as PNG and PDF, and all inputs."""
+    record = {"experiment": name, **outcome.inputs, "notes": list(outcome.notes)}
+    contents = {folder / "run.json": json_bytes(record)}
+    for table, frame in outcome.tables.items():
+        contents[folder / f"{table}.csv"] = csv_bytes(frame)
+        contents[folder / f"{table}.md"] = markdown(frame).encode()
+    for figure, pictures in outcome.figures.items():
+        contents |= {folder / f"{figure}.{kind}": content for kind, content in pictures.items()}
+    return contents
+
+
+def csv_bytes(frame: pd.DataFrame) -> bytes:
+    """Write a table for machines, numbers with six digits."""
+    return frame.to_csv(index=False, lineterminator="\n", float_format=DIGITS).encode()
+
+
+def markdown(frame: pd.DataFrame) -> str:
+    r"""Write a table for people.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> print(markdown(pd.DataFrame({"system": ["ds"], "samples_mean": [12345.6], "ratio": [0.1234]})))
+    | system | samples_mean | ratio |
+    | --- | ---: | ---: |
+    | ds | 12,346 | 0.123 |
+    <BLANKLINE>
+    """
+    lines = [list(map(str, frame.columns)), ["---:" if _is_number(frame[name]) else "---" for name in frame.columns]]
+    lines += [["" if _is_missing(value) else _cell(value) for value in row] for row in frame.itertuples(index=False)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def outcome_text(outcome: Outcome, width: int | None = None) -> str:
+    """Return the first table of an outcome for a terminal; see `lazsim.output.table.render`."""
+    return render([_table(next(iter(outcome.tables.values())))], width)
+
+
+def _table(frame: pd.DataFrame) -> Table:
+    """Say once what all rows have in common, and repeat the first columns that tell the rows apart."""
+    constant = [name for name in frame.columns if len(frame) > 1 and frame[name].nunique(dropna=False) == 1]
+    common = ", ".join(f"{name} {_cell(frame[name].iloc[0])}" for name in constant)
+    shown = frame.drop(columns=constant)
+    names = list(shown.columns)
+    num_keys = next((count for count in range(1, len(names)) if not shown.duplicated(names[:count]).any()), 1)
+    columns = [
+        Column(str(name), _cell, _kind(shown[name]), is_key=index < num_keys) for index, name in enumerate(names)
+    ]
+    return Table(columns, shown.to_numpy(dtype=object).tolist(), notes=[f"in all rows: {common}"] if common else [])
+
+
+def _kind(values: pd.Series[Any]) -> Any:
+    if _is_number(values):
+        return "number"
+    return "text" if values.astype(str).str.contains(" ").any() else "name"
+
+
+def _is_number(values: pd.Series[Any]) -> bool:
+    return values.dtype.kind in "if"
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _cell(value: Any) -> str:
+    """Write a number with three digits, or as a whole one from 1000 on."""
+    if isinstance(value, bool | str):
+        return str(value)
+    if isinstance(value, float) and abs(value) < 1000:
+        return f"{value:.3g}"
+    return f"{value:,.0f}" if math.isfinite(value) else "infinite"
