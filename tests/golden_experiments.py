@@ -5,16 +5,16 @@ They are what lazsim computed when it was last looked at, not what somebody publ
 
 from pathlib import Path
 
-from lazsim.experiments import Bench, Outcome, experiment_titles, run_experiment
-from lazsim.experiments.outcome import csv_bytes
+from lazsim.output.outcome import csv_bytes
+from lazsim.study.experiment import Context, Outcome, experiment_titles, load_experiment
 
 FOLDER = Path(__file__).parent / "golden" / "experiments"
-BENCH = Bench(num_workers=1, generated_only=True)
+CONTEXT = Context(small=True, num_workers=1, recorded=False)
 
 
 def small(name: str) -> Outcome:
     """Run the small version of an experiment on generated data, in this process."""
-    return run_experiment(name, BENCH, small=True)
+    return load_experiment(name).run(CONTEXT)
 
 
 def main() -> None:

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from lazsim.experiments import experiment_titles
-from lazsim.experiments.specs import experiments_folder
+from lazsim.study.experiment import experiment_titles
+from tests.conftest import ROOT
 
 NAMES = list(experiment_titles())
 
@@ -71,7 +71,7 @@ def test_the_real_spot_trace_is_replayed_where_it_is_at_hand(lazsim, shared, tmp
     ("arguments", "message"),
     [
         (["failures-5mins"], "did you mean 'failures-5min'?"),
-        (["nowhere.toml"], "nowhere.toml: cannot be read"),
+        (["nowhere.py"], "nowhere.py: cannot be read"),
         (["spot", "--reference", "nowhere"], "nowhere: no such folder"),
     ],
 )
@@ -83,34 +83,52 @@ def test_what_is_not_there_is_refused_in_one_line(lazsim, tmp_path, arguments, m
     assert not (tmp_path / "out").exists()
 
 
-def own_spec(tmp_path, old, new):
-    spec = tmp_path / "mine" / "spec.toml"
-    spec.parent.mkdir()
-    text = (experiments_folder() / "load-ratio" / "spec.toml").read_text()
+def own_script(tmp_path, old, new):
+    script = tmp_path / "mine" / "experiment.py"
+    script.parent.mkdir()
+    text = (ROOT / "experiments" / "load-ratio" / "experiment.py").read_text()
     assert old in text
-    spec.write_text(text.replace(old, new))
-    return spec
+    script.write_text(text.replace(old, new))
+    return script
 
 
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("ratios = [1,", "ratios = [9,", "below the number of experts"),
-        ("ratios", "rations", "rations"),
-        ('kind = "load-ratio"', 'kind = "load"', "kind"),
-        ("number = 7", "", "has no number"),
+        ('"ratios": [1,', '"ratios": [9,', "less than the number of experts"),
+        ('"ratios": [1, 1', '"rations": [1, 1', "'ratios'"),
+        ("SETTINGS = ", "SETTING = ", "SETTINGS"),
+        ("def run(", "def walk(", "run"),
+        ("import msgspec", "import msgspecs", "line 8: ModuleNotFoundError"),
+        ("def run(", "def (", "SyntaxError"),
+        ("return Outcome(", "return (", "return an Outcome"),
     ],
 )
-def test_a_wrong_specification_is_refused_with_file_and_key(lazsim, tmp_path, old, new, message):
-    spec = own_spec(tmp_path, old, new)
-    code, _, err = lazsim("experiment", "run", spec, "--out", tmp_path / "out")
+def test_a_wrong_script_is_refused_with_its_path_and_what_is_wrong(lazsim, tmp_path, old, new, message):
+    script = own_script(tmp_path, old, new)
+    code, _, err = lazsim("experiment", "run", script, "--out", tmp_path / "out")
     assert code == 2
-    assert str(spec) in err
+    assert str(script) in err
     assert message in err
+    assert len(err.splitlines()) == 1
 
 
-def test_one_s_own_specification_is_an_experiment(lazsim, tmp_path):
-    spec = own_spec(tmp_path, "num_experts = 8", "num_experts = 10")
-    code, _, err = lazsim("experiment", "run", spec, "--out", tmp_path / "out", "--small")
+def test_one_s_own_script_is_an_experiment(lazsim, tmp_path):
+    script = own_script(tmp_path, '"num_experts": 8', '"num_experts": 10')
+    code, out, err = lazsim("experiment", "run", script, "--out", tmp_path / "out", "--small")
     assert code == 0, err
+    assert "One layer under ever more skewed loads" in out
     assert (tmp_path / "out" / "mine" / "throughput.csv").exists()
+    assert json.loads((tmp_path / "out" / "mine" / "run.json").read_text())["spec"]["num_experts"] == 10
+
+
+def test_reference_data_beside_the_current_checkout_are_found(lazsim, tmp_path, monkeypatch):
+    monkeypatch.delenv("LAZSIM_SHARED")
+    (tmp_path / "shared" / "routing").mkdir(parents=True)
+    tokens = np.random.default_rng(0).integers(1, 99, (2, 24, 32))
+    np.savez(tmp_path / "shared" / "routing" / "smartmoe.npz", iteration=[1, 11], tokens=tokens)
+    (tmp_path / "checkout").mkdir()
+    monkeypatch.chdir(tmp_path / "checkout")
+    out = lazsim("experiment", "run", "expert-loads", "--small", "--jobs", 1, "--json", "--out", tmp_path / "out")[1]
+    rows = json.loads(out)["experiments"]["expert-loads"]["tables"]["layers"]
+    assert {row["loads"] for row in rows} == {"generated", "recorded"}

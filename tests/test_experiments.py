@@ -1,15 +1,17 @@
 """The published evaluation: what each experiment leaves."""
 
+import configparser
 import io
+from collections import Counter
 
 import matplotlib.image
 import pandas as pd
 import pytest
 
-from lazsim.experiments import experiment_titles
-from lazsim.experiments.outcome import csv_bytes
-from lazsim.experiments.specs import experiments_folder
+from lazsim.output.outcome import csv_bytes, outcome_text
 from lazsim.output.plots.paper import COLUMN_INCHES, LOOKS, POLICY_LOOKS, SYSTEM_LOOKS
+from lazsim.study.experiment import Context, Outcome, experiment_titles, load_experiment
+from tests.conftest import ROOT
 from tests.golden_experiments import FOLDER, small
 
 NAMES = list(experiment_titles())
@@ -35,12 +37,69 @@ def test_every_published_scenario_has_an_experiment():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_experiment_says_what_is_asked_how_and_what_came_out(name):
-    folder = experiments_folder() / name
+    folder = ROOT / "experiments" / name
     text = (folder / "README.md").read_text()
     assert f"lazsim experiment run {name}" in text
     for heading in ("## Question", "## Command", "## What came out", "## What to make of it"):
         assert heading in text
-    assert sorted(entry.name for entry in folder.iterdir()) == ["README.md", "spec.toml"]
+    data = {"uncertainty": ["assumptions.toml"]}
+    assert sorted(entry.name for entry in folder.iterdir()) == ["README.md", *data.get(name, []), "experiment.py"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_small_version_changes_settings_that_there_are(name):
+    experiment = load_experiment(name)
+    assert set(experiment.settings(small=True)) == set(experiment.settings())
+
+
+@pytest.mark.parametrize(("name", "answer"), [("toy-placement", "recovery_prob"), ("uncertainty", "holds_throughout")])
+@pytest.mark.parametrize("width", [40, 80])
+def test_the_answer_is_in_the_table_on_a_terminal_of_any_width(name, answer, width):
+    table = next(iter(small(name).tables.values()))
+    text = outcome_text(small(name), width)
+    assert max(map(len, text.splitlines())) <= width
+    assert all(part in text for part in answer.split("_"))
+    cells = Counter(f"{value:.3g}" if isinstance(value, float) else str(value) for value in table[answer])
+    assert cells <= Counter(text.split())
+
+
+def test_headings_of_a_table_are_said_once_where_all_rows_have_the_same():
+    frame = pd.DataFrame({"trace": ["random", "random"], "system": ["lazarus", "ds"], "samples": [12345.6, 99.0]})
+    assert outcome_text(Outcome({"samples": frame}), 80).splitlines() == [
+        "system   samples",
+        "lazarus   12,346",
+        "ds            99",
+        "in all rows: trace random",
+    ]
+
+
+def test_workers_run_functions_of_a_script_that_they_cannot_import(tmp_path):
+    settings = load_experiment("node-failures").settings(small=True) | {"failures": [2], "steps": [200]}
+    script = tmp_path / "mine" / "experiment.py"
+    script.parent.mkdir()
+    source = (ROOT / "experiments" / "node-failures" / "experiment.py").read_text()
+    script.write_text(f"{source}\n\nSMALL = {settings!r}\n")
+    experiment = load_experiment(str(script))
+    script.unlink()
+    alone, together = (
+        experiment.run(Context(small=True, num_workers=number, recorded=False, store=tmp_path / str(number)))
+        for number in (1, 2)
+    )
+    for table, frame in alone.tables.items():
+        pd.testing.assert_frame_equal(frame, together.tables[table])
+
+
+def test_every_part_of_the_package_is_installed():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    packages = setup["options"]["packages"].split()
+    folders = {path.parent.relative_to(ROOT) for path in (ROOT / "lazsim").rglob("__init__.py")}
+    assert set(packages) == {".".join(folder.parts) for folder in folders} | {"lazsim_experiments"}
+    assert setup["options"]["package_dir"].split() == ["lazsim_experiments", "=", "experiments"]
+    patterns = setup["options.package_data"]["lazsim_experiments"].split()
+    files = {path for path in (ROOT / "experiments").rglob("*") if path.is_file() and path.parent.name in NAMES}
+    assert files == {path for pattern in patterns for path in (ROOT / "experiments").glob(pattern)}
+    assert {path.parent.name for path in files} == set(NAMES)
 
 
 def test_figures_are_one_column_wide():

@@ -11,17 +11,19 @@ from hypothesis import strategies as st
 
 from lazsim import simulate
 from lazsim.engine.systems import SYSTEMS
-from lazsim.experiments.checkpoints import young_interval_s
-from lazsim.experiments.expert_loads import sorted_shares
-from lazsim.experiments.failures import hourly_trace, keep_trace, sparing_trace
-from lazsim.experiments.intervals import ratio_interval
-from lazsim.experiments.kinds import decode_experiment
-from lazsim.experiments.large_scale import roll_back, stretches, time_to_train
-from lazsim.experiments.load_ratio import LoadRatio, layer_costs, layer_speed, skewed_load
-from lazsim.experiments.node_failures import recovery_times
-from lazsim.experiments.specs import read_experiment
+from lazsim.study.checkpoint_interval import young_interval_s
+from lazsim.study.experiment import Context, load_experiment
+from lazsim.study.intervals import ratio_interval
+from lazsim.study.time_to_train import roll_back, stretches, time_to_train
 from lazsim.trace import read_trace
 from tests.jobs import DETECT_S, REBUILD_S, RESTART_S, SAVE_S, STEP_S, TRANSFER_S, EvenLoads, costs
+
+LOAD_RATIO = load_experiment("load-ratio")
+skewed_load, layer_speed = LOAD_RATIO.script.skewed_load, LOAD_RATIO.script.layer_speed
+sorted_shares = load_experiment("expert-loads").script.sorted_shares
+sparing_trace = load_experiment("tutel").script.sparing_trace
+hourly_trace = load_experiment("large-scale").script.hourly_trace
+recovery_times = load_experiment("node-failures").script.recovery_times
 
 
 @given(st.lists(st.tuples(st.floats(1, 1e6), st.floats(1, 1e6)), min_size=2, max_size=12), st.floats(0.1, 10))
@@ -92,7 +94,7 @@ def test_nodes_are_taken_hour_by_hour_as_often_as_asked(at_any_time):
 
 def test_a_trace_that_is_kept_replays_the_same_events(tmp_path):
     trace = hourly_trace(8, 0.2, 10, np.random.default_rng(1), at_any_time=True)
-    again = read_trace(keep_trace(trace, tmp_path))
+    again = read_trace(Context(store=tmp_path).keep_trace(trace))
     assert list(again.events()) == list(trace.events())
 
 
@@ -149,14 +151,8 @@ def test_failures_of_nodes_that_are_not_in_use_cost_nothing():
     assert row["overhead_s"] == 0
 
 
-def load_ratio() -> LoadRatio:
-    spec = read_experiment("load-ratio", decode_experiment)
-    assert isinstance(spec, LoadRatio)
-    return spec
-
-
 def test_padding_costs_nothing_under_even_loads_and_nearly_as_much_as_the_skew_otherwise():
-    layer = layer_costs(load_ratio())
+    layer = LOAD_RATIO.script.layer_costs(LOAD_RATIO.settings())
     even, skewed = (
         {name: layer_speed(SYSTEMS[name], layer, skewed_load(8, ratio)) for name in ("ds", "tutel")} for ratio in (1, 4)
     )

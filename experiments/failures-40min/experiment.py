@@ -30,8 +30,9 @@ def run(context, settings):
     if RECORDED in context.routings():
         tables["recorded-loads"] = advantage_change(table, "loads", GENERATED, RECORDED, ["trace", "model"])
     shown = runs.where(loads=context.best_loads)
+    first_seed = shown.where(seed=settings["seeds"][0])
     figures = {
-        "throughput": rates_figure(shown.where(seed=settings["seeds"][0]).timeline, wall_s=shown.rows["wall_s"].iloc[0]),
+        "throughput": rates_figure(first_seed.timeline, wall_s=shown.rows["wall_s"].iloc[0]),
         "samples": bars_figure(
             compare(shown.rows, SETTING), group="model", value="samples", series="system", divisor=1000,
             y_label="samples trained (thousands)",

@@ -96,9 +96,10 @@ def measure(case):
         for count in case["failures"]
     }
     overheads = [
-        labels | {"system": name, "failures": count} | means(recovery_times(SYSTEMS[name], costs, loads, case["step"], sets))
+        labels | {"system": name, "failures": count} | means(rows)
         for name in case["systems"]
         for count, sets in drawn.items()
+        if (rows := recovery_times(SYSTEMS[name], costs, loads, case["step"], sets))
     ]
     probs = [
         labels | {"policy": policy, "failures": count, "recovery_prob": prob}

@@ -118,6 +118,4 @@ def sparing_trace(num_nodes, num_left, interval_s, unit_nodes, rng):
         used = len(alive) // unit_nodes * unit_nodes
         first = used if used < len(alive) else 0
         events.append(Event(failure * interval_s, "remove", alive.pop(int(rng.integers(first, len(alive))))))
-    return build_trace(
-        events, duration_s=(num_nodes - num_left + 1) * interval_s, name="sparing", format="lazsim"
-    )
+    return build_trace(events, duration_s=(num_nodes - num_left + 1) * interval_s, name="sparing", format="lazsim")

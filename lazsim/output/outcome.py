@@ -58,16 +58,15 @@ def outcome_text(outcome: Outcome, width: int | None = None) -> str:
 
 
 def _table(frame: pd.DataFrame) -> Table:
-    """Say once what all rows have in common, and repeat the first columns that tell the rows apart."""
-    constant = [name for name in frame.columns if len(frame) > 1 and frame[name].nunique(dropna=False) == 1]
-    common = ", ".join(f"{name} {_cell(frame[name].iloc[0])}" for name in constant)
-    shown = frame.drop(columns=constant)
-    names = list(shown.columns)
-    num_keys = next((count for count in range(1, len(names)) if not shown.duplicated(names[:count]).any()), 1)
-    columns = [
-        Column(str(name), _cell, _kind(shown[name]), is_key=index < num_keys) for index, name in enumerate(names)
-    ]
-    return Table(columns, shown.to_numpy(dtype=object).tolist(), notes=[f"in all rows: {common}"] if common else [])
+    """Take the first columns that tell rows apart for keys, and say once what keys all rows have in common."""
+    names = list(frame.columns)
+    num_keys = next((count for count in range(1, len(names)) if not frame.duplicated(names[:count]).any()), 1)
+    common = [name for name in names[:num_keys] if len(frame) > 1 and len(set(frame[name])) == 1]
+    shown = frame.drop(columns=common)
+    columns = [Column(str(name), _cell, _kind(shown[name]), is_key=name in names[:num_keys]) for name in shown]
+    values = [f"{name} {text}" for name in common if (text := _cell(frame[name].tolist()[0]))]
+    notes = [f"in all rows: {', '.join(values)}"] if values else []
+    return Table(columns, shown.to_numpy(dtype=object).tolist(), notes=notes)
 
 
 def _kind(values: pd.Series[Any]) -> Any:

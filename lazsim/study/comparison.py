@@ -91,8 +91,8 @@ def advantage_change(table: pd.DataFrame, column: str, before: str, after: str, 
     Examples
     --------
     >>> import pandas as pd
-    >>> table = pd.DataFrame({"loads": ["even", "skewed"] * 2, "system": ["a", "a", "b", "b"], "advantage": [1, 1, 2, 3]})
-    >>> advantage_change(table, "loads", "even", "skewed", []).values.tolist()
+    >>> table = pd.DataFrame({"loads": ["even", "odd"] * 2, "system": ["a", "a", "b", "b"], "advantage": [1, 1, 2, 3]})
+    >>> advantage_change(table, "loads", "even", "odd", []).values.tolist()
     [['b', 2, 3, 0.5]]
     """
     keys = [*setting, "system"]

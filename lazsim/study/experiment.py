@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import itertools
 import sys
 import tempfile
 import traceback
@@ -192,14 +193,12 @@ class Context:
             With columns ``loads`` and ``trace``, the label.
         """
         grid = {"model": models, "seed": seeds, "system": systems}
-        found = {label: path for label, name in traces.items() if (path := self.find_trace(name))}
-        return Runs.join(
-            [
-                self.sweep({**base, "trace": path, "routing": routing, "history": True}, [grid], loads=loads, trace=label)
-                for loads, routing in self.routings().items()
-                for label, path in found.items()
-            ]
-        )
+        parts = []
+        for (loads, routing), (label, name) in itertools.product(self.routings().items(), traces.items()):
+            if path := self.find_trace(name):
+                keys = {**base, "trace": path, "routing": routing, "history": True}
+                parts.append(self.sweep(keys, [grid], loads=loads, trace=label))
+        return Runs.join(parts)
 
     def collect(self, function: Function, inputs: Sequence[Any]) -> list[Any]:
         """Call a function with each of the inputs in the workers; see `lazsim.study.collect.collect`.
@@ -252,8 +251,9 @@ class Context:
 
     def missing(self, traces: Iterable[str] = ()) -> tuple[str, ...]:
         """Return a note on each recorded source that is not at hand: some traces, and the loads."""
-        lost = [f"trace {name} is not at hand: lazsim trace fetch {name}" for name in traces if not self.find_trace(name)]
-        return (*lost, *(() if RECORDED in self.routings() else (NO_LOADS,)))
+        lost = [name for name in traces if not self.find_trace(name)]
+        notes = [f"trace {name} is not at hand: lazsim trace fetch {name}" for name in lost]
+        return (*notes, *(() if RECORDED in self.routings() else (NO_LOADS,)))
 
     def keep_trace(self, trace: Trace) -> str:
         """Write a trace where runs can read it, and return its path, which is named by its content."""
