@@ -8,8 +8,9 @@ import math
 import numpy as np
 import pandas as pd
 
-from lazsim import ClusterSpec, Event, JobSpec, build_trace, load_spec
+from lazsim import ClusterSpec, Event, build_trace, load_spec
 from lazsim.output.plots.charts import lines_figure
+from lazsim.scenario import resolve
 from lazsim.study.checkpoint_interval import young_interval_steps
 from lazsim.study.comparison import compare
 from lazsim.study.experiment import GENERATED, Outcome, axes_of
@@ -87,22 +88,22 @@ def times(context, settings):
 
 def times_at(context, settings, cluster, fail_prob):
     """Return the rows of one cluster and probability."""
-    model, job = settings["model"], load_spec(JobSpec, settings["base"]["job"])
-    spec = load_spec(ClusterSpec, cluster)
+    names = {"model": settings["model"], "cluster": cluster, "job": settings["base"]["job"]}
+    scenarios = {system: resolve(names | {"system": system}) for system in settings["systems"]}
+    spec, job = resolve(names).cluster, resolve(names).job
     between_s = between_failures_s(spec.num_nodes, fail_prob, at_any_time=settings["at_any_time"])
     intervals = {
-        f"job.checkpoint_interval_steps.{system}": young_interval_steps(
-            system, model, cluster, settings["base"]["job"], between_s
-        )
-        for system in settings["systems"]
+        f"job.checkpoint_interval_steps.{system}": young_interval_steps(scenario, between_s)
+        for system, scenario in scenarios.items()
     }
-    base = {"model": model, "cluster": cluster, "history": True, "system": settings["systems"]}
+    base = names | {"history": True, "system": settings["systems"]}
     grids = [
         {"seed": seed, "trace": context.keep_trace(failure_trace(settings, spec.num_nodes, fail_prob, seed))}
         for seed in settings["seeds"]
     ]
-    labels = {"loads": GENERATED, "trace": "hourly", "model": model, "nodes": spec.num_nodes, "fail_prob": fail_prob}
-    runs = context.sweep(intervals | settings["base"] | base, grids, **labels)
+    labels = {"loads": GENERATED, "trace": "hourly", "model": settings["model"]}
+    point = {"nodes": spec.num_nodes, "fail_prob": fail_prob}
+    runs = context.sweep(intervals | settings["base"] | base, grids, **labels, **point)
     per_node = spec.gpus_per_node * job.sequences_per_gpu * job.num_micro_batches
     seconds = [
         time_to_train(history["states"], history["events"], wall_s, per_node, settings["samples"])

@@ -5,18 +5,18 @@ When one expert draws several times its even share, how fast is the layer, and d
 Axes: L layers, E experts.
 """
 
-import msgspec
 import numpy as np
 import pandas as pd
 
-from lazsim import ClusterSpec, GpuSpec, JobSpec, ModelSpec, allocate, load_spec, recovery_curve
+from lazsim import allocate, recovery_curve
 from lazsim.costmodel.step import StepCost
 from lazsim.engine.systems import SYSTEMS
 from lazsim.errors import SpecError
 from lazsim.output.plots.charts import lines_figure
-from lazsim.placement.policies import PlacementRequest, place
+from lazsim.placement.policies import place
+from lazsim.placement.request import PlacementRequest
+from lazsim.scenario import resolve
 from lazsim.study.experiment import Outcome
-from lazsim.study.simulation import build_costs
 
 SETTINGS = {
     # Of the model only widths count: a d_model of 1024.
@@ -73,11 +73,8 @@ def run(context, settings):
 
 def layer_costs(settings):
     """Return the cost model of one such layer."""
-    cluster = load_spec(ClusterSpec, settings["cluster"])
-    model = msgspec.structs.replace(
-        load_spec(ModelSpec, settings["model"]), num_layers=1, num_moe_layers=1, num_experts=settings["num_experts"]
-    )
-    return build_costs(model, load_spec(GpuSpec, cluster.gpu), cluster, load_spec(JobSpec, settings["job"]))
+    shape = {"model.num_layers": 1, "model.num_moe_layers": 1, "model.num_experts": settings["num_experts"]}
+    return resolve({key: settings[key] for key in ("model", "cluster", "job")} | shape).costs()
 
 
 def skewed_load(num_experts, ratio):

@@ -5,10 +5,12 @@ When nodes fail together, how long until training goes on, and which placement k
 Axes: L layers, E experts, H servers.
 """
 
+from itertools import product
+
 import numpy as np
 import pandas as pd
 
-from lazsim import ClusterSpec, GpuSpec, JobSpec, ModelSpec, allocate, load_routing, load_spec, recovery_curve
+from lazsim import allocate, recovery_curve
 from lazsim.costmodel.recovery_times import checkpoint_load_s, restart_s
 from lazsim.costmodel.step import StepCost
 from lazsim.engine.planner import Planner
@@ -16,11 +18,11 @@ from lazsim.engine.reconfiguration import bind_survivors
 from lazsim.engine.systems import SYSTEMS
 from lazsim.output.plots.charts import lines_figure
 from lazsim.placement.plan import is_recoverable
-from lazsim.placement.policies import PlacementRequest, place
-from lazsim.specs import read_spec_bytes, sha256
+from lazsim.placement.policies import place
+from lazsim.placement.request import PlacementRequest
+from lazsim.scenario import resolve
 from lazsim.study.comparison import average
 from lazsim.study.experiment import Outcome
-from lazsim.study.simulation import build_costs
 
 SETTINGS = {
     "models": ["gpt-s", "gpt-m", "gpt-l"],
@@ -68,43 +70,42 @@ def run(context, settings):
 
 
 def cases(context, settings):
-    """Yield the inputs of `measure`, with hashes of all it reads."""
-    cluster = settings["cluster"]
+    """Yield the inputs of `measure`, with a hash of all it reads."""
     shared = {key: settings[key] for key in ("cluster", "job", "systems", "policies", "failures", "sets")}
-    for loads, routing in context.routings().items():
-        for model in settings["models"]:
-            names = {
-                "models": model, "clusters": cluster, "jobs": settings["job"],
-                "gpus": load_spec(ClusterSpec, cluster).gpu,
-            }  # fmt: skip
-            hashes = [sha256(read_spec_bytes(kind, name)) for kind, name in names.items()]
-            for step in settings["steps"]:
-                for seed in settings["seeds"]:
-                    labels = {"loads": loads, "routing": routing, "model": model, "step": step, "seed": seed}
-                    yield shared | labels | {"hashes": hashes}
+    for (loads, routing), model in product(context.routings().items(), settings["models"]):
+        case = shared | {"loads": loads, "routing": routing, "model": model, "seed": settings["seeds"][0]}
+        ids = [scenario.id for scenario in scenarios(case).values()]
+        for step, seed in product(settings["steps"], settings["seeds"]):
+            yield case | {"step": step, "seed": seed, "ids": ids}
+
+
+def scenarios(case):
+    """Return the scenario of each system."""
+    names = {key: case[key] for key in ("model", "cluster", "job", "routing", "seed")}
+    return {system: resolve(names | {"system": system}) for system in case["systems"]}
 
 
 def measure(case):
     """Find recovery times and probabilities of one model at one step with one seed."""
-    model, cluster = load_spec(ModelSpec, case["model"]), load_spec(ClusterSpec, case["cluster"])
-    costs = build_costs(model, load_spec(GpuSpec, cluster.gpu), cluster, load_spec(JobSpec, case["job"]))
-    loads = load_routing(case["routing"], model.num_moe_layers, model.num_experts, case["seed"])
+    by_system = scenarios(case)
+    first = next(iter(by_system.values()))
+    loads, num_nodes = first.load_routing(), first.cluster.num_nodes
     labels = {key: case[key] for key in ("loads", "model", "step", "seed")}
     rng = np.random.default_rng(case["seed"])
     drawn = {
-        count: [rng.choice(cluster.num_nodes, count, replace=False).tolist() for _ in range(case["sets"])]
+        count: [rng.choice(num_nodes, count, replace=False).tolist() for _ in range(case["sets"])]
         for count in case["failures"]
     }
     overheads = [
         labels | {"system": name, "failures": count} | means(rows)
-        for name in case["systems"]
+        for name, scenario in by_system.items()
         for count, sets in drawn.items()
-        if (rows := recovery_times(SYSTEMS[name], costs, loads, case["step"], sets))
+        if (rows := recovery_times(SYSTEMS[name], scenario.costs(), loads, case["step"], sets))
     ]
     probs = [
         labels | {"policy": policy, "failures": count, "recovery_prob": prob}
         for policy in case["policies"]
-        for count, prob in recovery_probs(policy, costs, loads.loads([case["step"] - 1])[0])
+        for count, prob in recovery_probs(policy, first.costs(), loads.loads([case["step"] - 1])[0])
     ]
     return {"overheads": overheads, "probs": probs}
 

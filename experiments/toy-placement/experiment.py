@@ -8,7 +8,8 @@ import pandas as pd
 
 from lazsim import recovery_curve
 from lazsim.output.plots.slots import slots_figure
-from lazsim.placement.policies import PlacementRequest, place
+from lazsim.placement.policies import place
+from lazsim.placement.request import PlacementRequest
 from lazsim.study.experiment import Outcome
 
 SETTINGS = {

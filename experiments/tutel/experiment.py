@@ -10,6 +10,7 @@ import numpy as np
 from lazsim import ClusterSpec, Event, ModelSpec, build_trace, load_spec
 from lazsim.output.plots.charts import bars_figure
 from lazsim.placement.expert_parallel import ep_unit_nodes
+from lazsim.scenario import resolve
 from lazsim.study.checkpoint_interval import young_interval_steps
 from lazsim.study.comparison import compare
 from lazsim.study.experiment import Outcome, Runs, axes_of
@@ -72,12 +73,11 @@ def replay(context, settings, intervals):
 
 def young_intervals(settings, model):
     """Return the settings of Young's intervals, one for each system."""
-    cluster, job = settings["base"]["cluster"], settings["base"]["job"]
+    names = {"model": model, "cluster": settings["base"]["cluster"], "job": settings["base"]["job"]}
+    scenarios = {system: resolve(names | {"system": system}) for system in settings["systems"]}
     return {
-        f"job.checkpoint_interval_steps.{system}": young_interval_steps(
-            system, model, cluster, job, settings["interval_s"]
-        )
-        for system in settings["systems"]
+        f"job.checkpoint_interval_steps.{system}": young_interval_steps(scenario, settings["interval_s"])
+        for system, scenario in scenarios.items()
     }
 
 

@@ -6,8 +6,7 @@ import numpy as np
 
 from lazsim.costmodel.recovery_times import checkpoint_save_s
 from lazsim.costmodel.step import StepCost
-from lazsim.engine.systems import SYSTEMS
-from lazsim.scenario import resolve
+from lazsim.scenario import Scenario
 
 STEADY_STEP = 1000
 """A step at which loads are as skewed as they get."""
@@ -31,23 +30,19 @@ def young_interval_s(save_s: float, between_failures_s: float) -> float:
     return math.sqrt(2 * save_s * between_failures_s)
 
 
-def young_interval_steps(
-    system: str, model: str, cluster: str, job: str, between_failures_s: float, routing: str = "smartmoe-fit"
-) -> int:
-    """Return Young's interval in steps of a system on its full cluster, under the loads of seed 0; at least 1.
+def young_interval_steps(scenario: Scenario, between_failures_s: float) -> int:
+    """Return Young's interval in steps of the scenario's system on its full cluster; at least 1.
 
     Notes
     -----
     A system that recovers from the states of survivors rarely goes back to a checkpoint: its interval is
     `FALLBACK_FACTOR` times as long.
     """
-    scenario = resolve({"model": model, "cluster": cluster, "job": job, "routing": routing, "system": system})
-    costs, cluster_spec = scenario.costs(), scenario.cluster
+    costs, cluster, system = scenario.costs(), scenario.cluster, scenario.find_system()
     load_LE = scenario.load_routing().loads([STEADY_STEP])[0]
-    chosen = SYSTEMS[system]
-    used = chosen.usable_nodes(costs, cluster_spec.num_nodes)
-    servers = np.arange(used) // cluster_spec.nodes_per_server
-    plan = chosen.plan(costs, used, load_LE)
-    step_s = float(StepCost(costs, plan, chosen.layout(costs, servers)).step_s(load_LE[None])[0])
+    used = system.usable_nodes(costs, cluster.num_nodes)
+    servers = np.arange(used) // cluster.nodes_per_server
+    plan = system.plan(costs, used, load_LE)
+    step_s = float(StepCost(costs, plan, system.layout(costs, servers)).step_s(load_LE[None])[0])
     interval_s = young_interval_s(checkpoint_save_s(costs), between_failures_s)
-    return max(1, round(interval_s * (FALLBACK_FACTOR if chosen.recovers_from_peers else 1) / step_s))
+    return max(1, round(interval_s * (FALLBACK_FACTOR if system.recovers_from_peers else 1) / step_s))
