@@ -1,15 +1,15 @@
-"""Large arrays a part at a time: what fits into a processor's cache takes half the time."""
+"""Large arrays in blocks of rows: work on a block that fits into the cache takes half the time."""
 
 CACHED_ELEMENTS = 32_768
-"""Elements, of 8 bytes, of which a few arrays stay in the cache of a core: 512 KiB and more in server processors."""
+"""Elements of 8 bytes in one block: a few such blocks fit into a core's cache, 512 KiB and more on servers."""
 
 
-def chunks(num_rows: int, row_elements: int) -> list[slice]:
-    """Cut rows into parts of so few elements; a row is never cut.
+def row_blocks(num_rows: int, row_elements: int) -> list[slice]:
+    """Cut rows into blocks of at most `CACHED_ELEMENTS` elements, each of at least one row.
 
     Examples
     --------
-    >>> chunks(5, CACHED_ELEMENTS // 2)
+    >>> row_blocks(5, CACHED_ELEMENTS // 2)
     [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
     """
     size = max(1, CACHED_ELEMENTS // max(row_elements, 1))

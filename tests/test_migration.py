@@ -227,7 +227,7 @@ def test_a_report_counts_what_arithmetic_says():
 
 
 def test_what_cannot_be_fetched_is_named():
-    with pytest.raises(InfeasiblePlanError, match="expert 1 of layer 0 is on no node at hand"):
+    with pytest.raises(InfeasiblePlanError, match="expert 1 of layer 0 is on no live node"):
         migration_report(np.array([[[True], [False]]]), np.ones((1, 2, 1), dtype=bool), 1.0)
-    with pytest.raises(InfeasiblePlanError, match="plan is for 2 nodes, but 1 are at hand"):
+    with pytest.raises(InfeasiblePlanError, match="plan is for 2 nodes, but 1 are alive"):
         migration_report(np.ones((1, 1, 1), dtype=bool), np.ones((1, 1, 2), dtype=bool), 1.0)

@@ -1,1 +1,1 @@
-"""What a training step, a transfer and a checkpoint take, from first principles or from measured tables."""
+"""Predict the time of a training step, a transfer and a checkpoint, from first principles or measured tables."""

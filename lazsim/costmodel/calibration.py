@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from lazsim.costmodel.compute import fused_gpu
 from lazsim.costmodel.fit import (
@@ -31,12 +30,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MIN_TOKENS = 512
-"""Sizes from which the error is told apart: experts of a training job rarely see fewer tokens."""
+"""Errors from this size up are shown apart: experts of a training job rarely get fewer tokens."""
 
 BALANCED = "balanced"
-"""The distribution of expert loads that is compared where it was measured; else all are."""
-
-Mask = npt.NDArray[np.bool_]
+"""The distribution of expert loads to compare, where it was measured; otherwise all of them."""
 
 Refit = dict[str, dict[str, float | dict[str, float]]]
 
@@ -58,7 +55,7 @@ class CalibrationRow:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Rows of errors, what a new fit gives for each TOML file, and measured GPUs that are not in the catalogue.
+    """Rows of errors, the constants of a new fit for each TOML file, and measured GPUs outside the catalogue.
 
     A value of `refit` is a number, or a table of numbers that has its own name in the file.
     """
@@ -68,7 +65,7 @@ class Calibration:
     unknown: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, object]:
-        """Return plain values: errors that cannot be told are None."""
+        """Return plain values, None for errors that are undefined."""
         rows = []
         for row in self.rows:
             numbers = {name: _plain(value) for name, value in vars(row.error).items()}
@@ -82,9 +79,9 @@ def calibrate(tables: Mapping[str, "pd.DataFrame"], names: Iterable[str] = ()) -
     Parameters
     ----------
     tables
-        What `lazsim.costmodel.fit.read_measurements` gives.
+        Result of `lazsim.costmodel.fit.read_measurements`.
     names
-        GPUs: names of the catalogue or paths to TOML files. Without any, all of the catalogue that were measured.
+        GPUs: names in the catalogue or paths to TOML files; by default, all measured GPUs in the catalogue.
 
     Raises
     ------
@@ -182,4 +179,4 @@ COMPARISONS: Mapping[str, Compare] = {
     "fused_moe_bf16.csv": _compare_experts,
     "nccl_single_node.csv": _compare_collectives,
 }
-"""File -> what is compared with it."""
+"""Comparison by name of the measured file."""

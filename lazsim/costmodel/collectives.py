@@ -1,4 +1,4 @@
-"""What communication takes: closed forms of a latency and a bandwidth.
+"""Times of collectives: closed forms of a latency and a bandwidth.
 
 Sizes follow the convention of NCCL's tests (PERFORMANCE.md): ``num_bytes`` is the buffer of one rank. Of it an
 all-reduce passes ``2 (n - 1) / n`` and an all-to-all ``(n - 1) / n`` through each rank's link, in each direction.
@@ -7,13 +7,12 @@ all-reduce passes ``2 (n - 1) / n`` and an all-to-all ``(n - 1) / n`` through ea
 import numpy as np
 import numpy.typing as npt
 
-FloatArray = npt.NDArray[np.float64]
-Rate = float | FloatArray
+from lazsim.costmodel.times import Floats
+
+Rate = float | Floats
 
 
-def ring_all_reduce_s(
-    num_bytes: npt.ArrayLike, num_ranks: npt.ArrayLike, bytes_per_s: Rate, latency_s: Rate
-) -> FloatArray:
+def ring_all_reduce_s(num_bytes: npt.ArrayLike, num_ranks: npt.ArrayLike, bytes_per_s: Rate, latency_s: Rate) -> Floats:
     """Predict the seconds of a ring all-reduce.
 
     Parameters
@@ -44,21 +43,19 @@ def ring_all_reduce_s(
     """
     buffer, ranks = np.asarray(num_bytes, dtype=np.float64), np.asarray(num_ranks, dtype=np.float64)
     hops = 2.0 * (ranks - 1.0) * (buffer > 0)
-    seconds: FloatArray = hops * (buffer / (ranks * bytes_per_s) + latency_s)
+    seconds: Floats = hops * (buffer / (ranks * bytes_per_s) + latency_s)
     return seconds
 
 
-def all_to_all_s(num_bytes: npt.ArrayLike, num_ranks: npt.ArrayLike, bytes_per_s: Rate, latency_s: Rate) -> FloatArray:
+def all_to_all_s(num_bytes: npt.ArrayLike, num_ranks: npt.ArrayLike, bytes_per_s: Rate, latency_s: Rate) -> Floats:
     """Predict the seconds of an all-to-all of equal parts.
 
     Parameters
     ----------
     num_bytes : array_like
-        What one rank sends to all, itself included, bytes; 0 takes 0 s.
-    num_ranks : array_like
-        Ranks that take part; 1 takes 0 s.
-    bytes_per_s : float or ndarray
-        Rate of a rank's link in one direction; both directions are used at once.
+        Bytes that one rank sends to all, itself included; 0 takes 0 s.
+    num_ranks, bytes_per_s : array_like, float or ndarray
+        As of `ring_all_reduce_s`.
     latency_s : float or ndarray
         Latency of the exchange.
 
@@ -79,5 +76,5 @@ def all_to_all_s(num_bytes: npt.ArrayLike, num_ranks: npt.ArrayLike, bytes_per_s
     """
     buffer, ranks = np.asarray(num_bytes, dtype=np.float64), np.asarray(num_ranks, dtype=np.float64)
     share = (ranks - 1.0) / ranks
-    seconds: FloatArray = (share * buffer / bytes_per_s + latency_s) * ((buffer > 0) & (ranks > 1))
+    seconds: Floats = (share * buffer / bytes_per_s + latency_s) * ((buffer > 0) & (ranks > 1))
     return seconds

@@ -12,7 +12,7 @@ from lazsim.errors import SpecError
 from lazsim.specs import WEIGHT_BYTES_PER_PARAM, ClusterSpec, FusedExpertsSpec, GpuSpec, JobSpec, ModelSpec
 
 FORWARD_AND_BACKWARD = 3
-"""A backward pass does each forward matmul twice, once for the inputs' and once for the weights' gradient."""
+"""A backward pass repeats each forward matmul twice: for the gradients of inputs and of weights."""
 
 OPTIMIZER_BYTES_PER_PARAM = 28
 """Adam in mixed precision: reads gradient 2, master 4, moments 8; writes master 4, moments 8, weight 2."""
@@ -81,7 +81,7 @@ class AnalyticCompute:
 
     @cached_property
     def _expert_gpu(self) -> GpuSpec:
-        """The GPU as the kernels of experts find it."""
+        """The GPU with the efficiencies of the job's expert kernels."""
         fused = self.gpu.fused_experts
         if self.job.expert_kernels == "separate" or fused is None:
             return self.gpu

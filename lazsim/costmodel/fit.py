@@ -1,7 +1,7 @@
-"""Fit the cost model to measured tables, and tell how far its predictions are from them.
+"""Fit the cost model to measured tables, and summarise its errors.
 
-A folder of measurements holds up to three CSV files with a header; a user's own tables of the same columns work too.
-Times are in microseconds, GPUs go by their name in the catalogue. More columns are ignored.
+A folder of measurements holds up to three CSV files with a header; any tables with the same columns work. Times are in
+microseconds; GPUs have their names in the catalogue. Other columns are ignored.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lazsim.costmodel.collectives import all_to_all_s, ring_all_reduce_s
-from lazsim.costmodel.kernels import FloatArray, matmul_s
+from lazsim.costmodel.kernels import matmul_s
+from lazsim.costmodel.times import Floats
 from lazsim.errors import LazsimError
 from lazsim.specs import WEIGHT_BYTES_PER_PARAM, GpuSpec
 from lazsim.units import MIB
@@ -37,19 +38,19 @@ TEXT_COLUMNS: Mapping[str, tuple[str, ...]] = {
 }
 
 HOLD_OUT_EVERY = 7
-"""Every seventh point, in the order of the sizes, is kept from the fit. Seven has no factor in common with the numbers
-of sizes along ``n`` and ``k`` of a grid of 5 or 6, so that each size is held out somewhere."""
+"""Every seventh point, in the order of the sizes, is held out. Seven shares no factor with the numbers of sizes along
+``n`` and ``k``, 5 or 6 in a grid, so that each size is held out somewhere."""
 
 OUTLIER_SCALE = 0.1
-"""Residuals of the logarithm beyond this weigh linearly: some measured points are five times their neighbours."""
+"""Larger residuals of the logarithm count linearly: some measured points are five times their neighbours."""
 
 MIN_STREAM_BYTES = 100e6
-"""Operands larger than this do not stay in the L2 cache (40 MB on A100, 50 MB on H100)."""
+"""Larger operands do not fit into the L2 cache (40 MB on A100, 50 MB on H100)."""
 
 MIN_EXCHANGE_BYTES = MIB
-"""Collectives are fitted from this size up: smaller ones are all latency, and no step depends on them."""
+"""Smallest collective in a fit: smaller ones are all latency, and no step depends on them."""
 
-# parameter -> (lowest, start, highest): shares of a peak stay below it, the rest are wide.
+# parameter -> (lowest, start, highest): shares of a peak stay below 1, the other ranges are wide.
 KERNEL_PARAMETERS: Mapping[str, tuple[float, float, float]] = {
     "matmul_efficiency": (0.01, 0.9, 1.0),
     "matmul_fill_outputs": (1.0, 2e5, 1e8),
@@ -58,7 +59,7 @@ KERNEL_PARAMETERS: Mapping[str, tuple[float, float, float]] = {
     "kernel_overhead_s": (1e-8, 4e-6, 1e-3),
 }
 
-KernelModel = Callable[[GpuSpec, "pd.DataFrame"], FloatArray]
+KernelModel = Callable[[GpuSpec, "pd.DataFrame"], Floats]
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class LinkFit:
 class Collective:
     """The model of a collective, and the fields of `lazsim.specs.NetworkSpec` that hold its bandwidth and latency."""
 
-    times_s: Callable[..., FloatArray]
+    times_s: Callable[..., Floats]
     fields: tuple[str, str]
 
 
@@ -93,7 +94,7 @@ COLLECTIVES: Mapping[str, Collective] = {
     "alltoall": Collective(all_to_all_s, ("local_bytes_per_s", "local_latency_s")),
     "all_reduce": Collective(ring_all_reduce_s, ("local_all_reduce_bytes_per_s", "local_all_reduce_latency_s")),
 }
-"""Name of the operation in the table -> its model."""
+"""Model by name of the operation in the table."""
 
 
 def read_table(path: Path | str) -> "pd.DataFrame":
@@ -129,12 +130,12 @@ def read_table(path: Path | str) -> "pd.DataFrame":
 
 
 def read_measurements(folder: Path | str) -> dict[str, "pd.DataFrame"]:
-    """Read those of the tables named in `TABLES` that a folder holds.
+    """Read all tables of `TABLES` in a folder.
 
     Raises
     ------
     LazsimError
-        When it holds none of them, or one is not as it should be.
+        When the folder has none of them, or one is not valid.
     """
     paths = [Path(folder) / name for name in TABLES]
     present = [path for path in paths if path.exists()]
@@ -144,7 +145,7 @@ def read_measurements(folder: Path | str) -> dict[str, "pd.DataFrame"]:
 
 
 def held_out(num_points: int) -> npt.NDArray[np.bool_]:
-    """Mark the points that a fit does not see, every seventh.
+    """Mark every seventh point, to hold it out of a fit.
 
     Examples
     --------
@@ -155,8 +156,8 @@ def held_out(num_points: int) -> npt.NDArray[np.bool_]:
     return mask
 
 
-def summarise(predicted_s: FloatArray, table: "pd.DataFrame") -> ErrorSummary:
-    """Summarise how far predicted seconds are from the ``time_us`` of a table; NaN for an empty one."""
+def summarise(predicted_s: Floats, table: "pd.DataFrame") -> ErrorSummary:
+    """Summarise the errors of predicted seconds against the ``time_us`` of a table; NaN for an empty table."""
     if not len(table):
         return ErrorSummary(0, *[float("nan")] * 5)
     signed = predicted_s / _measured_s(table) - 1.0
@@ -171,17 +172,17 @@ def summarise(predicted_s: FloatArray, table: "pd.DataFrame") -> ErrorSummary:
     )
 
 
-def matmul_times_s(gpu: GpuSpec, table: "pd.DataFrame") -> FloatArray:
+def matmul_times_s(gpu: GpuSpec, table: "pd.DataFrame") -> Floats:
     """Predict each matmul of a table with columns m, n and k."""
     return matmul_s(gpu, *(table[column].to_numpy() for column in "mnk"))
 
 
-def tokens_per_expert(table: "pd.DataFrame") -> FloatArray:
+def tokens_per_expert(table: "pd.DataFrame") -> Floats:
     """Return the mean tokens of an expert in each row of a table of expert layers."""
     return np.asarray(table["num_tokens"] * table["topk"] / table["num_experts"], dtype=np.float64)
 
 
-def expert_times_s(gpu: GpuSpec, table: "pd.DataFrame") -> FloatArray:
+def expert_times_s(gpu: GpuSpec, table: "pd.DataFrame") -> Floats:
     """Predict each whole expert layer of a table: three matmuls for each expert, forward, one after the other.
 
     Every expert is taken to get the mean number of tokens, and all experts of the layer to be on the one GPU.
@@ -215,7 +216,7 @@ def fit_kernels(gpu: GpuSpec, table: "pd.DataFrame", times_s: KernelModel = matm
     fitted = table[~held_out(len(table))]
     low, start, high = np.log(np.array(list(KERNEL_PARAMETERS.values())).T)
 
-    def spec(logarithms: FloatArray) -> GpuSpec:
+    def spec(logarithms: Floats) -> GpuSpec:
         values = dict(zip(KERNEL_PARAMETERS, np.exp(logarithms).tolist(), strict=True))
         return msgspec.structs.replace(gpu, **values)
 
@@ -225,7 +226,8 @@ def fit_kernels(gpu: GpuSpec, table: "pd.DataFrame", times_s: KernelModel = matm
 def fit_memory(gpu: GpuSpec, table: "pd.DataFrame") -> GpuSpec:
     """Set `memory_efficiency` to the highest share of the bandwidth that a large measured matmul reaches.
 
-    What a matmul reaches, an element-wise kernel can: a lower bound. Without large matmuls nothing changes.
+    An element-wise kernel can reach at least what a matmul does, so this is a lower bound. Without large matmuls
+    nothing changes.
     """
     fitted = table[~held_out(len(table))]
     m, n, k = (fitted[column].to_numpy() for column in "mnk")
@@ -244,7 +246,7 @@ def large_exchanges(table: "pd.DataFrame", operation: str) -> "pd.DataFrame":
 def fit_links(operation: str, table: "pd.DataFrame") -> LinkFit:
     """Fit bandwidth and latency of one of the `COLLECTIVES` to its times over the most GPUs of a table.
 
-    Smaller groups are left aside: they tell how well the fit carries over.
+    Smaller groups are held out: they show how well the fit carries over.
 
     Parameters
     ----------
@@ -256,26 +258,26 @@ def fit_links(operation: str, table: "pd.DataFrame") -> LinkFit:
     whole_node = table[table["num_gpus"] == table["num_gpus"].max()]
     low, start, high = np.log(np.array([[1e8, 1e11, 1e13], [1e-8, 1e-5, 1e-2]]).T)
 
-    def predict(logarithms: FloatArray) -> FloatArray:
+    def predict(logarithms: Floats) -> Floats:
         return COLLECTIVES[operation].times_s(whole_node["nbytes"], whole_node["num_gpus"], *np.exp(logarithms))
 
     return LinkFit(*np.exp(_fit_logarithms(predict, _measured_s(whole_node), low, start, high)).tolist())
 
 
-def _measured_s(table: "pd.DataFrame") -> FloatArray:
+def _measured_s(table: "pd.DataFrame") -> Floats:
     return np.asarray(table["time_us"], dtype=np.float64) * 1e-6
 
 
 def _fit_logarithms(
-    predict: Callable[[FloatArray], FloatArray],
-    measured_s: FloatArray,
-    low: FloatArray,
-    start: FloatArray,
-    high: FloatArray,
-) -> FloatArray:
+    predict: Callable[[Floats], Floats],
+    measured_s: Floats,
+    low: Floats,
+    start: Floats,
+    high: Floats,
+) -> Floats:
     from scipy.optimize import least_squares
 
-    def residuals(logarithms: FloatArray) -> FloatArray:
+    def residuals(logarithms: Floats) -> Floats:
         return np.log(predict(logarithms) / measured_s)
 
     result = least_squares(

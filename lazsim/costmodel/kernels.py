@@ -1,19 +1,18 @@
-"""What one kernel takes on one GPU: datasheet peaks times an efficiency that depends on size.
+"""Times of one kernel on one GPU: datasheet peaks times an efficiency that depends on size.
 
-The model is a roofline with two losses, both seen in measured matmuls: processors that are not full while there are few
-outputs, and the start and end of each output tile, which weigh more the shorter the inner dimension. Its parameters
-are fields of `lazsim.specs.GpuSpec`; `lazsim.costmodel.fit` finds them from measurements.
+The model is a roofline with two losses, both visible in measured matmuls: few outputs do not fill all processors, and
+each output tile has a start and an end, which weigh more the shorter the inner dimension is. Its parameters are fields
+of `lazsim.specs.GpuSpec`; `lazsim.costmodel.fit` finds them from measurements.
 """
 
 import numpy as np
 import numpy.typing as npt
 
+from lazsim.costmodel.times import Floats
 from lazsim.specs import WEIGHT_BYTES_PER_PARAM, GpuSpec
 
-FloatArray = npt.NDArray[np.float64]
 
-
-def matmul_s(gpu: GpuSpec, m: npt.ArrayLike, n: npt.ArrayLike, k: npt.ArrayLike) -> FloatArray:
+def matmul_s(gpu: GpuSpec, m: npt.ArrayLike, n: npt.ArrayLike, k: npt.ArrayLike) -> Floats:
     """Predict the seconds of a dense half-precision matmul ``m x k @ k x n``.
 
     Parameters
@@ -21,7 +20,7 @@ def matmul_s(gpu: GpuSpec, m: npt.ArrayLike, n: npt.ArrayLike, k: npt.ArrayLike)
     gpu : GpuSpec
         Datasheet peaks and fitted efficiencies.
     m : array_like
-        Rows: tokens. Need not be whole; 0 means that no kernel runs and takes 0 s.
+        Rows: tokens, also fractions of one; 0 means that no kernel runs and takes 0 s.
     n, k : array_like
         Columns of the result and inner dimension; all three broadcast.
 
@@ -38,7 +37,7 @@ def matmul_s(gpu: GpuSpec, m: npt.ArrayLike, n: npt.ArrayLike, k: npt.ArrayLike)
 
     Examples
     --------
-    A GPU of 100 TFLOP/s that loses nothing: ``2 * 10240**3 / 100e12`` seconds.
+    A GPU of 100 TFLOP/s without losses: ``2 * 10240**3 / 100e12`` seconds.
 
     >>> gpu = GpuSpec(name="ideal", peak_flop_per_s=100e12, memory_bytes_per_s=1e12, memory_bytes=16e9,
     ...     matmul_efficiency=1.0, matmul_fill_outputs=0.0, matmul_fill_k=0.0, matmul_memory_efficiency=1.0,
@@ -50,7 +49,7 @@ def matmul_s(gpu: GpuSpec, m: npt.ArrayLike, n: npt.ArrayLike, k: npt.ArrayLike)
     columns, inner = (_scalar_or_array(size) for size in (n, k))
     # Both sides of the roofline are a line in the rows: few passes over the array, since this runs in the main loop.
     operation = (inner + gpu.matmul_fill_k) * (2.0 / (gpu.matmul_efficiency * gpu.peak_flop_per_s))
-    seconds: FloatArray = rows * (columns * operation)
+    seconds: Floats = rows * (columns * operation)
     seconds += gpu.matmul_fill_outputs * operation
     element = WEIGHT_BYTES_PER_PARAM / (gpu.matmul_memory_efficiency * gpu.memory_bytes_per_s)
     memory = rows * ((columns + inner) * element)
@@ -61,13 +60,13 @@ def matmul_s(gpu: GpuSpec, m: npt.ArrayLike, n: npt.ArrayLike, k: npt.ArrayLike)
     return seconds
 
 
-def memory_s(gpu: GpuSpec, num_bytes: npt.ArrayLike) -> FloatArray:
-    """Predict the seconds of an element-wise kernel or a copy that moves so many bytes to and from memory.
+def memory_s(gpu: GpuSpec, num_bytes: npt.ArrayLike) -> Floats:
+    """Predict the seconds of an element-wise kernel or a copy.
 
     Parameters
     ----------
     gpu : GpuSpec
-        Datasheet bandwidth and the share of it that is reached.
+        Datasheet bandwidth and the share of it that kernels reach.
     num_bytes : array_like
         Bytes read plus bytes written; 0 means that no kernel runs and takes 0 s.
 
@@ -78,10 +77,10 @@ def memory_s(gpu: GpuSpec, num_bytes: npt.ArrayLike) -> FloatArray:
     """
     moved = np.asarray(num_bytes, dtype=np.float64)
     rate = gpu.memory_efficiency * gpu.memory_bytes_per_s
-    seconds: FloatArray = (moved / rate + gpu.kernel_overhead_s) * (moved > 0)
+    seconds: Floats = (moved / rate + gpu.kernel_overhead_s) * (moved > 0)
     return seconds
 
 
-def _scalar_or_array(size: npt.ArrayLike) -> float | FloatArray:
-    """Leave plain numbers alone: arithmetic on them costs a tenth of that on arrays of one element."""
+def _scalar_or_array(size: npt.ArrayLike) -> float | Floats:
+    """Keep plain numbers, on which arithmetic costs a tenth of that on arrays of one element."""
     return float(size) if isinstance(size, int | float) else np.asarray(size, dtype=np.float64)

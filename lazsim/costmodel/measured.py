@@ -1,4 +1,4 @@
-"""Measured times in place of analytic ones, kernel by kernel; what a profile lacks stays analytic."""
+"""Replace analytic times by measured ones, kernel by kernel; kernels without a measurement stay analytic."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,9 +13,9 @@ from lazsim.errors import SpecError
 from lazsim.specs import ModelSpec
 
 Beyond = Literal["raise", "analytic", "nothing"]
-"""Beyond the measured sizes: refuse, go on by the analytic times scaled to meet the table, or count no time at all.
+"""Beyond the measured sizes: refuse, follow the analytic times scaled to meet the table, or count no time.
 
-The last serves to tell how much of a time was extrapolated.
+The last shows how much of a time is extrapolated.
 """
 
 COMMUNICATION_KERNELS = ("all_to_all", "all_reduce", "point_to_point")
@@ -23,7 +23,7 @@ COMMUNICATION_KERNELS = ("all_to_all", "all_reduce", "point_to_point")
 
 @dataclass(frozen=True)
 class MeasuredCompute:
-    """Times from tables where there are some; see `lazsim.costmodel.times.ComputeTimes`.
+    """Times from tables, else analytic; see `lazsim.costmodel.times.ComputeTimes`.
 
     Attributes
     ----------
@@ -32,7 +32,7 @@ class MeasuredCompute:
     analytic : ComputeTimes
         Times of kernels without a table.
     beyond : str
-        What is done beyond the measured sizes; see `Beyond`.
+        Rule beyond the measured sizes; see `Beyond`.
     """
 
     tables: Mapping[str, Table]
@@ -67,15 +67,17 @@ class MeasuredCompute:
 
 
 def _look_up(table: Table, size: Floats, analytic_s: Callable[[Floats], Floats], beyond: Beyond) -> Floats:
-    if beyond == "raise":
-        return table.time_s(size)
-    times_s = table.time_s(size, analytic_s)
-    return times_s if beyond == "analytic" else np.where(table.is_outside(size), 0.0, times_s)
+    rules: Mapping[Beyond, Callable[[Floats, Floats], Floats] | None] = {
+        "raise": None,
+        "analytic": lambda size, nearest: analytic_s(size) / analytic_s(nearest),
+        "nothing": lambda size, nearest: (size == nearest).astype(np.float64),
+    }
+    return table.time_s(size, rules[beyond])
 
 
 @dataclass(frozen=True)
 class MeasuredCommunication:
-    """Times of links inside a server from tables by the bytes that a link carries; NICs and storage stay analytic.
+    """Times of links inside a server from tables, by the bytes on a link; NICs and storage stay analytic.
 
     Attributes
     ----------
@@ -89,8 +91,8 @@ class MeasuredCommunication:
 
     Notes
     -----
-    The profile's processes share one server. A message below the smallest that was measured takes as long as that one:
-    there only latency is left. NIC and link transfers overlap, as in `lazsim.costmodel.network`.
+    The profile's processes share one server. A message below the smallest measured one takes as long as that one,
+    since only latency is left. NIC and link transfers overlap, as in `lazsim.costmodel.network`.
     """
 
     tables: Mapping[str, Table]
@@ -102,7 +104,7 @@ class MeasuredCommunication:
         return self._overlapped_s("all_to_all", self.analytic.all_to_all_s, nic_bytes, local_bytes)
 
     def all_reduce_s(self, nic_bytes: Floats, local_bytes: Floats, num_hops: Floats) -> Floats:
-        """All-reduces one after the other, with that many messages in sequence; hops inside a server are measured."""
+        """All-reduces one after the other, `num_hops` messages in sequence; hops inside a server are measured."""
         nic, local, hops = (
             np.asarray(x, dtype=np.float64) for x in np.broadcast_arrays(nic_bytes, local_bytes, num_hops)
         )
@@ -141,10 +143,10 @@ class MeasuredCommunication:
 
 
 def compute_tables(profile: Profile, model: ModelSpec, gpus_per_node: int) -> dict[str, Table]:
-    """Pick the tables that the simulation of a model runs on.
+    """Pick the tables for the simulation of a model.
 
-    ``dense`` is put together from what one layer's blocks and the head take, where all were measured and a node has one
-    GPU: dense work that several share was not measured.
+    ``dense`` is the sum of the blocks of all layers and the head, where all of them were measured and a node has one
+    GPU: dense work that several GPUs share was not measured.
 
     Raises
     ------
@@ -172,9 +174,9 @@ def compute_tables(profile: Profile, model: ModelSpec, gpus_per_node: int) -> di
 
 
 def communication_tables(profile: Profile) -> dict[str, Table]:
-    """Pick the tables of links: from bytes of a rank's buffer to bytes that its busiest link carries.
+    """Pick the tables of links, and convert bytes of a rank's buffer to bytes on its busiest link.
 
-    Of an all-to-all of even parts ``(n - 1) / n`` of the buffer leaves a rank; an all-reduce over ``n`` ranks takes
+    In an all-to-all of even parts, ``(n - 1) / n`` of the buffer leaves a rank; an all-reduce over ``n`` ranks takes
     ``2 (n - 1)`` hops of an ``n``-th each (Thakur et al. 2005).
     """
     tables = {}

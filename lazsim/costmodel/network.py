@@ -1,4 +1,4 @@
-"""Analytic communication times: latency and bytes over the link that carries most."""
+"""Analytic communication times: latency plus the bytes of the busiest link over its rate."""
 
 from dataclasses import dataclass
 
@@ -14,8 +14,8 @@ class AnalyticCommunication:
 
     Notes
     -----
-    The alpha-beta model (Hockney 1994); the share of the line rate that each kind of transfer reaches stands in the
-    cluster's catalogue entry with its source.
+    The alpha-beta model (Hockney 1994). The cluster's catalogue entry has the share of the line rate that each kind of
+    transfer reaches, with its source.
     """
 
     network: NetworkSpec

@@ -1,4 +1,4 @@
-"""The files of a profile: a tidy CSV of measured times and a JSON header beside it; docs/profiles.md explains them."""
+"""Profiles: a CSV of measured times and a JSON header beside it; docs/profiles.md explains them."""
 
 import csv
 import io
@@ -40,10 +40,10 @@ SIZE_UNITS = {
     "checkpoint_save": "bytes",
     "checkpoint_load": "bytes",
 }
-"""Every kernel of a profile, and what its size counts."""
+"""Every kernel of a profile, and the unit of its size."""
 
 BARE_KERNELS = ("dense", "expert", "reorder", "optimizer")
-"""Kernels of a table without a header, whose sizes need no more explanation."""
+"""Kernels of a table without a header: their sizes need no conditions."""
 
 BARE_COLUMNS = ("kernel", "size", "time_s")
 
@@ -85,7 +85,7 @@ class Point(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
     @property
     def key(self) -> tuple[str, int, float]:
-        """What no two points of a profile share."""
+        """Identity of the point in its profile."""
         return self.kernel, self.num_ranks, self.size
 
 
@@ -93,7 +93,7 @@ COLUMNS = Point.__struct_fields__
 
 
 class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What was measured, on what, and how fast that is at best.
+    """Conditions of a measurement, and the peaks of the device.
 
     Attributes
     ----------
@@ -104,15 +104,15 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     device, dtype : str
         ``cpu`` or ``cuda``, and the type of the tensors.
     model : ModelSpec
-        Whose shapes.
+        Model whose shapes the kernels have.
     conditions : dict
-        Name of the device, driver, clocks, threads, caches: whatever could be read.
+        Name of the device, driver, clocks, threads, caches, as far as they can be read.
     matmul_flop_per_s, copy_bytes_per_s : float
-        Measured peaks of the device, from which shares are taken.
+        Measured peaks of the device, to which shares refer.
     kernels : list of str
-        Kernels that have rows.
+        Kernels with rows.
     left_out : dict
-        What was not measured, and why.
+        Kernels without a measurement, and why.
     """
 
     format_version: int
@@ -135,7 +135,7 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 @dataclass(frozen=True)
 class Profile:
-    """Points, and the header where there is one: a bare table of ``kernel,size,time_s`` has none."""
+    """Points and their header; a bare table of ``kernel,size,time_s`` has no header."""
 
     name: str
     sha256: str
@@ -144,11 +144,11 @@ class Profile:
 
     @property
     def kernels(self) -> list[str]:
-        """Kernels that have points, in the order of the file."""
+        """Kernels with points, in the order of the file."""
         return list(dict.fromkeys(point.kernel for point in self.points))
 
     def of(self, kernel: str) -> list[Point]:
-        """Points of one kernel by size; of those over several processes, the ones over most of them."""
+        """Return the points of one kernel by size, those over the most processes."""
         points = [point for point in self.points if point.kernel == kernel]
         most = max((point.num_ranks for point in points), default=1)
         kept = points if SIZE_UNITS[kernel] == "ranks" else [point for point in points if point.num_ranks == most]
@@ -232,7 +232,7 @@ def read_profile(path: Path | str) -> Profile:
     Raises
     ------
     SpecError
-        When the version is another, a kernel of the header has no rows, or a number is missing, NaN or negative.
+        When the version differs, a kernel of the header has no rows, or a number is missing, NaN or negative.
     """
     path = Path(path)
     content = read_bytes(path)

@@ -1,4 +1,4 @@
-"""What a checkpoint, a migration and a restart take."""
+"""Predict the time of a checkpoint, a migration and a restart."""
 
 import numpy as np
 
@@ -8,14 +8,14 @@ from lazsim.placement.plan import PlacementPlan
 
 
 def transfer_s(costs: CostModel, bytes_NN: Floats, server_N: Ints) -> float:
-    """Return the seconds in which nodes send each other these bytes, all at once.
+    """Return the seconds of transfers between nodes, all at once.
 
     Parameters
     ----------
     bytes_NN
         Bytes from each node to each other, shape (N, N).
     server_N
-        Server of each node; nodes of one server share its NICs and exchange data inside it.
+        Server of each node; nodes of one server share its NICs and its internal links.
     """
     if not bytes_NN.any():
         return 0.0
@@ -28,20 +28,20 @@ def transfer_s(costs: CostModel, bytes_NN: Floats, server_N: Ints) -> float:
 
 
 def checkpoint_save_s(costs: CostModel) -> float:
-    """Write each part of the training state once to the shared storage, while training waits."""
+    """Return the seconds to write the training state once to the shared storage, while training waits."""
     model = costs.model
     num_states = model.num_moe_layers * model.num_experts
     return costs.communication.storage_s(model.dense_state_bytes + num_states * model.expert_state_bytes)
 
 
 def checkpoint_load_s(costs: CostModel, plan: PlacementPlan) -> float:
-    """Read the dense state on every node, and on each the states of the experts that it holds."""
+    """Return the seconds in which every node reads the dense state and the states of its experts."""
     num_states = float(plan.holds_LEN.sum())
     num_bytes = plan.num_nodes * costs.model.dense_state_bytes + num_states * costs.model.expert_state_bytes
     return costs.communication.storage_s(num_bytes)
 
 
 def restart_s(costs: CostModel, num_nodes: int) -> float:
-    """Start the job anew on so many nodes, checkpoint load not included."""
+    """Return the seconds to restart the job on `num_nodes`, without the load of the checkpoint."""
     recovery = costs.cluster.recovery
     return recovery.restart_base_s + recovery.restart_per_node_s * num_nodes

@@ -1,4 +1,4 @@
-"""What a training step takes, given a plan and the loads.
+"""Predict the time of a training step from a plan and the loads.
 
 Axes: B samples of the loads, L layers, E experts, R experts of all layers, N nodes, S slots of a node, V servers.
 """
@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from lazsim.blocks import chunks
+from lazsim.blocks import row_blocks
 from lazsim.costmodel.times import CommunicationTimes, ComputeTimes, Floats
 from lazsim.dispatch import Partition, Traffic, flexible_traffic, grouped_traffic
 from lazsim.placement.plan import Bools, Ints, PlacementPlan
@@ -22,7 +22,7 @@ NUM_ALL_TO_ALLS = 4
 
 @dataclass(frozen=True)
 class CostModel:
-    """The specifications and the times of kernels and links that a step is made of."""
+    """Specifications, and the times of kernels and links that make up a step."""
 
     model: ModelSpec
     cluster: ClusterSpec
@@ -30,7 +30,7 @@ class CostModel:
     compute: ComputeTimes
     communication: CommunicationTimes
     measured_part: "CostModel | None" = None
-    """The same, where nothing beyond the sizes of a profile takes time; none where times are not extrapolated."""
+    """The same model without the time beyond the sizes of a profile; none where times are not extrapolated."""
 
     @property
     def tokens_per_gpu(self) -> int:
@@ -39,7 +39,7 @@ class CostModel:
 
     @cached_property
     def dense_s(self) -> float:
-        """Everything but experts and dispatch, of a micro-batch; the same for every plan."""
+        """Seconds of a micro-batch without experts and dispatch; the same for every plan."""
         return self.compute.dense_s(self.tokens_per_gpu * self.cluster.gpus_per_node)
 
     @property
@@ -50,16 +50,16 @@ class CostModel:
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """How the nodes of a plan are joined.
+    """Grouping of the nodes of a plan, and properties of its expert buffers.
 
     Attributes
     ----------
     server_N : ndarray of int64, shape (N,)
         Server of each node, 0 .. V - 1.
     group_N : ndarray of int64, shape (N,), optional
-        Nodes inside which tokens stay under expert parallelism; none under flexible dispatch.
+        Expert-parallel group of each node, inside which tokens stay; none under flexible dispatch.
     padded : bool
-        Whether every expert's buffer is as large as the fullest expert's.
+        Whether every expert's buffer has the size of the largest.
     masked_reorder : bool
         Whether tokens are reordered by a matmul with a one-hot mask.
     """
@@ -71,17 +71,17 @@ class Layout:
 
 
 class StepCost:
-    """Step times of one plan under any loads: what depends on the plan alone is computed once."""
+    """Step times of one plan under any loads; parts that depend on the plan alone are computed once."""
 
     def __init__(self, costs: CostModel, plan: PlacementPlan, layout: Layout) -> None:
         self.costs = costs
         self.layout = layout
         gpus = costs.cluster.gpus_per_node
         servers = Partition(layout.server_N)
-        self._layers = chunks(plan.num_layers, plan.num_experts * plan.num_nodes)
+        self._layers = row_blocks(plan.num_layers, plan.num_experts * plan.num_nodes)
         self._traffic_of: Callable[[slice], Traffic]
         if layout.group_N is None:
-            # A plan for flexible dispatch is soon replaced: its traffic is worked out when it is needed.
+            # A plan for flexible dispatch is soon replaced, so its traffic is computed on demand.
             replicas_LEN, replicas_LE = plan.replicas_LEN, plan.replicas_LE
             self._traffic_of = lambda some: flexible_traffic(replicas_LEN[some], replicas_LE[some], servers, gpus)
         else:
@@ -93,8 +93,8 @@ class StepCost:
         self._gpus_V = servers.sizes_V * gpus
         self._num_nodes = plan.num_nodes
         self._replicas_LE = plan.replicas_LE
-        # Slot s of a node belongs to its GPU s % gpus, so that the axis in front goes over the slots of a GPU and the
-        # last one over the GPUs of all nodes. Layers end in a zero, which the empty slots, -1, of the next one read.
+        # Slot s of a node belongs to its GPU s % gpus. The first axis goes over the slots of a GPU, the last one over the
+        # GPUs of all nodes. Each layer ends in a zero, which the empty slots (-1) of the next layer read.
         slots = plan.slots_LNS + np.arange(plan.num_layers)[:, None, None] * (plan.num_experts + 1)
         by_gpu = slots.reshape(plan.num_layers, plan.num_nodes, -1, gpus)
         self._slots = by_gpu.transpose(2, 0, 1, 3).reshape(by_gpu.shape[2], plan.num_layers, -1)
@@ -108,11 +108,11 @@ class StepCost:
 
     @property
     def samples_per_step(self) -> int:
-        """Sequences that all nodes of the plan train in a step."""
+        """Sequences of one step on all nodes of the plan."""
         return self._num_nodes * self.costs.samples_per_node
 
     def parts_s(self, load_BLE: Ints) -> dict[str, Floats]:
-        """Break the step down.
+        """Return the seconds of each part of a step.
 
         Parameters
         ----------
@@ -165,13 +165,13 @@ class StepCost:
 
     def _all_to_all_s(self, tokens_BLE: Floats) -> Floats:
         bytes_LBE = tokens_BLE.transpose(1, 0, 2) * (self.costs.model.d_model * WEIGHT_BYTES_PER_PARAM)
-        # What the busiest link carries: tokens or counts, through a NIC or inside a server, in each layer and sample.
+        # Bytes on the busiest link: of tokens or counts, through a NIC or inside a server, by layer and sample.
         busiest = np.empty((2, 2, *bytes_LBE.shape[:2]))
         for some in self._layers:
             traffic, sent = self._traffic_of(some), bytes_LBE[some]
             np.maximum(sent @ traffic.leaving_LEV, sent @ traffic.entering_LEV).max(axis=2, out=busiest[0, 0, some])
             (sent @ traffic.local_LEV / self._gpus_V).max(axis=2, out=busiest[0, 1, some])
-        # Ranks first tell each other their counts: E integers, of which only the latency is felt.
+        # Ranks first exchange their counts: E integers, whose latency alone matters.
         busiest[1] = busiest[0] > 0
         tokens_s, counts_s = self.costs.communication.all_to_all_s(busiest[:, 0], busiest[:, 1])
         transposed: Floats = (NUM_ALL_TO_ALLS * tokens_s + counts_s).T
@@ -179,7 +179,7 @@ class StepCost:
 
 
 def _expert_sums(holds_RN: Bools, servers: Partition, params: int) -> tuple[Floats, Floats]:
-    """Add up what the gradients of experts, each of so many parameters, send, and what nodes hold.
+    """Add up the bytes of the experts' gradients, and the experts of each node; `params` is the size of an expert.
 
     Returns
     -------
@@ -190,9 +190,9 @@ def _expert_sums(holds_RN: Bools, servers: Partition, params: int) -> tuple[Floa
     """
     num_nodes = len(servers.part_N)
     sent_XV, held_N = np.zeros((3, len(servers.sizes_V))), np.zeros(num_nodes)
-    for some in chunks(*holds_RN.shape):
+    for some in row_blocks(*holds_RN.shape):
         holds = holds_RN[some].astype(np.float64)
-        # Products with ones add up in half the time of a sum.
+        # A product with ones takes half the time of a sum.
         held_N += np.ones(len(holds)) @ holds
         members = holds @ np.ones(num_nodes)
         spans_RV, crosses = holds, members > 1
@@ -209,16 +209,16 @@ def _expert_sums(holds_RN: Bools, servers: Partition, params: int) -> tuple[Floa
 
 
 def _gradients_s(costs: CostModel, sent_XV: Floats, servers: Partition) -> float:
-    """All-reduce the dense gradients over all nodes and each expert's over the nodes that hold it.
+    """Return the seconds to all-reduce the dense gradients over all nodes, and each expert's over its nodes.
 
     A ring over ``n`` nodes sends ``2 (n - 1) / n`` times the gradient over each of its links (Thakur et al. 2005); it
-    enters and leaves each server once, however many of its nodes take part. Adding up replicas inside a node is free.
+    enters and leaves each server once. Adding up replicas inside a node is free.
     """
     model, num_nodes = costs.model, len(servers.part_N)
     gpus_V = servers.sizes_V * costs.cluster.gpus_per_node
     dense = 2 * (num_nodes - 1) / num_nodes * model.dense_params * WEIGHT_BYTES_PER_PARAM
     across = len(gpus_V) > 1
-    # Of the experts on each server, then of the dense part.
+    # Columns: the experts on each server, then the dense part.
     totals = np.empty((3, len(gpus_V) + 1))
     totals[:, :-1] = sent_XV
     totals[1:, :-1] /= gpus_V
@@ -228,7 +228,7 @@ def _gradients_s(costs: CostModel, sent_XV: Floats, servers: Partition) -> float
 
 
 def _optimizer_s(costs: CostModel, held_N: Floats) -> float:
-    """Update the dense parameters and the experts of the node that holds most, both spread evenly over its GPUs."""
+    """Return the seconds to update the dense parameters and the experts of the fullest node, evenly over its GPUs."""
     gpus = costs.cluster.gpus_per_node
     num_params = costs.model.dense_params / gpus + held_N.max() / gpus * costs.model.expert_params
     return float(costs.compute.optimizer_s(np.array(num_params)))

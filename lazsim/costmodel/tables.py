@@ -1,4 +1,4 @@
-"""Times between measured sizes: interpolated in log space, monotone; beyond the measured sizes only where asked."""
+"""Interpolate measured times between sizes, in log space, never falling; extrapolate on request only."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -26,20 +26,20 @@ class Table:
     sizes: Floats
     times_s: Floats
 
-    def time_s(self, size: Floats, beyond_s: Callable[[Floats], Floats] | None = None) -> Floats:
+    def time_s(self, size: Floats, extrapolate: Callable[[Floats, Floats], Floats] | None = None) -> Floats:
         """Interpolate linearly between logarithms; size 0 takes no time and a fraction of one unit counts as one.
 
         Parameters
         ----------
         size
             Sizes, any shape.
-        beyond_s
-            A model of the same kernel: beyond what was measured it is followed, scaled to meet the nearest point.
+        extrapolate
+            Takes the sizes and the nearest measured sizes; returns the ratio of their times.
 
         Raises
         ------
         CostRangeError
-            When a size lies outside what was measured and there is no model to follow.
+            When a size lies outside the measured ones and `extrapolate` is not given.
         """
         size = np.asarray(size, dtype=np.float64)
         busy = size > 0
@@ -47,32 +47,25 @@ class Table:
         inside = np.clip(asked, self.sizes[0], self.sizes[-1])
         times_s: Floats = np.exp(np.interp(np.log(inside), np.log(self.sizes), np.log(self.times_s)))
         if (inside != asked).any():
-            if beyond_s is None:
+            if extrapolate is None:
                 worst = asked.max() if asked.max() > self.sizes[-1] else asked.min()
                 raise CostRangeError(
                     f"the profile has {self.kernel} from {self.sizes[0]:g} to {self.sizes[-1]:g}, but {worst:g} is "
                     "needed; measure that size too, or go on by the analytic model with `extrapolate`"
                 )
-            times_s *= beyond_s(asked) / beyond_s(inside)
+            times_s *= extrapolate(asked, inside)
         return np.where(busy, times_s, 0.0)
-
-    def is_outside(self, size: Floats) -> "np.typing.NDArray[np.bool_]":
-        """Tell which sizes lie beyond what was measured."""
-        size = np.asarray(size, dtype=np.float64)
-        asked = np.maximum(size, 1.0)
-        outside: np.typing.NDArray[np.bool_] = (size > 0) & ((asked < self.sizes[0]) | (asked > self.sizes[-1]))
-        return outside
 
 
 def table_of(points: Sequence[Point]) -> Table:
-    """Build the table of one kernel; noise must not make more work faster, so times never fall with size."""
+    """Build the table of one kernel; times never fall with size, since noise must not make more work faster."""
     ordered = sorted(points, key=lambda point: point.size)
     sizes = np.array([point.size for point in ordered])
     return Table(ordered[0].kernel, sizes, np.maximum.accumulate([point.time_s for point in ordered]))
 
 
 def sum_of(kernel: str, parts: Sequence[tuple[float, Table]]) -> Table | None:
-    """Add tables up, each taken so many times, over the sizes that all of them cover.
+    """Add up multiples of tables, over the sizes that all of them cover.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""The interface between the step model and what kernels and links take: analytic now, or measured on a device.
+"""Interfaces for the times of kernels and links, analytic or measured.
 
 Axes: any; all times broadcast over arrays.
 """
@@ -15,19 +15,19 @@ class ComputeTimes(Protocol):
     """Seconds of work on one GPU, forward and backward together."""
 
     def dense_s(self, num_tokens: float) -> float:
-        """Everything but the experts and the dispatch, all layers, for a micro-batch of a node of that many tokens."""
+        """Everything but experts and dispatch, all layers, for a node's micro-batch of `num_tokens`."""
 
     def expert_s(self, num_tokens: Floats) -> Floats:
-        """One expert of one layer over that many tokens."""
+        """One expert of one layer."""
 
     def reorder_s(self, num_tokens: Floats) -> Floats:
         """Gate, token reorder and its inverse in one layer, for the token assignments of one GPU."""
 
     def masked_reorder_s(self, num_tokens: float, capacity: Floats) -> Floats:
-        """Do the same by a matmul with a one-hot mask over ``num_experts * capacity`` buffer rows."""
+        """Reorder by a matmul with a one-hot mask over ``num_experts * capacity`` buffer rows."""
 
     def optimizer_s(self, num_params: Floats) -> Floats:
-        """One optimizer step of that many parameters."""
+        """One optimizer step."""
 
 
 class CommunicationTimes(Protocol):
@@ -40,7 +40,7 @@ class CommunicationTimes(Protocol):
         """One all-to-all."""
 
     def all_reduce_s(self, nic_bytes: Floats, local_bytes: Floats, num_hops: Floats) -> Floats:
-        """All-reduces one after the other, with that many messages in sequence."""
+        """All-reduces one after the other, `num_hops` messages in sequence."""
 
     def transfer_s(self, nic_bytes: Floats, local_bytes: Floats) -> Floats:
         """Point-to-point transfers at the same time."""

@@ -10,8 +10,9 @@ import numpy as np
 from lazsim.costmodel.recovery_times import transfer_s
 from lazsim.costmodel.step import CostModel
 from lazsim.dispatch import Floats
-from lazsim.placement.migration import map_greedily, migrate, num_missing
+from lazsim.placement.mapping import map_greedily, num_missing
 from lazsim.placement.plan import Bools, Ints, PlacementPlan
+from lazsim.placement.transfers import migrate
 from lazsim.specs import ModelSpec
 
 

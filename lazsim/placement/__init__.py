@@ -1,1 +1,1 @@
-"""How many replicas of each expert, on which nodes, and how to get there from the plan before."""
+"""Allocate replicas of experts, place them on nodes, and migrate from one plan to the next."""

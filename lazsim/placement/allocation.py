@@ -1,4 +1,4 @@
-"""How many replicas each expert gets. Axes: L layers, E experts."""
+"""Allocate replicas to experts. Axes: L layers, E experts."""
 
 import numpy as np
 
@@ -7,21 +7,21 @@ from lazsim.placement.plan import Ints
 
 
 def allocate(load_LE: Ints, num_slots: int, fault_threshold: int) -> Ints:
-    """Give each expert replicas in proportion to its load, and at least `fault_threshold` of them.
+    """Give each expert replicas in proportion to its load, but at least `fault_threshold`.
 
     Parameters
     ----------
     load_LE
         Tokens routed to each expert, integers from 0 up, shape (L, E).
     num_slots
-        Replica slots of all nodes together in one layer, ``N * c``.
+        Replica slots of one layer on all nodes, ``N * c``.
     fault_threshold
-        ``f``; where ``E * f`` replicas do not fit, the largest threshold that does is used.
+        ``f``; where ``E * f`` replicas do not fit, the largest threshold that fits.
 
     Returns
     -------
     ndarray of int64, shape (L, E)
-        Replicas. Each layer's add up to `num_slots` and ascend with load; equal loads count by index.
+        Replicas. Those of a layer add up to `num_slots` and ascend with load; equal loads by index.
 
     Raises
     ------
@@ -31,22 +31,19 @@ def allocate(load_LE: Ints, num_slots: int, fault_threshold: int) -> Ints:
     Notes
     -----
     Lazarus (arXiv 2407.04656), section 4: walk from the lightest expert up and give expert ``e``
-    ``max(floor(t[e] / sum(t[e:]) * slots left), f)``. The division is of integers, so that no replica is lost to
-    rounding. A layer without tokens counts as evenly loaded.
+    ``max(floor(t[e] / sum(t[e:]) * slots left), f)``. Integer division loses no replica to rounding. A layer without
+    tokens counts as evenly loaded.
 
     Examples
     --------
     >>> allocate(np.array([[10, 30, 60]]), num_slots=10, fault_threshold=1).tolist()
     [[1, 3, 6]]
     """
+    require_slots(load_LE, num_slots)
     num_layers, num_experts = load_LE.shape
-    if num_experts > num_slots:
-        raise InfeasiblePlanError(f"{num_experts} experts need as many slots, but the nodes have {num_slots}")
     assert np.issubdtype(load_LE.dtype, np.integer) and load_LE.min() >= 0, "loads are counts of tokens"  # noqa: PT018
     threshold = max(1, min(fault_threshold, num_slots // num_experts))
-    idle = load_LE.sum(axis=1, keepdims=True) == 0
-    if idle.any():
-        load_LE = load_LE + idle
+    load_LE = fill_idle_layers(load_LE)
     order = np.argsort(load_LE, axis=1, kind="stable")
     layer = np.arange(num_layers)[:, None]
     ascending = np.ascontiguousarray(load_LE[layer, order].T)
@@ -59,3 +56,15 @@ def allocate(load_LE: Ints, num_slots: int, fault_threshold: int) -> Ints:
     allocated = np.empty((num_layers, num_experts), dtype=np.int64)
     allocated[layer, order] = replicas.T
     return allocated
+
+
+def require_slots(load_LE: Ints, num_slots: int) -> None:
+    """Raise InfeasiblePlanError when a layer has more experts than slots."""
+    num_experts = load_LE.shape[1]
+    if num_experts > num_slots:
+        raise InfeasiblePlanError(f"{num_experts} experts need as many slots, but the nodes have {num_slots}")
+
+
+def fill_idle_layers(load_LE: Ints) -> Ints:
+    """Return loads in which the experts of a layer without tokens have one token each."""
+    return load_LE + (load_LE.sum(axis=1, keepdims=True) == 0)

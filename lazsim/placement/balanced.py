@@ -1,36 +1,33 @@
-"""Even loads first, but no two replicas of an expert on one node while another node can take one.
+"""Balance loads, but spread the replicas of each expert over distinct nodes.
 
 Axes: L layers, E experts, N nodes, S slots of a node, Q GPUs of a node, K slots of a GPU, B nodes of all layers.
 """
 
 import numpy as np
-import numpy.typing as npt
 
-from lazsim.errors import InfeasiblePlanError
+from lazsim.placement.allocation import fill_idle_layers, require_slots
 from lazsim.placement.plan import Ints, PlacementPlan
 
-Floats = npt.NDArray[np.float64]
-
 NUM_BISECTIONS = 64
-"""More than a float64 has bits: the level is then as exact as it gets."""
+"""More than a float64 has bits, so that the level is exact."""
 
 
 def replicate_evenly(load_LE: Ints, num_slots: int, fault_threshold: int) -> Ints:
-    """Give experts replicas so that the heaviest replica is as light as can be, and each at least so many.
+    """Give experts replicas so that the heaviest replica is as light as possible, but at least `fault_threshold` each.
 
     Parameters
     ----------
     load_LE
         Tokens routed to each expert, shape (L, E). A layer without tokens counts as evenly loaded.
     num_slots
-        Slots of all nodes together in one layer, which are all filled.
+        Slots of one layer on all nodes, all of which are filled.
     fault_threshold
-        Fewest replicas of an expert; where they do not fit, the largest number that does.
+        Fewest replicas of an expert; where they do not fit, the largest number that fits.
 
     Returns
     -------
     ndarray of int64, shape (L, E)
-        Replicas; of experts that could take the last ones equally well, the first does.
+        Replicas; equal candidates by index.
 
     Raises
     ------
@@ -39,27 +36,26 @@ def replicate_evenly(load_LE: Ints, num_slots: int, fault_threshold: int) -> Int
 
     Notes
     -----
-    An expert of load ``t`` needs ``max(f, ceil(t / level))`` replicas for none of them to carry more than the level;
-    the lowest level that the slots allow is bisected. DeepSeek's EPLB (github.com/deepseek-ai/EPLB) finds the same for
-    ``f = 1``, by giving one replica after the other to the expert with most load per replica.
+    An expert of load ``t`` needs ``max(f, ceil(t / level))`` replicas so that none carries more than the level;
+    bisection finds the lowest level that the slots allow. For ``f = 1`` DeepSeek's EPLB
+    (github.com/deepseek-ai/EPLB) finds the same: each further replica goes to the expert with most load per replica.
 
     Examples
     --------
     >>> replicate_evenly(np.array([[60, 30, 10]]), num_slots=7, fault_threshold=2).tolist()
     [[3, 2, 2]]
     """
+    require_slots(load_LE, num_slots)
     num_layers, num_experts = load_LE.shape
-    if num_experts > num_slots:
-        raise InfeasiblePlanError(f"{num_experts} experts need as many slots, but the live nodes have {num_slots}")
     floor = max(1, min(fault_threshold, num_slots // num_experts))
-    load = (load_LE + (load_LE.sum(axis=1, keepdims=True) == 0)).astype(np.float64)
+    load = fill_idle_layers(load_LE).astype(np.float64)
     low_L, high_L = np.zeros(num_layers), load.max(axis=1)
     for _ in range(NUM_BISECTIONS):
         middle_L = (low_L + high_L) / 2
         fits_L = np.maximum(np.ceil(load / middle_L[:, None]), floor).sum(axis=1) <= num_slots
         low_L, high_L = np.where(fits_L, low_L, middle_L), np.where(fits_L, middle_L, high_L)
     replicas_LE: Ints = np.maximum(np.ceil(load / high_L[:, None]), floor).astype(np.int64)
-    # Slots are left when so many experts reach the level at once that not each can have another replica.
+    # Slots are left over when more experts reach the level at once than there are slots for another replica.
     left_L = num_slots - replicas_LE.sum(axis=1)
     rank_LE = np.argsort(np.argsort(-load / replicas_LE, axis=1, kind="stable"), axis=1)
     replicas_LE += rank_LE < left_L[:, None]
@@ -67,22 +63,22 @@ def replicate_evenly(load_LE: Ints, num_slots: int, fault_threshold: int) -> Int
 
 
 def place_balanced(replicas_LE: Ints, load_LE: Ints, num_nodes: int, num_slots: int) -> PlacementPlan:
-    """Deal replicas out in rounds, heaviest first, each round to the nodes in ascending order of their loads.
+    """Deal replicas out in rounds, heaviest first; each round goes to the nodes in ascending order of load.
 
     Parameters
     ----------
     replicas_LE
-        Replicas of each expert, which fill all slots of a layer, shape (L, E).
+        Replicas of each expert, shape (L, E); they fill all slots of a layer.
     load_LE
         Tokens routed to each expert, shared evenly by its replicas, shape (L, E).
     num_nodes, num_slots
-        Nodes, and slots of each of them.
+        Nodes, and slots of a node.
 
     Notes
     -----
-    Every node takes one replica in a round. Only the expert dealt out when a round ends can be on both sides of that
-    end; in the new round its replicas come first, and go to the lightest nodes that lack it. An expert with ``r``
-    replicas is hence on ``min(r, N)`` nodes, so that every fault threshold that the allocation promises holds.
+    Every node takes one replica in a round. Only the expert that is dealt when a round ends can continue in the next
+    round; there its replicas come first and go to the lightest nodes that lack it. So an expert with ``r`` replicas is
+    on ``min(r, N)`` nodes, and every fault threshold of the allocation holds.
 
     Examples
     --------
@@ -102,7 +98,7 @@ def place_balanced(replicas_LE: Ints, load_LE: Ints, num_nodes: int, num_slots: 
         node_LN = np.argsort(total_LN, axis=1, kind="stable")
         if turn:
             holds_LN = np.take_along_axis(slots_LNS[:, :, turn - 1] == head_L, node_LN, axis=1)
-            # The first of those that lack it take what is left of the expert; everyone else follows in order.
+            # The first nodes that lack the expert take its remaining replicas; the others follow in order.
             taken_LN = ~holds_LN & ((~holds_LN).cumsum(axis=1) <= (dealt[:, turn] == head_L).sum(axis=1, keepdims=True))
             node_LN = np.take_along_axis(node_LN, np.argsort(~taken_LN, axis=1, kind="stable"), axis=1)
         slots_LNS[layer, node_LN, turn] = dealt[:, turn]
@@ -111,12 +107,12 @@ def place_balanced(replicas_LE: Ints, load_LE: Ints, num_nodes: int, num_slots: 
 
 
 def pack_gpus(plan: PlacementPlan, load_LE: Ints, gpus_per_node: int) -> Ints:
-    """Give the replicas of each node to its GPUs, heaviest first to the lightest GPU that has room.
+    """Give the replicas of each node to its GPUs, heaviest first, each to the lightest GPU with a free slot.
 
     Parameters
     ----------
     plan
-        Which replicas each node holds.
+        Replicas of each node.
     load_LE
         Tokens routed to each expert, shared evenly by its replicas, shape (L, E).
     gpus_per_node
@@ -126,12 +122,12 @@ def pack_gpus(plan: PlacementPlan, load_LE: Ints, gpus_per_node: int) -> Ints:
     -------
     ndarray of int64, shape (L, N, Q, K)
         Expert in each slot of each GPU, -1 where it is empty. A GPU gets a second replica of an expert only when every
-        GPU with room has one.
+        GPU with a free slot has one.
     """
     num_layers, num_nodes, num_slots = plan.slots_LNS.shape
     assert num_slots % gpus_per_node == 0, "each GPU has the same number of slots"
     per_gpu = num_slots // gpus_per_node
-    # The column behind the experts is what index -1, an empty slot, meets.
+    # An empty slot, index -1, reads the column behind the experts.
     share = np.append(load_LE / np.maximum(plan.replicas_LE, 1), np.full((num_layers, 1), -1.0), axis=1)
     share_BS = share[np.arange(num_layers)[:, None], plan.slots_LNS.reshape(num_layers, -1)].reshape(-1, num_slots)
     order_BS = np.argsort(-share_BS, axis=1, kind="stable")

@@ -16,12 +16,12 @@ def place_spread(replicas_LE: Ints, num_nodes: int, num_slots: int) -> Placement
     replicas_LE
         Replicas of each expert, at least one each and at most ``num_nodes * num_slots`` in a layer, shape (L, E).
     num_nodes, num_slots
-        Nodes, and slots of each of them.
+        Nodes, and slots of a node.
 
     Notes
     -----
-    The next node always has a free slot, and lacks the expert as long as some node does: an expert with ``r`` replicas
-    is on ``min(r, N)`` nodes, whatever the allocation.
+    The next node always has a free slot, and lacks the expert as long as some node does. So an expert with ``r``
+    replicas is on ``min(r, N)`` nodes for any allocation.
 
     Examples
     --------
@@ -34,14 +34,14 @@ def place_spread(replicas_LE: Ints, num_nodes: int, num_slots: int) -> Placement
 
 
 def place_random(replicas_LE: Ints, num_nodes: int, num_slots: int, rng: np.random.Generator) -> PlacementPlan:
-    """Put replicas into slots drawn at random, every arrangement of a layer being as likely as any other.
+    """Put replicas into random slots; all arrangements of a layer are equally likely.
 
     Parameters
     ----------
     replicas_LE, num_nodes, num_slots
         As of `place_spread`.
     rng
-        Source of the draw.
+        Random generator.
 
     Examples
     --------
@@ -64,11 +64,11 @@ def place_compact(replicas_LE: Ints, num_nodes: int, num_slots: int) -> Placemen
 
     Notes
     -----
-    An expert with ``r`` replicas takes ``floor(r / c)`` whole nodes. What is left of the experts, largest first, goes
-    to the fullest node that holds all of it; where none does, it fills the emptiest node and goes on with the rest.
-    The fewest nodes in total is a bin packing and hard to find: an expert is on ``ceil(r / c)`` nodes, the fewest there
-    can be, unless what was left of it fitted nowhere, which is never the case for ``c <= 2``. Each such split fills a
-    node, so all experts together are on at most ``E + N - 1`` nodes, as when nodes are filled one after the other.
+    An expert with ``r`` replicas takes ``floor(r / c)`` whole nodes. The remainders of the experts, largest first, go
+    to the fullest node with enough free slots; where there is none, a remainder fills the emptiest node and the search
+    goes on with the rest. The fewest nodes in total is a bin packing problem, which is hard: an expert is on
+    ``ceil(r / c)`` nodes, the fewest possible, unless its remainder was split, which never happens for ``c <= 2``. Each
+    split fills a node, so all experts together are on at most ``E + N - 1`` nodes, as when nodes are filled in turn.
 
     Examples
     --------
@@ -86,7 +86,7 @@ def place_compact(replicas_LE: Ints, num_nodes: int, num_slots: int) -> Placemen
     for expert_L in order_LE.T:
         left_L = rest_LE[layer, expert_L]
         while left_L.any():
-            # Nodes that hold all of it rank by free slots, ascending; after them the others, descending.
+            # Nodes with enough free slots rank by free slots, ascending; after them the others, descending.
             rank_LN = np.where(free_LN >= left_L[:, None], free_LN, 2 * num_slots + 1 - free_LN)
             node_L = rank_LN.argmin(axis=1)
             first_L = num_slots - free_LN[layer, node_L]
@@ -100,7 +100,7 @@ def place_compact(replicas_LE: Ints, num_nodes: int, num_slots: int) -> Placemen
 
 
 def _in_a_row(counts_LE: Ints, length: int) -> Ints:
-    """Write each expert as often as it counts, experts in order, and -1 up to the length; shape (L, length)."""
+    """Repeat each expert by its count, experts in order, then -1 up to the length; shape (L, length)."""
     num_layers, num_experts = counts_LE.shape
     empty_L = length - counts_LE.sum(axis=1, keepdims=True)
     assert empty_L.min() >= 0, "no more replicas than slots"

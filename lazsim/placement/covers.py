@@ -1,9 +1,8 @@
-"""Which nodes hold each expert of a layer, where groups as in Maximum Rank Overlap do not fit.
+"""Choose the nodes of each expert of a layer where the groups of Maximum Rank Overlap do not fit.
 
-Sets of nodes are the bits of an integer. Plans are judged by how many sets of live nodes, of any size, hold every
-expert: `Cover.num_surviving`. `hold` chooses the nodes that have each expert, `lack` those that do not; each leaves to
-the other what its groups leave over, as Euclid's algorithm does with lengths.
-``docs/guides/placement.md`` has the argument.
+Sets of nodes are the bits of an integer. The score of a plan is the number of sets of live nodes, of any size, that
+hold every expert: `Cover.num_surviving`. `hold` chooses the nodes that have each expert, `lack` those that lack it;
+each passes its remainder on to the other, as Euclid's algorithm does with lengths. ``docs/guides/placement.md`` has the argument.
 """
 
 from collections.abc import Iterable, Iterator
@@ -12,7 +11,7 @@ from typing import NamedTuple
 
 
 class Cover(NamedTuple):
-    """A set of nodes for each expert, and how many sets of live nodes hold every expert."""
+    """A set of nodes for each expert, and the number of sets of live nodes that hold every expert."""
 
     num_surviving: int
     nodes: list[int]
@@ -36,13 +35,13 @@ def hold(replicas: list[int], num_nodes: int, num_slots: int) -> Cover | None:
 
     Notes
     -----
-    Experts share nodes in groups of `num_slots`; a group is on as many nodes as its first expert has replicas. Where
-    that is more than there are nodes, the largest groups give way, or `lack` places the last group, which is short,
+    Experts share nodes in groups of `num_slots`; a group gets one node for each replica of its first expert. Where the
+    groups need more nodes than there are, the largest groups shrink, or `lack` places the last group, which is short,
     together with the one before it.
 
     Examples
     --------
-    Three experts on three nodes of two slots: every two of them share a node, and any one node may fail.
+    Three experts on three nodes of two slots: every two experts share a node, and any one node may fail.
 
     >>> hold([2, 2, 2], num_nodes=3, num_slots=2)
     Cover(num_surviving=4, nodes=[6, 5, 3])
@@ -63,12 +62,12 @@ def lack(least: list[int], num_nodes: int, num_lacking: int) -> Cover | None:
     Returns
     -------
     Cover or None
-        The best found in which every expert is lacking on at most ``least[0]`` nodes.
+        The best found in which at most ``least[0]`` nodes lack each expert.
 
     Notes
     -----
-    Live nodes lose an expert when all of them lack it. So experts share the nodes that lack them, in blocks of
-    `num_lacking` experts or more, and many small blocks lose less than a few large ones.
+    An expert is lost when all live nodes lack it. So experts share the nodes that lack them, in blocks of at least
+    `num_lacking` experts, and many small blocks lose less than a few large ones.
     """
     found = max(
         chain(_blocks(least, num_nodes, num_lacking), _blocks_and_rest(least, num_nodes, num_lacking)),
@@ -105,7 +104,7 @@ def _groups(replicas: list[int], num_nodes: int, num_slots: int) -> Iterator[Cov
 
 
 def _blocks(least: list[int], num_nodes: int, num_lacking: int) -> Iterator[Cover]:
-    """Give every expert to a block; where blocks are larger than there are nodes for, the first two overlap."""
+    """Give every expert to a block; where the blocks need more nodes than there are, the first two overlap."""
     for num_blocks in range(2, len(least) // num_lacking + 1):
         counts, sizes = _cut(least, num_blocks, num_lacking)
         excess = sum(sizes) - num_nodes
@@ -113,13 +112,13 @@ def _blocks(least: list[int], num_nodes: int, num_lacking: int) -> Iterator[Cove
         if sizes[0] > least[0] or excess >= sizes[1]:
             continue
         overlap = max(excess, 0)
-        # Every block's sets of live nodes, but the empty one, and those in two blocks, only once.
+        # The sets of live nodes of every block; the empty set and those in two blocks count once.
         num_lost = sum(map(_first, sizes)) + 1 - _first(overlap)
         yield Cover((1 << num_nodes) - num_lost, _lay_out(sizes, counts, overlap))
 
 
 def _blocks_and_rest(least: list[int], num_nodes: int, num_lacking: int) -> Iterator[Cover]:
-    """Give the last experts, which no block of their own is left for, to `hold` on the nodes that no block has."""
+    """Give the last experts, too few for a block, to `hold` on the nodes outside the blocks."""
     for num_rest in range(num_lacking + 1, min(2 * num_lacking, len(least) - num_lacking + 1)):
         rest = least[-num_rest:]
         counts, sizes = _cut(least[:-num_rest], (len(least) - num_rest) // num_lacking, num_lacking)
@@ -134,7 +133,7 @@ def _blocks_and_rest(least: list[int], num_nodes: int, num_lacking: int) -> Iter
 
 
 def _ring(least: list[int], num_nodes: int, num_lacking: int) -> Cover | None:
-    """Lay the sets end to end around all nodes, which keeps every expert on as many nodes as the first may have."""
+    """Lay sets of equal size end to end around all nodes, so that ``least[0]`` nodes lack each expert."""
     size = least[0]
     if len(least) * size < num_nodes * num_lacking:
         return None
@@ -146,13 +145,13 @@ def _ring(least: list[int], num_nodes: int, num_lacking: int) -> Cover | None:
 
 
 def _cut(least: list[int], num_blocks: int, num_lacking: int) -> tuple[list[int], list[int]]:
-    """Cut experts into blocks, the first with all that are over; return how many they are, and the least sizes."""
+    """Cut experts into blocks, the first with the remainder; return their numbers of experts and least sizes."""
     counts = [len(least) - (num_blocks - 1) * num_lacking] + [num_lacking] * (num_blocks - 1)
     return counts, [least[start] for start in accumulate(counts[:-1], initial=0)]
 
 
 def _lay_out(sizes: list[int], counts: Iterable[int], overlap: int = 0) -> list[int]:
-    """Return disjoint sets of consecutive nodes, each as often as it has experts; the first two may overlap."""
+    """Return disjoint sets of consecutive nodes, each once per expert; the first two may overlap."""
     ends = accumulate(sizes)
     starts = [end - size - (overlap if index else 0) for index, (end, size) in enumerate(zip(ends, sizes, strict=True))]
     return [_first(size) << start for size, start, n in zip(sizes, starts, counts, strict=False) for _ in range(n)]
@@ -180,5 +179,5 @@ def _raise(sizes: list[int], total: int) -> list[int]:
 
 
 def _first(size: int) -> int:
-    """Return the set of the first so many nodes; as a number, how many sets that are not empty they have."""
+    """Return the set of the first nodes; as a number, the count of its non-empty subsets."""
     return (1 << size) - 1

@@ -1,4 +1,4 @@
-"""The greedy balancer of DeepSeek, which knows nothing of failures.
+"""The greedy balancer of DeepSeek, which ignores failures.
 
 Axes: L layers, E experts, N nodes, S slots of a node, G all GPUs, P replicas of a layer, heaviest first.
 """
@@ -6,23 +6,20 @@ Axes: L layers, E experts, N nodes, S slots of a node, G all GPUs, P replicas of
 import heapq
 
 import numpy as np
-import numpy.typing as npt
 
-from lazsim.errors import InfeasiblePlanError
-from lazsim.placement.plan import Ints, PlacementPlan
-
-Floats = npt.NDArray[np.float64]
+from lazsim.placement.allocation import fill_idle_layers, require_slots
+from lazsim.placement.plan import Floats, Ints, PlacementPlan
 
 
 def place_eplb(load_LE: Ints, num_nodes: int, num_slots: int, gpus_per_node: int = 1) -> PlacementPlan:
-    """Replicate the experts with most load per replica, then pack replicas onto GPUs so that their loads are even.
+    """Replicate the experts with most load per replica, then pack replicas onto GPUs evenly by load.
 
     Parameters
     ----------
     load_LE
         Tokens routed to each expert, integers from 0 up, shape (L, E).
     num_nodes, num_slots, gpus_per_node
-        Nodes, slots of each of them, and its GPUs; slot ``s`` belongs to GPU ``s % gpus_per_node``.
+        Nodes, and slots and GPUs of a node; slot ``s`` belongs to GPU ``s % gpus_per_node``.
 
     Raises
     ------
@@ -31,10 +28,9 @@ def place_eplb(load_LE: Ints, num_nodes: int, num_slots: int, gpus_per_node: int
 
     Notes
     -----
-    The global policy of DeepSeek's EPLB (github.com/deepseek-ai/EPLB): see `replicate_greedily`, then the heaviest
-    replica goes to the least loaded GPU with a free slot, the first of several. Their hierarchical policy,
-    which packs groups of experts onto nodes before it replicates inside each, is left out: it serves routing that is
-    limited to groups.
+    The global policy of DeepSeek's EPLB (github.com/deepseek-ai/EPLB): after `replicate_greedily`, replicas go one by
+    one, heaviest first, to the least loaded GPU with a free slot, the first of several. Their hierarchical policy, for
+    routing that is limited to groups of experts, is not implemented.
 
     Examples
     --------
@@ -44,7 +40,7 @@ def place_eplb(load_LE: Ints, num_nodes: int, num_slots: int, gpus_per_node: int
     num_layers, num_experts = load_LE.shape
     replicas_LE = replicate_greedily(load_LE, num_nodes * num_slots)
     share_LE = load_LE / replicas_LE
-    # Heaviest first; equal ones by expert.
+    # Heaviest first; ties by expert.
     order_LE = np.argsort(-share_LE, axis=1, kind="stable")
     gpu_S = np.arange(num_slots) % gpus_per_node
     room_G = np.tile(np.bincount(gpu_S, minlength=gpus_per_node), num_nodes)
@@ -52,7 +48,7 @@ def place_eplb(load_LE: Ints, num_nodes: int, num_slots: int, gpus_per_node: int
     for layer, order_E in enumerate(order_LE):
         expert_P = order_E.repeat(replicas_LE[layer, order_E])
         gpu_P = _pack(share_LE[layer, expert_P], room_G)
-        # All slots are filled, so that the replicas in the order of their GPUs fill the slots in that order.
+        # All slots are filled, so replicas in the order of their GPUs fill the slots in that order.
         by_gpu = expert_P[np.argsort(gpu_P, kind="stable")].reshape(num_nodes, num_slots)
         slots_LNS[layer][:, np.argsort(gpu_S, kind="stable")] = by_gpu
     return PlacementPlan(slots_LNS, num_experts)
@@ -66,12 +62,12 @@ def replicate_greedily(load_LE: Ints, num_slots: int) -> Ints:
     load_LE
         Tokens routed to each expert, shape (L, E). A layer without tokens counts as evenly loaded.
     num_slots
-        Slots of all nodes together in one layer, which are all filled.
+        Slots of one layer on all nodes, all of which are filled.
 
     Returns
     -------
     ndarray of int64, shape (L, E)
-        Replicas; of experts with equally much, the first is served first.
+        Replicas; ties go to the first expert.
 
     Raises
     ------
@@ -80,20 +76,18 @@ def replicate_greedily(load_LE: Ints, num_slots: int) -> Ints:
 
     Notes
     -----
-    An expert's replica after its ``j``-th has the quotient ``t[e] / j``; the ``m = num_slots - E`` largest are served.
-    No more than ``m`` of them exceed ``sum(t) / m``, which gives each expert ``ceil(m t[e] / sum(t))`` replicas at
-    once; at most ``E`` are then left to add one by one.
+    An expert's replica after its ``j``-th has the quotient ``t[e] / j``; the ``m = num_slots - E`` largest quotients
+    win. At most ``m`` of them exceed ``sum(t) / m``, so each expert has ``ceil(m t[e] / sum(t))`` replicas at once; at
+    most ``E`` are then left to add one by one.
 
     Examples
     --------
     >>> replicate_greedily(np.array([[60, 30, 10]]), 6).tolist()
     [[3, 2, 1]]
     """
-    num_experts = load_LE.shape[1]
-    num_more = num_slots - num_experts
-    if num_more < 0:
-        raise InfeasiblePlanError(f"{num_experts} experts need as many slots, but the nodes have {num_slots}")
-    load_LE = load_LE + (load_LE.sum(axis=1, keepdims=True) == 0)
+    require_slots(load_LE, num_slots)
+    num_more = num_slots - load_LE.shape[1]
+    load_LE = fill_idle_layers(load_LE)
     replicas_LE: Ints = np.maximum(1, -(-num_more * load_LE // load_LE.sum(axis=1, keepdims=True)))
     left_L = num_slots - replicas_LE.sum(axis=1)
     while left_L.any():
@@ -104,7 +98,7 @@ def replicate_greedily(load_LE: Ints, num_slots: int) -> Ints:
 
 
 def _pack(load_P: Floats, room_G: Ints) -> Ints:
-    """Put each load in turn onto the least loaded GPU with room; return its GPU."""
+    """Put each load in turn onto the least loaded GPU with a free slot; return the GPUs."""
     total_G, left_G = np.zeros(len(room_G)), room_G.copy()
     rounds: list[Ints] = []
     start = 0
@@ -112,7 +106,7 @@ def _pack(load_P: Floats, room_G: Ints) -> Ints:
         open_G = left_G.nonzero()[0]
         gpus = open_G[np.argsort(total_G[open_G], kind="stable")][: len(load_P) - start]
         raised = total_G[gpus] + load_P[start : start + len(gpus)]
-        # A whole round is dealt at once as long as nobody's second turn comes before another's first.
+        # A whole round is dealt at once as long as no GPU's second turn comes before the first turn of another.
         if (raised[left_G[gpus] > 1] <= total_G[gpus[-1]]).any():
             break
         rounds.append(gpus)

@@ -18,17 +18,15 @@ def place_euclid(replicas_LE: Ints, num_nodes: int, num_slots: int) -> Placement
     Parameters
     ----------
     replicas_LE
-        Replicas of each expert, at least one each; those of a layer add up to ``num_nodes * num_slots`` or less,
-        shape (L, E).
+        Replicas of each expert, at least one each and at most ``num_nodes * num_slots`` in a layer, shape (L, E).
     num_nodes, num_slots
-        Nodes, and slots of each of them.
+        Nodes, and slots of a node.
 
     Notes
     -----
-    Rank by rank, from the least replicated expert up, the fewest replicas of any layer are placed for all: in groups
-    as by Maximum Rank Overlap where these fit, else by `lazsim.placement.covers.hold`. What replicas a layer has
-    beyond that enlarge its groups first and fill free slots then. Every expert is on at least ``min(min(r), N)``
-    distinct nodes.
+    Rank by rank, from the least replicated expert up, the fewest replicas of any layer are placed for all layers: in
+    the groups of Maximum Rank Overlap where these fit, else by `lazsim.placement.covers.hold`. Further replicas of a
+    layer first enlarge its groups, then fill free slots. Every expert is on at least ``min(min(r), N)`` distinct nodes.
 
     Examples
     --------
@@ -46,7 +44,7 @@ def place_euclid(replicas_LE: Ints, num_nodes: int, num_slots: int) -> Placement
 
 
 def _place_groups(order_LE: Ints, ascending_LE: Ints, num_nodes: int, num_slots: int) -> PlacementPlan:
-    """Give each group the same nodes in all layers, and then, layer by layer, what more it can have of the others."""
+    """Give each group the same nodes in all layers, then, layer by layer, more of the remaining nodes."""
     wanted_LG = np.minimum(ascending_LE[:, ::num_slots], num_nodes)
     num_layers, num_groups = wanted_LG.shape
     shared_G = wanted_LG.min(axis=0)
@@ -63,14 +61,14 @@ def _place_groups(order_LE: Ints, ascending_LE: Ints, num_nodes: int, num_slots:
 
 
 def _place_covers(order_LE: Ints, ascending_LE: Ints, fewest_E: Ints, num_nodes: int, num_slots: int) -> PlacementPlan:
-    """Put the experts of a rank on the same nodes in all layers, and the replicas left over into free slots."""
+    """Put the experts of a rank on the same nodes in all layers, and the remaining replicas into free slots."""
     cover = hold(fewest_E.tolist(), num_nodes, num_slots)
     assert cover is not None, "replicas that fit can be held on distinct nodes"
     ranks = np.full((num_nodes, num_slots), len(fewest_E))
     for node in range(num_nodes):
         held = [rank for rank, nodes in enumerate(cover.nodes) if nodes >> node & 1]
         ranks[node, : len(held)] = held
-    # One expert more stands for a free slot.
+    # The expert after the last stands for a free slot.
     slots = np.pad(order_LE, ((0, 0), (0, 1)), constant_values=-1)[:, ranks]
     num_held_E = np.array([nodes.bit_count() for nodes in cover.nodes])
     deal(slots, np.ones(slots.shape[:2], dtype=np.bool_), order_LE, ascending_LE - num_held_E)

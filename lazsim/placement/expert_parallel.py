@@ -52,17 +52,17 @@ def place_ep(
 def place_ep_on_most(
     num_layers: int, num_experts: int, num_nodes: int, num_slots: int, gpus_per_node: int = 1
 ) -> PlacementPlan:
-    """Place by plain expert parallelism on as many nodes as whole groups fill; the others stay empty.
+    """Place by plain expert parallelism on the most nodes that whole groups fill; the others stay empty.
 
     Parameters
     ----------
     num_nodes, num_slots, gpus_per_node
-        Nodes, slots of each of them, and its GPUs, which have equally many; slots left over stay empty.
+        Nodes, and slots and GPUs of a node; all GPUs have equally many slots, the rest stay empty.
 
     Raises
     ------
     InfeasiblePlanError
-        When a GPU has no slot, or the nodes are too few for equal chunks of the experts.
+        When a GPU has no slot, or there are too few nodes for equal chunks of the experts.
 
     Examples
     --------

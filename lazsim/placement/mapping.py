@@ -1,6 +1,6 @@
-"""Which node at hand becomes which node of a plan.
+"""Bind live nodes to the nodes of a plan.
 
-Axes: L layers, E experts, H nodes at hand, N nodes of the plan.
+Axes: L layers, E experts, H live nodes, N nodes of the plan.
 """
 
 from collections.abc import Callable, Mapping
@@ -9,14 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lazsim.blocks import chunks
-from lazsim.placement.plan import Bools, Ints
-
-Floats = npt.NDArray[np.float64]
+from lazsim.blocks import row_blocks
+from lazsim.placement.plan import Bools, Floats, Ints
 
 
 def num_missing(has_LEH: Bools, wants_LEN: Bools) -> Ints:
-    """Count the expert states that each node at hand would have to fetch to become each node of the plan.
+    """Count the expert states that each live node would fetch to become each node of the plan.
 
     Returns
     -------
@@ -26,13 +24,13 @@ def num_missing(has_LEH: Bools, wants_LEN: Bools) -> Ints:
     wants_RN = wants_LEN.reshape(-1, wants_LEN.shape[2])
     # float32 counts exactly up to 2**24, far above layers times experts.
     missing = np.zeros((lacks_RH.shape[1], wants_RN.shape[1]), dtype=np.float32)
-    for some in chunks(*lacks_RH.shape):
+    for some in row_blocks(*lacks_RH.shape):
         missing += lacks_RH[some].T.astype(np.float32) @ wants_RN[some].astype(np.float32)
     return missing.astype(np.int64)
 
 
 def map_greedily(missing_HN: Ints | Floats) -> Ints:
-    """Bind nodes at hand to nodes of a plan, each time the pair with the fewest states to fetch.
+    """Bind live nodes to nodes of a plan, always the pair with the fewest states to fetch.
 
     Parameters
     ----------
@@ -42,11 +40,11 @@ def map_greedily(missing_HN: Ints | Floats) -> Ints:
     Returns
     -------
     ndarray of int64, shape (N,)
-        The node at hand that becomes each node of the plan.
+        The live node that becomes each node of the plan.
 
     Notes
     -----
-    The greedy rule of Lazarus (arXiv 2407.04656); equal pairs by the order of the nodes at hand, then of the plan.
+    The greedy rule of Lazarus (arXiv 2407.04656); equal pairs by the order of the live nodes, then of the plan.
 
     Examples
     --------
@@ -54,7 +52,7 @@ def map_greedily(missing_HN: Ints | Floats) -> Ints:
     [2, 0]
     """
     num_hand, num_plan = missing_HN.shape
-    assert num_hand >= num_plan, "as many nodes at hand as the plan has"
+    assert num_hand >= num_plan, "the plan has no more nodes than are alive"
     bound = [-1] * num_plan
     free = [True] * num_hand
     left = num_plan
@@ -74,22 +72,21 @@ def map_greedily(missing_HN: Ints | Floats) -> Ints:
 
 
 def map_optimally(missing_HN: Ints | Floats) -> Ints:
-    """Bind nodes at hand to nodes of a plan so that the least is fetched in total.
+    """Bind live nodes to nodes of a plan so that the total fetched is least.
 
     Parameters
     ----------
     missing_HN
-        States, or bytes, to fetch for each pair, shape (H, N) with ``H >= N``; infinite where a pair is forbidden.
+        As of `map_greedily`, or bytes; infinite where a pair is forbidden.
 
     Returns
     -------
     ndarray of int64, shape (N,)
-        The node at hand that becomes each node of the plan.
+        As of `map_greedily`.
 
     Notes
     -----
-    The linear assignment problem, solved exactly (modified Jonker-Volgenant: Crouse, IEEE TAES 52(4), 2016): no
-    binding of each node of the plan to a node of its own fetches less.
+    The linear assignment problem, solved exactly (modified Jonker-Volgenant: Crouse, IEEE TAES 52(4), 2016).
 
     Examples
     --------
@@ -101,31 +98,31 @@ def map_optimally(missing_HN: Ints | Floats) -> Ints:
     """
     from scipy.optimize import linear_sum_assignment
 
-    assert missing_HN.shape[0] >= missing_HN.shape[1], "as many nodes at hand as the plan has"
+    assert missing_HN.shape[0] >= missing_HN.shape[1], "the plan has no more nodes than are alive"
     return np.asarray(linear_sum_assignment(missing_HN.T)[1], dtype=np.int64)
 
 
 def map_bottleneck(missing_HN: Ints | Floats) -> Ints:
-    """Bind nodes at hand to nodes of a plan so that the node that fetches most fetches least, then as `map_optimally`.
+    """Bind live nodes to nodes of a plan so that the busiest receiver fetches least; ties go to the least total.
 
     Parameters
     ----------
     missing_HN
-        States, or bytes, to fetch for each pair, shape (H, N) with ``H >= N``.
+        As of `map_greedily`, or bytes.
 
     Returns
     -------
     ndarray of int64, shape (N,)
-        The node at hand that becomes each node of the plan.
+        As of `map_greedily`.
 
     Notes
     -----
-    The bottleneck assignment problem: the lowest limit under which every node of the plan still finds a node is
-    bisected; of all assignments below it, one with the least total is taken.
+    The bottleneck assignment problem: bisection finds the lowest limit under which every node of the plan still finds a
+    live node; of all assignments below it, `map_optimally` takes one with the least total.
 
     Examples
     --------
-    One node would fetch 4 and the others nothing; instead each fetches at most 2.
+    The least total makes one node fetch 4; here each fetches at most 2.
 
     >>> missing = np.array([[0, 2, 9], [9, 0, 2], [2, 9, 4]])
     >>> map_optimally(missing).tolist(), map_bottleneck(missing).tolist()
@@ -145,7 +142,7 @@ def map_bottleneck(missing_HN: Ints | Floats) -> Ints:
 
 
 NodeMapping = Callable[[Ints | Floats], Ints]
-"""From what each pair has to fetch, shape (H, N), to the node at hand of each node of the plan."""
+"""Takes the states or bytes to fetch for each pair, shape (H, N); returns the live node for each node of the plan."""
 
 MAPPINGS: Mapping[str, NodeMapping] = {"greedy": map_greedily, "optimal": map_optimally, "bottleneck": map_bottleneck}
 """Mappings by name; the first line of a mapping's docstring describes it."""

@@ -1,6 +1,6 @@
-"""From what nodes hold to what a plan wants of them: what each way to get there moves, and what none can beat.
+"""Compare ways to migrate nodes to a plan, and bound what any way moves.
 
-Axes: L layers, E experts, H nodes at hand, N nodes of the plan.
+Axes: L layers, E experts, H live nodes, N nodes of the plan.
 """
 
 from collections.abc import Iterator, Mapping
@@ -9,39 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from lazsim.errors import InfeasiblePlanError
-from lazsim.placement.mapping import (
-    MAPPINGS,
-    NodeMapping,
-    map_bottleneck,
-    map_greedily,
-    map_optimally,
-    num_missing,
-)
+from lazsim.placement.mapping import MAPPINGS, map_bottleneck, map_greedily, map_optimally, num_missing
 from lazsim.placement.plan import Bools
-from lazsim.placement.transfers import SHARINGS, Migration, Sharing, balance_senders, migrate, migrate_balanced
-
-__all__ = [
-    "MAPPINGS",
-    "SHARINGS",
-    "Migration",
-    "MigrationReport",
-    "MigrationRow",
-    "NodeMapping",
-    "Sharing",
-    "balance_senders",
-    "map_bottleneck",
-    "map_greedily",
-    "map_optimally",
-    "migrate",
-    "migrate_balanced",
-    "migration_report",
-    "num_missing",
-]
+from lazsim.placement.transfers import SHARINGS, Migration, balance_senders
 
 
 @dataclass(frozen=True)
 class MigrationRow:
-    """What one mapping moves when owners share the sending in one way.
+    """Bytes that one mapping moves with one way of sharing the sending.
 
     Attributes
     ----------
@@ -52,9 +27,9 @@ class MigrationRow:
     total_bytes : float
         All that moves.
     busiest_sender_bytes, busiest_receiver_bytes : float
-        What the node that sends, or receives, most does.
+        Bytes of the node that sends most and of the node that receives most.
     bound_bytes : float
-        With this mapping, some node sends or receives no less, however the sending is shared.
+        Lower bound of the busiest node's bytes with this mapping, for any sharing.
     """
 
     mapping: str
@@ -67,22 +42,22 @@ class MigrationRow:
 
     @property
     def busiest_bytes(self) -> float:
-        """What goes over the busiest link in one direction: divided by its speed, the duration."""
+        """Bytes over the busiest link in one direction; divided by its rate, the duration."""
         return max(self.busiest_sender_bytes, self.busiest_receiver_bytes)
 
 
 @dataclass(frozen=True)
 class MigrationReport:
-    """Every mapping with every sharing, and what no mapping can beat.
+    """Every mapping with every sharing, and lower bounds over all of them.
 
     Attributes
     ----------
     rows : tuple of MigrationRow
         Mappings in the order of `MAPPINGS`, for each the sharings in the order of `SHARINGS`.
     least_bytes : float
-        The fewest bytes that any mapping moves; some mapping reaches it.
+        Fewest bytes that a mapping moves; some mapping reaches it.
     bound_bytes : float
-        Whatever the mapping and the sharing, some node sends or receives no less; perhaps none reaches it.
+        Lower bound of the busiest node's bytes for any mapping and sharing; perhaps none reaches it.
     """
 
     rows: tuple[MigrationRow, ...]
@@ -97,33 +72,33 @@ def migration_report(
     has_dense_H: Bools | None = None,
     dense_bytes: float = 0.0,
 ) -> MigrationReport:
-    """Compare ways to turn nodes at hand into the nodes of a plan.
+    """Compare ways to turn the live nodes into the nodes of a plan.
 
     Parameters
     ----------
     has_LEH
-        What each node at hand holds, shape (L, E, H).
+        Expert states that each live node holds, shape (L, E, H).
     wants_LEN
-        What the plan wants of each of its nodes, shape (L, E, N) with ``N <= H``. Nodes at hand that the plan has no
-        use for still send what they hold.
+        Expert states that each node of the plan needs, shape (L, E, N) with ``N <= H``. Live nodes outside the plan
+        still send their states.
     state_bytes
         Training state of one expert of one layer.
     has_dense_H
-        Which nodes at hand hold the training state outside the experts, shape (H,); all of them unless given. Those
-        that do not are new and hold no experts either.
+        Live nodes that hold the training state outside the experts, shape (H,); all by default. The others are new and
+        hold no experts either.
     dense_bytes
         Size of that state.
 
     Raises
     ------
     InfeasiblePlanError
-        When nodes at hand are too few, or an expert is on none of them.
+        When there are too few live nodes, or an expert is on none of them.
 
     Notes
     -----
     Greedy as published compares states; the other mappings compare bytes. The bound over all mappings is the largest of
-    three: the bottleneck assignment, what its busiest node receives; an even share of `least_bytes` for every node
-    that can send; and `balance_senders` of the states that more nodes want than have.
+    three: the bytes that the busiest node of the bottleneck assignment receives; an even share of `least_bytes` for
+    every node that can send; and `balance_senders` of the states that more nodes need than hold.
 
     Examples
     --------
@@ -142,7 +117,7 @@ def migration_report(
     rows: list[MigrationRow] = []
     for name, mapping in MAPPINGS.items():
         chosen_N = mapping(missing_HN if mapping is map_greedily else bytes_HN)
-        # Nodes that the plan leaves out serve what they hold, unless they are new.
+        # Nodes outside the plan still send, unless they are new.
         order = np.append(chosen_N, np.setdiff1d(np.flatnonzero(has_dense_H), chosen_N))
         wants = np.zeros((*wants_LEN.shape[:2], len(order)), dtype=np.bool_)
         wants[:, :, : len(chosen_N)] = wants_LEN
@@ -160,7 +135,7 @@ def migration_report(
 
 
 def _rows(mapping: str, moved: Mapping[str, Migration]) -> Iterator[MigrationRow]:
-    """Put what each sharing moves into a row, beside the bound that holds for all of them."""
+    """Make a row of each sharing, with the bound that holds for all of them."""
     bound_bytes = max(migration.sender_bound_bytes for migration in moved.values())
     for sharing, migration in moved.items():
         sent_N, received_N = migration.bytes_NN.sum(axis=1), migration.received_bytes_N
@@ -176,9 +151,9 @@ def _rows(mapping: str, moved: Mapping[str, Migration]) -> Iterator[MigrationRow
 
 
 def _sender_bound_bytes(has_LEH: Bools, wants_LEN: Bools, state_bytes: float) -> float:
-    """Return what the busiest sender sends at least, whatever the mapping."""
+    """Return a lower bound of the busiest sender's bytes for any mapping."""
     has_RH = has_LEH.reshape(-1, has_LEH.shape[2])
-    # So many more nodes want a state than have it, and each of them fetches it, whichever they are.
+    # At least this many nodes fetch the state, whichever nodes the mapping chooses.
     more_R = np.maximum(wants_LEN.reshape(len(has_RH), -1).sum(axis=1) - has_RH.sum(axis=1), 0)
     _, bound_bytes = balance_senders(has_RH[more_R > 0], more_R[more_R > 0] * float(state_bytes))
     return bound_bytes
@@ -187,8 +162,8 @@ def _sender_bound_bytes(has_LEH: Bools, wants_LEN: Bools, state_bytes: float) ->
 def _require_feasible(has_LEH: Bools, wants_LEN: Bools, has_dense_H: Bools) -> None:
     num_hand, num_plan = has_LEH.shape[2], wants_LEN.shape[2]
     if num_hand < num_plan:
-        raise InfeasiblePlanError(f"the plan is for {num_plan} nodes, but {num_hand} are at hand; plan for these")
+        raise InfeasiblePlanError(f"the plan is for {num_plan} nodes, but {num_hand} are alive; plan for these")
     lost = np.argwhere(wants_LEN.any(axis=2) & ~has_LEH[:, :, has_dense_H].any(axis=2))
     if len(lost):
         layer, expert = lost[0]
-        raise InfeasiblePlanError(f"expert {expert} of layer {layer} is on no node at hand; restart from a checkpoint")
+        raise InfeasiblePlanError(f"expert {expert} of layer {layer} is on no live node; restart from a checkpoint")

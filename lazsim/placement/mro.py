@@ -18,13 +18,13 @@ def place_mro(replicas_LE: Ints, num_nodes: int, num_slots: int) -> PlacementPla
     replicas_LE
         Replicas of each expert, at least one each and at most ``num_nodes * num_slots`` in a layer, shape (L, E).
     num_nodes, num_slots
-        Nodes, and slots of each of them.
+        Nodes, and slots of a node.
 
     Notes
     -----
-    Lazarus (arXiv 2407.04656), section 4. Experts, ascending by replicas, are cut into groups of `num_slots`; a group
-    gets as many nodes as its first expert has replicas (the last one what is left, if that is less), and each of those
-    nodes holds every expert of the group. Each replica that remains goes to a node with a free slot: rather one
+    Lazarus (arXiv 2407.04656), section 4. Experts, ascending by replicas, are cut into groups of `num_slots`. A group
+    gets one node for each replica of its first expert (the last group at most the nodes that are left), and each of
+    those nodes holds every expert of the group. Each remaining replica goes to a node with a free slot: preferably one
     that lacks the expert, then the emptiest, then the first.
 
     Examples
@@ -35,7 +35,7 @@ def place_mro(replicas_LE: Ints, num_nodes: int, num_slots: int) -> PlacementPla
     num_layers, num_experts = replicas_LE.shape
     order = np.argsort(replicas_LE, axis=1, kind="stable")
     ascending = replicas_LE[np.arange(num_layers)[:, None], order]
-    # The nodes left over are a group more, of no experts.
+    # The remaining nodes are one more group, without experts.
     sizes = np.empty((num_layers, math.ceil(num_experts / num_slots) + 1), dtype=np.int64)
     sizes[:, :-1] = ascending[:, ::num_slots]
     free_L = num_nodes - sizes[:, :-2].sum(axis=1)
@@ -46,18 +46,18 @@ def place_mro(replicas_LE: Ints, num_nodes: int, num_slots: int) -> PlacementPla
 
 
 def place_groups(order_LE: Ints, ascending_LE: Ints, sizes_LG: Ints, group_LN: Ints, num_slots: int) -> PlacementPlan:
-    """Place groups of experts on groups of nodes, and fill the slots that stay free with the replicas left over.
+    """Place groups of experts on groups of nodes, and fill free slots with the remaining replicas.
 
     Parameters
     ----------
     order_LE, ascending_LE
-        Experts by their replicas, ascending, and these replicas; groups are cut from them.
+        Experts in ascending order of their replicas, and these replicas; groups are cut from them.
     sizes_LG
         Nodes of each group; the last one has no experts.
     group_LN
         Group of each node, counted on from layer to layer.
     num_slots
-        Slots of a node, and experts of a group but the last one that has any.
+        Slots of a node, and experts of a group; the last group with experts may have fewer.
     """
     num_layers, num_experts = order_LE.shape
     held = np.full((num_layers, sizes_LG.shape[1] * num_slots), -1)
@@ -73,12 +73,12 @@ def place_groups(order_LE: Ints, ascending_LE: Ints, sizes_LG: Ints, group_LN: I
 
 
 def _num_on_empty(left_LE: Ints, num_empty_L: Ints, num_last_L: Ints, num_slots: int) -> Ints:
-    """Return how many of the replicas that groups leave over go to empty nodes; the others go to the last group's.
+    """Count the remaining replicas that go to empty nodes; the others go to the nodes of the last group.
 
     Parameters
     ----------
     left_LE
-        Replicas left over, of experts in the order of the groups.
+        Remaining replicas of the experts, in the order of the groups.
     num_empty_L, num_last_L
         Nodes without a group, and nodes of the last group, which have free slots if it is short of experts.
     num_slots
@@ -86,18 +86,18 @@ def _num_on_empty(left_LE: Ints, num_empty_L: Ints, num_last_L: Ints, num_slots:
 
     Notes
     -----
-    Nodes of either kind take turns, node by node, so that one count tells all about them: of the replicas on empty
-    nodes, as the total is known. If every replica went to the emptiest node, that count would follow from the total
-    (`_evenly`). An expert departs from that only as far as it must to meet all nodes that lack it before any node
-    twice: all empty nodes lack it, and those of the last group do if it belongs to another one.
+    Nodes of either kind take turns, so one count describes them all: the replicas on empty nodes, as the total is
+    known. If every replica went to the emptiest node, that count would follow from the total (`_evenly`). An expert
+    departs from it only as far as needed to meet all nodes that lack it before it meets a node twice: all empty nodes
+    lack it, and the nodes of the last group do unless it belongs to that group.
     """
     num_experts = left_LE.shape[1]
     num_held = (num_experts - 1) % num_slots + 1
     left = np.ascontiguousarray(left_LE.T)
     total = left.cumsum(axis=0)
     even = _evenly(total, num_empty_L, num_last_L, num_held)
-    # Replicas that find no node of the last group without the expert, so that they go to empty ones: at least so many
-    # more than the count, and up to that count, as far as there is room.
+    # Replicas that find no node of the last group without the expert go to empty nodes: `over` is the least increase of
+    # the count, `floor` the least count, both as far as slots are free.
     over = left.copy()
     over[: num_experts - num_held] -= num_last_L
     floor = total - num_last_L * (num_slots - num_held)
@@ -115,9 +115,10 @@ def _num_on_empty(left_LE: Ints, num_empty_L: Ints, num_last_L: Ints, num_slots:
 
 
 def _evenly(total_EL: Ints, num_empty_L: Ints, num_last_L: Ints, num_held: int) -> Ints:
-    """Return how many of so many replicas go to empty nodes if each goes to the emptiest node, then to the first.
+    """Count the replicas that go to empty nodes if each replica goes to the emptiest node, then to the first.
 
-    The first ``num_held`` of each empty node make it as full as those of the last group, which come first among equals.
+    The first ``num_held`` replicas of each empty node make it as full as the nodes of the last group, which come first
+    among equals.
     """
     level = num_held * num_empty_L
     turns, rest = np.divmod(total_EL - level, np.maximum(num_empty_L + num_last_L, 1))
@@ -134,12 +135,12 @@ def deal(slots_LNS: Ints, on_LN: Bools, experts_LE: Ints, num_replicas_LE: Ints)
     on_LN
         Nodes to fill: the emptiest first, then by node.
     experts_LE, num_replicas_LE
-        Experts in their order, and how many replicas of each to give.
+        Experts in order, and the replicas to deal of each.
     """
     by_level = slots_LNS.transpose(0, 2, 1)
     free = (by_level < 0) & on_LN[:, None]
     num_layers, num_experts = experts_LE.shape
-    # What is left of a layer's slots stays empty.
+    # The remaining slots of a layer stay empty.
     experts, counts = np.full((2, num_layers, num_experts + 1), -1)
     experts[:, :-1], counts[:, :-1] = experts_LE, num_replicas_LE
     counts[:, -1] = np.count_nonzero(free, axis=(1, 2)) - num_replicas_LE.sum(axis=1)

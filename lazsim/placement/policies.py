@@ -204,5 +204,5 @@ def place(policy: NamedPolicy | str, request: PlacementRequest) -> PlacementPlan
     if named.is_custom:
         return call_policy(named.name, named.function, request)
     plan: PlacementPlan = named.function(request)
-    assert plan.num_nodes == request.num_nodes, "a plan has as many nodes as asked for"
+    assert plan.num_nodes == request.num_nodes, "the plan has the nodes of the request"
     return plan.check(None if named.allocates else request.replicas_LE)

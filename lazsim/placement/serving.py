@@ -17,7 +17,7 @@ from lazsim.placement.policies import place
 from lazsim.placement.request import PlacementRequest
 
 FINEST = 2**32
-"""Loads that are no counts become integers in units of the heaviest of their layer divided by this."""
+"""Resolution of loads that are not counts: the heaviest load of a layer becomes this integer."""
 
 
 def rebalance_experts(
@@ -31,28 +31,28 @@ def rebalance_experts(
     fault_threshold: int = 1,
     live_nodes: Any = None,
 ) -> tuple[Any, Any, Any]:
-    """Decide which expert sits in which slot of which GPU.
+    """Assign experts to the slots of all GPUs.
 
     Parameters
     ----------
     weight : array or torch tensor of shape (L, E)
         Load of each expert. A layer without load counts as evenly loaded.
     num_replicas
-        Slots of all GPUs together in one layer, a multiple of `num_gpus`; also of nodes that are dead.
+        Slots of one layer on all GPUs, a multiple of `num_gpus`, those of dead nodes included.
     num_groups
-        Groups of experts in group-limited routing. Taken for the sake of the interface: no policy here keeps the
-        experts of a group together, so that such routing may cross more nodes than after DeepSeek's balancer.
+        Groups of experts in group-limited routing. Accepted for the interface only: no policy keeps the experts of a
+        group together, so such routing may cross more nodes than with DeepSeek's balancer.
     num_nodes, num_gpus
-        Nodes, and GPUs of all of them together, a multiple of `num_nodes`. GPUs of node 0 come first.
+        Nodes, and GPUs of all nodes together, a multiple of `num_nodes`. GPUs of node 0 come first.
     policy
-        Whatever `lazsim.placement.policies.find_policy` finds.
+        A name for `lazsim.placement.policies.find_policy`.
     fault_threshold
-        Replicas that each expert has at least; with ``balanced`` and ``euclid`` on as many distinct nodes, so that the
-        failure of fewer nodes loses no expert. Where slots or live nodes do not suffice, the largest number that they
-        do. It costs balance: slots that keep light experts safe are not there for the heavy ones. Policies that
-        allocate by themselves (``eplb``, ``ep``) know nothing of it.
+        Fewest replicas of each expert; ``balanced`` and ``euclid`` put them on distinct nodes, so that the failure of
+        fewer nodes loses no expert. Where slots or live nodes do not suffice, the largest number that fits. It costs
+        balance: slots that keep light experts safe are lost to the heavy ones. Policies that allocate by themselves
+        (``eplb``, ``ep``) ignore it.
     live_nodes : array, sequence or torch tensor of bool, shape (N,), optional
-        Nodes that may be used; all unless given.
+        Nodes to use; all by default.
 
     Returns
     -------
@@ -76,9 +76,9 @@ def rebalance_experts(
 
     Notes
     -----
-    The signature and the meaning of what is returned are those of ``rebalance_experts`` of EPLB
-    (github.com/deepseek-ai/EPLB); what comes after ``*`` is added. Counts of tokens are taken as they are; other
-    weights are rounded to 2**-32 of the heaviest of their layer.
+    Signature and result are those of ``rebalance_experts`` of EPLB (github.com/deepseek-ai/EPLB); the arguments after
+    ``*`` are added. Counts of tokens are used as they are; other weights are rounded to 2**-32 of the heaviest weight
+    of their layer.
 
     Examples
     --------
@@ -101,7 +101,7 @@ def rebalance_experts(
 def _fill(load_LE: Ints, num_slots: int, gpus_per_node: int, live_N: Bools, policy: str, fault_threshold: int) -> Ints:
     """Return the expert in each slot of all nodes, shape (L, P); -1 on dead ones."""
     num_live = int(live_N.sum())
-    # More replicas than nodes promise nothing.
+    # A threshold above the number of nodes cannot be met.
     replicas_LE = replicate_evenly(load_LE, num_live * num_slots, min(fault_threshold, num_live))
     request = PlacementRequest(replicas_LE, num_live, num_slots, gpus_per_node, load_LE)
     plan = place(policy, request)
@@ -114,7 +114,7 @@ def _fill(load_LE: Ints, num_slots: int, gpus_per_node: int, live_N: Bools, poli
 
 
 def _invert(slots_LP: Ints, num_experts: int) -> tuple[Ints, Ints]:
-    """Return the slots of each expert, shape (L, E, X), and how many they are, shape (L, E)."""
+    """Return the slots of each expert, shape (L, E, X), and their number, shape (L, E)."""
     num_layers = len(slots_LP)
     layer, slot = (slots_LP >= 0).nonzero()
     expert = layer * num_experts + slots_LP[layer, slot]
@@ -126,7 +126,7 @@ def _invert(slots_LP: Ints, num_experts: int) -> tuple[Ints, Ints]:
 
 
 def _as_array(value: Any) -> npt.NDArray[Any]:
-    """Make an array of what may be a tensor on any device."""
+    """Convert rows or a tensor on any device to an array."""
     if not _is_tensor(value):
         try:
             return np.asarray(value)
@@ -139,7 +139,7 @@ def _as_array(value: Any) -> npt.NDArray[Any]:
 
 
 def _like(value: Any, *arrays: Ints) -> tuple[Any, ...]:
-    """Return arrays as they are, or as tensors on the device of the value if that is a tensor."""
+    """Return the arrays, as tensors on the device of `value` if that is a tensor."""
     if not _is_tensor(value):
         return arrays
     torch = sys.modules["torch"]
@@ -147,13 +147,13 @@ def _like(value: Any, *arrays: Ints) -> tuple[Any, ...]:
 
 
 def _is_tensor(value: object) -> bool:
-    """Tell whether it is a tensor; none can be unless somebody has imported torch."""
+    """Return whether a value is a tensor, without importing torch."""
     tensor = getattr(sys.modules.get("torch"), "Tensor", None)
     return tensor is not None and isinstance(value, tensor)
 
 
 def _integer_loads(weight: npt.NDArray[Any]) -> Ints:
-    """Turn weights into integers that lose nothing that matters, shape (L, E)."""
+    """Turn weights into integers, shape (L, E); see the notes of `rebalance_experts`."""
     if weight.ndim != 2 or not weight.size or weight.dtype.kind not in "biuf":
         found = f"{weight.dtype} of shape {weight.shape}"
         raise RoutingFormatError(f"weight: expected numbers of shape (layers, experts), found {found}")

@@ -1,4 +1,4 @@
-"""Which node sends which states to which, once each node knows what it lacks.
+"""Choose the senders of the states that each node lacks.
 
 Axes: L layers, E experts, N nodes, R states to be sent, C classes of states with the same owners.
 """
@@ -8,27 +8,24 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from lazsim.placement.plan import Bools
-
-Floats = npt.NDArray[np.float64]
+from lazsim.placement.plan import Bools, Floats
 
 
 @dataclass(frozen=True, eq=False)
 class Migration:
-    """What moves so that nodes hold what a plan wants.
+    """Bytes between nodes that bring every node the states of a plan.
 
     Attributes
     ----------
     bytes_NN : ndarray of float64, shape (N, N)
         Bytes that each node sends to each other.
     received_bytes_N : ndarray of float64, shape (N,)
-        Bytes that each node receives, counted and not added up of what owners share.
+        Bytes that each node receives: counted, so free of the rounding of shares.
     num_states : int
         Expert states fetched.
     sender_bound_bytes : float
-        However owners share the sending, some node sends no less; 0 where nobody asked.
+        Lower bound of the busiest sender's bytes, however owners share the sending; 0 where it is not computed.
     """
 
     bytes_NN: Floats
@@ -43,22 +40,22 @@ def migrate(has_LEN: Bools, wants_LEN: Bools, state_bytes: float, has_dense_N: B
     Parameters
     ----------
     has_LEN, wants_LEN
-        What each node holds and what the plan wants of it, shape (L, E, N).
+        Expert states that each node holds and needs, shape (L, E, N).
     state_bytes
         Training state of one expert of one layer.
     has_dense_N
-        Which nodes hold the training state outside the experts, shape (N,).
+        Nodes that hold the training state outside the experts, shape (N,).
     dense_bytes
         Size of that state.
 
     Notes
     -----
-    All owners of a state share the sending of it evenly (system of Lazarus, arXiv 2407.04656).
+    All owners of a state share the sending evenly, as in the system of Lazarus (arXiv 2407.04656).
 
     Raises
     ------
     AssertionError
-        When a state that is wanted is on no node: the caller must have restarted from a checkpoint.
+        When no node holds a state that is needed: the caller must have restarted from a checkpoint.
     """
     has, missing = _moving(has_LEN, wants_LEN)
     owners = has.sum(axis=1, dtype=np.float32)
@@ -77,7 +74,7 @@ def migrate(has_LEN: Bools, wants_LEN: Bools, state_bytes: float, has_dense_N: B
 def migrate_balanced(
     has_LEN: Bools, wants_LEN: Bools, state_bytes: float, has_dense_N: Bools, dense_bytes: float
 ) -> Migration:
-    """Fetch the same states as `migrate`, but let each owner send so much that the busiest sender sends least.
+    """Fetch the same states as `migrate`, with the sending shared so that the busiest sender sends least.
 
     Parameters
     ----------
@@ -91,7 +88,7 @@ def migrate_balanced(
 
     Notes
     -----
-    See `balance_senders`. What a node receives follows from the plan and is the same as with `migrate`.
+    See `balance_senders`. Each node receives the same bytes as with `migrate`.
     """
     has, missing = _moving(has_LEN, wants_LEN)
     num_missing_N = missing.sum(axis=0)
@@ -106,21 +103,21 @@ def migrate_balanced(
 
 
 def balance_senders(owns_RN: Bools, bytes_R: Floats) -> tuple[Floats, float]:
-    """Share each state's sending among its owners so that the busiest sender of all sends least.
+    """Share the sending of each state among its owners so that the busiest sender sends least.
 
     Parameters
     ----------
     owns_RN
-        Which nodes can send each state, shape (R, N); each state has an owner.
+        Owners of each state, at least one, shape (R, N).
     bytes_R
-        Bytes of each state to be sent, to all its receivers together, shape (R,).
+        Bytes of each state, for all its receivers together, shape (R,).
 
     Returns
     -------
     parts_RN : ndarray of float64, shape (R, N)
-        Part of a state's bytes that each node sends; adds up to 1 over its owners.
+        Share of a state's bytes that each node sends; the shares of a state add up to 1.
     bound_bytes : float
-        No way to share leaves the busiest sender less than this; what is returned reaches it, but for rounding.
+        Lower bound of the busiest sender's bytes; the shares reach it up to rounding.
 
     Notes
     -----
@@ -128,14 +125,14 @@ def balance_senders(owns_RN: Bools, bytes_R: Floats) -> tuple[Floats, float]:
 
         minimize T  subject to  sum_N x[C, N] = d[C],  sum_C x[C, N] <= T,  x >= 0 and 0 where N owns no C
 
-    is solved by the dual simplex of HiGHS (Huangfu and Hall, Math. Prog. Comp. 10, 2018). The bound holds whatever the
-    solver does: for prices ``y >= 0`` of sending from a node that add up to 1, the busiest sender is at least the
+    is solved by the dual simplex of HiGHS (Huangfu and Hall, Math. Prog. Comp. 10, 2018). The bound does not depend on
+    the solver: for prices ``y >= 0`` of sending from a node that add up to 1, the busiest sender is at least the
     average ``sum_N y[N] sum_C x[C, N]``, and that at least ``sum_C d[C] min(y[owners of C])``; the prices are the
-    dual solution. States go from their owners straight to the nodes that want them: nobody passes on what it receives.
+    dual solution. States go straight from owners to receivers: no node passes on what it receives.
 
     Examples
     --------
-    The first state can come from node 0 alone, so that the second is better sent by node 1.
+    Only node 0 can send the first state, so node 1 sends the second.
 
     >>> parts, bound = balance_senders(np.array([[True, False], [True, True]]), np.array([10.0, 10.0]))
     >>> parts.round(6).tolist(), round(bound, 6)
@@ -148,7 +145,7 @@ def balance_senders(owns_RN: Bools, bytes_R: Floats) -> tuple[Floats, float]:
     _, first_C, class_R = np.unique(packed, axis=0, return_index=True, return_inverse=True)
     owns_CN, class_R = owns_RN[first_C], class_R.reshape(-1)
     sent_CN, prices_N = _solve(owns_CN, np.bincount(class_R, bytes_R).astype(np.float64))
-    # Owners of what nobody wants share evenly.
+    # States that no node needs: their owners share evenly.
     total_C = sent_CN.sum(axis=1, keepdims=True)
     parts_CN = np.where(total_C > 0, sent_CN, owns_CN)
     parts_CN /= parts_CN.sum(axis=1, keepdims=True)
@@ -157,7 +154,7 @@ def balance_senders(owns_RN: Bools, bytes_R: Floats) -> tuple[Floats, float]:
 
 
 def _solve(owns_CN: Bools, bytes_C: Floats) -> tuple[Floats, Floats]:
-    """Return what each node sends of each class, shape (C, N), and the price of each node, shape (N,)."""
+    """Return the share that each node sends of each class, shape (C, N), and the prices of the nodes, shape (N,)."""
     from scipy.optimize import linprog
     from scipy.sparse import csr_array, hstack
 
@@ -173,7 +170,7 @@ def _solve(owns_CN: Bools, bytes_C: Floats) -> tuple[Floats, Floats]:
         A_ub=sent_less_limit,
         b_ub=np.zeros(num_nodes),
         A_eq=sent_of_class,
-        # In parts of the whole: the solver's tolerances are absolute.
+        # Shares of the total, since the solver's tolerances are absolute.
         b_eq=bytes_C / bytes_C.sum(),
         method="highs-ds",
     )
@@ -185,7 +182,7 @@ def _solve(owns_CN: Bools, bytes_C: Floats) -> tuple[Floats, Floats]:
 
 
 def _moving(has_LEN: Bools, wants_LEN: Bools) -> tuple[Bools, Bools]:
-    """Return who has and who misses each state that somebody misses, both of shape (R, N)."""
+    """Return the owners and the receivers of each state that some node lacks, both of shape (R, N)."""
     num_nodes = has_LEN.shape[2]
     has = has_LEN.reshape(-1, num_nodes)
     missing = wants_LEN.reshape(-1, num_nodes) & ~has
@@ -195,7 +192,7 @@ def _moving(has_LEN: Bools, wants_LEN: Bools) -> tuple[Bools, Bools]:
 
 
 Sharing = Callable[[Bools, Bools, float, Bools, float], Migration]
-"""From what nodes hold and want to what moves, as `migrate`."""
+"""A function with the arguments and the result of `migrate`."""
 
 SHARINGS: Mapping[str, Sharing] = {"even": migrate, "balanced": migrate_balanced}
-"""Ways for the owners of a state to share the sending of it, by name."""
+"""Ways to share the sending of a state among its owners, by name."""

@@ -5,13 +5,10 @@ import math
 from collections.abc import Mapping
 
 import numpy as np
-import numpy.typing as npt
 
 from lazsim.errors import RoutingFormatError
 from lazsim.routing.generator import SHAPE_SCORES, GeneratedRouting, RoutingSpec
-from lazsim.routing.table import Ints, RecordedRouting, top_experts
-
-Floats = npt.NDArray[np.float64]
+from lazsim.routing.table import Floats, Ints, RecordedRouting, top_experts
 
 SETTLED_SHARE = 0.04
 """Share of the recording, from its start, that counts as ramp and not as drift."""

@@ -9,12 +9,9 @@ from collections.abc import Sequence
 from statistics import NormalDist
 
 import numpy as np
-import numpy.typing as npt
 
-from lazsim.routing.table import Ints
+from lazsim.routing.table import Floats, Ints
 from lazsim.specs import Spec
-
-Floats = npt.NDArray[np.float64]
 
 BLOCK_POINTS = 32
 """Grid points generated at once; a block has a random stream of its own."""

@@ -9,14 +9,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from lazsim.errors import RoutingFormatError
 from lazsim.files import read_bytes
-from lazsim.routing.table import Faults, Ints, RecordedRouting, check_tokens
+from lazsim.routing.table import Faults, Floats, Ints, RecordedRouting, check_tokens
 from lazsim.specs import sha256
-
-Floats = npt.NDArray[np.float64]
 
 CSV_HEADER = "# lazsim-routing 1"
 CSV_COLUMNS = "step,layer,expert,tokens"
