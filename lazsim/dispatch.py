@@ -1,4 +1,4 @@
-"""Which replica computes a token, and how much of the traffic crosses a NIC.
+"""Send tokens to replicas, and count the traffic through NICs.
 
 Axes: L layers, E experts, I source nodes, J target nodes, N nodes, V servers.
 """
@@ -14,7 +14,7 @@ Floats = npt.NDArray[np.float64]
 
 
 def dispatch_tokens(tokens_LEI: Ints, replicas_LEJ: Ints) -> Ints:
-    """Decide how many tokens each rank sends to each rank for each expert.
+    """Choose the number of tokens that each rank sends to each rank for each expert.
 
     Parameters
     ----------
@@ -26,13 +26,13 @@ def dispatch_tokens(tokens_LEI: Ints, replicas_LEJ: Ints) -> Ints:
     Returns
     -------
     ndarray of int64, shape (..., E, I, J)
-        Tokens sent. Every token is sent exactly once, and a rank receives its quota ``t / r * R`` rounded.
+        Tokens sent. Every token goes out exactly once, and a rank receives its quota ``t / r * R``, rounded.
 
     Notes
     -----
-    Flexible dispatch of Lazarus (arXiv 2407.04656): a rank keeps its own tokens up to its capacity and spreads what is
-    over in proportion to the capacity that the others have left. Ranks take turns, each in proportion to what is left
-    after those before it, so that integers add up in both directions.
+    Flexible dispatch of Lazarus (arXiv 2407.04656): a rank keeps its own tokens up to its capacity and spreads the rest
+    in proportion to the remaining capacity of the others. Ranks take turns, each in proportion to the capacity that the
+    ranks before it leave, so that integers add up in both directions.
 
     Examples
     --------
@@ -57,12 +57,12 @@ def dispatch_tokens(tokens_LEI: Ints, replicas_LEJ: Ints) -> Ints:
 
 
 SMALLEST_SHARE = 1e-12
-"""Share of an expert's tokens below which what is over is rounding."""
+"""Smallest share of an expert's tokens above rounding."""
 
 
 @dataclass(frozen=True, eq=False)
 class Traffic:
-    """Where an expert's tokens go when every node routes an equal share of them, as fractions of its tokens.
+    """Traffic of an expert's tokens, as fractions of them, when every node routes an equal share.
 
     Attributes
     ----------
@@ -79,7 +79,7 @@ class Traffic:
 
 @dataclass(frozen=True, eq=False)
 class Partition:
-    """Nodes by server, or by group.
+    """Nodes partitioned into servers or groups.
 
     Attributes
     ----------
@@ -101,7 +101,7 @@ class Partition:
 
     @cached_property
     def is_trivial(self) -> bool:
-        """Whether every node is a part of its own, in order."""
+        """Whether each part is one node, in order."""
         return len(self.sizes_V) == len(self.part_N) and bool((np.diff(self.part_N) > 0).all())
 
     @cached_property
@@ -113,7 +113,7 @@ class Partition:
         """Sum over the nodes of each part, from shape (..., N) to (..., V); a trivial partition changes nothing."""
         if self.is_trivial:
             return values
-        # One large product is several times faster than many small ones.
+        # One large product is several times faster than many small sums.
         summed: Floats = values.reshape(-1, len(self.part_N)) @ self._membership_NV
         return summed.reshape(*values.shape[:-1], -1)
 
@@ -131,7 +131,7 @@ def flexible_traffic(replicas_LEN: Ints, total_LE: Ints, servers: Partition, gpu
         GPUs over which a node's tokens are spread evenly.
     """
     num_nodes = replicas_LEN.shape[2]
-    # At scale these arrays are large: they are reused instead of made anew.
+    # These arrays are large at scale, so they are reused.
     left = replicas_LEN * (1 / total_LE)[:, :, None]
     own = np.minimum(left, 1 / num_nodes)
     left -= own
@@ -139,8 +139,8 @@ def flexible_traffic(replicas_LEN: Ints, total_LE: Ints, servers: Partition, gpu
     over_V = servers.sizes_V / num_nodes - local_V
     local_V *= (gpus_per_node - 1) / gpus_per_node
     if not servers.is_trivial:
-        # All capacities add up to all tokens, so that what is over fits exactly into what is left. A server of one node
-        # has nothing over for itself.
+        # All capacities add up to all tokens, so the excess fits exactly into the remaining capacity. A server of one
+        # node has no excess that stays inside.
         inside_V = over_V * left_V
         inside_V /= np.maximum(over_V.sum(axis=2, keepdims=True), SMALLEST_SHARE)
         over_V -= inside_V
@@ -150,7 +150,7 @@ def flexible_traffic(replicas_LEN: Ints, total_LE: Ints, servers: Partition, gpu
 
 
 def grouped_traffic(replicas_LEN: Ints, groups: Partition, servers: Partition, gpus_per_node: int) -> Traffic:
-    """Return the traffic of expert parallelism: tokens go to the replicas inside their own group of nodes.
+    """Return the traffic of expert parallelism: tokens stay inside their group of nodes.
 
     Parameters
     ----------
@@ -161,7 +161,7 @@ def grouped_traffic(replicas_LEN: Ints, groups: Partition, servers: Partition, g
     """
     num_nodes = replicas_LEN.shape[2]
     group_N, server_N = groups.part_N, servers.part_N
-    # From one source in the group, a target's part of an expert's tokens.
+    # Share of an expert's tokens that a target gets from one source in its group.
     part = replicas_LEN / groups.add_up(replicas_LEN.astype(np.float64))[:, :, group_N] / num_nodes
     arriving = part * groups.sizes_V[group_N]
     same = (server_N[:, None] == server_N) & (group_N[:, None] == group_N)

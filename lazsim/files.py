@@ -1,4 +1,4 @@
-"""Files: read, written whole or not at all, and the modules of a folder."""
+"""Read files, write them whole or not at all, and list the modules of a folder."""
 
 import os
 import pkgutil
@@ -14,7 +14,7 @@ from lazsim.errors import LazsimError
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it appears complete or not at all, also when interrupted.
+    """Write a file completely or not at all, also when interrupted.
 
     Raises
     ------
@@ -25,19 +25,19 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def write_all(contents: Mapping[Path, bytes], replaced: Iterable[Path] = ()) -> None:
-    """Write several files: all are complete on disk before the first takes its name, and none is interrupted.
+    """Write several files: all are complete on disk before the first takes its name.
 
     Parameters
     ----------
     contents
-        Bytes by path; folders are made where they are missing.
+        Bytes by path; missing folders are made.
     replaced
-        Files that go when these come: what an earlier run left there and this one does not write again.
+        Files of an earlier run to delete, unless `contents` has them.
 
     Raises
     ------
     LazsimError
-        When one cannot be written; no file is there then that was not there before.
+        When one cannot be written; then no new file appears.
     """
     staged: list[tuple[str, Path]] = []
     path = Path()
@@ -65,7 +65,7 @@ def write_all(contents: Mapping[Path, bytes], replaced: Iterable[Path] = ()) -> 
 
 
 def json_bytes(value: Any) -> bytes:
-    """Return JSON that people can read, keys in the order given; arrays become lists."""
+    """Return indented JSON with keys in the given order; arrays become lists."""
     import msgspec
 
     return msgspec.json.format(msgspec.json.encode(value, enc_hook=plain_array), indent=2) + b"\n"
@@ -79,7 +79,7 @@ def plain_array(value: Any) -> Any:
 
 
 def _take_names(staged: list[tuple[str, Path]]) -> None:
-    """Give complete files their names; when one cannot have its own, those that are new go again."""
+    """Give complete files their names; when that fails for one, delete the new ones."""
     new: list[Path] = []
     try:
         for temporary, path in staged:
@@ -95,14 +95,14 @@ def _take_names(staged: list[tuple[str, Path]]) -> None:
 
 @contextmanager
 def _signals_held() -> Iterator[None]:
-    """Let an interrupt or an order to end wait until the block is done."""
-    # Handlers run in the main thread only: no other can be interrupted, or could set them.
+    """Delay SIGINT and SIGTERM until the block is done."""
+    # Only the main thread runs handlers and may set them.
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     held: list[int] = []
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    # None is a handler from outside of Python, which could not be put back.
+    # None stands for a handler from outside Python, which cannot be restored.
     handlers = {number: handler for number, handler in handlers.items() if handler is not None}
     try:
         for number in handlers:
@@ -136,7 +136,7 @@ def read_bytes(path: Path | str) -> bytes:
 
 
 def check_folder(folder: Path) -> None:
-    """Find out early whether a folder can be written to, before long work is done for it.
+    """Check that a folder can be written to, before long work depends on it.
 
     Raises
     ------

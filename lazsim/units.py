@@ -1,4 +1,4 @@
-"""Units: the only place where text such as ``80min`` becomes seconds, and back."""
+"""Convert text such as ``80min`` to seconds and back; no other module does."""
 
 import math
 import re

@@ -93,8 +93,8 @@ class StepCost:
         self._gpus_V = servers.sizes_V * gpus
         self._num_nodes = plan.num_nodes
         self._replicas_LE = plan.replicas_LE
-        # Slot s of a node belongs to its GPU s % gpus. The first axis goes over the slots of a GPU, the last one over the
-        # GPUs of all nodes. Each layer ends in a zero, which the empty slots (-1) of the next layer read.
+        # Slot s of a node belongs to its GPU s % gpus. The first axis goes over the slots of a GPU, the last one over
+        # the GPUs of all nodes. Each layer ends in a zero, which the empty slots (-1) of the next layer read.
         slots = plan.slots_LNS + np.arange(plan.num_layers)[:, None, None] * (plan.num_experts + 1)
         by_gpu = slots.reshape(plan.num_layers, plan.num_nodes, -1, gpus)
         self._slots = by_gpu.transpose(2, 0, 1, 3).reshape(by_gpu.shape[2], plan.num_layers, -1)

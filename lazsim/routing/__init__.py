@@ -1,4 +1,4 @@
-"""Expert loads per step and layer: what the gate asked for."""
+"""Expert loads by step and layer: tokens that the gate routes to each expert."""
 
 from lazsim.routing.fit import fit_routing
 from lazsim.routing.generator import GeneratedRouting, RoutingSpec

@@ -1,4 +1,4 @@
-"""Fit a generator of loads to a recording, and hold one against the other."""
+"""Fit a generator of loads to a recording, and compare the two."""
 
 import contextlib
 import math
@@ -11,24 +11,24 @@ from lazsim.routing.generator import SHAPE_SCORES, GeneratedRouting, RoutingSpec
 from lazsim.routing.table import Floats, Ints, RecordedRouting, top_experts
 
 SETTLED_SHARE = 0.04
-"""Share of the recording, from its start, that counts as ramp and not as drift."""
+"""Share of the recording, from its start, that is ramp and not drift."""
 
 NUM_DRAWS = 64
-"""Draws of all layers on which the generator's moves are counted."""
+"""Draws of all layers for counting the tokens that move in generated loads."""
 
 MIN_STEPS = 30
-"""Recorded steps without which no autocorrelation can be told."""
+"""Fewest recorded steps of a fit."""
 
 
 def log_loads(tokens_SLE: Ints) -> Floats:
-    """Return log loads relative to the layer's mean, with one token added to each expert so that none is infinite."""
+    """Return log loads relative to the layer's mean; one token more for each expert keeps them finite."""
     logs = np.log(tokens_SLE + 1.0)
     centred: Floats = logs - logs.mean(axis=2, keepdims=True)
     return centred
 
 
 def autocorrelation(log_load_SLE: Floats, lag: int) -> float:
-    """Return the correlation of log loads with those so many records later, over all layers and experts."""
+    """Return the correlation of log loads with those `lag` records later, over all layers and experts."""
     first, second = log_load_SLE[:-lag], log_load_SLE[lag:]
     return float((first * second).sum() / math.sqrt((first**2).sum() * (second**2).sum()))
 
@@ -43,11 +43,11 @@ def fit_routing(routing: RecordedRouting) -> RoutingSpec:
 
     Notes
     -----
-    Skew is each layer's root-mean-square log load after the ramp; shape, the quantiles of all log loads over their
-    layer's skew. The ramp goes from the first record's skew through the second's. Drift is told by `moved_share` at
-    lags up to half the recording, which `decay_for` turns into a fall in correlation and a least-squares fit into the
-    two parts. The autocorrelation of log loads would be simpler, but the many experts with hardly a token set its pace:
-    they move much faster than those that a plan is made for.
+    Skew is each layer's root-mean-square log load after the ramp; shape is the quantiles of all log loads over their
+    layer's skew. The ramp goes from the skew of the first record through that of the second. Drift is `moved_share` at
+    lags up to half the recording; `decay_for` turns it into a fall of correlation, and a least-squares fit splits that
+    into two parts. The autocorrelation of log loads would be simpler, but the many experts with few tokens dominate it,
+    and they move much faster than the loaded experts, for which plans are made.
     """
     from scipy.special import ndtr
 
@@ -85,7 +85,7 @@ def fit_routing(routing: RecordedRouting) -> RoutingSpec:
 
 
 def moved_share(share_SLE: Floats, lag: int) -> float:
-    """Return the share of a layer's tokens that go to another expert so many records later, on average.
+    """Return the mean share of a layer's tokens that go to another expert `lag` records later.
 
     Examples
     --------
@@ -96,19 +96,19 @@ def moved_share(share_SLE: Floats, lag: int) -> float:
 
 
 def decay_for(moved: Floats, skew_L: Floats, shape: Floats, num_experts: int) -> Floats:
-    """Return by how much correlation must fall for the generator's loads to move so far.
+    """Return the fall of correlation with which generated loads move by the given shares.
 
     Parameters
     ----------
     moved
         Shares of tokens that move to another expert.
     skew_L, shape, num_experts
-        What the generator's loads look like at any one step.
+        Distribution of the generated loads at one step.
 
     Notes
     -----
-    There is no closed form: moves are counted on drawn pairs of scores ``g`` and ``(1 - d) g + sqrt(1 - (1 - d)^2) e``
-    for some ``d``, and interpolated. Draws are always the same.
+    There is no closed form: moves are counted on random pairs of scores ``g`` and ``(1 - d) g + sqrt(1 - (1 - d)^2) e``
+    for a grid of ``d``, and interpolated. The seed is fixed.
     """
     rng = np.random.default_rng(0)
     start, change = rng.standard_normal((2, NUM_DRAWS, len(skew_L), num_experts))
@@ -130,11 +130,11 @@ def _shares(tokens_SLE: Ints) -> Floats:
 
 
 def _fit_decay(ages: Floats, decay: Floats, interval: float) -> tuple[float, float, float]:
-    """Return the share of the fast part and the steps in which the two parts decay."""
+    """Return the share of the fast part, and the decay times of both parts in steps."""
     from scipy.optimize import least_squares
 
     def misfit(parameters: Floats) -> Floats:
-        # In ratios: over a few steps little moves, and that little is what a plan of yesterday's loads suffers from.
+        # Ratios, since the small moves over a few steps are those that outdate a plan.
         share, fast, slow = parameters
         predicted = -share * np.expm1(-ages / np.exp(fast)) - (1 - share) * np.expm1(-ages / np.exp(slow))
         residual: Floats = np.log(predicted / decay)
@@ -158,10 +158,9 @@ def routing_stats(steps: Ints, tokens_SLE: Ints) -> Mapping[str, float]:
     Returns
     -------
     mapping
-        Medians over layers of the fullest expert's load over the mean (``max_over_mean_step_<s>``) and of the share of
-        the two fullest (``top2_share_step_<s>``); 10 % and 90 % quantiles over layers of the former over all steps
-        after the start; share of experts without a token; at some ages in steps, `moved_share` and autocorrelation
-        of log loads.
+        Medians over layers of the largest load over the mean (``max_over_mean_step_<s>``) and of the share of the two
+        largest (``top2_share_step_<s>``); 10 % and 90 % quantiles of the former over layers, for all steps after the
+        ramp; share of experts without a token; `moved_share` and autocorrelation of log loads at some ages in steps.
     """
     loads = _shares(tokens_SLE)
     ordered = np.sort(loads, axis=2)
@@ -186,18 +185,18 @@ def routing_stats(steps: Ints, tokens_SLE: Ints) -> Mapping[str, float]:
 
 
 def compare(routing: RecordedRouting, spec: RoutingSpec, num_seeds: int) -> Mapping[str, Mapping[str, float]]:
-    """Hold statistics of a recording against those of generated loads of the same size, over some seeds.
+    """Compare the statistics of a recording with those of generated loads of the same size.
 
     Returns
     -------
     mapping
         For each of `routing_stats`: ``recorded``, and ``least``, ``median`` and ``most`` over the seeds. Generated
-        loads are counted in as many tokens as the recording has, so that experts are as often idle by rounding. The
-        last rows are of a model of half as many experts, which takes the fullest: medians over layers and steps.
+        loads have the total tokens of the recording, so that rounding leaves equally many experts idle. The last rows
+        are medians over layers and steps for a model with half of the experts, the most loaded ones.
     """
     recorded = dict(routing_stats(routing.steps, routing.tokens_SLE))
     generated = [dict(routing_stats(routing.steps, _like(routing, spec, seed))) for seed in range(num_seeds)]
-    # Too few experts may leave a layer without tokens at some step; then there is nothing to compare.
+    # With too few experts a layer may have no tokens at some step; then there is nothing to compare.
     with contextlib.suppress(RoutingFormatError):
         half = top_experts(routing, routing.num_layers, max(2, routing.num_experts // 2))
         recorded |= _settled_skew(half.tokens_SLE)
@@ -211,7 +210,7 @@ def compare(routing: RecordedRouting, spec: RoutingSpec, num_seeds: int) -> Mapp
 
 
 def _like(routing: RecordedRouting, spec: RoutingSpec, seed: int) -> Ints:
-    """Return generated loads at the steps of a recording and in as many tokens."""
+    """Return generated loads at the steps of a recording, with its total tokens."""
     loads = GeneratedRouting(spec, routing.num_layers, routing.num_experts, seed).loads(routing.steps)
     tokens = routing.tokens_SLE.sum(axis=2, keepdims=True)
     like: Ints = np.rint(_shares(loads) * tokens).astype(np.int64)

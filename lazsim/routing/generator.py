@@ -1,4 +1,4 @@
-"""Generated loads: skewed, drifting, different per layer.
+"""Generate loads that are skewed, drift, and differ between layers.
 
 Axes: B steps asked for, K grid points of a block, L layers, E experts.
 """
@@ -14,47 +14,48 @@ from lazsim.routing.table import Floats, Ints
 from lazsim.specs import Spec
 
 BLOCK_POINTS = 32
-"""Grid points generated at once; a block has a random stream of its own."""
+"""Grid points generated at once; each block has a separate random stream."""
 
 SHAPE_SCORES = tuple(score / 2 for score in range(-6, 7))
-"""Standard normal scores, -3 to 3, at which the distribution of log loads is given."""
+"""Standard normal scores, -3 to 3, of the quantiles in `RoutingSpec.shape`."""
 
 FINE_SCORES = tuple(score / 10 for score in range(-30, 31))
-"""Scores at which a part of such a distribution is given."""
+"""Scores of the quantiles of a part of that distribution."""
 
 MAX_BLOCKS = 4
-"""Blocks that are kept; the one made first goes first."""
+"""Blocks in the cache; the oldest goes first."""
 
 TOKENS_PER_LAYER = 1 << 24
-"""Resolution of the loads: shares below a sixteen-millionth are no tokens."""
+"""Resolution of the loads: smaller shares than a sixteen-millionth round to no tokens."""
 
 
 class RoutingSpec(Spec, frozen=True, kw_only=True):
-    """How loads are drawn.
+    """Parameters of generated loads.
 
-    The logarithm of an expert's load, relative to its layer, has one distribution, stretched to the layer's standard
-    deviation, which differs between layers. Over training it follows a Gaussian process of a fast and a slow part.
+    The logarithm of an expert's load, relative to its layer, follows one distribution, scaled to the layer's standard
+    deviation. Over training it follows a Gaussian process with a fast and a slow part.
 
     Attributes
     ----------
     skew, skew_spread : float
         Mean and standard deviation, over layers, of the standard deviation of log loads.
     num_experts : int
-        Experts of a layer that this describes; fewer are the fullest of these, more spread no further.
+        Experts of a layer in the recording. A model with fewer experts gets the most loaded ones; in a model with more
+        experts, loads spread no further.
     shape : tuple of float
         Quantiles of log loads in units of the layer's standard deviation, at the normal scores `SHAPE_SCORES`.
     start_share : float
-        Share of a layer's skew that is there at step 0.
+        Share of a layer's skew at step 0.
     ramp_steps : float
-        Steps in which what is missing then falls to 1/e.
+        Steps in which the missing skew falls to 1/e.
     fast_share : float
-        Share of the variance that the fast part makes up.
+        Share of the fast part in the variance.
     fast_steps, slow_steps : float
         Steps in which the autocorrelation of each part falls to 1/e.
     interval_steps : int
         Steps for which loads stay the same.
     source : str
-        What the parameters were fitted to, and how well.
+        Recording behind the parameters, and quality of the fit.
     """
 
     name: str
@@ -86,16 +87,16 @@ class RoutingSpec(Spec, frozen=True, kw_only=True):
 
 
 class GeneratedRouting:
-    """Loads drawn from a `RoutingSpec`: a function of seed and step alone, made block by block and kept for a while.
+    """Loads drawn from a `RoutingSpec`: they depend on seed and step alone, and are made in blocks.
 
     Notes
     -----
     Each part is an Ornstein-Uhlenbeck process, sampled exactly on the grid: ``x[k+1] = rho x[k] + sqrt(1 - rho^2) e``.
     Their sum ``g``, of unit variance, becomes a log load by interpolation: ``skew * interp(g, SHAPE_SCORES, shape)``.
-    Beyond the last score the last quantile holds: 0.1 % of experts at each end. A model of fewer experts than the
-    specification has takes the fullest, as the published evaluation did (see `top_experts`): its experts follow the
-    upper ``num_experts / spec.num_experts`` of the same distribution, at every step alike. More experts than that reach
-    no further than the fullest and the emptiest of so many do half of the time (*assumption*).
+    Beyond the last score the last quantile applies: 0.1 % of experts at each end. A model with fewer experts than the
+    specification gets the most loaded ones, as in the published evaluation (see `top_experts`): its experts follow the
+    upper ``num_experts / spec.num_experts`` of the distribution at every step. In a model with more experts, loads stay
+    within the medians of the largest and the smallest load of ``spec.num_experts`` experts (*assumption*).
     """
 
     last_step: int | None = None
@@ -127,7 +128,7 @@ class GeneratedRouting:
     def _block(self, block: int) -> Ints:
         if block not in self._blocks:
             while len(self._starts) <= block:
-                # A copy: a view would keep the whole walk.
+                # A copy, since a view would keep the whole walk in memory.
                 self._starts.append(self._walk(len(self._starts) - 1)[-1].copy())
             walk = self._walk(block)
             if len(self._starts) == block + 1:
@@ -162,12 +163,12 @@ class GeneratedRouting:
 
 
 def _quantiles(spec: RoutingSpec, num_experts: int) -> Floats:
-    """Return quantiles of log loads at `FINE_SCORES` for layers of so many experts."""
+    """Return quantiles of log loads at `FINE_SCORES` for layers of `num_experts`."""
     normal = NormalDist()
     share = min(1.0, num_experts / spec.num_experts)
     scores = np.array([-normal.inv_cdf(share * normal.cdf(-score)) for score in FINE_SCORES])
     if num_experts > spec.num_experts:
-        # What the fullest and the emptiest of a layer reach half of the time; nobody saw how much further more would.
+        # The median of the largest of spec.num_experts scores: no recording shows loads of more experts.
         reach = normal.inv_cdf(math.exp(math.log(0.5) / spec.num_experts))
         scores = scores.clip(-reach, reach)
     quantiles: Floats = np.interp(scores, SHAPE_SCORES, spec.shape)

@@ -1,4 +1,4 @@
-"""From a name or a path to loads that fit a model."""
+"""Load the routing of a model from a name or a path."""
 
 from pathlib import Path
 
@@ -14,14 +14,14 @@ UNIFORM = "uniform"
 
 
 def load_routing(source: str, num_layers: int, num_experts: int, seed: int, lenient: bool = False) -> Routing:
-    """Get loads for a model.
+    """Load the routing of a model.
 
     Parameters
     ----------
     source
         A recording (see `read_routing`), a generator by name or as a ``.toml`` file, or ``uniform``.
     num_layers, num_experts
-        MoE layers of the model and experts of each; of a larger recording `top_experts` are taken.
+        MoE layers of the model and experts of a layer; `top_experts` cuts a larger recording.
     seed
         Seed of generated loads.
     lenient
@@ -45,7 +45,7 @@ def load_routing(source: str, num_layers: int, num_experts: int, seed: int, leni
 
 
 def record(source: str, num_layers: int, num_experts: int, num_steps: int, seed: int) -> RecordedRouting:
-    """Draw loads from a generator for so many training steps, as a recording.
+    """Generate the loads of `num_steps` training steps as a recording.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Read recorded loads: SmartMoE's logs, ``.npz``, and a CSV of our own."""
+"""Read recorded loads: SmartMoE's logs, ``.npz``, and lazsim's CSV."""
 
 import io
 import json
@@ -22,7 +22,7 @@ LOG_NAME = re.compile(r"table_iter(\d{1,15})_rank(\d{1,15})\.log", re.ASCII)
 LOG_LAYER = re.compile(r"(\d{1,15}):(\[.*\])", re.ASCII)
 
 MAX_LOADS = 1 << 27
-"""Most loads of a recording, 1 GiB: a slip in a layer's or expert's number must not fill the memory."""
+"""Most loads of a recording, 1 GiB: a typo in the number of a layer or expert must not fill the memory."""
 
 FORMATS = (
     f"known are .npz with iteration and tokens, SmartMoE's table_iter<i>_rank<r>.log, and CSV after {CSV_HEADER!r}"
@@ -30,16 +30,16 @@ FORMATS = (
 
 
 def read_routing(path: str, lenient: bool = False) -> RecordedRouting:
-    """Read recorded loads, whatever their format.
+    """Read recorded loads in any of the known formats.
 
     Parameters
     ----------
     path
         A ``.npz`` file with ``iteration (S,)`` and ``tokens (S, L, E)``; a SmartMoE log ``table_iter<i>_rank<r>.log``
-        or a folder of them, whose ranks and micro-batches are summed; or a CSV as `write_csv` makes it.
+        or a folder of them, with ranks and micro-batches summed; or a CSV of `write_csv`.
     lenient
-        Repair instead of refuse, and say how often in the notes: leave out lines and loads that are no whole numbers
-        from 0 up and rows given twice, sort steps, and hold the step before where a layer has no tokens.
+        Repair faults and count the repairs in the notes: drop lines and loads that are not whole numbers from 0 up and
+        repeated rows, sort steps, and repeat the step before where a layer has no tokens.
 
     Raises
     ------
@@ -108,14 +108,14 @@ def _parse_log(faults: Faults, file: Path, content: bytes) -> Floats:
     for number, line in _lines(file, content):
         row = LOG_LAYER.fullmatch(line)
         try:
-            # No whole number is too long for a float: it becomes infinite, and is told with the other bad loads.
+            # As a float, a very long number becomes infinite and counts with the other bad loads.
             loads = np.array(json.loads(row[2], parse_int=float), dtype=np.float64) if row else np.zeros(0)
         except (ValueError, TypeError, RecursionError):
             loads = np.zeros(0)
         if row is None or int(row[1]) != len(rows) or loads.ndim != 2 or (rows and len(rows[0]) != loads.shape[1]):
             experts = f"{len(rows[0])} loads" if rows else "loads"
             raise RoutingFormatError(f"{file}, line {number}: expected {len(rows)}:[[{experts}], ...]")
-        # Before the sum: an infinity would hide what else was there.
+        # Before the sum, in which an infinity would hide the other loads.
         bad = ~((loads >= 0) & np.isfinite(loads))
         if bad.any():
             faults.count(f"line {number} has loads that are no numbers from 0 up", "leave them out", str(file))
@@ -177,9 +177,9 @@ def _scatter(name: str, loads: dict[tuple[int, int, int], int]) -> tuple[Floats,
 
 
 def write_csv(routing: RecordedRouting) -> bytes:
-    """Return recorded loads as our CSV: a header line, then ``step,layer,expert,tokens`` without the zeros.
+    """Return recorded loads as lazsim's CSV: a header line, then ``step,layer,expert,tokens`` without the zeros.
 
-    The last expert of the last layer is always written, so that the number of layers and experts can be read back.
+    The last expert of the last layer is always there, so that a reader knows the numbers of layers and experts.
     """
     lines = [CSV_HEADER, CSV_COLUMNS]
     keep = routing.tokens_SLE > 0

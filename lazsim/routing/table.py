@@ -1,6 +1,6 @@
-"""Expert loads over training: what every source of loads offers, and recorded loads.
+"""Expert loads over training: the interface of all sources, and recorded loads.
 
-Axes: B steps asked for, S recorded steps, L layers, E experts.
+Axes: B requested steps, S recorded steps, L layers, E experts.
 """
 
 from collections import Counter
@@ -22,15 +22,15 @@ class Routing(Protocol):
 
     @property
     def name(self) -> str:
-        """Where they come from."""
+        """Source of the loads."""
 
     @property
     def sha256(self) -> str:
-        """The hash of where they come from."""
+        """Hash of the source."""
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was assumed or repaired, a line each."""
+        """Assumptions and repairs, a line each."""
 
     @property
     def num_layers(self) -> int:
@@ -42,27 +42,27 @@ class Routing(Protocol):
 
     @property
     def interval_steps(self) -> int:
-        """Steps for which loads stay the same; where they do not come at even distances, the median."""
+        """Steps for which loads stay the same: the median, where distances differ."""
 
     @property
     def last_step(self) -> int | None:
-        """The last step known, after which loads are held; none where loads never end."""
+        """Last known step, after which loads stay the same; none where loads never end."""
 
     def loads(self, steps: Sequence[int] | Ints) -> Ints:
         """Return the tokens of each expert at each of the steps, shape (B, L, E).
 
-        Only ratios within a layer count. The same step always has the same loads.
+        Only ratios within a layer matter. The same step always has the same loads.
         """
 
 
 @dataclass(frozen=True, eq=False)
 class RecordedRouting:
-    """Loads that were recorded at some steps and count until the next one.
+    """Loads recorded at some steps; each record applies until the next.
 
     Attributes
     ----------
     steps : ndarray of int64, shape (S,)
-        Steps recorded, ascending; the first counts for all steps before it, too.
+        Recorded steps, ascending; the first record applies to all steps before it, too.
     tokens_SLE : ndarray of int64, shape (S, L, E)
         Tokens routed to each expert.
 
@@ -106,19 +106,19 @@ class RecordedRouting:
 
 
 MAX_WHOLE = 2.0**53
-"""Above this not every whole number is a float."""
+"""Floats above this skip whole numbers."""
 
 
 @dataclass(frozen=True)
 class Faults:
-    """What is wrong with a file: refused at once, or counted when lenient."""
+    """Faults of a file: errors, or counted repairs when lenient."""
 
     name: str
     lenient: bool = False
     repairs: Counter[str] = field(default_factory=Counter)
 
     def count(self, what: str, repair: str, name: str = "", times: int = 1) -> None:
-        """Refuse what is wrong, or count its repair when lenient.
+        """Raise an error, or count the repair when lenient.
 
         Raises
         ------
@@ -131,22 +131,22 @@ class Faults:
         self.repairs[repair] += times
 
     def notes(self) -> tuple[str, ...]:
-        """Say what was repaired, a line each."""
+        """Return the repairs, a line each."""
         return tuple(f"repaired {times} times: {repair}" for repair, times in self.repairs.items())
 
 
 def check_tokens(faults: Faults, steps: Floats, tokens_SLE: Floats) -> tuple[Ints, Ints]:
-    """Check what a file says, and count whole tokens.
+    """Check the loads of a file and convert them to whole tokens.
 
     Returns
     -------
     steps, tokens_SLE : ndarray of int64
-        Without what was repaired, when lenient.
+        After repairs, when lenient.
 
     Raises
     ------
     RoutingFormatError
-        When a count is negative, no number or not whole, a layer of a step has no tokens, or steps do not ascend.
+        When a count is not a whole number from 0 up, a layer of a step has no tokens, or steps do not ascend.
     """
     bad = ~_is_whole(tokens_SLE)
     if bad.any():
@@ -186,9 +186,9 @@ def top_experts(routing: RecordedRouting, num_layers: int, num_experts: int) -> 
     routing
         The recording.
     num_layers
-        The first so many layers are taken.
+        Layers to take, from the first.
     num_experts
-        In each of them, the experts with the highest total load over the recording, in the order of their numbers.
+        Experts to take of each layer: those with the highest total load over the recording, by number.
 
     Raises
     ------
