@@ -1,4 +1,4 @@
-"""What is simulated: frozen specifications of a model, a GPU, a cluster and a job, read from TOML."""
+"""Frozen specifications of a model, a GPU, a cluster and a job, read from TOML."""
 
 from lazsim.specs.catalog import (
     CATALOG_KINDS,

@@ -23,11 +23,11 @@ CATALOG_KINDS: Mapping[type[Spec], str] = {
     ClusterSpec: "clusters",
     JobSpec: "jobs",
 }
-"""The folder of the catalogue in which each kind of specification is kept."""
+"""Folder of the catalogue for each kind of specification."""
 
 
 def unknown_name(what: str, name: str, known: list[str]) -> str:
-    """Say that a name is unknown and offer the nearest, however far it is.
+    """Return the message that a name is unknown, with the nearest known name.
 
     Examples
     --------
@@ -65,7 +65,7 @@ def load_spec(spec_type: type[SpecT], name: str) -> SpecT:
     Raises
     ------
     SpecError
-        When there is no such entry or file, or it does not hold such a specification.
+        When there is no such entry or file, or it is not such a specification.
 
     Examples
     --------
@@ -95,5 +95,5 @@ def read_spec_bytes(kind: str, name: str) -> bytes:
 
 
 def sha256(content: bytes) -> str:
-    """Hash an input, so that a result can name it."""
+    """Return the SHA-256 of an input, with which results identify it."""
     return hashlib.sha256(content).hexdigest()

@@ -4,7 +4,7 @@ from lazsim.specs.record import Spec, require_not_negative, require_positive
 
 
 class FusedExpertsSpec(Spec, frozen=True, kw_only=True):
-    """How near kernels that run all experts of a layer at once come to a GPU's datasheet; see `GpuSpec`."""
+    """Efficiencies of kernels that run all experts of a layer at once; see `GpuSpec`."""
 
     matmul_efficiency: float
     matmul_fill_outputs: float
@@ -18,7 +18,7 @@ class FusedExpertsSpec(Spec, frozen=True, kw_only=True):
 
 
 class GpuSpec(Spec, frozen=True, kw_only=True):
-    """A GPU: its datasheet and how near kernels come to it.
+    """A GPU: its datasheet and the efficiencies of its kernels.
 
     A ``m x k @ k x n`` matmul takes, in the names below and with ``bytes = 2 (m k + k n + m n)``::
 
@@ -37,9 +37,9 @@ class GpuSpec(Spec, frozen=True, kw_only=True):
     matmul_efficiency : float
         Share of the peak that a very large matmul reaches.
     matmul_fill_outputs : float
-        Output elements whose time is lost to processors that are not full: half of `matmul_efficiency` at this many.
+        Output elements at which a matmul reaches half of `matmul_efficiency`, since few outputs do not fill the GPU.
     matmul_fill_k : float
-        Length of the inner dimension that starting and ending each output tile costs.
+        Cost of the start and end of each output tile, as a length of the inner dimension.
     matmul_memory_efficiency : float
         Share of the memory bandwidth at which a matmul of few rows reads its weights.
     memory_efficiency : float
@@ -47,10 +47,9 @@ class GpuSpec(Spec, frozen=True, kw_only=True):
     kernel_overhead_s : float
         Fixed time of one kernel.
     source : str
-        Where the datasheet figures and the efficiencies come from; "assumption" where there is no measurement.
+        Source of the datasheet figures and the efficiencies; "assumption" without a measurement.
     fused_experts : FusedExpertsSpec, optional
-        What takes the place of the matmul efficiencies for experts where a job runs them in fused kernels; none where
-        no such kernel was measured.
+        Matmul efficiencies of experts in jobs with fused kernels; none where no such kernel was measured.
     """
 
     name: str
@@ -114,13 +113,13 @@ class RecoverySpec(Spec, frozen=True, kw_only=True):
     Attributes
     ----------
     detect_s : float
-        From a failure until the survivors know of it.
+        From a failure until the survivors detect it.
     rebuild_s : float
-        To plan anew and rebuild the communicators of a running job.
+        To plan again and rebuild the communicators of a running job.
     regroup_s : float
-        To change the expert groups of a running job whose nodes stay the same, as a rebalance does.
+        To change the expert groups of a running job on the same nodes, as in a rebalance.
     restart_base_s, restart_per_node_s : float
-        To start the job again from nothing on ``N`` nodes: ``base + per_node * N``, checkpoint load not included.
+        To restart the job on ``N`` nodes: ``base + per_node * N``, without the load of the checkpoint.
     """
 
     detect_s: float
@@ -134,7 +133,7 @@ class RecoverySpec(Spec, frozen=True, kw_only=True):
 
 
 class ClusterSpec(Spec, frozen=True, kw_only=True):
-    """Nodes, what is in them and between them.
+    """A cluster: its nodes, GPUs and network.
 
     Attributes
     ----------
@@ -145,7 +144,7 @@ class ClusterSpec(Spec, frozen=True, kw_only=True):
     gpus_per_node : int
         GPUs of a node; the dense part of the model is tensor-parallel over them.
     nodes_per_server : int
-        Nodes that sit in one server and share its NICs.
+        Nodes in one server, which share its NICs.
     slots_per_gpu : int
         Expert replicas that a GPU holds in one layer.
     """

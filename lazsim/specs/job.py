@@ -1,4 +1,4 @@
-"""How a model is trained."""
+"""Training jobs."""
 
 from typing import Literal
 
@@ -6,7 +6,7 @@ from lazsim.specs.record import Spec, require_not_negative, require_positive
 
 
 class JobSpec(Spec, frozen=True, kw_only=True):
-    """How the model is trained.
+    """Settings of a training job.
 
     Attributes
     ----------
@@ -15,11 +15,11 @@ class JobSpec(Spec, frozen=True, kw_only=True):
     num_micro_batches : int
         Micro-batches whose gradients are accumulated in a step.
     fault_threshold : int
-        ``f``: each expert gets at least this many replicas, where they fit.
+        ``f``: fewest replicas of each expert, where they fit.
     rebalance_interval_steps : int
         Steps between plans from newly observed loads.
     join_wait_s : float
-        Time for which new nodes are collected before they join.
+        Waiting time in which new nodes gather before they join together.
     checkpoint_interval_steps : mapping
         Steps between checkpoints, for each system by name.
     activation_passes : float
@@ -29,8 +29,8 @@ class JobSpec(Spec, frozen=True, kw_only=True):
     reorder_kernels : float
         Small kernels of gate, top-k, counts and offsets in one layer, forward and backward together.
     expert_kernels : str
-        ``separate``: each expert's matmuls by themselves; ``fused``: all experts of a layer at once, as measured of
-        inference kernels. The latter takes a GPU of which these were measured.
+        ``separate``: the matmuls of each expert one by one; ``fused``: all experts of a layer at once, as measured for
+        inference kernels; it needs a GPU with such measurements.
     """
 
     name: str

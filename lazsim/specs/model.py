@@ -1,4 +1,4 @@
-"""A model, and what it takes of bytes and operations."""
+"""Models, their parameters and bytes."""
 
 from lazsim.specs.record import Spec, require_not_negative, require_positive
 
@@ -15,13 +15,13 @@ class ModelSpec(Spec, frozen=True, kw_only=True):
     Attributes
     ----------
     num_layers, num_moe_layers : int
-        All transformer layers, and those of them whose feed-forward block is an MoE layer (the last ones).
+        All transformer layers, and the last layers, whose feed-forward block is an MoE layer.
     d_model : int
         Width of the residual stream.
     d_ff_expert, d_ff_dense : int
         Inner width of one expert and of the feed-forward block of a layer that is not MoE.
     matrices_per_expert : int
-        2 for a plain feed-forward block, 3 for SwiGLU; holds for dense blocks too.
+        2 for a plain feed-forward block, 3 for SwiGLU; the same for dense blocks.
     num_experts, num_shared_experts, top_k : int
         Routed experts of a layer, experts that every token visits, routed experts that a token visits.
     attention_params : int

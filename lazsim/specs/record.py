@@ -1,4 +1,4 @@
-"""What every specification is: a frozen record, read from TOML, whose numbers are checked."""
+"""The base of specifications: a frozen record, read from TOML, with checked numbers."""
 
 import math
 
@@ -6,7 +6,7 @@ import msgspec
 
 
 class Spec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A record read from TOML; unknown keys are refused and nothing changes after it is made."""
+    """An immutable record read from TOML; unknown keys are errors."""
 
 
 def require_positive(spec: Spec, *fields: str) -> None:

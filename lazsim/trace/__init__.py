@@ -1,4 +1,4 @@
-"""Read, cap, generate, fit and fetch traces of what happened to nodes."""
+"""Read, cap, generate, fit and fetch traces of node events."""
 
 from lazsim.trace.cap import CAP_RULES, cap_trace
 from lazsim.trace.generate import generate_trace

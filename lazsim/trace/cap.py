@@ -1,4 +1,4 @@
-"""Hold a trace to at most so many nodes."""
+"""Cap the nodes of a trace."""
 
 from collections.abc import Callable, Iterable
 
@@ -12,10 +12,10 @@ VisibleCount = Callable[[int], int]
 
 
 def _follow_count(trace: Trace, visible_count: VisibleCount, rng: np.random.Generator) -> list[Event]:
-    """Show as many nodes as a rule says, from the count of nodes alive, after removals and again after additions.
+    """Show `visible_count` of the nodes alive, after removals and again after additions.
 
-    Visible nodes that die go under their own names. When the rule then shows fewer, visible nodes drawn uniformly
-    become hidden; when it shows more, nodes that just came are shown first on additions, then hidden ones by age.
+    A visible node that dies is removed by its name. Where the rule then shows fewer, visible nodes drawn uniformly are
+    hidden; where it shows more, new nodes are shown first, then hidden ones by age.
     """
     visible: dict[str, None] = {}
     hidden: dict[str, None] = {}
@@ -74,31 +74,30 @@ CAP_RULES: dict[str, Callable[[Trace, int, np.random.Generator], tuple[list[Even
     "clip": _clip,
     "first": _first,
 }
-"""Name -> (trace, most nodes, draws) -> (events, what was done)."""
+"""Rules by name: from a trace, the most nodes and a random generator to events and a note."""
 
 
 def cap_trace(trace: Trace, max_nodes: int, rule: str, rng: np.random.Generator) -> Trace:
-    """Hold a trace to at most ``max_nodes`` nodes.
+    """Cap a trace at ``max_nodes`` nodes.
 
     Parameters
     ----------
     trace
-        The stretch that is replayed: its own peak counts.
+        The stretch to replay; its peak sets the constant of ``offset``.
     max_nodes
         Most nodes at any instant.
     rule
         ``offset`` subtracts the constant ``peak - max_nodes`` from the count, so that the peak becomes the maximum and
-        every loss is felt: the count is ``max(0, alive - constant)``, and the death of a hidden node takes a visible
-        one out, drawn uniformly, which is hidden from then on. ``clip`` shows ``min(alive, max_nodes)`` nodes: hidden
-        ones, oldest first, step in at the instant at which visible ones go. ``first`` follows the first names of the
-        trace only.
+        every loss counts: ``max(0, alive - constant)`` nodes are visible, and the death of a hidden node hides a
+        visible one, drawn uniformly. ``clip`` shows ``min(alive, max_nodes)`` nodes: hidden ones, oldest first, replace
+        lost ones at once. ``first`` follows the first names of the trace only.
     rng
-        Draws which visible nodes go for hidden ones (``offset`` only).
+        Draws the visible nodes that are hidden (``offset`` only).
 
     Returns
     -------
     Trace
-        Node names are kept; a node that is hidden and shown again joins afresh.
+        The same node names; a node that is hidden and shown again joins as a new one.
 
     Raises
     ------

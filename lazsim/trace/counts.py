@@ -1,4 +1,4 @@
-"""Node events from a trace that only counts nodes."""
+"""Make node events from a trace that only counts nodes."""
 
 import itertools
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ RULE = (
 
 
 class Sample(NamedTuple):
-    """How many nodes were alive at an instant; `line` is where the file says so."""
+    """Number of nodes alive at an instant, and its line in the file."""
 
     time_s: float
     num_nodes: int
@@ -24,7 +24,7 @@ class Sample(NamedTuple):
 
 
 MOST_NODES = 1_000_000
-"""Above this a number is no live count but a mistake."""
+"""A larger number is a mistake and no live count."""
 
 
 def events_from_counts(samples: Iterable[Sample], rng: np.random.Generator, name: str = "") -> list[Event]:
@@ -33,12 +33,11 @@ def events_from_counts(samples: Iterable[Sample], rng: np.random.Generator, name
     Parameters
     ----------
     samples
-        In time order. Several samples of one instant are one batch: all their decreases happen first, then all
-        their increases.
+        In time order. Several samples of one instant are one batch: first all decreases, then all increases.
     rng
-        Draws the nodes that go.
+        Draws the nodes to remove.
     name
-        File that they are from, for the error.
+        Name of the file, for errors.
 
     Returns
     -------
@@ -52,8 +51,8 @@ def events_from_counts(samples: Iterable[Sample], rng: np.random.Generator, name
 
     Notes
     -----
-    The rule is the least that counts allow: a change by ``d`` takes ``|d|`` events, so a swap of one node for another
-    between two samples stays unseen, and life times are those of a memoryless choice of victims (assumption).
+    A change by ``d`` makes ``|d|`` events, the fewest possible: a swap of one node for another between two samples is
+    invisible. Life times are those of a memoryless choice of victims (assumption).
 
     Examples
     --------

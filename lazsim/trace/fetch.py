@@ -1,4 +1,4 @@
-"""Fetch public traces: fixed commits, checked bytes, kept in a cache."""
+"""Fetch public traces at fixed commits, check their bytes, and cache them."""
 
 import logging
 from pathlib import Path
@@ -24,16 +24,16 @@ def trace_url(public: PublicSpec, base_url: str = BASE_URL) -> str:
 
 
 def fetch_trace(name: str, base_url: str = BASE_URL, cache: Path | str | None = None) -> bytes:
-    """Fetch a public trace, or take it from the cache.
+    """Fetch a public trace, or read it from the cache.
 
     Parameters
     ----------
     name
         A public trace of the catalogue, or a TOML file of the same shape.
     base_url
-        Where repositories lie; a mirror keeps the layout of raw.githubusercontent.com.
+        Address of the repositories; a mirror has the layout of raw.githubusercontent.com.
     cache
-        Folder of kept files; the user's cache folder when not given.
+        Folder of the cache; by default the user's cache folder.
 
     Returns
     -------
@@ -43,7 +43,7 @@ def fetch_trace(name: str, base_url: str = BASE_URL, cache: Path | str | None = 
     Raises
     ------
     LazsimError
-        When the file cannot be fetched or its hash is another one; nothing is kept then.
+        When the file cannot be fetched or its hash differs; then nothing is cached.
     SpecError
         When there is no public trace of that name.
     """
@@ -59,7 +59,7 @@ def fetch_trace(name: str, base_url: str = BASE_URL, cache: Path | str | None = 
     try:
         path = pooch.retrieve(
             url, known_hash=f"sha256:{public.sha256}", fname=file_name, path=folder,
-            # not streamed: these files are small, and a stream that fails leaves its socket open
+            # Not streamed: these files are small, and a failed stream leaves its socket open.
             downloader=pooch.HTTPDownloader(stream=False, timeout=TIMEOUT_S),
         )  # fmt: skip
     except ValueError as error:
@@ -74,7 +74,7 @@ def fetch_trace(name: str, base_url: str = BASE_URL, cache: Path | str | None = 
 
 
 def _reason(error: OSError) -> str:
-    """Name the cause in a few words: the network's errors carry whole chains of causes in their text."""
+    """Name the cause in a few words; the text of network errors holds whole chains of causes."""
     response = getattr(error, "response", None)
     if response is not None:
         return f"HTTP status {response.status_code}"

@@ -1,4 +1,4 @@
-"""Find the recipe of a spot trace from a real one, and show how well it does."""
+"""Fit the recipe of a spot trace to a real one, and compare the two."""
 
 import math
 from dataclasses import dataclass, field
@@ -29,7 +29,7 @@ SCALE_BOUNDS = (math.log(0.05), math.log(1e7))
 
 
 class _Seen(NamedTuple):
-    """A draw of a law: at least `value` where it was cut off, else exactly that."""
+    """A draw of a law: `value`, or more where it was cut off."""
 
     value: float
     cut: bool
@@ -37,7 +37,7 @@ class _Seen(NamedTuple):
 
 @dataclass
 class _Draws:
-    """What a trace shows of the draws behind it."""
+    """The draws behind a trace, as far as it shows them."""
 
     loss_gaps: list[_Seen] = field(default_factory=list)
     loss_sizes: list[_Seen] = field(default_factory=list)
@@ -53,27 +53,27 @@ def fit_spot(trace: Trace) -> SpotSpec:
     Parameters
     ----------
     trace
-        At least five instants at which nodes go, and one at which nodes come after the start.
+        A trace with at least five losses, and a grant after the start.
 
     Returns
     -------
     SpotSpec
-        Fitted to four digits; the target is the peak of the trace, and the generated trace starts with all of
-        it alive: a job starts when it has its nodes, and how it came by them is no failure.
+        Parameters of four digits. The target is the peak of the trace, and the generated trace starts there: a job
+        starts when it has its nodes.
 
     Raises
     ------
     LazsimError
-        When the trace has too few losses or grants to fit to.
+        When the trace has too few losses or grants.
 
     Notes
     -----
-    The clocks are those of the generator: losses run while a node is alive, grants while fewer than the peak are. The
-    time from the last event to the end of the trace is a censored gap, a grant that fills up to the peak a censored
+    The clocks are those of the generator: the loss clock runs while a node is alive, the grant clock below the peak.
+    The time from the last event to the end of the trace is a censored gap; a grant that reaches the peak is a censored
     size. ``take_all_prob`` is the share of losses that took all of two or more nodes; sizes are fitted to the others.
-    ``age_exponent`` maximises the likelihood of each loss having taken its nodes one by one with weights
-    ``age ** exponent`` (the partial likelihood of Cox, with Efron's treatment of ties), and is 0 where the trace
-    names no nodes, so that its victims were drawn without regard to age.
+    ``age_exponent`` maximises the likelihood that each loss took its nodes one by one with weights ``age ** exponent``
+    (the partial likelihood of Cox, with Efron's treatment of ties). It is 0 where the trace names no nodes, because the
+    reader then drew victims regardless of age.
     """
     tick_s = _tick(trace)
     seen = _observe(trace, tick_s)
@@ -100,7 +100,7 @@ def fit_spot(trace: Trace) -> SpotSpec:
 
 
 def fit_table(trace: Trace, recipe: SpotSpec, seeds: range) -> "pd.DataFrame":
-    """Compare a trace with traces of a recipe.
+    """Compare a trace with generated traces of a recipe.
 
     Returns
     -------
@@ -122,7 +122,7 @@ def fit_table(trace: Trace, recipe: SpotSpec, seeds: range) -> "pd.DataFrame":
 
 
 def _tick(trace: Trace) -> float:
-    """Return the largest step, a whole number of milliseconds, of which all times are multiples."""
+    """Return the largest step of whole milliseconds that divides all times."""
     step_ms = int(np.gcd.reduce(np.rint(trace.time_s * 1e3).astype(np.int64)))
     return step_ms / 1e3 if step_ms else 1.0
 
@@ -172,7 +172,7 @@ def _observe_loss(seen: _Draws, batch: Batch, born: dict[str, float], tick_s: fl
 
 
 def _fit_weibull(draws: list[_Seen], unit: float) -> WeibullSpec:
-    """Maximise the likelihood of draws, ``P(X >= x) = exp(-((x - 1) / scale) ** shape)``, some of them cut off."""
+    """Fit ``P(X >= x) = exp(-((x - 1) / scale) ** shape)`` to draws, some of them censored, by likelihood."""
     from scipy.optimize import minimize
 
     if not draws:
@@ -193,7 +193,7 @@ def _fit_weibull(draws: list[_Seen], unit: float) -> WeibullSpec:
 
 
 def _fit_age_exponent(choices: list[tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]]) -> float:
-    """Maximise the likelihood of who went; nodes that go together leave one after the other, in any order."""
+    """Maximise the likelihood of the victims; nodes of one loss leave one after the other, in any order."""
     from scipy.optimize import minimize_scalar
 
     def loss(exponent: float) -> float:

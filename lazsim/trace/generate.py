@@ -1,4 +1,4 @@
-"""Make traces from recipes."""
+"""Generate traces from recipes."""
 
 import math
 from collections.abc import Iterable
@@ -13,14 +13,14 @@ from lazsim.trace.table import Event, Trace, build_trace
 
 
 def generate_trace(recipe: Recipe, rng: np.random.Generator, name: str = "generated") -> Trace:
-    """Make a trace from a recipe.
+    """Generate a trace from a recipe.
 
     Parameters
     ----------
     recipe
         A `SpotSpec` or a `ScheduleSpec`.
     rng
-        All draws; the same state gives the same trace.
+        Source of all draws; the same state gives the same trace.
     name
         Name of the trace.
 
@@ -42,7 +42,7 @@ def generate_trace(recipe: Recipe, rng: np.random.Generator, name: str = "genera
 
 
 def generated_bytes(recipe: Recipe, seed: int, name: str) -> bytes:
-    """Make a trace and write it in the native format, with the recipe and the seed that make it again in its header."""
+    """Generate a trace in lazsim's format; the header has the recipe and the seed."""
     trace = generate_trace(recipe, np.random.default_rng(seed), name)
     header = {"recipe": name, "seed": str(seed), "spec": msgspec.json.encode(recipe).decode()}
     return trace_bytes(trace, header)
@@ -64,7 +64,7 @@ def draw_weibull(law: WeibullSpec, unit: float, rng: np.random.Generator) -> int
     Parameters
     ----------
     law
-        With its scale in the same unit of measure as ``unit``.
+        The law; its scale has the unit of measure of ``unit``.
     unit
         Size of one step: the tick in seconds, or 1 node.
     """
@@ -72,7 +72,7 @@ def draw_weibull(law: WeibullSpec, unit: float, rng: np.random.Generator) -> int
 
 
 def _spot_events(spec: SpotSpec, rng: np.random.Generator) -> list[Event]:
-    """Run two clocks in whole ticks: losses, while any node is alive, and grants, while fewer than the target are."""
+    """Run two clocks in whole ticks: losses while any node is alive, grants while the target is not reached."""
     born: dict[str, int] = {f"node{index + 1}": 0 for index in range(spec.initial_nodes)}
     events = [Event(0.0, "add", node) for node in born]
     num_names = len(born)
@@ -104,8 +104,8 @@ def _spot_events(spec: SpotSpec, rng: np.random.Generator) -> list[Event]:
 def _victims(spec: SpotSpec, born: dict[str, int], now: int, rng: np.random.Generator) -> Iterable[str]:
     """Draw the nodes of a loss without replacement, by weights that are a power of their ages.
 
-    The smallest of exponential draws over weights are such a sample: Efraimidis and Spirakis, Information Processing
-    Letters 97 (2006) 181.
+    The smallest exponential draws divided by the weights are such a sample: Efraimidis and Spirakis, Information
+    Processing Letters 97 (2006) 181.
     """
     nodes = list(born)
     if rng.random() < spec.take_all_prob:

@@ -1,4 +1,4 @@
-"""Read, window and cap: the trace that a run replays."""
+"""Load the trace of a run: read a file, cut a stretch out of it, cap its nodes."""
 
 import dataclasses
 from pathlib import Path
@@ -21,24 +21,23 @@ def cut_trace(
     cap: str = "offset",
     seed: int = 0,
 ) -> Trace:
-    """Cut a stretch out of a trace, then hold it to a number of nodes.
+    """Cut a stretch out of a trace, then cap its nodes.
 
     Parameters
     ----------
     trace
-        Where to cut from.
+        The whole trace.
     start_s, duration_s
-        The stretch; to the end of the trace when no duration is given. One that would end after the trace is cut at its
-        end, and the notes say so.
+        The stretch, by default to the end of the trace. A longer one ends with the trace, and a note says so.
     max_nodes, cap
-        See `lazsim.trace.cap_trace`; not capped without a maximum.
+        See `lazsim.trace.cap_trace`; no cap without a maximum.
     seed
-        Seed of the draws of the cap.
+        Seed of the cap's draws.
 
     Raises
     ------
     LazsimError
-        When the stretch starts at or after the end of the trace or lasts no time, or the cap is not valid.
+        When the stretch starts at or after the end of the trace or has no length, or the cap is not valid.
     """
     if duration_s is not None and duration_s <= 0:
         raise LazsimError(f"`duration` {duration_s:g} s: give more than 0")
@@ -67,7 +66,7 @@ def load(
     seed: int = 0,
     lenient: bool = False,
 ) -> Trace:
-    """Read a trace, cut a stretch out of it and hold it to a number of nodes.
+    """Read a trace, cut a stretch out of it and cap its nodes.
 
     Parameters
     ----------
@@ -76,7 +75,7 @@ def load(
     start_s, duration_s, max_nodes, cap
         See `cut_trace`.
     seed
-        Of all draws: the nodes of a trace that only counts them, and those of the cap, each from its own stream.
+        Seed of two random streams: one names the nodes of a trace that only counts them, one is for the cap.
 
     Raises
     ------

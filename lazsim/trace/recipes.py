@@ -1,4 +1,4 @@
-"""What the catalogue of traces holds: recipes of generated traces and addresses of public ones."""
+"""Entries of the catalogue of traces: recipes of generated traces and addresses of public ones."""
 
 from collections.abc import Callable
 
@@ -14,9 +14,9 @@ class WeibullSpec(Spec, frozen=True, kw_only=True):
     Attributes
     ----------
     scale : float
-        Size that 63 % of the draws do not exceed, before rounding up: seconds for a gap, nodes for a size.
+        The 63 % quantile before rounding up: seconds for a gap, nodes for a size.
     shape : float
-        1 is memoryless (geometric after rounding); below 1 short and long values are both more frequent: bursts.
+        1 is memoryless (geometric after rounding); below 1, short and long values are both more frequent: bursts.
 
     Notes
     -----
@@ -32,27 +32,27 @@ class WeibullSpec(Spec, frozen=True, kw_only=True):
 
 
 class SpotSpec(Spec, frozen=True, kw_only=True, tag_field="kind", tag="spot"):
-    """Nodes that a provider takes away in batches and grants again, up to what was asked for.
+    """Nodes that a provider takes away in batches and grants again, up to a target.
 
     Attributes
     ----------
     source : str
-        Which trace the parameters are fitted to.
+        The trace behind the parameters.
     duration_s, tick_s : float
         Length of the trace; all times are whole multiples of the tick.
     target_nodes, initial_nodes : int
-        Nodes asked for, and nodes alive at the start.
+        Requested nodes, and nodes alive at the start.
     loss_gap : WeibullSpec
         Seconds from a loss to the next, while any node is alive.
     loss_size : WeibullSpec
-        Nodes that a loss takes, where it does not take all.
+        Nodes of a loss that does not take all.
     take_all_prob : float
         Probability that a loss takes every node.
     age_exponent : float
-        A node's chance to be lost grows with the power ``age_exponent`` of its age: 0 for a memoryless choice, below 0
-        where young nodes go first.
+        Exponent of a node's age in its chance to be lost: 0 for a memoryless choice, below 0 where young nodes go
+        first.
     refill_gap : WeibullSpec
-        Seconds from a grant, or from the loss that made room, to the next grant, while fewer than the target are alive.
+        Seconds from a grant, or from the first loss below the target, to the next grant.
     refill_size : WeibullSpec
         Nodes of a grant, cut at the target.
     """
@@ -82,7 +82,7 @@ class ScheduleSpec(Spec, frozen=True, kw_only=True, tag_field="kind", tag="sched
     Attributes
     ----------
     source : str
-        Where the schedule comes from.
+        Origin of the schedule.
     num_nodes, num_left : int
         Nodes alive at the start, and the number at which failures stop.
     interval_s, duration_s : float
@@ -106,7 +106,7 @@ class PublicSpec(Spec, frozen=True, kw_only=True, tag_field="kind", tag="public"
     Attributes
     ----------
     licence : str
-        On what terms it is published.
+        Terms of its publication.
     repository, commit, path : str
         ``owner/name``, commit and path of the file.
     sha256 : str
@@ -152,7 +152,7 @@ def load_recipe(name: str) -> Recipe:
 
 
 def describe_recipe(name: str) -> str:
-    """Return the first comment of an entry of the catalogue of traces: what it is, in a line."""
+    """Return the first comment of an entry of the catalogue of traces, which describes it in one line."""
     return read_spec_bytes("traces", name).decode().split("\n", 1)[0].lstrip("# ")
 
 
@@ -173,5 +173,5 @@ def recipe_toml(recipe: Recipe) -> str:
 
 
 def _toml_value(value: object) -> str:
-    # strings of JSON are basic strings of TOML, numbers are written alike
+    # JSON strings are TOML basic strings, and numbers look the same.
     return msgspec.json.encode(value).decode()

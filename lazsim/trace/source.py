@@ -52,13 +52,13 @@ class Source:
     repairs: Counter[str] = field(default_factory=Counter)
 
     def lines(self) -> Iterator[tuple[int, str]]:
-        """Yield line number and stripped text of every line that is not blank; CRLF is as good as LF."""
+        """Yield line number and stripped text of every line that is not blank; lines may end in CRLF."""
         for number, line in enumerate(self.text.split("\n"), start=1):
             if stripped := line.strip():
                 yield number, stripped
 
     def fault(self, where: int | str, what: str, repair: str = SKIP) -> None:
-        """Refuse what is wrong, or count its repair when lenient.
+        """Raise an error, or count the repair when lenient.
 
         Raises
         ------
@@ -88,7 +88,7 @@ class Source:
         Raises
         ------
         TraceFormatError
-            When it is not JSON; there is no sense in which half a document could be skipped.
+            When it is not JSON, also when lenient: no part of a broken document can be skipped.
         """
         try:
             return json.loads(self.text)
@@ -186,5 +186,5 @@ def array_items(text: str, opening: int) -> Iterator[tuple[int, Any]]:
 
 
 def shorten(text: str, width: int = 60) -> str:
-    """Quote what a line holds, in one short line."""
+    """Quote a text in one short line."""
     return repr(text if len(text) <= width else text[: width - 3] + "...")

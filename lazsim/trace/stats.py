@@ -1,4 +1,4 @@
-"""What a trace does to its nodes, in a handful of numbers."""
+"""Statistics of a trace."""
 
 import math
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ BARS = "▁▂▃▄▅▆▇█"
 
 @dataclass(frozen=True)
 class TraceStats:
-    """Statistics of a trace; those that it does not define are NaN.
+    """Statistics of a trace; undefined ones are NaN.
 
     Attributes
     ----------
     span_s : float
-        How long the trace was observed.
+        Length of the observation.
     num_nodes : int
         Distinct names.
     initial_nodes, peak_nodes, min_nodes : int
@@ -27,19 +27,19 @@ class TraceStats:
     mean_nodes, node_hours : float
         Time average and time integral of the nodes alive.
     num_losses, num_removals : int
-        Instants at which nodes went, and nodes that went.
+        Instants with removals, and removed nodes.
     removals_per_node_hour : float
-        The rate at which a node is lost.
+        Rate of removals of a node.
     loss_size_mean : float
-        Nodes that go at one instant.
+        Mean nodes of a loss, which is all removals of one instant.
     loss_size_max : int
-        The same, at most.
+        Most nodes of a loss.
     take_all_share : float
         Share of the losses that leave no node alive, 0..1.
     lifetime_mean_s, lifetime_median_s : float
-        From a node's addition to its removal, of stays that ended. Stays cut off by the end of the trace are not in it
-        but counted in `num_censored`, and a stay that began before the trace counts from the trace's start; both make
-        the true life times longer than these.
+        From a node's addition to its removal, for stays that ended. Stays that the end of the trace cuts off count in
+        `num_censored` only, and a stay from before the trace counts from its start; both make the true life times
+        longer than these.
     num_censored : int
         Nodes alive at the end.
     loss_gap_mean_s, loss_gap_cv : float
@@ -152,7 +152,7 @@ def mean_alive(trace: Trace, num_bins: int) -> npt.NDArray[np.float64]:
 
 
 def sparkline(trace: Trace, width: int = 60) -> str:
-    """Draw the nodes alive over time in one line of text, from 0 to the peak; a blank where there is none.
+    """Draw the nodes alive over time in one line of text, from 0 (a blank) to the peak.
 
     Examples
     --------

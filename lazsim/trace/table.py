@@ -1,4 +1,4 @@
-"""The one table of node events that every trace becomes."""
+"""The table of node events, the common form of all traces."""
 
 import itertools
 import math
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
 LONGEST_S = 100 * 365.25 * DAY_S
-"""A century: what lasts longer is a mistake of units."""
+"""A century: a longer time is a mistake of units."""
 
 Kind = Literal["add", "remove"]
 
 
 class Event(NamedTuple):
-    """One node comes or goes; `line` is where the file says so (0 when it does not)."""
+    """One node comes or goes; `line` is its line in the file, 0 without a file."""
 
     time_s: float
     kind: Kind
@@ -32,9 +32,9 @@ class Event(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """All that happens at one instant: nodes that are gone, and nodes that are there and were not before.
+    """All events of one instant: the nodes that are lost, and the nodes that are new.
 
-    A node that goes and comes back at the same instant is in both: what it held is lost.
+    A node that goes and comes back at the same instant is in both, since it loses its state.
     """
 
     time_s: float
@@ -57,11 +57,11 @@ class Trace:
     names : tuple of str
         Nodes by first appearance.
     duration_s : float
-        How long the trace was observed; at least the last event's time.
+        Length of the observation, at least the time of the last event.
     name, format, sha256 : str
-        File it was read from (or what made it), its format and the hash of its bytes.
+        File or recipe of the trace, its format and the hash of its bytes.
     notes : tuple of str
-        What was assumed or repaired while reading, a line each.
+        Assumptions and repairs of the reader, a line each.
     """
 
     time_s: npt.NDArray[np.float64]
@@ -79,7 +79,7 @@ class Trace:
 
     @property
     def events_sha256(self) -> str:
-        """Hash of what happens, in whatever format it was read."""
+        """Hash of the events, which does not depend on the file's format."""
         return sha256(self.time_s.tobytes() + self.change.tobytes() + self.node.tobytes())
 
     def events(self) -> Iterator[Event]:
@@ -88,7 +88,7 @@ class Trace:
             yield Event(time_s, "add" if change > 0 else "remove", self.names[node])
 
     def batches(self) -> Iterator[Batch]:
-        """Yield what happens at each instant as one batch: simultaneous removals are one failure."""
+        """Yield the events of each instant as one batch: simultaneous removals are one failure."""
         bounds = np.flatnonzero(np.diff(self.time_s, prepend=-math.inf, append=math.inf)).tolist()
         times, changes, nodes = self.time_s.tolist(), self.change.tolist(), self.node.tolist()
         for start, stop in itertools.pairwise(bounds):
@@ -110,7 +110,7 @@ class Trace:
         Returns
         -------
         time_s : ndarray, shape (K,)
-            Instants at which something happens, after a leading 0.
+            Times of events, after a leading 0.
         num_nodes : ndarray, shape (K,)
             Nodes alive from each of them on.
         """
@@ -177,11 +177,11 @@ def build_trace(
     events
         In time order; the order of simultaneous events is kept.
     duration_s
-        How long was observed; the last event's time when not given.
+        Length of the observation, by default up to the last event.
     name, format, sha256, notes
         See `Trace`.
     lenient
-        Sort what is out of order, drop what cannot be, and note how many of each.
+        Sort events that are out of order, drop impossible ones, and count both in the notes.
 
     Raises
     ------

@@ -18,7 +18,7 @@ READERS: dict[str, Reader] = {
 
 
 def decode_text(name: str, content: bytes) -> str:
-    """Turn the bytes of a file into text.
+    """Decode the bytes of a file.
 
     Raises
     ------
@@ -69,11 +69,11 @@ def read_trace(
     path
         A file in one of the formats of `READERS`.
     format
-        A name of `READERS`, or ``auto`` to tell it from the content.
+        A name of `READERS`, or ``auto`` to choose by the content.
     seed
-        Seed of the draws that name the nodes of a trace that only counts them.
+        Seed for naming the nodes of a trace that only counts them.
     lenient
-        Repair what is repairable and count it in the notes.
+        Repair faults where possible, and count the repairs in the notes.
 
     Raises
     ------

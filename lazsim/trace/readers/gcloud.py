@@ -10,9 +10,9 @@ LOOKS = "YYYY-MM-DD, HH:MM:SS, live count"
 
 
 def read(source: Source) -> Reading:
-    """Read the samples; rows that step back in time are sorted, and of equal stamps the last row counts.
+    """Read the samples; sort rows that step back in time, and use the last row of equal stamps.
 
-    Both are known of these files, whose sampler was restarted, so they are no faults but are told in the notes.
+    Both come from restarts of the sampler, so they are notes and no faults.
     """
     samples: list[Sample] = []
     for line, text in source.lines():

@@ -12,7 +12,7 @@ from lazsim.units import DAY_S
 
 LOOKS = '[{"node_id": ..., "event_time": days, "event_type": "fault_start"|"fault_end", ...}, ...]'
 NUM_SERVERS = 400
-"""Servers of the cluster, by the description of the data set; those without a fault do not appear in the file."""
+"""Servers of the cluster, from the description of the data set; the file names only those with a fault."""
 
 
 class _Fault(NamedTuple):
@@ -24,7 +24,7 @@ class _Fault(NamedTuple):
 
 
 def recognise(text: str) -> bool:
-    """Tell whether a text opens a list of objects that speak of faults of nodes."""
+    """Return whether a text opens a list of faults of nodes."""
     head = text[:4096]
     return head.lstrip().startswith("[") and '"node_id"' in head and '"event_t' in head
 
@@ -61,7 +61,7 @@ def _fault(item: Any, line: int) -> _Fault:
     node, kind, level = item["node_id"], item["event_type"], item.get("fault_type", {}).get("Level", "")
     if kind not in ("fault_start", "fault_end") or not isinstance(node, str) or not node or not isinstance(level, str):
         raise ValueError("not a fault")
-    # times come in units of 1e-4 days = 8.64 s; a millisecond is far below that and keeps the numbers short
+    # Times have a resolution of 1e-4 days = 8.64 s; rounding to a millisecond keeps the numbers short.
     return _Fault(round(number(item["event_time"]) * DAY_S, 3), kind == "fault_start", node, level, line)
 
 

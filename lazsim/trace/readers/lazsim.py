@@ -16,12 +16,12 @@ VERSION = "1"
 COLUMNS = "time_s,event,nodes"
 LOOKS = f"# format: {FORMAT} {VERSION}, # duration_s: ..., then {COLUMNS} with nodes separated by spaces"
 SAFE_IN_NAMES = "!$&'()*+-./:;<=>?@[]^_`{|}~#"
-"""What stands in names as it is, besides letters and digits; all else, such as spaces, is percent-encoded UTF-8."""
+"""Characters of names besides letters and digits that need no encoding; others are percent-encoded UTF-8."""
 EMPTY_NAME = "%"
 
 
 def recognise(text: str) -> bool:
-    """Tell whether the first line names the format, or a line is the line of column names."""
+    """Return whether the first line names the format, or a line has the column names."""
     head = text[:4096]
     return head.startswith(f"# format: {FORMAT}") or any(line.strip() == COLUMNS for line in head.split("\n"))
 
@@ -81,12 +81,12 @@ def _duration(source: Source, header: Mapping[str, str]) -> float | None:
 
 
 def trace_bytes(trace: Trace, header: Mapping[str, str] | None = None) -> bytes:
-    r"""Write a trace in the native format.
+    r"""Return a trace in lazsim's format.
 
     Parameters
     ----------
     trace
-        Its events come back in the same order, at exactly the same times.
+        Reading returns its events in the same order, at exactly the same times.
     header
         More ``# key: value`` lines, such as the recipe and the seed of a generated trace.
 
@@ -113,7 +113,7 @@ def trace_bytes(trace: Trace, header: Mapping[str, str] | None = None) -> bytes:
 
 
 def write_trace(trace: Trace, path: Path | str, header: Mapping[str, str] | None = None) -> None:
-    """Write a trace in the native format, whole or not at all.
+    """Write a trace in lazsim's format, whole or not at all.
 
     Raises
     ------
@@ -132,7 +132,7 @@ def _encode(name: str) -> str:
 
 
 def _seconds(value: float) -> str:
-    # repr is the shortest text that reads back as the same float
+    # repr is the shortest text that reads back as the same float.
     return str(int(value)) if value.is_integer() and value < 2**53 else repr(value)
 
 

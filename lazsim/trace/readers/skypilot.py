@@ -15,12 +15,12 @@ AVAILABILITY = (
 
 
 def recognise(text: str) -> bool:
-    """Tell whether a text opens an object that speaks of ticks."""
+    """Return whether a text opens an object with ticks."""
     return text.lstrip().startswith("{") and ('"gap_seconds"' in text or '"data"' in text[:4096])
 
 
 def read(source: Source) -> Reading:
-    """Read the ticks; prices, where there are any, are not used.
+    """Read the ticks; prices are ignored.
 
     Raises
     ------
@@ -50,7 +50,7 @@ def read(source: Source) -> Reading:
 
 
 def _tick_lines(text: str, num_ticks: int) -> list[int]:
-    """Return the line on which each tick is; a list inside the metadata may be called data, too."""
+    """Return the line of each tick; the metadata may have a list named data, too."""
     for opening in re.finditer(r'"data"\s*:\s*\[', text):
         lines = [line for line, _ in array_items(text, opening.end() - 1)]
         if len(lines) == num_ticks:
