@@ -67,4 +67,5 @@ def require_slots(load_LE: Ints, num_slots: int) -> None:
 
 def fill_idle_layers(load_LE: Ints) -> Ints:
     """Return loads in which the experts of a layer without tokens have one token each."""
-    return load_LE + (load_LE.sum(axis=1, keepdims=True) == 0)
+    filled_LE: Ints = load_LE + (load_LE.sum(axis=1, keepdims=True) == 0)
+    return filled_LE
