@@ -110,7 +110,7 @@ def test_the_reader_of_contributing_reads_and_is_registered_by_its_file_alone(tm
 def test_the_policy_of_contributing_places():
     import numpy as np
 
-    from lazsim.placement.policies import PlacementRequest
+    from lazsim.placement.request import PlacementRequest
 
     scope = {}
     exec(example("policy"), scope)
