@@ -396,7 +396,7 @@ def test_routing_commands_make_files_that_a_run_takes(lazsim, tmp_path):
     assert json.loads(out)["inputs"]["routing"]["name"].endswith("taken.csv")
     # Some 1,950 recorded steps do not last for 30 minutes of half-second steps: said where it matters.
     if any(run["steps"] > 1950 for run in json.loads(out)["runs"]):
-        assert "held from there on" in err
+        assert "later steps use the last ones" in err
 
 
 def test_a_run_takes_the_loads_that_were_recorded_of_a_live_job(lazsim):
