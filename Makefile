@@ -39,7 +39,7 @@ check: $(VENV)/dev.stamp docs ## Lint, type-check and build the documentation
 	$(BIN)/mypy
 
 docs: $(VENV)/dev.stamp ## Build the documentation in build/site; a broken link is an error
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 sdist: $(VENV)/dev.stamp ## Build the source distribution and the wheel in build/dist
 	$(BIN)/python -m build --outdir build/dist

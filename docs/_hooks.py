@@ -47,7 +47,7 @@ def describe_name(name: str) -> str:
     found = getattr(lazsim, name)
     if not hasattr(found, "__qualname__"):
         return f"## `lazsim.{name}`\n\n`{found!r}`"
-    options = f"heading: lazsim.{name}\n      toc_label: {name}\n      show_root_heading: true"
+    options = f"heading: lazsim.{name}\n      toc_label: {name}\n      show_root_heading: true\n      skip_local_inventory: true"
     return f"::: {found.__module__}.{found.__qualname__}\n    options:\n      {options}"
 
 
