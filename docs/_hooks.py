@@ -47,13 +47,22 @@ def describe_name(name: str) -> str:
     found = getattr(lazsim, name)
     if not hasattr(found, "__qualname__"):
         return f"## `lazsim.{name}`\n\n`{found!r}`"
-    options = f"heading: lazsim.{name}\n      toc_label: {name}\n      show_root_heading: true\n      skip_local_inventory: true"
-    return f"::: {found.__module__}.{found.__qualname__}\n    options:\n      {options}"
+    options = [
+        f"heading: lazsim.{name}",
+        f"toc_label: {name}",
+        "show_root_heading: true",
+        "skip_local_inventory: true",  # The page of its package is the one that links lead to.
+    ]
+    return directive(f"{found.__module__}.{found.__qualname__}", options)
 
 
 def describe_modules(package: str) -> Iterator[str]:
     """Yield the directive for each module of a package, in alphabetical order."""
     for module in pkgutil.iter_modules(import_module(package).__path__):
         if not module.ispkg and not module.name.startswith("_"):
-            options = "show_root_heading: true\n      show_root_full_path: true"
-            yield f"::: {package}.{module.name}\n    options:\n      {options}"
+            yield directive(f"{package}.{module.name}", ["show_root_heading: true", "show_root_full_path: true"])
+
+
+def directive(path: str, options: list[str]) -> str:
+    """Return the lines that make mkdocstrings show the docstrings of an object."""
+    return "\n".join([f"::: {path}", "    options:", *(f"      {option}" for option in options)])
