@@ -34,7 +34,7 @@ class CostRangeError(LazsimError):
     """Report a size outside the range that a measured profile covers."""
 
 
-class RecoveryError(LazsimError):
+class ReliabilityError(LazsimError):
     """Report a failure model that does not fit the nodes, or a recovery probability that cannot be had as asked."""
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests import bench_placement, bench_recovery
+from tests import bench_placement, bench_reliability
 
 ROOT = Path(__file__).parent.parent
 SHARED = Path(os.environ.get("LAZSIM_SHARED", ROOT.parent / "shared"))
@@ -81,9 +81,9 @@ CASES: dict[str, tuple[Callable[[], Callable[[], object]], int]] = {
     "the same held to the ten nodes of rtx3090x10": (lambda: replay_p3("rtx3090x10", 10), 5),
     "the same on 32 nodes such as those": (lambda: replay_p3("rtx3090x10"), 5),
     "30 days of 128 nodes, deepseek-v3, lazarus": (replay_30_days, 1),
-    **{name: (prepare, 5) for name, prepare in (bench_placement.CASES | bench_recovery.CASES).items()},
+    **{name: (prepare, 5) for name, prepare in (bench_placement.CASES | bench_reliability.CASES).items()},
 }
-REFERENCES = bench_placement.REFERENCES | bench_recovery.REFERENCES
+REFERENCES = bench_placement.REFERENCES | bench_reliability.REFERENCES
 
 
 def measure(name: str) -> None:

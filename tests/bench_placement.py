@@ -13,7 +13,7 @@ from lazsim.placement.euclid import place_euclid
 from lazsim.placement.mro import place_mro
 from lazsim.placement.serving import rebalance_experts
 from lazsim.reliability import recovery_curve
-from tests.bench_recovery import DEEPSEEK, NUM_LAYERS, Place, placed_at_random, zipf_loads
+from tests.bench_reliability import DEEPSEEK, NUM_LAYERS, Place, placed_at_random, zipf_loads
 from tests.test_baselines import naive_packing, naive_replicas
 from tests.test_policies import published_mro
 

@@ -223,7 +223,7 @@ def test_bad_loads_of_a_file_are_refused(lazsim, tmp_path, row, said):
 def test_more_than_a_file_has_is_refused(lazsim, loads, option, value, has):
     code, _, err = lazsim("place", "--nodes", 3, "--slots", 2, "--loads", loads, option, value)
     assert code == 2
-    assert err == f"lazsim: {option} {value}: {loads} has {has}; give at most so many\n"
+    assert err == f"lazsim: {option} {value}: {loads} has {has}; give at most {has}\n"
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ def test_a_system_that_cannot_run_says_none(lazsim, tmp_path):
     arguments = ["--cluster", cluster, "--routing", "uniform", "--system", "lazarus", "--constant", "slots_per_gpu"]
     code, out, _ = lazsim("sensitivity", "--trace", path, *arguments)
     assert code == 0
-    assert out.splitlines()[3].split() == ["slots_per_gpu", "0.5", "none"]
+    assert out.splitlines()[2].split() == ["slots_per_gpu", "0.5", "none"]
     code, out, _ = lazsim("sensitivity", "--trace", path, *arguments, "--json")
     assert json.loads(out)["changes"][0]["samples"] == {"lazarus": None}
 

@@ -24,7 +24,7 @@ def tables(draw: st.DrawFn) -> Table:
     for kind in [*draw(st.lists(st.just("key"), min_size=1, max_size=3)), *draw(st.lists(
         st.sampled_from(("number", "name", "text")), min_size=1, max_size=8
     ))]:  # fmt: skip
-        heading = " ".join(draw(st.lists(WORDS, min_size=1, max_size=4)))
+        heading = " ".join(draw(st.lists(WORDS, max_size=4)))
         columns.append(key(heading) if kind == "key" else Column(heading, kind=kind, has_name=draw(st.booleans())))
         cell = {"number": NUMBERS, "text": st.lists(WORDS, max_size=12).map(" ".join)}.get(kind, NAMES)
         cells.append(draw(st.lists(cell, min_size=num_rows, max_size=num_rows)))
@@ -96,6 +96,12 @@ def test_a_row_becomes_a_list_where_no_column_fits_beside_its_keys() -> None:
         "  3",
         "  probability: 0.5",
     ]
+
+
+@given(st.dictionaries(st.from_regex(r"[a-z]{1,9}", fullmatch=True), WORDS, min_size=1), WIDTHS)
+def test_a_table_without_headings_has_no_head(entries: dict[str, str], width: int) -> None:
+    lines = render([Table([key(""), Column("", kind="text")], list(entries.items()))], width).splitlines()
+    assert " ".join(lines).split() == [word for entry in entries.items() for word in entry]
 
 
 def test_numbers_that_are_missing_show_a_dash() -> None:

@@ -4,13 +4,16 @@ import math
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from lazsim import units
 from lazsim.cli.messages import with_options
 from lazsim.errors import LazsimError
+
+if TYPE_CHECKING:
+    from lazsim.output.table import Part
 
 
 class Quantity(click.ParamType):  # type: ignore[type-arg]  # not generic before click 8.4
@@ -84,6 +87,18 @@ def progress(items: Iterable[str], doing: str = "simulating") -> Iterable[str]:
 
     with Progress(console=Console(stderr=True), transient=True) as bar:
         yield from bar.track(list(items), description=doing)
+
+
+def print_parts(parts: "Iterable[Part]") -> None:
+    """Print the tables and paragraphs of a report on stdout."""
+    from lazsim.output.table import render
+
+    click.echo(render(parts))
+
+
+def note_written(folder: Path, names: Iterable[str]) -> None:
+    """Tell the user which files a folder has got."""
+    note(f"results are in {folder}/: {', '.join(names)}")
 
 
 def print_json(value: Any) -> None:

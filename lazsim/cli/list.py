@@ -1,10 +1,15 @@
-"""``lazsim list``: what a name can be, and where to add one's own."""
+"""``lazsim list``: the names that options take, and how to add more."""
+
+import sys
 
 import click
 
 from lazsim.cli.common import json_option, print_json
 
-OWN_TOML = "A path to a .toml file of the same shape works wherever a name does."
+PIPED_WIDTH = 1000
+"""Columns of a piped list, so that each name has one line."""
+
+OWN_TOML = "The path of a .toml file of the same shape works wherever a name does."
 
 
 @click.command()
@@ -12,15 +17,15 @@ OWN_TOML = "A path to a .toml file of the same shape works wherever a name does.
                                            "routing", "traces", "experiments")))  # fmt: skip
 @json_option
 def command(kind: str, as_json: bool) -> None:
-    """List the names of a kind, a line each, and where to add one's own."""
+    """List the names of a kind, and tell where to add more."""
     lines, own = _entries(kind)
     if as_json:
         print_json({kind: lines})
         return
-    width = max(map(len, lines), default=0)
-    for name, text in lines.items():
-        click.echo(f"{name:{width}}  {text}".rstrip())
-    click.echo(own)
+    from lazsim.output.table import Column, Table, key, render
+
+    table = Table([key(""), Column("", kind="text")], list(lines.items()), notes=[own])
+    click.echo(render([table], None if sys.stdout.isatty() else PIPED_WIDTH))
 
 
 def _entries(kind: str) -> tuple[dict[str, str], str]:
@@ -47,7 +52,7 @@ def _entries(kind: str) -> tuple[dict[str, str], str]:
     if kind == "routing":
         from lazsim.routing.loading import UNIFORM
 
-        lines[UNIFORM] = "Every expert of a layer gets as many tokens as any other."
+        lines[UNIFORM] = "All experts of a layer get the same number of tokens."
     return lines, OWN_TOML
 
 

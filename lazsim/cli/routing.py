@@ -1,18 +1,17 @@
 """``lazsim routing``: expert loads, recorded and generated."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from lazsim.cli.common import OUT, json_option, note, print_json, seed_option
+from lazsim.cli.common import OUT, json_option, note, print_json, print_parts, seed_option
 
 if TYPE_CHECKING:
     from lazsim.routing import RecordedRouting
 
-lenient_option = click.option("--lenient", is_flag=True, help="Repair what is repairable and say how often.")
+lenient_option = click.option("--lenient", is_flag=True, help="Repair defects where possible, and report them.")
 
 
 @click.group()
@@ -25,7 +24,7 @@ def command() -> None:
 @lenient_option
 @json_option
 def info(file: str, lenient: bool, as_json: bool) -> None:
-    """Say what a recording of expert loads looks like."""
+    """Print the statistics of a recording of expert loads."""
     from lazsim.routing import read_routing
     from lazsim.routing.fit import routing_stats
 
@@ -41,7 +40,12 @@ def info(file: str, lenient: bool, as_json: bool) -> None:
     if num_steps > 2:
         facts |= routing_stats(recorded.steps, recorded.tokens_SLE)
     _notes(recorded)
-    _print_facts(facts, as_json)
+    if as_json:
+        print_json(facts)
+        return
+    from lazsim.output.routing import facts_table
+
+    print_parts([facts_table(facts)])
 
 
 @command.command()
@@ -52,7 +56,7 @@ def info(file: str, lenient: bool, as_json: bool) -> None:
 )
 @json_option
 def fit(file: str, lenient: bool, seeds: int, as_json: bool) -> None:
-    """Fit a generator to a recording; print its TOML, and the recording beside what the generator makes."""
+    """Fit a generator to a recording; print its TOML, and compare generated loads with the recording."""
     import msgspec
 
     from lazsim.routing import fit_routing, read_routing
@@ -65,12 +69,9 @@ def fit(file: str, lenient: bool, seeds: int, as_json: bool) -> None:
     if as_json:
         print_json({"spec": msgspec.to_builtins(spec), "statistics": rows})
         return
-    for name, value in msgspec.to_builtins(spec).items():
-        line = f"{name} = {json.dumps(value)}"
-        click.echo(click.wrap_text(line, 80, subsequent_indent="  "))
-    click.echo(f"\n# {'statistic':30} {'recorded':>9} {'generated, least':>17} {'median':>8} {'most':>8}")
-    for name, row in rows.items():
-        click.echo(f"# {name:30} {row['recorded']:9.3f} {row['least']:17.3f} {row['median']:8.3f} {row['most']:8.3f}")
+    from lazsim.output.routing import fit_toml
+
+    click.echo(fit_toml(msgspec.to_builtins(spec), rows))
 
 
 @command.command()
@@ -81,7 +82,7 @@ def fit(file: str, lenient: bool, seeds: int, as_json: bool) -> None:
 @seed_option
 @click.option("--out", type=OUT, required=True, metavar="FILE.csv")
 def generate(spec: str, layers: int, experts: int, steps: int, seed: int, out: Path) -> None:
-    """Draw loads from a generator of the catalogue or a .toml file, and keep them as CSV."""
+    """Draw loads from a generator of the catalogue or a .toml file, and write them as CSV."""
     from lazsim.files import write_whole
     from lazsim.routing.loading import record
     from lazsim.routing.readers import write_csv
@@ -94,12 +95,12 @@ def generate(spec: str, layers: int, experts: int, steps: int, seed: int, out: P
 @command.command()
 @click.argument("file")
 @lenient_option
-@click.option("--layers", type=click.IntRange(min=1), help="Take the first so many layers.")
-@click.option("--experts", type=click.IntRange(min=1), help="Take the so many fullest experts of each layer.")
-@click.option("--every", type=click.IntRange(min=1), default=1, help="Take the first record of each so many.")
+@click.option("--layers", type=click.IntRange(min=1), help="Keep this many layers, the first ones.")
+@click.option("--experts", type=click.IntRange(min=1), help="Keep this many experts of each layer, the fullest ones.")
+@click.option("--every", type=click.IntRange(min=1), default=1, help="Keep every N-th record.")
 @click.option("--out", type=OUT, required=True, metavar="FILE.csv")
 def convert(file: str, lenient: bool, layers: int | None, experts: int | None, every: int, out: Path) -> None:
-    """Turn a recording into our CSV, whole or its first layers and fullest experts."""
+    """Convert a recording to lazsim's CSV, whole or only its first layers and fullest experts."""
     from lazsim.files import write_whole
     from lazsim.routing import read_routing, top_experts
     from lazsim.routing.readers import write_csv
@@ -119,7 +120,7 @@ def convert(file: str, lenient: bool, layers: int | None, experts: int | None, e
 )
 @click.option("--out", type=OUT, required=True, metavar="FILE.png|pdf")
 def plot(file: str, lenient: bool, layers: tuple[int, ...], out: Path) -> None:
-    """Draw how the experts of some layers share the tokens over training."""
+    """Plot how the experts of some layers share the tokens over training."""
     from lazsim.errors import LazsimError
     from lazsim.files import write_whole
     from lazsim.output.plots.routing import share_figure
@@ -140,11 +141,3 @@ def plot(file: str, lenient: bool, layers: tuple[int, ...], out: Path) -> None:
 def _notes(recorded: "RecordedRouting") -> None:
     for text in recorded.notes:
         note(text)
-
-
-def _print_facts(facts: dict[str, float | str], as_json: bool) -> None:
-    if as_json:
-        print_json(facts)
-        return
-    for name, value in facts.items():
-        click.echo(f"{name:32} {value:.3f}" if isinstance(value, float) else f"{name:32} {value}")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from lazsim.cli.common import OUT, json_option, note, print_json, progress, seed_option
+from lazsim.cli.common import OUT, json_option, note, note_written, print_json, print_parts, progress, seed_option
 from lazsim.cli.replay import max_nodes_option, replay_options
 
 
@@ -66,9 +66,9 @@ def command(
     with each policy, and placements.png and .pdf are there, too.
     """
     from lazsim.engine.systems import DEFAULT_SYSTEMS
-    from lazsim.files import check_folder, write_all
-    from lazsim.output.run import print_report, run_report
-    from lazsim.study.result import RUN_FILES
+    from lazsim.files import check_folder
+    from lazsim.output.folder import write_folder
+    from lazsim.output.run import RUN_FILES, run_files, run_parts
     from lazsim.study.simulation import simulate
 
     if out is not None:
@@ -92,14 +92,12 @@ def command(
         seed=seed,
         progress=progress,
     )
-    if out is not None:
-        files = result.files(out)
-        write_all(files, replaced=[out / name for name in RUN_FILES])
+    written = [] if out is None else write_folder(out, run_files(result), RUN_FILES)
     for text in result.notes:
         note(text)
     if as_json:
         print_json(result.to_json())
     else:
-        print_report(run_report(result))
+        print_parts(run_parts(result))
     if out is not None:
-        note(f"results are in {out}/: {', '.join(name for name in RUN_FILES if out / name in files)}")
+        note_written(out, written)

@@ -1,20 +1,15 @@
 """``lazsim sensitivity``: what changes when a constant is off by half."""
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import click
 
-from lazsim.cli.common import Number, note, print_json, progress
+from lazsim.cli.common import Number, note, print_json, print_parts, progress
 from lazsim.cli.run import command as run
-from lazsim.study.sensitivity import FACTORS, Change, Sensitivity, sensitivity
+from lazsim.study.sensitivity import FACTORS, sensitivity
 
 ONLY_OF_RUN = ("out",)
 """Options of ``lazsim run`` that this command lacks; the others are the same."""
-
-LEAST_SHOWN = 0.001
-"""Relative change from which a constant gets a line of its own."""
 
 
 @click.command(params=[option for option in run.params if option.name not in ONLY_OF_RUN])
@@ -60,38 +55,6 @@ def command(
     if as_json:
         print_json(result.to_json())
     else:
-        click.echo("\n".join(format_tables(result)))
+        from lazsim.output.sensitivity import sensitivity_parts
 
-
-def format_tables(result: Sensitivity) -> Iterator[str]:
-    """Write what changes do to samples and to ratios, in lines of at most 80 columns."""
-    felt = {change.constant for change in result.changes if change.effect >= LEAST_SHOWN}
-    rows = [change for change in result.changes if change.constant in felt]
-    first, *others = [run.name for run in result.base.runs]
-    yield "change of samples trained"
-    yield from _table(rows, [first, *others], [change.samples_change for change in rows])
-    if others:
-        yield ""
-        yield f"change of the ratio {first} : other"
-        yield from _table(rows, others, [change.ratio_change for change in rows])
-    unfelt = list(dict.fromkeys(change.constant for change in result.changes if change.constant not in felt))
-    if unfelt:
-        yield ""
-        yield click.wrap_text(f"under {LEAST_SHOWN:.1%}: {', '.join(unfelt)}", 80, subsequent_indent="  ")
-
-
-def _table(rows: Sequence[Change], systems: Sequence[str], shares: Sequence[Mapping[str, float]]) -> Iterator[str]:
-    header = f"{'constant':<33} {'x':>5}" + "".join(f" {system:>{_width(system)}}" for system in systems)
-    yield header
-    yield "-" * len(header)
-    for change, share in zip(rows, shares, strict=True):
-        cells = "".join(f" {_percent(share[system]):>{_width(system)}}" for system in systems)
-        yield f"{change.constant:<33.33} {change.factor:>5.4g}{cells}"
-
-
-def _width(system: str) -> int:
-    return max(7, len(system))
-
-
-def _percent(share: float) -> str:
-    return "none" if math.isnan(share) else f"{round(share, 3) + 0.0:+.1%}"
+        print_parts(sensitivity_parts(result))

@@ -1,22 +1,13 @@
 """``lazsim sweep``: grids of runs, resumed where they were left."""
 
-import itertools
-import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import click
 
-from lazsim.cli.common import OUT, json_option, note, print_json
-
-if TYPE_CHECKING:
-    from lazsim.study.sweep_result import SweepResult
-
-MOST_SETTINGS = 20
-"""Settings that are shown; tables have all of them."""
+from lazsim.cli.common import OUT, json_option, note, note_written, print_json, print_parts
 
 MOST_FAILURES = 10
 """Failed runs that are named."""
@@ -54,10 +45,12 @@ def command(spec: Path, out: Path, backend: str, jobs: int | None, address: str 
     for text in result.notes:
         note(text)
     if as_json:
-        print_json(to_json(result))
+        print_json(result.to_json())
     else:
-        click.echo("\n".join(format_summary(result)))
-    note(f"results are in {out}/: table.csv, rows.jsonl")
+        from lazsim.output.sweep import sweep_parts
+
+        print_parts(sweep_parts(result))
+    note_written(out, ("table.csv", "rows.jsonl"))
     for label, error in result.failures[:MOST_FAILURES]:
         note(f"{label}: {error}")
     if result.failures:
@@ -78,43 +71,3 @@ def progress_bar(num_done: int, num_total: int) -> Iterator[Callable[[int], None
     with Progress(*columns, console=Console(stderr=True), transient=True, speed_estimate_period=60) as bar:
         task = bar.add_task("runs", total=num_total, completed=num_done)
         yield lambda number: bar.advance(task, number)
-
-
-def to_json(result: "SweepResult") -> dict[str, Any]:
-    """Return plain data: every row, the means over seeds, what failed, and notes."""
-    return {
-        "rows": list(result.rows),
-        "summary": result.means(),
-        "failures": [{"point": label, "error": error} for label, error in result.failures],
-        "notes": list(result.notes),
-    }
-
-
-def format_summary(result: "SweepResult") -> Iterator[str]:
-    """Write mean samples and ratios of each setting, in lines of at most 80 columns."""
-    settings = [
-        (text, list(rows)) for text, rows in itertools.groupby(result.means(), lambda row: _setting(row, result.axes))
-    ]
-    yield "samples, and how many times those of the first run at the same seed;"
-    yield "+- is a 95 % interval over seeds"
-    for setting, rows in settings[:MOST_SETTINGS]:
-        yield ""
-        if setting:
-            yield click.wrap_text(setting, 80, subsequent_indent="  ")
-        yield f"{'run':<26} {'runs':>5} {'samples':>24} {'times the first':>20}"
-        for row in rows:
-            samples, ratio = _estimate(row, "samples", ",.0f"), _estimate(row, "ratio", ".3f")
-            yield f"{row['run']:<26.26} {row['num_runs']:>5} {samples:>24} {ratio:>20}"
-    if len(settings) > MOST_SETTINGS:
-        yield f"\n{len(settings) - MOST_SETTINGS} more settings are in the table"
-
-
-def _setting(row: dict[str, Any], axes: tuple[str, ...]) -> str:
-    return ", ".join(f"{key} = {row[key]}" for key in axes if row.get(key) is not None)
-
-
-def _estimate(row: dict[str, Any], what: str, style: str) -> str:
-    mean, half = row[f"{what}_mean"], (row[f"{what}_ci_high"] - row[f"{what}_ci_low"]) / 2
-    if math.isnan(mean):
-        return "-"
-    return f"{mean:{style}}" + ("" if math.isnan(half) else f" +- {half:{style}}")

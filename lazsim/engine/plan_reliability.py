@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from lazsim.placement.plan import PlacementPlan
-from lazsim.reliability import BatchFailures, RecoveryEstimate, recovery_prob
+from lazsim.reliability import BatchFailures, SurvivalEstimate, recovery_prob
 from lazsim.specs import sha256
 from lazsim.trace.table import Trace
 
@@ -77,7 +77,7 @@ class Exposure:
         self._plan: PlacementPlan | None = None
         self._num_alive = 0
         self._since_s = 0.0
-        self._found: dict[tuple[int, int, str], RecoveryEstimate] = {}
+        self._found: dict[tuple[int, int, str], SurvivalEstimate] = {}
         self._seconds: dict[tuple[int, int, str], float] = {}
 
     def note(self, now_s: float, plan: PlacementPlan | None, num_alive: int) -> None:
@@ -91,7 +91,7 @@ class Exposure:
             self._seconds[key] = self._seconds.get(key, 0.0) + now_s - self._since_s
         self._plan, self._num_alive, self._since_s = plan, num_alive, now_s
 
-    def mean(self, now_s: float) -> RecoveryEstimate | None:
+    def mean(self, now_s: float) -> SurvivalEstimate | None:
         """Return the mean up to now; None where no plan was in force or no node ever goes.
 
         Notes
@@ -107,9 +107,9 @@ class Exposure:
         values = np.array([(one.recovery_prob, one.ci_low, one.ci_high) for one in found])
         prob, ci_low, ci_high = np.minimum(seconds @ values / seconds.sum(), 1.0).tolist()
         is_exact = all(one.method == "exact" for one in found)
-        return RecoveryEstimate(prob, ci_low, ci_high, "exact" if is_exact else "montecarlo")
+        return SurvivalEstimate(prob, ci_low, ci_high, "exact" if is_exact else "montecarlo")
 
-    def _score(self, plan: PlacementPlan, num_alive: int) -> RecoveryEstimate:
+    def _score(self, plan: PlacementPlan, num_alive: int) -> SurvivalEstimate:
         # To lose a node that is not in use is to lose one that holds nothing.
         holds_LEN = np.pad(plan.holds_LEN, ((0, 0), (0, 0), (0, num_alive - plan.num_nodes)))
         return recovery_prob(holds_LEN, BatchFailures(np.minimum(self._sizes, num_alive), self._weights))

@@ -14,7 +14,7 @@ from lazsim.engine.step_timer import PaceOf, modelled_pace
 from lazsim.engine.systems import System
 from lazsim.errors import InfeasiblePlanError
 from lazsim.placement.expert_parallel import ep_unit_nodes
-from lazsim.reliability import RecoveryEstimate
+from lazsim.reliability import SurvivalEstimate
 from lazsim.routing import Routing
 from lazsim.trace.table import Batch, Trace
 
@@ -41,7 +41,7 @@ class SystemRun:
         ``failures``, ``reconfigurations``, ``restarts``, ``rebalances``, ``checkpoints`` and ``lost_steps``.
     states, events : tuple
         Changes of state over time, and what happened.
-    plan_recovery : RecoveryEstimate or None
+    plan_recovery : SurvivalEstimate or None
         The probability that every expert survives when nodes next go, where it was asked for; see
         `lazsim.engine.plan_reliability`.
     extrapolated_s : float or None
@@ -58,7 +58,7 @@ class SystemRun:
     counts: Mapping[str, int]
     states: tuple[State, ...]
     events: tuple[Event, ...]
-    plan_recovery: RecoveryEstimate | None = None
+    plan_recovery: SurvivalEstimate | None = None
     extrapolated_s: float | None = None
 
     @property

@@ -1,22 +1,22 @@
-"""Tables for people, within 80 columns."""
+"""A run as tables and files."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
-from rich.console import Console, Group
-from rich.table import Table
-from rich.text import Text
+from collections.abc import Iterator, Mapping
 
 from lazsim.engine.ledger import BUCKETS
+from lazsim.files import json_bytes
+from lazsim.output.folder import name_pictures
+from lazsim.output.table import Column, Part, Table, key
+from lazsim.study.result import RunResult
 from lazsim.units import format_duration
 
-if TYPE_CHECKING:
-    from lazsim.study.result import RunResult
-
 MOST_WITH_DURATIONS = 3
-"""Systems up to which durations stand beside shares within 80 columns."""
+"""Systems up to which durations stand beside shares."""
 
+RUN_FILES = (
+    "summary.json", "timeline.csv", "events.csv", "throughput.png", "throughput.pdf", "run.json", "placements.png",
+    "placements.pdf",
+)  # fmt: skip
+"""Files of a run's folder; those of placements where these were chosen and a failure tells them apart."""
 
 SHORT_BUCKETS = {
     "checkpoint": "ckpt",
@@ -24,100 +24,90 @@ SHORT_BUCKETS = {
     "reconfigure": "reconf",
     "rebalance": "rebal",
 }
-"""Headings that leave room for the names of runs within 80 columns."""
+"""Headings of a table with a column for each bucket."""
 
 
-def run_report(result: RunResult) -> Group:
-    """Say what each system got done, and where its time went; with placements, how well their plans were prepared."""
-    if result.compares_placements:
-        return Group(_headline(result), "", _placement_table(result), "", _ledger_by_run_table(result))
-    return Group(_headline(result), "", _outcome_table(result), "", _ledger_table(result))
-
-
-def print_report(report: Group) -> None:
-    """Print on stdout, no wider than a terminal and never wider than 80 columns when piped."""
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=80)
-    console.print(report)
-
-
-def _headline(result: RunResult) -> Text:
+def run_parts(result: RunResult) -> Iterator[Part]:
+    """Tell what each system got done and where its time went; with placements, how reliable their plans were."""
     trace, inputs = result.trace, result.inputs
-    return Text(
+    yield (
         f"{inputs['model']['name']} on {inputs['cluster']['name']}, {trace['name']}: "
         f"{format_duration(inputs['duration_s'])}, {trace['fewest_nodes']} to {trace['most_nodes']} nodes, "
         f"{trace['nodes_lost']} lost"
     )
+    if result.compares_placements:
+        yield _placement_table(result)
+        yield _ledger_by_run_table(result)
+    else:
+        yield _outcome_table(result)
+        yield _ledger_table(result)
+
+
+def run_files(result: RunResult) -> dict[str, bytes]:
+    """Return the content of every file of ``lazsim run --out``, by name."""
+    from lazsim.output.plots.placements import placements_figure
+    from lazsim.output.plots.run import throughput_figure
+
+    contents = {
+        "summary.json": json_bytes({key: value for key, value in result.to_json().items() if key != "inputs"}),
+        "timeline.csv": result.timeline().to_csv(index=False, lineterminator="\n").encode(),
+        "events.csv": result.events().to_csv(index=False, lineterminator="\n").encode(),
+        **name_pictures("throughput", throughput_figure(result)),
+        "run.json": json_bytes({"id": result.id, **result.inputs}),
+    }
+    if any(run.plan_recovery for run in result.runs):
+        contents |= name_pictures("placements", placements_figure(result))
+    return contents
 
 
 def _outcome_table(result: RunResult) -> Table:
-    table = _table()
-    table.add_column("system", no_wrap=True)
-    for heading in ("samples", "samples/s", "ETTR", "failures", "reconf.", "restarts", "lost steps"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for run in result.runs:
-        counts = run.counts
-        table.add_row(
-            run.system,
-            f"{run.samples:,}",
-            f"{run.goodput_samples_per_s:.2f}",
-            f"{run.ettr:.1%}",
-            str(counts["failures"]),
-            str(counts["reconfigurations"]),
-            str(counts["restarts"]),
-            str(counts["lost_steps"]),
-        )
-    return table
+    columns = [key("system"), Column("samples", ","), Column("samples/s", ".2f"), Column("ETTR", ".1%")]
+    columns += map(Column, ("failures", "reconf.", "restarts", "lost steps"))
+    rows = [(run.system, run.samples, run.goodput_samples_per_s, run.ettr, *_counts(run.counts)) for run in result.runs]
+    return Table(columns, rows)
 
 
 def _placement_table(result: RunResult) -> Table:
-    table = _table()
-    table.add_column("system", no_wrap=True)
-    table.add_column("placement", overflow="fold")
-    for heading in ("samples/s", "recovery\nprobability", "failures", "reconf.", "restarts", "lost\nsteps"):
-        table.add_column(heading, justify="right", no_wrap=True, vertical="top")
-    for run in result.runs:
-        counts = run.counts
-        table.add_row(
+    columns = [key("system"), key("placement"), Column("samples/s", ".2f"), Column("survival probability", ".3f")]
+    columns += map(Column, ("failures", "reconf.", "restarts", "lost steps"))
+    rows = [
+        (
             run.system,
-            run.placement or "-",
-            f"{run.goodput_samples_per_s:.2f}",
-            f"{run.plan_recovery.recovery_prob:.3f}" if run.plan_recovery else "-",
-            *(str(counts[name]) for name in ("failures", "reconfigurations", "restarts", "lost_steps")),
+            run.placement,
+            run.goodput_samples_per_s,
+            run.plan_recovery and run.plan_recovery.recovery_prob,
+            *_counts(run.counts),
         )
-    return table
+        for run in result.runs
+    ]
+    return Table(columns, rows)
+
+
+def _counts(counts: Mapping[str, int]) -> list[int]:
+    return [counts[name] for name in ("failures", "reconfigurations", "restarts", "lost_steps")]
 
 
 def _ledger_by_run_table(result: RunResult) -> Table:
     """Return shares of time with a row for each run, of which there may be many."""
-    table = _table("where the time went, %")
-    table.add_column("run", overflow="fold")
-    for bucket in BUCKETS:
-        table.add_column(SHORT_BUCKETS.get(bucket, bucket), justify="right", no_wrap=True)
-    for run in result.runs:
-        shares = (run.ledger_s[bucket] / run.wall_s for bucket in BUCKETS)
-        table.add_row(run.name, *(f"{100 * share:.1f}" if share else "-" for share in shares))
-    return table
+    columns = [key("run"), *(Column(SHORT_BUCKETS.get(bucket, bucket), _share) for bucket in BUCKETS)]
+    rows = [(run.name, *(run.ledger_s[bucket] / run.wall_s for bucket in BUCKETS)) for run in result.runs]
+    return Table(columns, rows, "where the time went, %")
+
+
+def _share(share: float) -> str:
+    return f"{100 * share:.1f}" if share else "-"
 
 
 def _ledger_table(result: RunResult) -> Table:
-    table = _table("where the time went")
-    table.add_column("bucket", no_wrap=True)
-    for run in result.runs:
-        table.add_column(run.system, justify="right", no_wrap=True)
-    for bucket in BUCKETS:
-        shares = [(run.ledger_s[bucket], run.ledger_s[bucket] / run.wall_s) for run in result.runs]
-        cells = [_amount(seconds, share, alone=len(result.runs) > MOST_WITH_DURATIONS) for seconds, share in shares]
-        table.add_row(bucket.replace("_", " "), *cells)
-    return table
+    has_durations = len(result.runs) <= MOST_WITH_DURATIONS
 
+    def amount(seconds: float, wall_s: float) -> str:
+        share = f"{seconds / wall_s:.1%}"
+        return "-" if not seconds else f"{format_duration(seconds)} {share:>6}" if has_durations else share
 
-def _table(title: str | None = None) -> Table:
-    return Table(box=None, padding=(0, 1, 0, 0), title=title, title_justify="left", header_style="bold")
-
-
-def _amount(seconds: float, share: float, *, alone: bool) -> str:
-    if not seconds:
-        return "-"
-    return f"{share:.1%}" if alone else f"{format_duration(seconds)} {share:6.1%}"
+    columns = [key("bucket"), *(Column(run.system, has_name=True) for run in result.runs)]
+    rows = [
+        (bucket.replace("_", " "), *(amount(run.ledger_s[bucket], run.wall_s) for run in result.runs))
+        for bucket in BUCKETS
+    ]
+    return Table(columns, rows, "where the time went")

@@ -11,7 +11,7 @@ import math
 import re
 import shutil
 import sys
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,7 +22,10 @@ MIN_WIDTH = 20
 """Columns below which a terminal is treated as this wide."""
 
 MISSING = "-"
-GAP = "  "
+INDENT = "  "
+GAPS = (2, 1)
+"""Blanks between columns; one where that keeps a table in one piece."""
+
 MIN_TEXT = 18
 """Columns that a wrapped text gets at least."""
 
@@ -228,16 +231,13 @@ def _cell(value: Any, form: Format) -> str:
     return form(value) if callable(form) else format(value, form)
 
 
-def _total(widths: Collection[int]) -> int:
-    return sum(widths) + len(GAP) * (len(widths) - 1)
-
-
 class _Layout:
     """One table at one width: the cells as text, and the columns they need."""
 
     def __init__(self, table: Table, width: int) -> None:
         self.table = table
         self.width = width
+        self.gap = GAPS[0]
         self.columns = [Column(one) if isinstance(one, str) else one for one in table.columns]
         assert all(len(row) == len(self.columns) for row in table.rows), "a value for each column"
         rows = [[_cell(value, one.format) for value, one in zip(row, self.columns, strict=True)] for row in table.rows]
@@ -246,16 +246,18 @@ class _Layout:
         self.values = [index for index, one in enumerate(self.columns) if not one.is_key]
 
     def lines(self) -> list[str]:
-        head = wrap(self.table.title, self.width, GAP) if self.table.title else []
-        notes = [line for text in self.table.notes for line in wrap(text, self.width, GAP)]
+        head = wrap(self.table.title, self.width, INDENT) if self.table.title else []
+        notes = [line for text in self.table.notes for line in wrap(text, self.width, INDENT)]
         return [*head, *self._body(), *notes]
 
     def _body(self) -> list[str]:
         everything = list(range(len(self.columns)))
         if not everything:
             return []
-        if widths := self._fit(everything, MIN_NAMES[0]):
-            return self._write(everything, widths)
+        for self.gap in GAPS:
+            if widths := self._fit(everything, MIN_NAMES[0]):
+                return self._write(everything, widths)
+        self.gap = GAPS[0]
         for min_name in MIN_NAMES:
             if blocks := self._blocks(min_name):
                 fits = [self._fit(block, min_name) for block in blocks]
@@ -279,20 +281,23 @@ class _Layout:
 
     def _fit(self, chosen: Sequence[int], min_name: int) -> dict[int, int]:
         """Return the width of each column, with as few lines of headings as fit; empty where nothing fits."""
-        most_lines = max(len(self._pieces(index)) for index in chosen)
+        most_lines = max(1, *(len(self._pieces(index)) for index in chosen))
         for num_lines in range(1, most_lines + 1):
             needed = {index: self._needed(index, num_lines) for index in chosen}
-            if _total(needed.values()) <= self.width:
+            if self._total(needed) <= self.width:
                 return needed
         least = {index: min(needed[index], self._least(index, min_name)) for index in chosen}
         # Short columns get all that they need; what is left goes to the wide ones in equal parts.
         fitting: dict[int, int] = {}
         for level in range(self.width):
             grown = {index: max(least[index], min(needed[index], level)) for index in chosen}
-            if _total(grown.values()) > self.width:
+            if self._total(grown) > self.width:
                 break
             fitting = grown
         return {index: self._used(index, width) for index, width in fitting.items()}
+
+    def _total(self, widths: Mapping[int, int]) -> int:
+        return sum(widths.values()) + self.gap * (len(widths) - 1)
 
     def _needed(self, index: int, num_lines: int) -> int:
         """Return the width at which a column has whole cells, and its heading no more than a number of lines."""
@@ -314,7 +319,11 @@ class _Layout:
     def _pieces(self, index: int) -> list[str]:
         """Cut a heading where it may wrap."""
         column = self.columns[index]
-        return [column.heading] if column.has_name else re.findall(r"\s*(?:[^\s_/]+[_/]*|[_/]+)", column.heading)
+        return (
+            [column.heading]
+            if column.has_name and column.heading
+            else re.findall(r"\s*(?:[^\s_/]+[_/]*|[_/]+)", column.heading)
+        )
 
     def _write(self, chosen: Sequence[int], widths: Mapping[int, int]) -> list[str]:
         heads = [self._heading(index, widths[index]) for index in chosen]
@@ -323,10 +332,12 @@ class _Layout:
         rows = [heads] if height else []
         rows += map(list, zip(*(self._wrapped(index, widths[index]) for index in chosen), strict=True))
         return [
-            GAP.join(
+            (" " * self.gap)
+            .join(
                 _pad(part, widths[index], is_right=self.columns[index].kind == "number")
                 for index, part in zip(chosen, line, strict=True)
-            ).rstrip()
+            )
+            .rstrip()
             for row in rows
             for line in itertools.zip_longest(*row, fillvalue="")
         ]
@@ -348,15 +359,15 @@ class _Layout:
 
     def _records(self) -> list[str]:
         """Write each row as a list, its keys first."""
-        names = {index: shorten_names(self.cells[index], self.width - len(GAP)) for index in self.keys}
+        names = {index: shorten_names(self.cells[index], self.width - len(INDENT)) for index in self.keys}
         lines = []
         for row in range(len(self.table.rows)):
             keys = [f"{self.columns[index].heading} {names[index][row]}".strip() for index in self.keys]
-            lines += wrap(", ".join(keys), self.width, GAP) if keys else [""]
+            lines += wrap(", ".join(keys), self.width, INDENT) if keys else [""]
             for index in self.values:
                 heading, cell = self.columns[index].heading, self.cells[index][row]
                 text = f"{heading}: {cell}" if heading else cell
-                lines += [f"{GAP}{line}" for line in wrap(text, self.width - len(GAP), GAP)]
+                lines += [f"{INDENT}{line}" for line in wrap(text, self.width - len(INDENT), INDENT)]
         return lines
 
 

@@ -1,6 +1,6 @@
-"""How likely every expert is kept when nodes die together."""
+"""How likely every expert is kept when nodes fail together."""
 
-from lazsim.reliability.curve import RecoveryCurve, RecoveryEstimate, per_layer, recovery_curve, recovery_prob
+from lazsim.reliability.curve import SurvivalCurve, SurvivalEstimate, recovery_curve, recovery_prob
 from lazsim.reliability.failure_models import BatchFailures, FailureModel, IndependentFailures, UniformFailures
 from lazsim.reliability.failure_sets import guaranteed_failures, minimal_failure_sets
 
@@ -8,12 +8,11 @@ __all__ = [
     "BatchFailures",
     "FailureModel",
     "IndependentFailures",
-    "RecoveryCurve",
-    "RecoveryEstimate",
+    "SurvivalCurve",
+    "SurvivalEstimate",
     "UniformFailures",
     "guaranteed_failures",
     "minimal_failure_sets",
-    "per_layer",
     "recovery_curve",
     "recovery_prob",
 ]

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from lazsim.errors import RecoveryError
+from lazsim.errors import ReliabilityError
 from lazsim.placement.plan import Bools, Ints
 from lazsim.reliability import exact
 from lazsim.reliability.failure_models import (
@@ -37,7 +37,7 @@ MAX_EXACT_WORK = 5e10
 
 
 @dataclass(frozen=True, eq=False)
-class RecoveryCurve:
+class SurvivalCurve:
     """How likely all experts survive, by the number of nodes that fail together.
 
     Attributes
@@ -62,8 +62,8 @@ class RecoveryCurve:
 
 
 @dataclass(frozen=True)
-class RecoveryEstimate:
-    """How likely all experts survive under a failure model: as of `RecoveryCurve`, one number each."""
+class SurvivalEstimate:
+    """How likely all experts survive under a failure model: as of `SurvivalCurve`, one number each."""
 
     recovery_prob: float
     ci_low: float
@@ -78,7 +78,7 @@ def recovery_curve(
     rng: np.random.Generator | None = None,
     half_width: float = HALF_WIDTH,
     domain_N: Domains | None = None,
-) -> RecoveryCurve:
+) -> SurvivalCurve:
     """Return how likely every expert of every layer survives when so many random nodes fail together.
 
     Parameters
@@ -98,7 +98,7 @@ def recovery_curve(
 
     Raises
     ------
-    RecoveryError
+    ReliabilityError
         When a number of failures is not within 0..N, `domain_N` is not as long as there are nodes, `method` is unknown,
         an exact answer would take too long, or `half_width` is not within 0..0.5.
 
@@ -119,19 +119,7 @@ def recovery_curve(
     _check(method, half_width)
     asked = checked_failures(failures, sets.shape[1], unit)
     curve, found_by = _curve(sets, asked, method, rng, half_width)
-    return RecoveryCurve(asked, *curve, found_by, guaranteed_failures(sets))
-
-
-def per_layer(
-    holds_LEN: Bools,
-    failures: Sequence[int] | Ints,
-    method: Method = "auto",
-    rng: np.random.Generator | None = None,
-    half_width: float = HALF_WIDTH,
-    domain_N: Domains | None = None,
-) -> list[RecoveryCurve]:
-    """Return the curve of each layer alone; parameters and errors are those of `recovery_curve`."""
-    return [recovery_curve(layer, failures, method, rng, half_width, domain_N) for layer in holds_LEN[:, None]]
+    return SurvivalCurve(asked, *curve, found_by, guaranteed_failures(sets))
 
 
 def recovery_prob(
@@ -141,7 +129,7 @@ def recovery_prob(
     rng: np.random.Generator | None = None,
     half_width: float = HALF_WIDTH,
     domain_N: Domains | None = None,
-) -> RecoveryEstimate:
+) -> SurvivalEstimate:
     """Return how likely every expert of every layer survives under a failure model.
 
     Parameters
@@ -153,7 +141,7 @@ def recovery_prob(
 
     Raises
     ------
-    RecoveryError
+    ReliabilityError
         As of `recovery_curve`, and when the model does not fit the nodes.
 
     Notes
@@ -176,7 +164,7 @@ def recovery_prob(
         probs = checked_probs(model, sets.shape[1], unit)
         if (probs != probs[:1]).any():
             found, found_by = _independent(sets, probs, method, rng, half_width)
-            return RecoveryEstimate(float(found.prob[0]), float(found.ci_low[0]), float(found.ci_high[0]), found_by)
+            return SurvivalEstimate(float(found.prob[0]), float(found.ci_low[0]), float(found.ci_high[0]), found_by)
         weights = independent_counts(probs)[-1]
         counts = np.flatnonzero(weights > NEGLIGIBLE_PROB)
         weights = weights[counts]
@@ -184,7 +172,7 @@ def recovery_prob(
         counts, weights = count_distribution(model, sets.shape[1], unit)
     found, found_by = _curve(sets, counts, method, rng, half_width)
     prob, ci_low, ci_high = (min(float((values * weights).sum()), 1.0) for values in found)
-    return RecoveryEstimate(prob, ci_low, ci_high, found_by)
+    return SurvivalEstimate(prob, ci_low, ci_high, found_by)
 
 
 def _failure_sets(holds_LEN: Bools, domain_N: Domains | None) -> tuple[Bools, str]:
@@ -193,15 +181,17 @@ def _failure_sets(holds_LEN: Bools, domain_N: Domains | None) -> tuple[Bools, st
         return minimal_failure_sets(holds_LEN), "nodes"
     domains, num_nodes = np.asarray(domain_N), holds_LEN.shape[-1]
     if domains.shape != (num_nodes,):
-        raise RecoveryError(f"{domains.size} failure domains named for {num_nodes} nodes: expected one for each node")
+        raise ReliabilityError(
+            f"{domains.size} failure domains named for {num_nodes} nodes: expected one for each node"
+        )
     return minimal_failure_sets(domain_holds(holds_LEN, domains)), "failure domains"
 
 
 def _check(method: str, half_width: float) -> None:
     if method not in ("auto", "exact", "montecarlo"):
-        raise RecoveryError(f"unknown method {method!r}: expected auto, exact or montecarlo")
+        raise ReliabilityError(f"unknown method {method!r}: expected auto, exact or montecarlo")
     if not 0 < half_width < 0.5:
-        raise RecoveryError(
+        raise ReliabilityError(
             f"an interval cannot be {half_width:g} wide to either side: expected more than 0, less than 0.5"
         )
 
@@ -244,5 +234,7 @@ def _answer(
         if prob is not None:
             return Estimate(prob, prob.copy(), prob.copy()), "exact"
         if method == "exact":
-            raise RecoveryError("an exact recovery probability would take too long here: use method auto or montecarlo")
+            raise ReliabilityError(
+                "an exact recovery probability would take too long here: use method auto or montecarlo"
+            )
     return sample(), "montecarlo"

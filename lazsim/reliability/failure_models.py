@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from lazsim.errors import RecoveryError
+from lazsim.errors import ReliabilityError
 from lazsim.placement.plan import Ints
 
 Floats = npt.NDArray[np.float64]
@@ -72,7 +72,7 @@ def count_distribution(
 
     Raises
     ------
-    RecoveryError
+    ReliabilityError
         When a number is not within 0..N or there is none, or weights are not as many as sizes, not finite, negative or
         all zero.
     """
@@ -81,11 +81,11 @@ def count_distribution(
     sizes = checked_failures(model.sizes, num_nodes, unit)
     weights = np.ones(len(sizes)) if model.weights is None else np.asarray(model.weights, dtype=np.float64)
     if len(sizes) == 0:
-        raise RecoveryError("no batch of failures is given: expected at least one")
+        raise ReliabilityError("no batch of failures is given: expected at least one")
     if weights.shape != sizes.shape:
-        raise RecoveryError(f"{weights.size} weights for {len(sizes)} batch sizes: expected one for each")
+        raise ReliabilityError(f"{weights.size} weights for {len(sizes)} batch sizes: expected one for each")
     if not (np.isfinite(weights).all() and weights.min() >= 0 and weights.sum() > 0):
-        raise RecoveryError("weights of batch sizes must be numbers from 0 up, and not all be 0")
+        raise ReliabilityError("weights of batch sizes must be numbers from 0 up, and not all be 0")
     distinct, index = np.unique(sizes, return_inverse=True)
     return distinct, np.bincount(index, weights) / weights.sum()
 
@@ -118,16 +118,16 @@ def checked_failures(failures: Sequence[int] | Ints, num_nodes: int, unit: str =
 
     Raises
     ------
-    RecoveryError
+    ReliabilityError
         When one is not a whole number within 0..N.
     """
     try:
         numbers = [operator.index(number) for number in failures]
     except TypeError:
-        raise RecoveryError(f"failures must be whole numbers, not {list(failures)}") from None
+        raise ReliabilityError(f"failures must be whole numbers, not {list(failures)}") from None
     wrong = [number for number in numbers if not 0 <= number <= num_nodes]
     if wrong:
-        raise RecoveryError(
+        raise ReliabilityError(
             f"{wrong[0]} failures are impossible: expected 0 to {num_nodes}, as there are {num_nodes} {unit}"
         )
     return np.array(numbers, dtype=np.int64)
@@ -138,13 +138,13 @@ def checked_probs(model: IndependentFailures, num_nodes: int, unit: str = "nodes
 
     Raises
     ------
-    RecoveryError
+    ReliabilityError
         When they are not as many as the nodes, or one is not within 0..1.
     """
     probs = np.asarray(model.fail_prob_N, dtype=np.float64)
     if probs.shape != (num_nodes,):
-        raise RecoveryError(f"{probs.size} failure probabilities for {num_nodes} {unit}: expected one for each")
+        raise ReliabilityError(f"{probs.size} failure probabilities for {num_nodes} {unit}: expected one for each")
     wrong = probs[~((probs >= 0) & (probs <= 1))]
     if len(wrong):
-        raise RecoveryError(f"{wrong[0]:g} is not a failure probability: expected a number from 0 to 1")
+        raise ReliabilityError(f"{wrong[0]:g} is not a failure probability: expected a number from 0 to 1")
     return probs

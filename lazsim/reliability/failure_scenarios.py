@@ -1,53 +1,28 @@
-"""Which failures to reckon with: from options to numbers. Axes: N nodes, D failure domains, F numbers of failures."""
+"""Failures that plans are held against. Axes: N nodes, D failure domains, F numbers of failures."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lazsim.errors import RecoveryError, SpecError, prefix_errors
-from lazsim.reliability import BatchFailures, IndependentFailures
+from lazsim.errors import ReliabilityError, SpecError, prefix_errors
 from lazsim.reliability.curve import Method
-from lazsim.reliability.options import parse_domains, parse_failures, parse_probs
+from lazsim.reliability.failure_models import BatchFailures, IndependentFailures
 from lazsim.trace import Trace, read_trace
 
 MAX_EVERY = 32
-"""Up to so many nodes every number of failures is reckoned with unless the user says which."""
-
-
-@dataclass(frozen=True)
-class ThreatOptions:
-    """What the user asked for, as the command line has it.
-
-    Attributes
-    ----------
-    failures : str, optional
-        Numbers of failures, as ``1-5`` or ``1,2,4``.
-    method : {"auto", "exact", "montecarlo"}
-        How probabilities are found.
-    domains : str, optional
-        Failure domain of each node, separated by commas, or a file of them.
-    node_fail_prob : str, optional
-        Probability that a node fails, or that of each, separated by commas.
-    failures_from : str, optional
-        A trace, whose removals say how many nodes fail at once.
-    """
-
-    failures: str | None = None
-    method: Method = "auto"
-    domains: str | None = None
-    node_fail_prob: str | None = None
-    failures_from: str | None = None
+"""Nodes up to which every number of failures is looked at by default."""
 
 
 @dataclass(frozen=True, eq=False)
 class TraceBatches:
-    """How many nodes of a trace go at once.
+    """How many nodes of a trace fail at once.
 
     Attributes
     ----------
     sizes, counts : tuple of int
-        Sizes, at most the nodes of a plan, ascending; and how often each is seen.
+        Sizes, at most the nodes of a plan, ascending; and the number of batches of each size.
     num_capped : int
         Batches of more nodes than a plan has, which count as the loss of all.
     name, sha256 : str
@@ -65,7 +40,7 @@ class TraceBatches:
 
     @property
     def model(self) -> BatchFailures:
-        """The failure model that draws a size as often as it was seen."""
+        """The failure model that draws each size as often as the trace has it."""
         return BatchFailures(self.sizes, self.counts)
 
     def to_json(self) -> dict[str, Any]:
@@ -80,21 +55,21 @@ class TraceBatches:
 
 
 @dataclass(frozen=True, eq=False)
-class Threats:
+class FailureScenarios:
     """Failures that plans are held against.
 
     Attributes
     ----------
     failures : tuple of int
         Numbers of nodes, or domains, that fail together.
-    chosen : bool
-        Whether the user asked for just these.
+    was_chosen : bool
+        Whether the user asked for these numbers.
     method : {"auto", "exact", "montecarlo"}
         How probabilities are found.
     domains : tuple of str, optional
         Failure domain of each node.
     nodes : IndependentFailures, optional
-        Probabilities of the nodes, or domains.
+        Probability that each node, or domain, fails.
     trace : TraceBatches, optional
         Sizes of batches.
     inputs : mapping
@@ -102,7 +77,7 @@ class Threats:
     """
 
     failures: tuple[int, ...]
-    chosen: bool
+    was_chosen: bool
     method: Method
     domains: tuple[str, ...] | None
     nodes: IndependentFailures | None
@@ -111,64 +86,88 @@ class Threats:
 
     @property
     def unit(self) -> str:
-        """What fails."""
+        """What fails: nodes or domains."""
         return "nodes" if self.domains is None else "domains"
 
 
-def build_threats(options: ThreatOptions, num_nodes: int, seed: int, *, lenient: bool = False) -> Threats:
-    """Make failures of options, and refuse those that do not fit the nodes.
+def build_scenarios(
+    num_nodes: int,
+    *,
+    failures: Sequence[int] | None = None,
+    method: Method = "auto",
+    domains: Sequence[str] | None = None,
+    node_fail_prob: Sequence[float] | None = None,
+    failures_from: str | None = None,
+    seed: int = 0,
+    lenient: bool = False,
+) -> FailureScenarios:
+    """Collect failures, and refuse those that do not fit the nodes.
 
     Parameters
     ----------
-    options
-        What was asked for.
     num_nodes
         Nodes of the plans.
+    failures
+        Numbers of nodes, or domains, that fail together; by default from 1 to all but one.
+    method
+        How probabilities are found; see `recovery_curve`.
+    domains
+        Failure domain of each node.
+    node_fail_prob
+        Probability that a node, or domain, fails: one for all, or one for each.
+    failures_from
+        Path of a trace whose removals say how many nodes fail at once.
     seed, lenient
-        Of a trace that is read; see `lazsim.trace.read_trace`.
+        For reading the trace; see `lazsim.trace.read_trace`.
 
     Raises
     ------
     LazsimError
-        In one line that names the option.
+        In one line that names the field.
 
     Examples
     --------
-    >>> build_threats(ThreatOptions(domains="a,a,b"), num_nodes=3, seed=0).failures
+    >>> build_scenarios(3, domains=["a", "a", "b"]).failures
     (1,)
     """
-    domains = None if options.domains is None else _domains(options.domains, num_nodes)
+    if domains is not None and len(domains) != num_nodes:
+        text = ",".join(domains)[:40]
+        raise ReliabilityError(f"`domains` {text}: {len(domains)} domains for {num_nodes} nodes; name one for each")
     count = num_nodes if domains is None else len(set(domains))
     unit = "nodes" if domains is None else "failure domains"
-    failures = _default(count)
-    if options.failures is not None:
-        failures = parse_failures("`failures`", options.failures)
-        if failures[-1] > count:
-            raise RecoveryError(f"`failures` {options.failures}: {failures[-1]} is not within 0 to {count} {unit}")
-    nodes = None if options.node_fail_prob is None else _independent(options.node_fail_prob, count, unit)
+    if failures is not None and max(failures) > count:
+        text = ",".join(map(str, failures))[:40]
+        raise ReliabilityError(f"`failures` {text}: {max(failures)} is not within 0 to {count} {unit}")
+    nodes = None
+    if node_fail_prob is not None:
+        if len(node_fail_prob) not in (1, count):
+            num_probs = len(node_fail_prob)
+            raise ReliabilityError(f"`node_fail_prob`: {num_probs} probabilities for {count} {unit}; give 1 or {count}")
+        nodes = IndependentFailures(list(node_fail_prob) * (count if len(node_fail_prob) == 1 else 1))
     batches = None
-    if options.failures_from is not None:
+    if failures_from is not None:
         if domains is not None:
             raise SpecError("`failures_from` and `domains` exclude each other: a trace names nodes, not domains")
         with prefix_errors("`failures_from`"):
-            batches = trace_batches(read_trace(options.failures_from, seed=seed, lenient=lenient), num_nodes)
+            batches = trace_batches(read_trace(failures_from, seed=seed, lenient=lenient), num_nodes)
     inputs = {
-        "failures": options.failures,
-        "method": options.method,
+        "failures": None if failures is None else list(failures),
+        "method": method,
         "domains": None if domains is None else list(domains),
         "node_fail_prob": None if nodes is None else list(nodes.fail_prob_N),
         "failures_from": None if batches is None else {"name": batches.name, "sha256": batches.sha256},
     }
-    chosen = options.failures is not None
-    return Threats(tuple(failures), chosen, options.method, domains, nodes, batches, inputs)
+    numbers = _default_failures(count) if failures is None else failures
+    domain_N = None if domains is None else tuple(domains)
+    return FailureScenarios(tuple(numbers), failures is not None, method, domain_N, nodes, batches, inputs)
 
 
 def trace_batches(trace: Trace, num_nodes: int) -> TraceBatches:
-    """Count how many nodes go at each instant at which some do; a batch never takes more nodes than there are.
+    """Count the nodes that fail at each instant of failure; a batch takes at most all nodes of the plan.
 
     Raises
     ------
-    RecoveryError
+    ReliabilityError
         When no node is ever removed.
 
     Examples
@@ -182,36 +181,17 @@ def trace_batches(trace: Trace, num_nodes: int) -> TraceBatches:
     """
     sizes = [len(batch.removed) for batch in trace.batches() if batch.removed]
     if not sizes:
-        raise RecoveryError(f"{trace.name}: no node is ever removed; give a trace with failures")
-    counts = sorted(Counter(min(size, num_nodes) for size in sizes).items())
+        raise ReliabilityError(f"{trace.name}: no node is ever removed; give a trace with failures")
+    counts = Counter(min(size, num_nodes) for size in sizes)
+    distinct = tuple(sorted(counts))
     num_capped = sum(size > num_nodes for size in sizes)
-    return TraceBatches(
-        tuple(size for size, _ in counts),
-        tuple(number for _, number in counts),
-        num_capped,
-        Path(trace.name).name,
-        trace.sha256,
-        trace.notes,
-    )
+    name = Path(trace.name).name
+    return TraceBatches(distinct, tuple(counts[size] for size in distinct), num_capped, name, trace.sha256, trace.notes)
 
 
-def _default(count: int) -> list[int]:
-    """Return 1 up to one less than all that can fail; of many, ever sparser ones: 1, 2, 3, 4, 6, 8, 12, 16, 24, ..."""
+def _default_failures(count: int) -> list[int]:
+    """Return 1 to all but one; of many, ever sparser numbers: 1, 2, 3, 4, 6, 8, 12, 16, 24, ..."""
     if count <= MAX_EVERY:
         return list(range(1, max(count, 2)))
     sparse = {start << shift for shift in range(count.bit_length()) for start in (2, 3)}
     return sorted({1, count - 1} | {number for number in sparse if number < count - 1})
-
-
-def _domains(text: str, num_nodes: int) -> tuple[str, ...]:
-    domains = parse_domains("`domains`", text)
-    if len(domains) != num_nodes:
-        raise RecoveryError(f"`domains` {text[:40]}: {len(domains)} domains for {num_nodes} nodes; name one for each")
-    return tuple(domains)
-
-
-def _independent(text: str, count: int, unit: str) -> IndependentFailures:
-    probs = parse_probs("`node_fail_prob`", text)
-    if len(probs) not in (1, count):
-        raise RecoveryError(f"`node_fail_prob`: {len(probs)} probabilities for {count} {unit}; give one, or {count}")
-    return IndependentFailures(probs * count if len(probs) == 1 else probs)

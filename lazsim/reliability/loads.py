@@ -1,6 +1,7 @@
 """Loads to plan for: even, by Zipf's law, given as a list, recorded or generated. Axes: L layers, E experts."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +31,7 @@ class Loads:
     name, sha256 : str
         Where they come from, and its hash.
     has_layers : bool
-        Whether layers are theirs by nature, and not one that stands for any.
+        Whether the layers are real ones; otherwise one stands for any.
     notes : tuple of str
         What the user should know about them.
     """
@@ -43,37 +44,42 @@ class Loads:
 
 
 def get_loads(
-    source: str, num_experts: int | None, num_layers: int | None, step: int | None, seed: int, lenient: bool = False
+    source: str | Sequence[int],
+    num_experts: int | None,
+    num_layers: int | None,
+    step: int | None,
+    seed: int,
+    lenient: bool = False,
 ) -> Loads:
-    """Get the loads that an option names.
+    """Get loads by name or path, or from a list.
 
     Parameters
     ----------
     source
-        ``uniform``; ``zipf:S``; tokens of each expert, separated by commas; a recording; or a generator of loads, by
-        name or as a ``.toml`` file.
+        ``uniform``; ``zipf:S``; the tokens of each expert; a recording; or a generator of loads, by name or as a
+        ``.toml`` file.
     num_experts
-        Experts of a layer; of a larger recording the fullest are taken. By default all that a recording or list has.
+        Experts of a layer; of a larger recording the fullest are taken. By default all of a recording or list.
     num_layers
         Layers, the first ones of a recording; by default all of it, and 1 of anything else.
     step
         Training step of a recording or generator; by default the first.
     seed
-        Of what is drawn.
+        Seed of what is drawn.
     lenient
         Repair what is repairable in a recording.
 
     Raises
     ------
     LazsimError
-        When there are no such loads, or they are not tokens for so many experts.
+        When there are no such loads, or they do not fit the number of experts.
     """
+    if not isinstance(source, str):
+        return _listed(source, num_experts, num_layers, step)
     if not source.strip():
         raise SpecError(f"`loads` {source!r}: names no loads; give uniform, zipf:1.2, tokens by expert, or a file")
-    if _is_recording(source):
+    if not source.endswith(".toml") and source != UNIFORM and Path(source).exists():
         return _recorded(source, num_experts, num_layers, step, lenient)
-    if "," in source:
-        return _listed(source, num_experts, num_layers, step)
     if num_experts is None:
         raise SpecError(f"`loads` {source}: say for how many experts, with `experts`")
     if source.startswith(ZIPF) or source == UNIFORM:
@@ -86,10 +92,6 @@ def get_loads(
     return Loads(
         routing.loads([step or 0])[0], Path(routing.name).name, routing.sha256, num_layers is not None, routing.notes
     )
-
-
-def _is_recording(source: str) -> bool:
-    return not source.endswith(".toml") and source != UNIFORM and Path(source).exists()
 
 
 def _refuse_step(source: str, step: int | None) -> None:
@@ -105,7 +107,7 @@ def _recorded(source: str, num_experts: int | None, num_layers: int | None, step
         ("`layers`", num_layers, recorded.num_layers),
     ):
         if asked is not None and asked > has:
-            raise RoutingFormatError(f"{option} {asked}: {source} has {has}; give at most so many")
+            raise RoutingFormatError(f"{option} {asked}: {source} has {has}; give at most {has}")
     with prefix_errors("`loads`"):
         taken = top_experts(recorded, num_layers or recorded.num_layers, num_experts or recorded.num_experts)
     asked_step = int(taken.steps[0]) if step is None else step
@@ -123,23 +125,17 @@ def _step_notes(recorded: RecordedRouting, step: int | None) -> tuple[str, ...]:
     return (f"nothing is recorded at step {step}; its loads are those of step {recorded.steps[row]}",)
 
 
-def _listed(source: str, num_experts: int | None, num_layers: int | None, step: int | None) -> Loads:
-    _refuse_step(source, step)
-    loads = []
-    for part in source.split(","):
-        try:
-            load = float(part)
-        except ValueError:
-            raise SpecError(f"`loads` {source}: {part!r} is no number, and there is no such file") from None
-        if not (0 <= load <= MAX_TOKENS and load == math.floor(load)):
-            raise SpecError(f"`loads` {source}: {part} is no number of tokens; give whole numbers from 0 up")
-        loads.append(int(load))
-    if not any(loads):
-        raise SpecError(f"`loads` {source}: no expert has any tokens; give at least one a load, or uniform")
-    if num_experts not in (None, len(loads)):
-        raise SpecError(f"`loads` {source}: {len(loads)} loads for `experts` {num_experts}; give one for each")
-    load_LE = np.tile(np.array(loads, dtype=np.int64), (num_layers or 1, 1))
-    return Loads(load_LE, "list", sha256(source.encode()), num_layers is not None)
+def _listed(source: Sequence[int], num_experts: int | None, num_layers: int | None, step: int | None) -> Loads:
+    text = ",".join(map(str, source))
+    _refuse_step(text, step)
+    if not all(0 <= load <= MAX_TOKENS for load in source):
+        raise SpecError(f"`loads` {text}: give tokens from 0 to {MAX_TOKENS:,}")
+    if not any(source):
+        raise SpecError(f"`loads` {text}: no expert has any tokens; give at least one a load, or uniform")
+    if num_experts not in (None, len(source)):
+        raise SpecError(f"`loads` {text}: {len(source)} loads for `experts` {num_experts}; give one for each")
+    load_LE = np.tile(np.array(source, dtype=np.int64), (num_layers or 1, 1))
+    return Loads(load_LE, "list", sha256(text.encode()), num_layers is not None)
 
 
 def _zipf(source: str, num_experts: int, num_layers: int, seed: int) -> Ints:

@@ -1,4 +1,4 @@
-"""What follows when nodes of a plan fail: a plan for the survivors, and what moves.
+"""The loss of nodes of a plan: a new plan for the survivors, and what moves.
 
 Axes: L layers, E experts, N nodes, V survivors.
 """
@@ -9,17 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from lazsim.errors import InfeasiblePlanError, LazsimError, SpecError, prefix_errors
+from lazsim.errors import InfeasiblePlanError, LazsimError, prefix_errors
 from lazsim.placement.migration import MigrationReport, migration_report
 from lazsim.placement.plan import PlacementPlan
 from lazsim.placement.policies import find_policy, place
-from lazsim.reliability.options import parse_counts
 from lazsim.reliability.task import PlanningTask
 
 
 @dataclass(frozen=True, eq=False)
-class LossOutcome:
-    """What follows from the loss of nodes under one policy.
+class NodeLoss:
+    """The consequences of a loss of nodes under one policy.
 
     Attributes
     ----------
@@ -50,27 +49,6 @@ class LossOutcome:
         return value
 
 
-def parse_lost(text: str, num_nodes: int) -> tuple[int, ...]:
-    """Read which nodes fail.
-
-    Raises
-    ------
-    SpecError
-        When one is unknown, or none would be left.
-
-    Examples
-    --------
-    >>> parse_lost("3,0", num_nodes=4)
-    (0, 3)
-    """
-    lost = sorted(set(parse_counts("`lose`", text)))
-    if lost[-1] >= num_nodes:
-        raise SpecError(f"`lose` {text}: no node {lost[-1]}; nodes are 0 to {num_nodes - 1}")
-    if len(lost) == num_nodes:
-        raise SpecError(f"`lose` {text}: all {num_nodes} nodes fail and nothing is left to plan for; leave one")
-    return tuple(lost)
-
-
 def lose_nodes(
     task: PlanningTask,
     policy: str,
@@ -79,7 +57,7 @@ def lose_nodes(
     state_bytes: float,
     *,
     was_asked: bool = True,
-) -> LossOutcome:
+) -> NodeLoss:
     """Plan anew on the survivors, by the same policy for the same loads, and compare the ways to get there.
 
     Parameters
@@ -87,7 +65,7 @@ def lose_nodes(
     task, policy, plan
         What was placed, by which policy, and its plan.
     lost
-        Indices of the nodes that fail.
+        Nodes that fail.
     state_bytes
         Training state of one expert of one layer.
     was_asked
@@ -107,6 +85,6 @@ def lose_nodes(
     except LazsimError as error:
         if was_asked and not isinstance(error, InfeasiblePlanError):
             raise
-        return LossOutcome(lost_experts, None, None, str(error).removeprefix("`lose`: "))
+        return NodeLoss(lost_experts, None, None, str(error).removeprefix("`lose`: "))
     report = None if lost_experts else migration_report(has_LEV, after.holds_LEN, state_bytes)
-    return LossOutcome(lost_experts, after, report)
+    return NodeLoss(lost_experts, after, report)

@@ -12,13 +12,13 @@ import numpy as np
 from lazsim.errors import InfeasiblePlanError, LazsimError, SpecError, prefix_errors
 from lazsim.placement.plan import Ints, PlacementPlan
 from lazsim.placement.policies import POLICIES, find_policy, place, policy_names
-from lazsim.reliability import guaranteed_failures, minimal_failure_sets
+from lazsim.reliability.failure_sets import guaranteed_failures, minimal_failure_sets
 from lazsim.reliability.task import PlanningTask
 
 
 @dataclass(frozen=True)
 class PlanScore:
-    """What a plan is worth.
+    """How a plan spreads experts and load.
 
     Attributes
     ----------
@@ -28,9 +28,9 @@ class PlanScore:
         The fault threshold that holds: the fewest failures that can lose an expert, which are the distinct nodes of the
         least spread one. Fewer failures are always survived.
     num_deadly, num_sets : int
-        Sets of so many nodes whose failure loses an expert, and all sets of so many nodes.
+        Sets of `guaranteed` nodes whose failure loses an expert, and all sets of that size.
     layer, expert : int
-        The most endangered expert: of those on the fewest nodes the one with most load.
+        The most endangered expert: on the fewest nodes, and of those the one with most load.
     max_mean_load : float
         Load of the fullest node over the mean of all nodes, in a layer; averaged over layers.
     """
@@ -60,7 +60,7 @@ def make_plans(task: PlanningTask, policies: Sequence[str] = ()) -> tuple[dict[s
     plans : dict
         Plans by policy.
     notes : tuple of str
-        Which policies are left out, and why.
+        The policies that were skipped, and why.
 
     Raises
     ------

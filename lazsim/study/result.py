@@ -1,4 +1,4 @@
-"""What a run leaves: the result, its tables, and the files that keep it."""
+"""The result of a run: plain data, and tables of it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,23 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lazsim.engine.simulate import SystemRun
-from lazsim.files import json_bytes
 from lazsim.trace.table import Trace
 
 if TYPE_CHECKING:
     import pandas as pd
-
-RUN_FILES = (
-    "summary.json",
-    "timeline.csv",
-    "events.csv",
-    "throughput.png",
-    "throughput.pdf",
-    "run.json",
-    "placements.png",
-    "placements.pdf",
-)
-"""Files of a run's folder; those of placements where these were chosen and a failure tells them apart."""
 
 
 @dataclass(frozen=True)
@@ -88,24 +75,6 @@ class RunResult:
         columns = ["time_s", "system", "event", "step", *nodes, "lost_steps"]
         rows = [(event.time_s, run.name, *event[1:]) for run in self.runs for event in run.events]
         return pd.DataFrame(rows, columns=columns)
-
-    def files(self, folder: Path) -> dict[Path, bytes]:
-        """Return the content of every file of a run's folder, pictures included."""
-        from lazsim.output.plots.placements import placements_figure
-        from lazsim.output.plots.run import throughput_figure
-
-        pictures = {f"throughput.{kind}": content for kind, content in throughput_figure(self).items()}
-        if any(run.plan_recovery for run in self.runs):
-            pictures |= {f"placements.{kind}": content for kind, content in placements_figure(self).items()}
-        summary = {key: value for key, value in self.to_json().items() if key != "inputs"}
-        contents = {
-            "summary.json": json_bytes(summary),
-            "timeline.csv": self.timeline().to_csv(index=False, lineterminator="\n").encode(),
-            "events.csv": self.events().to_csv(index=False, lineterminator="\n").encode(),
-            "run.json": json_bytes({"id": self.id, **self.inputs}),
-            **pictures,
-        }
-        return {folder / name: content for name, content in contents.items()}
 
 
 def run_row(run: SystemRun, *, scored: bool) -> dict[str, Any]:

@@ -64,6 +64,15 @@ class SweepResult:
         notes = tuple(f"{note} ({count} of {len(done)} runs)" for note, count in counts.items())
         return cls(axes, rows, histories, failures, notes)
 
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data, the shape that ``lazsim sweep --json`` prints."""
+        return {
+            "rows": list(self.rows),
+            "summary": self.means(),
+            "failures": [{"point": label, "error": error} for label, error in self.failures],
+            "notes": list(self.notes),
+        }
+
     def to_frame(self) -> "pd.DataFrame":
         """Return the rows as a frame."""
         import pandas as pd

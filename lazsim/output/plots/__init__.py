@@ -1,5 +1,5 @@
-"""Figures: one function per figure, from a table to axes. They go to files, so that no display is needed."""
+"""Figures: one function per figure, from a result to the content of files.
 
-import matplotlib
-
-matplotlib.use("agg")
+Figures do not go through pyplot, and settings hold while one is drawn only: the backend and the settings of the program
+that imports lazsim stay as they are.
+"""

@@ -1,40 +1,37 @@
-"""From a finished figure to the content of files: the same bytes for the same figure."""
+"""Begin a figure, and turn a finished one into the content of files: the same bytes for the same figure."""
 
 import io
+from collections.abc import Sequence
+from typing import Any
 
-import matplotlib.pyplot as plt
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 DOTS_PER_INCH = 200
 
 NO_STAMPS = {"png": {"Software": None}, "pdf": {"CreationDate": None}}
-"""What would tell when and by what version a picture was made."""
+"""Metadata that would tell when and by what version a picture was made."""
 
 
-def to_file(figure: Figure, file_type: str, *, tight: bool = False) -> bytes:
-    """Close a figure and return it as a file.
+def new_figure(width: float, height: float, layout: Any = "constrained") -> Figure:
+    """Return an empty figure of a size in inches that belongs to no window."""
+    figure = Figure(figsize=(width, height), layout=layout)
+    FigureCanvasAgg(figure)
+    return figure
 
-    Parameters
-    ----------
-    figure
-        What to save; nothing can be added afterwards.
-    file_type
-        ``png`` or ``pdf``.
-    tight
-        Whether to cut off empty borders.
-    """
+
+def subplots(rows: int = 1, columns: int = 1, *, figsize: tuple[float, float], **options: Any) -> tuple[Figure, Any]:
+    """Return a new figure with a grid of axes; options are those of `Figure.subplots`."""
+    figure = new_figure(*figsize)
+    return figure, figure.subplots(rows, columns, **options)
+
+
+def to_files(figure: Figure, file_types: Sequence[str] = tuple(NO_STAMPS), *, tight: bool = False) -> dict[str, bytes]:
+    """Return a figure by file type, ``png`` and ``pdf``; `tight` cuts off empty borders."""
+    return {file_type: _to_file(figure, file_type, "tight" if tight else None) for file_type in file_types}
+
+
+def _to_file(figure: Figure, file_type: str, box: str | None) -> bytes:
     stream = io.BytesIO()
-    figure.savefig(
-        stream,
-        format=file_type,
-        metadata=NO_STAMPS[file_type],
-        dpi=DOTS_PER_INCH,
-        bbox_inches="tight" if tight else None,
-    )
-    plt.close(figure)
+    figure.savefig(stream, format=file_type, metadata=NO_STAMPS[file_type], dpi=DOTS_PER_INCH, bbox_inches=box)
     return stream.getvalue()
-
-
-def to_files(figure: Figure, *, tight: bool = False) -> dict[str, bytes]:
-    """Close a figure and return it by file type, ``png`` and ``pdf``; see `to_file`."""
-    return {file_type: to_file(figure, file_type, tight=tight) for file_type in NO_STAMPS}

@@ -8,11 +8,11 @@ import matplotlib
 
 matplotlib.use("agg")
 
-import matplotlib.pyplot as plt
+import matplotlib
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from lazsim.output.plots.export import to_files
+from lazsim.output.plots.export import subplots, to_files
 from lazsim.output.plots.style import COLORS, STYLE
 
 if TYPE_CHECKING:
@@ -35,15 +35,11 @@ def live_figure(measured: LiveRun, predicted: SystemRun | None = None) -> dict[s
     dict
         The picture by file type, ``png`` and ``pdf``.
     """
-    with plt.rc_context(STYLE):
+    with matplotlib.rc_context(STYLE):
         if predicted is not None:
-            figure, (rate, nodes) = plt.subplots(
-                2, 1, sharex=True, height_ratios=[3, 1], figsize=(6.5, 3.4), layout="constrained"
-            )
+            figure, (rate, nodes) = subplots(2, 1, sharex=True, height_ratios=[3, 1], figsize=(6.5, 3.4))
         else:
-            figure, (rate, loss, nodes) = plt.subplots(
-                3, 1, sharex=True, height_ratios=[3, 2, 1], figsize=(6.5, 4.4), layout="constrained"
-            )
+            figure, (rate, loss, nodes) = subplots(3, 1, sharex=True, height_ratios=[3, 2, 1], figsize=(6.5, 4.4))
             loss.plot([step.at_s for step in measured.steps], [step.loss for step in measured.steps], color=COLORS[0])
             loss.set_ylabel("loss (nats)")
         _plot_measured_rate(measured, rate)

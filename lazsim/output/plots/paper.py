@@ -1,5 +1,6 @@
 """The style sheet of figures for papers: one column wide, legible in print and in grey."""
 
+import itertools
 from typing import Any, NamedTuple
 
 from lazsim.output.plots.style import COLORS, MARKERS, STYLE
@@ -25,7 +26,7 @@ PAPER: Any = STYLE | {
     "ytick.major.size": 2,
     "errorbar.capsize": 1.5,
 }
-"""Settings for `matplotlib.pyplot.rc_context`."""
+"""Settings for `matplotlib.rc_context`."""
 
 
 class Look(NamedTuple):
@@ -55,6 +56,13 @@ POLICY_LOOKS = {name: LOOKS[index] for index, name in enumerate(("mro", "spread"
 
 
 def looks_of(names: list[str]) -> dict[str, Look]:
-    """Give each series its look: that of the system or policy of its name, else the next one."""
-    known = SYSTEM_LOOKS | POLICY_LOOKS
-    return {name: known.get(name, LOOKS[index % len(LOOKS)]) for index, name in enumerate(names)}
+    """Give each series its look: that of the system or policy of its name, else the next free one.
+
+    Examples
+    --------
+    >>> [look.marker for look in looks_of(["mine", "mro"]).values()]
+    ['s', 'o']
+    """
+    known = {name: look for name, look in (SYSTEM_LOOKS | POLICY_LOOKS).items() if name in names}
+    free = itertools.cycle([look for look in LOOKS if look not in known.values()] or LOOKS)
+    return {name: known.get(name) or next(free) for name in names}

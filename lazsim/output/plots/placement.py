@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import matplotlib
-import matplotlib.pyplot as plt
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
@@ -19,12 +16,10 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from lazsim.output.plots.export import to_files
+from lazsim.output.maps import LayerMap
+from lazsim.output.plots.export import new_figure, to_files
 from lazsim.output.plots.style import STYLE
 from lazsim.placement.plan import Bools, Ints
-
-if TYPE_CHECKING:
-    from lazsim.reliability.comparison import LayerMap
 
 EDGE_COLOR = "#b3261e"
 EMPTY_COLOR = "0.93"
@@ -57,14 +52,9 @@ def placement_figure(maps: Sequence[LayerMap]) -> dict[str, bytes]:
     width = columns * max(num_slots * side + 0.45, 1.75) + 0.8
     height = rows * (num_nodes * side + 0.75) + 0.35
     norm = share_norm(maps)
-    with plt.rc_context({**STYLE, "axes.grid": False}):
-        figure, panels = plt.subplots(
-            rows,
-            columns,
-            figsize=(width, height),
-            layout=ConstrainedLayoutEngine(hspace=0.04, compress=True),
-            squeeze=False,
-        )
+    with matplotlib.rc_context({**STYLE, "axes.grid": False}):
+        figure = new_figure(width, height, ConstrainedLayoutEngine(hspace=0.04, compress=True))
+        panels = figure.subplots(rows, columns, squeeze=False)
         for index, panel in enumerate(panels.flat):
             if index >= len(maps):
                 panel.set_axis_off()
@@ -131,9 +121,8 @@ def plot_placement(one: LayerMap, norm: Normalize, axes: Axes, side_inches: floa
     axes.set_yticks(range(0, num_nodes, _tick_step(side_inches)))
     axes.tick_params(length=0, labelsize=6)
     axes.spines[:].set_visible(False)
-    title = Path(one.policy).name + (f", layer {one.layer}" if one.layer >= 0 else "")
     nodes = f"{one.num_nodes} node{'s' if one.num_nodes > 1 else ''}"
-    axes.set_title(title, loc="left", fontweight="bold", pad=14)
+    axes.set_title(one.title, loc="left", fontweight="bold", pad=14)
     axes.annotate(
         f"expert {one.expert} on {nodes}", (0, 1), (0, 4), xycoords="axes fraction", textcoords="offset points",
         color=EDGE_COLOR, fontsize=7,

@@ -1,36 +1,24 @@
-"""The picture of a comparison of placements: what runs got done against how well their plans were prepared."""
+"""The picture of a comparison of placements: goodput over the reliability of plans."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
-import matplotlib.pyplot as plt
+import matplotlib
 from matplotlib.axes import Axes
 
-from lazsim.output.plots.export import to_files
+from lazsim.output.plots.export import new_figure, to_files
 from lazsim.output.plots.style import COLORS, MARKERS, STYLE
-
-if TYPE_CHECKING:
-    from lazsim.study.result import RunResult
+from lazsim.study.result import RunResult
 
 
 def placements_figure(result: RunResult) -> dict[str, bytes]:
-    """Draw a run whose plans were scored.
-
-    Returns
-    -------
-    dict
-        The picture by file type, ``png`` and ``pdf``; the same bytes for the same result.
-    """
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(5.2, 3), layout="constrained")
-        plot_placements(result, axes)
+    """Draw a run whose plans were scored; by file type, the same bytes for the same result."""
+    with matplotlib.rc_context(STYLE):
+        figure = new_figure(5.2, 3)
+        plot_placements(result, figure.subplots())
         figure.legend(loc="outside right upper")
         return to_files(figure)
 
 
 def plot_placements(result: RunResult, axes: Axes) -> None:
-    """Draw a marker for each run: goodput over the probability of keeping every expert when nodes next go.
+    """Draw a marker for each run: goodput over the probability that every expert survives the next failure.
 
     Runs of one system share a colour. A bar is the interval of a probability that was sampled.
     """
@@ -56,5 +44,5 @@ def plot_placements(result: RunResult, axes: Axes) -> None:
         )
     axes.set_xlim(0, 1)
     axes.set_ylim(bottom=0)
-    axes.set_xlabel("probability that every expert survives\nwhen nodes next go")
+    axes.set_xlabel("probability that every expert\nsurvives the next failure")
     axes.set_ylabel("samples/s")

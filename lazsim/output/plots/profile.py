@@ -8,12 +8,12 @@ import matplotlib
 
 matplotlib.use("agg")
 
-import matplotlib.pyplot as plt
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 
 from lazsim.costmodel.profile import SIZE_UNITS, require_header
-from lazsim.output.plots.export import to_files
+from lazsim.output.plots.export import subplots, to_files
 from lazsim.output.plots.style import COLORS, STYLE
 
 if TYPE_CHECKING:
@@ -36,8 +36,8 @@ def profile_figure(profile: Profile) -> dict[str, bytes]:
     dict
         The picture by file type, ``png`` and ``pdf``; the same bytes for the same profile.
     """
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, 3, figsize=(10, 4), layout="constrained")
+    with matplotlib.rc_context(STYLE):
+        figure, axes = subplots(1, 3, figsize=(10, 4))
         for one, (title, units, label) in zip(axes[:2], PANELS, strict=True):
             plot_times(profile, units, one)
             one.set(title=title, xlabel=label, ylabel="time (s)")
@@ -101,8 +101,8 @@ def skew_figure(result: SkewResult) -> dict[str, bytes]:
     dict
         The picture by file type, ``png`` and ``pdf``; the same bytes for the same numbers.
     """
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(4.6, 3), layout="constrained")
+    with matplotlib.rc_context(STYLE):
+        figure, axes = subplots(figsize=(4.6, 3))
         skews = [row.skew for row in result.rows]
         series = {
             "even replicas": [(row.even_measured_s, row.even_predicted_s) for row in result.rows],

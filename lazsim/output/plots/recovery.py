@@ -1,29 +1,26 @@
-"""The pictures of recovery: how likely plans survive so many failures, and which failures they do not survive."""
-
-from __future__ import annotations
+"""The pictures of reliability: the probability that plans survive failures, and the failures they do not survive."""
 
 from math import comb
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import matplotlib.pyplot as plt
+import matplotlib
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.ticker import MaxNLocator
 
-from lazsim.output.plots.export import to_files
-from lazsim.output.plots.style import COLORS, MARKERS, STYLE
-
-if TYPE_CHECKING:
-    from lazsim.reliability import RecoveryCurve
-    from lazsim.reliability.failure_scenarios import TraceBatches
-    from lazsim.reliability.report import Survival, Survivals
+from lazsim.output.plots.export import new_figure, to_files
+from lazsim.output.plots.paper import looks_of
+from lazsim.output.plots.style import STYLE
+from lazsim.output.table import shorten_names
+from lazsim.reliability import SurvivalCurve
+from lazsim.reliability.failure_scenarios import TraceBatches
+from lazsim.reliability.survival import PolicyReliability, ReliabilityReport
 
 Floats = npt.NDArray[np.float64]
 
-CURVE_COLORS = (*COLORS, "#7a5c2e", "#5b4fa3", "#c2a300")
+NAME_WIDTH = 20
 DODGE = 0.08
 """Distance, in numbers of failures, to which markers are moved that would hide one another."""
 
@@ -33,7 +30,7 @@ MARKER_HEIGHT = 0.02
 MAX_LINEAR = 32
 """Failures up to which the axis is linear."""
 
-SET_COLOR, DEADLY_COLOR = "#1b6ca8", "#a4231d"
+SET_COLOR, FATAL_COLOR = "#1b6ca8", "#a4231d"
 MAX_SETS_DRAWN = 16
 LEAST_ROWS = 6
 ROW_INCHES = 0.12
@@ -42,99 +39,78 @@ SET_COLUMNS = 4
 """Policies side by side in the picture of failure sets."""
 
 
-def recovery_figure(survivals: Survivals) -> dict[str, bytes]:
-    """Draw the curves of all policies; beside them those with layers shuffled, below them the batches of a trace.
-
-    Returns
-    -------
-    dict
-        The picture by file type, ``png`` and ``pdf``; the same bytes for the same numbers.
-    """
-    several = any(len(one.shuffled_RF) for one in survivals.policies.values())
-    trace = survivals.threats.trace
+def recovery_figure(report: ReliabilityReport) -> dict[str, bytes]:
+    """Draw the curves of all policies; beside them those with layers shuffled, below them the batches of a trace."""
+    several = any(len(one.shuffled_RF) for one in report.policies.values())
+    trace = report.scenarios.trace
     names = ["whole", "shuffled"] if several else ["whole"]
     mosaic: Any = [names] if trace is None else [names, ["batches", *names[1:]]]
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplot_mosaic(
-            mosaic,
-            height_ratios=None if trace is None else [3.6, 1],
-            figsize=(4.6 + 3.0 * several, 3.3 + 0.9 * (trace is not None)),
-            layout="constrained",
-        )
-        plot_curves({name: one.curve for name, one in survivals.policies.items()}, axes["whole"])
+    with matplotlib.rc_context(STYLE):
+        figure = new_figure(4.6 + 3.0 * several, 3.3 + 0.9 * (trace is not None))
+        axes = figure.subplot_mosaic(mosaic, height_ratios=None if trace is None else [3.6, 1])
+        plot_curves({name: one.curve for name, one in report.policies.items()}, axes["whole"])
         axes["whole"].set_ylabel("probability that every expert survives")
         if several:
             axes["whole"].set_title("layers as placed", loc="left")
-            plot_shuffled(survivals, axes["shuffled"])
-            axes["shuffled"].set_xlabel(f"{survivals.threats.unit} that fail together")
+            plot_shuffled(report, axes["shuffled"])
+            axes["shuffled"].set_xlabel(f"{report.scenarios.unit} that fail together")
         if trace is not None:
             axes["batches"].sharex(axes["whole"])
             axes["whole"].tick_params(labelbottom=False)
             plot_batch_sizes(trace, axes["batches"])
         bottom = axes["whole"] if trace is None else axes["batches"]
-        bottom.set_xlabel(f"{survivals.threats.unit} that fail together")
+        bottom.set_xlabel(f"{report.scenarios.unit} that fail together")
         handles, labels = axes["whole"].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=min(len(labels), 4 if not several else 8))
         return to_files(figure)
 
 
-def failure_sets_figure(survivals: Survivals) -> dict[str, bytes]:
-    """Draw, for each policy, the share of all sets of a size that kill the model above its minimal failure sets.
-
-    Returns
-    -------
-    dict
-        As of `recovery_figure`.
-    """
-    policies = list(survivals.policies.items())
+def failure_sets_figure(report: ReliabilityReport) -> dict[str, bytes]:
+    """Draw, for each policy, the share of fatal sets among all sets of a size, above the minimal failure sets."""
+    policies = list(report.policies.items())
+    names = dict(zip(report.policies, shorten_names(list(report.policies), NAME_WIDTH), strict=True))
     columns = min(len(policies), SET_COLUMNS)
     lines = [policies[start : start + columns] for start in range(0, len(policies), columns)]
     heights = [min(max(len(one.sets_MN) for _, one in line), MAX_SETS_DRAWN) for line in lines]
     ratios = [inches for height in heights for inches in (SHARE_INCHES, max(height, LEAST_ROWS) * ROW_INCHES)]
     width = min(max(policies[0][1].sets_MN.shape[1] * 0.13, 1.7), 2.6)
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(
-            2 * len(lines),
-            columns,
-            figsize=(columns * (width + 0.3) + 0.4, sum(ratios) + 1.25 * len(lines)),
-            height_ratios=ratios,
-            layout="constrained",
-            squeeze=False,
-        )
+    with matplotlib.rc_context(STYLE):
+        figure = new_figure(columns * (width + 0.3) + 0.4, sum(ratios) + 1.25 * len(lines))
+        axes = figure.subplots(2 * len(lines), columns, height_ratios=ratios, squeeze=False)
         for panel in axes.flat:
             panel.set_axis_off()
         for row, line in enumerate(lines):
-            for column, (name, survival) in enumerate(line):
+            for column, (name, found) in enumerate(line):
                 upper, lower = axes[2 * row : 2 * row + 2, column]
                 upper.set_axis_on()
                 lower.set_axis_on()
-                plot_share_killed(survival, upper, survivals.threats.unit)
-                upper.set_title(_short(name), loc="left", fontweight="bold", pad=12)
-                plot_failure_sets(survival.sets_MN, lower, num_rows=max(heights[row], LEAST_ROWS))
-            axes[2 * row, 0].set_ylabel("share of sets\nthat kill")
-            axes[2 * row + 1, 0].set_ylabel(f"{survivals.threats.unit} of\neach set", loc="top")
+                plot_fatal_share(found, upper, report.scenarios.unit)
+                upper.set_title(names[name], loc="left", fontweight="bold", pad=12)
+                plot_failure_sets(found.sets_MN, lower, num_rows=max(heights[row], LEAST_ROWS))
+            axes[2 * row, 0].set_ylabel("share of sets\nthat are fatal")
+            axes[2 * row + 1, 0].set_ylabel(f"{report.scenarios.unit} of\neach set", loc="top")
         return to_files(figure)
 
 
-def plot_curves(curves: dict[str, RecoveryCurve], axes: Axes) -> None:
-    """Draw recovery probabilities over numbers of failures, with intervals."""
+def plot_curves(curves: dict[str, SurvivalCurve], axes: Axes) -> None:
+    """Draw survival probabilities over numbers of failures, with intervals."""
     prob_PF = np.stack([curve.recovery_prob for curve in curves.values()])
     low_PF = np.stack([curve.ci_low for curve in curves.values()])
     high_PF = np.stack([curve.ci_high for curve in curves.values()])
     _draw(list(curves), next(iter(curves.values())).failures, prob_PF, low_PF, high_PF, axes)
 
 
-def plot_shuffled(survivals: Survivals, axes: Axes) -> None:
-    """Draw the same when the nodes of each layer are shuffled: mean, least and most of several shuffles."""
+def plot_shuffled(report: ReliabilityReport, axes: Axes) -> None:
+    """Draw the same with the nodes of each layer shuffled: mean, least and most of several shuffles."""
     # (P, R, F)
-    shuffled = np.stack([one.shuffled_RF for one in survivals.policies.values()])
+    shuffled = np.stack([one.shuffled_RF for one in report.policies.values()])
     prob_PF, low_PF, high_PF = shuffled.mean(axis=1), shuffled.min(axis=1), shuffled.max(axis=1)
     axes.set_title(f"nodes of each layer shuffled ({shuffled.shape[1]} times)", loc="left")
-    _draw(list(survivals.policies), np.array(survivals.threats.failures), prob_PF, low_PF, high_PF, axes)
+    _draw(list(report.policies), np.array(report.scenarios.failures), prob_PF, low_PF, high_PF, axes)
 
 
 def plot_batch_sizes(trace: TraceBatches, axes: Axes) -> None:
-    """Draw how often so many nodes go at once in a trace."""
+    """Draw how many nodes fail at once in a trace, as shares of its batches."""
     shares = np.array(trace.counts) / sum(trace.counts)
     axes.bar(trace.sizes, shares, width=0.6, color="0.6")
     axes.set_ylabel("share of\nbatches")
@@ -144,7 +120,7 @@ def plot_batch_sizes(trace: TraceBatches, axes: Axes) -> None:
 
 
 def plot_failure_sets(sets_MN: npt.NDArray[np.bool_], axes: Axes, num_rows: int) -> None:
-    """Draw failure sets as rows, smallest first: the nodes of each that must all fail."""
+    """Draw failure sets as rows, smallest first; a set is fatal when all of its nodes fail."""
     num_sets, num_nodes = sets_MN.shape
     order = sorted(range(num_sets), key=lambda row: (sets_MN[row].sum(), (~sets_MN[row]).tolist()))
     shown = sets_MN[order[:num_rows]]
@@ -163,11 +139,11 @@ def plot_failure_sets(sets_MN: npt.NDArray[np.bool_], axes: Axes, num_rows: int)
     )
     sizes = shown.sum(axis=1)
     for row in np.flatnonzero(np.diff(sizes)):
-        axes.axhline(row + 0.5, color=DEADLY_COLOR, linewidth=0.8)
+        axes.axhline(row + 0.5, color=FATAL_COLOR, linewidth=0.8)
     for size in np.unique(sizes):
         rows = np.flatnonzero(sizes == size)
         axes.annotate(str(size), (1, rows.mean()), (3, 0), xycoords=axes.get_yaxis_transform(),
-                      textcoords="offset points", va="center", fontsize=6, color=DEADLY_COLOR)  # fmt: skip
+                      textcoords="offset points", va="center", fontsize=6, color=FATAL_COLOR)  # fmt: skip
     axes.set_xlim(-0.5, num_nodes - 0.5)
     axes.set_ylim(num_rows - 0.5, -0.5)
     axes.set_yticks([])
@@ -180,13 +156,13 @@ def plot_failure_sets(sets_MN: npt.NDArray[np.bool_], axes: Axes, num_rows: int)
     axes.annotate(text, (0, 1), (0, 11), xycoords="axes fraction", textcoords="offset points", fontsize=7, color="0.3")
 
 
-def plot_share_killed(survival: Survival, axes: Axes, unit: str) -> None:
+def plot_fatal_share(found: PolicyReliability, axes: Axes, unit: str) -> None:
     """Draw the share of all sets of a size whose failure loses an expert, with their number for the smallest size."""
-    curve = survival.curve
-    killed = 1 - curve.recovery_prob
+    curve = found.curve
+    fatal = 1 - curve.recovery_prob
     # Numbers of failures may be far apart: one bar each, side by side.
-    bars = np.arange(len(killed))
-    axes.bar(bars, killed, width=0.7, color=DEADLY_COLOR)
+    bars = np.arange(len(fatal))
+    axes.bar(bars, fatal, width=0.7, color=FATAL_COLOR)
     axes.set_ylim(0, 1)
     axes.set_yticks([0, 0.5, 1])
     axes.set_xlim(-0.6, len(bars) - 0.4)
@@ -196,11 +172,11 @@ def plot_share_killed(survival: Survival, axes: Axes, unit: str) -> None:
     axes.grid(visible=False, axis="x")
     axes.set_xlabel(f"{unit} in the set", labelpad=1)
     size = curve.guaranteed
-    if 0 < size <= survival.sets_MN.shape[1]:
-        deadly = int((survival.sets_MN.sum(axis=1) == size).sum())
-        total = comb(survival.sets_MN.shape[1], size)
+    if 0 < size <= found.sets_MN.shape[1]:
+        num_fatal = int((found.sets_MN.sum(axis=1) == size).sum())
+        total = comb(found.sets_MN.shape[1], size)
         whole = f"{total:,}" if total < 10**7 else f"{total:.1e}"
-        axes.annotate(f"{deadly:,} of {whole} sets of {size}", (0.02, 1), (0, 1), xycoords="axes fraction",
+        axes.annotate(f"{num_fatal:,} of {whole} sets of {size}", (0.02, 1), (0, 1), xycoords="axes fraction",
                       textcoords="offset points", va="bottom", fontsize=6, color="0.3")  # fmt: skip
 
 
@@ -211,21 +187,22 @@ def _draw(
     is_seen_PF = np.cumsum(prob_PF == 0, axis=1) <= (prob_PF == 0)
     shift_PF = dodge(np.where(is_seen_PF, prob_PF, np.nan))
     x_PF = failures * 2**shift_PF if is_sparse(failures) else failures + shift_PF
+    looks, shown = looks_of(names), shorten_names(names, NAME_WIDTH)
     for index, name in enumerate(names):
         prob, stop = prob_PF[index], int(is_seen_PF[index].sum())
-        color = CURVE_COLORS[index % len(CURVE_COLORS)]
+        look = looks[name]
         width = np.stack([prob - low_PF[index], high_PF[index] - prob]).clip(0)
-        axes.plot(failures[:stop], prob[:stop], color=color, linewidth=0.7, alpha=0.6)
+        axes.plot(failures[:stop], prob[:stop], color=look.color, linewidth=0.7, alpha=0.6)
         axes.errorbar(
             x_PF[index, :stop],
             prob[:stop],
             width[:, :stop],
-            label=_short(name),
-            color=color,
+            label=shown[index],
+            color=look.color,
             linestyle="none",
             elinewidth=0.8,
             capsize=1.2,
-            marker=MARKERS[index % len(MARKERS)],
+            marker=look.marker,
             markersize=4.4,
             markeredgewidth=0,
             clip_on=False,
@@ -263,9 +240,5 @@ def dodge(prob_PF: Floats) -> Floats:
 
 
 def is_sparse(failures: npt.NDArray[np.int64]) -> bool:
-    """Tell whether numbers of failures are so far apart that they are drawn on a logarithmic axis."""
+    """Tell whether numbers of failures are far apart, and belong on a logarithmic axis."""
     return int(failures.min()) > 0 and int(failures.max()) > MAX_LINEAR
-
-
-def _short(policy: str) -> str:
-    return policy.rpartition(":")[2] if ".py:" in policy else Path(policy).name

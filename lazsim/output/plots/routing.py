@@ -2,25 +2,24 @@
 
 from collections.abc import Sequence
 
-import matplotlib.pyplot as plt
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 
-from lazsim.output.plots.export import to_file
+from lazsim.output.plots.export import new_figure, to_files
 from lazsim.output.plots.style import STYLE
 from lazsim.routing import RecordedRouting
 
 
 def share_figure(routing: RecordedRouting, layers: Sequence[int], kind: str) -> bytes:
     """Draw some layers side by side, as a picture of the given file type."""
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(
-            1, len(layers), figsize=(2.6 * len(layers), 2.2), sharey=True, layout="constrained", squeeze=False
-        )
+    with matplotlib.rc_context(STYLE):
+        figure = new_figure(2.6 * len(layers), 2.2)
+        axes = figure.subplots(1, len(layers), sharey=True, squeeze=False)
         for layer, panel in zip(layers, axes[0], strict=True):
             plot_shares(routing, layer, panel)
         axes[0, 0].set_ylabel("share of the layer's tokens")
-        return to_file(figure, kind)
+        return to_files(figure, [kind])[kind]
 
 
 def plot_shares(routing: RecordedRouting, layer: int, axes: Axes) -> None:

@@ -1,20 +1,16 @@
 """The picture of a run: throughput over time per system above the nodes alive, samples trained beside it."""
 
-from __future__ import annotations
+from typing import Any
 
-from typing import TYPE_CHECKING, Any
-
-import matplotlib.pyplot as plt
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from lazsim.output.plots.export import to_files
+from lazsim.output.plots.export import new_figure, to_files
 from lazsim.output.plots.style import COLORS, STYLE
+from lazsim.study.result import RunResult
 from lazsim.units import DAY_S, HOUR_S, MINUTE_S, format_duration
-
-if TYPE_CHECKING:
-    from lazsim.study.result import RunResult
 
 LINE_STYLES = ("-", "--", ":", "-.", (0, (3, 1, 1, 1, 1, 1)))
 WINDOW_SHARE = 1 / 30
@@ -26,21 +22,11 @@ HATCHES = ("", "//", "..", "\\\\", "xx")
 
 
 def throughput_figure(result: RunResult) -> dict[str, bytes]:
-    """Draw a run.
-
-    Returns
-    -------
-    dict
-        The picture by file type, ``png`` and ``pdf``; the same bytes for the same result.
-    """
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplot_mosaic(
-            [["rate", "samples"], ["nodes", "samples"]],
-            height_ratios=[3, 1],
-            width_ratios=[2.4, 1],
-            figsize=(8, 3.4),
-            layout="constrained",
-        )
+    """Draw a run; by file type, the same bytes for the same result."""
+    with matplotlib.rc_context(STYLE):
+        figure = new_figure(8, 3.4)
+        mosaic: Any = [["rate", "samples"], ["nodes", "samples"]]
+        axes = figure.subplot_mosaic(mosaic, height_ratios=[3, 1], width_ratios=[2.4, 1])
         axes["rate"].sharex(axes["nodes"])
         plot_throughput(result, axes["rate"])
         plot_nodes(result, axes["nodes"])

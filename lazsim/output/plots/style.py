@@ -23,4 +23,4 @@ STYLE: Any = {
     "pdf.fonttype": 42,
     "svg.hashsalt": "lazsim",
 }
-"""Settings for `matplotlib.pyplot.rc_context`, whose type names each of its keys."""
+"""Settings for `matplotlib.rc_context`, whose type names each of its keys."""

@@ -1,13 +1,10 @@
 """Draw what a trace does to its nodes."""
 
-from typing import Any
-
 import matplotlib
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from lazsim.output.plots.export import to_file
+from lazsim.output.plots.export import new_figure, to_files
 from lazsim.output.plots.run import time_unit
 from lazsim.output.plots.style import COLORS, STYLE
 from lazsim.trace.table import Trace
@@ -16,9 +13,9 @@ ALIVE_COLOR, LOSS_COLOR = COLORS[0], "#b3261e"
 
 
 def plot_nodes_alive(trace: Trace, axes: Axes) -> None:
-    """Draw the nodes alive over time as steps, with each instant at which nodes go marked.
+    """Draw the nodes alive over time as steps, with a mark at each loss of nodes.
 
-    The mark stands at the count that is left after the removals, a thin line spans the nodes lost.
+    The mark stands at the count after the loss; a thin line spans the nodes lost.
     """
     name, unit_s = time_unit(trace.duration_s)
     times, counts = trace.num_alive()
@@ -61,17 +58,8 @@ def _losses(trace: Trace) -> tuple[list[float], list[int], list[int]]:
 
 
 def draw_trace(trace: Trace, file_type: str) -> bytes:
-    """Return the picture of a trace as a PNG or PDF file, the same bytes each time.
-
-    Parameters
-    ----------
-    trace
-        What to draw.
-    file_type
-        ``png`` or ``pdf``.
-    """
-    style: Any = dict(STYLE)
-    with matplotlib.rc_context(style):
-        figure = Figure(figsize=(6, 2.2), layout="constrained")
-        plot_nodes_alive(trace, figure.add_subplot())
-        return to_file(figure, file_type)
+    """Return the picture of a trace as a file, ``png`` or ``pdf``; the same bytes for the same trace."""
+    with matplotlib.rc_context(STYLE):
+        figure = new_figure(6, 2.2)
+        plot_nodes_alive(trace, figure.subplots())
+        return to_files(figure, [file_type])[file_type]

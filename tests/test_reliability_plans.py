@@ -6,15 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lazsim.cli.parsing import parse_domains, parse_spans
 from lazsim.errors import LazsimError
 from lazsim.placement.plan import PlacementPlan
-from lazsim.reliability.comparison import place_and_score
-from lazsim.reliability.failure_scenarios import ThreatOptions, build_threats, trace_batches
+from lazsim.reliability.comparison import compare_plans
+from lazsim.reliability.failure_scenarios import build_scenarios, trace_batches
 from lazsim.reliability.node_loss import lose_nodes
-from lazsim.reliability.options import parse_domains, parse_failures
 from lazsim.reliability.plans import make_plans, max_mean_load, score_plan
-from lazsim.reliability.report import score_recovery
-from lazsim.reliability.task import PlanningOptions, build_task
+from lazsim.reliability.survival import assess_plans
+from lazsim.reliability.task import build_task
 from lazsim.trace import Event, build_trace
 
 MIB = 2**20
@@ -33,9 +33,9 @@ def share_survived(plan, num_failed):
 
 def test_the_published_example_survives_seven_of_ten_triple_failures():
     # Lazarus, arXiv 2407.04656: 4 experts, 5 nodes of 4 slots, the least replicated expert on two of them.
-    options = PlanningOptions(nodes=5, slots=4, replicas="2,5,6,7")
-    survivals = score_recovery(options, ThreatOptions("3"), ["mro"])
-    assert survivals.policies["mro"].curve.recovery_prob.tolist() == pytest.approx([7 / 10])
+    task = build_task(nodes=5, slots=4, replicas=[2, 5, 6, 7])
+    report = assess_plans(task, build_scenarios(5, failures=[3]), ["mro"])
+    assert report.policies["mro"].curve.recovery_prob.tolist() == pytest.approx([7 / 10])
 
 
 @given(
@@ -47,14 +47,13 @@ def test_the_published_example_survives_seven_of_ten_triple_failures():
 def test_scores_and_curves_are_those_of_the_definition(nodes, slots, loads, layers):
     if len(loads) > nodes * slots:
         return
-    options = PlanningOptions(nodes, slots, loads=",".join(map(str, loads)), layers=layers)
-    threats = ThreatOptions(failures=f"0-{nodes}")
-    survivals = score_recovery(options, threats)
-    plans, _ = make_plans(build_task(options))
+    task = build_task(nodes, slots, loads=loads, layers=layers)
+    report = assess_plans(task, build_scenarios(nodes, failures=range(nodes + 1)))
+    plans, _ = make_plans(task)
     for name, plan in plans.items():
         expected = [share_survived(plan, failed) for failed in range(nodes + 1)]
-        assert survivals.policies[name].curve.recovery_prob == pytest.approx(expected)
-        score = score_plan(plan, survivals.task.load_LE)
+        assert report.policies[name].curve.recovery_prob == pytest.approx(expected)
+        score = score_plan(plan, task.load_LE)
         first = next(failed for failed, share in enumerate(expected) if share < 1)
         assert score.guaranteed == first
         assert 1 - score.num_deadly / score.num_sets == pytest.approx(expected[first])
@@ -67,7 +66,7 @@ def test_load_is_shared_evenly_by_replicas():
 
 
 def test_zipf_loads_fall_with_the_rank_to_the_power_given_and_differ_between_layers():
-    load_LE = build_task(PlanningOptions(2, 4, experts=4, loads="zipf:1", layers=6)).load_LE
+    load_LE = build_task(2, 4, experts=4, loads="zipf:1", layers=6).load_LE
     # 1, 1/2, 1/3, 1/4 add up to 25/12.
     assert load_LE[0] / load_LE[0].sum() == pytest.approx([12 / 25, 6 / 25, 4 / 25, 3 / 25], abs=1e-6)
     assert len({tuple(layer) for layer in load_LE.tolist()}) > 1
@@ -77,14 +76,14 @@ def test_zipf_loads_fall_with_the_rank_to_the_power_given_and_differ_between_lay
 def test_layers_out_of_step_are_lost_to_more_failure_sets():
     # Both layers have their rare expert on two of four nodes. Aligned, one pair of six is deadly; shuffled, the pairs
     # of the layers are one or two different ones.
-    options = PlanningOptions(4, 2, loads="3,1", layers=2)
-    found = score_recovery(options, ThreatOptions("2"), ["mro"]).policies["mro"]
+    task = build_task(4, 2, loads=[3, 1], layers=2)
+    found = assess_plans(task, build_scenarios(4, failures=[2]), ["mro"]).policies["mro"]
     assert found.curve.recovery_prob[0] == pytest.approx(5 / 6)
     assert set(found.shuffled_RF[:, 0].round(6)) == {round(5 / 6, 6), round(4 / 6, 6)}
 
 
 def test_losing_the_only_holder_of_an_expert_is_said_and_nothing_migrates():
-    task = build_task(PlanningOptions(3, 2, replicas="1,1,4"))
+    task = build_task(3, 2, replicas=[1, 1, 4])
     plans, _ = make_plans(task, ["spread"])
     # spread deals expert 0 to node 0 only.
     outcome = lose_nodes(task, "spread", plans["spread"], [0], 1.0)
@@ -96,19 +95,19 @@ def test_losing_the_only_holder_of_an_expert_is_said_and_nothing_migrates():
 def test_survivors_fetch_just_what_they_lack():
     # ep puts experts 0, 1 on nodes 0 and 2, and 2, 3 on nodes 1 and 3. Of nodes 0, 1 and 2 two make one whole group:
     # nothing moves.
-    placed = place_and_score(PlanningOptions(4, 2, experts=4), ["ep"], lose="3")
-    rows = placed.outcomes["ep"].report.rows
+    comparison = compare_plans(build_task(4, 2, experts=4), ["ep"], lose=[3])
+    rows = comparison.losses["ep"].report.rows
     assert {(row.mapping, row.sharing) for row in rows} == {
         (mapping, sharing) for mapping in ("greedy", "optimal", "bottleneck") for sharing in ("even", "balanced")
     }
     assert all(row.total_bytes == 0 for row in rows)
     # gpt-s: 2 matrices of 768 x 3072, 14 bytes a parameter.
-    assert placed.state_bytes == 2 * 768 * 3072 * 14 == 63 * MIB
+    assert comparison.state_bytes == 2 * 768 * 3072 * 14 == 63 * MIB
 
 
 def test_survivors_with_too_few_slots_have_no_plan():
-    placed = place_and_score(PlanningOptions(2, 2, experts=4, loads="uniform"), ["mro"], lose="0")
-    assert "4 experts need as many slots" in placed.outcomes["mro"].refusal
+    comparison = compare_plans(build_task(2, 2, experts=4, loads="uniform"), ["mro"], lose=[0])
+    assert "4 experts need as many slots" in comparison.losses["mro"].refusal
 
 
 def test_batches_larger_than_the_plan_count_as_the_loss_of_all():
@@ -119,9 +118,9 @@ def test_batches_larger_than_the_plan_count_as_the_loss_of_all():
 
 
 def test_failures_asked_for_by_default_are_all_of_few_nodes_and_some_of_many():
-    assert build_threats(ThreatOptions(), 5, 0).failures == (1, 2, 3, 4)
-    assert build_threats(ThreatOptions(), 1, 0).failures == (1,)
-    many = build_threats(ThreatOptions(), 100, 0).failures
+    assert build_scenarios(5).failures == (1, 2, 3, 4)
+    assert build_scenarios(1).failures == (1,)
+    many = build_scenarios(100).failures
     assert many == (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 99)
 
 
@@ -132,17 +131,17 @@ def test_domains_are_read_from_a_file_as_from_the_option(tmp_path):
 
 
 def test_spans_of_failures_are_merged():
-    assert parse_failures("--failures", "4,1-2,2") == [1, 2, 4]
+    assert parse_spans("--failures", "4,1-2,2") == [1, 2, 4]
 
 
 @pytest.mark.parametrize("text", ["", "1-", "-1", "1.5", "a", "3-1", "1,,2", "0-9999999", "٣"])
 def test_malformed_failures_are_refused_in_one_line(text):
     with pytest.raises(LazsimError, match="--failures") as caught:
-        parse_failures("--failures", text)
+        parse_spans("--failures", text)
     assert "\n" not in str(caught.value)
 
 
 def test_results_are_plain_data():
-    survivals = score_recovery(PlanningOptions(4, 2, experts=4, loads="zipf:1", layers=2), ThreatOptions("1-2"))
-    json.dumps(survivals.to_json())
-    json.dumps(place_and_score(PlanningOptions(4, 2, experts=4), lose="1").to_json())
+    task = build_task(4, 2, experts=4, loads="zipf:1", layers=2)
+    json.dumps(assess_plans(task, build_scenarios(4, failures=[1, 2])).to_json())
+    json.dumps(compare_plans(build_task(4, 2, experts=4), lose=[1]).to_json())

@@ -3,14 +3,13 @@ import functools
 import numpy as np
 import pytest
 
-from lazsim.errors import RecoveryError
+from lazsim.errors import ReliabilityError
 from lazsim.placement.allocation import allocate
 from lazsim.placement.mro import place_mro
 from lazsim.reliability import (
     BatchFailures,
     IndependentFailures,
     UniformFailures,
-    per_layer,
     recovery_curve,
     recovery_prob,
 )
@@ -62,7 +61,7 @@ def test_smartmoe_survives_four_failures_aligned_and_not_shuffled(shared):
 def test_a_layer_survives_at_least_as_often_as_the_model():
     holds = random_holds(10, chance=0.4)
     model = recovery_curve(holds, range(11))
-    layers = per_layer(holds, range(11))
+    layers = [recovery_curve(layer, range(11)) for layer in holds[:, None]]
     assert len(layers) == 12
     assert all((layer.recovery_prob >= model.recovery_prob - 1e-12).all() for layer in layers)
     assert min(layer.guaranteed for layer in layers) == model.guaranteed
@@ -196,7 +195,7 @@ def test_an_expert_that_no_node_holds_is_lost_from_the_start(method):
     ],
 )
 def test_what_cannot_be_asked_is_refused_in_a_line(call, message):
-    with pytest.raises(RecoveryError) as refused:
+    with pytest.raises(ReliabilityError) as refused:
         call(PUBLISHED)
     assert message in str(refused.value)
     assert "\n" not in str(refused.value)
@@ -204,5 +203,5 @@ def test_what_cannot_be_asked_is_refused_in_a_line(call, message):
 
 def test_an_exact_answer_that_would_take_too_long_is_refused(monkeypatch):
     monkeypatch.setattr("lazsim.reliability.curve.MAX_EXACT_WORK", 1e6)
-    with pytest.raises(RecoveryError, match="use method auto or montecarlo"):
+    with pytest.raises(ReliabilityError, match="use method auto or montecarlo"):
         recovery_curve(random_holds(64), [4, 8, 16], "exact")

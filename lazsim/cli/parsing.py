@@ -1,0 +1,152 @@
+"""Read the lists of numbers and names that options take; errors name the field."""
+
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from lazsim.errors import SpecError, prefix_errors
+from lazsim.files import read_bytes
+
+Number = TypeVar("Number")
+WHOLE = re.compile(r"[0-9]{1,15}", re.ASCII)
+SPAN = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", re.ASCII)
+
+
+def parse_counts(field: str, text: str) -> list[int]:
+    """Read whole numbers from 0 up, separated by commas.
+
+    Raises
+    ------
+    SpecError
+        When a part is not such a number.
+
+    Examples
+    --------
+    >>> parse_counts("`lose`", "0,3")
+    [0, 3]
+    """
+    return [int(_match(WHOLE, part, field, text, "2,2,3")[0]) for part in _parts(text)]
+
+
+def parse_spans(field: str, text: str) -> list[int]:
+    """Read numbers and spans of numbers, separated by commas; ascending, each once.
+
+    Raises
+    ------
+    SpecError
+        When a part is neither, or a span ends before it starts.
+
+    Examples
+    --------
+    >>> parse_spans("`failures`", "1-3,6,2")
+    [1, 2, 3, 6]
+    """
+    numbers: set[int] = set()
+    for part in _parts(text):
+        first, last = _match(SPAN, part, field, text, "1-5 or 1,2,4").groups()
+        if last is not None and int(last) < int(first):
+            raise SpecError(f"{field} {text}: {part} ends before it starts; give {last}-{first}")
+        if int(last or first) - int(first) > 1 << 20:
+            raise SpecError(f"{field} {text}: {part} are too many numbers")
+        numbers |= set(range(int(first), int(last or first) + 1))
+    return sorted(numbers)
+
+
+def parse_probs(field: str, text: str) -> list[float]:
+    """Read probabilities, separated by commas.
+
+    Raises
+    ------
+    SpecError
+        When a part is not a number from 0 to 1.
+
+    Examples
+    --------
+    >>> parse_probs("`node_fail_prob`", "0.01,0.5")
+    [0.01, 0.5]
+    """
+    probs = []
+    for part in _parts(text):
+        try:
+            prob = float(part)
+        except ValueError:
+            prob = math.nan
+        if not 0 <= prob <= 1:
+            raise SpecError(f"{field} {text}: {part!r} is no probability; give a number from 0 to 1, or one per node")
+        probs.append(prob)
+    return probs
+
+
+def parse_domains(field: str, text: str) -> list[str]:
+    """Read the name of each node's failure domain, from the text itself or the file that it names.
+
+    In a file names are separated by commas, blanks or line ends; a ``#`` starts a comment.
+
+    Raises
+    ------
+    LazsimError
+        When a name is empty, or the file cannot be read.
+
+    Examples
+    --------
+    >>> parse_domains("`domains`", "rack0,rack0,rack1")
+    ['rack0', 'rack0', 'rack1']
+    """
+    if Path(text).exists() or "," not in text:
+        with prefix_errors(field):
+            content = read_bytes(text)
+        try:
+            lines = content.decode("utf-8-sig").splitlines()
+        except UnicodeDecodeError:
+            raise SpecError(f"{field} {text}: not a text file; give one name per node") from None
+        return [name for line in lines for name in line.split("#")[0].replace(",", " ").split()]
+    names = _parts(text)
+    if "" in names:
+        raise SpecError(f"{field} {text}: a name is empty; give one name per node, as 0,0,1,1")
+    return names
+
+
+def parse_loads(field: str, text: str) -> str | list[int]:
+    """Read tokens of each expert, separated by commas; any other text is the name or path of loads.
+
+    Raises
+    ------
+    SpecError
+        When a part is not a whole number from 0 up.
+
+    Examples
+    --------
+    >>> parse_loads("`loads`", "60,30,10"), parse_loads("`loads`", "zipf:1.2")
+    ([60, 30, 10], 'zipf:1.2')
+    """
+    if "," not in text or Path(text).exists() or text.endswith(".toml"):
+        return text
+    loads = []
+    for part in text.split(","):
+        try:
+            load = float(part)
+        except ValueError:
+            raise SpecError(f"{field} {text}: {part!r} is no number, and there is no such file") from None
+        if not (0 <= load < math.inf and load == math.floor(load)):
+            raise SpecError(f"{field} {text}: {part} is no number of tokens; give whole numbers from 0 up")
+        loads.append(int(load))
+    return loads
+
+
+def parse_option(field: str, text: str | None, parse: Callable[[str, str], Number]) -> Number | None:
+    """Parse an option that may be left out."""
+    return None if text is None else parse(field, text)
+
+
+def _parts(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",")]
+
+
+def _match(pattern: re.Pattern[str], part: str, field: str, text: str, example: str) -> re.Match[str]:
+    match = pattern.fullmatch(part)
+    if match is None:
+        shown = text if len(text) <= 40 else f"{text[:40]}..."
+        raise SpecError(f"{field} {shown}: {part[:40]!r} is no whole number from 0 up; give them as {example}")
+    return match

@@ -1,0 +1,38 @@
+"""Write what a result leaves in a folder: all of its files or none."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from lazsim.files import write_all
+
+
+def name_pictures(name: str, pictures: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Return a picture's files by their names.
+
+    Examples
+    --------
+    >>> name_pictures("trace", {"png": b"...", "pdf": b"..."})
+    {'trace.png': b'...', 'trace.pdf': b'...'}
+    """
+    return {f"{name}.{file_type}": content for file_type, content in pictures.items()}
+
+
+def write_folder(folder: Path, contents: Mapping[str, bytes], known: Sequence[str] = ()) -> list[str]:
+    """Write files whole or not at all, and return their names.
+
+    Parameters
+    ----------
+    folder
+        Where to write; made where it is missing.
+    contents
+        Bytes by name.
+    known
+        Names that such a result may have: an earlier result's files of these names go where this one has none.
+
+    Raises
+    ------
+    LazsimError
+        When a file cannot be written; then none is.
+    """
+    write_all({folder / name: content for name, content in contents.items()}, [folder / name for name in known])
+    return list(contents)

@@ -1,0 +1,78 @@
+"""Maps of plans: which expert is in which slot of which node. Axes: N nodes, S slots of a node, E experts."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from lazsim.output.table import shorten_names
+from lazsim.placement.plan import Ints
+from lazsim.reliability.comparison import PlanComparison
+from lazsim.reliability.plans import most_endangered
+
+MAX_TEXT_NODES = 16
+"""Nodes up to which maps are printed."""
+
+NAME_WIDTH = 18
+
+
+@dataclass(frozen=True, eq=False)
+class LayerMap:
+    """One layer of a plan, to be drawn.
+
+    Attributes
+    ----------
+    policy, title : str
+        Whose plan it is, and its short name, with the layer where there are several.
+    slots_NS : ndarray of int64, shape (N, S)
+        Expert in each slot, -1 where it is empty.
+    share_E : ndarray of float64, shape (E,)
+        Part of the layer's tokens that each expert gets.
+    expert, num_nodes : int
+        The layer's most endangered expert, and the number of nodes that hold it.
+    """
+
+    policy: str
+    title: str
+    slots_NS: Ints
+    share_E: npt.NDArray[np.float64]
+    expert: int
+    num_nodes: int
+
+
+def layer_maps(comparison: PlanComparison) -> list[LayerMap]:
+    """Return the layer to show of each plan."""
+    load_LE = comparison.task.load_LE
+    maps = []
+    for policy, name in zip(comparison.plans, shorten_names(list(comparison.plans), NAME_WIDTH), strict=True):
+        plan = comparison.plans[policy]
+        layer, expert = most_endangered(plan, load_LE, comparison.layer)
+        title = f"{name}, layer {layer}" if plan.num_layers > 1 else name
+        num_nodes = int(plan.holds_LEN[layer, expert].sum())
+        share_E = load_LE[layer] / load_LE[layer].sum()
+        maps.append(LayerMap(policy, title, plan.slots_LNS[layer], share_E, expert, num_nodes))
+    return maps
+
+
+def text_maps(maps: Sequence[LayerMap], width: int) -> Iterator[str]:
+    """Write maps of few nodes side by side, as many as fit."""
+    if max(len(one.slots_NS) for one in maps) > MAX_TEXT_NODES:
+        return
+    blocks = [_text_map(one) for one in maps]
+    block_width = max(len(line) for block in blocks for line in block)
+    abreast = max(1, (width + 3) // (block_width + 3))
+    for start in range(0, len(blocks), abreast):
+        rows = zip(*blocks[start : start + abreast], strict=True)
+        yield "\n".join("   ".join(line.ljust(block_width) for line in lines).rstrip() for lines in rows)
+
+
+def _text_map(one: LayerMap) -> list[str]:
+    digits = len(str(len(one.share_E) - 1))
+    lines = [one.title]
+    for node, experts in enumerate(one.slots_NS.tolist()):
+        cells = (
+            f"{expert if expert >= 0 else '-':>{digits}}{'*' if expert == one.expert else ' '}" for expert in experts
+        )
+        lines.append(f"{node:>3}: {''.join(cells)}")
+    return lines

@@ -1,0 +1,23 @@
+"""Expert loads as tables: facts of a recording, and a fit beside what it was made from."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from lazsim.output.table import Column, Table, key, render, terminal_width
+
+
+def facts_table(facts: Mapping[str, float | str]) -> Table:
+    """List the facts of a recording."""
+    rows = [(name, format(value, ".3f") if isinstance(value, float) else str(value)) for name, value in facts.items()]
+    return Table([key("", kind="text"), Column("", kind="text")], rows)
+
+
+def fit_toml(spec: Mapping[str, Any], statistics: Mapping[str, Mapping[str, float]], width: int | None = None) -> str:
+    """Write the parameters of a generator as TOML; comments compare its loads with the recording."""
+    columns = [key("statistic"), Column("recorded", ".3f"), Column("generated, least", ".3f")]
+    columns += [Column("median", ".3f"), Column("most", ".3f")]
+    rows = [(name, row["recorded"], row["least"], row["median"], row["most"]) for name, row in statistics.items()]
+    comments = render([Table(columns, rows)], (width or terminal_width()) - 2).splitlines()
+    parameters = [f"{name} = {json.dumps(value)}" for name, value in spec.items()]
+    return "\n".join([*parameters, "", *(f"# {line}".rstrip() for line in comments)])

@@ -1,0 +1,38 @@
+"""A sensitivity study as tables."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+from lazsim.output.table import Column, Part, Table, key
+from lazsim.study.sensitivity import Change, Sensitivity
+
+LEAST_SHOWN = 0.001
+"""Relative change from which a constant gets a row."""
+
+
+def sensitivity_parts(result: Sensitivity) -> Iterator[Part]:
+    """Show by how much each constant changes the samples trained, and their ratio between runs."""
+    felt = {change.constant for change in result.changes if change.effect >= LEAST_SHOWN}
+    changes = [change for change in result.changes if change.constant in felt]
+    first, *others = [run.name for run in result.base.runs]
+    yield _table("change of samples trained", [first, *others], changes, [one.samples_change for one in changes])
+    if others:
+        title = f"change of the ratio {first} : other"
+        yield _table(title, others, changes, [one.ratio_change for one in changes])
+    unfelt = list(dict.fromkeys(change.constant for change in result.changes if change.constant not in felt))
+    if unfelt:
+        yield f"under {LEAST_SHOWN:.1%}: {', '.join(unfelt)}"
+
+
+def _table(title: str, runs: Sequence[str], changes: Sequence[Change], shares: Sequence[Mapping[str, float]]) -> Table:
+    columns = [key("constant"), key("x", ".4g", kind="number")]
+    columns += [Column(name, has_name=True) for name in runs]
+    rows = [
+        (one.constant, one.factor, *(_percent(share[name]) for name in runs))
+        for one, share in zip(changes, shares, strict=True)
+    ]
+    return Table(columns, rows, title)
+
+
+def _percent(share: float) -> str:
+    return "none" if math.isnan(share) else f"{round(share, 3) + 0.0:+.1%}"
