@@ -1,6 +1,7 @@
 """The published evaluation: what each experiment leaves."""
 
 import configparser
+import doctest
 import io
 from collections import Counter
 
@@ -61,6 +62,11 @@ def test_the_answer_is_in_the_table_on_a_terminal_of_any_width(name, answer, wid
     assert all(part in text for part in answer.split("_"))
     cells = Counter(f"{value:.3g}" if isinstance(value, float) else str(value) for value in table[answer])
     assert cells <= Counter(text.split())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_examples_in_a_script_hold(name):
+    assert doctest.testmod(load_experiment(name).script).failed == 0
 
 
 def test_headings_of_a_table_are_said_once_where_all_rows_have_the_same():
