@@ -1,6 +1,7 @@
 """The documentation: links that resolve, commands that exist, examples that run."""
 
 import importlib.util
+import pkgutil
 import re
 import shlex
 import sys
@@ -21,6 +22,7 @@ PAGES = sorted(
 )
 NAMES = [str(path.relative_to(ROOT)) for path in PAGES]
 FENCE = re.compile(r"^ *```.*?^ *```$", re.MULTILINE | re.DOTALL)
+ENTRY_POINT_GROUPS = {"lazsim.policies"}
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
@@ -120,3 +122,20 @@ def test_the_policy_of_contributing_places():
 
 def test_the_system_of_contributing_can_be_made():
     exec(example("system"), {})
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "CHANGELOG.md"], ids=lambda page: page.stem)
+def test_files_and_names_that_a_page_mentions_exist(page):
+    spans = re.findall(r"`([^`\n]+)`", FENCE.sub("", page.read_text()))
+    paths = [span for span in spans if re.fullmatch(r"(lazsim|tests|experiments|traces|docs)/[\w./-]+", span)]
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+    names = [span for span in spans if re.fullmatch(r"lazsim(\.\w+)+", span)]
+    assert [name for name in names if name not in ENTRY_POINT_GROUPS and not resolves(name)] == []
+
+
+def resolves(name):
+    try:
+        pkgutil.resolve_name(name)
+    except (ImportError, AttributeError):
+        return False
+    return True
