@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lazsim.engine.plan_reliability import Exposure
+from lazsim.engine.plan_reliability import PlanReliability
 from lazsim.engine.simulate import simulate_system
 from lazsim.engine.systems import SYSTEMS
 from lazsim.placement.plan import PlacementPlan, is_recoverable
@@ -134,13 +134,13 @@ def test_policies_that_plan_layers_alone_give_each_layer_the_same_nodes_whatever
 def test_the_score_is_the_mean_over_time_of_every_way_in_which_nodes_can_go(data):
     """Brute force over every set of nodes alive, those that are not in use included."""
     sizes = data.draw(st.dictionaries(st.integers(1, 6), st.integers(1, 4), min_size=1, max_size=3))
-    exposure, now_s, weighted, total_s = Exposure(sizes), 0.0, 0.0, 0.0
+    reliability, now_s, weighted, total_s = PlanReliability(sizes), 0.0, 0.0, 0.0
     for _ in range(data.draw(st.integers(1, 4))):
         num_nodes, num_spare = data.draw(st.integers(2, 4)), data.draw(st.integers(0, 2))
         slots = data.draw(st.permutations(list(range(4)) + [data.draw(st.integers(-1, 3))] * (2 * num_nodes - 4)))
         plan = PlacementPlan(np.array(slots).reshape(1, num_nodes, 2), num_experts=4)
         seconds = data.draw(st.integers(1, 100))
-        exposure.note(now_s, plan, num_nodes + num_spare)
+        reliability.record(now_s, plan, num_nodes + num_spare)
         now_s += seconds
         kept = 0.0
         for size, count in sizes.items():
@@ -150,9 +150,9 @@ def test_the_score_is_the_mean_over_time_of_every_way_in_which_nodes_can_go(data
             kept += count / sum(sizes.values()) * np.mean(survived)
         weighted, total_s = weighted + seconds * kept, total_s + seconds
         if data.draw(st.booleans()):
-            exposure.note(now_s, None, num_nodes)
+            reliability.record(now_s, None, num_nodes)
             now_s += 10
-    assert exposure.mean(now_s).recovery_prob == pytest.approx(weighted / total_s, abs=1e-12)
+    assert reliability.average(now_s).recovery_prob == pytest.approx(weighted / total_s, abs=1e-12)
 
 
 NEVER = {"checkpoint_interval_steps": dict.fromkeys(SYSTEMS, 10**6), "rebalance_interval_steps": 10**6}

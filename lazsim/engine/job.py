@@ -1,26 +1,42 @@
 """The training job as a SimPy process: it trains, and recovers when nodes under it fail.
 
-The job is always in one activity, each a generator of SimPy events. A failure, an end of a wait for new nodes and the
-end of the simulation interrupt it; `_life` then chooses the next activity from what the job knows.
+The job is in one of the states of `lazsim.engine.states`, for each of which a method here passes the time and enters
+the next. `lazsim.engine.protocol` decides which that is. Failures, ends of waits for new nodes and the end of the
+simulation interrupt it.
 """
+
+from collections.abc import Generator
+from dataclasses import replace
+from enum import Enum, auto
+from typing import Any
 
 import simpy
 
 from lazsim.costmodel.recovery_times import checkpoint_load_s, checkpoint_save_s, restart_s
 from lazsim.costmodel.step import CostModel
-from lazsim.engine.activity import Activity, Cause
+from lazsim.engine import protocol
 from lazsim.engine.ledger import Ledger
 from lazsim.engine.log import Event, Log, State
 from lazsim.engine.nodes import Nodes
 from lazsim.engine.plan_reliability import OnPlan, ignore
 from lazsim.engine.planner import Planner
-from lazsim.engine.progress import Progress, steps_begun, steps_in
-from lazsim.engine.reconfiguration import bind_survivors
-from lazsim.engine.step_timer import LOAD_SAMPLE_STEPS, Pace, PaceOf
+from lazsim.engine.progress import Progress, steps_begun
+from lazsim.engine.reconfiguration import bind_nodes
+from lazsim.engine.states import Detecting, Ended, Held, JobState, Reconfiguring, Restarting, Stretch, Training, Waiting
+from lazsim.engine.step_timer import LOAD_SAMPLE_STEPS, MakeStepTimer
 from lazsim.engine.systems import System
-from lazsim.placement.plan import PlacementPlan, is_recoverable
+from lazsim.placement.plan import PlacementPlan
 from lazsim.routing import Routing
 from lazsim.trace.table import Batch
+
+Activity = Generator[simpy.Event, Any, None]
+
+
+class Signal(Enum):
+    """Why a job is interrupted when no node of its own fails."""
+
+    JOIN = auto()
+    END = auto()
 
 
 class Job:
@@ -31,11 +47,11 @@ class Job:
     env
         The simulation, at time 0.
     system, costs, routing
-        What is run, what it takes and what the gate asks for.
-    pace_of
-        How fast it is on a plan; see `lazsim.engine.step_timer`.
+        The system simulated, the costs of everything it does, and the loads of its experts.
+    make_timer
+        Times the steps of a plan; see `lazsim.engine.step_timer`.
     on_plan
-        Told how the job stands whenever that may have changed; see `lazsim.engine.plan_reliability`.
+        Called whenever the plan in force may have changed; see `lazsim.engine.plan_reliability`.
     """
 
     def __init__(
@@ -44,27 +60,20 @@ class Job:
         system: System,
         costs: CostModel,
         routing: Routing,
-        pace_of: PaceOf,
+        make_timer: MakeStepTimer,
         on_plan: OnPlan = ignore,
     ) -> None:
         self.env, self.on_plan = env, on_plan
-        self.system, self.costs, self._pace_of = system, costs, pace_of
+        self.system, self.costs, self._make_timer = system, costs, make_timer
         self.planner = Planner(system, costs, routing)
         self.log = Log()
         self.ledger = Ledger("waiting")
         self.nodes = Nodes(costs.cluster.nodes_per_server)
         self.progress = Progress()
-        self._planned_step = 0
-        self._undetected = False
-        self._started = False
+        self.state: JobState = Waiting()
+        self.extrapolated_s = 0.0
+        self._has_started = False
         self._join_at_s: float | None = None
-        self._hears_joins = False
-        self._stretch: tuple[float, float] | None = None
-        self._in_use: list[str] = []
-        self._taking_part: set[str] = set()
-        self._plan: PlacementPlan | None = None
-        self._running: Pace | None = None
-        self.extrapolated_s = self._extrapolated_share = 0.0
         self._process: simpy.Process | None = None
 
     # What happens to the job.
@@ -72,30 +81,32 @@ class Job:
     def begin(self, batch: Batch) -> None:
         """Start with the nodes of the trace's first instant, at no cost where they suffice."""
         self.nodes.apply(batch)
-        usable = self.planner.usable_nodes(len(self.nodes))
-        if usable:
-            self._adopt(self.nodes.first(usable), self.planner.plan(usable, self.progress.step))
-            self._started = True
+        decision = protocol.decide_start(self._alive(), self.planner.usable_nodes, checkpoint_step=0)
+        if decision.action is protocol.Action.RESTART:
+            self._train_on(list(decision.nodes), self.planner.plan(decision.num_nodes, self.progress.step))
+            self._has_started = True
         self._log("start")
-        self._process = self.env.process(self._life())
+        self._process = self.env.process(self._run())
 
     def change(self, batch: Batch) -> None:
         """Let nodes go and come; all that go at one instant are one failure."""
-        failed = self._taking_part.intersection(batch.removed)
+        failed = not set(self.state.involved).isdisjoint(batch.removed)
         self.nodes.apply(batch)
-        if batch.added and self._join_at_s is None:
-            self._join_at_s = self.env.now + self.costs.job.join_wait_s
-            self.env.process(self._wake_to_join(self._join_at_s))
+        if batch.added:
+            join_at_s = protocol.collect_until(self._join_at_s, self.env.now, self.costs.job.join_wait_s)
+            if join_at_s != self._join_at_s:
+                self._join_at_s = join_at_s
+                self.env.process(self._wake_to_join(join_at_s))
         if failed:
-            self._drop(failed)
-            self._interrupt(Cause.FAILURE)
-        self._log("failure" if failed else "nodes", num_lost=len(batch.removed), num_joined=len(batch.added))
+            self._interrupt(batch)
+        else:
+            self._log("nodes", num_lost=len(batch.removed), num_joined=len(batch.added))
 
     def end(self) -> None:
         """Stop here; a step under way stays unfinished."""
-        self._interrupt(Cause.END)
+        self._interrupt(Signal.END)
 
-    def _interrupt(self, cause: Cause) -> None:
+    def _interrupt(self, cause: Signal | Batch) -> None:
         assert self._process is not None, "the job has begun"
         self._process.interrupt(cause)
 
@@ -103,202 +114,213 @@ class Job:
         yield self.env.timeout(at_s - self.env.now)
         # What happens to nodes at this very instant comes first: who comes now still joins.
         yield self.env.timeout(0)
-        if self._join_at_s == at_s and self._hears_joins:
-            self._interrupt(Cause.JOIN)
+        if self._join_at_s == at_s and self.state.hears_joins:
+            self._interrupt(Signal.JOIN)
 
-    def _drop(self, failed: set[str]) -> None:
-        kept = [index for index, node in enumerate(self._in_use) if node not in failed]
-        if self._plan is not None:
-            self._plan = self._plan.nodes(kept)
-        self._in_use = [self._in_use[index] for index in kept]
-        self._taking_part = set(self._in_use)
-        self._running = None
-        self._undetected = True
-        self.log.count("failures")
+    # The states.
 
-    # What the job does.
-
-    def _life(self) -> Activity:
-        while True:
+    def _run(self) -> Activity:
+        while not isinstance(self.state, Ended):
             try:
-                if self._undetected:
-                    yield from self._spend("detect", self.costs.cluster.recovery.detect_s)
-                    self._undetected = False
-                elif self._running is not None:
-                    yield from self._train()
-                elif self._can_recover():
-                    yield from self._reconfigure(list(self._in_use), "recovered")
-                else:
-                    yield from self._start_over()
+                match self.state:
+                    case Waiting():
+                        yield from self._wait()
+                    case Detecting() as state:
+                        yield from self._detect(state)
+                    case Reconfiguring() as state:
+                        yield from self._reconfigure(state)
+                    case Restarting() as state:
+                        yield from self._restart(state)
+                    case Training() as state:
+                        yield from self._train(state)
             except simpy.Interrupt as interrupt:
-                if interrupt.cause is Cause.END:
-                    self.ledger.close(self.env.now)
-                    self._log("end")
-                    return
+                self._stop(interrupt.cause if isinstance(interrupt.cause, Batch) else None)
 
-    def _spend(self, bucket: str, seconds: float) -> Activity:
-        self.ledger.enter(bucket, self.env.now)
-        self._note_state(0.0)
-        yield self.env.timeout(seconds)
+    def _stop(self, failure: Batch | None) -> None:
+        """End whatever is going on, by a failure or at the end of the simulation."""
+        if isinstance(self.state, Training) and self.state.stretch is not None:
+            self._book_steps(self.state, self.state.stretch, has_failed=failure is not None)
+        if failure is None:
+            self.ledger.close(self.env.now)
+            self._log("end")
+            self.state = Ended()
+            return
+        if self.state.is_joining:
+            # Those that are left join at the next step boundary.
+            self._join_at_s = self.env.now
+        self.state = Detecting(self.state.held.without(failure.removed))
+        self.log.count("failures")
+        self._log("failure", num_lost=len(failure.removed), num_joined=len(failure.added))
 
-    def _train(self) -> Activity:
-        """Train until something interrupts."""
+    def _wait(self) -> Activity:
+        self.ledger.enter("waiting", self.env.now)
+        if self._join_is_due():
+            # The nodes collected before count already; the next to come start a new collection.
+            self._join_at_s = None
+        while not protocol.can_start(len(self.nodes), self.planner.usable_nodes, self._join_at_s, self.env.now):
+            try:
+                yield self.env.event()
+            except simpy.Interrupt as interrupt:
+                if interrupt.cause is not Signal.JOIN:
+                    raise
+                self._join_at_s = None
+        self.state = Restarting(decision=self._decide(Held()))
+
+    def _detect(self, state: Detecting) -> Activity:
+        yield from self._spend("detect", self.costs.cluster.recovery.detect_s)
+        decision = self._decide(state.held)
+        if decision.action is protocol.Action.RECONFIGURE:
+            self.state = Reconfiguring(state.held, decision)
+            return
+        self._roll_back()
+        self.state = Waiting() if decision.action is protocol.Action.WAIT else Restarting(decision=decision)
+
+    def _reconfigure(self, state: Reconfiguring) -> Activity:
+        """Plan anew, rebuild communicators, fetch missing states and go on at the same step."""
+        nodes, plan, seconds = self._bind(state.held, state.decision.nodes, state.decision.num_nodes)
+        yield from self._spend("reconfigure", self.costs.cluster.recovery.rebuild_s)
+        yield from self._spend("transfer", seconds)
+        self._train_on(nodes, plan, joins_first=not state.is_joining)
+        self.log.count("reconfigurations")
+        self._log("joined" if state.is_joining else "recovered")
+
+    def _restart(self, state: Restarting) -> Activity:
+        # All nodes alive are taken in.
+        self._join_at_s = None
+        decision = state.decision
+        plan = self.planner.plan(decision.num_nodes, self.progress.step)
+        load_s = checkpoint_load_s(self.costs, plan) if decision.source == "checkpoint" else 0.0
+        yield from self._spend("restart", restart_s(self.costs, decision.num_nodes) + load_s)
+        self._train_on(list(decision.nodes), plan)
+        if self._has_started:
+            self.log.count("restarts")
+        self._log("restarted" if self._has_started else "started")
+        self._has_started = True
+
+    def _train(self, state: Training) -> Activity:
+        """Train until nodes join or the plan changes; do whatever is due at each step boundary first."""
         job = self.costs.job
         checkpoint_steps = job.checkpoint_interval_steps[self.system.name]
-        boundaries = (LOAD_SAMPLE_STEPS, checkpoint_steps, job.rebalance_interval_steps)
+        joins_first = state.joins_first
         while True:
-            if self._join_at_s is not None and self.env.now >= self._join_at_s:
-                yield from self._join()
-            if self.system.is_elastic and self.progress.is_due(job.rebalance_interval_steps, self._planned_step):
-                yield from self._rebalance()
+            if joins_first and self._join_is_due():
+                self._join_at_s = None
+                if protocol.find_newcomers(self.system, state.held.nodes, self._alive(), self.planner.usable_nodes):
+                    yield from self._join(state)
+                    return
+            joins_first = True
+            step = self.progress.step
+            if protocol.rebalance_is_due(self.system, step, state.planned_step, job.rebalance_interval_steps):
+                yield from self._rebalance(state)
+                return
             if self.progress.is_due(checkpoint_steps, self.progress.saved_step):
                 yield from self._checkpoint()
-            if self._join_at_s is not None and self.env.now >= self._join_at_s:
-                continue
-            step = self.progress.step
-            num_steps = min(interval - step % interval for interval in boundaries)
-            assert self._running is not None, "only a running job trains"
-            step_s = self._running.step_s(step)
-            self._note_state(self._running.samples_per_step / step_s)
-            self._extrapolated_share = self._running.extrapolated_share(step)
-            yield from self._compute(num_steps, step_s, self._running.samples_per_step)
+            if not self._join_is_due():
+                boundaries = (LOAD_SAMPLE_STEPS, checkpoint_steps, job.rebalance_interval_steps)
+                yield from self._compute(state, min(interval - step % interval for interval in boundaries))
 
-    def _compute(self, num_steps: int, step_s: float, samples_per_step: int) -> Activity:
-        """Make so many steps; when nodes are to join, stop after the step under way."""
-        self.ledger.enter("compute", self.env.now)
-        start_s = self.env.now
-        try:
-            self._hears_joins = True
-            self._stretch = (start_s, step_s)
-            yield self.env.timeout(num_steps * step_s)
-        except simpy.Interrupt as interrupt:
-            if interrupt.cause is not Cause.JOIN:
-                raise
-            self._hears_joins = False
-            num_steps = min(num_steps, steps_begun(self.env.now - start_s, step_s))
-            yield self.env.timeout(max(0.0, start_s + num_steps * step_s - self.env.now))
-        finally:
-            self._hears_joins = False
-            self._stretch = None
-            self._book_steps(num_steps, step_s, samples_per_step, self.env.now - start_s)
+    def _join(self, state: Training) -> Activity:
+        """Take in the nodes collected: elastically, or by a checkpoint and a restart."""
+        state.is_joining = True
+        if not self.system.is_elastic and self.progress.step > self.progress.saved_step:
+            yield from self._checkpoint()
+        decision = self._decide(state.held, joins_due=True, paused=True)
+        if decision.action is protocol.Action.RECONFIGURE:
+            self.state = Reconfiguring(state.held, decision, is_joining=True)
+        else:
+            self.state = Restarting(decision=decision, is_joining=True)
 
-    def _book_steps(self, num_steps: int, step_s: float, samples_per_step: int, spent_s: float) -> None:
-        """Count the steps made in the time spent; a failure makes that of the unfinished step lost work."""
-        self.ledger.enter("compute", self.env.now)
-        self.extrapolated_s += spent_s * self._extrapolated_share
-        done = min(num_steps, steps_in(spent_s, step_s))
-        if self._undetected:
-            self.ledger.move("compute", "lost_work", max(0.0, spent_s - done * step_s))
-        self.progress.add(done, samples_per_step, step_s)
+    def _rebalance(self, state: Training) -> Activity:
+        """Plan from the loads seen last; pause at this step boundary if that moves anything."""
+        nodes, plan, seconds = self._bind(state.held, state.held.nodes, len(state.held.nodes))
+        if seconds > 0:
+            yield from self._spend("rebalance", self.costs.cluster.recovery.regroup_s + seconds)
+            self.log.count("rebalances")
+            self._log("rebalanced")
+        self._train_on(nodes, plan, joins_first=False)
 
     def _checkpoint(self) -> Activity:
         yield from self._spend("checkpoint", checkpoint_save_s(self.costs))
         self.progress.save()
         self.log.count("checkpoints")
 
-    def _rebalance(self) -> Activity:
-        """Plan from the loads seen last; change over at this step boundary if that moves anything."""
-        nodes, plan, seconds = self._change_over(self._in_use, len(self._in_use))
-        if seconds > 0:
-            yield from self._spend("rebalance", self.costs.cluster.recovery.regroup_s + seconds)
-            self.log.count("rebalances")
-            self._log("rebalanced")
-        self._adopt(nodes, plan)
-
-    def _join(self) -> Activity:
-        """Take in the nodes collected: elastically, or by a checkpoint and a restart where that helps."""
-        self._join_at_s = None
-        usable = self.planner.usable_nodes(len(self.nodes))
+    def _compute(self, state: Training, num_steps: int) -> Activity:
+        """Make steps; when nodes are to join, stop after the step under way."""
+        step_s = state.timer.step_s(self.progress.step)
+        self._note_state(state.timer.samples_per_step / step_s)
+        self.ledger.enter("compute", self.env.now)
+        state.stretch = stretch = Stretch(self.env.now, step_s, num_steps)
         try:
-            if self.system.is_elastic:
-                waiting = [node for node in self.nodes.first(usable) if node not in self._taking_part]
-                if waiting:
-                    yield from self._reconfigure([*self._in_use, *waiting], "joined")
-            elif usable > len(self._in_use):
-                if self.progress.step > self.progress.saved_step:
-                    yield from self._checkpoint()
-                yield from self._restart()
-        except simpy.Interrupt:
-            # Those that are still there join at the next step boundary.
-            self._join_at_s = self.env.now
-            raise
+            yield self.env.timeout(num_steps * step_s)
+        except simpy.Interrupt as interrupt:
+            if interrupt.cause is not Signal.JOIN:
+                raise
+            num_steps = min(num_steps, steps_begun(self.env.now - stretch.start_s, step_s))
+            state.stretch = stretch = replace(stretch, num_steps=num_steps, is_cut=True)
+            yield self.env.timeout(max(0.0, stretch.start_s + num_steps * step_s - self.env.now))
+        self._book_steps(state, stretch, has_failed=False)
 
-    def _reconfigure(self, candidates: list[str], event: str) -> Activity:
-        """Plan for these nodes, rebuild communicators, fetch missing states and go on at the same step."""
-        self._taking_part = set(candidates)
-        nodes, plan, seconds = self._change_over(candidates, self.planner.usable_nodes(len(candidates)))
-        yield from self._spend("reconfigure", self.costs.cluster.recovery.rebuild_s)
-        yield from self._spend("transfer", seconds)
-        self._adopt(nodes, plan)
-        self.log.count("reconfigurations")
-        self._log(event)
+    # What the states share.
 
-    def _start_over(self) -> Activity:
-        """Go back to the last checkpoint, wait for enough nodes, and restart on all that are alive."""
+    def _spend(self, bucket: str, seconds: float) -> Activity:
+        self.ledger.enter(bucket, self.env.now)
+        self._note_state(0.0)
+        yield self.env.timeout(seconds)
+
+    def _book_steps(self, state: Training, stretch: Stretch, *, has_failed: bool) -> None:
+        """Count the steps made; a failure makes the time of the unfinished step lost work."""
+        state.stretch = None
+        self.ledger.enter("compute", self.env.now)
+        spent_s = self.env.now - stretch.start_s
+        num_steps = stretch.steps_made(self.env.now)
+        self.extrapolated_s += spent_s * state.timer.extrapolated_share(self.progress.step)
+        if has_failed:
+            self.ledger.move("compute", "lost_work", max(0.0, spent_s - num_steps * stretch.step_s))
+        self.progress.add(num_steps, state.timer.samples_per_step, stretch.step_s)
+
+    def _roll_back(self) -> None:
+        """Go back to the last checkpoint."""
         lost_steps, lost_s = self.progress.roll_back()
-        self.ledger.enter("waiting", self.env.now)
         self.ledger.move("compute", "lost_work", lost_s)
         self.log.count("lost_steps", lost_steps)
-        self._in_use, self._plan, self._taking_part = [], None, set()
         if lost_steps:
             self._log("rolled_back", lost_steps=lost_steps)
-        while not self.planner.usable_nodes(len(self.nodes)):
-            if self._join_at_s is not None and self._join_at_s <= self.env.now:
-                # Those who were collected meanwhile are counted already; the next to come start a new collection.
-                self._join_at_s = None
-            try:
-                self._hears_joins = True
-                yield self.env.event()
-            except simpy.Interrupt as interrupt:
-                if interrupt.cause is not Cause.JOIN:
-                    raise
-            finally:
-                self._hears_joins = False
-        yield from self._restart()
 
-    def _restart(self) -> Activity:
-        self._join_at_s = None
-        usable = self.planner.usable_nodes(len(self.nodes))
-        nodes, plan = self.nodes.first(usable), self.planner.plan(usable, self.progress.step)
-        self._running, self._plan, self._in_use, self._taking_part = None, None, [], set(nodes)
-        load_s = checkpoint_load_s(self.costs, plan) if self.progress.saved_step else 0.0
-        yield from self._spend("restart", restart_s(self.costs, usable) + load_s)
-        self._adopt(nodes, plan)
-        if self._started:
-            self.log.count("restarts")
-        self._log("restarted" if self._started else "started")
-        self._started = True
+    def _alive(self) -> tuple[str, ...]:
+        return tuple(self.nodes.first(len(self.nodes)))
 
-    # What the job knows.
+    def _join_is_due(self) -> bool:
+        return protocol.join_is_due(self._join_at_s, self.env.now)
 
-    def _can_recover(self) -> bool:
-        plan = self._plan if self.system.recovers_from_peers else None
-        usable = self.planner.usable_nodes(len(self._in_use))
-        return usable > 0 and plan is not None and is_recoverable(plan.holds_LEN)
+    def _decide(self, held: Held, *, paused: bool = False, joins_due: bool = False) -> protocol.Decision[str]:
+        """Decide how to go on. After a failure the survivors recover first, and new nodes join at the next boundary."""
+        situation = protocol.Situation(
+            held.nodes, self._alive(), paused=paused, joins_due=joins_due, checkpoint_step=self.progress.saved_step
+        )
+        return protocol.decide(self.system, situation, self.planner.usable_nodes, lambda _nodes: held.is_complete())
 
-    def _change_over(self, candidates: list[str], num_nodes: int) -> tuple[list[str], PlacementPlan, float]:
-        """Plan for so many of the candidates; return them in the plan's order, the plan, and the transfer time."""
-        assert self._plan is not None, "something to change over from"
+    def _bind(self, held: Held, candidates: tuple[str, ...], num_nodes: int) -> tuple[list[str], PlacementPlan, float]:
+        """Plan for some of the candidates; return these in the plan's order, the plan, and the transfer time."""
+        assert held.plan is not None, "some nodes hold states"
         plan = self.planner.plan(num_nodes, self.progress.step)
-        chosen_N, seconds = bind_survivors(self.costs, self._plan, plan, self.nodes.servers(candidates))
-        return [candidates[index] for index in chosen_N.tolist()], plan, seconds
+        binding = bind_nodes(self.costs, held.plan.holds_LEN, plan, num_new=len(candidates) - len(held.nodes))
+        seconds = binding.transfer_s(self.costs, self.nodes.servers(list(candidates)))
+        return [candidates[index] for index in binding.chosen_N.tolist()], plan, seconds
 
-    def _adopt(self, nodes: list[str], plan: PlacementPlan) -> None:
-        self._in_use, self._plan, self._taking_part = nodes, plan, set(nodes)
-        self._planned_step = self.progress.step
-        self._running = self._pace_of(plan, self.nodes.servers(nodes))
+    def _train_on(self, nodes: list[str], plan: PlacementPlan, *, joins_first: bool = True) -> None:
+        timer = self._make_timer(plan, self.nodes.servers(nodes))
+        held = Held(tuple(nodes), plan)
+        self.state = Training(held, timer=timer, planned_step=self.progress.step, joins_first=joins_first)
 
     def _note_state(self, samples_per_s: float) -> None:
-        num_used = len(self._in_use) if self._running is not None else 0
-        self.on_plan(self.env.now, self._plan if num_used else None, len(self.nodes))
+        num_used = self.state.num_used
+        self.on_plan(self.env.now, self.state.held.plan if num_used else None, len(self.nodes))
         self.log.state(State(self.env.now, len(self.nodes), num_used, samples_per_s))
 
     def _log(self, event: str, **numbers: int) -> None:
-        num_used = len(self._in_use) if self._running is not None else 0
-        step = self.progress.step
-        if self._stretch is not None:
-            start_s, step_s = self._stretch
-            step += steps_in(self.env.now - start_s, step_s)
-        self.log.events.append(Event(self.env.now, event, step, len(self.nodes), num_used, **numbers))
-        training = self._stretch is not None and self._running is not None
-        self._note_state(self.log.states[-1].samples_per_s if training else 0.0)
+        step, samples_per_s = self.progress.step, 0.0
+        if isinstance(self.state, Training) and self.state.stretch is not None:
+            step += self.state.stretch.steps_made(self.env.now)
+            samples_per_s = self.log.states[-1].samples_per_s
+        self.log.events.append(Event(self.env.now, event, step, len(self.nodes), self.state.num_used, **numbers))
+        self._note_state(samples_per_s)

@@ -1,4 +1,4 @@
-"""How well the plans in force were prepared for the failures of a trace.
+"""Reliability of the plans in force against the failures of a trace.
 
 The score of a run is the probability that every expert is still there when nodes next go, averaged over the time in
 which nodes were in use. Axes: L layers, E experts, N nodes.
@@ -15,7 +15,7 @@ from lazsim.specs import sha256
 from lazsim.trace.table import Trace
 
 OnPlan = Callable[[float, PlacementPlan | None, int], None]
-"""Is told of a time, the plan in force from then on (none while no node is in use) and the nodes alive."""
+"""Called with a time, the plan in force from then on (None while no node is in use) and the number of nodes alive."""
 
 
 def ignore(_now_s: float, _plan: PlacementPlan | None, _num_alive: int) -> None:
@@ -23,7 +23,7 @@ def ignore(_now_s: float, _plan: PlacementPlan | None, _num_alive: int) -> None:
 
 
 def batch_sizes(trace: Trace, wall_s: float) -> Mapping[int, int]:
-    """Count how many nodes go at once in a trace before a time: how often each number of them does.
+    """Count the failures in a trace before a time, by the number of nodes that go at once.
 
     Examples
     --------
@@ -36,18 +36,18 @@ def batch_sizes(trace: Trace, wall_s: float) -> Mapping[int, int]:
     return Counter(len(batch.removed) for batch in trace.batches() if batch.removed and batch.time_s < wall_s)
 
 
-class Exposure:
+class PlanReliability:
     """Averages the recovery probability of plans over the time in which each is in force.
 
     Parameters
     ----------
     sizes
-        How often so many nodes go together; empty where none ever does.
+        Number of failures by the nodes that go at once; empty where none ever does.
 
     Notes
     -----
     What comes next is one of the batches in which nodes go in the replayed stretch of the trace, each as likely as any
-    other, whatever the time. It takes as many of the nodes alive, any of them as likely as any other, and all where
+    other, whatever the time. It takes that number of the nodes alive, any of them as likely as any other, and all where
     they are fewer. Nodes that are alive but not in use (they wait to join, or fill no whole group under plain expert
     parallelism) may be among them and take nothing with them. The same failures threaten every run, so that scores
     differ by plans and by when they were in force: the mean is
@@ -63,11 +63,11 @@ class Exposure:
     --------
     Two nodes share four experts for 30 s, then each of them holds all for 10 s; then there are none. One node fails.
 
-    >>> exposure = Exposure({1: 5})
-    >>> exposure.note(0.0, PlacementPlan(np.array([[[0, 1], [2, 3]]]), num_experts=4), num_alive=2)
-    >>> exposure.note(30.0, PlacementPlan(np.array([[[0, 1, 2, 3], [3, 2, 1, 0]]]), num_experts=4), num_alive=2)
-    >>> exposure.note(40.0, None, num_alive=0)
-    >>> exposure.mean(now_s=100.0).recovery_prob
+    >>> reliability = PlanReliability({1: 5})
+    >>> reliability.record(0.0, PlacementPlan(np.array([[[0, 1], [2, 3]]]), num_experts=4), num_alive=2)
+    >>> reliability.record(30.0, PlacementPlan(np.array([[[0, 1, 2, 3], [3, 2, 1, 0]]]), num_experts=4), num_alive=2)
+    >>> reliability.record(40.0, None, num_alive=0)
+    >>> reliability.average(now_s=100.0).recovery_prob
     0.25
     """
 
@@ -80,8 +80,8 @@ class Exposure:
         self._found: dict[tuple[int, int, str], SurvivalEstimate] = {}
         self._seconds: dict[tuple[int, int, str], float] = {}
 
-    def note(self, now_s: float, plan: PlacementPlan | None, num_alive: int) -> None:
-        """Take note of the plan that is in force from now on, if any, and of the nodes alive."""
+    def record(self, now_s: float, plan: PlacementPlan | None, num_alive: int) -> None:
+        """Record the plan in force from now on, if any, and the number of nodes alive."""
         if plan is self._plan and num_alive == self._num_alive:
             return
         if self._plan is not None and now_s > self._since_s and len(self._sizes):
@@ -91,15 +91,15 @@ class Exposure:
             self._seconds[key] = self._seconds.get(key, 0.0) + now_s - self._since_s
         self._plan, self._num_alive, self._since_s = plan, num_alive, now_s
 
-    def mean(self, now_s: float) -> SurvivalEstimate | None:
-        """Return the mean up to now; None where no plan was in force or no node ever goes.
+    def average(self, now_s: float) -> SurvivalEstimate | None:
+        """Return the average up to now; None where no plan was in force or no node ever goes.
 
         Notes
         -----
         Plans that were sampled have intervals. The mean of these is at least as wide as need be: the standard error of
         a sum is at most the sum of standard errors.
         """
-        self.note(now_s, None, 0)
+        self.record(now_s, None, 0)
         if not self._seconds:
             return None
         seconds = np.array(list(self._seconds.values()))

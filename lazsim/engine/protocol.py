@@ -4,10 +4,10 @@ Every decision stands here once, as a pure function. The simulated job (`lazsim.
 decisions; the coordinator of a live job (`lazsim.live`) carries them out.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from lazsim.engine.systems import System
 
@@ -69,10 +69,14 @@ class Decision(Generic[Node]):
         Nodes of the next plan. A reconfiguration binds this many of `nodes`; the rest only send what they hold.
     """
 
-    action: Action
+    action: Action = Action.WAIT
     source: str = ""
     nodes: tuple[Node, ...] = ()
     num_nodes: int = 0
+
+
+WAIT: Decision[Any] = Decision()
+"""There are too few nodes."""
 
 
 def decide(
@@ -113,25 +117,17 @@ def decide(
     >>> decide_for("ds")
     Decision(action=<Action.RESTART: 2>, source='checkpoint', nodes=('a', 'b', 'c', 'e'), num_nodes=4)
     """
-    for nodes in _peer_groups(system, situation, usable_nodes):
-        num_nodes = usable_nodes(len(nodes))
-        if num_nodes and hold_everything(nodes):
-            return Decision(Action.RECONFIGURE, "peers", nodes, num_nodes)
-    return decide_start(situation.alive, usable_nodes, situation.checkpoint_step)
-
-
-def _peer_groups(system: System, situation: Situation[Node], usable_nodes: UsableNodes) -> Iterator[tuple[Node, ...]]:
-    """Yield groups of nodes that may go on from what they hold, the preferred one first."""
-    joins_by_restart = situation.paused and situation.joins_due and not system.is_elastic
-    if joins_by_restart or not (system.recovers_from_peers or situation.paused):
-        return
     survivors = situation.survivors
-    if situation.joins_due and system.is_elastic:
-        yield survivors + find_newcomers(system, survivors, situation.alive, usable_nodes)
-    else:
-        yield survivors
-    # A state is given up only when no node that is back has it.
-    yield survivors + situation.returned
+    joins_by_restart = situation.joins_due and situation.paused and not system.is_elastic
+    if (system.recovers_from_peers or situation.paused) and not joins_by_restart:
+        joins = situation.joins_due and system.is_elastic
+        newcomers = find_newcomers(system, survivors, situation.alive, usable_nodes) if joins else ()
+        # A state is given up only when no node that is back has it.
+        for nodes in (survivors + newcomers, survivors + situation.returned):
+            num_nodes = usable_nodes(len(nodes))
+            if num_nodes and hold_everything(nodes):
+                return Decision(Action.RECONFIGURE, "peers", nodes, num_nodes)
+    return decide_start(situation.alive, usable_nodes, situation.checkpoint_step)
 
 
 def decide_start(alive: Sequence[Node], usable_nodes: UsableNodes, checkpoint_step: int) -> Decision[Node]:
@@ -146,7 +142,7 @@ def decide_start(alive: Sequence[Node], usable_nodes: UsableNodes, checkpoint_st
     """
     num_nodes = usable_nodes(len(alive))
     if not num_nodes:
-        return Decision(Action.WAIT)
+        return WAIT
     source = "checkpoint" if checkpoint_step else "initial"
     return Decision(Action.RESTART, source, tuple(alive[:num_nodes]), num_nodes)
 
@@ -210,16 +206,7 @@ def can_start(num_alive: int, usable_nodes: UsableNodes, join_at_s: float | None
 
 
 def rebalance_is_due(system: System, step: int, planned_step: int, interval_steps: int) -> bool:
-    """Tell whether the experts are to be placed anew for the loads seen last.
-
-    Parameters
-    ----------
-    system
-        Only elastic systems rebalance.
-    step, planned_step
-        Steps made now, and when the plan in force was made.
-    interval_steps
-        Steps from one rebalance to the next.
+    """Tell whether to place experts anew, from the steps made now and when the plan in force was made.
 
     Examples
     --------

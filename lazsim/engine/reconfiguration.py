@@ -13,7 +13,6 @@ from lazsim.dispatch import Floats
 from lazsim.placement.mapping import map_greedily, num_missing
 from lazsim.placement.plan import Bools, Ints, PlacementPlan
 from lazsim.placement.transfers import migrate
-from lazsim.specs import ModelSpec
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,65 +33,48 @@ class Binding:
     order_H: Ints
     bytes_HH: Floats
 
-    @property
+    def transfer_s(self, costs: CostModel, server_H: Ints) -> float:
+        """Return the seconds until all have the states that they lack, from the server of each candidate."""
+        return transfer_s(costs, self.bytes_HH, server_H[self.order_H])
+
     def busiest_bytes(self) -> float:
-        """Bytes that the busiest node sends or receives."""
+        """Return what the busiest node sends or receives."""
         return float(max(self.bytes_HH.sum(axis=0).max(), self.bytes_HH.sum(axis=1).max()))
 
 
-def bind_nodes(model: ModelSpec, has_LEH: Bools, has_dense_H: Bools, plan: PlacementPlan) -> Binding:
-    """Bind candidates to the nodes of a plan, greedily each to the node for which it lacks least.
-
-    Parameters
-    ----------
-    model
-        Sizes of states.
-    has_LEH, has_dense_H
-        Experts that each candidate holds, and whether it holds the dense part.
-    plan
-        The next plan, for at most as many nodes as there are candidates.
-
-    Notes
-    -----
-    Candidates that the plan leaves out still send what they hold.
-    """
-    order_H = chosen_N = map_greedily(num_missing(has_LEH, plan.holds_LEN))
-    if len(chosen_N) < len(has_dense_H):
-        order_H = np.concatenate([chosen_N, np.setdiff1d(np.arange(len(has_dense_H)), chosen_N)])
-    moved = migrate(
-        has_LEH.take(order_H, axis=2),
-        _widen(plan.holds_LEN, len(order_H) - len(chosen_N)),
-        model.expert_state_bytes,
-        has_dense_H[order_H],
-        model.dense_state_bytes,
-    )
-    return Binding(chosen_N, order_H, moved.bytes_NN)
-
-
-def bind_survivors(costs: CostModel, held: PlacementPlan, plan: PlacementPlan, server_H: Ints) -> tuple[Ints, float]:
-    """Bind the nodes of the plan in force, and new ones, to the next plan.
+def bind_nodes(
+    costs: CostModel, has_LEH: Bools, plan: PlacementPlan, num_new: int = 0, has_dense_H: Bools | None = None
+) -> Binding:
+    """Bind candidates to the nodes of a plan, greedily where the fewest states are missing.
 
     Parameters
     ----------
     costs
-        Sizes of states and speed of links.
-    held
-        What the first candidates hold; those after them are new and hold nothing.
+        Sizes of states.
+    has_LEH
+        Experts that the first candidates hold.
     plan
-        The next plan.
-    server_H
-        Server of each candidate.
-
-    Returns
-    -------
-    chosen_N : ndarray of int64, shape (N,)
-        The candidate that becomes each node of the plan.
-    seconds : float
-        Time until each of these has the states that it lacks.
+        The next plan, for at most as many nodes as there are candidates. Those left out still send what they hold.
+    num_new
+        Candidates after these, which hold nothing.
+    has_dense_H
+        Candidates that hold the dense part; all but the new ones if not given.
     """
-    num_new = len(server_H) - held.num_nodes
-    binding = bind_nodes(costs.model, _widen(held.holds_LEN, num_new), np.arange(len(server_H)) < held.num_nodes, plan)
-    return binding.chosen_N, transfer_s(costs, binding.bytes_HH, server_H[binding.order_H])
+    if has_dense_H is None:
+        has_dense_H = np.arange(has_LEH.shape[2] + num_new) < has_LEH.shape[2]
+    has_LEH = _widen(has_LEH, num_new)
+    order_H = chosen_N = map_greedily(num_missing(has_LEH, plan.holds_LEN))
+    num_left_out = len(has_dense_H) - len(chosen_N)
+    if num_left_out:
+        order_H = np.concatenate([chosen_N, np.setdiff1d(np.arange(len(has_dense_H)), chosen_N)])
+    moved = migrate(
+        has_LEH.take(order_H, axis=2),
+        _widen(plan.holds_LEN, num_left_out),
+        costs.model.expert_state_bytes,
+        has_dense_H[order_H],
+        costs.model.dense_state_bytes,
+    )
+    return Binding(chosen_N, order_H, moved.bytes_NN)
 
 
 def _widen(holds_LEN: Bools, num_more: int) -> Bools:

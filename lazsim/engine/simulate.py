@@ -6,11 +6,10 @@ from dataclasses import dataclass
 import simpy
 
 from lazsim.costmodel.step import CostModel
-from lazsim.engine.activity import Activity
-from lazsim.engine.job import Job
+from lazsim.engine.job import Activity, Job
 from lazsim.engine.log import Event, State
-from lazsim.engine.plan_reliability import Exposure, batch_sizes, ignore
-from lazsim.engine.step_timer import PaceOf, modelled_pace
+from lazsim.engine.plan_reliability import PlanReliability, batch_sizes, ignore
+from lazsim.engine.step_timer import MakeStepTimer, step_timers_from
 from lazsim.engine.systems import System
 from lazsim.errors import InfeasiblePlanError
 from lazsim.placement.expert_parallel import ep_unit_nodes
@@ -79,7 +78,7 @@ def simulate_system(
     routing: Routing,
     duration_s: float | None = None,
     *,
-    pace_of: PaceOf | None = None,
+    make_timer: MakeStepTimer | None = None,
     score_plans: bool = False,
 ) -> SystemRun:
     """Simulate one job.
@@ -92,8 +91,8 @@ def simulate_system(
         What is run, what it takes and what the gate asks for.
     duration_s
         How long; past the trace's end nodes stay as they are. The trace's own duration when not given.
-    pace_of
-        How fast the job is on a plan; as the cost model says when not given.
+    make_timer
+        Times the steps of a plan; as the cost model says when not given.
     score_plans
         Whether to find the recovery probability of every plan that is put in force, which takes time.
 
@@ -109,9 +108,9 @@ def simulate_system(
     most_nodes = max(costs.cluster.num_nodes, trace.most_nodes())
     _require_fit(system, costs, most_nodes)
     env = simpy.Environment()
-    exposure = Exposure(batch_sizes(trace, wall_s)) if score_plans else None
-    pace = pace_of or modelled_pace(system, costs, routing)
-    job = Job(env, system, costs, routing, pace, exposure.note if exposure else ignore)
+    reliability = PlanReliability(batch_sizes(trace, wall_s)) if score_plans else None
+    make_timer = make_timer or step_timers_from(system, costs, routing)
+    job = Job(env, system, costs, routing, make_timer, reliability.record if reliability else ignore)
     env.process(_play(env, job, trace.batches(), wall_s))
     env.run()
     return SystemRun(
@@ -125,7 +124,7 @@ def simulate_system(
         counts=job.log.counts,
         states=tuple(job.log.states),
         events=tuple(job.log.events),
-        plan_recovery=exposure.mean(wall_s) if exposure else None,
+        plan_recovery=reliability.average(wall_s) if reliability else None,
         extrapolated_s=job.extrapolated_s if costs.measured_part is not None else None,
     )
 
@@ -153,18 +152,16 @@ def _require_fit(system: System, costs: CostModel, most_nodes: int) -> None:
 
 
 def _play(env: simpy.Environment, job: Job, batches: Iterator[Batch], wall_s: float) -> Activity:
-    begun = False
-    for batch in batches:
-        if batch.time_s >= wall_s:
-            break
-        if not begun:
-            job.begin(batch if batch.time_s == 0 else Batch(0.0, (), ()))
-            begun = True
-            if batch.time_s == 0:
-                continue
+    """Begin the job, tell it of all batches up to the end, and end it."""
+    batch = next(batches, None)
+    if batch is not None and batch.time_s == 0:
+        job.begin(batch)
+        batch = next(batches, None)
+    else:
+        job.begin(Batch(0.0, (), ()))
+    while batch is not None and batch.time_s < wall_s:
         yield env.timeout(batch.time_s - env.now)
         job.change(batch)
-    if not begun:
-        job.begin(Batch(0.0, (), ()))
+        batch = next(batches, None)
     yield env.timeout(wall_s - env.now)
     job.end()

@@ -1,4 +1,4 @@
-"""How fast a running job is, as loads drift."""
+"""How long the steps of a running job take, as loads drift."""
 
 import math
 from collections.abc import Callable
@@ -15,8 +15,8 @@ LOAD_SAMPLE_STEPS = 50
 """Steps for which one sample of the loads, from their middle, stands; a divisor of the usual intervals."""
 
 
-class Pace(Protocol):
-    """What the steps of a plan in force take and bring."""
+class StepTimer(Protocol):
+    """Duration and size of the steps under one plan."""
 
     @property
     def samples_per_step(self) -> int:
@@ -24,40 +24,40 @@ class Pace(Protocol):
         ...
 
     def step_s(self, step: int) -> float:
-        """Return the seconds of the step after so many."""
+        """Return the seconds of the step that follows `step` others."""
         ...
 
     def extrapolated_share(self, step: int) -> float:
-        """Return the part of that time that rests on no measurement, where times are measured; else 0."""
+        """Return the share of that time extrapolated beyond what a profile measured; 0 without a profile."""
         ...
 
 
-PaceOf = Callable[[PlacementPlan, Ints], Pace]
-"""From a plan and the server of each of its nodes to the pace of a job on them."""
+MakeStepTimer = Callable[[PlacementPlan, Ints], StepTimer]
+"""From a plan and the server of each of its nodes to the timer of its steps."""
 
 
-def modelled_pace(system: System, costs: CostModel, routing: Routing) -> PaceOf:
-    """Return how a job gets its pace from the cost model and the loads."""
+def step_timers_from(system: System, costs: CostModel, routing: Routing) -> MakeStepTimer:
+    """Return a maker of timers that follow the cost model and the loads."""
 
-    def pace(plan: PlacementPlan, server_N: Ints) -> Pace:
+    def make_timer(plan: PlacementPlan, server_N: Ints) -> StepTimer:
         layout = system.layout(costs, server_N)
         steps = [StepCost(each, plan, layout) for each in (costs, costs.measured_part) if each is not None]
-        return ModelledPace(routing, costs.job.rebalance_interval_steps, *steps)
+        return ModelledStepTimer(routing, costs.job.rebalance_interval_steps, *steps)
 
-    return pace
+    return make_timer
 
 
-class ModelledPace:
-    """A pace that follows the loads, worked out for all stretches up to the next rebalance at once.
+class ModelledStepTimer:
+    """Times steps as loads drift, all stretches up to the next rebalance at once.
 
     Parameters
     ----------
     routing, rebalance_interval_steps
-        The loads, and how far ahead to work it out.
+        The loads, and how far ahead to work.
     cost
-        What a step takes.
+        Cost of a step.
     measured
-        What of a step is measured, where that is told apart.
+        Its measured part, where a profile is extrapolated.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class ModelledPace:
         self._step_s: dict[int, float] = {}
 
     def step_s(self, step: int) -> float:
-        """Return the seconds of the step after so many."""
+        """Return the seconds of the step that follows `step` others."""
         stretch = step // LOAD_SAMPLE_STEPS
         if stretch not in self._step_s:
             ahead = math.ceil((self._interval - step % self._interval) / LOAD_SAMPLE_STEPS)
@@ -81,7 +81,7 @@ class ModelledPace:
         return self._step_s[stretch]
 
     def extrapolated_share(self, step: int) -> float:
-        """Return the part of that time that rests on no measurement, where times are measured; else 0."""
+        """Return the share of that time extrapolated beyond what a profile measured; 0 without a profile."""
         if self._measured is None:
             return 0.0
         middle = step // LOAD_SAMPLE_STEPS * LOAD_SAMPLE_STEPS + LOAD_SAMPLE_STEPS // 2

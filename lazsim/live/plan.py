@@ -74,7 +74,7 @@ def plan_generation(
         )
     step, holds = agree_on_step([worker.held for worker in workers], lambda blocks: _are_complete(costs, blocks))
     has_dense_H = np.array([0 in blocks for blocks in holds])
-    binding = bind_nodes(costs.model, _experts_LEH(costs, holds), has_dense_H, plan)
+    binding = bind_nodes(costs, _experts_LEH(costs, holds), plan, has_dense_H=has_dense_H)
     # Without expert-parallel groups the order of ranks is free: a rank that keeps its place keeps its communicators.
     order = np.argsort(binding.chosen_N) if system.is_elastic else np.arange(num_ranks)
     senders = [index for index in binding.order_H[num_ranks:].tolist() if holds[index]]
@@ -86,7 +86,7 @@ def plan_generation(
         num_ranks,
         [holds[index] for index in members],
         plan.slots_LNS[:, order],
-        binding.busiest_bytes,
+        binding.busiest_bytes(),
     )
 
 

@@ -54,10 +54,10 @@ def predict(spec: LiveSpec, trace: Trace, calibration: Calibration, num_nodes: i
     costs = measured_costs(spec, calibration, num_nodes)
     counts, times_s = np.array(list(calibration.step_s)), np.array(list(calibration.step_s.values()))
 
-    def pace_of(plan: PlacementPlan, _server_N: Ints) -> MeasuredPace:
+    def make_timer(plan: PlacementPlan, _server_N: Ints) -> MeasuredPace:
         return MeasuredPace(spec.global_batch, float(np.interp(plan.num_nodes, counts, times_s)))
 
-    return simulate_system(trace, SYSTEMS[spec.system], costs, calibration.routing, pace_of=pace_of)
+    return simulate_system(trace, SYSTEMS[spec.system], costs, calibration.routing, make_timer=make_timer)
 
 
 def measured_costs(spec: LiveSpec, calibration: Calibration, num_nodes: int) -> CostModel:

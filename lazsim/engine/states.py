@@ -1,0 +1,138 @@
+"""The states of a simulated job: what each holds, and what it reacts to.
+
+The failure of a node that is involved leads from every state to `Detecting`, the end of the run to `Ended`. Else::
+
+    Waiting       -> Restarting
+    Detecting     -> Reconfiguring, Restarting or Waiting
+    Reconfiguring -> Training
+    Restarting    -> Training
+    Training      -> Training with another plan; Reconfiguring or Restarting to take in new nodes
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import ClassVar
+
+from lazsim.engine.progress import steps_in
+from lazsim.engine.protocol import WAIT, Decision
+from lazsim.engine.step_timer import StepTimer
+from lazsim.placement.plan import PlacementPlan, is_recoverable
+
+
+@dataclass(frozen=True, eq=False)
+class Held:
+    """Nodes that hold the training state, and the plan that says which part of it; None without nodes."""
+
+    nodes: tuple[str, ...] = ()
+    plan: PlacementPlan | None = None
+
+    def is_complete(self) -> bool:
+        """Tell whether every expert is on some node."""
+        return self.plan is not None and is_recoverable(self.plan.holds_LEN)
+
+    def without(self, failed: Collection[str]) -> "Held":
+        """Return what is left when nodes fail."""
+        if self.plan is None:
+            return self
+        kept = [index for index, node in enumerate(self.nodes) if node not in failed]
+        return Held(tuple(self.nodes[index] for index in kept), self.plan.nodes(kept))
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Steps under way, all equally long; nodes join at its end where it is cut short."""
+
+    start_s: float
+    step_s: float
+    num_steps: int
+    is_cut: bool = False
+
+    def steps_made(self, now_s: float) -> int:
+        """Return the whole steps made up to now."""
+        return min(self.num_steps, steps_in(now_s - self.start_s, self.step_s))
+
+
+@dataclass(eq=False)
+class JobState:
+    """What a job is doing.
+
+    Attributes
+    ----------
+    held : Held
+        The nodes that hold the training state.
+    decision : Decision
+        The decision being carried out, where there is one.
+    is_joining : bool
+        Whether new nodes are being taken in. After a failure, those left join at the next step boundary.
+    """
+
+    held: Held = Held()
+    decision: Decision[str] = WAIT
+    is_joining: bool = False
+    is_training: ClassVar[bool] = False
+
+    @property
+    def involved(self) -> tuple[str, ...]:
+        """Nodes whose failure is a failure of the job."""
+        return self.decision.nodes or self.held.nodes
+
+    @property
+    def num_used(self) -> int:
+        """Nodes that count as in use: those of the plan in force, also while others join them."""
+        return len(self.held.nodes) if self.is_training or self.is_joining else 0
+
+    @property
+    def hears_joins(self) -> bool:
+        """Whether the job reacts at once when new nodes have been collected, not only at a step boundary."""
+        return False
+
+
+class Waiting(JobState):
+    """There are too few nodes, and none holds anything."""
+
+    hears_joins = True
+
+
+class Detecting(JobState):
+    """Nodes failed, which the survivors are yet to notice."""
+
+
+class Reconfiguring(JobState):
+    """Nodes bind to a new plan and fetch the states that they lack."""
+
+
+class Restarting(JobState):
+    """Nodes start anew, from a checkpoint if there is one."""
+
+
+@dataclass(eq=False, kw_only=True)
+class Training(JobState):
+    """Nodes make steps, and checkpoint and rebalance at step boundaries.
+
+    Attributes
+    ----------
+    timer : StepTimer
+        Duration of steps under the plan in force.
+    planned_step : int
+        Steps made when that plan was made.
+    joins_first : bool
+        Whether the first thing at the first step boundary is to let nodes join. Not after a join or a rebalance, which
+        the rest of the work at the boundary follows.
+    stretch : Stretch or None
+        The steps under way.
+    """
+
+    timer: StepTimer
+    planned_step: int
+    joins_first: bool = True
+    stretch: Stretch | None = None
+    is_training = True
+
+    @property
+    def hears_joins(self) -> bool:
+        """While steps are under way."""
+        return self.stretch is not None and not self.stretch.is_cut
+
+
+class Ended(JobState):
+    """The simulation is over."""

@@ -1,0 +1,195 @@
+"""The recovery protocol against its written rules. An EP group is two nodes, as in `tests.jobs`; letters are nodes."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lazsim.engine import protocol
+from lazsim.engine.protocol import Action, Decision, Situation, decide, find_newcomers, rebalance_is_due
+from lazsim.engine.simulate import simulate_system
+from lazsim.engine.systems import SYSTEMS
+from lazsim.live.plan import Offer, plan_epoch
+from tests.jobs import EvenLoads, costs, trace
+
+RESTARTING = ("ds", "tutel")
+REGROUPING = ("ds-ft", "tutel-ft")
+
+
+def usable_nodes(system):
+    return lambda num_nodes: SYSTEMS[system].usable_nodes(costs(), num_nodes)
+
+
+def decide_for(system, survivors, alive, holders, **known):
+    """Decide where every one of `holders` is needed to hold all states together."""
+    situation = Situation(tuple(survivors), tuple(alive), **{"checkpoint_step": 50} | known)
+    return decide(SYSTEMS[system], situation, usable_nodes(system), lambda nodes: set(holders) <= set(nodes))
+
+
+def reconfigure(nodes, num_nodes):
+    return Decision(Action.RECONFIGURE, "peers", tuple(nodes), num_nodes)
+
+
+def restart(nodes, source="checkpoint"):
+    return Decision(Action.RESTART, source, tuple(nodes), len(nodes))
+
+
+def test_lazarus_goes_on_with_all_survivors_while_they_hold_every_expert():
+    assert decide_for("lazarus", "abc", "abc", holders="ab") == reconfigure("abc", 3)
+
+
+@pytest.mark.parametrize("system", ["lazarus", *REGROUPING])
+def test_an_expert_that_is_gone_everywhere_means_a_restart_from_the_checkpoint(system):
+    assert decide_for(system, "ab", "abef", holders="d") == restart("abef")
+    assert decide_for(system, "ab", "abef", holders="d", checkpoint_step=0) == restart("abef", "initial")
+
+
+@pytest.mark.parametrize("system", RESTARTING)
+def test_plain_expert_parallelism_restarts_on_whole_groups_whatever_survives(system):
+    assert decide_for(system, "abc", "abc", holders="ab") == restart("ab")
+    assert decide_for(system, "abc", "abcde", holders="ab") == restart("abcd")
+
+
+@pytest.mark.parametrize("system", REGROUPING)
+def test_survivors_regroup_without_the_nodes_dropped_earlier(system):
+    # Of a, b, c one fills no group; e was dropped earlier and stays out until a restart.
+    assert decide_for(system, "abc", "abce", holders="ab") == reconfigure("abc", 2)
+    # One survivor makes no group, even if it holds everything: now e comes back.
+    assert decide_for(system, "a", "ae", holders="a") == restart("ae")
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_too_few_nodes_wait(system):
+    assert decide_for(system, "a", "a", holders="a").action is Action.WAIT
+    assert decide_for(system, "", "", holders="").action is Action.WAIT
+
+
+def test_elastic_systems_let_nodes_join_by_a_reconfiguration_and_the_others_by_a_restart():
+    joining = {"paused": True, "joins_due": True}
+    assert decide_for("lazarus", "ab", "abcd", holders="ab", **joining) == reconfigure("abcd", 4)
+    for system in RESTARTING:
+        assert decide_for(system, "ab", "abcd", holders="ab", **joining) == restart("abcd")
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_after_a_pause_that_lets_nobody_join_all_systems_go_on(system):
+    assert decide_for(system, "ab", "abcd", holders="ab", paused=True) == reconfigure("ab", 2)
+
+
+def test_a_worker_that_lost_its_connection_only_counts_before_its_states_are_given_up():
+    assert decide_for("lazarus", "ab", "abcd", holders="ad", returned=("d",)) == reconfigure("abd", 3)
+    assert decide_for("ds", "ab", "abcd", holders="ad", returned=("d",)) == restart("abcd")
+
+
+@pytest.mark.parametrize(
+    ("system", "in_use", "alive", "expected"),
+    [
+        ("lazarus", "ab", "abc", "c"),
+        ("lazarus", "ab", "ab", ""),
+        # One node more makes no whole group; two do.
+        ("ds", "ab", "abc", ""),
+        ("ds", "ab", "abcd", "cd"),
+        # c was dropped, d is new.
+        ("ds-ft", "ab", "abcd", "cd"),
+    ],
+)
+def test_training_pauses_only_for_nodes_that_come_into_use(system, in_use, alive, expected):
+    found = find_newcomers(SYSTEMS[system], tuple(in_use), tuple(alive), usable_nodes(system))
+    assert found == tuple(expected)
+
+
+def test_nodes_are_collected_for_two_minutes_from_the_first_on():
+    due_s = protocol.collect_until(None, 51.0, 120.0)
+    assert protocol.collect_until(due_s, 61.0, 120.0) == due_s == 171.0
+    assert [protocol.join_is_due(due_s, now_s) for now_s in (170.9, 171.0)] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("num_alive", "join_at_s", "expected"), [(1, None, False), (2, None, True), (2, 210.0, False), (2, 200.0, True)]
+)
+def test_a_waiting_job_starts_with_enough_nodes_once_all_who_come_are_collected(num_alive, join_at_s, expected):
+    assert protocol.can_start(num_alive, usable_nodes("ds"), join_at_s, now_s=200.0) == expected
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_only_elastic_systems_rebalance_every_200_steps(system):
+    due = [step for step in range(1, 601) if rebalance_is_due(SYSTEMS[system], step, step - 1, 200)]
+    assert due == ([200, 400, 600] if system == "lazarus" else [])
+    # A recovery at step 150 has planned anew; the next rebalance is at step 200 all the same.
+    assert rebalance_is_due(SYSTEMS["lazarus"], 200, 150, 200)
+    assert not rebalance_is_due(SYSTEMS["lazarus"], 399, 200, 200)
+
+
+@given(
+    system=st.sampled_from(sorted(SYSTEMS)),
+    alive=st.lists(st.integers(0, 20), unique=True, max_size=9),
+    holders=st.sets(st.integers(0, 20), max_size=3),
+    data=st.data(),
+)
+def test_a_decision_uses_live_nodes_and_loses_no_step_without_need(system, alive, holders, data):
+    num_survivors = data.draw(st.integers(0, len(alive)))
+    known = {name: data.draw(st.booleans()) for name in ("paused", "joins_due")}
+    survivors = alive[:num_survivors]
+    decision = decide_for(system, survivors, alive, holders, **known)
+    usable = usable_nodes(system)
+    assert set(decision.nodes) <= set(alive)
+    assert usable(decision.num_nodes) == decision.num_nodes <= len(decision.nodes)
+    assert (decision.action is Action.WAIT) == (usable(len(alive)) == 0)
+    if decision.action is Action.RECONFIGURE:
+        assert holders <= set(decision.nodes)
+        assert SYSTEMS[system].recovers_from_peers or known["paused"]
+    if SYSTEMS[system].is_elastic and holders <= set(survivors) and usable(len(survivors)):
+        assert decision.action is Action.RECONFIGURE
+        assert decision.num_nodes == (len(alive) if known["joins_due"] else num_survivors)
+    if decision.action is Action.RESTART:
+        assert decision.nodes == tuple(alive[: usable(len(alive))])
+
+
+NEVER = {"checkpoint_interval_steps": dict.fromkeys(SYSTEMS, 10**6), "rebalance_interval_steps": 10**6}
+
+
+@given(
+    system=st.sampled_from(sorted(SYSTEMS)),
+    num_nodes=st.integers(2, 8),
+    failed=st.sets(st.integers(0, 7), min_size=1, max_size=5),
+)
+def test_a_simulated_and_a_live_job_go_on_alike_after_the_same_failure(system, num_nodes, failed):
+    names = [f"n{index}" for index in range(num_nodes)]
+    cost_model, kind = costs(**NEVER), SYSTEMS[system]
+    num_used = kind.usable_nodes(cost_model, num_nodes)
+    failed = {index for index in failed if index < num_nodes}
+    if failed.isdisjoint(range(num_used)):
+        return
+    gone = " ".join(names[index] for index in failed)
+    run = simulate_system(
+        trace((0, "add", " ".join(names)), (101, "remove", gone)), kind, cost_model, EvenLoads(2, 4), 300.0
+    )
+    event = run.events[-2]
+    simulated = {"recovered": "peers", "restarted": "initial"}.get(event.event), event.num_used
+
+    holds_LEN = kind.plan_evenly(cost_model, num_used).holds_LEN
+    survivors = [index for index in range(num_used) if index not in failed]
+    spares = [index for index in range(num_used, num_nodes) if index not in failed]
+    offers = [Offer(50, False, frozenset([0, *(1 + np.flatnonzero(holds_LEN[:, :, index]))])) for index in survivors]
+    offers += [Offer(0, False, frozenset()) for _ in spares]
+    known = {"joins_due": False, "checkpoint_step": 0, "paused": False, "load_LE": None}
+    live = plan_epoch(kind, cost_model, offers, len(survivors), **known)
+    assert simulated == ((live.source, live.num_ranks) if live is not None else (None, 0))
+
+
+@pytest.mark.parametrize("action", [Action.RESTART, Action.RECONFIGURE])
+def test_a_simulated_and_a_live_job_do_what_the_protocol_decides(monkeypatch, action):
+    def always(system, situation, usable, hold_everything):
+        decision = decide(replace(system, recovers_from_peers=True), situation, usable, hold_everything)
+        return decision if action is Action.RECONFIGURE else restart(situation.alive[: usable(len(situation.alive))])
+
+    monkeypatch.setattr(protocol, "decide", always)
+    cost_model, kind = costs(**NEVER), SYSTEMS["ds" if action is Action.RECONFIGURE else "lazarus"]
+    events = trace((0, "add", "a b c d"), (101, "remove", "d"))
+    run = simulate_system(events, kind, cost_model, EvenLoads(2, 4), 300.0)
+    assert (run.counts["restarts"] > 0) == (action is Action.RESTART)
+    offers = [Offer(50, False, frozenset(range(9)))] * 3
+    live = plan_epoch(kind, cost_model, offers, 3, joins_due=False, checkpoint_step=50, paused=False, load_LE=None)
+    assert (live.source == "checkpoint") == (action is Action.RESTART)
