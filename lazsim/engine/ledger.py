@@ -1,4 +1,4 @@
-"""Where every simulated second went."""
+"""The use of every simulated second."""
 
 from collections.abc import Mapping
 

@@ -1,11 +1,11 @@
-"""What a run leaves behind: changes of state over time, events and counts."""
+"""The record of a run: changes of state over time, events and counts."""
 
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 
 class State(NamedTuple):
-    """How the job stands from a time on: nodes alive, nodes training, and the rate of training."""
+    """Nodes alive, nodes training and the rate of training, from a time on."""
 
     time_s: float
     num_alive: int
@@ -14,7 +14,7 @@ class State(NamedTuple):
 
 
 class Event(NamedTuple):
-    """Something that happened to the job or that it finished."""
+    """An event that happened to the job, or that it finished."""
 
     time_s: float
     event: str

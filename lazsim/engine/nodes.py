@@ -1,4 +1,4 @@
-"""Which nodes are alive, and in which server each of them sits."""
+"""The nodes alive, and the server in which each sits."""
 
 import numpy as np
 import numpy.typing as npt

@@ -8,14 +8,14 @@ from lazsim.placement.plan import Ints, PlacementPlan
 from lazsim.routing import Routing
 
 NUM_AHEAD = 4
-"""Plans made at once: policies that plan each layer alone do so for many in little more time than for a few."""
+"""Plans made at once: a policy that plans each layer alone needs little more time for many layers than for a few."""
 
 MOST_SLOTS_AHEAD = 20_000
-"""Slots of all layers of a plan above which each plan costs its own time, and none is made that may not be wanted."""
+"""Slots of all layers of a plan above which each plan costs its own time, and none is made ahead."""
 
 
 class Planner:
-    """The plan of a system for so many nodes at a step: a pure function, of which the next values are kept ready."""
+    """Plans of a system by number of nodes and step: a pure function, of which the next values are kept ready."""
 
     def __init__(self, system: System, costs: CostModel, routing: Routing) -> None:
         self._system = system
@@ -26,7 +26,7 @@ class Planner:
         self._ready: dict[tuple[int, int], PlacementPlan] = {}
 
     def usable_nodes(self, num_nodes: int) -> int:
-        """Return how many of so many nodes the system can use; 0 when the experts do not fit."""
+        """Return the largest usable node count up to `num_nodes`; 0 when the experts do not fit."""
         if num_nodes not in self._usable:
             self._usable[num_nodes] = self._system.usable_nodes(self._costs, num_nodes)
         return self._usable[num_nodes]
@@ -37,7 +37,7 @@ class Planner:
         Parameters
         ----------
         num_nodes
-            Nodes to use, as many as the system can.
+            A usable number of nodes.
         step
             Steps made so far; before the first, nothing is known and loads count as even.
         """

@@ -1,4 +1,4 @@
-"""How far training has come, and how much of it a checkpoint keeps."""
+"""Steps and samples trained, and the part of them that a checkpoint keeps."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The recovery protocol: what a job does next when nodes fail or come.
+"""The recovery protocol: the next action of a job when nodes fail or come.
 
 Every decision stands here once, as a pure function. The simulated job (`lazsim.engine.job`) charges costs for the
 decisions; the coordinator of a live job (`lazsim.live`) carries them out.
@@ -18,7 +18,7 @@ UsableNodes = Callable[[int], int]
 
 
 class Action(Enum):
-    """What a job that stands still does next."""
+    """The next action of a job that stands still."""
 
     RECONFIGURE = auto()
     RESTART = auto()
@@ -27,7 +27,7 @@ class Action(Enum):
 
 @dataclass(frozen=True)
 class Situation(Generic[Node]):
-    """What is known when a job stands still.
+    """A job that stands still.
 
     Attributes
     ----------
@@ -55,7 +55,7 @@ class Situation(Generic[Node]):
 
 @dataclass(frozen=True)
 class Decision(Generic[Node]):
-    """What the job does, and on which nodes.
+    """The next action of a job, and its nodes.
 
     Attributes
     ----------
@@ -102,7 +102,7 @@ def decide(
     -----
     After a failure, a system that recovers from peers goes on at the step that failed as long as its nodes hold every
     expert. After a pause every system goes on, but one that is not elastic restarts to let nodes join. All else is a
-    restart from the last checkpoint on as many of the nodes alive as the system can use.
+    restart from the last checkpoint on all nodes that the system can use.
 
     Examples
     --------

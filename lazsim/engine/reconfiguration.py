@@ -54,7 +54,7 @@ def bind_nodes(
     has_LEH
         Experts that the first candidates hold.
     plan
-        The next plan, for at most as many nodes as there are candidates. Those left out still send what they hold.
+        The next plan, with at most one node a candidate. Candidates left out still send what they hold.
     num_new
         Candidates after these, which hold nothing.
     has_dense_H

@@ -20,7 +20,7 @@ from lazsim.trace.table import Batch, Trace
 
 @dataclass(frozen=True)
 class SystemRun:
-    """What a system got done, and where the time went.
+    """The work that a system got done, and the use of its time.
 
     Attributes
     ----------
@@ -39,7 +39,7 @@ class SystemRun:
     counts : mapping
         ``failures``, ``reconfigurations``, ``restarts``, ``rebalances``, ``checkpoints`` and ``lost_steps``.
     states, events : tuple
-        Changes of state over time, and what happened.
+        Changes of state over time, and events.
     plan_recovery : SurvivalEstimate or None
         The probability that every expert survives when nodes next go, where it was asked for; see
         `lazsim.engine.plan_reliability`.
@@ -86,11 +86,11 @@ def simulate_system(
     Parameters
     ----------
     trace
-        What happens to nodes; those that it adds at time 0 are trained on from the start.
+        Events of nodes; training begins on those that it adds at time 0.
     system, costs, routing
-        What is run, what it takes and what the gate asks for.
+        The system simulated, the costs of everything it does, and the loads of its experts.
     duration_s
-        How long; past the trace's end nodes stay as they are. The trace's own duration when not given.
+        Simulated time; past the trace's end nodes stay as they are. The trace's own duration when not given.
     make_timer
         Times the steps of a plan; as the cost model says when not given.
     score_plans
@@ -130,7 +130,7 @@ def simulate_system(
 
 
 def _require_fit(system: System, costs: CostModel, most_nodes: int) -> None:
-    """Refuse a model that the most nodes there are cannot hold, and say why."""
+    """Refuse a model that `most_nodes` nodes cannot hold, and say why."""
     if system.usable_nodes(costs, most_nodes):
         return
     model, cluster = costs.model, costs.cluster

@@ -54,7 +54,7 @@ class Stretch:
 
 @dataclass(eq=False)
 class JobState:
-    """What a job is doing.
+    """The state of a job.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""The systems compared: how each places experts, and what it does when nodes go or come."""
+"""The systems compared: how each places experts and recovers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -17,7 +17,7 @@ from lazsim.placement.request import PlacementRequest
 
 @dataclass(frozen=True)
 class System:
-    """What tells one system from another.
+    """A system, by what tells it from the others.
 
     Attributes
     ----------
@@ -26,7 +26,7 @@ class System:
     policy : NamedPolicy or None
         Placement policy under flexible dispatch; none for plain expert parallelism.
     placement : str
-        What the policy is called where it was chosen; empty where it is the one that the system publishes.
+        Name of a policy that was chosen; empty where it is the one that the system publishes.
     seed : int
         Seed of a policy that draws.
     padded, masked_reorder : bool
@@ -55,7 +55,7 @@ class System:
         return f"{self.name}:{self.placement}" if self.placement else self.name
 
     def usable_nodes(self, costs: CostModel, num_nodes: int) -> int:
-        """Return how many of so many nodes it can use; 0 when the experts do not fit.
+        """Return the largest usable node count up to `num_nodes`; 0 when the experts do not fit.
 
         Notes
         -----
@@ -71,7 +71,7 @@ class System:
         return num_nodes // unit * unit
 
     def plan(self, costs: CostModel, num_nodes: int, load_LE: Ints) -> PlacementPlan:
-        """Plan for so many nodes from the observed loads."""
+        """Plan for `num_nodes` nodes from the observed loads."""
         model, cluster = costs.model, costs.cluster
         if self.policy is None:
             return place_ep(len(load_LE), model.num_experts, num_nodes, cluster.gpus_per_node, cluster.slots_per_gpu)
@@ -85,7 +85,7 @@ class System:
         return _with_slots(place(self.policy, request), cluster.slots_per_node)
 
     def plan_evenly(self, costs: CostModel, num_nodes: int) -> PlacementPlan:
-        """Plan for so many nodes from even loads.
+        """Plan for `num_nodes` nodes from even loads.
 
         Raises
         ------
