@@ -1,6 +1,7 @@
 """The recovery protocol against its written rules. An EP group is two nodes, as in `tests.jobs`; letters are nodes."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,8 +12,10 @@ from lazsim.engine import protocol
 from lazsim.engine.protocol import Action, Decision, Situation, decide, find_newcomers, rebalance_is_due
 from lazsim.engine.simulate import simulate_system
 from lazsim.engine.systems import SYSTEMS
-from lazsim.live.plan import Offer, plan_epoch
+from lazsim.live.coordinator import Coordinator
+from lazsim.live.messages import HeldState
 from tests.jobs import EvenLoads, costs, trace
+from tests.live_jobs import tiny_spec
 
 RESTARTING = ("ds", "tutel")
 REGROUPING = ("ds-ft", "tutel-ft")
@@ -150,6 +153,17 @@ def test_a_decision_uses_live_nodes_and_loses_no_step_without_need(system, alive
 NEVER = {"checkpoint_interval_steps": dict.fromkeys(SYSTEMS, 10**6), "rebalance_interval_steps": 10**6}
 
 
+def decide_live(kind, cost_model, survivors, others):
+    """Decide as a coordinator does whose other workers have just failed; nodes are what they hold."""
+    workers = [SimpleNamespace(held=held, alive=True) for held in (*survivors, *others)]
+    spec = tiny_spec(kind.name, checkpoint_folder="no such folder")
+    server = SimpleNamespace(spec=spec, workers=workers)
+    coordinator = Coordinator(server, cost_model, min_workers=1, start_timeout_s=1.0)
+    coordinator._members = workers[: len(survivors)]
+    coordinator._has_state = coordinator._has_trained = True
+    return coordinator._decide_now()
+
+
 @given(
     system=st.sampled_from(sorted(SYSTEMS)),
     num_nodes=st.integers(2, 8),
@@ -167,29 +181,29 @@ def test_a_simulated_and_a_live_job_go_on_alike_after_the_same_failure(system, n
         trace((0, "add", " ".join(names)), (101, "remove", gone)), kind, cost_model, EvenLoads(2, 4), 300.0
     )
     event = run.events[-2]
-    simulated = {"recovered": "peers", "restarted": "initial"}.get(event.event), event.num_used
+    simulated = {"recovered": "peers", "restarted": "initial"}.get(event.event, ""), event.num_used
 
     holds_LEN = kind.plan_evenly(cost_model, num_used).holds_LEN
-    survivors = [index for index in range(num_used) if index not in failed]
-    spares = [index for index in range(num_used, num_nodes) if index not in failed]
-    offers = [Offer(50, False, frozenset([0, *(1 + np.flatnonzero(holds_LEN[:, :, index]))])) for index in survivors]
-    offers += [Offer(0, False, frozenset()) for _ in spares]
-    known = {"joins_due": False, "checkpoint_step": 0, "paused": False, "load_LE": None}
-    live = plan_epoch(kind, cost_model, offers, len(survivors), **known)
-    assert simulated == ((live.source, live.num_ranks) if live is not None else (None, 0))
+    survivors = [
+        HeldState(50, False, frozenset([0, *(1 + np.flatnonzero(holds_LEN[:, :, index])).tolist()]))
+        for index in range(num_used)
+        if index not in failed
+    ]
+    spares = [HeldState() for index in range(num_used, num_nodes) if index not in failed]
+    live = decide_live(kind, cost_model, survivors, spares)
+    assert simulated == (live.source, live.num_nodes)
 
 
 @pytest.mark.parametrize("action", [Action.RESTART, Action.RECONFIGURE])
 def test_a_simulated_and_a_live_job_do_what_the_protocol_decides(monkeypatch, action):
-    def always(system, situation, usable, hold_everything):
-        decision = decide(replace(system, recovers_from_peers=True), situation, usable, hold_everything)
-        return decision if action is Action.RECONFIGURE else restart(situation.alive[: usable(len(situation.alive))])
+    def always(system, situation, usable, hold_all):
+        if action is Action.RECONFIGURE:
+            return decide(replace(system, recovers_from_peers=True), situation, usable, hold_all)
+        return restart(situation.alive[: usable(len(situation.alive))])
 
     monkeypatch.setattr(protocol, "decide", always)
     cost_model, kind = costs(**NEVER), SYSTEMS["ds" if action is Action.RECONFIGURE else "lazarus"]
     events = trace((0, "add", "a b c d"), (101, "remove", "d"))
     run = simulate_system(events, kind, cost_model, EvenLoads(2, 4), 300.0)
     assert (run.counts["restarts"] > 0) == (action is Action.RESTART)
-    offers = [Offer(50, False, frozenset(range(9)))] * 3
-    live = plan_epoch(kind, cost_model, offers, 3, joins_due=False, checkpoint_step=50, paused=False, load_LE=None)
-    assert (live.source == "checkpoint") == (action is Action.RESTART)
+    assert decide_live(kind, cost_model, [HeldState(50, False, frozenset(range(9)))] * 3, []).action is action
