@@ -14,7 +14,8 @@ from lazsim import allocate, recovery_curve
 from lazsim.costmodel.recovery_times import checkpoint_load_s, restart_s
 from lazsim.costmodel.step import StepCost
 from lazsim.engine.planner import Planner
-from lazsim.engine.reconfiguration import bind_survivors
+from lazsim.engine.protocol import Action, Situation, decide
+from lazsim.engine.reconfiguration import bind_nodes
 from lazsim.engine.systems import SYSTEMS
 from lazsim.output.plots.charts import lines_figure
 from lazsim.placement.plan import is_recoverable
@@ -155,13 +156,16 @@ def recovery_times(system, costs, loads, step, sets):
         kept = [node for node in range(used) if node not in failed]
         if len(kept) == used:
             return outcome()
-        usable = planner.usable_nodes(len(kept))
         left = plan.nodes(kept)
-        if system.recovers_from_peers and usable and is_recoverable(left.holds_LEN):
+        alive = tuple(node for node in range(num_nodes) if node not in failed)
+        situation = Situation(survivors=tuple(kept), alive=alive)
+        decision = decide(system, situation, planner.usable_nodes, lambda _nodes: is_recoverable(left.holds_LEN))
+        usable = decision.num_nodes
+        if decision.action is Action.RECONFIGURE:
             _, server_H = np.unique(np.array(kept) // costs.cluster.nodes_per_server, return_inverse=True)
-            _, seconds = bind_survivors(costs, left, planner.plan(usable, step), server_H.astype(np.int64))
+            binding = bind_nodes(costs, left.holds_LEN, planner.plan(usable, step))
+            seconds = binding.transfer_s(costs, server_H.astype(np.int64))
             return outcome(costs.cluster.recovery.detect_s + costs.cluster.recovery.rebuild_s + seconds)
-        usable = planner.usable_nodes(num_nodes - len(failed))
         load_s = checkpoint_load_s(costs, planner.plan(usable, step)) if usable else 0.0
         return outcome(costs.cluster.recovery.detect_s + restart_s(costs, usable) + load_s, lost_work_s, 1.0)
 
