@@ -78,16 +78,11 @@ IMPORTS = {
 
 
 REMAINING = {
-    ("lazsim.live.report", "lazsim.output.plots.live"),
-    ("lazsim.live.validate", "lazsim.output.plots.live"),
     ("lazsim.profiling.skew", "lazsim.output.plots.profile"),
     ("lazsim.reliability.comparison", "lazsim.output.plots.placement"),
     ("lazsim.reliability.report", "lazsim.output.plots.recovery"),
     ("lazsim.study.result", "lazsim.output.plots.placements"),
     ("lazsim.study.result", "lazsim.output.plots.run"),
-    ("lazsim.experiments.breakdown", "lazsim.experiments.kinds"),
-    ("lazsim.experiments.summary", "lazsim.experiments.kinds"),
-    ("lazsim.experiments.uncertainty", "lazsim.experiments.kinds"),
 }
 """Imports that are still to be turned round."""
 for _module, _imported in REMAINING:

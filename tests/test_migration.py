@@ -144,7 +144,7 @@ def test_balanced_transfers_move_the_same_from_owners_and_load_no_sender_more_th
 
 @st.composite
 def changes(draw):
-    """What nodes at hand hold, the last of them perhaps new, and what a plan for as many or fewer wants."""
+    """States that live nodes hold (the last node may be new), and states that a plan for at most these nodes needs."""
     num_layers, num_experts, num_hand = draw(st.integers(1, 2)), draw(st.integers(1, 4)), draw(st.integers(1, 4))
     num_plan = draw(st.integers(1, num_hand))
     has = draw(hnp.arrays(np.bool_, (num_layers, num_experts, num_hand)))
@@ -182,7 +182,7 @@ def test_no_mapping_and_no_sharing_is_below_the_bounds(problem):
 
 
 def migrated(held, plan, layers):
-    """Put a plan onto the nodes at hand by greedy mapping, so many layers at a time; return what each then holds."""
+    """Put a plan onto the live nodes by greedy mapping, a few layers at a time; return the states of each node."""
     slots = np.empty_like(plan.slots_LNS)
     for start in range(0, plan.num_layers, layers):
         part = slice(start, start + layers)

@@ -12,7 +12,6 @@ from lazsim.costmodel.fit import (
     KERNEL_PARAMETERS,
     ErrorSummary,
     KernelModel,
-    LinkFit,
     expert_times_s,
     fit_kernels,
     fit_links,
@@ -151,14 +150,14 @@ def _compare_collectives(gpu: GpuSpec, table: "pd.DataFrame", refit: Refit) -> I
         if not len(mine):
             continue
         fitted = fit_links(operation, mine)
-        fields |= zip(collective.fields, (fitted.bytes_per_s, fitted.latency_s), strict=True)
+        fields |= zip(collective.fields, fitted, strict=True)
         refit[f"clusters of {gpu.name}"] = {"network": fields}
         models = {"this fit": fitted}
         if network is not None:
-            models = {"catalogue": LinkFit(*(getattr(network, name) for name in collective.fields))} | models
+            models = {"catalogue": tuple(getattr(network, name) for name in collective.fields)} | models
         whole = (mine["num_gpus"] == mine["num_gpus"].max()).to_numpy()
         for model, links in models.items():
-            predicted = collective.times_s(mine["nbytes"], mine["num_gpus"], links.bytes_per_s, links.latency_s)
+            predicted = collective.times_s(mine["nbytes"], mine["num_gpus"], *links)
             for points, mask in {"whole node": whole, "part of a node": ~whole}.items():
                 yield CalibrationRow(gpu.name, operation, model, points, summarise(predicted[mask], mine[mask]))
 

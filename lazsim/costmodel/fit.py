@@ -75,14 +75,6 @@ class ErrorSummary:
 
 
 @dataclass(frozen=True)
-class LinkFit:
-    """Bandwidth and latency of a collective inside a node."""
-
-    bytes_per_s: float
-    latency_s: float
-
-
-@dataclass(frozen=True)
 class Collective:
     """The model of a collective, and the fields of `lazsim.specs.NetworkSpec` that hold its bandwidth and latency."""
 
@@ -243,7 +235,7 @@ def large_exchanges(table: "pd.DataFrame", operation: str) -> "pd.DataFrame":
     return table[(table["op_name"] == operation) & (table["nbytes"] >= MIN_EXCHANGE_BYTES)]
 
 
-def fit_links(operation: str, table: "pd.DataFrame") -> LinkFit:
+def fit_links(operation: str, table: "pd.DataFrame") -> tuple[float, float]:
     """Fit bandwidth and latency of one of the `COLLECTIVES` to its times over the most GPUs of a table.
 
     Smaller groups are held out: they show how well the fit carries over.
@@ -261,7 +253,8 @@ def fit_links(operation: str, table: "pd.DataFrame") -> LinkFit:
     def predict(logarithms: Floats) -> Floats:
         return COLLECTIVES[operation].times_s(whole_node["nbytes"], whole_node["num_gpus"], *np.exp(logarithms))
 
-    return LinkFit(*np.exp(_fit_logarithms(predict, _measured_s(whole_node), low, start, high)).tolist())
+    bytes_per_s, latency_s = np.exp(_fit_logarithms(predict, _measured_s(whole_node), low, start, high)).tolist()
+    return bytes_per_s, latency_s
 
 
 def _measured_s(table: "pd.DataFrame") -> Floats:
