@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from lazsim.costmodel.compute import AnalyticCompute
 from lazsim.costmodel.network import AnalyticCommunication
 from lazsim.costmodel.recovery_times import checkpoint_load_s, checkpoint_save_s, transfer_s
-from lazsim.costmodel.step import CostModel, Layout, StepCost
+from lazsim.costmodel.step import CostModel, NodeLayout, StepCost
 from lazsim.errors import SpecError
 from lazsim.placement.allocation import allocate
 from lazsim.placement.expert_parallel import place_ep
@@ -73,7 +73,7 @@ def parts(cost_model, plan, layout, load):
 
 
 def apart(num_nodes):
-    return Layout(np.arange(num_nodes))
+    return NodeLayout(np.arange(num_nodes))
 
 
 def test_model_sizes_are_the_published_ones():
@@ -105,7 +105,7 @@ def test_padding_makes_every_expert_as_large_as_the_fullest():
     # 8 experts in groups of 2 nodes with 4 each; the fullest draws half of the 16384 tokens of 4 nodes, that is 8192,
     # shared by 2 groups: each node computes 4 buffers of 4096. Each GPU's buffer for an expert has 8192 / 4 rows.
     plan, load = place_ep(12, 8, 4, 1, 6), np.tile([1, 1, 1, 1, 1, 1, 1, 7], (12, 1))
-    layout = Layout(np.arange(4), np.arange(4) // 2, padded=True, masked_reorder=True)
+    layout = NodeLayout(np.arange(4), np.arange(4) // 2, padded=True, masked_reorder=True)
     found = parts(costs(compute=CountTokens()), plan, layout, load)
     assert found["expert"] == pytest.approx(12 * 4 * 4096)
     assert found["reorder"] == pytest.approx(12 * 2048)
@@ -119,7 +119,7 @@ def test_all_to_all_carries_the_tokens_that_leave_a_server_four_times():
     # dispatch and combine, forward and backward, in 12 layers.
     plan = place_ep(12, 8, 2, 1, 6)
     load = np.ones((12, 8), dtype=np.int64)
-    found = parts(costs(communication=CountBytes()), plan, Layout(np.arange(2), np.zeros(2, dtype=np.int64)), load)
+    found = parts(costs(communication=CountBytes()), plan, NodeLayout(np.arange(2), np.zeros(2, dtype=np.int64)), load)
     assert found["all_to_all"] == pytest.approx(12 * 4 * 2048 * 768 * 2)
     flexible = parts(costs(communication=CountBytes()), plan, apart(2), load)
     assert flexible["all_to_all"] == found["all_to_all"]
@@ -129,7 +129,7 @@ def test_nodes_of_one_server_share_its_nic_and_exchange_inside_it():
     # 4 nodes in 2 servers, one group of 4 for 16 experts: a node sends 1/4 of its tokens to each. To the other go
     # 2 nodes * 4096 * 2/4; inside a server each node sends 4096/4.
     plan, load = place_ep(12, 16, 4, 1, 6), np.ones((12, 16), dtype=np.int64)
-    layout = Layout(np.array([0, 0, 1, 1]), np.zeros(4, dtype=np.int64))
+    layout = NodeLayout(np.array([0, 0, 1, 1]), np.zeros(4, dtype=np.int64))
     width = 12 * 4 * 1024 * 2
     across = parts(costs("gpt-l", communication=CountBytes()), plan, layout, load)["all_to_all"]
     assert across == pytest.approx(width * 2 * TOKENS / 2)
@@ -142,7 +142,7 @@ def test_gradients_are_reduced_over_all_nodes_and_experts_over_their_replicas():
     # dense 2 * 3/4, and of each of the 12 * 4 experts of a node 2 * 1/2.
     model = load_spec(ModelSpec, "gpt-s")
     plan = place_ep(12, 8, 4, 1, 6)
-    layout = Layout(np.arange(4), np.arange(4) // 2)
+    layout = NodeLayout(np.arange(4), np.arange(4) // 2)
     found = parts(costs(communication=CountBytes()), plan, layout, np.ones((12, 8), dtype=np.int64))
     expert_bytes, dense_bytes = 2 * 8 * 768**2, 2 * model.dense_params
     assert found["gradients"] == pytest.approx(dense_bytes * 1.5 + 12 * 4 * expert_bytes)
@@ -150,7 +150,7 @@ def test_gradients_are_reduced_over_all_nodes_and_experts_over_their_replicas():
     together = parts(
         costs(communication=CountBytes()),
         plan,
-        Layout(np.array([0, 1, 0, 1]), np.arange(4) // 2),
+        NodeLayout(np.array([0, 1, 0, 1]), np.arange(4) // 2),
         np.ones((12, 8), dtype=np.int64),
     )
     assert together["gradients"] == pytest.approx(dense_bytes * 1.5)

@@ -53,7 +53,7 @@ class CalibrationRow:
 
 
 @dataclass(frozen=True)
-class Calibration:
+class CalibrationReport:
     """Rows of errors, the constants of a new fit for each TOML file, and measured GPUs outside the catalogue.
 
     A value of `refit` is a number, or a table of numbers that has its own name in the file.
@@ -72,7 +72,7 @@ class Calibration:
         return {"rows": rows, "refit": self.refit, "unknown": self.unknown}
 
 
-def calibrate(tables: Mapping[str, "pd.DataFrame"], names: Iterable[str] = ()) -> Calibration:
+def calibrate(tables: Mapping[str, "pd.DataFrame"], names: Iterable[str] = ()) -> CalibrationReport:
     """Compare the models of GPUs with measured tables, and fit them anew.
 
     Parameters
@@ -95,7 +95,7 @@ def calibrate(tables: Mapping[str, "pd.DataFrame"], names: Iterable[str] = ()) -
     if not gpus:
         known = ", ".join(measured)
         raise LazsimError(f"none of the measured GPUs ({known}) is in the catalogue; give `gpu` FILE.toml")
-    calibration = Calibration(unknown=() if names else tuple(sorted({*measured} - {gpu.name for gpu in gpus})))
+    calibration = CalibrationReport(unknown=() if names else tuple(sorted({*measured} - {gpu.name for gpu in gpus})))
     for gpu in gpus:
         mine = {name: table[table["gpu"] == gpu.name] for name, table in tables.items()}
         for name, compare in COMPARISONS.items():

@@ -49,7 +49,7 @@ class CostModel:
 
 
 @dataclass(frozen=True, eq=False)
-class Layout:
+class NodeLayout:
     """Grouping of the nodes of a plan, and properties of its expert buffers.
 
     Attributes
@@ -73,7 +73,7 @@ class Layout:
 class StepCost:
     """Step times of one plan under any loads; parts that depend on the plan alone are computed once."""
 
-    def __init__(self, costs: CostModel, plan: PlacementPlan, layout: Layout) -> None:
+    def __init__(self, costs: CostModel, plan: PlacementPlan, layout: NodeLayout) -> None:
         self.costs = costs
         self.layout = layout
         gpus = costs.cluster.gpus_per_node

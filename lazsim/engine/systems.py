@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from lazsim.costmodel.step import CostModel, Layout
+from lazsim.costmodel.step import CostModel, NodeLayout
 from lazsim.errors import InfeasiblePlanError
 from lazsim.placement.allocation import allocate
 from lazsim.placement.expert_parallel import ep_unit_nodes, place_ep
@@ -30,7 +30,7 @@ class System:
     seed : int
         Seed of a policy that draws.
     padded, masked_reorder : bool
-        See `lazsim.costmodel.step.Layout`.
+        See `lazsim.costmodel.step.NodeLayout`.
     recovers_from_peers : bool
         Whether survivors go on from the step that failed when they hold every expert; else every failure is a restart.
     """
@@ -102,14 +102,14 @@ class System:
             return False
         return True
 
-    def layout(self, costs: CostModel, server_N: npt.NDArray[np.int64]) -> Layout:
+    def layout(self, costs: CostModel, server_N: npt.NDArray[np.int64]) -> NodeLayout:
         """Return how nodes on these servers are joined."""
         group_N = None
         if not self.is_elastic:
             model, cluster = costs.model, costs.cluster
             unit = ep_unit_nodes(model.num_experts, cluster.gpus_per_node, cluster.slots_per_gpu)
             group_N = np.arange(len(server_N)) // unit
-        return Layout(server_N, group_N, self.padded, self.masked_reorder)
+        return NodeLayout(server_N, group_N, self.padded, self.masked_reorder)
 
 
 def _with_slots(plan: PlacementPlan, num_slots: int) -> PlacementPlan:

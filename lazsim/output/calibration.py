@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lazsim.costmodel.calibration import Calibration, CalibrationRow
+from lazsim.costmodel.calibration import CalibrationReport, CalibrationRow
 from lazsim.output.table import Column, Table, key
 
 
@@ -29,7 +29,7 @@ def calibration_table(rows: Sequence[CalibrationRow]) -> Table:
     )
 
 
-def refit_toml(calibration: Calibration) -> str:
+def refit_toml(calibration: CalibrationReport) -> str:
     """Write fitted parameters as TOML, three digits each, under comments that name the files they belong to."""
     lines = []
     for file, values in calibration.refit.items():

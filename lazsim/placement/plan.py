@@ -97,6 +97,6 @@ def is_recoverable(holds_LEN: Bools) -> bool:
     Parameters
     ----------
     holds_LEN
-        What the survivors hold, shape (L, E, N).
+        Experts that each survivor holds, shape (L, E, N).
     """
     return bool(holds_LEN.any(axis=2).all())

@@ -1,6 +1,6 @@
 """Generate loads that are skewed, drift, and differ between layers.
 
-Axes: B steps asked for, K grid points of a block, L layers, E experts.
+Axes: B requested steps, K grid points of a block, L layers, E experts.
 """
 
 import itertools
