@@ -15,7 +15,7 @@ import msgspec
 from lazsim.engine.systems import SYSTEMS
 from lazsim.live.fault_injector import LocalNodes
 from lazsim.live.record import LiveRun
-from lazsim.live.run import OnStart, planning_costs, require_fit, run_locally
+from lazsim.live.run import OnStart, live_scenario, require_fit, run_locally
 from lazsim.live.spec import LiveSpec
 from lazsim.live.worker_pool import WorkerPool
 from lazsim.routing.table import RecordedRouting
@@ -132,7 +132,8 @@ async def calibrate(
         spec.job, join_wait_s=0.0, checkpoint_interval_steps={spec.system: STEPS_PER_COUNT // 2}
     )
     spec = msgspec.structs.replace(spec, job=job, num_steps=None)
-    injector = ShrinkAndGrow(num_nodes, partial(SYSTEMS[spec.system].usable_nodes, planning_costs(spec, num_nodes)))
+    usable_nodes = partial(SYSTEMS[spec.system].usable_nodes, live_scenario(spec, num_nodes).costs())
+    injector = ShrinkAndGrow(num_nodes, usable_nodes)
     return await run_locally(
         spec, injector, pool, num_initial=num_nodes, max_nodes=num_nodes, device=device, on_start=on_start
     )

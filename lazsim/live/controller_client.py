@@ -5,18 +5,9 @@ import queue
 import socket
 import threading
 import time
+from collections.abc import Callable
 
-from lazsim.live.messages import (
-    MAX_NONCE_BYTES,
-    Abort,
-    Heartbeat,
-    LiveError,
-    Message,
-    MessageAuth,
-    Pause,
-    new_nonce,
-)
-from lazsim.pytorch.group import Group
+from lazsim.live.messages import MAX_NONCE_BYTES, Abort, Heartbeat, LiveError, Message, MessageAuth, Pause, new_nonce
 
 RECONNECT_TIMEOUT_S = 10.0
 """Time that a worker tries to reach its controller before it gives up."""
@@ -39,6 +30,13 @@ class DisconnectedError(Exception):
 class ControllerClient:
     """The connection to the controller: any thread can send, and a thread of its own receives.
 
+    Parameters
+    ----------
+    address, secret
+        Of the controller, and of the run.
+    on_abort
+        Called by the receiving thread when the controller aborts a generation or is lost.
+
     Attributes
     ----------
     inbox : Queue
@@ -47,22 +45,14 @@ class ControllerClient:
         The last generation that the controller has aborted.
     pause : Pause or None
         The last request to pause.
-    lost : bool
-        Whether the connection is lost.
-    group : Group or None
-        The communicator that an abort cuts off.
-    own_address : str
-        Address of this end.
-    welcomed : bool
-        Whether the controller has accepted this worker.
     """
 
-    def __init__(self, address: tuple[str, int], secret: bytes) -> None:
+    def __init__(self, address: tuple[str, int], secret: bytes, on_abort: Callable[[], None]) -> None:
         self.inbox: queue.Queue[Message | None] = queue.Queue()
         self.aborted_generation = 0
         self.pause: Pause | None = None
-        self.lost = self.welcomed = False
-        self.group: Group | None = None
+        self.lost = self._closed = False
+        self._on_abort = on_abort
         self._lock = threading.Lock()
         self._socket = socket.create_connection(address, timeout=RECONNECT_TIMEOUT_S)
         self.own_address = str(self._socket.getsockname()[0])
@@ -106,24 +96,24 @@ class ControllerClient:
                 message = self._auth.verify(line)
                 if isinstance(message, Abort):
                     self.aborted_generation = max(self.aborted_generation, message.generation)
-                    self._abort_group()
+                    self._abort()
                 elif isinstance(message, Pause):
                     self.pause = message
                 self.inbox.put(message)
         except (OSError, ValueError, LiveError):
             pass
         self.lost = True
-        self._abort_group()
+        self._abort()
         self.inbox.put(None)
 
-    def _abort_group(self) -> None:
-        group = self.group
-        if group is not None:
-            group.abort()
+    def _abort(self) -> None:
+        # A connection that this end has closed must not abort what the next one builds.
+        if not self._closed:
+            self._on_abort()
 
     def close(self) -> None:
         """End the connection."""
-        self.lost = True
+        self.lost = self._closed = True
         # The receiving thread holds the reader; the end of the connection wakes it.
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)

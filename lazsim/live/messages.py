@@ -32,17 +32,7 @@ class Message(msgspec.Struct, frozen=True, tag=True):
 
 
 class HeldState(msgspec.Struct, frozen=True):
-    """The training state that a worker holds.
-
-    Attributes
-    ----------
-    step : int
-        Steps done.
-    prepared : bool
-        Whether the worker has the summed gradients of the next step.
-    blocks : frozenset of int
-        Numbers of the held blocks, see `lazsim.live.state.block_number`.
-    """
+    """The blocks that a worker holds after `step` steps, by number; `prepared` with the next step's gradients."""
 
     step: int = 0
     prepared: bool = False
@@ -100,9 +90,6 @@ class Ready(Message, frozen=True, tag=True):
     generation: int
 
 
-FromWorker = Hello | Heartbeat | StepDone | CheckpointWritten | Left | Connected | Ready
-
-
 class Welcome(Message, frozen=True, tag=True):
     """The job, the device to train on, and the port of the controller's host where ranks meet."""
 
@@ -112,30 +99,9 @@ class Welcome(Message, frozen=True, tag=True):
 
 
 class StartGeneration(Message, frozen=True, tag=True):
-    """Build communicators and obtain the states of a generation.
+    """Build communicators and obtain the states of a generation; see `lazsim.live.plan.GenerationPlan`.
 
-    Attributes
-    ----------
-    generation : int
-        Its number.
-    step : int
-        Steps done at its start; a worker one step behind commits what it has prepared.
-    source : str
-        Where states come from: ``initial``, ``checkpoint`` or ``peers``.
-    members : list of str
-        Workers that exchange states: the ranks in order, then others that hold states.
-    num_ranks : int
-        The first `num_ranks` members train.
-    holds : list of list of int
-        Blocks that each member holds after `step` steps.
-    slots : list
-        Expert in each slot of each rank, shape (L, J, S).
-    groups : list of int or None
-        Expert-parallel group of each rank.
-    padded : bool
-        Whether expert buffers are padded.
-    reuse : bool
-        Whether to keep the communicators of the generation before.
+    `slots` has shape (L, J, S); `groups` are those of expert parallelism by rank; `reuse` keeps the communicators.
     """
 
     generation: int
@@ -175,14 +141,10 @@ class Stop(Message, frozen=True, tag=True):
     reason: str = ""
 
 
-FromController = Welcome | StartGeneration | Train | Pause | Abort | Stop
-
-_DECODERS = {"worker": msgspec.json.Decoder(FromWorker), "controller": msgspec.json.Decoder(FromController)}
-
-
-def new_secret() -> bytes:
-    """Draw the secret of a run."""
-    return secrets.token_bytes(32)
+_DECODERS = {
+    "worker": msgspec.json.Decoder(Hello | Heartbeat | StepDone | CheckpointWritten | Left | Connected | Ready),
+    "controller": msgspec.json.Decoder(Welcome | StartGeneration | Train | Pause | Abort | Stop),
+}
 
 
 def new_nonce() -> bytes:
@@ -205,8 +167,7 @@ def secret_from_environment() -> bytes:
     if not secret:
         raise LiveError(
             f"{SECRET_VARIABLE} is not set to a secret in hexadecimal; export the same one for the controller and all "
-            "workers of a run: export "
-            f"{SECRET_VARIABLE}=$(python -c 'import secrets; print(secrets.token_hex(32))')"
+            f"workers of a run: export {SECRET_VARIABLE}=$(python -c 'import secrets; print(secrets.token_hex(32))')"
         )
     return secret
 

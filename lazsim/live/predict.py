@@ -8,13 +8,12 @@ from dataclasses import dataclass, replace
 import msgspec
 import numpy as np
 
-from lazsim.costmodel.network import AnalyticCommunication
 from lazsim.costmodel.recovery_times import checkpoint_load_s
 from lazsim.costmodel.step import CostModel
 from lazsim.engine.simulate import SystemRun, simulate_system
 from lazsim.engine.systems import SYSTEMS
 from lazsim.live.calibration import Calibration
-from lazsim.live.run import planning_costs
+from lazsim.live.run import live_scenario
 from lazsim.live.spec import LiveSpec
 from lazsim.placement.plan import Ints, PlacementPlan
 from lazsim.specs import NetworkSpec, RecoverySpec
@@ -37,21 +36,9 @@ class MeasuredPace:
         return 0.0
 
 
-def predict(spec: LiveSpec, trace: Trace, calibration: Calibration, num_nodes: int) -> SystemRun:
-    """Simulate a live run.
-
-    Parameters
-    ----------
-    spec
-        The job.
-    trace
-        Node events, in seconds of the run.
-    calibration
-        Measured costs.
-    num_nodes
-        The most nodes at once.
-    """
-    costs = measured_costs(spec, calibration, num_nodes)
+def predict(spec: LiveSpec, trace: Trace, calibration: Calibration, max_nodes: int) -> SystemRun:
+    """Simulate a live run with measured costs; the trace is in seconds of the run."""
+    costs = measured_costs(spec, calibration, max_nodes)
     counts, times_s = np.array(list(calibration.step_s)), np.array(list(calibration.step_s.values()))
 
     def make_timer(plan: PlacementPlan, _server_N: Ints) -> MeasuredPace:
@@ -60,12 +47,11 @@ def predict(spec: LiveSpec, trace: Trace, calibration: Calibration, num_nodes: i
     return simulate_system(trace, SYSTEMS[spec.system], costs, calibration.routing, make_timer=make_timer)
 
 
-def measured_costs(spec: LiveSpec, calibration: Calibration, num_nodes: int) -> CostModel:
-    """Return the cost model of the simulation with measured costs."""
-    costs = planning_costs(spec, num_nodes)
-    rate = calibration.transfer_bytes_per_s
-    model = costs.model
-    whole_bytes = model.dense_state_bytes + model.num_moe_layers * model.num_experts * model.expert_state_bytes
+def measured_costs(spec: LiveSpec, calibration: Calibration, max_nodes: int) -> CostModel:
+    """Return the cost model of the simulation with measured costs of recoveries and checkpoints."""
+    scenario = live_scenario(spec, max_nodes)
+    model, system, rate = scenario.model, scenario.find_system(), calibration.transfer_bytes_per_s
+    all_bytes = model.dense_state_bytes + model.num_moe_layers * model.num_experts * model.expert_state_bytes
     network = NetworkSpec(
         nic_bytes_per_s=rate,
         all_to_all_efficiency=1.0,
@@ -76,7 +62,7 @@ def measured_costs(spec: LiveSpec, calibration: Calibration, num_nodes: int) -> 
         local_latency_s=0.0,
         local_all_reduce_bytes_per_s=rate,
         local_all_reduce_latency_s=0.0,
-        storage_bytes_per_s=whole_bytes / calibration.save_s if calibration.save_s else rate,
+        storage_bytes_per_s=all_bytes / calibration.save_s if calibration.save_s else rate,
     )
     recovery = RecoverySpec(
         detect_s=calibration.detect_s,
@@ -85,11 +71,10 @@ def measured_costs(spec: LiveSpec, calibration: Calibration, num_nodes: int) -> 
         restart_base_s=calibration.restart_s,
         restart_per_node_s=0.0,
     )
-    cluster = msgspec.structs.replace(costs.cluster, network=network, recovery=recovery)
-    costs = replace(costs, cluster=cluster, communication=AnalyticCommunication(network))
+    cluster = msgspec.structs.replace(scenario.cluster, network=network, recovery=recovery)
+    costs = replace(scenario, cluster=cluster).costs()
     # The measured restart includes the load of the checkpoint, which the simulation adds.
-    system = SYSTEMS[spec.system]
-    load_s = checkpoint_load_s(costs, system.plan_evenly(costs, system.usable_nodes(costs, num_nodes)))
+    load_s = checkpoint_load_s(costs, system.plan_evenly(costs, system.usable_nodes(costs, max_nodes)))
     recovery = msgspec.structs.replace(recovery, restart_base_s=max(0.0, calibration.restart_s - load_s))
     return replace(costs, cluster=msgspec.structs.replace(cluster, recovery=recovery))
 

@@ -1,8 +1,10 @@
 """Make a live run: on this machine with workers that a fault injector starts and kills, or with workers elsewhere."""
 
 import asyncio
+import secrets
 import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +12,13 @@ import msgspec
 import torch
 
 from lazsim import __version__
-from lazsim.costmodel.compute import AnalyticCompute
-from lazsim.costmodel.network import AnalyticCommunication
-from lazsim.costmodel.step import CostModel
 from lazsim.engine.systems import SYSTEMS
 from lazsim.errors import LazsimError
 from lazsim.files import check_folder
 from lazsim.live.checkpoint import refuse_other_jobs
 from lazsim.live.coordinator import Coordinator
 from lazsim.live.fault_injector import FaultInjector, LocalNodes
-from lazsim.live.messages import LiveError, new_secret
+from lazsim.live.messages import LiveError
 from lazsim.live.record import LiveRun
 from lazsim.live.spec import LiveSpec, check_model
 from lazsim.live.text import check_length, load_text, text_hash
@@ -27,33 +26,23 @@ from lazsim.live.worker_pool import WorkerPool, last_error
 from lazsim.live.worker_server import WorkerServer
 from lazsim.profiling.machine import machine
 from lazsim.pytorch.device import choose_device
-from lazsim.specs import ClusterSpec, GpuSpec, load_spec
+from lazsim.scenario import Scenario, resolve
 from lazsim.trace.table import Trace
 
 LOCAL_START_TIMEOUT_S = 60.0
 CLUSTER_START_TIMEOUT_S = 3600.0
 """Longest waits for the first workers; a cluster starts workers when it has room for them."""
 
-HARDWARE = "rtx3090x10"
-"""Plans of live workers depend on sizes and not on times, so that any cluster's times will do."""
-
 OnStart = Callable[[Coordinator], None]
 """Called with the coordinator of a run before the run starts."""
 
 
-def planning_costs(spec: LiveSpec, num_nodes: int) -> CostModel:
-    """Return sizes and shapes of a live job in the simulation's terms."""
-    cluster = load_spec(ClusterSpec, HARDWARE)
-    cluster = msgspec.structs.replace(
-        cluster,
-        name="live",
-        num_nodes=num_nodes,
-        gpus_per_node=1,
-        nodes_per_server=1,
-        slots_per_gpu=spec.slots_per_node,
-    )
-    compute = AnalyticCompute(spec.model, load_spec(GpuSpec, cluster.gpu), cluster, spec.job)
-    return CostModel(spec.model, cluster, spec.job, compute, AnalyticCommunication(cluster.network))
+def live_scenario(spec: LiveSpec, num_nodes: int) -> Scenario:
+    """Return sizes and shapes of a live job in the simulation's terms; its times are those of another cluster."""
+    cluster = {"name": "live", "num_nodes": num_nodes, "gpus_per_node": 1, "nodes_per_server": 1}
+    cluster["slots_per_gpu"] = spec.slots_per_node
+    scenario = resolve({"system": spec.system, **{f"cluster.{name}": value for name, value in cluster.items()}})
+    return replace(scenario, model=spec.model, job=spec.job)
 
 
 def prepare(spec: LiveSpec) -> LiveSpec:
@@ -71,35 +60,20 @@ def prepare(spec: LiveSpec) -> LiveSpec:
 
 
 def describe_inputs(spec: LiveSpec, device: str, trace: Trace | None, replay: Mapping[str, Any]) -> dict[str, Any]:
-    """Describe the inputs of a live run as plain data.
-
-    Parameters
-    ----------
-    spec
-        The job, with the hash of its text.
-    device
-        ``auto``, ``cpu`` or ``cuda``.
-    trace
-        Node events in their own time; none where workers are started elsewhere.
-    replay
-        The stretch of the trace, and its speedup.
-    """
-    return {
+    """Return the inputs of a live run as plain data: the job, its trace if any, and the replay of the trace."""
+    inputs: dict[str, Any] = {
         "version": __version__,
         "torch": str(torch.__version__),
         "device": device,
         "machine": machine("cuda" if torch.cuda.is_available() else "cpu"),
-        "trace": None
-        if trace is None
-        else {
-            "name": Path(trace.name).name,
-            "format": trace.format,
-            "sha256": trace.sha256,
-            "events_sha256": trace.events_sha256,
-        },
+        "trace": None,
         "replay": dict(replay),
         "spec": msgspec.to_builtins(spec),
     }
+    if trace is not None:
+        names = ("format", "sha256", "events_sha256")
+        inputs["trace"] = {"name": Path(trace.name).name, **{name: getattr(trace, name) for name in names}}
+    return inputs
 
 
 async def run_locally(
@@ -118,10 +92,8 @@ async def run_locally(
     ----------
     spec
         The job.
-    injector
-        Starts and kills nodes.
-    pool
-        Starts the worker processes.
+    injector, pool
+        Starts and kills nodes, and starts their processes.
     num_initial, max_nodes
         Nodes to wait for before the first step, and the most nodes at once.
     device
@@ -134,13 +106,12 @@ async def run_locally(
     LazsimError
         When the job cannot go on, or there is no GPU where `device` asks for one.
     """
-    spec = prepare(spec)
-    require_fit(spec, max_nodes)
     choose_device(device)
     with tempfile.TemporaryDirectory(prefix="lazsim-live-") as scratch:
-        spec = _with_checkpoints(spec, Path(scratch))
-        server = WorkerServer(spec, new_secret(), device)
-        coordinator = Coordinator(server, planning_costs(spec, max_nodes), num_initial, LOCAL_START_TIMEOUT_S)
+        spec = _make_ready(spec, max_nodes, Path(scratch))
+        server = WorkerServer(spec, secrets.token_bytes(32), device)
+        costs = live_scenario(spec, max_nodes).costs()
+        coordinator = Coordinator(server, costs, num_initial, LOCAL_START_TIMEOUT_S)
         nodes = LocalNodes(coordinator, pool, Path(scratch) / "workers.log")
         coordinator.on_event = lambda event, generation, step: injector.on_event(nodes, event, generation, step)
         watching = asyncio.create_task(nodes.watch(injector))
@@ -184,12 +155,10 @@ async def run_on_cluster(
     LazsimError
         When the job cannot go on.
     """
-    spec = prepare(spec)
-    require_fit(spec, num_initial)
-    spec = _with_checkpoints(spec, Path(spec.checkpoint_folder))
+    spec = _make_ready(spec, num_initial, Path(spec.checkpoint_folder))
     server = WorkerServer(spec, secret, device, host, port)
-    coordinator = Coordinator(server, planning_costs(spec, num_initial), num_initial, CLUSTER_START_TIMEOUT_S)
-    return await _lead(coordinator, on_start, lambda: None)
+    costs = live_scenario(spec, num_initial).costs()
+    return await _lead(Coordinator(server, costs, num_initial, CLUSTER_START_TIMEOUT_S), on_start, lambda: None)
 
 
 async def _lead(coordinator: Coordinator, on_start: OnStart | None, begin: Callable[[], None]) -> LiveRun:
@@ -213,21 +182,17 @@ def require_fit(spec: LiveSpec, max_nodes: int) -> None:
     LazsimError
         When they do not fit.
     """
-    if not SYSTEMS[spec.system].usable_nodes(planning_costs(spec, max_nodes), max_nodes):
+    if not SYSTEMS[spec.system].usable_nodes(live_scenario(spec, max_nodes).costs(), max_nodes):
         raise LazsimError(
             f"{spec.model.name}: {spec.model.num_experts} experts do not fit on {max_nodes} nodes of "
             f"{spec.slots_per_node} slots under {spec.system}; use more `nodes` or `slots`"
         )
 
 
-def _with_checkpoints(spec: LiveSpec, scratch: Path) -> LiveSpec:
-    """Make the checkpoint folder, in a scratch folder where none was chosen.
-
-    Raises
-    ------
-    LazsimError
-        When the folder cannot be made, or holds checkpoints of another job.
-    """
+def _make_ready(spec: LiveSpec, max_nodes: int, scratch: Path) -> LiveSpec:
+    """Check the job, and make its checkpoint folder, in a scratch folder where none was chosen."""
+    spec = prepare(spec)
+    require_fit(spec, max_nodes)
     folder = Path(spec.checkpoint_folder or scratch / "checkpoints").absolute()
     check_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)

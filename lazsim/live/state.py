@@ -5,7 +5,7 @@ A block is one array: parameters, then Adam's two moments, of the same length ea
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -18,13 +18,11 @@ Key = tuple[int, int]
 DENSE: Key = (-1, -1)
 """The block of all parameters outside experts; every node in use holds it."""
 
-Shapes = Mapping[str, tuple[int, ...]]
-
 INITIAL_STD = 0.02
 """GPT-2 draws initial weights with this standard deviation."""
 
 
-def block_shapes(spec: LiveSpec, key: Key) -> Shapes:
+def block_shapes(spec: LiveSpec, key: Key) -> Mapping[str, tuple[int, ...]]:
     """Return the shapes of a block's parameters by name; names of vectors end in ``gain`` or ``bias``."""
     model = spec.model
     width, inner = model.d_model, model.d_ff_expert
@@ -156,8 +154,3 @@ def block_number(spec: LiveSpec, key: Key) -> int:
 def block_key(spec: LiveSpec, number: int) -> Key:
     """Return the block of a number; see `block_number`."""
     return DENSE if number == 0 else ((number - 1) // spec.model.num_experts, (number - 1) % spec.model.num_experts)
-
-
-def initial_states(spec: LiveSpec, keys: Iterable[Key]) -> dict[Key, Tensor]:
-    """Draw the initial states of several blocks."""
-    return {key: initial_values(spec, key) for key in keys}

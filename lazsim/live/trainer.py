@@ -5,7 +5,6 @@ Its end on one rank means that every rank had prepared. So a failure leaves rank
 behind hold all that they need to catch up.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -52,7 +51,7 @@ class Trainer:
         self._reduce = ExpertReduction(group, holders, dict.fromkeys(holders, size))
 
     @property
-    def loads(self) -> Sequence[Sequence[int]]:
+    def loads(self) -> list[list[int]]:
         """Tokens of each expert of each layer in the last step, over all ranks."""
         return self._model.loads
 

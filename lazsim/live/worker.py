@@ -44,12 +44,10 @@ class Worker:
 
     Parameters
     ----------
-    address
-        Of the controller.
+    address, secret
+        Of the controller, and of the run.
     name
         Of this node.
-    secret
-        Of the run.
     host
         Address for other workers; the one that the controller sees where empty.
     local_rank
@@ -63,6 +61,7 @@ class Worker:
         self._device: Device | None = None
         self._state: TrainingState | None = None
         self._communicators = Communicators()
+        self._is_welcome = False
 
     def run(self) -> str:
         """Work until the controller ends the job; return its reason, empty where the job ended well.
@@ -75,13 +74,14 @@ class Worker:
         failed_attempts = 0
         while failed_attempts < MAX_ATTEMPTS:
             client = self._connect()
+            self._is_welcome = False
             try:
                 return self._serve(client)
             except DisconnectedError:
-                failed_attempts = 0 if client.welcomed else failed_attempts + 1
+                failed_attempts = 0 if self._is_welcome else failed_attempts + 1
             finally:
-                self._communicators.drop(client)
                 client.close()
+                self._communicators.drop()
             time.sleep(0.1 * failed_attempts)
         raise LiveError(
             f"{self._name}: the controller at {self._address[0]}:{self._address[1]} does not answer; "
@@ -92,7 +92,7 @@ class Worker:
         deadline = time.monotonic() + RECONNECT_TIMEOUT_S
         while True:
             try:
-                return ControllerClient(self._address, self._secret)
+                return ControllerClient(self._address, self._secret, self._communicators.abort)
             except OSError as error:
                 if time.monotonic() > deadline:
                     where = f"{self._address[0]}:{self._address[1]}"
@@ -100,18 +100,16 @@ class Worker:
                 time.sleep(0.1)
 
     def _serve(self, client: ControllerClient) -> str:
-        state = self._state
-        client.send(Hello(self._name, self._instance, HeldState() if state is None else held_state(state)))
+        client.send(Hello(self._name, self._instance, _describe(self._state)))
         welcome = client.inbox.get()
         if isinstance(welcome, Stop):
             return welcome.reason
         if not isinstance(welcome, Welcome):
             raise DisconnectedError
-        client.welcomed = True
+        self._is_welcome = True
         # Before slow work such as reading the text.
         client.start_heartbeats(welcome.spec.heartbeat_s)
-        context = self._prepare(welcome)
-        state = self._state = TrainingState(welcome.spec) if state is None else state
+        context = self._prepare(client, welcome)
         while True:
             message = client.inbox.get()
             if message is None:
@@ -119,11 +117,11 @@ class Worker:
             if isinstance(message, Stop):
                 return message.reason
             if isinstance(message, StartGeneration):
-                self._take_part(context, state, client, message)
+                self._take_part(context, message)
             elif isinstance(message, Abort):
-                client.send(Left(message.generation, held_state(state)))
+                client.send(Left(message.generation, _describe(self._state)))
 
-    def _prepare(self, welcome: Welcome) -> WorkerContext:
+    def _prepare(self, client: ControllerClient, welcome: Welcome) -> WorkerContext:
         """Load the text and take a device."""
         spec = welcome.spec
         text = load_text(spec.text)
@@ -136,16 +134,24 @@ class Worker:
                 self._device = take_device(welcome.device, self._local_rank)
             except RuntimeError as error:
                 raise LiveError(f"{self._name}: cannot take a GPU: {_first_line(error)}; or use `device` cpu") from None
-        store = (self._address[0], welcome.store_port)
-        return WorkerContext(self._name, self._host, store, self._device, text)
+        if self._state is None:
+            self._state = TrainingState(spec)
+        return WorkerContext(
+            name=self._name,
+            host=self._host or client.own_address,
+            store=(self._address[0], welcome.store_port),
+            device=self._device,
+            text=text,
+            state=self._state,
+            communicators=self._communicators,
+            client=client,
+        )
 
-    def _take_part(
-        self, context: WorkerContext, state: TrainingState, client: ControllerClient, start: StartGeneration
-    ) -> None:
+    def _take_part(self, context: WorkerContext, start: StartGeneration) -> None:
         """Take part in a generation, and report how it ended."""
         failure = ""
         try:
-            Generation(context, state, self._communicators, client, start).run()
+            Generation(context, start).run()
         except AbortedError:
             pass
         except RuntimeError as error:
@@ -154,20 +160,22 @@ class Worker:
             if is_out_of_memory(error) or failure.startswith("CUDA error"):
                 # Neither heals, and the others can go on without this worker.
                 raise LiveError(f"{self._name}: {failure}") from None
+        client = context.client
         if client.lost:
             raise DisconnectedError
         # Report first: nobody should wait while this worker closes its communicators.
-        client.send(Left(start.generation, held_state(state), failure))
+        client.send(Left(start.generation, _describe(context.state), failure))
         if failure or client.aborted_generation >= start.generation:
-            self._communicators.drop(client)
+            self._communicators.drop()
 
 
 def _first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 
-def held_state(state: TrainingState) -> HeldState:
-    """Describe the state that a worker holds."""
+def _describe(state: TrainingState | None) -> HeldState:
+    if state is None:
+        return HeldState()
     return HeldState(state.step, state.prepared, frozenset(block_number(state.spec, key) for key in state.blocks))
 
 
@@ -175,13 +183,7 @@ PR_SET_PDEATHSIG = 1
 
 
 def die_with_parent(parent: int) -> None:
-    """Have the kernel kill this process when its parent ends; end at once if that has happened.
-
-    Parameters
-    ----------
-    parent
-        Process number of the parent, read before this process could outlive it.
-    """
+    """Have the kernel kill this process when its parent ends; end at once if it has ended."""
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
