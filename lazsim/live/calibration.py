@@ -43,12 +43,8 @@ class Calibration:
         Step time by the number of nodes in use.
     drift : float
         Relative change of step times from the first run to the last; 0.1 means a tenth longer.
-    detect_s, rebuild_s, restart_s, save_s : float
-        Parts of a recovery, see `lazsim.live.record.Recovery`, and a checkpoint.
     transfer_bytes_per_s : float
         Rate of states over the busiest node's link.
-    routing : RecordedRouting
-        Loads of the gates.
     """
 
     step_s: Mapping[int, float]

@@ -48,13 +48,7 @@ def job_hash(spec: LiveSpec) -> str:
 
 
 def complete(spec: LiveSpec, step: int) -> None:
-    """Complete a checkpoint that every rank has written its part of, and drop older ones.
-
-    Raises
-    ------
-    AssertionError
-        When a block is missing.
-    """
+    """Complete a checkpoint that every rank has written its part of, and drop older ones."""
     folder = Path(spec.checkpoint_folder)
     path = checkpoint_path(folder, step)
     names = [_name(key) for key in all_keys(spec)]

@@ -7,7 +7,7 @@ simulated job. The coordinator carries the decisions out.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 
@@ -18,24 +18,11 @@ from lazsim.engine import protocol
 from lazsim.engine.protocol import Action, Decision, Situation
 from lazsim.engine.systems import SYSTEMS
 from lazsim.errors import LazsimError
-from lazsim.live import checkpoint
-from lazsim.live.messages import (
-    Abort,
-    CheckpointWritten,
-    Connected,
-    Left,
-    LiveError,
-    Message,
-    Pause,
-    Ready,
-    StartGeneration,
-    StepDone,
-    Train,
-)
+from lazsim.live import checkpoint, messages
+from lazsim.live.messages import LiveError, Message
 from lazsim.live.plan import GenerationPlan, hold_everything, layout_groups, plan_generation, same_plan
 from lazsim.live.record import Recorder
 from lazsim.live.worker_server import WorkerConnection, WorkerServer
-from lazsim.placement.plan import Ints
 
 FAILURE_WINDOW_S = 0.02
 """Failures that the coordinator learns of within this time count as one."""
@@ -44,10 +31,8 @@ MAX_FAILED_ATTEMPTS = 5
 """Generations in a row that end without a dead worker and without a step, before the job ends with an error."""
 
 PREPARE_TIMEOUT_S = 600.0
-"""Time for a worker to build its communicators, and again for it to obtain its states; a slower one counts as dead."""
-
 LEAVE_TIMEOUT_S = 60.0
-"""Time for a worker to leave a generation, perhaps during a checkpoint; a slower one counts as dead."""
+"""Time to build communicators, and again to obtain states; time to leave. A slower worker counts as dead."""
 
 RECONNECT_GRACE_S = {"cpu": 0.5, "auto": 5.0, "cuda": 5.0}
 """By device, the wait for states whose worker may only have lost its connection, before a return to a checkpoint.
@@ -78,10 +63,8 @@ class Coordinator:
         Connections to the workers.
     costs
         Sizes and shapes of the job in the simulation's terms.
-    min_workers
-        Workers to wait for before the first step.
-    start_timeout_s
-        Longest wait for them.
+    min_workers, start_timeout_s
+        Workers to wait for before the first step, and the longest wait.
 
     Attributes
     ----------
@@ -105,11 +88,11 @@ class Coordinator:
         self._generation = 0
         # The workers of the generation; once it trains, its ranks.
         self._members: list[WorkerConnection] = []
+        self._plan: GenerationPlan | None = None
         # Whether the ranks of the last generation hold the state of the job, and whether any has trained.
         self._has_state = self._has_trained = False
         # Why the ranks were asked to pause; empty where they were not.
         self._pause_cause = ""
-        self._slots_LNS: Ints | None = None
         self._load_LE = np.ones((costs.model.num_moe_layers, costs.model.num_experts), dtype=np.int64)
         self._join_at_s: float | None = None
         self._failed_s: float | None = None
@@ -133,10 +116,10 @@ class Coordinator:
         LiveError
             When the job cannot go on.
         """
-        server = self.server
-        await server.wait_until(lambda: len(server.workers) >= self._min_workers, self._start_timeout_s)
-        if len(server.workers) < self._min_workers:
-            self.stop(f"{len(server.workers)} of {self._min_workers} workers came within {self._start_timeout_s:g} s")
+        server, minimum = self.server, self._min_workers
+        await server.wait_until(lambda: len(server.workers) >= minimum, self._start_timeout_s)
+        if len(server.workers) < minimum:
+            self.stop(f"{len(server.workers)} of {minimum} workers came within {self._start_timeout_s:g} s")
         if not self._usable_nodes(len(server.workers)):
             # The job waits from its first instant, and faults begin.
             await self._start_clock()
@@ -145,8 +128,7 @@ class Coordinator:
             if decision.action is Action.WAIT:
                 await self._wait_for_nodes()
                 continue
-            checkpoint_step = checkpoint.last_step(Path(self.spec.checkpoint_folder))
-            plan = plan_generation(self.system, self.costs, decision, checkpoint_step, self._load_LE)
+            plan = plan_generation(self.system, self.costs, decision, self._checkpoint_step(), self._load_LE)
             if await self._start_generation(plan):
                 await self._train()
             if server.stopped is None:
@@ -166,7 +148,10 @@ class Coordinator:
     async def _start_clock(self) -> None:
         self._reset_clock()
         self._clock_runs = True
-        await self.on_event("started", self._generation, self.step)
+        await self._emit("started")
+
+    async def _emit(self, event: str) -> None:
+        await self.on_event(event, self._generation, self.step)
 
     # Reports of workers.
 
@@ -174,40 +159,36 @@ class Coordinator:
         """Collect a worker that has come."""
         if self._clock_runs:
             self._collect_joins()
-        self._record_alive()
+        self.record.alive(len(self.server.workers))
 
     def on_leave(self, worker: WorkerConnection) -> None:
-        """Note when a member of the generation was lost."""
+        """Record when a member of the generation was lost."""
         if worker in self._members and self._failed_s is None:
             self._failed_s = self.record.killed_s.get(worker.name, self.now_s())
-        self._record_alive()
-
-    def _record_alive(self) -> None:
-        self.record.num_alive = len(self.server.workers)
-        self.record.state()
+        self.record.alive(len(self.server.workers))
 
     def _collect_joins(self) -> None:
         self._join_at_s = protocol.collect_until(self._join_at_s, self.now_s(), self.costs.job.join_wait_s)
 
     def on_message(self, worker: WorkerConnection, message: Message) -> None:
-        """Take in the report of a worker."""
+        """Process the report of a worker."""
         match message:
-            case Left() if message.generation >= worker.generation:
+            case messages.Left() if message.generation >= worker.generation:
                 # A worker that had left by itself gives its error only in the first of its reports.
                 worker.held, worker.idle, worker.error = message.held, True, message.error or worker.error
-            case Connected():
+            case messages.Connected():
                 worker.connected = message.generation
                 self.record.exchanged_by.add(message.backend)
-            case Ready():
+            case messages.Ready():
                 worker.ready = message.generation
-            case StepDone() if message.generation == self._generation:
+            case messages.StepDone() if message.generation == self._generation:
                 self.step, self._failed_attempts = message.step, 0
                 self._load_LE = np.array(message.loads, dtype=np.int64)
                 self.record.step(message.step, message.step_s, message.loss, message.loads)
-            case CheckpointWritten() if message.generation == self._generation:
+            case messages.CheckpointWritten() if message.generation == self._generation:
                 self._collect_checkpoint(worker, message)
 
-    def _collect_checkpoint(self, worker: WorkerConnection, message: CheckpointWritten) -> None:
+    def _collect_checkpoint(self, worker: WorkerConnection, message: messages.CheckpointWritten) -> None:
         """Complete a checkpoint once all ranks have written their parts."""
         key = (message.generation, message.step)
         seconds = self._saves.setdefault(key, {})
@@ -220,6 +201,9 @@ class Coordinator:
                 return
             self.record.checkpoint(max(seconds.values()))
             self._saves = {other: times for other, times in self._saves.items() if other > key}
+
+    def _checkpoint_step(self) -> int:
+        return checkpoint.last_step(Path(self.spec.checkpoint_folder))
 
     # Decisions.
 
@@ -247,7 +231,7 @@ class Coordinator:
             returned=tuple(worker for worker in others if worker.held.blocks),
             paused=bool(self._pause_cause),
             joins_due=self._joins_are_due(),
-            checkpoint_step=checkpoint.last_step(Path(self.spec.checkpoint_folder)),
+            checkpoint_step=self._checkpoint_step(),
         )
         return protocol.decide(self.system, situation, self._usable_nodes, partial(hold_everything, self.costs))
 
@@ -256,10 +240,8 @@ class Coordinator:
 
     async def _wait_for_nodes(self) -> None:
         """Wait until there are enough nodes, and those that join together have been collected."""
-        record, server = self.record, self.server
-        record.num_used = 0
-        record.enter("waiting")
-        record.state(0.0)
+        server = self.server
+        self.record.stand_still("waiting")
         while server.stopped is None:
             num_alive = len(server.workers)
             if protocol.can_start(num_alive, self._usable_nodes, self._join_at_s, self.now_s()):
@@ -267,7 +249,7 @@ class Coordinator:
             if protocol.join_is_due(self._join_at_s, self.now_s()):
                 self._join_at_s = None
             left_s = None if self._join_at_s is None else self._join_at_s - self.now_s()
-            await server.wait_until(lambda num_alive=num_alive: len(server.workers) != num_alive, left_s)  # type: ignore[misc]
+            await server.wait_until(lambda before=num_alive: len(server.workers) != before, left_s)  # type: ignore[misc]
 
     # The start of a generation.
 
@@ -280,16 +262,14 @@ class Coordinator:
         if not from_peers:
             self._has_state = False
             record.roll_back(plan.step, max(0, self.step - plan.step))
-        self.step = plan.step
         cause = self._pause_cause or ("failure" if from_peers else "restart")
-        self._pause_cause = ""
+        self.step, self._pause_cause = plan.step, ""
         record.enter("rebalance" if cause == "rebalance" else "reconfigure" if from_peers else "restart")
         recovery = record.recovery(cause)
         recovery.num_nodes, recovery.busiest_bytes = plan.num_ranks, plan.busiest_bytes
         recovery.source = plan.source
         begun_s = self.now_s()
-        self._members, self._failed_s = plan.members, None
-        self._slots_LNS = plan.slots_LNS
+        self._plan, self._members, self._failed_s = plan, plan.members, None
         self._send_plan(plan, reuse=reuse)
         await self._emit("entered")
         if not await self._wait_for_members(lambda worker: worker.connected == self._generation):
@@ -309,11 +289,8 @@ class Coordinator:
         self._start_training(plan, cause)
         return True
 
-    async def _emit(self, event: str) -> None:
-        await self.on_event(event, self._generation, self.step)
-
     def _send_plan(self, plan: GenerationPlan, *, reuse: bool) -> None:
-        message = StartGeneration(
+        message = messages.StartGeneration(
             generation=self._generation,
             step=plan.step,
             source=plan.source,
@@ -335,7 +312,7 @@ class Coordinator:
             # Workers that came during the preparation join like those that come later.
             self._collect_joins()
         for worker in plan.members:
-            worker.send(Train(self._generation))
+            worker.send(messages.Train(self._generation))
         self._members, self._has_state = plan.members[: plan.num_ranks], True
         record.num_used = plan.num_ranks
         if plan.source == "peers":
@@ -354,14 +331,14 @@ class Coordinator:
             lambda: self._is_broken() or all(condition(member) for member in self._members), PREPARE_TIMEOUT_S
         )
         if not self._is_broken():
-            self._disconnect(member for member in self._members if not condition(member))
+            self._disconnect_unless(condition)
         return self.server.stopped is None and not self._is_broken()
 
-    @staticmethod
-    def _disconnect(workers: Iterable[WorkerConnection]) -> None:
-        """Count workers that are too slow as dead."""
-        for worker in workers:
-            worker.disconnect()
+    def _disconnect_unless(self, condition: Callable[[WorkerConnection], bool]) -> None:
+        """Count members that are too slow as dead."""
+        for member in self._members:
+            if not condition(member):
+                member.disconnect()
 
     def _is_broken(self) -> bool:
         return any(not member.alive or member.idle for member in self._members)
@@ -406,20 +383,20 @@ class Coordinator:
         """Ask all ranks to pause where a rebalance is due and would move experts."""
         due = protocol.rebalance_is_due(self.system, step, step - 1, self.costs.job.rebalance_interval_steps)
         if due and not self._pause_cause and not self._is_broken():
+            assert self._plan is not None, "a generation trains"
             plan = self.system.plan(self.costs, len(self._members), self._load_LE)
-            assert self._slots_LNS is not None, "a generation trains"
-            if not same_plan(plan.slots_LNS, self._slots_LNS):
+            if not same_plan(plan.slots_LNS, self._plan.slots_LNS):
                 self._request_pause("rebalance")
 
     def _request_pause(self, cause: str, *, save: bool = False) -> None:
         self._pause_cause = cause
         for member in self._members:
-            member.send(Pause(self._generation, save))
+            member.send(messages.Pause(self._generation, save))
 
     async def _end_generation(self) -> None:
         """Bring all members out of the generation, and learn what each holds."""
         if self._pause_cause or self._is_finished():
-            await self.server.wait_until(lambda: self._has_failed() or all(member.idle for member in self._members))
+            await self.server.wait_until(lambda: self._has_failed() or self._all_are_idle())
             if not self._has_failed():
                 self.step = max([self.step, *(member.held.step for member in self._members)])
                 await self._emit("paused")
@@ -437,22 +414,23 @@ class Coordinator:
         await asyncio.sleep(FAILURE_WINDOW_S)
         failed_s = known_s if self._failed_s is None else min(known_s, self._failed_s)
         record.fail(failed_s)
-        record.enter("reconfigure", known_s)
-        record.num_used = 0
         record.log.count("failures", int(any(not member.alive for member in self._members)))
-        record.state(0.0)
+        record.stand_still("reconfigure", known_s)
         recovery = record.recovery("failure", failed_s)
         recovery.detect_s += known_s - failed_s
         await self._emit("failed")
         for member in self._members:
-            member.send(Abort(self._generation))
-        await server.wait_until(lambda: all(member.idle for member in self._members), LEAVE_TIMEOUT_S)
-        self._disconnect(member for member in self._members if not member.idle)
-        await server.wait_until(lambda: all(member.idle for member in self._members))
+            member.send(messages.Abort(self._generation))
+        await server.wait_until(self._all_are_idle, LEAVE_TIMEOUT_S)
+        self._disconnect_unless(lambda member: member.idle)
+        await server.wait_until(self._all_are_idle)
         num_lost = sum(not member.alive for member in self._members)
         record.event("failure", self.step, num_lost=num_lost)
         recovery.rebuild_s += self.now_s() - known_s
         self._count_attempt(num_lost)
+
+    def _all_are_idle(self) -> bool:
+        return all(member.idle for member in self._members)
 
     def _has_failed(self) -> bool:
         return any(not member.alive or member.error for member in self._members)

@@ -54,17 +54,7 @@ class GenerationPlan:
 def plan_generation(
     system: System, costs: CostModel, decision: Decision[WorkerConnection], checkpoint_step: int, load_LE: Ints
 ) -> GenerationPlan:
-    """Plan the generation that a decision asks for.
-
-    Parameters
-    ----------
-    decision
-        A reconfiguration or a restart.
-    checkpoint_step
-        Step of the last checkpoint, 0 where there is none.
-    load_LE
-        The loads seen last.
-    """
+    """Plan the generation that a decision, a reconfiguration or a restart, asks for; `load_LE` are the last loads."""
     workers, num_ranks = decision.nodes, decision.num_nodes
     plan = system.plan(costs, num_ranks, load_LE)
     if decision.action is Action.RESTART:
@@ -102,13 +92,6 @@ def _are_complete(costs: CostModel, holds: Sequence[Blocks]) -> bool:
 
 def agree_on_step(held: Sequence[HeldState], are_complete: Callable[[list[Blocks]], bool]) -> tuple[int, list[Blocks]]:
     """Return the step to go on from, and the blocks that each worker holds after it.
-
-    Parameters
-    ----------
-    held
-        States by worker.
-    are_complete
-        Tells whether blocks by worker include every block of the model.
 
     Notes
     -----

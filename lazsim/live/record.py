@@ -24,14 +24,9 @@ class Recovery:
         Its start.
     num_nodes : int
         Nodes in use after it.
-    detect_s : float
-        From the kill until the coordinator knew.
-    rebuild_s : float
-        Until all workers had left, had the next plan, and had their communicators.
-    transfer_s : float
-        Until all had their states.
-    resume_s : float
-        Until the first step was done; that step is included.
+    detect_s, rebuild_s, transfer_s, resume_s : float
+        From the kill until the coordinator knew; until all workers had left, had the next plan and had their
+        communicators; until they had their states; until the first step was done, that step included.
     busiest_bytes : float
         Bytes that the node with the most traffic sends or receives.
     source : str
@@ -73,12 +68,8 @@ class LiveRun:
         Counts, seconds by bucket and changes of state, as of a simulation.
     steps : tuple of StepRecord
         Steps in the order of training, including those that a rollback undid.
-    recoveries : tuple of Recovery
-        Interruptions between the steps.
     save_s : tuple of float
         Seconds of each checkpoint.
-    routing : RecordedRouting or None
-        Loads of the gates.
     exchanged_by : tuple of str
         Backends of the exchanges: ``gloo``, ``nccl`` or, in different generations, both.
     """
@@ -164,11 +155,20 @@ class Recorder:
         """Record an event."""
         self.log.events.append(Event(self.clock(), name, step, self.num_alive, self.num_used, **numbers))
 
-    def state(self, samples_per_s: float | None = None) -> None:
-        """Record the state of the job; the rate stays the last one where none is given."""
-        if samples_per_s is None:
-            samples_per_s = self.log.states[-1].samples_per_s if self.log.states else 0.0
+    def state(self, samples_per_s: float) -> None:
+        """Record the state of the job."""
         self.log.state(State(self.clock(), self.num_alive, self.num_used, samples_per_s))
+
+    def alive(self, num_alive: int) -> None:
+        """Record the number of workers alive."""
+        self.num_alive = num_alive
+        self.state(self.log.states[-1].samples_per_s if self.log.states else 0.0)
+
+    def stand_still(self, bucket: str, at_s: float | None = None) -> None:
+        """Record that no node trains, and book the time from now on, or from a recent instant, in a bucket."""
+        self.num_used = 0
+        self.enter(bucket, at_s)
+        self.state(0.0)
 
     def recovery(self, cause: str, at_s: float | None = None) -> Recovery:
         """Return the current recovery; start one, now or at a given time, where there is none."""
@@ -216,19 +216,10 @@ class Recorder:
             states=tuple(self.log.states),
             events=tuple(self.log.events),
         )
-        return LiveRun(
-            run,
-            tuple(self.steps),
-            tuple(self.recoveries),
-            tuple(self.save_s),
-            self._routing(),
-            tuple(sorted(self.exchanged_by)),
-        )
-
-    def _routing(self) -> RecordedRouting | None:
-        if not self.loads:
-            return None
-        steps = sorted(self.loads)
-        tokens_SLE = np.array([self.loads[step] for step in steps], dtype=np.int64)
-        # Routing counts steps from 0: its step s is the one after s steps.
-        return RecordedRouting(np.array(steps, dtype=np.int64) - 1, tokens_SLE, "live")
+        routing = None
+        if self.loads:
+            steps, loads = zip(*sorted(self.loads.items()), strict=True)
+            # Routing counts steps from 0: its step s is the one after s steps.
+            routing = RecordedRouting(np.array(steps, dtype=np.int64) - 1, np.array(loads, dtype=np.int64), "live")
+        backends = tuple(sorted(self.exchanged_by))
+        return LiveRun(run, tuple(self.steps), tuple(self.recoveries), tuple(self.save_s), routing, backends)

@@ -5,7 +5,7 @@ A block is one array: parameters, then Adam's two moments, of the same length ea
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -49,6 +49,15 @@ def block_size(spec: LiveSpec, key: Key) -> int:
     return sum(math.prod(shape) for shape in block_shapes(spec, key).values())
 
 
+def _slices(spec: LiveSpec, key: Key) -> Iterator[tuple[str, tuple[int, ...], slice]]:
+    """Yield the name, shape and place of each parameter in a block."""
+    start = 0
+    for name, shape in block_shapes(spec, key).items():
+        stop = start + math.prod(shape)
+        yield name, shape, slice(start, stop)
+        start = stop
+
+
 class Block:
     """A block of the training state on a device.
 
@@ -66,13 +75,10 @@ class Block:
         self.values = values
         self.gradient = torch.zeros_like(values[0])
         self.parameters: dict[str, Tensor] = {}
-        start = 0
-        for name, shape in block_shapes(spec, key).items():
-            stop = start + math.prod(shape)
-            leaf = values[0, start:stop].view(shape).requires_grad_()
-            leaf.grad = self.gradient[start:stop].view(shape)
+        for name, shape, part in _slices(spec, key):
+            leaf = values[0, part].view(shape).requires_grad_()
+            leaf.grad = self.gradient[part].view(shape)
             self.parameters[name] = leaf
-            start = stop
 
     def update(self, spec: LiveSpec, step: int) -> None:
         """Apply Adam (arXiv 1412.6980) with the gradient of a step, counted from 0."""
@@ -125,14 +131,11 @@ def initial_values(spec: LiveSpec, key: Key) -> Tensor:
     digest = hashlib.sha256(f"{spec.seed}/{key[0]}/{key[1]}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
     values = torch.zeros(3, block_size(spec, key), dtype=getattr(torch, spec.dtype))
-    start = 0
-    for name, shape in block_shapes(spec, key).items():
-        stop = start + math.prod(shape)
+    for name, _, part in _slices(spec, key):
         if name.endswith(".gain"):
-            values[0, start:stop] = 1.0
+            values[0, part] = 1.0
         elif not name.endswith(".bias"):
-            values[0, start:stop].normal_(0.0, INITIAL_STD, generator=generator)
-        start = stop
+            values[0, part].normal_(0.0, INITIAL_STD, generator=generator)
     return values
 
 

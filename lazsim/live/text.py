@@ -25,12 +25,7 @@ DOCUMENTED = (  # noqa: SIM905
 
 @functools.cache
 def load_text(path: str) -> bytes:
-    """Read the training text.
-
-    Parameters
-    ----------
-    path
-        Any file; empty for the documentation strings of `DOCUMENTED`, the same for the same Python.
+    """Read a file, or where `path` is empty the documentation strings of `DOCUMENTED`.
 
     Raises
     ------

@@ -18,7 +18,7 @@ def transfer(
     holds: Sequence[Collection[Key]],
     wants: Sequence[Collection[Key]],
 ) -> dict[Key, Tensor]:
-    """Fetch the blocks that this rank lacks, and send the blocks that others lack.
+    """Send the blocks that others lack, and return the blocks that this rank lacked.
 
     Parameters
     ----------
@@ -28,11 +28,6 @@ def transfer(
         Blocks of this rank, each of shape (3, P).
     holds, wants
         Blocks that each rank holds, and blocks that it should hold.
-
-    Returns
-    -------
-    dict
-        The fetched blocks.
     """
     rank, template = group.rank, next(iter(own.values()), None)
     if template is None:

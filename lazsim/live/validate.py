@@ -45,19 +45,7 @@ class Component:
 
 @dataclass(frozen=True)
 class Validation:
-    """A live run beside its prediction.
-
-    Attributes
-    ----------
-    inputs : mapping
-        Inputs of both, see `lazsim.live.run.describe_inputs`.
-    measured, predicted : LiveRun, SystemRun
-        The live run, and its simulation.
-    calibration : Calibration
-        Costs that the prediction uses.
-    components : tuple of Component
-        Quantities of both.
-    """
+    """A live run beside its prediction, with the inputs of both and the costs that the prediction uses."""
 
     inputs: Mapping[str, Any]
     measured: LiveRun
@@ -75,13 +63,8 @@ class Validation:
         return {
             "inputs": self.inputs,
             "components": [
-                {
-                    "name": one.name,
-                    "measured": one.measured,
-                    "predicted": one.predicted,
-                    "relative_error": one.error,
-                    "judged": one.judged,
-                }
+                {"name": one.name, "measured": one.measured, "predicted": one.predicted}
+                | {"relative_error": one.error, "judged": one.judged}
                 for one in self.components
             ],
             "worst_error": self.worst(),
@@ -141,15 +124,9 @@ def validate(
             with _own_folder(spec) as own:
                 before = await calibrate(own, max_nodes, pool, device, progress("calibrating", None))
             with _own_folder(spec) as own:
-                measured = await run_locally(
-                    own,
-                    injector,
-                    pool,
-                    num_initial=len(injector.initial),
-                    max_nodes=max_nodes,
-                    device=device,
-                    on_start=progress("training through the trace", trace.duration_s / speedup),
-                )
+                on_start = progress("training through the trace", trace.duration_s / speedup)
+                nodes = {"num_initial": len(injector.initial), "max_nodes": max_nodes}
+                measured = await run_locally(own, injector, pool, **nodes, device=device, on_start=on_start)
             with _own_folder(spec) as own:
                 after = await calibrate(own, max_nodes, pool, device, progress("calibrating again", None))
             return summarise([before, after]), measured
@@ -193,17 +170,12 @@ def compare(measured: LiveRun, predicted: SystemRun, calibration: Calibration) -
         predicted_s = statistics.fmean(one.busiest_bytes for one in moves) / calibration.transfer_bytes_per_s
         components.append(Component("transfer (s)", statistics.fmean(one.transfer_s for one in moves), predicted_s))
     run = measured.run
-    components += [
-        Component("samples trained", run.samples, predicted.samples),
-        Component("ETTR", run.ettr, predicted.ettr),
-    ]
-    components += [
-        Component(
-            f"time in {bucket.replace('_', ' ')} (s)", run.ledger_s[bucket], predicted.ledger_s[bucket], judged=False
-        )
-        for bucket in BUCKETS
-        if run.ledger_s[bucket] or predicted.ledger_s[bucket]
-    ]
+    components.append(Component("samples trained", run.samples, predicted.samples))
+    components.append(Component("ETTR", run.ettr, predicted.ettr))
+    for bucket in BUCKETS:
+        seconds = (run.ledger_s[bucket], predicted.ledger_s[bucket])
+        if any(seconds):
+            components.append(Component(f"time in {bucket.replace('_', ' ')} (s)", *seconds, judged=False))
     return tuple(components)
 
 
@@ -220,6 +192,5 @@ def kills_and_joins(num_nodes: int) -> Trace:
 
 def quiet_trace(num_nodes: int) -> Trace:
     """Return a trace of one day without events."""
-    return build_trace(
-        [Event(0.0, "add", f"node{index}") for index in range(num_nodes)], duration_s=DAY_S, name="quiet"
-    )
+    events = [Event(0.0, "add", f"node{index}") for index in range(num_nodes)]
+    return build_trace(events, duration_s=DAY_S, name="quiet")

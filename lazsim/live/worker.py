@@ -15,21 +15,10 @@ import time
 import torch
 
 from lazsim.errors import LazsimError
+from lazsim.live import messages
 from lazsim.live.controller_client import RECONNECT_TIMEOUT_S, ControllerClient, DisconnectedError
 from lazsim.live.generation import AbortedError, Communicators, Generation, WorkerContext
-from lazsim.live.messages import (
-    SECRET_VARIABLE,
-    Abort,
-    HeldState,
-    Hello,
-    Left,
-    LiveError,
-    StartGeneration,
-    Stop,
-    Welcome,
-    new_nonce,
-    secret_from_environment,
-)
+from lazsim.live.messages import SECRET_VARIABLE, HeldState, LiveError, StartGeneration, Stop, Welcome
 from lazsim.live.state import TrainingState, block_number
 from lazsim.live.text import check_length, load_text, text_hash
 from lazsim.pytorch.device import Device, local_rank_from_environment, take_device
@@ -57,7 +46,7 @@ class Worker:
     def __init__(self, address: tuple[str, int], name: str, secret: bytes, host: str, local_rank: int) -> None:
         self._address, self._name, self._secret, self._host = address, name, secret, host
         self._local_rank = local_rank
-        self._instance = new_nonce().decode()
+        self._instance = messages.new_nonce().decode()
         self._device: Device | None = None
         self._state: TrainingState | None = None
         self._communicators = Communicators()
@@ -100,7 +89,7 @@ class Worker:
                 time.sleep(0.1)
 
     def _serve(self, client: ControllerClient) -> str:
-        client.send(Hello(self._name, self._instance, _describe(self._state)))
+        client.send(messages.Hello(self._name, self._instance, _describe(self._state)))
         welcome = client.inbox.get()
         if isinstance(welcome, Stop):
             return welcome.reason
@@ -118,8 +107,8 @@ class Worker:
                 return message.reason
             if isinstance(message, StartGeneration):
                 self._take_part(context, message)
-            elif isinstance(message, Abort):
-                client.send(Left(message.generation, _describe(self._state)))
+            elif isinstance(message, messages.Abort):
+                client.send(messages.Left(message.generation, _describe(self._state)))
 
     def _prepare(self, client: ControllerClient, welcome: Welcome) -> WorkerContext:
         """Load the text and take a device."""
@@ -164,7 +153,7 @@ class Worker:
         if client.lost:
             raise DisconnectedError
         # Report first: nobody should wait while this worker closes its communicators.
-        client.send(Left(start.generation, _describe(context.state), failure))
+        client.send(messages.Left(start.generation, _describe(context.state), failure))
         if failure or client.aborted_generation >= start.generation:
             self._communicators.drop()
 
@@ -218,7 +207,7 @@ def main() -> None:
     if not host or not port.isdigit():
         parser.error(f"--controller {arguments.controller!r}: give HOST:PORT")
     try:
-        secret = secret_from_environment()
+        secret = messages.secret_from_environment()
     except LazsimError as error:
         print(f"lazsim: {error}", file=sys.stderr)
         sys.exit(2)

@@ -47,15 +47,17 @@ class WorkerPool:
             start_new_session=True,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
+        assert self._process.stdin is not None and self._process.stdout is not None, "both are pipes"  # noqa: PT018
+        self._input, self._output = self._process.stdin, self._process.stdout
         self._workers: dict[str, int] = {}
         return self
 
     def __exit__(self, *_error: object) -> None:
         self.kill_all()
         self._process.kill()
-        for stream in (self._process.stdin, self._process.stdout):
-            assert stream is not None, "both are pipes"
-            stream.close()
+        self._output.close()
+        with contextlib.suppress(BrokenPipeError):
+            self._input.close()
         self._process.wait()
 
     def start(self, args: WorkerArgs) -> None:
@@ -66,12 +68,10 @@ class WorkerPool:
         LiveError
             When the pool's process has ended.
         """
-        stdin, stdout = self._process.stdin, self._process.stdout
-        assert stdin is not None and stdout is not None, "both are pipes"  # noqa: PT018
         try:
-            stdin.write(msgspec.json.encode(args) + b"\n")
-            stdin.flush()
-            answer = stdout.readline()
+            self._input.write(msgspec.json.encode(args) + b"\n")
+            self._input.flush()
+            answer = self._output.readline()
         except OSError:
             answer = b""
         if not answer:

@@ -6,18 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from lazsim.live.messages import (
-    MAX_LINE_BYTES,
-    Heartbeat,
-    HeldState,
-    Hello,
-    LiveError,
-    Message,
-    MessageAuth,
-    Stop,
-    Welcome,
-    new_nonce,
-)
+from lazsim.live import messages
+from lazsim.live.messages import Hello, LiveError, Message, MessageAuth, Stop
 from lazsim.live.spec import LiveSpec
 from lazsim.pytorch.group import serve_store
 
@@ -30,12 +20,10 @@ CLOSE_TIMEOUT_S = 2.0
 
 @dataclass(eq=False)
 class WorkerConnection:
-    """A connected worker, and its progress into the current generation.
+    """A connected worker, the state that it last reported, and its progress into the current generation.
 
     Attributes
     ----------
-    held : HeldState
-        The states that it last reported.
     generation, connected, ready : int
         The last generation that it was told to start, has communicators for, and has the states of.
     idle : bool
@@ -48,7 +36,7 @@ class WorkerConnection:
     instance: str
     writer: asyncio.StreamWriter
     auth: MessageAuth
-    held: HeldState
+    held: messages.HeldState
     last_heard_s: float
     alive: bool = True
     generation: int = 0
@@ -69,16 +57,13 @@ class WorkerConnection:
 
 
 class WorkerHandler(Protocol):
-    """Reacts to workers; the server calls it from the event loop."""
+    """Reacts to workers that register, send a message that is no heartbeat, or lose their connection."""
 
-    def on_join(self, worker: WorkerConnection) -> None:
-        """React to a worker that has registered."""
+    def on_join(self, worker: WorkerConnection) -> None: ...  # noqa: D102
 
-    def on_message(self, worker: WorkerConnection, message: Message) -> None:
-        """React to a message that is no heartbeat."""
+    def on_message(self, worker: WorkerConnection, message: Message) -> None: ...  # noqa: D102
 
-    def on_leave(self, worker: WorkerConnection) -> None:
-        """React to a worker whose connection has ended."""
+    def on_leave(self, worker: WorkerConnection) -> None: ...  # noqa: D102
 
 
 class WorkerServer:
@@ -124,7 +109,7 @@ class WorkerServer:
         """
         self._handler = handler
         try:
-            self._server = await asyncio.start_server(self._serve, self.host, self.port, limit=MAX_LINE_BYTES)
+            self._server = await asyncio.start_server(self._serve, self.host, self.port, limit=messages.MAX_LINE_BYTES)
             self._store, self._store_port = serve_store(self.host, self.port + 1 if self.port else 0)
         except OSError as error:
             ports = f"{self.port} or {self.port + 1}" if self.port else "any port"
@@ -172,7 +157,7 @@ class WorkerServer:
         assert task is not None, "a connection has a task"
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        nonce = new_nonce()
+        nonce = messages.new_nonce()
         worker = None
         try:
             writer.write(nonce + b"\n")
@@ -185,7 +170,7 @@ class WorkerServer:
             while worker is not None and (line := await reader.readline()):
                 worker.last_heard_s = time.monotonic()
                 message = auth.verify(line)
-                if not isinstance(message, Heartbeat):
+                if not isinstance(message, messages.Heartbeat):
                     self._handler.on_message(worker, message)
                     self._changed.set()
         except (LiveError, OSError, ValueError, TimeoutError, asyncio.CancelledError):
@@ -218,7 +203,7 @@ class WorkerServer:
             worker.disconnect()
         worker = WorkerConnection(hello.name, hello.instance, writer, auth, hello.held, time.monotonic())
         self.workers.append(worker)
-        worker.send(Welcome(self.spec, self.device, self._store_port))
+        worker.send(messages.Welcome(self.spec, self.device, self._store_port))
         self._handler.on_join(worker)
         self._changed.set()
         return worker
