@@ -77,9 +77,8 @@ def validation_text(validation: Validation) -> str:
     rows = [[one.name, one.measured, one.predicted, one.error] for one in validation.components]
     drift = validation.calibration.drift
     change = f"{abs(drift):.1%} {'longer' if drift > 0 else 'less'}"
-    return render(
-        [summary, Table(columns, rows), f"steps of the calibration after the run took {change} than before it"]
-    )
+    note = f"steps of the calibration after the run took {change} than those before it"
+    return render([summary, Table(columns, rows), note])
 
 
 def validation_files(validation: Validation, folder: Path) -> dict[Path, bytes]:
