@@ -222,6 +222,25 @@ def test_workers_started_elsewhere_are_led(tmp_path, start_process, run_process)
     assert (tmp_path / "step-000000003" / "complete.json").exists()
 
 
+def job_that_saves_each_step(folder: Path) -> Path:
+    job = folder / "job.toml"
+    text = (ROOT / "lazsim" / "catalog" / "jobs" / "testbed-a.toml").read_text()
+    job.write_text(re.sub(r"lazarus = \d+", "lazarus = 1", text))
+    return job
+
+
+def test_workers_started_elsewhere_end_when_their_controller_is_killed(tmp_path, start_process):
+    environment = {**os.environ, "LAZSIM_LIVE_SECRET": "ab" * 32}
+    command = [sys.executable, "-m", "lazsim", "live", "--listen", "127.0.0.1:0", "--nodes", "2", "--steps", "100000"]
+    command += ["--job", job_that_saves_each_step(tmp_path), "--checkpoints", tmp_path / "checkpoints"]
+    leader = start_process(*command, env=environment, stderr=subprocess.PIPE)
+    worker = [sys.executable, "-m", "lazsim.live.worker", "--controller", leader.stderr.readline().split()[-1]]
+    workers = [start_process(*worker, "--name", name, env=environment) for name in ("a", "b")]
+    wait_until(lambda: list(tmp_path.glob("checkpoints/step-*")))
+    leader.kill()
+    assert [one.wait(timeout=60) for one in workers] == [1, 1]
+
+
 def test_who_comes_when_the_job_is_over_is_told_so(pool):
     """Started at the last step: it must not keep the controller from ending."""
     run, _ = run_live(tiny_spec(), Script(2, {("stepped", NUM_STEPS): [("start", "late")]}), pool)
@@ -334,18 +353,24 @@ def wait_until(condition) -> None:
         time.sleep(0.01)
 
 
+def members_of(running: subprocess.Popen) -> list[int]:
+    """Wait until a live run has its pool and two workers; return their process numbers."""
+
+    def found():
+        pools = children_of(running.pid)
+        return pools + [child for pool in pools for child in children_of(pool)]
+
+    wait_until(lambda: len(found()) == 3)
+    return found()
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
 def test_an_interrupt_leaves_nothing_behind(number, code, tmp_path, start_process):
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     command = [sys.executable, "-m", "lazsim", "live", "--nodes", "2", "--steps", "100000"]
     running = start_process(*command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
-    def family():
-        nurseries = children_of(running.pid)
-        return nurseries + [child for pool in nurseries for child in children_of(pool)]
-
-    wait_until(lambda: len(family()) == 3)
-    members = family()
+    members = members_of(running)
     os.killpg(running.pid, number) if number == signal.SIGINT else running.send_signal(number)
     assert running.wait(timeout=60) == code
     wait_until(lambda: not any(b"lazsim.live" in command_of(pid) for pid in members))
@@ -353,11 +378,22 @@ def test_an_interrupt_leaves_nothing_behind(number, code, tmp_path, start_proces
         assert list(tmp_path.iterdir()) == []
 
 
+def test_a_run_that_ignores_interrupts_ends_with_its_workers_when_told_to(start_process):
+    command = [sys.executable, "-m", "lazsim", "live", "--nodes", "2", "--steps", "100000"]
+    # As under nohup, or in the background of a shell script.
+    ignoring = ["sh", "-c", 'trap "" INT; exec "$@"', "sh", *command]
+    running = start_process(*ignoring, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    members = members_of(running)
+    running.send_signal(signal.SIGINT)
+    running.send_signal(signal.SIGTERM)
+    assert running.wait(timeout=60) == 143
+    wait_until(lambda: not any(b"lazsim.live" in command_of(pid) for pid in members))
+
+
 def test_an_interrupted_run_tells_what_it_came_to(tmp_path, start_process):
-    job, out, checkpoints = tmp_path / "job.toml", tmp_path / "out", tmp_path / "checkpoints"
-    text = (ROOT / "lazsim" / "catalog" / "jobs" / "testbed-a.toml").read_text()
-    job.write_text(re.sub(r"lazarus = \d+", "lazarus = 1", text))
-    command = [sys.executable, "-m", "lazsim", "live", "--nodes", "2", "--steps", "100000", "--job", str(job)]
+    out, checkpoints = tmp_path / "out", tmp_path / "checkpoints"
+    command = [sys.executable, "-m", "lazsim", "live", "--nodes", "2", "--steps", "100000"]
+    command += ["--job", str(job_that_saves_each_step(tmp_path))]
     command += ["--out", str(out), "--checkpoints", str(checkpoints), "--json"]
     running = start_process(*command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     wait_until(lambda: list(checkpoints.glob("step-*/complete.json")))
