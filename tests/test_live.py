@@ -109,7 +109,7 @@ def test_a_kill_in_the_middle_of_a_recovery_is_survived(phase, pool, undisturbed
     assert largest_difference(blocks, undisturbed[1]) < ROUNDING
 
 
-def test_a_hung_worker_is_taken_for_dead(pool, undisturbed):
+def test_a_hung_worker_counts_as_dead(pool, undisturbed):
     def hang(nodes):
         pool.signal("n1", signal.SIGSTOP)
 
@@ -142,24 +142,24 @@ def test_a_quiet_run_knows_no_failure(pool):
     assert [one.cause for one in run.recoveries if one.cause == "failure"] == []
 
 
-def test_a_controller_that_was_held_up_takes_nobody_for_dead(pool):
+def test_a_controller_that_was_held_up_counts_no_worker_as_dead(pool):
     spec = tiny_spec(silence_s=1.0, heartbeat_s=0.1)
     run, _ = run_live(spec, Script(2, {("stepped", 4): [("call", lambda _: time.sleep(2.0))]}), pool)
     assert (run.run.counts["failures"], run.run.steps) == (0, NUM_STEPS)
 
 
-def test_who_comes_before_the_first_step_joins(pool):
+def test_a_worker_that_comes_before_the_first_step_joins(pool):
     run, _ = run_live(tiny_spec(), Script(2, {("entered", 1): [("start", "early")]}), pool)
     assert run.steps[-1].num_nodes == 3
 
 
-def test_a_job_that_nobody_is_left_to_do_ends_in_a_message(pool):
+def test_a_job_without_workers_ends_in_a_message(pool):
     acts = {("stepped", 4): [("kill", "n0"), ("kill", "n1")]}
     with pytest.raises(LiveError, match="all workers have ended"):
         run_live(tiny_spec(), Script(2, acts), pool)
 
 
-def test_a_job_that_too_few_are_left_to_do_ends_in_a_message(pool):
+def test_a_job_with_too_few_workers_ends_in_a_message(pool):
     # Four experts on two nodes of two slots: one of them does not hold all.
     acts = {("stepped", 4): [("kill", "n0")]}
     with pytest.raises(LiveError, match="1 workers are left, too few to hold all experts, and none is to come"):
@@ -241,7 +241,7 @@ def test_workers_started_elsewhere_end_when_their_controller_is_killed(tmp_path,
     assert [one.wait(timeout=60) for one in workers] == [1, 1]
 
 
-def test_who_comes_when_the_job_is_over_is_told_so(pool):
+def test_a_worker_that_comes_after_the_last_step_is_sent_away(pool):
     """Started at the last step: it must not keep the controller from ending."""
     run, _ = run_live(tiny_spec(), Script(2, {("stepped", NUM_STEPS): [("start", "late")]}), pool)
     assert run.run.steps == NUM_STEPS
@@ -255,7 +255,7 @@ def test_more_nodes_than_sequences_are_no_harm(pool, undisturbed):
     assert largest_difference(blocks, undisturbed[1]) < ROUNDING
 
 
-def test_a_call_that_waits_in_vain_can_be_cut():
+def test_a_call_that_waits_for_a_lost_rank_can_be_aborted():
     """One of two ranks meets the other and sums alone, until it is called away."""
     store, port = serve_store("127.0.0.1")
     ranks = [Group(("127.0.0.1", port), "test", rank, 2, "127.0.0.1", CPU) for rank in (0, 1)]
@@ -269,7 +269,7 @@ def test_a_call_that_waits_in_vain_can_be_cut():
     del store
 
 
-def test_a_rank_that_meets_nobody_can_be_called_away():
+def test_a_rank_that_meets_no_other_can_be_aborted():
     store, port = serve_store("127.0.0.1")
     alone = Group(("127.0.0.1", port), "test", 0, 2, "127.0.0.1", CPU)
     threading.Timer(0.2, alone.abort).start()
@@ -390,7 +390,7 @@ def test_a_run_that_ignores_interrupts_ends_with_its_workers_when_told_to(start_
     wait_until(lambda: not any(b"lazsim.live" in command_of(pid) for pid in members))
 
 
-def test_an_interrupted_run_tells_what_it_came_to(tmp_path, start_process):
+def test_an_interrupted_run_reports_its_results(tmp_path, start_process):
     out, checkpoints = tmp_path / "out", tmp_path / "checkpoints"
     command = [sys.executable, "-m", "lazsim", "live", "--nodes", "2", "--steps", "100000"]
     command += ["--job", str(job_that_saves_each_step(tmp_path))]
@@ -436,7 +436,7 @@ def test_a_worker_without_a_secret_says_so(monkeypatch):
         secret_from_environment()
 
 
-def test_an_update_that_memory_does_not_do_for_leaves_nothing_to_offer(monkeypatch):
+def test_an_update_that_runs_out_of_memory_leaves_nothing_to_offer(monkeypatch):
     spec = tiny_spec()
     state = TrainingState(spec)
     keys = [DENSE, (0, 0)]
@@ -477,7 +477,7 @@ def test_a_job_goes_on_from_its_checkpoint_and_from_no_other(pool, tmp_path, und
     assert largest_difference({key: values.numpy() for key, values in blocks.items()}, undisturbed[1]) < ROUNDING
 
 
-def test_who_is_a_step_behind_catches_up_if_it_was_prepared():
+def test_a_worker_one_step_behind_catches_up_if_it_had_prepared():
     ahead, prepared, late = (
         HeldState(5, False, frozenset({0})),
         HeldState(4, True, frozenset({1})),

@@ -61,7 +61,7 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
         ({"LOCAL_RANK": "", "OMPI_COMM_WORLD_LOCAL_RANK": "1"}, 1),
     ],
 )
-def test_launchers_say_which_gpu_is_ones_own(monkeypatch, environment, expected):
+def test_launchers_tell_the_local_rank(monkeypatch, environment, expected):
     for name in LOCAL_RANK_VARIABLES:
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
@@ -69,7 +69,7 @@ def test_launchers_say_which_gpu_is_ones_own(monkeypatch, environment, expected)
     assert local_rank_from_environment() == expected
 
 
-def test_who_comes_for_a_dead_worker_takes_its_gpu():
+def test_the_next_worker_takes_the_gpu_of_a_dead_one():
     started = []
     pool = SimpleNamespace(start=lambda args: started.append((args.name, args.local_rank)), kill=lambda _: None)
     server = SimpleNamespace(host="127.0.0.1", port=1, secret=b"")
@@ -197,7 +197,7 @@ def test_a_collective_by_nccl_is_waited_for_until_the_gpu_has_done_it(nccl):
     assert nccl._group.is_done
 
 
-def test_who_is_called_away_from_nccl_trusts_nothing_it_received(nccl):
+def test_an_aborted_rank_trusts_nothing_that_came_by_nccl(nccl):
     group = nccl._group
     group.is_done = True
     nccl.abort()
@@ -206,14 +206,14 @@ def test_who_is_called_away_from_nccl_trusts_nothing_it_received(nccl):
     assert group.aborted.wait(10)
 
 
-def test_a_call_by_nccl_that_waits_in_vain_can_be_cut(nccl):
+def test_a_call_by_nccl_that_waits_for_a_lost_rank_can_be_aborted(nccl):
     threading.Timer(0.1, nccl.abort).start()
     with pytest.raises(RuntimeError, match="called away"):
         nccl.all_reduce(torch.ones(1))
     assert nccl._group.aborted.wait(10)
 
 
-def test_ranks_that_do_not_exchange_by_nccl_are_not_waited_for_for_ever(nccl, monkeypatch):
+def test_an_exchange_by_nccl_times_out(nccl, monkeypatch):
     monkeypatch.setattr("lazsim.pytorch.nccl.TIMEOUT", timedelta(seconds=0.1))
     with pytest.raises(RuntimeError, match="did not exchange"):
         nccl.all_reduce(torch.ones(1))

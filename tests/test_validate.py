@@ -80,7 +80,7 @@ def test_a_calibration_whose_worker_ends_by_itself_ends_in_a_message(monkeypatch
         asyncio.run(calibrate(tiny_spec(num_steps=None), 3, pool, "cpu"))
 
 
-def test_calibrations_weigh_the_same_and_what_they_saw_is_taken_together():
+def test_step_times_weigh_calibrations_the_same_and_other_costs_pool_them():
     def failure(detect_s, rebuild_s, transfer_s, num_bytes):
         return Recovery("failure", 0.0, 2, detect_s, rebuild_s, transfer_s, 0.1, num_bytes, complete=True)
 

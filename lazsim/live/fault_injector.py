@@ -29,18 +29,10 @@ class LocalNodes:
         """Start a worker for a node, each time under a new name, with the lowest local rank that is free."""
         self._starts[node] = self._starts.get(node, 0) + 1
         taken = set(self._local_ranks.values())
-        self._local_ranks[node] = next(number for number in count() if number not in taken)
+        rank = self._local_ranks[node] = next(number for number in count() if number not in taken)
         server = self.coordinator.server
-        self.pool.start(
-            WorkerArgs(
-                server.host,
-                server.port,
-                self._worker(node),
-                self._local_ranks[node],
-                server.secret.hex(),
-                str(self.log),
-            )
-        )
+        secret = server.secret.hex()
+        self.pool.start(WorkerArgs(server.host, server.port, self._worker(node), rank, secret, str(self.log)))
 
     def kill(self, node: str) -> None:
         """Kill the worker of a node."""

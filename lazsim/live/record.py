@@ -83,13 +83,9 @@ class LiveRun:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""
+        names = ("system", "steps", "samples", "wall_s", "ettr")
         run = self.run
-        return {
-            "system": run.system,
-            "steps": run.steps,
-            "samples": run.samples,
-            "wall_s": run.wall_s,
-            "ettr": run.ettr,
+        return {name: getattr(run, name) for name in names} | {
             "exchanged_by": self.exchanged_by,
             "counts": dict(run.counts),
             "ledger_s": dict(run.ledger_s),

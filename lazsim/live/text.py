@@ -54,13 +54,7 @@ def text_hash(text: bytes) -> str:
 
 
 def check_length(text: bytes, sequence_length: int, name: str) -> None:
-    """Refuse a text that is too short to draw a sequence from.
-
-    Raises
-    ------
-    LazsimError
-        When it is shorter than a sequence and the byte after it.
-    """
+    """Refuse a text that is shorter than a sequence and the byte after it."""
     if len(text) < sequence_length + 2:
         raise LazsimError(
             f"{name}: {len(text)} bytes are too few for sequences of {sequence_length}; give a longer text"

@@ -158,13 +158,14 @@ def compare(measured: LiveRun, predicted: SystemRun, calibration: Calibration) -
     ]
     failures = [one for one in measured.recoveries if one.complete and one.cause == "failure"]
     if failures:
-        resume_s = [one.resume_s for one in failures]
-        usual_s = [calibration.step_s.get(one.num_nodes, 0.0) for one in failures]
-        components += [
-            Component("detect (s)", statistics.median(one.detect_s for one in failures), calibration.detect_s),
-            Component("rebuild (s)", statistics.median(one.rebuild_s for one in failures), calibration.rebuild_s),
-            Component("resume (s)", statistics.median(resume_s), statistics.median(usual_s)),
-        ]
+        usual_s = statistics.median(calibration.step_s.get(one.num_nodes, 0.0) for one in failures)
+        for part, seconds in (
+            ("detect", calibration.detect_s),
+            ("rebuild", calibration.rebuild_s),
+            ("resume", usual_s),
+        ):
+            median_s = statistics.median(getattr(one, f"{part}_s") for one in failures)
+            components.append(Component(f"{part} (s)", median_s, seconds))
     moves = [one for one in measured.recoveries if one.complete and one.busiest_bytes > 0]
     if moves:
         predicted_s = statistics.fmean(one.busiest_bytes for one in moves) / calibration.transfer_bytes_per_s
@@ -173,9 +174,9 @@ def compare(measured: LiveRun, predicted: SystemRun, calibration: Calibration) -
     components.append(Component("samples trained", run.samples, predicted.samples))
     components.append(Component("ETTR", run.ettr, predicted.ettr))
     for bucket in BUCKETS:
-        seconds = (run.ledger_s[bucket], predicted.ledger_s[bucket])
-        if any(seconds):
-            components.append(Component(f"time in {bucket.replace('_', ' ')} (s)", *seconds, judged=False))
+        both_s = (run.ledger_s[bucket], predicted.ledger_s[bucket])
+        if any(both_s):
+            components.append(Component(f"time in {bucket.replace('_', ' ')} (s)", *both_s, judged=False))
     return tuple(components)
 
 

@@ -33,10 +33,8 @@ class Worker:
 
     Parameters
     ----------
-    address, secret
-        Of the controller, and of the run.
-    name
-        Of this node.
+    address
+        Of the controller.
     host
         Address for other workers; the one that the controller sees where empty.
     local_rank
