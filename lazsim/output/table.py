@@ -359,11 +359,14 @@ class _Layout:
 
     def _records(self) -> list[str]:
         """Write each row as a list, its keys first."""
-        names = {index: shorten_names(self.cells[index], self.width - len(INDENT)) for index in self.keys}
+        keys = {index: self.cells[index] for index in self.keys}
+        for index in keys:
+            if self.columns[index].kind == "name":
+                keys[index] = shorten_names(keys[index], self.width - len(INDENT))
         lines = []
         for row in range(len(self.table.rows)):
-            keys = [f"{self.columns[index].heading} {names[index][row]}".strip() for index in self.keys]
-            lines += wrap(", ".join(keys), self.width, INDENT) if keys else [""]
+            names = [f"{self.columns[index].heading} {cells[row]}".strip() for index, cells in keys.items()]
+            lines += wrap(", ".join(names), self.width, INDENT)
             for index in self.values:
                 heading, cell = self.columns[index].heading, self.cells[index][row]
                 text = f"{heading}: {cell}" if heading else cell
