@@ -18,8 +18,8 @@ from lazsim.cli.replay import max_nodes_option, replay_options
     default="rtx3090x10",
     show_default=True,
     metavar="NAME|TOML",
-    help="What a node is, and its links. How many there are is said by the trace, also where it has more than the "
-    "cluster; --max-nodes holds it to fewer.",
+    help="Kind of nodes and their links. The trace gives the number of nodes, also where it has more than the "
+    "cluster; --max-nodes limits it.",
 )
 @click.option("--job", default="testbed-a", show_default=True, metavar="NAME|TOML", help="How the model is trained.")
 @click.option("--system", "systems", multiple=True, metavar="NAME", help="Repeats; default: lazarus, ds-ft, ds.")
@@ -28,15 +28,18 @@ from lazsim.cli.replay import max_nodes_option, replay_options
     "placements",
     multiple=True,
     metavar="NAME|PATH.py:FUNCTION",
-    help="Policy for systems with flexible dispatch, in place of the published mro; repeats, and sets goodput against "
-    "recovery probability. See lazsim list policies.",
+    help="Policy for systems with flexible dispatch, in place of the published mro; repeats, and compares goodput with "
+    "the probability that every expert survives. See lazsim list policies.",
 )
 @click.option("--routing", default="smartmoe-fit", show_default=True, metavar="FILE|SPEC", help="Expert loads.")
 @click.option("--profile", metavar="FILE|NAME", help="Measured times in place of analytic ones; see lazsim profile.")
-@click.option("--extrapolate", is_flag=True, help="Go on by the analytic times beyond the sizes of the profile.")
+@click.option("--extrapolate", is_flag=True, help="Use analytic times beyond the sizes of the profile.")
 @seed_option
 @click.option(
-    "--out", type=OUT, metavar="DIR", help="Keep tables, plot and inputs there, in place of an earlier run's."
+    "--out",
+    type=OUT,
+    metavar="DIR",
+    help="Write tables, plots and inputs to this folder, in place of an earlier run's.",
 )
 @json_option
 def command(
@@ -61,9 +64,9 @@ def command(
 ) -> None:
     """Replay a trace of node events under one or more systems.
 
-    Prints what each system got done and where its time went; --out keeps summary.json, timeline.csv, events.csv,
+    Prints the work of each system and where its time went. --out writes summary.json, timeline.csv, events.csv,
     throughput.png and .pdf, and run.json with every input. With --placement, systems with flexible dispatch run once
-    with each policy, and placements.png and .pdf are there, too.
+    with each policy, and --out also writes placements.png and .pdf.
     """
     from lazsim.engine.systems import DEFAULT_SYSTEMS
     from lazsim.files import check_folder

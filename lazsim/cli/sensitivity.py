@@ -1,4 +1,4 @@
-"""``lazsim sensitivity``: what changes when a constant is off by half."""
+"""``lazsim sensitivity``: vary each constant of the cost model by itself."""
 
 from typing import Any
 

@@ -1,1 +1,1 @@
-"""What people see of a result: tables, files and plots."""
+"""Results for people: tables, files and plots."""

@@ -1,4 +1,4 @@
-"""Write what a result leaves in a folder: all of its files or none."""
+"""Write the files of a result to a folder: all or none."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

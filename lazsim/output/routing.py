@@ -1,4 +1,4 @@
-"""Expert loads as tables: facts of a recording, and a fit beside what it was made from."""
+"""Expert loads as tables: facts of a recording, and a fit compared with its recording."""
 
 import json
 from collections.abc import Mapping

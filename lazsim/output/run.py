@@ -28,7 +28,7 @@ SHORT_BUCKETS = {
 
 
 def run_parts(result: RunResult) -> Iterator[Part]:
-    """Tell what each system got done and where its time went; with placements, how reliable their plans were."""
+    """Show the work and the use of time of each system; with placements, also the reliability of their plans."""
     trace, inputs = result.trace, result.inputs
     yield (
         f"{inputs['model']['name']} on {inputs['cluster']['name']}, {trace['name']}: "

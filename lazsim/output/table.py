@@ -43,7 +43,7 @@ class Column:
     Attributes
     ----------
     heading : str
-        What stands above it; it may wrap at spaces, ``_`` and ``/``.
+        Text above the column; it may wrap at spaces, ``_`` and ``/``.
     format : str or callable
         How a value becomes text: a format specification such as ``",.1f"``, or a function. Text is taken as it is;
         None and NaN become ``-``.
@@ -62,7 +62,7 @@ class Column:
     has_name: bool = False
 
 
-def key(heading: str, format: Format = "", kind: Kind = "name") -> Column:  # noqa: A002 - as of Column
+def key(heading: str, format: Format = "", kind: Kind = "name") -> Column:  # noqa: A002 - as in Column
     """Return a column that tells rows apart; a number such as a count of failures is of the kind ``"number"``."""
     return Column(heading, format, kind, is_key=True)
 
@@ -287,7 +287,7 @@ class _Layout:
             if self._total(needed) <= self.width:
                 return needed
         least = {index: min(needed[index], self._least(index, min_name)) for index in chosen}
-        # Short columns get all that they need; what is left goes to the wide ones in equal parts.
+        # Short columns get all that they need; wide ones share the rest equally.
         fitting: dict[int, int] = {}
         for level in range(self.width):
             grown = {index: max(least[index], min(needed[index], level)) for index in chosen}
@@ -312,7 +312,7 @@ class _Layout:
         return self._used(index, MIN_TEXT if self.columns[index].kind == "text" else min_name)
 
     def _used(self, index: int, width: int) -> int:
-        """Return how much of a width a column uses, or what it needs where that is more."""
+        """Return the part of a width that a column uses; more where it cannot be as narrow."""
         lines = [line for cell in self._wrapped(index, width) for line in cell]
         return max(map(cell_len, (*self._heading(index, width), *lines)), default=0)
 

@@ -1,4 +1,4 @@
-"""Traces as tables: statistics, and a fit beside what it was made from."""
+"""Traces as tables: statistics, and a fit compared with its trace."""
 
 import math
 from collections.abc import Iterator

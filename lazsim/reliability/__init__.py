@@ -1,4 +1,4 @@
-"""How likely every expert is kept when nodes fail together."""
+"""Probability that every expert survives when nodes fail together."""
 
 from lazsim.reliability.curve import SurvivalCurve, SurvivalEstimate, recovery_curve, recovery_prob
 from lazsim.reliability.failure_models import BatchFailures, FailureModel, IndependentFailures, UniformFailures

@@ -1,4 +1,4 @@
-"""Which sets of failed nodes contain which failure sets, 64 of them at a time.
+"""Find the sets of failed nodes that contain a failure set, 64 at a time.
 
 Axes: M failure sets, m failure sets of one size s, N nodes, B samples, each a set of failed nodes, W words of 64
 samples.
@@ -28,7 +28,7 @@ def members(sets_MN: Bools, num_words: int) -> Iterator[Ints]:
 
 
 def pack(failed_NB: Bools) -> Words:
-    """Put 64 samples into a word, and samples without a failure into what is left of the last one; shape (N, W)."""
+    """Pack 64 samples into a word, the last one filled up with samples without a failure; shape (N, W)."""
     packed = np.packbits(failed_NB, axis=1, bitorder="little")
     return np.pad(packed, ((0, 0), (0, -packed.shape[1] % 8))).view("<u8")
 

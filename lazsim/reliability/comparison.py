@@ -23,17 +23,17 @@ class PlanComparison:
     Attributes
     ----------
     task : PlanningTask
-        What was to be placed.
+        The experts and nodes.
     plans, scores : mapping
         By policy.
     notes : tuple of str
-        What the user should know.
+        Notes for the user.
     lost : tuple of int
         Nodes that then fail.
     losses : mapping
-        What follows from that, by policy; None where no node fails.
+        Consequences by policy; None where no node fails.
     model : str
-        Whose experts move when nodes fail.
+        Model whose experts move when nodes fail.
     state_bytes : int
         Training state of an expert that moves.
     layer : int, optional
@@ -98,7 +98,7 @@ def compare_plans(
     Parameters
     ----------
     task
-        What is to be placed.
+        The experts and nodes.
     policies
         Names of policies; without any, all that apply.
     lose

@@ -1,4 +1,4 @@
-"""If nodes die together, is every expert kept? Exactly where that can be had, else with an interval.
+"""The probability that every expert survives failures: exact where that takes little time, else with an interval.
 
 Axes: L layers, E experts, N nodes, M failure sets, F numbers of failures.
 """
@@ -30,7 +30,7 @@ Domains = Sequence[int] | Sequence[str] | npt.NDArray[Any]
 
 HALF_WIDTH = 0.001
 NEGLIGIBLE_PROB = 2.0**-60
-"""Less likely numbers of failures are left out: all together are less than the rounding of a probability near 1."""
+"""Less likely numbers of failures are ignored: their sum is less than the rounding of a probability near 1."""
 
 MAX_EXACT_WORK = 5e10
 """Operations on a diagram when only an exact answer will do: seconds."""
@@ -38,7 +38,7 @@ MAX_EXACT_WORK = 5e10
 
 @dataclass(frozen=True, eq=False)
 class SurvivalCurve:
-    """How likely all experts survive, by the number of nodes that fail together.
+    """Probability that all experts survive, by the number of nodes that fail together.
 
     Attributes
     ----------
@@ -63,7 +63,7 @@ class SurvivalCurve:
 
 @dataclass(frozen=True)
 class SurvivalEstimate:
-    """How likely all experts survive under a failure model: as of `SurvivalCurve`, one number each."""
+    """Probability that all experts survive under a failure model; fields as in `SurvivalCurve`, one number each."""
 
     recovery_prob: float
     ci_low: float
@@ -79,7 +79,7 @@ def recovery_curve(
     half_width: float = HALF_WIDTH,
     domain_N: Domains | None = None,
 ) -> SurvivalCurve:
-    """Return how likely every expert of every layer survives when so many random nodes fail together.
+    """Return the probability that every expert of every layer survives k random node failures.
 
     Parameters
     ----------
@@ -130,27 +130,27 @@ def recovery_prob(
     half_width: float = HALF_WIDTH,
     domain_N: Domains | None = None,
 ) -> SurvivalEstimate:
-    """Return how likely every expert of every layer survives under a failure model.
+    """Return the probability that every expert of every layer survives under a failure model.
 
     Parameters
     ----------
     holds_LEN, method, rng, half_width, domain_N
-        As of `recovery_curve`.
+        See `recovery_curve`.
     model
-        Which nodes fail together; which domains, where `domain_N` is given.
+        Failures of nodes, or of domains where `domain_N` is given.
 
     Raises
     ------
     ReliabilityError
-        As of `recovery_curve`, and when the model does not fit the nodes.
+        See `recovery_curve`; also when the model does not fit the nodes.
 
     Notes
     -----
     Nodes that fail independently and equally likely are a mixture of numbers of failures, as batches are, with the
-    weights of the binomial distribution. With unequal probabilities, see `sample_independent` for what is not exact.
+    weights of the binomial distribution. With unequal probabilities, see `sample_independent` for sampling.
 
-    The interval of a mean over numbers of failures is the mean of their intervals. It is at least as wide as need be:
-    the standard error of a sum is at most the sum of standard errors.
+    The interval of a mean over numbers of failures is the mean of their intervals, which is wide enough: the standard
+    error of a sum is at most the sum of standard errors.
 
     Examples
     --------
@@ -176,7 +176,7 @@ def recovery_prob(
 
 
 def _failure_sets(holds_LEN: Bools, domain_N: Domains | None) -> tuple[Bools, str]:
-    """Return the minimal failure sets, and what fails: nodes or domains."""
+    """Return the minimal failure sets, and the unit of failure: nodes or domains."""
     if domain_N is None:
         return minimal_failure_sets(holds_LEN), "nodes"
     domains, num_nodes = np.asarray(domain_N), holds_LEN.shape[-1]
@@ -228,7 +228,7 @@ def _independent(
 def _answer(
     sets_MN: Bools, method: Method, solve: Callable[[float], Floats | None], sample: Callable[[], Estimate]
 ) -> tuple[Estimate, str]:
-    """Answer in the way asked for; an expert that no node holds leaves nothing to sample."""
+    """Answer by the method; an expert that no node holds leaves nothing to sample."""
     if method != "montecarlo" or guaranteed_failures(sets_MN) == 0:
         prob = solve(MAX_EXACT_WORK if method == "exact" else exact.MAX_WORK)
         if prob is not None:

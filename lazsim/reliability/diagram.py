@@ -1,4 +1,4 @@
-"""Exact recovery by deciding node after node and merging what is alike from there on: a decision diagram.
+"""Exact survival probability by a decision diagram: decide node after node, and merge states with equal futures.
 
 Axes: M failure sets, n nodes, S states, O open sets (failure sets with nodes both decided and undecided).
 """
@@ -22,7 +22,7 @@ MAX_STATES = 1 << 17
 
 @dataclass(frozen=True, eq=False)
 class Diagram:
-    """What becomes of the experts, node by node.
+    """Fate of the experts, node by node.
 
     Attributes
     ----------
@@ -83,7 +83,7 @@ def build_diagram(sets_Mn: Bools, max_work: float) -> Diagram | None:
     Notes
     -----
     A state is the family of open sets that all failed so far, without those that contain another of them in their
-    undecided nodes. What can still happen depends on nothing else, and differs between any two states: the diagram is
+    undecided nodes. The future depends on nothing else, and differs between any two states: the diagram is
     the reduced one of its node order (Bryant, IEEE Trans. Computers C-35, 1986). Nodes are ordered so that sets are
     close to intervals, which keeps few of them open; where all can be intervals, as in groups placed side by side in
     each layer, there are no more states than nodes.

@@ -1,4 +1,4 @@
-"""Which nodes fail together, and how likely. Axes: N nodes or failure domains, K batch sizes."""
+"""Models of nodes that fail together. Axes: N nodes or failure domains, K batch sizes."""
 
 import operator
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class UniformFailures:
-    """So many nodes fail, any of them as likely as any other.
+    """A fixed number of nodes fail, all equally likely.
 
     Attributes
     ----------
@@ -28,7 +28,7 @@ class UniformFailures:
 
 @dataclass(frozen=True, eq=False)
 class IndependentFailures:
-    """Each node fails with a probability of its own, whatever becomes of the others.
+    """Each node fails independently.
 
     Attributes
     ----------
@@ -41,14 +41,14 @@ class IndependentFailures:
 
 @dataclass(frozen=True, eq=False)
 class BatchFailures:
-    """As many nodes fail as in a batch of a trace, any of them as likely as any other.
+    """As many nodes fail as in a batch of a trace, all equally likely.
 
     Attributes
     ----------
     sizes : sequence of int
         Nodes that failed in each batch observed, or each distinct number of them; 0..N.
     weights : sequence of float, optional
-        How often each was observed; by default, once.
+        Number of times that each was observed; once by default.
 
     Examples
     --------
@@ -91,7 +91,7 @@ def count_distribution(
 
 
 def independent_counts(fail_prob_N: Floats) -> Floats:
-    """Return how likely so many of the first nodes fail, each with a probability of its own.
+    """Return the probability of each number of failures among the first nodes, which fail independently.
 
     Returns
     -------

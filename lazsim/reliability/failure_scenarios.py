@@ -28,7 +28,7 @@ class TraceBatches:
     name, sha256 : str
         The trace, and the hash of its bytes.
     notes : tuple of str
-        What was assumed while reading it.
+        Assumptions made while reading it.
     """
 
     sizes: tuple[int, ...]
@@ -86,7 +86,7 @@ class FailureScenarios:
 
     @property
     def unit(self) -> str:
-        """What fails: nodes or domains."""
+        """The unit of failure: nodes or domains."""
         return "nodes" if self.domains is None else "domains"
 
 

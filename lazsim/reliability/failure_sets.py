@@ -1,4 +1,4 @@
-"""Which nodes must fail together for an expert to be lost.
+"""Sets of nodes whose failure loses an expert.
 
 A failure set is a row of booleans, one for each node. Axes: L layers, E experts, N nodes, M failure sets, D domains.
 """

@@ -1,4 +1,4 @@
-"""Exact recovery by going through all subsets of nodes, a bit for each.
+"""Exact survival probability by going through all subsets of nodes, a bit for each.
 
 Subset ``x`` of ``n`` nodes is the number whose bit ``v`` says that node ``v`` failed. Bits of 64 subsets are a word.
 """
@@ -108,7 +108,7 @@ def build_lattice(sets_Mn: Bools) -> Lattice:
 
 
 def _num_failed(num_nodes: int) -> npt.NDArray[np.uint16]:
-    """Return the size of each subset of so many nodes."""
+    """Return the size of each subset of `num_nodes` nodes."""
     sizes = np.zeros(1, dtype=np.uint16)
     for _ in range(num_nodes):
         sizes = np.concatenate([sizes, sizes + np.uint16(1)])

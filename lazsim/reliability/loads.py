@@ -1,4 +1,4 @@
-"""Loads to plan for: even, by Zipf's law, given as a list, recorded or generated. Axes: L layers, E experts."""
+"""Loads to plan for: even, by Zipf's law, a list, recorded or generated. Axes: L layers, E experts."""
 
 import math
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ class Loads:
     has_layers : bool
         Whether the layers are real ones; otherwise one stands for any.
     notes : tuple of str
-        What the user should know about them.
+        Notes for the user.
     """
 
     load_LE: Ints
@@ -65,9 +65,9 @@ def get_loads(
     step
         Training step of a recording or generator; by default the first.
     seed
-        Seed of what is drawn.
+        Seed of every draw.
     lenient
-        Repair what is repairable in a recording.
+        Repair defects of a recording where possible.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Recovery probability by sampling, with an interval.
+"""Survival probability by sampling, with an interval.
 
 Axes: M failure sets, N nodes, B samples, D nodes that fail in a sample, R orders in which they do, F numbers of
 failures.
@@ -50,7 +50,7 @@ class Moments(NamedTuple):
 
 
 def sample_curve(sets_MN: Bools, failures: Ints, rng: np.random.Generator, half_width: float) -> Estimate:
-    """Estimate the probability that all experts survive when so many random nodes fail.
+    """Estimate the probability that all experts survive k random node failures.
 
     Parameters
     ----------
@@ -103,12 +103,12 @@ def sample_curve(sets_MN: Bools, failures: Ints, rng: np.random.Generator, half_
 
 
 def sample_independent(sets_MN: Bools, fail_prob_N: Floats, rng: np.random.Generator, half_width: float) -> Estimate:
-    """Estimate the probability that all experts survive when each node fails with a probability of its own, shape (1,).
+    """Estimate the probability that all experts survive when nodes fail independently, shape (1,).
 
     Parameters
     ----------
     sets_MN, rng, half_width
-        As of `sample_curve`.
+        See `sample_curve`.
     fail_prob_N
         Probability that each node fails.
 
@@ -190,7 +190,7 @@ def korn_graubard(moments: Moments) -> Estimate:
 def _pilot(
     sets_MN: Bools, most: int, rng: np.random.Generator, half_width: float
 ) -> tuple[int, Callable[[int], Floats], Moments]:
-    """Find how many nodes a sample should fail; return that, what draws samples, and mean and variance of some."""
+    """Return the number of nodes that fail in a sample, a function that draws samples, and the moments of some."""
     mean_lost = mean_sets_lost(sets_MN)
     wanted = MEAN_SETS_LOST
     while True:
@@ -221,7 +221,7 @@ def _slopes(share: Floats, lost_B: Ints) -> Floats:
 
 
 def _curve_values(sets_MN: Bools, depth: int, rng: np.random.Generator) -> Callable[[int], tuple[Floats, Ints]]:
-    """Return what draws samples: shares of orders in which 0..depth failures are survived, and failure sets lost.
+    """Return a function that draws samples: shares of orders that survive 0..depth failures, and failure sets lost.
 
     All samples share their orders, so that those of a pilot run vary as much as any.
     """

@@ -27,7 +27,7 @@ class NodeLoss:
     plan : PlacementPlan, optional
         Of the same policy, for the survivors.
     report : MigrationReport, optional
-        What each way to get there moves, where nothing is lost.
+        State that each kind of migration moves, where no expert is lost.
     refusal : str
         Why there is no plan for the survivors.
     """
@@ -63,7 +63,7 @@ def lose_nodes(
     Parameters
     ----------
     task, policy, plan
-        What was placed, by which policy, and its plan.
+        Experts and nodes, the policy that placed them, and its plan.
     lost
         Nodes that fail.
     state_bytes

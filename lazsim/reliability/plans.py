@@ -51,7 +51,7 @@ def make_plans(task: PlanningTask, policies: Sequence[str] = ()) -> tuple[dict[s
     Parameters
     ----------
     task
-        What is to be placed.
+        The experts and nodes.
     policies
         Names, or ``path.py:function``; without any, all that apply, and of those of installed packages all that work.
 

@@ -1,4 +1,4 @@
-"""Draw failures and see which experts they lose, many samples at once.
+"""Draw failures and find the experts they lose, many samples at once.
 
 Axes: M failure sets, m failure sets of one size s, N nodes, B samples, W words of 64 samples, D nodes that fail in a
 sample, R orders in which they do, H failure sets within the failed nodes of a sample.
@@ -37,14 +37,14 @@ def draw_ranks(rng: np.random.Generator, num_nodes: int, depth: int, num_samples
 
 
 def draw_failed(rng: np.random.Generator, fail_prob_N: Floats, counts_prob: Floats, num_failed_B: Ints) -> Bools:
-    """Draw which nodes fail, each with a probability of its own, given how many do; shape (N, B).
+    """Draw the nodes that fail, independently, given their number; shape (N, B).
 
     Parameters
     ----------
     fail_prob_N
         Probability that each node fails.
     counts_prob
-        How likely so many of the first nodes fail, as `independent_counts` returns it.
+        Probability of each number of failures, as `independent_counts` returns it.
     num_failed_B
         Failed nodes of each sample; a number that is possible.
 

@@ -22,7 +22,7 @@ from lazsim.reliability.task import PlanningTask
 
 NUM_SHUFFLES = 10
 LAYER_HALF_WIDTH = 0.01
-"""Half interval of what is sampled for each layer, or each shuffle, alone: there are many of them."""
+"""Half interval of a single layer or shuffle, of which there are many."""
 
 MAX_SETS_LISTED = 64
 """Minimal failure sets up to which data list them."""
@@ -85,13 +85,13 @@ class ReliabilityReport:
     Attributes
     ----------
     task : PlanningTask
-        What was placed.
+        The experts and nodes.
     scenarios : FailureScenarios
-        What fails.
+        Failures to hold the plans against.
     policies : mapping
         Reliability by policy.
     notes : tuple of str
-        What the user should know.
+        Notes for the user.
     """
 
     task: PlanningTask
@@ -106,7 +106,7 @@ class ReliabilityReport:
             "policies": {name: found.to_json(has_layers=has_layers) for name, found in self.policies.items()}
         }
         if self.scenarios.domains is not None:
-            # What the indices in minimal failure sets stand for.
+            # Minimal failure sets hold indices into these names.
             value["domains"] = sorted(set(self.scenarios.domains))
         if self.scenarios.trace is not None:
             value["trace"] = self.scenarios.trace.to_json()
@@ -122,9 +122,9 @@ def assess_plans(task: PlanningTask, scenarios: FailureScenarios, policies: Sequ
     Parameters
     ----------
     task
-        What is to be placed.
+        The experts and nodes.
     scenarios
-        What fails.
+        Failures to hold the plans against.
     policies
         Names of policies; without any, all that apply.
 

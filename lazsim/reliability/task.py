@@ -1,4 +1,4 @@
-"""What is to be placed where: loads, replicas and nodes. Axes: L layers, E experts."""
+"""A placement task: loads, replicas and nodes. Axes: L layers, E experts."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,7 +29,7 @@ class PlanningTask:
     load_LE, replicas_LE : ndarray of int64, shape (L, E)
         Tokens routed to each expert, and its replicas on all nodes.
     num_nodes, num_slots, gpus_per_node, seed : int
-        As of `PlacementRequest`.
+        See `PlacementRequest`.
     min_replicas : int
         Fewest replicas of an expert, where nodes are enough.
     has_layers : bool
@@ -37,7 +37,7 @@ class PlanningTask:
     inputs : mapping
         All that it was made from, with the hashes of files.
     notes : tuple of str
-        What the user should know.
+        Notes for the user.
     """
 
     load_LE: Ints
@@ -54,9 +54,7 @@ class PlanningTask:
     @property
     def request(self) -> PlacementRequest:
         """The request that policies get."""
-        return PlacementRequest(
-            self.replicas_LE, self.num_nodes, self.num_slots, self.gpus_per_node, self.load_LE, self.seed
-        )
+        return self._request(self.replicas_LE, self.num_nodes)
 
     def request_on(self, num_nodes: int) -> PlacementRequest:
         """Return the request for the nodes that are left: the same loads, allocated anew.
@@ -66,7 +64,9 @@ class PlanningTask:
         InfeasiblePlanError
             When there are fewer slots than experts.
         """
-        replicas_LE = allocate(self.load_LE, num_nodes * self.num_slots, self.min_replicas)
+        return self._request(allocate(self.load_LE, num_nodes * self.num_slots, self.min_replicas), num_nodes)
+
+    def _request(self, replicas_LE: Ints, num_nodes: int) -> PlacementRequest:
         return PlacementRequest(replicas_LE, num_nodes, self.num_slots, self.gpus_per_node, self.load_LE, self.seed)
 
 
@@ -93,7 +93,7 @@ def build_task(
     replicas
         Replicas of each expert, which fill all slots; in place of `experts` and `loads`.
     experts, loads, layers, step, lenient
-        As of `lazsim.reliability.loads.get_loads`; loads are even by default.
+        See `lazsim.reliability.loads.get_loads`; loads are even by default.
     min_replicas
         Fewest replicas of an expert; `DEFAULT_MIN_REPLICAS` by default.
     seed

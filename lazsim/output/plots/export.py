@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 DOTS_PER_INCH = 200
 
 NO_STAMPS = {"png": {"Software": None}, "pdf": {"CreationDate": None}}
-"""Metadata that would tell when and by what version a picture was made."""
+"""Metadata to leave out: the time of drawing and the version of matplotlib."""
 
 
 def new_figure(width: float, height: float, layout: Any = "constrained") -> Figure:

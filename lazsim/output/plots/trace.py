@@ -1,4 +1,4 @@
-"""Draw what a trace does to its nodes."""
+"""The picture of a trace: nodes alive over time."""
 
 import matplotlib
 from matplotlib.axes import Axes
