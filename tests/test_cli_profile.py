@@ -90,7 +90,7 @@ def test_a_kernel_is_measured_again_and_the_others_stay(lazsim, measured, tmp_pa
     assert new
     assert not set(old) & set(new)
     headers = [json.loads(file.with_suffix(".json").read_text()) for file in (path, copy)]
-    others = [{name: why for name, why in header["left_out"].items() if name != "gate"} for header in headers]
+    others = [{name: why for name, why in header["skipped"].items() if name != "gate"} for header in headers]
     assert others[0] == others[1]
 
 
@@ -101,23 +101,23 @@ def test_only_the_kernels_that_are_named_are_measured(lazsim, measured, tmp_path
     )
     assert (code, "of 2 kernels" in out) == (0, True)
     header = json.loads((tmp_path / "two.json").read_text())
-    assert set(header["kernels"]) == {"gate", "schedule"} >= set(header["left_out"])
+    assert set(header["kernels"]) == {"gate", "schedule"} >= set(header["skipped"])
 
 
-def write_profile(path, times_s, left_out=None, **changes):
+def write_profile(path, times_s, skipped=None, **changes):
     """Write a profile of experts, seconds by tokens."""
     points = [
         Point(kernel="expert", size=size, time_s=seconds, moved_bytes=8e9, copy_peak_share=0.4, roofline_share=0.4)
         for size, seconds in times_s.items()
     ]
-    save_profile(path, msgspec.structs.replace(HEADER, left_out=left_out or {}, **changes), points)
+    save_profile(path, msgspec.structs.replace(HEADER, skipped=skipped or {}, **changes), points)
 
 
 def test_of_profiles_put_together_each_point_is_the_fastest(lazsim, tmp_path):
     one, two, out = (tmp_path / f"{name}.csv" for name in ("one", "two", "out"))
-    left_out = {"expert": "16, 32: --budget", "head": "8: memory", "communication": "--ranks 1"}
-    write_profile(one, {1: 3.0, 2: 4.0, 8: 9.0}, left_out)
-    write_profile(two, {1: 2.0, 2: 5.0, 4: 6.0, 16: 20.0}, {"communication": "--ranks 1"}, copy_bytes_per_s=2e10)
+    skipped = {"expert": "16, 32: budget", "head": "8: memory", "communication": "ranks 1"}
+    write_profile(one, {1: 3.0, 2: 4.0, 8: 9.0}, skipped)
+    write_profile(two, {1: 2.0, 2: 5.0, 4: 6.0, 16: 20.0}, {"communication": "ranks 1"}, copy_bytes_per_s=2e10)
     assert lazsim("profile", "merge", one, two, "--note", "two sittings", "--out", out)[0] == 0
     found = json.loads(lazsim("profile", "show", out, "--json")[1])
     times_s = {point["size"]: point["time_s"] for point in found["points"]}
@@ -127,7 +127,7 @@ def test_of_profiles_put_together_each_point_is_the_fastest(lazsim, tmp_path):
     assert (found["points"][0]["copy_peak_share"], found["points"][0]["roofline_share"]) == (0.2, 0.2)
     assert found["header"]["conditions"] == {"note": "two sittings"}
     # 16 was measured in the other sitting.
-    assert found["header"]["left_out"] == {"expert": "32: --budget", "head": "8: memory", "communication": "--ranks 1"}
+    assert found["header"]["skipped"] == {"expert": "32: budget", "head": "8: memory", "communication": "ranks 1"}
 
 
 def test_only_what_was_measured_alike_is_put_together(lazsim, tmp_path):
@@ -224,12 +224,10 @@ def test_a_shipped_profile_is_used_by_name(lazsim):
 def quickly_measured(monkeypatch):
     """Peaks that take no time, and few repetitions: a budget that does on a busy machine is not used up on any."""
     pytest.importorskip("torch", reason="needs torch: pip install 'lazsim[live]'")
-    from lazsim.profiling import ranks, skew, timing
+    from lazsim.profiling import rank_loads, timing
 
     monkeypatch.setattr(timing, "MOST_REPETITIONS", 12)
-
-    for module in (skew, ranks):
-        monkeypatch.setattr(module, "measure_peaks", lambda *_: (1e11, 1e10))
+    monkeypatch.setattr(rank_loads, "measure_peaks", lambda *_: (1e11, 1e10))
 
 
 def test_a_shipped_profile_runs_its_model_without_going_beyond_it(lazsim):
@@ -263,18 +261,18 @@ def test_skew_is_measured_and_predicted(lazsim, tmp_path, quickly_measured):
     assert {file.name for file in tmp_path.iterdir()} == {"skew.json", "skew.png", "skew.pdf"}
 
 
-def test_shares_of_virtual_ranks_add_up():
+def test_loads_of_virtual_ranks_add_up():
     pytest.importorskip("torch", reason="needs torch: pip install 'lazsim[live]'")
-    from lazsim.profiling.skew import allocated_shares, even_shares, skewed_loads
+    from lazsim.profiling.skew import allocated_loads, even_loads, skewed_loads
 
     load_E = skewed_loads(8, 4.0, 4096)
     assert (int(load_E[0]), int(load_E.sum())) == (2048, 4096)
     # Expert parallelism over pairs: each rank has half the experts, and a pair the tokens of both.
-    even = even_shares(load_E, 10, 6)
+    even = even_loads(load_E, 10, 6)
     assert sum(map(sum, even)) == 10 * 4096
     assert sum(even[0]) + sum(even[1]) == 2 * 4096
     # Replicas compute their quota each, rounded up.
-    assert 10 * 4096 <= sum(map(sum, allocated_shares(load_E, 10, 6))) <= 10 * 4096 + 60
+    assert 10 * 4096 <= sum(map(sum, allocated_loads(load_E, 10, 6))) <= 10 * 4096 + 60
 
 
 SMALL_MODEL = """
@@ -334,10 +332,10 @@ def test_every_rank_of_a_plan_is_measured_and_predicted(lazsim, tmp_path, quickl
 def test_ranks_compute_the_quotas_of_their_slots(padded, expected):
     pytest.importorskip("torch", reason="needs torch: pip install 'lazsim[live]'")
     from lazsim.placement.plan import PlacementPlan
-    from lazsim.profiling.ranks import rank_shares
+    from lazsim.profiling.ranks import plan_loads
 
     plan = PlacementPlan(np.array([[[1, 1, 1, -1], [0, 0, 0, -1]]]), num_experts=2)
-    assert rank_shares(plan, np.array([[1, 3]]), 40, 2, padded=padded).tolist() == [expected]
+    assert plan_loads(plan, np.array([[1, 3]]), 40, 2, padded=padded).tolist() == [expected]
 
 
 @pytest.mark.parametrize(

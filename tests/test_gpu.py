@@ -14,10 +14,11 @@ torch = pytest.importorskip("torch", reason="needs torch: pip install 'lazsim[li
 
 from lazsim.costmodel.profile import Header, read_profile
 from lazsim.live.worker_pool import WorkerPool
-from lazsim.profiling.communication import choose_ranks, communication_tasks, group_cycle
-from lazsim.profiling.compute import DTYPES, Device, check_kernel, measure_kernel
+from lazsim.profiling.communication import choose_ranks, exchange_measurements, group_cycle
+from lazsim.profiling.compute import Target, check_kernel, measure_kernel
 from lazsim.profiling.kernels import kernels_of
 from lazsim.profiling.worker import EXCHANGES
+from lazsim.pytorch.device import DTYPES
 from lazsim.pytorch.experts import use_grouped_mm
 from lazsim.specs import ModelSpec, load_spec
 from tests.conftest import ROOT
@@ -37,15 +38,15 @@ HEADER = Header(
 )  # fmt: skip
 
 
-def gpu(dtype: str = "float32") -> Device:
-    return Device("cuda", dtype, 1e13, 1e12)
+def gpu(dtype: str = "float32") -> Target:
+    return Target("cuda", dtype, 1e13, 1e12)
 
 
 @pytest.mark.parametrize("model", [TINY, TINY_SWIGLU], ids=lambda model: model.name)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_kernel_agrees_with_its_reference_and_is_timed(model, dtype):
-    kernels, left_out = kernels_of(model, use_grouped_mm=use_grouped_mm(model, "cuda", DTYPES[dtype]))
-    assert left_out == {}
+    kernels, skipped = kernels_of(model, use_grouped_mm=use_grouped_mm(model, "cuda", DTYPES[dtype]))
+    assert skipped == {}
     for kernel in kernels:
         point = measure_kernel(kernel, kernel.sizes[-8:][0], gpu(dtype), 0.0, check_kernel(kernel, gpu(dtype)))
         assert point.forward_s > 0
@@ -92,15 +93,15 @@ def test_a_profile_of_a_gpu_serves_a_run(lazsim, tmp_path):
 
 
 def test_processes_that_share_a_gpu_exchange_by_gloo():
-    with communication_tasks(HEADER, 2, "gloo") as tasks:
-        points = [task.measure(0.0) for task in tasks if task.size == 4096 and task.obstacle() is None]
+    with exchange_measurements(HEADER, 2, "gloo") as tasks:
+        points = [task.measure(0.0) for task in tasks if task.size == 4096 and task.skip_reason() is None]
     assert {point.kernel for point in points} == set(EXCHANGES) - {"point_to_point"}
     assert all(point.reference_error == 0 for point in points)
 
 
 @two_gpus
 def test_every_exchange_by_nccl_delivers_what_was_sent():
-    with communication_tasks(HEADER, *choose_ranks("cuda", 2, None)[:2]) as tasks:
+    with exchange_measurements(HEADER, *choose_ranks("cuda", 2, None)[:2]) as tasks:
         points = [task.measure(0.0) for task in tasks if task.size == 4096]
     assert [point.kernel for point in points] == list(EXCHANGES)
     assert all(point.reference_error == 0 for point in points)

@@ -21,21 +21,23 @@ from lazsim.costmodel.tables import Table
 from lazsim.dispatch import dispatch_tokens
 from lazsim.errors import LazsimError, SpecError
 from lazsim.profiling import compute, machine, session, storage
-from lazsim.profiling.compute import Device, check_kernel, measure_kernel
-from lazsim.profiling.kernel import Kernel, Random
-from lazsim.profiling.kernels import arrived_rows_kernel, kernels_of, own_rows_kernel
+from lazsim.profiling.compute import Target, check_kernel, measure_kernel
+from lazsim.profiling.kernel import Random
+from lazsim.profiling.kernels import arrived_rows_kernel, kernels_of, own_rows_kernel, uneven_counts
+from lazsim.profiling.measurement import Measurement
+from lazsim.profiling.rank_loads import measure_rank_loads
+from lazsim.profiling.scheduler import Scheduler
 from lazsim.profiling.session import Session, begin
-from lazsim.profiling.shares import measure_shares
-from lazsim.profiling.storage import storage_tasks
-from lazsim.profiling.task import Task
+from lazsim.profiling.storage import storage_measurements
 from lazsim.profiling.timing import BATCH, HOLD_MARGIN, MOST_HOLD_S, ci_width, measure
 from lazsim.pytorch import memory
+from lazsim.pytorch.device import DTYPES
 from lazsim.pytorch.dispatch import inverse_of, schedule, sort_and_unsort, there_and_back
-from lazsim.pytorch.experts import uneven_counts, use_grouped_mm
+from lazsim.pytorch.experts import use_grouped_mm
 from lazsim.specs import ModelSpec, load_spec
 from tests.models import TINY, TINY_SWIGLU
 
-CPU = Device("cpu", "float32", 1e11, 1e10)
+CPU = Target("cpu", "float32", 1e11, 1e10)
 
 
 def tokens_and_replicas(num_ranks: int = 4, num_experts: int = 3):
@@ -54,19 +56,20 @@ def test_the_schedule_on_the_device_sends_what_the_host_would(drawn, rank, rando
     random.shuffle(experts)
     experts_A = torch.tensor(experts, dtype=torch.int64)
     tensors = torch.from_numpy(tokens_EI), torch.from_numpy(replicas_EJ)
-    by_expert, row, row_of, sent_EJ = schedule(experts_A, *tensors, rank)
+    rows, sent_EJ = schedule(experts_A, *tensors, rank)
     expected_EJ = dispatch_tokens(tokens_EI, replicas_EJ)[:, rank]
     assert sent_EJ.tolist() == expected_EJ.tolist()
     # The buffer that is sent: ranks one after the other, and for each the experts one after the other.
     wanted = [expert for target in range(4) for expert in range(3) for _ in range(expected_EJ[expert, target])]
-    assert experts_A[by_expert[inverse_of(row)]].tolist() == wanted
-    assert row_of.tolist() == inverse_of(by_expert[inverse_of(row)]).tolist()
+    assert experts_A[rows.by_expert[inverse_of(rows.row)]].tolist() == wanted
+    assert rows.row_of.tolist() == inverse_of(rows.by_expert[inverse_of(rows.row)]).tolist()
 
 
 def test_the_schedule_never_waits_for_the_device():
     # On the device meta there are no values: whatever would need one on the host fails.
     integers = {"dtype": torch.int64, "device": "meta"}
-    found = schedule(torch.empty(64, **integers), torch.empty(5, 8, **integers), torch.empty(5, 8, **integers), 3)
+    rows, sent = schedule(torch.empty(64, **integers), torch.empty(5, 8, **integers), torch.empty(5, 8, **integers), 3)
+    found = [rows.by_expert, rows.row, rows.row_of, sent]
     assert [tuple(tensor.shape) for tensor in found] == [(64,), (64,), (64,), (5, 8)]
 
 
@@ -76,7 +79,8 @@ def test_a_reorder_and_its_inverse_change_nothing_forward_or_backward(k):
     x = torch.randn(12, 4, generator=generator, requires_grad=True)
     experts_A = torch.randint(5, (12 * k,), generator=generator)
     counts = torch.bincount(experts_A, minlength=5)[:, None].expand(-1, 3)
-    back = there_and_back(x, experts_A, counts, torch.ones(5, 3, dtype=torch.int64), 1, k)
+    rows, _ = schedule(experts_A, counts, torch.ones(5, 3, dtype=torch.int64), 1)
+    back = there_and_back(x, rows, k)
     assert torch.equal(back, x.repeat_interleave(k, 0))
     (gradient,) = torch.autograd.grad(back.sum(), x)
     assert torch.equal(gradient, torch.full_like(x, k))
@@ -96,18 +100,20 @@ def test_a_rank_takes_its_own_rows_those_it_receives_and_its_experts_at_the_medi
     slow = {0: 1.0, 1: 5.0, 2: 3.0}
     seen: dict[tuple[str, int], int] = {}
 
-    def timed(kernel, size, device, allowance_s, reference_error):
+    def timed(kernel, size, target, budget_s):
         tokens = kernel.inputs(size, Random("cpu", torch.float32))[0].shape[0]
         passed = seen.setdefault((kernel.name, tokens), 0)
         seen[kernel.name, tokens] += 1
         seconds = {"grouped": 100.0, "permute": 10.0, "reorder": 1.0}[kernel.name] * tokens * slow[passed % 3]
         return Point(kernel=kernel.name, size=size, time_s=seconds)
 
-    monkeypatch.setattr("lazsim.profiling.shares.measure_kernel", timed)
+    monkeypatch.setattr(compute, "measure_kernel", timed)
+    monkeypatch.setattr("lazsim.profiling.rank_loads.measure_kernel", lambda *_: None)
     table = Table("expert", np.array([1.0, 64.0]), np.array([1.0, 64.0]))
     tables = {"expert": table, "reorder": table}
     model = msgspec.structs.replace(TINY, top_k=1)
-    found = measure_shares(model, CPU, [[8, 4, 0], [2, 0, 0], [0, 0, 0]], 16, tables, 1e9, time.monotonic())
+    loads = [[8, 4, 0], [2, 0, 0], [0, 0, 0]]
+    found = measure_rank_loads(model, CPU, loads, 16, tables, Scheduler("cpu", 1e9))
     # The medians are those of the third pass.
     assert found.measured_s([8, 4, 0]) == pytest.approx(3 * (16 + 10 * 12 + 100 * 12))
     assert found.measured_s([0, 0, 0]) == pytest.approx(3 * 16)
@@ -125,8 +131,8 @@ def test_both_parts_of_a_reorder_agree_with_their_references(k):
 @pytest.mark.parametrize("model", [TINY, TINY_SWIGLU], ids=lambda model: model.name)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_every_kernel_agrees_with_its_reference(model, dtype):
-    kernels, left_out = kernels_of(model, use_grouped_mm=False)
-    assert left_out == {}
+    kernels, skipped = kernels_of(model, use_grouped_mm=False)
+    assert skipped == {}
     device = dataclasses.replace(CPU, dtype=dtype)
     errors = {kernel.name: check_kernel(kernel, device) for kernel in kernels}
     assert {"expert", "grouped", "gate", "schedule", "permute", "reorder", "attention", "head", "optimizer"} <= set(
@@ -146,9 +152,7 @@ def test_no_kernel_waits_for_the_device_or_leaves_it(model, dtype):
     for kernel in kernels:
         if kernel.name == "grouped" and dtype != "bfloat16":
             continue  # Meta's grouped matmul knows bfloat16 only.
-        tensors = kernel.inputs(
-            next(size for size in kernel.sizes if size >= 64), Random("meta", compute.DTYPES[dtype])
-        )
+        tensors = kernel.inputs(next(size for size in kernel.sizes if size >= 64), Random("meta", DTYPES[dtype]))
         for stage in compute._stages(kernel, [tensors]):
             stage(0)
 
@@ -166,10 +170,10 @@ def test_a_kernel_that_computes_something_else_is_refused():
         check_kernel(wrong, CPU)
 
 
-def test_attention_of_unknown_shapes_is_left_out_and_said():
-    kernels, left_out = kernels_of(load_spec(ModelSpec, "deepseek-v3"), use_grouped_mm=False)
+def test_attention_of_unknown_shapes_is_skipped_with_the_reason():
+    kernels, skipped = kernels_of(load_spec(ModelSpec, "deepseek-v3"), use_grouped_mm=False)
     assert "attention" not in [kernel.name for kernel in kernels]
-    assert "deepseek-v3" in left_out["attention"]
+    assert "deepseek-v3" in skipped["attention"]
 
 
 @given(st.integers(1, 70000), st.integers(1, 300))
@@ -185,7 +189,7 @@ def test_uneven_counts_keep_every_token(mean, num_experts):
 @pytest.mark.parametrize("matrices", [2, 3])
 def test_grouped_matmuls_are_used_where_torch_has_them_and_are_right(dtype, matrices):
     model = msgspec.structs.replace(TINY, matrices_per_expert=matrices)
-    assert use_grouped_mm(model, "cpu", compute.DTYPES[dtype])
+    assert use_grouped_mm(model, "cpu", DTYPES[dtype])
     kernels, _ = kernels_of(model, use_grouped_mm=True)
     device = dataclasses.replace(CPU, dtype=dtype)
     grouped = next(kernel for kernel in kernels if kernel.name == "grouped")
@@ -198,7 +202,7 @@ def test_widths_that_grouped_matmuls_refuse_go_by_the_loop():
     # Rows have to be multiples of 16 bytes: 4 numbers of float32, 8 of half precision.
     for width, dtype, expected in ((60, "float32", True), (60, "bfloat16", False), (62, "float32", False)):
         model = msgspec.structs.replace(TINY, d_model=width)
-        assert use_grouped_mm(model, "cpu", compute.DTYPES[dtype]) is expected
+        assert use_grouped_mm(model, "cpu", DTYPES[dtype]) is expected
 
 
 class FakeClock:
@@ -281,16 +285,19 @@ def test_buffers_together_exceed_the_cache(monkeypatch):
     assert (point.num_buffers, point.buffers_bytes) == (40, 40 * 51200)
 
 
-def fake_task(size: int, calls: list[int], predicted_s: float = 0.0, obstacle: str | None = None) -> Task:
-    kernel = Kernel("permute", (size,), lambda *_: (), lambda: None, lambda: None, float, float)
-
+def fake_measurement(
+    size: int, calls: list[int], predicted_s: float = 0.0, skip_reason: str | None = None
+) -> Measurement:
     def take(_: float):
         calls.append(size)
         real = next(kernel for kernel in kernels_of(TINY, use_grouped_mm=False)[0] if kernel.name == "expert")
-        return msgspec.structs.replace(measure_kernel(real, 1, CPU, 0.0, 0.0), size=size)
+        return msgspec.structs.replace(measure_kernel(real, 1, CPU, 0.0), size=size)
 
-    assert kernel.name == "permute"
-    return Task("expert", size, 1, lambda _: predicted_s, take, lambda: obstacle)
+    return Measurement("expert", size, 1, lambda _: predicted_s, take, lambda: skip_reason)
+
+
+def run(one: Session, measurements) -> None:
+    one.run(measurements, end_s=one.scheduler.begin_s + one.scheduler.budget_s)
 
 
 def new_session(path, budget_s: float = 1e6, model: ModelSpec = TINY, dtype: str = "float32") -> Session:
@@ -305,10 +312,10 @@ def quick_peaks(monkeypatch):
 def test_a_profile_goes_on_where_it_was(tmp_path, quick_peaks):
     path, calls = tmp_path / "a.csv", []
     one = new_session(path)
-    one.run([fake_task(1, calls), fake_task(2, calls)])
+    run(one, [fake_measurement(1, calls), fake_measurement(2, calls)])
     one.save()
     again = new_session(path)
-    again.run([fake_task(size, calls) for size in (1, 2, 4)])
+    run(again, [fake_measurement(size, calls) for size in (1, 2, 4)])
     again.save()
     # Three times each, one after the other; what is there already is not measured again.
     assert calls == 3 * [1, 2] + 3 * [4]
@@ -319,12 +326,12 @@ def test_of_several_times_the_fastest_is_kept(tmp_path, quick_peaks):
     times_s = {1: iter([3.0, 1.0, 2.0]), 2: iter([4.0, 5.0, 6.0])}
 
     def task(size):
-        return Task(
+        return Measurement(
             "expert", size, 1, lambda _: 0.0, lambda _: Point(kernel="expert", size=size, time_s=next(times_s[size]))
         )
 
     one = new_session(tmp_path / "a.csv")
-    one.run([task(1), task(2)])
+    run(one, [task(1), task(2)])
     assert [(point.size, point.time_s) for point in one.points] == [(1, 1.0), (2, 4.0)]
 
 
@@ -357,19 +364,26 @@ def test_the_peak_is_that_of_a_matmul_that_the_budget_does_for(monkeypatch):
 )
 def test_other_conditions_are_not_mixed_into_a_profile(tmp_path, quick_peaks, change, said):
     first = new_session(tmp_path / "a.csv")
-    first.run([fake_task(1, [])])
+    run(first, [fake_measurement(1, [])])
     first.save()
     with pytest.raises(SpecError, match=said):
         new_session(tmp_path / "a.csv", **change)
 
 
-def test_what_does_not_fit_into_memory_or_budget_is_left_out_and_said(tmp_path, quick_peaks):
+def test_points_that_do_not_fit_into_memory_or_budget_are_skipped_and_named(tmp_path, quick_peaks):
     calls = []
     one = new_session(tmp_path / "a.csv", budget_s=1e3)
-    one.run([fake_task(1, calls), fake_task(2, calls, obstacle="memory"), fake_task(4, calls, predicted_s=1e6)])
+    run(
+        one,
+        [
+            fake_measurement(1, calls),
+            fake_measurement(2, calls, skip_reason="memory"),
+            fake_measurement(4, calls, predicted_s=1e6),
+        ],
+    )
     one.save()
     assert calls == [1, 1, 1]
-    assert json.loads((tmp_path / "a.json").read_text())["left_out"] == {"expert": "2: memory; 4: --budget"}
+    assert json.loads((tmp_path / "a.json").read_text())["skipped"] == {"expert": "2: memory; 4: budget"}
 
 
 def test_what_comes_before_a_kernels_first_point_does_not_slow_down_what_is_expected_of_the_others(
@@ -377,8 +391,8 @@ def test_what_comes_before_a_kernels_first_point_does_not_slow_down_what_is_expe
 ):
     one = new_session(tmp_path / "a.csv")
     point = Point(kernel="expert", size=1, time_s=1e-3)
-    one.run([Task("expert", 1, 1, lambda _: 0.0, lambda _: point, prepare=lambda: time.sleep(0.1))])
-    assert one.pace.wall_s < 0.1
+    run(one, [Measurement("expert", 1, 1, lambda _: 0.0, lambda _: point, prepare=lambda: time.sleep(0.1))])
+    assert one.scheduler.pace.wall_s < 0.1
 
 
 @pytest.mark.parametrize("top_k", [1, 2, 6, 8])
@@ -393,8 +407,8 @@ def test_memory_is_judged_before_it_is_taken(tmp_path, quick_peaks, monkeypatch)
     monkeypatch.setattr(compute, "free_bytes", lambda _: 10**7)
     monkeypatch.setattr(compute, "cache_bytes", lambda _: 10**5)
     one = new_session(tmp_path / "a.csv")
-    tasks = [task for task in compute.compute_tasks(one.header)[0] if task.kernel == "expert"]
-    fitting = [task.size for task in tasks if task.obstacle() is None]
+    tasks = [task for task in compute.compute_measurements(one.header)[0] if task.kernel == "expert"]
+    fitting = [task.size for task in tasks if task.skip_reason() is None]
     # 64 k tokens of width 64 alone are 16 MiB; 1024 of them are 256 KiB, and as much again four to ten times inside.
     assert 1024 in fitting
     assert 65536 not in fitting
@@ -405,10 +419,10 @@ def test_a_check_against_float64_counts_as_memory_too(tmp_path, quick_peaks, mon
     monkeypatch.setattr(compute, "free_bytes", lambda _: 5 * 10**5)
     monkeypatch.setattr(compute, "cache_bytes", lambda _: 1)
     one = new_session(tmp_path / "a.csv")
-    head = next(task for task in compute.compute_tasks(one.header)[0] if task.kernel == "head")
+    head = next(task for task in compute.compute_measurements(one.header)[0] if task.kernel == "head")
     kernel = next(kernel for kernel in kernels_of(TINY, use_grouped_mm=False)[0] if kernel.name == "head")
     assert not compute.too_large(kernel, head.size, CPU)
-    assert head.obstacle() == "memory"
+    assert head.skip_reason() == "memory"
 
 
 def test_few_experts_stand_for_all_in_the_check():
@@ -434,8 +448,8 @@ def test_running_out_of_memory_leaves_a_point_out(tmp_path, quick_peaks, error):
         raise error
 
     one = new_session(tmp_path / "a.csv")
-    one.run([dataclasses.replace(fake_task(1, []), measure=fail)])
-    assert one.left_out == {"expert": [(1, "memory")]}
+    run(one, [dataclasses.replace(fake_measurement(1, []), measure=fail)])
+    assert one.skipped == {"expert": [(1, "memory")]}
 
 
 def test_an_error_that_is_not_about_memory_is_not_swallowed(tmp_path, quick_peaks):
@@ -443,7 +457,7 @@ def test_an_error_that_is_not_about_memory_is_not_swallowed(tmp_path, quick_peak
         raise RuntimeError("size mismatch")
 
     with pytest.raises(RuntimeError, match="size mismatch"):
-        new_session(tmp_path / "a.csv").run([dataclasses.replace(fake_task(1, []), measure=fail)])
+        run(new_session(tmp_path / "a.csv"), [dataclasses.replace(fake_measurement(1, []), measure=fail)])
 
 
 def test_peaks_are_not_measured_where_memory_would_not_do(monkeypatch):
@@ -476,7 +490,7 @@ def test_the_optimizer_moves_28_bytes_of_a_parameter_in_any_type(dtype):
 
 
 def test_checkpoints_are_timed_and_cleaned_up(tmp_path):
-    tasks = [task for task in storage_tasks(tmp_path / "new") if task.size == 2**20]
+    tasks = [task for task in storage_measurements(tmp_path / "new") if task.size == 2**20]
     points = [task.measure(0.0) for task in tasks]
     assert [point.kernel for point in points] == ["checkpoint_save", "checkpoint_load"]
     assert all(point.moved_bytes == 2**20 for point in points)
@@ -486,7 +500,7 @@ def test_checkpoints_are_timed_and_cleaned_up(tmp_path):
 def test_a_load_is_compared_once_and_not_in_its_time(tmp_path, monkeypatch):
     compared = []
     monkeypatch.setattr(storage.torch, "equal", lambda *tensors: not compared.append(tensors))
-    load = next(task for task in storage_tasks(tmp_path) if task.kernel == "checkpoint_load")
+    load = next(task for task in storage_measurements(tmp_path) if task.kernel == "checkpoint_load")
     assert load.measure(0.0).num_repetitions >= 3
     assert len(compared) == 1
     monkeypatch.setattr(storage.torch, "equal", lambda *_: False)
@@ -496,12 +510,12 @@ def test_a_load_is_compared_once_and_not_in_its_time(tmp_path, monkeypatch):
 
 
 def test_a_disk_that_fills_up_in_mid_save_is_one_line(tmp_path):
-    task = storage_tasks(tmp_path)[0]
+    task = storage_measurements(tmp_path)[0]
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2**18, hard))
     try:
-        with pytest.raises(LazsimError, match=r"cannot be written \(.*\); choose another --checkpoint-path") as caught:
+        with pytest.raises(LazsimError, match=r"cannot be written \(.*\); choose another `checkpoint_path`") as caught:
             task.measure(0.0)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -513,4 +527,4 @@ def test_a_disk_that_fills_up_in_mid_save_is_one_line(tmp_path):
 def test_a_storage_that_is_a_file_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(LazsimError, match="not a writable folder"):
-        storage_tasks(tmp_path / "file")
+        storage_measurements(tmp_path / "file")

@@ -15,11 +15,12 @@ from lazsim.errors import LazsimError
 from lazsim.profiling import communication
 from lazsim.profiling.communication import (
     choose_ranks,
-    communication_tasks,
+    exchange_measurements,
     group_cycle,
-    group_tasks,
+    group_measurements,
     rank_counts,
 )
+from lazsim.profiling.merge import label_of
 from lazsim.profiling.processes import Ranks
 from lazsim.profiling.worker import EXCHANGES, Worker, empty_parts, even_parts, leave_group, link_bytes, skewed_parts
 from lazsim.specs import ModelSpec, load_spec
@@ -41,7 +42,7 @@ def is_running(pid: int) -> bool:
 
 
 def test_every_exchange_delivers_what_was_sent_and_is_timed():
-    with communication_tasks(HEADER, 3, "gloo") as tasks:
+    with exchange_measurements(HEADER, 3, "gloo") as tasks:
         points = [task.measure(0.0) for task in tasks if task.size == 4096]
     assert [point.kernel for point in points] == list(EXCHANGES)
     for point in points:
@@ -52,7 +53,7 @@ def test_every_exchange_delivers_what_was_sent_and_is_timed():
 
 def test_wrong_data_is_noticed(monkeypatch):
     monkeypatch.setattr(Ranks, "ask", lambda self, *command, **_: [([1e-3] * 6, 1.0)])
-    with communication_tasks(HEADER, 2, "gloo") as tasks, pytest.raises(LazsimError, match="delivered wrong data"):
+    with exchange_measurements(HEADER, 2, "gloo") as tasks, pytest.raises(LazsimError, match="delivered wrong data"):
         tasks[0].measure(0.0)
 
 
@@ -72,7 +73,7 @@ def test_a_group_is_formed_again_after_losing_a_member():
 
 @pytest.mark.parametrize(("num_ranks", "expected"), [(2, 3), (4, 4)])
 def test_a_group_that_loses_a_member_has_two_left(num_ranks, expected):
-    tasks = group_tasks(HEADER, num_ranks, "gloo")
+    tasks = group_measurements(HEADER, num_ranks, "gloo")
     assert [(task.kernel, task.size, task.num_ranks) for task in tasks] == [
         ("group_create", expected, expected),
         ("group_recreate", expected, expected),
@@ -99,9 +100,9 @@ def test_exchanges_are_measured_over_powers_of_two_and_all(num_ranks, expected):
 def test_gloo_does_not_send_from_a_gpu_and_says_so(monkeypatch):
     monkeypatch.setattr(communication, "cache_bytes", lambda _: 2**20)
     header = msgspec.structs.replace(HEADER, device="cuda")
-    task = communication._exchange_task("point_to_point", 1024, None, header, 2, "gloo")
-    assert task.obstacle() == "gloo sends from the host's memory only"
-    assert task.label == "point_to_point over 2"
+    task = communication._exchange("point_to_point", 1024, None, header, 2, "gloo")
+    assert task.skip_reason() == "gloo sends from the host's memory only"
+    assert label_of(task.kernel, task.size, task.num_ranks) == "point_to_point over 2"
 
 
 @pytest.mark.parametrize("victim", [0, 1])
@@ -151,11 +152,11 @@ def test_an_error_in_a_process_is_told_in_one_line():
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("cpu", 2, "nccl"), "--backend nccl: not built into this torch"),
-        (("cpu", 2, "mpi"), "--backend mpi: not built into this torch"),
-        (("cpu", 2, "pigeons"), "--backend pigeons: not built into this torch, which has gloo"),
-        (("cuda", None, "nccl"), "--backend nccl: "),
-        (("cuda", 1, "pigeons"), "--backend pigeons: not built into this torch, which has gloo"),
+        (("cpu", 2, "nccl"), "`backend` nccl: not built into this torch"),
+        (("cpu", 2, "mpi"), "`backend` mpi: not built into this torch"),
+        (("cpu", 2, "pigeons"), "`backend` pigeons: not built into this torch, which has gloo"),
+        (("cuda", None, "nccl"), "`backend` nccl: "),
+        (("cuda", 1, "pigeons"), "`backend` pigeons: not built into this torch, which has gloo"),
     ],
 )
 def test_a_backend_that_is_not_there_is_refused(arguments, said):
@@ -178,11 +179,11 @@ def test_a_gpu_alone_exchanges_nothing_and_says_so():
 def test_nccl_needs_gpus_enough_and_to_be_asked_for_on_gpus(monkeypatch):
     monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(LazsimError, match="--backend nccl: exchanges between GPUs only"):
+    with pytest.raises(LazsimError, match="`backend` nccl: exchanges between GPUs only"):
         choose_ranks("cpu", 1, "nccl")
-    with pytest.raises(LazsimError, match="--backend nccl: nccl takes a GPU for each process, and there are 1"):
+    with pytest.raises(LazsimError, match="`backend` nccl: nccl takes a GPU for each process, and there are 1"):
         choose_ranks("cuda", None, "nccl")
-    with pytest.raises(LazsimError, match="--ranks 2: nccl takes a GPU for each process, and there are 1"):
+    with pytest.raises(LazsimError, match="`ranks` 2: nccl takes a GPU for each process, and there are 1"):
         choose_ranks("cuda", 2, None)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     assert choose_ranks("cuda", None, None) == (4, "nccl", "")

@@ -69,14 +69,14 @@ def command(
     header_path(out)
     check_folder(out.parent)
     _require_torch()
-    from lazsim.profiling.whole import Options, measure_profile
+    from lazsim.profiling.runner import Options, measure_profile
 
     options = Options(
         device, dtype, model, budget, num_ranks, backend, checkpoint_path, remark, num_threads, fresh, kernels
     )
     header, points = measure_profile(out, options, _measuring)
-    for kernel, reason in header.left_out.items():
-        note(f"left out: {kernel}: {reason}")
+    for kernel, reason in header.skipped.items():
+        note(f"skipped: {kernel}: {reason}")
     click.echo(f"{len(points)} points of {len(header.kernels)} kernels are in {out}; lazsim profile show {out}")
 
 
@@ -109,10 +109,10 @@ def show(file: str, model: str, out: Path | None, as_json: bool) -> None:
     if as_json:
         print_json({"header": header, "points": profile.points})
     else:
-        from lazsim.profiling.tables import show_tables
+        from lazsim.output.profile import profile_parts
+        from lazsim.output.table import render
 
-        for line in show_tables(profile):
-            click.echo(line)
+        click.echo(render(profile_parts(profile)))
     if out is not None:
         note(f"pictures are in {out}/: profile.png, profile.pdf")
 
@@ -128,7 +128,6 @@ def check(file: str, model: str, as_json: bool) -> None:
     """
     from lazsim.costmodel.profile import find_profile, read_profile
     from lazsim.profiling.check import all_errors, held_out_errors, reached_shares
-    from lazsim.profiling.tables import check_table
 
     profile = read_profile(find_profile(file, model))
     errors, together, reached = held_out_errors(profile), all_errors(profile), reached_shares(profile)
@@ -142,8 +141,10 @@ def check(file: str, model: str, as_json: bool) -> None:
             }
         )
         return
-    for line in check_table(errors, together, reached):
-        click.echo(line)
+    from lazsim.output.profile import check_parts
+    from lazsim.output.table import render
+
+    click.echo(render(check_parts(errors, together, reached)))
 
 
 @command.command()
@@ -205,16 +206,17 @@ def skew(out: Path | None, as_json: bool, skews: tuple[float, ...], **options: A
     if out is not None:
         check_folder(out)
     _require_torch()
+    from lazsim.output.profile import skew_files, skew_parts
+    from lazsim.output.table import render
     from lazsim.profiling.skew import SkewOptions, measure_skew
 
     result = measure_skew(SkewOptions(skews=skews, **options), _measuring)
     if out is not None:
-        write_all(result.files(out))
+        write_all(skew_files(result, out))
     if as_json:
         print_json(result.to_json())
-        return
-    for line in result.table():
-        click.echo(line)
+    else:
+        click.echo(render(skew_parts(result)))
 
 
 @command.command()
@@ -246,16 +248,17 @@ def ranks(tolerance: float | None, out: Path | None, as_json: bool, **options: A
     if out is not None:
         check_folder(out)
     _require_torch()
+    from lazsim.output.profile import rank_files, rank_parts
+    from lazsim.output.table import render
     from lazsim.profiling.ranks import RankOptions, measure_ranks
 
     result = measure_ranks(RankOptions(**options), _measuring)
     if out is not None:
-        write_all(result.files(out))
+        write_all(rank_files(result, out))
     if as_json:
         print_json(result.to_json())
     else:
-        for line in result.table():
-            click.echo(line)
+        click.echo(render(rank_parts(result)))
     worst = max(abs(row.error) for row in result.rows)
     if tolerance is not None and worst > tolerance:
         note(f"the worst relative error of a layer is {worst:.1%}, more than {tolerance:.1%}")

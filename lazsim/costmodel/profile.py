@@ -110,9 +110,9 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     matmul_flop_per_s, copy_bytes_per_s : float
         Measured peaks of the device, to which shares refer.
     kernels : list of str
-        Kernels with rows.
-    left_out : dict
-        Kernels without a measurement, and why.
+        Kernels that have rows.
+    skipped : dict
+        Kernels and sizes that were not measured, and why.
     """
 
     format_version: int
@@ -125,7 +125,7 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     matmul_flop_per_s: float
     copy_bytes_per_s: float
     kernels: list[str] = []
-    left_out: dict[str, str] = {}
+    skipped: dict[str, str] = {}
 
     def __post_init__(self) -> None:
         for field in ("matmul_flop_per_s", "copy_bytes_per_s"):
@@ -265,11 +265,15 @@ def require_header(profile: Profile) -> Header:
 def _read_header(path: Path) -> Header:
     content = read_bytes(path)
     try:
-        version = msgspec.json.decode(content, type=dict[str, Any]).get("format_version")
+        fields = msgspec.json.decode(content, type=dict[str, Any])
+        version = fields.get("format_version")
         if version != FORMAT_VERSION:
             raise SpecError(f"{path}: format_version is {version}, expected {FORMAT_VERSION}; measure again")
-        return msgspec.json.decode(content, type=Header)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        if "left_out" in fields:
+            # The name in files of lazsim 0.1.0.
+            fields["skipped"] = fields.pop("left_out")
+        return msgspec.convert(fields, Header)
+    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
         raise SpecError(f"{path}: not the header of a profile ({error}); measure again") from None
 
 

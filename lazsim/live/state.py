@@ -27,7 +27,7 @@ def block_shapes(spec: LiveSpec, key: Key) -> Mapping[str, tuple[int, ...]]:
     model = spec.model
     width, inner = model.d_model, model.d_ff_expert
     if key != DENSE:
-        return {"up": (width, inner), "up.bias": (inner,), "down": (inner, width), "down.bias": (width,)}
+        return {"up": (width, inner), "down": (inner, width)}
     shapes: dict[str, tuple[int, ...]] = {
         "embedding": (model.vocab_size, width),
         "positions": (model.sequence_length, width),

@@ -1,4 +1,4 @@
-"""What is measured of exchanges between processes of this machine, and of the groups that they form."""
+"""Times of exchanges between processes of this machine, and of forming process groups."""
 
 import math
 import os
@@ -13,9 +13,8 @@ import torch.distributed as dist
 
 from lazsim.costmodel.profile import Header, Point
 from lazsim.errors import LazsimError
-from lazsim.profiling.points import point_of
+from lazsim.profiling.measurement import Measurement, make_point
 from lazsim.profiling.processes import Ranks
-from lazsim.profiling.task import Task
 from lazsim.profiling.timing import BATCH, CI_WIDTH, Timing
 from lazsim.profiling.worker import EXCHANGES, link_bytes
 from lazsim.pytorch.memory import MEMORY_SHARE, cache_bytes, free_bytes, release_memory
@@ -24,10 +23,10 @@ MESSAGE_SIZES = tuple(2**power for power in range(10, 29))
 MAX_BUFFERS = 64
 MAX_BATCH = 64
 NUM_GROUPS = 3
-"""Process groups that are created, lose a member and are created again: each takes new processes."""
+"""Process groups that are created, lose a member and are created again, each by new processes."""
 
 GROUP_S = {"gloo": 4.0, "nccl": 10.0, "mpi": 4.0}
-"""What new processes take to import torch, to take a GPU and to form both groups, roughly."""
+"""Rough seconds in which new processes import torch, take a GPU and form both groups."""
 
 FEWEST_IN_GROUP = 3
 
@@ -40,12 +39,12 @@ CHECKED_ERROR = 1e-6
 
 
 def choose_ranks(device: str, num_ranks: int | None, backend: str | None) -> tuple[int, str, str]:
-    """Decide over how many processes and by what to exchange, and say why not where it cannot be.
+    """Choose the number of processes and the backend of exchanges; return them with the reason for none.
 
     Raises
     ------
     LazsimError
-        When the backend is not built in, or takes other devices, or more of them, than there are.
+        When torch lacks the backend, or the machine lacks the devices that it takes.
     """
     chosen = backend or ("nccl" if device == "cuda" else "gloo")
     num_gpus = torch.cuda.device_count() if chosen == "nccl" else 0
@@ -57,25 +56,25 @@ def choose_ranks(device: str, num_ranks: int | None, backend: str | None) -> tup
     most = RANKS_PER_PROCESSOR * (os.cpu_count() or 1)
     if ranks > max(most, 2):
         raise LazsimError(
-            f"--ranks {ranks}: give at most {most}, {RANKS_PER_PROCESSOR} for each processor of this machine"
+            f"`ranks` {ranks}: give at most {most}, {RANKS_PER_PROCESSOR} for each processor of this machine"
         )
     if chosen == "nccl" and (ranks > num_gpus or (num_gpus < 2 and num_ranks is None)):
-        raise LazsimError(f"{f'--ranks {ranks}' if num_ranks is not None else '--backend nccl'}: {few}")
-    return ranks, chosen, "" if ranks > 1 else "--ranks 1"
+        raise LazsimError(f"{f'`ranks` {ranks}' if num_ranks is not None else '`backend` nccl'}: {few}")
+    return ranks, chosen, "" if ranks > 1 else "`ranks` 1"
 
 
 def _check_backend(backend: str, device: str) -> None:
     built = {"gloo": dist.is_gloo_available, "nccl": dist.is_nccl_available, "mpi": dist.is_mpi_available}
     if not dist.is_available() or backend not in built or not built[backend]():
         known = ", ".join(name for name, available in built.items() if dist.is_available() and available())
-        raise LazsimError(f"--backend {backend}: not built into this torch, which has {known or 'none'}")
+        raise LazsimError(f"`backend` {backend}: not built into this torch, which has {known or 'none'}")
     if backend == "nccl" and device != "cuda":
-        raise LazsimError("--backend nccl: exchanges between GPUs only; choose gloo, or --device cuda")
+        raise LazsimError("`backend` nccl: exchanges between GPUs only; choose gloo, or `device` cuda")
 
 
 @contextmanager
-def communication_tasks(header: Header, num_ranks: int, backend: str) -> Iterator[list[Task]]:
-    """List exchanges at all sizes, smallest first; processes live from the first of them as long as the context."""
+def exchange_measurements(header: Header, num_ranks: int, backend: str) -> Iterator[list[Measurement]]:
+    """List exchanges at all sizes, smallest first; their processes start with the first and end with the context."""
     with ExitStack() as stack:
 
         @cache
@@ -86,14 +85,12 @@ def communication_tasks(header: Header, num_ranks: int, backend: str) -> Iterato
             return started
 
         yield [
-            _exchange_task(kernel, size, ranks, header, num_ranks, backend)
-            for size in MESSAGE_SIZES
-            for kernel in EXCHANGES
+            _exchange(kernel, size, ranks, header, num_ranks, backend) for size in MESSAGE_SIZES for kernel in EXCHANGES
         ]
 
 
 def rank_counts(num_ranks: int) -> list[int]:
-    """List over how many processes to exchange: powers of two, and all.
+    """List the numbers of processes that exchange: powers of two, and all.
 
     Examples
     --------
@@ -103,7 +100,7 @@ def rank_counts(num_ranks: int) -> list[int]:
     return [*(2**power for power in range(1, 31) if 2**power < num_ranks), num_ranks]
 
 
-def group_tasks(header: Header, num_ranks: int, backend: str) -> list[Task]:
+def group_measurements(header: Header, num_ranks: int, backend: str) -> list[Measurement]:
     """List process groups: formed, and formed again without a member.
 
     They take three processes at least, so that two are left; NCCL, where it has a GPU for each.
@@ -112,26 +109,23 @@ def group_tasks(header: Header, num_ranks: int, backend: str) -> list[Task]:
         num_ranks = max(num_ranks, FEWEST_IN_GROUP)
     release_memory(header.device)
     cycles: list[tuple[float, float]] = []
-    return [
-        _group_task(kernel, index, num_ranks, backend, header.device, cycles) for index, kernel in enumerate(GROUPS)
-    ]
+    return [_group(kernel, index, num_ranks, backend, header.device, cycles) for index, kernel in enumerate(GROUPS)]
 
 
-def _exchange_task(
+def _exchange(
     kernel: str, size: int, ranks: Callable[[], Ranks], header: Header, num_ranks: int, backend: str
-) -> Task:
+) -> Measurement:
     wanted = math.ceil(2 * cache_bytes(header.device) / size)
     num_buffers = min(max(wanted, 1), MAX_BUFFERS)
 
-    def predicted_s(points: Sequence[Point]) -> float:
+    def predict_s(points: Sequence[Point]) -> float:
         same = [point for point in points if point.num_ranks == num_ranks]
         return same[-1].time_s * size / same[-1].size if same else 0.0
 
-    def obstacle() -> str | None:
+    def skip_reason() -> str | None:
         if kernel == "point_to_point" and backend == "gloo" and header.device == "cuda":
             return "gloo sends from the host's memory only"
-        # Where a rank receives what all others send, its buffers are as many times as large; so is what they are
-        # checked by.
+        # A rank that receives from all others has a buffer for each, and one to check it by.
         needed = (2 * num_buffers + 3) * num_ranks * size
         return "memory" if needed > MEMORY_SHARE * free_bytes(header.device) else None
 
@@ -154,7 +148,7 @@ def _exchange_task(
             batch = min(2 * batch, MAX_BATCH)
         if error > CHECKED_ERROR:
             raise LazsimError(f"{kernel} of {size} bytes over {num_ranks} processes delivered wrong data; check torch")
-        return point_of(
+        return make_point(
             kernel,
             size,
             timing,
@@ -167,21 +161,37 @@ def _exchange_task(
         )
 
     # One that is checked, a warm-up, and the fewest for which an interval of the median exists.
-    return Task(kernel, size, num_ranks, predicted_s, measure, obstacle, fewest_runs=2 + BATCH, prepare=ranks)
+    return Measurement(
+        kernel,
+        size,
+        num_ranks,
+        predict_s,
+        measure,
+        skip_reason,
+        fewest_runs=2 + BATCH,
+        prepare=ranks,
+        label=f"{kernel} {size}",
+    )
 
 
-def _group_task(
+def _group(
     kernel: str, index: int, num_ranks: int, backend: str, device: str, cycles: list[tuple[float, float]]
-) -> Task:
+) -> Measurement:
     def measure(_: float) -> Point:
         if not cycles:
             cycles.extend(group_cycle(num_ranks, backend, device, number) for number in range(NUM_GROUPS))
         timing = Timing(np.array([[cycle[index]] for cycle in cycles]))
-        return point_of(kernel, num_ranks, timing, num_ranks=num_ranks)
+        return make_point(kernel, num_ranks, timing, num_ranks=num_ranks)
 
-    # Either kernel comes with the other.
-    return Task(
-        kernel, num_ranks, num_ranks, lambda _: 0.0 if cycles else GROUP_S[backend], measure, fewest_runs=NUM_GROUPS
+    # One cycle gives both kernels.
+    return Measurement(
+        kernel,
+        num_ranks,
+        num_ranks,
+        lambda _: 0.0 if cycles else GROUP_S[backend],
+        measure,
+        fewest_runs=NUM_GROUPS,
+        label=f"{kernel} {num_ranks}",
     )
 
 
@@ -192,7 +202,7 @@ def group_cycle(num_ranks: int, backend: str, device: str, number: int) -> tuple
     -------
     tuple of float
         Seconds to form the first group, and seconds in which the survivors left it and formed another, each until the
-        slowest had met all others in it. To notice the loss is not in it.
+        slowest had met all others. The time to notice the loss is not included.
     """
     with Ranks(num_ranks, backend, device) as ranks:
         created_s = max(ranks.ask("forming a group", "join", f"first-{number}", num_ranks))

@@ -1,9 +1,10 @@
-"""Measure kernels at one size each: memory, buffers, the check against the reference, times and roofline."""
+"""Measure a kernel at one size: memory, buffers, check against the reference, times and roofline."""
 
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -12,44 +13,51 @@ from lazsim.costmodel.profile import SIZE_UNITS, Header, Point
 from lazsim.errors import LazsimError
 from lazsim.profiling.kernel import Kernel, Random
 from lazsim.profiling.kernels import kernels_of
-from lazsim.profiling.points import point_of
-from lazsim.profiling.task import Task
+from lazsim.profiling.measurement import Measurement, make_point
 from lazsim.profiling.timing import clock_of, measure
 from lazsim.pytorch.device import DTYPES, synchronize
 from lazsim.pytorch.memory import MEMORY_SHARE, cache_bytes, free_bytes
 
 CACHE_MULTIPLE = 2
-"""Buffers together are this many times the largest cache, so that rotating through them leaves nothing in it."""
+"""Size of all buffers over that of the largest cache, so that rotating through them leaves nothing in it."""
 
 MAX_BUFFERS = 256
 NUM_DRAWN = 4
-"""Buffers with random numbers of their own; others repeat them, since to draw takes ten times as long as to copy."""
+"""Buffers with new random numbers; the others repeat them, since drawing takes ten times as long as copying."""
 
 DRAW_S = {"cpu": 2e-8, "cuda": 1e-10}
-"""Seconds to draw a random number, roughly; torch does so in one thread."""
+"""Rough seconds to draw a random number; torch does so in one thread."""
+
+NEAR = 4
+"""Largest ratio of sizes at which one predicts the time of another: in small ones latency counts."""
 
 REFERENCE_SIZES = {"tokens": 96, "assignments": 96, "params": 4096}
-"""Size, at least, at which a kernel is compared with its reference."""
+"""Least size at which a kernel is compared with its reference."""
 
 REFERENCE_INNER = 4
-"""What a reference by plain means keeps, over what its kernel does: that of attention has a score for each pair."""
+"""Inner elements of a reference over those of its kernel: that of attention keeps a score for each pair."""
 
 MAX_REFERENCE_ERROR = {"float32": 1e-4, "bfloat16": 3e-2, "float16": 5e-3}
 """Relative error of outputs and gradients, some ten units in the last place of each type after sums of thousands."""
 
 
 @dataclass(frozen=True)
-class Device:
-    """Where and in which type is measured, and its peaks."""
+class Target:
+    """Device and number type to measure, and the peaks of the device."""
 
-    name: str
+    device: str
     dtype: str
     matmul_flop_per_s: float
     copy_bytes_per_s: float
 
+    @property
+    def element_bytes(self) -> int:
+        """Bytes of a number."""
+        return DTYPES[self.dtype].itemsize
+
     def random(self, seed: int) -> Random:
         """Return a source of inputs."""
-        return Random(self.name, DTYPES[self.dtype], torch.Generator(self.name).manual_seed(seed))
+        return Random(self.device, DTYPES[self.dtype], torch.Generator(self.device).manual_seed(seed))
 
 
 @dataclass(frozen=True)
@@ -68,44 +76,55 @@ class Need:
         return self.num_buffers * self.buffer_bytes + self.gradient_bytes + 2 * self.output_bytes + self.inner_bytes
 
 
-def need_of(kernel: Kernel, size: int, device: Device) -> Need:
-    """Tell what memory a kernel takes; nothing is allocated."""
-    tensors = kernel.inputs(size, Random("meta", DTYPES[device.dtype]))
+def need_of(kernel: Kernel, size: int, target: Target) -> Need:
+    """Compute the memory that a kernel takes; nothing is allocated."""
+    tensors = kernel.inputs(size, Random("meta", DTYPES[target.dtype]))
     buffer_bytes = float(sum(tensor.nbytes for tensor in tensors))
-    output_bytes = float(tensors[0].nbytes)
-    wanted = math.ceil(CACHE_MULTIPLE * cache_bytes(device.name) / max(buffer_bytes, 1.0))
-    inner_bytes = kernel.inner_elements(size) * DTYPES[device.dtype].itemsize
-    gradient_bytes = buffer_bytes if kernel.has_backward else 0.0
-    return Need(buffer_bytes, output_bytes, inner_bytes, gradient_bytes, min(max(wanted, 1), MAX_BUFFERS))
+    wanted = math.ceil(CACHE_MULTIPLE * cache_bytes(target.device) / max(buffer_bytes, 1.0))
+    return Need(
+        buffer_bytes,
+        output_bytes=float(tensors[0].nbytes),
+        inner_bytes=kernel.inner_elements(size) * target.element_bytes,
+        gradient_bytes=buffer_bytes if kernel.has_backward else 0.0,
+        num_buffers=min(max(wanted, 1), MAX_BUFFERS),
+    )
 
 
-def too_large(kernel: Kernel, size: int, device: Device, *, is_checked: bool = True) -> bool:
-    """Tell whether the memory that is free now would not do, for the check against the reference either."""
-    needed = need_of(kernel, size, device).total_bytes
+def too_large(kernel: Kernel, size: int, target: Target, *, is_checked: bool = True) -> bool:
+    """Tell whether the kernel, or its check against the reference if that is to come, needs more memory than is free.
+
+    Parameters
+    ----------
+    kernel, size, target
+        What is to be measured.
+    is_checked
+        Whether the check has been done.
+    """
+    needed = need_of(kernel, size, target).total_bytes
     if not is_checked:
-        needed = max(needed, check_bytes(kernel, device))
-    return needed > MEMORY_SHARE * free_bytes(device.name)
+        needed = max(needed, check_bytes(kernel, target))
+    return needed > MEMORY_SHARE * free_bytes(target.device)
 
 
-def check_bytes(kernel: Kernel, device: Device) -> float:
-    """Tell what memory it takes to compare a kernel with its reference; nothing is allocated."""
+def check_bytes(kernel: Kernel, target: Target) -> float:
+    """Compute the memory that it takes to compare a kernel with its reference; nothing is allocated."""
     kernel, size = _checked(kernel)
-    tensors = kernel.inputs(size, Random("meta", DTYPES[device.dtype]))
+    tensors = kernel.inputs(size, Random("meta", DTYPES[target.dtype]))
     own = sum(tensor.nbytes for tensor in tensors)
     exact = sum(tensor.numel() * 8 for tensor in tensors)
-    inner = kernel.inner_elements(size) * (REFERENCE_INNER * 8 + DTYPES[device.dtype].itemsize)
+    inner = kernel.inner_elements(size) * (REFERENCE_INNER * 8 + target.element_bytes)
     # The tensors, a copy and gradients of both, and the difference of the two in float64.
     return float(3 * own + 4 * exact + inner)
 
 
 def _checked(kernel: Kernel) -> tuple[Kernel, int]:
-    """Return what is compared with the reference in place of a kernel, and at which size."""
+    """Return the kernel and size that are compared with the reference in place of a kernel."""
     checked = kernel.checked_as or kernel
     least = REFERENCE_SIZES[SIZE_UNITS[kernel.name]]
     return checked, next((size for size in checked.sizes if size >= least), checked.sizes[-1])
 
 
-def check_kernel(kernel: Kernel, device: Device) -> float:
+def check_kernel(kernel: Kernel, target: Target) -> float:
     """Compare a kernel with its float64 reference on random inputs, gradients included.
 
     Returns
@@ -119,34 +138,30 @@ def check_kernel(kernel: Kernel, device: Device) -> float:
         When they differ by more than the type explains: the kernel or the device is wrong.
     """
     kernel, size = _checked(kernel)
-    tensors = kernel.inputs(size, device.random(1))
-    exact = [_exact(tensor) for tensor in tensors]
-    expected = _results(kernel, kernel.reference, exact, device)
-    found = _results(kernel, kernel.forward, [_leaf(tensor.clone()) for tensor in tensors], device)
+    tensors = kernel.inputs(size, target.random(1))
+    exact = [_leaf(tensor.double()) if tensor.is_floating_point() else tensor for tensor in tensors]
+    expected = _results(kernel, kernel.reference, exact, target)
+    found = _results(kernel, kernel.forward, [_leaf(tensor.clone()) for tensor in tensors], target)
     error = max(_relative_error(ours, theirs) for ours, theirs in zip(found, expected, strict=True))
-    if not error <= MAX_REFERENCE_ERROR[device.dtype]:
+    if not error <= MAX_REFERENCE_ERROR[target.dtype]:
         raise LazsimError(
-            f"{kernel.name} in {device.dtype} on {device.name} is wrong by {error:.2g} where "
-            f"{MAX_REFERENCE_ERROR[device.dtype]:g} is allowed: its times mean nothing; check torch and the device"
+            f"{kernel.name} in {target.dtype} on {target.device} is wrong by {error:.2g} where "
+            f"{MAX_REFERENCE_ERROR[target.dtype]:g} is allowed: its times mean nothing; check torch and the device"
         )
     return error
-
-
-def _exact(tensor: Any) -> Any:
-    return _leaf(tensor.double()) if tensor.is_floating_point() else tensor
 
 
 def _leaf(tensor: Any) -> Any:
     return tensor.detach().requires_grad_() if tensor.is_floating_point() else tensor
 
 
-def _results(kernel: Kernel, run: Callable[..., Any], tensors: Sequence[Any], device: Device) -> list[Any]:
+def _results(kernel: Kernel, run: Callable[..., Any], tensors: Sequence[Any], target: Target) -> list[Any]:
     if not kernel.has_backward:
         with torch.no_grad():
             return [run(*tensors)]
     output = run(*tensors)
-    generator = torch.Generator(device.name).manual_seed(2)
-    weights = torch.randn(output.shape, device=device.name, generator=generator, dtype=torch.float64)
+    generator = torch.Generator(target.device).manual_seed(2)
+    weights = torch.randn(output.shape, device=target.device, generator=generator, dtype=torch.float64)
     leaves = [tensor for tensor in tensors if tensor.requires_grad]
     return [output, *torch.autograd.grad(output, leaves, weights.to(output.dtype))]
 
@@ -156,32 +171,32 @@ def _relative_error(ours: Any, theirs: Any) -> float:
     return float((ours - theirs).norm() / theirs.norm().clamp(min=1e-300))
 
 
-def measure_kernel(kernel: Kernel, size: int, device: Device, budget_s: float, reference_error: float) -> Point:
+def measure_kernel(kernel: Kernel, size: int, target: Target, budget_s: float, reference_error: float = 0.0) -> Point:
     """Measure a kernel at one size.
 
     Raises
     ------
     torch.OutOfMemoryError
-        When the device's memory does not do after all.
+        When memory runs out after all.
     """
     begin_s = time.perf_counter()
-    need = need_of(kernel, size, device)
-    buffers = _buffers(kernel, size, device, need.num_buffers)
+    need = need_of(kernel, size, target)
+    buffers = _buffers(kernel, size, target, need.num_buffers)
     stages = _stages(kernel, buffers)
-    synchronize(device.name)
+    synchronize(target.device)
     left_s = budget_s - (time.perf_counter() - begin_s)
-    timing = measure(stages, len(buffers), clock_of(device.name, torch.get_num_threads()), left_s)
-    moved_bytes = (
-        kernel.traffic_bytes(size, DTYPES[device.dtype].itemsize)
-        if kernel.traffic_bytes is not None
-        else (3 if kernel.has_backward else 1) * need.buffer_bytes
-        + (2 * need.output_bytes if kernel.has_backward else 0)
-    )
-    return point_of(
+    timing = measure(stages, len(buffers), clock_of(target.device, torch.get_num_threads()), left_s)
+    if kernel.traffic_bytes is not None:
+        moved_bytes = kernel.traffic_bytes(size, target.element_bytes)
+    elif kernel.has_backward:
+        moved_bytes = 3 * need.buffer_bytes + 2 * need.output_bytes
+    else:
+        moved_bytes = need.buffer_bytes
+    return make_point(
         kernel.name,
         size,
         timing,
-        device,
+        target,
         stages_s=timing.stage_medians_s,
         flop=kernel.flop(size),
         moved_bytes=moved_bytes,
@@ -191,26 +206,11 @@ def measure_kernel(kernel: Kernel, size: int, device: Device, budget_s: float, r
     )
 
 
-def _buffers(kernel: Kernel, size: int, device: Device, num_buffers: int) -> list[tuple[Any, ...]]:
-    random = device.random(size)
+def _buffers(kernel: Kernel, size: int, target: Target, num_buffers: int) -> list[tuple[Any, ...]]:
+    random = target.random(size)
     drawn = [kernel.inputs(size, random) for _ in range(min(num_buffers, NUM_DRAWN))]
     copies = [tuple(tensor.clone() for tensor in drawn[turn % NUM_DRAWN]) for turn in range(NUM_DRAWN, num_buffers)]
     return [*drawn, *copies]
-
-
-def ideal_s(kernel: Kernel, size: int, device: Device) -> float:
-    """Tell what a kernel takes at the device's peaks, input read once."""
-    return (
-        kernel.flop(size) / device.matmul_flop_per_s
-        + need_of(kernel, size, device).buffer_bytes / device.copy_bytes_per_s
-    )
-
-
-def inputs_s(kernel: Kernel, size: int, device: Device) -> float:
-    """Tell what it takes to make the buffers of a kernel, roughly."""
-    need = need_of(kernel, size, device)
-    num_drawn = min(need.num_buffers, NUM_DRAWN) * need.buffer_bytes / DTYPES[device.dtype].itemsize
-    return num_drawn * DRAW_S[device.name] + need.num_buffers * need.buffer_bytes / device.copy_bytes_per_s
 
 
 def _stages(kernel: Kernel, buffers: Sequence[tuple[Any, ...]]) -> list[Callable[[int], None]]:
@@ -236,40 +236,58 @@ def _stages(kernel: Kernel, buffers: Sequence[tuple[Any, ...]]) -> list[Callable
     return [forward, backward]
 
 
-def compute_tasks(header: Header) -> tuple[list[Task], dict[str, str]]:
+def kernel_measurement(kernel: Kernel, size: int, target: Target, **fields: Any) -> Measurement:
+    """Build the measurement of a kernel at one size; `fields` replace those of the measurement."""
+    need = need_of(kernel, size, target)
+    drawn_elements = min(need.num_buffers, NUM_DRAWN) * need.buffer_bytes / target.element_bytes
+    ideal_s = kernel.flop(size) / target.matmul_flop_per_s + need.buffer_bytes / target.copy_bytes_per_s
+
+    def predict_s(points: Sequence[Point]) -> float:
+        near = [point.time_s * size / point.size for point in points if size / NEAR <= point.size <= size]
+        # Times grow no faster than sizes, so that the least of these leaves out what a disturbance added.
+        return max(ideal_s, min(near, default=0.0))
+
+    found = Measurement(
+        kernel.name,
+        size,
+        1,
+        predict_s,
+        measure=lambda budget_s: measure_kernel(kernel, size, target, budget_s),
+        skip_reason=lambda: "memory" if too_large(kernel, size, target) else None,
+        fixed_s=drawn_elements * DRAW_S[target.device] + need.num_buffers * need.buffer_bytes / target.copy_bytes_per_s,
+        label=f"{kernel.name} {size}",
+    )
+    return replace(found, **fields)
+
+
+def compute_measurements(header: Header) -> tuple[list[Measurement], dict[str, str]]:
     """List the kernels of a profile's model at all sizes, cheapest first; each is first checked against its reference.
 
     Returns
     -------
     tuple
-        What is to be measured, and kernels that the model has and that are not known, with why.
+        The measurements, and the reason for each kernel of the model that cannot be measured.
     """
-    device = Device(header.device, header.dtype, header.matmul_flop_per_s, header.copy_bytes_per_s)
+    target = Target(header.device, header.dtype, header.matmul_flop_per_s, header.copy_bytes_per_s)
     kernels, unknown = kernels_of(header.model, use_grouped_mm=header.conditions["grouped"] == "grouped_mm")
-    checked: dict[str, float] = {}
-    tasks = [_compute_task(kernel, size, device, checked) for kernel in kernels for size in kernel.sizes]
-    return sorted(tasks, key=lambda task: task.least_s(())), unknown
+    measurements = [one for kernel in kernels for one in _checked_measurements(kernel, target)]
+    return sorted(measurements, key=lambda one: one.least_s(())), unknown
 
 
-def _compute_task(kernel: Kernel, size: int, device: Device, checked: dict[str, float]) -> Task:
-    fastest_s = ideal_s(kernel, size, device)
+def _checked_measurements(kernel: Kernel, target: Target) -> list[Measurement]:
+    """Measure a kernel at all its sizes, after one check for all of them."""
+    error = cache(partial(check_kernel, kernel, target))
 
-    def predicted_s(points: Sequence[Point]) -> float:
-        smaller = [point for point in points if point.size < size]
-        # Times grow no faster than sizes, so that the least of these leaves out what a disturbance added.
-        if smaller:
-            return max(fastest_s, min(point.time_s * size / point.size for point in smaller))
-        return fastest_s
+    def at(size: int) -> Measurement:
+        return kernel_measurement(
+            kernel,
+            size,
+            target,
+            measure=lambda budget_s: measure_kernel(kernel, size, target, budget_s, error()),
+            skip_reason=lambda: (
+                "memory" if too_large(kernel, size, target, is_checked=error.cache_info().currsize > 0) else None
+            ),
+            prepare=error,
+        )
 
-    def prepare() -> None:
-        if kernel.name not in checked:
-            checked[kernel.name] = check_kernel(kernel, device)
-
-    def measure(budget_s: float) -> Point:
-        return measure_kernel(kernel, size, device, budget_s, checked[kernel.name])
-
-    def obstacle() -> str | None:
-        return "memory" if too_large(kernel, size, device, is_checked=kernel.name in checked) else None
-
-    fixed_s = inputs_s(kernel, size, device)
-    return Task(kernel.name, size, 1, predicted_s, measure, obstacle, fixed_s, prepare=prepare)
+    return [at(size) for size in kernel.sizes]

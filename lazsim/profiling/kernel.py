@@ -1,4 +1,4 @@
-"""What a kernel is: random inputs, what is run on them, and the same by plain means."""
+"""A kernel: random inputs, the code that is timed, and a plain reference."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import torch
 
 @dataclass(frozen=True)
 class Random:
-    """Makes random inputs on a device; on the device ``meta`` it only tells their shapes."""
+    """Draws inputs on a device; on the device ``meta`` they have shapes only."""
 
     device: str
     dtype: Any
@@ -24,7 +24,7 @@ class Random:
         return torch.randint(high, (count,), device=self.device, generator=self.generator)
 
     def weight(self, *shape: int) -> Any:
-        """Draw a matrix that keeps the variance of what it multiplies."""
+        """Draw a matrix that keeps the variance of its input."""
         return self.normal(*shape, scale=shape[-2] ** -0.5)
 
 
@@ -35,22 +35,22 @@ class Kernel:
     Attributes
     ----------
     sizes : tuple of int
-        What is measured: tokens, or what docs/profiles.md says.
+        Sizes to measure: tokens, or what docs/profiles.md says.
     inputs : callable
         ``(size, random) -> tensors``; gradients are taken of all that are not whole numbers.
     forward, reference : callable
-        The kernel, and the same by plain means, which is run in float64; both take the tensors.
+        The timed code, and a plain version that runs in float64; both take the tensors.
     flop : callable
         ``size -> operations``, forward and backward.
     inner_elements : callable
-        ``size -> elements`` held between forward and backward, to judge whether there is memory enough.
+        ``size -> elements`` held between forward and backward.
     traffic_bytes : callable, optional
-        ``(size, bytes of an element) -> bytes`` that have to be moved, where that is not each input and output once in
-        each direction.
+        ``(size, bytes of an element) -> bytes`` that have to be moved; by default each input and output once in each
+        direction.
     has_backward : bool
         Whether gradients are taken.
     checked_as : Kernel, optional
-        The same code on less, which is compared with its reference in place of this one: float64 takes much memory.
+        The same code on less data, compared with its reference in place of this kernel: float64 takes much memory.
     """
 
     name: str
@@ -58,8 +58,8 @@ class Kernel:
     inputs: Callable[[int, Random], tuple[Any, ...]]
     forward: Callable[..., Any]
     reference: Callable[..., Any]
-    flop: Callable[[int], float]
-    inner_elements: Callable[[int], float]
+    flop: Callable[[int], float] = lambda _: 0.0
+    inner_elements: Callable[[int], float] = lambda _: 0.0
     traffic_bytes: Callable[[int, int], float] | None = None
     has_backward: bool = True
     checked_as: "Kernel | None" = None

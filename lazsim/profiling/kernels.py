@@ -1,4 +1,7 @@
-"""The kernels of an MoE layer in torch, each with a plain reference. Axes: T tokens, D width, E experts, K top-k."""
+"""The kernels of a model, each with a plain reference.
+
+The code that is timed is `lazsim.pytorch`, which live jobs train with. Axes: T tokens, D width, E experts, K top-k.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -6,27 +9,43 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch.nn import functional
 from torch.optim.adam import adam
 
 from lazsim.dispatch import dispatch_tokens
-from lazsim.profiling.dense import attention_kernel, head_kernel
 from lazsim.profiling.kernel import Kernel, Random
+from lazsim.pytorch.dense import attention_block, head_loss, plain_attention
 from lazsim.pytorch.dispatch import (
+    Rows,
+    combine,
     count_tokens,
+    gate,
     inverse_of,
     pack_and_unpack,
     schedule,
     sort_and_unsort,
+    sum_of_k,
     there_and_back,
 )
-from lazsim.pytorch.experts import expert, grouped_experts, looped_experts, uneven_counts, unstacked_experts
+from lazsim.pytorch.experts import expert, grouped_experts, looped_experts, unstacked_experts
 from lazsim.specs import ModelSpec
 
 NUM_RANKS = 8
 """Ranks over which the dispatch is scheduled, each with a replica of every expert, all with the same loads."""
 
 CHECKED_EXPERTS = 4
-"""Experts, at most, of the grouped ones that are compared with the reference: more take much memory in float64."""
+"""Most grouped experts that are compared with the reference: more take much memory in float64."""
+
+HEAD_WIDTH = 64
+"""Width of an attention head of GPT-2 (Radford et al. 2019): 12 heads for 768, 16 for 1024."""
+
+HEAD_CHECK_TOKENS = 128
+
+LOSS_SCALE = 2**12
+"""Factor of the loss, as in training in half precision (Micikevicius et al., arXiv 1710.03740).
+
+The gradient of a logit, about one over vocabulary and tokens, would be lost in float16.
+"""
 
 TOKEN_SIZES = tuple(2**power for power in range(17))
 EXPERT_SIZES = (*TOKEN_SIZES, 2**17)
@@ -37,49 +56,66 @@ ADAM = {"beta1": 0.9, "beta2": 0.95, "lr": 1e-4, "weight_decay": 0.0, "eps": 1e-
 
 
 def kernels_of(model: ModelSpec, *, use_grouped_mm: bool) -> tuple[list[Kernel], dict[str, str]]:
-    """Build the kernels of a model, and say which its specification does not tell the shapes of."""
+    """Build the kernels of a model.
+
+    Returns
+    -------
+    tuple
+        The kernels, and the reason for each kernel whose shapes the model specification does not tell.
+    """
     kernels = [
-        _expert(model),
+        _feed_forward("expert", model, model.d_ff_expert, EXPERT_SIZES),
         _all_experts(model, use_grouped_mm),
         _gate(model),
         _schedule(model),
         _permute(model),
-        _reorder(model),
-        head_kernel(model),
+        _gated(model, there_and_back, num_copies=8),
+        _head(model),
         _optimizer(),
     ]
-    left_out = {}
-    attention = attention_kernel(model)
-    if attention is not None:
-        kernels.append(attention)
+    skipped = {}
+    width = model.attention_score_dim // 2
+    if model.attention_params == 4 * model.d_model * width and not width % HEAD_WIDTH:
+        kernels.append(_attention(model, width))
     else:
-        left_out["attention"] = f"the model specification does not tell the shapes of {model.name}'s attention"
+        skipped["attention"] = f"the model specification does not tell the shapes of {model.name}'s attention"
     if model.num_layers > model.num_moe_layers:
-        kernels.append(_block("feed_forward", model, model.d_ff_dense))
-    return kernels, left_out
+        kernels.append(_feed_forward("feed_forward", model, model.d_ff_dense))
+    return kernels, skipped
 
 
-def _expert(model: ModelSpec) -> Kernel:
-    return _block("expert", model, model.d_ff_expert, EXPERT_SIZES)
-
-
-def _block(name: str, model: ModelSpec, inner: int, sizes: tuple[int, ...] = TOKEN_SIZES) -> Kernel:
+def _feed_forward(name: str, model: ModelSpec, inner: int, sizes: tuple[int, ...] = TOKEN_SIZES) -> Kernel:
     matrices = model.matrices_per_expert
     return Kernel(
         name,
         sizes,
-        lambda size, random: (random.normal(size, model.d_model), *block_weights(model, inner, random)),
+        lambda size, random: (random.normal(size, model.d_model), *_weights(model, inner, random)),
         expert,
         expert,
-        lambda size: 6.0 * size * matrices * model.d_model * inner,
-        lambda size: 4.0 * size * matrices * inner,
+        flop=lambda size: 6.0 * size * matrices * model.d_model * inner,
+        inner_elements=lambda size: 4.0 * size * matrices * inner,
     )
 
 
-def block_weights(model: ModelSpec, inner: int, random: Random, *stacked: int) -> list[Any]:
+def _weights(model: ModelSpec, inner: int, random: Random, *stacked: int) -> list[Any]:
     """Draw up (and gate) and down projections, stacked over experts where asked."""
     ups = [random.weight(*stacked, model.d_model, inner) for _ in range(model.matrices_per_expert - 1)]
     return [*ups, random.weight(*stacked, inner, model.d_model)]
+
+
+def uneven_counts(mean: int, num_experts: int) -> list[int]:
+    """Split ``mean * num_experts`` tokens by rank, as 1/rank (Zipf); the last experts may get none.
+
+    Examples
+    --------
+    >>> uneven_counts(4, 4)
+    [10, 3, 2, 1]
+    """
+    total = mean * num_experts
+    norm = sum(1 / rank for rank in range(1, num_experts + 1))
+    counts = [int(total / rank / norm) for rank in range(1, num_experts + 1)]
+    counts[0] += total - sum(counts)
+    return counts
 
 
 def _all_experts(model: ModelSpec, use_grouped_mm: bool) -> Kernel:
@@ -91,15 +127,13 @@ def _all_experts(model: ModelSpec, use_grouped_mm: bool) -> Kernel:
 
 
 def grouped_kernel(model: ModelSpec, counts_of: Callable[[int], Sequence[int]], *, use_grouped_mm: bool) -> Kernel:
-    """Build several experts over the tokens that `counts_of` gives each of them, all with weights of their own."""
+    """Build several experts with weights of their own, over the tokens that `counts_of` gives each at a size."""
 
     def inputs(size: int, random: Random) -> tuple[Any, ...]:
         counts = counts_of(size)
         stacked = (len(counts),) if use_grouped_mm else ()
         num_draws = 1 if use_grouped_mm else len(counts)
-        weights = [
-            weight for _ in range(num_draws) for weight in block_weights(model, model.d_ff_expert, random, *stacked)
-        ]
+        weights = [weight for _ in range(num_draws) for weight in _weights(model, model.d_ff_expert, random, *stacked)]
         tokens = random.normal(sum(counts), model.d_model)
         return tokens, torch.tensor(counts, device=random.device), *weights
 
@@ -109,16 +143,9 @@ def grouped_kernel(model: ModelSpec, counts_of: Callable[[int], Sequence[int]], 
         inputs,
         grouped_experts if use_grouped_mm else looped_experts,
         unstacked_experts if use_grouped_mm else looped_experts,
-        lambda size: 6.0 * sum(counts_of(size)) * model.expert_params,
-        lambda size: 4.0 * sum(counts_of(size)) * model.matrices_per_expert * model.d_ff_expert,
+        flop=lambda size: 6.0 * sum(counts_of(size)) * model.expert_params,
+        inner_elements=lambda size: 4.0 * sum(counts_of(size)) * model.matrices_per_expert * model.d_ff_expert,
     )
-
-
-def top_k(x: Any, weight: Any, k: int) -> tuple[Any, Any]:
-    """Choose experts; at least in float32, as in Switch Transformer (arXiv 2101.03961, selective precision)."""
-    at_least = torch.promote_types(x.dtype, torch.float32)
-    shares, experts = torch.topk(torch.softmax(x.to(at_least) @ weight.to(at_least), -1), k)
-    return shares, experts
 
 
 def _gate(model: ModelSpec) -> Kernel:
@@ -126,17 +153,18 @@ def _gate(model: ModelSpec) -> Kernel:
         "gate",
         TOKEN_SIZES,
         lambda size, random: (random.normal(size, model.d_model), random.weight(model.d_model, model.num_experts)),
-        lambda x, weight: top_k(x, weight, model.top_k)[0],
+        lambda x, weight: gate(x, weight, model.top_k)[0],
         lambda x, weight: torch.softmax(x @ weight, -1).sort(-1, descending=True)[0][:, : model.top_k],
-        lambda size: 6.0 * size * model.d_model * model.num_experts,
-        lambda size: 4.0 * size * (model.num_experts + model.d_model),
+        flop=lambda size: 6.0 * size * model.d_model * model.num_experts,
+        inner_elements=lambda size: 4.0 * size * (model.num_experts + model.d_model),
     )
 
 
-def _loads(experts_A: Any, num_experts: int) -> tuple[Any, Any]:
-    """Count tokens as if all ranks had the same, and place a replica of every expert on each."""
+def _even_schedule(experts_A: Any, num_experts: int) -> Rows:
+    """Schedule the last rank as if all ranks had the same tokens, and a replica of every expert each."""
     counts = count_tokens(experts_A, num_experts)
-    return counts[:, None].expand(-1, NUM_RANKS), torch.ones_like(counts)[:, None].expand(-1, NUM_RANKS)
+    tokens_EI = counts[:, None].expand(-1, NUM_RANKS)
+    return schedule(experts_A, tokens_EI, torch.ones_like(counts)[:, None].expand(-1, NUM_RANKS), NUM_RANKS - 1)[0]
 
 
 def _assignment_sizes(model: ModelSpec) -> tuple[int, ...]:
@@ -157,79 +185,57 @@ def _schedule(model: ModelSpec) -> Kernel:
         replicas_EJ = random.integers(3, model.num_experts * NUM_RANKS).view(model.num_experts, NUM_RANKS)
         return experts_A, tokens_EI, torch.cat([replicas_EJ[:, 1:], torch.ones_like(replicas_EJ[:, :1])], 1)
 
-    def forward(experts_A: Any, tokens_EI: Any, replicas_EJ: Any) -> Any:
-        return schedule(experts_A, tokens_EI, replicas_EJ, NUM_RANKS - 1)[3]
-
     return Kernel(
         "schedule",
         _assignment_sizes(model),
         inputs,
-        forward,
+        lambda experts_A, tokens_EI, replicas_EJ: schedule(experts_A, tokens_EI, replicas_EJ, NUM_RANKS - 1)[1],
         reference,
-        lambda _: 0.0,
-        lambda size: 8.0 * size,
+        inner_elements=lambda size: 8.0 * size,
         has_backward=False,
     )
 
 
 def _permute(model: ModelSpec) -> Kernel:
     k = model.top_k
-
-    def forward(x: Any, experts_A: Any) -> Any:
-        moved = there_and_back(x, experts_A, *_loads(experts_A, model.num_experts), NUM_RANKS - 1, k)
-        return _sum_of_k(moved, k)
-
     return Kernel(
         "permute",
         _assignment_sizes(model),
         lambda size, random: (random.normal(size // k, model.d_model), random.integers(model.num_experts, size)),
-        forward,
+        lambda x, experts_A: sum_of_k(there_and_back(x, _even_schedule(experts_A, model.num_experts), k), k),
         lambda x, _: x * k,
-        lambda _: 0.0,
-        lambda size: 4.0 * size * model.d_model,
-        lambda size, element_bytes: 16.0 * size * model.d_model * element_bytes,
+        inner_elements=lambda size: 4.0 * size * model.d_model,
+        traffic_bytes=lambda size, element_bytes: 16.0 * size * model.d_model * element_bytes,
     )
 
 
-def _reorder(model: ModelSpec) -> Kernel:
-    return _gated(model, "reorder", there_and_back, 8)
-
-
-def _sum_of_k(rows: Any, k: int) -> Any:
-    """Add up the `k` rows of each token; one alone is not copied."""
-    return rows.unflatten(0, (-1, k)).sum(1) if k > 1 else rows
-
-
 def own_rows_kernel(model: ModelSpec) -> Kernel:
-    """Build the part of a reorder that a rank has with its own tokens: gate, schedule, packing and unpacking."""
-    return _gated(model, "reorder", pack_and_unpack, 4)
+    """Build a rank's part of a reorder on its own tokens: gate, schedule, packing and unpacking."""
+    return _gated(model, pack_and_unpack, num_copies=4)
 
 
-def _gated(model: ModelSpec, name: str, move: Callable[..., Any], num_copies: int) -> Kernel:
-    """Build a gate with what then moves its tokens, forward and backward so many times."""
+def _gated(model: ModelSpec, move: Callable[..., Any], num_copies: int) -> Kernel:
+    """Build a gate with the reorder that moves its tokens `num_copies` times, forward and backward."""
     k = model.top_k
 
     def forward(x: Any, weight: Any) -> Any:
-        shares, experts = top_k(x, weight, k)
-        experts_A = experts.flatten()
-        loads = _loads(experts_A, model.num_experts)
-        back = move(x, experts_A, *loads, NUM_RANKS - 1, k)
-        return _sum_of_k(back * shares.to(x.dtype).view(-1, 1), k)
+        weights, experts, _ = gate(x, weight, k)
+        return combine(move(x, _even_schedule(experts.flatten(), model.num_experts), k), weights, k)
 
     return Kernel(
-        name,
+        "reorder",
         _assignment_sizes(model),
         lambda size, random: (random.normal(size // k, model.d_model), random.weight(model.d_model, model.num_experts)),
         forward,
         lambda x, weight: x * torch.softmax(x @ weight, -1).topk(k)[0].sum(-1, keepdim=True),
-        lambda size: 6.0 * size / k * model.d_model * model.num_experts,
-        lambda size: 6.0 * size * model.d_model,
-        lambda size, element_bytes: 2.0 * num_copies * size * model.d_model * element_bytes,
+        flop=lambda size: 6.0 * size / k * model.d_model * model.num_experts,
+        inner_elements=lambda size: 6.0 * size * model.d_model,
+        traffic_bytes=lambda size, element_bytes: 2.0 * num_copies * size * model.d_model * element_bytes,
     )
 
 
 def arrived_rows_kernel(model: ModelSpec, num_runs: int) -> Kernel:
-    """Build the part of a reorder that a rank has with what it receives: rows sorted by expert, and put back.
+    """Build a rank's part of a reorder on the rows that it receives: sorted by expert, and put back.
 
     Rows come from `NUM_RANKS` ranks one after the other, from each in as many runs as there are experts here.
     """
@@ -246,14 +252,59 @@ def arrived_rows_kernel(model: ModelSpec, num_runs: int) -> Kernel:
         inputs,
         sort_and_unsort,
         lambda arrived, *_: arrived,
-        lambda _: 0.0,
-        lambda size: 2.0 * size * model.d_model,
-        lambda size, element_bytes: 8.0 * size * model.d_model * element_bytes,
+        inner_elements=lambda size: 2.0 * size * model.d_model,
+        traffic_bytes=lambda size, element_bytes: 8.0 * size * model.d_model * element_bytes,
     )
 
 
+def _sequence_sizes(model: ModelSpec) -> tuple[int, ...]:
+    return tuple(model.sequence_length * 2**power for power in range(7))
+
+
+def _attention(model: ModelSpec, width: int) -> Kernel:
+    def forward(x: Any, into: Any, out: Any, **how: Any) -> Any:
+        return attention_block(x, into, out, model.sequence_length, HEAD_WIDTH, **how)[1]
+
+    return Kernel(
+        "attention",
+        _sequence_sizes(model),
+        lambda size, random: (
+            random.normal(size, model.d_model),
+            random.weight(model.d_model, 3 * width),
+            random.weight(width, model.d_model),
+        ),
+        forward,
+        partial(forward, attend=plain_attention),
+        # Causal: half of the pairs.
+        flop=lambda size: 6.0 * size * (model.attention_params + model.sequence_length / 2 * model.attention_score_dim),
+        inner_elements=lambda size: 20.0 * size * width,
+    )
+
+
+def _head(model: ModelSpec) -> Kernel:
+    def reference(x: Any, weight: Any, targets: Any) -> Any:
+        logits = functional.layer_norm(x, x.shape[-1:]) @ weight.t()
+        return (logits.logsumexp(-1) - logits.gather(1, targets[:, None])[:, 0]).mean() * LOSS_SCALE
+
+    kernel = Kernel(
+        "head",
+        _sequence_sizes(model),
+        lambda size, random: (
+            random.normal(size, model.d_model),
+            random.normal(model.vocab_size, model.d_model, scale=model.d_model**-0.5),
+            random.integers(model.vocab_size, size),
+        ),
+        lambda x, weight, targets: head_loss(x, weight, targets) * LOSS_SCALE,
+        reference,
+        flop=lambda size: 6.0 * size * model.d_model * model.vocab_size,
+        inner_elements=lambda size: 6.0 * size * model.vocab_size,
+    )
+    # Tokens are independent here, unlike in attention, so that part of a sequence checks the same.
+    return replace(kernel, checked_as=replace(kernel, sizes=(HEAD_CHECK_TOKENS,)))
+
+
 def _optimizer() -> Kernel:
-    """Adam on float32 parameters; in half precision from a half gradient, and to half weights."""
+    """Build Adam on float32 parameters; in half precision from a half gradient, and to half weights."""
 
     def inputs(size: int, random: Random) -> tuple[Any, ...]:
         master, mean, square = (random.normal(size, dtype=torch.float32) for _ in range(3))
@@ -279,10 +330,9 @@ def _optimizer() -> Kernel:
         inputs,
         forward,
         reference,
-        lambda _: 0.0,
-        lambda size: 2.0 * size,
+        inner_elements=lambda size: 2.0 * size,
         # Weights and both moments in float32, read and written; a gradient in float32, or in half precision and with it
         # a copy of the weights.
-        lambda size, _: 28.0 * size,
+        traffic_bytes=lambda size, _: 28.0 * size,
         has_backward=False,
     )

@@ -1,4 +1,4 @@
-"""Profiles of one model on one device put together: of each point the fastest."""
+"""Merge profiles of one model on one device, keeping the fastest of each point."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -10,11 +10,11 @@ from lazsim.costmodel.profile import Header, Point, read_profile, require_header
 from lazsim.errors import SpecError
 
 SAME = ("processor", "num_processors", "num_threads", "gpu", "driver_version", "grouped")
-"""Conditions under which times can stand in one profile."""
+"""Conditions that all times of a profile share."""
 
 
 def merge_profiles(paths: Sequence[Path]) -> tuple[Header, list[Point]]:
-    """Put profiles together; the header is that of the last, with the highest peaks, from which all shares are taken.
+    """Merge profiles; the header is that of the last with the highest peaks, from which all shares are taken.
 
     Raises
     ------
@@ -37,13 +37,13 @@ def merge_profiles(paths: Sequence[Path]) -> tuple[Header, list[Point]]:
     matmul = max(header.matmul_flop_per_s for header in headers)
     copy = max(header.copy_bytes_per_s for header in headers)
     header = msgspec.structs.replace(
-        headers[-1], matmul_flop_per_s=matmul, copy_bytes_per_s=copy, left_out=_left_out(headers, points)
+        headers[-1], matmul_flop_per_s=matmul, copy_bytes_per_s=copy, skipped=_skipped(headers, points)
     )
     return header, [_with_shares(point, matmul, copy) for point in in_order(points)]
 
 
 def _with_shares(point: Point, matmul_flop_per_s: float, copy_bytes_per_s: float) -> Point:
-    """Take the shares of a point from these peaks; one that was not held against any has none."""
+    """Take the shares of a point from these peaks, if it has any."""
     if not point.roofline_share:
         return point
     matmul = point.flop / matmul_flop_per_s / point.time_s
@@ -54,7 +54,7 @@ def _with_shares(point: Point, matmul_flop_per_s: float, copy_bytes_per_s: float
 
 
 def keep_fastest(points: list[Point], point: Point) -> None:
-    """Add a point, or put it in the place of a slower one: what others do on the machine only adds."""
+    """Add a point, or replace a slower one: other work on the machine only adds time."""
     index = next((index for index, one in enumerate(points) if one.key == point.key), None)
     if index is None:
         points.append(point)
@@ -69,12 +69,12 @@ def in_order(points: Sequence[Point]) -> list[Point]:
 
 
 def identity(header: Header) -> dict[str, Any]:
-    """Return the fields that all sittings of a profile share."""
+    """Return the fields that all sessions of a profile share."""
     return {name: getattr(header, name) for name in ("torch", "device", "dtype", "model")}
 
 
 def difference(header: Header, same: Mapping[str, Any], conditions: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
-    """Tell the first of what has to be the same that is not: its name, as in the header, and as it should be."""
+    """Return the first field that differs but must not: its name, its value in the header, and the other value."""
     pairs = {name: (getattr(header, name), now) for name, now in same.items()}
     pairs |= {name: (header.conditions.get(name), conditions.get(name)) for name in SAME}
     for name, (before, now) in pairs.items():
@@ -83,13 +83,13 @@ def difference(header: Header, same: Mapping[str, Any], conditions: Mapping[str,
     return None
 
 
-def say_left_out(sizes: Iterable[tuple[int, str]]) -> str:
-    """Say which sizes were left out and why.
+def format_skipped(sizes: Iterable[tuple[int, str]]) -> str:
+    """Write which sizes were skipped and why.
 
     Examples
     --------
-    >>> say_left_out([(16, "memory"), (32, "memory"), (8, "--budget")])
-    '16, 32: memory; 8: --budget'
+    >>> format_skipped([(16, "memory"), (32, "memory"), (8, "budget")])
+    '16, 32: memory; 8: budget'
     """
     by_reason: dict[str, list[str]] = {}
     for size, reason in sizes:
@@ -97,14 +97,14 @@ def say_left_out(sizes: Iterable[tuple[int, str]]) -> str:
     return "; ".join(f"{', '.join(known)}: {reason}" for reason, known in by_reason.items())
 
 
-def read_left_out(text: str) -> list[tuple[int, str]]:
-    """Read what `say_left_out` says; empty where sizes are not what is said.
+def parse_skipped(text: str) -> list[tuple[int, str]]:
+    """Read a text of `format_skipped`; empty if it names no sizes.
 
     Examples
     --------
-    >>> read_left_out("16, 32: memory; 8: --budget")
-    [(16, 'memory'), (32, 'memory'), (8, '--budget')]
-    >>> read_left_out("--ranks 1")
+    >>> parse_skipped("16, 32: memory; 8: budget")
+    [(16, 'memory'), (32, 'memory'), (8, 'budget')]
+    >>> parse_skipped("ranks 1")
     []
     """
     found = []
@@ -115,20 +115,20 @@ def read_left_out(text: str) -> list[tuple[int, str]]:
 
 
 def label_of(kernel: str, size: float, num_ranks: int) -> str:
-    """Name a kernel, and over how many ranks where its size is not that."""
+    """Name a kernel, with its number of ranks unless that is its size."""
     return kernel if num_ranks in (1, size) else f"{kernel} over {num_ranks}"
 
 
-def _left_out(headers: Sequence[Header], points: Sequence[Point]) -> dict[str, str]:
-    """Return what no profile has; of several reasons for a size the last."""
+def _skipped(headers: Sequence[Header], points: Sequence[Point]) -> dict[str, str]:
+    """Return the sizes that no profile has, each with the last reason given."""
     measured = {(label_of(point.kernel, point.size, point.num_ranks), point.size) for point in points}
-    left_out: dict[str, str] = {}
-    for label in dict.fromkeys(label for header in headers for label in header.left_out):
-        texts = [header.left_out[label] for header in headers if label in header.left_out]
-        sizes = {size: reason for text in texts for size, reason in read_left_out(text)}
+    skipped: dict[str, str] = {}
+    for label in dict.fromkeys(label for header in headers for label in header.skipped):
+        texts = [header.skipped[label] for header in headers if label in header.skipped]
+        sizes = {size: reason for text in texts for size, reason in parse_skipped(text)}
         missing = [(size, sizes[size]) for size in sorted(sizes) if (label, size) not in measured]
         if missing:
-            left_out[label] = say_left_out(missing)
+            skipped[label] = format_skipped(missing)
         elif not sizes and len(texts) == len(headers):
-            left_out[label] = texts[-1]
-    return left_out
+            skipped[label] = texts[-1]
+    return skipped

@@ -1,4 +1,4 @@
-"""Processes of this machine that exchange messages: the parent starts them, asks them to, and cleans up."""
+"""Processes of this machine that exchange messages, started, commanded and ended by the parent."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ from lazsim.errors import LazsimError
 from lazsim.profiling.worker import serve
 
 TIMEOUT_S = 60.0
-"""How long an answer may take beyond what the exchange is expected to take."""
+"""Longest time of an answer beyond the expected time of the exchange."""
 
 
 class Ranks:
@@ -24,7 +24,7 @@ class Ranks:
         self.timeout_s = timeout_s
         self.doing = "starting"
         if backend == "gloo":
-            # Else gloo looks the host's name up, which need not lead to an interface of this machine.
+            # By default gloo looks up the host's name, which need not lead to an interface of this machine.
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         self._store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         self._processes: list[SpawnProcess] = []
@@ -56,7 +56,7 @@ class Ranks:
         return [process.pid or 0 for process in self._processes]
 
     def ask(self, doing: str, *command: Any, expected_s: float = 0.0) -> list[Any]:
-        """Let all processes do something; return what each answers.
+        """Let all processes do something; return their answers.
 
         Raises
         ------
@@ -79,7 +79,7 @@ class Ranks:
         process.join()
 
     def close(self) -> None:
-        """End every process, whatever it is doing."""
+        """End every process, even a busy one."""
         for process in self._processes:
             process.kill()
         for process in self._processes:

@@ -1,9 +1,10 @@
-"""How fast checkpoints are written to a path and read back."""
+"""Times of checkpoints that are written to a path and read back."""
 
 import os
 import shutil
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,18 +13,17 @@ from lazsim.costmodel.profile import Point
 from lazsim.errors import LazsimError
 from lazsim.files import check_folder
 from lazsim.profiling.compute import DRAW_S
-from lazsim.profiling.points import point_of
-from lazsim.profiling.task import FEWEST_RUNS, Task
+from lazsim.profiling.measurement import FEWEST_RUNS, Measurement, make_point
 from lazsim.profiling.timing import HostClock, measure
 from lazsim.pytorch.memory import MEMORY_SHARE, free_bytes, is_out_of_memory
 
 STORAGE = ("checkpoint_save", "checkpoint_load")
 STORAGE_SIZES = tuple(2**power for power in range(20, 33, 2))
 DISK_SHARE = 0.1
-"""Part of the free space that a file may take."""
+"""Share of the free space that a file may take."""
 
 
-def storage_tasks(folder: Path) -> list[Task]:
+def storage_measurements(folder: Path) -> list[Measurement]:
     """List checkpoint files to write to a folder and to read back, smallest first.
 
     Raises
@@ -32,33 +32,31 @@ def storage_tasks(folder: Path) -> list[Task]:
         When the folder cannot be written to.
     """
     check_folder(folder)
-    return [_task(kernel, size, folder) for size in STORAGE_SIZES for kernel in STORAGE]
+    return [_measurement(kernel, size, folder) for size in STORAGE_SIZES for kernel in STORAGE]
 
 
-def _task(kernel: str, size: int, folder: Path) -> Task:
-    def predicted_s(points: Sequence[Point]) -> float:
+def _measurement(kernel: str, size: int, folder: Path) -> Measurement:
+    def predict_s(points: Sequence[Point]) -> float:
         return points[-1].time_s * size / points[-1].size if points else 0.0
 
-    def obstacle() -> str | None:
-        # What is written and what is read back, and where the two differ.
+    def skip_reason() -> str | None:
+        # The data that is written and that is read back, and the places where the two differ.
         if 2.25 * size > MEMORY_SHARE * free_bytes("cpu"):
             return "memory"
         existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
         return "disk space" if size > DISK_SHARE * shutil.disk_usage(existing).free else None
 
-    def measure_it(budget_s: float) -> Point:
-        return _measure(kernel, size, folder, budget_s)
-
-    # One more than warm-up and repetitions: what is loaded is saved and compared before.
-    return Task(
+    return Measurement(
         kernel,
         size,
         1,
-        predicted_s,
-        measure_it,
-        obstacle,
+        predict_s,
+        partial(_measure, kernel, size, folder),
+        skip_reason,
         fixed_s=size / 4 * DRAW_S["cpu"],
+        # One more than warm-up and repetitions: a file is saved and compared before it is loaded.
         fewest_runs=FEWEST_RUNS + 1,
+        label=f"{kernel} {size}",
     )
 
 
@@ -99,9 +97,9 @@ def _measure(kernel: str, size: int, folder: Path, budget_s: float) -> Point:
     except (OSError, RuntimeError) as error:
         if is_out_of_memory(error):
             raise
-        # On a disk that fills up torch says something of its own.
+        # When a disk fills up, torch raises an error of its own.
         why = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
-        raise LazsimError(f"{folder}: cannot be written ({why}); choose another --checkpoint-path") from None
+        raise LazsimError(f"{folder}: cannot be written ({why}); choose another `checkpoint_path`") from None
     finally:
         path.unlink(missing_ok=True)
-    return point_of(kernel, size, timing, num_buffers=1, buffer_bytes=size, moved_bytes=size)
+    return make_point(kernel, size, timing, num_buffers=1, buffer_bytes=size, moved_bytes=size)

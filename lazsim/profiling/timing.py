@@ -1,4 +1,4 @@
-"""How one point is measured: warm-up, repetitions over rotating buffers, the median and how sure it is."""
+"""Timing of one point: warm-up, repetitions over rotating buffers, the median and its confidence interval."""
 
 import math
 import time
@@ -22,23 +22,23 @@ WARM_UPS = 2
 MOST_REPETITIONS = 2000
 
 HOLD_MARGIN = 1.5
-"""For how much longer than the host takes to give a repetition's work the device is held up before it."""
+"""Time for which the device is held up before a repetition, over the time the host takes to give it the work."""
 
 MOST_HOLD_S = 0.02
-"""What the host gives in more than this keeps the device busy anyway, or waits for it."""
+"""Longest hold; work that takes the host longer keeps the device busy anyway, or waits for it."""
 
 
 class Clock(Protocol):
     """Marks on the device's time line."""
 
     def hold(self, seconds: float) -> None:
-        """Keep the device busy for so long, so that the host gets ahead of it."""
+        """Keep the device busy for some seconds, so that the host gets ahead of it."""
 
     def mark(self) -> Any:
         """Set a mark behind the work given so far."""
 
     def elapsed_s(self, first: Any, second: Any) -> float:
-        """Wait for the second mark and tell the seconds between the two."""
+        """Wait for the second mark and return the seconds between the two."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +65,7 @@ class Timing:
 
     @property
     def last_stage(self) -> "Timing":
-        """The last stage alone, where those before it only prepare."""
+        """The last stage alone, for stages before it that only prepare."""
         return Timing(self.samples_s[:, -1:])
 
     @property
@@ -75,7 +75,7 @@ class Timing:
 
 
 def ci_width(samples_s: Floats) -> float:
-    """Tell the width of the 95 % confidence interval of the median, over the median.
+    """Return the width of the 95 % confidence interval of the median, over the median.
 
     Notes
     -----
@@ -107,17 +107,17 @@ def measure(
     Parameters
     ----------
     stages
-        What one repetition does in turn, each given the index of its buffer; for example forward and backward.
+        Parts of a repetition in turn, each called with the index of its buffer; for example forward and backward.
     num_buffers
-        Buffers, used in rotation, so that what one repetition leaves in the cache does not serve the next.
+        Buffers in rotation, so that no repetition finds its data in the cache.
     clock
-        Tells the device's time.
+        Clock of the device.
     budget_s
         Seconds after which no further repetition begins; there are always three.
     target_width
         Relative width of the median's interval that is good enough.
     now_s
-        What the budget is counted by: time on the wall, whatever the clock tells.
+        Clock of the budget: wall time, whatever `clock` is.
     """
     begin_s, turn, hold_s = now_s(), 0, 0.0
     rows: list[list[float]] = []
@@ -142,7 +142,7 @@ def measure(
 def _repeat(
     stages: Sequence[Callable[[int], None]], buffer: int, clock: Clock, hold_s: float = 0.0
 ) -> tuple[list[float], float]:
-    """Run stages once; return the seconds of each, and those in which the host gave them to the device."""
+    """Run stages once; return the seconds of each, and the seconds that the host took to give them to the device."""
     clock.hold(hold_s)
     marks = [clock.mark()]
     begin_s = time.perf_counter()
@@ -155,7 +155,7 @@ def _repeat(
 
 
 class HostClock:
-    """The host's monotonic clock: right where the device is the host."""
+    """The host's monotonic clock, for work on the host itself."""
 
     def hold(self, seconds: float) -> None:
         """Do nothing: the host cannot be ahead of itself."""
@@ -170,7 +170,7 @@ class HostClock:
 
 
 class ThreadClock(HostClock):
-    """The processor time of this thread: what other work on the machine takes away is not in it."""
+    """The processor time of this thread, which leaves out other work on the machine."""
 
     def mark(self) -> Any:
         """Read the clock."""
@@ -178,7 +178,7 @@ class ThreadClock(HostClock):
 
 
 MOST_CYCLES_PER_S = 2e9
-"""About the highest clock of a GPU's multiprocessors; at a lower one it counts for longer, which does no harm."""
+"""About the highest clock of a GPU; a slower one is held up for longer, which does no harm."""
 
 
 class CudaClock:
@@ -200,13 +200,13 @@ class CudaClock:
         return event
 
     def elapsed_s(self, first: Any, second: Any) -> float:
-        """Wait for the second event and tell the seconds between the two."""
+        """Wait for the second event and return the seconds between the two."""
         second.synchronize()
         return float(first.elapsed_time(second)) / 1e3
 
 
 def clock_of(device: str, num_threads: int = 0) -> Clock:
-    """Return the clock that tells a device's time; on a CPU the thread's own where a kernel runs in one thread."""
+    """Return the clock of a device: on a CPU the thread's own if kernels run in one thread."""
     if device == "cuda":
         return CudaClock()
     return ThreadClock() if num_threads == 1 else HostClock()

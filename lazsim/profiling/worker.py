@@ -1,4 +1,4 @@
-"""One of the processes that exchange messages: it does what the parent asks, and ends when the parent does."""
+"""A process that exchanges messages with others as its parent asks, and ends when the parent does."""
 
 import os
 import threading
@@ -22,7 +22,7 @@ from lazsim.pytorch.transport import survive_failed_collectives
 ELEMENT_BYTES = 4
 
 HOLD_S = 2e-4
-"""For so long a GPU is held up before an exchange: longer than the host takes to give it."""
+"""Time for which a GPU is held up before an exchange: longer than the host takes to start it."""
 
 
 def serve(connection: Connection, rank: int, port: int, backend: str, device: str, timeout_s: float) -> None:
@@ -45,7 +45,7 @@ def serve(connection: Connection, rank: int, port: int, backend: str, device: st
 def _answer(connection: Connection, run: Callable[[], Any]) -> None:
     try:
         connection.send(("ok", run()))
-    except Exception as error:  # The parent says it in one line, whatever it is.
+    except Exception as error:  # The parent reports it in one line, whatever it is.
         connection.send(("error", f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"))
 
 
@@ -65,12 +65,12 @@ class Worker:
         self.port = port
 
     def take_device(self) -> None:
-        """Take a GPU; where there are fewer than processes, some share one."""
+        """Take a GPU; processes share GPUs if there are fewer."""
         if self.device == "cuda":
             torch.cuda.set_device(self.rank % torch.cuda.device_count())
 
     def join(self, name: str, num_ranks: int) -> float:
-        """Form a group, leaving the one before; return the seconds until all have met in it."""
+        """Form a group, leaving the one before; return the seconds until all have met."""
         clock = HostClock()
         begin = clock.mark()
         if dist.is_initialized():
@@ -82,7 +82,7 @@ class Worker:
         return clock.elapsed_s(begin, clock.mark())
 
     def fits(self, kernel: str, num_bytes: int, num_buffers: int) -> bool:
-        """Tell whether the buffers of an exchange can be had: in its midst the others would wait in vain."""
+        """Tell whether there is memory for the buffers; without it in mid-exchange the others would wait."""
         made = EXCHANGES[kernel](self.rank, dist.get_world_size(), num_bytes // ELEMENT_BYTES, self.device)
         try:
             return len([made.prepare() for _ in range(num_buffers)]) == num_buffers
@@ -96,7 +96,7 @@ class Worker:
     def exchange(
         self, kernel: str, num_bytes: int, num_buffers: int, num_repetitions: int
     ) -> tuple[list[float], float]:
-        """Run a kernel so often; return the seconds of each time, and the largest error of what arrived at first."""
+        """Run a kernel repeatedly; return the seconds of each run, and the largest error in the first."""
         made = EXCHANGES[kernel](self.rank, dist.get_world_size(), num_bytes // ELEMENT_BYTES, self.device)
         buffers = [made.prepare() for _ in range(num_buffers)]
         made.run(buffers[0])
@@ -118,7 +118,7 @@ class Worker:
 
 
 def leave_group(backend: str) -> None:
-    """Leave the process group, whose members may be dead: NCCL would wait for them, unless told not to."""
+    """Leave the process group, whose members may be dead: NCCL would wait for them unless aborted."""
     abort = getattr(distributed_c10d, "_abort_process_group", None)
     if backend == "nccl" and abort is not None:
         abort()
@@ -128,7 +128,7 @@ def leave_group(backend: str) -> None:
 
 @dataclass(frozen=True)
 class Exchange:
-    """A kernel: makes a buffer, runs on one, and tells the largest error of what arrived in it."""
+    """A kernel: makes a buffer, runs on one, and returns the largest error of the data that arrived in it."""
 
     prepare: Callable[[], Any]
     run: Callable[[Any], Any]
@@ -136,7 +136,7 @@ class Exchange:
 
 
 def even_parts(num_ranks: int, count: int) -> list[int]:
-    """Split evenly; the first ranks get what is over.
+    """Split evenly; the first ranks get the remainder.
 
     Examples
     --------
@@ -147,7 +147,7 @@ def even_parts(num_ranks: int, count: int) -> list[int]:
 
 
 def skewed_parts(num_ranks: int, count: int) -> list[int]:
-    """Send half to rank 0, half of the rest to rank 1 and so on; the last gets what is over.
+    """Send half to rank 0, half of the rest to rank 1 and so on; the last gets the remainder.
 
     Examples
     --------
@@ -208,7 +208,7 @@ def _broadcast(rank: int, _: int, count: int, device: str) -> Exchange:
 
 
 def _point_to_point(rank: int, _: int, count: int, device: str) -> Exchange:
-    """Send from rank 0 to rank 1, as long as it takes the slower of the two."""
+    """Send from rank 0 to rank 1."""
 
     def run(buffer: Any) -> None:
         if rank == 0:
@@ -234,7 +234,7 @@ EXCHANGES: dict[str, Callable[[int, int, int, str], Exchange]] = {
     "point_to_point": _point_to_point,
     "broadcast": _broadcast,
 }
-"""Kernel -> ``(rank, ranks, elements, device) -> (what is run, what is wrong with what arrived)``."""
+"""Exchange of each kernel, made from rank, number of ranks, elements and device."""
 
 
 def link_bytes(kernel: str, num_ranks: int, num_bytes: int) -> float:

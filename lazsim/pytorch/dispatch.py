@@ -1,24 +1,44 @@
-"""Flexible dispatch on the device: from the gate's choice to positions, without the host waiting for the device.
+"""From the gate's choice to rows that are sent, received and combined.
+
+Operators on the device never make the host wait for it. Only `plan_exchange` runs on the host, which has to know how
+many rows it exchanges.
 
 Axes: A token assignments of this rank, E experts, I source ranks, J target ranks, C cells (an expert at a rank).
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+
+from lazsim.dispatch import Ints, dispatch_tokens
+
+
+def gate(x: Any, weight: Any, k: int) -> tuple[Any, Any, Any]:
+    """Choose experts; at least in float32, as in Switch Transformer (arXiv 2101.03961, selective precision).
+
+    Returns
+    -------
+    tuple
+        Probabilities of the chosen experts and their numbers, shape (T, k), and all probabilities, shape (T, E).
+    """
+    at_least = torch.promote_types(x.dtype, torch.float32)
+    probs = torch.softmax(x.to(at_least) @ weight.to(at_least), -1)
+    return *torch.topk(probs, k), probs
 
 
 def sent_from(rank: int, tokens_EI: Any, replicas_EJ: Any) -> Any:
-    """Decide how many of its tokens a rank sends to each rank for each expert, shape (E, J).
+    """Decide how many tokens of a rank go to each rank for each expert, shape (E, J).
 
-    The same integers as `lazsim.dispatch.dispatch_tokens` on the host, which says how.
+    The result equals that of `lazsim.dispatch.dispatch_tokens`, which explains the rule, on the host.
     """
     total = tokens_EI.sum(1, keepdim=True)
     shares = (replicas_EJ.cumsum(1) * total).div(replicas_EJ.sum(1, keepdim=True), rounding_mode="floor")
     capacity = shares.diff(dim=1, prepend=torch.zeros_like(total))
     own = torch.minimum(tokens_EI, capacity)
-    # Sums over ranks up to each, of what is left and of what is spread: few operations, since each has to be launched.
+    # Cumulative sums over ranks keep the number of operations low, since each has to be launched.
     over, left = tokens_EI - own, (capacity - own).cumsum(1)
     spread = left
     for source in range(rank + 1):
@@ -29,28 +49,28 @@ def sent_from(rank: int, tokens_EI: Any, replicas_EJ: Any) -> Any:
     )
 
 
-def schedule(experts_A: Any, tokens_EI: Any, replicas_EJ: Any, rank: int) -> tuple[Any, Any, Any, Any]:
-    """Tell where each assignment of a rank goes.
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Order of a rank's assignments in the buffer that it sends.
 
-    Parameters
+    Attributes
     ----------
-    experts_A
-        Expert of each assignment.
-    tokens_EI
-        Assignments to each expert at every rank; this rank's are those of `experts_A`.
-    replicas_EJ
-        Replicas of each expert on each rank.
-    rank
-        This rank.
-
-    Returns
-    -------
-    tuple
-        Assignments by expert, shape (A,); for each of them its row in the buffer that is sent, shape (A,), whose rows
-        for one rank, and in them those for one expert, are contiguous; the row of each assignment, shape (A,); and what
-        is sent, shape (E, J).
+    by_expert : Tensor, shape (A,)
+        Assignments sorted by expert.
+    row : Tensor, shape (A,)
+        Row of each of them in the buffer, in which the rows for one rank, and among them those for one expert, are
+        contiguous.
+    row_of : Tensor, shape (A,)
+        Row of each assignment.
     """
-    sent_EJ = sent_from(rank, tokens_EI, replicas_EJ)
+
+    by_expert: Any
+    row: Any
+    row_of: Any
+
+
+def assign_rows(experts_A: Any, sent_EJ: Any) -> Rows:
+    """Give each assignment its row in the buffer that is sent, from the expert of each and the numbers to send."""
     by_expert = torch.argsort(experts_A, stable=True)
     position = torch.arange(len(experts_A), device=experts_A.device)
     ends_C = sent_EJ.flatten().cumsum(0)
@@ -59,7 +79,25 @@ def schedule(experts_A: Any, tokens_EI: Any, replicas_EJ: Any, rank: int) -> tup
     by_rank = sent_EJ.t().flatten()
     first_JE = (by_rank.cumsum(0) - by_rank).view(sent_EJ.shape[1], sent_EJ.shape[0])
     row = position + (first_JE.t().flatten() - starts_C)[cell]
-    return by_expert, row, torch.empty_like(row).scatter_(0, by_expert, row), sent_EJ
+    return Rows(by_expert, row, torch.empty_like(row).scatter_(0, by_expert, row))
+
+
+def schedule(experts_A: Any, tokens_EI: Any, replicas_EJ: Any, rank: int) -> tuple[Rows, Any]:
+    """Schedule flexible dispatch for a rank on its device: the rows of its assignments, and the numbers to send.
+
+    Parameters
+    ----------
+    experts_A
+        Expert of each assignment of this rank.
+    tokens_EI
+        Assignments to each expert at every rank.
+    replicas_EJ
+        Replicas of each expert on each rank.
+    rank
+        This rank.
+    """
+    sent_EJ = sent_from(rank, tokens_EI, replicas_EJ)
+    return assign_rows(experts_A, sent_EJ), sent_EJ
 
 
 def inverse_of(order: Any) -> Any:
@@ -74,7 +112,7 @@ def count_tokens(experts_A: Any, num_experts: int) -> Any:
 
 
 class _Gather(torch.autograd.Function):
-    """Rows in another order, each `k` times; backward a gather too, since the order's inverse is known."""
+    """Rows in another order, each `k` times; its gradient is a gather too, since the inverse order is known."""
 
     @staticmethod
     def forward(ctx: Any, x: Any, order: Any, inverse: Any, k: int) -> Any:
@@ -85,8 +123,7 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         (inverse,) = ctx.saved_tensors
-        rows = grads[0].index_select(0, inverse)
-        return (rows.unflatten(0, (-1, ctx.k)).sum(1) if ctx.k > 1 else rows), None, None, None
+        return sum_of_k(grads[0].index_select(0, inverse), ctx.k), None, None, None
 
 
 def gather(x: Any, order: Any, inverse: Any, k: int = 1) -> Any:
@@ -94,30 +131,117 @@ def gather(x: Any, order: Any, inverse: Any, k: int = 1) -> Any:
     return _Gather.apply(x, order, inverse, k)  # type: ignore[no-untyped-call]
 
 
+def sort_and_unsort(arrived: Any, order: Any, inverse: Any, between: Callable[[Any], Any] = lambda rows: rows) -> Any:
+    """Sort rows that arrived by expert, compute what comes `between`, and put the rows back."""
+    return gather(between(gather(arrived, order, inverse)), inverse, order)
+
+
 def pack_and_unpack(
-    x: Any,
-    experts_A: Any,
-    tokens_EI: Any,
-    replicas_EJ: Any,
-    rank: int,
-    k: int,
-    between: Callable[[Any, Any, Any], Any] = lambda packed, _row, _back: packed,
+    x: Any, rows: Rows, k: int, between: Callable[[Any, Any, Any], Any] = lambda packed, _row, _back: packed
 ) -> Any:
-    """Reorder a rank's own tokens as dispatch and combine do: packed to be sent, and unpacked; shape (A, width).
+    """Pack a rank's tokens to be sent, exchange and compute `between`, and unpack; shape (A, width).
 
-    What happens `between` is told of the rows, and of the order by expert and its inverse.
+    The function `between` gets the packed rows, and the order by expert with its inverse.
     """
-    by_expert, row, row_of, _ = schedule(experts_A, tokens_EI, replicas_EJ, rank)
-    back = inverse_of(row)
-    order = by_expert.index_select(0, back)
-    return gather(between(gather(x, order, row_of, k), row, back), row_of, order)
+    back = inverse_of(rows.row)
+    order = rows.by_expert.index_select(0, back)
+    return gather(between(gather(x, order, rows.row_of, k), rows.row, back), rows.row_of, order)
 
 
-def sort_and_unsort(arrived: Any, order: Any, inverse: Any) -> Any:
-    """Reorder rows that arrived as dispatch and combine do: sorted by expert, and put back."""
-    return gather(gather(arrived, order, inverse), inverse, order)
+def there_and_back(x: Any, rows: Rows, k: int) -> Any:
+    """Reorder tokens as dispatch and combine do on both sides, here both on the rank's own rows; shape (A, width)."""
+    return pack_and_unpack(x, rows, k, between=sort_and_unsort)
 
 
-def there_and_back(x: Any, experts_A: Any, tokens_EI: Any, replicas_EJ: Any, rank: int, k: int) -> Any:
-    """Reorder tokens as dispatch and combine do on both sides, here both of this rank's own rows; shape (A, width)."""
-    return pack_and_unpack(x, experts_A, tokens_EI, replicas_EJ, rank, k, between=sort_and_unsort)
+def sum_of_k(rows: Any, k: int) -> Any:
+    """Add up the `k` rows of each token; one alone is not copied."""
+    return rows.unflatten(0, (-1, k)).sum(1) if k > 1 else rows
+
+
+def combine(rows: Any, weights: Any, k: int) -> Any:
+    """Add up the rows of each token's `k` assignments, weighted by the gate."""
+    return sum_of_k(rows * weights.to(rows.dtype).view(-1, 1), k)
+
+
+@dataclass(frozen=True, eq=False)
+class ExchangePlan:
+    """Rows that one rank sends and receives for a layer, known to the host.
+
+    Attributes
+    ----------
+    sent_EJ : ndarray of int64, shape (E, J)
+        Assignments of this rank for each expert to each rank.
+    row_in_buffer : ndarray of int64 or None
+        Row of each packed assignment in a padded buffer; none where the buffer is not padded.
+    counts_in, counts_out : list of int
+        Rows for and from each rank.
+    order : ndarray of int64
+        Received rows in the order of their experts.
+    counts_by_expert : ndarray of int64, shape (E,)
+        Received rows of each expert.
+    """
+
+    sent_EJ: Ints
+    row_in_buffer: Ints | None
+    counts_in: list[int]
+    counts_out: list[int]
+    order: Ints
+    counts_by_expert: Ints
+
+
+def send_counts(tokens_EI: Ints, replicas_EJ: Ints, group_J: Ints | None) -> Ints:
+    """Return the tokens of each expert from each rank to each rank, shape (E, I, J).
+
+    Parameters
+    ----------
+    tokens_EI
+        Tokens routed to each expert at each rank.
+    replicas_EJ
+        Replicas on each rank.
+    group_J
+        The group of each rank, inside which tokens stay; none under flexible dispatch.
+
+    Examples
+    --------
+    >>> send_counts(np.array([[4, 2]]), np.array([[1, 1]]), np.array([0, 1])).tolist()
+    [[[4, 0], [0, 2]]]
+    """
+    if group_J is None:
+        return dispatch_tokens(tokens_EI, replicas_EJ)
+    sent_EIJ = np.zeros((*tokens_EI.shape, tokens_EI.shape[1]), dtype=np.int64)
+    for group in np.unique(group_J):
+        own = np.flatnonzero(group_J == group)
+        sent_EIJ[:, own[:, None], own] = dispatch_tokens(tokens_EI[:, own], replicas_EJ[:, own])
+    return sent_EIJ
+
+
+def plan_exchange(
+    tokens_EI: Ints, replicas_EJ: Ints, group_J: Ints | None, rank: int, *, padded: bool = False
+) -> ExchangePlan:
+    """Plan the exchange of one rank.
+
+    Parameters
+    ----------
+    tokens_EI, replicas_EJ, group_J
+        See `send_counts`.
+    padded
+        Whether each expert's buffer is as large as the fullest: every rank sends the same number of rows for every
+        expert to the rank of its group that holds it.
+    """
+    sent_EIJ = rows_EIJ = send_counts(tokens_EI, replicas_EJ, group_J)
+    if padded:
+        assert group_J is not None, "only groups of expert parallelism are padded"
+        holds_EIJ = (replicas_EJ[:, None] > 0) & (group_J[:, None] == group_J)
+        rows_EIJ = holds_EIJ * tokens_EI.max()
+    sent_C, rows_C = sent_EIJ[:, rank].T.reshape(-1), rows_EIJ[:, rank].T.reshape(-1)
+    shift_C = np.cumsum(rows_C) - rows_C - (np.cumsum(sent_C) - sent_C)
+    received_IE = rows_EIJ[:, :, rank].T
+    expert_of_row = np.repeat(np.tile(np.arange(len(tokens_EI)), len(received_IE)), received_IE.reshape(-1))
+    return ExchangePlan(
+        sent_EJ=sent_EIJ[:, rank],
+        row_in_buffer=np.arange(sent_C.sum()) + np.repeat(shift_C, sent_C) if padded else None,
+        counts_in=rows_EIJ[:, rank].sum(axis=0).tolist(),
+        counts_out=received_IE.sum(axis=1).tolist(),
+        order=np.argsort(expert_of_row, kind="stable"),
+        counts_by_expert=received_IE.sum(axis=0),
+    )

@@ -1,4 +1,4 @@
-"""Experts in torch: one, and several at once over uneven token counts."""
+"""Experts: one, and several at once over uneven token counts."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ from torch.nn import functional
 from lazsim.specs import ModelSpec
 
 ROW_ALIGNMENT_BYTES = 16
-"""What a row of each operand of ``grouped_mm`` has to be a multiple of."""
+"""``grouped_mm`` takes operands with rows of a multiple of this."""
 
 
 def expert(x: Any, *weights: Any) -> Any:
@@ -23,23 +23,8 @@ def activate(ups: list[Any]) -> Any:
     return functional.silu(ups[0]) * ups[1] if len(ups) == 2 else functional.gelu(ups[0])
 
 
-def uneven_counts(mean: int, num_experts: int) -> list[int]:
-    """Split ``mean * num_experts`` tokens by rank, as 1/rank (Zipf); the last experts may get none.
-
-    Examples
-    --------
-    >>> uneven_counts(4, 4)
-    [10, 3, 2, 1]
-    """
-    total = mean * num_experts
-    norm = sum(1 / rank for rank in range(1, num_experts + 1))
-    counts = [int(total / rank / norm) for rank in range(1, num_experts + 1)]
-    counts[0] += total - sum(counts)
-    return counts
-
-
 def looped_experts(x: Any, counts: Any, *weights: Any) -> Any:
-    """Run the experts one after the other; each has its own weights, those of the first expert first."""
+    """Run the experts one after the other; their weights follow each other, those of the first expert first."""
     groups = x.split(counts.tolist())
     size = len(weights) // len(groups)
     return torch.cat([expert(group, *weights[e * size : (e + 1) * size]) for e, group in enumerate(groups)])
@@ -59,14 +44,14 @@ def grouped_experts(x: Any, counts: Any, *weights: Any) -> Any:
 
 
 def use_grouped_mm(model: ModelSpec, device: str, dtype: Any) -> bool:
-    """Decide whether experts run by grouped matmuls: where those work, and the model's rows are aligned."""
+    """Tell whether experts run by grouped matmuls: they must work here, and the model's rows must be aligned."""
     widths = (model.d_model, model.d_ff_expert)
     aligned = all(width * dtype.itemsize % ROW_ALIGNMENT_BYTES == 0 for width in widths)
     return aligned and has_grouped_mm(device, dtype)
 
 
 def has_grouped_mm(device: str, dtype: Any) -> bool:
-    """Try whether torch and the device have grouped matmuls of their own, backward too, and get them right."""
+    """Try whether torch and the device have native grouped matmuls, also backward, with right results."""
     if not hasattr(functional, "grouped_mm"):
         return False
     generator = torch.Generator(device).manual_seed(0)
@@ -76,8 +61,7 @@ def has_grouped_mm(device: str, dtype: Any) -> bool:
     try:
         with _no_waiting(device):
             ours = grouped_experts(tensors[0], counts, *tensors[1:])
-            # A gradient with memory of its own: that of a sum is one number, repeated by strides of 0, which grouped_mm
-            # refuses.
+            # The gradient of a sum has strides of 0, which grouped_mm refuses.
             gradient = torch.randn_like(ours)
             gradients = torch.autograd.grad(ours, tensors, gradient)
         expected = unstacked_experts(tensors[0], counts, *tensors[1:])
@@ -92,7 +76,7 @@ def has_grouped_mm(device: str, dtype: Any) -> bool:
 
 @contextmanager
 def _no_waiting(device: str) -> Iterator[None]:
-    """Have the host fail where it would wait for the device: torch's own loop does so in each matmul."""
+    """Make the host fail instead of waiting for the device: torch's fallback loop waits in each matmul."""
     if device != "cuda":
         yield
         return

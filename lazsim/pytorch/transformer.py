@@ -1,27 +1,39 @@
 """A GPT-2-shaped MoE transformer as a function of its parameters, dropping no token.
 
-Projections have no biases: the bias of keys has no effect on the loss, so that its gradient is rounding alone, which
-Adam would blow up to a full step.
+It is made of the operators that ``lazsim profile`` measures. Projections have no biases: the bias of keys has no effect
+on the loss, so that its gradient is rounding alone, which Adam would blow up to a full step.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from lazsim.dispatch import Ints
+from lazsim.pytorch.dense import attention_block, head_loss
+from lazsim.pytorch.dispatch import (
+    ExchangePlan,
+    assign_rows,
+    combine,
+    count_tokens,
+    gate,
+    inverse_of,
+    pack_and_unpack,
+    plan_exchange,
+    sort_and_unsort,
+)
+from lazsim.pytorch.experts import expert, looped_experts
 from lazsim.pytorch.group import Group
 from lazsim.pytorch.reduce import ExpertKey
-from lazsim.pytorch.route import Route, plan_route
 from lazsim.specs import ModelSpec
 
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """How ranks share the experts.
+    """Distribution of the experts over ranks.
 
     Attributes
     ----------
@@ -42,13 +54,13 @@ class _AllToAll(torch.autograd.Function):
     """An all-to-all whose gradient goes the way back."""
 
     @staticmethod
-    def forward(ctx: object, rows: Tensor, group: Group, counts_in: list[int], counts_out: list[int]) -> Tensor:
-        ctx.way_back = (group, counts_out, counts_in)  # type: ignore[attr-defined]
+    def forward(ctx: Any, rows: Tensor, group: Group, counts_in: list[int], counts_out: list[int]) -> Tensor:
+        ctx.way_back = (group, counts_out, counts_in)
         return group.all_to_all(rows, counts_in, counts_out)
 
     @staticmethod
-    def backward(ctx: object, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-        return all_to_all(gradient, *ctx.way_back), None, None, None  # type: ignore[attr-defined]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        return all_to_all(gradient, *ctx.way_back), None, None, None
 
 
 def all_to_all(rows: Tensor, group: Group, counts_in: list[int], counts_out: list[int]) -> Tensor:
@@ -69,7 +81,7 @@ class Transformer:
     experts
         Parameters of each expert that this rank holds.
     group, layout
-        The other ranks, and who holds what.
+        The other ranks, and the distribution of the experts.
 
     Attributes
     ----------
@@ -89,7 +101,6 @@ class Transformer:
         self.model, self.num_heads = model, num_heads
         self.group, self.layout = group, layout
         self._dense, self._experts = dense, experts
-        self._first_moe_layer = model.num_layers - model.num_moe_layers
         self.loads: list[list[int]] = []
 
     def loss(self, sequences: Tensor, global_batch: int, balance_weight: float) -> Tensor:
@@ -105,78 +116,74 @@ class Transformer:
             Weight of the auxiliary loss that evens out expert loads (Switch Transformer, arXiv 2101.03961).
         """
         model, dense = self.model, self._dense
-        tokens, targets = sequences[:, :-1], sequences[:, 1:]
         num_tokens = global_batch * model.sequence_length
         self.loads = []
-        x = dense["embedding"][tokens] + dense["positions"]
+        x = (dense["embedding"][sequences[:, :-1]] + dense["positions"]).reshape(-1, model.d_model)
         balance = x.new_zeros(())
         for layer in range(model.num_layers):
-            x = x + self._attention(layer, self._norm(x, f"{layer}.norm1"))
-            flat = self._norm(x, f"{layer}.norm2").reshape(-1, model.d_model)
-            if layer < self._first_moe_layer:
-                out = F.gelu(flat @ dense[f"{layer}.up"]) @ dense[f"{layer}.down"]
+            x, normed = attention_block(
+                x,
+                dense[f"{layer}.qkv"],
+                dense[f"{layer}.out"],
+                model.sequence_length,
+                model.d_model // self.num_heads,
+                norms=(self._norm(f"{layer}.norm1"), self._norm(f"{layer}.norm2")),
+            )
+            moe_layer = layer - (model.num_layers - model.num_moe_layers)
+            if moe_layer < 0:
+                out = expert(normed, dense[f"{layer}.up"], dense[f"{layer}.down"])
             else:
-                out, unevenness = self._moe(layer, flat, num_tokens)
+                out, unevenness = self._moe(moe_layer, normed, dense[f"{layer}.gate"], num_tokens)
                 balance = balance + unevenness
-            x = x + out.view_as(x)
-        logits = self._norm(x, "final") @ dense["embedding"].T
-        entropy = F.cross_entropy(logits.reshape(-1, model.vocab_size), targets.reshape(-1), reduction="sum")
+            x = x + out
+        targets = sequences[:, 1:].reshape(-1)
+        entropy: Tensor = head_loss(x, dense["embedding"], targets, self._norm("final"), reduction="sum")
         return entropy / num_tokens + balance_weight * balance
 
-    def _norm(self, x: Tensor, name: str) -> Tensor:
-        return F.layer_norm(x, x.shape[-1:], self._dense[f"{name}.gain"], self._dense[f"{name}.bias"])
+    def _norm(self, name: str) -> tuple[Tensor, Tensor]:
+        return self._dense[f"{name}.gain"], self._dense[f"{name}.bias"]
 
-    def _attention(self, layer: int, x: Tensor) -> Tensor:
-        batch, length, width = x.shape
-        parts = (x @ self._dense[f"{layer}.qkv"]).view(batch, length, 3, self.num_heads, width // self.num_heads)
-        query, key, value = parts.permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
-        return mixed.transpose(1, 2).reshape(batch, length, width) @ self._dense[f"{layer}.out"]
-
-    def _moe(self, layer: int, x: Tensor, num_tokens: int) -> tuple[Tensor, Tensor]:
-        """Return the output of the experts and how unevenly they are loaded, 1 over all ranks where evenly."""
-        num_experts, top_k = self.model.num_experts, self.model.top_k
-        chances = (x @ self._dense[f"{layer}.gate"]).softmax(dim=1)
-        weights, chosen = chances.topk(top_k, dim=1)
+    def _moe(self, layer: int, x: Tensor, gate_weight: Tensor, num_tokens: int) -> tuple[Tensor, Tensor]:
+        """Return the output of the experts, and how unevenly they are loaded: 1 over all ranks if evenly."""
+        num_experts, top_k, layout = self.model.num_experts, self.model.top_k, self.layout
+        weights, chosen, probs = gate(x, gate_weight, top_k)
         if top_k > 1:
             weights = weights / weights.sum(dim=1, keepdim=True)
-        counts_E = torch.bincount(chosen.reshape(-1), minlength=num_experts)
-        # The host plans with them, so they go by what it can trust.
-        tokens_EI = self.group.all_gather(counts_E.cpu()).numpy().T
+        experts_A = chosen.flatten()
+        # The host plans with these counts, so they go by the transport that it can trust.
+        counts = self.group.all_gather(count_tokens(experts_A, num_experts).cpu())
+        tokens_EI = counts.numpy().T
         load_E = tokens_EI.sum(axis=1)
         self.loads.append(load_E.tolist())
-        moe_layer = layer - self._first_moe_layer
-        layout = self.layout
-        route = plan_route(
-            tokens_EI, layout.replicas_LEJ[moe_layer], layout.group_J, self.group.rank, padded=layout.padded
+        plan = plan_exchange(
+            tokens_EI, layout.replicas_LEJ[layer], layout.group_J, self.group.rank, padded=layout.padded
         )
-        out = self._dispatch(moe_layer, x, weights.reshape(-1), chosen.reshape(-1), route)
+        # The host has the numbers to send for the exchange, so that the device need not compute them again.
+        rows = assign_rows(experts_A, torch.from_numpy(plan.sent_EJ).to(x.device))
+
+        def exchange(packed: Tensor, _row: Tensor, _back: Tensor) -> Tensor:
+            return self._exchange(layer, packed, plan)
+
+        out: Tensor = combine(pack_and_unpack(x, rows, top_k, exchange), weights, top_k)
         share_E = torch.as_tensor(load_E / load_E.sum(), dtype=x.dtype, device=x.device)
-        return out, num_experts * (share_E * chances.sum(dim=0)).sum() / num_tokens
+        return out, num_experts * (share_E * probs.sum(dim=0)).sum() / num_tokens
 
-    def _dispatch(self, moe_layer: int, x: Tensor, weights: Tensor, chosen: Tensor, route: Route) -> Tensor:
-        """Send each assignment to the replica that computes it, and add up what comes back by token."""
-        group, device = self.group, x.device
-        source, place, by_expert = (
-            torch.from_numpy(index).to(device) for index in (route.source, route.place, route.by_expert)
-        )
-        assignment = torch.argsort(chosen, stable=True)[source]
-        token = assignment // self.model.top_k
-        rows = x.new_zeros(sum(route.counts_in), x.shape[1]).index_copy(0, place, x[token])
-        received = all_to_all(rows, group, route.counts_in, route.counts_out)
-        computed = self._compute(moe_layer, received[by_expert], route.counts_by_expert)
-        back = torch.empty_like(received).index_copy(0, by_expert, computed)
-        results = all_to_all(back, group, route.counts_out, route.counts_in)[place]
-        return torch.zeros_like(x).index_add(0, token, results * weights[assignment, None])
+    def _exchange(self, layer: int, packed: Tensor, plan: ExchangePlan) -> Tensor:
+        """Send packed rows to their experts, and return the results in the same order."""
+        place = None if plan.row_in_buffer is None else torch.from_numpy(plan.row_in_buffer).to(packed.device)
+        if place is not None:
+            packed = packed.new_zeros(sum(plan.counts_in), packed.shape[1]).index_copy(0, place, packed)
+        received = all_to_all(packed, self.group, plan.counts_in, plan.counts_out)
+        order = torch.from_numpy(plan.order).to(packed.device)
+        held = np.flatnonzero(plan.counts_by_expert)
+        weights = [weight for one in held.tolist() for weight in self._experts[layer, one].values()]
 
-    def _compute(self, moe_layer: int, rows: Tensor, counts: list[int]) -> Tensor:
-        """Run each local expert over its rows."""
-        outputs = [rows[:0]]
-        for expert, part in enumerate(torch.split(rows, counts)):
-            if len(part):
-                own = self._experts[moe_layer, expert]
-                outputs.append(F.gelu(part @ own["up"] + own["up.bias"]) @ own["down"] + own["down.bias"])
-        return torch.cat(outputs)
+        def compute(rows: Tensor) -> Any:
+            return looped_experts(rows, torch.from_numpy(plan.counts_by_expert[held]), *weights) if len(held) else rows
+
+        computed = sort_and_unsort(received, order, inverse_of(order), compute)
+        results = all_to_all(computed, self.group, plan.counts_out, plan.counts_in)
+        return results if place is None else results[place]
 
 
 def replicas_on_ranks(slots_LNS: Ints, num_experts: int) -> Ints:

@@ -1,24 +1,13 @@
 """The pictures of measured costs: times and roofline of a profile, and a layer under skew."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
-import matplotlib
-
-matplotlib.use("agg")
-
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 
-from lazsim.costmodel.profile import SIZE_UNITS, require_header
+from lazsim.costmodel.profile import SIZE_UNITS, Profile, require_header
 from lazsim.output.plots.export import subplots, to_files
 from lazsim.output.plots.style import COLORS, STYLE
-
-if TYPE_CHECKING:
-    from lazsim.costmodel.profile import Profile
-    from lazsim.profiling.skew import SkewResult
+from lazsim.profiling.results import SkewResult
 
 LINE_COLORS = (*COLORS, "#7a5c2e", "#5b4fa3", "#c2a300", "#2aa7a7", "#a4231d")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")

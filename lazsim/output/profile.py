@@ -1,0 +1,177 @@
+"""Tables and files of measured costs: profiles, how well they interpolate, virtual ranks and skewed loads."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from lazsim.costmodel.profile import SIZE_UNITS, Profile, require_header
+from lazsim.files import json_bytes
+from lazsim.output.table import Column, Part, Table, key
+from lazsim.profiling.check import HeldOut, Reached
+from lazsim.profiling.results import RankResult, SkewResult
+from lazsim.units import format_duration
+
+SHOWN = ("gpu", "processor", "num_processors", "num_threads", "clock", "driver_version", "cuda", "load_average", "note")
+
+
+def profile_parts(profile: Profile) -> list[Part]:
+    """Report a profile: its conditions, then the smallest and the largest size of each kernel."""
+    header = require_header(profile)
+    conditions = ", ".join(f"{name} {header.conditions[name]}" for name in SHOWN if name in header.conditions)
+    by_kernel = [profile.of(kernel) for kernel in profile.kernels]
+    ends = [point for points in by_kernel for point in ([points[0], points[-1]] if len(points) > 1 else points)]
+    columns = [
+        key("kernel"),
+        key("size", ",.0f", "number"),
+        Column("unit", kind="name"),
+        Column("time", _short),
+        Column("+-CI", ".0%"),
+        *(Column(heading, _share) for heading in ("matmul", "copy", "roof")),
+    ]
+    rows = [
+        [
+            point.kernel,
+            point.size,
+            point.size_unit,
+            point.time_s,
+            point.median_ci_share / 2,
+            point.matmul_peak_share,
+            point.copy_peak_share,
+            point.roofline_share,
+        ]
+        for point in ends
+    ]
+    notes = (
+        "+-CI: half the 95 % interval of the median",
+        "matmul, copy: share of the measured peak; roof: share of the rate that the two allow",
+    )
+    return [
+        "\n".join(
+            [
+                f"{header.model.name} on {header.device}, {header.dtype}; torch {header.torch}, lazsim {header.lazsim}",
+                conditions,
+                f"peaks: matmul {header.matmul_flop_per_s / 1e12:.3g} TFLOP/s, "
+                f"copy {header.copy_bytes_per_s / 1e9:.3g} GB/s",
+            ]
+        ),
+        Table(columns, rows, notes=notes),
+        "\n".join(f"skipped: {kernel}: {reason}" for kernel, reason in header.skipped.items()),
+    ]
+
+
+def _share(value: float) -> str:
+    return f"{value:.0%}" if value else "-"
+
+
+def _short(seconds: float) -> str:
+    return f"{seconds * 1e6:.3g} us" if seconds < 1e-3 else format_duration(seconds)
+
+
+def check_parts(errors: Sequence[HeldOut], together: npt.NDArray[np.float64], reached: Sequence[Reached]) -> list[Part]:
+    """Report the error of the interpolation at held-out points, and how near kernels come to plain ones."""
+    columns = [
+        key("kernel"),
+        Column("held out"),
+        *(Column(heading, ".1%") for heading in ("median", "90 %", "worst")),
+        Column("at size", ",.0f"),
+        Column("+-CI", ".0%"),
+    ]
+    rows = [
+        [
+            one.kernel,
+            one.num_held_out,
+            one.median_error,
+            one.p90_error,
+            one.worst_error,
+            one.worst_size,
+            one.median_ci_share / 2,
+        ]
+        for one in errors
+    ]
+    total = ["all", len(together), np.median(together), np.quantile(together, 0.9), together.max(), None, None]
+    found: list[Part] = [Table(columns, [*rows, total], notes=["+-CI: half the measured 95 % interval of the median"])]
+    if reached:
+        lines = [
+            f"{one.kernel}: {one.share:.0%} of the rate of {one.of}, at {one.size:,.0f} {SIZE_UNITS[one.kernel]}"
+            for one in reached
+        ]
+        found.append("\n".join(lines))
+    return found
+
+
+def rank_parts(result: RankResult) -> list[Part]:
+    """Report the slowest rank of each layer, measured and predicted."""
+    columns = [
+        key("layer", kind="number"),
+        Column("measured", _ms),
+        Column("predicted", _ms),
+        Column("error", "+.1%"),
+        Column("worst rank's error", "+.1%"),
+        Column("rank measured"),
+        Column("rank predicted"),
+        Column("over mean", ".2f"),
+        Column("exchange modelled", _ms),
+    ]
+    rows = [
+        [
+            row.layer,
+            row.measured_s,
+            row.predicted_s,
+            row.error,
+            row.worst_rank_error,
+            row.measured_rank,
+            row.predicted_rank,
+            row.spread,
+            row.modelled_exchange_s,
+        ]
+        for row in result.rows
+    ]
+    note = f"all layers: predicted {result.error:+.1%} off the measured time of the slowest ranks"
+    return [Table(columns, rows, title="slowest rank of each layer", notes=[note])]
+
+
+def rank_files(result: RankResult, folder: Path) -> dict[Path, bytes]:
+    """Return the numbers by path."""
+    return {folder / "ranks.json": json_bytes(result.to_json())}
+
+
+def skew_parts(result: SkewResult) -> list[Part]:
+    """Report a layer under growing skew, without and with allocation."""
+    columns = [
+        key("skew", "g", "number"),
+        Column("even measured", _ms),
+        Column("predicted", "+.1%"),
+        Column("allocated measured", _ms),
+        Column("predicted", "+.1%"),
+        Column("won back", ".0%"),
+    ]
+    rows = [
+        [
+            row.skew,
+            row.even_measured_s,
+            row.even_predicted_s / row.even_measured_s - 1,
+            row.allocated_measured_s,
+            row.allocated_predicted_s / row.allocated_measured_s - 1,
+            row.won_back,
+        ]
+        for row in result.rows
+    ]
+    notes = [
+        "even: even replicas, expert parallelism; allocated: replicas by load, flexible dispatch",
+        "predicted: off the measured time by that share; won back: share of the time that skew added",
+    ]
+    return [Table(columns, rows, notes=notes)]
+
+
+def skew_files(result: SkewResult, folder: Path) -> dict[Path, bytes]:
+    """Return the numbers and pictures by path."""
+    from lazsim.output.plots.profile import skew_figure
+
+    pictures = {folder / f"skew.{kind}": picture for kind, picture in skew_figure(result).items()}
+    return {folder / "skew.json": json_bytes(result.to_json()), **pictures}
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1e3:.4g} ms"

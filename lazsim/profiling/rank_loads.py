@@ -1,0 +1,264 @@
+"""Layers of virtual ranks on one device: the load of each rank computed in turn, measured and predicted.
+
+The load of a rank is the tokens of each of its replicas. A layer takes as long as its slowest rank.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from statistics import median
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+
+from lazsim import __version__
+from lazsim.costmodel.profile import Header, Point, Profile
+from lazsim.costmodel.tables import Table, table_of
+from lazsim.errors import SpecError
+from lazsim.profiling.compute import Target, kernel_measurement, measure_kernel, need_of
+from lazsim.profiling.kernel import Kernel
+from lazsim.profiling.kernels import arrived_rows_kernel, grouped_kernel, kernels_of, own_rows_kernel
+from lazsim.profiling.machine import conditions, measure_peaks, peak_budget_s
+from lazsim.profiling.scheduler import Progress, Scheduler
+from lazsim.pytorch.device import DTYPES, choose_device, choose_dtype
+from lazsim.pytorch.experts import use_grouped_mm
+from lazsim.pytorch.memory import check_memory
+from lazsim.specs import ModelSpec
+
+KERNELS = ("expert", "reorder")
+"""Kernels from which the time of a rank is predicted."""
+
+RankLoad = tuple[int, ...]
+"""Tokens of each replica of a rank."""
+
+
+class MeasureOptions(Protocol):
+    """Options that all measurements of virtual ranks share."""
+
+    @property
+    def device(self) -> str:
+        """``auto``, ``cpu`` or ``cuda``."""
+
+    @property
+    def dtype(self) -> str:
+        """Number type, or ``auto``."""
+
+    @property
+    def threads(self) -> int | None:
+        """Threads of a kernel on a CPU."""
+
+    @property
+    def budget(self) -> float:
+        """Seconds for all of it; with fewer, tables have fewer points between their ends."""
+
+
+@dataclass(frozen=True, eq=False)
+class RankTimes:
+    """Times of virtual ranks on a device.
+
+    Attributes
+    ----------
+    num_tokens : int
+        Token assignments of one rank before the exchange.
+    experts_s : mapping
+        Seconds of the experts of each distinct load, forward and backward.
+    own_rows_s : float
+        Seconds of gate and schedule, and of packing and unpacking a rank's own tokens: the same for any load.
+    arrived_rows_s : mapping
+        Seconds in which the rows that a rank receives are sorted by expert and put back, by their number.
+    tables : mapping
+        Tables of one expert and of the reorder, from a profile or measured on the way.
+    """
+
+    num_tokens: int
+    experts_s: Mapping[RankLoad, float]
+    own_rows_s: float
+    arrived_rows_s: Mapping[int, float]
+    tables: Mapping[str, Table]
+
+    def measured_s(self, load: Sequence[int]) -> float:
+        """Return the time of a rank: its own tokens, the rows that it receives, and its experts."""
+        if not any(load):
+            return self.own_rows_s
+        return self.own_rows_s + self.arrived_rows_s[sum(load)] + self.experts_s[distinct(load)]
+
+    def predicted_s(self, load: Sequence[int]) -> float:
+        """Return the time by the tables, as the simulator adds it up: all replicas, and a reorder of the mean rank."""
+        experts_s = self.tables["expert"].time_s(np.array(load, dtype=np.float64)).sum()
+        return float(experts_s + self.tables["reorder"].time_s(np.array(float(self.num_tokens))))
+
+
+def distinct(load: Sequence[int]) -> RankLoad:
+    """Return the form that equal loads share: sorted, without experts that have no tokens.
+
+    Examples
+    --------
+    >>> distinct([5, 0, 3])
+    (3, 5)
+    """
+    return tuple(sorted(tokens for tokens in load if tokens))
+
+
+def measure_ranks_on_device(
+    options: MeasureOptions,
+    model: ModelSpec,
+    loads: Iterable[Sequence[int]],
+    num_tokens: int,
+    profile: Profile | None,
+    begin_s: float,
+    progress: Progress = iter,
+) -> tuple[RankTimes, dict[str, Any]]:
+    """Measure virtual ranks as options say.
+
+    Parameters
+    ----------
+    options
+        Device, number type, threads and budget.
+    model
+        Shapes of an expert.
+    loads
+        Load of every rank.
+    num_tokens
+        Token assignments of one rank before the exchange.
+    profile
+        Times to predict from; measured on the way if there is none.
+    begin_s
+        Start of the budget, on the monotonic clock.
+    progress
+        A progress bar.
+
+    Returns
+    -------
+    tuple
+        The times, and the conditions under which they were measured.
+
+    Raises
+    ------
+    LazsimError
+        When budget or memory do not do, or the profile was measured otherwise or ends before the largest load.
+    """
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    device = choose_device(options.device)
+    dtype = choose_dtype(options.dtype, device)
+    tables: dict[str, Table] = {}
+    if profile is not None:
+        _check_conditions(profile.name, profile.header, device, dtype)
+        points = {name: profile.of(name) for name in KERNELS}
+        tables = {name: table_of(found) for name, found in points.items() if len(found) > 1}
+    target = Target(device, dtype, *measure_peaks(device, dtype, peak_budget_s(options.budget)))
+    scheduler = Scheduler(device, options.budget, begin_s)
+    times = measure_rank_loads(model, target, loads, num_tokens, tables, scheduler, progress)
+    return times, {"device": device, "dtype": dtype, "version": __version__, "conditions": conditions(device)}
+
+
+def measure_rank_loads(
+    model: ModelSpec,
+    target: Target,
+    loads: Iterable[Sequence[int]],
+    num_tokens: int,
+    tables: Mapping[str, Table],
+    scheduler: Scheduler,
+    progress: Progress = iter,
+) -> RankTimes:
+    """Measure every distinct load, the reorders of own and of received tokens, and the tables that are missing.
+
+    Raises
+    ------
+    LazsimError
+        When budget or memory do not do, or a table ends before the largest load.
+    """
+    ranks = sorted({distinct(load) for load in loads} - {()}, key=sum)
+    largest = {"expert": max(max(rank) for rank in ranks), "reorder": num_tokens}
+    for name, table in tables.items():
+        if table.sizes[-1] < largest[name]:
+            raise SpecError(
+                f"`profile`: it has {name} up to {table.sizes[-1]:g}, and {largest[name]} is needed; "
+                "give fewer `tokens`, or leave the profile out"
+            )
+    parts = [*_rank_parts(model, target, ranks, num_tokens)]
+    for kernel in kernels_of(model, use_grouped_mm=False)[0]:
+        if kernel.name in largest and kernel.name not in tables:
+            parts += _table_parts(model, kernel, largest[kernel.name])
+    parts.sort(key=lambda part: (part.is_extra, part.size * part.is_extra))
+    for part in parts:
+        if not part.is_extra:
+            check_memory(part.label, need_of(part.kernel, part.size, target).total_bytes, target.device)
+    # The first run of a kernel may load code, which says nothing about the time of the others.
+    for kernel in {part.kernel.name: part.kernel for part in parts[::-1]}.values():
+        measure_kernel(kernel, kernel.sizes[0], target, 0.0)
+    measurements = [
+        kernel_measurement(part.kernel, part.size, target, label=part.label, is_required=not part.is_extra)
+        for part in parts
+    ]
+    keys = {id(one): part.key for one, part in zip(measurements, parts, strict=True)}
+    points: dict[Any, list[Point]] = {}
+    scheduler.run(measurements, lambda one, point: points.setdefault(keys[id(one)], []).append(point), progress)
+    seconds = {key: median(point.time_s for point in found) for key, found in points.items()}
+    return RankTimes(
+        num_tokens,
+        {rank: seconds[rank] for rank in ranks},
+        seconds["own"],
+        {sum(rank): seconds[sum(rank)] for rank in ranks},
+        dict(tables) | {name: table_of(points[name]) for name in KERNELS if name not in tables},
+    )
+
+
+class _Part(NamedTuple):
+    """A point to measure: for a load, for ``own`` rows, for a number of received rows, or for the table of a name."""
+
+    key: Any
+    kernel: Kernel
+    size: int
+    label: str
+    is_extra: bool = False
+
+
+def _rank_parts(model: ModelSpec, target: Target, ranks: Sequence[RankLoad], num_tokens: int) -> Iterable[_Part]:
+    grouped = use_grouped_mm(model, target.device, DTYPES[target.dtype])
+    for rank in ranks:
+        kernel = grouped_kernel(model, partial(_counts, rank), use_grouped_mm=grouped)
+        yield _Part(rank, kernel, sum(rank), f"a rank of {sum(rank)} tokens")
+    yield _Part("own", own_rows_kernel(model), num_tokens, f"own {num_tokens} tokens reordered")
+    arrived = arrived_rows_kernel(model, max(map(len, ranks)))
+    for number in sorted(set(map(sum, ranks))):
+        yield _Part(number, arrived, number, f"{number} received tokens reordered")
+
+
+def _table_parts(model: ModelSpec, kernel: Kernel, largest: int) -> Iterable[_Part]:
+    """List the points of a table, each twice as large as the one before; only its ends are required."""
+    # A reorder is of whole tokens.
+    unit = 1 if kernel.name == "expert" else model.top_k
+    sizes = [unit * 2**power for power in range(math.ceil(math.log2(max(largest / unit, 2))) + 1)]
+    for size in sizes:
+        label = f"{kernel.name} of {size} tokens"
+        yield _Part(kernel.name, kernel, size, label, is_extra=size not in (sizes[0], sizes[-1]))
+
+
+def _check_conditions(name: str, header: Header | None, device: str, dtype: str) -> None:
+    """Refuse a profile that was measured under other conditions; a bare table without a header is taken as it is.
+
+    Raises
+    ------
+    SpecError
+        When device, number type or number of threads differ.
+    """
+    if header is None:
+        return
+    pairs = {
+        "device": (header.device, device),
+        "dtype": (header.dtype, dtype),
+        "threads": (header.conditions.get("num_threads"), torch.get_num_threads()),
+    }
+    for option, (before, now) in pairs.items():
+        if before != now:
+            raise SpecError(
+                f"`profile` {name}: measured with `{option}` {before}, now it is {now}; give `{option}` {before}, or "
+                "leave the profile out"
+            )
+
+
+def _counts(rank: RankLoad, _: int) -> RankLoad:
+    return rank

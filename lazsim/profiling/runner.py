@@ -1,0 +1,135 @@
+"""A whole profile: kernels, process groups, storage and exchanges within one budget."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from lazsim.costmodel.profile import SIZE_UNITS, Header, Point, read_profile, require_header
+from lazsim.errors import LazsimError, SpecError
+from lazsim.files import check_folder
+from lazsim.profiling.communication import (
+    GROUPS,
+    choose_ranks,
+    exchange_measurements,
+    group_measurements,
+    rank_counts,
+)
+from lazsim.profiling.compute import compute_measurements
+from lazsim.profiling.measurement import Measurement
+from lazsim.profiling.scheduler import Progress
+from lazsim.profiling.session import Session, begin
+from lazsim.profiling.storage import STORAGE, storage_measurements
+from lazsim.profiling.worker import EXCHANGES
+from lazsim.pytorch.device import choose_device
+from lazsim.specs import ModelSpec, load_spec, unknown_name
+
+MEASURED = [name for name in SIZE_UNITS if name != "dense"]
+"""Kernels that can be measured; `dense` is attention and feed-forward in one, in tables without a header."""
+
+COMPUTE_SHARE = 0.75
+"""Share of the budget for kernels if links or storage are measured too, which also get what is left over."""
+
+SMALL_SHARE = 0.08
+"""Share of the budget for process groups, and for storage; exchanges take the rest."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of a profile; see ``lazsim profile --help``."""
+
+    device: str = "auto"
+    dtype: str = "auto"
+    model: str = "gpt-s"
+    budget_s: float = 600.0
+    num_ranks: int | None = None
+    backend: str | None = None
+    storage: Path | None = None
+    note: str = ""
+    num_threads: int | None = None
+    fresh: bool = False
+    kernels: tuple[str, ...] = ()
+
+
+def measure_profile(path: Path, options: Options, progress: Progress = iter) -> tuple[Header, list[Point]]:
+    """Measure a profile of this machine's device, and keep it as it grows.
+
+    Raises
+    ------
+    LazsimError
+        On bad input, when a kernel is wrong, or when a process dies; points measured before are kept.
+    """
+    for name in options.kernels:
+        if name not in MEASURED:
+            raise SpecError(f"`kernel`: {unknown_name('kernel', name, MEASURED)}")
+    model = load_spec(ModelSpec, options.model)
+    device = choose_device(options.device)
+    if options.num_threads is not None:
+        torch.set_num_threads(options.num_threads)
+    num_ranks, backend, why_alone = choose_ranks(device, options.num_ranks, options.backend)
+    if options.storage is not None:
+        check_folder(options.storage)
+    session = begin(
+        path, options.device, options.dtype, model, options.budget_s, kernels=options.kernels, fresh=options.fresh
+    )
+    if options.note:
+        session.header.conditions["note"] = options.note
+    kernels, unknown = compute_measurements(session.header)
+    _record_skipped(session, options, why_alone, unknown, {one.kernel for one in kernels})
+    try:
+        _run_parts(session, kernels, options, num_ranks, backend, progress)
+    finally:
+        session.save()
+    if not session.points:
+        raise LazsimError(_nothing_measured(session, options.budget_s))
+    result = read_profile(path)
+    return require_header(result), list(result.points)
+
+
+def _record_skipped(
+    session: Session, options: Options, why_alone: str, unknown: dict[str, str], kernels: set[str]
+) -> None:
+    """Record kernels that cannot be measured; refuse those that were asked for by name."""
+    if session.wants(*EXCHANGES, *GROUPS):
+        # An earlier session may have had no other ranks.
+        session.header.skipped.pop("communication", None)
+        session.skip({"communication": why_alone.replace("`", "")} if why_alone else {})
+    reasons = dict.fromkeys((*EXCHANGES, *GROUPS), why_alone) if why_alone else {}
+    reasons |= {} if options.storage is not None else dict.fromkeys(STORAGE, "give the storage as `checkpoint_path`")
+    for name in options.kernels:
+        if name in reasons or name not in {*kernels, *EXCHANGES, *GROUPS, *STORAGE}:
+            why = reasons.get(name) or unknown.get(name) or f"{session.header.model.name} has none"
+            raise SpecError(f"`kernel` {name}: {why}")
+    session.skip({name: why for name, why in unknown.items() if session.wants(name)})
+
+
+def _run_parts(
+    session: Session, kernels: list[Measurement], options: Options, num_ranks: int, backend: str, progress: Progress
+) -> None:
+    """Measure each part within its share of the budget, so that large exchanges starve none."""
+    exchanges, groups = (num_ranks > 1 and session.wants(*names) for names in (EXCHANGES, GROUPS))
+    stores = options.storage is not None and session.wants(*STORAGE)
+    end_s, budget_s = session.scheduler.begin_s + options.budget_s, options.budget_s
+    is_shared = exchanges or groups or stores
+    session.run(kernels, end_s - budget_s * (1 - COMPUTE_SHARE) * is_shared, progress)
+    if groups:
+        small_s = min(end_s, time.monotonic() + SMALL_SHARE * budget_s)
+        session.run(group_measurements(session.header, num_ranks, backend), small_s, progress)
+    if options.storage is not None:
+        small_s = min(end_s, time.monotonic() + SMALL_SHARE * budget_s)
+        session.run(storage_measurements(options.storage), small_s, progress)
+    # The most processes come first and get half of the time: the simulator uses their times.
+    counts = rank_counts(num_ranks)[::-1] if exchanges else []
+    for index, count in enumerate(counts):
+        left_s = max(end_s - time.monotonic(), 0.0)
+        part_s = time.monotonic() + left_s / (1 if index == len(counts) - 1 else 2)
+        with exchange_measurements(session.header, count, backend) as measurements:
+            session.run(measurements, part_s, progress)
+
+
+def _nothing_measured(session: Session, budget_s: float) -> str:
+    reasons = {reason for sizes in session.skipped.values() for _, reason in sizes}
+    if "budget" in reasons:
+        return f"`budget`: {budget_s:g} s did not do for one point; give more"
+    return f"nothing could be measured: too little {', '.join(sorted(reasons))}; free some, or choose a smaller model"

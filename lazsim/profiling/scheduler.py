@@ -1,0 +1,175 @@
+"""Measurements within a budget of time, required and small ones first, each repeated as far as there is time."""
+
+import gc
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from lazsim.costmodel.profile import Point
+from lazsim.errors import LazsimError
+from lazsim.profiling.measurement import Measurement
+from lazsim.pytorch.memory import is_out_of_memory, release_memory
+
+NUM_PASSES = 3
+"""Passes through all points, as far as there is time: the speed of a shared machine changes."""
+
+MAX_RESERVE = 0.85
+"""Share of the time left that may be kept for later points; the rest sharpens the medians of all."""
+
+TOLERANCE = 0.2
+"""Share by which a prediction may exceed the budget before it counts: predictions are rough."""
+
+TRUST_S = 1.0
+"""Seconds at the predicted pace that count as seen already, so that a stall in the first points does not slow all."""
+
+Progress = Callable[[Iterable[str]], Iterable[str]]
+"""A progress bar: passes names through."""
+
+
+@dataclass
+class Pace:
+    """Wall time of measuring over the times that the points say: other programs use the machine too."""
+
+    wall_s: float = 0.0
+    told_s: float = 0.0
+
+    def add(self, wall_s: float, fixed_s: float, point: Point) -> None:
+        """Count a point that took `wall_s`, `fixed_s` of it before the first run."""
+        self.wall_s += wall_s
+        self.told_s += fixed_s + (point.num_repetitions + 1) * point.time_s
+
+    @property
+    def factor(self) -> float:
+        """Wall seconds for each predicted second.
+
+        Examples
+        --------
+        >>> pace = Pace()
+        >>> pace.add(9.0, 1.0, Point(kernel="expert", size=1, time_s=0.5, num_repetitions=3))
+        >>> pace.factor
+        2.5
+        """
+        return max(1.0, (TRUST_S + self.wall_s) / (TRUST_S + self.told_s))
+
+
+@dataclass
+class Scheduler:
+    """Measures within a budget.
+
+    Attributes
+    ----------
+    device : str
+        ``cpu`` or ``cuda``.
+    budget_s : float
+        Seconds from `begin_s` on.
+    begin_s : float
+        Start of the budget, on the monotonic clock.
+    points : list of Point
+        All points so far, from which times of others are predicted.
+    """
+
+    device: str
+    budget_s: float
+    begin_s: float = field(default_factory=time.monotonic)
+    points: list[Point] = field(default_factory=list)
+    pace: Pace = field(default_factory=Pace)
+
+    @property
+    def left_s(self) -> float:
+        """Seconds of the budget that are left."""
+        return max(self.begin_s + self.budget_s - time.monotonic(), 0.0)
+
+    def run(
+        self,
+        measurements: Sequence[Measurement],
+        keep: Callable[[Measurement, Point], None],
+        progress: Progress = iter,
+    ) -> list[tuple[Measurement, str]]:
+        """Measure all once, then those that could be measured again as far as there is time.
+
+        Parameters
+        ----------
+        measurements
+            In the order in which they are begun.
+        keep
+            Called with each point.
+        progress
+            A progress bar.
+
+        Returns
+        -------
+        list of tuple
+            Measurements that were skipped, and why: ``budget``, ``memory``, or the reason that they give.
+
+        Raises
+        ------
+        LazsimError
+            When a required measurement does not fit into memory or budget.
+        """
+        turns = list(measurements) * NUM_PASSES
+        skipped: dict[int, str] = {}
+        for (turn, one), _ in zip(enumerate(turns), progress([one.label for one in turns]), strict=False):
+            index, is_first = turn % len(measurements), turn < len(measurements)
+            if index in skipped:
+                continue
+            if is_first:
+                self._require_time([one for one in turns[turn : len(measurements)] if one.is_required])
+            reason = self._measure(one, turns[turn:], keep, is_required=is_first and one.is_required)
+            if is_first and reason is not None:
+                skipped[index] = reason
+        return [(measurements[index], reason) for index, reason in skipped.items()]
+
+    def _measure(
+        self,
+        one: Measurement,
+        turns: Sequence[Measurement],
+        keep: Callable[[Measurement, Point], None],
+        *,
+        is_required: bool,
+    ) -> str | None:
+        """Measure a point and leave time for the turns after it; return why not, if so."""
+        reason = one.skip_reason()
+        if reason is None and not is_required and (self.left_s <= 0 or self._least_s(one) > self.left_s):
+            reason = "budget"
+        if reason is None:
+            try:
+                one.prepare()
+                begin_s = time.monotonic()
+                point = one.measure(self._allowance_s(turns))
+                self.pace.add(time.monotonic() - begin_s, one.fixed_s, point)
+                self.points.append(point)
+                keep(one, point)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                reason = "memory"
+            if reason is not None:
+                # The tensors of the failed run may lie in a cycle of its graph.
+                gc.collect()
+            release_memory(self.device)
+        if is_required and reason is not None:
+            raise LazsimError(f"{one.label}: too little {reason}; ask for less, or free some")
+        return reason
+
+    def _least_s(self, one: Measurement) -> float:
+        return self.pace.factor * one.least_s([point for point in self.points if point.kernel == one.kernel])
+
+    def _require_time(self, required: Sequence[Measurement]) -> None:
+        spent_s = time.monotonic() - self.begin_s
+        needed_s = spent_s + sum(map(self._least_s, required))
+        if required and needed_s > (1 + TOLERANCE) * self.budget_s:
+            raise LazsimError(
+                f"`budget` {self.budget_s:g}s: too short; give {math.ceil(needed_s * (1 + TOLERANCE))}s, about the "
+                "least that is needed, or fewer `tokens`"
+            )
+
+    def _allowance_s(self, turns: Sequence[Measurement]) -> float:
+        """Share time out evenly, after keeping the least that later turns take, as far as they fit."""
+        left_s, reserved_s = self.left_s, 0.0
+        for one in turns:
+            needed_s = self._least_s(one)
+            if reserved_s + needed_s > MAX_RESERVE * left_s:
+                break
+            reserved_s += needed_s
+        return (left_s - reserved_s) / len(turns)
