@@ -6,7 +6,7 @@ How much does each system train on ten GPUs while a random one fails every 5 min
 from lazsim.output.plots.charts import bars_figure
 from lazsim.output.plots.timeline import rates_figure
 from lazsim.study.comparison import advantage_change, compare
-from lazsim.study.experiment import GENERATED, RECORDED, Outcome, axes_of
+from lazsim.study.experiment import GENERATED, RECORDED, Outcome
 
 SETTINGS = {
     "models": ["gpt-s", "gpt-m", "gpt-l"],
@@ -24,17 +24,16 @@ SETTING = ["loads", "trace", "model"]
 
 def run(context, settings):
     """Compare the systems by the samples that they train, and draw the runs of the first seed."""
-    runs = context.replay(**settings)
-    table = compare(runs.rows, SETTING)
+    runs = rows(context, settings)
+    table = compare(runs, SETTING)
     tables = {"samples": table}
     if RECORDED in context.routings():
         tables["recorded-loads"] = advantage_change(table, "loads", GENERATED, RECORDED, ["trace", "model"])
-    shown = runs.where(loads=context.best_loads)
-    first_seed = shown.where(seed=settings["seeds"][0])
+    shown = runs[runs["loads"] == context.best_loads]
     figures = {
-        "throughput": rates_figure(first_seed.timeline, wall_s=shown.rows["wall_s"].iloc[0]),
+        "throughput": rates_figure(shown[shown["seed"] == settings["seeds"][0]]),
         "samples": bars_figure(
-            compare(shown.rows, SETTING), group="model", value="samples", series="system", divisor=1000,
+            compare(shown, SETTING), group="model", value="samples", series="system", divisor=1000,
             y_label="samples trained (thousands)",
         ),
     }  # fmt: skip
@@ -43,9 +42,9 @@ def run(context, settings):
 
 def advantages(context, settings):
     """Return how many times as many samples the first system trains."""
-    return compare(rows(context, settings), [*axes_of(settings["base"]), *SETTING])
+    return compare(rows(context, settings), SETTING)
 
 
 def rows(context, settings):
     """Return a row for each run."""
-    return context.replay(**settings).rows
+    return context.replay(**settings)

@@ -13,7 +13,7 @@ from lazsim.output.plots.charts import lines_figure
 from lazsim.scenario import resolve
 from lazsim.study.checkpoint_interval import young_interval_steps
 from lazsim.study.comparison import compare
-from lazsim.study.experiment import GENERATED, Outcome, axes_of
+from lazsim.study.experiment import GENERATED, Outcome
 from lazsim.study.time_to_train import time_to_train
 from lazsim.units import HOUR_S
 
@@ -74,7 +74,7 @@ def run(context, settings):
 
 def advantages(context, settings):
     """Return how many times as long the other systems take."""
-    setting = [*axes_of(settings["base"]), "loads", "trace", "model", *POINT]
+    setting = ["loads", "trace", "model", *POINT]
     return compare(times(context, settings), setting, "hours", less_is_better=True)
 
 
@@ -103,17 +103,15 @@ def times_at(context, settings, cluster, fail_prob):
     ]
     labels = {"loads": GENERATED, "trace": "hourly", "model": settings["model"]}
     point = {"nodes": spec.num_nodes, "fail_prob": fail_prob}
-    runs = context.sweep(intervals | settings["base"] | base, grids, **labels, **point)
+    rows = context.sweep(intervals | settings["base"] | base, grids, **labels, **point)
     per_node = spec.gpus_per_node * job.sequences_per_gpu * job.num_micro_batches
-    seconds = [
-        time_to_train(history["states"], history["events"], wall_s, per_node, settings["samples"])
-        for history, wall_s in zip(runs.histories, runs.rows["wall_s"], strict=True)
-    ]
+    samples = settings["samples"]
+    seconds = [time_to_train(run.states, run.events, run.wall_s, per_node, samples) for run in rows.itertuples()]
     hours = [
-        found / HOUR_S if found is not None else extrapolated_hours(wall_s, settings["samples"], kept)
-        for found, wall_s, kept in zip(seconds, runs.rows["wall_s"], runs.rows["samples"], strict=True)
+        found / HOUR_S if found is not None else extrapolated_hours(run.wall_s, samples, run.samples)
+        for found, run in zip(seconds, rows.itertuples(), strict=True)
     ]
-    return runs.rows.assign(hours=hours, finished=[found is not None for found in seconds])
+    return rows.assign(hours=hours, finished=[found is not None for found in seconds])
 
 
 def extrapolated_hours(wall_s, num_samples, num_kept):

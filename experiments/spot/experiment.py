@@ -6,7 +6,7 @@ How much does each system train on spot nodes that come and go, ten at most?
 from lazsim.output.plots.charts import bars_figure
 from lazsim.output.plots.timeline import rates_figure
 from lazsim.study.comparison import advantage_change, compare
-from lazsim.study.experiment import GENERATED, RECORDED, Outcome, axes_of
+from lazsim.study.experiment import GENERATED, RECORDED, Outcome
 
 SETTINGS = {
     "models": ["gpt-s", "gpt-m", "gpt-l"],
@@ -24,21 +24,19 @@ SETTING = ["loads", "trace", "model"]
 
 def run(context, settings):
     """Compare the systems by the samples that they train, and draw the runs of the first seed on each trace."""
-    runs = context.replay(**settings)
-    table = compare(runs.rows, SETTING)
+    runs = rows(context, settings)
+    table = compare(runs, SETTING)
     tables = {"samples": table}
     if RECORDED in context.routings():
         tables["recorded-loads"] = advantage_change(table, "loads", GENERATED, RECORDED, ["trace", "model"])
     figures = {}
     traces = list(table["trace"].unique())
     for trace in traces:
-        shown = runs.where(loads=context.best_loads, trace=trace)
+        shown = runs[(runs["loads"] == context.best_loads) & (runs["trace"] == trace)]
         suffix = f"-{trace}" if len(traces) > 1 else ""
-        figures[f"throughput{suffix}"] = rates_figure(
-            shown.where(seed=settings["seeds"][0]).timeline, wall_s=shown.rows["wall_s"].iloc[0]
-        )
+        figures[f"throughput{suffix}"] = rates_figure(shown[shown["seed"] == settings["seeds"][0]])
         figures[f"samples{suffix}"] = bars_figure(
-            compare(shown.rows, SETTING), group="model", value="samples", series="system", divisor=1000,
+            compare(shown, SETTING), group="model", value="samples", series="system", divisor=1000,
             y_label="samples trained (thousands)",
         )  # fmt: skip
     return Outcome(tables, figures, context.missing(settings["traces"].values()))
@@ -46,9 +44,9 @@ def run(context, settings):
 
 def advantages(context, settings):
     """Return how many times as many samples the first system trains."""
-    return compare(rows(context, settings), [*axes_of(settings["base"]), *SETTING])
+    return compare(rows(context, settings), SETTING)
 
 
 def rows(context, settings):
     """Return a row for each run."""
-    return context.replay(**settings).rows
+    return context.replay(**settings)

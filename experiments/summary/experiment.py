@@ -19,7 +19,9 @@ def run(context, settings):
     """Return the advantage of the first system over every other, in every experiment and setting."""
     experiments = [load_experiment(name) for name in settings["of"] or experiment_titles()]
     tables = [
-        one_line_each(each.name, each.call("advantages", context)) for each in experiments if each.has("advantages")
+        one_line_each(each.name, each.call("advantages", context))
+        for each in experiments
+        if hasattr(each.script, "advantages")
     ]
     table = pd.concat(tables, ignore_index=True)
     notes = () if RECORDED in set(table["loads"]) else (NO_LOADS,)

@@ -6,6 +6,7 @@ How do systems compare with Tutel's faster kernels, and when only nodes fail tha
 from itertools import product
 
 import numpy as np
+import pandas as pd
 
 from lazsim import ClusterSpec, Event, ModelSpec, build_trace, load_spec
 from lazsim.output.plots.charts import bars_figure
@@ -13,7 +14,7 @@ from lazsim.placement.expert_parallel import ep_unit_nodes
 from lazsim.scenario import resolve
 from lazsim.study.checkpoint_interval import young_interval_steps
 from lazsim.study.comparison import compare
-from lazsim.study.experiment import Outcome, Runs, axes_of
+from lazsim.study.experiment import Outcome
 
 RANDOM, SPARING = "random", "sparing"
 YOUNG, TESTBED_A = "Young", "as on testbed A"
@@ -35,7 +36,7 @@ SMALL = {"models": ["gpt-s"], "seeds": [0, 1], "num_left": 14}
 
 def run(context, settings):
     """Compare the systems under both kinds of failures, with both kinds of intervals between checkpoints."""
-    rows = Runs.join([replay(context, settings, intervals) for intervals in (YOUNG, TESTBED_A)]).rows
+    rows = pd.concat([replay(context, settings, intervals) for intervals in (YOUNG, TESTBED_A)], ignore_index=True)
     table = compare(rows, ["loads", "trace", "checkpoints", "model"])
     shown = table[(table["loads"] == context.best_loads) & (table["checkpoints"] == YOUNG)]
     figures = {
@@ -51,13 +52,12 @@ def run(context, settings):
 
 def advantages(context, settings):
     """Return how many times as many samples the first system trains, with Young's intervals."""
-    rows = replay(context, settings, YOUNG).rows
-    return compare(rows, [*axes_of(settings["base"]), "loads", "trace", "model", "checkpoints"])
+    return compare(replay(context, settings, YOUNG), ["loads", "trace", "model", "checkpoints"])
 
 
 def replay(context, settings, intervals):
     """Run all systems, models and seeds under all loads at hand and both kinds of failures."""
-    parts = []
+    frames = []
     for (loads, routing), model, failures in product(
         context.routings().items(), settings["models"], settings["failures"]
     ):
@@ -67,8 +67,8 @@ def replay(context, settings, intervals):
             {"seed": seed, "trace": context.keep_trace(failure_trace(settings, model, failures, seed))}
             for seed in settings["seeds"]
         ]
-        parts.append(context.sweep(base, grids, loads=loads, trace=failures, model=model, checkpoints=intervals))
-    return Runs.join(parts)
+        frames.append(context.sweep(base, grids, loads=loads, trace=failures, model=model, checkpoints=intervals))
+    return pd.concat(frames, ignore_index=True)
 
 
 def young_intervals(settings, model):

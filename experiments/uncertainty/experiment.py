@@ -108,9 +108,8 @@ def vary(headline, assumptions, values, context):
     for assumption in assumptions:
         if name in assumption.get("headlines", [name]):
             key = assumption["key"]
-            table = advantages({"base": {key: values}})
             for value in values:
-                rows += effects(key, value, require_one(name, table[table[key] == value]))
+                rows += effects(key, value, require_one(name, advantages({"base": {key: value}})))
     for reading, more in headline.get("alternatives", {}).items():
         rows += effects(reading, INSTEAD, require_one(name, advantages(more)))
     for sources, table in advantages({}, context).groupby(["loads", "trace"], sort=False):

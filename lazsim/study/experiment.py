@@ -1,10 +1,11 @@
-"""Experiments: short scripts over lazsim, found by name, and what they are run with.
+"""Experiments: short scripts over lazsim, found by name, and the context that they run in.
 
 A script is a file ``experiment.py``. The first line of its docstring is its title. It has
 
 - ``SETTINGS``, a dict of plain data, and ``SMALL``, the settings that differ in its small version;
 - ``run(context, settings)``, which returns an `Outcome`;
-- ``advantages(context, settings)``, where it compares systems: the table of `lazsim.study.comparison.compare`.
+- for other experiments, where it compares systems, ``advantages(context, settings)``, the table of
+  `lazsim.study.comparison.compare`, and ``rows(context, settings)``, a row for each run.
 """
 
 from __future__ import annotations
@@ -15,17 +16,17 @@ import itertools
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from lazsim import __version__
 from lazsim.errors import LazsimError, SpecError, prefix_errors
 from lazsim.files import read_bytes, write_whole
 from lazsim.specs import sha256, unknown_name
-from lazsim.study.collect import Function, Progress, collect
+from lazsim.study.collect import Function, Outcomes, Progress, collect
 from lazsim.study.sweep import run_sweep
 from lazsim.study.sweep_spec import parse_sweep
 from lazsim.trace import Trace, trace_bytes
@@ -40,10 +41,8 @@ GENERATED, RECORDED = "generated", "recorded"
 """Sources of expert loads: lazsim's generator, and the recording that it is fitted to."""
 
 RECORDED_ROUTING = "routing/smartmoe.npz"
-"""The recording of SmartMoE's run, in the reference data."""
-
 RECORDED_TRACES = {"bamboo-p3": "traces/bamboo/p3-trace.csv"}
-"""Public traces, by the name under which `lazsim trace fetch` has them, in the reference data."""
+"""Files of the reference data: SmartMoE's run, and public traces by the name that `lazsim trace fetch` has for them."""
 
 NO_LOADS = "no recorded loads at hand: generated ones only"
 
@@ -70,43 +69,6 @@ class Outcome:
     inputs: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, eq=False)
-class Runs:
-    """Runs of a sweep, with a column for every setting that tells runs apart.
-
-    Attributes
-    ----------
-    rows : DataFrame
-        A row for each run, as of `lazsim.study.sweep_result.SweepResult.to_frame`.
-    timeline : DataFrame
-        Changes of state of all runs, where the sweep keeps them.
-    histories : sequence of mapping
-        ``states`` and ``events`` for each row, where the sweep keeps them.
-    """
-
-    rows: pd.DataFrame
-    timeline: pd.DataFrame
-    histories: Sequence[Mapping[str, Sequence[Any]]]
-
-    def where(self, **labels: Any) -> Runs:
-        """Return the rows and the timeline of the runs whose columns have these values, without histories."""
-        rows, timeline = self.rows, self.timeline
-        for column, value in labels.items():
-            rows, timeline = rows[rows[column] == value], timeline[timeline[column] == value]
-        return Runs(rows, timeline, ())
-
-    @classmethod
-    def join(cls, parts: Sequence[Runs]) -> Runs:
-        """Put runs of several sweeps into one table."""
-        import pandas as pd
-
-        return cls(
-            pd.concat([part.rows for part in parts], ignore_index=True),
-            pd.concat([part.timeline for part in parts], ignore_index=True),
-            [history for part in parts for history in part.histories],
-        )
-
-
 @dataclass(frozen=True)
 class Context:
     """How experiments run.
@@ -119,14 +81,10 @@ class Context:
         Whether experiments run in their small versions.
     store : Path, optional
         Folder that keeps finished runs, so that none is made twice.
-    num_workers : int, optional
-        Processes; all cores when None, and 1 stays in this process.
-    backend : str
-        ``loky`` or ``ray``; see `lazsim.study.backends`.
+    num_workers, backend, progress
+        See `lazsim.study.collect.run_tasks`.
     reference : Path, optional
         Folder of recorded data; see `find_reference`.
-    progress : callable, optional
-        A progress bar; see `lazsim.study.collect`.
     recorded : bool
         Whether recorded data are used; generated ones alone where not.
     """
@@ -136,37 +94,39 @@ class Context:
     store: Path | None = None
     num_workers: int | None = 1
     backend: str = "loky"
-    reference: Path | None = None
     progress: Progress | None = None
+    reference: Path | None = None
     recorded: bool = True
 
-    def sweep(self, base: Mapping[str, Any], grids: Sequence[Mapping[str, Any]], **labels: Any) -> Runs:
-        """Run a sweep.
+    def sweep(self, base: Mapping[str, Any], grids: Sequence[Mapping[str, Any]], **labels: Any) -> pd.DataFrame:
+        """Run a sweep and return a row for each run.
 
         Parameters
         ----------
         base, grids
             As in the file of a sweep.
         labels
-            More columns, such as the source of the loads; they take the place of a sweep's own of the same name.
+            More columns, such as the source of the loads; they replace a sweep's own of the same name.
+
+        Returns
+        -------
+        DataFrame
+            With a column for every key of the grids, and ``states`` and ``events`` where the sweep keeps them.
 
         Raises
         ------
         LazsimError
             When a run fails.
         """
+        import pandas as pd
+
         sweep = parse_sweep({"base": dict(base), "grid": [dict(grid) for grid in grids]})
-        result = run_sweep(
-            sweep, self._folder, backend=self.backend, num_workers=self.num_workers, progress=self.progress
-        )
-        _require_all(result.failures)
+        result = self._with_workers(run_sweep, sweep)
         # A sweep leaves out the keys that have one value in all its runs.
         fixed = {key: values[0] for grid in sweep.grids for key, values in grid.items()}
-
-        def label(frame: pd.DataFrame) -> pd.DataFrame:
-            return frame.assign(**{key: value for key, value in fixed.items() if key not in frame} | labels)
-
-        return Runs(label(result.to_frame()), label(result.timeline()), result.histories)
+        histories: Sequence[Mapping[str, Any]] = result.histories
+        rows = [fixed | row | history | labels for row, history in zip(result.rows, histories, strict=True)]
+        return pd.DataFrame(rows)
 
     def replay(
         self,
@@ -175,54 +135,46 @@ class Context:
         systems: Sequence[str],
         seeds: Sequence[int],
         traces: Mapping[str, str],
-    ) -> Runs:
-        """Run systems through the same failures, under all loads and traces at hand.
+    ) -> pd.DataFrame:
+        """Train every model under every system with every seed, under all loads and traces at hand.
 
         Parameters
         ----------
         base
             Settings that all runs share, as in the file of a sweep.
         models, systems, seeds
-            Every model is trained under every system with every seed.
+            What the runs differ in.
         traces
             Traces by a label; a public one that is not at hand is left out, see `missing`.
 
         Returns
         -------
-        Runs
-            With columns ``loads`` and ``trace``, the label.
+        DataFrame
+            As of `sweep`, with ``loads`` and ``trace``, the label.
         """
+        import pandas as pd
+
         grid = {"model": models, "seed": seeds, "system": systems}
-        parts = []
+        frames = []
         for (loads, routing), (label, name) in itertools.product(self.routings().items(), traces.items()):
             if path := self.find_trace(name):
                 keys = {**base, "trace": path, "routing": routing, "history": True}
-                parts.append(self.sweep(keys, [grid], loads=loads, trace=label))
-        return Runs.join(parts)
+                frames.append(self.sweep(keys, [grid], loads=loads, trace=label))
+        return pd.concat(frames, ignore_index=True)
 
-    def collect(self, function: Function, inputs: Sequence[Any]) -> list[Any]:
-        """Call a function with each of the inputs in the workers; see `lazsim.study.collect.collect`.
+    def collect(self, function: Function, inputs: Sequence[Any]) -> Sequence[Any]:
+        """Call a function with each of the inputs in the workers; see `lazsim.study.collect.collect`."""
+        outcomes: Outcomes = self._with_workers(collect, function, inputs)
+        return outcomes.values  # noqa: PD011 - no frame
 
-        Raises
-        ------
-        LazsimError
-            When a call fails.
-        """
-        outcomes = collect(
-            function,
-            inputs,
-            self._folder,
-            backend=self.backend,
-            num_workers=self.num_workers,
-            progress=self.progress,
-        )
-        _require_all(outcomes.failures)
-        return list(outcomes.values)
-
-    @property
-    def _folder(self) -> Path | None:
-        """Folder of the experiment's own runs, apart from others: what is read to resume stays small."""
-        return None if self.store is None else self.store / self.name
+    def _with_workers(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        # Runs are kept apart by experiment, so that little is read to resume one.
+        folder = None if self.store is None else self.store / self.name
+        options = {"backend": self.backend, "num_workers": self.num_workers, "progress": self.progress}
+        result = work(*arguments, folder, **options)
+        for label, text in result.failures:
+            raise LazsimError(f"{label}: {text}")
+        return result
 
     def routings(self) -> dict[str, str]:
         """Return the sources of expert loads at hand: the generator, and the recording where there is one."""
@@ -240,11 +192,14 @@ class Context:
         """Return a trace as a sweep takes it; for a public one the path of its file, or None where that is missing."""
         if name not in RECORDED_TRACES:
             return name
-        if not self.recorded:
-            return None
+        import pooch
+
         public = load_recipe(name)
         assert isinstance(public, PublicSpec), "recorded traces are public ones"
-        for path in (*([self.reference / RECORDED_TRACES[name]] if self.reference else []), _fetched(public)):
+        places = [Path(pooch.os_cache("lazsim")) / f"{public.sha256[:12]}-{Path(public.path).name}"]
+        if self.reference:
+            places.insert(0, self.reference / RECORDED_TRACES[name])
+        for path in places if self.recorded else ():
             if path.is_file() and sha256(path.read_bytes()) == public.sha256:
                 return str(path)
         return None
@@ -272,23 +227,11 @@ class Context:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A script, loaded.
-
-    Attributes
-    ----------
-    name, title : str
-        What it is called, and a line for people.
-    script : module
-        Its functions and settings.
-    """
+    """A script, loaded: its name, its title, and the module with its functions and settings."""
 
     name: str
     title: str
     script: ModuleType
-
-    def has(self, part: str) -> bool:
-        """Return whether the script has a function or a constant."""
-        return hasattr(self.script, part)
 
     def settings(self, *, small: bool = False, changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Return the settings, or those of the small version, with changes laid over them.
@@ -307,16 +250,7 @@ class Experiment:
         return _Settings(settings)
 
     def call(self, function: str, context: Context, changes: Mapping[str, Any] | None = None) -> Any:
-        """Call a function of the script with a context and the settings.
-
-        Parameters
-        ----------
-        function
-            Its name, such as ``run``.
-        context
-            How to run; its name becomes that of this experiment.
-        changes
-            Settings to lay over those of the script.
+        """Call a function of the script, such as ``rows``, with its settings, to some of which changes are made.
 
         Raises
         ------
@@ -328,7 +262,7 @@ class Experiment:
             return self._part(function)(replace(context, name=self.name), settings)
 
     def run(self, context: Context) -> Outcome:
-        """Run the experiment, and record what its outcome was made from."""
+        """Run the experiment, and record the inputs of its outcome."""
         outcome = self.call("run", context)
         if not isinstance(outcome, Outcome):
             raise SpecError(f"{self.script.__file__}: run returned {type(outcome).__name__}; return an Outcome")
@@ -338,7 +272,7 @@ class Experiment:
         return replace(outcome, inputs=inputs)
 
     def _part(self, name: str) -> Any:
-        if not self.has(name):
+        if not hasattr(self.script, name):
             raise SpecError(f"{self.script.__file__}: has no {name}; see lazsim.study.experiment for what a script has")
         return getattr(self.script, name)
 
@@ -350,8 +284,7 @@ class _Settings(dict[str, Any]):
 
 def experiment_titles() -> dict[str, str]:
     """Return the published experiments in their order, each with its title."""
-    package = _published()
-    return {name: _title((package.folder / name / SCRIPT).read_text()) for name in package.names}
+    return {name: _title(path.read_text()) for name, path in _published().items()}
 
 
 def load_experiment(name: str) -> Experiment:
@@ -366,15 +299,15 @@ def load_experiment(name: str) -> Experiment:
         path = Path(name)
         name = path.resolve().parent.name if path.name == SCRIPT else path.stem
     else:
-        folder, known = _published()
+        known = _published()
         if name not in known:
             raise SpecError(unknown_name("experiment", name, list(known)) + "; or give the path of a script")
-        path = folder / name / SCRIPT
-    # Nobody else's module has such a name. Where it is no longer registered, functions of the script travel to workers
-    # by value, and these need not find the script.
+        path = known[name]
+    source = read_bytes(path)
     script = ModuleType(f"lazsim_experiment:{path}")
     script.__file__ = str(path)
-    source = read_bytes(path)
+    # Classes look up their module while they are made. Later it is not registered: functions of the script then travel
+    # to workers by value, and workers need not find the script.
     sys.modules[script.__name__] = script
     try:
         exec(compile(source, path, "exec"), vars(script))
@@ -416,43 +349,16 @@ def overlay(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
     return changed
 
 
-def axes_of(base: Mapping[str, Any]) -> list[str]:
-    """Return the keys of a sweep that have several values.
-
-    Examples
-    --------
-    >>> axes_of({"job": "testbed-a", "gpu.memory_efficiency": ["x0.5", "x2"]})
-    ['gpu.memory_efficiency']
-    """
-    return [key for key, value in base.items() if isinstance(value, list)]
-
-
-class _Published(NamedTuple):
-    folder: Path
-    names: tuple[str, ...]
-
-
-def _published() -> _Published:
-    """Find the package of published experiments, which lies beside lazsim's own where that is installed."""
+def _published() -> dict[str, Path]:
+    """Return the script of each published experiment, in their order."""
     try:
         package = importlib.import_module("lazsim_experiments")
     except ModuleNotFoundError:
         raise LazsimError("the published experiments are not installed; install lazsim, or give a script") from None
-    return _Published(Path(package.__path__[0]), package.NAMES)
+    return {name: Path(package.__path__[0], name, SCRIPT) for name in package.NAMES}
 
 
 def _title(source: str) -> str:
     """Return the first line of a script's docstring, without running the script."""
     text = ast.get_docstring(ast.parse(source)) or ""
     return text.partition("\n")[0].removesuffix(".")
-
-
-def _fetched(public: PublicSpec) -> Path:
-    import pooch
-
-    return Path(pooch.os_cache("lazsim")) / f"{public.sha256[:12]}-{Path(public.path).name}"
-
-
-def _require_all(failures: Iterable[tuple[str, str]]) -> None:
-    for label, text in failures:
-        raise LazsimError(f"{label}: {text}")

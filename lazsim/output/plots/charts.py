@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from lazsim.output.plots.export import to_files
+from lazsim.output.plots.export import subplots, to_files
 from lazsim.output.plots.paper import COLUMN_INCHES, LOOKS, PAPER, looks_of
 
 if TYPE_CHECKING:
@@ -88,8 +88,7 @@ def bars_figure(
     groups, names = list(frame[group].unique()), list(frame[series].unique())
     width = 0.8 / len(names)
     with matplotlib.rc_context(PAPER):
-        figure = Figure(figsize=(COLUMN_INCHES, 1.7), layout="constrained")
-        axes = figure.subplots()
+        figure, axes = subplots(figsize=(COLUMN_INCHES, 1.7))
         for index, (name, look) in enumerate(looks_of(names).items()):
             shown = frame[frame[series] == name].set_index(group).reindex(groups)
             places = np.arange(len(groups)) + (index - (len(names) - 1) / 2) * width
@@ -206,8 +205,7 @@ def _title(panels: Sequence[str], row: Any, column: Any) -> str:
 
 
 def _grid(rows: int, columns: int) -> tuple[Figure, Any]:
-    figure = Figure(figsize=(COLUMN_INCHES, rows * PANEL_INCHES + 0.45), layout="constrained")
-    return figure, figure.subplots(rows, columns, sharey=True, squeeze=False)
+    return subplots(rows, columns, figsize=(COLUMN_INCHES, rows * PANEL_INCHES + 0.45), sharey=True, squeeze=False)
 
 
 def _label(figure: Figure, axes: Any, x_label: str, y_label: str) -> None:

@@ -1,9 +1,11 @@
 """The picture of a run: throughput over time per system above the nodes alive, samples trained beside it."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib
 import numpy as np
+import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
@@ -11,6 +13,8 @@ from lazsim.output.plots.export import new_figure, to_files
 from lazsim.output.plots.style import COLORS, STYLE
 from lazsim.study.result import RunResult
 from lazsim.units import DAY_S, HOUR_S, MINUTE_S, format_duration
+
+Floats = npt.NDArray[np.float64]
 
 LINE_STYLES = ("-", "--", ":", "-.", (0, (3, 1, 1, 1, 1, 1)))
 WINDOW_SHARE = 1 / 30
@@ -43,25 +47,37 @@ def time_unit(wall_s: float) -> tuple[str, float]:
     return "days", DAY_S
 
 
+def window_means(states: Sequence[Sequence[float]], middle_s: Floats, wall_s: float) -> Floats:
+    """Return the mean samples per second over a window around each instant.
+
+    Examples
+    --------
+    >>> states = [(0.0, 2, 2, 1.0), (30.0, 2, 2, 3.0)]
+    >>> window_means(states, np.array([10.0, 30.0]), wall_s=60.0).tolist()
+    [1.0, 2.0]
+    """
+    reach_s = WINDOW_SHARE * wall_s / 2
+    start_s, stop_s = np.maximum(middle_s - reach_s, 0), np.minimum(middle_s + reach_s, wall_s)
+    times_s = np.array([*(state[0] for state in states), wall_s], dtype=float)
+    rates = np.array([state[3] for state in states], dtype=float)
+    trained = np.concatenate([[0.0], np.cumsum(rates * np.diff(times_s))])
+    means: Floats = (np.interp(stop_s, times_s, trained) - np.interp(start_s, times_s, trained)) / (stop_s - start_s)
+    return means
+
+
 def plot_throughput(result: RunResult, axes: Axes) -> None:
     """Draw samples per second over time, a line for each system: the mean of a window around each instant."""
     wall_s = result.runs[0].wall_s
     middle_s = np.linspace(0, wall_s, 601)
-    reach_s = WINDOW_SHARE * wall_s / 2
-    start_s, stop_s = np.maximum(middle_s - reach_s, 0), np.minimum(middle_s + reach_s, wall_s)
     for index, run in enumerate(result.runs):
-        times_s = np.array([state.time_s for state in run.states] + [wall_s])
-        rates = np.array([state.samples_per_s for state in run.states])
-        trained = np.concatenate([[0.0], np.cumsum(rates * np.diff(times_s))])
-        means = (np.interp(stop_s, times_s, trained) - np.interp(start_s, times_s, trained)) / (stop_s - start_s)
         axes.plot(
             middle_s / time_unit(wall_s)[1],
-            means,
+            window_means(run.states, middle_s, wall_s),
             label=run.name,
             color=COLORS[index % len(COLORS)],
             linestyle=_varied(LINE_STYLES, index),
         )
-    axes.set_ylabel(f"samples/s\n(mean over {format_duration(2 * reach_s)})")
+    axes.set_ylabel(f"samples/s\n(mean over {format_duration(WINDOW_SHARE * wall_s)})")
     axes.set_ylim(bottom=0)
     axes.tick_params(labelbottom=False)
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=min(len(result.runs), LEGEND_COLUMNS))

@@ -8,10 +8,9 @@ import matplotlib
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from lazsim.output.plots.export import to_files
+from lazsim.output.plots.export import new_figure, to_files
 from lazsim.output.plots.paper import COLUMN_INCHES, PAPER
 
 SLOT_INCHES = 0.155
@@ -35,7 +34,7 @@ def slots_figure(
     rows = [max(array.shape[0] for (title, _), array in slots.items() if title == example) for example in examples]
     heights = [count * SLOT_INCHES + CAPTION_INCHES for count in rows]
     with matplotlib.rc_context(PAPER | {"axes.grid": False}):
-        figure = Figure(figsize=(COLUMN_INCHES, sum(heights)))
+        figure = new_figure(COLUMN_INCHES, sum(heights), layout=None)
         top = sum(heights)
         for example, num_nodes, height in zip(examples, rows, heights, strict=True):
             top -= height

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING
 
 import matplotlib
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from lazsim.output.plots.export import to_files
+from lazsim.output.plots.export import subplots, to_files
 from lazsim.output.plots.paper import COLUMN_INCHES, LOOKS, PAPER
 
 if TYPE_CHECKING:
@@ -43,8 +42,7 @@ def tornado_figure(
     names = list(dict.fromkeys(varied["assumption"]))
     looks = dict(zip(values, LOOKS, strict=False))
     with matplotlib.rc_context(PAPER):
-        figure = Figure(figsize=(COLUMN_INCHES, 0.75 + LINE_INCHES * len(names)), layout="constrained")
-        axes = figure.subplots()
+        figure, axes = subplots(figsize=(COLUMN_INCHES, 0.75 + LINE_INCHES * len(names)))
         _draw_bars(varied, base, looks, axes)
         axes.axvspan(*interval, color="0.88", zorder=0, label=SEEDS, linewidth=0)
         axes.axvline(base, color="black", linewidth=0.8)
