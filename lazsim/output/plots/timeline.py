@@ -34,7 +34,7 @@ def rates_figure(runs: pd.DataFrame) -> dict[str, bytes]:
                 panel.plot(middle_s / unit_s, rates, label=name, color=look.color, linestyle=look.line)
             panel.set_ylim(bottom=0)
             panel.set_title(model)
-        axes[(len(models) - 1) // 2].set_ylabel(f"samples/s (mean over {format_duration(WINDOW_SHARE * wall_s)})")
+        axes[(len(models) - 1) // 2].set_ylabel(f"samples/s\n(mean over {format_duration(WINDOW_SHARE * wall_s)})")
         _draw_nodes(runs["states"].iloc[0], axes[-1], wall_s, unit_s)
         axes[-1].set_xlabel(f"time ({unit})")
         axes[-1].set_xlim(0, wall_s / unit_s)
