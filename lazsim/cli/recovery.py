@@ -1,5 +1,6 @@
 """``lazsim recovery``: the probability that plans keep every expert when nodes fail together."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,8 @@ def command(
         seed=planning["seed"],
         lenient=planning["lenient"],
     )
+    # Inputs are recorded as they were written.
+    scenarios = replace(scenarios, inputs=scenarios.inputs | {"failures": failures})
     report = assess_plans(task, scenarios, policies)
 
     from lazsim.output.folder import write_folder
