@@ -214,3 +214,15 @@ def test_a_folder_that_cannot_be_written_is_told(lazsim, tmp_path):
     code, out, err = lazsim("recovery", *PUBLISHED, "--out", tmp_path / "file" / "below")
     assert (code, out) == (2, "")
     assert "cannot be written" in err
+
+
+def test_no_policy_and_no_probability_is_lost_on_a_narrow_terminal(lazsim, monkeypatch):
+    monkeypatch.setattr("lazsim.output.table.terminal_width", lambda: 40)
+    arguments = ("recovery", "--nodes", 6, "--slots", 3, "--experts", 6, "--loads", "zipf:1")
+    policies = json.loads(lazsim(*arguments, "--json")[1])["policies"]
+    lines = lazsim(*arguments)[1].splitlines()
+    assert max(map(len, lines)) <= 40
+    words = " ".join(lines).split()
+    for name, found in policies.items():
+        assert name in words
+        assert all(f"{prob:.3f}" in words for prob in found["recovery_prob"] if 0 < prob < 1)

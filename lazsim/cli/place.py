@@ -28,7 +28,7 @@ def planning_options(function: Function) -> Function:
         click.option("--experts", type=click.IntRange(min=1), help="Experts of a layer, in place of --replicas."),
         click.option(
             "--loads", metavar="uniform|zipf:S|T,T,...|FILE|SPEC",
-            help="Loads of the experts: even, falling with the rank to the power of S, tokens of each expert, a "
+            help="Loads of the experts: even, proportional to 1 over the rank to the power of S, tokens of each, a "
             "recording, or a generator (see lazsim list routing). Default: uniform.",
         ),
         click.option("--min-replicas", type=click.IntRange(min=1), help="Fewest replicas of an expert; default 2."),
