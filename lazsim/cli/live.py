@@ -150,7 +150,7 @@ def write_routing(path: Path | None, routing: Any) -> None:
 @click.option(
     "--listen",
     metavar="HOST:PORT",
-    help="Lead --nodes workers that are started elsewhere, with LAZSIM_LIVE_SECRET; see docs/live.md.",
+    help="Lead --nodes workers that are started elsewhere, with LAZSIM_LIVE_SECRET; see docs/guides/live.md.",
 )
 @click.option("--out", type=OUT, metavar="DIR", help="Write the record, every step and a picture there.")
 @json_option

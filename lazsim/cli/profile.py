@@ -57,7 +57,7 @@ def command(
     """Measure what the kernels of a model, exchanges and checkpoints take on this machine.
 
     Writes FILE.csv and FILE.json, which lazsim run --profile FILE.csv runs on; called again, it goes on where it was.
-    Stay away from the machine meanwhile. docs/profiles.md explains columns and method.
+    Stay away from the machine meanwhile. docs/guides/profiles.md explains columns and method.
     """
     if context.invoked_subcommand is not None:
         return

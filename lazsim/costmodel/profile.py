@@ -1,4 +1,4 @@
-"""Profiles: a CSV of measured times and a JSON header beside it; docs/profiles.md explains them."""
+"""Profiles: a CSV of measured times and a JSON header beside it; docs/guides/profiles.md explains them."""
 
 import csv
 import io
@@ -49,7 +49,7 @@ BARE_COLUMNS = ("kernel", "size", "time_s")
 
 
 class Point(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One kernel at one size: a row of the CSV, whose columns docs/profiles.md explains."""
+    """One kernel at one size: a row of the CSV, whose columns docs/guides/profiles.md explains."""
 
     kernel: str
     size: float

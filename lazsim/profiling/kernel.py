@@ -35,7 +35,7 @@ class Kernel:
     Attributes
     ----------
     sizes : tuple of int
-        Sizes to measure: tokens, or what docs/profiles.md says.
+        Sizes to measure: tokens, or what docs/guides/profiles.md says.
     inputs : callable
         ``(size, random) -> tensors``; gradients are taken of all that are not whole numbers.
     forward, reference : callable

@@ -59,7 +59,7 @@ def simulate(
     routing
         Expert loads: a file, a generator of the catalogue, or ``uniform``.
     profile
-        Measured times that replace the analytic ones: a CSV or a device of the catalogue; see docs/profiles.md.
+        Measured times that replace the analytic ones: a CSV or a device of the catalogue; see docs/guides/profiles.md.
     extrapolate
         Beyond the sizes of the profile, use the analytic times, scaled to meet it.
     trace_format, start_s, max_nodes, cap
