@@ -7,7 +7,7 @@ import matplotlib
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from lazsim.output.plots.export import new_figure, to_files
 from lazsim.output.plots.style import COLORS, STYLE
@@ -117,7 +117,7 @@ def plot_samples(result: RunResult, axes: Axes) -> None:
     axes.grid(visible=False, axis="y")
     axes.set_xlabel("samples trained")
     axes.xaxis.set_major_locator(MaxNLocator(nbins=3))
-    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.xaxis.set_major_formatter(EngFormatter())
     axes.margins(x=0.35)
 
 
