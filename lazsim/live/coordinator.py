@@ -19,8 +19,8 @@ from lazsim.engine.protocol import Action, Decision, Situation
 from lazsim.engine.systems import SYSTEMS
 from lazsim.errors import LazsimError
 from lazsim.live import checkpoint, messages
-from lazsim.live.messages import LiveError, Message
-from lazsim.live.plan import GenerationPlan, hold_everything, layout_groups, plan_generation, same_plan
+from lazsim.live.messages import GenerationPlan, LiveError, Message
+from lazsim.live.plan import hold_everything, is_same_placement, plan_generation
 from lazsim.live.record import Recorder
 from lazsim.live.worker_server import WorkerConnection, WorkerServer
 
@@ -128,8 +128,7 @@ class Coordinator:
             if decision.action is Action.WAIT:
                 await self._wait_for_nodes()
                 continue
-            plan = plan_generation(self.system, self.costs, decision, self._checkpoint_step(), self._load_LE)
-            if await self._start_generation(plan):
+            if await self._start_generation(decision):
                 await self._train()
             if server.stopped is None:
                 await self._end_generation()
@@ -253,12 +252,14 @@ class Coordinator:
 
     # The start of a generation.
 
-    async def _start_generation(self, plan: GenerationPlan) -> bool:
-        """Lead the members into a generation; return whether all of them can train."""
+    async def _start_generation(self, decision: Decision[WorkerConnection]) -> bool:
+        """Lead workers into the next generation; return whether all of them can train."""
         record = self.record
+        members, plan, busiest_bytes = plan_generation(
+            self.system, self.costs, decision, self._checkpoint_step(), self._load_LE
+        )
         from_peers = plan.source == "peers"
-        self._generation += 1
-        reuse = bool(self._pause_cause) and len(plan.members) == plan.num_ranks and plan.members == self._members
+        reuse = bool(self._pause_cause) and len(members) == plan.num_ranks and members == self._members
         if not from_peers:
             self._has_state = False
             record.roll_back(plan.step, max(0, self.step - plan.step))
@@ -266,11 +267,13 @@ class Coordinator:
         self.step, self._pause_cause = plan.step, ""
         record.enter("rebalance" if cause == "rebalance" else "reconfigure" if from_peers else "restart")
         recovery = record.recovery(cause)
-        recovery.num_nodes, recovery.busiest_bytes = plan.num_ranks, plan.busiest_bytes
-        recovery.source = plan.source
+        recovery.num_nodes, recovery.busiest_bytes, recovery.source = plan.num_ranks, busiest_bytes, plan.source
         begun_s = self.now_s()
-        self._plan, self._members, self._failed_s = plan, plan.members, None
-        self._send_plan(plan, reuse=reuse)
+        self._generation += 1
+        self._plan, self._members, self._failed_s = plan, members, None
+        for member in members:
+            member.idle, member.generation, member.error = False, self._generation, ""
+            member.send(messages.StartGeneration(self._generation, plan, reuse))
         await self._emit("entered")
         if not await self._wait_for_members(lambda worker: worker.connected == self._generation):
             return False
@@ -289,31 +292,14 @@ class Coordinator:
         self._start_training(plan, cause)
         return True
 
-    def _send_plan(self, plan: GenerationPlan, *, reuse: bool) -> None:
-        message = messages.StartGeneration(
-            generation=self._generation,
-            step=plan.step,
-            source=plan.source,
-            members=[worker.name for worker in plan.members],
-            num_ranks=plan.num_ranks,
-            holds=[sorted(blocks) for blocks in plan.holds],
-            slots=plan.slots_LNS.tolist(),
-            groups=layout_groups(self.system, self.costs, plan.num_ranks),
-            padded=self.system.padded,
-            reuse=reuse,
-        )
-        for worker in plan.members:
-            worker.idle, worker.generation, worker.error = False, self._generation, ""
-            worker.send(message)
-
     def _start_training(self, plan: GenerationPlan, cause: str) -> None:
         record = self.record
-        if not self._has_trained and len(self.server.workers) > len(plan.members):
+        if not self._has_trained and len(self.server.workers) > len(self._members):
             # Workers that came during the preparation join like those that come later.
             self._collect_joins()
-        for worker in plan.members:
-            worker.send(messages.Train(self._generation))
-        self._members, self._has_state = plan.members[: plan.num_ranks], True
+        for member in self._members:
+            member.send(messages.Train(self._generation))
+        self._members, self._has_state = self._members[: plan.num_ranks], True
         record.num_used = plan.num_ranks
         if plan.source == "peers":
             record.log.count("rebalances" if cause == "rebalance" else "reconfigurations")
@@ -385,7 +371,7 @@ class Coordinator:
         if due and not self._pause_cause and not self._is_broken():
             assert self._plan is not None, "a generation trains"
             plan = self.system.plan(self.costs, len(self._members), self._load_LE)
-            if not same_plan(plan.slots_LNS, self._plan.slots_LNS):
+            if not is_same_placement(plan.slots_LNS, np.array(self._plan.slots)):
                 self._request_pause("rebalance")
 
     def _request_pause(self, cause: str, *, save: bool = False) -> None:

@@ -67,11 +67,11 @@ class Generation:
     """The part of a worker in the generation that a message has started."""
 
     def __init__(self, context: WorkerContext, start: StartGeneration) -> None:
-        self._context, self._start = context, start
+        self._context, self._start, self._plan = context, start, start.plan
         self._state, self._communicators, self._client = context.state, context.communicators, context.client
         self._spec = context.state.spec
-        self._rank = start.members.index(context.name)
-        self._replicas_LEJ = replicas_on_ranks(np.array(start.slots, dtype=np.int64), self._spec.model.num_experts)
+        self._rank = start.plan.members.index(context.name)
+        self._replicas_LEJ = replicas_on_ranks(np.array(start.plan.slots, dtype=np.int64), self._spec.model.num_experts)
 
     def run(self) -> None:
         """Take part until the generation ends.
@@ -83,28 +83,28 @@ class Generation:
         RuntimeError
             When a peer is lost.
         """
-        start, state = self._start, self._state
+        start, plan, state = self._start, self._plan, self._state
         self._check()
         if not (start.reuse and self._communicators.current is not None):
-            self._join_group("members", len(start.members))
+            self._join_group("members", len(plan.members))
         self._check()
         self._client.send(Connected(start.generation, self._group.by))
         wanted = [
             {DENSE, *(key for key in expert_keys(self._spec) if self._replicas_LEJ[(*key, rank)])}
-            for rank in range(start.num_ranks)
+            for rank in range(plan.num_ranks)
         ]
-        wanted += [set() for _ in start.members[start.num_ranks :]]
+        wanted += [set() for _ in plan.members[plan.num_ranks :]]
         self._obtain(wanted)
         self._client.send(Ready(start.generation))
         self._await_train()
         state.blocks = {key: block for key, block in state.blocks.items() if key in wanted[self._rank]}
-        if self._rank >= start.num_ranks:
+        if self._rank >= plan.num_ranks:
             self._communicators.drop()
             return
-        if start.num_ranks < len(start.members):
-            self._join_group("ranks", start.num_ranks)
-        groups_J = None if start.groups is None else np.array(start.groups, dtype=np.int64)
-        self._train(Trainer(state, self._group, Layout(self._replicas_LEJ, groups_J, start.padded), self._context.text))
+        if plan.num_ranks < len(plan.members):
+            self._join_group("ranks", plan.num_ranks)
+        groups_J = None if plan.groups is None else np.array(plan.groups, dtype=np.int64)
+        self._train(Trainer(state, self._group, Layout(self._replicas_LEJ, groups_J, plan.padded), self._context.text))
 
     def _check(self) -> None:
         """Leave the generation if the controller has aborted it, or is lost."""
@@ -128,14 +128,14 @@ class Generation:
 
     def _obtain(self, wanted: list[set[Key]]) -> None:
         """Bring the state to the step of the generation, and fetch what the plan needs."""
-        start, state, rank, spec = self._start, self._state, self._rank, self._spec
-        if start.source == "peers":
-            holds = [{block_key(spec, number) for number in numbers} for numbers in start.holds]
-            if holds[rank] and state.step == start.step - 1:
+        plan, state, rank, spec = self._plan, self._state, self._rank, self._spec
+        if plan.source == "peers":
+            holds = [{block_key(spec, number) for number in numbers} for numbers in plan.holds]
+            if holds[rank] and state.step == plan.step - 1:
                 state.commit()
-            assert state.step == start.step or not holds[rank], "a worker that serves states is at the job's step"
+            assert state.step == plan.step or not holds[rank], "a worker that serves states is at the job's step"
             if not holds[rank]:
-                state.replace({}, start.step)
+                state.replace({}, plan.step)
             state.prepared = False
             own = {key: block.values for key, block in state.blocks.items()}
             fetched = transfer(spec, self._group, own, holds, wanted)
@@ -143,11 +143,11 @@ class Generation:
             state.blocks |= self._blocks(fetched)
             return
         keys = sorted(wanted[rank])
-        if start.source == "checkpoint":
-            values = load_blocks(Path(spec.checkpoint_folder), start.step, keys)
+        if plan.source == "checkpoint":
+            values = load_blocks(Path(spec.checkpoint_folder), plan.step, keys)
         else:
             values = {key: initial_values(spec, key) for key in keys}
-        state.replace(self._blocks(values), start.step)
+        state.replace(self._blocks(values), plan.step)
 
     def _blocks(self, values: Mapping[Key, Tensor]) -> dict[Key, Block]:
         device = self._context.device.torch

@@ -98,21 +98,44 @@ class Welcome(Message, frozen=True, tag=True):
     store_port: int
 
 
-class StartGeneration(Message, frozen=True, tag=True):
-    """Build communicators and obtain the states of a generation; see `lazsim.live.plan.GenerationPlan`.
+class GenerationPlan(msgspec.Struct, frozen=True):
+    """The ranks of a generation, and their states.
 
-    `slots` has shape (L, J, S); `groups` are those of expert parallelism by rank; `reuse` keeps the communicators.
+    Attributes
+    ----------
+    source : str
+        Origin of the states: ``initial``, ``checkpoint`` or ``peers``.
+    step : int
+        Steps done at its start; a worker one step behind commits what it has prepared.
+    members : list of str
+        Workers that train in the order of ranks, then others that hold states.
+    num_ranks : int
+        Members that train.
+    holds : list of frozenset of int
+        Blocks that each member holds after `step` steps.
+    slots : list
+        Expert in each slot of each rank, shape (L, J, S).
+    groups : list of int or None
+        Expert-parallel group of each rank.
+    padded : bool
+        Whether expert buffers are padded.
     """
 
-    generation: int
-    step: int
     source: str
+    step: int
     members: list[str]
     num_ranks: int
-    holds: list[list[int]]
+    holds: list[frozenset[int]]
     slots: list[list[list[int]]]
     groups: list[int] | None
     padded: bool
+
+
+class StartGeneration(Message, frozen=True, tag=True):
+    """Build communicators, unless those of the last generation can be reused, and obtain the states of the plan."""
+
+    generation: int
+    plan: GenerationPlan
     reuse: bool
 
 

@@ -4,7 +4,7 @@ Axes: L layers, E experts, N nodes of a plan, H candidates.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from lazsim.costmodel.step import CostModel
 from lazsim.engine.protocol import Action, Decision
 from lazsim.engine.reconfiguration import bind_nodes
 from lazsim.engine.systems import System
-from lazsim.live.messages import HeldState
+from lazsim.live.messages import GenerationPlan, HeldState
 from lazsim.live.worker_server import WorkerConnection
 from lazsim.placement.plan import Bools, Ints
 
@@ -20,69 +20,51 @@ Blocks = frozenset[int]
 """Numbers of blocks, see `lazsim.live.state.block_number`."""
 
 
-@dataclass(frozen=True, eq=False)
-class GenerationPlan:
-    """The next generation.
-
-    Attributes
-    ----------
-    source : str
-        Origin of the states: ``initial``, ``checkpoint`` or ``peers``.
-    step : int
-        Steps done at its start.
-    members : list of WorkerConnection
-        Those that train in the order of ranks, then others that hold states.
-    num_ranks : int
-        Members that train.
-    holds : list of frozenset of int
-        Blocks that each member holds after `step` steps.
-    slots_LNS : ndarray of int64, shape (L, N, S)
-        The plan by rank.
-    busiest_bytes : float
-        Bytes that the node with the most traffic sends or receives.
-    """
-
-    source: str
-    step: int
-    members: list[WorkerConnection]
-    num_ranks: int
-    holds: list[Blocks]
-    slots_LNS: Ints
-    busiest_bytes: float = 0.0
-
-
 def plan_generation(
     system: System, costs: CostModel, decision: Decision[WorkerConnection], checkpoint_step: int, load_LE: Ints
-) -> GenerationPlan:
-    """Plan the generation that a decision, a reconfiguration or a restart, asks for; `load_LE` are the last loads."""
+) -> tuple[list[WorkerConnection], GenerationPlan, float]:
+    """Plan the generation that a decision, a reconfiguration or a restart, asks for.
+
+    Returns
+    -------
+    list of WorkerConnection
+        The members of the generation.
+    GenerationPlan
+        Their plan, for the loads `load_LE`.
+    float
+        Bytes that the node with the most traffic sends or receives.
+    """
     workers, num_ranks = decision.nodes, decision.num_nodes
     plan = system.plan(costs, num_ranks, load_LE)
     if decision.action is Action.RESTART:
-        nothing = [Blocks()] * num_ranks
-        return GenerationPlan(
-            decision.source, checkpoint_step, list(workers[:num_ranks]), num_ranks, nothing, plan.slots_LNS
-        )
-    step, holds = agree_on_step([worker.held for worker in workers], lambda blocks: _are_complete(costs, blocks))
-    has_dense_H = np.array([0 in blocks for blocks in holds])
-    binding = bind_nodes(costs, _experts_LEH(costs, holds), plan, has_dense_H=has_dense_H)
-    # Without expert-parallel groups the order of ranks is free: a rank that keeps its place keeps its communicators.
-    order = np.argsort(binding.chosen_N) if system.is_elastic else np.arange(num_ranks)
-    senders = [index for index in binding.order_H[num_ranks:].tolist() if holds[index]]
-    members = binding.chosen_N[order].tolist() + senders
-    return GenerationPlan(
-        decision.source,
-        step,
-        [workers[index] for index in members],
-        num_ranks,
-        [holds[index] for index in members],
-        plan.slots_LNS[:, order],
-        binding.busiest_bytes(),
+        step, holds, busiest_bytes = checkpoint_step, [Blocks()] * num_ranks, 0.0
+        order, members = np.arange(num_ranks), list(range(num_ranks))
+    else:
+        step, holds = agree_on_step([worker.held for worker in workers], partial(_are_complete, costs))
+        has_dense_H = np.array([0 in blocks for blocks in holds])
+        binding = bind_nodes(costs, _experts_LEH(costs, holds), plan, has_dense_H=has_dense_H)
+        busiest_bytes = binding.busiest_bytes()
+        # Without expert-parallel groups the order of ranks is free; ranks that keep their place keep communicators.
+        order = np.argsort(binding.chosen_N) if system.is_elastic else np.arange(num_ranks)
+        senders = [index for index in binding.order_H[num_ranks:].tolist() if holds[index]]
+        members = binding.chosen_N[order].tolist() + senders
+    group_N = system.layout(costs, np.arange(num_ranks)).group_N
+    generation = GenerationPlan(
+        source=decision.source,
+        step=step,
+        members=[workers[index].name for index in members],
+        num_ranks=num_ranks,
+        holds=[holds[index] for index in members],
+        slots=plan.slots_LNS[:, order].tolist(),
+        groups=None if group_N is None else group_N.tolist(),
+        padded=system.padded,
     )
+    return [workers[index] for index in members], generation, busiest_bytes
 
 
 def hold_everything(costs: CostModel, workers: Sequence[WorkerConnection]) -> bool:
     """Tell whether workers together hold every block after the same step."""
-    _, holds = agree_on_step([worker.held for worker in workers], lambda blocks: _are_complete(costs, blocks))
+    _, holds = agree_on_step([worker.held for worker in workers], partial(_are_complete, costs))
     return _are_complete(costs, holds)
 
 
@@ -124,13 +106,7 @@ def _experts_LEH(costs: CostModel, holds: Sequence[Blocks]) -> Bools:
     return has[:, 1:].T.reshape(num_layers, num_experts, len(holds))
 
 
-def layout_groups(system: System, costs: CostModel, num_ranks: int) -> list[int] | None:
-    """Return the expert-parallel group of each rank, if the system has groups."""
-    group_N = system.layout(costs, np.arange(num_ranks)).group_N
-    return None if group_N is None else group_N.tolist()
-
-
-def same_plan(slots_LNS: Ints, other_LNS: Ints) -> bool:
+def is_same_placement(slots_LNS: Ints, other_LNS: Ints) -> bool:
     """Tell whether two plans put the same experts together on nodes, in any order of nodes and slots."""
     plans = [np.sort(slots, axis=2).swapaxes(0, 1) for slots in (slots_LNS, other_LNS)]
     nodes, others = ({node.tobytes() for node in plan} for plan in plans)
