@@ -29,22 +29,36 @@ DEFAULT_SPEEDUP = 30.0
 def live_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options of the job and of the faults."""
     options = (
-        click.option("--system", default="lazarus", show_default=True, metavar="NAME"),
-        click.option("--nodes", type=click.IntRange(min=1), default=4, show_default=True, help="Most workers at once."),
+        click.option(
+            "--system", default="lazarus", show_default=True, metavar="NAME", help="As in lazsim list systems."
+        ),
+        click.option(
+            "--nodes",
+            type=click.IntRange(min=1),
+            default=4,
+            show_default=True,
+            help="Largest number of workers at once.",
+        ),
         click.option("--trace", "trace_path", metavar="FILE", help="Node events: workers are killed and started."),
         replay_options,
-        click.option("--speedup", type=Number(min=0, min_open=True), help="Seconds of the trace in a second."),
-        click.option("--device", type=click.Choice(("auto", "cpu", "cuda")), default="cpu", show_default=True),
         click.option(
-            "--model", metavar="NAME|TOML", help="GPT-2 in shape; default: a small one.  [4 layers, 8 experts]"
+            "--speedup", type=Number(min=0, min_open=True), help="Seconds of the trace in one second of the run."
         ),
-        click.option("--top-k", type=click.IntRange(min=1), help="Experts a token is routed to; default: the model's."),
+        click.option(
+            "--device",
+            type=click.Choice(("auto", "cpu", "cuda")),
+            default="cpu",
+            show_default=True,
+            help="Device of the workers.",
+        ),
+        click.option("--model", metavar="NAME|TOML", help="GPT-2 in shape; default: 4 layers, 8 experts."),
+        click.option("--top-k", type=click.IntRange(min=1), help="Experts per token; default: the model's."),
         click.option("--heads", type=click.IntRange(min=1), default=4, show_default=True, help="Attention heads."),
         click.option(
             "--slots", type=click.IntRange(min=1), default=4, show_default=True, help="Expert slots per node."
         ),
         click.option("--batch", type=click.IntRange(min=1), default=16, show_default=True, help="Sequences per step."),
-        click.option("--job", default="testbed-a", show_default=True, metavar="NAME|TOML"),
+        click.option("--job", default="testbed-a", show_default=True, metavar="NAME|TOML", help="Intervals and waits."),
         click.option("--text", default="", metavar="FILE", help="Training text; default: Python's documentation."),
         click.option(
             "--checkpoints",
@@ -52,7 +66,7 @@ def live_options(function: Callable[..., Any]) -> Callable[..., Any]:
             metavar="DIR",
             help="Keep checkpoints there; default: only during the run.",
         ),
-        click.option("--record-routing", type=OUT, metavar="FILE", help="Keep the gates' loads."),
+        click.option("--record-routing", type=OUT, metavar="FILE", help="Write the loads of the gates there."),
         seed_option,
     )
     for decorate in reversed(options):

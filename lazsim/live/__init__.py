@@ -1,1 +1,1 @@
-"""Real training under real kills: one process per node, a controller that detects, recovery as each system has it."""
+"""Real training under real kills: one process per node, and a controller that leads them through every failure."""
