@@ -1,4 +1,4 @@
-"""``lazsim profile``: measure the kernels on the device at hand, and look at what was measured."""
+"""``lazsim profile``: measure kernels on this machine's device, and look at the results."""
 
 import importlib.util
 import statistics
@@ -18,16 +18,20 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 @click.group(invoke_without_command=True)
 @click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True)
 @click.option("--dtype", type=click.Choice(DTYPES), default="auto", show_default=True, help="auto: float32 on a CPU.")
-@click.option("--model", default="gpt-s", show_default=True, metavar="NAME|TOML", help="Whose shapes.")
+@click.option(
+    "--model", default="gpt-s", show_default=True, metavar="NAME|TOML", help="Model whose shapes are measured."
+)
 @click.option("--kernel", "kernels", multiple=True, metavar="NAME", help="Measure only this one; repeats.")
-@click.option("--budget", type=DURATION, default="10min", show_default=True, help="How long; large sizes come last.")
+@click.option(
+    "--budget", type=DURATION, default="10min", show_default=True, help="Time for all of it; large sizes come last."
+)
 @click.option(
     "--ranks",
     "num_ranks",
     type=click.IntRange(min=1),
     help="Processes that exchange; 1: none. Default: 2, or all GPUs.",
 )
-@click.option("--backend", metavar="gloo|nccl", help="What they exchange by; default: nccl on GPUs, else gloo.")
+@click.option("--backend", metavar="gloo|nccl", help="Backend of the exchanges; default: nccl on GPUs, else gloo.")
 @click.option("--checkpoint-path", type=click.Path(path_type=Path), metavar="DIR", help="Measure this storage, too.")
 @click.option(
     "--threads",
@@ -35,8 +39,8 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
     type=click.IntRange(min=1),
     help="Threads of a kernel on a CPU; default: all. One is timed by its own processor time: good on a busy machine.",
 )
-@click.option("--note", "remark", default="", metavar="TEXT", help="What else times depend on, kept in the header.")
-@click.option("--fresh", is_flag=True, help="Measure again what FILE already has, of each --kernel if there are any.")
+@click.option("--note", "remark", default="", metavar="TEXT", help="Other conditions of the times, kept in the header.")
+@click.option("--fresh", is_flag=True, help="Measure again the points in FILE, or those of each --kernel.")
 @click.option("--out", type=OUT, metavar="FILE", help="The profile, FILE.csv; its header is FILE.json.")
 @click.pass_context
 def command(
@@ -54,10 +58,10 @@ def command(
     fresh: bool,
     out: Path | None,
 ) -> None:
-    """Measure what the kernels of a model, exchanges and checkpoints take on this machine.
+    """Measure the times of a model's kernels, of exchanges and of checkpoints on this machine.
 
     Writes FILE.csv and FILE.json, which lazsim run --profile FILE.csv runs on; called again, it goes on where it was.
-    Stay away from the machine meanwhile. docs/guides/profiles.md explains columns and method.
+    Do not use the machine meanwhile. docs/guides/profiles.md explains columns and method.
     """
     if context.invoked_subcommand is not None:
         return
@@ -91,11 +95,11 @@ def _require_torch() -> None:
 
 @command.command()
 @click.argument("file", metavar="FILE|NAME")
-@click.option("--model", default="gpt-s", show_default=True, help="Which of a device of the catalogue.")
+@click.option("--model", default="gpt-s", show_default=True, help="Model, for a device of the catalogue.")
 @click.option("--out", type=OUT, metavar="DIR", help="Draw profile.png and .pdf there.")
 @json_option
 def show(file: str, model: str, out: Path | None, as_json: bool) -> None:
-    """Say what was measured, where and how near to the device's peaks; --out draws times and roofline."""
+    """Show times, conditions and shares of the device's peaks; --out draws times and roofline."""
     from lazsim.costmodel.profile import find_profile, read_profile, require_header
     from lazsim.files import check_folder, write_all
 
@@ -119,12 +123,12 @@ def show(file: str, model: str, out: Path | None, as_json: bool) -> None:
 
 @command.command()
 @click.argument("file", metavar="FILE|NAME")
-@click.option("--model", default="gpt-s", show_default=True, help="Which of a device of the catalogue.")
+@click.option("--model", default="gpt-s", show_default=True, help="Model, for a device of the catalogue.")
 @json_option
 def check(file: str, model: str, as_json: bool) -> None:
-    """Hold out every second point of each kernel, and say how far the interpolation of the others is off.
+    """Hold out every second point of each kernel, and print the error of interpolating it from the others.
 
-    Then grouped experts are held against one expert, and moved tokens against a plain copy.
+    Then compare grouped experts with one expert, and moved tokens with a plain copy.
     """
     from lazsim.costmodel.profile import find_profile, read_profile
     from lazsim.profiling.check import all_errors, held_out_errors, reached_shares
@@ -150,11 +154,11 @@ def check(file: str, model: str, as_json: bool) -> None:
 @command.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE...")
 @click.option("--note", "remark", default="", metavar="TEXT", help="Kept in the header, in place of the last FILE's.")
-@click.option("--out", type=OUT, required=True, metavar="FILE", help="The profile that comes of it.")
+@click.option("--out", type=OUT, required=True, metavar="FILE", help="The merged profile.")
 def merge(files: tuple[Path, ...], remark: str, out: Path) -> None:
-    """Put profiles of one model on one device together, and keep the fastest of each point.
+    """Merge profiles of one model on one device, and keep the fastest of each point.
 
-    What others do on a machine only adds to times. Conditions are those of the last FILE, peaks the highest of all.
+    Other work on a machine only adds to times. Conditions are those of the last FILE, peaks the highest of all.
     """
     from lazsim.costmodel.profile import save_profile
     from lazsim.files import check_folder
@@ -196,10 +200,10 @@ def merge(files: tuple[Path, ...], remark: str, out: Path) -> None:
 @click.option("--out", type=OUT, metavar="DIR", help="Keep skew.json and skew.png and .pdf there.")
 @json_option
 def skew(out: Path | None, as_json: bool, skews: tuple[float, ...], **options: Any) -> None:
-    """Measure what a layer costs as one expert draws more of the tokens, and what allocation wins back.
+    """Measure the cost of a layer as one expert draws more of the tokens, and the share that allocation wins back.
 
-    One device computes the share of every virtual rank in turn; a layer takes as long as its slowest rank. Even
-    replicas with expert parallelism are set against Lazarus's allocation with flexible dispatch. Links are not in it.
+    One device computes the load of every virtual rank in turn; a layer takes as long as its slowest rank. Even
+    replicas with expert parallelism are compared with Lazarus's allocation and flexible dispatch. Links are left out.
     """
     from lazsim.files import check_folder, write_all
 
@@ -228,8 +232,10 @@ def skew(out: Path | None, as_json: bool, skews: tuple[float, ...], **options: A
 @click.option("--job", default="testbed-a", show_default=True, metavar="NAME|TOML")
 @click.option("--system", default="lazarus", show_default=True, metavar="NAME")
 @click.option("--routing", default="smartmoe-fit", show_default=True, metavar="FILE|SPEC", help="Expert loads.")
-@click.option("--step", type=click.IntRange(min=0), default=1000, show_default=True, help="Whose loads.")
-@click.option("--layers", type=click.IntRange(min=1), default=2, show_default=True, help="The first so many.")
+@click.option("--step", type=click.IntRange(min=0), default=1000, show_default=True, help="Step whose loads are taken.")
+@click.option(
+    "--layers", type=click.IntRange(min=1), default=2, show_default=True, help="Layers to measure, from the first."
+)
 @click.option("--tokens", type=click.IntRange(min=1), help="Tokens of each rank; default: as the job has them.")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of a kernel on a CPU; see lazsim profile.")
 @click.option("--budget", type=DURATION, default="10min", show_default=True)
@@ -238,7 +244,7 @@ def skew(out: Path | None, as_json: bool, skews: tuple[float, ...], **options: A
 @click.option("--out", type=OUT, metavar="DIR", help="Keep ranks.json there.")
 @json_option
 def ranks(tolerance: float | None, out: Path | None, as_json: bool, **options: Any) -> int:
-    """Measure what every rank of a plan computes, on one device in turn, against what is predicted of it.
+    """Measure the work of every rank of a plan, on one device in turn, and compare it with the prediction.
 
     Each virtual rank runs gate, dispatch schedule, token reorder and its experts over the tokens that dispatch sends
     it. A layer takes as long as its slowest rank; exchanges between ranks are not run but modelled.

@@ -1,4 +1,4 @@
-"""How well a profile interpolates, every second point held out, and how near its kernels come to plain ones."""
+"""Error of a profile's interpolation at held-out points, and rates of its kernels compared with plain ones."""
 
 from collections.abc import Sequence
 
@@ -23,7 +23,7 @@ class HeldOut(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Reached(msgspec.Struct, frozen=True, kw_only=True):
-    """What a kernel reaches at one size, as a share of the rate at which the device does the same by a plain one."""
+    """Rate of a kernel at one size, as a share of the rate of a plain kernel with the same work."""
 
     kernel: str
     size: float
@@ -32,14 +32,14 @@ class Reached(msgspec.Struct, frozen=True, kw_only=True):
 
 
 MANY_TOKENS = 4096
-"""From so many tokens per expert up, grouped experts are held against one expert of the same size."""
+"""Least tokens per expert at which grouped experts are compared with one expert of the same size."""
 
 
 def reached_shares(profile: Profile) -> list[Reached]:
-    """Hold grouped experts against one expert, and moved tokens against a plain copy, where both were measured.
+    """Compare grouped experts with one expert, and moved tokens with a plain copy, if both were measured.
 
-    Of grouped experts the lowest share from `MANY_TOKENS` up counts, else that of the most tokens; of moved tokens that
-    of the most.
+    The lowest share of grouped experts from `MANY_TOKENS` up counts, else that of the most tokens, and the share of the
+    most moved tokens.
     """
     expert = {point.size: point for point in profile.of("expert")}
     shares = [
@@ -66,11 +66,11 @@ def held_out_errors(profile: Profile) -> list[HeldOut]:
     Raises
     ------
     SpecError
-        When no kernel has the three points that it takes.
+        When no kernel has three points.
     """
     results = [_held_out(kernel, profile.of(kernel)) for kernel in profile.kernels if len(profile.of(kernel)) > 2]
     if not results:
-        raise SpecError(f"{profile.name}: no kernel has three points, so none can be held out; give a larger --budget")
+        raise SpecError(f"{profile.name}: no kernel has three points, so none can be held out; give a larger `budget`")
     return results
 
 
@@ -82,7 +82,7 @@ def all_errors(profile: Profile) -> np.ndarray[tuple[int], np.dtype[np.float64]]
 
 def _errors(points: Sequence[Point]) -> tuple[list[Point], np.ndarray[tuple[int], np.dtype[np.float64]]]:
     held = [point for index, point in enumerate(points[:-1]) if index % 2]
-    # What is held out must not lend its time to what is kept: times that never fall are made of the kept ones alone.
+    # Held-out times must not raise those that are kept, so the table is made of the kept ones alone.
     table = table_of([point for point in points if point not in held])
     interpolated_s = table.time_s(np.array([point.size for point in held]))
     return held, np.abs(interpolated_s / np.array([point.time_s for point in held]) - 1)

@@ -156,7 +156,7 @@ def _exchange(
             num_ranks=num_ranks,
             moved_bytes=link_bytes(kernel, num_ranks, size),
             num_buffers=num_buffers,
-            buffer_bytes=size,
+            buffers_bytes=num_buffers * size,
             reference_error=error,
         )
 

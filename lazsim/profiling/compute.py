@@ -201,7 +201,7 @@ def measure_kernel(kernel: Kernel, size: int, target: Target, budget_s: float, r
         flop=kernel.flop(size),
         moved_bytes=moved_bytes,
         num_buffers=need.num_buffers,
-        buffer_bytes=need.buffer_bytes,
+        buffers_bytes=need.num_buffers * need.buffer_bytes,
         reference_error=reference_error,
     )
 

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 
 from lazsim import __version__
-from lazsim.profiling.timing import Clock, clock_of, measure
+from lazsim.profiling.timing import HostClock, clock_of, measure
 from lazsim.pytorch.device import DTYPES, gpu_name
 from lazsim.pytorch.memory import cache_bytes, check_memory
 
 PEAK_MATMUL_SIZE = {"cpu": 2048, "cuda": 8192}
-"""Rows, columns and inner dimension, at most, of the matmul whose rate counts as the device's peak."""
+"""Largest size of the square matmul whose rate counts as the device's peak."""
 
 SMALLEST_MATMUL_SIZE = 128
 
@@ -23,11 +23,11 @@ PEAK_COPY_BYTES = {"cpu": 2**28, "cuda": 2**30}
 PEAK_BUDGET_S = 5.0
 
 PEAK_SHARE = 0.05
-"""Part of the budget for each of the peaks, at most."""
+"""Largest share of the budget for each of the peaks."""
 
 
 def conditions(device: str) -> dict[str, Any]:
-    """Record what times of kernels depend on, as far as it can be read."""
+    """Record the conditions of kernel times, as far as they can be read."""
     found: dict[str, Any] = {
         "num_threads": torch.get_num_threads(),
         # Where it is not "highest", float32 is multiplied in fewer bits.
@@ -40,7 +40,7 @@ def conditions(device: str) -> dict[str, Any]:
 
 
 def machine(device: str) -> dict[str, Any]:
-    """Record what machine this is, what runs on it, and how busy it is."""
+    """Record the machine, its software and its load."""
     found: dict[str, Any] = {
         "processor": _processor(),
         "num_processors": os.cpu_count(),
@@ -53,13 +53,13 @@ def machine(device: str) -> dict[str, Any]:
 
 
 def clocks(device: str) -> dict[str, Any]:
-    """Read the clocks as they are now, as far as they can be read."""
+    """Read the present clocks, as far as they can be read."""
     found = _processor_clock()
     return found | _gpu_clocks() if device == "cuda" else found
 
 
 def _processor_clock() -> dict[str, Any]:
-    """Return the fastest core's clock, which is that of the one at work."""
+    """Return the clock of the fastest core, which is the one at work."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return {"processor_mhz": max(float(line.split(":")[1]) for line in lines if line.startswith("cpu MHz"))}
@@ -81,7 +81,7 @@ def _gpu_conditions() -> dict[str, Any]:
 def _gpu_clocks() -> dict[str, Any]:
     query = "driver_version,clocks.sm,clocks.max.sm,clocks.mem,power.limit,temperature.gpu"
     try:
-        # By its own name: CUDA_VISIBLE_DEVICES renumbers GPUs for torch, and not for nvidia-smi.
+        # By name: CUDA_VISIBLE_DEVICES renumbers GPUs for torch, but not for nvidia-smi.
         name = gpu_name(torch.cuda.get_device_properties(0))
         command = ["nvidia-smi", "-i", name, f"--query-gpu={query}", "--format=csv,noheader"]
         answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
@@ -103,7 +103,7 @@ def _memory_bytes() -> int:
 
 
 def peak_budget_s(budget_s: float) -> float:
-    """Return the part of a budget that each of the peaks may take."""
+    """Return the seconds of a budget that each of the peaks may take."""
     return min(PEAK_BUDGET_S, PEAK_SHARE * budget_s)
 
 
@@ -113,7 +113,7 @@ def measure_peaks(device: str, dtype: str, budget_s: float = PEAK_BUDGET_S) -> t
     Raises
     ------
     LazsimError
-        When the memory that is free would not do.
+        When there is too little free memory.
     """
     num_bytes = PEAK_COPY_BYTES[device]
     # Three matrices, each made in float32 first; or source and target of the copy.
@@ -124,12 +124,12 @@ def measure_peaks(device: str, dtype: str, budget_s: float = PEAK_BUDGET_S) -> t
     return 2.0 * size**3 / matmul_s, 2.0 * num_bytes / _copy_s(num_bytes, device, clock, budget_s)
 
 
-def _matmul_s(size: int, device: str, dtype: str, clock: Clock, budget_s: float) -> float:
+def _matmul_s(size: int, device: str, dtype: str, clock: HostClock, budget_s: float) -> float:
     one, other, product = (torch.randn(size, size, device=device).to(DTYPES[dtype]) for _ in range(3))
     return _sustained_s(lambda: torch.mm(one, other, out=product), clock, budget_s)
 
 
-def _peak_size(device: str, dtype: str, clock: Clock, budget_s: float) -> int:
+def _peak_size(device: str, dtype: str, clock: HostClock, budget_s: float) -> int:
     """Return the size of a matmul that fits into the budget: some processors are slow in half precision."""
     size = SMALLEST_MATMUL_SIZE
     while size < PEAK_MATMUL_SIZE[device]:
@@ -140,14 +140,14 @@ def _peak_size(device: str, dtype: str, clock: Clock, budget_s: float) -> int:
     return size
 
 
-def _copy_s(num_bytes: int, device: str, clock: Clock, budget_s: float) -> float:
+def _copy_s(num_bytes: int, device: str, clock: HostClock, budget_s: float) -> float:
     source = torch.ones(num_bytes // 4, device=device)
     target = torch.empty_like(source)
     return _sustained_s(lambda: target.copy_(source), clock, budget_s)
 
 
-def _sustained_s(run: Callable[[], Any], clock: Clock, budget_s: float) -> float:
-    """Return the median over the whole budget: in its first moments a device may be faster than it can stay."""
+def _sustained_s(run: Callable[[], Any], clock: HostClock, budget_s: float) -> float:
+    """Return the median over the whole budget: at first a device may be faster than it can stay."""
 
     def stage(_: int) -> None:
         run()

@@ -102,4 +102,4 @@ def _measure(kernel: str, size: int, folder: Path, budget_s: float) -> Point:
         raise LazsimError(f"{folder}: cannot be written ({why}); choose another `checkpoint_path`") from None
     finally:
         path.unlink(missing_ok=True)
-    return make_point(kernel, size, timing, num_buffers=1, buffer_bytes=size, moved_bytes=size)
+    return make_point(kernel, size, timing, num_buffers=1, buffers_bytes=size, moved_bytes=size)

@@ -5,9 +5,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
+import torch
 
 from lazsim.costmodel.times import Floats
 
@@ -24,21 +25,61 @@ MOST_REPETITIONS = 2000
 HOLD_MARGIN = 1.5
 """Time for which the device is held up before a repetition, over the time the host takes to give it the work."""
 
+MOST_CYCLES_PER_S = 2e9
+"""About the highest clock of a GPU; a slower one is held up for longer, which does no harm."""
+
 MOST_HOLD_S = 0.02
 """Longest hold; work that takes the host longer keeps the device busy anyway, or waits for it."""
 
 
-class Clock(Protocol):
-    """Marks on the device's time line."""
+class HostClock:
+    """The host's monotonic clock, for work on the host itself."""
 
     def hold(self, seconds: float) -> None:
-        """Keep the device busy for some seconds, so that the host gets ahead of it."""
+        """Keep the device busy for some seconds, so that the host gets ahead of it; here nothing."""
 
     def mark(self) -> Any:
         """Set a mark behind the work given so far."""
+        return time.perf_counter()
 
     def elapsed_s(self, first: Any, second: Any) -> float:
         """Wait for the second mark and return the seconds between the two."""
+        return float(second - first)
+
+
+class ThreadClock(HostClock):
+    """The processor time of this thread, which leaves out other work on the machine."""
+
+    def mark(self) -> Any:
+        """Read the clock."""
+        return time.thread_time()
+
+
+class CudaClock(HostClock):
+    """Events of a GPU: times of the device, not of the host that gives it work."""
+
+    def hold(self, seconds: float) -> None:
+        """Let the GPU count its cycles."""
+        if seconds > 0:
+            torch.cuda._sleep(int(seconds * MOST_CYCLES_PER_S))  # type: ignore[no-untyped-call]
+
+    def mark(self) -> Any:
+        """Record an event behind the work given so far."""
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event.record()
+        return event
+
+    def elapsed_s(self, first: Any, second: Any) -> float:
+        """Wait for the second event and return the seconds between the two."""
+        second.synchronize()
+        return float(first.elapsed_time(second)) / 1e3
+
+
+def clock_of(device: str, num_threads: int = 0) -> HostClock:
+    """Return the clock of a device: on a CPU the thread's own if kernels run in one thread."""
+    if device == "cuda":
+        return CudaClock()
+    return ThreadClock() if num_threads == 1 else HostClock()
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +138,7 @@ def ci_width(samples_s: Floats) -> float:
 def measure(
     stages: Sequence[Callable[[int], None]],
     num_buffers: int,
-    clock: Clock,
+    clock: HostClock,
     budget_s: float,
     target_width: float = CI_WIDTH,
     now_s: Callable[[], float] = time.perf_counter,
@@ -140,7 +181,7 @@ def measure(
 
 
 def _repeat(
-    stages: Sequence[Callable[[int], None]], buffer: int, clock: Clock, hold_s: float = 0.0
+    stages: Sequence[Callable[[int], None]], buffer: int, clock: HostClock, hold_s: float = 0.0
 ) -> tuple[list[float], float]:
     """Run stages once; return the seconds of each, and the seconds that the host took to give them to the device."""
     clock.hold(hold_s)
@@ -152,61 +193,3 @@ def _repeat(
     given_s = time.perf_counter() - begin_s
     clock.elapsed_s(marks[0], marks[-1])
     return [clock.elapsed_s(first, second) for first, second in pairwise(marks)], given_s
-
-
-class HostClock:
-    """The host's monotonic clock, for work on the host itself."""
-
-    def hold(self, seconds: float) -> None:
-        """Do nothing: the host cannot be ahead of itself."""
-
-    def mark(self) -> Any:
-        """Read the clock."""
-        return time.perf_counter()
-
-    def elapsed_s(self, first: Any, second: Any) -> float:
-        """Subtract."""
-        return float(second - first)
-
-
-class ThreadClock(HostClock):
-    """The processor time of this thread, which leaves out other work on the machine."""
-
-    def mark(self) -> Any:
-        """Read the clock."""
-        return time.thread_time()
-
-
-MOST_CYCLES_PER_S = 2e9
-"""About the highest clock of a GPU; a slower one is held up for longer, which does no harm."""
-
-
-class CudaClock:
-    """Events of a GPU: times of the device, not of the host that gives it work."""
-
-    def hold(self, seconds: float) -> None:
-        """Let the GPU count its cycles."""
-        import torch
-
-        if seconds > 0:
-            torch.cuda._sleep(int(seconds * MOST_CYCLES_PER_S))  # type: ignore[no-untyped-call]
-
-    def mark(self) -> Any:
-        """Record an event behind the work given so far."""
-        import torch
-
-        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        event.record()
-        return event
-
-    def elapsed_s(self, first: Any, second: Any) -> float:
-        """Wait for the second event and return the seconds between the two."""
-        second.synchronize()
-        return float(first.elapsed_time(second)) / 1e3
-
-
-def clock_of(device: str, num_threads: int = 0) -> Clock:
-    """Return the clock of a device: on a CPU the thread's own if kernels run in one thread."""
-    if device == "cuda":
-        return CudaClock()
-    return ThreadClock() if num_threads == 1 else HostClock()

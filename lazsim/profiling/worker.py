@@ -99,15 +99,15 @@ class Worker:
         """Run a kernel repeatedly; return the seconds of each run, and the largest error in the first."""
         made = EXCHANGES[kernel](self.rank, dist.get_world_size(), num_bytes // ELEMENT_BYTES, self.device)
         buffers = [made.prepare() for _ in range(num_buffers)]
-        made.run(buffers[0])
-        error = made.check(buffers[0])
+        made.run(*buffers[0])
+        error = made.error(buffers[0])
         clock = clock_of(self.device)
         samples_s = []
         for turn in range(num_repetitions + 1):
             self._meet()
             clock.hold(HOLD_S)
             begin = clock.mark()
-            made.run(buffers[turn % num_buffers])
+            made.run(*buffers[turn % num_buffers])
             samples_s.append(clock.elapsed_s(begin, clock.mark()))
         # The first is a warm-up.
         return samples_s[1:], error
@@ -128,11 +128,25 @@ def leave_group(backend: str) -> None:
 
 @dataclass(frozen=True)
 class Exchange:
-    """A kernel: makes a buffer, runs on one, and returns the largest error of the data that arrived in it."""
+    """A kernel of one rank.
 
-    prepare: Callable[[], Any]
-    run: Callable[[Any], Any]
-    check: Callable[[Any], float]
+    Attributes
+    ----------
+    prepare : callable
+        Makes a buffer.
+    run : callable
+        Exchanges a buffer.
+    expected : callable
+        Returns what the last tensor of a buffer has after the first run.
+    """
+
+    prepare: Callable[[], tuple[Any, ...]]
+    run: Callable[..., Any]
+    expected: Callable[[], Any]
+
+    def error(self, buffer: tuple[Any, ...]) -> float:
+        """Return the largest error of the data that arrived."""
+        return float((buffer[-1] - self.expected()).abs().max()) if buffer[-1].numel() else 0.0
 
 
 def even_parts(num_ranks: int, count: int) -> list[int]:
@@ -173,66 +187,45 @@ def _all_to_all(split: Callable[[int, int], list[int]]) -> Callable[[int, int, i
     def make(rank: int, num_ranks: int, count: int, device: str) -> Exchange:
         sends = split(num_ranks, count)
         receives = [sends[rank]] * num_ranks
-
-        def prepare() -> Any:
-            return torch.full((count,), float(rank), device=device), torch.empty(sum(receives), device=device)
-
-        def run(buffer: Any) -> None:
-            dist.all_to_all_single(buffer[1], buffer[0], receives, sends)
-
-        def check(buffer: Any) -> float:
-            expected = torch.arange(num_ranks, device=device, dtype=torch.float32).repeat_interleave(sends[rank])
-            return _worst(buffer[1], expected)
-
-        return Exchange(prepare, run, check)
+        return Exchange(
+            lambda: (torch.full((count,), float(rank), device=device), torch.empty(sum(receives), device=device)),
+            lambda sent, received: dist.all_to_all_single(received, sent, receives, sends),
+            lambda: torch.arange(num_ranks, device=device, dtype=torch.float32).repeat_interleave(sends[rank]),
+        )
 
     return make
 
 
-def _all_reduce(rank: int, num_ranks: int, count: int, device: str) -> Exchange:
-    def check(buffer: Any) -> float:
-        return _worst(buffer, torch.full_like(buffer, num_ranks * (num_ranks - 1) / 2))
+def _in_place(
+    run: Callable[[int, Any], Any], expected: Callable[[int, int], int]
+) -> Callable[[int, int, int, str], Exchange]:
+    """Build an exchange of buffers that hold each rank's number, from 1, and afterwards the expected one."""
 
-    # Sums of sums grow with each run, at last to infinity, which takes no longer; the first is checked.
-    return Exchange(lambda: torch.full((count,), float(rank), device=device), dist.all_reduce, check)
+    def make(rank: int, num_ranks: int, count: int, device: str) -> Exchange:
+        def fill(value: int) -> Any:
+            return torch.full((count,), float(value), device=device)
 
+        return Exchange(lambda: (fill(rank + 1),), partial(run, rank), lambda: fill(expected(rank, num_ranks)))
 
-def _broadcast(rank: int, _: int, count: int, device: str) -> Exchange:
-    def run(buffer: Any) -> None:
-        dist.broadcast(buffer, 0)
-
-    def check(buffer: Any) -> float:
-        return _worst(buffer, torch.ones_like(buffer))
-
-    return Exchange(lambda: torch.full((count,), float(rank + 1), device=device), run, check)
+    return make
 
 
-def _point_to_point(rank: int, _: int, count: int, device: str) -> Exchange:
+def _send_to_1(rank: int, buffer: Any) -> None:
     """Send from rank 0 to rank 1."""
-
-    def run(buffer: Any) -> None:
-        if rank == 0:
-            dist.send(buffer, 1)
-        elif rank == 1:
-            dist.recv(buffer, 0)
-
-    def check(buffer: Any) -> float:
-        return _worst(buffer, torch.ones_like(buffer)) if rank <= 1 else 0.0
-
-    return Exchange(lambda: torch.full((count,), float(rank + 1), device=device), run, check)
-
-
-def _worst(found: Any, expected: Any) -> float:
-    return float((found - expected).abs().max()) if found.numel() else 0.0
+    if rank == 0:
+        dist.send(buffer, 1)
+    elif rank == 1:
+        dist.recv(buffer, 0)
 
 
 EXCHANGES: dict[str, Callable[[int, int, int, str], Exchange]] = {
     "all_to_all": _all_to_all(even_parts),
     "all_to_all_skewed": _all_to_all(skewed_parts),
     "all_to_all_empty": _all_to_all(empty_parts),
-    "all_reduce": _all_reduce,
-    "point_to_point": _point_to_point,
-    "broadcast": _broadcast,
+    # Sums of sums grow with each run, at last to infinity, which takes no longer; the first is checked.
+    "all_reduce": _in_place(lambda _, buffer: dist.all_reduce(buffer), lambda _, ranks: ranks * (ranks + 1) // 2),
+    "point_to_point": _in_place(_send_to_1, lambda rank, _: rank + 1 if rank > 1 else 1),
+    "broadcast": _in_place(lambda _, buffer: dist.broadcast(buffer, 0), lambda *_: 1),
 }
 """Exchange of each kernel, made from rank, number of ranks, elements and device."""
 

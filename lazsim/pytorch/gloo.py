@@ -1,4 +1,4 @@
-"""Exchanges by gloo: between any ranks, through the host's memory."""
+"""Exchanges by gloo, between any ranks through the host's memory."""
 
 import os
 import socket
@@ -10,18 +10,18 @@ import torch
 from lazsim.pytorch.transport import TIMEOUT, Transport, dist
 
 PATIENCE = timedelta(milliseconds=50)
-"""How often a rank that waits for others looks whether it was called away."""
+"""Interval at which a waiting rank looks whether it was aborted."""
 
 
 class Gloo(Transport):
-    """One group's exchanges by gloo.
+    """Exchanges of one group by gloo.
 
     Attributes
     ----------
     device : torch.device
-        Where tensors have to be.
+        Device on which tensors have to be.
     is_stuck : bool
-        Whether a call was left waiting. Who then lets go of the group waits with it, until it gives up.
+        Whether a call still waits. The thread that drops the group would wait with it, until the call gives up.
     """
 
     device = torch.device("cpu")
@@ -32,33 +32,21 @@ class Gloo(Transport):
         self._sockets_before = _sockets()
 
     def meet(self, meeting: Any, rank: int, size: int, host: str) -> None:
-        """Connect to the other ranks.
-
-        Raises
-        ------
-        RuntimeError
-            When they do not meet.
-        """
+        """Connect to the other ranks."""
         options = dist.ProcessGroupGloo._Options()
         options._devices = [dist.ProcessGroupGloo.create_device(hostname=host)]
         options._timeout = TIMEOUT
         self._group = dist.ProcessGroupGloo(meeting, rank, size, options)
 
     def _wait(self, work: Any) -> None:
-        """Wait for a collective, or until it is cut: gloo misses now and then that a connection has ended.
-
-        Raises
-        ------
-        RuntimeError
-            When a rank is lost, or this one was called away.
-        """
+        """Wait for a collective, or until it is aborted: gloo sometimes misses the end of a connection."""
         while True:
             try:
                 work.wait(PATIENCE)
                 return
             except RuntimeError:
                 if work.is_completed():
-                    # It may have ended well just after this patience ended; if not, this says why.
+                    # It may have ended well just after this wait did; if not, this raises the reason.
                     work.wait()
                     return
                 if self._is_aborted:
@@ -68,7 +56,7 @@ class Gloo(Transport):
     def abort(self) -> None:
         """Make a call that waits in another thread fail, here and then on all others.
 
-        Gloo's own ``abort`` leaves a waiting call waiting; what it does react to is the end of a connection.
+        Gloo's own ``abort`` leaves a waiting call waiting; it reacts to the end of a connection.
         """
         self._is_aborted = True
         for inode, descriptor in _sockets().items():
@@ -76,7 +64,7 @@ class Gloo(Transport):
                 _shut_down(descriptor)
 
     def close(self) -> None:
-        """Give up the connections."""
+        """Close the connections."""
         self._group = None
 
 
@@ -97,7 +85,7 @@ def _shut_down(descriptor: int) -> None:
     try:
         with socket.socket(fileno=os.dup(descriptor)) as connection:
             if connection.family in (socket.AF_INET, socket.AF_INET6):
-                # One that only listens has no peer, and is left alone: gloo ends the process when it breaks.
+                # A listening socket has no peer and stays: gloo ends the process when it breaks.
                 connection.getpeername()
                 connection.shutdown(socket.SHUT_RDWR)
     except OSError:

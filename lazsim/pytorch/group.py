@@ -1,4 +1,4 @@
-"""A communicator among the ranks of an epoch: gloo, and NCCL for what is on GPUs, where each rank has its own."""
+"""A communicator among ranks: by gloo, and by NCCL for tensors on GPUs if each rank has its own GPU."""
 
 import socket
 import threading
@@ -14,11 +14,11 @@ from lazsim.pytorch.nccl import Nccl
 from lazsim.pytorch.transport import TIMEOUT, Transport, dist
 
 MEET_S = 3 * TIMEOUT.total_seconds()
-"""For so long ranks may take to meet: the store, gloo and NCCL wait for a third of it each."""
+"""Longest time in which ranks meet: the store, gloo and NCCL wait for a third of it each."""
 
 
 def serve_store(host: str, port: int = 0) -> tuple[Any, int]:
-    """Serve the meeting point of ranks at an address only, and return its port; port 0 is any that is free."""
+    """Serve the meeting point of ranks at one address, and return its port; port 0 takes any free one."""
     listener = socket.create_server((host, port))
     port = int(listener.getsockname()[1])
     store = dist.TCPStore(
@@ -30,26 +30,25 @@ def serve_store(host: str, port: int = 0) -> tuple[Any, int]:
 class Group:
     """Ranks that exchange tensors. A member that dies makes every call fail on all others.
 
-    Tensors of the host go by gloo. Those of GPUs go by NCCL where each rank has a GPU of its own, else through the
-    host.
+    Tensors of the host go by gloo. Those of GPUs go by NCCL if each rank has a GPU of its own, else through the host.
 
     Parameters
     ----------
     store
         Host and port where the ranks meet.
     prefix
-        The name under which they do.
+        Name of the meeting.
     rank, size
-        This rank and how many there are.
+        This rank, and the number of ranks.
     host
         The address on which this rank listens to the others.
     device
-        Where this rank computes.
+        Device of this rank.
 
     Attributes
     ----------
     device : torch.device
-        The same, as torch has it.
+        The same in torch's terms.
     """
 
     def __init__(self, store: tuple[str, int], prefix: str, rank: int, size: int, host: str, device: Device) -> None:
@@ -65,16 +64,16 @@ class Group:
 
     @property
     def is_stuck(self) -> bool:
-        """Whether a call was left waiting. Who then lets go of the group waits with it, until it gives up."""
+        """Whether a call still waits. The thread that drops the group would wait with it, until the call gives up."""
         return self._gloo.is_stuck
 
     @property
     def by(self) -> str:
-        """By what tensors go that are where this rank computes."""
+        """Name of the transport of tensors on this rank's device."""
         return "gloo" if self._nccl is None else "nccl"
 
     def connect(self) -> None:
-        """Meet the other ranks; `abort` ends the wait for one that does not come.
+        """Meet the other ranks; `abort` ends the wait.
 
         Raises
         ------
@@ -83,8 +82,8 @@ class Group:
 
         Notes
         -----
-        A connection that is cut while gloo makes it leaves gloo waiting for five times its timeout. So another thread
-        meets, and is left alone with that when this one is called away.
+        A connection that ends while gloo makes it leaves gloo waiting for five times its timeout. So another thread
+        meets, and this one leaves it behind when it is aborted.
         """
         if self.size == 1:
             return
@@ -105,17 +104,17 @@ class Group:
             if self._own.may_differ and each_has_its_own(self._gpus(meeting)) and not self._was_aborted.is_set():
                 self._nccl = Nccl(self._own.torch)
                 if self._was_aborted.is_set():
-                    # By another thread, which did not see this one yet.
+                    # Another thread aborted before it could see this transport.
                     self._nccl.abort()
                 self._nccl.meet(meeting, self.rank, self.size, self._host)
             self._has_met = True
         except Exception as error:
-            # Whatever it is, the thread that waits is to know.
+            # The waiting thread raises it.
             self._failure = error
         self._settled.set()
 
     def _gpus(self, meeting: Any) -> list[str]:
-        """Tell the others which GPU this rank has, and learn which they have."""
+        """Exchange the names of all ranks' GPUs."""
         meeting.set(f"gpu/{self.rank}", self._own.gpu)
         return [meeting.get(f"gpu/{rank}").decode() for rank in range(self.size)]
 
@@ -144,11 +143,11 @@ class Group:
         Parameters
         ----------
         rows
-            Those for rank 0, then those for rank 1, and so on.
+            Rows for rank 0, then those for rank 1, and so on.
         counts_in
-            How many of `rows` go to each rank.
+            Number of rows that go to each rank.
         counts_out
-            How many come from each rank.
+            Number of rows that come from each rank.
         """
         if self.size == 1:
             return rows.clone()
@@ -159,7 +158,7 @@ class Group:
         return received.to(rows.device)
 
     def confirm(self) -> None:
-        """Wait until no rank was called away before it came here, so that what came by NCCL is what was sent."""
+        """Wait until all ranks got here without an abort, so that the data that came by NCCL is right."""
         if self._nccl is not None:
             self.all_reduce(torch.zeros(1))
 
@@ -172,7 +171,7 @@ class Group:
             self._nccl.abort()
 
     def close(self) -> None:
-        """Give up the connections; ranks that still wait for this one fail."""
+        """Close the connections; ranks that still wait for this one fail."""
         self._gloo.close()
         if self._nccl is not None:
             self._nccl.close()

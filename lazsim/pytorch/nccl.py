@@ -1,7 +1,7 @@
-"""Exchanges by NCCL, between ranks of which each has a GPU of its own: what is on GPUs, and stays there.
+"""Exchanges by NCCL of tensors on GPUs, between ranks that each have a GPU of their own.
 
-What a rank receives from one that was called away, and has aborted, may be anything, and nothing says so at once. So
-whatever decides how the job goes on is exchanged by gloo, and confirms what came by NCCL before.
+Data from a rank that has aborted may be anything, without an error at once. So every message that decides how the job
+goes on goes by gloo, and confirms the data that came by NCCL before.
 """
 
 import contextlib
@@ -15,14 +15,14 @@ import torch
 from lazsim.pytorch.transport import TIMEOUT, Transport, dist, survive_failed_collectives
 
 POLL_S = 2e-5
-"""How often a rank looks whether a collective is done."""
+"""Interval at which a rank looks whether a collective is done."""
 
 CLOSE_S = 1.0
-"""For so long the end of the connections is waited for."""
+"""Longest wait for the end of the connections."""
 
 
 class Nccl(Transport):
-    """One group's exchanges by NCCL.
+    """Exchanges of one group by NCCL.
 
     Parameters
     ----------
@@ -32,7 +32,7 @@ class Nccl(Transport):
     Attributes
     ----------
     device : torch.device
-        Where tensors have to be.
+        Device on which tensors have to be.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -40,13 +40,7 @@ class Nccl(Transport):
         self.device = device
 
     def meet(self, meeting: Any, rank: int, size: int, host: str) -> None:
-        """Connect to the other ranks.
-
-        Raises
-        ------
-        RuntimeError
-            When they do not meet.
-        """
+        """Connect to the other ranks."""
         survive_failed_collectives()
         if host.startswith("127."):
             os.environ.setdefault("NCCL_SOCKET_IFNAME", "lo")
@@ -57,13 +51,7 @@ class Nccl(Transport):
         self.all_reduce(torch.zeros(1, device=self.device))
 
     def _wait(self, work: Any) -> None:
-        """Wait until a collective has taken place: NCCL's own ``wait`` only has the stream wait.
-
-        Raises
-        ------
-        RuntimeError
-            When this rank was called away, or the others did not take part in time.
-        """
+        """Wait until a collective is done: NCCL's own ``wait`` only makes the stream wait."""
         deadline_s = time.monotonic() + TIMEOUT.total_seconds()
         try:
             work.wait()
@@ -80,17 +68,17 @@ class Nccl(Transport):
             raise
 
     def abort(self) -> None:
-        """Make a call that waits in another thread fail, and what still runs on the GPU end."""
+        """Make a call that waits in another thread fail, and end its work on the GPU."""
         self._start_abort()
 
     def close(self) -> None:
-        """Give up the connections; all ranks have met since their last collective, or one is lost."""
+        """Close the connections; all ranks have met since their last collective, or one is lost."""
         thread = self._start_abort()
         self._group = None
         thread.join(CLOSE_S)
 
     def _start_abort(self) -> threading.Thread:
-        """Abort in a thread of its own: it may take long, and whoever lets go of the group last waits with it."""
+        """Abort in another thread: it may take long, and the thread that drops the group last waits with it."""
         self._is_aborted = True
         thread = threading.Thread(target=_abort, args=(self._group,), daemon=True)
         thread.start()

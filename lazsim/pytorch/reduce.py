@@ -1,4 +1,4 @@
-"""Sum each expert's gradient over the nodes that hold it, all experts at once, without a communicator for each.
+"""Sums of each expert's gradient over the nodes that hold it, all at once, without a communicator for each expert.
 
 Every holder owns one piece of an expert's gradient: pieces go to their owners, are summed there, and go back to all
 holders. That is a reduce-scatter and an all-gather among any set of ranks, in two all-to-alls of one group, and sends
@@ -20,7 +20,7 @@ Holders = Mapping[ExpertKey, Sequence[int]]
 
 
 def piece(size: int, num_pieces: int, index: int) -> slice:
-    """Return one of so many nearly equal pieces.
+    """Return one of `num_pieces` nearly equal pieces.
 
     Examples
     --------
@@ -46,7 +46,7 @@ class ExpertReduction:
     def __init__(self, group: Group, holders: Holders, sizes: Mapping[ExpertKey, int]) -> None:
         self._group = group
         rank = group.rank
-        # What rank j owns of what is held here, and what is owned here of what rank j holds, expert by expert.
+        # For each rank: its pieces of the experts held here, and the pieces owned here of experts that it holds.
         self._theirs: list[list[tuple[ExpertKey, slice]]] = [[] for _ in range(group.size)]
         self._mine: list[list[tuple[ExpertKey, slice]]] = [[] for _ in range(group.size)]
         for key in sorted(key for key, ranks in holders.items() if rank in ranks and len(ranks) > 1):
@@ -89,7 +89,7 @@ def _length(parts: Sequence[tuple[ExpertKey, slice]]) -> int:
 
 
 def _parts(by_rank: list[list[tuple[ExpertKey, slice]]], received: Tensor) -> list[tuple[ExpertKey, slice, Tensor]]:
-    """Cut what was received into its parts, in the order of ranks."""
+    """Cut received values into their parts, in the order of ranks."""
     parts = [part for of_rank in by_rank for part in of_rank]
     lengths = [part.stop - part.start for _, part in parts]
     return [(key, part, values) for (key, part), values in zip(parts, torch.split(received, lengths), strict=True)]

@@ -1,4 +1,4 @@
-"""What the ways to exchange have in common: a group of torch's, and calls that can be aborted."""
+"""The common part of all transports: a process group of torch, with calls that can be aborted."""
 
 import os
 from abc import ABC, abstractmethod
@@ -10,19 +10,19 @@ import torch.distributed
 from torch import Tensor
 
 dist: Any = torch.distributed
-"""Its stubs lack what is used here: groups without the one global group."""
+"""Its stubs lack process groups beside the global one."""
 
 TIMEOUT = timedelta(seconds=60)
-"""After so long a collective gives up by itself; the controller is told of failures long before."""
+"""Time after which a collective gives up by itself; the coordinator hears of failures long before."""
 
 
 class Transport(ABC):
-    """One group's exchanges.
+    """Exchanges of one group.
 
     Attributes
     ----------
     device : torch.device
-        Where tensors have to be.
+        Device on which tensors have to be.
     """
 
     device: torch.device
@@ -62,7 +62,7 @@ class Transport(ABC):
         Raises
         ------
         RuntimeError
-            When a rank is lost, or this one was called away.
+            When a rank is lost, or this one was aborted.
         """
 
     @abstractmethod
@@ -71,7 +71,7 @@ class Transport(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Give up the connections."""
+        """Close the connections."""
 
 
 def survive_failed_collectives() -> None:
