@@ -63,16 +63,28 @@ class Defaults(Spec, frozen=True, kw_only=True):
     ----------
     trace : str, Trace or None
         A recipe by name or as a ``.toml`` file, a file of node events, or a trace; none where only costs are asked for.
-    trace_seed : int or None
-        Seed of the trace; `seed` when not given.
-    gpu : str or None
-        A GPU in place of the cluster's.
-    start, duration : str, float or None
-        Text with a unit, or seconds.
+    model, cluster, gpu, job : str
+        Names of the catalogue, or paths of TOML files; the GPU is the cluster's when None.
+    routing : str
+        Expert loads: a file, a generator of the catalogue, or ``uniform``.
+    profile : str or None
+        Measured times that replace the analytic ones: a CSV or a device of the catalogue; see docs/guides/profiles.md.
+    extrapolate : bool
+        Whether to use the analytic times, scaled to meet it, beyond the sizes of the profile.
+    trace_format, start, max_nodes, cap
+        How a file or recipe is read and cut; see `lazsim.trace.load`. A time is text with a unit, or seconds.
+    duration : str, float or None
+        How long to simulate; the length of the trace when None.
+    lenient : bool
+        Whether to repair what is repairable in the trace and in recorded loads.
     score_plans : bool
         Whether to find the probability that the plans in force survive the next failure.
     history : bool
         Whether a sweep keeps the states and events of each run.
+    placement : str or None
+        The placement policy; the one that the system publishes when None.
+    seed, trace_seed : int
+        Seed of loads and all other draws, and of the trace; for the trace `seed`, too, when None.
     """
 
     trace: Any = None
@@ -129,28 +141,12 @@ class RoutingInput(Spec, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, eq=False)
 class Scenario:
-    """Every input of a run under one system.
+    """Every input of a run under one system; see `Defaults` for the meaning of each.
 
     Attributes
     ----------
-    model, gpu, cluster, job : ModelSpec, GpuSpec, ClusterSpec, JobSpec
-        Specifications with all overrides applied.
-    system : str
-        Name of the system.
     placement : mapping or None
         The placement policy where one was chosen: its name, and the hash or origin of a user's own.
-    routing : RoutingInput
-        Source of the expert loads.
-    trace : TraceInput or None
-        Source of the node events; none where only costs are asked for.
-    duration_s : float or None
-        How long to simulate; the length of the trace when None.
-    seed : int
-        Seed of loads and of policies that draw.
-    profile_sha256 : str or None
-        Hash of the measured times that replace analytic ones.
-    extrapolate, score_plans, history : bool
-        See `Defaults`.
     settings : mapping
         What the scenario was resolved from.
     name, folder : str, Path
@@ -193,14 +189,9 @@ class Scenario:
         return sha256(msgspec.json.encode(self.inputs, order="deterministic"))[:16]
 
     def replace(self, path: str, value: Any) -> "Scenario":
-        """Return the scenario with another value of one setting or field.
+        """Return the scenario with another value of one setting, or of one field by its dotted name.
 
-        Parameters
-        ----------
-        path
-            A setting (``cluster``, ``seed``), or a field by its dotted name (``cluster.network.nic_latency_s``).
-        value
-            The new value. For a field, text such as ``x0.5`` multiplies the present value.
+        For a field, text such as ``x0.5`` multiplies the present value.
 
         Raises
         ------
@@ -241,36 +232,18 @@ class Scenario:
         return replace(system, policy=policy, placement=self.placement["name"], seed=self.seed)
 
     def load_trace(self) -> Trace:
-        """Generate or read the trace and cut it.
-
-        Raises
-        ------
-        LazsimError
-            When that is not possible, or the file has changed since the scenario was resolved.
-        """
+        """Generate or read the trace and cut it; see `make_trace`."""
         if isinstance(self.settings["trace"], Trace):
             return self.settings["trace"]
         assert self.trace is not None, "the scenario has a trace"
         return _shared_trace(self.trace, self.paths.get("trace"))
 
     def load_routing(self) -> Routing:
-        """Generate or read the expert loads.
-
-        Raises
-        ------
-        LazsimError
-            When that is not possible, or the file has changed since the scenario was resolved.
-        """
+        """Generate or read the expert loads; see `make_routing`."""
         return _shared_routing(self.routing, self.paths.get("routing"))
 
     def wall_s(self, trace: Trace) -> float:
-        """Return how long to simulate.
-
-        Raises
-        ------
-        SpecError
-            When the trace lasts no time and no duration is given.
-        """
+        """Return how long to simulate; a `SpecError` says that the trace lasts no time and no duration is given."""
         if self.duration_s is not None:
             return self.duration_s
         if not trace.duration_s:
@@ -292,10 +265,10 @@ class Scenario:
         """
         model, cluster, job = self.model, self.cluster, self.job
         compute, links = AnalyticCompute(model, self.gpu, cluster, job), AnalyticCommunication(cluster.network)
-        measured = self.load_profile()
-        if measured is None:
+        profile = self.load_profile()
+        if profile is None:
             return CostModel(model, cluster, job, compute, links)
-        kernels, exchanges = compute_tables(measured, model, cluster.gpus_per_node), communication_tables(measured)
+        kernels, exchanges = compute_tables(profile, model, cluster.gpus_per_node), communication_tables(profile)
 
         def with_measured(beyond: Beyond, measured_part: CostModel | None = None) -> CostModel:
             times = MeasuredCompute(kernels, compute, beyond), MeasuredCommunication(exchanges, links, beyond)
@@ -309,7 +282,7 @@ INPUT_FIELDS = tuple(Scenario.__annotations__)[: tuple(Scenario.__annotations__)
 
 
 def resolve(settings: Settings, name: str = "", folder: Path = Path()) -> Scenario:
-    """Resolve settings; see `Resolver`.
+    """Resolve settings; see `Resolver.resolve`.
 
     Examples
     --------
@@ -322,19 +295,14 @@ def resolve(settings: Settings, name: str = "", folder: Path = Path()) -> Scenar
 class Resolver:
     """Turns settings into scenarios; it reads once what several of them share.
 
-    Parameters
-    ----------
-    name
-        How errors name the source of the settings, such as the path of a sweep; may be empty.
-    folder
-        Where relative paths begin.
+    `name` is how errors name the source of the settings, if at all; relative paths begin at `folder`.
     """
 
     def __init__(self, name: str = "", folder: Path = Path()) -> None:
         self._name = name
         self._folder = folder
         self._where = f"{name}: " if name else ""
-        self._spec_text = functools.cache(self._read_spec_text)
+        self._spec_bytes = functools.cache(read_spec_bytes)
         self._recipe = functools.cache(load_recipe)
         self._file_sha256 = functools.cache(lambda path: sha256(read_bytes(path)))
         self._checked_trace = functools.cache(make_trace)
@@ -396,14 +364,11 @@ class Resolver:
         """Read a specification, and return it with the hash of its text."""
         kind = CATALOG_KINDS.get(spec_type, part)
         with prefix_errors(f"{self._where}`{part}`"):
-            path, text = self._spec_text(kind, name)
+            path = self._toml_path(name)
+            text = self._spec_bytes(kind, path)
             spec = read_toml(path, text, spec_type)
         with prefix_errors(self._name):
             return (override(spec, changes, part, system, SYSTEMS) if changes else spec), sha256(text)
-
-    def _read_spec_text(self, kind: str, name: str) -> tuple[str, bytes]:
-        path = self._toml_path(name)
-        return path, read_spec_bytes(kind, path)
 
     def _toml_path(self, name: str) -> str:
         return str(self._folder / name) if name.endswith(".toml") else name
@@ -477,15 +442,9 @@ class Resolver:
         paths: dict[str, str],
         hashes: dict[str, str],
     ) -> RoutingInput:
-        name = asked["routing"]
-        shape = (model.num_moe_layers, model.num_experts)
-        source = RoutingInput(
-            name=Path(name).name,
-            lenient=asked["lenient"],
-            seed=asked["seed"],
-            num_layers=shape[0],
-            num_experts=shape[1],
-        )
+        name, lenient = asked["routing"], asked["lenient"]
+        layers, experts, seed = model.num_moe_layers, model.num_experts, asked["seed"]
+        source = RoutingInput(name=Path(name).name, lenient=lenient, seed=seed, num_layers=layers, num_experts=experts)
         if name.endswith(".toml") or name in self._names("routing"):
             generator, hashes["routing"] = self._spec(RoutingSpec, "routing", name, changes)
             return msgspec.structs.replace(source, generator=generator)
@@ -493,14 +452,12 @@ class Resolver:
         if name != "uniform":
             paths["routing"] = str(self._folder / name)
         with prefix_errors(f"{self._where}`routing`"):
-            digest = self._recording_sha256(
-                paths.get("routing", name), model.num_moe_layers, model.num_experts, 0, asked["lenient"]
-            )
+            digest = self._recording_sha256(paths.get("routing", name), layers, experts, 0, lenient)
         return msgspec.structs.replace(source, sha256=digest)
 
     def _refuse_changes(self, part: str, name: str, changes: Mapping[str, Any]) -> None:
-        for path in changes:
-            raise SpecError(f"{self._where}{part}.{path}: {name} is a file, which has no such field")
+        if changes:
+            raise SpecError(f"{self._where}{part}.{next(iter(changes))}: {name} is a file, which has no such field")
 
 
 def make_trace(source: TraceInput, path: str | None) -> Trace:
@@ -517,24 +474,12 @@ def make_trace(source: TraceInput, path: str | None) -> Trace:
         assert path is not None, "a trace is a recipe or a file"
         trace = read_trace(path, format=source.format, seed=source.seed, lenient=source.lenient)
         _require_unchanged(path, source.sha256, trace.sha256)
-    return cut_trace(
-        trace,
-        start_s=source.start_s,
-        duration_s=source.duration_s,
-        max_nodes=source.max_nodes,
-        cap=source.cap,
-        seed=source.seed,
-    )
+    limits = {key: getattr(source, key) for key in ("start_s", "duration_s", "max_nodes", "cap", "seed")}
+    return cut_trace(trace, **limits)
 
 
 def make_routing(source: RoutingInput, path: str | None) -> Routing:
-    """Generate or read expert loads.
-
-    Raises
-    ------
-    LazsimError
-        When that is not possible, or the file is no longer the one that was resolved.
-    """
+    """Generate or read expert loads; errors are those of `make_trace`."""
     if source.generator is not None:
         return GeneratedRouting(source.generator, source.num_layers, source.num_experts, source.seed)
     loads = load_routing(path or source.name, source.num_layers, source.num_experts, source.seed, source.lenient)

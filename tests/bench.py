@@ -72,7 +72,7 @@ def replay_30_days() -> Callable[[], object]:
             time_s += rng.exponential(DAY_S / FAILURES_PER_NODE_DAY)
     trace = lazsim.build_trace(sorted(events, key=lambda event: event.time_s)).window(0.0, 30 * DAY_S)
     return lambda: lazsim.simulate(
-        trace, model="deepseek-v3", cluster="h200x128", systems=["lazarus"], duration_s=30 * DAY_S
+        trace, model="deepseek-v3", cluster="h200x128", systems=["lazarus"], duration=30 * DAY_S
     )
 
 

@@ -53,7 +53,7 @@ def test_equal_inputs_have_equal_ids_wherever_their_files_are(tmp_path):
 
 def test_a_trace_a_path_and_a_resolved_scenario_give_the_same_run():
     trace = lazsim.load_trace(SPOT, duration_s=3600, max_nodes=10)
-    options = {"systems": ["ds-ft"], "routing": "uniform", "duration_s": 3600}
+    options = {"systems": ["ds-ft"], "routing": "uniform", "duration": 3600}
     by_trace = lazsim.simulate(trace, **options).runs[0]
     by_path = lazsim.simulate(SPOT, max_nodes=10, **options).runs[0]
     settings = {"trace": SPOT, "duration": "1h", "max_nodes": 10, "routing": "uniform", "system": "ds-ft"}
@@ -66,9 +66,9 @@ def test_a_trace_a_path_and_a_resolved_scenario_give_the_same_run():
 
 
 def test_changes_of_fields_reach_a_run():
-    options = {"systems": ["ds"], "routing": "uniform", "duration_s": 1800}
+    options = {"systems": ["ds"], "routing": "uniform", "duration": 1800}
     plain = lazsim.simulate("fail-every-5min", **options)
-    slower = lazsim.simulate("fail-every-5min", changes={"cluster.recovery.restart_base_s": "x2"}, **options)
+    slower = lazsim.simulate("fail-every-5min", **{"cluster.recovery.restart_base_s": "x2"}, **options)
     assert slower.runs[0].ledger_s["restart"] > plain.runs[0].ledger_s["restart"]
     assert slower.inputs["changes"] == {"cluster.recovery.restart_base_s": "x2"}
     assert slower.id != plain.id

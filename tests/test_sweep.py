@@ -89,7 +89,7 @@ def test_a_chosen_placement_is_scored_and_plain_expert_parallelism_runs_once_wit
     assert [(row["system"], row["placement"]) for row in rows] == names
     trace = generate_trace(load_recipe("fail-every-5min"), np.random.default_rng(0), "any")
     alone = lazsim.simulate(
-        trace, systems=["lazarus"], placements=["mro", "compact"], routing="uniform", duration_s=600
+        trace, systems=["lazarus"], placements=["mro", "compact"], routing="uniform", duration=600
     ).runs
     assert rows[0]["samples"] == alone[0].samples
     assert rows[0]["plan_recovery_prob"] == alone[0].plan_recovery.recovery_prob
@@ -214,7 +214,7 @@ def test_history_is_that_of_the_runs():
     sweep = parse_sweep({"base": BASE | {"history": True, "seed": [0, 1], "trace_seed": 0}})
     result = run_sweep(sweep, num_workers=1)
     trace = generate_trace(load_recipe("fail-every-5min"), np.random.default_rng(0), "any")
-    alone = lazsim.simulate(trace, routing="uniform", duration_s=600, seed=1)
+    alone = lazsim.simulate(trace, routing="uniform", duration=600, seed=1)
     for ours, theirs in ((result.timeline(), alone.timeline()), (result.events(), alone.events())):
         mine = ours[ours["seed"] == 1].reset_index(drop=True)
         assert mine[list(theirs.columns)].to_dict("records") == theirs.to_dict("records")

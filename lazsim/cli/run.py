@@ -1,6 +1,7 @@
 """``lazsim run``: replay a trace under one or more systems."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -9,7 +10,7 @@ from lazsim.cli.replay import max_nodes_option, replay_options
 
 
 @click.command()
-@click.option("--trace", "trace_path", required=True, metavar="FILE|RECIPE", help="Node events.")
+@click.option("--trace", required=True, metavar="FILE|RECIPE", help="Node events.")
 @replay_options
 @max_nodes_option
 @click.option("--model", default="gpt-s", show_default=True, metavar="NAME|TOML")
@@ -43,24 +44,7 @@ from lazsim.cli.replay import max_nodes_option, replay_options
 )
 @json_option
 def command(
-    trace_path: str,
-    trace_format: str,
-    model: str,
-    cluster: str,
-    job: str,
-    systems: tuple[str, ...],
-    placements: tuple[str, ...],
-    routing: str,
-    start: float,
-    duration: float | None,
-    max_nodes: int | None,
-    cap: str,
-    profile: str | None,
-    extrapolate: bool,
-    seed: int,
-    lenient: bool,
-    out: Path | None,
-    as_json: bool,
+    systems: tuple[str, ...], placements: tuple[str, ...], out: Path | None, as_json: bool, **settings: Any
 ) -> None:
     """Replay a trace of node events under one or more systems.
 
@@ -76,25 +60,8 @@ def command(
 
     if out is not None:
         check_folder(out)
-    result = simulate(
-        trace_path,
-        systems=tuple(dict.fromkeys(systems)) or DEFAULT_SYSTEMS,
-        placements=placements,
-        model=model,
-        cluster=cluster,
-        job=job,
-        routing=routing,
-        profile=profile,
-        extrapolate=extrapolate,
-        trace_format=trace_format,
-        start_s=start,
-        duration_s=duration,
-        max_nodes=max_nodes,
-        cap=cap,
-        lenient=lenient,
-        seed=seed,
-        progress=progress,
-    )
+    systems = tuple(dict.fromkeys(systems)) or DEFAULT_SYSTEMS
+    result = simulate(systems=systems, placements=placements, progress=progress, **settings)
     written = [] if out is None else write_folder(out, run_files(result), RUN_FILES)
     for text in result.notes:
         note(text)

@@ -29,7 +29,6 @@ def command(
     constants: tuple[str, ...],
     factors: tuple[float, ...],
     as_json: bool,
-    trace_path: str,
     **settings: Any,
 ) -> None:
     """Show what changes when a constant is off by half.
@@ -43,7 +42,7 @@ def command(
     from lazsim.engine.systems import DEFAULT_SYSTEMS
 
     result = sensitivity(
-        {"trace": trace_path, **settings},
+        settings,
         systems=systems or DEFAULT_SYSTEMS,
         placements=placements,
         constants=constants,

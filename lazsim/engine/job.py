@@ -5,7 +5,7 @@ the next. `lazsim.engine.protocol` decides which that is. Failures, ends of wait
 simulation interrupt it.
 """
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from enum import Enum, auto
 from typing import Any
@@ -18,7 +18,7 @@ from lazsim.engine import protocol
 from lazsim.engine.ledger import Ledger
 from lazsim.engine.log import Event, Log, State
 from lazsim.engine.nodes import Nodes
-from lazsim.engine.plan_reliability import OnPlan, ignore
+from lazsim.engine.plan_reliability import OnPlan
 from lazsim.engine.planner import Planner
 from lazsim.engine.progress import Progress, steps_begun
 from lazsim.engine.reconfiguration import bind_nodes
@@ -40,18 +40,9 @@ class Signal(Enum):
 
 
 class Job:
-    """A job under one system.
+    """A job under one system; see `lazsim.engine.simulate.simulate_system`.
 
-    Parameters
-    ----------
-    env
-        The simulation, at time 0.
-    system, costs, routing
-        The system simulated, the costs of everything it does, and the loads of its experts.
-    make_timer
-        Times the steps of a plan; see `lazsim.engine.step_timer`.
-    on_plan
-        Called whenever the plan in force may have changed; see `lazsim.engine.plan_reliability`.
+    `on_plan` is called whenever the plan in force may have changed; see `lazsim.engine.plan_reliability`.
     """
 
     def __init__(
@@ -61,7 +52,7 @@ class Job:
         costs: CostModel,
         routing: Routing,
         make_timer: MakeStepTimer,
-        on_plan: OnPlan = ignore,
+        on_plan: OnPlan | None = None,
     ) -> None:
         self.env, self.on_plan = env, on_plan
         self.system, self.costs, self._make_timer = system, costs, make_timer
@@ -83,7 +74,7 @@ class Job:
         self.nodes.apply(batch)
         decision = protocol.decide_start(self._alive(), self.planner.usable_nodes, checkpoint_step=0)
         if decision.action is protocol.Action.RESTART:
-            self._train_on(list(decision.nodes), self.planner.plan(decision.num_nodes, self.progress.step))
+            self._train_on(decision.nodes, self.planner.plan(decision.num_nodes, self.progress.step))
             self._has_started = True
         self._log("start")
         self._process = self.env.process(self._run())
@@ -120,19 +111,16 @@ class Job:
     # The states.
 
     def _run(self) -> Activity:
+        activities: dict[type[JobState], Callable[[Any], Activity]] = {
+            Waiting: self._wait,
+            Detecting: self._detect,
+            Reconfiguring: self._reconfigure,
+            Restarting: self._restart,
+            Training: self._train,
+        }
         while not isinstance(self.state, Ended):
             try:
-                match self.state:
-                    case Waiting():
-                        yield from self._wait()
-                    case Detecting() as state:
-                        yield from self._detect(state)
-                    case Reconfiguring() as state:
-                        yield from self._reconfigure(state)
-                    case Restarting() as state:
-                        yield from self._restart(state)
-                    case Training() as state:
-                        yield from self._train(state)
+                yield from activities[type(self.state)](self.state)
             except simpy.Interrupt as interrupt:
                 self._stop(interrupt.cause if isinstance(interrupt.cause, Batch) else None)
 
@@ -152,7 +140,7 @@ class Job:
         self.log.count("failures")
         self._log("failure", num_lost=len(failure.removed), num_joined=len(failure.added))
 
-    def _wait(self) -> Activity:
+    def _wait(self, _state: Waiting) -> Activity:
         self.ledger.enter("waiting", self.env.now)
         if self._join_is_due():
             # The nodes collected before count already; the next to come start a new collection.
@@ -191,7 +179,7 @@ class Job:
         plan = self.planner.plan(decision.num_nodes, self.progress.step)
         load_s = checkpoint_load_s(self.costs, plan) if decision.source == "checkpoint" else 0.0
         yield from self._spend("restart", restart_s(self.costs, decision.num_nodes) + load_s)
-        self._train_on(list(decision.nodes), plan)
+        self._train_on(decision.nodes, plan)
         if self._has_started:
             self.log.count("restarts")
         self._log("restarted" if self._has_started else "started")
@@ -279,7 +267,6 @@ class Job:
         self.progress.add(num_steps, state.timer.samples_per_step, stretch.step_s)
 
     def _roll_back(self) -> None:
-        """Go back to the last checkpoint."""
         lost_steps, lost_s = self.progress.roll_back()
         self.ledger.move("compute", "lost_work", lost_s)
         self.log.count("lost_steps", lost_steps)
@@ -287,7 +274,7 @@ class Job:
             self._log("rolled_back", lost_steps=lost_steps)
 
     def _alive(self) -> tuple[str, ...]:
-        return tuple(self.nodes.first(len(self.nodes)))
+        return self.nodes.in_order()
 
     def _join_is_due(self) -> bool:
         return protocol.join_is_due(self._join_at_s, self.env.now)
@@ -299,22 +286,24 @@ class Job:
         )
         return protocol.decide(self.system, situation, self.planner.usable_nodes, lambda _nodes: held.is_complete())
 
-    def _bind(self, held: Held, candidates: tuple[str, ...], num_nodes: int) -> tuple[list[str], PlacementPlan, float]:
+    def _bind(
+        self, held: Held, candidates: tuple[str, ...], num_nodes: int
+    ) -> tuple[tuple[str, ...], PlacementPlan, float]:
         """Plan for some of the candidates; return these in the plan's order, the plan, and the transfer time."""
         assert held.plan is not None, "some nodes hold states"
         plan = self.planner.plan(num_nodes, self.progress.step)
         binding = bind_nodes(self.costs, held.plan.holds_LEN, plan, num_new=len(candidates) - len(held.nodes))
-        seconds = binding.transfer_s(self.costs, self.nodes.servers(list(candidates)))
-        return [candidates[index] for index in binding.chosen_N.tolist()], plan, seconds
+        seconds = binding.transfer_s(self.costs, self.nodes.servers(candidates))
+        return tuple(candidates[index] for index in binding.chosen_N.tolist()), plan, seconds
 
-    def _train_on(self, nodes: list[str], plan: PlacementPlan, *, joins_first: bool = True) -> None:
+    def _train_on(self, nodes: tuple[str, ...], plan: PlacementPlan, *, joins_first: bool = True) -> None:
         timer = self._make_timer(plan, self.nodes.servers(nodes))
-        held = Held(tuple(nodes), plan)
-        self.state = Training(held, timer=timer, planned_step=self.progress.step, joins_first=joins_first)
+        self.state = Training(Held(nodes, plan), timer=timer, planned_step=self.progress.step, joins_first=joins_first)
 
     def _note_state(self, samples_per_s: float) -> None:
         num_used = self.state.num_used
-        self.on_plan(self.env.now, self.state.held.plan if num_used else None, len(self.nodes))
+        if self.on_plan is not None:
+            self.on_plan(self.env.now, self.state.held.plan if num_used else None, len(self.nodes))
         self.log.state(State(self.env.now, len(self.nodes), num_used, samples_per_s))
 
     def _log(self, event: str, **numbers: int) -> None:

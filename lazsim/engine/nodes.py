@@ -1,5 +1,7 @@
 """The nodes alive, and the server in which each sits."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -28,11 +30,11 @@ class Nodes:
             taken.add(place)
             self._place[node] = place
 
-    def first(self, num_nodes: int) -> list[str]:
-        """Return the nodes in the lowest places."""
-        return sorted(self._place, key=self._place.__getitem__)[:num_nodes]
+    def in_order(self) -> tuple[str, ...]:
+        """Return the nodes in the order of their places."""
+        return tuple(sorted(self._place, key=self._place.__getitem__))
 
-    def servers(self, nodes: list[str]) -> npt.NDArray[np.int64]:
+    def servers(self, nodes: Sequence[str]) -> npt.NDArray[np.int64]:
         """Return the server of each of these nodes, numbered from 0 by first appearance."""
         servers = [self._place[node] // self._nodes_per_server for node in nodes]
         number = {server: index for index, server in enumerate(dict.fromkeys(servers))}

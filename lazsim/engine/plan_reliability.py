@@ -18,10 +18,6 @@ OnPlan = Callable[[float, PlacementPlan | None, int], None]
 """Called with a time, the plan in force from then on (None while no node is in use) and the number of nodes alive."""
 
 
-def ignore(_now_s: float, _plan: PlacementPlan | None, _num_alive: int) -> None:
-    """Do nothing with a plan."""
-
-
 def batch_sizes(trace: Trace, wall_s: float) -> Mapping[int, int]:
     """Count the failures in a trace before a time, by the number of nodes that go at once.
 
@@ -39,10 +35,7 @@ def batch_sizes(trace: Trace, wall_s: float) -> Mapping[int, int]:
 class PlanReliability:
     """Averages the recovery probability of plans over the time in which each is in force.
 
-    Parameters
-    ----------
-    sizes
-        Number of failures by the nodes that go at once; empty where none ever does.
+    `sizes` counts failures by the nodes that go at once; see `batch_sizes`.
 
     Notes
     -----
@@ -85,9 +78,14 @@ class PlanReliability:
         if plan is self._plan and num_alive == self._num_alive:
             return
         if self._plan is not None and now_s > self._since_s and len(self._sizes):
-            key = (self._num_alive, self._plan.num_nodes, _digest(self._plan))
+            digest = sha256(np.packbits(self._plan.holds_LEN).tobytes())
+            key = (self._num_alive, self._plan.num_nodes, digest)
             if key not in self._found:
-                self._found[key] = self._score(self._plan, self._num_alive)
+                # To lose a node that is not in use is to lose one that holds nothing.
+                num_unused = self._num_alive - self._plan.num_nodes
+                holds_LEN = np.pad(self._plan.holds_LEN, ((0, 0), (0, 0), (0, num_unused)))
+                failures = BatchFailures(np.minimum(self._sizes, self._num_alive), self._weights)
+                self._found[key] = recovery_prob(holds_LEN, failures)
             self._seconds[key] = self._seconds.get(key, 0.0) + now_s - self._since_s
         self._plan, self._num_alive, self._since_s = plan, num_alive, now_s
 
@@ -108,12 +106,3 @@ class PlanReliability:
         prob, ci_low, ci_high = np.minimum(seconds @ values / seconds.sum(), 1.0).tolist()
         is_exact = all(one.method == "exact" for one in found)
         return SurvivalEstimate(prob, ci_low, ci_high, "exact" if is_exact else "montecarlo")
-
-    def _score(self, plan: PlacementPlan, num_alive: int) -> SurvivalEstimate:
-        # To lose a node that is not in use is to lose one that holds nothing.
-        holds_LEN = np.pad(plan.holds_LEN, ((0, 0), (0, 0), (0, num_alive - plan.num_nodes)))
-        return recovery_prob(holds_LEN, BatchFailures(np.minimum(self._sizes, num_alive), self._weights))
-
-
-def _digest(plan: PlacementPlan) -> str:
-    return sha256(np.packbits(plan.holds_LEN).tobytes())

@@ -18,9 +18,7 @@ class Planner:
     """Plans of a system by number of nodes and step: a pure function, of which the next values are kept ready."""
 
     def __init__(self, system: System, costs: CostModel, routing: Routing) -> None:
-        self._system = system
-        self._costs = costs
-        self._routing = routing
+        self._system, self._costs, self._routing = system, costs, routing
         self._looks_ahead = system.policy is not None and system.policy.plans_layers_alone
         self._usable: dict[int, int] = {}
         self._ready: dict[tuple[int, int], PlacementPlan] = {}
@@ -32,30 +30,20 @@ class Planner:
         return self._usable[num_nodes]
 
     def plan(self, num_nodes: int, step: int) -> PlacementPlan:
-        """Plan from the loads of the last step made.
-
-        Parameters
-        ----------
-        num_nodes
-            A usable number of nodes.
-        step
-            Steps made so far; before the first, nothing is known and loads count as even.
-        """
+        """Plan from the loads of the last of `step` steps made; before the first, loads count as even."""
         if (num_nodes, step) not in self._ready:
-            interval = self._costs.job.rebalance_interval_steps
-            ahead = range((step // interval + 1) * interval, step + NUM_AHEAD * interval, interval)
-            steps = [step, *ahead] if self._looks_ahead and self._num_slots(num_nodes) <= MOST_SLOTS_AHEAD else [step]
-            plan = self._system.plan(self._costs, num_nodes, self._observed(steps))
             num_layers = self._costs.model.num_moe_layers
+            steps = [step]
+            if self._looks_ahead and num_layers * num_nodes * self._costs.cluster.slots_per_node <= MOST_SLOTS_AHEAD:
+                interval = self._costs.job.rebalance_interval_steps
+                steps += range((step // interval + 1) * interval, step + NUM_AHEAD * interval, interval)
+            plan = self._system.plan(self._costs, num_nodes, self._observed(steps))
             parts = plan.slots_LNS.reshape(-1, num_layers, *plan.slots_LNS.shape[1:])
             self._ready = {
                 (num_nodes, made): PlacementPlan(slots, plan.num_experts)
                 for made, slots in zip(steps, parts, strict=True)
             }
         return self._ready[num_nodes, step]
-
-    def _num_slots(self, num_nodes: int) -> int:
-        return self._costs.model.num_moe_layers * num_nodes * self._costs.cluster.slots_per_node
 
     def _observed(self, steps: list[int]) -> Ints:
         """Return the loads before each of the steps, one after the other along the layers."""

@@ -55,16 +55,12 @@ class Situation(Generic[Node]):
 
 @dataclass(frozen=True)
 class Decision(Generic[Node]):
-    """The next action of a job, and its nodes.
+    """The next action of a job, and the nodes that take part.
 
     Attributes
     ----------
-    action : Action
-        Reconfigure, restart or wait for nodes.
     source : str
         Origin of the states: ``peers``, ``checkpoint`` or ``initial``; empty for a wait.
-    nodes : tuple
-        Nodes that take part.
     num_nodes : int
         Nodes of the next plan. A reconfiguration binds this many of `nodes`; the rest only send what they hold.
     """
@@ -87,16 +83,7 @@ def decide(
 ) -> Decision[Node]:
     """Decide how a job that stands still goes on.
 
-    Parameters
-    ----------
-    system
-        How it recovers and lets nodes join.
-    situation
-        What is known.
-    usable_nodes
-        Node counts that the system can use.
-    hold_everything
-        Tells whether nodes together hold every state of one step.
+    `hold_everything` tells whether nodes together hold every state of one step.
 
     Notes
     -----
@@ -131,15 +118,7 @@ def decide(
 
 
 def decide_start(alive: Sequence[Node], usable_nodes: UsableNodes, checkpoint_step: int) -> Decision[Node]:
-    """Decide how a job starts for which no node holds anything.
-
-    Examples
-    --------
-    >>> decide_start("abc", lambda num: num // 2 * 2, checkpoint_step=0)
-    Decision(action=<Action.RESTART: 2>, source='initial', nodes=('a', 'b'), num_nodes=2)
-    >>> decide_start("a", lambda num: num // 2 * 2, checkpoint_step=50).action
-    <Action.WAIT: 3>
-    """
+    """Decide how a job starts for which no node holds anything."""
     num_nodes = usable_nodes(len(alive))
     if not num_nodes:
         return WAIT
@@ -155,16 +134,6 @@ def find_newcomers(
     Notes
     -----
     A system that is not elastic pays for a join with a restart, which is worth it only for more nodes than before.
-
-    Examples
-    --------
-    >>> from lazsim.engine.systems import SYSTEMS
-    >>> find_newcomers(SYSTEMS["lazarus"], "ab", "abc", lambda num: num)
-    ('c',)
-    >>> find_newcomers(SYSTEMS["ds"], "ab", "abc", lambda num: num // 2 * 2)
-    ()
-    >>> find_newcomers(SYSTEMS["ds"], "ab", "abcd", lambda num: num // 2 * 2)
-    ('c', 'd')
     """
     usable = alive[: usable_nodes(len(alive))]
     if not system.is_elastic and len(usable) <= len(in_use):
@@ -173,47 +142,20 @@ def find_newcomers(
 
 
 def collect_until(join_at_s: float | None, now_s: float, join_wait_s: float) -> float:
-    """Return when the nodes that come now may join: with those that are being collected, if any.
-
-    Examples
-    --------
-    >>> collect_until(None, 50.0, 120.0), collect_until(170.0, 60.0, 120.0)
-    (170.0, 170.0)
-    """
+    """Return when the nodes that come now may join: with those that are being collected, if any."""
     return now_s + join_wait_s if join_at_s is None else join_at_s
 
 
 def join_is_due(join_at_s: float | None, now_s: float) -> bool:
-    """Tell whether nodes have been collected and may join.
-
-    Examples
-    --------
-    >>> join_is_due(None, 200.0), join_is_due(170.0, 169.0), join_is_due(170.0, 170.0)
-    (False, False, True)
-    """
+    """Tell whether nodes have been collected and may join."""
     return join_at_s is not None and now_s >= join_at_s
 
 
 def can_start(num_alive: int, usable_nodes: UsableNodes, join_at_s: float | None, now_s: float) -> bool:
-    """Tell whether a job that waits for nodes starts: there are enough, and none are still being collected.
-
-    Examples
-    --------
-    >>> [can_start(2, lambda num: num, join_at_s, 200.0) for join_at_s in (None, 170.0, 230.0)]
-    [True, True, False]
-    """
-    return usable_nodes(num_alive) > 0 and (join_at_s is None or now_s >= join_at_s)
+    """Tell whether a job that waits for nodes starts: there are enough, and none are still being collected."""
+    return usable_nodes(num_alive) > 0 and (join_at_s is None or join_is_due(join_at_s, now_s))
 
 
 def rebalance_is_due(system: System, step: int, planned_step: int, interval_steps: int) -> bool:
-    """Tell whether to place experts anew, from the steps made now and when the plan in force was made.
-
-    Examples
-    --------
-    >>> from lazsim.engine.systems import SYSTEMS
-    >>> [rebalance_is_due(SYSTEMS["lazarus"], step, 150, 200) for step in (199, 200, 201)]
-    [False, True, True]
-    >>> rebalance_is_due(SYSTEMS["ds"], 200, 150, 200)
-    False
-    """
+    """Tell whether to place experts anew, from the steps made now and when the plan in force was made."""
     return system.is_elastic and step // interval_steps > planned_step // interval_steps

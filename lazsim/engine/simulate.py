@@ -8,7 +8,7 @@ import simpy
 from lazsim.costmodel.step import CostModel
 from lazsim.engine.job import Activity, Job
 from lazsim.engine.log import Event, State
-from lazsim.engine.plan_reliability import PlanReliability, batch_sizes, ignore
+from lazsim.engine.plan_reliability import PlanReliability, batch_sizes
 from lazsim.engine.step_timer import MakeStepTimer, step_timers_from
 from lazsim.engine.systems import System
 from lazsim.errors import InfeasiblePlanError
@@ -24,12 +24,10 @@ class SystemRun:
 
     Attributes
     ----------
-    system : str
-        Its name.
+    system, name : str
+        The system; `name` adds the policy where that was chosen, and tells runs of one system apart.
     placement : str or None
         Its placement policy; None under plain expert parallelism.
-    name : str
-        The system, with the policy where that was chosen: tells runs of one system apart.
     wall_s : float
         Simulated time.
     steps, samples : int
@@ -110,7 +108,7 @@ def simulate_system(
     env = simpy.Environment()
     reliability = PlanReliability(batch_sizes(trace, wall_s)) if score_plans else None
     make_timer = make_timer or step_timers_from(system, costs, routing)
-    job = Job(env, system, costs, routing, make_timer, reliability.record if reliability else ignore)
+    job = Job(env, system, costs, routing, make_timer, reliability.record if reliability else None)
     env.process(_play(env, job, trace.batches(), wall_s))
     env.run()
     return SystemRun(

@@ -54,16 +54,9 @@ class Stretch:
 
 @dataclass(eq=False)
 class JobState:
-    """The state of a job.
+    """The state of a job: the nodes that hold the training state, and the decision being carried out, if any.
 
-    Attributes
-    ----------
-    held : Held
-        The nodes that hold the training state.
-    decision : Decision
-        The decision being carried out, where there is one.
-    is_joining : bool
-        Whether new nodes are being taken in. After a failure, those left join at the next step boundary.
+    Where `is_joining`, new nodes are being taken in. After a failure, those left join at the next step boundary.
     """
 
     held: Held = Held()
@@ -111,10 +104,8 @@ class Training(JobState):
 
     Attributes
     ----------
-    timer : StepTimer
-        Duration of steps under the plan in force.
     planned_step : int
-        Steps made when that plan was made.
+        Steps made when the plan in force was made.
     joins_first : bool
         Whether the first thing at the first step boundary is to let nodes join. Not after a join or a rebalance, which
         the rest of the work at the boundary follows.

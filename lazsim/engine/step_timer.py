@@ -50,28 +50,19 @@ def step_timers_from(system: System, costs: CostModel, routing: Routing) -> Make
 class ModelledStepTimer:
     """Times steps as loads drift, all stretches up to the next rebalance at once.
 
-    Parameters
-    ----------
-    routing, rebalance_interval_steps
-        The loads, and how far ahead to work.
-    cost
-        Cost of a step.
-    measured
-        Its measured part, where a profile is extrapolated.
+    `measured` is the measured part of `cost`, where a profile is extrapolated.
     """
 
     def __init__(
         self, routing: Routing, rebalance_interval_steps: int, cost: StepCost, measured: StepCost | None = None
     ) -> None:
         self.samples_per_step = cost.samples_per_step
-        self._cost = cost
-        self._measured = measured
-        self._routing = routing
-        self._interval = rebalance_interval_steps
+        self._cost, self._measured = cost, measured
+        self._routing, self._interval = routing, rebalance_interval_steps
         self._step_s: dict[int, float] = {}
 
     def step_s(self, step: int) -> float:
-        """Return the seconds of the step that follows `step` others."""
+        """See `StepTimer`."""
         stretch = step // LOAD_SAMPLE_STEPS
         if stretch not in self._step_s:
             ahead = math.ceil((self._interval - step % self._interval) / LOAD_SAMPLE_STEPS)
@@ -81,7 +72,7 @@ class ModelledStepTimer:
         return self._step_s[stretch]
 
     def extrapolated_share(self, step: int) -> float:
-        """Return the share of that time extrapolated beyond what a profile measured; 0 without a profile."""
+        """See `StepTimer`."""
         if self._measured is None:
             return 0.0
         middle = step // LOAD_SAMPLE_STEPS * LOAD_SAMPLE_STEPS + LOAD_SAMPLE_STEPS // 2

@@ -21,8 +21,6 @@ class System:
 
     Attributes
     ----------
-    name, description : str
-        Its name and a line for people.
     policy : NamedPolicy or None
         Placement policy under flexible dispatch; none for plain expert parallelism.
     placement : str
@@ -85,13 +83,7 @@ class System:
         return _with_slots(place(self.policy, request), cluster.slots_per_node)
 
     def plan_evenly(self, costs: CostModel, num_nodes: int) -> PlacementPlan:
-        """Plan for `num_nodes` nodes from even loads.
-
-        Raises
-        ------
-        InfeasiblePlanError
-            When the policy does not apply.
-        """
+        """Plan for `num_nodes` nodes from even loads; an `InfeasiblePlanError` says that the policy does not apply."""
         shape = (costs.model.num_moe_layers, costs.model.num_experts)
         return self.plan(costs, num_nodes, np.ones(shape, dtype=np.int64))
 

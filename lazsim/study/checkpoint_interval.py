@@ -33,10 +33,7 @@ def young_interval_s(save_s: float, between_failures_s: float) -> float:
 def young_interval_steps(scenario: Scenario, between_failures_s: float) -> int:
     """Return Young's interval in steps of the scenario's system on its full cluster; at least 1.
 
-    Notes
-    -----
-    A system that recovers from the states of survivors rarely goes back to a checkpoint: its interval is
-    `FALLBACK_FACTOR` times as long.
+    A system that recovers from survivors rarely goes back to a checkpoint: its interval is `FALLBACK_FACTOR` times it.
     """
     costs, cluster, system = scenario.costs(), scenario.cluster, scenario.find_system()
     load_LE = scenario.load_routing().loads([STEADY_STEP])[0]

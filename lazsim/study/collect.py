@@ -6,7 +6,7 @@ import inspect
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,11 +22,8 @@ from lazsim.study.store import Row, Store, encode_row
 BATCH_S = 0.1
 """Target length of a batch: short runs are not handed out one by one, and a kill costs little."""
 
-SHOWS_ONLY = ("cli", "output")
-"""Packages that only show results."""
-
-APPLICATIONS = ("live", "profiling", "pytorch")
-"""Packages on which a simulation does not depend."""
+NOT_SIMULATED = ("cli", "output", "live", "profiling", "pytorch")
+"""Packages on which a simulation does not depend: they show results, or are applications of their own."""
 
 Function = Callable[[Any], Mapping[str, Any]]
 """From an argument to plain data; a function of a module."""
@@ -44,10 +41,8 @@ class Task(NamedTuple):
         Hash of everything that the result depends on; see `task_id`. Results are kept under it.
     label : str
         Name of the task in errors.
-    inputs : Any
-        Everything that the result depends on, as plain data.
-    argument : Any
-        Argument of the function: the inputs, and where files are.
+    inputs, argument : Any
+        Everything that the result depends on, as plain data; the same as the function takes it, with places of files.
     """
 
     id: str
@@ -58,43 +53,18 @@ class Task(NamedTuple):
 
 @dataclass(frozen=True)
 class Outcomes:
-    """Results of tasks.
-
-    Attributes
-    ----------
-    values : tuple
-        Results in the order of the tasks; None where a task failed.
-    failures : tuple of (str, str)
-        Label and error of each failed task.
-    """
+    """Results of tasks in their order, None where a task failed; label and error of each failed task."""
 
     values: tuple[Any, ...]
     failures: tuple[tuple[str, str], ...]
 
 
-class _Batch(NamedTuple):
-    """Ids of tasks with rows or errors, and the seconds that all of them took."""
-
-    results: list[tuple[str, bytes | None, str]]
-    seconds: float
+_Results = list[tuple[str, bytes | None, str]]
+"""Ids of tasks with rows or errors."""
 
 
 def collect(function: Function, inputs: Sequence[Any], folder: Path | None = None, **options: Any) -> Outcomes:
-    """Call a function with each input whose result the folder does not hold yet.
-
-    Parameters
-    ----------
-    function
-        A function of a module that returns plain data and depends on its argument alone; bad input is a `LazsimError`.
-    inputs
-        Plain data.
-    folder, **options
-        See `run_tasks`.
-
-    Raises
-    ------
-    LazsimError
-        When the folder or the backend cannot be used.
+    """Call a function with each input, plain data, whose result the folder does not hold yet; see `run_tasks`.
 
     Examples
     --------
@@ -118,8 +88,10 @@ def run_tasks(
 
     Parameters
     ----------
-    function, tasks
-        The function, and its calls.
+    function
+        A function of a module that returns plain data and depends on its argument alone; bad input is a `LazsimError`.
+    tasks
+        Its calls.
     folder
         Keeps each result as soon as it is there; None keeps nothing.
     backend
@@ -141,17 +113,17 @@ def run_tasks(
     num_workers = num_workers or len(os.sched_getaffinity(0))
     by_id = {task.id: task for task in tasks}
     errors: dict[str, str] = {}
-    with Store(folder) if folder else nullcontext() as store:
+    with closing(Store(folder)) if folder else nullcontext() as store:
         values = store.read(by_id) if store else {}
         todo = [task for task in by_id.values() if task.id not in values]
         with (progress or _silent)(len(values), len(by_id)) as advance:
-            for done in _run_all(function, todo, backend, num_workers, address):
-                lines = [line for _, line, _ in done.results if line is not None]
+            for results in _run_all(function, todo, backend, num_workers, address):
+                lines = [line for _, line, _ in results if line is not None]
                 if store:
                     store.append(lines)
                 values |= {row.id: row.value for row in (msgspec.json.decode(line, type=Row) for line in lines)}
-                errors |= {task: error for task, line, error in done.results if line is None}
-                advance(len(done.results))
+                errors |= {task: error for task, line, error in results if line is None}
+                advance(len(results))
     failures = tuple((task.label, errors[task.id]) for task in tasks if task.id in errors)
     return Outcomes(tuple(values.get(task.id) for task in tasks), failures)
 
@@ -169,7 +141,7 @@ def _code_sha256(function: Function) -> str:
     A result does not depend on how it is shown, nor on applications other than the function's own.
     """
     root = Path(lazsim.__file__).parent
-    files = {path for path in root.rglob("*.py") if path.relative_to(root).parts[0] not in SHOWS_ONLY + APPLICATIONS}
+    files = {path for path in root.rglob("*.py") if path.relative_to(root).parts[0] not in NOT_SIMULATED}
     if inspect.isfunction(function) and (own := inspect.getsourcefile(function)):
         files |= set(Path(own).parent.glob("*.py")) if root in Path(own).parents else {Path(own)}
     digest = hashlib.sha256()
@@ -184,20 +156,20 @@ def _silent(_num_done: int, _num_total: int) -> AbstractContextManager[Callable[
 
 def _run_all(
     function: Function, tasks: Sequence[Task], backend: str, num_workers: int, address: str | None
-) -> Iterator[_Batch]:
-    """Run tasks in batches, and yield each batch as it ends."""
+) -> Iterator[_Results]:
+    """Run tasks in batches, and yield the results of each batch as it ends."""
     if not tasks:
         return
     run_batch = functools.partial(_run_batch, function)
     batches = Batches(tasks, num_workers)
-    results: Iterator[_Batch]
+    done: Iterator[tuple[_Results, float]]
     if num_workers == 1 and backend == "loky":
-        results = map(run_batch, ([task] for task in tasks))
+        done = map(run_batch, ([task] for task in tasks))
     else:
-        results = BACKENDS[backend](run_batch, batches, num_workers, address)
-    for done in results:
-        batches.note(len(done.results), done.seconds)
-        yield done
+        done = BACKENDS[backend](run_batch, batches, num_workers, address)
+    for results, seconds in done:
+        batches.note(len(results), seconds)
+        yield results
 
 
 class Batches:
@@ -225,10 +197,10 @@ class Batches:
         return max(1, min(fit, num_left // (4 * self._num_workers)))
 
 
-def _run_batch(function: Function, tasks: Sequence[Task]) -> _Batch:
+def _run_batch(function: Function, tasks: Sequence[Task]) -> tuple[_Results, float]:
     start_s = time.perf_counter()
     results = [_run_task(function, task) for task in tasks]
-    return _Batch(results, time.perf_counter() - start_s)
+    return results, time.perf_counter() - start_s
 
 
 def _run_task(function: Function, task: Task) -> tuple[str, bytes | None, str]:

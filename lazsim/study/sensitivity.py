@@ -25,12 +25,10 @@ and the kind of its kernels."""
 
 @dataclass(frozen=True)
 class Change:
-    """One constant at another value, and what comes of it.
+    """One constant multiplied by a factor, the product, and what comes of it.
 
     Attributes
     ----------
-    constant, factor, value : str, float, float
-        Its name, by what it is multiplied, and the product.
     samples : mapping
         Samples that each run trains; None where it cannot run.
     samples_change : mapping
@@ -99,8 +97,8 @@ def sensitivity(
 
     Raises
     ------
-    LazsimError
-        As `lazsim.study.simulation.simulate`, or when a constant is unknown.
+    SpecError
+        When a constant is unknown; else as `lazsim.study.simulation.simulate`.
 
     Notes
     -----
@@ -115,24 +113,20 @@ def sensitivity(
     scenarios = resolve_runs(settings, systems, placements)
     base = simulate_scenarios(scenarios)
     before = {run.name: run.samples for run in base.runs}
-    effects = []
-    for name in progress(list(dict.fromkeys(constants or paths))):
-        changes = [_vary(scenarios, name, paths[name], factor, before) for factor in factors]
-        effects.append(changes)
+    names = progress(list(dict.fromkeys(constants or paths)))
+    effects = [[_vary(scenarios, name, paths[name], factor, before) for factor in factors] for name in names]
     effects.sort(key=lambda changes: -max(change.effect for change in changes))
     return Sensitivity(base, tuple(change for changes in effects for change in changes))
 
 
 def constant_paths(systems: Sequence[str]) -> dict[str, str]:
     """Return the constants that are varied, and the dotted path of each in a scenario."""
-    paths = ["cluster.slots_per_gpu"]
-    paths += [f"cluster.network.{field}" for field in NetworkSpec.__struct_fields__]
-    paths += [f"cluster.recovery.{field}" for field in RecoverySpec.__struct_fields__]
-    paths += [f"gpu.{field}" for field in GpuSpec.__struct_fields__ if field not in FIXED["gpu"]]
-    paths += [f"job.{field}" for field in JobSpec.__struct_fields__ if field not in FIXED["job"]]
-    named = {path.rpartition(".")[2]: path for path in paths}
+    parts = {"cluster.network": NetworkSpec, "cluster.recovery": RecoverySpec, "gpu": GpuSpec, "job": JobSpec}
+    paths = {"slots_per_gpu": "cluster.slots_per_gpu"}
+    for part, spec in parts.items():
+        paths |= {field: f"{part}.{field}" for field in spec.__struct_fields__ if field not in FIXED.get(part, ())}
     interval = "checkpoint_interval_steps"
-    return named | {f"{interval}.{system}": f"job.{interval}.{system}" for system in systems}
+    return paths | {f"{interval}.{system}": f"job.{interval}.{system}" for system in systems}
 
 
 def _vary(scenarios: Sequence[Scenario], name: str, path: str, factor: float, before: Mapping[str, int]) -> Change:
@@ -140,7 +134,10 @@ def _vary(scenarios: Sequence[Scenario], name: str, path: str, factor: float, be
     varied = [one.replace(path, f"x{factor!r}") if one.field(path) is not None else one for one in scenarios]
     value = next(one.field(path) for one in varied if one.field(path) is not None)
     after = {run: _samples(one) for run, one in zip(before, varied, strict=True)}
-    return _compare(name, factor, value, before, after)
+    shares = {run: _divide(samples, before[run]) for run, samples in after.items()}
+    first, *others = shares
+    ratios = {other: _divide(shares[first], shares[other]) - 1 for other in others}
+    return Change(name, factor, value, after, {run: share - 1 for run, share in shares.items()}, ratios)
 
 
 def _samples(scenario: Scenario) -> int | None:
@@ -148,15 +145,6 @@ def _samples(scenario: Scenario) -> int | None:
         return run_scenario(scenario, scenario.load_trace(), scenario.load_routing()).samples
     except InfeasiblePlanError:
         return None
-
-
-def _compare(
-    name: str, factor: float, value: float, before: Mapping[str, int], after: Mapping[str, int | None]
-) -> Change:
-    shares = {system: _divide(samples, before[system]) for system, samples in after.items()}
-    first, *others = shares
-    ratios = {other: _divide(shares[first], shares[other]) - 1 for other in others}
-    return Change(name, factor, value, after, {system: share - 1 for system, share in shares.items()}, ratios)
 
 
 def _divide(above: float | None, below: float) -> float:

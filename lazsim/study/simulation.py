@@ -25,21 +25,8 @@ def simulate(
     *,
     systems: Sequence[str] = DEFAULT_SYSTEMS,
     placements: Sequence[str] = (),
-    model: str = "gpt-s",
-    cluster: str = "rtx3090x10",
-    job: str = "testbed-a",
-    routing: str = "smartmoe-fit",
-    profile: str | None = None,
-    extrapolate: bool = False,
-    trace_format: str = "auto",
-    start_s: float = 0.0,
-    duration_s: float | None = None,
-    max_nodes: int | None = None,
-    cap: str = "offset",
-    lenient: bool = False,
-    seed: int = 0,
-    changes: Mapping[str, Any] | None = None,
     progress: Callable[[Iterable[str]], Iterable[str]] = iter,
+    **settings: Any,
 ) -> RunResult:
     """Replay a trace under one or more systems.
 
@@ -54,26 +41,11 @@ def simulate(
         the plans of all runs are scored by the probability that every expert survives the next failure; see
         `lazsim.engine.plan_reliability`. Without any, each system has the policy that it publishes, and no plan is
         scored.
-    model, cluster, job
-        Names of the catalogue, or paths to TOML files.
-    routing
-        Expert loads: a file, a generator of the catalogue, or ``uniform``.
-    profile
-        Measured times that replace the analytic ones: a CSV or a device of the catalogue; see docs/guides/profiles.md.
-    extrapolate
-        Beyond the sizes of the profile, use the analytic times, scaled to meet it.
-    trace_format, start_s, max_nodes, cap
-        How a file or recipe is read and cut; see `lazsim.trace.load`. A `Trace` is taken as it is.
-    duration_s
-        How long to simulate; the length of the trace when None.
-    lenient
-        Repair what is repairable in the trace and in recorded loads.
-    seed
-        Seed of generated loads, and of every other draw.
-    changes
-        Values of fields by dotted names, such as ``{"cluster.network.nic_latency_s": "x0.5"}``.
     progress
         Wraps the names of the runs, as a progress bar does.
+    **settings
+        All else; see `lazsim.scenario.Defaults`. Also fields by dotted names, as in
+        ``**{"cluster.network.nic_latency_s": "x0.5"}``. A `Trace` is taken as it is, and not cut.
 
     Raises
     ------
@@ -88,34 +60,12 @@ def simulate(
     >>> result.runs[0].counts["failures"], result.runs[0].wall_s
     (0, 600.0)
     """
-    settings = {
-        "trace": trace if isinstance(trace, Trace) else str(trace),
-        "model": model,
-        "cluster": cluster,
-        "job": job,
-        "routing": routing,
-        "profile": profile,
-        "extrapolate": extrapolate,
-        "trace_format": trace_format,
-        "start": start_s,
-        "duration": duration_s,
-        "max_nodes": max_nodes,
-        "cap": cap,
-        "lenient": lenient,
-        "seed": seed,
-        **(changes or {}),
-    }
+    settings["trace"] = trace if isinstance(trace, Trace) else str(trace)
     return simulate_scenarios(resolve_runs(settings, systems, placements), progress)
 
 
 def resolve_runs(settings: Mapping[str, Any], systems: Sequence[str], placements: Sequence[str]) -> list[Scenario]:
-    """Resolve one scenario for each system, and for each policy where the system has one to choose.
-
-    Raises
-    ------
-    LazsimError
-        As `simulate`.
-    """
+    """Resolve one scenario for each system, and for each policy where the system has one to choose."""
     resolver = Resolver()
     scenarios: list[Scenario] = []
     for system in systems:
@@ -140,13 +90,7 @@ def _with_distinct_policies(scenarios: list[Scenario]) -> list[Scenario]:
 def simulate_scenarios(
     scenarios: Sequence[Scenario], progress: Callable[[Iterable[str]], Iterable[str]] = iter
 ) -> RunResult:
-    """Simulate scenarios that share all but the system and the placement.
-
-    Raises
-    ------
-    LazsimError
-        As `simulate`.
-    """
+    """Simulate scenarios that share all but the system and the placement; see `simulate`."""
     first = scenarios[0]
     trace, loads = first.load_trace(), first.load_routing()
     wall_s = first.wall_s(trace)
@@ -164,33 +108,29 @@ def simulate_scenarios(
 
 def run_scenario(scenario: Scenario, trace: Trace, loads: Routing) -> SystemRun:
     """Simulate one scenario with its trace and loads, which may be shared with others."""
-    wall_s = scenario.wall_s(trace)
-    system, costs = scenario.find_system(), scenario.costs()
-    return simulate_system(trace, system, costs, loads, wall_s, score_plans=scenario.score_plans)
+    wall_s, score_plans = scenario.wall_s(trace), scenario.score_plans
+    return simulate_system(trace, scenario.find_system(), scenario.costs(), loads, wall_s, score_plans=score_plans)
 
 
 def _record(scenarios: Sequence[Scenario], trace: Trace, loads: Routing, wall_s: float) -> dict[str, Any]:
     """Return every input by name, files by their hashes."""
     first = scenarios[0]
-    asked = first.settings
+    asked, replayed = first.settings, first.trace
+    assert replayed is not None, "a run has a trace"
     record: dict[str, Any] = {"trace": {"name": Path(trace.name).name, "format": trace.format, "sha256": trace.sha256}}
-    names = {"model": asked["model"], "cluster": asked["cluster"], "gpu": asked["gpu"] or first.cluster.gpu}
-    for part, name in {**names, "job": asked["job"]}.items():
-        record[part] = {"name": Path(name).name, "sha256": first.hashes[part]}
+    names = {**asked, "gpu": asked["gpu"] or first.cluster.gpu}
+    for part in ("model", "cluster", "gpu", "job"):
+        record[part] = {"name": Path(names[part]).name, "sha256": first.hashes[part]}
     record["routing"] = {"name": loads.name, "sha256": first.hashes.get("routing", loads.sha256)}
-    if first.profile_sha256 is not None:
-        measured = first.load_profile()
-        assert measured is not None, "a profile was resolved"
-        record["profile"] = {
-            "name": Path(asked["profile"]).name, "sha256": measured.sha256, "extrapolate": first.extrapolate
-        }  # fmt: skip
-    systems = dict.fromkeys(one.system for one in scenarios)
-    record |= {"systems": list(systems), "duration_s": wall_s, "seed": first.seed, "version": __version__}
-    placements = dict.fromkeys(one.settings["placement"] for one in scenarios if one.settings["placement"])
+    if (profile := first.load_profile()) is not None:
+        name = Path(asked["profile"]).name
+        record["profile"] = {"name": name, "sha256": profile.sha256, "extrapolate": first.extrapolate}
+    systems = list(dict.fromkeys(one.system for one in scenarios))
+    record |= {"systems": systems, "duration_s": wall_s, "seed": first.seed, "version": __version__}
     if first.score_plans:
-        record["placements"] = [policy_input(name) for name in placements]
-    assert first.trace is not None, "a run has a trace"
-    replay = {"start_s": first.trace.start_s, **{key: asked[key] for key in ("max_nodes", "cap", "lenient")}}
+        chosen = dict.fromkeys(one.settings["placement"] for one in scenarios)
+        record["placements"] = [policy_input(name) for name in chosen if name]
+    replay = {"start_s": replayed.start_s, **{key: asked[key] for key in ("max_nodes", "cap", "lenient")}}
     record["replay"] = {} if isinstance(asked["trace"], Trace) else replay
     record["trace_events"] = trace.events_sha256
     fields = {name: value for name, value in asked.items() if "." in name}

@@ -2,9 +2,8 @@
 
 import fcntl
 import os
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import msgspec
@@ -30,15 +29,10 @@ def encode_row(row_id: str, inputs: Any, value: Any) -> bytes:
 
 
 class Store:
-    """The rows of a folder, open for appending: a context that one process at a time can enter.
+    """The rows of a folder, open for appending, by one process at a time; the folder is made when missing.
 
     One call writes a whole line, so that a kill leaves all of it or nothing. A crash of the machine may leave a part of
     the last line, which is cut off; where only the line end is missing, it is added.
-
-    Parameters
-    ----------
-    folder
-        The folder; created when missing.
 
     Raises
     ------
@@ -48,11 +42,8 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / ROWS
-        self._descriptor = -1
-
-    def __enter__(self) -> "Store":
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
             self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -63,47 +54,33 @@ class Store:
         except OSError as error:
             raise self._refused(error) from None
         self._mend_end()
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Let other processes write."""
         os.close(self._descriptor)
 
     def read(self, wanted: Container[str]) -> dict[str, Any]:
-        """Return the values of the wanted rows by id.
-
-        Raises
-        ------
-        LazsimError
-            When a line is not a row.
-        """
-        return {row.id: row.value for row in self._rows() if row.id in wanted}
+        """Return the values of the wanted rows by id; a `LazsimError` names a line that is not a row."""
+        found, decoder = {}, msgspec.json.Decoder(Row)
+        for number, line in enumerate(self._path.read_bytes().splitlines(), start=1):
+            try:
+                row = decoder.decode(line)
+            except (msgspec.DecodeError, UnicodeDecodeError):
+                raise LazsimError(
+                    f"{self._path}, line {number}: not a row of a sweep; delete the line; its run is then repeated"
+                ) from None
+            if row.id in wanted:
+                found[row.id] = row.value
+        return found
 
     def append(self, lines: Sequence[bytes]) -> None:
-        """Append lines of `encode_row`.
-
-        Raises
-        ------
-        LazsimError
-            When they cannot be written.
-        """
+        """Append lines of `encode_row`; a `LazsimError` says that they cannot be written."""
         content = b"".join(lines)
         try:
             while content:
                 content = content[os.write(self._descriptor, content) :]
         except OSError as error:
             raise self._refused(error) from None
-
-    def _rows(self) -> Iterator[Row]:
-        decoder = msgspec.json.Decoder(Row)
-        for number, line in enumerate(self._path.read_bytes().splitlines(), start=1):
-            try:
-                yield decoder.decode(line)
-            except (msgspec.DecodeError, UnicodeDecodeError):
-                raise LazsimError(
-                    f"{self._path}, line {number}: not a row of a sweep; delete the line; its run is then repeated"
-                ) from None
 
     def _mend_end(self) -> None:
         content = self._path.read_bytes()

@@ -29,21 +29,14 @@ def run_sweep(
     address: str | None = None,
     progress: Progress | None = None,
 ) -> SweepResult:
-    """Simulate every point of a sweep.
+    """Simulate every point of a sweep; the result is the same for every backend and number of workers, and resumed.
 
     Parameters
     ----------
-    sweep
-        The points; see `lazsim.study.sweep_spec.load_sweep`.
     folder
         Keeps each run as soon as it ends, and the table at the end; None keeps nothing.
     backend, num_workers, address, progress
         See `lazsim.study.collect.run_tasks`.
-
-    Returns
-    -------
-    SweepResult
-        The same for every backend and number of workers, and for resumed sweeps.
 
     Raises
     ------
@@ -62,13 +55,7 @@ def run_sweep(
 
 
 def sweep_tasks(sweep: Sweep) -> tuple[Sequence[Point], Sequence[Task]]:
-    """Resolve every point of a sweep to a task; under plain expert parallelism no placement tells points apart.
-
-    Raises
-    ------
-    LazsimError
-        When an input is not valid; the message names the sweep and the key.
-    """
+    """Resolve every point of a sweep to a task; under plain expert parallelism no placement tells points apart."""
     resolver, fitting = Resolver(sweep.name, sweep.folder), set[bytes]()
     found: dict[frozenset[Any], tuple[Point, Scenario]] = {}
     for asked in sweep.points():
@@ -106,18 +93,12 @@ def simulate_point(scenario: Scenario) -> Mapping[str, Any]:
     mapping
         ``row``, the columns of the table; ``notes`` on the inputs; ``states`` and ``events`` where the sweep keeps
         histories.
-
-    Raises
-    ------
-    LazsimError
-        When an input is not valid.
     """
     trace, loads = scenario.load_trace(), scenario.load_routing()
-    wall_s = scenario.wall_s(trace)
     run = run_scenario(scenario, trace, loads)
+    nodes = {"nodes_lost": trace.nodes_lost(run.wall_s), "most_nodes": trace.most_nodes(run.wall_s)}
     value: dict[str, Any] = {
-        "row": flat_row(run, scored=scenario.score_plans)
-        | {"nodes_lost": trace.nodes_lost(wall_s), "most_nodes": trace.most_nodes(wall_s)},
-        "notes": input_notes(scenario, trace, loads, wall_s),
+        "row": flat_row(run, scored=scenario.score_plans) | nodes,
+        "notes": input_notes(scenario, trace, loads, run.wall_s),
     }
     return value | ({"states": run.states, "events": run.events} if scenario.history else {})

@@ -56,7 +56,9 @@ class SweepResult:
         axes = find_axes(points)
         done = [each for each in zip(points, ids, values, strict=True) if each[2] is not None]
         rows = tuple(
-            {**{key: point.get(key) for key in (*RUN_KEYS, *axes)}, **_results(value["row"]), "id": row_id}
+            {key: point.get(key) for key in (*RUN_KEYS, *axes)}
+            | {key: cell for key, cell in value["row"].items() if key not in RUN_KEYS}
+            | {"id": row_id}
             for point, row_id, value in done
         )
         histories = tuple({key: value[key] for key in HISTORIES if key in value} for _, _, value in done)
@@ -119,11 +121,7 @@ class SweepResult:
         DataFrame
             The axes except seeds, ``run``, ``num_runs``, ``samples_mean``, ``samples_ci_low``, ``samples_ci_high``,
             and the same for ``ratio``: samples over those of the setting's first run at the same seeds. NaN where there
-            is no interval (one seed) or no ratio.
-
-        Notes
-        -----
-        The mean plus and minus Student's t of ``n - 1`` degrees of freedom times the standard error.
+            is no interval (one seed) or no ratio. See `lazsim.study.intervals.mean_interval`.
         """
         import pandas as pd
 
@@ -167,8 +165,3 @@ def run_name(row: Mapping[str, Any]) -> str:
 
 def _estimate(what: str, values: Iterable[float]) -> dict[str, float]:
     return dict(zip((f"{what}_mean", f"{what}_ci_low", f"{what}_ci_high"), mean_interval(values), strict=True))
-
-
-def _results(row: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Leave out the columns that the point gives."""
-    return {key: value for key, value in row.items() if key not in RUN_KEYS}

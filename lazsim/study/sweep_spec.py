@@ -36,14 +36,10 @@ class _Document(Spec, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class Sweep:
-    """The runs of a sweep.
+    """The runs of a sweep; `name` is that in errors, the path of its file, and relative paths begin at `folder`.
 
     Attributes
     ----------
-    name : str
-        Name of the sweep in errors: the path of its file.
-    folder : Path
-        Where its relative paths begin.
     base : mapping
         Values that hold in every grid, a tuple for each key.
     grids : tuple of mapping
@@ -75,11 +71,6 @@ class Sweep:
     def changed(self, values: Mapping[str, Any]) -> "Sweep":
         """Return the sweep with other values of some keys, in the base and in every grid that names them.
 
-        Raises
-        ------
-        SpecError
-            When a key or a value is unknown.
-
         Examples
         --------
         >>> sweep = parse_sweep({"base": {"trace": "fail-every-5min"}, "grid": {"seed": "0-9"}})
@@ -109,16 +100,7 @@ def load_sweep(path: Path | str) -> Sweep:
 
 
 def parse_sweep(document: Mapping[str, Any], *, name: str = "sweep", folder: Path = Path()) -> Sweep:
-    """Make a sweep from plain data.
-
-    Parameters
-    ----------
-    document
-        ``base`` and ``grid``, as in a file.
-    name
-        Name of the sweep in errors.
-    folder
-        Where its relative paths begin.
+    """Make a sweep from plain data: ``base`` and ``grid``, as in a file.
 
     Raises
     ------
