@@ -79,12 +79,7 @@ class Traffic:
 
 @dataclass(frozen=True, eq=False)
 class Partition:
-    """Nodes partitioned into servers or groups.
-
-    Attributes
-    ----------
-    part_N : ndarray of int64, shape (N,)
-        Part of each node, 0 .. V - 1.
+    """Nodes partitioned into servers or groups, by the part 0 .. V - 1 of each node, shape (N,).
 
     Examples
     --------

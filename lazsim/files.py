@@ -14,25 +14,14 @@ from lazsim.errors import LazsimError
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file completely or not at all, also when interrupted.
-
-    Raises
-    ------
-    LazsimError
-        When the folder cannot be written to.
-    """
+    """Write a file completely or not at all, also when interrupted; see `write_all`."""
     write_all({path: content})
 
 
 def write_all(contents: Mapping[Path, bytes], replaced: Iterable[Path] = ()) -> None:
-    """Write several files: all are complete on disk before the first takes its name.
+    """Write several files: all are complete on disk before the first takes its name. Missing folders are made.
 
-    Parameters
-    ----------
-    contents
-        Bytes by path; missing folders are made.
-    replaced
-        Files of an earlier run to delete, unless `contents` has them.
+    `replaced` are files of an earlier run to delete, unless `contents` has them.
 
     Raises
     ------
@@ -50,7 +39,10 @@ def write_all(contents: Mapping[Path, bytes], replaced: Iterable[Path] = ()) -> 
             staged.append((temporary, path))
             with os.fdopen(descriptor, "wb") as stream:
                 stream.write(content)
-            os.chmod(temporary, 0o666 & ~_umask())
+            # The permissions of any new file; there is no way to read the mask without setting it.
+            mask = os.umask(0)
+            os.umask(mask)
+            os.chmod(temporary, 0o666 & ~mask)
         with _signals_held():
             _take_names(staged)
             for path in replaced:
@@ -115,20 +107,8 @@ def _signals_held() -> Iterator[None]:
             signal.raise_signal(waiting)
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
 def read_bytes(path: Path | str) -> bytes:
-    """Read a file.
-
-    Raises
-    ------
-    LazsimError
-        When it is missing, a folder or not readable.
-    """
+    """Read a file; a `LazsimError` says that it is missing, a folder or not readable."""
     try:
         return Path(path).read_bytes()
     except OSError as error:
@@ -147,10 +127,12 @@ def check_folder(folder: Path) -> None:
     try:
         while not existing.exists() and existing != existing.parent:
             existing = existing.parent
+        is_writable = existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
+        cause = "" if is_writable else f"{existing} is not a writable folder"
     except OSError as error:
-        raise LazsimError(f"{folder}: cannot be written ({error.strerror}); choose another place") from None
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        raise LazsimError(f"{folder}: cannot be written ({existing} is not a writable folder); choose another place")
+        cause = str(error.strerror)
+    if cause:
+        raise LazsimError(f"{folder}: cannot be written ({cause}); choose another place")
 
 
 def module_names(folder: str) -> tuple[str, ...]:

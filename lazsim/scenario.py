@@ -5,7 +5,7 @@ overrides, and a sensitivity study replaces one field at a time.
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -299,16 +299,9 @@ class Resolver:
     """
 
     def __init__(self, name: str = "", folder: Path = Path()) -> None:
-        self._name = name
-        self._folder = folder
+        self._name, self._folder = name, folder
         self._where = f"{name}: " if name else ""
-        self._spec_bytes = functools.cache(read_spec_bytes)
-        self._recipe = functools.cache(load_recipe)
-        self._file_sha256 = functools.cache(lambda path: sha256(read_bytes(path)))
-        self._checked_trace = functools.cache(make_trace)
-        self._recording_sha256 = functools.cache(lambda *source: load_routing(*source).sha256)
-        self._policy = functools.cache(find_policy)
-        self._names = functools.cache(catalog_names)
+        self._once: Callable[..., Any] = functools.cache(lambda function, *arguments: function(*arguments))
 
     def resolve(self, settings: Settings) -> Scenario:
         """Resolve settings; those that are missing have their defaults.
@@ -365,7 +358,7 @@ class Resolver:
         kind = CATALOG_KINDS.get(spec_type, part)
         with prefix_errors(f"{self._where}`{part}`"):
             path = self._toml_path(name)
-            text = self._spec_bytes(kind, path)
+            text = self._once(read_spec_bytes, kind, path)
             spec = read_toml(path, text, spec_type)
         with prefix_errors(self._name):
             return (override(spec, changes, part, system, SYSTEMS) if changes else spec), sha256(text)
@@ -388,8 +381,7 @@ class Resolver:
             if asked["profile"] is not None:
                 # A path begins at the folder of the settings; a device of the catalogue does not.
                 paths["profile"] = str(self._folder / find_profile(asked["profile"], model))
-                digest: str = self._file_sha256(paths["profile"])
-                return digest
+                return sha256(self._once(read_bytes, paths["profile"]))
             if asked["extrapolate"]:
                 raise SpecError("`extrapolate` goes beyond the sizes of a profile, and there is none")
             return None
@@ -403,7 +395,7 @@ class Resolver:
             path, colon, function = name.rpartition(":")
             if colon:
                 name = paths["placement"] = f"{self._folder / path}:{function}"
-            self._policy(name)
+            self._once(find_policy, name)
             return policy_input(name) if SYSTEMS[asked["system"]].is_elastic else None
 
     def _trace(
@@ -419,9 +411,9 @@ class Resolver:
             return None
         if isinstance(name, Trace):
             return TraceInput(name=Path(name.name).name, sha256=name.events_sha256, **cut)
-        if name.endswith(".toml") or name in self._names("traces"):
+        if name.endswith(".toml") or name in self._once(catalog_names, "traces"):
             with prefix_errors(f"{self._where}`trace`"):
-                recipe = self._recipe(self._toml_path(name))
+                recipe = self._once(load_recipe, self._toml_path(name))
             with prefix_errors(self._name):
                 recipe = override(recipe, changes, "trace") if changes else recipe
             source, path = TraceInput(name=Path(name).stem, recipe=recipe, **cut), None
@@ -431,7 +423,7 @@ class Resolver:
             source = TraceInput(name=Path(name).name, **cut)
         with prefix_errors(f"{self._where}`trace`"):
             # One check stands for all seeds.
-            digest = self._checked_trace(msgspec.structs.replace(source, seed=0), path).sha256
+            digest = self._once(make_trace, msgspec.structs.replace(source, seed=0), path).sha256
         return msgspec.structs.replace(source, sha256=digest)
 
     def _routing(
@@ -445,15 +437,15 @@ class Resolver:
         name, lenient = asked["routing"], asked["lenient"]
         layers, experts, seed = model.num_moe_layers, model.num_experts, asked["seed"]
         source = RoutingInput(name=Path(name).name, lenient=lenient, seed=seed, num_layers=layers, num_experts=experts)
-        if name.endswith(".toml") or name in self._names("routing"):
+        if name.endswith(".toml") or name in self._once(catalog_names, "routing"):
             generator, hashes["routing"] = self._spec(RoutingSpec, "routing", name, changes)
             return msgspec.structs.replace(source, generator=generator)
         self._refuse_changes("routing", name, changes)
         if name != "uniform":
             paths["routing"] = str(self._folder / name)
         with prefix_errors(f"{self._where}`routing`"):
-            digest = self._recording_sha256(paths.get("routing", name), layers, experts, 0, lenient)
-        return msgspec.structs.replace(source, sha256=digest)
+            loads = self._once(load_routing, paths.get("routing", name), layers, experts, 0, lenient)
+        return msgspec.structs.replace(source, sha256=loads.sha256)
 
     def _refuse_changes(self, part: str, name: str, changes: Mapping[str, Any]) -> None:
         if changes:

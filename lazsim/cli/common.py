@@ -96,6 +96,16 @@ def print_parts(parts: "Iterable[Part]") -> None:
     click.echo(render(parts))
 
 
+def show(result: Any, notes: Iterable[str], parts: "Callable[[Any], Iterable[Part]]", *, as_json: bool) -> None:
+    """Tell the notes on a result on stderr, and print it on stdout as JSON or as tables and paragraphs."""
+    for text in notes:
+        note(text)
+    if as_json:
+        print_json(result.to_json())
+    else:
+        print_parts(parts(result))
+
+
 def note_written(folder: Path, names: Iterable[str]) -> None:
     """Tell the user which files a folder has got."""
     note(f"results are in {folder}/: {', '.join(names)}")

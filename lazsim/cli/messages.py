@@ -12,12 +12,7 @@ FIELD = re.compile(r"`(\w+)`")
 def with_options(text: str, commands: Sequence[click.Command]) -> str:
     """Write each field as the option that sets it; a field that no command has stays a plain word.
 
-    Parameters
-    ----------
-    text
-        A message of the library.
-    commands
-        The command that runs, after the groups that it belongs to.
+    `commands` are the command that runs, after the groups that it belongs to.
 
     Examples
     --------
@@ -43,6 +38,6 @@ def called_commands(group: click.Group, context: click.Context, arguments: Seque
         if command is not None:
             return [
                 command,
-                *(called_commands(command, context, arguments) if isinstance(command, click.Group) else []),
+                *(called_commands(command, context, arguments) if isinstance(command, click.Group) else ()),
             ]
     return []

@@ -48,33 +48,8 @@ def replay_options(function: Function) -> Function:
     return function
 
 
-def read_stretch(
-    path: str,
-    *,
-    trace_format: str,
-    start: float,
-    duration: float | None,
-    max_nodes: int | None,
-    cap: str,
-    lenient: bool,
-    seed: int,
-) -> "Trace":
-    """Read what the options ask for.
-
-    Raises
-    ------
-    LazsimError
-        When the file, the stretch or the cap is not valid.
-    """
+def read_stretch(path: str, *, trace_format: str, start: float, duration: float | None, **options: Any) -> "Trace":
+    """Read what the options ask for; see `lazsim.trace.load`."""
     from lazsim.trace import load
 
-    return load(
-        path,
-        format=trace_format,
-        start_s=start,
-        duration_s=duration,
-        max_nodes=max_nodes,
-        cap=cap,
-        seed=seed,
-        lenient=lenient,
-    )
+    return load(path, format=trace_format, start_s=start, duration_s=duration, **options)

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from lazsim.cli.common import OUT, json_option, note, note_written, print_json, print_parts, progress, seed_option
+from lazsim.cli.common import OUT, json_option, note_written, progress, seed_option, show
 from lazsim.cli.replay import max_nodes_option, replay_options
 
 
@@ -63,11 +63,6 @@ def command(
     systems = tuple(dict.fromkeys(systems)) or DEFAULT_SYSTEMS
     result = simulate(systems=systems, placements=placements, progress=progress, **settings)
     written = [] if out is None else write_folder(out, run_files(result), RUN_FILES)
-    for text in result.notes:
-        note(text)
-    if as_json:
-        print_json(result.to_json())
-    else:
-        print_parts(run_parts(result))
+    show(result, result.notes, run_parts, as_json=as_json)
     if out is not None:
         note_written(out, written)

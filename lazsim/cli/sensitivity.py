@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from lazsim.cli.common import Number, note, print_json, print_parts, progress
+from lazsim.cli.common import Number, progress, show
 from lazsim.cli.run import command as run
 from lazsim.study.sensitivity import FACTORS, sensitivity
 
@@ -40,6 +40,7 @@ def command(
     near 1 tells.
     """
     from lazsim.engine.systems import DEFAULT_SYSTEMS
+    from lazsim.output.sensitivity import sensitivity_parts
 
     result = sensitivity(
         settings,
@@ -49,11 +50,4 @@ def command(
         factors=factors,
         progress=progress,
     )
-    for text in result.base.notes:
-        note(text)
-    if as_json:
-        print_json(result.to_json())
-    else:
-        from lazsim.output.sensitivity import sensitivity_parts
-
-        print_parts(sensitivity_parts(result))
+    show(result, result.base.notes, sensitivity_parts, as_json=as_json)

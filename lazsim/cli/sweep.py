@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from lazsim.cli.common import OUT, json_option, note, note_written, print_json, print_parts
+from lazsim.cli.common import OUT, json_option, note, note_written, show
 
 MOST_FAILURES = 10
 """Failed runs that are named."""
@@ -35,6 +35,7 @@ def command(spec: Path, out: Path, backend: str, jobs: int | None, address: str 
     """
     from lazsim.errors import LazsimError
     from lazsim.files import check_folder
+    from lazsim.output.sweep import sweep_parts
     from lazsim.study.sweep import run_sweep
     from lazsim.study.sweep_spec import load_sweep
 
@@ -42,14 +43,7 @@ def command(spec: Path, out: Path, backend: str, jobs: int | None, address: str 
         raise click.UsageError("--address is that of a Ray cluster; add --backend ray")
     check_folder(out)
     result = run_sweep(load_sweep(spec), out, backend=backend, num_workers=jobs, address=address, progress=progress_bar)
-    for text in result.notes:
-        note(text)
-    if as_json:
-        print_json(result.to_json())
-    else:
-        from lazsim.output.sweep import sweep_parts
-
-        print_parts(sweep_parts(result))
+    show(result, result.notes, sweep_parts, as_json=as_json)
     note_written(out, ("table.csv", "rows.jsonl"))
     for label, error in result.failures[:MOST_FAILURES]:
         note(f"{label}: {error}")

@@ -46,13 +46,7 @@ def catalog_names(kind: str) -> list[str]:
 
 
 def read_toml(path: Path | str, text: bytes, spec_type: type[SpecT]) -> SpecT:
-    """Decode a specification.
-
-    Raises
-    ------
-    SpecError
-        When the text is not TOML, or a key is missing, unknown or of a wrong type or value.
-    """
+    """Decode a specification; a `SpecError` names a key that is missing, unknown or of a wrong type or value."""
     try:
         return msgspec.toml.decode(text, type=spec_type)
     except (msgspec.DecodeError, ValueError) as error:
@@ -62,10 +56,7 @@ def read_toml(path: Path | str, text: bytes, spec_type: type[SpecT]) -> SpecT:
 def load_spec(spec_type: type[SpecT], name: str) -> SpecT:
     """Read a specification from the catalogue, or from a path that ends in ``.toml``.
 
-    Raises
-    ------
-    SpecError
-        When there is no such entry or file, or it is not such a specification.
+    Errors are those of `read_spec_bytes` and `read_toml`.
 
     Examples
     --------

@@ -53,17 +53,8 @@ class ModelSpec(Spec, frozen=True, kw_only=True):
     num_learned_positions: int = 0
 
     def __post_init__(self) -> None:
-        require_positive(
-            self,
-            "num_layers",
-            "num_moe_layers",
-            "d_model",
-            "d_ff_expert",
-            "num_experts",
-            "top_k",
-            "sequence_length",
-            "matrices_per_expert",
-        )
+        require_positive(self, "num_layers", "num_moe_layers", "d_model", "d_ff_expert", "num_experts")
+        require_positive(self, "top_k", "sequence_length", "matrices_per_expert")
         require_not_negative(self, "d_ff_dense", "num_shared_experts", "attention_params", "attention_score_dim")
         require_not_negative(self, "vocab_size", "num_vocab_matrices", "num_learned_positions")
         if self.num_moe_layers > self.num_layers:

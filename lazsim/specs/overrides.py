@@ -20,16 +20,12 @@ def override(
 
     Parameters
     ----------
-    spec
-        The specification.
     changes
         Values by field; a dot leads into a part of the specification. Text such as ``x0.5`` multiplies a number.
     name
         How errors name the specification.
-    system
-        In a table by systems, the entry that changes when a path names the whole table.
-    systems
-        Entries that a table by systems may gain.
+    system, systems
+        In a table by systems, the entry that changes when a path names the whole table; entries that it may gain.
 
     Raises
     ------

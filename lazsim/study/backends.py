@@ -49,13 +49,13 @@ def _call(function: Callable[[BatchT], ResultT], batch: BatchT, parent: int) -> 
 @functools.cache
 def _end_with(parent: int) -> None:
     """End this process soon after its parent: a parent that is killed cannot end it."""
-    threading.Thread(target=_watch, args=(parent,), daemon=True).start()
 
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(WATCH_S)
+        os._exit(1)
 
-def _watch(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(WATCH_S)
-    os._exit(1)
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def on_ray(

@@ -79,14 +79,8 @@ def average(rows: pd.DataFrame, setting: Sequence[str], value: str) -> pd.DataFr
 def advantage_change(table: pd.DataFrame, column: str, before: str, after: str, setting: Sequence[str]) -> pd.DataFrame:
     """Return by how much the advantage over each system changes from one value of a column to another.
 
-    Parameters
-    ----------
-    table
-        As `compare` returns it.
-    column, before, after
-        The column and its two values.
-    setting
-        Other columns that tell settings apart; those that lack either value are left out.
+    `table` is that of `compare`. `setting` has the other columns that tell settings apart; settings that lack either
+    value are left out.
 
     Examples
     --------

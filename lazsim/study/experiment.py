@@ -138,19 +138,8 @@ class Context:
     ) -> pd.DataFrame:
         """Train every model under every system with every seed, under all loads and traces at hand.
 
-        Parameters
-        ----------
-        base
-            Settings that all runs share, as in the file of a sweep.
-        models, systems, seeds
-            What the runs differ in.
-        traces
-            Traces by a label; a public one that is not at hand is left out, see `missing`.
-
-        Returns
-        -------
-        DataFrame
-            As of `sweep`, with ``loads`` and ``trace``, the label.
+        `traces` are by a label; a public one that is not at hand is left out, see `missing`. The rows are those of
+        `sweep`, with ``loads`` and ``trace``, the label.
         """
         import pandas as pd
 
@@ -234,13 +223,7 @@ class Experiment:
     script: ModuleType
 
     def settings(self, *, small: bool = False, changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Return the settings, or those of the small version, with changes laid over them.
-
-        Raises
-        ------
-        SpecError
-            When there are no settings, or none of a name that changes.
-        """
+        """Return the settings, or those of the small version, with changes laid over them."""
         settings = self._part("SETTINGS")
         for over in (getattr(self.script, "SMALL", {}) if small else {}, changes or {}):
             for key in over:
@@ -321,13 +304,7 @@ def load_experiment(name: str) -> Experiment:
 
 
 def find_reference(given: Path | None) -> Path | None:
-    """Return the folder of recorded data: the one given, else ``../shared`` as seen from a checkout, else none.
-
-    Raises
-    ------
-    LazsimError
-        When the one given is no folder.
-    """
+    """Return the folder of recorded data: the one given, else ``../shared`` as seen from a checkout, else none."""
     if given is not None and not given.is_dir():
         raise LazsimError(f"{given}: no such folder; `reference` takes the folder of recorded traces and loads")
     beside = Path.cwd().parent / "shared"

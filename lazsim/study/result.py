@@ -11,10 +11,16 @@ from lazsim.trace.table import Trace
 if TYPE_CHECKING:
     import pandas as pd
 
+HISTORIES = {
+    "states": ("time_s", "nodes_alive", "nodes_used", "samples_per_s"),
+    "events": ("time_s", "event", "step", "nodes_alive", "nodes_used", "nodes_lost", "nodes_joined", "lost_steps"),
+}
+"""Columns of the histories of a run."""
+
 
 @dataclass(frozen=True)
 class RunResult:
-    """What came of replaying one trace under several systems.
+    """The results of replaying one trace under several systems.
 
     Attributes
     ----------
@@ -23,11 +29,11 @@ class RunResult:
     inputs : mapping
         Every input by name, with its SHA-256 where it is a file; seed and version.
     trace : mapping
-        What the replayed stretch of the trace looks like.
+        Description of the replayed stretch of the trace; see `describe_trace`.
     runs : tuple of SystemRun
         One for each system, in the order asked for; systems with flexible dispatch once for each placement asked for.
     notes : tuple of str
-        What the user should know about the inputs.
+        Remarks on the inputs and the results.
     """
 
     id: str
@@ -62,19 +68,18 @@ class RunResult:
 
         Where placements were chosen, a system stands there with each, as in ``lazarus:spread``.
         """
-        import pandas as pd
-
-        rows = [(state.time_s, run.name, *state[1:]) for run in self.runs for state in run.states]
-        return pd.DataFrame(rows, columns=["time_s", "system", "nodes_alive", "nodes_used", "samples_per_s"])
+        return self._history("states")
 
     def events(self) -> "pd.DataFrame":
         """Return what happened: ``time_s, system, event, step`` and node counts; systems as in `timeline`."""
+        return self._history("events")
+
+    def _history(self, what: str) -> "pd.DataFrame":
         import pandas as pd
 
-        nodes = ["nodes_alive", "nodes_used", "nodes_lost", "nodes_joined"]
-        columns = ["time_s", "system", "event", "step", *nodes, "lost_steps"]
-        rows = [(event.time_s, run.name, *event[1:]) for run in self.runs for event in run.events]
-        return pd.DataFrame(rows, columns=columns)
+        time, *others = HISTORIES[what]
+        rows = [(entry[0], run.name, *entry[1:]) for run in self.runs for entry in getattr(run, what)]
+        return pd.DataFrame(rows, columns=[time, "system", *others])
 
 
 def run_row(run: SystemRun, *, scored: bool) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lazsim.study.intervals import mean_interval
+from lazsim.study.result import HISTORIES
 from lazsim.study.sweep_spec import SEEDS, Point
 
 if TYPE_CHECKING:
@@ -15,12 +16,6 @@ if TYPE_CHECKING:
 
 RUN_KEYS = ("system", "placement")
 """Keys that distinguish the runs of a setting."""
-
-HISTORIES = {
-    "states": ("time_s", "nodes_alive", "nodes_used", "samples_per_s"),
-    "events": ("time_s", "event", "step", "nodes_alive", "nodes_used", "nodes_lost", "nodes_joined", "lost_steps"),
-}
-"""Columns of the histories of a run."""
 
 
 @dataclass(frozen=True)

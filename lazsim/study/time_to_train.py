@@ -5,11 +5,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
 
-ROUNDING = 1e-9
-"""Share of a step by which rounding may misplace its end."""
+from lazsim.engine.progress import steps_in
 
 
-class Stretch(NamedTuple):
+class Pace(NamedTuple):
     """Whole steps made one after the other at the same pace."""
 
     start_s: float
@@ -51,7 +50,7 @@ def time_to_train(
     (20.0, 60.0)
     """
     lost = [(event[0], event[-1]) for event in events if event[-1]]
-    kept: list[Stretch] = []
+    kept: list[Pace] = []
     for stretch in stretches(states, wall_s, samples_per_node):
         while lost and lost[0][0] <= stretch.start_s:
             roll_back(kept, lost.pop(0)[1])
@@ -63,7 +62,7 @@ def time_to_train(
     return None
 
 
-def stretches(states: Iterable[Sequence[float]], wall_s: float, samples_per_node: int) -> Iterator[Stretch]:
+def stretches(states: Iterable[Sequence[float]], wall_s: float, samples_per_node: int) -> Iterator[Pace]:
     """Yield the stretches in which rate and nodes used stay the same; a step cut short does not count."""
     rows = [tuple(state) for state in states]
     ends = [row[0] for row in rows[1:]] + [wall_s]
@@ -74,10 +73,10 @@ def stretches(states: Iterable[Sequence[float]], wall_s: float, samples_per_node
             per_step = int(used) * samples_per_node
             step_s = per_step / rate
             start_s, end_s = spans[0][0][0], spans[-1][1]
-            yield Stretch(start_s, math.floor((end_s - start_s) / step_s + ROUNDING), step_s, per_step)
+            yield Pace(start_s, steps_in(end_s - start_s, step_s), step_s, per_step)
 
 
-def roll_back(kept: list[Stretch], num_steps: int) -> None:
+def roll_back(kept: list[Pace], num_steps: int) -> None:
     """Take the last steps away."""
     while num_steps and kept:
         last = kept.pop()
