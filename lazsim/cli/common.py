@@ -58,6 +58,20 @@ OUT = OutPath(path_type=Path)
 DURATION = Quantity("duration", units.parse_duration)
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+backend_option = click.option(
+    "--backend",
+    type=click.Choice(("loky", "ray")),
+    default="loky",
+    show_default=True,
+    help="Processes of this machine, or a Ray cluster.",
+)
+jobs_option = click.option(
+    "--jobs",
+    "num_workers",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Worker processes; default: one for each core.",
+)
 seed_option = click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of every draw."
 )

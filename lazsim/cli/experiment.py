@@ -1,12 +1,12 @@
 """``lazsim experiment``: the published evaluation, made again."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from lazsim.cli.common import OUT, json_option, note, print_json
+from lazsim.cli.common import OUT, backend_option, jobs_option, json_option, note, print_json
 
-ALL = "all"
 STORE = ".runs"
 """Folder beside the results that keeps finished runs."""
 
@@ -39,10 +39,8 @@ def list_command(as_json: bool) -> None:
 @click.argument("names", nargs=-1, required=True, metavar="NAME|SCRIPT|all...")
 @click.option("--out", type=OUT, required=True, metavar="DIR", help="Write a folder for each experiment there.")
 @click.option("--small", is_flag=True, help="Run the small versions: fewer models, seeds and hours; under a minute.")
-@click.option("--jobs", type=click.IntRange(min=1), metavar="N", help="Worker processes; default: one for each core.")
-@click.option(
-    "--backend", type=click.Choice(("loky", "ray")), default="loky", show_default=True, help="As in lazsim sweep."
-)
+@jobs_option
+@backend_option
 @click.option(
     "--reference",
     type=click.Path(path_type=Path),
@@ -53,15 +51,7 @@ def list_command(as_json: bool) -> None:
     "missing is generated, and the notes say so.",
 )
 @json_option
-def run(
-    names: tuple[str, ...],
-    out: Path,
-    small: bool,
-    jobs: int | None,
-    backend: str,
-    reference: Path | None,
-    as_json: bool,
-) -> None:
+def run(names: tuple[str, ...], out: Path, reference: Path | None, as_json: bool, **options: Any) -> None:
     """Run experiments: tables as CSV and Markdown, figures as PNG and PDF, and every input.
 
     An experiment is a name of `lazsim experiment list`, or the path of a script such as mine/experiment.py: copy one of
@@ -74,15 +64,8 @@ def run(
     from lazsim.study.experiment import Context, experiment_titles, find_reference, load_experiment
 
     check_folder(out)
-    context = Context(
-        small=small,
-        store=out / STORE,
-        num_workers=jobs,
-        backend=backend,
-        reference=find_reference(reference),
-        progress=progress_bar,
-    )
-    asked = [each for given in names for each in (experiment_titles() if given == ALL else [given])]
+    context = Context(store=out / STORE, reference=find_reference(reference), progress=progress_bar, **options)
+    asked = [each for given in names for each in (experiment_titles() if given == "all" else [given])]
     done = {}
     for experiment in [load_experiment(name) for name in dict.fromkeys(asked)]:
         outcome = experiment.run(context)

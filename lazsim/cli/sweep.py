@@ -4,10 +4,11 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import click
 
-from lazsim.cli.common import OUT, json_option, note, note_written, show
+from lazsim.cli.common import OUT, backend_option, jobs_option, json_option, note, note_written, show
 
 MOST_FAILURES = 10
 """Failed runs that are named."""
@@ -16,17 +17,11 @@ MOST_FAILURES = 10
 @click.command()
 @click.argument("spec", type=click.Path(path_type=Path), metavar="SPEC.toml")
 @click.option("--out", type=OUT, required=True, metavar="DIR", help="Keep every run there.")
-@click.option(
-    "--backend",
-    type=click.Choice(("loky", "ray")),
-    default="loky",
-    show_default=True,
-    help="Processes of this machine, or a Ray cluster.",
-)
-@click.option("--jobs", type=click.IntRange(min=1), metavar="N", help="Worker processes; default: one for each core.")
+@backend_option
+@jobs_option
 @click.option("--address", help="An existing Ray cluster; default: that of RAY_ADDRESS, else one is started here.")
 @json_option
-def command(spec: Path, out: Path, backend: str, jobs: int | None, address: str | None, as_json: bool) -> None:
+def command(spec: Path, out: Path, backend: str, num_workers: int | None, address: str | None, as_json: bool) -> None:
     """Run every point of the grids in SPEC.toml that DIR does not hold yet.
 
     DIR keeps a line in rows.jsonl for each run as soon as it is there, so that a sweep which was stopped or killed goes
@@ -42,7 +37,8 @@ def command(spec: Path, out: Path, backend: str, jobs: int | None, address: str 
     if address is not None and backend != "ray":
         raise click.UsageError("--address is that of a Ray cluster; add --backend ray")
     check_folder(out)
-    result = run_sweep(load_sweep(spec), out, backend=backend, num_workers=jobs, address=address, progress=progress_bar)
+    workers: dict[str, Any] = {"backend": backend, "num_workers": num_workers, "address": address}
+    result = run_sweep(load_sweep(spec), out, progress=progress_bar, **workers)
     show(result, result.notes, sweep_parts, as_json=as_json)
     note_written(out, ("table.csv", "rows.jsonl"))
     for label, error in result.failures[:MOST_FAILURES]:

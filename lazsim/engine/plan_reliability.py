@@ -41,9 +41,8 @@ class PlanReliability:
     -----
     What comes next is one of the batches in which nodes go in the replayed stretch of the trace, each as likely as any
     other, whatever the time. It takes that number of the nodes alive, any of them as likely as any other, and all where
-    they are fewer. Nodes that are alive but not in use (they wait to join, or fill no whole group under plain expert
-    parallelism) may be among them and take nothing with them. The same failures threaten every run, so that scores
-    differ by plans and by when they were in force: the mean is
+    they are fewer. Nodes that are alive but not in use (they wait to join, or fill no whole group) may be among them
+    and take nothing with them. The same failures threaten every run: scores differ by plans and their time in force,
     ``sum(seconds[i] * P(plan[i] keeps every expert)) / sum(seconds)`` over plans and nodes alive.
 
     A plan is in force from when nodes begin to train under it until the next plan takes its place, a node that takes
@@ -92,8 +91,6 @@ class PlanReliability:
     def average(self, now_s: float) -> SurvivalEstimate | None:
         """Return the average up to now; None where no plan was in force or no node ever goes.
 
-        Notes
-        -----
         Plans that were sampled have intervals. The mean of these is at least as wide as need be: the standard error of
         a sum is at most the sum of standard errors.
         """

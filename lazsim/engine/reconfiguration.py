@@ -49,8 +49,6 @@ def bind_nodes(
 
     Parameters
     ----------
-    costs
-        Sizes of states.
     has_LEH
         Experts that the first candidates hold.
     plan

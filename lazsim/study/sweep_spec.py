@@ -10,7 +10,7 @@ from typing import Any, get_type_hints
 import msgspec
 
 from lazsim.engine.systems import DEFAULT_SYSTEMS, SYSTEMS
-from lazsim.errors import SpecError
+from lazsim.errors import SpecError, prefix_errors
 from lazsim.files import read_bytes
 from lazsim.scenario import DEFAULTS, PARTS_WITH_FIELDS, Defaults
 from lazsim.specs import Spec, unknown_name
@@ -77,7 +77,8 @@ class Sweep:
         >>> len(sweep.changed({"seed": 0, "system": ["ds", "ds-ft"]}).points())
         2
         """
-        new = dict(_axes(self.name, values))
+        with prefix_errors(self.name):
+            new = _axes(values)
         grids = tuple({key: new.get(key, old) for key, old in grid.items()} for grid in self.grids)
         return replace(self, base={**self.base, **new}, grids=grids)
 
@@ -107,34 +108,37 @@ def parse_sweep(document: Mapping[str, Any], *, name: str = "sweep", folder: Pat
     SpecError
         When a key is unknown, a value has a wrong type, a list is empty, or there is no trace.
     """
-    try:
-        checked = msgspec.convert(document, _Document)
-    except msgspec.ValidationError as error:
-        raise SpecError(f"{name}: {error}; expected a table [base] and one or more tables [grid]") from None
-    base = dict(_axes(name, checked.base))
-    tables = [checked.grid] if isinstance(checked.grid, dict) else checked.grid
-    if not tables:
-        raise SpecError(f"{name}: grid is an empty list; leave it out, or give [[grid]] tables")
-    systems = {} if "system" in base else {"system": DEFAULT_SYSTEMS}
-    # The default systems vary fastest; a grid that names systems keeps them in its own order.
-    grids = tuple(own if "system" in own else own | systems for own in (dict(_axes(name, each)) for each in tables))
-    if any("trace" not in base | grid for grid in grids):
-        raise SpecError(f"{name}: trace is missing; name a recipe of lazsim list traces, or a file")
-    return Sweep(name, folder, base, grids)
+    with prefix_errors(name):
+        try:
+            checked = msgspec.convert(document, _Document)
+        except msgspec.ValidationError as error:
+            raise SpecError(f"{error}; expected a table [base] and one or more tables [grid]") from None
+        base = _axes(checked.base)
+        tables = [checked.grid] if isinstance(checked.grid, dict) else checked.grid
+        if not tables:
+            raise SpecError("grid is an empty list; leave it out, or give [[grid]] tables")
+        systems = {} if "system" in base else {"system": DEFAULT_SYSTEMS}
+        # The default systems vary fastest; a grid that names systems keeps them in its own order.
+        grids = tuple(own if "system" in own else own | systems for own in map(_axes, tables))
+        if any("trace" not in base | grid for grid in grids):
+            raise SpecError("trace is missing; name a recipe of lazsim list traces, or a file")
+        return Sweep(name, folder, base, grids)
 
 
-def _axes(name: str, table: Mapping[str, Any]) -> Iterator[tuple[str, tuple[Any, ...]]]:
-    """Yield each key of a table with the tuple of its values, checked as far as possible without other files."""
-    seen = set()
+def _axes(table: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
+    """Return the tuple of values of each key of a table, checked as far as possible without other files."""
+    axes: dict[str, tuple[Any, ...]] = {}
     for key, value in _flatten(table):
-        _check_key(name, key)
-        if key in seen:
-            raise SpecError(f"{name}: {key} is given twice in one table; keep one of them")
-        seen.add(key)
-        values = _values(key, value)
-        if not values:
-            raise SpecError(f"{name}: {key} has no values; give at least one")
-        yield key, tuple(_check_value(name, key, each) for each in values)
+        head, dot, _ = key.partition(".")
+        if key not in TYPES and not (dot and head in PARTS_WITH_FIELDS):
+            fields = f"or a field of {', '.join(PARTS_WITH_FIELDS)}, as job.fault_threshold"
+            raise SpecError(f"{unknown_name('key', key, list(TYPES))}; {fields}")
+        if key in axes:
+            raise SpecError(f"{key} is given twice in one table; keep one of them")
+        axes[key] = tuple(_check_value(key, each) for each in _values(key, value))
+        if not axes[key]:
+            raise SpecError(f"{key} has no values; give at least one")
+    return axes
 
 
 def _flatten(table: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
@@ -145,13 +149,6 @@ def _flatten(table: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, A
             yield f"{above}{key}", value
 
 
-def _check_key(name: str, key: str) -> None:
-    head, dot, _ = key.partition(".")
-    if key not in TYPES and not (dot and head in PARTS_WITH_FIELDS):
-        fields = f"or a field of {', '.join(PARTS_WITH_FIELDS)}, as job.fault_threshold"
-        raise SpecError(f"{name}: {unknown_name('key', key, list(TYPES))}; {fields}")
-
-
 def _values(key: str, value: Any) -> Sequence[Any]:
     if isinstance(value, list | tuple):
         return value
@@ -159,14 +156,14 @@ def _values(key: str, value: Any) -> Sequence[Any]:
     return range(int(span[1]), int(span[2]) + 1) if span else [value]
 
 
-def _check_value(name: str, key: str, value: Any) -> Any:
+def _check_value(key: str, value: Any) -> Any:
     kind: Any = TYPES.get(key, int | float | bool | str)
     try:
         checked = msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
-        raise SpecError(f"{name}: {key} = {value!r}: {error}") from None
+        raise SpecError(f"{key} = {value!r}: {error}") from None
     if key == "system" and checked not in SYSTEMS:
-        raise SpecError(f"{name}: {unknown_name('system', checked, list(SYSTEMS))}")
+        raise SpecError(unknown_name("system", checked, list(SYSTEMS)))
     if key in SEEDS and checked is not None and checked < 0:
-        raise SpecError(f"{name}: {key} = {checked}: expected a whole number from 0 up")
+        raise SpecError(f"{key} = {checked}: expected a whole number from 0 up")
     return checked

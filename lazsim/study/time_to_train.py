@@ -28,16 +28,12 @@ def time_to_train(
 
     Parameters
     ----------
-    states
-        Time, nodes alive, nodes used, samples per second; ascending.
-    events
-        Time, event, step, four counts of nodes, lost steps; ascending.
+    states, events
+        Rows of `lazsim.engine.log.State` and `lazsim.engine.log.Event`; ascending.
     wall_s
         End of the run.
-    samples_per_node
-        Sequences that a node trains in a step.
-    num_samples
-        Samples to train.
+    samples_per_node, num_samples
+        Sequences that a node trains in a step, and samples to train.
 
     Examples
     --------
