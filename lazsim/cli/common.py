@@ -16,19 +16,17 @@ if TYPE_CHECKING:
     from lazsim.output.table import Part
 
 
-class Quantity(click.ParamType):  # type: ignore[type-arg]  # not generic before click 8.4
-    """An option that takes a number with a unit."""
+class Duration(click.ParamType):  # type: ignore[type-arg]  # not generic before click 8.4
+    """An option that takes a time with a unit."""
 
-    def __init__(self, name: str, parse: Callable[[str], float]) -> None:
-        self.name = name
-        self.parse = parse
+    name = "duration"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Parse the text of the option."""
         if isinstance(value, int | float):
             return float(value)
         try:
-            return self.parse(value)
+            return units.parse_duration(value)
         except LazsimError as error:
             self.fail(str(error), param, ctx)
 
@@ -55,7 +53,7 @@ class Number(click.FloatRange):
 
 
 OUT = OutPath(path_type=Path)
-DURATION = Quantity("duration", units.parse_duration)
+DURATION = Duration()
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 backend_option = click.option(

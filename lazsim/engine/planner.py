@@ -1,5 +1,7 @@
 """Plans from observed loads, several rebalances at a time."""
 
+import functools
+
 import numpy as np
 
 from lazsim.costmodel.step import CostModel
@@ -20,14 +22,8 @@ class Planner:
     def __init__(self, system: System, costs: CostModel, routing: Routing) -> None:
         self._system, self._costs, self._routing = system, costs, routing
         self._looks_ahead = system.policy is not None and system.policy.plans_layers_alone
-        self._usable: dict[int, int] = {}
+        self.usable_nodes = functools.cache(functools.partial(system.usable_nodes, costs))
         self._ready: dict[tuple[int, int], PlacementPlan] = {}
-
-    def usable_nodes(self, num_nodes: int) -> int:
-        """Return the largest usable node count up to `num_nodes`; 0 when the experts do not fit."""
-        if num_nodes not in self._usable:
-            self._usable[num_nodes] = self._system.usable_nodes(self._costs, num_nodes)
-        return self._usable[num_nodes]
 
     def plan(self, num_nodes: int, step: int) -> PlacementPlan:
         """Plan from the loads of the last of `step` steps made; before the first, loads count as even."""
