@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from lazsim.cli.common import OUT, backend_option, jobs_option, json_option, note, print_json
+from lazsim.cli.list import command as list_names
 
 STORE = ".runs"
 """Folder beside the results that keeps finished runs."""
@@ -21,18 +22,10 @@ def command() -> None:
 
 @command.command("list")
 @json_option
-def list_command(as_json: bool) -> None:
+@click.pass_context
+def list_command(context: click.Context, as_json: bool) -> None:
     """List the experiments, a line each, in the order in which all of them run."""
-    from lazsim.study.experiment import experiment_titles
-
-    titles = experiment_titles()
-    if as_json:
-        print_json({"experiments": titles})
-        return
-    width = max(map(len, titles))
-    for name, title in titles.items():
-        click.echo(f"{name:{width}}  {title}")
-    click.echo("The path of your own experiment.py works wherever a name does.")
+    context.invoke(list_names, kind="experiments", as_json=as_json)
 
 
 @command.command()
