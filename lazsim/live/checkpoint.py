@@ -67,13 +67,7 @@ def last_step(folder: Path) -> int:
 
 
 def refuse_other_jobs(spec: LiveSpec) -> None:
-    """Refuse a folder whose last checkpoint belongs to another job.
-
-    Raises
-    ------
-    LazsimError
-        When it does, or its list cannot be read.
-    """
+    """Raise a LazsimError where the last checkpoint in the folder belongs to another job, or cannot be read."""
     folder = Path(spec.checkpoint_folder)
     if step := last_step(folder):
         path = checkpoint_path(folder, step) / COMPLETE
@@ -89,13 +83,7 @@ def refuse_other_jobs(spec: LiveSpec) -> None:
 
 
 def load_blocks(folder: Path, step: int, keys: Iterable[Key]) -> dict[Key, Tensor]:
-    """Read blocks of a checkpoint.
-
-    Raises
-    ------
-    LazsimError
-        When a file is missing or is no array.
-    """
+    """Read blocks of a checkpoint; raise a LazsimError where a file is missing or is no array."""
     values = {}
     for key in keys:
         path = checkpoint_path(folder, step) / _name(key)

@@ -30,21 +30,8 @@ class DisconnectedError(Exception):
 class ControllerClient:
     """The connection to the controller: any thread can send, and a thread of its own receives.
 
-    Parameters
-    ----------
-    address, secret
-        Of the controller, and of the run.
-    on_abort
-        Called by the receiving thread when the controller aborts a generation or is lost.
-
-    Attributes
-    ----------
-    inbox : Queue
-        Messages for the main thread; None once the connection is lost.
-    aborted_generation : int
-        The last generation that the controller has aborted.
-    pause : Pause or None
-        The last request to pause.
+    The receiving thread calls `on_abort` when the controller aborts a generation or is lost. Messages for the main
+    thread come to `inbox`: None once the connection is lost.
     """
 
     def __init__(self, address: tuple[str, int], secret: bytes, on_abort: Callable[[], None]) -> None:
@@ -66,13 +53,7 @@ class ControllerClient:
         threading.Thread(target=self._receive, daemon=True).start()
 
     def send(self, message: Message) -> None:
-        """Send a message.
-
-        Raises
-        ------
-        DisconnectedError
-            When the connection is lost.
-        """
+        """Send a message; raise a DisconnectedError where the connection is lost."""
         try:
             with self._lock:
                 self._socket.sendall(self._auth.sign(message))

@@ -55,25 +55,9 @@ async def ignore(_event: str, _generation: int, _step: int) -> None:
 
 
 class Coordinator:
-    """Leads one job.
+    """Leads one job: waits for `min_workers`, at most `start_timeout_s`, and trains with all that come.
 
-    Parameters
-    ----------
-    server
-        Connections to the workers.
-    costs
-        Sizes and shapes of the job in the simulation's terms.
-    min_workers, start_timeout_s
-        Workers to wait for before the first step, and the longest wait.
-
-    Attributes
-    ----------
-    record : Recorder
-        The run so far.
-    step : int
-        Steps done.
-    on_event : OnEvent
-        Called at each event of the job.
+    `costs` gives sizes and shapes of the job in the simulation's terms; `record` is the run so far.
     """
 
     def __init__(self, server: WorkerServer, costs: CostModel, min_workers: int, start_timeout_s: float) -> None:
@@ -109,13 +93,7 @@ class Coordinator:
         self.server.stop(reason)
 
     async def run(self) -> None:
-        """Lead the job until it is over.
-
-        Raises
-        ------
-        LiveError
-            When the job cannot go on.
-        """
+        """Lead the job until it is over; raise a LiveError where it cannot go on."""
         server, minimum = self.server, self._min_workers
         await server.wait_until(lambda: len(server.workers) >= minimum, self._start_timeout_s)
         if len(server.workers) < minimum:

@@ -76,16 +76,9 @@ class FaultInjector(Protocol):
 
 
 class TraceInjector:
-    """Starts and kills workers as a trace says.
+    """Starts and kills workers as a trace says, `speedup` of its seconds in a second of the run.
 
-    Parameters
-    ----------
-    trace
-        Node events; nodes added at time 0 are there from the start.
-    speedup
-        Seconds of the trace in one second of the run.
-    is_awaited
-        Whether the job goes on to the trace's end even when too few nodes are left.
+    Where `is_awaited`, the job goes on to the trace's end even when too few nodes are left.
     """
 
     def __init__(self, trace: Trace, speedup: float, *, is_awaited: bool = True) -> None:

@@ -101,24 +101,9 @@ class Welcome(Message, frozen=True, tag=True):
 class GenerationPlan(msgspec.Struct, frozen=True):
     """The ranks of a generation, and their states.
 
-    Attributes
-    ----------
-    source : str
-        Origin of the states: ``initial``, ``checkpoint`` or ``peers``.
-    step : int
-        Steps done at its start; a worker one step behind commits what it has prepared.
-    members : list of str
-        Workers that train in the order of ranks, then others that hold states.
-    num_ranks : int
-        Members that train.
-    holds : list of frozenset of int
-        Blocks that each member holds after `step` steps.
-    slots : list
-        Expert in each slot of each rank, shape (L, J, S).
-    groups : list of int or None
-        Expert-parallel group of each rank.
-    padded : bool
-        Whether expert buffers are padded.
+    Its `members` are the `num_ranks` workers that train, in the order of ranks, then others that hold states. Each has
+    the blocks `holds` after `step` steps; a worker one step behind commits what it has prepared. States come from
+    `source`: ``initial``, ``checkpoint`` or ``peers``. The experts in the `slots` of each rank have shape (L, J, S).
     """
 
     source: str
@@ -176,13 +161,7 @@ def new_nonce() -> bytes:
 
 
 def secret_from_environment() -> bytes:
-    """Read the secret of a run.
-
-    Raises
-    ------
-    LiveError
-        When the variable holds none.
-    """
+    """Read the secret of a run; raise a LiveError where the environment has none."""
     try:
         secret = bytes.fromhex(os.environ.get(SECRET_VARIABLE, ""))
     except ValueError:
@@ -217,13 +196,7 @@ class MessageAuth:
         return line
 
     def verify(self, line: bytes) -> Message:
-        """Return the message of a line.
-
-        Raises
-        ------
-        LiveError
-            When the line is not the next one of the other side with the same secret, or holds no known message.
-        """
+        """Return the message of a line; raise a LiveError unless the line is the next one of the other side."""
         other = "worker" if self._side == "controller" else "controller"
         code, _, body = line.rstrip(b"\n").partition(b" ")
         if not hmac.compare_digest(code, self._code(other, self._num_received, body)):

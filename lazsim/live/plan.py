@@ -17,7 +17,7 @@ from lazsim.live.worker_server import WorkerConnection
 from lazsim.placement.plan import Bools, Ints
 
 Blocks = frozenset[int]
-"""Numbers of blocks, see `lazsim.live.state.block_number`."""
+"""Numbers of blocks, their places in `lazsim.live.state.all_keys`."""
 
 
 def plan_generation(
@@ -25,14 +25,7 @@ def plan_generation(
 ) -> tuple[list[WorkerConnection], GenerationPlan, float]:
     """Plan the generation that a decision, a reconfiguration or a restart, asks for.
 
-    Returns
-    -------
-    list of WorkerConnection
-        The members of the generation.
-    GenerationPlan
-        Their plan, for the loads `load_LE`.
-    float
-        Bytes that the node with the most traffic sends or receives.
+    Returns its members, their plan for the loads `load_LE`, and the bytes that the busiest node sends or receives.
     """
     workers, num_ranks = decision.nodes, decision.num_nodes
     plan = system.plan(costs, num_ranks, load_LE)

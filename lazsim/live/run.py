@@ -21,12 +21,13 @@ from lazsim.live.fault_injector import FaultInjector, LocalNodes
 from lazsim.live.messages import LiveError
 from lazsim.live.record import LiveRun
 from lazsim.live.spec import LiveSpec, check_model
-from lazsim.live.text import check_length, load_text, text_hash
+from lazsim.live.text import load_text
 from lazsim.live.worker_pool import WorkerPool, last_error
 from lazsim.live.worker_server import WorkerServer
 from lazsim.profiling.machine import machine
 from lazsim.pytorch.device import choose_device
 from lazsim.scenario import Scenario, resolve
+from lazsim.specs import sha256
 from lazsim.trace.table import Trace
 
 LOCAL_START_TIMEOUT_S = 60.0
@@ -46,17 +47,14 @@ def live_scenario(spec: LiveSpec, num_nodes: int) -> Scenario:
 
 
 def prepare(spec: LiveSpec) -> LiveSpec:
-    """Check a job and fill in the hash of its text.
-
-    Raises
-    ------
-    LazsimError
-        When live workers cannot build the model, or the text cannot be read.
-    """
+    """Check that workers can build the model and read the text, and fill in the hash of the text."""
     check_model(spec.model, spec.num_heads)
     text = load_text(spec.text)
-    check_length(text, spec.model.sequence_length, spec.text)
-    return msgspec.structs.replace(spec, text_sha256=text_hash(text))
+    length = spec.model.sequence_length
+    # A sequence, the byte after it, and a choice of where it begins.
+    if len(text) < length + 2:
+        raise LazsimError(f"{spec.text}: {len(text)} bytes are too few for sequences of {length}; give a longer text")
+    return msgspec.structs.replace(spec, text_sha256=sha256(text))
 
 
 def describe_inputs(spec: LiveSpec, device: str, trace: Trace | None, replay: Mapping[str, Any]) -> dict[str, Any]:
@@ -86,25 +84,10 @@ async def run_locally(
     device: str = "cpu",
     on_start: OnStart | None = None,
 ) -> LiveRun:
-    """Train while faults are injected; all nodes are processes of this machine.
+    """Train with nodes that are processes of this machine, while the injector starts and kills them.
 
-    Parameters
-    ----------
-    spec
-        The job.
-    injector, pool
-        Starts and kills nodes, and starts their processes.
-    num_initial, max_nodes
-        Nodes to wait for before the first step, and the most nodes at once.
-    device
-        ``auto``, ``cpu`` or ``cuda``.
-    on_start
-        Called before the run starts, for example to show its progress.
-
-    Raises
-    ------
-    LazsimError
-        When the job cannot go on, or there is no GPU where `device` asks for one.
+    The first step waits for `num_initial` nodes; there are never more than `max_nodes`. Raises a LazsimError where the
+    job cannot go on, or there is no GPU where `device` (``auto``, ``cpu`` or ``cuda``) asks for one.
     """
     choose_device(device)
     with tempfile.TemporaryDirectory(prefix="lazsim-live-") as scratch:
@@ -137,23 +120,7 @@ async def run_on_cluster(
 ) -> LiveRun:
     """Train with workers that torchrun, Slurm, Kubernetes or a shell on each node start.
 
-    Parameters
-    ----------
-    spec
-        The job; all workers share its checkpoint folder.
-    secret
-        Of the run; the workers have it, too.
-    host, port
-        Address to listen on.
-    num_initial
-        Workers to wait for before the first step.
-    device, on_start
-        As for `run_locally`.
-
-    Raises
-    ------
-    LazsimError
-        When the job cannot go on.
+    Workers have the same secret and share the checkpoint folder. Raises a LazsimError where the job cannot go on.
     """
     spec = _make_ready(spec, num_initial, Path(spec.checkpoint_folder))
     server = WorkerServer(spec, secret, device, host, port)
@@ -175,13 +142,7 @@ async def _lead(coordinator: Coordinator, on_start: OnStart | None, begin: Calla
 
 
 def require_fit(spec: LiveSpec, max_nodes: int) -> None:
-    """Refuse a job whose experts do not fit on the largest number of nodes.
-
-    Raises
-    ------
-    LazsimError
-        When they do not fit.
-    """
+    """Raise a LazsimError where the experts do not fit on the largest number of nodes."""
     if not SYSTEMS[spec.system].usable_nodes(live_scenario(spec, max_nodes).costs(), max_nodes):
         raise LazsimError(
             f"{spec.model.name}: {spec.model.num_experts} experts do not fit on {max_nodes} nodes of "

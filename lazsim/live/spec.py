@@ -86,20 +86,9 @@ class LiveSpec(Spec, frozen=True, kw_only=True):
         """Steps between checkpoints of this system."""
         return self.job.checkpoint_interval_steps[self.system]
 
-    @property
-    def first_moe_layer(self) -> int:
-        """Index of the first MoE layer; the MoE layers are the last ones."""
-        return self.model.num_layers - self.model.num_moe_layers
-
 
 def check_model(model: ModelSpec, num_heads: int) -> None:
-    """Refuse a model that live workers cannot build.
-
-    Raises
-    ------
-    SpecError
-        When it is not GPT-2 in shape: shared experts, SwiGLU, or heads that do not divide its width.
-    """
+    """Raise a SpecError for a model that is not GPT-2 in shape, which live workers cannot build."""
     if model.num_shared_experts or model.matrices_per_expert != 2:
         raise SpecError(
             f"{model.name}: live training has experts of two matrices and none shared; choose a GPT-2 shape"

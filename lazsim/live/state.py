@@ -5,12 +5,17 @@ A block is one array: parameters, then Adam's two moments, of the same length ea
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from lazsim.live.messages import HeldState
 from lazsim.live.spec import LiveSpec
+from lazsim.pytorch.device import CPU, Device
+from lazsim.pytorch.group import Group
+from lazsim.pytorch.reduce import exchange_pieces, piece
+from lazsim.pytorch.transformer import dense_shapes, expert_shapes
 
 Key = tuple[int, int]
 """MoE layer and expert."""
@@ -22,53 +27,28 @@ INITIAL_STD = 0.02
 """GPT-2 draws initial weights with this standard deviation."""
 
 
-def block_shapes(spec: LiveSpec, key: Key) -> Mapping[str, tuple[int, ...]]:
-    """Return the shapes of a block's parameters by name; names of vectors end in ``gain`` or ``bias``."""
-    model = spec.model
-    width, inner = model.d_model, model.d_ff_expert
-    if key != DENSE:
-        return {"up": (width, inner), "down": (inner, width)}
-    shapes: dict[str, tuple[int, ...]] = {
-        "embedding": (model.vocab_size, width),
-        "positions": (model.sequence_length, width),
-        "final.gain": (width,),
-        "final.bias": (width,),
-    }
-    for layer in range(model.num_layers):
-        shapes |= {f"{layer}.{norm}.{part}": (width,) for norm in ("norm1", "norm2") for part in ("gain", "bias")}
-        shapes |= {f"{layer}.qkv": (width, 3 * width), f"{layer}.out": (width, width)}
-        if layer >= spec.first_moe_layer:
-            shapes[f"{layer}.gate"] = (width, model.num_experts)
-        else:
-            shapes |= {f"{layer}.up": (width, model.d_ff_dense), f"{layer}.down": (model.d_ff_dense, width)}
-    return shapes
+def _shapes(spec: LiveSpec, key: Key) -> dict[str, tuple[int, ...]]:
+    return dense_shapes(spec.model) if key == DENSE else expert_shapes(spec.model)
 
 
 def block_size(spec: LiveSpec, key: Key) -> int:
     """Count the parameters of a block."""
-    return sum(math.prod(shape) for shape in block_shapes(spec, key).values())
+    return sum(math.prod(shape) for shape in _shapes(spec, key).values())
 
 
 def _slices(spec: LiveSpec, key: Key) -> Iterator[tuple[str, tuple[int, ...], slice]]:
     """Yield the name, shape and place of each parameter in a block."""
     start = 0
-    for name, shape in block_shapes(spec, key).items():
+    for name, shape in _shapes(spec, key).items():
         stop = start + math.prod(shape)
         yield name, shape, slice(start, stop)
         start = stop
 
 
 class Block:
-    """A block of the training state on a device.
+    """A block of the training state on a device: parameters and moments, shape (3, P), and a gradient, shape (P,).
 
-    Attributes
-    ----------
-    values : Tensor, shape (3, P)
-        Parameters and moments.
-    gradient : Tensor, shape (P,)
-        Sum of the backward pass.
-    parameters : mapping
-        Leaves of the graph: views of the first row, whose gradients are views of `gradient`.
+    The `parameters` are leaves of the graph: views of the first row, whose gradients are views of `gradient`.
     """
 
     def __init__(self, spec: LiveSpec, key: Key, values: Tensor) -> None:
@@ -92,27 +72,56 @@ class Block:
 
 
 class TrainingState:
-    """The blocks that a rank holds.
+    """The blocks that a rank holds, all after `step` steps.
 
-    Attributes
-    ----------
-    blocks : dict
-        Blocks by key, all after `step` steps.
-    step : int
-        Steps committed.
-    prepared : bool
-        Whether the gradients in the blocks are those of the next step, summed over all ranks.
+    Once `prepared`, their gradients are those of the next step, summed over all ranks.
     """
 
-    def __init__(self, spec: LiveSpec) -> None:
-        self.spec = spec
+    def __init__(self, spec: LiveSpec, device: Device = CPU) -> None:
+        self.spec, self.device = spec, device
         self.blocks: dict[Key, Block] = {}
         self.step = 0
         self.prepared = False
 
+    def held(self) -> HeldState:
+        """Describe the state to the controller."""
+        return HeldState(self.step, self.prepared, frozenset(_number(self.spec, key) for key in self.blocks))
+
     def replace(self, blocks: Mapping[Key, Block], step: int) -> None:
         """Replace all blocks."""
         self.blocks, self.step, self.prepared = dict(blocks), step, False
+
+    def add(self, values: Mapping[Key, Tensor]) -> None:
+        """Add blocks of given parameters and moments."""
+        self.blocks |= {key: Block(self.spec, key, value.to(self.device.torch)) for key, value in values.items()}
+
+    def fetch(self, group: Group, holds: Sequence[Collection[Key]], wants: Sequence[Collection[Key]]) -> None:
+        """Add the blocks that this rank wants and does not hold, and send others theirs.
+
+        All owners of a block send equal pieces to each rank that lacks it.
+        """
+        owners: dict[Key, list[int]] = {}
+        for rank, keys in enumerate(holds):
+            for key in keys:
+                owners.setdefault(key, []).append(rank)
+        sizes = {key: 3 * block_size(self.spec, key) for key in owners}
+
+        def pieces(sender: int, receiver: int) -> list[tuple[Key, slice]]:
+            return [
+                (key, piece(sizes[key], len(owners[key]), owners[key].index(sender)))
+                for key in sorted(set(wants[receiver]) - set(holds[receiver]))
+                if sender in owners[key]
+            ]
+
+        sent = [pieces(group.rank, receiver) for receiver in range(group.size)]
+        due = [pieces(sender, group.rank) for sender in range(group.size)]
+        own = {key: block.values.reshape(-1) for key, block in self.blocks.items()}
+        empty = torch.empty(0, dtype=getattr(torch, self.spec.dtype), device=self.device.torch)
+        fetched = {key: empty.new_empty(sizes[key]) for parts in due for key, _ in parts}
+        for key, part, values in exchange_pieces(group, own, sent, due, empty):
+            fetched[key][part] = values
+        group.confirm()
+        self.add({key: values.view(3, -1) for key, values in fetched.items()})
 
     def commit(self) -> None:
         """Apply the prepared update."""
@@ -149,11 +158,6 @@ def expert_keys(spec: LiveSpec) -> list[Key]:
     return [(layer, expert) for layer in range(spec.model.num_moe_layers) for expert in range(spec.model.num_experts)]
 
 
-def block_number(spec: LiveSpec, key: Key) -> int:
-    """Return the number of a block: 0 is the dense one, experts follow layer by layer."""
+def _number(spec: LiveSpec, key: Key) -> int:
+    """Return the place of a block in `all_keys`."""
     return 0 if key == DENSE else 1 + key[0] * spec.model.num_experts + key[1]
-
-
-def block_key(spec: LiveSpec, number: int) -> Key:
-    """Return the block of a number; see `block_number`."""
-    return DENSE if number == 0 else ((number - 1) // spec.model.num_experts, (number - 1) % spec.model.num_experts)

@@ -2,14 +2,12 @@
 
 import ast
 import functools
-import hashlib
 import sysconfig
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from lazsim.errors import LazsimError
 from lazsim.files import read_bytes
 
 DOCUMENTED = (  # noqa: SIM905
@@ -25,13 +23,7 @@ DOCUMENTED = (  # noqa: SIM905
 
 @functools.cache
 def load_text(path: str) -> bytes:
-    """Read a file, or where `path` is empty the documentation strings of `DOCUMENTED`.
-
-    Raises
-    ------
-    LazsimError
-        When the file cannot be read.
-    """
+    """Read a file, or where `path` is empty the documentation strings of `DOCUMENTED`."""
     if path:
         return read_bytes(path)
     folder = Path(sysconfig.get_path("stdlib"))
@@ -48,26 +40,10 @@ def _documentation(source: Path) -> list[str]:
     return [doc for node in nodes if (doc := ast.get_docstring(node))]
 
 
-def text_hash(text: bytes) -> str:
-    """Return the hash that tells workers whether they have the same text."""
-    return hashlib.sha256(text).hexdigest()
-
-
-def check_length(text: bytes, sequence_length: int, name: str) -> None:
-    """Refuse a text that is shorter than a sequence and the byte after it."""
-    if len(text) < sequence_length + 2:
-        raise LazsimError(
-            f"{name}: {len(text)} bytes are too few for sequences of {sequence_length}; give a longer text"
-        )
-
-
 def sequences(text: bytes, step: int, global_batch: int, length: int, seed: int) -> npt.NDArray[np.uint8]:
-    """Draw the sequences of a step, the same on every node.
+    """Draw the sequences of a step, the same on every node, each with the byte that follows it.
 
-    Returns
-    -------
-    ndarray of uint8, shape (global_batch, length + 1)
-        Each with the byte that follows it.
+    Their shape is (global_batch, length + 1).
 
     Examples
     --------
@@ -78,14 +54,3 @@ def sequences(text: bytes, step: int, global_batch: int, length: int, seed: int)
     starts = rng.integers(0, len(text) - length, size=global_batch)
     drawn: npt.NDArray[np.uint8] = np.frombuffer(text, dtype=np.uint8)[starts[:, None] + np.arange(length + 1)]
     return drawn
-
-
-def own_part(global_batch: int, rank: int, num_ranks: int) -> slice:
-    """Return the slice of a step's sequences that belongs to a rank.
-
-    Examples
-    --------
-    >>> [own_part(8, rank, 3) for rank in range(3)]
-    [slice(0, 2, None), slice(2, 5, None), slice(5, 8, None)]
-    """
-    return slice(global_batch * rank // num_ranks, global_batch * (rank + 1) // num_ranks)

@@ -91,27 +91,10 @@ def validate(
     replay: Mapping[str, Any] | None = None,
     progress: Progress = lambda _purpose, _wall_s: None,
 ) -> Validation:
-    """Measure, predict and compare.
+    """Measure, predict and compare; raise a LazsimError where the job cannot go on.
 
-    Parameters
-    ----------
-    spec
-        The job; the time for which it collects new nodes is compressed like the trace.
-    trace
-        Node events, in their own time.
-    speedup
-        Seconds of the trace in one second of the run.
-    device
-        ``auto``, ``cpu`` or ``cuda``.
-    replay
-        The stretch of the trace, recorded with the inputs.
-    progress
-        Called before each of the runs.
-
-    Raises
-    ------
-    LazsimError
-        When the job cannot go on.
+    A second of the run stands for `speedup` seconds of the trace, and of the time for which the job collects new nodes.
+    `replay`, the stretch of the trace, is recorded with the inputs.
     """
     job = msgspec.structs.replace(spec.job, join_wait_s=spec.job.join_wait_s / speedup)
     spec = prepare(msgspec.structs.replace(spec, job=job))

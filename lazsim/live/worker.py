@@ -5,59 +5,75 @@ controller aborts the generation or is lost. The secret of the run comes in the 
 """
 
 import argparse
-import ctypes
 import os
-import signal
 import socket
 import sys
 import time
+from pathlib import Path
 
+import numpy as np
 import torch
 
 from lazsim.errors import LazsimError
 from lazsim.live import messages
+from lazsim.live.checkpoint import load_blocks, save_blocks
 from lazsim.live.controller_client import RECONNECT_TIMEOUT_S, ControllerClient, DisconnectedError
-from lazsim.live.generation import AbortedError, Communicators, Generation, WorkerContext
-from lazsim.live.messages import SECRET_VARIABLE, HeldState, LiveError, StartGeneration, Stop, Welcome
-from lazsim.live.state import TrainingState, block_number
-from lazsim.live.text import check_length, load_text, text_hash
-from lazsim.pytorch.device import Device, local_rank_from_environment, take_device
+from lazsim.live.messages import SECRET_VARIABLE, LiveError, StartGeneration, Stop, Welcome
+from lazsim.live.state import DENSE, Key, TrainingState, all_keys, initial_values
+from lazsim.live.text import load_text
+from lazsim.live.trainer import Trainer
+from lazsim.pytorch.device import local_rank_from_environment, take_device
+from lazsim.pytorch.group import Group
 from lazsim.pytorch.memory import is_out_of_memory
+from lazsim.pytorch.transformer import Layout, replicas_on_ranks
+from lazsim.specs import sha256
 
 MAX_ATTEMPTS = 4
 """Connections to a controller that accepts none, before a worker gives up."""
 
 
-class Worker:
-    """A node of a live job.
+class AbortedError(Exception):
+    """The generation is over for this worker: the controller has aborted it, or is lost."""
 
-    Parameters
-    ----------
-    address
-        Of the controller.
-    host
-        Address for other workers; the one that the controller sees where empty.
-    local_rank
-        Number of this worker on its machine, which chooses its GPU.
+
+class Communicators:
+    """The communicator of a worker, which may outlive a generation, and those whose calls hang."""
+
+    def __init__(self) -> None:
+        self.current: Group | None = None
+        self._stuck: list[Group] = []
+
+    def abort(self) -> None:
+        """Make calls in other threads fail."""
+        if (group := self.current) is not None:
+            group.abort()
+
+    def drop(self) -> None:
+        """Close the current communicator."""
+        group, self.current = self.current, None
+        if group is not None and group.is_stuck:
+            # Keep it: its destructor waits for the call that hangs.
+            self._stuck.append(group)
+        elif group is not None:
+            group.close()
+
+
+class Worker:
+    """A node of a live job; its `local_rank` chooses its GPU.
+
+    Other workers reach it at `host`, where empty at the address that the controller sees. Ranks meet at `store`.
     """
 
     def __init__(self, address: tuple[str, int], name: str, secret: bytes, host: str, local_rank: int) -> None:
-        self._address, self._name, self._secret, self._host = address, name, secret, host
-        self._local_rank = local_rank
+        self.name, self.host, self.store = name, host, ("", 0)
+        self.communicators = Communicators()
+        self._address, self._secret, self._local_rank = address, secret, local_rank
         self._instance = messages.new_nonce().decode()
-        self._device: Device | None = None
         self._state: TrainingState | None = None
-        self._communicators = Communicators()
         self._is_welcome = False
 
     def run(self) -> str:
-        """Work until the controller ends the job; return its reason, empty where the job ended well.
-
-        Raises
-        ------
-        LiveError
-            When the controller cannot be reached.
-        """
+        """Work until the controller ends the job; return its reason, empty where the job ended well."""
         failed_attempts = 0
         while failed_attempts < MAX_ATTEMPTS:
             client = self._connect()
@@ -68,10 +84,10 @@ class Worker:
                 failed_attempts = 0 if self._is_welcome else failed_attempts + 1
             finally:
                 client.close()
-                self._communicators.drop()
+                self.communicators.drop()
             time.sleep(0.1 * failed_attempts)
         raise LiveError(
-            f"{self._name}: the controller at {self._address[0]}:{self._address[1]} does not answer; "
+            f"{self.name}: the controller at {self._address[0]}:{self._address[1]} does not answer; "
             f"{SECRET_VARIABLE} and the version of lazsim must be the same as there"
         )
 
@@ -79,15 +95,16 @@ class Worker:
         deadline = time.monotonic() + RECONNECT_TIMEOUT_S
         while True:
             try:
-                return ControllerClient(self._address, self._secret, self._communicators.abort)
+                return ControllerClient(self._address, self._secret, self.communicators.abort)
             except OSError as error:
                 if time.monotonic() > deadline:
                     where = f"{self._address[0]}:{self._address[1]}"
-                    raise LiveError(f"{self._name}: no controller at {where} ({error}); is it running?") from None
+                    raise LiveError(f"{self.name}: no controller at {where} ({error}); is it running?") from None
                 time.sleep(0.1)
 
     def _serve(self, client: ControllerClient) -> str:
-        client.send(messages.Hello(self._name, self._instance, _describe(self._state)))
+        held = messages.HeldState() if self._state is None else self._state.held()
+        client.send(messages.Hello(self.name, self._instance, held))
         welcome = client.inbox.get()
         if isinstance(welcome, Stop):
             return welcome.reason
@@ -96,7 +113,9 @@ class Worker:
         self._is_welcome = True
         # Before slow work such as reading the text.
         client.start_heartbeats(welcome.spec.heartbeat_s)
-        context = self._prepare(client, welcome)
+        self.host = self.host or client.own_address
+        self.store = self._address[0], welcome.store_port
+        state = self._prepare(welcome)
         while True:
             message = client.inbox.get()
             if message is None:
@@ -104,41 +123,28 @@ class Worker:
             if isinstance(message, Stop):
                 return message.reason
             if isinstance(message, StartGeneration):
-                self._take_part(context, message)
+                self._take_part(client, state, message)
             elif isinstance(message, messages.Abort):
-                client.send(messages.Left(message.generation, _describe(self._state)))
+                client.send(messages.Left(message.generation, state.held()))
 
-    def _prepare(self, client: ControllerClient, welcome: Welcome) -> WorkerContext:
-        """Load the text and take a device."""
+    def _prepare(self, welcome: Welcome) -> TrainingState:
+        """Check the text and take a device; return the state, which outlives a connection."""
         spec = welcome.spec
-        text = load_text(spec.text)
-        if text_hash(text) != spec.text_sha256:
+        if sha256(load_text(spec.text)) != spec.text_sha256:
             name = spec.text or "the standard library's documentation"
-            raise LiveError(f"{self._name}: {name} differs from the controller's; give all nodes the same `text`")
-        check_length(text, spec.model.sequence_length, spec.text)
-        if self._device is None:
-            try:
-                self._device = take_device(welcome.device, self._local_rank)
-            except RuntimeError as error:
-                raise LiveError(f"{self._name}: cannot take a GPU: {_first_line(error)}; or use `device` cpu") from None
+            raise LiveError(f"{self.name}: {name} differs from the controller's; give all nodes the same `text`")
         if self._state is None:
-            self._state = TrainingState(spec)
-        return WorkerContext(
-            name=self._name,
-            host=self._host or client.own_address,
-            store=(self._address[0], welcome.store_port),
-            device=self._device,
-            text=text,
-            state=self._state,
-            communicators=self._communicators,
-            client=client,
-        )
+            try:
+                self._state = TrainingState(spec, take_device(welcome.device, self._local_rank))
+            except RuntimeError as error:
+                raise LiveError(f"{self.name}: cannot take a GPU: {_first_line(error)}; or use `device` cpu") from None
+        return self._state
 
-    def _take_part(self, context: WorkerContext, start: StartGeneration) -> None:
+    def _take_part(self, client: ControllerClient, state: TrainingState, start: StartGeneration) -> None:
         """Take part in a generation, and report how it ended."""
         failure = ""
         try:
-            Generation(context, start).run()
+            Generation(self, client, state, start).run()
         except AbortedError:
             pass
         except RuntimeError as error:
@@ -146,34 +152,139 @@ class Worker:
             failure = _first_line(error)
             if is_out_of_memory(error) or failure.startswith("CUDA error"):
                 # Neither heals, and the others can go on without this worker.
-                raise LiveError(f"{self._name}: {failure}") from None
-        client = context.client
+                raise LiveError(f"{self.name}: {failure}") from None
         if client.lost:
             raise DisconnectedError
         # Report first: nobody should wait while this worker closes its communicators.
-        client.send(messages.Left(start.generation, _describe(context.state), failure))
+        client.send(messages.Left(start.generation, state.held(), failure))
         if failure or client.aborted_generation >= start.generation:
-            self._communicators.drop()
+            self.communicators.drop()
 
 
 def _first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 
-def _describe(state: TrainingState | None) -> HeldState:
-    if state is None:
-        return HeldState()
-    return HeldState(state.step, state.prepared, frozenset(block_number(state.spec, key) for key in state.blocks))
+class Generation:
+    """The part of a worker in the generation that a message has started: communicators, states, training.
 
+    The worker leaves as soon as the controller aborts the generation or is lost; see `lazsim.live.coordinator`.
+    """
 
-PR_SET_PDEATHSIG = 1
+    def __init__(self, worker: Worker, client: ControllerClient, state: TrainingState, start: StartGeneration) -> None:
+        self._worker, self._client, self._state, self._spec = worker, client, state, state.spec
+        self._start, self._plan = start, start.plan
+        self._rank = start.plan.members.index(worker.name)
+        self._replicas_LEJ = replicas_on_ranks(np.array(start.plan.slots, dtype=np.int64), self._spec.model.num_experts)
 
+    def run(self) -> None:
+        """Take part until the generation ends; raise an AbortedError if early, a RuntimeError if a peer is lost."""
+        start, plan, state = self._start, self._plan, self._state
+        self._check()
+        if not (start.reuse and self._worker.communicators.current is not None):
+            self._join_group("members", len(plan.members))
+        self._check()
+        self._client.send(messages.Connected(start.generation, self._group.by))
+        wanted = [
+            {key for key in all_keys(self._spec) if key == DENSE or self._replicas_LEJ[(*key, rank)]}
+            for rank in range(plan.num_ranks)
+        ]
+        wanted += [set() for _ in plan.members[plan.num_ranks :]]
+        self._obtain(wanted)
+        self._client.send(messages.Ready(start.generation))
+        self._await_train()
+        state.blocks = {key: block for key, block in state.blocks.items() if key in wanted[self._rank]}
+        if self._rank >= plan.num_ranks:
+            self._worker.communicators.drop()
+            return
+        if plan.num_ranks < len(plan.members):
+            self._join_group("ranks", plan.num_ranks)
+        groups_J = None if plan.groups is None else np.array(plan.groups, dtype=np.int64)
+        self._train(Trainer(state, self._group, Layout(self._replicas_LEJ, groups_J, plan.padded)))
 
-def die_with_parent(parent: int) -> None:
-    """Have the kernel kill this process when its parent ends; end at once if it has ended."""
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
+    def _check(self) -> None:
+        """Leave the generation if the controller has aborted it, or is lost."""
+        if self._client.lost or self._client.aborted_generation >= self._start.generation:
+            raise AbortedError
+
+    @property
+    def _group(self) -> Group:
+        assert self._worker.communicators.current is not None, "communicators are built"
+        return self._worker.communicators.current
+
+    def _join_group(self, name: str, size: int) -> None:
+        worker, meeting = self._worker, f"{self._start.generation}/{name}"
+        worker.communicators.drop()
+        group = Group(worker.store, meeting, self._rank, size, worker.host, self._state.device)
+        worker.communicators.current = group
+        # An abort that came before this did not reach the group.
+        self._check()
+        group.connect()
+
+    def _obtain(self, wanted: list[set[Key]]) -> None:
+        """Bring the state to the step of the generation, and fetch what the plan needs."""
+        plan, state, rank, keys = self._plan, self._state, self._rank, all_keys(self._spec)
+        if plan.source == "peers":
+            holds = [{keys[number] for number in numbers} for numbers in plan.holds]
+            if holds[rank] and state.step == plan.step - 1:
+                state.commit()
+            assert state.step == plan.step or not holds[rank], "a worker that serves states is at the job's step"
+            if not holds[rank]:
+                state.replace({}, plan.step)
+            state.prepared = False
+            state.fetch(self._group, holds, wanted)
+            return
+        if plan.source == "checkpoint":
+            values = load_blocks(Path(self._spec.checkpoint_folder), plan.step, wanted[rank])
+        else:
+            values = {key: initial_values(self._spec, key) for key in wanted[rank]}
+        state.replace({}, plan.step)
+        state.add(values)
+
+    def _await_train(self) -> None:
+        while True:
+            message = self._client.inbox.get()
+            if message is None:
+                raise AbortedError
+            if isinstance(message, messages.Train) and message.generation == self._start.generation:
+                return
+            self._check()
+
+    def _train(self, trainer: Trainer) -> None:
+        """Train until a pause or a failure."""
+        generation, client, state, spec = self._start.generation, self._client, self._state, self._spec
+        begun_s = time.monotonic()
+        while True:
+            self._check()
+            if spec.num_steps is not None and state.step >= spec.num_steps:
+                self._save()
+                return
+            own_loss = trainer.prepare()
+            pause = client.pause if client.pause is not None and client.pause.generation == generation else None
+            loss, to_pause, to_save = trainer.vote(
+                own_loss, pause=pause is not None, save=pause is not None and pause.save
+            )
+            state.commit()
+            now_s = time.monotonic()
+            if self._rank == 0:
+                client.send(messages.StepDone(generation, state.step, loss, now_s - begun_s, trainer.loads))
+            begun_s = now_s
+            if to_save or state.step % spec.checkpoint_interval_steps == 0:
+                self._save()
+                begun_s = time.monotonic()
+            if to_pause and state.step != spec.num_steps:
+                return
+
+    def _save(self) -> None:
+        """Write the blocks of which this rank is the first holder."""
+        state, begun_s = self._state, time.monotonic()
+        own = {
+            key: block.values
+            for key, block in state.blocks.items()
+            if (0 if key == DENSE else int(np.flatnonzero(self._replicas_LEJ[key])[0])) == self._rank
+        }
+        save_blocks(Path(self._spec.checkpoint_folder), state.step, own)
+        self._client.send(messages.CheckpointWritten(self._start.generation, state.step, time.monotonic() - begun_s))
 
 
 def run_worker(address: tuple[str, int], name: str, secret: bytes, host: str, local_rank: int) -> int:

@@ -5,6 +5,7 @@ ends, and all its workers end with it.
 """
 
 import contextlib
+import ctypes
 import os
 import select
 import signal
@@ -16,6 +17,10 @@ from typing import Self
 import msgspec
 
 from lazsim.live.messages import LiveError
+from lazsim.live.text import load_text
+from lazsim.live.worker import run_worker
+
+PR_SET_PDEATHSIG = 1
 
 
 class WorkerArgs(msgspec.Struct, frozen=True):
@@ -32,8 +37,6 @@ class WorkerArgs(msgspec.Struct, frozen=True):
 class WorkerPool:
     """Worker processes of this machine; a context manager that ends all of them.
 
-    Notes
-    -----
     A fork of a process that has imported torch takes milliseconds. A new Python takes seconds of both cores, which
     would disturb the workers that train.
     """
@@ -61,13 +64,7 @@ class WorkerPool:
         self._process.wait()
 
     def start(self, args: WorkerArgs) -> None:
-        """Start a worker.
-
-        Raises
-        ------
-        LiveError
-            When the pool's process has ended.
-        """
+        """Start a worker; raise a LiveError where the pool's process has ended."""
         try:
             self._input.write(msgspec.json.encode(args) + b"\n")
             self._input.flush()
@@ -110,17 +107,22 @@ class WorkerPool:
             signal.pidfd_send_signal(self._workers[name], number)
 
 
+def _die_with_parent(parent: int) -> None:
+    """Have the kernel kill this process when its parent ends; end at once if it has ended."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
 def _fork_worker(args: WorkerArgs) -> int:
     """Fork a worker; does not return in the child."""
-    from lazsim.live.worker import die_with_parent, run_worker
-
     parent = os.getpid()
     pid = os.fork()
     if pid:
         return pid
     code = 1
     try:
-        die_with_parent(parent)
+        _die_with_parent(parent)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         log = os.open(args.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         null = os.open(os.devnull, os.O_RDWR)
@@ -136,11 +138,8 @@ def _fork_worker(args: WorkerArgs) -> int:
 
 def main() -> None:
     """Read lines, start workers, print their process numbers."""
-    from lazsim.live.text import load_text
-    from lazsim.live.worker import die_with_parent
-
     # A parent that is gone by now has closed the input, which ends the loop below.
-    die_with_parent(os.getppid())
+    _die_with_parent(os.getppid())
     # The kernel reaps processes that end.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     load_text("")

@@ -22,14 +22,8 @@ CLOSE_TIMEOUT_S = 2.0
 class WorkerConnection:
     """A connected worker, the state that it last reported, and its progress into the current generation.
 
-    Attributes
-    ----------
-    generation, connected, ready : int
-        The last generation that it was told to start, has communicators for, and has the states of.
-    idle : bool
-        Whether it is outside any generation.
-    error : str
-        Why it left the last one by itself; empty where it did not.
+    The last generation that it was told to start is `generation`; it has communicators for that of `connected`, and the
+    states of that of `ready`. While `idle` it is in none; `error` tells why it left the last one by itself.
     """
 
     name: str
@@ -67,27 +61,10 @@ class WorkerHandler(Protocol):
 
 
 class WorkerServer:
-    """Accepts the workers of a run.
+    """Accepts the workers of a run; `workers` are those alive.
 
-    Parameters
-    ----------
-    spec
-        The job to tell workers of.
-    secret
-        Of the run.
-    device
-        Where workers compute: ``auto``, ``cpu`` or ``cuda``.
-    host, port
-        Address to listen on; ranks meet at the next port. Port 0 takes any two free ones.
-
-    Attributes
-    ----------
-    workers : list of WorkerConnection
-        The workers alive.
-    stopped : str or None
-        Why the job is over, empty where it ended well; None while it goes on.
-    bug : Exception or None
-        An exception of the handler, which stops the job.
+    It listens on a port, and ranks meet at the next one; port 0 takes any two free ones. `stopped` tells why the job is
+    over, empty where it ended well, None while it goes on. `bug` is an exception of the handler, which stops the job.
     """
 
     def __init__(self, spec: LiveSpec, secret: bytes, device: str, host: str = "127.0.0.1", port: int = 0) -> None:
@@ -100,13 +77,7 @@ class WorkerServer:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def open(self, handler: WorkerHandler) -> None:
-        """Listen for workers.
-
-        Raises
-        ------
-        LiveError
-            When the address is not free.
-        """
+        """Listen for workers; raise a LiveError where the address is not free."""
         self._handler = handler
         try:
             self._server = await asyncio.start_server(self._serve, self.host, self.port, limit=messages.MAX_LINE_BYTES)

@@ -18,6 +18,9 @@ ExpertKey = tuple[int, int]
 Holders = Mapping[ExpertKey, Sequence[int]]
 """The ranks that hold each expert, ascending."""
 
+Pieces = Sequence[Sequence[tuple[ExpertKey, slice]]]
+"""Pieces of flat tensors, for each rank."""
+
 
 def piece(size: int, num_pieces: int, index: int) -> slice:
     """Return one of `num_pieces` nearly equal pieces.
@@ -56,40 +59,27 @@ class ExpertReduction:
                 if other != rank:
                     self._theirs[other].append((key, piece(sizes[key], len(ranks), index)))
                     self._mine[other].append((key, own))
-        self._num_theirs = [_length(parts) for parts in self._theirs]
-        self._num_mine = [_length(parts) for parts in self._mine]
 
     def __call__(self, gradients: Mapping[ExpertKey, Tensor]) -> None:
         """Replace own gradients by their sums over all holders."""
-        template = next(iter(gradients.values()))
-        received = self._exchange(template, gradients, self._theirs, self._num_theirs, self._num_mine)
-        self._add_up(gradients, received)
-        received = self._exchange(template, gradients, self._mine, self._num_mine, self._num_theirs)
-        for key, part, values in _parts(self._theirs, received):
+        empty = next(iter(gradients.values()))[:0]
+        for key, part, values in exchange_pieces(self._group, gradients, self._theirs, self._mine, empty):
+            gradients[key][part] += values
+        for key, part, values in exchange_pieces(self._group, gradients, self._mine, self._theirs, empty):
             gradients[key][part] = values
 
-    def _exchange(
-        self,
-        template: Tensor,
-        gradients: Mapping[ExpertKey, Tensor],
-        parts: list[list[tuple[ExpertKey, slice]]],
-        counts_in: list[int],
-        counts_out: list[int],
-    ) -> Tensor:
-        rows = [gradients[key][part] for to_rank in parts for key, part in to_rank]
-        return self._group.all_to_all(torch.cat([template[:0], *rows]), counts_in, counts_out)
 
-    def _add_up(self, gradients: Mapping[ExpertKey, Tensor], received: Tensor) -> None:
-        for key, part, values in _parts(self._mine, received):
-            gradients[key][part] += values
+def exchange_pieces(
+    group: Group, tensors: Mapping[ExpertKey, Tensor], sent: Pieces, due: Pieces, empty: Tensor
+) -> list[tuple[ExpertKey, slice, Tensor]]:
+    """Send pieces of flat tensors to each rank, and return those due from each rank; `empty` gives type and device."""
+    rows = [tensors[key][part] for to_rank in sent for key, part in to_rank]
+    counts_in, counts_out = ([sum(_length(part) for _, part in of_rank) for of_rank in side] for side in (sent, due))
+    received = group.all_to_all(torch.cat([empty, *rows]), counts_in, counts_out)
+    pieces = [one for from_rank in due for one in from_rank]
+    values = torch.split(received, [_length(part) for _, part in pieces])
+    return [(key, part, value) for (key, part), value in zip(pieces, values, strict=True)]
 
 
-def _length(parts: Sequence[tuple[ExpertKey, slice]]) -> int:
-    return sum(part.stop - part.start for _, part in parts)
-
-
-def _parts(by_rank: list[list[tuple[ExpertKey, slice]]], received: Tensor) -> list[tuple[ExpertKey, slice, Tensor]]:
-    """Cut received values into their parts, in the order of ranks."""
-    parts = [part for of_rank in by_rank for part in of_rank]
-    lengths = [part.stop - part.start for _, part in parts]
-    return [(key, part, values) for (key, part), values in zip(parts, torch.split(received, lengths), strict=True)]
+def _length(part: slice) -> int:
+    return int(part.stop - part.start)

@@ -186,6 +186,30 @@ class Transformer:
         return results if place is None else results[place]
 
 
+def dense_shapes(model: ModelSpec) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of parameters outside experts by name; names of vectors end in ``gain`` or ``bias``."""
+    width = model.d_model
+    shapes: dict[str, tuple[int, ...]] = {
+        "embedding": (model.vocab_size, width),
+        "positions": (model.sequence_length, width),
+        "final.gain": (width,),
+        "final.bias": (width,),
+    }
+    for layer in range(model.num_layers):
+        shapes |= {f"{layer}.{norm}.{part}": (width,) for norm in ("norm1", "norm2") for part in ("gain", "bias")}
+        shapes |= {f"{layer}.qkv": (width, 3 * width), f"{layer}.out": (width, width)}
+        if layer >= model.num_layers - model.num_moe_layers:
+            shapes[f"{layer}.gate"] = (width, model.num_experts)
+        else:
+            shapes |= {f"{layer}.up": (width, model.d_ff_dense), f"{layer}.down": (model.d_ff_dense, width)}
+    return shapes
+
+
+def expert_shapes(model: ModelSpec) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of an expert's parameters by name."""
+    return {"up": (model.d_model, model.d_ff_expert), "down": (model.d_ff_expert, model.d_model)}
+
+
 def replicas_on_ranks(slots_LNS: Ints, num_experts: int) -> Ints:
     """Count the replicas on each rank, shape (L, E, J)."""
     counts: Ints = (slots_LNS[:, None] == np.arange(num_experts)[:, None, None]).sum(axis=3)
