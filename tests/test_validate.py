@@ -16,9 +16,8 @@ from lazsim.engine.ledger import BUCKETS
 from lazsim.engine.simulate import SystemRun
 from lazsim.live.calibration import NUM_ROUNDS, STEPS_PER_COUNT, Calibration, ShrinkAndGrow, calibrate, summarise
 from lazsim.live.messages import LiveError
-from lazsim.live.predict import compress, predict
 from lazsim.live.record import LiveRun, Recovery, StepRecord
-from lazsim.live.validate import compare, kills_and_joins, quiet_trace
+from lazsim.live.validate import compare, compress, kills_and_joins, predict, quiet_trace
 from lazsim.live.worker_pool import WorkerPool
 from lazsim.routing.table import RecordedRouting
 from lazsim.trace import build_trace

@@ -6,16 +6,18 @@ after it, since the speed of a shared machine changes.
 
 import asyncio
 import statistics
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 
 import msgspec
 
 from lazsim.engine.systems import SYSTEMS
 from lazsim.live.fault_injector import LocalNodes
 from lazsim.live.record import LiveRun
-from lazsim.live.run import OnStart, live_scenario, require_fit, run_locally
+from lazsim.live.run import OnStart, live_costs, run_locally
 from lazsim.live.spec import LiveSpec
 from lazsim.live.worker_pool import WorkerPool
 from lazsim.routing.table import RecordedRouting
@@ -123,16 +125,14 @@ async def calibrate(
     spec: LiveSpec, num_nodes: int, pool: WorkerPool, device: str, on_start: OnStart | None = None
 ) -> LiveRun:
     """Make a run that measures the costs of runs with up to `num_nodes` nodes."""
-    require_fit(spec, num_nodes)
     job = msgspec.structs.replace(
         spec.job, join_wait_s=0.0, checkpoint_interval_steps={spec.system: STEPS_PER_COUNT // 2}
     )
     spec = msgspec.structs.replace(spec, job=job, num_steps=None)
-    usable_nodes = partial(SYSTEMS[spec.system].usable_nodes, live_scenario(spec, num_nodes).costs())
+    usable_nodes = partial(SYSTEMS[spec.system].usable_nodes, live_costs(spec, num_nodes))
+    nodes = {"num_initial": num_nodes, "max_nodes": num_nodes}
     injector = ShrinkAndGrow(num_nodes, usable_nodes)
-    return await run_locally(
-        spec, injector, pool, num_initial=num_nodes, max_nodes=num_nodes, device=device, on_start=on_start
-    )
+    return await run_locally(spec, injector, pool, **nodes, device=device, on_start=on_start)
 
 
 def summarise(runs: Sequence[LiveRun]) -> Calibration:
@@ -151,10 +151,10 @@ def summarise(runs: Sequence[LiveRun]) -> Calibration:
     return Calibration(
         step_s=step_s,
         drift=statistics.fmean(times[-1][count] / times[0][count] - 1 for count in both),
-        detect_s=_median([one.detect_s for one in recoveries if one.detect_s]),
-        rebuild_s=_median([one.rebuild_s for one in failures]),
-        restart_s=_median([one.rebuild_s + one.transfer_s for one in restarts]),
-        save_s=_median([seconds for run in runs for seconds in run.save_s]),
+        detect_s=statistics.median([one.detect_s for one in recoveries if one.detect_s] or [0.0]),
+        rebuild_s=statistics.median([one.rebuild_s for one in failures] or [0.0]),
+        restart_s=statistics.median([one.rebuild_s + one.transfer_s for one in restarts] or [0.0]),
+        save_s=statistics.median([seconds for run in runs for seconds in run.save_s] or [0.0]),
         transfer_bytes_per_s=sum(one.busiest_bytes for one in moves) / seconds if moves else 1e9,
         routing=routing,
     )
@@ -162,15 +162,7 @@ def summarise(runs: Sequence[LiveRun]) -> Calibration:
 
 def step_times(run: LiveRun) -> dict[int, float]:
     """Return the median step time by the number of nodes in use."""
-    by_count: dict[int, list[float]] = {}
-    previous, run_length = 0, 0
-    for step in run.steps:
-        run_length = run_length + 1 if step.num_nodes == previous else 1
-        previous = step.num_nodes
-        if run_length > WARM_UP_STEPS:
-            by_count.setdefault(step.num_nodes, []).append(step.step_s)
-    return {count: statistics.median(times) for count, times in sorted(by_count.items())}
-
-
-def _median(values: Sequence[float]) -> float:
-    return statistics.median(values) if values else 0.0
+    by_count: defaultdict[int, list[float]] = defaultdict(list)
+    for count, steps in groupby(run.steps, lambda step: step.num_nodes):
+        by_count[count] += [step.step_s for step in steps][WARM_UP_STEPS:]
+    return {count: statistics.median(times) for count, times in sorted(by_count.items()) if times}

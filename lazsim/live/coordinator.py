@@ -50,10 +50,6 @@ Events are ``started``, ``entered``, ``rebuilt``, ``ready``, ``stepped``, ``paus
 """
 
 
-async def ignore(_event: str, _generation: int, _step: int) -> None:
-    """Do nothing on an event."""
-
-
 class Coordinator:
     """Leads one job: waits for `min_workers`, at most `start_timeout_s`, and trains with all that come.
 
@@ -63,8 +59,8 @@ class Coordinator:
     def __init__(self, server: WorkerServer, costs: CostModel, min_workers: int, start_timeout_s: float) -> None:
         self.server, self.spec, self.costs = server, server.spec, costs
         self.system = SYSTEMS[self.spec.system]
-        self.on_event: OnEvent = ignore
-        self.step = 0
+        self.on_event: OnEvent | None = None
+        self.step = self._reported_step = 0
         self._min_workers, self._start_timeout_s = min_workers, start_timeout_s
         self._usable_nodes = partial(self.system.usable_nodes, costs)
         self._reset_clock()
@@ -127,8 +123,9 @@ class Coordinator:
         self._clock_runs = True
         await self._emit("started")
 
-    async def _emit(self, event: str) -> None:
-        await self.on_event(event, self._generation, self.step)
+    async def _emit(self, event: str, step: int | None = None) -> None:
+        if self.on_event is not None:
+            await self.on_event(event, self._generation, self.step if step is None else step)
 
     # Reports of workers.
 
@@ -242,7 +239,8 @@ class Coordinator:
             self._has_state = False
             record.roll_back(plan.step, max(0, self.step - plan.step))
         cause = self._pause_cause or ("failure" if from_peers else "restart")
-        self.step, self._pause_cause = plan.step, ""
+        self.step = self._reported_step = plan.step
+        self._pause_cause = ""
         record.enter("rebalance" if cause == "rebalance" else "reconfigure" if from_peers else "restart")
         recovery = record.recovery(cause)
         recovery.num_nodes, recovery.busiest_bytes, recovery.source = plan.num_ranks, busiest_bytes, plan.source
@@ -311,30 +309,28 @@ class Coordinator:
 
     async def _train(self) -> None:
         """Wait until the generation ends, by a failure or a pause."""
-        reported = self.step
         while self.server.stopped is None and not self._is_broken():
             join_at_s = None if self._pause_cause else self._join_at_s
             if protocol.join_is_due(join_at_s, self.now_s()):
                 self._request_join()
                 continue
             await self.server.wait_until(
-                lambda reported=reported, join_at_s=join_at_s: (  # type: ignore[misc]
+                lambda join_at_s=join_at_s: (  # type: ignore[misc]
                     self._is_broken()
-                    or self.step > reported
+                    or self.step > self._reported_step
                     or (not self._pause_cause and self._join_at_s != join_at_s)
                 ),
                 None if join_at_s is None else join_at_s - self.now_s(),
             )
-            reported = await self._report_steps(reported)
-        await self._report_steps(reported)
+            await self._report_steps()
+        await self._report_steps()
 
-    async def _report_steps(self, reported: int) -> int:
-        """Report the steps done since; return the last one."""
-        while reported < self.step:
-            reported += 1
-            self._request_rebalance(reported)
-            await self.on_event("stepped", self._generation, reported)
-        return reported
+    async def _report_steps(self) -> None:
+        """Report the steps done since the last report."""
+        while self._reported_step < self.step:
+            self._reported_step += 1
+            self._request_rebalance(self._reported_step)
+            await self._emit("stepped", self._reported_step)
 
     def _request_join(self) -> None:
         """Ask all ranks to pause where that brings more nodes into use."""
@@ -391,7 +387,10 @@ class Coordinator:
         num_lost = sum(not member.alive for member in self._members)
         record.event("failure", self.step, num_lost=num_lost)
         recovery.rebuild_s += self.now_s() - known_s
-        self._count_attempt(num_lost)
+        self._failed_attempts = 0 if num_lost else self._failed_attempts + 1
+        if self._failed_attempts == MAX_FAILED_ATTEMPTS:
+            error = next((member.error for member in self._members if member.error), "no error given")
+            self.stop(f"{MAX_FAILED_ATTEMPTS} attempts to go on failed in a row with no dead worker; the last: {error}")
 
     def _all_are_idle(self) -> bool:
         return all(member.idle for member in self._members)
@@ -404,11 +403,3 @@ class Coordinator:
         last = self.spec.num_steps
         members = [member for member in self._members if member.alive and member.idle]
         return last is not None and any(member.held.step >= last for member in members)
-
-    def _count_attempt(self, num_lost: int) -> None:
-        self._failed_attempts = 0 if num_lost else self._failed_attempts + 1
-        if self._failed_attempts >= MAX_FAILED_ATTEMPTS:
-            error = next((member.error for member in self._members if member.error), "no error given")
-            self.stop(
-                f"{self._failed_attempts} attempts to go on failed in a row with no dead worker; the last: {error}"
-            )

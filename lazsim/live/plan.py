@@ -68,8 +68,6 @@ def _are_complete(costs: CostModel, holds: Sequence[Blocks]) -> bool:
 def agree_on_step(held: Sequence[HeldState], are_complete: Callable[[list[Blocks]], bool]) -> tuple[int, list[Blocks]]:
     """Return the step to go on from, and the blocks that each worker holds after it.
 
-    Notes
-    -----
     A worker that has committed a step knows that all workers had prepared it. So a worker that is one step behind can
     catch up: it commits what it has prepared. The last step with every block counts. It need not be the highest step: a
     worker may come back after the others have gone back to a checkpoint.

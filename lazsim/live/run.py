@@ -12,6 +12,7 @@ import msgspec
 import torch
 
 from lazsim import __version__
+from lazsim.costmodel.step import CostModel
 from lazsim.engine.systems import SYSTEMS
 from lazsim.errors import LazsimError
 from lazsim.files import check_folder
@@ -46,6 +47,17 @@ def live_scenario(spec: LiveSpec, num_nodes: int) -> Scenario:
     return replace(scenario, model=spec.model, job=spec.job)
 
 
+def live_costs(spec: LiveSpec, num_nodes: int) -> CostModel:
+    """Return the costs of `live_scenario`; raise a LazsimError where the experts do not fit on all nodes together."""
+    costs = live_scenario(spec, num_nodes).costs()
+    if not SYSTEMS[spec.system].usable_nodes(costs, num_nodes):
+        raise LazsimError(
+            f"{spec.model.name}: {spec.model.num_experts} experts do not fit on {num_nodes} nodes of "
+            f"{spec.slots_per_node} slots under {spec.system}; use more `nodes` or `slots`"
+        )
+    return costs
+
+
 def prepare(spec: LiveSpec) -> LiveSpec:
     """Check that workers can build the model and read the text, and fill in the hash of the text."""
     check_model(spec.model, spec.num_heads)
@@ -59,19 +71,18 @@ def prepare(spec: LiveSpec) -> LiveSpec:
 
 def describe_inputs(spec: LiveSpec, device: str, trace: Trace | None, replay: Mapping[str, Any]) -> dict[str, Any]:
     """Return the inputs of a live run as plain data: the job, its trace if any, and the replay of the trace."""
-    inputs: dict[str, Any] = {
+    names, described = ("format", "sha256", "events_sha256"), None
+    if trace is not None:
+        described = {"name": Path(trace.name).name} | {name: getattr(trace, name) for name in names}
+    return {
         "version": __version__,
         "torch": str(torch.__version__),
         "device": device,
         "machine": machine("cuda" if torch.cuda.is_available() else "cpu"),
-        "trace": None,
+        "trace": described,
         "replay": dict(replay),
         "spec": msgspec.to_builtins(spec),
     }
-    if trace is not None:
-        names = ("format", "sha256", "events_sha256")
-        inputs["trace"] = {"name": Path(trace.name).name, **{name: getattr(trace, name) for name in names}}
-    return inputs
 
 
 async def run_locally(
@@ -91,9 +102,9 @@ async def run_locally(
     """
     choose_device(device)
     with tempfile.TemporaryDirectory(prefix="lazsim-live-") as scratch:
-        spec = _make_ready(spec, max_nodes, Path(scratch))
+        costs = live_costs(spec, max_nodes)
+        spec = _make_ready(spec, Path(scratch))
         server = WorkerServer(spec, secrets.token_bytes(32), device)
-        costs = live_scenario(spec, max_nodes).costs()
         coordinator = Coordinator(server, costs, num_initial, LOCAL_START_TIMEOUT_S)
         nodes = LocalNodes(coordinator, pool, Path(scratch) / "workers.log")
         coordinator.on_event = lambda event, generation, step: injector.on_event(nodes, event, generation, step)
@@ -122,9 +133,9 @@ async def run_on_cluster(
 
     Workers have the same secret and share the checkpoint folder. Raises a LazsimError where the job cannot go on.
     """
-    spec = _make_ready(spec, num_initial, Path(spec.checkpoint_folder))
+    costs = live_costs(spec, num_initial)
+    spec = _make_ready(spec, Path(spec.checkpoint_folder))
     server = WorkerServer(spec, secret, device, host, port)
-    costs = live_scenario(spec, num_initial).costs()
     return await _lead(Coordinator(server, costs, num_initial, CLUSTER_START_TIMEOUT_S), on_start, lambda: None)
 
 
@@ -141,19 +152,9 @@ async def _lead(coordinator: Coordinator, on_start: OnStart | None, begin: Calla
         await coordinator.server.close()
 
 
-def require_fit(spec: LiveSpec, max_nodes: int) -> None:
-    """Raise a LazsimError where the experts do not fit on the largest number of nodes."""
-    if not SYSTEMS[spec.system].usable_nodes(live_scenario(spec, max_nodes).costs(), max_nodes):
-        raise LazsimError(
-            f"{spec.model.name}: {spec.model.num_experts} experts do not fit on {max_nodes} nodes of "
-            f"{spec.slots_per_node} slots under {spec.system}; use more `nodes` or `slots`"
-        )
-
-
-def _make_ready(spec: LiveSpec, max_nodes: int, scratch: Path) -> LiveSpec:
+def _make_ready(spec: LiveSpec, scratch: Path) -> LiveSpec:
     """Check the job, and make its checkpoint folder, in a scratch folder where none was chosen."""
     spec = prepare(spec)
-    require_fit(spec, max_nodes)
     folder = Path(spec.checkpoint_folder or scratch / "checkpoints").absolute()
     check_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -27,19 +27,16 @@ INITIAL_STD = 0.02
 """GPT-2 draws initial weights with this standard deviation."""
 
 
-def _shapes(spec: LiveSpec, key: Key) -> dict[str, tuple[int, ...]]:
-    return dense_shapes(spec.model) if key == DENSE else expert_shapes(spec.model)
-
-
 def block_size(spec: LiveSpec, key: Key) -> int:
     """Count the parameters of a block."""
-    return sum(math.prod(shape) for shape in _shapes(spec, key).values())
+    return sum(math.prod(shape) for _, shape, _ in _slices(spec, key))
 
 
 def _slices(spec: LiveSpec, key: Key) -> Iterator[tuple[str, tuple[int, ...], slice]]:
     """Yield the name, shape and place of each parameter in a block."""
     start = 0
-    for name, shape in _shapes(spec, key).items():
+    shapes = dense_shapes(spec.model) if key == DENSE else expert_shapes(spec.model)
+    for name, shape in shapes.items():
         stop = start + math.prod(shape)
         yield name, shape, slice(start, stop)
         start = stop
@@ -85,7 +82,8 @@ class TrainingState:
 
     def held(self) -> HeldState:
         """Describe the state to the controller."""
-        return HeldState(self.step, self.prepared, frozenset(_number(self.spec, key) for key in self.blocks))
+        numbers = frozenset(number for number, key in enumerate(all_keys(self.spec)) if key in self.blocks)
+        return HeldState(self.step, self.prepared, numbers)
 
     def replace(self, blocks: Mapping[Key, Block], step: int) -> None:
         """Replace all blocks."""
@@ -149,15 +147,6 @@ def initial_values(spec: LiveSpec, key: Key) -> Tensor:
 
 
 def all_keys(spec: LiveSpec) -> list[Key]:
-    """List every block of a model, the dense one first."""
-    return [DENSE, *expert_keys(spec)]
-
-
-def expert_keys(spec: LiveSpec) -> list[Key]:
-    """List the experts of all layers."""
-    return [(layer, expert) for layer in range(spec.model.num_moe_layers) for expert in range(spec.model.num_experts)]
-
-
-def _number(spec: LiveSpec, key: Key) -> int:
-    """Return the place of a block in `all_keys`."""
-    return 0 if key == DENSE else 1 + key[0] * spec.model.num_experts + key[1]
+    """List every block of a model, the dense one first, then the experts layer by layer."""
+    model = spec.model
+    return [DENSE, *((layer, expert) for layer in range(model.num_moe_layers) for expert in range(model.num_experts))]

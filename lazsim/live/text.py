@@ -27,23 +27,17 @@ def load_text(path: str) -> bytes:
     if path:
         return read_bytes(path)
     folder = Path(sysconfig.get_path("stdlib"))
-    sources = (folder / f"{name}.py" for name in DOCUMENTED)
-    packages = (folder / name / "__init__.py" for name in DOCUMENTED)
-    return "\n\n".join(
-        doc for source in (*sources, *packages) if source.exists() for doc in _documentation(source)
-    ).encode()
-
-
-def _documentation(source: Path) -> list[str]:
+    modules = [folder / f"{name}.py" for name in DOCUMENTED]
+    packages = [folder / name / "__init__.py" for name in DOCUMENTED]
+    trees = (ast.parse(source.read_bytes()) for source in modules + packages if source.exists())
+    nodes = (node for tree in trees for node in ast.walk(tree))
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    nodes = [node for node in ast.walk(ast.parse(source.read_bytes())) if isinstance(node, documented)]
-    return [doc for node in nodes if (doc := ast.get_docstring(node))]
+    docs = (ast.get_docstring(node) for node in nodes if isinstance(node, documented))
+    return "\n\n".join(doc for doc in docs if doc).encode()
 
 
 def sequences(text: bytes, step: int, global_batch: int, length: int, seed: int) -> npt.NDArray[np.uint8]:
-    """Draw the sequences of a step, the same on every node, each with the byte that follows it.
-
-    Their shape is (global_batch, length + 1).
+    """Draw a step's sequences, each with the byte after it: shape (global_batch, length + 1), the same on every node.
 
     Examples
     --------

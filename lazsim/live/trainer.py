@@ -29,13 +29,11 @@ class Trainer:
         size = block_size(state.spec, (0, 0))
         self._reduce = ExpertReduction(group, holders, dict.fromkeys(holders, size))
 
-    @property
-    def loads(self) -> list[list[int]]:
-        """Tokens of each expert of each layer in the last step, over all ranks."""
-        return self._model.loads
+    def prepare(self) -> tuple[float, list[list[int]]]:
+        """Compute the next step's gradients, summed over all ranks.
 
-    def prepare(self) -> float:
-        """Compute the next step's gradients, summed over all ranks; return this rank's part of the loss."""
+        Returns this rank's part of the loss, and the tokens of each expert of each layer over all ranks.
+        """
         state, spec, group = self._state, self._state.spec, self._group
         state.prepared = False
         for block in state.blocks.values():
@@ -48,7 +46,7 @@ class Trainer:
         group.all_reduce(state.blocks[DENSE].gradient)
         self._reduce({key: block.gradient for key, block in state.blocks.items() if key != DENSE})
         state.prepared = True
-        return float(loss.detach())
+        return float(loss.detach()), self._model.loads
 
     def vote(self, loss: float, *, pause: bool, save: bool) -> tuple[float, bool, bool]:
         """Agree that every rank has prepared; return the loss of all ranks, and whether any asks to pause or save."""

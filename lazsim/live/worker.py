@@ -36,58 +36,40 @@ class AbortedError(Exception):
     """The generation is over for this worker: the controller has aborted it, or is lost."""
 
 
-class Communicators:
-    """The communicator of a worker, which may outlive a generation, and those whose calls hang."""
-
-    def __init__(self) -> None:
-        self.current: Group | None = None
-        self._stuck: list[Group] = []
-
-    def abort(self) -> None:
-        """Make calls in other threads fail."""
-        if (group := self.current) is not None:
-            group.abort()
-
-    def drop(self) -> None:
-        """Close the current communicator."""
-        group, self.current = self.current, None
-        if group is not None and group.is_stuck:
-            # Keep it: its destructor waits for the call that hangs.
-            self._stuck.append(group)
-        elif group is not None:
-            group.close()
-
-
 class Worker:
     """A node of a live job; its `local_rank` chooses its GPU.
 
-    Other workers reach it at `host`, where empty at the address that the controller sees. Ranks meet at `store`.
+    Other workers reach it at `host`, where empty at the address that the controller sees. Ranks meet at `store`. Its
+    `group` may outlive a generation.
     """
 
     def __init__(self, address: tuple[str, int], name: str, secret: bytes, host: str, local_rank: int) -> None:
         self.name, self.host, self.store = name, host, ("", 0)
-        self.communicators = Communicators()
+        self.group: Group | None = None
+        # Kept, since the destructor of a group waits for the call that hangs.
+        self._stuck_groups: list[Group] = []
         self._address, self._secret, self._local_rank = address, secret, local_rank
+        self._controller = f"{address[0]}:{address[1]}"
         self._instance = messages.new_nonce().decode()
         self._state: TrainingState | None = None
-        self._is_welcome = False
+        # Connections in a row that the controller did not welcome.
+        self._failed_attempts = 0
 
     def run(self) -> str:
         """Work until the controller ends the job; return its reason, empty where the job ended well."""
-        failed_attempts = 0
-        while failed_attempts < MAX_ATTEMPTS:
+        while self._failed_attempts < MAX_ATTEMPTS:
             client = self._connect()
-            self._is_welcome = False
+            self._failed_attempts += 1
             try:
                 return self._serve(client)
             except DisconnectedError:
-                failed_attempts = 0 if self._is_welcome else failed_attempts + 1
+                pass
             finally:
                 client.close()
-                self.communicators.drop()
-            time.sleep(0.1 * failed_attempts)
+                self.drop_group()
+            time.sleep(0.1 * self._failed_attempts)
         raise LiveError(
-            f"{self.name}: the controller at {self._address[0]}:{self._address[1]} does not answer; "
+            f"{self.name}: the controller at {self._controller} does not answer; "
             f"{SECRET_VARIABLE} and the version of lazsim must be the same as there"
         )
 
@@ -95,12 +77,25 @@ class Worker:
         deadline = time.monotonic() + RECONNECT_TIMEOUT_S
         while True:
             try:
-                return ControllerClient(self._address, self._secret, self.communicators.abort)
+                return ControllerClient(self._address, self._secret, self.abort)
             except OSError as error:
                 if time.monotonic() > deadline:
-                    where = f"{self._address[0]}:{self._address[1]}"
-                    raise LiveError(f"{self.name}: no controller at {where} ({error}); is it running?") from None
+                    reason = f"no controller at {self._controller} ({error}); is it running?"
+                    raise LiveError(f"{self.name}: {reason}") from None
                 time.sleep(0.1)
+
+    def abort(self) -> None:
+        """Make a call of the group in another thread fail."""
+        if (group := self.group) is not None:
+            group.abort()
+
+    def drop_group(self) -> None:
+        """Close the communicators."""
+        group, self.group = self.group, None
+        if group is not None and group.is_stuck:
+            self._stuck_groups.append(group)
+        elif group is not None:
+            group.close()
 
     def _serve(self, client: ControllerClient) -> str:
         held = messages.HeldState() if self._state is None else self._state.held()
@@ -110,10 +105,9 @@ class Worker:
             return welcome.reason
         if not isinstance(welcome, Welcome):
             raise DisconnectedError
-        self._is_welcome = True
+        self._failed_attempts = 0
         # Before slow work such as reading the text.
         client.start_heartbeats(welcome.spec.heartbeat_s)
-        self.host = self.host or client.own_address
         self.store = self._address[0], welcome.store_port
         state = self._prepare(welcome)
         while True:
@@ -158,7 +152,7 @@ class Worker:
         # Report first: nobody should wait while this worker closes its communicators.
         client.send(messages.Left(start.generation, state.held(), failure))
         if failure or client.aborted_generation >= start.generation:
-            self.communicators.drop()
+            self.drop_group()
 
 
 def _first_line(error: Exception) -> str:
@@ -181,7 +175,7 @@ class Generation:
         """Take part until the generation ends; raise an AbortedError if early, a RuntimeError if a peer is lost."""
         start, plan, state = self._start, self._plan, self._state
         self._check()
-        if not (start.reuse and self._worker.communicators.current is not None):
+        if not (start.reuse and self._worker.group is not None):
             self._join_group("members", len(plan.members))
         self._check()
         self._client.send(messages.Connected(start.generation, self._group.by))
@@ -195,7 +189,7 @@ class Generation:
         self._await_train()
         state.blocks = {key: block for key, block in state.blocks.items() if key in wanted[self._rank]}
         if self._rank >= plan.num_ranks:
-            self._worker.communicators.drop()
+            self._worker.drop_group()
             return
         if plan.num_ranks < len(plan.members):
             self._join_group("ranks", plan.num_ranks)
@@ -209,14 +203,15 @@ class Generation:
 
     @property
     def _group(self) -> Group:
-        assert self._worker.communicators.current is not None, "communicators are built"
-        return self._worker.communicators.current
+        assert self._worker.group is not None, "communicators are built"
+        return self._worker.group
 
     def _join_group(self, name: str, size: int) -> None:
         worker, meeting = self._worker, f"{self._start.generation}/{name}"
-        worker.communicators.drop()
-        group = Group(worker.store, meeting, self._rank, size, worker.host, self._state.device)
-        worker.communicators.current = group
+        host = worker.host or self._client.own_address
+        worker.drop_group()
+        group = Group(worker.store, meeting, self._rank, size, host, self._state.device)
+        worker.group = group
         # An abort that came before this did not reach the group.
         self._check()
         group.connect()
@@ -259,15 +254,13 @@ class Generation:
             if spec.num_steps is not None and state.step >= spec.num_steps:
                 self._save()
                 return
-            own_loss = trainer.prepare()
+            part, loads = trainer.prepare()
             pause = client.pause if client.pause is not None and client.pause.generation == generation else None
-            loss, to_pause, to_save = trainer.vote(
-                own_loss, pause=pause is not None, save=pause is not None and pause.save
-            )
+            loss, to_pause, to_save = trainer.vote(part, pause=pause is not None, save=pause is not None and pause.save)
             state.commit()
             now_s = time.monotonic()
             if self._rank == 0:
-                client.send(messages.StepDone(generation, state.step, loss, now_s - begun_s, trainer.loads))
+                client.send(messages.StepDone(generation, state.step, loss, now_s - begun_s, loads))
             begun_s = now_s
             if to_save or state.step % spec.checkpoint_interval_steps == 0:
                 self._save()
