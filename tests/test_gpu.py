@@ -16,8 +16,8 @@ from lazsim.costmodel.profile import Header, read_profile
 from lazsim.live.worker_pool import WorkerPool
 from lazsim.profiling.communication import choose_ranks, exchange_measurements, group_cycle
 from lazsim.profiling.compute import Target, check_kernel, measure_kernel
+from lazsim.profiling.exchanges import EXCHANGES
 from lazsim.profiling.kernels import kernels_of
-from lazsim.profiling.worker import EXCHANGES
 from lazsim.pytorch.device import DTYPES
 from lazsim.pytorch.experts import use_grouped_mm
 from lazsim.specs import ModelSpec, load_spec
@@ -109,7 +109,7 @@ def test_every_exchange_by_nccl_delivers_what_was_sent():
 
 @three_gpus
 def test_nccl_forms_a_group_again_after_losing_a_member():
-    assert min(group_cycle(3, "nccl", "cuda", 0)) > 0
+    assert min(group_cycle(3, "nccl", "cuda")) > 0
 
 
 @pytest.fixture(scope="module")

@@ -22,12 +22,10 @@ from lazsim.dispatch import dispatch_tokens
 from lazsim.errors import LazsimError, SpecError
 from lazsim.profiling import compute, machine, session, storage
 from lazsim.profiling.compute import Target, check_kernel, measure_kernel
-from lazsim.profiling.kernel import Random
-from lazsim.profiling.kernels import arrived_rows_kernel, kernels_of, own_rows_kernel, uneven_counts
-from lazsim.profiling.measurement import Measurement
+from lazsim.profiling.kernels import Random, arrived_rows_kernel, kernels_of, own_rows_kernel, uneven_counts
 from lazsim.profiling.rank_loads import measure_rank_loads
-from lazsim.profiling.scheduler import Scheduler
-from lazsim.profiling.session import Session, begin
+from lazsim.profiling.scheduler import Measurement, Scheduler
+from lazsim.profiling.session import Options, Session, begin
 from lazsim.profiling.storage import storage_measurements
 from lazsim.profiling.timing import BATCH, HOLD_MARGIN, MOST_HOLD_S, ci_width, measure
 from lazsim.pytorch import memory
@@ -301,7 +299,7 @@ def run(one: Session, measurements) -> None:
 
 
 def new_session(path, budget_s: float = 1e6, model: ModelSpec = TINY, dtype: str = "float32") -> Session:
-    return begin(path, "cpu", dtype, model, budget_s)
+    return begin(path, Options("cpu", dtype, budget_s=budget_s), model)
 
 
 @pytest.fixture
@@ -463,7 +461,7 @@ def test_an_error_that_is_not_about_memory_is_not_swallowed(tmp_path, quick_peak
 def test_peaks_are_not_measured_where_memory_would_not_do(monkeypatch):
     monkeypatch.setattr(memory, "free_bytes", lambda _: 2**28)
     with pytest.raises(LazsimError, match=r"measuring the peaks takes 0\.5 GiB, and 80% of the 0\.25 GiB"):
-        machine.measure_peaks("cpu", "float32")
+        machine.measure_peaks("cpu", "float32", 100.0)
 
 
 def test_memory_that_torch_holds_in_reserve_is_free(monkeypatch):

@@ -20,9 +20,9 @@ from lazsim.profiling.communication import (
     group_measurements,
     rank_counts,
 )
+from lazsim.profiling.exchanges import EXCHANGES, empty_parts, even_parts, link_bytes, skewed_parts
 from lazsim.profiling.merge import label_of
-from lazsim.profiling.processes import Ranks
-from lazsim.profiling.worker import EXCHANGES, Worker, empty_parts, even_parts, leave_group, link_bytes, skewed_parts
+from lazsim.profiling.processes import Ranks, Worker, leave_group
 from lazsim.specs import ModelSpec, load_spec
 
 HEADER = Header(
@@ -66,7 +66,7 @@ def test_buffers_that_cannot_be_had_are_noticed_before_the_exchange(monkeypatch)
 
 
 def test_a_group_is_formed_again_after_losing_a_member():
-    created_s, recreated_s = group_cycle(3, "gloo", "cpu", 0)
+    created_s, recreated_s = group_cycle(3, "gloo", "cpu")
     assert created_s > 0
     assert recreated_s > 0
 

@@ -73,7 +73,8 @@ def command(
     header_path(out)
     check_folder(out.parent)
     _require_torch()
-    from lazsim.profiling.runner import Options, measure_profile
+    from lazsim.profiling.runner import measure_profile
+    from lazsim.profiling.session import Options
 
     options = Options(
         device, dtype, model, budget, num_ranks, backend, checkpoint_path, remark, num_threads, fresh, kernels

@@ -61,13 +61,7 @@ def _rate(point: Point) -> float:
 
 
 def held_out_errors(profile: Profile) -> list[HeldOut]:
-    """Interpolate every second point of each kernel from the others; the first and the last stay.
-
-    Raises
-    ------
-    SpecError
-        When no kernel has three points.
-    """
+    """Interpolate every second point of each kernel from the others; the first and the last stay."""
     results = [_held_out(kernel, profile.of(kernel)) for kernel in profile.kernels if len(profile.of(kernel)) > 2]
     if not results:
         raise SpecError(f"{profile.name}: no kernel has three points, so none can be held out; give a larger `budget`")

@@ -5,7 +5,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import torch
@@ -13,10 +13,10 @@ import torch.distributed as dist
 
 from lazsim.costmodel.profile import Header, Point
 from lazsim.errors import LazsimError
-from lazsim.profiling.measurement import Measurement, make_point
+from lazsim.profiling.exchanges import EXCHANGES, link_bytes
 from lazsim.profiling.processes import Ranks
-from lazsim.profiling.timing import BATCH, CI_WIDTH, Timing
-from lazsim.profiling.worker import EXCHANGES, link_bytes
+from lazsim.profiling.scheduler import Measurement
+from lazsim.profiling.timing import BATCH, CI_WIDTH, Timing, make_point
 from lazsim.pytorch.memory import MEMORY_SHARE, cache_bytes, free_bytes, release_memory
 
 MESSAGE_SIZES = tuple(2**power for power in range(10, 29))
@@ -39,13 +39,7 @@ CHECKED_ERROR = 1e-6
 
 
 def choose_ranks(device: str, num_ranks: int | None, backend: str | None) -> tuple[int, str, str]:
-    """Choose the number of processes and the backend of exchanges; return them with the reason for none.
-
-    Raises
-    ------
-    LazsimError
-        When torch lacks the backend, or the machine lacks the devices that it takes.
-    """
+    """Choose the number of processes and the backend of exchanges; return them with the reason for none."""
     chosen = backend or ("nccl" if device == "cuda" else "gloo")
     num_gpus = torch.cuda.device_count() if chosen == "nccl" else 0
     few = f"nccl takes a GPU for each process, and there are {num_gpus}"
@@ -108,8 +102,31 @@ def group_measurements(header: Header, num_ranks: int, backend: str) -> list[Mea
     if backend != "nccl" or torch.cuda.device_count() >= FEWEST_IN_GROUP:
         num_ranks = max(num_ranks, FEWEST_IN_GROUP)
     release_memory(header.device)
-    cycles: list[tuple[float, float]] = []
-    return [_group(kernel, index, num_ranks, backend, header.device, cycles) for index, kernel in enumerate(GROUPS)]
+
+    @cache
+    def cycles() -> list[tuple[float, float]]:
+        return [group_cycle(num_ranks, backend, header.device) for _ in range(NUM_GROUPS)]
+
+    def measure(index: int, _: float) -> Point:
+        timing = Timing(np.array([[cycle[index]] for cycle in cycles()]))
+        return make_point(GROUPS[index], num_ranks, timing, num_ranks=num_ranks)
+
+    def predict_s(_: Sequence[Point]) -> float:
+        # One cycle gives both kernels.
+        return 0.0 if cycles.cache_info().currsize else GROUP_S[backend]
+
+    return [
+        Measurement(
+            kernel,
+            num_ranks,
+            num_ranks,
+            predict_s,
+            partial(measure, index),
+            fewest_runs=NUM_GROUPS,
+            label=f"{kernel} {num_ranks}",
+        )
+        for index, kernel in enumerate(GROUPS)
+    ]
 
 
 def _exchange(
@@ -174,38 +191,13 @@ def _exchange(
     )
 
 
-def _group(
-    kernel: str, index: int, num_ranks: int, backend: str, device: str, cycles: list[tuple[float, float]]
-) -> Measurement:
-    def measure(_: float) -> Point:
-        if not cycles:
-            cycles.extend(group_cycle(num_ranks, backend, device, number) for number in range(NUM_GROUPS))
-        timing = Timing(np.array([[cycle[index]] for cycle in cycles]))
-        return make_point(kernel, num_ranks, timing, num_ranks=num_ranks)
-
-    # One cycle gives both kernels.
-    return Measurement(
-        kernel,
-        num_ranks,
-        num_ranks,
-        lambda _: 0.0 if cycles else GROUP_S[backend],
-        measure,
-        fewest_runs=NUM_GROUPS,
-        label=f"{kernel} {num_ranks}",
-    )
-
-
-def group_cycle(num_ranks: int, backend: str, device: str, number: int) -> tuple[float, float]:
+def group_cycle(num_ranks: int, backend: str, device: str) -> tuple[float, float]:
     """Form a group of new processes, kill one of them, and form a group of the others.
 
-    Returns
-    -------
-    tuple of float
-        Seconds to form the first group, and seconds in which the survivors left it and formed another, each until the
-        slowest had met all others. The time to notice the loss is not included.
+    Return the seconds to form the first group, and those in which the survivors left it and formed another, each until
+    the slowest had met all others. The time to notice the loss is not included.
     """
     with Ranks(num_ranks, backend, device) as ranks:
-        created_s = max(ranks.ask("forming a group", "join", f"first-{number}", num_ranks))
+        created_s = max(ranks.ask("forming a group", "join", "first", num_ranks))
         ranks.kill_last()
-        recreated_s = max(ranks.ask("forming a group again", "join", f"second-{number}", num_ranks - 1))
-        return created_s, recreated_s
+        return created_s, max(ranks.ask("forming a group again", "join", "second", num_ranks - 1))

@@ -11,10 +11,9 @@ import torch
 
 from lazsim.costmodel.profile import SIZE_UNITS, Header, Point
 from lazsim.errors import LazsimError
-from lazsim.profiling.kernel import Kernel, Random
-from lazsim.profiling.kernels import kernels_of
-from lazsim.profiling.measurement import Measurement, make_point
-from lazsim.profiling.timing import clock_of, measure
+from lazsim.profiling.kernels import Kernel, Random, kernels_of
+from lazsim.profiling.scheduler import Measurement
+from lazsim.profiling.timing import clock_of, make_point, measure
 from lazsim.pytorch.device import DTYPES, synchronize
 from lazsim.pytorch.memory import MEMORY_SHARE, cache_bytes, free_bytes
 
@@ -62,44 +61,28 @@ class Target:
 
 @dataclass(frozen=True)
 class Need:
-    """Memory that a kernel takes at one size."""
+    """Memory that a kernel takes at one size; the total is all buffers, one repetition and its gradients."""
 
+    num_buffers: int
     buffer_bytes: float
     output_bytes: float
-    inner_bytes: float
-    gradient_bytes: float
-    num_buffers: int
-
-    @property
-    def total_bytes(self) -> float:
-        """All buffers, one repetition and its gradients."""
-        return self.num_buffers * self.buffer_bytes + self.gradient_bytes + 2 * self.output_bytes + self.inner_bytes
+    total_bytes: float
 
 
 def need_of(kernel: Kernel, size: int, target: Target) -> Need:
     """Compute the memory that a kernel takes; nothing is allocated."""
     tensors = kernel.inputs(size, Random("meta", DTYPES[target.dtype]))
     buffer_bytes = float(sum(tensor.nbytes for tensor in tensors))
+    output_bytes = float(tensors[0].nbytes)
     wanted = math.ceil(CACHE_MULTIPLE * cache_bytes(target.device) / max(buffer_bytes, 1.0))
-    return Need(
-        buffer_bytes,
-        output_bytes=float(tensors[0].nbytes),
-        inner_bytes=kernel.inner_elements(size) * target.element_bytes,
-        gradient_bytes=buffer_bytes if kernel.has_backward else 0.0,
-        num_buffers=min(max(wanted, 1), MAX_BUFFERS),
-    )
+    num_buffers = min(max(wanted, 1), MAX_BUFFERS)
+    num_copies = num_buffers + kernel.has_backward
+    inner_bytes = kernel.inner_elements(size) * target.element_bytes
+    return Need(num_buffers, buffer_bytes, output_bytes, num_copies * buffer_bytes + 2 * output_bytes + inner_bytes)
 
 
 def too_large(kernel: Kernel, size: int, target: Target, *, is_checked: bool = True) -> bool:
-    """Tell whether the kernel, or its check against the reference if that is to come, needs more memory than is free.
-
-    Parameters
-    ----------
-    kernel, size, target
-        What is to be measured.
-    is_checked
-        Whether the check has been done.
-    """
+    """Tell whether the kernel, or its check against the reference if it is to come, takes more memory than is free."""
     needed = need_of(kernel, size, target).total_bytes
     if not is_checked:
         needed = max(needed, check_bytes(kernel, target))
@@ -127,15 +110,8 @@ def _checked(kernel: Kernel) -> tuple[Kernel, int]:
 def check_kernel(kernel: Kernel, target: Target) -> float:
     """Compare a kernel with its float64 reference on random inputs, gradients included.
 
-    Returns
-    -------
-    float
-        The largest relative error, in the Euclidean norm, of the output and each gradient.
-
-    Raises
-    ------
-    LazsimError
-        When they differ by more than the type explains: the kernel or the device is wrong.
+    Return the largest relative error, in the Euclidean norm, of the output and each gradient; refuse to go on when it
+    is more than the type explains.
     """
     kernel, size = _checked(kernel)
     tensors = kernel.inputs(size, target.random(1))
@@ -172,13 +148,7 @@ def _relative_error(ours: Any, theirs: Any) -> float:
 
 
 def measure_kernel(kernel: Kernel, size: int, target: Target, budget_s: float, reference_error: float = 0.0) -> Point:
-    """Measure a kernel at one size.
-
-    Raises
-    ------
-    torch.OutOfMemoryError
-        When memory runs out after all.
-    """
+    """Measure a kernel at one size."""
     begin_s = time.perf_counter()
     need = need_of(kernel, size, target)
     buffers = _buffers(kernel, size, target, need.num_buffers)
@@ -263,10 +233,7 @@ def kernel_measurement(kernel: Kernel, size: int, target: Target, **fields: Any)
 def compute_measurements(header: Header) -> tuple[list[Measurement], dict[str, str]]:
     """List the kernels of a profile's model at all sizes, cheapest first; each is first checked against its reference.
 
-    Returns
-    -------
-    tuple
-        The measurements, and the reason for each kernel of the model that cannot be measured.
+    Return the reason for each kernel of the model that cannot be measured, too.
     """
     target = Target(header.device, header.dtype, header.matmul_flop_per_s, header.copy_bytes_per_s)
     kernels, unknown = kernels_of(header.model, use_grouped_mm=header.conditions["grouped"] == "grouped_mm")

@@ -4,7 +4,7 @@ The code that is timed is `lazsim.pytorch`, which live jobs train with. Axes: T 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,6 @@ from torch.nn import functional
 from torch.optim.adam import adam
 
 from lazsim.dispatch import dispatch_tokens
-from lazsim.profiling.kernel import Kernel, Random
 from lazsim.pytorch.dense import attention_block, head_loss, plain_attention
 from lazsim.pytorch.dispatch import (
     Rows,
@@ -55,14 +54,51 @@ PARAM_SIZES = tuple(2**power for power in range(12, 31))
 ADAM = {"beta1": 0.9, "beta2": 0.95, "lr": 1e-4, "weight_decay": 0.0, "eps": 1e-8}
 
 
-def kernels_of(model: ModelSpec, *, use_grouped_mm: bool) -> tuple[list[Kernel], dict[str, str]]:
-    """Build the kernels of a model.
+@dataclass(frozen=True)
+class Random:
+    """Draws inputs on a device; on the device ``meta`` they have shapes only."""
 
-    Returns
-    -------
-    tuple
-        The kernels, and the reason for each kernel whose shapes the model specification does not tell.
+    device: str
+    dtype: Any
+    generator: Any = None
+
+    def normal(self, *shape: int, scale: float = 1.0, dtype: Any = None) -> Any:
+        """Draw from a normal distribution."""
+        return torch.randn(shape, device=self.device, dtype=dtype or self.dtype, generator=self.generator) * scale
+
+    def integers(self, high: int, count: int) -> Any:
+        """Draw whole numbers below `high`."""
+        return torch.randint(high, (count,), device=self.device, generator=self.generator)
+
+    def weight(self, *shape: int) -> Any:
+        """Draw a matrix that keeps the variance of its input."""
+        return self.normal(*shape, scale=shape[-2] ** -0.5)
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel: random inputs, the code that is timed, and a plain reference in float64.
+
+    Functions of a size count what forward and backward pass take together: operations, elements held between the two,
+    and bytes moved given those of an element; by default each input and output is moved once in each direction.
+    Gradients are taken of all inputs that are not whole numbers.
     """
+
+    name: str
+    sizes: tuple[int, ...]
+    inputs: Callable[[int, Random], tuple[Any, ...]]
+    forward: Callable[..., Any]
+    reference: Callable[..., Any]
+    flop: Callable[[int], float] = lambda _: 0.0
+    inner_elements: Callable[[int], float] = lambda _: 0.0
+    traffic_bytes: Callable[[int, int], float] | None = None
+    has_backward: bool = True
+    checked_as: "Kernel | None" = None
+    """The same code on less data, compared with its reference in place of this kernel: float64 takes much memory."""
+
+
+def kernels_of(model: ModelSpec, *, use_grouped_mm: bool) -> tuple[list[Kernel], dict[str, str]]:
+    """Build the kernels of a model; return them with the reason for each whose shapes the model does not tell."""
     kernels = [
         _feed_forward("expert", model, model.d_ff_expert, EXPERT_SIZES),
         _all_experts(model, use_grouped_mm),

@@ -3,7 +3,8 @@
 import os
 import platform
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +43,9 @@ def conditions(device: str) -> dict[str, Any]:
 def machine(device: str) -> dict[str, Any]:
     """Record the machine, its software and its load."""
     found: dict[str, Any] = {
-        "processor": _processor(),
+        "processor": next(_processors("model name"), platform.processor() or platform.machine()),
         "num_processors": os.cpu_count(),
-        "memory_bytes": _memory_bytes(),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "os": platform.platform(),
         "python": platform.python_version(),
         "load_average": round(os.getloadavg()[0], 2),
@@ -53,18 +54,18 @@ def machine(device: str) -> dict[str, Any]:
 
 
 def clocks(device: str) -> dict[str, Any]:
-    """Read the present clocks, as far as they can be read."""
-    found = _processor_clock()
+    """Read the present clocks, as far as they can be read; the fastest core is the one at work."""
+    mhz = [float(text) for text in _processors("cpu MHz")]
+    found: dict[str, Any] = {"processor_mhz": max(mhz)} if mhz else {}
     return found | _gpu_clocks() if device == "cuda" else found
 
 
-def _processor_clock() -> dict[str, Any]:
-    """Return the clock of the fastest core, which is the one at work."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return {"processor_mhz": max(float(line.split(":")[1]) for line in lines if line.startswith("cpu MHz"))}
-    except (OSError, ValueError):
-        return {}
+def _processors(field: str) -> Iterator[str]:
+    """Read a field of every processor, as far as the system tells it."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith(field):
+                yield line.split(":", 1)[1].strip()
 
 
 def _gpu_conditions() -> dict[str, Any]:
@@ -90,31 +91,9 @@ def _gpu_clocks() -> dict[str, Any]:
         return {"driver_version": "unknown: nvidia-smi gave no answer"}
 
 
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
-def _memory_bytes() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def peak_budget_s(budget_s: float) -> float:
-    """Return the seconds of a budget that each of the peaks may take."""
-    return min(PEAK_BUDGET_S, PEAK_SHARE * budget_s)
-
-
-def measure_peaks(device: str, dtype: str, budget_s: float = PEAK_BUDGET_S) -> tuple[float, float]:
-    """Measure the rates of a large square matmul, operations per second, and of a copy, bytes read and written.
-
-    Raises
-    ------
-    LazsimError
-        When there is too little free memory.
-    """
+def measure_peaks(device: str, dtype: str, total_budget_s: float) -> tuple[float, float]:
+    """Measure the rates of a large square matmul, operations per second, and of a copy, bytes read and written."""
+    budget_s = min(PEAK_BUDGET_S, PEAK_SHARE * total_budget_s)
     num_bytes = PEAK_COPY_BYTES[device]
     # Three matrices, each made in float32 first; or source and target of the copy.
     check_memory("measuring the peaks", max(4 * 4 * PEAK_MATMUL_SIZE[device] ** 2, 2 * num_bytes), device)

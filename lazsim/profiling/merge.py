@@ -14,13 +14,7 @@ SAME = ("processor", "num_processors", "num_threads", "gpu", "driver_version", "
 
 
 def merge_profiles(paths: Sequence[Path]) -> tuple[Header, list[Point]]:
-    """Merge profiles; the header is that of the last with the highest peaks, from which all shares are taken.
-
-    Raises
-    ------
-    LazsimError
-        When one cannot be read, or was measured otherwise than the first.
-    """
+    """Merge profiles measured alike; the header is the last with the highest peaks, from which shares are taken."""
     headers: list[Header] = []
     points: list[Point] = []
     for path in paths:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,9 +18,8 @@ from lazsim.costmodel.profile import Header, Point, Profile
 from lazsim.costmodel.tables import Table, table_of
 from lazsim.errors import SpecError
 from lazsim.profiling.compute import Target, kernel_measurement, measure_kernel, need_of
-from lazsim.profiling.kernel import Kernel
-from lazsim.profiling.kernels import arrived_rows_kernel, grouped_kernel, kernels_of, own_rows_kernel
-from lazsim.profiling.machine import conditions, measure_peaks, peak_budget_s
+from lazsim.profiling.kernels import Kernel, arrived_rows_kernel, grouped_kernel, kernels_of, own_rows_kernel
+from lazsim.profiling.machine import conditions, measure_peaks
 from lazsim.profiling.scheduler import Progress, Scheduler
 from lazsim.pytorch.device import DTYPES, choose_device, choose_dtype
 from lazsim.pytorch.experts import use_grouped_mm
@@ -34,49 +33,33 @@ RankLoad = tuple[int, ...]
 """Tokens of each replica of a rank."""
 
 
-class MeasureOptions(Protocol):
+@dataclass(frozen=True, kw_only=True)
+class MeasureOptions:
     """Options that all measurements of virtual ranks share."""
 
-    @property
-    def device(self) -> str:
-        """``auto``, ``cpu`` or ``cuda``."""
-
-    @property
-    def dtype(self) -> str:
-        """Number type, or ``auto``."""
-
-    @property
-    def threads(self) -> int | None:
-        """Threads of a kernel on a CPU."""
-
-    @property
-    def budget(self) -> float:
-        """Seconds for all of it; with fewer, tables have fewer points between their ends."""
+    device: str = "auto"
+    dtype: str = "auto"
+    profile: str | None = None
+    threads: int | None = None
+    budget: float = 600.0
+    """Seconds for all of it; with fewer, tables have fewer points between their ends."""
+    seed: int = 0
 
 
 @dataclass(frozen=True, eq=False)
 class RankTimes:
-    """Times of virtual ranks on a device.
-
-    Attributes
-    ----------
-    num_tokens : int
-        Token assignments of one rank before the exchange.
-    experts_s : mapping
-        Seconds of the experts of each distinct load, forward and backward.
-    own_rows_s : float
-        Seconds of gate and schedule, and of packing and unpacking a rank's own tokens: the same for any load.
-    arrived_rows_s : mapping
-        Seconds in which the rows that a rank receives are sorted by expert and put back, by their number.
-    tables : mapping
-        Tables of one expert and of the reorder, from a profile or measured on the way.
-    """
+    """Times of virtual ranks on a device."""
 
     num_tokens: int
+    """Token assignments of one rank before the exchange."""
     experts_s: Mapping[RankLoad, float]
+    """Seconds of the experts of each distinct load, forward and backward."""
     own_rows_s: float
+    """Seconds of gate and schedule, and of packing and unpacking a rank's own tokens: the same for any load."""
     arrived_rows_s: Mapping[int, float]
+    """Seconds in which the rows that a rank receives are sorted by expert and put back, by their number."""
     tables: Mapping[str, Table]
+    """Tables of one expert and of the reorder, from a profile or measured on the way."""
 
     def measured_s(self, load: Sequence[int]) -> float:
         """Return the time of a rank: its own tokens, the rows that it receives, and its experts."""
@@ -110,34 +93,10 @@ def measure_ranks_on_device(
     begin_s: float,
     progress: Progress = iter,
 ) -> tuple[RankTimes, dict[str, Any]]:
-    """Measure virtual ranks as options say.
+    """Measure virtual ranks of `num_tokens` assignments each; return their times, and the conditions of these.
 
-    Parameters
-    ----------
-    options
-        Device, number type, threads and budget.
-    model
-        Shapes of an expert.
-    loads
-        Load of every rank.
-    num_tokens
-        Token assignments of one rank before the exchange.
-    profile
-        Times to predict from; measured on the way if there is none.
-    begin_s
-        Start of the budget, on the monotonic clock.
-    progress
-        A progress bar.
-
-    Returns
-    -------
-    tuple
-        The times, and the conditions under which they were measured.
-
-    Raises
-    ------
-    LazsimError
-        When budget or memory do not do, or the profile was measured otherwise or ends before the largest load.
+    Without a profile to predict from, its tables are measured on the way. The budget begins at `begin_s` on the
+    monotonic clock.
     """
     if options.threads is not None:
         torch.set_num_threads(options.threads)
@@ -148,7 +107,7 @@ def measure_ranks_on_device(
         _check_conditions(profile.name, profile.header, device, dtype)
         points = {name: profile.of(name) for name in KERNELS}
         tables = {name: table_of(found) for name, found in points.items() if len(found) > 1}
-    target = Target(device, dtype, *measure_peaks(device, dtype, peak_budget_s(options.budget)))
+    target = Target(device, dtype, *measure_peaks(device, dtype, options.budget))
     scheduler = Scheduler(device, options.budget, begin_s)
     times = measure_rank_loads(model, target, loads, num_tokens, tables, scheduler, progress)
     return times, {"device": device, "dtype": dtype, "version": __version__, "conditions": conditions(device)}
@@ -163,13 +122,7 @@ def measure_rank_loads(
     scheduler: Scheduler,
     progress: Progress = iter,
 ) -> RankTimes:
-    """Measure every distinct load, the reorders of own and of received tokens, and the tables that are missing.
-
-    Raises
-    ------
-    LazsimError
-        When budget or memory do not do, or a table ends before the largest load.
-    """
+    """Measure every distinct load, the reorders of own and of received tokens, and the tables that are missing."""
     ranks = sorted({distinct(load) for load in loads} - {()}, key=sum)
     largest = {"expert": max(max(rank) for rank in ranks), "reorder": num_tokens}
     for name, table in tables.items():
@@ -238,13 +191,7 @@ def _table_parts(model: ModelSpec, kernel: Kernel, largest: int) -> Iterable[_Pa
 
 
 def _check_conditions(name: str, header: Header | None, device: str, dtype: str) -> None:
-    """Refuse a profile that was measured under other conditions; a bare table without a header is taken as it is.
-
-    Raises
-    ------
-    SpecError
-        When device, number type or number of threads differ.
-    """
+    """Refuse a profile that was measured under other conditions; a bare table without a header is taken as it is."""
     if header is None:
         return
     pairs = {

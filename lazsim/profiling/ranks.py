@@ -16,19 +16,16 @@ from lazsim.dispatch import Ints
 from lazsim.engine.systems import System
 from lazsim.errors import SpecError
 from lazsim.placement.plan import PlacementPlan
-from lazsim.profiling.rank_loads import RankTimes, measure_ranks_on_device
+from lazsim.profiling.rank_loads import MeasureOptions, RankTimes, measure_ranks_on_device
 from lazsim.profiling.results import LayerRow, RankResult
 from lazsim.profiling.scheduler import Progress
 from lazsim.scenario import resolve
 
 
-@dataclass(frozen=True)
-class RankOptions:
+@dataclass(frozen=True, kw_only=True)
+class RankOptions(MeasureOptions):
     """Options of the measurement; see ``lazsim profile ranks --help``."""
 
-    device: str = "auto"
-    dtype: str = "auto"
-    profile: str | None = None
     model: str = "gpt-l"
     cluster: str = "rtx3090x10"
     job: str = "testbed-a"
@@ -37,26 +34,14 @@ class RankOptions:
     step: int = 1000
     layers: int = 2
     tokens: int | None = None
-    threads: int | None = None
-    budget: float = 600.0
-    seed: int = 0
 
 
 def plan_loads(plan: PlacementPlan, load_LE: Ints, tokens_of_rank: int, gpus_per_node: int, *, padded: bool) -> Ints:
     """Return the tokens of every slot of every rank, rounded up, shape (L, G, slots of a GPU).
 
-    Parameters
-    ----------
-    plan
-        The placement; slot ``s`` of a node belongs to its GPU ``s % gpus_per_node``.
-    load_LE
-        Tokens routed to each expert; only ratios within a layer count.
-    tokens_of_rank
-        Token assignments of each rank before the exchange.
-    gpus_per_node
-        Ranks of a node.
-    padded
-        Whether every expert's buffer is as large as the fullest expert's.
+    Slot ``s`` of a node belongs to its GPU ``s % gpus_per_node``. Of `load_LE` only ratios within a layer count; each
+    rank has `tokens_of_rank` assignments before the exchange. If `padded`, every expert's buffer is as large as the
+    fullest expert's.
 
     Examples
     --------
@@ -79,13 +64,7 @@ def plan_loads(plan: PlacementPlan, load_LE: Ints, tokens_of_rank: int, gpus_per
 
 
 def measure_ranks(options: RankOptions, progress: Progress = iter) -> RankResult:
-    """Measure the work of every rank of a plan in turn, and compare the slowest with the prediction.
-
-    Raises
-    ------
-    LazsimError
-        When a name is unknown, the model does not fit on the cluster, or the profile is of another model.
-    """
+    """Measure the work of every rank of a plan in turn, and compare the slowest with the prediction."""
     begin_s = time.monotonic()
     settings = {name: getattr(options, name) for name in ("model", "cluster", "job", "system", "routing", "seed")}
     # The profile replaces measurements here, not the modelled times of a step.

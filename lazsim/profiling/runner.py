@@ -1,7 +1,6 @@
 """A whole profile: kernels, process groups, storage and exchanges within one budget."""
 
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -17,11 +16,10 @@ from lazsim.profiling.communication import (
     rank_counts,
 )
 from lazsim.profiling.compute import compute_measurements
-from lazsim.profiling.measurement import Measurement
-from lazsim.profiling.scheduler import Progress
-from lazsim.profiling.session import Session, begin
+from lazsim.profiling.exchanges import EXCHANGES
+from lazsim.profiling.scheduler import Measurement, Progress
+from lazsim.profiling.session import Options, Session, begin
 from lazsim.profiling.storage import STORAGE, storage_measurements
-from lazsim.profiling.worker import EXCHANGES
 from lazsim.pytorch.device import choose_device
 from lazsim.specs import ModelSpec, load_spec, unknown_name
 
@@ -35,31 +33,8 @@ SMALL_SHARE = 0.08
 """Share of the budget for process groups, and for storage; exchanges take the rest."""
 
 
-@dataclass(frozen=True)
-class Options:
-    """Options of a profile; see ``lazsim profile --help``."""
-
-    device: str = "auto"
-    dtype: str = "auto"
-    model: str = "gpt-s"
-    budget_s: float = 600.0
-    num_ranks: int | None = None
-    backend: str | None = None
-    storage: Path | None = None
-    note: str = ""
-    num_threads: int | None = None
-    fresh: bool = False
-    kernels: tuple[str, ...] = ()
-
-
 def measure_profile(path: Path, options: Options, progress: Progress = iter) -> tuple[Header, list[Point]]:
-    """Measure a profile of this machine's device, and keep it as it grows.
-
-    Raises
-    ------
-    LazsimError
-        On bad input, when a kernel is wrong, or when a process dies; points measured before are kept.
-    """
+    """Measure a profile of this machine's device; points are kept as it grows, also if a kernel or a process fails."""
     for name in options.kernels:
         if name not in MEASURED:
             raise SpecError(f"`kernel`: {unknown_name('kernel', name, MEASURED)}")
@@ -70,9 +45,7 @@ def measure_profile(path: Path, options: Options, progress: Progress = iter) -> 
     num_ranks, backend, why_alone = choose_ranks(device, options.num_ranks, options.backend)
     if options.storage is not None:
         check_folder(options.storage)
-    session = begin(
-        path, options.device, options.dtype, model, options.budget_s, kernels=options.kernels, fresh=options.fresh
-    )
+    session = begin(path, options, model)
     if options.note:
         session.header.conditions["note"] = options.note
     kernels, unknown = compute_measurements(session.header)

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 
 from lazsim.costmodel.profile import Point
 from lazsim.errors import LazsimError
-from lazsim.profiling.measurement import Measurement
 from lazsim.pytorch.memory import is_out_of_memory, release_memory
 
 NUM_PASSES = 3
@@ -25,6 +24,42 @@ TRUST_S = 1.0
 
 Progress = Callable[[Iterable[str]], Iterable[str]]
 """A progress bar: passes names through."""
+
+
+FEWEST_RUNS = 4
+"""Runs that any point takes at least: a warm-up and three repetitions."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A point to be measured."""
+
+    kernel: str
+    size: int
+    num_ranks: int
+    predict_s: Callable[[Sequence[Point]], float]
+    """Seconds of one run, given the points of the kernel so far."""
+    measure: Callable[[float], Point]
+    """Measures within a budget of seconds; it takes longer only where the fewest runs do."""
+    skip_reason: Callable[[], str | None] = lambda: None
+    """Why it cannot be measured now, if so."""
+    fixed_s: float = 0.0
+    """Seconds before the first run."""
+    fewest_runs: int = FEWEST_RUNS
+    prepare: Callable[[], object] = lambda: None
+    """Preparations that say nothing about the time of the points, such as loading the kernel."""
+    label: str = ""
+    is_required: bool = False
+    """Whether nothing can be said without it."""
+
+    def least_s(self, points: Sequence[Point]) -> float:
+        """Predict the least that it takes, given the points of its kernel so far."""
+        return self.fixed_s + self.fewest_runs * self.predict_s(points)
+
+    @property
+    def key(self) -> tuple[str, int, float]:
+        """Identity of the point in a profile."""
+        return self.kernel, self.num_ranks, float(self.size)
 
 
 @dataclass
@@ -55,19 +90,7 @@ class Pace:
 
 @dataclass
 class Scheduler:
-    """Measures within a budget.
-
-    Attributes
-    ----------
-    device : str
-        ``cpu`` or ``cuda``.
-    budget_s : float
-        Seconds from `begin_s` on.
-    begin_s : float
-        Start of the budget, on the monotonic clock.
-    points : list of Point
-        All points so far, from which times of others are predicted.
-    """
+    """Measures within a budget from `begin_s` on the monotonic clock; times are predicted from all points so far."""
 
     device: str
     budget_s: float
@@ -88,24 +111,8 @@ class Scheduler:
     ) -> list[tuple[Measurement, str]]:
         """Measure all once, then those that could be measured again as far as there is time.
 
-        Parameters
-        ----------
-        measurements
-            In the order in which they are begun.
-        keep
-            Called with each point.
-        progress
-            A progress bar.
-
-        Returns
-        -------
-        list of tuple
-            Measurements that were skipped, and why: ``budget``, ``memory``, or the reason that they give.
-
-        Raises
-        ------
-        LazsimError
-            When a required measurement does not fit into memory or budget.
+        Return those that were skipped, and why: ``budget``, ``memory``, or the reason that they give. A required one
+        that does not fit into memory or budget is an error.
         """
         turns = list(measurements) * NUM_PASSES
         skipped: dict[int, str] = {}

@@ -1,4 +1,4 @@
-"""A profile under way: its file, what it has, and what is still to be measured."""
+"""A profile under way: its options, its file, its points, and what is still to be measured."""
 
 import math
 import time
@@ -21,10 +21,9 @@ from lazsim.costmodel.profile import (
     save_profile,
 )
 from lazsim.errors import SpecError
-from lazsim.profiling.machine import clocks, conditions, measure_peaks, peak_budget_s
-from lazsim.profiling.measurement import Measurement
+from lazsim.profiling.machine import clocks, conditions, measure_peaks
 from lazsim.profiling.merge import difference, format_skipped, in_order, keep_fastest, label_of
-from lazsim.profiling.scheduler import Progress, Scheduler
+from lazsim.profiling.scheduler import Measurement, Progress, Scheduler
 from lazsim.pytorch.device import DTYPES, choose_device, choose_dtype
 from lazsim.pytorch.experts import use_grouped_mm
 from lazsim.specs import ModelSpec
@@ -32,32 +31,35 @@ from lazsim.specs import ModelSpec
 SAVE_INTERVAL_S = 5.0
 
 
+@dataclass(frozen=True)
+class Options:
+    """Options of a profile; see ``lazsim profile --help``."""
+
+    device: str = "auto"
+    dtype: str = "auto"
+    model: str = "gpt-s"
+    budget_s: float = 600.0
+    num_ranks: int | None = None
+    backend: str | None = None
+    storage: Path | None = None
+    note: str = ""
+    num_threads: int | None = None
+    fresh: bool = False
+    kernels: tuple[str, ...] = ()
+
+
 @dataclass
 class Session:
-    """A profile under way.
-
-    Attributes
-    ----------
-    path : Path
-        File of the profile.
-    header : Header
-        Its header.
-    points : list of Point
-        The fastest point of each kernel and size so far.
-    scheduler : Scheduler
-        The budget.
-    kernels : frozenset of str
-        Kernels to measure; all if empty.
-    skipped : dict
-        Sizes that were skipped by this session and why, by kernel.
-    """
+    """A profile under way, with the fastest point of each kernel and size so far."""
 
     path: Path
     header: Header
     points: list[Point]
     scheduler: Scheduler
     kernels: frozenset[str] = frozenset()
+    """Kernels to measure; all if empty."""
     skipped: dict[str, list[tuple[int, str]]] = field(default_factory=dict)
+    """Sizes that were skipped by this session and why, by kernel."""
     saved_s: float = -math.inf
 
     def wants(self, *kernels: str) -> bool:
@@ -92,47 +94,19 @@ class Session:
             self.saved_s = time.monotonic()
 
 
-def begin(
-    path: Path,
-    device: str,
-    dtype: str,
-    model: ModelSpec,
-    budget_s: float,
-    *,
-    kernels: Sequence[str] = (),
-    fresh: bool = False,
-) -> Session:
-    """Start a profile, or go on with one that was measured under the same conditions.
-
-    Parameters
-    ----------
-    path
-        File of the profile.
-    device, dtype, model, budget_s
-        As of `Options`.
-    kernels
-        Kernels to measure, if not all.
-    fresh
-        Whether to measure these kernels, or all, again.
-
-    Raises
-    ------
-    LazsimError
-        When there is no such device, or the profile at `path` was measured under other conditions.
-    """
-    header_path(path)
-    name = choose_device(device)
-    type_name = choose_dtype(dtype, name)
-    scheduler = Scheduler(name, budget_s)
-    grouped = "grouped_mm" if use_grouped_mm(model, name, DTYPES[type_name]) else "loop"
-    found = conditions(name) | {"grouped": grouped}
-    same: dict[str, Any] = {"torch": str(torch.__version__), "device": name, "dtype": type_name, "model": model}
-    if not path.exists() and header_path(path).exists() and not fresh:
-        raise SpecError(
-            f"{header_path(path)}: has no {path.name} beside it; remove it, choose another `out`, or give `fresh`"
-        )
-    wanted = frozenset(kernels)
-    if path.exists() and (wanted or not fresh):
+def begin(path: Path, options: Options, model: ModelSpec) -> Session:
+    """Start a profile, or go on with the one at `path`, which must have been measured under the same conditions."""
+    beside = header_path(path)
+    device = choose_device(options.device)
+    dtype = choose_dtype(options.dtype, device)
+    scheduler = Scheduler(device, options.budget_s)
+    grouped = "grouped_mm" if use_grouped_mm(model, device, DTYPES[dtype]) else "loop"
+    found = conditions(device) | {"grouped": grouped}
+    same: dict[str, Any] = {"torch": str(torch.__version__), "device": device, "dtype": dtype, "model": model}
+    if not path.exists() and beside.exists() and not options.fresh:
+        raise SpecError(f"{beside}: has no {path.name} beside it; remove it, choose another `out`, or give `fresh`")
+    wanted = frozenset(options.kernels)
+    if path.exists() and (wanted or not options.fresh):
         earlier = read_profile(path)
         kept = require_header(earlier)
         if other := difference(kept, same, found):
@@ -142,12 +116,12 @@ def begin(
             )
         # Reasons for other kernels still hold; a label may go on after the kernel with " over 4".
         others = {label: why for label, why in kept.skipped.items() if wanted and label.split()[0] not in wanted}
-        points = [point for point in earlier.points if not (fresh and point.kernel in wanted)]
+        points = [point for point in earlier.points if not (options.fresh and point.kernel in wanted)]
         scheduler.points = list(points)
         return Session(path, msgspec.structs.replace(kept, skipped=others), points, scheduler, wanted)
-    matmul, copy = measure_peaks(name, type_name, peak_budget_s(budget_s))
+    matmul, copy = measure_peaks(device, dtype, options.budget_s)
     # The clocks that times depend on are those under load; before it a GPU's are low.
-    found |= clocks(name)
+    found |= clocks(device)
     header = Header(
         format_version=FORMAT_VERSION,
         lazsim=__version__,

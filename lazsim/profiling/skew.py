@@ -18,7 +18,7 @@ from lazsim.placement.allocation import allocate
 from lazsim.placement.expert_parallel import ep_size, place_ep_on_most
 from lazsim.placement.policies import place
 from lazsim.placement.request import PlacementRequest
-from lazsim.profiling.rank_loads import RankTimes, measure_ranks_on_device
+from lazsim.profiling.rank_loads import MeasureOptions, RankTimes, measure_ranks_on_device
 from lazsim.profiling.results import SkewResult, SkewRow
 from lazsim.profiling.scheduler import Progress
 from lazsim.specs import ModelSpec, load_spec
@@ -30,22 +30,16 @@ FAULT_THRESHOLD = 2
 """Least replicas of an expert under allocation: the default of Lazarus (arXiv 2407.04656)."""
 
 
-@dataclass(frozen=True)
-class SkewOptions:
+@dataclass(frozen=True, kw_only=True)
+class SkewOptions(MeasureOptions):
     """Options of the measurement; see ``lazsim profile skew --help``."""
 
-    device: str = "auto"
-    dtype: str = "auto"
-    profile: str | None = None
     width: int = 1024
     experts: int = 8
     nodes: int = 10
     slots: int = 6
     tokens: int = 4096
     skews: tuple[float, ...] = ()
-    threads: int | None = None
-    budget: float = 600.0
-    seed: int = 0
 
 
 def skewed_loads(num_experts: int, skew: float, num_tokens: int) -> Ints:
@@ -78,13 +72,7 @@ def allocated_loads(load_E: Ints, num_nodes: int, num_slots: int) -> list[list[i
 
 
 def measure_skew(options: SkewOptions, progress: Progress = iter) -> SkewResult:
-    """Measure and predict a layer under growing skew.
-
-    Raises
-    ------
-    LazsimError
-        When a skew is more than all tokens, the experts do not fit, or the profile is of other experts.
-    """
+    """Measure and predict a layer under growing skew."""
     begin_s = time.monotonic()
     skews = options.skews or tuple(2.0**power for power in range(int(math.log2(options.experts)) + 1))
     for skew in skews:
@@ -103,30 +91,25 @@ def measure_skew(options: SkewOptions, progress: Progress = iter) -> SkewResult:
     times, conditions = measure_ranks_on_device(
         options, model, ranks, options.tokens * model.top_k, profile, begin_s, progress
     )
-    rows = [_row(skew, pair, times) for skew, pair in zip(skews, pairs, strict=True)]
-    rows = [_with_won_back(row, rows[0].even_measured_s) for row in rows]
+    first_s = max(map(times.measured_s, pairs[0][0]))
+    rows = [_row(skew, pair, times, first_s) for skew, pair in zip(skews, pairs, strict=True)]
     kept = {name: value for name, value in vars(options).items() if name != "skews"}
     return SkewResult(kept | conditions, tuple(rows))
 
 
-def _row(skew: float, pair: Sequence[Sequence[Sequence[int]]], times: RankTimes) -> SkewRow:
+def _row(skew: float, pair: Sequence[Sequence[Sequence[int]]], times: RankTimes, first_s: float) -> SkewRow:
+    """Compare the two layers of a skew; time is won back if skew adds enough to `first_s`, that of the first."""
     even, allocated = ((max(map(times.measured_s, ranks)), max(map(times.predicted_s, ranks))) for ranks in pair)
+    added_s = even[0] - first_s
+    is_enough = skew > 1 and added_s > LEAST_ADDED * first_s
     return SkewRow(
         skew=skew,
         even_measured_s=even[0],
         even_predicted_s=even[1],
         allocated_measured_s=allocated[0],
         allocated_predicted_s=allocated[1],
-        won_back=None,
+        won_back=(even[0] - allocated[0]) / added_s if is_enough else None,
     )
-
-
-def _with_won_back(row: SkewRow, first_s: float) -> SkewRow:
-    """Add the share of the time added by skew that allocation saves, if skew added enough."""
-    added_s = row.even_measured_s - first_s
-    is_enough = row.skew > 1 and added_s > LEAST_ADDED * first_s
-    won = (row.even_measured_s - row.allocated_measured_s) / added_s if is_enough else None
-    return msgspec.structs.replace(row, won_back=won)
 
 
 def _fitting_profile(name: str, model: ModelSpec) -> Profile:

@@ -13,8 +13,8 @@ from lazsim.costmodel.profile import Point
 from lazsim.errors import LazsimError
 from lazsim.files import check_folder
 from lazsim.profiling.compute import DRAW_S
-from lazsim.profiling.measurement import FEWEST_RUNS, Measurement, make_point
-from lazsim.profiling.timing import HostClock, measure
+from lazsim.profiling.scheduler import FEWEST_RUNS, Measurement
+from lazsim.profiling.timing import HostClock, make_point, measure
 from lazsim.pytorch.memory import MEMORY_SHARE, free_bytes, is_out_of_memory
 
 STORAGE = ("checkpoint_save", "checkpoint_load")
@@ -24,13 +24,7 @@ DISK_SHARE = 0.1
 
 
 def storage_measurements(folder: Path) -> list[Measurement]:
-    """List checkpoint files to write to a folder and to read back, smallest first.
-
-    Raises
-    ------
-    LazsimError
-        When the folder cannot be written to.
-    """
+    """List checkpoint files to write to a folder and to read back, smallest first."""
     check_folder(folder)
     return [_measurement(kernel, size, folder) for size in STORAGE_SIZES for kernel in STORAGE]
 
@@ -63,8 +57,6 @@ def _measurement(kernel: str, size: int, folder: Path) -> Measurement:
 def _measure(kernel: str, size: int, folder: Path, budget_s: float) -> Point:
     """Time saves or loads of one file.
 
-    Notes
-    -----
     A save ends when the file system says that the data is on the disk (``fsync``). Before each load the page cache is
     asked to forget the file (``posix_fadvise``), which it may ignore; caches further down are out of reach.
     """

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lazsim.costmodel.profile import SIZE_UNITS, Point
 from lazsim.costmodel.times import Floats
 
 CI_WIDTH = 0.02
@@ -143,22 +144,10 @@ def measure(
     target_width: float = CI_WIDTH,
     now_s: Callable[[], float] = time.perf_counter,
 ) -> Timing:
-    """Repeat stages until the median is known well enough or the time is up.
+    """Repeat stages at least three times, until the median's interval has its target width or the time is up.
 
-    Parameters
-    ----------
-    stages
-        Parts of a repetition in turn, each called with the index of its buffer; for example forward and backward.
-    num_buffers
-        Buffers in rotation, so that no repetition finds its data in the cache.
-    clock
-        Clock of the device.
-    budget_s
-        Seconds after which no further repetition begins; there are always three.
-    target_width
-        Relative width of the median's interval that is good enough.
-    now_s
-        Clock of the budget: wall time, whatever `clock` is.
+    Each stage is called with the index of a buffer; buffers take turns, so that no repetition finds its data in the
+    cache. The budget is wall time, whatever the clock of the device is.
     """
     begin_s, turn, hold_s = now_s(), 0, 0.0
     rows: list[list[float]] = []
@@ -193,3 +182,29 @@ def _repeat(
     given_s = time.perf_counter() - begin_s
     clock.elapsed_s(marks[0], marks[-1])
     return [clock.elapsed_s(first, second) for first, second in pairwise(marks)], given_s
+
+
+def make_point(
+    kernel: str, size: int, timing: Timing, peaks: Any = None, *, stages_s: Sequence[float] = (), **fields: Any
+) -> Point:
+    """Put a point together from what was timed: medians of the stages, and shares of the `peaks`, as of a `Header`."""
+    first_s, median_s, third_s = timing.quartiles_s
+    forward_s, backward_s = [*stages_s, 0.0, 0.0][:2]
+    matmul_s = fields.get("flop", 0.0) / peaks.matmul_flop_per_s if peaks is not None else 0.0
+    copy_s = fields.get("moved_bytes", 0.0) / peaks.copy_bytes_per_s if peaks is not None else 0.0
+    return Point(
+        kernel=kernel,
+        size=size,
+        size_unit=SIZE_UNITS[kernel],
+        time_s=median_s,
+        time_q25_s=first_s,
+        time_q75_s=third_s,
+        forward_s=forward_s,
+        backward_s=backward_s,
+        median_ci_share=timing.ci_width,
+        num_repetitions=len(timing.samples_s),
+        matmul_peak_share=matmul_s / median_s,
+        copy_peak_share=copy_s / median_s,
+        roofline_share=max(matmul_s, copy_s) / median_s,
+        **fields,
+    )

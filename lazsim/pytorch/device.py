@@ -19,34 +19,20 @@ LOCAL_RANK_VARIABLES = ("LOCAL_RANK", "SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RA
 
 @dataclass(frozen=True)
 class Device:
-    """The device that one rank computes on.
-
-    Attributes
-    ----------
-    torch : torch.device
-        The device in torch's terms.
-    gpu : str
-        Name of the GPU, unique across machines; empty on a CPU and where NCCL is not built in.
-    may_differ : bool
-        Whether other ranks may have another kind of device, so that ranks have to tell each other.
-    """
+    """The device that one rank computes on."""
 
     torch: torch.device
     gpu: str = ""
+    """Name of the GPU, unique across machines; empty on a CPU and where NCCL is not built in."""
     may_differ: bool = False
+    """Whether other ranks may have another kind of device, so that ranks have to tell each other."""
 
 
 CPU = Device(torch.device("cpu"))
 
 
 def choose_device(device: str) -> str:
-    """Return ``cpu`` or ``cuda``; ``auto`` takes a GPU if there is one.
-
-    Raises
-    ------
-    LazsimError
-        When ``cuda`` is asked for and there is no GPU that torch can use.
-    """
+    """Return ``cpu`` or ``cuda``; ``auto`` takes a GPU if there is one, and ``cuda`` without one is refused."""
     found = torch.cuda.is_available()
     if device == "cuda" and not found:
         built = "" if torch.version.cuda else "; this torch is built without CUDA"
@@ -64,20 +50,7 @@ def choose_dtype(dtype: str, device: str) -> str:
 
 
 def take_device(choice: str, local_rank: int) -> Device:
-    """Choose the device of a rank and make it torch's current one.
-
-    Parameters
-    ----------
-    choice
-        ``cpu``, ``cuda``, or ``auto`` for a GPU if there is one.
-    local_rank
-        Number of the process on its machine; the processes of a machine take its GPUs in turn.
-
-    Raises
-    ------
-    LazsimError
-        When ``cuda`` is asked for and torch can use no GPU.
-    """
+    """Choose the device of a rank as `choose_device` does; the processes of a machine take its GPUs in turn."""
     if choose_device(choice) == "cpu":
         return Device(torch.device("cpu"), may_differ=choice == "auto")
     device = torch.device("cuda", local_rank % torch.cuda.device_count())

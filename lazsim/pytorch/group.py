@@ -9,9 +9,7 @@ import torch
 from torch import Tensor
 
 from lazsim.pytorch.device import Device, each_has_its_own
-from lazsim.pytorch.gloo import Gloo
-from lazsim.pytorch.nccl import Nccl
-from lazsim.pytorch.transport import TIMEOUT, Transport, dist
+from lazsim.pytorch.transports import TIMEOUT, Gloo, Nccl, Transport, dist
 
 MEET_S = 3 * TIMEOUT.total_seconds()
 """Longest time in which ranks meet: the store, gloo and NCCL wait for a third of it each."""
@@ -31,24 +29,7 @@ class Group:
     """Ranks that exchange tensors. A member that dies makes every call fail on all others.
 
     Tensors of the host go by gloo. Those of GPUs go by NCCL if each rank has a GPU of its own, else through the host.
-
-    Parameters
-    ----------
-    store
-        Host and port where the ranks meet.
-    prefix
-        Name of the meeting.
-    rank, size
-        This rank, and the number of ranks.
-    host
-        The address on which this rank listens to the others.
-    device
-        Device of this rank.
-
-    Attributes
-    ----------
-    device : torch.device
-        The same in torch's terms.
+    The ranks meet at a `store` under the name `prefix`; each listens to the others at its own `host`.
     """
 
     def __init__(self, store: tuple[str, int], prefix: str, rank: int, size: int, host: str, device: Device) -> None:
@@ -73,15 +54,8 @@ class Group:
         return "gloo" if self._nccl is None else "nccl"
 
     def connect(self) -> None:
-        """Meet the other ranks; `abort` ends the wait.
+        """Meet the other ranks, or raise a RuntimeError; `abort` ends the wait.
 
-        Raises
-        ------
-        RuntimeError
-            When the ranks do not meet.
-
-        Notes
-        -----
         A connection that ends while gloo makes it leaves gloo waiting for five times its timeout. So another thread
         meets, and this one leaves it behind when it is aborted.
         """
@@ -138,17 +112,7 @@ class Group:
         return gathered.reshape(self.size, *tensor.shape)
 
     def all_to_all(self, rows: Tensor, counts_in: Sequence[int], counts_out: Sequence[int]) -> Tensor:
-        """Exchange rows.
-
-        Parameters
-        ----------
-        rows
-            Rows for rank 0, then those for rank 1, and so on.
-        counts_in
-            Number of rows that go to each rank.
-        counts_out
-            Number of rows that come from each rank.
-        """
+        """Exchange rows, which are in the order of their ranks; counts are those to, and from, each rank."""
         if self.size == 1:
             return rows.clone()
         carrier = self._carrier(rows)

@@ -57,13 +57,7 @@ def _cached_bytes(statistics: Path) -> int:
 
 
 def check_memory(what: str, needed_bytes: float, device: str) -> None:
-    """Refuse work that needs more memory than is free.
-
-    Raises
-    ------
-    LazsimError
-        When `needed_bytes` is more than the share of the free memory that may be used.
-    """
+    """Refuse work that needs more than the share of the free memory that may be used."""
     free = free_bytes(device)
     if needed_bytes > MEMORY_SHARE * free:
         raise LazsimError(
