@@ -4,6 +4,7 @@ The load of a rank is the tokens of each of its replicas. A layer takes as long 
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -143,13 +144,14 @@ def measure_rank_loads(
     for kernel in {part.kernel.name: part.kernel for part in parts[::-1]}.values():
         measure_kernel(kernel, kernel.sizes[0], target, 0.0)
     measurements = [
-        kernel_measurement(part.kernel, part.size, target, label=part.label, is_required=not part.is_extra)
+        kernel_measurement(
+            part.kernel, part.size, target, purpose=part.purpose, label=part.label, is_required=not part.is_extra
+        )
         for part in parts
     ]
-    keys = {id(one): part.key for one, part in zip(measurements, parts, strict=True)}
-    points: dict[Any, list[Point]] = {}
-    scheduler.run(measurements, lambda one, point: points.setdefault(keys[id(one)], []).append(point), progress)
-    seconds = {key: median(point.time_s for point in found) for key, found in points.items()}
+    points: defaultdict[Any, list[Point]] = defaultdict(list)
+    scheduler.run(measurements, lambda one, point: points[one.purpose].append(point), progress)
+    seconds = {purpose: median(point.time_s for point in found) for purpose, found in points.items()}
     return RankTimes(
         num_tokens,
         {rank: seconds[rank] for rank in ranks},
@@ -162,7 +164,7 @@ def measure_rank_loads(
 class _Part(NamedTuple):
     """A point to measure: for a load, for ``own`` rows, for a number of received rows, or for the table of a name."""
 
-    key: Any
+    purpose: Any
     kernel: Kernel
     size: int
     label: str

@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from lazsim.costmodel.profile import Point
 from lazsim.errors import LazsimError
@@ -51,6 +52,8 @@ class Measurement:
     label: str = ""
     is_required: bool = False
     """Whether nothing can be said without it."""
+    purpose: Any = None
+    """What its time is for, where kernel and size do not tell."""
 
     def least_s(self, points: Sequence[Point]) -> float:
         """Predict the least that it takes, given the points of its kernel so far."""
