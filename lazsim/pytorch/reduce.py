@@ -34,17 +34,7 @@ def piece(size: int, num_pieces: int, index: int) -> slice:
 
 
 class ExpertReduction:
-    """Sums gradients over replicas for one placement.
-
-    Parameters
-    ----------
-    group
-        The ranks.
-    holders
-        See `Holders`.
-    sizes
-        Parameters of each expert.
-    """
+    """Sums gradients over replicas for one placement; `sizes` are the parameters of each expert."""
 
     def __init__(self, group: Group, holders: Holders, sizes: Mapping[ExpertKey, int]) -> None:
         self._group = group
