@@ -1,12 +1,14 @@
-"""Read files, write them whole or not at all, and list the modules of a folder."""
+"""Read files and count their faults, write them whole or not at all, and list the modules of a folder."""
 
 import os
 import pkgutil
 import signal
 import tempfile
 import threading
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +115,51 @@ def read_bytes(path: Path | str) -> bytes:
         return Path(path).read_bytes()
     except OSError as error:
         raise LazsimError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+
+
+def numbered_lines(text: str) -> Iterator[tuple[int, str]]:
+    """Yield line number and stripped text of every line that is not blank; lines may end in CRLF."""
+    for number, line in enumerate(text.split("\n"), start=1):
+        if stripped := line.strip():
+            yield number, stripped
+
+
+@dataclass(frozen=True)
+class Faults:
+    """Faults of a file: errors of one type that name the place, or repairs to count when lenient."""
+
+    name: str
+    error: type[LazsimError]
+    lenient: bool = False
+    repairs: Counter[str] = field(default_factory=Counter)
+
+    def fault(self, where: int | str, what: str, repair: str = "skip what cannot be read", times: int = 1) -> None:
+        """Raise an error, or count the repair when lenient.
+
+        Parameters
+        ----------
+        where
+            Line from 1, or another place in the file; empty or 0 for the whole file.
+        what, repair
+            The fault, and the repair that the caller makes after this call.
+        times
+            Number of such faults.
+
+        Raises
+        ------
+        LazsimError
+            An `error`, when not lenient.
+        """
+        if not self.lenient:
+            place = f"line {where}" if isinstance(where, int) and where else where
+            raise self.error(
+                f"{self.name}{f', {place}' if place else ''}: {what}; mend it, or use `lenient` to {repair}"
+            )
+        self.repairs[repair] += times
+
+    def notes(self) -> tuple[str, ...]:
+        """Return the repairs, a line each."""
+        return tuple(f"lenient: {times} times: {repair}" for repair, times in self.repairs.items())
 
 
 def check_folder(folder: Path) -> None:

@@ -98,9 +98,9 @@ BAD_FILES = {
     "ragged": (b"0:[[1.0, 2.0], [3.0]]\n", "line 1: expected 0:[[loads], ...]"),
     "object": (b'0:{"a": 1}\n', "line 1: expected 0:[[loads], ...]"),
     "jump": (b"1:[[1.0, 2.0]]\n", "line 1: expected 0:[[loads], ...]"),
-    "minus": (b"0:[[-1.0, 2.0]]\n", "line 1 has loads that are no numbers from 0 up"),
-    "nan": (b"0:[[1.0, NaN]]\n", "line 1 has loads that are no numbers from 0 up"),
-    "long": (b"0:[[1, 9" + b"9" * 400 + b"]]\n", "line 1 has loads that are no numbers from 0 up"),
+    "minus": (b"0:[[-1.0, 2.0]]\n", "line 1: loads that are no numbers from 0 up"),
+    "nan": (b"0:[[1.0, NaN]]\n", "line 1: loads that are no numbers from 0 up"),
+    "long": (b"0:[[1, 9" + b"9" * 400 + b"]]\n", "line 1: loads that are no numbers from 0 up"),
     "idle": (b"0:[[1.0]]\n1:[[0.0]]\n", "step 1, layer 1 has no tokens at all"),
     "void": (b"", "the file is empty"),
 }
@@ -158,10 +158,10 @@ def test_lenient_reading_repairs_a_csv_and_counts_what_it_repaired(tmp_path):
     assert routing.steps.tolist() == [0, 7]
     assert routing.tokens_SLE.tolist() == [[[1], [2]], [[5], [6]]]
     assert routing.notes == (
-        "repaired 2 times: sort the steps",
-        "repaired 1 times: leave out what cannot be read",
-        "repaired 1 times: keep the first of several",
-        "repaired 1 times: hold the step before it",
+        "lenient: 2 times: sort the steps",
+        "lenient: 1 times: skip what cannot be read",
+        "lenient: 1 times: keep the first of several",
+        "lenient: 1 times: hold the step before it",
     )
 
 

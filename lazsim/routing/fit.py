@@ -45,7 +45,7 @@ def fit_routing(routing: RecordedRouting) -> RoutingSpec:
     -----
     Skew is each layer's root-mean-square log load after the ramp; shape is the quantiles of all log loads over their
     layer's skew. The ramp goes from the skew of the first record through that of the second. Drift is `moved_share` at
-    lags up to half the recording; `decay_for` turns it into a fall of correlation, and a least-squares fit splits that
+    lags up to half the recording; `_decay_for` turns it into a fall of correlation, and a least-squares fit splits that
     into two parts. The autocorrelation of log loads would be simpler, but the many experts with few tokens dominate it,
     and they move much faster than the loaded experts, for which plans are made.
     """
@@ -54,7 +54,7 @@ def fit_routing(routing: RecordedRouting) -> RoutingSpec:
     if len(routing.steps) < MIN_STEPS:
         raise RoutingFormatError(f"{routing.name}: {len(routing.steps)} steps recorded; a fit needs {MIN_STEPS}")
     logs = log_loads(routing.tokens_SLE)
-    settled = logs[max(2, round(SETTLED_SHARE * len(logs))) :]
+    settled = logs[_first_settled(len(logs)) :]
     skew_L = np.sqrt((settled**2).mean(axis=(0, 2)))
     early = np.median(logs[:2].std(axis=2), axis=1) / np.median(skew_L)
     interval = float(np.median(np.diff(routing.steps)))
@@ -66,7 +66,7 @@ def fit_routing(routing: RecordedRouting) -> RoutingSpec:
     lags = np.unique(np.geomspace(1, len(settled) // 2, 24).astype(int))
     shares = _shares(routing.tokens_SLE[-len(settled) :])
     moved = np.array([moved_share(shares, lag) for lag in lags.tolist()])
-    decay = decay_for(moved, skew_L, shape, logs.shape[2])
+    decay = _decay_for(moved, skew_L, shape, logs.shape[2])
     share, fast_steps, slow_steps = _fit_decay(lags * interval, decay, interval)
     return RoutingSpec(
         name="fit",
@@ -84,6 +84,10 @@ def fit_routing(routing: RecordedRouting) -> RoutingSpec:
     )
 
 
+def _first_settled(num_steps: int) -> int:
+    return max(2, round(SETTLED_SHARE * num_steps))
+
+
 def moved_share(share_SLE: Floats, lag: int) -> float:
     """Return the mean share of a layer's tokens that go to another expert `lag` records later.
 
@@ -95,18 +99,9 @@ def moved_share(share_SLE: Floats, lag: int) -> float:
     return float(np.abs(share_SLE[lag:] - share_SLE[:-lag]).sum(axis=-1).mean()) / 2
 
 
-def decay_for(moved: Floats, skew_L: Floats, shape: Floats, num_experts: int) -> Floats:
-    """Return the fall of correlation with which generated loads move by the given shares.
+def _decay_for(moved: Floats, skew_L: Floats, shape: Floats, num_experts: int) -> Floats:
+    """Return the fall of correlation with which generated loads move the given shares of tokens to other experts.
 
-    Parameters
-    ----------
-    moved
-        Shares of tokens that move to another expert.
-    skew_L, shape, num_experts
-        Distribution of the generated loads at one step.
-
-    Notes
-    -----
     There is no closed form: moves are counted on random pairs of scores ``g`` and ``(1 - d) g + sqrt(1 - (1 - d)^2) e``
     for a grid of ``d``, and interpolated. The seed is fixed.
     """
@@ -114,18 +109,13 @@ def decay_for(moved: Floats, skew_L: Floats, shape: Floats, num_experts: int) ->
     start, change = rng.standard_normal((2, NUM_DRAWS, len(skew_L), num_experts))
     grid = np.geomspace(1e-7, 1, 36)
     pairs = (np.stack([start, (1 - d) * start + math.sqrt(1 - (1 - d) ** 2) * change]) for d in grid)
-    found = [moved_share(_softmax(np.interp(pair, SHAPE_SCORES, shape) * skew_L[:, None]), 1) for pair in pairs]
+    log_pairs = (np.interp(pair, SHAPE_SCORES, shape) * skew_L[:, None] for pair in pairs)
+    found = [moved_share(_shares(np.exp(logs - logs.max(axis=-1, keepdims=True))), 1) for logs in log_pairs]
     return np.exp(np.interp(moved, np.maximum.accumulate(found), np.log(grid)))
 
 
-def _softmax(log_loads: Floats) -> Floats:
-    loads = np.exp(log_loads - log_loads.max(axis=-1, keepdims=True))
+def _shares(loads: Ints | Floats) -> Floats:
     shares: Floats = loads / loads.sum(axis=-1, keepdims=True)
-    return shares
-
-
-def _shares(tokens_SLE: Ints) -> Floats:
-    shares: Floats = tokens_SLE / tokens_SLE.sum(axis=2, keepdims=True)
     return shares
 
 
@@ -170,7 +160,7 @@ def routing_stats(steps: Ints, tokens_SLE: Ints) -> Mapping[str, float]:
             row = int(np.searchsorted(steps, step, side="right")) - 1
             found[f"max_over_mean_step_{step}"] = float(np.median(ordered[row, :, -1]) * loads.shape[2])
             found[f"top2_share_step_{step}"] = float(np.median(ordered[row, :, -2:].sum(axis=1)))
-    settled = max(2, round(SETTLED_SHARE * len(loads)))
+    settled = _first_settled(len(loads))
     over_mean = ordered[settled:, :, -1].mean(axis=0) * loads.shape[2]
     found["max_over_mean_layers_p10"], found["max_over_mean_layers_p90"] = np.quantile(over_mean, (0.1, 0.9)).tolist()
     found["idle_expert_share"] = float((tokens_SLE[settled:] == 0).mean())
@@ -218,7 +208,7 @@ def _like(routing: RecordedRouting, spec: RoutingSpec, seed: int) -> Ints:
 
 
 def _settled_skew(tokens_SLE: Ints) -> Mapping[str, float]:
-    settled = tokens_SLE[max(2, round(SETTLED_SHARE * len(tokens_SLE))) :]
+    settled = tokens_SLE[_first_settled(len(tokens_SLE)) :]
     ordered = np.sort(_shares(settled), axis=2)
     num_experts = tokens_SLE.shape[2]
     return {

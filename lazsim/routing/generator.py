@@ -12,6 +12,7 @@ import numpy as np
 
 from lazsim.routing.table import Floats, Ints
 from lazsim.specs import Spec
+from lazsim.specs.record import require_positive
 
 BLOCK_POINTS = 32
 """Grid points generated at once; each block has a separate random stream."""
@@ -72,9 +73,7 @@ class RoutingSpec(Spec, frozen=True, kw_only=True):
     source: str
 
     def __post_init__(self) -> None:
-        for field in ("skew", "ramp_steps", "fast_steps", "slow_steps", "interval_steps", "num_experts"):
-            if not 0 < getattr(self, field) < math.inf:
-                raise ValueError(f"{field} must be positive")
+        require_positive(self, "skew", "ramp_steps", "fast_steps", "slow_steps", "interval_steps", "num_experts")
         for field in ("start_share", "fast_share"):
             if not 0 <= getattr(self, field) <= 1:
                 raise ValueError(f"{field} must be from 0 to 1")
@@ -106,7 +105,7 @@ class GeneratedRouting:
         self.name = spec.name
         self.sha256 = sha256
         self._spec = spec
-        self.num_layers, self.num_experts = self._shape = (num_layers, num_experts)
+        self.num_layers, self.num_experts = num_layers, num_experts
         self.interval_steps = spec.interval_steps
         self._seed = seed
         self._shape_at = _quantiles(spec, num_experts)
@@ -114,7 +113,7 @@ class GeneratedRouting:
         # Log-normal over layers, with the mean and the standard deviation of the specification.
         variance = math.log1p((spec.skew_spread / spec.skew) ** 2)
         self._skew_L = rng.lognormal(math.log(spec.skew) - variance / 2, math.sqrt(variance), num_layers)
-        self._starts = [rng.standard_normal((2, *self._shape))]
+        self._starts = [rng.standard_normal((2, num_layers, num_experts))]
         self._blocks: dict[int, Ints] = {}
 
     def loads(self, steps: Sequence[int] | Ints) -> Ints:
@@ -142,7 +141,7 @@ class GeneratedRouting:
         """Return both parts at the points of a block and at the first point of the next, (K + 1, 2, L, E)."""
         spec = self._spec
         decay = np.exp(-spec.interval_steps / np.array([spec.fast_steps, spec.slow_steps]))[:, None, None]
-        parts = self._stream(block + 1).standard_normal((BLOCK_POINTS + 1, 2, *self._shape))
+        parts = self._stream(block + 1).standard_normal((BLOCK_POINTS + 1, 2, self.num_layers, self.num_experts))
         parts *= np.sqrt(1 - decay**2)
         parts[0] = self._starts[block]
         for point in range(BLOCK_POINTS):

@@ -6,13 +6,14 @@ import re
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from lazsim.errors import RoutingFormatError
-from lazsim.files import read_bytes
-from lazsim.routing.table import Faults, Floats, Ints, RecordedRouting, check_tokens
+from lazsim.files import Faults, numbered_lines, read_bytes
+from lazsim.routing.table import Floats, Ints, RecordedRouting, check_tokens
 from lazsim.specs import sha256
 
 CSV_HEADER = "# lazsim-routing 1"
@@ -46,7 +47,7 @@ def read_routing(path: str, lenient: bool = False) -> RecordedRouting:
     RoutingFormatError
         When the format is unknown, a line is bad, or a layer has no tokens.
     """
-    faults = Faults(path, lenient)
+    faults = Faults(path, RoutingFormatError, lenient)
     if Path(path).is_dir():
         return _read_logs(faults, sorted(Path(path).iterdir()))
     if LOG_NAME.fullmatch(Path(path).name):
@@ -89,7 +90,7 @@ def _read_logs(faults: Faults, files: Iterable[Path]) -> RecordedRouting:
         if not name:
             continue
         contents.append(read_bytes(file))
-        step, tokens_LE = int(name[1]), _parse_log(faults, file, contents[-1])
+        step, tokens_LE = int(name[1]), _parse_log(replace(faults, name=str(file)), contents[-1])
         if by_step and next(iter(by_step.values())).shape != tokens_LE.shape:
             raise RoutingFormatError(f"{file}: other layers or experts than the logs before it; keep those of one run")
         by_step[step] = by_step.get(step, 0.0) + tokens_LE
@@ -103,9 +104,9 @@ def _read_logs(faults: Faults, files: Iterable[Path]) -> RecordedRouting:
     return _recording(faults, steps, tokens_SLE, b"".join(contents), note)
 
 
-def _parse_log(faults: Faults, file: Path, content: bytes) -> Floats:
+def _parse_log(faults: Faults, content: bytes) -> Floats:
     rows: list[Floats] = []
-    for number, line in _lines(file, content):
+    for number, line in _lines(faults.name, content):
         row = LOG_LAYER.fullmatch(line)
         try:
             # As a float, a very long number becomes infinite and counts with the other bad loads.
@@ -114,26 +115,25 @@ def _parse_log(faults: Faults, file: Path, content: bytes) -> Floats:
             loads = np.zeros(0)
         if row is None or int(row[1]) != len(rows) or loads.ndim != 2 or (rows and len(rows[0]) != loads.shape[1]):
             experts = f"{len(rows[0])} loads" if rows else "loads"
-            raise RoutingFormatError(f"{file}, line {number}: expected {len(rows)}:[[{experts}], ...]")
+            raise RoutingFormatError(f"{faults.name}, line {number}: expected {len(rows)}:[[{experts}], ...]")
         # Before the sum, in which an infinity would hide the other loads.
         bad = ~((loads >= 0) & np.isfinite(loads))
         if bad.any():
-            faults.count(f"line {number} has loads that are no numbers from 0 up", "leave them out", str(file))
+            faults.fault(number, "loads that are no numbers from 0 up", "leave them out")
         rows.append(np.where(bad, 0.0, loads).sum(axis=0))
     if not rows:
-        raise RoutingFormatError(f"{file}: the file is empty; expected a line layer:[[loads], ...] for each layer")
+        raise RoutingFormatError(
+            f"{faults.name}: the file is empty; expected a line layer:[[loads], ...] for each layer"
+        )
     return np.stack(rows)
 
 
-def _lines(path: object, content: bytes) -> Iterator[tuple[int, str]]:
-    """Yield line number and text of lines that are not blank; CRLF is as good as LF."""
+def _lines(name: str, content: bytes) -> Iterator[tuple[int, str]]:
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise RoutingFormatError(f"{path}: not a text file; expected expert loads as text") from None
-    for number, line in enumerate(text.split("\n"), start=1):
-        if stripped := line.strip():
-            yield number, stripped
+        raise RoutingFormatError(f"{name}: not a text file; expected expert loads as text") from None
+    return numbered_lines(text)
 
 
 def _parse_csv(faults: Faults, content: bytes) -> tuple[Floats, Floats]:
@@ -147,15 +147,14 @@ def _parse_csv(faults: Faults, content: bytes) -> tuple[Floats, Floats]:
     for number, line in lines:
         row = CSV_ROW.fullmatch(line)
         if row is None:
-            expected = f"line {number}: expected four whole numbers from 0 up, {CSV_COLUMNS}, found {line[:40]!r}"
-            faults.count(expected, "leave out what cannot be read")
+            faults.fault(number, f"expected four whole numbers from 0 up, {CSV_COLUMNS}, found {line[:40]!r}")
             continue
         step, layer, expert, tokens = map(int, row.groups())
         if step < latest:
-            faults.count(f"line {number}: step {step} comes after step {latest}", "sort the steps")
+            faults.fault(number, f"step {step} comes after step {latest}", "sort the steps")
         if (step, layer, expert) in loads:
-            found = f"line {number}: a second row for step {step}, layer {layer}, expert {expert}"
-            faults.count(found, "keep the first of several")
+            found = f"a second row for step {step}, layer {layer}, expert {expert}"
+            faults.fault(number, found, "keep the first of several")
             continue
         latest = max(latest, step)
         loads[step, layer, expert] = tokens

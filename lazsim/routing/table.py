@@ -3,15 +3,15 @@
 Axes: B requested steps, S recorded steps, L layers, E experts.
 """
 
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from lazsim.errors import RoutingFormatError
+from lazsim.files import Faults
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -109,32 +109,6 @@ MAX_WHOLE = 2.0**53
 """Floats above this skip whole numbers."""
 
 
-@dataclass(frozen=True)
-class Faults:
-    """Faults of a file: errors, or counted repairs when lenient."""
-
-    name: str
-    lenient: bool = False
-    repairs: Counter[str] = field(default_factory=Counter)
-
-    def count(self, what: str, repair: str, name: str = "", times: int = 1) -> None:
-        """Raise an error, or count the repair when lenient.
-
-        Raises
-        ------
-        RoutingFormatError
-            When not lenient.
-        """
-        if not self.lenient:
-            place = f"{name or self.name}{', ' if what.startswith('line ') else ': '}"
-            raise RoutingFormatError(f"{place}{what}; mend the file, or use `lenient` to {repair}")
-        self.repairs[repair] += times
-
-    def notes(self) -> tuple[str, ...]:
-        """Return the repairs, a line each."""
-        return tuple(f"repaired {times} times: {repair}" for repair, times in self.repairs.items())
-
-
 def check_tokens(faults: Faults, steps: Floats, tokens_SLE: Floats) -> tuple[Ints, Ints]:
     """Check the loads of a file and convert them to whole tokens.
 
@@ -151,23 +125,24 @@ def check_tokens(faults: Faults, steps: Floats, tokens_SLE: Floats) -> tuple[Int
     bad = ~_is_whole(tokens_SLE)
     if bad.any():
         row, layer, expert = np.argwhere(bad)[0].tolist()
-        where = f"step {steps[row]:g}, layer {layer}, expert {expert}"
-        faults.count(f"{where} must be a whole number from 0 up", "count it as 0", times=int(bad.sum()))
+        what = f"step {steps[row]:g}, layer {layer}, expert {expert} must be a whole number from 0 up"
+        faults.fault("", what, "count it as 0", int(bad.sum()))
         tokens_SLE = np.where(bad, 0.0, tokens_SLE)
     bad_steps = ~_is_whole(steps)
     if bad_steps.any():
-        faults.count("steps must be whole numbers from 0 up", "leave such steps out", times=int(bad_steps.sum()))
+        faults.fault("", "steps must be whole numbers from 0 up", "leave such steps out", int(bad_steps.sum()))
         steps, tokens_SLE = steps[~bad_steps], tokens_SLE[~bad_steps]
     if (np.diff(steps) <= 0).any():
-        faults.count("steps must ascend", "sort them and keep the first of several")
+        faults.fault("", "steps must ascend", "sort them and keep the first of several")
         steps, rows = np.unique(steps, return_index=True)
         tokens_SLE = tokens_SLE[rows]
     empty = tokens_SLE.sum(axis=2) == 0
     if empty.any():
         row, layer = np.argwhere(empty)[0].tolist()
-        repair = "hold the step before it"
-        faults.count(f"step {steps[row]:g}, layer {layer} has no tokens at all", repair, times=int(empty.any(1).sum()))
-        steps, tokens_SLE = steps[~empty.any(axis=1)], tokens_SLE[~empty.any(axis=1)]
+        empty_S = empty.any(axis=1)
+        what = f"step {steps[row]:g}, layer {layer} has no tokens at all"
+        faults.fault("", what, "hold the step before it", int(empty_S.sum()))
+        steps, tokens_SLE = steps[~empty_S], tokens_SLE[~empty_S]
     if not len(steps):
         raise RoutingFormatError(f"{faults.name}: no loads; give at least one step in which every layer has tokens")
     return steps.astype(np.int64), tokens_SLE.astype(np.int64)

@@ -6,12 +6,10 @@ import numpy as np
 
 from lazsim.errors import LazsimError
 from lazsim.specs import unknown_name
-from lazsim.trace.table import Event, Trace, build_trace
-
-VisibleCount = Callable[[int], int]
+from lazsim.trace.table import Event, Trace
 
 
-def _follow_count(trace: Trace, visible_count: VisibleCount, rng: np.random.Generator) -> list[Event]:
+def _follow_count(trace: Trace, visible_count: Callable[[int], int], rng: np.random.Generator) -> list[Event]:
     """Show `visible_count` of the nodes alive, after removals and again after additions.
 
     A visible node that dies is removed by its name. Where the rule then shows fewer, visible nodes drawn uniformly are
@@ -53,27 +51,28 @@ def _follow_count(trace: Trace, visible_count: VisibleCount, rng: np.random.Gene
     return events
 
 
-def _offset(trace: Trace, max_nodes: int, rng: np.random.Generator) -> tuple[list[Event], str]:
+CappedEvents = tuple[list[Event], str]
+
+
+def _offset(trace: Trace, max_nodes: int, rng: np.random.Generator) -> CappedEvents:
     constant = max(0, trace.most_nodes() - max_nodes)
     what = f"{constant} subtracted from the count of nodes, so that its peak is at most {max_nodes}"
     return _follow_count(trace, lambda num_alive: max(0, num_alive - constant), rng), what
 
 
-def _clip(trace: Trace, max_nodes: int, rng: np.random.Generator) -> tuple[list[Event], str]:
+def _clip(trace: Trace, max_nodes: int, rng: np.random.Generator) -> CappedEvents:
     events = _follow_count(trace, lambda num_alive: min(num_alive, max_nodes), rng)
     return events, f"at most {max_nodes} nodes in use, the others are spares that step in at once"
 
 
-def _first(trace: Trace, max_nodes: int, _rng: np.random.Generator) -> tuple[list[Event], str]:
+def _first(trace: Trace, max_nodes: int, _rng: np.random.Generator) -> CappedEvents:
     followed = set(trace.names[:max_nodes])
     return [event for event in trace.events() if event.node in followed], f"the first {max_nodes} names only"
 
 
-CAP_RULES: dict[str, Callable[[Trace, int, np.random.Generator], tuple[list[Event], str]]] = {
-    "offset": _offset,
-    "clip": _clip,
-    "first": _first,
-}
+CAP_RULES: dict[str, Callable[[Trace, int, np.random.Generator], CappedEvents]] = {
+    "offset": _offset, "clip": _clip, "first": _first,
+}  # fmt: skip
 """Rules by name: from a trace, the most nodes and a random generator to events and a note."""
 
 
@@ -106,6 +105,7 @@ def cap_trace(trace: Trace, max_nodes: int, rule: str, rng: np.random.Generator)
 
     Examples
     --------
+    >>> from lazsim.trace.table import build_trace
     >>> adds = [Event(0.0, "add", name) for name in "abc"]
     >>> trace = build_trace([*adds, Event(60.0, "remove", "b")])
     >>> capped = cap_trace(trace, 2, "clip", np.random.default_rng(0))
@@ -117,7 +117,4 @@ def cap_trace(trace: Trace, max_nodes: int, rule: str, rng: np.random.Generator)
     if max_nodes < 1:
         raise LazsimError(f"`max_nodes` {max_nodes}: give at least 1")
     events, what = CAP_RULES[rule](trace, max_nodes, rng)
-    return build_trace(
-        events, duration_s=trace.duration_s, name=trace.name, format=trace.format, sha256=trace.sha256,
-        notes=(*trace.notes, f"cap {rule}: {what}"),
-    )  # fmt: skip
+    return trace.with_events(events, trace.duration_s, f"cap {rule}: {what}")

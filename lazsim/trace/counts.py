@@ -72,16 +72,13 @@ def events_from_counts(samples: Iterable[Sample], rng: np.random.Generator, name
             continue
         most = max(row.num_nodes for row in rows)
         if most > MOST_NODES:
-            raise TraceFormatError(
-                f"{name}, line {rows[0].line}: {most} nodes, expected a live count of at most {MOST_NODES}"
-            )
+            where = f"{name}, line {rows[0].line}"
+            raise TraceFormatError(f"{where}: {most} nodes, expected a live count of at most {MOST_NODES}")
         steps = np.diff([last, *(row.num_nodes for row in rows)])
         last = rows[-1].num_nodes
         num_removed = min(int(-steps[steps < 0].sum()), len(alive))
         num_added = last - (len(alive) - num_removed)
-        gone: list[int] = (
-            sorted(rng.choice(len(alive), size=num_removed, replace=False).tolist()) if num_removed else []
-        )
+        gone: list[int] = sorted(rng.choice(len(alive), num_removed, replace=False).tolist()) if num_removed else []
         events += [Event(time_s, "remove", alive[index], rows[-1].line) for index in gone]
         for index in reversed(gone):
             del alive[index]

@@ -67,9 +67,8 @@ def fetch_trace(name: str, base_url: str = BASE_URL, cache: Path | str | None = 
         what = "the file is not the one that was pinned (SHA-256 differs)" if differs else "not an address of a file"
         raise LazsimError(f"{url}: {what}; nothing was kept, check the source or `base_url`") from None
     except OSError as error:
-        raise LazsimError(
-            f"{url}: cannot be fetched ({_reason(error)}); check network, `base_url` or `cache`"
-        ) from None
+        reason = _reason(error)
+        raise LazsimError(f"{url}: cannot be fetched ({reason}); check network, `base_url` or `cache`") from None
     return read_bytes(path)
 
 

@@ -44,9 +44,7 @@ def cut_trace(
     if start_s > 0 and start_s >= trace.duration_s:
         span = format_duration(trace.duration_s)
         raise LazsimError(f"`start` {format_duration(start_s)}: {trace.name} spans only {span}; start before its end")
-    cut = trace
-    if start_s > 0 or duration_s is not None:
-        cut = trace.window(start_s, duration_s)
+    cut = trace.window(start_s, duration_s) if start_s > 0 or duration_s is not None else trace
     if duration_s is not None and start_s + duration_s > trace.duration_s:
         note = f"{format_duration(duration_s)} asked for, but the trace ends after {format_duration(cut.duration_s)}"
         cut = dataclasses.replace(cut, notes=(*cut.notes, note))

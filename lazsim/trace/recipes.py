@@ -1,11 +1,12 @@
 """Entries of the catalogue of traces: recipes of generated traces and addresses of public ones."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import msgspec
 
 from lazsim.errors import SpecError
 from lazsim.specs import Spec, catalog_names, read_spec_bytes
+from lazsim.specs.record import require_positive
 
 
 class WeibullSpec(Spec, frozen=True, kw_only=True):
@@ -28,7 +29,7 @@ class WeibullSpec(Spec, frozen=True, kw_only=True):
     shape: float
 
     def __post_init__(self) -> None:
-        _require(self.scale > 0 and self.shape > 0, "scale and shape must be positive")
+        require_positive(self, "scale", "shape")
 
 
 class SpotSpec(Spec, frozen=True, kw_only=True, tag_field="kind", tag="spot"):
@@ -97,7 +98,7 @@ class ScheduleSpec(Spec, frozen=True, kw_only=True, tag_field="kind", tag="sched
 
     def __post_init__(self) -> None:
         _require(0 <= self.num_left <= self.num_nodes and self.num_nodes >= 1, "need 0 <= num_left <= num_nodes")
-        _require(self.interval_s > 0 and self.duration_s > 0, "interval_s and duration_s must be positive")
+        require_positive(self, "interval_s", "duration_s")
 
 
 class PublicSpec(Spec, frozen=True, kw_only=True, tag_field="kind", tag="public"):
@@ -165,13 +166,13 @@ def recipe_toml(recipe: Recipe) -> str:
     """Write a recipe as the TOML text that `load_recipe` reads."""
     plain = msgspec.to_builtins(recipe)
     top = {key: value for key, value in plain.items() if not isinstance(value, dict)}
-    lines = [f"{key} = {_toml_value(value)}" for key, value in top.items()]
+    lines = _assignments(top)
     for key, table in plain.items():
-        if isinstance(table, dict):
-            lines += ["", f"[{key}]", *(f"{inner} = {_toml_value(value)}" for inner, value in table.items())]
+        if key not in top:
+            lines += ["", f"[{key}]", *_assignments(table)]
     return "\n".join(lines) + "\n"
 
 
-def _toml_value(value: object) -> str:
+def _assignments(values: Mapping[str, object]) -> list[str]:
     # JSON strings are TOML basic strings, and numbers look the same.
-    return msgspec.json.encode(value).decode()
+    return [f"{key} = {msgspec.json.encode(value).decode()}" for key, value in values.items()]

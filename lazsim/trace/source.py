@@ -3,18 +3,16 @@
 import json
 import math
 import re
-from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol, TypeVar
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from lazsim.errors import TraceFormatError
+from lazsim.files import Faults, numbered_lines
 from lazsim.trace.table import Event
 
-SKIP = "skip what cannot be read"
-SORT = "sort what is out of order"
 HEAD_LINES = 20
 
 
@@ -26,61 +24,16 @@ class Reading(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-class Timed(Protocol):
-    """A row of a file with a time and a line."""
+@dataclass(frozen=True, kw_only=True)
+class Source(Faults):
+    """A file to read: its text, a generator for draws, and its faults."""
 
-    @property
-    def time_s(self) -> float:
-        """Seconds since the trace began."""
-
-    @property
-    def line(self) -> int:
-        """Line of the file, from 1."""
-
-
-TimedT = TypeVar("TimedT", bound=Timed)
-
-
-@dataclass(frozen=True)
-class Source:
-    """A file to read: its text, a generator for draws, and the repairs so far."""
-
-    name: str
     text: str
     rng: np.random.Generator
-    lenient: bool = False
-    repairs: Counter[str] = field(default_factory=Counter)
 
     def lines(self) -> Iterator[tuple[int, str]]:
-        """Yield line number and stripped text of every line that is not blank; lines may end in CRLF."""
-        for number, line in enumerate(self.text.split("\n"), start=1):
-            if stripped := line.strip():
-                yield number, stripped
-
-    def fault(self, where: int | str, what: str, repair: str = SKIP) -> None:
-        """Raise an error, or count the repair when lenient.
-
-        Raises
-        ------
-        TraceFormatError
-            When not lenient.
-        """
-        if not self.lenient:
-            place = f"line {where}" if isinstance(where, int) else where
-            raise TraceFormatError(f"{self.name}, {place}: {what}; mend it, or use `lenient` to {repair}")
-        self.repairs[repair] += 1
-
-    def in_time_order(self, rows: list[TimedT]) -> list[TimedT]:
-        """Return rows by time; those without a valid time and those out of order are faults."""
-        kept: list[TimedT] = []
-        for row in rows:
-            if not (math.isfinite(row.time_s) and row.time_s >= 0):
-                self.fault(row.line, f"time {row.time_s:g} s is not a number from 0 up", SKIP)
-                continue
-            if kept and row.time_s < kept[-1].time_s:
-                self.fault(row.line, f"time {row.time_s:g} s comes after {kept[-1].time_s:g} s", SORT)
-            kept.append(row)
-        return sorted(kept, key=lambda row: row.time_s)
+        """Yield line number and stripped text of every line that is not blank."""
+        yield from numbered_lines(self.text)
 
     def parse_json(self) -> Any:
         """Decode the whole text.

@@ -98,7 +98,9 @@ def trace_stats(trace: Trace) -> TraceStats:
             sizes.append(len(batch.removed))
             num_take_all += not born
         born |= dict.fromkeys(batch.added, batch.time_s)
-    gap_mean_s, gap_cv = _mean_and_cv(np.diff(np.array(loss_times)))
+    gaps_s = np.diff(loss_times) if len(loss_times) > 1 else np.array([math.nan])
+    gap_mean_s = float(gaps_s.mean())
+    gap_cv = _ratio(float(gaps_s.std()), gap_mean_s)
     return TraceStats(
         span_s=trace.duration_s,
         num_nodes=len(trace.names),
@@ -124,13 +126,6 @@ def trace_stats(trace: Trace) -> TraceStats:
 
 def _ratio(part: float, whole: float) -> float:
     return part / whole if whole else math.nan
-
-
-def _mean_and_cv(gaps: npt.NDArray[np.float64]) -> tuple[float, float]:
-    if not len(gaps):
-        return math.nan, math.nan
-    mean = float(gaps.mean())
-    return mean, _ratio(float(gaps.std()), mean)
 
 
 def mean_alive(trace: Trace, num_bins: int) -> npt.NDArray[np.float64]:

@@ -4,12 +4,13 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from lazsim.errors import TraceFormatError
+from lazsim.files import Faults
 from lazsim.specs import sha256
 from lazsim.units import DAY_S
 
@@ -92,15 +93,14 @@ class Trace:
         bounds = np.flatnonzero(np.diff(self.time_s, prepend=-math.inf, append=math.inf)).tolist()
         times, changes, nodes = self.time_s.tolist(), self.change.tolist(), self.node.tolist()
         for start, stop in itertools.pairwise(bounds):
-            present_before: dict[int, bool] = {}
-            present: dict[int, bool] = {}
-            interrupted: dict[int, bool] = {}
+            first: dict[int, int] = {}
+            last: dict[int, int] = {}
             for change, node in zip(changes[start:stop], nodes[start:stop], strict=True):
-                present_before.setdefault(node, change < 0)
-                present[node] = change > 0
-                interrupted[node] = interrupted.get(node, False) or change < 0
-            removed = [n for n in present if present_before[n] and interrupted[n]]
-            added = [n for n in present if present[n]]
+                first.setdefault(node, change)
+                last[node] = change
+            # Changes of a node alternate: its first one tells whether it was there before, its last whether it stays.
+            removed = [node for node in last if first[node] < 0]
+            added = [node for node in last if last[node] > 0]
             if removed or added:
                 yield Batch(times[start], tuple(self.names[n] for n in removed), tuple(self.names[n] for n in added))
 
@@ -128,10 +128,7 @@ class Trace:
         return int(((self.change < 0) & (self.time_s < end_s)).sum())
 
     def window(self, start_s: float, duration_s: float | None = None) -> "Trace":
-        """Cut out a stretch; nodes alive at its start are added at its time 0.
-
-        A stretch that ends after the trace is cut at the trace's end.
-        """
+        """Cut out a stretch, at most to the end of the trace; nodes alive at its start are added at its time 0."""
         stop_s = self.duration_s if duration_s is None else min(self.duration_s, start_s + duration_s)
         alive: dict[str, None] = {}
         later = []
@@ -145,19 +142,51 @@ class Trace:
             else:
                 del alive[event.node]
         events = [Event(0.0, "add", node) for node in alive] + later
+        return self.with_events(events, max(0.0, stop_s - start_s))
+
+    def with_events(self, events: Iterable[Event], duration_s: float, *notes: str) -> "Trace":
+        """Return other events, and more notes, under the name, format and hash of this trace."""
         return build_trace(
-            events, duration_s=max(0.0, stop_s - start_s), name=self.name, format=self.format, sha256=self.sha256,
-            notes=self.notes,
+            events, duration_s=duration_s, name=self.name, format=self.format, sha256=self.sha256,
+            notes=(*self.notes, *notes),
         )  # fmt: skip
 
     def to_frame(self) -> "pd.DataFrame":
         """Return the events as a frame with columns ``time_s``, ``event`` and ``node``."""
         import pandas as pd
 
-        return pd.DataFrame(
-            [(event.time_s, event.kind, event.node) for event in self.events()],
-            columns=["time_s", "event", "node"],
-        )
+        rows = [(event.time_s, event.kind, event.node) for event in self.events()]
+        return pd.DataFrame(rows, columns=["time_s", "event", "node"])
+
+
+class Timed(Protocol):
+    """A row of a file with a time and a line."""
+
+    @property
+    def time_s(self) -> float:
+        """Seconds since the trace began."""
+
+    @property
+    def line(self) -> int:
+        """Line of the file, from 1; 0 without a file."""
+
+
+TimedT = TypeVar("TimedT", bound=Timed)
+
+
+def in_time_order(rows: Iterable[TimedT], faults: Faults) -> list[TimedT]:
+    """Return rows by time; those without a valid time and those out of order are faults."""
+    kept: list[TimedT] = []
+    for row in rows:
+        if not 0 <= row.time_s <= LONGEST_S:
+            what = f"time {row.time_s:g} s is not a number from 0 up to 100 years"
+            faults.fault(row.line, what, "drop what has no valid time")
+            continue
+        if kept and row.time_s < kept[-1].time_s:
+            what = f"time {row.time_s:g} s comes after {kept[-1].time_s:g} s"
+            faults.fault(row.line, what, "sort what is out of order")
+        kept.append(row)
+    return sorted(kept, key=lambda row: row.time_s)
 
 
 def build_trace(
@@ -189,56 +218,32 @@ def build_trace(
         When a time is negative, not finite or out of order, when a node is added while present or removed while
         absent, or when the duration ends before the last event. The message names file and line.
     """
+    faults = Faults(name, TraceFormatError, lenient)
     kept: list[Event] = []
-    repairs: dict[str, int] = {}
-
-    def fault(event: Event, what: str, repair: str) -> None:
-        if not lenient:
-            where = f"{name}, line {event.line}" if event.line else name
-            raise TraceFormatError(f"{where}: {what}; mend it, or use `lenient` to {repair}")
-        repairs[repair] = repairs.get(repair, 0) + 1
-
-    finite: list[Event] = []
-    for event in events:
-        if not 0 <= event.time_s <= LONGEST_S:
-            fault(
-                event,
-                f"time {event.time_s:g} s is not a number from 0 up to 100 years",
-                "drop events without a valid time",
-            )
-            continue
-        if finite and event.time_s < finite[-1].time_s:
-            earlier = f"time {event.time_s:g} s comes after {finite[-1].time_s:g} s"
-            fault(event, earlier, "sort events that are out of order")
-        finite.append(event)
     present: set[str] = set()
-    for event in sorted(finite, key=lambda e: e.time_s):
+    for event in in_time_order(events, faults):
         if (event.node in present) == (event.kind == "add"):
             state = "added while present" if event.kind == "add" else "removed while absent"
-            fault(
-                event,
-                f"node {event.node!r} is {state}",
-                "drop events of nodes added twice or removed while absent",
-            )
+            repair = "drop events of nodes added twice or removed while absent"
+            faults.fault(event.line, f"node {event.node!r} is {state}", repair)
             continue
         (present.add if event.kind == "add" else present.discard)(event.node)
         kept.append(event)
-    index: dict[str, int] = {}
-    for event in kept:
-        index.setdefault(event.node, len(index))
+    names = tuple(dict.fromkeys(event.node for event in kept))
+    index = {node: number for number, node in enumerate(names)}
     last_s = kept[-1].time_s if kept else 0.0
     if duration_s is not None and duration_s < last_s:
         early = f"duration {duration_s:g} s ends before the last event at {last_s:g} s"
-        fault(kept[-1], early, "end with the last event")
+        faults.fault(kept[-1].line, early, "end with the last event")
         duration_s = last_s
     return Trace(
         time_s=np.array([event.time_s for event in kept], dtype=np.float64),
         change=np.array([1 if event.kind == "add" else -1 for event in kept], dtype=np.int8),
         node=np.array([index[event.node] for event in kept], dtype=np.int32),
-        names=tuple(index),
+        names=names,
         duration_s=last_s if duration_s is None else float(duration_s),
         name=name,
         format=format,
         sha256=sha256,
-        notes=(*notes, *(f"lenient: {count} times: {what}" for what, count in repairs.items())),
+        notes=(*notes, *faults.notes()),
     )

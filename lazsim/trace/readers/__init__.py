@@ -56,12 +56,7 @@ def detect_format(name: str, text: str) -> str:
     return best
 
 
-def read_trace(
-    path: Path | str,
-    format: str = "auto",  # noqa: A002
-    seed: int = 0,
-    lenient: bool = False,
-) -> Trace:
+def read_trace(path: Path | str, format: str = "auto", seed: int = 0, lenient: bool = False) -> Trace:  # noqa: A002
     """Read a trace of node events.
 
     Parameters
@@ -87,12 +82,11 @@ def read_trace(
         raise TraceFormatError(unknown_name("trace format", format, ["auto", *READERS]))
     text = decode_text(name, content)
     chosen = detect_format(name, text) if format == "auto" else format
-    source = Source(name, text, np.random.default_rng(seed).spawn(1)[0], lenient)
+    source = Source(name, TraceFormatError, lenient, text=text, rng=np.random.default_rng(seed).spawn(1)[0])
     reading = READERS[chosen].read(source)
-    notes = (*reading.notes, *(f"lenient: {count} times: {what}" for what, count in source.repairs.items()))
     trace = build_trace(
-        reading.events, duration_s=reading.duration_s, name=name, format=chosen, sha256=sha256(content), notes=notes,
-        lenient=lenient,
+        reading.events, duration_s=reading.duration_s, name=name, format=chosen, sha256=sha256(content),
+        notes=(*reading.notes, *source.notes()), lenient=lenient,
     )  # fmt: skip
     if not len(trace):
         raise TraceFormatError(

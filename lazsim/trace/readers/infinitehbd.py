@@ -2,12 +2,11 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from lazsim.errors import TraceFormatError
 from lazsim.trace.source import Reader, Reading, Source, array_items, number, shorten
-from lazsim.trace.table import Event
+from lazsim.trace.table import Event, in_time_order
 from lazsim.units import DAY_S
 
 LOOKS = '[{"node_id": ..., "event_time": days, "event_type": "fault_start"|"fault_end", ...}, ...]'
@@ -30,14 +29,22 @@ def recognise(text: str) -> bool:
 
 
 def read(source: Source) -> Reading:
-    """Read the faults; a node is gone while at least one fault of it is open."""
+    """Read the faults; a node is gone while at least one fault of it is open.
+
+    Raises
+    ------
+    TraceFormatError
+        When the text is not a JSON array.
+    """
+    if not isinstance(source.parse_json(), list):
+        raise TraceFormatError(f"{source.name}, line 1: expected {LOOKS!r}; check the format")
     faults: list[_Fault] = []
-    for line, item in _items(source):
+    for line, item in array_items(source.text, source.text.index("[")):
         try:
             faults.append(_fault(item, line))
         except (KeyError, TypeError, ValueError, AttributeError):
             source.fault(line, f"expected {LOOKS!r}, found {shorten(json.dumps(item))}")
-    faults = source.in_time_order(faults)
+    faults = in_time_order(faults, source)
     names = list(dict.fromkeys(fault.node for fault in faults))
     healthy = [f"healthy-{number:03d}" for number in range(1, NUM_SERVERS - len(names) + 1)]
     events = [Event(0.0, "add", node) for node in names + healthy] if names else []
@@ -75,19 +82,6 @@ def _notes(faults: list[_Fault], num_named: int, num_healthy: int, num_overlappi
         f"{num_other} of {len(starts)} faults are of level Other (stress tests, changes); all faults count",
         "a fault of zero length takes the node out and brings it back at the same instant",
     )
-
-
-def _items(source: Source) -> Iterator[tuple[int, Any]]:
-    """Yield the elements of the array with the line on which each begins.
-
-    Raises
-    ------
-    TraceFormatError
-        When the text is not a JSON array.
-    """
-    if not isinstance(source.parse_json(), list):
-        raise TraceFormatError(f"{source.name}, line 1: expected {LOOKS!r}; check the format")
-    yield from array_items(source.text, source.text.index("["))
 
 
 READER = Reader(LOOKS, recognise, read)

@@ -5,7 +5,7 @@ import math
 
 from lazsim.trace.counts import RULE, Sample, events_from_counts
 from lazsim.trace.source import Reader, Reading, Source, count, matching_lines, number, shorten
-from lazsim.trace.table import Event
+from lazsim.trace.table import Event, in_time_order
 
 EVENT_LOOKS = '[ms, "add"|"remove"|"no-op", {"nodes": [...], "duration": ms}]'
 COUNT_LOOKS = "milliseconds,live count"
@@ -56,7 +56,7 @@ def _read_counts(source: Source) -> Reading:
             samples.append(Sample(number(time_ms) / 1e3, count(num_nodes), line))
         except ValueError:
             source.fault(line, f"expected {COUNT_LOOKS!r}, found {shorten(text)}")
-    ordered = source.in_time_order(samples)
+    ordered = in_time_order(samples, source)
     notes = (RULE, "the trace is taken to end with its last row")
     duration_s = ordered[-1].time_s if ordered else None
     return Reading(events_from_counts(ordered, source.rng, source.name), duration_s, notes)
