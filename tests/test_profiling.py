@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch", reason="needs torch: pip install 'lazsim[live]'")
 
 from lazsim.costmodel.profile import Point, read_profile
-from lazsim.costmodel.tables import Table
+from lazsim.costmodel.tables import TimeTable
 from lazsim.dispatch import dispatch_tokens
 from lazsim.errors import LazsimError, SpecError
 from lazsim.profiling import compute, machine, session, storage
@@ -107,7 +107,7 @@ def test_a_rank_takes_its_own_rows_those_it_receives_and_its_experts_at_the_medi
 
     monkeypatch.setattr(compute, "measure_kernel", timed)
     monkeypatch.setattr("lazsim.profiling.rank_loads.measure_kernel", lambda *_: None)
-    table = Table("expert", np.array([1.0, 64.0]), np.array([1.0, 64.0]))
+    table = TimeTable("expert", np.array([1.0, 64.0]), np.array([1.0, 64.0]))
     tables = {"expert": table, "reorder": table}
     model = msgspec.structs.replace(TINY, top_k=1)
     loads = [[8, 4, 0], [2, 0, 0], [0, 0, 0]]

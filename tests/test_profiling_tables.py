@@ -12,7 +12,7 @@ from lazsim.costmodel.compute import AnalyticCompute
 from lazsim.costmodel.measured import MeasuredCommunication, MeasuredCompute, communication_tables, compute_tables
 from lazsim.costmodel.network import AnalyticCommunication
 from lazsim.costmodel.profile import Header, Point, Profile, find_profile, profile_names, read_profile, save_profile
-from lazsim.costmodel.tables import Table, table_of
+from lazsim.costmodel.tables import TimeTable, table_of
 from lazsim.errors import CostRangeError, SpecError
 from lazsim.output.plots.profile import profile_figure
 from lazsim.profiling.check import all_errors, held_out_errors, reached_shares
@@ -78,10 +78,10 @@ def edit_csv(old: str, new: str):
         (edit_header(format_version=2), r"p.json: format_version is 2, expected 1; measure again"),
         (edit_header(kernels=["expert", "gate"]), r"p.csv: no rows of gate, which p.json lists"),
         (edit_header(device=3), r"p.json: not the header of a profile"),
-        (edit_header(matmul_flop_per_s=0.0), r"p.json: .*matmul_flop_per_s must be a positive number, not 0"),
-        (edit_header(copy_bytes_per_s=-1.0), r"p.json: .*copy_bytes_per_s must be a positive number, not -1"),
-        (edit_csv("0.0002", "nan"), r"p.csv, line 3: time_s must be a positive number, not nan"),
-        (edit_csv("0.0002", "-1"), r"p.csv, line 3: time_s must be a positive number, not -1"),
+        (edit_header(matmul_flop_per_s=0.0), r"p.json: .*matmul_flop_per_s must be positive, not 0"),
+        (edit_header(copy_bytes_per_s=-1.0), r"p.json: .*copy_bytes_per_s must be positive, not -1"),
+        (edit_csv("0.0002", "nan"), r"p.csv, line 3: time_s must be positive, not nan"),
+        (edit_csv("0.0002", "-1"), r"p.csv, line 3: time_s must be positive, not -1"),
         (edit_csv("0.0002", "fast"), r"p.csv, line 3: Expected `float`, got `str`"),
         (edit_csv("expert,64", "expert,1"), r"p.csv, line 3: a second time for expert of size 1"),
         (edit_csv("expert,64", "exprt,64"), r"p.csv, line 3: unknown kernel 'exprt': did you mean 'expert'"),
@@ -243,4 +243,4 @@ def test_an_unknown_profile_names_those_that_there_are():
 
 
 def test_a_table_remembers_its_kernel():
-    assert Table("gate", np.array([1.0]), np.array([2.0])).time_s(np.array(1.0)) == 2.0
+    assert TimeTable("gate", np.array([1.0]), np.array([2.0])).time_s(np.array(1.0)) == 2.0

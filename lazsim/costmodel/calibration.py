@@ -67,7 +67,7 @@ class CalibrationReport:
         """Return plain values, None for errors that are undefined."""
         rows = []
         for row in self.rows:
-            numbers = {name: _plain(value) for name, value in vars(row.error).items()}
+            numbers = {name: None if np.isnan(value) else value for name, value in vars(row.error).items()}
             rows.append({"gpu": row.gpu, "kind": row.kind, "model": row.model, "points": row.points} | numbers)
         return {"rows": rows, "refit": self.refit, "unknown": self.unknown}
 
@@ -93,21 +93,17 @@ def calibrate(tables: Mapping[str, "pd.DataFrame"], names: Iterable[str] = ()) -
         if gpu.name not in measured:
             raise LazsimError(f"`gpu` {gpu.name}: not in the measurements; measured are {', '.join(measured)}")
     if not gpus:
-        known = ", ".join(measured)
-        raise LazsimError(f"none of the measured GPUs ({known}) is in the catalogue; give `gpu` FILE.toml")
+        raise LazsimError(
+            f"none of the measured GPUs ({', '.join(measured)}) is in the catalogue; give `gpu` FILE.toml"
+        )
     calibration = CalibrationReport(unknown=() if names else tuple(sorted({*measured} - {gpu.name for gpu in gpus})))
     for gpu in gpus:
         mine = {name: table[table["gpu"] == gpu.name] for name, table in tables.items()}
         for name, compare in COMPARISONS.items():
             if name in mine and len(mine[name]):
-                for row in compare(gpu, mine[name], calibration.refit):
-                    if row.error.num_points:
-                        calibration.rows.append(row)
+                rows = compare(gpu, mine[name], calibration.refit)
+                calibration.rows.extend(row for row in rows if row.error.num_points)
     return calibration
-
-
-def _plain(value: float) -> float | None:
-    return None if np.isnan(value) else value
 
 
 def _kernel_rows(

@@ -39,6 +39,13 @@ class AnalyticCompute:
     cluster: ClusterSpec
     job: JobSpec
 
+    def __post_init__(self) -> None:
+        if self.job.expert_kernels == "fused" and self.gpu.fused_experts is None:
+            raise SpecError(
+                f"{self.job.name}: expert_kernels is fused, but no such kernel was measured on {self.gpu.name}: "
+                "its TOML file has no table fused_experts; choose separate"
+            )
+
     def dense_s(self, num_tokens: float) -> float:
         """Everything but the experts and the dispatch, tensor-parallel over the node's GPUs.
 
@@ -59,25 +66,10 @@ class AnalyticCompute:
         activations = FORWARD_AND_BACKWARD * self.job.activation_passes * model.num_layers * model.d_model
         logits = self.job.logit_passes * model.vocab_size
         num_bytes = num_tokens * WEIGHT_BYTES_PER_PARAM * (activations + logits) / gpus
-        collective_s = 0.0
-        if gpus > 1:
-            network = self.cluster.network
-            collective_s = 4 * float(
-                ring_all_reduce_s(
-                    num_tokens * model.d_model * WEIGHT_BYTES_PER_PARAM,
-                    gpus,
-                    network.local_all_reduce_bytes_per_s,
-                    network.local_all_reduce_latency_s,
-                )
-            )
+        network, activation_bytes = self.cluster.network, num_tokens * model.d_model * WEIGHT_BYTES_PER_PARAM
+        link = network.local_all_reduce_bytes_per_s, network.local_all_reduce_latency_s
+        collective_s = 4 * float(ring_all_reduce_s(activation_bytes, gpus, *link))
         return FORWARD_AND_BACKWARD * matmuls_s + float(memory_s(self.gpu, num_bytes)) + model.num_layers * collective_s
-
-    def __post_init__(self) -> None:
-        if self.job.expert_kernels == "fused" and self.gpu.fused_experts is None:
-            raise SpecError(
-                f"{self.job.name}: expert_kernels is fused, but no such kernel was measured on {self.gpu.name}: "
-                "its TOML file has no table fused_experts; choose separate"
-            )
 
     @cached_property
     def _expert_gpu(self) -> GpuSpec:
@@ -107,15 +99,13 @@ class AnalyticCompute:
     def masked_reorder_s(self, num_tokens: float, capacity: Floats) -> Floats:
         """Dispatch and combine as matmuls with one-hot masks, as in DeepSpeed-MoE."""
         rows = self.model.num_experts * capacity
-        seconds: Floats = self.job.reorder_kernels * self.gpu.kernel_overhead_s + MASKED_REORDER_MATMULS * matmul_s(
-            self.gpu, rows, self.model.d_model, num_tokens
-        )
+        matmuls_s = MASKED_REORDER_MATMULS * matmul_s(self.gpu, rows, self.model.d_model, num_tokens)
+        seconds: Floats = self.job.reorder_kernels * self.gpu.kernel_overhead_s + matmuls_s
         return seconds
 
     def optimizer_s(self, num_params: Floats) -> Floats:
         """Adam, bound by memory bandwidth."""
-        seconds: Floats = memory_s(self.gpu, OPTIMIZER_BYTES_PER_PARAM * num_params)
-        return seconds
+        return memory_s(self.gpu, OPTIMIZER_BYTES_PER_PARAM * num_params)
 
     def _matmul_s(self, rows: float, columns: float, inner: float | None = None) -> float:
         return float(matmul_s(self.gpu, rows, columns, self.model.d_model if inner is None else inner))

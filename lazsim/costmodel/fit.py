@@ -186,24 +186,10 @@ def expert_times_s(gpu: GpuSpec, table: "pd.DataFrame") -> Floats:
 
 
 def fit_kernels(gpu: GpuSpec, table: "pd.DataFrame", times_s: KernelModel = matmul_times_s) -> GpuSpec:
-    """Fit the parameters of the kernel model to a table, held-out points left aside.
+    """Fit the `KERNEL_PARAMETERS` of a GPU to its measured times, held-out points left aside.
 
     Least squares of the logarithm of predicted over measured time, robust against outliers (soft L1), so that a
-    relative error weighs the same at every size.
-
-    Parameters
-    ----------
-    gpu : GpuSpec
-        Datasheet figures; what is fitted is replaced.
-    table : DataFrame
-        Measured times of this GPU.
-    times_s : callable
-        The model of a row: `matmul_times_s` or `expert_times_s`.
-
-    Returns
-    -------
-    GpuSpec
-        With fitted `KERNEL_PARAMETERS`.
+    relative error weighs the same at every size. `times_s` is `matmul_times_s` or `expert_times_s`.
     """
     fitted = table[~held_out(len(table))]
     low, start, high = np.log(np.array(list(KERNEL_PARAMETERS.values())).T)
@@ -238,14 +224,8 @@ def large_exchanges(table: "pd.DataFrame", operation: str) -> "pd.DataFrame":
 def fit_links(operation: str, table: "pd.DataFrame") -> tuple[float, float]:
     """Fit bandwidth and latency of one of the `COLLECTIVES` to its times over the most GPUs of a table.
 
-    Smaller groups are held out: they show how well the fit carries over.
-
-    Parameters
-    ----------
-    operation : str
-        Name of the operation.
-    table : DataFrame
-        Measured times of it on one kind of node; see `large_exchanges`.
+    Smaller groups are held out: they show how well the fit carries over. The table is of one kind of node; see
+    `large_exchanges`.
     """
     whole_node = table[table["num_gpus"] == table["num_gpus"].max()]
     low, start, high = np.log(np.array([[1e8, 1e11, 1e13], [1e-8, 1e-5, 1e-2]]).T)
@@ -262,11 +242,7 @@ def _measured_s(table: "pd.DataFrame") -> Floats:
 
 
 def _fit_logarithms(
-    predict: Callable[[Floats], Floats],
-    measured_s: Floats,
-    low: Floats,
-    start: Floats,
-    high: Floats,
+    predict: Callable[[Floats], Floats], measured_s: Floats, low: Floats, start: Floats, high: Floats
 ) -> Floats:
     from scipy.optimize import least_squares
 
@@ -274,13 +250,7 @@ def _fit_logarithms(
         return np.log(predict(logarithms) / measured_s)
 
     result = least_squares(
-        residuals,
-        start,
-        bounds=(low, high),
-        loss="soft_l1",
-        f_scale=OUTLIER_SCALE,
-        ftol=1e-12,
-        xtol=1e-12,
+        residuals, start, bounds=(low, high), loss="soft_l1", f_scale=OUTLIER_SCALE, ftol=1e-12, xtol=1e-12,
         max_nfev=2000,
-    )
+    )  # fmt: skip
     return np.asarray(result.x, dtype=np.float64)

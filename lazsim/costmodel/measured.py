@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 from lazsim.costmodel.profile import BARE_KERNELS, Profile
-from lazsim.costmodel.tables import Table, sum_of, table_of
+from lazsim.costmodel.tables import TimeTable, sum_of, table_of
 from lazsim.costmodel.times import CommunicationTimes, ComputeTimes, Floats
 from lazsim.errors import SpecError
 from lazsim.specs import ModelSpec
@@ -35,7 +35,7 @@ class MeasuredCompute:
         Rule beyond the measured sizes; see `Beyond`.
     """
 
-    tables: Mapping[str, Table]
+    tables: Mapping[str, TimeTable]
     analytic: ComputeTimes
     beyond: Beyond = "raise"
 
@@ -66,7 +66,7 @@ class MeasuredCompute:
         return _look_up(self.tables[kernel], size, analytic_s, self.beyond)
 
 
-def _look_up(table: Table, size: Floats, analytic_s: Callable[[Floats], Floats], beyond: Beyond) -> Floats:
+def _look_up(table: TimeTable, size: Floats, analytic_s: Callable[[Floats], Floats], beyond: Beyond) -> Floats:
     rules: Mapping[Beyond, Callable[[Floats, Floats], Floats] | None] = {
         "raise": None,
         "analytic": lambda size, nearest: analytic_s(size) / analytic_s(nearest),
@@ -95,7 +95,7 @@ class MeasuredCommunication:
     since only latency is left. NIC and link transfers overlap, as in `lazsim.costmodel.network`.
     """
 
-    tables: Mapping[str, Table]
+    tables: Mapping[str, TimeTable]
     analytic: CommunicationTimes
     beyond: Beyond = "raise"
 
@@ -105,18 +105,17 @@ class MeasuredCommunication:
 
     def all_reduce_s(self, nic_bytes: Floats, local_bytes: Floats, num_hops: Floats) -> Floats:
         """All-reduces one after the other, `num_hops` messages in sequence; hops inside a server are measured."""
-        nic, local, hops = (
-            np.asarray(x, dtype=np.float64) for x in np.broadcast_arrays(nic_bytes, local_bytes, num_hops)
-        )
+        arrays = np.broadcast_arrays(nic_bytes, local_bytes, num_hops)
+        nic, local, hops = (np.asarray(array, dtype=np.float64) for array in arrays)
         if "all_reduce" not in self.tables:
             return self.analytic.all_reduce_s(nic, local, hops)
         inside = (nic <= 0) & (local > 0)
         message = np.where(inside, local, 0.0) / np.maximum(hops, 1.0)
-        measured_s = np.maximum(hops, 1.0) * self._local_s(
-            "all_reduce",
-            message,
-            lambda size: self.analytic.all_reduce_s(np.zeros_like(size), size, np.ones_like(size)),
-        )
+
+        def hop_s(size: Floats) -> Floats:
+            return self.analytic.all_reduce_s(np.zeros_like(size), size, np.ones_like(size))
+
+        measured_s = np.maximum(hops, 1.0) * self._local_s("all_reduce", message, hop_s)
         return np.where(inside, measured_s, self.analytic.all_reduce_s(nic, local, hops))
 
     def transfer_s(self, nic_bytes: Floats, local_bytes: Floats) -> Floats:
@@ -142,7 +141,7 @@ class MeasuredCommunication:
         return _look_up(table, floored, analytic_s, self.beyond)
 
 
-def compute_tables(profile: Profile, model: ModelSpec, gpus_per_node: int) -> dict[str, Table]:
+def compute_tables(profile: Profile, model: ModelSpec, gpus_per_node: int) -> dict[str, TimeTable]:
     """Pick the tables for the simulation of a model.
 
     ``dense`` is the sum of the blocks of all layers and the head, where all of them were measured and a node has one
@@ -155,8 +154,8 @@ def compute_tables(profile: Profile, model: ModelSpec, gpus_per_node: int) -> di
     """
     if profile.header is not None:
         _check_model(profile, profile.header.model, model)
-    bare = profile.header is None
-    tables = {name: table_of(profile.of(name)) for name in profile.kernels if bare or len(profile.of(name)) > 1}
+    points = {name: profile.of(name) for name in profile.kernels}
+    tables = {name: table_of(some) for name, some in points.items() if profile.header is None or len(some) > 1}
     picked = {name: tables[name] for name in BARE_KERNELS if name in tables}
     if "dense" not in picked and gpus_per_node == 1:
         num_dense = model.num_layers - model.num_moe_layers
@@ -169,11 +168,12 @@ def compute_tables(profile: Profile, model: ModelSpec, gpus_per_node: int) -> di
         needed = {name: count for name, count in wanted.items() if count}
         if needed.keys() <= tables.keys():
             dense = sum_of("dense", [(count, tables[name]) for name, count in needed.items()])
-            picked |= {"dense": dense} if dense is not None else {}
+            if dense is not None:
+                picked["dense"] = dense
     return picked
 
 
-def communication_tables(profile: Profile) -> dict[str, Table]:
+def communication_tables(profile: Profile) -> dict[str, TimeTable]:
     """Pick the tables of links, and convert bytes of a rank's buffer to bytes on its busiest link.
 
     In an all-to-all of even parts, ``(n - 1) / n`` of the buffer leaves a rank; an all-reduce over ``n`` ranks takes
@@ -190,7 +190,7 @@ def communication_tables(profile: Profile) -> dict[str, Table]:
             "all_reduce": (1 / ranks, 2 * (ranks - 1)),
             "point_to_point": (1.0, 1),
         }[kernel]
-        tables[kernel] = Table(kernel, table.sizes * share, table.times_s / hops)
+        tables[kernel] = TimeTable(kernel, table.sizes * share, table.times_s / hops)
     return tables
 
 

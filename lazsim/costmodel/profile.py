@@ -2,7 +2,6 @@
 
 import csv
 import io
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -14,8 +13,11 @@ import msgspec
 from lazsim.errors import SpecError
 from lazsim.files import json_bytes, read_bytes, write_all
 from lazsim.specs import ModelSpec, sha256, unknown_name
+from lazsim.specs.record import require_not_negative, require_positive
 
 FORMAT_VERSION = 1
+
+CATALOG = Path(str(resources.files("lazsim") / "catalog" / "profiles"))
 
 SIZE_UNITS = {
     "dense": "tokens",
@@ -72,12 +74,8 @@ class Point(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     reference_error: float = 0.0
 
     def __post_init__(self) -> None:
-        for field in ("size", "num_ranks", "time_s"):
-            if not 0 < getattr(self, field) < math.inf:
-                raise ValueError(f"{field} must be a positive number, not {getattr(self, field)}")
-        for field in self.__struct_fields__[5:]:
-            if not 0 <= getattr(self, field) < math.inf:
-                raise ValueError(f"{field} must be a number from 0 up, not {getattr(self, field)}")
+        require_positive(self, "size", "num_ranks", "time_s")
+        require_not_negative(self, *self.__struct_fields__[5:])
         if self.kernel not in SIZE_UNITS:
             raise ValueError(unknown_name("kernel", self.kernel, list(SIZE_UNITS)))
         if self.size_unit not in ("", SIZE_UNITS[self.kernel]):
@@ -128,9 +126,7 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     skipped: dict[str, str] = {}
 
     def __post_init__(self) -> None:
-        for field in ("matmul_flop_per_s", "copy_bytes_per_s"):
-            if not 0 < getattr(self, field) < math.inf:
-                raise ValueError(f"{field} must be a positive number, not {getattr(self, field)}")
+        require_positive(self, "matmul_flop_per_s", "copy_bytes_per_s")
 
 
 @dataclass(frozen=True)
@@ -177,8 +173,7 @@ def save_profile(path: Path, header: Header, points: Sequence[Point]) -> None:
     writer.writerow(COLUMNS)
     for point in points:
         writer.writerow([_short(value) for value in msgspec.structs.astuple(point)])
-    content = json_bytes(head)
-    write_all({path: stream.getvalue().encode(), header_path(path): content})
+    write_all({path: stream.getvalue().encode(), header_path(path): json_bytes(head)})
 
 
 def _short(value: str | float) -> str | float:
@@ -214,16 +209,14 @@ def profile_paths(name: str) -> list[Path]:
     """
     if name.endswith(".csv"):
         return [Path(name)]
-    devices = profile_names()
-    if name not in devices:
-        raise SpecError(unknown_name("profile", name, devices) + "; or a path to a .csv file")
-    return sorted(Path(str(resources.files("lazsim") / "catalog" / "profiles" / name)).glob("*.csv"))
+    if name not in profile_names():
+        raise SpecError(unknown_name("profile", name, profile_names()) + "; or a path to a .csv file")
+    return sorted((CATALOG / name).glob("*.csv"))
 
 
 def profile_names() -> list[str]:
     """List the devices that the catalogue has profiles of."""
-    folder = Path(str(resources.files("lazsim") / "catalog" / "profiles"))
-    return sorted({path.parent.name for path in folder.glob("*/*.csv")})
+    return sorted({path.parent.name for path in CATALOG.glob("*/*.csv")})
 
 
 def read_profile(path: Path | str) -> Profile:
@@ -284,15 +277,14 @@ def _read_points(path: Path, content: bytes) -> list[Point]:
         raise SpecError(f"{path}: not a text file; give a CSV with the columns {','.join(BARE_COLUMNS)}") from None
     names = list(reader.fieldnames or ())
     bare = "size_unit" not in names
-    missing = [name for name in (BARE_COLUMNS if bare else COLUMNS) if name not in names]
-    if missing:
-        raise SpecError(f"{path}, line 1: expected the columns {','.join(BARE_COLUMNS if bare else COLUMNS)}")
+    columns = BARE_COLUMNS if bare else COLUMNS
+    if not set(columns) <= set(names):
+        raise SpecError(f"{path}, line 1: expected the columns {','.join(columns)}")
     points: dict[tuple[str, int, float], Point] = {}
     for row in reader:
         where = f"{path}, line {reader.line_num}"
         try:
-            fields = {name: row[name] for name in (BARE_COLUMNS if bare else COLUMNS)}
-            point = msgspec.convert(fields, Point, strict=False)
+            point = msgspec.convert({name: row[name] for name in columns}, Point, strict=False)
         except msgspec.ValidationError as error:
             raise SpecError(f"{where}: {error}") from None
         if bare and point.kernel not in BARE_KERNELS:

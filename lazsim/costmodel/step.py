@@ -130,8 +130,7 @@ class StepCost:
 
     def step_s(self, load_BLE: Ints) -> Floats:
         """Return the seconds of a step for each sample of the loads, shape (B,)."""
-        seconds: Floats = sum(self._varying_s(load_BLE).values(), np.array(sum(self._fixed_s.values())))
-        return seconds
+        return sum(self._varying_s(load_BLE).values(), np.array(sum(self._fixed_s.values())))
 
     def _varying_s(self, load_BLE: Ints) -> dict[str, Floats]:
         """Return the parts that depend on the loads."""
@@ -179,14 +178,9 @@ class StepCost:
 
 
 def _expert_sums(holds_RN: Bools, servers: Partition, params: int) -> tuple[Floats, Floats]:
-    """Add up the bytes of the experts' gradients, and the experts of each node; `params` is the size of an expert.
+    """Return gradients' bytes through the NICs of each server, bytes inside it and hops; and the experts of each node.
 
-    Returns
-    -------
-    sent_XV : ndarray, shape (3, V)
-        Bytes through the NICs of each server, bytes inside it, and hops.
-    held_N : ndarray, shape (N,)
-        Experts on each node.
+    The shapes are (3, V) and (N,); `params` is the size of an expert.
     """
     num_nodes = len(servers.part_N)
     sent_XV, held_N = np.zeros((3, len(servers.sizes_V))), np.zeros(num_nodes)

@@ -12,12 +12,12 @@ from lazsim.errors import CostRangeError
 
 
 @dataclass(frozen=True, eq=False)
-class Table:
+class TimeTable:
     """Times of one kernel by size, both ascending.
 
     Examples
     --------
-    >>> table = Table("expert", np.array([100.0, 400.0]), np.array([1e-3, 4e-3]))
+    >>> table = TimeTable("expert", np.array([100.0, 400.0]), np.array([1e-3, 4e-3]))
     >>> round(float(table.time_s(np.array(200.0))), 6)
     0.002
     """
@@ -57,20 +57,20 @@ class Table:
         return np.where(busy, times_s, 0.0)
 
 
-def table_of(points: Sequence[Point]) -> Table:
+def table_of(points: Sequence[Point]) -> TimeTable:
     """Build the table of one kernel; times never fall with size, since noise must not make more work faster."""
     ordered = sorted(points, key=lambda point: point.size)
     sizes = np.array([point.size for point in ordered])
-    return Table(ordered[0].kernel, sizes, np.maximum.accumulate([point.time_s for point in ordered]))
+    return TimeTable(ordered[0].kernel, sizes, np.maximum.accumulate([point.time_s for point in ordered]))
 
 
-def sum_of(kernel: str, parts: Sequence[tuple[float, Table]]) -> Table | None:
+def sum_of(kernel: str, parts: Sequence[tuple[float, TimeTable]]) -> TimeTable | None:
     """Add up multiples of tables, over the sizes that all of them cover.
 
     Examples
     --------
-    >>> one = Table("a", np.array([1.0, 4.0]), np.array([1.0, 4.0]))
-    >>> two = Table("b", np.array([2.0, 8.0]), np.array([1.0, 1.0]))
+    >>> one = TimeTable("a", np.array([1.0, 4.0]), np.array([1.0, 4.0]))
+    >>> two = TimeTable("b", np.array([2.0, 8.0]), np.array([1.0, 1.0]))
     >>> whole = sum_of("c", [(2, one), (1, two)])
     >>> whole.sizes.tolist(), whole.times_s.round(9).tolist()
     ([2.0, 4.0], [5.0, 9.0])
@@ -82,4 +82,4 @@ def sum_of(kernel: str, parts: Sequence[tuple[float, Table]]) -> Table | None:
     sizes = np.unique(np.concatenate([table.sizes for _, table in parts]))
     sizes = sizes[(sizes >= low) & (sizes <= high)]
     times_s = sum((count * table.time_s(sizes) for count, table in parts), np.zeros(len(sizes)))
-    return Table(kernel, sizes, times_s)
+    return TimeTable(kernel, sizes, times_s)

@@ -34,14 +34,7 @@ def place_spread(replicas_LE: Ints, num_nodes: int, num_slots: int) -> Placement
 
 
 def place_random(replicas_LE: Ints, num_nodes: int, num_slots: int, rng: np.random.Generator) -> PlacementPlan:
-    """Put replicas into random slots; all arrangements of a layer are equally likely.
-
-    Parameters
-    ----------
-    replicas_LE, num_nodes, num_slots
-        As of `place_spread`.
-    rng
-        Random generator.
+    """Put replicas, given as for `place_spread`, into random slots; all arrangements of a layer are equally likely.
 
     Examples
     --------
@@ -55,12 +48,7 @@ def place_random(replicas_LE: Ints, num_nodes: int, num_slots: int, rng: np.rand
 
 
 def place_compact(replicas_LE: Ints, num_nodes: int, num_slots: int) -> PlacementPlan:
-    """Put the replicas of an expert on few nodes.
-
-    Parameters
-    ----------
-    replicas_LE, num_nodes, num_slots
-        As of `place_spread`.
+    """Put the replicas of an expert on few nodes; arguments as for `place_spread`.
 
     Notes
     -----

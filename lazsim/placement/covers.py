@@ -8,6 +8,8 @@ argument.
 
 from collections.abc import Iterable, Iterator
 from itertools import accumulate, chain, repeat
+from math import prod
+from operator import attrgetter
 from typing import NamedTuple
 
 
@@ -47,7 +49,7 @@ def hold(replicas: list[int], num_nodes: int, num_slots: int) -> Cover | None:
     >>> hold([2, 2, 2], num_nodes=3, num_slots=2)
     Cover(num_surviving=4, nodes=[6, 5, 3])
     """
-    return max(_groups(replicas, num_nodes, num_slots), key=_num_surviving, default=None)
+    return max(_groups(replicas, num_nodes, num_slots), key=attrgetter("num_surviving"), default=None)
 
 
 def lack(least: list[int], num_nodes: int, num_lacking: int) -> Cover | None:
@@ -70,25 +72,15 @@ def lack(least: list[int], num_nodes: int, num_lacking: int) -> Cover | None:
     An expert is lost when all live nodes lack it. So experts share the nodes that lack them, in blocks of at least
     `num_lacking` experts, and many small blocks lose less than a few large ones.
     """
-    found = max(
-        chain(_blocks(least, num_nodes, num_lacking), _blocks_and_rest(least, num_nodes, num_lacking)),
-        key=_num_surviving,
-        default=None,
-    )
-    return found or _ring(least, num_nodes, num_lacking)
-
-
-def _num_surviving(cover: Cover) -> int:
-    return cover.num_surviving
+    covers = chain(_blocks(least, num_nodes, num_lacking), _blocks_and_rest(least, num_nodes, num_lacking))
+    return max(covers, key=attrgetter("num_surviving"), default=None) or _ring(least, num_nodes, num_lacking)
 
 
 def _groups(replicas: list[int], num_nodes: int, num_slots: int) -> Iterator[Cover]:
     sizes = [min(size, num_nodes) for size in replicas[::num_slots]]
     fitted = _lower(sizes, num_nodes)
     if min(fitted) >= sizes[0]:
-        num_surviving = 1 << (num_nodes - sum(fitted))
-        for size in fitted:
-            num_surviving *= _first(size)
+        num_surviving = prod(map(_first, fitted)) << (num_nodes - sum(fitted))
         yield Cover(num_surviving, _lay_out(fitted, repeat(num_slots))[: len(replicas)])
     num_short = len(replicas) % num_slots
     if sum(sizes) > num_nodes and num_short and len(sizes) > 1:
@@ -97,9 +89,7 @@ def _groups(replicas: list[int], num_nodes: int, num_slots: int) -> Iterator[Cov
         rest = replicas[len(ahead) * num_slots :]
         lacking = lack([max(left - most, 0) for most in rest], left, num_short) if left >= max(sizes[0], 1) else None
         if lacking:
-            num_surviving = lacking.num_surviving
-            for size in ahead:
-                num_surviving *= _first(size)
+            num_surviving = lacking.num_surviving * prod(map(_first, ahead))
             held = [_first(left) & ~nodes for nodes in lacking.nodes]
             yield Cover(num_surviving, _behind(_lay_out(ahead, repeat(num_slots)), sum(ahead), held))
 

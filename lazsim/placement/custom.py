@@ -34,9 +34,8 @@ def installed_policies() -> Mapping[str, "EntryPoint"]:
     for entry in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda entry: entry.name):
         other = found.setdefault(entry.name, entry)
         if other.value != entry.value:
-            raise SpecError(
-                f"policy {entry.name!r} is offered twice: {origin(other)}, and {origin(entry)}; uninstall one of them"
-            )
+            offers = f"{origin(other)}, and {origin(entry)}"
+            raise SpecError(f"policy {entry.name!r} is offered twice: {offers}; uninstall one of them")
     return found
 
 
@@ -165,10 +164,8 @@ def checked_plan(name: str, result: Any, shape: tuple[int, int, int], num_expert
     if not np.issubdtype(slots.dtype, np.integer):
         refuse(f"slots hold {slots.dtype}, not integers; -1 stands for an empty slot")
     for layer, node, slot in np.argwhere((slots < -1) | (slots >= num_experts))[:1]:
-        refuse(
-            f"slot {slot} of node {node} in layer {layer} holds {slots[layer, node, slot]}; "
-            f"experts are 0 to {num_experts - 1}, -1 stands for an empty slot"
-        )
+        known = f"experts are 0 to {num_experts - 1}, -1 stands for an empty slot"
+        refuse(f"slot {slot} of node {node} in layer {layer} holds {slots[layer, node, slot]}; {known}")
     plan = PlacementPlan(slots.astype(np.int64), num_experts)
     for layer, expert in np.argwhere(plan.replicas_LE == 0)[:1]:
         refuse(f"expert {expert} of layer {layer} is on no node")

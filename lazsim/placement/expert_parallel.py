@@ -29,10 +29,7 @@ def place_ep(
 ) -> PlacementPlan:
     """Place by plain expert parallelism: GPU ``q`` of each group holds the ``q``-th chunk of every layer's experts.
 
-    Parameters
-    ----------
-    num_nodes
-        A multiple of `ep_unit_nodes`.
+    `num_nodes` is a multiple of `ep_unit_nodes`.
 
     Examples
     --------

@@ -74,15 +74,8 @@ def map_greedily(missing_HN: Ints | Floats) -> Ints:
 def map_optimally(missing_HN: Ints | Floats) -> Ints:
     """Bind live nodes to nodes of a plan so that the total fetched is least.
 
-    Parameters
-    ----------
-    missing_HN
-        As of `map_greedily`, or bytes; infinite where a pair is forbidden.
-
-    Returns
-    -------
-    ndarray of int64, shape (N,)
-        As of `map_greedily`.
+    Arguments and result are those of `map_greedily`; bytes may take the place of states, infinite where a pair is
+    forbidden.
 
     Notes
     -----
@@ -105,15 +98,7 @@ def map_optimally(missing_HN: Ints | Floats) -> Ints:
 def map_bottleneck(missing_HN: Ints | Floats) -> Ints:
     """Bind live nodes to nodes of a plan so that the busiest receiver fetches least; ties go to the least total.
 
-    Parameters
-    ----------
-    missing_HN
-        As of `map_greedily`, or bytes.
-
-    Returns
-    -------
-    ndarray of int64, shape (N,)
-        As of `map_greedily`.
+    Arguments and result are those of `map_optimally`.
 
     Notes
     -----

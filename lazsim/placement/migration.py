@@ -66,11 +66,7 @@ class MigrationReport:
 
 
 def migration_report(
-    has_LEH: Bools,
-    wants_LEN: Bools,
-    state_bytes: float,
-    has_dense_H: Bools | None = None,
-    dense_bytes: float = 0.0,
+    has_LEH: Bools, wants_LEN: Bools, state_bytes: float, has_dense_H: Bools | None = None, dense_bytes: float = 0.0
 ) -> MigrationReport:
     """Compare ways to turn the live nodes into the nodes of a plan.
 
@@ -121,13 +117,11 @@ def migration_report(
         order = np.append(chosen_N, np.setdiff1d(np.flatnonzero(has_dense_H), chosen_N))
         wants = np.zeros((*wants_LEN.shape[:2], len(order)), dtype=np.bool_)
         wants[:, :, : len(chosen_N)] = wants_LEN
-        moved = {
-            sharing: share(has_LEH[:, :, order], wants, state_bytes, has_dense_H[order], dense_bytes)
-            for sharing, share in SHARINGS.items()
-        }
-        rows += _rows(name, moved)
-    least_bytes = float(bytes_HN[map_optimally(bytes_HN), np.arange(bytes_HN.shape[1])].sum())
-    busiest = bytes_HN[map_bottleneck(bytes_HN), np.arange(bytes_HN.shape[1])].max()
+        states = has_LEH[:, :, order], wants, state_bytes, has_dense_H[order], dense_bytes
+        rows += _rows(name, {sharing: share(*states) for sharing, share in SHARINGS.items()})
+    column_N = np.arange(bytes_HN.shape[1])
+    least_bytes = float(bytes_HN[map_optimally(bytes_HN), column_N].sum())
+    busiest = bytes_HN[map_bottleneck(bytes_HN), column_N].max()
     # Nodes with experts send, and while some are new, so do all that have the dense state.
     num_senders = int((has_LEH.any(axis=(0, 1)) | (has_dense_H & (not has_dense_H.all()))).sum())
     bound_bytes = max(float(busiest), _sender_bound_bytes(has_LEH, wants_LEN, state_bytes), least_bytes / num_senders)
@@ -138,16 +132,9 @@ def _rows(mapping: str, moved: Mapping[str, Migration]) -> Iterator[MigrationRow
     """Make a row of each sharing, with the bound that holds for all of them."""
     bound_bytes = max(migration.sender_bound_bytes for migration in moved.values())
     for sharing, migration in moved.items():
-        sent_N, received_N = migration.bytes_NN.sum(axis=1), migration.received_bytes_N
-        yield MigrationRow(
-            mapping,
-            sharing,
-            migration.num_states,
-            float(received_N.sum()),
-            float(sent_N.max()),
-            float(received_N.max()),
-            max(bound_bytes, float(received_N.max())),
-        )
+        sent, received = float(migration.bytes_NN.sum(axis=1).max()), float(migration.received_bytes_N.max())
+        total = float(migration.received_bytes_N.sum())
+        yield MigrationRow(mapping, sharing, migration.num_states, total, sent, received, max(bound_bytes, received))
 
 
 def _sender_bound_bytes(has_LEH: Bools, wants_LEN: Bools, state_bytes: float) -> float:

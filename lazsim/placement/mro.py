@@ -75,17 +75,6 @@ def place_groups(order_LE: Ints, ascending_LE: Ints, sizes_LG: Ints, group_LN: I
 def _num_on_empty(left_LE: Ints, num_empty_L: Ints, num_last_L: Ints, num_slots: int) -> Ints:
     """Count the remaining replicas that go to empty nodes; the others go to the nodes of the last group.
 
-    Parameters
-    ----------
-    left_LE
-        Remaining replicas of the experts, in the order of the groups.
-    num_empty_L, num_last_L
-        Nodes without a group, and nodes of the last group, which have free slots if it is short of experts.
-    num_slots
-        Slots of a node.
-
-    Notes
-    -----
     Nodes of either kind take turns, so one count describes them all: the replicas on empty nodes, as the total is
     known. If every replica went to the emptiest node, that count would follow from the total (`_evenly`). An expert
     departs from it only as far as needed to meet all nodes that lack it before it meets a node twice: all empty nodes

@@ -16,7 +16,7 @@ from lazsim.placement.eplb import place_eplb
 from lazsim.placement.euclid import place_euclid
 from lazsim.placement.expert_parallel import place_ep_on_most
 from lazsim.placement.mro import place_mro
-from lazsim.placement.plan import PlacementPlan
+from lazsim.placement.plan import Ints, PlacementPlan
 from lazsim.placement.request import PlacementRequest
 from lazsim.specs import sha256, unknown_name
 
@@ -49,29 +49,33 @@ class NamedPolicy:
     plans_layers_alone: bool = False
 
 
+def _by_replicas(place_replicas: Callable[[Ints, int, int], PlacementPlan]) -> Callable[[PlacementRequest], Any]:
+    return lambda request: place_replicas(request.replicas_LE, request.num_nodes, request.num_slots)
+
+
+def _ep(request: PlacementRequest) -> PlacementPlan:
+    num_layers, num_experts = request.replicas_LE.shape
+    return place_ep_on_most(num_layers, num_experts, request.num_nodes, request.num_slots, request.gpus_per_node)
+
+
 POLICIES: Mapping[str, NamedPolicy] = {
     policy.name: policy
     for policy in (
-        NamedPolicy(
-            "mro",
-            lambda request: place_mro(request.replicas_LE, request.num_nodes, request.num_slots),
-            "Maximum Rank Overlap, as published.",
-            plans_layers_alone=True,
-        ),
+        NamedPolicy("mro", _by_replicas(place_mro), "Maximum Rank Overlap, as published.", plans_layers_alone=True),
         NamedPolicy(
             "euclid",
-            lambda request: place_euclid(request.replicas_LE, request.num_nodes, request.num_slots),
+            _by_replicas(place_euclid),
             "Place as mro, on the same nodes in all layers, and better where mro cuts its last group short.",
         ),
         NamedPolicy(
             "spread",
-            lambda request: place_spread(request.replicas_LE, request.num_nodes, request.num_slots),
+            _by_replicas(place_spread),
             "Deal replicas over different nodes in turn, expert by expert.",
             plans_layers_alone=True,
         ),
         NamedPolicy(
             "compact",
-            lambda request: place_compact(request.replicas_LE, request.num_nodes, request.num_slots),
+            _by_replicas(place_compact),
             "Put the replicas of an expert on few nodes.",
             plans_layers_alone=True,
         ),
@@ -97,13 +101,7 @@ POLICIES: Mapping[str, NamedPolicy] = {
         ),
         NamedPolicy(
             "ep",
-            lambda request: place_ep_on_most(
-                request.replicas_LE.shape[0],
-                request.replicas_LE.shape[1],
-                request.num_nodes,
-                request.num_slots,
-                request.gpus_per_node,
-            ),
+            _ep,
             "Plain expert parallelism on whole groups of nodes; allocates by itself.",
             allocates=True,
             plans_layers_alone=True,
@@ -132,9 +130,7 @@ def describe_policy(name: str) -> str:
     >>> describe_policy("mro")
     'Maximum Rank Overlap, as published.'
     """
-    if name in POLICIES:
-        return POLICIES[name].description
-    return origin(installed_policies()[name])
+    return POLICIES[name].description if name in POLICIES else origin(installed_policies()[name])
 
 
 def find_policy(name: str) -> NamedPolicy:

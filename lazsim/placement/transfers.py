@@ -74,22 +74,7 @@ def migrate(has_LEN: Bools, wants_LEN: Bools, state_bytes: float, has_dense_N: B
 def migrate_balanced(
     has_LEN: Bools, wants_LEN: Bools, state_bytes: float, has_dense_N: Bools, dense_bytes: float
 ) -> Migration:
-    """Fetch the same states as `migrate`, with the sending shared so that the busiest sender sends least.
-
-    Parameters
-    ----------
-    has_LEN, wants_LEN, state_bytes, has_dense_N, dense_bytes
-        As of `migrate`.
-
-    Raises
-    ------
-    AssertionError
-        As of `migrate`.
-
-    Notes
-    -----
-    See `balance_senders`. Each node receives the same bytes as with `migrate`.
-    """
+    """Fetch the same states as `migrate`, with the sending shared by `balance_senders`: the busiest sends least."""
     has, missing = _moving(has_LEN, wants_LEN)
     num_missing_N = missing.sum(axis=0)
     received_bytes_N = num_missing_N * float(state_bytes) + ~has_dense_N * dense_bytes

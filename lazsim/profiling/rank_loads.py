@@ -16,7 +16,7 @@ import torch
 
 from lazsim import __version__
 from lazsim.costmodel.profile import Header, Point, Profile
-from lazsim.costmodel.tables import Table, table_of
+from lazsim.costmodel.tables import TimeTable, table_of
 from lazsim.errors import SpecError
 from lazsim.profiling.compute import Target, kernel_measurement, measure_kernel, need_of
 from lazsim.profiling.kernels import Kernel, arrived_rows_kernel, grouped_kernel, kernels_of, own_rows_kernel
@@ -59,7 +59,7 @@ class RankTimes:
     """Seconds of gate and schedule, and of packing and unpacking a rank's own tokens: the same for any load."""
     arrived_rows_s: Mapping[int, float]
     """Seconds in which the rows that a rank receives are sorted by expert and put back, by their number."""
-    tables: Mapping[str, Table]
+    tables: Mapping[str, TimeTable]
     """Tables of one expert and of the reorder, from a profile or measured on the way."""
 
     def measured_s(self, load: Sequence[int]) -> float:
@@ -103,7 +103,7 @@ def measure_ranks_on_device(
         torch.set_num_threads(options.threads)
     device = choose_device(options.device)
     dtype = choose_dtype(options.dtype, device)
-    tables: dict[str, Table] = {}
+    tables: dict[str, TimeTable] = {}
     if profile is not None:
         _check_conditions(profile.name, profile.header, device, dtype)
         points = {name: profile.of(name) for name in KERNELS}
@@ -119,7 +119,7 @@ def measure_rank_loads(
     target: Target,
     loads: Iterable[Sequence[int]],
     num_tokens: int,
-    tables: Mapping[str, Table],
+    tables: Mapping[str, TimeTable],
     scheduler: Scheduler,
     progress: Progress = iter,
 ) -> RankTimes:

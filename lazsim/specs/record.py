@@ -9,14 +9,14 @@ class Spec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     """An immutable record read from TOML; unknown keys are errors."""
 
 
-def require_positive(spec: Spec, *fields: str) -> None:
+def require_positive(spec: msgspec.Struct, *fields: str) -> None:
     """Raise ValueError unless all fields are positive numbers."""
     for field in fields:
         if not 0 < getattr(spec, field) < math.inf:
             raise ValueError(f"{field} must be positive, not {getattr(spec, field)}")
 
 
-def require_not_negative(spec: Spec, *fields: str) -> None:
+def require_not_negative(spec: msgspec.Struct, *fields: str) -> None:
     """Raise ValueError unless all fields are numbers from 0 up."""
     for field in fields:
         if not 0 <= getattr(spec, field) < math.inf:
