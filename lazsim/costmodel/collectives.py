@@ -48,21 +48,9 @@ def ring_all_reduce_s(num_bytes: npt.ArrayLike, num_ranks: npt.ArrayLike, bytes_
 
 
 def all_to_all_s(num_bytes: npt.ArrayLike, num_ranks: npt.ArrayLike, bytes_per_s: Rate, latency_s: Rate) -> Floats:
-    """Predict the seconds of an all-to-all of equal parts.
+    """Predict the seconds of an all-to-all of equal parts; see `ring_all_reduce_s` for the arguments.
 
-    Parameters
-    ----------
-    num_bytes : array_like
-        Bytes that one rank sends to all, itself included; 0 takes 0 s.
-    num_ranks, bytes_per_s : array_like, float or ndarray
-        As of `ring_all_reduce_s`.
-    latency_s : float or ndarray
-        Latency of the exchange.
-
-    Returns
-    -------
-    ndarray of float64
-        Seconds, of the broadcast shape.
+    `num_bytes` is what one rank sends to all, itself included; the latency is that of the exchange.
 
     Notes
     -----

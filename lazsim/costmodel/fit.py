@@ -90,12 +90,9 @@ COLLECTIVES: Mapping[str, Collective] = {
 
 
 def read_table(path: Path | str) -> "pd.DataFrame":
-    """Read one of the tables named in `TABLES`, sorted by GPU and size.
+    """Read one of the `TABLES`, sorted by GPU and size.
 
-    Raises
-    ------
-    LazsimError
-        When the file cannot be read, a column is missing, or a number is absent or not positive; names the line.
+    Raise LazsimError, with the line, when the file cannot be read, a column is missing, or a number is not positive.
     """
     import pandas as pd
 
@@ -122,13 +119,7 @@ def read_table(path: Path | str) -> "pd.DataFrame":
 
 
 def read_measurements(folder: Path | str) -> dict[str, "pd.DataFrame"]:
-    """Read all tables of `TABLES` in a folder.
-
-    Raises
-    ------
-    LazsimError
-        When the folder has none of them, or one is not valid.
-    """
+    """Read all `TABLES` in a folder, or raise LazsimError when it has none of them, or one is not valid."""
     paths = [Path(folder) / name for name in TABLES]
     present = [path for path in paths if path.exists()]
     if not present:

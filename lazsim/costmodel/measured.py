@@ -23,16 +23,9 @@ COMMUNICATION_KERNELS = ("all_to_all", "all_reduce", "point_to_point")
 
 @dataclass(frozen=True)
 class MeasuredCompute:
-    """Times from tables, else analytic; see `lazsim.costmodel.times.ComputeTimes`.
+    """Times from tables of ``dense``, ``expert``, ``reorder`` and ``optimizer``, or some of them; else analytic.
 
-    Attributes
-    ----------
-    tables : mapping
-        Tables of ``dense``, ``expert``, ``reorder`` and ``optimizer``, or some of them.
-    analytic : ComputeTimes
-        Times of kernels without a table.
-    beyond : str
-        Rule beyond the measured sizes; see `Beyond`.
+    See `lazsim.costmodel.times.ComputeTimes`, and `Beyond` for sizes outside the tables.
     """
 
     tables: Mapping[str, TimeTable]
@@ -79,15 +72,8 @@ def _look_up(table: TimeTable, size: Floats, analytic_s: Callable[[Floats], Floa
 class MeasuredCommunication:
     """Times of links inside a server from tables, by the bytes on a link; NICs and storage stay analytic.
 
-    Attributes
-    ----------
-    tables : mapping
-        Tables of ``all_to_all`` and ``point_to_point`` by bytes through the busiest link, and of one hop of an
-        ``all_reduce`` by the bytes of its message; or some of them.
-    analytic : CommunicationTimes
-        All other times.
-    beyond : str
-        See `Beyond`.
+    There are tables of ``all_to_all`` and ``point_to_point`` by bytes through the busiest link, and of one hop of an
+    ``all_reduce`` by the bytes of its message; or some of them.
 
     Notes
     -----
@@ -142,15 +128,10 @@ class MeasuredCommunication:
 
 
 def compute_tables(profile: Profile, model: ModelSpec, gpus_per_node: int) -> dict[str, TimeTable]:
-    """Pick the tables for the simulation of a model.
+    """Pick the tables for the simulation of a model, or raise SpecError when the profile is of a model of other shapes.
 
     ``dense`` is the sum of the blocks of all layers and the head, where all of them were measured and a node has one
     GPU: dense work that several GPUs share was not measured.
-
-    Raises
-    ------
-    SpecError
-        When the profile is of a model of other shapes.
     """
     if profile.header is not None:
         _check_model(profile, profile.header.model, model)

@@ -202,10 +202,7 @@ def find_profile(name: str, model: str) -> Path:
 def profile_paths(name: str) -> list[Path]:
     """List the files of a profile: the path that ends in ``.csv``, or those of all models on a device of the catalogue.
 
-    Raises
-    ------
-    SpecError
-        When the catalogue has no such device.
+    Raise SpecError when the catalogue has no such device.
     """
     if name.endswith(".csv"):
         return [Path(name)]
@@ -243,13 +240,7 @@ def read_profile(path: Path | str) -> Profile:
 
 
 def require_header(profile: Profile) -> Header:
-    """Return the header.
-
-    Raises
-    ------
-    SpecError
-        When the profile is a bare table.
-    """
+    """Return the header, or raise SpecError when the profile is a bare table."""
     if profile.header is None:
         raise SpecError(f"{profile.name}: a table without a header; measure with lazsim profile")
     return profile.header

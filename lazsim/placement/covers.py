@@ -21,20 +21,10 @@ class Cover(NamedTuple):
 
 
 def hold(replicas: list[int], num_nodes: int, num_slots: int) -> Cover | None:
-    """Choose the nodes that hold each expert.
+    """Choose the nodes that hold each expert: the best cover found, or none.
 
-    Parameters
-    ----------
-    replicas
-        Most nodes of each expert, ascending.
-    num_nodes, num_slots
-        Nodes, and the most experts on each.
-
-    Returns
-    -------
-    Cover or None
-        The best found in which every expert is on at least ``min(replicas[0], num_nodes)`` nodes. There is one
-        whenever ``sum(replicas) <= num_nodes * num_slots``.
+    `replicas` are the most nodes of each expert, ascending; `num_slots` is the most experts of a node. Every expert is on
+    at least ``min(replicas[0], num_nodes)`` nodes. There is a cover whenever ``sum(replicas) <= num_nodes * num_slots``.
 
     Notes
     -----
@@ -53,19 +43,10 @@ def hold(replicas: list[int], num_nodes: int, num_slots: int) -> Cover | None:
 
 
 def lack(least: list[int], num_nodes: int, num_lacking: int) -> Cover | None:
-    """Choose the nodes that lack each expert, the mirror image of `hold`.
+    """Choose the nodes that lack each expert, the mirror image of `hold`: the best cover found, or none.
 
-    Parameters
-    ----------
-    least
-        Fewest nodes that lack each expert, descending.
-    num_nodes, num_lacking
-        Nodes, and the fewest experts that each lacks.
-
-    Returns
-    -------
-    Cover or None
-        The best found in which at most ``least[0]`` nodes lack each expert.
+    `least` has the fewest nodes that lack each expert, descending; `num_lacking` is the fewest experts that a node lacks.
+    At most ``least[0]`` nodes lack an expert.
 
     Notes
     -----

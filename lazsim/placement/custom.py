@@ -23,10 +23,7 @@ ENTRY_POINT_GROUP = "lazsim.policies"
 def installed_policies() -> Mapping[str, "EntryPoint"]:
     """Return the policies that installed packages offer, by name, without importing them.
 
-    Raises
-    ------
-    SpecError
-        When two packages offer different policies of one name.
+    Raise SpecError when two packages offer different policies of one name.
     """
     from importlib.metadata import entry_points
 
@@ -45,13 +42,7 @@ def origin(entry: "EntryPoint") -> str:
 
 
 def load_installed(entry: "EntryPoint") -> Callable[..., Any]:
-    """Import the function of an entry point.
-
-    Raises
-    ------
-    SpecError
-        When it cannot be imported, or is not a function.
-    """
+    """Import the function of an entry point, or raise SpecError when it is none or cannot be imported."""
     try:
         with _printing_to_stderr():
             function = entry.load()
@@ -61,17 +52,9 @@ def load_installed(entry: "EntryPoint") -> Callable[..., Any]:
 
 
 def load_from_file(name: str) -> Callable[..., Any]:
-    """Run a Python file and take a function from it.
+    """Run a Python file and take a function from it; `name` is ``path.py:function``.
 
-    Parameters
-    ----------
-    name
-        ``path.py:function``.
-
-    Raises
-    ------
-    SpecError
-        When there is no such file or function, or the file does not run.
+    Raise SpecError when there is no such file or function, or the file does not run.
     """
     import importlib.util
 
@@ -99,14 +82,7 @@ def load_from_file(name: str) -> Callable[..., Any]:
 
 
 def call_policy(name: str, function: Callable[..., Any], request: PlacementRequest) -> PlacementPlan:
-    """Call a custom policy and check its plan.
-
-    Parameters
-    ----------
-    name
-        Name of the policy, for errors.
-    function
-        Takes the request, returns a plan or an array of its slots.
+    """Call a custom policy, which returns a plan or an array of its slots, and check its plan.
 
     Raises
     ------
@@ -127,21 +103,9 @@ def call_policy(name: str, function: Callable[..., Any], request: PlacementReque
 
 
 def checked_plan(name: str, result: Any, shape: tuple[int, int, int], num_experts: int) -> PlacementPlan:
-    """Turn the result of a policy into a plan.
+    """Turn the result of a policy, a plan or its slots, into a plan of a shape (L, N, S), or with fewer slots.
 
-    Parameters
-    ----------
-    result
-        A plan, or its slots: integers, shape (L, N, S) or with fewer slots, -1 where a slot is empty.
-    shape
-        Layers, nodes and slots of a node in the request.
-    num_experts
-        Experts of a layer.
-
-    Raises
-    ------
-    SpecError
-        When the shape is wrong, a slot holds an unknown expert, or an expert of a layer has no replica.
+    Raise SpecError when the shape is wrong, a slot holds an unknown expert, or an expert of a layer has no replica.
 
     Examples
     --------

@@ -16,20 +16,10 @@ from lazsim.placement.transfers import SHARINGS, Migration, balance_senders
 
 @dataclass(frozen=True)
 class MigrationRow:
-    """Bytes that one mapping moves with one way of sharing the sending.
+    """Bytes that one mapping of `MAPPINGS` moves with one way of `SHARINGS` to share the sending.
 
-    Attributes
-    ----------
-    mapping, sharing : str
-        Names in `MAPPINGS` and `SHARINGS`.
-    num_states : int
-        Expert states fetched.
-    total_bytes : float
-        All that moves.
-    busiest_sender_bytes, busiest_receiver_bytes : float
-        Bytes of the node that sends most and of the node that receives most.
-    bound_bytes : float
-        Lower bound of the busiest node's bytes with this mapping, for any sharing.
+    `num_states` expert states are fetched. `bound_bytes` is a lower bound of the busiest node's bytes with this
+    mapping, for any sharing.
     """
 
     mapping: str

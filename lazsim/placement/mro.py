@@ -48,16 +48,9 @@ def place_mro(replicas_LE: Ints, num_nodes: int, num_slots: int) -> PlacementPla
 def place_groups(order_LE: Ints, ascending_LE: Ints, sizes_LG: Ints, group_LN: Ints, num_slots: int) -> PlacementPlan:
     """Place groups of experts on groups of nodes, and fill free slots with the remaining replicas.
 
-    Parameters
-    ----------
-    order_LE, ascending_LE
-        Experts in ascending order of their replicas, and these replicas; groups are cut from them.
-    sizes_LG
-        Nodes of each group; the last one has no experts.
-    group_LN
-        Group of each node, counted on from layer to layer.
-    num_slots
-        Slots of a node, and experts of a group; the last group with experts may have fewer.
+    Groups of `num_slots` experts are cut from `order_LE`, ascending by their replicas `ascending_LE`; the last one with
+    experts may have fewer. `sizes_LG` has the nodes of each group, the last of which has no experts, and `group_LN` the
+    group of each node, counted on from layer to layer.
     """
     num_layers, num_experts = order_LE.shape
     held = np.full((num_layers, sizes_LG.shape[1] * num_slots), -1)
@@ -115,16 +108,9 @@ def _evenly(total_EL: Ints, num_empty_L: Ints, num_last_L: Ints, num_held: int) 
 
 
 def deal(slots_LNS: Ints, on_LN: Bools, experts_LE: Ints, num_replicas_LE: Ints) -> None:
-    """Fill free slots on some nodes, in place, with the replicas of one expert after the other.
+    """Fill free slots on the nodes `on_LN`, in place, with the replicas of one expert after the other.
 
-    Parameters
-    ----------
-    slots_LNS
-        Expert in each slot, -1 where it is free; a node's free slots are its last ones.
-    on_LN
-        Nodes to fill: the emptiest first, then by node.
-    experts_LE, num_replicas_LE
-        Experts in order, and the replicas to deal of each.
+    The emptiest node comes first, then the first. A free slot is -1; a node's free slots are its last ones.
     """
     by_level = slots_LNS.transpose(0, 2, 1)
     free = (by_level < 0) & on_LN[:, None]

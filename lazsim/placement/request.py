@@ -34,13 +34,7 @@ class PlacementRequest:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Check replicas and loads, make both read-only, and take the replicas for loads that are not given.
-
-        Raises
-        ------
-        SpecError
-            When an expert has no replica, those of a layer do not fill the slots, or loads are not counts from 0 up.
-        """
+        """Check replicas and loads, make both read-only, and take the replicas for loads that are not given."""
         replicas_LE = np.asarray(self.replicas_LE)
         load_LE = np.asarray(self.load_LE) if np.size(self.load_LE) else replicas_LE
         for name, array in (("replicas_LE", replicas_LE), ("load_LE", load_LE)):

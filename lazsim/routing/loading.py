@@ -45,13 +45,7 @@ def load_routing(source: str, num_layers: int, num_experts: int, seed: int, leni
 
 
 def record(source: str, num_layers: int, num_experts: int, num_steps: int, seed: int) -> RecordedRouting:
-    """Generate the loads of `num_steps` training steps as a recording.
-
-    Raises
-    ------
-    LazsimError
-        When there is no such generator.
-    """
+    """Generate the loads of `num_steps` training steps as a recording; raise LazsimError for an unknown generator."""
     content = read_spec_bytes("routing", source)
     spec = read_toml(source, content, RoutingSpec)
     steps = np.arange(0, num_steps, spec.interval_steps)

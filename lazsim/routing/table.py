@@ -110,17 +110,10 @@ MAX_WHOLE = 2.0**53
 
 
 def check_tokens(faults: Faults, steps: Floats, tokens_SLE: Floats) -> tuple[Ints, Ints]:
-    """Check the loads of a file and convert them to whole tokens.
+    """Check the loads of a file, repair them when lenient, and convert steps and loads to whole numbers.
 
-    Returns
-    -------
-    steps, tokens_SLE : ndarray of int64
-        After repairs, when lenient.
-
-    Raises
-    ------
-    RoutingFormatError
-        When a count is not a whole number from 0 up, a layer of a step has no tokens, or steps do not ascend.
+    Raise RoutingFormatError when a count is not a whole number from 0 up, a layer of a step has no tokens, or steps do
+    not ascend.
     """
     bad = ~_is_whole(tokens_SLE)
     if bad.any():

@@ -59,15 +59,7 @@ def _schedule_events(spec: ScheduleSpec, rng: np.random.Generator) -> list[Event
 
 
 def draw_weibull(law: WeibullSpec, unit: float, rng: np.random.Generator) -> int:
-    """Draw from a discrete Weibull law: whole units, at least 1.
-
-    Parameters
-    ----------
-    law
-        The law; its scale has the unit of measure of ``unit``.
-    unit
-        Size of one step: the tick in seconds, or 1 node.
-    """
+    """Draw from a discrete Weibull law: whole steps, at least 1, of the size `unit` in the unit of the law's scale."""
     return max(1, math.ceil(law.scale / unit * math.pow(-math.log1p(-rng.random()), 1 / law.shape)))
 
 

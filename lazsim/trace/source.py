@@ -36,13 +36,7 @@ class Source(Faults):
         yield from numbered_lines(self.text)
 
     def parse_json(self) -> Any:
-        """Decode the whole text.
-
-        Raises
-        ------
-        TraceFormatError
-            When it is not JSON, also when lenient: no part of a broken document can be skipped.
-        """
+        """Decode the whole text, or raise TraceFormatError, also when lenient: broken JSON has no part to keep."""
         try:
             return json.loads(self.text)
         except (ValueError, RecursionError) as error:
@@ -81,13 +75,7 @@ def matching_lines(pattern: str) -> Callable[[str], float]:
 
 
 def number(value: object) -> float:
-    """Turn text or a JSON value into a number.
-
-    Raises
-    ------
-    ValueError
-        When it is neither a number nor text of one.
-    """
+    """Turn text or a JSON value into a number, or raise ValueError."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise ValueError(f"{value!r} is not a number")
     try:
@@ -97,13 +85,7 @@ def number(value: object) -> float:
 
 
 def count(value: object) -> int:
-    """Turn text or a JSON value into a count of nodes.
-
-    Raises
-    ------
-    ValueError
-        When it is not a whole number from 0 up.
-    """
+    """Turn text or a JSON value into a count of nodes, a whole number from 0 up, or raise ValueError."""
     result = number(value)
     if not (math.isfinite(result) and result >= 0 and result.is_integer()):
         raise ValueError(f"{value!r} is not a count of nodes")
@@ -113,12 +95,7 @@ def count(value: object) -> int:
 def array_items(text: str, opening: int) -> Iterator[tuple[int, Any]]:
     r"""Yield the elements of a JSON array with the line on which each begins.
 
-    Parameters
-    ----------
-    text
-        A valid JSON document.
-    opening
-        Position of the array's opening bracket.
+    The text is a valid JSON document with the array's opening bracket at position `opening`.
 
     Examples
     --------

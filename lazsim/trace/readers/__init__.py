@@ -18,13 +18,7 @@ READERS: dict[str, Reader] = {
 
 
 def decode_text(name: str, content: bytes) -> str:
-    """Decode the bytes of a file.
-
-    Raises
-    ------
-    TraceFormatError
-        When the file is empty or binary.
-    """
+    """Decode the bytes of a file, or raise TraceFormatError when it is empty or binary."""
     if not content.strip():
         raise TraceFormatError(f"{name}: the file is empty; give a trace with at least one node event")
     try:
@@ -37,12 +31,7 @@ def decode_text(name: str, content: bytes) -> str:
 
 
 def detect_format(name: str, text: str) -> str:
-    """Return the format that the content fits best.
-
-    Raises
-    ------
-    TraceFormatError
-        When no format fits at least half.
+    """Return the format that the content fits best, or raise TraceFormatError when none fits at least half.
 
     Examples
     --------

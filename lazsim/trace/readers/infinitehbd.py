@@ -29,13 +29,7 @@ def recognise(text: str) -> bool:
 
 
 def read(source: Source) -> Reading:
-    """Read the faults; a node is gone while at least one fault of it is open.
-
-    Raises
-    ------
-    TraceFormatError
-        When the text is not a JSON array.
-    """
+    """Read the faults, a JSON array; a node is gone while at least one fault of it is open."""
     if not isinstance(source.parse_json(), list):
         raise TraceFormatError(f"{source.name}, line 1: expected {LOOKS!r}; check the format")
     faults: list[_Fault] = []

@@ -110,13 +110,7 @@ def trace_bytes(trace: Trace, header: Mapping[str, str] | None = None) -> bytes:
 
 
 def write_trace(trace: Trace, path: Path | str, header: Mapping[str, str] | None = None) -> None:
-    """Write a trace in lazsim's format, whole or not at all.
-
-    Raises
-    ------
-    LazsimError
-        When the file cannot be written.
-    """
+    """Write a trace in lazsim's format, whole or not at all, or raise LazsimError; see `trace_bytes`."""
     write_whole(Path(path), trace_bytes(trace, header))
 
 

@@ -20,13 +20,7 @@ def recognise(text: str) -> bool:
 
 
 def read(source: Source) -> Reading:
-    """Read the ticks; prices are ignored.
-
-    Raises
-    ------
-    TraceFormatError
-        When the gap or the list of counts is missing.
-    """
+    """Read the ticks, without prices; raise TraceFormatError when the gap or the list of counts is missing."""
     document = source.parse_json()
     try:
         gap_s, ticks = number(document["metadata"]["gap_seconds"]), document["data"]
