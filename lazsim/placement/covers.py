@@ -23,8 +23,8 @@ class Cover(NamedTuple):
 def hold(replicas: list[int], num_nodes: int, num_slots: int) -> Cover | None:
     """Choose the nodes that hold each expert: the best cover found, or none.
 
-    `replicas` are the most nodes of each expert, ascending; `num_slots` is the most experts of a node. Every expert is on
-    at least ``min(replicas[0], num_nodes)`` nodes. There is a cover whenever ``sum(replicas) <= num_nodes * num_slots``.
+    `replicas` are the most nodes of each expert, ascending; `num_slots` is the most experts of a node. Every expert is
+    on ``min(replicas[0], num_nodes)`` nodes or more. There is a cover if ``sum(replicas) <= num_nodes * num_slots``.
 
     Notes
     -----
@@ -45,8 +45,8 @@ def hold(replicas: list[int], num_nodes: int, num_slots: int) -> Cover | None:
 def lack(least: list[int], num_nodes: int, num_lacking: int) -> Cover | None:
     """Choose the nodes that lack each expert, the mirror image of `hold`: the best cover found, or none.
 
-    `least` has the fewest nodes that lack each expert, descending; `num_lacking` is the fewest experts that a node lacks.
-    At most ``least[0]`` nodes lack an expert.
+    `least` has the fewest nodes that lack each expert, descending; `num_lacking` is the fewest experts that a node
+    lacks. At most ``least[0]`` nodes lack an expert.
 
     Notes
     -----
