@@ -16,7 +16,7 @@ from lazsim.errors import LazsimError
 from lazsim.profiling.exchanges import EXCHANGES, link_bytes
 from lazsim.profiling.processes import Ranks
 from lazsim.profiling.scheduler import Measurement
-from lazsim.profiling.timing import BATCH, CI_WIDTH, Timing, make_point
+from lazsim.profiling.timing import BATCH, CI_WIDTH, Timing, ci_width, make_point
 from lazsim.pytorch.memory import MEMORY_SHARE, cache_bytes, free_bytes, release_memory
 
 MESSAGE_SIZES = tuple(2**power for power in range(10, 29))
@@ -159,8 +159,7 @@ def _exchange(
             # An exchange is over when its slowest rank is done.
             samples_s = np.concatenate([samples_s, np.max([answer[0] for answer in answers], axis=0)])
             slowest_s = float(samples_s.max())
-            timing = Timing(samples_s[:, None])
-            if timing.ci_width <= CI_WIDTH or time.monotonic() - begin_s >= budget_s:
+            if ci_width(samples_s) <= CI_WIDTH or time.monotonic() - begin_s >= budget_s:
                 break
             batch = min(2 * batch, MAX_BATCH)
         if error > CHECKED_ERROR:
@@ -168,7 +167,7 @@ def _exchange(
         return make_point(
             kernel,
             size,
-            timing,
+            Timing(samples_s[:, None]),
             header,
             num_ranks=num_ranks,
             moved_bytes=link_bytes(kernel, num_ranks, size),

@@ -94,10 +94,10 @@ def _send_to_1(rank: int, buffer: Any) -> None:
         dist.recv(buffer, 0)
 
 
+SPLITS = {"all_to_all": even_parts, "all_to_all_skewed": skewed_parts, "all_to_all_empty": empty_parts}
+
 EXCHANGES: dict[str, Callable[[int, int, int, str], Exchange]] = {
-    "all_to_all": _all_to_all(even_parts),
-    "all_to_all_skewed": _all_to_all(skewed_parts),
-    "all_to_all_empty": _all_to_all(empty_parts),
+    **{kernel: _all_to_all(split) for kernel, split in SPLITS.items()},
     # Sums of sums grow with each run, at last to infinity, which takes no longer; the first is checked.
     "all_reduce": _in_place(lambda _, buffer: dist.all_reduce(buffer), lambda _, ranks: ranks * (ranks + 1) // 2),
     "point_to_point": _in_place(_send_to_1, lambda rank, _: rank + 1 if rank > 1 else 1),
@@ -114,8 +114,7 @@ def link_bytes(kernel: str, num_ranks: int, num_bytes: int) -> float:
     >>> link_bytes("all_to_all", 4, 400), link_bytes("all_to_all_empty", 4, 400), link_bytes("all_reduce", 4, 400)
     (300.0, 1200.0, 600.0)
     """
-    splits = {"all_to_all": even_parts, "all_to_all_skewed": skewed_parts, "all_to_all_empty": empty_parts}
-    if kernel in splits:
-        parts = splits[kernel](num_ranks, num_bytes)
+    if kernel in SPLITS:
+        parts = SPLITS[kernel](num_ranks, num_bytes)
         return float(max((num_ranks - 1) * parts[0], num_bytes - min(parts)))
     return float(num_bytes) * (2 * (num_ranks - 1) / num_ranks if kernel == "all_reduce" else 1.0)

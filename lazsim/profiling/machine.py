@@ -50,7 +50,16 @@ def machine(device: str) -> dict[str, Any]:
         "python": platform.python_version(),
         "load_average": round(os.getloadavg()[0], 2),
     }
-    return found | _gpu_conditions() if device == "cuda" else found
+    if device == "cuda":
+        properties = torch.cuda.get_device_properties(0)
+        found |= {
+            "gpu": properties.name,
+            "num_gpus": torch.cuda.device_count(),
+            "gpu_memory_bytes": properties.total_memory,
+            "cuda": torch.version.cuda,
+            "capability": ".".join(map(str, torch.cuda.get_device_capability())),
+        }
+    return found
 
 
 def clocks(device: str) -> dict[str, Any]:
@@ -66,17 +75,6 @@ def _processors(field: str) -> Iterator[str]:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith(field):
                 yield line.split(":", 1)[1].strip()
-
-
-def _gpu_conditions() -> dict[str, Any]:
-    properties = torch.cuda.get_device_properties(0)
-    return {
-        "gpu": properties.name,
-        "num_gpus": torch.cuda.device_count(),
-        "gpu_memory_bytes": properties.total_memory,
-        "cuda": torch.version.cuda,
-        "capability": ".".join(map(str, torch.cuda.get_device_capability())),
-    }
 
 
 def _gpu_clocks() -> dict[str, Any]:

@@ -110,8 +110,8 @@ class Ranks:
             for one in ready:
                 if one in dead:
                     raise self._lost(dead[one])
-            if failed is not None and not ready:
-                raise LazsimError(f"process of rank {failed[0]} failed while {self.doing}: {failed[1]}")
+            if not ready:
+                break
             for one in ready:
                 rank = waiting[one]
                 try:

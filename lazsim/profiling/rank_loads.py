@@ -7,7 +7,6 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -173,9 +172,12 @@ class _Part(NamedTuple):
 
 def _rank_parts(model: ModelSpec, target: Target, ranks: Sequence[RankLoad], num_tokens: int) -> Iterable[_Part]:
     grouped = use_grouped_mm(model, target.device, DTYPES[target.dtype])
+
+    def experts_of(rank: RankLoad) -> Kernel:
+        return grouped_kernel(model, lambda _: rank, use_grouped_mm=grouped)
+
     for rank in ranks:
-        kernel = grouped_kernel(model, partial(_counts, rank), use_grouped_mm=grouped)
-        yield _Part(rank, kernel, sum(rank), f"a rank of {sum(rank)} tokens")
+        yield _Part(rank, experts_of(rank), sum(rank), f"a rank of {sum(rank)} tokens")
     yield _Part("own", own_rows_kernel(model), num_tokens, f"own {num_tokens} tokens reordered")
     arrived = arrived_rows_kernel(model, max(map(len, ranks)))
     for number in sorted(set(map(sum, ranks))):
@@ -207,7 +209,3 @@ def _check_conditions(name: str, header: Header | None, device: str, dtype: str)
                 f"`profile` {name}: measured with `{option}` {before}, now it is {now}; give `{option}` {before}, or "
                 "leave the profile out"
             )
-
-
-def _counts(rank: RankLoad, _: int) -> RankLoad:
-    return rank

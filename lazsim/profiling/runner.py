@@ -8,13 +8,7 @@ import torch
 from lazsim.costmodel.profile import SIZE_UNITS, Header, Point, read_profile, require_header
 from lazsim.errors import LazsimError, SpecError
 from lazsim.files import check_folder
-from lazsim.profiling.communication import (
-    GROUPS,
-    choose_ranks,
-    exchange_measurements,
-    group_measurements,
-    rank_counts,
-)
+from lazsim.profiling.communication import GROUPS, choose_ranks, exchange_measurements, group_measurements, rank_counts
 from lazsim.profiling.compute import compute_measurements
 from lazsim.profiling.exchanges import EXCHANGES
 from lazsim.profiling.scheduler import Measurement, Progress
@@ -55,7 +49,11 @@ def measure_profile(path: Path, options: Options, progress: Progress = iter) -> 
     finally:
         session.save()
     if not session.points:
-        raise LazsimError(_nothing_measured(session, options.budget_s))
+        reasons = {reason for sizes in session.skipped.values() for _, reason in sizes}
+        if "budget" in reasons:
+            raise LazsimError(f"`budget`: {options.budget_s:g} s did not do for one point; give more")
+        lacking = ", ".join(sorted(reasons))
+        raise LazsimError(f"nothing could be measured: too little {lacking}; free some, or choose a smaller model")
     result = read_profile(path)
     return require_header(result), list(result.points)
 
@@ -67,14 +65,15 @@ def _record_skipped(
     if session.wants(*EXCHANGES, *GROUPS):
         # An earlier session may have had no other ranks.
         session.header.skipped.pop("communication", None)
-        session.skip({"communication": why_alone.replace("`", "")} if why_alone else {})
+        if why_alone:
+            session.header.skipped["communication"] = why_alone.replace("`", "")
     reasons = dict.fromkeys((*EXCHANGES, *GROUPS), why_alone) if why_alone else {}
     reasons |= {} if options.storage is not None else dict.fromkeys(STORAGE, "give the storage as `checkpoint_path`")
     for name in options.kernels:
         if name in reasons or name not in {*kernels, *EXCHANGES, *GROUPS, *STORAGE}:
             why = reasons.get(name) or unknown.get(name) or f"{session.header.model.name} has none"
             raise SpecError(f"`kernel` {name}: {why}")
-    session.skip({name: why for name, why in unknown.items() if session.wants(name)})
+    session.header.skipped.update({name: why for name, why in unknown.items() if session.wants(name)})
 
 
 def _run_parts(
@@ -99,10 +98,3 @@ def _run_parts(
         part_s = time.monotonic() + left_s / (1 if index == len(counts) - 1 else 2)
         with exchange_measurements(session.header, count, backend) as measurements:
             session.run(measurements, part_s, progress)
-
-
-def _nothing_measured(session: Session, budget_s: float) -> str:
-    reasons = {reason for sizes in session.skipped.values() for _, reason in sizes}
-    if "budget" in reasons:
-        return f"`budget`: {budget_s:g} s did not do for one point; give more"
-    return f"nothing could be measured: too little {', '.join(sorted(reasons))}; free some, or choose a smaller model"

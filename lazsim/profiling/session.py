@@ -66,10 +66,6 @@ class Session:
         """Tell whether any of these kernels is to be measured."""
         return not self.kernels or not self.kernels.isdisjoint(kernels)
 
-    def skip(self, reasons: dict[str, str]) -> None:
-        """Record why kernels are not measured at all."""
-        self.header = msgspec.structs.replace(self.header, skipped=self.header.skipped | reasons)
-
     def run(self, measurements: Sequence[Measurement], end_s: float, progress: Progress = iter) -> None:
         """Measure what is still missing until a time on the monotonic clock; record what is skipped.
 

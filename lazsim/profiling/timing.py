@@ -110,17 +110,10 @@ class Timing:
         """The last stage alone, for stages before it that only prepare."""
         return Timing(self.samples_s[:, -1:])
 
-    @property
-    def ci_width(self) -> float:
-        """Width of the median's interval, over the median."""
-        return ci_width(self.total_s)
-
 
 def ci_width(samples_s: Floats) -> float:
     """Return the width of the 95 % confidence interval of the median, over the median.
 
-    Notes
-    -----
     Between order statistics ``n/2 -+ 1.96 sqrt(n)/2`` (Conover, Practical Nonparametric Statistics, 3.2): no shape of
     the distribution is assumed. Below six samples no such interval exists, and the full range is taken.
 
@@ -201,7 +194,7 @@ def make_point(
         time_q75_s=third_s,
         forward_s=forward_s,
         backward_s=backward_s,
-        median_ci_share=timing.ci_width,
+        median_ci_share=ci_width(timing.total_s),
         num_repetitions=len(timing.samples_s),
         matmul_peak_share=matmul_s / median_s,
         copy_peak_share=copy_s / median_s,
