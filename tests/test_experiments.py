@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from lazsim.output.outcome import csv_bytes, outcome_text
-from lazsim.output.plots.paper import COLUMN_INCHES, LOOKS, POLICY_LOOKS, SYSTEM_LOOKS
+from lazsim.output.plots.style import COLUMN_INCHES, LOOKS, POLICY_LOOKS, SYSTEM_LOOKS
 from lazsim.study.experiment import Context, Outcome, experiment_titles, load_experiment
 from tests.conftest import ROOT
 from tests.golden_experiments import FOLDER, small

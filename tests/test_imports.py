@@ -77,18 +77,6 @@ IMPORTS = {
 """Modules that each module imports, however it does."""
 
 
-REMAINING = {
-    ("lazsim.profiling.skew", "lazsim.output.plots.profile"),
-    ("lazsim.reliability.comparison", "lazsim.output.plots.placement"),
-    ("lazsim.reliability.report", "lazsim.output.plots.recovery"),
-    ("lazsim.study.result", "lazsim.output.plots.placements"),
-    ("lazsim.study.result", "lazsim.output.plots.run"),
-}
-"""Imports that are still to be turned round."""
-for _module, _imported in REMAINING:
-    IMPORTS.get(_module, set()).discard(_imported)
-
-
 def circles(imports: dict[str, set[str]]) -> list[list[str]]:
     """Find the groups whose members import each other: strongly connected components of two and more."""
     reached = {start: reach(imports, start) for start in imports}

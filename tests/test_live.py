@@ -30,7 +30,8 @@ from lazsim.live.spec import check_model
 from lazsim.live.state import DENSE, Block, TrainingState, all_keys, initial_values
 from lazsim.live.validate import quiet_trace
 from lazsim.live.worker_pool import WorkerPool
-from lazsim.output.live import live_text
+from lazsim.output.live import live_parts
+from lazsim.output.table import render
 from lazsim.pytorch.device import CPU
 from lazsim.pytorch.group import Group, serve_store
 from lazsim.specs import ModelSpec, load_spec
@@ -469,7 +470,7 @@ def test_a_job_goes_on_from_its_checkpoint_and_from_no_other(pool, tmp_path, und
     # Nothing is left to do.
     again = train(8)
     assert (again.run.steps, again.run.samples, again.steps) == (0, 0, ())
-    assert "0 steps" in live_text(again)
+    assert "0 steps" in render(live_parts(again))
     with pytest.raises(LazsimError, match="has a checkpoint of another job"):
         train(8, seed=1)
     train(NUM_STEPS)

@@ -4,7 +4,7 @@ How much does each system train on ten GPUs while a random one fails every 5 min
 """
 
 from lazsim.output.plots.charts import bars_figure
-from lazsim.output.plots.timeline import rates_figure
+from lazsim.output.plots.run import rates_figure
 from lazsim.study.comparison import advantage_change, compare
 from lazsim.study.experiment import GENERATED, RECORDED, Outcome
 

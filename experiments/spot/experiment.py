@@ -4,7 +4,7 @@ How much does each system train on spot nodes that come and go, ten at most?
 """
 
 from lazsim.output.plots.charts import bars_figure
-from lazsim.output.plots.timeline import rates_figure
+from lazsim.output.plots.run import rates_figure
 from lazsim.study.comparison import advantage_change, compare
 from lazsim.study.experiment import GENERATED, RECORDED, Outcome
 

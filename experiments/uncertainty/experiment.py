@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from lazsim.errors import SpecError
-from lazsim.output.plots.tornado import tornado_figure
+from lazsim.output.plots.charts import tornado_figure
 from lazsim.study.experiment import RECORDED, Outcome, load_experiment, overlay
 
 GPT_L = {"models": ["gpt-l"]}

@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +41,28 @@ class OutPath(click.Path):
         return super().convert(value, param, ctx)
 
 
+class OutPicture(OutPath):
+    """The same for a picture, whose kind its name tells."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Make a path of the text of the option."""
+        if Path(value).suffix.lower() not in (".png", ".pdf"):
+            raise LazsimError(f"`out` {value}: give a name that ends in .png or .pdf")
+        return super().convert(value, param, ctx)
+
+
+class OutFolder(OutPath):
+    """The same for a folder, which is refused before any work where nothing can be written to it."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Make a path of the text of the option."""
+        from lazsim.files import check_folder
+
+        folder = super().convert(value, param, ctx)
+        check_folder(folder)
+        return folder
+
+
 class Number(click.FloatRange):
     """An option that takes a finite number in a range: NaN is in none, though click does not say so."""
 
@@ -53,6 +75,8 @@ class Number(click.FloatRange):
 
 
 OUT = OutPath(path_type=Path)
+OUT_FOLDER = OutFolder(path_type=Path)
+OUT_PICTURE = OutPicture(path_type=Path)
 DURATION = Duration()
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
@@ -75,9 +99,26 @@ seed_option = click.option(
 )
 
 
+def options(*decorators: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return one decorator that adds several options, in the order given."""
+
+    def decorate(function: Any) -> Any:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return decorate
+
+
 def note(text: str) -> None:
     """Tell the user something on stderr; fields that it names become options."""
     click.echo(f"note: {with_options(text, _running_commands())}", err=True)
+
+
+def tell_notes(texts: Iterable[str]) -> None:
+    """Tell the user several notes."""
+    for text in texts:
+        note(text)
 
 
 def _running_commands() -> list[click.Command]:
@@ -108,14 +149,32 @@ def print_parts(parts: "Iterable[Part]") -> None:
     click.echo(render(parts))
 
 
-def show(result: Any, notes: Iterable[str], parts: "Callable[[Any], Iterable[Part]]", *, as_json: bool) -> None:
-    """Tell the notes on a result on stderr, and print it on stdout as JSON or as tables and paragraphs."""
-    for text in notes:
-        note(text)
+def show(
+    result: Any,
+    notes: Iterable[str],
+    parts: "Callable[[Any], Iterable[Part]]",
+    *,
+    as_json: bool,
+    out: Path | None = None,
+    files: Callable[[Any], Mapping[str, bytes]] = dict,
+    known: Sequence[str] = (),
+) -> None:
+    """Tell the notes on a result on stderr, and print it on stdout as JSON or as tables and paragraphs.
+
+    Its files are written to a folder first, if one is given; see `lazsim.output.folder.write_folder` for `known`.
+    """
+    written: list[str] = []
+    if out is not None:
+        from lazsim.output.folder import write_folder
+
+        written = write_folder(out, files(result), known)
+    tell_notes(notes)
     if as_json:
         print_json(result.to_json())
     else:
         print_parts(parts(result))
+    if out is not None:
+        note_written(out, written)
 
 
 def note_written(folder: Path, names: Iterable[str]) -> None:

@@ -52,7 +52,8 @@ def run(names: tuple[str, ...], out: Path, reference: Path | None, as_json: bool
     the first one was stopped.
     """
     from lazsim.cli.sweep import progress_bar
-    from lazsim.files import check_folder, write_all
+    from lazsim.files import check_folder
+    from lazsim.output.folder import write_folder
     from lazsim.output.outcome import outcome_files, outcome_text
     from lazsim.study.experiment import Context, experiment_titles, find_reference, load_experiment
 
@@ -63,11 +64,10 @@ def run(names: tuple[str, ...], out: Path, reference: Path | None, as_json: bool
     for experiment in [load_experiment(name) for name in dict.fromkeys(asked)]:
         outcome = experiment.run(context)
         folder = out / experiment.name
-        files = outcome_files(outcome, experiment.name, folder)
-        write_all(files)
+        written = write_folder(folder, outcome_files(outcome, experiment.name))
         for text in outcome.notes:
             note(f"{experiment.name}: {text}")
-        note(f"{experiment.name}: results are in {folder}/: {', '.join(path.name for path in files)}")
+        note(f"{experiment.name}: results are in {folder}/: {', '.join(written)}")
         done[experiment.name] = {
             "inputs": outcome.inputs,
             "notes": outcome.notes,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from lazsim.cli.common import OUT, Number, json_option, note, print_json, seed_option
+from lazsim.cli.common import OUT, OUT_FOLDER, Number, json_option, note, options, seed_option, show, tell_notes
 from lazsim.cli.progress import live_progress
 from lazsim.cli.replay import read_stretch, replay_options
 from lazsim.errors import LazsimError
@@ -26,52 +26,35 @@ DEFAULT_SPEEDUP = 30.0
 """Speedup of the default trace: half an hour in a minute."""
 
 
-def live_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options of the job and of the faults."""
-    options = (
-        click.option(
-            "--system", default="lazarus", show_default=True, metavar="NAME", help="As in lazsim list systems."
-        ),
-        click.option(
-            "--nodes",
-            type=click.IntRange(min=1),
-            default=4,
-            show_default=True,
-            help="Largest number of workers at once.",
-        ),
-        click.option("--trace", "trace_path", metavar="FILE", help="Node events: workers are killed and started."),
-        replay_options,
-        click.option(
-            "--speedup", type=Number(min=0, min_open=True), help="Seconds of the trace in one second of the run."
-        ),
-        click.option(
-            "--device",
-            type=click.Choice(("auto", "cpu", "cuda")),
-            default="cpu",
-            show_default=True,
-            help="Device of the workers.",
-        ),
-        click.option("--model", metavar="NAME|TOML", help="GPT-2 in shape; default: 4 layers, 8 experts."),
-        click.option("--top-k", type=click.IntRange(min=1), help="Experts per token; default: the model's."),
-        click.option("--heads", type=click.IntRange(min=1), default=4, show_default=True, help="Attention heads."),
-        click.option(
-            "--slots", type=click.IntRange(min=1), default=4, show_default=True, help="Expert slots per node."
-        ),
-        click.option("--batch", type=click.IntRange(min=1), default=16, show_default=True, help="Sequences per step."),
-        click.option("--job", default="testbed-a", show_default=True, metavar="NAME|TOML", help="Intervals and waits."),
-        click.option("--text", default="", metavar="FILE", help="Training text; default: Python's documentation."),
-        click.option(
-            "--checkpoints",
-            type=OUT,
-            metavar="DIR",
-            help="Keep checkpoints there; default: only during the run.",
-        ),
-        click.option("--record-routing", type=OUT, metavar="FILE", help="Write the loads of the gates there."),
-        seed_option,
-    )
-    for decorate in reversed(options):
-        function = decorate(function)
-    return function
+live_options = options(
+    click.option("--system", default="lazarus", show_default=True, metavar="NAME", help="As in lazsim list systems."),
+    click.option(
+        "--nodes", type=click.IntRange(min=1), default=4, show_default=True, help="Largest number of workers at once."
+    ),
+    click.option("--trace", "trace_path", metavar="FILE", help="Node events: workers are killed and started."),
+    replay_options,
+    click.option("--speedup", type=Number(min=0, min_open=True), help="Seconds of the trace in one second of the run."),
+    click.option(
+        "--device",
+        type=click.Choice(("auto", "cpu", "cuda")),
+        default="cpu",
+        show_default=True,
+        help="Device of the workers.",
+    ),
+    click.option("--model", metavar="NAME|TOML", help="GPT-2 in shape; default: 4 layers, 8 experts."),
+    click.option("--top-k", type=click.IntRange(min=1), help="Experts per token; default: the model's."),
+    click.option("--heads", type=click.IntRange(min=1), default=4, show_default=True, help="Attention heads."),
+    click.option("--slots", type=click.IntRange(min=1), default=4, show_default=True, help="Expert slots per node."),
+    click.option("--batch", type=click.IntRange(min=1), default=16, show_default=True, help="Sequences per step."),
+    click.option("--job", default="testbed-a", show_default=True, metavar="NAME|TOML", help="Intervals and waits."),
+    click.option("--text", default="", metavar="FILE", help="Training text; default: Python's documentation."),
+    click.option(
+        "--checkpoints", type=OUT, metavar="DIR", help="Keep checkpoints there; default: only during the run."
+    ),
+    click.option("--record-routing", type=OUT, metavar="FILE", help="Write the loads of the gates there."),
+    seed_option,
+)
+"""Options of the job and of the faults."""
 
 
 def require_torch() -> None:
@@ -82,7 +65,7 @@ def require_torch() -> None:
         raise LazsimError("live training needs torch: pip install 'lazsim[live]'")
 
 
-def build_spec(options: dict[str, Any]) -> "LiveSpec":
+def build_spec(settings: dict[str, Any]) -> "LiveSpec":
     """Build the live job from the options."""
     import msgspec
 
@@ -90,23 +73,23 @@ def build_spec(options: dict[str, Any]) -> "LiveSpec":
     from lazsim.live.spec import SMALL_MODEL, LiveSpec
     from lazsim.specs import JobSpec, ModelSpec, load_spec, unknown_name
 
-    if options["system"] not in SYSTEMS:
-        raise LazsimError(unknown_name("system", options["system"], list(SYSTEMS)))
-    model = load_spec(ModelSpec, options["model"]) if options["model"] else SMALL_MODEL
-    if options["top_k"]:
-        if options["top_k"] > model.num_experts:
-            raise LazsimError(f"`top_k` {options['top_k']}: {model.name} has {model.num_experts} experts")
-        model = msgspec.structs.replace(model, top_k=options["top_k"])
+    if settings["system"] not in SYSTEMS:
+        raise LazsimError(unknown_name("system", settings["system"], list(SYSTEMS)))
+    model = load_spec(ModelSpec, settings["model"]) if settings["model"] else SMALL_MODEL
+    if settings["top_k"]:
+        if settings["top_k"] > model.num_experts:
+            raise LazsimError(f"`top_k` {settings['top_k']}: {model.name} has {model.num_experts} experts")
+        model = msgspec.structs.replace(model, top_k=settings["top_k"])
     return LiveSpec(
         model=msgspec.structs.replace(model, vocab_size=256),
-        job=load_spec(JobSpec, options["job"]),
-        system=options["system"],
-        slots_per_node=options["slots"],
-        num_heads=options["heads"],
-        global_batch=options["batch"],
-        seed=options["seed"],
-        text=options["text"],
-        checkpoint_folder=str(options["checkpoints"] or ""),
+        job=load_spec(JobSpec, settings["job"]),
+        system=settings["system"],
+        slots_per_node=settings["slots"],
+        num_heads=settings["heads"],
+        global_batch=settings["batch"],
+        seed=settings["seed"],
+        text=settings["text"],
+        checkpoint_folder=str(settings["checkpoints"] or ""),
     )
 
 
@@ -118,33 +101,30 @@ class Replay(NamedTuple):
     stretch: dict[str, Any]
 
 
-def load_live_trace(options: dict[str, Any], default: Callable[[int], "Trace"]) -> Replay:
+def load_live_trace(settings: dict[str, Any], default: Callable[[int], "Trace"]) -> Replay:
     """Read the trace, or return the default one."""
-    reading = {name: options[name] for name in ("trace_format", "start", "duration", "cap", "lenient")}
-    if options["trace_path"] is None:
+    reading = {name: settings[name] for name in ("trace_format", "start", "duration", "cap", "lenient")}
+    if settings["trace_path"] is None:
         usual = {"trace_format": "auto", "start": 0.0, "duration": None, "cap": "offset", "lenient": False}
         for name, value in reading.items():
             if value != usual[name]:
                 raise LazsimError(f"`{name}`: selects part of a trace; give one as `trace`")
-        return Replay(default(options["nodes"]), options["speedup"] or DEFAULT_SPEEDUP, {})
-    trace = read_stretch(options["trace_path"], max_nodes=options["nodes"], seed=options["seed"], **reading)
-    for text in trace.notes:
-        note(text)
-    stretch = {"start_s": options["start"], "duration_s": options["duration"], "max_nodes": options["nodes"]}
-    stretch |= {"cap": options["cap"], "lenient": options["lenient"]}
-    return Replay(trace, options["speedup"] or max(1.0, trace.duration_s / 60.0), stretch)
+        return Replay(default(settings["nodes"]), settings["speedup"] or DEFAULT_SPEEDUP, {})
+    trace = read_stretch(settings["trace_path"], max_nodes=settings["nodes"], seed=settings["seed"], **reading)
+    tell_notes(trace.notes)
+    stretch = {"start_s": settings["start"], "duration_s": settings["duration"], "max_nodes": settings["nodes"]}
+    stretch |= {"cap": settings["cap"], "lenient": settings["lenient"]}
+    return Replay(trace, settings["speedup"] or max(1.0, trace.duration_s / 60.0), stretch)
 
 
-def check_places(out: Path | None, record_routing: Path | None) -> None:
-    """Refuse places that cannot be written to before the run starts."""
+def check_routing_file(path: Path | None) -> None:
+    """Refuse a file that cannot be written to before the run starts."""
     from lazsim.files import check_folder
 
-    if out is not None:
-        check_folder(out)
-    if record_routing is not None:
-        if record_routing.is_dir():
-            raise LazsimError(f"{record_routing}: cannot be written (is a folder); give a file")
-        check_folder(record_routing.parent)
+    if path is not None:
+        if path.is_dir():
+            raise LazsimError(f"{path}: cannot be written (is a folder); give a file")
+        check_folder(path.parent)
 
 
 def write_routing(path: Path | None, routing: Any) -> None:
@@ -166,7 +146,7 @@ def write_routing(path: Path | None, routing: Any) -> None:
     metavar="HOST:PORT",
     help="Lead --nodes workers that are started elsewhere, with LAZSIM_LIVE_SECRET; see docs/guides/live.md.",
 )
-@click.option("--out", type=OUT, metavar="DIR", help="Write the record, every step and a picture there.")
+@click.option("--out", type=OUT_FOLDER, metavar="DIR", help="Write the record, every step and a picture there.")
 @json_option
 def command(
     steps: int | None,
@@ -174,7 +154,7 @@ def command(
     record_routing: Path | None,
     out: Path | None,
     as_json: bool,
-    **options: Any,
+    **settings: Any,
 ) -> None:
     """Train a small MoE for real, one process per node, while workers are killed and started as a trace says.
 
@@ -185,29 +165,21 @@ def command(
     require_torch()
     import msgspec
 
-    from lazsim.files import write_all
     from lazsim.live.run import prepare
-    from lazsim.output.live import live_files, live_text
+    from lazsim.output.live import live_files, live_parts
 
-    check_places(out, record_routing)
-    spec = prepare(build_spec(options))
-    if steps is not None or options["trace_path"] is None:
+    check_routing_file(record_routing)
+    spec = prepare(build_spec(settings))
+    if steps is not None or settings["trace_path"] is None:
         spec = msgspec.structs.replace(spec, num_steps=steps or 100)
-    report = _run_here(spec, options) if listen is None else _run_on_cluster(spec, listen, options)
+    report = _run_here(spec, settings) if listen is None else _run_on_cluster(spec, listen, settings)
     write_routing(record_routing, report.result.routing)
-    if out is not None:
-        files = live_files(report, out)
-        write_all(files)
-        note(f"results are in {out}/: {', '.join(path.name for path in files)}")
-    if as_json:
-        print_json(report.to_json())
-    else:
-        click.echo(live_text(report.result))
+    show(report, (), lambda shown: live_parts(shown.result), as_json=as_json, out=out, files=live_files)
     if report.interrupted:
         raise KeyboardInterrupt
 
 
-def _run_here(spec: "LiveSpec", options: dict[str, Any]) -> "LiveReport":
+def _run_here(spec: "LiveSpec", settings: dict[str, Any]) -> "LiveReport":
     """Start the workers here, and kill and start them as the trace says."""
     import msgspec
 
@@ -216,8 +188,8 @@ def _run_here(spec: "LiveSpec", options: dict[str, Any]) -> "LiveReport":
     from lazsim.live.validate import quiet_trace
     from lazsim.live.worker_pool import WorkerPool
 
-    trace, speedup, stretch = load_live_trace(options, quiet_trace)
-    has_trace, device = options["trace_path"] is not None, options["device"]
+    trace, speedup, stretch = load_live_trace(settings, quiet_trace)
+    has_trace, device = settings["trace_path"] is not None, settings["device"]
     job = msgspec.structs.replace(spec.job, join_wait_s=spec.job.join_wait_s / speedup)
     spec = msgspec.structs.replace(spec, job=job)
     injector = TraceInjector(trace, speedup, is_awaited=has_trace)
@@ -231,7 +203,7 @@ def _run_here(spec: "LiveSpec", options: dict[str, Any]) -> "LiveReport":
     return _report(inputs, run, trace.duration_s / speedup if has_trace else None)
 
 
-def _run_on_cluster(spec: "LiveSpec", listen: str, options: dict[str, Any]) -> "LiveReport":
+def _run_on_cluster(spec: "LiveSpec", listen: str, settings: dict[str, Any]) -> "LiveReport":
     """Lead workers that are started elsewhere."""
     from lazsim.live.messages import secret_from_environment
     from lazsim.live.run import describe_inputs, run_on_cluster
@@ -239,11 +211,11 @@ def _run_on_cluster(spec: "LiveSpec", listen: str, options: dict[str, Any]) -> "
     host, _, port = listen.rpartition(":")
     if not host or not port.isdigit() or int(port) > LAST_PORT:
         raise LazsimError(f"`listen` {listen!r}: give HOST:PORT; port 0 takes any free one")
-    if options["trace_path"] is not None:
+    if settings["trace_path"] is not None:
         raise LazsimError("`listen`: workers are started and stopped elsewhere; leave `trace` out")
-    if options["checkpoints"] is None:
+    if settings["checkpoints"] is None:
         raise LazsimError("`listen`: give a folder that all workers share as `checkpoints`")
-    secret, num_nodes, device = secret_from_environment(), options["nodes"], options["device"]
+    secret, num_nodes, device = secret_from_environment(), settings["nodes"], settings["device"]
 
     async def run(on_start: "OnStart") -> "LiveRun":
         def announce(coordinator: "Coordinator") -> None:
@@ -267,12 +239,12 @@ def _report(
     from lazsim.live.record import LiveReport
 
     started: list[Coordinator] = []
-    with live_progress() as show:
+    with live_progress() as show_progress:
 
         def on_start(coordinator: "Coordinator") -> None:
             started.append(coordinator)
             _tell_beginning(coordinator)
-            show("training", wall_s)(coordinator)
+            show_progress("training", wall_s)(coordinator)
 
         try:
             return LiveReport(inputs, asyncio.run(run(on_start)))

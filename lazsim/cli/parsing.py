@@ -1,26 +1,22 @@
-"""Read the lists of numbers and names that options take; errors name the field."""
+"""Lists of numbers and names that options take; errors name the field."""
 
 import math
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
+
+import click
 
 from lazsim.errors import SpecError, prefix_errors
 from lazsim.files import read_bytes
 
-Number = TypeVar("Number")
 WHOLE = re.compile(r"[0-9]{1,15}", re.ASCII)
 SPAN = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", re.ASCII)
 
 
 def parse_counts(field: str, text: str) -> list[int]:
     """Read whole numbers from 0 up, separated by commas.
-
-    Raises
-    ------
-    SpecError
-        When a part is not such a number.
 
     Examples
     --------
@@ -32,11 +28,6 @@ def parse_counts(field: str, text: str) -> list[int]:
 
 def parse_spans(field: str, text: str) -> list[int]:
     """Read numbers and spans of numbers, separated by commas; ascending, each once.
-
-    Raises
-    ------
-    SpecError
-        When a part is neither, or a span ends before it starts.
 
     Examples
     --------
@@ -56,11 +47,6 @@ def parse_spans(field: str, text: str) -> list[int]:
 
 def parse_probs(field: str, text: str) -> list[float]:
     """Read probabilities, separated by commas.
-
-    Raises
-    ------
-    SpecError
-        When a part is not a number from 0 to 1.
 
     Examples
     --------
@@ -84,11 +70,6 @@ def parse_domains(field: str, text: str) -> list[str]:
 
     In a file names are separated by commas, blanks or line ends; a ``#`` starts a comment.
 
-    Raises
-    ------
-    LazsimError
-        When a name is empty, or the file cannot be read.
-
     Examples
     --------
     >>> parse_domains("`domains`", "rack0,rack0,rack1")
@@ -111,11 +92,6 @@ def parse_domains(field: str, text: str) -> list[str]:
 def parse_loads(field: str, text: str) -> str | list[int]:
     """Read tokens of each expert, separated by commas; any other text is the name or path of loads.
 
-    Raises
-    ------
-    SpecError
-        When a part is not a whole number from 0 up.
-
     Examples
     --------
     >>> parse_loads("`loads`", "60,30,10"), parse_loads("`loads`", "zipf:1.2")
@@ -135,9 +111,17 @@ def parse_loads(field: str, text: str) -> str | list[int]:
     return loads
 
 
-def parse_option(field: str, text: str | None, parse: Callable[[str, str], Number]) -> Number | None:
-    """Parse an option that may be left out."""
-    return None if text is None else parse(field, text)
+class Parsed(click.ParamType):  # type: ignore[type-arg]  # not generic before click 8.4
+    """An option that takes such a list."""
+
+    name = "text"
+
+    def __init__(self, parse: Callable[[str, str], Any]) -> None:
+        self.parse = parse
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Parse the text of the option; a default is a list already."""
+        return self.parse(f"`{param.name if param else ''}`", value) if isinstance(value, str) else value
 
 
 def _parts(text: str) -> list[str]:

@@ -8,22 +8,56 @@ from typing import Any
 
 import click
 
-from lazsim.cli.common import DURATION, OUT, Number, json_option, note, print_json, progress, seed_option
+from lazsim.cli.common import (
+    DURATION,
+    OUT,
+    OUT_FOLDER,
+    Number,
+    json_option,
+    note,
+    options,
+    print_json,
+    print_parts,
+    progress,
+    seed_option,
+    show,
+)
 from lazsim.errors import LazsimError
 
 DEVICES = ("auto", "cpu", "cuda")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
+device_option = click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True)
+dtype_option = click.option(
+    "--dtype", type=click.Choice(DTYPES), default="auto", show_default=True, help="auto: float32 on a CPU."
+)
+catalog_model_option = click.option(
+    "--model", default="gpt-s", show_default=True, help="Model, for a device of the catalogue."
+)
+virtual_rank_options = options(
+    device_option,
+    dtype_option,
+    click.option("--profile", metavar="FILE|NAME", help="Predict from this; default: measure one expert first."),
+    click.option("--threads", type=click.IntRange(min=1), help="Threads of a kernel on a CPU; see lazsim profile."),
+    click.option("--budget", type=DURATION, default="10min", show_default=True),
+    seed_option,
+)
+
 
 @click.group(invoke_without_command=True)
-@click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True)
-@click.option("--dtype", type=click.Choice(DTYPES), default="auto", show_default=True, help="auto: float32 on a CPU.")
+@device_option
+@dtype_option
 @click.option(
     "--model", default="gpt-s", show_default=True, metavar="NAME|TOML", help="Model whose shapes are measured."
 )
 @click.option("--kernel", "kernels", multiple=True, metavar="NAME", help="Measure only this one; repeats.")
 @click.option(
-    "--budget", type=DURATION, default="10min", show_default=True, help="Time for all of it; large sizes come last."
+    "--budget",
+    "budget_s",
+    type=DURATION,
+    default="10min",
+    show_default=True,
+    help="Time for all of it; large sizes come last.",
 )
 @click.option(
     "--ranks",
@@ -32,38 +66,25 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
     help="Processes that exchange; 1: none. Default: 2, or all GPUs.",
 )
 @click.option("--backend", metavar="gloo|nccl", help="Backend of the exchanges; default: nccl on GPUs, else gloo.")
-@click.option("--checkpoint-path", type=click.Path(path_type=Path), metavar="DIR", help="Measure this storage, too.")
+@click.option(
+    "--checkpoint-path", "storage", type=click.Path(path_type=Path), metavar="DIR", help="Measure this storage, too."
+)
 @click.option(
     "--threads",
     "num_threads",
     type=click.IntRange(min=1),
     help="Threads of a kernel on a CPU; default: all. One is timed by its own processor time: good on a busy machine.",
 )
-@click.option("--note", "remark", default="", metavar="TEXT", help="Other conditions of the times, kept in the header.")
+@click.option("--note", default="", metavar="TEXT", help="Other conditions of the times, kept in the header.")
 @click.option("--fresh", is_flag=True, help="Measure again the points in FILE, or those of each --kernel.")
 @click.option("--out", type=OUT, metavar="FILE", help="The profile, FILE.csv; its header is FILE.json.")
-@click.pass_context
-def command(
-    context: click.Context,
-    device: str,
-    dtype: str,
-    model: str,
-    kernels: tuple[str, ...],
-    budget: float,
-    num_ranks: int | None,
-    backend: str | None,
-    checkpoint_path: Path | None,
-    num_threads: int | None,
-    remark: str,
-    fresh: bool,
-    out: Path | None,
-) -> None:
+def command(out: Path | None, **settings: Any) -> None:
     """Measure the times of a model's kernels, of exchanges and of checkpoints on this machine.
 
     Writes FILE.csv and FILE.json, which lazsim run --profile FILE.csv runs on; called again, it goes on where it was.
     Do not use the machine meanwhile. docs/guides/profiles.md explains columns and method.
     """
-    if context.invoked_subcommand is not None:
+    if click.get_current_context().invoked_subcommand is not None:
         return
     if out is None:
         raise click.UsageError("Missing option '--out'; or one of the commands show, check, merge, skew, ranks.")
@@ -76,10 +97,7 @@ def command(
     from lazsim.profiling.runner import measure_profile
     from lazsim.profiling.session import Options
 
-    options = Options(
-        device, dtype, model, budget, num_ranks, backend, checkpoint_path, remark, num_threads, fresh, kernels
-    )
-    header, points = measure_profile(out, options, _measuring)
+    header, points = measure_profile(out, Options(**settings), _measuring)
     for kernel, reason in header.skipped.items():
         note(f"skipped: {kernel}: {reason}")
     click.echo(f"{len(points)} points of {len(header.kernels)} kernels are in {out}; lazsim profile show {out}")
@@ -94,37 +112,24 @@ def _require_torch() -> None:
         raise LazsimError("measuring takes torch, which is not installed: pip install 'lazsim[live]'")
 
 
-@command.command()
+@command.command("show")
 @click.argument("file", metavar="FILE|NAME")
-@click.option("--model", default="gpt-s", show_default=True, help="Model, for a device of the catalogue.")
-@click.option("--out", type=OUT, metavar="DIR", help="Draw profile.png and .pdf there.")
+@catalog_model_option
+@click.option("--out", type=OUT_FOLDER, metavar="DIR", help="Draw profile.png and .pdf there.")
 @json_option
-def show(file: str, model: str, out: Path | None, as_json: bool) -> None:
+def show_command(file: str, model: str, out: Path | None, as_json: bool) -> None:
     """Show times, conditions and shares of the device's peaks; --out draws times and roofline."""
     from lazsim.costmodel.profile import find_profile, read_profile, require_header
-    from lazsim.files import check_folder, write_all
+    from lazsim.output.profile import profile_files, profile_parts
 
     profile = read_profile(find_profile(file, model))
-    header = require_header(profile)
-    if out is not None:
-        check_folder(out)
-        from lazsim.output.plots.profile import profile_figure
-
-        write_all({out / f"profile.{kind}": content for kind, content in profile_figure(profile).items()})
-    if as_json:
-        print_json({"header": header, "points": profile.points})
-    else:
-        from lazsim.output.profile import profile_parts
-        from lazsim.output.table import render
-
-        click.echo(render(profile_parts(profile)))
-    if out is not None:
-        note(f"pictures are in {out}/: profile.png, profile.pdf")
+    require_header(profile)
+    show(profile, (), profile_parts, as_json=as_json, out=out, files=profile_files)
 
 
 @command.command()
 @click.argument("file", metavar="FILE|NAME")
-@click.option("--model", default="gpt-s", show_default=True, help="Model, for a device of the catalogue.")
+@catalog_model_option
 @json_option
 def check(file: str, model: str, as_json: bool) -> None:
     """Hold out every second point of each kernel, and print the error of interpolating it from the others.
@@ -147,9 +152,8 @@ def check(file: str, model: str, as_json: bool) -> None:
         )
         return
     from lazsim.output.profile import check_parts
-    from lazsim.output.table import render
 
-    click.echo(render(check_parts(errors, together, reached)))
+    print_parts(check_parts(errors, together, reached))
 
 
 @command.command()
@@ -174,9 +178,7 @@ def merge(files: tuple[Path, ...], remark: str, out: Path) -> None:
 
 
 @command.command()
-@click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True)
-@click.option("--dtype", type=click.Choice(DTYPES), default="auto", show_default=True)
-@click.option("--profile", metavar="FILE|NAME", help="Predict from this; default: measure the expert first.")
+@virtual_rank_options
 @click.option(
     "--width",
     type=click.IntRange(min=1),
@@ -195,39 +197,24 @@ def merge(files: tuple[Path, ...], remark: str, out: Path) -> None:
     multiple=True,
     help="Times its even share that one expert draws; repeats. Default: 1, 2, 4, ... up to all.",
 )
-@click.option("--threads", type=click.IntRange(min=1), help="Threads of a kernel on a CPU; see lazsim profile.")
-@click.option("--budget", type=DURATION, default="10min", show_default=True)
-@seed_option
-@click.option("--out", type=OUT, metavar="DIR", help="Keep skew.json and skew.png and .pdf there.")
+@click.option("--out", type=OUT_FOLDER, metavar="DIR", help="Keep skew.json and skew.png and .pdf there.")
 @json_option
-def skew(out: Path | None, as_json: bool, skews: tuple[float, ...], **options: Any) -> None:
+def skew(out: Path | None, as_json: bool, **settings: Any) -> None:
     """Measure the cost of a layer as one expert draws more of the tokens, and the share that allocation wins back.
 
     One device computes the load of every virtual rank in turn; a layer takes as long as its slowest rank. Even
     replicas with expert parallelism are compared with Lazarus's allocation and flexible dispatch. Links are left out.
     """
-    from lazsim.files import check_folder, write_all
-
-    if out is not None:
-        check_folder(out)
     _require_torch()
     from lazsim.output.profile import skew_files, skew_parts
-    from lazsim.output.table import render
     from lazsim.profiling.skew import SkewOptions, measure_skew
 
-    result = measure_skew(SkewOptions(skews=skews, **options), _measuring)
-    if out is not None:
-        write_all(skew_files(result, out))
-    if as_json:
-        print_json(result.to_json())
-    else:
-        click.echo(render(skew_parts(result)))
+    result = measure_skew(SkewOptions(**settings), _measuring)
+    show(result, (), skew_parts, as_json=as_json, out=out, files=skew_files)
 
 
 @command.command()
-@click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True)
-@click.option("--dtype", type=click.Choice(DTYPES), default="auto", show_default=True)
-@click.option("--profile", metavar="FILE|NAME", help="Predict from this; default: measure one expert first.")
+@virtual_rank_options
 @click.option("--model", default="gpt-l", show_default=True, metavar="NAME|TOML")
 @click.option("--cluster", default="rtx3090x10", show_default=True, metavar="NAME|TOML", help="Its nodes and slots.")
 @click.option("--job", default="testbed-a", show_default=True, metavar="NAME|TOML")
@@ -238,34 +225,21 @@ def skew(out: Path | None, as_json: bool, skews: tuple[float, ...], **options: A
     "--layers", type=click.IntRange(min=1), default=2, show_default=True, help="Layers to measure, from the first."
 )
 @click.option("--tokens", type=click.IntRange(min=1), help="Tokens of each rank; default: as the job has them.")
-@click.option("--threads", type=click.IntRange(min=1), help="Threads of a kernel on a CPU; see lazsim profile.")
-@click.option("--budget", type=DURATION, default="10min", show_default=True)
 @click.option("--tolerance", type=Number(min=0), help="Exit with 1 when a layer's relative error is larger.")
-@seed_option
-@click.option("--out", type=OUT, metavar="DIR", help="Keep ranks.json there.")
+@click.option("--out", type=OUT_FOLDER, metavar="DIR", help="Keep ranks.json there.")
 @json_option
-def ranks(tolerance: float | None, out: Path | None, as_json: bool, **options: Any) -> int:
+def ranks(tolerance: float | None, out: Path | None, as_json: bool, **settings: Any) -> int:
     """Measure the work of every rank of a plan, on one device in turn, and compare it with the prediction.
 
     Each virtual rank runs gate, dispatch schedule, token reorder and its experts over the tokens that dispatch sends
     it. A layer takes as long as its slowest rank; exchanges between ranks are not run but modelled.
     """
-    from lazsim.files import check_folder, write_all
-
-    if out is not None:
-        check_folder(out)
     _require_torch()
     from lazsim.output.profile import rank_files, rank_parts
-    from lazsim.output.table import render
     from lazsim.profiling.ranks import RankOptions, measure_ranks
 
-    result = measure_ranks(RankOptions(**options), _measuring)
-    if out is not None:
-        write_all(rank_files(result, out))
-    if as_json:
-        print_json(result.to_json())
-    else:
-        click.echo(render(rank_parts(result)))
+    result = measure_ranks(RankOptions(**settings), _measuring)
+    show(result, (), rank_parts, as_json=as_json, out=out, files=rank_files)
     worst = max(abs(row.error) for row in result.rows)
     if tolerance is not None and worst > tolerance:
         note(f"the worst relative error of a layer is {worst:.1%}, more than {tolerance:.1%}")

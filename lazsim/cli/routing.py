@@ -2,14 +2,10 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from lazsim.cli.common import OUT, json_option, note, print_json, print_parts, seed_option
-
-if TYPE_CHECKING:
-    from lazsim.routing import RecordedRouting
+from lazsim.cli.common import OUT, OUT_PICTURE, json_option, note, print_json, print_parts, seed_option, tell_notes
 
 lenient_option = click.option("--lenient", is_flag=True, help="Repair defects where possible, and report them.")
 
@@ -39,7 +35,7 @@ def info(file: str, lenient: bool, as_json: bool) -> None:
     }
     if num_steps > 2:
         facts |= routing_stats(recorded.steps, recorded.tokens_SLE)
-    _notes(recorded)
+    tell_notes(recorded.notes)
     if as_json:
         print_json(facts)
         return
@@ -65,7 +61,7 @@ def fit(file: str, lenient: bool, seeds: int, as_json: bool) -> None:
     recorded = read_routing(file, lenient)
     spec = fit_routing(recorded)
     rows = compare(recorded, spec, seeds)
-    _notes(recorded)
+    tell_notes(recorded.notes)
     if as_json:
         print_json({"spec": msgspec.to_builtins(spec), "statistics": rows})
         return
@@ -109,7 +105,7 @@ def convert(file: str, lenient: bool, layers: int | None, experts: int | None, e
     _, num_layers, num_experts = recorded.tokens_SLE.shape
     taken = top_experts(recorded, layers or num_layers, experts or num_experts)
     write_whole(out, write_csv(replace(taken, steps=taken.steps[::every], tokens_SLE=taken.tokens_SLE[::every])))
-    _notes(taken)
+    tell_notes(taken.notes)
 
 
 @command.command()
@@ -118,7 +114,7 @@ def convert(file: str, lenient: bool, layers: int | None, experts: int | None, e
 @click.option(
     "--layer", "layers", type=click.IntRange(min=0), multiple=True, help="Repeats; default: first, middle, last."
 )
-@click.option("--out", type=OUT, required=True, metavar="FILE.png|pdf")
+@click.option("--out", type=OUT_PICTURE, required=True, metavar="FILE.png|pdf")
 def plot(file: str, lenient: bool, layers: tuple[int, ...], out: Path) -> None:
     """Plot how the experts of some layers share the tokens over training."""
     from lazsim.errors import LazsimError
@@ -131,13 +127,5 @@ def plot(file: str, lenient: bool, layers: tuple[int, ...], out: Path) -> None:
     chosen = layers or tuple(dict.fromkeys((0, num_layers // 2, num_layers - 1)))
     if max(chosen) >= num_layers:
         raise LazsimError(f"--layer {max(chosen)}: {file} has layers 0 to {num_layers - 1}")
-    kind = out.suffix.removeprefix(".")
-    if kind not in ("png", "pdf"):
-        raise LazsimError(f"--out {out}: give a name that ends in .png or .pdf")
-    write_whole(out, share_figure(recorded, chosen, kind))
-    _notes(recorded)
-
-
-def _notes(recorded: "RecordedRouting") -> None:
-    for text in recorded.notes:
-        note(text)
+    write_whole(out, share_figure(recorded, chosen, out.suffix[1:].lower()))
+    tell_notes(recorded.notes)

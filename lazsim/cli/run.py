@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from lazsim.cli.common import OUT, json_option, note_written, progress, seed_option, show
+from lazsim.cli.common import OUT_FOLDER, json_option, progress, seed_option, show
 from lazsim.cli.replay import max_nodes_option, replay_options
 
 
@@ -38,7 +38,7 @@ from lazsim.cli.replay import max_nodes_option, replay_options
 @seed_option
 @click.option(
     "--out",
-    type=OUT,
+    type=OUT_FOLDER,
     metavar="DIR",
     help="Write tables, plots and inputs to this folder, in place of an earlier run's.",
 )
@@ -53,16 +53,9 @@ def command(
     with each policy, and --out also writes placements.png and .pdf.
     """
     from lazsim.engine.systems import DEFAULT_SYSTEMS
-    from lazsim.files import check_folder
-    from lazsim.output.folder import write_folder
     from lazsim.output.run import RUN_FILES, run_files, run_parts
     from lazsim.study.simulation import simulate
 
-    if out is not None:
-        check_folder(out)
     systems = tuple(dict.fromkeys(systems)) or DEFAULT_SYSTEMS
     result = simulate(systems=systems, placements=placements, progress=progress, **settings)
-    written = [] if out is None else write_folder(out, run_files(result), RUN_FILES)
-    show(result, result.notes, run_parts, as_json=as_json)
-    if out is not None:
-        note_written(out, written)
+    show(result, result.notes, run_parts, as_json=as_json, out=out, files=run_files, known=RUN_FILES)

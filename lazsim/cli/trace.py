@@ -1,35 +1,34 @@
 """``lazsim trace``: inspect, convert, generate, fit, fetch and plot traces of node events."""
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
-from lazsim.cli.common import OUT, json_option, note, print_json, print_parts, seed_option
+from lazsim.cli.common import (
+    OUT,
+    OUT_PICTURE,
+    json_option,
+    note,
+    options,
+    print_json,
+    print_parts,
+    seed_option,
+    tell_notes,
+)
 from lazsim.cli.replay import max_nodes_option, read_stretch, replay_options
-from lazsim.errors import LazsimError
 from lazsim.files import write_whole
-from lazsim.trace import Trace, load_recipe, trace_bytes, trace_stats
+from lazsim.trace import load_recipe, trace_bytes, trace_stats
 from lazsim.trace.fetch import BASE_URL, BASE_URL_VARIABLE
 from lazsim.trace.stats import sparkline
 from lazsim.units import format_duration
 
-Function = TypeVar("Function", bound=Callable[..., Any])
 WRITERS = {"lazsim": trace_bytes}
 
 
-def reading_options(function: Function) -> Function:
-    """Add the argument FILE and the options of reading, cutting and capping it."""
-    for decorate in (seed_option, max_nodes_option, replay_options, click.argument("path", metavar="FILE")):
-        function = decorate(function)
-    return function
-
-
-def _tell_notes(trace: Trace) -> None:
-    for text in trace.notes:
-        note(text)
+reading_options = options(click.argument("path", metavar="FILE"), replay_options, max_nodes_option, seed_option)
+"""FILE, and the options of reading, cutting and capping it."""
 
 
 @click.group()
@@ -44,7 +43,7 @@ def info(as_json: bool, **reading: Any) -> None:
     """Print the statistics of FILE, and a sparkline of its nodes over time."""
     trace = read_stretch(**reading)
     stats = trace_stats(trace)
-    _tell_notes(trace)
+    tell_notes(trace.notes)
     if as_json:
         head = {"name": trace.name, "format": trace.format, "sha256": trace.sha256, "num_events": len(trace)}
         print_json({**head, **dataclasses.asdict(stats), "notes": trace.notes, "sparkline": sparkline(trace)})
@@ -62,7 +61,7 @@ def convert(to: str, out: Path, **reading: Any) -> None:
     """Write FILE, or a stretch of it, in lazsim's own format."""
     trace = read_stretch(**reading)
     write_whole(out, WRITERS[to](trace, {"source": Path(trace.name).name, "source_sha256": trace.sha256}))
-    _tell_notes(trace)
+    tell_notes(trace.notes)
     note(f"{out}: {len(trace)} events of {len(trace.names)} nodes over {format_duration(trace.duration_s)}")
 
 
@@ -95,7 +94,7 @@ def fit(seeds: int, out: Path | None, as_json: bool, **reading: Any) -> None:
     frame = fit_table(trace, recipe, range(seeds))
     if out is not None:
         write_whole(out, f"# Spot trace like {Path(trace.name).name}.\n{recipe_toml(recipe)}".encode())
-    _tell_notes(trace)
+    tell_notes(trace.notes)
     if as_json:
         print_json({"recipe": msgspec.to_builtins(recipe), "seeds": seeds, "fit": frame.to_dict(orient="index")})
         return
@@ -130,7 +129,7 @@ def fetch(name: str, out: Path | None, base_url: str, cache: Path | None) -> Non
 @json_option
 def list_command(as_json: bool) -> None:
     """List the recipes and public traces of the catalogue."""
-    from lazsim.trace.recipes import describe_recipe, list_recipes
+    from lazsim.trace.recipes import PublicSpec, describe_recipe, list_recipes
 
     recipes = list_recipes()
     if as_json:
@@ -140,29 +139,22 @@ def list_command(as_json: bool) -> None:
     from lazsim.output.table import Column, Part, Table, key
 
     parts: list[Part] = []
-    for title, tags in (("generate", ("spot", "schedule")), ("fetch", ("public",))):
-        rows = [
-            (name, describe_recipe(name))
-            for name, recipe in recipes.items()
-            if type(recipe).__struct_config__.tag in tags
-        ]
+    for title, is_public in (("generate", False), ("fetch", True)):
+        names = [name for name, recipe in recipes.items() if isinstance(recipe, PublicSpec) == is_public]
+        rows = [(name, describe_recipe(name)) for name in names]
         parts.append(Table([key(""), Column("", kind="text")], rows, f"lazsim trace {title} NAME"))
-    print_parts(
-        [*parts, "To add a recipe, write a .toml file of the same shape; lazsim trace fit --out F.toml writes one."]
-    )
+    own = "To add a recipe, write a .toml file of the same shape; lazsim trace fit --out F.toml writes one."
+    print_parts([*parts, own])
 
 
 @command.command()
 @reading_options
-@click.option("--out", required=True, type=OUT, help="Picture to write: .png or .pdf.")
+@click.option("--out", required=True, type=OUT_PICTURE, help="Picture to write: .png or .pdf.")
 def plot(out: Path, **reading: Any) -> None:
     """Draw the nodes alive over time in FILE, with losses marked."""
-    file_type = out.suffix.removeprefix(".").lower()
-    if file_type not in ("png", "pdf"):
-        raise LazsimError(f"--out {out}: give a name that ends in .png or .pdf")
     from lazsim.output.plots.trace import draw_trace
 
     trace = read_stretch(**reading)
-    write_whole(out, draw_trace(trace, file_type))
-    _tell_notes(trace)
+    write_whole(out, draw_trace(trace, out.suffix[1:].lower()))
+    tell_notes(trace.notes)
     note(f"{out}: written")

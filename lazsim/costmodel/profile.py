@@ -150,6 +150,10 @@ class Profile:
         kept = points if SIZE_UNITS[kernel] == "ranks" else [point for point in points if point.num_ranks == most]
         return sorted(kept, key=lambda point: point.size)
 
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {"header": self.header, "points": self.points}
+
 
 def header_path(path: Path) -> Path:
     """Name the header of a profile.

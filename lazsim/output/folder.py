@@ -18,21 +18,9 @@ def name_pictures(name: str, pictures: Mapping[str, bytes]) -> dict[str, bytes]:
 
 
 def write_folder(folder: Path, contents: Mapping[str, bytes], known: Sequence[str] = ()) -> list[str]:
-    """Write files whole or not at all, and return their names.
+    """Write files by name, all or none, and return their names; raises `LazsimError` where one cannot be written.
 
-    Parameters
-    ----------
-    folder
-        Where to write; made where it is missing.
-    contents
-        Bytes by name.
-    known
-        Names that such a result may have: an earlier result's files of these names go where this one has none.
-
-    Raises
-    ------
-    LazsimError
-        When a file cannot be written; then none is.
+    `known` are the names that such a result may have: those of an earlier result that this one lacks are removed.
     """
     write_all({folder / name: content for name, content in contents.items()}, [folder / name for name in known])
     return list(contents)

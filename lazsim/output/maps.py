@@ -23,17 +23,14 @@ class LayerMap:
 
     Attributes
     ----------
-    policy, title : str
-        Whose plan it is, and its short name, with the layer where there are several.
-    slots_NS : ndarray of int64, shape (N, S)
-        Expert in each slot, -1 where it is empty.
-    share_E : ndarray of float64, shape (E,)
-        Part of the layer's tokens that each expert gets.
-    expert, num_nodes : int
+    title
+        The policy's name, shortened, with the layer where there are several.
+    slots_NS, share_E
+        Expert in each slot, -1 where it is empty; and the part of the layer's tokens that each expert gets.
+    expert, num_nodes
         The layer's most endangered expert, and the number of nodes that hold it.
     """
 
-    policy: str
     title: str
     slots_NS: Ints
     share_E: npt.NDArray[np.float64]
@@ -45,13 +42,13 @@ def layer_maps(comparison: PlanComparison) -> list[LayerMap]:
     """Return the layer to show of each plan."""
     load_LE = comparison.task.load_LE
     maps = []
-    for policy, name in zip(comparison.plans, shorten_names(list(comparison.plans), NAME_WIDTH), strict=True):
-        plan = comparison.plans[policy]
+    names = shorten_names(list(comparison.plans), NAME_WIDTH)
+    for name, plan in zip(names, comparison.plans.values(), strict=True):
         layer, expert = most_endangered(plan, load_LE, comparison.layer)
         title = f"{name}, layer {layer}" if plan.num_layers > 1 else name
         num_nodes = int(plan.holds_LEN[layer, expert].sum())
         share_E = load_LE[layer] / load_LE[layer].sum()
-        maps.append(LayerMap(policy, title, plan.slots_LNS[layer], share_E, expert, num_nodes))
+        maps.append(LayerMap(title, plan.slots_LNS[layer], share_E, expert, num_nodes))
     return maps
 
 

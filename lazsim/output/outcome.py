@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lazsim.files import json_bytes
+from lazsim.output.folder import name_pictures
 from lazsim.output.table import Column, Table, render
 
 if TYPE_CHECKING:
@@ -18,15 +18,13 @@ DIGITS = "%.6g"
 """Format of the numbers in tables for machines."""
 
 
-def outcome_files(outcome: Outcome, name: str, folder: Path) -> dict[Path, bytes]:
-    """Return the content of every file: tables as CSV and Markdown, figures as PNG and PDF, and all inputs."""
-    record = {"experiment": name, **outcome.inputs, "notes": list(outcome.notes)}
-    contents = {folder / "run.json": json_bytes(record)}
+def outcome_files(outcome: Outcome, name: str) -> dict[str, bytes]:
+    """Return every file by name: tables as CSV and Markdown, figures as PNG and PDF, and all inputs."""
+    contents = {"run.json": json_bytes({"experiment": name, **outcome.inputs, "notes": list(outcome.notes)})}
     for table, frame in outcome.tables.items():
-        contents[folder / f"{table}.csv"] = csv_bytes(frame)
-        contents[folder / f"{table}.md"] = markdown(frame).encode()
+        contents |= {f"{table}.csv": csv_bytes(frame), f"{table}.md": markdown(frame).encode()}
     for figure, pictures in outcome.figures.items():
-        contents |= {folder / f"{figure}.{kind}": content for kind, content in pictures.items()}
+        contents |= name_pictures(figure, pictures)
     return contents
 
 

@@ -1,13 +1,14 @@
 """Tables and files of measured costs: profiles, how well they interpolate, virtual ranks and skewed loads."""
 
 from collections.abc import Sequence
-from pathlib import Path
+from operator import attrgetter
 
 import numpy as np
 import numpy.typing as npt
 
 from lazsim.costmodel.profile import SIZE_UNITS, Profile, require_header
 from lazsim.files import json_bytes
+from lazsim.output.folder import name_pictures
 from lazsim.output.table import Column, Part, Table, key
 from lazsim.profiling.check import HeldOut, Reached
 from lazsim.profiling.results import RankResult, SkewResult
@@ -20,53 +21,38 @@ def profile_parts(profile: Profile) -> list[Part]:
     """Report a profile: its conditions, then the smallest and the largest size of each kernel."""
     header = require_header(profile)
     conditions = ", ".join(f"{name} {header.conditions[name]}" for name in SHOWN if name in header.conditions)
-    by_kernel = [profile.of(kernel) for kernel in profile.kernels]
-    ends = [point for points in by_kernel for point in ([points[0], points[-1]] if len(points) > 1 else points)]
+    head = (
+        f"{header.model.name} on {header.device}, {header.dtype}; torch {header.torch}, lazsim {header.lazsim}\n"
+        f"{conditions}\n"
+        f"peaks: matmul {header.matmul_flop_per_s / 1e12:.3g} TFLOP/s, copy {header.copy_bytes_per_s / 1e9:.3g} GB/s"
+    )
     columns = [
         key("kernel"),
         key("size", ",.0f", "number"),
         Column("unit", kind="name"),
         Column("time", _short),
-        Column("+-CI", ".0%"),
+        Column("+-CI", lambda share: f"{share / 2:.0%}"),
         *(Column(heading, _share) for heading in ("matmul", "copy", "roof")),
     ]
-    rows = [
-        [
-            point.kernel,
-            point.size,
-            point.size_unit,
-            point.time_s,
-            point.median_ci_share / 2,
-            point.matmul_peak_share,
-            point.copy_peak_share,
-            point.roofline_share,
-        ]
-        for point in ends
-    ]
+    row = attrgetter(
+        "kernel", "size", "size_unit", "time_s", "median_ci_share", "matmul_peak_share", "copy_peak_share",
+        "roofline_share",
+    )  # fmt: skip
+    by_kernel = [profile.of(kernel) for kernel in profile.kernels]
+    rows = [row(point) for points in by_kernel for point in ([points[0], points[-1]] if len(points) > 1 else points)]
     notes = (
         "+-CI: half the 95 % interval of the median",
         "matmul, copy: share of the measured peak; roof: share of the rate that the two allow",
     )
-    return [
-        "\n".join(
-            [
-                f"{header.model.name} on {header.device}, {header.dtype}; torch {header.torch}, lazsim {header.lazsim}",
-                conditions,
-                f"peaks: matmul {header.matmul_flop_per_s / 1e12:.3g} TFLOP/s, "
-                f"copy {header.copy_bytes_per_s / 1e9:.3g} GB/s",
-            ]
-        ),
-        Table(columns, rows, notes=notes),
-        "\n".join(f"skipped: {kernel}: {reason}" for kernel, reason in header.skipped.items()),
-    ]
+    skipped = "\n".join(f"skipped: {kernel}: {reason}" for kernel, reason in header.skipped.items())
+    return [head, Table(columns, rows, notes=notes), skipped]
 
 
-def _share(value: float) -> str:
-    return f"{value:.0%}" if value else "-"
+def profile_files(profile: Profile) -> dict[str, bytes]:
+    """Return the pictures of ``lazsim profile show --out``, by name."""
+    from lazsim.output.plots.profile import profile_figure
 
-
-def _short(seconds: float) -> str:
-    return f"{seconds * 1e6:.3g} us" if seconds < 1e-3 else format_duration(seconds)
+    return name_pictures("profile", profile_figure(profile))
 
 
 def check_parts(errors: Sequence[HeldOut], together: npt.NDArray[np.float64], reached: Sequence[Reached]) -> list[Part]:
@@ -76,29 +62,18 @@ def check_parts(errors: Sequence[HeldOut], together: npt.NDArray[np.float64], re
         Column("held out"),
         *(Column(heading, ".1%") for heading in ("median", "90 %", "worst")),
         Column("at size", ",.0f"),
-        Column("+-CI", ".0%"),
+        Column("+-CI", lambda share: f"{share / 2:.0%}"),
     ]
-    rows = [
-        [
-            one.kernel,
-            one.num_held_out,
-            one.median_error,
-            one.p90_error,
-            one.worst_error,
-            one.worst_size,
-            one.median_ci_share / 2,
-        ]
-        for one in errors
-    ]
+    row = attrgetter(
+        "kernel", "num_held_out", "median_error", "p90_error", "worst_error", "worst_size", "median_ci_share"
+    )
     total = ["all", len(together), np.median(together), np.quantile(together, 0.9), together.max(), None, None]
-    found: list[Part] = [Table(columns, [*rows, total], notes=["+-CI: half the measured 95 % interval of the median"])]
-    if reached:
-        lines = [
-            f"{one.kernel}: {one.share:.0%} of the rate of {one.of}, at {one.size:,.0f} {SIZE_UNITS[one.kernel]}"
-            for one in reached
-        ]
-        found.append("\n".join(lines))
-    return found
+    notes = ["+-CI: half the measured 95 % interval of the median"]
+    lines = [
+        f"{one.kernel}: {one.share:.0%} of the rate of {one.of}, at {one.size:,.0f} {SIZE_UNITS[one.kernel]}"
+        for one in reached
+    ]
+    return [Table(columns, [*map(row, errors), total], notes=notes), "\n".join(lines)]
 
 
 def rank_parts(result: RankResult) -> list[Part]:
@@ -114,27 +89,17 @@ def rank_parts(result: RankResult) -> list[Part]:
         Column("over mean", ".2f"),
         Column("exchange modelled", _ms),
     ]
-    rows = [
-        [
-            row.layer,
-            row.measured_s,
-            row.predicted_s,
-            row.error,
-            row.worst_rank_error,
-            row.measured_rank,
-            row.predicted_rank,
-            row.spread,
-            row.modelled_exchange_s,
-        ]
-        for row in result.rows
-    ]
+    row = attrgetter(
+        "layer", "measured_s", "predicted_s", "error", "worst_rank_error", "measured_rank", "predicted_rank", "spread",
+        "modelled_exchange_s",
+    )  # fmt: skip
     note = f"all layers: predicted {result.error:+.1%} off the measured time of the slowest ranks"
-    return [Table(columns, rows, title="slowest rank of each layer", notes=[note])]
+    return [Table(columns, [*map(row, result.rows)], title="slowest rank of each layer", notes=[note])]
 
 
-def rank_files(result: RankResult, folder: Path) -> dict[Path, bytes]:
-    """Return the numbers by path."""
-    return {folder / "ranks.json": json_bytes(result.to_json())}
+def rank_files(result: RankResult) -> dict[str, bytes]:
+    """Return the numbers by name."""
+    return {"ranks.json": json_bytes(result.to_json())}
 
 
 def skew_parts(result: SkewResult) -> list[Part]:
@@ -165,13 +130,20 @@ def skew_parts(result: SkewResult) -> list[Part]:
     return [Table(columns, rows, notes=notes)]
 
 
-def skew_files(result: SkewResult, folder: Path) -> dict[Path, bytes]:
-    """Return the numbers and pictures by path."""
+def skew_files(result: SkewResult) -> dict[str, bytes]:
+    """Return the numbers and pictures by name."""
     from lazsim.output.plots.profile import skew_figure
 
-    pictures = {folder / f"skew.{kind}": picture for kind, picture in skew_figure(result).items()}
-    return {folder / "skew.json": json_bytes(result.to_json()), **pictures}
+    return {"skew.json": json_bytes(result.to_json()), **name_pictures("skew", skew_figure(result))}
 
 
 def _ms(seconds: float) -> str:
     return f"{seconds * 1e3:.4g} ms"
+
+
+def _share(value: float) -> str:
+    return f"{value:.0%}" if value else "-"
+
+
+def _short(seconds: float) -> str:
+    return f"{seconds * 1e6:.3g} us" if seconds < 1e-3 else format_duration(seconds)

@@ -1,7 +1,7 @@
 """Plans and the probabilities that they keep every expert, as tables and files."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -10,9 +10,8 @@ from lazsim.output.folder import name_pictures
 from lazsim.output.maps import layer_maps, text_maps
 from lazsim.output.table import Column, Part, Table, key, terminal_width
 from lazsim.reliability import SurvivalCurve
-from lazsim.reliability.comparison import PlanComparison
+from lazsim.reliability.comparison import NodeLoss, PlanComparison
 from lazsim.reliability.failure_scenarios import FailureScenarios
-from lazsim.reliability.node_loss import NodeLoss
 from lazsim.reliability.survival import PolicyReliability, ReliabilityReport
 from lazsim.units import MIB
 
@@ -40,8 +39,8 @@ def format_prob(prob: float, *, certain: bool = True) -> str:
 def comparison_parts(comparison: PlanComparison, width: int | None = None) -> Iterator[Part]:
     """Compare plans, tell the consequences of the loss of nodes, and show the maps of small plans."""
     yield _score_table(comparison)
-    if comparison.losses is not None:
-        yield from _loss_parts(comparison, comparison.losses)
+    if comparison.lost:
+        yield from _loss_parts(comparison)
     maps = list(text_maps(layer_maps(comparison), width or terminal_width()))
     if maps:
         yield "experts on each node; * the most endangered one, - an empty slot"
@@ -114,7 +113,7 @@ def _score_table(comparison: PlanComparison) -> Table:
     return Table(columns, rows, notes=notes)
 
 
-def _loss_parts(comparison: PlanComparison, losses: Mapping[str, NodeLoss]) -> Iterator[Part]:
+def _loss_parts(comparison: PlanComparison) -> Iterator[Part]:
     nodes, num_left = ", ".join(map(str, comparison.lost)), comparison.task.num_nodes - len(comparison.lost)
     yield f"after the loss of nodes {nodes}, planned anew on {num_left} nodes"
     columns: list[Column | str] = [key("policy"), key("mapping"), key("sharing"), "experts"]
@@ -122,14 +121,16 @@ def _loss_parts(comparison: PlanComparison, losses: Mapping[str, NodeLoss]) -> I
     rows = [
         (name, row.mapping, row.sharing, row.num_states, row.total_bytes / MIB, row.busiest_sender_bytes / MIB,
          row.busiest_receiver_bytes / MIB, row.bound_bytes / MIB)
-        for name, loss in losses.items() if loss.report is not None for row in loss.report.rows
+        for name, loss in comparison.losses.items() if loss.report is not None for row in loss.report.rows
     ]  # fmt: skip
     if rows:
         state = f"{comparison.state_bytes / MIB:.4g} MiB for each expert of {comparison.model}"
         title = f"MiB that move: in total, and most for one node ({state})"
         yield Table(columns, rows, title)
     has_layers = comparison.task.has_layers
-    yield "\n".join(f"{name}: {text}" for name, loss in losses.items() for text in _loss_lines(loss, has_layers))
+    yield "\n".join(
+        f"{name}: {text}" for name, loss in comparison.losses.items() for text in _loss_lines(loss, has_layers)
+    )
 
 
 def _loss_lines(loss: NodeLoss, has_layers: bool) -> Iterator[str]:

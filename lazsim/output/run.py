@@ -1,6 +1,6 @@
 """A run as tables and files."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from lazsim.engine.ledger import BUCKETS
 from lazsim.files import json_bytes
@@ -35,18 +35,13 @@ def run_parts(result: RunResult) -> Iterator[Part]:
         f"{format_duration(inputs['duration_s'])}, {trace['fewest_nodes']} to {trace['most_nodes']} nodes, "
         f"{trace['nodes_lost']} lost"
     )
-    if result.compares_placements:
-        yield _placement_table(result)
-        yield _ledger_by_run_table(result)
-    else:
-        yield _outcome_table(result)
-        yield _ledger_table(result)
+    yield _outcome_table(result)
+    yield _ledger_by_run_table(result) if result.compares_placements else _ledger_table(result)
 
 
 def run_files(result: RunResult) -> dict[str, bytes]:
     """Return the content of every file of ``lazsim run --out``, by name."""
-    from lazsim.output.plots.placements import placements_figure
-    from lazsim.output.plots.run import throughput_figure
+    from lazsim.output.plots.run import placements_figure, throughput_figure
 
     contents = {
         "summary.json": json_bytes({key: value for key, value in result.to_json().items() if key != "inputs"}),
@@ -61,30 +56,20 @@ def run_files(result: RunResult) -> dict[str, bytes]:
 
 
 def _outcome_table(result: RunResult) -> Table:
+    """Return the work of each system, or with placements also the reliability of its plans."""
     columns = [key("system"), Column("samples", ","), Column("samples/s", ".2f"), Column("ETTR", ".1%")]
+    if result.compares_placements:
+        columns = [key("system"), key("placement"), Column("samples/s", ".2f"), Column("survival probability", ".3f")]
     columns += map(Column, ("failures", "reconf.", "restarts", "lost steps"))
-    rows = [(run.system, run.samples, run.goodput_samples_per_s, run.ettr, *_counts(run.counts)) for run in result.runs]
+    rows = []
+    for run in result.runs:
+        row = [run.system, run.samples, run.goodput_samples_per_s, run.ettr]
+        if result.compares_placements:
+            survival = run.plan_recovery and run.plan_recovery.recovery_prob
+            row = [run.system, run.placement, run.goodput_samples_per_s, survival]
+        counts = (run.counts[name] for name in ("failures", "reconfigurations", "restarts", "lost_steps"))
+        rows.append([*row, *counts])
     return Table(columns, rows)
-
-
-def _placement_table(result: RunResult) -> Table:
-    columns = [key("system"), key("placement"), Column("samples/s", ".2f"), Column("survival probability", ".3f")]
-    columns += map(Column, ("failures", "reconf.", "restarts", "lost steps"))
-    rows = [
-        (
-            run.system,
-            run.placement,
-            run.goodput_samples_per_s,
-            run.plan_recovery and run.plan_recovery.recovery_prob,
-            *_counts(run.counts),
-        )
-        for run in result.runs
-    ]
-    return Table(columns, rows)
-
-
-def _counts(counts: Mapping[str, int]) -> list[int]:
-    return [counts[name] for name in ("failures", "reconfigurations", "restarts", "lost_steps")]
 
 
 def _ledger_by_run_table(result: RunResult) -> Table:

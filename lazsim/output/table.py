@@ -11,7 +11,7 @@ import math
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -135,7 +135,7 @@ def render(parts: Iterable[Part], width: int | None = None) -> str:
     ds               -
     """
     width = max(MIN_WIDTH, terminal_width() if width is None else width)
-    blocks = [_paragraph(part, width) if isinstance(part, str) else _Layout(part, width).lines() for part in parts]
+    blocks = [_paragraph(part, width) if isinstance(part, str) else _table(part, width) for part in parts]
     return "\n\n".join("\n".join(lines) for lines in blocks if lines)
 
 
@@ -231,149 +231,136 @@ def _cell(value: Any, form: Format) -> str:
     return form(value) if callable(form) else format(value, form)
 
 
-class _Layout:
-    """One table at one width: the cells as text, and the columns they need."""
+@dataclass(frozen=True)
+class _Strip:
+    """A column with its cells as text; `names` are the headings that are shortened so that they still differ."""
 
-    def __init__(self, table: Table, width: int) -> None:
-        self.table = table
-        self.width = width
-        self.gap = GAPS[0]
-        self.columns = [Column(one) if isinstance(one, str) else one for one in table.columns]
-        assert all(len(row) == len(self.columns) for row in table.rows), "a value for each column"
-        rows = [[_cell(value, one.format) for value, one in zip(row, self.columns, strict=True)] for row in table.rows]
-        self.cells = [[row[index] for row in rows] for index in range(len(self.columns))]
-        self.keys = [index for index, one in enumerate(self.columns) if one.is_key]
-        self.values = [index for index, one in enumerate(self.columns) if not one.is_key]
+    column: Column
+    cells: Sequence[str]
+    names: Sequence[str]
 
-    def lines(self) -> list[str]:
-        head = wrap(self.table.title, self.width, INDENT) if self.table.title else []
-        notes = [line for text in self.table.notes for line in wrap(text, self.width, INDENT)]
-        return [*head, *self._body(), *notes]
+    def lines(self, width: int) -> list[list[str]]:
+        """Return the lines of the heading and of each cell; they are wider where they cannot be as narrow."""
+        cells: Sequence[str] = self.cells
+        if self.column.kind == "text":
+            return [self._heading(width), *(wrap(cell, width) for cell in cells)]
+        if self.column.kind == "name":
+            cells = shorten_names(cells, width)
+        return [self._heading(width), *([cell] for cell in cells)]
 
-    def _body(self) -> list[str]:
-        everything = list(range(len(self.columns)))
-        if not everything:
-            return []
-        for self.gap in GAPS:
-            if widths := self._fit(everything, MIN_NAMES[0]):
-                return self._write(everything, widths)
-        self.gap = GAPS[0]
-        for min_name in MIN_NAMES:
-            if blocks := self._blocks(min_name):
-                fits = [self._fit(block, min_name) for block in blocks]
-                # Keys look the same in every block.
-                keys = {index: min(widths[index] for widths in fits) for index in self.keys}
-                written = [self._write(block, widths | keys) for block, widths in zip(blocks, fits, strict=True)]
-                return "\n\n".join(map("\n".join, written)).split("\n")
-        return self._records()
+    def used(self, width: int) -> int:
+        """Return the part of a width that the column uses; more where it cannot be as narrow."""
+        return max((cell_len(line) for lines in self.lines(width) for line in lines), default=0)
 
-    def _blocks(self, min_name: int) -> list[list[int]]:
-        """Give columns to blocks, as many to each as fit beside the keys; no blocks where one column does not fit."""
-        blocks: list[list[int]] = []
-        for value in self.values:
-            if blocks and self._fit([*blocks[-1], value], min_name):
-                blocks[-1].append(value)
-            elif self._fit([*self.keys, value], min_name):
-                blocks.append([*self.keys, value])
-            else:
-                return []
-        return blocks
-
-    def _fit(self, chosen: Sequence[int], min_name: int) -> dict[int, int]:
-        """Return the width of each column, with as few lines of headings as fit; empty where nothing fits."""
-        most_lines = max(1, *(len(self._pieces(index)) for index in chosen))
-        for num_lines in range(1, most_lines + 1):
-            needed = {index: self._needed(index, num_lines) for index in chosen}
-            if self._total(needed) <= self.width:
-                return needed
-        least = {index: min(needed[index], self._least(index, min_name)) for index in chosen}
-        # Short columns get all that they need; wide ones share the rest equally.
-        fitting: dict[int, int] = {}
-        for level in range(self.width):
-            grown = {index: max(least[index], min(needed[index], level)) for index in chosen}
-            if self._total(grown) > self.width:
-                break
-            fitting = grown
-        return {index: self._used(index, width) for index, width in fitting.items()}
-
-    def _total(self, widths: Mapping[int, int]) -> int:
-        return sum(widths.values()) + self.gap * (len(widths) - 1)
-
-    def _needed(self, index: int, num_lines: int) -> int:
-        """Return the width at which a column has whole cells, and its heading no more than a number of lines."""
-        pieces = self._pieces(index)
-        heading = max((cell_len(piece.strip()) for piece in pieces), default=0)
-        while len(_fill(pieces, heading)) > num_lines:
+    def needed(self, num_lines: int) -> int:
+        """Return the width at which cells are whole, and the heading has no more than a number of lines."""
+        heading = max((cell_len(piece.strip()) for piece in self.pieces), default=0)
+        while len(_fill(self.pieces, heading)) > num_lines:
             heading += 1
-        return max(heading, *map(cell_len, self.cells[index]), 0)
+        return max(heading, *map(cell_len, self.cells), 0)
 
-    def _least(self, index: int, min_name: int) -> int:
-        """Return the width below which a column cannot go."""
-        return self._used(index, MIN_TEXT if self.columns[index].kind == "text" else min_name)
+    @property
+    def pieces(self) -> list[str]:
+        """The heading, cut where it may wrap."""
+        heading = self.column.heading
+        whole = self.column.has_name and heading
+        return [heading] if whole else re.findall(r"\s*(?:[^\s_/]+[_/]*|[_/]+)", heading)
 
-    def _used(self, index: int, width: int) -> int:
-        """Return the part of a width that a column uses; more where it cannot be as narrow."""
-        lines = [line for cell in self._wrapped(index, width) for line in cell]
-        return max(map(cell_len, (*self._heading(index, width), *lines)), default=0)
-
-    def _pieces(self, index: int) -> list[str]:
-        """Cut a heading where it may wrap."""
-        column = self.columns[index]
-        return (
-            [column.heading]
-            if column.has_name and column.heading
-            else re.findall(r"\s*(?:[^\s_/]+[_/]*|[_/]+)", column.heading)
-        )
-
-    def _write(self, chosen: Sequence[int], widths: Mapping[int, int]) -> list[str]:
-        heads = [self._heading(index, widths[index]) for index in chosen]
-        height = max(map(len, heads))
-        heads = [[""] * (height - len(lines)) + lines for lines in heads]
-        rows = [heads] if height else []
-        rows += map(list, zip(*(self._wrapped(index, widths[index]) for index in chosen), strict=True))
-        return [
-            (" " * self.gap)
-            .join(
-                _pad(part, widths[index], is_right=self.columns[index].kind == "number")
-                for index, part in zip(chosen, line, strict=True)
-            )
-            .rstrip()
-            for row in rows
-            for line in itertools.zip_longest(*row, fillvalue="")
-        ]
-
-    def _heading(self, index: int, width: int) -> list[str]:
-        if not self.columns[index].has_name:
-            pieces = self._pieces(index)
-            return _fill(pieces, max((width, *(cell_len(piece.strip()) for piece in pieces))))
-        named = [one.heading for one in self.columns if one.has_name]
-        place = sum(one.has_name for one in self.columns[:index])
-        return [shorten_names(named, width)[place]]
-
-    def _wrapped(self, index: int, width: int) -> list[list[str]]:
-        """Return the lines of each cell of a column."""
-        kind, cells = self.columns[index].kind, self.cells[index]
-        if kind == "text":
-            return [wrap(cell, width) for cell in cells]
-        return [[cell] for cell in (shorten_names(cells, width) if kind == "name" else cells)]
-
-    def _records(self) -> list[str]:
-        """Write each row as a list, its keys first."""
-        keys = {index: self.cells[index] for index in self.keys}
-        for index in keys:
-            if self.columns[index].kind == "name":
-                keys[index] = shorten_names(keys[index], self.width - len(INDENT))
-        lines = []
-        for row in range(len(self.table.rows)):
-            names = [f"{self.columns[index].heading} {cells[row]}".strip() for index, cells in keys.items()]
-            lines += wrap(", ".join(names), self.width, INDENT)
-            for index in self.values:
-                heading, cell = self.columns[index].heading, self.cells[index][row]
-                text = f"{heading}: {cell}" if heading else cell
-                lines += [f"{INDENT}{line}" for line in wrap(text, self.width - len(INDENT), INDENT)]
-        return lines
+    def _heading(self, width: int) -> list[str]:
+        if self.column.has_name:
+            return [shorten_names(self.names, width)[self.names.index(self.column.heading)]]
+        return _fill(self.pieces, max((width, *(cell_len(piece.strip()) for piece in self.pieces))))
 
 
-def _pad(text: str, width: int, *, is_right: bool) -> str:
-    space = " " * (width - cell_len(text))
-    return space + text if is_right else text + space
+def _table(table: Table, width: int) -> list[str]:
+    columns = [Column(one) if isinstance(one, str) else one for one in table.columns]
+    rows = [[_cell(value, one.format) for value, one in zip(row, columns, strict=True)] for row in table.rows]
+    names = [one.heading for one in columns if one.has_name]
+    strips = [_Strip(one, [row[index] for row in rows], names) for index, one in enumerate(columns)]
+    head = wrap(table.title, width, INDENT) if table.title else []
+    return [*head, *_body(strips, width), *(line for text in table.notes for line in wrap(text, width, INDENT))]
+
+
+def _body(strips: Sequence[_Strip], width: int) -> list[str]:
+    for gap in GAPS if strips else ():
+        if widths := _fit(strips, width, gap, MIN_NAMES[0]):
+            return _write(strips, widths, gap)
+    keys = [one for one in strips if one.column.is_key]
+    for min_name in MIN_NAMES:
+        if blocks := _blocks(keys, strips, width, min_name):
+            fits = [_fit(block, width, GAPS[0], min_name) for block in blocks]
+            # Keys look the same in every block.
+            key_widths = [min(sizes) for sizes in zip(*(widths[: len(keys)] for widths in fits), strict=True)]
+            lines: list[str] = []
+            for block, widths in zip(blocks, fits, strict=True):
+                lines += ["", *_write(block, [*key_widths, *widths[len(keys) :]], GAPS[0])]
+            return lines[1:]
+    return _records(keys, strips, width)
+
+
+def _blocks(keys: list[_Strip], strips: Sequence[_Strip], width: int, min_name: int) -> list[list[_Strip]]:
+    """Give columns to blocks, as many to each as fit beside the keys; no blocks where one column does not fit."""
+    blocks: list[list[_Strip]] = []
+    for one in strips:
+        if one.column.is_key:
+            continue
+        if blocks and _fit([*blocks[-1], one], width, GAPS[0], min_name):
+            blocks[-1].append(one)
+        elif _fit([*keys, one], width, GAPS[0], min_name):
+            blocks.append([*keys, one])
+        else:
+            return []
+    return blocks
+
+
+def _fit(strips: Sequence[_Strip], width: int, gap: int, min_name: int) -> list[int]:
+    """Return the width of each column, with as few lines of headings as fit; empty where nothing fits."""
+    room = width - gap * (len(strips) - 1)
+    needed: list[int] = []
+    for num_lines in range(1, max(1, *(len(one.pieces) for one in strips)) + 1):
+        needed = [one.needed(num_lines) for one in strips]
+        if sum(needed) <= room:
+            return needed
+    narrow = [one.used(MIN_TEXT if one.column.kind == "text" else min_name) for one in strips]
+    least = [min(need, low) for need, low in zip(needed, narrow, strict=True)]
+    # Short columns get all that they need; wide ones share the rest equally.
+    fitting: list[int] = []
+    for level in range(width):
+        grown = [max(low, min(need, level)) for need, low in zip(needed, least, strict=True)]
+        if sum(grown) > room:
+            break
+        fitting = grown
+    return [one.used(size) for one, size in zip(strips, fitting, strict=bool(fitting))]
+
+
+def _write(strips: Sequence[_Strip], widths: Sequence[int], gap: int) -> list[str]:
+    columns = [one.lines(width) for one, width in zip(strips, widths, strict=True)]
+    height = max(len(heading) for heading, *_ in columns)
+    written = []
+    for heading, *_ in columns:
+        heading[:0] = [""] * (height - len(heading))
+    for row in zip(*columns, strict=True):
+        for line in itertools.zip_longest(*row, fillvalue=""):
+            parts = []
+            for one, text, width in zip(strips, line, widths, strict=True):
+                space = " " * (width - cell_len(text))
+                parts.append(space + text if one.column.kind == "number" else text + space)
+            written.append((" " * gap).join(parts).rstrip())
+    return written
+
+
+def _records(keys: Sequence[_Strip], strips: Sequence[_Strip], width: int) -> list[str]:
+    """Write each row as a list, its keys first."""
+    room = width - len(INDENT)
+    lines = []
+    for row in range(len(strips[0].cells) if strips else 0):
+        names = []
+        for one in keys:
+            cells = shorten_names(one.cells, room) if one.column.kind == "name" else one.cells
+            names.append(f"{one.column.heading} {cells[row]}".strip())
+        lines += wrap(", ".join(names), width, INDENT)
+        for one in strips:
+            if not one.column.is_key:
+                heading = f"{one.column.heading}: " if one.column.heading else ""
+                lines += [f"{INDENT}{line}" for line in wrap(heading + one.cells[row], room, INDENT)]
+    return lines

@@ -1,41 +1,68 @@
-"""Compare the plans of several policies for one task, before and after a loss of nodes."""
+"""Compare the plans of several policies for one task, before and after a loss of nodes.
+
+Axes: L layers, E experts, N nodes, V survivors.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from lazsim import __version__
-from lazsim.errors import SpecError
+from lazsim.errors import InfeasiblePlanError, LazsimError, SpecError, prefix_errors
+from lazsim.placement.migration import MigrationReport, migration_report
 from lazsim.placement.plan import PlacementPlan
-from lazsim.placement.policies import policy_input
-from lazsim.reliability.node_loss import NodeLoss, lose_nodes
+from lazsim.placement.policies import find_policy, place, policy_input
 from lazsim.reliability.plans import PlanScore, make_plans, score_plan
 from lazsim.reliability.task import PlanningTask
 from lazsim.specs import ModelSpec, load_spec, sha256
 
 
 @dataclass(frozen=True, eq=False)
-class PlanComparison:
-    """Plans of several policies for one task.
+class NodeLoss:
+    """The consequences of a loss of nodes under one policy.
 
     Attributes
     ----------
-    task : PlanningTask
-        The experts and nodes.
-    plans, scores : mapping
-        By policy.
-    notes : tuple of str
-        Notes for the user.
+    lost_experts : tuple of (layer, expert)
+        Those that no survivor holds: training restarts from a checkpoint.
+    plan, refusal
+        That of the same policy for the survivors, or why there is none.
+    report : MigrationReport, optional
+        State that each kind of migration moves, where no expert is lost.
+    """
+
+    lost_experts: tuple[tuple[int, int], ...]
+    plan: PlacementPlan | None
+    report: MigrationReport | None
+    refusal: str = ""
+
+    def to_json(self, *, has_layers: bool) -> dict[str, Any]:
+        """Return plain data; layers are left out where loads have none."""
+        lost = [list(pair) if has_layers else pair[1] for pair in self.lost_experts]
+        value: dict[str, Any] = {"lost_experts": lost, "migrations": []}
+        if self.report is not None:
+            value["migrations"] = [asdict(row) for row in self.report.rows]
+            value |= {"least_bytes": self.report.least_bytes, "bound_bytes": self.report.bound_bytes}
+        if self.refusal:
+            value["no_plan"] = self.refusal
+        return value
+
+
+@dataclass(frozen=True, eq=False)
+class PlanComparison:
+    """Plans of several policies for one task, with notes for the user.
+
+    Attributes
+    ----------
+    plans, scores, losses : mapping
+        By policy; no losses where no node fails.
     lost : tuple of int
         Nodes that then fail.
-    losses : mapping
-        Consequences by policy; None where no node fails.
-    model : str
-        Model whose experts move when nodes fail.
-    state_bytes : int
-        Training state of an expert that moves.
+    model, state_bytes
+        Model whose experts move when nodes fail, and the training state of one of them.
     layer : int, optional
         The layer to show; by default the most endangered one of each plan.
     """
@@ -44,11 +71,11 @@ class PlanComparison:
     plans: Mapping[str, PlacementPlan]
     scores: Mapping[str, PlanScore]
     notes: tuple[str, ...]
-    lost: tuple[int, ...] = ()
-    losses: Mapping[str, NodeLoss] | None = None
-    model: str = ""
-    state_bytes: int = 0
-    layer: int | None = None
+    lost: tuple[int, ...]
+    losses: Mapping[str, NodeLoss]
+    model: str
+    state_bytes: int
+    layer: int | None
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data, the shape that ``lazsim place --json`` prints."""
@@ -57,7 +84,7 @@ class PlanComparison:
             "plans": {name: self._slots(plan) for name, plan in self.plans.items()},
             "scores": {name: asdict(score) for name, score in self.scores.items()},
         }
-        if self.losses is not None:
+        if self.lost:
             value["lose"] = {
                 "nodes": list(self.lost),
                 "model": self.model,
@@ -74,12 +101,7 @@ class PlanComparison:
         return value
 
     def _slots(self, plan: PlacementPlan) -> Any:
-        return self._by_layer(
-            [
-                [[None if expert < 0 else expert for expert in node] for node in layer]
-                for layer in plan.slots_LNS.tolist()
-            ]
-        )
+        return self._by_layer(np.where(plan.slots_LNS < 0, None, plan.slots_LNS).tolist())  # type: ignore[call-overload]
 
     def _by_layer(self, values: list[Any]) -> Any:
         """Drop the axis of layers where loads have none."""
@@ -101,12 +123,8 @@ def compare_plans(
         The experts and nodes.
     policies
         Names of policies; without any, all that apply.
-    lose
-        Nodes that then fail.
-    model
-        Name or TOML file of the model whose experts move when nodes fail.
-    layer
-        The layer to show.
+    lose, model, layer
+        See `PlanComparison`; the model by name or TOML file.
 
     Raises
     ------
@@ -126,15 +144,40 @@ def compare_plans(
     state_bytes = load_spec(ModelSpec, model).expert_state_bytes if lost else 0
     plans, notes = make_plans(task, policies)
     scores = {name: score_plan(plan, task.load_LE) for name, plan in plans.items()}
-    losses = None
-    if lost:
-        losses = {
-            name: lose_nodes(task, name, plan, lost, state_bytes, was_asked=name in policies)
-            for name, plan in plans.items()
-        }
-    return PlanComparison(
-        task, plans, scores, (*task.notes, *notes), lost, losses, model if lost else "", state_bytes, layer
-    )
+    losses = {
+        name: lose_nodes(task, name, plan, lost, state_bytes, was_asked=name in policies)
+        for name, plan in plans.items() if lost
+    }  # fmt: skip
+    notes = (*task.notes, *notes)
+    return PlanComparison(task, plans, scores, notes, lost, losses, model if lost else "", state_bytes, layer)
+
+
+def lose_nodes(
+    task: PlanningTask,
+    policy: str,
+    plan: PlacementPlan,
+    lost: Sequence[int],
+    state_bytes: float,
+    *,
+    was_asked: bool = True,
+) -> NodeLoss:
+    """Plan anew on the survivors, by the same policy for the same loads, and compare the ways to get there.
+
+    `state_bytes` is the training state of one expert of one layer. A policy that nobody asked for may fail, which the
+    refusal then tells; one that was asked for raises `LazsimError`.
+    """
+    survivors = np.setdiff1d(np.arange(plan.num_nodes), lost)
+    has_LEV = plan.holds_LEN[:, :, survivors]
+    lost_experts = tuple((int(layer), int(expert)) for layer, expert in np.argwhere(~has_LEV.any(axis=2)))
+    try:
+        with prefix_errors("`lose`"):
+            after = place(find_policy(policy), task.request_on(len(survivors)))
+    except LazsimError as error:
+        if was_asked and not isinstance(error, InfeasiblePlanError):
+            raise
+        return NodeLoss(lost_experts, None, None, str(error).removeprefix("`lose`: "))
+    report = None if lost_experts else migration_report(has_LEV, after.holds_LEN, state_bytes)
+    return NodeLoss(lost_experts, after, report)
 
 
 def all_inputs(task: PlanningTask, policies: Sequence[str], more: Mapping[str, Any]) -> dict[str, Any]:

@@ -46,9 +46,7 @@ class SurvivalCurve:
         Failed nodes, or failed domains.
     recovery_prob, ci_low, ci_high : ndarray of float64, shape (F,)
         Probability that every expert of every layer survives, and the 95 % interval of each on its own; all three are
-        the same where `method` is exact.
-    method : {"exact", "montecarlo"}
-        How it was found.
+        the same where `method` is ``exact``, not ``montecarlo``.
     guaranteed : int
         The fault threshold that holds: the fewest failures that can lose an expert. Fewer are always survived.
     """
@@ -118,7 +116,7 @@ def recovery_curve(
     sets, unit = _failure_sets(holds_LEN, domain_N)
     _check(method, half_width)
     asked = checked_failures(failures, sets.shape[1], unit)
-    curve, found_by = _curve(sets, asked, method, rng, half_width)
+    curve, found_by = _curve(sets, asked, method, rng or np.random.default_rng(0), half_width)
     return SurvivalCurve(asked, *curve, found_by, guaranteed_failures(sets))
 
 
@@ -160,6 +158,7 @@ def recovery_prob(
     """
     sets, unit = _failure_sets(holds_LEN, domain_N)
     _check(method, half_width)
+    rng = rng or np.random.default_rng(0)
     if isinstance(model, IndependentFailures):
         probs = checked_probs(model, sets.shape[1], unit)
         if (probs != probs[:1]).any():
@@ -197,7 +196,7 @@ def _check(method: str, half_width: float) -> None:
 
 
 def _curve(
-    sets_MN: Bools, failures: Ints, method: Method, rng: np.random.Generator | None, half_width: float
+    sets_MN: Bools, failures: Ints, method: Method, rng: np.random.Generator, half_width: float
 ) -> tuple[Estimate, str]:
     # A larger set is not lost to the failures asked for.
     sets = sets_MN[sets_MN.sum(axis=1) <= failures.max(initial=0)]
@@ -206,23 +205,17 @@ def _curve(
         share = exact.survival_by_count(sets, max_work)
         return None if share is None else share[failures]
 
-    def sample() -> Estimate:
-        return sample_curve(sets, failures, rng or np.random.default_rng(0), half_width)
-
-    return _answer(sets, method, solve, sample)
+    return _answer(sets, method, solve, lambda: sample_curve(sets, failures, rng, half_width))
 
 
 def _independent(
-    sets_MN: Bools, fail_prob_N: Floats, method: Method, rng: np.random.Generator | None, half_width: float
+    sets_MN: Bools, fail_prob_N: Floats, method: Method, rng: np.random.Generator, half_width: float
 ) -> tuple[Estimate, str]:
     def solve(max_work: float) -> Floats | None:
         prob = exact.survival_prob(sets_MN, fail_prob_N, max_work)
         return None if prob is None else np.array([prob])
 
-    def sample() -> Estimate:
-        return sample_independent(sets_MN, fail_prob_N, rng or np.random.default_rng(0), half_width)
-
-    return _answer(sets_MN, method, solve, sample)
+    return _answer(sets_MN, method, solve, lambda: sample_independent(sets_MN, fail_prob_N, rng, half_width))
 
 
 def _answer(

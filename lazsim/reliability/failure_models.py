@@ -15,26 +15,14 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class UniformFailures:
-    """A fixed number of nodes fail, all equally likely.
-
-    Attributes
-    ----------
-    num_failed : int
-        Failed nodes, 0..N.
-    """
+    """`num_failed` nodes fail, 0..N, all equally likely."""
 
     num_failed: int
 
 
 @dataclass(frozen=True, eq=False)
 class IndependentFailures:
-    """Each node fails independently.
-
-    Attributes
-    ----------
-    fail_prob_N : sequence of float
-        Probability that each node fails, shape (N,).
-    """
+    """Each node fails independently, with probabilities of shape (N,)."""
 
     fail_prob_N: Sequence[float] | Floats
 
@@ -45,9 +33,9 @@ class BatchFailures:
 
     Attributes
     ----------
-    sizes : sequence of int
+    sizes
         Nodes that failed in each batch observed, or each distinct number of them; 0..N.
-    weights : sequence of float, optional
+    weights
         Number of times that each was observed; once by default.
 
     Examples
@@ -68,14 +56,7 @@ FailureModel = UniformFailures | IndependentFailures | BatchFailures
 def count_distribution(
     model: UniformFailures | BatchFailures, num_nodes: int, unit: str = "nodes"
 ) -> tuple[Ints, Floats]:
-    """Return the numbers of nodes that may fail together, and the probability of each.
-
-    Raises
-    ------
-    ReliabilityError
-        When a number is not within 0..N or there is none, or weights are not as many as sizes, not finite, negative or
-        all zero.
-    """
+    """Return the numbers of nodes that may fail together, and the probability of each; refuse a model that has none."""
     if isinstance(model, UniformFailures):
         return checked_failures([model.num_failed], num_nodes, unit), np.ones(1)
     sizes = checked_failures(model.sizes, num_nodes, unit)
@@ -114,13 +95,7 @@ def independent_counts(fail_prob_N: Floats) -> Floats:
 
 
 def checked_failures(failures: Sequence[int] | Ints, num_nodes: int, unit: str = "nodes") -> Ints:
-    """Return numbers of failures as an array.
-
-    Raises
-    ------
-    ReliabilityError
-        When one is not a whole number within 0..N.
-    """
+    """Return numbers of failures as an array; refuse what is not a whole number within 0..N."""
     try:
         numbers = [operator.index(number) for number in failures]
     except TypeError:
@@ -134,13 +109,7 @@ def checked_failures(failures: Sequence[int] | Ints, num_nodes: int, unit: str =
 
 
 def checked_probs(model: IndependentFailures, num_nodes: int, unit: str = "nodes") -> Floats:
-    """Return the probabilities as an array.
-
-    Raises
-    ------
-    ReliabilityError
-        When they are not as many as the nodes, or one is not within 0..1.
-    """
+    """Return the probabilities as an array; refuse others than one for each node within 0..1."""
     probs = np.asarray(model.fail_prob_N, dtype=np.float64)
     if probs.shape != (num_nodes,):
         raise ReliabilityError(f"{probs.size} failure probabilities for {num_nodes} {unit}: expected one for each")

@@ -21,14 +21,12 @@ class TraceBatches:
 
     Attributes
     ----------
-    sizes, counts : tuple of int
+    sizes, counts
         Sizes, at most the nodes of a plan, ascending; and the number of batches of each size.
-    num_capped : int
+    num_capped
         Batches of more nodes than a plan has, which count as the loss of all.
-    name, sha256 : str
-        The trace, and the hash of its bytes.
-    notes : tuple of str
-        Assumptions made while reading it.
+    sha256, notes
+        Hash of the trace's bytes, and assumptions made while reading it.
     """
 
     sizes: tuple[int, ...]
@@ -60,19 +58,15 @@ class FailureScenarios:
 
     Attributes
     ----------
-    failures : tuple of int
-        Numbers of nodes, or domains, that fail together.
-    was_chosen : bool
-        Whether the user asked for these numbers.
-    method : {"auto", "exact", "montecarlo"}
-        How probabilities are found.
-    domains : tuple of str, optional
-        Failure domain of each node.
-    nodes : IndependentFailures, optional
-        Probability that each node, or domain, fails.
-    trace : TraceBatches, optional
-        Sizes of batches.
-    inputs : mapping
+    failures, was_chosen
+        Numbers of nodes, or domains, that fail together; and whether the user asked for these numbers.
+    method
+        See `recovery_curve`.
+    domains
+        Failure domain of each node, by name.
+    nodes, trace
+        Probability that each node, or domain, fails; and sizes of batches.
+    inputs
         All that it was made from.
     """
 
@@ -107,12 +101,8 @@ def build_scenarios(
     ----------
     num_nodes
         Nodes of the plans.
-    failures
-        Numbers of nodes, or domains, that fail together; by default from 1 to all but one.
-    method
-        How probabilities are found; see `recovery_curve`.
-    domains
-        Failure domain of each node.
+    failures, method, domains
+        See `FailureScenarios`; failures are from 1 to all but one by default.
     node_fail_prob
         Probability that a node, or domain, fails: one for all, or one for each.
     failures_from
@@ -163,12 +153,7 @@ def build_scenarios(
 
 
 def trace_batches(trace: Trace, num_nodes: int) -> TraceBatches:
-    """Count the nodes that fail at each instant of failure; a batch takes at most all nodes of the plan.
-
-    Raises
-    ------
-    ReliabilityError
-        When no node is ever removed.
+    """Count the nodes that fail at each instant; a batch takes at most all nodes. Refuse a trace without failures.
 
     Examples
     --------

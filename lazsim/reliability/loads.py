@@ -28,12 +28,10 @@ class Loads:
     ----------
     load_LE : ndarray of int64, shape (L, E)
         Only ratios within a layer count.
-    name, sha256 : str
+    name, sha256
         Where they come from, and its hash.
-    has_layers : bool
+    has_layers
         Whether the layers are real ones; otherwise one stands for any.
-    notes : tuple of str
-        Notes for the user.
     """
 
     load_LE: Ints

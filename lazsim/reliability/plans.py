@@ -22,16 +22,16 @@ class PlanScore:
 
     Attributes
     ----------
-    num_slots, num_slots_used : int
+    num_slots, num_slots_used
         Slots of all layers, and those that hold a replica.
-    guaranteed : int
+    guaranteed
         The fault threshold that holds: the fewest failures that can lose an expert, which are the distinct nodes of the
         least spread one. Fewer failures are always survived.
-    num_deadly, num_sets : int
+    num_deadly, num_sets
         Sets of `guaranteed` nodes whose failure loses an expert, and all sets of that size.
-    layer, expert : int
+    layer, expert
         The most endangered expert: on the fewest nodes, and of those the one with most load.
-    max_mean_load : float
+    max_mean_load
         Load of the fullest node over the mean of all nodes, in a layer; averaged over layers.
     """
 
@@ -46,7 +46,7 @@ class PlanScore:
 
 
 def make_plans(task: PlanningTask, policies: Sequence[str] = ()) -> tuple[dict[str, PlacementPlan], tuple[str, ...]]:
-    """Ask policies for plans.
+    """Ask policies for plans; return these by policy, and notes on the policies that were skipped.
 
     Parameters
     ----------
@@ -54,13 +54,6 @@ def make_plans(task: PlanningTask, policies: Sequence[str] = ()) -> tuple[dict[s
         The experts and nodes.
     policies
         Names, or ``path.py:function``; without any, all that apply, and of those of installed packages all that work.
-
-    Returns
-    -------
-    plans : dict
-        Plans by policy.
-    notes : tuple of str
-        The policies that were skipped, and why.
 
     Raises
     ------

@@ -24,6 +24,7 @@ NUM_SHUFFLES = 10
 LAYER_HALF_WIDTH = 0.01
 """Half interval of a single layer or shuffle, of which there are many."""
 
+PROBS = ("recovery_prob", "ci_low", "ci_high")
 MAX_SETS_LISTED = 64
 """Minimal failure sets up to which data list them."""
 
@@ -34,17 +35,13 @@ class PolicyReliability:
 
     Attributes
     ----------
-    curve : SurvivalCurve
-        That of the whole model.
+    curve, layers
+        Survival of the whole model, and of each layer alone.
     sets_MN : ndarray of bool, shape (M, N)
-        Its minimal failure sets, of nodes or domains, smallest first.
-    layers : tuple of SurvivalCurve
-        That of each layer alone.
+        Minimal failure sets of the model, of nodes or domains, smallest first.
     shuffled_RF : ndarray of float64, shape (R, F)
         Survival of the whole model when each layer numbers its nodes at random; no rows for a model of one layer.
-    shuffled_method : str
-        How that was found.
-    trace, nodes : SurvivalEstimate, optional
+    trace, nodes
         Survival when as many nodes fail as in a batch of a trace, and when each node fails independently.
     """
 
@@ -59,7 +56,7 @@ class PolicyReliability:
     def to_json(self, *, has_layers: bool) -> dict[str, Any]:
         """Return plain data."""
         value: dict[str, Any] = {"failures": self.curve.failures.tolist(), **_curve_json(self.curve)}
-        value["num_minimal_failure_sets"] = len(self.sets_MN)
+        value |= {"num_minimal_failure_sets": len(self.sets_MN)}
         if len(self.sets_MN) <= MAX_SETS_LISTED:
             value["minimal_failure_sets"] = [np.flatnonzero(row).tolist() for row in self.sets_MN]
         if has_layers:
@@ -80,19 +77,7 @@ class PolicyReliability:
 
 @dataclass(frozen=True, eq=False)
 class ReliabilityReport:
-    """How likely the plans of several policies keep every expert.
-
-    Attributes
-    ----------
-    task : PlanningTask
-        The experts and nodes.
-    scenarios : FailureScenarios
-        Failures to hold the plans against.
-    policies : mapping
-        Reliability by policy.
-    notes : tuple of str
-        Notes for the user.
-    """
+    """How likely the plans of several policies keep every expert, with notes for the user."""
 
     task: PlanningTask
     scenarios: FailureScenarios
@@ -102,18 +87,15 @@ class ReliabilityReport:
     def to_json(self) -> dict[str, Any]:
         """Return plain data, the shape that ``lazsim recovery --json`` prints."""
         has_layers = self.task.has_layers
-        value: dict[str, Any] = {
-            "policies": {name: found.to_json(has_layers=has_layers) for name, found in self.policies.items()}
-        }
+        policies = {name: found.to_json(has_layers=has_layers) for name, found in self.policies.items()}
+        value: dict[str, Any] = {"policies": policies}
         if self.scenarios.domains is not None:
             # Minimal failure sets hold indices into these names.
             value["domains"] = sorted(set(self.scenarios.domains))
         if self.scenarios.trace is not None:
             value["trace"] = self.scenarios.trace.to_json()
-        return value | {
-            "inputs": all_inputs(self.task, list(self.policies), self.scenarios.inputs),
-            "notes": list(self.notes),
-        }
+        value["inputs"] = all_inputs(self.task, list(self.policies), self.scenarios.inputs)
+        return value | {"notes": list(self.notes)}
 
 
 def assess_plans(task: PlanningTask, scenarios: FailureScenarios, policies: Sequence[str] = ()) -> ReliabilityReport:
@@ -147,86 +129,63 @@ def assess_plans(task: PlanningTask, scenarios: FailureScenarios, policies: Sequ
     """
     plans, notes = make_plans(task, policies)
     with prefix_errors(f"`method` {scenarios.method}"):
-        curves = {name: _whole_model(plan, scenarios, task.seed) for name, plan in plans.items()}
+        curves = {
+            name: recovery_curve(
+                plan.holds_LEN, scenarios.failures, scenarios.method, np.random.default_rng(task.seed),
+                domain_N=scenarios.domains,
+            )
+            for name, plan in plans.items()
+        }  # fmt: skip
         scenarios, curves = _until_all_lost(scenarios, curves)
         found = {name: _assess(plan, curves[name], scenarios, task.seed) for name, plan in plans.items()}
     return ReliabilityReport(task, scenarios, found, (*task.notes, *notes, *_notes(scenarios, found)))
 
 
-def shuffled_prob(
-    holds_LEN: Bools, scenarios: FailureScenarios, num_shuffles: int, rng: np.random.Generator
-) -> tuple[Floats, str]:
-    """Return how likely the model survives when each layer numbers its nodes at random.
-
-    Returns
-    -------
-    ndarray of float64, shape (R, F)
-    str
-        How it was found.
-    """
-    # A plan that is exact in little time as placed may not be with its layers shuffled.
-    method: Method = "montecarlo" if scenarios.method == "montecarlo" else "auto"
-    curves = [
-        recovery_curve(
-            np.stack([layer[:, rng.permutation(layer.shape[1])] for layer in holds_LEN]),
-            scenarios.failures,
-            method,
-            rng,
-            LAYER_HALF_WIDTH,
-            scenarios.domains,
-        )
-        for _ in range(num_shuffles)
-    ]
-    methods = {curve.method for curve in curves}
-    return np.stack([curve.recovery_prob for curve in curves]), "exact" if methods == {"exact"} else "montecarlo"
-
-
-def _whole_model(plan: PlacementPlan, scenarios: FailureScenarios, seed: int) -> SurvivalCurve:
-    rng = np.random.default_rng(seed)
-    return recovery_curve(plan.holds_LEN, scenarios.failures, scenarios.method, rng, domain_N=scenarios.domains)
-
-
 def _until_all_lost(
-    scenarios: FailureScenarios, curves: Mapping[str, SurvivalCurve]
+    scenarios: FailureScenarios, curves: dict[str, SurvivalCurve]
 ) -> tuple[FailureScenarios, dict[str, SurvivalCurve]]:
     """End with the first number of failures that no plan survives, unless the user chose the numbers."""
     survived = np.any([curve.recovery_prob > 0 for curve in curves.values()], axis=0)
     if scenarios.was_chosen or survived.all():
-        return scenarios, dict(curves)
+        return scenarios, curves
     stop = int(np.flatnonzero(survived).max(initial=-1)) + 2
-
-    def cut(curve: SurvivalCurve) -> SurvivalCurve:
-        parts = {name: getattr(curve, name)[:stop] for name in ("failures", "recovery_prob", "ci_low", "ci_high")}
-        return dataclasses.replace(curve, **parts)
-
-    kept = {name: cut(curve) for name, curve in curves.items()}
-    return dataclasses.replace(scenarios, failures=scenarios.failures[:stop]), kept
+    for name, curve in curves.items():
+        parts = {part: getattr(curve, part)[:stop] for part in ("failures", *PROBS)}
+        curves[name] = dataclasses.replace(curve, **parts)
+    return dataclasses.replace(scenarios, failures=scenarios.failures[:stop]), curves
 
 
 def _assess(plan: PlacementPlan, curve: SurvivalCurve, scenarios: FailureScenarios, seed: int) -> PolicyReliability:
     # Each kind of draw has its own stream, the same for every policy.
     layer_rng, shuffle_rng, trace_rng, node_rng = np.random.default_rng(seed).spawn(4)
-    holds_LEN, method, domains = plan.holds_LEN, scenarios.method, scenarios.domains
-    failing = holds_LEN if domains is None else domain_holds(holds_LEN, np.asarray(domains))
-    shuffled, shuffled_method = np.empty((0, len(scenarios.failures))), ""
-    if plan.num_layers > 1:
-        shuffled, shuffled_method = shuffled_prob(holds_LEN, scenarios, NUM_SHUFFLES, shuffle_rng)
+    holds_LEN, failures, domains = plan.holds_LEN, scenarios.failures, scenarios.domains
+
+    def rough_curve(holds_LEN: Bools, method: Method, rng: np.random.Generator) -> SurvivalCurve:
+        return recovery_curve(holds_LEN, failures, method, rng, LAYER_HALF_WIDTH, domains)
 
     def estimate(model: FailureModel | None, rng: np.random.Generator) -> SurvivalEstimate | None:
-        return None if model is None else recovery_prob(holds_LEN, model, method, rng, domain_N=domains)
+        return None if model is None else recovery_prob(holds_LEN, model, scenarios.method, rng, domain_N=domains)
 
+    # A plan that is exact in little time as placed may not be with its layers shuffled.
+    method: Method = "montecarlo" if scenarios.method == "montecarlo" else "auto"
+    shuffles = [
+        rough_curve(np.stack([layer[:, shuffle_rng.permutation(plan.num_nodes)] for layer in holds_LEN]), method,
+                    shuffle_rng)
+        for _ in range(NUM_SHUFFLES if plan.num_layers > 1 else 0)
+    ]  # fmt: skip
     return PolicyReliability(
         curve,
-        minimal_failure_sets(failing),
-        tuple(
-            recovery_curve(layer, scenarios.failures, method, layer_rng, LAYER_HALF_WIDTH, domains)
-            for layer in holds_LEN[:, None]
-        ),
-        shuffled,
-        shuffled_method,
+        minimal_failure_sets(holds_LEN if domains is None else domain_holds(holds_LEN, np.asarray(domains))),
+        tuple(rough_curve(layer, scenarios.method, layer_rng) for layer in holds_LEN[:, None]),
+        np.reshape([one.recovery_prob for one in shuffles], (len(shuffles), len(failures))),
+        _method(shuffles),
         estimate(scenarios.trace.model if scenarios.trace else None, trace_rng),
         estimate(scenarios.nodes, node_rng),
     )
+
+
+def _method(curves: Sequence[SurvivalCurve]) -> str:
+    return "exact" if all(curve.method == "exact" for curve in curves) else "montecarlo"
 
 
 def _notes(scenarios: FailureScenarios, found: Mapping[str, PolicyReliability]) -> tuple[str, ...]:
@@ -235,14 +194,10 @@ def _notes(scenarios: FailureScenarios, found: Mapping[str, PolicyReliability]) 
     if sampled:
         width = max(float((found[name].curve.ci_high - found[name].curve.ci_low).max()) / 2 for name in sampled)
         notes.append(f"sampled, 95 % interval within +-{width:.4f}: {', '.join(sampled)}")
-    for what, rough in (
-        (
-            "each layer alone",
-            [name for name, one in found.items() if {layer.method for layer in one.layers} != {"exact"}],
-        ),
-        ("shuffled layers", [name for name, one in found.items() if one.shuffled_method == "montecarlo"]),
-    ):
-        if rough and any(len(one.layers) > 1 for one in found.values()):
+    layers = [name for name, one in found.items() if _method(one.layers) != "exact" and len(one.layers) > 1]
+    shuffled = [name for name, one in found.items() if one.shuffled_method != "exact"]
+    for what, rough in (("each layer alone", layers), ("shuffled layers", shuffled)):
+        if rough:
             notes.append(f"{what} sampled within +-{LAYER_HALF_WIDTH:g}: {', '.join(rough)}")
     if (batches := scenarios.trace) is not None:
         notes += batches.notes
@@ -255,5 +210,5 @@ def _notes(scenarios: FailureScenarios, found: Mapping[str, PolicyReliability]) 
 
 
 def _curve_json(curve: SurvivalCurve) -> dict[str, Any]:
-    value = {name: getattr(curve, name).tolist() for name in ("recovery_prob", "ci_low", "ci_high")}
+    value = {name: getattr(curve, name).tolist() for name in PROBS}
     return value | {"method": curve.method, "guaranteed": curve.guaranteed}

@@ -28,16 +28,14 @@ class PlanningTask:
     ----------
     load_LE, replicas_LE : ndarray of int64, shape (L, E)
         Tokens routed to each expert, and its replicas on all nodes.
-    num_nodes, num_slots, gpus_per_node, seed : int
+    num_nodes, num_slots, gpus_per_node, seed
         See `PlacementRequest`.
-    min_replicas : int
+    min_replicas
         Fewest replicas of an expert, where nodes are enough.
-    has_layers : bool
+    has_layers
         Whether results have an axis of layers.
-    inputs : mapping
+    inputs
         All that it was made from, with the hashes of files.
-    notes : tuple of str
-        Notes for the user.
     """
 
     load_LE: Ints
@@ -57,13 +55,7 @@ class PlanningTask:
         return self._request(self.replicas_LE, self.num_nodes)
 
     def request_on(self, num_nodes: int) -> PlacementRequest:
-        """Return the request for the nodes that are left: the same loads, allocated anew.
-
-        Raises
-        ------
-        InfeasiblePlanError
-            When there are fewer slots than experts.
-        """
+        """Return the request for the nodes that are left: the same loads, allocated anew."""
         return self._request(allocate(self.load_LE, num_nodes * self.num_slots, self.min_replicas), num_nodes)
 
     def _request(self, replicas_LE: Ints, num_nodes: int) -> PlacementRequest:

@@ -17,8 +17,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from lazsim.output.maps import LayerMap
-from lazsim.output.plots.export import new_figure, to_files
-from lazsim.output.plots.style import STYLE
+from lazsim.output.plots.style import STYLE, new_figure, to_files
 from lazsim.placement.plan import Bools, Ints
 
 EDGE_COLOR = "#b3261e"
@@ -36,6 +35,7 @@ MAX_COLUMNS = 4
 """Panels side by side."""
 
 
+@matplotlib.rc_context(STYLE | {"axes.grid": False})
 def placement_figure(maps: Sequence[LayerMap]) -> dict[str, bytes]:
     """Draw plans beside one another.
 
@@ -45,27 +45,24 @@ def placement_figure(maps: Sequence[LayerMap]) -> dict[str, bytes]:
         The picture by file type, ``png`` and ``pdf``; the same bytes for the same plans.
     """
     num_nodes, num_slots = maps[0].slots_NS.shape
-    side = min(LARGEST_INCHES, PANEL_INCHES / max(num_nodes, num_slots))
-    side = max(side, SMALLEST_INCHES)
+    side = max(min(LARGEST_INCHES, PANEL_INCHES / max(num_nodes, num_slots)), SMALLEST_INCHES)
     columns = min(len(maps), MAX_COLUMNS)
     rows = -(-len(maps) // columns)
     width = columns * max(num_slots * side + 0.45, 1.75) + 0.8
     height = rows * (num_nodes * side + 0.75) + 0.35
-    norm = share_norm(maps)
-    with matplotlib.rc_context({**STYLE, "axes.grid": False}):
-        figure = new_figure(width, height, ConstrainedLayoutEngine(hspace=0.04, compress=True))
-        panels = figure.subplots(rows, columns, squeeze=False)
-        for index, panel in enumerate(panels.flat):
-            if index >= len(maps):
-                panel.set_axis_off()
-                continue
-            plot_placement(maps[index], norm, panel, side_inches=side)
-            if index % columns == 0:
-                panel.set_ylabel("node")
-            if index + columns >= len(maps):
-                panel.set_xlabel("slot")
-        _draw_bar(figure, panels, norm)
-        return to_files(figure, tight=True)
+    norm = _share_norm(maps)
+    figure = new_figure(width, height, ConstrainedLayoutEngine(hspace=0.04, compress=True))
+    panels = figure.subplots(rows, columns, squeeze=False)
+    for unused in panels.flat[len(maps) :]:
+        unused.set_axis_off()
+    for one, panel in zip(maps, panels.flat, strict=False):
+        _draw_placement(one, norm, panel, side)
+    for panel in panels[:, 0]:
+        panel.set_ylabel("node")
+    for panel in panels.flat[max(0, len(maps) - columns) : len(maps)]:
+        panel.set_xlabel("slot")
+    _draw_bar(figure, panels, norm)
+    return to_files(figure, tight=True)
 
 
 def _draw_bar(figure: Figure, panels: npt.NDArray[np.object_], norm: Normalize) -> None:
@@ -87,7 +84,7 @@ def _color_map() -> Colormap:
     return ListedColormap(shades).with_extremes(bad=EMPTY_COLOR)
 
 
-def share_norm(maps: Sequence[LayerMap]) -> Normalize:
+def _share_norm(maps: Sequence[LayerMap]) -> Normalize:
     """Return one scale of popularity for all panels: logarithmic, since a few experts draw most tokens."""
     shares = np.concatenate([one.share_E for one in maps])
     high = float(shares.max())
@@ -95,7 +92,7 @@ def share_norm(maps: Sequence[LayerMap]) -> Normalize:
     return LogNorm(low, high) if low < high else Normalize(0, 2 * high)
 
 
-def plot_placement(one: LayerMap, norm: Normalize, axes: Axes, side_inches: float = LARGEST_INCHES) -> None:
+def _draw_placement(one: LayerMap, norm: Normalize, axes: Axes, side_inches: float) -> None:
     """Draw nodes by slots, coloured by the expert's popularity; the most endangered expert has a red frame."""
     num_nodes, num_slots = one.slots_NS.shape
     # Experts without tokens are as pale as the least popular: their logarithm has no place on the scale.

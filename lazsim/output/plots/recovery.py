@@ -10,11 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.ticker import MaxNLocator
 
-from lazsim.output.plots.export import new_figure, to_files
-from lazsim.output.plots.paper import looks_of
-from lazsim.output.plots.style import STYLE
+from lazsim.output.plots.style import STYLE, add_legend, looks_of, new_figure, to_files
 from lazsim.output.table import shorten_names
-from lazsim.reliability import SurvivalCurve
 from lazsim.reliability.failure_scenarios import TraceBatches
 from lazsim.reliability.survival import PolicyReliability, ReliabilityReport
 
@@ -39,78 +36,64 @@ SET_COLUMNS = 4
 """Policies side by side in the picture of failure sets."""
 
 
+@matplotlib.rc_context(STYLE)
 def recovery_figure(report: ReliabilityReport) -> dict[str, bytes]:
     """Draw the curves of all policies; beside them those with layers shuffled, below them the batches of a trace."""
-    several = any(len(one.shuffled_RF) for one in report.policies.values())
-    trace = report.scenarios.trace
+    found, trace = list(report.policies.values()), report.scenarios.trace
+    several = any(len(one.shuffled_RF) for one in found)
     names = ["whole", "shuffled"] if several else ["whole"]
     mosaic: Any = [names] if trace is None else [names, ["batches", *names[1:]]]
-    with matplotlib.rc_context(STYLE):
-        figure = new_figure(4.6 + 3.0 * several, 3.3 + 0.9 * (trace is not None))
-        axes = figure.subplot_mosaic(mosaic, height_ratios=None if trace is None else [3.6, 1])
-        plot_curves({name: one.curve for name, one in report.policies.items()}, axes["whole"])
-        axes["whole"].set_ylabel("probability that every expert survives")
-        if several:
-            axes["whole"].set_title("layers as placed", loc="left")
-            plot_shuffled(report, axes["shuffled"])
-            axes["shuffled"].set_xlabel(f"{report.scenarios.unit} that fail together")
-        if trace is not None:
-            axes["batches"].sharex(axes["whole"])
-            axes["whole"].tick_params(labelbottom=False)
-            plot_batch_sizes(trace, axes["batches"])
-        bottom = axes["whole"] if trace is None else axes["batches"]
-        bottom.set_xlabel(f"{report.scenarios.unit} that fail together")
-        handles, labels = axes["whole"].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper center", ncols=min(len(labels), 4 if not several else 8))
-        return to_files(figure)
+    figure = new_figure(4.6 + 3.0 * several, 3.3 + 0.9 * (trace is not None))
+    axes = figure.subplot_mosaic(mosaic, height_ratios=None if trace is None else [3.6, 1])
+    prob_PF, low_PF, high_PF = (
+        np.stack([getattr(one.curve, name) for one in found]) for name in ("recovery_prob", "ci_low", "ci_high")
+    )
+    _draw(report, prob_PF, low_PF, high_PF, axes["whole"])
+    axes["whole"].set_ylabel("probability that every expert survives")
+    if several:
+        axes["whole"].set_title("layers as placed", loc="left")
+        # Mean, least and most of the shuffles.
+        shuffled_PRF = np.stack([one.shuffled_RF for one in found])
+        times = shuffled_PRF.shape[1]
+        axes["shuffled"].set_title(f"nodes of each layer shuffled ({times} times)", loc="left")
+        _draw(report, shuffled_PRF.mean(axis=1), shuffled_PRF.min(axis=1), shuffled_PRF.max(axis=1), axes["shuffled"])
+    if trace is not None:
+        axes["batches"].sharex(axes["whole"])
+        axes["whole"].tick_params(labelbottom=False)
+        _draw_batch_sizes(trace, axes["batches"])
+    for panel in (axes[name] for name in mosaic[-1]):
+        panel.set_xlabel(f"{report.scenarios.unit} that fail together")
+    add_legend(figure, axes["whole"], columns=8 if several else 4)
+    return to_files(figure)
 
 
+@matplotlib.rc_context(STYLE)
 def failure_sets_figure(report: ReliabilityReport) -> dict[str, bytes]:
     """Draw, for each policy, the share of fatal sets among all sets of a size, above the minimal failure sets."""
-    policies = list(report.policies.items())
-    names = dict(zip(report.policies, shorten_names(list(report.policies), NAME_WIDTH), strict=True))
+    policies = list(zip(shorten_names(list(report.policies), NAME_WIDTH), report.policies.values(), strict=True))
     columns = min(len(policies), SET_COLUMNS)
     lines = [policies[start : start + columns] for start in range(0, len(policies), columns)]
     heights = [min(max(len(one.sets_MN) for _, one in line), MAX_SETS_DRAWN) for line in lines]
     ratios = [inches for height in heights for inches in (SHARE_INCHES, max(height, LEAST_ROWS) * ROW_INCHES)]
     width = min(max(policies[0][1].sets_MN.shape[1] * 0.13, 1.7), 2.6)
-    with matplotlib.rc_context(STYLE):
-        figure = new_figure(columns * (width + 0.3) + 0.4, sum(ratios) + 1.25 * len(lines))
-        axes = figure.subplots(2 * len(lines), columns, height_ratios=ratios, squeeze=False)
-        for panel in axes.flat:
-            panel.set_axis_off()
-        for row, line in enumerate(lines):
-            for column, (name, found) in enumerate(line):
-                upper, lower = axes[2 * row : 2 * row + 2, column]
-                upper.set_axis_on()
-                lower.set_axis_on()
-                plot_fatal_share(found, upper, report.scenarios.unit)
-                upper.set_title(names[name], loc="left", fontweight="bold", pad=12)
-                plot_failure_sets(found.sets_MN, lower, num_rows=max(heights[row], LEAST_ROWS))
-            axes[2 * row, 0].set_ylabel("share of sets\nthat are fatal")
-            axes[2 * row + 1, 0].set_ylabel(f"{report.scenarios.unit} of\neach set", loc="top")
-        return to_files(figure)
+    figure = new_figure(columns * (width + 0.3) + 0.4, sum(ratios) + 1.25 * len(lines))
+    axes = figure.subplots(2 * len(lines), columns, height_ratios=ratios, squeeze=False)
+    for panel in axes.flat:
+        panel.set_axis_off()
+    for row, line in enumerate(lines):
+        for column, (name, found) in enumerate(line):
+            upper, lower = axes[2 * row : 2 * row + 2, column]
+            upper.set_axis_on()
+            lower.set_axis_on()
+            _draw_fatal_share(found, upper, report.scenarios.unit)
+            upper.set_title(name, loc="left", fontweight="bold", pad=12)
+            _draw_failure_sets(found.sets_MN, lower, num_rows=max(heights[row], LEAST_ROWS))
+        axes[2 * row, 0].set_ylabel("share of sets\nthat are fatal")
+        axes[2 * row + 1, 0].set_ylabel(f"{report.scenarios.unit} of\neach set", loc="top")
+    return to_files(figure)
 
 
-def plot_curves(curves: dict[str, SurvivalCurve], axes: Axes) -> None:
-    """Draw survival probabilities over numbers of failures, with intervals."""
-    prob_PF = np.stack([curve.recovery_prob for curve in curves.values()])
-    low_PF = np.stack([curve.ci_low for curve in curves.values()])
-    high_PF = np.stack([curve.ci_high for curve in curves.values()])
-    _draw(list(curves), next(iter(curves.values())).failures, prob_PF, low_PF, high_PF, axes)
-
-
-def plot_shuffled(report: ReliabilityReport, axes: Axes) -> None:
-    """Draw the same with the nodes of each layer shuffled: mean, least and most of several shuffles."""
-    # (P, R, F)
-    shuffled = np.stack([one.shuffled_RF for one in report.policies.values()])
-    prob_PF, low_PF, high_PF = shuffled.mean(axis=1), shuffled.min(axis=1), shuffled.max(axis=1)
-    axes.set_title(f"nodes of each layer shuffled ({shuffled.shape[1]} times)", loc="left")
-    _draw(list(report.policies), np.array(report.scenarios.failures), prob_PF, low_PF, high_PF, axes)
-
-
-def plot_batch_sizes(trace: TraceBatches, axes: Axes) -> None:
-    """Draw how many nodes fail at once in a trace, as shares of its batches."""
+def _draw_batch_sizes(trace: TraceBatches, axes: Axes) -> None:
     shares = np.array(trace.counts) / sum(trace.counts)
     axes.bar(trace.sizes, shares, width=0.6, color="0.6")
     axes.set_ylabel("share of\nbatches")
@@ -119,7 +102,7 @@ def plot_batch_sizes(trace: TraceBatches, axes: Axes) -> None:
                   va="top", fontsize=7, color="0.3")  # fmt: skip
 
 
-def plot_failure_sets(sets_MN: npt.NDArray[np.bool_], axes: Axes, num_rows: int) -> None:
+def _draw_failure_sets(sets_MN: npt.NDArray[np.bool_], axes: Axes, num_rows: int) -> None:
     """Draw failure sets as rows, smallest first; a set is fatal when all of its nodes fail."""
     num_sets, num_nodes = sets_MN.shape
     order = sorted(range(num_sets), key=lambda row: (sets_MN[row].sum(), (~sets_MN[row]).tolist()))
@@ -127,12 +110,11 @@ def plot_failure_sets(sets_MN: npt.NDArray[np.bool_], axes: Axes, num_rows: int)
     # Rows of all panels are equally high, whatever their number.
     cells = np.zeros((num_rows, num_nodes))
     cells[: len(shown)] = shown
-    masked = np.ma.masked_equal(cells, 0)
     axes.axhspan(-0.5, len(shown) - 0.5, color="0.94", zorder=0)
     axes.pcolormesh(
         np.arange(num_nodes + 1) - 0.5,
         np.arange(num_rows + 1) - 0.5,
-        masked,
+        np.ma.masked_equal(cells, 0),
         cmap=ListedColormap([SET_COLOR]),
         edgecolor="white" if num_nodes <= 40 else "none",
         linewidth=0.4,
@@ -156,13 +138,12 @@ def plot_failure_sets(sets_MN: npt.NDArray[np.bool_], axes: Axes, num_rows: int)
     axes.annotate(text, (0, 1), (0, 11), xycoords="axes fraction", textcoords="offset points", fontsize=7, color="0.3")
 
 
-def plot_fatal_share(found: PolicyReliability, axes: Axes, unit: str) -> None:
+def _draw_fatal_share(found: PolicyReliability, axes: Axes, unit: str) -> None:
     """Draw the share of all sets of a size whose failure loses an expert, with their number for the smallest size."""
-    curve = found.curve
-    fatal = 1 - curve.recovery_prob
+    curve, (_, num_nodes) = found.curve, found.sets_MN.shape
     # Numbers of failures may be far apart: one bar each, side by side.
-    bars = np.arange(len(fatal))
-    axes.bar(bars, fatal, width=0.7, color=FATAL_COLOR)
+    bars = np.arange(len(curve.failures))
+    axes.bar(bars, 1 - curve.recovery_prob, width=0.7, color=FATAL_COLOR)
     axes.set_ylim(0, 1)
     axes.set_yticks([0, 0.5, 1])
     axes.set_xlim(-0.6, len(bars) - 0.4)
@@ -172,21 +153,23 @@ def plot_fatal_share(found: PolicyReliability, axes: Axes, unit: str) -> None:
     axes.grid(visible=False, axis="x")
     axes.set_xlabel(f"{unit} in the set", labelpad=1)
     size = curve.guaranteed
-    if 0 < size <= found.sets_MN.shape[1]:
+    if 0 < size <= num_nodes:
         num_fatal = int((found.sets_MN.sum(axis=1) == size).sum())
-        total = comb(found.sets_MN.shape[1], size)
+        total = comb(num_nodes, size)
         whole = f"{total:,}" if total < 10**7 else f"{total:.1e}"
         axes.annotate(f"{num_fatal:,} of {whole} sets of {size}", (0.02, 1), (0, 1), xycoords="axes fraction",
                       textcoords="offset points", va="bottom", fontsize=6, color="0.3")  # fmt: skip
 
 
-def _draw(
-    names: list[str], failures: npt.NDArray[np.int64], prob_PF: Floats, low_PF: Floats, high_PF: Floats, axes: Axes
-) -> None:
+def _draw(report: ReliabilityReport, prob_PF: Floats, low_PF: Floats, high_PF: Floats, axes: Axes) -> None:
+    """Draw probabilities over numbers of failures, with intervals, by policy."""
+    names, failures = list(report.policies), np.array(report.scenarios.failures)
+    # Numbers of failures that are far apart belong on a logarithmic axis.
+    is_sparse = failures.min() > 0 and failures.max() > MAX_LINEAR
     # Behind the first 0 nothing is left to see.
     is_seen_PF = np.cumsum(prob_PF == 0, axis=1) <= (prob_PF == 0)
     shift_PF = dodge(np.where(is_seen_PF, prob_PF, np.nan))
-    x_PF = failures * 2**shift_PF if is_sparse(failures) else failures + shift_PF
+    x_PF = failures * 2**shift_PF if is_sparse else failures + shift_PF
     looks, shown = looks_of(names), shorten_names(names, NAME_WIDTH)
     for index, name in enumerate(names):
         prob, stop = prob_PF[index], int(is_seen_PF[index].sum())
@@ -194,22 +177,11 @@ def _draw(
         width = np.stack([prob - low_PF[index], high_PF[index] - prob]).clip(0)
         axes.plot(failures[:stop], prob[:stop], color=look.color, linewidth=0.7, alpha=0.6)
         axes.errorbar(
-            x_PF[index, :stop],
-            prob[:stop],
-            width[:, :stop],
-            label=shown[index],
-            color=look.color,
-            linestyle="none",
-            elinewidth=0.8,
-            capsize=1.2,
-            marker=look.marker,
-            markersize=4.4,
-            markeredgewidth=0,
-            clip_on=False,
-            zorder=3,
-        )
+            x_PF[index, :stop], prob[:stop], width[:, :stop], label=shown[index], color=look.color, linestyle="none",
+            elinewidth=0.8, capsize=1.2, marker=look.marker, markersize=4.4, markeredgewidth=0, clip_on=False, zorder=3,
+        )  # fmt: skip
     axes.set_ylim(0, 1)
-    if is_sparse(failures):
+    if is_sparse:
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter("{x:.0f}")
     else:
@@ -219,10 +191,7 @@ def _draw(
 def dodge(prob_PF: Floats) -> Floats:
     """Return how far to shift markers, so that those of one number of failures which would hide one another do not.
 
-    Parameters
-    ----------
-    prob_PF
-        Probability by policy and number of failures; NaN where there is no marker.
+    Probabilities are NaN where there is no marker.
 
     Examples
     --------
@@ -237,8 +206,3 @@ def dodge(prob_PF: Floats) -> Floats:
         for group in groups:
             shift_PF[np.sort(group), column] = DODGE * (np.arange(len(group)) - (len(group) - 1) / 2)
     return shift_PF
-
-
-def is_sparse(failures: npt.NDArray[np.int64]) -> bool:
-    """Tell whether numbers of failures are far apart, and belong on a logarithmic axis."""
-    return int(failures.min()) > 0 and int(failures.max()) > MAX_LINEAR

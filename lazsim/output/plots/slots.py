@@ -10,13 +10,13 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from lazsim.output.plots.export import new_figure, to_files
-from lazsim.output.plots.paper import COLUMN_INCHES, PAPER
+from lazsim.output.plots.style import COLUMN_INCHES, PAPER, new_figure, to_files
 
 SLOT_INCHES = 0.155
 CAPTION_INCHES = 0.68
 
 
+@matplotlib.rc_context(PAPER | {"axes.grid": False})
 def slots_figure(
     slots: Mapping[tuple[str, str], npt.NDArray[np.int64]], captions: Mapping[tuple[str, str], Sequence[str]]
 ) -> dict[str, bytes]:
@@ -33,26 +33,25 @@ def slots_figure(
     policies = list(dict.fromkeys(policy for _, policy in slots))
     rows = [max(array.shape[0] for (title, _), array in slots.items() if title == example) for example in examples]
     heights = [count * SLOT_INCHES + CAPTION_INCHES for count in rows]
-    with matplotlib.rc_context(PAPER | {"axes.grid": False}):
-        figure = new_figure(COLUMN_INCHES, sum(heights), layout=None)
-        top = sum(heights)
-        for example, num_nodes, height in zip(examples, rows, heights, strict=True):
-            top -= height
-            figure.text(0.01, (top + height - 0.11) / sum(heights), example, va="center", fontsize=7, fontweight="bold")
-            for column, policy in enumerate(policies):
-                array = slots[example, policy]
-                panel = figure.add_axes(
-                    (
-                        (column + 0.10) / len(policies),
-                        (top + 0.27) / sum(heights),
-                        array.shape[1] * SLOT_INCHES / COLUMN_INCHES,
-                        num_nodes * SLOT_INCHES / sum(heights),
-                    )
+    figure = new_figure(COLUMN_INCHES, sum(heights), layout=None)
+    top = sum(heights)
+    for example, num_nodes, height in zip(examples, rows, heights, strict=True):
+        top -= height
+        figure.text(0.01, (top + height - 0.11) / sum(heights), example, va="center", fontsize=7, fontweight="bold")
+        for column, policy in enumerate(policies):
+            array = slots[example, policy]
+            panel = figure.add_axes(
+                (
+                    (column + 0.10) / len(policies),
+                    (top + 0.27) / sum(heights),
+                    array.shape[1] * SLOT_INCHES / COLUMN_INCHES,
+                    num_nodes * SLOT_INCHES / sum(heights),
                 )
-                _draw_slots(array, panel)
-                panel.set_title(policy, pad=2)
-                panel.set_xlabel("\n".join(captions[example, policy]), fontsize=6, labelpad=2, loc="left")
-        return to_files(figure)
+            )
+            _draw_slots(array, panel)
+            panel.set_title(policy, pad=2)
+            panel.set_xlabel("\n".join(captions[example, policy]), fontsize=6, labelpad=2, loc="left")
+    return to_files(figure)
 
 
 def _draw_slots(array: npt.NDArray[np.int64], axes: Axes) -> None:

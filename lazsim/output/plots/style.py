@@ -1,11 +1,21 @@
-"""One look for every picture: small, legible in print and in grey."""
+"""One look for every picture, and one way to begin a figure and to turn it into files."""
 
-from typing import Any
+import io
+import itertools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 COLORS = ("#1b6ca8", "#d1761a", "#555555", "#2f8f5b", "#a23b72")
 """Distinct also in grey, in the order in which series are drawn."""
 
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+MORE_COLORS = ("#7a5c2e", "#5b4fa3", "#c2a300", "#9a9a9a")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<")
+HATCHES = ("", "////", "....", "\\\\\\\\", "xxxx", "----", "++++", "||||", "oo")
+LINES: Any = ("-", "--", ":", "-.", (0, (3, 1, 1, 1, 1, 1)), (0, (5, 1)), (0, (1, 1)), (0, (4, 2, 1, 2)), (0, (7, 2)))
 
 STYLE: Any = {
     "font.size": 8,
@@ -24,3 +34,90 @@ STYLE: Any = {
     "svg.hashsalt": "lazsim",
 }
 """Settings for `matplotlib.rc_context`, whose type names each of its keys."""
+
+COLUMN_INCHES = 3.33
+"""Width of one column of a two-column page, as in ACM's and USENIX's templates."""
+
+PAPER: Any = STYLE | {
+    "font.size": 7,
+    "axes.labelsize": 7,
+    "axes.titlesize": 7,
+    "axes.titlelocation": "left",
+    "axes.titlepad": 3,
+    "xtick.labelsize": 6.5,
+    "ytick.labelsize": 6.5,
+    "legend.fontsize": 6.5,
+    "legend.handlelength": 2.0,
+    "legend.columnspacing": 1.0,
+    "lines.linewidth": 1.0,
+    "lines.markersize": 3.5,
+    "hatch.linewidth": 0.5,
+    "xtick.major.size": 2,
+    "ytick.major.size": 2,
+    "errorbar.capsize": 1.5,
+}
+"""The same for figures in papers, one column wide."""
+
+DOTS_PER_INCH = 200
+
+NO_STAMPS = {"png": {"Software": None}, "pdf": {"CreationDate": None}}
+"""Metadata to leave out: the time of drawing and the version of matplotlib."""
+
+
+class Look(NamedTuple):
+    """How a series is told from others: by colour, and without it by marker, line style and hatch."""
+
+    color: str
+    marker: str
+    line: Any
+    hatch: str
+
+
+LOOKS = tuple(map(Look, (*COLORS, *MORE_COLORS), MARKERS, LINES, HATCHES))
+"""In the order in which series are drawn."""
+
+SYSTEM_LOOKS = dict(zip(("lazarus", "ds-ft", "ds", "tutel-ft", "tutel"), LOOKS, strict=False))
+"""A system looks the same in every figure."""
+
+POLICY_LOOKS = dict(zip(("mro", "spread", "compact", "euclid", "ep", "eplb"), LOOKS, strict=False))
+"""A placement policy looks the same in every figure."""
+
+
+def looks_of(names: list[str]) -> dict[str, Look]:
+    """Give each series its look: that of the system or policy of its name, else the next free one.
+
+    Examples
+    --------
+    >>> [look.marker for look in looks_of(["mine", "mro"]).values()]
+    ['s', 'o']
+    """
+    known = {name: look for name, look in (SYSTEM_LOOKS | POLICY_LOOKS).items() if name in names}
+    free = itertools.cycle([look for look in LOOKS if look not in known.values()] or LOOKS)
+    return {name: known.get(name) or next(free) for name in names}
+
+
+def new_figure(width: float, height: float, layout: Any = "constrained") -> Figure:
+    """Return an empty figure of a size in inches that belongs to no window."""
+    figure = Figure(figsize=(width, height), layout=layout)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def add_legend(figure: Figure, axes: Axes, columns: int = 5) -> None:
+    """Explain the series of some axes above all panels."""
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=min(columns, len(labels)))
+
+
+def to_files(figure: Figure, file_types: Sequence[str] = tuple(NO_STAMPS), *, tight: bool = False) -> dict[str, bytes]:
+    """Return a figure by file type, ``png`` and ``pdf``: the same bytes for the same figure.
+
+    `tight` cuts off empty borders.
+    """
+    files = {}
+    for file_type in file_types:
+        stream = io.BytesIO()
+        box = "tight" if tight else None
+        figure.savefig(stream, format=file_type, metadata=NO_STAMPS[file_type], dpi=DOTS_PER_INCH, bbox_inches=box)
+        files[file_type] = stream.getvalue()
+    return files
