@@ -98,6 +98,11 @@ def test_a_row_becomes_a_list_where_no_column_fits_beside_its_keys() -> None:
     ]
 
 
+def test_a_number_is_whole_where_rows_are_lists_on_the_narrowest_terminal() -> None:
+    table = Table([key(""), key(""), Column("probability")], [["a", "b", "1,000,000,000,000"]])
+    assert "1,000,000,000,000" in render([table], MIN_WIDTH).split()
+
+
 @given(st.dictionaries(st.from_regex(r"[a-z]{1,9}", fullmatch=True), WORDS, min_size=1), WIDTHS)
 def test_a_table_without_headings_has_no_head(entries: dict[str, str], width: int) -> None:
     lines = render([Table([key(""), Column("", kind="text")], list(entries.items()))], width).splitlines()

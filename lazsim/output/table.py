@@ -212,8 +212,9 @@ def _fill(pieces: Sequence[str], width: int, indent: str = "") -> list[str]:
         if lines and cell_len(lines[-1] + piece) <= width:
             lines[-1] += piece
             continue
-        start = indent if lines else ""
-        first, *others = chop_cells(piece if not lines else piece.lstrip(), width - len(indent))
+        start, text = (indent, piece.lstrip()) if lines else ("", piece)
+        is_whole = cell_len(start + text) <= width
+        first, *others = [text] if is_whole else chop_cells(text, width - len(indent))
         lines.append(start + first)
         lines += (indent + other for other in others)
     return lines
@@ -362,5 +363,6 @@ def _records(keys: Sequence[_Strip], strips: Sequence[_Strip], width: int) -> li
         for one in strips:
             if not one.column.is_key:
                 heading = f"{one.column.heading}: " if one.column.heading else ""
-                lines += [f"{INDENT}{line}" for line in wrap(heading + one.cells[row], room, INDENT)]
+                # One blank more and no further: a number of 17 digits fits into the narrowest terminal.
+                lines += [f"{INDENT}{line}" for line in wrap(heading + one.cells[row], room, " ")]
     return lines
