@@ -22,7 +22,7 @@ from lazsim.profiling.communication import (
 )
 from lazsim.profiling.exchanges import EXCHANGES, empty_parts, even_parts, link_bytes, skewed_parts
 from lazsim.profiling.merge import label_of
-from lazsim.profiling.processes import Ranks, Worker, leave_group
+from lazsim.profiling.processes import Ranks, RankWorker, leave_group
 from lazsim.specs import ModelSpec, load_spec
 
 HEADER = Header(
@@ -194,7 +194,7 @@ def test_processes_share_gpus_where_there_are_fewer(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", taken.append)
     for rank in range(3):
-        Worker(rank, 0, "gloo", "cuda", 1.0).take_device()
+        RankWorker(rank, 0, "gloo", "cuda", 1.0).take_device()
     assert taken == [0, 1, 0]
 
 

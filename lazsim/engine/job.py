@@ -16,7 +16,7 @@ from lazsim.costmodel.recovery_times import checkpoint_load_s, checkpoint_save_s
 from lazsim.costmodel.step import CostModel
 from lazsim.engine import protocol
 from lazsim.engine.ledger import Ledger
-from lazsim.engine.log import Event, Log, State
+from lazsim.engine.log import JobEvent, Log, State
 from lazsim.engine.nodes import Nodes
 from lazsim.engine.plan_reliability import OnPlan
 from lazsim.engine.planner import Planner
@@ -311,5 +311,5 @@ class Job:
         if isinstance(self.state, Training) and self.state.stretch is not None:
             step += self.state.stretch.steps_made(self.env.now)
             samples_per_s = self.log.states[-1].samples_per_s
-        self.log.events.append(Event(self.env.now, event, step, len(self.nodes), self.state.num_used, **numbers))
+        self.log.events.append(JobEvent(self.env.now, event, step, len(self.nodes), self.state.num_used, **numbers))
         self._note_state(samples_per_s)

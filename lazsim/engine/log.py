@@ -13,7 +13,7 @@ class State(NamedTuple):
     samples_per_s: float
 
 
-class Event(NamedTuple):
+class JobEvent(NamedTuple):
     """An event that happened to the job, or that it finished."""
 
     time_s: float
@@ -31,7 +31,7 @@ class Log:
     """Collects while a job runs; states that follow each other without a change are one."""
 
     states: list[State] = field(default_factory=list)
-    events: list[Event] = field(default_factory=list)
+    events: list[JobEvent] = field(default_factory=list)
     counts: dict[str, int] = field(
         default_factory=lambda: dict.fromkeys(
             ("failures", "reconfigurations", "restarts", "rebalances", "checkpoints", "lost_steps"), 0

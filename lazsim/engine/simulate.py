@@ -7,7 +7,7 @@ import simpy
 
 from lazsim.costmodel.step import CostModel
 from lazsim.engine.job import Activity, Job
-from lazsim.engine.log import Event, State
+from lazsim.engine.log import JobEvent, State
 from lazsim.engine.plan_reliability import PlanReliability, batch_sizes
 from lazsim.engine.step_timer import MakeStepTimer, step_timers_from
 from lazsim.engine.systems import System
@@ -54,7 +54,7 @@ class SystemRun:
     ledger_s: Mapping[str, float]
     counts: Mapping[str, int]
     states: tuple[State, ...]
-    events: tuple[Event, ...]
+    events: tuple[JobEvent, ...]
     plan_recovery: SurvivalEstimate | None = None
     extrapolated_s: float | None = None
 

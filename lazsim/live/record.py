@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from lazsim.engine.ledger import Ledger
-from lazsim.engine.log import Event, Log, State
+from lazsim.engine.log import JobEvent, Log, State
 from lazsim.engine.simulate import SystemRun
 from lazsim.routing.table import RecordedRouting
 
@@ -149,7 +149,7 @@ class Recorder:
 
     def event(self, name: str, step: int, **numbers: int) -> None:
         """Record an event."""
-        self.log.events.append(Event(self.clock(), name, step, self.num_alive, self.num_used, **numbers))
+        self.log.events.append(JobEvent(self.clock(), name, step, self.num_alive, self.num_used, **numbers))
 
     def state(self, samples_per_s: float) -> None:
         """Record the state of the job."""

@@ -38,7 +38,7 @@ Progress = Callable[[str, float | None], OnStart | None]
 
 
 @dataclass(frozen=True)
-class Component:
+class ComparedQuantity:
     """One quantity, measured and predicted; `judged` where a tolerance applies to it."""
 
     name: str
@@ -60,7 +60,7 @@ class Validation:
     measured: LiveRun
     predicted: SystemRun
     calibration: Calibration
-    components: tuple[Component, ...]
+    components: tuple[ComparedQuantity, ...]
 
     def worst(self) -> float:
         """Return the largest absolute relative error among judged components."""
@@ -204,10 +204,10 @@ def compress(trace: Trace, speedup: float) -> Trace:
     return replace(trace, time_s=trace.time_s / speedup, duration_s=trace.duration_s / speedup)
 
 
-def compare(measured: LiveRun, predicted: SystemRun, calibration: Calibration) -> tuple[Component, ...]:
+def compare(measured: LiveRun, predicted: SystemRun, calibration: Calibration) -> tuple[ComparedQuantity, ...]:
     """Compare measured and predicted quantities, by component and in total."""
     components = [
-        Component(f"step time, {count} nodes (s)", seconds, calibration.step_s[count])
+        ComparedQuantity(f"step time, {count} nodes (s)", seconds, calibration.step_s[count])
         for count, seconds in step_times(measured).items()
         if count in calibration.step_s
     ]
@@ -217,18 +217,20 @@ def compare(measured: LiveRun, predicted: SystemRun, calibration: Calibration) -
         parts_s = {"detect": calibration.detect_s, "rebuild": calibration.rebuild_s, "resume": step_s}
         for part, seconds in parts_s.items():
             median_s = statistics.median(getattr(one, f"{part}_s") for one in failures)
-            components.append(Component(f"{part} (s)", median_s, seconds))
+            components.append(ComparedQuantity(f"{part} (s)", median_s, seconds))
     moves = [one for one in measured.recoveries if one.complete and one.busiest_bytes > 0]
     if moves:
         predicted_s = statistics.fmean(one.busiest_bytes for one in moves) / calibration.transfer_bytes_per_s
-        components.append(Component("transfer (s)", statistics.fmean(one.transfer_s for one in moves), predicted_s))
+        components.append(
+            ComparedQuantity("transfer (s)", statistics.fmean(one.transfer_s for one in moves), predicted_s)
+        )
     run = measured.run
-    components.append(Component("samples trained", run.samples, predicted.samples))
-    components.append(Component("ETTR", run.ettr, predicted.ettr))
+    components.append(ComparedQuantity("samples trained", run.samples, predicted.samples))
+    components.append(ComparedQuantity("ETTR", run.ettr, predicted.ettr))
     for bucket in BUCKETS:
         both_s = (run.ledger_s[bucket], predicted.ledger_s[bucket])
         if any(both_s):
-            components.append(Component(f"time in {bucket.replace('_', ' ')} (s)", *both_s, judged=False))
+            components.append(ComparedQuantity(f"time in {bucket.replace('_', ' ')} (s)", *both_s, judged=False))
     return tuple(components)
 
 

@@ -141,7 +141,7 @@ def serve(connection: Connection, rank: int, port: int, backend: str, device: st
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     survive_failed_collectives()
-    worker = Worker(rank, port, backend, device, timeout_s)
+    worker = RankWorker(rank, port, backend, device, timeout_s)
     _answer(connection, worker.take_device)
     while True:
         try:
@@ -165,7 +165,7 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-class Worker:
+class RankWorker:
     """A rank and its process group."""
 
     def __init__(self, rank: int, port: int, backend: str, device: str, timeout_s: float) -> None:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from lazsim.engine.progress import steps_in
 
 
-class Pace(NamedTuple):
+class TrainedStretch(NamedTuple):
     """Whole steps made one after the other at the same pace."""
 
     start_s: float
@@ -46,7 +46,7 @@ def time_to_train(
     (20.0, 60.0)
     """
     lost = [(event[0], event[-1]) for event in events if event[-1]]
-    kept: list[Pace] = []
+    kept: list[TrainedStretch] = []
     for stretch in stretches(states, wall_s, samples_per_node):
         while lost and lost[0][0] <= stretch.start_s:
             roll_back(kept, lost.pop(0)[1])
@@ -58,7 +58,7 @@ def time_to_train(
     return None
 
 
-def stretches(states: Iterable[Sequence[float]], wall_s: float, samples_per_node: int) -> Iterator[Pace]:
+def stretches(states: Iterable[Sequence[float]], wall_s: float, samples_per_node: int) -> Iterator[TrainedStretch]:
     """Yield the stretches in which rate and nodes used stay the same; a step cut short does not count."""
     rows = [tuple(state) for state in states]
     ends = [row[0] for row in rows[1:]] + [wall_s]
@@ -69,10 +69,10 @@ def stretches(states: Iterable[Sequence[float]], wall_s: float, samples_per_node
             per_step = int(used) * samples_per_node
             step_s = per_step / rate
             start_s, end_s = spans[0][0][0], spans[-1][1]
-            yield Pace(start_s, steps_in(end_s - start_s, step_s), step_s, per_step)
+            yield TrainedStretch(start_s, steps_in(end_s - start_s, step_s), step_s, per_step)
 
 
-def roll_back(kept: list[Pace], num_steps: int) -> None:
+def roll_back(kept: list[TrainedStretch], num_steps: int) -> None:
     """Take the last steps away."""
     while num_steps and kept:
         last = kept.pop()
