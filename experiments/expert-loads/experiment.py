@@ -16,7 +16,7 @@ SETTINGS = {
     "model": "gpt-l",
     # Steps at which all layers are described.
     "steps": [0, 200, 1000, 4000],
-    # One layer is followed over training, at every so many steps.
+    # One layer is followed over training, at this distance of steps.
     "layer": 5,
     "curve_steps": 50,
     "seed": 0,
