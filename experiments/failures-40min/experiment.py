@@ -1,50 +1,15 @@
 """(b) A failure every 40 minutes: throughput and samples trained.
 
-How much does each system train on ten GPUs while a random one fails every 40 minutes, until half are left?
+How much does each system train on ten GPUs while a random one fails every 40 minutes, until half are left? All but the
+trace and the job's checkpoints is as with a failure every 5 minutes.
 """
 
-from lazsim.output.plots.charts import bars_figure
-from lazsim.output.plots.run import rates_figure
-from lazsim.study.comparison import advantage_change, compare
-from lazsim.study.experiment import GENERATED, RECORDED, Outcome
+from lazsim.study.experiment import load_experiment, overlay
 
-SETTINGS = {
-    "models": ["gpt-s", "gpt-m", "gpt-l"],
-    "systems": ["lazarus", "ds-ft", "ds"],
-    # Seeds draw the nodes that fail and the generated loads; they are the same for every system.
-    "seeds": list(range(10)),
-    "traces": {"random": "fail-every-40min"},
-    "base": {"cluster": "rtx3090x10", "job": "testbed-a-40min"},
-}
+EVERY_5_MIN = load_experiment("failures-5min").script
 
-SMALL = {"models": ["gpt-s"], "seeds": [0, 1]}
+SETTINGS = overlay(EVERY_5_MIN.SETTINGS, {"traces": {"random": "fail-every-40min"}, "base": {"job": "testbed-a-40min"}})
 
-SETTING = ["loads", "trace", "model"]
+SMALL = EVERY_5_MIN.SMALL
 
-
-def run(context, settings):
-    """Compare the systems by the samples that they train, and draw the runs of the first seed."""
-    runs = rows(context, settings)
-    table = compare(runs, SETTING)
-    tables = {"samples": table}
-    if RECORDED in context.routings():
-        tables["recorded-loads"] = advantage_change(table, "loads", GENERATED, RECORDED, ["trace", "model"])
-    shown = runs[runs["loads"] == context.best_loads]
-    figures = {
-        "throughput": rates_figure(shown[shown["seed"] == settings["seeds"][0]]),
-        "samples": bars_figure(
-            compare(shown, SETTING), group="model", value="samples", series="system", divisor=1000,
-            y_label="samples trained (thousands)",
-        ),
-    }  # fmt: skip
-    return Outcome(tables, figures, context.missing())
-
-
-def advantages(context, settings):
-    """Return how many times as many samples the first system trains."""
-    return compare(rows(context, settings), SETTING)
-
-
-def rows(context, settings):
-    """Return a row for each run."""
-    return context.replay(**settings)
+run, advantages, rows = EVERY_5_MIN.run, EVERY_5_MIN.advantages, EVERY_5_MIN.rows
