@@ -9,6 +9,9 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from lazsim.errors import SpecError
+from lazsim.loads import MAX_SENT_TOKENS
+
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
@@ -28,6 +31,11 @@ def dispatch_tokens(tokens_LEI: Ints, replicas_LEJ: Ints) -> Ints:
     ndarray of int64, shape (..., E, I, J)
         Tokens sent. Every token goes out exactly once, and a rank receives its quota ``t / r * R``, rounded.
 
+    Raises
+    ------
+    SpecError
+        When an expert has more tokens than `lazsim.loads.MAX_SENT_TOKENS`.
+
     Notes
     -----
     Flexible dispatch of Lazarus (arXiv 2407.04656): a rank keeps its own tokens up to its capacity and spreads the rest
@@ -39,6 +47,9 @@ def dispatch_tokens(tokens_LEI: Ints, replicas_LEJ: Ints) -> Ints:
     >>> dispatch_tokens(np.array([[4, 0]]), np.array([[1, 1]])).tolist()
     [[[2, 2], [0, 0]]]
     """
+    if tokens_LEI.sum(axis=-1, dtype=np.float64).max() > MAX_SENT_TOKENS:
+        raise SpecError(f"tokens: an expert has more than {MAX_SENT_TOKENS:,}; give the tokens of one dispatch")
+    tokens_LEI, replicas_LEJ = tokens_LEI.astype(np.int64), replicas_LEJ.astype(np.int64)
     total = tokens_LEI.sum(axis=-1, keepdims=True)
     num_replicas = replicas_LEJ.sum(axis=-1, keepdims=True)
     shares = replicas_LEJ.cumsum(axis=-1) * total // num_replicas

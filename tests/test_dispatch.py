@@ -1,9 +1,14 @@
+import itertools
+
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from lazsim.dispatch import Partition, dispatch_tokens, flexible_traffic, grouped_traffic
+from lazsim.errors import SpecError
+from lazsim.loads import MAX_SENT_TOKENS
 from lazsim.placement.expert_parallel import place_ep
 
 
@@ -33,6 +38,30 @@ def test_own_tokens_come_first_and_a_rank_with_capacity_left_sends_none_away(pro
     kept = np.einsum("eii->ei", sent)
     received = sent.sum(axis=1)
     assert (kept == np.minimum(tokens, received)).all()
+
+
+@given(st.lists(st.integers(0, MAX_SENT_TOKENS), max_size=4), st.lists(st.integers(0, 9), min_size=5, max_size=5))
+def test_the_most_tokens_are_dispatched_as_in_unbounded_integers(cuts, replicas):
+    cuts = [0, *sorted(cuts), *[MAX_SENT_TOKENS] * (5 - len(cuts))]
+    tokens = [high - low for low, high in itertools.pairwise(cuts)]
+    replicas[0] += 1
+    ends = [sum(replicas[: rank + 1]) * MAX_SENT_TOKENS // sum(replicas) for rank in range(5)]
+    left = [high - low for low, high in itertools.pairwise([0, *ends])]
+    own = list(map(min, tokens, left))
+    left = [room - kept for room, kept in zip(left, own, strict=True)]
+    found = dispatch_tokens(np.array([tokens], dtype=np.uint64), np.array([replicas]))[0].tolist()
+    for source in range(5):
+        over, room = tokens[source] - own[source], left
+        ends = [over * sum(room[: rank + 1]) // max(sum(room), 1) for rank in range(5)]
+        sent = [high - low for low, high in itertools.pairwise([0, *ends])]
+        left = [have - part for have, part in zip(room, sent, strict=True)]
+        sent[source] += own[source]
+        assert found[source] == sent
+
+
+def test_more_tokens_than_can_be_dispatched_exactly_are_refused():
+    with pytest.raises(SpecError, match="tokens: an expert has more than 2,147,483,648"):
+        dispatch_tokens(np.array([[2**31, 1]]), np.array([[1, 1]]))
 
 
 def test_what_is_over_goes_to_the_others_in_proportion_to_their_capacity_left():

@@ -11,7 +11,7 @@ PACKAGE = ROOT / "lazsim"
 
 LAYERS = [
     {"__init__", "errors"},
-    {"units", "files", "blocks"},
+    {"units", "files", "blocks", "loads"},
     {"specs"},
     {"placement.plan"},
     {"trace", "routing", "placement", "dispatch"},

@@ -132,6 +132,10 @@ BAD_ARRAYS = {
     "tokens have no layers": ({"tokens": np.ones((2, 4))}, "must have shape"),
     "a load is negative": ({"tokens": np.full((2, 3, 4), -1)}, "step 1, layer 0, expert 0 must be a whole number"),
     "a load is no number": ({"tokens": np.full((2, 3, 4), np.nan)}, "step 1, layer 0, expert 0 must be a whole number"),
+    "a layer has too many": (
+        {"tokens": np.full((2, 3, 4), 2**41 + 1)},
+        "loads: layer 0 has 8.796e.12 tokens; give at most 8,796,093,022,208: only ratios count",
+    ),
     "a load is past counting": ({"tokens": np.full((2, 3, 4), 1e300)}, "must be a whole number"),
     "a load is a fraction": ({"tokens": np.full((2, 3, 4), 0.5)}, "must be a whole number"),
     "layers are idle": ({"tokens": np.zeros((2, 3, 4))}, "step 1, layer 0 has no tokens at all"),
@@ -199,6 +203,14 @@ def test_generated_loads_of_a_long_run_stay_small_in_memory():
     kept, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert kept < 2e6
+
+
+def test_totals_of_a_long_recording_do_not_overflow():
+    # 2**21 steps of 2**42 tokens are 2**63.
+    steps = 2**21 + 1
+    tokens = np.broadcast_to(np.array([2, 2**42, 1]), (steps, 1, 3))
+    routing = RecordedRouting(np.arange(steps), tokens)
+    assert top_experts(routing, 1, 2).tokens_SLE[0].tolist() == [[2, 2**42]]
 
 
 def test_the_top_experts_are_those_with_most_tokens_over_the_whole_recording_in_their_order():

@@ -3,6 +3,7 @@
 import numpy as np
 
 from lazsim.errors import InfeasiblePlanError
+from lazsim.loads import check_loads
 from lazsim.placement.plan import Ints
 
 
@@ -27,6 +28,8 @@ def allocate(load_LE: Ints, num_slots: int, fault_threshold: int) -> Ints:
     ------
     InfeasiblePlanError
         When there are fewer slots than experts.
+    RoutingFormatError
+        When loads are refused by `lazsim.loads.check_loads`.
 
     Notes
     -----
@@ -39,11 +42,9 @@ def allocate(load_LE: Ints, num_slots: int, fault_threshold: int) -> Ints:
     >>> allocate(np.array([[10, 30, 60]]), num_slots=10, fault_threshold=1).tolist()
     [[1, 3, 6]]
     """
-    require_slots(load_LE, num_slots)
+    load_LE = prepare_loads(load_LE, num_slots)
     num_layers, num_experts = load_LE.shape
-    assert np.issubdtype(load_LE.dtype, np.integer) and load_LE.min() >= 0, "loads are counts of tokens"  # noqa: PT018
     threshold = max(1, min(fault_threshold, num_slots // num_experts))
-    load_LE = fill_idle_layers(load_LE)
     order = np.argsort(load_LE, axis=1, kind="stable")
     layer = np.arange(num_layers)[:, None]
     ascending = np.ascontiguousarray(load_LE[layer, order].T)
@@ -58,14 +59,19 @@ def allocate(load_LE: Ints, num_slots: int, fault_threshold: int) -> Ints:
     return allocated
 
 
-def require_slots(load_LE: Ints, num_slots: int) -> None:
-    """Raise InfeasiblePlanError when a layer has more experts than slots."""
+def prepare_loads(load_LE: Ints, num_slots: int) -> Ints:
+    """Check the loads of an allocation, and give the experts of a layer without tokens one token each.
+
+    Raises
+    ------
+    InfeasiblePlanError
+        When a layer has more experts than slots.
+    RoutingFormatError
+        When loads are refused by `lazsim.loads.check_loads`.
+    """
+    load_LE = check_loads(load_LE, num_slots)
     num_experts = load_LE.shape[1]
     if num_experts > num_slots:
         raise InfeasiblePlanError(f"{num_experts} experts need as many slots, but the nodes have {num_slots}")
-
-
-def fill_idle_layers(load_LE: Ints) -> Ints:
-    """Return loads in which the experts of a layer without tokens have one token each."""
     filled_LE: Ints = load_LE + (load_LE.sum(axis=1, keepdims=True) == 0)
     return filled_LE

@@ -5,7 +5,7 @@ Axes: L layers, E experts, N nodes, S slots of a node, Q GPUs of a node, K slots
 
 import numpy as np
 
-from lazsim.placement.allocation import fill_idle_layers, require_slots
+from lazsim.placement.allocation import prepare_loads
 from lazsim.placement.plan import Ints, PlacementPlan
 
 NUM_BISECTIONS = 64
@@ -33,6 +33,8 @@ def replicate_evenly(load_LE: Ints, num_slots: int, fault_threshold: int) -> Int
     ------
     InfeasiblePlanError
         When there are fewer slots than experts.
+    RoutingFormatError
+        When loads are refused by `lazsim.loads.check_loads`.
 
     Notes
     -----
@@ -45,10 +47,9 @@ def replicate_evenly(load_LE: Ints, num_slots: int, fault_threshold: int) -> Int
     >>> replicate_evenly(np.array([[60, 30, 10]]), num_slots=7, fault_threshold=2).tolist()
     [[3, 2, 2]]
     """
-    require_slots(load_LE, num_slots)
-    num_layers, num_experts = load_LE.shape
+    load = prepare_loads(load_LE, num_slots).astype(np.float64)
+    num_layers, num_experts = load.shape
     floor = max(1, min(fault_threshold, num_slots // num_experts))
-    load = fill_idle_layers(load_LE).astype(np.float64)
     low_L, high_L = np.zeros(num_layers), load.max(axis=1)
     for _ in range(NUM_BISECTIONS):
         middle_L = (low_L + high_L) / 2

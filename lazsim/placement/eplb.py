@@ -7,7 +7,7 @@ import heapq
 
 import numpy as np
 
-from lazsim.placement.allocation import fill_idle_layers, require_slots
+from lazsim.placement.allocation import prepare_loads
 from lazsim.placement.plan import Floats, Ints, PlacementPlan
 
 
@@ -25,6 +25,8 @@ def place_eplb(load_LE: Ints, num_nodes: int, num_slots: int, gpus_per_node: int
     ------
     InfeasiblePlanError
         When there are fewer slots than experts.
+    RoutingFormatError
+        When loads are refused by `lazsim.loads.check_loads`.
 
     Notes
     -----
@@ -37,14 +39,14 @@ def place_eplb(load_LE: Ints, num_nodes: int, num_slots: int, gpus_per_node: int
     >>> place_eplb(np.array([[60, 30, 10]]), num_nodes=2, num_slots=2).slots_LNS.tolist()
     [[[0, 1], [0, 2]]]
     """
-    num_layers, num_experts = load_LE.shape
+    num_experts = load_LE.shape[1]
     replicas_LE = replicate_greedily(load_LE, num_nodes * num_slots)
     share_LE = load_LE / replicas_LE
     # Heaviest first; ties by expert.
     order_LE = np.argsort(-share_LE, axis=1, kind="stable")
     gpu_S = np.arange(num_slots) % gpus_per_node
     room_G = np.tile(np.bincount(gpu_S, minlength=gpus_per_node), num_nodes)
-    slots_LNS = np.empty((num_layers, num_nodes, num_slots), dtype=np.int64)
+    slots_LNS = np.empty((len(load_LE), num_nodes, num_slots), dtype=np.int64)
     for layer, order_E in enumerate(order_LE):
         expert_P = order_E.repeat(replicas_LE[layer, order_E])
         gpu_P = _pack(share_LE[layer, expert_P], room_G)
@@ -73,6 +75,8 @@ def replicate_greedily(load_LE: Ints, num_slots: int) -> Ints:
     ------
     InfeasiblePlanError
         When there are fewer slots than experts.
+    RoutingFormatError
+        When loads are refused by `lazsim.loads.check_loads`.
 
     Notes
     -----
@@ -85,9 +89,8 @@ def replicate_greedily(load_LE: Ints, num_slots: int) -> Ints:
     >>> replicate_greedily(np.array([[60, 30, 10]]), 6).tolist()
     [[3, 2, 1]]
     """
-    require_slots(load_LE, num_slots)
+    load_LE = prepare_loads(load_LE, num_slots)
     num_more = num_slots - load_LE.shape[1]
-    load_LE = fill_idle_layers(load_LE)
     replicas_LE: Ints = np.maximum(1, -(-num_more * load_LE // load_LE.sum(axis=1, keepdims=True)))
     left_L = num_slots - replicas_LE.sum(axis=1)
     while left_L.any():

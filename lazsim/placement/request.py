@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from lazsim.errors import SpecError
+from lazsim.loads import check_loads
 from lazsim.placement.plan import Ints
 
 
@@ -35,18 +36,18 @@ class PlacementRequest:
 
     def __post_init__(self) -> None:
         """Check replicas and loads, make both read-only, and take the replicas for loads that are not given."""
-        replicas_LE = np.asarray(self.replicas_LE)
-        load_LE = np.asarray(self.load_LE) if np.size(self.load_LE) else replicas_LE
+        load_LE = replicas_LE = _checked_replicas(np.asarray(self.replicas_LE), self.num_nodes * self.num_slots)
+        if np.size(self.load_LE):
+            load_LE = check_loads(self.load_LE, self.num_nodes * self.num_slots)
+            if load_LE.shape != replicas_LE.shape:
+                raise SpecError(f"loads: expected integers of shape {replicas_LE.shape}, found shape {load_LE.shape}")
         for name, array in (("replicas_LE", replicas_LE), ("load_LE", load_LE)):
             view = array.view()
             view.flags.writeable = False
             object.__setattr__(self, name, view)
-        _check_replicas(replicas_LE, self.num_nodes * self.num_slots)
-        if load_LE is not replicas_LE:
-            _check_loads(load_LE, replicas_LE.shape)
 
 
-def _check_replicas(replicas_LE: Ints, num_slots: int) -> None:
+def _checked_replicas(replicas_LE: Ints, num_slots: int) -> Ints:
     if replicas_LE.ndim != 2 or not replicas_LE.size or replicas_LE.dtype.kind not in "iu":
         found = f"{replicas_LE.dtype} of shape {replicas_LE.shape}"
         raise SpecError(f"replicas: expected integers of shape (layers, experts), found {found}")
@@ -54,16 +55,9 @@ def _check_replicas(replicas_LE: Ints, num_slots: int) -> None:
         layer, expert = np.argwhere(replicas_LE < 1)[0]
         count = replicas_LE[layer, expert]
         raise SpecError(f"replicas: expert {expert} of layer {layer} has {count}; give each at least 1")
-    placed_L = replicas_LE.sum(axis=1)
+    # As floats, which cannot overflow and hold all sums that fit.
+    placed_L = replicas_LE.sum(axis=1, dtype=np.float64)
     if (placed_L != num_slots).any():
         layer = int((placed_L != num_slots).argmax())
-        raise SpecError(f"replicas: {placed_L[layer]} in layer {layer} for {num_slots} slots; give {num_slots}")
-
-
-def _check_loads(load_LE: Ints, shape: tuple[int, ...]) -> None:
-    if load_LE.shape != shape or load_LE.dtype.kind not in "iu":
-        raise SpecError(f"loads: expected integers of shape {shape}, found {load_LE.dtype} of shape {load_LE.shape}")
-    if load_LE.min() < 0:
-        layer, expert = np.argwhere(load_LE < 0)[0]
-        count = load_LE[layer, expert]
-        raise SpecError(f"loads: expert {expert} of layer {layer} has {count} tokens; give counts from 0 up")
+        raise SpecError(f"replicas: {placed_L[layer]:.17g} in layer {layer} for {num_slots} slots; give {num_slots}")
+    return replicas_LE.astype(np.int64, copy=False)

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lazsim.errors import InfeasiblePlanError, RoutingFormatError, SpecError
+from lazsim.loads import MAX_TOKENS
 from lazsim.placement.balanced import pack_gpus, replicate_evenly
 from lazsim.placement.plan import Bools, Ints, PlacementPlan
 from lazsim.placement.policies import place
@@ -77,8 +78,8 @@ def rebalance_experts(
     Notes
     -----
     Signature and result are those of ``rebalance_experts`` of EPLB (github.com/deepseek-ai/EPLB); the arguments after
-    ``*`` are added. Counts of tokens are used as they are; other weights are rounded to 2**-32 of the heaviest weight
-    of their layer.
+    ``*`` are added. Counts of tokens are used as they are, up to `lazsim.loads.MAX_TOKENS` of a layer; other weights
+    are rounded to 2**-32 of the heaviest weight of their layer.
 
     Examples
     --------
@@ -162,7 +163,7 @@ def _integer_loads(weight: npt.NDArray[Any]) -> Ints:
         raise RoutingFormatError(
             f"weight of expert {expert} in layer {layer} is {weight[layer, expert]}; expected a finite number from 0 up"
         )
-    if weight_LE.max() <= FINEST and (weight_LE == np.rint(weight_LE)).all():
+    if weight_LE.sum(axis=1).max() <= MAX_TOKENS and (weight_LE == np.rint(weight_LE)).all():
         return weight_LE.astype(np.int64)
     heaviest_L = weight_LE.max(axis=1, keepdims=True)
     return np.rint(weight_LE / np.where(heaviest_L > 0, heaviest_L, 1.0) * FINEST).astype(np.int64)

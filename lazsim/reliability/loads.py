@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from lazsim.errors import RoutingFormatError, SpecError, prefix_errors
+from lazsim.loads import MAX_TOKENS
 from lazsim.placement.plan import Ints
 from lazsim.routing import RecordedRouting, load_routing, read_routing, top_experts
 from lazsim.routing.generator import TOKENS_PER_LAYER
@@ -15,9 +16,6 @@ from lazsim.routing.loading import UNIFORM
 from lazsim.specs import sha256
 
 ZIPF = "zipf:"
-
-MAX_TOKENS = 1 << 38
-"""Times the most slots of a task, it is still an integer of 64 bits."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,8 +124,8 @@ def _step_notes(recorded: RecordedRouting, step: int | None) -> tuple[str, ...]:
 def _listed(source: Sequence[int], num_experts: int | None, num_layers: int | None, step: int | None) -> Loads:
     text = ",".join(map(str, source))
     _refuse_step(text, step)
-    if not all(0 <= load <= MAX_TOKENS for load in source):
-        raise SpecError(f"`loads` {text}: give tokens from 0 to {MAX_TOKENS:,}")
+    if min(source) < 0 or sum(source) > MAX_TOKENS:
+        raise SpecError(f"`loads` {text}: give tokens from 0 up, at most {MAX_TOKENS:,} together")
     if not any(source):
         raise SpecError(f"`loads` {text}: no expert has any tokens; give at least one a load, or uniform")
     if num_experts not in (None, len(source)):

@@ -10,8 +10,9 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from lazsim.errors import RoutingFormatError
+from lazsim.errors import RoutingFormatError, prefix_errors
 from lazsim.files import Faults
+from lazsim.loads import check_layer_totals
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -112,8 +113,8 @@ MAX_WHOLE = 2.0**53
 def check_tokens(faults: Faults, steps: Floats, tokens_SLE: Floats) -> tuple[Ints, Ints]:
     """Check the loads of a file, repair them when lenient, and convert steps and loads to whole numbers.
 
-    Raise RoutingFormatError when a count is not a whole number from 0 up, a layer of a step has no tokens, or steps do
-    not ascend.
+    Raise RoutingFormatError when a count is not a whole number from 0 up, a layer of a step has no tokens or more than
+    `lazsim.loads.MAX_TOKENS`, or steps do not ascend.
     """
     bad = ~_is_whole(tokens_SLE)
     if bad.any():
@@ -129,7 +130,10 @@ def check_tokens(faults: Faults, steps: Floats, tokens_SLE: Floats) -> tuple[Int
         faults.fault("", "steps must ascend", "sort them and keep the first of several")
         steps, rows = np.unique(steps, return_index=True)
         tokens_SLE = tokens_SLE[rows]
-    empty = tokens_SLE.sum(axis=2) == 0
+    total_SL = tokens_SLE.sum(axis=2)
+    with prefix_errors(faults.name):
+        check_layer_totals(total_SL.max(axis=0, initial=0.0))
+    empty = total_SL == 0
     if empty.any():
         row, layer = np.argwhere(empty)[0].tolist()
         empty_S = empty.any(axis=1)
@@ -178,7 +182,8 @@ def top_experts(routing: RecordedRouting, num_layers: int, num_experts: int) -> 
     if (has_layers, has_experts) == (num_layers, num_experts):
         return routing
     tokens = routing.tokens_SLE[:, :num_layers]
-    order = np.argsort(-tokens.sum(axis=0), axis=1, kind="stable")[:, :num_experts]
+    # As floats, which a long recording cannot overflow.
+    order = np.argsort(-tokens.sum(axis=0, dtype=np.float64), axis=1, kind="stable")[:, :num_experts]
     taken = np.take_along_axis(tokens, np.sort(order, axis=1)[None], axis=2)
     empty = np.argwhere(taken.sum(axis=2) == 0)
     if len(empty):

@@ -1,0 +1,63 @@
+"""The largest loads whose arithmetic is exact. Axes: L layers, E experts."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lazsim.errors import RoutingFormatError
+
+MAX_TOKENS = 1 << 43
+"""Most tokens of a layer, 8.8e12. Times `MAX_SLOTS`, the largest product of an allocation, they are 2**62, which int64
+holds. Counts and their sums are below 2**53, so that float64 holds them, too."""
+
+MAX_SLOTS = 1 << 19
+"""Most replica slots of a layer."""
+
+MAX_SENT_TOKENS = 1 << 31
+"""Most tokens of an expert that are dispatched at once: their square is 2**62."""
+
+
+def check_loads(load_LE: npt.ArrayLike, num_slots: int) -> npt.NDArray[np.int64]:
+    """Return the tokens of each expert as int64.
+
+    Parameters
+    ----------
+    load_LE
+        Tokens routed to each expert, shape (L, E).
+    num_slots
+        Replica slots of a layer, among which tokens are shared.
+
+    Raises
+    ------
+    RoutingFormatError
+        When loads are no integers from 0 up of that shape, or there are too many tokens or slots for exact arithmetic.
+
+    Examples
+    --------
+    >>> check_loads([[2**43, 1]], num_slots=4)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ...
+    lazsim.errors.RoutingFormatError: loads: layer 0 has 8.796e+12 tokens; give at most 8,796,093,022,208: ...
+    """
+    loads: npt.NDArray[Any] = np.asarray(load_LE)
+    if loads.ndim != 2 or not loads.size or loads.dtype.kind not in "iu":
+        found = f"{loads.dtype} of shape {loads.shape}"
+        raise RoutingFormatError(f"loads: expected integers of shape (layers, experts), found {found}")
+    if loads.min() < 0:
+        layer, expert = np.argwhere(loads < 0)[0]
+        count = loads[layer, expert]
+        raise RoutingFormatError(f"loads: expert {expert} of layer {layer} has {count} tokens; give counts from 0 up")
+    if num_slots > MAX_SLOTS:
+        raise RoutingFormatError(f"{num_slots:,} slots in a layer; give at most {MAX_SLOTS:,}")
+    check_layer_totals(loads.sum(axis=1, dtype=np.float64))
+    return loads.astype(np.int64, copy=False)
+
+
+def check_layer_totals(total_L: npt.NDArray[np.float64]) -> None:
+    """Raise RoutingFormatError when a layer has too many tokens for exact arithmetic."""
+    if total_L.max() > MAX_TOKENS:
+        layer = int(total_L.argmax())
+        raise RoutingFormatError(
+            f"loads: layer {layer} has {total_L[layer]:.4g} tokens; give at most {MAX_TOKENS:,}: only ratios count"
+        )
