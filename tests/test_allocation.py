@@ -105,9 +105,7 @@ def test_loads_beyond_exact_arithmetic_are_refused_wherever_they_come_in(excess,
         "request": lambda: PlacementRequest(np.full((2, 2), 2), 2, 2, load_LE=load),
     }
     for taker in takers.values():
-        with pytest.raises(
-            RoutingFormatError, match=r"^loads: (layer 1 has .* tokens; give at most|expected integers)"
-        ):
+        with pytest.raises(RoutingFormatError, match=r"^loads: (layer 1 has .* tokens|expected integers)"):
             taker()
 
 

@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lazsim.errors import InfeasiblePlanError, LazsimError, RoutingFormatError, SpecError
-from lazsim.placement.balanced import pack_gpus, place_balanced, replicate_evenly
+from lazsim.placement.balanced import place_balanced, replicate_evenly
 from lazsim.placement.eplb import place_eplb, replicate_greedily
+from lazsim.placement.gpus import pack_gpus
 from lazsim.placement.policies import POLICIES
 from lazsim.placement.serving import rebalance_experts
 

@@ -1,6 +1,6 @@
 """Balance loads, but spread the replicas of each expert over distinct nodes.
 
-Axes: L layers, E experts, N nodes, S slots of a node, Q GPUs of a node, K slots of a GPU, B nodes of all layers.
+Axes: L layers, E experts, N nodes, S slots of a node.
 """
 
 import numpy as np
@@ -105,44 +105,3 @@ def place_balanced(replicas_LE: Ints, load_LE: Ints, num_nodes: int, num_slots: 
         slots_LNS[layer, node_LN, turn] = dealt[:, turn]
         total_LN[layer, node_LN] += share[:, turn]
     return PlacementPlan(slots_LNS, num_experts)
-
-
-def pack_gpus(plan: PlacementPlan, load_LE: Ints, gpus_per_node: int) -> Ints:
-    """Give the replicas of each node to its GPUs, heaviest first, each to the lightest GPU with a free slot.
-
-    Parameters
-    ----------
-    plan
-        Replicas of each node.
-    load_LE
-        Tokens routed to each expert, shared evenly by its replicas, shape (L, E).
-    gpus_per_node
-        GPUs of a node, which divide its slots.
-
-    Returns
-    -------
-    ndarray of int64, shape (L, N, Q, K)
-        Expert in each slot of each GPU, -1 where it is empty. A GPU gets a second replica of an expert only when every
-        GPU with a free slot has one.
-    """
-    num_layers, num_nodes, num_slots = plan.slots_LNS.shape
-    assert num_slots % gpus_per_node == 0, "each GPU has the same number of slots"
-    per_gpu = num_slots // gpus_per_node
-    # An empty slot, index -1, reads the column behind the experts.
-    share = np.append(load_LE / np.maximum(plan.replicas_LE, 1), np.full((num_layers, 1), -1.0), axis=1)
-    share_BS = share[np.arange(num_layers)[:, None], plan.slots_LNS.reshape(num_layers, -1)].reshape(-1, num_slots)
-    order_BS = np.argsort(-share_BS, axis=1, kind="stable")
-    expert_BS = np.take_along_axis(plan.slots_LNS.reshape(-1, num_slots), order_BS, axis=1)
-    share_BS = np.take_along_axis(share_BS, order_BS, axis=1)
-    node_B = np.arange(num_layers * num_nodes)
-    packed_BQK = np.full((len(node_B), gpus_per_node, per_gpu), -1)
-    total_BQ, taken_BQ = np.zeros((len(node_B), gpus_per_node)), np.zeros((len(node_B), gpus_per_node), dtype=np.int64)
-    far = 1.0 + 2.0 * share_BS.clip(min=0).sum(axis=1).max(initial=0.0)
-    for slot in range(num_slots):
-        holds_BQ = (packed_BQK == expert_BS[:, slot, None, None]).any(axis=2)
-        rank_BQ = np.where(taken_BQ < per_gpu, total_BQ + far * holds_BQ, np.inf)
-        gpu_B = rank_BQ.argmin(axis=1)
-        packed_BQK[node_B, gpu_B, taken_BQ[node_B, gpu_B]] = expert_BS[:, slot]
-        total_BQ[node_B, gpu_B] += np.maximum(share_BS[:, slot], 0.0)
-        taken_BQ[node_B, gpu_B] += 1
-    return packed_BQK.reshape(num_layers, num_nodes, gpus_per_node, per_gpu)

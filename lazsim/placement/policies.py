@@ -15,6 +15,7 @@ from lazsim.placement.custom import call_policy, installed_policies, load_from_f
 from lazsim.placement.eplb import place_eplb
 from lazsim.placement.euclid import place_euclid
 from lazsim.placement.expert_parallel import place_ep_on_most
+from lazsim.placement.gpus import spread_over_gpus
 from lazsim.placement.mro import place_mro
 from lazsim.placement.plan import Ints, PlacementPlan
 from lazsim.placement.request import PlacementRequest
@@ -49,8 +50,13 @@ class NamedPolicy:
     plans_layers_alone: bool = False
 
 
+def _on_nodes(place_nodes: Callable[[PlacementRequest], PlacementPlan]) -> Callable[[PlacementRequest], PlacementPlan]:
+    """Return a policy that gives the replicas of a plan for nodes to different GPUs."""
+    return lambda request: spread_over_gpus(place_nodes(request), request.gpus_per_node)
+
+
 def _by_replicas(place_replicas: Callable[[Ints, int, int], PlacementPlan]) -> Callable[[PlacementRequest], Any]:
-    return lambda request: place_replicas(request.replicas_LE, request.num_nodes, request.num_slots)
+    return _on_nodes(lambda request: place_replicas(request.replicas_LE, request.num_nodes, request.num_slots))
 
 
 def _ep(request: PlacementRequest) -> PlacementPlan:
@@ -81,14 +87,20 @@ POLICIES: Mapping[str, NamedPolicy] = {
         ),
         NamedPolicy(
             "random",
-            lambda request: place_random(
-                request.replicas_LE, request.num_nodes, request.num_slots, np.random.default_rng(request.seed)
+            _on_nodes(
+                lambda request: place_random(
+                    request.replicas_LE, request.num_nodes, request.num_slots, np.random.default_rng(request.seed)
+                )
             ),
             "Put replicas into slots drawn at random.",
         ),
         NamedPolicy(
             "balanced",
-            lambda request: place_balanced(request.replicas_LE, request.load_LE, request.num_nodes, request.num_slots),
+            _on_nodes(
+                lambda request: place_balanced(
+                    request.replicas_LE, request.load_LE, request.num_nodes, request.num_slots
+                )
+            ),
             "Deal replicas over the nodes in rounds, heaviest first, an expert to different nodes.",
             plans_layers_alone=True,
         ),

@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from lazsim.errors import InfeasiblePlanError, RoutingFormatError, SpecError
 from lazsim.loads import MAX_TOKENS
-from lazsim.placement.balanced import pack_gpus, replicate_evenly
+from lazsim.placement.balanced import replicate_evenly
+from lazsim.placement.gpus import pack_gpus
 from lazsim.placement.plan import Bools, Ints, PlacementPlan
 from lazsim.placement.policies import place
 from lazsim.placement.request import PlacementRequest
