@@ -42,7 +42,7 @@ class FixedCommunication:
     def all_to_all_s(self, nic_bytes, local_bytes):
         return 0.0 * nic_bytes
 
-    def all_reduce_s(self, nic_bytes, local_bytes, num_hops):
+    def all_reduce_s(self, nic_bytes, local_bytes, nic_hops, local_hops):
         return 0.0 * nic_bytes
 
     def transfer_s(self, nic_bytes, local_bytes):

@@ -58,8 +58,9 @@ def test_all_reduces_inside_a_server_have_a_bandwidth_and_a_latency_of_their_own
     # 40 GB inside at 20 GB/s after 0.5 s; 10 GB across at half of 10 GB/s after 1 s
     assert links.all_to_all_s(nic, local).tolist() == [2.5, 3.0]
     assert links.transfer_s(nic, local).tolist() == [2.5, 2.0]
-    # 40 GB inside at 40 GB/s and 2 hops of 0.125 s; 10 GB across at a quarter of 10 GB/s and 2 hops of 1 s
-    assert links.all_reduce_s(nic, local, np.array([2.0, 2.0])).tolist() == [1.25, 6.0]
+    # 40 GB inside at 40 GB/s and 2 hops of 0.125 s; 10 GB across at a quarter of 10 GB/s, 2 hops of 1 s, 4 of 0.125 s
+    hops = np.array([0.0, 2.0]), np.array([2.0, 4.0])
+    assert links.all_reduce_s(nic, local, *hops).tolist() == [1.25, 6.5]
 
 
 @pytest.mark.parametrize(("field", "slower"), [("local_all_reduce_bytes_per_s", True), ("local_bytes_per_s", False)])

@@ -181,8 +181,8 @@ def test_measured_links_replace_those_inside_a_server_only():
     # Below the smallest message there is only latency.
     assert float(measured.all_to_all_s(nothing, np.array(1.0))) == pytest.approx(1e-3)
     # A ring over 2 nodes: 2 hops of 512 bytes, each of which took 2 ms.
-    assert float(measured.all_reduce_s(nothing, np.array(1024.0), np.array(2.0))) == pytest.approx(2 * 2e-3)
-    across = (np.array(1e6), nothing, np.array(18.0))
+    assert float(measured.all_reduce_s(nothing, np.array(1024.0), nothing, np.array(2.0))) == pytest.approx(2 * 2e-3)
+    across = (np.array(1e6), nothing, np.array(8.0), np.array(10.0))
     assert float(measured.all_reduce_s(*across)) == float(LINKS.all_reduce_s(*across))
     assert float(measured.transfer_s(nothing, some)) == float(LINKS.transfer_s(nothing, some))
     assert measured.storage_s(1e9) == LINKS.storage_s(1e9)

@@ -46,7 +46,7 @@ class CountBytes:
         # The exchange of counts, one byte long here, is left out.
         return np.where((local_bytes if self.local else nic_bytes) > 1, local_bytes if self.local else nic_bytes, 0.0)
 
-    def all_reduce_s(self, nic_bytes, local_bytes, num_hops):
+    def all_reduce_s(self, nic_bytes, local_bytes, nic_hops, local_hops):
         return local_bytes if self.local else nic_bytes
 
     def transfer_s(self, nic_bytes, local_bytes):
@@ -154,6 +154,49 @@ def test_gradients_are_reduced_over_all_nodes_and_experts_over_their_replicas():
         np.ones((12, 8), dtype=np.int64),
     )
     assert together["gradients"] == pytest.approx(dense_bytes * 1.5)
+
+
+@dataclass(frozen=True)
+class CountHops(FixedCommunication):
+    """An all-reduce takes a second for each hop inside a server and 1000 for each between servers."""
+
+    def all_reduce_s(self, nic_bytes, local_bytes, nic_hops, local_hops):
+        return 1000 * nic_hops + local_hops
+
+
+def hops(slots, servers, **cluster):
+    """Seconds of `CountHops` for gradients of one plan in each of the 12 layers."""
+    cost_model = costs(communication=CountHops())
+    cost_model = replace(cost_model, cluster=msgspec.structs.replace(cost_model.cluster, **cluster))
+    plan = PlacementPlan(np.broadcast_to(np.array(slots), (12, *np.shape(slots))), 3)
+    return parts(cost_model, plan, NodeLayout(np.array(servers)), np.ones((12, 3), dtype=np.int64))["gradients"]
+
+
+def test_a_gpu_takes_part_in_every_hop_of_the_rings_of_its_experts():
+    # Two servers of two nodes of one GPU. A ring over n nodes on V servers makes 2 (n - 1) hops, 2 (V - 1) of them
+    # between servers. Expert 0 is on nodes 0, 1 and 2: 2 + 2 hops; expert 1 on 0 and 1: 0 + 2; expert 2, twice on node
+    # 3, has none. Node 0 makes those of experts 0 and 1, 2 + 4 in each of 12 layers; the dense part over 4 nodes 2 + 4.
+    slots = [[0, 1], [0, 1], [0, -1], [2, 2]]
+    assert hops(slots, [0, 0, 1, 1]) == 12 * 2004 + 2004
+    # Every node its own server: all of the 4 + 2 hops of node 0, and all 6 of the dense part, are between servers.
+    assert hops(slots, [0, 1, 2, 3]) == 12 * 6000 + 6000
+
+
+def test_gpus_of_a_node_reduce_their_experts_at_the_same_time():
+    # Three nodes of two GPUs; even slots are on the first. Expert 0, on all three nodes: 4 hops; expert 1, on two: 2.
+    # On one GPU of node 0 they follow each other, 6 hops; apart they overlap, 4. The dense part makes 4.
+    assert hops([[0, -1, 1, 2], [0, 1, -1, -1], [0, -1, -1, -1]], [0, 1, 2], gpus_per_node=2) == 12 * 6000 + 4000
+    assert hops([[0, 1, 2, -1], [0, 1, -1, -1], [0, -1, -1, -1]], [0, 1, 2], gpus_per_node=2) == 12 * 4000 + 4000
+    # A second replica on the same GPU joins the first before the ring.
+    assert hops([[0, 1, 0, 2], [0, 1, -1, -1], [0, -1, -1, -1]], [0, 1, 2], gpus_per_node=2) == 12 * 4000 + 4000
+
+
+def test_nodes_of_one_server_each_send_a_ring_over_their_own_link():
+    # Both replicas of each of the 12 * 4 experts of a node in one server: each of the two GPUs sends half of the
+    # gradient twice. The dense part crosses servers.
+    plan, layout = place_ep(12, 8, 4, 1, 6), NodeLayout(np.array([0, 1, 0, 1]), np.arange(4) // 2)
+    found = parts(costs(communication=CountBytes(local=True)), plan, layout, np.ones((12, 8), dtype=np.int64))
+    assert found["gradients"] == 12 * 4 * 2 * 8 * 768**2
 
 
 def test_a_checkpoint_is_saved_once_and_loaded_by_every_node_that_needs_it():

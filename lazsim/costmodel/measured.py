@@ -89,20 +89,18 @@ class MeasuredCommunication:
         """One all-to-all."""
         return self._overlapped_s("all_to_all", self.analytic.all_to_all_s, nic_bytes, local_bytes)
 
-    def all_reduce_s(self, nic_bytes: Floats, local_bytes: Floats, num_hops: Floats) -> Floats:
-        """All-reduces one after the other, `num_hops` messages in sequence; hops inside a server are measured."""
-        arrays = np.broadcast_arrays(nic_bytes, local_bytes, num_hops)
-        nic, local, hops = (np.asarray(array, dtype=np.float64) for array in arrays)
+    def all_reduce_s(self, nic_bytes: Floats, local_bytes: Floats, nic_hops: Floats, local_hops: Floats) -> Floats:
+        """All-reduces one after the other; hops of rings inside a server are measured."""
+        analytic_s = self.analytic.all_reduce_s(nic_bytes, local_bytes, nic_hops, local_hops)
         if "all_reduce" not in self.tables:
-            return self.analytic.all_reduce_s(nic, local, hops)
-        inside = (nic <= 0) & (local > 0)
-        message = np.where(inside, local, 0.0) / np.maximum(hops, 1.0)
+            return analytic_s
+        inside = (np.asarray(nic_bytes) <= 0) & (np.asarray(local_bytes) > 0)
+        message = np.where(inside, local_bytes, 0.0) / np.maximum(local_hops, 1.0)
 
         def hop_s(size: Floats) -> Floats:
-            return self.analytic.all_reduce_s(np.zeros_like(size), size, np.ones_like(size))
+            return self.analytic.all_reduce_s(np.zeros_like(size), size, np.zeros_like(size), np.ones_like(size))
 
-        measured_s = np.maximum(hops, 1.0) * self._local_s("all_reduce", message, hop_s)
-        return np.where(inside, measured_s, self.analytic.all_reduce_s(nic, local, hops))
+        return np.where(inside, local_hops * self._local_s("all_reduce", message, hop_s), analytic_s)
 
     def transfer_s(self, nic_bytes: Floats, local_bytes: Floats) -> Floats:
         """Point-to-point transfers at the same time."""

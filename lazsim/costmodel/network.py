@@ -24,13 +24,13 @@ class AnalyticCommunication:
         """One all-to-all; its messages to different peers are in flight together, so latency counts once."""
         return self._overlapped_s(nic_bytes, local_bytes, self.network.all_to_all_efficiency)
 
-    def all_reduce_s(self, nic_bytes: Floats, local_bytes: Floats, num_hops: Floats) -> Floats:
+    def all_reduce_s(self, nic_bytes: Floats, local_bytes: Floats, nic_hops: Floats, local_hops: Floats) -> Floats:
         """Ring all-reduces one after the other; each hop waits for the one before."""
         network = self.network
         nic_s = np.asarray(nic_bytes / (network.nic_bytes_per_s * network.all_reduce_efficiency))
         local_s = np.asarray(local_bytes / network.local_all_reduce_bytes_per_s)
-        latency_s = np.where(nic_s > 0, network.nic_latency_s, network.local_all_reduce_latency_s)
-        seconds: Floats = np.maximum(nic_s, local_s) + num_hops * latency_s
+        latency_s = nic_hops * network.nic_latency_s + local_hops * network.local_all_reduce_latency_s
+        seconds: Floats = np.maximum(nic_s, local_s) + latency_s
         return seconds
 
     def transfer_s(self, nic_bytes: Floats, local_bytes: Floats) -> Floats:

@@ -93,16 +93,12 @@ class StepCost:
         self._gpus_V = servers.sizes_V * gpus
         self._num_nodes = plan.num_nodes
         self._replicas_LE = plan.replicas_LE
-        # Slot s of a node belongs to its GPU s % gpus. The first axis goes over the slots of a GPU, the last one over
-        # the GPUs of all nodes. Each layer ends in a zero, which the empty slots (-1) of the next layer read.
-        slots = plan.slots_LNS + np.arange(plan.num_layers)[:, None, None] * (plan.num_experts + 1)
-        by_gpu = slots.reshape(plan.num_layers, plan.num_nodes, -1, gpus)
-        self._slots = by_gpu.transpose(2, 0, 1, 3).reshape(by_gpu.shape[2], plan.num_layers, -1)
+        self._slots = slots_by_gpu(plan, gpus)
         holds_RN = plan.holds_LEN.reshape(-1, plan.num_nodes)
-        sent_XV, held_N = _expert_sums(holds_RN, servers, costs.model.expert_params)
+        nic_V, rings_XR, held_N = _expert_rings(holds_RN, servers, costs.model.expert_params)
         self._fixed_s = {
             "dense": costs.job.num_micro_batches * costs.dense_s,
-            "gradients": _gradients_s(costs, sent_XV, servers),
+            "gradients": self._gradients_s(nic_V, rings_XR, servers),
             "optimizer": _optimizer_s(costs, held_N),
         }
 
@@ -137,15 +133,37 @@ class StepCost:
         costs = self.costs
         gpus = self._num_nodes * costs.cluster.gpus_per_node
         assignments = costs.tokens_per_gpu * gpus * costs.model.top_k
-        tokens = load_BLE * (assignments / load_BLE.sum(axis=2, keepdims=True))
-        if self.layout.padded:
-            tokens = np.broadcast_to(tokens.max(axis=2, keepdims=True), tokens.shape)
+        tokens = assigned_tokens(load_BLE, assignments, padded=self.layout.padded)
         parts = {
             "reorder": self._reorder_s(tokens),
             "expert": self._expert_s(tokens),
             "all_to_all": self._all_to_all_s(tokens),
         }
         return {name: costs.job.num_micro_batches * seconds.sum(axis=1) for name, seconds in parts.items()}
+
+    def _gradients_s(self, nic_V: Floats, rings_XR: Floats, servers: Partition) -> float:
+        """Return the seconds to all-reduce the dense gradients over all nodes, and each expert's over its nodes.
+
+        A ring over ``n`` nodes sends ``2 (n - 1) / n`` times the gradient over each of its links, in ``2 (n - 1)`` hops
+        (Thakur et al. 2005). It enters and leaves each of its ``V`` servers once, and ``2 (V - 1)`` of its hops are
+        between servers (NCCL, ``src/graph/tuning.cc``). A GPU reduces its experts one after the other, and takes part
+        in every hop of each; GPUs of a server share its NICs. Adding up replicas inside a node is free.
+        """
+        costs, num_nodes, num_servers = self.costs, self._num_nodes, len(nic_V)
+        gpus = costs.cluster.gpus_per_node
+        num_layers, num_experts = self._replicas_LE.shape
+        by_expert = np.zeros((3, num_layers, num_experts + 1))
+        by_expert[:, :, :-1] = rings_XR.reshape(3, num_layers, num_experts)
+        # A GPU counts an expert once: its other replicas read the zero of the first layer.
+        slots = np.sort(self._slots, axis=0)
+        slots[1:][slots[1:] == slots[:-1]] = num_experts
+        by_gpu = by_expert.reshape(3, -1).take(slots, axis=1).sum(axis=(1, 2))
+        across = num_servers > 1
+        dense = 2 * (num_nodes - 1) / num_nodes * costs.model.dense_params * WEIGHT_BYTES_PER_PARAM
+        hops = 2 * (num_servers - 1), 2 * (num_nodes - num_servers)
+        reduce_s = costs.communication.all_reduce_s
+        experts_s = reduce_s(nic_V[servers.part_N].repeat(gpus), *by_gpu)
+        return float(experts_s.max() + reduce_s(*np.array([dense * across, dense * (not across) / gpus, *hops])))
 
     def _reorder_s(self, tokens_BLE: Floats) -> Floats:
         costs = self.costs
@@ -177,48 +195,44 @@ class StepCost:
         return transposed
 
 
-def _expert_sums(holds_RN: Bools, servers: Partition, params: int) -> tuple[Floats, Floats]:
-    """Return gradients' bytes through the NICs of each server, bytes inside it and hops; and the experts of each node.
+def slots_by_gpu(plan: PlacementPlan, gpus_per_node: int) -> Ints:
+    """Return where each slot finds its expert in values of shape ``(L * (E + 1),)``: each layer ends in a zero.
 
-    The shapes are (3, V) and (N,); `params` is the size of an expert.
+    The first axis goes over the slots of a GPU, then follow the layers and the GPUs of all nodes. Slot ``s`` of a node
+    belongs to its GPU ``s % gpus_per_node``. Empty slots read the zero of the layer before.
     """
-    num_nodes = len(servers.part_N)
-    sent_XV, held_N = np.zeros((3, len(servers.sizes_V))), np.zeros(num_nodes)
+    slots = plan.slots_LNS + np.arange(plan.num_layers)[:, None, None] * (plan.num_experts + 1)
+    by_gpu = slots.reshape(plan.num_layers, plan.num_nodes, -1, gpus_per_node)
+    return by_gpu.transpose(2, 0, 1, 3).reshape(by_gpu.shape[2], plan.num_layers, -1)
+
+
+def assigned_tokens(load_BLE: Ints, num_assignments: float, *, padded: bool) -> Floats:
+    """Return the rows of each expert's buffer when `num_assignments` tokens are routed in each layer."""
+    tokens: Floats = load_BLE * (num_assignments / load_BLE.sum(axis=2, keepdims=True))
+    return np.broadcast_to(tokens.max(axis=2, keepdims=True), tokens.shape) if padded else tokens
+
+
+def _expert_rings(holds_RN: Bools, servers: Partition, params: int) -> tuple[Floats, Floats, Floats]:
+    """Return the rings that reduce the gradients of experts of `params` parameters.
+
+    They are the bytes through the NICs of each server, shape (V,); the bytes through each GPU of a ring inside a
+    server, hops between servers and hops inside them, by ring, shape (3, R); and the experts of each node, shape (N,).
+    """
+    num_experts, num_nodes = holds_RN.shape
+    nic_V, rings_XR, held_N = np.zeros(len(servers.sizes_V)), np.empty((3, num_experts)), np.zeros(num_nodes)
     for some in row_blocks(*holds_RN.shape):
         holds = holds_RN[some].astype(np.float64)
         # A product with ones takes half the time of a sum.
         held_N += np.ones(len(holds)) @ holds
-        members = holds @ np.ones(num_nodes)
-        spans_RV, crosses = holds, members > 1
+        nodes = holds @ np.ones(num_nodes)
+        spans_RV, spanned = holds, nodes
         if not servers.is_trivial:
             spans_RV = np.minimum(servers.add_up(holds), 1.0)
-            crosses = spans_RV @ np.ones(spans_RV.shape[1]) > 1
-        loads = np.empty((3, len(members)))
-        loads[2] = 2 * (members - 1)
-        sent = loads[2] / members * params * WEIGHT_BYTES_PER_PARAM
-        loads[0] = sent * crosses
-        loads[1] = sent - loads[0]
-        sent_XV += loads @ spans_RV
-    return sent_XV, held_N
-
-
-def _gradients_s(costs: CostModel, sent_XV: Floats, servers: Partition) -> float:
-    """Return the seconds to all-reduce the dense gradients over all nodes, and each expert's over its nodes.
-
-    A ring over ``n`` nodes sends ``2 (n - 1) / n`` times the gradient over each of its links (Thakur et al. 2005); it
-    enters and leaves each server once. Adding up replicas inside a node is free.
-    """
-    model, num_nodes = costs.model, len(servers.part_N)
-    gpus_V = servers.sizes_V * costs.cluster.gpus_per_node
-    dense = 2 * (num_nodes - 1) / num_nodes * model.dense_params * WEIGHT_BYTES_PER_PARAM
-    across = len(gpus_V) > 1
-    # Columns: the experts on each server, then the dense part.
-    totals = np.empty((3, len(gpus_V) + 1))
-    totals[:, :-1] = sent_XV
-    totals[1:, :-1] /= gpus_V
-    totals[:, -1] = dense * across, dense * (not across), 2 * (num_nodes - 1)
-    seconds = costs.communication.all_reduce_s(*totals)
-    return float(seconds[:-1].max() + seconds[-1])
+            spanned = spans_RV @ np.ones(spans_RV.shape[1])
+        sent = 2 * (nodes - 1) / nodes * params * WEIGHT_BYTES_PER_PARAM
+        nic_V += (sent * (spanned > 1)) @ spans_RV
+        rings_XR[:, some] = sent * (spanned == 1), 2 * (spanned - 1), 2 * (nodes - spanned)
+    return nic_V, rings_XR, held_N
 
 
 def _optimizer_s(costs: CostModel, held_N: Floats) -> float:

@@ -39,8 +39,8 @@ class CommunicationTimes(Protocol):
     def all_to_all_s(self, nic_bytes: Floats, local_bytes: Floats) -> Floats:
         """One all-to-all."""
 
-    def all_reduce_s(self, nic_bytes: Floats, local_bytes: Floats, num_hops: Floats) -> Floats:
-        """All-reduces one after the other, `num_hops` messages in sequence."""
+    def all_reduce_s(self, nic_bytes: Floats, local_bytes: Floats, nic_hops: Floats, local_hops: Floats) -> Floats:
+        """All-reduces one after the other, of messages in sequence: `nic_hops` between servers, `local_hops` inside."""
 
     def transfer_s(self, nic_bytes: Floats, local_bytes: Floats) -> Floats:
         """Point-to-point transfers at the same time."""
