@@ -58,8 +58,25 @@ def test_the_timeline_has_the_promised_columns_and_never_more_nodes_used_than_al
     lazsim("run", *FAST, "--out", tmp_path)
     with (tmp_path / "timeline.csv").open() as stream:
         rows = list(csv.DictReader(stream))
-    assert list(rows[0]) == ["time_s", "system", "nodes_alive", "nodes_used", "samples_per_s"]
+    columns = ["time_s", "system", "nodes_alive", "nodes_used", "samples_per_s", "lost_samples_per_s"]
+    assert list(rows[0]) == columns
     assert all(0 <= int(row["nodes_used"]) <= int(row["nodes_alive"]) <= 10 for row in rows)
+
+
+def test_table_json_and_timeline_of_the_run_in_the_readme_agree(lazsim, tmp_path):
+    systems = [part for name in ("lazarus", "tutel-ft", "ds-ft", "ds") for part in ("--system", name)]
+    _, table, _ = lazsim("run", *FAST, "--model", "gpt-l", *systems, "--out", tmp_path)
+    timeline = list(csv.DictReader((tmp_path / "timeline.csv").read_text().splitlines()))
+    for run in json.loads((tmp_path / "summary.json").read_text())["runs"]:
+        rows = [row for row in timeline if row["system"] == run["system"]]
+        ends_s = [float(row["time_s"]) for row in rows[1:]] + [run["wall_s"]]
+        spans_s = [end_s - float(row["time_s"]) for row, end_s in zip(rows, ends_s, strict=True)]
+        kept = sum(float(row["samples_per_s"]) * span_s for row, span_s in zip(rows, spans_s, strict=True))
+        assert kept == pytest.approx(run["samples"])
+        assert f"{run['samples']:,}" in table
+        # Its lost steps, and those alone, show as lost; at most one unfinished step a failure is lost work besides.
+        lost_s = sum(s for row, s in zip(rows, spans_s, strict=True) if float(row["lost_samples_per_s"]))
+        assert 0.9 * run["ledger_s"]["lost_work"] < lost_s < run["ledger_s"]["lost_work"]
 
 
 def test_run_json_names_every_input_with_its_hash(lazsim, tmp_path):

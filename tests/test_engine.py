@@ -234,16 +234,25 @@ def test_a_trace_that_never_has_enough_nodes_is_waited_through():
     assert spent(run("lazarus", trace((0, "add", "a")), 100.0)) == {"waiting": 100}
 
 
-def trained(result):
-    """Integrate the throughput that the timeline tells."""
+def trained(result, rate="samples_per_s"):
+    """Integrate a rate of the timeline."""
     times = [state.time_s for state in result.states] + [result.wall_s]
-    return sum(s.samples_per_s * (end - s.time_s) for s, end in zip(result.states, times[1:], strict=True))
+    return sum(getattr(s, rate) * (end - s.time_s) for s, end in zip(result.states, times[1:], strict=True))
 
 
 def test_the_timeline_adds_up_to_the_samples_also_around_checkpoints():
     result = run("ds", trace((0, "add", "a b c d")), 290.0)
     assert (result.counts["checkpoints"], result.samples) == (3, 130 * 16)
     assert trained(result) == pytest.approx(result.samples)
+
+
+def test_the_timeline_shows_work_that_is_later_lost_as_lost():
+    # A checkpoint ends at 90 s. The 5 steps of 16 samples up to 100 s are lost, and the one under way at 101 s is none.
+    result = run("ds", trace((0, "add", "a b c d"), (101, "remove", "d")), 200.0)
+    assert [(s.time_s, s.samples_per_s, s.lost_samples_per_s) for s in result.states] == [
+        (0, 8, 0), (80, 0, 0), (90, 0, 8), (100, 0, 0), (101, 0, 0), (156, 4, 0), (200, 0, 0),
+    ]  # fmt: skip
+    assert trained(result, "lost_samples_per_s") == 5 * 4 * 4
 
 
 def test_nodes_collected_during_a_checkpoint_join_at_its_end():
@@ -287,7 +296,11 @@ def test_every_second_is_in_one_bucket_and_samples_come_from_computing(scenario,
     unfinished_s = result.ledger_s["compute"] - result.steps * step_s
     assert -1e-6 <= unfinished_s <= step_s + 1e-6
     assert result.steps * 2 * 4 <= result.samples <= result.steps * 8 * 4
-    assert trained(result) >= result.samples - 1e-6
+    assert trained(result) == pytest.approx(result.samples)
+    # A lost step trained 4 samples on each of 2 to 8 nodes, and its time is booked as lost work.
+    lost = trained(result, "lost_samples_per_s")
+    assert result.counts["lost_steps"] * 2 * 4 - 1e-6 <= lost <= result.counts["lost_steps"] * 8 * 4 + 1e-6
+    assert result.counts["lost_steps"] * step_s <= result.ledger_s["lost_work"] + 1e-6
     again = simulate_system(events, SYSTEMS[system], cost_model, RandomLoads(2, 4), duration_s)
     assert again == result
 

@@ -1,4 +1,12 @@
-"""Figures leave the program that draws them as it was."""
+"""Figures show what happened, and leave the program that draws them as it was."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lazsim.engine.log import State
+from lazsim.output.plots.run import windows
 
 DRAWS = """
 import sys
@@ -31,3 +39,35 @@ print(matplotlib.get_backend(), "matplotlib.pyplot" in sys.modules)
 def test_drawing_leaves_backend_and_settings_of_the_host_alone(run_script):
     # A picture of live runs needs torch, which a host may lack.
     assert run_script(DRAWS.format(skipped={"live", "profile"})) == "svg False"
+
+
+@st.composite
+def timelines(draw):
+    """Spans of a run: no node alive, none used, kept work, a checkpoint, or lost work."""
+    kinds = [(0, 0, 0.0, 0.0), (3, 0, 0.0, 0.0), (3, 3, 9.0, 0.0), (4, 4, 0.0, 0.0), (4, 4, 0.0, 12.0)]
+    spans = draw(st.lists(st.tuples(st.sampled_from([0.5, 3.0, 40.0, 700.0]), st.sampled_from(kinds)), min_size=1))
+    times_s = np.cumsum([0.0, *(seconds for seconds, _ in spans)]).tolist()
+    states = [State(time_s, *kind) for time_s, (_, kind) in zip(times_s, spans, strict=False)]
+    return states, times_s[-1], [seconds for seconds, _ in spans]
+
+
+@given(timelines(), st.booleans())
+def test_a_throughput_curve_adds_up_to_the_samples_and_shows_none_where_no_node_is_alive(timeline, at_any_change):
+    states, wall_s, spans_s = timeline
+    bounds_s, kept, lost = windows(states, wall_s, at_any_change=at_any_change)
+    assert set(bounds_s.tolist()) <= {*(state.time_s for state in states), wall_s}
+    for rates, name in ((kept, "samples_per_s"), (lost, "lost_samples_per_s")):
+        total = sum(getattr(state, name) * span_s for state, span_s in zip(states, spans_s, strict=True))
+        assert rates @ np.diff(bounds_s) == pytest.approx(total)
+    for state in states:
+        window = np.searchsorted(bounds_s, state.time_s, side="right") - 1
+        assert state.num_alive or not kept[window] + lost[window]
+        # No spike: no window is faster than the fastest training.
+        assert kept[window] + lost[window] <= 12 + 1e-9
+
+
+def test_a_checkpoint_makes_no_spikes_in_a_throughput_curve():
+    # Cycles of 50 s of training at 6 samples/s and 10 s of checkpoint: 5 samples/s, whatever the failure at 890 s cuts.
+    cycles = [State(60.0 * cycle + at_s, 2, 2, rate) for cycle in range(15) for at_s, rate in ((0, 6.0), (50, 0.0))]
+    bounds_s, kept, _ = windows([*cycles, State(900.0, 1, 0)], wall_s=1000.0)
+    assert (bounds_s.tolist(), kept.tolist()) == ([0, 900, 1000], [5, 0])

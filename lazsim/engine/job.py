@@ -64,6 +64,7 @@ class Job:
         self.state: JobState = Waiting()
         self.extrapolated_s = 0.0
         self._has_started = False
+        self._kept_until_s = 0.0
         self._join_at_s: float | None = None
         self._process: simpy.Process | None = None
 
@@ -230,12 +231,13 @@ class Job:
     def _checkpoint(self) -> Activity:
         yield from self._spend("checkpoint", checkpoint_save_s(self.costs))
         self.progress.save()
+        self._kept_until_s = self.env.now
         self.log.count("checkpoints")
 
     def _compute(self, state: Training, num_steps: int) -> Activity:
         """Make steps; when nodes are to join, stop after the step under way."""
         step_s = state.timer.step_s(self.progress.step)
-        self._note_state(state.timer.samples_per_step / step_s)
+        self._note_state()
         self.ledger.enter("compute", self.env.now)
         state.stretch = stretch = Stretch(self.env.now, step_s, num_steps)
         try:
@@ -252,7 +254,7 @@ class Job:
 
     def _spend(self, bucket: str, seconds: float) -> Activity:
         self.ledger.enter(bucket, self.env.now)
-        self._note_state(0.0)
+        self._note_state()
         yield self.env.timeout(seconds)
 
     def _book_steps(self, state: Training, stretch: Stretch, *, has_failed: bool) -> None:
@@ -264,6 +266,9 @@ class Job:
         self.extrapolated_s += spent_s * state.timer.extrapolated_share(self.progress.step)
         if has_failed:
             self.ledger.move("compute", "lost_work", max(0.0, spent_s - num_steps * stretch.step_s))
+        if num_steps:
+            end_s = min(stretch.start_s + num_steps * stretch.step_s, self.env.now)
+            self.log.trained(stretch.start_s, end_s, state.timer.samples_per_step / stretch.step_s)
         self.progress.add(num_steps, state.timer.samples_per_step, stretch.step_s)
 
     def _roll_back(self) -> None:
@@ -271,7 +276,9 @@ class Job:
         self.ledger.move("compute", "lost_work", lost_s)
         self.log.count("lost_steps", lost_steps)
         if lost_steps:
+            self.log.lost(self._kept_until_s, self.env.now)
             self._log("rolled_back", lost_steps=lost_steps)
+        self._kept_until_s = self.env.now
 
     def _alive(self) -> tuple[str, ...]:
         return self.nodes.in_order()
@@ -300,16 +307,15 @@ class Job:
         timer = self._make_timer(plan, self.nodes.servers(nodes))
         self.state = Training(Held(nodes, plan), timer=timer, planned_step=self.progress.step, joins_first=joins_first)
 
-    def _note_state(self, samples_per_s: float) -> None:
+    def _note_state(self) -> None:
         num_used = self.state.num_used
         if self.on_plan is not None:
             self.on_plan(self.env.now, self.state.held.plan if num_used else None, len(self.nodes))
-        self.log.state(State(self.env.now, len(self.nodes), num_used, samples_per_s))
+        self.log.state(State(self.env.now, len(self.nodes), num_used))
 
     def _log(self, event: str, **numbers: int) -> None:
-        step, samples_per_s = self.progress.step, 0.0
+        step = self.progress.step
         if isinstance(self.state, Training) and self.state.stretch is not None:
             step += self.state.stretch.steps_made(self.env.now)
-            samples_per_s = self.log.states[-1].samples_per_s
         self.log.events.append(JobEvent(self.env.now, event, step, len(self.nodes), self.state.num_used, **numbers))
-        self._note_state(samples_per_s)
+        self._note_state()

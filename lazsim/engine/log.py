@@ -1,16 +1,23 @@
 """The record of a run: changes of state over time, events and counts."""
 
+from bisect import bisect_right
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import NamedTuple
 
 
 class State(NamedTuple):
-    """Nodes alive, nodes training and the rate of training, from a time on."""
+    """Nodes alive, nodes training and the rates of training, from a time on.
+
+    Only whole steps count. Over a run, the rates add up to the samples that it kept, and to those that it lost again.
+    """
 
     time_s: float
     num_alive: int
     num_used: int
-    samples_per_s: float
+    samples_per_s: float = 0.0
+    lost_samples_per_s: float = 0.0
 
 
 class JobEvent(NamedTuple):
@@ -41,6 +48,25 @@ class Log:
     def count(self, what: str, number: int = 1) -> None:
         """Add to a count."""
         self.counts[what] += number
+
+    def trained(self, since_s: float, until_s: float, samples_per_s: float) -> None:
+        """Note steps made in a time that has passed."""
+        self._change(since_s, until_s, lambda state: state._replace(samples_per_s=samples_per_s))
+
+    def lost(self, since_s: float, until_s: float) -> None:
+        """Note that all steps made in a time that has passed are lost."""
+        self._change(
+            since_s, until_s, lambda state: State(*state[:3], 0.0, state.samples_per_s + state.lost_samples_per_s)
+        )
+
+    def _change(self, since_s: float, until_s: float, change: Callable[[State], State]) -> None:
+        first = bisect_right(self.states, since_s, key=attrgetter("time_s"))
+        later = [self.states[first - 1]._replace(time_s=since_s), *self.states[first:]]
+        del self.states[first:]
+        inside = [state for state in later if state.time_s < until_s]
+        after = [inside[-1]._replace(time_s=until_s), *later[len(inside) :]]
+        for state in (*map(change, inside), *after):
+            self.state(state)
 
     def state(self, state: State) -> None:
         """Note how the job stands now; the last note of an instant counts."""

@@ -116,7 +116,7 @@ class Coordinator:
         self._began_s = time.monotonic()
         placement = self.system.policy.name if self.system.policy is not None else None
         self.record = Recorder(self.system.name, placement, self.spec.global_batch, self.now_s)
-        self.record.num_alive = len(self.server.workers)
+        self.record.alive(len(self.server.workers))
 
     async def _start_clock(self) -> None:
         self._reset_clock()
@@ -285,6 +285,7 @@ class Coordinator:
             record.first_step, cause = plan.step, "start"
         self._has_trained = True
         record.event(EVENTS.get(cause, "restarted"), self.step)
+        record.state()
         record.enter("compute")
 
     async def _wait_for_members(self, condition: Callable[[WorkerConnection], bool]) -> bool:

@@ -151,20 +151,20 @@ class Recorder:
         """Record an event."""
         self.log.events.append(JobEvent(self.clock(), name, step, self.num_alive, self.num_used, **numbers))
 
-    def state(self, samples_per_s: float) -> None:
-        """Record the state of the job."""
-        self.log.state(State(self.clock(), self.num_alive, self.num_used, samples_per_s))
+    def state(self) -> None:
+        """Record the nodes alive and in use."""
+        self.log.state(State(self.clock(), self.num_alive, self.num_used))
 
     def alive(self, num_alive: int) -> None:
         """Record the number of workers alive."""
         self.num_alive = num_alive
-        self.state(self.log.states[-1].samples_per_s if self.log.states else 0.0)
+        self.state()
 
     def stand_still(self, bucket: str, at_s: float | None = None) -> None:
         """Record that no node trains, and book the time from now on, or from a recent instant, in a bucket."""
         self.num_used = 0
         self.enter(bucket, at_s)
-        self.state(0.0)
+        self.state()
 
     def recovery(self, cause: str, at_s: float | None = None) -> Recovery:
         """Return the current recovery; start one, now or at a given time, where there is none."""
@@ -177,14 +177,19 @@ class Recorder:
         if self.recoveries and not self.recoveries[-1].complete:
             recovery = self.recoveries[-1]
             recovery.resume_s, recovery.complete = self.clock() - self._bucket_since_s, True
-        self.steps.append(StepRecord(step, self.clock(), self.num_used, step_s, loss))
+        begun_s, now_s = self._step_begun_s(), self.clock()
+        self.state()
+        self.log.trained(begun_s, now_s, self.global_batch / (now_s - begun_s))
+        self.steps.append(StepRecord(step, now_s, self.num_used, step_s, loss))
         self.unsaved_s += step_s
         self.loads[step] = loads
-        self.state(self.global_batch / step_s)
+
+    def _step_begun_s(self) -> float:
+        return max(self.steps[-1].at_s if self.steps else 0.0, self._bucket_since_s)
 
     def fail(self, at_s: float) -> None:
         """Book the time from a failure on as detection, and the step that it broke off as lost work."""
-        begun_s = max(self.steps[-1].at_s if self.steps else 0.0, self._bucket_since_s)
+        begun_s = self._step_begun_s()
         self.enter("detect", at_s)
         self.ledger.move("compute", "lost_work", max(0.0, self._bucket_since_s - begun_s))
 
@@ -192,6 +197,8 @@ class Recorder:
         """Book the steps since the last checkpoint as lost work."""
         self.log.count("lost_steps", lost_steps)
         if lost_steps:
+            kept_s = max((one.at_s for one in self.steps if one.step <= step), default=self.log.states[0].time_s)
+            self.log.lost(kept_s, self.clock())
             self.event("rolled_back", step, lost_steps=lost_steps)
             self.ledger.move("compute", "lost_work", min(self.unsaved_s, self.ledger.seconds()["compute"]))
         self.unsaved_s = 0.0

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 HISTORIES = {
-    "states": ("time_s", "nodes_alive", "nodes_used", "samples_per_s"),
+    "states": ("time_s", "nodes_alive", "nodes_used", "samples_per_s", "lost_samples_per_s"),
     "events": ("time_s", "event", "step", "nodes_alive", "nodes_used", "nodes_lost", "nodes_joined", "lost_steps"),
 }
 """Columns of the histories of a run."""

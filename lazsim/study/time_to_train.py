@@ -40,7 +40,7 @@ def time_to_train(
     Two nodes make a step of 10 s with 4 samples each; after 25 s the two whole steps are lost, and training goes on at
     once.
 
-    >>> states = [(0.0, 2, 2, 0.8), (25.0, 2, 0, 0.0), (30.0, 2, 2, 0.8)]
+    >>> states = [(0.0, 2, 2, 0.0, 0.8), (20.0, 2, 2, 0.0, 0.0), (25.0, 2, 0, 0.0, 0.0), (30.0, 2, 2, 0.8, 0.0)]
     >>> events = [(25.0, "rolled_back", 0, 2, 0, 0, 0, 2)]
     >>> time_to_train(states, events, 100.0, 4, num_samples=16), time_to_train(states, events, 100.0, 4, num_samples=24)
     (20.0, 60.0)
@@ -63,7 +63,7 @@ def stretches(states: Iterable[Sequence[float]], wall_s: float, samples_per_node
     rows = [tuple(state) for state in states]
     ends = [row[0] for row in rows[1:]] + [wall_s]
     timed = zip(rows, ends, strict=True)
-    for (used, rate), group in groupby(timed, key=lambda pair: (pair[0][2], pair[0][3])):
+    for (used, rate), group in groupby(timed, key=lambda pair: (pair[0][2], pair[0][3] + pair[0][4])):
         spans = list(group)
         if rate > 0:
             per_step = int(used) * samples_per_node

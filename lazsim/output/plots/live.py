@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import matplotlib
-import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from lazsim.output.plots.run import span_means
-from lazsim.output.plots.style import COLORS, STYLE, new_figure, to_files
+from lazsim.output.plots.run import RATE_LABEL, plot_rates, windows
+from lazsim.output.plots.style import COLORS, LOOKS, STYLE, new_figure, to_files
 
 if TYPE_CHECKING:
     from lazsim.engine.simulate import SystemRun
@@ -37,22 +36,17 @@ def live_figure(measured: LiveRun, predicted: SystemRun | None = None) -> dict[s
         loss.plot(times_s, [step.loss for step in measured.steps], color=COLORS[0])
         loss.set_ylabel("loss (nats)")
 
-    num_windows = max(1, min(MAX_WINDOWS, len(times_s) // STEPS_PER_WINDOW))
-    bounds_s = np.linspace(0, measured.run.wall_s, num_windows + 1)
-    middle_s = (bounds_s[1:] + bounds_s[:-1]) / 2
-    samples = np.histogram(times_s, bounds_s)[0] * (measured.run.samples / max(measured.run.steps, 1))
-    rate.plot(middle_s, samples / np.diff(bounds_s), color=COLORS[0], label="measured")
-    rate.set_ylim(bottom=0)
-    rate.set_ylabel(f"samples/s\n(mean over {bounds_s[1]:.2g} s)")
-    if predicted is not None:
-        means = span_means(predicted.states, bounds_s[:-1], bounds_s[1:], bounds_s[-1])
-        rate.plot(middle_s, means, color=COLORS[1], linestyle="--", label="predicted")
-        rate.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
-
-    for index, run in enumerate([measured.run] if predicted is None else [measured.run, predicted]):
+    shortest_s = measured.run.wall_s / max(1, min(MAX_WINDOWS, len(times_s) // STEPS_PER_WINDOW))
+    runs = {"measured": measured.run} | ({} if predicted is None else {"predicted": predicted})
+    for (label, run), look in zip(runs.items(), LOOKS, strict=False):
+        plot_rates(rate, windows(run.states, run.wall_s, shortest_s, at_any_change=True), label, look)
         times = [state.time_s for state in run.states] + [run.wall_s]
         used = [state.num_used for state in run.states]
-        nodes.step(times, [*used, *used[-1:]], where="post", color=COLORS[index], linestyle=("-", "--")[index])
+        nodes.step(times, [*used, used[-1]], where="post", color=look.color, linestyle=look.line)
+    rate.set_ylim(bottom=0)
+    rate.set_ylabel(RATE_LABEL)
+    if predicted is not None:
+        rate.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     nodes.set_ylim(bottom=0)
     nodes.yaxis.set_major_locator(MaxNLocator(integer=True))
     nodes.set_ylabel("nodes in use")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import matplotlib
@@ -11,27 +12,31 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
+from lazsim.engine.log import State
 from lazsim.output.plots.style import (
     COLORS,
     COLUMN_INCHES,
     MARKERS,
     PAPER,
     STYLE,
+    Look,
     add_legend,
     looks_of,
     new_figure,
     to_files,
 )
 from lazsim.study.result import RunResult
-from lazsim.units import DAY_S, HOUR_S, MINUTE_S, format_duration
+from lazsim.units import DAY_S, HOUR_S, MINUTE_S
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Floats = npt.NDArray[np.float64]
 
-WINDOW_SHARE = 1 / 30
-"""Part of the time over which throughput is averaged: checkpoints and restarts in it lower it."""
+SHORTEST_SHARE = 1 / 300
+"""Part of the time under which spans between changes are joined: lines would lie on each other."""
+
+RATE_LABEL = "samples/s kept\n(shaded: lost again)"
 
 LEGEND_COLUMNS = 4
 
@@ -54,17 +59,16 @@ def rates_figure(runs: pd.DataFrame) -> dict[str, bytes]:
     """Draw a panel for each model, of runs with columns ``model``, ``system``, ``wall_s`` and ``states``."""
     models = list(runs["model"].unique())
     wall_s = float(runs["wall_s"].iloc[0])
-    middle_s = np.linspace(0, wall_s, 301)
     figure = new_figure(COLUMN_INCHES, 0.95 * len(models) + 1.15)
     axes = figure.subplots(len(models) + 1, sharex=True, height_ratios=[1.0] * len(models) + [0.45])
     for model, panel in zip(models, axes, strict=False):
         shown = runs[runs["model"] == model].set_index("system")["states"]
         for name, look in looks_of(list(shown.index)).items():
-            rates = window_means(shown[name], middle_s, wall_s)
-            panel.plot(middle_s / time_unit(wall_s)[1], rates, label=name, color=look.color, linestyle=look.line)
+            rates = windows([State(*state) for state in shown[name]], wall_s)
+            plot_rates(panel, rates, name, look, time_unit(wall_s)[1])
         panel.set_ylim(bottom=0)
         panel.set_title(model)
-    axes[(len(models) - 1) // 2].set_ylabel(f"samples/s\n(mean over {format_duration(WINDOW_SHARE * wall_s)})")
+    axes[(len(models) - 1) // 2].set_ylabel(RATE_LABEL)
     plot_nodes(runs["states"].iloc[0], wall_s, axes[-1])
     axes[-1].set_ylabel("nodes")
     add_legend(figure, axes[0])
@@ -108,38 +112,81 @@ def time_unit(wall_s: float) -> tuple[str, float]:
     return "days", DAY_S
 
 
-def window_means(states: Sequence[Sequence[float]], middle_s: Floats, wall_s: float) -> Floats:
-    """Return the mean samples per second over a window around each instant.
+def windows(
+    states: Sequence[State], wall_s: float, shortest_s: float = 0.0, *, at_any_change: bool = False
+) -> tuple[Floats, Floats, Floats]:
+    """Cut a run into windows that end at changes, and average the samples per second in each.
+
+    Parameters
+    ----------
+    states
+        Changes of state, ascending.
+    wall_s
+        End of the run.
+    shortest_s
+        Spans between changes that are shorter are joined with others as short, up to this length: they could not be
+        told apart. At least `SHORTEST_SHARE` of the run.
+    at_any_change
+        Whether a window may end at any change of state. Else it ends where nodes leave or join the training, and where
+        work that was kept turns into work that was lost: means over stretches that hold other numbers of checkpoints
+        would differ.
+
+    Returns
+    -------
+    tuple of ndarray
+        Bounds, shape (W + 1,), and the mean rates of kept and of lost samples, shape (W,). The rates times the lengths
+        add up to the samples of the run. No window mixes times with and without nodes alive.
 
     Examples
     --------
-    >>> states = [(0.0, 2, 2, 1.0), (30.0, 2, 2, 3.0)]
-    >>> window_means(states, np.array([10.0, 30.0]), wall_s=60.0).tolist()
-    [1.0, 2.0]
+    >>> states = [State(0.0, 2, 2, 3.0), State(20.0, 2, 2), State(30.0, 2, 2, 3.0), State(50.0, 0, 0)]
+    >>> for values in windows(states, wall_s=60.0, shortest_s=5.0):
+    ...     print(values.tolist())
+    [0.0, 30.0, 50.0, 60.0]
+    [2.0, 3.0, 0.0]
+    [0.0, 0.0, 0.0]
     """
-    reach_s = WINDOW_SHARE * wall_s / 2
-    start_s, stop_s = np.maximum(middle_s - reach_s, 0), np.minimum(middle_s + reach_s, wall_s)
-    return span_means(states, start_s, stop_s, wall_s)
+    shortest_s = max(shortest_s, SHORTEST_SHARE * wall_s)
+    cuts, is_forced, was_lost = [0.0], [True], False
+    for before, after in pairwise(states):
+        # A pause belongs to the work before it.
+        is_lost = after.lost_samples_per_s > 0 or (was_lost and not after.samples_per_s)
+        forced = (before.num_alive == 0) != (after.num_alive == 0)
+        if at_any_change or forced or before.num_used != after.num_used or is_lost != was_lost:
+            cuts.append(after.time_s)
+            is_forced.append(forced)
+        was_lost = is_lost
+    cuts.append(wall_s)
+    bounds = [0.0]
+    for index in range(1, len(cuts) - 1):
+        before_s, here_s, after_s = cuts[index - 1 : index + 2]
+        if is_forced[index] or max(here_s - before_s, after_s - here_s, here_s - bounds[-1]) >= shortest_s:
+            bounds.append(here_s)
+    bounds_s = np.array([*bounds, wall_s])
+    times_s = np.array([*(state.time_s for state in states), wall_s])
+
+    def means(rates: Sequence[float]) -> Floats:
+        trained = np.concatenate([[0.0], np.cumsum(np.array(rates) * np.diff(times_s))])
+        rates_W: Floats = np.diff(np.interp(bounds_s, times_s, trained)) / np.diff(bounds_s)
+        return rates_W
+
+    kept, lost = (means([state[column] for state in states]) for column in (3, 4))
+    return bounds_s, kept, lost
 
 
-def span_means(states: Sequence[Sequence[float]], start_s: Floats, stop_s: Floats, wall_s: float) -> Floats:
-    """Return the mean samples per second from each start to its stop."""
-    times_s = np.array([*(state[0] for state in states), wall_s], dtype=float)
-    rates = np.array([state[3] for state in states], dtype=float)
-    trained = np.concatenate([[0.0], np.cumsum(rates * np.diff(times_s))])
-    means: Floats = (np.interp(stop_s, times_s, trained) - np.interp(start_s, times_s, trained)) / (stop_s - start_s)
-    return means
+def plot_rates(axes: Axes, rates: tuple[Floats, Floats, Floats], label: str, look: Look, unit_s: float = 1.0) -> None:
+    """Draw the rates of `windows` in steps, with those of lost samples shaded on top."""
+    bounds_s, kept, lost = rates
+    axes.stairs(kept + lost, bounds_s / unit_s, baseline=kept, fill=True, color=look.color, alpha=0.25, linewidth=0)
+    axes.stairs(kept, bounds_s / unit_s, baseline=None, label=label, color=look.color, linestyle=look.line)
 
 
 def plot_throughput(result: RunResult, axes: Axes) -> None:
-    """Draw samples per second over time, a line for each system: the mean of a window around each instant."""
-    wall_s = result.runs[0].wall_s
-    middle_s = np.linspace(0, wall_s, 601)
+    """Draw samples per second over time for each system."""
     looks = looks_of([run.name for run in result.runs])
     for run in result.runs:
-        rates, look = window_means(run.states, middle_s, wall_s), looks[run.name]
-        axes.plot(middle_s / time_unit(wall_s)[1], rates, label=run.name, color=look.color, linestyle=look.line)
-    axes.set_ylabel(f"samples/s\n(mean over {format_duration(WINDOW_SHARE * wall_s)})")
+        plot_rates(axes, windows(run.states, run.wall_s), run.name, looks[run.name], time_unit(run.wall_s)[1])
+    axes.set_ylabel(RATE_LABEL)
     axes.set_ylim(bottom=0)
     axes.tick_params(labelbottom=False)
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=min(len(result.runs), LEGEND_COLUMNS))
@@ -158,7 +205,7 @@ def plot_nodes(states: Sequence[Sequence[float]], wall_s: float, axes: Axes) -> 
 
 
 def plot_samples(result: RunResult, axes: Axes) -> None:
-    """Draw the samples that each system trained and kept."""
+    """Draw the samples that each system kept."""
     names = [run.name for run in result.runs]
     looks = looks_of(names)
     for index, run in enumerate(result.runs):
@@ -174,7 +221,7 @@ def plot_samples(result: RunResult, axes: Axes) -> None:
     axes.invert_yaxis()
     axes.tick_params(axis="y", length=0)
     axes.grid(visible=False, axis="y")
-    axes.set_xlabel("samples trained")
+    axes.set_xlabel("samples kept")
     axes.xaxis.set_major_locator(MaxNLocator(nbins=3))
     axes.xaxis.set_major_formatter(EngFormatter())
     axes.margins(x=0.35)
