@@ -89,6 +89,14 @@ def test_ds_restarts_from_its_last_checkpoint_and_lazarus_loses_no_step(pool):
     ds, _ = run_live(tiny_spec("ds", interval=4), Script(4, dict(kill)), pool)
     lazarus, _ = run_live(tiny_spec("lazarus", slots_per_node=4), Script(4, dict(kill)), pool)
     assert (ds.run.counts["restarts"], lazarus.run.counts["restarts"]) == (1, 0)
+    for run in (ds.run, lazarus.run):
+        ends_s = [*(state.time_s for state in run.states[1:]), run.wall_s]
+        spans_s = [end_s - state.time_s for state, end_s in zip(run.states, ends_s, strict=True)]
+        kept, lost = (sum(rate * s for rate, s in zip(rates, spans_s, strict=True)) for rates in [*zip(*run.states)][3:])
+        # A worker may be killed before it reports its last step.
+        per_step = run.samples / run.steps
+        assert round(kept / per_step) in (run.steps - 1, run.steps)
+        assert round(lost / per_step) in (run.counts["lost_steps"] - 1, run.counts["lost_steps"])
     assert ds.run.counts["lost_steps"] in (2, 3)  # Killed after step 6, of which 4 were saved.
     assert lazarus.run.counts["lost_steps"] == 0
 
