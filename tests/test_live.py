@@ -92,7 +92,8 @@ def test_ds_restarts_from_its_last_checkpoint_and_lazarus_loses_no_step(pool):
     for run in (ds.run, lazarus.run):
         ends_s = [*(state.time_s for state in run.states[1:]), run.wall_s]
         spans_s = [end_s - state.time_s for state, end_s in zip(run.states, ends_s, strict=True)]
-        kept, lost = (sum(rate * s for rate, s in zip(rates, spans_s, strict=True)) for rates in [*zip(*run.states)][3:])
+        kept = sum(state.samples_per_s * span_s for state, span_s in zip(run.states, spans_s, strict=True))
+        lost = sum(state.lost_samples_per_s * span_s for state, span_s in zip(run.states, spans_s, strict=True))
         # A worker may be killed before it reports its last step.
         per_step = run.samples / run.steps
         assert round(kept / per_step) in (run.steps - 1, run.steps)

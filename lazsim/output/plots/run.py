@@ -124,8 +124,8 @@ def windows(
     wall_s
         End of the run.
     shortest_s
-        Spans between changes that are shorter are joined with others as short, up to this length: they could not be
-        told apart. At least `SHORTEST_SHARE` of the run.
+        Spans between changes that are shorter are joined with those after them, unless these are long stops: they could
+        not be told apart. At least `SHORTEST_SHARE` of the run.
     at_any_change
         Whether a window may end at any change of state. Else it ends where nodes leave or join the training, and where
         work that was kept turns into work that was lost: means over stretches that hold other numbers of checkpoints
@@ -142,25 +142,23 @@ def windows(
     >>> states = [State(0.0, 2, 2, 3.0), State(20.0, 2, 2), State(30.0, 2, 2, 3.0), State(50.0, 0, 0)]
     >>> for values in windows(states, wall_s=60.0, shortest_s=5.0):
     ...     print(values.tolist())
-    [0.0, 30.0, 50.0, 60.0]
-    [2.0, 3.0, 0.0]
-    [0.0, 0.0, 0.0]
+    [0.0, 50.0, 60.0]
+    [2.4, 0.0]
+    [0.0, 0.0]
     """
     shortest_s = max(shortest_s, SHORTEST_SHARE * wall_s)
-    cuts, is_forced, was_lost = [0.0], [True], False
+    cuts: list[tuple[float, bool, bool]] = []
+    was_lost = False
     for before, after in pairwise(states):
         # A pause belongs to the work before it.
         is_lost = after.lost_samples_per_s > 0 or (was_lost and not after.samples_per_s)
         forced = (before.num_alive == 0) != (after.num_alive == 0)
         if at_any_change or forced or before.num_used != after.num_used or is_lost != was_lost:
-            cuts.append(after.time_s)
-            is_forced.append(forced)
+            cuts.append((after.time_s, forced, after.num_used == 0))
         was_lost = is_lost
-    cuts.append(wall_s)
     bounds = [0.0]
-    for index in range(1, len(cuts) - 1):
-        before_s, here_s, after_s = cuts[index - 1 : index + 2]
-        if is_forced[index] or max(here_s - before_s, after_s - here_s, here_s - bounds[-1]) >= shortest_s:
+    for (here_s, forced, stops), (next_s, *_) in pairwise([*cuts, (wall_s, True, False)]):
+        if forced or here_s - bounds[-1] >= shortest_s or (stops and next_s - here_s >= shortest_s):
             bounds.append(here_s)
     bounds_s = np.array([*bounds, wall_s])
     times_s = np.array([*(state.time_s for state in states), wall_s])
