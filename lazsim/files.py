@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lazsim.errors import LazsimError
+from lazsim.limits import MAX_FILE_BYTES
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -109,12 +110,33 @@ def _signals_held() -> Iterator[None]:
             signal.raise_signal(waiting)
 
 
-def read_bytes(path: Path | str) -> bytes:
-    """Read a file; a `LazsimError` says that it is missing, a folder or not readable."""
+def read_bytes(path: Path | str, most_bytes: int = MAX_FILE_BYTES) -> bytes:
+    """Read a file; a `LazsimError` says that it is missing, a folder, not readable or larger than `most_bytes`.
+
+    Nothing beyond that size is read: devices such as ``/dev/zero`` have no end.
+    """
     try:
-        return Path(path).read_bytes()
+        with open(path, "rb") as stream:
+            content = stream.read(most_bytes + 1)
     except OSError as error:
         raise LazsimError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+    except ValueError:
+        raise LazsimError(f"{str(path)!r}: cannot be read (no file has such a name); check the path") from None
+    if len(content) > most_bytes:
+        raise LazsimError(f"{path}: larger than {most_bytes >> 10:,} KiB; give a smaller file")
+    return content
+
+
+def decode_json(content: bytes, expected: Any = Any) -> Any:
+    """Decode JSON of a type of msgspec; a ValueError says what is wrong, also where it is nested too deeply."""
+    import msgspec
+
+    try:
+        return msgspec.json.decode(content, type=expected)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ValueError(str(error)) from None
 
 
 def numbered_lines(text: str) -> Iterator[tuple[int, str]]:

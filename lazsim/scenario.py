@@ -27,6 +27,7 @@ from lazsim.costmodel.step import CostModel
 from lazsim.engine.systems import SYSTEMS, System
 from lazsim.errors import SpecError, prefix_errors
 from lazsim.files import read_bytes
+from lazsim.limits import LONGEST_S
 from lazsim.placement.policies import find_policy, policy_input
 from lazsim.routing import GeneratedRouting, Routing, RoutingSpec, load_routing
 from lazsim.specs import (
@@ -44,9 +45,9 @@ from lazsim.specs import (
     unknown_name,
 )
 from lazsim.specs.overrides import FACTOR, field_at, override, scale
+from lazsim.specs.record import NumNodes, Seed
 from lazsim.trace import Trace, cut_trace, generate_trace, load_recipe, read_trace
 from lazsim.trace.recipes import Recipe
-from lazsim.trace.table import LONGEST_S
 from lazsim.units import parse_duration
 
 Settings = Mapping[str, Any]
@@ -96,16 +97,16 @@ class Defaults(Spec, frozen=True, kw_only=True):
     profile: str | None = None
     extrapolate: bool = False
     trace_format: str = "auto"
-    trace_seed: int | None = None
+    trace_seed: Seed | None = None
     start: str | float = 0.0
     duration: str | float | None = None
-    max_nodes: int | None = None
+    max_nodes: NumNodes | None = None
     cap: str = "offset"
     lenient: bool = False
     score_plans: bool = False
     history: bool = False
     placement: str | None = None
-    seed: int = 0
+    seed: Seed = 0
     system: str = "lazarus"
 
 

@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 
 from lazsim.errors import LazsimError
+from lazsim.limits import LONGEST_S
 
 MIB = 1024**2
 MINUTE_S = 60.0
@@ -27,6 +28,8 @@ def _parse(text: str, what: str, example: str, units: Mapping[str, float]) -> fl
         return 0.0
     if not match or factor is None or not math.isfinite(float(match[1])):
         raise LazsimError(f"{text!r} is not a {what}: give a number with a unit ({', '.join(units)}), as {example}")
+    if float(match[1]) * factor > LONGEST_S:
+        raise LazsimError(f"{text!r} is more than a century: give a shorter {what}")
     return float(match[1]) * factor
 
 
@@ -46,7 +49,7 @@ def parse_duration(text: str) -> float:
     Raises
     ------
     LazsimError
-        When the unit is missing or unknown, or the number negative.
+        When the unit is missing or unknown, or the number negative or more than a century.
 
     Examples
     --------

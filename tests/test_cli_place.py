@@ -190,7 +190,7 @@ UNIFORM = ("--nodes", 3, "--slots", 2, "--experts", 3)
         ((*UNIFORM, "--loads", "unifrom"), "did you mean 'uniform'?"),
         ((*UNIFORM, "--step", 3), "--step 3: loads uniform are the same at every step"),
         (("--nodes", 0, "--slots", 2, "--experts", 1), "'--nodes'"),
-        (("--nodes", 10**6, "--slots", 10**6, "--experts", 1), "--nodes 1000000 --slots 1000000: more than"),
+        (("--nodes", 10**4, "--slots", 10**6, "--experts", 1), "10,000 nodes of 1,000,000 slots: at most"),
     ],
 )
 def test_bad_input_is_one_line_that_names_the_option(lazsim, arguments, said):

@@ -10,7 +10,7 @@ from tests.conftest import ROOT
 PACKAGE = ROOT / "lazsim"
 
 LAYERS = [
-    {"__init__", "errors"},
+    {"__init__", "errors", "limits"},
     {"units", "files", "blocks", "loads"},
     {"specs"},
     {"placement.plan"},

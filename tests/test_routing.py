@@ -128,7 +128,7 @@ GOOD_NPZ = {"iteration": np.array([1, 11]), "tokens": np.ones((2, 3, 4))}
 BAD_ARRAYS = {
     "tokens are text": ({"tokens": np.full((2, 3, 4), "x")}, "must be numbers"),
     "tokens are complex": ({"tokens": np.full((2, 3, 4), 1j)}, "must be numbers"),
-    "tokens are objects": ({"tokens": np.full((2, 3, 4), None)}, "not a readable .npz"),
+    "tokens are objects": ({"tokens": np.full((2, 3, 4), None)}, "must be numbers"),
     "tokens have no layers": ({"tokens": np.ones((2, 4))}, "must have shape"),
     "a load is negative": ({"tokens": np.full((2, 3, 4), -1)}, "step 1, layer 0, expert 0 must be a whole number"),
     "a load is no number": ({"tokens": np.full((2, 3, 4), np.nan)}, "step 1, layer 0, expert 0 must be a whole number"),

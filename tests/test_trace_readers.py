@@ -124,7 +124,7 @@ BAD = {
     "gcloud date": ("2021-12-11, 11:00:00, 2\n2021-13-11, 11:00:00, 2\n", "line 2"),
     "skypilot tick": ('{"metadata": {"gap_seconds": 60}, "data": [2, 1.5]}', "line 1, tick 1"),
     "skypilot later tick": ('{"metadata": {"gap_seconds": 60},\n"data": [1,\n2,\n-1,3]}', "line 4, tick 2"),
-    "skypilot count": ('{"metadata": {"gap_seconds": 60}, "data":\n[1, 100000000]}', "line 2: 100000000 nodes"),
+    "skypilot count": ('{"metadata": {"gap_seconds": 60}, "data":\n[1, 100000000]}', "line 2: 100,000,000 nodes"),
     "skypilot gap": ('{"metadata": {"gap_seconds": 0}, "data": [2]}', "line 1"),
     "skypilot cut short": ('{"metadata": {"gap_seconds": 60},\n "data": [2, 1', "line 2"),
     "infinitehbd entry": (

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lazsim import units
+from lazsim import limits, units
 from lazsim.cli.messages import with_options
 from lazsim.errors import LazsimError
 
@@ -79,6 +79,18 @@ OUT_FOLDER = OutFolder(path_type=Path)
 OUT_PICTURE = OutPicture(path_type=Path)
 DURATION = Duration()
 
+NODES = click.IntRange(1, limits.MAX_NODES)
+SLOTS = click.IntRange(1, limits.MAX_SLOTS)
+GPUS = click.IntRange(1, limits.MAX_GPUS_PER_NODE)
+EXPERTS = click.IntRange(1, limits.MAX_EXPERTS)
+LAYERS = click.IntRange(1, limits.MAX_LAYERS)
+LAYER = click.IntRange(0, limits.MAX_LAYERS)
+COUNT = click.IntRange(1, limits.MAX_DIMENSION)
+WHOLE = click.IntRange(0, limits.MAX_WHOLE)
+WORKERS = click.IntRange(1, limits.MAX_WORKERS)
+COMPARED = click.IntRange(1, limits.MAX_COMPARED)
+"""Whole numbers that are limited as inputs of each kind are."""
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 backend_option = click.option(
     "--backend",
@@ -90,13 +102,11 @@ backend_option = click.option(
 jobs_option = click.option(
     "--jobs",
     "num_workers",
-    type=click.IntRange(min=1),
+    type=WORKERS,
     metavar="N",
     help="Worker processes; default: one for each core.",
 )
-seed_option = click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of every draw."
-)
+seed_option = click.option("--seed", type=WHOLE, default=0, show_default=True, help="Seed of every draw.")
 
 
 def options(*decorators: Callable[[Any], Any]) -> Callable[[Any], Any]:

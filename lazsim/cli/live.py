@@ -6,7 +6,20 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from lazsim.cli.common import OUT, OUT_FOLDER, Number, json_option, note, options, seed_option, show, tell_notes
+from lazsim.cli.common import (
+    COUNT,
+    EXPERTS,
+    OUT,
+    OUT_FOLDER,
+    WORKERS,
+    Number,
+    json_option,
+    note,
+    options,
+    seed_option,
+    show,
+    tell_notes,
+)
 from lazsim.cli.progress import live_progress
 from lazsim.cli.replay import read_stretch, replay_options
 from lazsim.errors import LazsimError
@@ -28,9 +41,7 @@ DEFAULT_SPEEDUP = 30.0
 
 live_options = options(
     click.option("--system", default="lazarus", show_default=True, metavar="NAME", help="As in lazsim list systems."),
-    click.option(
-        "--nodes", type=click.IntRange(min=1), default=4, show_default=True, help="Largest number of workers at once."
-    ),
+    click.option("--nodes", type=WORKERS, default=4, show_default=True, help="Largest number of workers at once."),
     click.option("--trace", "trace_path", metavar="FILE", help="Node events: workers are killed and started."),
     replay_options,
     click.option("--speedup", type=Number(min=0, min_open=True), help="Seconds of the trace in one second of the run."),
@@ -42,10 +53,10 @@ live_options = options(
         help="Device of the workers.",
     ),
     click.option("--model", metavar="NAME|TOML", help="GPT-2 in shape; default: 4 layers, 8 experts."),
-    click.option("--top-k", type=click.IntRange(min=1), help="Experts per token; default: the model's."),
-    click.option("--heads", type=click.IntRange(min=1), default=4, show_default=True, help="Attention heads."),
-    click.option("--slots", type=click.IntRange(min=1), default=4, show_default=True, help="Expert slots per node."),
-    click.option("--batch", type=click.IntRange(min=1), default=16, show_default=True, help="Sequences per step."),
+    click.option("--top-k", type=EXPERTS, help="Experts per token; default: the model's."),
+    click.option("--heads", type=COUNT, default=4, show_default=True, help="Attention heads."),
+    click.option("--slots", type=COUNT, default=4, show_default=True, help="Expert slots per node."),
+    click.option("--batch", type=COUNT, default=16, show_default=True, help="Sequences per step."),
     click.option("--job", default="testbed-a", show_default=True, metavar="NAME|TOML", help="Intervals and waits."),
     click.option("--text", default="", metavar="FILE", help="Training text; default: Python's documentation."),
     click.option(
@@ -140,7 +151,7 @@ def write_routing(path: Path | None, routing: Any) -> None:
 
 @click.command()
 @live_options
-@click.option("--steps", type=click.IntRange(min=1), help="Stop after this many steps; default 100 without a trace.")
+@click.option("--steps", type=COUNT, help="Stop after this many steps; default 100 without a trace.")
 @click.option(
     "--listen",
     metavar="HOST:PORT",

@@ -10,6 +10,7 @@ import click
 
 from lazsim.errors import SpecError, prefix_errors
 from lazsim.files import read_bytes
+from lazsim.limits import MAX_NODES
 
 WHOLE = re.compile(r"[0-9]{1,15}", re.ASCII)
 SPAN = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", re.ASCII)
@@ -35,12 +36,14 @@ def parse_spans(field: str, text: str) -> list[int]:
     [1, 2, 3, 6]
     """
     numbers: set[int] = set()
+    num_given = 0
     for part in _parts(text):
         first, last = _match(SPAN, part, field, text, "1-5 or 1,2,4").groups()
         if last is not None and int(last) < int(first):
             raise SpecError(f"{field} {text}: {part} ends before it starts; give {last}-{first}")
-        if int(last or first) - int(first) > 1 << 20:
-            raise SpecError(f"{field} {text}: {part} are too many numbers")
+        num_given += int(last or first) - int(first) + 1
+        if num_given > MAX_NODES:
+            raise SpecError(f"{field} {text}: more than {MAX_NODES:,} numbers; give fewer")
         numbers |= set(range(int(first), int(last or first) + 1))
     return sorted(numbers)
 

@@ -6,30 +6,43 @@ from typing import Any
 
 import click
 
-from lazsim.cli.common import OUT_FOLDER, json_option, options, seed_option, show
+from lazsim.cli.common import (
+    EXPERTS,
+    GPUS,
+    LAYER,
+    LAYERS,
+    NODES,
+    OUT_FOLDER,
+    SLOTS,
+    WHOLE,
+    json_option,
+    options,
+    seed_option,
+    show,
+)
 from lazsim.cli.parsing import Parsed, parse_counts, parse_loads
 
 planning_options = options(
-    click.option("--nodes", type=click.IntRange(min=1), required=True, help="Nodes; a node fails as a whole."),
-    click.option("--slots", type=click.IntRange(min=1), required=True, help="Replica slots of a node in a layer."),
+    click.option("--nodes", type=NODES, required=True, help="Nodes; a node fails as a whole."),
+    click.option("--slots", type=SLOTS, required=True, help="Replica slots of a node in a layer."),
     click.option(
-        "--gpus-per-node", type=click.IntRange(min=1), default=1, show_default=True,
+        "--gpus-per-node", type=GPUS, default=1, show_default=True,
         help="GPUs of a node; slot s belongs to GPU s modulo this number.",
     ),
     click.option(
         "--replicas", type=Parsed(parse_counts), metavar="2,2,3,...",
         help="Replicas of each expert; they must fill all slots.",
     ),
-    click.option("--experts", type=click.IntRange(min=1), help="Experts of a layer, in place of --replicas."),
+    click.option("--experts", type=EXPERTS, help="Experts of a layer, in place of --replicas."),
     click.option(
         "--loads", type=Parsed(parse_loads), metavar="uniform|zipf:S|T,T,...|FILE|SPEC",
         help="Loads of the experts: even, proportional to 1 over the rank to the power of S, tokens of each, a "
         "recording, or a generator (see lazsim list routing). Default: uniform.",
     ),
-    click.option("--min-replicas", type=click.IntRange(min=1), help="Fewest replicas of an expert; default 2."),
-    click.option("--layers", type=click.IntRange(min=1), help="Layers: the first of a FILE, or their number."),
+    click.option("--min-replicas", type=SLOTS, help="Fewest replicas of an expert; default 2."),
+    click.option("--layers", type=LAYERS, help="Layers: the first of a FILE, or their number."),
     click.option(
-        "--step", "--iteration", "step", type=click.IntRange(min=0), help="Training step of a FILE or SPEC."
+        "--step", "--iteration", "step", type=WHOLE, help="Training step of a FILE or SPEC."
     ),
     click.option("--lenient", is_flag=True, help="Repair defects of files where possible, and report them."),
     click.option(
@@ -48,7 +61,7 @@ planning_options = options(
     help="Let these nodes fail; plan anew on the others and show what moves.",
 )  # fmt: skip
 @click.option("--model", default="gpt-s", show_default=True, metavar="NAME|TOML", help="Model whose experts move.")
-@click.option("--layer", type=click.IntRange(min=0), help="The layer to show; default: each plan's most endangered.")
+@click.option("--layer", type=LAYER, help="The layer to show; default: each plan's most endangered.")
 @click.option("--out", type=OUT_FOLDER, metavar="DIR", help="Write the plans and a picture to this folder.")
 @json_option
 def command(

@@ -9,9 +9,15 @@ from typing import Any
 import click
 
 from lazsim.cli.common import (
+    COUNT,
     DURATION,
+    LAYERS,
+    NODES,
     OUT,
     OUT_FOLDER,
+    SLOTS,
+    WHOLE,
+    WORKERS,
     Number,
     json_option,
     note,
@@ -23,6 +29,7 @@ from lazsim.cli.common import (
     show,
 )
 from lazsim.errors import LazsimError
+from lazsim.limits import MAX_EXPERTS
 
 DEVICES = ("auto", "cpu", "cuda")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -38,7 +45,7 @@ virtual_rank_options = options(
     device_option,
     dtype_option,
     click.option("--profile", metavar="FILE|NAME", help="Predict from this; default: measure one expert first."),
-    click.option("--threads", type=click.IntRange(min=1), help="Threads of a kernel on a CPU; see lazsim profile."),
+    click.option("--threads", type=WORKERS, help="Threads of a kernel on a CPU; see lazsim profile."),
     click.option("--budget", type=DURATION, default="10min", show_default=True),
     seed_option,
 )
@@ -62,7 +69,7 @@ virtual_rank_options = options(
 @click.option(
     "--ranks",
     "num_ranks",
-    type=click.IntRange(min=1),
+    type=WORKERS,
     help="Processes that exchange; 1: none. Default: 2, or all GPUs.",
 )
 @click.option("--backend", metavar="gloo|nccl", help="Backend of the exchanges; default: nccl on GPUs, else gloo.")
@@ -72,7 +79,7 @@ virtual_rank_options = options(
 @click.option(
     "--threads",
     "num_threads",
-    type=click.IntRange(min=1),
+    type=WORKERS,
     help="Threads of a kernel on a CPU; default: all. One is timed by its own processor time: good on a busy machine.",
 )
 @click.option("--note", default="", metavar="TEXT", help="Other conditions of the times, kept in the header.")
@@ -181,15 +188,15 @@ def merge(files: tuple[Path, ...], remark: str, out: Path) -> None:
 @virtual_rank_options
 @click.option(
     "--width",
-    type=click.IntRange(min=1),
+    type=COUNT,
     default=1024,
     show_default=True,
     help="d_model; experts are four times as wide.",
 )
-@click.option("--experts", type=click.IntRange(min=2), default=8, show_default=True)
-@click.option("--nodes", type=click.IntRange(min=1), default=10, show_default=True, help="Virtual ranks.")
-@click.option("--slots", type=click.IntRange(min=1), default=6, show_default=True, help="Replicas of each rank.")
-@click.option("--tokens", type=click.IntRange(min=1), default=4096, show_default=True, help="Tokens of each rank.")
+@click.option("--experts", type=click.IntRange(2, MAX_EXPERTS), default=8, show_default=True)
+@click.option("--nodes", type=NODES, default=10, show_default=True, help="Virtual ranks.")
+@click.option("--slots", type=SLOTS, default=6, show_default=True, help="Replicas of each rank.")
+@click.option("--tokens", type=COUNT, default=4096, show_default=True, help="Tokens of each rank.")
 @click.option(
     "--skew",
     "skews",
@@ -220,11 +227,9 @@ def skew(out: Path | None, as_json: bool, **settings: Any) -> None:
 @click.option("--job", default="testbed-a", show_default=True, metavar="NAME|TOML")
 @click.option("--system", default="lazarus", show_default=True, metavar="NAME")
 @click.option("--routing", default="smartmoe-fit", show_default=True, metavar="FILE|SPEC", help="Expert loads.")
-@click.option("--step", type=click.IntRange(min=0), default=1000, show_default=True, help="Step whose loads are taken.")
-@click.option(
-    "--layers", type=click.IntRange(min=1), default=2, show_default=True, help="Layers to measure, from the first."
-)
-@click.option("--tokens", type=click.IntRange(min=1), help="Tokens of each rank; default: as the job has them.")
+@click.option("--step", type=WHOLE, default=1000, show_default=True, help="Step whose loads are taken.")
+@click.option("--layers", type=LAYERS, default=2, show_default=True, help="Layers to measure, from the first.")
+@click.option("--tokens", type=COUNT, help="Tokens of each rank; default: as the job has them.")
 @click.option("--tolerance", type=Number(min=0), help="Exit with 1 when a layer's relative error is larger.")
 @click.option("--out", type=OUT_FOLDER, metavar="DIR", help="Keep ranks.json there.")
 @json_option

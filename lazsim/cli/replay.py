@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lazsim.cli.common import DURATION, options
+from lazsim.cli.common import DURATION, NODES, options
 from lazsim.files import module_names
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ FORMATS = ("auto", *module_names("trace/readers"))
 CAPS = ("offset", "clip", "first")
 """Names of `lazsim.trace.CAP_RULES`, here so that ``--help`` need not import them."""
 
-max_nodes_option = click.option("--max-nodes", type=click.IntRange(min=1), help="Hold the trace to this many nodes.")
+max_nodes_option = click.option("--max-nodes", type=NODES, help="Hold the trace to this many nodes.")
 
 
 replay_options = options(

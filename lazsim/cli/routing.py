@@ -5,7 +5,21 @@ from pathlib import Path
 
 import click
 
-from lazsim.cli.common import OUT, OUT_PICTURE, json_option, note, print_json, print_parts, seed_option, tell_notes
+from lazsim.cli.common import (
+    COMPARED,
+    COUNT,
+    EXPERTS,
+    LAYER,
+    LAYERS,
+    OUT,
+    OUT_PICTURE,
+    json_option,
+    note,
+    print_json,
+    print_parts,
+    seed_option,
+    tell_notes,
+)
 
 lenient_option = click.option("--lenient", is_flag=True, help="Repair defects where possible, and report them.")
 
@@ -47,9 +61,7 @@ def info(file: str, lenient: bool, as_json: bool) -> None:
 @command.command()
 @click.argument("file")
 @lenient_option
-@click.option(
-    "--seeds", type=click.IntRange(min=1), default=5, show_default=True, help="Generated runs to compare with."
-)
+@click.option("--seeds", type=COMPARED, default=5, show_default=True, help="Generated runs to compare with.")
 @json_option
 def fit(file: str, lenient: bool, seeds: int, as_json: bool) -> None:
     """Fit a generator to a recording; print its TOML, and compare generated loads with the recording."""
@@ -72,9 +84,9 @@ def fit(file: str, lenient: bool, seeds: int, as_json: bool) -> None:
 
 @command.command()
 @click.argument("spec")
-@click.option("--layers", type=click.IntRange(min=1), default=12, show_default=True)
-@click.option("--experts", type=click.IntRange(min=1), default=16, show_default=True)
-@click.option("--steps", type=click.IntRange(min=1), default=5000, show_default=True, help="Training steps to cover.")
+@click.option("--layers", type=LAYERS, default=12, show_default=True)
+@click.option("--experts", type=EXPERTS, default=16, show_default=True)
+@click.option("--steps", type=COUNT, default=5000, show_default=True, help="Training steps to cover.")
 @seed_option
 @click.option("--out", type=OUT, required=True, metavar="FILE.csv")
 def generate(spec: str, layers: int, experts: int, steps: int, seed: int, out: Path) -> None:
@@ -91,9 +103,9 @@ def generate(spec: str, layers: int, experts: int, steps: int, seed: int, out: P
 @command.command()
 @click.argument("file")
 @lenient_option
-@click.option("--layers", type=click.IntRange(min=1), help="Keep this many layers, the first ones.")
-@click.option("--experts", type=click.IntRange(min=1), help="Keep this many experts of each layer, the fullest ones.")
-@click.option("--every", type=click.IntRange(min=1), default=1, help="Keep every N-th record.")
+@click.option("--layers", type=LAYERS, help="Keep this many layers, the first ones.")
+@click.option("--experts", type=EXPERTS, help="Keep this many experts of each layer, the fullest ones.")
+@click.option("--every", type=COUNT, default=1, help="Keep every N-th record.")
 @click.option("--out", type=OUT, required=True, metavar="FILE.csv")
 def convert(file: str, lenient: bool, layers: int | None, experts: int | None, every: int, out: Path) -> None:
     """Convert a recording to lazsim's CSV, whole or only its first layers and fullest experts."""
@@ -111,9 +123,7 @@ def convert(file: str, lenient: bool, layers: int | None, experts: int | None, e
 @command.command()
 @click.argument("file")
 @lenient_option
-@click.option(
-    "--layer", "layers", type=click.IntRange(min=0), multiple=True, help="Repeats; default: first, middle, last."
-)
+@click.option("--layer", "layers", type=LAYER, multiple=True, help="Repeats; default: first, middle, last.")
 @click.option("--out", type=OUT_PICTURE, required=True, metavar="FILE.png|pdf")
 def plot(file: str, lenient: bool, layers: tuple[int, ...], out: Path) -> None:
     """Plot how the experts of some layers share the tokens over training."""

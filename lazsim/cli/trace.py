@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from lazsim.cli.common import (
+    COMPARED,
     OUT,
     OUT_PICTURE,
     json_option,
@@ -79,7 +80,7 @@ def generate(spec: str, seed: int, out: Path) -> None:
 
 @command.command()
 @reading_options
-@click.option("--seeds", type=click.IntRange(min=1), default=20, show_default=True, help="Traces to compare with.")
+@click.option("--seeds", type=COMPARED, default=20, show_default=True, help="Traces to compare with.")
 @click.option("--out", type=OUT, help="TOML file to write the recipe to.")
 @json_option
 def fit(seeds: int, out: Path | None, as_json: bool, **reading: Any) -> None:

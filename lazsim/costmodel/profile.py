@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
 from lazsim.errors import SpecError
-from lazsim.files import json_bytes, read_bytes, write_all
+from lazsim.files import decode_json, json_bytes, read_bytes, write_all
 from lazsim.specs import ModelSpec, sha256, unknown_name
-from lazsim.specs.record import require_not_negative, require_positive
+from lazsim.specs.record import Amount, Count, PositiveSeconds, Quantity, Rate, Seconds
 
 FORMAT_VERSION = 1
 
@@ -54,28 +55,26 @@ class Point(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """One kernel at one size: a row of the CSV, whose columns docs/guides/profiles.md explains."""
 
     kernel: str
-    size: float
+    size: Annotated[float, Meta(ge=1e-6, le=1e24)]
     size_unit: str = ""
-    num_ranks: int = 1
-    time_s: float
-    time_q25_s: float = 0.0
-    time_q75_s: float = 0.0
-    forward_s: float = 0.0
-    backward_s: float = 0.0
-    median_ci_share: float = 0.0
-    num_repetitions: int = 0
-    num_buffers: int = 0
-    buffers_bytes: float = 0.0
-    flop: float = 0.0
-    moved_bytes: float = 0.0
-    matmul_peak_share: float = 0.0
-    copy_peak_share: float = 0.0
-    roofline_share: float = 0.0
-    reference_error: float = 0.0
+    num_ranks: Count = 1
+    time_s: PositiveSeconds
+    time_q25_s: Seconds = 0.0
+    time_q75_s: Seconds = 0.0
+    forward_s: Seconds = 0.0
+    backward_s: Seconds = 0.0
+    median_ci_share: Quantity = 0.0
+    num_repetitions: Amount = 0
+    num_buffers: Amount = 0
+    buffers_bytes: Quantity = 0.0
+    flop: Quantity = 0.0
+    moved_bytes: Quantity = 0.0
+    matmul_peak_share: Quantity = 0.0
+    copy_peak_share: Quantity = 0.0
+    roofline_share: Quantity = 0.0
+    reference_error: Quantity = 0.0
 
     def __post_init__(self) -> None:
-        require_positive(self, "size", "num_ranks", "time_s")
-        require_not_negative(self, *self.__struct_fields__[5:])
         if self.kernel not in SIZE_UNITS:
             raise ValueError(unknown_name("kernel", self.kernel, list(SIZE_UNITS)))
         if self.size_unit not in ("", SIZE_UNITS[self.kernel]):
@@ -119,14 +118,11 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     device: str
     dtype: str
     model: ModelSpec
-    conditions: dict[str, Any]
-    matmul_flop_per_s: float
-    copy_bytes_per_s: float
+    conditions: dict[str, str | float | bool | None]
+    matmul_flop_per_s: Rate
+    copy_bytes_per_s: Rate
     kernels: list[str] = []
     skipped: dict[str, str] = {}
-
-    def __post_init__(self) -> None:
-        require_positive(self, "matmul_flop_per_s", "copy_bytes_per_s")
 
 
 @dataclass(frozen=True)
@@ -253,7 +249,7 @@ def require_header(profile: Profile) -> Header:
 def _read_header(path: Path) -> Header:
     content = read_bytes(path)
     try:
-        fields = msgspec.json.decode(content, type=dict[str, Any])
+        fields = decode_json(content, dict[str, Any])
         version = fields.get("format_version")
         if version != FORMAT_VERSION:
             raise SpecError(f"{path}: format_version is {version}, expected {FORMAT_VERSION}; measure again")
@@ -261,23 +257,25 @@ def _read_header(path: Path) -> Header:
             # The name in files of lazsim 0.1.0.
             fields["skipped"] = fields.pop("left_out")
         return msgspec.convert(fields, Header)
-    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
+    except (msgspec.ValidationError, ValueError) as error:
         raise SpecError(f"{path}: not the header of a profile ({error}); measure again") from None
 
 
 def _read_points(path: Path, content: bytes) -> list[Point]:
     try:
-        reader = csv.DictReader(io.StringIO(content.decode()))
-    except UnicodeDecodeError:
-        raise SpecError(f"{path}: not a text file; give a CSV with the columns {','.join(BARE_COLUMNS)}") from None
+        reader = csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""))
+        rows = [(reader.line_num, row) for row in reader]
+    except (UnicodeDecodeError, csv.Error) as error:
+        expected = ",".join(BARE_COLUMNS)
+        raise SpecError(f"{path}: not a CSV ({error}); give a text file with the columns {expected}") from None
     names = list(reader.fieldnames or ())
     bare = "size_unit" not in names
     columns = BARE_COLUMNS if bare else COLUMNS
     if not set(columns) <= set(names):
         raise SpecError(f"{path}, line 1: expected the columns {','.join(columns)}")
     points: dict[tuple[str, int, float], Point] = {}
-    for row in reader:
-        where = f"{path}, line {reader.line_num}"
+    for line, row in rows:
+        where = f"{path}, line {line}"
         try:
             point = msgspec.convert({name: row[name] for name in columns}, Point, strict=False)
         except msgspec.ValidationError as error:

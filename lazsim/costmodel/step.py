@@ -132,7 +132,7 @@ class StepCost:
         """Return the parts that depend on the loads."""
         costs = self.costs
         gpus = self._num_nodes * costs.cluster.gpus_per_node
-        assignments = costs.tokens_per_gpu * gpus * costs.model.top_k
+        assignments = float(costs.tokens_per_gpu * gpus * costs.model.top_k)
         tokens = assigned_tokens(load_BLE, assignments, padded=self.layout.padded)
         parts = {
             "reorder": self._reorder_s(tokens),

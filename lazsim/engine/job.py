@@ -25,9 +25,12 @@ from lazsim.engine.reconfiguration import bind_nodes
 from lazsim.engine.states import Detecting, Ended, Held, JobState, Reconfiguring, Restarting, Stretch, Training, Waiting
 from lazsim.engine.step_timer import LOAD_SAMPLE_STEPS, MakeStepTimer
 from lazsim.engine.systems import System
+from lazsim.errors import SpecError
+from lazsim.limits import MAX_STRETCHES
 from lazsim.placement.plan import PlacementPlan
 from lazsim.routing import Routing
 from lazsim.trace.table import Batch
+from lazsim.units import format_duration
 
 Activity = Generator[simpy.Event, Any, None]
 
@@ -42,7 +45,8 @@ class Signal(Enum):
 class Job:
     """A job under one system; see `lazsim.engine.simulate.simulate_system`.
 
-    `on_plan` is called whenever the plan in force may have changed; see `lazsim.engine.plan_reliability`.
+    The simulation ends at `end_s`. `on_plan` is called whenever the plan in force may have changed; see
+    `lazsim.engine.plan_reliability`.
     """
 
     def __init__(
@@ -52,6 +56,7 @@ class Job:
         costs: CostModel,
         routing: Routing,
         make_timer: MakeStepTimer,
+        end_s: float,
         on_plan: OnPlan | None = None,
     ) -> None:
         self.env, self.on_plan = env, on_plan
@@ -66,6 +71,7 @@ class Job:
         self._has_started = False
         self._kept_until_s = 0.0
         self._join_at_s: float | None = None
+        self._end_s = end_s
         self._process: simpy.Process | None = None
 
     # What happens to the job.
@@ -305,7 +311,19 @@ class Job:
 
     def _train_on(self, nodes: tuple[str, ...], plan: PlacementPlan, *, joins_first: bool = True) -> None:
         timer = self._make_timer(plan, self.nodes.servers(nodes))
+        self._require_end(timer.step_s(self.progress.step))
         self.state = Training(Held(nodes, plan), timer=timer, planned_step=self.progress.step, joins_first=joins_first)
+
+    def _require_end(self, step_s: float) -> None:
+        """Refuse a run that would not come to its end in hours of computing."""
+        job = self.costs.job
+        intervals = (LOAD_SAMPLE_STEPS, job.checkpoint_interval_steps[self.system.name], job.rebalance_interval_steps)
+        left_s = self._end_s - self.env.now
+        if left_s > MAX_STRETCHES * min(intervals) * step_s:
+            raise SpecError(
+                f"`duration` {format_duration(self._end_s)}: steps take {step_s:.3g} s, and at most {MAX_STRETCHES:,} "
+                f"times {min(intervals)} of them can be simulated; choose a shorter one"
+            )
 
     def _note_state(self) -> None:
         num_used = self.state.num_used

@@ -100,7 +100,7 @@ def simulate_system(
         When neither the whole cluster nor the most nodes that the trace has at once can hold every expert, or when the
         policy does not apply to them.
     SpecError
-        When a user's policy fails.
+        When a user's policy fails, a plan would fill the memory, or there are too many steps to simulate.
     """
     wall_s = trace.duration_s if duration_s is None else duration_s
     most_nodes = max(costs.cluster.num_nodes, trace.most_nodes())
@@ -108,7 +108,7 @@ def simulate_system(
     env = simpy.Environment()
     reliability = PlanReliability(batch_sizes(trace, wall_s)) if score_plans else None
     make_timer = make_timer or step_timers_from(system, costs, routing)
-    job = Job(env, system, costs, routing, make_timer, reliability.record if reliability else None)
+    job = Job(env, system, costs, routing, make_timer, wall_s, reliability.record if reliability else None)
     env.process(_play(env, job, trace.batches(), wall_s))
     env.run()
     return SystemRun(

@@ -15,6 +15,10 @@ LOAD_SAMPLE_STEPS = 50
 """Steps for which one sample of the loads, from their middle, stands; a divisor of the usual intervals."""
 
 
+MOST_AHEAD = 64
+"""Samples of the loads that are taken at once."""
+
+
 class StepTimer(Protocol):
     """Duration and size of the steps under one plan."""
 
@@ -66,6 +70,7 @@ class ModelledStepTimer:
         stretch = step // LOAD_SAMPLE_STEPS
         if stretch not in self._step_s:
             ahead = math.ceil((self._interval - step % self._interval) / LOAD_SAMPLE_STEPS)
+            ahead = min(ahead, MOST_AHEAD)
             stretches = np.arange(stretch, stretch + ahead)
             loads = self._routing.loads(stretches * LOAD_SAMPLE_STEPS + LOAD_SAMPLE_STEPS // 2)
             self._step_s = dict(zip(stretches.tolist(), self._cost.step_s(loads).tolist(), strict=True))

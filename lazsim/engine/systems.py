@@ -12,7 +12,7 @@ from lazsim.placement.allocation import allocate
 from lazsim.placement.expert_parallel import ep_unit_nodes, place_ep
 from lazsim.placement.plan import Ints, PlacementPlan
 from lazsim.placement.policies import NamedPolicy, find_policy, place
-from lazsim.placement.request import PlacementRequest
+from lazsim.placement.request import PlacementRequest, require_plan_size
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,14 @@ class System:
         -----
         A policy that was chosen may not apply to every number of nodes. It says so when it is asked to plan for even
         loads, and the most nodes to which it applies are used.
+
+        Raises
+        ------
+        SpecError
+            When a plan for all the nodes would fill the memory.
         """
         model, cluster = costs.model, costs.cluster
+        require_plan_size(model.num_moe_layers, model.num_experts, num_nodes, cluster.slots_per_node)
         if self.is_elastic:
             fewest = -(-model.num_experts // cluster.slots_per_node)
             counts = range(num_nodes, fewest - 1, -1)

@@ -5,8 +5,28 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from lazsim.errors import SpecError
+from lazsim.limits import MAX_PLAN_CELLS, MAX_SLOTS
 from lazsim.loads import check_loads
 from lazsim.placement.plan import Ints
+
+
+def require_plan_size(num_layers: int, num_experts: int, num_nodes: int, num_slots: int) -> None:
+    """Raise SpecError when a plan for so many nodes of `num_slots` slots would fill the memory.
+
+    Examples
+    --------
+    >>> require_plan_size(1, 8, num_nodes=16_000, num_slots=2_000)
+    Traceback (most recent call last):
+    ...
+    lazsim.errors.SpecError: 1 layers on 16,000 nodes of 2,000 slots: at most 16,777,216 slots can be planned for
+    """
+    nodes = f"{num_layers:,} layers on {num_nodes:,} nodes"
+    if num_layers * num_nodes * num_slots > MAX_SLOTS:
+        raise SpecError(f"{nodes} of {num_slots:,} slots: at most {MAX_SLOTS:,} slots can be planned for")
+    if num_layers * num_nodes * num_experts > MAX_PLAN_CELLS:
+        raise SpecError(
+            f"{nodes} for {num_experts:,} experts: layers times nodes times experts can be at most {MAX_PLAN_CELLS:,}"
+        )
 
 
 @dataclass(frozen=True, eq=False)

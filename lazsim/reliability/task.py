@@ -9,15 +9,12 @@ import numpy as np
 from lazsim.errors import InfeasiblePlanError, SpecError
 from lazsim.placement.allocation import allocate
 from lazsim.placement.plan import Ints
-from lazsim.placement.request import PlacementRequest
+from lazsim.placement.request import PlacementRequest, require_plan_size
 from lazsim.reliability.loads import get_loads
 from lazsim.routing.loading import UNIFORM
 
 DEFAULT_MIN_REPLICAS = 2
 """The published default of the fault threshold (Lazarus, arXiv 2407.04656)."""
-
-MAX_SLOTS = 1 << 24
-"""Slots of all layers: a slip in a number must not fill the memory."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,8 +101,7 @@ def build_task(
     if slots % gpus_per_node:
         text = f"{gpus_per_node} GPUs of a node share them evenly; give a multiple of {gpus_per_node}"
         raise SpecError(f"`slots` {slots}: {text}")
-    if nodes * slots * (layers or 1) > MAX_SLOTS:
-        raise SpecError(f"`nodes` {nodes} `slots` {slots}: more than {MAX_SLOTS:,} slots; give fewer")
+    require_plan_size(layers or 1, experts or 1, nodes, slots)
     shape = {"num_nodes": nodes, "num_slots": slots, "gpus_per_node": gpus_per_node, "seed": seed}
     if replicas is not None:
         others = {"experts": experts, "loads": loads, "min_replicas": min_replicas, "layers": layers, "step": step}
@@ -127,6 +123,7 @@ def build_task(
     found = get_loads(UNIFORM if loads is None else loads, experts, layers, step, seed, lenient)
     num_layers, num_experts = found.load_LE.shape
     _require_room("`loads`", num_experts, nodes, slots)
+    require_plan_size(num_layers, num_experts, nodes, slots)
     least = DEFAULT_MIN_REPLICAS if min_replicas is None else min_replicas
     room, notes = nodes * slots, found.notes
     if least * num_experts > room:

@@ -7,12 +7,16 @@ import itertools
 import math
 from collections.abc import Sequence
 from statistics import NormalDist
+from typing import Annotated
 
 import numpy as np
+from msgspec import Meta
 
+from lazsim.errors import RoutingFormatError
+from lazsim.limits import MAX_PLAN_CELLS, MAX_STRETCHES
 from lazsim.routing.table import Floats, Ints
 from lazsim.specs import Spec
-from lazsim.specs.record import require_positive
+from lazsim.specs.record import Count, Factor, NumExperts, Share
 
 BLOCK_POINTS = 32
 """Grid points generated at once; each block has a separate random stream."""
@@ -28,6 +32,10 @@ MAX_BLOCKS = 4
 
 TOKENS_PER_LAYER = 1 << 24
 """Resolution of the loads: smaller shares than a sixteen-millionth round to no tokens."""
+
+
+Steps = Annotated[float, Meta(ge=1e-6, le=1e12)]
+"""Steps in which something decays."""
 
 
 class RoutingSpec(Spec, frozen=True, kw_only=True):
@@ -60,24 +68,20 @@ class RoutingSpec(Spec, frozen=True, kw_only=True):
     """
 
     name: str
-    skew: float
+    skew: Factor
     skew_spread: float
-    num_experts: int
-    shape: tuple[float, ...]
-    start_share: float
-    ramp_steps: float
-    fast_share: float
-    fast_steps: float
-    slow_steps: float
-    interval_steps: int
+    num_experts: NumExperts
+    shape: tuple[Annotated[float, Meta(ge=-1e6, le=1e6)], ...]
+    start_share: Share
+    ramp_steps: Steps
+    fast_share: Share
+    fast_steps: Steps
+    slow_steps: Steps
+    interval_steps: Count
     source: str
 
     def __post_init__(self) -> None:
-        require_positive(self, "skew", "ramp_steps", "fast_steps", "slow_steps", "interval_steps", "num_experts")
-        for field in ("start_share", "fast_share"):
-            if not 0 <= getattr(self, field) <= 1:
-                raise ValueError(f"{field} must be from 0 to 1")
-        if len(self.shape) != len(SHAPE_SCORES) or not all(map(math.isfinite, self.shape)):
+        if len(self.shape) != len(SHAPE_SCORES):
             raise ValueError(f"shape must be {len(SHAPE_SCORES)} numbers")
         if any(above < below for below, above in itertools.pairwise(self.shape)):
             raise ValueError("shape must not fall")
@@ -115,10 +119,18 @@ class GeneratedRouting:
         self._skew_L = rng.lognormal(math.log(spec.skew) - variance / 2, math.sqrt(variance), num_layers)
         self._starts = [rng.standard_normal((2, num_layers, num_experts))]
         self._blocks: dict[int, Ints] = {}
+        self._most_blocks = min(MAX_STRETCHES // BLOCK_POINTS, MAX_PLAN_CELLS // (num_layers * num_experts))
 
     def loads(self, steps: Sequence[int] | Ints) -> Ints:
-        """Return the tokens of each expert at each of the steps, shape (B, L, E)."""
+        """Return the tokens of each expert at each of the steps, shape (B, L, E).
+
+        Loads of a step follow from those of all steps before it, whose states are kept: `RoutingFormatError` beyond
+        some millions of steps.
+        """
         blocks, points = np.divmod(np.asarray(steps) // self._spec.interval_steps, BLOCK_POINTS)
+        if blocks.max(initial=0) >= self._most_blocks:
+            most = self._most_blocks * BLOCK_POINTS * self._spec.interval_steps
+            raise RoutingFormatError(f"{self.name}: loads are generated for the first {most:,} steps; ask for these")
         return np.stack([self._block(b)[p] for b, p in zip(blocks.tolist(), points.tolist(), strict=True)])
 
     def _stream(self, number: int) -> np.random.Generator:

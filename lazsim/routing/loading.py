@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from lazsim.errors import RoutingFormatError
+from lazsim.limits import MAX_LOADS
 from lazsim.routing.generator import GeneratedRouting, RoutingSpec
 from lazsim.routing.readers import read_routing
 from lazsim.routing.table import RecordedRouting, Routing, top_experts
@@ -45,9 +46,12 @@ def load_routing(source: str, num_layers: int, num_experts: int, seed: int, leni
 
 
 def record(source: str, num_layers: int, num_experts: int, num_steps: int, seed: int) -> RecordedRouting:
-    """Generate the loads of `num_steps` training steps as a recording; raise LazsimError for an unknown generator."""
+    """Generate the loads of some training steps as a recording; a LazsimError for no generator, or too many loads."""
     content = read_spec_bytes("routing", source)
     spec = read_toml(source, content, RoutingSpec)
+    num_loads = -(-num_steps // spec.interval_steps) * num_layers * num_experts
+    if num_loads > MAX_LOADS:
+        raise RoutingFormatError(f"{source}: {num_loads:,} loads to generate; at most {MAX_LOADS:,} can be kept")
     steps = np.arange(0, num_steps, spec.interval_steps)
     loads = GeneratedRouting(spec, num_layers, num_experts, seed).loads(steps)
     return RecordedRouting(steps, loads, spec.name, sha256(content))

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import re
 import zipfile
 import zlib
@@ -13,6 +14,7 @@ import numpy as np
 
 from lazsim.errors import RoutingFormatError
 from lazsim.files import Faults, numbered_lines, read_bytes
+from lazsim.limits import MAX_LOADS
 from lazsim.routing.table import Floats, Ints, RecordedRouting, check_tokens
 from lazsim.specs import sha256
 
@@ -21,9 +23,6 @@ CSV_COLUMNS = "step,layer,expert,tokens"
 CSV_ROW = re.compile(r"(\d{1,15}),(\d{1,15}),(\d{1,15}),(\d{1,15})", re.ASCII)
 LOG_NAME = re.compile(r"table_iter(\d{1,15})_rank(\d{1,15})\.log", re.ASCII)
 LOG_LAYER = re.compile(r"(\d{1,15}):(\[.*\])", re.ASCII)
-
-MAX_LOADS = 1 << 27
-"""Most loads of a recording, 1 GiB: a typo in the number of a layer or expert must not fill the memory."""
 
 FORMATS = (
     f"known are .npz with iteration and tokens, SmartMoE's table_iter<i>_rank<r>.log, and CSV after {CSV_HEADER!r}"
@@ -68,17 +67,32 @@ def _recording(faults: Faults, steps: Floats, tokens_SLE: Floats, content: bytes
 
 
 def _parse_npz(path: str, content: bytes) -> tuple[Floats, Floats]:
-    problems = (KeyError, ValueError, OSError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)
+    problems = (KeyError, ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
     try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            steps, tokens = np.asarray(arrays["iteration"]), np.asarray(arrays["tokens"])
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            steps, tokens = _read_npy(archive, "iteration"), _read_npy(archive, "tokens")
+    except RoutingFormatError as error:
+        raise RoutingFormatError(f"{path}: {error}") from None
     except problems:
         raise RoutingFormatError(f"{path}: not a readable .npz with iteration and tokens; write it again") from None
-    if steps.dtype.kind not in "iuf" or tokens.dtype.kind not in "iuf":
-        raise RoutingFormatError(f"{path}: iteration and tokens must be numbers, not {steps.dtype} and {tokens.dtype}")
     if steps.ndim != 1 or tokens.ndim != 3 or len(steps) != len(tokens) or 0 in tokens.shape[1:]:
         raise RoutingFormatError(f"{path}: iteration must have shape (S,) and tokens (S, L, E)")
     return steps.astype(np.float64), tokens.astype(np.float64)
+
+
+def _read_npy(archive: zipfile.ZipFile, name: str) -> Ints | Floats:
+    """Read an array of an archive, whose headers may lie about the sizes of what they announce."""
+    with archive.open(f"{name}.npy") as member:
+        version = np.lib.format.read_magic(member)
+        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, is_transposed, dtype = read_header(member)
+        num_numbers = math.prod(shape)
+        if num_numbers > MAX_LOADS:
+            raise RoutingFormatError(f"{name} has {num_numbers:,} numbers; at most {MAX_LOADS:,} can be read")
+        if dtype.kind not in "iuf":
+            raise RoutingFormatError(f"{name} must be numbers, not {dtype}")
+        numbers = np.frombuffer(member.read(num_numbers * dtype.itemsize + 1), dtype)
+    return numbers.reshape(shape, order="F" if is_transposed else "C")
 
 
 def _read_logs(faults: Faults, files: Iterable[Path]) -> RecordedRouting:

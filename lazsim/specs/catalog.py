@@ -10,12 +10,15 @@ from typing import TypeVar
 import msgspec
 
 from lazsim.errors import SpecError
+from lazsim.files import read_bytes
+from lazsim.limits import MAX_SPEC_BYTES
 from lazsim.specs.hardware import ClusterSpec, GpuSpec
 from lazsim.specs.job import JobSpec
 from lazsim.specs.model import ModelSpec
 from lazsim.specs.record import Spec
 
 SpecT = TypeVar("SpecT", bound=Spec)
+DecodedT = TypeVar("DecodedT")
 
 CATALOG_KINDS: Mapping[type[Spec], str] = {
     ModelSpec: "models",
@@ -45,12 +48,17 @@ def catalog_names(kind: str) -> list[str]:
     return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
 
 
-def read_toml(path: Path | str, text: bytes, spec_type: type[SpecT]) -> SpecT:
+def read_toml(path: Path | str, text: bytes, spec_type: type[DecodedT]) -> DecodedT:
     """Decode a specification; a `SpecError` names a key that is missing, unknown or of a wrong type or value."""
     try:
         return msgspec.toml.decode(text, type=spec_type)
-    except (msgspec.DecodeError, ValueError) as error:
+    except RecursionError:
+        raise SpecError(f"{path}: nested too deeply; write tables that contain no more than numbers and text") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise SpecError(f"{path}: {error}") from None
+    except ValueError:
+        # Python refuses to read whole numbers of more than 4,300 digits.
+        raise SpecError(f"{path}: a number has thousands of digits; write a smaller one") from None
 
 
 def load_spec(spec_type: type[SpecT], name: str) -> SpecT:
@@ -71,14 +79,11 @@ def read_spec_bytes(kind: str, name: str) -> bytes:
 
     Raises
     ------
-    SpecError
-        When there is no such entry or file.
+    LazsimError
+        When there is no such entry, or the file cannot be read.
     """
     if name.endswith(".toml"):
-        try:
-            return Path(name).read_bytes()
-        except OSError as error:
-            raise SpecError(f"{name}: cannot be read ({error.strerror}): give a TOML file or a name") from None
+        return read_bytes(name, MAX_SPEC_BYTES)
     known = catalog_names(kind)
     if name not in known:
         raise SpecError(unknown_name(kind.removesuffix("s"), name, known) + "; or a path to a .toml file")

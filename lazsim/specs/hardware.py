@@ -1,20 +1,21 @@
 """GPUs, the links between them, and clusters of both."""
 
-from lazsim.specs.record import Spec, require_not_negative, require_positive
+from typing import Annotated
+
+from msgspec import Meta
+
+from lazsim.limits import MAX_GPUS_PER_NODE
+from lazsim.specs.record import Count, Factor, NumNodes, Quantity, Rate, Seconds, Spec
 
 
 class FusedExpertsSpec(Spec, frozen=True, kw_only=True):
     """Efficiencies of kernels that run all experts of a layer at once; see `GpuSpec`."""
 
-    matmul_efficiency: float
-    matmul_fill_outputs: float
-    matmul_fill_k: float
-    matmul_memory_efficiency: float
-    kernel_overhead_s: float
-
-    def __post_init__(self) -> None:
-        require_positive(self, "matmul_efficiency", "matmul_memory_efficiency")
-        require_not_negative(self, "matmul_fill_outputs", "matmul_fill_k", "kernel_overhead_s")
+    matmul_efficiency: Factor
+    matmul_fill_outputs: Quantity
+    matmul_fill_k: Quantity
+    matmul_memory_efficiency: Factor
+    kernel_overhead_s: Seconds
 
 
 class GpuSpec(Spec, frozen=True, kw_only=True):
@@ -53,22 +54,17 @@ class GpuSpec(Spec, frozen=True, kw_only=True):
     """
 
     name: str
-    peak_flop_per_s: float
-    memory_bytes_per_s: float
-    memory_bytes: float
-    matmul_efficiency: float
-    matmul_fill_outputs: float
-    matmul_fill_k: float
-    matmul_memory_efficiency: float
-    memory_efficiency: float
-    kernel_overhead_s: float
+    peak_flop_per_s: Rate
+    memory_bytes_per_s: Rate
+    memory_bytes: Rate
+    matmul_efficiency: Factor
+    matmul_fill_outputs: Quantity
+    matmul_fill_k: Quantity
+    matmul_memory_efficiency: Factor
+    memory_efficiency: Factor
+    kernel_overhead_s: Seconds
     source: str
     fused_experts: FusedExpertsSpec | None = None
-
-    def __post_init__(self) -> None:
-        require_positive(self, "peak_flop_per_s", "memory_bytes_per_s", "memory_bytes", "matmul_efficiency")
-        require_positive(self, "matmul_memory_efficiency", "memory_efficiency")
-        require_not_negative(self, "matmul_fill_outputs", "matmul_fill_k", "kernel_overhead_s")
 
 
 class NetworkSpec(Spec, frozen=True, kw_only=True):
@@ -90,21 +86,16 @@ class NetworkSpec(Spec, frozen=True, kw_only=True):
         Rate of the shared storage that holds checkpoints, all nodes together.
     """
 
-    nic_bytes_per_s: float
-    all_to_all_efficiency: float
-    all_reduce_efficiency: float
-    point_to_point_efficiency: float
-    nic_latency_s: float
-    local_bytes_per_s: float
-    local_latency_s: float
-    local_all_reduce_bytes_per_s: float
-    local_all_reduce_latency_s: float
-    storage_bytes_per_s: float
-
-    def __post_init__(self) -> None:
-        latencies = [field for field in self.__struct_fields__ if field.endswith("latency_s")]
-        require_positive(self, *(field for field in self.__struct_fields__ if field not in latencies))
-        require_not_negative(self, *latencies)
+    nic_bytes_per_s: Rate
+    all_to_all_efficiency: Factor
+    all_reduce_efficiency: Factor
+    point_to_point_efficiency: Factor
+    nic_latency_s: Seconds
+    local_bytes_per_s: Rate
+    local_latency_s: Seconds
+    local_all_reduce_bytes_per_s: Rate
+    local_all_reduce_latency_s: Seconds
+    storage_bytes_per_s: Rate
 
 
 class RecoverySpec(Spec, frozen=True, kw_only=True):
@@ -122,14 +113,11 @@ class RecoverySpec(Spec, frozen=True, kw_only=True):
         To restart the job on ``N`` nodes: ``base + per_node * N``, without the load of the checkpoint.
     """
 
-    detect_s: float
-    rebuild_s: float
-    regroup_s: float
-    restart_base_s: float
-    restart_per_node_s: float
-
-    def __post_init__(self) -> None:
-        require_not_negative(self, *self.__struct_fields__)
+    detect_s: Seconds
+    rebuild_s: Seconds
+    regroup_s: Seconds
+    restart_base_s: Seconds
+    restart_per_node_s: Seconds
 
 
 class ClusterSpec(Spec, frozen=True, kw_only=True):
@@ -150,16 +138,13 @@ class ClusterSpec(Spec, frozen=True, kw_only=True):
     """
 
     name: str
-    num_nodes: int
+    num_nodes: NumNodes
     gpu: str
-    gpus_per_node: int
-    nodes_per_server: int = 1
-    slots_per_gpu: int
+    gpus_per_node: Annotated[int, Meta(ge=1, le=MAX_GPUS_PER_NODE)]
+    nodes_per_server: Count = 1
+    slots_per_gpu: Count
     network: NetworkSpec
     recovery: RecoverySpec
-
-    def __post_init__(self) -> None:
-        require_positive(self, "num_nodes", "gpus_per_node", "nodes_per_server", "slots_per_gpu")
 
     @property
     def slots_per_node(self) -> int:

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from lazsim.specs.record import Spec, require_not_negative, require_positive
+from lazsim.specs.record import Count, Quantity, Seconds, Spec
 
 
 class JobSpec(Spec, frozen=True, kw_only=True):
@@ -34,19 +34,13 @@ class JobSpec(Spec, frozen=True, kw_only=True):
     """
 
     name: str
-    sequences_per_gpu: int
-    num_micro_batches: int
-    fault_threshold: int
-    rebalance_interval_steps: int
-    join_wait_s: float
-    checkpoint_interval_steps: dict[str, int]
-    activation_passes: float
-    logit_passes: float
-    reorder_kernels: float
+    sequences_per_gpu: Count
+    num_micro_batches: Count
+    fault_threshold: Count
+    rebalance_interval_steps: Count
+    join_wait_s: Seconds
+    checkpoint_interval_steps: dict[str, Count]
+    activation_passes: Quantity
+    logit_passes: Quantity
+    reorder_kernels: Quantity
     expert_kernels: Literal["separate", "fused"] = "separate"
-
-    def __post_init__(self) -> None:
-        require_positive(self, "sequences_per_gpu", "num_micro_batches", "fault_threshold", "rebalance_interval_steps")
-        require_not_negative(self, "join_wait_s", "activation_passes", "logit_passes", "reorder_kernels")
-        if any(steps <= 0 for steps in self.checkpoint_interval_steps.values()):
-            raise ValueError("checkpoint_interval_steps must be positive")

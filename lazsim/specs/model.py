@@ -1,6 +1,7 @@
 """Models, their parameters and bytes."""
 
-from lazsim.specs.record import Spec, require_not_negative, require_positive
+from lazsim.limits import MAX_MODEL_EXPERTS
+from lazsim.specs.record import Amount, Count, NumExperts, NumLayers, Params, Spec
 
 WEIGHT_BYTES_PER_PARAM = 2
 """A parameter, its gradient and an activation in half precision."""
@@ -36,31 +37,32 @@ class ModelSpec(Spec, frozen=True, kw_only=True):
     """
 
     name: str
-    num_layers: int
-    num_moe_layers: int
-    d_model: int
-    d_ff_expert: int
-    d_ff_dense: int = 0
-    matrices_per_expert: int
-    num_experts: int
-    num_shared_experts: int = 0
-    top_k: int
-    attention_params: int
-    attention_score_dim: int
-    sequence_length: int
-    vocab_size: int
-    num_vocab_matrices: int
-    num_learned_positions: int = 0
+    num_layers: NumLayers
+    num_moe_layers: NumLayers
+    d_model: Count
+    d_ff_expert: Count
+    d_ff_dense: Amount = 0
+    matrices_per_expert: NumLayers
+    num_experts: NumExperts
+    num_shared_experts: Amount = 0
+    top_k: NumExperts
+    attention_params: Params
+    attention_score_dim: Amount
+    sequence_length: Count
+    vocab_size: Amount
+    num_vocab_matrices: Amount
+    num_learned_positions: Amount = 0
 
     def __post_init__(self) -> None:
-        require_positive(self, "num_layers", "num_moe_layers", "d_model", "d_ff_expert", "num_experts")
-        require_positive(self, "top_k", "sequence_length", "matrices_per_expert")
-        require_not_negative(self, "d_ff_dense", "num_shared_experts", "attention_params", "attention_score_dim")
-        require_not_negative(self, "vocab_size", "num_vocab_matrices", "num_learned_positions")
         if self.num_moe_layers > self.num_layers:
             raise ValueError(f"num_moe_layers ({self.num_moe_layers}) exceeds num_layers ({self.num_layers})")
         if self.top_k > self.num_experts:
             raise ValueError(f"top_k ({self.top_k}) exceeds num_experts ({self.num_experts})")
+        if self.num_moe_layers * self.num_experts > MAX_MODEL_EXPERTS:
+            raise ValueError(
+                f"num_moe_layers ({self.num_moe_layers}) times num_experts ({self.num_experts}) exceeds "
+                f"{MAX_MODEL_EXPERTS:,}"
+            )
 
     @property
     def expert_params(self) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from lazsim.errors import SpecError, prefix_errors
+from lazsim.limits import MAX_WHOLE
 from lazsim.specs.catalog import SpecT, unknown_name
 
 FACTOR = re.compile(r"x(\d+(?:\.\d*)?(?:e[+-]?\d+)?)", re.ASCII)
@@ -58,7 +59,8 @@ def scale(number: float, factor: float) -> float:
     >>> scale(7, 1.5), scale(5.0, 0.5)
     (10, 2.5)
     """
-    return max(1, round(number * factor)) if isinstance(number, int) else number * factor
+    # An endless product becomes a number that is too large for any field.
+    return max(1, round(min(MAX_WHOLE, number * factor))) if isinstance(number, int) else number * factor
 
 
 def field_at(value: Any, path: str) -> Any:

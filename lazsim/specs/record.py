@@ -1,23 +1,34 @@
-"""The base of specifications: a frozen record, read from TOML, with checked numbers."""
+"""The base of specifications: a frozen record, read from TOML, and the ranges of its numbers."""
 
-import math
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
+
+from lazsim import limits
 
 
 class Spec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """An immutable record read from TOML; unknown keys are errors."""
 
 
-def require_positive(spec: msgspec.Struct, *fields: str) -> None:
-    """Raise ValueError unless all fields are positive numbers."""
-    for field in fields:
-        if not 0 < getattr(spec, field) < math.inf:
-            raise ValueError(f"{field} must be positive, not {getattr(spec, field)}")
+Count = Annotated[int, Meta(ge=1, le=limits.MAX_DIMENSION)]
+Amount = Annotated[int, Meta(ge=0, le=limits.MAX_DIMENSION)]
+Params = Annotated[int, Meta(ge=0, le=limits.MAX_PARAMS)]
+NumNodes = Annotated[int, Meta(ge=1, le=limits.MAX_NODES)]
+NumExperts = Annotated[int, Meta(ge=1, le=limits.MAX_EXPERTS)]
+NumLayers = Annotated[int, Meta(ge=1, le=limits.MAX_LAYERS)]
+Seed = Annotated[int, Meta(ge=0, le=limits.MAX_WHOLE)]
 
+Number = Annotated[int, Meta(ge=-limits.MAX_WHOLE, le=limits.MAX_WHOLE)] | float
+"""Any number that a field may have; the field checks its own range."""
 
-def require_not_negative(spec: msgspec.Struct, *fields: str) -> None:
-    """Raise ValueError unless all fields are numbers from 0 up."""
-    for field in fields:
-        if not 0 <= getattr(spec, field) < math.inf:
-            raise ValueError(f"{field} must be a number from 0 up, not {getattr(spec, field)}")
+Seconds = Annotated[float, Meta(ge=0, le=limits.LONGEST_S)]
+PositiveSeconds = Annotated[float, Meta(ge=limits.SHORTEST_S, le=limits.LONGEST_S)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+Quantity = Annotated[float, Meta(ge=0, le=1e24)]
+"""A number of bytes, operations and the like: a yottabyte is beyond all machines, and products of ten stay finite."""
+Rate = Annotated[float, Meta(ge=1, le=1e24)]
+"""The same in a second, and at least one, so that its inverse stays finite."""
+Factor = Annotated[float, Meta(ge=1e-6, le=1e6)]
+"""A factor such as an efficiency; a sensitivity study also takes those above 1."""

@@ -121,7 +121,7 @@ def run_tasks(
                 lines = [line for _, line, _ in results if line is not None]
                 if store:
                     store.append(lines)
-                values |= {row.id: row.value for row in (msgspec.json.decode(line, type=Row) for line in lines)}
+                values |= {row.id: row.decode() for row in (msgspec.json.decode(line, type=Row) for line in lines)}
                 errors |= {task: error for task, line, error in results if line is None}
                 advance(len(results))
     failures = tuple((task.label, errors[task.id]) for task in tasks if task.id in errors)

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import stat
 from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,23 +10,32 @@ from typing import Any
 import msgspec
 
 from lazsim.errors import LazsimError
-from lazsim.files import plain_array
+from lazsim.files import decode_json, plain_array
+from lazsim.specs import sha256
 
 ROWS = "rows.jsonl"
 """File of the rows in a folder."""
 
 
 class Row(msgspec.Struct, frozen=True):
-    """A finished run; its line also holds the inputs, for people."""
+    """A finished run, with the hash of its value; its line also holds the inputs, for people."""
 
     id: str
-    value: Any
+    value: msgspec.Raw
+    sha256: str = ""
+
+    def decode(self) -> Any:
+        """Return the value; a ValueError says that it is damaged."""
+        if sha256(bytes(self.value)) != self.sha256:
+            raise ValueError("is not the value that was written")
+        return decode_json(bytes(self.value))
 
 
 def encode_row(row_id: str, inputs: Any, value: Any) -> bytes:
     """Return the line of a finished run."""
-    line = msgspec.json.encode({"id": row_id, "inputs": inputs, "value": value}, enc_hook=plain_array)
-    return line + b"\n"
+    content = msgspec.json.encode(value, enc_hook=plain_array)
+    line = {"id": row_id, "inputs": inputs, "sha256": sha256(content), "value": msgspec.Raw(content)}
+    return msgspec.json.encode(line, enc_hook=plain_array) + b"\n"
 
 
 class Store:
@@ -45,6 +55,9 @@ class Store:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+            if not stat.S_ISREG(os.fstat(self._descriptor).st_mode):
+                os.close(self._descriptor)
+                raise LazsimError(f"{self._path}: is no regular file; choose another folder")
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(self._descriptor)
@@ -61,16 +74,17 @@ class Store:
 
     def read(self, wanted: Container[str]) -> dict[str, Any]:
         """Return the values of the wanted rows by id; a `LazsimError` names a line that is not a row."""
-        found, decoder = {}, msgspec.json.Decoder(Row)
-        for number, line in enumerate(self._path.read_bytes().splitlines(), start=1):
-            try:
-                row = decoder.decode(line)
-            except (msgspec.DecodeError, UnicodeDecodeError):
-                raise LazsimError(
-                    f"{self._path}, line {number}: not a row of a sweep; delete the line; its run is then repeated"
-                ) from None
-            if row.id in wanted:
-                found[row.id] = row.value
+        found = {}
+        with self._path.open("rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                try:
+                    row = decode_json(line, Row)
+                    if row.id in wanted:
+                        found[row.id] = row.decode()
+                except ValueError:
+                    raise LazsimError(
+                        f"{self._path}, line {number}: not a row of a sweep; delete the line; its run is then repeated"
+                    ) from None
         return found
 
     def append(self, lines: Sequence[bytes]) -> None:
@@ -88,8 +102,8 @@ class Store:
         if end == len(content):
             return
         try:
-            msgspec.json.decode(content[end:], type=Row)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+            decode_json(content[end:], Row)
+        except ValueError:
             os.ftruncate(self._descriptor, end)
         else:
             self.append([b"\n"])

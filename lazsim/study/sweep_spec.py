@@ -1,6 +1,7 @@
 """Sweeps in TOML: settings that all runs share, and grids of settings that vary."""
 
 import itertools
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,8 +13,10 @@ import msgspec
 from lazsim.engine.systems import DEFAULT_SYSTEMS, SYSTEMS
 from lazsim.errors import SpecError, prefix_errors
 from lazsim.files import read_bytes
+from lazsim.limits import MAX_SPEC_BYTES, MAX_SWEEP_POINTS
 from lazsim.scenario import DEFAULTS, PARTS_WITH_FIELDS, Defaults
-from lazsim.specs import Spec, unknown_name
+from lazsim.specs import Spec, read_toml, unknown_name
+from lazsim.specs.record import Number
 
 Point = Mapping[str, Any]
 """Settings of a run by key, and the dotted names of fields; None where a value follows from others."""
@@ -21,10 +24,13 @@ Point = Mapping[str, Any]
 SPAN = re.compile(r"(\d{1,9})-(\d{1,9})", re.ASCII)
 """A span of whole numbers, both ends included: short for a list of seeds."""
 
-TYPES = {**get_type_hints(Defaults), "trace": str, "start": str, "duration": str | None}
+TYPES = {**get_type_hints(Defaults, include_extras=True), "trace": str, "start": str, "duration": str | None}
 """Types of settings in a file, where times are text with a unit."""
 
 SEEDS = ("seed", "trace_seed")
+
+MOST_DOTS = 3
+"""Depth of the deepest field of a specification."""
 
 
 class _Document(Spec, frozen=True, kw_only=True):
@@ -93,10 +99,10 @@ def load_sweep(path: Path | str) -> Sweep:
     """
     path = Path(path)
     try:
-        document = msgspec.toml.decode(read_bytes(path))
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        document = read_toml(path, read_bytes(path, MAX_SPEC_BYTES), dict[str, Any])
+    except SpecError as error:
         hint = "; write dotted names in quotes" if "overwrite" in str(error) else ""
-        raise SpecError(f"{path}: {error}{hint}") from None
+        raise SpecError(f"{error}{hint}") from None
     return parse_sweep(document, name=str(path), folder=path.parent)
 
 
@@ -120,6 +126,9 @@ def parse_sweep(document: Mapping[str, Any], *, name: str = "sweep", folder: Pat
         systems = {} if "system" in base else {"system": DEFAULT_SYSTEMS}
         # The default systems vary fastest; a grid that names systems keeps them in its own order.
         grids = tuple(own if "system" in own else own | systems for own in map(_axes, tables))
+        num_points = sum(math.prod(map(len, (base | grid).values())) for grid in grids)
+        if num_points > MAX_SWEEP_POINTS:
+            raise SpecError(f"the grids have {num_points:,} points; give at most {MAX_SWEEP_POINTS:,}")
         if any("trace" not in base | grid for grid in grids):
             raise SpecError("trace is missing; name a recipe of lazsim list traces, or a file")
         return Sweep(name, folder, base, grids)
@@ -135,7 +144,10 @@ def _axes(table: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
             raise SpecError(f"{unknown_name('key', key, list(TYPES))}; {fields}")
         if key in axes:
             raise SpecError(f"{key} is given twice in one table; keep one of them")
-        axes[key] = tuple(_check_value(key, each) for each in _values(key, value))
+        values = _values(key, value)
+        if len(values) > MAX_SWEEP_POINTS:
+            raise SpecError(f"{key} has {len(values):,} values; give at most {MAX_SWEEP_POINTS:,}")
+        axes[key] = tuple(_check_value(key, each) for each in values)
         if not axes[key]:
             raise SpecError(f"{key} has no values; give at least one")
     return axes
@@ -143,7 +155,7 @@ def _axes(table: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
 
 def _flatten(table: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in table.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and above.count(".") < MOST_DOTS:
             yield from _flatten(value, f"{above}{key}.")
         else:
             yield f"{above}{key}", value
@@ -157,13 +169,11 @@ def _values(key: str, value: Any) -> Sequence[Any]:
 
 
 def _check_value(key: str, value: Any) -> Any:
-    kind: Any = TYPES.get(key, int | float | bool | str)
+    kind: Any = TYPES.get(key, Number | bool | str)
     try:
         checked = msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
-        raise SpecError(f"{key} = {value!r}: {error}") from None
+        raise SpecError(f"{key}: {error}") from None
     if key == "system" and checked not in SYSTEMS:
         raise SpecError(unknown_name("system", checked, list(SYSTEMS)))
-    if key in SEEDS and checked is not None and checked < 0:
-        raise SpecError(f"{key} = {checked}: expected a whole number from 0 up")
     return checked

@@ -6,8 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lazsim.errors import TraceFormatError
-from lazsim.trace.table import Event
+from lazsim.trace.table import Event, check_size
 
 RULE = (
     "the source counts nodes without naming them: an increase adds fresh names, never used again, "
@@ -21,10 +20,6 @@ class Sample(NamedTuple):
     time_s: float
     num_nodes: int
     line: int = 0
-
-
-MOST_NODES = 1_000_000
-"""A larger number is a mistake and no live count."""
 
 
 def events_from_counts(samples: Iterable[Sample], rng: np.random.Generator, name: str = "") -> list[Event]:
@@ -47,7 +42,7 @@ def events_from_counts(samples: Iterable[Sample], rng: np.random.Generator, name
     Raises
     ------
     TraceFormatError
-        When a count is above a million.
+        When a count is above the limit, or the changes make too many events.
 
     Notes
     -----
@@ -71,9 +66,7 @@ def events_from_counts(samples: Iterable[Sample], rng: np.random.Generator, name
         if len(rows) == 1 and rows[0].num_nodes == last:
             continue
         most = max(row.num_nodes for row in rows)
-        if most > MOST_NODES:
-            where = f"{name}, line {rows[0].line}"
-            raise TraceFormatError(f"{where}: {most} nodes, expected a live count of at most {MOST_NODES}")
+        check_size(name, rows[0].line, most, len(events))
         steps = np.diff([last, *(row.num_nodes for row in rows)])
         last = rows[-1].num_nodes
         num_removed = min(int(-steps[steps < 0].sum()), len(alive))

@@ -9,7 +9,7 @@ import numpy as np
 from lazsim.errors import SpecError
 from lazsim.trace.readers.lazsim import trace_bytes
 from lazsim.trace.recipes import PublicSpec, Recipe, ScheduleSpec, SpotSpec, WeibullSpec
-from lazsim.trace.table import Event, Trace, build_trace
+from lazsim.trace.table import Event, Trace, build_trace, check_size
 
 
 def generate_trace(recipe: Recipe, rng: np.random.Generator, name: str = "generated") -> Trace:
@@ -26,8 +26,8 @@ def generate_trace(recipe: Recipe, rng: np.random.Generator, name: str = "genera
 
     Raises
     ------
-    SpecError
-        When the recipe is the address of a public trace.
+    LazsimError
+        When the recipe is the address of a public trace, or makes too many events.
 
     Examples
     --------
@@ -37,7 +37,7 @@ def generate_trace(recipe: Recipe, rng: np.random.Generator, name: str = "genera
     """
     if isinstance(recipe, PublicSpec):
         raise SpecError(f"{name}: a published trace, not a recipe; get it with lazsim trace fetch {name}")
-    events = _spot_events(recipe, rng) if isinstance(recipe, SpotSpec) else _schedule_events(recipe, rng)
+    events = _spot_events(recipe, rng, name) if isinstance(recipe, SpotSpec) else _schedule_events(recipe, rng)
     return build_trace(events, duration_s=recipe.duration_s, name=name, format="lazsim")
 
 
@@ -63,7 +63,7 @@ def draw_weibull(law: WeibullSpec, unit: float, rng: np.random.Generator) -> int
     return max(1, math.ceil(law.scale / unit * math.pow(-math.log1p(-rng.random()), 1 / law.shape)))
 
 
-def _spot_events(spec: SpotSpec, rng: np.random.Generator) -> list[Event]:
+def _spot_events(spec: SpotSpec, rng: np.random.Generator, name: str) -> list[Event]:
     """Run two clocks in whole ticks: losses while any node is alive, grants while the target is not reached."""
     born: dict[str, int] = {f"node{index + 1}": 0 for index in range(spec.initial_nodes)}
     events = [Event(0.0, "add", node) for node in born]
@@ -79,6 +79,7 @@ def _spot_events(spec: SpotSpec, rng: np.random.Generator) -> list[Event]:
         now = min(at for at in (loss_at, grant_at) if at is not None)
         if now > last:
             return events
+        check_size(name, 0, len(born), len(events))
         if now == loss_at:
             loss_at = None
             for node in _victims(spec, born, now, rng):

@@ -1,12 +1,13 @@
 """Entries of the catalogue of traces: recipes of generated traces and addresses of public ones."""
 
 from collections.abc import Callable, Mapping
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
-from lazsim.errors import SpecError
-from lazsim.specs import Spec, catalog_names, read_spec_bytes
-from lazsim.specs.record import require_positive
+from lazsim.specs import Spec, catalog_names, read_spec_bytes, read_toml
+from lazsim.specs.record import Amount, NumNodes, PositiveSeconds, Share
 
 
 class WeibullSpec(Spec, frozen=True, kw_only=True):
@@ -25,11 +26,8 @@ class WeibullSpec(Spec, frozen=True, kw_only=True):
     between failures of clusters follow Weibull laws of shape 0.7 to 0.8: Schroeder and Gibson, DSN 2006.
     """
 
-    scale: float
-    shape: float
-
-    def __post_init__(self) -> None:
-        require_positive(self, "scale", "shape")
+    scale: PositiveSeconds
+    shape: Annotated[float, Meta(ge=0.01, le=100)]
 
 
 class SpotSpec(Spec, frozen=True, kw_only=True, tag_field="kind", tag="spot"):
@@ -59,22 +57,20 @@ class SpotSpec(Spec, frozen=True, kw_only=True, tag_field="kind", tag="spot"):
     """
 
     source: str = ""
-    duration_s: float
-    tick_s: float
-    target_nodes: int
-    initial_nodes: int
+    duration_s: PositiveSeconds
+    tick_s: PositiveSeconds
+    target_nodes: NumNodes
+    initial_nodes: Amount
     loss_gap: WeibullSpec
     loss_size: WeibullSpec
-    take_all_prob: float
-    age_exponent: float
+    take_all_prob: Share
+    age_exponent: Annotated[float, Meta(ge=-10, le=10)]
     refill_gap: WeibullSpec
     refill_size: WeibullSpec
 
     def __post_init__(self) -> None:
-        _require(self.tick_s > 0 and self.duration_s >= self.tick_s, "need 0 < tick_s <= duration_s")
-        _require(self.target_nodes >= 1, "target_nodes must be at least 1")
-        _require(0 <= self.initial_nodes <= self.target_nodes, "need 0 <= initial_nodes <= target_nodes")
-        _require(0 <= self.take_all_prob <= 1, "take_all_prob must lie in 0..1")
+        _require(self.tick_s <= self.duration_s, "need tick_s <= duration_s")
+        _require(self.initial_nodes <= self.target_nodes, "need initial_nodes <= target_nodes")
 
 
 class ScheduleSpec(Spec, frozen=True, kw_only=True, tag_field="kind", tag="schedule"):
@@ -91,14 +87,13 @@ class ScheduleSpec(Spec, frozen=True, kw_only=True, tag_field="kind", tag="sched
     """
 
     source: str = ""
-    num_nodes: int
-    num_left: int
-    interval_s: float
-    duration_s: float
+    num_nodes: NumNodes
+    num_left: Amount
+    interval_s: PositiveSeconds
+    duration_s: PositiveSeconds
 
     def __post_init__(self) -> None:
-        _require(0 <= self.num_left <= self.num_nodes and self.num_nodes >= 1, "need 0 <= num_left <= num_nodes")
-        require_positive(self, "interval_s", "duration_s")
+        _require(self.num_left <= self.num_nodes, "need num_left <= num_nodes")
 
 
 class PublicSpec(Spec, frozen=True, kw_only=True, tag_field="kind", tag="public"):
@@ -137,7 +132,7 @@ def load_recipe(name: str) -> Recipe:
 
     Raises
     ------
-    SpecError
+    LazsimError
         When there is no such entry or file, or it does not hold such a specification.
 
     Examples
@@ -145,11 +140,8 @@ def load_recipe(name: str) -> Recipe:
     >>> load_recipe("fail-every-5min").num_nodes
     10
     """
-    decode: Callable[..., Recipe] = msgspec.toml.decode
-    try:
-        return decode(read_spec_bytes("traces", name), type=Recipe)
-    except (msgspec.DecodeError, ValueError) as error:
-        raise SpecError(f"{name}: {error}") from None
+    decode: Callable[..., Recipe] = read_toml
+    return decode(name, read_spec_bytes("traces", name), Recipe)
 
 
 def describe_recipe(name: str) -> str:

@@ -39,10 +39,13 @@ class Source(Faults):
         """Decode the whole text, or raise TraceFormatError, also when lenient: broken JSON has no part to keep."""
         try:
             return json.loads(self.text)
-        except (ValueError, RecursionError) as error:
-            place = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
-            detail = error.msg if isinstance(error, json.JSONDecodeError) else "too deeply nested"
-            raise TraceFormatError(f"{self.name}{place}: not valid JSON ({detail}); fetch the file again") from None
+        except json.JSONDecodeError as error:
+            fault = f", line {error.lineno}: not valid JSON ({error.msg})"
+        except RecursionError:
+            fault = ": not valid JSON (too deeply nested)"
+        except ValueError:
+            fault = ": a number has thousands of digits"
+        raise TraceFormatError(f"{self.name}{fault}; fetch the file again")
 
 
 class Reader(NamedTuple):

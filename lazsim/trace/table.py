@@ -11,14 +11,11 @@ import numpy.typing as npt
 
 from lazsim.errors import TraceFormatError
 from lazsim.files import Faults
+from lazsim.limits import LONGEST_S, MAX_EVENTS, MAX_NODES
 from lazsim.specs import sha256
-from lazsim.units import DAY_S
 
 if TYPE_CHECKING:
     import pandas as pd
-
-LONGEST_S = 100 * 365.25 * DAY_S
-"""A century: a longer time is a mistake of units."""
 
 Kind = Literal["add", "remove"]
 
@@ -189,6 +186,15 @@ def in_time_order(rows: Iterable[TimedT], faults: Faults) -> list[TimedT]:
     return sorted(kept, key=lambda row: row.time_s)
 
 
+def check_size(name: str, line: int, num_nodes: int, num_events: int) -> None:
+    """Raise TraceFormatError for more nodes at once, or more events up to here, than any trace has."""
+    where = f"{name}, line {line}" if line else name
+    if num_nodes > MAX_NODES:
+        raise TraceFormatError(f"{where}: {num_nodes:,} nodes at once; at most {MAX_NODES:,} can be")
+    if num_events > MAX_EVENTS:
+        raise TraceFormatError(f"{where}: more than {MAX_EVENTS:,} events of nodes; give a shorter trace")
+
+
 def build_trace(
     events: Iterable[Event],
     *,
@@ -216,7 +222,8 @@ def build_trace(
     ------
     TraceFormatError
         When a time is negative, not finite or out of order, when a node is added while present or removed while
-        absent, or when the duration ends before the last event. The message names file and line.
+        absent, when too many nodes are present, or when the duration ends before the last event. The message names
+        file and line.
     """
     faults = Faults(name, TraceFormatError, lenient)
     kept: list[Event] = []
@@ -229,9 +236,13 @@ def build_trace(
             continue
         (present.add if event.kind == "add" else present.discard)(event.node)
         kept.append(event)
+        check_size(name, event.line, len(present), len(kept))
     names = tuple(dict.fromkeys(event.node for event in kept))
     index = {node: number for number, node in enumerate(names)}
     last_s = kept[-1].time_s if kept else 0.0
+    if duration_s is not None and duration_s > LONGEST_S:
+        faults.fault("", f"duration {duration_s:g} s is more than 100 years", "end with the last event")
+        duration_s = last_s
     if duration_s is not None and duration_s < last_s:
         early = f"duration {duration_s:g} s ends before the last event at {last_s:g} s"
         faults.fault(kept[-1].line, early, "end with the last event")

@@ -1,0 +1,64 @@
+"""Largest inputs. A slip in a number or a hostile file must cost neither the memory nor an hour: it is refused first.
+
+Every limit stands here with its reason, is far above what is in use, and is checked where inputs come in.
+"""
+
+MAX_FILE_BYTES = 64 << 20
+"""Bytes of an input. The largest public trace or recording has one; text of this size takes seconds to read."""
+
+MAX_SPEC_BYTES = 64 << 10
+"""Bytes of a specification. The largest of the catalogue has four thousand, and TOML is read slowly."""
+
+MAX_NODES = 1 << 14
+"""Nodes at once. The largest clusters, of 100,000 GPUs, have 12,500 nodes of eight."""
+
+MAX_GPUS_PER_NODE = 1 << 10
+"""GPUs of a node; the largest NVLink domain announced has 576."""
+
+MAX_SLOTS = 1 << 24
+"""Replica slots of a plan, all layers and nodes together; a plan of so many takes seconds and 128 MiB."""
+
+MAX_PLAN_CELLS = 1 << 26
+"""Layers times experts times nodes of a plan, which fill 512 MiB; DeepSeek-V3 on 4,500 nodes has as many."""
+
+MAX_EXPERTS = 1 << 16
+"""Routed experts of a layer; the largest model trained, Switch-C, has 2,048."""
+
+MAX_LAYERS = 1 << 12
+"""Layers of a model; 1,000 have been trained (DeepNet, arXiv 2203.00555)."""
+
+MAX_MODEL_EXPERTS = 1 << 17
+"""Routed experts of all layers; Kimi K2 has 23,040."""
+
+MAX_DIMENSION = 1 << 26
+"""Widths, lengths and counts of a model or a step, 64 million: products of them stay within floats."""
+
+MAX_PARAMS = 1 << 52
+"""Parameters of one part of a model: floats count them exactly."""
+
+MAX_LOADS = 1 << 25
+"""Loads of a recording, 256 MiB: 2,000 steps of DeepSeek-V3 have as many."""
+
+MAX_EVENTS = 1 << 20
+"""Node events of a trace: 16,384 nodes fail and return 32 times. The largest public trace has 4,000."""
+
+MAX_STRETCHES = 1 << 19
+"""Stretches of up to 50 steps that a run simulates, each in about a millisecond: 26 million steps, beyond any job."""
+
+MAX_SWEEP_POINTS = 100_000
+"""Runs of a sweep: days of computing for one machine."""
+
+MAX_COMPARED = 10_000
+"""Generated traces or recordings to compare one with: an interval needs a thousand."""
+
+MAX_WORKERS = 1 << 10
+"""Worker processes; the largest servers have 512 cores."""
+
+MAX_WHOLE = 1 << 53
+"""Any other whole number, such as a seed: larger ones are not exact in JSON."""
+
+LONGEST_S = 100 * 365.25 * 86400.0
+"""A century: a longer time is a mistake of units."""
+
+SHORTEST_S = 1e-9
+"""A nanosecond: a shorter time is a mistake of units, and a rate from it overflows."""
