@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from lazsim.files import json_bytes
 from lazsim.output.folder import name_pictures
 from lazsim.output.table import Column, Table, render
@@ -83,7 +85,7 @@ def _is_missing(value: Any) -> bool:
 
 def _cell(value: Any) -> str:
     """Write a number with three digits, or as a whole one from 1000 on."""
-    if isinstance(value, bool | str):
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
         return str(value)
     if isinstance(value, float) and abs(value) < 1000:
         return f"{value:.3g}"

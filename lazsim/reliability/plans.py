@@ -3,15 +3,15 @@
 Axes: L layers, E experts, N nodes, S slots of a node, M failure sets.
 """
 
+import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 from math import comb
 
 import numpy as np
 
 from lazsim.errors import InfeasiblePlanError, LazsimError, SpecError, prefix_errors
-from lazsim.limits import MAX_WHOLE
 from lazsim.placement.plan import Ints, PlacementPlan
 from lazsim.placement.policies import POLICIES, find_policy, place, policy_names
 from lazsim.reliability.failure_sets import guaranteed_failures, minimal_failure_sets
@@ -30,7 +30,7 @@ class PlanScore:
         The fault threshold that holds: the fewest failures that can lose an expert, which are the distinct nodes of the
         least spread one. Fewer failures are always survived.
     num_deadly, num_sets
-        Sets of `guaranteed` nodes whose failure loses an expert, and all sets of that size, rounded above 2**53.
+        Sets of `guaranteed` nodes whose failure loses an expert, and all sets of that size: infinite beyond floats.
     layer, expert
         The most endangered expert: on the fewest nodes, and of those the one with most load.
     max_mean_load
@@ -113,8 +113,7 @@ def score_plan(plan: PlacementPlan, load_LE: Ints) -> PlanScore:
 
 def _num_sets(num_nodes: int, size: int) -> float:
     number = comb(num_nodes, size)
-    # A float where JSON would round, infinite beyond its range.
-    return number if number <= MAX_WHOLE else float(Decimal(number))
+    return number if number <= sys.float_info.max else math.inf
 
 
 def most_endangered(plan: PlacementPlan, load_LE: Ints, layer: int | None = None) -> tuple[int, int]:

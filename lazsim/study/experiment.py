@@ -20,7 +20,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
 
 from lazsim import __version__
 from lazsim.errors import LazsimError, SpecError, prefix_errors
@@ -216,16 +218,25 @@ class Context:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A script, loaded: its name, its title, and the module with its functions and settings."""
+    """A script, loaded: its name, its title, and the module with its functions and settings.
+
+    An error in a published one is a bug; in another one it is told in one line.
+    """
 
     name: str
     title: str
     script: ModuleType
+    is_published: bool
 
     def settings(self, *, small: bool = False, changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Return the settings, or those of the small version, with changes laid over them."""
-        settings = self._part("SETTINGS")
-        for over in (getattr(self.script, "SMALL", {}) if small else {}, changes or {}):
+        settings, smaller = self._part("SETTINGS"), getattr(self.script, "SMALL", {})
+        for name, value in (("SETTINGS", settings), ("SMALL", smaller)):
+            try:
+                msgspec.convert(msgspec.to_builtins(value), dict[str, Any])
+            except (msgspec.ValidationError, TypeError, ValueError, OverflowError, RecursionError) as error:
+                raise SpecError(f"{self.script.__file__}: {name} is no dict of plain data ({error})") from None
+        for over in (smaller if small else {}, changes or {}):
             for key in over:
                 if key not in settings:
                     raise SpecError(f"{self.script.__file__}: {unknown_name('setting', key, list(settings))}")
@@ -241,14 +252,24 @@ class Experiment:
             When there is no such function, a setting is missing or not valid, or a run fails.
         """
         settings = self.settings(small=context.small, changes=changes)
-        with prefix_errors(f"{self.script.__file__}"):
-            return self._part(function)(replace(context, name=self.name), settings)
+        called = self._part(function)
+        try:
+            with prefix_errors(f"{self.script.__file__}"):
+                return called(replace(context, name=self.name), settings)
+        except LazsimError:
+            raise
+        except (Exception, SystemExit) as error:
+            if self.is_published:
+                raise
+            raise _script_error(str(self.script.__file__), error) from error
 
     def run(self, context: Context) -> Outcome:
         """Run the experiment, and record the inputs of its outcome."""
         outcome = self.call("run", context)
         if not isinstance(outcome, Outcome):
             raise SpecError(f"{self.script.__file__}: run returned {type(outcome).__name__}; return an Outcome")
+        with prefix_errors(f"{self.script.__file__}: run"):
+            _check_outcome(outcome)
         settings = self.settings(small=context.small)
         recorded = context.recorded_hashes()
         inputs = {"version": __version__, "small": context.small, "spec": settings, "recorded": recorded}
@@ -267,7 +288,7 @@ class _Settings(dict[str, Any]):
 
 def experiment_titles() -> dict[str, str]:
     """Return the published experiments in their order, each with its title."""
-    return {name: _title(path.read_text()) for name, path in _published().items()}
+    return {name: _title(path.read_bytes()) for name, path in _published().items()}
 
 
 def load_experiment(name: str) -> Experiment:
@@ -278,7 +299,8 @@ def load_experiment(name: str) -> Experiment:
     SpecError
         When there is no such experiment, or the script cannot be run.
     """
-    if name.endswith(".py"):
+    is_published = not name.endswith(".py")
+    if not is_published:
         path = Path(name)
         name = path.resolve().parent.name if path.name == SCRIPT else path.stem
     else:
@@ -295,12 +317,37 @@ def load_experiment(name: str) -> Experiment:
     try:
         exec(compile(source, path, "exec"), vars(script))
     except (Exception, SystemExit) as error:
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-        where = f"{path}, line {lines[-1]}" if lines else str(path)
-        raise SpecError(f"{where}: {type(error).__name__}: {error}") from error
+        raise _script_error(str(path), error) from error
     finally:
         del sys.modules[script.__name__]
-    return Experiment(name, _title(source.decode()), script)
+    return Experiment(name, _title(source), script, is_published)
+
+
+def _script_error(path: str, error: BaseException) -> SpecError:
+    """Tell an error of a script in one line, with the last line of the script that ran."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+    where = f"{path}, line {lines[-1]}" if lines else path
+    return SpecError(" ".join(f"{where}: {type(error).__name__}: {error}".split()))
+
+
+def _check_outcome(outcome: Outcome) -> None:
+    """Raise SpecError where an outcome holds something else than its attributes say."""
+    import pandas as pd
+
+    name = Annotated[str, msgspec.Meta(pattern=r"^\w[\w .-]*$", max_length=100)]
+    parts = {
+        "tables": Annotated[dict[name, pd.DataFrame], msgspec.Meta(min_length=1)],
+        "figures": dict[name, dict[name, bytes]],
+        "notes": tuple[str, ...],
+    }
+    for part, kind in parts.items():
+        try:
+            msgspec.convert(getattr(outcome, part), kind)
+        except msgspec.ValidationError as error:
+            raise SpecError(f"returned `{part}` of another kind: {error}") from None
+    for title, frame in outcome.tables.items():
+        if not frame.columns.is_unique or not len(frame.columns):
+            raise SpecError(f"returned a table {title!r} without columns, or with two of one name")
 
 
 def find_reference(given: Path | None) -> Path | None:
@@ -335,7 +382,7 @@ def _published() -> dict[str, Path]:
     return {name: Path(package.__path__[0], name, SCRIPT) for name in package.NAMES}
 
 
-def _title(source: str) -> str:
+def _title(source: bytes) -> str:
     """Return the first line of a script's docstring, without running the script."""
     text = ast.get_docstring(ast.parse(source)) or ""
     return text.partition("\n")[0].removesuffix(".")
