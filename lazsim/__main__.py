@@ -1,5 +1,14 @@
-"""Run ``python -m lazsim``."""
+"""The command line as a program: ``python -m lazsim``, and the script ``lazsim``."""
 
-from lazsim.cli import main
+import os
+import signal
 
-main()
+for number in (signal.SIGINT, signal.SIGTERM):
+    if signal.getsignal(number) != signal.SIG_IGN:
+        # Before the command line takes over, and after it, an end at once loses nothing; a traceback would be noise.
+        signal.signal(number, lambda number, _: os._exit(128 + number))
+
+from lazsim.cli import main  # noqa: E402 - not before
+
+if __name__ == "__main__":
+    main()

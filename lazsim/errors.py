@@ -38,6 +38,19 @@ class ReliabilityError(LazsimError):
     """Report a failure model that does not fit the nodes, or a recovery probability that cannot be had as asked."""
 
 
+def printable(text: str) -> str:
+    r"""Write characters that break lines, steer a terminal or are no text, such as lone surrogates, as escapes.
+
+    Examples
+    --------
+    >>> print(printable("a\nb\u2028\x1b[31m"))
+    a\nb\u2028\x1b[31m
+    """
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+
+
 @contextmanager
 def prefix_errors(prefix: str) -> Iterator[None]:
     """Begin the message of every error that leaves the block with the file or field that it is about, if any.

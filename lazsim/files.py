@@ -1,19 +1,33 @@
 """Read files and count their faults, write them whole or not at all, and list the modules of a folder."""
 
+import fcntl
+import functools
 import os
 import pkgutil
+import shutil
 import signal
+import stat
+import sys
 import tempfile
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lazsim.errors import LazsimError
 from lazsim.limits import MAX_FILE_BYTES
+
+STDIN = "-"
+"""Path that stands for stdin; see `read_bytes`."""
+
+TEMPORARY = ".lazsim-"
+"""Beginning of the names of temporary files and folders, which their process locks for as long as it runs."""
+
+KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
+"""What a path may be but a regular file or a device."""
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -24,23 +38,26 @@ def write_whole(path: Path, content: bytes) -> None:
 def write_all(contents: Mapping[Path, bytes], replaced: Iterable[Path] = ()) -> None:
     """Write several files: all are complete on disk before the first takes its name. Missing folders are made.
 
-    `replaced` are files of an earlier run to delete, unless `contents` has them.
+    A symlink stays, and the file that it leads to is written. `replaced` are files of an earlier run to delete, unless
+    `contents` has them.
 
     Raises
     ------
     LazsimError
-        When one cannot be written; then no new file appears.
+        When one cannot be written, or is a device or anything else but a regular file; then no new file appears.
     """
     staged: list[tuple[str, Path]] = []
+    locks: list[int] = []
     path = Path()
     try:
         for path, content in contents.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if path.is_dir():
-                raise IsADirectoryError(0, "is a folder")
-            descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-            staged.append((temporary, path))
-            with os.fdopen(descriptor, "wb") as stream:
+            target = _regular_target(path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _remove_leftovers(target.parent)
+            temporary, lock = _claim(functools.partial(_make_file, target.parent))
+            staged.append((temporary, target))
+            locks.append(lock)
+            with os.fdopen(os.dup(lock), "wb") as stream:
                 stream.write(content)
             # The permissions of any new file; there is no way to read the mask without setting it.
             mask = os.umask(0)
@@ -57,6 +74,80 @@ def write_all(contents: Mapping[Path, bytes], replaced: Iterable[Path] = ()) -> 
     finally:
         for temporary, _ in staged:
             Path(temporary).unlink(missing_ok=True)
+        for lock in locks:
+            os.close(lock)
+
+
+def check_file(path: Path) -> None:
+    """Check that a file can be written, before long work depends on it; a `LazsimError` says why it cannot."""
+    try:
+        target = _regular_target(path)
+    except OSError as error:
+        raise LazsimError(f"{path}: cannot be written ({error.strerror}); choose another place") from None
+    check_folder(target.parent)
+
+
+@contextmanager
+def scratch_folder(parent: Path | None = None) -> Iterator[Path]:
+    """Make a folder that goes when the block is done; that of a killed process goes when the next one is made.
+
+    Parameters
+    ----------
+    parent
+        An existing folder; by default the system's folder of temporary files.
+    """
+    place = Path(tempfile.gettempdir()) if parent is None else parent
+    _remove_leftovers(place)
+    made, lock = _claim(lambda: _open_folder(tempfile.mkdtemp(dir=place, prefix=TEMPORARY)))
+    try:
+        yield Path(made)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+        os.close(lock)
+
+
+def _regular_target(path: Path) -> Path:
+    """Follow symlinks to the file to write; an `OSError` says that it is no regular file."""
+    with suppress(FileNotFoundError):
+        kind = stat.S_IFMT(path.stat().st_mode)
+        if kind != stat.S_IFREG:
+            raise OSError(0, f"is {KINDS.get(kind, 'a device')}")
+    return Path(os.path.realpath(path))
+
+
+def _make_file(folder: Path) -> tuple[str, int]:
+    descriptor, path = tempfile.mkstemp(dir=folder, prefix=TEMPORARY)
+    return path, descriptor
+
+
+def _open_folder(path: str) -> tuple[str, int]:
+    return path, os.open(path, os.O_RDONLY)
+
+
+def _claim(make: Callable[[], tuple[str, int]]) -> tuple[str, int]:
+    """Make a temporary file or folder, and lock it; return its path and descriptor."""
+    while True:
+        path, descriptor = make()
+        # A file system without locks has leftovers that nobody removes.
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if os.fstat(descriptor).st_nlink:
+            return path, descriptor
+        # Another process took it for a leftover before it was locked.
+        os.close(descriptor)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files and folders that killed processes left in a folder."""
+    for path in folder.glob(f"{TEMPORARY}*"):
+        access = os.O_RDONLY if path.is_dir() else os.O_RDWR
+        with suppress(OSError):
+            descriptor = os.open(path, access | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
+            finally:
+                os.close(descriptor)
 
 
 def json_bytes(value: Any) -> bytes:
@@ -111,13 +202,19 @@ def _signals_held() -> Iterator[None]:
 
 
 def read_bytes(path: Path | str, most_bytes: int = MAX_FILE_BYTES) -> bytes:
-    """Read a file; a `LazsimError` says that it is missing, a folder, not readable or larger than `most_bytes`.
+    """Read a file, or stdin where the path is ``-``.
 
-    Nothing beyond that size is read: devices such as ``/dev/zero`` have no end.
+    Nothing beyond `most_bytes` is read: devices such as ``/dev/zero`` have no end. A pipe gives its content only once,
+    so that it is kept.
+
+    Raises
+    ------
+    LazsimError
+        When it is missing, a folder, not readable or larger than `most_bytes`.
     """
     try:
-        with open(path, "rb") as stream:
-            content = stream.read(most_bytes + 1)
+        is_pipe = str(path) == STDIN or Path(path).is_fifo()
+        content = (_read_pipe if is_pipe else _read)(str(path), most_bytes + 1)
     except OSError as error:
         raise LazsimError(f"{path}: cannot be read ({error.strerror}); check the path") from None
     except ValueError:
@@ -137,6 +234,16 @@ def decode_json(content: bytes, expected: Any = Any) -> Any:
         raise ValueError("nested too deeply") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ValueError(str(error)) from None
+
+
+def _read(path: str, num_bytes: int) -> bytes:
+    if path == STDIN:
+        return sys.stdin.buffer.read(num_bytes)
+    with open(path, "rb") as stream:
+        return stream.read(num_bytes)
+
+
+_read_pipe = functools.cache(_read)
 
 
 def numbered_lines(text: str) -> Iterator[tuple[int, str]]:

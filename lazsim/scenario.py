@@ -26,7 +26,7 @@ from lazsim.costmodel.profile import Profile, find_profile, read_profile
 from lazsim.costmodel.step import CostModel
 from lazsim.engine.systems import SYSTEMS, System
 from lazsim.errors import SpecError, prefix_errors
-from lazsim.files import read_bytes
+from lazsim.files import STDIN, read_bytes
 from lazsim.limits import LONGEST_S
 from lazsim.placement.policies import find_policy, policy_input
 from lazsim.routing import GeneratedRouting, Routing, RoutingSpec, load_routing
@@ -367,6 +367,11 @@ class Resolver:
     def _toml_path(self, name: str) -> str:
         return str(self._folder / name) if name.endswith(".toml") else name
 
+    def _file(self, part: str, name: str) -> str:
+        if name == STDIN and self._name:
+            raise SpecError(f"{self._where}`{part}` {name!r}: the runs of a sweep cannot read stdin; give a file")
+        return str(self._folder / name)
+
     def _own_interval(self, job: JobSpec, name: str, system: str) -> JobSpec:
         """Return the job without the intervals of other systems, which are no inputs of this run."""
         if system not in job.checkpoint_interval_steps:
@@ -420,7 +425,7 @@ class Resolver:
             source, path = TraceInput(name=Path(name).stem, recipe=recipe, **cut), None
         else:
             self._refuse_changes("trace", name, changes)
-            path = paths["trace"] = str(self._folder / name)
+            path = paths["trace"] = self._file("trace", name)
             source = TraceInput(name=Path(name).name, **cut)
         with prefix_errors(f"{self._where}`trace`"):
             # One check stands for all seeds.
@@ -443,7 +448,7 @@ class Resolver:
             return msgspec.structs.replace(source, generator=generator)
         self._refuse_changes("routing", name, changes)
         if name != "uniform":
-            paths["routing"] = str(self._folder / name)
+            paths["routing"] = self._file("routing", name)
         with prefix_errors(f"{self._where}`routing`"):
             loads = self._once(load_routing, paths.get("routing", name), layers, experts, 0, lenient)
         return msgspec.structs.replace(source, sha256=loads.sha256)

@@ -12,6 +12,7 @@ PACKAGE = ROOT / "lazsim"
 LAYERS = [
     {"__init__", "errors", "limits"},
     {"units", "files", "blocks", "loads"},
+    {"folders"},
     {"specs"},
     {"placement.plan"},
     {"trace", "routing", "placement", "dispatch"},

@@ -415,7 +415,7 @@ def test_an_interrupted_run_reports_its_results(tmp_path, start_process):
     assert found["steps"] >= 1
     assert found["samples"] == found["steps"] * found["inputs"]["spec"]["global_batch"]
     assert json.loads((out / "live.json").read_text()) == found
-    assert {file.name for file in out.iterdir()} == {"live.json", "steps.csv", "live.png", "live.pdf"}
+    assert {file.name for file in out.glob("[!.]*")} == {"live.json", "steps.csv", "live.png", "live.pdf"}
     with (out / "steps.csv").open() as file:
         steps = list(csv.DictReader(file))
     assert [[int(row["step"]), float(row["loss"])] for row in steps] == [

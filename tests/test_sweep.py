@@ -182,7 +182,7 @@ def test_only_one_sweep_writes_to_a_folder(tmp_path):
 
     outcomes = collect(nested, [1], tmp_path, num_workers=1)
     assert outcomes.values == (None,)
-    assert "another sweep is writing to it" in outcomes.failures[0][1]
+    assert "another run is writing to it" in outcomes.failures[0][1]
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])

@@ -2,18 +2,21 @@
 
 import math
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from lazsim import limits, units
-from lazsim.cli.messages import with_options
+from lazsim.cli.messages import in_a_line, with_options
 from lazsim.errors import LazsimError
 
 if TYPE_CHECKING:
     from lazsim.output.table import Part
+
+STDOUT = "-"
+"""Path that stands for stdout."""
 
 
 class Duration(click.ParamType):  # type: ignore[type-arg]  # not generic before click 8.4
@@ -34,14 +37,33 @@ class Duration(click.ParamType):  # type: ignore[type-arg]  # not generic before
 class OutPath(click.Path):
     """An option that takes where to write; an empty one, as of an unset variable, would be the current folder."""
 
+    def __init__(self, *, stdout: bool = False) -> None:
+        super().__init__(path_type=Path)
+        self._stdout = stdout
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Make a path of the text of the option."""
+        """Make a path of the text of the option; ``-`` is stdout where `stdout` is set."""
         if value == "":
             self.fail("is empty; give a place to write to", param, ctx)
+        if value == STDOUT and not self._stdout:
+            self.fail("'-' is stdout, which does not take this; give a path", param, ctx)
         return super().convert(value, param, ctx)
 
 
-class OutPicture(OutPath):
+class OutFile(OutPath):
+    """The same for a file, which is refused before any work where it cannot be written."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Make a path of the text of the option."""
+        from lazsim.files import check_file
+
+        path = super().convert(value, param, ctx)
+        if value != STDOUT:
+            check_file(path)
+        return path
+
+
+class OutPicture(OutFile):
     """The same for a picture, whose kind its name tells."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
@@ -52,14 +74,24 @@ class OutPicture(OutPath):
 
 
 class OutFolder(OutPath):
-    """The same for a folder, which is refused before any work where nothing can be written to it."""
+    """The same for a folder, which the command alone writes to until it ends.
+
+    One that cannot be written to, or holds some of the files in `names` though lazsim did not write them, is refused
+    before any work.
+    """
+
+    def __init__(self, *names: str) -> None:
+        super().__init__()
+        self._names = names
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Make a path of the text of the option."""
-        from lazsim.files import check_folder
+        from lazsim.folders import hold_folder, refuse_foreign
 
         folder = super().convert(value, param, ctx)
-        check_folder(folder)
+        assert ctx is not None, "options are read for a command"
+        ctx.obj.enter_context(hold_folder(folder))
+        refuse_foreign(folder, self._names)
         return folder
 
 
@@ -74,9 +106,10 @@ class Number(click.FloatRange):
         return number
 
 
-OUT = OutPath(path_type=Path)
-OUT_FOLDER = OutFolder(path_type=Path)
-OUT_PICTURE = OutPicture(path_type=Path)
+OUT_PATH = OutPath()
+OUT_FILE = OutFile()
+OUT_FILE_OR_STDOUT = OutFile(stdout=True)
+OUT_PICTURE = OutPicture()
 DURATION = Duration()
 
 NODES = click.IntRange(1, limits.MAX_NODES)
@@ -122,7 +155,7 @@ def options(*decorators: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 def note(text: str) -> None:
     """Tell the user something on stderr; fields that it names become options."""
-    click.echo(f"note: {with_options(text, _running_commands())}", err=True)
+    click.echo(in_a_line(f"note: {with_options(text, _running_commands())}"), err=True)
 
 
 def tell_notes(texts: Iterable[str]) -> None:
@@ -167,17 +200,16 @@ def show(
     as_json: bool,
     out: Path | None = None,
     files: Callable[[Any], Mapping[str, bytes]] = dict,
-    known: Sequence[str] = (),
 ) -> None:
     """Tell the notes on a result on stderr, and print it on stdout as JSON or as tables and paragraphs.
 
-    Its files are written to a folder first, if one is given; see `lazsim.output.folder.write_folder` for `known`.
+    Its files are written to a folder first, if one is given, in place of those of the command's earlier result.
     """
     written: list[str] = []
     if out is not None:
-        from lazsim.output.folder import write_folder
+        from lazsim.folders import write_folder
 
-        written = write_folder(out, files(result), known)
+        written = write_folder(out, click.get_current_context().command_path, files(result))
     tell_notes(notes)
     if as_json:
         print_json(result.to_json())
@@ -192,10 +224,20 @@ def note_written(folder: Path, names: Iterable[str]) -> None:
     note(f"results are in {folder}/: {', '.join(names)}")
 
 
+def write_out(path: Path, content: bytes) -> None:
+    """Write a file completely or not at all, or to stdout where the path is ``-``."""
+    if str(path) == STDOUT:
+        click.echo(content, nl=False)
+        return
+    from lazsim.files import write_whole
+
+    write_whole(path, content)
+
+
 def print_json(value: Any) -> None:
     """Print one JSON object on stdout, keys in the order given; arrays become lists."""
     from lazsim.files import json_bytes
 
     if isinstance(value, dict) and "notes" in value:
         value = value | {"notes": [with_options(text, _running_commands()) for text in value["notes"]]}
-    click.echo(json_bytes(value).decode(), nl=False)
+    click.echo(json_bytes(value), nl=False)

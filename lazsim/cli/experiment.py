@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from lazsim.cli.common import OUT, backend_option, jobs_option, json_option, note, print_json
+from lazsim.cli.common import OutFolder, backend_option, jobs_option, json_option, note, print_json
 from lazsim.cli.list import command as list_names
 
 STORE = ".runs"
@@ -30,7 +30,7 @@ def list_command(context: click.Context, as_json: bool) -> None:
 
 @command.command()
 @click.argument("names", nargs=-1, required=True, metavar="NAME|SCRIPT|all...")
-@click.option("--out", type=OUT, required=True, metavar="DIR", help="Write a folder for each experiment there.")
+@click.option("--out", type=OutFolder(), required=True, metavar="DIR", help="Write a folder for each experiment there.")
 @click.option("--small", is_flag=True, help="Run the small versions: fewer models, seeds and hours; under a minute.")
 @jobs_option
 @backend_option
@@ -52,19 +52,18 @@ def run(names: tuple[str, ...], out: Path, reference: Path | None, as_json: bool
     the first one was stopped.
     """
     from lazsim.cli.sweep import progress_bar
-    from lazsim.files import check_folder
-    from lazsim.output.folder import write_folder
+    from lazsim.folders import refuse_foreign, write_folder
     from lazsim.output.outcome import outcome_files, outcome_text
     from lazsim.study.experiment import Context, experiment_titles, find_reference, load_experiment
 
-    check_folder(out)
     context = Context(store=out / STORE, reference=find_reference(reference), progress=progress_bar, **options)
     asked = [each for given in names for each in (experiment_titles() if given == "all" else [given])]
     done = {}
     for experiment in [load_experiment(name) for name in dict.fromkeys(asked)]:
-        outcome = experiment.run(context)
         folder = out / experiment.name
-        written = write_folder(folder, outcome_files(outcome, experiment.name))
+        refuse_foreign(folder, ["run.json"])
+        outcome = experiment.run(context)
+        written = write_folder(folder, experiment.name, outcome_files(outcome, experiment.name))
         for text in outcome.notes:
             note(f"{experiment.name}: {text}")
         note(f"{experiment.name}: results are in {folder}/: {', '.join(written)}")

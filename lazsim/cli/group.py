@@ -1,12 +1,13 @@
 """The commands, each in the module of its name and imported only when it is called."""
 
+import contextlib
 import importlib
 import sys
 from typing import Any
 
 import click
 
-from lazsim.cli.messages import called_commands, with_options
+from lazsim.cli.messages import called_commands, in_a_line, with_options
 from lazsim.errors import LazsimError
 
 COMMANDS = {
@@ -68,21 +69,37 @@ def run_command(arguments: list[str] | None) -> int:
     KeyboardInterrupt
         When it was interrupted.
     """
+    given = sys.argv[1:] if arguments is None else arguments
     try:
-        status = cli.main(arguments, prog_name="lazsim", standalone_mode=False)
+        for one in given:
+            if not _is_text(one):
+                raise LazsimError(f"{one}: not UTF-8; rename the file")
+        with contextlib.ExitStack() as held:
+            status = cli.main(given, prog_name="lazsim", standalone_mode=False, obj=held)
+        return status if isinstance(status, int) else 0
     except LazsimError as error:
-        called = called_commands(cli, click.Context(cli), sys.argv[1:] if arguments is None else arguments)
-        click.echo(f"lazsim: {with_options(str(error), called)}", err=True)
+        _say(with_options(str(error), called_commands(cli, click.Context(cli), given)))
         return 2
     except click.ClickException as error:
-        click.echo(f"lazsim: {error.format_message()}", err=True)
+        _say(error.format_message())
         return 2
     except click.Abort:
         raise KeyboardInterrupt from None
-    except BrokenPipeError:
-        sys.stderr.close()
-        return 1
     except OSError as error:
-        click.echo(f"lazsim: {error}", err=True)
-        return 1
-    return status if isinstance(status, int) else 0
+        if error.filename is None:
+            _say(str(error))
+            return 1
+        _say(f"{error.filename}: {error.strerror}; check the path")
+        return 2
+
+
+def _is_text(argument: str) -> bool:
+    try:
+        argument.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _say(error: str) -> None:
+    click.echo(in_a_line(f"lazsim: {error}"), err=True)

@@ -9,10 +9,11 @@ import click
 from lazsim.cli.common import (
     COUNT,
     EXPERTS,
-    OUT,
-    OUT_FOLDER,
+    OUT_FILE,
+    OUT_PATH,
     WORKERS,
     Number,
+    OutFolder,
     json_option,
     note,
     options,
@@ -60,9 +61,9 @@ live_options = options(
     click.option("--job", default="testbed-a", show_default=True, metavar="NAME|TOML", help="Intervals and waits."),
     click.option("--text", default="", metavar="FILE", help="Training text; default: Python's documentation."),
     click.option(
-        "--checkpoints", type=OUT, metavar="DIR", help="Keep checkpoints there; default: only during the run."
+        "--checkpoints", type=OUT_PATH, metavar="DIR", help="Keep checkpoints there; default: only during the run."
     ),
-    click.option("--record-routing", type=OUT, metavar="FILE", help="Write the loads of the gates there."),
+    click.option("--record-routing", type=OUT_FILE, metavar="FILE", help="Write the loads of the gates there."),
     seed_option,
 )
 """Options of the job and of the faults."""
@@ -128,16 +129,6 @@ def load_live_trace(settings: dict[str, Any], default: Callable[[int], "Trace"])
     return Replay(trace, settings["speedup"] or max(1.0, trace.duration_s / 60.0), stretch)
 
 
-def check_routing_file(path: Path | None) -> None:
-    """Refuse a file that cannot be written to before the run starts."""
-    from lazsim.files import check_folder
-
-    if path is not None:
-        if path.is_dir():
-            raise LazsimError(f"{path}: cannot be written (is a folder); give a file")
-        check_folder(path.parent)
-
-
 def write_routing(path: Path | None, routing: Any) -> None:
     """Write the loads of a run in the format of routing recordings."""
     if path is None or routing is None:
@@ -157,7 +148,12 @@ def write_routing(path: Path | None, routing: Any) -> None:
     metavar="HOST:PORT",
     help="Lead --nodes workers that are started elsewhere, with LAZSIM_LIVE_SECRET; see docs/guides/live.md.",
 )
-@click.option("--out", type=OUT_FOLDER, metavar="DIR", help="Write the record, every step and a picture there.")
+@click.option(
+    "--out",
+    type=OutFolder("live.json", "steps.csv", "live.png", "live.pdf"),
+    metavar="DIR",
+    help="Write the record, every step and a picture there.",
+)
 @json_option
 def command(
     steps: int | None,
@@ -179,7 +175,6 @@ def command(
     from lazsim.live.run import prepare
     from lazsim.output.live import live_files, live_parts
 
-    check_routing_file(record_routing)
     spec = prepare(build_spec(settings))
     if steps is not None or settings["trace_path"] is None:
         spec = msgspec.structs.replace(spec, num_steps=steps or 100)

@@ -5,6 +5,11 @@ from collections.abc import Sequence
 
 import click
 
+from lazsim.errors import printable
+
+LONGEST = 400
+"""Characters of a message, the longest text that is read at a glance."""
+
 FIELD = re.compile(r"`(\w+)`")
 """How the library names a field in a message; see `lazsim.errors`."""
 
@@ -29,6 +34,21 @@ def with_options(text: str, commands: Sequence[click.Command]) -> str:
                 options |= {name.lstrip("-").replace("-", "_"): name for name in option.opts}
                 options.setdefault(option.name or "", flag)
     return FIELD.sub(lambda field: options.get(field[1], field[1]), text)
+
+
+def in_a_line(text: str) -> str:
+    r"""Write a message in one line; one that is too long loses its middle, where a long name stands.
+
+    Examples
+    --------
+    >>> in_a_line("a\nb: cannot be read"), len(in_a_line("a" * 100_000 + ": cannot be read"))
+    ('a\\nb: cannot be read', 400)
+    """
+    text = printable(text)
+    if len(text) <= LONGEST:
+        return text
+    num_first = LONGEST // 2
+    return f"{text[:num_first]} ... {text[num_first + len(' ... ') - LONGEST :]}"
 
 
 def called_commands(group: click.Group, context: click.Context, arguments: Sequence[str]) -> list[click.Command]:

@@ -12,9 +12,9 @@ from lazsim.cli.common import (
     LAYER,
     LAYERS,
     NODES,
-    OUT_FOLDER,
     SLOTS,
     WHOLE,
+    OutFolder,
     json_option,
     options,
     seed_option,
@@ -62,7 +62,10 @@ planning_options = options(
 )  # fmt: skip
 @click.option("--model", default="gpt-s", show_default=True, metavar="NAME|TOML", help="Model whose experts move.")
 @click.option("--layer", type=LAYER, help="The layer to show; default: each plan's most endangered.")
-@click.option("--out", type=OUT_FOLDER, metavar="DIR", help="Write the plans and a picture to this folder.")
+@click.option(
+    "--out", type=OutFolder("place.json", "placement.png", "placement.pdf"), metavar="DIR",
+    help="Write the plans and a picture to this folder.",
+)  # fmt: skip
 @json_option
 def command(
     policies: tuple[str, ...],

@@ -13,12 +13,12 @@ from lazsim.cli.common import (
     DURATION,
     LAYERS,
     NODES,
-    OUT,
-    OUT_FOLDER,
+    OUT_FILE,
     SLOTS,
     WHOLE,
     WORKERS,
     Number,
+    OutFolder,
     json_option,
     note,
     options,
@@ -84,7 +84,7 @@ virtual_rank_options = options(
 )
 @click.option("--note", default="", metavar="TEXT", help="Other conditions of the times, kept in the header.")
 @click.option("--fresh", is_flag=True, help="Measure again the points in FILE, or those of each --kernel.")
-@click.option("--out", type=OUT, metavar="FILE", help="The profile, FILE.csv; its header is FILE.json.")
+@click.option("--out", type=OUT_FILE, metavar="FILE", help="The profile, FILE.csv; its header is FILE.json.")
 def command(out: Path | None, **settings: Any) -> None:
     """Measure the times of a model's kernels, of exchanges and of checkpoints on this machine.
 
@@ -96,10 +96,8 @@ def command(out: Path | None, **settings: Any) -> None:
     if out is None:
         raise click.UsageError("Missing option '--out'; or one of the commands show, check, merge, skew, ranks.")
     from lazsim.costmodel.profile import header_path
-    from lazsim.files import check_folder
 
     header_path(out)
-    check_folder(out.parent)
     _require_torch()
     from lazsim.profiling.runner import measure_profile
     from lazsim.profiling.session import Options
@@ -122,7 +120,9 @@ def _require_torch() -> None:
 @command.command("show")
 @click.argument("file", metavar="FILE|NAME")
 @catalog_model_option
-@click.option("--out", type=OUT_FOLDER, metavar="DIR", help="Draw profile.png and .pdf there.")
+@click.option(
+    "--out", type=OutFolder("profile.png", "profile.pdf"), metavar="DIR", help="Draw profile.png and .pdf there."
+)
 @json_option
 def show_command(file: str, model: str, out: Path | None, as_json: bool) -> None:
     """Show times, conditions and shares of the device's peaks; --out draws times and roofline."""
@@ -166,17 +166,15 @@ def check(file: str, model: str, as_json: bool) -> None:
 @command.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE...")
 @click.option("--note", "remark", default="", metavar="TEXT", help="Kept in the header, in place of the last FILE's.")
-@click.option("--out", type=OUT, required=True, metavar="FILE", help="The merged profile.")
+@click.option("--out", type=OUT_FILE, required=True, metavar="FILE", help="The merged profile.")
 def merge(files: tuple[Path, ...], remark: str, out: Path) -> None:
     """Merge profiles of one model on one device, and keep the fastest of each point.
 
     Other work on a machine only adds to times. Conditions are those of the last FILE, peaks the highest of all.
     """
     from lazsim.costmodel.profile import save_profile
-    from lazsim.files import check_folder
     from lazsim.profiling.merge import merge_profiles
 
-    check_folder(out.parent)
     header, points = merge_profiles(files)
     if remark:
         header.conditions["note"] = remark
@@ -204,7 +202,12 @@ def merge(files: tuple[Path, ...], remark: str, out: Path) -> None:
     multiple=True,
     help="Times its even share that one expert draws; repeats. Default: 1, 2, 4, ... up to all.",
 )
-@click.option("--out", type=OUT_FOLDER, metavar="DIR", help="Keep skew.json and skew.png and .pdf there.")
+@click.option(
+    "--out",
+    type=OutFolder("skew.json", "skew.png", "skew.pdf"),
+    metavar="DIR",
+    help="Keep skew.json and skew.png and .pdf there.",
+)
 @json_option
 def skew(out: Path | None, as_json: bool, **settings: Any) -> None:
     """Measure the cost of a layer as one expert draws more of the tokens, and the share that allocation wins back.
@@ -231,7 +234,7 @@ def skew(out: Path | None, as_json: bool, **settings: Any) -> None:
 @click.option("--layers", type=LAYERS, default=2, show_default=True, help="Layers to measure, from the first.")
 @click.option("--tokens", type=COUNT, help="Tokens of each rank; default: as the job has them.")
 @click.option("--tolerance", type=Number(min=0), help="Exit with 1 when a layer's relative error is larger.")
-@click.option("--out", type=OUT_FOLDER, metavar="DIR", help="Keep ranks.json there.")
+@click.option("--out", type=OutFolder("ranks.json"), metavar="DIR", help="Keep ranks.json there.")
 @json_option
 def ranks(tolerance: float | None, out: Path | None, as_json: bool, **settings: Any) -> int:
     """Measure the work of every rank of a plan, on one device in turn, and compare it with the prediction.

@@ -6,9 +6,11 @@ from typing import Any
 
 import click
 
-from lazsim.cli.common import OUT_FOLDER, json_option, show
+from lazsim.cli.common import OutFolder, json_option, show
 from lazsim.cli.parsing import Parsed, parse_domains, parse_probs, parse_spans
 from lazsim.cli.place import planning_options
+
+PICTURES = ("recovery.png", "recovery.pdf", "failure-sets.png", "failure-sets.pdf")
 
 
 @click.command()
@@ -38,7 +40,9 @@ from lazsim.cli.place import planning_options
     help="Also let each node fail independently, with this chance.",
 )
 @click.option("--failures-from", metavar="TRACE", help="Also let as many nodes fail as fail at once in a trace.")
-@click.option("--out", type=OUT_FOLDER, metavar="DIR", help="Write the numbers and pictures to this folder.")
+@click.option(
+    "--out", type=OutFolder("recovery.json", *PICTURES), metavar="DIR", help="Write the numbers and pictures there."
+)
 @json_option
 def command(
     policies: tuple[str, ...],

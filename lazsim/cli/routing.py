@@ -11,7 +11,7 @@ from lazsim.cli.common import (
     EXPERTS,
     LAYER,
     LAYERS,
-    OUT,
+    OUT_FILE_OR_STDOUT,
     OUT_PICTURE,
     json_option,
     note,
@@ -19,6 +19,7 @@ from lazsim.cli.common import (
     print_parts,
     seed_option,
     tell_notes,
+    write_out,
 )
 
 lenient_option = click.option("--lenient", is_flag=True, help="Repair defects where possible, and report them.")
@@ -88,15 +89,14 @@ def fit(file: str, lenient: bool, seeds: int, as_json: bool) -> None:
 @click.option("--experts", type=EXPERTS, default=16, show_default=True)
 @click.option("--steps", type=COUNT, default=5000, show_default=True, help="Training steps to cover.")
 @seed_option
-@click.option("--out", type=OUT, required=True, metavar="FILE.csv")
+@click.option("--out", type=OUT_FILE_OR_STDOUT, required=True, metavar="FILE.csv")
 def generate(spec: str, layers: int, experts: int, steps: int, seed: int, out: Path) -> None:
     """Draw loads from a generator of the catalogue or a .toml file, and write them as CSV."""
-    from lazsim.files import write_whole
     from lazsim.routing.loading import record
     from lazsim.routing.readers import write_csv
 
     recorded = record(spec, layers, experts, steps, seed)
-    write_whole(out, write_csv(recorded))
+    write_out(out, write_csv(recorded))
     note(f"{len(recorded.steps)} steps of {layers} layers and {experts} experts are in {out}")
 
 
@@ -106,17 +106,16 @@ def generate(spec: str, layers: int, experts: int, steps: int, seed: int, out: P
 @click.option("--layers", type=LAYERS, help="Keep this many layers, the first ones.")
 @click.option("--experts", type=EXPERTS, help="Keep this many experts of each layer, the fullest ones.")
 @click.option("--every", type=COUNT, default=1, help="Keep every N-th record.")
-@click.option("--out", type=OUT, required=True, metavar="FILE.csv")
+@click.option("--out", type=OUT_FILE_OR_STDOUT, required=True, metavar="FILE.csv")
 def convert(file: str, lenient: bool, layers: int | None, experts: int | None, every: int, out: Path) -> None:
     """Convert a recording to lazsim's CSV, whole or only its first layers and fullest experts."""
-    from lazsim.files import write_whole
     from lazsim.routing import read_routing, top_experts
     from lazsim.routing.readers import write_csv
 
     recorded = read_routing(file, lenient)
     _, num_layers, num_experts = recorded.tokens_SLE.shape
     taken = top_experts(recorded, layers or num_layers, experts or num_experts)
-    write_whole(out, write_csv(replace(taken, steps=taken.steps[::every], tokens_SLE=taken.tokens_SLE[::every])))
+    write_out(out, write_csv(replace(taken, steps=taken.steps[::every], tokens_SLE=taken.tokens_SLE[::every])))
     tell_notes(taken.notes)
 
 
@@ -128,7 +127,6 @@ def convert(file: str, lenient: bool, layers: int | None, experts: int | None, e
 def plot(file: str, lenient: bool, layers: tuple[int, ...], out: Path) -> None:
     """Plot how the experts of some layers share the tokens over training."""
     from lazsim.errors import LazsimError
-    from lazsim.files import write_whole
     from lazsim.output.plots.routing import share_figure
     from lazsim.routing import read_routing
 
@@ -137,5 +135,5 @@ def plot(file: str, lenient: bool, layers: tuple[int, ...], out: Path) -> None:
     chosen = layers or tuple(dict.fromkeys((0, num_layers // 2, num_layers - 1)))
     if max(chosen) >= num_layers:
         raise LazsimError(f"--layer {max(chosen)}: {file} has layers 0 to {num_layers - 1}")
-    write_whole(out, share_figure(recorded, chosen, out.suffix[1:].lower()))
+    write_out(out, share_figure(recorded, chosen, out.suffix[1:].lower()))
     tell_notes(recorded.notes)

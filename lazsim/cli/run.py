@@ -5,8 +5,10 @@ from typing import Any
 
 import click
 
-from lazsim.cli.common import OUT_FOLDER, json_option, progress, seed_option, show
+from lazsim.cli.common import OutFolder, json_option, progress, seed_option, show
 from lazsim.cli.replay import max_nodes_option, replay_options
+
+RUN_FILES = ("summary.json", "timeline.csv", "events.csv", "throughput.png", "throughput.pdf", "run.json")
 
 
 @click.command()
@@ -38,7 +40,7 @@ from lazsim.cli.replay import max_nodes_option, replay_options
 @seed_option
 @click.option(
     "--out",
-    type=OUT_FOLDER,
+    type=OutFolder(*RUN_FILES),
     metavar="DIR",
     help="Write tables, plots and inputs to this folder, in place of an earlier run's.",
 )
@@ -53,9 +55,9 @@ def command(
     with each policy, and --out also writes placements.png and .pdf.
     """
     from lazsim.engine.systems import DEFAULT_SYSTEMS
-    from lazsim.output.run import RUN_FILES, run_files, run_parts
+    from lazsim.output.run import run_files, run_parts
     from lazsim.study.simulation import simulate
 
     systems = tuple(dict.fromkeys(systems)) or DEFAULT_SYSTEMS
     result = simulate(systems=systems, placements=placements, progress=progress, **settings)
-    show(result, result.notes, run_parts, as_json=as_json, out=out, files=run_files, known=RUN_FILES)
+    show(result, result.notes, run_parts, as_json=as_json, out=out, files=run_files)

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from lazsim.cli.common import OUT, backend_option, jobs_option, json_option, note, note_written, show
+from lazsim.cli.common import OUT_PATH, backend_option, jobs_option, json_option, note, note_written, show
 
 MOST_FAILURES = 10
 """Failed runs that are named."""
@@ -16,7 +16,7 @@ MOST_FAILURES = 10
 
 @click.command()
 @click.argument("spec", type=click.Path(path_type=Path), metavar="SPEC.toml")
-@click.option("--out", type=OUT, required=True, metavar="DIR", help="Keep every run there.")
+@click.option("--out", type=OUT_PATH, required=True, metavar="DIR", help="Keep every run there.")
 @backend_option
 @jobs_option
 @click.option("--address", help="An existing Ray cluster; default: that of RAY_ADDRESS, else one is started here.")
@@ -29,14 +29,12 @@ def command(spec: Path, out: Path, backend: str, num_workers: int | None, addres
     docs/guides/sweeps.md says what SPEC.toml can hold.
     """
     from lazsim.errors import LazsimError
-    from lazsim.files import check_folder
     from lazsim.output.sweep import sweep_parts
     from lazsim.study.sweep import run_sweep
     from lazsim.study.sweep_spec import load_sweep
 
     if address is not None and backend != "ray":
         raise click.UsageError("--address is that of a Ray cluster; add --backend ray")
-    check_folder(out)
     workers: dict[str, Any] = {"backend": backend, "num_workers": num_workers, "address": address}
     result = run_sweep(load_sweep(spec), out, progress=progress_bar, **workers)
     show(result, result.notes, sweep_parts, as_json=as_json)

@@ -8,7 +8,8 @@ import click
 
 from lazsim.cli.common import (
     COMPARED,
-    OUT,
+    OUT_FILE,
+    OUT_FILE_OR_STDOUT,
     OUT_PICTURE,
     json_option,
     note,
@@ -17,9 +18,9 @@ from lazsim.cli.common import (
     print_parts,
     seed_option,
     tell_notes,
+    write_out,
 )
 from lazsim.cli.replay import max_nodes_option, read_stretch, replay_options
-from lazsim.files import write_whole
 from lazsim.trace import load_recipe, trace_bytes, trace_stats
 from lazsim.trace.fetch import BASE_URL, BASE_URL_VARIABLE
 from lazsim.trace.stats import sparkline
@@ -57,11 +58,11 @@ def info(as_json: bool, **reading: Any) -> None:
 @command.command()
 @reading_options
 @click.option("--to", type=click.Choice(list(WRITERS)), default="lazsim", show_default=True, help="Format to write.")
-@click.option("--out", required=True, type=OUT, help="File to write.")
+@click.option("--out", required=True, type=OUT_FILE_OR_STDOUT, help="File to write.")
 def convert(to: str, out: Path, **reading: Any) -> None:
     """Write FILE, or a stretch of it, in lazsim's own format."""
     trace = read_stretch(**reading)
-    write_whole(out, WRITERS[to](trace, {"source": Path(trace.name).name, "source_sha256": trace.sha256}))
+    write_out(out, WRITERS[to](trace, {"source": Path(trace.name).name, "source_sha256": trace.sha256}))
     tell_notes(trace.notes)
     note(f"{out}: {len(trace)} events of {len(trace.names)} nodes over {format_duration(trace.duration_s)}")
 
@@ -69,19 +70,19 @@ def convert(to: str, out: Path, **reading: Any) -> None:
 @command.command()
 @click.argument("spec")
 @seed_option
-@click.option("--out", required=True, type=OUT, help="File to write.")
+@click.option("--out", required=True, type=OUT_FILE_OR_STDOUT, help="File to write.")
 def generate(spec: str, seed: int, out: Path) -> None:
     """Make a trace from SPEC, a recipe of the catalogue or a TOML file, in lazsim's own format."""
     from lazsim.trace.generate import generated_bytes
 
-    write_whole(out, generated_bytes(load_recipe(spec), seed, Path(spec).stem if spec.endswith(".toml") else spec))
+    write_out(out, generated_bytes(load_recipe(spec), seed, Path(spec).stem if spec.endswith(".toml") else spec))
     note(f"{out}: recipe {spec}, seed {seed}")
 
 
 @command.command()
 @reading_options
 @click.option("--seeds", type=COMPARED, default=20, show_default=True, help="Traces to compare with.")
-@click.option("--out", type=OUT, help="TOML file to write the recipe to.")
+@click.option("--out", type=OUT_FILE, help="TOML file to write the recipe to.")
 @json_option
 def fit(seeds: int, out: Path | None, as_json: bool, **reading: Any) -> None:
     """Find a spot recipe for FILE; print it, and compare its traces with FILE."""
@@ -94,7 +95,7 @@ def fit(seeds: int, out: Path | None, as_json: bool, **reading: Any) -> None:
     recipe = fit_spot(trace)
     frame = fit_table(trace, recipe, range(seeds))
     if out is not None:
-        write_whole(out, f"# Spot trace like {Path(trace.name).name}.\n{recipe_toml(recipe)}".encode())
+        write_out(out, f"# Spot trace like {Path(trace.name).name}.\n{recipe_toml(recipe)}".encode())
     tell_notes(trace.notes)
     if as_json:
         print_json({"recipe": msgspec.to_builtins(recipe), "seeds": seeds, "fit": frame.to_dict(orient="index")})
@@ -107,7 +108,7 @@ def fit(seeds: int, out: Path | None, as_json: bool, **reading: Any) -> None:
 
 @command.command()
 @click.argument("name")
-@click.option("--out", type=OUT, help="File to write; default: its name, in the current folder.")
+@click.option("--out", type=OUT_FILE_OR_STDOUT, help="File to write; default: its name, in the current folder.")
 @click.option(
     "--base-url", default=BASE_URL, envvar=BASE_URL_VARIABLE, show_default=True, show_envvar=True,
     help="Where to fetch from: a mirror with the layout of raw.githubusercontent.com.",
@@ -122,7 +123,7 @@ def fetch(name: str, out: Path | None, base_url: str, cache: Path | None) -> Non
     public = load_recipe(name)
     assert isinstance(public, PublicSpec)
     target = Path(Path(public.path).name) if out is None else out
-    write_whole(target, content)
+    write_out(target, content)
     note(f"{target}: {len(content)} bytes from {public.repository} at {public.commit}, licence: {public.licence}")
 
 
@@ -156,6 +157,6 @@ def plot(out: Path, **reading: Any) -> None:
     from lazsim.output.plots.trace import draw_trace
 
     trace = read_stretch(**reading)
-    write_whole(out, draw_trace(trace, out.suffix[1:].lower()))
+    write_out(out, draw_trace(trace, out.suffix[1:].lower()))
     tell_notes(trace.notes)
     note(f"{out}: written")

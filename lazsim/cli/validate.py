@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lazsim.cli.common import OUT_FOLDER, Number, json_option, note, show
-from lazsim.cli.live import build_spec, check_routing_file, live_options, load_live_trace, require_torch, write_routing
+from lazsim.cli.common import Number, OutFolder, json_option, note, show
+from lazsim.cli.live import build_spec, live_options, load_live_trace, require_torch, write_routing
 from lazsim.cli.progress import live_progress
 
 if TYPE_CHECKING:
@@ -16,7 +16,12 @@ if TYPE_CHECKING:
 @click.command()
 @live_options
 @click.option("--tolerance", type=Number(min=0), help="Exit with 1 when a component's relative error is larger.")
-@click.option("--out", type=OUT_FOLDER, metavar="DIR", help="Write the report and a picture there.")
+@click.option(
+    "--out",
+    type=OutFolder("validate.json", "validate.png", "validate.pdf"),
+    metavar="DIR",
+    help="Write the report and a picture there.",
+)
 @json_option
 def command(
     tolerance: float | None, record_routing: Path | None, out: Path | None, as_json: bool, **settings: Any
@@ -31,7 +36,6 @@ def command(
     from lazsim.live.validate import kills_and_joins, validate
     from lazsim.output.live import validation_files, validation_parts
 
-    check_routing_file(record_routing)
     trace, speedup, stretch = load_live_trace(settings, kills_and_joins)
     with live_progress() as show_progress:
 

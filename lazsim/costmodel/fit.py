@@ -4,6 +4,7 @@ A folder of measurements holds up to three CSV files with a header; any tables w
 microseconds; GPUs have their names in the catalogue. Other columns are ignored.
 """
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,7 +122,7 @@ def read_table(path: Path | str) -> "pd.DataFrame":
 def read_measurements(folder: Path | str) -> dict[str, "pd.DataFrame"]:
     """Read all `TABLES` in a folder, or raise LazsimError when it has none of them, or one is not valid."""
     paths = [Path(folder) / name for name in TABLES]
-    present = [path for path in paths if path.exists()]
+    present = [path for path in paths if os.path.exists(path)]
     if not present:
         raise LazsimError(f"{folder}: holds none of {', '.join(TABLES)}; give their folder with `measurements`")
     return {path.name: read_table(path) for path in present}

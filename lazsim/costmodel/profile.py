@@ -207,7 +207,7 @@ def profile_paths(name: str) -> list[Path]:
     if name.endswith(".csv"):
         return [Path(name)]
     if name not in profile_names():
-        raise SpecError(unknown_name("profile", name, profile_names()) + "; or a path to a .csv file")
+        raise SpecError(unknown_name("profile", name, profile_names(), "a path to a .csv file"))
     return sorted((CATALOG / name).glob("*.csv"))
 
 

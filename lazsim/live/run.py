@@ -2,7 +2,6 @@
 
 import asyncio
 import secrets
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from lazsim import __version__
 from lazsim.costmodel.step import CostModel
 from lazsim.engine.systems import SYSTEMS
 from lazsim.errors import LazsimError
-from lazsim.files import check_folder
+from lazsim.files import check_folder, scratch_folder
 from lazsim.live.checkpoint import refuse_other_jobs
 from lazsim.live.coordinator import Coordinator
 from lazsim.live.fault_injector import FaultInjector, LocalNodes
@@ -101,12 +100,12 @@ async def run_locally(
     job cannot go on, or there is no GPU where `device` (``auto``, ``cpu`` or ``cuda``) asks for one.
     """
     choose_device(device)
-    with tempfile.TemporaryDirectory(prefix="lazsim-live-") as scratch:
+    with scratch_folder() as scratch:
         costs = live_costs(spec, max_nodes)
-        spec = _make_ready(spec, Path(scratch))
+        spec = _make_ready(spec, scratch)
         server = WorkerServer(spec, secrets.token_bytes(32), device)
         coordinator = Coordinator(server, costs, num_initial, LOCAL_START_TIMEOUT_S)
-        nodes = LocalNodes(coordinator, pool, Path(scratch) / "workers.log")
+        nodes = LocalNodes(coordinator, pool, scratch / "workers.log")
         coordinator.on_event = lambda event, generation, step: injector.on_event(nodes, event, generation, step)
         watching = asyncio.create_task(nodes.watch(injector))
         try:

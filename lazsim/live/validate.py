@@ -6,7 +6,6 @@ run that is predicted.
 
 import asyncio
 import statistics
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -21,7 +20,7 @@ from lazsim.costmodel.step import CostModel
 from lazsim.engine.ledger import BUCKETS
 from lazsim.engine.simulate import SystemRun, simulate_system
 from lazsim.engine.systems import SYSTEMS
-from lazsim.files import check_folder
+from lazsim.files import check_folder, scratch_folder
 from lazsim.live.calibration import Calibration, calibrate, step_times, summarise
 from lazsim.live.fault_injector import TraceInjector
 from lazsim.live.record import LiveRun
@@ -136,8 +135,8 @@ def _own_folder(spec: LiveSpec) -> Iterator[LiveSpec]:
         return
     check_folder(Path(spec.checkpoint_folder))
     Path(spec.checkpoint_folder).mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="validate-", dir=spec.checkpoint_folder) as folder:
-        yield msgspec.structs.replace(spec, checkpoint_folder=folder)
+    with scratch_folder(Path(spec.checkpoint_folder)) as folder:
+        yield msgspec.structs.replace(spec, checkpoint_folder=str(folder))
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,6 @@ from lazsim.units import format_duration
 MOST_WITH_DURATIONS = 3
 """Systems up to which durations stand beside shares."""
 
-RUN_FILES = (
-    "summary.json", "timeline.csv", "events.csv", "throughput.png", "throughput.pdf", "run.json", "placements.png",
-    "placements.pdf",
-)  # fmt: skip
-"""Files of a run's folder; those of placements where these were chosen and a failure tells them apart."""
-
 SHORT_BUCKETS = {
     "checkpoint": "ckpt",
     "lost_work": "lost",

@@ -12,10 +12,12 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from rich.cells import cell_len, chop_cells
+
+from lazsim.errors import printable
 
 PIPED_WIDTH = 80
 MIN_WIDTH = 20
@@ -221,12 +223,13 @@ def _fill(pieces: Sequence[str], width: int, indent: str = "") -> list[str]:
 
 
 def _paragraph(text: str, width: int) -> list[str]:
-    return [line for one in text.splitlines() for line in ([one] if cell_len(one) <= width else wrap(one, width, "  "))]
+    lines = map(printable, text.split("\n"))
+    return [line for one in lines for line in ([one] if cell_len(one) <= width else wrap(one, width, "  "))]
 
 
 def _cell(value: Any, form: Format) -> str:
     if isinstance(value, str):
-        return " ".join("".join(char if char.isprintable() else " " for char in value).split())
+        return printable(" ".join(value.split()))
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return MISSING
     return form(value) if callable(form) else format(value, form)
@@ -275,11 +278,13 @@ class _Strip:
 
 def _table(table: Table, width: int) -> list[str]:
     columns = [Column(one) if isinstance(one, str) else one for one in table.columns]
+    columns = [replace(one, heading=printable(one.heading)) for one in columns]
     rows = [[_cell(value, one.format) for value, one in zip(row, columns, strict=True)] for row in table.rows]
     names = [one.heading for one in columns if one.has_name]
     strips = [_Strip(one, [row[index] for row in rows], names) for index, one in enumerate(columns)]
-    head = wrap(table.title, width, INDENT) if table.title else []
-    return [*head, *_body(strips, width), *(line for text in table.notes for line in wrap(text, width, INDENT))]
+    head = wrap(printable(table.title), width, INDENT) if table.title else []
+    notes = (line for text in table.notes for line in wrap(printable(text), width, INDENT))
+    return [*head, *_body(strips, width), *notes]
 
 
 def _body(strips: Sequence[_Strip], width: int) -> list[str]:

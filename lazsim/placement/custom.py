@@ -1,5 +1,6 @@
 """Custom placement policies: find them, call them, and check their plans."""
 
+import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping
@@ -61,7 +62,7 @@ def load_from_file(name: str) -> Callable[..., Any]:
     path, _, attribute = name.rpartition(":")
     if not path.endswith(".py") or not attribute:
         raise SpecError(f"policy {name!r}: expected path.py:function, the function to call in that file")
-    if not Path(path).is_file():
+    if not os.path.isfile(path):
         raise SpecError(f"policy {name!r}: no file {path}; give path.py:function")
     # A name that no other module has: classes of the file look their module up.
     module_name = f"lazsim.placement.policies:{Path(path).resolve()}"

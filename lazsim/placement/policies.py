@@ -166,7 +166,7 @@ def find_policy(name: str) -> NamedPolicy:
         return NamedPolicy(name, load_from_file(name), is_custom=True)
     installed = installed_policies()
     if name not in installed:
-        raise SpecError(unknown_name("policy", name, policy_names()) + "; or path.py:function")
+        raise SpecError(unknown_name("policy", name, policy_names(), "path.py:function"))
     return NamedPolicy(name, load_installed(installed[name]), is_custom=True)
 
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 
 from lazsim.costmodel.profile import Point
-from lazsim.errors import LazsimError
-from lazsim.files import check_folder
+from lazsim.errors import LazsimError, prefix_errors
+from lazsim.files import check_folder, scratch_folder
 from lazsim.profiling.compute import DRAW_S
 from lazsim.profiling.scheduler import FEWEST_RUNS, Measurement
-from lazsim.profiling.timing import HostClock, make_point, measure
+from lazsim.profiling.timing import HostClock, Timing, make_point, measure
 from lazsim.pytorch.memory import MEMORY_SHARE, free_bytes, is_out_of_memory
 
 STORAGE = ("checkpoint_save", "checkpoint_load")
@@ -55,14 +55,27 @@ def _measurement(kernel: str, size: int, folder: Path) -> Measurement:
 
 
 def _measure(kernel: str, size: int, folder: Path, budget_s: float) -> Point:
+    """Time saves or loads of one file, which goes again."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with prefix_errors(f"{folder}"), scratch_folder(folder) as scratch:
+            timing = _time_file(kernel, size, scratch / "checkpoint", budget_s)
+    except (OSError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise
+        # When a disk fills up, torch raises an error of its own.
+        why = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
+        raise LazsimError(f"{folder}: cannot be written ({why}); choose another `checkpoint_path`") from None
+    return make_point(kernel, size, timing, num_buffers=1, buffers_bytes=size, moved_bytes=size)
+
+
+def _time_file(kernel: str, size: int, path: Path, budget_s: float) -> Timing:
     """Time saves or loads of one file.
 
     A save ends when the file system says that the data is on the disk (``fsync``). Before each load the page cache is
     asked to forget the file (``posix_fadvise``), which it may ignore; caches further down are out of reach.
     """
     begin_s = time.perf_counter()
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f".lazsim-checkpoint-{os.getpid()}"
     state = torch.rand(size // 4, generator=torch.Generator().manual_seed(size))
 
     def save(_: int) -> None:
@@ -79,19 +92,9 @@ def _measure(kernel: str, size: int, folder: Path, budget_s: float) -> Point:
             with path.open("rb") as stream:
                 os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
-    try:
-        save(0)
-        if kernel == "checkpoint_load" and not torch.equal(torch.load(path, weights_only=True), state):
-            raise LazsimError(f"{folder}: what was read is not what was written; check the disk")
-        stages = [save] if kernel == "checkpoint_save" else [forget, load]
-        left_s = budget_s - (time.perf_counter() - begin_s)
-        timing = measure(stages, 1, HostClock(), left_s).last_stage
-    except (OSError, RuntimeError) as error:
-        if is_out_of_memory(error):
-            raise
-        # When a disk fills up, torch raises an error of its own.
-        why = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
-        raise LazsimError(f"{folder}: cannot be written ({why}); choose another `checkpoint_path`") from None
-    finally:
-        path.unlink(missing_ok=True)
-    return make_point(kernel, size, timing, num_buffers=1, buffers_bytes=size, moved_bytes=size)
+    save(0)
+    if kernel == "checkpoint_load" and not torch.equal(torch.load(path, weights_only=True), state):
+        raise LazsimError("what was read is not what was written; check the disk")
+    stages = [save] if kernel == "checkpoint_save" else [forget, load]
+    left_s = budget_s - (time.perf_counter() - begin_s)
+    return measure(stages, 1, HostClock(), left_s).last_stage

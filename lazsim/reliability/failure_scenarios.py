@@ -9,7 +9,7 @@ from typing import Any
 from lazsim.errors import ReliabilityError, SpecError, prefix_errors
 from lazsim.reliability.curve import Method
 from lazsim.reliability.failure_models import BatchFailures, IndependentFailures
-from lazsim.trace import Trace, read_trace
+from lazsim.trace import Trace, open_trace
 
 MAX_EVERY = 32
 """Nodes up to which every number of failures is looked at by default."""
@@ -108,7 +108,7 @@ def build_scenarios(
     failures_from
         Path of a trace whose removals say how many nodes fail at once.
     seed, lenient
-        For reading the trace; see `lazsim.trace.read_trace`.
+        For reading the trace; see `lazsim.trace.open_trace`.
 
     Raises
     ------
@@ -139,7 +139,7 @@ def build_scenarios(
         if domains is not None:
             raise SpecError("`failures_from` and `domains` exclude each other: a trace names nodes, not domains")
         with prefix_errors("`failures_from`"):
-            batches = trace_batches(read_trace(failures_from, seed=seed, lenient=lenient), num_nodes)
+            batches = trace_batches(open_trace(failures_from, seed=seed, lenient=lenient), num_nodes)
     inputs = {
         "failures": None if failures is None else list(failures),
         "method": method,

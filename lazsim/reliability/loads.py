@@ -1,6 +1,7 @@
 """Loads to plan for: even, by Zipf's law, a list, recorded or generated. Axes: L layers, E experts."""
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,7 +75,7 @@ def get_loads(
         return _listed(source, num_experts, num_layers, step)
     if not source.strip():
         raise SpecError(f"`loads` {source!r}: names no loads; give uniform, zipf:1.2, tokens by expert, or a file")
-    if not source.endswith(".toml") and source != UNIFORM and Path(source).exists():
+    if not source.endswith(".toml") and source != UNIFORM and os.path.exists(source):
         return _recorded(source, num_experts, num_layers, step, lenient)
     if num_experts is None:
         raise SpecError(f"`loads` {source}: say for how many experts, with `experts`")

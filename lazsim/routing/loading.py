@@ -1,10 +1,11 @@
 """Load the routing of a model from a name or a path."""
 
-from pathlib import Path
+import os
 
 import numpy as np
 
 from lazsim.errors import RoutingFormatError
+from lazsim.files import STDIN
 from lazsim.limits import MAX_LOADS
 from lazsim.routing.generator import GeneratedRouting, RoutingSpec
 from lazsim.routing.readers import read_routing
@@ -39,9 +40,9 @@ def load_routing(source: str, num_layers: int, num_experts: int, seed: int, leni
     if source.endswith(".toml") or source in catalog_names("routing"):
         content = read_spec_bytes("routing", source)
         return GeneratedRouting(read_toml(source, content, RoutingSpec), num_layers, num_experts, seed, sha256(content))
-    if not Path(source).exists():
+    if source != STDIN and not os.path.exists(source):
         names = [UNIFORM, *catalog_names("routing")]
-        raise RoutingFormatError(unknown_name("routing", source, names) + "; or a file of recorded loads")
+        raise RoutingFormatError(unknown_name("routing", source, names, "a file of recorded loads"))
     return top_experts(read_routing(source, lenient), num_layers, num_experts)
 
 

@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import os
 import re
 import zipfile
 import zlib
@@ -47,7 +48,7 @@ def read_routing(path: str, lenient: bool = False) -> RecordedRouting:
         When the format is unknown, a line is bad, or a layer has no tokens.
     """
     faults = Faults(path, RoutingFormatError, lenient)
-    if Path(path).is_dir():
+    if os.path.isdir(path):
         return _read_logs(faults, sorted(Path(path).iterdir()))
     if LOG_NAME.fullmatch(Path(path).name):
         return _read_logs(faults, [Path(path)])

@@ -2,6 +2,7 @@
 
 import difflib
 import hashlib
+import os
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -29,17 +30,24 @@ CATALOG_KINDS: Mapping[type[Spec], str] = {
 """Folder of the catalogue for each kind of specification."""
 
 
-def unknown_name(what: str, name: str, known: list[str]) -> str:
-    """Return the message that a name is unknown, with the nearest known name.
+def unknown_name(what: str, name: str, known: list[str], or_else: str = "") -> str:
+    """Return the message that a name is unknown, with the nearest known name where one is near.
+
+    `or_else` is the kind of path that may be given in place of a name; a path of another kind is not called unknown.
 
     Examples
     --------
     >>> unknown_name("model", "gtp-l", ["gpt-s", "gpt-l"])
     "unknown model 'gtp-l': did you mean 'gpt-l'? known: gpt-s, gpt-l"
+    >>> unknown_name("model", "/", ["gpt-s", "gpt-l"], "a path to a .toml file")
+    '/: a folder, no model; give a path to a .toml file, or one of gpt-s, gpt-l'
     """
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+    names = ", ".join(known)
+    if or_else and os.path.exists(name):
+        return f"{name}: a {'folder' if Path(name).is_dir() else 'file'}, no {what}; give {or_else}, or one of {names}"
+    near = difflib.get_close_matches(name, known, n=1) or [one for one in known if name and one.startswith(name)]
     hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"unknown {what} {name!r}: {hint}known: {', '.join(known)}"
+    return f"unknown {what} {name!r}: {hint}known: {names}{f'; or {or_else}' if or_else else ''}"
 
 
 def catalog_names(kind: str) -> list[str]:
@@ -86,7 +94,7 @@ def read_spec_bytes(kind: str, name: str) -> bytes:
         return read_bytes(name, MAX_SPEC_BYTES)
     known = catalog_names(kind)
     if name not in known:
-        raise SpecError(unknown_name(kind.removesuffix("s"), name, known) + "; or a path to a .toml file")
+        raise SpecError(unknown_name(kind.removesuffix("s"), name, known, "a path to a .toml file"))
     return (resources.files("lazsim") / "catalog" / kind / f"{name}.toml").read_bytes()
 
 

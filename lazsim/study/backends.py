@@ -3,10 +3,13 @@
 import functools
 import logging
 import os
+import signal
 import socket
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -23,6 +26,8 @@ REACH_S = 10.0
 
 NO_CLUSTER = "no Ray cluster at {!r} ({}); start one, or give another address"
 
+WORKER_LOST = "a worker process was killed, perhaps for want of memory; start again with fewer `num_workers`"
+
 WATCH_S = 0.5
 """Time between checks that the parent process still runs."""
 
@@ -31,14 +36,44 @@ def on_loky(
     function: Callable[[BatchT], ResultT], batches: Iterable[BatchT], num_workers: int, _address: str | None
 ) -> Iterator[ResultT]:
     """Run batches in processes of this machine, each with one thread for linear algebra."""
-    from joblib import Parallel, delayed, parallel_config  # type: ignore[import-untyped, unused-ignore]
+    from multiprocessing.resource_tracker import ensure_running
 
-    with parallel_config("loky", n_jobs=num_workers, inner_max_num_threads=1):
-        # Batches have their size already, and rows of a few kilobytes need no memory mapping.
-        parallel = Parallel(
-            return_as="generator_unordered", batch_size=1, pre_dispatch=f"{AHEAD}*n_jobs", max_nbytes=None
-        )
-        yield from parallel(delayed(_call)(function, batch, os.getpid()) for batch in batches)
+    from joblib import Parallel, delayed, parallel_config  # type: ignore[import-untyped, unused-ignore]
+    from joblib.externals.loky.process_executor import (  # type: ignore[import-untyped, unused-ignore]
+        TerminatedWorkerError,
+    )
+
+    # Those that watch for leaks let signals through again as they start: one here, the other with `Parallel`.
+    ensure_running()
+    # Batches have their size already, and rows of a few kilobytes need no memory mapping.
+    options = {"return_as": "generator_unordered", "batch_size": 1, "max_nbytes": None}
+    calls = (delayed(_call)(function, batch, os.getpid()) for batch in batches)
+    with (
+        parallel_config("loky", n_jobs=num_workers, inner_max_num_threads=1),
+        Parallel(pre_dispatch=f"{AHEAD}*n_jobs", **options) as parallel,
+    ):
+        with _signals_blocked():
+            results = parallel(calls)
+        try:
+            for result in results:  # noqa: UP028 - so that an end by the caller comes here first
+                yield result
+        except TerminatedWorkerError:
+            raise LazsimError(WORKER_LOST) from None
+        finally:
+            with warnings.catch_warnings():
+                # An interrupt leaves batches undone, which is no news.
+                warnings.simplefilter("ignore")
+                results.close()
+
+
+@contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """Start processes that a signal to all of the terminal's processes does not reach: their parent ends them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _call(function: Callable[[BatchT], ResultT], batch: BatchT, parent: int) -> ResultT:

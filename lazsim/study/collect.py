@@ -6,7 +6,7 @@ import inspect
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +15,7 @@ import msgspec
 
 import lazsim
 from lazsim.errors import LazsimError
+from lazsim.folders import hold_folder
 from lazsim.specs import sha256, unknown_name
 from lazsim.study.backends import BACKENDS
 from lazsim.study.store import Row, Store, encode_row
@@ -113,7 +114,7 @@ def run_tasks(
     num_workers = num_workers or len(os.sched_getaffinity(0))
     by_id = {task.id: task for task in tasks}
     errors: dict[str, str] = {}
-    with closing(Store(folder)) if folder else nullcontext() as store:
+    with _open_store(folder) as store:
         values = store.read(by_id) if store else {}
         todo = [task for task in by_id.values() if task.id not in values]
         with (progress or _silent)(len(values), len(by_id)) as advance:
@@ -126,6 +127,15 @@ def run_tasks(
                 advance(len(results))
     failures = tuple((task.label, errors[task.id]) for task in tasks if task.id in errors)
     return Outcomes(tuple(values.get(task.id) for task in tasks), failures)
+
+
+@contextmanager
+def _open_store(folder: Path | None) -> Iterator[Store | None]:
+    if folder is None:
+        yield None
+        return
+    with hold_folder(folder), closing(Store(folder)) as store:
+        yield store
 
 
 def task_id(function: Function, inputs: Any) -> str:

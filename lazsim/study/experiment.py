@@ -306,7 +306,7 @@ def load_experiment(name: str) -> Experiment:
     else:
         known = _published()
         if name not in known:
-            raise SpecError(unknown_name("experiment", name, list(known)) + "; or give the path of a script")
+            raise SpecError(unknown_name("experiment", name, list(known), "the path of a script"))
         path = known[name]
     source = read_bytes(path)
     script = ModuleType(f"lazsim_experiment:{path}")

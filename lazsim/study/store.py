@@ -1,8 +1,6 @@
 """Rows on disk: one JSON line for each finished run, appended by one process at a time."""
 
-import fcntl
 import os
-import stat
 from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,11 +8,15 @@ from typing import Any
 import msgspec
 
 from lazsim.errors import LazsimError
-from lazsim.files import decode_json, plain_array
+from lazsim.files import check_file, decode_json, plain_array
 from lazsim.specs import sha256
 
 ROWS = "rows.jsonl"
 """File of the rows in a folder."""
+
+
+START = b'{"id":"'
+"""How the line of a row begins."""
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -39,7 +41,7 @@ def encode_row(row_id: str, inputs: Any, value: Any) -> bytes:
 
 
 class Store:
-    """The rows of a folder, open for appending, by one process at a time; the folder is made when missing.
+    """The rows of a folder that this process holds, open for appending; see `lazsim.folders.hold_folder`.
 
     One call writes a whole line, so that a kill leaves all of it or nothing. A crash of the machine may leave a part of
     the last line, which is cut off; where only the line end is missing, it is added.
@@ -47,29 +49,20 @@ class Store:
     Raises
     ------
     LazsimError
-        When the folder cannot be written to, or another process writes to it.
+        When the file cannot be written.
     """
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / ROWS
+        check_file(self._path)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
             self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
-            if not stat.S_ISREG(os.fstat(self._descriptor).st_mode):
-                os.close(self._descriptor)
-                raise LazsimError(f"{self._path}: is no regular file; choose another folder")
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(self._descriptor)
-            raise LazsimError(
-                f"{self._path}: another sweep is writing to it; wait for its end, or choose another folder"
-            ) from None
         except OSError as error:
             raise self._refused(error) from None
         self._mend_end()
 
     def close(self) -> None:
-        """Let other processes write."""
+        """Close the file."""
         os.close(self._descriptor)
 
     def read(self, wanted: Container[str]) -> dict[str, Any]:
@@ -88,12 +81,14 @@ class Store:
         return found
 
     def append(self, lines: Sequence[bytes]) -> None:
-        """Append lines of `encode_row`; a `LazsimError` says that they cannot be written."""
+        """Append lines of `encode_row`, all or none; a `LazsimError` says that they cannot be written."""
         content = b"".join(lines)
+        size = os.fstat(self._descriptor).st_size
         try:
             while content:
                 content = content[os.write(self._descriptor, content) :]
         except OSError as error:
+            os.ftruncate(self._descriptor, size)
             raise self._refused(error) from None
 
     def _mend_end(self) -> None:
@@ -104,7 +99,9 @@ class Store:
         try:
             decode_json(content[end:], Row)
         except ValueError:
-            os.ftruncate(self._descriptor, end)
+            # Anything else is no row: `read` refuses the file.
+            if content[end:].startswith(START[: len(content) - end]):
+                os.ftruncate(self._descriptor, end)
         else:
             self.append([b"\n"])
 

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from lazsim.errors import prefix_errors
-from lazsim.files import write_whole
+from lazsim.folders import refuse_foreign, write_folder
 from lazsim.scenario import Resolver, Scenario
 from lazsim.study.collect import Progress, Task, run_tasks, task_id
 from lazsim.study.notes import input_notes
@@ -43,6 +43,8 @@ def run_sweep(
     LazsimError
         When an input is not valid, before anything runs, or the folder or the backend cannot be used.
     """
+    if folder is not None:
+        refuse_foreign(folder, [TABLE])
     points, tasks = sweep_tasks(sweep)
     outcomes = run_tasks(
         simulate_point, tasks, folder, backend=backend, num_workers=num_workers, address=address, progress=progress
@@ -50,7 +52,7 @@ def run_sweep(
     ids = [task.id for task in tasks]
     result = SweepResult.assemble(points, ids, outcomes.values, outcomes.failures)
     if folder is not None:
-        write_whole(folder / TABLE, result.table())
+        write_folder(folder, "sweep", {TABLE: result.table()})
     return result
 
 

@@ -2,7 +2,7 @@
 
 from lazsim.trace.cap import CAP_RULES, cap_trace
 from lazsim.trace.generate import generate_trace
-from lazsim.trace.loading import cut_trace, load
+from lazsim.trace.loading import cut_trace, load, open_trace
 from lazsim.trace.readers import READERS, read_trace
 from lazsim.trace.readers.lazsim import trace_bytes, write_trace
 from lazsim.trace.recipes import load_recipe
@@ -22,6 +22,7 @@ __all__ = [
     "generate_trace",
     "load",
     "load_recipe",
+    "open_trace",
     "read_trace",
     "trace_bytes",
     "trace_stats",

@@ -6,8 +6,11 @@ from pathlib import Path
 import numpy as np
 
 from lazsim.errors import LazsimError
+from lazsim.specs import catalog_names
 from lazsim.trace.cap import cap_trace
+from lazsim.trace.generate import generate_trace
 from lazsim.trace.readers import read_trace
+from lazsim.trace.recipes import load_recipe
 from lazsim.trace.table import Trace
 from lazsim.units import format_duration
 
@@ -53,6 +56,14 @@ def cut_trace(
     return cap_trace(cut, max_nodes, cap, np.random.default_rng(seed).spawn(2)[1])
 
 
+def open_trace(source: Path | str, *, format: str = "auto", seed: int = 0, lenient: bool = False) -> Trace:  # noqa: A002
+    """Generate the trace of a recipe, a name of the catalogue or a ``.toml`` file, or read a file; see `read_trace`."""
+    name = str(source)
+    if name.endswith(".toml") or name in catalog_names("traces"):
+        return generate_trace(load_recipe(name), np.random.default_rng(seed), Path(name).stem)
+    return read_trace(source, format=format, seed=seed, lenient=lenient)
+
+
 def load(
     path: Path | str,
     *,
@@ -64,21 +75,22 @@ def load(
     seed: int = 0,
     lenient: bool = False,
 ) -> Trace:
-    """Read a trace, cut a stretch out of it and cap its nodes.
+    """Read or generate a trace, cut a stretch out of it and cap its nodes.
 
     Parameters
     ----------
     path, format, lenient
-        See `lazsim.trace.read_trace`.
+        A recipe (see `load_recipe`), or a file (see `lazsim.trace.read_trace`).
     start_s, duration_s, max_nodes, cap
         See `cut_trace`.
     seed
-        Seed of two random streams: one names the nodes of a trace that only counts them, one is for the cap.
+        Seed of two random streams: one is for a recipe, or names the nodes of a trace that only counts them; one is
+        for the cap.
 
     Raises
     ------
     LazsimError
         When the file, the stretch or the cap is not valid.
     """
-    trace = read_trace(path, format=format, seed=seed, lenient=lenient)
+    trace = open_trace(path, format=format, seed=seed, lenient=lenient)
     return cut_trace(trace, start_s=start_s, duration_s=duration_s, max_nodes=max_nodes, cap=cap, seed=seed)

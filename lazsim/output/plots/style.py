@@ -18,6 +18,8 @@ HATCHES = ("", "////", "....", "\\\\\\\\", "xxxx", "----", "++++", "||||", "oo")
 LINES: Any = ("-", "--", ":", "-.", (0, (3, 1, 1, 1, 1, 1)), (0, (5, 1)), (0, (1, 1)), (0, (4, 2, 1, 2)), (0, (7, 2)))
 
 STYLE: Any = {
+    # A name such as a$b$ is no formula.
+    "text.parse_math": False,
     "font.size": 8,
     "axes.spines.top": False,
     "axes.spines.right": False,

@@ -1,0 +1,67 @@
+"""How a command ends early: interrupted (SIGINT), or told to end (SIGTERM)."""
+
+import os
+import signal
+import sys
+import threading
+from types import FrameType
+from typing import Any
+
+AGAIN_S = 0.02
+"""Time after which an interrupt that cannot be raised yet is tried again."""
+
+IMPORT = "<frozen importlib._bootstrap>"
+"""File of Python's code that imports modules, in a frame."""
+
+
+class Ending:
+    """A context in which the first order to end raises KeyboardInterrupt, and a second one ends the process at once.
+
+    Workers and files are cleared away on the way out. The exception is not raised while a module is imported, since
+    Python loses it in callbacks of its own, and libraries take it for a fault of the module. It is raised once more
+    where it was lost in a callback.
+
+    Attributes
+    ----------
+    number : int
+        The signal that came; 0 where none did.
+    """
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._before: dict[int, Any] = {}
+        self._hook = sys.unraisablehook
+
+    def __enter__(self) -> None:
+        # Only the main thread may handle signals.
+        if threading.current_thread() is not threading.main_thread():
+            return
+        self._hook, sys.unraisablehook = sys.unraisablehook, self._on_unraisable
+        for number in (signal.SIGALRM, signal.SIGTERM, signal.SIGINT):
+            if signal.getsignal(number) != signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._on_signal)
+
+    def __exit__(self, *_: object) -> None:
+        if self._before:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            sys.unraisablehook = self._hook
+            for number, handler in self._before.items():
+                signal.signal(number, handler)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if number != signal.SIGALRM:
+            if self.number:
+                os._exit(128 + self.number)
+            self.number = number
+        while frame is not None:
+            if frame.f_code.co_filename == IMPORT:
+                signal.setitimer(signal.ITIMER_REAL, AGAIN_S)
+                return
+            frame = frame.f_back
+        raise KeyboardInterrupt
+
+    def _on_unraisable(self, lost: "sys.UnraisableHookArgs") -> None:
+        if self.number and isinstance(lost.exc_value, KeyboardInterrupt):
+            signal.setitimer(signal.ITIMER_REAL, AGAIN_S)
+        else:
+            self._hook(lost)

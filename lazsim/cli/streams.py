@@ -1,0 +1,45 @@
+"""Standard streams that may be closed, full or left by their reader."""
+
+import io
+import os
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
+STREAMS = ("stdin", "stdout", "stderr")
+
+
+class _Output(io.FileIO):
+    """A standard stream that drops what its reader no longer wants, as ``head`` leaves when it has enough."""
+
+    _is_lost = False
+
+    def write(self, content: "ReadableBuffer") -> int:
+        """Write bytes; an error is raised once only, since Python tries again when it exits."""
+        if not self._is_lost:
+            try:
+                return super().write(content)
+            except BrokenPipeError:
+                self._is_lost = True
+            except OSError:
+                self._is_lost = True
+                raise
+        return memoryview(content).nbytes
+
+
+def secure_streams() -> None:
+    """Open the standard streams that are closed, and let no reader, character or encoding end the command."""
+    # The next file would get the number of a closed stream, and with it what others write there.
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) < len(STREAMS):
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    if sys.stdin is None:
+        sys.stdin = open(0, closefd=False)  # noqa: SIM115 - open as long as the process
+    for descriptor, name in enumerate(STREAMS[1:], start=1):
+        present = getattr(sys, name)
+        encoding = "utf-8" if present is None else present.encoding
+        binary = io.BufferedWriter(_Output(descriptor, "w", closefd=False))
+        stream = io.TextIOWrapper(binary, encoding, "backslashreplace", line_buffering=True)
+        setattr(sys, name, stream)

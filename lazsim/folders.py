@@ -1,0 +1,104 @@
+"""Folders of results: one process writes to one at a time, all files or none, and over nobody else's files."""
+
+import fcntl
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import msgspec
+
+from lazsim.errors import LazsimError
+from lazsim.files import check_folder, json_bytes, read_bytes, write_all
+
+RECORD = ".lazsim.json"
+"""File that names the files of each result in its folder."""
+
+LOCK = ".lazsim.lock"
+"""File that is locked while a process writes to its folder."""
+
+
+@contextmanager
+def hold_folder(folder: Path) -> Iterator[None]:
+    """Keep other processes from writing results to a folder until the block is done. The folder is made.
+
+    One that is still empty then is removed, with the folders above it that were made for it.
+
+    Raises
+    ------
+    LazsimError
+        When it cannot be written to, or another process holds it.
+    """
+    check_folder(folder)
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    lock: int | None = None
+    try:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = _lock(folder / LOCK)
+        except OSError as error:
+            raise LazsimError(f"{folder}: cannot be written ({error.strerror}); choose another place") from None
+        yield
+    finally:
+        if lock is not None:
+            (folder / LOCK).unlink(missing_ok=True)
+            os.close(lock)
+        with suppress(OSError):
+            for path in made:
+                path.rmdir()
+
+
+def _lock(path: Path) -> int:
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise LazsimError(
+                f"{path.parent}: another run is writing to it; wait for its end, or choose another folder"
+            ) from None
+        except OSError:
+            # A file system without locks.
+            return descriptor
+        if os.fstat(descriptor).st_nlink:
+            return descriptor
+        # Its holder removed it before it was locked here.
+        os.close(descriptor)
+
+
+def refuse_foreign(folder: Path, names: Iterable[str]) -> None:
+    """Refuse to write files over those that lazsim did not write: a `LazsimError` names them."""
+    known = {name for written in _record(folder).values() for name in written}
+    if foreign := [name for name in names if name not in known and os.path.lexists(folder / name)]:
+        raise LazsimError(
+            f"{folder}: holds {', '.join(foreign)}, which lazsim did not write there; move it, or choose another folder"
+        )
+
+
+def write_folder(folder: Path, kind: str, contents: Mapping[str, bytes]) -> list[str]:
+    """Write the files of a result by name, all or none, in place of an earlier result of its kind; return their names.
+
+    Raises
+    ------
+    LazsimError
+        When one cannot be written, or would replace a file that lazsim did not write.
+    """
+    refuse_foreign(folder, contents)
+    record = _record(folder)
+    replaced = [folder / name for name in record.get(kind, ())]
+    record[kind] = list(contents)
+    files = {folder / name: content for name, content in contents.items()}
+    write_all(files | {folder / RECORD: json_bytes(record)}, replaced)
+    return list(contents)
+
+
+def _record(folder: Path) -> dict[str, list[str]]:
+    """Return the files of each kind of result in a folder."""
+    path = folder / RECORD
+    if not path.exists():
+        return {}
+    try:
+        return msgspec.json.decode(read_bytes(path), type=dict[str, list[str]])
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise LazsimError(f"{path}: damaged; delete it and the earlier results in its folder") from None

@@ -1,0 +1,136 @@
+"""Signals, closed streams and readers that leave: one line or silence, the right exit code, and nothing left."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.bench_signals import SWEEP, end_after, processes_of
+
+PROGRAM = (sys.executable, "-m", "lazsim")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("delay_s", [0.0, 0.02, 0.1, 0.3])
+def test_a_command_ends_when_it_is_told_also_while_it_starts(number, delay_s, start_process, tmp_path):
+    command = ("run", "--trace", "spot-p3-like", "--duration", "11h", "--out", tmp_path / "out")
+    ended = end_after(start_process, command, number, delay_s)
+    assert ended.problem(tmp_path / "out") == ""
+    assert ended.code == 128 + number
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_sweep_ends_with_its_workers(number, start_process, tmp_path):
+    spec = tmp_path / "sweep.toml"
+    spec.write_text(SWEEP)
+    command = ("sweep", spec, "--out", tmp_path / "out", "--jobs", "2")
+    rows = tmp_path / "out" / "rows.jsonl"
+    # All processes get the signal, as from a terminal.
+    ended = end_after(start_process, command, number, lambda: rows.exists() and rows.stat().st_size, to_all=True)
+    assert ended.problem() == ""
+    assert ended.code == 128 + number
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["rows.jsonl"]
+
+
+def test_a_worker_that_is_killed_is_one_line(start_process, tmp_path):
+    spec = tmp_path / "sweep.toml"
+    spec.write_text(SWEEP)
+    command = (*PROGRAM, "sweep", spec, "--out", tmp_path / "out", "--jobs", "2")
+    sweep = start_process(*command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    rows = tmp_path / "out" / "rows.jsonl"
+    while not (rows.exists() and rows.stat().st_size):
+        time.sleep(0.02)
+    command_of = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in processes_of(sweep.pid)}
+    os.kill(next(pid for pid, line in command_of.items() if b"popen_loky_posix" in line), signal.SIGKILL)
+    out, err = sweep.communicate(timeout=120)
+    assert (sweep.returncode, out) == (2, "")
+    assert err == "lazsim: a worker process was killed, perhaps for want of memory; start again with fewer --jobs\n"
+
+
+def test_an_interrupt_that_python_loses_is_raised_again(run_process):
+    # Python reports an exception in a finaliser, and goes on.
+    script = (
+        "import os, signal, time\n"
+        "from lazsim.cli.ending import Ending\n"
+        "class Lost:\n"
+        "    def __del__(self):\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "        for _ in range(1000): pass\n"
+        "with Ending():\n"
+        "    try:\n"
+        "        Lost()\n"
+        "        time.sleep(60)\n"
+        "    except KeyboardInterrupt:\n"
+        "        print('heard')\n"
+    )
+    ended = run_process(sys.executable, "-c", script)
+    assert (ended.stdout, ended.stderr) == ("heard\n", "")
+
+
+def test_an_interrupt_waits_until_a_module_is_imported(run_process, tmp_path):
+    (tmp_path / "slow.py").write_text(
+        "import os, signal\n"
+        "try:\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    for _ in range(1000): pass\n"
+        "except BaseException:\n"
+        "    raise ImportError('broken')\n"
+    )
+    script = (
+        "import time\n"
+        "from lazsim.cli.ending import Ending\n"
+        "with Ending():\n"
+        "    try:\n"
+        "        import slow\n"
+        "        time.sleep(60)\n"
+        "    except KeyboardInterrupt:\n"
+        "        print('heard')\n"
+    )
+    paths = os.pathsep.join([str(tmp_path), *sys.path])
+    assert run_process(sys.executable, "-c", script, env={**os.environ, "PYTHONPATH": paths}).stdout == "heard\n"
+
+
+@pytest.mark.parametrize(
+    ("script", "code"),
+    [
+        ("$LAZSIM list systems --json 2>&-", 0),
+        ("$LAZSIM list systems --json </dev/null", 0),
+        ("$LAZSIM list systems --json <&- 2>&-", 0),
+        ("$LAZSIM list systems --json >&-", 0),
+        ("$LAZSIM list systems --json <&- >&- 2>&-", 0),
+        ("$LAZSIM list systems --json 2>/dev/full", 0),
+        ("$LAZSIM list nothing 2>&-", 2),
+        ("$LAZSIM list systems | true", 0),
+        ("$LAZSIM --help | true", 0),
+        ("$LAZSIM list nothing 2>&1 | true", 2),
+        ("$LAZSIM trace generate spot-p3-like --out - | head -1 > /dev/null", 0),
+        ("$LAZSIM list systems > /dev/full", 1),
+    ],
+)
+def test_streams_that_are_closed_full_or_left_do_no_harm(script, code, run_process):
+    environment = {**os.environ, "LAZSIM": " ".join(PROGRAM)}
+    found = run_process("bash", "-c", f"set -o pipefail; {script}", env=environment, check=False)
+    assert found.returncode == code, found.stderr
+    full = ["lazsim: [Errno 28] No space left on device"]
+    assert [line for line in found.stderr.splitlines() if not line.startswith("note: ")] == (full if code == 1 else [])
+    if "--json" in script and ">&-" not in script.replace("2>&-", ""):
+        assert found.stdout.startswith("{")
+
+
+def test_a_file_does_not_get_what_is_meant_for_a_closed_stream(run_process, tmp_path):
+    path = tmp_path / "t.csv"
+    command = f"{' '.join(PROGRAM)} trace generate fail-every-5min --out {path} <&- >&- 2>&-"
+    run_process("bash", "-c", command)
+    assert all(line.startswith(b"#") or b"," in line for line in path.read_bytes().splitlines())
+
+
+def test_text_that_a_terminal_cannot_show_is_escaped(run_process, tmp_path):
+    path = tmp_path / "\u00e9\u4e2d.csv"
+    path.write_text("0,add,node1\n60,remove,node1\n")
+    for arguments in (("trace", "info", path), ("trace", "info", path, "--json")):
+        run_process(*PROGRAM, *arguments, env={**os.environ, "PYTHONIOENCODING": "ascii"})

@@ -1,0 +1,133 @@
+"""Errors and notes are one short line, and suggest only what is near."""
+
+import json
+
+import pytest
+
+from lazsim.cli.messages import LONGEST
+from lazsim.output.plots.trace import draw_trace
+from lazsim.output.table import Column, Table, render
+from lazsim.specs import catalog_names
+from lazsim.study.sweep import sweep_tasks
+from lazsim.study.sweep_spec import parse_sweep
+from lazsim.trace import open_trace
+
+NAMES = {
+    "line ends": "a\nb\r\nc\x0b\x0cd\x85e\u2028f\u2029g",
+    "control": "a\x1b[31m\x07\x00b".replace("\0", ""),
+    "marks that turn text": "a\u202eb\u2066c",
+    "not UTF-8": "a\udcff\ud800b",
+    "100,000 characters": "a" * 100_000,
+    "empty": "",
+    "blank": "  ",
+    "options": "`trace` `out`",
+}
+
+PLACES = {
+    "run --trace": ("run", "--trace"),
+    "run --model": ("run", "--trace", "fail-every-5min", "--model"),
+    "run --system": ("run", "--trace", "fail-every-5min", "--system"),
+    "run --placement": ("run", "--trace", "fail-every-5min", "--placement"),
+    "run --routing": ("run", "--trace", "fail-every-5min", "--routing"),
+    "run --profile": ("run", "--trace", "fail-every-5min", "--profile"),
+    "run --duration": ("run", "--trace", "fail-every-5min", "--duration"),
+    "run --cap": ("run", "--trace", "fail-every-5min", "--cap"),
+    "place --loads": ("place", "--nodes", 4, "--slots", 2, "--experts", 4, "--loads"),
+    "place --replicas": ("place", "--nodes", 4, "--slots", 2, "--replicas"),
+    "recovery --domains": ("recovery", "--nodes", 4, "--slots", 2, "--experts", 4, "--domains"),
+    "recovery --failures": ("recovery", "--nodes", 4, "--slots", 2, "--experts", 4, "--failures"),
+    "trace info": ("trace", "info"),
+    "trace generate": ("trace", "generate", "--out", "/nowhere/x", "--seed", 0),
+    "routing info": ("routing", "info"),
+    "sweep": ("sweep", "--out", "/proc/no"),
+    "experiment run": ("experiment", "run", "--out", "/proc/no"),
+    "calibrate": ("calibrate", "--measurements"),
+    "profile show": ("profile", "show"),
+    "a command": (),
+    "an option": ("list", "models", "--"),
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("place", PLACES)
+def test_an_error_is_one_short_line_whatever_a_name_contains(lazsim, place, name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = lazsim(*PLACES[place], NAMES[name])
+    assert (code, out) == (2, "")
+    assert err.endswith("\n")
+    assert err[:-1].isprintable()
+    assert len(err) <= LONGEST + 1
+
+
+def test_notes_and_tables_steer_no_terminal(lazsim, tmp_path):
+    path = tmp_path / "\x1b[31mred\u2028name$x$"
+    assert lazsim("trace", "generate", "fail-every-5min", "--out", path)[0] == 0
+    code, out, err = lazsim("run", "--trace", path, "--duration", "1min", "--system", "ds")
+    assert code == 0
+    for text in (out, err):
+        assert "\x1b" not in text
+        assert "\u2028" not in text
+    code, out, _ = lazsim("trace", "info", path, "--json")
+    assert json.loads(out)["name"] == str(path)
+
+
+def test_every_text_of_a_table_is_escaped():
+    table = Table([Column("\x1b", kind="text")], [["\x1b"]], title="\x1b", notes=["\x1b"])
+    assert "\x1b" not in render([table, "\x1b"], 40)
+
+
+def test_a_name_in_a_picture_is_no_formula(tmp_path):
+    path = tmp_path / r"a$\frac$b.csv"
+    path.write_text("0,add,node1\n60,remove,node1\n")
+    assert draw_trace(open_trace(path), "png")
+
+
+@pytest.mark.parametrize("name", ["mixtral-8x7b", "x", "llama"])
+def test_only_a_near_name_is_suggested(lazsim, name):
+    for option in ("--model", "--system"):
+        _, _, err = lazsim("run", "--trace", "fail-every-5min", option, name)
+        assert f"'{name}': known: " in err
+
+
+@pytest.mark.parametrize("option", ["--model", "--cluster", "--job", "--placement", "--profile"])
+@pytest.mark.parametrize(("kind", "name"), [("file", "here.json"), ("folder", "there")])
+def test_a_path_that_exists_is_not_unknown(lazsim, option, kind, name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here.json").write_text("{}")
+    (tmp_path / "there").mkdir()
+    code, _, err = lazsim("run", "--trace", "fail-every-5min", option, name)
+    assert code == 2
+    assert f"{name}: a {kind}, no " in err
+    assert "unknown" not in err
+
+
+@pytest.mark.parametrize("kind", ["models", "clusters", "jobs", "systems", "policies", "traces", "routing"])
+def test_run_and_sweep_accept_the_same_names(lazsim, kind):
+    option = {"policies": "placement", "routing": "routing"}.get(kind, kind.removesuffix("s"))
+    listed = json.loads(lazsim("list", kind, "--json")[1])[kind]
+    base = {"trace": "fail-every-5min", "duration": "1s", "system": "lazarus"}
+    for name in listed:
+        arguments = [part for key, value in (base | {option: name}).items() for part in (f"--{key}", value)]
+        code, _, err = lazsim("run", *arguments)
+        try:
+            sweep_tasks(parse_sweep({"base": base | {option: name}}))
+            said = ""
+        except Exception as error:
+            said = str(error)
+        # A model may not fit on the default cluster, and a published trace has to be fetched: both say so.
+        assert (code == 0) == (not said), (name, err, said)
+        assert "unknown" not in err
+
+
+@pytest.mark.parametrize("name", ["fail-every-5min", "spot-p3-like"])
+def test_a_recipe_stands_for_a_trace_everywhere(lazsim, name, tmp_path):
+    assert name in catalog_names("traces")
+    path = tmp_path / "trace.csv"
+    lazsim("trace", "generate", name, "--seed", 3, "--out", path)
+    for command in (("trace", "info"), ("recovery", "--nodes", 4, "--slots", 2, "--experts", 4, "--failures-from")):
+        seeded = ("--seed", 3, "--json")
+        by_name, by_path = (json.loads(lazsim(*command, one, *seeded)[1]) for one in (name, path))
+        for key in ("name", "format", "sha256", "notes", "inputs", "trace"):
+            by_name.pop(key, None)
+            by_path.pop(key, None)
+        assert by_name == by_path
