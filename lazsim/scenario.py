@@ -78,6 +78,8 @@ class Defaults(Spec, frozen=True, kw_only=True):
         How long to simulate; the length of the trace when None.
     lenient : bool
         Whether to repair what is repairable in the trace and in recorded loads.
+    strict : bool
+        Whether to refuse a job that does not fit into the memory of its GPUs.
     score_plans : bool
         Whether to find the probability that the plans in force survive the next failure.
     history : bool
@@ -103,6 +105,7 @@ class Defaults(Spec, frozen=True, kw_only=True):
     max_nodes: NumNodes | None = None
     cap: str = "offset"
     lenient: bool = False
+    strict: bool = False
     score_plans: bool = False
     history: bool = False
     placement: str | None = None

@@ -8,6 +8,7 @@ from lazsim.errors import LazsimError
 from lazsim.limits import LONGEST_S
 
 MIB = 1024**2
+GIB = 1024**3
 MINUTE_S = 60.0
 HOUR_S = 3600.0
 DAY_S = 86400.0

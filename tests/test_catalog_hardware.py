@@ -7,7 +7,7 @@ import pytest
 
 from lazsim.specs import ClusterSpec, GpuSpec, catalog_names, load_spec
 
-DATASHEETS = {  # TFLOP/s fp16/bf16 dense, GB/s, GB
+DATASHEETS = {  # TFLOP/s fp16/bf16 dense, GB/s, GB of 2^30 bytes
     "rtx3090": (71, 936, 24),
     "a10g": (70, 600, 24),
     "v100": (125, 900, 16),
@@ -41,7 +41,7 @@ def test_the_catalogue_holds_these_gpus_and_clusters_and_no_other():
 @pytest.mark.parametrize("name", DATASHEETS)
 def test_a_gpu_has_the_figures_of_its_datasheet(name):
     gpu = load_spec(GpuSpec, name)
-    figures = (gpu.peak_flop_per_s / 1e12, gpu.memory_bytes_per_s / 1e9, gpu.memory_bytes / 1e9)
+    figures = (gpu.peak_flop_per_s / 1e12, gpu.memory_bytes_per_s / 1e9, gpu.memory_bytes / 2**30)
     assert (gpu.name, *figures) == (name, *(pytest.approx(figure) for figure in DATASHEETS[name]))
 
 

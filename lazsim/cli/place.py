@@ -21,6 +21,7 @@ from lazsim.cli.common import (
     show,
 )
 from lazsim.cli.parsing import Parsed, parse_counts, parse_loads
+from lazsim.errors import SpecError
 
 planning_options = options(
     click.option("--nodes", type=NODES, required=True, help="Nodes; a node fails as a whole."),
@@ -60,7 +61,12 @@ planning_options = options(
     "--lose", type=Parsed(parse_counts), default=(), metavar="0,3",
     help="Let these nodes fail; plan anew on the others and show what moves.",
 )  # fmt: skip
-@click.option("--model", default="gpt-s", show_default=True, metavar="NAME|TOML", help="Model whose experts move.")
+@click.option(
+    "--model",
+    metavar="NAME|TOML",
+    help="Model whose experts move (default: gpt-s), and whose memory on each GPU is shown.",
+)
+@click.option("--gpu", metavar="NAME|TOML", help="GPU whose memory must hold that; needs --model.")
 @click.option("--layer", type=LAYER, help="The layer to show; default: each plan's most endangered.")
 @click.option(
     "--out", type=OutFolder("place.json", "placement.png", "placement.pdf"), metavar="DIR",
@@ -70,7 +76,8 @@ planning_options = options(
 def command(
     policies: tuple[str, ...],
     lose: Sequence[int],
-    model: str,
+    model: str | None,
+    gpu: str | None,
     layer: int | None,
     out: Path | None,
     as_json: bool,
@@ -84,6 +91,11 @@ def command(
     from lazsim.output.reliability import comparison_files, comparison_parts
     from lazsim.reliability.comparison import compare_plans
     from lazsim.reliability.task import build_task
+    from lazsim.study.memory import with_memory
 
-    comparison = compare_plans(build_task(**planning), policies, lose, model, layer)
+    if gpu and not model:
+        raise SpecError("`gpu` holds a model: give `model`, too")
+    comparison = compare_plans(build_task(**planning), policies, lose, model or "gpt-s", layer)
+    if model:
+        comparison = with_memory(comparison, model, gpu)
     show(comparison, comparison.notes, comparison_parts, as_json=as_json, out=out, files=comparison_files)

@@ -36,6 +36,7 @@ RUN_FILES = ("summary.json", "timeline.csv", "events.csv", "throughput.png", "th
 )
 @click.option("--routing", default="smartmoe-fit", show_default=True, metavar="FILE|SPEC", help="Expert loads.")
 @click.option("--profile", metavar="FILE|NAME", help="Measured times in place of analytic ones; see lazsim profile.")
+@click.option("--strict", is_flag=True, help="Refuse a job that does not fit into the memory of its GPUs.")
 @click.option("--extrapolate", is_flag=True, help="Use analytic times beyond the sizes of the profile.")
 @seed_option
 @click.option(

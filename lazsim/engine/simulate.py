@@ -5,9 +5,11 @@ from dataclasses import dataclass
 
 import simpy
 
+from lazsim.costmodel.memory import MemoryUse
 from lazsim.costmodel.step import CostModel
 from lazsim.engine.job import Activity, Job
 from lazsim.engine.log import JobEvent, State
+from lazsim.engine.memory import peak_memory
 from lazsim.engine.plan_reliability import PlanReliability, batch_sizes
 from lazsim.engine.step_timer import MakeStepTimer, step_timers_from
 from lazsim.engine.systems import System
@@ -43,6 +45,8 @@ class SystemRun:
         `lazsim.engine.plan_reliability`.
     extrapolated_s : float or None
         Seconds of steps, later lost ones included, that come from beyond the sizes of a profile, where that is allowed.
+    memory : MemoryUse or None
+        Bytes that a GPU needs at the peak; None where the job never trains. See `lazsim.engine.memory`.
     """
 
     system: str
@@ -57,6 +61,12 @@ class SystemRun:
     events: tuple[JobEvent, ...]
     plan_recovery: SurvivalEstimate | None = None
     extrapolated_s: float | None = None
+    memory: MemoryUse | None = None
+
+    @property
+    def most_nodes_used(self) -> int:
+        """The most nodes that trained at once."""
+        return max(state.num_used for state in self.states)
 
     @property
     def goodput_samples_per_s(self) -> float:
@@ -111,6 +121,7 @@ def simulate_system(
     job = Job(env, system, costs, routing, make_timer, wall_s, reliability.record if reliability else None)
     env.process(_play(env, job, trace.batches(), wall_s))
     env.run()
+    most_used = max(state.num_used for state in job.log.states)
     return SystemRun(
         system=system.name,
         placement=(system.placement or system.policy.name) if system.policy is not None else None,
@@ -124,6 +135,7 @@ def simulate_system(
         events=tuple(job.log.events),
         plan_recovery=reliability.average(wall_s) if reliability else None,
         extrapolated_s=job.extrapolated_s if costs.measured_part is not None else None,
+        memory=peak_memory(system, costs, routing, most_used, job.progress.step) if most_used else None,
     )
 
 

@@ -1,7 +1,8 @@
 """Plans and the probabilities that they keep every expert, as tables and files."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from lazsim.reliability import SurvivalCurve
 from lazsim.reliability.comparison import NodeLoss, PlanComparison
 from lazsim.reliability.failure_scenarios import FailureScenarios
 from lazsim.reliability.survival import PolicyReliability, ReliabilityReport
-from lazsim.units import MIB
+from lazsim.units import GIB, MIB
 
 MOST_LOST_SHOWN = 8
 """Lost experts that are named."""
@@ -39,6 +40,8 @@ def format_prob(prob: float, *, certain: bool = True) -> str:
 def comparison_parts(comparison: PlanComparison, width: int | None = None) -> Iterator[Part]:
     """Compare plans, tell the consequences of the loss of nodes, and show the maps of small plans."""
     yield _score_table(comparison)
+    if comparison.memory:
+        yield _memory_line(comparison.memory)
     if comparison.lost:
         yield from _loss_parts(comparison)
     maps = list(text_maps(layer_maps(comparison), width or terminal_width()))
@@ -111,6 +114,13 @@ def _score_table(comparison: PlanComparison) -> Table:
     notes = ["fewer failures than the fewest nodes of an expert are always survived; a fatal set of nodes holds all "
              "replicas of an expert"]  # fmt: skip
     return Table(columns, rows, notes=notes)
+
+
+def _memory_line(memory: Mapping[str, Any]) -> str:
+    gib = {part.replace("_", " "): f"{num_bytes / GIB:,.1f}" for part, num_bytes in memory["memory_bytes"].items()}
+    total, parts = gib.pop("total"), ", ".join(f"{part} {amount}" for part, amount in gib.items())
+    has = f"; {memory['gpu']} has {memory['gpu_memory_bytes'] / GIB:,.1f}" if "gpu" in memory else ""
+    return f"{memory['model']} takes {total} GiB of each GPU before activations ({parts}){has}"
 
 
 def _loss_parts(comparison: PlanComparison) -> Iterator[Part]:

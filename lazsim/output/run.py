@@ -1,13 +1,15 @@
 """A run as tables and files."""
 
+import dataclasses
 from collections.abc import Iterator
 
+from lazsim.costmodel.memory import MemoryUse
 from lazsim.engine.ledger import BUCKETS
 from lazsim.files import json_bytes
 from lazsim.output.folder import name_pictures
 from lazsim.output.table import Column, Part, Table, key
 from lazsim.study.result import RunResult
-from lazsim.units import format_duration
+from lazsim.units import GIB, format_duration
 
 MOST_WITH_DURATIONS = 3
 """Systems up to which durations stand beside shares."""
@@ -31,6 +33,7 @@ def run_parts(result: RunResult) -> Iterator[Part]:
     )
     yield _outcome_table(result)
     yield _ledger_by_run_table(result) if result.compares_placements else _ledger_table(result)
+    yield _memory_table(result)
 
 
 def run_files(result: RunResult) -> dict[str, bytes]:
@@ -71,6 +74,18 @@ def _ledger_by_run_table(result: RunResult) -> Table:
     columns = [key("run"), *(Column(SHORT_BUCKETS.get(bucket, bucket), _share) for bucket in BUCKETS)]
     rows = [(run.name, *(run.ledger_s[bucket] / run.wall_s for bucket in BUCKETS)) for run in result.runs]
     return Table(columns, rows, "where the time went, %")
+
+
+def _memory_table(result: RunResult) -> Table:
+    """Return what the fullest GPU of each run holds at the peak."""
+    parts = [field.name for field in dataclasses.fields(MemoryUse)]
+    rows = [
+        (run.name, *((getattr(run.memory, part) / GIB if run.memory else None) for part in (*parts, "total")))
+        for run in result.runs
+    ]
+    columns = [key("run"), *(Column(part.replace("_", " "), ",.1f") for part in (*parts, "total"))]
+    has = f"{result.inputs['gpu']['name']} has {result.gpu_memory_bytes / GIB:,.1f}"
+    return Table(columns, rows, f"memory of the fullest GPU at its peak, GiB; {has}")
 
 
 def _share(share: float) -> str:

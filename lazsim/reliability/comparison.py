@@ -62,9 +62,11 @@ class PlanComparison:
     lost : tuple of int
         Nodes that then fail.
     model, state_bytes
-        Model whose experts move when nodes fail, and the training state of one of them.
+        Model whose experts move when nodes fail, or whose memory is shown, and the training state of one of them.
     layer : int, optional
         The layer to show; by default the most endangered one of each plan.
+    memory : mapping, optional
+        Bytes on each GPU by part, and the model and GPU that they are of; see `lazsim.study.memory.with_memory`.
     """
 
     task: PlanningTask
@@ -76,6 +78,7 @@ class PlanComparison:
     model: str
     state_bytes: int
     layer: int | None
+    memory: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data, the shape that ``lazsim place --json`` prints."""
@@ -84,6 +87,8 @@ class PlanComparison:
             "plans": {name: self._slots(plan) for name, plan in self.plans.items()},
             "scores": {name: asdict(score) for name, score in self.scores.items()},
         }
+        if self.memory:
+            value["memory"] = dict(self.memory)
         if self.lost:
             value["lose"] = {
                 "nodes": list(self.lost),
@@ -91,7 +96,8 @@ class PlanComparison:
                 "state_bytes": self.state_bytes,
                 "policies": {name: self._loss_json(loss) for name, loss in self.losses.items()},
             }
-        inputs = all_inputs(self.task, list(self.plans), {"lose": list(self.lost), "model": self.model})
+        gpu = {"gpu": self.memory["gpu"]} if self.memory and "gpu" in self.memory else {}
+        inputs = all_inputs(self.task, list(self.plans), {"lose": list(self.lost), "model": self.model, **gpu})
         return value | {"inputs": inputs, "notes": list(self.notes)}
 
     def _loss_json(self, loss: NodeLoss) -> dict[str, Any]:

@@ -34,7 +34,7 @@ class GpuSpec(Spec, frozen=True, kw_only=True):
     peak_flop_per_s : float
         Datasheet peak of dense half-precision matmuls with fp32 accumulation.
     memory_bytes_per_s, memory_bytes : float
-        Datasheet bandwidth and size of the device memory.
+        Datasheet bandwidth and size of the device memory; datasheets count sizes in units of 2^30 bytes.
     matmul_efficiency : float
         Share of the peak that a very large matmul reaches.
     matmul_fill_outputs : float

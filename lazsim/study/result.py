@@ -32,6 +32,8 @@ class RunResult:
         Description of the replayed stretch of the trace; see `describe_trace`.
     runs : tuple of SystemRun
         One for each system, in the order asked for; systems with flexible dispatch once for each placement asked for.
+    gpu_memory_bytes : float
+        Memory of one GPU.
     notes : tuple of str
         Remarks on the inputs and the results.
     """
@@ -40,6 +42,7 @@ class RunResult:
     inputs: Mapping[str, Any]
     trace: Mapping[str, Any]
     runs: tuple[SystemRun, ...]
+    gpu_memory_bytes: float
     notes: tuple[str, ...]
 
     @property
@@ -53,6 +56,7 @@ class RunResult:
             "id": self.id,
             "trace": dict(self.trace),
             "runs": [run_row(run, scored=self.compares_placements) for run in self.runs],
+            "gpu_memory_bytes": self.gpu_memory_bytes,
             "inputs": dict(self.inputs),
             "notes": list(self.notes),
         }
@@ -100,6 +104,7 @@ def run_row(run: SystemRun, *, scored: bool) -> dict[str, Any]:
         "lost_steps": counts["lost_steps"],
         "wall_s": run.wall_s,
         "ledger_s": dict(run.ledger_s),
+        "memory_bytes": run.memory and {**run.memory.parts, "total": run.memory.total},
     }
     if run.extrapolated_s is not None:
         value["extrapolated_s"] = run.extrapolated_s
@@ -115,8 +120,9 @@ def run_row(run: SystemRun, *, scored: bool) -> dict[str, Any]:
 
 
 def flat_row(run: SystemRun, *, scored: bool) -> dict[str, Any]:
-    """Return the same with a column for each bucket of the ledger."""
+    """Return the same with a column for each bucket of the ledger, and the memory in all."""
     row = run_row(run, scored=scored)
+    row["memory_bytes"] = run.memory and run.memory.total
     return row | {f"{bucket}_s": seconds for bucket, seconds in row.pop("ledger_s").items()}
 
 

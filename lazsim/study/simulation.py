@@ -15,6 +15,7 @@ from lazsim.placement.policies import policy_input
 from lazsim.routing import Routing
 from lazsim.scenario import Resolver, Scenario
 from lazsim.specs import sha256
+from lazsim.study.memory import memory_notes, require_memory
 from lazsim.study.notes import input_notes, run_notes
 from lazsim.study.result import RunResult, describe_trace
 from lazsim.trace.table import Trace
@@ -102,14 +103,25 @@ def simulate_scenarios(
         inputs=inputs,
         trace=describe_trace(trace, wall_s),
         runs=runs,
-        notes=(*input_notes(first, trace, loads, wall_s), *run_notes(scenarios, runs, trace, loads)),
+        gpu_memory_bytes=first.gpu.memory_bytes,
+        notes=(
+            *input_notes(first, trace, loads, wall_s),
+            *memory_notes(scenarios, runs, loads),
+            *run_notes(scenarios, runs, trace, loads),
+        ),
     )
 
 
 def run_scenario(scenario: Scenario, trace: Trace, loads: Routing) -> SystemRun:
     """Simulate one scenario with its trace and loads, which may be shared with others."""
-    wall_s, score_plans = scenario.wall_s(trace), scenario.score_plans
-    return simulate_system(trace, scenario.find_system(), scenario.costs(), loads, wall_s, score_plans=score_plans)
+    system, costs, wall_s = scenario.find_system(), scenario.costs(), scenario.wall_s(trace)
+    strict = scenario.settings["strict"]
+    if strict:
+        require_memory(scenario, loads, system.usable_nodes(costs, trace.most_nodes(wall_s)))
+    run = simulate_system(trace, system, costs, loads, wall_s, score_plans=scenario.score_plans)
+    if strict:
+        require_memory(scenario, loads, run.most_nodes_used, run.steps)
+    return run
 
 
 def _record(scenarios: Sequence[Scenario], trace: Trace, loads: Routing, wall_s: float) -> dict[str, Any]:

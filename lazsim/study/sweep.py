@@ -10,6 +10,7 @@ from lazsim.errors import prefix_errors
 from lazsim.folders import refuse_foreign, write_folder
 from lazsim.scenario import Resolver, Scenario
 from lazsim.study.collect import Progress, Task, run_tasks, task_id
+from lazsim.study.memory import lacks_memory
 from lazsim.study.notes import input_notes
 from lazsim.study.result import flat_row
 from lazsim.study.simulation import run_scenario
@@ -99,8 +100,8 @@ def simulate_point(scenario: Scenario) -> Mapping[str, Any]:
     trace, loads = scenario.load_trace(), scenario.load_routing()
     run = run_scenario(scenario, trace, loads)
     nodes = {"nodes_lost": trace.nodes_lost(run.wall_s), "most_nodes": trace.most_nodes(run.wall_s)}
-    value: dict[str, Any] = {
-        "row": flat_row(run, scored=scenario.score_plans) | nodes,
-        "notes": input_notes(scenario, trace, loads, run.wall_s),
-    }
+    notes = input_notes(scenario, trace, loads, run.wall_s)
+    if lacks_memory(scenario.gpu, run.memory):
+        notes.append(f"{scenario.model.name} under {run.name} does not fit into the memory of {scenario.gpu.name}")
+    value: dict[str, Any] = {"row": flat_row(run, scored=scenario.score_plans) | nodes, "notes": notes}
     return value | ({"states": run.states, "events": run.events} if scenario.history else {})

@@ -1,0 +1,33 @@
+"""The memory that a job needs at its peak."""
+
+import numpy as np
+
+from lazsim.costmodel.memory import MemoryUse, fullest_share, gpu_memory
+from lazsim.costmodel.step import CostModel
+from lazsim.engine.systems import System
+from lazsim.routing import Routing
+
+NUM_SAMPLES = 5
+"""Steps at which memory is looked at: loads drift, and padded buffers and plans follow them."""
+
+
+def peak_memory(
+    system: System, costs: CostModel, routing: Routing, num_nodes: int, num_steps: int, *, saving: bool = False
+) -> MemoryUse:
+    """Return what the fullest GPU needs under the plans and loads of steps spread evenly over the first `num_steps`.
+
+    Parameters
+    ----------
+    num_nodes
+        Nodes that the system can use.
+    saving
+        Whether activations are computed again in the backward pass and optimizer states are sharded over all GPUs that
+        hold the same parameters (ZeRO). No system does so.
+    """
+    layout = system.layout(costs, np.arange(num_nodes))
+    found = []
+    for load_LE in routing.loads(np.unique(np.linspace(0, num_steps, NUM_SAMPLES, dtype=np.int64))):
+        plan = system.plan(costs, num_nodes, load_LE)
+        share = fullest_share(costs.model, costs.job, costs.cluster.gpus_per_node, plan, layout, load_LE)
+        found.append(gpu_memory(costs.model, share, saving=saving))
+    return max(found, key=lambda memory: memory.total)

@@ -1,0 +1,113 @@
+"""Whether a job fits into the memory of its GPUs, and what would help."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from lazsim.costmodel.memory import GpuShare, MemoryUse, gpu_memory
+from lazsim.engine.memory import peak_memory
+from lazsim.engine.simulate import SystemRun
+from lazsim.errors import InfeasiblePlanError, prefix_errors
+from lazsim.reliability.comparison import PlanComparison
+from lazsim.routing import Routing
+from lazsim.scenario import Scenario
+from lazsim.specs import GpuSpec, ModelSpec, load_spec
+from lazsim.units import GIB
+
+REDUCIBLE = ("job.sequences_per_gpu", "cluster.slots_per_gpu")
+"""Fields of which a smaller value takes less memory."""
+
+
+def lacks_memory(gpu: GpuSpec, memory: MemoryUse | None) -> bool:
+    """Tell whether a job needs more than its GPUs have; one that never trains needs nothing."""
+    return memory is not None and memory.total > gpu.memory_bytes
+
+
+def require_memory(scenario: Scenario, loads: Routing, num_nodes: int, num_steps: int = 0) -> None:
+    """Refuse a job that does not fit into the memory of its GPUs; see `lazsim.engine.memory.peak_memory`."""
+    if not num_nodes:
+        return
+    memory = peak_memory(scenario.find_system(), scenario.costs(), loads, num_nodes, num_steps)
+    if lacks_memory(scenario.gpu, memory):
+        raise InfeasiblePlanError(_shortage(scenario, loads, memory, num_nodes, num_steps))
+
+
+def memory_notes(scenarios: Sequence[Scenario], runs: Sequence[SystemRun], loads: Routing) -> list[str]:
+    """Say of each system that does not fit what it needs, what takes most, and what would help."""
+    notes = {}
+    for scenario, run in zip(scenarios, runs, strict=True):
+        # All placements of a system take nearly the same.
+        if run.memory is not None and lacks_memory(scenario.gpu, run.memory) and run.system not in notes:
+            notes[run.system] = _shortage(scenario, loads, run.memory, run.most_nodes_used, run.steps)
+    return list(notes.values())
+
+
+def with_memory(comparison: PlanComparison, model: str, gpu: str | None) -> PlanComparison:
+    """Add what the states of a model take on each GPU where its slots are full, and a note if a GPU has less.
+
+    Raises
+    ------
+    LazsimError
+        When the model or the GPU is not known.
+    """
+    task = comparison.task
+    with prefix_errors("`model`"):
+        spec = load_spec(ModelSpec, model)
+    num_replicas = spec.num_moe_layers * task.num_slots / task.gpus_per_node
+    nothing = np.zeros(spec.num_moe_layers)
+    share = GpuShare(
+        spec.dense_params / task.gpus_per_node,
+        num_replicas * spec.expert_params,
+        num_tokens=0,
+        rows_L=nothing,
+        sent_L=nothing,
+    )
+    memory = gpu_memory(spec, share)
+    held = {part: num_bytes for part, num_bytes in memory.parts.items() if num_bytes}
+    value: dict[str, Any] = {"model": spec.name, "memory_bytes": {**held, "total": memory.total}}
+    notes = comparison.notes
+    if gpu is not None:
+        with prefix_errors("`gpu`"):
+            has = load_spec(GpuSpec, gpu)
+        value |= {"gpu": has.name, "gpu_memory_bytes": has.memory_bytes}
+        if lacks_memory(has, memory):
+            notes = (*notes, f"{_need(spec.name, memory, has)}; give fewer `slots` or more `gpus_per_node`")
+    return replace(comparison, model=model, memory=value, notes=notes)
+
+
+def _need(who: str, memory: MemoryUse, gpu: GpuSpec) -> str:
+    """Say what a job needs, and what takes most of it."""
+    part, num_bytes = max(memory.parts.items(), key=lambda item: item[1])
+    return (
+        f"{who} does not fit: it takes {memory.total / GIB:,.1f} GiB of each GPU and {gpu.name} has "
+        f"{gpu.memory_bytes / GIB:,.1f}; most is for {part.replace('_', ' ')}, {num_bytes / GIB:,.1f} GiB"
+    )
+
+
+def _shortage(scenario: Scenario, loads: Routing, memory: MemoryUse, num_nodes: int, num_steps: int) -> str:
+    """Say what a job needs, what takes most of it, and what would help."""
+
+    def peak(changed: Scenario, *, saving: bool = False) -> MemoryUse | None:
+        system, costs = changed.find_system(), changed.costs()
+        usable = system.usable_nodes(costs, num_nodes)
+        return peak_memory(system, costs, loads, usable, num_steps, saving=saving) if usable else None
+
+    def fits(path: str, value: int) -> bool:
+        reduced = peak(scenario.replace(path, value))
+        return reduced is not None and not lacks_memory(scenario.gpu, reduced)
+
+    need = _need(f"{scenario.model.name} under {scenario.find_system().run_name}", memory, scenario.gpu)
+    for path in REDUCIBLE:
+        smaller = range(scenario.field(path) - 1, 0, -1)
+        # With fewer slots the nodes may not hold every expert.
+        largest = next((value for value in smaller if fits(path, value)), None)
+        if largest is not None:
+            return f"{need}; {path} = {largest} would fit"
+    least = peak(scenario, saving=True)
+    assert least is not None, "the nodes were enough to train"
+    return (
+        f"{need}; computing activations again and sharding optimizer states, which lazsim does not simulate, would "
+        f"leave {least.total / GIB:,.1f} GiB"
+    )
