@@ -83,7 +83,7 @@ def _memory_table(result: RunResult) -> Table:
         (run.name, *((getattr(run.memory, part) / GIB if run.memory else None) for part in (*parts, "total")))
         for run in result.runs
     ]
-    columns = [key("run"), *(Column(part.replace("_", " "), ",.1f") for part in (*parts, "total"))]
+    columns = [key("run"), *(Column(part.partition("_")[0], ",.1f") for part in (*parts, "total"))]
     has = f"{result.inputs['gpu']['name']} has {result.gpu_memory_bytes / GIB:,.1f}"
     return Table(columns, rows, f"memory of the fullest GPU at its peak, GiB; {has}")
 
