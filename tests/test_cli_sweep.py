@@ -25,14 +25,21 @@ def test_a_table_for_people_and_one_of_every_run(lazsim, spec, tmp_path):
     assert code == 0
     lines = out.splitlines()
     assert max(map(len, lines)) <= 80
-    assert [line for line in lines if "=" in line] == [
-        "cluster.recovery.detect_s = 15.0",
-        "cluster.recovery.detect_s = x2",
-    ]
-    assert [line.split()[:2] for line in lines[5:8]] == [["lazarus", "2"], ["ds-ft", "2"], ["ds", "2"]]
+    assert lines[3].split() == ["cluster.recovery.detect_s", "lazarus", "ds-ft", "ds"]
+    assert [line.split()[0] for line in lines[4:6]] == ["15.0", "x2"]
+    assert (tmp_path / "out" / "comparison.png").stat().st_size
     table = (tmp_path / "out" / "table.csv").read_text().splitlines()
     assert len(table) == 1 + 2 * 2 * 3
     assert table[0].startswith("system,placement,cluster.recovery.detect_s,seed,steps,samples,")
+
+
+def test_a_picture_of_another_program_is_not_written_over(lazsim, spec, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "comparison.png").write_bytes(b"mine")
+    code, _, err = lazsim("sweep", spec, "--out", tmp_path / "out", "--jobs", 1)
+    assert code == 2
+    assert "holds comparison.png, which lazsim did not write there" in err
+    assert (tmp_path / "out" / "comparison.png").read_bytes() == b"mine"
 
 
 def test_json_has_every_row_and_the_means(lazsim, spec, tmp_path):
@@ -42,6 +49,7 @@ def test_json_has_every_row_and_the_means(lazsim, spec, tmp_path):
     assert len(answer["rows"]) == 12
     assert [row["run"] for row in answer["summary"]] == ["lazarus", "ds-ft", "ds"] * 2
     assert answer["failures"] == []
+    assert answer["comparison"]["contests"][0]["among"] == {}
 
 
 def test_runs_that_fail_are_named_and_the_others_kept(lazsim, spec, tmp_path):

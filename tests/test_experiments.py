@@ -11,7 +11,7 @@ import pytest
 
 from lazsim.output.outcome import csv_bytes, outcome_text
 from lazsim.output.plots.style import COLUMN_INCHES, LOOKS, POLICY_LOOKS, SYSTEM_LOOKS
-from lazsim.study.experiment import Context, Outcome, experiment_titles, load_experiment
+from lazsim.study.experiment import TOO_FEW, Context, Outcome, experiment_titles, load_experiment
 from tests.conftest import ROOT
 from tests.golden_experiments import FOLDER, small
 
@@ -26,6 +26,8 @@ def test_a_small_experiment_comes_to_the_tables_kept_of_it(name):
     for table, frame in outcome.tables.items():
         found = pd.read_csv(io.BytesIO(csv_bytes(frame)))
         pd.testing.assert_frame_equal(found, pd.read_csv(FOLDER / f"{name}.{table}.csv"), check_dtype=False, rtol=1e-4)
+    bounds = [frame[name] for frame in outcome.tables.values() for name in frame if name.endswith(("_low", "_high"))]
+    assert (TOO_FEW in outcome.notes) == any(column.isna().any() for column in bounds)
     for kinds in outcome.figures.values():
         assert kinds["png"].startswith(b"\x89PNG")
         assert kinds["pdf"].startswith(b"%PDF")

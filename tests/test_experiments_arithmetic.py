@@ -26,7 +26,7 @@ hourly_trace = load_experiment("large-scale").script.hourly_trace
 recovery_times = load_experiment("node-failures").script.recovery_times
 
 
-@given(st.lists(st.tuples(st.floats(1, 1e6), st.floats(1, 1e6)), min_size=2, max_size=12), st.floats(0.1, 10))
+@given(st.lists(st.tuples(st.floats(1, 1e6), st.floats(1, 1e6)), min_size=6, max_size=12), st.floats(0.1, 10))
 def test_a_ratio_of_totals_scales_with_what_is_compared(pairs, factor):
     above, below = [list(side) for side in zip(*pairs, strict=True)]
     one, scaled = ratio_interval(above, below), ratio_interval([factor * value for value in above], below)

@@ -222,14 +222,14 @@ def test_history_is_that_of_the_runs():
 
 
 def test_the_summary_pairs_runs_by_seed():
-    result = run_sweep(SMALL, num_workers=1)
+    result = run_sweep(SMALL.changed({"seed": list(range(6))}), num_workers=1)
     frame = result.to_frame()
     mean = result.summary().set_index(["job.fault_threshold", "run"]).loc[(2, "ds")]
     chosen = frame[frame["job.fault_threshold"] == 2].pivot_table("samples", "seed", "system")
     ratio = chosen["ds"] / chosen["lazarus"]
-    # Student's t of 2 degrees of freedom, 97.5 %: 4.3027 in every table of it.
-    half = 4.3027 * ratio.std() / 3**0.5
-    assert mean["num_runs"] == 3
+    # Student's t of 5 degrees of freedom, 97.5 %: 2.5706 in every table of it.
+    half = 2.5706 * ratio.std() / 6**0.5
+    assert mean["num_runs"] == 6
     assert mean["samples_mean"] == pytest.approx(chosen["ds"].mean())
     assert mean["ratio_mean"] == pytest.approx(ratio.mean())
     assert mean["ratio_ci_high"] - mean["ratio_mean"] == pytest.approx(half, rel=1e-4)

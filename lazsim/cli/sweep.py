@@ -25,20 +25,23 @@ def command(spec: Path, out: Path, backend: str, num_workers: int | None, addres
     """Run every point of the grids in SPEC.toml that DIR does not hold yet.
 
     DIR keeps a line in rows.jsonl for each run as soon as it is there, so that a sweep which was stopped or killed goes
-    on where it was, and at the end table.csv with a row for each point. A run that fails does not stop the others.
+    on where it was, and at the end table.csv with a row for each point, and a picture of the samples along the axes,
+    comparison.png and .pdf. A run that fails does not stop the others.
     docs/guides/sweeps.md says what SPEC.toml can hold.
     """
     from lazsim.errors import LazsimError
-    from lazsim.output.sweep import sweep_parts
+    from lazsim.folders import refuse_foreign, write_folder
+    from lazsim.output.sweep import SWEEP_FILES, sweep_files, sweep_parts
     from lazsim.study.sweep import run_sweep
     from lazsim.study.sweep_spec import load_sweep
 
     if address is not None and backend != "ray":
         raise click.UsageError("--address is that of a Ray cluster; add --backend ray")
     workers: dict[str, Any] = {"backend": backend, "num_workers": num_workers, "address": address}
+    refuse_foreign(out, SWEEP_FILES)
     result = run_sweep(load_sweep(spec), out, progress=progress_bar, **workers)
     show(result, result.notes, sweep_parts, as_json=as_json)
-    note_written(out, ("table.csv", "rows.jsonl"))
+    note_written(out, ("table.csv", "rows.jsonl", *write_folder(out, "pictures of a sweep", sweep_files(result))))
     for label, error in result.failures[:MOST_FAILURES]:
         note(f"{label}: {error}")
     if result.failures:

@@ -1,37 +1,120 @@
-"""A sweep as tables: means over seeds."""
+"""A sweep as tables and pictures: means over seeds, and the best setting."""
 
-import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from lazsim.output.table import Part, Table, key
-from lazsim.study.sweep_result import SweepResult
+from lazsim.output.folder import name_pictures
+from lazsim.output.table import Column, Part, Table, key
+from lazsim.study.comparison import Ranked
+from lazsim.study.intervals import MIN_SAMPLES, Interval
+from lazsim.study.sweep_result import Alternative, Contest, SweepResult
 
 MOST_SETTINGS = 20
 """Settings that are shown; table.csv has all of them."""
 
+MOST_TIES = 3
+"""Ties that are named; ``--json`` has all of them."""
+
+SWEEP_FILES = ("comparison.png", "comparison.pdf")
+"""Pictures of a sweep's folder, where there is something to compare."""
+
 
 def sweep_parts(result: SweepResult) -> Iterator[Part]:
-    """Show mean samples and ratios of the runs of each setting."""
-    yield ("samples, and times those of the first run at the same seed;\n+- is a 95 % interval over seeds")
-    settings = itertools.groupby(
-        result.means(),
-        lambda row: ", ".join(f"{axis} = {row[axis]}" for axis in result.axes if row.get(axis) is not None),
-    )
-    shown = [(setting, list(rows)) for setting, rows in settings]
-    for setting, rows in shown[:MOST_SETTINGS]:
-        cells = [
-            (row["run"], row["num_runs"], _interval(row, "samples", ",.0f"), _interval(row, "ratio", ".3f"))
-            for row in rows
-        ]
-        yield Table([key("run"), "runs", "samples", "times the first"], cells, setting)
-    if len(shown) > MOST_SETTINGS:
-        yield f"{len(shown) - MOST_SETTINGS} more settings are in table.csv"
+    """Show the samples of each run along the axes, their ratios to the first run, and the best setting."""
+    rows = result.means()
+    yield _explanation({row["num_runs"] for row in rows})
+    runs = list(dict.fromkeys(row["run"] for row in rows))
+    if not result.setting_keys:
+        cells = [(row["run"], *(_cell(row, *what) for what in (("samples", ",.0f"), ("ratio", ".3f")))) for row in rows]
+        yield Table([key("run"), "samples", "times the first"], cells)
+    else:
+        yield from _along_axes(result, rows, "samples", ",.0f", runs, "samples trained")
+        if len(runs) > 1:
+            title = f"samples, times those of {runs[0]} at the same seeds"
+            yield from _along_axes(result, rows, "ratio", ".3f", runs[1:], title)
+    if len(rows) > 1:
+        yield _contest_table(result, result.contests()[:MOST_SETTINGS], len(runs))
 
 
-def _interval(row: Mapping[str, Any], what: str, form: str) -> str:
-    mean, half = row[f"{what}_mean"], (row[f"{what}_ci_high"] - row[f"{what}_ci_low"]) / 2
-    if math.isnan(mean):
+def sweep_files(result: SweepResult) -> dict[str, bytes]:
+    """Return the pictures of a sweep by name: none where there is nothing to compare."""
+    if len({(row["run"], *(row[axis] for axis in result.setting_keys)) for row in result.means()}) < 2:
+        return {}
+    from lazsim.output.plots.sweep import sweep_figure
+
+    return name_pictures("comparison", sweep_figure(result))
+
+
+def _explanation(num_seeds: set[int]) -> str:
+    if not num_seeds:
+        return "no run ended well"
+    fewest, most = min(num_seeds), max(num_seeds)
+    seeds = f"{fewest} to {most} seeds" if fewest < most else f"{most} seeds" if most > 1 else "1 seed"
+    if most < MIN_SAMPLES:
+        return f"means over {seeds}: too few for intervals, which need {MIN_SAMPLES}"
+    return f"means over {seeds}; +- is a 95 % interval, from {MIN_SAMPLES} seeds on"
+
+
+def _along_axes(
+    result: SweepResult, rows: Sequence[Mapping[str, Any]], what: str, form: str, runs: Sequence[str], title: str
+) -> Iterator[Part]:
+    """Yield a table with a row for each setting and a column for each run."""
+    axes = result.setting_keys
+    settings: dict[tuple[Any, ...], dict[str, str]] = {}
+    for row in rows:
+        settings.setdefault(tuple(row[axis] for axis in axes), {})[row["run"]] = _cell(row, what, form)
+    columns = [key(axis, _value) for axis in axes]
+    columns += [Column(run, has_name=True) for run in runs]
+    shown = list(settings.items())[:MOST_SETTINGS]
+    more = len(settings) - len(shown)
+    notes = [f"{more} more settings are in table.csv"] if more else []
+    yield Table(columns, [(*setting, *map(cells.get, runs)) for setting, cells in shown], title, notes)
+
+
+def _contest_table(result: SweepResult, contests: Sequence[Contest], num_runs: int) -> Table:
+    """Name the best of each contest, and those that may be as good."""
+    axes = result.setting_keys
+
+    def name(one: Ranked[Alternative], contest: Contest) -> str:
+        run, setting = one.name
+        words = {"run": run} if num_runs > 1 or not axes else {}
+        words |= {axis: _word(axis, value, len(axes)) for axis, value in zip(axes, setting, strict=True)}
+        return ", ".join(word for where, word in words.items() if where not in contest.among)
+
+    rows = []
+    for contest in contests:
+        best, *others = contest.ranking
+        ties = [name(one, contest) for one in others if one.is_tie]
+        ties[MOST_TIES:] = [f"{len(ties) - MOST_TIES} more"] if len(ties) > MOST_TIES else []
+        ties += ["too few seeds to tell"] if any(one.is_tie is None for one in others) else []
+        among = ", ".join(_word(what, value, len(axes)) for what, value in contest.among.items()) or "all"
+        behind = _half(others[0].behind, ".3f") if others else None
+        rows.append((among, name(best, contest), _half(best.mean, ",.0f"), behind, "; ".join(ties) or None))
+    columns = [key("of"), Column("best", kind="text"), Column("samples"), Column("times the next")]
+    return Table([*columns, Column("ties with", kind="text")], rows, "most samples, compared at the same seeds")
+
+
+def _word(axis: str, value: Any, num_axes: int) -> str:
+    """Write the value of an axis, with the name of the field where the value does not tell."""
+    is_clear = num_axes == 1 or (isinstance(value, str) and "." not in axis)
+    return _value(value) if is_clear else f"{axis.rpartition('.')[2]} {_value(value)}"
+
+
+def _value(value: Any) -> str:
+    return "default" if value is None else str(value)
+
+
+def _cell(row: Mapping[str, Any], what: str, form: str) -> str:
+    return _half(Interval(row[f"{what}_mean"], row[f"{what}_ci_low"], row[f"{what}_ci_high"]), form)
+
+
+def _half(found: Interval, form: str) -> str:
+    """Write a mean with half of its interval, or with its bounds where 0 cuts the interval off."""
+    if math.isnan(found.value):
         return "-"
-    return f"{mean:{form}}" + ("" if math.isnan(half) else f" +- {half:{form}}")
+    if math.isnan(found.low):
+        return f"{found.value:{form}}"
+    if found.low == 0 < found.high:
+        return f"{found.value:{form}} (0 to {found.high:{form}})"
+    return f"{found.value:{form}} +- {found.high - found.value:{form}}"

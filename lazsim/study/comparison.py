@@ -1,16 +1,85 @@
-"""Systems against each other over many seeds: means, and how many times better the first one is, with intervals."""
+"""Alternatives against each other over the same seeds: means, and how many times better one is, with intervals."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, TypeVar
 
-from lazsim.study.intervals import mean_interval, ratio_interval
+from lazsim.study.intervals import Interval, mean_interval, ratio_interval
 
 if TYPE_CHECKING:
     import pandas as pd
 
 COUNTS = ("num_failures", "num_reconfigurations", "num_restarts", "lost_steps", "ettr")
+
+BySeed = Mapping[Hashable, float]
+"""A value for each seed."""
+
+Name = TypeVar("Name", bound=Hashable)
+
+
+def paired_ratio(above: BySeed, below: BySeed) -> Interval:
+    """Return the ratio of two totals over the seeds that both have, with its interval.
+
+    Examples
+    --------
+    >>> paired_ratio({0: 4, 1: 8, 2: 5}, {0: 2, 1: 4}).value
+    2.0
+    """
+    seeds = [seed for seed in above if seed in below]
+    return ratio_interval([above[seed] for seed in seeds], [below[seed] for seed in seeds])
+
+
+@dataclass(frozen=True)
+class Ranked(Generic[Name]):
+    """An alternative in its place among others.
+
+    Attributes
+    ----------
+    name : hashable
+        The alternative.
+    num_seeds : int
+        Seeds that it has.
+    mean : Interval
+        Mean over these, with its 95 % interval.
+    behind : Interval
+        The total of the best alternative over the total of this one, at the seeds of both, with its 95 % interval.
+    is_tie : bool or None
+        Whether it may be as good as the best: their values are the same, or the interval of `behind` begins at 1 or
+        below. None where there are too few seeds to tell.
+    """
+
+    name: Name
+    num_seeds: int
+    mean: Interval
+    behind: Interval
+    is_tie: bool | None
+
+
+def rank(values: Mapping[Name, BySeed]) -> tuple[Ranked[Name], ...]:
+    """Order alternatives by their means, the greatest first.
+
+    Examples
+    --------
+    >>> [(one.name, one.mean.value, one.behind.value) for one in rank({"a": {0: 2, 1: 4}, "b": {0: 4, 1: 8}})]
+    [('b', 6.0, 1.0), ('a', 3.0, 2.0)]
+    """
+    means = {name: mean_interval(by_seed.values()) for name, by_seed in values.items()}
+    order = sorted(values, key=lambda name: -means[name].value)
+    found = []
+    for name in order:
+        best, by_seed = values[order[0]], values[name]
+        behind = paired_ratio(best, by_seed)
+        is_tie: bool | None = behind.low <= 1
+        if best == by_seed:
+            is_tie = True
+        elif math.isnan(behind.low):
+            # Nothing at all is less than something.
+            is_tie = False if math.isinf(behind.value) else None
+        found.append(Ranked(name, len(by_seed), means[name], behind, is_tie))
+    return tuple(found)
 
 
 def compare(
@@ -21,8 +90,8 @@ def compare(
     Parameters
     ----------
     rows
-        A row for each run: `setting`, ``system``, ``seed`` and `value`, such as those of a sweep. In each setting all
-        systems have the same seeds.
+        A row for each run: `setting`, ``system``, ``seed`` and `value`, such as those of a sweep. Systems are compared
+        at the seeds that both have.
     setting
         Columns that tell settings apart.
     value
@@ -48,14 +117,12 @@ def compare(
 
     found = []
     for key, group in rows.groupby(list(setting), sort=False):
-        by_system = {
-            system: part.set_index("seed").sort_index() for system, part in group.groupby("system", sort=False)
-        }
-        first = next(iter(by_system.values()))[value].tolist()
+        by_system = {system: part.set_index("seed") for system, part in group.groupby("system", sort=False)}
+        first = next(iter(by_system.values()))[value].to_dict()
         for system, part in by_system.items():
-            mean, low, high = mean_interval(part[value].tolist())
-            pair = (part[value].tolist(), first) if less_is_better else (first, part[value].tolist())
-            times, times_low, times_high = ratio_interval(*pair)
+            mine = part[value].to_dict()
+            mean, low, high = mean_interval(mine.values())
+            times, times_low, times_high = paired_ratio(mine, first) if less_is_better else paired_ratio(first, mine)
             found.append(
                 dict(zip(setting, key, strict=True))
                 | {"system": system, "runs": len(part), value: mean, "ci_low": low, "ci_high": high}

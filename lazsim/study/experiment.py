@@ -29,6 +29,7 @@ from lazsim.errors import LazsimError, SpecError, prefix_errors
 from lazsim.files import read_bytes, write_whole
 from lazsim.specs import sha256, unknown_name
 from lazsim.study.collect import Function, Outcomes, Progress, collect
+from lazsim.study.intervals import MIN_SAMPLES
 from lazsim.study.sweep import run_sweep
 from lazsim.study.sweep_spec import parse_sweep
 from lazsim.trace import Trace, trace_bytes
@@ -46,6 +47,7 @@ RECORDED_ROUTING = "routing/smartmoe.npz"
 RECORDED_TRACES = {"bamboo-p3": "traces/bamboo/p3-trace.csv"}
 """Files of the reference data: SmartMoE's run, and public traces by the name that `lazsim trace fetch` has for them."""
 
+TOO_FEW = f"no interval where seeds are fewer than {MIN_SAMPLES}"
 NO_LOADS = "no recorded loads at hand: generated ones only"
 
 
@@ -273,7 +275,9 @@ class Experiment:
         settings = self.settings(small=context.small)
         recorded = context.recorded_hashes()
         inputs = {"version": __version__, "small": context.small, "spec": settings, "recorded": recorded}
-        return replace(outcome, inputs=inputs)
+        bounds = [frame[name] for frame in outcome.tables.values() for name in frame if str(name).endswith("_low")]
+        notes = (TOO_FEW,) if any(column.isna().any() for column in bounds) else ()
+        return replace(outcome, notes=(*outcome.notes, *notes), inputs=inputs)
 
     def _part(self, name: str) -> Any:
         if not hasattr(self.script, name):

@@ -3,11 +3,12 @@
 import csv
 import io
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lazsim.study.intervals import mean_interval
+from lazsim.study.comparison import BySeed, Ranked, rank
+from lazsim.study.intervals import MIN_SAMPLES, Interval, mean_interval
 from lazsim.study.result import HISTORIES
 from lazsim.study.sweep_spec import SEEDS, Point
 
@@ -16,6 +17,25 @@ if TYPE_CHECKING:
 
 RUN_KEYS = ("system", "placement")
 """Keys that distinguish the runs of a setting."""
+
+Alternative = tuple[str, tuple[Any, ...]]
+"""A run and the values of a setting, in the order of `SweepResult.setting_keys`."""
+
+
+@dataclass(frozen=True)
+class Contest:
+    """Alternatives of a sweep by the samples that they train, the most first.
+
+    Attributes
+    ----------
+    among : mapping
+        What they have in common: a value of the first axis, a ``run``, or nothing.
+    ranking : tuple of Ranked
+        The alternatives.
+    """
+
+    among: Mapping[str, Any]
+    ranking: tuple[Ranked[Alternative], ...]
 
 
 @dataclass(frozen=True)
@@ -66,6 +86,7 @@ class SweepResult:
         return {
             "rows": list(self.rows),
             "summary": self.means(),
+            "comparison": self._comparison_json(),
             "failures": [{"point": label, "error": error} for label, error in self.failures],
             "notes": list(self.notes),
         }
@@ -116,7 +137,7 @@ class SweepResult:
         DataFrame
             The axes except seeds, ``run``, ``num_runs``, ``samples_mean``, ``samples_ci_low``, ``samples_ci_high``,
             and the same for ``ratio``: samples over those of the setting's first run at the same seeds. NaN where there
-            is no interval (one seed) or no ratio. See `lazsim.study.intervals.mean_interval`.
+            is no interval (too few seeds) or no ratio. See `lazsim.study.intervals.mean_interval`.
         """
         import pandas as pd
 
@@ -124,20 +145,65 @@ class SweepResult:
 
     def means(self) -> list[dict[str, Any]]:
         """Return the rows of `summary`."""
-        setting_keys = [key for key in self.axes if key not in SEEDS]
-        samples: dict[tuple[Any, ...], dict[str, dict[tuple[Any, ...], float]]] = {}
-        for row in self.rows:
-            setting = tuple(row[key] for key in setting_keys)
-            seeds = tuple(row.get(key) for key in SEEDS)
-            samples.setdefault(setting, {}).setdefault(run_name(row), {})[seeds] = row["samples"]
         found = []
-        for setting, runs in samples.items():
-            first = next(iter(runs.values()))
-            for name, by_seed in runs.items():
-                ratios = [value / first[seeds] for seeds, value in by_seed.items() if first.get(seeds)]
-                mean = dict(zip(setting_keys, setting, strict=True)) | {"run": name, "num_runs": len(by_seed)}
-                found.append(mean | _estimate("samples", by_seed.values()) | _estimate("ratio", ratios))
+        first: dict[tuple[Any, ...], BySeed] = {}
+        for (name, setting), by_seed in self._samples().items():
+            reference = first.setdefault(setting, by_seed)
+            ratios = [value / reference[seeds] for seeds, value in by_seed.items() if reference.get(seeds)]
+            mean = self._describe(name, setting) | {"num_runs": len(by_seed)}
+            found.append(
+                mean | _flat("samples", mean_interval(by_seed.values())) | _flat("ratio", mean_interval(ratios))
+            )
         return found
+
+    @property
+    def setting_keys(self) -> tuple[str, ...]:
+        """The axes except seeds."""
+        return tuple(key for key in self.axes if key not in SEEDS)
+
+    def contests(self) -> tuple[Contest, ...]:
+        """Compare settings and runs at the same seeds: all of them, those of each run, those of each first value.
+
+        Runs are compared over settings where there are axes, and the values of the first axis where there are several.
+        """
+        samples = self._samples()
+        commons: list[Callable[[str, tuple[Any, ...]], tuple[tuple[str, Any], ...]]] = [lambda _name, _setting: ()]
+        if self.setting_keys and len({name for name, _ in samples}) > 1:
+            commons.append(lambda name, _setting: (("run", name),))
+        if len(self.setting_keys) > 1:
+            commons.append(lambda _name, setting: ((self.setting_keys[0], setting[0]),))
+        groups: dict[tuple[tuple[str, Any], ...], dict[Alternative, BySeed]] = {}
+        for common_of in commons:
+            for each, by_seed in samples.items():
+                groups.setdefault(common_of(*each), {})[each] = by_seed
+        return tuple(Contest(dict(common), rank(group)) for common, group in groups.items())
+
+    def _comparison_json(self) -> dict[str, Any]:
+        """Return the contests as plain data."""
+        contests = [
+            {
+                "among": dict(contest.among),
+                "ranking": [
+                    {**self._describe(*one.name), "num_runs": one.num_seeds}
+                    | {**_flat("samples", one.mean), **_flat("behind", one.behind), "is_tie": one.is_tie}
+                    for one in contest.ranking
+                ],
+            }
+            for contest in self.contests()
+        ]
+        return {"min_seeds": MIN_SAMPLES, "contests": contests}
+
+    def _samples(self) -> dict[Alternative, dict[Hashable, float]]:
+        """Return the samples of each run in each setting by seeds; the runs of a setting follow each other."""
+        found: dict[tuple[Any, ...], dict[str, dict[Hashable, float]]] = {}
+        for row in self.rows:
+            setting = tuple(row[key] for key in self.setting_keys)
+            seeds = tuple(row.get(key) for key in SEEDS)
+            found.setdefault(setting, {}).setdefault(run_name(row), {})[seeds] = row["samples"]
+        return {(name, setting): by_seed for setting, runs in found.items() for name, by_seed in runs.items()}
+
+    def _describe(self, name: str, setting: tuple[Any, ...]) -> dict[str, Any]:
+        return dict(zip(self.setting_keys, setting, strict=True)) | {"run": name}
 
 
 def find_axes(points: Iterable[Point]) -> tuple[str, ...]:
@@ -158,5 +224,5 @@ def run_name(row: Mapping[str, Any]) -> str:
     return f"{row['system']}:{row['placement']}" if row["placement"] else str(row["system"])
 
 
-def _estimate(what: str, values: Iterable[float]) -> dict[str, float]:
-    return dict(zip((f"{what}_mean", f"{what}_ci_low", f"{what}_ci_high"), mean_interval(values), strict=True))
+def _flat(what: str, found: Interval) -> dict[str, float]:
+    return {f"{what}_mean": found.value, f"{what}_ci_low": found.low, f"{what}_ci_high": found.high}

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 INTERVAL = ("ci_low", "ci_high")
 PANEL_INCHES = 1.3
+MOST_BESIDE = 3
+"""Panels beside each other in a column of a page."""
+
 MARKER_GAP = 0.06
 """Part of the distance of two points by which series are moved apart, so that equal ones can be told."""
 
@@ -26,6 +29,12 @@ WIDEST_GAP = 0.01
 """The same as a part of the whole axis."""
 
 LINE_INCHES = 0.16
+LINE_LETTERS = 72
+"""Letters of a line across a figure."""
+
+MARK_LETTERS = 6
+"""Room of a mark in a legend, in letters."""
+
 SEEDS = "95 % over seeds"
 
 
@@ -43,7 +52,7 @@ def lines_figure(
     limits: tuple[float | None, float | None] = (None, None),
     is_log: bool = False,
 ) -> dict[str, bytes]:
-    """Draw one column over another, a line for each series.
+    """Draw one column over another, a line for each series; points without a line where ``x`` is no number.
 
     Parameters
     ----------
@@ -54,41 +63,53 @@ def lines_figure(
     x_label, y_label
         Names of the axes.
     panels
-        Up to two columns: a row of panels for each value of the first, or with one column panels side by side.
+        Up to two columns: a row of panels for each value of the first, or with one column up to three side by side.
     interval
-        Columns that become error bars, where there are such columns.
+        Columns that become error bars, where there are such columns and values.
     limits, is_log
         Of the vertical axis.
     """
-    rows = frame[panels[0]].unique() if len(panels) == 2 else [None]
-    columns = frame[panels[-1]].unique() if panels else [None]
+    places = list(itertools.product(*(frame[panel].unique() for panel in panels)))
+    columns = frame[panels[-1]].nunique() if len(panels) == 2 else min(MOST_BESIDE, len(places))
     looks = looks_of(list(frame[series].unique()))
-    figure, axes = _grid(len(rows), len(columns))
-    for panel, place in zip(axes.flat, itertools.product(rows, columns), strict=True):
-        chosen = dict(zip(panels, place if len(panels) == 2 else place[1:], strict=False))
+    frame, names = _with_places(frame, x)
+    beside = min(5, max(1, LINE_LETTERS // (MARK_LETTERS + max(map(len, looks)))))
+    figure, axes = _grid(-(-len(places) // columns), columns, num_lines=-(-len(looks) // beside))
+    for unused in axes.flat[len(places) :]:
+        unused.set_axis_off()
+    for panel, place in zip(axes.flat, places, strict=False):
+        chosen = dict(zip(panels, place, strict=True))
         shown = frame
         for name, value in chosen.items():
             shown = shown[shown[name] == value]
         points = np.unique(shown[x].to_numpy(dtype=float))
-        gap = min(MARKER_GAP * np.diff(points).min(), WIDEST_GAP * np.ptp(points)) if len(points) > 1 else 0.0
+        gap = MARKER_GAP * (np.diff(points).min() if len(points) > 1 else 0.0)
+        if not names:
+            gap = min(gap, WIDEST_GAP * np.ptp(points)) if len(points) else 0.0
         for index, (name, look) in enumerate(looks.items()):
             line = shown[shown[series] == name].sort_values(x)
-            places = line[x].to_numpy(dtype=float) + (index - (len(looks) - 1) / 2) * gap
+            moved = line[x].to_numpy(dtype=float) + (index - (len(looks) - 1) / 2) * gap
             panel.plot(
-                places, line[y], label=name, color=look.color, marker=look.marker, linestyle=look.line,
-                markeredgewidth=0, clip_on=False, zorder=3,
+                moved, line[y], label=name, color=look.color, marker=look.marker,
+                linestyle="" if names else look.line, markeredgewidth=0, clip_on=False, zorder=3,
             )  # fmt: skip
-            _draw_intervals(panel, places, line, y, interval, look.color)
+            _draw_intervals(panel, moved, line, y, interval, look.color)
         titles = (str(value) if isinstance(value, str) else f"{name} {value:g}" for name, value in chosen.items())
         panel.set_title(", ".join(titles))
         if is_log:
             panel.set_yscale("log")
         if limits != (None, None):
             panel.set_ylim(*limits)
-        panel.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        if names:
+            turned = {"rotation": 30, "ha": "right"} if len("  ".join(names)) * columns > LINE_LETTERS / 2 else {}
+            panel.set_xticks(range(len(names)), names, **turned)
+            panel.set_xlim(-0.5, len(names) - 0.5)
+        else:
+            panel.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     figure.supxlabel(x_label, fontsize=7)
     figure.supylabel(y_label, fontsize=7)
-    add_legend(figure, axes[0, 0])
+    if len(looks) > 1:
+        add_legend(figure, axes[0, 0], beside)
     return to_files(figure)
 
 
@@ -179,7 +200,7 @@ def tornado_figure(
     label
         Name of the advantage.
     interval
-        Its interval over seeds.
+        Its interval over seeds; not drawn where there is none.
     """
     names = list(dict.fromkeys(varied["assumption"]))
     looks = dict(zip(values, LOOKS, strict=False))
@@ -191,7 +212,8 @@ def tornado_figure(
             names.index(row["assumption"]), row["advantage"] - base, 0.7, left=base, color=look.color,
             hatch=look.hatch, edgecolor="white", linewidth=0, label=row["at"], alpha=0.9,
         )  # fmt: skip
-    axes.axvspan(*interval, color="0.88", zorder=0, label=SEEDS, linewidth=0)
+    if np.isfinite(interval).all():
+        axes.axvspan(*interval, color="0.88", zorder=0, label=SEEDS, linewidth=0)
     axes.axvline(base, color="black", linewidth=0.8)
     axes.axvline(1.0, color="black", linewidth=0.6, linestyle=":")
     axes.set_yticks(range(len(names)), names)
@@ -228,6 +250,15 @@ def _draw_intervals(
     axes.errorbar(places, heights, yerr=reach, fmt="none", ecolor=color, elinewidth=0.7, capthick=0.7, zorder=4)
 
 
-def _grid(rows: int, columns: int) -> tuple[Figure, Any]:
-    figure = new_figure(COLUMN_INCHES, rows * PANEL_INCHES + 0.45)
+def _with_places(frame: pd.DataFrame, x: str) -> tuple[pd.DataFrame, list[str]]:
+    """Replace the values of a column that are no numbers by their places, and return them as text."""
+    if frame[x].dtype.kind in "iuf" and frame[x].notna().all():
+        return frame, []
+    names = list(dict.fromkeys(map(str, frame[x])))
+    return frame.assign(**{x: [names.index(str(value)) for value in frame[x]]}), names
+
+
+def _grid(rows: int, columns: int, num_lines: int = 1) -> tuple[Figure, Any]:
+    """Make panels below a legend of some lines."""
+    figure = new_figure(COLUMN_INCHES, rows * PANEL_INCHES + 0.29 + LINE_INCHES * num_lines)
     return figure, figure.subplots(rows, columns, sharey=True, squeeze=False)

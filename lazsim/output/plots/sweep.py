@@ -1,0 +1,56 @@
+"""The picture of a sweep: samples along an axis, with intervals over seeds."""
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from lazsim.output.plots.charts import lines_figure
+from lazsim.study.sweep_result import SweepResult
+
+MOST_PANELS = 6
+MOST_LINES = 9
+"""Panels and lines in which one finds one's way; beyond them, only the best settings are drawn."""
+
+FARTHEST = 20
+"""Ratio of samples from which on their axis is logarithmic."""
+
+
+def sweep_figure(result: SweepResult) -> dict[str, bytes]:
+    """Draw the samples of each run along the last axis, with a panel for each value of the first one.
+
+    With more panels or lines than one can tell apart, draw the best setting of each run along the first axis.
+    """
+    axes = list(result.setting_keys)
+    # A field that only another grid sets has no value here.
+    defaults = dict.fromkeys(axes, "default")
+    frame = pd.DataFrame(
+        [defaults | {key: value for key, value in row.items() if value is not None} for row in result.means()]
+    )
+    if not axes:
+        return _draw(frame, "run", [])
+    *between, x = axes
+    panels, names = between[:1], between[1:]
+    lines = frame.assign(run=[_line(row, names) for row in frame.to_dict("records")])
+    if any(frame[panel].nunique() > MOST_PANELS for panel in panels) or lines["run"].nunique() > MOST_LINES:
+        best = frame.sort_values("samples_mean", ascending=False).drop_duplicates([axes[0], "run"])
+        return _draw(best.sort_index(), axes[0], [], "most samples trained")
+    return _draw(lines, x, panels)
+
+
+def _line(row: Mapping[Hashable, Any], names: Sequence[str]) -> str:
+    return ", ".join([str(row["run"]), *(f"{_short(name)} {row[name]}" for name in names)])
+
+
+def _short(axis: str) -> str:
+    return axis.rpartition(".")[2]
+
+
+def _draw(frame: pd.DataFrame, x: str, panels: Sequence[str], y_label: str = "samples trained") -> dict[str, bytes]:
+    titles = {panel: [f"{_short(panel)} {value}" for value in frame[panel]] for panel in panels}
+    series = "run" if x != "run" else "all"
+    most, least = frame["samples_mean"].max(), frame["samples_mean"].min()
+    return lines_figure(
+        frame.assign(all="samples", **titles), x=x, y="samples_mean", series=series, x_label=x, y_label=y_label,
+        panels=panels, interval=("samples_ci_low", "samples_ci_high"), is_log=0 < FARTHEST * least < most,
+    )  # fmt: skip

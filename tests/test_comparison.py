@@ -1,0 +1,202 @@
+"""Intervals over seeds, and the comparison of the settings of a sweep."""
+
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lazsim.output.plots import charts
+from lazsim.output.plots.charts import bars_figure
+from lazsim.output.sweep import sweep_files, sweep_parts
+from lazsim.output.table import render
+from lazsim.study.comparison import compare, rank
+from lazsim.study.intervals import MIN_SAMPLES, mean_interval, ratio_interval
+from lazsim.study.sweep_result import SweepResult
+
+SIX = range(6)
+
+
+def sweep(axes, cells):
+    """Make the result of a sweep from samples by seed: a list for each (system, *values of the axes)."""
+    rows = [
+        {"system": system, "placement": None, **dict(zip(axes, values, strict=True)), "seed": seed, "samples": count}
+        for (system, *values), samples in cells.items()
+        for seed, count in enumerate(samples)
+    ]
+    return SweepResult((*axes, "seed"), tuple(rows), (), (), ())
+
+
+def text(result):
+    return render(sweep_parts(result), 80)
+
+
+def test_six_is_the_fewest_samples_whose_range_holds_the_median_95_times_in_100():
+    # The median is outside when all samples are on one side of it: twice 2**-n.
+    assert [1 - 2 * 0.5**n >= 0.95 for n in (MIN_SAMPLES - 1, MIN_SAMPLES)] == [False, True]
+
+
+@given(st.lists(st.floats(0, 1e9), min_size=1, max_size=12), st.lists(st.floats(0.1, 1e9), min_size=12, max_size=12))
+def test_intervals_need_six_samples_and_those_of_counts_never_reach_below_zero(values, below):
+    for found in (mean_interval(values), ratio_interval(values, below[: len(values)])):
+        if len(values) < 6:
+            assert math.isnan(found.low)
+            assert math.isnan(found.high)
+        else:
+            assert 0 <= found.low <= found.value * (1 + 1e-9)
+            assert found.high >= found.value * (1 - 1e-9)
+
+
+def test_an_interval_of_six_is_student_s_and_one_of_what_may_be_negative_is_not_cut_off():
+    # Of -1 and 1 three times each: variance 6/5, and 2.5706 is the 97.5 % point of t with 5 degrees of freedom.
+    found = mean_interval([-1, 1] * 3)
+    assert found.high == -found.low == pytest.approx(2.5706 * math.sqrt(6 / 5 / 6), rel=1e-4)
+
+
+def test_the_best_comes_first_and_a_tie_is_what_may_be_as_good_at_the_same_seeds():
+    # b is 1 to 3 behind at every seed; c is ahead at half of the seeds; d is the same as a.
+    a = dict(enumerate([100, 120, 90, 110, 105, 95]))
+    values = {
+        "b": {seed: value - 1 - seed % 3 for seed, value in a.items()},
+        "c": {seed: value + (-1) ** seed - 0.1 for seed, value in a.items()},
+        "a": a,
+        "d": dict(a),
+    }
+    found = rank(values)
+    assert [one.name for one in found] == ["a", "d", "c", "b"]
+    assert [one.is_tie for one in found] == [True, True, True, False]
+    # The totals are 620 and 620 - 2 (1 + 2 + 3).
+    assert found[3].behind.value == pytest.approx(620 / 608)
+    assert found[3].behind.low > 1
+
+
+def test_few_seeds_tell_no_difference_and_runs_are_compared_at_the_seeds_of_both():
+    better, worse = rank({"x": {0: 1.0, 1: 2.0}, "y": {1: 4.0, 2: 8.0}})
+    assert (better.name, better.is_tie, worse.is_tie) == ("y", True, None)
+    # Only seed 1 is in both.
+    assert worse.behind.value == 2.0
+    assert rank({"x": dict.fromkeys(SIX, 1.0), "y": dict.fromkeys(SIX, 0.0)})[1].is_tie is False
+
+
+def test_a_sweep_over_one_field_is_one_table_along_it_that_names_the_best_value():
+    cells = {("ds", value): [count + value * 100 + seed * value for seed in SIX] for value, count in ((1, 9), (2, 50))}
+    shown = text(sweep(["job.fault_threshold"], cells))
+    assert [line.split() for line in shown.splitlines() if line] == [
+        ["means", "over", "6", "seeds;", "+-", "is", "a", "95", "%", "interval,", "from", "6", "seeds", "on"],
+        ["samples", "trained"],
+        ["job.fault_threshold", "ds"],
+        # 109 + the mean of 0 to 5, and t (2.5706) times 1.8708 / sqrt(6); for 2 twice as much.
+        ["1", "112", "+-", "2"],
+        ["2", "255", "+-", "4"],
+        ["most", "samples,", "compared", "at", "the", "same", "seeds"],
+        ["of", "best", "samples", "times", "the", "next", "ties", "with"],
+        # 1530 / 669. The residuals a - R b grow by 2 - 2.287 a seed: 2.5706 * 1.8708 * 0.287 / sqrt(6) / 111.5.
+        ["all", "2", "255", "+-", "4", "2.287", "+-", "0.005", "-"],
+    ]
+
+
+def test_a_tie_and_too_few_seeds_are_said():
+    same = {("ds", value): [5, 7, 9, 4, 6, 8] for value in (1, 2)}
+    assert " ".join(text(sweep(["depth"], same)).splitlines()[-1].split()) == "all 1 6 +- 2 1.000 +- 0.000 2"
+    few = text(sweep(["job.fault_threshold"], {("ds", 1): [5, 7], ("ds", 2): [50, 70]}))
+    assert few.startswith("means over 2 seeds: too few for intervals, which need 6\n")
+    assert "+-" not in few
+    assert " ".join(few.splitlines()[-1].split()) == "all 2 60 10.000 too few seeds to tell"
+
+
+def test_a_sweep_over_two_axes_names_the_best_of_all_of_each_run_and_of_each_first_value():
+    counts = {
+        ("a", "m", 1): 3,
+        ("b", "m", 1): 9,
+        ("a", "m", 2): 5,
+        ("b", "m", 2): 1,
+        ("a", "n", 1): 7,
+        ("b", "n", 1): 2,
+    }
+    result = sweep(["model", "job.fault_threshold"], {cell: [count] * 6 for cell, count in counts.items()})
+    best = {tuple(one.among.values()): one.ranking[0].name for one in result.contests()}
+    assert best == {
+        (): ("b", ("m", 1)),
+        ("a",): ("a", ("n", 1)),
+        ("b",): ("b", ("m", 1)),
+        ("m",): ("b", ("m", 1)),
+        ("n",): ("a", ("n", 1)),
+    }
+    answer = json.loads(json.dumps(result.to_json()))
+    assert {"rows", "summary", "failures", "notes", "comparison"} == set(answer)
+    overall = answer["comparison"]["contests"][0]
+    assert overall["among"] == {}
+    assert overall["ranking"][1] == {
+        "model": "n", "job.fault_threshold": 1, "run": "a", "num_runs": 6, "samples_mean": 7.0, "samples_ci_low": 7.0,
+        "samples_ci_high": 7.0, "behind_mean": 9 / 7, "behind_ci_low": 9 / 7, "behind_ci_high": 9 / 7, "is_tie": False,
+    }  # fmt: skip
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """Keep the figures that are drawn."""
+    kept = []
+    monkeypatch.setattr(charts, "to_files", lambda figure: kept.append(figure) or {"png": b"", "pdf": b""})
+    return kept
+
+
+def test_samples_are_drawn_along_the_axis_with_intervals_where_seeds_suffice(figures):
+    counts = {("ds", 1): [3, 4, 5, 3, 4, 5], ("ds", 2): [6, 7, 8, 6, 7, 8]}
+    assert set(sweep_files(sweep(["depth"], counts))) == {"comparison.png", "comparison.pdf"}
+    sweep_files(sweep(["depth"], {cell: samples[:2] for cell, samples in counts.items()}))
+    for figure, has_intervals in zip(figures, (True, False), strict=True):
+        (panel,) = figure.axes
+        assert panel.lines[0].get_xydata()[:, 0].tolist() == [1, 2]
+        assert bool(panel.containers) == has_intervals
+    assert figures[0].axes[0].lines[0].get_ydata().tolist() == [4, 7]
+
+
+def test_values_that_are_no_numbers_are_points_under_their_names(figures):
+    counts = {("ds", value): [3] * 6 for value in ("x2", 15.0, True)}
+    sweep_files(sweep(["gpu.efficiency"], counts))
+    (panel,) = figures[0].axes
+    assert [label.get_text() for label in panel.get_xticklabels()] == ["x2", "15.0", "True"]
+    assert panel.lines[0].get_linestyle() == "None"
+
+
+def test_two_axes_make_panels_and_more_than_one_can_read_only_the_best(figures):
+    grid = {("ds", model, depth): [len(model) + depth] * 6 for model in ("m", "mm") for depth in (1, 2, 3)}
+    sweep_files(sweep(["model", "depth"], grid))
+    assert [panel.get_title(loc="left") for panel in figures[0].axes] == ["model m", "model mm"]
+    wide = {("ds", first, second): [first + second] * 6 for first in range(8) for second in (1, 2, 3)}
+    sweep_files(sweep(["first", "second"], wide))
+    (panel,) = figures[1].axes
+    # Of each first value the best second one: 3.
+    assert panel.lines[0].get_ydata().tolist() == [first + 3 for first in range(8)]
+
+
+def test_a_value_that_only_some_settings_have_is_drawn_too(figures):
+    sweep_files(
+        sweep(["model", "depth"], {("ds", "m", None): [3] * 6, ("ds", "m", 2): [4] * 6, ("ds", "n", 2): [5] * 6})
+    )
+    assert [label.get_text() for label in figures[0].axes[0].get_xticklabels()] == ["default", "2"]
+
+
+def test_nothing_is_drawn_where_there_is_nothing_to_compare():
+    assert sweep_files(sweep([], {("ds",): [3, 4]})) == {}
+    assert sweep_files(sweep([], {})) == {}
+
+
+def test_bars_of_two_seeds_have_no_interval(figures):
+    rows = pd.DataFrame({"system": ["a", "a"], "seed": [0, 1], "model": "m", "samples": [10, 90]})
+    look = {"group": "model", "value": "samples", "series": "system", "y_label": "samples"}
+    bars_figure(compare(rows, ["model"]), **look)
+    bars_figure(compare(pd.concat([rows.assign(seed=rows["seed"] + 2 * more) for more in SIX]), ["model"]), **look)
+    drawn = [{type(held).__name__ for held in figure.axes[0].containers} for figure in figures]
+    assert drawn == [{"BarContainer"}, {"BarContainer", "ErrorbarContainer"}]
+
+
+def test_systems_with_six_seeds_have_intervals():
+    rows = pd.DataFrame(
+        {"system": ["a"] * 6 + ["b"] * 6, "seed": [*SIX] * 2, "model": "m", "samples": np.arange(12) % 6 + 1}
+    )
+    table = compare(rows, ["model"])
+    assert table[["advantage", "advantage_low", "advantage_high"]].to_numpy().tolist() == [[1.0] * 3] * 2
