@@ -1,5 +1,6 @@
 """Read files and count their faults, write them whole or not at all, and list the modules of a folder."""
 
+import errno
 import fcntl
 import functools
 import os
@@ -10,12 +11,13 @@ import stat
 import sys
 import tempfile
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from lazsim.errors import LazsimError
 from lazsim.limits import MAX_FILE_BYTES
@@ -28,6 +30,13 @@ TEMPORARY = ".lazsim-"
 
 KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
 """What a path may be but a regular file or a device."""
+
+ResultT = TypeVar("ResultT")
+
+SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.EAGAIN)
+
+SHORTAGE_S = 5.0
+"""Longest wait for a descriptor or a process, which other programs may have for a moment."""
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -127,7 +136,7 @@ def _open_folder(path: str) -> tuple[str, int]:
 def _claim(make: Callable[[], tuple[str, int]]) -> tuple[str, int]:
     """Make a temporary file or folder, and lock it; return its path and descriptor."""
     while True:
-        path, descriptor = make()
+        path, descriptor = when_possible(make)
         # A file system without locks has leftovers that nobody removes.
         with suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -148,6 +157,18 @@ def _remove_leftovers(folder: Path) -> None:
                 shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
             finally:
                 os.close(descriptor)
+
+
+def when_possible(call: Callable[[], ResultT]) -> ResultT:
+    """Call a function again for up to `SHORTAGE_S` while the system has no descriptor or process left for it."""
+    end_s = time.monotonic() + SHORTAGE_S
+    while True:
+        try:
+            return call()
+        except OSError as error:
+            if error.errno not in SHORTAGES or time.monotonic() > end_s:
+                raise
+        time.sleep(0.1)
 
 
 def json_bytes(value: Any) -> bytes:

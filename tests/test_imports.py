@@ -11,7 +11,7 @@ PACKAGE = ROOT / "lazsim"
 
 LAYERS = [
     {"__init__", "errors", "limits"},
-    {"units", "files", "blocks", "loads"},
+    {"units", "files", "blocks", "loads", "capacity"},
     {"folders"},
     {"specs"},
     {"placement.plan"},

@@ -33,7 +33,7 @@ from lazsim.live.worker_pool import WorkerPool
 from lazsim.output.live import live_parts
 from lazsim.output.table import render
 from lazsim.pytorch.device import CPU
-from lazsim.pytorch.group import Group, serve_store
+from lazsim.pytorch.group import Group
 from lazsim.specs import ModelSpec, load_spec
 from lazsim.trace.table import Event, build_trace
 from tests.conftest import ROOT
@@ -267,8 +267,8 @@ def test_more_nodes_than_sequences_are_no_harm(pool, undisturbed):
 
 def test_a_call_that_waits_for_a_lost_rank_can_be_aborted():
     """One of two ranks meets the other and sums alone, until it is called away."""
-    store, port = serve_store("127.0.0.1")
-    ranks = [Group(("127.0.0.1", port), "test", rank, 2, "127.0.0.1", CPU) for rank in (0, 1)]
+    store = torch.distributed.HashStore()
+    ranks = [Group(store, "test", rank, 2, "127.0.0.1", CPU) for rank in (0, 1)]
     others = threading.Thread(target=ranks[1].connect)
     others.start()
     ranks[0].connect()
@@ -276,16 +276,14 @@ def test_a_call_that_waits_for_a_lost_rank_can_be_aborted():
     threading.Timer(0.2, ranks[0].abort).start()
     with pytest.raises(RuntimeError):
         ranks[0].all_reduce(torch.ones(4))
-    del store
 
 
 def test_a_rank_that_meets_no_other_can_be_aborted():
-    store, port = serve_store("127.0.0.1")
-    alone = Group(("127.0.0.1", port), "test", 0, 2, "127.0.0.1", CPU)
+    store = torch.distributed.HashStore()
+    alone = Group(store, "test", 0, 2, "127.0.0.1", CPU)
     threading.Timer(0.2, alone.abort).start()
     with pytest.raises(RuntimeError, match="called away"):
         alone.connect()
-    del store
 
 
 def test_losses_go_down_and_every_token_is_counted(pool):

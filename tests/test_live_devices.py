@@ -20,7 +20,7 @@ from lazsim.pytorch.device import (  # noqa: E402
     local_rank_from_environment,
     take_device,
 )
-from lazsim.pytorch.group import Group, serve_store  # noqa: E402
+from lazsim.pytorch.group import Group  # noqa: E402
 from lazsim.pytorch.transports import Nccl  # noqa: E402
 
 
@@ -86,17 +86,13 @@ def test_the_next_worker_takes_the_gpu_of_a_dead_one():
 
 def meet(devices):
     """Let ranks meet, each in a thread; return them."""
-    store, port = serve_store("127.0.0.1")
-    ranks = [
-        Group(("127.0.0.1", port), "test", rank, len(devices), "127.0.0.1", device)
-        for rank, device in enumerate(devices)
-    ]
+    store = torch.distributed.HashStore()
+    ranks = [Group(store, "test", rank, len(devices), "127.0.0.1", device) for rank, device in enumerate(devices)]
     threads = [threading.Thread(target=group.connect) for group in ranks]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    del store
     return ranks
 
 
@@ -147,8 +143,8 @@ def test_a_rank_that_was_called_away_while_others_met_is_not_waited_for(monkeypa
 
     monkeypatch.setattr(Nccl, "meet", meet_by_nccl)
     monkeypatch.setattr(Nccl, "abort", lambda self: cut.put(self))
-    store, port = serve_store("127.0.0.1")
-    ranks = [Group(("127.0.0.1", port), "test", rank, 2, "127.0.0.1", on_gpu(f"GPU-{rank}")) for rank in (0, 1)]
+    store = torch.distributed.HashStore()
+    ranks = [Group(store, "test", rank, 2, "127.0.0.1", on_gpu(f"GPU-{rank}")) for rank in (0, 1)]
 
     def connect_the_other():
         with suppress(RuntimeError):
@@ -160,7 +156,6 @@ def test_a_rank_that_was_called_away_while_others_met_is_not_waited_for(monkeypa
         ranks[0].connect()
     other.join()
     assert cut.get(timeout=10) is ranks[0]._nccl
-    del store
 
 
 class FakeNccl:

@@ -33,9 +33,6 @@ if TYPE_CHECKING:
     from lazsim.trace.table import Trace
 
 
-LAST_PORT = 65534
-"""Ranks meet at the port above the given one."""
-
 DEFAULT_SPEEDUP = 30.0
 """Speedup of the default trace: half an hour in a minute."""
 
@@ -113,17 +110,21 @@ class Replay(NamedTuple):
     stretch: dict[str, Any]
 
 
-def load_live_trace(settings: dict[str, Any], default: Callable[[int], "Trace"]) -> Replay:
-    """Read the trace, or return the default one."""
+def load_live_trace(spec: "LiveSpec", settings: dict[str, Any], default: Callable[[int], "Trace"]) -> Replay:
+    """Read the trace, or return the default one; refuse more nodes than this machine can hold."""
+    from lazsim.live.run import check_machine
+
     reading = {name: settings[name] for name in ("trace_format", "start", "duration", "cap", "lenient")}
     if settings["trace_path"] is None:
         usual = {"trace_format": "auto", "start": 0.0, "duration": None, "cap": "offset", "lenient": False}
         for name, value in reading.items():
             if value != usual[name]:
                 raise LazsimError(f"`{name}`: selects part of a trace; give one as `trace`")
+        check_machine(spec, settings["nodes"], settings["device"])
         return Replay(default(settings["nodes"]), settings["speedup"] or DEFAULT_SPEEDUP, {})
     trace = read_stretch(settings["trace_path"], max_nodes=settings["nodes"], seed=settings["seed"], **reading)
     tell_notes(trace.notes)
+    check_machine(spec, int(trace.num_alive()[1].max()), settings["device"])
     stretch = {"start_s": settings["start"], "duration_s": settings["duration"], "max_nodes": settings["nodes"]}
     stretch |= {"cap": settings["cap"], "lenient": settings["lenient"]}
     return Replay(trace, settings["speedup"] or max(1.0, trace.duration_s / 60.0), stretch)
@@ -194,7 +195,7 @@ def _run_here(spec: "LiveSpec", settings: dict[str, Any]) -> "LiveReport":
     from lazsim.live.validate import quiet_trace
     from lazsim.live.worker_pool import WorkerPool
 
-    trace, speedup, stretch = load_live_trace(settings, quiet_trace)
+    trace, speedup, stretch = load_live_trace(spec, settings, quiet_trace)
     has_trace, device = settings["trace_path"] is not None, settings["device"]
     job = msgspec.structs.replace(spec.job, join_wait_s=spec.job.join_wait_s / speedup)
     spec = msgspec.structs.replace(spec, job=job)
@@ -213,9 +214,10 @@ def _run_on_cluster(spec: "LiveSpec", listen: str, settings: dict[str, Any]) -> 
     """Lead workers that are started elsewhere."""
     from lazsim.live.messages import secret_from_environment
     from lazsim.live.run import describe_inputs, run_on_cluster
+    from lazsim.live.worker import LAST_PORT
 
     host, _, port = listen.rpartition(":")
-    if not host or not port.isdigit() or int(port) > LAST_PORT:
+    if not host or not port.isdecimal() or int(port) > LAST_PORT:
         raise LazsimError(f"`listen` {listen!r}: give HOST:PORT; port 0 takes any free one")
     if settings["trace_path"] is not None:
         raise LazsimError("`listen`: workers are started and stopped elsewhere; leave `trace` out")

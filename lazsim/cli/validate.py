@@ -36,16 +36,15 @@ def command(
     from lazsim.live.validate import kills_and_joins, validate
     from lazsim.output.live import validation_files, validation_parts
 
-    trace, speedup, stretch = load_live_trace(settings, kills_and_joins)
+    spec = build_spec(settings)
+    trace, speedup, stretch = load_live_trace(spec, settings, kills_and_joins)
     with live_progress() as show_progress:
 
         def progress(purpose: str, wall_s: float | None) -> "OnStart":
             note(purpose)
             return show_progress(purpose, wall_s)
 
-        found = validate(
-            build_spec(settings), trace, speedup=speedup, device=settings["device"], replay=stretch, progress=progress
-        )
+        found = validate(spec, trace, speedup=speedup, device=settings["device"], replay=stretch, progress=progress)
     write_routing(record_routing, found.measured.routing)
     show(found, (), validation_parts, as_json=as_json, out=out, files=validation_files)
     if tolerance is not None and found.worst() > tolerance:

@@ -5,12 +5,28 @@ import queue
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from lazsim.live.messages import MAX_NONCE_BYTES, Abort, Heartbeat, LiveError, Message, MessageAuth, Pause, new_nonce
+from lazsim.live.messages import (
+    MAX_PLAN_BYTES,
+    NONCE_BYTES,
+    PROOF_BYTES,
+    Abort,
+    Heartbeat,
+    LiveError,
+    Message,
+    MessageAuth,
+    Note,
+    Pause,
+    StartGeneration,
+    new_nonce,
+)
 
 RECONNECT_TIMEOUT_S = 10.0
 """Time that a worker tries to reach its controller before it gives up."""
+
+WELCOME_TIMEOUT_S = 60.0
+"""Time that a worker that has reached it waits for a proof, and again for a welcome: a controller may be planning."""
 
 SOCKET_OPTIONS = (
     (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
@@ -31,7 +47,9 @@ class ControllerClient:
     """The connection to the controller: any thread can send, and a thread of its own receives.
 
     The receiving thread calls `on_abort` when the controller aborts a generation or is lost. Messages for the main
-    thread come to `inbox`: None once the connection is lost.
+    thread come to `inbox`: None once the connection is lost. Notes of other ranks come to `await_notes`.
+
+    Raises a DisconnectedError where the other end does not prove that it has the secret, an OSError where none answers.
     """
 
     def __init__(self, address: tuple[str, int], secret: bytes, on_abort: Callable[[], None]) -> None:
@@ -40,17 +58,38 @@ class ControllerClient:
         self.pause: Pause | None = None
         self.lost = self._closed = False
         self._on_abort = on_abort
+        self._notes: dict[tuple[int, str], bytes] = {}
+        self._notes_changed = threading.Condition()
         self._lock = threading.Lock()
         self._socket = socket.create_connection(address, timeout=RECONNECT_TIMEOUT_S)
         self.own_address = str(self._socket.getsockname()[0])
         for level, option, value in SOCKET_OPTIONS:
             self._socket.setsockopt(level, option, value)
-        self._reader = self._socket.makefile("rb")
-        nonce = new_nonce()
-        self._auth = MessageAuth(secret, self._reader.readline(MAX_NONCE_BYTES).strip() + nonce, "worker")
-        self._socket.sendall(nonce + b"\n")
+        try:
+            self._auth = self._prove(secret)
+        except (OSError, LiveError):
+            self._socket.close()
+            raise DisconnectedError from None
         self._socket.settimeout(None)
         threading.Thread(target=self._receive, daemon=True).start()
+
+    def _prove(self, secret: bytes) -> MessageAuth:
+        """Exchange nonces and proofs with the controller."""
+        deadline_s, nonce = time.monotonic() + WELCOME_TIMEOUT_S, new_nonce()
+        auth = MessageAuth(secret, self._read(NONCE_BYTES, deadline_s) + nonce, "worker")
+        self._socket.sendall(nonce + auth.prove())
+        auth.check(self._read(PROOF_BYTES, deadline_s))
+        return auth
+
+    def _read(self, num_bytes: int, deadline_s: float) -> bytes:
+        read = b""
+        while len(read) < num_bytes:
+            self._socket.settimeout(max(0.001, deadline_s - time.monotonic()))
+            part = self._socket.recv(num_bytes - len(read))
+            if not part:
+                raise ConnectionResetError
+            read += part
+        return read
 
     def send(self, message: Message) -> None:
         """Send a message; raise a DisconnectedError where the connection is lost."""
@@ -71,15 +110,47 @@ class ControllerClient:
 
         threading.Thread(target=run, daemon=True).start()
 
+    def tell(self, generation: int, key: str, value: bytes) -> None:
+        """Send a note to the other ranks of a generation; a lost connection ends the wait for theirs."""
+        self._keep_note(Note(generation, key, value))
+        with contextlib.suppress(DisconnectedError):
+            self.send(Note(generation, key, value))
+
+    def await_notes(self, generation: int, keys: Sequence[str], timeout_s: float) -> list[bytes]:
+        """Wait for notes; raise a RuntimeError where the generation is over before, or the time."""
+
+        def is_over() -> bool:
+            return self.lost or self.aborted_generation >= generation
+
+        with self._notes_changed:
+            wanted = [(generation, key) for key in keys]
+            self._notes_changed.wait_for(lambda: is_over() or self._notes.keys() >= set(wanted), timeout_s)
+            if is_over() or not self._notes.keys() >= set(wanted):
+                raise RuntimeError("ranks did not tell each other where they are")
+            return [self._notes[one] for one in wanted]
+
+    def _keep_note(self, note: Note) -> None:
+        with self._notes_changed:
+            self._notes[note.generation, note.key] = note.value
+            self._notes_changed.notify_all()
+
     def _receive(self) -> None:
+        reader = self._socket.makefile("rb")
         try:
-            for line in self._reader:
+            # A line that is longer fails the check.
+            while line := reader.readline(MAX_PLAN_BYTES):
                 message = self._auth.verify(line)
+                if isinstance(message, Note):
+                    self._keep_note(message)
+                    continue
                 if isinstance(message, Abort):
                     self.aborted_generation = max(self.aborted_generation, message.generation)
                     self._abort()
                 elif isinstance(message, Pause):
                     self.pause = message
+                elif isinstance(message, StartGeneration):
+                    with self._notes_changed:
+                        self._notes.clear()
                 self.inbox.put(message)
         except (OSError, ValueError, LiveError):
             pass
@@ -91,6 +162,8 @@ class ControllerClient:
         # A connection that this end has closed must not abort what the next one builds.
         if not self._closed:
             self._on_abort()
+        with self._notes_changed:
+            self._notes_changed.notify_all()
 
     def close(self) -> None:
         """End the connection."""

@@ -27,6 +27,9 @@ from lazsim.live.worker_server import WorkerConnection, WorkerServer
 FAILURE_WINDOW_S = 0.02
 """Failures that the coordinator learns of within this time count as one."""
 
+MAX_NOTES = 16
+"""Notes of a worker in a generation: a few for each of at most two groups."""
+
 MAX_FAILED_ATTEMPTS = 5
 """Generations in a row that end without a dead worker and without a step, before the job ends with an error."""
 
@@ -91,6 +94,8 @@ class Coordinator:
     async def run(self) -> None:
         """Lead the job until it is over; raise a LiveError where it cannot go on."""
         server, minimum = self.server, self._min_workers
+        if minimum > server.max_workers:
+            raise LiveError(f"`nodes` {minimum}: descriptors suffice for {server.max_workers}; raise `ulimit -n`")
         await server.wait_until(lambda: len(server.workers) >= minimum, self._start_timeout_s)
         if len(server.workers) < minimum:
             self.stop(f"{len(server.workers)} of {minimum} workers came within {self._start_timeout_s:g} s")
@@ -147,7 +152,7 @@ class Coordinator:
     def on_message(self, worker: WorkerConnection, message: Message) -> None:
         """Process the report of a worker."""
         match message:
-            case messages.Left() if message.generation >= worker.generation:
+            case messages.Left() if message.generation == worker.generation:
                 # A worker that had left by itself gives its error only in the first of its reports.
                 worker.held, worker.idle, worker.error = message.held, True, message.error or worker.error
             case messages.Connected():
@@ -155,12 +160,30 @@ class Coordinator:
                 self.record.exchanged_by.add(message.backend)
             case messages.Ready():
                 worker.ready = message.generation
-            case messages.StepDone() if message.generation == self._generation:
+            case messages.Note() if worker in self._members and message.generation == self._generation:
+                self._pass_on(worker, message)
+            case messages.StepDone() if self._is_next_step(worker, message):
                 self.step, self._failed_attempts = message.step, 0
                 self._load_LE = np.array(message.loads, dtype=np.int64)
                 self.record.step(message.step, message.step_s, message.loss, message.loads)
             case messages.CheckpointWritten() if message.generation == self._generation:
-                self._collect_checkpoint(worker, message)
+                # No rank is more than a step ahead of the first.
+                if message.step <= self.step + 1:
+                    self._collect_checkpoint(worker, message)
+
+    def _pass_on(self, worker: WorkerConnection, message: messages.Note) -> None:
+        """Pass a note on to the other members."""
+        worker.num_notes += 1
+        if worker.num_notes > MAX_NOTES:
+            worker.disconnect()
+            return
+        for member in self._members:
+            if member is not worker:
+                member.send(message)
+
+    def _is_next_step(self, worker: WorkerConnection, message: messages.StepDone) -> bool:
+        is_first = self._members[:1] == [worker]
+        return is_first and message.generation == self._generation and message.step == self.step + 1
 
     def _collect_checkpoint(self, worker: WorkerConnection, message: messages.CheckpointWritten) -> None:
         """Complete a checkpoint once all ranks have written their parts."""
@@ -248,7 +271,7 @@ class Coordinator:
         self._generation += 1
         self._plan, self._members, self._failed_s = plan, members, None
         for member in members:
-            member.idle, member.generation, member.error = False, self._generation, ""
+            member.idle, member.generation, member.error, member.num_notes = False, self._generation, "", 0
             member.send(messages.StartGeneration(self._generation, plan, reuse))
         await self._emit("entered")
         if not await self._wait_for_members(lambda worker: worker.connected == self._generation):

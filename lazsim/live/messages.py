@@ -2,14 +2,19 @@
 
 A line is ``<hex HMAC-SHA256> <JSON>``. The code covers a nonce from each end of the connection, the direction, a
 running number and the text. So nobody can forge a line, send it again, or send it back.
+
+A connection begins with a nonce of the controller, then a nonce and a proof of the worker, then a proof of the
+controller. They have fixed sizes, so that a stranger can send neither end more than that.
 """
 
 import hashlib
 import hmac
 import os
 import secrets
+from typing import Annotated, Literal
 
 import msgspec
+from msgspec import Meta
 
 from lazsim.errors import LazsimError
 from lazsim.live.spec import LiveSpec
@@ -17,10 +22,26 @@ from lazsim.live.spec import LiveSpec
 SECRET_VARIABLE = "LAZSIM_LIVE_SECRET"
 """Environment variable that hands a worker the secret of its run."""
 
-MAX_LINE_BYTES = 1 << 26
-"""A plan of the largest models takes a few million bytes."""
+NONCE_BYTES = 32
+PROOF_BYTES = 64
+"""In hexadecimal digits: 16 random bytes, and an HMAC-SHA256."""
 
-MAX_NONCE_BYTES = 256
+MAX_PLAN_BYTES = 1 << 26
+"""Longest line of a controller, which has proved that it has the secret: a plan of the largest models takes a few
+million bytes."""
+
+MAX_TEXT_LENGTH = 1000
+"""Characters of the longest name or error of a worker."""
+
+MAX_ADDRESS_BYTES = 1 << 16
+"""Longest note of a rank to the others: gloo's takes 154 bytes and 8 for each rank."""
+
+MAX_COUNT = 2**53
+"""Largest number in a message, which every JSON reader takes; a step a microsecond for three centuries."""
+
+Count = Annotated[int, Meta(ge=0, le=MAX_COUNT)]
+Seconds = Annotated[float, Meta(ge=0)]
+Text = Annotated[str, Meta(max_length=MAX_TEXT_LENGTH)]
 
 
 class LiveError(LazsimError):
@@ -34,16 +55,16 @@ class Message(msgspec.Struct, frozen=True, tag=True):
 class HeldState(msgspec.Struct, frozen=True):
     """The blocks that a worker holds after `step` steps, by number; `prepared` with the next step's gradients."""
 
-    step: int = 0
+    step: Count = 0
     prepared: bool = False
-    blocks: frozenset[int] = frozenset()
+    blocks: frozenset[Count] = frozenset()
 
 
 class Hello(Message, frozen=True, tag=True):
     """A worker registers; `instance` tells a worker that reconnects from another one of the same name."""
 
-    name: str
-    instance: str
+    name: Text
+    instance: Text
     held: HeldState
 
 
@@ -54,48 +75,55 @@ class Heartbeat(Message, frozen=True, tag=True):
 class StepDone(Message, frozen=True, tag=True):
     """Rank 0 has committed a step: `step` are done now."""
 
-    generation: int
-    step: int
+    generation: Count
+    step: Count
     loss: float
-    step_s: float
-    loads: list[list[int]]
+    step_s: Seconds
+    loads: list[list[Count]]
 
 
 class CheckpointWritten(Message, frozen=True, tag=True):
     """A rank has written its part of the checkpoint of a step."""
 
-    generation: int
-    step: int
-    seconds: float
+    generation: Count
+    step: Count
+    seconds: Seconds
 
 
 class Left(Message, frozen=True, tag=True):
     """A worker has left its generation; `error` is empty where it was told to."""
 
-    generation: int
+    generation: Count
     held: HeldState
-    error: str = ""
+    error: Text = ""
 
 
 class Connected(Message, frozen=True, tag=True):
     """A worker has its communicators; tensors on its device go by `backend`, ``gloo`` or ``nccl``."""
 
-    generation: int
-    backend: str
+    generation: Count
+    backend: Literal["gloo", "nccl"]
 
 
 class Ready(Message, frozen=True, tag=True):
     """A worker has every state that it needs."""
 
-    generation: int
+    generation: Count
+
+
+class Note(Message, frozen=True, tag=True):
+    """A note of a rank to the others of its generation, by which they find each other; the controller passes it on."""
+
+    generation: Count
+    key: Text
+    value: Annotated[bytes, Meta(max_length=MAX_ADDRESS_BYTES)]
 
 
 class Welcome(Message, frozen=True, tag=True):
-    """The job, the device to train on, and the port of the controller's host where ranks meet."""
+    """The job, and the device to train on."""
 
     spec: LiveSpec
     device: str
-    store_port: int
 
 
 class GenerationPlan(msgspec.Struct, frozen=True):
@@ -150,14 +178,36 @@ class Stop(Message, frozen=True, tag=True):
 
 
 _DECODERS = {
-    "worker": msgspec.json.Decoder(Hello | Heartbeat | StepDone | CheckpointWritten | Left | Connected | Ready),
-    "controller": msgspec.json.Decoder(Welcome | StartGeneration | Train | Pause | Abort | Stop),
+    "worker": msgspec.json.Decoder(Hello | Heartbeat | StepDone | CheckpointWritten | Left | Connected | Ready | Note),
+    "controller": msgspec.json.Decoder(Welcome | StartGeneration | Note | Train | Pause | Abort | Stop),
 }
 
 
+def max_report_bytes(spec: LiveSpec) -> int:
+    """Return the longest line of a worker: it holds every block, or tells the loads of every expert of every layer."""
+    num_blocks = 1 + spec.model.num_moe_layers * spec.model.num_experts
+    # A number takes up to 16 digits and a comma; base64 makes four bytes of three, and JSON six of a control character.
+    return 18 * num_blocks + 2 * MAX_ADDRESS_BYTES + 12 * MAX_TEXT_LENGTH
+
+
+def check_report(spec: LiveSpec, message: Message) -> None:
+    """Raise a LiveError where the message of a worker cannot be about this job."""
+    model = spec.model
+    match message:
+        case Hello(held=HeldState(blocks=blocks)) | Left(held=HeldState(blocks=blocks)):
+            if blocks and max(blocks) > model.num_moe_layers * model.num_experts:
+                raise LiveError("a worker told of blocks that the model does not have")
+        case StepDone(loads=loads):
+            num_tokens = spec.global_batch * model.sequence_length * model.top_k
+            if [len(layer) for layer in loads] != [model.num_experts] * model.num_moe_layers:
+                raise LiveError("a worker told of experts that the model does not have")
+            if any(sum(layer) != num_tokens for layer in loads):
+                raise LiveError("a worker told of tokens that the step does not have")
+
+
 def new_nonce() -> bytes:
-    """Draw a nonce: each end of a connection sends one as its first line, the controller first."""
-    return secrets.token_hex(16).encode()
+    """Draw a nonce, which differs from that of any other connection."""
+    return secrets.token_hex(NONCE_BYTES // 2).encode()
 
 
 def secret_from_environment() -> bytes:
@@ -186,27 +236,36 @@ class MessageAuth:
 
     def __init__(self, secret: bytes, nonce: bytes, side: str) -> None:
         self._secret, self._nonce, self._side = secret, nonce, side
+        self._other = "worker" if side == "controller" else "controller"
         self._num_sent = self._num_received = 0
 
     def sign(self, message: Message) -> bytes:
         """Return the line that carries a message."""
         body = msgspec.json.encode(message)
-        line = self._code(self._side, self._num_sent, body) + b" " + body + b"\n"
-        self._num_sent += 1
-        return line
+        return self.prove(body) + b" " + body + b"\n"
 
     def verify(self, line: bytes) -> Message:
         """Return the message of a line; raise a LiveError unless the line is the next one of the other side."""
-        other = "worker" if self._side == "controller" else "controller"
         code, _, body = line.rstrip(b"\n").partition(b" ")
-        if not hmac.compare_digest(code, self._code(other, self._num_received, body)):
-            raise LiveError(f"the message is not from a {other} of this run; both must have the same secret")
-        self._num_received += 1
+        self.check(code, body)
         try:
-            message: Message = _DECODERS[other].decode(body)
-        except msgspec.DecodeError as error:
+            message: Message = _DECODERS[self._other].decode(body)
+        # A line that is nested too deep, or not UTF-8.
+        except (msgspec.DecodeError, RecursionError, ValueError) as error:
             raise LiveError(f"unknown message ({error}); use the same version of lazsim everywhere") from None
         return message
+
+    def prove(self, body: bytes = b"") -> bytes:
+        """Return the code of the next text of this side; that of an empty one proves that this side has the secret."""
+        code = self._code(self._side, self._num_sent, body)
+        self._num_sent += 1
+        return code
+
+    def check(self, code: bytes, body: bytes = b"") -> None:
+        """Raise a LiveError unless the code is that of the next text of the other side."""
+        if not hmac.compare_digest(code, self._code(self._other, self._num_received, body)):
+            raise LiveError(f"the message is not from a {self._other} of this run; both must have the same secret")
+        self._num_received += 1
 
     def _code(self, side: str, number: int, body: bytes) -> bytes:
         signed = b"%s %s %d " % (self._nonce, side.encode(), number) + body

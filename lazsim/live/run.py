@@ -11,6 +11,7 @@ import msgspec
 import torch
 
 from lazsim import __version__
+from lazsim.capacity import check_processes
 from lazsim.costmodel.step import CostModel
 from lazsim.engine.systems import SYSTEMS
 from lazsim.errors import LazsimError
@@ -21,11 +22,12 @@ from lazsim.live.fault_injector import FaultInjector, LocalNodes
 from lazsim.live.messages import LiveError
 from lazsim.live.record import LiveRun
 from lazsim.live.spec import LiveSpec, check_model
+from lazsim.live.state import DENSE, block_size
 from lazsim.live.text import load_text
 from lazsim.live.worker_pool import WorkerPool, last_error
-from lazsim.live.worker_server import WorkerServer
+from lazsim.live.worker_server import DESCRIPTORS_PER_WORKER, WorkerServer
 from lazsim.profiling.machine import machine
-from lazsim.pytorch.device import choose_device
+from lazsim.pytorch.device import DTYPES, choose_device
 from lazsim.scenario import Scenario, resolve
 from lazsim.specs import sha256
 from lazsim.trace.table import Trace
@@ -33,6 +35,12 @@ from lazsim.trace.table import Trace
 LOCAL_START_TIMEOUT_S = 60.0
 CLUSTER_START_TIMEOUT_S = 3600.0
 """Longest waits for the first workers; a cluster starts workers when it has room for them."""
+
+WORKER_BYTES = 200 * 2**20
+"""Memory of a worker beside its state: of up to 430 MiB after half a minute, 230 are shared with the others."""
+
+WORKER_TASKS = 8
+"""Threads of a worker: six, and two while ranks meet."""
 
 OnStart = Callable[[Coordinator], None]
 """Called with the coordinator of a run before the run starts."""
@@ -55,6 +63,24 @@ def live_costs(spec: LiveSpec, num_nodes: int) -> CostModel:
             f"{spec.slots_per_node} slots under {spec.system}; use more `nodes` or `slots`"
         )
     return costs
+
+
+def check_machine(spec: LiveSpec, num_nodes: int, device: str) -> None:
+    """Raise a LazsimError where this machine cannot hold the workers of a job, nor their states on a CPU."""
+    state_bytes = 0
+    if choose_device(device) == "cpu":
+        num_experts = spec.model.num_moe_layers * spec.slots_per_node
+        # Parameters, two moments and a gradient.
+        num_values = 4 * (block_size(spec, DENSE) + num_experts * block_size(spec, (0, 0)))
+        state_bytes = num_values * DTYPES[spec.dtype].itemsize
+    check_processes(
+        "nodes",
+        num_nodes,
+        "workers",
+        each_bytes=WORKER_BYTES + state_bytes,
+        each_tasks=WORKER_TASKS,
+        each_descriptors=DESCRIPTORS_PER_WORKER,
+    )
 
 
 def prepare(spec: LiveSpec) -> LiveSpec:
@@ -99,7 +125,7 @@ async def run_locally(
     The first step waits for `num_initial` nodes; there are never more than `max_nodes`. Raises a LazsimError where the
     job cannot go on, or there is no GPU where `device` (``auto``, ``cpu`` or ``cuda``) asks for one.
     """
-    choose_device(device)
+    check_machine(spec, max_nodes, device)
     with scratch_folder() as scratch:
         costs = live_costs(spec, max_nodes)
         spec = _make_ready(spec, scratch)

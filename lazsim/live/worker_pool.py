@@ -6,6 +6,7 @@ ends, and all its workers end with it.
 
 import contextlib
 import ctypes
+import importlib
 import os
 import select
 import signal
@@ -16,9 +17,9 @@ from typing import Self
 
 import msgspec
 
+from lazsim.files import when_possible
 from lazsim.live.messages import LiveError
-from lazsim.live.text import load_text
-from lazsim.live.worker import run_worker
+from lazsim.live.worker import end_on_signals, run_worker
 
 PR_SET_PDEATHSIG = 1
 
@@ -42,13 +43,15 @@ class WorkerPool:
     """
 
     def __enter__(self) -> Self:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "lazsim.live.worker_pool"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            # An interrupt of the terminal is for the command, which ends the workers in order.
-            start_new_session=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        self._process = when_possible(
+            lambda: subprocess.Popen(
+                [sys.executable, "-m", "lazsim.live.worker_pool"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                # An interrupt of the terminal is for the command, which ends the workers in order.
+                start_new_session=True,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+            )
         )
         assert self._process.stdin is not None and self._process.stdout is not None, "both are pipes"  # noqa: PT018
         self._input, self._output = self._process.stdin, self._process.stdout
@@ -73,9 +76,11 @@ class WorkerPool:
             answer = b""
         if not answer:
             raise LiveError("the process that starts workers has ended; its error is above")
+        if not answer.strip().isdigit():
+            raise LiveError(f"{args.name}: cannot be started ({answer.decode().strip()})")
         # A worker that has ended already says why in its log.
         with contextlib.suppress(ProcessLookupError):
-            self._workers[args.name] = os.pidfd_open(int(answer))
+            self._workers[args.name] = when_possible(lambda: os.pidfd_open(int(answer)))
 
     @property
     def is_alive(self) -> bool:
@@ -85,9 +90,11 @@ class WorkerPool:
     @property
     def num_workers(self) -> int:
         """Workers that have not ended."""
-        # The descriptor of a process becomes readable when the process ends.
-        ended, _, _ = select.select(self._workers.values(), (), (), 0)
-        return len(self._workers) - len(ended)
+        # The descriptor of a process becomes readable when the process ends; `select` takes none above 1023.
+        poll = select.poll()
+        for descriptor in self._workers.values():
+            poll.register(descriptor, select.POLLIN)
+        return len(self._workers) - len(poll.poll(0))
 
     def kill(self, name: str) -> None:
         """Kill a worker without warning, as a failure does."""
@@ -137,14 +144,22 @@ def _fork_worker(args: WorkerArgs) -> int:
 
 
 def main() -> None:
-    """Read lines, start workers, print their process numbers."""
+    """Read lines, start workers, print their process numbers, or why one cannot be started."""
+    end_on_signals()
     # A parent that is gone by now has closed the input, which ends the loop below.
     _die_with_parent(os.getppid())
     # The kernel reaps processes that end.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    load_text("")
+    # Workers find in memory what takes seconds.
+    importlib.import_module("lazsim.live.generation")
+    importlib.import_module("lazsim.live.text").load_text("")
     for line in sys.stdin.buffer:
-        print(_fork_worker(msgspec.json.decode(line, type=WorkerArgs)), flush=True)
+        args = msgspec.json.decode(line, type=WorkerArgs)
+        try:
+            answer = str(when_possible(lambda args=args: _fork_worker(args)))  # type: ignore[misc]
+        except OSError as error:
+            answer = str(error.strerror)
+        print(answer, flush=True)
 
 
 def last_error(log: Path) -> str:

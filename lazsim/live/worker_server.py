@@ -1,18 +1,43 @@
 """The controller's end of the connections: workers that register, their messages, and heartbeats that stop."""
 
 import asyncio
+import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
+from lazsim.capacity import free_descriptors
 from lazsim.live import messages
-from lazsim.live.messages import Hello, LiveError, Message, MessageAuth, Stop
+from lazsim.live.messages import NONCE_BYTES, PROOF_BYTES, Hello, LiveError, Message, MessageAuth, Stop
 from lazsim.live.spec import LiveSpec
-from lazsim.pytorch.group import serve_store
 
 MAX_MISSED_HEARTBEATS = 3
 """After this many missed heartbeats, another worker may take the name of a silent one."""
+
+MAX_STRANGERS = 64
+"""Connections that have not proved yet that they have the secret; past that, the oldest ends.
+
+A worker proves it in one round trip. With a connection every `ACCEPT_INTERVAL_S`, it has 0.3 s for that at worst.
+"""
+
+PROOF_TIMEOUT_S = 10.0
+"""Time to prove it while there are fewer: long enough for a machine whose cores are all at work."""
+
+ACCEPT_RETRY_S = 0.1
+"""Time until the next attempt to accept a connection after one that failed."""
+
+ACCEPT_INTERVAL_S = 0.005
+"""Time between two connections: a flood of them takes some 2 % of a core, and a thousand workers come in 5 s."""
+
+BACKLOG = 64
+"""Connections that wait to be accepted: a worker behind that many waits 0.3 s."""
+
+DESCRIPTORS_PER_WORKER = 2
+"""Its connection and, where it runs on this machine, its process."""
+
+MAX_UNREAD_BYTES = 2 * messages.MAX_PLAN_BYTES
+"""A worker that leaves that much unread counts as dead."""
 
 CLOSE_TIMEOUT_S = 2.0
 """Time that workers have to read that the job is over; a worker that hangs never does."""
@@ -24,6 +49,7 @@ class WorkerConnection:
 
     The last generation that it was told to start is `generation`; it has communicators for that of `connected`, and the
     states of that of `ready`. While `idle` it is in none; `error` tells why it left the last one by itself.
+    In the generation it has sent `num_notes` to the others.
     """
 
     name: str
@@ -38,10 +64,13 @@ class WorkerConnection:
     ready: int = 0
     idle: bool = True
     error: str = ""
+    num_notes: int = 0
 
     def send(self, message: Message) -> None:
         """Send a message; the end of the connection tells when the worker is gone."""
-        if self.alive:
+        if self.alive and self.writer.transport.get_write_buffer_size() > MAX_UNREAD_BYTES:
+            self.disconnect()
+        elif self.alive:
             self.writer.write(self.auth.sign(message))
 
     def disconnect(self) -> None:
@@ -63,8 +92,12 @@ class WorkerHandler(Protocol):
 class WorkerServer:
     """Accepts the workers of a run; `workers` are those alive.
 
-    It listens on a port, and ranks meet at the next one; port 0 takes any two free ones. `stopped` tells why the job is
-    over, empty where it ended well, None while it goes on. `bug` is an exception of the handler, which stops the job.
+    It listens on a port; port 0 takes any free one. `stopped` tells why the job is over, empty where it ended well,
+    None while it goes on. `bug` is an exception of the handler, which stops the job.
+
+    Anybody who reaches the port can connect. Until a peer has proved that it has the secret, it costs one descriptor,
+    one of `MAX_STRANGERS`, and a hundred bytes. `max_workers` leaves the rest of the descriptors to this process. A
+    worker that sends anything but reports on this job, of the size that they can have, is disconnected.
     """
 
     def __init__(self, spec: LiveSpec, secret: bytes, device: str, host: str = "127.0.0.1", port: int = 0) -> None:
@@ -75,23 +108,32 @@ class WorkerServer:
         self.bug: Exception | None = None
         self._changed = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
+        # The oldest first.
+        self._strangers: dict[asyncio.Task[None], None] = {}
 
     async def open(self, handler: WorkerHandler) -> None:
         """Listen for workers; raise a LiveError where the address is not free."""
         self._handler = handler
         try:
-            self._server = await asyncio.start_server(self._serve, self.host, self.port, limit=messages.MAX_LINE_BYTES)
-            self._store, self._store_port = serve_store(self.host, self.port + 1 if self.port else 0)
+            self._listener = socket.create_server((self.host, self.port), backlog=BACKLOG)
         except OSError as error:
-            ports = f"{self.port} or {self.port + 1}" if self.port else "any port"
-            raise LiveError(f"cannot listen on {self.host}:{ports} ({error.strerror}); choose another") from None
-        self.port = int(self._server.sockets[0].getsockname()[1])
-        self._silence_task = asyncio.create_task(self._disconnect_silent_workers())
+            port = self.port or "any port"
+            raise LiveError(f"cannot listen on {self.host}:{port} ({error.strerror}); choose another") from None
+        self._listener.setblocking(False)
+        self.port = int(self._listener.getsockname()[1])
+        self.max_workers = (free_descriptors() - MAX_STRANGERS) // DESCRIPTORS_PER_WORKER
+        self._start(self._accept())
+        self._start(self._disconnect_silent_workers())
+
+    def _start(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Start a task, which `close` ends."""
+        task = asyncio.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
     async def close(self) -> None:
         """Tell all workers that the job is over, and stop listening."""
-        self._silence_task.cancel()
-        self._server.close()
         writers = [worker.writer for worker in self.workers]
         for worker in self.workers:
             worker.send(Stop(self.stopped or ""))
@@ -105,7 +147,7 @@ class WorkerServer:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        del self._store
+        self._listener.close()
 
     def stop(self, reason: str = "") -> None:
         """End the job; the first reason counts, and an empty one means that all went well."""
@@ -123,28 +165,44 @@ class WorkerServer:
         except TimeoutError:
             pass
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None, "a connection has a task"
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        nonce = messages.new_nonce()
-        worker = None
+    async def _accept(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                connection, _ = await loop.sock_accept(self._listener)
+            except OSError:
+                # The peer is gone again, or the system is out of descriptors: those who wait will be there later.
+                await asyncio.sleep(ACCEPT_RETRY_S)
+                continue
+            if len(self._strangers) == MAX_STRANGERS:
+                next(iter(self._strangers)).cancel()
+            task = self._start(self._serve(connection))
+            self._strangers[task] = None
+            task.add_done_callback(lambda task: self._strangers.pop(task, None))
+            await asyncio.sleep(ACCEPT_INTERVAL_S)
+
+    async def _serve(self, connection: socket.socket) -> None:
+        """Serve a peer from its proof to its end."""
+        worker = writer = None
         try:
-            writer.write(nonce + b"\n")
-            # Not wait_for: under Python 3.11 that forgets to cancel when a line comes at the same moment.
-            async with asyncio.timeout(self.spec.silence_s):
-                auth = MessageAuth(self.secret, nonce + (await reader.readline()).strip(), "controller")
-                hello = auth.verify(await reader.readline())
+            # Not wait_for: under Python 3.11 that forgets to cancel when data comes at the same moment.
+            async with asyncio.timeout(PROOF_TIMEOUT_S):
+                auth = await self._prove(connection)
+                limit = messages.max_report_bytes(self.spec)
+                reader, writer = await asyncio.open_connection(sock=connection, limit=limit)
+                hello = self._verified(auth, await reader.readline())
+            self._strangers.pop(asyncio.current_task())  # type: ignore[arg-type]
             if isinstance(hello, Hello):
                 worker = self._register(hello, writer, auth)
             while worker is not None and (line := await reader.readline()):
                 worker.last_heard_s = time.monotonic()
-                message = auth.verify(line)
+                message = self._verified(auth, line)
                 if not isinstance(message, messages.Heartbeat):
                     self._handler.on_message(worker, message)
                     self._changed.set()
-        except (LiveError, OSError, ValueError, TimeoutError, asyncio.CancelledError):
+                # A peer that floods this process with messages takes turns with the others.
+                await asyncio.sleep(0)
+        except (LiveError, OSError, ValueError, TimeoutError, EOFError, asyncio.CancelledError):
             # A stranger or a lost connection; `close` cancels the connections that are left.
             pass
         except Exception as error:
@@ -156,28 +214,58 @@ class WorkerServer:
                 self.workers.remove(worker)
                 self._handler.on_leave(worker)
                 self._changed.set()
-            writer.close()
+            if writer is not None:
+                writer.close()
+            else:
+                connection.close()
+
+    async def _prove(self, connection: socket.socket) -> MessageAuth:
+        """Exchange nonces and proofs; nothing is buffered for a peer that has proved nothing."""
+        loop, nonce, answer = asyncio.get_running_loop(), messages.new_nonce(), b""
+        connection.setblocking(False)
+        await loop.sock_sendall(connection, nonce)
+        while len(answer) < NONCE_BYTES + PROOF_BYTES:
+            received = await loop.sock_recv(connection, NONCE_BYTES + PROOF_BYTES - len(answer))
+            if not received:
+                raise EOFError
+            answer += received
+        auth = MessageAuth(self.secret, nonce + answer[:NONCE_BYTES], "controller")
+        auth.check(answer[NONCE_BYTES:])
+        await loop.sock_sendall(connection, auth.prove())
+        return auth
+
+    def _verified(self, auth: MessageAuth, line: bytes) -> Message:
+        message = auth.verify(line)
+        messages.check_report(self.spec, message)
+        return message
 
     def _register(self, hello: Hello, writer: asyncio.StreamWriter, auth: MessageAuth) -> WorkerConnection | None:
-        if self.stopped is not None:
-            writer.write(auth.sign(Stop(self.stopped)))
+        refusal = self._refusal(hello)
+        if refusal is not None:
+            writer.write(auth.sign(Stop(refusal)))
             return None
+        worker = WorkerConnection(hello.name, hello.instance, writer, auth, hello.held, time.monotonic())
+        self.workers.append(worker)
+        worker.send(messages.Welcome(self.spec, self.device))
+        self._handler.on_join(worker)
+        self._changed.set()
+        return worker
+
+    def _refusal(self, hello: Hello) -> str | None:
+        """Return the reason to turn a worker away, if any; the job is over where it is empty."""
+        if self.stopped is not None:
+            return self.stopped
         for worker in self.workers:
             if worker.name != hello.name:
                 continue
             silent_s = time.monotonic() - worker.last_heard_s
             if worker.instance != hello.instance and silent_s < MAX_MISSED_HEARTBEATS * self.spec.heartbeat_s:
-                reason = f"{hello.name}: another worker has this name; give each its own `name`"
-                writer.write(auth.sign(Stop(reason)))
-                return None
+                return f"{hello.name}: another worker has this name; give each its own `name`"
             # The same worker, back before the end of its old connection was noticed.
             worker.disconnect()
-        worker = WorkerConnection(hello.name, hello.instance, writer, auth, hello.held, time.monotonic())
-        self.workers.append(worker)
-        worker.send(messages.Welcome(self.spec, self.device, self._store_port))
-        self._handler.on_join(worker)
-        self._changed.set()
-        return worker
+        if len(self.workers) >= self.max_workers:
+            return f"the controller has descriptors for {self.max_workers} workers; raise its `ulimit -n`"
+        return None
 
     async def _disconnect_silent_workers(self) -> None:
         interval_s = self.spec.heartbeat_s

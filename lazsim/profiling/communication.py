@@ -11,13 +11,14 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from lazsim.capacity import MEMORY_SHARE, check_processes
 from lazsim.costmodel.profile import Header, Point
 from lazsim.errors import LazsimError
 from lazsim.profiling.exchanges import EXCHANGES, link_bytes
 from lazsim.profiling.processes import Ranks
 from lazsim.profiling.scheduler import Measurement
 from lazsim.profiling.timing import BATCH, CI_WIDTH, Timing, ci_width, make_point
-from lazsim.pytorch.memory import MEMORY_SHARE, cache_bytes, free_bytes, release_memory
+from lazsim.pytorch.memory import cache_bytes, free_bytes, release_memory
 
 MESSAGE_SIZES = tuple(2**power for power in range(10, 29))
 MAX_BUFFERS = 64
@@ -34,6 +35,12 @@ GROUPS = ("group_create", "group_recreate")
 
 RANKS_PER_PROCESSOR = 8
 """With more, an exchange measures how processes take turns, and starting them takes minutes."""
+
+PROCESS_BYTES = 200 * 2**20
+"""Memory of a process that has imported torch, without its messages: 182 MiB with torch 2.13."""
+
+PROCESS_TASKS = 10
+"""Threads of a process with a group of gloo."""
 
 CHECKED_ERROR = 1e-6
 
@@ -52,6 +59,7 @@ def choose_ranks(device: str, num_ranks: int | None, backend: str | None) -> tup
         raise LazsimError(
             f"`ranks` {ranks}: give at most {most}, {RANKS_PER_PROCESSOR} for each processor of this machine"
         )
+    check_processes("ranks", ranks, "processes", each_bytes=PROCESS_BYTES, each_tasks=PROCESS_TASKS, each_descriptors=3)
     if chosen == "nccl" and (ranks > num_gpus or (num_gpus < 2 and num_ranks is None)):
         raise LazsimError(f"{f'`ranks` {ranks}' if num_ranks is not None else '`backend` nccl'}: {few}")
     return ranks, chosen, "" if ranks > 1 else "`ranks` 1"

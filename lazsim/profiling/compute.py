@@ -9,13 +9,14 @@ from typing import Any
 
 import torch
 
+from lazsim.capacity import MEMORY_SHARE
 from lazsim.costmodel.profile import SIZE_UNITS, Header, Point
 from lazsim.errors import LazsimError
 from lazsim.profiling.kernels import Kernel, Random, kernels_of
 from lazsim.profiling.scheduler import Measurement
 from lazsim.profiling.timing import clock_of, make_point, measure
 from lazsim.pytorch.device import DTYPES, synchronize
-from lazsim.pytorch.memory import MEMORY_SHARE, cache_bytes, free_bytes
+from lazsim.pytorch.memory import cache_bytes, free_bytes
 
 CACHE_MULTIPLE = 2
 """Size of all buffers over that of the largest cache, so that rotating through them leaves nothing in it."""

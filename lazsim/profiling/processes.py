@@ -40,25 +40,33 @@ class Ranks:
             # By default gloo looks up the host's name, which need not lead to an interface of this machine.
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         self._store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        self._start_arguments = [(rank, self._store.port, backend, device, timeout_s) for rank in range(num_ranks)]
         self._processes: list[SpawnProcess] = []
         self._connections: list[Connection] = []
-        context = get_context("spawn")
-        for rank in range(num_ranks):
-            ours, theirs = context.Pipe()
-            arguments = (theirs, rank, self._store.port, backend, device, timeout_s)
-            process = context.Process(target=serve, args=arguments, daemon=True)
-            process.start()
-            theirs.close()
-            self._processes.append(process)
-            self._connections.append(ours)
 
     def __enter__(self) -> "Ranks":
         try:
+            self._start()
             self._gather(self.timeout_s)
         except BaseException:
             self.close()
             raise
         return self
+
+    def _start(self) -> None:
+        context = get_context("spawn")
+        for arguments in self._start_arguments:
+            ours, theirs = context.Pipe()
+            self._connections.append(ours)
+            process = context.Process(target=serve, args=(theirs, *arguments), daemon=True)
+            # An interrupt of the terminal is for the parent, which ends its processes in order.
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+            try:
+                process.start()
+                self._processes.append(process)
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            theirs.close()
 
     def __exit__(self, *_: object) -> None:
         self.close()

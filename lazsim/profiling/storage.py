@@ -9,13 +9,14 @@ from pathlib import Path
 
 import torch
 
+from lazsim.capacity import MEMORY_SHARE
 from lazsim.costmodel.profile import Point
 from lazsim.errors import LazsimError, prefix_errors
 from lazsim.files import check_folder, scratch_folder
 from lazsim.profiling.compute import DRAW_S
 from lazsim.profiling.scheduler import FEWEST_RUNS, Measurement
 from lazsim.profiling.timing import HostClock, Timing, make_point, measure
-from lazsim.pytorch.memory import MEMORY_SHARE, free_bytes, is_out_of_memory
+from lazsim.pytorch.memory import free_bytes, is_out_of_memory
 
 STORAGE = ("checkpoint_save", "checkpoint_load")
 STORAGE_SIZES = tuple(2**power for power in range(20, 33, 2))

@@ -1,9 +1,8 @@
 """A communicator among ranks: by gloo, and by NCCL for tensors on GPUs if each rank has its own GPU."""
 
-import socket
 import threading
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -15,27 +14,19 @@ MEET_S = 3 * TIMEOUT.total_seconds()
 """Longest time in which ranks meet: the store, gloo and NCCL wait for a third of it each."""
 
 
-def serve_store(host: str, port: int = 0) -> tuple[Any, int]:
-    """Serve the meeting point of ranks at one address, and return its port; port 0 takes any free one."""
-    listener = socket.create_server((host, port))
-    port = int(listener.getsockname()[1])
-    store = dist.TCPStore(
-        host, port, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach(), use_libuv=True
-    )
-    return store, port
-
-
 class Group:
     """Ranks that exchange tensors. A member that dies makes every call fail on all others.
 
     Tensors of the host go by gloo. Those of GPUs go by NCCL if each rank has a GPU of its own, else through the host.
-    The ranks meet at a `store` under the name `prefix`; each listens to the others at its own `host`.
+    The ranks meet at a `store` of torch under the name `prefix`; each listens to the others at its own `host`.
     """
 
-    def __init__(self, store: tuple[str, int], prefix: str, rank: int, size: int, host: str, device: Device) -> None:
+    def __init__(self, store: Any, prefix: str, rank: int, size: int, host: str, device: Device) -> None:
         self.rank, self.size = rank, size
         self.device = device.torch
-        self._address, self._prefix, self._host, self._own = store, prefix, host, device
+        # Kept, since torch does not keep a store that is written in Python.
+        self._store = store
+        self._prefix, self._host, self._own = prefix, host, device
         self._gloo = Gloo()
         self._nccl: Nccl | None = None
         self._failure: Exception | None = None
@@ -49,7 +40,7 @@ class Group:
         return self._gloo.is_stuck
 
     @property
-    def by(self) -> str:
+    def by(self) -> Literal["gloo", "nccl"]:
         """Name of the transport of tensors on this rank's device."""
         return "gloo" if self._nccl is None else "nccl"
 
@@ -72,8 +63,7 @@ class Group:
 
     def _meet(self) -> None:
         try:
-            store = dist.TCPStore(*self._address, is_master=False, wait_for_workers=False, timeout=TIMEOUT)
-            meeting = dist.PrefixStore(self._prefix, store)
+            meeting = dist.PrefixStore(self._prefix, self._store)
             self._gloo.meet(meeting, self.rank, self.size, self._host)
             if self._own.may_differ and each_has_its_own(self._gpus(meeting)) and not self._was_aborted.is_set():
                 self._nccl = Nccl(self._own.torch)

@@ -1,14 +1,11 @@
 """Memory of a device: how much is free, and which errors say that it ran out."""
 
-import os
 from pathlib import Path
 
 import torch
 
+from lazsim.capacity import MEMORY_SHARE, free_memory_bytes
 from lazsim.errors import LazsimError
-
-MEMORY_SHARE = 0.8
-"""Share of the free memory that may be used."""
 
 OUT_OF_MEMORY = (
     "can't allocate memory",
@@ -38,22 +35,7 @@ def free_bytes(device: str) -> int:
         # The driver counts torch's reserve as used, but torch gives it to the next tensor.
         unused = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
         return int(torch.cuda.mem_get_info()[0]) + unused
-    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-        group = Path("/sys/fs/cgroup")
-        used = int((group / "memory.current").read_text()) - _cached_bytes(group / "memory.stat")
-        free = min(free, int((group / "memory.max").read_text()) - used)
-    except (OSError, StopIteration, ValueError):
-        pass
-    return free
-
-
-def _cached_bytes(statistics: Path) -> int:
-    """Return the bytes of a control group that only cache files; the kernel frees them on demand."""
-    lines = statistics.read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("inactive_file "))
+    return free_memory_bytes()
 
 
 def check_memory(what: str, needed_bytes: float, device: str) -> None:

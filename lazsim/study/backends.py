@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import Any, TypeVar
 
+from lazsim.capacity import check_processes
 from lazsim.errors import LazsimError
 
 BatchT = TypeVar("BatchT")
@@ -27,6 +28,9 @@ REACH_S = 10.0
 NO_CLUSTER = "no Ray cluster at {!r} ({}); start one, or give another address"
 
 WORKER_LOST = "a worker process was killed, perhaps for want of memory; start again with fewer `num_workers`"
+
+WORKER = {"each_bytes": 128 * 2**20, "each_tasks": 4, "each_descriptors": 4}
+"""A worker: 120 MiB after some simulations, with the threads and pipes of loky."""
 
 WATCH_S = 0.5
 """Time between checks that the parent process still runs."""
@@ -43,6 +47,7 @@ def on_loky(
         TerminatedWorkerError,
     )
 
+    check_processes("num_workers", num_workers, "workers", **WORKER)
     # Those that watch for leaks let signals through again as they start: one here, the other with `Parallel`.
     ensure_running()
     # Batches have their size already, and rows of a few kilobytes need no memory mapping.
@@ -124,6 +129,8 @@ def _connect(num_workers: int, address: str | None) -> tuple[Any, bool]:
     address = address or os.environ.get("RAY_ADDRESS")
     if address:
         _reach(address)
+    else:
+        check_processes("num_workers", num_workers, "workers", **WORKER)
     here: dict[str, Any] = {"address": "local", "num_cpus": num_workers, "include_dashboard": False}
     try:
         ray.init(**({"address": address} if address else here), log_to_driver=False, logging_level=logging.ERROR)

@@ -1,0 +1,308 @@
+"""A worker's part in a live job, from generation to generation.
+
+The main thread trains. A second thread listens to the controller. It interrupts the main thread's collective when the
+controller aborts the generation or is lost.
+"""
+
+import queue
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+
+from lazsim.live import messages
+from lazsim.live.checkpoint import load_blocks, save_blocks
+from lazsim.live.controller_client import (
+    RECONNECT_TIMEOUT_S,
+    WELCOME_TIMEOUT_S,
+    ControllerClient,
+    DisconnectedError,
+)
+from lazsim.live.messages import SECRET_VARIABLE, LiveError, StartGeneration, Stop, Welcome
+from lazsim.live.state import DENSE, Key, TrainingState, all_keys, initial_values
+from lazsim.live.text import load_text
+from lazsim.live.trainer import Trainer
+from lazsim.pytorch.device import take_device
+from lazsim.pytorch.group import Group
+from lazsim.pytorch.memory import is_out_of_memory
+from lazsim.pytorch.transformer import Layout, replicas_on_ranks
+from lazsim.pytorch.transports import TIMEOUT, dist
+from lazsim.specs import sha256
+
+MAX_ATTEMPTS = 8
+"""Connections to a controller that accepts none, before a worker gives up, after 4 s: others may crowd it out."""
+
+
+class AbortedError(Exception):
+    """The generation is over for this worker: the controller has aborted it, or is lost."""
+
+
+class Worker:
+    """A node of a live job; its `local_rank` chooses its GPU.
+
+    Other workers reach it at `host`, where empty at the address that the controller sees. Its `group` may outlive a
+    generation.
+    """
+
+    def __init__(self, address: tuple[str, int], name: str, secret: bytes, host: str, local_rank: int) -> None:
+        self.name, self.host = name, host
+        self.group: Group | None = None
+        # Kept, since the destructor of a group waits for the call that hangs.
+        self._stuck_groups: list[Group] = []
+        self._address, self._secret, self._local_rank = address, secret, local_rank
+        self._controller = f"{address[0]}:{address[1]}"
+        self._instance = messages.new_nonce().decode()
+        self._state: TrainingState | None = None
+        # Connections in a row that the controller did not welcome.
+        self._failed_attempts = 0
+
+    def run(self) -> str:
+        """Work until the controller ends the job; return its reason, empty where the job ended well."""
+        while self._failed_attempts < MAX_ATTEMPTS:
+            self._failed_attempts += 1
+            try:
+                with closing(self._connect()) as client:
+                    return self._serve(client)
+            except DisconnectedError:
+                pass
+            finally:
+                self.drop_group()
+            time.sleep(0.1 * self._failed_attempts)
+        raise LiveError(
+            f"{self.name}: the controller at {self._controller} does not answer; "
+            f"{SECRET_VARIABLE} and the version of lazsim must be the same as there"
+        )
+
+    def _connect(self) -> ControllerClient:
+        deadline = time.monotonic() + RECONNECT_TIMEOUT_S
+        while True:
+            try:
+                return ControllerClient(self._address, self._secret, self.abort)
+            except OSError as error:
+                if time.monotonic() > deadline:
+                    reason = f"no controller at {self._controller} ({error}); is it running?"
+                    raise LiveError(f"{self.name}: {reason}") from None
+                time.sleep(0.1)
+
+    def abort(self) -> None:
+        """Make a call of the group in another thread fail."""
+        if (group := self.group) is not None:
+            group.abort()
+
+    def drop_group(self) -> None:
+        """Close the communicators."""
+        group, self.group = self.group, None
+        if group is not None and group.is_stuck:
+            self._stuck_groups.append(group)
+        elif group is not None:
+            group.close()
+
+    def _serve(self, client: ControllerClient) -> str:
+        held = messages.HeldState() if self._state is None else self._state.held()
+        client.send(messages.Hello(self.name, self._instance, held))
+        try:
+            welcome = client.inbox.get(timeout=WELCOME_TIMEOUT_S)
+        except queue.Empty:
+            raise DisconnectedError from None
+        if isinstance(welcome, Stop):
+            return welcome.reason
+        if not isinstance(welcome, Welcome):
+            raise DisconnectedError
+        self._failed_attempts = 0
+        # Before slow work such as reading the text.
+        client.start_heartbeats(welcome.spec.heartbeat_s)
+        state = self._prepare(welcome)
+        while True:
+            message = client.inbox.get()
+            if message is None:
+                raise DisconnectedError
+            if isinstance(message, Stop):
+                return message.reason
+            if isinstance(message, StartGeneration):
+                self._take_part(client, state, message)
+            elif isinstance(message, messages.Abort):
+                client.send(messages.Left(message.generation, state.held()))
+
+    def _prepare(self, welcome: Welcome) -> TrainingState:
+        """Check the text and take a device; return the state, which outlives a connection."""
+        spec = welcome.spec
+        if sha256(load_text(spec.text)) != spec.text_sha256:
+            name = spec.text or "the standard library's documentation"
+            raise LiveError(f"{self.name}: {name} differs from the controller's; give all nodes the same `text`")
+        if self._state is None:
+            try:
+                self._state = TrainingState(spec, take_device(welcome.device, self._local_rank))
+            except RuntimeError as error:
+                raise LiveError(f"{self.name}: cannot take a GPU: {_first_line(error)}; or use `device` cpu") from None
+        return self._state
+
+    def _take_part(self, client: ControllerClient, state: TrainingState, start: StartGeneration) -> None:
+        """Take part in a generation, and report how it ended."""
+        failure = ""
+        try:
+            Generation(self, client, state, start).run()
+        except AbortedError:
+            pass
+        except RuntimeError as error:
+            # Torch reports a lost peer in this way.
+            failure = _first_line(error)
+            if is_out_of_memory(error) or failure.startswith("CUDA error"):
+                # Neither heals, and the others can go on without this worker.
+                raise LiveError(f"{self.name}: {failure}") from None
+        if client.lost:
+            raise DisconnectedError
+        # Report first: nobody should wait while this worker closes its communicators.
+        client.send(messages.Left(start.generation, state.held(), failure))
+        if failure or client.aborted_generation >= start.generation:
+            self.drop_group()
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)[: messages.MAX_TEXT_LENGTH]
+
+
+class MeetingPoint(dist.Store):  # type: ignore[misc]
+    """A store of torch that sends what a rank tells by way of the controller, to which every worker is connected.
+
+    Torch's own store would listen for anybody.
+    """
+
+    def __init__(self, client: ControllerClient, generation: int) -> None:
+        super().__init__()
+        self._client, self._generation = client, generation
+
+    def set(self, key: str, value: bytes) -> None:
+        """Tell the other ranks."""
+        self._client.tell(self._generation, key, value)
+
+    def get(self, key: str) -> bytes:
+        """Wait for what a rank tells."""
+        return self._client.await_notes(self._generation, [key], TIMEOUT.total_seconds())[0]
+
+    def wait(self, keys: Sequence[str], timeout: timedelta = TIMEOUT) -> None:
+        """Wait for what ranks tell."""
+        self._client.await_notes(self._generation, keys, timeout.total_seconds())
+
+
+class Generation:
+    """The part of a worker in the generation that a message has started: communicators, states, training.
+
+    The worker leaves as soon as the controller aborts the generation or is lost; see `lazsim.live.coordinator`.
+    """
+
+    def __init__(self, worker: Worker, client: ControllerClient, state: TrainingState, start: StartGeneration) -> None:
+        self._worker, self._client, self._state, self._spec = worker, client, state, state.spec
+        self._start, self._plan = start, start.plan
+        self._rank = start.plan.members.index(worker.name)
+        self._replicas_LEJ = replicas_on_ranks(np.array(start.plan.slots, dtype=np.int64), self._spec.model.num_experts)
+
+    def run(self) -> None:
+        """Take part until the generation ends; raise an AbortedError if early, a RuntimeError if a peer is lost."""
+        start, plan, state = self._start, self._plan, self._state
+        self._check()
+        if not (start.reuse and self._worker.group is not None):
+            self._join_group("members", len(plan.members))
+        self._check()
+        self._client.send(messages.Connected(start.generation, self._group.by))
+        wanted = [
+            {key for key in all_keys(self._spec) if key == DENSE or self._replicas_LEJ[(*key, rank)]}
+            for rank in range(plan.num_ranks)
+        ]
+        wanted += [set() for _ in plan.members[plan.num_ranks :]]
+        self._obtain(wanted)
+        self._client.send(messages.Ready(start.generation))
+        self._await_train()
+        state.blocks = {key: block for key, block in state.blocks.items() if key in wanted[self._rank]}
+        if self._rank >= plan.num_ranks:
+            self._worker.drop_group()
+            return
+        if plan.num_ranks < len(plan.members):
+            self._join_group("ranks", plan.num_ranks)
+        groups_J = None if plan.groups is None else np.array(plan.groups, dtype=np.int64)
+        self._train(Trainer(state, self._group, Layout(self._replicas_LEJ, groups_J, plan.padded)))
+
+    def _check(self) -> None:
+        """Leave the generation if the controller has aborted it, or is lost."""
+        if self._client.lost or self._client.aborted_generation >= self._start.generation:
+            raise AbortedError
+
+    @property
+    def _group(self) -> Group:
+        assert self._worker.group is not None, "communicators are built"
+        return self._worker.group
+
+    def _join_group(self, name: str, size: int) -> None:
+        worker, meeting = self._worker, MeetingPoint(self._client, self._start.generation)
+        host = worker.host or self._client.own_address
+        worker.drop_group()
+        group = Group(meeting, name, self._rank, size, host, self._state.device)
+        worker.group = group
+        # An abort that came before this did not reach the group.
+        self._check()
+        group.connect()
+
+    def _obtain(self, wanted: list[set[Key]]) -> None:
+        """Bring the state to the step of the generation, and fetch what the plan needs."""
+        plan, state, rank, keys = self._plan, self._state, self._rank, all_keys(self._spec)
+        if plan.source == "peers":
+            holds = [{keys[number] for number in numbers} for numbers in plan.holds]
+            if holds[rank] and state.step == plan.step - 1:
+                state.commit()
+            assert state.step == plan.step or not holds[rank], "a worker that serves states is at the job's step"
+            if not holds[rank]:
+                state.replace({}, plan.step)
+            state.prepared = False
+            state.fetch(self._group, holds, wanted)
+            return
+        if plan.source == "checkpoint":
+            values = load_blocks(Path(self._spec.checkpoint_folder), plan.step, wanted[rank])
+        else:
+            values = {key: initial_values(self._spec, key) for key in wanted[rank]}
+        state.replace({}, plan.step)
+        state.add(values)
+
+    def _await_train(self) -> None:
+        while True:
+            message = self._client.inbox.get()
+            if message is None:
+                raise AbortedError
+            if isinstance(message, messages.Train) and message.generation == self._start.generation:
+                return
+            self._check()
+
+    def _train(self, trainer: Trainer) -> None:
+        """Train until a pause or a failure."""
+        generation, client, state, spec = self._start.generation, self._client, self._state, self._spec
+        begun_s = time.monotonic()
+        while True:
+            self._check()
+            if spec.num_steps is not None and state.step >= spec.num_steps:
+                self._save()
+                return
+            part, loads = trainer.prepare()
+            pause = client.pause if client.pause is not None and client.pause.generation == generation else None
+            loss, to_pause, to_save = trainer.vote(part, pause=pause is not None, save=pause is not None and pause.save)
+            state.commit()
+            now_s = time.monotonic()
+            if self._rank == 0:
+                client.send(messages.StepDone(generation, state.step, loss, now_s - begun_s, loads))
+            begun_s = now_s
+            if to_save or state.step % spec.checkpoint_interval_steps == 0:
+                self._save()
+                begun_s = time.monotonic()
+            if to_pause and state.step != spec.num_steps:
+                return
+
+    def _save(self) -> None:
+        """Write the blocks of which this rank is the first holder."""
+        state, begun_s = self._state, time.monotonic()
+        own = {
+            key: block.values
+            for key, block in state.blocks.items()
+            if (0 if key == DENSE else int(np.flatnonzero(self._replicas_LEJ[key])[0])) == self._rank
+        }
+        save_blocks(Path(self._spec.checkpoint_folder), state.step, own)
+        self._client.send(messages.CheckpointWritten(self._start.generation, state.step, time.monotonic() - begun_s))
