@@ -1,8 +1,11 @@
 """Live jobs that are small enough for tests, and scripts of what happens to their nodes."""
 
 import asyncio
+import os
 import random
+import resource
 import tempfile
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -122,3 +125,15 @@ def run_live(spec: LiveSpec, script: Script, pool: WorkerPool, device: str = "cp
 def largest_difference(one: dict, other: dict) -> float:
     assert one.keys() == other.keys()
     return max(float(np.abs(one[key] - other[key]).max()) for key in one)
+
+
+@contextmanager
+def descriptors_left(number):
+    """Let this process open so many more files."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(map(int, os.listdir("/proc/self/fd")))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1 + number, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)

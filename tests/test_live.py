@@ -23,13 +23,24 @@ import torch
 from lazsim.errors import LazsimError
 from lazsim.live.checkpoint import load_blocks
 from lazsim.live.fault_injector import TraceInjector
-from lazsim.live.messages import Heartbeat, HeldState, LiveError, MessageAuth, Train, secret_from_environment
+from lazsim.live.messages import (
+    Heartbeat,
+    HeldState,
+    Hello,
+    LiveError,
+    MessageAuth,
+    StartGeneration,
+    Train,
+    new_nonce,
+    secret_from_environment,
+)
 from lazsim.live.plan import agree_on_step
 from lazsim.live.run import prepare, run_locally
 from lazsim.live.spec import check_model
 from lazsim.live.state import DENSE, Block, TrainingState, all_keys, initial_values
 from lazsim.live.validate import quiet_trace
 from lazsim.live.worker_pool import WorkerPool
+from lazsim.live.worker_server import MAX_STRANGERS
 from lazsim.output.live import live_parts
 from lazsim.output.table import render
 from lazsim.pytorch.device import CPU
@@ -37,7 +48,7 @@ from lazsim.pytorch.group import Group
 from lazsim.specs import ModelSpec, load_spec
 from lazsim.trace.table import Event, build_trace
 from tests.conftest import ROOT
-from tests.live_jobs import NUM_STEPS, Script, largest_difference, random_script, run_live, tiny_spec
+from tests.live_jobs import NUM_STEPS, Script, descriptors_left, largest_difference, random_script, run_live, tiny_spec
 
 ROUNDING = 1e-9
 """Of float64 over this many steps; what a lost sample or a gradient counted twice changes is 1e-3, as a test shows."""
@@ -419,6 +430,57 @@ def test_an_interrupted_run_reports_its_results(tmp_path, start_process):
     assert [[int(row["step"]), float(row["loss"])] for row in steps] == [
         [step, pytest.approx(loss, abs=1e-6)] for step, loss in found["losses"]
     ]
+
+
+FLOOD = """
+import resource, socket, sys, time
+resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+held = []
+for _ in range(1100):
+    one = socket.socket(); one.setblocking(False); one.connect_ex(("127.0.0.1", int(sys.argv[1]))); held.append(one)
+print("held", flush=True)
+time.sleep(100)
+"""
+
+
+def test_a_job_trains_on_while_1100_idle_connections_press_on_its_controller(pool, start_process):
+    def press(nodes):
+        port = nodes.coordinator.server.port
+        strangers = start_process(sys.executable, "-c", FLOOD, port, stdout=subprocess.PIPE)
+        assert strangers.stdout.readline() == "held\n"
+
+    # Spare ones, strangers, and two for each of ten workers.
+    with descriptors_left(64 + MAX_STRANGERS + 20):
+        run, _ = run_live(tiny_spec(interval=4), Script(2, {("stepped", 2): [("call", press)]}), pool)
+    assert (run.run.steps, run.run.counts["failures"]) == (NUM_STEPS, 0)
+    assert run.run.counts["checkpoints"] == NUM_STEPS / 4
+
+
+NESTED = b'{"type":"Heartbeat","x":' + b"[" * 20000 + b"]" * 20000 + b"}"
+
+
+def test_a_member_that_sends_nonsense_is_a_failure_like_others(pool):
+    evil = []
+
+    async def take_part(server):
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        nonce = new_nonce()
+        auth = MessageAuth(server.secret, await reader.readexactly(32) + nonce, "worker")
+        writer.write(nonce + auth.prove() + auth.sign(Hello("evil", "instance", HeldState())))
+        auth.check(await reader.readexactly(64))
+        while not isinstance(auth.verify(await reader.readline()), StartGeneration):
+            pass
+        writer.write(auth.prove(NESTED) + b" " + NESTED + b"\n")
+        evil.append(await reader.read() == b"")
+        writer.close()
+
+    def invite(nodes):
+        evil.append(asyncio.get_running_loop().create_task(take_part(nodes.coordinator.server)))
+
+    script = Script(2, {("stepped", 2): [("call", invite)]})
+    run, _ = run_live(tiny_spec(num_steps=40), script, pool)
+    assert evil[1:] == [True]
+    assert (run.run.steps, run.run.counts["lost_steps"], run.run.counts["failures"]) == (40, 0, 1)
 
 
 def test_messages_of_others_are_refused():

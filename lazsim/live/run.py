@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import torch
 
 from lazsim import __version__
@@ -27,7 +28,7 @@ from lazsim.live.text import load_text
 from lazsim.live.worker_pool import WorkerPool, last_error
 from lazsim.live.worker_server import DESCRIPTORS_PER_WORKER, WorkerServer
 from lazsim.profiling.machine import machine
-from lazsim.pytorch.device import DTYPES, choose_device
+from lazsim.pytorch.device import choose_device
 from lazsim.scenario import Scenario, resolve
 from lazsim.specs import sha256
 from lazsim.trace.table import Trace
@@ -72,7 +73,7 @@ def check_machine(spec: LiveSpec, num_nodes: int, device: str) -> None:
         num_experts = spec.model.num_moe_layers * spec.slots_per_node
         # Parameters, two moments and a gradient.
         num_values = 4 * (block_size(spec, DENSE) + num_experts * block_size(spec, (0, 0)))
-        state_bytes = num_values * DTYPES[spec.dtype].itemsize
+        state_bytes = num_values * np.dtype(spec.dtype).itemsize
     check_processes(
         "nodes",
         num_nodes,

@@ -122,7 +122,7 @@ class WorkerServer:
         self._listener.setblocking(False)
         self.port = int(self._listener.getsockname()[1])
         self.max_workers = (free_descriptors() - MAX_STRANGERS) // DESCRIPTORS_PER_WORKER
-        self._start(self._accept())
+        self._accepting = self._start(self._accept())
         self._start(self._disconnect_silent_workers())
 
     def _start(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -134,6 +134,9 @@ class WorkerServer:
 
     async def close(self) -> None:
         """Tell all workers that the job is over, and stop listening."""
+        self._accepting.cancel()
+        # A task that has not begun would not close its connection.
+        await asyncio.sleep(0)
         writers = [worker.writer for worker in self.workers]
         for worker in self.workers:
             worker.send(Stop(self.stopped or ""))
