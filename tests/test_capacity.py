@@ -57,10 +57,9 @@ def test_limits_of_a_container_count(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "option"),
     [
-        (("live", "--nodes", 100_000), "--nodes 100000"),
-        (("live", "--nodes", 999_999_999), "--nodes 999999999"),
+        (("live", "--nodes", 1000), "--nodes 1000"),
         (("live", "--trace", "hundred.csv", "--nodes", 100), "--nodes 100"),
-        (("validate", "--nodes", 100_000), "--nodes 100000"),
+        (("validate", "--nodes", 1000), "--nodes 1000"),
         (("profile", "--ranks", 12, "--out", "profile.csv"), "--ranks 12"),
     ],
 )
@@ -73,7 +72,7 @@ def test_commands_that_train_refuse_more_processes_than_the_machine_holds(
     monkeypatch.setattr("subprocess.Popen", None)
     monkeypatch.setattr(capacity, "free_memory_bytes", lambda: 2 * GIB)
     trace = "".join(f"0,add,n{node}\n" for node in range(100))
-    (tmp_path / "hundred.csv").write_text(f"# format: lazsim-trace 1\n# duration_s: 600\ntime_s,event,node\n{trace}600,remove,n1\n")
+    (tmp_path / "hundred.csv").write_text(f"# format: lazsim-trace 1\n# duration_s: 600\ntime_s,event,nodes\n{trace}600,remove,n1\n")
     code, out, err = lazsim(*arguments)
     said = [line for line in err.splitlines() if not line.startswith("note:")]
     assert (code, out, len(said)) == (2, "", 1), err
