@@ -72,7 +72,8 @@ def test_commands_that_train_refuse_more_processes_than_the_machine_holds(
     monkeypatch.setattr("subprocess.Popen", None)
     monkeypatch.setattr(capacity, "free_memory_bytes", lambda: 2 * GIB)
     trace = "".join(f"0,add,n{node}\n" for node in range(100))
-    (tmp_path / "hundred.csv").write_text(f"# format: lazsim-trace 1\n# duration_s: 600\ntime_s,event,nodes\n{trace}600,remove,n1\n")
+    trace = f"# format: lazsim-trace 1\n# duration_s: 600\ntime_s,event,nodes\n{trace}600,remove,n1\n"
+    (tmp_path / "hundred.csv").write_text(trace)
     code, out, err = lazsim(*arguments)
     said = [line for line in err.splitlines() if not line.startswith("note:")]
     assert (code, out, len(said)) == (2, "", 1), err

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -395,6 +396,51 @@ def test_an_interrupt_leaves_nothing_behind(number, code, tmp_path, start_proces
     wait_until(lambda: not any(b"lazsim.live" in command_of(pid) for pid in members))
     if number != signal.SIGKILL:
         assert list(tmp_path.iterdir()) == []
+
+
+ENDS = [(signal.SIGINT, 130, "lazsim: interrupted\n"), (signal.SIGTERM, 143, "lazsim: told to end\n")]
+
+
+@pytest.mark.parametrize(("number", "code", "said"), ENDS)
+@pytest.mark.parametrize("moment", ["imports", "waits"])
+def test_a_worker_that_is_told_to_end_says_so_in_one_line(moment, number, code, said, start_process):
+    with socket.create_server(("127.0.0.1", 0)) as controller:
+        command = [sys.executable, "-m", "lazsim.live.worker", "--controller"]
+        command += [f"127.0.0.1:{controller.getsockname()[1]}"]
+        environment = {**os.environ, "LAZSIM_LIVE_SECRET": "ab" * 32}
+        worker = start_process(*command, env=environment, stderr=subprocess.PIPE)
+        if moment == "imports":
+            wait_until(lambda: "libtorch" in Path(f"/proc/{worker.pid}/maps").read_text())
+        else:
+            controller.accept()[0].close()
+        worker.send_signal(number)
+        assert (worker.communicate(timeout=60)[1], worker.returncode) == (said, code)
+
+
+RANKS = """
+import time
+from lazsim.profiling.processes import Ranks
+try:
+    with Ranks(2, "gloo", "cpu"):
+        print("ready", flush=True)
+        time.sleep(60)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+@pytest.mark.parametrize("moment", ["imports", "waits"])
+def test_an_interrupt_of_a_terminal_ends_processes_that_exchange_without_a_word(moment, start_process):
+    running = start_process(sys.executable, "-c", RANKS, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    if moment == "imports":
+        # Two ranks, and the process that multiprocessing starts to clear away after them.
+        wait_until(lambda: len(children_of(running.pid)) == 3)
+    else:
+        assert running.stdout.readline() == "ready\n"
+    members = children_of(running.pid)
+    os.killpg(running.pid, signal.SIGINT)
+    assert running.communicate(timeout=60) == ("interrupted\n", "")
+    wait_until(lambda: not any(command_of(pid) for pid in members))
 
 
 def test_a_run_that_ignores_interrupts_ends_with_its_workers_when_told_to(start_process):
