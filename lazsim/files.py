@@ -72,7 +72,7 @@ def write_all(contents: Mapping[Path, bytes], replaced: Iterable[Path] = ()) -> 
             mask = os.umask(0)
             os.umask(mask)
             os.chmod(temporary, 0o666 & ~mask)
-        with _signals_held():
+        with signals_held():
             _take_names(staged)
             for path in replaced:
                 if path not in contents and path.is_file():
@@ -201,7 +201,7 @@ def _take_names(staged: list[tuple[str, Path]]) -> None:
 
 
 @contextmanager
-def _signals_held() -> Iterator[None]:
+def signals_held() -> Iterator[None]:
     """Delay SIGINT and SIGTERM until the block is done."""
     # Only the main thread runs handlers and may set them.
     if threading.current_thread() is not threading.main_thread():

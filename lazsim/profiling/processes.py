@@ -10,6 +10,7 @@ from functools import partial
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
+from multiprocessing.resource_tracker import ensure_running
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ import torch.distributed as dist
 from torch.distributed import PrefixStore, TCPStore, distributed_c10d  # type: ignore[attr-defined]
 
 from lazsim.errors import LazsimError
+from lazsim.files import signals_held
 from lazsim.profiling.exchanges import ELEMENT_BYTES, EXCHANGES
 from lazsim.profiling.timing import HostClock, clock_of
 from lazsim.pytorch.device import synchronize
@@ -55,18 +57,21 @@ class Ranks:
 
     def _start(self) -> None:
         context = get_context("spawn")
-        for arguments in self._start_arguments:
-            ours, theirs = context.Pipe()
-            self._connections.append(ours)
-            process = context.Process(target=serve, args=(theirs, *arguments), daemon=True)
-            # An interrupt of the terminal is for the parent, which ends its processes in order.
+        # It lets signals through again as it starts.
+        ensure_running()
+        # An interrupt of the terminal is for the parent, which ends its processes in order, and not in mid-start.
+        with signals_held():
             before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
             try:
-                process.start()
-                self._processes.append(process)
+                for arguments in self._start_arguments:
+                    ours, theirs = context.Pipe()
+                    self._connections.append(ours)
+                    process = context.Process(target=serve, args=(theirs, *arguments), daemon=True)
+                    process.start()
+                    self._processes.append(process)
+                    theirs.close()
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
-            theirs.close()
 
     def __exit__(self, *_: object) -> None:
         self.close()
