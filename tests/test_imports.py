@@ -18,6 +18,7 @@ LAYERS = [
     {"trace", "routing", "placement", "dispatch"},
     {"reliability"},
     {"costmodel"},
+    {"stepmodel"},
     {"engine"},
     {"scenario"},
     {"study", "pytorch"},

@@ -4,7 +4,7 @@ import math
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 STDOUT = "-"
 """Path that stands for stdout."""
+
+
+ItemT = TypeVar("ItemT")
 
 
 class Duration(click.ParamType):  # type: ignore[type-arg]  # not generic before click 8.4
@@ -173,7 +176,7 @@ def _running_commands() -> list[click.Command]:
     return commands[::-1]
 
 
-def progress(items: Iterable[str], doing: str = "simulating") -> Iterable[str]:
+def progress(items: Iterable[ItemT], doing: str = "simulating") -> Iterable[ItemT]:
     """Go through items behind a progress bar on stderr, where that is a terminal."""
     if not sys.stderr.isatty():
         yield from items

@@ -12,6 +12,7 @@ from lazsim.errors import LazsimError
 
 COMMANDS = {
     "run": "Replay a trace of node events under one or more systems.",
+    "step": "Predict the training step of a layout, part by part, and search for the fastest layout.",
     "place": "Place experts on nodes by each policy, and say what moves when nodes fail.",
     "recovery": "Say how likely each placement keeps every expert when nodes fail together.",
     "trace": "Inspect, convert, generate, fit, fetch and plot traces.",
@@ -19,6 +20,7 @@ COMMANDS = {
     "profile": "Measure kernels, exchanges and checkpoints on this machine; look at profiles.",
     "live": "Train a small MoE for real while its workers are killed and started.",
     "validate": "Hold the prediction against a real training job under real kills.",
+    "verify": "Hold predictions against training runs that others measured.",
     "calibrate": "Show how far the cost model is from measured kernels.",
     "sweep": "Run grids of models, systems, traces and seeds, and go on where they were stopped.",
     "experiment": "Make the figures and tables of the published evaluation again.",

@@ -56,10 +56,10 @@ class AnalyticCompute:
         backward in each layer (Megatron-LM, arXiv 1909.08053).
         """
         model, gpus = self.model, self.cluster.gpus_per_node
-        columns = model.num_layers * model.attention_params + model.feed_forward_params
+        columns = model.attention_layers * model.params_per_attention + model.feed_forward_params
         matmuls_s = (
             model.num_layers * self._matmul_s(num_tokens, columns / model.num_layers / model.d_model / gpus)
-            + model.num_layers * self._matmul_s(num_tokens, model.sequence_length / 2, model.attention_score_dim / gpus)
+            + model.num_layers * self._matmul_s(num_tokens, model.sequence_length / 2, model.score_dim / gpus)
             + model.num_moe_layers * self._matmul_s(num_tokens, model.num_experts / gpus)
             + self._matmul_s(num_tokens, model.vocab_size / gpus)
         )

@@ -119,13 +119,13 @@ def layer_activation_bytes(model: ModelSpec, share: GpuShare) -> tuple[float, Fl
     34.0
     """
     half, tokens = WEIGHT_BYTES_PER_PARAM, share.num_tokens
-    left = model.attention_params / model.d_model - model.attention_score_dim
-    keys_and_values = min(left, model.attention_score_dim) if left > 0 else model.attention_score_dim
-    widths = 4 * model.d_model + model.attention_score_dim + keys_and_values
+    left = model.params_per_attention / model.d_model - model.score_dim
+    keys_and_values = min(left, model.score_dim) if left > 0 else model.score_dim
+    widths = 4 * model.d_model + model.score_dim + keys_and_values
     attention = tokens * (half * widths + 2 * model.d_model)
     dense = attention + tokens * half * model.matrices_per_expert * model.d_ff_dense
     inner = half * model.matrices_per_expert * model.d_ff_expert
-    shared = attention + tokens * model.num_shared_experts * inner
+    shared = attention + tokens * half * model.matrices_per_expert * model.shared_dim
     routed_L = share.rows_L * (half * model.d_model + inner) + share.sent_L * half * model.d_model
     return dense, shared + routed_L + MASK_BYTES * tokens * share.sent_L * share.masked_reorder
 
@@ -139,7 +139,7 @@ def gpu_memory(model: ModelSpec, share: GpuShare, *, saving: bool = False) -> Me
     """
     tokens, half = share.num_tokens, WEIGHT_BYTES_PER_PARAM
     dense, moe_L = layer_activation_bytes(model, share)
-    num_dense = model.num_layers - model.num_moe_layers
+    num_dense = model.num_dense_layers
     kept = num_dense * dense + float(moe_L.sum())
     if saving:
         kept = model.num_layers * tokens * half * model.d_model + max(float(moe_L.max()), dense * (num_dense > 0))

@@ -110,8 +110,8 @@ def kernels_of(model: ModelSpec, *, use_grouped_mm: bool) -> tuple[list[Kernel],
         _optimizer(),
     ]
     skipped = {}
-    width = model.attention_score_dim // 2
-    if model.attention_params == 4 * model.d_model * width and not width % HEAD_WIDTH:
+    width = model.score_dim // 2
+    if model.params_per_attention == 4 * model.d_model * width and not width % HEAD_WIDTH:
         kernels.append(_attention(model, width))
     else:
         skipped["attention"] = f"the model specification does not tell the shapes of {model.name}'s attention"
@@ -312,7 +312,7 @@ def _attention(model: ModelSpec, width: int) -> Kernel:
         forward,
         partial(forward, attend=plain_attention),
         # Causal: half of the pairs.
-        flop=lambda size: 6.0 * size * (model.attention_params + model.sequence_length / 2 * model.attention_score_dim),
+        flop=lambda size: 6.0 * size * (model.params_per_attention + model.sequence_length / 2 * model.score_dim),
         inner_elements=lambda size: 20.0 * size * width,
     )
 

@@ -12,22 +12,34 @@ from lazsim.specs.catalog import (
 )
 from lazsim.specs.hardware import ClusterSpec, FusedExpertsSpec, GpuSpec, NetworkSpec, RecoverySpec
 from lazsim.specs.job import JobSpec
-from lazsim.specs.model import STATE_BYTES_PER_PARAM, WEIGHT_BYTES_PER_PARAM, ModelSpec
+from lazsim.specs.model import (
+    STATE_BYTES_PER_PARAM,
+    WEIGHT_BYTES_PER_PARAM,
+    AttentionSpec,
+    ModelSpec,
+    StateSpaceSpec,
+)
+from lazsim.specs.parallel import ParallelSpec
 from lazsim.specs.record import Spec
+from lazsim.specs.step import StepConstants
 
 __all__ = [
     "CATALOG_KINDS",
     "STATE_BYTES_PER_PARAM",
     "WEIGHT_BYTES_PER_PARAM",
+    "AttentionSpec",
     "ClusterSpec",
     "FusedExpertsSpec",
     "GpuSpec",
     "JobSpec",
     "ModelSpec",
     "NetworkSpec",
+    "ParallelSpec",
     "RecoverySpec",
     "Spec",
     "SpecT",
+    "StateSpaceSpec",
+    "StepConstants",
     "catalog_names",
     "load_spec",
     "read_spec_bytes",

@@ -17,6 +17,7 @@ from lazsim.specs.hardware import ClusterSpec, GpuSpec
 from lazsim.specs.job import JobSpec
 from lazsim.specs.model import ModelSpec
 from lazsim.specs.record import Spec
+from lazsim.specs.step import StepConstants
 
 SpecT = TypeVar("SpecT", bound=Spec)
 DecodedT = TypeVar("DecodedT")
@@ -26,6 +27,7 @@ CATALOG_KINDS: Mapping[type[Spec], str] = {
     GpuSpec: "gpus",
     ClusterSpec: "clusters",
     JobSpec: "jobs",
+    StepConstants: "steps",
 }
 """Folder of the catalogue for each kind of specification."""
 

@@ -5,7 +5,7 @@ from typing import Annotated
 from msgspec import Meta
 
 from lazsim.limits import MAX_GPUS_PER_NODE
-from lazsim.specs.record import Count, Factor, NumNodes, Quantity, Rate, Seconds, Spec
+from lazsim.specs.record import Amount, Count, Factor, NumNodes, Quantity, Rate, Seconds, Spec
 
 
 class FusedExpertsSpec(Spec, frozen=True, kw_only=True):
@@ -47,6 +47,10 @@ class GpuSpec(Spec, frozen=True, kw_only=True):
         Share of the memory bandwidth that an element-wise kernel or a copy reaches.
     kernel_overhead_s : float
         Fixed time of one kernel.
+    peak_fp8_flop_per_s, peak_fp4_flop_per_s : float
+        Datasheet peaks of dense matmuls with eight and four bits; 0 where the GPU has none.
+    kernels : str
+        Tables of measured kernels in the catalogue; empty where there are none.
     source : str
         Source of the datasheet figures and the efficiencies; "assumption" without a measurement.
     fused_experts : FusedExpertsSpec, optional
@@ -63,8 +67,16 @@ class GpuSpec(Spec, frozen=True, kw_only=True):
     matmul_memory_efficiency: Factor
     memory_efficiency: Factor
     kernel_overhead_s: Seconds
+    peak_fp8_flop_per_s: Quantity = 0.0
+    peak_fp4_flop_per_s: Quantity = 0.0
+    kernels: str = ""
     source: str
     fused_experts: FusedExpertsSpec | None = None
+
+    def peak_of(self, precision: str) -> float:
+        """Return the matmul peak of a precision of `lazsim.specs.ParallelSpec`, or of half precision if it has none."""
+        peaks = {"bf16": 0.0, "nvfp4": self.peak_fp4_flop_per_s}
+        return peaks.get(precision, self.peak_fp8_flop_per_s) or self.peak_flop_per_s
 
 
 class NetworkSpec(Spec, frozen=True, kw_only=True):
@@ -135,6 +147,8 @@ class ClusterSpec(Spec, frozen=True, kw_only=True):
         Nodes in one server, which share its NICs.
     slots_per_gpu : int
         Expert replicas that a GPU holds in one layer.
+    gpus_per_domain : int
+        GPUs that fast links join, such as NVLink in a rack; 0: those of a server.
     """
 
     name: str
@@ -143,6 +157,7 @@ class ClusterSpec(Spec, frozen=True, kw_only=True):
     gpus_per_node: Annotated[int, Meta(ge=1, le=MAX_GPUS_PER_NODE)]
     nodes_per_server: Count = 1
     slots_per_gpu: Count
+    gpus_per_domain: Amount = 0
     network: NetworkSpec
     recovery: RecoverySpec
 

@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+from lazsim.specs.parallel import ParallelSpec
 from lazsim.specs.record import Count, Quantity, Seconds, Spec
 
 
@@ -31,6 +32,8 @@ class JobSpec(Spec, frozen=True, kw_only=True):
     expert_kernels : str
         ``separate``: the matmuls of each expert one by one; ``fused``: all experts of a layer at once, as measured for
         inference kernels; it needs a GPU with such measurements.
+    parallel : ParallelSpec, optional
+        Layout of the job over GPUs, for `lazsim.stepmodel`.
     """
 
     name: str
@@ -44,3 +47,4 @@ class JobSpec(Spec, frozen=True, kw_only=True):
     logit_passes: Quantity
     reorder_kernels: Quantity
     expert_kernels: Literal["separate", "fused"] = "separate"
+    parallel: ParallelSpec | None = None

@@ -1,6 +1,10 @@
 """Models, their parameters and bytes."""
 
-from lazsim.limits import MAX_MODEL_EXPERTS
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from lazsim.limits import MAX_LAYERS, MAX_MODEL_EXPERTS
 from lazsim.specs.record import Amount, Count, NumExperts, NumLayers, Params, Spec
 
 WEIGHT_BYTES_PER_PARAM = 2
@@ -8,6 +12,102 @@ WEIGHT_BYTES_PER_PARAM = 2
 
 STATE_BYTES_PER_PARAM = 14
 """Training state: fp16 weight 2, fp32 master weight 4, two fp32 Adam moments 8 (Lazarus, arXiv 2407.04656)."""
+
+
+class AttentionSpec(Spec, frozen=True, kw_only=True):
+    """The heads of an attention layer.
+
+    Attributes
+    ----------
+    kind : str
+        ``grouped``: query heads share key-value heads (GQA; MHA when there are as many of both). ``latent``: keys and
+        values are projected from one latent vector of a token (MLA, arXiv 2405.04434).
+    num_heads, num_kv_heads, head_dim : int
+        Query heads, key-value heads, and the width of one; latent attention has no use for the last two.
+    query_rank, kv_rank : int
+        Width of the latent vectors of queries (0: queries are projected directly) and of keys and values.
+    nope_dim, rope_dim, value_dim : int
+        Width of a head of latent attention: without and with rotary positions, and of its values.
+    window, num_window_layers : int
+        Tokens that a sliding window sees, and the layers that have one.
+    """
+
+    kind: Literal["grouped", "latent"] = "grouped"
+    num_heads: Count
+    num_kv_heads: Amount = 0
+    head_dim: Amount = 0
+    query_rank: Amount = 0
+    kv_rank: Amount = 0
+    nope_dim: Amount = 0
+    rope_dim: Amount = 0
+    value_dim: Amount = 0
+    window: Amount = 0
+    num_window_layers: Annotated[int, Meta(ge=0, le=MAX_LAYERS)] = 0
+
+    def __post_init__(self) -> None:
+        needed = {
+            "grouped": ("num_heads", "num_kv_heads", "head_dim"),
+            "latent": ("num_heads", "kv_rank", "nope_dim", "rope_dim", "value_dim"),
+        }
+        for field in needed[self.kind]:
+            if not getattr(self, field):
+                raise ValueError(f"{field} is missing, which {self.kind} attention needs")
+
+    @property
+    def query_dim(self) -> int:
+        """Width of queries and keys over all heads."""
+        return self.num_heads * (self.head_dim if self.kind == "grouped" else self.nope_dim + self.rope_dim)
+
+    @property
+    def output_dim(self) -> int:
+        """Width of what the heads write together."""
+        return self.num_heads * (self.head_dim if self.kind == "grouped" else self.value_dim)
+
+    def projections(self, d_model: int) -> tuple[tuple[int, int, bool], ...]:
+        """List the projections before the heads: outputs, inputs, and whether tensor parallelism cuts the outputs."""
+        if self.kind == "grouped":
+            return (((self.num_heads + 2 * self.num_kv_heads) * self.head_dim, d_model, True),)
+        queries: tuple[tuple[int, int, bool], ...] = ((self.query_dim, d_model, True),)
+        if self.query_rank:
+            queries = ((self.query_rank, d_model, False), (self.query_dim, self.query_rank, True))
+        up = self.num_heads * (self.nope_dim + self.value_dim)
+        return (*queries, (self.kv_rank + self.rope_dim, d_model, False), (up, self.kv_rank, True))
+
+    def num_params(self, d_model: int) -> int:
+        """Count the parameters of the projections of one layer."""
+        return sum(outputs * inputs for outputs, inputs, _ in self.projections(d_model)) + self.output_dim * d_model
+
+
+class StateSpaceSpec(Spec, frozen=True, kw_only=True):
+    """Layers of a state-space model (Mamba-2, arXiv 2405.21060) among those of a transformer.
+
+    Attributes
+    ----------
+    num_layers : int
+        State-space layers of the model; each replaces an attention layer and has no feed-forward block.
+    num_heads, head_dim, state_dim, num_groups : int
+        Heads, width of one, width of its state, groups that share input and output projections of the state.
+    """
+
+    num_layers: NumLayers
+    num_heads: Count
+    head_dim: Count
+    state_dim: Count
+    num_groups: Count = 1
+
+    @property
+    def inner_dim(self) -> int:
+        """Width over all heads."""
+        return self.num_heads * self.head_dim
+
+    @property
+    def projected_dim(self) -> int:
+        """Outputs of the input projection: gate, heads, state inputs and outputs, time steps."""
+        return 2 * self.inner_dim + 2 * self.num_groups * self.state_dim + self.num_heads
+
+    def num_params(self, d_model: int) -> int:
+        """Count the parameters of the projections of one layer."""
+        return (self.projected_dim + self.inner_dim) * d_model
 
 
 class ModelSpec(Spec, frozen=True, kw_only=True):
@@ -25,11 +125,25 @@ class ModelSpec(Spec, frozen=True, kw_only=True):
         2 for a plain feed-forward block, 3 for SwiGLU; the same for dense blocks.
     num_experts, num_shared_experts, top_k : int
         Routed experts of a layer, experts that every token visits, routed experts that a token visits.
+    attention : AttentionSpec, optional
+        Heads of an attention layer; without them, the two numbers below.
     attention_params : int
         Parameters of one layer's attention projections.
     attention_score_dim : int
         Query-key plus value width summed over heads; scores and their product with values take
         ``2 * attention_score_dim`` operations for each pair of positions.
+    num_attention_layers : int, optional
+        Layers with attention; all when not given.
+    state_space : StateSpaceSpec, optional
+        State-space layers of a hybrid model.
+    d_ff_shared : int, optional
+        Inner width of all shared experts of a layer together; ``num_shared_experts * d_ff_expert`` when not given.
+    d_expert : int, optional
+        Width of the tokens that routed experts receive; `d_model` when not given.
+    num_expert_groups, num_groups_per_token : int
+        Groups of a layer's experts, and the groups that one token may visit; no limit when 1.
+    num_mtp_layers : int
+        Layers that predict further tokens, each one MoE layer with a projection and a pass of the head.
     sequence_length : int
         Tokens of one sequence, which is one sample.
     vocab_size, num_vocab_matrices, num_learned_positions : int
@@ -46,8 +160,16 @@ class ModelSpec(Spec, frozen=True, kw_only=True):
     num_experts: NumExperts
     num_shared_experts: Amount = 0
     top_k: NumExperts
-    attention_params: Params
-    attention_score_dim: Amount
+    attention: AttentionSpec | None = None
+    attention_params: Params = 0
+    attention_score_dim: Amount = 0
+    num_attention_layers: Annotated[int, Meta(ge=0, le=MAX_LAYERS)] | None = None
+    state_space: StateSpaceSpec | None = None
+    d_ff_shared: Amount | None = None
+    d_expert: Count | None = None
+    num_expert_groups: NumExperts = 1
+    num_groups_per_token: NumExperts = 1
+    num_mtp_layers: Annotated[int, Meta(ge=0, le=MAX_LAYERS)] = 0
     sequence_length: Count
     vocab_size: Amount
     num_vocab_matrices: Amount
@@ -65,22 +187,60 @@ class ModelSpec(Spec, frozen=True, kw_only=True):
             )
 
     @property
+    def attention_layers(self) -> int:
+        """Layers with attention."""
+        return self.num_layers if self.num_attention_layers is None else self.num_attention_layers
+
+    @property
+    def params_per_attention(self) -> int:
+        """Parameters of one attention layer's projections."""
+        return self.attention_params if self.attention is None else self.attention.num_params(self.d_model)
+
+    @property
+    def score_dim(self) -> int:
+        """Query-key plus value width summed over heads."""
+        if self.attention is None:
+            return self.attention_score_dim
+        return self.attention.query_dim + self.attention.output_dim
+
+    @property
+    def shared_dim(self) -> int:
+        """Inner width of the shared experts of a layer together."""
+        return self.num_shared_experts * self.d_ff_expert if self.d_ff_shared is None else self.d_ff_shared
+
+    @property
+    def expert_dim(self) -> int:
+        """Width of the tokens that routed experts receive."""
+        return self.d_model if self.d_expert is None else self.d_expert
+
+    @property
     def expert_params(self) -> int:
         """Parameters of one expert."""
-        return self.matrices_per_expert * self.d_model * self.d_ff_expert
+        return self.matrices_per_expert * self.expert_dim * self.d_ff_expert
 
     @property
     def feed_forward_params(self) -> int:
         """Parameters of all feed-forward blocks that every token visits: dense layers and shared experts."""
-        dense = (self.num_layers - self.num_moe_layers) * self.matrices_per_expert * self.d_model * self.d_ff_dense
-        return dense + self.num_moe_layers * self.num_shared_experts * self.expert_params
+        dense = self.num_dense_layers * self.matrices_per_expert * self.d_model * self.d_ff_dense
+        latent = 0 if self.d_expert is None else 2 * self.d_model * self.d_expert
+        shared = self.matrices_per_expert * self.d_model * self.shared_dim
+        return dense + self.num_moe_layers * (shared + latent)
+
+    @property
+    def num_dense_layers(self) -> int:
+        """Layers with a feed-forward block that is not MoE; hybrid models have none."""
+        return self.num_layers - self.num_moe_layers if self.state_space is None else 0
 
     @property
     def dense_params(self) -> int:
         """Parameters outside the routed experts: attention, dense blocks, gates, embeddings."""
         gates = self.num_moe_layers * self.d_model * self.num_experts
         embeddings = (self.num_vocab_matrices * self.vocab_size + self.num_learned_positions) * self.d_model
-        return self.num_layers * self.attention_params + self.feed_forward_params + gates + embeddings
+        hybrid = (
+            0 if self.state_space is None else self.state_space.num_layers * self.state_space.num_params(self.d_model)
+        )
+        attention = self.attention_layers * self.params_per_attention
+        return attention + hybrid + self.feed_forward_params + gates + embeddings
 
     @property
     def total_params(self) -> int:

@@ -1,0 +1,51 @@
+"""``lazsim step``: predict the training step of a layout, part by part."""
+
+from pathlib import Path
+
+import click
+
+from lazsim.cli.common import COUNT, OutFolder, json_option, show
+
+
+@click.command()
+@click.option("--model", required=True, metavar="NAME|TOML")
+@click.option("--cluster", required=True, metavar="NAME|TOML")
+@click.option("--job", metavar="NAME|TOML", help="Job whose [parallel] table is the layout.")
+@click.option(
+    "--layout",
+    "fields",
+    multiple=True,
+    metavar="FIELD=VALUE",
+    help="Other value of a field of the layout, such as tensor=2 or precision=mxfp8; repeats.",
+)
+@click.option("--gpus", type=COUNT, help="GPUs of the job; default: all of the cluster.")
+@click.option("--search", "searches", is_flag=True, help="Find the fastest layouts that fit into memory.")
+@click.option(
+    "--out",
+    type=OutFolder("step.json", "step.png", "step.pdf"),
+    metavar="DIR",
+    help="Write step.json, step.png and step.pdf to this folder.",
+)
+@json_option
+def command(
+    model: str,
+    cluster: str,
+    job: str | None,
+    fields: tuple[str, ...],
+    gpus: int | None,
+    searches: bool,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Predict the training step of a layout, part by part, from measured kernels.
+
+    Prints the time of each part, exposed and hidden, throughput, utilisation and memory of a GPU. Without --job and
+    --layout, the layout is the fastest that fits; with --search, the ten fastest are listed.
+    """  # fmt: skip
+    from lazsim.output.step import step_files, step_parts
+    from lazsim.stepmodel.loading import load_inputs, parse_layout
+    from lazsim.study.step import predict_layout
+
+    inputs = load_inputs(model, cluster, job, parse_layout(fields), gpus)
+    result = predict_layout(inputs, search=searches or not (job or any("=" in text for text in fields)))
+    show(result, result.notes, step_parts, as_json=as_json, out=out, files=step_files)

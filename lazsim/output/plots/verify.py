@@ -1,0 +1,38 @@
+"""The picture of predictions against measurements."""
+
+import matplotlib
+import numpy as np
+
+from lazsim.output.plots.style import COLORS, MARKERS, MORE_COLORS, STYLE, new_figure, to_files
+from lazsim.study.verify import Verification
+
+
+@matplotlib.rc_context(STYLE)
+def verify_figure(result: Verification) -> dict[str, bytes]:
+    """Draw predicted over measured throughput, a mark for each model; the band is 20 %.
+
+    Returns
+    -------
+    dict
+        The picture by file type, ``png`` and ``pdf``; the same bytes for the same numbers.
+    """
+    figure = new_figure(5.6, 4.2)
+    axes = figure.subplots()
+    rows = result.predicted_rows
+    models = sorted({row.settings["model_key"] for row in rows})
+    looks = [((*COLORS, *MORE_COLORS)[index % 9], MARKERS[(index + index // 9) % 9]) for index in range(len(models))]
+    for model, (color, marker) in zip(models, looks, strict=True):
+        some = [row for row in rows if row.settings["model_key"] == model]
+        measured, predicted = np.array([(row.measured, row.predicted) for row in some], dtype=np.float64).T
+        axes.plot(
+            measured, predicted, color=color, marker=marker, markersize=3.5, linewidth=0, label=model.replace("_", "-")
+        )
+    if rows:
+        values = [value for row in rows for value in (row.measured, row.predicted) if value]
+        line = np.array([min(values) / 1.3, max(values) * 1.3])
+        axes.plot(line, line, color="0.3", linewidth=0.8)
+        axes.fill_between(line, line / 1.2, line * 1.2, color="0.85", linewidth=0)
+        axes.set(xlim=line, ylim=line)
+    axes.set(xscale="log", yscale="log", xlabel="measured tokens/s a GPU", ylabel="predicted tokens/s a GPU")
+    axes.legend(fontsize=5.5, loc="upper left", bbox_to_anchor=(1.01, 1.0))
+    return to_files(figure)

@@ -1,0 +1,81 @@
+"""A predicted step as tables and files."""
+
+from collections.abc import Iterator
+
+from lazsim.files import json_bytes
+from lazsim.output.folder import name_pictures
+from lazsim.output.table import Column, Part, Table, key
+from lazsim.study.step import StepResult
+
+GIB = 2**30
+
+
+def step_parts(result: StepResult) -> Iterator[Part]:
+    """Show throughput, time by part, memory, and the layouts that a search found."""
+    inputs, time = result.inputs, result.time
+    parallel = inputs.parallel
+    low, high = result.range_tokens_per_s
+    yield (
+        f"{inputs.model.name} on {inputs.num_gpus} GPUs of {inputs.cluster.name}: "
+        f"{time.tokens_per_s_per_gpu:,.0f} tokens/s a GPU ({low:,.0f} to {high:,.0f}), step {time.step_s:.2f} s, "
+        f"MFU {time.mfu:.1%}"
+    )
+    yield (
+        f"tensor {parallel.tensor}, pipeline {parallel.pipeline} x {parallel.virtual_stages}, context "
+        f"{parallel.context}, expert {parallel.expert}, data {inputs.data}; {parallel.global_batch} sequences of "
+        f"{inputs.model.sequence_length} tokens in micro-batches of {parallel.micro_batch}; {parallel.precision}, "
+        f"{parallel.dispatcher}, recomputation {parallel.recompute}, graphs {parallel.graphs}"
+    )
+    yield _time_table(result)
+    yield _memory_table(result)
+    if result.found:
+        yield _search_table(result)
+
+
+def step_files(result: StepResult) -> dict[str, bytes]:
+    """Return the content of every file of ``lazsim step --out``, by name."""
+    from lazsim.output.plots.step import step_figure
+
+    return {"step.json": json_bytes(result.to_json()), **name_pictures("step", step_figure(result))}
+
+
+def _time_table(result: StepResult) -> Table:
+    time = result.time
+    names = sorted(time.exposed_s, key=lambda name: -time.exposed_s[name])
+    rows = [
+        (name.replace("_", " "), time.exposed_s[name], time.exposed_s[name] / time.step_s, time.hidden_s.get(name))
+        for name in names
+        if time.exposed_s[name] or time.hidden_s.get(name)
+    ]
+    columns = [key("part"), Column("s", ".3f"), Column("of the step", ".1%"), Column("hidden, s", ".3f")]
+    return Table(columns, [*rows, ("step", time.step_s, 1.0, None)], "where the step goes")
+
+
+def _memory_table(result: StepResult) -> Table:
+    memory = result.time.memory_bytes
+    total = sum(memory.values())
+    rows = [(name, size / GIB, size / result.inputs.gpu.memory_bytes) for name, size in memory.items() if size]
+    columns = [key("part"), Column("GiB", ",.1f"), Column(f"of {result.inputs.gpu.memory_bytes / GIB:.0f} GiB", ".1%")]
+    return Table(columns, [*rows, ("all", total / GIB, result.memory_share)], "memory of the fullest GPU")
+
+
+def _search_table(result: StepResult) -> Table:
+    names = ("tensor", "pipeline", "virtual_stages", "expert", "micro_batch", "recompute")
+    columns = [
+        Column("#", is_key=True),
+        *(Column(name.replace("_", " "), kind="name" if name == "recompute" else "number") for name in names),
+        Column("tokens/s a GPU", ",.0f"),
+        Column("GiB", ",.0f"),
+    ]
+    rows = [
+        (
+            index,
+            *(getattr(candidate.parallel, name) for name in names),
+            candidate.time.tokens_per_s_per_gpu,
+            sum(candidate.time.memory_bytes.values()) / GIB,
+        )
+        for index, candidate in enumerate(result.found, 1)
+    ]
+    counts = result.searched
+    note = f"{counts['num_fitting']:,} of {counts['num_valid']:,} layouts that divide the job fit into memory"
+    return Table(columns, rows, "the fastest layouts that fit", notes=[note])

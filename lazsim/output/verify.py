@@ -1,0 +1,70 @@
+"""Predictions against measurements as tables and files."""
+
+import csv
+import io
+from collections.abc import Iterator
+
+from lazsim.files import json_bytes
+from lazsim.output.folder import name_pictures
+from lazsim.output.table import Column, Part, Table, key
+from lazsim.study.verify import GROUPS, NOISE, Verification, VerifiedRow, error_summary
+
+NUM_WORST = 10
+
+ERRORS = ("num_rows", "median_error", "median_abs_error", "within_10", "within_20")
+
+
+def verify_parts(result: Verification) -> Iterator[Part]:
+    """Show errors in all, by mechanism, and the rows that are furthest off."""
+    rows = result.predicted_rows
+    if not rows:
+        yield "no row has a prediction"
+        return
+    summary = result.summary()
+    yield (
+        f"{len(rows)} measured runs: error {summary['median_abs_error']:.1%} at the median, "
+        f"{summary['within_10']:.0%} of them within 10 %, {summary['within_20']:.0%} within 20 %; predictions are "
+        f"{summary['median_error']:+.1%} off at the median. Noise: {NOISE}."
+    )
+    yield _group_table(rows)
+    worst = sorted(rows, key=lambda row: -abs(row.error or 0.0))[:NUM_WORST]
+    columns = [
+        key("row"), Column("model, system", kind="name"), Column("measured", ",.0f"), Column("predicted", ",.0f"),
+        Column("error", "+.0%"),
+    ]  # fmt: skip
+    values = [(row.id, row.group, row.measured, row.predicted, row.error) for row in worst]
+    yield Table(columns, values, "the rows that are furthest off, tokens/s a GPU")
+
+
+def verify_files(result: Verification) -> dict[str, bytes]:
+    """Return the content of every file of ``lazsim verify --out``, by name."""
+    from lazsim.output.plots.verify import verify_figure
+
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("id", "group", "metric", "predicted", "measured", "error", "skipped", *GROUPS, "source"))
+    for row in result.rows:
+        shown = [f"{value:.6g}" if value is not None else "" for value in (row.predicted, row.measured, row.error)]
+        settings = [row.settings[name] for name in GROUPS]
+        writer.writerow((row.id, row.group, row.metric, *shown, row.skipped, *settings, row.source))
+    return {
+        "verify.csv": text.getvalue().encode(),
+        "verify.json": json_bytes(result.to_json()),
+        **name_pictures("verify", verify_figure(result)),
+    }
+
+
+def _group_table(rows: list[VerifiedRow]) -> Table:
+    """Return errors by each value of each setting that has two rows or more."""
+    columns = [
+        key("setting"), key("value"), Column("rows"), Column("median", "+.1%"), Column("median, no sign", ".1%"),
+        Column("within 10 %", ".0%"), Column("within 20 %", ".0%"),
+    ]  # fmt: skip
+    lines = []
+    for name in GROUPS:
+        for value in sorted({row.settings[name] for row in rows}):
+            some = [row for row in rows if row.settings[name] == value]
+            if len(some) > 1:
+                summary = error_summary(some)
+                lines.append((name.replace("_", " "), value, *(summary[error] for error in ERRORS)))
+    return Table(columns, lines, "errors of predicted over measured throughput")

@@ -1,0 +1,83 @@
+"""Layouts: how a job divides a model, its batch and its work over GPUs."""
+
+from typing import Literal
+
+from lazsim.specs.record import Count, NumLayers, Spec
+
+Precision = Literal["bf16", "fp8", "fp8_block", "mxfp8", "nvfp4"]
+"""Type of matmul operands: half precision; 8 bits with one scale a tensor, one per 128 or 32 numbers; 4 bits."""
+
+Dispatcher = Literal["all_gather", "all_to_all", "deepep", "hybridep"]
+"""Exchange of tokens between experts; the last two send a token once to each rank that has experts of it."""
+
+
+class ParallelSpec(Spec, frozen=True, kw_only=True):
+    """The layout of a training job, its batch, and what it does to save memory and time.
+
+    Attributes
+    ----------
+    tensor, pipeline, context, expert, expert_tensor : int
+        GPUs that share a matrix, stages, GPUs that share a sequence, GPUs that share a layer's experts, GPUs that share
+        one expert's matrices. The other GPUs are data-parallel.
+    virtual_stages : int
+        Parts of the model that a stage holds (interleaved 1F1B, arXiv 2104.04473).
+    stages : str
+        The layers of each part in the order of the model, parts divided by ``|``: E embedding, t layer, m further-token
+        layer, L head; ``t*3`` and ``(tt|)*4`` repeat. Empty: as even as possible.
+    global_batch, micro_batch : int
+        Sequences of a step, and of a micro-batch of one data-parallel rank.
+    sharding : str
+        What data-parallel ranks divide: ``none``, ``optimizer`` states (ZeRO-1), or ``full``, parameters too (FSDP).
+    gradient_bytes : int
+        Bytes of a gradient while it is accumulated and reduced.
+    precision : str
+        Operands of the matmuls of layers; the head, attention scores and gradients have 16 bits or more.
+    recompute : str
+        ``none``, ``selective`` (the `recomputed` modules), or ``full``: every layer's forward pass again.
+    recomputed : tuple of str
+        Any of ``latent_up``, ``expert_activation``, ``norm``, ``dense_block``.
+    dispatcher : str
+        See `Dispatcher`.
+    overlap_expert, overlap_gradients, overlap_parameters, overlap_tensor : bool
+        Whether exchanges of tokens, gradients, parameters and tensor-parallel activations run behind compute.
+    graphs : str
+        What CUDA graphs replay: ``none``, ``partial`` (attention, gate) or ``full``: the whole iteration.
+    graph_attention : bool
+        Whether partial graphs hold attention, beside the gate.
+    routing : str
+        ``balanced``: forced to be even but for chance; ``learned``: by a trained gate.
+    """
+
+    tensor: Count = 1
+    pipeline: Count = 1
+    context: Count = 1
+    expert: Count = 1
+    expert_tensor: Count = 1
+    virtual_stages: NumLayers = 1
+    stages: str = ""
+    global_batch: Count
+    micro_batch: Count = 1
+    sharding: Literal["none", "optimizer", "full"] = "optimizer"
+    gradient_bytes: Literal[2, 4] = 4
+    precision: Precision = "bf16"
+    recompute: Literal["none", "selective", "full"] = "none"
+    recomputed: tuple[Literal["latent_up", "expert_activation", "norm", "dense_block"], ...] = ()
+    dispatcher: Dispatcher = "all_to_all"
+    overlap_expert: bool = False
+    overlap_gradients: bool = True
+    overlap_parameters: bool = True
+    overlap_tensor: bool = False
+    graphs: Literal["none", "partial", "full"] = "none"
+    graph_attention: bool = True
+    routing: Literal["balanced", "learned"] = "balanced"
+
+    def __post_init__(self) -> None:
+        if self.virtual_stages > 1 and self.pipeline == 1:
+            raise ValueError(f"virtual_stages ({self.virtual_stages}) need pipeline stages: set pipeline to 2 or more")
+        if self.recomputed and self.recompute != "selective":
+            raise ValueError(f"recomputed modules need recompute = 'selective', not {self.recompute!r}")
+
+    @property
+    def gpus_per_replica(self) -> int:
+        """GPUs that hold the dense parameters once."""
+        return self.tensor * self.pipeline * self.context

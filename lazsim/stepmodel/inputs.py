@@ -1,0 +1,163 @@
+"""Everything that the step of a layout depends on, and the sizes that follow from it."""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+from lazsim.errors import SpecError
+from lazsim.specs import ClusterSpec, GpuSpec, ModelSpec, ParallelSpec, StepConstants
+from lazsim.stepmodel.tables import KernelTables
+
+MATMUL_KERNELS = {
+    "bf16": "matmul_bf16",
+    "fp8": "matmul_fp8",
+    "fp8_block": "matmul_fp8_block",
+    "mxfp8": "matmul_fp8_block",
+    "nvfp4": "matmul_fp8_block",
+}
+"""Table of each precision. Scales of 32 numbers and four-bit matmuls have no table: that of 128 stands in for them."""
+
+
+QUANTISE_BYTES = 3
+"""A number of 16 bits is read, one of 8 bits is written."""
+
+
+@dataclass(frozen=True, eq=False)
+class StepInputs:
+    """Specifications, kernel tables and constants of a step.
+
+    Raises
+    ------
+    SpecError
+        When the layout does not fit the model or the cluster.
+    """
+
+    model: ModelSpec
+    gpu: GpuSpec
+    cluster: ClusterSpec
+    parallel: ParallelSpec
+    tables: KernelTables
+    constants: StepConstants
+
+    def __post_init__(self) -> None:
+        check_layout(self.model, self.parallel, self.num_gpus)
+
+    @property
+    def num_gpus(self) -> int:
+        """GPUs of the cluster."""
+        return self.cluster.num_nodes * self.cluster.gpus_per_node
+
+    @property
+    def data(self) -> int:
+        """Data-parallel ranks of the dense parameters, without context parallelism."""
+        return self.num_gpus // self.parallel.gpus_per_replica
+
+    @property
+    def expert_data(self) -> int:
+        """Data-parallel ranks of the expert parameters."""
+        return self.num_gpus // (self.parallel.pipeline * self.parallel.expert * self.parallel.expert_tensor)
+
+    @property
+    def num_micro_batches(self) -> int:
+        """Micro-batches of a data-parallel rank in a step."""
+        return self.parallel.global_batch // (self.data * self.parallel.micro_batch)
+
+    @cached_property
+    def tokens(self) -> int:
+        """Tokens of a micro-batch on one GPU, shared with the other tensor-parallel ranks."""
+        return self.parallel.micro_batch * self.model.sequence_length // self.parallel.context
+
+    @cached_property
+    def own_tokens(self) -> float:
+        """Tokens of a micro-batch that a GPU keeps to itself, between tensor-parallel blocks and in MoE layers."""
+        return self.tokens / self.parallel.tensor
+
+    @cached_property
+    def domain(self) -> int:
+        """GPUs that fast links join."""
+        return self.cluster.gpus_per_domain or self.cluster.gpus_per_node * self.cluster.nodes_per_server
+
+    @cached_property
+    def nic_bytes_per_s(self) -> float:
+        """Line rate of the network for one GPU, in each direction."""
+        server = self.cluster.gpus_per_node * self.cluster.nodes_per_server
+        return self.cluster.network.nic_bytes_per_s / server
+
+    @property
+    def matmul_kernel(self) -> str:
+        """Table of the layers' matmuls."""
+        return MATMUL_KERNELS[self.parallel.precision]
+
+    @property
+    def quantised(self) -> bool:
+        """Whether matmul operands have fewer than 16 bits."""
+        return self.parallel.precision != "bf16"
+
+    def copy_s(self, num_bytes: float) -> float:
+        """Return the time to move bytes through the memory.
+
+        Measured by kernels that read two bytes of an element and write one; else at the GPU's fitted efficiency.
+        """
+        if not num_bytes:
+            return 0.0
+        if "quantise" in self.tables.grids:
+            return self.tables.time_s("quantise", max(num_bytes / QUANTISE_BYTES, 1.0))
+        rate = self.gpu.memory_efficiency * self.gpu.memory_bytes_per_s
+        return self.gpu.kernel_overhead_s + num_bytes / rate
+
+    def collective_s(self, kernel: str, num_bytes: float, num_ranks: int, stride: int) -> float:
+        """Return the time of an all-gather or reduce-scatter over ranks `stride` GPUs apart.
+
+        Ranks of one fast domain share the traffic that crosses domains; both levels work at the same time.
+        """
+        if num_ranks <= 1:
+            return 0.0
+        inside = max(1, min(num_ranks, self.domain // max(1, min(stride, self.domain))))
+        domains = math.ceil(num_ranks / inside)
+        within_s = self._domain_s(kernel, num_bytes, inside)
+        shared = num_bytes * (domains - 1) / domains / inside
+        return max(within_s, shared / (self.constants.gather_nic_share * self.nic_bytes_per_s))
+
+    def _domain_s(self, kernel: str, num_bytes: float, num_ranks: int) -> float:
+        """Scale a measured collective to other numbers of ranks at its bus bandwidth."""
+        if num_ranks <= 1:
+            return 0.0
+        measured = self.tables.collective_ranks[kernel]
+        return self.tables.time_s(kernel, num_bytes) * (1 - 1 / num_ranks) / (1 - 1 / measured)
+
+
+def check_layout(model: ModelSpec, parallel: ParallelSpec, num_gpus: int) -> None:
+    """Raise SpecError when a layout does not divide the model, the batch or the GPUs."""
+    replica = parallel.gpus_per_replica
+    experts = parallel.pipeline * parallel.expert * parallel.expert_tensor
+    data = num_gpus // replica
+    micro_batches, rest = divmod(parallel.global_batch, max(1, data * parallel.micro_batch))
+    if model.attention is None and model.attention_layers:
+        raise SpecError(f"{model.name}: its TOML file has no heads of attention; add a table [attention]")
+    heads = model.attention.num_heads if model.attention else parallel.tensor
+    rules = [
+        (num_gpus % replica, f"tensor x pipeline x context ({replica}) must divide the {num_gpus} GPUs"),
+        (num_gpus % experts, f"pipeline x expert x expert_tensor ({experts}) must divide the {num_gpus} GPUs"),
+        (model.num_experts % parallel.expert, f"expert ({parallel.expert}) must divide {model.num_experts} experts"),
+        (heads % parallel.tensor, f"tensor ({parallel.tensor}) must divide {heads} attention heads"),
+        (
+            model.sequence_length % (parallel.context * parallel.tensor),
+            f"context x tensor must divide the sequence of {model.sequence_length} tokens",
+        ),
+        (
+            rest or not micro_batches,
+            f"global_batch ({parallel.global_batch}) must be a multiple of {data} data-parallel ranks x micro_batch "
+            f"({parallel.micro_batch})",
+        ),
+        (
+            parallel.virtual_stages > 1 and micro_batches % parallel.pipeline,
+            f"interleaved stages need micro-batches ({micro_batches}) in multiples of pipeline ({parallel.pipeline})",
+        ),
+        (
+            parallel.pipeline * parallel.virtual_stages > model.num_layers,
+            f"pipeline x virtual_stages must not exceed the {model.num_layers} layers",
+        ),
+    ]
+    for broken, message in rules:
+        if broken:
+            raise SpecError(f"`parallel`: {message}")

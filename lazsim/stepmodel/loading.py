@@ -1,0 +1,95 @@
+"""Inputs of a step by name: model, cluster, layout."""
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+import msgspec
+
+from lazsim.errors import SpecError, prefix_errors
+from lazsim.specs import ClusterSpec, GpuSpec, JobSpec, ModelSpec, ParallelSpec, StepConstants, load_spec
+from lazsim.specs.overrides import override
+from lazsim.stepmodel.inputs import StepInputs
+from lazsim.stepmodel.tables import KernelTables, load_tables
+
+CONSTANTS = "training"
+
+DEFAULT_SEQUENCES_PER_GPU = 16
+"""Sequences of a step for each GPU where no batch is given: a batch of 4,096 on 256 GPUs, as published runs have."""
+
+
+@cache
+def load_constants(name: str = CONSTANTS) -> StepConstants:
+    """Read the constants of a step from the catalogue."""
+    return load_spec(StepConstants, name)
+
+
+@cache
+def tables_of(gpu: GpuSpec) -> KernelTables:
+    """Read the kernel tables of a GPU; a `SpecError` says that it has none."""
+    if not gpu.kernels:
+        raise SpecError(
+            f"{gpu.name}: the catalogue has no measured kernels of this GPU, so steps cannot be predicted from parts; "
+            "set kernels in its TOML file to those of a similar GPU"
+        )
+    return load_tables(gpu.kernels)
+
+
+def load_inputs(
+    model: str, cluster: str, job: str | None = None, layout: Mapping[str, Any] | None = None, gpus: int | None = None
+) -> StepInputs:
+    """Resolve the inputs of a step.
+
+    Parameters
+    ----------
+    model, cluster, job
+        Names of the catalogue or paths of TOML files; the layout is the job's ``[parallel]``.
+    layout
+        Other values of fields of the layout; without a job they start from `ParallelSpec`'s defaults.
+    gpus
+        GPUs of the job, in place of those of the cluster.
+
+    Raises
+    ------
+    SpecError
+        When a name or a field is unknown, or the layout does not fit.
+    """
+    spec = load_spec(ModelSpec, model)
+    nodes = load_spec(ClusterSpec, cluster)
+    if gpus is not None:
+        if gpus < nodes.gpus_per_node:
+            nodes = override(
+                nodes, {"gpus_per_node": gpus, "network.nic_bytes_per_s": f"x{gpus / nodes.gpus_per_node}"}, cluster
+            )
+        if gpus % nodes.gpus_per_node:
+            raise SpecError(f"`gpus` {gpus}: give a multiple of the {nodes.gpus_per_node} GPUs of a node")
+        nodes = override(nodes, {"num_nodes": gpus // nodes.gpus_per_node}, cluster)
+    gpu = load_spec(GpuSpec, nodes.gpu)
+    parallel = load_spec(JobSpec, job).parallel if job else None
+    num_gpus = nodes.num_nodes * nodes.gpus_per_node
+    start = parallel or ParallelSpec(global_batch=DEFAULT_SEQUENCES_PER_GPU * num_gpus)
+    with prefix_errors("`layout`"):
+        chosen = override(start, dict(layout or {}), "parallel") if layout else start
+    return StepInputs(spec, gpu, nodes, chosen, tables_of(gpu), load_constants())
+
+
+def parse_layout(texts: tuple[str, ...]) -> dict[str, Any]:
+    """Read fields of a layout from ``field=value`` texts; values are TOML, or plain words.
+
+    Examples
+    --------
+    >>> parse_layout(("tensor=2", "precision=mxfp8", "recomputed=norm,expert_activation", "overlap_expert=true"))
+    {'tensor': 2, 'precision': 'mxfp8', 'recomputed': ['norm', 'expert_activation'], 'overlap_expert': True}
+    """
+    fields: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise SpecError(f"`layout` {text}: give a field and its value, such as tensor=2")
+        try:
+            fields[name.strip()] = msgspec.toml.decode(f"value = {value.strip()}".encode())["value"]
+        except msgspec.DecodeError:
+            fields[name.strip()] = value.strip()
+        if name.strip() == "recomputed":
+            fields["recomputed"] = [part.strip() for part in value.split(",") if part.strip()]
+    return fields

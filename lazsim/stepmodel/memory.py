@@ -1,0 +1,108 @@
+"""Memory that a layout takes on a GPU of the stage that needs most."""
+
+from collections.abc import Mapping
+
+from lazsim.stepmodel.inputs import StepInputs
+from lazsim.stepmodel.parameters import stage_blocks, stage_parameters
+from lazsim.stepmodel.pipeline import parts_of
+
+PARAM_BYTES = 2
+
+MASTER_AND_MOMENTS_BYTES = 12
+"""fp32 master weight and the two moments of Adam (ZeRO, arXiv 1910.02054)."""
+
+LOGIT_BYTES = 6
+"""Logits in 16 bits and their gradient in fp32."""
+
+ACTIVATION_BYTES = 2
+
+RUNTIME_BYTES = 3.0e9
+"""CUDA context 0.3 GB (pytorch/pytorch#107667) and NCCL buffers, 0.69 GB a communicator (NVIDIA/nccl#964), of four."""
+
+
+def memory_bytes(inputs: StepInputs) -> Mapping[str, float]:
+    """Return the bytes of each part on a GPU of the stage that needs most; the values sum to what it needs.
+
+    Notes
+    -----
+    Data-parallel ranks divide parameters, gradients and optimizer states as in ZeRO (arXiv 1910.02054). Activations are
+    what the backward pass reads; fused attention keeps no scores (Korthikanti et al., arXiv 2205.05198, equation 2
+    without dropout and scores). Stage ``s`` of ``p`` holds those of ``p - s`` micro-batches, ``(p - 1) / v`` more
+    where stages are interleaved. Fragmentation is left out.
+    """
+    parallel = inputs.parallel
+    parts = parts_of(inputs.model, parallel)
+    needs = [
+        _stage_bytes(inputs, stage, counts, *params)
+        for stage, (counts, params) in enumerate(
+            zip(stage_blocks(parts, parallel.pipeline), stage_parameters(inputs, parts), strict=True)
+        )
+    ]
+    return max(needs, key=lambda need: sum(need.values()))
+
+
+def _stage_bytes(
+    inputs: StepInputs, stage: int, counts: Mapping[str, int], dense: float, expert: float
+) -> dict[str, float]:
+    parallel = inputs.parallel
+    ranks, expert_ranks = inputs.data * parallel.context, inputs.expert_data
+    held = dense + expert
+    divided = dense / ranks + expert / expert_ranks
+    in_flight: float = parallel.pipeline - stage
+    if parallel.virtual_stages > 1:
+        in_flight += (parallel.pipeline - 1) / parallel.virtual_stages
+    per_token = sum(number * _kept_bytes(inputs, block) for block, number in counts.items())
+    logits = LOGIT_BYTES * inputs.model.vocab_size / parallel.tensor * inputs.tokens
+    return {
+        "parameters": PARAM_BYTES * (divided if parallel.sharding == "full" else held),
+        "gradients": parallel.gradient_bytes * (divided if parallel.sharding == "full" else held),
+        "optimizer": MASTER_AND_MOMENTS_BYTES * (held if parallel.sharding == "none" else divided),
+        "activations": min(in_flight, inputs.num_micro_batches) * per_token * inputs.own_tokens,
+        "logits": logits if "head" in counts else 0.0,
+        "runtime": RUNTIME_BYTES,
+    }
+
+
+def _kept_bytes(inputs: StepInputs, block: str) -> float:
+    """Return the bytes that a block keeps for its backward pass, for each token of a GPU."""
+    model, parallel = inputs.model, inputs.parallel
+    if parallel.recompute == "full" and block not in ("head", "embedding"):
+        return ACTIVATION_BYTES * model.d_model
+    # A norm keeps its input; a matmul its operand, in the precision of the matmul.
+    operand = 1 if inputs.quantised else ACTIVATION_BYTES
+    normed: list[tuple[float, str]] = [(ACTIVATION_BYTES * model.d_model, ""), (operand * model.d_model, "norm")]
+    heads: list[tuple[float, str]] = normed
+    if model.attention is not None:
+        attention = model.attention
+        latent = attention.kind == "latent"
+        narrow = attention.query_rank + attention.kv_rank + attention.rope_dim if latent else 0
+        keys_and_values = (
+            attention.query_dim + attention.output_dim if latent else 2 * attention.num_kv_heads * attention.head_dim
+        )
+        heads = [
+            *normed,
+            ((ACTIVATION_BYTES + operand) * narrow, ""),
+            (ACTIVATION_BYTES * (attention.query_dim + keys_and_values), "latent_up" if latent else ""),
+            ((ACTIVATION_BYTES + operand) * attention.output_dim, ""),
+        ]
+    inner, matrices = model.d_ff_expert / parallel.expert_tensor, model.matrices_per_expert
+    experts = [
+        *normed,
+        (2 * ACTIVATION_BYTES * model.num_experts, ""),
+        (model.top_k * (operand * model.expert_dim + ACTIVATION_BYTES * (matrices - 1) * inner), ""),
+        (model.top_k * operand * inner, "expert_activation"),
+        ((ACTIVATION_BYTES * (matrices - 1) + operand) * model.shared_dim, ""),
+    ]
+    dense = (ACTIVATION_BYTES * (matrices - 1) + operand) * model.d_ff_dense
+    space = model.state_space
+    kept: dict[str, list[tuple[float, str]]] = {
+        "embedding": [],
+        "head": normed,
+        "attention": heads,
+        "window": heads,
+        "moe": experts,
+        "dense": [(width, "dense_block") for width, _ in normed] + [(dense, "dense_block")],
+        "state_space": [*normed, (ACTIVATION_BYTES * (space.projected_dim + 3 * space.inner_dim), "")] if space else [],
+        "mtp": [*heads, *experts, (3 * ACTIVATION_BYTES * model.d_model, "")],
+    }
+    return sum(width for width, module in kept[block] if module not in parallel.recomputed)

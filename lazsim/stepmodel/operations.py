@@ -1,0 +1,92 @@
+"""Operations of one micro-batch on one GPU, and the two queues that carry them out."""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from lazsim.specs import StepConstants
+
+
+class Operation(NamedTuple):
+    """Kernels that follow one another without a decision of the host.
+
+    Attributes
+    ----------
+    part : str
+        Part of the step to which its time counts.
+    gpu_s : float
+        Time on the GPU.
+    kernels : int
+        Kernels, between which the GPU pauses.
+    host_s : float
+        Time of the host to launch them one by one.
+    graphed : bool
+        Whether a CUDA graph replays them.
+    waits : bool
+        Whether the host then waits until the GPU is done, since the next launches depend on a result.
+    """
+
+    part: str
+    gpu_s: float
+    kernels: int
+    host_s: float
+    graphed: bool = False
+    waits: bool = False
+
+
+class Item(NamedTuple):
+    """Operations of a module: forward, backward, and its name where it can be recomputed."""
+
+    forward: tuple[Operation, ...]
+    backward: tuple[Operation, ...]
+    module: str = ""
+
+
+class Block(NamedTuple):
+    """Operations of a block of a layer, in the order of their launch."""
+
+    forward: tuple[Operation, ...]
+    backward: tuple[Operation, ...]
+
+
+class Queues(NamedTuple):
+    """Moments at which the host and the GPU are done with what they have."""
+
+    host_s: float = 0.0
+    gpu_s: float = 0.0
+
+
+def block_of(items: Sequence[Item], recomputed: Iterable[str] = (), everything: bool = False) -> Block:
+    """Join items; the backward pass runs them in reverse, after their forward pass again where it is recomputed."""
+    again = set(recomputed)
+    forward = tuple(operation for item in items for operation in item.forward)
+    backward = tuple(
+        operation
+        for item in reversed(items)
+        for operation in (*(item.forward if item.module in again else ()), *item.backward)
+    )
+    return Block(forward, (*forward, *backward) if everything else backward)
+
+
+def play(operations: Iterable[Operation], start: Queues, constants: StepConstants, parts: dict[str, float]) -> Queues:
+    """Launch operations in order and let the GPU run them in order; add the time of each part to `parts`.
+
+    The host runs ahead of the GPU until an operation waits. A graph is launched once for all operations in a row that
+    it holds. ``idle`` is the time in which the GPU has nothing to do.
+    """
+    host_s, gpu_s = start
+    in_graph = False
+    for part, work_s, kernels, launch_s, graphed, waits in operations:
+        if not graphed:
+            host_s += launch_s
+        elif not in_graph:
+            host_s += constants.graph_launch_s
+        in_graph = graphed
+        if host_s > gpu_s:
+            parts["idle"] = parts.get("idle", 0.0) + host_s - gpu_s
+            gpu_s = host_s
+        busy_s = work_s + kernels * constants.kernel_gap_s
+        parts[part] = parts.get(part, 0.0) + busy_s
+        gpu_s += busy_s
+        if waits:
+            host_s = gpu_s + constants.host_wait_s
+    return Queues(host_s, gpu_s)

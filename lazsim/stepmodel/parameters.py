@@ -1,0 +1,53 @@
+"""Parameters on the GPUs of each pipeline stage."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from lazsim.stepmodel.inputs import StepInputs
+from lazsim.stepmodel.pipeline import Part
+
+
+class StageParameters(NamedTuple):
+    """Parameters that one GPU of a stage computes with: of dense blocks and of experts."""
+
+    dense: float
+    expert: float
+
+
+def stage_blocks(parts: Sequence[Part], pipeline: int) -> list[dict[str, int]]:
+    """Count the blocks of each kind on each stage."""
+    stages: list[dict[str, int]] = []
+    for stage in range(pipeline):
+        counts: dict[str, int] = {}
+        for part in parts[stage::pipeline]:
+            for name, number in part:
+                for block in name.split():
+                    counts[block] = counts.get(block, 0) + number
+        stages.append(counts)
+    return stages
+
+
+def stage_parameters(inputs: StepInputs, parts: Sequence[Part]) -> list[StageParameters]:
+    """Count the parameters on a GPU of each stage."""
+    model, parallel = inputs.model, inputs.parallel
+    experts = model.num_experts / parallel.expert / parallel.expert_tensor * model.expert_params
+    narrow = 0 if model.d_expert is None else 2 * model.d_model * model.d_expert
+    moe = model.matrices_per_expert * model.d_model * model.shared_dim + narrow + model.d_model * model.num_experts
+    vocabulary = model.vocab_size * model.d_model
+    dense_of = {
+        "attention": model.params_per_attention,
+        "window": model.params_per_attention,
+        "state_space": model.state_space.num_params(model.d_model) if model.state_space else 0,
+        "dense": model.matrices_per_expert * model.d_model * model.d_ff_dense,
+        "moe": moe,
+        "embedding": vocabulary,
+        "head": vocabulary if model.num_vocab_matrices > 1 or parallel.pipeline > 1 else 0,
+        "mtp": model.params_per_attention + moe + 2 * model.d_model**2,
+    }
+    return [
+        StageParameters(
+            sum(number * dense_of[block] for block, number in counts.items()) / parallel.tensor,
+            (counts.get("moe", 0) + counts.get("mtp", 0)) * experts,
+        )
+        for counts in stage_blocks(parts, parallel.pipeline)
+    ]

@@ -1,0 +1,95 @@
+"""The fastest layout that fits into memory."""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import msgspec
+
+from lazsim.errors import SpecError
+from lazsim.specs import ParallelSpec
+from lazsim.stepmodel.inputs import StepInputs
+from lazsim.stepmodel.memory import memory_bytes
+from lazsim.stepmodel.predict import StepTime, predict_step
+
+MEMORY_SHARE = 0.92
+"""Share of the memory that a layout may take: 3 % and more is lost to fragmentation, and predictions err."""
+
+SIZES = (1, 2, 4, 8, 16, 32, 64)
+MICRO_BATCHES = (1, 2, 4, 8)
+VIRTUAL_STAGES = (1, 2, 4, 8)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A layout, and its predicted step."""
+
+    parallel: ParallelSpec
+    time: StepTime
+
+
+@dataclass(frozen=True)
+class Search:
+    """Layouts by their step time, and how many were looked at.
+
+    Attributes
+    ----------
+    candidates : list of Candidate
+        Layouts that fit, the fastest first.
+    num_valid, num_fitting : int
+        Layouts that divide model, batch and GPUs, and those of them that fit into memory.
+    """
+
+    candidates: list[Candidate]
+    num_valid: int
+    num_fitting: int
+
+
+def search_layouts(inputs: StepInputs, most: int = 10) -> Search:
+    """Predict all layouts of the usual sizes and keep the fastest that fit.
+
+    Tensor parallelism stays inside a node, expert parallelism goes over any ranks of a stage; recomputation is none,
+    that of norms and expert activations, or full. Batch, precision, dispatcher and all else are as given.
+
+    Raises
+    ------
+    SpecError
+        When no layout fits; the message names what the one that needs least would take.
+    """
+    valid = 0
+    found: list[Candidate] = []
+    least = float("inf")
+    limit = MEMORY_SHARE * inputs.gpu.memory_bytes
+    for parallel in _layouts(inputs):
+        try:
+            changed = replace(inputs, parallel=parallel)
+        except SpecError:
+            continue
+        valid += 1
+        needed = sum(memory_bytes(changed).values())
+        least = min(least, needed)
+        if needed <= limit:
+            found.append(Candidate(parallel, predict_step(changed)))
+    if not found:
+        reason = (
+            f"the least of {valid} takes {least / 2**30:.0f} GiB" if valid else "none divides model, batch and GPUs"
+        )
+        raise SpecError(
+            f"no layout of {inputs.model.name} fits on {inputs.num_gpus} GPUs of "
+            f"{inputs.gpu.memory_bytes / 2**30:.0f} GiB: {reason}; give more GPUs"
+        )
+    found.sort(key=lambda candidate: candidate.time.step_s)
+    return Search(found[:most], valid, len(found))
+
+
+def _layouts(inputs: StepInputs) -> Iterator[ParallelSpec]:
+    recomputes = (("none", ()), ("selective", ("norm", "expert_activation")), ("full", ()))
+    for tensor, pipeline, virtual, expert, micro_batch, (recompute, modules) in itertools.product(
+        SIZES, SIZES, VIRTUAL_STAGES, SIZES, MICRO_BATCHES, recomputes
+    ):
+        if tensor > inputs.cluster.gpus_per_node or (virtual > 1 and pipeline == 1):
+            continue
+        yield msgspec.structs.replace(
+            inputs.parallel, tensor=tensor, pipeline=pipeline, virtual_stages=virtual, expert=expert, stages="",
+            expert_tensor=1, micro_batch=micro_batch, recompute=recompute, recomputed=modules,
+        )  # fmt: skip

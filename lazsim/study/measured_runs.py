@@ -1,0 +1,289 @@
+"""Training runs that others measured: rows of CSV to inputs of a step.
+
+A row has the columns of ``lazsim/catalog/measured/training.csv``: docs/guides/steps.md explains them. Models and
+systems are names of the catalogue, or rows of ``models.csv`` and ``systems.csv`` beside the file.
+"""
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from lazsim.errors import LazsimError, SpecError
+from lazsim.files import read_bytes
+from lazsim.specs import ClusterSpec, GpuSpec, ModelSpec, ParallelSpec, catalog_names, load_spec
+from lazsim.specs.overrides import override
+from lazsim.stepmodel.inputs import StepInputs
+from lazsim.stepmodel.loading import load_constants, tables_of
+
+CATALOG = "measured/training.csv"
+
+Row = Mapping[str, str]
+
+UNKNOWN = ("", "unknown", "nan", "n/a", "none")
+
+PRECISIONS = {
+    "fp8_cs": "fp8",
+    "fp8_ds": "fp8",
+    "fp8_sc": "fp8_block",
+    "bf16": "bf16",
+    "mxfp8": "mxfp8",
+    "nvfp4": "nvfp4",
+}
+
+DISPATCHERS = {"alltoall": "all_to_all", "allgather": "all_gather", "deepep": "deepep", "hybridep": "hybridep"}
+
+MODULES = {"mla_up_proj": "latent_up", "moe_act": "expert_activation", "layernorm": "norm", "mlp": "dense_block"}
+
+NEEDED = ("row_id", "model_key", "system", "gpus", "gbs", "seq", "tok_s_gpu")
+"""Columns that a table must have."""
+
+GRADIENTS_OF_TWO_BYTES = ("Megatron-Bridge", "Bridge PR", "MCore MoE recipes PR")
+"""Sources whose recipes reduce gradients in 16 bits."""
+
+
+@dataclass(frozen=True)
+class MeasuredRun:
+    """A measured run.
+
+    Attributes
+    ----------
+    id, source : str
+        Name of the row and where it is from.
+    settings : mapping
+        Model, system, precision, dispatcher, graphs and others, by which runs are grouped.
+    tokens_per_s_per_gpu : float
+        Measured throughput.
+    inputs : StepInputs or None
+        Inputs of the step; none where the row cannot be predicted.
+    skipped : str
+        Reason why not.
+    """
+
+    id: str
+    source: str
+    settings: Mapping[str, str]
+    tokens_per_s_per_gpu: float
+    inputs: StepInputs | None
+    skipped: str = ""
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """Models and systems by name: those beside a file, else those of the catalogue."""
+
+    models: Mapping[str, Row]
+    systems: Mapping[str, Row]
+
+    def model(self, name: str) -> ModelSpec:
+        """Find a model."""
+        if name in self.models:
+            return _model_of(name, self.models[name])
+        return load_spec(ModelSpec, name.replace("_", "-"))
+
+    def cluster(self, name: str, num_gpus: int) -> tuple[ClusterSpec, GpuSpec]:
+        """Find a system, cut or grown to a number of GPUs, and its GPU."""
+        known = name.lower() in catalog_names("clusters")
+        if not known and name not in self.systems:
+            raise SpecError(f"no system {name!r} in the catalogue or beside the file")
+        cluster, gpu = (
+            _system_of(self.systems[name]) if name in self.systems and not known else _catalogued(name.lower())
+        )
+        per_node = min(cluster.gpus_per_node, num_gpus)
+        changes: dict[str, Any] = {"num_nodes": max(1, num_gpus // per_node), "gpus_per_node": per_node}
+        if per_node != cluster.gpus_per_node:
+            changes["network.nic_bytes_per_s"] = cluster.network.nic_bytes_per_s * per_node / cluster.gpus_per_node
+        return override(cluster, changes, name), gpu
+
+
+def read_runs(path: str | None = None) -> list[MeasuredRun]:
+    """Read measured runs from a file, or the catalogue's.
+
+    Raises
+    ------
+    LazsimError
+        When the file cannot be read or lacks columns. A row that cannot be predicted says so in `MeasuredRun.skipped`.
+    """
+    if path is None:
+        content = (resources.files("lazsim") / "catalog" / CATALOG).read_bytes()
+        return [_run(row, Lookup({}, {})) for row in _table(CATALOG, content, NEEDED)]
+    beside = Path(path).parent
+    keys = {"models": "model_key", "systems": "system"}
+    found = {
+        name: {row[column]: row for row in _table(str(file), read_bytes(file), [column])}
+        for name, column in keys.items()
+        if (file := beside / f"{name}.csv").is_file()
+    }
+    lookup = Lookup(found.get("models", {}), found.get("systems", {}))
+    return [_run(row, lookup) for row in _table(path, read_bytes(path), NEEDED)]
+
+
+def _table(name: str, content: bytes, needed: Sequence[str]) -> list[Row]:
+    try:
+        reader = csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""), restkey="", restval="")
+        rows: list[Row] = list(reader)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise SpecError(f"{name}: is no table of comma-separated UTF-8 text ({error})") from None
+    missing = [column for column in needed if column not in (reader.fieldnames or ())]
+    if missing:
+        raise SpecError(f"{name}: has no column {missing[0]}; a table of measured runs needs {', '.join(needed)}")
+    return rows
+
+
+def _run(row: Row, lookup: Lookup) -> MeasuredRun:
+    names = ("model_key", "system", "precision", "dispatcher", "cuda_graph", "recompute", "source_family")
+    settings = {name: row.get(name) or "unknown" for name in names}
+    settings["pipeline"] = "pp > 1" if _whole(row, "pp", 1) > 1 else "pp = 1"
+    measured = _number(row, "tok_s_gpu")
+    inputs, skipped = None, ""
+    try:
+        inputs = _inputs(row, lookup)
+    except LazsimError as error:
+        skipped = str(error).replace("`parallel`: ", "")
+    if not 0 < measured < math.inf:
+        inputs, skipped = None, "no measured throughput"
+    return MeasuredRun(row["row_id"], row.get("source", ""), settings, measured, inputs, skipped)
+
+
+def _inputs(row: Row, lookup: Lookup) -> StepInputs:
+    for column in ("gpus", "gbs", "seq", "mbs", "tp", "pp", "ep"):
+        if _whole(row, column) < 1:
+            raise SpecError(f"{column} is unknown")
+    model = lookup.model(row["model_key"])
+    changes: dict[str, Any] = {"sequence_length": _whole(row, "seq"), "num_mtp_layers": _whole(row, "mtp_layers")}
+    if layers := _whole(row, "layers_override"):
+        dense = model.num_layers - model.num_moe_layers
+        changes |= {"num_layers": layers, "num_moe_layers": max(1, layers - dense)}
+    model = override(model, changes, row["model_key"])
+    cluster, gpu = lookup.cluster(row["system"], _whole(row, "gpus"))
+    return StepInputs(model, gpu, cluster, _layout(row), tables_of(gpu), load_constants())
+
+
+def _layout(row: Row) -> ParallelSpec:
+    graph, scope, sharding = (row.get(name, "") or "" for name in ("cuda_graph", "cuda_graph_scope", "sharding"))
+    modules = row.get("recompute_modules") or ""
+    recompute = row.get("recompute") or "none"
+    recompute = recompute if recompute in ("none", "selective", "full") else "none"
+    stages = row.get("pp_layout") or ""
+    pipeline = _whole(row, "pp", 1)
+    fields: dict[str, Any] = {
+        "tensor": _whole(row, "tp", 1),
+        "pipeline": pipeline,
+        "context": _whole(row, "cp", 1),
+        "expert": _whole(row, "ep", 1),
+        "expert_tensor": _whole(row, "etp", 1),
+        "virtual_stages": _whole(row, "vp", 1) if pipeline > 1 else 1,
+        "stages": "" if stages in UNKNOWN else stages,
+        "global_batch": _whole(row, "gbs"),
+        "micro_batch": _whole(row, "mbs", 1),
+        "sharding": "full" if "fsdp" in sharding else "none" if sharding.startswith("none") else "optimizer",
+        "gradient_bytes": 2 if (row.get("source_family") or "").startswith(GRADIENTS_OF_TWO_BYTES) else 4,
+        "precision": _choice(row, "precision", PRECISIONS, "bf16"),
+        "recompute": recompute,
+        "recomputed": [ours for theirs, ours in MODULES.items() if theirs in modules]
+        if recompute == "selective"
+        else [],
+        "dispatcher": _choice(row, "dispatcher", DISPATCHERS, "all_to_all"),
+        "overlap_expert": row.get("a2a_overlap") == "1",
+        "overlap_gradients": row.get("grad_reduce_overlap") != "0",
+        "overlap_parameters": row.get("param_gather_overlap") != "0",
+        "overlap_tensor": row.get("tp_comm_overlap") == "1",
+        "graphs": "full"
+        if graph == "full_iteration"
+        else "partial"
+        if graph.startswith("transformer_engine")
+        else "none",
+        "graph_attention": "attn" in scope or scope in UNKNOWN,
+        "routing": "learned" if "real" in (row.get("token_routing") or "") else "balanced",
+    }
+    return override(ParallelSpec(global_batch=1), fields, "layout")
+
+
+def _choice(row: Row, column: str, names: Mapping[str, str], default: str) -> str:
+    value = row.get(column) or ""
+    if value in UNKNOWN:
+        return default
+    if value not in names:
+        raise SpecError(f"{column} {value!r} is not modelled")
+    return names[value]
+
+
+def _number(row: Row, column: str) -> float:
+    try:
+        return float(row.get(column) or "nan")
+    except ValueError:
+        return float("nan")
+
+
+def _whole(row: Row, column: str, default: int = 0) -> int:
+    value = _number(row, column)
+    return int(value) if value == value and abs(value) < 1e12 else default
+
+
+def _catalogued(name: str) -> tuple[ClusterSpec, GpuSpec]:
+    cluster = load_spec(ClusterSpec, name)
+    return cluster, load_spec(GpuSpec, cluster.gpu)
+
+
+def _system_of(row: Row) -> tuple[ClusterSpec, GpuSpec]:
+    """Build a system from its row, with everything that a step does not need from the catalogue's nearest one."""
+    gpu_name = (row.get("gpu") or "").lower()
+    if gpu_name not in catalog_names("gpus"):
+        raise SpecError(f"the catalogue has no GPU {gpu_name!r}")
+    gpu = load_spec(GpuSpec, gpu_name)
+    per_node, domain = _whole(row, "gpus_per_node", 8), _whole(row, "gpus_per_nvlink_domain", 8)
+    like = "gb200-nvl72" if domain > per_node else "dgx-h100"
+    changes: dict[str, Any] = {
+        "gpus_per_node": per_node,
+        "gpus_per_domain": domain,
+        "gpu": gpu_name,
+        "network.nic_bytes_per_s": _number(row, "nic_Gbps_per_gpu") * 1e9 / 8 * per_node,
+        "network.local_bytes_per_s": _number(row, "nvlink_GBps_per_dir") * 1e9,
+    }
+    return override(load_spec(ClusterSpec, like), changes, row["system"]), gpu
+
+
+def _model_of(name: str, row: Row) -> ModelSpec:
+    """Build a model from its row."""
+    latent, windows = _whole(row, "kv_lora_rank") > 0, _whole(row, "sliding_layers")
+    if not (_whole(row, "layers_total") and _whole(row, "d_model") and _whole(row, "heads")):
+        raise SpecError(f"the architecture of {name} is unknown")
+    attention: dict[str, Any] = {"num_heads": _whole(row, "heads")}
+    if latent:
+        ranks = {"query_rank": "q_lora_rank", "kv_rank": "kv_lora_rank", "nope_dim": "qk_nope_dim"}
+        ranks |= {"rope_dim": "qk_rope_dim", "value_dim": "v_head_dim"}
+        attention |= {"kind": "latent"} | {ours: _whole(row, theirs) for ours, theirs in ranks.items()}
+    else:
+        attention |= {"num_kv_heads": _whole(row, "kv_heads"), "head_dim": _whole(row, "head_dim")}
+        attention |= {"window": _whole(row, "sliding_window") if windows else 0, "num_window_layers": windows}
+    fields: dict[str, Any] = {
+        "name": name,
+        "num_layers": _whole(row, "layers_total"),
+        "num_moe_layers": _whole(row, "moe_layers"),
+        "d_model": _whole(row, "d_model"),
+        "d_ff_expert": _whole(row, "expert_d_ff"),
+        "d_ff_dense": _whole(row, "dense_d_ff"),
+        "matrices_per_expert": _whole(row, "mats_per_expert", 3),
+        "num_experts": _whole(row, "experts"),
+        "num_shared_experts": _whole(row, "shared_experts"),
+        "d_ff_shared": _whole(row, "shared_expert_ff_total"),
+        "d_expert": _whole(row, "moe_latent_dim") or None,
+        "top_k": _whole(row, "topk"),
+        "num_expert_groups": _whole(row, "n_group") or 1,
+        "num_groups_per_token": _whole(row, "topk_group") or 1,
+        "vocab_size": _whole(row, "vocab"),
+        "num_vocab_matrices": 1 if _whole(row, "tied_embeddings") else 2,
+        "attention": attention,
+    }
+    if _whole(row, "mamba_heads"):
+        fields["num_attention_layers"] = _whole(row, "attn_layers")
+        names = {"num_layers": "mamba_or_linear_layers", "num_heads": "mamba_heads", "head_dim": "mamba_head_dim"}
+        names |= {"state_dim": "mamba_state", "num_groups": "mamba_groups"}
+        fields["state_space"] = {ours: _whole(row, theirs) for ours, theirs in names.items()}
+    elif _whole(row, "mamba_or_linear_layers"):
+        raise SpecError(f"the linear attention of {name} is not modelled")
+    return override(load_spec(ModelSpec, "gpt-s"), {**fields, "attention_params": 0, "attention_score_dim": 0}, name)

@@ -1,0 +1,122 @@
+"""A predicted step with what a person needs to judge it: range, memory, notes, rivals."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from lazsim.specs import ParallelSpec
+from lazsim.stepmodel.inputs import StepInputs
+from lazsim.stepmodel.predict import StepTime, predict_step
+from lazsim.stepmodel.search import Candidate, search_layouts
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """The step of a layout, and the layouts that a search found.
+
+    Attributes
+    ----------
+    inputs : StepInputs
+        Model, cluster, layout, tables and constants.
+    time : StepTime
+        The prediction.
+    found : list of Candidate
+        The fastest layouts that fit, where they were searched for.
+    searched : mapping
+        Number of layouts that divide the job, and of those that fit.
+    """
+
+    inputs: StepInputs
+    time: StepTime
+    found: list[Candidate]
+    searched: Mapping[str, int]
+
+    @property
+    def memory_share(self) -> float:
+        """Memory that the layout takes over the memory of a GPU."""
+        return sum(self.time.memory_bytes.values()) / self.inputs.gpu.memory_bytes
+
+    @property
+    def range_tokens_per_s(self) -> tuple[float, float]:
+        """Throughput that eight of ten measured runs with such graphs would have had at this prediction."""
+        low, high = self.inputs.constants.measured_over_predicted[self.inputs.parallel.graphs]
+        return low * self.time.tokens_per_s_per_gpu, high * self.time.tokens_per_s_per_gpu
+
+    @property
+    def notes(self) -> list[str]:
+        """Say what makes the numbers not hold."""
+        model, parallel, gpu = self.inputs.model, self.inputs.parallel, self.inputs.gpu
+        notes = []
+        if self.memory_share > 1:
+            part, most = max(self.time.memory_bytes.items(), key=lambda item: item[1])
+            notes.append(
+                f"the layout does not fit: it takes {self.memory_share * gpu.memory_bytes / GIB:.0f} GiB of a GPU's "
+                f"{gpu.memory_bytes / GIB:.0f} GiB, {most / GIB:.0f} GiB of it for {part}; `search` finds one that does"
+            )
+        if gpu.kernels != gpu.name:
+            notes.append(f"kernels of {gpu.kernels} stand in for those of {gpu.name}, which were not measured")
+        if parallel.precision in ("mxfp8", "nvfp4"):
+            notes.append(f"matmuls in {parallel.precision} take the table of 8 bits with a scale for each 128 numbers")
+        if model.attention is not None and model.attention.head_dim not in (0, 64, 128):
+            notes.append(f"attention heads of width {model.attention.head_dim} are scaled from those of 64 or 128")
+        if model.state_space is not None:
+            notes.append("scans of state-space layers were not measured: they take an assumed share of the peak")
+        if parallel.dispatcher == "hybridep" and "exchange_hybridep" not in self.inputs.tables.grids:
+            notes.append(f"exchanges by HybridEP were not measured on {gpu.name}: those of DeepEP stand in for them")
+        return notes
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data."""
+        low, high = self.range_tokens_per_s
+        return {
+            "model": self.inputs.model.name,
+            "cluster": self.inputs.cluster.name,
+            "gpus": self.inputs.num_gpus,
+            "layout": _plain(self.inputs.parallel) | {"data": self.inputs.data},
+            "step_s": self.time.step_s,
+            "tokens_per_s_per_gpu": self.time.tokens_per_s_per_gpu,
+            "tokens_per_s_per_gpu_range": [low, high],
+            "mfu": self.time.mfu,
+            "exposed_s": dict(self.time.exposed_s),
+            "hidden_s": dict(self.time.hidden_s),
+            "memory_bytes": dict(self.time.memory_bytes),
+            "memory_of_gpu_bytes": self.inputs.gpu.memory_bytes,
+            "search": [
+                {
+                    "layout": _plain(candidate.parallel),
+                    "step_s": candidate.time.step_s,
+                    "tokens_per_s_per_gpu": candidate.time.tokens_per_s_per_gpu,
+                    "memory_bytes": sum(candidate.time.memory_bytes.values()),
+                }
+                for candidate in self.found
+            ],
+            "searched": dict(self.searched),
+            "notes": self.notes,
+        }
+
+
+def predict_layout(inputs: StepInputs, search: bool = False) -> StepResult:
+    """Predict the step of a layout, or of the fastest that a search finds.
+
+    Raises
+    ------
+    SpecError
+        When the layout cannot be predicted, or none fits.
+    """
+    if not search:
+        return StepResult(inputs, predict_step(inputs), [], {})
+    found = search_layouts(inputs)
+    best = found.candidates[0]
+    chosen = StepInputs(inputs.model, inputs.gpu, inputs.cluster, best.parallel, inputs.tables, inputs.constants)
+    return StepResult(
+        chosen, best.time, found.candidates, {"num_valid": found.num_valid, "num_fitting": found.num_fitting}
+    )
+
+
+def _plain(parallel: ParallelSpec) -> dict[str, Any]:
+    plain: dict[str, Any] = msgspec.to_builtins(parallel)
+    return plain

@@ -1,0 +1,114 @@
+"""Predictions held against what others measured."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from lazsim.stepmodel.predict import predict_step
+from lazsim.study.measured_runs import MeasuredRun, read_runs
+
+METRIC = "tokens_per_s_per_gpu"
+
+GROUPS = ("model_key", "system", "precision", "dispatcher", "cuda_graph", "recompute", "pipeline", "source_family")
+"""Settings of a run by which errors are grouped."""
+
+NOISE = "the same settings differ by 1.6 % at the median and 6.5 % at nine of ten from release to release"
+
+
+@dataclass(frozen=True)
+class VerifiedRow:
+    """A measured run and its prediction.
+
+    Attributes
+    ----------
+    id, group, metric : str
+        Name of the row; model and system; what was measured.
+    predicted, measured, error : float or None
+        Values in the unit of the metric, and ``predicted / measured - 1``; none where the row was skipped.
+    skipped : str
+        Reason why there is no prediction.
+    """
+
+    id: str
+    group: str
+    metric: str
+    predicted: float | None
+    measured: float | None
+    error: float | None
+    skipped: str
+    settings: dict[str, str]
+    source: str
+
+
+@dataclass(frozen=True)
+class Verification:
+    """All rows; see `lazsim.output.verify` for how they are shown."""
+
+    rows: list[VerifiedRow]
+
+    @property
+    def predicted_rows(self) -> list[VerifiedRow]:
+        """Rows with a prediction."""
+        return [row for row in self.rows if row.error is not None]
+
+    def summary(self) -> dict[str, Any]:
+        """Return the number of rows with a prediction, the median error without sign, and shares within 10 and 20 %."""
+        return error_summary(self.predicted_rows)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data."""
+        rows = [{name: value for name, value in asdict(row).items() if name != "settings"} for row in self.rows]
+        return {"rows": rows, "summary": self.summary(), "notes": list(self.notes)}
+
+    @property
+    def notes(self) -> list[str]:
+        """Say what the numbers leave out."""
+        skipped = len(self.rows) - len(self.predicted_rows)
+        return [f"{skipped} of {len(self.rows)} rows have no prediction; `json` says why of each"] if skipped else []
+
+
+def error_summary(rows: Sequence[VerifiedRow]) -> dict[str, Any]:
+    """Summarise errors of predicted over measured values."""
+    errors = np.array([row.error for row in rows], dtype=np.float64)
+    return {
+        "num_rows": len(rows),
+        "median_error": float(np.median(errors)) if len(rows) else None,
+        "median_abs_error": float(np.median(abs(errors))) if len(rows) else None,
+        "within_10": float(np.mean(abs(errors) <= 0.1)) if len(rows) else None,
+        "within_20": float(np.mean(abs(errors) <= 0.2)) if len(rows) else None,
+    }
+
+
+def verify(
+    paths: Iterable[str] = (),
+    only: str = "",
+    progress: Callable[[Iterable[MeasuredRun]], Iterable[MeasuredRun]] = list,
+) -> Verification:
+    """Predict measured runs of the catalogue, or of files.
+
+    Parameters
+    ----------
+    paths
+        Tables of measured runs in place of the catalogue's; see `lazsim.study.measured_runs`.
+    only
+        Keep rows with this text in their name, model, system or another setting.
+    progress
+        Wraps the runs as they are predicted.
+    """
+    runs = [run for path in paths for run in read_runs(path)] or read_runs()
+    wanted = [run for run in runs if only.lower() in " ".join((run.id, *run.settings.values(), run.source)).lower()]
+    return Verification([_verified(run) for run in progress(wanted)])
+
+
+def _verified(run: MeasuredRun) -> VerifiedRow:
+    predicted = predict_step(run.inputs).tokens_per_s_per_gpu if run.inputs is not None else None
+    error = None if predicted is None else predicted / run.tokens_per_s_per_gpu - 1
+    group = f"{run.settings['model_key']} {run.settings['system']}"
+    measured = run.tokens_per_s_per_gpu
+    return VerifiedRow(
+        run.id, group, METRIC, predicted, None if math.isnan(measured) else measured, error, run.skipped,
+        dict(run.settings), run.source,
+    )  # fmt: skip

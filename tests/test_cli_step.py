@@ -1,0 +1,182 @@
+"""``lazsim step`` and ``lazsim verify`` as a user calls them."""
+
+import csv
+import io
+import json
+import shutil
+from importlib import resources
+
+import numpy as np
+import pytest
+
+from lazsim.specs import StepConstants, load_spec
+from lazsim.study.verify import verify
+
+LAYOUT = ("--layout", "expert=8", "--layout", "global_batch=256", "--layout", "gradient_bytes=2")
+
+MEASURED = resources.files("lazsim") / "catalog" / "measured" / "training.csv"
+
+
+@pytest.fixture(scope="module")
+def board():
+    return verify()
+
+
+def complete(board):
+    """Rows whose inputs are all known."""
+    known = {row["row_id"]: row["completeness"] for row in csv.DictReader(io.StringIO(MEASURED.read_text()))}
+    return [row for row in board.predicted_rows if known[row.id] == "full"]
+
+
+def test_a_step_is_told_part_by_part(lazsim):
+    status, out, err = lazsim(
+        "step", "--model", "qwen3-30b-a3b", "--cluster", "dgx-h100", "--gpus", "16", *LAYOUT, "--json"
+    )
+    step = json.loads(out)
+    assert status == 0
+    assert err == ""
+    assert sum(step["exposed_s"].values()) == pytest.approx(step["step_s"])
+    # 256 sequences of 4096 tokens on 16 GPUs.
+    assert step["tokens_per_s_per_gpu"] == pytest.approx(256 * 4096 / step["step_s"] / 16)
+    low, high = step["tokens_per_s_per_gpu_range"]
+    assert low < step["tokens_per_s_per_gpu"] < high
+    assert {"parameters", "gradients", "optimizer", "activations"} <= step["memory_bytes"].keys()
+    assert step["layout"]["data"] == 16
+
+
+def test_a_layout_that_does_not_fit_is_told(lazsim):
+    _, out, err = lazsim("step", "--model", "mixtral-8x22b", "--cluster", "dgx-h100", "--gpus", "8", "--layout",
+                         "global_batch=64")  # fmt: skip
+    assert "the layout does not fit" in err
+    assert "--search finds one that does" in err
+    assert "memory of the fullest GPU" in out
+
+
+def test_without_a_layout_the_fastest_that_fits_is_taken(lazsim):
+    _, out, _ = lazsim("step", "--model", "gpt-oss-20b", "--cluster", "dgx-h100", "--gpus", "8", "--json")
+    step = json.loads(out)
+    assert step["search"][0]["layout"] == {key: value for key, value in step["layout"].items() if key != "data"}
+    assert sum(step["memory_bytes"].values()) < step["memory_of_gpu_bytes"]
+    assert step["searched"]["num_fitting"] <= step["searched"]["num_valid"]
+
+
+def test_a_step_is_drawn(lazsim, tmp_path):
+    arguments = ("step", "--model", "qwen3-30b-a3b", "--cluster", "dgx-h100", "--gpus", "16", *LAYOUT)
+    assert lazsim(*arguments, "--out", str(tmp_path / "one"))[0] == 0
+    assert sorted(path.name for path in (tmp_path / "one").iterdir()) == [
+        ".lazsim.json",
+        "step.json",
+        "step.pdf",
+        "step.png",
+    ]
+    lazsim(*arguments, "--out", str(tmp_path / "two"))
+    for path in (tmp_path / "one").iterdir():
+        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--model", "nosuch", "--cluster", "dgx-h100"), "unknown model 'nosuch'"),
+        (("--model", "gpt-oss-20b", "--cluster", "rtx3090x10"), "no measured kernels of this GPU"),
+        (("--model", "gpt-oss-20b", "--cluster", "dgx-h100", "--gpus", "12"), "--gpus 12: give a multiple of the 8"),
+        (("--model", "gpt-oss-20b", "--cluster", "dgx-h100", "--layout", "tensor"), "--layout tensor: give a field"),
+        (("--model", "gpt-oss-20b", "--cluster", "dgx-h100", "--layout", "tensor=two"), "tensor"),
+        (("--model", "gpt-oss-20b", "--cluster", "dgx-h100", "--layout", "tensor=3"), "must divide"),
+        (("--model", "gpt-l", "--cluster", "dgx-h100", "--layout", "expert=8"), "no heads of attention"),
+    ],
+)
+def test_bad_input_of_a_step_is_one_line(lazsim, arguments, message):
+    status, out, err = lazsim("step", *arguments)
+    assert (status, out) == (2, "")
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_predictions_are_as_near_to_measured_runs_as_the_page_says(board):
+    rows = complete(board)
+    errors = np.array([row.error for row in rows])
+    assert len(rows) > 110
+    assert np.median(abs(errors)) < 0.10
+    graphs = np.array([row.error for row in rows if row.settings["cuda_graph"] == "full_iteration"])
+    assert np.median(abs(graphs)) < 0.08
+    assert np.mean(abs(graphs) < 0.2) > 0.9
+
+
+def test_the_range_of_a_prediction_holds_as_often_as_it_says(board):
+    ranges = load_spec(StepConstants, "training").measured_over_predicted
+    names = {"none": "none", "full_iteration": "full"}
+    for graphs in ranges:
+        rows = [row for row in complete(board) if names.get(row.settings["cuda_graph"], "partial") == graphs]
+        low, high = ranges[graphs]
+        assert np.mean([low <= 1 / (1 + row.error) <= high for row in rows]) == pytest.approx(0.8, abs=0.04), graphs
+
+
+def test_layouts_of_a_model_and_cluster_are_ranked_as_measured(board):
+    groups = {}
+    for row in complete(board):
+        groups.setdefault(row.group, []).append(row)
+    right = wrong = 0
+    for rows in groups.values():
+        for index, one in enumerate(rows):
+            for other in rows[:index]:
+                # Rows nearer than the noise of releases have no order.
+                if abs(one.measured / other.measured - 1) > 0.1:
+                    agrees = (one.measured > other.measured) == (one.predicted > other.predicted)
+                    right, wrong = right + agrees, wrong + (not agrees)
+    assert right / (right + wrong) > 0.8
+
+
+def test_verify_prints_errors_and_exits_by_tolerance(lazsim):
+    status, out, _ = lazsim("verify", "--only", "grok1", "--json")
+    result = json.loads(out)
+    assert status == 0
+    assert result["summary"]["num_rows"] >= 18
+    row = next(row for row in result["rows"] if row["error"] is not None)
+    assert row["error"] == pytest.approx(row["predicted"] / row["measured"] - 1)
+    assert {"id", "group", "metric", "predicted", "measured", "error", "skipped"} <= row.keys()
+    assert lazsim("verify", "--only", "grok1", "--tolerance", "0.5")[0] == 0
+    assert lazsim("verify", "--only", "grok1", "--tolerance", "0.001")[0] == 1
+
+
+def test_rows_of_a_file_find_models_and_systems_beside_it(lazsim, tmp_path):
+    lines = MEASURED.read_text().splitlines()
+    line = next(line for line in lines if line.startswith("r043,"))
+    (tmp_path / "runs.csv").write_text("\n".join([lines[0], line.replace("qwen3_30b_a3b", "mine")]) + "\n")
+    status, out, _ = lazsim("verify", "--rows", str(tmp_path / "runs.csv"), "--json")
+    assert "unknown model 'mine'" in json.loads(out)["rows"][0]["skipped"]
+    columns = {
+        "model_key": "mine", "layers_total": 48, "moe_layers": 48, "d_model": 2048, "heads": 32, "kv_heads": 4,
+        "head_dim": 128, "experts": 128, "topk": 8, "expert_d_ff": 768, "mats_per_expert": 3, "vocab": 151936,
+    }  # fmt: skip
+    text = ",".join(columns) + "\n" + ",".join(map(str, columns.values())) + "\n"
+    (tmp_path / "models.csv").write_text(text)
+    status, out, _ = lazsim("verify", "--rows", str(tmp_path / "runs.csv"), "--json")
+    mine = json.loads(out)["rows"][0]
+    catalogued = json.loads(lazsim("verify", "--only", "r043", "--json")[1])["rows"][0]
+    assert status == 0
+    assert mine["predicted"] == pytest.approx(catalogued["predicted"], rel=1e-6)
+
+
+def test_a_table_without_a_needed_column_is_refused(lazsim, tmp_path):
+    (tmp_path / "runs.csv").write_text("row_id,model_key\n1,a\n")
+    status, _, err = lazsim("verify", "--rows", str(tmp_path / "runs.csv"))
+    assert status == 2
+    assert "has no column system" in err
+
+
+def test_the_board_is_drawn(lazsim, tmp_path):
+    assert lazsim("verify", "--only", "grok1", "--out", str(tmp_path))[0] == 0
+    names = [".lazsim.json", "verify.csv", "verify.json", "verify.pdf", "verify.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "verify.csv").read_text())))
+    assert all("grok1" in row["model_key"] for row in rows)
+
+
+def test_the_catalogue_carries_the_reference_rows(shared, tmp_path):
+    folder = shared / "measured" / "training"
+    for name in ("training_throughput.csv", "models.csv", "systems.csv"):
+        shutil.copy(folder / name, tmp_path)
+    beside = {row.id: row for row in verify([str(tmp_path / "training_throughput.csv")]).predicted_rows}
+    for row in verify().predicted_rows:
+        assert beside[row.id].predicted == pytest.approx(row.predicted, rel=0.02), row.id

@@ -1,0 +1,270 @@
+"""The step of a layout, against closed forms, brute force and published figures."""
+
+import itertools
+import math
+from dataclasses import replace
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lazsim.errors import SpecError
+from lazsim.specs import ModelSpec, load_spec
+from lazsim.stepmodel.blocks import chance_imbalance, distinct_ranks
+from lazsim.stepmodel.inputs import StepInputs
+from lazsim.stepmodel.loading import load_constants, load_inputs
+from lazsim.stepmodel.memory import memory_bytes
+from lazsim.stepmodel.operations import Operation, Queues, play
+from lazsim.stepmodel.pipeline import layers_of, parts_of, pipeline_s
+from lazsim.stepmodel.predict import flop_per_token, predict_step
+from lazsim.stepmodel.search import search_layouts
+from lazsim.stepmodel.tables import Grid, parse_tables
+
+
+def inputs_of(model: str = "qwen3-30b-a3b", cluster: str = "dgx-h100", gpus: int = 16, **layout) -> StepInputs:
+    return load_inputs(model, cluster, None, {"global_batch": 256, "expert": 8} | layout, gpus)
+
+
+@given(st.lists(st.floats(1, 1e4), min_size=2, max_size=6, unique=True), st.data())
+def test_a_grid_gives_its_own_points_and_stays_between_neighbours(axis, data):
+    axis = sorted(axis)
+    times = [1e-6 * (index + 1) for index in range(len(axis))]
+    grid = Grid((axis,), times)
+    for size, time_s in zip(axis, times, strict=True):
+        assert grid.time_s(size) == pytest.approx(time_s)
+    low = data.draw(st.integers(0, len(axis) - 2))
+    size = data.draw(st.floats(axis[low], axis[low + 1]))
+    assert times[low] * (1 - 1e-9) <= grid.time_s(size) <= times[low + 1] * (1 + 1e-9)
+
+
+def test_a_grid_is_constant_below_and_proportional_beyond_its_sizes():
+    grid = Grid(([1.0, 2.0], [10.0, 20.0]), [[1e-6, 2e-6], [2e-6, 4e-6]])
+    assert grid.time_s(0.1, 10) == pytest.approx(1e-6)
+    assert grid.time_s(8, 80) == pytest.approx(4e-6 * 4 * 4)
+
+
+def test_tables_with_a_hole_are_refused():
+    text = "kernel,size,columns,inner,num_ranks,time_us\nmatmul_bf16,1,1,1,,1\nmatmul_bf16,2,2,1,,1\n"
+    with pytest.raises(SpecError, match="matmul_bf16: 2 points of its grid are missing"):
+        parse_tables("some", text)
+
+
+@pytest.mark.parametrize(("top_k", "ranks"), [(1, 3), (2, 3), (3, 4)])
+def test_distinct_ranks_are_those_of_all_choices(top_k, ranks):
+    counts = [len(set(choice)) for choice in itertools.product(range(ranks), repeat=top_k)]
+    assert distinct_ranks(top_k, ranks) == pytest.approx(np.mean(counts))
+
+
+@pytest.mark.parametrize("ranks", [8, 64])
+def test_imbalance_by_chance_is_near_that_of_drawn_tokens(ranks):
+    draws = np.random.default_rng(0).multinomial(ranks * 4096, np.full(ranks, 1 / ranks), size=2000)
+    drawn = (draws.max(axis=1) / 4096).mean() - 1
+    assert chance_imbalance(4096, ranks) - 1 == pytest.approx(drawn, rel=0.5)
+
+
+def test_the_host_runs_ahead_until_it_waits():
+    constants = msgspec.structs.replace(load_constants(), kernel_gap_s=0.0, host_wait_s=1.0, graph_launch_s=2.0)
+    operations = [
+        Operation("a", 10.0, 1, 1.0),  # launched at 1, runs 1 to 11
+        Operation("b", 5.0, 1, 1.0, waits=True),  # launched at 2, runs 11 to 16; the host goes on at 17
+        Operation("c", 1.0, 1, 1.0),  # launched at 18: the GPU idles from 16 to 18
+        Operation("d", 1.0, 1, 9.0, graphed=True),  # the graph of both is launched at 20: idle from 19 to 20
+        Operation("d", 1.0, 1, 9.0, graphed=True),
+    ]
+    parts: dict[str, float] = {}
+    assert play(operations, Queues(), constants, parts) == (20.0, 22.0)
+    assert parts == {"idle": 1.0 + 2.0 + 1.0, "a": 10.0, "b": 5.0, "c": 1.0, "d": 2.0}
+
+
+@given(st.integers(1, 6), st.integers(1, 4), st.integers(1, 6), st.floats(0.1, 2), st.floats(0.1, 4))
+def test_equal_stages_have_the_bubble_of_the_closed_form(pipeline, virtual, rounds, forward_s, backward_s):
+    virtual = virtual if pipeline > 1 else 1
+    micro_batches = rounds * pipeline
+    parts = pipeline * virtual
+    # (p - 1) / v of a micro-batch: arXiv 2104.04473, section 2.2.
+    expected = (micro_batches + (pipeline - 1) / virtual) * virtual * (forward_s + backward_s)
+    found = pipeline_s([forward_s] * parts, [backward_s] * parts, pipeline, micro_batches, 0.0)
+    assert found == pytest.approx(expected)
+
+
+@settings(max_examples=40)
+@given(st.integers(2, 4), st.integers(6, 40), st.data())
+def test_unequal_stages_take_what_a_plain_event_simulation_takes(pipeline, micro_batches, data):
+    times = st.lists(st.floats(0.5, 2), min_size=pipeline, max_size=pipeline)
+    forward_s, backward_s = data.draw(times), data.draw(times)
+    done: dict[tuple[str, int, int], float] = {}
+    for stage in reversed(range(pipeline)):
+        done |= {("B", -1, stage): 0.0, ("F", -1, stage): 0.0}
+    queues = []
+    for stage in range(pipeline):
+        warm = min(micro_batches, pipeline - stage - 1)
+        order = [("F", index) for index in range(warm)]
+        for index in range(micro_batches - warm):
+            order += [("F", warm + index), ("B", index)]
+        queues.append(order + [("B", index) for index in range(micro_batches - warm, micro_batches)])
+    clock = [0.0] * pipeline
+    while any(queues):
+        for stage, queue in enumerate(queues):
+            if not queue:
+                continue
+            kind, index = queue[0]
+            before = ("F", index, stage - 1) if kind == "F" else ("B", index, stage + 1)
+            if kind == "B" and stage == pipeline - 1:
+                before = ("F", index, stage)
+            if kind == "F" and stage == 0:
+                before = ("F", -1, 0)
+            if before in done:
+                clock[stage] = max(clock[stage], done[before]) + (forward_s if kind == "F" else backward_s)[stage]
+                done[kind, index, stage] = clock[stage]
+                queue.pop(0)
+    found = pipeline_s(forward_s, backward_s, pipeline, micro_batches, 0.0)
+    assert found == pytest.approx(max(clock), rel=1e-9 if micro_batches <= 16 else 0.03)
+
+
+@pytest.mark.parametrize(
+    ("name", "total", "share"),
+    [
+        ("deepseek-v3", 671.0e9, 0.005),  # arXiv 2412.19437
+        ("qwen3-30b-a3b", 30.5e9, 0.005),  # model card
+        ("qwen3-235b-a22b", 235e9, 0.005),
+        ("mixtral-8x7b", 46.7e9, 0.005),  # arXiv 2401.04088
+        ("gpt-oss-120b", 116.8e9, 0.005),  # model card
+        ("gpt-oss-20b", 20.9e9, 0.005),
+        ("grok1-314b", 314e9, 0.006),
+        ("nemotron-3-nano", 31.6e9, 0.005),
+        ("qwen2-57b-a14b", 57.4e9, 0.005),
+        ("kimi-k2", 1.04e12, 0.02),  # published as "1T", 1.04 trillion
+    ],
+)
+def test_models_of_the_catalogue_have_the_published_number_of_parameters(name, total, share):
+    assert load_spec(ModelSpec, name).total_params == pytest.approx(total, rel=share)
+
+
+@pytest.mark.parametrize(
+    ("name", "sequence", "giga", "share"),
+    # Operations a token that NVIDIA's performance tables imply, 6 a parameter and causal attention.
+    [
+        ("deepseek-v3", 4096, 260.0 - 12.5, 0.02),  # without the further-token layer
+        ("qwen3-235b-a22b", 4096, 148.0, 0.01),
+        ("kimi-k2", 4096, 204.6, 0.01),
+        ("gpt-oss-120b", 4096, 32.6, 0.01),
+        ("grok1-314b", 8192, 521.0, 0.01),
+    ],
+)
+def test_operations_of_a_token_are_those_of_published_utilisations(name, sequence, giga, share):
+    inputs = load_inputs(name, "gb200-nvl72", None, {"global_batch": 4096})
+    model = msgspec.structs.replace(inputs.model, sequence_length=sequence)
+    assert flop_per_token(replace(inputs, model=model)) == pytest.approx(giga * 1e9, rel=share)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp8_block"])
+@pytest.mark.parametrize("graphs", ["none", "partial", "full"])
+@pytest.mark.parametrize("overlap", [False, True])
+def test_the_parts_of_a_step_sum_to_it(precision, graphs, overlap):
+    step = predict_step(inputs_of(precision=precision, graphs=graphs, overlap_expert=overlap))
+    assert sum(step.exposed_s.values()) == pytest.approx(step.step_s)
+    assert all(seconds >= -1e-12 for seconds in (*step.exposed_s.values(), *step.hidden_s.values()))
+    assert 0 < step.mfu < 1
+
+
+def test_graphs_overlap_and_eight_bits_shorten_a_step():
+    eager = predict_step(inputs_of())
+    assert predict_step(inputs_of(graphs="partial")).step_s <= eager.step_s
+    assert predict_step(inputs_of(graphs="full")).step_s < eager.step_s
+    assert predict_step(inputs_of(overlap_expert=True)).step_s < eager.step_s
+    wide = ("deepseek-v3", "gb200-nvl72", 256)
+    layout = {"graphs": "full", "pipeline": 4, "expert": 64, "global_batch": 4096}
+    full = predict_step(inputs_of(*wide, **layout))
+    assert predict_step(inputs_of(*wide, **layout, precision="mxfp8")).step_s < full.step_s
+
+
+def test_full_recomputation_costs_a_forward_pass_and_saves_memory():
+    inputs, recomputed = inputs_of(graphs="full"), inputs_of(graphs="full", recompute="full")
+    # Forward, input and weight gradients take as long as one another in matmuls: 4/3.
+    longer = predict_step(recomputed).step_s / predict_step(inputs).step_s
+    assert 1.2 < longer < 4 / 3
+    assert memory_bytes(recomputed)["activations"] < 0.3 * memory_bytes(inputs)["activations"]
+
+
+@pytest.mark.parametrize("name", ["deepseek-v3", "nemotron-3-nano", "gpt-oss-20b", "qwen3-30b-a3b"])
+@pytest.mark.parametrize("pipeline", [1, 2, 4, 8])
+@pytest.mark.parametrize("virtual", [1, 2, 3])
+def test_every_layer_is_in_one_part(name, pipeline, virtual):
+    model = load_spec(ModelSpec, name)
+    parallel = msgspec.structs.replace(
+        inputs_of().parallel, pipeline=pipeline, virtual_stages=virtual if pipeline > 1 else 1
+    )
+    parts = parts_of(model, parallel)
+    names = [name for part in parts for name, count in part for _ in range(count)]
+    assert names == ["embedding", *layers_of(model), "head"]
+    assert len(parts) == parallel.pipeline * parallel.virtual_stages
+
+
+def test_stages_are_read_as_written():
+    model = msgspec.structs.replace(load_spec(ModelSpec, "qwen3-30b-a3b"), num_layers=6, num_moe_layers=6)
+    parallel = msgspec.structs.replace(inputs_of().parallel, pipeline=2, virtual_stages=2, stages="Et|(t*2|)*2tL")
+    layer = "attention moe"
+    expected = [(("embedding", 1), (layer, 1)), ((layer, 2),), ((layer, 2),), ((layer, 1), ("head", 1))]
+    assert parts_of(model, parallel) == expected
+
+
+def test_a_mixture_of_a_published_run_takes_the_memory_it_took():
+    # Qwen3-30B-A3B in 16 bits on 16 H100, expert parallelism 16, sequences of 4096: at most 61.35 GB allocated
+    # (NVIDIA-NeMo/Megatron-Bridge, training/moe-optimization), which leaves out context and NCCL.
+    memory = memory_bytes(inputs_of(expert=16, global_batch=1024, gradient_bytes=2))
+    assert sum(memory.values()) - memory["runtime"] == pytest.approx(61.35e9, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("layout", "message"),
+    [
+        ({"tensor": 3}, "tensor x pipeline x context"),
+        ({"expert": 3}, "pipeline x expert x expert_tensor"),
+        ({"global_batch": 7}, "must be a multiple of"),
+        ({"pipeline": 2, "virtual_stages": 32}, "must not exceed the 48 layers"),
+        ({"virtual_stages": 2}, "need pipeline stages"),
+        ({"recomputed": ["norm"]}, "need recompute = 'selective'"),
+        ({"precision": "fp7"}, "Invalid enum value 'fp7'"),
+        ({"tensr": 2}, "did you mean 'tensor'"),
+        ({"pipeline": 2, "stages": "Et|tL"}, "must have 2 parts"),
+        ({"pipeline": 2, "stages": "Ex|tL"}, "has 'x'"),
+    ],
+)
+def test_an_impossible_layout_is_refused_in_a_line(layout, message):
+    with pytest.raises(SpecError) as error:
+        predict_step(inputs_of(**layout))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_the_search_finds_the_fastest_of_the_layouts_that_fit():
+    inputs = inputs_of(gpus=8, global_batch=64)
+    found = search_layouts(inputs, most=3)
+    steps = [candidate.time.step_s for candidate in found.candidates]
+    assert steps == sorted(steps)
+    best = found.candidates[0]
+    assert sum(best.time.memory_bytes.values()) <= inputs.gpu.memory_bytes
+    for tensor, expert, micro_batch in itertools.product((1, 2), (4, 8), (1, 2)):
+        layout = {"tensor": tensor, "expert": expert, "micro_batch": micro_batch, "global_batch": 64}
+        rival = inputs_of(gpus=8, **layout)
+        if sum(memory_bytes(rival).values()) <= 0.92 * rival.gpu.memory_bytes:
+            assert predict_step(rival).step_s >= best.time.step_s * (1 - 1e-9)
+
+
+def test_a_model_that_no_layout_holds_is_refused():
+    with pytest.raises(SpecError, match=r"no layout of deepseek-v3 fits on 8 GPUs of 80 GiB: the least of \d+ takes"):
+        search_layouts(load_inputs("deepseek-v3", "dgx-h100", None, None, 8))
+
+
+def test_more_gpus_with_the_same_micro_batches_take_as_long_but_for_exchanges():
+    few = predict_step(inputs_of(gpus=16, global_batch=256))
+    many = predict_step(inputs_of(gpus=128, global_batch=2048))
+    assert few.step_s <= many.step_s < 1.1 * few.step_s
+
+
+def test_a_sustained_clock_is_never_above_that_of_short_kernels():
+    for rate in inputs_of().tables.sustained_rate.values():
+        assert 0.8 < rate <= 1
+    assert math.isfinite(inputs_of().copy_s(1e9))
