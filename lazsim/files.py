@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import functools
+import math
 import os
 import pkgutil
 import shutil
@@ -17,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 from lazsim.errors import LazsimError
 from lazsim.limits import MAX_FILE_BYTES
@@ -265,6 +266,25 @@ def _read(path: str, num_bytes: int) -> bytes:
 
 
 _read_pipe = functools.cache(_read)
+
+
+def read_array(stream: IO[bytes], most_bytes: int) -> Any:
+    """Read an array of numbers in numpy's format; a ValueError says that it is none, or larger than `most_bytes`.
+
+    Its header may lie about the size of what follows, so that memory is taken only for what is there.
+    """
+    import numpy as np
+
+    version = np.lib.format.read_magic(stream)
+    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, is_transposed, dtype = read_header(stream)
+    if dtype.kind not in "iuf":
+        raise ValueError(f"must be numbers, not {dtype}")
+    num_bytes = math.prod(shape) * dtype.itemsize
+    if num_bytes > most_bytes:
+        raise ValueError(f"{num_bytes:,} bytes of numbers where at most {most_bytes:,} can be")
+    numbers = np.frombuffer(bytearray(stream.read(num_bytes)), dtype)
+    return numbers.reshape(shape, order="F" if is_transposed else "C")
 
 
 def numbered_lines(text: str) -> Iterator[tuple[int, str]]:

@@ -151,7 +151,7 @@ def test_the_order_of_rows_does_not_matter(tmp_path):
     ("content", "complaint"),
     [
         ("gpu,m,n,time_us\nx,1,2,3\n", "has no column 'k'; needed are gpu, m, n, k, time_us"),
-        ("gpu,m,n,k,time_us\nx,1,2,3,4\nx,1,2,3,-4\n", "line 3: time_us is '-4'; give a number above 0"),
+        ("gpu,m,n,k,time_us\nx,1,2,3,4\nx,1,2,3,-4\n", "line 3: time_us is '-4'; give a number from 1e-06 to"),
         ("gpu,m,n,k,time_us\nx,1,2,three,4\n", "line 2: k is 'three'"),
         ("gpu,m,n,k,time_us\nx,1,2,,4\n", "line 2: k is ''"),
         ("gpu,m,n,k,time_us\nx,1,2,nan,4\n", "line 2: k is 'nan'"),

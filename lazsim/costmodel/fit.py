@@ -4,6 +4,7 @@ A folder of measurements holds up to three CSV files with a header; any tables w
 microseconds; GPUs have their names in the catalogue. Other columns are ignored.
 """
 
+import io
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from lazsim.costmodel.collectives import all_to_all_s, ring_all_reduce_s
 from lazsim.costmodel.kernels import matmul_s
 from lazsim.costmodel.times import Floats
 from lazsim.errors import LazsimError
+from lazsim.files import read_bytes
 from lazsim.specs import WEIGHT_BYTES_PER_PARAM, GpuSpec
 from lazsim.units import MIB
 
@@ -31,6 +33,9 @@ TABLES: Mapping[str, tuple[str, ...]] = {
 }
 """File -> columns of positive numbers, beside ``gpu`` and ``time_us``. The files also have text columns:
 ``distribution`` (how skewed expert loads are) and ``op_name`` (``all_reduce``, ``alltoall``, ...)."""
+
+LEAST, MOST = 1e-6, 1e15
+"""Range of numbers in a table: products and quotients of a few of them stay finite."""
 
 TEXT_COLUMNS: Mapping[str, tuple[str, ...]] = {
     "gemm_bf16.csv": (),
@@ -93,16 +98,14 @@ COLLECTIVES: Mapping[str, Collective] = {
 def read_table(path: Path | str) -> "pd.DataFrame":
     """Read one of the `TABLES`, sorted by GPU and size.
 
-    Raise LazsimError, with the line, when the file cannot be read, a column is missing, or a number is not positive.
+    Raise LazsimError, with the line, when the file cannot be read, a column is missing, or a number is out of range.
     """
     import pandas as pd
 
     path = Path(path)
     numbers, texts = (*TABLES[path.name], "time_us"), ("gpu", *TEXT_COLUMNS[path.name])
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, skip_blank_lines=False)
-    except OSError as error:
-        raise LazsimError(f"{path}: cannot be read ({error.strerror}); check `measurements`") from None
+        table = pd.read_csv(io.BytesIO(read_bytes(path)), dtype=str, keep_default_na=False, skip_blank_lines=False)
     except (ValueError, UnicodeDecodeError) as error:
         raise LazsimError(f"{path}: is not a CSV table ({str(error).strip()}); give one with a header") from None
     for column in (*texts, *numbers):
@@ -111,10 +114,10 @@ def read_table(path: Path | str) -> "pd.DataFrame":
     table = table[[*texts, *numbers]].copy()
     for column in numbers:
         values = pd.to_numeric(table[column], errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
-        bad = np.flatnonzero(~(np.isfinite(values) & (values > 0)))
+        bad = np.flatnonzero(~((values >= LEAST) & (values <= MOST)))
         if len(bad):
             text = table[column].iloc[bad[0]]
-            raise LazsimError(f"{path}, line {bad[0] + 2}: {column} is {text!r}; give a number above 0")
+            raise LazsimError(f"{path}, line {bad[0] + 2}: {column} is {text!r}; give a number from {LEAST} to {MOST}")
         table[column] = values
     return table.sort_values([*texts, *numbers], kind="stable", ignore_index=True)
 

@@ -4,6 +4,7 @@ A checkpoint counts once its ``complete.json``, which is written last, exists.
 """
 
 import io
+import re
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -15,12 +16,13 @@ import torch
 from torch import Tensor
 
 from lazsim.errors import LazsimError
-from lazsim.files import read_bytes, write_whole
+from lazsim.files import decode_json, read_array, read_bytes, write_whole
 from lazsim.live.spec import LiveSpec
 from lazsim.live.state import Key, all_keys
 from lazsim.specs import sha256
 
 COMPLETE = "complete.json"
+STEP = re.compile(r"\d{9,15}", re.ASCII)
 
 DEPENDS_ON = (
     "model", "num_heads", "global_batch", "learning_rate", "beta1", "beta2", "epsilon", "balance_weight", "dtype",
@@ -63,7 +65,8 @@ def complete(spec: LiveSpec, step: int) -> None:
 
 def last_step(folder: Path) -> int:
     """Return the step of the last complete checkpoint, 0 where there is none."""
-    return max((int(path.parent.name.removeprefix("step-")) for path in folder.glob(f"step-*/{COMPLETE}")), default=0)
+    steps = (path.parent.name.removeprefix("step-") for path in folder.glob(f"step-*/{COMPLETE}"))
+    return max((int(step) for step in steps if STEP.fullmatch(step)), default=0)
 
 
 def refuse_other_jobs(spec: LiveSpec) -> None:
@@ -72,8 +75,8 @@ def refuse_other_jobs(spec: LiveSpec) -> None:
     if step := last_step(folder):
         path = checkpoint_path(folder, step) / COMPLETE
         try:
-            job = msgspec.json.decode(read_bytes(path), type=dict[str, Any]).get("job")
-        except msgspec.DecodeError as error:
+            job = decode_json(read_bytes(path), dict[str, Any]).get("job")
+        except ValueError as error:
             raise LazsimError(f"{path}: is not the list of a checkpoint ({error}); remove its folder") from None
         if job != job_hash(spec):
             raise LazsimError(
@@ -88,8 +91,11 @@ def load_blocks(folder: Path, step: int, keys: Iterable[Key]) -> dict[Key, Tenso
     for key in keys:
         path = checkpoint_path(folder, step) / _name(key)
         try:
-            values[key] = torch.from_numpy(np.load(io.BytesIO(read_bytes(path)), allow_pickle=False))
-        except (ValueError, EOFError):
+            with path.open("rb") as stream:
+                values[key] = torch.from_numpy(read_array(stream, path.stat().st_size))
+        except OSError as error:
+            raise LazsimError(f"{path}: cannot be read ({error.strerror}); the checkpoint is damaged") from None
+        except (ValueError, TypeError):
             raise LazsimError(f"{path}: is no array; the checkpoint is damaged, remove its folder") from None
     return values
 

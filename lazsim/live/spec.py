@@ -4,6 +4,7 @@ from typing import Literal
 
 from lazsim.errors import SpecError
 from lazsim.specs import JobSpec, ModelSpec, Spec
+from lazsim.specs.record import Count, PositiveSeconds, Quantity, Seed, Share
 
 SMALL_MODEL = ModelSpec(
     name="live-small",
@@ -64,22 +65,22 @@ class LiveSpec(Spec, frozen=True, kw_only=True):
     model: ModelSpec
     job: JobSpec
     system: str = "lazarus"
-    slots_per_node: int = 4
-    num_heads: int = 4
-    global_batch: int = 16
-    learning_rate: float = 1e-3
-    beta1: float = 0.9
-    beta2: float = 0.95
-    epsilon: float = 1e-8
-    balance_weight: float = 0.01
+    slots_per_node: Count = 4
+    num_heads: Count = 4
+    global_batch: Count = 16
+    learning_rate: Quantity = 1e-3
+    beta1: Share = 0.9
+    beta2: Share = 0.95
+    epsilon: Quantity = 1e-8
+    balance_weight: Quantity = 0.01
     dtype: Literal["float32", "float64"] = "float32"
-    num_steps: int | None = None
-    seed: int = 0
+    num_steps: Count | None = None
+    seed: Seed = 0
     text: str = ""
     text_sha256: str = ""
     checkpoint_folder: str = ""
-    heartbeat_s: float = 0.5
-    silence_s: float = 10.0
+    heartbeat_s: PositiveSeconds = 0.5
+    silence_s: PositiveSeconds = 10.0
 
     @property
     def checkpoint_interval_steps(self) -> int:

@@ -2,7 +2,6 @@
 
 import io
 import json
-import math
 import os
 import re
 import zipfile
@@ -14,10 +13,12 @@ from pathlib import Path
 import numpy as np
 
 from lazsim.errors import RoutingFormatError
-from lazsim.files import Faults, numbered_lines, read_bytes
+from lazsim.files import Faults, numbered_lines, read_array, read_bytes
 from lazsim.limits import MAX_LOADS
 from lazsim.routing.table import Floats, Ints, RecordedRouting, check_tokens
 from lazsim.specs import sha256
+
+BYTES_PER_LOAD = 8
 
 CSV_HEADER = "# lazsim-routing 1"
 CSV_COLUMNS = "step,layer,expert,tokens"
@@ -69,31 +70,19 @@ def _recording(faults: Faults, steps: Floats, tokens_SLE: Floats, content: bytes
 
 def _parse_npz(path: str, content: bytes) -> tuple[Floats, Floats]:
     problems = (KeyError, ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
+    arrays: list[Floats] = []
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            steps, tokens = _read_npy(archive, "iteration"), _read_npy(archive, "tokens")
-    except RoutingFormatError as error:
-        raise RoutingFormatError(f"{path}: {error}") from None
-    except problems:
-        raise RoutingFormatError(f"{path}: not a readable .npz with iteration and tokens; write it again") from None
+            for name in ("iteration", "tokens"):
+                with archive.open(f"{name}.npy") as member:
+                    arrays.append(read_array(member, MAX_LOADS * BYTES_PER_LOAD))
+    except problems as error:
+        what = f"not a readable .npz with iteration and tokens ({error})"
+        raise RoutingFormatError(f"{path}: {what}; write it again") from None
+    steps, tokens = arrays
     if steps.ndim != 1 or tokens.ndim != 3 or len(steps) != len(tokens) or 0 in tokens.shape[1:]:
         raise RoutingFormatError(f"{path}: iteration must have shape (S,) and tokens (S, L, E)")
     return steps.astype(np.float64), tokens.astype(np.float64)
-
-
-def _read_npy(archive: zipfile.ZipFile, name: str) -> Ints | Floats:
-    """Read an array of an archive, whose headers may lie about the sizes of what they announce."""
-    with archive.open(f"{name}.npy") as member:
-        version = np.lib.format.read_magic(member)
-        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, is_transposed, dtype = read_header(member)
-        num_numbers = math.prod(shape)
-        if num_numbers > MAX_LOADS:
-            raise RoutingFormatError(f"{name} has {num_numbers:,} numbers; at most {MAX_LOADS:,} can be read")
-        if dtype.kind not in "iuf":
-            raise RoutingFormatError(f"{name} must be numbers, not {dtype}")
-        numbers = np.frombuffer(member.read(num_numbers * dtype.itemsize + 1), dtype)
-    return numbers.reshape(shape, order="F" if is_transposed else "C")
 
 
 def _read_logs(faults: Faults, files: Iterable[Path]) -> RecordedRouting:

@@ -1,0 +1,459 @@
+"""Feed damaged inputs of every kind to the command line: python -m tests.bench_fuzz [--samples N] [--seed S] [--only N].
+
+Every sample is one call in a process that runs many. It must end in exit code 0, or in 2 with one line; within ten
+seconds of processor time and two GiB of memory; and leave whole files or none. A sample depends on its number and the
+seed alone.
+"""
+
+import argparse
+import contextlib
+import io
+import itertools
+import json
+import random
+import re
+import resource
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lazsim.cli import main as lazsim
+from lazsim.files import decode_json
+from tests.conftest import ROOT
+
+NUM_SAMPLES = 4000
+LIMIT_S = 10
+"""Processor time of a sample."""
+SILENCE_S = 240
+"""Time after which a sample that uses no processor counts as one that hangs, on a machine that others use, too."""
+MEMORY_BYTES = 2 << 30
+
+CATALOG = ROOT / "lazsim" / "catalog"
+KEPT = ("rows.jsonl",)
+"""Files that a refused call may leave: a sweep keeps its runs."""
+
+EXTREMES = (
+    "0", "-0.0", "-1", "1", "1.5", "1e-320", "1e-300", "1e308", "1e309", "-1e300", "nan", "inf", "-inf", "30000000",
+    "999999999", "4294967296", "99999999999999", "9223372036854775808", "9" * 25, "9" * 5000, "0x7fffffffffffffff",
+    "1_000_000", "true", '""', "[]", "{}", "null", '"x1e300"', '"80 parsecs"',
+)  # fmt: skip
+NUMBER = re.compile(r"-?\d+(?:\.\d*)?(?:[eE][+-]?\d+)?")
+WORD = re.compile(r"[A-Za-z_]{2,}")
+
+
+class Sample(NamedTuple):
+    """Files by name, one of which is damaged, and arguments in which ``@`` stands for their folder."""
+
+    files: Mapping[str, bytes]
+    arguments: list[str]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A kind of input: valid files, the name of the one to damage (none: the arguments), and commands that read it."""
+
+    name: str
+    files: Mapping[str, bytes]
+    damaged: str | None
+    commands: tuple[str, ...]
+    read: Callable[[bytes], Any] | None = None
+
+
+def trace_targets() -> Iterator[Target]:
+    ticks = {"metadata": {"gap_seconds": 60}, "data": [4, 4, 3, 4, 2, 4]}
+    faults = [
+        {"node_id": f"n{node}", "event_time": day, "event_type": kind, "fault_type": {"Level": "Other"}}
+        for day, node, kind in ((0.1, 1, "fault_start"), (0.2, 1, "fault_end"), (0.3, 2, "fault_start"))
+    ]
+    rows = [f'[{ms}, "{kind}", {{"nodes": ["{node}"], "duration": 9}}]' for ms, kind, node in
+            ((0, "add", "a"), (0, "add", "b"), (0, "add", "c"), (60000, "remove", "a"), (90000, "add", "d"))]  # fmt: skip
+    texts = {
+        "bamboo": "".join(f"0,add,n{node}\n" for node in range(5)) + "60000,remove,n1\n120000,add,n7\n",
+        "gcloud": "".join(f"2022-03-01, 10:0{minute}:00, {count}\n" for minute, count in enumerate((4, 3, 5, 2, 4))),
+        "skypilot": json.dumps(ticks),
+        "infinitehbd": json.dumps(faults, indent=1),
+        "parcae events": "\n".join(rows),
+        "parcae counts": "0,4\n60000,3\n120000,5\n",
+        "lazsim": (
+            "# format: lazsim-trace 1\n# duration_s: 600\n# note: by hand\ntime_s,event,nodes\n"
+            "0,add,a b c d e\n60,remove,a\n90,add,f\n"
+        ),
+    }
+    commands = (
+        "trace info @/trace.csv --json", "trace info @/trace.csv --lenient", "trace convert @/trace.csv --out @/out/t.csv",
+        "run --trace @/trace.csv --system ds --duration 2min --max-nodes 4 --json",
+        "recovery --nodes 4 --slots 4 --experts 4 --policy mro --failures-from @/trace.csv --json",
+    )  # fmt: skip
+    for name, text in texts.items():
+        yield Target(f"trace {name}", {"trace.csv": text.encode()}, "trace.csv", commands)
+
+
+def routing_targets() -> Iterator[Target]:
+    tokens = np.arange(2 * 2 * 4).reshape(2, 2, 4) + 1
+    stream = io.BytesIO()
+    np.savez_compressed(stream, iteration=[0, 10], tokens=tokens)
+    rows = [f"{step * 10},{layer},{expert},{tokens[step, layer, expert]}"
+            for step, layer, expert in itertools.product(range(2), range(2), range(4))]  # fmt: skip
+    recordings = {
+        "loads.csv": "\n".join(["# lazsim-routing 1", "step,layer,expert,tokens", *rows, ""]).encode(),
+        "loads.npz": stream.getvalue(),
+        "table_iter1_rank0.log": b"0:[[3, 1, 4, 1], [5, 9, 2, 6]]\n1:[[2, 7, 1, 8], [2, 8, 1, 8]]\n",
+    }
+    for name, content in recordings.items():
+        yield Target(f"routing {name}", {name: content}, name, (
+            f"routing info @/{name} --json", f"routing convert @/{name} --lenient --out @/out/loads.csv",
+            f"place --loads @/{name} --nodes 4 --slots 3 --policy mro --json",
+        ))  # fmt: skip
+    generator = (CATALOG / "routing" / "smartmoe-fit.toml").read_bytes()
+    yield Target("routing generator", {"mine.toml": generator}, "mine.toml", (
+        "routing generate @/mine.toml --layers 2 --experts 4 --steps 100 --out @/out/loads.csv",
+        "run --trace fail-every-5min --duration 1min --system ds --routing @/mine.toml --json",
+        "place --loads @/mine.toml --experts 8 --nodes 4 --slots 4 --policy mro --json",
+    ))  # fmt: skip
+
+
+def spec_targets() -> Iterator[Target]:
+    run = "run --trace fail-every-5min --duration 1min --system {} --json {}"
+    cluster = (CATALOG / "clusters" / "rtx3090x10.toml").read_bytes()
+    for kind, name in (("model", "gpt-s"), ("cluster", "rtx3090x10"), ("job", "testbed-a")):
+        content = (CATALOG / f"{kind}s" / f"{name}.toml").read_bytes()
+        commands = tuple(run.format(system, f"--{kind} @/mine.toml") for system in ("lazarus", "ds", "ds-ft"))
+        if kind == "model":
+            lose = "place --nodes 4 --slots 4 --experts 8 --policy mro --lose 1 --json --model @/mine.toml"
+            commands += (lose, "live --steps 1 --batch 16777216 --model @/mine.toml")
+        yield Target(kind, {"mine.toml": content}, "mine.toml", commands)
+    gpu = (CATALOG / "gpus" / "h100.toml").read_bytes()
+    here = cluster.replace(b'gpu = "rtx3090"', b'gpu = "@/gpu.toml"')
+    yield Target("gpu", {"gpu.toml": gpu, "cluster.toml": here}, "gpu.toml", (
+        run.format("lazarus", "--cluster @/cluster.toml"), run.format("tutel", "--cluster @/cluster.toml"),
+    ))  # fmt: skip
+    for name in ("spot-p3-like", "fail-every-5min"):
+        recipe = (CATALOG / "traces" / f"{name}.toml").read_bytes()
+        yield Target(f"recipe {name}", {"mine.toml": recipe}, "mine.toml", (
+            "trace generate @/mine.toml --out @/out/t.csv",
+            "run --trace @/mine.toml --duration 1min --max-nodes 8 --system ds --json",
+        ))  # fmt: skip
+    import msgspec
+
+    from lazsim.live.spec import SMALL_MODEL, LiveSpec
+    from lazsim.specs import JobSpec, load_spec
+
+    live = msgspec.json.encode(LiveSpec(model=SMALL_MODEL, job=load_spec(JobSpec, "testbed-a")))
+    yield Target("live spec", {"live.json": live}, "live.json", ("",), lambda content: decode_json(content, LiveSpec))
+
+
+def sweep_targets() -> Iterator[Target]:
+    spec = b"""[base]
+trace = "fail-every-5min"
+duration = "1min"
+system = "ds"
+"cluster.recovery.detect_s" = "x0.5"
+"job.fault_threshold" = 2
+max_nodes = 8
+
+[grid]
+seed = [0, 1]
+model = ["gpt-s"]
+"""
+    sweep = "sweep @/sweep.toml --jobs 1 --json --out @/out"
+    yield Target("sweep", {"sweep.toml": spec}, "sweep.toml", (sweep,))
+    with tempfile.TemporaryDirectory() as folder:
+        outcome = call(Sample({"sweep.toml": spec}, sweep.split()), Path(folder))
+        assert outcome.kind == "ok", outcome
+        rows = (Path(folder) / "out" / "rows.jsonl").read_bytes()
+    yield Target("rows of a sweep", {"sweep.toml": spec, "out/rows.jsonl": rows}, "out/rows.jsonl", (sweep,))
+    script = b'''"""An experiment of my own."""
+import pandas as pd
+from lazsim.placement.policies import place
+from lazsim.placement.request import PlacementRequest
+from lazsim.study.experiment import Outcome
+
+SETTINGS = {"nodes": 3, "slots": 2, "replicas": [[2, 2, 2]], "policy": "mro"}
+SMALL = {"nodes": 3}
+
+
+def run(context, settings):
+    request = PlacementRequest(settings["replicas"], settings["nodes"], settings["slots"])
+    plan = place(settings["policy"], request)
+    return Outcome({"plan": pd.DataFrame({"node": [0, 1, 2], "first": plan.slots_LNS[0, :, 0]})}, notes=("by hand",))
+'''
+    experiment = "experiment run @/mine.py --jobs 1 --out @/out"
+    commands = (experiment, f"{experiment} --small --json")
+    yield Target("experiment", {"mine.py": script}, "mine.py", commands)
+
+
+def measurement_targets() -> Iterator[Target]:
+    profile = CATALOG / "profiles" / "cpu" / "gpt-s.csv"
+    if not profile.exists():
+        profile = next(iter(sorted((CATALOG / "profiles").glob("*/gpt-s.csv"))))
+    files = {"p.csv": profile.read_bytes(), "p.json": profile.with_suffix(".json").read_bytes()}
+    commands = (
+        "profile show @/p.csv --json", "profile show @/p.csv", "profile check @/p.csv --json",
+        "run --trace fail-every-5min --duration 1min --system ds --profile @/p.csv --extrapolate --json",
+    )  # fmt: skip
+    for name in files:
+        yield Target(f"profile {name}", files, name, commands)
+    bare = b"kernel,size,time_s\nexpert,16,0.0001\nexpert,4096,0.004\ndense,4096,0.05\ndense,8192,0.1\n"
+    yield Target("bare profile", {"p.csv": bare}, "p.csv", commands[2:])
+    rows = [f"h100,{m},{n},{k},{2 * m * n * k / 5e8 + 5:.4g}"
+            for m, n, k in itertools.product((64, 512), (1024, 2048), (1024, 4096))]  # fmt: skip
+    exchanges = [
+        f"h100,{op},8,{size},{size / 3e5 + 20:.4g}" for op in ("alltoall", "all_reduce") for size in (2**21, 2**24)
+    ]
+    tables = {
+        "gemm_bf16.csv": "\n".join(["gpu,m,n,k,time_us", *rows]).encode(),
+        "nccl_single_node.csv": "\n".join(["gpu,op_name,num_gpus,nbytes,time_us", *exchanges]).encode(),
+    }
+    for name, content in tables.items():
+        yield Target(f"kernel table {name}", {name: content}, name, ("calibrate --measurements @ --json",))
+
+
+def option_targets() -> Iterator[Target]:
+    policy = b"def plan(request):\n    return [[[0, 1], [2, 3], [0, 1], [2, 3]]]\n"
+    place = "place --nodes 4 --slots 2 --experts 4 --policy @/mine.py:plan --json"
+    yield Target("custom mapping", {"mine.py": policy}, "mine.py", (place,))
+    yield Target("domains", {"racks.txt": b"a,a,b,b\n# c\n"}, "racks.txt", (
+        "recovery --nodes 4 --slots 4 --experts 4 --policy mro --domains @/racks.txt --json",
+    ))  # fmt: skip
+    yield Target("options", {}, None, (
+        "place --nodes 4 --slots 6 --experts 8 --loads 8,7,6,5,4,3,2,1 --min-replicas 2 --policy mro --json",
+        "place --nodes 3 --slots 4 --replicas 2,2,4,4 --gpus-per-node 2 --lose 0 --seed 3 --layer 0 --json",
+        "place --nodes 4 --slots 6 --experts 8 --loads zipf:1.2 --layers 2 --policy eplb --json",
+        "recovery --nodes 6 --slots 2 --experts 4 --failures 1-3,5 --policy mro --method montecarlo --json",
+        "recovery --nodes 4 --slots 2 --experts 4 --domains 0,0,1,1 --node-fail-prob 0.1,0.2 --policy spread --json",
+        "run --trace fail-every-5min --start 5min --duration 2min --max-nodes 8 --seed 3 --system ds --json",
+        "routing generate smartmoe-fit --layers 2 --experts 4 --steps 100 --seed 1 --out @/out/loads.csv",
+        "trace generate spot-p3-like --seed 5 --out @/out/t.csv",
+        "list models --json",
+    ))  # fmt: skip
+
+
+def all_targets() -> list[Target]:
+    kinds = (trace_targets, routing_targets, spec_targets, sweep_targets, measurement_targets, option_targets)
+    return [target for kind in kinds for target in kind()]
+
+
+# Damage.
+
+
+def in_bytes(content: bytes, rng: random.Random) -> bytes:
+    start = rng.randrange(len(content) + 1)
+    stop = min(len(content), start + rng.choice((0, 1, 1, 4, 50)))
+    piece = rng.choice(
+        (b"", bytes([rng.randrange(256)]), rng.randbytes(4), content[start:stop] * 2, b"\0", b"\r", b'"')
+    )
+    return content[:start] + piece + content[stop:]
+
+
+def in_tokens(content: bytes, rng: random.Random) -> bytes:
+    text = content.decode("latin-1")
+    tokens = list(rng.choice((NUMBER, NUMBER, WORD)).finditer(text))
+    if not tokens:
+        return in_bytes(content, rng)
+    token = rng.choice(tokens)
+    new = rng.choice((*EXTREMES, rng.choice(tokens)[0]))
+    return (text[: token.start()] + new + text[token.end() :]).encode("latin-1")
+
+
+def in_lines(content: bytes, rng: random.Random) -> bytes:
+    lines = content.split(b"\n")
+    at, to = rng.randrange(len(lines)), rng.randrange(len(lines))
+    line = lines.pop(at)
+    lines[to:to] = [line] * rng.choice((0, 0, 1, 2, 200))
+    return b"\n".join(lines)
+
+
+def in_structure(content: bytes, rng: random.Random) -> bytes:
+    text = content.decode("latin-1")
+    deep = rng.choice((20, 1000, 20_000))
+    nested = rng.choice(("[" * deep + "]" * deep, '{"a":' * deep + "1" + "}" * deep, "a." * deep + "a = 1"))
+    at = rng.choice([match.start() for match in NUMBER.finditer(text)] or [0])
+    return rng.choice((
+        lambda: content[: rng.randrange(len(content) + 1)],
+        lambda: b"\xef\xbb\xbf" + content,
+        lambda: text.encode("utf-16"),
+        lambda: content.replace(b"\n", b"\r\n"),
+        lambda: content.replace(b"\n", b"\r"),
+        lambda: content * 2,
+        lambda: b"",
+        lambda: (text[:at] + nested + text[at:]).encode("latin-1"),
+        lambda: (text + "\n" + nested).encode("latin-1"),
+        lambda: (text[:at] + "7" * 131_073 + text[at:]).encode("latin-1"),
+        lambda: text.replace("a", "\u2028", 1).encode(),
+        lambda: text.replace("e", "\xe9", 1).encode("latin-1"),
+    ))()  # fmt: skip
+
+
+def make_sample(targets: list[Target], seed: int, number: int) -> tuple[Target, Sample]:
+    rng = random.Random(f"{seed} {number}")
+    target = targets[number % len(targets)]
+    arguments = rng.choice(target.commands).split()
+    files = dict(target.files)
+    for _ in range(rng.choice((1, 1, 1, 2, 3))):
+        damage = rng.choice((in_bytes, in_tokens, in_tokens, in_tokens, in_lines, in_structure))
+        if target.damaged is not None:
+            files[target.damaged] = damage(files[target.damaged], rng)
+        else:
+            at = rng.randrange(1, len(arguments))
+            damage = rng.choice((in_bytes, in_tokens, in_tokens))
+            changed = damage(arguments[at].encode(), rng).decode("utf-8", "surrogateescape").replace("\0", "")
+            # A number of worker processes or a place to write to is no input to damage.
+            arguments[at] = arguments[at] if arguments[at].startswith(("@", "--")) else changed
+    return target, Sample(files, arguments)
+
+
+# Calls.
+
+
+class Outcome(NamedTuple):
+    """``ok``, ``refused``, ``traceback``, ``hang`` or ``partial``, and why."""
+
+    kind: str
+    why: str = ""
+
+
+class _HangError(BaseException):
+    """A sample has used its processor time."""
+
+
+def _stop(_number: int, _frame: object) -> None:
+    raise _HangError
+
+
+def call(sample: Sample, folder: Path, read: Callable[[bytes], Any] | None = None) -> Outcome:
+    """Make the call of a sample in an empty folder."""
+    for name, content in sample.files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # The one file of a sample that names another one is never damaged.
+        path.write_bytes(content.replace(b'"@/', f'"{folder}/'.encode()))
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    arguments = [argument.replace("@", str(folder)) for argument in sample.arguments]
+    out, err = io.TextIOWrapper(io.BytesIO(), "utf-8"), io.StringIO()
+    signal.signal(signal.SIGPROF, _stop)
+    signal.setitimer(signal.ITIMER_PROF, LIMIT_S)
+    code: Any = 0
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            if read is not None:
+                read(next(iter(sample.files.values())))
+            else:
+                lazsim(arguments)
+    except SystemExit as ended:
+        code = ended.code or 0
+    except ValueError as error:
+        if read is None:
+            return Outcome("traceback", _last_lines(error))
+        code, _ = 2, err.write("lazsim: refused\n")
+    except (_HangError, KeyboardInterrupt):
+        return Outcome("hang", f"more than {LIMIT_S} s of processor time")
+    except BaseException as error:
+        return Outcome("traceback", _last_lines(error))
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+    return _judge(code, err.getvalue(), folder, before)
+
+
+def _judge(code: Any, told: str, folder: Path, before: Mapping[Path, bytes]) -> Outcome:
+    new = sorted(path.name for path in folder.rglob("*") if path.is_file() and path not in before)
+    if any(name.startswith(".") for name in new):
+        return Outcome("partial", f"temporary files are left: {new}")
+    if code == 0:
+        return Outcome("ok")
+    lines = [line for line in told.split("\n") if line and not line.startswith("note: ")]
+    if code != 2 or len(lines) != 1 or not lines[0].startswith("lazsim: "):
+        return Outcome("traceback", f"exit code {code}, {told[-300:]!r}")
+    if left := [name for name in new if name not in KEPT and name != "table.csv"]:
+        return Outcome("partial", f"refused, and left {left}")
+    return Outcome("refused", lines[0])
+
+
+def _last_lines(error: BaseException) -> str:
+    frames = traceback.extract_tb(error.__traceback__)[-3:]
+    return f"{type(error).__name__}: {str(error)[:200]} at " + ", ".join(
+        f"{Path(f.filename).name}:{f.lineno}" for f in frames
+    )
+
+
+def run_samples(seed: int, numbers: range) -> None:
+    """Make the calls of some samples, and print a line of JSON for each."""
+    targets = all_targets()
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY_BYTES, resource.RLIM_INFINITY))
+    for number in numbers:
+        target, sample = make_sample(targets, seed, number)
+        folder = Path(tempfile.mkdtemp(prefix="lazsim-fuzz-"))
+        outcome = call(sample, folder, target.read)
+        shutil.rmtree(folder)
+        print(json.dumps([number, target.name, *outcome]), flush=True)
+
+
+def fuzz(num_samples: int, seed: int, first: int = 0) -> tuple[Counter[str], list[str]]:
+    """Make samples in a child process; return how many ended in which way, and a line for each that failed."""
+    counts: Counter[str] = Counter()
+    failed: list[str] = []
+    number, stop = first, first + num_samples
+    while number < stop:
+        command = [sys.executable, "-m", "tests.bench_fuzz", "--seed", str(seed), "--piece", str(number), str(stop)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as child:
+            assert child.stdout is not None
+            while number < stop:
+                if not select.select([child.stdout], [], [], SILENCE_S)[0] or not (line := child.stdout.readline()):
+                    child.kill()
+                    result = [number, "?", "hang", f"the process ended or was silent for {SILENCE_S} s"]
+                else:
+                    result = json.loads(line)
+                number = result[0] + 1
+                counts[result[2]] += 1
+                if result[2] not in ("ok", "refused"):
+                    repeat = f"python -m tests.bench_fuzz --seed {seed} --only {result[0]}"
+                    failed.append(f"{result[2]}: {result[1]}: {result[3]}; repeat: {repeat}")
+                if result[1] == "?":
+                    break
+    return counts, failed
+
+
+def repeat(seed: int, number: int) -> None:
+    """Make one sample again, in a folder that is kept."""
+    target, sample = make_sample(all_targets(), seed, number)
+    folder = Path(tempfile.mkdtemp(prefix="lazsim-fuzz-"))
+    print(f"{target.name}: lazsim {' '.join(sample.arguments)!r} in {folder}")
+    print(call(sample, folder, target.read))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--samples", type=int, default=NUM_SAMPLES)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--only", type=int)
+    parser.add_argument("--piece", type=int, nargs=2)
+    options = parser.parse_args()
+    if options.piece:
+        run_samples(options.seed, range(*options.piece))
+        return
+    if options.only is not None:
+        repeat(options.seed, options.only)
+        return
+    counts, failed = fuzz(options.samples, options.seed, options.first)
+    print("\n".join(failed))
+    kinds = ("ok", "refused", "traceback", "hang", "partial")
+    print(
+        f"seed {options.seed}, {sum(counts.values())} samples: " + ", ".join(f"{kind} {counts[kind]}" for kind in kinds)
+    )
+    sys.exit(bool(failed))
+
+
+if __name__ == "__main__":
+    main()
