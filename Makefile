@@ -44,8 +44,9 @@ docs: $(VENV)/dev.stamp ## Build the documentation in build/site; a broken link 
 sdist: $(VENV)/dev.stamp ## Build the source distribution and the wheel in build/dist
 	$(BIN)/python -m build --outdir build/dist
 
-bench: $(VENV)/dev.stamp ## Time simulator, planner, sweeps and command line; train through 200 random sequences of kills
+bench: $(VENV)/dev.stamp ## Time simulator, planner, sweeps and command line; fuzz inputs; train through 200 random sequences of kills
 	$(BIN)/python -m tests.bench
+	$(BIN)/python -m tests.bench_fuzz
 	$(BIN)/python -m tests.bench_sweep
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench_live
 

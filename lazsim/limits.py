@@ -6,8 +6,9 @@ Every limit stands here with its reason, is far above what is in use, and is che
 MAX_FILE_BYTES = 64 << 20
 """Bytes of an input. The largest public trace or recording has one; text of this size takes seconds to read."""
 
-MAX_SPEC_BYTES = 64 << 10
-"""Bytes of a specification. The largest of the catalogue has four thousand, and TOML is read slowly."""
+MAX_SPEC_BYTES = 16 << 10
+"""Bytes of a specification. The largest of the catalogue has two thousand, and Python's reader of TOML takes memory by
+the square of the depth: a quarter of a GiB where all of this is one dotted name."""
 
 MAX_NODES = 1 << 14
 """Nodes at once. The largest clusters, of 100,000 GPUs, have 12,500 nodes of eight."""

@@ -1,4 +1,4 @@
-"""Feed damaged inputs of every kind to the command line: python -m tests.bench_fuzz [--samples N] [--seed S] [--only N].
+"""Feed damaged inputs to the command line: python -m tests.bench_fuzz [--samples N] [--seed S] [--only N].
 
 Every sample is one call in a process that runs many. It must end in exit code 0, or in 2 with one line; within ten
 seconds of processor time and two GiB of memory; and leave whole files or none. A sample depends on its number and the
@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import traceback
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -77,7 +78,8 @@ def trace_targets() -> Iterator[Target]:
         for day, node, kind in ((0.1, 1, "fault_start"), (0.2, 1, "fault_end"), (0.3, 2, "fault_start"))
     ]
     rows = [f'[{ms}, "{kind}", {{"nodes": ["{node}"], "duration": 9}}]' for ms, kind, node in
-            ((0, "add", "a"), (0, "add", "b"), (0, "add", "c"), (60000, "remove", "a"), (90000, "add", "d"))]  # fmt: skip
+            ((0, "add", "a"), (0, "add", "b"), (0, "add", "c"), (60000, "remove", "a"), (90000, "add", "d"))
+            ]  # fmt: skip
     texts = {
         "bamboo": "".join(f"0,add,n{node}\n" for node in range(5)) + "60000,remove,n1\n120000,add,n7\n",
         "gcloud": "".join(f"2022-03-01, 10:0{minute}:00, {count}\n" for minute, count in enumerate((4, 3, 5, 2, 4))),
@@ -91,10 +93,12 @@ def trace_targets() -> Iterator[Target]:
         ),
     }
     commands = (
-        "trace info @/trace.csv --json", "trace info @/trace.csv --lenient", "trace convert @/trace.csv --out @/out/t.csv",
+        "trace info @/trace.csv --json",
+        "trace info @/trace.csv --lenient",
+        "trace convert @/trace.csv --out @/out/t.csv",
         "run --trace @/trace.csv --system ds --duration 2min --max-nodes 4 --json",
         "recovery --nodes 4 --slots 4 --experts 4 --policy mro --failures-from @/trace.csv --json",
-    )  # fmt: skip
+    )
     for name, text in texts.items():
         yield Target(f"trace {name}", {"trace.csv": text.encode()}, "trace.csv", commands)
 
@@ -389,6 +393,8 @@ def _last_lines(error: BaseException) -> str:
 def run_samples(seed: int, numbers: range) -> None:
     """Make the calls of some samples, and print a line of JSON for each."""
     targets = all_targets()
+    # Python's own remarks on a user's script are no lines of lazsim's.
+    warnings.simplefilter("ignore", SyntaxWarning)
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY_BYTES, resource.RLIM_INFINITY))
     for number in numbers:
