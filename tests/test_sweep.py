@@ -238,7 +238,10 @@ def test_the_summary_pairs_runs_by_seed():
 def test_notes_count_the_runs_that_they_are_about():
     sweep = parse_sweep({"base": BASE | {"cluster.num_nodes": 8}, "grid": {"system": ["lazarus", "ds"]}})
     notes = run_sweep(sweep, num_workers=1).notes
-    assert notes == ("the trace has up to 10 nodes, rtx3090x10 has 8; `max_nodes` 8 keeps to that (2 of 2 runs)",)
+    assert notes == (
+        "the trace has up to 10 nodes, rtx3090x10 has 8; `max_nodes` 8 keeps to that (2 of 2 runs)",
+        "costs are analytic: no profile was given (2 of 2 runs)",
+    )
 
 
 def test_batches_hold_each_task_once_and_last_as_long_as_they_should():

@@ -27,6 +27,7 @@ from lazsim.cli.common import (
     progress,
     seed_option,
     show,
+    tell_notes,
 )
 from lazsim.errors import LazsimError
 from lazsim.limits import MAX_EXPERTS
@@ -101,10 +102,12 @@ def command(out: Path | None, **settings: Any) -> None:
     _require_torch()
     from lazsim.profiling.runner import measure_profile
     from lazsim.profiling.session import Options
+    from lazsim.study.notes import profile_notes
 
     header, points = measure_profile(out, Options(**settings), _measuring)
     for kernel, reason in header.skipped.items():
         note(f"skipped: {kernel}: {reason}")
+    tell_notes(profile_notes(out, settings["model"]))
     click.echo(f"{len(points)} points of {len(header.kernels)} kernels are in {out}; lazsim profile show {out}")
 
 

@@ -50,4 +50,4 @@ def command(
         factors=factors,
         progress=progress,
     )
-    show(result, result.base.notes, sensitivity_parts, as_json=as_json)
+    show(result, result.notes, sensitivity_parts, as_json=as_json)

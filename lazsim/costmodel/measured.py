@@ -137,19 +137,34 @@ def compute_tables(profile: Profile, model: ModelSpec, gpus_per_node: int) -> di
     tables = {name: table_of(some) for name, some in points.items() if profile.header is None or len(some) > 1}
     picked = {name: tables[name] for name in BARE_KERNELS if name in tables}
     if "dense" not in picked and gpus_per_node == 1:
-        num_dense = model.num_layers - model.num_moe_layers
-        wanted = {
-            "attention": model.num_layers,
-            "head": 1,
-            "feed_forward": num_dense,
-            "expert": model.num_moe_layers * model.num_shared_experts,
-        }
-        needed = {name: count for name, count in wanted.items() if count}
+        needed = _dense_kernels(model)
         if needed.keys() <= tables.keys():
             dense = sum_of("dense", [(count, tables[name]) for name, count in needed.items()])
             if dense is not None:
                 picked["dense"] = dense
     return picked
+
+
+def missing_kernels(profile: Profile, model: ModelSpec) -> dict[str, list[str]]:
+    """Return the parts of a step that stay analytic, each with the kernels that lack points of two sizes in common."""
+    tables = compute_tables(profile, model, gpus_per_node=1)
+    missing = {}
+    for part in BARE_KERNELS:
+        if part not in tables:
+            kernels = list(_dense_kernels(model)) if part == "dense" else [part]
+            missing[part] = [kernel for kernel in kernels if len(profile.of(kernel)) < 2] or kernels
+    return missing
+
+
+def _dense_kernels(model: ModelSpec) -> dict[str, int]:
+    """Return the kernels of dense work, and how often a step has each."""
+    counts = {
+        "attention": model.num_layers,
+        "head": 1,
+        "feed_forward": model.num_layers - model.num_moe_layers,
+        "expert": model.num_moe_layers * model.num_shared_experts,
+    }
+    return {name: count for name, count in counts.items() if count}
 
 
 def communication_tables(profile: Profile) -> dict[str, TimeTable]:

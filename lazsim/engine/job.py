@@ -67,7 +67,7 @@ class Job:
         self.nodes = Nodes(costs.cluster.nodes_per_server)
         self.progress = Progress()
         self.state: JobState = Waiting()
-        self.extrapolated_s = 0.0
+        self.extrapolated_s = self.below_threshold_s = 0.0
         self._has_started = False
         self._kept_until_s = 0.0
         self._join_at_s: float | None = None
@@ -270,6 +270,8 @@ class Job:
         spent_s = self.env.now - stretch.start_s
         num_steps = stretch.steps_made(self.env.now)
         self.extrapolated_s += spent_s * state.timer.extrapolated_share(self.progress.step)
+        if state.is_below_threshold:
+            self.below_threshold_s += spent_s
         if has_failed:
             self.ledger.move("compute", "lost_work", max(0.0, spent_s - num_steps * stretch.step_s))
         if num_steps:
@@ -312,7 +314,11 @@ class Job:
     def _train_on(self, nodes: tuple[str, ...], plan: PlacementPlan, *, joins_first: bool = True) -> None:
         timer = self._make_timer(plan, self.nodes.servers(nodes))
         self._require_end(timer.step_s(self.progress.step))
-        self.state = Training(Held(nodes, plan), timer=timer, planned_step=self.progress.step, joins_first=joins_first)
+        is_below = self.system.is_elastic and plan.fewest_nodes < self.costs.job.fault_threshold
+        self.state = Training(
+            Held(nodes, plan), timer=timer, planned_step=self.progress.step, is_below_threshold=is_below,
+            joins_first=joins_first,
+        )  # fmt: skip
 
     def _require_end(self, step_s: float) -> None:
         """Refuse a run that would not come to its end in hours of computing."""

@@ -14,7 +14,6 @@ from lazsim.engine.plan_reliability import PlanReliability, batch_sizes
 from lazsim.engine.step_timer import MakeStepTimer, step_timers_from
 from lazsim.engine.systems import System
 from lazsim.errors import InfeasiblePlanError
-from lazsim.placement.expert_parallel import ep_unit_nodes
 from lazsim.reliability import SurvivalEstimate
 from lazsim.routing import Routing
 from lazsim.trace.table import Batch, Trace
@@ -43,6 +42,9 @@ class SystemRun:
     plan_recovery : SurvivalEstimate or None
         The probability that every expert survives when nodes next go, where it was asked for; see
         `lazsim.engine.plan_reliability`.
+    below_threshold_s : float
+        Seconds of steps, later lost ones included, under plans that keep some expert on fewer nodes than the job's
+        fault threshold. A system without flexible dispatch keeps none, and has 0.
     extrapolated_s : float or None
         Seconds of steps, later lost ones included, that come from beyond the sizes of a profile, where that is allowed.
     memory : MemoryUse or None
@@ -60,6 +62,7 @@ class SystemRun:
     states: tuple[State, ...]
     events: tuple[JobEvent, ...]
     plan_recovery: SurvivalEstimate | None = None
+    below_threshold_s: float = 0.0
     extrapolated_s: float | None = None
     memory: MemoryUse | None = None
 
@@ -134,6 +137,7 @@ def simulate_system(
         states=tuple(job.log.states),
         events=tuple(job.log.events),
         plan_recovery=reliability.average(wall_s) if reliability else None,
+        below_threshold_s=job.below_threshold_s,
         extrapolated_s=job.extrapolated_s if costs.measured_part is not None else None,
         memory=peak_memory(system, costs, routing, most_used, job.progress.step) if most_used else None,
     )
@@ -145,19 +149,18 @@ def _require_fit(system: System, costs: CostModel, most_nodes: int) -> None:
         return
     model, cluster = costs.model, costs.cluster
     who = f"{model.name} does not fit on {cluster.name} under {system.name}"
-    num_slots = most_nodes * cluster.slots_per_node
+    num_slots, fewest = most_nodes * cluster.slots_per_node, system.fewest_nodes(costs)
     if num_slots < model.num_experts:
         raise InfeasiblePlanError(
-            f"{who}: {model.num_experts} experts, but {most_nodes} nodes have {num_slots} slots; use a larger cluster "
-            "or a smaller model"
+            f"{who}: {model.num_experts} experts, but {most_nodes} nodes have {num_slots} slots; use a cluster of "
+            f"{fewest} nodes or more, or a smaller model"
         )
     if system.is_elastic:
         # The policy says why it does not apply.
         system.plan_evenly(costs, most_nodes)
-    unit = ep_unit_nodes(model.num_experts, cluster.gpus_per_node, cluster.slots_per_gpu)
     raise InfeasiblePlanError(
         f"{who}: equal chunks of {model.num_experts} experts, at most {cluster.slots_per_gpu} on a GPU, take groups of "
-        f"{unit} nodes, and there are {most_nodes}; use a larger cluster, or leave {system.name} out"
+        f"{fewest} nodes, and there are {most_nodes}; use a larger cluster, or leave {system.name} out"
     )
 
 

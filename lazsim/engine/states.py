@@ -106,6 +106,8 @@ class Training(JobState):
     ----------
     planned_step : int
         Steps made when the plan in force was made.
+    is_below_threshold : bool
+        Whether some expert is on fewer nodes than the fault threshold.
     joins_first : bool
         Whether the first thing at the first step boundary is to let nodes join. Not after a join or a rebalance, which
         the rest of the work at the boundary follows.
@@ -115,6 +117,7 @@ class Training(JobState):
 
     timer: StepTimer
     planned_step: int
+    is_below_threshold: bool = False
     joins_first: bool = True
     stretch: Stretch | None = None
     is_training = True

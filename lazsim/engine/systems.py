@@ -67,12 +67,18 @@ class System:
         """
         model, cluster = costs.model, costs.cluster
         require_plan_size(model.num_moe_layers, model.num_experts, num_nodes, cluster.slots_per_node)
+        fewest = self.fewest_nodes(costs)
         if self.is_elastic:
-            fewest = -(-model.num_experts // cluster.slots_per_node)
             counts = range(num_nodes, fewest - 1, -1)
             return next((count for count in counts if not self.placement or self._applies(costs, count)), 0)
-        unit = ep_unit_nodes(model.num_experts, cluster.gpus_per_node, cluster.slots_per_gpu)
-        return num_nodes // unit * unit
+        return num_nodes // fewest * fewest
+
+    def fewest_nodes(self, costs: CostModel) -> int:
+        """Return the fewest nodes whose slots hold every expert."""
+        model, cluster = costs.model, costs.cluster
+        if self.is_elastic:
+            return -(-model.num_experts // cluster.slots_per_node)
+        return ep_unit_nodes(model.num_experts, cluster.gpus_per_node, cluster.slots_per_gpu)
 
     def plan(self, costs: CostModel, num_nodes: int, load_LE: Ints) -> PlacementPlan:
         """Plan for `num_nodes` nodes from the observed loads."""
@@ -104,9 +110,7 @@ class System:
         """Return how nodes on these servers are joined."""
         group_N = None
         if not self.is_elastic:
-            model, cluster = costs.model, costs.cluster
-            unit = ep_unit_nodes(model.num_experts, cluster.gpus_per_node, cluster.slots_per_gpu)
-            group_N = np.arange(len(server_N)) // unit
+            group_N = np.arange(len(server_N)) // self.fewest_nodes(costs)
         return NodeLayout(server_N, group_N, self.padded, self.masked_reorder)
 
 

@@ -45,7 +45,7 @@ def run_files(result: RunResult) -> dict[str, bytes]:
         "timeline.csv": result.timeline().to_csv(index=False, lineterminator="\n").encode(),
         "events.csv": result.events().to_csv(index=False, lineterminator="\n").encode(),
         **name_pictures("throughput", throughput_figure(result)),
-        "run.json": json_bytes({"id": result.id, **result.inputs}),
+        "run.json": json_bytes({"id": result.id, **result.inputs, "notes": list(result.notes)}),
     }
     if any(run.plan_recovery for run in result.runs):
         contents |= name_pictures("placements", placements_figure(result))

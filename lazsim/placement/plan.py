@@ -65,6 +65,11 @@ class PlacementPlan:
         """Whether a node holds a replica, shape (L, E, N)."""
         return self.replicas_LEN > 0
 
+    @property
+    def fewest_nodes(self) -> int:
+        """The fewest nodes that any expert is on: fewer failures than these lose no expert."""
+        return int(self.holds_LEN.sum(axis=2).min())
+
     def nodes(self, columns: npt.ArrayLike) -> "PlacementPlan":
         """Keep some nodes only, in the order given by their indices."""
         return PlacementPlan(self.slots_LNS[:, np.asarray(columns, dtype=np.int64)], self.num_experts)

@@ -73,6 +73,9 @@ def make_plans(task: PlanningTask, policies: Sequence[str] = ()) -> tuple[dict[s
             if policies or (name in POLICIES and not isinstance(error, InfeasiblePlanError)):
                 raise
             notes.append(f"left out {name}: {str(error).removeprefix('`policy`: ')}")
+    asked = min(task.min_replicas, task.num_nodes, task.num_nodes * task.num_slots // task.replicas_LE.shape[1])
+    if thin := [name for name, plan in plans.items() if plan.fewest_nodes < asked]:
+        notes.append(f"some expert is on fewer than {asked} nodes under {', '.join(thin)}")
     return plans, tuple(notes)
 
 

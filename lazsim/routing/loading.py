@@ -1,6 +1,7 @@
 """Load the routing of a model from a name or a path."""
 
 import os
+from dataclasses import replace
 
 import numpy as np
 
@@ -43,7 +44,19 @@ def load_routing(source: str, num_layers: int, num_experts: int, seed: int, leni
     if source != STDIN and not os.path.exists(source):
         names = [UNIFORM, *catalog_names("routing")]
         raise RoutingFormatError(unknown_name("routing", source, names, "a file of recorded loads"))
-    return top_experts(read_routing(source, lenient), num_layers, num_experts)
+    return _with_note(top_experts(read_routing(source, lenient), num_layers, num_experts))
+
+
+def _with_note(recorded: RecordedRouting) -> RecordedRouting:
+    """Say where a recording stands for steps that it does not have."""
+    first = int(recorded.steps[0])
+    if len(recorded.steps) == 1:
+        note = f"the loads of step {first}, the only one recorded, stand for all steps"
+    elif first > recorded.interval_steps:
+        note = f"the recorded loads begin at step {first}; earlier steps use the first ones"
+    else:
+        return recorded
+    return replace(recorded, notes=(*recorded.notes, note))
 
 
 def record(source: str, num_layers: int, num_experts: int, num_steps: int, seed: int) -> RecordedRouting:

@@ -30,6 +30,7 @@ from lazsim.files import read_bytes, write_whole
 from lazsim.specs import sha256, unknown_name
 from lazsim.study.collect import Function, Outcomes, Progress, collect
 from lazsim.study.intervals import MIN_SAMPLES
+from lazsim.study.notes import count_notes
 from lazsim.study.sweep import run_sweep
 from lazsim.study.sweep_spec import parse_sweep
 from lazsim.trace import Trace, trace_bytes
@@ -62,7 +63,7 @@ class Outcome:
     figures : mapping
         Pictures by name, each as bytes by file type.
     notes : tuple of str
-        Which data were used, and which are missing.
+        Which data were used, which are missing, and remarks on the runs.
     inputs : mapping
         Version, settings, and hashes of recorded data.
     """
@@ -91,6 +92,8 @@ class Context:
         Folder of recorded data; see `find_reference`.
     recorded : bool
         Whether recorded data are used; generated ones alone where not.
+    run_notes : list of list of str
+        Remarks on each run so far.
     """
 
     name: str = ""
@@ -101,6 +104,7 @@ class Context:
     progress: Progress | None = None
     reference: Path | None = None
     recorded: bool = True
+    run_notes: list[Sequence[str]] = field(default_factory=list)
 
     def sweep(self, base: Mapping[str, Any], grids: Sequence[Mapping[str, Any]], **labels: Any) -> pd.DataFrame:
         """Run a sweep and return a row for each run.
@@ -126,6 +130,7 @@ class Context:
 
         sweep = parse_sweep({"base": dict(base), "grid": [dict(grid) for grid in grids]})
         result = self._with_workers(run_sweep, sweep)
+        self.run_notes.extend(result.run_notes)
         # A sweep leaves out the keys that have one value in all its runs.
         fixed = {key: values[0] for grid in sweep.grids for key, values in grid.items()}
         histories: Sequence[Mapping[str, Any]] = result.histories
@@ -267,6 +272,7 @@ class Experiment:
 
     def run(self, context: Context) -> Outcome:
         """Run the experiment, and record the inputs of its outcome."""
+        context = replace(context, run_notes=[])
         outcome = self.call("run", context)
         if not isinstance(outcome, Outcome):
             raise SpecError(f"{self.script.__file__}: run returned {type(outcome).__name__}; return an Outcome")
@@ -277,7 +283,7 @@ class Experiment:
         inputs = {"version": __version__, "small": context.small, "spec": settings, "recorded": recorded}
         bounds = [frame[name] for frame in outcome.tables.values() for name in frame if str(name).endswith("_low")]
         notes = (TOO_FEW,) if any(column.isna().any() for column in bounds) else ()
-        return replace(outcome, notes=(*outcome.notes, *notes), inputs=inputs)
+        return replace(outcome, notes=(*outcome.notes, *notes, *count_notes(context.run_notes)), inputs=inputs)
 
     def _part(self, name: str) -> Any:
         if not hasattr(self.script, name):

@@ -1,23 +1,105 @@
-"""Remarks on a run that its reader needs: repairs, doubtful inputs, and the limits of the result."""
+"""Remarks on runs that their reader needs: repairs, doubtful inputs, and all that makes a number not hold."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
-from lazsim.costmodel.measured import MeasuredCommunication, MeasuredCompute
+import numpy as np
+
+from lazsim.costmodel.measured import MeasuredCommunication, MeasuredCompute, missing_kernels
 from lazsim.costmodel.profile import BARE_KERNELS
-from lazsim.engine.simulate import SystemRun
-from lazsim.engine.systems import SYSTEMS
+from lazsim.costmodel.recovery_times import restart_s
+from lazsim.engine.simulate import SystemRun, simulate_system
+from lazsim.engine.systems import DEFAULT_SYSTEMS, SYSTEMS
+from lazsim.errors import CostRangeError, InfeasiblePlanError
 from lazsim.routing import Routing
-from lazsim.scenario import Scenario
-from lazsim.trace.table import Trace
+from lazsim.scenario import Scenario, resolve
+from lazsim.study.memory import memory_notes
+from lazsim.trace.table import Event, Trace, build_trace
 from lazsim.units import format_duration
 
+NUMBER = re.compile(r"\d[\d.,]*")
 
-def input_notes(scenario: Scenario, trace: Trace, loads: Routing, wall_s: float) -> list[str]:
-    """Return remarks on the inputs, which hold for every system."""
+
+def describe_runs(scenarios: Sequence[Scenario], runs: Sequence[SystemRun], trace: Trace, loads: Routing) -> list[str]:
+    """Return remarks on the inputs and the results of scenarios that share all but system and placement."""
+    first = scenarios[0]
+    notes = [*_input_notes(first, trace, loads, runs[0].wall_s), *memory_notes(scenarios, runs, loads)]
+    for scenario, run in zip(scenarios, runs, strict=True):
+        notes += _run_notes(scenario, run, trace, loads)
+    notes += _cost_notes(first)
+    return list(dict.fromkeys(notes + (_placement_notes(scenarios, runs, trace) if first.score_plans else [])))
+
+
+def _run_notes(scenario: Scenario, run: SystemRun, trace: Trace, loads: Routing) -> list[str]:
+    notes = [] if run.steps else [_idle_note(scenario, run, trace)]
+    steps_s = max(run.ledger_s["compute"] + run.ledger_s["lost_work"], 1e-9)
+    if run.below_threshold_s:
+        model, cluster, threshold = scenario.model, scenario.cluster, scenario.job.fault_threshold
+        needed = max(threshold, -(-threshold * model.num_experts // cluster.slots_per_node))
+        share = run.below_threshold_s / steps_s
+        notes.append(
+            f"{run.name}: in {share:.1%} of the time of its steps, some expert is on fewer than {threshold} nodes "
+            f"(`fault_threshold`); that many take at least {needed} nodes and a policy that spreads experts"
+        )
+    if loads.last_step is not None and run.steps > loads.last_step:
+        notes.append(f"the recorded loads end at step {loads.last_step}; later steps use the last ones")
+    if run.extrapolated_s is not None:
+        share = run.extrapolated_s / steps_s
+        notes.append(f"{run.name}: {share:.1%} of the time of its steps is extrapolated beyond measured sizes")
+    return notes
+
+
+def profile_notes(path: Path, model: str) -> list[str]:
+    """Return what keeps a profile from driving a run of its model, on the default cluster with the default job."""
+    scenarios = [resolve({"model": model, "profile": str(path), "system": name}) for name in DEFAULT_SYSTEMS]
+    first = scenarios[0]
+    profile, spec, cluster = first.load_profile(), first.model, first.cluster
+    assert profile is not None, "the scenario has a profile"
+    notes = [
+        f"{path}: a run takes analytic times for {part}: measure two sizes or more of {', '.join(kernels)}"
+        for part, kernels in missing_kernels(profile, spec).items()
+    ]
+    trace = build_trace([Event(0.0, "add", f"node{index}") for index in range(cluster.num_nodes)])
+    for one in scenarios:
+        try:
+            # The first step asks for all sizes up to the first rebalance.
+            simulate_system(trace, one.find_system(), one.costs(), one.load_routing(), duration_s=1e-3)
+        except CostRangeError as error:
+            return [*notes, f"{path}: cannot drive a run of {spec.name} on {cluster.name}, {one.system}: {error}"]
+        except InfeasiblePlanError:
+            continue
+    return notes
+
+
+def count_notes(notes_by_run: Sequence[Iterable[str]]) -> tuple[str, ...]:
+    """Return each remark once with the number of its runs; remarks that differ in numbers only are one.
+
+    Examples
+    --------
+    >>> count_notes([["seed 0", "analytic"], ["seed 1", "analytic"]])
+    ('seed 0, or with other numbers (2 of 2 runs)', 'analytic (2 of 2 runs)')
+    """
+    found: dict[str, list[str]] = {}
+    for notes in notes_by_run:
+        for note in notes:
+            found.setdefault(without_numbers(note), []).append(note)
+    return tuple(
+        f"{same[0]}{', or with other numbers' if len(set(same)) > 1 else ''} ({len(same)} of {len(notes_by_run)} runs)"
+        for same in found.values()
+    )
+
+
+def without_numbers(note: str) -> str:
+    """Return what a remark says whatever its numbers."""
+    return NUMBER.sub("#", note)
+
+
+def _input_notes(scenario: Scenario, trace: Trace, loads: Routing, wall_s: float) -> list[str]:
     notes = [*trace.notes, *loads.notes]
     if wall_s > trace.duration_s:
-        end = format_duration(trace.duration_s)
-        notes.append(f"nodes alive at the trace's end, after {end}, stay to the end of the run")
+        end, rest = format_duration(trace.duration_s), format_duration(wall_s - trace.duration_s)
+        notes.append(f"the trace is too short: nodes alive at its end, after {end}, stay for the other {rest}")
     most_nodes, cluster = trace.most_nodes(wall_s), scenario.cluster
     if most_nodes > cluster.num_nodes:
         notes.append(
@@ -27,23 +109,37 @@ def input_notes(scenario: Scenario, trace: Trace, loads: Routing, wall_s: float)
     return notes
 
 
-def run_notes(scenarios: Sequence[Scenario], runs: Sequence[SystemRun], trace: Trace, loads: Routing) -> list[str]:
-    """Return remarks on the results of scenarios that share all but system and placement."""
-    first = scenarios[0]
-    most_nodes = trace.most_nodes(first.wall_s(trace))
-    notes = [
-        f"{run.name} waits throughout: {most_nodes} nodes, the most that the trace has, are too few"
-        for run in runs
-        if run.ledger_s["waiting"] == run.wall_s
-    ]
-    last_step = loads.last_step
-    if last_step is not None and any(run.steps > last_step for run in runs):
-        notes.append(f"the recorded loads end at step {last_step}; later steps use the last ones")
-    notes += _cost_notes(first, runs)
-    return notes + (_placement_notes(scenarios, runs, trace) if first.score_plans else [])
+def _idle_note(scenario: Scenario, run: SystemRun, trace: Trace) -> str:
+    """Say why a run trains nothing."""
+    system, costs, job = scenario.find_system(), scenario.costs(), scenario.job
+    most_nodes = trace.most_nodes(run.wall_s)
+    counts = range(system.fewest_nodes(costs), max(most_nodes, scenario.cluster.num_nodes) + 1)
+    needed = next(count for count in counts if system.usable_nodes(costs, count))
+    if needed > most_nodes:
+        return f"{run.name} waits throughout: it takes {needed} nodes, and the trace has at most {most_nodes}"
+    if lost_steps := run.counts["lost_steps"]:
+        interval = job.checkpoint_interval_steps[run.system]
+        return f"{run.name} keeps none of {lost_steps} steps: no failure leaves time for a checkpoint after {interval}"
+    if run.ledger_s["compute"] + run.ledger_s["lost_work"]:
+        return f"{run.name} trains nothing: none of its steps ends before the run or a failure does"
+    wait_s, begin_s, longest_s = job.join_wait_s, restart_s(costs, needed), _longest_s(trace, needed, run.wall_s)
+    why = "nodes go before a start is done"
+    if longest_s < wait_s + begin_s:
+        why = f"the {needed} nodes that it takes are there for at most {format_duration(longest_s)} in a row"
+    start = f"{format_duration(wait_s)} of collecting new nodes and {format_duration(begin_s)} of a restart"
+    return f"{run.name} trains nothing: {why}, and a start takes {start}"
 
 
-def _cost_notes(scenario: Scenario, runs: Sequence[SystemRun]) -> list[str]:
+def _longest_s(trace: Trace, num_nodes: int, wall_s: float) -> float:
+    """Return the longest time for which a trace has `num_nodes` nodes or more."""
+    times_s, num_alive = trace.num_alive()
+    edges_s = np.append(times_s[times_s < wall_s], wall_s)
+    enough = num_alive[: len(edges_s) - 1] >= num_nodes
+    changes_s = edges_s[np.diff(enough, prepend=False, append=False)]
+    return float((changes_s[1::2] - changes_s[::2]).max())
+
+
+def _cost_notes(scenario: Scenario) -> list[str]:
     """Say which times are measured and which are analytic."""
     profile = scenario.load_profile()
     if profile is None:
@@ -60,10 +156,6 @@ def _cost_notes(scenario: Scenario, runs: Sequence[SystemRun]) -> list[str]:
     notes.append(f"analytic: {', '.join([*analytic, 'links between servers', 'storage'])}")
     if header is not None and header.device == "cpu" and times.tables:
         notes.append(f"times of a CPU stand in for those of {costs.cluster.gpu}: no real machine is like this run's")
-    for run in runs:
-        if run.extrapolated_s is not None:
-            share = run.extrapolated_s / max(run.ledger_s["compute"] + run.ledger_s["lost_work"], 1e-9)
-            notes.append(f"{run.name}: {share:.1%} of the time of its steps is extrapolated beyond measured sizes")
     return notes
 
 

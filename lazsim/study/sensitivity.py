@@ -9,6 +9,7 @@ from lazsim.engine.systems import DEFAULT_SYSTEMS
 from lazsim.errors import InfeasiblePlanError, SpecError
 from lazsim.scenario import Scenario
 from lazsim.specs import GpuSpec, JobSpec, NetworkSpec, RecoverySpec, unknown_name
+from lazsim.study.notes import describe_runs, without_numbers
 from lazsim.study.result import RunResult
 from lazsim.study.simulation import resolve_runs, run_scenario, simulate_scenarios
 
@@ -35,6 +36,8 @@ class Change:
         Their relative change: 0.1 is a tenth more; NaN where there is none to tell.
     ratio_change : mapping
         For each run but the first, the relative change of the ratio first run : that run.
+    notes : tuple of str
+        Remarks on the changed runs that do not hold of the runs as things stand.
     """
 
     constant: str
@@ -43,6 +46,7 @@ class Change:
     samples: Mapping[str, int | None]
     samples_change: Mapping[str, float]
     ratio_change: Mapping[str, float]
+    notes: tuple[str, ...] = ()
 
     @property
     def effect(self) -> float:
@@ -60,6 +64,12 @@ class Sensitivity:
     base: RunResult
     changes: tuple[Change, ...]
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Remarks on the run as things stand, and on what each change adds to them."""
+        changed = (f"{one.constant} x{one.factor:g}: {note}" for one in self.changes for note in one.notes)
+        return (*self.base.notes, *changed)
+
     def to_json(self) -> dict[str, Any]:
         """Return plain data, the shape that ``lazsim sensitivity --json`` prints."""
         return {
@@ -67,7 +77,7 @@ class Sensitivity:
             "samples": {run.name: run.samples for run in self.base.runs},
             "changes": [vars(change) for change in self.changes],
             "inputs": dict(self.base.inputs),
-            "notes": list(self.base.notes),
+            "notes": list(self.notes),
         }
 
 
@@ -112,9 +122,8 @@ def sensitivity(
             raise SpecError(unknown_name("constant", name, list(paths)))
     scenarios = resolve_runs(settings, systems, placements)
     base = simulate_scenarios(scenarios)
-    before = {run.name: run.samples for run in base.runs}
     names = progress(list(dict.fromkeys(constants or paths)))
-    effects = [[_vary(scenarios, name, paths[name], factor, before) for factor in factors] for name in names]
+    effects = [[_vary(scenarios, name, paths[name], factor, base) for factor in factors] for name in names]
     effects.sort(key=lambda changes: -max(change.effect for change in changes))
     return Sensitivity(base, tuple(change for changes in effects for change in changes))
 
@@ -129,22 +138,30 @@ def constant_paths(systems: Sequence[str]) -> dict[str, str]:
     return paths | {f"{interval}.{system}": f"job.{interval}.{system}" for system in systems}
 
 
-def _vary(scenarios: Sequence[Scenario], name: str, path: str, factor: float, before: Mapping[str, int]) -> Change:
+def _vary(scenarios: Sequence[Scenario], name: str, path: str, factor: float, base: RunResult) -> Change:
     """Simulate with one constant multiplied; a constant that a scenario lacks changes nothing there."""
     varied = [one.replace(path, f"x{factor!r}") if one.field(path) is not None else one for one in scenarios]
     value = next(one.field(path) for one in varied if one.field(path) is not None)
-    after = {run: _samples(one) for run, one in zip(before, varied, strict=True)}
+    before, known = {run.name: run.samples for run in base.runs}, set(map(without_numbers, base.notes))
+    after: dict[str, int | None] = {}
+    notes: dict[str, None] = {}
+    for run, scenario in zip(before, varied, strict=True):
+        after[run], remarks = _samples(scenario)
+        notes |= dict.fromkeys(remark for remark in remarks if without_numbers(remark) not in known)
     shares = {run: _divide(samples, before[run]) for run, samples in after.items()}
     first, *others = shares
     ratios = {other: _divide(shares[first], shares[other]) - 1 for other in others}
-    return Change(name, factor, value, after, {run: share - 1 for run, share in shares.items()}, ratios)
+    return Change(name, factor, value, after, {run: share - 1 for run, share in shares.items()}, ratios, tuple(notes))
 
 
-def _samples(scenario: Scenario) -> int | None:
+def _samples(scenario: Scenario) -> tuple[int | None, Sequence[str]]:
+    """Return the samples that a run trains, None where it cannot, and remarks on it."""
+    trace, loads = scenario.load_trace(), scenario.load_routing()
     try:
-        return run_scenario(scenario, scenario.load_trace(), scenario.load_routing()).samples
-    except InfeasiblePlanError:
-        return None
+        run = run_scenario(scenario, trace, loads)
+    except InfeasiblePlanError as error:
+        return None, (str(error),)
+    return run.samples, describe_runs([scenario], [run], trace, loads)
 
 
 def _divide(above: float | None, below: float) -> float:

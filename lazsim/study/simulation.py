@@ -15,8 +15,8 @@ from lazsim.placement.policies import policy_input
 from lazsim.routing import Routing
 from lazsim.scenario import Resolver, Scenario
 from lazsim.specs import sha256
-from lazsim.study.memory import memory_notes, require_memory
-from lazsim.study.notes import input_notes, run_notes
+from lazsim.study.memory import require_memory
+from lazsim.study.notes import describe_runs
 from lazsim.study.result import RunResult, describe_trace
 from lazsim.trace.table import Trace
 
@@ -104,11 +104,7 @@ def simulate_scenarios(
         trace=describe_trace(trace, wall_s),
         runs=runs,
         gpu_memory_bytes=first.gpu.memory_bytes,
-        notes=(
-            *input_notes(first, trace, loads, wall_s),
-            *memory_notes(scenarios, runs, loads),
-            *run_notes(scenarios, runs, trace, loads),
-        ),
+        notes=tuple(describe_runs(scenarios, runs, trace, loads)),
     )
 
 

@@ -10,8 +10,7 @@ from lazsim.errors import prefix_errors
 from lazsim.folders import refuse_foreign, write_folder
 from lazsim.scenario import Resolver, Scenario
 from lazsim.study.collect import Progress, Task, run_tasks, task_id
-from lazsim.study.memory import lacks_memory
-from lazsim.study.notes import input_notes
+from lazsim.study.notes import describe_runs
 from lazsim.study.result import flat_row
 from lazsim.study.simulation import run_scenario
 from lazsim.study.sweep_result import SweepResult, describe_point, find_axes
@@ -94,14 +93,13 @@ def simulate_point(scenario: Scenario) -> Mapping[str, Any]:
     Returns
     -------
     mapping
-        ``row``, the columns of the table; ``notes`` on the inputs; ``states`` and ``events`` where the sweep keeps
-        histories.
+        ``row``, the columns of the table; ``notes``; ``states`` and ``events`` where the sweep keeps histories.
     """
     trace, loads = scenario.load_trace(), scenario.load_routing()
     run = run_scenario(scenario, trace, loads)
     nodes = {"nodes_lost": trace.nodes_lost(run.wall_s), "most_nodes": trace.most_nodes(run.wall_s)}
-    notes = input_notes(scenario, trace, loads, run.wall_s)
-    if lacks_memory(scenario.gpu, run.memory):
-        notes.append(f"{scenario.model.name} under {run.name} does not fit into the memory of {scenario.gpu.name}")
-    value: dict[str, Any] = {"row": flat_row(run, scored=scenario.score_plans) | nodes, "notes": notes}
+    value: dict[str, Any] = {
+        "row": flat_row(run, scored=scenario.score_plans) | nodes,
+        "notes": describe_runs([scenario], [run], trace, loads),
+    }
     return value | ({"states": run.states, "events": run.events} if scenario.history else {})

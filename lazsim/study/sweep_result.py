@@ -2,13 +2,13 @@
 
 import csv
 import io
-from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lazsim.study.comparison import BySeed, Ranked, rank
 from lazsim.study.intervals import MIN_SAMPLES, Interval, mean_interval
+from lazsim.study.notes import count_notes
 from lazsim.study.result import HISTORIES
 from lazsim.study.sweep_spec import SEEDS, Point
 
@@ -53,15 +53,15 @@ class SweepResult:
         For each row, ``states`` and ``events``, where the sweep keeps histories.
     failures : tuple of (str, str)
         Label and error of each point that failed.
-    notes : tuple of str
-        Remarks on the inputs, each with the number of its runs.
+    run_notes : tuple of sequence of str
+        For each row, remarks on the inputs and the result.
     """
 
     axes: tuple[str, ...]
     rows: tuple[Mapping[str, Any], ...]
     histories: tuple[Mapping[str, Sequence[Any]], ...]
     failures: tuple[tuple[str, str], ...]
-    notes: tuple[str, ...]
+    run_notes: tuple[Sequence[str], ...]
 
     @classmethod
     def assemble(
@@ -77,9 +77,12 @@ class SweepResult:
             for point, row_id, value in done
         )
         histories = tuple({key: value[key] for key in HISTORIES if key in value} for _, _, value in done)
-        counts = Counter(note for _, _, value in done for note in dict.fromkeys(value["notes"]))
-        notes = tuple(f"{note} ({count} of {len(done)} runs)" for note, count in counts.items())
-        return cls(axes, rows, histories, failures, notes)
+        return cls(axes, rows, histories, failures, tuple(value["notes"] for _, _, value in done))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Remarks on the runs, each with the number of its runs; see `lazsim.study.notes.count_notes`."""
+        return count_notes(self.run_notes)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data, the shape that ``lazsim sweep --json`` prints."""

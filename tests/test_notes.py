@@ -1,0 +1,161 @@
+"""All that makes a number not hold is said, with its cause. GPT-L has 16 experts; a node of rtx3090x10 has 6 slots."""
+
+import json
+
+import numpy as np
+import pytest
+
+from lazsim.costmodel.profile import CATALOG, read_profile, require_header, save_profile
+from lazsim.errors import InfeasiblePlanError
+from lazsim.output.run import run_files
+from lazsim.reliability.comparison import compare_plans
+from lazsim.reliability.task import build_task
+from lazsim.study.notes import count_notes, profile_notes
+from lazsim.study.sensitivity import sensitivity
+from lazsim.study.simulation import simulate
+from lazsim.study.sweep import run_sweep
+from lazsim.study.sweep_spec import parse_sweep
+from lazsim.trace.table import Event, build_trace
+
+SYSTEMS = ("lazarus", "ds")
+ANALYTIC = "costs are analytic: no profile was given"
+
+
+def nodes_at(time_s, num_nodes, duration_s=600.0, *more):
+    events = [Event(time_s, "add", f"n{index}") for index in range(num_nodes)]
+    return build_trace([*events, *more], duration_s=duration_s)
+
+
+def notes_of(trace, systems=SYSTEMS, model="gpt-l", **settings):
+    return list(simulate(trace, systems=systems, model=model, **({"routing": "uniform"} | settings)).notes)
+
+
+def test_a_run_with_too_few_nodes_says_how_many_suffice():
+    # 16 experts take 3 nodes of 6 slots; in equal chunks of at most 6 they take 4 nodes of 4.
+    assert notes_of(nodes_at(0.0, 2)) == [
+        "lazarus waits throughout: it takes 3 nodes, and the trace has at most 2",
+        "ds waits throughout: it takes 4 nodes, and the trace has at most 2",
+        ANALYTIC,
+    ]
+
+
+def test_a_model_that_no_cluster_of_this_size_holds_is_refused_with_the_nodes_that_suffice():
+    # 256 experts: 42 nodes have 252 slots.
+    with pytest.raises(InfeasiblePlanError, match="10 nodes have 60 slots; use a cluster of 43 nodes or more"):
+        notes_of(nodes_at(0.0, 4), model="deepseek-v3")
+
+
+def test_a_run_whose_nodes_come_too_late_says_so_and_not_that_they_are_too_few():
+    # A restart takes 30 s and 0.6 s a node.
+    why = "are there for at most 95 s in a row, and a start takes 120 s of collecting new nodes and"
+    first, second, _ = notes_of(nodes_at(5.0, 8, 100.0), routing="uniform")
+    assert first.startswith(f"lazarus trains nothing: the 3 nodes that it takes {why}")
+    assert second.startswith(f"ds trains nothing: the 4 nodes that it takes {why}")
+
+
+def test_a_run_that_outlasts_its_trace_says_that_the_trace_is_too_short():
+    note = "the trace is too short: nodes alive at its end, after 100 s, stay for the other 300 s"
+    assert note in notes_of(nodes_at(5.0, 8, 100.0), duration=400)
+
+
+def test_a_run_that_never_reaches_a_checkpoint_says_that_it_keeps_no_step():
+    # Under ds, any failure is a restart from a checkpoint, the first of which is after 50 steps.
+    changes = [Event(20.0 * turn, kind, "n0") for turn in range(1, 30) for kind in ("remove", "add")]
+    notes = notes_of(nodes_at(0.0, 4, 600.0, *changes), ("ds",))
+    assert notes[0].startswith("ds keeps none of ")
+    assert notes[0].endswith(" steps: no failure leaves time for a checkpoint after 50")
+
+
+def test_a_run_shorter_than_a_step_says_so():
+    assert "lazarus trains nothing: none of its steps ends before the run or a failure does" in notes_of(
+        nodes_at(0.0, 6), duration=0.01
+    )
+
+
+def test_a_plan_that_does_not_keep_the_fault_threshold_is_told_with_the_nodes_that_would():
+    # Two replicas of 16 experts take 32 slots: 6 nodes have 36, and 5 nodes 30.
+    note = (
+        "lazarus: in 100.0% of the time of its steps, some expert is on fewer than 2 nodes (`fault_threshold`); "
+        "that many take at least 6 nodes and a policy that spreads experts"
+    )
+    assert notes_of(nodes_at(0.0, 5)) == [note, ANALYTIC]
+    assert notes_of(nodes_at(0.0, 6)) == [ANALYTIC]
+    lost = nodes_at(0.0, 6, 600.0, Event(300.0, "remove", "n0"))
+    never = {"job.checkpoint_interval_steps.lazarus": 10**6, "job.rebalance_interval_steps": 10**6}
+    run = simulate(lost, systems=["lazarus"], model="gpt-l", routing="uniform", **never).runs[0]
+    # All steps but those of the 300 s before the failure.
+    assert run.below_threshold_s == pytest.approx(run.ledger_s["compute"] + run.ledger_s["lost_work"] - 300)
+
+
+@pytest.mark.parametrize(
+    ("steps", "note"),
+    [
+        ([0, 1], "the recorded loads end at step 1; later steps use the last ones"),
+        ([30, 31], "the recorded loads begin at step 30; earlier steps use the first ones"),
+        ([7], "the loads of step 7, the only one recorded, stand for all steps"),
+    ],
+)
+def test_loads_that_stand_for_steps_beyond_their_recording_are_told(steps, note, tmp_path):
+    path = tmp_path / "loads.npz"
+    np.savez(path, iteration=np.array(steps), tokens=np.ones((len(steps), 12, 16), dtype=np.int64))
+    assert note in notes_of(nodes_at(0.0, 6), ("lazarus",), routing=str(path))
+
+
+def test_the_notes_of_a_run_are_on_stderr_in_its_json_and_in_its_folder(lazsim, tmp_path, monkeypatch):
+    monkeypatch.setattr("lazsim.output.plots.run.throughput_figure", lambda _result: {})
+    trace = tmp_path / "trace.csv"
+    trace.write_text("# format: lazsim-trace 1\n# duration_s: 600\ntime_s,event,nodes\n0,add,n0 n1\n")
+    _, out, err = lazsim("run", "--trace", trace, "--model", "gpt-l", "--system", "ds", "--json")
+    files = run_files(simulate(trace, systems=["ds"], model="gpt-l"))
+    note = "ds waits throughout: it takes 4 nodes, and the trace has at most 2"
+    assert f"note: {note}\n" in err
+    for text in (out, files["summary.json"], files["run.json"]):
+        assert json.loads(text)["notes"] == [note, ANALYTIC]
+
+
+def test_a_sweep_tells_the_notes_of_its_runs_and_of_how_many():
+    base = {"trace": "fail-every-5min", "duration": "1min", "model": "gpt-l", "routing": "uniform"}
+    grid = {"system": list(SYSTEMS), "max_nodes": [2, 6]}
+    notes = run_sweep(parse_sweep({"base": base, "grid": grid}), num_workers=1).notes
+    assert "ds waits throughout: it takes 4 nodes, and the trace has at most 2 (1 of 4 runs)" in notes
+    assert f"{ANALYTIC} (4 of 4 runs)" in notes
+
+
+def test_notes_that_differ_in_numbers_only_are_told_once():
+    assert count_notes([["a 1.5 %", "b"], ["a 2 %"], []]) == (
+        "a 1.5 %, or with other numbers (2 of 3 runs)",
+        "b (1 of 3 runs)",
+    )
+
+
+def test_a_sensitivity_study_tells_what_a_changed_constant_adds():
+    settings = {"trace": nodes_at(0.0, 6), "model": "gpt-l", "routing": "uniform"}
+    found = sensitivity(settings, systems=["lazarus"], constants=["slots_per_gpu", "detect_s"], factors=[0.5, 1.0])
+    # Six nodes of 3 slots hold each of 16 experts once.
+    added = [note for note in found.notes if note not in found.base.notes]
+    assert [note.partition(" of the time")[0] for note in added] == ["slots_per_gpu x0.5: lazarus: in 100.0%"]
+    assert found.to_json()["notes"] == list(found.notes)
+
+
+def test_policies_that_put_an_expert_on_too_few_nodes_are_named():
+    # 8 experts twice in 16 slots; packed in order, an expert has both on one node of 4.
+    comparison = compare_plans(build_task(4, 4, experts=8, loads="uniform"), ["mro", "compact"])
+    assert comparison.notes == ("some expert is on fewer than 2 nodes under compact",)
+    # Where 2 of each do not fit, 1 of each is asked for.
+    assert "fewer" not in " ".join(compare_plans(build_task(3, 4, experts=8, loads="uniform"), ["compact"]).notes)
+
+
+def test_a_profile_that_lacks_sizes_or_kernels_of_a_run_says_which(tmp_path):
+    # docs/guides/profiles.md: gpt-s runs on this profile, gpt-l stops at 2^29 parameters of the optimizer.
+    folder = CATALOG / "epyc-2cores"
+    assert profile_notes(folder / "gpt-s.csv", "gpt-s") == []
+    (note,) = profile_notes(folder / "gpt-l.csv", "gpt-l")
+    assert (
+        "cannot drive a run of gpt-l on rtx3090x10, lazarus: the profile has optimizer from 4096 to 5.36871e+08" in note
+    )
+    whole, path = read_profile(folder / "gpt-s.csv"), tmp_path / "part.csv"
+    save_profile(path, require_header(whole), [one for one in whole.points if one.kernel not in ("head", "reorder")])
+    assert profile_notes(path, "gpt-s") == [
+        f"{path}: a run takes analytic times for dense: measure two sizes or more of head",
+        f"{path}: a run takes analytic times for reorder: measure two sizes or more of reorder",
+    ]
