@@ -5,10 +5,13 @@ OUT ?= runs/spot
 FIGURES ?= runs/figures
 BUDGET ?= 10min
 MODELS := $(basename $(notdir $(wildcard lazsim/catalog/models/*.toml)))
+LOWEST := build/lowest
+COMMAND_TESTS := $(addprefix tests/test_,cli_list.py cli_run.py cli_place.py cli_trace.py cli_sweep.py table.py plots.py)
 SOURCES := setup.cfg pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
 .PHONY: help run figures test check docs sdist verify bench profiles growth format clean
+.PHONY: help run figures test check lowest docs sdist bench profiles growth format clean
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,19 +41,24 @@ check: $(VENV)/dev.stamp docs ## Lint, type-check and build the documentation
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+lowest: ## Test the commands with the lowest versions that setup.cfg allows
+	$(PYTHON) -m venv --clear $(LOWEST)
+	sed -n 's/^ \+\([A-Za-z_-]*\)\(\[[a-z]*\]\)\?>=\([0-9.]*\).*/\1==\3/p' setup.cfg | sort -u > $(LOWEST)/constraints.txt
+	$(LOWEST)/bin/pip install --quiet --disable-pip-version-check --constraint $(LOWEST)/constraints.txt . pytest hypothesis
+	@# Old libraries warn of each other.
+	$(LOWEST)/bin/python -m pytest -p no:cacheprovider -o filterwarnings=default $(COMMAND_TESTS)
+
 docs: $(VENV)/dev.stamp ## Build the documentation in build/site; a broken link is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 sdist: $(VENV)/dev.stamp ## Build the source distribution and the wheel in build/dist
 	$(BIN)/python -m build --outdir build/dist
 
-verify: $(VENV)/run.stamp ## Hold predicted steps against published training runs; results in runs/verify
-	$(BIN)/lazsim verify --out runs/verify
-
-bench: $(VENV)/dev.stamp ## Time simulator, planner, sweeps and command line; fuzz inputs; train through 200 random sequences of kills
+bench: $(VENV)/dev.stamp ## Time simulator, planner, sweeps and command line; fuzz inputs; end commands at any moment; train through kills
 	$(BIN)/python -m tests.bench
 	$(BIN)/python -m tests.bench_fuzz
 	$(BIN)/python -m tests.bench_sweep
+	$(BIN)/python -m tests.bench_signals
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench_live
 
 profiles: $(VENV)/dev.stamp ## Measure the kernels of every model on this device, for the catalogue: make profiles NAME=...

@@ -40,7 +40,7 @@ DEFAULT_SPEEDUP = 30.0
 live_options = options(
     click.option("--system", default="lazarus", show_default=True, metavar="NAME", help="As in lazsim list systems."),
     click.option("--nodes", type=WORKERS, default=4, show_default=True, help="Largest number of workers at once."),
-    click.option("--trace", "trace_path", metavar="FILE", help="Node events: workers are killed and started."),
+    click.option("--trace", "trace_path", metavar="FILE|RECIPE", help="Node events: workers are killed and started."),
     replay_options,
     click.option("--speedup", type=Number(min=0, min_open=True), help="Seconds of the trace in one second of the run."),
     click.option(

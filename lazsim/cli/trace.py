@@ -35,7 +35,7 @@ reading_options = options(click.argument("path", metavar="FILE"), replay_options
 
 @click.group()
 def command() -> None:
-    """Inspect, convert, generate, fit, fetch and plot traces."""
+    """Inspect, convert, generate, fit, fetch and plot traces. FILE may also be a recipe."""
 
 
 @command.command()

@@ -7,12 +7,14 @@ from typing import Any
 import msgspec
 
 from lazsim.errors import prefix_errors
-from lazsim.folders import refuse_foreign, write_folder
+from lazsim.files import write_whole
+from lazsim.folders import refuse_foreign
 from lazsim.scenario import Resolver, Scenario
 from lazsim.study.collect import Progress, Task, run_tasks, task_id
 from lazsim.study.notes import describe_runs
 from lazsim.study.result import flat_row
 from lazsim.study.simulation import run_scenario
+from lazsim.study.store import ROWS
 from lazsim.study.sweep_result import SweepResult, describe_point, find_axes
 from lazsim.study.sweep_spec import Point, Sweep
 
@@ -43,7 +45,7 @@ def run_sweep(
     LazsimError
         When an input is not valid, before anything runs, or the folder or the backend cannot be used.
     """
-    if folder is not None:
+    if folder is not None and not (folder / ROWS).exists():
         refuse_foreign(folder, [TABLE])
     points, tasks = sweep_tasks(sweep)
     outcomes = run_tasks(
@@ -52,7 +54,7 @@ def run_sweep(
     ids = [task.id for task in tasks]
     result = SweepResult.assemble(points, ids, outcomes.values, outcomes.failures)
     if folder is not None:
-        write_folder(folder, "sweep", {TABLE: result.table()})
+        write_whole(folder / TABLE, result.table())
     return result
 
 
