@@ -64,9 +64,10 @@ def write_all(contents: Mapping[Path, bytes], replaced: Iterable[Path] = ()) -> 
             target = _regular_target(path)
             target.parent.mkdir(parents=True, exist_ok=True)
             _remove_leftovers(target.parent)
-            temporary, lock = _claim(functools.partial(_make_file, target.parent))
-            staged.append((temporary, target))
-            locks.append(lock)
+            with signals_held():
+                temporary, lock = _claim(functools.partial(_make_file, target.parent))
+                staged.append((temporary, target))
+                locks.append(lock)
             with os.fdopen(os.dup(lock), "wb") as stream:
                 stream.write(content)
             # The permissions of any new file; there is no way to read the mask without setting it.
@@ -108,12 +109,15 @@ def scratch_folder(parent: Path | None = None) -> Iterator[Path]:
     """
     place = Path(tempfile.gettempdir()) if parent is None else parent
     _remove_leftovers(place)
-    made, lock = _claim(lambda: _open_folder(tempfile.mkdtemp(dir=place, prefix=TEMPORARY)))
+    made, lock = "", -1
     try:
+        with signals_held():
+            made, lock = _claim(lambda: _open_folder(tempfile.mkdtemp(dir=place, prefix=TEMPORARY)))
         yield Path(made)
     finally:
-        shutil.rmtree(made, ignore_errors=True)
-        os.close(lock)
+        if made:
+            shutil.rmtree(made, ignore_errors=True)
+            os.close(lock)
 
 
 def _regular_target(path: Path) -> Path:
@@ -203,13 +207,13 @@ def _take_names(staged: list[tuple[str, Path]]) -> None:
 
 @contextmanager
 def signals_held() -> Iterator[None]:
-    """Delay SIGINT and SIGTERM until the block is done."""
+    """Delay SIGINT and SIGTERM until the block is done, and SIGALRM, by which the command line tries again."""
     # Only the main thread runs handlers and may set them.
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     held: list[int] = []
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)}
     # None stands for a handler from outside Python, which cannot be restored.
     handlers = {number: handler for number, handler in handlers.items() if handler is not None}
     try:

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from lazsim.errors import LazsimError
-from lazsim.files import check_folder, json_bytes, read_bytes, write_all
+from lazsim.files import check_folder, json_bytes, read_bytes, signals_held, write_all
 
 RECORD = ".lazsim.json"
 """File that names the files of each result in its folder."""
@@ -34,8 +34,9 @@ def hold_folder(folder: Path) -> Iterator[None]:
     lock: int | None = None
     try:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            lock = _lock(folder / LOCK)
+            with signals_held():
+                folder.mkdir(parents=True, exist_ok=True)
+                lock = _lock(folder / LOCK)
         except OSError as error:
             raise LazsimError(f"{folder}: cannot be written ({error.strerror}); choose another place") from None
         yield

@@ -134,3 +134,17 @@ def test_text_that_a_terminal_cannot_show_is_escaped(run_process, tmp_path):
     path.write_text("0,add,node1\n60,remove,node1\n")
     for arguments in (("trace", "info", path), ("trace", "info", path, "--json")):
         run_process(*PROGRAM, *arguments, env={**os.environ, "PYTHONIOENCODING": "ascii"})
+
+
+def test_a_group_without_a_command_shows_its_help(lazsim):
+    for arguments in ((), ("trace",)):
+        _, out, err = lazsim(*arguments)
+        assert len((out + err).splitlines()) > 10
+
+
+def test_an_interrupt_while_help_is_written_is_one_line(lazsim, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lazsim.cli.group.LazyGroup.format_commands", stop)
+    assert lazsim("--help") == (130, "", "lazsim: interrupted\n")

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import os
 import sys
 from typing import Any
 
@@ -30,6 +31,13 @@ COMMANDS = {
 """Name -> one line of help; the command itself is in the module of the same name."""
 
 
+NO_ARGUMENTS: Any = getattr(click.exceptions, "NoArgsIsHelpError", ())
+"""A group without a command, which shows its help; since click 8.2."""
+
+COMPLETION = "_LAZSIM_COMPLETE"
+"""Variable by which a shell asks for completions."""
+
+
 class LazyGroup(click.Group):
     """A group that imports a command's module only to run it."""
 
@@ -48,13 +56,6 @@ class LazyGroup(click.Group):
         """List the commands without importing any."""
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run a command; click would print an empty line of its own on an interrupt."""
-        try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt:
-            raise click.Abort from None
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -76,17 +77,23 @@ def run_command(arguments: list[str] | None) -> int:
         for one in given:
             if not _is_text(one):
                 raise LazsimError(f"{one}: not UTF-8; rename the file")
-        with contextlib.ExitStack() as held:
-            status = cli.main(given, prog_name="lazsim", standalone_mode=False, obj=held)
+        if COMPLETION in os.environ:
+            cli.main(prog_name="lazsim")
+        # Not by `cli.main`, which prints an empty line on an interrupt.
+        with contextlib.ExitStack() as held, cli.make_context("lazsim", list(given), obj=held) as context:
+            status = cli.invoke(context)
         return status if isinstance(status, int) else 0
+    except click.exceptions.Exit as end:
+        return end.exit_code
     except LazsimError as error:
         _say(with_options(str(error), called_commands(cli, click.Context(cli), given)))
+        return 2
+    except NO_ARGUMENTS as error:
+        error.show()
         return 2
     except click.ClickException as error:
         _say(error.format_message())
         return 2
-    except click.Abort:
-        raise KeyboardInterrupt from None
     except OSError as error:
         if error.filename is None:
             _say(str(error))
