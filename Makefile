@@ -10,8 +10,7 @@ COMMAND_TESTS := $(addprefix tests/test_,cli_list.py cli_run.py cli_place.py cli
 SOURCES := setup.cfg pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run figures test check docs sdist verify bench profiles growth format clean
-.PHONY: help run figures test check lowest docs sdist bench profiles growth format clean
+.PHONY: help run figures test check lowest docs sdist verify bench profiles growth format clean
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,6 +52,9 @@ docs: $(VENV)/dev.stamp ## Build the documentation in build/site; a broken link 
 
 sdist: $(VENV)/dev.stamp ## Build the source distribution and the wheel in build/dist
 	$(BIN)/python -m build --outdir build/dist
+
+verify: $(VENV)/run.stamp ## Hold predicted steps against published training runs; results in runs/verify
+	$(BIN)/lazsim verify --out runs/verify
 
 bench: $(VENV)/dev.stamp ## Time simulator, planner, sweeps and command line; fuzz inputs; end commands at any moment; train through kills
 	$(BIN)/python -m tests.bench
