@@ -21,8 +21,12 @@ pytest.importorskip("torch", reason="live training needs torch: pip install 'laz
 
 import torch
 
+from lazsim.engine.protocol import Action, Decision
+from lazsim.engine.systems import SYSTEMS
 from lazsim.errors import LazsimError
+from lazsim.live.calibration import Calibration
 from lazsim.live.checkpoint import load_blocks
+from lazsim.live.coordinator import Coordinator
 from lazsim.live.fault_injector import TraceInjector
 from lazsim.live.messages import (
     Heartbeat,
@@ -35,17 +39,18 @@ from lazsim.live.messages import (
     new_nonce,
     secret_from_environment,
 )
-from lazsim.live.plan import agree_on_step
-from lazsim.live.run import prepare, run_locally
+from lazsim.live.plan import agree_on_step, plan_generation
+from lazsim.live.run import live_costs, prepare, run_locally
 from lazsim.live.spec import check_model
 from lazsim.live.state import DENSE, Block, TrainingState, all_keys, initial_values
-from lazsim.live.validate import quiet_trace
+from lazsim.live.validate import predict, quiet_trace
 from lazsim.live.worker_pool import WorkerPool
-from lazsim.live.worker_server import MAX_STRANGERS
+from lazsim.live.worker_server import MAX_STRANGERS, WorkerConnection, WorkerServer
 from lazsim.output.live import live_parts
 from lazsim.output.table import render
 from lazsim.pytorch.device import CPU
 from lazsim.pytorch.group import Group
+from lazsim.routing.table import RecordedRouting
 from lazsim.specs import ModelSpec, load_spec
 from lazsim.trace.table import Event, build_trace
 from tests.conftest import ROOT
@@ -112,6 +117,78 @@ def test_ds_restarts_from_its_last_checkpoint_and_lazarus_loses_no_step(pool):
         assert round(lost / per_step) in (run.counts["lost_steps"] - 1, run.counts["lost_steps"])
     assert ds.run.counts["lost_steps"] in (2, 3)  # Killed after step 6, of which 4 were saved.
     assert lazarus.run.counts["lost_steps"] == 0
+    # As in a simulation, a restart is a restart from the first, and a reconfiguration none.
+    assert ds.run.ledger_s["restart"] > ds.run.ledger_s["reconfigure"] == 0
+    assert lazarus.run.ledger_s["reconfigure"] > lazarus.run.ledger_s["restart"] == 0
+
+
+@pytest.mark.parametrize(("lost", "num_restarts"), [("n0", 1), ("n1", 0), ("n2", 0)])
+def test_a_live_job_loses_the_experts_that_the_simulation_loses(lost, num_restarts, pool, monkeypatch):
+    """Of three nodes the first alone has experts 0 and 1, whichever worker comes first; both others have 2 and 3."""
+    # Workers that were killed are not waited for.
+    monkeypatch.setattr("lazsim.live.coordinator.RECONNECT_GRACE_S", {"cpu": 60.0})
+    spec = tiny_spec(slots_per_node=2, interval=4)
+    run, _ = run_live(spec, Script(3, {("stepped", 6): [("kill", lost)]}), pool)
+    assert run.run.counts["restarts"] == num_restarts
+    assert run.run.wall_s < 60.0
+
+    events = [Event(0.0, "add", name) for name in ("n0", "n1", "n2")] + [Event(6.5, "remove", lost)]
+    routing = RecordedRouting(np.array([0]), np.ones((1, 2, 4), dtype=np.int64))
+    costs = Calibration({2: 1.0, 3: 1.0}, 0.1, 0.1, 0.1, 0.1, 1e9, 0.0, (), routing)
+    assert predict(spec, build_trace(events, duration_s=20.0), costs, 3).counts["restarts"] == num_restarts
+
+
+def decide_among(names: list[str], places: dict[str, int]) -> tuple[Coordinator, list[WorkerConnection]]:
+    """Return a coordinator, and its workers in the order in which they came."""
+    server = WorkerServer(tiny_spec(), b"", "cpu")
+    coordinator = Coordinator(server, live_costs(tiny_spec(), 4), len(names), 1.0)
+    coordinator.place_of = places.__getitem__
+    server.workers += [WorkerConnection(name, name, None, None, HeldState(), 0.0) for name in names]
+    return coordinator, server.workers
+
+
+def test_workers_are_taken_in_the_order_of_their_places_as_in_a_simulation():
+    coordinator, _ = decide_among(["c", "a", "b"], {"a": 0, "b": 1, "c": 2})
+    decision = coordinator._decide_now()
+    assert [worker.name for worker in decision.nodes] == ["a", "b", "c"]
+
+
+def test_survivors_are_taken_in_the_order_of_the_last_plan():
+    coordinator, workers = decide_among(["a", "b", "c"], {"a": 0, "b": 1, "c": 2})
+    a, b, c = workers
+    coordinator._members, coordinator._holders, coordinator._has_state = [a, b, c], [c, a, b], True
+    coordinator._has_trained = True
+    for worker in workers:
+        worker.held = HeldState(5, False, frozenset(range(9)))
+    a.alive = False
+    workers.remove(a)
+    assert coordinator._decide_now().nodes == (c, b)
+
+
+def test_ranks_that_stay_keep_their_order_whatever_the_plan_binds_them_to():
+    _, workers = decide_among(["a", "b", "c"], {})
+    for worker in workers:
+        worker.held = HeldState(5, False, frozenset(range(9)))
+    a, b, c = workers
+    costs = live_costs(tiny_spec(), 4)
+    decision = Decision(Action.RECONFIGURE, "peers", (c, a, b), 3)
+    plan = plan_generation(SYSTEMS["lazarus"], costs, decision, 0, np.ones((2, 4), dtype=np.int64), [b, c, a])
+    assert plan.members == [b, c, a]
+    assert set(plan.holders) == {a, b, c}
+    slots = SYSTEMS["lazarus"].plan_evenly(costs, 3).slots_LNS
+    for node, holder in enumerate(plan.holders):
+        rank = plan.members.index(holder)
+        assert [layer[rank] for layer in plan.plan.slots] == slots[:, node].tolist()
+
+
+def test_a_plan_is_made_for_the_loads_of_its_step():
+    coordinator, _ = decide_among([], {})
+    assert coordinator._loads(0).tolist() == [[1] * 4] * 2
+    loads = [[4, 3, 2, 1], [1, 2, 3, 4]]
+    coordinator.record.loads = {5: loads, 6: [[9, 9, 9, 9]] * 2}
+    assert coordinator._loads(5).tolist() == loads
+    # Rank 0 was lost before it could report the last step.
+    assert coordinator._loads(7).tolist() == [[9] * 4] * 2
 
 
 def test_an_expert_lost_everywhere_comes_back_from_the_checkpoint(pool, undisturbed):

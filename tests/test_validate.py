@@ -1,10 +1,13 @@
-"""``lazsim validate``: calibrations, the prediction made from them, and how both are held against a live run."""
+"""``lazsim validate``: calibrations, the forecast made from them, and how it is held against a live run."""
 
 import asyncio
 import json
+import re
 import signal
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import groupby
+from types import SimpleNamespace
 
 import msgspec
 import numpy as np
@@ -13,13 +16,28 @@ import pytest
 pytest.importorskip("torch", reason="live training needs torch: pip install 'lazsim[live]'")
 
 from lazsim.engine.ledger import BUCKETS
+from lazsim.engine.log import JobEvent
 from lazsim.engine.simulate import SystemRun
-from lazsim.live.calibration import NUM_ROUNDS, STEPS_PER_COUNT, Calibration, ShrinkAndGrow, calibrate, summarise
+from lazsim.live import validate as validation
+from lazsim.live.calibration import (
+    NUM_ROUNDS,
+    STEPS_PER_COUNT,
+    Calibration,
+    CalibrationFaults,
+    calibrate,
+    drift,
+    kill_ages_s,
+    summarise,
+)
 from lazsim.live.messages import LiveError
 from lazsim.live.record import LiveRun, Recovery, StepRecord
-from lazsim.live.validate import compare, compress, kills_and_joins, predict, quiet_trace
+from lazsim.live.spec import SMALL_MODEL, LiveSpec
+from lazsim.live.validate import Validation, compare, compress, forecast_notes, kills_and_joins, predict, quiet_trace
 from lazsim.live.worker_pool import WorkerPool
+from lazsim.output.live import validation_parts
+from lazsim.output.table import render
 from lazsim.routing.table import RecordedRouting
+from lazsim.specs import JobSpec, load_spec
 from lazsim.trace import build_trace
 from lazsim.trace.table import Event
 from tests.live_jobs import TINY, tiny_spec
@@ -27,23 +45,39 @@ from tests.live_jobs import TINY, tiny_spec
 ROUTING = RecordedRouting(np.array([0]), np.full((1, 2, 4), 10))
 COSTS = Calibration(
     step_s={2: 0.2, 4: 0.5},
-    drift=0.0,
     detect_s=0.25,
     rebuild_s=0.5,
     restart_s=2.0,
     save_s=0.0,
     transfer_bytes_per_s=1e9,
+    start_up_s=0.0,
+    kill_ages_s=(),
     routing=ROUTING,
 )
+COUNTS = dict.fromkeys(("failures", "reconfigurations", "restarts", "rebalances", "checkpoints", "lost_steps"), 0)
 
 
 def live_run(step_s: dict[int, float], recoveries: tuple[Recovery, ...] = (), **changes) -> LiveRun:
     """Return a run of twenty steps with each number of nodes."""
     steps = [(count, seconds) for count, seconds in step_s.items() for _ in range(20)]
     ledger_s = dict.fromkeys(BUCKETS, 0.0) | {"compute": 30.0, "detect": 30.0}
-    run = SystemRun("lazarus", "mro", "lazarus", 60.0, 40, 640, ledger_s, {}, (), ())
+    run = SystemRun("lazarus", "mro", "lazarus", 60.0, 40, 640, ledger_s, COUNTS, (), ())
     records = tuple(StepRecord(step, float(step), *timed, 1.0) for step, timed in enumerate(steps))
-    return LiveRun(replace(run, **changes), records, recoveries, (), ROUTING, ("gloo",))
+    return LiveRun(replace(run, **changes), records, recoveries, (), (), ROUTING, ("gloo",))
+
+
+def simulated(measured: LiveRun, **changes) -> SystemRun:
+    """Return a forecast that is like the run but for some changes; buckets and counts are added to the run's."""
+    run = measured.run
+    for name in ("ledger_s", "counts"):
+        changes[name] = {**getattr(run, name), **changes.get(name, {})}
+    return replace(run, **changes)
+
+
+def validated(measured: LiveRun, predicted: SystemRun, tolerance: float = 0.3) -> Validation:
+    """Return a run and its forecast as `validate` does."""
+    inputs = {"spec": {"model": {"name": "tiny"}}}
+    return Validation(inputs, measured, predicted, COSTS, 0.0, tolerance, compare(measured, predicted, COSTS), ())
 
 
 @pytest.mark.parametrize(
@@ -57,42 +91,135 @@ def live_run(step_s: dict[int, float], recoveries: tuple[Recovery, ...] = (), **
     ],
 )
 def test_a_calibration_loses_nodes_and_gets_them_back(system, num_nodes, causes, counts):
-    spec = tiny_spec(system, num_steps=None)
+    # On a busy machine a worker may be silent for seconds.
+    spec = tiny_spec(system, num_steps=None, silence_s=30.0)
     spec = msgspec.structs.replace(spec, job=msgspec.structs.replace(spec.job, rebalance_interval_steps=1000))
     with WorkerPool() as pool:
         found = asyncio.run(calibrate(spec, num_nodes, pool, "cpu"))
-    assert [one.cause for one in found.recoveries if one.complete] == NUM_ROUNDS * causes
+    complete = [one for one in found.recoveries if one.complete]
+    assert [one.cause for one in complete] == NUM_ROUNDS * causes + NUM_ROUNDS * ["failure"]
+    assert all(one.is_restart for one in complete[-NUM_ROUNDS:])
     visits = [(count, len(list(steps))) for count, steps in groupby(step.num_nodes for step in found.steps)]
     assert [count for count, _ in visits] == (NUM_ROUNDS * counts + counts[:1] if len(counts) > 1 else counts)
     assert all(number >= STEPS_PER_COUNT for _, number in visits)
+    costs = summarise(found)
+    assert min(costs.detect_s, costs.restart_s, costs.start_up_s, *costs.kill_ages_s) > 0
+
+
+def test_a_calibration_kills_workers_that_are_as_old_as_those_of_the_trace():
+    """Without processes: a step a second, and what is killed is gone at once."""
+    events = [Event(0.0, "add", name) for name in "abc"]
+    events += [
+        Event(4.0, "remove", "a"),
+        Event(5.0, "add", "a"),
+        Event(45.0, "remove", "a"),
+        Event(45.0, "remove", "b"),
+    ]
+    ages_s = kill_ages_s(build_trace(events, duration_s=60.0))
+    # The first is 4 s old; of those that go together the younger counts, which is 40 s old.
+    assert ages_s == [4.0, 40.0]
+
+    killed: dict[str, float] = {}
+    record = SimpleNamespace(num_used=0, steps=[SimpleNamespace(step_s=0.0)], started_s={})
+    coordinator = SimpleNamespace(record=record, now_s=lambda: now_s, stop=lambda: None)
+    alive: set[str] = set()
+    nodes = SimpleNamespace(coordinator=coordinator, pool=SimpleNamespace(num_workers=99))
+    nodes.start = lambda name: (alive.add(name), record.started_s.setdefault(name, now_s))
+    nodes.kill = lambda name: (alive.remove(name), killed.setdefault(name, now_s - record.started_s[name]))
+    faults = CalibrationFaults(3, lambda count: count if count >= 2 else 0, ages_s)
+
+    async def train() -> None:
+        nonlocal now_s
+        for now_s in range(1, 100):
+            record.num_used = len(alive)
+            await faults.on_event(nodes, "stepped" if len(alive) >= 2 else "failed", 0, now_s)
+            await asyncio.sleep(0.001)
+
+    now_s = 0
+    faults.begin(nodes)
+    asyncio.run(train())
+    # Twice one node, then twice all, at the quantiles 1/8, 3/8 and so on of 4 and 40 s: 8.5, 17.5, 26.5 and 35.5 s, of
+    # which 30 s are waited for. Ages are whole, and a change takes 8 s: at 25 s nodes are 25 s old, and one 8 s.
+    ages = list(killed.values())
+    assert ages[:2] == [9, 25]
+    assert max(ages[2:5]) == 41
+    assert ages[5:] == [30, 30, 30]
 
 
 def test_a_calibration_whose_worker_ends_by_itself_ends_in_a_message(monkeypatch):
-    class Accident(ShrinkAndGrow):
+    class Accident(CalibrationFaults):
         async def on_event(self, nodes, event, generation, step):
             if (event, step) == ("stepped", 4):
                 nodes.pool.signal("c0", signal.SIGKILL)
             await super().on_event(nodes, event, generation, step)
 
-    monkeypatch.setattr("lazsim.live.calibration.ShrinkAndGrow", Accident)
+    monkeypatch.setattr("lazsim.live.calibration.CalibrationFaults", Accident)
     with WorkerPool() as pool, pytest.raises(LiveError, match="a worker ended by itself"):
         asyncio.run(calibrate(tiny_spec(num_steps=None), 3, pool, "cpu"))
 
 
-def test_step_times_weigh_calibrations_the_same_and_other_costs_pool_them():
-    def failure(detect_s, rebuild_s, transfer_s, num_bytes):
-        return Recovery("failure", 0.0, 2, detect_s, rebuild_s, transfer_s, 0.1, num_bytes, complete=True)
+def test_costs_are_means_over_a_calibration():
+    def failure(detect_s, rebuild_s, transfer_s, num_bytes, **changes):
+        parts = Recovery(
+            "failure", 0.0, 2, detect_s, rebuild_s, transfer_s, 0.1, num_bytes, "peers", 7.0, complete=True
+        )
+        return replace(parts, **changes)
 
-    before = live_run({4: 0.2, 2: 0.1}, (failure(0.1, 1.0, 1.0, 3e6), failure(0.2, 2.0, 0.5, 0.0)))
-    after = live_run({4: 0.3, 2: 0.1}, (failure(0.6, 6.0, 1.0, 5e6), Recovery("failure", 0.0, 2, 9.0)))
-    found = summarise([before, after])
-    assert found.step_s == pytest.approx({4: 0.25, 2: 0.1})
-    # 50 % more with four nodes, as much with two.
-    assert found.drift == pytest.approx(0.25)
-    # Medians of 0.1, 0.2, 0.6 and of 1, 2, 6: a recovery that was not completed does not count.
-    assert (found.detect_s, found.rebuild_s) == (0.2, 2.0)
+    recoveries = (
+        failure(0.1, 1.0, 1.0, 3e6),
+        failure(0.2, 2.0, 0.5, 0.0),
+        failure(0.6, 6.0, 1.0, 5e6),
+        failure(9.0, 9.0, 9.0, 9e6, complete=False),
+        failure(0.3, 4.0, 0.5, 0.0, source="checkpoint"),
+    )
+    run = replace(live_run({4: 0.2, 2: 0.1}, recoveries), save_s=(0.1, 0.3), start_up_s=(0.2, 0.4))
+    found = summarise(run)
+    assert found.step_s == pytest.approx({4: 0.2, 2: 0.1})
+    # Of 0.1, 0.2, 0.6 and 0.3; of 1, 2 and 6. A recovery that was not completed does not count.
+    assert (found.detect_s, found.rebuild_s) == (pytest.approx(0.3), pytest.approx(3.0))
+    assert (found.restart_s, found.save_s, found.start_up_s) == pytest.approx((4.5, 0.2, 0.3))
     # 8 MB in 2 s; what moved nothing tells nothing about the rate.
     assert found.transfer_bytes_per_s == pytest.approx(4e6)
+    assert found.kill_ages_s == (7.0,) * 4
+
+
+def test_the_drift_is_that_of_step_times():
+    # 50 % more with four nodes, as much with two.
+    assert drift(live_run({4: 0.2, 2: 0.1, 1: 0.3}), live_run({4: 0.3, 2: 0.1})) == pytest.approx(0.25)
+
+
+def test_a_forecast_uses_only_what_was_known_before_the_run(monkeypatch):
+    """Neither the run nor the calibration after it change the forecast; the latter tells the drift."""
+    failure = Recovery("failure", 0.0, 2, 0.1, 0.2, 0.3, 0.1, 3e6, "peers", complete=True)
+
+    def validate_with(run_step_s: float, after_step_s: float) -> Validation:
+        runs = [live_run({4: 0.2}, (failure,)), live_run({4: after_step_s}, (replace(failure, detect_s=5.0),))]
+        calls: list[str] = []
+
+        async def fake_calibrate(*_arguments, **_options):
+            calls.append("calibrate")
+            return runs.pop(0)
+
+        async def fake_run(*_arguments, **_options):
+            calls.append("run")
+            return live_run({4: run_step_s}, (replace(failure, busiest_bytes=9e9),))
+
+        def forecast(*arguments):
+            calls.append("forecast")
+            return predict(*arguments)
+
+        monkeypatch.setattr(validation, "calibrate", fake_calibrate)
+        monkeypatch.setattr(validation, "run_locally", fake_run)
+        monkeypatch.setattr(validation, "predict", forecast)
+        monkeypatch.setattr(validation, "WorkerPool", lambda: nullcontext())
+        found = validation.validate(tiny_spec(num_steps=None), kills_and_joins(4), speedup=30.0, tolerance=0.3)
+        assert calls == ["calibrate", "forecast", "run", "calibrate"]
+        return found
+
+    one, other = validate_with(0.2, 0.2), validate_with(0.7, 0.3)
+    assert one.predicted == other.predicted
+    assert one.calibration.step_s == other.calibration.step_s == {4: pytest.approx(0.2)}
+    assert (one.drift, other.drift) == (0.0, pytest.approx(0.5))
 
 
 def test_a_quiet_run_is_predicted_by_its_step_time():
@@ -114,21 +241,74 @@ def test_a_recovery_is_predicted_by_its_parts():
     assert found.steps == 9 + int(left_s / 0.2)
 
 
-def test_measured_and_predicted_stand_beside_each_other():
-    failure = Recovery("failure", 0.0, 2, 0.5, 1.0, 0.004, 0.25, 2e6, complete=True)
-    join = Recovery("join", 0.0, 4, 0.0, 3.0, 0.006, 0.5, 4e6, complete=True)
+def test_new_nodes_are_known_only_once_they_have_started():
+    # The node that is lost after 2 s comes back after 3 s: known 0.4 s later, it joins when the collection ends.
+    events = [Event(0.0, "add", name) for name in "ab"] + [Event(2.0, "remove", "b"), Event(3.0, "add", "b")]
+    spec = tiny_spec("ds", num_steps=None)
+    found = predict(spec, build_trace(events, duration_s=10.0), replace(COSTS, start_up_s=0.4), 2)
+    assert found.ledger_s["waiting"] == pytest.approx(1.0 - COSTS.detect_s + 0.4 + spec.job.join_wait_s)
+
+
+def test_costs_counts_and_buckets_stand_beside_the_forecast():
+    failure = Recovery("failure", 0.0, 2, 0.5, 1.0, 0.004, 0.25, 2e6, "peers", complete=True)
+    join = Recovery("join", 0.0, 4, 0.0, 3.0, 0.006, 0.5, 4e6, "peers", complete=True)
     measured = live_run({4: 0.4, 2: 0.25}, (failure, join))
-    ledger_s = measured.run.ledger_s | {"compute": 15.0, "detect": 45.0}
-    predicted = replace(measured.run, samples=800, ledger_s=ledger_s)
+    events = (JobEvent(1.0, "recovered", 1, 2, 2), JobEvent(2.0, "joined", 2, 4, 4), JobEvent(9.0, "end", 9, 4, 4))
+    ledger_s = {"compute": 15.0, "detect": 45.0, "transfer": 0.004}
+    counts = {"failures": 2, "reconfigurations": 2}
+    predicted = simulated(measured, samples=800, ledger_s=ledger_s, counts=counts, events=events)
     found = {one.name: (one.measured, one.predicted) for one in compare(measured, predicted, COSTS)}
     assert found["step time, 4 nodes (s)"] == pytest.approx((0.4, 0.5))
     assert found["detect (s)"] == pytest.approx((0.5, 0.25))
-    assert found["rebuild (s)"] == pytest.approx((1.0, 0.5))
-    assert found["resume (s)"] == pytest.approx((0.25, 0.2))
-    # Of both moves: 5 ms at the mean, against 3 MB at 1 GB/s.
-    assert found["transfer (s)"] == pytest.approx((0.005, 0.003))
+    assert found["rebuild (s)"] == pytest.approx((2.0, 0.5))
+    # Of the forecast's two, one resumes on two nodes, in 0.2 s, and one on four, in 0.5 s.
+    assert found["resume (s)"] == pytest.approx((0.375, 0.35))
+    # The forecast's own 4 ms for two, which are 4 MB at 1 GB/s; the run's were 10 ms and 6 MB.
+    assert found["transfer (s)"] == pytest.approx((0.005, 0.002))
+    assert found["moved (MB)"] == pytest.approx((3.0, 2.0))
     assert found["samples trained"] == (640, 800)
     assert found["ETTR"] == pytest.approx((0.5, 0.25))
+    assert found["reconfigurations"] == (0, 2)
+    assert found["time in detect (s)"] == (30.0, 45.0)
+
+
+def test_every_bucket_is_judged_that_stands_for_a_part_of_the_time():
+    ledger_s = dict.fromkeys(BUCKETS, 0.0) | {"compute": 55.0, "restart": 4.0, "transfer": 1.0}
+    measured = live_run({4: 0.4}, ledger_s=ledger_s)
+    predicted = simulated(measured, ledger_s={"compute": 53.5, "restart": 5.0, "transfer": 0.0, "waiting": 1.5})
+    found = validated(measured, predicted, tolerance=0.26)
+    # Of 60 s, 1.2 s are 2 %: less is not judged. A forecast of what did not happen fails.
+    passed = {one["name"]: one["passed"] for one in found.to_json()["components"]}
+    assert (passed["time in compute (s)"], passed["time in restart (s)"]) == (True, True)
+    assert (passed["time in transfer (s)"], passed["time in waiting (s)"]) == (None, False)
+    assert (found.worst().name, found.has_passed) == ("time in waiting (s)", False)
+    assert found.to_json()["worst_error"] is None
+    printed = render(validation_parts(found))
+    assert re.search(r"time in restart \(s\) +4 +5 +\+25\.0% +passed\n", printed)
+    assert re.search(r"time in transfer \(s\) +1 +0 +-100\.0%\n", printed)
+    assert re.search(r"time in waiting \(s\) +0 +1\.5 +not measured +failed\n", printed)
+
+
+@pytest.mark.parametrize(("samples", "code"), [(640, 0), (128, 1)])
+def test_a_forecast_that_is_off_fails_by_default(lazsim, monkeypatch, samples, code):
+    measured = live_run({4: 0.5})
+
+    def fake_validate(*_arguments, tolerance, **_options):
+        return validated(measured, simulated(measured, samples=samples), tolerance)
+
+    monkeypatch.setattr(validation, "validate", fake_validate)
+    found = lazsim("validate", "--nodes", 3)
+    assert found[0] == code
+    assert ("samples trained: measured 640, predicted 128" in found[2]) == bool(code)
+
+
+@pytest.mark.parametrize(("num_nodes", "num_notes"), [(3, 1), (4, 0)])
+def test_a_plan_that_cannot_keep_the_fault_threshold_is_told(num_nodes, num_notes):
+    # Two replicas of four experts take eight slots: three nodes have six, four have eight.
+    spec = tiny_spec(num_steps=None, slots_per_node=2)
+    notes = forecast_notes(spec, predict(spec, compress(quiet_trace(num_nodes), 8640), COSTS, num_nodes))
+    assert len(notes) == num_notes
+    assert all("3 nodes of 2 slots cannot hold 2 replicas of all 4 experts, and 4 nodes can" in note for note in notes)
 
 
 def test_a_trace_is_played_predicted_and_reported(lazsim, tmp_path):
@@ -146,22 +326,41 @@ def test_a_trace_is_played_predicted_and_reported(lazsim, tmp_path):
     code, printed, err = lazsim("validate", "--trace", trace, *options, "--out", out, "--json", "--tolerance", 1e-9)
     assert code == 1, err
     found = json.loads(printed)
-    assert {one["name"] for one in found["components"] if one["judged"]} >= {
-        "step time, 3 nodes (s)", "detect (s)", "rebuild (s)", "transfer (s)", "resume (s)", "samples trained", "ETTR",
+    assert {one["name"] for one in found["components"]} >= {
+        "step time, 3 nodes (s)", "detect (s)", "rebuild (s)", "transfer (s)", "moved (MB)", "resume (s)",
+        "samples trained", "ETTR", "failures", "restarts", "time in compute (s)", "time in detect (s)",
     }  # fmt: skip
     for one in found["components"]:
         if one["measured"]:
             assert one["relative_error"] == pytest.approx(one["predicted"] / one["measured"] - 1)
-    judged = [abs(one["relative_error"]) for one in found["components"] if one["judged"] and one["measured"]]
-    assert found["worst_error"] == pytest.approx(max(judged))
+    assert not found["passed"]
     assert (found["measured"]["counts"]["failures"], found["predicted"]["counts"]["failures"]) == (1, 1)
     assert sum(found["measured"]["ledger_s"].values()) == pytest.approx(found["measured"]["wall_s"])
     assert {path.name for path in out.glob("[!.]*")} == {"validate.json", "validate.png", "validate.pdf"}
     assert [path.name for path in checkpoints.iterdir()] == ["step-000000900"]
-    assert f"the worst relative error is {found['worst_error']:.1%}" in err
+    assert "the forecast is off by more than 0%" in err
 
 
-def test_the_default_trace_loses_rank_0_too_and_keeps_enough_nodes():
-    trace = kills_and_joins(4)
+@pytest.mark.parametrize("num_nodes", [3, 4, 5])
+def test_the_default_trace_is_hard(num_nodes):
+    """Lost time is a third, restarts included, with costs of the size that docs/guides/live.md gives."""
+    trace = compress(kills_and_joins(num_nodes), 30.0)
     assert trace.names[0] in {trace.names[node] for node in trace.node[trace.change < 0]}
-    assert trace.num_alive()[1].min() == 3
+    job = load_spec(JobSpec, "live")
+    spec = LiveSpec(model=SMALL_MODEL, job=msgspec.structs.replace(job, join_wait_s=job.join_wait_s / 30.0))
+    costs = Calibration(
+        step_s={2: 0.21, 3: 0.26, 4: 0.33},
+        detect_s=0.05,
+        rebuild_s=0.04,
+        restart_s=0.4,
+        save_s=0.05,
+        transfer_bytes_per_s=1e8,
+        start_up_s=0.1,
+        kill_ages_s=(),
+        routing=RecordedRouting(np.array([0]), np.full((1, 4, 8), 128)),
+    )
+    found = predict(spec, trace, costs, num_nodes)
+    assert 0.6 <= found.ettr <= 0.8
+    assert found.counts["failures"] == 10
+    assert found.counts["restarts"] >= 5
+    assert found.counts["reconfigurations"] >= 5

@@ -55,7 +55,6 @@ live_options = options(
     click.option("--heads", type=COUNT, default=4, show_default=True, help="Attention heads."),
     click.option("--slots", type=COUNT, default=4, show_default=True, help="Expert slots per node."),
     click.option("--batch", type=COUNT, default=16, show_default=True, help="Sequences per step."),
-    click.option("--job", default="testbed-a", show_default=True, metavar="NAME|TOML", help="Intervals and waits."),
     click.option("--text", default="", metavar="FILE", help="Training text; default: Python's documentation."),
     click.option(
         "--checkpoints", type=OUT_PATH, metavar="DIR", help="Keep checkpoints there; default: only during the run."
@@ -63,7 +62,14 @@ live_options = options(
     click.option("--record-routing", type=OUT_FILE, metavar="FILE", help="Write the loads of the gates there."),
     seed_option,
 )
-"""Options of the job and of the faults."""
+"""Options of the job and of the faults, without the next one."""
+
+
+def job_option(default: str) -> Callable[[Any], Any]:
+    """Return the option that chooses the job's intervals and waits."""
+    return click.option(
+        "--job", default=default, show_default=True, metavar="NAME|TOML", help="Intervals and waits, as in list jobs."
+    )
 
 
 def require_torch() -> None:
@@ -143,6 +149,7 @@ def write_routing(path: Path | None, routing: Any) -> None:
 
 @click.command()
 @live_options
+@job_option("testbed-a")
 @click.option("--steps", type=COUNT, help="Stop after this many steps; default 100 without a trace.")
 @click.option(
     "--listen",

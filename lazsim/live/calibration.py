@@ -1,18 +1,18 @@
 """Calibrate: measure the costs of steps and recoveries on this machine, in a live run made for it.
 
-A calibration run loses its nodes one by one and gets them back. One runs before the run that is predicted and one
-after it, since the speed of a shared machine changes.
+A calibration run loses one node and gets another, then two at once, and so on; in the end it loses all of them at once.
+Nodes are killed when they are as old as those that the trace kills, since an old process takes longer to end.
 """
 
 import asyncio
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
 
 import msgspec
+import numpy as np
 
 from lazsim.engine.systems import SYSTEMS
 from lazsim.live.fault_injector import LocalNodes
@@ -21,6 +21,7 @@ from lazsim.live.run import OnStart, live_costs, run_locally
 from lazsim.live.spec import LiveSpec
 from lazsim.live.worker_pool import WorkerPool
 from lazsim.routing.table import RecordedRouting
+from lazsim.trace.table import Trace
 
 STEPS_PER_COUNT = 8
 """Steps between two changes of the number of nodes."""
@@ -29,50 +30,78 @@ GOLDEN_RATIO = (1 + 5**0.5) / 2
 """The fractional parts of its multiples spread evenly between 0 and 1."""
 
 NUM_ROUNDS = 2
-"""Times that a calibration loses its nodes and gets them back."""
+"""Times that a calibration loses each number of nodes, and all of them."""
 
-WARM_UP_STEPS = 3
-"""First steps with a number of nodes that do not count: memory is allocated, caches are cold."""
+MAX_AGE_S = 30.0
+"""Longest wait of a calibration for its nodes to get as old as those of the trace; by then their memory has grown."""
+
+JOIN_WAIT_S = 0.5
+"""Time to collect new nodes: all that start at once are known by then, and restart together."""
+
+NOTHING_MOVED_BYTES_PER_S = 1e12
+"""Rate of states where a calibration moves none, as under systems that only restart."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Costs on this machine, medians over the calibration runs.
+    """Costs on this machine, means over a calibration run.
 
     Attributes
     ----------
     step_s : mapping
         Step time by the number of nodes in use.
-    drift : float
-        Relative change of step times from the first run to the last; 0.1 means a tenth longer.
+    restart_s : float
+        Of a restart, the load of the checkpoint included.
     transfer_bytes_per_s : float
         Rate of states over the busiest node's link.
+    start_up_s : float
+        From the start of a node until the job knows it.
+    kill_ages_s : tuple of float
+        Ages of the nodes killed.
     """
 
     step_s: Mapping[int, float]
-    drift: float
     detect_s: float
     rebuild_s: float
     restart_s: float
     save_s: float
     transfer_bytes_per_s: float
+    start_up_s: float
+    kill_ages_s: tuple[float, ...]
     routing: RecordedRouting
 
 
-class ShrinkAndGrow:
-    """Kills nodes one by one down to the fewest that the system can use, and starts new ones; steps between each.
+def kill_ages_s(trace: Trace) -> list[float]:
+    """Return the age of the youngest node that each failure of a trace kills, in ascending order."""
+    started_s: dict[str, float] = {}
+    ages_s = []
+    for batch in trace.batches():
+        if batch.removed:
+            ages_s.append(batch.time_s - max(started_s[node] for node in batch.removed))
+        started_s |= dict.fromkeys(batch.added, batch.time_s)
+    return sorted(ages_s)
 
-    Where the system can use no fewer nodes than there are, one node still goes, and the job waits for the next.
+
+class CalibrationFaults:
+    """The faults of a calibration run, with steps between each.
+
+    Kills one node and starts another, kills two at once and starts others, and so on down to the fewest nodes that the
+    system can use, and in the end all nodes. Where the system can use no fewer nodes than there are, one node still
+    goes, and the job waits for the next. Nodes are killed once one is as old as the next of `ages_s`.
     """
 
-    def __init__(self, num_nodes: int, usable_nodes: Callable[[int], int]) -> None:
+    def __init__(
+        self, num_nodes: int, usable_nodes: Callable[[int], int], ages_s: Sequence[float], num_rounds: int = NUM_ROUNDS
+    ) -> None:
         self._num_nodes, self._usable_nodes = num_nodes, usable_nodes
         fewest = min(count for count in range(1, num_nodes + 1) if usable_nodes(count))
-        self._min_nodes = min(fewest, num_nodes - 1)
+        # Nodes of each loss that is to come, and their ages.
+        self._losses = num_rounds * [*range(1, num_nodes - min(fewest, num_nodes - 1) + 1)] + num_rounds * [num_nodes]
+        parts = (np.arange(len(self._losses)) + 0.5) / len(self._losses)
+        self._ages_s = np.minimum(np.quantile(ages_s or [0.0], parts), MAX_AGE_S).tolist()
         self._alive = [f"c{index}" for index in range(num_nodes)]
         self._num_started = num_nodes
-        self._num_used = self._num_steps = self._num_rounds = self._num_killed = 0
-        self._is_shrinking = True
+        self._num_used = self._num_steps = 0
 
     @property
     def has_more(self) -> bool:
@@ -89,7 +118,7 @@ class ShrinkAndGrow:
         if event in ("failed", "stepped") and nodes.pool.num_workers < len(self._alive):
             nodes.coordinator.stop("a worker ended by itself, so that its costs cannot be measured")
         elif event == "failed" and not self._usable_nodes(len(self._alive)):
-            self._grow(nodes)
+            self._start_missing(nodes)
         elif event == "stepped":
             num_used = nodes.coordinator.record.num_used
             self._num_steps = self._num_steps + 1 if num_used == self._num_used else 1
@@ -98,71 +127,90 @@ class ShrinkAndGrow:
                 self._change(nodes)
 
     def _change(self, nodes: LocalNodes) -> None:
-        self._num_steps = 0
-        if not self._is_shrinking and len(self._alive) == self._num_nodes:
-            self._num_rounds += 1
-            self._is_shrinking = True
-        if self._num_rounds == NUM_ROUNDS:
-            nodes.coordinator.stop()
-        elif self._is_shrinking and len(self._alive) > self._min_nodes:
-            # Real failures come at any time within a step, so each kill comes at another one.
-            self._num_killed += 1
-            part = self._num_killed * GOLDEN_RATIO % 1
-            step_s = nodes.coordinator.record.steps[-1].step_s
-            # The oldest worker: memory grows for half a minute, and the kernel frees it before connections end.
-            asyncio.get_running_loop().call_later(part * step_s, nodes.kill, self._alive.pop(0))
+        if len(self._alive) < self._num_nodes:
+            self._start_missing(nodes)
+        elif self._losses:
+            self._kill(nodes)
         else:
-            self._grow(nodes)
+            nodes.coordinator.stop()
 
-    def _grow(self, nodes: LocalNodes) -> None:
-        self._is_shrinking = False
-        self._alive.append(f"c{self._num_started}")
-        self._num_started += 1
-        nodes.start(self._alive[-1])
+    def _kill(self, nodes: LocalNodes) -> None:
+        """Kill the next nodes, unless all nodes are too young yet."""
+        record, now_s = nodes.coordinator.record, nodes.coordinator.now_s()
+        ages_s = {node: now_s - record.started_s.get(node, 0.0) for node in self._alive}
+        if max(ages_s.values()) < self._ages_s[0]:
+            return
+        num_lost, age_s, self._num_steps = self._losses.pop(0), self._ages_s.pop(0), 0
+        victims = sorted(self._alive, key=lambda node: abs(ages_s[node] - age_s))[:num_lost]
+        self._alive = [node for node in self._alive if node not in victims]
+        # Real failures come at any time within a step, so each comes at another one.
+        delay_s = len(self._losses) * GOLDEN_RATIO % 1 * record.steps[-1].step_s
+        for node in victims:
+            asyncio.get_running_loop().call_later(delay_s, nodes.kill, node)
+
+    def _start_missing(self, nodes: LocalNodes) -> None:
+        self._num_steps = 0
+        while len(self._alive) < self._num_nodes:
+            self._alive.append(f"c{self._num_started}")
+            self._num_started += 1
+            nodes.start(self._alive[-1])
 
 
 async def calibrate(
-    spec: LiveSpec, num_nodes: int, pool: WorkerPool, device: str, on_start: OnStart | None = None
+    spec: LiveSpec,
+    num_nodes: int,
+    pool: WorkerPool,
+    device: str,
+    ages_s: Sequence[float] = (),
+    num_rounds: int = NUM_ROUNDS,
+    on_start: OnStart | None = None,
 ) -> LiveRun:
-    """Make a run that measures the costs of runs with up to `num_nodes` nodes."""
+    """Make a run that measures the costs of runs with up to `num_nodes` nodes, killed at the ages `ages_s`."""
     job = msgspec.structs.replace(
-        spec.job, join_wait_s=0.0, checkpoint_interval_steps={spec.system: STEPS_PER_COUNT // 2}
+        spec.job, join_wait_s=JOIN_WAIT_S, checkpoint_interval_steps={spec.system: STEPS_PER_COUNT // 2}
     )
     spec = msgspec.structs.replace(spec, job=job, num_steps=None)
     usable_nodes = partial(SYSTEMS[spec.system].usable_nodes, live_costs(spec, num_nodes))
     nodes = {"num_initial": num_nodes, "max_nodes": num_nodes}
-    injector = ShrinkAndGrow(num_nodes, usable_nodes)
+    injector = CalibrationFaults(num_nodes, usable_nodes, ages_s, num_rounds)
     return await run_locally(spec, injector, pool, **nodes, device=device, on_start=on_start)
 
 
-def summarise(runs: Sequence[LiveRun]) -> Calibration:
-    """Turn calibration runs into costs; step times weigh each run the same, other costs pool all recoveries."""
-    recoveries = [one for run in runs for one in run.recoveries if one.complete]
-    failures = [one for one in recoveries if one.cause == "failure"]
-    restarts = [one for one in recoveries if one.cause == "restart"] or failures
+def summarise(run: LiveRun) -> Calibration:
+    """Turn a calibration run into costs."""
+    recoveries = [one for one in run.recoveries if one.complete]
+    failures = [one for one in recoveries if one.detect_s]
     moves = [one for one in recoveries if one.busiest_bytes > 0 and one.transfer_s > 0]
     seconds = sum(one.transfer_s for one in moves)
-    times = [step_times(run) for run in runs]
-    counts = sorted(set().union(*times))
-    step_s = {count: statistics.fmean(each[count] for each in times if count in each) for count in counts}
-    both = [count for count in step_s if count in times[0] and count in times[-1]]
-    routing = runs[0].routing
-    assert routing is not None, "a calibration makes steps"
+    assert run.routing is not None, "a calibration makes steps"
     return Calibration(
-        step_s=step_s,
-        drift=statistics.fmean(times[-1][count] / times[0][count] - 1 for count in both),
-        detect_s=statistics.median([one.detect_s for one in recoveries if one.detect_s] or [0.0]),
-        rebuild_s=statistics.median([one.rebuild_s for one in failures] or [0.0]),
-        restart_s=statistics.median([one.rebuild_s + one.transfer_s for one in restarts] or [0.0]),
-        save_s=statistics.median([seconds for run in runs for seconds in run.save_s] or [0.0]),
-        transfer_bytes_per_s=sum(one.busiest_bytes for one in moves) / seconds if moves else 1e9,
-        routing=routing,
+        step_s=step_times(run),
+        detect_s=mean(one.detect_s for one in failures),
+        rebuild_s=mean(one.rebuild_s for one in recoveries if one.is_reconfiguration),
+        restart_s=mean(one.rebuild_s + one.transfer_s for one in recoveries if one.is_restart),
+        save_s=mean(run.save_s),
+        transfer_bytes_per_s=sum(one.busiest_bytes for one in moves) / seconds if moves else NOTHING_MOVED_BYTES_PER_S,
+        start_up_s=mean(run.start_up_s),
+        kill_ages_s=tuple(one.age_s for one in failures),
+        routing=run.routing,
     )
 
 
 def step_times(run: LiveRun) -> dict[int, float]:
-    """Return the median step time by the number of nodes in use."""
+    """Return the mean step time by the number of nodes in use, without the first step, which loads libraries."""
     by_count: defaultdict[int, list[float]] = defaultdict(list)
-    for count, steps in groupby(run.steps, lambda step: step.num_nodes):
-        by_count[count] += [step.step_s for step in steps][WARM_UP_STEPS:]
-    return {count: statistics.median(times) for count, times in sorted(by_count.items()) if times}
+    for step in run.steps[1:]:
+        by_count[step.num_nodes].append(step.step_s)
+    return {count: mean(times) for count, times in sorted(by_count.items())}
+
+
+def drift(before: LiveRun, after: LiveRun) -> float:
+    """Return the mean relative change of step times between two runs; 0.1 means a tenth longer."""
+    old_s, new_s = step_times(before), step_times(after)
+    return mean(new_s[count] / old_s[count] - 1 for count in old_s if count in new_s)
+
+
+def mean(values: Iterable[float]) -> float:
+    """Return the mean, 0 of nothing."""
+    values = list(values)
+    return statistics.fmean(values) if values else 0.0

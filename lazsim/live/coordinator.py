@@ -23,6 +23,7 @@ from lazsim.live.messages import GenerationPlan, LiveError, Message
 from lazsim.live.plan import hold_everything, is_same_placement, plan_generation
 from lazsim.live.record import Recorder
 from lazsim.live.worker_server import WorkerConnection, WorkerServer
+from lazsim.placement.plan import Ints
 
 FAILURE_WINDOW_S = 0.02
 """Failures that the coordinator learns of within this time count as one."""
@@ -63,6 +64,9 @@ class Coordinator:
         self.server, self.spec, self.costs = server, server.spec, costs
         self.system = SYSTEMS[self.spec.system]
         self.on_event: OnEvent | None = None
+        # The launcher's place of a worker, by name, and whether a worker that has lost its connection may still run.
+        self.place_of: Callable[[str], int] = lambda _name: 0
+        self.may_return: Callable[[], bool] = lambda: True
         self.step = self._reported_step = 0
         self._min_workers, self._start_timeout_s = min_workers, start_timeout_s
         self._usable_nodes = partial(self.system.usable_nodes, costs)
@@ -71,14 +75,17 @@ class Coordinator:
         self._generation = 0
         # The workers of the generation; once it trains, its ranks.
         self._members: list[WorkerConnection] = []
+        # Those that trained last, by node of their plan.
+        self._holders: list[WorkerConnection] = []
         self._plan: GenerationPlan | None = None
         # Whether the ranks of the last generation hold the state of the job, and whether any has trained.
         self._has_state = self._has_trained = False
         # Why the ranks were asked to pause; empty where they were not.
         self._pause_cause = ""
-        self._load_LE = np.ones((costs.model.num_moe_layers, costs.model.num_experts), dtype=np.int64)
         self._join_at_s: float | None = None
         self._failed_s: float | None = None
+        # When the coordinator knew of the failure for which the job stands still.
+        self._known_s: float | None = None
         # Seconds that each worker took, by generation and step of the checkpoint.
         self._saves: dict[tuple[int, int], dict[str, float]] = {}
         self._failed_attempts = 0
@@ -138,6 +145,7 @@ class Coordinator:
         """Collect a worker that has come."""
         if self._clock_runs:
             self._collect_joins()
+        self.record.registered(worker.name)
         self.record.alive(len(self.server.workers))
 
     def on_leave(self, worker: WorkerConnection) -> None:
@@ -164,7 +172,6 @@ class Coordinator:
                 self._pass_on(worker, message)
             case messages.StepDone() if self._is_next_step(worker, message):
                 self.step, self._failed_attempts = message.step, 0
-                self._load_LE = np.array(message.loads, dtype=np.int64)
                 self.record.step(message.step, message.step_s, message.loss, message.loads)
             case messages.CheckpointWritten() if message.generation == self._generation:
                 # No rank is more than a step ahead of the first.
@@ -199,6 +206,13 @@ class Coordinator:
             self.record.checkpoint(max(seconds.values()))
             self._saves = {other: times for other, times in self._saves.items() if other > key}
 
+    def _loads(self, step: int) -> Ints:
+        """Return the loads that the gates asked for in the last of `step` steps; even ones where none is known."""
+        # The last step before a failure is not reported where its rank 0 was lost.
+        loads = self.record.loads.get(step) or self.record.loads.get(step - 1)
+        shape = (self.costs.model.num_moe_layers, self.costs.model.num_experts)
+        return np.ones(shape, dtype=np.int64) if loads is None else np.array(loads, dtype=np.int64)
+
     def _checkpoint_step(self) -> int:
         return checkpoint.last_step(Path(self.spec.checkpoint_folder))
 
@@ -207,10 +221,14 @@ class Coordinator:
     async def _decide(self) -> Decision[WorkerConnection]:
         """Decide on the next generation, after a grace period for workers that only lost their connection."""
         decision = self._decide_now()
-        if self._has_state and self.system.recovers_from_peers and decision.action is not Action.RECONFIGURE:
+        can_go_on = self._has_state and self.system.recovers_from_peers and not self._pause_cause
+        if can_go_on and decision.action is not Action.RECONFIGURE:
+            begun_s = self.now_s()
             await self.server.wait_until(
-                lambda: self._decide_now().action is Action.RECONFIGURE, RECONNECT_GRACE_S[self.server.device]
+                lambda: not self.may_return() or self._decide_now().action is Action.RECONFIGURE,
+                RECONNECT_GRACE_S[self.server.device],
             )
+            self.record.recovery("restart").rebuild_s += self.now_s() - begun_s
             decision = self._decide_now()
         if decision.action is Action.WAIT:
             self._has_state = False
@@ -220,17 +238,22 @@ class Coordinator:
         return decision
 
     def _decide_now(self) -> Decision[WorkerConnection]:
-        survivors = [member for member in self._members if member.alive and self._has_state]
-        others = [worker for worker in self.server.workers if worker not in survivors]
+        # In the order of the plan, as the simulation has them; then those that were joining.
+        members = [*self._holders, *(member for member in self._members if member not in self._holders)]
+        survivors = [member for member in members if member.alive and self._has_state]
+        alive = self._alive()
         situation = Situation(
             survivors=tuple(survivors),
-            alive=(*survivors, *others),
-            returned=tuple(worker for worker in others if worker.held.blocks),
+            alive=tuple(alive),
+            returned=tuple(worker for worker in alive if worker.held.blocks and worker not in survivors),
             paused=bool(self._pause_cause),
             joins_due=self._joins_are_due(),
             checkpoint_step=self._checkpoint_step(),
         )
         return protocol.decide(self.system, situation, self._usable_nodes, partial(hold_everything, self.costs))
+
+    def _alive(self) -> list[WorkerConnection]:
+        return sorted(self.server.workers, key=lambda worker: self.place_of(worker.name))
 
     def _joins_are_due(self) -> bool:
         return not self._has_trained or protocol.join_is_due(self._join_at_s, self.now_s())
@@ -238,7 +261,9 @@ class Coordinator:
     async def _wait_for_nodes(self) -> None:
         """Wait until there are enough nodes, and those that join together have been collected."""
         server = self.server
-        self.record.stand_still("waiting")
+        self.record.stand_still("waiting", self._known_s)
+        # Leaving the last generation is part of the wait.
+        self.record.recovery("restart").rebuild_s, self._known_s = 0.0, None
         while server.stopped is None:
             num_alive = len(server.workers)
             if protocol.can_start(num_alive, self._usable_nodes, self._join_at_s, self.now_s()):
@@ -253,8 +278,10 @@ class Coordinator:
     async def _start_generation(self, decision: Decision[WorkerConnection]) -> bool:
         """Lead workers into the next generation; return whether all of them can train."""
         record = self.record
-        members, plan, busiest_bytes = plan_generation(
-            self.system, self.costs, decision, self._checkpoint_step(), self._load_LE
+        checkpoint_step = self._checkpoint_step()
+        load_LE = self._loads(checkpoint_step if decision.action is Action.RESTART else self.step)
+        members, holders, plan, busiest_bytes = plan_generation(
+            self.system, self.costs, decision, checkpoint_step, load_LE, self._members
         )
         from_peers = plan.source == "peers"
         reuse = bool(self._pause_cause) and len(members) == plan.num_ranks and members == self._members
@@ -264,12 +291,13 @@ class Coordinator:
         cause = self._pause_cause or ("failure" if from_peers else "restart")
         self.step = self._reported_step = plan.step
         self._pause_cause = ""
-        record.enter("rebalance" if cause == "rebalance" else "reconfigure" if from_peers else "restart")
+        bucket = "rebalance" if cause == "rebalance" else "reconfigure" if from_peers else "restart"
+        record.enter(bucket, self._known_s)
         recovery = record.recovery(cause)
         recovery.num_nodes, recovery.busiest_bytes, recovery.source = plan.num_ranks, busiest_bytes, plan.source
         begun_s = self.now_s()
         self._generation += 1
-        self._plan, self._members, self._failed_s = plan, members, None
+        self._plan, self._members, self._failed_s, self._known_s = plan, members, None, None
         for member in members:
             member.idle, member.generation, member.error, member.num_notes = False, self._generation, "", 0
             member.send(messages.StartGeneration(self._generation, plan, reuse))
@@ -288,6 +316,7 @@ class Coordinator:
         if not self._clock_runs:
             # The preparation of the first step is not part of the run.
             await self._start_clock()
+        self._holders = holders
         self._start_training(plan, cause)
         return True
 
@@ -358,7 +387,7 @@ class Coordinator:
 
     def _request_join(self) -> None:
         """Ask all ranks to pause where that brings more nodes into use."""
-        if protocol.find_newcomers(self.system, self._members, self.server.workers, self._usable_nodes):
+        if protocol.find_newcomers(self.system, self._members, self._alive(), self._usable_nodes):
             self._request_pause("join", save=not self.system.is_elastic)
         else:
             self._join_at_s = None
@@ -368,7 +397,7 @@ class Coordinator:
         due = protocol.rebalance_is_due(self.system, step, step - 1, self.costs.job.rebalance_interval_steps)
         if due and not self._pause_cause and not self._is_broken():
             assert self._plan is not None, "a generation trains"
-            plan = self.system.plan(self.costs, len(self._members), self._load_LE)
+            plan = self.system.plan(self.costs, len(self._members), self._loads(step))
             if not is_same_placement(plan.slots_LNS, np.array(self._plan.slots)):
                 self._request_pause("rebalance")
 
@@ -393,7 +422,7 @@ class Coordinator:
         """Abort a generation that has failed; a member that does not leave counts as dead."""
         record, server = self.record, self.server
         self._pause_cause = ""
-        known_s = self.now_s()
+        known_s = self._known_s = self.now_s()
         # A rank may report a lost peer before the peer's own connection ends here.
         await asyncio.sleep(FAILURE_WINDOW_S)
         failed_s = known_s if self._failed_s is None else min(known_s, self._failed_s)
@@ -408,7 +437,9 @@ class Coordinator:
         await server.wait_until(self._all_are_idle, LEAVE_TIMEOUT_S)
         self._disconnect_unless(lambda member: member.idle)
         await server.wait_until(self._all_are_idle)
-        num_lost = sum(not member.alive for member in self._members)
+        lost = [member.name for member in self._members if not member.alive]
+        num_lost = len(lost)
+        recovery.age_s = record.youngest_s(lost)
         record.event("failure", self.step, num_lost=num_lost)
         recovery.rebuild_s += self.now_s() - known_s
         self._failed_attempts = 0 if num_lost else self._failed_attempts + 1

@@ -17,11 +17,15 @@ WATCH_INTERVAL_S = 0.5
 
 @dataclass
 class LocalNodes:
-    """The nodes of one run on this machine, one worker process each."""
+    """The nodes of one run on this machine, one worker process each; `places` are the local ranks of all workers.
+
+    A node takes the lowest place that is free, as in `lazsim.engine.nodes`.
+    """
 
     coordinator: Coordinator
     pool: WorkerPool
     log: Path
+    places: dict[str, int] = field(default_factory=dict)
     _starts: dict[str, int] = field(default_factory=dict)
     _local_ranks: dict[str, int] = field(default_factory=dict)
 
@@ -30,9 +34,10 @@ class LocalNodes:
         self._starts[node] = self._starts.get(node, 0) + 1
         taken = set(self._local_ranks.values())
         rank = self._local_ranks[node] = next(number for number in count() if number not in taken)
-        server = self.coordinator.server
-        secret = server.secret.hex()
-        self.pool.start(WorkerArgs(server.host, server.port, self._worker(node), rank, secret, str(self.log)))
+        server, record = self.coordinator.server, self.coordinator.record
+        secret, name = server.secret.hex(), self._worker(node)
+        self.places[name], record.started_s[name] = rank, self.coordinator.now_s()
+        self.pool.start(WorkerArgs(server.host, server.port, name, rank, secret, str(self.log)))
 
     def kill(self, node: str) -> None:
         """Kill the worker of a node."""

@@ -5,6 +5,7 @@ Axes: L layers, E experts, N nodes of a plan, H candidates.
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,27 +21,44 @@ Blocks = frozenset[int]
 """Numbers of blocks, their places in `lazsim.live.state.all_keys`."""
 
 
+class NextGeneration(NamedTuple):
+    """The members of a generation by rank, and those that train by node of the plan; bytes of the busiest node."""
+
+    members: list[WorkerConnection]
+    holders: list[WorkerConnection]
+    plan: GenerationPlan
+    busiest_bytes: float
+
+
 def plan_generation(
-    system: System, costs: CostModel, decision: Decision[WorkerConnection], checkpoint_step: int, load_LE: Ints
-) -> tuple[list[WorkerConnection], GenerationPlan, float]:
+    system: System,
+    costs: CostModel,
+    decision: Decision[WorkerConnection],
+    checkpoint_step: int,
+    load_LE: Ints,
+    members_before: Sequence[WorkerConnection],
+) -> NextGeneration:
     """Plan the generation that a decision, a reconfiguration or a restart, asks for.
 
-    Returns its members, their plan for the loads `load_LE`, and the bytes that the busiest node sends or receives.
+    The plan is for the loads `load_LE`. Members of the generation before keep the order of their ranks where they can.
     """
     workers, num_ranks = decision.nodes, decision.num_nodes
     plan = system.plan(costs, num_ranks, load_LE)
     if decision.action is Action.RESTART:
         step, holds, busiest_bytes = checkpoint_step, [Blocks()] * num_ranks, 0.0
-        order, members = np.arange(num_ranks), list(range(num_ranks))
+        chosen_N = order = np.arange(num_ranks)
+        senders: list[int] = []
     else:
         step, holds = agree_on_step([worker.held for worker in workers], partial(_are_complete, costs))
         has_dense_H = np.array([0 in blocks for blocks in holds])
         binding = bind_nodes(costs, _experts_LEH(costs, holds), plan, has_dense_H=has_dense_H)
-        busiest_bytes = binding.busiest_bytes()
-        # Without expert-parallel groups the order of ranks is free; ranks that keep their place keep communicators.
-        order = np.argsort(binding.chosen_N) if system.is_elastic else np.arange(num_ranks)
+        busiest_bytes, chosen_N, order = binding.busiest_bytes(), binding.chosen_N, np.arange(num_ranks)
+        if system.is_elastic:
+            # Without expert-parallel groups the order of ranks is free; ranks that keep their place keep communicators.
+            rank = {worker: rank for rank, worker in enumerate(members_before)}
+            order = np.argsort([rank.get(workers[index], len(rank)) for index in chosen_N], kind="stable")
         senders = [index for index in binding.order_H[num_ranks:].tolist() if holds[index]]
-        members = binding.chosen_N[order].tolist() + senders
+    members = chosen_N[order].tolist() + senders
     group_N = system.layout(costs, np.arange(num_ranks)).group_N
     generation = GenerationPlan(
         source=decision.source,
@@ -52,7 +70,8 @@ def plan_generation(
         groups=None if group_N is None else group_N.tolist(),
         padded=system.padded,
     )
-    return [workers[index] for index in members], generation, busiest_bytes
+    holders = [workers[index] for index in chosen_N]
+    return NextGeneration([workers[index] for index in members], holders, generation, busiest_bytes)
 
 
 def hold_everything(costs: CostModel, workers: Sequence[WorkerConnection]) -> bool:

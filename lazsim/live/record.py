@@ -1,6 +1,6 @@
 """Results of a live run: the same record as a simulated one, and every step and recovery as measured."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -31,6 +31,8 @@ class Recovery:
         Bytes that the node with the most traffic sends or receives.
     source : str
         Where the states finally came from: ``peers``, ``checkpoint`` or ``initial``.
+    age_s : float
+        From the start of the youngest worker killed until its kill; 0 where none was.
     complete : bool
         Whether that first step was done.
     """
@@ -44,7 +46,18 @@ class Recovery:
     resume_s: float = 0.0
     busiest_bytes: float = 0.0
     source: str = ""
+    age_s: float = 0.0
     complete: bool = False
+
+    @property
+    def is_restart(self) -> bool:
+        """Whether training went on from a checkpoint, or from the beginning."""
+        return self.source in ("checkpoint", "initial")
+
+    @property
+    def is_reconfiguration(self) -> bool:
+        """Whether nodes went or came, and training went on at the same step."""
+        return self.source == "peers" and self.cause != "rebalance"
 
 
 @dataclass(frozen=True)
@@ -70,6 +83,8 @@ class LiveRun:
         Steps in the order of training, including those that a rollback undid.
     save_s : tuple of float
         Seconds of each checkpoint.
+    start_up_s : tuple of float
+        Seconds from the start of each worker that came later until the controller knew it.
     exchanged_by : tuple of str
         Backends of the exchanges: ``gloo``, ``nccl`` or, in different generations, both.
     """
@@ -78,6 +93,7 @@ class LiveRun:
     steps: tuple[StepRecord, ...]
     recoveries: tuple[Recovery, ...]
     save_s: tuple[float, ...]
+    start_up_s: tuple[float, ...]
     routing: RecordedRouting | None
     exchanged_by: tuple[str, ...]
 
@@ -122,6 +138,8 @@ class Recorder:
     loads: dict[int, list[list[int]]] = field(default_factory=dict)
     save_s: list[float] = field(default_factory=list)
     exchanged_by: set[str] = field(default_factory=set)
+    start_up_s: dict[str, float] = field(default_factory=dict)
+    started_s: dict[str, float] = field(default_factory=dict)
     killed_s: dict[str, float] = field(default_factory=dict)
     first_step: int = 0
     num_alive: int = 0
@@ -159,6 +177,16 @@ class Recorder:
         """Record the number of workers alive."""
         self.num_alive = num_alive
         self.state()
+
+    def registered(self, worker: str) -> None:
+        """Record that a worker is known for the first time, and its seconds since its start if the launcher tells."""
+        if worker in self.started_s:
+            self.start_up_s.setdefault(worker, self.clock() - self.started_s[worker])
+
+    def youngest_s(self, workers: Iterable[str]) -> float:
+        """Return the age at which the youngest of some workers was killed, 0 where none was."""
+        ages_s = [self.killed_s[name] - self.started_s.get(name, 0.0) for name in workers if name in self.killed_s]
+        return min(ages_s, default=0.0)
 
     def stand_still(self, bucket: str, at_s: float | None = None) -> None:
         """Record that no node trains, and book the time from now on, or from a recent instant, in a bucket."""
@@ -225,4 +253,12 @@ class Recorder:
             # Routing counts steps from 0: its step s is the one after s steps.
             routing = RecordedRouting(np.array(steps, dtype=np.int64) - 1, np.array(loads, dtype=np.int64), "live")
         backends = tuple(sorted(self.exchanged_by))
-        return LiveRun(run, tuple(self.steps), tuple(self.recoveries), tuple(self.save_s), routing, backends)
+        return LiveRun(
+            run,
+            tuple(self.steps),
+            tuple(self.recoveries),
+            tuple(self.save_s),
+            tuple(self.start_up_s.values()),
+            routing,
+            backends,
+        )

@@ -133,6 +133,9 @@ async def run_locally(
         server = WorkerServer(spec, secrets.token_bytes(32), device)
         coordinator = Coordinator(server, costs, num_initial, LOCAL_START_TIMEOUT_S)
         nodes = LocalNodes(coordinator, pool, scratch / "workers.log")
+        coordinator.place_of = lambda name: nodes.places.get(name, max_nodes)
+        # A worker that was killed, or has ended, is none of the pool's.
+        coordinator.may_return = lambda: pool.num_workers > len(server.workers)
         coordinator.on_event = lambda event, generation, step: injector.on_event(nodes, event, generation, step)
         watching = asyncio.create_task(nodes.watch(injector))
         try:

@@ -1,11 +1,11 @@
-"""Compare a live run with its prediction: calibrate, run, calibrate again, simulate, and report the errors.
+"""Hold a forecast against a live run: calibrate, forecast, run, and report the error of every cost and bucket.
 
-The prediction is the simulation's own, with the costs that were measured on the same machine. Nothing is fitted to the
-run that is predicted.
+The forecast is the simulation's own, from costs measured on the same machine before the run. A calibration after the
+run only tells how much the speed of the machine has changed.
 """
 
 import asyncio
-import statistics
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -21,7 +21,16 @@ from lazsim.engine.ledger import BUCKETS
 from lazsim.engine.simulate import SystemRun, simulate_system
 from lazsim.engine.systems import SYSTEMS
 from lazsim.files import check_folder, scratch_folder
-from lazsim.live.calibration import Calibration, calibrate, step_times, summarise
+from lazsim.live.calibration import (
+    GOLDEN_RATIO,
+    Calibration,
+    calibrate,
+    drift,
+    kill_ages_s,
+    mean,
+    step_times,
+    summarise,
+)
 from lazsim.live.fault_injector import TraceInjector
 from lazsim.live.record import LiveRun
 from lazsim.live.run import OnStart, describe_inputs, live_scenario, prepare, run_locally
@@ -35,51 +44,86 @@ from lazsim.units import DAY_S
 Progress = Callable[[str, float | None], OnStart | None]
 """Called before each run with its purpose, and its seconds if they are known; returns the run's `on_start`."""
 
+NEGLIGIBLE_SHARE = 0.02
+"""A quantity that stands for less of the run's time, measured and predicted, is not judged: it changes no result."""
+
+COUNTS = ("failures", "reconfigurations", "restarts")
+
+RESUMING = ("recovered", "joined", "restarted")
+"""Events of a simulation after which it trains again."""
+
 
 @dataclass(frozen=True)
 class ComparedQuantity:
-    """One quantity, measured and predicted; `judged` where a tolerance applies to it."""
+    """One quantity, measured and predicted, and the larger `share` of the run's time that it stands for in the two."""
 
     name: str
     measured: float
     predicted: float
-    judged: bool = True
+    share: float = 0.0
 
     @property
-    def error(self) -> float | None:
-        """``predicted / measured - 1``; none where nothing was measured."""
-        return self.predicted / self.measured - 1 if self.measured else None
+    def is_judged(self) -> bool:
+        """Whether a tolerance applies to it."""
+        return self.share >= NEGLIGIBLE_SHARE
+
+    @property
+    def error(self) -> float:
+        """``predicted / measured - 1``; infinite where something was predicted that did not happen."""
+        if self.measured:
+            return self.predicted / self.measured - 1
+        return math.inf if self.predicted else 0.0
+
+    def to_json(self, tolerance: float) -> dict[str, Any]:
+        """Return plain data; `passed` is none where the quantity is not judged."""
+        return {
+            "name": self.name,
+            "measured": self.measured,
+            "predicted": self.predicted,
+            "relative_error": self.error if math.isfinite(self.error) else None,
+            "share": self.share,
+            "judged": self.is_judged,
+            "passed": abs(self.error) <= tolerance if self.is_judged else None,
+        }
 
 
 @dataclass(frozen=True)
 class Validation:
-    """A live run beside its prediction, with the inputs of both and the costs that the prediction uses."""
+    """A live run beside its forecast, with the inputs of both and the costs that the forecast uses.
+
+    A judged component passes when its relative error is at most `tolerance`. The `drift` is the relative change of step
+    times from the calibration before the run to the one after it.
+    """
 
     inputs: Mapping[str, Any]
     measured: LiveRun
     predicted: SystemRun
     calibration: Calibration
+    drift: float
+    tolerance: float
     components: tuple[ComparedQuantity, ...]
+    notes: tuple[str, ...]
 
-    def worst(self) -> float:
-        """Return the largest absolute relative error among judged components."""
-        return max((abs(one.error) for one in self.components if one.judged and one.error is not None), default=0.0)
+    def worst(self) -> ComparedQuantity:
+        """Return the judged component with the largest absolute relative error."""
+        return max((one for one in self.components if one.is_judged), key=lambda one: abs(one.error))
+
+    @property
+    def has_passed(self) -> bool:
+        """Whether all judged components are within the tolerance."""
+        return abs(self.worst().error) <= self.tolerance
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""
-        run = self.measured.run
+        run, worst = self.measured.run, abs(self.worst().error)
         return {
             "inputs": self.inputs,
-            "components": [
-                {"name": one.name, "measured": one.measured, "predicted": one.predicted}
-                | {"relative_error": one.error, "judged": one.judged}
-                for one in self.components
-            ],
-            "worst_error": self.worst(),
-            "drift": self.calibration.drift,
-            "calibration": {
-                name: value for name, value in vars(self.calibration).items() if name not in ("routing", "drift")
-            },
+            "tolerance": self.tolerance,
+            "passed": self.has_passed,
+            "components": [one.to_json(self.tolerance) for one in self.components],
+            "worst_error": worst if math.isfinite(worst) else None,
+            "drift": self.drift,
+            "calibration": {name: value for name, value in vars(self.calibration).items() if name != "routing"},
             "measured": {
                 "wall_s": run.wall_s,
                 "counts": dict(run.counts),
@@ -87,6 +131,7 @@ class Validation:
                 "recoveries": [asdict(recovery) for recovery in self.measured.recoveries],
             },
             "predicted": {"counts": dict(self.predicted.counts), "ledger_s": dict(self.predicted.ledger_s)},
+            "notes": self.notes,
         }
 
 
@@ -95,11 +140,12 @@ def validate(
     trace: Trace,
     *,
     speedup: float,
+    tolerance: float,
     device: str = "cpu",
     replay: Mapping[str, Any] | None = None,
     progress: Progress = lambda _purpose, _wall_s: None,
 ) -> Validation:
-    """Measure, predict and compare; raise a LazsimError where the job cannot go on.
+    """Forecast, measure and compare; raise a LazsimError where the job cannot go on.
 
     A second of the run stands for `speedup` seconds of the trace, and of the time for which the job collects new nodes.
     `replay`, the stretch of the trace, is recorded with the inputs.
@@ -107,24 +153,31 @@ def validate(
     job = msgspec.structs.replace(spec.job, join_wait_s=spec.job.join_wait_s / speedup)
     spec = prepare(msgspec.structs.replace(spec, job=job))
     inputs = describe_inputs(spec, device, trace, {**(replay or {}), "speedup": speedup})
-    max_nodes = int(trace.num_alive()[1].max())
-    injector = TraceInjector(trace, speedup)
+    max_nodes = trace.most_nodes()
+    injector, compressed = TraceInjector(trace, speedup), compress(trace, speedup)
+    ages_s = kill_ages_s(compressed)
 
-    async def run() -> tuple[Calibration, LiveRun]:
-        with WorkerPool() as pool:
-            with _own_folder(spec) as own:
-                before = await calibrate(own, max_nodes, pool, device, progress("calibrating", None))
-            with _own_folder(spec) as own:
-                on_start = progress("training through the trace", trace.duration_s / speedup)
-                nodes = {"num_initial": len(injector.initial), "max_nodes": max_nodes}
-                measured = await run_locally(own, injector, pool, **nodes, device=device, on_start=on_start)
-            with _own_folder(spec) as own:
-                after = await calibrate(own, max_nodes, pool, device, progress("calibrating again", None))
-            return summarise([before, after]), measured
+    async def run(pool: WorkerPool) -> Validation:
+        with _own_folder(spec) as own:
+            on_start = progress("calibrating", None)
+            before = await calibrate(own, max_nodes, pool, device, ages_s, on_start=on_start)
+        calibration = summarise(before)
+        predicted = predict(spec, compressed, calibration, max_nodes)
+        with _own_folder(spec) as own:
+            on_start = progress("training through the trace", compressed.duration_s)
+            nodes = {"num_initial": len(injector.initial), "max_nodes": max_nodes}
+            measured = await run_locally(own, injector, pool, **nodes, device=device, on_start=on_start)
+        with _own_folder(spec) as own:
+            on_start = progress("calibrating again", None)
+            after = await calibrate(own, max_nodes, pool, device, num_rounds=1, on_start=on_start)
+        components = compare(measured, predicted, calibration)
+        notes = forecast_notes(spec, predicted)
+        return Validation(
+            inputs, measured, predicted, calibration, drift(before, after), tolerance, components, tuple(notes)
+        )
 
-    calibration, measured = asyncio.run(run())
-    predicted = predict(spec, compress(trace, speedup), calibration, max_nodes)
-    return Validation(inputs, measured, predicted, calibration, compare(measured, predicted, calibration))
+    with WorkerPool() as pool:
+        return asyncio.run(run(pool))
 
 
 @contextmanager
@@ -157,13 +210,19 @@ class MeasuredTimer:
 
 def predict(spec: LiveSpec, trace: Trace, calibration: Calibration, max_nodes: int) -> SystemRun:
     """Simulate a live run with measured costs; the trace is in seconds of the run."""
+    # Nodes are collected from when the job knows the first of them.
+    join_wait_s = spec.job.join_wait_s + calibration.start_up_s
+    spec = msgspec.structs.replace(spec, job=msgspec.structs.replace(spec.job, join_wait_s=join_wait_s))
     costs = measured_costs(spec, calibration, max_nodes)
-    counts, times_s = np.array(list(calibration.step_s)), np.array(list(calibration.step_s.values()))
 
     def make_timer(plan: PlacementPlan, _server_N: Ints) -> MeasuredTimer:
-        return MeasuredTimer(spec.global_batch, float(np.interp(plan.num_nodes, counts, times_s)))
+        return MeasuredTimer(spec.global_batch, _step_s(calibration, plan.num_nodes))
 
     return simulate_system(trace, SYSTEMS[spec.system], costs, calibration.routing, make_timer=make_timer)
+
+
+def _step_s(calibration: Calibration, num_nodes: int) -> float:
+    return float(np.interp(num_nodes, list(calibration.step_s), list(calibration.step_s.values())))
 
 
 def measured_costs(spec: LiveSpec, calibration: Calibration, max_nodes: int) -> CostModel:
@@ -186,7 +245,8 @@ def measured_costs(spec: LiveSpec, calibration: Calibration, max_nodes: int) -> 
     recovery = RecoverySpec(
         detect_s=calibration.detect_s,
         rebuild_s=calibration.rebuild_s,
-        regroup_s=calibration.rebuild_s,
+        # Ranks that only exchange experts keep their communicators.
+        regroup_s=0.0,
         restart_base_s=calibration.restart_s,
         restart_per_node_s=0.0,
     )
@@ -204,43 +264,97 @@ def compress(trace: Trace, speedup: float) -> Trace:
 
 
 def compare(measured: LiveRun, predicted: SystemRun, calibration: Calibration) -> tuple[ComparedQuantity, ...]:
-    """Compare measured and predicted quantities, by component and in total."""
-    components = [
-        ComparedQuantity(f"step time, {count} nodes (s)", seconds, calibration.step_s[count])
-        for count, seconds in step_times(measured).items()
-        if count in calibration.step_s
-    ]
-    failures = [one for one in measured.recoveries if one.complete and one.cause == "failure"]
-    if failures:
-        step_s = statistics.median(calibration.step_s.get(one.num_nodes, 0.0) for one in failures)
-        parts_s = {"detect": calibration.detect_s, "rebuild": calibration.rebuild_s, "resume": step_s}
-        for part, seconds in parts_s.items():
-            median_s = statistics.median(getattr(one, f"{part}_s") for one in failures)
-            components.append(ComparedQuantity(f"{part} (s)", median_s, seconds))
-    moves = [one for one in measured.recoveries if one.complete and one.busiest_bytes > 0]
-    if moves:
-        predicted_s = statistics.fmean(one.busiest_bytes for one in moves) / calibration.transfer_bytes_per_s
-        components.append(
-            ComparedQuantity("transfer (s)", statistics.fmean(one.transfer_s for one in moves), predicted_s)
+    """Compare measured and predicted quantities: costs as means, totals, counts, and every bucket of the ledger.
+
+    The prediction's own events say how often a cost occurs and how many bytes move.
+    """
+    run, wall_s = measured.run, measured.run.wall_s
+    steps = [
+        ComparedQuantity(
+            f"step time, {count} nodes (s)",
+            seconds,
+            _step_s(calibration, count),
+            seconds * sum(step.num_nodes == count for step in measured.steps) / wall_s,
         )
-    run = measured.run
-    components.append(ComparedQuantity("samples trained", run.samples, predicted.samples))
-    components.append(ComparedQuantity("ETTR", run.ettr, predicted.ettr))
-    for bucket in BUCKETS:
-        both_s = (run.ledger_s[bucket], predicted.ledger_s[bucket])
-        if any(both_s):
-            components.append(ComparedQuantity(f"time in {bucket.replace('_', ' ')} (s)", *both_s, judged=False))
-    return tuple(components)
+        for count, seconds in step_times(measured).items()
+    ]
+    totals = [
+        ComparedQuantity("samples trained", run.samples, predicted.samples, 1.0),
+        ComparedQuantity("ETTR", run.ettr, predicted.ettr, 1.0),
+        *(ComparedQuantity(name, run.counts[name], predicted.counts[name]) for name in COUNTS),
+    ]
+    buckets = [
+        ComparedQuantity(f"time in {bucket.replace('_', ' ')} (s)", *both_s, max(both_s) / wall_s)
+        for bucket in BUCKETS
+        if any(both_s := (run.ledger_s[bucket], predicted.ledger_s[bucket]))
+    ]
+    return (*steps, *_compare_recoveries(measured, predicted, calibration), *totals, *buckets)
+
+
+def _compare_recoveries(
+    measured: LiveRun, predicted: SystemRun, calibration: Calibration
+) -> Iterator[ComparedQuantity]:
+    """Compare the parts of recoveries, each the mean over those that have it."""
+    complete = [one for one in measured.recoveries if one.complete]
+    moves = [one for one in complete if one.is_reconfiguration]
+    count, ledger_s = predicted.counts, predicted.ledger_s
+    transfer_s = ledger_s["transfer"] / max(1, count["reconfigurations"])
+    restart_s = ledger_s["restart"] / max(1, count["restarts"])
+    resume_s = [_step_s(calibration, event.num_used) for event in predicted.events if event.event in RESUMING]
+    parts: list[tuple[str, list[float], float, int]] = [
+        ("detect", [one.detect_s for one in complete if one.detect_s], calibration.detect_s, count["failures"]),
+        ("rebuild", [one.rebuild_s for one in moves], calibration.rebuild_s, count["reconfigurations"]),
+        ("transfer", [one.transfer_s for one in moves], transfer_s, count["reconfigurations"]),
+        (
+            "restart",
+            [one.rebuild_s + one.transfer_s for one in complete if one.is_restart],
+            restart_s,
+            count["restarts"],
+        ),
+        ("resume", [one.resume_s for one in complete], mean(resume_s), len(resume_s)),
+    ]
+    for name, measured_s, predicted_s, number in parts:
+        if measured_s and number:
+            share = max(sum(measured_s), number * predicted_s) / measured.run.wall_s
+            yield ComparedQuantity(f"{name} (s)", mean(measured_s), predicted_s, share)
+        if name == "transfer" and measured_s and number:
+            moved_mb = mean(one.busiest_bytes for one in moves) / 1e6
+            yield ComparedQuantity("moved (MB)", moved_mb, transfer_s * calibration.transfer_bytes_per_s / 1e6, share)
+
+
+def forecast_notes(spec: LiveSpec, predicted: SystemRun) -> list[str]:
+    """Return remarks on a forecast that a reader needs to trust it or not."""
+    if not SYSTEMS[spec.system].is_elastic:
+        return []
+    threshold, num_experts = spec.job.fault_threshold, spec.model.num_experts
+    needed = max(threshold, -(-threshold * num_experts // spec.slots_per_node))
+    short = sorted({state.num_used for state in predicted.states if 0 < state.num_used < needed})
+    if not short:
+        return []
+    counts = " or ".join(map(str, short))
+    return [
+        f"{counts} nodes of {spec.slots_per_node} slots cannot hold {threshold} replicas of all {num_experts} experts, "
+        f"and {needed} nodes can: until then the loss of {threshold - 1} can be a restart, which the forecast tells "
+        "only where experts lie on the nodes that it expects"
+    ]
 
 
 def kills_and_joins(num_nodes: int) -> Trace:
-    """Return the default trace: within half an hour, nodes are lost, rank 0 among them, and come back."""
+    """Return the default trace: half an hour with a failure every three minutes.
+
+    By turns, some nodes are lost and come back, and all nodes are lost at once and come back. Some are one node, in the
+    third turn two; each turn takes the next nodes, rank 0 among them. All are lost after turns of different lengths,
+    so that not every rollback loses the same steps.
+    """
     names = [f"node{index}" for index in range(num_nodes)]
     events = [Event(0.0, "add", name) for name in names]
-    if num_nodes > 2:
-        events += [Event(300.0, "remove", names[-1]), Event(600.0, "add", names[-1])]
-        events += [Event(1020.0, "remove", names[0]), Event(1260.0, "add", names[0])]
-        events += [Event(1560.0, "remove", names[1])]
+    for turn in range(5):
+        begun_s = 360.0 * turn
+        lost = {names[-(1 + turn + more) % num_nodes] for more in range(2 if turn == 2 else 1)}
+        all_lost_s = 225.0 + 90.0 * (turn * GOLDEN_RATIO % 1)
+        for removed_s, added_s, nodes in ((90.0, 135.0, sorted(lost)), (all_lost_s, all_lost_s + 6.0, names)):
+            events += [Event(begun_s + removed_s, "remove", name) for name in nodes]
+            events += [Event(begun_s + added_s, "add", name) for name in nodes]
     return build_trace(events, duration_s=1800.0, name="kills-and-joins")
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 from collections.abc import Iterator
 from dataclasses import fields
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from lazsim.files import json_bytes
 from lazsim.live.record import LiveReport, LiveRun, Recovery, StepRecord
-from lazsim.live.validate import Validation
+from lazsim.live.validate import NEGLIGIBLE_SHARE, ComparedQuantity, Validation
 from lazsim.output.folder import name_pictures
 from lazsim.output.plots.live import live_figure
 from lazsim.output.table import Column, Part, Table, key
@@ -41,7 +42,7 @@ def live_parts(run: LiveRun) -> Iterator[Part]:
 
 def _recovery_row(recovery: Recovery) -> list[str | float]:
     # A recovery that found no peers with all states became a restart.
-    outcome = "restart" if recovery.source in ("checkpoint", "initial") else recovery.cause
+    outcome = "restart" if recovery.is_restart else recovery.cause
     seconds = [getattr(recovery, f"{part}_s") for part in RECOVERY_PARTS]
     return [outcome, recovery.at_s, recovery.num_nodes, *seconds]
 
@@ -72,11 +73,25 @@ def validation_parts(validation: Validation) -> Iterator[Part]:
         f"{run.system}, {model}: {run.wall_s:.0f} s, {run.counts['failures']} failures, "
         f"{run.counts['reconfigurations']} reconfigurations, {run.counts['restarts']} restarts"
     )
-    columns = [key(""), Column("measured", ".4g"), Column("predicted", ".4g"), Column("error", "+.1%")]
-    yield Table(columns, [[one.name, one.measured, one.predicted, one.error] for one in validation.components])
-    drift = validation.calibration.drift
+    columns = [key(""), Column("measured", ".4g"), Column("predicted", ".4g"), Column("error", _error)]
+    columns.append(Column("judged"))
+    yield Table(columns, [_component_row(one, validation.tolerance) for one in validation.components])
+    drift = validation.drift
     change = f"{abs(drift):.1%} {'longer' if drift > 0 else 'less'}"
-    yield f"steps of the calibration after the run took {change} than those before it"
+    yield (
+        f"judged: at least {NEGLIGIBLE_SHARE:.0%} of the run's time; within {validation.tolerance:.0%}: "
+        f"{'yes' if validation.has_passed else 'no'}\n"
+        f"steps of the calibration after the run took {change} than those before it"
+    )
+
+
+def _component_row(component: ComparedQuantity, tolerance: float) -> list[str | float]:
+    judged = ("passed" if abs(component.error) <= tolerance else "failed") if component.is_judged else ""
+    return [component.name, component.measured, component.predicted, component.error, judged]
+
+
+def _error(error: float) -> str:
+    return f"{error:+.1%}" if math.isfinite(error) else "not measured"
 
 
 def validation_files(validation: Validation) -> dict[str, bytes]:
