@@ -134,7 +134,7 @@ def test_a_live_job_loses_the_experts_that_the_simulation_loses(lost, num_restar
 
     events = [Event(0.0, "add", name) for name in ("n0", "n1", "n2")] + [Event(6.5, "remove", lost)]
     routing = RecordedRouting(np.array([0]), np.ones((1, 2, 4), dtype=np.int64))
-    costs = Calibration({2: 1.0, 3: 1.0}, 0.1, 0.1, 0.1, 0.1, 1e9, 0.0, (), routing)
+    costs = Calibration({2: 1.0, 3: 1.0}, 0.1, 0.1, 1.0, 0.1, 0.1, 1e9, 0.0, (), routing)
     assert predict(spec, build_trace(events, duration_s=20.0), costs, 3).counts["restarts"] == num_restarts
 
 

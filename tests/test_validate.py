@@ -16,7 +16,6 @@ import pytest
 pytest.importorskip("torch", reason="live training needs torch: pip install 'lazsim[live]'")
 
 from lazsim.engine.ledger import BUCKETS
-from lazsim.engine.log import JobEvent
 from lazsim.engine.simulate import SystemRun
 from lazsim.live import validate as validation
 from lazsim.live.calibration import (
@@ -47,6 +46,7 @@ COSTS = Calibration(
     step_s={2: 0.2, 4: 0.5},
     detect_s=0.25,
     rebuild_s=0.5,
+    resume_s=0.35,
     restart_s=2.0,
     save_s=0.0,
     transfer_bytes_per_s=1e9,
@@ -178,6 +178,7 @@ def test_costs_are_means_over_a_calibration():
     # Of 0.1, 0.2, 0.6 and 0.3; of 1, 2 and 6. A recovery that was not completed does not count.
     assert (found.detect_s, found.rebuild_s) == (pytest.approx(0.3), pytest.approx(3.0))
     assert (found.restart_s, found.save_s, found.start_up_s) == pytest.approx((4.5, 0.2, 0.3))
+    assert found.resume_s == pytest.approx(0.1)
     # 8 MB in 2 s; what moved nothing tells nothing about the rate.
     assert found.transfer_bytes_per_s == pytest.approx(4e6)
     assert found.kill_ages_s == (7.0,) * 4
@@ -253,15 +254,13 @@ def test_costs_counts_and_buckets_stand_beside_the_forecast():
     failure = Recovery("failure", 0.0, 2, 0.5, 1.0, 0.004, 0.25, 2e6, "peers", complete=True)
     join = Recovery("join", 0.0, 4, 0.0, 3.0, 0.006, 0.5, 4e6, "peers", complete=True)
     measured = live_run({4: 0.4, 2: 0.25}, (failure, join))
-    events = (JobEvent(1.0, "recovered", 1, 2, 2), JobEvent(2.0, "joined", 2, 4, 4), JobEvent(9.0, "end", 9, 4, 4))
     ledger_s = {"compute": 15.0, "detect": 45.0, "transfer": 0.004}
     counts = {"failures": 2, "reconfigurations": 2}
-    predicted = simulated(measured, samples=800, ledger_s=ledger_s, counts=counts, events=events)
+    predicted = simulated(measured, samples=800, ledger_s=ledger_s, counts=counts)
     found = {one.name: (one.measured, one.predicted) for one in compare(measured, predicted, COSTS)}
     assert found["step time, 4 nodes (s)"] == pytest.approx((0.4, 0.5))
     assert found["detect (s)"] == pytest.approx((0.5, 0.25))
     assert found["rebuild (s)"] == pytest.approx((2.0, 0.5))
-    # Of the forecast's two, one resumes on two nodes, in 0.2 s, and one on four, in 0.5 s.
     assert found["resume (s)"] == pytest.approx((0.375, 0.35))
     # The forecast's own 4 ms for two, which are 4 MB at 1 GB/s; the run's were 10 ms and 6 MB.
     assert found["transfer (s)"] == pytest.approx((0.005, 0.002))
@@ -352,6 +351,7 @@ def test_the_default_trace_is_hard(num_nodes):
         step_s={2: 0.21, 3: 0.26, 4: 0.33},
         detect_s=0.05,
         rebuild_s=0.04,
+        resume_s=0.4,
         restart_s=0.4,
         save_s=0.05,
         transfer_bytes_per_s=1e8,

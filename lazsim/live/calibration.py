@@ -50,6 +50,8 @@ class Calibration:
     ----------
     step_s : mapping
         Step time by the number of nodes in use.
+    resume_s : float
+        Of the first step after a recovery. The simulation takes it for one like others, of `step_s`.
     restart_s : float
         Of a restart, the load of the checkpoint included.
     transfer_bytes_per_s : float
@@ -63,6 +65,7 @@ class Calibration:
     step_s: Mapping[int, float]
     detect_s: float
     rebuild_s: float
+    resume_s: float
     restart_s: float
     save_s: float
     transfer_bytes_per_s: float
@@ -187,6 +190,7 @@ def summarise(run: LiveRun) -> Calibration:
         step_s=step_times(run),
         detect_s=mean(one.detect_s for one in failures),
         rebuild_s=mean(one.rebuild_s for one in recoveries if one.is_reconfiguration),
+        resume_s=mean(one.resume_s for one in recoveries),
         restart_s=mean(one.rebuild_s + one.transfer_s for one in recoveries if one.is_restart),
         save_s=mean(run.save_s),
         transfer_bytes_per_s=sum(one.busiest_bytes for one in moves) / seconds if moves else NOTHING_MOVED_BYTES_PER_S,

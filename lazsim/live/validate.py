@@ -49,9 +49,6 @@ NEGLIGIBLE_SHARE = 0.02
 
 COUNTS = ("failures", "reconfigurations", "restarts")
 
-RESUMING = ("recovered", "joined", "restarted")
-"""Events of a simulation after which it trains again."""
-
 
 @dataclass(frozen=True)
 class ComparedQuantity:
@@ -300,7 +297,7 @@ def _compare_recoveries(
     count, ledger_s = predicted.counts, predicted.ledger_s
     transfer_s = ledger_s["transfer"] / max(1, count["reconfigurations"])
     restart_s = ledger_s["restart"] / max(1, count["restarts"])
-    resume_s = [_step_s(calibration, event.num_used) for event in predicted.events if event.event in RESUMING]
+    num_resumed = count["reconfigurations"] + count["restarts"]
     parts: list[tuple[str, list[float], float, int]] = [
         ("detect", [one.detect_s for one in complete if one.detect_s], calibration.detect_s, count["failures"]),
         ("rebuild", [one.rebuild_s for one in moves], calibration.rebuild_s, count["reconfigurations"]),
@@ -311,7 +308,7 @@ def _compare_recoveries(
             restart_s,
             count["restarts"],
         ),
-        ("resume", [one.resume_s for one in complete], mean(resume_s), len(resume_s)),
+        ("resume", [one.resume_s for one in complete], calibration.resume_s, num_resumed),
     ]
     for name, measured_s, predicted_s, number in parts:
         if measured_s and number:
