@@ -43,10 +43,11 @@ def command(tolerance: float, record_routing: Path | None, out: Path | None, as_
     validate.json, validate.png and validate.pdf.
     """
     require_torch()
+    from lazsim.live.run import prepare
     from lazsim.live.validate import kills_and_joins, validate
     from lazsim.output.live import validation_files, validation_parts
 
-    spec = build_spec(settings)
+    spec = prepare(build_spec(settings))
     trace, speedup, stretch = load_live_trace(spec, settings, kills_and_joins)
     with live_progress() as show_progress:
 
