@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lazsim.cli import main as lazsim
-from lazsim.files import decode_json
+from lazsim.files import TEMPORARY, decode_json
 from tests.conftest import ROOT
 
 NUM_SAMPLES = 4000
@@ -41,8 +41,8 @@ SILENCE_S = 240
 MEMORY_BYTES = 2 << 30
 
 CATALOG = ROOT / "lazsim" / "catalog"
-KEPT = ("rows.jsonl",)
-"""Files that a refused call may leave: a sweep keeps its runs."""
+KEPT = ("rows.jsonl", "table.csv", ".lazsim.json")
+"""Files that a refused call may leave: a sweep keeps its runs, and says that the folder is its own."""
 
 EXTREMES = (
     "0", "-0.0", "-1", "1", "1.5", "1e-320", "1e-300", "1e308", "1e309", "-1e300", "nan", "inf", "-inf", "30000000",
@@ -371,14 +371,14 @@ def call(sample: Sample, folder: Path, read: Callable[[bytes], Any] | None = Non
 
 def _judge(code: Any, told: str, folder: Path, before: Mapping[Path, bytes]) -> Outcome:
     new = sorted(path.name for path in folder.rglob("*") if path.is_file() and path not in before)
-    if any(name.startswith(".") for name in new):
+    if any(name.startswith(TEMPORARY) for name in new):
         return Outcome("partial", f"temporary files are left: {new}")
     if code == 0:
         return Outcome("ok")
     lines = [line for line in told.split("\n") if line and not line.startswith("note: ")]
     if code != 2 or len(lines) != 1 or not lines[0].startswith("lazsim: "):
         return Outcome("traceback", f"exit code {code}, {told[-300:]!r}")
-    if left := [name for name in new if name not in KEPT and name != "table.csv"]:
+    if left := [name for name in new if name not in KEPT]:
         return Outcome("partial", f"refused, and left {left}")
     return Outcome("refused", lines[0])
 
