@@ -311,7 +311,11 @@ def make_sample(targets: list[Target], seed: int, number: int) -> tuple[Target, 
         else:
             at = rng.randrange(1, len(arguments))
             damage = rng.choice((in_bytes, in_tokens, in_tokens))
-            changed = damage(arguments[at].encode(), rng).decode("utf-8", "surrogateescape").replace("\0", "")
+            changed = (
+                damage(arguments[at].encode("utf-8", "surrogateescape"), rng)
+                .decode("utf-8", "surrogateescape")
+                .replace("\0", "")
+            )
             # A number of worker processes or a place to write to is no input to damage.
             arguments[at] = arguments[at] if arguments[at].startswith(("@", "--")) else changed
     return target, Sample(files, arguments)
