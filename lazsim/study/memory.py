@@ -1,5 +1,6 @@
 """Whether a job fits into the memory of its GPUs, and what would help."""
 
+import bisect
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -94,16 +95,15 @@ def _shortage(scenario: Scenario, loads: Routing, memory: MemoryUse, num_nodes: 
         usable = system.usable_nodes(costs, num_nodes)
         return peak_memory(system, costs, loads, usable, num_steps, saving=saving) if usable else None
 
-    def fits(path: str, value: int) -> bool:
-        reduced = peak(scenario.replace(path, value))
-        return reduced is not None and not lacks_memory(scenario.gpu, reduced)
+    def takes_too_much(path: str, value: int) -> bool:
+        return lacks_memory(scenario.gpu, peak(scenario.replace(path, value)))
 
     need = _need(f"{scenario.model.name} under {scenario.find_system().run_name}", memory, scenario.gpu)
     for path in REDUCIBLE:
-        smaller = range(scenario.field(path) - 1, 0, -1)
+        smaller = range(1, scenario.field(path))
+        largest = bisect.bisect_left(smaller, True, key=lambda value: takes_too_much(path, value))
         # With fewer slots the nodes may not hold every expert.
-        largest = next((value for value in smaller if fits(path, value)), None)
-        if largest is not None:
+        if largest and peak(scenario.replace(path, largest)) is not None:
             return f"{need}; {path} = {largest} would fit"
     least = peak(scenario, saving=True)
     assert least is not None, "the nodes were enough to train"
