@@ -4,7 +4,7 @@ import importlib.util
 import statistics
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -28,9 +28,13 @@ from lazsim.cli.common import (
     seed_option,
     show,
     tell_notes,
+    write_out,
 )
 from lazsim.errors import LazsimError
 from lazsim.limits import MAX_EXPERTS
+
+if TYPE_CHECKING:
+    from lazsim.stepmodel.tables import KernelTables
 
 DEVICES = ("auto", "cpu", "cuda")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -95,7 +99,7 @@ def command(out: Path | None, **settings: Any) -> None:
     if click.get_current_context().invoked_subcommand is not None:
         return
     if out is None:
-        raise click.UsageError("Missing option '--out'; or one of the commands show, check, merge, skew, ranks.")
+        raise click.UsageError("Missing option '--out'; or a command: show, check, import, merge, skew, ranks.")
     from lazsim.costmodel.profile import header_path
 
     header_path(out)
@@ -109,6 +113,15 @@ def command(out: Path | None, **settings: Any) -> None:
         note(f"skipped: {kernel}: {reason}")
     tell_notes(profile_notes(out, settings["model"]))
     click.echo(f"{len(points)} points of {len(header.kernels)} kernels are in {out}; lazsim profile show {out}")
+
+
+def _tables(path: Path) -> "KernelTables | None":
+    """Read kernel tables; none where the file holds something else."""
+    from lazsim.files import read_bytes
+    from lazsim.stepmodel.tables import holds_tables, parse_tables
+
+    content = read_bytes(path)
+    return parse_tables(str(path), content) if holds_tables(content) else None
 
 
 def _measuring(names: Iterable[str]) -> Iterable[str]:
@@ -128,11 +141,21 @@ def _require_torch() -> None:
 )
 @json_option
 def show_command(file: str, model: str, out: Path | None, as_json: bool) -> None:
-    """Show times, conditions and shares of the device's peaks; --out draws times and roofline."""
-    from lazsim.costmodel.profile import find_profile, read_profile, require_header
-    from lazsim.output.profile import profile_files, profile_parts
+    """Show times, conditions and shares of the device's peaks; --out draws times and roofline.
 
-    profile = read_profile(find_profile(file, model))
+    Of imported kernel tables, show kernels, sizes and times.
+    """
+    from lazsim.costmodel.profile import find_profile, read_profile, require_header
+    from lazsim.output.profile import profile_files, profile_parts, tables_parts
+    from lazsim.stepmodel.import_tables import describe_tables
+
+    path = find_profile(file, model)
+    if (tables := _tables(path)) is not None:
+        if out is not None:
+            raise LazsimError(f"`out`: there are no pictures of kernel tables such as {file}; leave it out")
+        show(describe_tables(tables), (), tables_parts, as_json=as_json)
+        return
+    profile = read_profile(path)
     require_header(profile)
     show(profile, (), profile_parts, as_json=as_json, out=out, files=profile_files)
 
@@ -144,12 +167,20 @@ def show_command(file: str, model: str, out: Path | None, as_json: bool) -> None
 def check(file: str, model: str, as_json: bool) -> None:
     """Hold out every second point of each kernel, and print the error of interpolating it from the others.
 
-    Then compare grouped experts with one expert, and moved tokens with a plain copy.
+    Then compare grouped experts with one expert, and moved tokens with a plain copy. Of imported kernel tables, hold
+    out every second value of each size in turn.
     """
     from lazsim.costmodel.profile import find_profile, read_profile
     from lazsim.profiling.check import all_errors, held_out_errors, reached_shares
 
-    profile = read_profile(find_profile(file, model))
+    path = find_profile(file, model)
+    if (tables := _tables(path)) is not None:
+        from lazsim.output.profile import tables_check_parts
+        from lazsim.stepmodel.import_tables import check_tables
+
+        show(check_tables(tables), (), tables_check_parts, as_json=as_json)
+        return
+    profile = read_profile(path)
     errors, together, reached = held_out_errors(profile), all_errors(profile), reached_shares(profile)
     if as_json:
         print_json(
@@ -183,6 +214,36 @@ def merge(files: tuple[Path, ...], remark: str, out: Path) -> None:
         header.conditions["note"] = remark
     save_profile(out, header, points)
     click.echo(f"{len(points)} points of {len(files)} profiles are in {out}")
+
+
+@command.command("import")
+@click.argument("path", metavar="PATH")
+@click.option("--gpu", metavar="NAME", help="GPU whose rows are taken; default: the only one in the files.")
+@click.option(
+    "--stand-in",
+    "stand_ins",
+    multiple=True,
+    metavar="FILE=GPU",
+    help="Take the rows of another GPU from this file, such as nvlink_alltoall.csv=gb200; repeats.",
+)
+@click.option("--out", type=OUT_FILE, required=True, metavar="FILE", help="The kernel tables, FILE.csv.")
+@json_option
+def import_command(path: str, gpu: str | None, stand_ins: tuple[str, ...], out: Path, as_json: bool) -> None:
+    """Make kernel tables of a GPU from times that others measured, and print the error of interpolating them.
+
+    PATH is a folder of CSV files (gemm.csv, attention_prefill.csv, nccl_single_node.csv, ...), one such file, or the
+    text that a program of nccl-tests prints. lazsim step uses the tables where a GPU's TOML file has kernels =
+    "FILE.csv". What was left out, filled in or repaired is told. docs/guides/steps.md lists the files.
+    """
+    from lazsim.output.profile import tables_check_parts
+    from lazsim.stepmodel.import_tables import import_tables, parse_stand_ins
+
+    if out.suffix != ".csv":
+        raise LazsimError(f"`out` {out}: give a name that ends in .csv")
+    imported = import_tables(path, gpu, parse_stand_ins(stand_ins))
+    write_out(out, imported.text.encode())
+    show(imported, imported.notes, tables_check_parts, as_json=as_json)
+    note(f"{imported.num_points} points of {len(imported.kernels)} kernels are in {out}")
 
 
 @command.command()

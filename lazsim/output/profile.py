@@ -12,6 +12,7 @@ from lazsim.output.folder import name_pictures
 from lazsim.output.table import Column, Part, Table, key
 from lazsim.profiling.check import HeldOut, Reached
 from lazsim.profiling.results import RankResult, SkewResult
+from lazsim.stepmodel.import_tables import TablesCheck, TablesRange
 from lazsim.units import format_duration
 
 SHOWN = ("gpu", "processor", "num_processors", "num_threads", "clock", "driver_version", "cuda", "load_average", "note")
@@ -74,6 +75,39 @@ def check_parts(errors: Sequence[HeldOut], together: npt.NDArray[np.float64], re
         for one in reached
     ]
     return [Table(columns, [*map(row, errors), total], notes=notes), "\n".join(lines)]
+
+
+def tables_parts(found: TablesRange) -> list[Part]:
+    """Report what kernel tables hold."""
+    columns = [
+        key("kernel"),
+        Column("points", ","),
+        Column("GPUs"),
+        Column("size", kind="name"),
+        *(Column(heading, ",.0f") for heading in ("smallest", "largest")),
+        *(Column(heading, _short) for heading in ("shortest", "longest")),
+    ]
+    rows = [
+        [one.kernel, one.num_points, one.num_ranks, size, smallest, largest, *one.time_s]
+        for one in found.kernels
+        for size, (smallest, largest) in one.sizes.items()
+    ]
+    return ["\n".join(found.remarks), Table(columns, rows)]
+
+
+def tables_check_parts(check: TablesCheck) -> list[Part]:
+    """Report the error of kernel tables at held-out points."""
+    columns = [
+        key("kernel"),
+        Column("points", ","),
+        Column("held out", ","),
+        *(Column(heading, ".1%") for heading in ("median", "90 %", "worst")),
+    ]
+    row = attrgetter("kernel", "num_points", "num_held_out", "median_error", "p90_error", "worst_error")
+    notes = ["errors of interpolating every second value of each size in turn from the others"]
+    if check.median_error is not None:
+        notes.append(f"median of the kernels' medians: {check.median_error:.1%}")
+    return [Table(columns, [*map(row, check.kernels)], notes=notes)]
 
 
 def rank_parts(result: RankResult) -> list[Part]:

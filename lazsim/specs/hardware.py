@@ -50,7 +50,8 @@ class GpuSpec(Spec, frozen=True, kw_only=True):
     peak_fp8_flop_per_s, peak_fp4_flop_per_s : float
         Datasheet peaks of dense matmuls with eight and four bits; 0 where the GPU has none.
     kernels : str
-        Tables of measured kernels in the catalogue; empty where there are none.
+        Tables of measured kernels in the catalogue, or a path to those of ``lazsim profile import``, which ends in
+        ``.csv`` and is relative to the current directory; empty where there are none.
     source : str
         Source of the datasheet figures and the efficiencies; "assumption" without a measurement.
     fused_experts : FusedExpertsSpec, optional

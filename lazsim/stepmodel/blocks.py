@@ -84,7 +84,7 @@ class _Builder:
         return blocks
 
     def _matmul_s(self, rows: float, columns: float, inner: float, kernel: str) -> float:
-        sustained = self.tables.sustained_rate[kernel] * self.constants.slowest_gpu_rate
+        sustained = self.tables.sustained_rate(kernel) * self.constants.slowest_gpu_rate
         speedup = self.constants.four_bit_speedup if self._four_bits(kernel) else 1.0
         return self.tables.time_s(kernel, rows, columns, inner) / sustained / speedup
 
@@ -186,7 +186,7 @@ class _Builder:
         constants, parallel = self.constants, self.parallel
         sequence = self.model.sequence_length
         heads = parallel.micro_batch * attention.num_heads / parallel.tensor / parallel.context
-        sustained = self.tables.sustained_rate["matmul_bf16"] * constants.slowest_gpu_rate
+        sustained = self.tables.sustained_rate("matmul_bf16") * constants.slowest_gpu_rate
         if attention.kind == "latent":
             seconds = self.tables.time_s("attention_latent", heads, sequence)
             return seconds / sustained, constants.latent_attention_backward
@@ -345,9 +345,8 @@ def exchange_s(inputs: StepInputs) -> float:
     if parallel.dispatcher == "all_gather":
         return inputs.collective_s("all_gather", token_bytes * ranks, ranks, parallel.tensor)
     if parallel.dispatcher == "all_to_all":
-        measured = inputs.tables.collective_ranks["all_to_all"]
         sent = model.top_k * token_bytes
-        within_s = inputs.tables.time_s("all_to_all", sent) * (1 - 1 / ranks) / (1 - 1 / measured)
+        within_s = inputs.tables.collective_s("all_to_all", sent, ranks)
         across = sent * (1 - 1 / domains)
         return max(within_s, across / (constants.all_to_all_nic_share * inputs.nic_bytes_per_s))
     kernel = f"exchange_{parallel.dispatcher}"

@@ -114,16 +114,9 @@ class StepInputs:
             return 0.0
         inside = max(1, min(num_ranks, self.domain // max(1, min(stride, self.domain))))
         domains = math.ceil(num_ranks / inside)
-        within_s = self._domain_s(kernel, num_bytes, inside)
+        within_s = self.tables.collective_s(kernel, num_bytes, inside) if inside > 1 else 0.0
         shared = num_bytes * (domains - 1) / domains / inside
         return max(within_s, shared / (self.constants.gather_nic_share * self.nic_bytes_per_s))
-
-    def _domain_s(self, kernel: str, num_bytes: float, num_ranks: int) -> float:
-        """Scale a measured collective to other numbers of ranks at its bus bandwidth."""
-        if num_ranks <= 1:
-            return 0.0
-        measured = self.tables.collective_ranks[kernel]
-        return self.tables.time_s(kernel, num_bytes) * (1 - 1 / num_ranks) / (1 - 1 / measured)
 
 
 def check_layout(model: ModelSpec, parallel: ParallelSpec, num_gpus: int) -> None:

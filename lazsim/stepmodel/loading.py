@@ -30,7 +30,7 @@ def tables_of(gpu: GpuSpec) -> KernelTables:
     if not gpu.kernels:
         raise SpecError(
             f"{gpu.name}: the catalogue has no measured kernels of this GPU, so steps cannot be predicted from parts; "
-            "set kernels in its TOML file to those of a similar GPU"
+            "set kernels in its TOML file to those of a similar GPU, or to a file of lazsim profile import"
         )
     return load_tables(gpu.kernels)
 

@@ -1,21 +1,36 @@
 """Times of kernels by shape, interpolated in the measured tables of one GPU."""
 
 import bisect
-import csv
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import resources
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from lazsim.errors import SpecError
+from lazsim.errors import SpecError, prefix_errors
+from lazsim.files import read_bytes
 from lazsim.specs import unknown_name
 
+CATALOG = Path(str(resources.files("lazsim") / "catalog" / "kernels"))
+
 MICROSECOND = 1e-6
+
+COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "exchange_deepep", "exchange_hybridep")
+"""Kernels that were measured over several GPUs."""
+
+KERNEL_AXES: Mapping[str, tuple[str, ...]] = (
+    {f"matmul_{precision}": ("rows", "columns", "inner") for precision in ("bf16", "fp8", "fp8_block")}
+    | {f"attention_{kind}": ("heads", "sequence") for kind in ("64", "128", "latent")}
+    | {"quantise": ("elements",)}
+    | dict.fromkeys(COLLECTIVES, ("bytes",))
+)
+"""Every kernel of a table, and its sizes: attention has the heads of all sequences and the length of each."""
+
+COLUMNS = ("kernel", "size", "columns", "inner", "num_ranks", "time_us")
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,26 +88,39 @@ class KernelTables:
         length; ``quantise`` over elements; collectives over bytes.
     collective_ranks : mapping
         GPUs over which each collective was measured.
+    remarks : tuple of str
+        Comments at the head of the file.
     """
 
     name: str
     grids: Mapping[str, Grid]
     collective_ranks: Mapping[str, int]
+    remarks: tuple[str, ...] = ()
     _times: dict[tuple[object, ...], float] = field(default_factory=dict)
+    _sustained: dict[str, float] = field(default_factory=dict)
 
     def time_s(self, kernel: str, *sizes: float) -> float:
         """Return the time of a kernel; a `SpecError` says which ones the tables have."""
         key = kernel, *sizes
         if key not in self._times:
-            if kernel not in self.grids:
-                raise SpecError(unknown_name("kernel", kernel, sorted(self.grids)) + f" in the tables of {self.name}")
-            self._times[key] = self.grids[kernel].time_s(*sizes)
+            self._times[key] = self._grid(kernel).time_s(*sizes)
         return self._times[key]
 
-    @cached_property
-    def sustained_rate(self) -> Mapping[str, float]:
-        """Rate of the longest matmuls over the best rate of shorter ones, by kernel: the clock falls under load."""
-        return {kernel: _sustained(grid) for kernel, grid in self.grids.items() if kernel.startswith("matmul_")}
+    def collective_s(self, kernel: str, num_bytes: float, num_ranks: int) -> float:
+        """Scale a measured collective to another number of ranks at its bus bandwidth."""
+        time_s = self.time_s(kernel, num_bytes)
+        return time_s * (1 - 1 / num_ranks) / (1 - 1 / self.collective_ranks[kernel])
+
+    def sustained_rate(self, kernel: str) -> float:
+        """Return the rate of the longest matmuls over the best rate of shorter ones: the clock falls under load."""
+        if kernel not in self._sustained:
+            self._sustained[kernel] = _sustained(self._grid(kernel))
+        return self._sustained[kernel]
+
+    def _grid(self, kernel: str) -> Grid:
+        if kernel not in self.grids:
+            raise SpecError(unknown_name("kernel", kernel, sorted(self.grids)) + f" in the tables of {self.name}")
+        return self.grids[kernel]
 
 
 def _sustained(grid: Grid) -> float:
@@ -102,42 +130,100 @@ def _sustained(grid: Grid) -> float:
     rate = flop / np.asarray(grid.times_s)
     large = (rows[:, None, None] >= 2048) & (columns[:, None] >= 4096) & (inner >= 4096)
     octave = np.floor(np.log2(flop))
-    medians = {exponent: float(np.median(rate[large & (octave == exponent)])) for exponent in range(37, 44)}
-    return min(1.0, medians.pop(43) / max(medians.values()))
+    octaves = {int(exponent) for exponent in octave[large] if 37 <= exponent <= 43}
+    medians = {exponent: float(np.median(rate[large & (octave == exponent)])) for exponent in octaves}
+    longest = medians.pop(43, math.inf)
+    return min(1.0, longest / max(medians.values(), default=longest))
 
 
 def load_tables(name: str) -> KernelTables:
-    """Read the tables of a GPU from the catalogue.
+    """Read the tables of a GPU from the catalogue, or from a path that ends in ``.csv``.
+
+    Raises
+    ------
+    LazsimError
+        When the catalogue has no tables of this GPU, or the file cannot be read or holds no tables.
+    """
+    if name.endswith(".csv"):
+        return parse_tables(name, read_bytes(name))
+    if name not in tables_names():
+        raise SpecError(unknown_name("GPU with kernel tables", name, tables_names(), "a path to a .csv file"))
+    return parse_tables(name, (CATALOG / f"{name}.csv").read_bytes())
+
+
+def tables_names() -> list[str]:
+    """List the GPUs that the catalogue has kernel tables of."""
+    return sorted(path.stem for path in CATALOG.glob("*.csv"))
+
+
+def holds_tables(content: bytes) -> bool:
+    """Whether a file begins as kernel tables do, and not as a profile."""
+    first = next((line for line in content.splitlines() if not line.startswith(b"#")), b"")
+    return first.strip() == ",".join(COLUMNS).encode()
+
+
+def parse_tables(name: str, content: bytes) -> KernelTables:
+    """Build tables from CSV rows of ``kernel,size,columns,inner,num_ranks,time_us``; lines of ``#`` are remarks.
 
     Raises
     ------
     SpecError
-        When the catalogue has no tables of this GPU.
+        When a row has no known kernel, not its sizes or no time, or the grid of a kernel has holes.
     """
-    folder = resources.files("lazsim") / "catalog" / "kernels"
-    known = sorted(entry.name.removesuffix(".csv") for entry in folder.iterdir() if entry.name.endswith(".csv"))
-    if name not in known:
-        raise SpecError(unknown_name("GPU with kernel tables", name, known))
-    return parse_tables(name, (folder / f"{name}.csv").read_text())
-
-
-def parse_tables(name: str, text: str) -> KernelTables:
-    """Build tables from CSV rows of ``kernel,size,columns,inner,num_ranks,time_us``; a size may be empty."""
+    if not holds_tables(content):
+        raise SpecError(f"{name}: no kernel tables; they begin with a line {','.join(COLUMNS)}")
+    try:
+        lines = content.decode().splitlines()
+    except UnicodeDecodeError as error:
+        raise SpecError(f"{name}: no text in UTF-8 ({error})") from None
     points: dict[str, dict[tuple[float, ...], float]] = {}
     ranks: dict[str, int] = {}
-    for row in csv.DictReader(line for line in io.StringIO(text) if not line.startswith("#")):
-        sizes = tuple(float(row[axis]) for axis in ("size", "columns", "inner") if row[axis])
-        points.setdefault(row["kernel"], {})[sizes] = float(row["time_us"]) * MICROSECOND
-        if row["num_ranks"]:
-            ranks[row["kernel"]] = int(row["num_ranks"])
-    return KernelTables(name, {kernel: _grid(kernel, times) for kernel, times in points.items()}, ranks)
+    for number, line in enumerate(lines, start=1):
+        if line.startswith("#") or line == ",".join(COLUMNS) or not line.strip():
+            continue
+        with prefix_errors(f"{name}, line {number}"):
+            kernel, sizes, num_ranks, time_us = _parse_row(line.split(","))
+            if sizes in points.setdefault(kernel, {}):
+                raise SpecError(f"a second time for {kernel} of this size; keep one")
+            if ranks.setdefault(kernel, num_ranks) != num_ranks:
+                raise SpecError(f"{kernel} over {num_ranks} GPUs after {ranks[kernel]}; keep those of one number")
+        points[kernel][sizes] = time_us * MICROSECOND
+    remarks = tuple(line[1:].strip() for line in lines if line.startswith("#"))
+    with prefix_errors(name):
+        grids = {kernel: _grid(kernel, times) for kernel, times in points.items()}
+    return KernelTables(name, grids, {kernel: ranks[kernel] for kernel in points if kernel in COLLECTIVES}, remarks)
+
+
+def _parse_row(cells: Sequence[str]) -> tuple[str, tuple[float, ...], int, float]:
+    if len(cells) != len(COLUMNS):
+        raise SpecError(f"{len(cells)} columns; give {','.join(COLUMNS)}")
+    kernel = cells[0]
+    if kernel not in KERNEL_AXES:
+        raise SpecError(unknown_name("kernel", kernel, sorted(KERNEL_AXES)))
+    sizes = tuple(positive_number(cell) for cell in cells[1:4] if cell)
+    if len(sizes) != len(KERNEL_AXES[kernel]):
+        raise SpecError(f"{kernel} has the sizes {', '.join(KERNEL_AXES[kernel])}, not {len(sizes)} of them")
+    num_ranks = positive_number(cells[4]) if kernel in COLLECTIVES else 0
+    if num_ranks != int(num_ranks) or num_ranks == 1:
+        raise SpecError(f"`num_ranks` {cells[4]}: give a whole number of at least 2 GPUs")
+    return kernel, sizes, int(num_ranks), positive_number(cells[5])
+
+
+def positive_number(text: str) -> float:
+    """Read a number above 0, at most 1e18; a `SpecError` says what else it is."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 1e-6 <= number <= 1e18:
+        raise SpecError(f"{text!r} is no number from 1e-6 to 1e18")
+    return number
 
 
 def _grid(kernel: str, times: Mapping[tuple[float, ...], float]) -> Grid:
     axes = tuple(sorted(set(axis)) for axis in zip(*times, strict=True))
-    values = np.full([len(axis) for axis in axes], np.nan)
-    for sizes, time_s in times.items():
-        values[tuple(bisect.bisect_left(axis, size) for axis, size in zip(axes, sizes, strict=True))] = time_s
-    if np.isnan(values).any():
-        raise SpecError(f"{kernel}: {int(np.isnan(values).sum())} points of its grid are missing")
-    return Grid(axes, values)
+    if missing := math.prod(map(len, axes)) - len(times):
+        raise SpecError(f"{kernel}: {missing} points of its grid are missing")
+    if min(map(len, axes)) < 2:
+        raise SpecError(f"{kernel}: one size has a single value; give two or more, or leave the kernel out")
+    return Grid(axes, np.reshape([times[sizes] for sizes in sorted(times)], [len(axis) for axis in axes]))

@@ -57,7 +57,9 @@ class StepResult:
                 f"the layout does not fit: it takes {self.memory_share * gpu.memory_bytes / GIB:.0f} GiB of a GPU's "
                 f"{gpu.memory_bytes / GIB:.0f} GiB, {most / GIB:.0f} GiB of it for {part}; `search` finds one that does"
             )
-        if gpu.kernels != gpu.name:
+        if gpu.kernels.endswith(".csv"):
+            notes.append(f"kernels of {gpu.name} are those of {gpu.kernels}")
+        elif gpu.kernels != gpu.name:
             notes.append(f"kernels of {gpu.kernels} stand in for those of {gpu.name}, which were not measured")
         if parallel.precision in ("mxfp8", "nvfp4"):
             notes.append(f"matmuls in {parallel.precision} take the table of 8 bits with a scale for each 128 numbers")

@@ -1,0 +1,521 @@
+"""Kernel tables from what others measured: CSV files in the columns of aiconfigurator's extracts, or nccl-tests output.
+
+A file has points at sizes of its own choice and bad ones among them. Here they become full grids, and everything that
+was left out, filled in or changed on the way is told. docs/guides/steps.md lists the files.
+"""
+
+import csv
+import io
+import itertools
+import math
+import re
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lazsim.errors import SpecError, prefix_errors
+from lazsim.files import read_bytes
+from lazsim.specs import unknown_name
+from lazsim.stepmodel.blocks import distinct_ranks
+from lazsim.stepmodel.tables import (
+    COLUMNS,
+    KERNEL_AXES,
+    MICROSECOND,
+    Grid,
+    KernelTables,
+    load_tables,
+    parse_tables,
+    positive_number,
+    tables_names,
+)
+
+Row = Mapping[str, str]
+Points = dict[tuple[float, ...], float]
+Times = npt.NDArray[np.float64]
+
+BAD_FACTOR = 2.0
+"""A point this far off the log-linear lines through its neighbours, on both sides of each of its sizes, is bad."""
+
+DIP = 0.9
+"""A time below this share of the time of a smaller size is told as not monotone."""
+
+COPY_SHARE = 0.5
+"""Share of identical times from which a table counts as a copy; tables of different GPUs share up to 1.5 %."""
+
+MEASURED_SHARE = 0.5
+"""A size with fewer of its points measured is left out of a grid."""
+
+FORWARD_ONLY = (
+    "forward only; backward, a matmul is two of its shapes in these tables, and attention takes its forward time by a "
+    "factor of the catalogue (lazsim/catalog/steps)"
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Rows of a file that hold one family of kernels.
+
+    Attributes
+    ----------
+    kernel : str
+        Name of the kernel, with columns of the row in braces.
+    sizes : callable
+        Sizes of the kernel from a row, in the order of `KERNEL_AXES`.
+    columns : tuple of str
+        Columns that `sizes` needs.
+    fixed : mapping
+        Values that rows must have.
+    chosen : tuple of str
+        Columns of which one value is taken, in this order: the one with the most rows, then the largest.
+    ranks, time : str
+        Columns of the number of GPUs and of the time.
+    """
+
+    kernel: str
+    sizes: Callable[[Mapping[str, float]], tuple[float, ...]]
+    columns: tuple[str, ...]
+    fixed: Mapping[str, str] = field(default_factory=dict)
+    chosen: tuple[str, ...] = ()
+    ranks: str = ""
+    time: str = "time_us"
+
+
+def _exchanged_bytes(row: Mapping[str, float], ranks: float) -> float:
+    """Bytes that a rank sends to others in a combine of 16 bits: one copy for each rank of a token."""
+    copies = distinct_ranks(int(row["topk"]), ranks) * (1 - 1 / ranks)
+    return int(copies * 2 * row["hidden"] * row["tokens_per_rank"])
+
+
+DEEPSEEK = {"hidden": "7168", "topk": "8", "experts": "256"}
+"""Shape of the exchanges that were measured on all GPUs."""
+
+SOURCES: Mapping[str, Source] = {
+    "gemm.csv": Source("matmul_{dtype}", lambda row: (row["m"], row["n"], row["k"]), ("m", "n", "k")),
+    "attention_prefill.csv": Source(
+        "attention_{head_dim}",
+        lambda row: (row["batch"] * row["heads"], row["seq"]),
+        ("batch", "heads", "seq"),
+        fixed={"kv_heads": "8"},
+    ),
+    "mla_prefill.csv": Source(
+        "attention_latent",
+        lambda row: (row["batch"] * row["heads"], row["seq"]),
+        ("batch", "heads", "seq"),
+        fixed={"what": "kernel"},
+    ),
+    "fp8_quantise.csv": Source("quantise", lambda row: (row["m"] * row["k"],), ("m", "k"), fixed={"op": "apply_scale"}),
+    "nccl_single_node.csv": Source(
+        "{op}", lambda row: (row["nbytes"],), ("nbytes",), chosen=("num_gpus",), ranks="num_gpus"
+    ),
+    "deepep_normal.csv": Source(
+        "exchange_deepep",
+        lambda row: (_exchanged_bytes(row, row["gpus"]),),
+        ("gpus", "topk", "hidden", "tokens_per_rank"),
+        fixed={"nodes": "1", **DEEPSEEK},
+        chosen=("sms", "version"),
+        ranks="gpus",
+        time="combine_transmit_us",
+    ),
+    "nvlink_alltoall.csv": Source(
+        "exchange_hybridep",
+        lambda row: (_exchanged_bytes(row, row["ep"]),),
+        ("ep", "topk", "hidden", "tokens_per_rank"),
+        fixed={"strategy": "NVLinkOneSided", "phase": "combine", **DEEPSEEK},
+        chosen=("ep",),
+        ranks="ep",
+    ),
+}
+"""Every file that is read, and the kernels in it."""
+
+NAMES = {"alltoall": "all_to_all"}
+"""Kernels that have another name in the files."""
+
+NCCL_TESTS = "nccl_single_node.csv"
+
+
+@dataclass(frozen=True)
+class HeldOutError:
+    """Error of a kernel's interpolation at points that were held out, ``|interpolated / measured - 1|``."""
+
+    kernel: str
+    num_points: int
+    num_held_out: int
+    median_error: float
+    p90_error: float
+    worst_error: float
+
+
+@dataclass(frozen=True)
+class TablesCheck:
+    """How well kernel tables interpolate, kernel by kernel."""
+
+    kernels: list[HeldOutError]
+
+    @property
+    def median_error(self) -> float | None:
+        """Median of the kernels' medians; none where no kernel has three values of a size."""
+        return statistics.median(error.median_error for error in self.kernels) if self.kernels else None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data."""
+        return {"kernels": [asdict(error) for error in self.kernels], "median_error": self.median_error}
+
+
+@dataclass(frozen=True)
+class ImportedTables(TablesCheck):
+    """Kernel tables of one GPU, and how well they interpolate.
+
+    Attributes
+    ----------
+    gpu : str
+        The GPU.
+    text : str
+        The file.
+    num_points : int
+        Points of all kernels.
+    notes : list of str
+        Everything that was left out, filled in, changed, or looks wrong.
+    """
+
+    gpu: str
+    text: str
+    num_points: int
+    notes: list[str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data."""
+        return {"gpu": self.gpu, "forward_only": True, **super().to_json(), "notes": self.notes}
+
+
+@dataclass(frozen=True)
+class KernelRange:
+    """Kernel of a table: points, smallest and largest value of each size and time, GPUs that took part."""
+
+    kernel: str
+    num_points: int
+    num_ranks: int
+    sizes: dict[str, tuple[float, float]]
+    time_s: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class TablesRange:
+    """What kernel tables hold."""
+
+    remarks: tuple[str, ...]
+    kernels: list[KernelRange]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data."""
+        return asdict(self)
+
+
+def import_tables(path: str, gpu: str | None = None, stand_ins: Mapping[str, str] | None = None) -> ImportedTables:
+    """Read a folder of the files in `SOURCES`, one such file, or the text output of a program of nccl-tests.
+
+    Parameters
+    ----------
+    path
+        The folder or file.
+    gpu
+        GPU whose rows are taken; without it, the only one in the files. nccl-tests tells none, so it is a name then.
+    stand_ins
+        Other GPU whose rows are taken, by file name.
+
+    Raises
+    ------
+    LazsimError
+        When a file cannot be read or lacks columns, a number is none, or no kernel of the GPU is found.
+    """
+    stand_ins = stand_ins or {}
+    notes: list[str] = []
+    files = _read_files(path, notes)
+    known = sorted({row["gpu"] for rows in files.values() for row in rows if row["gpu"]})
+    if gpu is None:
+        if len(known) != 1:
+            raise SpecError(f"`gpu`: give the name of one, of {', '.join(known) or 'your choice'}")
+        gpu = known[0]
+    catalogue = {name: load_tables(name) for name in tables_names() if name not in known}
+    lines = []
+    for file, rows in files.items():
+        taken = stand_ins.get(file, gpu)
+        if taken != gpu:
+            notes.append(f"{file}: rows of {taken} stand in for those of {gpu}")
+        beside = {other: _kernels(SOURCES[file], rows, other, []) for other in known if other not in (gpu, taken)}
+        for kernel, (points, ranks) in _kernels(SOURCES[file], rows, taken, notes).items():
+            others = {other: found[kernel][0] for other, found in beside.items() if kernel in found}
+            notes += _copies(kernel, gpu, points, others | _catalogued(kernel, catalogue))
+            axes, times = _full_grid(kernel, points, notes)
+            if min(times.shape) < 2:
+                notes.append(f"{kernel}: left out, since one of its sizes has a single value")
+                continue
+            for index, time_us in np.ndenumerate(times):
+                sizes = [f"{axis[i]:.0f}" for axis, i in zip(axes, index, strict=True)]
+                lines.append(",".join([kernel, *[*sizes, "", ""][:3], str(ranks or ""), f"{time_us:.4g}"]))
+    if not lines:
+        unknown = known and gpu not in known
+        why = unknown_name("GPU", gpu, known) if unknown else f"no kernel of {gpu} can be used: {'; '.join(notes)}"
+        raise SpecError(f"{path}: {why}")
+    text = "\n".join([f"# {gpu}: {FORWARD_ONLY}", ",".join(COLUMNS), *lines]) + "\n"
+    return ImportedTables(check_tables(parse_tables(gpu, text.encode())).kernels, gpu, text, len(lines), notes)
+
+
+def check_tables(tables: KernelTables) -> TablesCheck:
+    """Interpolate every second value of each size in turn from the others; the first and the last stay."""
+    errors = {kernel: _held_out_errors(grid) for kernel, grid in tables.grids.items()}
+    return TablesCheck(
+        [
+            HeldOutError(
+                kernel,
+                np.size(tables.grids[kernel].times_s),
+                len(held),
+                float(np.median(held)),
+                float(np.quantile(held, 0.9)),
+                max(held),
+            )
+            for kernel, held in errors.items()
+            if held
+        ]
+    )
+
+
+def _held_out_errors(grid: Grid) -> list[float]:
+    times = np.asarray(grid.times_s)
+    errors = []
+    for axis, values in enumerate(grid.axes):
+        kept = [i for i in range(len(values)) if not i % 2 or i == len(values) - 1]
+        rest = Grid(
+            tuple([values[i] for i in kept] if i == axis else other for i, other in enumerate(grid.axes)),
+            times.take(kept, axis),
+        )
+        errors += [
+            float(abs(rest.time_s(*sizes) / time_s - 1))
+            for sizes, time_s in zip(itertools.product(*grid.axes), times.ravel(), strict=True)
+            if values.index(sizes[axis]) not in kept
+        ]
+    return errors
+
+
+def describe_tables(tables: KernelTables) -> TablesRange:
+    """Say what tables hold."""
+    return TablesRange(
+        tables.remarks,
+        [
+            KernelRange(
+                kernel,
+                np.size(grid.times_s),
+                tables.collective_ranks.get(kernel, 1),
+                {name: (axis[0], axis[-1]) for name, axis in zip(KERNEL_AXES[kernel], grid.axes, strict=True)},
+                (float(np.min(grid.times_s)), float(np.max(grid.times_s))),
+            )
+            for kernel, grid in tables.grids.items()
+        ],
+    )
+
+
+def parse_stand_ins(texts: Iterable[str]) -> dict[str, str]:
+    """Read ``FILE=GPU`` texts.
+
+    Examples
+    --------
+    >>> parse_stand_ins(["deepep_normal.csv=h100"])
+    {'deepep_normal.csv': 'h100'}
+    """
+    pairs = [text.partition("=")[::2] for text in texts]
+    for file, gpu in pairs:
+        if file not in SOURCES or not gpu:
+            raise SpecError(f"`stand_in` {file}: give FILE=GPU, where FILE is one of {', '.join(SOURCES)}")
+    return dict(pairs)
+
+
+def _read_files(path: str, notes: list[str]) -> dict[str, list[Row]]:
+    if Path(path).is_dir():
+        found = [name for name in SOURCES if (Path(path) / name).exists()]
+        if not found:
+            raise SpecError(f"{path}: no file of kernel times; it may have {', '.join(SOURCES)}")
+        notes += [f"{name}: not in {path}" for name in SOURCES if name not in found]
+        return {name: _read_csv(Path(path) / name, SOURCES[name]) for name in found}
+    if Path(path).suffix == ".csv":
+        name = Path(path).name
+        if name not in SOURCES:
+            raise SpecError(f"{path}: " + unknown_name("file of kernel times", name, list(SOURCES)))
+        return {name: _read_csv(Path(path), SOURCES[name])}
+    return {NCCL_TESTS: _read_nccl_tests(path)}
+
+
+def _read_csv(path: Path, source: Source) -> list[Row]:
+    try:
+        reader = csv.DictReader(io.StringIO(read_bytes(path).decode("utf-8-sig"), newline=""), restkey="", restval="")
+        rows: list[Row] = [row | {"line": f"{path}, line {reader.line_num}"} for row in reader]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise SpecError(f"{path}: no table of comma-separated UTF-8 text ({error})") from None
+    named = re.findall(r"\{(\w+)\}", source.kernel)
+    needed = dict.fromkeys(["gpu", *named, *source.columns, *source.fixed, *source.chosen, source.time])
+    if missing := [column for column in needed if column not in (reader.fieldnames or ())]:
+        raise SpecError(f"{path}: has no column {missing[0]}; it needs {', '.join(needed)}")
+    return rows
+
+
+def _read_nccl_tests(path: str) -> list[Row]:
+    """Read the table that a program of nccl-tests prints: out-of-place times, which come first."""
+    lines = read_bytes(path).decode(errors="replace").splitlines()
+    ops = "all_reduce|all_gather|reduce_scatter|alltoall"
+    told = re.search(rf"Collective test starting: ({ops})_perf", "\n".join(lines)) or re.search(ops, Path(path).name)
+    num_gpus = sum(bool(re.match(r"#\s+Rank\s+\d+", line)) for line in lines)
+    rows = [
+        {"gpu": "", "op": "", "num_gpus": str(num_gpus), "nbytes": found[1], "time_us": found[2], "line": f"line {i}"}
+        for i, line in enumerate(lines, start=1)
+        if (found := re.match(r"\s*(\d+)\s+\d+\s+\w+\s+\w+\s+-?\d+\s+(\S+)\s+\S+\s+\S+", line)) and found[1] != "0"
+    ]
+    if not rows:
+        raise SpecError(f"{path}: neither a folder, a .csv file nor the output of nccl-tests; check the path")
+    if told is None:
+        raise SpecError(f"{path}: does not tell the collective; name the file after it, such as all_reduce.txt")
+    if num_gpus < 2:
+        raise SpecError(f"{path}: has {num_gpus} lines '# Rank ...'; keep the head of the output, of at least 2 GPUs")
+    return [row | {"op": told[told.lastindex or 0], "line": f"{path}, {row['line']}"} for row in rows]
+
+
+def _kernels(source: Source, rows: Iterable[Row], gpu: str, notes: list[str]) -> dict[str, tuple[Points, int]]:
+    """Return times of a GPU's kernels by sizes, medians of repeated rows, and the GPUs that took part."""
+    families: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        if row["gpu"] in (gpu, "") and all(row[column] == value for column, value in source.fixed.items()):
+            name = source.kernel.format_map(row)
+            families[NAMES.get(name, name)].append(row)
+    if not families:
+        notes.append(f"{source.kernel}: no rows of {gpu}")
+    kernels = {}
+    for kernel, family in families.items():
+        if kernel not in KERNEL_AXES:
+            notes.append(f"{kernel}: left out, since no step uses it")
+            continue
+        for column in source.chosen:
+            family = _with_chosen(column, family)
+        times: dict[tuple[float, ...], list[float]] = defaultdict(list)
+        for row in family:
+            with prefix_errors(row["line"]):
+                numbers = {column: positive_number(row[column]) for column in source.columns}
+                # The smaller of two releases: other work, and a bad choice of kernel, only add to times.
+                both = [row[column] for column in (source.time, "earlier_time_us") if row.get(column)]
+                times[source.sizes(numbers)].append(min(map(positive_number, both or [""])))
+        ranks = int(positive_number(family[0][source.ranks])) if source.ranks else 0
+        kernels[kernel] = {sizes: statistics.median(times[sizes]) for sizes in sorted(times)}, ranks
+    return kernels
+
+
+def _with_chosen(column: str, rows: Sequence[Row]) -> list[Row]:
+    counts = Counter(row[column] for row in rows)
+    chosen = max(counts, key=lambda value: (counts[value], [int(part) for part in re.findall(r"\d+", value)]))
+    return [row for row in rows if row[column] == chosen]
+
+
+def _catalogued(kernel: str, catalogue: Mapping[str, KernelTables]) -> dict[str, Points]:
+    """Return the times of a kernel in the catalogue, by GPU."""
+    grids = {name: tables.grids[kernel] for name, tables in catalogue.items() if kernel in tables.grids}
+    return {
+        f"{name} of the catalogue": dict(
+            zip(itertools.product(*grid.axes), (np.ravel(grid.times_s) / MICROSECOND).tolist(), strict=True)
+        )
+        for name, grid in grids.items()
+    }
+
+
+def _copies(kernel: str, gpu: str, points: Points, others: Mapping[str, Points]) -> list[str]:
+    notes = []
+    for other, times in others.items():
+        shared = [sizes for sizes in points if sizes in times]
+        same = sum(f"{points[sizes]:.4g}" == f"{times[sizes]:.4g}" for sizes in shared)
+        if len(shared) > 2 and same > COPY_SHARE * len(shared):
+            notes.append(f"{kernel}: {same} of {len(shared)} times of {gpu} are those of {other}; one is a copy")
+    return notes
+
+
+def _full_grid(kernel: str, points: Points, notes: list[str]) -> tuple[list[list[float]], Times]:
+    """Arrange points in a grid without holes, bad ones repaired."""
+    axes = [sorted(set(axis)) for axis in zip(*points, strict=True)]
+    if math.prod(map(len, axes)) > 100 * len(points):
+        raise SpecError(f"{kernel}: {len(points)} points fill too little of the grid of their sizes")
+    times = np.full([len(axis) for axis in axes], np.nan)
+    for sizes, time_us in points.items():
+        times[tuple(axis.index(size) for axis, size in zip(axes, sizes, strict=True))] = time_us
+    measured = ~np.isnan(times)
+    for axis in range(times.ndim):
+        rest = tuple(other for other in range(times.ndim) if other != axis)
+        axes, times = _drop(kernel, axes, times, axis, measured.mean(axis=rest) < MEASURED_SHARE, notes)
+    times = _repaired(kernel, axes, times, notes)
+    if kernel.startswith("attention_"):
+        times = _lengthened(kernel, axes[-1], times, notes)
+    while np.isnan(times).any():
+        holes = [np.isnan(times).mean(axis=tuple(set(range(times.ndim)) - {axis})) for axis in range(times.ndim)]
+        worst = max(range(times.ndim), key=lambda axis: holes[axis].max())
+        dropped = np.arange(times.shape[worst]) == holes[worst].argmax()
+        axes, times = _drop(kernel, axes, times, worst, dropped, notes)
+    dips = np.zeros(times.shape, dtype=bool)
+    for axis in range(times.ndim):
+        dips |= times < DIP * np.maximum.accumulate(times, axis=axis)
+    if dips.any():
+        notes.append(f"{kernel}: {dips.sum()} of {dips.size} points take under 90 % of a smaller size; they are kept")
+    return axes, times
+
+
+def _drop(
+    kernel: str, axes: list[list[float]], times: Times, axis: int, dropped: npt.NDArray[np.bool_], notes: list[str]
+) -> tuple[list[list[float]], Times]:
+    if dropped.any():
+        values = ", ".join(f"{value:.0f}" for value, out in zip(axes[axis], dropped, strict=True) if out)
+        notes.append(f"{kernel}: {KERNEL_AXES[kernel][axis]} {values} left out, since too few of their points exist")
+    kept = [value for value, out in zip(axes[axis], dropped, strict=True) if not out]
+    return [*axes[:axis], kept, *axes[axis + 1 :]], times.compress(~dropped, axis)
+
+
+def _repaired(kernel: str, axes: Sequence[Sequence[float]], times: Times, notes: list[str]) -> Times:
+    """Put single bad points on the line through their neighbours, the worst first: it bends those beside it."""
+    logs, repaired = np.log(times), times.copy()
+    for _ in range(times.size):
+        lines = [line for axis, values in enumerate(axes) if (line := _line(logs, axis, np.log(values))) is not None]
+        if not lines:
+            break
+        least = np.nan_to_num([np.abs(logs - line) for line in lines]).min(axis=0)
+        worst = np.unravel_index(least.argmax(), least.shape)
+        if least[worst] <= math.log(BAD_FACTOR):
+            break
+        logs[worst] = np.mean([line[worst] for line in lines])
+        repaired[worst] = math.exp(logs[worst])
+        sizes = " x ".join(f"{values[i]:.0f}" for values, i in zip(axes, worst, strict=True))
+        notes.append(
+            f"{kernel} {sizes}: {times[worst]:.4g} us is off by more than {BAD_FACTOR:g} from its neighbours; "
+            f"{repaired[worst]:.4g} us on the line through them replaces it"
+        )
+    return repaired
+
+
+def _line(logs: Times, axis: int, positions: Times) -> Times | None:
+    """Interpolate each point from its two neighbours along an axis; NaN at the ends."""
+    if len(positions) < 3:
+        return None
+    along = np.moveaxis(logs, axis, 0)
+    shape = (-1,) + (1,) * (logs.ndim - 1)
+    share = ((positions[1:-1] - positions[:-2]) / (positions[2:] - positions[:-2])).reshape(shape)
+    line = np.full(along.shape, np.nan)
+    line[1:-1] = along[:-2] + share * (along[2:] - along[:-2])
+    return np.moveaxis(line, 0, axis)
+
+
+def _lengthened(kernel: str, lengths: Sequence[float], times: Times, notes: list[str]) -> Times:
+    """Fill in sequences that were too long to measure by the square of their length."""
+    filled = times.copy()
+    for j in range(1, len(lengths)):
+        hole = np.isnan(filled[:, j])
+        filled[hole, j] = filled[hole, j - 1] * (lengths[j] / lengths[j - 1]) ** 2
+    if count := int(np.isnan(times).sum() - np.isnan(filled).sum()):
+        notes.append(
+            f"{kernel}: {count} of {times.size} points were not measured: filled in by the square of the length"
+        )
+    return filled

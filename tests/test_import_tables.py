@@ -1,0 +1,290 @@
+"""Kernel tables from times that others measured: what is repaired, filled in, left out and told."""
+
+import itertools
+import json
+
+import pytest
+
+from lazsim.errors import SpecError
+from lazsim.specs.catalog import read_spec_bytes
+from lazsim.stepmodel.import_tables import check_tables, import_tables
+from lazsim.stepmodel.tables import CATALOG, load_tables, parse_tables
+
+GEMM = "gpu,dtype,m,n,k,time_us\n"
+HEAD = "kernel,size,columns,inner,num_ranks,time_us\n"
+
+# The layout of nccl-tests' README and of its print statements (src/common.cu).
+NCCL_TESTS = """\
+# nThread 1 nGpus 2 minBytes 8 maxBytes 1024 step: 2(factor) warmup iters: 5 iters: 20 agg iters: 1 validate: 1 graph: 0
+#
+# Using devices
+#  Rank  0 Group  0 Pid   1234 on      node0 device  0 [0x07] NVIDIA A100-SXM4-80GB
+#  Rank  1 Group  0 Pid   1234 on      node0 device  1 [0x0b] NVIDIA A100-SXM4-80GB
+#
+#                                                              out-of-place                       in-place
+#       size         count      type   redop    root     time   algbw   busbw #wrong     time   algbw   busbw #wrong
+#        (B)    (elements)                               (us)  (GB/s)  (GB/s)            (us)  (GB/s)  (GB/s)
+           0             0     float     sum      -1     4.00    0.00    0.00      0     4.00    0.00    0.00      0
+         256            64     float     sum      -1    10.50    0.02    0.02      0     9.00    0.03    0.03      0
+         512           128     float     sum      -1    11.00    0.05    0.05      0     9.00    0.06    0.06      0
+        1024           256     float     sum      -1    12.25    0.08    0.08      0     9.00    0.11    0.11      0
+# Out of bounds values : 0 OK
+# Avg bus bandwidth    : 0.05
+"""
+
+
+def matmuls(gpu="x1", change=None, sizes=(64, 128, 256, 512, 1024)):
+    """Times of `gemm.csv` in proportion to the work: log-linear along each size."""
+    points = {(m, n, k): m * n * k / 1e4 for m, n, k in itertools.product(sizes, repeat=3)} | (change or {})
+    return [f"{gpu},bf16,{m},{n},{k},{time}" for (m, n, k), time in points.items() if time]
+
+
+def write_gemm(folder, *rows, head="gpu,dtype,m,n,k,time_us"):
+    (folder / "gemm.csv").write_text("\n".join([head, *rows]) + "\n")
+    return str(folder)
+
+
+def write_attention(folder, points):
+    rows = [f"x1,1,{seq},{heads},8,128,{time}" for (heads, seq), time in points.items()]
+    text = "\n".join(["gpu,batch,seq,heads,kv_heads,head_dim,time_us", *rows]) + "\n"
+    (folder / "attention_prefill.csv").write_text(text)
+    return str(folder)
+
+
+def told(imported, text):
+    return [note for note in imported.notes if text in note]
+
+
+def test_times_come_through_and_what_is_not_there_is_told(tmp_path):
+    imported = import_tables(write_gemm(tmp_path, *matmuls()))
+    grid = parse_tables("x1", imported.text.encode()).grids["matmul_bf16"]
+    assert grid.time_s(128, 256, 64) == pytest.approx(128 * 256 * 64 / 1e4 * 1e-6, rel=1e-3)
+    assert imported.gpu == "x1"
+    assert imported.num_points == 125
+    assert imported.text.startswith("# x1: forward only; backward, a matmul is two of its shapes")
+    assert len(told(imported, "not in")) == 6
+    assert imported.median_error < 1e-3  # the line through the neighbours is exact
+
+
+def test_repeated_rows_become_their_median_and_the_smaller_of_two_releases_counts(tmp_path):
+    rows = [f"x1,bf16,{m},{n},{k},{time},{earlier}" for m, n, k in itertools.product((64, 128), repeat=3)
+            for time, earlier in ((7, ""), (9, 8), (50, ""))]  # fmt: skip
+    imported = import_tables(write_gemm(tmp_path, *rows, head="gpu,dtype,m,n,k,time_us,earlier_time_us"))
+    assert "matmul_bf16,64,128,64,,8\n" in imported.text
+
+
+def test_a_single_bad_point_is_put_on_the_line_of_its_neighbours_and_told(tmp_path):
+    right = 256 * 128 * 512 / 1e4
+    imported = import_tables(write_gemm(tmp_path, *matmuls(change={(256, 128, 512): 7 * right})))
+    assert f"matmul_bf16,256,128,512,,{right:.4g}\n" in imported.text
+    (note,) = told(imported, "off by more than 2")
+    assert note.startswith(f"matmul_bf16 256 x 128 x 512: {7 * right:.4g} us")
+
+
+def test_a_step_along_one_size_is_no_bad_point(tmp_path):
+    slow = {
+        (m, n, k): 5 * m * n * k / 1e4 for m, n, k in itertools.product((64, 128, 256, 512, 1024), repeat=3) if m > 128
+    }
+    assert not told(import_tables(write_gemm(tmp_path, *matmuls(change=slow))), "off by more than 2")
+
+
+def test_points_that_are_not_monotone_are_told_and_kept(tmp_path):
+    right = 512 * 256 * 256 / 1e4  # of half the rows
+    imported = import_tables(write_gemm(tmp_path, *matmuls(change={(1024, 256, 256): 0.85 * right})))
+    assert told(imported, "matmul_bf16: 1 of 125 points take under 90 % of a smaller size; they are kept")
+    assert f"matmul_bf16,1024,256,256,,{0.85 * right:.4g}\n" in imported.text
+
+
+def test_a_copy_of_another_gpu_is_told(tmp_path):
+    own = matmuls("x2", dict.fromkeys(itertools.product((64,), (64, 128), (64, 128)), 3.0))
+    folder = write_gemm(tmp_path, *matmuls("x1"), *own)
+    assert told(import_tables(folder, "x2"), "matmul_bf16: 121 of 125 times of x2 are those of x1; one is a copy")
+    sizes = itertools.product((64, 128, 256, 512, 1024), repeat=3)
+    slower = matmuls("x3", {(m, n, k): 1.1 * m * n * k / 1e4 for m, n, k in sizes})
+    assert not told(import_tables(write_gemm(tmp_path, *matmuls("x1"), *slower), "x3"), "one is a copy")
+
+
+def test_a_copy_of_the_catalogue_is_told(tmp_path):
+    sizes, times = load_tables("h100").grids["all_reduce"].axes[0], load_tables("h100").grids["all_reduce"].times_s
+    rows = [f"x1,all_reduce,8,{size:.0f},{1e6 * time:.4g}" for size, time in zip(sizes, times, strict=True)]
+    path = tmp_path / "nccl_single_node.csv"
+    path.write_text("\n".join(["gpu,op,num_gpus,nbytes,time_us", *rows]))
+    assert told(import_tables(str(path)), "all_reduce: 21 of 21 times of x1 are those of h100 of the catalogue")
+
+
+def test_long_sequences_that_were_not_measured_follow_from_the_square_of_their_length(tmp_path):
+    points = {(heads, seq): heads * seq for heads in (8, 16, 32) for seq in (1024, 2048, 4096)}
+    del points[32, 4096]
+    imported = import_tables(write_attention(tmp_path, points))
+    assert f"attention_128,32,4096,,,{4 * 32 * 2048:.4g}\n" in imported.text
+    assert told(imported, "attention_128: 1 of 9 points were not measured")
+
+
+def test_sizes_with_holes_are_left_out_and_told(tmp_path):
+    holes = {(m, 1024, k): None for m in (64, 128, 256, 512, 1024) for k in (64, 128, 256)} | {(64, 64, 512): None}
+    imported = import_tables(write_gemm(tmp_path, *matmuls(change=holes)))
+    assert told(imported, "matmul_bf16: columns 1024 left out")
+    assert told(imported, "left out, since too few") != told(imported, "columns 1024")
+    parse_tables("x1", imported.text.encode())  # a full grid
+
+
+def test_rows_of_another_gpu_stand_in_where_asked(tmp_path):
+    folder = write_gemm(tmp_path, *matmuls("x1"))
+    write_attention(tmp_path, {(heads, seq): heads * seq for heads in (8, 16) for seq in (1024, 2048)})
+    text = (tmp_path / "attention_prefill.csv").read_text().replace("x1", "x2")
+    (tmp_path / "attention_prefill.csv").write_text(text)
+    imported = import_tables(folder, "x1", {"attention_prefill.csv": "x2"})
+    assert "attention_128,8,1024,,,8192\n" in imported.text
+    assert told(imported, "attention_prefill.csv: rows of x2 stand in for those of x1")
+
+
+def test_the_output_of_nccl_tests_becomes_a_table(tmp_path, lazsim):
+    path, out = tmp_path / "all_reduce.txt", tmp_path / "out.csv"
+    path.write_text(NCCL_TESTS)
+    assert lazsim("profile", "import", path, "--gpu", "mine", "--out", out)[0] == 0
+    tables = load_tables(str(out))
+    assert tables.collective_ranks == {"all_reduce": 2}
+    # Out of place; the empty message is none. Over 8 GPUs at the same bus bandwidth: (7 / 8) / (1 / 2) times as long.
+    assert tables.grids["all_reduce"].axes == ([256.0, 512.0, 1024.0],)
+    assert tables.collective_s("all_reduce", 1024, 8) == pytest.approx(1.75 * 12.25e-6)
+
+
+def test_nccl_tests_may_name_its_program(tmp_path):
+    path = tmp_path / "log"
+    path.write_text("# Collective test starting: alltoall_perf\n" + NCCL_TESTS)
+    assert "all_to_all,256,,,2,10.5\n" in import_tables(str(path), "mine").text
+
+
+def test_held_out_points_are_every_second_of_each_size():
+    # Times of a 4 x 3 grid in proportion to the sizes, but at (2, 10), held out along both: 1.5 times as long.
+    rows = [
+        f"attention_64,{a},{b},,,{a * b * (1.5 if (a, b) == (2, 10) else 1)}" for a in (1, 2, 4, 8) for b in (5, 10, 20)
+    ]
+    (error,) = check_tables(parse_tables("x", (HEAD + "\n".join(rows)).encode())).kernels
+    assert (error.num_points, error.num_held_out) == (12, 3 + 4)  # heads 2; sequence 10
+    assert error.worst_error == pytest.approx(1 - 1 / 1.5)
+    # Of heads: 2 x 5, 2 x 20 exact and 2 x 10; of sequences: 1, 4, 8 x 10 exact and 2 x 10.
+    assert error.median_error == pytest.approx(0, abs=1e-9)
+
+
+def test_import_show_and_check_agree(tmp_path, lazsim):
+    out = tmp_path / "x1.csv"
+    code, printed, notes = lazsim("profile", "import", write_gemm(tmp_path, *matmuls()), "--out", out, "--json")
+    imported = json.loads(printed)
+    assert (code, imported["gpu"], imported["forward_only"]) == (0, "x1", True)
+    assert len(imported["notes"]) == 6
+    assert "mla_prefill.csv: not in" in notes
+    checked = json.loads(lazsim("profile", "check", out, "--json")[1])
+    assert checked == {"kernels": imported["kernels"], "median_error": imported["median_error"]}
+    shown = json.loads(lazsim("profile", "show", out, "--json")[1])
+    assert shown["kernels"][0]["sizes"]["columns"] == [64, 1024]
+    assert "forward only" in shown["remarks"][0]
+    assert "matmul_bf16" in lazsim("profile", "show", out)[1]
+    assert "median of the kernels' medians" in lazsim("profile", "check", out)[1]
+
+
+def test_a_step_runs_on_tables_of_its_own_in_the_current_folder(tmp_path, lazsim, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.csv").write_bytes((CATALOG / "h100.csv").read_bytes())
+    gpu = read_spec_bytes("gpus", "h100").decode()
+    (tmp_path / "gpu.toml").write_text(gpu.replace('kernels = "h100"', 'kernels = "mine.csv"'))
+    cluster = read_spec_bytes("clusters", "dgx-h100").decode()
+    (tmp_path / "cluster.toml").write_text(cluster.replace('gpu = "h100"', 'gpu = "gpu.toml"'))
+
+    def step(name):
+        fields = ("--layout", "expert=8", "--layout", "global_batch=256", "--gpus", 16, "--json")
+        return lazsim("step", "--model", "qwen3-30b-a3b", "--cluster", name, *fields)
+
+    code, printed, notes = step("cluster.toml")
+    assert code == 0, notes
+    assert json.loads(printed)["step_s"] == json.loads(step("dgx-h100")[1])["step_s"]
+    assert "kernels of h100 are those of mine.csv" in notes
+    # A table of one kernel cannot carry a step: one line says which is missing.
+    rows = [f"matmul_bf16,{m},{n},{k},,{m * n * k}" for m, n, k in itertools.product((64, 128), repeat=3)]
+    (tmp_path / "gpu.toml").write_text(gpu.replace('kernels = "h100"', 'kernels = "small.csv"'))
+    (tmp_path / "small.csv").write_text(HEAD + "\n".join(rows))
+    code, _, error = step("cluster.toml")
+    assert code == 2
+    assert "unknown kernel" in error
+    assert "in the tables of small.csv" in error
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("matmul,1,1,1,,1", "line 2: unknown kernel 'matmul': did you mean"),
+        ("matmul_bf16,1,1,,,1", "line 2: matmul_bf16 has the sizes rows, columns, inner, not 2 of them"),
+        ("quantise,1,,,,nan", "line 2: 'nan' is no number from"),
+        ("quantise,1,,,,", "line 2: '' is no number from"),
+        ("quantise,1,,", "line 2: 4 columns; give kernel,size"),
+        ("all_reduce,1,,,1,1", "line 2: `num_ranks` 1: give a whole number"),
+        ("all_reduce,1,,,2,1\nall_reduce,2,,,4,1", "line 3: all_reduce over 4 GPUs after 2"),
+        ("quantise,1,,,,1\nquantise,1,,,,2", "line 3: a second time for quantise"),
+        ("quantise,1,,,,1", "quantise: one size has a single value"),
+        ("attention_64,1,1,,,1\nattention_64,2,2,,,1", "attention_64: 2 points of its grid are missing"),
+    ],
+)
+def test_tables_that_cannot_be_used_are_refused_in_a_line(rows, message):
+    with pytest.raises(SpecError) as raised:
+        parse_tables("f.csv", (HEAD + rows).encode())
+    assert str(raised.value).startswith(f"f.csv{',' if message.startswith('line') else ':'} {message}")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "arguments", "message"),
+    [
+        ("gemm.csv", "gpu,dtype,m,n,k\nx1,bf16,1,1,1\n", (), "has no column time_us; it needs gpu, dtype, m, n, k"),
+        ("gemm.csv", GEMM + "x1,bf16,64,64,64,fast\n", (), "gemm.csv, line 2: 'fast' is no number"),
+        ("gemm.csv", GEMM + "x1,bf16,64,64,64,1\n", ("--gpu", "x2"), "unknown GPU 'x2'"),
+        (
+            "gemm.csv",
+            GEMM + "x1,bf16,1,1,1,1\nx2,bf16,1,1,1,1\n",
+            (),
+            "--gpu: give the name of one, of x1",
+        ),
+        ("gemm.csv", GEMM + "x1,bf16,64,64,64,1\n", (), "one of its sizes has a single value"),
+        ("matmul.csv", "gpu\n", (), "unknown file of kernel times 'matmul.csv'"),
+        ("gemm.csv", "gpu\n", ("--stand-in", "gemm=x1"), "--stand-in gemm: give FILE=GPU"),
+        ("some.txt", "no table", (), "neither a folder, a .csv file nor the output of nccl-tests"),
+        ("some.txt", NCCL_TESTS, ("--gpu", "x1"), "does not tell the collective"),
+        ("all_reduce.txt", NCCL_TESTS.replace("Rank", "rank"), ("--gpu", "x1"), "has 0 lines '# Rank ...'"),
+    ],
+)
+def test_files_that_cannot_be_imported_are_refused_in_a_line(tmp_path, lazsim, name, text, arguments, message):
+    (tmp_path / name).write_text(text)
+    out = tmp_path / "out.csv"
+    code, printed, error = lazsim("profile", "import", tmp_path / name, *arguments, "--out", out)
+    assert (code, printed) == (2, "")
+    assert message in error
+    assert not out.exists()
+
+
+def test_points_that_fill_too_little_of_their_grid_are_refused(tmp_path):
+    rows = [f"x1,bf16,{i},{i},{i},1" for i in range(1, 2000)]
+    with pytest.raises(SpecError, match="matmul_bf16: 1999 points fill too little"):
+        import_tables(write_gemm(tmp_path, *rows))
+
+
+def test_tables_with_a_huge_sparse_grid_take_no_memory():
+    rows = "\n".join(f"matmul_bf16,{i},{i},{i},,1" for i in range(1, 20_000))
+    with pytest.raises(SpecError, match="points of its grid are missing"):
+        parse_tables("f.csv", (HEAD + rows).encode())
+
+
+def test_matmuls_without_long_ones_are_taken_at_their_rate():
+    rows = [f"matmul_bf16,{m},{n},{k},,{m * n * k}" for m, n, k in itertools.product((64, 128), repeat=3)]
+    assert parse_tables("x", (HEAD + "\n".join(rows)).encode()).sustained_rate("matmul_bf16") == 1.0
+
+
+def test_shipped_tables_are_what_the_command_makes_of_the_reference(shared):
+    folder = shared / "measured" / "kernels"
+    if not folder.is_dir():
+        pytest.skip(f"needs {folder}")
+    imported = import_tables(str(folder), "a100")
+    assert imported.text == (CATALOG / "a100.csv").read_text()
+    assert imported.median_error < 0.05
+
+
+@pytest.mark.parametrize("gpu", ["a100", "h100", "h200", "b200", "gb200"])
+def test_shipped_tables_predict_held_out_points_within_five_per_cent(gpu):
+    assert check_tables(load_tables(gpu)).median_error < 0.05
