@@ -243,7 +243,7 @@ def import_command(path: str, gpu: str | None, stand_ins: tuple[str, ...], out: 
     imported = import_tables(path, gpu, parse_stand_ins(stand_ins))
     write_out(out, imported.text.encode())
     show(imported, imported.notes, tables_check_parts, as_json=as_json)
-    note(f"{imported.num_points} points of {len(imported.kernels)} kernels are in {out}")
+    note(f"{imported.num_points} points are in {out}; lazsim profile show {out}")
 
 
 @command.command()

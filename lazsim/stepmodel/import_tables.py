@@ -248,7 +248,10 @@ def import_tables(path: str, gpu: str | None = None, stand_ins: Mapping[str, str
         if taken != gpu:
             notes.append(f"{file}: rows of {taken} stand in for those of {gpu}")
         beside = {other: _kernels(SOURCES[file], rows, other, []) for other in known if other not in (gpu, taken)}
-        for kernel, (points, ranks) in _kernels(SOURCES[file], rows, taken, notes).items():
+        kernels = _kernels(SOURCES[file], rows, taken, notes)
+        if not kernels:
+            notes.append(f"{file}: no rows of {taken} are of use")
+        for kernel, (points, ranks) in kernels.items():
             others = {other: found[kernel][0] for other, found in beside.items() if kernel in found}
             notes += _copies(kernel, gpu, points, others | _catalogued(kernel, catalogue))
             axes, times = _full_grid(kernel, points, notes)
@@ -256,7 +259,7 @@ def import_tables(path: str, gpu: str | None = None, stand_ins: Mapping[str, str
                 notes.append(f"{kernel}: left out, since one of its sizes has a single value")
                 continue
             for index, time_us in np.ndenumerate(times):
-                sizes = [f"{axis[i]:.0f}" for axis, i in zip(axes, index, strict=True)]
+                sizes = [f"{axis[i]:.15g}" for axis, i in zip(axes, index, strict=True)]
                 lines.append(",".join([kernel, *[*sizes, "", ""][:3], str(ranks or ""), f"{time_us:.4g}"]))
     if not lines:
         unknown = known and gpu not in known
@@ -389,8 +392,6 @@ def _kernels(source: Source, rows: Iterable[Row], gpu: str, notes: list[str]) ->
         if row["gpu"] in (gpu, "") and all(row[column] == value for column, value in source.fixed.items()):
             name = source.kernel.format_map(row)
             families[NAMES.get(name, name)].append(row)
-    if not families:
-        notes.append(f"{source.kernel}: no rows of {gpu}")
     kernels = {}
     for kernel, family in families.items():
         if kernel not in KERNEL_AXES:
