@@ -259,6 +259,14 @@ def test_files_that_cannot_be_imported_are_refused_in_a_line(tmp_path, lazsim, n
     assert not out.exists()
 
 
+def test_a_table_of_bad_points_is_refused(tmp_path):
+    rows = [f"x1,all_reduce,8,{1024 * size},{1 + 99 * (size % 2)}" for size in range(1, 400)]
+    path = tmp_path / "nccl_single_node.csv"
+    path.write_text("\n".join(["gpu,op,num_gpus,nbytes,time_us", *rows]))
+    with pytest.raises(SpecError, match="all_reduce: 100 points are off by more than 2 from their neighbours"):
+        import_tables(str(path))
+
+
 def test_points_that_fill_too_little_of_their_grid_are_refused(tmp_path):
     rows = [f"x1,bf16,{i},{i},{i},1" for i in range(1, 2000)]
     with pytest.raises(SpecError, match="matmul_bf16: 1999 points fill too little"):

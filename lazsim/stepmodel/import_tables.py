@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lazsim.errors import SpecError, prefix_errors
+from lazsim.errors import SpecError, prefix_errors, printable
 from lazsim.files import read_bytes
 from lazsim.specs import unknown_name
 from lazsim.stepmodel.blocks import distinct_ranks
@@ -47,6 +47,12 @@ DIP = 0.9
 
 COPY_SHARE = 0.5
 """Share of identical times from which a table counts as a copy; tables of different GPUs share up to 1.5 %."""
+
+MOST_HOLES = 10
+"""A grid of more times as many points as were measured is refused: scattered sizes would fill the memory."""
+
+MOST_BAD = 100
+"""Bad points of a kernel that are repaired; a table of more is bad altogether, and each costs a pass."""
 
 MEASURED_SHARE = 0.5
 """A size with fewer of its points measured is left out of a grid."""
@@ -265,7 +271,7 @@ def import_tables(path: str, gpu: str | None = None, stand_ins: Mapping[str, str
         unknown = known and gpu not in known
         why = unknown_name("GPU", gpu, known) if unknown else f"no kernel of {gpu} can be used: {'; '.join(notes)}"
         raise SpecError(f"{path}: {why}")
-    text = "\n".join([f"# {gpu}: {FORWARD_ONLY}", ",".join(COLUMNS), *lines]) + "\n"
+    text = "\n".join([f"# {printable(gpu)}: {FORWARD_ONLY}", ",".join(COLUMNS), *lines]) + "\n"
     return ImportedTables(check_tables(parse_tables(gpu, text.encode())).kernels, gpu, text, len(lines), notes)
 
 
@@ -293,6 +299,7 @@ def _held_out_errors(grid: Grid) -> list[float]:
     errors = []
     for axis, values in enumerate(grid.axes):
         kept = [i for i in range(len(values)) if not i % 2 or i == len(values) - 1]
+        held = set(values) - {values[i] for i in kept}
         rest = Grid(
             tuple([values[i] for i in kept] if i == axis else other for i, other in enumerate(grid.axes)),
             times.take(kept, axis),
@@ -300,7 +307,7 @@ def _held_out_errors(grid: Grid) -> list[float]:
         errors += [
             float(abs(rest.time_s(*sizes) / time_s - 1))
             for sizes, time_s in zip(itertools.product(*grid.axes), times.ravel(), strict=True)
-            if values.index(sizes[axis]) not in kept
+            if sizes[axis] in held
         ]
     return errors
 
@@ -441,11 +448,12 @@ def _copies(kernel: str, gpu: str, points: Points, others: Mapping[str, Points])
 def _full_grid(kernel: str, points: Points, notes: list[str]) -> tuple[list[list[float]], Times]:
     """Arrange points in a grid without holes, bad ones repaired."""
     axes = [sorted(set(axis)) for axis in zip(*points, strict=True)]
-    if math.prod(map(len, axes)) > 100 * len(points):
+    if math.prod(map(len, axes)) > MOST_HOLES * len(points):
         raise SpecError(f"{kernel}: {len(points)} points fill too little of the grid of their sizes")
     times = np.full([len(axis) for axis in axes], np.nan)
+    places = [{size: i for i, size in enumerate(axis)} for axis in axes]
     for sizes, time_us in points.items():
-        times[tuple(axis.index(size) for axis, size in zip(axes, sizes, strict=True))] = time_us
+        times[tuple(place[size] for place, size in zip(places, sizes, strict=True))] = time_us
     measured = ~np.isnan(times)
     for axis in range(times.ndim):
         rest = tuple(other for other in range(times.ndim) if other != axis)
@@ -479,7 +487,7 @@ def _drop(
 def _repaired(kernel: str, axes: Sequence[Sequence[float]], times: Times, notes: list[str]) -> Times:
     """Put single bad points on the line through their neighbours, the worst first: it bends those beside it."""
     logs, repaired = np.log(times), times.copy()
-    for _ in range(times.size):
+    for _ in range(MOST_BAD):
         lines = [line for axis, values in enumerate(axes) if (line := _line(logs, axis, np.log(values))) is not None]
         if not lines:
             break
@@ -494,6 +502,8 @@ def _repaired(kernel: str, axes: Sequence[Sequence[float]], times: Times, notes:
             f"{kernel} {sizes}: {times[worst]:.4g} us is off by more than {BAD_FACTOR:g} from its neighbours; "
             f"{repaired[worst]:.4g} us on the line through them replaces it"
         )
+    else:
+        raise SpecError(f"{kernel}: {MOST_BAD} points are off by more than {BAD_FACTOR:g} from their neighbours")
     return repaired
 
 
