@@ -361,7 +361,7 @@ def test_ranks_compute_the_quotas_of_their_slots(padded, expected):
         (("skew", "--device", "cpu", "--skew", "nan"), "nan is not a number; give a finite one"),
         (("ranks", "--device", "cpu", "--tolerance", "nan"), "nan is not a number; give a finite one"),
         (("ranks", "--device", "cpu", "--layers", "99"), "--layers 99: gpt-l has 12 MoE layers"),
-        (("--out", "a.csv", "--device", "cpu", "--ranks", "100000"), "--ranks 100000: give at most"),
+        (("--out", "a.csv", "--device", "cpu", "--ranks", "100000"), "'--ranks': 100000 is not in the range"),
         (("skew", "--device", "cpu", "--skew", "9"), "--skew 9: 8 experts have an even share of 1/8"),
         (
             ("skew", "--device", "cpu", "--width", "64", "--budget", "1ms"),

@@ -73,7 +73,7 @@ def test_the_next_worker_takes_the_gpu_of_a_dead_one():
     started = []
     pool = SimpleNamespace(start=lambda args: started.append((args.name, args.local_rank)), kill=lambda _: None)
     server = SimpleNamespace(host="127.0.0.1", port=1, secret=b"")
-    coordinator = SimpleNamespace(server=server, record=SimpleNamespace(killed_s={}), now_s=lambda: 0.0)
+    coordinator = SimpleNamespace(server=server, record=SimpleNamespace(killed_s={}, started_s={}), now_s=lambda: 0.0)
     nodes = LocalNodes(coordinator, pool, Path("log"))
     for node in ("a", "b", "c"):
         nodes.start(node)

@@ -155,7 +155,7 @@ NEVER = {"checkpoint_interval_steps": dict.fromkeys(SYSTEMS, 10**6), "rebalance_
 
 def decide_live(kind, cost_model, survivors, others):
     """Decide as a coordinator does whose other workers have just failed; nodes are what they hold."""
-    workers = [SimpleNamespace(held=held, alive=True) for held in (*survivors, *others)]
+    workers = [SimpleNamespace(name="", held=held, alive=True) for held in (*survivors, *others)]
     spec = tiny_spec(kind.name, checkpoint_folder="no such folder")
     server = SimpleNamespace(spec=spec, workers=workers)
     coordinator = Coordinator(server, cost_model, min_workers=1, start_timeout_s=1.0)

@@ -14,7 +14,7 @@ from msgspec import Meta
 from lazsim.errors import SpecError
 from lazsim.files import decode_json, json_bytes, read_bytes, write_all
 from lazsim.specs import ModelSpec, sha256, unknown_name
-from lazsim.specs.record import Amount, Count, PositiveSeconds, Quantity, Rate, Seconds
+from lazsim.specs.record import Amount, Count, Number, PositiveSeconds, Quantity, Rate, Seconds
 
 FORMAT_VERSION = 1
 
@@ -118,7 +118,7 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     device: str
     dtype: str
     model: ModelSpec
-    conditions: dict[str, str | float | bool | None]
+    conditions: dict[str, str | Number | bool | None]
     matmul_flop_per_s: Rate
     copy_bytes_per_s: Rate
     kernels: list[str] = []

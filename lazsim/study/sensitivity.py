@@ -16,12 +16,21 @@ from lazsim.study.simulation import resolve_runs, run_scenario, simulate_scenari
 FACTORS = (0.5, 1.5)
 """Default factors by which each constant is multiplied."""
 
+DATASHEET = ("peak_flop_per_s", "peak_fp8_flop_per_s", "peak_fp4_flop_per_s", "memory_bytes_per_s", "memory_bytes")
+
 FIXED = {
-    "gpu": ("name", "source", "peak_flop_per_s", "memory_bytes_per_s", "memory_bytes", "fused_experts"),
-    "job": ("name", "sequences_per_gpu", "num_micro_batches", "checkpoint_interval_steps", "expert_kernels"),
+    "gpu": ("name", "source", "kernels", *DATASHEET, "fused_experts"),
+    "job": (
+        "name",
+        "sequences_per_gpu",
+        "num_micro_batches",
+        "checkpoint_interval_steps",
+        "expert_kernels",
+        "parallel",
+    ),
 }
-"""Fields that are not varied: names, datasheet figures, which only multiply efficiencies, and the job itself: its batch
-and the kind of its kernels."""
+"""Fields that are not varied: names, datasheet figures, which only multiply efficiencies, and the job itself: its
+batch, the kind of its kernels, and its layout, which runs do not use."""
 
 
 @dataclass(frozen=True)
