@@ -223,6 +223,42 @@ def measurement_targets() -> Iterator[Target]:
         yield Target(f"kernel table {name}", {name: content}, name, ("calibrate --measurements @ --json",))
 
 
+def step_targets() -> Iterator[Target]:
+    step = "step --model {} --cluster {} --gpus 16 --layout expert=8 --layout global_batch=64 --json{}"
+    model = (CATALOG / "models" / "deepseek-v3.toml").read_bytes()
+    yield Target("model of a step", {"mine.toml": model}, "mine.toml", (step.format("@/mine.toml", "dgx-h100", ""),))
+    cluster = (CATALOG / "clusters" / "gb200-nvl72.toml").read_bytes()
+    commands = (step.format("gpt-oss-20b", "@/mine.toml", ""),)
+    yield Target("cluster of a step", {"mine.toml": cluster}, "mine.toml", commands)
+    layout = (
+        b"\n[parallel]\nglobal_batch = 64\npipeline = 2\nvirtual_stages = 2\nstages = 'Et*6|(t*6|)*2t*6L'\nexpert = 8\n"
+    )
+    job = (CATALOG / "jobs" / "testbed-a.toml").read_bytes() + layout
+    yield Target("layout", {"mine.toml": job}, "mine.toml", (
+        "step --model gpt-oss-20b --cluster dgx-h100 --gpus 16 --job @/mine.toml --json",
+    ))  # fmt: skip
+    yield Target("layout options", {}, None, (
+        "step --model gpt-oss-20b --cluster dgx-h100 --gpus 16 --layout tensor=2 --layout global_batch=64 --json",
+        "step --model deepseek-v3 --cluster gb200-nvl72 --layout precision=mxfp8 --layout recompute=full --json",
+        "verify --only grok1 --json",
+    ))  # fmt: skip
+    head, *lines = (CATALOG / "measured" / "training.csv").read_bytes().splitlines()
+    rows = [line for line in lines if line.startswith((b"r043,", b"r195,"))]
+    mine = [row.replace(b"grok1_314b", b"mine").replace(b"DGX-H100", b"here") for row in rows[-1:]]
+    files = {
+        "runs.csv": b"\n".join([head, *rows, *mine, b""]),
+        "models.csv": (
+            b"model_key,layers_total,moe_layers,d_model,heads,kv_heads,head_dim,experts,topk,expert_d_ff,vocab\n"
+            b"mine,64,64,6144,48,8,128,8,2,32768,131072\n"
+        ),
+        "systems.csv": (
+            b"system,gpu,gpus_per_node,gpus_per_nvlink_domain,nvlink_GBps_per_dir,nic_Gbps_per_gpu\nhere,H100,8,8,450,400\n"
+        ),
+    }
+    for name in files:
+        yield Target(f"measured {name}", files, name, ("verify --rows @/runs.csv --json",))
+
+
 def option_targets() -> Iterator[Target]:
     policy = b"def plan(request):\n    return [[[0, 1], [2, 3], [0, 1], [2, 3]]]\n"
     place = "place --nodes 4 --slots 2 --experts 4 --policy @/mine.py:plan --json"
@@ -244,7 +280,15 @@ def option_targets() -> Iterator[Target]:
 
 
 def all_targets() -> list[Target]:
-    kinds = (trace_targets, routing_targets, spec_targets, sweep_targets, measurement_targets, option_targets)
+    kinds = (
+        trace_targets,
+        routing_targets,
+        spec_targets,
+        sweep_targets,
+        measurement_targets,
+        step_targets,
+        option_targets,
+    )
     return [target for kind in kinds for target in kind()]
 
 

@@ -158,6 +158,12 @@ def test_rows_of_a_file_find_models_and_systems_beside_it(lazsim, tmp_path):
     assert mine["predicted"] == pytest.approx(catalogued["predicted"], rel=1e-6)
 
 
+def test_a_text_that_no_row_has_is_refused(lazsim):
+    status, _, err = lazsim("verify", "--only", "nosuch")
+    assert status == 2
+    assert "--only nosuch: none of the 215 measured runs has this text" in err
+
+
 def test_a_table_without_a_needed_column_is_refused(lazsim, tmp_path):
     (tmp_path / "runs.csv").write_text("row_id,model_key\n1,a\n")
     status, _, err = lazsim("verify", "--rows", str(tmp_path / "runs.csv"))

@@ -57,7 +57,9 @@ class Grid:
         return [[math.log(value) for value in axis] for axis in self.axes], strides, logs.ravel().tolist()
 
     def time_s(self, *sizes: float) -> float:
-        """Return the time of a kernel of the given sizes."""
+        """Return the time of a kernel of the given sizes; one of size 0 is not launched."""
+        if not min(sizes):
+            return 0.0
         axes, strides, logs = self._logs
         scale, corners = 0.0, [(0, 1.0)]
         for axis, stride, size in zip(axes, strides, sizes, strict=True):

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from lazsim.errors import SpecError
 from lazsim.stepmodel.predict import predict_step
 from lazsim.study.measured_runs import MeasuredRun, read_runs
 
@@ -97,9 +98,16 @@ def verify(
         Keep rows with this text in their name, model, system or another setting.
     progress
         Wraps the runs as they are predicted.
+
+    Raises
+    ------
+    LazsimError
+        When a table cannot be read, or no row has the text.
     """
     runs = [run for path in paths for run in read_runs(path)] or read_runs()
     wanted = [run for run in runs if only.lower() in " ".join((run.id, *run.settings.values(), run.source)).lower()]
+    if not wanted:
+        raise SpecError(f"`only` {only}: none of the {len(runs)} measured runs has this text; give another one")
     return Verification([_verified(run) for run in progress(wanted)])
 
 
