@@ -3,9 +3,11 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from lazsim.study.experiment import experiment_titles
+from lazsim.output.outcome import outcome_text
+from lazsim.study.experiment import Outcome, experiment_titles
 from tests.conftest import ROOT
 
 NAMES = list(experiment_titles())
@@ -132,3 +134,10 @@ def test_reference_data_beside_the_current_checkout_are_found(lazsim, tmp_path, 
     out = lazsim("experiment", "run", "expert-loads", "--small", "--jobs", 1, "--json", "--out", tmp_path / "out")[1]
     rows = json.loads(out)["experiments"]["expert-loads"]["tables"]["layers"]
     assert {row["loads"] for row in rows} == {"generated", "recorded"}
+
+
+def test_values_that_cannot_be_compared_are_shown():
+    table = pd.DataFrame({"node": [0, 1], "held": [{"a": 1}, {"b": 2}]})
+    text = outcome_text(Outcome({"plan": table}), 80)
+    assert "{'a': 1}" in text
+    assert "{'b': 2}" in text

@@ -59,9 +59,10 @@ def outcome_text(outcome: Outcome, width: int | None = None) -> str:
 
 def _table(frame: pd.DataFrame) -> Table:
     """Take the first columns that tell rows apart for keys, and say once what keys all rows have in common."""
-    names = list(frame.columns)
-    num_keys = next((count for count in range(1, len(names)) if not frame.duplicated(names[:count]).any()), 1)
-    common = [name for name in names[:num_keys] if len(frame) > 1 and len(set(frame[name])) == 1]
+    # As texts, since a script of a user may have values that cannot be compared.
+    names, texts = list(frame.columns), frame.astype(str)
+    num_keys = next((count for count in range(1, len(names)) if not texts.duplicated(names[:count]).any()), 1)
+    common = [name for name in names[:num_keys] if len(frame) > 1 and len(set(texts[name])) == 1]
     shown = frame.drop(columns=common)
     columns = [Column(str(name), _cell, _kind(shown[name]), is_key=name in names[:num_keys]) for name in shown]
     values = [f"{name} {text}" for name in common if (text := _cell(frame[name].tolist()[0]))]
