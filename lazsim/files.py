@@ -275,7 +275,7 @@ _read_pipe = functools.cache(_read)
 def read_array(stream: IO[bytes], most_bytes: int) -> Any:
     """Read an array of numbers in numpy's format; a ValueError says that it is none, or larger than `most_bytes`.
 
-    Its header may lie about the size of what follows, so that memory is taken only for what is there.
+    Its header may lie about the size of its content. Memory is taken for the content alone.
     """
     import numpy as np
 

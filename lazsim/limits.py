@@ -17,7 +17,7 @@ MAX_GPUS_PER_NODE = 1 << 10
 """GPUs of a node; the largest NVLink domain announced has 576."""
 
 MAX_SLOTS = 1 << 24
-"""Replica slots of a plan, all layers and nodes together; a plan of so many takes seconds and 128 MiB."""
+"""Replica slots of a plan, all layers and nodes together. A plan with this number takes seconds and 128 MiB."""
 
 MAX_PLAN_CELLS = 1 << 26
 """Layers times experts times nodes of a plan, which fill 512 MiB; DeepSeek-V3 on 4,500 nodes has as many."""

@@ -1,10 +1,12 @@
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lazsim.costmodel.compute import AnalyticCompute
 from lazsim.costmodel.kernels import matmul_s, memory_s
-from lazsim.specs import GpuSpec
+from lazsim.specs import ClusterSpec, GpuSpec, JobSpec, ModelSpec, load_spec
 
 IDEAL = GpuSpec(
     name="ideal",
@@ -78,3 +80,23 @@ def test_more_of_any_dimension_never_takes_less(m, n, k, factor):
 @given(sizes, sizes, sizes)
 def test_no_matmul_is_faster_than_the_datasheet(m, n, k):
     assert matmul_s(REAL, m, n, k) >= matmul_s(IDEAL, m, n, k)
+
+
+def test_experts_narrower_than_the_model_cost_and_send_by_their_own_width():
+    wide = load_spec(ModelSpec, "nemotron-3-super")
+    parts = load_spec(ClusterSpec, "h100x16"), load_spec(JobSpec, "testbed-a")
+    # With a memory that costs nothing: 1024 of 4096 is a quarter of the operations, and of the bytes of a token.
+    free = msgspec.structs.replace(IDEAL, memory_bytes_per_s=1e24)
+    models = wide, msgspec.structs.replace(wide, d_expert=None)
+    narrow_s, wide_s = (float(AnalyticCompute(one, free, *parts).expert_s(np.array(32768.0))) for one in models)
+    assert wide_s / narrow_s == pytest.approx(wide.d_model / 1024)
+    narrow_s, wide_s = (float(AnalyticCompute(one, IDEAL, *parts).reorder_s(np.array(32768.0))) for one in models)
+    assert wide_s / narrow_s == pytest.approx(4)
+
+
+def test_a_hybrid_pays_for_scores_in_its_attention_layers_alone():
+    hybrid = load_spec(ModelSpec, "nemotron-3-nano")
+    parts = (load_spec(GpuSpec, "h100"), load_spec(ClusterSpec, "h100x16"), load_spec(JobSpec, "testbed-a"))
+    more = msgspec.structs.replace(hybrid, num_attention_layers=2 * hybrid.attention_layers)
+    one, two = (AnalyticCompute(model, *parts).dense_s(8192) for model in (hybrid, more))
+    assert one < two < 1.2 * one

@@ -159,3 +159,16 @@ def test_a_profile_that_lacks_sizes_or_kernels_of_a_run_says_which(tmp_path):
         f"{path}: a run takes analytic times for dense: measure two sizes or more of head",
         f"{path}: a run takes analytic times for reorder: measure two sizes or more of reorder",
     ]
+
+
+@pytest.mark.parametrize(
+    ("model", "note"),
+    [
+        ("gpt-oss-20b", "sliding windows count as attention to the whole sequence"),
+        ("nemotron-3-nano", "scans of state-space layers count nothing"),
+    ],
+)
+def test_a_block_that_runs_do_not_price_is_told(model, note):
+    settings = {"model": model, "cluster": "dgx-h100", "duration": "1min"}
+    result = simulate("fail-every-40min", systems=["lazarus"], **settings)
+    assert any(note in one for one in result.notes)

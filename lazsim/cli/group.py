@@ -26,7 +26,7 @@ COMMANDS = {
     "sweep": "Run grids of models, systems, traces and seeds, and go on where they were stopped.",
     "experiment": "Make the figures and tables of the published evaluation again.",
     "sensitivity": "Show what changes when a constant is off by half.",
-    "list": "List what a name can be, and where to add one's own.",
+    "list": "List the names that options take, and where to add more.",
 }
 """Name -> one line of help; the command itself is in the module of the same name."""
 

@@ -56,10 +56,10 @@ class AnalyticCompute:
         backward in each layer (Megatron-LM, arXiv 1909.08053).
         """
         model, gpus = self.model, self.cluster.gpus_per_node
-        columns = model.attention_layers * model.params_per_attention + model.feed_forward_params
+        columns = model.mixer_params + model.feed_forward_params
         matmuls_s = (
             model.num_layers * self._matmul_s(num_tokens, columns / model.num_layers / model.d_model / gpus)
-            + model.num_layers * self._matmul_s(num_tokens, model.sequence_length / 2, model.score_dim / gpus)
+            + model.attention_layers * self._matmul_s(num_tokens, model.sequence_length / 2, model.score_dim / gpus)
             + model.num_moe_layers * self._matmul_s(num_tokens, model.num_experts / gpus)
             + self._matmul_s(num_tokens, model.vocab_size / gpus)
         )
@@ -82,8 +82,8 @@ class AnalyticCompute:
     def expert_s(self, num_tokens: Floats) -> Floats:
         """One expert: up (and gate) projections, activation, down projection."""
         model, gpu = self.model, self._expert_gpu
-        up_s = matmul_s(gpu, num_tokens, model.d_ff_expert, model.d_model)
-        down_s = matmul_s(gpu, num_tokens, model.d_model, model.d_ff_expert)
+        up_s = matmul_s(gpu, num_tokens, model.d_ff_expert, model.expert_dim)
+        down_s = matmul_s(gpu, num_tokens, model.expert_dim, model.d_ff_expert)
         # The activation reads what the up (and gate) projections wrote and writes one result.
         passes = model.matrices_per_expert * model.d_ff_expert * WEIGHT_BYTES_PER_PARAM
         activation_s = memory_s(gpu, num_tokens * passes)
@@ -92,14 +92,14 @@ class AnalyticCompute:
 
     def reorder_s(self, num_tokens: Floats) -> Floats:
         """Gate and token reorder at the bandwidth of a copy, which reads and writes."""
-        num_bytes = REORDER_COPIES * 2 * WEIGHT_BYTES_PER_PARAM * self.model.d_model * num_tokens
+        num_bytes = REORDER_COPIES * 2 * WEIGHT_BYTES_PER_PARAM * self.model.expert_dim * num_tokens
         seconds: Floats = self.job.reorder_kernels * self.gpu.kernel_overhead_s + memory_s(self.gpu, num_bytes)
         return seconds
 
     def masked_reorder_s(self, num_tokens: float, capacity: Floats) -> Floats:
         """Dispatch and combine as matmuls with one-hot masks, as in DeepSpeed-MoE."""
         rows = self.model.num_experts * capacity
-        matmuls_s = MASKED_REORDER_MATMULS * matmul_s(self.gpu, rows, self.model.d_model, num_tokens)
+        matmuls_s = MASKED_REORDER_MATMULS * matmul_s(self.gpu, rows, self.model.expert_dim, num_tokens)
         seconds: Floats = self.job.reorder_kernels * self.gpu.kernel_overhead_s + matmuls_s
         return seconds
 

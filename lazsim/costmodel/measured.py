@@ -157,12 +157,18 @@ def missing_kernels(profile: Profile, model: ModelSpec) -> dict[str, list[str]]:
 
 
 def _dense_kernels(model: ModelSpec) -> dict[str, int]:
-    """Return the kernels of dense work, and how often a step has each."""
+    """Return the kernels of dense work, and how often a step has each.
+
+    No profile has the last three, so that the dense work of models with such blocks stays analytic.
+    """
     counts = {
-        "attention": model.num_layers,
+        "attention": model.attention_layers,
         "head": 1,
-        "feed_forward": model.num_layers - model.num_moe_layers,
+        "feed_forward": model.num_dense_layers,
         "expert": model.num_moe_layers * model.num_shared_experts,
+        "state_space": 0 if model.state_space is None else model.state_space.num_layers,
+        "narrow_experts": 0 if model.d_expert is None else model.num_moe_layers,
+        "shared_experts": int(model.shared_dim != model.num_shared_experts * model.d_ff_expert),
     }
     return {name: count for name, count in counts.items() if count}
 

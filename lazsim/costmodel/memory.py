@@ -126,7 +126,7 @@ def layer_activation_bytes(model: ModelSpec, share: GpuShare) -> tuple[float, Fl
     dense = attention + tokens * half * model.matrices_per_expert * model.d_ff_dense
     inner = half * model.matrices_per_expert * model.d_ff_expert
     shared = attention + tokens * half * model.matrices_per_expert * model.shared_dim
-    routed_L = share.rows_L * (half * model.d_model + inner) + share.sent_L * half * model.d_model
+    routed_L = share.rows_L * (half * model.expert_dim + inner) + share.sent_L * half * model.expert_dim
     return dense, shared + routed_L + MASK_BYTES * tokens * share.sent_L * share.masked_reorder
 
 
@@ -145,7 +145,7 @@ def gpu_memory(model: ModelSpec, share: GpuShare, *, saving: bool = False) -> Me
         kept = model.num_layers * tokens * half * model.d_model + max(float(moe_L.max()), dense * (num_dense > 0))
     # Input of the last layer norm and of the output layer, and fp32 logits (Korthikanti et al., section 4.3).
     head = 4 * tokens * (model.d_model + model.vocab_size)
-    in_flight_L = half * model.d_model * (share.rows_L + share.sent_L)
+    in_flight_L = half * model.expert_dim * (share.rows_L + share.sent_L)
     buffers_L = in_flight_L + MASK_BUFFER_BYTES * tokens * share.sent_L * share.masked_reorder
     params = owned = share.dense_params + share.expert_params
     if saving:
@@ -181,7 +181,7 @@ def fullest_share(
     by_expert[0, :, :-1], by_expert[1, :, :-1] = tokens_LE / plan.replicas_LE, 1.0
     slots = slots_by_gpu(plan, gpus_per_node)
     rows_LG, held_LG = by_expert.reshape(2, -1).take(slots, axis=1).sum(axis=1)
-    row_bytes = WEIGHT_BYTES_PER_PARAM * (model.d_model + model.matrices_per_expert * model.d_ff_expert)
+    row_bytes = WEIGHT_BYTES_PER_PARAM * (model.expert_dim + model.matrices_per_expert * model.d_ff_expert)
     state_bytes = (STATE_BYTES_PER_PARAM + WEIGHT_BYTES_PER_PARAM) * model.expert_params
     fullest = int((rows_LG.sum(axis=0) * row_bytes + held_LG.sum(axis=0) * state_bytes).argmax())
     return GpuShare(

@@ -181,7 +181,7 @@ class StepCost:
         return slowest
 
     def _all_to_all_s(self, tokens_BLE: Floats) -> Floats:
-        bytes_LBE = tokens_BLE.transpose(1, 0, 2) * (self.costs.model.d_model * WEIGHT_BYTES_PER_PARAM)
+        bytes_LBE = tokens_BLE.transpose(1, 0, 2) * (self.costs.model.expert_dim * WEIGHT_BYTES_PER_PARAM)
         # Bytes on the busiest link: of tokens or counts, through a NIC or inside a server, by layer and sample.
         busiest = np.empty((2, 2, *bytes_LBE.shape[:2]))
         for some in self._layers:

@@ -196,13 +196,13 @@ def check_report(spec: LiveSpec, message: Message) -> None:
     match message:
         case Hello(held=HeldState(blocks=blocks)) | Left(held=HeldState(blocks=blocks)):
             if blocks and max(blocks) > model.num_moe_layers * model.num_experts:
-                raise LiveError("a worker told of blocks that the model does not have")
+                raise LiveError("a worker named a block that is not in the model")
         case StepDone(loads=loads):
             num_tokens = spec.global_batch * model.sequence_length * model.top_k
             if [len(layer) for layer in loads] != [model.num_experts] * model.num_moe_layers:
-                raise LiveError("a worker told of experts that the model does not have")
+                raise LiveError("a worker counted tokens of other layers or experts than the model has")
             if any(sum(layer) != num_tokens for layer in loads):
-                raise LiveError("a worker told of tokens that the step does not have")
+                raise LiveError("a worker counted other tokens than its step has")
 
 
 def new_nonce() -> bytes:

@@ -11,7 +11,7 @@ from lazsim.placement.plan import Ints
 
 
 def require_plan_size(num_layers: int, num_experts: int, num_nodes: int, num_slots: int) -> None:
-    """Raise SpecError when a plan for so many nodes of `num_slots` slots would fill the memory.
+    """Raise SpecError when a plan for this number of nodes, with `num_slots` slots each, would fill the memory.
 
     Examples
     --------

@@ -236,11 +236,14 @@ class ModelSpec(Spec, frozen=True, kw_only=True):
         """Parameters outside the routed experts: attention, dense blocks, gates, embeddings."""
         gates = self.num_moe_layers * self.d_model * self.num_experts
         embeddings = (self.num_vocab_matrices * self.vocab_size + self.num_learned_positions) * self.d_model
-        hybrid = (
-            0 if self.state_space is None else self.state_space.num_layers * self.state_space.num_params(self.d_model)
-        )
-        attention = self.attention_layers * self.params_per_attention
-        return attention + hybrid + self.feed_forward_params + gates + embeddings
+        return self.mixer_params + self.feed_forward_params + gates + embeddings
+
+    @property
+    def mixer_params(self) -> int:
+        """Parameters of the projections of all attention and state-space layers."""
+        space = self.state_space
+        hybrid = 0 if space is None else space.num_layers * space.num_params(self.d_model)
+        return self.attention_layers * self.params_per_attention + hybrid
 
     @property
     def total_params(self) -> int:

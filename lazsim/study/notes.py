@@ -14,6 +14,7 @@ from lazsim.engine.systems import DEFAULT_SYSTEMS, SYSTEMS
 from lazsim.errors import CostRangeError, InfeasiblePlanError
 from lazsim.routing import Routing
 from lazsim.scenario import Scenario, resolve
+from lazsim.specs import ModelSpec
 from lazsim.study.memory import memory_notes
 from lazsim.trace.table import Event, Trace, build_trace
 from lazsim.units import format_duration
@@ -27,7 +28,7 @@ def describe_runs(scenarios: Sequence[Scenario], runs: Sequence[SystemRun], trac
     notes = [*_input_notes(first, trace, loads, runs[0].wall_s), *memory_notes(scenarios, runs, loads)]
     for scenario, run in zip(scenarios, runs, strict=True):
         notes += _run_notes(scenario, run, trace, loads)
-    notes += _cost_notes(first)
+    notes += [*_model_notes(first.model), *_cost_notes(first)]
     return list(dict.fromkeys(notes + (_placement_notes(scenarios, runs, trace) if first.score_plans else [])))
 
 
@@ -137,6 +138,18 @@ def _longest_s(trace: Trace, num_nodes: int, wall_s: float) -> float:
     enough = num_alive[: len(edges_s) - 1] >= num_nodes
     changes_s = edges_s[np.diff(enough, prepend=False, append=False)]
     return float((changes_s[1::2] - changes_s[::2]).max())
+
+
+def _model_notes(model: ModelSpec) -> list[str]:
+    """Say which blocks of a model cost too much or nothing in a run; `lazsim.stepmodel` has them."""
+    notes = []
+    if model.attention is not None and model.attention.num_window_layers:
+        notes.append(f"{model.name}: sliding windows count as attention to the whole sequence, so steps are too long")
+    if model.state_space is not None:
+        notes.append(f"{model.name}: scans of state-space layers count nothing beside their projections")
+    if model.num_mtp_layers:
+        notes.append(f"{model.name}: layers that predict further tokens count nothing")
+    return notes
 
 
 def _cost_notes(scenario: Scenario) -> list[str]:
