@@ -142,7 +142,7 @@ def spec_targets() -> Iterator[Target]:
     yield Target("gpu", {"gpu.toml": gpu, "cluster.toml": here}, "gpu.toml", (
         run.format("lazarus", "--cluster @/cluster.toml"), run.format("tutel", "--cluster @/cluster.toml"),
     ))  # fmt: skip
-    for name in ("spot-p3-like", "fail-every-5min"):
+    for name in ("spot-p3-like", "fail-every-5min", "meta-rsc-1"):
         recipe = (CATALOG / "traces" / f"{name}.toml").read_bytes()
         yield Target(f"recipe {name}", {"mine.toml": recipe}, "mine.toml", (
             "trace generate @/mine.toml --out @/out/t.csv",
@@ -275,6 +275,7 @@ def option_targets() -> Iterator[Target]:
         "run --trace fail-every-5min --start 5min --duration 2min --max-nodes 8 --seed 3 --system ds --json",
         "routing generate smartmoe-fit --layers 2 --experts 4 --steps 100 --seed 1 --out @/out/loads.csv",
         "trace generate spot-p3-like --seed 5 --out @/out/t.csv",
+        "trace generate --nodes 4 --node-mtbf 5d --repair 4h --repair-sigma 1 --batch-share 1 --domains 2",
         "list models --json",
     ))  # fmt: skip
 

@@ -80,6 +80,41 @@ def test_fit_writes_a_recipe_that_generates(lazsim, tmp_path):
     assert json.loads(lazsim("trace", "info", made, "--json")[1])["peak_nodes"] == 32
 
 
+def test_generate_from_an_mtbf_and_a_repair_time_goes_to_stdout(lazsim, tmp_path):
+    code, out, _ = lazsim("trace", "generate", "--nodes", 64, "--node-mtbf", "50d", "--repair", "4h")
+    (tmp_path / "made.csv").write_text(out)
+    info = json.loads(lazsim("trace", "info", tmp_path / "made.csv", "--json")[1])
+    assert code == 0
+    assert (info["initial_nodes"], info["span_s"]) == (64, 30 * 86400)
+    # 64 nodes x 30 d / 50 d = 38 losses, standard deviation 6
+    assert 20 < info["num_losses"] < 57
+
+
+def test_generate_changes_fields_of_a_recipe(lazsim):
+    out = lazsim("trace", "generate", "meta-rsc-1", "--nodes", 16, "--duration", "7d", "--shape", 0.7)[1]
+    assert "# recipe: meta-rsc-1" in out
+    assert '"num_nodes":16,"mtbf_s":13292308.0,"shape":0.7,"repair_s":14400.0,"duration_s":604800.0' in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--nodes", 4), "give --node-mtbf and --repair"),
+        (("spot-p3-like", "--shape", 2), "--shape: spot-p3-like is a recipe without it"),
+        (("meta-rsc-1", "--shape", -3), "--shape: Expected float >= 0.2"),
+        (("meta-rsc-1", "--batch-share", 0.3), "--batch-share with --domains or with --batch-nodes"),
+        (("meta-rsc-1", "--domains", 8), "--batch-share with --domains or with --batch-nodes"),
+        (("meta-rsc-1", "--nodes", 4, "--batch-share", 0.3, "--domains", 8), "at most --nodes domains"),
+        (("meta-rsc-1", "--node-mtbf", "1ms", "--batch-share", 1, "--domains", 8), "more than 1,048,576 events"),
+    ],
+)
+def test_options_that_make_no_recipe_are_refused_in_a_line(lazsim, arguments, said):
+    code, out, err = lazsim("trace", "generate", *arguments)
+    assert (code, out) == (2, "")
+    assert len(err.splitlines()) == 1
+    assert said in err
+
+
 def test_options_offer_every_format_and_every_cap():
     from lazsim.cli.replay import CAPS, FORMATS
     from lazsim.trace import CAP_RULES, READERS

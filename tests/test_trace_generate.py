@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 
 from lazsim.errors import LazsimError, SpecError
 from lazsim.trace import Event, build_trace, generate_trace, load_recipe, read_trace, trace_stats
-from lazsim.trace.fit import fit_spot, fit_table
+from lazsim.trace.fit import fit_recipe, fit_spot, fit_table
 from lazsim.trace.generate import draw_weibull, generated_bytes
-from lazsim.trace.recipes import SpotSpec, WeibullSpec, describe_recipe, list_recipes, recipe_toml
+from lazsim.trace.recipes import MtbfSpec, SpotSpec, WeibullSpec, describe_recipe, list_recipes, recipe_toml
 
+HOUR_S = 3600.0
 BUNDLE = sorted((Path(__file__).parent.parent / "traces").glob("*.csv"))
 
 
@@ -128,6 +129,95 @@ def test_fit_table_compares_over_seeds():
     assert (table["median"] <= table["p95"]).all()
 
 
+def failing(seed=0, **changes):
+    """Generate a trace of nodes with an MTBF of 100 h and a repair time of 5 h."""
+    recipe = MtbfSpec(num_nodes=200, mtbf_s=100 * HOUR_S, repair_s=5 * HOUR_S, duration_s=3000 * HOUR_S)
+    return generate_trace(msgspec.structs.replace(recipe, **changes), np.random.default_rng(seed))
+
+
+LAWS = {
+    "exponential": {},
+    "infant failures": {"shape": 0.6},
+    "wear": {"shape": 2.0},
+    "log-normal repair": {"repair_sigma": 1.2},
+    "constant repair": {"repair_sigma": 0.0},
+    "racks": {"batch_share": 0.4, "num_domains": 50, "shape": 0.7},
+    "batches": {"batch_share": 0.5, "batch_nodes": 4, "repair_sigma": 0.5},
+    "racks only": {"batch_share": 1.0, "num_domains": 50},
+}
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_availability_and_rate_are_those_of_mtbf_and_repair_whatever_the_laws(law):
+    stats = trace_stats(failing(**LAWS[law]))
+    # 200 nodes x 3000 h / 105 h = 5700 failures, at least 1400 of them independent: 3 % error of the mean time alive,
+    # and 5 % (a log-normal law of sigma 1.2 varies by 1.8 of its mean) of the 4.76 % of the time away.
+    assert stats.node_hours / stats.num_removals == pytest.approx(100, rel=0.09)
+    assert stats.mean_nodes / 200 == pytest.approx(100 / 105, abs=3 * 0.05 * 0.0476)
+
+
+def test_failures_of_a_hundred_nodes_in_a_month_are_as_many_as_renewal_theory_says():
+    recipe = MtbfSpec(num_nodes=100, mtbf_s=240 * HOUR_S, repair_s=2 * HOUR_S, duration_s=720 * HOUR_S)
+    stats = [trace_stats(generate_trace(recipe, np.random.default_rng(seed))) for seed in range(20)]
+    # 100 / 240 h x (240 / 242 x 720 h + 0.0164 h) = 297.5 from all nodes alive; a standard deviation of 17 for a trace
+    assert np.mean([one.num_losses for one in stats]) == pytest.approx(297.5, abs=2 * 17 / math.sqrt(20))
+    assert np.mean([one.mean_nodes for one in stats]) == pytest.approx(100 * 240 / 242, abs=0.1)
+
+
+def test_a_cluster_that_has_run_for_long_fails_at_its_mean_rate_from_the_start_and_a_new_one_has_infant_failures():
+    rates = []
+    for new_nodes in (False, True):
+        first_days = [failing(seed, shape=0.5, new_nodes=new_nodes).window(0.0, 10 * HOUR_S) for seed in range(5)]
+        rates.append(sum(trace.nodes_lost() for trace in first_days) / (5 * 200 * 10))
+    assert rates[0] == pytest.approx(1 / 100, abs=4 * math.sqrt(100) / 10_000)
+    # P(X < 10 h) = 1 - exp(-sqrt(10 / 50)) = 0.36 of new nodes fail in their first 10 h, some of them again
+    assert rates[1] > 0.36 / 10
+
+
+def test_a_rack_fails_and_comes_back_as_one():
+    trace = failing(num_nodes=10, batch_share=1.0, num_domains=4)
+    racks = ({1, 2, 3}, {4, 5}, {6, 7, 8}, {9, 10})
+    for batch in list(trace.batches())[1:]:
+        for nodes in (batch.removed, batch.added):
+            assert not nodes or {int(node.removeprefix("node")) for node in nodes} in racks
+
+
+@pytest.mark.parametrize("law", ["exponential", "infant failures", "wear", "log-normal repair", "batches"])
+def test_fit_finds_the_mtbf_and_repair_of_a_generated_trace(law):
+    wanted = {"shape": 1.0, "repair_sigma": None, "batch_share": 0.0, "batch_nodes": 0, **LAWS[law]}
+    found = fit_recipe(failing(1, duration_s=1000 * HOUR_S, **LAWS[law]))
+    assert (found.num_nodes, found.batch_nodes) == (200, wanted["batch_nodes"])
+    # 1900 failures: 2.3 % error; the shape of a Weibull law has 0.78 / sqrt(n), Bain and Engelhardt 1991
+    assert found.mtbf_s == pytest.approx(100 * HOUR_S, rel=0.08)
+    assert found.repair_s == pytest.approx(5 * HOUR_S, rel=0.15)
+    assert found.shape == pytest.approx(wanted["shape"], rel=0.08)
+    assert found.batch_share == pytest.approx(wanted["batch_share"], abs=0.05)
+    assert found.repair_sigma == (wanted["repair_sigma"] and pytest.approx(wanted["repair_sigma"], rel=0.08))
+
+
+def test_fit_of_a_trace_of_fresh_names_is_a_spot_recipe_unless_asked():
+    trace = generate_trace(spot(), np.random.default_rng(5))
+    assert isinstance(fit_recipe(trace), SpotSpec)
+    with pytest.raises(LazsimError, match="0 that come back are too few"):
+        fit_recipe(trace, "mtbf")
+
+
+def test_fit_of_faults_of_a_cluster_keeps_its_nodes_and_its_rate(shared):
+    trace = read_trace(shared / "traces" / "infinitehbd" / "fault_trace.json")
+    recipe, stats = fit_recipe(trace), trace_stats(trace)
+    drawn = trace_stats(generate_trace(recipe, np.random.default_rng(0)))
+    assert recipe.num_nodes == 400
+    assert drawn.mean_nodes == pytest.approx(stats.mean_nodes, rel=0.01)
+    assert drawn.removals_per_node_hour == pytest.approx(stats.removals_per_node_hour, rel=0.15)
+
+
+@pytest.mark.parametrize(
+    ("name", "per_1000_node_days"), [("meta-rsc-1", 6.5), ("meta-rsc-2", 2.34), ("llama-3", 419 / 54 / 2.048)]
+)
+def test_published_rates_are_those_of_their_sources(name, per_1000_node_days):
+    assert 1000 * 86400 / load_recipe(name).mtbf_s == pytest.approx(per_1000_node_days, rel=1e-6)
+
+
 def test_trace_with_too_few_losses_cannot_be_fitted():
     trace = build_trace([Event(0.0, "add", "a"), Event(60.0, "remove", "a")])
     with pytest.raises(LazsimError, match="too few"):
@@ -147,10 +237,15 @@ def test_bundled_recipe_is_the_fit_of_the_trace_that_it_names(shared, name, file
     assert recipe.target_nodes == found.target_nodes
 
 
-def test_recipe_reads_back_from_the_toml_written_for_it(tmp_path):
+@pytest.mark.parametrize(
+    "recipe",
+    [spot(source='a "quoted" name'), MtbfSpec(num_nodes=2, mtbf_s=9.0, repair_s=1.0, repair_sigma=0.0, duration_s=9.0)],
+    ids=["spot", "mtbf"],
+)
+def test_recipe_reads_back_from_the_toml_written_for_it(tmp_path, recipe):
     path = tmp_path / "mine.toml"
-    path.write_text(recipe_toml(spot(source='a "quoted" name')))
-    assert load_recipe(str(path)) == spot(source='a "quoted" name')
+    path.write_text(recipe_toml(recipe))
+    assert load_recipe(str(path)) == recipe
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,12 @@ import click
 
 from lazsim.cli.common import (
     COMPARED,
+    DURATION,
+    NODES,
     OUT_FILE,
     OUT_FILE_OR_STDOUT,
     OUT_PICTURE,
+    Number,
     json_option,
     note,
     options,
@@ -67,35 +70,69 @@ def convert(to: str, out: Path, **reading: Any) -> None:
     note(f"{out}: {len(trace)} events of {len(trace.names)} nodes over {format_duration(trace.duration_s)}")
 
 
-@command.command()
-@click.argument("spec")
-@seed_option
-@click.option("--out", required=True, type=OUT_FILE_OR_STDOUT, help="File to write.")
-def generate(spec: str, seed: int, out: Path) -> None:
-    """Make a trace from SPEC, a recipe of the catalogue or a TOML file, in lazsim's own format."""
-    from lazsim.trace.generate import generated_bytes
+mtbf_options = options(
+    click.option("--nodes", "num_nodes", type=NODES, help="Nodes of the cluster."),
+    click.option("--node-mtbf", "mtbf_s", type=DURATION, help="Mean time between the failures of a node, as 50d."),
+    click.option("--repair", "repair_s", type=DURATION, help="Mean time until a node is back, as 4h."),
+    click.option(
+        "--shape", type=Number(), help="Of the Weibull law of failures: below 1, nodes that come back fail again soon."
+    ),
+    click.option("--new-nodes", is_flag=True, default=None, help="All nodes are new: infant failures come first."),
+    click.option("--repair-sigma", type=Number(), help="Spread of a log-normal repair time; default: exponential."),
+    click.option(
+        "--batch-share", type=Number(0, 1), help="Share of a node's failures that take a batch of nodes with it."
+    ),
+    click.option("--domains", "num_domains", type=NODES, help="Racks or the like: a batch is all nodes of one."),
+    click.option("--batch-nodes", type=NODES, help="Nodes of a batch, anywhere in the cluster."),
+    click.option("--duration", "duration_s", type=DURATION, help="Length of the trace; default: 30d, or SPEC's."),
+)
+"""Fields of a recipe of failures and repairs; an option's name is that of the field."""
 
-    write_out(out, generated_bytes(load_recipe(spec), seed, Path(spec).stem if spec.endswith(".toml") else spec))
-    note(f"{out}: recipe {spec}, seed {seed}")
+
+@command.command()
+@click.argument("spec", required=False)
+@mtbf_options
+@seed_option
+@click.option("--out", default="-", type=OUT_FILE_OR_STDOUT, help="File to write; default: stdout.")
+def generate(spec: str | None, seed: int, out: Path, **fields: Any) -> None:
+    """Make a trace, in lazsim's own format.
+
+    SPEC is a recipe of the catalogue or a TOML file, and options change its fields. Without it, give --nodes,
+    --node-mtbf and --repair.
+    """
+    from lazsim.trace.generate import generated_bytes
+    from lazsim.trace.recipes import change_recipe
+
+    name = "mtbf" if spec is None else Path(spec).stem if spec.endswith(".toml") else spec
+    recipe = change_recipe(spec, {field: value for field, value in fields.items() if value is not None})
+    write_out(out, generated_bytes(recipe, seed, name))
+    note(f"{out}: recipe {name}, seed {seed}")
 
 
 @command.command()
 @reading_options
+@click.option(
+    "--kind",
+    type=click.Choice(("auto", "spot", "mtbf")),
+    default="auto",
+    show_default=True,
+    help="Of the recipe: grants of new nodes, or failures and repairs; auto is mtbf where nodes come back by name.",
+)
 @click.option("--seeds", type=COMPARED, default=20, show_default=True, help="Traces to compare with.")
 @click.option("--out", type=OUT_FILE, help="TOML file to write the recipe to.")
 @json_option
-def fit(seeds: int, out: Path | None, as_json: bool, **reading: Any) -> None:
-    """Find a spot recipe for FILE; print it, and compare its traces with FILE."""
+def fit(kind: str, seeds: int, out: Path | None, as_json: bool, **reading: Any) -> None:
+    """Find a recipe for FILE; print it, and compare its traces with FILE."""
     import msgspec
 
-    from lazsim.trace.fit import fit_spot, fit_table
+    from lazsim.trace.fit import fit_recipe, fit_table
     from lazsim.trace.recipes import recipe_toml
 
     trace = read_stretch(**reading)
-    recipe = fit_spot(trace)
+    recipe = fit_recipe(trace, kind)
     frame = fit_table(trace, recipe, range(seeds))
     if out is not None:
-        write_out(out, f"# Spot trace like {Path(trace.name).name}.\n{recipe_toml(recipe)}".encode())
+        write_out(out, f"# Trace like {Path(trace.name).name}.\n{recipe_toml(recipe)}".encode())
     tell_notes(trace.notes)
     if as_json:
         print_json({"recipe": msgspec.to_builtins(recipe), "seeds": seeds, "fit": frame.to_dict(orient="index")})

@@ -1,4 +1,4 @@
-"""Fit the recipe of a spot trace to a real one, and compare the two."""
+"""Fit a recipe to a real trace, and compare the two."""
 
 import math
 from dataclasses import dataclass, field
@@ -9,11 +9,14 @@ import numpy as np
 import numpy.typing as npt
 
 from lazsim.errors import LazsimError
+from lazsim.limits import SHORTEST_S
 from lazsim.trace.counts import RULE
 from lazsim.trace.generate import generate_trace
-from lazsim.trace.recipes import SpotSpec, WeibullSpec
+from lazsim.trace.mtbf import weibull_scale
+from lazsim.trace.recipes import MtbfSpec, SpotSpec, WeibullSpec
 from lazsim.trace.stats import trace_stats
 from lazsim.trace.table import Batch, Trace
+from lazsim.units import HOUR_S
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,6 +28,9 @@ FITTED_STATS = (
 )  # fmt: skip
 LEAST_LOSSES = 5
 SHAPE_BOUNDS = (math.log(0.2), math.log(5.0))
+SIGMA_BOUNDS = (0.01, 5.0)
+SHORTEST_LIFE_S = 1.0
+"""Stamps of logs are whole seconds: a time of 0 is one that was rounded."""
 SCALE_BOUNDS = (math.log(0.05), math.log(1e7))
 
 
@@ -45,6 +51,18 @@ class _Draws:
     grant_sizes: list[_Seen] = field(default_factory=list)
     took_all: list[bool] = field(default_factory=list)
     choices: list[tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]] = field(default_factory=list)
+
+
+def fit_recipe(trace: Trace, kind: str = "auto") -> SpotSpec | MtbfSpec:
+    """Fit a recipe of a kind, ``spot`` or ``mtbf``, to a trace; see `fit_spot` and `fit_mtbf`.
+
+    ``auto`` is ``mtbf`` where at least half of the lost nodes come back under their names, as repaired nodes do.
+    """
+    if kind == "auto":
+        returns = [event.node for event in trace.events() if event.kind == "add"]
+        num_returned = len(returns) - len(set(returns))
+        kind = "mtbf" if 0 < trace.nodes_lost() <= 2 * num_returned else "spot"
+    return fit_mtbf(trace) if kind == "mtbf" else fit_spot(trace)
 
 
 def fit_spot(trace: Trace) -> SpotSpec:
@@ -83,9 +101,8 @@ def fit_spot(trace: Trace) -> SpotSpec:
             f"{trace.name}: {stats.num_losses} losses and {len(seen.grant_sizes)} grants are too few to fit a recipe; "
             f"give a trace with at least {LEAST_LOSSES} losses and a grant"
         )
-    file_name = Path(trace.name).name
     return SpotSpec(
-        source=f"fitted to {file_name}" + (f" (sha256 {trace.sha256})" if trace.sha256 else ""),
+        source=_fitted_to(trace),
         duration_s=trace.duration_s,
         tick_s=tick_s,
         target_nodes=stats.peak_nodes,
@@ -99,7 +116,58 @@ def fit_spot(trace: Trace) -> SpotSpec:
     )
 
 
-def fit_table(trace: Trace, recipe: SpotSpec, seeds: range) -> "pd.DataFrame":
+def fit_mtbf(trace: Trace) -> MtbfSpec:
+    """Fit a recipe of failures and repairs to a trace.
+
+    Parameters
+    ----------
+    trace
+        A trace with at least five lost nodes, some of which come back under their names.
+
+    Returns
+    -------
+    MtbfSpec
+        Parameters of four digits. Nodes of one instant are a batch, of nodes drawn from the whole cluster: a trace does
+        not tell domains.
+
+    Raises
+    ------
+    LazsimError
+        When the trace has too few losses, or no node comes back.
+
+    Notes
+    -----
+    ``mtbf_s`` and ``repair_s`` are the time alive over the losses and the time away over the returns, which the end of
+    the trace does not bias. The shape of the law of failures that take one node maximises the likelihood of the times
+    alive between them. Nodes present at the start have an age that nobody knows, as in a process that has run for long;
+    nodes present at the end are censored. Repair times are log-normal where that is likelier than exponential by more
+    than the number of parameters (Akaike's criterion).
+    """
+    lives, repairs, sizes = _observe_repairs(trace)
+    num_lost, num_returned = sum(sizes), sum(not repair.cut for repair in repairs)
+    if num_lost < LEAST_LOSSES or not num_returned:
+        raise LazsimError(
+            f"{trace.name}: {num_lost} lost nodes and {num_returned} that come back are too few to fit failures and "
+            f"repairs; give a trace with at least {LEAST_LOSSES} and 1, or fit the `kind` spot"
+        )
+    away_s = sum(repair.value for repair in repairs)
+    mtbf_s, repair_s = trace_stats(trace).node_hours * HOUR_S / num_lost, away_s / num_returned
+    batches = [size for size in sizes if size > 1]
+    own_mean_s = mtbf_s * num_lost / max(1, num_lost - sum(batches))
+    return MtbfSpec(
+        source=_fitted_to(trace),
+        num_nodes=round((mtbf_s * num_lost + away_s) / trace.duration_s),
+        mtbf_s=_round(mtbf_s),
+        shape=_fit_shape(lives, own_mean_s),
+        repair_s=max(SHORTEST_S, _round(repair_s)),
+        repair_sigma=_fit_sigma(repairs, repair_s) if repair_s else None,
+        batch_share=_round(sum(batches) / num_lost),
+        batch_nodes=round(float(np.mean(batches))) if batches else 0,
+        duration_s=trace.duration_s,
+    )
+
+
+def fit_table(trace: Trace, recipe: SpotSpec | MtbfSpec, seeds: range) -> "pd.DataFrame":
     """Compare a trace with generated traces of a recipe.
 
     Returns
@@ -119,6 +187,83 @@ def fit_table(trace: Trace, recipe: SpotSpec, seeds: range) -> "pd.DataFrame":
         p5, median, p95 = np.percentile(defined, [5, 50, 95]).tolist() if len(defined) else [math.nan] * 3
         rows.append({"statistic": name, "real": float(getattr(real, name)), "median": median, "p5": p5, "p95": p95})
     return pd.DataFrame(rows).set_index("statistic")
+
+
+class _Life(NamedTuple):
+    """Time alive between failures of a node alone, or more where cut off; `aged` where it began before the trace."""
+
+    value: float
+    cut: bool
+    aged: bool
+
+
+def _observe_repairs(trace: Trace) -> tuple[list[_Life], list[_Seen], list[int]]:
+    """Return the lives of nodes, their times away, and the sizes of losses."""
+    lives: list[_Life] = []
+    repairs: list[_Seen] = []
+    sizes: list[int] = []
+    since: dict[str, float] = {}
+    lost: dict[str, float] = {}
+    lived: dict[str, tuple[float, bool]] = {}
+    for batch in trace.batches():
+        sizes += [len(batch.removed)] if batch.removed else []
+        for node in batch.removed:
+            before_s, aged = lived.pop(node)
+            lived[node] = before_s + batch.time_s - since.pop(node), aged
+            if len(batch.removed) == 1:
+                lives.append(_Life(lived[node][0], False, aged))
+                lived[node] = 0.0, False
+            lost[node] = batch.time_s
+        for node in batch.added:
+            since[node] = batch.time_s
+            lived.setdefault(node, (0.0, batch.time_s == 0))
+            if node in lost:
+                repairs.append(_Seen(batch.time_s - lost.pop(node), False))
+    for node, (before_s, aged) in lived.items():
+        lives.append(_Life(before_s + trace.duration_s - since.get(node, trace.duration_s), True, aged))
+    repairs += [_Seen(trace.duration_s - lost_s, True) for lost_s in lost.values()]
+    return lives, repairs, sizes
+
+
+def _fit_shape(lives: list[_Life], mean_s: float) -> float:
+    """Fit the shape of a Weibull law of a given mean; a life that began before the trace has an equilibrium age."""
+    from scipy.optimize import minimize_scalar
+    from scipy.special import gammaincc
+
+    life_s = np.maximum([life.value for life in lives], SHORTEST_LIFE_S)
+    cut, aged = np.array([life.cut for life in lives]), np.array([life.aged for life in lives])
+
+    def loss(log_shape: float) -> float:
+        shape = math.exp(log_shape)
+        scale_s = weibull_scale(mean_s, shape)
+        hazard = (life_s / scale_s) ** shape
+        ends = np.where(aged, -math.log(mean_s), math.log(shape) + np.log(hazard / life_s))
+        lasts = np.log(np.maximum(gammaincc(1 / shape, hazard), 1e-300))
+        return -float(np.sum(np.where(cut, np.where(aged, lasts, -hazard), ends - hazard)))
+
+    return _round(math.exp(minimize_scalar(loss, bounds=SHAPE_BOUNDS, method="bounded").x))
+
+
+def _fit_sigma(repairs: list[_Seen], mean_s: float) -> float | None:
+    """Fit the sigma of a log-normal law of a given mean, or None where an exponential law is likelier."""
+    from scipy.optimize import minimize_scalar
+    from scipy.special import log_ndtr
+
+    repair_s = np.maximum([repair.value for repair in repairs], SHORTEST_LIFE_S)
+    cut = np.array([repair.cut for repair in repairs])
+
+    def loss(sigma: float) -> float:
+        z = (np.log(repair_s / mean_s) + sigma**2 / 2) / sigma
+        ends = -(z**2) / 2 - np.log(repair_s * sigma * math.sqrt(2 * math.pi))
+        return -float(np.sum(np.where(cut, log_ndtr(-z), ends)))
+
+    found = minimize_scalar(loss, bounds=SIGMA_BOUNDS, method="bounded")
+    exponential = float(np.sum(repair_s / mean_s + np.where(cut, 0.0, math.log(mean_s))))
+    return _round(float(found.x)) if found.fun + 1 < exponential else None
+
+
+def _fitted_to(trace: Trace) -> str:
+    return f"fitted to {Path(trace.name).name}" + (f" (sha256 {trace.sha256})" if trace.sha256 else "")
 
 
 def _tick(trace: Trace) -> float:

@@ -7,8 +7,9 @@ import msgspec
 import numpy as np
 
 from lazsim.errors import SpecError
+from lazsim.trace.mtbf import mtbf_events
 from lazsim.trace.readers.lazsim import trace_bytes
-from lazsim.trace.recipes import PublicSpec, Recipe, ScheduleSpec, SpotSpec, WeibullSpec
+from lazsim.trace.recipes import MtbfSpec, PublicSpec, Recipe, ScheduleSpec, SpotSpec, WeibullSpec
 from lazsim.trace.table import Event, Trace, build_trace, check_size
 
 
@@ -18,7 +19,7 @@ def generate_trace(recipe: Recipe, rng: np.random.Generator, name: str = "genera
     Parameters
     ----------
     recipe
-        A `SpotSpec` or a `ScheduleSpec`.
+        A `SpotSpec`, a `MtbfSpec` or a `ScheduleSpec`.
     rng
         Source of all draws; the same state gives the same trace.
     name
@@ -37,7 +38,12 @@ def generate_trace(recipe: Recipe, rng: np.random.Generator, name: str = "genera
     """
     if isinstance(recipe, PublicSpec):
         raise SpecError(f"{name}: a published trace, not a recipe; get it with lazsim trace fetch {name}")
-    events = _spot_events(recipe, rng, name) if isinstance(recipe, SpotSpec) else _schedule_events(recipe, rng)
+    if isinstance(recipe, SpotSpec):
+        events = _spot_events(recipe, rng, name)
+    elif isinstance(recipe, MtbfSpec):
+        events = mtbf_events(recipe, rng, name)
+    else:
+        events = _schedule_events(recipe, rng)
     return build_trace(events, duration_s=recipe.duration_s, name=name, format="lazsim")
 
 

@@ -1,13 +1,19 @@
 """Entries of the catalogue of traces: recipes of generated traces and addresses of public ones."""
 
+import re
 from collections.abc import Callable, Mapping
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
 
+from lazsim.errors import SpecError
 from lazsim.specs import Spec, catalog_names, read_spec_bytes, read_toml
 from lazsim.specs.record import Amount, NumNodes, PositiveSeconds, Share
+from lazsim.units import DAY_S
+
+FAULT = re.compile(r"(.*) - at `\$\.(\w+)`")
+"""What msgspec says about a field."""
 
 
 class WeibullSpec(Spec, frozen=True, kw_only=True):
@@ -96,6 +102,63 @@ class ScheduleSpec(Spec, frozen=True, kw_only=True, tag_field="kind", tag="sched
         _require(self.num_left <= self.num_nodes, "need num_left <= num_nodes")
 
 
+class MtbfSpec(Spec, frozen=True, kw_only=True, omit_defaults=True, tag_field="kind", tag="mtbf"):
+    """Nodes that fail at a rate of their own, alone or in batches, and come back under their names when repaired.
+
+    Attributes
+    ----------
+    source : str
+        Origin of the rates.
+    num_nodes : int
+        Nodes of the cluster; all are alive at the start.
+    mtbf_s : float
+        Mean time alive of a node between its failures, batches included. A node is alive for
+        ``mtbf_s / (mtbf_s + repair_s)`` of the time.
+    shape : float
+        Shape of the Weibull law of the times alive: 1 is memoryless (exponential). Below 1, nodes that come back tend
+        to fail again soon (infant failures); above 1 they wear out.
+    new_nodes : bool
+        Whether every node is new at the start, so that infant failures come first. By default the cluster has run for
+        long, and the rate of failures is that of the mean from the start.
+    repair_s : float
+        Mean time from a failure to the return.
+    repair_sigma : float, optional
+        Standard deviation of the logarithm of a log-normal repair time; 0 is always the mean. By default repair times
+        are exponential.
+    batch_share : float
+        Share of a node's failures in which a batch of nodes fails, and comes back, together.
+    num_domains : int
+        Failure domains, such as racks, of equal size and successive nodes; a batch is a whole domain.
+    batch_nodes : int
+        Nodes of a batch that are drawn from the whole cluster, in place of domains.
+    duration_s : float
+        Length of the trace.
+
+    Notes
+    -----
+    Times between failures of a node follow Weibull laws of shape 0.7 to 0.8, and repair times log-normal ones:
+    Schroeder and Gibson, DSN 2006. A node that is down already stays out of a batch. Failures and batches do not depend
+    on each other, nor on work (assumptions).
+    """
+
+    source: str = ""
+    num_nodes: NumNodes
+    mtbf_s: PositiveSeconds
+    shape: Annotated[float, Meta(ge=0.2, le=20)] = 1.0
+    new_nodes: bool = False
+    repair_s: PositiveSeconds
+    repair_sigma: Annotated[float, Meta(ge=0, le=5)] | None = None
+    batch_share: Share = 0.0
+    num_domains: Amount = 0
+    batch_nodes: Amount = 0
+    duration_s: PositiveSeconds
+
+    def __post_init__(self) -> None:
+        sizes = [size for size in (self.num_domains, self.batch_nodes) if size]
+        _require(len(sizes) == (self.batch_share > 0), "need `batch_share` with `num_domains` or with `batch_nodes`")
+        _require(max(sizes, default=0) <= self.num_nodes, "need at most `num_nodes` domains, and nodes of a batch")
+
+
 class PublicSpec(Spec, frozen=True, kw_only=True, tag_field="kind", tag="public"):
     """A trace that others published, at a fixed commit of a repository.
 
@@ -119,7 +182,7 @@ class PublicSpec(Spec, frozen=True, kw_only=True, tag_field="kind", tag="public"
     format: str
 
 
-Recipe = SpotSpec | ScheduleSpec | PublicSpec
+Recipe = SpotSpec | MtbfSpec | ScheduleSpec | PublicSpec
 
 
 def _require(holds: bool, what: str) -> None:
@@ -142,6 +205,42 @@ def load_recipe(name: str) -> Recipe:
     """
     decode: Callable[..., Recipe] = read_toml
     return decode(name, read_spec_bytes("traces", name), Recipe)
+
+
+def change_recipe(name: str | None, changes: Mapping[str, Any]) -> Recipe:
+    """Change fields of a recipe, or make a `MtbfSpec` of them where there is none.
+
+    Parameters
+    ----------
+    name
+        See `load_recipe`.
+    changes
+        Values by field. Without a recipe, `num_nodes`, `mtbf_s` and `repair_s` are needed, and a trace is 30 days long.
+
+    Raises
+    ------
+    LazsimError
+        When a field is missing, not one of the recipe, or out of its range.
+    """
+    if name is None:
+        missing = [field for field in ("num_nodes", "mtbf_s", "repair_s") if field not in changes]
+        if missing:
+            raise SpecError(f"without a recipe, give {' and '.join(f'`{field}`' for field in missing)}")
+        plain = {"kind": "mtbf", "duration_s": 30 * DAY_S, **changes}
+    else:
+        recipe = load_recipe(name)
+        fields = recipe.__struct_fields__
+        for field in changes:
+            if field not in fields:
+                raise SpecError(f"`{field}`: {name} is a recipe without it; it has {', '.join(fields)}")
+        if not changes:
+            return recipe
+        plain = msgspec.to_builtins(recipe) | changes
+    try:
+        decoded: Recipe = msgspec.convert(plain, Recipe)
+    except msgspec.ValidationError as error:
+        raise SpecError(FAULT.sub(r"`\2`: \1", str(error))) from None
+    return decoded
 
 
 def describe_recipe(name: str) -> str:
