@@ -1,8 +1,12 @@
 """Read files and count their faults, write them whole or not at all, and list the modules of a folder."""
 
+import bz2
 import errno
 import fcntl
 import functools
+import gzip
+import io
+import lzma
 import math
 import os
 import pkgutil
@@ -248,6 +252,59 @@ def read_bytes(path: Path | str, most_bytes: int = MAX_FILE_BYTES) -> bytes:
     if len(content) > most_bytes:
         raise LazsimError(f"{path}: larger than {most_bytes >> 10:,} KiB; give a smaller file")
     return content
+
+
+def unpack(name: str, content: bytes) -> bytes:
+    """Return the content of a compressed file, told by its first bytes, and that of any other file as it is.
+
+    Raises
+    ------
+    LazsimError
+        When it is broken, an archive of several files, larger than `MAX_FILE_BYTES` once unpacked, or takes a library
+        that is not there.
+    """
+    kind = next((kind for kind in PACKED if content.startswith(kind)), None)
+    if kind is None:
+        return content
+    try:
+        with PACKED[kind](io.BytesIO(content)) as stream:
+            unpacked: bytes = stream.read(MAX_FILE_BYTES + 1)
+    except ImportError:
+        raise LazsimError(
+            f"{name}: packed by zstd, which takes zstandard to unpack; pip install 'lazsim[files]', or unpack it first"
+        ) from None
+    # Each library raises errors of its own for broken content.
+    except Exception as error:
+        raise LazsimError(f"{name}: cannot be unpacked ({str(error)[:80]}); unpack it first") from None
+    if len(unpacked) > MAX_FILE_BYTES:
+        raise LazsimError(f"{name}: unpacks to more than {MAX_FILE_BYTES >> 10:,} KiB; give a smaller file")
+    return unpacked
+
+
+def _open_zip(stream: IO[bytes]) -> Any:
+    import zipfile
+
+    archive = zipfile.ZipFile(stream)
+    names = [member.filename for member in archive.infolist() if not member.is_dir()]
+    if len(names) != 1:
+        raise ValueError(f"an archive of {len(names)} files")
+    return archive.open(names[0])
+
+
+def _open_zstd(stream: IO[bytes]) -> Any:
+    import zstandard
+
+    return zstandard.ZstdDecompressor().stream_reader(stream, read_across_frames=True)
+
+
+PACKED: Mapping[bytes, Callable[[IO[bytes]], Any]] = {
+    b"\x1f\x8b": gzip.open,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ\x00": lzma.open,
+    b"PK\x03\x04": _open_zip,
+    b"\x28\xb5\x2f\xfd": _open_zstd,
+}
+"""Ways to open a compressed file, by its first bytes."""
 
 
 def decode_json(content: bytes, expected: Any = Any) -> Any:

@@ -43,6 +43,12 @@ MAX_LOADS = 1 << 25
 MAX_EVENTS = 1 << 20
 """Node events of a trace: 16,384 nodes fail and return 32 times. The largest public trace has 4,000."""
 
+MAX_ROWS = 1 << 21
+"""Rows of a table that a trace is read from: a poll each 15 s for a year."""
+
+MAX_COLUMNS = 1 << 10
+"""Columns of such a table; the widest public one has 26."""
+
 MAX_STRETCHES = 1 << 19
 """Stretches of up to 50 steps that a run simulates, each in about a millisecond: 26 million steps, beyond any job."""
 

@@ -46,7 +46,8 @@ from lazsim.specs import (
 )
 from lazsim.specs.overrides import FACTOR, field_at, override, scale
 from lazsim.specs.record import NumNodes, Seed
-from lazsim.trace import Trace, cut_trace, generate_trace, load_recipe, read_trace
+from lazsim.trace import Trace, TraceMapping, cut_trace, generate_trace, load_recipe, make_mapping, read_trace
+from lazsim.trace.mapping import OPTIONS, refuse_mapping
 from lazsim.trace.recipes import Recipe
 from lazsim.units import parse_duration
 
@@ -74,6 +75,8 @@ class Defaults(Spec, frozen=True, kw_only=True):
         Whether to use the analytic times, scaled to meet it, beyond the sizes of the profile.
     trace_format, start, max_nodes, cap
         How a file or recipe is read and cut; see `lazsim.trace.load`. A time is text with a unit, or seconds.
+    columns, where, time_unit, time_format, time_zone, cluster_nodes
+        What the file does not say; see `lazsim.trace.make_mapping`.
     duration : str, float or None
         How long to simulate; the length of the trace when None.
     lenient : bool
@@ -99,6 +102,12 @@ class Defaults(Spec, frozen=True, kw_only=True):
     profile: str | None = None
     extrapolate: bool = False
     trace_format: str = "auto"
+    columns: str | None = None
+    where: str | tuple[str, ...] = ()
+    time_unit: str | None = None
+    time_format: str | None = None
+    time_zone: str | None = None
+    cluster_nodes: NumNodes | None = None
     trace_seed: Seed | None = None
     start: str | float = 0.0
     duration: str | float | None = None
@@ -123,6 +132,7 @@ class TraceInput(Spec, frozen=True, kw_only=True):
     recipe: Recipe | None = None
     sha256: str = ""
     format: str
+    mapping: TraceMapping
     lenient: bool
     seed: int
     start_s: float
@@ -418,11 +428,14 @@ class Resolver:
         cut |= {"cap": asked["cap"], "format": asked["trace_format"], "lenient": asked["lenient"], "seed": seed}
         if name is None:
             return None
+        with prefix_errors(f"{self._where}`trace`"):
+            cut["mapping"] = make_mapping(**{field: asked[field] for field in OPTIONS})
         if isinstance(name, Trace):
             return TraceInput(name=Path(name.name).name, sha256=name.events_sha256, **cut)
         if name.endswith(".toml") or name in self._once(catalog_names, "traces"):
             with prefix_errors(f"{self._where}`trace`"):
                 recipe = self._once(load_recipe, self._toml_path(name))
+                refuse_mapping(name, cut["mapping"])
             with prefix_errors(self._name):
                 recipe = override(recipe, changes, "trace") if changes else recipe
             source, path = TraceInput(name=Path(name).stem, recipe=recipe, **cut), None
@@ -473,7 +486,7 @@ def make_trace(source: TraceInput, path: str | None) -> Trace:
         trace = generate_trace(source.recipe, np.random.default_rng(source.seed), source.name)
     else:
         assert path is not None, "a trace is a recipe or a file"
-        trace = read_trace(path, format=source.format, seed=source.seed, lenient=source.lenient)
+        trace = read_trace(path, format=source.format, seed=source.seed, lenient=source.lenient, mapping=source.mapping)
         _require_unchanged(path, source.sha256, trace.sha256)
     limits = {key: getattr(source, key) for key in ("start_s", "duration_s", "max_nodes", "cap", "seed")}
     return cut_trace(trace, **limits)

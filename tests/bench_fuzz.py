@@ -7,6 +7,7 @@ seed alone.
 
 import argparse
 import contextlib
+import gzip
 import io
 import itertools
 import json
@@ -28,6 +29,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from lazsim.cli import main as lazsim
 from lazsim.files import TEMPORARY, decode_json
@@ -92,6 +94,18 @@ def trace_targets() -> Iterator[Target]:
             "0,add,a b c d e\n60,remove,a\n90,add,f\n"
         ),
     }
+    texts |= {
+        "dated counts": "timestamp,num_instances\n" + "".join(f"2025-03-01 00:0{m}:00,{4 - m % 2}\n" for m in range(6)),
+        "json lines": "".join(
+            json.dumps({"at": f"2025-03-01T00:0{minute}:00Z", "event": event, "host": "a"}) + "\n"
+            for minute, event in enumerate(("up", "down", "up", "up", "down"))
+        ),
+        "lanl": (
+            "System,nodes,nodenum,Prob Started,Prob Fixed\n9,4,1,6/21/2005 10:54,6/21/2005 11:00\n"
+            "9,4,3,6/22/2005 08:00,6/22/2005 08:00\n9,4,1,6/22/2005 07:59,\n"
+        ),
+        "machine events": "".join(f"{index * 10**8},{index % 4},{index // 4 % 3},P,1,1\n" for index in range(12)),
+    }  # fmt: skip
     commands = (
         "trace info @/trace.csv --json",
         "trace info @/trace.csv --lenient",
@@ -101,6 +115,21 @@ def trace_targets() -> Iterator[Target]:
     )
     for name, text in texts.items():
         yield Target(f"trace {name}", {"trace.csv": text.encode()}, "trace.csv", commands)
+    yield Target(
+        "packed trace", {"t.gz": gzip.compress(texts["bamboo"].encode())}, "t.gz", ("trace info @/t.gz --json",)
+    )
+    stream = io.BytesIO()
+    frame = pd.DataFrame({"time_s": [0, 60, 120], "count": [4, 3, 4]})
+    frame.to_parquet(stream)
+    yield Target("trace parquet", {"t.parquet": stream.getvalue()}, "t.parquet", ("trace info @/t.parquet --json",))
+    mapping = (CATALOG / "mappings" / "lanl.toml").read_bytes()
+    files = {"mine.toml": mapping, "t.csv": texts["lanl"].encode()}
+    yield Target("mapping", files, "mine.toml", ("trace info @/t.csv --format @/mine.toml --json",))
+    options = (
+        "trace info @/t.csv --columns node=nodenum,start=4,end=5 --time-format %m/%d/%Y --time-zone Europe/Berlin",
+        "trace info @/t.csv --format lanl --where System=9 --time-unit s --cluster-nodes 9 --json",
+    )
+    yield Target("mapping options", files, None, options)
 
 
 def routing_targets() -> Iterator[Target]:

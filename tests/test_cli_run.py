@@ -136,7 +136,7 @@ BAD_INPUTS = {
     "unknown cluster": (["--cluster", "rtx3090x1"], "did you mean 'rtx3090x10'?"),
     "unknown system": (["--system", "lazaru"], "did you mean 'lazarus'?"),
     "unknown routing": (["--routing", "smartmoefit"], "did you mean 'smartmoe-fit'?"),
-    "unknown format": (["--format", "bambo"], "'bambo' is not one of"),
+    "unknown format": (["--format", "bambo"], "did you mean 'bamboo'?"),
     "duration without unit": (["--duration", "80"], "give a number with a unit"),
     "endless duration": (["--duration", "1e300s"], "more than a century"),
     "negative duration": (["--duration", "-5min"], "-5min"),

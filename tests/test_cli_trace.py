@@ -115,12 +115,14 @@ def test_options_that_make_no_recipe_are_refused_in_a_line(lazsim, arguments, sa
     assert said in err
 
 
-def test_options_offer_every_format_and_every_cap():
-    from lazsim.cli.replay import CAPS, FORMATS
-    from lazsim.trace import CAP_RULES, READERS
+def test_options_offer_every_cap_and_every_unit_and_take_what_a_mapping_takes():
+    from lazsim.cli.replay import CAPS, MAPPING_FIELDS, TIME_UNITS
+    from lazsim.trace import CAP_RULES
+    from lazsim.trace.mapping import OPTIONS, UNITS_S
 
-    assert set(FORMATS) == {"auto", *READERS}
     assert set(CAPS) == set(CAP_RULES)
+    assert set(TIME_UNITS) == set(UNITS_S)
+    assert MAPPING_FIELDS == OPTIONS
 
 
 def test_fit_json(lazsim):

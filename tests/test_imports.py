@@ -12,7 +12,7 @@ PACKAGE = ROOT / "lazsim"
 LAYERS = [
     {"__init__", "errors", "limits"},
     {"units", "files", "blocks", "loads", "capacity"},
-    {"folders"},
+    {"folders", "tables"},
     {"specs"},
     {"placement.plan"},
     {"trace", "routing", "placement", "dispatch"},

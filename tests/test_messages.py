@@ -78,7 +78,7 @@ def test_every_text_of_a_table_is_escaped():
 
 def test_a_name_in_a_picture_is_no_formula(tmp_path):
     path = tmp_path / r"a$\frac$b.csv"
-    path.write_text("0,add,node1\n60,remove,node1\n")
+    path.write_text("0,add,node1\n60000,remove,node1\n")
     assert draw_trace(open_trace(path), "png")
 
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lazsim.errors import LazsimError, TraceFormatError
-from lazsim.trace import READERS, Event, build_trace, read_trace, trace_bytes
+from lazsim.trace import READERS, Event, TraceMapping, build_trace, read_trace, trace_bytes
 from lazsim.trace.counts import Sample, events_from_counts
 
 SAMPLES = {
@@ -23,6 +23,12 @@ SAMPLES = {
     "parcae": '[0, "add", {"nodes": ["a", "b"], "duration": 60000}]\n'
     '[60000, "no-op", {"nodes": [], "duration": 60000}]\n'
     '[120000, "migration", {"nodes": [], "duration": 60000}]\n[180000, "remove", {"nodes": ["a"], "duration": 60000}]',
+    "table": "when;what;host\n2025-03-01 00:00:00;JOIN;a\n2025-03-01 00:00:00;JOIN;b\n2025-03-01 00:01:00;LEAVE;a\n",
+    "google-machine-events": "0,5,0,PA,0.5,0.25\n0,6,0,PA,0.5,\n60000000,6,2,PA,0.5,0.25\n60000000,5,1,PA,0.5,0.25\n",
+    "lanl": "System,nodes,nodenum,Prob Started (mm/dd/yy hh:mm),Prob Fixed (mm/dd/yy hh:mm)\n"
+    "9,2,1,6/21/2005 10:54,6/21/2005 10:55\n",
+    "sacctmgr": "Cluster|NodeName|TimeStart|TimeEnd|State\nc1||2025-03-01T00:00:00|Unknown|\n"
+    "c1|gpu-2|2025-03-01T00:00:00|2025-03-01T00:01:00|DOWN*\nc1|gpu-1|2025-03-01T00:00:30|Unknown|DOWN*\n",
     "lazsim": "# format: lazsim-trace 1\n# duration_s: 90\ntime_s,event,nodes\n0,add,a b\n60,remove,a\n",
 }
 PARCAE_COUNTS = "0,1\n0,2\n60000,1\n"
@@ -49,6 +55,10 @@ def test_format_is_told_from_content_whatever_the_file_is_called(write, name):
 
 def test_every_format_has_a_sample_here():
     assert set(SAMPLES) == set(READERS)
+
+
+def test_readers_list_what_a_file_is_with_a_line_each():
+    assert all(reader.looks and "\n" not in reader.looks for reader in READERS.values())
 
 
 def test_bamboo_times_are_milliseconds_and_windows_line_ends_are_fine(write):
@@ -93,10 +103,16 @@ def fault(node, day, kind):
 
 
 def test_infinitehbd_servers_without_faults_are_there_throughout(write):
-    trace = read_trace(write(SAMPLES["infinitehbd"]))
+    trace = read_trace(write(SAMPLES["infinitehbd"]), mapping=TraceMapping(cluster_nodes=400))
     assert len(trace.names) == 400
     assert trace.num_alive()[1].tolist() == [400, 399, 400]
     assert trace.num_alive()[0].tolist() == [0.0, 86400.0, 172800.0]
+
+
+def test_fault_list_of_another_cluster_has_no_servers_of_the_published_one(write):
+    trace = read_trace(write(SAMPLES["infinitehbd"]))
+    assert trace.names == ("x",)
+    assert any("`cluster_nodes` says how many" in note for note in trace.notes)
 
 
 def test_infinitehbd_overlapping_faults_are_one_absence(write):
@@ -188,7 +204,7 @@ def test_lenient_reads_a_valid_trace_or_gives_one_clear_line(write, name):
         (b" \n\n", "empty"),
         (b"\x89PNG\r\n\x1a\n\x00\x00", "binary"),
         (b"\xff\xfe0\x00,\x00", "binary"),
-        (b"once upon a time\n", "bamboo, gcloud, infinitehbd"),
+        (b"once upon a time\n", "bamboo, gcloud, google-machine-events, infinitehbd"),
         (b"[]", "known formats"),
         (b'{"metadata": {"gap_seconds": 60}, "data": [0, 0]}', "no node event"),
         (b"\xef\xbb\xbfonce", "known formats"),

@@ -47,7 +47,8 @@ def _entries(kind: str) -> tuple[dict[str, str], str]:
     if kind == "formats":
         from lazsim.trace.readers import READERS
 
-        return {name: reader.looks for name, reader in READERS.items()}, "Defined in lazsim/trace/readers/."
+        lines = {name: READERS[name].looks for name in sorted(READERS)}
+        return lines, "Defined in lazsim/trace/readers/, or as a mapping of columns: a .toml file works as --format."
     lines = {name: _first_comment(kind, name) for name in catalog_names(kind)}
     if kind == "routing":
         from lazsim.routing.loading import UNIFORM

@@ -5,14 +5,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lazsim.cli.common import DURATION, NODES, options
-from lazsim.files import module_names
 
 if TYPE_CHECKING:
     from lazsim.trace import Trace
 
-FORMATS = ("auto", *module_names("trace/readers"))
 CAPS = ("offset", "clip", "first")
-"""Names of `lazsim.trace.CAP_RULES`, here so that ``--help`` need not import them."""
+TIME_UNITS = ("ns", "us", "ms", "s", "min", "h", "d")
+"""Names of `lazsim.trace.CAP_RULES` and of units, here so that ``--help`` need not import them."""
+
+MAPPING_FIELDS = ("columns", "where", "time_unit", "time_format", "time_zone", "cluster_nodes")
+"""Options that say what a file does not."""
 
 max_nodes_option = click.option("--max-nodes", type=NODES, help="Hold the trace to this many nodes.")
 
@@ -21,11 +23,23 @@ replay_options = options(
     click.option(
         "--format",
         "trace_format",
-        type=click.Choice(FORMATS),
         default="auto",
         show_default=True,
-        help="Of the trace; auto tells it from the content.",
+        metavar="NAME|TOML",
+        help="Of the trace, see lazsim list formats; auto tells it from the content.",
     ),
+    click.option(
+        "--columns",
+        metavar="ROLE=COLUMN,...",
+        help="Columns of a table, by name or number: time and count; time, event and node; or node, start and end.",
+    ),
+    click.option("--where", multiple=True, metavar="COLUMN=PATTERN", help="Only such rows of a table; repeats."),
+    click.option(
+        "--time-unit", type=click.Choice(TIME_UNITS), help="Of times that are numbers, if the file is silent."
+    ),
+    click.option("--time-format", metavar="TEXT", help="Of dates, as %d/%m/%Y %H:%M; ISO 8601 needs none."),
+    click.option("--time-zone", metavar="NAME", help="Of dates that name none, as Europe/Berlin; default UTC."),
+    click.option("--cluster-nodes", type=NODES, help="All nodes, if the file names only those with a failure."),
     click.option("--start", type=DURATION, default=0.0, help="Where in the trace to begin; default 0."),
     click.option("--duration", type=DURATION, help="How much of it, as 80min; default: to its end."),
     click.option(
@@ -43,6 +57,7 @@ replay_options = options(
 
 def read_stretch(path: str, *, trace_format: str, start: float, duration: float | None, **options: Any) -> "Trace":
     """Read what the options ask for; see `lazsim.trace.load`."""
-    from lazsim.trace import load
+    from lazsim.trace import load, make_mapping
 
-    return load(path, format=trace_format, start_s=start, duration_s=duration, **options)
+    mapping = make_mapping(**{name: options.pop(name) for name in MAPPING_FIELDS})
+    return load(path, format=trace_format, start_s=start, duration_s=duration, mapping=mapping, **options)

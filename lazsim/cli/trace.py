@@ -26,7 +26,7 @@ from lazsim.cli.common import (
 from lazsim.cli.replay import max_nodes_option, read_stretch, replay_options
 from lazsim.trace import load_recipe, trace_bytes, trace_stats
 from lazsim.trace.fetch import BASE_URL, BASE_URL_VARIABLE
-from lazsim.trace.stats import sparkline
+from lazsim.trace.stats import rate_note, sparkline
 from lazsim.units import format_duration
 
 WRITERS = {"lazsim": trace_bytes}
@@ -48,10 +48,11 @@ def info(as_json: bool, **reading: Any) -> None:
     """Print the statistics of FILE, and a sparkline of its nodes over time."""
     trace = read_stretch(**reading)
     stats = trace_stats(trace)
-    tell_notes(trace.notes)
+    notes = (*trace.notes, *rate_note(stats))
+    tell_notes(notes)
     if as_json:
         head = {"name": trace.name, "format": trace.format, "sha256": trace.sha256, "num_events": len(trace)}
-        print_json({**head, **dataclasses.asdict(stats), "notes": trace.notes, "sparkline": sparkline(trace)})
+        print_json({**head, **dataclasses.asdict(stats), "notes": notes, "sparkline": sparkline(trace)})
         return
     from lazsim.output.trace import trace_parts
 

@@ -16,6 +16,7 @@ from lazsim.routing import Routing
 from lazsim.scenario import Scenario, resolve
 from lazsim.specs import ModelSpec
 from lazsim.study.memory import memory_notes
+from lazsim.trace.stats import rate_note, trace_stats
 from lazsim.trace.table import Event, Trace, build_trace
 from lazsim.units import format_duration
 
@@ -97,7 +98,7 @@ def without_numbers(note: str) -> str:
 
 
 def _input_notes(scenario: Scenario, trace: Trace, loads: Routing, wall_s: float) -> list[str]:
-    notes = [*trace.notes, *loads.notes]
+    notes = [*trace.notes, *rate_note(trace_stats(trace)), *loads.notes]
     if wall_s > trace.duration_s:
         end, rest = format_duration(trace.duration_s), format_duration(wall_s - trace.duration_s)
         notes.append(f"the trace is too short: nodes alive at its end, after {end}, stay for the other {rest}")

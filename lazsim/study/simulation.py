@@ -139,6 +139,7 @@ def _record(scenarios: Sequence[Scenario], trace: Trace, loads: Routing, wall_s:
         chosen = dict.fromkeys(one.settings["placement"] for one in scenarios)
         record["placements"] = [policy_input(name) for name in chosen if name]
     replay = {"start_s": replayed.start_s, **{key: asked[key] for key in ("max_nodes", "cap", "lenient")}}
+    replay |= {name: getattr(replayed.mapping, name) for name in replayed.mapping.given()}
     record["replay"] = {} if isinstance(asked["trace"], Trace) else replay
     record["trace_events"] = trace.events_sha256
     fields = {name: value for name, value in asked.items() if "." in name}

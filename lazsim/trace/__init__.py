@@ -3,6 +3,7 @@
 from lazsim.trace.cap import CAP_RULES, cap_trace
 from lazsim.trace.generate import generate_trace
 from lazsim.trace.loading import cut_trace, load, open_trace
+from lazsim.trace.mapping import Columns, TraceMapping, make_mapping
 from lazsim.trace.readers import READERS, read_trace
 from lazsim.trace.readers.lazsim import trace_bytes, write_trace
 from lazsim.trace.recipes import load_recipe
@@ -13,8 +14,10 @@ __all__ = [
     "CAP_RULES",
     "READERS",
     "Batch",
+    "Columns",
     "Event",
     "Trace",
+    "TraceMapping",
     "TraceStats",
     "build_trace",
     "cap_trace",
@@ -22,6 +25,7 @@ __all__ = [
     "generate_trace",
     "load",
     "load_recipe",
+    "make_mapping",
     "open_trace",
     "read_trace",
     "trace_bytes",

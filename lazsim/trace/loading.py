@@ -9,6 +9,7 @@ from lazsim.errors import LazsimError
 from lazsim.specs import catalog_names
 from lazsim.trace.cap import cap_trace
 from lazsim.trace.generate import generate_trace
+from lazsim.trace.mapping import NO_MAPPING, TraceMapping, refuse_mapping
 from lazsim.trace.readers import read_trace
 from lazsim.trace.recipes import load_recipe
 from lazsim.trace.table import Trace
@@ -56,12 +57,20 @@ def cut_trace(
     return cap_trace(cut, max_nodes, cap, np.random.default_rng(seed).spawn(2)[1])
 
 
-def open_trace(source: Path | str, *, format: str = "auto", seed: int = 0, lenient: bool = False) -> Trace:  # noqa: A002
+def open_trace(
+    source: Path | str,
+    *,
+    format: str = "auto",  # noqa: A002
+    seed: int = 0,
+    lenient: bool = False,
+    mapping: TraceMapping = NO_MAPPING,
+) -> Trace:
     """Generate the trace of a recipe, a name of the catalogue or a ``.toml`` file, or read a file; see `read_trace`."""
     name = str(source)
     if name.endswith(".toml") or name in catalog_names("traces"):
+        refuse_mapping(name, mapping)
         return generate_trace(load_recipe(name), np.random.default_rng(seed), Path(name).stem)
-    return read_trace(source, format=format, seed=seed, lenient=lenient)
+    return read_trace(source, format=format, seed=seed, lenient=lenient, mapping=mapping)
 
 
 def load(
@@ -74,12 +83,13 @@ def load(
     cap: str = "offset",
     seed: int = 0,
     lenient: bool = False,
+    mapping: TraceMapping = NO_MAPPING,
 ) -> Trace:
     """Read or generate a trace, cut a stretch out of it and cap its nodes.
 
     Parameters
     ----------
-    path, format, lenient
+    path, format, lenient, mapping
         A recipe (see `load_recipe`), or a file (see `lazsim.trace.read_trace`).
     start_s, duration_s, max_nodes, cap
         See `cut_trace`.
@@ -92,5 +102,5 @@ def load(
     LazsimError
         When the file, the stretch or the cap is not valid.
     """
-    trace = open_trace(path, format=format, seed=seed, lenient=lenient)
+    trace = open_trace(path, format=format, seed=seed, lenient=lenient, mapping=mapping)
     return cut_trace(trace, start_s=start_s, duration_s=duration_s, max_nodes=max_nodes, cap=cap, seed=seed)

@@ -11,25 +11,53 @@ import numpy as np
 
 from lazsim.errors import TraceFormatError
 from lazsim.files import Faults, numbered_lines
+from lazsim.trace.mapping import NO_MAPPING, TraceMapping
 from lazsim.trace.table import Event
 
 HEAD_LINES = 20
 
 
 class Reading(NamedTuple):
-    """Result of a reader: events in file order, seconds observed (None: until the last event), notes."""
+    """Result of a reader.
+
+    Attributes
+    ----------
+    events : list of Event
+        In file order.
+    duration_s : float or None
+        Seconds observed; until the last event when None.
+    notes : tuple of str
+        What the reader assumed, a line each.
+    assumed_unit : str or None
+        The unit of time, where neither the file nor the user names it.
+    """
 
     events: list[Event]
     duration_s: float | None = None
     notes: tuple[str, ...] = ()
+    assumed_unit: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source(Faults):
-    """A file to read: its text, a generator for draws, and its faults."""
+    """A file to read: its text, a generator for draws, and its faults.
+
+    Attributes
+    ----------
+    text : str
+        The text, empty for a binary file.
+    content : bytes
+        The same as bytes, unpacked.
+    rng : numpy.random.Generator
+        Source of all draws.
+    asked : TraceMapping
+        What the user says of the file.
+    """
 
     text: str
+    content: bytes = b""
     rng: np.random.Generator
+    asked: TraceMapping = NO_MAPPING
 
     def lines(self) -> Iterator[tuple[int, str]]:
         """Yield line number and stripped text of every line that is not blank."""
@@ -59,11 +87,14 @@ class Reader(NamedTuple):
         Returns how well a text fits the format, from 0 to 1; the format that fits best is chosen.
     read : callable
         Reads a file into events.
+    options : tuple of str
+        Fields of `Source.asked` that `read` heeds; others are refused.
     """
 
     looks: str
     recognise: Callable[[str], float]
     read: Callable[[Source], Reading]
+    options: tuple[str, ...] = ()
 
 
 def matching_lines(pattern: str) -> Callable[[str], float]:
@@ -93,29 +124,6 @@ def count(value: object) -> int:
     if not (math.isfinite(result) and result >= 0 and result.is_integer()):
         raise ValueError(f"{value!r} is not a count of nodes")
     return int(result)
-
-
-def array_items(text: str, opening: int) -> Iterator[tuple[int, Any]]:
-    r"""Yield the elements of a JSON array with the line on which each begins.
-
-    The text is a valid JSON document with the array's opening bracket at position `opening`.
-
-    Examples
-    --------
-    >>> list(array_items("[1,\n\n[2]]", 0))
-    [(1, 1), (3, [2])]
-    """
-    decoder = json.JSONDecoder()
-    line, seen, position = 1, 0, opening + 1
-    while True:
-        while text[position] in " \t\r\n,":
-            position += 1
-        if text[position] == "]":
-            return
-        line += text.count("\n", seen, position)
-        seen = position
-        item, position = decoder.raw_decode(text, position)
-        yield line, item
 
 
 def shorten(text: str, width: int = 60) -> str:

@@ -7,7 +7,10 @@ import numpy as np
 import numpy.typing as npt
 
 from lazsim.trace.table import Trace
-from lazsim.units import HOUR_S
+from lazsim.units import HOUR_S, format_duration
+
+MOST_LOSSES_PER_NODE_HOUR = 60.0
+"""A faster rate is taken for a mistake of units (assumption); spot nodes are lost 0.06 to 0.6 times an hour each."""
 
 BARS = "▁▂▃▄▅▆▇█"
 
@@ -122,6 +125,14 @@ def trace_stats(trace: Trace) -> TraceStats:
         loss_gap_cv=gap_cv,
         burstiness=(gap_cv - 1) / (gap_cv + 1),
     )
+
+
+def rate_note(stats: TraceStats) -> tuple[str, ...]:
+    """Return a note where nodes are lost so fast that the unit of time is in doubt."""
+    if not stats.removals_per_node_hour > MOST_LOSSES_PER_NODE_HOUR:
+        return ()
+    mean = format_duration(HOUR_S / stats.removals_per_node_hour)
+    return (f"nodes are lost after {mean} in the mean: check the unit of time",)
 
 
 def _ratio(part: float, whole: float) -> float:

@@ -13,6 +13,7 @@ from lazsim.errors import TraceFormatError
 from lazsim.files import Faults
 from lazsim.limits import LONGEST_S, MAX_EVENTS, MAX_NODES
 from lazsim.specs import sha256
+from lazsim.units import format_duration
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -180,7 +181,8 @@ def in_time_order(rows: Iterable[TimedT], faults: Faults) -> list[TimedT]:
             faults.fault(row.line, what, "drop what has no valid time")
             continue
         if kept and row.time_s < kept[-1].time_s:
-            what = f"time {row.time_s:g} s comes after {kept[-1].time_s:g} s"
+            far = format_duration(kept[-1].time_s - row.time_s)
+            what = f"time {row.time_s:g} s comes after {kept[-1].time_s:g} s, {far} back"
             faults.fault(row.line, what, "sort what is out of order")
         kept.append(row)
     return sorted(kept, key=lambda row: row.time_s)
@@ -193,6 +195,35 @@ def check_size(name: str, line: int, num_nodes: int, num_events: int) -> None:
         raise TraceFormatError(f"{where}: {num_nodes:,} nodes at once; at most {MAX_NODES:,} can be")
     if num_events > MAX_EVENTS:
         raise TraceFormatError(f"{where}: more than {MAX_EVENTS:,} events of nodes; give a shorter trace")
+
+
+def _possible_events(events: Iterable[Event], faults: Faults) -> tuple[list[Event], int]:
+    """Return the events that are possible one after the other, and how many changed places within their instant.
+
+    The order within an instant is that of the events, but an event that is not possible yet waits for another of its
+    node at the same instant: logs with stamps of a second may have the return of a node before its loss.
+    """
+    kept: list[Event] = []
+    present: set[str] = set()
+    num_restarts = 0
+    for _, instant in itertools.groupby(events, key=lambda event: event.time_s):
+        waiting: dict[str, list[Event]] = {}
+        for event in instant:
+            if (event.node in present) == (event.kind == "add"):
+                waiting.setdefault(event.node, []).append(event)
+                continue
+            kept.append(event)
+            (present.add if event.kind == "add" else present.discard)(event.node)
+            if waiting.get(event.node):
+                kept.append(waiting[event.node].pop(0))
+                (present.discard if event.kind == "add" else present.add)(event.node)
+                num_restarts += 1
+            check_size(faults.name, event.line, len(present), len(kept))
+        for event in sorted(itertools.chain.from_iterable(waiting.values()), key=lambda event: event.line):
+            state = "added while present" if event.kind == "add" else "removed while absent"
+            repair = "drop events of nodes added twice or removed while absent"
+            faults.fault(event.line, f"node {event.node!r} is {state}", repair)
+    return kept, num_restarts
 
 
 def build_trace(
@@ -210,7 +241,7 @@ def build_trace(
     Parameters
     ----------
     events
-        In time order; the order of simultaneous events is kept.
+        In time order. The order of simultaneous events is kept, but a node that is there goes before it comes back.
     duration_s
         Length of the observation, by default up to the last event.
     name, format, sha256, notes
@@ -226,17 +257,9 @@ def build_trace(
         file and line.
     """
     faults = Faults(name, TraceFormatError, lenient)
-    kept: list[Event] = []
-    present: set[str] = set()
-    for event in in_time_order(events, faults):
-        if (event.node in present) == (event.kind == "add"):
-            state = "added while present" if event.kind == "add" else "removed while absent"
-            repair = "drop events of nodes added twice or removed while absent"
-            faults.fault(event.line, f"node {event.node!r} is {state}", repair)
-            continue
-        (present.add if event.kind == "add" else present.discard)(event.node)
-        kept.append(event)
-        check_size(name, event.line, len(present), len(kept))
+    kept, num_restarts = _possible_events(in_time_order(events, faults), faults)
+    if num_restarts:
+        notes = (*notes, f"{num_restarts} nodes come before they go at the same instant: taken to go and come back")
     names = tuple(dict.fromkeys(event.node for event in kept))
     index = {node: number for number, node in enumerate(names)}
     last_s = kept[-1].time_s if kept else 0.0
@@ -245,7 +268,7 @@ def build_trace(
         duration_s = last_s
     if duration_s is not None and duration_s < last_s:
         early = f"duration {duration_s:g} s ends before the last event at {last_s:g} s"
-        faults.fault(kept[-1].line, early, "end with the last event")
+        faults.fault(kept[-1].line if kept else 0, early, "end with the last event")
         duration_s = last_s
     return Trace(
         time_s=np.array([event.time_s for event in kept], dtype=np.float64),

@@ -6,15 +6,26 @@ from pathlib import Path
 import numpy as np
 
 from lazsim.errors import TraceFormatError
-from lazsim.files import module_names, read_bytes
+from lazsim.files import module_names, read_bytes, unpack
 from lazsim.specs import sha256, unknown_name
+from lazsim.tables import PARQUET
+from lazsim.trace.mapped import mapping_reader
+from lazsim.trace.mapping import NO_MAPPING, TraceMapping, mapping_names
 from lazsim.trace.source import Reader, Source
+from lazsim.trace.stats import rate_note, trace_stats
 from lazsim.trace.table import Trace, build_trace
+from lazsim.units import format_duration
+
+LEAST_GAP_S = 1.0
+LEAST_SPAN_S = 30.0
+"""Median time between two instants, and span; a trace with less has its times in another unit (assumption)."""
 
 READERS: dict[str, Reader] = {
-    name: import_module(f"{__name__}.{name}").READER for name in module_names("trace/readers")
+    **{name: import_module(f"{__name__}.{name}").READER for name in module_names("trace/readers")},
+    **{name: mapping_reader(name) for name in mapping_names()},
 }
-"""Reader by name of the format. To add a format, add a module with a `READER`; nothing else lists them."""
+"""Reader by name of the format: modules with a `READER` here, then mappings of the catalogue, which are less certain.
+Nothing else lists them."""
 
 
 def decode_text(name: str, content: bytes) -> str:
@@ -41,44 +52,87 @@ def detect_format(name: str, text: str) -> str:
     fits = {format_name: reader.recognise(text) for format_name, reader in READERS.items()}
     best = max(fits, key=lambda format_name: fits[format_name])
     if fits[best] < 0.5:
-        raise TraceFormatError(f"{name}: not one of the known formats ({', '.join(READERS)}); force one with `format`")
+        raise TraceFormatError(
+            f"{name}: not one of the known formats ({', '.join(sorted(READERS))}); force one with `format`"
+        )
     return best
 
 
-def read_trace(path: Path | str, format: str = "auto", seed: int = 0, lenient: bool = False) -> Trace:  # noqa: A002
+def read_trace(
+    path: Path | str,
+    format: str = "auto",  # noqa: A002
+    seed: int = 0,
+    lenient: bool = False,
+    mapping: TraceMapping = NO_MAPPING,
+) -> Trace:
     """Read a trace of node events.
 
     Parameters
     ----------
     path
-        A file in one of the formats of `READERS`.
+        A file in one of the formats of `READERS`, also when packed by gzip, bzip2, xz, zip or zstd; ``-`` is stdin.
     format
-        A name of `READERS`, or ``auto`` to choose by the content.
+        A name of `READERS`, a path of a ``.toml`` file with a `TraceMapping`, or ``auto`` to choose by the content.
     seed
         Seed for naming the nodes of a trace that only counts them.
     lenient
         Repair faults where possible, and count the repairs in the notes.
+    mapping
+        What the file does not say, such as its unit of time; it goes before what the format says.
 
     Raises
     ------
     TraceFormatError
-        When the file is empty, binary, of no known format, has a bad line or no node event at all.
+        When the file is empty, binary, of no known format, has a bad line, no node event at all or a span that cannot
+        be.
     LazsimError
         When the file cannot be read.
     """
-    name, content = str(path), read_bytes(path)
-    if format != "auto" and format not in READERS:
-        raise TraceFormatError(unknown_name("trace format", format, ["auto", *READERS]))
-    text = decode_text(name, content)
-    chosen = detect_format(name, text) if format == "auto" else format
-    source = Source(name, TraceFormatError, lenient, text=text, rng=np.random.default_rng(seed).spawn(1)[0])
-    reading = READERS[chosen].read(source)
+    name, packed = str(path), read_bytes(path)
+    content = unpack(name, packed)
+    is_parquet = content.startswith(PARQUET)
+    text = "" if is_parquet else decode_text(name, content)
+    if format == "auto":
+        is_table = is_parquet or mapping.columns is not None
+        format = "table" if is_table else detect_format(name, text)  # noqa: A001
+    reader = _find_reader(format)
+    for field in mapping.given():
+        if field not in reader.options:
+            raise TraceFormatError(f"{name}: read as {format}, which has no use for `{field}`; leave it out")
+    source = Source(
+        name, TraceFormatError, lenient, text=text, content=content, rng=np.random.default_rng(seed).spawn(1)[0],
+        asked=mapping,
+    )  # fmt: skip
+    reading = reader.read(source)
     trace = build_trace(
-        reading.events, duration_s=reading.duration_s, name=name, format=chosen, sha256=sha256(content),
+        reading.events, duration_s=reading.duration_s, name=name, format=Path(format).stem, sha256=sha256(packed),
         notes=(*reading.notes, *source.notes()), lenient=lenient,
     )  # fmt: skip
     if not len(trace):
         raise TraceFormatError(
-            f"{name}: no node event in it (read as {chosen}); give a trace in which nodes come or go"
+            f"{name}: no node event in it (read as {format}); give a trace in which nodes come or go"
         )
+    if reading.assumed_unit is not None:
+        _check_unit(trace, reading.assumed_unit)
     return trace
+
+
+def _find_reader(name: str) -> Reader:
+    if name.endswith(".toml"):
+        return mapping_reader(name)
+    if name not in READERS:
+        raise TraceFormatError(unknown_name("trace format", name, ["auto", *sorted(READERS)], "a path to a .toml file"))
+    return READERS[name]
+
+
+def _check_unit(trace: Trace, unit: str) -> None:
+    """Refuse a trace that is too fast for the unit of time that its format has, and that nothing in the file says."""
+    times_s = np.unique([*trace.time_s, trace.duration_s])
+    span_s = float(times_s[-1] - times_s[0])
+    if span_s == 0.0:
+        return
+    if np.median(np.diff(times_s)) < LEAST_GAP_S or span_s < LEAST_SPAN_S or rate_note(trace_stats(trace)):
+        span = format_duration(span_s)
+        raise TraceFormatError(
+            f"{trace.name}: its times span {span} if they are in {unit}, as {trace.format} has them; give `time_unit`"
+        )

@@ -5,13 +5,18 @@ from collections import Counter
 from typing import Any, NamedTuple
 
 from lazsim.errors import TraceFormatError
-from lazsim.trace.source import Reader, Reading, Source, array_items, number, shorten
+from lazsim.specs import sha256
+from lazsim.tables import array_items
+from lazsim.trace.absences import other_nodes
+from lazsim.trace.recipes import PublicSpec, load_recipe
+from lazsim.trace.source import Reader, Reading, Source, number, shorten
 from lazsim.trace.table import Event, in_time_order
 from lazsim.units import DAY_S
 
 LOOKS = '[{"node_id": ..., "event_time": days, "event_type": "fault_start"|"fault_end", ...}, ...]'
+PUBLISHED = "infinitehbd-faults"
 NUM_SERVERS = 400
-"""Servers of the cluster, from the description of the data set; the file names only those with a fault."""
+"""The published file in the catalogue, and the servers of its cluster, by its description."""
 
 
 class _Fault(NamedTuple):
@@ -40,8 +45,7 @@ def read(source: Source) -> Reading:
             source.fault(line, f"expected {LOOKS!r}, found {shorten(json.dumps(item))}")
     faults = in_time_order(faults, source)
     names = list(dict.fromkeys(fault.node for fault in faults))
-    healthy = [f"healthy-{number:03d}" for number in range(1, NUM_SERVERS - len(names) + 1)]
-    events = [Event(0.0, "add", node) for node in names + healthy] if names else []
+    events: list[Event] = []
     depth: Counter[str] = Counter()
     num_overlapping = 0
     for fault in faults:
@@ -55,7 +59,14 @@ def read(source: Source) -> Reading:
             events.append(Event(fault.time_s, "remove", fault.node, fault.line))
         elif not fault.starts and before == 1:
             events.append(Event(fault.time_s, "add", fault.node, fault.line))
-    return Reading(events, notes=_notes(faults, len(names), len(healthy), num_overlapping))
+    num_servers = source.asked.cluster_nodes
+    published = load_recipe(PUBLISHED)
+    assert isinstance(published, PublicSpec), "the catalogue has its address"
+    if num_servers is None and sha256(source.content) == published.sha256:
+        num_servers = NUM_SERVERS
+    there = [Event(0.0, "add", node) for node in names]
+    others, notes = other_nodes(names, num_servers, source.name)
+    return Reading([*there, *others, *events], notes=(*notes, *_notes(faults, num_overlapping)))
 
 
 def _fault(item: Any, line: int) -> _Fault:
@@ -66,11 +77,10 @@ def _fault(item: Any, line: int) -> _Fault:
     return _Fault(round(number(item["event_time"]) * DAY_S, 3), kind == "fault_start", node, level, line)
 
 
-def _notes(faults: list[_Fault], num_named: int, num_healthy: int, num_overlapping: int) -> tuple[str, ...]:
+def _notes(faults: list[_Fault], num_overlapping: int) -> tuple[str, ...]:
     starts = [fault for fault in faults if fault.starts]
     num_other = sum("other" in fault.level.lower() for fault in starts)
     return (
-        f"{num_named} servers appear; {num_healthy} more are taken to be healthy throughout ({NUM_SERVERS} in all)",
         "every server is taken to be healthy at the start, and gone while any fault of it is open",
         f"{num_overlapping} faults start while another of the same server is open: they are one absence",
         f"{num_other} of {len(starts)} faults are of level Other (stress tests, changes); all faults count",
@@ -78,4 +88,4 @@ def _notes(faults: list[_Fault], num_named: int, num_healthy: int, num_overlappi
     )
 
 
-READER = Reader(LOOKS, recognise, read)
+READER = Reader(LOOKS, recognise, read, options=("cluster_nodes",))

@@ -3,63 +3,61 @@
 import json
 import math
 
-from lazsim.trace.counts import RULE, Sample, events_from_counts
-from lazsim.trace.source import Reader, Reading, Source, count, matching_lines, number, shorten
-from lazsim.trace.table import Event, in_time_order
+from lazsim.trace.clock import to_seconds
+from lazsim.trace.mapped import open_table, read_mapped
+from lazsim.trace.mapping import Columns, TraceMapping
+from lazsim.trace.source import Reader, Reading, Source, matching_lines, number, shorten
+from lazsim.trace.table import Event
 
 EVENT_LOOKS = '[ms, "add"|"remove"|"no-op", {"nodes": [...], "duration": ms}]'
 COUNT_LOOKS = "milliseconds,live count"
+COUNTS = TraceMapping(columns=Columns(time=1, count=2), time_unit="ms")
 _event_share = matching_lines(r'\[\s*-?[\d.eE+]+\s*,\s*"')
 _count_share = matching_lines(r"(-?[\d.]+|nan|inf)\s*,\s*-?[\d.]+$")
 
 
 def read(source: Source) -> Reading:
     """Read either kind of file."""
-    return _read_events(source) if _event_share(source.text) >= 0.5 else _read_counts(source)
+    if _event_share(source.text) >= 0.5:
+        return _read_events(source)
+    return read_mapped(source, open_table(source), COUNTS)
 
 
 def _read_events(source: Source) -> Reading:
     events: list[Event] = []
-    stop_ms = 0.0
+    unit = source.asked.time_unit or "ms"
+    stop = 0.0
     for line, text in source.lines():
         try:
-            time_ms, kind, nodes, duration_ms = _event_row(text)
+            time, kind, nodes, duration = _event_row(text)
         except (ValueError, TypeError, KeyError, RecursionError):
             source.fault(line, f"expected {EVENT_LOOKS!r}, found {shorten(text)}")
             continue
         if kind == "add" or kind == "remove":
-            events += [Event(time_ms / 1e3, "add" if kind == "add" else "remove", node, line) for node in nodes]
+            time_s = to_seconds(time, unit)
+            events += [Event(time_s, "add" if kind == "add" else "remove", node, line) for node in nodes]
         elif nodes:
             source.fault(line, f"a {kind!r} row names {len(nodes)} nodes; only add and remove rows may")
             continue
-        if math.isfinite(time_ms):
-            stop_ms = max(stop_ms, time_ms + duration_ms)
-    return Reading(events, stop_ms / 1e3)
+        if math.isfinite(time):
+            stop = max(stop, time + duration)
+    return Reading(events, to_seconds(stop, unit))
 
 
 def _event_row(text: str) -> tuple[float, str, list[str], float]:
-    time_ms, kind, body = json.loads(text)
+    time, kind, body = json.loads(text)
     nodes = body["nodes"]
     if not isinstance(kind, str) or not isinstance(nodes, list) or not all(n and isinstance(n, str) for n in nodes):
         raise ValueError("not a row of events")
-    duration_ms = number(body.get("duration", 0))
-    if not (math.isfinite(duration_ms) and duration_ms >= 0):
+    duration = number(body.get("duration", 0))
+    if not (math.isfinite(duration) and duration >= 0):
         raise ValueError("not a duration")
-    return number(time_ms), kind, nodes, duration_ms
+    return number(time), kind, nodes, duration
 
 
-def _read_counts(source: Source) -> Reading:
-    samples: list[Sample] = []
-    for line, text in source.lines():
-        try:
-            time_ms, num_nodes = text.split(",")
-            samples.append(Sample(number(time_ms) / 1e3, count(num_nodes), line))
-        except ValueError:
-            source.fault(line, f"expected {COUNT_LOOKS!r}, found {shorten(text)}")
-    ordered = in_time_order(samples, source)
-    notes = (RULE, "the trace is taken to end with its last row")
-    duration_s = ordered[-1].time_s if ordered else None
-    return Reading(events_from_counts(ordered, source.rng, source.name), duration_s, notes)
-
-
-READER = Reader(f"{EVENT_LOOKS} or {COUNT_LOOKS}", lambda text: max(_event_share(text), _count_share(text)), read)
+READER = Reader(
+    f"{EVENT_LOOKS} or {COUNT_LOOKS}",
+    lambda text: max(_event_share(text), _count_share(text)),
+    read,
+    options=("time_unit",),
+)

@@ -4,8 +4,9 @@ import math
 import re
 
 from lazsim.errors import TraceFormatError
+from lazsim.tables import array_items
 from lazsim.trace.counts import RULE, Sample, events_from_counts
-from lazsim.trace.source import Reader, Reading, Source, array_items, count, number
+from lazsim.trace.source import Reader, Reading, Source, count, number
 
 LOOKS = '{"metadata": {"gap_seconds": 300}, "data": [live count, ...]}'
 AVAILABILITY = (

@@ -1,0 +1,209 @@
+"""Read the rows of a table: CSV with any separator, JSON lines, a JSON array, or Parquet."""
+
+import csv
+import io
+import json
+import re
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from lazsim.files import Faults, decode_json, numbered_lines
+from lazsim.limits import MAX_COLUMNS, MAX_FILE_BYTES, MAX_ROWS
+
+PARQUET = b"PAR1"
+"""First bytes of a Parquet file."""
+
+SEPARATORS = "\t|;,"
+"""Separators of columns; where most lines have several, the first of these counts, as texts have commas most often."""
+
+HEAD_LINES = 20
+
+
+class Row(NamedTuple):
+    """Texts of a row, and its line in the file, from 1."""
+
+    line: int
+    fields: list[str]
+
+
+class Table(NamedTuple):
+    """Names of the columns, none where the file has no header, and the rows."""
+
+    header: tuple[str, ...]
+    rows: list[Row]
+
+
+def read_table(text: str, faults: Faults, is_header: Callable[[list[str]], bool]) -> Table:
+    """Read the rows of a text; broken ones are faults.
+
+    Parameters
+    ----------
+    text
+        Lines with a separator (tab, ``|``, ``;``, comma, or else spaces), in which ``#`` begins a comment; a JSON value
+        on each line; or one JSON array. JSON values are objects, whose keys name the columns, or arrays.
+    faults
+        The faults of the file.
+    is_header
+        Says whether the first row is a header.
+    """
+    rows: Iterator[Row]
+    if text.lstrip()[:1] in ("{", "["):
+        return _align(_json_values(text, faults), faults)
+    separator = find_separator(text)
+    rows = _split_lines(text) if separator is None else _separated_lines(text, separator, faults)
+    found = _limited(rows, faults)
+    if found and is_header(found[0].fields):
+        return Table(tuple(found[0].fields), found[1:])
+    return Table((), found)
+
+
+def read_parquet(content: bytes, faults: Faults) -> Table:
+    """Read the rows of a Parquet file; a row counts as a line."""
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise faults.error(
+            f"{faults.name}: Parquet, which takes pyarrow to read; pip install 'lazsim[files]', or save it as CSV"
+        ) from None
+    try:
+        file = pyarrow.parquet.ParquetFile(io.BytesIO(content))
+        groups = [file.metadata.row_group(index) for index in range(file.metadata.num_row_groups)]
+        _check_shape(file.metadata.num_rows, file.metadata.num_columns, faults)
+        if sum(group.total_byte_size for group in groups) > MAX_FILE_BYTES:
+            raise faults.error(f"{faults.name}: unpacks to more than {MAX_FILE_BYTES >> 10:,} KiB; give a smaller file")
+        table = file.read()
+        columns = [[_text(value) for value in column.to_pylist()] for column in table.columns]
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        raise faults.error(f"{faults.name}: not valid Parquet ({str(error).splitlines()[0]})") from None
+    fields = zip(*columns, strict=True)
+    return Table(tuple(table.column_names), [Row(line, list(one)) for line, one in enumerate(fields, start=1)])
+
+
+def find_separator(text: str) -> str | None:
+    r"""Return the first of `SEPARATORS` that most of the first lines have.
+
+    Examples
+    --------
+    >>> find_separator("2025-03-01 00:00:00;8\n2025-03-01 00:05:00;7,5")
+    ';'
+    """
+    head = [line for _, line in zip(range(HEAD_LINES), _data_lines(text), strict=False)]
+    for separator in SEPARATORS:
+        if 2 * sum(separator in line for line in head) > len(head):
+            return separator
+    return None
+
+
+def array_items(text: str, opening: int) -> Iterator[tuple[int, Any]]:
+    r"""Yield the elements of a JSON array with the line on which each begins.
+
+    The text is a valid JSON document with the array's opening bracket at position `opening`.
+
+    Examples
+    --------
+    >>> list(array_items("[1,\n\n[2]]", 0))
+    [(1, 1), (3, [2])]
+    """
+    decoder = json.JSONDecoder()
+    line, seen, position = 1, 0, opening + 1
+    while True:
+        while text[position] in " \t\r\n,":
+            position += 1
+        if text[position] == "]":
+            return
+        line += text.count("\n", seen, position)
+        seen = position
+        item, position = decoder.raw_decode(text, position)
+        yield line, item
+
+
+def _data_lines(text: str) -> Iterator[str]:
+    return (line for _, line in numbered_lines(text) if not line.startswith("#"))
+
+
+def _split_lines(text: str) -> Iterator[Row]:
+    return (Row(line, row.split()) for line, row in numbered_lines(text) if not row.startswith("#"))
+
+
+def _separated_lines(text: str, separator: str, faults: Faults) -> Iterator[Row]:
+    lines = ("\n" if line.startswith("#") else line for line in io.StringIO(text, newline=None))
+    reader = csv.reader(lines, delimiter=separator, skipinitialspace=True)
+    while True:
+        try:
+            fields = [field.strip() for field in next(reader)]
+        except StopIteration:
+            return
+        except csv.Error as error:
+            faults.fault(reader.line_num, f"no row of a table ({error})")
+            continue
+        if any(fields):
+            yield Row(reader.line_num, fields)
+
+
+def _json_values(text: str, faults: Faults) -> Iterator[tuple[int, Any]]:
+    """Yield the values of one array, or those of the lines."""
+    if text.lstrip().startswith("[") and not re.match(r"\s*\[.*\]\s*\n\s*\[", text):
+        try:
+            json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise faults.error(f"{faults.name}: not valid JSON ({str(error)[:80]}); fetch the file again") from None
+        yield from array_items(text, text.index("["))
+        return
+    for line, value in numbered_lines(text):
+        try:
+            yield line, decode_json(value.encode())
+        except ValueError as error:
+            faults.fault(line, f"not valid JSON ({error})")
+
+
+def _align(values: Iterator[tuple[int, Any]], faults: Faults) -> Table:
+    """Put the fields of objects under one header, in the order in which keys first appear."""
+    index: dict[str, int] = {}
+    rows: list[Row] = []
+    for line, value in values:
+        if isinstance(value, dict):
+            named = dict(_flat(value))
+            for key in named:
+                index.setdefault(key, len(index))
+            fields = [""] * len(index)
+            for key, field in named.items():
+                fields[index[key]] = _text(field)
+            rows.append(Row(line, fields))
+        elif isinstance(value, list):
+            rows.append(Row(line, [_text(field) for field in value]))
+        else:
+            faults.fault(line, "expected an object or an array of JSON")
+        _check_shape(len(rows), len(index), faults)
+    for row in rows:
+        row.fields.extend([""] * (len(index) - len(row.fields)))
+    return Table(tuple(index), rows)
+
+
+def _flat(value: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, field in value.items():
+        if isinstance(field, dict):
+            yield from _flat(field, f"{prefix}{key}.")
+        else:
+            yield prefix + key, field
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    return json.dumps(value) if isinstance(value, bool | list) else str(value)
+
+
+def _limited(rows: Iterator[Row], faults: Faults) -> list[Row]:
+    found = []
+    for row in rows:
+        found.append(row)
+        _check_shape(len(found), len(row.fields), faults)
+    return found
+
+
+def _check_shape(num_rows: int, num_columns: int, faults: Faults) -> None:
+    if num_rows > MAX_ROWS or num_columns > MAX_COLUMNS:
+        raise faults.error(
+            f"{faults.name}: more than {MAX_ROWS:,} rows or {MAX_COLUMNS:,} columns; give a shorter file"
+        )

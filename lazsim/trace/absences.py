@@ -1,0 +1,126 @@
+"""Make node events of outages, and of logs that say in which state a node is."""
+
+import math
+from collections.abc import Collection, Iterable
+from typing import NamedTuple
+
+from lazsim.errors import TraceFormatError
+from lazsim.trace.table import Event
+
+JUST_AFTER_S = 1e-3
+"""When a node goes that is away from the start of the trace: it must have been there to be lost."""
+
+
+class Outage(NamedTuple):
+    """A node is away from `start_s` to `end_s`, which is infinite where it does not return."""
+
+    node: str
+    start_s: float
+    end_s: float
+    line: int = 0
+
+
+def events_from_outages(outages: Iterable[Outage]) -> tuple[list[Event], tuple[str, ...]]:
+    """Make node events of outages, in any order; all nodes are there at time 0.
+
+    Returns
+    -------
+    list of Event
+        In time order, with nodes in the order in which the outages name them.
+    tuple of str
+        What was assumed, a line each.
+
+    Notes
+    -----
+    Outages of a node that overlap or touch are one absence. One of no length takes the node out and brings it back at
+    the same instant.
+
+    Examples
+    --------
+    >>> events, _ = events_from_outages([Outage("a", 60.0, 90.0), Outage("a", 80.0, math.inf), Outage("b", 70.0, 70.0)])
+    >>> [(e.time_s, e.kind, e.node) for e in events]
+    ... # doctest: +NORMALIZE_WHITESPACE
+    [(0.0, 'add', 'a'), (0.0, 'add', 'b'), (60.0, 'remove', 'a'), (70.0, 'remove', 'b'), (70.0, 'add', 'b')]
+    """
+    given = list(outages)
+    absences: dict[str, list[Outage]] = {outage.node: [] for outage in given}
+    for outage in sorted(given, key=lambda outage: outage.start_s):
+        of_node = absences[outage.node]
+        if of_node and outage.start_s <= of_node[-1].end_s:
+            of_node[-1] = of_node[-1]._replace(end_s=max(of_node[-1].end_s, outage.end_s))
+        else:
+            of_node.append(outage)
+    changes: list[Event] = []
+    for node, start_s, end_s, line in (absence for of_node in absences.values() for absence in of_node):
+        gone_s = max(start_s, JUST_AFTER_S)
+        changes.append(Event(gone_s, "remove", node, line))
+        changes += [Event(max(end_s, gone_s), "add", node, line)] if math.isfinite(end_s) else []
+    changes.sort(key=lambda event: (event.time_s, event.kind == "add"))
+    num_merged = len(given) - sum(len(of_node) for of_node in absences.values())
+    notes = ["every node is taken to be there at the start, and gone while any outage of it lasts"]
+    if num_merged:
+        notes.append(f"{num_merged} outages begin while another of the same node lasts: they are one absence")
+    if any(outage.end_s == outage.start_s for outage in given):
+        notes.append("an outage of zero length takes the node out and brings it back at the same instant")
+    return [*(Event(0.0, "add", node) for node in absences), *changes], tuple(notes)
+
+
+def events_from_states(states: Iterable[Event]) -> tuple[list[Event], tuple[str, ...]]:
+    """Make node events of a log in which ``add`` says that a node is there, and ``remove`` that it is not.
+
+    A state that the node is in already changes nothing. A node that the log first sees go was there from the start.
+
+    Returns
+    -------
+    list of Event
+        In the order of the log, after the nodes that are there from the start.
+    tuple of str
+        What was assumed, a line each.
+    """
+    is_there: dict[str, bool] = {}
+    first: list[Event] = []
+    changes: list[Event] = []
+    num_repeated = 0
+    for event in states:
+        if event.node not in is_there and event.kind == "remove":
+            first.append(Event(0.0, "add", event.node, event.line))
+        elif is_there.get(event.node, False) == (event.kind == "add"):
+            num_repeated += 1
+            continue
+        is_there[event.node] = event.kind == "add"
+        # A node that is gone at time 0 must have been there to be lost.
+        is_first = event.kind == "remove" and event.time_s < JUST_AFTER_S
+        changes.append(event._replace(time_s=JUST_AFTER_S) if is_first else event)
+    notes = [f"{len(first)} nodes are first seen to go: taken to be there from the start"] if first else []
+    if num_repeated:
+        notes.append(f"{num_repeated} rows repeat the state that their node is in")
+    return first + changes, tuple(notes)
+
+
+def other_nodes(named: Collection[str], cluster_nodes: int | None, name: str) -> tuple[list[Event], tuple[str, ...]]:
+    """Make the nodes of a cluster that a file does not name, since nothing happened to them; all are there at time 0.
+
+    Parameters
+    ----------
+    named
+        Nodes that the file names.
+    cluster_nodes
+        All nodes of the cluster; when None, there are no others, and a note says so.
+    name
+        Name of the file, for errors.
+
+    Raises
+    ------
+    TraceFormatError
+        When the file names more nodes.
+    """
+    num_named = len(named)
+    if cluster_nodes is None:
+        note = f"only the {num_named} nodes that the file names count; `cluster_nodes` says how many there are in all"
+        return [], (note,) if named else ()
+    if cluster_nodes < num_named:
+        raise TraceFormatError(f"{name}: names {num_named} nodes; give `cluster_nodes` of at least that")
+    others = [Event(0.0, "add", f"healthy-{number:03d}") for number in range(1, cluster_nodes - num_named + 1)]
+    return others, (
+        f"{num_named} nodes appear; {len(others)} more are taken to be healthy throughout ({cluster_nodes} in all)",
+    )

@@ -1,0 +1,328 @@
+"""Read a table by a mapping of its columns."""
+
+import fnmatch
+import functools
+import math
+import re
+from collections.abc import Callable, Iterator
+from typing import ParamSpec, TypeVar
+
+from lazsim.errors import SpecError, TraceFormatError
+from lazsim.files import Faults
+from lazsim.tables import HEAD_LINES, PARQUET, Table, read_parquet, read_table
+from lazsim.trace.absences import Outage, events_from_outages, events_from_states, other_nodes
+from lazsim.trace.clock import Clock, is_number, read_date
+from lazsim.trace.counts import NEWEST_FIRST, RULE, Sample, events_from_counts, is_newest_first, settle
+from lazsim.trace.mapping import Column, Columns, TraceMapping, load_mapping, mapping_looks
+from lazsim.trace.source import Reader, Reading, Source, count, shorten
+from lazsim.trace.table import Event, Kind, in_time_order
+
+WORDS: dict[Kind, str] = {
+    "add": (
+        "add added up join joined start started launch launched running ready online active available recovered "
+        "resumed created fault_end"
+    ),
+    "remove": (
+        "remove removed down leave left stop stopped terminate terminated preempt preempted preemption fail failed "
+        "failure lost offline notready unavailable evicted killed deleted interrupted fault_start"
+    ),
+}
+"""Usual words for what happened to a node."""
+
+_KINDS = {word: kind for kind, words in WORDS.items() for word in words.split()}
+
+CHANGE_WORDS = {"add", "remove", "added", "removed"}
+"""Words for changes; all others may also be read as states."""
+
+OPEN_WORDS = ("", "unknown", "none", "null", "nan", "nat", "-", "ongoing", "n/a")
+"""Ends of outages that go on."""
+
+HEAD_BYTES = 20_000
+
+ENDS = "the trace is taken to end with its last event"
+ArgumentsT = ParamSpec("ArgumentsT")
+ResultT = TypeVar("ResultT")
+
+
+def open_table(source: Source) -> Table:
+    """Read the rows of a file in any form of table."""
+    if source.content.startswith(PARQUET):
+        return read_parquet(source.content, source)
+    return read_table(source.text, source, is_header)
+
+
+@functools.lru_cache(maxsize=1)
+def open_head(text: str) -> Table:
+    """Read the first rows of a text, without those that are broken."""
+    head = text[:HEAD_BYTES]
+    head = head if len(head) == len(text) else head[: head.rfind("\n")]
+    try:
+        table = read_table(head, Faults("", TraceFormatError, lenient=True), is_header)
+    except TraceFormatError:
+        return Table((), [])
+    return table._replace(rows=table.rows[:HEAD_LINES])
+
+
+def mapping_reader(name: str) -> Reader:
+    """Return the reader of a mapping of the catalogue, or of a path that ends in ``.toml``."""
+    mapping = load_mapping(name)
+    if mapping.columns is None:
+        raise SpecError(f"{name}: names no columns; give it a table [columns]")
+    return Reader(
+        mapping_looks(name),
+        lambda text: how_well(mapping, open_head(text)),
+        lambda source: read_mapped(source, open_table(source), mapping),
+        tuple(TraceMapping.__struct_fields__),
+    )
+
+
+def is_header(fields: list[str]) -> bool:
+    """Return whether a row names columns: none of its texts is a number or a date."""
+    return not any(is_number(field) or is_date(field) for field in fields)
+
+
+def is_date(text: str) -> bool:
+    """Return whether a text is a date of ISO 8601."""
+    try:
+        read_date(text)
+    except ValueError:
+        return False
+    return True
+
+
+def read_mapped(source: Source, table: Table, mapping: TraceMapping) -> Reading:
+    """Read the rows of a table by a mapping that names the columns; the user's own wishes go first.
+
+    Raises
+    ------
+    TraceFormatError
+        When the table has no such columns, or a row is wrong.
+    """
+    mapping = source.asked.under(mapping)
+    columns = mapping.columns
+    assert columns is not None, "the mapping names the columns"
+    reader = _Mapped(source, table, mapping, columns)
+    if columns.count is not None:
+        return reader.read_counts()
+    return reader.read_events() if columns.event is not None else reader.read_outages()
+
+
+def find_column(name: str, header: tuple[str, ...]) -> int | None:
+    """Return the index of a column by its name: as it stands, or else without case, signs and what is in brackets.
+
+    Examples
+    --------
+    >>> find_column("prob started", ("nodes", "Prob Started (mm/dd/yy)"))
+    1
+    """
+    if name in header:
+        return header.index(name)
+    plain = [_plain(column) for column in header]
+    return plain.index(_plain(name)) if _plain(name) in plain else None
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"\(.*\)|[\W_]", "", name.lower())
+
+
+def event_kind(text: str, mapping: TraceMapping) -> Kind | None:
+    """Return what an event says, None where it is to be ignored; a ValueError says that it is unknown."""
+    word = text.strip().lower()
+    given: tuple[tuple[tuple[str, ...], Kind | None], ...] = (
+        (mapping.ignore, None), (mapping.add, "add"), (mapping.remove, "remove"),
+    )  # fmt: skip
+    for words, kind in given:
+        if any(word == one.lower() for one in words):
+            return kind
+    if word not in _KINDS:
+        raise ValueError(f"{text[:40]!r} is no event; a mapping may name it in `add`, `remove` or `ignore`")
+    return _KINDS[word]
+
+
+def how_well(mapping: TraceMapping, table: Table) -> float:
+    """Return how well the first rows of a table fit a mapping of the catalogue, from 0 to 1."""
+    columns = mapping.columns
+    if columns is None or not table.rows:
+        return 0.0
+    parts = [part for column in _needed(columns).values() for part in _parts(column)]
+    if any(isinstance(part, str) for part in parts):
+        return float(all(isinstance(part, int) or find_column(part, table.header) is not None for part in parts))
+    return sum(_fits(mapping, columns, row.fields) for row in table.rows) / len(table.rows)
+
+
+def _fits(mapping: TraceMapping, columns: Columns, fields: list[str]) -> bool:
+    try:
+        texts = {role: " ".join(fields[int(part) - 1] for part in _parts(column))
+                 for role, column in columns.given().items()}  # fmt: skip
+        time = texts["time"] if "time" in texts else texts["start"]
+        Clock(mapping, mapping).read(time)
+        if mapping.time_unit is not None and not is_number(time):
+            return False
+        if columns.event is not None:
+            event_kind(texts["event"], mapping)
+    except (IndexError, ValueError, OverflowError):
+        return False
+    return is_number(texts.get("count", "0")) and len(fields) == (mapping.num_columns or len(fields))
+
+
+def _parts(column: Column) -> tuple[str | int, ...]:
+    return column if isinstance(column, tuple) else (column,)
+
+
+def _needed(columns: Columns) -> dict[str, Column]:
+    return {role: one for role, one in columns.given().items() if role not in ("cluster", "cluster_nodes")}
+
+
+class _Mapped:
+    """The rows of a table, by the role of their columns."""
+
+    def __init__(self, source: Source, table: Table, mapping: TraceMapping, columns: Columns) -> None:
+        self._source, self._table, self._mapping = source, table, mapping
+        self._places = {role: self._find(column) for role, column in _needed(columns).items()}
+        for role in ("cluster", "cluster_nodes"):
+            column = getattr(columns, role)
+            if column is not None and all(self._index(part) is not None for part in _parts(column)):
+                self._places[role] = self._find(column)
+        times = columns.time if columns.time is not None else columns.start
+        names = [table.header[index] for index in self._places["time" if times is columns.time else "start"]
+                 if index < len(table.header)]  # fmt: skip
+        self._clock = Clock(mapping, source.asked, " ".join(names))
+        self._rows = list(self._chosen())
+
+    def read_counts(self) -> Reading:
+        if self._mapping.cluster_nodes is not None:
+            raise TraceFormatError(f"{self._source.name}: counts all nodes that are alive; leave `cluster_nodes` out")
+        samples: list[Sample] = []
+        after = -math.inf
+        for line, texts in self._rows:
+            sample = self._try(line, self._sample, line, texts, after)
+            if sample is not None:
+                samples.append(sample)
+                after = sample.time_s
+        self._clock.start((sample.time_s for sample in samples), self._source.name)
+        samples = [sample._replace(time_s=self._clock.seconds(sample.time_s)) for sample in samples]
+        notes: tuple[str, ...] = (RULE, "the trace is taken to end with its last row")
+        if self._clock.is_absolute:
+            notes = (RULE, "a change happened some time before the row that shows it")
+            samples, more = settle(samples, self._source, is_local=self._clock.is_local)
+            notes += more
+        else:
+            samples = in_time_order(samples, self._source)
+        duration_s = samples[-1].time_s if samples else None
+        events = events_from_counts(samples, self._source.rng, self._source.name)
+        return Reading(events, duration_s, (*notes, *self._clock.notes()), self._clock.assumed_unit)
+
+    def read_events(self) -> Reading:
+        rows: list[Event] = []
+        words: set[str] = set()
+        after = -math.inf
+        for line, texts in self._rows:
+            event = self._try(line, self._event, line, texts, after)
+            if event is not None:
+                rows.append(event)
+                words.add(texts["event"].strip().lower())
+                after = event.time_s
+        self._clock.start((event.time_s for event in rows), self._source.name)
+        events = [event._replace(time_s=self._clock.seconds(event.time_s)) for event in rows]
+        notes = [ENDS, *self._clock.notes()]
+        if self._clock.is_absolute and is_newest_first(events):
+            events.reverse()
+            notes.append(NEWEST_FIRST)
+        end_s = max((event.time_s for event in events), default=0.0)
+        is_states = self._mapping.states
+        is_states = not (words <= CHANGE_WORDS or self._mapping.add) if is_states is None else is_states
+        if is_states:
+            events, more = events_from_states(in_time_order(events, self._source))
+            notes += more
+        if self._mapping.cluster_nodes is not None or is_states:
+            others, more = other_nodes({event.node for event in events}, self._mapping.cluster_nodes, self._source.name)
+            events, notes = [*others, *events], [*notes, *more]
+        return Reading(events, end_s, tuple(notes), self._clock.assumed_unit)
+
+    def read_outages(self) -> Reading:
+        rows = [row for line, texts in self._rows if (row := self._try(line, self._outage, line, texts))]
+        known = [time for row in rows for time in (row.start_s, row.end_s) if math.isfinite(time)]
+        self._clock.start(known, self._source.name)
+        outages = [
+            row._replace(start_s=self._clock.seconds(row.start_s), end_s=self._clock.seconds(row.end_s)) for row in rows
+        ]
+        events, notes = events_from_outages(outages)
+        others, more = other_nodes({outage.node for outage in outages}, self._cluster_nodes(), self._source.name)
+        events = [*others, *events]
+        end_s = self._clock.seconds(max(known)) if known else None
+        ends = "the trace is taken to begin with the first outage and to end with the last time in the file"
+        return Reading(events, end_s, (ends, *notes, *more, *self._clock.notes()), self._clock.assumed_unit)
+
+    def _sample(self, line: int, texts: dict[str, str], after: float) -> Sample:
+        return Sample(self._clock.read(texts["time"], after), count(texts["count"]), line)
+
+    def _event(self, line: int, texts: dict[str, str], after: float) -> Event | None:
+        kind = event_kind(texts["event"], self._mapping)
+        if not texts["node"]:
+            raise ValueError("no node is named")
+        return None if kind is None else Event(self._clock.read(texts["time"], after), kind, texts["node"], line)
+
+    def _outage(self, line: int, texts: dict[str, str]) -> Outage:
+        if not texts["node"]:
+            raise ValueError("no node is named")
+        start = self._clock.read(texts["start"])
+        is_open = texts["end"].strip().lower() in OPEN_WORDS
+        end = math.inf if is_open else self._clock.read(texts["end"], start)
+        if end < start:
+            raise ValueError(f"the outage ends, at {texts['end']!r}, before it starts, at {texts['start']!r}")
+        return Outage(texts["node"], start, end, line)
+
+    def _cluster_nodes(self) -> int | None:
+        if self._mapping.cluster_nodes is not None or "cluster_nodes" not in self._places:
+            return self._mapping.cluster_nodes
+        sizes = [self._try(line, count, texts["cluster_nodes"]) for line, texts in self._rows]
+        return max((size for size in sizes if size), default=None)
+
+    def _try(
+        self, line: int, read: Callable[ArgumentsT, ResultT], *args: ArgumentsT.args, **kwargs: ArgumentsT.kwargs
+    ) -> ResultT | None:
+        try:
+            return read(*args, **kwargs)
+        except (ValueError, OverflowError) as error:
+            self._source.fault(line, str(error))
+            return None
+
+    def _chosen(self) -> Iterator[tuple[int, dict[str, str]]]:
+        """Yield the line and the texts by role of the rows that count."""
+        conditions = [text.partition("=") for text in self._mapping.where]
+        wanted = [(self._find(int(name) if name.isdecimal() else name), pattern) for name, _, pattern in conditions]
+        clusters: dict[str, int] = {}
+        for line, fields in self._table.rows:
+            try:
+                if not all(fnmatch.fnmatchcase(_joined(fields, places), pattern) for places, pattern in wanted):
+                    continue
+                texts = {role: _joined(fields, places) for role, places in self._places.items()}
+            except IndexError:
+                self._source.fault(line, f"{len(fields)} columns are too few: {shorten(' '.join(fields))}")
+                continue
+            clusters.setdefault(texts.get("cluster", ""), line)
+            if len(clusters) > 1:
+                first, second = list(clusters)[:2]
+                column = self._table.header[self._places["cluster"][0]]
+                raise TraceFormatError(
+                    f"{self._source.name}, line {line}: {column} is {first!r} before and {second!r} here, and their "
+                    f"nodes may share names; choose one with `where` '{column}={first}'"
+                )
+            yield line, texts
+
+    def _find(self, column: Column) -> tuple[int, ...]:
+        places = []
+        for part in _parts(column):
+            index = self._index(part)
+            if index is None:
+                known = ", ".join(self._table.header[:30]) or f"{len(self._table.rows[0].fields)} without names"
+                raise TraceFormatError(f"{self._source.name}: no column {part!r}; its columns are {known}")
+            places.append(index)
+        return tuple(places)
+
+    def _index(self, part: str | int) -> int | None:
+        return part - 1 if isinstance(part, int) else find_column(part, self._table.header)
+
+
+def _joined(fields: list[str], places: tuple[int, ...]) -> str:
+    return fields[places[0]] if len(places) == 1 else " ".join(fields[place] for place in places)

@@ -1,0 +1,184 @@
+"""How the columns of a table say which nodes come and go: read from TOML, or given as options."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from lazsim.errors import SpecError, prefix_errors
+from lazsim.specs import Spec, catalog_names, read_spec_bytes, read_toml
+from lazsim.specs.record import Count, NumNodes
+from lazsim.units import DURATIONS_S
+
+Column = str | Count | tuple[str | Count, ...]
+"""A column by its name, or by its number from 1; the texts of several are joined by a space."""
+
+UNITS_S = {"ns": 1e-9, "us": 1e-6, **DURATIONS_S}
+"""Seconds of the units that numbers may be times in."""
+
+KIND = "mappings"
+"""Folder of the catalogue."""
+
+
+class Columns(Spec, frozen=True, kw_only=True):
+    """The columns of one of three shapes: live counts, events of nodes, or outages of nodes.
+
+    Attributes
+    ----------
+    time, count
+        Live counts: when, and the number of nodes alive.
+    event, node
+        Events: with `time`, what happened to which node.
+    start, end
+        Outages: with `node`, from when to when it was away. An empty end, or a word such as ``Unknown``, is an outage
+        that goes on.
+    cluster
+        Optional: what must be the same in all rows, since node names repeat from cluster to cluster.
+    cluster_nodes
+        Optional: the number of nodes of the cluster.
+    """
+
+    time: Column | None = None
+    count: Column | None = None
+    event: Column | None = None
+    node: Column | None = None
+    start: Column | None = None
+    end: Column | None = None
+    cluster: Column | None = None
+    cluster_nodes: Column | None = None
+
+    def __post_init__(self) -> None:
+        shapes = (("time", "count"), ("time", "event", "node"), ("node", "start", "end"))
+        given = {name for name in ("time", "count", "event", "node", "start", "end") if getattr(self, name) is not None}
+        if given not in map(set, shapes):
+            raise ValueError(f"name the columns of one shape: {'; '.join(', '.join(shape) for shape in shapes)}")
+
+    def given(self) -> dict[str, Column]:
+        """Return the columns that are given."""
+        return {name: column for name in self.__struct_fields__ if (column := getattr(self, name)) is not None}
+
+
+class TraceMapping(Spec, frozen=True, kw_only=True):
+    """How a table is read; the options of ``lazsim trace info`` mean the same.
+
+    Attributes
+    ----------
+    columns : Columns, optional
+        Where things stand; guessed from the header when not given.
+    num_columns : int, optional
+        How many columns a file without a header has, by which it is recognised.
+    add, remove, ignore : tuple of str
+        Words of the `event` column, in any case, besides the usual ones; rows with a word to ignore change nothing.
+    states : bool
+        Whether an event is the state of a node from then on: a repeated one changes nothing, and a node that is first
+        seen to go was there from the start. By default, whether words other than add and remove are used.
+    where : tuple of str
+        ``COLUMN=PATTERN`` each: only rows with such a text count; ``*`` and ``?`` stand for any characters.
+    time_unit : str, optional
+        Unit of times that are numbers: ``ns``, ``us``, ``ms``, ``s``, ``min``, ``h`` or ``d``.
+    time_format : tuple of str
+        How other times than ISO's are written, as ``strptime`` has it; the first that fits counts.
+    time_zone : str, optional
+        Zone of times that name none, such as ``America/New_York``.
+    cluster_nodes : int, optional
+        Nodes of the cluster, where the file names only those to which something happened.
+    """
+
+    columns: Columns | None = None
+    num_columns: Count | None = None
+    add: tuple[str, ...] = ()
+    remove: tuple[str, ...] = ()
+    ignore: tuple[str, ...] = ()
+    states: bool | None = None
+    where: tuple[str, ...] = ()
+    time_unit: str | None = None
+    time_format: tuple[str, ...] = ()
+    time_zone: str | None = None
+    cluster_nodes: NumNodes | None = None
+
+    def __post_init__(self) -> None:
+        if self.time_unit is not None and self.time_unit not in UNITS_S:
+            raise ValueError(f"time_unit {self.time_unit!r}: give one of {', '.join(UNITS_S)}")
+        for text in self.where:
+            if not text.partition("=")[1]:
+                raise ValueError(f"where {text!r}: write COLUMN=PATTERN")
+
+    def given(self) -> list[str]:
+        """Return the names of the fields that are not at their defaults."""
+        return [name for name in self.__struct_fields__ if getattr(self, name) not in (None, ())]
+
+    def under(self, base: "TraceMapping") -> "TraceMapping":
+        """Return a mapping with the fields that are given here, and all others of `base`."""
+        return msgspec.structs.replace(base, **{name: getattr(self, name) for name in self.given()})
+
+
+NO_MAPPING = TraceMapping()
+
+OPTIONS = ("columns", "where", "time_unit", "time_format", "time_zone", "cluster_nodes")
+"""Fields that options and settings give as text; see `make_mapping`."""
+
+
+def refuse_mapping(name: str, mapping: TraceMapping) -> None:
+    """Raise SpecError where a trace is made by a recipe, so that nothing is read from columns."""
+    if mapping.given():
+        raise SpecError(f"{name}: a recipe has no use for `{mapping.given()[0]}`; leave it out")
+
+
+def load_mapping(name: str) -> TraceMapping:
+    """Read a mapping of the catalogue, or a path that ends in ``.toml``."""
+    return read_toml(name, read_spec_bytes(KIND, name), TraceMapping)
+
+
+def mapping_looks(name: str) -> str:
+    """Return the first comment of a mapping of the catalogue, which describes it in one line."""
+    return read_spec_bytes(KIND, name).decode().split("\n", 1)[0].lstrip("# ")
+
+
+def mapping_names() -> list[str]:
+    """List the mappings of the catalogue."""
+    return catalog_names(KIND)
+
+
+def make_mapping(
+    *,
+    columns: str | None = None,
+    where: str | Sequence[str] = (),
+    time_unit: str | None = None,
+    time_format: str | None = None,
+    time_zone: str | None = None,
+    cluster_nodes: int | None = None,
+) -> TraceMapping:
+    """Make a mapping of the texts of options.
+
+    Raises
+    ------
+    SpecError
+        When one cannot be understood.
+
+    Examples
+    --------
+    >>> make_mapping(columns="time=1,count=live", time_unit="s").given()
+    ['columns', 'time_unit']
+    """
+    fields = {
+        "columns": None if columns is None else parse_columns(columns),
+        "where": (where,) if isinstance(where, str) else tuple(where),
+        "time_unit": time_unit,
+        "time_format": () if time_format is None else (time_format,),
+        "time_zone": time_zone,
+        "cluster_nodes": cluster_nodes,
+    }
+    try:
+        return msgspec.convert(fields, TraceMapping)
+    except msgspec.ValidationError as error:
+        raise SpecError(str(error)) from None
+
+
+def parse_columns(text: str) -> Columns:
+    """Read ``ROLE=COLUMN,...``; a column that is a whole number counts from 1."""
+    pairs = [pair.partition("=") for pair in text.split(",")]
+    columns = {role.strip(): int(column) if column.strip().isdecimal() else column.strip() for role, _, column in pairs}
+    with prefix_errors("`columns`"):
+        try:
+            return msgspec.convert(columns, Columns)
+        except msgspec.ValidationError as error:
+            raise SpecError(f"{text[:80]}: {error}") from None

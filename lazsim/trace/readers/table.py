@@ -1,0 +1,32 @@
+"""Any table whose columns can be told: by `columns`, or from the header or what stands in it."""
+
+from lazsim.errors import TraceFormatError
+from lazsim.trace.guess import guess_mapping
+from lazsim.trace.mapped import open_head, open_table, read_mapped
+from lazsim.trace.mapping import NO_MAPPING, TraceMapping
+from lazsim.trace.source import Reader, Reading, Source
+
+LOOKS = "any table of times and live counts, of times, events and nodes, or of nodes and the start and end of outages"
+CERTAIN = 0.9
+"""Less than formats that are known by more than their columns."""
+
+
+def recognise(text: str) -> float:
+    """Return whether the first rows tell which column is which."""
+    return CERTAIN if guess_mapping(open_head(text)) is not None else 0.0
+
+
+def read(source: Source) -> Reading:
+    """Read the rows by the columns that the user names, or else by a guess."""
+    table = open_table(source)
+    guessed = guess_mapping(table._replace(rows=table.rows[:100])) if source.asked.columns is None else NO_MAPPING
+    if guessed is None:
+        names = ", ".join(table.header[:30]) or "without names"
+        raise TraceFormatError(
+            f"{source.name}: its columns ({names}) do not tell by themselves which nodes come and go; give `columns`, "
+            "such as time=1,count=2 or time=when,event=what,node=host or node=host,start=from,end=to"
+        )
+    return read_mapped(source, table, guessed)
+
+
+READER = Reader(LOOKS, recognise, read, tuple(TraceMapping.__struct_fields__))
