@@ -6,6 +6,9 @@ Every limit stands here with its reason, is far above what is in use, and is che
 MAX_FILE_BYTES = 64 << 20
 """Bytes of an input. The largest public trace or recording has one; text of this size takes seconds to read."""
 
+MAX_RECORDING_BYTES = 256 << 20
+"""Bytes of recorded loads. The largest public recording, of vLLM, has 223 MB."""
+
 MAX_SPEC_BYTES = 16 << 10
 """Bytes of a specification. The largest of the catalogue has two thousand, and Python's reader of TOML takes memory by
 the square of the depth: a quarter of a GiB where all of this is one dotted name."""
@@ -37,8 +40,8 @@ MAX_DIMENSION = 1 << 26
 MAX_PARAMS = 1 << 52
 """Parameters of one part of a model: floats count them exactly."""
 
-MAX_LOADS = 1 << 25
-"""Loads of a recording, 256 MiB: 2,000 steps of DeepSeek-V3 have as many."""
+MAX_LOADS = 1 << 26
+"""Loads of a recording, 512 MiB: 4,000 steps of DeepSeek-V3 have as many."""
 
 MAX_EVENTS = 1 << 20
 """Node events of a trace: 16,384 nodes fail and return 32 times. The largest public trace has 4,000."""

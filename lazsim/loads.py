@@ -1,5 +1,6 @@
 """The largest loads whose arithmetic is exact. Axes: L layers, E experts."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,10 @@ MAX_SLOTS = 1 << 19
 
 MAX_SENT_TOKENS = 1 << 31
 """Most tokens of an expert that are dispatched at once: their square is 2**62."""
+
+
+FINEST = 1 << 24
+"""Tokens of a layer of loads that are fractions: smaller shares than a sixteen-millionth round to none."""
 
 
 def check_loads(load_LE: npt.ArrayLike, num_slots: int) -> npt.NDArray[np.int64]:
@@ -61,3 +66,37 @@ def check_layer_totals(total_L: npt.NDArray[np.float64]) -> None:
         raise RoutingFormatError(
             f"loads: layer {layer} has {total_L[layer]:.4g} tokens; give at most {MAX_TOKENS:,}: only ratios count"
         )
+
+
+def whole_loads(loads: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.int64], int]:
+    """Return loads as whole numbers, and the power of two by which all were multiplied for that.
+
+    Parameters
+    ----------
+    loads
+        Numbers from 0 up, shape (..., L, E). Only ratios within a layer matter.
+
+    Returns
+    -------
+    whole
+        The loads themselves where all are whole. Fractions, such as shares or means, are multiplied so that the
+        fullest layer has up to `FINEST` tokens, and rounded.
+    factor
+        The factor, 1 for whole loads.
+
+    Raises
+    ------
+    RoutingFormatError
+        When a layer has more than `MAX_TOKENS`.
+
+    Examples
+    --------
+    >>> whole_loads(np.array([[0.75, 0.25]]))
+    (array([[12582912,  4194304]]), 16777216)
+    """
+    total_L = loads.sum(axis=-1).reshape(-1, loads.shape[-2]).max(axis=0)
+    check_layer_totals(total_L)
+    factor = 1
+    if (loads != np.rint(loads)).any():
+        factor = 2 ** max(0, math.floor(math.log2(FINEST / total_L.max())))
+    return np.rint(loads * factor).astype(np.int64), factor

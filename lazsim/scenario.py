@@ -45,7 +45,7 @@ from lazsim.specs import (
     unknown_name,
 )
 from lazsim.specs.overrides import FACTOR, field_at, override, scale
-from lazsim.specs.record import NumNodes, Seed
+from lazsim.specs.record import LayerNumber, NumNodes, Seed
 from lazsim.trace import Trace, TraceMapping, cut_trace, generate_trace, load_recipe, make_mapping, read_trace
 from lazsim.trace.mapping import OPTIONS, refuse_mapping
 from lazsim.trace.recipes import Recipe
@@ -69,6 +69,8 @@ class Defaults(Spec, frozen=True, kw_only=True):
         Names of the catalogue, or paths of TOML files; the GPU is the cluster's when None.
     routing : str
         Expert loads: a file, a generator of the catalogue, or ``uniform``.
+    layers_from : int
+        First MoE layer of a file of loads that numbers layers as the model does.
     profile : str or None
         Measured times that replace the analytic ones: a CSV or a device of the catalogue; see docs/guides/profiles.md.
     extrapolate : bool
@@ -99,6 +101,7 @@ class Defaults(Spec, frozen=True, kw_only=True):
     gpu: str | None = None
     job: str = "testbed-a"
     routing: str = "smartmoe-fit"
+    layers_from: LayerNumber = 0
     profile: str | None = None
     extrapolate: bool = False
     trace_format: str = "auto"
@@ -148,6 +151,7 @@ class RoutingInput(Spec, frozen=True, kw_only=True):
     generator: RoutingSpec | None = None
     sha256: str = ""
     lenient: bool
+    layers_from: int
     seed: int
     num_layers: int
     num_experts: int
@@ -456,9 +460,11 @@ class Resolver:
         paths: dict[str, str],
         hashes: dict[str, str],
     ) -> RoutingInput:
-        name, lenient = asked["routing"], asked["lenient"]
+        name, reading = asked["routing"], {key: asked[key] for key in ("lenient", "layers_from")}
         layers, experts, seed = model.num_moe_layers, model.num_experts, asked["seed"]
-        source = RoutingInput(name=Path(name).name, lenient=lenient, seed=seed, num_layers=layers, num_experts=experts)
+        source = RoutingInput(
+            name=Path(name).name, seed=seed, num_layers=layers, num_experts=experts, **reading
+        )  # fmt: skip
         if name.endswith(".toml") or name in self._once(catalog_names, "routing"):
             generator, hashes["routing"] = self._spec(RoutingSpec, "routing", name, changes)
             return msgspec.structs.replace(source, generator=generator)
@@ -466,7 +472,7 @@ class Resolver:
         if name != "uniform":
             paths["routing"] = self._file("routing", name)
         with prefix_errors(f"{self._where}`routing`"):
-            loads = self._once(load_routing, paths.get("routing", name), layers, experts, 0, lenient)
+            loads = self._once(load_routing, paths.get("routing", name), layers, experts, 0, *reading.values())
         return msgspec.structs.replace(source, sha256=loads.sha256)
 
     def _refuse_changes(self, part: str, name: str, changes: Mapping[str, Any]) -> None:
@@ -496,7 +502,8 @@ def make_routing(source: RoutingInput, path: str | None) -> Routing:
     """Generate or read expert loads; errors are those of `make_trace`."""
     if source.generator is not None:
         return GeneratedRouting(source.generator, source.num_layers, source.num_experts, source.seed)
-    loads = load_routing(path or source.name, source.num_layers, source.num_experts, source.seed, source.lenient)
+    fields = ("num_layers", "num_experts", "seed", "lenient", "layers_from")
+    loads = load_routing(path or source.name, *(getattr(source, field) for field in fields))
     _require_unchanged(path or source.name, source.sha256, loads.sha256)
     return loads
 

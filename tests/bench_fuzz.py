@@ -22,6 +22,7 @@ import sys
 import tempfile
 import traceback
 import warnings
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -132,6 +133,18 @@ def trace_targets() -> Iterator[Target]:
     yield Target("mapping options", files, None, options)
 
 
+def pytorch_file() -> bytes:
+    """Make what ``torch.save({"logical_count": torch.tensor([[3, 1, 4, 1], [5, 9, 2, 6]])})`` writes, without torch."""
+    rebuild = b"\x80\x02}X\r\0\0\0logical_countctorch._utils\n_rebuild_tensor_v2\n"
+    storage = b"((X\7\0\0\0storagectorch\nLongStorage\nX\1\0\0\0000X\3\0\0\0cpuK\x08tQ"
+    code = rebuild + storage + b"K\0K\2K\4\x86K\4K\1\x86\x89ccollections\nOrderedDict\n)RtRs."
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr("loads/data.pkl", code)
+        archive.writestr("loads/data/0", np.array([3, 1, 4, 1, 5, 9, 2, 6], dtype="<i8").tobytes())
+    return stream.getvalue()
+
+
 def routing_targets() -> Iterator[Target]:
     tokens = np.arange(2 * 2 * 4).reshape(2, 2, 4) + 1
     stream = io.BytesIO()
@@ -142,6 +155,18 @@ def routing_targets() -> Iterator[Target]:
         "loads.csv": "\n".join(["# lazsim-routing 1", "step,layer,expert,tokens", *rows, ""]).encode(),
         "loads.npz": stream.getvalue(),
         "table_iter1_rank0.log": b"0:[[3, 1, 4, 1], [5, 9, 2, 6]]\n1:[[2, 7, 1, 8], [2, 8, 1, 8]]\n",
+        "sglang.csv": b"layer_id,expert_id,count\n3,0,5\n3,1,4\n3,2,7\n4,0,2\n4,3,9\n",
+        "routes.csv": b'token,layer,topk_ids\n0,3,"[0, 2]"\n1,3,1 3\n0,4,2 0\n1,4,1 0\n',
+        "matrix.csv": b"1.5,2,0,4\n4,0,5,0.25\n",
+        "vllm.json": json.dumps(
+            {"load_history": [{"logical_expert_load": loads} for loads in tokens.tolist()]}
+        ).encode(),
+        "megatron.jsonl": b"".join(
+            json.dumps({"iteration": step, "layer": layer, "tokens_per_expert": tokens[step, layer].tolist()}).encode()
+            + b"\n"
+            for step, layer in itertools.product(range(2), range(2))
+        ),
+        "loads.pt": pytorch_file(),
     }
     for name, content in recordings.items():
         yield Target(f"routing {name}", {name: content}, name, (

@@ -142,6 +142,13 @@ jobs_option = click.option(
     metavar="N",
     help="Worker processes; default: one for each core.",
 )
+layers_from_option = click.option(
+    "--layers-from",
+    type=LAYER,
+    default=0,
+    metavar="N",
+    help="First MoE layer, where loads number layers as the model does; dense layers before it are left out.",
+)
 seed_option = click.option("--seed", type=WHOLE, default=0, show_default=True, help="Seed of every draw.")
 
 

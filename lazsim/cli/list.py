@@ -14,7 +14,7 @@ OWN_TOML = "The path of a .toml file of the same shape works wherever a name doe
 
 @click.command()
 @click.argument("kind", type=click.Choice(("models", "clusters", "gpus", "jobs", "systems", "policies", "formats",
-                                           "routing", "traces", "experiments")))  # fmt: skip
+                                           "load-formats", "routing", "traces", "experiments")))  # fmt: skip
 @json_option
 def command(kind: str, as_json: bool) -> None:
     """List the names of a kind, and tell where to add more."""
@@ -49,6 +49,10 @@ def _entries(kind: str) -> tuple[dict[str, str], str]:
 
         lines = {name: READERS[name].looks for name in sorted(READERS)}
         return lines, "Defined in lazsim/trace/readers/, or as a mapping of columns: a .toml file works as --format."
+    if kind == "load-formats":
+        from lazsim.routing.readers import READERS as LOAD_READERS
+
+        return {name: reader.looks for name, reader in LOAD_READERS.items()}, "Defined in lazsim/routing/readers/."
     lines = {name: _first_comment(kind, name) for name in catalog_names(kind)}
     if kind == "routing":
         from lazsim.routing.loading import UNIFORM

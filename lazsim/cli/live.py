@@ -142,7 +142,7 @@ def write_routing(path: Path | None, routing: Any) -> None:
     if path is None or routing is None:
         return
     from lazsim.files import write_whole
-    from lazsim.routing.readers import write_csv
+    from lazsim.routing.table import write_csv
 
     write_whole(path, write_csv(routing))
     note(f"loads of {len(routing.steps)} steps are in {path}")

@@ -92,13 +92,13 @@ def parse_domains(field: str, text: str) -> list[str]:
     return names
 
 
-def parse_loads(field: str, text: str) -> str | list[int]:
-    """Read tokens of each expert, separated by commas; any other text is the name or path of loads.
+def parse_loads(field: str, text: str) -> str | list[float]:
+    """Read tokens or shares of each expert, separated by commas; any other text is the name or path of loads.
 
     Examples
     --------
     >>> parse_loads("`loads`", "60,30,10"), parse_loads("`loads`", "zipf:1.2")
-    ([60, 30, 10], 'zipf:1.2')
+    ([60.0, 30.0, 10.0], 'zipf:1.2')
     """
     if "," not in text or os.path.exists(text) or text.endswith(".toml"):
         return text
@@ -108,9 +108,9 @@ def parse_loads(field: str, text: str) -> str | list[int]:
             load = float(part)
         except ValueError:
             raise SpecError(f"{field} {text}: {part!r} is no number, and there is no such file") from None
-        if not (0 <= load < math.inf and load == math.floor(load)):
-            raise SpecError(f"{field} {text}: {part} is no number of tokens; give whole numbers from 0 up")
-        loads.append(int(load))
+        if not 0 <= load < math.inf:
+            raise SpecError(f"{field} {text}: {part} is no number of tokens; give numbers from 0 up")
+        loads.append(load)
     return loads
 
 

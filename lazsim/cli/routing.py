@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -14,7 +15,9 @@ from lazsim.cli.common import (
     OUT_FILE_OR_STDOUT,
     OUT_PICTURE,
     json_option,
+    layers_from_option,
     note,
+    options,
     print_json,
     print_parts,
     seed_option,
@@ -22,7 +25,10 @@ from lazsim.cli.common import (
     write_out,
 )
 
-lenient_option = click.option("--lenient", is_flag=True, help="Repair defects where possible, and report them.")
+reading_options = options(
+    click.option("--lenient", is_flag=True, help="Repair defects where possible, and report them."),
+    layers_from_option,
+)
 
 
 @click.group()
@@ -32,16 +38,16 @@ def command() -> None:
 
 @command.command()
 @click.argument("file")
-@lenient_option
+@reading_options
 @json_option
-def info(file: str, lenient: bool, as_json: bool) -> None:
+def info(file: str, lenient: bool, layers_from: int, as_json: bool) -> None:
     """Print the statistics of a recording of expert loads."""
     from lazsim.routing import read_routing
-    from lazsim.routing.fit import routing_stats
+    from lazsim.routing.fit import layer_balance, routing_stats
 
-    recorded = read_routing(file, lenient)
+    recorded = read_routing(file, lenient, layers_from)
     num_steps, num_layers, num_experts = recorded.tokens_SLE.shape
-    facts: dict[str, float | str] = {
+    facts: dict[str, Any] = {
         "steps recorded": num_steps,
         "first step": int(recorded.steps[0]),
         "last step": int(recorded.steps[-1]),
@@ -50,28 +56,29 @@ def info(file: str, lenient: bool, as_json: bool) -> None:
     }
     if num_steps > 2:
         facts |= routing_stats(recorded.steps, recorded.tokens_SLE)
+    balance = layer_balance(recorded)
     tell_notes(recorded.notes)
     if as_json:
-        print_json(facts)
+        print_json({**facts, "per_layer": balance})
         return
-    from lazsim.output.routing import facts_table
+    from lazsim.output.routing import balance_table, facts_table
 
-    print_parts([facts_table(facts)])
+    print_parts([facts_table(facts), balance_table(balance)])
 
 
 @command.command()
 @click.argument("file")
-@lenient_option
+@reading_options
 @click.option("--seeds", type=COMPARED, default=5, show_default=True, help="Generated runs to compare with.")
 @json_option
-def fit(file: str, lenient: bool, seeds: int, as_json: bool) -> None:
+def fit(file: str, lenient: bool, layers_from: int, seeds: int, as_json: bool) -> None:
     """Fit a generator to a recording; print its TOML, and compare generated loads with the recording."""
     import msgspec
 
     from lazsim.routing import fit_routing, read_routing
     from lazsim.routing.fit import compare
 
-    recorded = read_routing(file, lenient)
+    recorded = read_routing(file, lenient, layers_from)
     spec = fit_routing(recorded)
     rows = compare(recorded, spec, seeds)
     tell_notes(recorded.notes)
@@ -93,7 +100,7 @@ def fit(file: str, lenient: bool, seeds: int, as_json: bool) -> None:
 def generate(spec: str, layers: int, experts: int, steps: int, seed: int, out: Path) -> None:
     """Draw loads from a generator of the catalogue or a .toml file, and write them as CSV."""
     from lazsim.routing.loading import record
-    from lazsim.routing.readers import write_csv
+    from lazsim.routing.table import write_csv
 
     recorded = record(spec, layers, experts, steps, seed)
     write_out(out, write_csv(recorded))
@@ -102,17 +109,19 @@ def generate(spec: str, layers: int, experts: int, steps: int, seed: int, out: P
 
 @command.command()
 @click.argument("file")
-@lenient_option
+@reading_options
 @click.option("--layers", type=LAYERS, help="Keep this many layers, the first ones.")
 @click.option("--experts", type=EXPERTS, help="Keep this many experts of each layer, the fullest ones.")
 @click.option("--every", type=COUNT, default=1, help="Keep every N-th record.")
 @click.option("--out", type=OUT_FILE_OR_STDOUT, required=True, metavar="FILE.csv")
-def convert(file: str, lenient: bool, layers: int | None, experts: int | None, every: int, out: Path) -> None:
+def convert(
+    file: str, lenient: bool, layers_from: int, layers: int | None, experts: int | None, every: int, out: Path
+) -> None:
     """Convert a recording to lazsim's CSV, whole or only its first layers and fullest experts."""
     from lazsim.routing import read_routing, top_experts
-    from lazsim.routing.readers import write_csv
+    from lazsim.routing.table import write_csv
 
-    recorded = read_routing(file, lenient)
+    recorded = read_routing(file, lenient, layers_from)
     _, num_layers, num_experts = recorded.tokens_SLE.shape
     taken = top_experts(recorded, layers or num_layers, experts or num_experts)
     write_out(out, write_csv(replace(taken, steps=taken.steps[::every], tokens_SLE=taken.tokens_SLE[::every])))
@@ -121,19 +130,20 @@ def convert(file: str, lenient: bool, layers: int | None, experts: int | None, e
 
 @command.command()
 @click.argument("file")
-@lenient_option
+@reading_options
 @click.option("--layer", "layers", type=LAYER, multiple=True, help="Repeats; default: first, middle, last.")
 @click.option("--out", type=OUT_PICTURE, required=True, metavar="FILE.png|pdf")
-def plot(file: str, lenient: bool, layers: tuple[int, ...], out: Path) -> None:
+def plot(file: str, lenient: bool, layers_from: int, layers: tuple[int, ...], out: Path) -> None:
     """Plot how the experts of some layers share the tokens over training."""
     from lazsim.errors import LazsimError
     from lazsim.output.plots.routing import share_figure
     from lazsim.routing import read_routing
+    from lazsim.routing.table import spans
 
-    recorded = read_routing(file, lenient)
-    num_layers = recorded.tokens_SLE.shape[1]
-    chosen = layers or tuple(dict.fromkeys((0, num_layers // 2, num_layers - 1)))
-    if max(chosen) >= num_layers:
-        raise LazsimError(f"--layer {max(chosen)}: {file} has layers 0 to {num_layers - 1}")
+    recorded = read_routing(file, lenient, layers_from)
+    numbers = recorded.layer_numbers
+    chosen = layers or tuple(dict.fromkeys((numbers[0], numbers[len(numbers) // 2], numbers[-1])))
+    for layer in set(chosen) - set(numbers):
+        raise LazsimError(f"`layer` {layer}: {file} has layers {spans(numbers)}")
     write_out(out, share_figure(recorded, chosen, out.suffix[1:].lower()))
     tell_notes(recorded.notes)

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from lazsim.cli.common import OutFolder, json_option, progress, seed_option, show
+from lazsim.cli.common import OutFolder, json_option, layers_from_option, progress, seed_option, show
 from lazsim.cli.replay import max_nodes_option, replay_options
 
 RUN_FILES = ("summary.json", "timeline.csv", "events.csv", "throughput.png", "throughput.pdf", "run.json")
@@ -35,6 +35,7 @@ RUN_FILES = ("summary.json", "timeline.csv", "events.csv", "throughput.png", "th
     "the probability that every expert survives. See lazsim list policies.",
 )
 @click.option("--routing", default="smartmoe-fit", show_default=True, metavar="FILE|SPEC", help="Expert loads.")
+@layers_from_option
 @click.option("--profile", metavar="FILE|NAME", help="Measured times in place of analytic ones; see lazsim profile.")
 @click.option("--strict", is_flag=True, help="Refuse a job that does not fit into the memory of its GPUs.")
 @click.option("--extrapolate", is_flag=True, help="Use analytic times beyond the sizes of the profile.")

@@ -1,7 +1,7 @@
 """Expert loads as tables: facts of a recording, and a fit compared with its recording."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lazsim.output.table import Column, Table, key, render, terminal_width
@@ -11,6 +11,14 @@ def facts_table(facts: Mapping[str, float | str]) -> Table:
     """List the facts of a recording."""
     rows = [(name, format(value, ".3f") if isinstance(value, float) else str(value)) for name, value in facts.items()]
     return Table([key("", kind="text"), Column("", kind="text")], rows)
+
+
+def balance_table(layers: Sequence[Mapping[str, float]]) -> Table:
+    """Show how even the loads of each layer are."""
+    columns = [key("layer"), Column("tokens", ",.0f"), Column("fullest over mean", ".3g")]
+    columns += [Column("two fullest", ".1%"), Column("idle experts", ".1%")]
+    rows = [(str(layer["layer"]), *list(layer.values())[1:]) for layer in layers]
+    return Table(columns, rows, "balance of each layer, median over the steps")
 
 
 def fit_toml(spec: Mapping[str, Any], statistics: Mapping[str, Mapping[str, float]], width: int | None = None) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from lazsim.errors import RoutingFormatError, SpecError, prefix_errors
-from lazsim.loads import MAX_TOKENS
+from lazsim.loads import MAX_TOKENS, whole_loads
 from lazsim.placement.plan import Ints
 from lazsim.routing import RecordedRouting, load_routing, read_routing, top_experts
 from lazsim.routing.generator import TOKENS_PER_LAYER
@@ -41,7 +41,7 @@ class Loads:
 
 
 def get_loads(
-    source: str | Sequence[int],
+    source: str | Sequence[float],
     num_experts: int | None,
     num_layers: int | None,
     step: int | None,
@@ -53,8 +53,8 @@ def get_loads(
     Parameters
     ----------
     source
-        ``uniform``; ``zipf:S``; the tokens of each expert; a recording; or a generator of loads, by name or as a
-        ``.toml`` file.
+        ``uniform``; ``zipf:S``; the tokens or shares of each expert; a recording; or a generator of loads, by name or
+        as a ``.toml`` file.
     num_experts
         Experts of a layer; of a larger recording the fullest are taken. By default all of a recording or list.
     num_layers
@@ -122,8 +122,8 @@ def _step_notes(recorded: RecordedRouting, step: int | None) -> tuple[str, ...]:
     return (f"nothing is recorded at step {step}; its loads are those of step {recorded.steps[row]}",)
 
 
-def _listed(source: Sequence[int], num_experts: int | None, num_layers: int | None, step: int | None) -> Loads:
-    text = ",".join(map(str, source))
+def _listed(source: Sequence[float], num_experts: int | None, num_layers: int | None, step: int | None) -> Loads:
+    text = ",".join(f"{load:.15g}" for load in source)
     _refuse_step(text, step)
     if min(source) < 0 or sum(source) > MAX_TOKENS:
         raise SpecError(f"`loads` {text}: give tokens from 0 up, at most {MAX_TOKENS:,} together")
@@ -131,7 +131,7 @@ def _listed(source: Sequence[int], num_experts: int | None, num_layers: int | No
         raise SpecError(f"`loads` {text}: no expert has any tokens; give at least one a load, or uniform")
     if num_experts not in (None, len(source)):
         raise SpecError(f"`loads` {text}: {len(source)} loads for `experts` {num_experts}; give one for each")
-    load_LE = np.tile(np.array(source, dtype=np.int64), (num_layers or 1, 1))
+    load_LE, _ = whole_loads(np.tile(np.array(source, dtype=np.float64), (num_layers or 1, 1)))
     return Loads(load_LE, "list", sha256(text.encode()), num_layers is not None)
 
 

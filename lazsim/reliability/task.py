@@ -66,7 +66,7 @@ def build_task(
     gpus_per_node: int = 1,
     replicas: Sequence[int] | None = None,
     experts: int | None = None,
-    loads: str | Sequence[int] | None = None,
+    loads: str | Sequence[float] | None = None,
     min_replicas: int | None = None,
     layers: int | None = None,
     step: int | None = None,

@@ -174,6 +174,35 @@ def routing_stats(steps: Ints, tokens_SLE: Ints) -> Mapping[str, float]:
     return found
 
 
+def layer_balance(routing: RecordedRouting) -> list[dict[str, float]]:
+    """Describe how even the loads of each layer are, as medians over the recorded steps.
+
+    Returns
+    -------
+    list
+        For each layer its number in the model, tokens, largest load over the mean, share of the two largest loads, and
+        share of the experts without a token.
+
+    Examples
+    --------
+    >>> layer_balance(RecordedRouting(np.array([0]), np.array([[[10, 30]]])))[0]["max_over_mean"]
+    1.5
+    """
+    tokens = routing.tokens_SLE.astype(np.float64)
+    ordered = np.sort(_shares(tokens), axis=2)
+    figures = {
+        "tokens": tokens.sum(axis=2),
+        "max_over_mean": ordered[:, :, -1] * routing.num_experts,
+        "top2_share": ordered[:, :, -2:].sum(axis=2),
+        "idle_expert_share": (tokens == 0).mean(axis=2),
+    }
+    medians = {name: np.median(values, axis=0).tolist() for name, values in figures.items()}
+    return [
+        {"layer": number, **{name: values[at] for name, values in medians.items()}}
+        for at, number in enumerate(routing.layer_numbers)
+    ]
+
+
 def compare(routing: RecordedRouting, spec: RoutingSpec, num_seeds: int) -> Mapping[str, Mapping[str, float]]:
     """Compare the statistics of a recording with those of generated loads of the same size.
 

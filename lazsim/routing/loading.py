@@ -16,7 +16,9 @@ from lazsim.specs import catalog_names, read_spec_bytes, read_toml, sha256, unkn
 UNIFORM = "uniform"
 
 
-def load_routing(source: str, num_layers: int, num_experts: int, seed: int, lenient: bool = False) -> Routing:
+def load_routing(
+    source: str, num_layers: int, num_experts: int, seed: int, lenient: bool = False, layers_from: int = 0
+) -> Routing:
     """Load the routing of a model.
 
     Parameters
@@ -27,8 +29,8 @@ def load_routing(source: str, num_layers: int, num_experts: int, seed: int, leni
         MoE layers of the model and experts of a layer; `top_experts` cuts a larger recording.
     seed
         Seed of generated loads.
-    lenient
-        Repair what is repairable in a recording; see `read_routing`.
+    lenient, layers_from
+        How a recording is read; see `read_routing`.
 
     Raises
     ------
@@ -44,7 +46,7 @@ def load_routing(source: str, num_layers: int, num_experts: int, seed: int, leni
     if source != STDIN and not os.path.exists(source):
         names = [UNIFORM, *catalog_names("routing")]
         raise RoutingFormatError(unknown_name("routing", source, names, "a file of recorded loads"))
-    return _with_note(top_experts(read_routing(source, lenient), num_layers, num_experts))
+    return _with_note(top_experts(read_routing(source, lenient, layers_from), num_layers, num_experts))
 
 
 def _with_note(recorded: RecordedRouting) -> RecordedRouting:

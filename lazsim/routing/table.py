@@ -3,8 +3,9 @@
 Axes: B requested steps, S recorded steps, L layers, E experts.
 """
 
+import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -12,7 +13,8 @@ import numpy.typing as npt
 
 from lazsim.errors import RoutingFormatError, prefix_errors
 from lazsim.files import Faults
-from lazsim.loads import check_layer_totals
+from lazsim.limits import MAX_WHOLE
+from lazsim.loads import whole_loads
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -66,6 +68,8 @@ class RecordedRouting:
         Recorded steps, ascending; the first record applies to all steps before it, too.
     tokens_SLE : ndarray of int64, shape (S, L, E)
         Tokens routed to each expert.
+    layers : tuple of int
+        Number of each layer in its model, where dense layers count, too; empty where layers are numbered from 0.
 
     Examples
     --------
@@ -79,6 +83,12 @@ class RecordedRouting:
     name: str = ""
     sha256: str = ""
     notes: tuple[str, ...] = ()
+    layers: tuple[int, ...] = ()
+
+    @property
+    def layer_numbers(self) -> tuple[int, ...]:
+        """Number of each layer in its model."""
+        return self.layers or tuple(range(self.num_layers))
 
     @property
     def num_layers(self) -> int:
@@ -106,23 +116,25 @@ class RecordedRouting:
         return self.tokens_SLE[np.maximum(rows, 0)]
 
 
-MAX_WHOLE = 2.0**53
-"""Floats above this skip whole numbers."""
-
-
-def check_tokens(faults: Faults, steps: Floats, tokens_SLE: Floats) -> tuple[Ints, Ints]:
+def check_tokens(faults: Faults, steps: Floats, tokens_SLE: Floats, layers: tuple[int, ...]) -> RecordedRouting:
     """Check the loads of a file, repair them when lenient, and convert steps and loads to whole numbers.
 
-    Raise RoutingFormatError when a count is not a whole number from 0 up, a layer of a step has no tokens or more than
-    `lazsim.loads.MAX_TOKENS`, or steps do not ascend.
+    Layers without tokens at all steps are dense: they are left out, as are steps without any tokens. Loads that are
+    fractions, such as shares, are multiplied by a power of two; see `lazsim.loads.whole_loads`.
+
+    Raises
+    ------
+    RoutingFormatError
+        When a load is no number from 0 up, a layer has tokens at some steps only, or more than
+        `lazsim.loads.MAX_TOKENS`, or steps do not ascend.
     """
-    bad = ~_is_whole(tokens_SLE)
+    bad = ~((tokens_SLE >= 0) & np.isfinite(tokens_SLE))
     if bad.any():
         row, layer, expert = np.argwhere(bad)[0].tolist()
-        what = f"step {steps[row]:g}, layer {layer}, expert {expert} must be a whole number from 0 up"
+        what = f"step {steps[row]:g}, layer {layers[layer]}, expert {expert} must be a number from 0 up"
         faults.fault("", what, "count it as 0", int(bad.sum()))
         tokens_SLE = np.where(bad, 0.0, tokens_SLE)
-    bad_steps = ~_is_whole(steps)
+    bad_steps = ~((steps >= 0) & (steps < MAX_WHOLE) & (steps == np.rint(steps)))
     if bad_steps.any():
         faults.fault("", "steps must be whole numbers from 0 up", "leave such steps out", int(bad_steps.sum()))
         steps, tokens_SLE = steps[~bad_steps], tokens_SLE[~bad_steps]
@@ -130,24 +142,52 @@ def check_tokens(faults: Faults, steps: Floats, tokens_SLE: Floats) -> tuple[Int
         faults.fault("", "steps must ascend", "sort them and keep the first of several")
         steps, rows = np.unique(steps, return_index=True)
         tokens_SLE = tokens_SLE[rows]
-    total_SL = tokens_SLE.sum(axis=2)
-    with prefix_errors(faults.name):
-        check_layer_totals(total_SL.max(axis=0, initial=0.0))
-    empty = total_SL == 0
+    steps, tokens_SLE, layers, notes = _without_empty(steps, tokens_SLE, layers)
+    empty = tokens_SLE.sum(axis=2) == 0
     if empty.any():
         row, layer = np.argwhere(empty)[0].tolist()
         empty_S = empty.any(axis=1)
-        what = f"step {steps[row]:g}, layer {layer} has no tokens at all"
+        what = f"step {steps[row]:g}, layer {layers[layer]} has no tokens at all, but has some at other steps"
         faults.fault("", what, "hold the step before it", int(empty_S.sum()))
         steps, tokens_SLE = steps[~empty_S], tokens_SLE[~empty_S]
-    if not len(steps):
+    if not tokens_SLE.size:
         raise RoutingFormatError(f"{faults.name}: no loads; give at least one step in which every layer has tokens")
-    return steps.astype(np.int64), tokens_SLE.astype(np.int64)
+    with prefix_errors(faults.name):
+        whole_SLE, factor = whole_loads(tokens_SLE)
+    if factor > 1:
+        notes.append(f"loads are fractions: all are multiplied by {factor:,} and rounded")
+    return RecordedRouting(steps.astype(np.int64), whole_SLE, faults.name, notes=tuple(notes), layers=layers)
 
 
-def _is_whole(values: Floats) -> npt.NDArray[np.bool_]:
-    whole: npt.NDArray[np.bool_] = (values >= 0) & (values < MAX_WHOLE) & (values == np.rint(values))
-    return whole
+def _without_empty(
+    steps: Floats, tokens_SLE: Floats, layers: tuple[int, ...]
+) -> tuple[Floats, Floats, tuple[int, ...], list[str]]:
+    """Leave out layers and steps without any tokens; return what remains, and notes."""
+    used_SL = tokens_SLE.max(axis=2, initial=0.0) > 0
+    used_L, used_S = used_SL.max(axis=0), used_SL.max(axis=1)
+    kept = tuple(layers[at] for at in used_L.nonzero()[0].tolist())
+    notes = []
+    dense = sorted(set(range(layers[-1] + 1)) - set(kept))
+    if kept and dense:
+        notes.append(f"MoE layers are those numbered {spans(kept)}; {spans(dense)} are taken for dense")
+    if used_S.any() and not used_S.all():
+        notes.append(f"steps without any tokens, which are left out: {int((~used_S).sum())}")
+    return steps[used_S], tokens_SLE[used_S][:, used_L], kept, notes
+
+
+def spans(numbers: Sequence[int]) -> str:
+    """Write ascending numbers as spans.
+
+    Examples
+    --------
+    >>> spans([0, 1, 2, 5])
+    '0-2, 5'
+    """
+    texts: list[str] = []
+    for _, group in itertools.groupby(enumerate(numbers), key=lambda pair: pair[1] - pair[0]):
+        first, *others = [number for _, number in group]
+        texts.append(f"{first}-{others[-1]}" if others else str(first))
+    return ", ".join(texts)
 
 
 def top_experts(routing: RecordedRouting, num_layers: int, num_experts: int) -> RecordedRouting:
@@ -193,4 +233,22 @@ def top_experts(routing: RecordedRouting, num_layers: int, num_experts: int) -> 
             f"{routing.steps[step]}; take more of them"
         )
     note = f"loads of {num_experts} fullest of {has_experts} experts, in the first {num_layers} of {has_layers} layers"
-    return RecordedRouting(routing.steps, taken, routing.name, routing.sha256, (*routing.notes, note))
+    return replace(routing, tokens_SLE=taken, notes=(*routing.notes, note), layers=routing.layer_numbers[:num_layers])
+
+
+CSV_HEADER = "# lazsim-routing 1"
+CSV_COLUMNS = "step,layer,expert,tokens"
+
+
+def write_csv(routing: RecordedRouting) -> bytes:
+    """Return recorded loads as lazsim's CSV: a header line, then ``step,layer,expert,tokens`` without the zeros.
+
+    The last expert of the last layer is always there, so that a reader knows the numbers of layers and experts.
+    """
+    lines = [CSV_HEADER, CSV_COLUMNS]
+    keep = routing.tokens_SLE > 0
+    keep[:, -1, -1] = True
+    for row, layer, expert in np.argwhere(keep).tolist():
+        tokens = routing.tokens_SLE[row, layer, expert]
+        lines.append(f"{routing.steps[row]},{routing.layer_numbers[layer]},{expert},{tokens}")
+    return ("\n".join(lines) + "\n").encode()

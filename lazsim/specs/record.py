@@ -18,6 +18,7 @@ Params = Annotated[int, Meta(ge=0, le=limits.MAX_PARAMS)]
 NumNodes = Annotated[int, Meta(ge=1, le=limits.MAX_NODES)]
 NumExperts = Annotated[int, Meta(ge=1, le=limits.MAX_EXPERTS)]
 NumLayers = Annotated[int, Meta(ge=1, le=limits.MAX_LAYERS)]
+LayerNumber = Annotated[int, Meta(ge=0, le=limits.MAX_LAYERS)]
 Seed = Annotated[int, Meta(ge=0, le=limits.MAX_WHOLE)]
 
 Number = Annotated[int, Meta(ge=-limits.MAX_WHOLE, le=limits.MAX_WHOLE)] | float

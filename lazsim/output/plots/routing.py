@@ -14,12 +14,12 @@ from lazsim.routing import RecordedRouting
 def share_figure(routing: RecordedRouting, layers: Sequence[int], kind: str) -> bytes:
     """Draw some layers side by side, as a picture of the given file type.
 
-    Experts are stacked, the fullest over the whole recording at the bottom.
+    Layers are numbers in the model. Experts are stacked, the fullest over the whole recording at the bottom.
     """
     figure = new_figure(2.6 * len(layers), 2.2)
     axes = figure.subplots(1, len(layers), sharey=True, squeeze=False)
     for layer, panel in zip(layers, axes[0], strict=True):
-        tokens = routing.tokens_SLE[:, layer].astype(np.float64)
+        tokens = routing.tokens_SLE[:, routing.layer_numbers.index(layer)].astype(np.float64)
         shares = tokens / tokens.sum(axis=1, keepdims=True)
         order = np.argsort(-shares.sum(axis=0), kind="stable")
         stack_shares(panel, routing.steps, shares[:, order].T)

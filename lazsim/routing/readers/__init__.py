@@ -1,0 +1,70 @@
+"""Readers of recorded loads: each module here reads the format of its name."""
+
+import os
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+
+from lazsim.errors import RoutingFormatError
+from lazsim.files import module_names, read_bytes
+from lazsim.limits import MAX_RECORDING_BYTES
+from lazsim.routing.source import Reader, Source
+from lazsim.routing.table import RecordedRouting, check_tokens
+from lazsim.specs import sha256
+
+READERS: dict[str, Reader] = {
+    name: import_module(f"{__name__}.{name}").READER for name in module_names("routing/readers")
+}
+"""Reader by name of the format. To add a format, add a module with a `READER`; nothing else lists them."""
+
+
+def read_routing(path: str, lenient: bool = False, layers_from: int = 0) -> RecordedRouting:
+    """Read recorded loads in any of the formats of `READERS`.
+
+    Parameters
+    ----------
+    path
+        A file, or a folder whose files belong together, such as one for each rank.
+    lenient
+        Repair faults and count the repairs in the notes: drop lines and loads that are no numbers from 0 up and
+        repeated rows, sort steps, and repeat the step before where a layer has no tokens.
+    layers_from
+        The first MoE layer, where a file numbers layers as the model does; those before it are dense, and left out.
+
+    Raises
+    ------
+    RoutingFormatError
+        When the format is unknown, a line is bad, or there are no loads.
+    """
+    reader, files = _find(path)
+    source = Source(path, RoutingFormatError, lenient, files=files)
+    found = reader.read(source)
+    first = next((at for at, number in enumerate(found.layers) if number >= layers_from), len(found.layers))
+    if first == len(found.layers):
+        raise RoutingFormatError(f"`layers_from` {layers_from}: {path} has layers up to {found.layers[-1]}")
+    recorded = check_tokens(source, found.steps, found.tokens_SLE[:, first:], found.layers[first:])
+    digest = sha256(b"".join(content for _, content in files))
+    return replace(recorded, sha256=digest, notes=(*found.notes, *source.notes(), *recorded.notes))
+
+
+def _find(path: str) -> tuple[Reader, tuple[tuple[str, bytes], ...]]:
+    """Return the reader of a file or folder, and the names and contents of its files."""
+    if os.path.isdir(path):
+        names = sorted(str(file) for file in Path(path).iterdir())
+        for reader in READERS.values():
+            if files := tuple((name, _read(name)) for name in names if reader.belongs(name)):
+                return reader, files
+        patterns = ", ".join(reader.names for reader in READERS.values() if reader.names)
+        raise RoutingFormatError(f"{path}: no file of loads in the folder ({patterns})")
+    content = _read(path)
+    if not content.strip():
+        raise RoutingFormatError(f"{path}: the file is empty; give loads of at least one step")
+    for reader in READERS.values():
+        if reader.belongs(path) or reader.recognise(content):
+            return reader, ((path, content),)
+    known = ", ".join(READERS)
+    raise RoutingFormatError(f"{path}: not a format of expert loads; known are {known}: see lazsim list load-formats")
+
+
+def _read(path: str) -> bytes:
+    return read_bytes(path, MAX_RECORDING_BYTES)

@@ -1,0 +1,63 @@
+"""JSON: vLLM's load history, counts by layer, and token routes; one document, or a record in each line."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from lazsim.files import decode_json
+from lazsim.routing.records import RecordReader
+from lazsim.routing.source import Reader, Reading, Source, text_of
+
+LOOKS = '{"load_history": [{"logical_expert_load": [[...]]}, ...]}, or lines of {"layer": 3, "topk_ids": [5, 17]}'
+
+
+def recognise(content: bytes) -> bool:
+    """Return whether a text begins as JSON does."""
+    return content.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"[")
+
+
+def read(source: Source) -> Reading:
+    """Read the records of all files."""
+    reader = RecordReader(source)
+    for _, content in source.files:
+        for where, raw in _records(text_of(source, content).strip().encode()):
+            try:
+                record = decode_json(raw)
+            except ValueError as error:
+                source.fault(where, f"not valid JSON ({error})")
+                continue
+            reader.add(where, record)
+    return reader.reading()
+
+
+def _records(text: bytes) -> Iterator[tuple[int | str, Any]]:
+    """Yield the place and the JSON of each record, so that memory is taken for one of them at a time."""
+    import msgspec
+
+    lines = text.split(b"\n")
+    if len(lines) > 1 and _is_json(lines[0], msgspec.Raw):
+        yield from ((number, line) for number, line in enumerate(lines, start=1) if line.strip())
+        return
+    fields = {"": text}
+    if _is_json(text, dict[str, msgspec.Raw]):
+        fields = decode_json(text, dict[str, msgspec.Raw])
+    for name, value in fields.items():
+        if _is_json(value, list[msgspec.Raw]):
+            elements = decode_json(value, list[msgspec.Raw])
+            if elements and bytes(elements[0])[:1] == b"{":
+                if len(fields) > 1:
+                    # The fields beside a list of records may tell the number of experts.
+                    yield "", msgspec.json.encode({key: other for key, other in fields.items() if key != name})
+                yield from ((f"record {number} {name}".strip(), raw) for number, raw in enumerate(elements, start=1))
+                return
+    yield "", text
+
+
+def _is_json(text: Any, expected: Any) -> bool:
+    try:
+        decode_json(text, expected)
+    except ValueError:
+        return False
+    return True
+
+
+READER = Reader(LOOKS, recognise, read, names=r".*rank.*\.jsonl?")

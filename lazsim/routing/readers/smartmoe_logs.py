@@ -1,0 +1,62 @@
+"""SmartMoE's logs: a file for each step and rank, a line for each layer."""
+
+import json
+import re
+from dataclasses import replace
+
+import numpy as np
+
+from lazsim.files import numbered_lines
+from lazsim.routing.source import LoadTable, Reader, Reading, Source, text_of
+from lazsim.routing.table import Floats
+
+NAMES = re.compile(r"table_iter(\d{1,15})_rank(\d{1,15})\.log", re.ASCII)
+LAYER = re.compile(r"(\d{1,15}):(\[.*\])", re.ASCII)
+
+
+def read(source: Source) -> Reading:
+    """Read the logs; ranks and micro-batches add up."""
+    table, shapes = LoadTable(source), set[tuple[int, ...]]()
+    ranks: dict[int, int] = {}
+    for file, content in source.files:
+        name = NAMES.search(file)
+        assert name is not None, "logs are recognised by their names"
+        log = replace(source, name=file)
+        tokens_LE = _parse(log, text_of(log, content))
+        shapes.add(tokens_LE.shape)
+        if len(shapes) > 1:
+            raise log.refuse("", "other layers or experts than the logs before it; keep those of one run")
+        table.add_layers("", int(name[1]), tokens_LE)
+        ranks[int(name[1])] = ranks.get(int(name[1]), 0) + 1
+    few, many = min(ranks.values()), max(ranks.values())
+    return table.reading(f"loads are the sum of {few}{f' to {many}, as files there are,' if few < many else ''} ranks")
+
+
+def _parse(source: Source, text: str) -> Floats:
+    rows: list[Floats] = []
+    for number, line in numbered_lines(text):
+        row = LAYER.fullmatch(line)
+        try:
+            # As a float, a very long number becomes infinite and counts with the other bad loads.
+            loads = np.array(json.loads(row[2], parse_int=float), dtype=np.float64) if row else np.zeros(0)
+        except (ValueError, TypeError, RecursionError):
+            loads = np.zeros(0)
+        if row is None or int(row[1]) != len(rows) or loads.ndim != 2 or (rows and len(rows[0]) != loads.shape[1]):
+            experts = f"{len(rows[0])} loads" if rows else "loads"
+            raise source.refuse(number, f"expected {len(rows)}:[[{experts}], ...]")
+        # Before the sum, in which an infinity would hide the other loads.
+        bad = ~((loads >= 0) & np.isfinite(loads))
+        if bad.any():
+            source.fault(number, "loads that are no numbers from 0 up", "leave them out")
+        rows.append(np.where(bad, 0.0, loads).sum(axis=0))
+    if not rows:
+        raise source.refuse("", "the file is empty; expected a line layer:[[loads], ...] for each layer")
+    return np.stack(rows)
+
+
+READER = Reader(
+    "table_iter<i>_rank<r>.log of SmartMoE: a line layer:[[loads of a micro-batch], ...] for each layer",
+    lambda _: False,
+    read,
+    names=NAMES.pattern,
+)

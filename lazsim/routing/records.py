@@ -1,0 +1,100 @@
+"""Records of loads, as JSON and PyTorch files have them: find their parts by name, and add them up."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from lazsim.limits import MAX_EXPERTS
+from lazsim.routing.source import LoadTable, Reading, Source, role_of, whole
+from lazsim.routing.table import Floats
+
+EXPECTED = (
+    "loads by layer and expert, such as tokens, count, tokens_per_expert, logical_count or logical_expert_load, or the "
+    "experts of each token, such as topk_ids"
+)
+
+
+class RecordReader:
+    """Adds up records: arrays, or mappings with loads or routes, which may have the fields step, layer and expert.
+
+    Records that have all layers and no step follow each other; others without a step are of one. Loads may be a mapping
+    of layers whose names have a number. A record without loads is skipped; it may tell the number of experts.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._table = LoadTable(source)
+        self._step = self._num_experts = self._num_skipped = 0
+
+    def add(self, where: int | str, record: Any) -> None:
+        """Add a record; its faults are those of the source."""
+        try:
+            parts = _parts(record) if isinstance(record, Mapping) else {"loads": record}
+            self._num_experts = whole(parts.get("experts", self._num_experts), MAX_EXPERTS)
+            self._add(where, parts)
+        except (ValueError, TypeError, OverflowError) as error:
+            self._source.fault(where, f"expected {EXPECTED} ({str(error)[:60]})")
+
+    def reading(self) -> Reading:
+        """Return the loads of all records."""
+        if self._table.is_empty:
+            raise self._source.refuse("", f"no loads in it; expected {EXPECTED}")
+        notes = [f"records without loads, which are left out: {self._num_skipped}"] if self._num_skipped else []
+        return self._table.reading(*notes, num_experts=self._num_experts)
+
+    def _add(self, where: int | str, parts: Mapping[str, Any]) -> None:
+        table, step, layer = self._table, parts.get("step", self._step), parts.get("layer")
+        loads, routes = parts.get("loads"), parts.get("routes", parts.get("expert"))
+        if isinstance(loads, Mapping):
+            for name, row in loads.items():
+                table.add(where, step, _layer_number(name), row)
+        elif loads is not None and layer is not None:
+            table.add(where, step, layer, loads, parts.get("expert", 0))
+        elif loads is not None:
+            self._step = table.add_layers(where, step, loads)
+        elif routes is not None and layer is not None:
+            table.add_routes(where, step, layer, routes)
+        elif routes is not None:
+            for number, experts in enumerate(np.atleast_2d(np.asarray(routes, dtype=np.float64))):
+                table.add_routes(where, step, number, experts)
+        else:
+            self._num_skipped += 1
+
+
+def _parts(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parts of a record by their roles; the first of several names for one part counts."""
+    parts: dict[str, Any] = {}
+    for name, value in record.items():
+        if role := role_of(str(name)):
+            parts.setdefault(role, value)
+    if not parts and record and all(_layer_number(name) for name in record):
+        return {"loads": record}
+    if "physical" in parts:
+        parts["loads"] = logical_loads(parts["physical"], parts.get("map"))
+    return parts
+
+
+def logical_loads(physical_LP: Any, logical_LP: Any) -> Floats:
+    """Add up the loads of replicas, shape (L, P), by the expert that each replica is of; a ValueError for no such map.
+
+    Examples
+    --------
+    >>> logical_loads([[5, 1, 2]], [[1, 0, 1]]).tolist()
+    [[1.0, 7.0]]
+    """
+    loads, experts = np.asarray(physical_LP, dtype=np.float64), np.asarray(logical_LP)
+    if loads.shape != experts.shape or loads.ndim != 2 or not loads.size or experts.dtype.kind not in "iu":
+        raise ValueError(f"counts of shape {loads.shape} and a map of shape {experts.shape}")
+    num_experts = whole(int(experts.max()), MAX_EXPERTS - 1) + 1
+    whole(int(experts.min()), num_experts)
+    sums = np.zeros((len(loads), num_experts))
+    np.add.at(sums, (np.arange(len(loads))[:, None], experts), loads)
+    return sums
+
+
+def _layer_number(name: object) -> str:
+    """Return the first number in the name of a layer, such as decoder.layers.3.mlp; empty where there is none."""
+    found = re.search(r"\d{1,9}", str(name))
+    return found[0] if found else ""

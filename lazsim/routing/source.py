@@ -1,0 +1,190 @@
+"""The interface of a reader of expert loads: its input, its result, and the table that readers fill."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lazsim.errors import RoutingFormatError
+from lazsim.files import Faults
+from lazsim.limits import MAX_EXPERTS, MAX_LAYERS, MAX_LOADS, MAX_WHOLE
+from lazsim.routing.table import Floats
+
+NAMES = {
+    "step": "step iteration iter it globalstep trainstep trainingstep forwardpassid",
+    "layer": "layer layerid layeridx layerindex layernumber layerno layernum moelayer",
+    "expert": "expert expertid expertidx expertindex logicalexpert logicalexpertid",
+    "loads": "tokens count counts load loads numtokens tokencount tokensperexpert localtokensperexpert "
+    "globaltokensperexpert expertload expertloads expertcount expertcounts logicalexpertload logicalcount "
+    "loadperexpert share shares fraction fractions",
+    "physical": "globalphysicalcount",
+    "map": "physicaltologicalmap lastphysicaltologicalmap",
+    "routes": "topkids topkidx topkindices topkexperts selectedexperts routedexperts expertids expertindices experts",
+    "part": "rank eprank dprank tprank pprank worker gpu microbatch",
+    "token": "token tokenid tokenidx tokenindex position pos",
+    "experts": "numexperts nroutedexperts numlocalexperts",
+}
+"""Names under which stacks write each part of a record, in small letters and without punctuation."""
+
+ROLES = {name: role for role, names in NAMES.items() for name in names.split()}
+
+
+def role_of(name: str) -> str:
+    """Return the part of a record that a name stands for; empty for an unknown one.
+
+    Numbered names are loads of one expert, such as e0 or expert_0, or one of the experts of a token, as topk_ids_0.
+
+    Examples
+    --------
+    >>> role_of("layer_id"), role_of("Tokens per expert"), role_of("seed"), role_of("expert_12")
+    ('layer', 'loads', '', 'loads')
+    """
+    plain = re.sub(r"[\W_]", "", name).lower()
+    bare = plain.rstrip("0123456789")
+    role = {"e": "expert", "top": "routes"}.get(bare, ROLES.get(bare, ""))
+    if bare == plain:
+        return ROLES.get(plain, "")
+    return {"expert": "loads", "loads": "loads", "routes": "routes"}.get(role, "")
+
+
+class Reading(NamedTuple):
+    """Result of a reader: recorded steps (S,), loads (S, L, E), numbers of the layers, notes."""
+
+    steps: Floats
+    tokens_SLE: Floats
+    layers: tuple[int, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source(Faults):
+    """One or more files to read together: names, contents, and faults."""
+
+    files: tuple[tuple[str, bytes], ...]
+
+    def refuse(self, where: int | str, what: str) -> RoutingFormatError:
+        """Return the error of what no repair mends."""
+        place = f", line {where}" if isinstance(where, int) else f", {where}" if where else ""
+        return RoutingFormatError(f"{self.name}{place}: {what}")
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A format of expert loads.
+
+    Attributes
+    ----------
+    looks : str
+        What it is, for people.
+    recognise : callable
+        Returns whether a content is of this format.
+    read : callable
+        Reads one or more files into loads.
+    names : str
+        Pattern of the names of files of this format; those of a folder are read together. None where empty.
+    """
+
+    looks: str
+    recognise: Callable[[bytes], bool]
+    read: Callable[[Source], Reading]
+    names: str = ""
+
+    def belongs(self, path: str) -> bool:
+        """Return whether a file is of this format by its name."""
+        return bool(self.names) and re.fullmatch(self.names, Path(path).name, re.ASCII) is not None
+
+
+class LoadTable:
+    """Loads by step and layer, added in any order; those of the same step, layer and expert add up."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._rows: dict[tuple[int, int], Floats] = {}
+        self._num_experts = 1
+        self._has_routes = False
+
+    def add(self, where: int | str, step: object, layer: object, loads: Any, expert: object = 0) -> None:
+        """Add the loads of the experts of a layer from `expert` on, shape (E,), or of parts of it, shape (..., E)."""
+        values = np.atleast_1d(np.asarray(loads, dtype=np.float64))
+        values = values.reshape(-1, values.shape[-1]).sum(axis=0)
+        first = whole(expert, MAX_WHOLE)
+        row = self._row(where, (whole(step, MAX_WHOLE), whole(layer, MAX_WHOLE)), first + len(values))
+        row[first : first + len(values)] += values
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was added."""
+        return not self._rows
+
+    def add_layers(self, where: int | str, step: object, loads: Any) -> int:
+        """Add the loads of all layers, shape (L, E), or of steps from `step` on, (S, L, E); return the step after."""
+        values = np.atleast_2d(np.asarray(loads, dtype=np.float64))
+        if values.ndim > 3:
+            raise self._source.refuse(where, f"loads of shape {values.shape}; expected (steps, layers, experts)")
+        first = whole(step, MAX_WHOLE)
+        for offset, layers in enumerate(values if values.ndim == 3 else [values]):
+            for layer, row in enumerate(layers):
+                self.add(where, first + offset, layer, row)
+        return first + (len(values) if values.ndim == 3 else 1)
+
+    def add_routes(self, where: int | str, step: object, layer: object, experts: Any) -> None:
+        """Count the experts that tokens were sent to, of any shape; negative numbers pad."""
+        numbers = np.asarray(experts, dtype=np.float64).reshape(-1)
+        numbers = numbers[numbers >= 0]
+        largest = whole(float(numbers.max(initial=0)), MAX_EXPERTS - 1)
+        if not (numbers == np.rint(numbers)).all():
+            raise ValueError("an expert's number is a fraction")
+        self.add(where, step, layer, np.bincount(numbers.astype(np.int64), minlength=largest + 1))
+        self._has_routes = True
+
+    def reading(self, *notes: str, num_experts: int = 0) -> Reading:
+        """Return all loads; those that were not added are 0. A layer has at least `num_experts`."""
+        if not self._rows:
+            raise self._source.refuse("", "no loads; give at least one step")
+        steps, layers = (sorted({key[axis] for key in self._rows}) for axis in (0, 1))
+        shape = len(steps), len(layers), max(self._num_experts, num_experts)
+        self._check_size("", shape)
+        if self._has_routes and not num_experts:
+            notes += (f"{shape[2]} experts: the highest number in the routes, plus one",)
+        tokens_SLE = np.zeros(shape)
+        row_of, column_of = ({number: at for at, number in enumerate(numbers)} for numbers in (steps, layers))
+        for (step, layer), loads in self._rows.items():
+            tokens_SLE[row_of[step], column_of[layer], : len(loads)] = loads[: shape[2]]
+        return Reading(np.array(steps, dtype=np.float64), tokens_SLE, tuple(layers), notes)
+
+    def _row(self, where: int | str, key: tuple[int, int], num_experts: int) -> Floats:
+        """Return the loads of a layer at a step, with room for at least `num_experts`."""
+        row = self._rows.get(key, np.zeros(0))
+        self._num_experts = max(self._num_experts, num_experts)
+        if len(row) < num_experts:
+            if key[1] > MAX_LAYERS:
+                raise self._source.refuse(where, f"layer {key[1]}: too many layers; number them from 0 on")
+            self._check_size(where, (1, len(self._rows) + 1, self._num_experts))
+            # Twice the room, so that rows that arrive expert by expert are seldom copied.
+            self._rows[key] = np.zeros(max(num_experts, 2 * len(row)))
+            self._rows[key][: len(row)] = row
+        return self._rows[key]
+
+    def _check_size(self, where: int | str, shape: tuple[int, int, int]) -> None:
+        if shape[2] > MAX_EXPERTS or shape[0] * shape[1] * shape[2] > MAX_LOADS:
+            size = f"{shape[0]} steps of {shape[1]} layers of {shape[2]} experts"
+            raise self._source.refuse(where, f"{size} are too many; number layers and experts from 0 on")
+
+
+def whole(value: object, most: int) -> int:
+    """Turn a number or text into a whole number from 0 up, or raise ValueError."""
+    number = float(value) if isinstance(value, str | int | float | np.number) else -1.0
+    if not (0 <= number <= most and number.is_integer()):
+        raise ValueError(f"{value!r} is no whole number from 0 to {most:,}")
+    return int(number)
+
+
+def text_of(source: Source, content: bytes) -> str:
+    """Decode a text file, or raise RoutingFormatError."""
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise source.refuse("", "not a text file; expected expert loads as text") from None

@@ -1,0 +1,313 @@
+import json
+import pickle
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lazsim.errors import RoutingFormatError
+from lazsim.routing import load_routing, read_routing
+from lazsim.routing.readers import READERS
+from lazsim.routing.source import role_of
+
+SGLANG = "expert_distribution_rank{}_timestamp{}.csv"
+HEAD = "# lazsim-routing 1\nstep,layer,expert,tokens\n"
+
+
+def write(folder, name, content):
+    path = folder / name
+    path.write_text(content if isinstance(content, str) else "\n".join(map(json.dumps, content)))
+    return str(path)
+
+
+def loads_of(path, **options):
+    """Steps, numbers of the layers and loads of a file."""
+    found = read_routing(path, **options)
+    return found.steps.tolist(), list(found.layer_numbers), found.tokens_SLE.tolist()
+
+
+def test_dumps_of_sglang_add_up_over_ranks_and_follow_each_other_in_time(tmp_path):
+    write(tmp_path, SGLANG.format(0, "17.1"), "layer_id,expert_id,count\n3,0,5\n3,2,1\n4,0,7\n")
+    write(tmp_path, SGLANG.format(1, "17.2"), "layer_id,expert_id,count\n3,0,1\n4,1,2\n")
+    assert loads_of(str(tmp_path)) == ([0], [3, 4], [[[6, 0, 1], [7, 2, 0]]])
+    write(tmp_path, SGLANG.format(0, "18.1"), "layer_id,expert_id,count\n3,0,2\n4,0,2\n")
+    write(tmp_path, SGLANG.format(1, "18.3"), "layer_id,expert_id,count\n3,1,3\n4,1,3\n")
+    assert loads_of(str(tmp_path)) == ([0, 1], [3, 4], [[[6, 0, 1], [7, 2, 0]], [[2, 3, 0], [2, 3, 0]]])
+
+
+def test_one_rank_of_several_is_read_alone_and_said_to_be(tmp_path):
+    path = write(tmp_path, SGLANG.format(1, "17"), "layer_id,expert_id,count\n3,0,5\n")
+    found = read_routing(path)
+    assert found.notes[0] == "loads are those of one rank alone; give the folder to add up all ranks"
+
+
+SAME = [[[1, 2, 0], [4, 0, 5]]]
+"""One step of two layers of three experts, as each of the following says it."""
+WAYS = {
+    "columns in any order.csv": "tokens,expert_idx,layer_idx\n1,0,0\n2,1,0\n4,0,1\n5,2,1\n",
+    "tabs.tsv": "layer\texpert\tcount\n0\t0\t1\n0\t1\t2\n1\t0\t4\n1\t2\t5\n",
+    "wide.csv": "layer,e0,e1,e2\n0,1,2,0\n1,4,0,5\n",
+    "wide names.csv": "step,layer,expert_0,expert_1,expert_2\n0,0,1,2,0\n0,1,4,0,5\n",
+    "ranks.csv": "rank,layer,expert,tokens\n0,0,0,1\n0,0,1,1\n1,0,1,1\n0,1,0,4\n1,1,2,5\n",
+    "matrix.txt": "1.0 2.0 0.0\n4.0 0.0 5.0\n",
+    "matrix.csv": "1,2,0\n4,0,5\n",
+    "matrix.json": "[[1, 2, 0], [4, 0, 5]]",
+    "steps.json": "[[[1, 2, 0], [4, 0, 5]]]",
+    "history.json": '{"load_history": [{"logical_expert_load": [[1, 2, 0], [4, 0, 5]]}]}',
+    "sglang.json": '{"logical_count": [[[1, 2, 0], [4, 0, 5]]]}',
+    "pretty.json": json.dumps({"logical_count": SAME}, indent=1),
+    "layers.json": '{"model.layers.0.mlp": [1, 2, 0], "model.layers.1.mlp": [4, 0, 5]}',
+    "lines.jsonl": [{"layer": 0, "tokens_per_expert": [1, 2, 0]}, {"layer": 1, "tokens_per_expert": [4, 0, 5]}],
+    "micro-batches.jsonl": [
+        {"layer": 0, "tokens_per_expert": [[1, 1, 0], [0, 1, 0]]},
+        {"layer": 1, "tokens_per_expert": [[4, 0, 0], [0, 0, 5]]},
+    ],
+    "mapping.jsonl": [{"iteration": 0, "tokens_per_expert": {"layers.0": [1, 2, 0], "layers.1": [4, 0, 5]}}],
+    "cells.jsonl": [{"layer": layer, "expert": expert, "count": SAME[0][layer][expert]}
+                    for layer in range(2) for expert in range(3)],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_the_same_loads_are_read_from_every_way_of_writing_them(tmp_path, name):
+    assert loads_of(write(tmp_path, name, WAYS[name])) == ([0], [0, 1], SAME)
+
+
+# Tokens 0 to 2 at layer 3 and token 0 at layer 4: expert 0 gets 1 and 1, expert 1 gets 2, expert 2 gets 3 and 1.
+ROUTES = {
+    "lists.jsonl": [{"layer": 3, "token_idx": token, "topk_ids": ids}
+                    for token, ids in enumerate([[0, 2], [1, 2], [2, 1]])] + [{"layer": 4, "topk_ids": [0, 2]}],
+    "header.jsonl": [{"type": "meta", "model_id": "mine", "num_experts": 3, "top_k": 2},
+                     {"type": "route", "layer": 3, "topk_ids": [[0, 2], [1, 2], [2, 1], [-1, -1]]},
+                     {"type": "route", "layer": 4, "topk_ids": [0, 2], "topk_weights": [0.7, 0.3]}],
+    "columns.csv": "token,layer,topk_ids_0,topk_ids_1\n0,3,0,2\n1,3,1,2\n2,3,2,1\n0,4,0,2\n",
+    "numbered.csv": "token_id,layer_id,expert_0,expert_1\n0,3,0,2\n1,3,1,2\n2,3,2,1\n0,4,0,2\n",
+    "lists.csv": 'token,layer,topk_ids\n0,3,"[0, 2]"\n1,3,"[1, 2]"\n2,3,2 1\n0,4,0 2\n',
+    "long.csv": "token,layer,expert\n0,3,0\n0,3,2\n1,3,1\n1,3,2\n2,3,2\n2,3,1\n0,4,0\n0,4,2\n",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ROUTES)
+def test_routes_of_tokens_are_counted(tmp_path, name):
+    assert loads_of(write(tmp_path, name, ROUTES[name])) == ([0], [3, 4], [[[1, 2, 3], [1, 0, 1]]])
+
+
+def test_experts_without_a_token_count_where_a_header_tells_their_number(tmp_path):
+    lines = [{"num_experts": 4}, {"layer": 0, "topk_ids": [1]}]
+    assert loads_of(write(tmp_path, "routes.jsonl", lines))[2] == [[[0, 1, 0, 0]]]
+    routes = read_routing(write(tmp_path, "bare.jsonl", lines[1:]))
+    assert "2 experts: the highest number in the routes, plus one" in routes.notes
+
+
+def test_records_follow_each_other_or_have_the_steps_that_they_tell(tmp_path):
+    history = {"load_history": [{"logical_expert_load": [[step + 1, 1]]} for step in range(3)]}
+    assert loads_of(write(tmp_path, "history.json", json.dumps(history)))[0] == [0, 1, 2]
+    lines = [{"iteration": step, "layer": layer, "tokens_per_expert": [step, layer + 1]}
+             for step in (10, 20) for layer in (0, 1)]  # fmt: skip
+    steps, _, loads = loads_of(write(tmp_path, "megatron.jsonl", lines))
+    assert (steps, loads) == ([10, 20], [[[10, 1], [10, 2]], [[20, 1], [20, 2]]])
+
+
+def test_layers_and_steps_without_any_tokens_are_left_out_with_a_note(tmp_path):
+    # Four layers, of which 0 and 2 are dense; an unused place of the recorder's buffer.
+    step = [[0, 0], [1, 2], [0, 0], [3, 4]]
+    path = write(tmp_path, "buffer.json", json.dumps({"logical_count": [step, [[0, 0]] * 4, step]}))
+    assert loads_of(path) == ([0, 2], [1, 3], [[[1, 2], [3, 4]]] * 2)
+    assert read_routing(path).notes == (
+        "MoE layers are those numbered 1, 3; 0, 2 are taken for dense",
+        "steps without any tokens, which are left out: 1",
+    )
+
+
+def test_layers_are_read_from_the_first_moe_layer_that_is_told(lazsim, tmp_path):
+    path = write(tmp_path, "loads.csv", HEAD + "0,0,0,9\n0,1,0,5\n0,1,1,3\n0,2,1,4\n")
+    assert loads_of(path, layers_from=1) == ([0], [1, 2], [[[5, 3], [0, 4]]])
+    code, out, _ = lazsim("routing", "info", path, "--layers-from", 1, "--json")
+    assert (code, [layer["layer"] for layer in json.loads(out)["per_layer"]]) == (0, [1, 2])
+    code, _, err = lazsim("routing", "info", path, "--layers-from", 3)
+    assert (code, err) == (2, f"lazsim: --layers-from 3: {path} has layers up to 2\n")
+
+
+def test_a_run_takes_loads_numbered_as_in_the_model(lazsim, tmp_path):
+    rows = [f"0,{layer},{expert},{1 + expert}" for layer in range(3, 15) for expert in range(8)]
+    path = write(tmp_path, "loads.csv", HEAD + "\n".join(rows))
+    run = ("run", "--trace", "fail-every-5min", "--duration", "1min", "--system", "ds", "--routing", path, "--json")
+    code, out, err = lazsim(*run)
+    assert code == 0, err
+    assert json.loads(out)["runs"][0]["steps"] > 0
+    assert "MoE layers are those numbered 3-14; 0-2 are taken for dense" in err
+    # gpt-s has 12 layers: without layer 3 one is missing.
+    assert lazsim(*run, "--layers-from", 4)[::2] == (
+        2, f"lazsim: --routing: {path}: 11 layers of 8 experts, but the model has 12 of 8; choose a smaller model, or "
+        "generated loads\n",
+    )  # fmt: skip
+
+
+def test_shares_become_counts_of_the_same_ratios(tmp_path):
+    # 2**24 / 1 tokens a layer.
+    found = read_routing(write(tmp_path, "shares.json", "[[0.5, 0.25, 0.25], [0.75, 0.0, 0.25]]"))
+    assert found.tokens_SLE.tolist() == [[[2**23, 2**22, 2**22], [3 * 2**22, 0, 2**22]]]
+    assert found.notes == ("loads are fractions: all are multiplied by 16,777,216 and rounded",)
+    means = read_routing(write(tmp_path, "means.csv", "layer,expert,tokens\n0,0,1000.5\n0,1,0.5\n"))
+    assert means.tokens_SLE[0, 0, 0] == 2001 * means.tokens_SLE[0, 0, 1]
+
+
+def test_shares_of_experts_can_be_listed_on_the_command_line(lazsim):
+    place = ("place", "--nodes", 2, "--slots", 4, "--policy", "mro", "--json", "--loads")
+    shares, tokens = (json.loads(lazsim(*place, loads)[1])["replicas"] for loads in ("0.6,0.2,0.1,0.1", "6,2,1,1"))
+    assert shares == tokens
+
+
+def test_a_snapshot_tells_how_even_its_layers_are(lazsim, tmp_path):
+    path = write(tmp_path, "one.csv", HEAD + "0,0,0,10\n0,0,1,30\n0,1,0,5\n0,1,1,35\n")
+    facts = json.loads(lazsim("routing", "info", path, "--json")[1])
+    # 30 / 20 and 35 / 20.
+    assert [layer["max_over_mean"] for layer in facts["per_layer"]] == [1.5, 1.75]
+    assert "1.75" in lazsim("routing", "info", path)[1]
+
+
+# PyTorch's files.
+
+
+def save(path, value):
+    torch = pytest.importorskip("torch")
+    torch.save(value, path)
+    return str(path)
+
+
+def tensor(values, dtype="int32"):
+    torch = pytest.importorskip("torch")
+    return torch.tensor(values, dtype=getattr(torch, dtype))
+
+
+def test_a_dump_of_sglangs_counts_is_read_without_torch(tmp_path, run_script):
+    dump = {"rank": 0, "logical_count": tensor([[[0, 0], [1, 2]], [[0, 0], [5, 6]]]), "average_utilization": None}
+    path = save(tmp_path / "expert_distribution_recorder_17.5.pt", dump)
+    script = (
+        "import sys; sys.modules['torch'] = None; from lazsim.routing import read_routing; "
+        f"r = read_routing({path!r}); print(r.tokens_SLE.tolist(), r.layer_numbers)"
+    )
+    assert run_script(script) == "[[[1, 2]], [[5, 6]]] (1,)"
+
+
+def test_dumps_of_passes_add_up_over_ranks_and_replicas(tmp_path):
+    # Slots 0 and 2 hold expert 1.
+    slots = tensor([[1, 0, 1]])
+    for rank in (0, 1):
+        records = [{"forward_pass_id": number, "rank": rank, "gatherer_key": "primary",
+                    "global_physical_count": tensor([[1, 2, 3 + rank]])} for number in (7, 8)]  # fmt: skip
+        dump = {"records": records, "last_physical_to_logical_map": slots}
+        save(tmp_path / f"expert_distribution_recorder_17.{rank}_{rank}.pt", dump)
+    assert loads_of(str(tmp_path)) == ([7, 8], [0], [[[4, 9]]] * 2)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16", "int64", "int16", "uint8"])
+def test_tensors_of_every_type_and_layout_are_read(tmp_path, dtype):
+    bare = tensor([[1, 4], [2, 5], [3, 6]], dtype)
+    assert loads_of(save(tmp_path / "loads.pt", bare.T))[2] == [[[1, 2, 3], [4, 5, 6]]]
+    assert loads_of(save(tmp_path / "rows.pt", {3: bare[0], 5: bare[1]}))[1:] == ([3, 5], [[[1, 4], [2, 5]]])
+
+
+class Harmful:
+    def __init__(self, path):
+        self._path = path
+
+    def __reduce__(self):
+        return Path.write_text, (self._path, "done")
+
+
+def archive(path, code):
+    with zipfile.ZipFile(path, "w") as stream:
+        stream.writestr("loads/data.pkl", code)
+    return str(path)
+
+
+def test_nothing_in_a_pickle_is_run(tmp_path):
+    code = pickle.dumps({"logical_count": Harmful(tmp_path / "harm")}, protocol=2)
+    with pytest.raises(RoutingFormatError, match="not a readable file of tensors"):
+        read_routing(archive(tmp_path / "loads.pt", code))
+    (tmp_path / "bare.pt").write_bytes(code)
+    with pytest.raises(RoutingFormatError, match="a bare pickle may run code"):
+        read_routing(str(tmp_path / "bare.pt"))
+    assert not (tmp_path / "harm").exists()
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        b"\x80\x02N\x85r\xff\xff\xff\xff.",  # a place of the memo that would take gigabytes
+        b"\x80\x02ccollections\nOrderedDict\n)\x81.",  # an object made by its class
+        b"\x80\x02}K\x01b.",  # a state that is set
+        b"\x80\x02X\xff\xff\xff\x7fabc.",  # text that is longer than the file
+        b"",
+    ],
+)
+def test_pickles_that_ask_for_more_than_data_are_refused(tmp_path, code):
+    with pytest.raises(RoutingFormatError, match="not a readable file of tensors"):
+        read_routing(archive(tmp_path / "loads.pt", code))
+
+
+BAD = {
+    "rows.csv": ("layer,expert,count\n0,0,5\n0,one,3\n", "line 3: expected layer,expert,count, numbers from 0 up"),
+    "twice.csv": ("layer,expert,count\n0,0,5\n0,0,3\n", "line 3: a second row for step 0, layer 0, expert 0"),
+    "far.csv": ("layer,topk_ids\n0,99999999\n", "line 2: expected layer,topk_ids, numbers from 0 up"),
+    "columns.csv": ("time,tokens\n0,5\n", "not a format of expert loads"),
+    SGLANG.format(0, 1): ("layer_id,expert\n", "no loads; give at least one step"),
+    SGLANG.format(0, 2): ("expert,count\n0,1\n", "line 1: expected columns such as layer,expert,tokens"),
+    SGLANG.format(0, 3): ("", "the file is empty"),
+    "broken.json": ('{"load_history": [{"logical', "not valid JSON"),
+    "names.json": ('{"seed": 3}', "no loads in it; expected loads by layer and expert"),
+    "ragged.json": ('{"logical_count": [[1, 2], [3]]}', "expected loads by layer and expert"),
+    "text.json": ('{"logical_count": [["a", "b"]]}', "expected loads by layer and expert"),
+    "minus.json": ('{"logical_count": [[1, -2]]}', "step 0, layer 0, expert 1 must be a number from 0 up"),
+    "deep.json": ("[" * 2000 + "]" * 2000, "nested too deeply"),
+    "line.jsonl": ('{"layer": 0, "tokens": [1]}\n{"layer": 0,\n', "line 2: not valid JSON"),
+    "layer.jsonl": ('{"layer": -1, "tokens": [1]}\n', "expected loads by layer and expert"),
+    "many.json": ('{"layer": 0, "expert": 70000, "tokens": 1}', "1 layers of 70001 experts are too many"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_file_is_refused_in_one_line_with_the_place(lazsim, tmp_path, name):
+    content, expected = BAD[name]
+    code, out, err = lazsim("routing", "info", write(tmp_path, name, content))
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert expected in err
+
+
+def test_lenient_reading_skips_bad_rows_and_records(tmp_path):
+    path = write(tmp_path, "rows.csv", "layer,expert,count\n0,0,5\n0,one,3\n0,1,4\n")
+    assert loads_of(path, lenient=True)[2] == [[[5, 4]]]
+    path = write(tmp_path, "lines.jsonl", '{"layer": 0, "tokens": [1]}\n{"layer": 0,\n{"layer": 0, "tokens": [2]}')
+    assert loads_of(path, lenient=True)[2] == [[[3]]]
+
+
+def test_every_reader_is_listed_with_what_it_reads(lazsim):
+    listed = json.loads(lazsim("list", "load-formats", "--json")[1])["load-formats"]
+    assert listed == {name: reader.looks for name, reader in READERS.items()}
+
+
+def test_names_of_columns_are_known_whatever_their_letters():
+    assert [role_of(name) for name in ("Layer ID", "layerIdx", "EXPERT", "tokens_per_expert")] == [
+        "layer", "layer", "expert", "loads",
+    ]  # fmt: skip
+
+
+def test_an_array_alone_is_one_step_or_several(tmp_path):
+    for name, shape in (("one", (2, 3)), ("two", (2, 2, 3))):
+        np.save(tmp_path / name, np.arange(1, 1 + np.prod(shape)).reshape(shape))
+    assert loads_of(str(tmp_path / "one.npy"))[2] == [[[1, 2, 3], [4, 5, 6]]]
+    assert loads_of(str(tmp_path / "two.npy"))[0] == [0, 1]
+    assert load_routing(str(tmp_path / "one.npy"), 2, 3, 0).notes[-1].startswith("the loads of step 0")
+
+
+def test_cases_of_shared_files_give_what_is_expected_of_them(shared):
+    cases = shared / "cases"
+    if not cases.exists():
+        pytest.skip("no cases")
+    assert loads_of(str(cases / "sglang-csv-dump")) == ([0], [3, 4], [[[150, 330, 60], [10, 40, 460]]])
+    steps, layers, loads = loads_of(str(cases / "layers-numbered-as-in-the-model" / "from_layer_3.csv"))
+    assert (steps, layers, loads[0]) == ([0, 1, 2], [3, 4], [[100, 300], [10, 440]])
+    steps, layers, loads = loads_of(str(cases / "vllm-load-history-json" / "expert-load.json"))
+    assert (steps, layers, loads[2]) == ([0, 1, 2], [0, 1], [[15, 35, 20, 30], [10, 55, 15, 20]])
