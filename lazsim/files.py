@@ -269,6 +269,8 @@ def unpack(name: str, content: bytes) -> bytes:
     try:
         with PACKED[kind](io.BytesIO(content)) as stream:
             unpacked: bytes = stream.read(MAX_FILE_BYTES + 1)
+        if unpacked[257:262] == b"ustar":
+            raise ValueError("an archive of tar")
     except ImportError:
         raise LazsimError(
             f"{name}: packed by zstd, which takes zstandard to unpack; pip install 'lazsim[files]', or unpack it first"
@@ -418,7 +420,7 @@ def module_names(folder: str) -> tuple[str, ...]:
 
     Examples
     --------
-    >>> "bamboo" in module_names("trace/readers")
+    >>> "parcae" in module_names("trace/readers")
     True
     """
     return tuple(module.name for module in pkgutil.iter_modules([str(Path(__file__).parent / folder)]))

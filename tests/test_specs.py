@@ -29,6 +29,7 @@ def test_every_gpu_that_a_user_may_ask_for_is_there():
         ("num_experts = 8", 'num_experts = "8"', "Expected `int`, got `str`"),
         ("num_experts = 8", "num_experts = 0", "Expected `int` >= 1 - at `$.num_experts`"),
         ("num_moe_layers = 12", "num_moe_layers = 13", "num_moe_layers (13) exceeds num_layers (12)"),
+        ("num_moe_layers = 12", "num_moe_layers = 5", "d_ff_dense is missing, which 7 layers that are not MoE need"),
         ("top_k = 1", "top_k = 9", "top_k (9) exceeds num_experts (8)"),
         ("top_k = 1", "top_k = =", "Invalid value"),
         ("attention_params = ", "attention_params = -", "Expected `int` >= 0 - at `$.attention_params`"),

@@ -120,7 +120,7 @@ class ModelSpec(Spec, frozen=True, kw_only=True):
     d_model : int
         Width of the residual stream.
     d_ff_expert, d_ff_dense : int
-        Inner width of one expert and of the feed-forward block of a layer that is not MoE.
+        Inner width of one expert, and of the feed-forward block of a layer that is not MoE, where there are any.
     matrices_per_expert : int
         2 for a plain feed-forward block, 3 for SwiGLU; the same for dense blocks.
     num_experts, num_shared_experts, top_k : int
@@ -178,6 +178,8 @@ class ModelSpec(Spec, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.num_moe_layers > self.num_layers:
             raise ValueError(f"num_moe_layers ({self.num_moe_layers}) exceeds num_layers ({self.num_layers})")
+        if self.num_dense_layers and not self.d_ff_dense:
+            raise ValueError(f"d_ff_dense is missing, which {self.num_dense_layers} layers that are not MoE need")
         if self.top_k > self.num_experts:
             raise ValueError(f"top_k ({self.top_k}) exceeds num_experts ({self.num_experts})")
         if self.num_moe_layers * self.num_experts > MAX_MODEL_EXPERTS:

@@ -2,13 +2,15 @@
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from itertools import pairwise
 from zoneinfo import ZoneInfo
 
 from lazsim.errors import LazsimError, TraceFormatError
+from lazsim.limits import LONGEST_S
 from lazsim.trace.mapping import UNITS_S, TraceMapping
-from lazsim.units import format_duration
+from lazsim.units import DAY_S, format_duration
 
 EPOCHS_S = (datetime(2000, 1, 1, tzinfo=UTC).timestamp(), datetime(2100, 1, 1, tzinfo=UTC).timestamp())
 """Numbers between these are stamps since 1970, in the one unit in which they are."""
@@ -23,6 +25,12 @@ UNIT_WORDS = {
     "d": ("d", "day", "days"),
 }
 _UNITS = {word: unit for unit, words in UNIT_WORDS.items() for word in words}
+
+
+YEAR_S = 365.25 * DAY_S
+
+LONGEST_SILENCE_S = 10 * YEAR_S
+"""Longest time between two rows: the data of Los Alamos, the longest that are public, span nine years."""
 
 
 def split_unit(name: str) -> tuple[str, str | None]:
@@ -133,10 +141,11 @@ class Clock:
         TraceFormatError
             When times are numbers whose unit nothing tells.
         """
-        known = list(times)
-        first, last = (min(known), max(known)) if known else (0.0, 0.0)
+        known = sorted(times) or [0.0]
+        first, last = known[0], known[-1]
         if self._kind == "date":
             self._origin = first
+            self._refuse_silence(known, name)
             return
         epoch = next(
             (unit for unit in ("s", "ms", "us", "ns") if _is_epoch(first, unit) and _is_epoch(last, unit)), None
@@ -148,6 +157,16 @@ class Clock:
         if not (self._asked_unit or epoch or self._named_unit):
             self.assumed_unit = unit
         self._unit, self._origin = unit, first if _is_epoch(first, unit) else 0.0
+        self._refuse_silence(known, name)
+
+    def _refuse_silence(self, times: Sequence[float], name: str) -> None:
+        """Refuse times of which some are of a clock that was not set, or in another unit."""
+        silence_s, before = max(((later - earlier, earlier) for earlier, later in pairwise(times)), default=(0.0, 0.0))
+        if LONGEST_SILENCE_S < to_seconds(silence_s, self._unit) <= LONGEST_S:
+            raise TraceFormatError(
+                f"{name}: nothing happens for {to_seconds(silence_s, self._unit) / YEAR_S:.0f} years after the row at "
+                f"{self.seconds(before):g} s; leave out rows of a clock that was not set"
+            )
 
     def seconds(self, time: float) -> float:
         """Return the seconds since the first time where times are absolute, and else since time 0."""

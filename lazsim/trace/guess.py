@@ -1,11 +1,26 @@
-"""Guess from a table's header, or from what stands in its columns, how it says which nodes come and go."""
+"""Recognise tables: by the mappings of the catalogue, or by a guess from the header or from what stands in columns."""
 
+import functools
 from collections.abc import Iterable
 
-from lazsim.tables import Table
-from lazsim.trace.clock import is_number, split_unit
-from lazsim.trace.mapped import event_kind, is_date
-from lazsim.trace.mapping import NO_MAPPING, Columns, TraceMapping
+from lazsim.errors import SpecError, TraceFormatError
+from lazsim.files import Faults
+from lazsim.tables import HEAD_LINES, Table, read_table
+from lazsim.trace.clock import Clock, is_number, split_unit
+from lazsim.trace.mapped import (
+    column_parts,
+    event_kind,
+    find_column,
+    is_date,
+    is_header,
+    needed_columns,
+    open_table,
+    read_mapped,
+)
+from lazsim.trace.mapping import NO_MAPPING, Columns, TraceMapping, load_mapping, mapping_looks
+from lazsim.trace.source import Reader
+
+HEAD_BYTES = 20_000
 
 NAMES = {
     "time": "time timestamp date datetime ts t at when eventtime elapsed offset",
@@ -25,11 +40,62 @@ _ROLES = {name: role for role, names in NAMES.items() for name in names.split()}
 SHAPES = (("node", "start", "end"), ("time", "event", "node"), ("time", "count"))
 
 
+def mapping_reader(name: str) -> Reader:
+    """Return the reader of a mapping of the catalogue, or of a path that ends in ``.toml``."""
+    mapping = load_mapping(name)
+    if mapping.columns is None:
+        raise SpecError(f"{name}: names no columns; give it a table [columns]")
+    return Reader(
+        mapping_looks(name),
+        lambda text: how_well(mapping, open_head(text)),
+        lambda source: read_mapped(source, open_table(source), mapping),
+        tuple(TraceMapping.__struct_fields__),
+    )
+
+
+@functools.lru_cache(maxsize=1)
+def open_head(text: str) -> Table:
+    """Read the first rows of a text, without those that are broken."""
+    head = text if len(text) <= HEAD_BYTES else text[: text.rfind("\n", 0, HEAD_BYTES)]
+    try:
+        table = read_table(head, Faults("", TraceFormatError, lenient=True), is_header)
+    except TraceFormatError:
+        return Table((), [])
+    return table._replace(rows=table.rows[:HEAD_LINES])
+
+
+def how_well(mapping: TraceMapping, table: Table) -> float:
+    """Return how well the first rows of a table fit a mapping of the catalogue, from 0 to 1."""
+    columns = mapping.columns
+    if columns is None or not table.rows:
+        return 0.0
+    parts = [part for column in needed_columns(columns).values() for part in column_parts(column)]
+    if any(isinstance(part, str) for part in parts):
+        return float(all(isinstance(part, int) or find_column(part, table.header) is not None for part in parts))
+    return sum(_fits(mapping, columns, row.fields) for row in table.rows) / len(table.rows)
+
+
+def _fits(mapping: TraceMapping, columns: Columns, fields: list[str]) -> bool:
+    try:
+        texts = {role: " ".join(fields[int(part) - 1] for part in column_parts(column))
+                 for role, column in columns.given().items()}  # fmt: skip
+        time = texts["time"] if "time" in texts else texts["start"]
+        Clock(mapping, mapping).read(time)
+        if mapping.time_unit is not None and not is_number(time):
+            return False
+        if columns.event is not None:
+            event_kind(texts["event"], mapping)
+    except (IndexError, ValueError, OverflowError):
+        return False
+    return is_number(texts.get("count", "0")) and len(fields) == (mapping.num_columns or len(fields))
+
+
 def guess_mapping(table: Table) -> TraceMapping | None:
     """Return a mapping if the table leaves no doubt which column is which, and None otherwise.
 
     Examples
     --------
+    >>> from lazsim.tables import Row
     >>> table = Table(("When", "num_instances"), [Row(2, ["2025-03-01 00:00:00", "8"])])
     >>> guess_mapping(table).columns.given()
     {'time': 1, 'count': 2}

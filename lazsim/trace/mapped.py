@@ -1,20 +1,19 @@
 """Read a table by a mapping of its columns."""
 
 import fnmatch
-import functools
 import math
 import re
 from collections.abc import Callable, Iterator
 from typing import ParamSpec, TypeVar
 
-from lazsim.errors import SpecError, TraceFormatError
-from lazsim.files import Faults
+from lazsim.errors import TraceFormatError
 from lazsim.tables import HEAD_LINES, PARQUET, Table, read_parquet, read_table
 from lazsim.trace.absences import Outage, events_from_outages, events_from_states, other_nodes
 from lazsim.trace.clock import Clock, is_number, read_date
-from lazsim.trace.counts import NEWEST_FIRST, RULE, Sample, events_from_counts, is_newest_first, settle
-from lazsim.trace.mapping import Column, Columns, TraceMapping, load_mapping, mapping_looks
-from lazsim.trace.source import Reader, Reading, Source, count, shorten
+from lazsim.trace.counts import RULE, Sample, events_from_counts
+from lazsim.trace.mapping import Column, Columns, TraceMapping
+from lazsim.trace.order import NEWEST_FIRST, is_newest_first, refuse_set_back, settle
+from lazsim.trace.source import Reading, Source, count, shorten
 from lazsim.trace.table import Event, Kind, in_time_order
 
 WORDS: dict[Kind, str] = {
@@ -37,8 +36,6 @@ CHANGE_WORDS = {"add", "remove", "added", "removed"}
 OPEN_WORDS = ("", "unknown", "none", "null", "nan", "nat", "-", "ongoing", "n/a")
 """Ends of outages that go on."""
 
-HEAD_BYTES = 20_000
-
 ENDS = "the trace is taken to end with its last event"
 ArgumentsT = ParamSpec("ArgumentsT")
 ResultT = TypeVar("ResultT")
@@ -49,31 +46,6 @@ def open_table(source: Source) -> Table:
     if source.content.startswith(PARQUET):
         return read_parquet(source.content, source)
     return read_table(source.text, source, is_header)
-
-
-@functools.lru_cache(maxsize=1)
-def open_head(text: str) -> Table:
-    """Read the first rows of a text, without those that are broken."""
-    head = text[:HEAD_BYTES]
-    head = head if len(head) == len(text) else head[: head.rfind("\n")]
-    try:
-        table = read_table(head, Faults("", TraceFormatError, lenient=True), is_header)
-    except TraceFormatError:
-        return Table((), [])
-    return table._replace(rows=table.rows[:HEAD_LINES])
-
-
-def mapping_reader(name: str) -> Reader:
-    """Return the reader of a mapping of the catalogue, or of a path that ends in ``.toml``."""
-    mapping = load_mapping(name)
-    if mapping.columns is None:
-        raise SpecError(f"{name}: names no columns; give it a table [columns]")
-    return Reader(
-        mapping_looks(name),
-        lambda text: how_well(mapping, open_head(text)),
-        lambda source: read_mapped(source, open_table(source), mapping),
-        tuple(TraceMapping.__struct_fields__),
-    )
 
 
 def is_header(fields: list[str]) -> bool:
@@ -139,37 +111,13 @@ def event_kind(text: str, mapping: TraceMapping) -> Kind | None:
     return _KINDS[word]
 
 
-def how_well(mapping: TraceMapping, table: Table) -> float:
-    """Return how well the first rows of a table fit a mapping of the catalogue, from 0 to 1."""
-    columns = mapping.columns
-    if columns is None or not table.rows:
-        return 0.0
-    parts = [part for column in _needed(columns).values() for part in _parts(column)]
-    if any(isinstance(part, str) for part in parts):
-        return float(all(isinstance(part, int) or find_column(part, table.header) is not None for part in parts))
-    return sum(_fits(mapping, columns, row.fields) for row in table.rows) / len(table.rows)
-
-
-def _fits(mapping: TraceMapping, columns: Columns, fields: list[str]) -> bool:
-    try:
-        texts = {role: " ".join(fields[int(part) - 1] for part in _parts(column))
-                 for role, column in columns.given().items()}  # fmt: skip
-        time = texts["time"] if "time" in texts else texts["start"]
-        Clock(mapping, mapping).read(time)
-        if mapping.time_unit is not None and not is_number(time):
-            return False
-        if columns.event is not None:
-            event_kind(texts["event"], mapping)
-    except (IndexError, ValueError, OverflowError):
-        return False
-    return is_number(texts.get("count", "0")) and len(fields) == (mapping.num_columns or len(fields))
-
-
-def _parts(column: Column) -> tuple[str | int, ...]:
+def column_parts(column: Column) -> tuple[str | int, ...]:
+    """Return the columns whose texts are joined."""
     return column if isinstance(column, tuple) else (column,)
 
 
-def _needed(columns: Columns) -> dict[str, Column]:
+def needed_columns(columns: Columns) -> dict[str, Column]:
+    """Return the columns that a table must have, by role."""
     return {role: one for role, one in columns.given().items() if role not in ("cluster", "cluster_nodes")}
 
 
@@ -178,14 +126,16 @@ class _Mapped:
 
     def __init__(self, source: Source, table: Table, mapping: TraceMapping, columns: Columns) -> None:
         self._source, self._table, self._mapping = source, table, mapping
-        self._places = {role: self._find(column) for role, column in _needed(columns).items()}
+        self._places = {role: self._find(column) for role, column in needed_columns(columns).items()}
         for role in ("cluster", "cluster_nodes"):
             column = getattr(columns, role)
-            if column is not None and all(self._index(part) is not None for part in _parts(column)):
+            if column is not None and all(self._index(part) is not None for part in column_parts(column)):
                 self._places[role] = self._find(column)
         times = columns.time if columns.time is not None else columns.start
         names = [table.header[index] for index in self._places["time" if times is columns.time else "start"]
                  if index < len(table.header)]  # fmt: skip
+        used = {place for places in self._places.values() for place in places}
+        self._has_more_columns = any(len(row.fields) > len(used) for row in table.rows[:HEAD_LINES])
         self._clock = Clock(mapping, source.asked, " ".join(names))
         self._rows = list(self._chosen())
 
@@ -201,10 +151,14 @@ class _Mapped:
                 after = sample.time_s
         self._clock.start((sample.time_s for sample in samples), self._source.name)
         samples = [sample._replace(time_s=self._clock.seconds(sample.time_s)) for sample in samples]
+        if self._has_more_columns:
+            self._refuse_several(samples)
         notes: tuple[str, ...] = (RULE, "the trace is taken to end with its last row")
         if self._clock.is_absolute:
             notes = (RULE, "a change happened some time before the row that shows it")
-            samples, more = settle(samples, self._source, is_local=self._clock.is_local)
+            if self._clock.is_local:
+                refuse_set_back(samples, self._source, "let later rows overtake earlier ones")
+            samples, more = settle(samples)
             notes += more
         else:
             samples = in_time_order(samples, self._source)
@@ -228,6 +182,8 @@ class _Mapped:
         if self._clock.is_absolute and is_newest_first(events):
             events.reverse()
             notes.append(NEWEST_FIRST)
+        if self._clock.is_local:
+            refuse_set_back(events, self._source, "sort what is out of order")
         end_s = max((event.time_s for event in events), default=0.0)
         is_states = self._mapping.states
         is_states = not (words <= CHANGE_WORDS or self._mapping.add) if is_states is None else is_states
@@ -252,6 +208,15 @@ class _Mapped:
         end_s = self._clock.seconds(max(known)) if known else None
         ends = "the trace is taken to begin with the first outage and to end with the last time in the file"
         return Reading(events, end_s, (ends, *notes, *more, *self._clock.notes()), self._clock.assumed_unit)
+
+    def _refuse_several(self, samples: list[Sample]) -> None:
+        """Make faults of other counts at the same time: another column may tell zones or kinds of nodes apart."""
+        first: dict[float, Sample] = {}
+        for sample in samples:
+            before = first.setdefault(sample.time_s, sample)
+            if before.num_nodes != sample.num_nodes:
+                what = f"a second count for the time of line {before.line}; choose rows by another column with `where`"
+                self._source.fault(sample.line, what, "take the last count of a time")
 
     def _sample(self, line: int, texts: dict[str, str], after: float) -> Sample:
         return Sample(self._clock.read(texts["time"], after), count(texts["count"]), line)
@@ -312,10 +277,10 @@ class _Mapped:
 
     def _find(self, column: Column) -> tuple[int, ...]:
         places = []
-        for part in _parts(column):
+        for part in column_parts(column):
             index = self._index(part)
             if index is None:
-                known = ", ".join(self._table.header[:30]) or f"{len(self._table.rows[0].fields)} without names"
+                known = ", ".join(self._table.header[:30]) or "without names"
                 raise TraceFormatError(f"{self._source.name}: no column {part!r}; its columns are {known}")
             places.append(index)
         return tuple(places)

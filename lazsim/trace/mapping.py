@@ -97,10 +97,10 @@ class TraceMapping(Spec, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         if self.time_unit is not None and self.time_unit not in UNITS_S:
-            raise ValueError(f"time_unit {self.time_unit!r}: give one of {', '.join(UNITS_S)}")
+            raise ValueError(f"`time_unit` {self.time_unit!r}: give one of {', '.join(UNITS_S)}")
         for text in self.where:
             if not text.partition("=")[1]:
-                raise ValueError(f"where {text!r}: write COLUMN=PATTERN")
+                raise ValueError(f"`where` {text!r}: write COLUMN=PATTERN")
 
     def given(self) -> list[str]:
         """Return the names of the fields that are not at their defaults."""
@@ -174,9 +174,17 @@ def make_mapping(
 
 
 def parse_columns(text: str) -> Columns:
-    """Read ``ROLE=COLUMN,...``; a column that is a whole number counts from 1."""
-    pairs = [pair.partition("=") for pair in text.split(",")]
-    columns = {role.strip(): int(column) if column.strip().isdecimal() else column.strip() for role, _, column in pairs}
+    """Read ``ROLE=COLUMN,...``, in which ``+`` joins columns; one that is a whole number counts from 1.
+
+    Examples
+    --------
+    >>> parse_columns("time=day+clock,count=3").given()
+    {'time': ('day', 'clock'), 'count': 3}
+    """
+    columns: dict[str, Column] = {}
+    for role, _, column in (pair.partition("=") for pair in text.split(",")):
+        parts = tuple(int(part) if part.isdecimal() else part for part in map(str.strip, column.split("+")))
+        columns[role.strip()] = parts if len(parts) > 1 else parts[0]
     with prefix_errors("`columns`"):
         try:
             return msgspec.convert(columns, Columns)

@@ -9,7 +9,7 @@ from lazsim.errors import TraceFormatError
 from lazsim.files import module_names, read_bytes, unpack
 from lazsim.specs import sha256, unknown_name
 from lazsim.tables import PARQUET
-from lazsim.trace.mapped import mapping_reader
+from lazsim.trace.guess import mapping_reader
 from lazsim.trace.mapping import NO_MAPPING, TraceMapping, mapping_names
 from lazsim.trace.source import Reader, Source
 from lazsim.trace.stats import rate_note, trace_stats

@@ -1,8 +1,8 @@
 """Any table whose columns can be told: by `columns`, or from the header or what stands in it."""
 
 from lazsim.errors import TraceFormatError
-from lazsim.trace.guess import guess_mapping
-from lazsim.trace.mapped import open_head, open_table, read_mapped
+from lazsim.trace.guess import guess_mapping, open_head
+from lazsim.trace.mapped import open_table, read_mapped
 from lazsim.trace.mapping import NO_MAPPING, TraceMapping
 from lazsim.trace.source import Reader, Reading, Source
 

@@ -1,0 +1,93 @@
+"""Put rows whose times step back in order: overlapping stretches, a change of the clock, and mere disorder differ."""
+
+import itertools
+from collections.abc import Sequence
+
+from lazsim.files import Faults
+from lazsim.trace.table import Timed, TimedT
+from lazsim.units import DAY_S, HOUR_S, MINUTE_S, format_duration
+
+NEWEST_FIRST = "the newest rows come first: read from the end"
+
+SET_BACK_S = (30 * MINUTE_S, HOUR_S)
+"""Steps back of local time when summer ends: an hour, less the time between two rows."""
+
+
+def is_newest_first(rows: Sequence[Timed]) -> bool:
+    """Return whether rows go from the newest to the oldest."""
+    return len({row.time_s for row in rows}) > 1 and all(
+        later.time_s <= earlier.time_s for earlier, later in itertools.pairwise(rows)
+    )
+
+
+def refuse_set_back(rows: Sequence[Timed], faults: Faults, repair: str) -> None:
+    """Make a fault of steps back by up to an hour, if there are no more than changes of the clock in so long a time.
+
+    Parameters
+    ----------
+    rows
+        Rows with dates of a zone that nothing names, in the order of the file.
+    faults, repair
+        The faults of the file, and what the caller does next when lenient.
+    """
+    back = _steps_back(rows)
+    hours = [(step_s, row) for step_s, row in back if SET_BACK_S[0] <= step_s <= SET_BACK_S[1]]
+    times_s = [row.time_s for row in rows]
+    if hours and len(back) <= 1 + (max(times_s) - min(times_s)) / (365 * DAY_S):
+        step_s, row = hours[0]
+        what = f"steps back by {format_duration(step_s)}, as local time does when summer ends; give `time_zone`"
+        faults.fault(row.line, what, repair, len(hours))
+
+
+def settle(rows: Sequence[TimedT]) -> tuple[list[TimedT], tuple[str, ...]]:
+    """Put rows that each say how things are from then on in order, each instant once.
+
+    Parameters
+    ----------
+    rows
+        In the order of the file.
+
+    Returns
+    -------
+    list
+        In time order. Where each stretch begins after the one before, the stretches overlap, as those of a sampler that
+        writes each observation several times: the later stretch holds from its begin, and what it overtakes counts for
+        nothing. All others are sorted, and the last row of an instant counts.
+    tuple of str
+        What was done, a line each.
+
+    Examples
+    --------
+    >>> from lazsim.trace.counts import Sample
+    >>> overlapping = [Sample(0, 9), Sample(60, 9), Sample(30, 7), Sample(90, 7)]
+    >>> [tuple(sample)[:2] for sample in settle(overlapping)[0]]
+    [(0, 9), (30, 7), (90, 7)]
+    """
+    notes = []
+    if is_newest_first(rows):
+        rows = rows[::-1]
+        notes.append(NEWEST_FIRST)
+    back = _steps_back(rows)
+    begins_s = [row.time_s for row in (*rows[:1], *(row for _, row in back))]
+    overlaps = all(earlier < later for earlier, later in itertools.pairwise(begins_s))
+    kept: list[TimedT] = []
+    for row in rows if overlaps else sorted(rows, key=lambda row: row.time_s):
+        while kept and kept[-1].time_s >= row.time_s:
+            kept.pop()
+        kept.append(row)
+    if back:
+        far = format_duration(max(step_s for step_s, _ in back))
+        what = "later rows overtake earlier ones" if overlaps else "sorted"
+        notes.append(f"{len(back)} rows step back in time, by up to {far}: {what}")
+    if len(kept) < len(rows):
+        notes.append(f"{len(rows) - len(kept)} rows repeat a stamp or are overtaken: the last row counts")
+    return kept, tuple(notes)
+
+
+def _steps_back(rows: Sequence[TimedT]) -> list[tuple[float, TimedT]]:
+    """Return the rows that are earlier than the row before, and by how many seconds."""
+    return [
+        (earlier.time_s - later.time_s, later)
+        for earlier, later in itertools.pairwise(rows)
+        if later.time_s < earlier.time_s
+    ]
