@@ -320,6 +320,11 @@ def option_targets() -> Iterator[Target]:
     yield Target("domains", {"racks.txt": b"a,a,b,b\n# c\n"}, "racks.txt", (
         "recovery --nodes 4 --slots 4 --experts 4 --policy mro --domains @/racks.txt --json",
     ))  # fmt: skip
+    old = b'{"plans": {"mro": [[0, 1], [2, 3], [0, 1], [2, null]]}}'
+    yield Target("old plan", {"old.json": old}, "old.json", (
+        "place --nodes 4 --slots 2 --experts 4 --groups 4 --policy steady --old @/old.json --json",
+        "place --nodes 4 --slots 2 --experts 4 --old @/old.json:mro --move-cost 0",
+    ))  # fmt: skip
     yield Target("options", {}, None, (
         "place --nodes 4 --slots 6 --experts 8 --loads 8,7,6,5,4,3,2,1 --min-replicas 2 --policy mro --json",
         "place --nodes 3 --slots 4 --replicas 2,2,4,4 --gpus-per-node 2 --lose 0 --seed 3 --layer 0 --json",
