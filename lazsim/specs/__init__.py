@@ -10,7 +10,7 @@ from lazsim.specs.catalog import (
     sha256,
     unknown_name,
 )
-from lazsim.specs.hardware import ClusterSpec, FusedExpertsSpec, GpuSpec, NetworkSpec, RecoverySpec
+from lazsim.specs.hardware import ClusterSpec, FusedExpertsSpec, GpuSpec, HostSpec, NetworkSpec, RecoverySpec
 from lazsim.specs.job import JobSpec
 from lazsim.specs.model import (
     STATE_BYTES_PER_PARAM,
@@ -31,6 +31,7 @@ __all__ = [
     "ClusterSpec",
     "FusedExpertsSpec",
     "GpuSpec",
+    "HostSpec",
     "JobSpec",
     "ModelSpec",
     "NetworkSpec",

@@ -91,6 +91,10 @@ class NetworkSpec(Spec, frozen=True, kw_only=True):
         Share of the line rate that a large transfer of each kind reaches.
     nic_latency_s : float
         Floor of one message between servers.
+    nodes_per_pod : int
+        Nodes that one set of leaf switches joins at the full rate of their NICs, such as a rail group; 0: all.
+    spine_share : float
+        Share of the NICs' rate that the links between pods carry.
     local_bytes_per_s, local_latency_s : float
         Rate of a GPU's link inside a server, in each direction, and floor of one exchange: all-to-all, point to point.
     local_all_reduce_bytes_per_s, local_all_reduce_latency_s : float
@@ -109,6 +113,8 @@ class NetworkSpec(Spec, frozen=True, kw_only=True):
     local_all_reduce_bytes_per_s: Rate
     local_all_reduce_latency_s: Seconds
     storage_bytes_per_s: Rate
+    nodes_per_pod: Amount = 0
+    spine_share: Factor = 1.0
 
 
 class RecoverySpec(Spec, frozen=True, kw_only=True):
@@ -133,6 +139,21 @@ class RecoverySpec(Spec, frozen=True, kw_only=True):
     restart_per_node_s: Seconds
 
 
+class HostSpec(Spec, frozen=True, kw_only=True):
+    """The processors beside the GPUs of a node.
+
+    Attributes
+    ----------
+    clock_hz : float
+        Datasheet clock of one core under load; the time to launch kernels goes with it.
+    link_bytes_per_s : float
+        Rate from the memory of the host to a GPU, and back.
+    """
+
+    clock_hz: Rate = 3.8e9
+    link_bytes_per_s: Rate = 52.8e9
+
+
 class ClusterSpec(Spec, frozen=True, kw_only=True):
     """A cluster: its nodes, GPUs and network.
 
@@ -150,6 +171,8 @@ class ClusterSpec(Spec, frozen=True, kw_only=True):
         Expert replicas that a GPU holds in one layer.
     gpus_per_domain : int
         GPUs that fast links join, such as NVLink in a rack; 0: those of a server.
+    host : HostSpec
+        Processors of a node; those of a DGX H100 where they are not given.
     """
 
     name: str
@@ -159,6 +182,7 @@ class ClusterSpec(Spec, frozen=True, kw_only=True):
     nodes_per_server: Count = 1
     slots_per_gpu: Count
     gpus_per_domain: Amount = 0
+    host: HostSpec = HostSpec()
     network: NetworkSpec
     recovery: RecoverySpec
 

@@ -28,6 +28,8 @@ class AttentionSpec(Spec, frozen=True, kw_only=True):
         Width of the latent vectors of queries (0: queries are projected directly) and of keys and values.
     nope_dim, rope_dim, value_dim : int
         Width of a head of latent attention: without and with rotary positions, and of its values.
+    normed : bool
+        Whether each query and key head is normed before attention.
     window, num_window_layers : int
         Tokens that a sliding window sees, and the layers that have one.
     """
@@ -41,6 +43,7 @@ class AttentionSpec(Spec, frozen=True, kw_only=True):
     nope_dim: Amount = 0
     rope_dim: Amount = 0
     value_dim: Amount = 0
+    normed: bool = False
     window: Amount = 0
     num_window_layers: Annotated[int, Meta(ge=0, le=MAX_LAYERS)] = 0
 
@@ -140,6 +143,8 @@ class ModelSpec(Spec, frozen=True, kw_only=True):
         Inner width of all shared experts of a layer together; ``num_shared_experts * d_ff_expert`` when not given.
     d_expert : int, optional
         Width of the tokens that routed experts receive; `d_model` when not given.
+    expert_bias : bool
+        Whether each expert adds a bias after its matmuls.
     num_expert_groups, num_groups_per_token : int
         Groups of a layer's experts, and the groups that one token may visit; no limit when 1.
     num_mtp_layers : int
@@ -167,6 +172,7 @@ class ModelSpec(Spec, frozen=True, kw_only=True):
     state_space: StateSpaceSpec | None = None
     d_ff_shared: Amount | None = None
     d_expert: Count | None = None
+    expert_bias: bool = False
     num_expert_groups: NumExperts = 1
     num_groups_per_token: NumExperts = 1
     num_mtp_layers: Annotated[int, Meta(ge=0, le=MAX_LAYERS)] = 0
