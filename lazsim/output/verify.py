@@ -26,6 +26,11 @@ def verify_parts(result: Verification) -> Iterator[Part]:
         f"{summary['within_10']:.0%} of them within 10 %, {summary['within_20']:.0%} within 20 %; predictions are "
         f"{summary['median_error']:+.1%} off at the median. Noise: {NOISE}."
     )
+    if holds := summary.get("range_holds"):
+        yield (
+            f"The range of a prediction, made from other models, holds for {holds['model']:.0%} of the runs with all "
+            f"inputs known; made from other sources, for {holds['source']:.0%}."
+        )
     yield _group_table(rows)
     worst = sorted(rows, key=lambda row: -abs(row.error or 0.0))[:NUM_WORST]
     columns = [

@@ -1,6 +1,8 @@
 """Layouts: how a job divides a model, its batch and its work over GPUs."""
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from msgspec import Meta
 
 from lazsim.specs.record import Count, NumLayers, Spec
 
@@ -19,6 +21,9 @@ class ParallelSpec(Spec, frozen=True, kw_only=True):
     tensor, pipeline, context, expert, expert_tensor : int
         GPUs that share a matrix, stages, GPUs that share a sequence, GPUs that share a layer's experts, GPUs that share
         one expert's matrices. The other GPUs are data-parallel.
+    schedule : str
+        Order of micro-batches: ``1f1b``, interleaved where stages have several parts, or ``dualpipe``, which feeds them
+        from both ends of the pipeline, hides exchanges of tokens and holds each parameter twice (arXiv 2412.19437).
     virtual_stages : int
         Parts of the model that a stage holds (interleaved 1F1B, arXiv 2104.04473).
     stages : str
@@ -36,8 +41,19 @@ class ParallelSpec(Spec, frozen=True, kw_only=True):
         ``none``, ``selective`` (the `recomputed` modules), or ``full``: every layer's forward pass again.
     recomputed : tuple of str
         Any of ``latent_up``, ``expert_activation``, ``norm``, ``dense_block``.
+    recompute_stops_early : bool
+        Whether full recomputation of a layer ends with the last tensor that the backward pass reads, as PyTorch's own
+        does, and not with the layer.
+    offloaded : tuple of str
+        What host memory holds: ``optimizer`` states, ``expert_input`` and ``expert_activation`` between the forward and
+        the backward pass.
+    context_exchange : str
+        How ranks of one sequence see the keys of the others: passed around a ``ring`` behind attention, gathered first
+        (``all_gather``), or heads exchanged for positions (``all_to_all``).
     dispatcher : str
         See `Dispatcher`.
+    dispatch_precision : str
+        Type of tokens on their way to experts, ``bf16`` or ``fp8``; back from them they have 16 bits.
     overlap_expert, overlap_gradients, overlap_parameters, overlap_tensor : bool
         Whether exchanges of tokens, gradients, parameters and tensor-parallel activations run behind compute.
     graphs : str
@@ -46,6 +62,10 @@ class ParallelSpec(Spec, frozen=True, kw_only=True):
         Whether partial graphs hold attention, beside the gate.
     routing : str
         ``balanced``: forced to be even but for chance; ``learned``: by a trained gate.
+    capacity_factor : float
+        Tokens that an expert takes at most, over the mean; 0: all, none is dropped.
+    pad_to_capacity : bool
+        Whether experts always compute with as many, so that the host need not know how many there are.
     """
 
     tensor: Count = 1
@@ -53,6 +73,7 @@ class ParallelSpec(Spec, frozen=True, kw_only=True):
     context: Count = 1
     expert: Count = 1
     expert_tensor: Count = 1
+    schedule: Literal["1f1b", "dualpipe"] = "1f1b"
     virtual_stages: NumLayers = 1
     stages: str = ""
     global_batch: Count
@@ -62,7 +83,11 @@ class ParallelSpec(Spec, frozen=True, kw_only=True):
     precision: Precision = "bf16"
     recompute: Literal["none", "selective", "full"] = "none"
     recomputed: tuple[Literal["latent_up", "expert_activation", "norm", "dense_block"], ...] = ()
+    recompute_stops_early: bool = False
+    offloaded: tuple[Literal["optimizer", "expert_input", "expert_activation"], ...] = ()
+    context_exchange: Literal["ring", "all_gather", "all_to_all"] = "ring"
     dispatcher: Dispatcher = "all_to_all"
+    dispatch_precision: Literal["bf16", "fp8"] = "bf16"
     overlap_expert: bool = False
     overlap_gradients: bool = True
     overlap_parameters: bool = True
@@ -70,12 +95,20 @@ class ParallelSpec(Spec, frozen=True, kw_only=True):
     graphs: Literal["none", "partial", "full"] = "none"
     graph_attention: bool = True
     routing: Literal["balanced", "learned"] = "balanced"
+    capacity_factor: Annotated[float, Meta(ge=0, le=1000)] = 0.0
+    pad_to_capacity: bool = False
 
     def __post_init__(self) -> None:
         if self.virtual_stages > 1 and self.pipeline == 1:
             raise ValueError(f"virtual_stages ({self.virtual_stages}) need pipeline stages: set pipeline to 2 or more")
+        if self.schedule == "dualpipe" and (self.pipeline % 2 or self.virtual_stages > 1):
+            raise ValueError(f"dualpipe needs an even number of stages without virtual_stages, not {self.pipeline}")
         if self.recomputed and self.recompute != "selective":
             raise ValueError(f"recomputed modules need recompute = 'selective', not {self.recompute!r}")
+        if self.recompute_stops_early and self.recompute != "full":
+            raise ValueError(f"recompute_stops_early needs recompute = 'full', not {self.recompute!r}")
+        if self.pad_to_capacity and not self.capacity_factor:
+            raise ValueError("pad_to_capacity needs a capacity_factor, such as 1.0")
 
     @property
     def gpus_per_replica(self) -> int:

@@ -1,38 +1,147 @@
 """Gradients and parameters between data-parallel ranks, and the optimizer."""
 
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
 from lazsim.stepmodel.inputs import StepInputs
-from lazsim.stepmodel.memory import PARAM_BYTES
+from lazsim.stepmodel.memory import MASTER_AND_MOMENTS_BYTES, PARAM_BYTES
 from lazsim.stepmodel.parameters import StageParameters
+from lazsim.stepmodel.pipeline import PartTime, Schedule
+
+BUCKET_PARAMS, BUCKET_PARAMS_PER_RANK = 40_000_000, 1_000_000
+"""Parameters that are exchanged at once: at least, and for each data-parallel rank (NVIDIA/Megatron-LM, DDP)."""
 
 
-def exchange_s(inputs: StepInputs, params: StageParameters) -> float:
-    """Return the time of all exchanges of a step: gradients reduced, parameters gathered."""
+class Exchange(NamedTuple):
+    """Time to exchange gradients or parameters of a part, and its first or last bucket, which nothing can hide."""
+
+    seconds: float
+    bucket_s: float
+
+
+def exchange_of(inputs: StepInputs, params: StageParameters, kernel: str, param_bytes: float) -> Exchange:
+    """Price an exchange of the parameters of a part over all ranks that hold them, bucket by bucket."""
     parallel = inputs.parallel
     groups = [
         (params.dense, inputs.data * parallel.context, parallel.tensor),
         (params.expert, inputs.expert_data, parallel.expert * parallel.expert_tensor),
     ]
-    gathers = 2 if parallel.sharding == "full" else 1
-    return sum(
-        inputs.collective_s("reduce_scatter", parallel.gradient_bytes * held, ranks, stride)
-        + gathers * inputs.collective_s("all_gather", PARAM_BYTES * held, ranks, stride)
-        for held, ranks, stride in groups
+    seconds = bucket_s = 0.0
+    for held, ranks, stride in groups:
+        if held and ranks > 1:
+            number = math.ceil(held / max(BUCKET_PARAMS, BUCKET_PARAMS_PER_RANK * ranks))
+            each_s = inputs.collective_s(kernel, param_bytes * held / number, ranks, stride)
+            seconds += number * each_s
+            bucket_s = max(bucket_s, each_s)
+    return Exchange(seconds, bucket_s)
+
+
+def gradients_of(inputs: StepInputs, params: StageParameters) -> Exchange:
+    """Price the sum of the gradients of a part: scattered, and gathered again where nothing is sharded."""
+    once = exchange_of(inputs, params, "reduce_scatter", inputs.parallel.gradient_bytes)
+    return Exchange(2 * once.seconds, 2 * once.bucket_s) if inputs.parallel.sharding == "none" else once
+
+
+def parameters_of(inputs: StepInputs, params: StageParameters) -> Exchange:
+    """Price the gather of the parameters of a part."""
+    return exchange_of(inputs, params, "all_gather", PARAM_BYTES)
+
+
+def exchanges_of_step(
+    inputs: StepInputs, params: Sequence[StageParameters], times: Sequence[PartTime], schedule: Schedule
+) -> tuple[float, float]:
+    """Return the time of a step's exchanges that is exposed, and all of it on the stage with most.
+
+    The gradients of a part go when its last backward pass makes them, its parameters come before its first forward pass
+    needs them; both keep the order of the parts and hide behind what the stage computes meanwhile.
+    """
+    parallel = inputs.parallel
+    if parallel.sharding == "full":
+        return 0.0, 0.0  # in every micro-batch
+    pipeline = parallel.pipeline
+    exposed_s = all_s = 0.0
+    for stage in range(pipeline):
+        parts = range(stage, len(times), pipeline)
+        gradients = {part: gradients_of(inputs, params[part]) for part in parts}
+        gathers = {part: Exchange(0.0, 0.0) for part in parts}
+        if parallel.sharding == "optimizer":
+            gathers = {part: parameters_of(inputs, params[part]) for part in parts}
+        gradient_s, gather_s = (sum(one.seconds for one in some.values()) for some in (gradients, gathers))
+        late_s, early_s = gradient_s, gather_s
+        if parallel.overlap_gradients:
+            free_s = -math.inf  # counted from the end of the last backward pass
+            for part in reversed(parts):
+                end_s = -schedule.last_s[part]
+                begun_s = max(free_s, end_s - times[part].backward_s)
+                free_s = max(begun_s + gradients[part].seconds, end_s + gradients[part].bucket_s)
+            late_s = max(0.0, free_s)
+        if parallel.overlap_parameters:
+            come_s = early_s = 0.0
+            for part in parts:
+                come_s += gathers[part].seconds
+                begun_s = schedule.first_s[part]
+                early_s = max(
+                    early_s, come_s - begun_s - times[part].forward_s, come_s - gathers[part].seconds
+                    + gathers[part].bucket_s - begun_s,
+                )  # fmt: skip
+        exposed_s, all_s = max(exposed_s, late_s + early_s), max(all_s, gradient_s + gather_s)
+    return exposed_s, all_s
+
+
+class ShardedExchange(NamedTuple):
+    """Exchanges of sharded parameters of a part for one micro-batch; kernels slow down beside them."""
+
+    exposed_s: float
+    hidden_s: float
+    slowed_s: float
+
+
+def sharded_exchange(
+    inputs: StepInputs, params: StageParameters, forward_s: float, backward_s: float, num_layers: int
+) -> ShardedExchange:
+    """Price the gathers and the scatter of a part whose parameters are sharded, layer by layer.
+
+    Each layer's parameters are gathered before its forward pass and, without a pipeline, again before its backward
+    pass, which scatters gradients. The first gather and the last scatter of a part have nothing to hide behind.
+    """
+    parallel = inputs.parallel
+    if parallel.sharding != "full":
+        return ShardedExchange(0.0, 0.0, 0.0)
+    gather_s, scatter_s = parameters_of(inputs, params).seconds, gradients_of(inputs, params).seconds
+    both = [(gather_s, forward_s), ((gather_s if parallel.pipeline == 1 else 0.0) + scatter_s, backward_s)]
+    exposed_s = sum(
+        max(each_s / num_layers, each_s - behind_s) if overlaps else each_s
+        for (each_s, behind_s), overlaps in zip(
+            both, (parallel.overlap_parameters, parallel.overlap_gradients), strict=True
+        )
     )
+    hidden_s = sum(each_s for each_s, _ in both) - exposed_s
+    return ShardedExchange(exposed_s, hidden_s, slowed_by(inputs, hidden_s))
 
 
-def exposed_exchange_s(inputs: StepInputs, params: StageParameters, micro_batch_s: float) -> float:
-    """Return the time of exchanges that does not hide behind the first or the last micro-batch."""
-    constants, parallel = inputs.constants, inputs.parallel
-    seconds = exchange_s(inputs, params)
-    if not (parallel.overlap_gradients or parallel.overlap_parameters):
-        return seconds
-    return max(constants.gradient_exposed_share * seconds, seconds - constants.gradient_overlap_share * micro_batch_s)
+def slowed_by(inputs: StepInputs, hidden_s: float) -> float:
+    """Return how much longer kernels take beside exchanges of gradients or parameters."""
+    slowdown = inputs.constants.nccl_slowdown
+    return hidden_s * slowdown / (1 - slowdown)
 
 
 def optimizer_s(inputs: StepInputs, params: StageParameters) -> float:
     """Return the time to update the parameters whose states a GPU holds."""
+    rate = inputs.gpu.memory_efficiency * inputs.gpu.memory_bytes_per_s
+    return inputs.constants.optimizer_bytes_per_param * owned_params(inputs, params) / rate
+
+
+def owned_params(inputs: StepInputs, params: StageParameters) -> float:
+    """Count the parameters whose optimizer states a GPU holds."""
     sharded = inputs.parallel.sharding != "none"
     dense = params.dense / (inputs.data * inputs.parallel.context if sharded else 1)
-    experts = params.expert / (inputs.expert_data if sharded else 1)
-    rate = inputs.gpu.memory_efficiency * inputs.gpu.memory_bytes_per_s
-    return inputs.constants.optimizer_bytes_per_param * (dense + experts) / rate
+    return dense + params.expert / (inputs.expert_data if sharded else 1)
+
+
+def offload_s(inputs: StepInputs, params: StageParameters) -> float:
+    """Return the time to move the optimizer's states from the host and back."""
+    if "optimizer" not in inputs.parallel.offloaded:
+        return 0.0
+    moved = 2 * MASTER_AND_MOMENTS_BYTES * owned_params(inputs, params)
+    return moved / inputs.cluster.host.link_bytes_per_s

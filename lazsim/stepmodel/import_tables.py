@@ -22,7 +22,7 @@ import numpy.typing as npt
 from lazsim.errors import SpecError, prefix_errors, printable
 from lazsim.files import read_bytes
 from lazsim.specs import unknown_name
-from lazsim.stepmodel.blocks import distinct_ranks
+from lazsim.stepmodel.experts import distinct_ranks
 from lazsim.stepmodel.tables import (
     COLUMNS,
     KERNEL_AXES,

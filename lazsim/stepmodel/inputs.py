@@ -78,6 +78,11 @@ class StepInputs:
         return self.cluster.gpus_per_domain or self.cluster.gpus_per_node * self.cluster.nodes_per_server
 
     @cached_property
+    def pod(self) -> int:
+        """GPUs that leaf switches join at the full rate of their NICs."""
+        return (self.cluster.network.nodes_per_pod or self.cluster.num_nodes) * self.cluster.gpus_per_node
+
+    @cached_property
     def nic_bytes_per_s(self) -> float:
         """Line rate of the network for one GPU, in each direction."""
         server = self.cluster.gpus_per_node * self.cluster.nodes_per_server
@@ -108,7 +113,8 @@ class StepInputs:
     def collective_s(self, kernel: str, num_bytes: float, num_ranks: int, stride: int) -> float:
         """Return the time of an all-gather or reduce-scatter over ranks `stride` GPUs apart.
 
-        Ranks of one fast domain share the traffic that crosses domains; both levels work at the same time.
+        Ranks of one fast domain share the traffic that crosses domains; both levels work at the same time. A ring
+        crosses each link between pods once, so these carry no more than a NIC's rate.
         """
         if num_ranks <= 1:
             return 0.0
@@ -116,7 +122,8 @@ class StepInputs:
         domains = math.ceil(num_ranks / inside)
         within_s = self.tables.collective_s(kernel, num_bytes, inside) if inside > 1 else 0.0
         shared = num_bytes * (domains - 1) / domains / inside
-        return max(within_s, shared / (self.constants.gather_nic_share * self.nic_bytes_per_s))
+        across_s = shared / (self.constants.gather_nic_share * self.nic_bytes_per_s)
+        return max(within_s, across_s + (domains - 1) * self.cluster.network.nic_latency_s)
 
 
 def check_layout(model: ModelSpec, parallel: ParallelSpec, num_gpus: int) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from lazsim.stepmodel.inputs import StepInputs
-from lazsim.stepmodel.parameters import stage_blocks, stage_parameters
+from lazsim.stepmodel.parameters import StageParameters, stage_blocks, stage_parameters
 from lazsim.stepmodel.pipeline import parts_of
 
 PARAM_BYTES = 2
@@ -15,6 +15,9 @@ LOGIT_BYTES = 6
 """Logits in 16 bits and their gradient in fp32."""
 
 ACTIVATION_BYTES = 2
+
+OFFLOADED_AS = {"expert_activation": "expert_hidden"}
+"""What an activation needs backward is its input; recomputed, it is its output that is not kept."""
 
 RUNTIME_BYTES = 3.0e9
 """CUDA context 0.3 GB (pytorch/pytorch#107667) and NCCL buffers, 0.69 GB a communicator (NVIDIA/nccl#964), of four."""
@@ -28,21 +31,31 @@ def memory_bytes(inputs: StepInputs) -> Mapping[str, float]:
     Data-parallel ranks divide parameters, gradients and optimizer states as in ZeRO (arXiv 1910.02054). Activations are
     what the backward pass reads; fused attention keeps no scores (Korthikanti et al., arXiv 2205.05198, equation 2
     without dropout and scores). Stage ``s`` of ``p`` holds those of ``p - s`` micro-batches, ``(p - 1) / v`` more
-    where stages are interleaved. Fragmentation is left out.
+    where stages are interleaved, and one more part where two passes overlap. DualPipe holds two stages and ``p + 1``
+    micro-batches of one (deepseek-ai/DualPipe). Fragmentation is left out.
     """
     parallel = inputs.parallel
     parts = parts_of(inputs.model, parallel)
+    blocks, params = stage_blocks(parts, parallel.pipeline), stage_parameters(inputs, parts)
+    if parallel.schedule == "dualpipe":
+        blocks = [
+            {name: one.get(name, 0) + other.get(name, 0) for name in one | other}
+            for one, other in zip(blocks, reversed(blocks), strict=True)
+        ]
+        params = [
+            StageParameters(one.dense + other.dense, one.expert + other.expert)
+            for one, other in zip(params, reversed(params), strict=True)
+        ]
+    kept = {block: _kept_bytes(inputs, block) for block in {block for counts in blocks for block in counts}}
     needs = [
-        _stage_bytes(inputs, stage, counts, *params)
-        for stage, (counts, params) in enumerate(
-            zip(stage_blocks(parts, parallel.pipeline), stage_parameters(inputs, parts), strict=True)
-        )
+        _stage_bytes(inputs, stage, counts, kept, *held)
+        for stage, (counts, held) in enumerate(zip(blocks, params, strict=True))
     ]
     return max(needs, key=lambda need: sum(need.values()))
 
 
 def _stage_bytes(
-    inputs: StepInputs, stage: int, counts: Mapping[str, int], dense: float, expert: float
+    inputs: StepInputs, stage: int, counts: Mapping[str, int], kept: Mapping[str, float], dense: float, expert: float
 ) -> dict[str, float]:
     parallel = inputs.parallel
     ranks, expert_ranks = inputs.data * parallel.context, inputs.expert_data
@@ -51,12 +64,21 @@ def _stage_bytes(
     in_flight: float = parallel.pipeline - stage
     if parallel.virtual_stages > 1:
         in_flight += (parallel.pipeline - 1) / parallel.virtual_stages
-    per_token = sum(number * _kept_bytes(inputs, block) for block, number in counts.items())
+    if parallel.overlap_expert:
+        in_flight += 1 / parallel.virtual_stages
+        if parallel.virtual_stages == 1:
+            in_flight += parallel.pipeline - stage - 1
+    if parallel.schedule == "dualpipe":
+        in_flight = (parallel.pipeline + 1) / 2
+    optimizer_bytes = MASTER_AND_MOMENTS_BYTES * (held if parallel.sharding == "none" else divided)
+    if "optimizer" in parallel.offloaded:
+        optimizer_bytes = 0.0
+    per_token = sum(number * kept[block] for block, number in counts.items())
     logits = LOGIT_BYTES * inputs.model.vocab_size / parallel.tensor * inputs.tokens
     return {
         "parameters": PARAM_BYTES * (divided if parallel.sharding == "full" else held),
         "gradients": parallel.gradient_bytes * (divided if parallel.sharding == "full" else held),
-        "optimizer": MASTER_AND_MOMENTS_BYTES * (held if parallel.sharding == "none" else divided),
+        "optimizer": optimizer_bytes,
         "activations": min(in_flight, inputs.num_micro_batches) * per_token * inputs.own_tokens,
         "logits": logits if "head" in counts else 0.0,
         "runtime": RUNTIME_BYTES,
@@ -89,7 +111,8 @@ def _kept_bytes(inputs: StepInputs, block: str) -> float:
     experts = [
         *normed,
         (2 * ACTIVATION_BYTES * model.num_experts, ""),
-        (model.top_k * (operand * model.expert_dim + ACTIVATION_BYTES * (matrices - 1) * inner), ""),
+        (model.top_k * operand * model.expert_dim, "expert_input"),
+        (model.top_k * ACTIVATION_BYTES * (matrices - 1) * inner, "expert_hidden"),
         (model.top_k * operand * inner, "expert_activation"),
         ((ACTIVATION_BYTES * (matrices - 1) + operand) * model.shared_dim, ""),
     ]
@@ -105,4 +128,5 @@ def _kept_bytes(inputs: StepInputs, block: str) -> float:
         "state_space": [*normed, (ACTIVATION_BYTES * (space.projected_dim + 3 * space.inner_dim), "")] if space else [],
         "mtp": [*heads, *experts, (3 * ACTIVATION_BYTES * model.d_model, "")],
     }
-    return sum(width for width, module in kept[block] if module not in parallel.recomputed)
+    elsewhere = {*parallel.recomputed, *(OFFLOADED_AS.get(name, name) for name in parallel.offloaded)}
+    return sum(width for width, module in kept[block] if module not in elsewhere)

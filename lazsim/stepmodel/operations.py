@@ -23,6 +23,8 @@ class Operation(NamedTuple):
         Whether a CUDA graph replays them.
     waits : bool
         Whether the host then waits until the GPU is done, since the next launches depend on a result.
+    hidden_s : float
+        Time of an exchange that runs behind the kernels beside it, and so is not in `gpu_s`.
     """
 
     part: str
@@ -31,6 +33,7 @@ class Operation(NamedTuple):
     host_s: float
     graphed: bool = False
     waits: bool = False
+    hidden_s: float = 0.0
 
 
 class Item(NamedTuple):
@@ -48,6 +51,15 @@ class Block(NamedTuple):
     backward: tuple[Operation, ...]
 
 
+class Span(NamedTuple):
+    """What a queue or stream does, and from when until when."""
+
+    stream: str
+    part: str
+    start_s: float
+    end_s: float
+
+
 class Queues(NamedTuple):
     """Moments at which the host and the GPU are done with what they have."""
 
@@ -55,8 +67,13 @@ class Queues(NamedTuple):
     gpu_s: float = 0.0
 
 
-def block_of(items: Sequence[Item], recomputed: Iterable[str] = (), everything: bool = False) -> Block:
-    """Join items; the backward pass runs them in reverse, after their forward pass again where it is recomputed."""
+def block_of(
+    items: Sequence[Item], recomputed: Iterable[str] = (), everything: bool = False, num_needed: int | None = None
+) -> Block:
+    """Join items; the backward pass runs them in reverse, after their forward pass again where it is recomputed.
+
+    Where `everything` is recomputed, it is the first `num_needed` items, or all.
+    """
     again = set(recomputed)
     forward = tuple(operation for item in items for operation in item.forward)
     backward = tuple(
@@ -64,18 +81,26 @@ def block_of(items: Sequence[Item], recomputed: Iterable[str] = (), everything: 
         for item in reversed(items)
         for operation in (*(item.forward if item.module in again else ()), *item.backward)
     )
-    return Block(forward, (*forward, *backward) if everything else backward)
+    needed = tuple(operation for item in items[:num_needed] for operation in item.forward)
+    return Block(forward, (*needed, *backward) if everything else backward)
 
 
-def play(operations: Iterable[Operation], start: Queues, constants: StepConstants, parts: dict[str, float]) -> Queues:
+def play(
+    operations: Iterable[Operation],
+    start: Queues,
+    constants: StepConstants,
+    parts: dict[str, float],
+    spans: list[Span] | None = None,
+) -> Queues:
     """Launch operations in order and let the GPU run them in order; add the time of each part to `parts`.
 
     The host runs ahead of the GPU until an operation waits. A graph is launched once for all operations in a row that
-    it holds. ``idle`` is the time in which the GPU has nothing to do.
+    it holds. ``idle`` is the time in which the GPU has nothing to do. `spans` gets what host and GPU do when.
     """
     host_s, gpu_s = start
     in_graph = False
-    for part, work_s, kernels, launch_s, graphed, waits in operations:
+    for part, work_s, kernels, launch_s, graphed, waits, _ in operations:
+        before_s = host_s
         if not graphed:
             host_s += launch_s
         elif not in_graph:
@@ -86,7 +111,11 @@ def play(operations: Iterable[Operation], start: Queues, constants: StepConstant
             gpu_s = host_s
         busy_s = work_s + kernels * constants.kernel_gap_s
         parts[part] = parts.get(part, 0.0) + busy_s
+        if spans is not None:
+            spans += [Span("host", "launch", before_s, host_s), Span("kernels", part, gpu_s, gpu_s + busy_s)]
         gpu_s += busy_s
         if waits:
+            if spans is not None:
+                spans.append(Span("host", "wait", host_s, gpu_s + constants.host_wait_s))
             host_s = gpu_s + constants.host_wait_s
     return Queues(host_s, gpu_s)

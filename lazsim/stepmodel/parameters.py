@@ -27,8 +27,8 @@ def stage_blocks(parts: Sequence[Part], pipeline: int) -> list[dict[str, int]]:
     return stages
 
 
-def stage_parameters(inputs: StepInputs, parts: Sequence[Part]) -> list[StageParameters]:
-    """Count the parameters on a GPU of each stage."""
+def part_parameters(inputs: StepInputs, parts: Sequence[Part]) -> list[StageParameters]:
+    """Count the parameters of each part on a GPU of its stage."""
     model, parallel = inputs.model, inputs.parallel
     experts = model.num_experts / parallel.expert / parallel.expert_tensor * model.expert_params
     narrow = 0 if model.d_expert is None else 2 * model.d_model * model.d_expert
@@ -49,5 +49,14 @@ def stage_parameters(inputs: StepInputs, parts: Sequence[Part]) -> list[StagePar
             sum(number * dense_of[block] for block, number in counts.items()) / parallel.tensor,
             (counts.get("moe", 0) + counts.get("mtp", 0)) * experts,
         )
-        for counts in stage_blocks(parts, parallel.pipeline)
+        for counts in stage_blocks(parts, len(parts))
+    ]
+
+
+def stage_parameters(inputs: StepInputs, parts: Sequence[Part]) -> list[StageParameters]:
+    """Count the parameters on a GPU of each stage."""
+    params, pipeline = part_parameters(inputs, parts), inputs.parallel.pipeline
+    return [
+        StageParameters(sum(part.dense for part in some), sum(part.expert for part in some))
+        for some in (params[stage::pipeline] for stage in range(pipeline))
     ]

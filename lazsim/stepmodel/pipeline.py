@@ -3,6 +3,9 @@
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 from lazsim.errors import SpecError
 from lazsim.specs import ModelSpec, ParallelSpec
@@ -46,22 +49,27 @@ def parts_of(model: ModelSpec, parallel: ParallelSpec) -> list[Part]:
     SpecError
         When `stages` names other numbers of parts or layers than the layout and the model have.
     """
-    layers, num_parts = layers_of(model), parallel.pipeline * parallel.virtual_stages
+    return _parts(model, parallel.stages, parallel.pipeline * parallel.virtual_stages)
+
+
+@lru_cache(maxsize=256)
+def _parts(model: ModelSpec, stages: str, num_parts: int) -> list[Part]:
+    layers = layers_of(model)
     names = {"E": "embedding", "m": "mtp", "L": "head"}
     parts: list[list[str]] = []
     remaining = iter(layers)
-    for text in _expanded(parallel.stages).split("|") if parallel.stages else _even(model, layers, num_parts):
+    for text in _expanded(stages).split("|") if stages else _even(model, layers, num_parts):
         parts.append([])
         for letter in text:
             if letter not in "EtmL":
-                raise SpecError(f"`parallel`: stages {parallel.stages!r} has {letter!r}: use E, t, m, L, |, ( ) and *")
+                raise SpecError(f"`parallel`: stages {stages!r} has {letter!r}: use E, t, m, L, |, ( ) and *")
             name = next(remaining, "") if letter == "t" else names[letter]
             if not name:
-                raise SpecError(f"`parallel`: stages {parallel.stages!r} has more than {len(layers)} layers")
+                raise SpecError(f"`parallel`: stages {stages!r} has more than {len(layers)} layers")
             parts[-1].append(name)
     if len(parts) != num_parts or next(remaining, None) is not None:
         raise SpecError(
-            f"`parallel`: stages {parallel.stages!r} must have {num_parts} parts (pipeline x virtual_stages) and "
+            f"`parallel`: stages {stages!r} must have {num_parts} parts (pipeline x virtual_stages) and "
             f"{len(layers)} layers"
         )
     return [_runs(part) for part in parts]
@@ -95,21 +103,83 @@ def _runs(names: Sequence[str]) -> Part:
     return tuple(runs)
 
 
-def pipeline_s(
-    forward_s: Sequence[float], backward_s: Sequence[float], pipeline: int, num_micro_batches: int, transfer_s: float
-) -> float:
-    """Return the time of a step of one-forward-one-backward, interleaved where a stage has several parts.
+class PartTime(NamedTuple):
+    """Time of a part of the pipeline for a micro-batch.
+
+    Attributes
+    ----------
+    forward_s, backward_s : float
+        Each pass alone.
+    saved_s : float
+        What is saved where another micro-batch goes the other way at the same time.
+    """
+
+    forward_s: float
+    backward_s: float
+    saved_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The passes of a step over the stages.
+
+    Attributes
+    ----------
+    total_s : float
+        Time until the last stage is done.
+    saved_s : float
+        What is saved by passes at the same time, the mean of the stages.
+    passes, spans : list
+        Passes of the micro-batches that were simulated, which are the first ones, and when each starts and ends.
+    first_s, last_s : list of float
+        Of each part, the start of the first forward pass, and how long before the end of the step the last backward
+        pass ends.
+    """
+
+    total_s: float
+    saved_s: float
+    passes: list["_Pass"]
+    spans: list[tuple[float, float]]
+    first_s: list[float]
+    last_s: list[float]
+
+    @property
+    def slots(self) -> list["Slot"]:
+        """Passes for a picture."""
+        kinds = {(True, False): "forward", (False, True): "backward", (True, True): "both at once"}
+        return [
+            Slot(one.stage, *span, kinds[one.forward.part >= 0, one.backward.part >= 0])
+            for one, span in zip(self.passes, self.spans, strict=True)
+        ]
+
+
+class Slot(NamedTuple):
+    """A pass on a stage: ``forward``, ``backward``, or those of two micro-batches ``both at once``."""
+
+    stage: int
+    start_s: float
+    end_s: float
+    kind: str
+
+
+def run_pipeline(
+    times: Sequence[PartTime], pipeline: int, num_micro_batches: int, transfer_s: float, overlap: bool = False
+) -> Schedule:
+    """Run one-forward-one-backward, interleaved where a stage has several parts.
 
     Parameters
     ----------
-    forward_s, backward_s
-        Time of each part for a micro-batch, in the order of the model.
+    times
+        Time of each part, in the order of the model.
     pipeline
         Stages; part ``v`` is on stage ``v % pipeline``.
     num_micro_batches
         Micro-batches of the step; a multiple of `pipeline` where stages have several parts.
     transfer_s
         Time until the next stage has what a stage sends; the sender does not wait for it.
+    overlap
+        Whether one forward and one backward pass run at the same time; warm-up is then one longer, and as long as
+        with several parts.
 
     Notes
     -----
@@ -122,56 +192,129 @@ def pipeline_s(
     --------
     Four equal stages, eight micro-batches of 1 s forward and 2 s backward: ``(8 + 4 - 1) * 3`` seconds.
 
-    >>> pipeline_s([1.0] * 4, [2.0] * 4, 4, 8, 0.0)
+    >>> run_pipeline([PartTime(1.0, 2.0)] * 4, 4, 8, 0.0).total_s
     33.0
     """
-    num_parts = len(forward_s)
-    virtual = num_parts // pipeline
+    num_parts = len(times)
     rounds = max(SIMULATED_ROUNDS, math.ceil(MIN_SIMULATED / pipeline))
     simulated = min(num_micro_batches, rounds * pipeline)
-    slowest_s = max(sum(forward_s[stage::pipeline]) + sum(backward_s[stage::pipeline]) for stage in range(pipeline))
-    total = simulated * virtual
-    done = [0.0] * (2 * num_parts * simulated)
-    orders = [_order(stage, pipeline, virtual, total) for stage in range(pipeline)]
-    positions, free_s = [0] * pipeline, [0.0] * pipeline
-    left = 2 * total * pipeline
-    while left:
-        before = left
-        for stage in range(pipeline):
-            order, position, now = orders[stage], positions[stage], free_s[stage]
-            while position < len(order):
-                step = order[position]
-                index, is_backward = step >> 1, step & 1
-                micro_batch = index // num_parts * pipeline + index % pipeline
-                chunk = index // pipeline % virtual
-                part = (virtual - 1 - chunk if is_backward else chunk) * pipeline + stage
-                base = micro_batch * num_parts
-                ready = 0.0
-                if is_backward:
-                    last = part == num_parts - 1
-                    ready = done[base + part] if last else done[num_parts * simulated + base + part + 1]
-                    pause = 0.0 if last else transfer_s
-                elif part:
-                    ready, pause = done[base + part - 1], transfer_s
-                else:
-                    ready, pause = -1.0, 0.0
-                if ready == 0.0:
+    passes = _passes(pipeline, num_parts // pipeline, simulated, overlap)
+    # The last entry of these is that of a half that a pass does not have.
+    forward_s, backward_s = [*(time.forward_s for time in times), 0.0], [*(time.backward_s for time in times), 0.0]
+    ready_s, free_s = [0.0] * (2 * num_parts * simulated + 1), [0.0] * pipeline
+    spans: list[tuple[float, float]] = []
+    saved, pairs = [0.0] * pipeline, [0] * pipeline
+    for stage, (forward, forward_after, part), (backward, backward_after, other) in passes:
+        start_s = max(free_s[stage], ready_s[forward_after], ready_s[backward_after])
+        end_s = start_s + forward_s[part] + backward_s[other]
+        if overlap and part >= 0 and other >= 0:
+            saved_s = min(times[part].saved_s, times[other].saved_s)
+            saved[stage] += saved_s
+            pairs[stage] += 1
+            end_s -= saved_s
+        spans.append((start_s, end_s))
+        free_s[stage] = end_s
+        ready_s[forward] = ready_s[backward] = end_s + transfer_s
+        ready_s[-1] = 0.0
+    # Of the micro-batches that follow, each forward part runs beside a backward part.
+    further = num_micro_batches - simulated
+    virtual = num_parts // pipeline
+    steady = [virtual * saved[stage] / max(1, pairs[stage]) for stage in range(pipeline)]
+    slowest_s = max(
+        sum(time.forward_s + time.backward_s for time in times[stage::pipeline]) - steady[stage]
+        for stage in range(pipeline)
+    )
+    end_s = max(free_s)
+    return Schedule(
+        end_s + further * slowest_s,
+        (sum(saved) + further * sum(steady)) / pipeline,
+        passes,
+        spans,
+        [ready_s[part] - transfer_s - times[part].forward_s for part in range(num_parts)],
+        [end_s + transfer_s - ready_s[(2 * simulated - 1) * num_parts + part] for part in range(num_parts)],
+    )
+
+
+class _Half(NamedTuple):
+    """The forward or backward half of a pass: its number, that of the half it waits for, and its part; -1: none."""
+
+    number: int
+    after: int
+    part: int
+
+
+class _Pass(NamedTuple):
+    """A pass on a stage, in two halves of which one may be missing."""
+
+    stage: int
+    forward: _Half
+    backward: _Half
+
+
+@lru_cache(maxsize=256)
+def _passes(pipeline: int, virtual: int, simulated: int, overlap: bool) -> list[_Pass]:
+    """List the passes of all stages such that each comes after those that it waits for."""
+    num_parts, total = pipeline * virtual, simulated * virtual
+
+    def half(stage: int, index: int, is_backward: bool) -> _Half:
+        if index < 0:
+            return _Half(-1, -1, -1)
+        chunk = index // pipeline % virtual
+        part = (virtual - 1 - chunk if is_backward else chunk) * pipeline + stage
+        number = (index // num_parts * pipeline + index % pipeline) * num_parts + part
+        if not is_backward:
+            return _Half(number, number - 1 if part else -1, part)
+        number += num_parts * simulated
+        # The last part's backward pass waits for its own forward pass, which is earlier on the same stage.
+        return _Half(number, number + 1 if part < num_parts - 1 else -1, part)
+
+    queues = [
+        [
+            _Pass(stage, half(stage, forward, False), half(stage, backward, True))
+            for forward, backward in _order(stage, pipeline, virtual, total, overlap)
+        ]
+        for stage in range(pipeline)
+    ]
+    done = [False] * (2 * num_parts * simulated) + [True]
+    positions = [0] * pipeline
+    passes: list[_Pass] = []
+    while len(passes) < sum(map(len, queues)):
+        before = len(passes)
+        for stage, queue in enumerate(queues):
+            while positions[stage] < len(queue):
+                _, forward, backward = queue[positions[stage]]
+                if not (done[forward.after] and done[backward.after]):
                     break
-                now = max(now, ready + pause) + (backward_s if is_backward else forward_s)[part]
-                done[(num_parts * simulated if is_backward else 0) + base + part] = now
-                position += 1
-                left -= 1
-            positions[stage], free_s[stage] = position, now
-        if left == before:
+                done[forward.number] = done[backward.number] = True
+                passes.append(queue[positions[stage]])
+                positions[stage] += 1
+        if len(passes) == before:
             raise RuntimeError("the pipeline's order has a part wait for one that comes later")
-    return max(free_s) + (num_micro_batches - simulated) * slowest_s
+    return passes
 
 
-def _order(stage: int, pipeline: int, virtual: int, total: int) -> list[int]:
-    """List the parts that a stage runs: twice their number, plus one for backward."""
-    warm_up = (pipeline - stage - 1) * 2 + (virtual - 1) * pipeline if virtual > 1 else pipeline - stage - 1
-    warm_up = min(total, warm_up)
-    order = [2 * index for index in range(warm_up)]
+def _order(stage: int, pipeline: int, virtual: int, total: int, overlap: bool) -> list[tuple[int, int]]:
+    """List the passes of a stage: indices of a forward and a backward part, -1 where there is none."""
+    # Two passes at once take as long as both: what a stage sends comes back later, so twice as many are on their way.
+    rounds = 2 if virtual > 1 or overlap else 1
+    warm_up = min(total, (pipeline - stage - 1) * rounds + (virtual - 1) * pipeline + overlap)
+    order = [(index, -1) for index in range(warm_up)]
     for index in range(total - warm_up):
-        order += [2 * (warm_up + index), 2 * index + 1]
-    return order + [2 * index + 1 for index in range(total - warm_up, total)]
+        order += [(warm_up + index, index)] if overlap else [(warm_up + index, -1), (-1, index)]
+    return order + [(-1, index) for index in range(total - warm_up, total)]
+
+
+def dual_pipe_s(times: Sequence[PartTime], weight_gradient_s: float, num_micro_batches: int) -> float:
+    """Return the time of a step of DualPipe, which feeds micro-batches from both ends of the pipeline.
+
+    The bubble is ``(p / 2 - 1) (F&B + B - 3 W)``: a forward pass beside a backward one, a backward pass, the gradients
+    of weights (deepseek-ai/DualPipe, README). Each stage holds its part and that of the stage at the other end.
+    """
+    both = [
+        [PartTime(*(0.5 * sum(pair) for pair in zip(one, other, strict=True)))]
+        for one, other in zip(times, reversed(times), strict=True)
+    ]
+    slowest = max((pair[0] for pair in both), key=lambda time: time.forward_s + time.backward_s - time.saved_s)
+    paired_s = slowest.forward_s + slowest.backward_s - slowest.saved_s
+    bubble_s = (len(times) / 2 - 1) * (paired_s + slowest.backward_s - 3 * weight_gradient_s)
+    return num_micro_batches * paired_s + max(0.0, bubble_s)

@@ -1,18 +1,24 @@
 """The step of a layout: micro-batches through the pipeline, exchange of gradients, optimizer."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lazsim.stepmodel.blocks import blocks_of
-from lazsim.stepmodel.exchange import exchange_s, exposed_exchange_s, optimizer_s
+from lazsim.stepmodel.exchange import (
+    ShardedExchange,
+    exchanges_of_step,
+    offload_s,
+    optimizer_s,
+    sharded_exchange,
+    slowed_by,
+)
 from lazsim.stepmodel.inputs import StepInputs
+from lazsim.stepmodel.kernels import Kernels
+from lazsim.stepmodel.layers import EXCHANGE, layer_spans, layer_time
 from lazsim.stepmodel.memory import memory_bytes
-from lazsim.stepmodel.operations import Block, Operation, Queues, play
-from lazsim.stepmodel.parameters import stage_parameters
-from lazsim.stepmodel.pipeline import Part, parts_of, pipeline_s
-
-REPEATS = 3
-"""Equal layers of a part that are played through; each further one takes as long as the last."""
+from lazsim.stepmodel.operations import Span
+from lazsim.stepmodel.parameters import StageParameters, part_parameters, stage_parameters
+from lazsim.stepmodel.pipeline import Part, PartTime, Schedule, dual_pipe_s, parts_of, run_pipeline
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,8 @@ class StepTime:
         Time of exchanges that run behind compute.
     memory_bytes : mapping
         Memory of each part on the GPU that needs most; the values sum to what it needs.
+    schedule : Schedule
+        Passes over the stages.
     """
 
     step_s: float
@@ -41,16 +49,7 @@ class StepTime:
     exposed_s: Mapping[str, float]
     hidden_s: Mapping[str, float]
     memory_bytes: Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class PartTime:
-    """A part of the pipeline, for one micro-batch."""
-
-    forward_s: float
-    backward_s: float
-    exposed_s: Mapping[str, float]
-    hidden_s: float
+    schedule: Schedule
 
 
 def predict_step(inputs: StepInputs) -> StepTime:
@@ -61,38 +60,131 @@ def predict_step(inputs: StepInputs) -> StepTime:
     SpecError
         When the layout's stages do not fit the model, or the tables have no kernel of the model's attention.
     """
-    model, parallel, constants = inputs.model, inputs.parallel, inputs.constants
-    blocks = blocks_of(inputs)
-    known: dict[Part, PartTime] = {}
-    parts = parts_of(model, parallel)
-    for part in parts:
-        if part not in known:
-            known[part] = _part_time(inputs, blocks, part)
-    times = [known[part] for part in parts]
-    forward_s, backward_s = [time.forward_s for time in times], [time.backward_s for time in times]
-    micro_batches, pipeline = inputs.num_micro_batches, parallel.pipeline
-    transfer_s = 2 * model.d_model * inputs.own_tokens / inputs.nic_bytes_per_s if pipeline > 1 else 0.0
-    running_s = pipeline_s(forward_s, backward_s, pipeline, micro_batches, transfer_s)
-    exposed: dict[str, float] = {}
-    for time in times:
-        for name, seconds in time.exposed_s.items():
-            exposed[name] = exposed.get(name, 0.0) + seconds * micro_batches / pipeline
-    exposed["bubble"] = running_s - micro_batches / pipeline * (sum(forward_s) + sum(backward_s))
-    hidden_s = sum(time.hidden_s for time in times) / pipeline
-    # The first forward and the last backward have nothing to hide their exchange behind.
-    first_and_last_s = hidden_s if parallel.overlap_expert else 0.0
-    exposed["expert_exchange"] = exposed.get("expert_exchange", 0.0) + first_and_last_s
-    params = max(stage_parameters(inputs, parts), key=sum)
-    gradient_s = exposed_exchange_s(inputs, params, (sum(forward_s) + sum(backward_s)) / pipeline)
-    exposed |= {"gradient_exchange": gradient_s, "optimizer": optimizer_s(inputs, params), "fixed": constants.fixed_s}
-    step_s = sum(exposed.values())
-    hidden = {
-        "expert_exchange": hidden_s * (micro_batches - 1),
-        "gradient_exchange": exchange_s(inputs, params) - gradient_s,
-    }
-    tokens = parallel.global_batch * model.sequence_length / step_s / inputs.num_gpus
-    peak = inputs.gpu.peak_of(parallel.precision)
-    return StepTime(step_s, tokens, tokens * flop_per_token(inputs) / peak, exposed, hidden, memory_bytes(inputs))
+    return _StepModel(inputs).predict()
+
+
+class _StepModel:
+    """The layers of a model under a layout, put together to a step."""
+
+    def __init__(self, inputs: StepInputs) -> None:
+        self.inputs = inputs
+        parallel, constants = inputs.parallel, inputs.constants
+        slowdowns = {"deepep": constants.deepep_slowdown, "hybridep": constants.hybridep_slowdown}
+        self.overlap = parallel.overlap_expert or parallel.schedule == "dualpipe"
+        slowdown = slowdowns.get(parallel.dispatcher, constants.nccl_slowdown) if self.overlap else None
+        kernels = Kernels(inputs)
+        # A piece has a backward graph of its own to start, waits for an event of the other stream and records one
+        # (NVIDIA/Megatron-LM, combined 1F1B).
+        piece_s = kernels.launch_s + 2 * kernels.native_launch_s
+        self.settings = (constants, slowdown, piece_s)
+        self.blocks = blocks_of(inputs)
+        self.parts = parts_of(inputs.model, parallel)
+        names = {name for part in self.parts for name, _ in part}
+        self.layers = {
+            name: layer_time([self.blocks[block] for block in name.split()], *self.settings) for name in names
+        }
+        self.params = part_parameters(inputs, self.parts)
+
+    def predict(self) -> StepTime:
+        """Run the parts through the pipeline and add what is done once a step."""
+        inputs, parallel, parts = self.inputs, self.inputs.parallel, self.parts
+        pipeline, micro_batches = parallel.pipeline, inputs.num_micro_batches
+        sharded = [self._sharded(part, params) for part, params in zip(parts, self.params, strict=True)]
+        times = [self._time(part, extra) for part, extra in zip(parts, sharded, strict=True)]
+        transfer_s = 2 * inputs.model.d_model * inputs.own_tokens / inputs.nic_bytes_per_s if pipeline > 1 else 0.0
+        schedule = run_pipeline(times, pipeline, micro_batches, transfer_s, self.overlap)
+        if parallel.schedule == "dualpipe":
+            weight_s = sum(self._sum(part, "weight_gradient_s") for part in parts) / pipeline
+            running_s = dual_pipe_s(times, weight_s, micro_batches)
+            saved_s = micro_batches * sum(time.saved_s for time in times) / pipeline
+        else:
+            running_s, saved_s = schedule.total_s, schedule.saved_s
+        share = micro_batches / pipeline
+        exposed, hidden = self._by_part(share, saved_s)
+        _add(exposed, "gradient_exchange", share * sum(extra.exposed_s for extra in sharded))
+        _add(hidden, "gradient_exchange", share * sum(extra.hidden_s for extra in sharded))
+        _add(exposed, "overlap_slowdown", share * sum(extra.slowed_s for extra in sharded))
+        exposed["bubble"] = running_s - sum(exposed.values())
+        late_s, exchange_s = exchanges_of_step(inputs, self.params, times, schedule)
+        _add(exposed, "gradient_exchange", late_s)
+        _add(hidden, "gradient_exchange", exchange_s - late_s)
+        _add(exposed, "overlap_slowdown", slowed_by(inputs, exchange_s - late_s))
+        most = max(stage_parameters(inputs, parts), key=sum)
+        moved_s = offload_s(inputs, most)
+        _add(exposed, "offload", max(0.0, moved_s - running_s))
+        _add(hidden, "offload", min(moved_s, running_s))
+        exposed |= {"optimizer": optimizer_s(inputs, most), "fixed": inputs.constants.fixed_s}
+        step_s = sum(exposed.values())
+        tokens = parallel.global_batch * inputs.model.sequence_length / step_s / inputs.num_gpus
+        peak = inputs.gpu.peak_of(parallel.precision)
+        return StepTime(
+            step_s, tokens, tokens * flop_per_token(inputs) / peak, exposed, hidden, memory_bytes(inputs), schedule
+        )
+
+    def _sum(self, part: Part, name: str) -> float:
+        return float(sum(count * getattr(self.layers[layer], name) for layer, count in part))
+
+    def _time(self, part: Part, sharded: ShardedExchange) -> PartTime:
+        saved_s = 0.0
+        for name, count in part:
+            layer = self.layers[name]
+            if layer.pair is not None:
+                saved_s += count * (layer.forward_s + layer.backward_s - layer.pair.total_s)
+        extra_s = sharded.exposed_s + sharded.slowed_s
+        forward_s, backward_s = self._sum(part, "forward_s"), self._sum(part, "backward_s")
+        longer = 1 + extra_s / (forward_s + backward_s)
+        return PartTime(longer * forward_s, longer * backward_s, saved_s)
+
+    def _sharded(self, part: Part, params: StageParameters) -> ShardedExchange:
+        seconds = self._sum(part, "forward_s"), self._sum(part, "backward_s")
+        return sharded_exchange(self.inputs, params, *seconds, sum(count for _, count in part))
+
+    def _by_part(self, share: float, saved_s: float) -> tuple[dict[str, float], dict[str, float]]:
+        """Sum what each kind of work takes: all micro-batches of the mean stage, with passes that save `saved_s`."""
+        exposed: dict[str, float] = {}
+        hidden: dict[str, float] = {}
+        could_save_s = 0.0
+        paired: dict[str, float] = {}
+        for part in self.parts:
+            for name, count in part:
+                layer = self.layers[name]
+                for into, values in ((exposed, layer.exposed_s), (hidden, layer.hidden_s)):
+                    for kind, seconds in values.items():
+                        _add(into, kind, share * count * seconds)
+                pair = layer.pair
+                if pair is None:
+                    continue
+                could_save_s += count * (layer.forward_s + layer.backward_s - pair.total_s)
+                changes = {
+                    "idle": pair.idle_s - layer.exposed_s.get("idle", 0.0), "overlap_slowdown": pair.slowed_s,
+                    EXCHANGE: -pair.hidden_s, "hidden": pair.hidden_s,
+                }  # fmt: skip
+                for kind, seconds in changes.items():
+                    _add(paired, kind, count * seconds)
+        if could_save_s:
+            pairs = min(max(saved_s / could_save_s, 0.0), share)
+            hidden[EXCHANGE] = pairs * paired.pop("hidden")
+            for kind, seconds in paired.items():
+                _add(exposed, kind, pairs * seconds)
+        return exposed, hidden
+
+    def spans(self) -> list[Span]:
+        """Return what the queues and streams of the most frequent layer do, one with experts where there is one."""
+        counts: dict[str, int] = {}
+        for part in self.parts:
+            for name, count in part:
+                counts[name] = counts.get(name, 0) + count
+        name = max(counts, key=lambda one: ("moe" in one.split(), counts[one]))
+        return layer_spans([self.blocks[block] for block in name.split()], *self.settings)
+
+
+def layer_timeline(inputs: StepInputs) -> list[Span]:
+    """Return what host, kernels and exchanges of the most frequent layer do, forward and backward."""
+    return _StepModel(inputs).spans()
+
+
+def _add(into: dict[str, float], name: str, seconds: float) -> None:
+    into[name] = into.get(name, 0.0) + seconds
 
 
 def flop_per_token(inputs: StepInputs) -> float:
@@ -113,77 +205,3 @@ def flop_per_token(inputs: StepInputs) -> float:
     pairs += windows * window * (1 - window / model.sequence_length / 2)
     active = model.dense_params - embedding * model.d_model + experts + further
     return 6.0 * active + 6.0 * model.score_dim * pairs
-
-
-def _part_time(inputs: StepInputs, blocks: Mapping[str, Block], part: Part) -> PartTime:
-    """Play a part forward and backward, twice: queues keep what the first time left."""
-    constants, overlap = inputs.constants, inputs.parallel.overlap_expert
-    forward, backward, factors = _unrolled(blocks, part)
-    exchange_s = sum(
-        factor * operation.gpu_s
-        for operations, factor in zip((*forward, *backward), (*factors, *reversed(factors)), strict=True)
-        for operation in operations
-        if operation.part == "expert_exchange"
-    )
-    if overlap:
-        forward, backward = (
-            [_without_exchange(some) for some in forward],
-            [_without_exchange(some) for some in backward],
-        )
-    queues = Queues()
-    for _ in range(2):
-        exposed: dict[str, float] = {}
-        queues, forward_s = _play_all(forward, factors, queues, inputs, exposed)
-        queues, backward_s = _play_all(backward, list(reversed(factors)), queues, inputs, exposed)
-    if not overlap:
-        return PartTime(forward_s, backward_s, exposed, 0.0)
-    compute_s = forward_s + backward_s
-    hidden_s = min(exchange_s, constants.expert_overlap_share * compute_s)
-    slowdown = {"deepep": constants.deepep_slowdown, "hybridep": constants.hybridep_slowdown}.get(
-        inputs.parallel.dispatcher, constants.nccl_slowdown
-    )
-    slowed_s = hidden_s * slowdown / (1 - slowdown)
-    exposed |= {"expert_exchange": exchange_s - hidden_s, "overlap_slowdown": slowed_s}
-    longer = 1 + (exchange_s - hidden_s + slowed_s) / compute_s
-    return PartTime(forward_s * longer, backward_s * longer, exposed, hidden_s)
-
-
-def _unrolled(
-    blocks: Mapping[str, Block], part: Part
-) -> tuple[list[Sequence[Operation]], list[Sequence[Operation]], list[int]]:
-    """Unroll a part into layers; of many equal ones the last that is played stands for the rest."""
-    forward: list[Sequence[Operation]] = []
-    backward: list[Sequence[Operation]] = []
-    factors: list[int] = []
-    for name, count in part:
-        layer = [blocks[block] for block in name.split()]
-        played = min(count, REPEATS)
-        forward += [[operation for block in layer for operation in block.forward]] * played
-        backward = [[operation for block in reversed(layer) for operation in block.backward]] * played + backward
-        factors += [1] * (played - 1) + [count - played + 1]
-    return forward, backward, factors
-
-
-def _without_exchange(operations: Sequence[Operation]) -> list[Operation]:
-    return [
-        operation._replace(gpu_s=0.0, kernels=0) if operation.part == "expert_exchange" else operation
-        for operation in operations
-    ]
-
-
-def _play_all(
-    layers: Sequence[Sequence[Operation]],
-    factors: Sequence[int],
-    queues: Queues,
-    inputs: StepInputs,
-    parts: dict[str, float],
-) -> tuple[Queues, float]:
-    total_s = 0.0
-    for operations, factor in zip(layers, factors, strict=True):
-        once: dict[str, float] = {}
-        before_s = queues.gpu_s
-        queues = play(operations, queues, inputs.constants, once)
-        total_s += factor * (queues.gpu_s - before_s)
-        for name, seconds in once.items():
-            parts[name] = parts.get(name, 0.0) + factor * seconds
-    return queues, total_s

@@ -7,6 +7,7 @@ systems are names of the catalogue, or rows of ``models.csv`` and ``systems.csv`
 import csv
 import io
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -38,6 +39,8 @@ PRECISIONS = {
 DISPATCHERS = {"alltoall": "all_to_all", "allgather": "all_gather", "deepep": "deepep", "hybridep": "hybridep"}
 
 MODULES = {"mla_up_proj": "latent_up", "moe_act": "expert_activation", "layernorm": "norm", "mlp": "dense_block"}
+
+OFFLOADED = {"optimizer": "optimizer", "expert_fc1": "expert_input", "moe_act": "expert_activation"}
 
 NEEDED = ("row_id", "model_key", "system", "gpus", "gbs", "seq", "tok_s_gpu")
 """Columns that a table must have."""
@@ -81,9 +84,11 @@ class Lookup:
 
     def model(self, name: str) -> ModelSpec:
         """Find a model."""
-        if name in self.models:
-            return _model_of(name, self.models[name])
-        return load_spec(ModelSpec, name.replace("_", "-"))
+        catalogued = name.replace("_", "-")
+        if name not in self.models:
+            return load_spec(ModelSpec, catalogued)
+        known = catalogued in catalog_names("models")
+        return _model_of(name, self.models[name], load_spec(ModelSpec, catalogued) if known else None)
 
     def cluster(self, name: str, num_gpus: int) -> tuple[ClusterSpec, GpuSpec]:
         """Find a system, cut or grown to a number of GPUs, and its GPU."""
@@ -137,11 +142,14 @@ def _table(name: str, content: bytes, needed: Sequence[str]) -> list[Row]:
 def _run(row: Row, lookup: Lookup) -> MeasuredRun:
     names = ("model_key", "system", "precision", "dispatcher", "cuda_graph", "recompute", "source_family")
     settings = {name: row.get(name) or "unknown" for name in names}
+    settings["completeness"] = row.get("completeness") or "full"
+    settings["exchange"] = "behind compute" if row.get("a2a_overlap") == "1" else "alone"
     settings["pipeline"] = "pp > 1" if _whole(row, "pp", 1) > 1 else "pp = 1"
     measured = _number(row, "tok_s_gpu")
     inputs, skipped = None, ""
     try:
         inputs = _inputs(row, lookup)
+        settings["graphs"] = inputs.parallel.graphs
     except LazsimError as error:
         skipped = str(error).replace("`parallel`: ", "")
     if not 0 < measured < math.inf:
@@ -169,6 +177,9 @@ def _layout(row: Row) -> ParallelSpec:
     recompute = row.get("recompute") or "none"
     recompute = recompute if recompute in ("none", "selective", "full") else "none"
     stages = row.get("pp_layout") or ""
+    routing, offload = row.get("token_routing") or "", row.get("activation_offload") or ""
+    capacity = re.match(r"[\d.]+", row.get("capacity_factor") or "") if "drop" in routing else None
+    own_checkpoints = recompute == "full" and "fsdp" in sharding
     pipeline = _whole(row, "pp", 1)
     fields: dict[str, Any] = {
         "tensor": _whole(row, "tp", 1),
@@ -187,6 +198,9 @@ def _layout(row: Row) -> ParallelSpec:
         "recomputed": [ours for theirs, ours in MODULES.items() if theirs in modules]
         if recompute == "selective"
         else [],
+        # Frameworks that shard with PyTorch recompute with it, too.
+        "recompute_stops_early": own_checkpoints,
+        "offloaded": [ours for theirs, ours in OFFLOADED.items() if theirs in offload],
         "dispatcher": _choice(row, "dispatcher", DISPATCHERS, "all_to_all"),
         "overlap_expert": row.get("a2a_overlap") == "1",
         "overlap_gradients": row.get("grad_reduce_overlap") != "0",
@@ -198,7 +212,9 @@ def _layout(row: Row) -> ParallelSpec:
         if graph.startswith("transformer_engine")
         else "none",
         "graph_attention": "attn" in scope or scope in UNKNOWN,
-        "routing": "learned" if "real" in (row.get("token_routing") or "") else "balanced",
+        "routing": "learned" if "real" in routing else "balanced",
+        "capacity_factor": float(capacity[0]) if capacity else 0.0,
+        "pad_to_capacity": bool(capacity) and "padded" in routing,
     }
     return override(ParallelSpec(global_batch=1), fields, "layout")
 
@@ -217,6 +233,10 @@ def _number(row: Row, column: str) -> float:
         return float(row.get(column) or "nan")
     except ValueError:
         return float("nan")
+
+
+def _flag(row: Row, column: str, default: bool) -> bool:
+    return row[column] == "1" if row.get(column) else default
 
 
 def _whole(row: Row, column: str, default: int = 0) -> int:
@@ -247,8 +267,8 @@ def _system_of(row: Row) -> tuple[ClusterSpec, GpuSpec]:
     return override(load_spec(ClusterSpec, like), changes, row["system"]), gpu
 
 
-def _model_of(name: str, row: Row) -> ModelSpec:
-    """Build a model from its row."""
+def _model_of(name: str, row: Row, known: ModelSpec | None) -> ModelSpec:
+    """Build a model from its row; what it has no column for is that of the catalogue's model of this name, if any."""
     latent, windows = _whole(row, "kv_lora_rank") > 0, _whole(row, "sliding_layers")
     if not (_whole(row, "layers_total") and _whole(row, "d_model") and _whole(row, "heads")):
         raise SpecError(f"the architecture of {name} is unknown")
@@ -259,6 +279,8 @@ def _model_of(name: str, row: Row) -> ModelSpec:
         attention |= {"kind": "latent"} | {ours: _whole(row, theirs) for ours, theirs in ranks.items()}
     else:
         attention |= {"num_kv_heads": _whole(row, "kv_heads"), "head_dim": _whole(row, "head_dim")}
+        known_norms = known is not None and known.attention is not None and known.attention.normed
+        attention["normed"] = _flag(row, "qk_norm", known_norms)
         attention |= {"window": _whole(row, "sliding_window") if windows else 0, "num_window_layers": windows}
     fields: dict[str, Any] = {
         "name": name,
@@ -269,6 +291,7 @@ def _model_of(name: str, row: Row) -> ModelSpec:
         "d_ff_dense": _whole(row, "dense_d_ff"),
         "matrices_per_expert": _whole(row, "mats_per_expert", 3),
         "num_experts": _whole(row, "experts"),
+        "expert_bias": _flag(row, "expert_bias", known is not None and known.expert_bias),
         "num_shared_experts": _whole(row, "shared_experts"),
         "d_ff_shared": _whole(row, "shared_expert_ff_total"),
         "d_expert": _whole(row, "moe_latent_dim") or None,

@@ -8,7 +8,8 @@ import msgspec
 
 from lazsim.specs import ParallelSpec
 from lazsim.stepmodel.inputs import StepInputs
-from lazsim.stepmodel.predict import StepTime, predict_step
+from lazsim.stepmodel.operations import Span
+from lazsim.stepmodel.predict import StepTime, layer_timeline, predict_step
 from lazsim.stepmodel.search import Candidate, search_layouts
 
 GIB = 2**30
@@ -42,9 +43,14 @@ class StepResult:
 
     @property
     def range_tokens_per_s(self) -> tuple[float, float]:
-        """Throughput that eight of ten measured runs with such graphs would have had at this prediction."""
+        """Throughput that nineteen of twenty measured runs with such graphs would have had at this prediction."""
         low, high = self.inputs.constants.measured_over_predicted[self.inputs.parallel.graphs]
         return low * self.time.tokens_per_s_per_gpu, high * self.time.tokens_per_s_per_gpu
+
+    @property
+    def spans(self) -> list[Span]:
+        """What the queues and streams of the most frequent layer do."""
+        return layer_timeline(self.inputs)
 
     @property
     def notes(self) -> list[str]:

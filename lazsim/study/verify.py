@@ -13,8 +13,14 @@ from lazsim.study.measured_runs import MeasuredRun, read_runs
 
 METRIC = "tokens_per_s_per_gpu"
 
-GROUPS = ("model_key", "system", "precision", "dispatcher", "cuda_graph", "recompute", "pipeline", "source_family")
+GROUPS = (
+    "model_key", "system", "precision", "dispatcher", "exchange", "cuda_graph", "recompute", "pipeline",
+    "source_family",
+)  # fmt: skip
 """Settings of a run by which errors are grouped."""
+
+RANGE_TAIL = 0.025
+"""Share of measured runs below the range of a prediction, and above it."""
 
 NOISE = "the same settings differ by 1.6 % at the median and 6.5 % at nine of ten from release to release"
 
@@ -56,8 +62,16 @@ class Verification:
         return [row for row in self.rows if row.error is not None]
 
     def summary(self) -> dict[str, Any]:
-        """Return the number of rows with a prediction, the median error without sign, and shares within 10 and 20 %."""
-        return error_summary(self.predicted_rows)
+        """Return the number of rows with a prediction, the median error without sign, and shares within 10 and 20 %.
+
+        ``range_holds`` is the share of complete rows in the range of those with other models, and with other sources.
+        """
+        summary = error_summary(self.predicted_rows)
+        complete = [row for row in self.predicted_rows if row.settings["completeness"] == "full"]
+        if complete:
+            names = {"model": "model_key", "source": "source_family"}
+            summary["range_holds"] = {name: held_out_share(complete, setting) for name, setting in names.items()}
+        return summary
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""
@@ -69,6 +83,28 @@ class Verification:
         """Say what the numbers leave out."""
         skipped = len(self.rows) - len(self.predicted_rows)
         return [f"{skipped} of {len(self.rows)} rows have no prediction; `json` says why of each"] if skipped else []
+
+
+def range_of(rows: Sequence[VerifiedRow]) -> tuple[float, float]:
+    """Return the range of measured over predicted values, `RANGE_TAIL` of the rows left out at each end."""
+    ratios = [1 / (1 + row.error) for row in rows if row.error is not None]
+    low, high = np.quantile(ratios, [RANGE_TAIL, 1 - RANGE_TAIL])
+    return float(low), float(high)
+
+
+def held_out_share(rows: Sequence[VerifiedRow], setting: str) -> float:
+    """Return the share of rows in the range that rows with other values of a setting have.
+
+    Ranges are those of rows with the same graphs. This is how often the range of a prediction holds for a model, or for
+    a source, that it was not made from.
+    """
+    inside = 0
+    for row in rows:
+        same = [other for other in rows if other.settings["graphs"] == row.settings["graphs"]]
+        others = [other for other in same if other.settings[setting] != row.settings[setting]] or same
+        low, high = range_of(others)
+        inside += low <= 1 / (1 + (row.error or 0.0)) <= high
+    return inside / len(rows)
 
 
 def error_summary(rows: Sequence[VerifiedRow]) -> dict[str, Any]:

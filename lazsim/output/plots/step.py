@@ -1,4 +1,4 @@
-"""The picture of a predicted step: its parts one after the other, and the memory of a GPU."""
+"""The picture of a predicted step: its parts, its memory, its stages and one layer over time."""
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -11,18 +11,24 @@ GIB = 2**30
 MIN_LABEL_SHARE = 0.05
 """Share of the bar from which a part has its name on it."""
 
+STREAMS = ("host", "kernels", "exchanges")
+
+PASS_COLORS = {"forward": COLORS[0], "backward": COLORS[1], "both at once": COLORS[2]}
+
 
 @matplotlib.rc_context(STYLE)
 def step_figure(result: StepResult) -> dict[str, bytes]:
-    """Draw the step as a bar of its parts, what is hidden above it, and memory below.
+    """Draw the step as a bar of its parts, what is hidden above it, and memory; stages and a layer over time below.
 
     Returns
     -------
     dict
         The picture by file type, ``png`` and ``pdf``; the same bytes for the same numbers.
     """
-    figure = new_figure(7.2, 3.4)
-    above, below = figure.subplots(2, 1)
+    stages = result.inputs.parallel.pipeline
+    figure = new_figure(7.2, 5.6 + min(1.6, 0.12 * stages))
+    heights = [1.0, 0.8, 0.6 + 0.12 * min(stages, 16), 1.0]
+    above, below, passes, layer = figure.subplots(4, 1, gridspec_kw={"height_ratios": heights})
     exposed = {name: seconds for name, seconds in result.time.exposed_s.items() if seconds > 0}
     order = sorted(exposed, key=lambda name: -exposed[name])
     palette = dict(zip(order, (*COLORS, *MORE_COLORS) * 2, strict=False))
@@ -44,7 +50,53 @@ def step_figure(result: StepResult) -> dict[str, bytes]:
     )
     below.set_yticks([0], ["memory"])
     below.set(xlabel="GiB of the fullest GPU", ylim=(-0.6, 0.8))
+    _draw_passes(passes, result)
+    _draw_layer(layer, result)
     return to_files(figure)
+
+
+def _draw_passes(axes: Axes, result: StepResult) -> None:
+    """Draw the passes of the first micro-batches over the stages."""
+    schedule, pipeline = result.time.schedule, result.inputs.parallel.pipeline
+    shown: set[str] = set()
+    for slot in schedule.slots:
+        axes.barh(
+            slot.stage, slot.end_s - slot.start_s, left=slot.start_s, height=0.85, color=PASS_COLORS[slot.kind],
+            edgecolor="white", linewidth=0.3, label="" if slot.kind in shown else slot.kind,
+        )  # fmt: skip
+        shown.add(slot.kind)
+    forward = sum(slot.kind != "backward" for slot in schedule.slots if slot.stage == 0)
+    drawn = forward // result.inputs.parallel.virtual_stages
+    axes.set(
+        xlabel=f"seconds: {drawn} of {result.inputs.num_micro_batches} micro-batches", ylabel="stage",
+        ylim=(pipeline - 0.4, -0.6),
+    )  # fmt: skip
+    axes.set_yticks(range(0, pipeline, max(1, pipeline // 8)))
+    axes.legend(fontsize=5.5, loc="upper left", bbox_to_anchor=(1.0, 1.02))
+
+
+def _draw_layer(axes: Axes, result: StepResult) -> None:
+    """Draw what the host and the streams of the GPU do in one layer, forward and backward."""
+    spans = result.spans
+    streams = [name for name in STREAMS if any(span.stream == name for span in spans)]
+    end_s = max(span.end_s for span in spans)
+    colors: dict[str, str] = {}
+    for span in spans:
+        color = colors.setdefault(span.part, ((*COLORS, *MORE_COLORS) * 3)[len(colors)])
+        start_s, length_s = max(span.start_s, 0.0), span.end_s - max(span.start_s, 0.0)
+        row = streams.index(span.stream)
+        axes.barh(row, 1e3 * length_s, left=1e3 * start_s, height=0.7, color=color, edgecolor="white", linewidth=0.2)
+        if length_s > MIN_LABEL_SHARE * end_s:
+            text = span.part.replace("_", "\n").replace(" ", "\n")
+            axes.text(
+                1e3 * (start_s + length_s / 2), row, text, ha="center", va="center", fontsize=5, color="white"
+            )  # fmt: skip
+    axes.set_yticks(range(len(streams)), streams)
+    for part, color in colors.items():
+        axes.barh(0, 0, color=color, label=part.replace("_", " "))
+    axes.legend(fontsize=5, loc="upper left", bbox_to_anchor=(1.0, 1.05))
+    axes.set(xlabel="milliseconds of a layer, forward and backward", xlim=(0, 1e3 * end_s))
+    axes.invert_yaxis()
 
 
 def _draw_bar(

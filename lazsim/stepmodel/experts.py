@@ -1,0 +1,230 @@
+"""The block of experts: gate, exchange of tokens, matmuls of the experts of a GPU."""
+
+import math
+
+from lazsim.stepmodel.inputs import StepInputs
+from lazsim.stepmodel.kernels import Kernels
+from lazsim.stepmodel.operations import Item, Operation
+
+ROUTER_KERNELS = 25
+"""Small kernels of top-k, probabilities, counts and maps, forward."""
+
+EXCHANGE_KERNELS = {"all_gather": 20, "all_to_all": 20, "deepep": 7, "hybridep": 7}
+"""Kernels of a dispatch or a combine with its permutation, forward."""
+
+INNER_BIAS_BYTES, OUTER_BIAS_BYTES = (8, 6), (28, 36)
+"""Bytes for each number, forward and backward, of a bias of experts that no matmul adds.
+
+``_apply_bias`` of NVIDIA/Megatron-LM (and of NeMo AutoModel) adds expert by expert and concatenates; the second bias is
+weighted by the gate in fp32: product, sum, concatenation and cast each read and write all tokens of the experts."""
+
+FP8_TOKEN_BYTES = 1.03
+"""A number in 8 bits, with a scale of 4 bytes for each 128."""
+
+
+def distinct_ranks(top_k: int, num_ranks: float) -> float:
+    """Return the ranks that the top-k experts of a token fall on, on average, when each rank is as likely.
+
+    Examples
+    --------
+    >>> distinct_ranks(8, 1), distinct_ranks(2, 2)
+    (1.0, 1.5)
+    """
+    return num_ranks * (1 - (1 - 1 / num_ranks) ** top_k)
+
+
+def chance_imbalance(num_assignments: float, num_ranks: int) -> float:
+    """Return the busiest over the mean rank when each assignment falls on any of `num_ranks` ranks by chance.
+
+    The largest of `n` normal numbers is about ``sqrt(2 ln n)`` standard deviations above the mean; a rank receives
+    Poisson many assignments.
+    """
+    return 1 + math.sqrt(2 * math.log(num_ranks) / num_assignments) if num_ranks > 1 else 1.0
+
+
+def imbalance(inputs: StepInputs) -> float:
+    """Return the tokens of the busiest rank over the mean; a capacity bounds them, and padding fills up to it."""
+    parallel = inputs.parallel
+    if parallel.pad_to_capacity:
+        return parallel.capacity_factor
+    busiest = (
+        inputs.constants.learned_imbalance
+        if parallel.routing == "learned"
+        else chance_imbalance(inputs.own_tokens * inputs.model.top_k, parallel.expert)
+    )
+    return min(busiest, parallel.capacity_factor) if parallel.capacity_factor else busiest
+
+
+def moe_items(kernels: Kernels) -> list[Item]:
+    """List the items of a block of experts, shared ones first."""
+    inputs = kernels.inputs
+    model, tokens, width = inputs.model, inputs.own_tokens, inputs.model.expert_dim
+    narrow = [] if model.d_expert is None else [kernels.linear(width, model.d_model, tokens, kernels.graphed)]
+    widen = [] if model.d_expert is None else [kernels.linear(model.d_model, width, tokens, kernels.graphed)]
+    shared = kernels.mlp(model.shared_dim, kernels.graphed) if model.shared_dim else []
+    permute, (dispatch, combine) = _permute(kernels), _exchanges(kernels)
+    items = [
+        kernels.norm(kernels.graphed_gate), *shared, *_gate(kernels), *narrow, permute, dispatch,
+        *_experts(kernels), combine, permute, *widen, kernels.residual(kernels.graphed),
+    ]  # fmt: skip
+    return items + _offload(kernels, items)
+
+
+def _gate(kernels: Kernels) -> list[Item]:
+    inputs, model, graphed = kernels.inputs, kernels.inputs.model, kernels.graphed_gate
+    tokens, constants = inputs.own_tokens, inputs.constants
+    gate_s = 2 * tokens * model.num_experts * model.d_model
+    gate_s /= constants.gate_peak_share * inputs.gpu.peak_flop_per_s
+    small = [inputs.copy_s((6 * model.d_model + each * model.num_experts) * tokens) for each in (48, 24)]
+    gate = Item(
+        (
+            *kernels.launches("router", gate_s, 1, graphed),
+            *kernels.launches("router", small[0], ROUTER_KERNELS, graphed),
+        ),
+        (
+            *kernels.launches("router", small[1], round(0.7 * ROUTER_KERNELS), graphed),
+            *kernels.launches("router", 2 * gate_s, 2, graphed),
+        ),
+    )
+    # Counts of tokens reach the host before it can launch what depends on them, unless one graph holds all or each
+    # expert has a fixed number.
+    if kernels.graphed or inputs.parallel.pad_to_capacity:
+        return [gate]
+    return [gate, Item((Operation("router", 0.0, 2, 2 * kernels.launch_s, False, waits=True),), ())]
+
+
+def _experts(kernels: Kernels) -> list[Item]:
+    """Build the experts of a GPU: one matmul for each expert, all launched by one call."""
+    inputs = kernels.inputs
+    model, parallel = inputs.model, inputs.parallel
+    local = model.num_experts // parallel.expert
+    routed = inputs.own_tokens * model.top_k * imbalance(inputs)
+    rows = max(1.0, routed / local)
+    inner, width = model.d_ff_expert / parallel.expert_tensor, model.expert_dim
+    matrices, kernel, graphed = model.matrices_per_expert, inputs.matmul_kernel, kernels.graphed
+    host_s = kernels.launch_s + local * kernels.native_launch_s * (1 + kernels.quantise_kernels)
+    slow = inputs.constants.grouped_backward_slowdown
+
+    def grouped(outputs: float, width: float) -> Item:
+        def operation(seconds: float) -> Operation:
+            return Operation("expert_matmul", local * seconds, local, host_s, graphed)
+
+        return Item(
+            (
+                operation(kernels.matmul_s(rows, outputs, width, kernel)),
+                *kernels.second_copy(width, routed, kernel, graphed),
+            ),
+            (
+                *kernels.second_copy(outputs, routed, kernel, graphed),
+                operation(slow * kernels.matmul_s(rows, width, outputs, kernel)),
+                operation(kernels.weight_gradient_s(rows, outputs, width, kernel, slow)),
+            ),
+        )
+
+    def bias(outputs: float, num_bytes: tuple[int, int]) -> list[Item]:
+        # A graph of everything holds kernels that add biases themselves: others need the counts on the host.
+        if not model.expert_bias or graphed:
+            return []
+        number = 2 * local + 2
+        return [kernels.copy(num_bytes[0] * outputs, num_bytes[1] * outputs, number, number, graphed, routed)]
+
+    activation = kernels.copy(
+        2 * matrices * inner, (2 * matrices + 4) * inner, 1, 1, graphed, routed, module="expert_activation"
+    )
+    outputs = (matrices - 1) * inner
+    return [
+        grouped(outputs, width), *bias(outputs, INNER_BIAS_BYTES), activation,
+        grouped(width, inner), *bias(width, OUTER_BIAS_BYTES),
+    ]  # fmt: skip
+
+
+def _permute(kernels: Kernels) -> Item:
+    """Reorder tokens by expert, before the exchange and after it."""
+    inputs, parallel = kernels.inputs, kernels.inputs.parallel
+    top_k, width = inputs.model.top_k, inputs.model.expert_dim
+    copies = distinct_ranks(top_k, parallel.expert)
+    passes = {
+        "all_gather": 6 * top_k + 2,
+        "all_to_all": 6 * top_k + 2,
+        "deepep": 2 * top_k + 2 * copies,
+        "hybridep": top_k + copies,
+    }[parallel.dispatcher]
+    number = EXCHANGE_KERNELS[parallel.dispatcher]
+    return kernels.copy(passes * width, passes * width, number, number, kernels.graphed, inputs.own_tokens)
+
+
+def _exchanges(kernels: Kernels) -> tuple[Item, Item]:
+    """Build the dispatch and the combine; the gradient of each is the other one, in 16 bits."""
+    inputs = kernels.inputs
+    latency_s = inputs.constants.exchange_latency_s * (1 if inputs.parallel.expert <= inputs.domain else 2)
+
+    def operation(token_bytes: float) -> tuple[Operation, ...]:
+        seconds = exchange_s(inputs, token_bytes) * imbalance(inputs)
+        return kernels.launches("expert_exchange", seconds + latency_s if seconds else 0.0, 1, kernels.graphed)
+
+    wide = operation(2.0)
+    narrow = operation(FP8_TOKEN_BYTES) if inputs.parallel.dispatch_precision == "fp8" else wide
+    return Item(narrow, wide), Item(wide, wide)
+
+
+def exchange_s(inputs: StepInputs, token_bytes: float = 2.0) -> float:
+    """Return the time to send the tokens of a micro-batch to their experts, without fixed times.
+
+    Notes
+    -----
+    A plain all-to-all sends a copy for each expert of a token, the others one for each rank; copies that stay on the
+    rank are not sent. Across domains one copy goes to each domain of a token, at most ``num_groups_per_token`` of them.
+    An all-gather sends every token to every rank. Links inside a domain, NICs and the links between pods work at the
+    same time.
+    """
+    model, parallel, constants = inputs.model, inputs.parallel, inputs.constants
+    ranks, domain = parallel.expert, inputs.domain
+    if ranks == 1:
+        return 0.0
+    sent = token_bytes * model.expert_dim * inputs.own_tokens
+    domains, pods = max(1.0, ranks / domain), max(1.0, ranks / inputs.pod)
+    if parallel.dispatcher == "all_gather":
+        return inputs.collective_s("all_gather", sent * ranks, ranks, parallel.tensor)
+    if parallel.dispatcher == "all_to_all":
+        sent *= model.top_k
+        within_s = inputs.tables.collective_s("all_to_all", sent, ranks)
+        across_bytes_per_s = constants.all_to_all_nic_share * inputs.nic_bytes_per_s
+        across, between = sent * (1 - 1 / domains), sent * (1 - 1 / pods)
+    else:
+        kernel = f"exchange_{parallel.dispatcher}"
+        if kernel not in inputs.tables.grids:
+            kernel = "exchange_deepep"
+        within_s = inputs.tables.time_s(kernel, distinct_ranks(model.top_k, ranks) * (1 - 1 / ranks) * sent)
+        limit = model.num_groups_per_token if model.num_expert_groups > 1 else domains
+        copies = min(distinct_ranks(model.top_k, domains), limit)
+        across_bytes_per_s = constants.deduplicated_nic_share * inputs.nic_bytes_per_s
+        across, between = copies * (1 - 1 / domains) * sent, copies * (1 - 1 / pods) * sent
+    between_bytes_per_s = inputs.cluster.network.spine_share * across_bytes_per_s
+    return max(within_s, across / across_bytes_per_s, between / between_bytes_per_s)
+
+
+def _offload(kernels: Kernels, items: list[Item]) -> list[Item]:
+    """Move inputs or activations of experts to the host and back, behind the block that keeps them."""
+    inputs = kernels.inputs
+    model, parallel = inputs.model, inputs.parallel
+    inner = model.d_ff_expert / parallel.expert_tensor
+    widths = {"expert_input": model.expert_dim, "expert_activation": (model.matrices_per_expert - 1) * inner}
+    moved = sum(
+        (1 if inputs.quantised and name == "expert_input" else 2) * width
+        for name, width in widths.items()
+        if name in parallel.offloaded
+    )
+    if not moved:
+        return []
+    seconds = moved * inputs.own_tokens * model.top_k * imbalance(inputs) / inputs.cluster.host.link_bytes_per_s
+
+    def operation(beside: list[Operation]) -> tuple[Operation, ...]:
+        hidden_s = min(seconds, sum(other.gpu_s for other in beside))
+        return (kernels.exchange("offload", seconds - hidden_s, hidden_s, 1, kernels.graphed),)
+
+    return [
+        Item(
+            operation([operation for item in items for operation in item.forward]),
+            operation([operation for item in items for operation in item.backward]),
+        )
+    ]

@@ -1,0 +1,147 @@
+"""Prices of the kernels that blocks are built from, under the settings of a layout.
+
+Bytes moved by element-wise kernels are counted per token: each operand that is read or written once, 2 bytes a number.
+"""
+
+from collections.abc import Sequence
+
+from lazsim.stepmodel.inputs import QUANTISE_BYTES, StepInputs
+from lazsim.stepmodel.operations import Item, Operation
+
+SECOND_COPY_BYTES = 1.03
+"""A number of 8 bits, and a scale for each 32 or more of them (OCP MX specification: 1 byte for 32)."""
+
+
+QUANTISE_KERNELS = {"bf16": 0, "fp8": 3, "fp8_block": 1, "mxfp8": 3, "nvfp4": 5}
+"""Small kernels before a matmul: largest value, scale and cast of a tensor; one cast by blocks; a cast, and two that
+put the scales in order; for four bits the largest value and a rotation as well (NVIDIA/TransformerEngine)."""
+
+
+class Kernels:
+    """Builds items: what a kernel takes on the GPU and on the host, forward and backward."""
+
+    def __init__(self, inputs: StepInputs) -> None:
+        self.inputs = inputs
+        slower = inputs.constants.host_launch_clock_hz / inputs.cluster.host.clock_hz
+        self.launch_s = slower * inputs.constants.host_launch_s
+        self.native_launch_s = slower * inputs.constants.host_native_launch_s
+        self.quantise_kernels = QUANTISE_KERNELS[inputs.parallel.precision]
+        graphs = inputs.parallel.graphs
+        self.graphed = graphs == "full"
+        self.graphed_gate = graphs != "none"
+        self.graphed_attention = graphs == "full" or (graphs == "partial" and inputs.parallel.graph_attention)
+
+    def launches(self, part: str, gpu_s: float, kernels: int, graphed: bool) -> tuple[Operation, ...]:
+        """Build one operation of kernels that the host launches one by one."""
+        return (Operation(part, gpu_s, kernels, kernels * self.launch_s, graphed),)
+
+    def matmul_s(self, rows: float, columns: float, inner: float, kernel: str) -> float:
+        """Return the time of a matmul at the clock that long ones sustain, on the slowest GPU."""
+        constants, tables = self.inputs.constants, self.inputs.tables
+        sustained = tables.sustained_rate(kernel) * constants.slowest_gpu_rate
+        four_bits = self.inputs.parallel.precision == "nvfp4" and kernel != "matmul_bf16"
+        speedup = constants.four_bit_speedup if four_bits else 1.0
+        return tables.time_s(kernel, rows, columns, inner) / sustained / speedup
+
+    def weight_gradient_s(self, rows: float, columns: float, inner: float, kernel: str, slowdown: float = 1.0) -> float:
+        """Return the time of a weight's gradient, whose operands are quantised before.
+
+        It is added to a buffer: beyond the write of 16 bits that the tables hold, the buffer is read and written, which
+        the matmul does not hide (deepseek-ai/DeepGEMM#107 and #125: such gradients wait for the memory).
+        """
+        seconds = self.matmul_s(columns, inner, rows, kernel)
+        if kernel != "matmul_bf16":
+            quantised = self.inputs.copy_s(QUANTISE_BYTES * columns * rows)
+            seconds = max(seconds - quantised, 0.3 * seconds)
+        added_bytes = (2 * self.inputs.parallel.gradient_bytes - 2) * columns * inner
+        gpu = self.inputs.gpu
+        return slowdown * seconds + added_bytes / (gpu.memory_efficiency * gpu.memory_bytes_per_s)
+
+    def second_copy(self, width: float, tokens: float, kernel: str, graphed: bool) -> tuple[Operation, ...]:
+        """Write an 8-bit operand once more, with scales along the other axis, for the gradient of the weight.
+
+        The tables hold the first copy. One kernel makes both, so this one takes no launch.
+        """
+        if kernel == "matmul_bf16":
+            return ()
+        return (Operation("memory", self.inputs.copy_s(SECOND_COPY_BYTES * width * tokens), 0, 0.0, graphed),)
+
+    def linear(
+        self, outputs: float, inputs: float, tokens: float, graphed: bool, kernel: str = "", module: str = ""
+    ) -> Item:
+        """Build a projection: forward, gradient of its input, gradient of its weight; 8-bit operands are quantised."""
+        kernel = kernel or self.inputs.matmul_kernel
+        before = self.quantise_kernels if kernel != "matmul_bf16" else 0
+        # One call quantises, whatever its kernels, and one multiplies.
+        host_s = self.launch_s + (self.launch_s + (before - 1) * self.native_launch_s if before else 0.0)
+
+        def matmul(seconds: float) -> Operation:
+            return Operation("dense_matmul", seconds, 1 + before, host_s, graphed)
+
+        forward = (
+            matmul(self.matmul_s(tokens, outputs, inputs, kernel)),
+            *self.second_copy(inputs, tokens, kernel, graphed),
+        )
+        backward = (
+            *self.second_copy(outputs, tokens, kernel, graphed),
+            matmul(self.matmul_s(tokens, inputs, outputs, kernel)),
+            *self.launches("dense_matmul", self.weight_gradient_s(tokens, outputs, inputs, kernel), 1, graphed),
+        )
+        return Item(forward, backward, module)
+
+    def copy(
+        self, forward_bytes: float, backward_bytes: float, kernels: int, backward_kernels: int, graphed: bool,
+        tokens: float = 0.0, module: str = "",
+    ) -> Item:  # fmt: skip
+        """Build element-wise kernels by the bytes they move for each token."""
+        tokens = tokens or self.inputs.own_tokens
+        return Item(
+            self.launches("memory", self.inputs.copy_s(forward_bytes * tokens), kernels, graphed),
+            self.launches("memory", self.inputs.copy_s(backward_bytes * tokens), backward_kernels, graphed),
+            module,
+        )
+
+    def norm(self, graphed: bool, width: float = 0.0, tokens: float = 0.0) -> Item:
+        """Build an RMSNorm."""
+        width = width or self.inputs.model.d_model
+        slow = self.inputs.constants.norm_backward_slowdown
+        return self.copy(4 * width, 8 * slow * width, 1, 2, graphed, tokens, module="norm")
+
+    def residual(self, graphed: bool) -> Item:
+        """Build the sum with the residual stream; backward, the gradients of both branches are summed."""
+        return self.copy(6 * self.inputs.model.d_model, 6 * self.inputs.model.d_model, 1, 1, graphed)
+
+    def mlp(self, width: float, graphed: bool) -> list[Item]:
+        """Build a dense feed-forward block: up (and gate) in one projection, activation, down."""
+        tokens, d_model = self.inputs.tokens, self.inputs.model.d_model
+        matrices, width = self.inputs.model.matrices_per_expert, width / self.inputs.parallel.tensor
+        return [
+            self.linear((matrices - 1) * width, d_model, tokens, graphed),
+            self.copy(2 * matrices * width, (2 * matrices + 4) * width, 1, 1, graphed, tokens),
+            self.linear(d_model, width, tokens, graphed),
+        ]
+
+    def exchange(self, part: str, exposed_s: float, hidden_s: float, kernels: int, graphed: bool) -> Operation:
+        """Build an exchange of which a part runs behind the kernels beside it."""
+        return Operation(part, exposed_s, kernels, kernels * self.launch_s, graphed, hidden_s=hidden_s)
+
+    def tensor_exchange(self, matmuls: Sequence[Item]) -> list[Item]:
+        """Gather the tokens of the tensor-parallel ranks before a block, scatter sums after it; once more backward.
+
+        Overlapped, it goes in pieces of one rank behind pieces of the matmul that needs or makes them: the first piece
+        stays, and what takes longer than the matmul.
+        """
+        parallel = self.inputs.parallel
+        ranks = parallel.tensor
+        if ranks == 1:
+            return []
+        num_bytes = 2 * self.inputs.model.d_model * self.inputs.tokens
+        each_s = self.inputs.collective_s("all_gather", num_bytes, ranks, 1)
+        behind_s = sum(matmul.forward[0].gpu_s for matmul in matmuls) / len(matmuls) if parallel.overlap_tensor else 0.0
+        hidden_s = min((1 - 1 / ranks) * each_s, behind_s)
+
+        def exchanges(number: int) -> tuple[Operation, ...]:
+            exposed_s = number * (each_s - hidden_s)
+            return (self.exchange("tensor_exchange", exposed_s, number * hidden_s, number, self.graphed_attention),)
+
+        return [Item(exchanges(2), exchanges(3))]

@@ -1,0 +1,265 @@
+"""How long one layer takes on the two queues, alone and while another micro-batch hides its exchanges."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from lazsim.specs import StepConstants
+from lazsim.stepmodel.operations import Block, Operation, Queues, Span, play
+
+REPEATS = 3
+"""Equal layers that are played one after the other: the last is in the steady state."""
+
+EXCHANGE = "expert_exchange"
+
+
+@dataclass(frozen=True)
+class LayerTime:
+    """A layer in the steady state, for one micro-batch.
+
+    Attributes
+    ----------
+    forward_s, backward_s : float
+        Time of each pass where nothing else runs.
+    exposed_s, hidden_s : mapping
+        Time of each part in both passes: what adds to them, which sums to both, and exchanges behind kernels.
+    weight_gradient_s : float
+        Time of the backward pass that the layer before does not wait for.
+    pair : PairTime or None
+        The forward pass beside the backward pass of another micro-batch; none where there is no exchange to hide.
+    """
+
+    forward_s: float
+    backward_s: float
+    exposed_s: Mapping[str, float]
+    hidden_s: Mapping[str, float]
+    weight_gradient_s: float
+    pair: "PairTime | None"
+
+
+@dataclass(frozen=True)
+class PairTime:
+    """A forward and a backward pass of a layer at the same time.
+
+    Attributes
+    ----------
+    total_s, idle_s : float
+        Time of both, and the time in it in which the GPU waits for the host.
+    exposed_s, hidden_s : float
+        Exchange that kernels wait for, and that runs behind them.
+    slowed_s : float
+        Time by which kernels take longer beside an exchange.
+    """
+
+    total_s: float
+    idle_s: float
+    exposed_s: float
+    hidden_s: float
+    slowed_s: float
+
+
+KERNEL_PIECES = ("attention f", "experts b", "experts f", "attention b")
+EXCHANGE_PIECES = ("combine b", "dispatch f", "dispatch b", "combine f")
+"""Pieces of a pair of passes, forward of one micro-batch and backward of another, in the order of each stream."""
+
+
+class Task(NamedTuple):
+    """Work of a stream, after that of the other stream with the index `after`; -1: after none."""
+
+    seconds: float
+    after: int
+
+
+def layer_time(blocks: Sequence[Block], constants: StepConstants, slowdown: float | None, piece_s: float) -> LayerTime:
+    """Play the blocks of a layer.
+
+    Parameters
+    ----------
+    blocks, constants
+        Operations of the layer, and what they cost beside kernels.
+    slowdown
+        Share by which kernels are slower beside an exchange; none where nothing overlaps.
+    piece_s
+        Time of the host for each of the eight pieces of a pair of passes.
+    """
+    forward, backward = _passes(blocks)
+    exposed: dict[str, float] = {}
+    queues = Queues()
+    seconds = []
+    for operations in (forward, backward):
+        for repeat in range(REPEATS):
+            parts: dict[str, float] = {}
+            before_s = queues.gpu_s
+            queues = play(operations, queues, constants, parts)
+            if repeat == REPEATS - 1:
+                seconds.append(queues.gpu_s - before_s)
+                for name, value in parts.items():
+                    exposed[name] = exposed.get(name, 0.0) + value
+    hidden: dict[str, float] = {}
+    for operation in (*forward, *backward):
+        if operation.hidden_s:
+            hidden[operation.part] = hidden.get(operation.part, 0.0) + operation.hidden_s
+    # A matmul's backward pass is two, and nothing but the optimizer waits for the second.
+    weight_s = 0.5 * sum(operation.gpu_s for operation in backward if operation.part.endswith("matmul"))
+    pair = None
+    if slowdown is not None and _exchanges_tokens(forward):
+        pair = _pair(_pieces(forward, backward, constants, piece_s), constants, slowdown)
+    return LayerTime(seconds[0], seconds[1], exposed, hidden, weight_s, pair)
+
+
+def layer_spans(
+    blocks: Sequence[Block], constants: StepConstants, slowdown: float | None, piece_s: float
+) -> list[Span]:
+    """Return what host, kernels and exchanges do in a layer, forward after others like it and then backward.
+
+    Parameters are those of `layer_time`; where passes overlap, both are those of two micro-batches.
+    """
+    forward, backward = _passes(blocks)
+    if slowdown is not None and _exchanges_tokens(forward):
+        pieces = _pieces(forward, backward, constants, piece_s)
+        times_s, _ = _play_pieces(pieces, constants)
+        run = run_streams(*_repeated(times_s, pieces.exchanges, REPEATS), slowdown)
+        names = (KERNEL_PIECES, EXCHANGE_PIECES)
+        spans = [
+            Span(stream, name, *time)
+            for stream, times, some in zip(("kernels", "exchanges"), (run.kernels, run.exchanges), names, strict=True)
+            for name, time in zip(some, times[-4:], strict=True)
+        ]
+    else:
+        queues, spans = Queues(), []
+        for _ in range(REPEATS - 1):
+            queues = play(forward, queues, constants, {})
+        for operations in (forward, backward):
+            queues = play(operations, queues, constants, {}, spans)
+        spans = [span._replace(stream="exchanges") if span.part == EXCHANGE else span for span in spans]
+    start_s = min(span.start_s for span in spans if span.stream != "host")
+    return [span._replace(start_s=span.start_s - start_s, end_s=span.end_s - start_s) for span in spans]
+
+
+def _passes(blocks: Sequence[Block]) -> tuple[list[Operation], list[Operation]]:
+    return (
+        [operation for block in blocks for operation in block.forward],
+        [operation for block in reversed(blocks) for operation in block.backward],
+    )
+
+
+def _exchanges_tokens(forward: Sequence[Operation]) -> bool:
+    return any(operation.part == EXCHANGE and operation.gpu_s for operation in forward)
+
+
+class Pieces(NamedTuple):
+    """The kernels of a pair of passes, in four pieces, and the times of the exchanges beside them."""
+
+    kernels: list[list[Operation]]
+    exchanges: list[float]
+
+
+def _pieces(
+    forward: Sequence[Operation], backward: Sequence[Operation], constants: StepConstants, piece_s: float
+) -> Pieces:
+    """Cut both passes in the order of Megatron-LM (combined 1F1B).
+
+    ::
+
+        kernels    attention f            | experts b, experts f       | attention b
+        exchanges              combine b  | dispatch f     dispatch b  | combine f
+    """
+    before, dispatch, experts, combine, after = _cut(forward)
+    after_b, combine_b, experts_b, dispatch_b, before_b = _cut(backward)
+    kernels = [before, after_b + experts_b, experts, after + before_b]
+    if not all(operation.graphed for operation in forward):
+        kernels = [[Operation("idle", 0.0, 0, 2 * piece_s), *operations] for operations in kernels]
+    exchanges = [
+        one.gpu_s + one.kernels * constants.kernel_gap_s for (one,) in (combine_b, dispatch, dispatch_b, combine)
+    ]
+    return Pieces(kernels, exchanges)
+
+
+def _play_pieces(pieces: Pieces, constants: StepConstants) -> tuple[list[float], float]:
+    """Return the time of each piece in the steady state, and the time in which the GPU waits for the host."""
+    queues, times_s, idle_s = Queues(), [0.0] * len(pieces.kernels), 0.0
+    for _ in range(REPEATS):
+        idle_s = 0.0
+        for index, operations in enumerate(pieces.kernels):
+            parts: dict[str, float] = {}
+            before_s = queues.gpu_s
+            queues = play(operations, queues, constants, parts)
+            times_s[index] = queues.gpu_s - before_s
+            idle_s += parts.get("idle", 0.0)
+    return times_s, idle_s
+
+
+def _pair(pieces: Pieces, constants: StepConstants, slowdown: float) -> PairTime:
+    """Run both passes on a stream of kernels and a stream of exchanges."""
+    times_s, idle_s = _play_pieces(pieces, constants)
+    runs = [run_streams(*_repeated(times_s, pieces.exchanges, repeats), slowdown) for repeats in (REPEATS - 1, REPEATS)]
+    total_s, waiting_s = runs[1].total_s - runs[0].total_s, runs[1].waiting_s - runs[0].waiting_s
+    return PairTime(total_s, idle_s, waiting_s, sum(pieces.exchanges) - waiting_s, total_s - waiting_s - sum(times_s))
+
+
+def _cut(operations: Sequence[Operation]) -> list[list[Operation]]:
+    """Cut the operations of a pass at its last two exchanges.
+
+    Recomputation repeats those of the forward pass before them; they stay with the kernels.
+    """
+    at = [index for index, operation in enumerate(operations) if operation.part == EXCHANGE][-2:]
+    return [
+        list(operations[slice(*ends)])
+        for ends in ((0, at[0]), (at[0], at[0] + 1), (at[0] + 1, at[1]), (at[1], at[1] + 1), (at[1] + 1, None))
+    ]
+
+
+def _repeated(kernels_s: Sequence[float], exchanges_s: Sequence[float], repeats: int) -> tuple[list[Task], list[Task]]:
+    """List the tasks of layers that follow one another: each waits for one of the other stream."""
+    kernels, exchanges = [], []
+    for layer in range(0, 4 * repeats, 4):
+        # The last task of the other stream in the layer before, then its first three in this one.
+        after = (layer - 1, layer, layer + 1, layer + 2)
+        kernels += [Task(seconds, index) for seconds, index in zip(kernels_s, after, strict=True)]
+        exchanges += [Task(seconds, index) for seconds, index in zip(exchanges_s, after, strict=True)]
+    return kernels, exchanges
+
+
+class Run(NamedTuple):
+    """Two streams: the time of all, that in which kernels wait for an exchange, and start and end of each task."""
+
+    total_s: float
+    waiting_s: float
+    kernels: list[tuple[float, float]]
+    exchanges: list[tuple[float, float]]
+
+
+def run_streams(kernels: Sequence[Task], exchanges: Sequence[Task], slowdown: float) -> Run:
+    """Run two streams, each in order; kernels slow down while an exchange runs.
+
+    Examples
+    --------
+    An exchange of 2 s beside kernels of 4 s that take twice as long meanwhile: 1 s of them is done after 2 s.
+
+    >>> run_streams([Task(4.0, -1)], [Task(2.0, -1)], 0.5)[:2]
+    (5.0, 0.0)
+    """
+    now_s = waiting_s = 0.0
+    tasks = (kernels, exchanges)
+    times: tuple[list[tuple[float, float]], list[tuple[float, float]]] = ([], [])
+    left, begun_s = [kernels[0].seconds, exchanges[0].seconds], [-1.0, -1.0]
+    while any(len(times[one]) < len(tasks[one]) for one in (0, 1)):
+        runs = [
+            len(times[one]) < len(tasks[one]) and tasks[one][len(times[one])].after < len(times[1 - one])
+            for one in (0, 1)
+        ]
+        rates = (1 - slowdown if all(runs) else 1.0, 1.0)
+        step_s = min(left[one] / rates[one] for one in (0, 1) if runs[one])
+        waiting_s += 0.0 if runs[0] else step_s
+        for one in (0, 1):
+            if not runs[one]:
+                continue
+            if begun_s[one] < 0:
+                begun_s[one] = now_s
+            left[one] -= step_s * rates[one]
+            if left[one] <= 1e-12:
+                times[one].append((begun_s[one], now_s + step_s))
+                left[one] = tasks[one][len(times[one])].seconds if len(times[one]) < len(tasks[one]) else 0.0
+                begun_s[one] = -1.0
+        now_s += step_s
+    return Run(now_s, waiting_s, *times)
