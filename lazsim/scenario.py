@@ -110,7 +110,7 @@ class Defaults(Spec, frozen=True, kw_only=True):
     time_unit: str | None = None
     time_format: str | None = None
     time_zone: str | None = None
-    cluster_nodes: NumNodes | None = None
+    cluster_nodes: NumNodes | str | None = None
     trace_seed: Seed | None = None
     start: str | float = 0.0
     duration: str | float | None = None

@@ -35,6 +35,7 @@ import pandas as pd
 from lazsim.cli import main as lazsim
 from lazsim.files import TEMPORARY, decode_json
 from tests.conftest import ROOT
+from tests.test_trace_readers import SAMPLES
 
 NUM_SAMPLES = 4000
 LIMIT_S = 10
@@ -95,7 +96,11 @@ def trace_targets() -> Iterator[Target]:
             "0,add,a b c d e\n60,remove,a\n90,add,f\n"
         ),
     }
+    notice = {"detail-type": "EC2 Spot Instance Interruption Warning", "time": "2025-03-01T00:01:00Z"}
+    texts |= {name: SAMPLES[name] for name in ("slurm", "kubernetes", "prometheus", "aws", "gcp", "sacctmgr")}
     texts |= {
+        "aws notices": json.dumps(notice | {"detail": {"instance-id": "i-1", "instance-action": "terminate"}}),
+        "job log": "job_id,node_num,state,start_time,duration\n1,8,NODE_FAIL,2023-05-17 11:01:08,7208\n2,8,FAILED,,3\n",
         "dated counts": "timestamp,num_instances\n" + "".join(f"2025-03-01 00:0{m}:00,{4 - m % 2}\n" for m in range(6)),
         "json lines": "".join(
             json.dumps({"at": f"2025-03-01T00:0{minute}:00Z", "event": event, "host": "a"}) + "\n"
@@ -128,6 +133,7 @@ def trace_targets() -> Iterator[Target]:
     yield Target("mapping", files, "mine.toml", ("trace info @/t.csv --format @/mine.toml --json",))
     options = (
         "trace info @/t.csv --columns node=nodenum,start=4,end=5 --time-format %m/%d/%Y --time-zone Europe/Berlin",
+        "trace info @/t.csv --format lanl --where System!=8 --cluster-nodes 1,[2-4]",
         "trace info @/t.csv --format lanl --where System=9 --time-unit s --cluster-nodes 9 --json",
     )
     yield Target("mapping options", files, None, options)
@@ -319,6 +325,11 @@ def option_targets() -> Iterator[Target]:
     yield Target("custom mapping", {"mine.py": policy}, "mine.py", (place,))
     yield Target("domains", {"racks.txt": b"a,a,b,b\n# c\n"}, "racks.txt", (
         "recovery --nodes 4 --slots 4 --experts 4 --policy mro --domains @/racks.txt --json",
+    ))  # fmt: skip
+    old = b'{"plans": {"mro": [[0, 1], [2, 3], [0, 1], [2, null]]}}'
+    yield Target("old plan", {"old.json": old}, "old.json", (
+        "place --nodes 4 --slots 2 --experts 4 --groups 4 --policy steady --old @/old.json --json",
+        "place --nodes 4 --slots 2 --experts 4 --old @/old.json:mro --move-cost 0",
     ))  # fmt: skip
     yield Target("options", {}, None, (
         "place --nodes 4 --slots 6 --experts 8 --loads 8,7,6,5,4,3,2,1 --min-replicas 2 --policy mro --json",

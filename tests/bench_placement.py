@@ -30,10 +30,19 @@ SERVED = {"num_replicas": 288, "num_nodes": 4, "num_gpus": 32}
 """Slots, nodes and GPUs of a serving deployment of deepseek-v3 with 32 redundant experts."""
 
 
-def rebalance(policy: str = "balanced", fault_threshold: int = 1) -> Callable[[], object]:
+def rebalance(**options: object) -> Callable[[], object]:
     """Plan skewed loads of all layers for serving."""
     loads = zipf_loads(NUM_LAYERS, DEEPSEEK["num_experts"], 1.2, np.random.default_rng(0))
-    return partial(rebalance_experts, loads, **SERVED, num_groups=8, policy=policy, fault_threshold=fault_threshold)
+    return partial(rebalance_experts, loads, **SERVED, **({"num_groups": 1} | options))
+
+
+def rebalance_steadily() -> Callable[[], object]:
+    """Change such a plan after the loads of all experts have changed by up to a tenth."""
+    rng = np.random.default_rng(0)
+    loads = zipf_loads(NUM_LAYERS, DEEPSEEK["num_experts"], 1.2, rng)
+    old = rebalance_experts(loads, **SERVED, num_groups=1)[0]
+    changed = loads * rng.uniform(0.9, 1.1, loads.shape)
+    return partial(rebalance_experts, changed, **SERVED, num_groups=1, old_global_expert_indices=old)
 
 
 CASES: dict[str, Callable[[], Callable[[], object]]] = {
@@ -42,6 +51,8 @@ CASES: dict[str, Callable[[], Callable[[], object]]] = {
     "the same, 24 slots, which do not divide 256": partial(plan_from_loads, place_euclid, num_slots=24),
     "rebalance_experts, 58 x 256, 288 slots": rebalance,
     "the same by the policy eplb": partial(rebalance, policy="eplb"),
+    "the same, 8 groups whole on nodes": partial(rebalance, num_groups=8),
+    "the same, changed from an old placement": rebalance_steadily,
 }
 """Name -> what makes the call that is timed."""
 

@@ -249,3 +249,97 @@ def test_a_folder_that_cannot_be_written_is_told_before_anything_is_done(lazsim,
     assert (code, out) == (2, "")
     assert "cannot be written" in err
     assert err.count("\n") == 1
+
+
+GROUPED = ("--nodes", 2, "--slots", 4, "--gpus-per-node", 2, "--loads", "40,30,20,10", "--min-replicas", 1)
+
+
+def test_groups_of_experts_are_kept_on_one_node_by_eplb_and_others_are_noted(lazsim):
+    code, out, err = lazsim("place", *GROUPED, "--groups", 2, "--policy", "eplb", "--policy", "spread", "--json")
+    assert code == 0
+    # Experts 0 and 1 are one group, 2 and 3 the other.
+    first, second = json.loads(out)["plans"]["eplb"]
+    assert {frozenset(first), frozenset(second)} == {frozenset((0, 1)), frozenset((2, 3))}
+    assert "note: some group of experts is on several nodes under spread\n" in err
+    assert lazsim("place", *GROUPED, "--groups", 3)[::2] == (
+        2, "lazsim: --groups 3: groups are equally large; give a divisor of 4 experts\n",
+    )  # fmt: skip
+
+
+@pytest.fixture
+def old(tmp_path):
+    """Two nodes with two GPUs of two slots; slot s belongs to GPU s % 2. GPUs have 20, 15, 30 and 35 of 100 tokens."""
+    path = tmp_path / "old.json"
+    path.write_text('{"plans": {"held": [[0, 1, 0, null], [0, 1, 2, 3]]}}')
+    return path
+
+
+def test_what_a_policy_moves_and_gains_from_the_old_plan_is_told(lazsim, old):
+    state = 63 * 2**20
+    placed = answer(lazsim, *GROUPED, "--old", old, "--policy", "steady", "--policy", "spread")
+    steady, spread = (placed["old"]["policies"][name] for name in ("steady", "spread"))
+    assert placed["old"]["model"] == "gpt-s"
+    assert placed["old"]["state_bytes"] == state
+    for change in (steady, spread):
+        assert change["num_slots"] == 8
+        assert change["moved_bytes"] == change["num_moved"] * state
+    assert 1 <= steady["num_moved"] < spread["num_moved"]
+    # Moves are paid for: 0.1 of the mean for all slots.
+    assert 0.1 * steady["num_moved"] / 8 <= steady["busiest_before"] - steady["busiest_after"]
+
+
+def test_at_a_high_cost_of_moves_only_empty_slots_and_lost_experts_are_filled(lazsim, old):
+    placed = answer(lazsim, *GROUPED, "--old", old, "--policy", "steady", "--move-cost", 100)
+    assert placed["plans"]["steady"][0][:3] == [0, 1, 0]
+    assert placed["plans"]["steady"][1] == [0, 1, 2, 3]
+    assert placed["old"]["policies"]["steady"]["num_moved"] == 1
+    old.write_text('{"plans": {"held": [[0, 1, 0, 1], [0, 1, 2, 2]]}}')
+    placed = answer(lazsim, *GROUPED, "--old", f"{old}:held", "--policy", "steady", "--move-cost", 100)
+    # Expert 3 was nowhere, so that no load of the old plan can be told.
+    assert placed["old"]["policies"]["steady"]["busiest_before"] is None
+    assert placed["old"]["policies"]["steady"]["num_moved"] == 1
+
+
+def test_a_plan_of_place_is_an_old_plan_and_costs_nothing_to_keep(lazsim, tmp_path):
+    layered = (*SMALL, "--layers", 2)
+    assert lazsim("place", *layered, "--policy", "balanced", "--policy", "mro", "--out", tmp_path / "out")[0] == 0
+    file = f"{tmp_path / 'out' / 'place.json'}:balanced"
+    changes = answer(lazsim, *layered, "--old", file)["old"]["policies"]
+    assert changes["balanced"]["num_moved"] == 0
+    assert changes["steady"]["num_moved"] < changes["spread"]["num_moved"]
+    _, out, _ = lazsim("place", *layered, "--old", file)
+    assert "from the old plan (63 MiB for each expert of gpt-s)" in out
+
+
+def test_after_a_loss_the_steady_policy_moves_little(lazsim):
+    even = ("--nodes", 10, "--slots", 6, "--experts", 12, "--lose", 3)
+    policies = ("--policy", "balanced", "--policy", "steady")
+    loss = answer(lazsim, *even, *policies)["lose"]["policies"]
+    assert loss["steady"]["lost_experts"] == []
+    # With 60 slots, each of the 12 experts has 5 replicas on as many nodes, so that nothing needs repair.
+    assert loss["steady"]["least_bytes"] < loss["balanced"]["least_bytes"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{}", "expected the JSON of lazsim place: Object missing required field plans"),
+        ("nodes", "expected the JSON of lazsim place: JSON is malformed"),
+        ('{"plans": {}}', "has plans of no policy"),
+        ('{"plans": {"a": [[0, 1]], "b": [[0, 1]]}}', "has plans of a, b; name one of them, as in"),
+        ('{"plans": {"a": [[0, 1, 2, 3]]}}', "has 1 x 1 x 4 layers x nodes x slots; give a plan of 1 x 2 x 4"),
+        ('{"plans": {"a": [[0, 1, 2, 3], [0]]}}', "plan of a: "),
+        ('{"plans": {"a": [[0, 1, 2, 4], [0, 1, 2, 3]]}}', "has expert 4 where experts are 0 to 3"),
+        ('{"plans": {"a": [[0, 1, 2, -1], [0, 1, 2, 3]]}}', "plan of a: "),
+        ('{"plans": {"a": [[0, 1, 2, 1e30], [0, 1, 2, 3]]}}', "plan of a: "),
+        ('{"plans": {"a": 3}}', "plan of a: "),
+        ('{"plans": {"a": []}}', "has 1 x 0 layers x nodes x slots; give a plan of 1 x 2 x 4"),
+    ],
+)
+def test_an_old_plan_that_does_not_fit_is_refused_in_a_line(lazsim, old, text, said):
+    old.write_text(text)
+    code, out, err = lazsim("place", *GROUPED, "--old", old)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"lazsim: --old: {old}: ")
+    assert said in err
+    assert err.count("\n") == 1

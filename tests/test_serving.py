@@ -1,16 +1,18 @@
 import itertools
+import operator
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lazsim.errors import InfeasiblePlanError, LazsimError, RoutingFormatError, SpecError
-from lazsim.placement.balanced import place_balanced, replicate_evenly
+from lazsim.placement.balanced import most_distinct, place_balanced, replicate_evenly
 from lazsim.placement.eplb import place_eplb, replicate_greedily
 from lazsim.placement.gpus import pack_gpus
 from lazsim.placement.policies import POLICIES
 from lazsim.placement.serving import rebalance_experts
+from tests.test_baselines import naive_replicas
 
 
 @st.composite
@@ -181,6 +183,45 @@ def test_a_weight_that_is_no_load_is_named(bad):
         ({"num_replicas": "8"}, SpecError, "num_replicas: expected a whole number, found '8'"),
         ({"num_nodes": 2.0}, SpecError, "num_nodes: expected a whole number, found 2.0"),
         ({"num_gpus": None}, SpecError, "num_gpus: expected a whole number, found None"),
+        ({"num_ranks": 4}, SpecError, "num_ranks: expected this or num_gpus, which is the same, found 4 and 4"),
+        ({"num_gpus": None, "num_ranks": 3}, SpecError, "num_ranks: expected a multiple of num_nodes"),
+        ({"num_gpus": [2, 2, 2]}, SpecError, "num_gpus: expected a number from 1 up for each of 2 nodes"),
+        ({"num_gpus": [4, 0]}, SpecError, "num_gpus: expected a number from 1 up for each of 2 nodes"),
+        ({"num_gpus": [3, 2]}, SpecError, "num_replicas: expected a multiple of num_gpus, which is 5, found 8"),
+        ({"num_groups": 0}, SpecError, "num_groups: expected 1 or more, or None, found 0"),
+        ({"num_groups": -2}, SpecError, "num_groups: expected 1 or more, or None, found -2"),
+        ({"num_groups": 6}, SpecError, "num_groups: expected a number that divides the 4 experts, found 6"),
+        ({"num_groups": "x"}, SpecError, "num_groups: expected a whole number, found 'x'"),
+        ({"num_groups": 2.0}, SpecError, "num_groups: expected a whole number, found 2.0"),
+        ({"num_groups": None, "enable_hierarchical": True}, SpecError, "num_groups: expected a number of groups"),
+        (
+            {"num_groups": 3, "enable_hierarchical": True},
+            SpecError,
+            "^enable_hierarchical: 3 groups are no mult",
+        ),
+        (
+            {"num_groups": 2, "enable_hierarchical": True, "policy": "mro"},
+            SpecError,
+            "^enable_hierarchical: policy 'mro'",
+        ),
+        (
+            {"num_groups": 2, "enable_hierarchical": True, "fault_threshold": 2},
+            SpecError,
+            "enable_hierarchical: fault_th",
+        ),
+        ({"enable_hierarchical": "yes"}, SpecError, "enable_hierarchical: expected True, False or None, found 'yes'"),
+        ({"active_ranks": [True] * 3}, SpecError, "active_ranks: expected 0 or 1 for each of 4 GPUs"),
+        ({"active_ranks": [0, 1, 2, 1]}, SpecError, "active_ranks: expected 0 or 1 for each of 4 GPUs"),
+        ({"active_ranks": [0.0] * 4}, SpecError, "active_ranks: expected 0 or 1 for each of 4 GPUs, found float64"),
+        ({"active_ranks": [0] * 4}, InfeasiblePlanError, "active_ranks: no GPU is alive"),
+        ({"active_ranks": [0, 0, 1, 1], "live_nodes": [True, False]}, InfeasiblePlanError, "no GPU is alive"),
+        ({"active_ranks": [0, 1, 1, 1], "policy": "mro"}, InfeasiblePlanError, "'mro' plans for nodes of equal size"),
+        ({"old_global_expert_indices": [[0, 1, 2]]}, SpecError, "expected a multiple of slots of a GPU, which is 2"),
+        ({"old_global_expert_indices": [[0, 1, 2, 4] * 2]}, SpecError, "expected integers from -1 to 3 of .*, found 4"),
+        ({"old_global_expert_indices": [[0, -2] * 4]}, SpecError, "expected integers from -1 to 3 of .*, found -2"),
+        ({"old_global_expert_indices": [[0, 1] * 4] * 2}, SpecError, r"of shape \(1, slots\), found int64 of shape"),
+        ({"old_global_expert_indices": [[0.0, 1] * 4]}, SpecError, "expected integers"),
+        ({"num_replicas": 10**12, "num_gpus": 10**12}, RoutingFormatError, "slots in a layer; give at most"),
         ({"policy": "mor"}, SpecError, "did you mean 'mro'"),
         ({"live_nodes": [0, 1]}, SpecError, "mask of 2 booleans"),
         ({"live_nodes": [True] * 3}, SpecError, "mask of 2 booleans"),
@@ -219,3 +260,125 @@ def test_tensors_come_back_as_tensors_of_the_same_device_with_the_same_answers()
             assert tensor.device == weight.device
             assert tensor.tolist() == array.tolist()
     assert isinstance(rebalance_experts(torch.nn.Parameter(torch.rand(2, 4)), 8, 1, 2, 4)[0], torch.Tensor)
+
+
+def naive_groups(load, num_groups, num_nodes):
+    """The node of each group: heaviest first, to the lightest node that has fewer than its part."""
+    size = len(load) // num_groups
+    weights = [sum(load[group * size : (group + 1) * size]) for group in range(num_groups)]
+    nodes: list[list[int]] = [[] for _ in range(num_nodes)]
+    for group in sorted(range(num_groups), key=lambda group: (-weights[group], group)):
+        open_nodes = [node for node in nodes if len(node) < num_groups // num_nodes]
+        min(open_nodes, key=lambda node: sum(weights[other] for other in node)).append(group)
+    return nodes
+
+
+@st.composite
+def grouped_problems(draw):
+    num_nodes, gpus_per_node, size = draw(st.integers(1, 3)), draw(st.integers(1, 3)), draw(st.integers(1, 3))
+    num_groups = num_nodes * draw(st.integers(1, 3))
+    num_experts, num_gpus = num_groups * size, num_nodes * gpus_per_node
+    per_gpu = -(-num_experts // num_gpus) + draw(st.integers(0, 2))
+    load = st.lists(st.integers(0, 1000), min_size=num_experts, max_size=num_experts)
+    loads = np.array(draw(st.lists(load, min_size=1, max_size=2)))
+    return loads, num_gpus * per_gpu, num_groups, num_nodes, num_gpus
+
+
+@given(grouped_problems())
+def test_groups_are_on_the_nodes_and_in_the_numbers_of_the_original_hierarchical_policy(problem):
+    loads, num_replicas, num_groups, num_nodes, _ = problem
+    result = rebalance_experts(*problem)
+    check(result, *loads.shape, num_replicas)
+    physical, _, count = result
+    size, per_node = loads.shape[1] // num_groups, num_replicas // num_nodes
+    for layer, load in enumerate(loads.tolist()):
+        groups = naive_groups(load, num_groups, num_nodes)
+        for node, own in enumerate(groups if num_nodes > 1 else [range(num_groups)]):
+            experts = [group * size + expert for group in own for expert in range(size)]
+            assert set(physical[layer].reshape(num_nodes, per_node)[node].tolist()) == set(experts)
+            # Ties aside, the heaviest replica is that of greedy replication on the node.
+            own_load = [load[expert] for expert in experts]
+            greedily = naive_replicas(own_load, per_node)
+            heaviest = max(map(operator.truediv, own_load, greedily))
+            assert max(load[expert] / count[layer, expert] for expert in experts) == pytest.approx(heaviest)
+
+
+def test_the_example_of_the_original_keeps_each_of_four_groups_on_one_of_two_nodes():
+    # Twelve experts on 16 slots of 8 GPUs, as in its README, with own loads.
+    loads = np.random.default_rng(5).integers(1, 200, (2, 12))
+    physical, _, _ = rebalance_experts(loads, 16, 4, 2, 8)
+    for first, second in (physical // 3).reshape(2, 2, 8).tolist():
+        assert len(set(first)) == len(set(second)) == 2
+        assert not set(first) & set(second)
+    # No GPU holds an expert twice.
+    assert all(len(set(gpu)) == 2 for gpu in physical.reshape(-1, 2).tolist())
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"num_groups": 3}, "3 groups are no multiple of 2 nodes"),
+        ({"policy": "spread"}, "policy 'spread' does not keep them together"),
+        ({"fault_threshold": 2}, "fault_threshold 2 puts an expert on several nodes"),
+        # The second node has 2 slots and the first 4, where groups have 3 experts.
+        ({"active_ranks": [1, 1, 0, 1], "num_replicas": 8}, "2 groups of 3 experts do not fit whole on these nodes"),
+    ],
+)
+def test_a_warning_says_why_groups_are_split(changed, why):
+    arguments = {"weight": np.ones((1, 6)), "num_replicas": 16, "num_groups": 2, "num_nodes": 2, "num_gpus": 4}
+    with pytest.warns(UserWarning, match=why):
+        _, _, count = rebalance_experts(**(arguments | changed))
+    assert count.min() >= 1
+
+
+@pytest.mark.parametrize("changed", [{"num_groups": None}, {"num_groups": 1}, {"enable_hierarchical": False}])
+def test_without_groups_to_keep_nothing_warns_and_the_plan_is_the_global_one(changed):
+    arguments = {"weight": [[40, 30, 20, 10]], "num_replicas": 4, "num_groups": 2, "num_nodes": 2, "num_gpus": 2}
+    assert rebalance_experts(**(arguments | changed))[0].tolist() == [[0, 3, 1, 2]]
+    assert rebalance_experts(**arguments)[0].tolist() == [[0, 1, 2, 3]]
+
+
+@given(problems(), st.integers(1, 3), st.data())
+@settings(max_examples=50)
+def test_masks_of_gpus_leave_out_their_slots_and_keep_every_threshold_that_fits(problem, fault_threshold, data):
+    loads, num_replicas, num_nodes, num_gpus = problem
+    num_layers, num_experts = loads.shape
+    per_gpu = num_replicas // num_gpus
+    alive = np.array(data.draw(st.lists(st.booleans(), min_size=num_gpus, max_size=num_gpus)))
+    call = {"fault_threshold": fault_threshold, "active_ranks": alive.astype(int).tolist()}
+    if alive.sum() * per_gpu < num_experts:
+        with pytest.raises(InfeasiblePlanError):
+            rebalance_experts(loads, num_replicas, 1, num_nodes, num_gpus, **call)
+        return
+    result = rebalance_experts(loads, num_replicas, 1, num_nodes, num_gpus, **call)
+    check(result, num_layers, num_experts, num_replicas)
+    assert ((result[0] >= 0) == alive.repeat(per_gpu)).all()
+    slots_N = alive.reshape(num_nodes, -1).sum(axis=1) * per_gpu
+    kept = min(fault_threshold, most_distinct(num_experts, slots_N[slots_N > 0]))
+    for layer, expert in itertools.product(range(num_layers), range(num_experts)):
+        assert len(nodes_of(result, layer, expert, num_replicas // num_nodes)) >= kept
+
+
+def test_nodes_may_have_different_numbers_of_gpus():
+    loads = np.random.default_rng(2).integers(1, 1000, (2, 12))
+    result = rebalance_experts(loads, 18, 1, 2, [4, 2], fault_threshold=1)
+    check(result, 2, 12, 18)
+    # The GPUs are as even as where all are alike.
+    alike = rebalance_experts(loads, 18, 1, 1, 6)
+    uneven, even = (gpu_imbalance(found[0].reshape(2, 6, 3), loads, found[2]) for found in (result, alike))
+    assert uneven.mean() <= even.mean() * 1.05
+    # Equal numbers, one for each node, are as their sum.
+    assert rebalance_experts(loads, 24, 1, 2, [2, 2])[0].tolist() == rebalance_experts(loads, 24, 1, 2, 4)[0].tolist()
+
+
+def test_a_mask_that_leaves_equal_nodes_plans_as_for_such_nodes():
+    loads = np.random.default_rng(3).integers(1, 1000, (1, 8))
+    masked, _, _ = rebalance_experts(loads, 16, 1, 2, 8, active_ranks=[1, 0, 1, 0, 0, 1, 0, 1])
+    alone, _, _ = rebalance_experts(loads, 8, 1, 2, 4)
+    assert masked[masked >= 0].tolist() == alone.ravel().tolist()
+
+
+def test_the_change_from_an_old_placement_is_logged(caplog):
+    with caplog.at_level("INFO", logger="lazsim"):
+        rebalance_experts([[40, 30, 20, 10]], 4, 1, 2, 2, [[0, 1, 2, 3]])
+    assert caplog.messages == ["2 of 4 replicas moved; busiest GPU 1.400 -> 1.000 of the mean"]

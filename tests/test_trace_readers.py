@@ -29,6 +29,16 @@ SAMPLES = {
     "9,2,1,6/21/2005 10:54,6/21/2005 10:55\n",
     "sacctmgr": "Cluster|NodeName|TimeStart|TimeEnd|State\nc1||2025-03-01T00:00:00|Unknown|\n"
     "c1|gpu-2|2025-03-01T00:00:00|2025-03-01T00:01:00|DOWN*\nc1|gpu-1|2025-03-01T00:00:30|Unknown|DOWN*\n",
+    "slurm": "[2025-03-01T00:00:00.000] Node gpu-1 now responding\n"
+    "[2025-03-01T00:01:00.000] error: Nodes gpu-1 not responding, setting DOWN\n",
+    "kubernetes": '{"kind": "List", "items": [\n{"kind": "Event", "reason": "NodeNotReady", "lastTimestamp": '
+    '"2025-03-01T00:01:00Z", "involvedObject": {"kind": "Node", "name": "gpu-1"}}]}',
+    "prometheus": '{"status": "success", "data": {"resultType": "matrix", "result": [{"metric": {"__name__": "up", '
+    '"instance": "gpu-1:9100"}, "values": [[1740787200, "1"], [1740787260, "0"]]}]}}',
+    "aws": '{"Activities": [{"Description": "Terminating EC2 instance: i-0a", "StartTime": "2025-03-01T00:01:00Z", '
+    '"StatusCode": "Successful"}]}',
+    "gcp": '[{"operationType": "compute.instances.preempted", "startTime": "2025-03-01T00:00:00.000-08:00", '
+    '"status": "DONE", "targetLink": "https://www.googleapis.com/compute/v1/projects/p/zones/z/instances/gpu-1"}]',
     "lazsim": "# format: lazsim-trace 1\n# duration_s: 90\ntime_s,event,nodes\n0,add,a b\n60,remove,a\n",
 }
 PARCAE_COUNTS = "0,1\n0,2\n60000,1\n"
@@ -202,9 +212,9 @@ def test_lenient_reads_a_valid_trace_or_gives_one_clear_line(write, name):
     [
         (b"", "empty"),
         (b" \n\n", "empty"),
-        (b"\x89PNG\r\n\x1a\n\x00\x00", "binary"),
+        (b"\x89PNG\r\n\x1a\n\x00\x00", "picture"),
         (b"\xff\xfe0\x00,\x00", "binary"),
-        (b"once upon a time\n", "bamboo, gcloud, google-machine-events, infinitehbd"),
+        (b"once upon a time\n", "bamboo, gcloud, gcp, google-machine-events, infinitehbd"),
         (b"[]", "known formats"),
         (b'{"metadata": {"gap_seconds": 60}, "data": [0, 0]}', "no node event"),
         (b"\xef\xbb\xbfonce", "known formats"),

@@ -14,6 +14,7 @@ from lazsim.cli.common import (
     NODES,
     SLOTS,
     WHOLE,
+    Number,
     OutFolder,
     json_option,
     options,
@@ -40,6 +41,10 @@ planning_options = options(
         help="Loads of the experts: even, proportional to 1 over the rank to the power of S, tokens of each, a "
         "recording, or a generator (see lazsim list routing). Default: uniform.",
     ),
+    click.option(
+        "--groups", type=EXPERTS, default=1, show_default=True,
+        help="Groups of experts in group-limited routing: eplb keeps each on one node, for a multiple of --nodes.",
+    ),
     click.option("--min-replicas", type=SLOTS, help="Fewest replicas of an expert; default 2."),
     click.option("--layers", type=LAYERS, help="Layers: the first of a FILE, or their number."),
     click.option(
@@ -62,6 +67,16 @@ planning_options = options(
     help="Let these nodes fail; plan anew on the others and show what moves.",
 )  # fmt: skip
 @click.option(
+    "--old",
+    metavar="FILE[:POLICY]",
+    help="The plan that the nodes hold, from --out or --json: show what each policy moves and gains.",
+)
+@click.option(
+    "--move-cost", type=Number(min=0), metavar="X",
+    help="What moving all replicas must gain under the policy steady: the load of the busiest GPU, as a share of the "
+    "mean; default 0.1.",
+)  # fmt: skip
+@click.option(
     "--model",
     metavar="NAME|TOML",
     help="Model whose experts move (default: gpt-s), and whose memory on each GPU is shown.",
@@ -76,6 +91,7 @@ planning_options = options(
 def command(
     policies: tuple[str, ...],
     lose: Sequence[int],
+    old: str | None,
     model: str | None,
     gpu: str | None,
     layer: int | None,
@@ -90,12 +106,15 @@ def command(
     """
     from lazsim.output.reliability import comparison_files, comparison_parts
     from lazsim.reliability.comparison import compare_plans
-    from lazsim.reliability.task import build_task
+    from lazsim.reliability.task import build_task, with_old_plan
     from lazsim.study.memory import with_memory
 
     if gpu and not model:
         raise SpecError("`gpu` holds a model: give `model`, too")
-    comparison = compare_plans(build_task(**planning), policies, lose, model or "gpt-s", layer)
+    task = build_task(**planning)
+    if old is not None:
+        task = with_old_plan(task, old)
+    comparison = compare_plans(task, policies, lose, model or "gpt-s", layer)
     if model:
         comparison = with_memory(comparison, model, gpu)
     show(comparison, comparison.notes, comparison_parts, as_json=as_json, out=out, files=comparison_files)

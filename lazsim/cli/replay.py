@@ -39,7 +39,11 @@ replay_options = options(
     ),
     click.option("--time-format", metavar="TEXT", help="Of dates, as %d/%m/%Y %H:%M; ISO 8601 needs none."),
     click.option("--time-zone", metavar="NAME", help="Of dates that name none, as Europe/Berlin; default UTC."),
-    click.option("--cluster-nodes", type=NODES, help="All nodes, if the file names only those with a failure."),
+    click.option(
+        "--cluster-nodes",
+        metavar="N|HOSTS|FILE",
+        help="All nodes, if the file names only those with a failure: how many, or which, as gpu-[01-16].",
+    ),
     click.option("--start", type=DURATION, default=0.0, help="Where in the trace to begin; default 0."),
     click.option("--duration", type=DURATION, help="How much of it, as 80min; default: to its end."),
     click.option(

@@ -42,6 +42,8 @@ def comparison_parts(comparison: PlanComparison, width: int | None = None) -> It
     yield _score_table(comparison)
     if comparison.memory:
         yield _memory_line(comparison.memory)
+    if comparison.changes:
+        yield _change_table(comparison)
     if comparison.lost:
         yield from _loss_parts(comparison)
     maps = list(text_maps(layer_maps(comparison), width or terminal_width()))
@@ -114,6 +116,24 @@ def _score_table(comparison: PlanComparison) -> Table:
     notes = ["fewer failures than the fewest nodes of an expert are always survived; a fatal set of nodes holds all "
              "replicas of an expert"]  # fmt: skip
     return Table(columns, rows, notes=notes)
+
+
+def _change_table(comparison: PlanComparison) -> Table:
+    columns: list[Column | str] = [
+        key("policy"),
+        Column("replicas moved", ",d"),
+        Column("of all", lambda share: f"{100 * share:.3g} %"),
+        Column("MiB moved", ",.1f"),
+        Column("GPU max/mean before", ".3f"),
+        Column("after", ".3f"),
+    ]
+    rows = [
+        (name, one.num_moved, one.num_moved / one.num_slots, one.moved_bytes / MIB, one.busiest_before,
+         one.busiest_after)
+        for name, one in comparison.changes.items()
+    ]  # fmt: skip
+    state = f"{comparison.state_bytes / MIB:.4g} MiB for each expert of {comparison.model}"
+    return Table(columns, rows, f"from the old plan ({state})")
 
 
 def _memory_line(memory: Mapping[str, Any]) -> str:

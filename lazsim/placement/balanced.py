@@ -105,3 +105,53 @@ def place_balanced(replicas_LE: Ints, load_LE: Ints, num_nodes: int, num_slots: 
         slots_LNS[layer, node_LN, turn] = dealt[:, turn]
         total_LN[layer, node_LN] += share[:, turn]
     return PlacementPlan(slots_LNS, num_experts)
+
+
+def place_on_uneven(replicas_LE: Ints, load_LE: Ints, slots_N: Ints, fault_threshold: int) -> PlacementPlan:
+    """Deal replicas over nodes of different sizes, an expert to different nodes.
+
+    Parameters
+    ----------
+    replicas_LE, load_LE
+        As for `place_balanced`.
+    slots_N
+        Slots of each node; replicas fill all of them. The plan has empty slots at the end of smaller nodes.
+    fault_threshold
+        Distinct nodes of each expert, at most its replicas and `most_distinct`.
+
+    Notes
+    -----
+    The first replicas of every expert, as many as the threshold, are dealt before all others, heaviest first. A replica
+    goes to the node with most free slots that lacks the expert, the least loaded one of several. Filling the columns
+    with most room reaches every threshold that can be reached (Gale, Pacific J. Math. 7, 1957).
+
+    Examples
+    --------
+    >>> plan = place_on_uneven(np.array([[2, 2, 1]]), np.array([[60, 30, 10]]), np.array([3, 2]), fault_threshold=2)
+    >>> plan.slots_LNS.tolist()
+    [[[0, 1, 2], [0, 1, -1]]]
+    """
+    num_layers, num_experts = replicas_LE.shape
+    slots_LNS = np.full((num_layers, len(slots_N), int(slots_N.max())), -1)
+    for slots_NS, replicas_E, load_E in zip(slots_LNS, replicas_LE, load_LE, strict=True):
+        share_E = load_E / replicas_E
+        order_E = np.argsort(-share_E, kind="stable")
+        first_E = np.minimum(replicas_E, fault_threshold)
+        free_N, load_N = slots_N.copy(), np.zeros(len(slots_N))
+        for expert in np.concatenate(
+            [order_E.repeat(first_E[order_E]), order_E.repeat((replicas_E - first_E)[order_E])]
+        ):
+            held_N = (slots_NS == expert).any(axis=1)
+            node = np.lexsort((load_N / slots_N, -free_N, held_N, free_N == 0))[0]
+            slots_NS[node, slots_N[node] - free_N[node]] = expert
+            free_N[node] -= 1
+            load_N[node] += share_E[expert]
+    return PlacementPlan(slots_LNS, num_experts)
+
+
+def most_distinct(num_experts: int, slots_N: Ints) -> int:
+    """Return the largest number of distinct nodes that every expert can be on.
+
+    Experts that are all on as many nodes fit exactly if their sum does, where a node counts no more slots than experts.
+    """
+    return min(len(slots_N), int(np.minimum(slots_N, num_experts).sum()) // num_experts)

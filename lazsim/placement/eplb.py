@@ -1,12 +1,13 @@
 """The greedy balancer of DeepSeek, which ignores failures.
 
-Axes: L layers, E experts, N nodes, S slots of a node, G all GPUs, P replicas of a layer, heaviest first.
+Axes: L layers, E experts, N nodes, S slots of a node, G all GPUs, P replicas of a layer, heaviest first, U groups.
 """
 
 import heapq
 
 import numpy as np
 
+from lazsim.errors import InfeasiblePlanError
 from lazsim.placement.allocation import prepare_loads
 from lazsim.placement.plan import Floats, Ints, PlacementPlan
 
@@ -31,8 +32,8 @@ def place_eplb(load_LE: Ints, num_nodes: int, num_slots: int, gpus_per_node: int
     Notes
     -----
     The global policy of DeepSeek's EPLB (github.com/deepseek-ai/EPLB): after `replicate_greedily`, replicas go one by
-    one, heaviest first, to the least loaded GPU with a free slot, the first of several. Their hierarchical policy, for
-    routing that is limited to groups of experts, is not implemented.
+    one, heaviest first, to the least loaded GPU with a free slot, the first of several. `place_groups` has their
+    hierarchical policy, for routing that is limited to groups of experts.
 
     Examples
     --------
@@ -54,6 +55,66 @@ def place_eplb(load_LE: Ints, num_nodes: int, num_slots: int, gpus_per_node: int
         by_gpu = expert_P[np.argsort(gpu_P, kind="stable")].reshape(num_nodes, num_slots)
         slots_LNS[layer][:, np.argsort(gpu_S, kind="stable")] = by_gpu
     return PlacementPlan(slots_LNS, num_experts)
+
+
+def place_groups(load_LE: Ints, num_groups: int, slots_N: Ints, gpus_N: Ints) -> PlacementPlan:
+    """Keep each group of experts on one node, and place the experts of each node as `place_eplb` does.
+
+    Parameters
+    ----------
+    load_LE
+        Tokens routed to each expert, integers from 0 up, shape (L, E).
+    num_groups
+        Groups of experts, which follow one another and are equally large.
+    slots_N, gpus_N
+        Slots and GPUs of each node; slot ``s`` belongs to GPU ``s % gpus_N[node]``.
+
+    Raises
+    ------
+    InfeasiblePlanError
+        When groups do not fit on nodes, or there are fewer groups than nodes.
+
+    Notes
+    -----
+    The hierarchical policy of DeepSeek's EPLB (github.com/deepseek-ai/EPLB). Nodes take numbers of groups in proportion
+    to their slots, the same number where nodes are even. Groups go one by one, heaviest first, to the node with least
+    load per slot that may take one more.
+
+    Examples
+    --------
+    >>> two = np.array([2, 2])
+    >>> place_groups(np.array([[40, 30, 20, 10]]), num_groups=2, slots_N=two, gpus_N=two).slots_LNS.tolist()
+    [[[0, 1], [2, 3]]]
+    """
+    num_layers, num_experts = load_LE.shape
+    group_size = num_experts // num_groups
+    left_LN = np.tile(_groups_of_nodes(num_groups, group_size, slots_N), (num_layers, 1))
+    load_LU = load_LE.reshape(num_layers, num_groups, group_size).sum(axis=2)
+    node_LU, load_LN, layer = np.empty_like(load_LU), np.zeros(left_LN.shape), np.arange(num_layers)
+    for group_L in np.argsort(-load_LU, axis=1, kind="stable").T:
+        node_L = np.where(left_LN > 0, load_LN / slots_N, np.inf).argmin(axis=1)
+        node_LU[layer, group_L] = node_L
+        load_LN[layer, node_L] += load_LU[layer, group_L]
+        left_LN[layer, node_L] -= 1
+    slots_LNS = np.full((num_layers, len(slots_N), int(slots_N.max())), -1)
+    for node, (num_slots, num_gpus) in enumerate(zip(slots_N.tolist(), gpus_N.tolist(), strict=True)):
+        own_LE = (node_LU == node).repeat(group_size, axis=1).nonzero()[1].reshape(num_layers, -1)
+        alone = place_eplb(np.take_along_axis(load_LE, own_LE, axis=1), 1, num_slots, num_gpus)
+        slots_LNS[:, node, :num_slots] = np.take_along_axis(own_LE, alone.slots_LNS[:, 0], axis=1)
+    return PlacementPlan(slots_LNS, num_experts)
+
+
+def _groups_of_nodes(num_groups: int, group_size: int, slots_N: Ints) -> Ints:
+    """Share groups among nodes in proportion to their slots, as far as these hold them, shape (N,)."""
+    groups_N = np.zeros_like(slots_N)
+    for _ in range(num_groups):
+        share_N = np.where((groups_N + 1) * group_size <= slots_N, slots_N / (groups_N + 1), 0.0)
+        if not share_N.any():
+            raise InfeasiblePlanError(f"{num_groups} groups of {group_size} experts do not fit whole on these nodes")
+        groups_N[share_N.argmax()] += 1
+    if not groups_N.all():
+        raise InfeasiblePlanError(f"{num_groups} groups of {group_size} experts leave a node without any")
+    return groups_N
 
 
 def replicate_greedily(load_LE: Ints, num_slots: int) -> Ints:

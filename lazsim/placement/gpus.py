@@ -95,7 +95,7 @@ def _cheaper_cycle(replicas_EN: Ints, gpus_per_node: int) -> list[tuple[int, int
             return [(int(giver_N[taker]), int(expert_N[taker]), taker) for taker in takers]
 
 
-def pack_gpus(plan: PlacementPlan, load_LE: Ints, gpus_per_node: int) -> Ints:
+def pack_gpus(plan: PlacementPlan, load_LE: Ints, gpus_per_node: int, gpus_N: Ints | None = None) -> Ints:
     """Give the replicas of each node to its GPUs, heaviest first, each to the lightest GPU with a free slot.
 
     Parameters
@@ -106,6 +106,8 @@ def pack_gpus(plan: PlacementPlan, load_LE: Ints, gpus_per_node: int) -> Ints:
         Tokens routed to each expert, shared evenly by its replicas, shape (L, E).
     gpus_per_node
         GPUs of a node, which divide its slots.
+    gpus_N
+        GPUs of each node that are used, the first ones; its replicas fill their slots. All by default.
 
     Returns
     -------
@@ -124,8 +126,11 @@ def pack_gpus(plan: PlacementPlan, load_LE: Ints, gpus_per_node: int) -> Ints:
     share_BS = np.take_along_axis(share_BS, order_BS, axis=1)
     node_B = np.arange(num_layers * num_nodes)
     packed_BQK = np.full((len(node_B), gpus_per_node, per_gpu), -1)
-    total_BQ, taken_BQ = np.zeros((len(node_B), gpus_per_node)), np.zeros((len(node_B), gpus_per_node), dtype=np.int64)
+    taken_BQ = np.zeros((len(node_B), gpus_per_node), dtype=np.int64)
     far = 1.0 + 2.0 * share_BS.clip(min=0).sum(axis=1).max(initial=0.0)
+    used_B = np.tile(np.full(num_nodes, gpus_per_node) if gpus_N is None else gpus_N, num_layers)
+    # GPUs that are not used come last, and get the empty slots.
+    total_BQ = np.where(np.arange(gpus_per_node) < used_B[:, None], 0.0, 2.0 * far)
     for slot in range(num_slots):
         holds_BQ = (packed_BQK == expert_BS[:, slot, None, None]).any(axis=2)
         rank_BQ = np.where(taken_BQ < per_gpu, total_BQ + far * holds_BQ, np.inf)
@@ -135,7 +140,7 @@ def pack_gpus(plan: PlacementPlan, load_LE: Ints, gpus_per_node: int) -> Ints:
         taken_BQ[node_B, gpu_B] += 1
     # A GPU may have had the last free slots, and an expert already.
     for node in np.flatnonzero(_hold_twice(packed_BQK.swapaxes(1, 2).reshape(1, -1, num_slots), gpus_per_node)):
-        _swap_apart(packed_BQK[node], share[node // num_nodes])
+        _swap_apart(packed_BQK[node, : used_B[node]], share[node // num_nodes])
     return packed_BQK.reshape(num_layers, num_nodes, gpus_per_node, per_gpu)
 
 

@@ -74,6 +74,12 @@ class PlacementPlan:
         """Keep some nodes only, in the order given by their indices."""
         return PlacementPlan(self.slots_LNS[:, np.asarray(columns, dtype=np.int64)], self.num_experts)
 
+    def with_slots(self, num_slots: int) -> "PlacementPlan":
+        """Give every node empty slots until it has this number."""
+        num_empty = num_slots - self.slots_LNS.shape[2]
+        slots_LNS = np.pad(self.slots_LNS, ((0, 0), (0, 0), (0, num_empty)), constant_values=-1)
+        return PlacementPlan(slots_LNS, self.num_experts)
+
     def check(self, replicas_LE: Ints | None = None) -> "PlacementPlan":
         """Assert what holds of every plan of a policy.
 

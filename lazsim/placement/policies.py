@@ -12,14 +12,18 @@ from lazsim.files import read_bytes
 from lazsim.placement.balanced import place_balanced
 from lazsim.placement.baselines import place_compact, place_random, place_spread
 from lazsim.placement.custom import call_policy, installed_policies, load_from_file, load_installed, origin
-from lazsim.placement.eplb import place_eplb
+from lazsim.placement.eplb import place_eplb, place_groups
 from lazsim.placement.euclid import place_euclid
 from lazsim.placement.expert_parallel import place_ep_on_most
 from lazsim.placement.gpus import spread_over_gpus
 from lazsim.placement.mro import place_mro
 from lazsim.placement.plan import Ints, PlacementPlan
 from lazsim.placement.request import PlacementRequest
+from lazsim.placement.steady import Rules, gpu_slots, keep_steady, node_slots
 from lazsim.specs import sha256, unknown_name
+
+STEADY = "steady"
+"""The policy that changes an old plan."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,29 @@ def _ep(request: PlacementRequest) -> PlacementPlan:
     return place_ep_on_most(num_layers, num_experts, request.num_nodes, request.num_slots, request.gpus_per_node)
 
 
+def _eplb(request: PlacementRequest) -> PlacementPlan:
+    """Keep groups on one node each under the condition of the original; see `place_groups`."""
+    num_nodes, num_slots, num_gpus = request.num_nodes, request.num_slots, request.gpus_per_node
+    if request.num_groups > 1 and request.num_groups % num_nodes == 0:
+        slots_N, gpus_N = np.full(num_nodes, num_slots), np.full(num_nodes, num_gpus)
+        return place_groups(request.load_LE, request.num_groups, slots_N, gpus_N)
+    return place_eplb(request.load_LE, num_nodes, num_slots, num_gpus)
+
+
+def _steady(request: PlacementRequest) -> PlacementPlan:
+    """Change the old plan of a request towards that of ``eplb`` where groups are kept, of ``balanced`` elsewhere."""
+    keeps_groups = request.num_groups > 1 and request.num_groups % request.num_nodes == 0
+    fresh = place("eplb" if keeps_groups else "balanced", request)
+    if request.old is None:
+        return fresh
+    fewest_nodes = min(int(request.replicas_LE.min()), fresh.fewest_nodes)
+    node_G = np.arange(request.num_nodes).repeat(request.gpus_per_node)
+    rules = Rules(node_G, fewest_nodes, request.num_groups if keeps_groups else 1)
+    held_LGK, fresh_LGK = (gpu_slots(plan, request.gpus_per_node) for plan in (request.old, fresh))
+    steady_LGK = keep_steady(held_LGK, fresh_LGK, request.load_LE, rules, request.move_cost)
+    return node_slots(steady_LGK, fresh.num_experts, request.gpus_per_node)
+
+
 POLICIES: Mapping[str, NamedPolicy] = {
     policy.name: policy
     for policy in (
@@ -106,10 +133,16 @@ POLICIES: Mapping[str, NamedPolicy] = {
         ),
         NamedPolicy(
             "eplb",
-            lambda request: place_eplb(request.load_LE, request.num_nodes, request.num_slots, request.gpus_per_node),
-            "Balance GPUs greedily as DeepSeek's EPLB does; allocates by itself.",
+            _eplb,
+            "Balance GPUs greedily as DeepSeek's EPLB does, groups of experts on one node each; allocates by itself.",
             allocates=True,
             plans_layers_alone=True,
+        ),
+        NamedPolicy(
+            STEADY,
+            _steady,
+            "Change the old plan as far as the gain is worth the moves; allocates by itself, as balanced without one.",
+            allocates=True,
         ),
         NamedPolicy(
             "ep",

@@ -7,7 +7,8 @@ import numpy as np
 from lazsim.errors import SpecError
 from lazsim.limits import MAX_PLAN_CELLS, MAX_SLOTS
 from lazsim.loads import check_loads
-from lazsim.placement.plan import Ints
+from lazsim.placement.plan import Ints, PlacementPlan
+from lazsim.placement.steady import MOVE_COST
 
 
 def require_plan_size(num_layers: int, num_experts: int, num_nodes: int, num_slots: int) -> None:
@@ -45,6 +46,13 @@ class PlacementRequest:
         Tokens routed to each expert; the replicas where loads are unknown.
     seed : int
         Seed of a policy that draws.
+    num_groups : int
+        Groups of experts in group-limited routing, which follow one another and are equally large.
+    old : PlacementPlan, optional
+        The plan that the nodes hold, for policies that change it: of the same layers, experts and nodes, and of at most
+        as many slots, to which empty ones are added.
+    move_cost : float
+        What a policy that changes that plan must gain; see `lazsim.placement.steady.keep_steady`.
     """
 
     replicas_LE: Ints
@@ -53,6 +61,9 @@ class PlacementRequest:
     gpus_per_node: int = 1
     load_LE: Ints = field(default_factory=lambda: np.empty((0, 0), dtype=np.int64))
     seed: int = 0
+    num_groups: int = 1
+    old: PlacementPlan | None = None
+    move_cost: float = MOVE_COST
 
     def __post_init__(self) -> None:
         """Check replicas and loads, make both read-only, and take the replicas for loads that are not given."""
@@ -65,6 +76,18 @@ class PlacementRequest:
             view = array.view()
             view.flags.writeable = False
             object.__setattr__(self, name, view)
+        if self.old is not None:
+            object.__setattr__(self, "old", self._checked_old(self.old))
+
+    def _checked_old(self, old: PlacementPlan) -> PlacementPlan:
+        num_layers, num_experts = self.replicas_LE.shape
+        shape = old.slots_LNS.shape
+        if shape[:2] != (num_layers, self.num_nodes) or shape[2] > self.num_slots or old.num_experts != num_experts:
+            expected = f"{num_experts} experts and slots of shape {(num_layers, self.num_nodes, self.num_slots)}"
+            raise SpecError(f"old: expected a plan of {expected}, found {old.num_experts} and {shape}")
+        if self.num_slots % self.gpus_per_node:
+            raise SpecError(f"old: {self.gpus_per_node} GPUs do not share {self.num_slots} slots evenly")
+        return old.with_slots(self.num_slots)
 
 
 def _checked_replicas(replicas_LE: Ints, num_slots: int) -> Ints:

@@ -1,22 +1,39 @@
 """Plan experts for serving through the interface of DeepSeek's balancer, which vLLM and SGLang call.
 
-Axes: L layers, E logical experts, P physical experts (slots of all GPUs), X most replicas of an expert, N nodes.
+Axes: L layers, E logical experts, P physical experts (slots of all GPUs), X most replicas of an expert, N nodes, G GPUs
+used, K slots of a GPU.
 """
 
+import logging
 import operator
 import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from lazsim.errors import InfeasiblePlanError, RoutingFormatError, SpecError
-from lazsim.loads import MAX_TOKENS
-from lazsim.placement.balanced import replicate_evenly
+from lazsim.loads import MAX_TOKENS, check_loads
+from lazsim.placement.balanced import most_distinct, place_on_uneven, replicate_evenly
+from lazsim.placement.eplb import place_groups
 from lazsim.placement.gpus import pack_gpus
-from lazsim.placement.plan import Bools, Ints, PlacementPlan
+from lazsim.placement.plan import Bools, Ints
 from lazsim.placement.policies import place
 from lazsim.placement.request import PlacementRequest
+from lazsim.placement.steady import (
+    MOVE_COST,
+    PlanChange,
+    Rules,
+    check_move_cost,
+    even_out,
+    keep_steady,
+    tell_change,
+)
+
+log = logging.getLogger(__name__)
 
 FINEST = 2**32
 """Resolution of loads that are not counts: the heaviest load of a layer becomes this integer."""
@@ -25,13 +42,18 @@ FINEST = 2**32
 def rebalance_experts(
     weight: Any,
     num_replicas: int,
-    num_groups: int,  # noqa: ARG001
+    num_groups: int | None,
     num_nodes: int,
-    num_gpus: int,
+    num_gpus: int | Sequence[int] | None = None,
+    old_global_expert_indices: Any = None,
+    active_ranks: Any = None,
     *,
-    policy: str = "balanced",
+    num_ranks: int | None = None,
+    enable_hierarchical: bool | None = None,
+    policy: str | None = None,
     fault_threshold: int = 1,
     live_nodes: Any = None,
+    move_cost: float = MOVE_COST,
 ) -> tuple[Any, Any, Any]:
     """Assign experts to the slots of all GPUs.
 
@@ -40,14 +62,27 @@ def rebalance_experts(
     weight : array or torch tensor of shape (L, E)
         Load of each expert. A layer without load counts as evenly loaded.
     num_replicas
-        Slots of one layer on all GPUs, a multiple of `num_gpus`, those of dead nodes included.
+        Slots of one layer on all GPUs, a multiple of `num_gpus`, those of GPUs that are not used included.
     num_groups
-        Groups of experts in group-limited routing. Accepted for the interface only: no policy keeps the experts of a
-        group together, so such routing may cross more nodes than with DeepSeek's balancer.
+        Groups of experts in group-limited routing, or None. Where it is a multiple of `num_nodes`, each group is kept
+        on one node; see `enable_hierarchical`.
     num_nodes, num_gpus
-        Nodes, and GPUs of all nodes together, a multiple of `num_nodes`. GPUs of node 0 come first.
+        Nodes, and GPUs of all nodes together, a multiple of `num_nodes`. GPUs of node 0 come first. Where nodes have
+        different numbers of GPUs: a sequence of these, one for each node.
+    old_global_expert_indices : of int, shape (L, P), optional
+        Expert in each slot now, -1 where it is empty. Then replicas move only as far as the gain is worth it; see
+        `move_cost`. It may be of another number of GPUs with as many slots each, of which the first are compared.
+    active_ranks : of bool or of 0 and 1, shape (G,), optional
+        GPUs to use; all by default.
+    num_ranks
+        Another name of `num_gpus`, which vLLM uses.
+    enable_hierarchical
+        Whether to keep each group on one node. By default, where `num_groups` is a multiple of `num_nodes`, the policy
+        is the default or ``eplb``, and `fault_threshold` is 1. Groups are split where whole ones do not fit on the
+        nodes that are left.
     policy
-        A name for `lazsim.placement.policies.find_policy`.
+        A name for `lazsim.placement.policies.find_policy`. By default ``eplb`` where groups are kept on one node, and
+        ``balanced`` elsewhere.
     fault_threshold
         Fewest replicas of each expert; ``balanced`` and ``euclid`` put them on distinct nodes, so that the failure of
         fewer nodes loses no expert. Where slots or live nodes do not suffice, the largest number that fits. It costs
@@ -55,11 +90,13 @@ def rebalance_experts(
         (``eplb``, ``ep``) ignore it.
     live_nodes : array, sequence or torch tensor of bool, shape (N,), optional
         Nodes to use; all by default.
+    move_cost
+        See `lazsim.placement.steady.keep_steady`; larger numbers move less, and 0 moves for any gain.
 
     Returns
     -------
     physical_to_logical : of int64, shape (L, P)
-        Expert in each slot, GPU by GPU; -1 in slots of dead nodes, and where a policy leaves a slot empty.
+        Expert in each slot, GPU by GPU; -1 in slots of GPUs that are not used, and where a policy leaves a slot empty.
     logical_to_physical : of int64, shape (L, E, X)
         Slots of each expert, ascending, padded with -1.
     logical_count : of int64, shape (L, E)
@@ -72,15 +109,24 @@ def rebalance_experts(
     RoutingFormatError
         When a weight is negative or no finite number, or weights are no matrix.
     SpecError
-        When numbers are not whole or do not divide one another, the mask does not fit, or there is no such policy.
+        When numbers are not whole or do not divide one another, a mask or the old placement does not fit, there is no
+        such policy, or arguments exclude each other.
     InfeasiblePlanError
-        When the live nodes have fewer slots than there are experts.
+        When the GPUs used have fewer slots than there are experts, or the policy does not plan for such nodes.
+
+    Warns
+    -----
+    UserWarning
+        When the experts of a group may come to be on several nodes, unless `enable_hierarchical` is False.
 
     Notes
     -----
-    Signature and result are those of ``rebalance_experts`` of EPLB (github.com/deepseek-ai/EPLB); the arguments after
-    ``*`` are added. Counts of tokens are used as they are, up to `lazsim.loads.MAX_TOKENS` of a layer; other weights
-    are rounded to 2**-32 of the heaviest weight of their layer.
+    The first five arguments and the result are those of ``rebalance_experts`` of EPLB (github.com/deepseek-ai/EPLB).
+    vLLM gives the old placement as the sixth, and SGLang gives `enable_hierarchical`, by name or as the sixth, and
+    `active_ranks`. The other arguments are added. `lazsim.placement.adapters` returns what these stacks expect.
+
+    Counts of tokens are used as they are, up to `lazsim.loads.MAX_TOKENS` of a layer; other weights are rounded to
+    2**-32 of the heaviest weight of their layer. The change from an old placement is logged at level INFO.
 
     Examples
     --------
@@ -88,31 +134,167 @@ def rebalance_experts(
     >>> physical.tolist(), slots.tolist(), count.tolist()
     ([[0, 1, 0, 2]], [[[0, 2], [1, -1], [3, -1]]], [[2, 1, 1]])
     """
+    if isinstance(old_global_expert_indices, bool):
+        enable_hierarchical, old_global_expert_indices = old_global_expert_indices, None
     load_LE = _integer_loads(_as_array(weight))
     num_replicas, num_nodes = _whole("num_replicas", num_replicas), _whole("num_nodes", num_nodes)
-    num_gpus, fault_threshold = _whole("num_gpus", num_gpus), _whole("fault_threshold", fault_threshold)
-    _require_multiple("num_gpus", num_gpus, "num_nodes", num_nodes)
-    _require_multiple("num_replicas", num_replicas, "num_gpus", num_gpus)
+    check_loads(load_LE, num_replicas)
+    gpus_N = _gpus_of_nodes(num_nodes, num_gpus, num_ranks)
+    _require_multiple("num_replicas", num_replicas, "num_gpus", int(gpus_N.sum()))
+    gpus = _Gpus(gpus_N, num_replicas // int(gpus_N.sum()), _live(gpus_N, live_nodes, active_ranks))
+    fault_threshold = _whole("fault_threshold", fault_threshold)
     if fault_threshold < 1:
         raise SpecError(f"fault_threshold: expected 1 or more, found {fault_threshold}")
-    live_N = _live(live_nodes, num_nodes)
-    slots_LP = _fill(load_LE, num_replicas // num_nodes, num_gpus // num_nodes, live_N, policy, fault_threshold)
-    return _like(weight, slots_LP, *_invert(slots_LP, load_LE.shape[1]))
+    move_cost = check_move_cost("move_cost", move_cost)
+    num_experts = load_LE.shape[1]
+    old = old_global_expert_indices
+    held_LGK = None if old is None else gpus.slots(_placement("old_global_expert_indices", old, load_LE.shape))
+    kept_groups = _kept_groups(num_groups, num_nodes, num_experts, enable_hierarchical, policy, fault_threshold)
+    slots_LGK, rules = _fill(load_LE, gpus, policy or "balanced", fault_threshold, kept_groups)
+    if held_LGK is not None:
+        slots_LGK = keep_steady(held_LGK, slots_LGK, load_LE, rules, move_cost)
+        if log.isEnabledFor(logging.INFO):
+            log.info("%s", tell_change(held_LGK, slots_LGK, load_LE))
+    slots_LP = gpus.physical(slots_LGK)
+    return _like(weight, slots_LP, *_invert(slots_LP, num_experts))
 
 
-def _fill(load_LE: Ints, num_slots: int, gpus_per_node: int, live_N: Bools, policy: str, fault_threshold: int) -> Ints:
-    """Return the expert in each slot of all nodes, shape (L, P); -1 on dead ones."""
-    num_live = int(live_N.sum())
-    # A threshold above the number of nodes cannot be met.
-    replicas_LE = replicate_evenly(load_LE, num_live * num_slots, min(fault_threshold, num_live))
-    request = PlacementRequest(replicas_LE, num_live, num_slots, gpus_per_node, load_LE)
-    plan = place(policy, request)
-    if plan.slots_LNS.shape[2] < num_slots:
-        empty = np.full((*plan.slots_LNS.shape[:2], num_slots - plan.slots_LNS.shape[2]), -1)
-        plan = PlacementPlan(np.concatenate([plan.slots_LNS, empty], axis=2), plan.num_experts)
-    slots = np.full((len(load_LE), len(live_N), num_slots), -1, dtype=np.int64)
-    slots[:, live_N] = pack_gpus(plan, load_LE, gpus_per_node).reshape(len(load_LE), num_live, num_slots)
-    return slots.reshape(len(load_LE), -1)
+def placement_change(
+    old_placement: Any, new_placement: Any, weight: Any, num_gpus: int, expert_bytes: float = 0.0
+) -> PlanChange:
+    """Tell what a change of placement moves and gains.
+
+    Parameters
+    ----------
+    old_placement, new_placement : of int, shape (L, P)
+        Expert in each slot, -1 where it is empty, as `rebalance_experts` returns it.
+    weight, num_gpus
+        As for `rebalance_experts`.
+    expert_bytes
+        Size of the weights of an expert of one layer.
+
+    Raises
+    ------
+    RoutingFormatError, SpecError
+        When arguments do not fit together.
+
+    Examples
+    --------
+    >>> change = placement_change([[0, 1]], [[0, 0]], [[40, 0]], 2, expert_bytes=10.0)
+    >>> change.num_moved, change.moved_bytes, change.busiest_before, change.busiest_after
+    (1, 10.0, 2.0, 1.0)
+    """
+    load_LE = _integer_loads(_as_array(weight))
+    old, new = (
+        _placement(name, value, load_LE.shape)
+        for name, value in (("old_placement", old_placement), ("new_placement", new_placement))
+    )
+    gpus_N = _gpus_of_nodes(1, num_gpus, None)
+    _require_multiple("slots of new_placement", new.shape[1], "num_gpus", int(gpus_N[0]))
+    gpus = _Gpus(gpus_N, new.shape[1] // int(gpus_N[0]), np.ones(int(gpus_N[0]), dtype=np.bool_))
+    return tell_change(gpus.slots(old), gpus.slots(new), load_LE, expert_bytes)
+
+
+@dataclass(frozen=True, eq=False)
+class _Gpus:
+    """GPUs of each node, shape (N,), slots of a GPU, and which GPUs are used, shape (all GPUs,)."""
+
+    gpus_N: Ints
+    slots_per_gpu: int
+    live: Bools
+
+    @property
+    def node_G(self) -> Ints:
+        """Node of each GPU used; nodes that have one are counted from 0."""
+        node = np.arange(len(self.gpus_N)).repeat(self.gpus_N)[self.live]
+        return np.unique(node, return_inverse=True)[1].reshape(-1)
+
+    def slots(self, placement_LP: Ints) -> Ints:
+        """Return the expert in each slot of the GPUs used, shape (L, G, K), of a placement on fewer or more GPUs."""
+        num_layers, per_gpu = len(placement_LP), self.slots_per_gpu
+        _require_multiple("slots of the old placement", placement_LP.shape[1], "slots of a GPU", per_gpu)
+        slots = np.full((num_layers, len(self.live), per_gpu), -1, dtype=np.int64)
+        given = placement_LP.reshape(num_layers, -1, per_gpu)[:, : len(self.live)]
+        slots[:, : given.shape[1]] = given
+        return slots[:, self.live]
+
+    def physical(self, slots_LGK: Ints) -> Ints:
+        """Return the expert in each slot of all GPUs, shape (L, P); -1 on those that are not used."""
+        slots = np.full((len(slots_LGK), len(self.live), self.slots_per_gpu), -1, dtype=np.int64)
+        slots[:, self.live] = slots_LGK
+        return slots.reshape(len(slots_LGK), -1)
+
+
+def _fill(load_LE: Ints, gpus: _Gpus, policy: str, fault_threshold: int, num_groups: int) -> tuple[Ints, Rules]:
+    """Return the expert in each slot of the GPUs used, shape (L, G, K), and the rules that changes of it must keep."""
+    num_experts, node_G = load_LE.shape[1], gpus.node_G
+    gpus_N = np.bincount(node_G)
+    slots_N, most_gpus = gpus_N * gpus.slots_per_gpu, int(gpus_N.max())
+    # A threshold above the nodes that an expert can be on cannot be met.
+    fault_threshold = min(fault_threshold, max(1, most_distinct(num_experts, slots_N)))
+    replicas_LE = replicate_evenly(load_LE, int(slots_N.sum()), fault_threshold)
+    plan, is_uneven = None, (gpus_N != most_gpus).any()
+    if num_groups > 1:
+        try:
+            plan = place_groups(load_LE, num_groups, slots_N, gpus_N)
+        except InfeasiblePlanError as error:
+            _warn_of_split_groups(str(error))
+            num_groups = 1
+    if plan is None and is_uneven:
+        if policy != "balanced":
+            counts = ", ".join(map(str, gpus_N))
+            raise InfeasiblePlanError(f"policy {policy!r} plans for nodes of equal size, but they have {counts} GPUs")
+        plan = place_on_uneven(replicas_LE, load_LE, slots_N, fault_threshold)
+    elif plan is None:
+        plan = place(policy, PlacementRequest(replicas_LE, len(gpus_N), int(slots_N[0]), most_gpus, load_LE))
+    plan = plan.with_slots(int(slots_N.max()))
+    slots_LGK = pack_gpus(plan, load_LE, most_gpus, gpus_N)[:, np.arange(most_gpus) < gpus_N[:, None]]
+    rules = Rules(node_G, min(fault_threshold, plan.fewest_nodes), num_groups)
+    if is_uneven and num_groups == 1:
+        slots_LGK = even_out(slots_LGK, load_LE, rules)
+    return slots_LGK, rules
+
+
+def _kept_groups(
+    num_groups: int | None,
+    num_nodes: int,
+    num_experts: int,
+    enable_hierarchical: bool | None,
+    policy: str | None,
+    fault_threshold: int,
+) -> int:
+    """Return the number of groups of which each is to be kept on one node; 1 for none."""
+    if enable_hierarchical not in (None, True, False):
+        raise SpecError(f"enable_hierarchical: expected True, False or None, found {enable_hierarchical!r}")
+    if num_groups is None:
+        if enable_hierarchical:
+            raise SpecError("num_groups: expected a number of groups with enable_hierarchical, found None")
+        return 1
+    num_groups = _whole("num_groups", num_groups)
+    if num_groups < 1:
+        raise SpecError(f"num_groups: expected 1 or more, or None, found {num_groups}")
+    if enable_hierarchical is not None and not enable_hierarchical:
+        return 1
+    obstacle = ""
+    if num_groups % num_nodes:
+        obstacle = f"{num_groups} groups are no multiple of {num_nodes} nodes"
+    elif num_experts % num_groups:
+        raise SpecError(f"num_groups: expected a number that divides the {num_experts} experts, found {num_groups}")
+    elif policy not in (None, "eplb"):
+        obstacle = f"policy {policy!r} does not keep them together"
+    elif fault_threshold > 1:
+        obstacle = f"fault_threshold {fault_threshold} puts an expert on several nodes"
+    if num_nodes == 1 or not obstacle:
+        return num_groups if num_nodes > 1 else 1
+    if enable_hierarchical:
+        raise SpecError(f"enable_hierarchical: {obstacle}")
+    if num_groups > 1:
+        _warn_of_split_groups(obstacle)
+    return 1
+
+
+def _warn_of_split_groups(why: str) -> None:
+    warnings.warn(f"num_groups: experts of a group may be on several nodes: {why}", stacklevel=4)
 
 
 def _invert(slots_LP: Ints, num_experts: int) -> tuple[Ints, Ints]:
@@ -170,16 +352,54 @@ def _integer_loads(weight: npt.NDArray[Any]) -> Ints:
     return np.rint(weight_LE / np.where(heaviest_L > 0, heaviest_L, 1.0) * FINEST).astype(np.int64)
 
 
-def _live(live_nodes: Any, num_nodes: int) -> Bools:
-    if live_nodes is None:
-        return np.ones(num_nodes, dtype=np.bool_)
-    mask = _as_array(live_nodes)
-    if mask.shape != (num_nodes,) or mask.dtype != np.bool_:
-        found = f"{mask.dtype} of shape {mask.shape}"
-        raise SpecError(f"live_nodes: expected a mask of {num_nodes} booleans, one for each node, found {found}")
-    if not mask.any():
-        raise InfeasiblePlanError("live_nodes: no node is alive")
-    return mask
+def _placement(name: str, value: Any, shape: tuple[int, ...]) -> Ints:
+    """Check a placement of the layers and experts of a shape (L, E), and return it."""
+    placement_LP = _as_array(value)
+    expected = f"integers from -1 to {shape[1] - 1} of shape ({shape[0]}, slots)"
+    if placement_LP.ndim != 2 or len(placement_LP) != shape[0] or placement_LP.dtype.kind not in "iu":
+        raise SpecError(f"{name}: expected {expected}, found {placement_LP.dtype} of shape {placement_LP.shape}")
+    outside = placement_LP[(placement_LP < -1) | (placement_LP >= shape[1])]
+    if len(outside):
+        raise SpecError(f"{name}: expected {expected}, found {outside[0]}")
+    return placement_LP.astype(np.int64)
+
+
+def _gpus_of_nodes(num_nodes: int, num_gpus: int | Sequence[int] | None, num_ranks: int | None) -> Ints:
+    """Return the GPUs of each node, shape (N,)."""
+    if num_gpus is not None and num_ranks is not None:
+        raise SpecError(f"num_ranks: expected this or num_gpus, which is the same, found {num_ranks} and {num_gpus}")
+    if isinstance(num_gpus, list | tuple | np.ndarray):
+        gpus_N = np.array([_whole("num_gpus", count) for count in num_gpus], dtype=np.int64)
+        if len(gpus_N) != num_nodes or gpus_N.min(initial=1) < 1 or not num_nodes:
+            raise SpecError(f"num_gpus: expected a number from 1 up for each of {num_nodes} nodes, found {num_gpus}")
+        return gpus_N
+    name, number = ("num_gpus", num_gpus) if num_ranks is None else ("num_ranks", num_ranks)
+    number = _whole(name, number)
+    _require_multiple(name, number, "num_nodes", num_nodes)
+    return np.full(num_nodes, number // num_nodes)
+
+
+def _live(gpus_N: Ints, live_nodes: Any, active_ranks: Any) -> Bools:
+    """Return which GPUs are used, shape (all GPUs,)."""
+    live = np.ones(int(gpus_N.sum()), dtype=np.bool_)
+    if live_nodes is not None:
+        mask = _as_array(live_nodes)
+        if mask.shape != gpus_N.shape or mask.dtype != np.bool_:
+            found = f"{mask.dtype} of shape {mask.shape}"
+            raise SpecError(f"live_nodes: expected a mask of {len(gpus_N)} booleans, one for each node, found {found}")
+        live &= mask.repeat(gpus_N)
+    if active_ranks is not None:
+        mask = _as_array(active_ranks)
+        if mask.shape != live.shape or mask.dtype.kind not in "biu" or not np.isin(mask, (0, 1)).all():
+            found = f"{mask.dtype} of shape {mask.shape}"
+            raise SpecError(f"active_ranks: expected 0 or 1 for each of {len(live)} GPUs, found {found}")
+        live &= mask.astype(np.bool_)
+    if not live.any():
+        names = [
+            name for name, mask in (("live_nodes", live_nodes), ("active_ranks", active_ranks)) if mask is not None
+        ]
+        raise InfeasiblePlanError(f"{' and '.join(names)}: no {'node' if names == ['live_nodes'] else 'GPU'} is alive")
+    return live
 
 
 def _whole(name: str, value: Any) -> int:

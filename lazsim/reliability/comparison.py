@@ -3,8 +3,9 @@
 Axes: L layers, E experts, N nodes, V survivors.
 """
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import msgspec
@@ -15,6 +16,7 @@ from lazsim.errors import InfeasiblePlanError, LazsimError, SpecError, prefix_er
 from lazsim.placement.migration import MigrationReport, migration_report
 from lazsim.placement.plan import PlacementPlan
 from lazsim.placement.policies import find_policy, place, policy_input
+from lazsim.placement.steady import PlanChange, gpu_slots, lay_on, tell_change
 from lazsim.reliability.plans import PlanScore, make_plans, score_plan
 from lazsim.reliability.task import PlanningTask
 from lazsim.specs import ModelSpec, load_spec, sha256
@@ -65,6 +67,8 @@ class PlanComparison:
         Model whose experts move when nodes fail, or whose memory is shown, and the training state of one of them.
     layer : int, optional
         The layer to show; by default the most endangered one of each plan.
+    changes : mapping
+        What each policy moves and gains from the old plan of the task, by policy.
     memory : mapping, optional
         Bytes on each GPU by part, and the model and GPU that they are of; see `lazsim.study.memory.with_memory`.
     """
@@ -79,6 +83,7 @@ class PlanComparison:
     state_bytes: int
     layer: int | None
     memory: Mapping[str, Any] | None = None
+    changes: Mapping[str, PlanChange] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data, the shape that ``lazsim place --json`` prints."""
@@ -95,6 +100,13 @@ class PlanComparison:
                 "model": self.model,
                 "state_bytes": self.state_bytes,
                 "policies": {name: self._loss_json(loss) for name, loss in self.losses.items()},
+            }
+        if self.changes:
+            value["old"] = {
+                "move_cost": self.task.move_cost,
+                "model": self.model,
+                "state_bytes": self.state_bytes,
+                "policies": {name: _change_json(change) for name, change in self.changes.items()},
             }
         gpu = {"gpu": self.memory["gpu"]} if self.memory and "gpu" in self.memory else {}
         inputs = all_inputs(self.task, list(self.plans), {"lose": list(self.lost), "model": self.model, **gpu})
@@ -147,7 +159,8 @@ def compare_plans(
     if layer is not None and layer >= len(task.load_LE):
         raise SpecError(f"`layer` {layer}: layers are 0 to {len(task.load_LE) - 1}")
     lost = _checked_nodes(lose, task.num_nodes)
-    state_bytes = load_spec(ModelSpec, model).expert_state_bytes if lost else 0
+    is_moving = bool(lost) or task.old is not None
+    state_bytes = load_spec(ModelSpec, model).expert_state_bytes if is_moving else 0
     plans, notes = make_plans(task, policies)
     scores = {name: score_plan(plan, task.load_LE) for name, plan in plans.items()}
     losses = {
@@ -155,7 +168,27 @@ def compare_plans(
         for name, plan in plans.items() if lost
     }  # fmt: skip
     notes = (*task.notes, *notes)
-    return PlanComparison(task, plans, scores, notes, lost, losses, model if lost else "", state_bytes, layer)
+    changes = {name: change_from_old(task, plan, state_bytes) for name, plan in plans.items() if task.old is not None}
+    shown = model if is_moving else ""
+    return PlanComparison(task, plans, scores, notes, lost, losses, shown, state_bytes, layer, changes=changes)
+
+
+def change_from_old(task: PlanningTask, plan: PlacementPlan, state_bytes: float) -> PlanChange:
+    """Tell what a plan moves and gains from the old plan of a task.
+
+    Nodes of the plan, all layers together, become the nodes that hold most of their replicas, and likewise their GPUs.
+    """
+    assert task.old is not None, "the task has an old plan"
+    held_LGK, new_LGK = (gpu_slots(one.with_slots(task.num_slots), task.gpus_per_node) for one in (task.old, plan))
+    node_G = np.arange(task.num_nodes).repeat(task.gpus_per_node)
+    laid_LGK = lay_on(new_LGK, held_LGK, node_G, together=True)
+    return tell_change(held_LGK, laid_LGK, task.load_LE, state_bytes)
+
+
+def _change_json(change: PlanChange) -> dict[str, Any]:
+    """Return plain data; JSON has no infinity, which stands for a lost expert."""
+    before = change.busiest_before
+    return asdict(change) | {"busiest_before": before if math.isfinite(before) else None}
 
 
 def lose_nodes(
@@ -177,7 +210,7 @@ def lose_nodes(
     lost_experts = tuple((int(layer), int(expert)) for layer, expert in np.argwhere(~has_LEV.any(axis=2)))
     try:
         with prefix_errors("`lose`"):
-            after = place(find_policy(policy), task.request_on(len(survivors)))
+            after = place(find_policy(policy), task.request_on(plan.nodes(survivors)))
     except LazsimError as error:
         if was_asked and not isinstance(error, InfeasiblePlanError):
             raise

@@ -13,7 +13,7 @@ import numpy as np
 
 from lazsim.errors import InfeasiblePlanError, LazsimError, SpecError, prefix_errors
 from lazsim.placement.plan import Ints, PlacementPlan
-from lazsim.placement.policies import POLICIES, find_policy, place, policy_names
+from lazsim.placement.policies import POLICIES, STEADY, find_policy, place, policy_names
 from lazsim.reliability.failure_sets import guaranteed_failures, minimal_failure_sets
 from lazsim.reliability.task import PlanningTask
 
@@ -63,7 +63,7 @@ def make_plans(task: PlanningTask, policies: Sequence[str] = ()) -> tuple[dict[s
         When a policy that was asked for is unknown, fails, returns no valid plan or does not apply.
     """
     plans: dict[str, PlacementPlan] = {}
-    names, notes = (list(dict.fromkeys(policies)), []) if policies else _all_policies()
+    names, notes = (list(dict.fromkeys(policies)), []) if policies else _all_policies(task)
     for name in names:
         try:
             with prefix_errors("`policy`"):
@@ -76,15 +76,24 @@ def make_plans(task: PlanningTask, policies: Sequence[str] = ()) -> tuple[dict[s
     asked = min(task.min_replicas, task.num_nodes, task.num_nodes * task.num_slots // task.replicas_LE.shape[1])
     if thin := [name for name, plan in plans.items() if plan.fewest_nodes < asked]:
         notes.append(f"some expert is on fewer than {asked} nodes under {', '.join(thin)}")
+    if split := [name for name, plan in plans.items() if _splits_groups(plan, task.num_groups)]:
+        notes.append(f"some group of experts is on several nodes under {', '.join(split)}")
     return plans, tuple(notes)
 
 
-def _all_policies() -> tuple[list[str], list[str]]:
-    """Return the names of all policies, and a note where those of packages cannot be told apart."""
+def _splits_groups(plan: PlacementPlan, num_groups: int) -> bool:
+    holds_LUEN = plan.holds_LEN.reshape(plan.num_layers, num_groups, -1, plan.num_nodes)
+    return num_groups > 1 and bool((holds_LUEN.any(axis=2).sum(axis=2) > 1).any())
+
+
+def _all_policies(task: PlanningTask) -> tuple[list[str], list[str]]:
+    """Return the names of all policies that differ, and a note where those of packages cannot be told apart."""
+    names, notes = list(POLICIES), []
     try:
-        return policy_names(), []
+        names = policy_names()
     except SpecError as error:
-        return list(POLICIES), [f"left out policies of installed packages: {error}"]
+        notes = [f"left out policies of installed packages: {error}"]
+    return [name for name in names if name != STEADY or task.old is not None], notes
 
 
 def score_plan(plan: PlacementPlan, load_LE: Ints) -> PlanScore:

@@ -1,17 +1,21 @@
 """A placement task: loads, replicas and nodes. Axes: L layers, E experts."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lazsim.errors import InfeasiblePlanError, SpecError
+from lazsim.errors import InfeasiblePlanError, SpecError, prefix_errors
 from lazsim.placement.allocation import allocate
-from lazsim.placement.plan import Ints
+from lazsim.placement.plan import Ints, PlacementPlan
+from lazsim.placement.plan_files import read_plan
 from lazsim.placement.request import PlacementRequest, require_plan_size
+from lazsim.placement.steady import MOVE_COST, check_move_cost
 from lazsim.reliability.loads import get_loads
 from lazsim.routing.loading import UNIFORM
+from lazsim.specs import sha256
 
 DEFAULT_MIN_REPLICAS = 2
 """The published default of the fault threshold (Lazarus, arXiv 2407.04656)."""
@@ -25,7 +29,7 @@ class PlanningTask:
     ----------
     load_LE, replicas_LE : ndarray of int64, shape (L, E)
         Tokens routed to each expert, and its replicas on all nodes.
-    num_nodes, num_slots, gpus_per_node, seed
+    num_nodes, num_slots, gpus_per_node, seed, num_groups, old, move_cost
         See `PlacementRequest`.
     min_replicas
         Fewest replicas of an expert, where nodes are enough.
@@ -45,18 +49,33 @@ class PlanningTask:
     has_layers: bool = False
     inputs: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    num_groups: int = 1
+    old: PlacementPlan | None = None
+    move_cost: float = MOVE_COST
 
     @property
     def request(self) -> PlacementRequest:
         """The request that policies get."""
-        return self._request(self.replicas_LE, self.num_nodes)
+        return self._request(self.replicas_LE, self.num_nodes, self.old)
 
-    def request_on(self, num_nodes: int) -> PlacementRequest:
-        """Return the request for the nodes that are left: the same loads, allocated anew."""
-        return self._request(allocate(self.load_LE, num_nodes * self.num_slots, self.min_replicas), num_nodes)
+    def request_on(self, survivors: PlacementPlan) -> PlacementRequest:
+        """Return the request for the nodes that are left with their part of a plan: the same loads, allocated anew."""
+        num_nodes = survivors.num_nodes
+        replicas_LE = allocate(self.load_LE, num_nodes * self.num_slots, self.min_replicas)
+        return self._request(replicas_LE, num_nodes, survivors)
 
-    def _request(self, replicas_LE: Ints, num_nodes: int) -> PlacementRequest:
-        return PlacementRequest(replicas_LE, num_nodes, self.num_slots, self.gpus_per_node, self.load_LE, self.seed)
+    def _request(self, replicas_LE: Ints, num_nodes: int, old: PlacementPlan | None) -> PlacementRequest:
+        return PlacementRequest(
+            replicas_LE,
+            num_nodes,
+            self.num_slots,
+            self.gpus_per_node,
+            self.load_LE,
+            self.seed,
+            self.num_groups,
+            old,
+            self.move_cost,
+        )
 
 
 def build_task(
@@ -72,6 +91,8 @@ def build_task(
     step: int | None = None,
     lenient: bool = False,
     seed: int = 0,
+    groups: int = 1,
+    move_cost: float | None = None,
 ) -> PlanningTask:
     """Make a task, and refuse one that contradicts itself or does not fit.
 
@@ -87,6 +108,10 @@ def build_task(
         Fewest replicas of an expert; `DEFAULT_MIN_REPLICAS` by default.
     seed
         Seed of every draw.
+    groups
+        Groups of experts in group-limited routing; a divisor of the experts.
+    move_cost
+        See `lazsim.placement.steady.keep_steady`; `MOVE_COST` by default.
 
     Raises
     ------
@@ -103,16 +128,20 @@ def build_task(
         raise SpecError(f"`slots` {slots}: {text}")
     require_plan_size(layers or 1, experts or 1, nodes, slots)
     shape = {"num_nodes": nodes, "num_slots": slots, "gpus_per_node": gpus_per_node, "seed": seed}
+    shape |= {"num_groups": groups} if groups > 1 else {}
+    cost = MOVE_COST if move_cost is None else check_move_cost("`move_cost`", move_cost)
+    inputs: dict[str, Any] = shape | ({} if move_cost is None else {"move_cost": cost})
     if replicas is not None:
         others = {"experts": experts, "loads": loads, "min_replicas": min_replicas, "layers": layers, "step": step}
         for name, value in others.items():
             if value is not None:
                 raise SpecError(f"`replicas` and `{name}` exclude each other: replicas are given, or follow from loads")
         replicas_LE = _checked_replicas(replicas, nodes, slots)
+        _require_divisor(groups, len(replicas))
         return PlanningTask(
             replicas_LE, replicas_LE, nodes, slots, gpus_per_node, int(replicas_LE.min()), seed,
-            inputs={"replicas": list(replicas)} | shape,
-            notes=("loads are taken to be in proportion to the replicas given",),
+            inputs={"replicas": list(replicas)} | inputs,
+            notes=("loads are taken to be in proportion to the replicas given",), num_groups=groups, move_cost=cost,
         )  # fmt: skip
     if experts is None and loads is None:
         raise SpecError(
@@ -123,6 +152,7 @@ def build_task(
     found = get_loads(UNIFORM if loads is None else loads, experts, layers, step, seed, lenient)
     num_layers, num_experts = found.load_LE.shape
     _require_room("`loads`", num_experts, nodes, slots)
+    _require_divisor(groups, num_experts)
     require_plan_size(num_layers, num_experts, nodes, slots)
     least = DEFAULT_MIN_REPLICAS if min_replicas is None else min_replicas
     room, notes = nodes * slots, found.notes
@@ -135,11 +165,33 @@ def build_task(
         "num_layers": num_layers,
         "step": step,
         "min_replicas": least,
-    } | shape
+    } | inputs
     replicas_LE = allocate(found.load_LE, room, least)
     return PlanningTask(
-        found.load_LE, replicas_LE, nodes, slots, gpus_per_node, least, seed, found.has_layers, inputs, notes
-    )
+        found.load_LE, replicas_LE, nodes, slots, gpus_per_node, least, seed, found.has_layers, inputs, notes,
+        num_groups=groups, move_cost=cost,
+    )  # fmt: skip
+
+
+def with_old_plan(task: PlanningTask, name: str) -> PlanningTask:
+    """Return the task on nodes that hold a plan.
+
+    Parameters
+    ----------
+    task
+        The task without it.
+    name
+        File of the plan, see `lazsim.placement.plan_files.read_plan`.
+
+    Raises
+    ------
+    LazsimError
+        In one line that names the field.
+    """
+    num_layers, num_experts = task.load_LE.shape
+    with prefix_errors("`old`"):
+        old, content = read_plan(name, (num_layers, task.num_nodes, task.num_slots), num_experts)
+    return replace(task, old=old, inputs={**task.inputs, "old": {"name": Path(name).name, "sha256": sha256(content)}})
 
 
 def _checked_replicas(replicas: Sequence[int], nodes: int, slots: int) -> Ints:
@@ -155,6 +207,11 @@ def _checked_replicas(replicas: Sequence[int], nodes: int, slots: int) -> Ints:
             f"make them add up to {room}"
         )
     return np.array([replicas], dtype=np.int64)
+
+
+def _require_divisor(groups: int, num_experts: int) -> None:
+    if num_experts % groups:
+        raise SpecError(f"`groups` {groups}: groups are equally large; give a divisor of {num_experts} experts")
 
 
 def _require_room(field_name: str, num_experts: int, nodes: int, slots: int) -> None:

@@ -1,7 +1,8 @@
 """Make node events of outages, and of logs that say in which state a node is."""
 
+import itertools
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from lazsim.errors import TraceFormatError
@@ -69,6 +70,7 @@ def events_from_states(states: Iterable[Event]) -> tuple[list[Event], tuple[str,
     """Make node events of a log in which ``add`` says that a node is there, and ``remove`` that it is not.
 
     A state that the node is in already changes nothing. A node that the log first sees go was there from the start.
+    Where a node is said to be both within an instant, the state that changes something comes first.
 
     Returns
     -------
@@ -81,7 +83,7 @@ def events_from_states(states: Iterable[Event]) -> tuple[list[Event], tuple[str,
     first: list[Event] = []
     changes: list[Event] = []
     num_repeated = 0
-    for event in states:
+    for event in _possible_order(states, is_there):
         if event.node not in is_there and event.kind == "remove":
             first.append(Event(0.0, "add", event.node, event.line))
         elif is_there.get(event.node, False) == (event.kind == "add"):
@@ -97,7 +99,24 @@ def events_from_states(states: Iterable[Event]) -> tuple[list[Event], tuple[str,
     return first + changes, tuple(notes)
 
 
-def other_nodes(named: Collection[str], cluster_nodes: int | None, name: str) -> tuple[list[Event], tuple[str, ...]]:
+def _possible_order(states: Iterable[Event], is_there: Mapping[str, bool]) -> Iterator[Event]:
+    """Yield events by time; of those of a node in one instant, first one that is not the state that it is in."""
+    for _, instant in itertools.groupby(states, key=lambda event: event.time_s):
+        of_node: dict[str, list[Event]] = {}
+        for event in instant:
+            of_node.setdefault(event.node, []).append(event)
+        for events in of_node.values():
+            first = events[0]
+            if is_there.get(first.node) == (first.kind == "add"):
+                yield from (event for event in events if event.kind != first.kind)
+                yield from (event for event in events if event.kind == first.kind)
+            else:
+                yield from events
+
+
+def other_nodes(
+    named: Collection[str], cluster_nodes: int | tuple[str, ...] | None, name: str
+) -> tuple[list[Event], tuple[str, ...]]:
     """Make the nodes of a cluster that a file does not name, since nothing happened to them; all are there at time 0.
 
     Parameters
@@ -105,7 +124,7 @@ def other_nodes(named: Collection[str], cluster_nodes: int | None, name: str) ->
     named
         Nodes that the file names.
     cluster_nodes
-        All nodes of the cluster; when None, there are no others, and a note says so.
+        The number or the names of all nodes of the cluster; when None, there are no others, and a note says so.
     name
         Name of the file, for errors.
 
@@ -118,6 +137,9 @@ def other_nodes(named: Collection[str], cluster_nodes: int | None, name: str) ->
     if cluster_nodes is None:
         note = f"only the {num_named} nodes that the file names count; `cluster_nodes` says how many there are in all"
         return [], (note,) if named else ()
+    if not isinstance(cluster_nodes, int):
+        healthy = [Event(0.0, "add", node) for node in cluster_nodes if node not in set(named)]
+        return healthy, (f"{len(healthy)} of `cluster_nodes` do not appear: taken to be healthy throughout",)
     if cluster_nodes < num_named:
         raise TraceFormatError(f"{name}: names {num_named} nodes; give `cluster_nodes` of at least that")
     others = [Event(0.0, "add", f"healthy-{number:03d}") for number in range(1, cluster_nodes - num_named + 1)]

@@ -75,8 +75,13 @@ def read_mapped(source: Source, table: Table, mapping: TraceMapping) -> Reading:
     assert columns is not None, "the mapping names the columns"
     reader = _Mapped(source, table, mapping, columns)
     if columns.count is not None:
-        return reader.read_counts()
-    return reader.read_events() if columns.event is not None else reader.read_outages()
+        reading = reader.read_counts()
+    else:
+        reading = reader.read_events() if columns.event is not None else reader.read_outages()
+    if not reader.num_left_out:
+        return reading
+    left_out = f"{reader.num_left_out} rows are left out: only those with {', '.join(mapping.where)} count"
+    return reading._replace(notes=(*reading.notes, left_out))
 
 
 def find_column(name: str, header: tuple[str, ...]) -> int | None:
@@ -137,6 +142,7 @@ class _Mapped:
         used = {place for places in self._places.values() for place in places}
         self._has_more_columns = any(len(row.fields) > len(used) for row in table.rows[:HEAD_LINES])
         self._clock = Clock(mapping, source.asked, " ".join(names))
+        self.num_left_out = 0
         self._rows = list(self._chosen())
 
     def read_counts(self) -> Reading:
@@ -237,7 +243,7 @@ class _Mapped:
             raise ValueError(f"the outage ends, at {texts['end']!r}, before it starts, at {texts['start']!r}")
         return Outage(texts["node"], start, end, line)
 
-    def _cluster_nodes(self) -> int | None:
+    def _cluster_nodes(self) -> int | tuple[str, ...] | None:
         if self._mapping.cluster_nodes is not None or "cluster_nodes" not in self._places:
             return self._mapping.cluster_nodes
         sizes = [self._try(line, count, texts["cluster_nodes"]) for line, texts in self._rows]
@@ -254,12 +260,13 @@ class _Mapped:
 
     def _chosen(self) -> Iterator[tuple[int, dict[str, str]]]:
         """Yield the line and the texts by role of the rows that count."""
-        conditions = [text.partition("=") for text in self._mapping.where]
-        wanted = [(self._find(int(name) if name.isdecimal() else name), pattern) for name, _, pattern in conditions]
+        wanted = list(self._conditions())
         clusters: dict[str, int] = {}
         for line, fields in self._table.rows:
             try:
-                if not all(fnmatch.fnmatchcase(_joined(fields, places), pattern) for places, pattern in wanted):
+                matches = [fnmatch.fnmatchcase(_joined(fields, places), pattern) for places, pattern, _ in wanted]
+                if matches != [fits for _, _, fits in wanted]:
+                    self.num_left_out += 1
                     continue
                 texts = {role: _joined(fields, places) for role, places in self._places.items()}
             except IndexError:
@@ -274,6 +281,15 @@ class _Mapped:
                     f"nodes may share names; choose one with `where` '{column}={first}'"
                 )
             yield line, texts
+
+    def _conditions(self) -> Iterator[tuple[tuple[int, ...], str, bool]]:
+        """Yield the columns of each condition, its pattern, and whether rows must fit it or must not."""
+        for name, _, pattern in (text.partition("=") for text in self._mapping.where):
+            fits = not name.endswith("!")
+            column = name.removesuffix("!")
+            place = int(column) if column.isdecimal() else column
+            if fits or self._index(place) is not None:
+                yield self._find(place), pattern, fits
 
     def _find(self, column: Column) -> tuple[int, ...]:
         places = []

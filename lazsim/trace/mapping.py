@@ -1,12 +1,17 @@
 """How the columns of a table say which nodes come and go: read from TOML, or given as options."""
 
+import itertools
+import os
 from collections.abc import Sequence
 
 import msgspec
 
 from lazsim.errors import SpecError, prefix_errors
+from lazsim.files import read_bytes
+from lazsim.limits import MAX_NODES
 from lazsim.specs import Spec, catalog_names, read_spec_bytes, read_toml
 from lazsim.specs.record import Count, NumNodes
+from lazsim.trace.hosts import expand_hosts
 from lazsim.units import DURATIONS_S
 
 Column = str | Count | tuple[str | Count, ...]
@@ -72,15 +77,17 @@ class TraceMapping(Spec, frozen=True, kw_only=True):
         Whether an event is the state of a node from then on: a repeated one changes nothing, and a node that is first
         seen to go was there from the start. By default, whether words other than add and remove are used.
     where : tuple of str
-        ``COLUMN=PATTERN`` each: only rows with such a text count; ``*`` and ``?`` stand for any characters.
+        ``COLUMN=PATTERN`` each: only rows with such a text count; ``*`` and ``?`` stand for any characters, ``[ab]``
+        for one of some. ``COLUMN!=PATTERN``: only rows with another text, or without that column.
     time_unit : str, optional
         Unit of times that are numbers: ``ns``, ``us``, ``ms``, ``s``, ``min``, ``h`` or ``d``.
     time_format : tuple of str
         How other times than ISO's are written, as ``strptime`` has it; the first that fits counts.
     time_zone : str, optional
         Zone of times that name none, such as ``America/New_York``.
-    cluster_nodes : int, optional
-        Nodes of the cluster, where the file names only those to which something happened.
+    cluster_nodes : int or tuple of str, optional
+        How many nodes the cluster has, or which, where the file names only those to which something happened. Names
+        may be lists of hosts, such as ``gpu-[01-16]``; nodes that are not among them are left out.
     """
 
     columns: Columns | None = None
@@ -93,9 +100,14 @@ class TraceMapping(Spec, frozen=True, kw_only=True):
     time_unit: str | None = None
     time_format: tuple[str, ...] = ()
     time_zone: str | None = None
-    cluster_nodes: NumNodes | None = None
+    cluster_nodes: NumNodes | tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.cluster_nodes, tuple):
+            names = dict.fromkeys(itertools.chain.from_iterable(map(expand_hosts, self.cluster_nodes)))
+            if not 0 < len(names) <= MAX_NODES:
+                raise ValueError(f"cluster_nodes: {len(names):,} names; give 1 to {MAX_NODES:,}")
+            msgspec.structs.force_setattr(self, "cluster_nodes", tuple(names))
         if self.time_unit is not None and self.time_unit not in UNITS_S:
             raise ValueError(f"`time_unit` {self.time_unit!r}: give one of {', '.join(UNITS_S)}")
         for text in self.where:
@@ -145,9 +157,11 @@ def make_mapping(
     time_unit: str | None = None,
     time_format: str | None = None,
     time_zone: str | None = None,
-    cluster_nodes: int | None = None,
+    cluster_nodes: int | str | None = None,
 ) -> TraceMapping:
     """Make a mapping of the texts of options.
+
+    `cluster_nodes` may be a number, a list of hosts, or a file with a name on each line.
 
     Raises
     ------
@@ -165,12 +179,28 @@ def make_mapping(
         "time_unit": time_unit,
         "time_format": () if time_format is None else (time_format,),
         "time_zone": time_zone,
-        "cluster_nodes": cluster_nodes,
+        "cluster_nodes": parse_nodes(cluster_nodes) if isinstance(cluster_nodes, str) else cluster_nodes,
     }
     try:
         return msgspec.convert(fields, TraceMapping)
     except msgspec.ValidationError as error:
         raise SpecError(str(error)) from None
+
+
+def parse_nodes(text: str) -> int | tuple[str, ...]:
+    """Read how many nodes there are, or their names, from the text itself or the file that it names."""
+    if text.isdecimal():
+        # More digits are no less refused.
+        return int(text[:20])
+    if not os.path.exists(text):
+        return (text,)
+    with prefix_errors("`cluster_nodes`"):
+        content = read_bytes(text)
+    try:
+        lines = content.decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise SpecError(f"`cluster_nodes` {text}: not a text file; give names of hosts, a line each") from None
+    return tuple(line.split()[0] for line in lines if line.split("#")[0].strip())
 
 
 def parse_columns(text: str) -> Columns:

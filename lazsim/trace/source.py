@@ -17,6 +17,10 @@ from lazsim.trace.table import Event
 HEAD_LINES = 20
 
 
+GUESSED = 0.9
+"""How well a table fits whose columns are guessed: less than a format that is known by more."""
+
+
 class Reading(NamedTuple):
     """Result of a reader.
 

@@ -11,9 +11,10 @@ from lazsim.specs import sha256, unknown_name
 from lazsim.tables import PARQUET
 from lazsim.trace.guess import mapping_reader
 from lazsim.trace.mapping import NO_MAPPING, TraceMapping, mapping_names
-from lazsim.trace.source import Reader, Source
+from lazsim.trace.refusals import BINARY_BYTES, explain_binary, explain_text
+from lazsim.trace.source import GUESSED, Reader, Source
 from lazsim.trace.stats import rate_note, trace_stats
-from lazsim.trace.table import Trace, build_trace
+from lazsim.trace.table import Event, Trace, build_trace
 from lazsim.units import format_duration
 
 LEAST_GAP_S = 1.0
@@ -37,12 +38,15 @@ def decode_text(name: str, content: bytes) -> str:
     except UnicodeDecodeError:
         text = "\0"
     if "\0" in text:
-        raise TraceFormatError(f"{name}: the file is binary; give a trace in text ({', '.join(READERS)})")
+        what = explain_binary(content) or f"the file is binary; give a trace in text ({', '.join(sorted(READERS))})"
+        raise TraceFormatError(f"{name}: {what}")
     return text
 
 
 def detect_format(name: str, text: str) -> str:
-    """Return the format that the content fits best, or raise TraceFormatError when none fits at least half.
+    """Return the format that the content fits best, or raise TraceFormatError when it is no trace.
+
+    None fits at least half then, or one that guesses what columns mean though the file is known to be something else.
 
     Examples
     --------
@@ -51,6 +55,8 @@ def detect_format(name: str, text: str) -> str:
     """
     fits = {format_name: reader.recognise(text) for format_name, reader in READERS.items()}
     best = max(fits, key=lambda format_name: fits[format_name])
+    if fits[best] <= GUESSED and (what := explain_text(text)):
+        raise TraceFormatError(f"{name}: {what}")
     if fits[best] < 0.5:
         raise TraceFormatError(
             f"{name}: not one of the known formats ({', '.join(sorted(READERS))}); force one with `format`"
@@ -89,6 +95,8 @@ def read_trace(
         When the file cannot be read.
     """
     name, packed = str(path), read_bytes(path)
+    if b"\0" in packed[:BINARY_BYTES] and (what := explain_binary(packed)):
+        raise TraceFormatError(f"{name}: {what}")
     content = unpack(name, packed)
     is_parquet = content.startswith(PARQUET)
     text = "" if is_parquet else decode_text(name, content)
@@ -104,9 +112,10 @@ def read_trace(
         asked=mapping,
     )  # fmt: skip
     reading = reader.read(source)
+    events, notes = _of_cluster(reading.events, mapping.cluster_nodes, name)
     trace = build_trace(
-        reading.events, duration_s=reading.duration_s, name=name, format=Path(format).stem, sha256=sha256(packed),
-        notes=(*reading.notes, *source.notes()), lenient=lenient,
+        events, duration_s=reading.duration_s, name=name, format=Path(format).stem, sha256=sha256(packed),
+        notes=(*reading.notes, *notes, *source.notes()), lenient=lenient,
     )  # fmt: skip
     if not len(trace):
         raise TraceFormatError(
@@ -115,6 +124,22 @@ def read_trace(
     if reading.assumed_unit is not None:
         _check_unit(trace, reading.assumed_unit)
     return trace
+
+
+def _of_cluster(
+    events: list[Event], cluster_nodes: int | tuple[str, ...] | None, name: str
+) -> tuple[list[Event], tuple[str, ...]]:
+    """Leave out the nodes that are not among those whose names the user gives."""
+    if not isinstance(cluster_nodes, tuple):
+        return events, ()
+    others = {event.node for event in events} - set(cluster_nodes)
+    if not others:
+        return events, ()
+    if all(event.node in others or event.time_s == 0.0 for event in events):
+        shown = ", ".join(sorted(others)[:3])
+        raise TraceFormatError(f"{name}: none of the nodes of `cluster_nodes` is in it, but {shown}; give its names")
+    kept = [event for event in events if event.node not in others]
+    return kept, (f"{len(others)} nodes of the file are none of `cluster_nodes`: left out",)
 
 
 def _find_reader(name: str) -> Reader:

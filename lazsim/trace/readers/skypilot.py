@@ -17,7 +17,7 @@ AVAILABILITY = (
 
 def recognise(text: str) -> bool:
     """Return whether a text opens an object with ticks."""
-    return text.lstrip().startswith("{") and ('"gap_seconds"' in text or '"data"' in text[:4096])
+    return text.lstrip().startswith("{") and re.search(r'"gap_seconds"|"data"\s*:\s*\[', text) is not None
 
 
 def read(source: Source) -> Reading:

@@ -4,16 +4,14 @@ from lazsim.errors import TraceFormatError
 from lazsim.trace.guess import guess_mapping, open_head
 from lazsim.trace.mapped import open_table, read_mapped
 from lazsim.trace.mapping import NO_MAPPING, TraceMapping
-from lazsim.trace.source import Reader, Reading, Source
+from lazsim.trace.source import GUESSED, Reader, Reading, Source
 
 LOOKS = "any table of times and live counts, of times, events and nodes, or of nodes and the start and end of outages"
-CERTAIN = 0.9
-"""Less than formats that are known by more than their columns."""
 
 
 def recognise(text: str) -> float:
     """Return whether the first rows tell which column is which."""
-    return CERTAIN if guess_mapping(open_head(text)) is not None else 0.0
+    return GUESSED if guess_mapping(open_head(text)) is not None else 0.0
 
 
 def read(source: Source) -> Reading:

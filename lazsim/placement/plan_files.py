@@ -1,0 +1,68 @@
+"""Read plans that ``lazsim place`` has written. Axes: L layers, N nodes, S slots of a node."""
+
+import os
+from typing import Annotated, Any
+
+import msgspec
+import numpy as np
+
+from lazsim.errors import SpecError
+from lazsim.files import decode_json, read_bytes
+from lazsim.placement.plan import PlacementPlan
+
+Slots = list[Annotated[int, msgspec.Meta(ge=0)] | None]
+
+
+class PlanFile(msgspec.Struct):
+    """What is read of the JSON of ``lazsim place``."""
+
+    plans: dict[str, Any]
+
+
+def read_plan(name: str, shape: tuple[int, int, int], num_experts: int) -> tuple[PlacementPlan, bytes]:
+    """Read a plan from the JSON of ``lazsim place``; return it and the content of the file.
+
+    Parameters
+    ----------
+    name
+        Path of the file, with ``:policy`` behind it where it has plans of several policies.
+    shape
+        Layers, nodes and slots that the plan must have, (L, N, S).
+    num_experts
+        Experts of a layer.
+
+    Raises
+    ------
+    LazsimError
+        When the file cannot be read, has no such plan, or the plan is of another shape or has other experts.
+    """
+    path, _, policy = (name, "", "") if os.path.exists(name) else name.rpartition(":")
+    content = read_bytes(path or name)
+    try:
+        plans = decode_json(content, PlanFile).plans
+    except ValueError as error:
+        raise SpecError(f"{path or name}: expected the JSON of lazsim place: {error}") from None
+    if not policy and len(plans) == 1:
+        (policy,) = plans
+    if policy not in plans:
+        example = f"{path or name}:{next(iter(plans), 'policy')}"
+        raise SpecError(f"{name}: has plans of {', '.join(plans) or 'no policy'}; name one of them, as in {example}")
+    try:
+        slots_LNS = np.array(_filled(plans[policy]), dtype=np.int64)
+    except (msgspec.ValidationError, ValueError, OverflowError) as error:
+        raise SpecError(f"{name}: plan of {policy}: {error}") from None
+    if slots_LNS.shape != shape:
+        found, expected = (" x ".join(map(str, one)) for one in (slots_LNS.shape, shape))
+        raise SpecError(f"{name}: has {found} layers x nodes x slots; give a plan of {expected}")
+    if slots_LNS.max() >= num_experts:
+        raise SpecError(f"{name}: has expert {slots_LNS.max()} where experts are 0 to {num_experts - 1}")
+    return PlacementPlan(slots_LNS, num_experts), content
+
+
+def _filled(plan: Any) -> list[list[list[int]]]:
+    """Return the slots of each layer and node, -1 where they are empty; a plan of one layer may lack that axis."""
+    try:
+        layers = [msgspec.convert(plan, list[Slots])]
+    except msgspec.ValidationError:
+        layers = msgspec.convert(plan, list[list[Slots]])
+    return [[[-1 if expert is None else expert for expert in node] for node in layer] for layer in layers]

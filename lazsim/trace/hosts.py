@@ -1,0 +1,39 @@
+"""Expand lists of hosts as Slurm writes them, such as ``gpu-[01-03,07]``."""
+
+import re
+
+from lazsim.limits import MAX_NODES
+
+_RANGES = re.compile(r"\[([^\[\]]*)\]")
+_RANGE = re.compile(r"(\d{1,9})(?:-(\d{1,9}))?", re.ASCII)
+_NAMES = re.compile(r"[^\s!&^@%()]+")
+
+
+def expand_hosts(text: str) -> list[str]:
+    """Return the names in a list of hosts; a ValueError says that it is none, or too long.
+
+    Examples
+    --------
+    >>> expand_hosts("gpu-[01-03,07],login")
+    ['gpu-01', 'gpu-02', 'gpu-03', 'gpu-07', 'login']
+    """
+    if not _NAMES.fullmatch(text):
+        raise ValueError(f"{text[:40]!r} is no list of hosts, such as gpu-[01-03,07]")
+    # The library makes every number of a range, whatever its size.
+    if sum(map(_size, re.split(r",(?![^\[]*\])", text))) > MAX_NODES:
+        raise ValueError(f"{text[:40]!r} has more than {MAX_NODES:,} hosts")
+    from ClusterShell.NodeSet import RESOLVER_NOGROUP, NodeSet, NodeSetException
+
+    try:
+        return [str(host) for host in NodeSet(text, resolver=RESOLVER_NOGROUP)]
+    except NodeSetException as error:
+        raise ValueError(f"{text[:40]!r} is no list of hosts ({str(error)[:80]})") from None
+
+
+def _size(name: str) -> int:
+    """Return how many hosts a name with ranges stands for."""
+    size = 1
+    for ranges in _RANGES.findall(name):
+        found = [_RANGE.fullmatch(one) for one in ranges.split(",")]
+        size *= sum(1 + int(one[2] or one[1]) - int(one[1]) for one in found if one)
+    return size

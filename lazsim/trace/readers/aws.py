@@ -1,0 +1,97 @@
+"""AWS: scaling activities of a group, and events of EC2 such as spot interruption warnings, from EventBridge."""
+
+import json
+import re
+from typing import Any
+
+from lazsim.trace.source import Reader, Reading, Source
+from lazsim.trace.states import OPTIONS, StateLog, json_records, text_at
+from lazsim.trace.table import Kind
+
+LOOKS = (
+    'aws autoscaling describe-scaling-activities: {"Activities": [{"Description": "Terminating EC2 instance: i-1"}]}, '
+    'or EventBridge: {"detail-type": "EC2 Spot Instance Interruption Warning", ...}'
+)
+ACTIVITIES: dict[str, Kind] = {
+    "launching": "add",
+    "attaching": "add",
+    "terminating": "remove",
+    "detaching": "remove",
+}
+"""First words of a description."""
+STANDBY: dict[str, Kind] = {"out of standby": "add", "to standby": "remove", "into standby": "remove"}
+STATES: dict[str, Kind] = {
+    "running": "add",
+    "stopping": "remove",
+    "stopped": "remove",
+    "shutting-down": "remove",
+    "terminated": "remove",
+}
+"""States of an instance that take it in or out; ``pending`` comes before ``running``."""
+DETAILS: dict[str, Kind] = {
+    "EC2 Instance Launch Successful": "add",
+    "EC2 Instance Terminate Successful": "remove",
+    "EC2 Spot Instance Interruption Warning": "remove",
+}
+WARNING_S = 120.0
+"""A warning comes two minutes before the interruption, but for hibernation, which begins at once (EC2 user guide)."""
+_INSTANCE = re.compile(r"\bm?i-[0-9a-zA-Z]+\b")
+_TYPICAL = re.compile(r'"Activities"\s*:|"AutoScalingGroupName"|"detail-type"|\\"detail-type\\"')
+
+
+def recognise(text: str) -> bool:
+    """Return whether a text is JSON with activities of a group or events of EventBridge."""
+    return text.lstrip()[:1] in ("{", "[") and _TYPICAL.search(text[:20_000]) is not None
+
+
+def read(source: Source) -> Reading:
+    """Read activities and events, in any order."""
+    log = StateLog(source)
+    num_warnings = 0
+    for place, record in json_records(source, "Activities", "events", "Events", "Records"):
+        try:
+            # Records of a log group hold the event as text.
+            if text := text_at(record, "message"):
+                record = json.loads(text)
+            if "Description" in record:
+                _read_activity(log, record)
+            elif "detail-type" in record:
+                num_warnings += _read_event(log, record)
+        except (ValueError, TypeError, RecursionError) as error:
+            source.fault(place, str(error))
+    notes = ["an instance is there from the end of its launch, and gone from the start of its termination"]
+    if num_warnings:
+        notes.append(f"{num_warnings} spot interruption warnings: the instance is lost {WARNING_S:g} s after each")
+    return log.reading(*notes)
+
+
+def _read_activity(log: StateLog, activity: dict[str, Any]) -> None:
+    text, status = text_at(activity, "Description"), text_at(activity, "StatusCode")
+    start_s = log.at(text_at(activity, "StartTime"))
+    end_s = log.at(end) if (end := text_at(activity, "EndTime")) else start_s
+    kind = ACTIVITIES.get(text.split(" ", 1)[0].lower())
+    for words, standby in STANDBY.items():
+        kind = standby if words in text.lower() else kind
+    if kind is None or (status not in ("Successful", "") if kind == "add" else status in ("Failed", "Cancelled")):
+        return
+    for instance in _INSTANCE.findall(text):
+        log.say(end_s if kind == "add" else start_s, kind, instance)
+
+
+def _read_event(log: StateLog, event: dict[str, Any]) -> bool:
+    """Read an event; return whether it is a warning."""
+    name, detail = text_at(event, "detail-type"), event.get("detail")
+    kind = DETAILS.get(name, STATES.get(text_at(detail, "state")))
+    time_s = log.at(text_at(event, "time"))
+    if kind is None:
+        return False
+    instance = text_at(detail, "instance-id") or text_at(detail, "EC2InstanceId")
+    if not instance:
+        raise ValueError("no instance is named")
+    is_warning = name.endswith("Warning")
+    waits = is_warning and text_at(detail, "instance-action") != "hibernate"
+    log.say(time_s + WARNING_S * waits, kind, instance)
+    return is_warning
+
+
+READER = Reader(LOOKS, recognise, read, OPTIONS)

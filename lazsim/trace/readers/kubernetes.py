@@ -1,0 +1,90 @@
+"""Kubernetes: ``kubectl get events -A -o json``, also as a log or a watch, and ``kubectl get nodes -o json``."""
+
+import re
+from typing import Any
+
+from lazsim.errors import TraceFormatError
+from lazsim.trace.source import Reader, Reading, Source
+from lazsim.trace.states import OPTIONS, StateLog, json_records, text_at
+from lazsim.trace.table import Kind
+
+LOOKS = 'kubectl get events -A -o json: {"items": [{"kind": "Event", "reason": "NodeNotReady", ...}, ...]}'
+REASONS: dict[str, tuple[Kind, ...]] = {
+    "NodeReady": ("add",),
+    "NodeNotReady": ("remove",),
+    "RemovingNode": ("remove",),
+    "DeletingNode": ("remove",),
+    "Rebooted": ("remove", "add"),
+    "RegisteredNode": (),
+}
+"""What events say of their node. A controller that starts registers all nodes, so that this only tells their names."""
+_TYPICAL = re.compile(r'"(?:involvedObject|regarding)"|"kind"\s*:\s*"Node"|"reason"\s*:\s*"Node(?:Not)?Ready"')
+
+
+def recognise(text: str) -> bool:
+    """Return whether a text is JSON with events or nodes of Kubernetes."""
+    return text.lstrip()[:1] in ("{", "[") and _TYPICAL.search(text) is not None
+
+
+def read(source: Source) -> Reading:
+    """Read the events on nodes, and what the conditions of nodes say; all others only say that events were kept."""
+    log = StateLog(source)
+    num_seen = num_hidden = 0
+    for place, record in json_records(source, "items"):
+        record = record["object"] if isinstance(record.get("object"), dict) else record
+        try:
+            if "involvedObject" in record or "regarding" in record:
+                num_seen += 1
+                num_hidden += _read_event(log, record)
+            elif text_at(record, "kind") == "Node" or "conditions" in (record.get("status") or {}):
+                num_seen += 1
+                _read_node(log, record)
+        except (ValueError, TypeError) as error:
+            source.fault(place, str(error))
+    if not num_seen:
+        raise TraceFormatError(f"{source.name}: no event or node of Kubernetes in it; expected {LOOKS}")
+    hidden = f"{num_hidden} events between the first and the last of a kind are counted without a time: left out"
+    return log.reading(*((hidden,) if num_hidden else ()))
+
+
+def _read_event(log: StateLog, event: dict[str, Any]) -> int:
+    """Read an event at its first and its last time; return how often it happened in between."""
+    series = event.get("series") or {}
+    stamps = [text_at(event, *path) for path in (
+        ("firstTimestamp",), ("deprecatedFirstTimestamp",), ("eventTime",), ("lastTimestamp",),
+        ("deprecatedLastTimestamp",), ("series", "lastObservedTime"),
+    )]  # fmt: skip
+    times_s = sorted({log.at(stamp) for stamp in stamps if stamp}) or [
+        log.at(text_at(event, "metadata", "creationTimestamp"))
+    ]
+    thing = event.get("involvedObject") or event.get("regarding") or {}
+    reason = text_at(event, "reason")
+    if text_at(thing, "kind") != "Node" or reason not in REASONS:
+        return 0
+    node = text_at(thing, "name")
+    if not node:
+        raise ValueError("no node is named")
+    log.know(node)
+    for time_s in (times_s[0], times_s[-1])[: len(times_s)]:
+        for kind in REASONS[reason]:
+            log.say(time_s, kind, node)
+    count = event.get("count") or event.get("deprecatedCount") or series.get("count") or 1
+    return max(0, count - 2) if isinstance(count, int) and REASONS[reason] else 0
+
+
+def _read_node(log: StateLog, node: dict[str, Any]) -> None:
+    """Read when a node was made, and when it was last found ready or not."""
+    name = text_at(node, "metadata", "name")
+    if not name:
+        raise ValueError("no node is named")
+    if created := text_at(node, "metadata", "creationTimestamp"):
+        log.say(log.at(created), "add", name)
+    for condition in (node.get("status") or {}).get("conditions") or []:
+        if text_at(condition, "type") == "Ready":
+            if seen := text_at(condition, "lastHeartbeatTime"):
+                log.at(seen)
+            is_ready = text_at(condition, "status") == "True"
+            log.say(log.at(text_at(condition, "lastTransitionTime")), "add" if is_ready else "remove", name)
+
+
+READER = Reader(LOOKS, recognise, read, OPTIONS)

@@ -1,0 +1,95 @@
+"""Slurm's log of its controller, ``slurmctld.log``; ``sacctmgr show event`` is a mapping of the catalogue."""
+
+import math
+import re
+from typing import Literal
+
+from lazsim.trace.hosts import expand_hosts
+from lazsim.trace.source import Reader, Reading, Source
+from lazsim.trace.states import OPTIONS, StateLog
+from lazsim.units import MINUTE_S, format_duration
+
+LOOKS = "[2025-03-01T01:10:05.120] error: Nodes gpu-[01-02] not responding, setting DOWN"
+LINE = re.compile(r"\[(\d{4}-\d\d-\d\dT[\d:.]+(?:Z|[+-]\d\d:?\d\d)?)\]\s*(.*)")
+TYPICAL = re.compile(r"slurm|JobI[dD]=|sched|backfill|[Nn]odes? |node=", re.ASCII)
+Said = Literal["add", "remove", "drain"] | None
+MESSAGES: dict[str, Said] = {
+    r"Nodes? (\S+) not responding, setting DOWN": "remove",
+    r"[Nn]ode (\S+) unexpectedly rebooted": "remove",
+    r"due to failure of node (\S+)": "remove",
+    r"[Nn]odes? (\S+) now responding": "add",
+    r"[Nn]ode (\S+) returned to service": "add",
+    r"[Nn]odes? (\S+) state set to (\S+)": None,
+    r"[Ss]etting node (\S+) (?:state )?to (\S+)": None,
+}
+"""Messages, and what they say of the nodes in them; where None, the state in them does."""
+_MESSAGES = [(re.compile(message), kind) for message, kind in MESSAGES.items()]
+GONE = {"DOWN", "DRAINED", "FAIL", "ERROR", "POWER_DOWN", "POWERING_DOWN", "POWERED_DOWN"}
+THERE = {"IDLE", "ALLOCATED", "ALLOC", "MIXED", "MIX", "RESUME", "UNDRAIN", "UP"}
+DRAINING = {"DRAIN", "DRAINING"}
+"""States as in Slurm's sinfo: a node that is draining goes on with its jobs, and a drained one has none."""
+LEAST_BACK_S = MINUTE_S
+"""Threads write the log, so that lines may be out of order by less."""
+
+
+def state_kind(text: str) -> Said:
+    """Return whether a node in a state is there, or drains, or None where the state says nothing of that.
+
+    Examples
+    --------
+    >>> [state_kind(state) for state in ("DOWN*+DRAIN", "DRAINING", "IDLE+DRAIN", "RESUME")]
+    ['remove', 'drain', 'remove', 'add']
+    """
+    states = set(re.split(r"[^A-Z_]+", text.upper()))
+    if states & GONE or (states & DRAINING and "IDLE" in states):
+        return "remove"
+    if states & DRAINING:
+        return "drain"
+    return "add" if states & THERE else None
+
+
+def recognise(text: str) -> float:
+    """Return the share of the first lines that begin with a date in brackets, in a log with Slurm's words."""
+    head = [line for line in text[:20_000].splitlines() if line.strip()]
+    lines = [found[2] for line in head if (found := LINE.match(line))]
+    return len(lines) / max(1, len(head)) if any(map(TYPICAL.search, lines)) else 0.0
+
+
+def read(source: Source) -> Reading:
+    """Read the messages on nodes; all other lines only say that the controller was running."""
+    log = StateLog(source)
+    last_s = -math.inf
+    num_draining = 0
+    for line, text in source.lines():
+        found = LINE.match(text)
+        if not found:
+            continue
+        try:
+            time_s = log.at(found[1], last_s)
+            said, nodes = _message(found[2])
+        except ValueError as error:
+            source.fault(line, str(error))
+            continue
+        if time_s < last_s - LEAST_BACK_S:
+            back = format_duration(last_s - time_s)
+            source.fault(line, f"steps back by {back}; give `time_zone` if the clock was set back", "sort the lines")
+        last_s = max(last_s, time_s)
+        for node in nodes:
+            if said == "drain":
+                num_draining += 1
+            elif said is not None:
+                log.say(time_s, said, node, line)
+    drained = (f"{num_draining} nodes begin to drain, which is no loss: their jobs go on",) if num_draining else ()
+    return log.reading(*drained)
+
+
+def _message(text: str) -> tuple[Said, list[str]]:
+    """Return what a message says, and of which nodes; of none where it is about something else."""
+    for pattern, kind in _MESSAGES:
+        if found := pattern.search(text):
+            said = state_kind(found[2]) if kind is None else kind
+            return said, [] if said is None else expand_hosts(found[1])
+    return None, []
+
+
+READER = Reader(LOOKS, recognise, read, OPTIONS)

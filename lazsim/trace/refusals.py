@@ -1,0 +1,118 @@
+"""Say what a file is that is no trace, and what would be needed."""
+
+import math
+import re
+from contextlib import suppress
+
+from lazsim.errors import TraceFormatError
+from lazsim.files import Faults, numbered_lines
+from lazsim.tables import Table, read_table
+from lazsim.trace.guess import open_head
+from lazsim.trace.mapped import is_header
+from lazsim.trace.source import number
+from lazsim.units import HOUR_S
+
+NODE_LOG = "slurmctld.log, sacctmgr show event -P, kubectl get events -A -o json or a Prometheus range of up"
+LOADS = "if it holds expert loads, lazsim routing reads them"
+
+BINARY_BYTES = 512
+BINARY = {
+    rb"PK\x03\x04.{26}[^/\0]*/(data\.pkl|byteorder)": f"a PyTorch file (.pt); {LOADS}",
+    rb"\x80\x02\x8a\n": f"a PyTorch file (.pt) of before 1.6; {LOADS}",
+    rb"\x80[\x02-\x05][\x95}\]c]": "a Python pickle, which can run code when it is read; save what it holds as CSV",
+    rb"PK\x03\x04.{26}\S*\.npy": f"arrays of numpy (.npz); {LOADS}",
+    rb"\x93NUMPY": f"an array of numpy (.npy); {LOADS}",
+    rb".{8}\{\"": f"tensors (.safetensors); {LOADS}",
+    rb"PK\x03\x04.{26}(\[Content_Types\]|xl/|docProps)": "an Excel workbook; save the sheet as CSV",
+    rb"\x89HDF\r\n": "an HDF5 file; save its table as CSV or Parquet",
+    rb"SQLite format 3": "a database of SQLite; save its table as CSV, as with sqlite3 -csv -header",
+    rb"ARROW1|FEA1": "an Arrow or Feather file; save its table as Parquet or CSV",
+    rb"ORC": "an ORC file; save its table as Parquet or CSV",
+    rb".{257}ustar": "a tar archive; unpack it and give the file in it",
+    rb"%PDF": "a PDF document; give the data themselves, as CSV",
+    rb"\x89PNG|\xff\xd8\xff": "a picture; give the data themselves, as CSV",
+}
+"""Beginnings of files that are not text."""
+
+SNAPSHOT = "a list of nodes at one instant ({}), which does not say when they come and go; give a log such as "
+TEXTS = {
+    r"\s*<(!doctype|html|\?xml)": "a web page or XML; fetch the raw file, which a page about it only shows",
+    r"version https://git-lfs": "a pointer of Git LFS; fetch the file itself with git lfs pull",
+    r"# lazsim-routing|step,layer,expert,tokens": "expert loads; give them as `routing`",
+    r"\s*PARTITION +AVAIL|NODELIST +": SNAPSHOT.format("sinfo") + NODE_LOG,
+    r"\s*NodeName=": SNAPSHOT.format("scontrol show node or slurm.conf") + NODE_LOG,
+    r"\s*NAME +STATUS +ROLES": SNAPSHOT.format("kubectl get nodes") + NODE_LOG,
+    r'\s*\{\s*"Reservations"': SNAPSHOT.format("aws ec2 describe-instances")
+    + "aws autoscaling describe-scaling-activities",
+    r'[\s\S]{0,2000}"kind":\s*"compute#instance"': SNAPSHOT.format("gcloud compute instances list")
+    + "gcloud compute operations list --format=json",
+    r"\s*machine_?id,": SNAPSHOT.format("machines and their GPUs") + NODE_LOG,
+    r'\s*\{\s*"SpotPriceHistory"': "a history of spot prices, in which no node comes or goes; give interruption "
+    "warnings or aws autoscaling describe-scaling-activities",
+    r"[^\n]*(gpu|cpu|mem)[^\n,]*util": f"a log of utilisation, in which no node comes or goes; give {NODE_LOG}",
+}
+"""Beginnings of texts that are no traces. Job logs are told by their columns, and lists of hosts by all their lines."""
+
+JOB_COLUMNS = {"jobid", "jobname", "jobidraw"}
+SPAN_COLUMNS = {"submittime", "submittedtime", "submit", "starttime", "start", "duration", "elapsed", "attempts"}
+NODE_COLUMNS = ("nodenum", "numnodes", "nnodes", "allocnodes", "nodes")
+SECONDS_COLUMNS = ("duration", "elapsedraw")
+"""Names of columns of job logs, without case and signs: AcmeTrace, Helios, Philly and Slurm's sacct."""
+NODE_FAILURE = "NODE_FAIL"
+"""How Slurm, and data sets from it, call the end of a job of which a node failed."""
+_HOST = re.compile(r"(?=\S*[A-Za-z])(?=\S*\d)[\w.-]+(\[[\d,-]+\][\w.-]*)*(\s+(slots|max_slots)\s*=\s*\d+)*", re.ASCII)
+
+
+def explain_binary(content: bytes) -> str | None:
+    """Return what a file is that is no text and no trace, or None where nothing is known."""
+    return next((what for begin, what in BINARY.items() if re.match(begin, content[:BINARY_BYTES], re.DOTALL)), None)
+
+
+def explain_text(text: str) -> str | None:
+    """Return what a text is that is no trace, and what would be needed, or None where nothing is known.
+
+    Examples
+    --------
+    >>> explain_text("version https://git-lfs.github.com/spec/v1")
+    'a pointer of Git LFS; fetch the file itself with git lfs pull'
+    """
+    columns = {_plain(name) for name in open_head(text).header}
+    if columns & JOB_COLUMNS and columns & SPAN_COLUMNS:
+        return _explain_jobs(text)
+    for begin, what in TEXTS.items():
+        if re.match(begin, text, re.IGNORECASE):
+            return what
+    lines = [line for _, line in numbered_lines(text) if not line.startswith("#")]
+    if lines and all(_HOST.fullmatch(line) for line in lines):
+        return SNAPSHOT.format("host names") + f"{NODE_LOG}, and these names as `cluster_nodes`"
+    return None
+
+
+def _explain_jobs(text: str) -> str:
+    """Return the same for a job log, with the rate of failures of nodes where the log has it."""
+    what = "a job log, in which no node comes or goes"
+    try:
+        table = read_table(text, Faults("", TraceFormatError, lenient=True), is_header)
+    except TraceFormatError:
+        table = Table((), [])
+    places = {_plain(name): index for index, name in enumerate(table.header)}
+    nodes, seconds = (next((places[name] for name in names if name in places), len(places))
+                      for names in (NODE_COLUMNS, SECONDS_COLUMNS))  # fmt: skip
+    num_failures, node_s = 0, 0.0
+    for _, fields in table.rows:
+        with suppress(ValueError, IndexError):
+            used_s = number(fields[nodes]) * number(fields[seconds])
+            node_s += used_s if math.isfinite(used_s) else 0.0
+            num_failures += fields[places["state"]].upper().startswith(NODE_FAILURE) if "state" in places else 0
+    if not (num_failures and node_s):
+        return f"{what}; give {NODE_LOG}, or make a trace with lazsim trace generate --nodes N --node-mtbf D --repair D"
+    hours = node_s / HOUR_S
+    return (
+        f"{what}; {num_failures} of its {len(table.rows)} jobs ended by {NODE_FAILURE} in {hours:.4g} node-hours, "
+        f"{num_failures / hours:.4g} per node-hour: make a trace of that rate with lazsim trace generate --nodes N "
+        f"--node-mtbf {hours / num_failures:.4g}h --repair D"
+    )
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\W_]", "", name.lower())

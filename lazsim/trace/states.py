@@ -1,0 +1,132 @@
+"""Gather what a log says of the states of nodes, in any order, and make a trace of it."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from lazsim.errors import TraceFormatError
+from lazsim.trace.absences import events_from_states, other_nodes
+from lazsim.trace.clock import Clock
+from lazsim.trace.source import Reading, Source
+from lazsim.trace.table import Event, Kind
+
+OPTIONS = ("time_zone", "cluster_nodes")
+"""Fields of `Source.asked` that a log of states heeds."""
+
+
+class StateLog:
+    """What is known of the nodes at dates of a log; the trace begins with the first of them and ends with the last.
+
+    Attributes
+    ----------
+    source : Source
+        The file; its faults count what cannot be read.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self._clock = Clock(source.asked, source.asked)
+        self._rows: list[Event] = []
+        self._nodes: dict[str, None] = {}
+        self._first_s, self._last_s = math.inf, -math.inf
+
+    def at(self, stamp: str, after_s: float = -math.inf) -> float:
+        """Return the time of a date, at which the log was being written; see `Clock.read` for errors and `after_s`."""
+        return self.observe(self._clock.read(stamp, after_s))
+
+    def observe(self, time_s: float) -> float:
+        """Count a time, in seconds since 1970, as one at which the log was being written."""
+        self._first_s, self._last_s = min(self._first_s, time_s), max(self._last_s, time_s)
+        return time_s
+
+    def say(self, time_s: float, kind: Kind, node: str, line: int = 0) -> None:
+        """Say that a node is there (``add``) from a time on, or is not (``remove``)."""
+        self._rows.append(Event(time_s, kind, node, line))
+
+    def know(self, node: str) -> None:
+        """Say that a node exists: it is there from the start unless another row says what happened to it first."""
+        self._nodes[node] = None
+
+    def say_sampled(self, states: Mapping[str, Sequence[Mapping[float, bool]]]) -> None:
+        """Say what samples at common times tell of nodes.
+
+        Parameters
+        ----------
+        states
+            By node, whether it is there by each of its sources, by time. It is gone where one has no sample, though
+            another node has.
+        """
+        grid = sorted({self.observe(time) for of_node in states.values() for samples in of_node for time in samples})
+        for node, of_node in states.items():
+            was_there = False
+            for time in grid:
+                is_there = all(samples.get(time, False) for samples in of_node)
+                if is_there != was_there:
+                    self.say(time, "add" if is_there else "remove", node)
+                was_there = is_there
+
+    def reading(self, *notes: str) -> Reading:
+        """Return the events of the nodes, and what was assumed."""
+        rows = sorted((row._replace(time_s=round(row.time_s - self._first_s, 6)) for row in self._rows),
+                      key=lambda row: row.time_s)  # fmt: skip
+        events, more = events_from_states(rows)
+        named = {row.node for row in rows}
+        still = [Event(0.0, "add", node) for node in self._nodes if node not in named]
+        others, most = other_nodes(named | set(self._nodes), self.source.asked.cluster_nodes, self.source.name)
+        window = "the trace begins with the first date in the file and ends with the last"
+        events = [*others, *still, *events]
+        last_s = max((event.time_s for event in events), default=0.0)
+        duration_s = max(last_s, round(self._last_s - self._first_s, 6)) if events else None
+        return Reading(events, duration_s, (window, *notes, *more, *most, *self._clock.notes()))
+
+
+def json_records(source: Source, *lists: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the objects of a JSON file with their place in it, for faults.
+
+    The file has one value or several, such as one on each line. An array stands for its elements, and so does an object
+    with an array under one of the names `lists`.
+
+    Raises
+    ------
+    TraceFormatError
+        When a value is no valid JSON.
+    """
+    number = 0
+    for value in _json_values(source):
+        name = next((name for name in lists if isinstance(value, dict) and isinstance(value.get(name), list)), None)
+        found = value if isinstance(value, list) else [value] if name is None else value[name]
+        for record in found:
+            number += 1
+            if isinstance(record, dict):
+                yield f"entry {number}", record
+            else:
+                source.fault(f"entry {number}", "expected an object of JSON")
+
+
+def _json_values(source: Source) -> Iterator[Any]:
+    decoder = json.JSONDecoder()
+    text, position = source.text.strip(), 0
+    while position < len(text):
+        try:
+            value, position = decoder.raw_decode(text, position)
+        except (ValueError, RecursionError) as error:
+            line = text.count("\n", 0, position) + 1
+            what = f"after line {line}, not valid JSON ({str(error)[:80]}); fetch the file again"
+            raise TraceFormatError(f"{source.name}: {what}") from None
+        yield value
+        while position < len(text) and text[position] in " \t\r\n,":
+            position += 1
+
+
+def text_at(record: Any, *path: str) -> str:
+    """Return the text at a path of keys of nested objects, empty where there is none.
+
+    Examples
+    --------
+    >>> text_at({"metadata": {"name": "gpu-01"}}, "metadata", "name")
+    'gpu-01'
+    """
+    for key in path:
+        record = record.get(key) if isinstance(record, dict) else None
+    return record if isinstance(record, str) else ""

@@ -1,0 +1,406 @@
+"""Logs of clusters that people run: Slurm, Kubernetes, Prometheus, AWS and Google Cloud."""
+
+import json
+
+import pytest
+
+from lazsim.errors import LazsimError, TraceFormatError
+from lazsim.trace import TraceMapping, read_trace
+from lazsim.trace.hosts import expand_hosts
+
+
+@pytest.fixture
+def read(tmp_path):
+    def read_text(text, lenient=False, **asked):
+        path = tmp_path / "log"
+        path.write_text(text if isinstance(text, str) else json.dumps(text))
+        return read_trace(path, lenient=lenient, mapping=TraceMapping(**asked))
+
+    return read_text
+
+
+def history(trace):
+    """Return the batches of a trace: the time, the nodes that go and those that come."""
+    return [(batch.time_s, sorted(batch.removed), sorted(batch.added)) for batch in trace.batches()]
+
+
+def slurm(*lines):
+    return "\n".join(f"[2025-03-01T{line}" for line in ("00:00:00.000] slurmctld version 23.02.7 started", *lines))
+
+
+@pytest.mark.parametrize(
+    ("text", "hosts"),
+    [
+        ("gpu-[01-03,07]", ["gpu-01", "gpu-02", "gpu-03", "gpu-07"]),
+        ("gpu-1", ["gpu-1"]),
+        ("a1,b[9-10]", ["a1", "b9", "b10"]),
+        ("rack[1-2]n[08-09]", ["rack1n08", "rack1n09", "rack2n08", "rack2n09"]),
+    ],
+)
+def test_list_of_hosts_is_expanded_as_slurm_means_it(text, hosts):
+    assert expand_hosts(text) == hosts
+
+
+@pytest.mark.parametrize(
+    "text", ["gpu-[01-", "gpu-[3-1]", "a b", "@all", "a!b", "n[1-999999999]", "n[1-200]m[1-200]", ""]
+)
+def test_text_that_is_no_list_of_hosts_or_a_huge_one_is_refused(text):
+    with pytest.raises(ValueError, match="hosts"):
+        expand_hosts(text)
+
+
+def test_slurm_log_says_when_nodes_go_down_and_come_back(read):
+    trace = read(slurm(
+        "00:00:01.000] Node gpu-01 now responding",
+        "00:00:01.000] Node gpu-02 now responding",
+        "00:10:00.000] error: Nodes gpu-[01-02] not responding",
+        "00:11:00.500] error: Nodes gpu-[01-02] not responding, setting DOWN",
+        "00:11:00.501] requeue job JobId=7 due to failure of node gpu-01",
+        "00:20:00.000] node gpu-01 returned to service",
+        "00:30:00.000] Node gpu-02 now responding",
+        "01:00:00.000] sched: Allocate JobId=8 NodeList=gpu-[01-02] #CPUs=256",
+    ))  # fmt: skip
+    assert trace.format == "slurm"
+    assert history(trace) == [
+        (1.0, [], ["gpu-01", "gpu-02"]), (660.5, ["gpu-01", "gpu-02"], []), (1200.0, [], ["gpu-01"]),
+        (1800.0, [], ["gpu-02"]),
+    ]  # fmt: skip
+    assert trace.duration_s == 3600.0
+
+
+def test_slurm_node_that_drains_is_lost_when_it_is_drained_or_down(read):
+    trace = read(slurm(
+        "00:01:00.000] update_node: node gpu-[1-3] state set to DRAINING",
+        "00:02:00.000] update_node: node gpu-1 state set to DRAINED",
+        "00:03:00.000] update_node: node gpu-2 state set to DOWN",
+        "00:04:00.000] update_node: node gpu-3 state set to IDLE",
+        "00:05:00.000] update_node: node gpu-[1-2] state set to RESUME",
+        "00:06:00.000] error: Setting node gpu-3 state to DOWN with reason:GPU fell off the bus",
+        "00:07:00.000] validate_node_specs: Node gpu-1 unexpectedly rebooted boot_time=1740787200",
+    ))  # fmt: skip
+    assert [one for one in history(trace) if one[1]] == [
+        (120.0, ["gpu-1"], []), (180.0, ["gpu-2"], []), (360.0, ["gpu-3"], []), (420.0, ["gpu-1"], []),
+    ]  # fmt: skip
+    assert any(note.startswith("3 nodes begin to drain") for note in trace.notes)
+
+
+def test_slurm_clock_that_is_set_back_is_refused_unless_the_zone_is_given(read):
+    log = (
+        "[2025-11-02T01:50:00.000] error: Nodes gpu-1 not responding, setting DOWN\n"
+        "[2025-11-02T01:10:00.000] Node gpu-1 now responding\n"
+        "[2025-11-02T02:00:00.000] error: Nodes gpu-1 not responding, setting DOWN\n"
+    )
+    with pytest.raises(TraceFormatError, match="line 2: steps back by 40 min; give `time_zone`"):
+        read(log)
+    # 01:50 EDT is 05:50 UTC, 01:10 EST is 06:10 UTC and 02:00 EST is 07:00 UTC
+    assert [one[0] for one in history(read(log, time_zone="America/New_York"))[1:]] == [0.001, 1200.0, 4200.0]
+
+
+def test_threads_may_write_the_lines_of_a_slurm_log_a_little_out_of_order(read):
+    log = slurm("00:01:00.020] Nodes gpu-1 not responding, setting DOWN", "00:01:00.010] Node gpu-2 now responding")
+    assert [one[0] for one in history(read(log))] == [0.0, 60.01, 60.02]
+
+
+def test_nodes_that_a_log_does_not_name_are_given_by_number_or_by_name(read):
+    log = slurm("00:01:00.000] Nodes gpu-2,login1 not responding, setting DOWN")
+    assert read(log, cluster_nodes=4).num_alive()[1].tolist() == [4, 2]
+    named = read(log, cluster_nodes=("gpu-[1-4]",))
+    assert set(named.names) == {"gpu-1", "gpu-2", "gpu-3", "gpu-4"}
+    assert any(note.startswith("1 nodes of the file are none of `cluster_nodes`") for note in named.notes)
+    with pytest.raises(LazsimError, match="none of the nodes"):
+        read(log, cluster_nodes=("cpu-[1-4]",))
+
+
+def event(reason, node, first, last=None, **fields):
+    stamps = {"firstTimestamp": f"2025-03-01T{first}Z", "lastTimestamp": f"2025-03-01T{last or first}Z"}
+    return {"kind": "Event", "reason": reason, "involvedObject": {"kind": "Node", "name": node}, **stamps, **fields}
+
+
+def test_kubernetes_events_in_any_order_tell_when_nodes_are_not_ready(read):
+    pod = event("Killing", "trainer", "02:00:00") | {"involvedObject": {"kind": "Pod", "name": "trainer"}}
+    trace = read({"kind": "List", "items": [
+        event("NodeReady", "b", "00:30:00"), event("NodeNotReady", "b", "00:20:00"), pod,
+        event("RegisteredNode", "c", "00:00:00"), event("RegisteredNode", "b", "00:25:00"),
+        event("NodeReady", "a", "00:00:00"), event("RemovingNode", "a", "01:00:00"),
+        event("NodeNotSchedulable", "c", "00:40:00"),
+    ]})  # fmt: skip
+    assert trace.format == "kubernetes"
+    assert history(trace) == [(0.0, [], ["a", "b", "c"]), (1200.0, ["b"], []), (1800.0, [], ["b"]), (3600.0, ["a"], [])]
+    assert trace.duration_s == 7200.0
+
+
+def test_kubernetes_event_that_stands_for_several_counts_at_its_first_and_last_time(read):
+    trace = read({"items": [
+        event("NodeNotReady", "a", "00:00:10", "01:00:10", count=3),
+        event("NodeReady", "a", "00:00:50", "01:00:50", count=3),
+    ]})  # fmt: skip
+    assert [one[0] for one in history(trace) if one[1]] == [0.001, 3600.0]
+    assert any(note.startswith("2 events between") for note in trace.notes)
+
+
+def test_kubernetes_reboot_is_a_loss_though_the_node_is_back_at_once(read):
+    trace = read(
+        "\n".join(json.dumps(one) for one in (event("NodeReady", "a", "00:00:00"), event("Rebooted", "a", "00:05:00")))
+    )
+    assert history(trace) == [(0.0, [], ["a"]), (300.0, ["a"], ["a"])]
+
+
+def test_kubernetes_events_within_a_second_are_in_the_order_that_is_possible(read):
+    rows = [
+        event("NodeReady", "a", "00:00:00"),
+        event("NodeReady", "a", "00:05:00"),
+        event("NodeNotReady", "a", "00:05:00"),
+    ]
+    assert history(read({"items": rows})) == [(0.0, [], ["a"]), (300.0, ["a"], ["a"])]
+
+
+def test_events_of_the_newer_kubernetes_api_are_read_too(read):
+    rows = [
+        {"kind": "Event", "reason": reason, "regarding": {"kind": "Node", "name": "a"}, "note": "",
+         "eventTime": f"2025-03-01T00:0{minute}:00.000000Z", "deprecatedFirstTimestamp": None}
+        for minute, reason in ((0, "NodeReady"), (1, "NodeNotReady"))
+    ]  # fmt: skip
+    assert history(read({"items": rows})) == [(0.0, [], ["a"]), (60.0, ["a"], [])]
+
+
+def test_kubernetes_nodes_tell_when_they_were_made_and_last_changed(read):
+    def node(name, status, changed):
+        ready = {
+            "type": "Ready",
+            "status": status,
+            "lastTransitionTime": changed,
+            "lastHeartbeatTime": "2025-03-03T00:00:00Z",
+        }
+        meta = {"name": name, "creationTimestamp": "2025-03-01T00:00:00Z"}
+        return {"kind": "Node", "metadata": meta, "status": {"conditions": [{"type": "DiskPressure"}, ready]}}
+
+    trace = read({"items": [node("a", "True", "2025-03-01T00:01:00Z"), node("b", "Unknown", "2025-03-02T00:00:00Z")]})
+    assert history(trace) == [(0.0, [], ["a", "b"]), (86400.0, ["b"], [])]
+    assert trace.duration_s == 2 * 86400.0
+
+
+def series(values, start_s=1740787200, step_s=60, **labels):
+    pairs = [[start_s + index * step_s, value] for index, value in enumerate(values) if value is not None]
+    return {"metric": labels, "values": pairs}
+
+
+def matrix(*found):
+    return {"status": "success", "data": {"resultType": "matrix", "result": list(found)}}
+
+
+def test_prometheus_target_is_gone_where_it_is_down_or_has_no_sample(read):
+    trace = read(matrix(
+        series(["1", "0", "1", "1", "1"], __name__="up", job="node", instance="a:9100"),
+        series(["1", "1", "1", None, "1"], __name__="up", job="node", instance="b:9100"),
+        series([None, "1", "1", "NaN", "0"], __name__="up", job="node", instance="c:9100"),
+    ))  # fmt: skip
+    assert trace.format == "prometheus"
+    assert history(trace) == [
+        (0.0, [], ["a", "b"]), (60.0, ["a"], ["c"]), (120.0, [], ["a"]), (180.0, ["b", "c"], []), (240.0, [], ["b"]),
+    ]  # fmt: skip
+    assert trace.duration_s == 240.0
+
+
+def test_prometheus_gap_of_all_series_is_an_outage_of_prometheus_and_no_loss(read):
+    trace = read(matrix(*(series(["1", None, None, "1"], __name__="up", instance=name) for name in ("a:1", "b:1"))))
+    assert history(trace) == [(0.0, [], ["a", "b"])]
+    assert trace.duration_s == 180.0
+
+
+def test_prometheus_node_is_ready_while_no_condition_says_otherwise(read):
+    labels = {"__name__": "kube_node_status_condition", "instance": "kube-state-metrics:8080", "job": "ksm"}
+    states = {"true": ["1", "0", "1"], "false": ["0", "0", "0"], "unknown": ["0", "1", "0"]}
+    trace = read(matrix(
+        *(series(values, **labels, node="a", condition="Ready", status=status) for status, values in states.items()),
+        series(["0", "0", "0"], **labels, node="a", condition="MemoryPressure", status="true"),
+    ))  # fmt: skip
+    assert history(trace) == [(0.0, [], ["a"]), (60.0, ["a"], []), (120.0, [], ["a"])]
+
+
+def test_prometheus_sum_is_read_as_live_counts(read):
+    assert read(matrix(series(["8", "7", "8"]))).num_alive()[1].tolist() == [8, 7, 8]
+
+
+def test_prometheus_jobs_are_not_mixed(read):
+    found = matrix(*(series(["1", "0"], __name__="up", job=job, instance="a:1") for job in ("dcgm", "node")))
+    with pytest.raises(TraceFormatError, match="`where` 'job=dcgm'"):
+        read(found)
+    assert history(read(found, where=("job=node",)))[1] == (60.0, ["a"], [])
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (matrix(series(["93"], __name__="DCGM_FI_DEV_GPU_UTIL", gpu="0")), "DCGM_FI_DEV_GPU_UTIL, which does not say"),
+        ({"status": "success", "data": {"resultType": "vector", "result": []}}, "for one instant"),
+        (
+            {"status": "error", "errorType": "bad_data", "error": "parse error", "data": {"resultType": ""}},
+            "parse error",
+        ),
+        (matrix(), "no series of a node"),
+    ],
+)
+def test_prometheus_of_something_else_is_refused_with_the_query_that_is_needed(read, found, said):
+    with pytest.raises(TraceFormatError, match="kube_node_status_condition") as error:
+        read(found)
+    assert said in str(error.value)
+
+
+def activity(text, start, end=None, status="Successful"):
+    times = {"StartTime": f"2025-03-01T{start}.123000+00:00"} | ({"EndTime": f"2025-03-01T{end}+00:00"} if end else {})
+    return {"ActivityId": "1", "AutoScalingGroupName": "g", "Description": text, "StatusCode": status, **times}
+
+
+def test_aws_scaling_activities_newest_first_tell_launches_and_terminations(read):
+    trace = read({"Activities": [
+        activity("Launching a new EC2 instance.  Status Reason: no capacity", "00:40:00", status="Failed"),
+        activity("Terminating EC2 instance: i-0b", "00:30:00", "00:31:00"),
+        activity("Terminating EC2 instance: i-0a", "00:20:00", status="InProgress"),
+        activity("Launching a new EC2 instance: i-0b", "00:00:00", "00:00:30"),
+    ]})  # fmt: skip
+    assert trace.format == "aws"
+    # the first date is 0.123 s past midnight
+    assert history(trace) == [
+        (0.0, [], ["i-0a"]),
+        (29.877, [], ["i-0b"]),
+        (1200.0, ["i-0a"], []),
+        (1800.0, ["i-0b"], []),
+    ]
+    assert trace.duration_s == 2400.0
+
+
+def notice(kind, minute, **detail):
+    return {
+        "version": "0",
+        "detail-type": kind,
+        "source": "aws.ec2",
+        "time": f"2025-03-01T00:{minute:02}:00Z",
+        "detail": detail,
+    }
+
+
+def test_aws_spot_instance_is_lost_two_minutes_after_the_warning(read):
+    rows = [
+        notice("EC2 Instance State-change Notification", 0, **{"instance-id": "i-1", "state": "running"}),
+        notice("EC2 Instance Rebalance Recommendation", 5, **{"instance-id": "i-1"}),
+        notice("EC2 Spot Instance Interruption Warning", 10, **{"instance-id": "i-1", "instance-action": "terminate"}),
+        notice("EC2 Instance State-change Notification", 13, **{"instance-id": "i-1", "state": "terminated"}),
+    ]
+    expected = [(0.0, [], ["i-1"]), (720.0, ["i-1"], [])]
+    assert history(read("\n".join(map(json.dumps, rows)))) == expected
+    assert history(read({"events": [{"timestamp": 1, "message": json.dumps(row)} for row in rows]})) == expected
+
+
+def operation(kind, name, start, end, zone="us-central1-a", **fields):
+    link = f"https://www.googleapis.com/compute/v1/projects/p/zones/{zone}/instances/{name}"
+    times = {"insertTime": f"2025-03-01T{start}.000-08:00", "endTime": f"2025-03-01T{end}.000-08:00"}
+    return {"kind": "compute#operation", "operationType": kind, "targetLink": link, "status": "DONE", **times, **fields}
+
+
+def test_gcp_operations_tell_preemptions_and_restarts(read):
+    trace = read([
+        operation("insert", "g1", "00:00:00", "00:00:20"),
+        operation("compute.instances.preempted", "g1", "01:00:00", "01:00:30"),
+        operation("start", "g1", "01:10:00", "01:10:10"),
+        operation("compute.instances.migrateOnHostMaintenance", "g1", "01:20:00", "01:21:00"),
+        operation("insert", "g2", "01:30:00", "01:30:01", error={"errors": [{"code": "ZONE_RESOURCE_POOL_EXHAUSTED"}]}),
+        operation("reset", "g1", "02:00:00", "02:00:05"),
+    ])  # fmt: skip
+    assert trace.format == "gcp"
+    assert history(trace) == [
+        (20.0, [], ["g1"]), (3600.0, ["g1"], []), (4210.0, [], ["g1"]), (7200.0, ["g1"], []), (7205.0, [], ["g1"]),
+    ]  # fmt: skip
+
+
+def test_gcp_instances_of_one_name_in_two_zones_are_two_nodes(read):
+    trace = read([operation("insert", "g", "00:00:00", "00:00:00", zone) for zone in ("us-a", "us-b")])
+    assert trace.names == ("us-a/g", "us-b/g")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"items": [{"kind": "Event", "reason": "NodeReady", "involvedObject": {"kind": "Node"}}]}',
+        '{"items": [{"involvedObject": {"kind": "Node", "name": "a"}, "reason": "NodeReady", "eventTime": "soon"}]}',
+        '{"items": [{"involvedObject": 3}]}',
+        '{"Activities": [{"Description": "Terminating EC2 instance: i-1", "StartTime": 3}]}',
+        '{"Activities": [{"Description": "Terminating',
+        '[{"operationType": "stop", "targetLink": "/zones/a/instances/b"}]',
+        '{"data": {"resultType": "matrix", "result": [{"metric": {"instance": "a"}, "values": [[1]]}]}}',
+        '{"data": {"resultType": "matrix", "result": [3]}}',
+        slurm("00:00:99.000] Node a now responding"),
+        slurm("00:01:00.000] Node a[ now responding"),
+    ],
+)
+def test_broken_log_of_a_cluster_is_one_line(read, text):
+    with pytest.raises(TraceFormatError) as error:
+        read(text)
+    assert "\n" not in str(error.value)
+
+
+def test_sacctmgr_node_that_drains_is_lost_once_it_is_drained(read):
+    trace = read(
+        "NodeName|TimeStart|TimeEnd|State|Reason\n"
+        "gpu-1|2025-03-01T00:00:00|2025-03-01T01:00:00|DRAINING|bad fan\n"
+        "gpu-1|2025-03-01T01:00:00|2025-03-01T02:00:00|DRAINED|bad fan\n"
+        "gpu-2|2025-03-01T03:00:00|2025-03-01T03:30:00|DOWN*|Not responding\n"
+    )
+    assert [(batch[0], batch[1]) for batch in history(trace) if batch[1]] == [(0.001, ["gpu-1"]), (7200.0, ["gpu-2"])]
+    assert any(note.startswith("1 rows are left out") for note in trace.notes)
+
+
+@pytest.mark.parametrize(
+    ("file", "asked", "batches"),
+    [
+        ("kubernetes-node-events/events.json", {},
+         [(0.0, 0, 2), (4205.0, 1, 0), (6760.0, 0, 1), (10800.0, 1, 0)]),
+        ("slurm-node-states/slurmctld.log", {}, [(0.0, 0, 2), (4205.12, 1, 0), (6760.0, 0, 1), (18000.0, 2, 0)]),
+        ("slurm-node-states/events.txt", {"cluster_nodes": 4},
+         [(0.0, 0, 4), (0.001, 1, 0), (2555.0, 0, 1), (13795.0, 1, 0)]),
+    ],
+)  # fmt: skip
+def test_reference_log_of_a_cluster_has_the_losses_that_its_description_derives(shared, file, asked, batches):
+    trace = read_trace(shared / "cases" / file, mapping=TraceMapping(**asked))
+    assert [(one.time_s, len(one.removed), len(one.added)) for one in trace.batches()] == batches
+
+
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [("acme.csv", "0.01562 per node-hour"), ("helios.csv", "NODE_FAIL"), ("philly.json", "--node-mtbf D")],
+)
+def test_reference_job_log_is_refused_as_one(shared, file, said):
+    with pytest.raises(TraceFormatError, match="a job log, in which no node comes or goes") as error:
+        read_trace(shared / "cases" / "job-logs-are-not-node-traces" / file)
+    assert said in str(error.value)
+
+
+REFUSED = {
+    "acme": ("job_id,user,node_num,state,start_time,duration\na,u,8,FAILED,2023-05-17 11:01:08,3600\n"
+             "b,u,8,NODE_FAIL,2023-05-17 13:21:00,7200\n", "job log", "in 24 node-hours, 0.04167 per node-hour"),
+    "helios": ("job_id,user,vc,gpu_num,node_num,state,submit_time,start_time,end_time,duration,queue\n"
+               "1,u,v,8,1,COMPLETED,2020-06-09 18:41:01,2020-06-09 18:41:01,2020-06-10 04:55:09,36848,0\n",
+               "job log", "--node-mtbf D"),
+    "philly": ('[{"status": "Pass", "jobid": "a1", "attempts": [{"start_time": "2017-10-07"}]}]', "job log", "D"),
+    "sacct": ("JobID|JobName|NNodes|State|Start|End\n1|a|4|COMPLETED|2025-03-01T00:00:00|2025-03-01T01:00:00\n",
+              "job log", "sacctmgr"),
+    "sinfo": ("PARTITION AVAIL TIMELIMIT NODES STATE NODELIST\ngpu up infinite 2 idle gpu-[1-2]\n", "sinfo", "slurm"),
+    "hosts": ("gpu-01 slots=8\ngpu-02 slots=8\n", "host names", "`cluster_nodes`"),
+    "kubectl": ("NAME  STATUS  ROLES   AGE  VERSION\na1    Ready   <none>  5d   v1\n", "kubectl get nodes", "events"),
+    "page": ("<!DOCTYPE html>\n<html></html>\n", "web page", "raw file"),
+    "pickle": (b"\x80\x04\x95\x0b\x00\x00\x00\x00\x00\x00\x00}\x94.", "pickle", "CSV"),
+    "pt": (b"PK\x03\x04" + b"\0" * 26 + b"archive/data.pkl" + b"\x80\x02", "PyTorch", "routing"),
+    "npz": (b"PK\x03\x04" + b"\0" * 26 + b"loads.npy" + b"\x93NUMPY", "numpy", "routing"),
+    "tar": (b"a.csv".ljust(257, b"\0") + b"ustar\0" + b"\0" * 249, "tar", "unpack"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_file_that_is_no_trace_is_named_with_what_is_needed(tmp_path, name):
+    content, what, needed = REFUSED[name]
+    path = tmp_path / "file"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(LazsimError, match=what) as error:
+        read_trace(path)
+    assert needed in str(error.value)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) - len(str(path)) < 360
