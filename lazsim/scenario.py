@@ -24,6 +24,7 @@ from lazsim.costmodel.measured import (
 from lazsim.costmodel.network import AnalyticCommunication
 from lazsim.costmodel.profile import Profile, find_profile, read_profile
 from lazsim.costmodel.step import CostModel
+from lazsim.engine.layout import layout_costs
 from lazsim.engine.systems import SYSTEMS, System
 from lazsim.errors import SpecError, prefix_errors
 from lazsim.files import STDIN, read_bytes
@@ -83,6 +84,9 @@ class Defaults(Spec, frozen=True, kw_only=True):
         How long to simulate; the length of the trace when None.
     lenient : bool
         Whether to repair what is repairable in the trace and in recorded loads.
+    interval : str, int or None
+        Steps between checkpoints, a duration such as ``30min``, or ``auto`` for the best that simulations find; the
+        job's own when None, and Young's where it has none.
     strict : bool
         Whether to refuse a job that does not fit into the memory of its GPUs.
     score_plans : bool
@@ -121,6 +125,7 @@ class Defaults(Spec, frozen=True, kw_only=True):
     score_plans: bool = False
     history: bool = False
     placement: str | None = None
+    interval: Any = None
     seed: Seed = 0
     system: str = "lazarus"
 
@@ -189,6 +194,7 @@ class Scenario:
     extrapolate: bool
     score_plans: bool
     history: bool
+    interval: Any
     settings: Settings
     name: str = ""
     folder: Path = Path()
@@ -274,16 +280,21 @@ class Scenario:
         return read_profile(self.paths["profile"]) if "profile" in self.paths else None
 
     def costs(self) -> CostModel:
-        """Return the cost model: analytic times, and measured ones where the profile has them.
+        """Return the cost model: of the layout, or analytic times and measured ones where the profile has them.
 
         Raises
         ------
         LazsimError
-            When the profile cannot be read, or is of a model of other shapes.
+            When the profile cannot be read, or is of a model of other shapes, or the layout does not fit.
         """
         model, cluster, job = self.model, self.cluster, self.job
         compute, links = AnalyticCompute(model, self.gpu, cluster, job), AnalyticCommunication(cluster.network)
         profile = self.load_profile()
+        if job.parallel is not None:
+            if profile is not None:
+                raise SpecError("`profile`: a job with a layout takes the kernels of its GPU; leave the profile out")
+            whole = self.find_system().keeps_whole_states
+            return layout_costs(model, self.gpu, cluster, job, (compute, links), keeps_whole_states=whole)
         if profile is None:
             return CostModel(model, cluster, job, compute, links)
         kernels, exchanges = compute_tables(profile, model, cluster.gpus_per_node), communication_tables(profile)
@@ -345,7 +356,7 @@ class Resolver:
         model = spec(ModelSpec, asked["model"])
         cluster = spec(ClusterSpec, asked["cluster"])
         gpu = spec(GpuSpec, asked["gpu"] or cluster.gpu)
-        job = self._own_interval(spec(JobSpec, asked["job"]), asked["job"], system)
+        job = _own_interval(spec(JobSpec, asked["job"]), system)
         with prefix_errors(f"{self._where}`duration`"):
             duration_s = _seconds(asked["duration"])
             if duration_s is not None and not 0 < duration_s <= LONGEST_S:
@@ -361,7 +372,7 @@ class Resolver:
             trace=self._trace(asked, changes["trace"], duration_s, paths),
             routing=self._routing(asked, changes["routing"], model, paths, hashes),
             duration_s=duration_s,
-            **{name: asked[name] for name in ("seed", "extrapolate", "score_plans", "history")},
+            **{name: asked[name] for name in ("seed", "extrapolate", "score_plans", "history", "interval")},
             settings=asked,
             name=self._name,
             folder=self._folder,
@@ -388,16 +399,6 @@ class Resolver:
         if name == STDIN and self._name:
             raise SpecError(f"{self._where}`{part}` {name!r}: the runs of a sweep cannot read stdin; give a file")
         return str(self._folder / name)
-
-    def _own_interval(self, job: JobSpec, name: str, system: str) -> JobSpec:
-        """Return the job without the intervals of other systems, which are no inputs of this run."""
-        if system not in job.checkpoint_interval_steps:
-            raise SpecError(
-                f"{self._where}`job` = {name!r}: checkpoint_interval_steps has no entry for {system!r}; add one, or "
-                f"give job.checkpoint_interval_steps.{system}"
-            )
-        interval = {system: job.checkpoint_interval_steps[system]}
-        return msgspec.structs.replace(job, checkpoint_interval_steps=interval)
 
     def _profile(self, asked: Settings, model: str, paths: dict[str, str]) -> str | None:
         with prefix_errors(f"{self._where}`profile`"):
@@ -516,6 +517,12 @@ _shared_routing = functools.lru_cache(maxsize=2)(make_routing)
 def _require_unchanged(path: str, before: str, now: str) -> None:
     if before not in ("", now):
         raise SpecError(f"{path}: changed after it was first read; start again")
+
+
+def _own_interval(job: JobSpec, system: str) -> JobSpec:
+    """Return the job without the intervals of other systems, which are no inputs of this run."""
+    interval = {name: steps for name, steps in job.checkpoint_interval_steps.items() if name == system}
+    return msgspec.structs.replace(job, checkpoint_interval_steps=interval)
 
 
 def _changes(settings: Settings) -> dict[str, dict[str, Any]]:

@@ -9,7 +9,7 @@ import pytest
 
 from lazsim.costmodel.memory import GpuShare, fullest_share, gpu_memory
 from lazsim.costmodel.step import NodeLayout
-from lazsim.engine.systems import SYSTEMS
+from lazsim.engine.systems import LIVE_SYSTEMS as SYSTEMS
 from lazsim.errors import InfeasiblePlanError
 from lazsim.placement.expert_parallel import place_ep
 from lazsim.placement.plan import PlacementPlan

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from lazsim.engine import protocol
 from lazsim.engine.protocol import Action, Decision, Situation, decide, find_newcomers, rebalance_is_due
 from lazsim.engine.simulate import simulate_system
-from lazsim.engine.systems import SYSTEMS
+from lazsim.engine.systems import LIVE_SYSTEMS as SYSTEMS
 from lazsim.live.coordinator import Coordinator
 from lazsim.live.messages import HeldState
 from tests.jobs import EvenLoads, costs, trace

@@ -84,12 +84,12 @@ def build_spec(settings: dict[str, Any]) -> "LiveSpec":
     """Build the live job from the options."""
     import msgspec
 
-    from lazsim.engine.systems import SYSTEMS
+    from lazsim.engine.systems import LIVE_SYSTEMS
     from lazsim.live.spec import SMALL_MODEL, LiveSpec
     from lazsim.specs import JobSpec, ModelSpec, load_spec, unknown_name
 
-    if settings["system"] not in SYSTEMS:
-        raise LazsimError(unknown_name("system", settings["system"], list(SYSTEMS)))
+    if settings["system"] not in LIVE_SYSTEMS:
+        raise LazsimError(unknown_name("system", settings["system"], list(LIVE_SYSTEMS)))
     model = load_spec(ModelSpec, settings["model"]) if settings["model"] else SMALL_MODEL
     if settings["top_k"]:
         if settings["top_k"] > model.num_experts:

@@ -25,7 +25,18 @@ RUN_FILES = ("summary.json", "timeline.csv", "events.csv", "throughput.png", "th
     "cluster; --max-nodes limits it.",
 )
 @click.option("--job", default="testbed-a", show_default=True, metavar="NAME|TOML", help="How the model is trained.")
-@click.option("--system", "systems", multiple=True, metavar="NAME", help="Repeats; default: lazarus, ds-ft, ds.")
+@click.option(
+    "--system",
+    "systems",
+    multiple=True,
+    metavar="NAME",
+    help="Repeats; all stands for every system that can run the job. Default: lazarus, ds-ft, ds.",
+)
+@click.option(
+    "--interval",
+    metavar="STEPS|TIME|auto",
+    help="Between checkpoints; auto simulates the best for this trace. Default: the job's own, else Young's.",
+)
 @click.option(
     "--placement",
     "placements",

@@ -35,9 +35,10 @@ def checkpoint_save_s(costs: CostModel) -> float:
 
 
 def checkpoint_load_s(costs: CostModel, plan: PlacementPlan) -> float:
-    """Return the seconds in which every node reads the dense state and the states of its experts."""
+    """Return the seconds in which every node reads the dense state of its stage and the states of its experts."""
     num_states = float(plan.holds_LEN.sum())
-    num_bytes = plan.num_nodes * costs.model.dense_state_bytes + num_states * costs.model.expert_state_bytes
+    dense_bytes = costs.model.dense_state_bytes / costs.grid.num_stages
+    num_bytes = plan.num_nodes * dense_bytes + num_states * costs.model.expert_state_bytes
     return costs.communication.storage_s(num_bytes)
 
 

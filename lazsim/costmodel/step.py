@@ -6,6 +6,7 @@ Axes: B samples of the loads, L layers, E experts, R experts of all layers, N no
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -13,11 +14,26 @@ import numpy.typing as npt
 from lazsim.blocks import row_blocks
 from lazsim.costmodel.times import CommunicationTimes, ComputeTimes, Floats
 from lazsim.dispatch import Partition, Traffic, flexible_traffic, grouped_traffic
+from lazsim.placement.expert_parallel import ep_unit_nodes
+from lazsim.placement.grid import Grid
 from lazsim.placement.plan import Bools, Ints, PlacementPlan
 from lazsim.specs import WEIGHT_BYTES_PER_PARAM, ClusterSpec, JobSpec, ModelSpec
 
 NUM_ALL_TO_ALLS = 4
 """Dispatch and combine, forward and backward."""
+
+
+class StepTimes(Protocol):
+    """Step times of one plan under any loads."""
+
+    @property
+    def samples_per_step(self) -> int:
+        """Sequences of one step on all nodes of the plan."""
+        ...
+
+    def step_s(self, load_BLE: Ints) -> Floats:
+        """Return the seconds of a step for each sample of the loads, shape (B,)."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -46,6 +62,21 @@ class CostModel:
     def samples_per_node(self) -> int:
         """Sequences that a node trains in a step."""
         return self.cluster.gpus_per_node * self.job.sequences_per_gpu * self.job.num_micro_batches
+
+    @cached_property
+    def grid(self) -> Grid:
+        """How the job uses nodes: one stage, here."""
+        model, cluster = self.model, self.cluster
+        unit = ep_unit_nodes(model.num_experts, cluster.gpus_per_node, cluster.slots_per_gpu)
+        return Grid(np.zeros(model.num_moe_layers, dtype=np.int64), 1, unit)
+
+    def num_micro_batches(self, num_nodes: int) -> int:
+        """Return the micro-batches of a step on `num_nodes` nodes."""
+        return self.job.num_micro_batches
+
+    def step_times(self, plan: PlacementPlan, layout: "NodeLayout") -> StepTimes:
+        """Return the step times of a plan."""
+        return StepCost(self, plan, layout)
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,24 +10,24 @@ from dataclasses import replace
 from enum import Enum, auto
 from typing import Any
 
+import numpy as np
 import simpy
 
-from lazsim.costmodel.recovery_times import checkpoint_load_s, checkpoint_save_s, restart_s
 from lazsim.costmodel.step import CostModel
 from lazsim.engine import protocol
+from lazsim.engine.held import Held
 from lazsim.engine.ledger import Ledger
 from lazsim.engine.log import JobEvent, Log, State
 from lazsim.engine.nodes import Nodes
 from lazsim.engine.plan_reliability import OnPlan
 from lazsim.engine.planner import Planner
-from lazsim.engine.progress import Progress, steps_begun
+from lazsim.engine.progress import Made, Progress, steps_begun
 from lazsim.engine.reconfiguration import bind_nodes
-from lazsim.engine.states import Detecting, Ended, Held, JobState, Reconfiguring, Restarting, Stretch, Training, Waiting
-from lazsim.engine.step_timer import LOAD_SAMPLE_STEPS, MakeStepTimer
-from lazsim.engine.systems import System
+from lazsim.engine.states import Detecting, Ended, JobState, Reconfiguring, Restarting, Stretch, Training, Waiting
+from lazsim.engine.step_timer import LOAD_SAMPLE_STEPS, MakeStepTimer, PacedStepTimer
+from lazsim.engine.systems.system import FULL_PACE, Failure, System
 from lazsim.errors import SpecError
 from lazsim.limits import MAX_STRETCHES
-from lazsim.placement.plan import PlacementPlan
 from lazsim.routing import Routing
 from lazsim.trace.table import Batch
 from lazsim.units import format_duration
@@ -45,7 +45,7 @@ class Signal(Enum):
 class Job:
     """A job under one system; see `lazsim.engine.simulate.simulate_system`.
 
-    The simulation ends at `end_s`. `on_plan` is called whenever the plan in force may have changed; see
+    It saves a checkpoint every `interval_steps`. The simulation ends at `end_s`. `on_plan` is called whenever the plan in force may have changed; see
     `lazsim.engine.plan_reliability`.
     """
 
@@ -58,6 +58,7 @@ class Job:
         make_timer: MakeStepTimer,
         end_s: float,
         on_plan: OnPlan | None = None,
+        interval_steps: int | None = None,
     ) -> None:
         self.env, self.on_plan = env, on_plan
         self.system, self.costs, self._make_timer = system, costs, make_timer
@@ -69,7 +70,7 @@ class Job:
         self.state: JobState = Waiting()
         self.extrapolated_s = self.below_threshold_s = 0.0
         self._has_started = False
-        self._kept_until_s = 0.0
+        self._interval = interval_steps or costs.job.checkpoint_interval_steps[system.name]
         self._join_at_s: float | None = None
         self._end_s = end_s
         self._process: simpy.Process | None = None
@@ -81,7 +82,7 @@ class Job:
         self.nodes.apply(batch)
         decision = protocol.decide_start(self._alive(), self.planner.usable_nodes, checkpoint_step=0)
         if decision.action is protocol.Action.RESTART:
-            self._train_on(decision.nodes, self.planner.plan(decision.num_nodes, self.progress.step))
+            self._train_on(Held.full(decision.nodes, self.planner.plan(decision.num_nodes, self.progress.step)))
             self._has_started = True
         self._log("start")
         self._process = self.env.process(self._run())
@@ -133,8 +134,11 @@ class Job:
 
     def _stop(self, failure: Batch | None) -> None:
         """End whatever is going on, by a failure or at the end of the simulation."""
-        if isinstance(self.state, Training) and self.state.stretch is not None:
-            self._book_steps(self.state, self.state.stretch, has_failed=failure is not None)
+        step_s = rest_s = 0.0
+        if isinstance(self.state, Training) and (stretch := self.state.stretch) is not None:
+            step_s = stretch.step_s
+            rest_s = stretch.start_s + (stretch.steps_made(self.env.now) + 1) * step_s - self.env.now
+            self._book_steps(self.state, stretch, has_failed=failure is not None)
         if failure is None:
             self.ledger.close(self.env.now)
             self._log("end")
@@ -143,7 +147,7 @@ class Job:
         if self.state.is_joining:
             # Those that are left join at the next step boundary.
             self._join_at_s = self.env.now
-        self.state = Detecting(self.state.held.without(failure.removed))
+        self.state = Detecting(self.state.held.without(failure.removed), step_s=step_s, rest_s=rest_s)
         self.log.count("failures")
         self._log("failure", num_lost=len(failure.removed), num_joined=len(failure.added))
 
@@ -162,20 +166,28 @@ class Job:
         self.state = Restarting(decision=self._decide(Held()))
 
     def _detect(self, state: Detecting) -> Activity:
-        yield from self._spend("detect", self.costs.cluster.recovery.detect_s)
-        decision = self._decide(state.held)
-        if decision.action is protocol.Action.RECONFIGURE:
+        yield from self._spend("detect", self.system.detect_s(self.costs, state.rest_s))
+        decision = self._decide(state.held, step_s=state.step_s)
+        if decision.action in (protocol.Action.CONTINUE, protocol.Action.RECONFIGURE):
             self.state = Reconfiguring(state.held, decision)
             return
-        self._roll_back()
+        self._roll_back(state.step_s if decision.source == "memory" else 0.0)
         self.state = Waiting() if decision.action is protocol.Action.WAIT else Restarting(decision=decision)
 
     def _reconfigure(self, state: Reconfiguring) -> Activity:
-        """Plan anew, rebuild communicators, fetch missing states and go on at the same step."""
-        nodes, plan, seconds = self._bind(state.held, state.decision.nodes, state.decision.num_nodes)
-        yield from self._spend("reconfigure", self.costs.cluster.recovery.rebuild_s)
-        yield from self._spend("transfer", seconds)
-        self._train_on(nodes, plan, joins_first=not state.is_joining)
+        """Plan anew, rebuild communicators and fetch missing states, or keep the places; go on at the same step."""
+        decision = state.decision
+        if decision.action is protocol.Action.CONTINUE:
+            for bucket, seconds in decision.phases:
+                yield from self._spend(bucket, seconds)
+            num_newcomers = len(decision.seats)
+            held = state.held.only(decision.nodes[: len(decision.nodes) - num_newcomers])
+            held = held.joined_by(decision.nodes[len(held.nodes) :], decision.seats)
+        else:
+            held, seconds = self._bind(state.held, decision.nodes, decision.num_nodes)
+            yield from self._spend("reconfigure", self.system.rebuild_s(self.costs))
+            yield from self._spend("transfer", seconds)
+        self._train_on(held, joins_first=not state.is_joining)
         self.log.count("reconfigurations")
         self._log("joined" if state.is_joining else "recovered")
 
@@ -184,9 +196,8 @@ class Job:
         self._join_at_s = None
         decision = state.decision
         plan = self.planner.plan(decision.num_nodes, self.progress.step)
-        load_s = checkpoint_load_s(self.costs, plan) if decision.source == "checkpoint" else 0.0
-        yield from self._spend("restart", restart_s(self.costs, decision.num_nodes) + load_s)
-        self._train_on(decision.nodes, plan)
+        yield from self._spend("restart", self.system.restart_s(self.costs, decision, plan))
+        self._train_on(Held.full(decision.nodes, plan))
         if self._has_started:
             self.log.count("restarts")
         self._log("restarted" if self._has_started else "started")
@@ -195,12 +206,12 @@ class Job:
     def _train(self, state: Training) -> Activity:
         """Train until nodes join or the plan changes; do whatever is due at each step boundary first."""
         job = self.costs.job
-        checkpoint_steps = job.checkpoint_interval_steps[self.system.name]
+        checkpoint_steps = self._interval
         joins_first = state.joins_first
         while True:
             if joins_first and self._join_is_due():
                 self._join_at_s = None
-                if protocol.find_newcomers(self.system, state.held.nodes, self._alive(), self.planner.usable_nodes):
+                if self.system.newcomers(self.costs, state.held, self._alive(), self.planner.usable_nodes):
                     yield from self._join(state)
                     return
             joins_first = True
@@ -209,35 +220,37 @@ class Job:
                 yield from self._rebalance(state)
                 return
             if self.progress.is_due(checkpoint_steps, self.progress.saved_step):
-                yield from self._checkpoint()
+                yield from self._checkpoint(state)
             if not self._join_is_due():
                 boundaries = (LOAD_SAMPLE_STEPS, checkpoint_steps, job.rebalance_interval_steps)
                 yield from self._compute(state, min(interval - step % interval for interval in boundaries))
 
     def _join(self, state: Training) -> Activity:
-        """Take in the nodes collected: elastically, or by a checkpoint and a restart."""
+        """Take in the nodes collected: in place, or by a checkpoint and a restart."""
         state.is_joining = True
-        if not self.system.is_elastic and self.progress.step > self.progress.saved_step:
-            yield from self._checkpoint()
+        if not self.system.joins_in_place and self.progress.step > self.progress.saved_step:
+            yield from self._checkpoint(state, waits=True)
         decision = self._decide(state.held, joins_due=True, paused=True)
-        if decision.action is protocol.Action.RECONFIGURE:
+        if decision.action in (protocol.Action.CONTINUE, protocol.Action.RECONFIGURE):
             self.state = Reconfiguring(state.held, decision, is_joining=True)
         else:
             self.state = Restarting(decision=decision, is_joining=True)
 
     def _rebalance(self, state: Training) -> Activity:
         """Plan from the loads seen last; pause at this step boundary if that moves anything."""
-        nodes, plan, seconds = self._bind(state.held, state.held.nodes, len(state.held.nodes))
+        held, seconds = self._bind(state.held, state.held.nodes, len(state.held.nodes))
         if seconds > 0:
             yield from self._spend("rebalance", self.costs.cluster.recovery.regroup_s + seconds)
             self.log.count("rebalances")
             self._log("rebalanced")
-        self._train_on(nodes, plan, joins_first=False)
+        self._train_on(held, joins_first=False)
 
-    def _checkpoint(self) -> Activity:
-        yield from self._spend("checkpoint", checkpoint_save_s(self.costs))
-        self.progress.save()
-        self._kept_until_s = self.env.now
+    def _checkpoint(self, state: Training, *, waits: bool = False) -> Activity:
+        """Save the state, after the save before is written; where it `waits`, training goes on when all is written."""
+        save = self.system.save(self.costs, state.timer.step_s(self.progress.step))
+        before_s = max(0.0, self.progress.written_at_s() - self.env.now)
+        yield from self._spend("checkpoint", before_s + save.stall_s + (save.persist_s if waits else 0.0))
+        self.progress.save(self.env.now, 0.0 if waits else save.persist_s)
         self.log.count("checkpoints")
 
     def _compute(self, state: Training, num_steps: int) -> Activity:
@@ -277,16 +290,17 @@ class Job:
         if num_steps:
             end_s = min(stretch.start_s + num_steps * stretch.step_s, self.env.now)
             self.log.trained(stretch.start_s, end_s, state.timer.samples_per_step / stretch.step_s)
-        self.progress.add(num_steps, state.timer.samples_per_step, stretch.step_s)
+        self.progress.add(Made(stretch.start_s, num_steps, stretch.step_s, state.timer.samples_per_step))
 
-    def _roll_back(self) -> None:
-        lost_steps, lost_s = self.progress.roll_back()
-        self.ledger.move("compute", "lost_work", lost_s)
-        self.log.count("lost_steps", lost_steps)
-        if lost_steps:
-            self.log.lost(self._kept_until_s, self.env.now)
-            self._log("rolled_back", lost_steps=lost_steps)
-        self._kept_until_s = self.env.now
+    def _roll_back(self, step_s: float) -> None:
+        """Go back to the last checkpoint, or to copies in memory that were made between steps of `step_s`."""
+        lag = self.system.memory_lag_steps(self.costs, self.costs.grid.replica_nodes, step_s) if step_s else None
+        lost = self.progress.roll_back(self.env.now, lag)
+        self.ledger.move("compute", "lost_work", lost.seconds)
+        self.log.count("lost_steps", lost.steps)
+        if lost.steps:
+            self.log.lost(lost.since_s, self.env.now)
+            self._log("rolled_back", lost_steps=lost.steps)
 
     def _alive(self) -> tuple[str, ...]:
         return self.nodes.in_order()
@@ -294,36 +308,47 @@ class Job:
     def _join_is_due(self) -> bool:
         return protocol.join_is_due(self._join_at_s, self.env.now)
 
-    def _decide(self, held: Held, *, paused: bool = False, joins_due: bool = False) -> protocol.Decision[str]:
+    def _decide(
+        self, held: Held, *, paused: bool = False, joins_due: bool = False, step_s: float = 0.0
+    ) -> protocol.Decision[str]:
         """Decide how to go on. After a failure the survivors recover first, and new nodes join at the next boundary."""
+        saved_step = self.progress.restart_step(self.env.now)
         situation = protocol.Situation(
-            held.nodes, self._alive(), paused=paused, joins_due=joins_due, checkpoint_step=self.progress.saved_step
+            held.nodes, self._alive(), paused=paused, joins_due=joins_due, checkpoint_step=saved_step
         )
-        return protocol.decide(self.system, situation, self.planner.usable_nodes, lambda _nodes: held.is_complete())
+        failure = Failure(held, self.progress.step, step_s, situation)
+        usable_nodes, grid = self.planner.usable_nodes, self.costs.grid
+        return self.system.decide(self.costs, failure, usable_nodes, lambda _nodes: held.is_complete(grid))
 
-    def _bind(
-        self, held: Held, candidates: tuple[str, ...], num_nodes: int
-    ) -> tuple[tuple[str, ...], PlacementPlan, float]:
-        """Plan for some of the candidates; return these in the plan's order, the plan, and the transfer time."""
+    def _bind(self, held: Held, candidates: tuple[str, ...], num_nodes: int) -> tuple[Held, float]:
+        """Plan for some of the candidates; return these in the plan's order with the plan, and the transfer time."""
         assert held.plan is not None, "some nodes hold states"
         plan = self.planner.plan(num_nodes, self.progress.step)
-        binding = bind_nodes(self.costs, held.plan.holds_LEN, plan, num_new=len(candidates) - len(held.nodes))
+        stage_H = self.costs.grid.stage_N(held.num_seats)[list(held.seats)]
+        num_new = len(candidates) - len(held.nodes)
+        binding = bind_nodes(self.costs, held.plan.holds_LEN, plan, num_new=num_new, stage_H=stage_H)
         seconds = binding.transfer_s(self.costs, self.nodes.servers(candidates))
-        return tuple(candidates[index] for index in binding.chosen_N.tolist()), plan, seconds
+        return Held.full([candidates[index] for index in binding.chosen_N.tolist()], plan), seconds
 
-    def _train_on(self, nodes: tuple[str, ...], plan: PlacementPlan, *, joins_first: bool = True) -> None:
-        timer = self._make_timer(plan, self.nodes.servers(nodes))
-        self._require_end(timer.step_s(self.progress.step))
-        is_below = self.system.is_elastic and plan.fewest_nodes < self.costs.job.fault_threshold
+    def _train_on(self, held: Held, *, joins_first: bool = True) -> None:
+        assert held.made is not None, "some nodes hold states"
+        # Nodes that are missing are taken to have been where the plan has them.
+        servers = np.arange(held.num_seats) // self.costs.cluster.nodes_per_server
+        timer = self._make_timer(held.made, self.nodes.servers(held.nodes) if held.is_whole else servers)
+        step_s = timer.step_s(self.progress.step)
+        pace = self.system.pace(self.costs, held, step_s)
+        if pace != FULL_PACE:
+            timer = PacedStepTimer(timer, *pace)
+        self._require_end(step_s)
+        is_below = self.system.is_elastic and held.made.fewest_nodes < self.costs.job.fault_threshold
         self.state = Training(
-            Held(nodes, plan), timer=timer, planned_step=self.progress.step, is_below_threshold=is_below,
-            joins_first=joins_first,
-        )  # fmt: skip
+            held, timer=timer, planned_step=self.progress.step, is_below_threshold=is_below, joins_first=joins_first
+        )
 
     def _require_end(self, step_s: float) -> None:
         """Refuse a run that would not come to its end in hours of computing."""
         job = self.costs.job
-        intervals = (LOAD_SAMPLE_STEPS, job.checkpoint_interval_steps[self.system.name], job.rebalance_interval_steps)
+        intervals = (LOAD_SAMPLE_STEPS, self._interval, job.rebalance_interval_steps)
         left_s = self._end_s - self.env.now
         if left_s > MAX_STRETCHES * min(intervals) * step_s:
             raise SpecError(

@@ -4,6 +4,7 @@ import numpy as np
 
 from lazsim.costmodel.memory import MemoryUse, fullest_share, gpu_memory
 from lazsim.costmodel.step import CostModel
+from lazsim.engine.layout import LayoutCosts
 from lazsim.engine.systems import System
 from lazsim.routing import Routing
 
@@ -24,6 +25,8 @@ def peak_memory(
         Whether activations are computed again in the backward pass and optimizer states are sharded over all GPUs that
         hold the same parameters (ZeRO). No system does so.
     """
+    if isinstance(costs, LayoutCosts):
+        return costs.memory(num_nodes)
     layout = system.layout(costs, np.arange(num_nodes))
     found = []
     for load_LE in routing.loads(np.unique(np.linspace(0, num_steps, NUM_SAMPLES, dtype=np.int64))):

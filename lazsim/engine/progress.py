@@ -1,50 +1,150 @@
 """Steps and samples trained, and the part of them that a checkpoint keeps."""
 
 import math
+from dataclasses import dataclass, field, replace
 
 ROUNDING = 1e-9
 """Share of a step by which rounding may misplace its end."""
 
 
+@dataclass
+class Made:
+    """Steps made one after the other, all equally long."""
+
+    start_s: float
+    num_steps: int
+    step_s: float
+    samples_per_step: int
+
+
+@dataclass
+class Saved:
+    """A state that was saved.
+
+    Attributes
+    ----------
+    step, samples : int
+        Steps and samples that it holds.
+    until_s : float
+        Time of the save: all that was trained before is kept.
+    counts_at_s : float
+        Time from which on it can be used.
+    since : list of Made
+        Steps made since.
+    since_s : float
+        Seconds of these.
+    """
+
+    step: int = 0
+    samples: int = 0
+    until_s: float = 0.0
+    counts_at_s: float = 0.0
+    since: list[Made] = field(default_factory=list)
+    since_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Lost:
+    """Steps that a rollback made worthless, their seconds, and the time from which on all training is lost."""
+
+    steps: int
+    seconds: float
+    since_s: float
+
+
 class Progress:
-    """Steps and samples trained, and those that the last checkpoint holds.
+    """Steps and samples trained, and those that a save keeps.
 
     Examples
     --------
     >>> progress = Progress()
-    >>> progress.add(num_steps=10, samples_per_step=4, step_s=0.5)
-    >>> progress.save()
-    >>> progress.add(num_steps=2, samples_per_step=4, step_s=0.5)
-    >>> progress.roll_back(), progress.step, progress.samples
-    ((2, 1.0), 10, 40)
+    >>> progress.add(Made(0.0, num_steps=10, step_s=0.5, samples_per_step=4))
+    >>> progress.save(now_s=5.0)
+    >>> progress.add(Made(5.0, num_steps=2, step_s=0.5, samples_per_step=4))
+    >>> progress.roll_back(now_s=6.0), progress.step, progress.samples
+    (Lost(steps=2, seconds=1.0, since_s=5.0), 10, 40)
     """
 
     def __init__(self) -> None:
         self.step = 0
         self.samples = 0
-        self.saved_step = 0
-        self._saved_samples = 0
-        self._unsaved_s = 0.0
+        self._saved = Saved()
+        self._pending: Saved | None = None
 
-    def add(self, num_steps: int, samples_per_step: int, step_s: float) -> None:
+    @property
+    def saved_step(self) -> int:
+        """Step of the last save, also of one that does not count yet."""
+        return (self._pending or self._saved).step
+
+    def restart_step(self, now_s: float) -> int:
+        """Return the step of the last save that counts now."""
+        return self._usable(now_s).step
+
+    def add(self, made: Made) -> None:
         """Count steps made."""
-        self.step += num_steps
-        self.samples += num_steps * samples_per_step
-        self._unsaved_s += num_steps * step_s
+        self.step += made.num_steps
+        self.samples += made.num_steps * made.samples_per_step
+        for saved in (self._saved, self._pending):
+            if saved is not None:
+                saved.since_s += made.num_steps * made.step_s
+                saved.since.append(made)
 
-    def save(self) -> None:
-        """Keep all that is trained so far."""
-        self.saved_step, self._saved_samples, self._unsaved_s = self.step, self.samples, 0.0
+    def save(self, now_s: float, persist_s: float = 0.0) -> None:
+        """Keep all that is trained so far, once it is written."""
+        if self._pending is not None:
+            self._saved = self._pending
+        self._pending = Saved(self.step, self.samples, now_s, now_s + persist_s)
+        if not persist_s:
+            self._saved, self._pending = self._pending, None
 
-    def roll_back(self) -> tuple[int, float]:
-        """Go back to what was saved; return the steps lost and the seconds that they took."""
-        lost_steps, lost_s = self.step - self.saved_step, self._unsaved_s
-        self.step, self.samples, self._unsaved_s = self.saved_step, self._saved_samples, 0.0
-        return lost_steps, lost_s
+    def written_at_s(self) -> float:
+        """Return when the last save is written."""
+        return (self._pending or self._saved).counts_at_s
+
+    def roll_back(self, now_s: float, lag_steps: int | None = None) -> Lost:
+        """Go back to the last save that counts, or by fewer steps to a copy in memory.
+
+        Parameters
+        ----------
+        lag_steps
+            Steps between copies in the memory of other nodes: the last but one multiple of it is there.
+        """
+        saved = self._usable(now_s)
+        if self._pending is not None and saved is not self._pending:
+            self._pending = None
+        if lag_steps is not None and (copied := (self.step // lag_steps - 1) * lag_steps) > saved.step:
+            return self._undo(saved, self.step - copied)
+        lost = Lost(self.step - saved.step, saved.since_s, saved.until_s)
+        self.step, self.samples = saved.step, saved.samples
+        self._saved, self._pending = saved, None
+        saved.since, saved.since_s, saved.until_s = [], 0.0, now_s
+        return lost
 
     def is_due(self, interval_steps: int, last_step: int) -> bool:
         """Tell whether a multiple of the interval was reached since a step."""
         return self.step // interval_steps > last_step // interval_steps
+
+    def _usable(self, now_s: float) -> Saved:
+        if self._pending is not None and self._pending.counts_at_s <= now_s:
+            return self._pending
+        return self._saved
+
+    def _undo(self, saved: Saved, num_steps: int) -> Lost:
+        """Take back the last steps."""
+        self._saved, self._pending = saved, None
+        lost_s, left, since_s = 0.0, num_steps, saved.until_s
+        while left:
+            made = saved.since.pop()
+            taken = min(left, made.num_steps)
+            kept = made.num_steps - taken
+            left, lost_s = left - taken, lost_s + taken * made.step_s
+            self.samples -= taken * made.samples_per_step
+            since_s = made.start_s + kept * made.step_s
+            if kept:
+                saved.since.append(replace(made, num_steps=kept))
+        self.step -= num_steps
+        saved.since_s = max(0.0, saved.since_s - lost_s)
+        return Lost(num_steps, lost_s, since_s)
 
 
 def steps_in(spent_s: float, step_s: float) -> int:

@@ -7,9 +7,7 @@ decisions; the coordinator of a live job (`lazsim.live`) carries them out.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Any, Generic, TypeVar
-
-from lazsim.engine.systems import System
+from typing import Any, Generic, Protocol, TypeVar
 
 Node = TypeVar("Node")
 
@@ -17,9 +15,32 @@ UsableNodes = Callable[[int], int]
 """From a number of nodes to the largest number of them that the system can use; 0 when the experts do not fit."""
 
 
-class Action(Enum):
-    """The next action of a job that stands still."""
+class Traits(Protocol):
+    """What tells systems apart in a recovery; see `lazsim.engine.systems.System`."""
 
+    @property
+    def is_elastic(self) -> bool:
+        """Whether it uses any number of nodes, and rebalances."""
+        ...
+
+    @property
+    def joins_in_place(self) -> bool:
+        """Whether nodes join without a restart."""
+        ...
+
+    @property
+    def recovers_from_peers(self) -> bool:
+        """Whether survivors that hold every state go on from the step that failed."""
+        ...
+
+
+class Action(Enum):
+    """The next action of a job that stands still.
+
+    The survivors go on in their places; nodes bind to a new plan; nodes start anew; too few nodes are there.
+    """
+
+    CONTINUE = auto()
     RECONFIGURE = auto()
     RESTART = auto()
     WAIT = auto()
@@ -60,15 +81,21 @@ class Decision(Generic[Node]):
     Attributes
     ----------
     source : str
-        Origin of the states: ``peers``, ``checkpoint`` or ``initial``; empty for a wait.
+        Origin of the states: ``peers``, ``memory``, ``checkpoint`` or ``initial``; empty for a wait.
     num_nodes : int
         Nodes of the next plan. A reconfiguration binds this many of `nodes`; the rest only send what they hold.
+    phases : tuple
+        Buckets of the ledger and seconds that the job takes besides, such as for replaying steps.
+    seats : tuple of int
+        Free places of the plan in force that the last of `nodes` take, where the job goes on.
     """
 
     action: Action = Action.WAIT
     source: str = ""
     nodes: tuple[Node, ...] = ()
     num_nodes: int = 0
+    phases: tuple[tuple[str, float], ...] = ()
+    seats: tuple[int, ...] = ()
 
 
 WAIT: Decision[Any] = Decision()
@@ -76,7 +103,7 @@ WAIT: Decision[Any] = Decision()
 
 
 def decide(
-    system: System,
+    system: Traits,
     situation: Situation[Node],
     usable_nodes: UsableNodes,
     hold_everything: Callable[[Sequence[Node]], bool],
@@ -88,7 +115,7 @@ def decide(
     Notes
     -----
     After a failure, a system that recovers from peers goes on at the step that failed as long as its nodes hold every
-    expert. After a pause every system goes on, but one that is not elastic restarts to let nodes join. All else is a
+    expert. After a pause every system goes on, but most that are not elastic restart to let nodes join. All else is a
     restart from the last checkpoint on all nodes that the system can use.
 
     Examples
@@ -105,9 +132,9 @@ def decide(
     Decision(action=<Action.RESTART: 2>, source='checkpoint', nodes=('a', 'b', 'c', 'e'), num_nodes=4)
     """
     survivors = situation.survivors
-    joins_by_restart = situation.joins_due and situation.paused and not system.is_elastic
+    joins_by_restart = situation.joins_due and situation.paused and not system.joins_in_place
     if (system.recovers_from_peers or situation.paused) and not joins_by_restart:
-        joins = situation.joins_due and system.is_elastic
+        joins = situation.joins_due and system.joins_in_place
         newcomers = find_newcomers(system, survivors, situation.alive, usable_nodes) if joins else ()
         # A state is given up only when no node that is back has it.
         for nodes in (survivors + newcomers, survivors + situation.returned):
@@ -127,13 +154,13 @@ def decide_start(alive: Sequence[Node], usable_nodes: UsableNodes, checkpoint_st
 
 
 def find_newcomers(
-    system: System, in_use: Sequence[Node], alive: Sequence[Node], usable_nodes: UsableNodes
+    system: Traits, in_use: Sequence[Node], alive: Sequence[Node], usable_nodes: UsableNodes
 ) -> tuple[Node, ...]:
     """Return the nodes worth a pause of training: those that would come into use.
 
     Notes
     -----
-    A system that is not elastic pays for a join with a restart, which is worth it only for more nodes than before.
+    A system that is not elastic uses whole groups of nodes only, so that a join is worth it only for more than before.
     """
     usable = alive[: usable_nodes(len(alive))]
     if not system.is_elastic and len(usable) <= len(in_use):
@@ -156,6 +183,6 @@ def can_start(num_alive: int, usable_nodes: UsableNodes, join_at_s: float | None
     return usable_nodes(num_alive) > 0 and (join_at_s is None or join_is_due(join_at_s, now_s))
 
 
-def rebalance_is_due(system: System, step: int, planned_step: int, interval_steps: int) -> bool:
+def rebalance_is_due(system: Traits, step: int, planned_step: int, interval_steps: int) -> bool:
     """Tell whether to place experts anew, from the steps made now and when the plan in force was made."""
     return system.is_elastic and step // interval_steps > planned_step // interval_steps

@@ -43,7 +43,12 @@ class Binding:
 
 
 def bind_nodes(
-    costs: CostModel, has_LEH: Bools, plan: PlacementPlan, num_new: int = 0, has_dense_H: Bools | None = None
+    costs: CostModel,
+    has_LEH: Bools,
+    plan: PlacementPlan,
+    num_new: int = 0,
+    has_dense_H: Bools | None = None,
+    stage_H: Ints | None = None,
 ) -> Binding:
     """Bind candidates to the nodes of a plan, greedily where the fewest states are missing.
 
@@ -56,7 +61,9 @@ def bind_nodes(
     num_new
         Candidates after these, which hold nothing.
     has_dense_H
-        Candidates that hold the dense part; all but the new ones if not given.
+        Candidates that hold the dense part of their stage; all but the new ones if not given.
+    stage_H
+        Pipeline stage of the first candidates; that of all where there is one.
     """
     if has_dense_H is None:
         has_dense_H = np.arange(has_LEH.shape[2] + num_new) < has_LEH.shape[2]
@@ -65,14 +72,21 @@ def bind_nodes(
     num_left_out = len(has_dense_H) - len(chosen_N)
     if num_left_out:
         order_H = np.concatenate([chosen_N, np.setdiff1d(np.arange(len(has_dense_H)), chosen_N)])
-    moved = migrate(
-        has_LEH.take(order_H, axis=2),
-        _widen(plan.holds_LEN, num_left_out),
-        costs.model.expert_state_bytes,
-        has_dense_H[order_H],
-        costs.model.dense_state_bytes,
-    )
-    return Binding(chosen_N, order_H, moved.bytes_NN)
+    has_LEH, wants_LEH = has_LEH.take(order_H, axis=2), _widen(plan.holds_LEN, num_left_out)
+    if costs.grid.num_stages == 1:
+        moved = migrate(
+            has_LEH, wants_LEH, costs.model.expert_state_bytes, has_dense_H[order_H], costs.model.dense_state_bytes
+        )
+        return Binding(chosen_N, order_H, moved.bytes_NN)
+    # The dense part of a stage moves as an expert does, to the nodes of that stage.
+    all_H = np.ones(len(order_H), dtype=np.bool_)
+    moved = migrate(has_LEH, wants_LEH, costs.model.expert_state_bytes, all_H, 0.0)
+    stages = np.arange(costs.grid.num_stages)[:, None]
+    had_H = np.append(stage_H, np.zeros(num_new, dtype=np.int64))
+    has_PH = ((had_H == stages) & has_dense_H)[:, order_H]
+    wants_PH = _widen(costs.grid.holds_stages_PN(plan.num_nodes)[None], num_left_out)[0]
+    dense = migrate(has_PH[None], wants_PH[None], costs.model.dense_state_bytes / len(stages), all_H, 0.0)
+    return Binding(chosen_N, order_H, moved.bytes_NN + dense.bytes_NN)
 
 
 def _widen(holds_LEN: Bools, num_more: int) -> Bools:

@@ -91,6 +91,7 @@ def simulate_system(
     *,
     make_timer: MakeStepTimer | None = None,
     score_plans: bool = False,
+    interval_steps: int | None = None,
 ) -> SystemRun:
     """Simulate one job.
 
@@ -106,6 +107,8 @@ def simulate_system(
         Times the steps of a plan; as the cost model says when not given.
     score_plans
         Whether to find the recovery probability of every plan that is put in force, which takes time.
+    interval_steps
+        Steps between checkpoints; those of the job when not given.
 
     Raises
     ------
@@ -121,7 +124,7 @@ def simulate_system(
     env = simpy.Environment()
     reliability = PlanReliability(batch_sizes(trace, wall_s)) if score_plans else None
     make_timer = make_timer or step_timers_from(system, costs, routing)
-    job = Job(env, system, costs, routing, make_timer, wall_s, reliability.record if reliability else None)
+    job = Job(env, system, costs, routing, make_timer, wall_s, reliability.record if reliability else None, interval_steps)
     env.process(_play(env, job, trace.batches(), wall_s))
     env.run()
     most_used = max(state.num_used for state in job.log.states)
@@ -145,6 +148,7 @@ def simulate_system(
 
 def _require_fit(system: System, costs: CostModel, most_nodes: int) -> None:
     """Refuse a model that `most_nodes` nodes cannot hold, and say why."""
+    system.require(costs)
     if system.usable_nodes(costs, most_nodes):
         return
     model, cluster = costs.model, costs.cluster

@@ -3,39 +3,19 @@
 The failure of a node that is involved leads from every state to `Detecting`, the end of the run to `Ended`. Else::
 
     Waiting       -> Restarting
-    Detecting     -> Reconfiguring, Restarting or Waiting
+    Detecting     -> Training on what is left, Reconfiguring, Restarting or Waiting
     Reconfiguring -> Training
     Restarting    -> Training
     Training      -> Training with another plan; Reconfiguring or Restarting to take in new nodes
 """
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from typing import ClassVar
 
+from lazsim.engine.held import Held
 from lazsim.engine.progress import steps_in
 from lazsim.engine.protocol import WAIT, Decision
 from lazsim.engine.step_timer import StepTimer
-from lazsim.placement.plan import PlacementPlan, is_recoverable
-
-
-@dataclass(frozen=True, eq=False)
-class Held:
-    """Nodes that hold the training state, and the plan that says which part of it; None without nodes."""
-
-    nodes: tuple[str, ...] = ()
-    plan: PlacementPlan | None = None
-
-    def is_complete(self) -> bool:
-        """Tell whether every expert is on some node."""
-        return self.plan is not None and is_recoverable(self.plan.holds_LEN)
-
-    def without(self, failed: Collection[str]) -> "Held":
-        """Return what is left when nodes fail."""
-        if self.plan is None:
-            return self
-        kept = [index for index, node in enumerate(self.nodes) if node not in failed]
-        return Held(tuple(self.nodes[index] for index in kept), self.plan.nodes(kept))
 
 
 @dataclass(frozen=True)
@@ -86,8 +66,18 @@ class Waiting(JobState):
     hears_joins = True
 
 
+@dataclass(eq=False)
 class Detecting(JobState):
-    """Nodes failed, which the survivors are yet to notice."""
+    """Nodes failed, which the survivors are yet to notice.
+
+    Attributes
+    ----------
+    step_s, rest_s : float
+        Seconds of a step before the failure, and those left of the step under way; 0 where none was.
+    """
+
+    step_s: float = 0.0
+    rest_s: float = 0.0
 
 
 class Reconfiguring(JobState):

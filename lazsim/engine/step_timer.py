@@ -6,7 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
-from lazsim.costmodel.step import CostModel, StepCost
+from lazsim.costmodel.step import CostModel, StepTimes
 from lazsim.engine.systems import System
 from lazsim.placement.plan import Ints, PlacementPlan
 from lazsim.routing import Routing
@@ -45,7 +45,7 @@ def step_timers_from(system: System, costs: CostModel, routing: Routing) -> Make
 
     def make_timer(plan: PlacementPlan, server_N: Ints) -> StepTimer:
         layout = system.layout(costs, server_N)
-        steps = [StepCost(each, plan, layout) for each in (costs, costs.measured_part) if each is not None]
+        steps = [each.step_times(plan, layout) for each in (costs, costs.measured_part) if each is not None]
         return ModelledStepTimer(routing, costs.job.rebalance_interval_steps, *steps)
 
     return make_timer
@@ -58,7 +58,7 @@ class ModelledStepTimer:
     """
 
     def __init__(
-        self, routing: Routing, rebalance_interval_steps: int, cost: StepCost, measured: StepCost | None = None
+        self, routing: Routing, rebalance_interval_steps: int, cost: StepTimes, measured: StepTimes | None = None
     ) -> None:
         self.samples_per_step = cost.samples_per_step
         self._cost, self._measured = cost, measured
@@ -83,3 +83,19 @@ class ModelledStepTimer:
         middle = step // LOAD_SAMPLE_STEPS * LOAD_SAMPLE_STEPS + LOAD_SAMPLE_STEPS // 2
         measured_s = float(self._measured.step_s(self._routing.loads(np.array([middle])))[0])
         return max(0.0, 1 - measured_s / self.step_s(step))
+
+
+class PacedStepTimer:
+    """Times steps on what is left of a plan: a factor of those on all of it, with a share of their samples."""
+
+    def __init__(self, timer: StepTimer, step_factor: float, samples_share: float) -> None:
+        self.samples_per_step = round(timer.samples_per_step * samples_share)
+        self._timer, self._factor = timer, step_factor
+
+    def step_s(self, step: int) -> float:
+        """See `StepTimer`."""
+        return self._timer.step_s(step) * self._factor
+
+    def extrapolated_share(self, step: int) -> float:
+        """See `StepTimer`."""
+        return self._timer.extrapolated_share(step)

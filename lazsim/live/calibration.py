@@ -14,7 +14,7 @@ from functools import partial
 import msgspec
 import numpy as np
 
-from lazsim.engine.systems import SYSTEMS
+from lazsim.engine.systems import LIVE_SYSTEMS
 from lazsim.live.fault_injector import LocalNodes
 from lazsim.live.record import LiveRun
 from lazsim.live.run import OnStart, live_costs, run_locally
@@ -173,7 +173,7 @@ async def calibrate(
         spec.job, join_wait_s=JOIN_WAIT_S, checkpoint_interval_steps={spec.system: STEPS_PER_COUNT // 2}
     )
     spec = msgspec.structs.replace(spec, job=job, num_steps=None)
-    usable_nodes = partial(SYSTEMS[spec.system].usable_nodes, live_costs(spec, num_nodes))
+    usable_nodes = partial(LIVE_SYSTEMS[spec.system].usable_nodes, live_costs(spec, num_nodes))
     nodes = {"num_initial": num_nodes, "max_nodes": num_nodes}
     injector = CalibrationFaults(num_nodes, usable_nodes, ages_s, num_rounds)
     return await run_locally(spec, injector, pool, **nodes, device=device, on_start=on_start)

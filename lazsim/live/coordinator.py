@@ -16,7 +16,7 @@ import numpy as np
 from lazsim.costmodel.step import CostModel
 from lazsim.engine import protocol
 from lazsim.engine.protocol import Action, Decision, Situation
-from lazsim.engine.systems import SYSTEMS
+from lazsim.engine.systems import LIVE_SYSTEMS
 from lazsim.errors import LazsimError
 from lazsim.live import checkpoint, messages
 from lazsim.live.messages import GenerationPlan, LiveError, Message
@@ -62,7 +62,7 @@ class Coordinator:
 
     def __init__(self, server: WorkerServer, costs: CostModel, min_workers: int, start_timeout_s: float) -> None:
         self.server, self.spec, self.costs = server, server.spec, costs
-        self.system = SYSTEMS[self.spec.system]
+        self.system = LIVE_SYSTEMS[self.spec.system]
         self.on_event: OnEvent | None = None
         # The launcher's place of a worker, by name, and whether a worker that has lost its connection may still run.
         self.place_of: Callable[[str], int] = lambda _name: 0

@@ -14,7 +14,7 @@ import torch
 from lazsim import __version__
 from lazsim.capacity import check_processes
 from lazsim.costmodel.step import CostModel
-from lazsim.engine.systems import SYSTEMS
+from lazsim.engine.systems import LIVE_SYSTEMS
 from lazsim.errors import LazsimError
 from lazsim.files import check_folder, scratch_folder
 from lazsim.live.checkpoint import refuse_other_jobs
@@ -58,7 +58,7 @@ def live_scenario(spec: LiveSpec, num_nodes: int) -> Scenario:
 def live_costs(spec: LiveSpec, num_nodes: int) -> CostModel:
     """Return the costs of `live_scenario`; raise a LazsimError where the experts do not fit on all nodes together."""
     costs = live_scenario(spec, num_nodes).costs()
-    if not SYSTEMS[spec.system].usable_nodes(costs, num_nodes):
+    if not LIVE_SYSTEMS[spec.system].usable_nodes(costs, num_nodes):
         raise LazsimError(
             f"{spec.model.name}: {spec.model.num_experts} experts do not fit on {num_nodes} nodes of "
             f"{spec.slots_per_node} slots under {spec.system}; use more `nodes` or `slots`"

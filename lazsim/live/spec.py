@@ -35,7 +35,7 @@ class LiveSpec(Spec, frozen=True, kw_only=True):
     job : JobSpec
         Fault threshold, intervals of checkpoints and rebalances, time to collect new nodes.
     system : str
-        A name of `lazsim.engine.systems.SYSTEMS`.
+        A name of `lazsim.engine.systems.LIVE_SYSTEMS`.
     slots_per_node : int
         Expert replicas that a node holds per layer.
     num_heads : int

@@ -19,7 +19,7 @@ from lazsim.costmodel.recovery_times import checkpoint_load_s
 from lazsim.costmodel.step import CostModel
 from lazsim.engine.ledger import BUCKETS
 from lazsim.engine.simulate import SystemRun, simulate_system
-from lazsim.engine.systems import SYSTEMS
+from lazsim.engine.systems import LIVE_SYSTEMS
 from lazsim.files import check_folder, scratch_folder
 from lazsim.live.calibration import (
     GOLDEN_RATIO,
@@ -215,7 +215,7 @@ def predict(spec: LiveSpec, trace: Trace, calibration: Calibration, max_nodes: i
     def make_timer(plan: PlacementPlan, _server_N: Ints) -> MeasuredTimer:
         return MeasuredTimer(spec.global_batch, _step_s(calibration, plan.num_nodes))
 
-    return simulate_system(trace, SYSTEMS[spec.system], costs, calibration.routing, make_timer=make_timer)
+    return simulate_system(trace, LIVE_SYSTEMS[spec.system], costs, calibration.routing, make_timer=make_timer)
 
 
 def _step_s(calibration: Calibration, num_nodes: int) -> float:
@@ -321,7 +321,7 @@ def _compare_recoveries(
 
 def forecast_notes(spec: LiveSpec, predicted: SystemRun) -> list[str]:
     """Return remarks on a forecast that a reader needs to trust it or not."""
-    if not SYSTEMS[spec.system].is_elastic:
+    if not LIVE_SYSTEMS[spec.system].is_elastic:
         return []
     threshold, num_experts = spec.job.fault_threshold, spec.model.num_experts
     needed = max(threshold, -(-threshold * num_experts // spec.slots_per_node))

@@ -11,10 +11,9 @@ class JobSpec(Spec, frozen=True, kw_only=True):
 
     Attributes
     ----------
-    sequences_per_gpu : int
-        Sequences that one GPU trains in one micro-batch.
-    num_micro_batches : int
-        Micro-batches whose gradients are accumulated in a step.
+    sequences_per_gpu, num_micro_batches : int
+        Sequences that one GPU trains in one micro-batch, and micro-batches whose gradients are accumulated in a step.
+        A layout has its own: `parallel` goes before these.
     fault_threshold : int
         ``f``: fewest replicas of each expert, where they fit.
     rebalance_interval_steps : int
@@ -22,7 +21,7 @@ class JobSpec(Spec, frozen=True, kw_only=True):
     join_wait_s : float
         Waiting time in which new nodes gather before they join together.
     checkpoint_interval_steps : mapping
-        Steps between checkpoints, for each system by name.
+        Steps between checkpoints by system; Young's interval for one that has none.
     activation_passes : float
         Activations of width ``d_model`` that a layer's element-wise kernels read or write, per token, forward.
     logit_passes : float
@@ -33,12 +32,12 @@ class JobSpec(Spec, frozen=True, kw_only=True):
         ``separate``: the matmuls of each expert one by one; ``fused``: all experts of a layer at once, as measured for
         inference kernels; it needs a GPU with such measurements.
     parallel : ParallelSpec, optional
-        Layout of the job over GPUs, for `lazsim.stepmodel`.
+        Layout of the job over GPUs; steps come from `lazsim.stepmodel`.
     """
 
     name: str
-    sequences_per_gpu: Count
-    num_micro_batches: Count
+    sequences_per_gpu: Count = 1
+    num_micro_batches: Count = 1
     fault_threshold: Count
     rebalance_interval_steps: Count
     join_wait_s: Seconds

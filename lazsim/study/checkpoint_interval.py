@@ -1,45 +1,95 @@
-"""Young's interval between checkpoints."""
+"""The interval between checkpoints: given, computed, or the best that simulations find."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
-import numpy as np
-
-from lazsim.costmodel.recovery_times import checkpoint_save_s
-from lazsim.costmodel.step import StepCost
+from lazsim.engine.interval import between_failures_s, interval_steps, steady_step_s
+from lazsim.engine.simulate import simulate_system
+from lazsim.errors import SpecError, prefix_errors
+from lazsim.routing import Routing
 from lazsim.scenario import Scenario
+from lazsim.trace import Trace
+from lazsim.units import parse_duration
 
-STEADY_STEP = 1000
-"""A step at which loads are as skewed as they get."""
+AUTO = "auto"
+"""Interval that stands for the best one."""
 
-FALLBACK_FACTOR = 5
-"""Published intervals are 50 steps for `ds` and 250 for `ds-ft`, or 200 and 1000 (Lazarus, arXiv 2407.04656)."""
+REFINEMENTS = (2.0, math.sqrt(2), 2**0.25)
+"""Ratios of neighbouring intervals in each round of a search."""
 
-
-def young_interval_s(save_s: float, between_failures_s: float) -> float:
-    """Return Young's interval between checkpoints.
-
-    Notes
-    -----
-    ``sqrt(2 * save * mean time between failures)``: Young, Communications of the ACM 17 (1974) 530.
-
-    Examples
-    --------
-    >>> young_interval_s(save_s=2.0, between_failures_s=100.0)
-    20.0
-    """
-    return math.sqrt(2 * save_s * between_failures_s)
+MOST_ROUNDS = 12
+"""Simulations of one ratio, at most: intervals of 2**12 times Young's are beyond any run."""
 
 
 def young_interval_steps(scenario: Scenario, between_failures_s: float) -> int:
-    """Return Young's interval in steps of the scenario's system on its full cluster; at least 1.
+    """Return Young's interval in steps of the scenario's system on its full cluster; at least 1."""
+    system, costs = scenario.find_system(), scenario.costs()
+    return interval_steps(
+        system, costs, scenario.load_routing(), scenario.cluster.num_nodes, between_failures_s
+    )
 
-    A system that recovers from survivors rarely goes back to a checkpoint: its interval is `FALLBACK_FACTOR` times it.
+
+def parse_interval(value: Any) -> str | int | float | None:
+    """Read an interval: ``auto``, a number of steps, or a duration such as ``30min``, in seconds.
+
+    Examples
+    --------
+    >>> parse_interval("auto"), parse_interval("250"), parse_interval("30min")
+    ('auto', 250, 1800.0)
     """
-    costs, cluster, system = scenario.costs(), scenario.cluster, scenario.find_system()
-    load_LE = scenario.load_routing().loads([STEADY_STEP])[0]
-    used = system.usable_nodes(costs, cluster.num_nodes)
-    servers = np.arange(used) // cluster.nodes_per_server
-    plan = system.plan(costs, used, load_LE)
-    step_s = float(StepCost(costs, plan, system.layout(costs, servers)).step_s(load_LE[None])[0])
-    interval_s = young_interval_s(checkpoint_save_s(costs), between_failures_s)
-    return max(1, round(interval_s * (FALLBACK_FACTOR if system.recovers_from_peers else 1) / step_s))
+    if value is None or value == AUTO:
+        return value
+    if isinstance(value, str) and not value.isdecimal():
+        return parse_duration(value)
+    steps = int(value)
+    if not steps:
+        raise SpecError("0 steps: give `auto`, 1 step or more, or a duration such as 30min")
+    return steps
+
+
+def choose_interval(scenario: Scenario, trace: Trace, loads: Routing) -> int:
+    """Return the steps between checkpoints that a scenario asks for.
+
+    The job's own where none is asked for, and Young's where that has none.
+    """
+    with prefix_errors("`interval`"):
+        asked = parse_interval(scenario.interval)
+    own = scenario.job.checkpoint_interval_steps.get(scenario.system)
+    if asked is None and own is not None:
+        return own
+    if isinstance(asked, int):
+        return asked
+    system, costs, wall_s = scenario.find_system(), scenario.costs(), scenario.wall_s(trace)
+    num_nodes = max(scenario.cluster.num_nodes, trace.most_nodes(wall_s))
+    if not system.usable_nodes(costs, num_nodes):
+        # The simulation says why.
+        return 1
+    if isinstance(asked, float):
+        return max(1, round(asked / steady_step_s(system, costs, loads, num_nodes)))
+    young = interval_steps(system, costs, loads, num_nodes, between_failures_s(trace, wall_s))
+    if asked is None:
+        return young
+    return _best(
+        young, lambda steps: simulate_system(trace, system, costs, loads, wall_s, interval_steps=steps).samples
+    )
+
+
+def _best(start: int, score: Callable[[int], float]) -> int:
+    """Climb from a start to the integer of the highest score, by smaller and smaller ratios; ties go to the larger."""
+    known: dict[int, float] = {}
+
+    def scored(steps: int) -> tuple[float, int]:
+        if steps not in known:
+            known[steps] = score(steps)
+        return known[steps], steps
+
+    best = start
+    for ratio in REFINEMENTS:
+        for _ in range(MOST_ROUNDS):
+            around = {best, max(1, round(best / ratio)), round(best * ratio)}
+            found = max(around, key=scored)
+            if found == best:
+                break
+            best = found
+    return best

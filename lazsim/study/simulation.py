@@ -15,6 +15,7 @@ from lazsim.placement.policies import policy_input
 from lazsim.routing import Routing
 from lazsim.scenario import Resolver, Scenario
 from lazsim.specs import sha256
+from lazsim.study.checkpoint_interval import choose_interval
 from lazsim.study.memory import require_memory
 from lazsim.study.notes import describe_runs
 from lazsim.study.result import RunResult, describe_trace
@@ -114,7 +115,10 @@ def run_scenario(scenario: Scenario, trace: Trace, loads: Routing) -> SystemRun:
     strict = scenario.settings["strict"]
     if strict:
         require_memory(scenario, loads, system.usable_nodes(costs, trace.most_nodes(wall_s)))
-    run = simulate_system(trace, system, costs, loads, wall_s, score_plans=scenario.score_plans)
+    interval = choose_interval(scenario, trace, loads)
+    run = simulate_system(
+        trace, system, costs, loads, wall_s, score_plans=scenario.score_plans, interval_steps=interval
+    )
     if strict:
         require_memory(scenario, loads, run.most_nodes_used, run.steps)
     return run

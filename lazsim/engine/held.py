@@ -1,0 +1,80 @@
+"""Nodes that hold the training state."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from lazsim.placement.grid import Grid
+from lazsim.placement.plan import Bools, PlacementPlan, is_recoverable
+
+
+@dataclass(frozen=True, eq=False)
+class Held:
+    """Nodes that hold the training state, and the plan that says which part of it; None without nodes.
+
+    Attributes
+    ----------
+    nodes : tuple of str
+        The nodes, in the order of their seats.
+    made : PlacementPlan or None
+        The plan as it was made.
+    seats : tuple of int
+        The node of the plan that each of them is.
+    """
+
+    nodes: tuple[str, ...] = ()
+    made: PlacementPlan | None = None
+    seats: tuple[int, ...] = ()
+
+    @classmethod
+    def full(cls, nodes: Sequence[str], plan: PlacementPlan) -> "Held":
+        """Return nodes that are all nodes of a plan."""
+        return cls(tuple(nodes), plan, tuple(range(len(nodes))))
+
+    @cached_property
+    def plan(self) -> PlacementPlan | None:
+        """The part of the plan that is left, in the order of `nodes`."""
+        if self.made is None or len(self.seats) == self.made.num_nodes:
+            return self.made
+        return self.made.nodes(self.seats)
+
+    @property
+    def num_seats(self) -> int:
+        """Nodes of the plan as it was made."""
+        return self.made.num_nodes if self.made is not None else 0
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every node of the plan is there."""
+        return len(self.nodes) == self.num_seats
+
+    @cached_property
+    def alive_N(self) -> Bools:
+        """Whether each node of the plan as it was made is there, shape (N,)."""
+        alive_N = np.zeros(self.num_seats, dtype=np.bool_)
+        alive_N[list(self.seats)] = True
+        return alive_N
+
+    def is_complete(self, grid: Grid) -> bool:
+        """Tell whether every expert, and the dense part of every stage, is on some node."""
+        if self.plan is None:
+            return False
+        stages = np.unique(grid.stage_N(self.num_seats)[list(self.seats)])
+        return len(stages) == grid.num_stages and is_recoverable(self.plan.holds_LEN)
+
+    def without(self, failed: Collection[str]) -> "Held":
+        """Return what is left when nodes fail."""
+        return self.only([node for node in self.nodes if node not in failed])
+
+    def only(self, kept: Collection[str]) -> "Held":
+        """Return what some of the nodes hold."""
+        chosen = set(kept)
+        pairs = [(node, seat) for node, seat in zip(self.nodes, self.seats, strict=True) if node in chosen]
+        return replace(self, nodes=tuple(node for node, _ in pairs), seats=tuple(seat for _, seat in pairs))
+
+    def joined_by(self, newcomers: Sequence[str], seats: Sequence[int]) -> "Held":
+        """Return the nodes with others in seats that are free."""
+        pairs = sorted([*zip(self.seats, self.nodes, strict=True), *zip(seats, newcomers, strict=True)])
+        return replace(self, nodes=tuple(node for _, node in pairs), seats=tuple(seat for seat, _ in pairs))

@@ -1,0 +1,80 @@
+"""Steps between checkpoints: from the mean time between failures."""
+
+import math
+
+import numpy as np
+
+from lazsim.costmodel.step import CostModel
+from lazsim.engine.systems.system import System
+from lazsim.routing import Routing
+from lazsim.trace.table import Trace
+
+STEADY_STEP = 1000
+"""A step at which loads are as skewed as they get."""
+
+FALLBACK_FACTOR = 5
+"""Published intervals are 50 steps for `ds` and 250 for `ds-ft`, or 200 and 1000 (Lazarus, arXiv 2407.04656)."""
+
+
+def young_interval_s(save_s: float, between_failures_s: float) -> float:
+    """Return Young's interval between checkpoints.
+
+    Notes
+    -----
+    ``sqrt(2 * save * mean time between failures)``: Young, Communications of the ACM 17 (1974) 530.
+
+    Examples
+    --------
+    >>> young_interval_s(save_s=2.0, between_failures_s=100.0)
+    20.0
+    """
+    return math.sqrt(2 * save_s * between_failures_s)
+
+
+def daly_interval_s(save_s: float, between_failures_s: float) -> float:
+    """Return Daly's higher-order interval between checkpoints, without the save.
+
+    Notes
+    -----
+    With ``x = save / (2 M)`` it is ``sqrt(2 save M) (1 + sqrt(x) / 3 + x / 9) - save``, and ``M`` where the save takes
+    ``2 M`` or more: Daly, Future Generation Computer Systems 22 (2006) 303, equation 37.
+
+    Examples
+    --------
+    >>> round(daly_interval_s(save_s=2.0, between_failures_s=100.0), 3)
+    18.689
+    """
+    if save_s >= 2 * between_failures_s:
+        return between_failures_s
+    share = save_s / (2 * between_failures_s)
+    return young_interval_s(save_s, between_failures_s) * (1 + math.sqrt(share) / 3 + share / 9) - save_s
+
+
+def between_failures_s(trace: Trace, wall_s: float) -> float:
+    """Return the mean time between instants at which nodes go; the whole time where none goes."""
+    failures = sum(1 for batch in trace.batches() if batch.removed and batch.time_s < wall_s)
+    return wall_s / max(1, failures)
+
+
+def interval_steps(
+    system: System, costs: CostModel, routing: Routing, num_nodes: int, between_s: float
+) -> int:
+    """Return Young's interval in steps of a system on the most nodes that it can use of `num_nodes`; at least 1.
+
+    A system that recovers from survivors rarely goes back to a checkpoint: its interval is `FALLBACK_FACTOR` times it.
+    One that writes beside training saves as soon as the last save is written.
+    """
+    step_s = steady_step_s(system, costs, routing, num_nodes)
+    save = system.save(costs, step_s)
+    interval_s = max(young_interval_s(save.stall_s, between_s), save.persist_s)
+    rarely = system.recovers_from_peers or system.memory_lag_steps(costs, num_nodes, step_s) is not None
+    return max(1, round(interval_s * (FALLBACK_FACTOR if rarely else 1) / step_s))
+
+
+def steady_step_s(system: System, costs: CostModel, routing: Routing, num_nodes: int) -> float:
+    """Return the seconds of a step on the most nodes that a system can use of `num_nodes`."""
+    load_LE = routing.loads([STEADY_STEP])[0]
+    used = system.usable_nodes(costs, num_nodes)
+    servers = np.arange(used) // costs.cluster.nodes_per_server
+    plan = system.plan(costs, used, load_LE)
+    return float(costs.step_times(plan, system.layout(costs, servers)).step_s(load_LE[None])[0])

@@ -1,0 +1,212 @@
+"""Costs of a job with a layout: steps from measured kernels, nodes in pipeline stages.
+
+Axes: B samples of the loads, L MoE layers, E experts, G GPUs.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import msgspec
+import numpy as np
+
+from lazsim.costmodel.memory import MemoryUse
+from lazsim.costmodel.step import CostModel, NodeLayout, StepTimes, assigned_tokens, slots_by_gpu
+from lazsim.costmodel.times import CommunicationTimes, ComputeTimes, Floats
+from lazsim.errors import SpecError
+from lazsim.placement.grid import Grid
+from lazsim.placement.plan import Ints, PlacementPlan
+from lazsim.specs import ClusterSpec, GpuSpec, JobSpec, ModelSpec, ParallelSpec
+from lazsim.stepmodel.inputs import StepInputs
+from lazsim.stepmodel.loading import load_constants, tables_of
+from lazsim.stepmodel.memory import memory_bytes
+from lazsim.stepmodel.pipeline import parts_of
+from lazsim.stepmodel.predict import predict_step
+
+IMBALANCE_RATIO = 1.25
+"""Ratio of the imbalances for which steps are predicted; steps are nearly linear between them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayoutCosts(CostModel):
+    """A cost model whose steps come from the kernels of a GPU and a layout; see `lazsim.stepmodel`.
+
+    Attributes
+    ----------
+    inputs : StepInputs
+        Model, layout, tables and constants, on the nodes that hold the model once.
+    """
+
+    inputs: StepInputs
+
+    @property
+    def samples_per_step(self) -> int:
+        """The global batch, whatever the nodes."""
+        assert self.job.parallel is not None, "the job has a layout"
+        return self.job.parallel.global_batch
+
+    @cached_property
+    def grid(self) -> Grid:
+        """Stages of the layout, and the nodes that hold the experts of one."""
+        return grid_of(self.model, self.inputs.parallel, self.cluster.gpus_per_node)
+
+    @cached_property
+    def _known_s(self) -> dict[tuple[int, int], float]:
+        return {}
+
+    def num_micro_batches(self, num_nodes: int) -> int:
+        """Return the micro-batches of a data-parallel rank in a step on `num_nodes` nodes."""
+        return self.inputs_for(num_nodes).num_micro_batches
+
+    def step_times(self, plan: PlacementPlan, layout: NodeLayout) -> StepTimes:
+        """Return the step times of a plan."""
+        return LayoutStepTimes(self, plan, layout)
+
+    def inputs_for(self, num_nodes: int) -> StepInputs:
+        """Return the inputs of a step on `num_nodes` nodes, whose GPUs do as much each as on whole model replicas.
+
+        Notes
+        -----
+        The global batch stays. Where it is no multiple of the data-parallel ranks, some have a micro-batch more, and the
+        others wait for them. Under flexible dispatch a job may use nodes that fill no whole replica: the step is that
+        of the GPUs of whole replicas with as many micro-batches each.
+        """
+        parallel, gpus = self.inputs.parallel, self.cluster.gpus_per_node
+        ranks = num_nodes * gpus // parallel.gpus_per_replica
+        micro_batches = -(-self.samples_per_step // (ranks * parallel.micro_batch))
+        if parallel.virtual_stages > 1:
+            micro_batches = math.ceil(micro_batches / parallel.pipeline) * parallel.pipeline
+        whole = max(1, num_nodes // self.grid.replica_nodes) * self.grid.replica_nodes
+        data = whole * gpus // parallel.gpus_per_replica
+        return replace(
+            self.inputs,
+            cluster=msgspec.structs.replace(self.cluster, num_nodes=whole),
+            parallel=msgspec.structs.replace(parallel, global_batch=micro_batches * data * parallel.micro_batch),
+        )
+
+    def step_s(self, num_nodes: int, imbalance_B: Floats) -> Floats:
+        """Return the seconds of steps whose busiest GPU has `imbalance_B` times the mean tokens for its experts."""
+        powers_B = np.log(np.maximum(imbalance_B, 1.0)) / math.log(IMBALANCE_RATIO)
+        powers = range(int(powers_B.min()), int(powers_B.max()) + 2)
+        return np.interp(
+            np.maximum(imbalance_B, 1.0),
+            [IMBALANCE_RATIO**power for power in powers],
+            [self._predicted_s(num_nodes, power) for power in powers],
+        )
+
+    def _predicted_s(self, num_nodes: int, power: int) -> float:
+        if (num_nodes, power) not in self._known_s:
+            inputs = self.inputs_for(num_nodes)
+            constants = msgspec.structs.replace(inputs.constants, learned_imbalance=IMBALANCE_RATIO**power)
+            parallel = msgspec.structs.replace(inputs.parallel, routing="learned")
+            predicted = predict_step(replace(inputs, constants=constants, parallel=parallel))
+            self._known_s[num_nodes, power] = predicted.step_s
+        return self._known_s[num_nodes, power]
+
+    def memory(self, num_nodes: int) -> MemoryUse:
+        """Return what the fullest GPU needs under even loads."""
+        parts = memory_bytes(self.inputs_for(num_nodes))
+        return MemoryUse(
+            weights=parts["parameters"],
+            gradients=parts["gradients"],
+            optimizer_states=parts["optimizer"],
+            activations=parts["activations"],
+            buffers=sum(num_bytes for name, num_bytes in parts.items() if name not in MEMORY_PARTS),
+            runtime=parts["runtime"],
+        )
+
+
+MEMORY_PARTS = ("parameters", "gradients", "optimizer", "activations", "runtime")
+"""Parts that a job with a layout has in common with one without; all else counts as buffers."""
+
+
+class LayoutStepTimes:
+    """Step times of one plan of a job with a layout under any loads."""
+
+    def __init__(self, costs: LayoutCosts, plan: PlacementPlan, layout: NodeLayout) -> None:
+        self.samples_per_step = costs.samples_per_step
+        self._costs, self._num_nodes, self._padded = costs, plan.num_nodes, layout.padded
+        self._replicas_LE = plan.replicas_LE
+        self._slots = slots_by_gpu(plan, costs.cluster.gpus_per_node)
+
+    def step_s(self, load_BLE: Ints) -> Floats:
+        """Return the seconds of a step for each sample of the loads, shape (B,)."""
+        return self._costs.step_s(self._num_nodes, self.imbalance(load_BLE))
+
+    def imbalance(self, load_BLE: Ints) -> Floats:
+        """Return the tokens of the busiest GPU over their mean, averaged over layers, shape (B,)."""
+        num_samples, num_layers, num_experts = load_BLE.shape
+        share_BLE = np.zeros((num_samples, num_layers, num_experts + 1))
+        share_BLE[:, :, :-1] = assigned_tokens(load_BLE, 1.0, padded=self._padded) / self._replicas_LE
+        by_gpu = share_BLE.reshape(num_samples, -1).take(self._slots, axis=1).sum(axis=1)
+        gpus_of_stage = by_gpu.shape[2] / self._costs.grid.num_stages
+        busiest: Floats = by_gpu.max(axis=2).mean(axis=1) * gpus_of_stage
+        return busiest
+
+
+def layout_costs(
+    model: ModelSpec,
+    gpu: GpuSpec,
+    cluster: ClusterSpec,
+    job: JobSpec,
+    times: tuple[ComputeTimes, CommunicationTimes],
+    *,
+    keeps_whole_states: bool,
+) -> LayoutCosts:
+    """Return the costs of a job with a layout.
+
+    Parameters
+    ----------
+    keeps_whole_states
+        Whether every replica of a parameter has its own optimizer state, which recovery from other nodes takes.
+
+    Raises
+    ------
+    SpecError
+        When the layout does not fit the model or the nodes, or the catalogue has no kernels of the GPU.
+    """
+    parallel = job.parallel
+    assert parallel is not None, "the job has a layout"
+    if parallel.expert_tensor > 1:
+        raise SpecError("`parallel`: a run takes experts that are whole on a GPU: set expert_tensor to 1")
+    if keeps_whole_states:
+        parallel = msgspec.structs.replace(parallel, sharding="none")
+    if model.num_experts % parallel.expert:
+        raise SpecError(f"`parallel`: expert ({parallel.expert}) must divide {model.num_experts} experts")
+    grid, gpus = grid_of(model, parallel, cluster.gpus_per_node), cluster.gpus_per_node
+    cluster = msgspec.structs.replace(cluster, slots_per_gpu=model.num_experts // parallel.expert)
+    ranks = grid.replica_nodes * gpus // parallel.gpus_per_replica
+    one = ranks * parallel.micro_batch * parallel.pipeline
+    inputs = StepInputs(
+        model,
+        gpu,
+        msgspec.structs.replace(cluster, num_nodes=grid.replica_nodes),
+        msgspec.structs.replace(parallel, global_batch=-(-parallel.global_batch // one) * one),
+        tables_of(gpu),
+        load_constants(),
+    )
+    return LayoutCosts(model, cluster, job, *times, inputs=inputs)
+
+
+def grid_of(model: ModelSpec, parallel: ParallelSpec, gpus_per_node: int) -> Grid:
+    """Return how a layout uses nodes.
+
+    Raises
+    ------
+    SpecError
+        When nodes and the GPUs that hold a stage once do not divide each other.
+    """
+    unit_gpus = math.lcm(parallel.tensor * parallel.context, parallel.expert)
+    if unit_gpus % gpus_per_node and gpus_per_node % unit_gpus:
+        raise SpecError(
+            f"`parallel`: the {unit_gpus} GPUs that hold the experts of a stage once and the {gpus_per_node} of a node "
+            "must divide each other"
+        )
+    stages = [
+        index % parallel.pipeline
+        for index, part in enumerate(parts_of(model, parallel))
+        for name, number in part
+        for _ in range(number if "moe" in name.split() else 0)
+    ]
+    column = -(-parallel.tensor * parallel.context // gpus_per_node)
+    return Grid(np.array(stages), parallel.pipeline, max(1, unit_gpus // gpus_per_node), column)

@@ -1,0 +1,34 @@
+"""Asynchronous checkpoints (CheckFreq, FAST 2021; PyTorch's distributed checkpoints)."""
+
+from dataclasses import dataclass
+
+from lazsim.costmodel.recovery_times import checkpoint_save_s
+from lazsim.costmodel.step import CostModel
+from lazsim.engine.systems.system import Save, System, copy_to_host_s, state_bytes
+
+
+@dataclass(frozen=True)
+class AsyncCheckpoint(System):
+    """Copies the state to the memory of the nodes behind a step, and writes it from there behind the next ones.
+
+    Notes
+    -----
+    Training waits for what of the copy does not fit behind a step: the copy ends before weights change again
+    (CheckFreq, section 4). A save counts once it is written; one is written at a time.
+    """
+
+    def save(self, costs: CostModel, step_s: float) -> Save:
+        """See `System.save`."""
+        copy_s = copy_to_host_s(costs, costs.grid.replica_nodes)
+        return Save(max(0.0, copy_s - step_s), copy_s + checkpoint_save_s(costs))
+
+    def host_bytes(self, costs: CostModel, num_nodes: int) -> float:
+        """Return the bytes of the copy that a node keeps while it is written."""
+        return state_bytes(costs) / num_nodes
+
+
+ASYNC_CHECKPOINT = AsyncCheckpoint(
+    "async-checkpoint",
+    "checkpoints written behind training (CheckFreq, PyTorch's asynchronous checkpoints)",
+    needs="storage for checkpoints, memory of the nodes for one copy",
+)

@@ -1,0 +1,61 @@
+"""Redundant stages (Bamboo, NSDI 2023, arXiv 2204.12013; its simulator)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from lazsim.costmodel.step import CostModel
+from lazsim.engine.held import Held
+from lazsim.engine.systems.seats import SeatSystem
+from lazsim.engine.systems.system import FULL_PACE, Pace, node_state_bytes
+from lazsim.errors import InfeasiblePlanError
+
+
+@dataclass(frozen=True)
+class Bamboo(SeatSystem):
+    """Each node also holds the next stage and computes it forward in the bubbles; it takes over when that one fails.
+
+    Attributes
+    ----------
+    shadow_factor : float
+        Steps while a node computes two stages, against others (published simulator: 1.5).
+
+    Notes
+    -----
+    The forward pass of the next stage is taken to hide in the bubbles of the pipeline. The pipeline of a node goes
+    round: the last stage stands in for the first.
+    """
+
+    shadow_factor: float = 1.5
+
+    def require(self, costs: CostModel) -> None:
+        """See `System.require`."""
+        if costs.grid.num_stages < 2:
+            raise InfeasiblePlanError(
+                f"{self.name} has a stage stand in for the next, and the job has one: give its layout `pipeline` 2 or more"
+            )
+
+    def goes_on(self, costs: CostModel, held: Held) -> bool:
+        """See `SeatSystem.goes_on`: no two neighbouring stages of a pipeline lack a node."""
+        missing_PK = ~held.alive_N.reshape(costs.grid.num_stages, -1)
+        return not (missing_PK & np.roll(missing_PK, 1, axis=0)).any()
+
+    def continue_s(self, costs: CostModel, held: Held) -> tuple[tuple[str, float], ...]:
+        """Return no time: the shadow takes over."""
+        return ()
+
+    def pace(self, costs: CostModel, held: Held, step_s: float) -> Pace:
+        """See `System.pace`."""
+        return FULL_PACE if held.is_whole else Pace(self.shadow_factor)
+
+    def extra_gpu_bytes(self, costs: CostModel, num_nodes: int) -> float:
+        """Return the bytes of the states of another stage."""
+        return node_state_bytes(costs) / costs.cluster.gpus_per_node
+
+
+BAMBOO = Bamboo(
+    "bamboo",
+    "Bamboo: each node holds the next stage, too, and takes over when that fails",
+    survives="failures that take no two neighbouring stages of a pipeline",
+    needs="pipeline stages, memory for the states of two stages, whole optimizer states",
+)

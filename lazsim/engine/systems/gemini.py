@@ -1,0 +1,75 @@
+"""Copies in the memory of other nodes (Gemini, SOSP 2023)."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from lazsim.costmodel.step import CostModel
+from lazsim.engine import protocol
+from lazsim.engine.held import Held
+from lazsim.engine.protocol import Action, Decision, UsableNodes
+from lazsim.engine.systems.system import Failure, System, state_bytes
+from lazsim.placement.plan import PlacementPlan
+
+
+@dataclass(frozen=True)
+class Gemini(System):
+    """Every node sends its share of the state to others of its group while the network is idle; all go back to it.
+
+    Attributes
+    ----------
+    num_copies : int
+        Nodes of a group: each keeps the shares of all (published: 2).
+    idle_share : float
+        Share of a step in which the network is idle: an assumption. What does not fit into one step takes several.
+    """
+
+    num_copies: int = 2
+    idle_share: float = 0.5
+
+    def copies_survive(self, held: Held) -> bool:
+        """Tell whether some node of each group of consecutive ones is left; the last group takes in the rest."""
+        num_groups = max(1, held.num_seats // self.num_copies)
+        groups = {min(seat // self.num_copies, num_groups - 1) for seat in held.seats}
+        return len(groups) == num_groups
+
+    def memory_lag_steps(self, costs: CostModel, num_nodes: int, step_s: float) -> int:
+        """Return the steps that a copy takes to get through the idle network."""
+        return max(1, math.ceil(self._exchange_s(costs, num_nodes) / (self.idle_share * step_s)))
+
+    def decide(
+        self,
+        costs: CostModel,
+        failure: Failure,
+        usable_nodes: UsableNodes,
+        hold_everything: Callable[[Sequence[str]], bool],
+    ) -> Decision[str]:
+        """See `System.decide`."""
+        situation, held = failure.situation, failure.held
+        num_nodes = usable_nodes(len(situation.alive))
+        if not situation.paused and num_nodes and held.made is not None and self.copies_survive(held):
+            return Decision(Action.RESTART, "memory", situation.alive[:num_nodes], num_nodes)
+        return protocol.decide(self, situation, usable_nodes, hold_everything)
+
+    def restart_s(self, costs: CostModel, decision: Decision[str], plan: PlacementPlan) -> float:
+        """Return the seconds of a restart: from memory, a node of the group sends the share that is missing."""
+        if decision.source != "memory":
+            return super().restart_s(costs, decision, plan)
+        share = state_bytes(costs) / decision.num_nodes
+        return self.rebuild_s(costs) + float(costs.communication.transfer_s(share, 0.0))
+
+    def host_bytes(self, costs: CostModel, num_nodes: int) -> float:
+        """Return the bytes of two versions of each copy: the last, and the one under way."""
+        return 2 * self.num_copies * state_bytes(costs) / num_nodes
+
+    def _exchange_s(self, costs: CostModel, num_nodes: int) -> float:
+        share = (self.num_copies - 1) * state_bytes(costs) / num_nodes
+        return float(costs.communication.transfer_s(share, 0.0))
+
+
+GEMINI = Gemini(
+    "gemini",
+    "Gemini: copies of every step in the memory of other nodes; all go back to the newest",
+    survives="failures that leave a node of each group of two",
+    needs="memory of the nodes for two versions of two copies, idle network",
+)

@@ -1,0 +1,53 @@
+"""Partial expert checkpoints (MoC-System, ASPLOS 2025, arXiv 2408.04307)."""
+
+from dataclasses import dataclass
+
+from lazsim.costmodel.step import CostModel
+from lazsim.engine.systems.system import Save, System, copy_to_host_s, node_state_bytes
+
+
+@dataclass(frozen=True)
+class PartialExperts(System):
+    """Saves all that is dense and a few experts in turn; after a failure each expert goes back to its own newest save.
+
+    Attributes
+    ----------
+    persisted_share : float
+        Share of the experts that a checkpoint has (published: 1 of 16).
+
+    Notes
+    -----
+    Steps are replayed as from a whole checkpoint. What the experts saved longer ago had learned since is gone: see
+    `lost_token_share`.
+    """
+
+    persisted_share: float = 1 / 16
+
+    def save(self, costs: CostModel, step_s: float) -> Save:
+        """Return what a checkpoint takes: its copy hides behind a step, and it is written beside training."""
+        model = costs.model
+        experts = model.num_moe_layers * model.num_experts * model.expert_state_bytes
+        saved = model.dense_state_bytes + self.persisted_share * experts
+        copy_s = copy_to_host_s(costs, costs.grid.replica_nodes) * saved / (model.dense_state_bytes + experts)
+        return Save(max(0.0, copy_s - step_s), copy_s + float(costs.communication.storage_s(saved)))
+
+    def lost_tokens_steps(self, interval_steps: int) -> float:
+        """Return the steps of updates that a failure costs the average expert.
+
+        Notes
+        -----
+        Of ``1 / share`` saves in turn, an expert's own is ``(1 / share - 1) / 2`` saves older than the last, on average.
+        """
+        return (1 / self.persisted_share - 1) / 2 * interval_steps
+
+    def host_bytes(self, costs: CostModel, num_nodes: int) -> float:
+        """Return the bytes of three buffers of what a node saves."""
+        return 3 * self.persisted_share * node_state_bytes(costs)
+
+
+MOC = PartialExperts(
+    "moc",
+    "MoC: checkpoints of a sixteenth of the experts each; trades updates of experts for time",
+    survives="as checkpoint; experts lose the updates since their own save",
+    needs="storage, a model that bears lost updates",
+)

@@ -1,0 +1,111 @@
+"""Sparse snapshots and local recovery (MoEvement; code of Swapnil-Gandhi/MoEvement)."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lazsim.costmodel.step import CostModel
+from lazsim.engine import protocol
+from lazsim.engine.held import Held
+from lazsim.engine.protocol import Action, Decision, UsableNodes
+from lazsim.engine.systems.system import (
+    HOST_BYTES_PER_S,
+    Failure,
+    System,
+    node_state_bytes,
+    transfer_of_node_s,
+)
+from lazsim.errors import InfeasiblePlanError
+from lazsim.placement.plan import Ints
+from lazsim.specs import STATE_BYTES_PER_PARAM
+
+STATE_BYTES, WEIGHT_BYTES = 12, 2
+"""Bytes that a snapshot takes of a parameter whose turn it is, and of one whose turn is to come (scheduler.py)."""
+
+
+@dataclass(frozen=True)
+class MoEvement(System):
+    """A window of steps saves every operator once; a spare replays the steps of a failed stage from its logs.
+
+    Attributes
+    ----------
+    num_peers : int
+        Data-parallel peers that keep a node's snapshots (published: 2).
+
+    Notes
+    -----
+    In each step ``a`` of a GPU's ``P`` parameters are saved whole and the others' weights as long as
+    ``12 a + 2 (P - a)`` bytes fit behind the step; a window takes ``P / a`` steps. After a failure, a spare fetches the
+    last whole window, replays its steps and those after it; the other nodes wait. Replayed steps take their stage no
+    fill and drain of the pipeline, which is left out here: a replayed step counts as a step.
+    """
+
+    num_peers: int = 2
+    recovers_from_peers: bool = True
+
+    def require(self, costs: CostModel) -> None:
+        """See `System.require`."""
+        if costs.grid.num_stages < 2:
+            raise InfeasiblePlanError(
+                f"{self.name} replays single pipeline stages, and the job has one: give its layout `pipeline` 2 or more"
+            )
+
+    def window_steps(self, costs: CostModel, step_s: float) -> int:
+        """Return the steps in which every operator is saved once."""
+        params = node_state_bytes(costs) / STATE_BYTES_PER_PARAM / costs.cluster.gpus_per_node
+        room = step_s * HOST_BYTES_PER_S - WEIGHT_BYTES * params
+        active = max(room / (STATE_BYTES - WEIGHT_BYTES), params / 1000)
+        return max(1, math.ceil(params / active))
+
+    def snapshots_survive(self, costs: CostModel, held: Held) -> bool:
+        """Tell whether each missing node, or one of its next peers of the same stage, is left."""
+        peers = self._peers_NR(costs, held.num_seats)
+        return bool((held.alive_N | held.alive_N[peers].any(axis=1)).all())
+
+    def decide(
+        self,
+        costs: CostModel,
+        failure: Failure,
+        usable_nodes: UsableNodes,
+        hold_everything: Callable[[Sequence[str]], bool],
+    ) -> Decision[str]:
+        """See `System.decide`."""
+        held, situation = failure.held, failure.situation
+        num_lost = held.num_seats - len(held.nodes)
+        if situation.paused:
+            return protocol.decide(self, situation, usable_nodes, hold_everything)
+        if held.nodes and 0 < num_lost <= len(failure.newcomers) and self.snapshots_survive(costs, held):
+            seats = tuple(np.flatnonzero(~held.alive_N).tolist())
+            nodes = held.nodes + failure.newcomers[:num_lost]
+            window = self.window_steps(costs, failure.step_s) if failure.step_s else 1
+            replayed = window + failure.step % window
+            phases = (
+                ("reconfigure", self.rebuild_s(costs)),
+                ("transfer", transfer_of_node_s(costs)),
+                ("lost_work", replayed * failure.step_s),
+            )
+            return Decision(Action.CONTINUE, "peers", nodes, len(nodes), phases, seats)
+        # Without a spare, all go back to the checkpoint, on fewer nodes.
+        return protocol.decide_start(situation.alive, usable_nodes, situation.checkpoint_step)
+
+    def host_bytes(self, costs: CostModel, num_nodes: int) -> float:
+        """Return the bytes of two windows of a node's own snapshots and its peers'; logs of activations are left out."""
+        return 2 * (1 + self.num_peers) * node_state_bytes(costs)
+
+    def _peers_NR(self, costs: CostModel, num_nodes: int) -> Ints:
+        """Return the next nodes of the same stage, as far as there are others."""
+        per_stage = num_nodes // costs.grid.num_stages
+        node_N, place_N = np.divmod(np.arange(num_nodes), per_stage)
+        steps = np.arange(1, min(self.num_peers, per_stage - 1) + 1)
+        peers: Ints = node_N[:, None] * per_stage + (place_N[:, None] + steps) % per_stage
+        return peers
+
+
+MOEVEMENT = MoEvement(
+    "moevement",
+    "MoEvement: sparse snapshots over a window of steps; spares replay the failed stages only",
+    survives="nodes for which there are spares, with one of the next two of their stage left",
+    needs="pipeline stages, spare nodes, memory of the nodes for two windows of three snapshots",
+)

@@ -1,0 +1,41 @@
+"""Pipeline templates (Oobleck, SOSP 2023, arXiv 2309.08125)."""
+
+from dataclasses import dataclass
+
+from lazsim.costmodel.step import CostModel
+from lazsim.engine.held import Held
+from lazsim.engine.systems.seats import SeatSystem, missing_of_place
+from lazsim.engine.systems.system import FULL_PACE, Pace, transfer_of_node_s
+
+
+@dataclass(frozen=True)
+class Oobleck(SeatSystem):
+    """A pipeline that loses nodes takes a template with fewer; its layers are copied from other pipelines.
+
+    Notes
+    -----
+    Templates of ``n0`` to ``2 n0 - 1`` nodes, ``n0`` those that hold the model once, cover every number of nodes from
+    ``n0`` on, and batches are divided so that pipelines end together: throughput goes with the nodes left. The
+    imbalance of uneven stages is left out. The busiest copy is the state of one node.
+    """
+
+    def goes_on(self, costs: CostModel, held: Held) -> bool:
+        """See `SeatSystem.goes_on`: every place has a node in some replica, and the nodes left hold the model."""
+        missing, replicas = missing_of_place(costs, held)
+        return bool((missing < replicas).all()) and len(held.nodes) >= costs.grid.replica_nodes
+
+    def continue_s(self, costs: CostModel, held: Held) -> tuple[tuple[str, float], ...]:
+        """See `SeatSystem.continue_s`."""
+        return (("reconfigure", self.rebuild_s(costs)), ("transfer", transfer_of_node_s(costs)))
+
+    def pace(self, costs: CostModel, held: Held, step_s: float) -> Pace:
+        """See `System.pace`."""
+        return FULL_PACE if held.is_whole else Pace(held.num_seats / len(held.nodes))
+
+
+OOBLECK = Oobleck(
+    "oobleck",
+    "Oobleck: pipelines that lose nodes take templates with fewer; batches are divided anew",
+    survives="failures that leave each stage in some pipeline",
+    needs="two model replicas or more, whole optimizer states",
+)

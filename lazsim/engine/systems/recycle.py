@@ -1,0 +1,50 @@
+"""Rerouted micro-batches (ReCycle, SOSP 2024)."""
+
+from dataclasses import dataclass
+
+from lazsim.costmodel.step import CostModel
+from lazsim.engine.held import Held
+from lazsim.engine.systems.seats import SeatSystem, missing_of_place
+from lazsim.engine.systems.system import FULL_PACE, Pace
+
+
+@dataclass(frozen=True)
+class ReCycle(SeatSystem):
+    """Peers of the same stage in other pipelines compute the micro-batches of a failed node, in their bubbles.
+
+    Attributes
+    ----------
+    usable_bubbles : float
+        Share of the bubbles that rerouted micro-batches fill: an assumption; 1 is perfect.
+
+    Notes
+    -----
+    With ``m`` micro-batches, ``p`` stages and ``k`` of ``d`` nodes of a place missing, a step takes
+    ``m + p - 1 + max(0, m k / (d - k) - usable (p - 1))`` instead of ``m + p - 1`` times a stage's time.
+    """
+
+    usable_bubbles: float = 0.5
+
+    def goes_on(self, costs: CostModel, held: Held) -> bool:
+        """See `SeatSystem.goes_on`: every place has a node in some replica."""
+        missing, replicas = missing_of_place(costs, held)
+        return bool((missing < replicas).all())
+
+    def pace(self, costs: CostModel, held: Held, step_s: float) -> Pace:
+        """See `System.pace`."""
+        missing, replicas = missing_of_place(costs, held)
+        most = int(missing.max())
+        if not most:
+            return FULL_PACE
+        micro_batches, bubbles = costs.num_micro_batches(held.num_seats), costs.grid.num_stages - 1
+        rerouted = micro_batches * most / (replicas - most)
+        whole = micro_batches + bubbles
+        return Pace((whole + max(0.0, rerouted - self.usable_bubbles * bubbles)) / whole)
+
+
+RECYCLE = ReCycle(
+    "recycle",
+    "ReCycle: micro-batches of a failed node go to its peers in other pipelines, into their bubbles",
+    survives="failures that leave each stage in some pipeline",
+    needs="two model replicas or more, whole optimizer states",
+)

@@ -1,0 +1,103 @@
+"""Systems that go on in their places while nodes are missing, and let others take the free places."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lazsim.costmodel.step import CostModel
+from lazsim.engine import protocol
+from lazsim.engine.held import Held
+from lazsim.engine.protocol import Action, Decision, UsableNodes
+from lazsim.engine.systems.system import Failure, System, transfer_of_node_s
+from lazsim.placement.plan import Bools, Ints
+
+
+@dataclass(frozen=True)
+class SeatSystem(System):
+    """A system whose nodes keep their places in the plan after a failure, as long as `goes_on`."""
+
+    recovers_from_peers: bool = True
+
+    @property
+    def joins_in_place(self) -> bool:
+        """Whether nodes join without a restart: they take free places."""
+        return True
+
+    def goes_on(self, costs: CostModel, held: Held) -> bool:
+        """Tell whether the nodes left can go on in their places."""
+        raise NotImplementedError
+
+    def keep(self, costs: CostModel, held: Held) -> Held:
+        """Return the nodes left that still train."""
+        return held
+
+    def continue_s(self, costs: CostModel, held: Held) -> tuple[tuple[str, float], ...]:
+        """Return the buckets and seconds that the nodes left take until they go on."""
+        return (("reconfigure", self.rebuild_s(costs)),)
+
+    def free_seats(self, costs: CostModel, held: Held, num_newcomers: int) -> tuple[int, ...]:
+        """Return the places that newcomers take."""
+        return tuple(np.flatnonzero(~held.alive_N).tolist()[:num_newcomers])
+
+    def newcomers(
+        self, costs: CostModel, held: Held, alive: Sequence[str], usable_nodes: UsableNodes
+    ) -> tuple[str, ...]:
+        """See `System.newcomers`."""
+        in_use = set(held.nodes)
+        others = tuple(node for node in alive if node not in in_use)
+        if usable_nodes(len(alive)) > held.num_seats:
+            return others
+        return others[: len(self.free_seats(costs, held, len(others)))]
+
+    def decide(
+        self,
+        costs: CostModel,
+        failure: Failure,
+        usable_nodes: UsableNodes,
+        hold_everything: Callable[[Sequence[str]], bool],
+    ) -> Decision[str]:
+        """See `System.decide`."""
+        situation, held = failure.situation, failure.held
+        if situation.joins_due and usable_nodes(len(situation.alive)) <= held.num_seats:
+            seats = self.free_seats(costs, held, len(failure.newcomers))
+            phases = (("reconfigure", self.rebuild_s(costs)), ("transfer", self.join_s(costs)))
+            nodes = held.nodes + failure.newcomers[: len(seats)]
+            return Decision(Action.CONTINUE, "peers", nodes, len(nodes), phases, seats)
+        if not situation.joins_due and held.made is not None:
+            kept = self.keep(costs, held)
+            if kept.nodes and self.goes_on(costs, kept):
+                return Decision(
+                    Action.CONTINUE, "peers", kept.nodes, len(kept.nodes), self.continue_s(costs, kept)
+                )
+        return protocol.decide(self, situation, usable_nodes, hold_everything)
+
+    def join_s(self, costs: CostModel) -> float:
+        """Return the seconds in which a newcomer fetches the states of its place, while all wait."""
+        return transfer_of_node_s(costs)
+
+
+def missing_of_place(costs: CostModel, held: Held) -> tuple[Ints, int]:
+    """Count the replicas of each place of a model replica that are missing.
+
+    Returns
+    -------
+    missing : ndarray of int64
+        Missing nodes for each place, which is a stage and a share of its experts.
+    replicas : int
+        Model replicas of the plan.
+    """
+    by_replica = _by_replica(costs, held)
+    return (~by_replica).sum(axis=0), len(by_replica)
+
+
+def broken_replicas(costs: CostModel, held: Held) -> Bools:
+    """Return whether each model replica of the plan lacks a node."""
+    broken: Bools = ~_by_replica(costs, held).all(axis=1)
+    return broken
+
+
+def _by_replica(costs: CostModel, held: Held) -> Bools:
+    """Return which nodes are there, by model replica and place."""
+    order = np.argsort(costs.grid.replica_N(held.num_seats), kind="stable")
+    return held.alive_N[order].reshape(-1, costs.grid.replica_nodes)

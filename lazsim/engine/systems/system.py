@@ -1,0 +1,286 @@
+"""A way to survive failures: what every system answers, and the answers of most.
+
+A system is a frozen `System`. It says how nodes are used, how long a step takes on what is left of them, what is saved
+and when, and how the job goes on after a failure. One that differs overrides the method in question.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from lazsim.costmodel.recovery_times import checkpoint_load_s, checkpoint_save_s, restart_s
+from lazsim.costmodel.step import CostModel, NodeLayout
+from lazsim.engine import protocol
+from lazsim.engine.held import Held
+from lazsim.engine.protocol import Decision, Situation, UsableNodes
+from lazsim.errors import InfeasiblePlanError
+from lazsim.placement.allocation import allocate
+from lazsim.placement.expert_parallel import place_ep
+from lazsim.placement.plan import Ints, PlacementPlan
+from lazsim.placement.policies import NamedPolicy, place
+from lazsim.placement.request import PlacementRequest, require_plan_size
+
+
+class Pace(NamedTuple):
+    """Steps on what is left of a plan, against those on all of it."""
+
+    step_factor: float = 1.0
+    samples_share: float = 1.0
+
+
+FULL_PACE = Pace()
+
+
+class Save(NamedTuple):
+    """A save of the training state.
+
+    Attributes
+    ----------
+    stall_s : float
+        Time in which training waits.
+    persist_s : float
+        Time until it counts, beside training; the next save waits for it.
+    """
+
+    stall_s: float
+    persist_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A job some of whose nodes have failed.
+
+    Attributes
+    ----------
+    held : Held
+        The nodes left; empty when what they hold no longer counts.
+    step : int
+        Steps made.
+    step_s : float
+        Seconds of a step before the failure; 0 where none was under way.
+    situation : Situation
+        The same for the protocol.
+    """
+
+    held: Held
+    step: int
+    step_s: float
+    situation: Situation[str]
+
+    @property
+    def newcomers(self) -> tuple[str, ...]:
+        """Nodes alive that are not in use: spares, and those waiting to join."""
+        return tuple(node for node in self.situation.alive if node not in set(self.held.nodes))
+
+
+@dataclass(frozen=True)
+class System:
+    """A system, by what tells it from the others.
+
+    Attributes
+    ----------
+    survives, needs : str
+        Failures after which it goes on without a checkpoint, and what it takes for that, in a few words.
+    policy : NamedPolicy or None
+        Placement policy under flexible dispatch; none for plain expert parallelism.
+    placement : str
+        Name of a policy that was chosen; empty where it is the one that the system publishes.
+    seed : int
+        Seed of a policy that draws.
+    padded, masked_reorder : bool
+        See `lazsim.costmodel.step.NodeLayout`.
+    recovers_from_peers : bool
+        Whether survivors go on from the step that failed when they hold every expert; else every failure is a restart.
+    is_live : bool
+        Whether the live mode carries it out.
+    """
+
+    name: str
+    description: str
+    survives: str = "nothing: every failure is a restart from the checkpoint"
+    needs: str = "storage for checkpoints"
+    policy: NamedPolicy | None = None
+    placement: str = ""
+    seed: int = 0
+    padded: bool = False
+    masked_reorder: bool = False
+    recovers_from_peers: bool = False
+    is_live: bool = False
+
+    @property
+    def is_elastic(self) -> bool:
+        """Whether it uses any number of nodes, rebalances, and lets nodes join without a restart."""
+        return self.policy is not None
+
+    @property
+    def joins_in_place(self) -> bool:
+        """Whether nodes join without a restart."""
+        return self.is_elastic
+
+    @property
+    def keeps_whole_states(self) -> bool:
+        """Whether every replica of a parameter has its own optimizer state."""
+        return self.recovers_from_peers
+
+    @property
+    def run_name(self) -> str:
+        """Its name, with the policy where that was chosen: tells runs of one system apart."""
+        return f"{self.name}:{self.placement}" if self.placement else self.name
+
+    def usable_nodes(self, costs: CostModel, num_nodes: int) -> int:
+        """Return the largest usable node count up to `num_nodes`; 0 when the experts do not fit.
+
+        Notes
+        -----
+        A policy that was chosen may not apply to every number of nodes. It says so when it is asked to plan for even
+        loads, and the most nodes to which it applies are used.
+
+        Raises
+        ------
+        SpecError
+            When a plan for all the nodes would fill the memory.
+        """
+        model, cluster, grid = costs.model, costs.cluster, costs.grid
+        require_plan_size(model.num_moe_layers, model.num_experts, num_nodes, cluster.slots_per_node)
+        fewest = self.fewest_nodes(costs)
+        if self.is_elastic:
+            unit = grid.num_stages * grid.column_nodes
+            counts = range(num_nodes // unit * unit, fewest - 1, -unit)
+            return next((count for count in counts if not self.placement or self._applies(costs, count)), 0)
+        return num_nodes // fewest * fewest
+
+    def fewest_nodes(self, costs: CostModel) -> int:
+        """Return the fewest nodes whose slots hold every expert."""
+        grid = costs.grid
+        if self.is_elastic:
+            columns = -(-costs.model.num_experts // costs.cluster.slots_per_node)
+            return grid.num_stages * -(-columns // grid.column_nodes) * grid.column_nodes
+        return grid.replica_nodes
+
+    def plan(self, costs: CostModel, num_nodes: int, load_LE: Ints) -> PlacementPlan:
+        """Plan for `num_nodes` nodes from the observed loads."""
+        return costs.grid.place(load_LE, num_nodes, lambda loads, nodes: self._plan_stage(costs, nodes, loads))
+
+    def _plan_stage(self, costs: CostModel, num_nodes: int, load_LE: Ints) -> PlacementPlan:
+        model, cluster = costs.model, costs.cluster
+        if self.policy is None:
+            return place_ep(len(load_LE), model.num_experts, num_nodes, cluster.gpus_per_node, cluster.slots_per_gpu)
+        replicas = allocate(load_LE, num_nodes * cluster.slots_per_node, costs.job.fault_threshold)
+        request = PlacementRequest(
+            replicas, num_nodes, cluster.slots_per_node, cluster.gpus_per_node, load_LE, self.seed
+        )
+        if not self.policy.is_custom:
+            plan: PlacementPlan = self.policy.function(request)
+            return plan
+        return _with_slots(place(self.policy, request), cluster.slots_per_node)
+
+    def plan_evenly(self, costs: CostModel, num_nodes: int) -> PlacementPlan:
+        """Plan for `num_nodes` nodes from even loads; an `InfeasiblePlanError` says that the policy does not apply."""
+        shape = (costs.model.num_moe_layers, costs.model.num_experts)
+        return self.plan(costs, num_nodes, np.ones(shape, dtype=np.int64))
+
+    def _applies(self, costs: CostModel, num_nodes: int) -> bool:
+        try:
+            self.plan_evenly(costs, num_nodes)
+        except InfeasiblePlanError:
+            return False
+        return True
+
+    def layout(self, costs: CostModel, server_N: npt.NDArray[np.int64]) -> NodeLayout:
+        """Return how nodes on these servers are joined."""
+        group_N = None
+        if not self.is_elastic:
+            group_N = costs.grid.replica_N(len(server_N))
+        return NodeLayout(server_N, group_N, self.padded, self.masked_reorder)
+
+    def require(self, costs: CostModel) -> None:
+        """Raise InfeasiblePlanError when the system cannot run a job with this layout at all."""
+
+    def pace(self, costs: CostModel, held: Held, step_s: float) -> Pace:
+        """Return how steps of `step_s` on the whole plan go on the nodes left of it."""
+        return FULL_PACE
+
+    def save(self, costs: CostModel, step_s: float) -> Save:
+        """Return what a checkpoint takes."""
+        return Save(checkpoint_save_s(costs))
+
+    def memory_lag_steps(self, costs: CostModel, num_nodes: int, step_s: float) -> int | None:
+        """Return the steps between copies in the memory of other nodes; None without any."""
+        return None
+
+    def detect_s(self, costs: CostModel, rest_s: float) -> float:
+        """Return how long survivors take to notice a failure `rest_s` before the end of the step."""
+        return costs.cluster.recovery.detect_s
+
+    def decide(
+        self,
+        costs: CostModel,
+        failure: Failure,
+        usable_nodes: UsableNodes,
+        hold_everything: Callable[[Sequence[str]], bool],
+    ) -> Decision[str]:
+        """Decide how the job goes on; see `lazsim.engine.protocol.decide`."""
+        return protocol.decide(self, failure.situation, usable_nodes, hold_everything)
+
+    def newcomers(
+        self, costs: CostModel, held: Held, alive: Sequence[str], usable_nodes: UsableNodes
+    ) -> tuple[str, ...]:
+        """Return the nodes for which a pause of training is worthwhile."""
+        return protocol.find_newcomers(self, held.nodes, alive, usable_nodes)
+
+    def restart_s(self, costs: CostModel, decision: Decision[str], plan: PlacementPlan) -> float:
+        """Return the seconds of a restart, with the load of the states."""
+        load_s = checkpoint_load_s(costs, plan) if decision.source == "checkpoint" else 0.0
+        return restart_s(costs, decision.num_nodes) + load_s
+
+    def rebuild_s(self, costs: CostModel) -> float:
+        """Return the seconds in which a running job plans again and rebuilds its communicators."""
+        return costs.cluster.recovery.rebuild_s
+
+    def host_bytes(self, costs: CostModel, num_nodes: int) -> float:
+        """Return the bytes of a node's own memory that copies and logs take."""
+        return 0.0
+
+    def extra_gpu_bytes(self, costs: CostModel, num_nodes: int) -> float:
+        """Return the bytes of each GPU that the system takes beside training."""
+        return 0.0
+
+
+def _with_slots(plan: PlacementPlan, num_slots: int) -> PlacementPlan:
+    """Add the empty slots that a user's plan left out: slots share GPUs by their number."""
+    num_more = num_slots - plan.slots_LNS.shape[2]
+    slots_LNS = np.pad(plan.slots_LNS, ((0, 0), (0, 0), (0, num_more)), constant_values=-1)
+    return PlacementPlan(slots_LNS, plan.num_experts)
+
+
+def node_state_bytes(costs: CostModel) -> float:
+    """Return the training state on one node under plain expert parallelism: of its stage, and of its experts."""
+    model, grid = costs.model, costs.grid
+    experts = model.num_moe_layers * model.num_experts / grid.replica_nodes
+    return model.dense_state_bytes / grid.num_stages + experts * model.expert_state_bytes
+
+
+def state_bytes(costs: CostModel) -> float:
+    """Return the training state of the whole model, once."""
+    model = costs.model
+    return model.dense_state_bytes + model.num_moe_layers * model.num_experts * model.expert_state_bytes
+
+
+def transfer_of_node_s(costs: CostModel) -> float:
+    """Return the seconds in which a node fetches its states from another."""
+    return float(costs.communication.transfer_s(node_state_bytes(costs), 0.0))
+
+
+def copy_to_host_s(costs: CostModel, num_nodes: int) -> float:
+    """Return the seconds in which every GPU copies its share of the state to the memory of its node.
+
+    The state is divided over all GPUs, each at `HOST_BYTES_PER_S`.
+    """
+    return state_bytes(costs) / (num_nodes * costs.cluster.gpus_per_node * HOST_BYTES_PER_S)
+
+
+HOST_BYTES_PER_S = 25e9
+"""From a GPU to the memory of its node: the default of MoEvement's code (scheduler.py), PCIe 4.0 x16."""

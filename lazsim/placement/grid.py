@@ -1,0 +1,85 @@
+"""Nodes of a job by pipeline stage, and plans over them.
+
+Axes: L MoE layers, E experts, N nodes, P stages.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from lazsim.placement.plan import Bools, Ints, PlacementPlan
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """How a job uses nodes: each pipeline stage has equally many, which follow each other in a plan.
+
+    Attributes
+    ----------
+    stage_L : ndarray of int64, shape (L,)
+        Stage of each MoE layer.
+    num_stages : int
+        Pipeline stages.
+    unit_nodes : int
+        Nodes of a stage that hold its experts once under plain expert parallelism.
+    column_nodes : int
+        Nodes that divide sequences and matrices among them: a stage has a multiple of these.
+    """
+
+    stage_L: Ints
+    num_stages: int
+    unit_nodes: int
+    column_nodes: int = 1
+
+    @property
+    def replica_nodes(self) -> int:
+        """Nodes that hold the whole model once under plain expert parallelism."""
+        return self.num_stages * self.unit_nodes
+
+    def stage_N(self, num_nodes: int) -> Ints:
+        """Return the stage of each node of a plan.
+
+        Examples
+        --------
+        >>> Grid(np.array([0, 0, 1, 1]), num_stages=2, unit_nodes=1).stage_N(4).tolist()
+        [0, 0, 1, 1]
+        """
+        return np.arange(num_nodes) * self.num_stages // num_nodes
+
+    def replica_N(self, num_nodes: int) -> Ints:
+        """Return the model replica of each node of a plan under plain expert parallelism.
+
+        Examples
+        --------
+        >>> Grid(np.array([0, 0, 1, 1]), num_stages=2, unit_nodes=1).replica_N(4).tolist()
+        [0, 1, 0, 1]
+        """
+        return np.arange(num_nodes) % (num_nodes // self.num_stages) // self.unit_nodes
+
+    def place(self, load_LE: Ints, num_nodes: int, place_stage: Callable[[Ints, int], PlacementPlan]) -> PlacementPlan:
+        """Plan each stage on its own nodes; slots of other stages' layers stay empty.
+
+        Parameters
+        ----------
+        load_LE
+            Loads of the MoE layers, once or several times one after the other.
+        place_stage
+            From the loads of a stage's layers and its number of nodes to their plan.
+        """
+        if self.num_stages == 1:
+            return place_stage(load_LE, num_nodes)
+        per_stage = num_nodes // self.num_stages
+        stage_R = np.tile(self.stage_L, len(load_LE) // len(self.stage_L))
+        parts = {
+            stage: place_stage(load_LE[stage_R == stage], per_stage).slots_LNS for stage in np.unique(stage_R).tolist()
+        }
+        num_slots = next(iter(parts.values())).shape[2]
+        slots_LNS = np.full((len(load_LE), num_nodes, num_slots), -1)
+        for stage, slots in parts.items():
+            slots_LNS[stage_R == stage, stage * per_stage : (stage + 1) * per_stage] = slots
+        return PlacementPlan(slots_LNS, load_LE.shape[1])
+
+    def holds_stages_PN(self, num_nodes: int) -> Bools:
+        """Return whether a node of a plan holds the dense part of a stage, shape (P, N)."""
+        return self.stage_N(num_nodes) == np.arange(self.num_stages)[:, None]
