@@ -58,9 +58,11 @@ def describe_name(name: str) -> str:
 
 def describe_modules(package: str) -> Iterator[str]:
     """Yield the directive for each module of a package, in alphabetical order."""
-    for module in pkgutil.iter_modules(import_module(package).__path__):
-        if not module.ispkg and not module.name.startswith("_"):
-            yield directive(f"{package}.{module.name}", ["show_root_heading: true", "show_root_full_path: true"])
+    for module in pkgutil.iter_modules(import_module(package).__path__, f"{package}."):
+        if not module.name.rpartition(".")[2].startswith("_"):
+            yield directive(module.name, ["show_root_heading: true", "show_root_full_path: true"])
+            if module.ispkg:
+                yield from describe_modules(module.name)
 
 
 def directive(path: str, options: list[str]) -> str:

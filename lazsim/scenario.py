@@ -25,7 +25,7 @@ from lazsim.costmodel.network import AnalyticCommunication
 from lazsim.costmodel.profile import Profile, find_profile, read_profile
 from lazsim.costmodel.step import CostModel
 from lazsim.engine.layout import layout_costs
-from lazsim.engine.systems import SYSTEMS, System
+from lazsim.engine.systems import SYSTEMS, System, find_system, system_input
 from lazsim.errors import SpecError, prefix_errors
 from lazsim.files import STDIN, read_bytes
 from lazsim.limits import LONGEST_S
@@ -168,6 +168,8 @@ class Scenario:
 
     Attributes
     ----------
+    system_origin : mapping or None
+        Where a user's own system comes from: its name, and the hash of its file or its package.
     placement : mapping or None
         The placement policy where one was chosen: its name, and the hash or origin of a user's own.
     settings : mapping
@@ -185,6 +187,7 @@ class Scenario:
     cluster: ClusterSpec
     job: JobSpec
     system: str
+    system_origin: Mapping[str, str] | None
     placement: Mapping[str, str] | None
     routing: RoutingInput
     trace: TraceInput | None
@@ -204,7 +207,11 @@ class Scenario:
     @functools.cached_property
     def inputs(self) -> dict[str, Any]:
         """All that a result depends on, as plain data; files by their hashes."""
-        plain: dict[str, Any] = msgspec.to_builtins({name: getattr(self, name) for name in INPUT_FIELDS})
+        values = {name: getattr(self, name) for name in INPUT_FIELDS}
+        for name in ("system_origin", "interval"):
+            if values[name] is None:
+                del values[name]
+        plain: dict[str, Any] = msgspec.to_builtins(values)
         return plain
 
     @functools.cached_property
@@ -249,7 +256,7 @@ class Scenario:
 
     def find_system(self) -> System:
         """Return the system, with the placement policy where one was chosen."""
-        system = SYSTEMS[self.system]
+        system = find_system(self.paths.get("system", self.system))
         if self.placement is None:
             return system
         policy = find_policy(self.paths.get("placement", self.placement["name"]))
@@ -344,19 +351,17 @@ class Resolver:
         changes = _changes(asked)
         paths: dict[str, str] = {}
         hashes: dict[str, str] = {}
-        system = asked["system"]
-        if system not in SYSTEMS:
-            raise SpecError(self._where + unknown_name("system", system, list(SYSTEMS)))
+        system, system_origin = self._system(asked["system"], paths)
 
         def spec(spec_type: type[SpecT], name: str) -> SpecT:
             part = CATALOG_KINDS[spec_type].removesuffix("s")
-            found, hashes[part] = self._spec(spec_type, part, name, changes[part], system)
+            found, hashes[part] = self._spec(spec_type, part, name, changes[part], system.name)
             return found
 
         model = spec(ModelSpec, asked["model"])
         cluster = spec(ClusterSpec, asked["cluster"])
         gpu = spec(GpuSpec, asked["gpu"] or cluster.gpu)
-        job = _own_interval(spec(JobSpec, asked["job"]), system)
+        job = _own_interval(spec(JobSpec, asked["job"]), system.name)
         with prefix_errors(f"{self._where}`duration`"):
             duration_s = _seconds(asked["duration"])
             if duration_s is not None and not 0 < duration_s <= LONGEST_S:
@@ -366,8 +371,9 @@ class Resolver:
             gpu=gpu,
             cluster=cluster,
             job=job,
-            system=system,
-            placement=self._placement(asked, paths),
+            system=system.name,
+            system_origin=system_origin,
+            placement=self._placement(asked, system, paths),
             profile_sha256=self._profile(asked, model.name, paths),
             trace=self._trace(asked, changes["trace"], duration_s, paths),
             routing=self._routing(asked, changes["routing"], model, paths, hashes),
@@ -410,7 +416,17 @@ class Resolver:
                 raise SpecError("`extrapolate` goes beyond the sizes of a profile, and there is none")
             return None
 
-    def _placement(self, asked: Settings, paths: dict[str, str]) -> Mapping[str, str] | None:
+    def _system(self, name: str, paths: dict[str, str]) -> tuple[System, Mapping[str, str] | None]:
+        """Find the system, and what identifies it where it is a user's own."""
+        with prefix_errors(f"{self._where}`system`"):
+            path, colon, attribute = name.rpartition(":")
+            if colon:
+                name = paths["system"] = f"{self._folder / path}:{attribute}"
+            system = self._once(find_system, name)
+            found = system_input(name)
+        return system, None if isinstance(found, str) else found
+
+    def _placement(self, asked: Settings, system: System, paths: dict[str, str]) -> Mapping[str, str] | None:
         """Name the policy of a system that has one to choose."""
         name = asked["placement"]
         if name is None:
@@ -420,7 +436,7 @@ class Resolver:
             if colon:
                 name = paths["placement"] = f"{self._folder / path}:{function}"
             self._once(find_policy, name)
-            return policy_input(name) if SYSTEMS[asked["system"]].is_elastic else None
+            return policy_input(name) if system.is_elastic else None
 
     def _trace(
         self, asked: Settings, changes: Mapping[str, Any], duration_s: float | None, paths: dict[str, str]

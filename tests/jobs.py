@@ -6,12 +6,14 @@ import msgspec
 import numpy as np
 
 from lazsim.costmodel.step import CostModel
+from lazsim.placement.grid import Grid
 from lazsim.specs import ClusterSpec, JobSpec, ModelSpec, load_spec
 from lazsim.trace.table import Event, Trace, build_trace
 
 STEP_S, SAVE_S, TRANSFER_S = 2.0, 10.0, 7.0
 DETECT_S, REBUILD_S, REGROUP_S, RESTART_S, JOIN_WAIT_S = 15.0, 10.0, 1.0, 40.0, 120.0
 SAMPLES_PER_NODE = 4
+INTERVALS = dict.fromkeys(["lazarus", "ds", "ds-ft", "tutel", "tutel-ft"], 40)
 
 
 @dataclass(frozen=True)
@@ -87,8 +89,7 @@ def costs(step_s: float = STEP_S, **job) -> CostModel:
     job_spec = msgspec.structs.replace(
         load_spec(JobSpec, "testbed-a"),
         sequences_per_gpu=SAMPLES_PER_NODE,
-        join_wait_s=JOIN_WAIT_S,
-        **{"checkpoint_interval_steps": dict.fromkeys(["lazarus", "ds", "ds-ft", "tutel", "tutel-ft"], 40)} | job,
+        **{"join_wait_s": JOIN_WAIT_S, "checkpoint_interval_steps": INTERVALS} | job,
     )
     return CostModel(model, cluster, job_spec, FixedCompute(step_s), FixedCommunication())
 
@@ -97,3 +98,24 @@ def trace(*changes: tuple[float, str, str], duration_s: float = 1000.0) -> Trace
     """Make a trace from (time, "add" or "remove", node names)."""
     events = [Event(time_s, kind, node) for time_s, kind, nodes in changes for node in nodes.split()]
     return build_trace(events, duration_s=duration_s)
+
+
+@dataclass(frozen=True)
+class StagedCosts(CostModel):
+    """The same job in two pipeline stages of one layer each, with micro-batches: four nodes hold the model once."""
+
+    micro_batches: int = 4
+
+    @property
+    def grid(self):
+        return Grid(np.array([0, 1]), num_stages=2, unit_nodes=2)
+
+    def num_micro_batches(self, num_nodes):
+        return self.micro_batches
+
+
+def staged_costs(step_s: float = STEP_S, num_nodes: int = 12, **job) -> StagedCosts:
+    """Two stages on `num_nodes` nodes; see `StagedCosts`."""
+    plain = costs(step_s, **job)
+    cluster = msgspec.structs.replace(plain.cluster, num_nodes=num_nodes)
+    return StagedCosts(plain.model, cluster, plain.job, plain.compute, plain.communication)

@@ -180,7 +180,7 @@ def test_a_file_without_a_usable_function_is_refused(tmp_path, monkeypatch, cont
 
 @pytest.mark.parametrize("name", ["mine.py", "mine.py:", "mine.txt:f", ":f"])
 def test_a_path_without_a_function_is_refused(name):
-    assert refused(name) == f"policy {name!r}: expected path.py:function, the function to call in that file"
+    assert refused(name) == f"policy {name!r}: expected path.py:function, the function to take from that file"
 
 
 def test_what_a_policy_prints_is_kept_apart_from_the_answer(lazsim, tmp_path, installed):

@@ -22,7 +22,7 @@ PAGES = sorted(
 )
 NAMES = [str(path.relative_to(ROOT)) for path in PAGES]
 FENCE = re.compile(r"^ *```.*?^ *```$", re.MULTILINE | re.DOTALL)
-ENTRY_POINT_GROUPS = {"lazsim.policies"}
+ENTRY_POINT_GROUPS = {"lazsim.policies", "lazsim.systems"}
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from lazsim.engine.ledger import BUCKETS
 from lazsim.engine.simulate import simulate_system
-from lazsim.engine.systems import SYSTEMS
+from lazsim.engine.systems import LIVE_SYSTEMS as SYSTEMS
 from lazsim.errors import InfeasiblePlanError
 from tests.jobs import JOIN_WAIT_S, EvenLoads, RandomLoads, costs, trace
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lazsim import simulate
+from lazsim.engine.interval import young_interval_s
 from lazsim.engine.systems import SYSTEMS
-from lazsim.study.checkpoint_interval import young_interval_s
 from lazsim.study.experiment import Context, load_experiment
 from lazsim.study.intervals import ratio_interval
 from lazsim.study.time_to_train import roll_back, stretches, time_to_train

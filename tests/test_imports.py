@@ -11,7 +11,7 @@ PACKAGE = ROOT / "lazsim"
 
 LAYERS = [
     {"__init__", "errors", "limits"},
-    {"units", "files", "blocks", "loads", "capacity"},
+    {"units", "files", "blocks", "loads", "capacity", "extensions"},
     {"folders", "tables"},
     {"specs"},
     {"placement.plan"},

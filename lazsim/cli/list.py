@@ -32,9 +32,12 @@ def _entries(kind: str) -> tuple[dict[str, str], str]:
     from lazsim.specs import catalog_names
 
     if kind == "systems":
-        from lazsim.engine.systems import SYSTEMS
+        from lazsim.engine.systems import OWN_SYSTEMS, SYSTEMS
 
-        return {system.name: system.description for system in SYSTEMS.values()}, "Defined in lazsim/engine/systems.py."
+        return {
+            system.name: f"{system.description}. Survives {system.survives}. Needs {system.needs}."
+            for system in SYSTEMS.values()
+        }, OWN_SYSTEMS
     if kind == "policies":
         from lazsim.placement.policies import OWN_POLICIES, describe_policy, policy_names
 

@@ -78,3 +78,7 @@ class Held:
         """Return the nodes with others in seats that are free."""
         pairs = sorted([*zip(self.seats, self.nodes, strict=True), *zip(seats, newcomers, strict=True)])
         return replace(self, nodes=tuple(node for _, node in pairs), seats=tuple(seat for seat, _ in pairs))
+
+
+NOTHING = Held()
+"""No node holds anything that counts."""

@@ -56,9 +56,7 @@ def between_failures_s(trace: Trace, wall_s: float) -> float:
     return wall_s / max(1, failures)
 
 
-def interval_steps(
-    system: System, costs: CostModel, routing: Routing, num_nodes: int, between_s: float
-) -> int:
+def interval_steps(system: System, costs: CostModel, routing: Routing, num_nodes: int, between_s: float) -> int:
     """Return Young's interval in steps of a system on the most nodes that it can use of `num_nodes`; at least 1.
 
     A system that recovers from survivors rarely goes back to a checkpoint: its interval is `FALLBACK_FACTOR` times it.

@@ -15,7 +15,7 @@ import simpy
 
 from lazsim.costmodel.step import CostModel
 from lazsim.engine import protocol
-from lazsim.engine.held import Held
+from lazsim.engine.held import NOTHING, Held
 from lazsim.engine.ledger import Ledger
 from lazsim.engine.log import JobEvent, Log, State
 from lazsim.engine.nodes import Nodes
@@ -45,8 +45,8 @@ class Signal(Enum):
 class Job:
     """A job under one system; see `lazsim.engine.simulate.simulate_system`.
 
-    It saves a checkpoint every `interval_steps`. The simulation ends at `end_s`. `on_plan` is called whenever the plan in force may have changed; see
-    `lazsim.engine.plan_reliability`.
+    It saves a checkpoint every `interval_steps`. The simulation ends at `end_s`. `on_plan` is called whenever the plan
+    in force may have changed; see `lazsim.engine.plan_reliability`.
     """
 
     def __init__(
@@ -147,6 +147,7 @@ class Job:
         if self.state.is_joining:
             # Those that are left join at the next step boundary.
             self._join_at_s = self.env.now
+        self.progress.fail(self.env.now)
         self.state = Detecting(self.state.held.without(failure.removed), step_s=step_s, rest_s=rest_s)
         self.log.count("failures")
         self._log("failure", num_lost=len(failure.removed), num_joined=len(failure.added))
@@ -163,7 +164,7 @@ class Job:
                 if interrupt.cause is not Signal.JOIN:
                     raise
                 self._join_at_s = None
-        self.state = Restarting(decision=self._decide(Held()))
+        self.state = Restarting(decision=self._decide(NOTHING))
 
     def _detect(self, state: Detecting) -> Activity:
         yield from self._spend("detect", self.system.detect_s(self.costs, state.rest_s))
@@ -312,9 +313,8 @@ class Job:
         self, held: Held, *, paused: bool = False, joins_due: bool = False, step_s: float = 0.0
     ) -> protocol.Decision[str]:
         """Decide how to go on. After a failure the survivors recover first, and new nodes join at the next boundary."""
-        saved_step = self.progress.restart_step(self.env.now)
         situation = protocol.Situation(
-            held.nodes, self._alive(), paused=paused, joins_due=joins_due, checkpoint_step=saved_step
+            held.nodes, self._alive(), paused=paused, joins_due=joins_due, checkpoint_step=self.progress.saved_step
         )
         failure = Failure(held, self.progress.step, step_s, situation)
         usable_nodes, grid = self.planner.usable_nodes, self.costs.grid

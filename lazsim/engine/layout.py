@@ -67,9 +67,9 @@ class LayoutCosts(CostModel):
 
         Notes
         -----
-        The global batch stays. Where it is no multiple of the data-parallel ranks, some have a micro-batch more, and the
-        others wait for them. Under flexible dispatch a job may use nodes that fill no whole replica: the step is that
-        of the GPUs of whole replicas with as many micro-batches each.
+        The global batch stays. Where it is no multiple of the data-parallel ranks, some have a micro-batch more, and
+        the others wait for them. Under flexible dispatch nodes may fill no whole replica: the step is that of the GPUs
+        of whole replicas with as many micro-batches each.
         """
         parallel, gpus = self.inputs.parallel, self.cluster.gpus_per_node
         ranks = num_nodes * gpus // parallel.gpus_per_replica

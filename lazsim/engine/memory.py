@@ -1,5 +1,7 @@
 """The memory that a job needs at its peak."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from lazsim.costmodel.memory import MemoryUse, fullest_share, gpu_memory
@@ -25,12 +27,18 @@ def peak_memory(
         Whether activations are computed again in the backward pass and optimizer states are sharded over all GPUs that
         hold the same parameters (ZeRO). No system does so.
     """
+    extra = system.extra_gpu_bytes(costs, num_nodes)
     if isinstance(costs, LayoutCosts):
-        return costs.memory(num_nodes)
+        return with_states(costs.memory(num_nodes), extra)
     layout = system.layout(costs, np.arange(num_nodes))
     found = []
     for load_LE in routing.loads(np.unique(np.linspace(0, num_steps, NUM_SAMPLES, dtype=np.int64))):
         plan = system.plan(costs, num_nodes, load_LE)
         share = fullest_share(costs.model, costs.job, costs.cluster.gpus_per_node, plan, layout, load_LE)
         found.append(gpu_memory(costs.model, share, saving=saving))
-    return max(found, key=lambda memory: memory.total)
+    return with_states(max(found, key=lambda memory: memory.total), extra)
+
+
+def with_states(memory: MemoryUse, num_bytes: float) -> MemoryUse:
+    """Add states that a GPU holds for others."""
+    return replace(memory, optimizer_states=memory.optimizer_states + num_bytes)

@@ -76,10 +76,6 @@ class Progress:
         """Step of the last save, also of one that does not count yet."""
         return (self._pending or self._saved).step
 
-    def restart_step(self, now_s: float) -> int:
-        """Return the step of the last save that counts now."""
-        return self._usable(now_s).step
-
     def add(self, made: Made) -> None:
         """Count steps made."""
         self.step += made.num_steps
@@ -97,6 +93,13 @@ class Progress:
         if not persist_s:
             self._saved, self._pending = self._pending, None
 
+    def fail(self, now_s: float) -> None:
+        """Give up a save that is not written yet: nodes have failed."""
+        if self._pending is not None:
+            if self._pending.counts_at_s <= now_s:
+                self._saved = self._pending
+            self._pending = None
+
     def written_at_s(self) -> float:
         """Return when the last save is written."""
         return (self._pending or self._saved).counts_at_s
@@ -109,14 +112,12 @@ class Progress:
         lag_steps
             Steps between copies in the memory of other nodes: the last but one multiple of it is there.
         """
-        saved = self._usable(now_s)
-        if self._pending is not None and saved is not self._pending:
-            self._pending = None
+        self.fail(now_s)
+        saved = self._saved
         if lag_steps is not None and (copied := (self.step // lag_steps - 1) * lag_steps) > saved.step:
             return self._undo(saved, self.step - copied)
         lost = Lost(self.step - saved.step, saved.since_s, saved.until_s)
         self.step, self.samples = saved.step, saved.samples
-        self._saved, self._pending = saved, None
         saved.since, saved.since_s, saved.until_s = [], 0.0, now_s
         return lost
 
@@ -124,14 +125,8 @@ class Progress:
         """Tell whether a multiple of the interval was reached since a step."""
         return self.step // interval_steps > last_step // interval_steps
 
-    def _usable(self, now_s: float) -> Saved:
-        if self._pending is not None and self._pending.counts_at_s <= now_s:
-            return self._pending
-        return self._saved
-
     def _undo(self, saved: Saved, num_steps: int) -> Lost:
         """Take back the last steps."""
-        self._saved, self._pending = saved, None
         lost_s, left, since_s = 0.0, num_steps, saved.until_s
         while left:
             made = saved.since.pop()

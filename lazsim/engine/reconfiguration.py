@@ -73,7 +73,7 @@ def bind_nodes(
     if num_left_out:
         order_H = np.concatenate([chosen_N, np.setdiff1d(np.arange(len(has_dense_H)), chosen_N)])
     has_LEH, wants_LEH = has_LEH.take(order_H, axis=2), _widen(plan.holds_LEN, num_left_out)
-    if costs.grid.num_stages == 1:
+    if costs.grid.num_stages == 1 or stage_H is None:
         moved = migrate(
             has_LEH, wants_LEH, costs.model.expert_state_bytes, has_dense_H[order_H], costs.model.dense_state_bytes
         )

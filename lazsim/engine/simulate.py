@@ -120,11 +120,13 @@ def simulate_system(
     """
     wall_s = trace.duration_s if duration_s is None else duration_s
     most_nodes = max(costs.cluster.num_nodes, trace.most_nodes())
-    _require_fit(system, costs, most_nodes)
+    require_fit(system, costs, most_nodes)
     env = simpy.Environment()
     reliability = PlanReliability(batch_sizes(trace, wall_s)) if score_plans else None
     make_timer = make_timer or step_timers_from(system, costs, routing)
-    job = Job(env, system, costs, routing, make_timer, wall_s, reliability.record if reliability else None, interval_steps)
+    job = Job(
+        env, system, costs, routing, make_timer, wall_s, reliability.record if reliability else None, interval_steps
+    )
     env.process(_play(env, job, trace.batches(), wall_s))
     env.run()
     most_used = max(state.num_used for state in job.log.states)
@@ -146,7 +148,7 @@ def simulate_system(
     )
 
 
-def _require_fit(system: System, costs: CostModel, most_nodes: int) -> None:
+def require_fit(system: System, costs: CostModel, most_nodes: int) -> None:
     """Refuse a model that `most_nodes` nodes cannot hold, and say why."""
     system.require(costs)
     if system.usable_nodes(costs, most_nodes):

@@ -12,7 +12,7 @@ The failure of a node that is involved leads from every state to `Detecting`, th
 from dataclasses import dataclass
 from typing import ClassVar
 
-from lazsim.engine.held import Held
+from lazsim.engine.held import NOTHING, Held
 from lazsim.engine.progress import steps_in
 from lazsim.engine.protocol import WAIT, Decision
 from lazsim.engine.step_timer import StepTimer
@@ -39,7 +39,7 @@ class JobState:
     Where `is_joining`, new nodes are being taken in. After a failure, those left join at the next step boundary.
     """
 
-    held: Held = Held()
+    held: Held = NOTHING
     decision: Decision[str] = WAIT
     is_joining: bool = False
     is_training: ClassVar[bool] = False

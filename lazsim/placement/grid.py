@@ -82,4 +82,5 @@ class Grid:
 
     def holds_stages_PN(self, num_nodes: int) -> Bools:
         """Return whether a node of a plan holds the dense part of a stage, shape (P, N)."""
-        return self.stage_N(num_nodes) == np.arange(self.num_stages)[:, None]
+        holds: Bools = self.stage_N(num_nodes) == np.arange(self.num_stages)[:, None]
+        return holds

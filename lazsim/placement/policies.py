@@ -3,15 +3,16 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lazsim.errors import SpecError
+from lazsim.extensions import installed, load_from_file, load_installed, origin
 from lazsim.files import read_bytes
 from lazsim.placement.balanced import place_balanced
 from lazsim.placement.baselines import place_compact, place_random, place_spread
-from lazsim.placement.custom import call_policy, installed_policies, load_from_file, load_installed, origin
+from lazsim.placement.custom import call_policy, require_callable
 from lazsim.placement.eplb import place_eplb, place_groups
 from lazsim.placement.euclid import place_euclid
 from lazsim.placement.expert_parallel import place_ep_on_most
@@ -21,6 +22,9 @@ from lazsim.placement.plan import Ints, PlacementPlan
 from lazsim.placement.request import PlacementRequest
 from lazsim.placement.steady import Rules, gpu_slots, keep_steady, node_slots
 from lazsim.specs import sha256, unknown_name
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 STEADY = "steady"
 """The policy that changes an old plan."""
@@ -155,6 +159,9 @@ POLICIES: Mapping[str, NamedPolicy] = {
 }
 """Policies of lazsim by name. To add one, add an entry here."""
 
+ENTRY_POINT_GROUP = "lazsim.policies"
+"""Group of entry points under which a package offers policies."""
+
 OWN_POLICIES = (
     "An entry point of group lazsim.policies in an installed package, or path.py:function, works wherever a name does; "
     "see docs/guides/policies.md."
@@ -196,11 +203,20 @@ def find_policy(name: str) -> NamedPolicy:
     if name in POLICIES:
         return POLICIES[name]
     if ":" in name or name.endswith(".py"):
-        return NamedPolicy(name, load_from_file(name), is_custom=True)
-    installed = installed_policies()
-    if name not in installed:
+        return _custom(name, load_from_file("policy", "function", name))
+    offered = installed_policies()
+    if name not in offered:
         raise SpecError(unknown_name("policy", name, policy_names(), "path.py:function"))
-    return NamedPolicy(name, load_installed(installed[name]), is_custom=True)
+    return _custom(name, load_installed("policy", offered[name]))
+
+
+def _custom(name: str, function: object) -> NamedPolicy:
+    return NamedPolicy(name, require_callable(name, function), is_custom=True)
+
+
+def installed_policies() -> Mapping[str, "EntryPoint"]:
+    """Return the policies that installed packages offer, by name."""
+    return installed("policy", ENTRY_POINT_GROUP)
 
 
 def policy_input(name: str) -> dict[str, str]:

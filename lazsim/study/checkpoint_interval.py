@@ -25,9 +25,7 @@ MOST_ROUNDS = 12
 def young_interval_steps(scenario: Scenario, between_failures_s: float) -> int:
     """Return Young's interval in steps of the scenario's system on its full cluster; at least 1."""
     system, costs = scenario.find_system(), scenario.costs()
-    return interval_steps(
-        system, costs, scenario.load_routing(), scenario.cluster.num_nodes, between_failures_s
-    )
+    return interval_steps(system, costs, scenario.load_routing(), scenario.cluster.num_nodes, between_failures_s)
 
 
 def parse_interval(value: Any) -> str | int | float | None:
@@ -38,8 +36,10 @@ def parse_interval(value: Any) -> str | int | float | None:
     >>> parse_interval("auto"), parse_interval("250"), parse_interval("30min")
     ('auto', 250, 1800.0)
     """
-    if value is None or value == AUTO:
-        return value
+    if value is None:
+        return None
+    if value == AUTO:
+        return AUTO
     if isinstance(value, str) and not value.isdecimal():
         return parse_duration(value)
     steps = int(value)

@@ -10,7 +10,7 @@ from lazsim.costmodel.measured import MeasuredCommunication, MeasuredCompute, mi
 from lazsim.costmodel.profile import BARE_KERNELS
 from lazsim.costmodel.recovery_times import restart_s
 from lazsim.engine.simulate import SystemRun, simulate_system
-from lazsim.engine.systems import DEFAULT_SYSTEMS, SYSTEMS
+from lazsim.engine.systems import DEFAULT_SYSTEMS
 from lazsim.errors import CostRangeError, InfeasiblePlanError
 from lazsim.routing import Routing
 from lazsim.scenario import Scenario, resolve
@@ -176,7 +176,7 @@ def _cost_notes(scenario: Scenario) -> list[str]:
 def _placement_notes(scenarios: Sequence[Scenario], runs: Sequence[SystemRun], trace: Trace) -> list[str]:
     """Say what a comparison of placements lacks."""
     notes = []
-    if not any(SYSTEMS[one.system].is_elastic for one in scenarios):
+    if not any(one.find_system().is_elastic for one in scenarios):
         names = ", ".join(dict.fromkeys(one.system for one in scenarios))
         notes.append(f"the placements have no effect: {names} place by plain expert parallelism")
     if not trace.nodes_lost(scenarios[0].wall_s(trace)):

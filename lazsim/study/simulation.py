@@ -9,8 +9,9 @@ from typing import Any
 import msgspec
 
 from lazsim import __version__
-from lazsim.engine.simulate import SystemRun, simulate_system
-from lazsim.engine.systems import DEFAULT_SYSTEMS, SYSTEMS
+from lazsim.engine.simulate import SystemRun, require_fit, simulate_system
+from lazsim.engine.systems import DEFAULT_SYSTEMS, SYSTEMS, find_system
+from lazsim.errors import InfeasiblePlanError
 from lazsim.placement.policies import policy_input
 from lazsim.routing import Routing
 from lazsim.scenario import Resolver, Scenario
@@ -20,6 +21,9 @@ from lazsim.study.memory import require_memory
 from lazsim.study.notes import describe_runs
 from lazsim.study.result import RunResult, describe_trace
 from lazsim.trace.table import Trace
+
+ALL = "all"
+"""Stands for every system that can run the job."""
 
 
 def simulate(
@@ -70,12 +74,27 @@ def resolve_runs(settings: Mapping[str, Any], systems: Sequence[str], placements
     """Resolve one scenario for each system, and for each policy where the system has one to choose."""
     resolver = Resolver()
     scenarios: list[Scenario] = []
-    for system in systems:
-        elastic = placements and system in SYSTEMS and SYSTEMS[system].is_elastic
+    for system in _all_that_run(resolver, settings) if ALL in systems else systems:
+        elastic = placements and find_system(system).is_elastic
         for placement in dict.fromkeys(placements) if elastic else [None]:
             chosen = {"system": system, "placement": placement, "score_plans": bool(placements)}
             scenarios.append(resolver.resolve({**settings, **chosen}))
     return _with_distinct_policies(scenarios)
+
+
+def _all_that_run(resolver: Resolver, settings: Mapping[str, Any]) -> list[str]:
+    """Return the systems that can run a job at all."""
+    found = []
+    for system in SYSTEMS:
+        scenario = resolver.resolve({**settings, "system": system})
+        trace = scenario.load_trace()
+        most_nodes = max(scenario.cluster.num_nodes, trace.most_nodes(scenario.wall_s(trace)))
+        try:
+            require_fit(scenario.find_system(), scenario.costs(), most_nodes)
+        except InfeasiblePlanError:
+            continue
+        found.append(system)
+    return found or list(SYSTEMS)
 
 
 def _with_distinct_policies(scenarios: list[Scenario]) -> list[Scenario]:

@@ -10,7 +10,7 @@ from typing import Any, get_type_hints
 
 import msgspec
 
-from lazsim.engine.systems import DEFAULT_SYSTEMS, SYSTEMS
+from lazsim.engine.systems import DEFAULT_SYSTEMS, find_system
 from lazsim.errors import SpecError, prefix_errors
 from lazsim.files import read_bytes
 from lazsim.limits import MAX_SPEC_BYTES, MAX_SWEEP_POINTS
@@ -174,6 +174,6 @@ def _check_value(key: str, value: Any) -> Any:
         checked = msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
         raise SpecError(f"{key}: {error}") from None
-    if key == "system" and checked not in SYSTEMS:
-        raise SpecError(unknown_name("system", checked, list(SYSTEMS)))
+    if key == "system" and ":" not in str(checked):
+        find_system(str(checked))
     return checked

@@ -1,6 +1,8 @@
 """Systems: ways to survive failures, one file each. `System` says what a system answers."""
 
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 
 from lazsim.engine.systems.async_checkpoint import ASYNC_CHECKPOINT
 from lazsim.engine.systems.bamboo import BAMBOO
@@ -15,6 +17,10 @@ from lazsim.engine.systems.recycle import RECYCLE
 from lazsim.engine.systems.replica_drop import REPLICA_DROP
 from lazsim.engine.systems.spare import SPARE
 from lazsim.engine.systems.system import System as System
+from lazsim.errors import SpecError
+from lazsim.extensions import installed, load_from_file, load_installed, origin
+from lazsim.files import read_bytes
+from lazsim.specs import sha256, unknown_name
 
 SYSTEMS: Mapping[str, System] = {
     system.name: system
@@ -43,3 +49,56 @@ DEFAULT_SYSTEMS = ("lazarus", "ds-ft", "ds")
 
 LIVE_SYSTEMS: Mapping[str, System] = {name: system for name, system in SYSTEMS.items() if system.is_live}
 """The systems that the live mode carries out."""
+
+ENTRY_POINT_GROUP = "lazsim.systems"
+"""Group of entry points under which a package offers systems."""
+
+OWN_SYSTEMS = (
+    "The path of a Python file and a System in it, as in mine.py:SYSTEM, works wherever a name does; "
+    "a package offers systems under the entry points lazsim.systems."
+)
+
+
+def find_system(name: str) -> System:
+    """Find a system: a name of `SYSTEMS`, an entry point of an installed package, or ``path.py:object``.
+
+    Raises
+    ------
+    SpecError
+        When there is no such name, file or object, or it is no `System`.
+
+    Examples
+    --------
+    >>> find_system("gemni")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ...
+    lazsim.errors.SpecError: unknown system 'gemni': did you mean 'gemini'? known: lazarus, ...
+    """
+    if name in SYSTEMS:
+        return SYSTEMS[name]
+    if ":" in name or name.endswith(".py"):
+        system = load_from_file("system", "object", name)
+    else:
+        offered = installed("system", ENTRY_POINT_GROUP)
+        if name not in offered:
+            raise SpecError(unknown_name("system", name, [*SYSTEMS, *offered], "path.py:object"))
+        system = load_installed("system", offered[name])
+    if not isinstance(system, System):
+        raise SpecError(f"system {name!r} is of type {type(system).__name__}, not lazsim.engine.systems.System")
+    # Names tell runs apart, and intervals of a job go by them.
+    return replace(system, name=name.rpartition(":")[2] if ":" in name else name)
+
+
+def system_input(name: str) -> str | dict[str, str]:
+    """Identify a system as an input of a run: one in a file by the file's hash, one of a package by its origin.
+
+    Examples
+    --------
+    >>> system_input("ds")
+    'ds'
+    """
+    if name in SYSTEMS:
+        return name
+    if ":" in name:
+        return {"name": Path(name).name, "sha256": sha256(read_bytes(name.rpartition(":")[0]))}
+    return {"name": name, "origin": origin(installed("system", ENTRY_POINT_GROUP)[name])}

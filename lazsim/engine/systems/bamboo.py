@@ -32,7 +32,7 @@ class Bamboo(SeatSystem):
         """See `System.require`."""
         if costs.grid.num_stages < 2:
             raise InfeasiblePlanError(
-                f"{self.name} has a stage stand in for the next, and the job has one: give its layout `pipeline` 2 or more"
+                f"{self.name} has a stage stand in for the next, and the job has one: set its `pipeline` to 2 or more"
             )
 
     def goes_on(self, costs: CostModel, held: Held) -> bool:

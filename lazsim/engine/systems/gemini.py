@@ -8,7 +8,7 @@ from lazsim.costmodel.step import CostModel
 from lazsim.engine import protocol
 from lazsim.engine.held import Held
 from lazsim.engine.protocol import Action, Decision, UsableNodes
-from lazsim.engine.systems.system import Failure, System, state_bytes
+from lazsim.engine.systems.system import Failure, System, fetch_s, state_bytes
 from lazsim.placement.plan import PlacementPlan
 
 
@@ -56,7 +56,7 @@ class Gemini(System):
         if decision.source != "memory":
             return super().restart_s(costs, decision, plan)
         share = state_bytes(costs) / decision.num_nodes
-        return self.rebuild_s(costs) + float(costs.communication.transfer_s(share, 0.0))
+        return self.rebuild_s(costs) + fetch_s(costs, share)
 
     def host_bytes(self, costs: CostModel, num_nodes: int) -> float:
         """Return the bytes of two versions of each copy: the last, and the one under way."""
@@ -64,7 +64,7 @@ class Gemini(System):
 
     def _exchange_s(self, costs: CostModel, num_nodes: int) -> float:
         share = (self.num_copies - 1) * state_bytes(costs) / num_nodes
-        return float(costs.communication.transfer_s(share, 0.0))
+        return fetch_s(costs, share)
 
 
 GEMINI = Gemini(

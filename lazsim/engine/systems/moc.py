@@ -36,7 +36,8 @@ class PartialExperts(System):
 
         Notes
         -----
-        Of ``1 / share`` saves in turn, an expert's own is ``(1 / share - 1) / 2`` saves older than the last, on average.
+        Of ``1 / share`` saves in turn, an expert's own is ``(1 / share - 1) / 2`` saves older than the last, on
+        average.
         """
         return (1 / self.persisted_share - 1) / 2 * interval_steps
 

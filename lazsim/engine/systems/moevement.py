@@ -14,8 +14,8 @@ from lazsim.engine.systems.system import (
     HOST_BYTES_PER_S,
     Failure,
     System,
+    fetch_s,
     node_state_bytes,
-    transfer_of_node_s,
 )
 from lazsim.errors import InfeasiblePlanError
 from lazsim.placement.plan import Ints
@@ -49,7 +49,7 @@ class MoEvement(System):
         """See `System.require`."""
         if costs.grid.num_stages < 2:
             raise InfeasiblePlanError(
-                f"{self.name} replays single pipeline stages, and the job has one: give its layout `pipeline` 2 or more"
+                f"{self.name} replays single pipeline stages, and the job has one: set its `pipeline` to 2 or more"
             )
 
     def window_steps(self, costs: CostModel, step_s: float) -> int:
@@ -83,7 +83,7 @@ class MoEvement(System):
             replayed = window + failure.step % window
             phases = (
                 ("reconfigure", self.rebuild_s(costs)),
-                ("transfer", transfer_of_node_s(costs)),
+                ("transfer", fetch_s(costs, node_state_bytes(costs))),
                 ("lost_work", replayed * failure.step_s),
             )
             return Decision(Action.CONTINUE, "peers", nodes, len(nodes), phases, seats)
@@ -91,7 +91,7 @@ class MoEvement(System):
         return protocol.decide_start(situation.alive, usable_nodes, situation.checkpoint_step)
 
     def host_bytes(self, costs: CostModel, num_nodes: int) -> float:
-        """Return the bytes of two windows of a node's own snapshots and its peers'; logs of activations are left out."""
+        """Return the bytes of two windows of its own snapshots and its peers', without logs of activations."""
         return 2 * (1 + self.num_peers) * node_state_bytes(costs)
 
     def _peers_NR(self, costs: CostModel, num_nodes: int) -> Ints:

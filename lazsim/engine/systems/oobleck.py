@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from lazsim.costmodel.step import CostModel
 from lazsim.engine.held import Held
 from lazsim.engine.systems.seats import SeatSystem, missing_of_place
-from lazsim.engine.systems.system import FULL_PACE, Pace, transfer_of_node_s
+from lazsim.engine.systems.system import FULL_PACE, Pace, fetch_s, node_state_bytes
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Oobleck(SeatSystem):
 
     def continue_s(self, costs: CostModel, held: Held) -> tuple[tuple[str, float], ...]:
         """See `SeatSystem.continue_s`."""
-        return (("reconfigure", self.rebuild_s(costs)), ("transfer", transfer_of_node_s(costs)))
+        return (("reconfigure", self.rebuild_s(costs)), ("transfer", fetch_s(costs, node_state_bytes(costs))))
 
     def pace(self, costs: CostModel, held: Held, step_s: float) -> Pace:
         """See `System.pace`."""

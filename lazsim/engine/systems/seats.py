@@ -9,7 +9,7 @@ from lazsim.costmodel.step import CostModel
 from lazsim.engine import protocol
 from lazsim.engine.held import Held
 from lazsim.engine.protocol import Action, Decision, UsableNodes
-from lazsim.engine.systems.system import Failure, System, transfer_of_node_s
+from lazsim.engine.systems.system import Failure, System, fetch_s, node_state_bytes
 from lazsim.placement.plan import Bools, Ints
 
 
@@ -67,14 +67,12 @@ class SeatSystem(System):
         if not situation.joins_due and held.made is not None:
             kept = self.keep(costs, held)
             if kept.nodes and self.goes_on(costs, kept):
-                return Decision(
-                    Action.CONTINUE, "peers", kept.nodes, len(kept.nodes), self.continue_s(costs, kept)
-                )
+                return Decision(Action.CONTINUE, "peers", kept.nodes, len(kept.nodes), self.continue_s(costs, kept))
         return protocol.decide(self, situation, usable_nodes, hold_everything)
 
     def join_s(self, costs: CostModel) -> float:
         """Return the seconds in which a newcomer fetches the states of its place, while all wait."""
-        return transfer_of_node_s(costs)
+        return fetch_s(costs, node_state_bytes(costs))
 
 
 def missing_of_place(costs: CostModel, held: Held) -> tuple[Ints, int]:
@@ -93,11 +91,10 @@ def missing_of_place(costs: CostModel, held: Held) -> tuple[Ints, int]:
 
 def broken_replicas(costs: CostModel, held: Held) -> Bools:
     """Return whether each model replica of the plan lacks a node."""
-    broken: Bools = ~_by_replica(costs, held).all(axis=1)
-    return broken
+    return np.logical_not(_by_replica(costs, held).all(axis=1))
 
 
 def _by_replica(costs: CostModel, held: Held) -> Bools:
     """Return which nodes are there, by model replica and place."""
     order = np.argsort(costs.grid.replica_N(held.num_seats), kind="stable")
-    return held.alive_N[order].reshape(-1, costs.grid.replica_nodes)
+    return np.reshape(held.alive_N[order], (-1, costs.grid.replica_nodes))

@@ -269,9 +269,9 @@ def state_bytes(costs: CostModel) -> float:
     return model.dense_state_bytes + model.num_moe_layers * model.num_experts * model.expert_state_bytes
 
 
-def transfer_of_node_s(costs: CostModel) -> float:
-    """Return the seconds in which a node fetches its states from another."""
-    return float(costs.communication.transfer_s(node_state_bytes(costs), 0.0))
+def fetch_s(costs: CostModel, num_bytes: float) -> float:
+    """Return the seconds in which a node fetches bytes from another."""
+    return float(costs.communication.transfer_s(np.array(num_bytes), np.array(0.0)))
 
 
 def copy_to_host_s(costs: CostModel, num_nodes: int) -> float:

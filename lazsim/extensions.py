@@ -1,0 +1,88 @@
+"""Extensions of users: functions and systems in a Python file, or offered by an installed package."""
+
+import os
+import sys
+import traceback
+from collections.abc import Mapping
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from lazsim.errors import LazsimError, SpecError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
+
+def installed(kind: str, group: str) -> Mapping[str, "EntryPoint"]:
+    """Return what installed packages offer in a group of entry points, by name, without importing it.
+
+    Raise SpecError when two packages offer different things of one name; `kind` names the things in errors.
+    """
+    from importlib.metadata import entry_points
+
+    found: dict[str, EntryPoint] = {}
+    for entry in sorted(entry_points(group=group), key=lambda entry: entry.name):
+        other = found.setdefault(entry.name, entry)
+        if other.value != entry.value:
+            offers = f"{origin(other)}, and {origin(entry)}"
+            raise SpecError(f"{kind} {entry.name!r} is offered twice: {offers}; uninstall one of them")
+    return found
+
+
+def origin(entry: "EntryPoint") -> str:
+    """Name the object and the package of an entry point."""
+    return f"{entry.value} of {entry.dist.name} {entry.dist.version}" if entry.dist else entry.value
+
+
+def load_installed(kind: str, entry: "EntryPoint") -> Any:
+    """Import the object of an entry point, or raise SpecError when that fails."""
+    try:
+        with printing_to_stderr():
+            return entry.load()
+    except (Exception, SystemExit) as error:
+        raise SpecError(f"{kind} {entry.name!r} ({origin(entry)}) cannot be imported: {in_a_line(error)}") from error
+
+
+def load_from_file(kind: str, what: str, name: str) -> Any:
+    """Run a Python file and take an object from it; `name` is ``path.py:object``, and `what` names it in errors.
+
+    Raise SpecError when there is no such file or object, or the file does not run.
+    """
+    import importlib.util
+
+    path, _, attribute = name.rpartition(":")
+    if not path.endswith(".py") or not attribute:
+        raise SpecError(f"{kind} {name!r}: expected path.py:{what}, the {what} to take from that file")
+    if not os.path.isfile(path):
+        raise SpecError(f"{kind} {name!r}: no file {path}; give path.py:{what}")
+    # A name that no other module has: classes of the file look their module up.
+    module_name = f"{__name__}:{Path(path).resolve()}"
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    assert spec is not None and spec.loader is not None, "a .py file has a loader"  # noqa: PT018
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module
+    try:
+        with printing_to_stderr():
+            spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        del sys.modules[module_name]
+        raise SpecError(f"{kind} {name!r}: {path} cannot be run: {in_a_line(error, module.__file__)}") from error
+    if not hasattr(module, attribute):
+        offered = [key for key, value in vars(module).items() if getattr(value, "__module__", None) == module_name]
+        raise SpecError(f"{kind} {name!r}: no {what} {attribute!r} in {path}, which has: {', '.join(offered) or '-'}")
+    return getattr(module, attribute)
+
+
+def printing_to_stderr() -> redirect_stdout[TextIO]:
+    """Send prints to stderr: stdout carries lazsim's own output."""
+    return redirect_stdout(sys.stderr)
+
+
+def in_a_line(error: BaseException, path: str | None = None) -> str:
+    """Describe an error in one line, with its line number where the file is given."""
+    if isinstance(error, LazsimError):
+        return str(error)
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+    where = f" (line {lines[-1]})" if lines else ""
+    return " ".join(f"{type(error).__name__}{where}: {error}".split())

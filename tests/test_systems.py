@@ -1,0 +1,298 @@
+"""Every way to survive failures, on a job whose times can be added up by hand.
+
+Two pipeline stages of two nodes each hold the model once. A step takes 2 s, detection 15 s, a rebuild 10 s, a transfer
+7 s, a save or a load 10 s, a restart 30 s and a load. Twelve nodes are three replicas of 4 samples a node and step.
+"""
+
+import itertools
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lazsim.engine.held import Held
+from lazsim.engine.interval import daly_interval_s, young_interval_s
+from lazsim.engine.ledger import BUCKETS
+from lazsim.engine.simulate import simulate_system
+from lazsim.engine.systems import SYSTEMS, find_system
+from lazsim.engine.systems.spare import SPARE
+from lazsim.errors import InfeasiblePlanError, SpecError
+from tests.jobs import EvenLoads, RandomLoads, costs, staged_costs, trace
+from tests.test_engine import scenarios, spent, trained
+
+NAMES = "a b c d e f g h i j k l"
+NODES = NAMES.split()
+"""Seats 0 to 5 are stage 0 of replicas 0, 0, 1, 1, 2, 2; seats 6 to 11 are stage 1."""
+
+
+def run(system, *changes, duration_s=400.0, interval_steps=10**6, cost_model=None, nodes=NAMES):
+    events = trace((0, "add", nodes), *changes, duration_s=max(1000.0, duration_s))
+    cost_model = cost_model or staged_costs()
+    return simulate_system(
+        events, SYSTEMS[system], cost_model, EvenLoads(2, 4), duration_s, interval_steps=interval_steps
+    )
+
+
+def held(*missing, cost_model=None):
+    cost_model = cost_model or staged_costs()
+    plan = SYSTEMS["checkpoint"].plan_evenly(cost_model, 12)
+    return Held.full(NODES, plan).without(missing)
+
+
+def test_a_checkpointed_job_goes_back_to_its_last_save_on_whole_replicas():
+    # Saves end at 30 s (10 steps), 60 s and 90 s. At 95 s a node fails: 5 s since the save are lost. 15 s to detect,
+    # 40 s to restart on two replicas; from 150 s on, 20 s of steps and 10 s of saving follow each other up to 400 s.
+    result = run("checkpoint", (95, "remove", "a"), interval_steps=10)
+    assert result.states[-1].num_used == 8
+    assert spent(result) == {"compute": 230, "checkpoint": 110, "lost_work": 5, "detect": 15, "restart": 40}
+    assert result.samples == 30 * 48 + 85 * 32
+
+
+def test_an_asynchronous_save_counts_only_when_it_is_written():
+    # Nothing of the copy is exposed; writing takes 10 s. The save of step 10 (20 s) counts from 30 s on.
+    early = run("async-checkpoint", (29, "remove", "a"), interval_steps=10)
+    late = run("async-checkpoint", (31, "remove", "a"), interval_steps=10)
+    assert (early.counts["lost_steps"], late.counts["lost_steps"]) == (14, 5)
+
+
+def test_gemini_goes_back_by_the_step_whose_copy_was_under_way():
+    # At 95 s, 47 steps are made and the copy of the 46th is whole: one step (2 s) and 1 s of the next are lost. A
+    # transfer of 7 s does not fit behind half a step of 2 s: copies are made every seventh step, 42 is the last, and
+    # the one before it, 35, is whole.
+    result = run("gemini", (95, "remove", "a"))
+    assert result.counts["lost_steps"] == 47 - 35
+    # A rebuild and a transfer in place of a restart.
+    assert result.ledger_s["restart"] == 17
+    assert result.ledger_s["lost_work"] == 95 - 35 * 2
+
+
+def test_gemini_falls_back_to_the_checkpoint_when_a_whole_group_is_lost():
+    result = run("gemini", (95, "remove", "a b"), interval_steps=10)
+    assert result.ledger_s["restart"] == 40
+    assert run("gemini", (95, "remove", "b c"), interval_steps=10).ledger_s["restart"] == 17
+
+
+def gemini_survival(num_nodes, num_copies, num_lost):
+    """The published lower bound of the probability that copies survive, exact where groups divide the nodes."""
+    pairs = math.comb(num_nodes - num_copies, num_lost - num_copies)
+    return max(0.0, 1 - num_nodes * pairs / (num_copies * math.comb(num_nodes, num_lost)))
+
+
+@pytest.mark.parametrize(("num_lost", "published"), [(2, 0.933), (3, 0.80)])
+def test_copies_of_gemini_survive_as_often_as_published(num_lost, published):
+    # SOSP 2023, figure 9: 16 machines, two copies.
+    plan = SYSTEMS["checkpoint"].plan_evenly(costs(), 16)
+    names = [f"n{index}" for index in range(16)]
+    whole = Held.full(names, plan)
+    survived = [
+        SYSTEMS["gemini"].copies_survive(whole.without(lost)) for lost in itertools.combinations(names, num_lost)
+    ]
+    assert np.mean(survived) == pytest.approx(gemini_survival(16, 2, num_lost))
+    assert np.mean(survived) == pytest.approx(published, abs=0.002)
+
+
+def test_moevement_replays_a_window_on_a_spare_while_the_others_wait():
+    # The states of a node are small: a window is one step. Of 47 steps none lies after it: one is replayed, 2 s.
+    spares = run("moevement", (95, "remove", "a"), nodes=NAMES + " s")
+    assert spent(spares) == {"compute": 365, "lost_work": 1 + 2, "detect": 15, "reconfigure": 10, "transfer": 7}
+    assert spares.counts["lost_steps"] == 0
+    without = run("moevement", (95, "remove", "a"), interval_steps=10)
+    assert without.ledger_s["restart"] == 40
+
+
+def test_moevement_cannot_replay_what_a_node_and_both_its_peers_held():
+    # Seats 0, 1 and 2 follow each other in the stage; nodes d and later are left.
+    three = run("moevement", (95, "remove", "a b c"), nodes=NAMES + " s t u", interval_steps=10)
+    assert three.ledger_s["restart"] == 40
+    assert run("moevement", (95, "remove", "a b"), nodes=NAMES + " s t u").ledger_s["restart"] == 0
+
+
+def test_moc_saves_a_share_of_the_experts_and_loses_their_updates():
+    # A sixteenth of the experts each: the other 15 saves are 7.5 intervals older on average.
+    assert SYSTEMS["moc"].lost_tokens_steps(10) == 75
+
+
+def test_replica_drop_loses_one_step_and_goes_on_with_fewer_samples():
+    # At 95 s the step began at 94: it is lost, 2 s with the second in which the others find out; 1 s for the quorum.
+    # From 97 s on, 151 steps of two replicas.
+    result = run("replica-drop", (95, "remove", "a"))
+    assert spent(result) == {"compute": 94 + 303, "lost_work": 1, "detect": 1, "reconfigure": 1}
+    assert result.samples == 47 * 48 + 151 * 32
+    assert result.states[-1].num_used == 8
+
+
+def test_a_dropped_replica_returns_when_all_its_nodes_are_there_again():
+    result = run("replica-drop", (95, "remove", "a"), (110, "add", "z"))
+    # 120 s of collecting, to the end of the step at 231 s, 1 s of quorum.
+    assert result.states[-1].num_used == 12
+    assert next(event for event in result.events if event.event == "joined").time_s == 232
+
+
+def test_dropped_replicas_share_commits_as_the_closed_form_says():
+    # A failure every 60 s discards the step under way of 10.9 s: 1 - 10.9 / 60 of the steps commit (torchft's blog
+    # measured 82.3 %).
+    quick = staged_costs(10.9, num_nodes=240, join_wait_s=0.0)
+    nodes = " ".join(f"n{index}" for index in range(240))
+    failures = [(60.0 * index + 30, "remove", f"n{2 * index}") for index in range(1, 60)]
+    back = [(time_s + 1, "add", f"m{index}") for index, (time_s, _, _) in enumerate(failures)]
+    changes = sorted([*failures, *back])
+    result = run("replica-drop", *changes, duration_s=3600.0, cost_model=quick, nodes=nodes)
+    attempted = result.steps + result.counts["failures"]
+    # 1 s of a quorum at each failure and each return comes on top of the step.
+    assert result.steps / attempted == pytest.approx(1 - 10.9 / (60 - 2), abs=0.01)
+
+
+def test_oobleck_goes_on_with_the_throughput_of_the_nodes_left():
+    # 94 s, then 15 + 10 + 7 s; from 127 s on, steps take 2 * 12 / 11 s.
+    result = run("oobleck", (95, "remove", "a"))
+    assert result.steps == 47 + math.floor((400 - 127) / (2 * 12 / 11))
+    assert result.samples == result.steps * 48
+    assert spent(result) == pytest.approx(
+        {"compute": 94 + 273, "lost_work": 1, "detect": 15, "reconfigure": 10, "transfer": 7}
+    )
+
+
+def test_oobleck_needs_the_checkpoint_when_no_pipeline_has_a_stage_left():
+    # Seats 0, 2 and 4 hold the same half of the experts of stage 0.
+    assert run("oobleck", (95, "remove", "a c e"), interval_steps=10).counts["restarts"] == 1
+    assert run("oobleck", (95, "remove", "a c"), interval_steps=10).counts["restarts"] == 0
+
+
+def test_bamboo_shadows_a_stage_and_fails_when_its_neighbour_fails_too():
+    # Seat 0 of stage 0 and seat 6 of stage 1 are neighbours.
+    goes_on = SYSTEMS["bamboo"].goes_on
+    assert goes_on(staged_costs(), held("a"))
+    assert goes_on(staged_costs(), held("a", "b", "i"))
+    assert not goes_on(staged_costs(), held("a", "g"))
+    result = run("bamboo", (95, "remove", "a"))
+    assert result.steps == 47 + (400 - 110) // 3
+
+
+@pytest.mark.parametrize(("micro_batches", "missing", "factor"), [
+    # 5 units a step; 4 micro-batches go to 2 peers, 2 each, and half a unit of bubble takes them.
+    (4, "a", (5 + 2 - 0.5) / 5),
+    (4, "a c", (5 + 8 - 0.5) / 5),
+    (1, "a", 1.0),
+])  # fmt: skip
+def test_recycle_fills_bubbles_with_the_micro_batches_of_failed_nodes(micro_batches, missing, factor):
+    cost_model = replace(staged_costs(), micro_batches=micro_batches)
+    pace = SYSTEMS["recycle"].pace(cost_model, held(*missing.split()), 2.0)
+    assert pace.step_factor == pytest.approx(factor)
+
+
+def stacks_by_brute_force(broken, redundancy):
+    """Try every way to give each shard to a group that is left and has it."""
+    num_groups = len(broken)
+    owners = [
+        [g for g in ((shard - k) % num_groups for k in range(redundancy)) if not broken[g]]
+        for shard in range(num_groups)
+    ]
+    ways = itertools.product(*owners)
+    return min((max(way.count(group) for group in set(way)) for way in ways), default=0)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.booleans(), min_size=2, max_size=6), st.integers(1, 3))
+def test_stacked_shards_cover_the_batch_with_the_fewest_stacks(broken, redundancy):
+    redundancy = min(redundancy, len(broken))
+    found = replace(SPARE, num_stacks=redundancy).stacks(np.array(broken))
+    fewest = stacks_by_brute_force(broken, redundancy)
+    assert found == (fewest if fewest <= redundancy else 0)
+
+
+def test_stacked_shards_fail_as_often_as_published():
+    # arXiv 2603.00357: Gamma(1/r) / r * N^(1 - 1/r) failures until a shard has lost all r holders, 426 for 600 and 20;
+    # here 60 groups and r = 3: 30 failures are drawn one by one until none is left for a shard.
+    num_groups, redundancy, rng = 60, 3, np.random.default_rng(0)
+    masked = []
+    for _ in range(200):
+        order = rng.permutation(num_groups)
+        alive = np.ones(num_groups, dtype=bool)
+        for count, group in enumerate(order):
+            alive[group] = False
+            holders = alive[(np.arange(num_groups)[:, None] - np.arange(redundancy)) % num_groups]
+            if not holders.any(axis=1).all():
+                masked.append(count)
+                break
+    expected = math.gamma(1 / redundancy) / redundancy * num_groups ** (1 - 1 / redundancy)
+    assert np.mean(masked) == pytest.approx(expected, rel=0.08)
+
+
+@pytest.mark.parametrize("system", ["bamboo", "moevement"])
+def test_a_system_that_needs_stages_refuses_a_job_without(system):
+    with pytest.raises(InfeasiblePlanError, match=f"{system} .*`pipeline` to 2 or more"):
+        run(system, cost_model=costs(), nodes="a b c d")
+
+
+@pytest.mark.parametrize("system", ["replica-drop", "spare"])
+def test_a_system_that_needs_two_replicas_refuses_a_cluster_with_one(system):
+    with pytest.raises(InfeasiblePlanError, match=f"{system} takes two model replicas, 8 nodes, .* has 4"):
+        run(system, cost_model=staged_costs(num_nodes=4), nodes="a b c d")
+
+
+@settings(max_examples=200, deadline=None)
+@given(scenarios(), st.sampled_from(sorted(SYSTEMS)), st.sampled_from([0.7, 2.0, 33.0]), st.sampled_from([7, 40]))
+def test_every_second_is_in_one_bucket_and_the_timeline_adds_up(scenario, system, step_s, interval_steps):
+    events, duration_s = scenario
+    cost_model = staged_costs(step_s, num_nodes=8, rebalance_interval_steps=50)
+    arguments = (events, SYSTEMS[system], cost_model, RandomLoads(2, 4), duration_s)
+    result = simulate_system(*arguments, interval_steps=interval_steps)
+    assert set(result.ledger_s) == set(BUCKETS)
+    assert min(result.ledger_s.values()) >= 0
+    assert sum(result.ledger_s.values()) == pytest.approx(duration_s, abs=1e-6)
+    assert trained(result) == pytest.approx(result.samples)
+    assert min(state.lost_samples_per_s for state in result.states) >= 0
+    assert simulate_system(*arguments, interval_steps=interval_steps) == result
+
+
+@settings(max_examples=60, deadline=None)
+@given(scenarios(), st.sampled_from(sorted(SYSTEMS)))
+def test_a_job_with_enough_nodes_trains_again_in_the_end(scenario, system):
+    events = scenario[0]
+    cost_model = staged_costs(num_nodes=8)
+    arguments = (events, SYSTEMS[system], cost_model, RandomLoads(2, 4), events.duration_s + 1000.0)
+    assert simulate_system(*arguments, interval_steps=40).states[-1].num_used > 0
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.floats(1e-4, 0.1))
+def test_dalys_interval_is_where_his_wall_time_is_least(share):
+    # M exp(R / M) (exp((tau + delta) / M) - 1) / tau, Daly 2006, equation 20; R changes nothing. With M = 1.
+    best = min(
+        np.geomspace(0.01 * math.sqrt(share), 10 * math.sqrt(share), 4000),
+        key=lambda tau: math.expm1(tau + share) / tau,
+    )
+    assert daly_interval_s(share, 1.0) == pytest.approx(best, rel=0.01)
+    assert daly_interval_s(share, 1.0) < young_interval_s(share, 1.0)
+
+
+def test_the_example_of_the_guide_is_a_system(tmp_path):
+    guide = (Path(__file__).parents[1] / "docs" / "guides" / "systems.md").read_text()
+    example = next(block for block in guide.split("```python\n")[1:] if "class InPlace" in block).split("```")[0]
+    (tmp_path / "mine.py").write_text(example)
+    system = find_system(f"{tmp_path}/mine.py:IN_PLACE")
+    events = trace((0, "add", NAMES), (95, "remove", "a"), duration_s=1000.0)
+    result = simulate_system(events, system, staged_costs(), EvenLoads(2, 4), 400.0, interval_steps=10)
+    # A rebuild (10 s) and a load (10 s) in place of a restart (30 s) and a load.
+    assert result.ledger_s["restart"] == 20
+    assert result.system == "IN_PLACE"
+
+
+@pytest.mark.parametrize(("name", "message"), [
+    ("gemni", "did you mean 'gemini'"),
+    ("none.py:SYSTEM", "no file none.py"),
+    ("mine.py", "expected path.py:object"),
+])  # fmt: skip
+def test_a_system_that_is_not_there_is_refused_in_a_line(name, message):
+    with pytest.raises(SpecError, match=message):
+        find_system(name)
+
+
+def test_a_file_without_a_system_says_so(tmp_path):
+    (tmp_path / "mine.py").write_text("SYSTEM = 3\n")
+    with pytest.raises(SpecError, match="is of type int, not lazsim"):
+        find_system(f"{tmp_path}/mine.py:SYSTEM")
