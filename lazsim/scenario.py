@@ -48,7 +48,7 @@ from lazsim.specs import (
 from lazsim.specs.overrides import FACTOR, field_at, override, scale
 from lazsim.specs.record import LayerNumber, NumNodes, Seed
 from lazsim.trace import Trace, TraceMapping, cut_trace, generate_trace, load_recipe, make_mapping, read_trace
-from lazsim.trace.mapping import OPTIONS, refuse_mapping
+from lazsim.trace.mapping import OPTIONS, load_mapping, refuse_mapping
 from lazsim.trace.recipes import Recipe
 from lazsim.units import parse_duration
 
@@ -451,6 +451,10 @@ class Resolver:
             return None
         with prefix_errors(f"{self._where}`trace`"):
             cut["mapping"] = make_mapping(**{field: asked[field] for field in OPTIONS})
+            if cut["format"].endswith(".toml"):
+                # The inputs have what the file says, not its name.
+                cut["mapping"] = cut["mapping"].under(load_mapping(self._toml_path(cut["format"])))
+                cut["format"] = "table"
         if isinstance(name, Trace):
             return TraceInput(name=Path(name.name).name, sha256=name.events_sha256, **cut)
         if name.endswith(".toml") or name in self._once(catalog_names, "traces"):

@@ -39,7 +39,12 @@ PICTURES = ("recovery.png", "recovery.pdf", "failure-sets.png", "failure-sets.pd
     metavar="P|P,P,...",
     help="Also let each node fail independently, with this chance.",
 )
-@click.option("--failures-from", metavar="TRACE", help="Also let as many nodes fail as fail at once in a trace.")
+@click.option(
+    "--failures-from",
+    metavar="TRACE",
+    help="Also let as many nodes fail as fail at once in a trace; lazsim trace convert makes one of tables that need "
+    "options to read.",
+)
 @click.option(
     "--out", type=OutFolder("recovery.json", *PICTURES), metavar="DIR", help="Write the numbers and pictures there."
 )

@@ -111,9 +111,7 @@ class Clock:
         kind = "date" if self._formats or not is_number(text) else "number"
         time = self._read_date(text, after) if kind == "date" else float(text)
         if self._kind not in ("", kind):
-            raise ValueError(
-                f"{text[:40]!r} is not a {self._kind or 'time'}{' as the times before' * bool(self._kind)}"
-            )
+            raise ValueError(f"{text[:40]!r} is not a {self._kind}, as the times before are")
         self._kind = kind
         return time
 

@@ -1,7 +1,9 @@
 """Recognise tables: by the mappings of the catalogue, or by a guess from the header or from what stands in columns."""
 
 import functools
-from collections.abc import Iterable
+import statistics
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from lazsim.errors import SpecError, TraceFormatError
 from lazsim.files import Faults
@@ -28,7 +30,7 @@ NAMES = {
         "count nodes numnodes nnodes instances numinstances ninstances live alive available running livenodes "
         "alivenodes livecount nodecount instancecount activenodes runningnodes availablenodes"
     ),
-    "event": "event eventtype action kind state status change transition",
+    "event": "event eventtype action kind state status change transition what happened",
     "node": "node nodeid nodename host hostname machine machineid instance instanceid server serverid vm name",
     "start": "start starttime started begin from downsince downat downfrom failedat timestart outagestart",
     "end": "end endtime ended until to upat upsince fixed fixedat resolved resolvedat recovered timeend outageend",
@@ -36,6 +38,9 @@ NAMES = {
 """Names of columns by role, without case, signs and unit."""
 
 _ROLES = {name: role for role, names in NAMES.items() for name in names.split()}
+
+KINDS = {"time": ("number", "date", "text"), "count": ("number",), "event": ("word",)}
+"""What may stand in the columns of a role; dates in other forms than ISO's are texts."""
 
 SHAPES = (("node", "start", "end"), ("time", "event", "node"), ("time", "count"))
 
@@ -90,55 +95,69 @@ def _fits(mapping: TraceMapping, columns: Columns, fields: list[str]) -> bool:
     return is_number(texts.get("count", "0")) and len(fields) == (mapping.num_columns or len(fields))
 
 
-def guess_mapping(table: Table) -> TraceMapping | None:
+class Guess(NamedTuple):
+    """A mapping, and whether a header tells it."""
+
+    mapping: TraceMapping
+    is_named: bool
+
+
+def guess_mapping(table: Table) -> Guess | None:
     """Return a mapping if the table leaves no doubt which column is which, and None otherwise.
+
+    Rows that most others are not like do not count: reading them tells what is wrong with them.
 
     Examples
     --------
     >>> from lazsim.tables import Row
     >>> table = Table(("When", "num_instances"), [Row(2, ["2025-03-01 00:00:00", "8"])])
-    >>> guess_mapping(table).columns.given()
+    >>> guess_mapping(table).mapping.columns.given()
     {'time': 1, 'count': 2}
     """
-    rows = [row.fields for row in table.rows]
-    if not rows or len({len(row) for row in rows}) > 1:
+    if not table.rows:
         return None
-    kinds = [_kind([row[index] for row in rows]) for index in range(len(rows[0]))]
-    columns = _by_name(table.header, kinds) or _by_content(kinds)
-    return None if columns is None else TraceMapping(columns=columns)
+    width = statistics.mode(len(row.fields) for row in table.rows)
+    rows = [row.fields for row in table.rows if len(row.fields) == width]
+    kinds = [_kind(column) for column in zip(*rows, strict=True)]
+    named = _by_name(table.header, kinds)
+    columns = named or _by_content(kinds)
+    return None if columns is None else Guess(TraceMapping(columns=columns), named is not None)
 
 
 def _by_name(header: Iterable[str], kinds: list[str]) -> Columns | None:
     places: dict[str, list[int]] = {role: [] for role in NAMES}
-    for index, name in enumerate(header):
-        role = _ROLES.get(split_unit(name)[0])
-        fits = {"count": ("number",), "event": ("word",), "time": ("number", "date", "text")}.get(role or "", kinds)
-        if role is not None and kinds[index] in fits:
+    # A row may have more fields than the header.
+    for index, (name, kind) in enumerate(zip(header, kinds, strict=False)):
+        role = _ROLES.get(split_unit(name)[0], "")
+        if role and kind in KINDS.get(role, (kind,)):
             places[role].append(index + 1)
     fitting = [shape for shape in SHAPES if all(len(places[role]) == 1 for role in shape)]
-    if len(fitting) != 1:
-        return None
-    return Columns(**{role: places[role][0] for role in fitting[0]})
+    return Columns(**{role: places[role][0] for role in fitting[0]}) if len(fitting) == 1 else None
 
 
 def _by_content(kinds: list[str]) -> Columns | None:
     """Tell the columns of a table that has no others by what stands in them."""
     if kinds == ["date", "number"]:
         return Columns(time=1, count=2)
-    if len(kinds) == 3 and kinds[0] in ("date", "number") and kinds.count("word") == 1:
-        event = kinds.index("word") + 1
-        return Columns(time=1, event=event, node=5 - event)
-    return Columns(node=1, start=2, end=3) if len(kinds) == 3 and kinds[1:] == ["date", "date"] else None
+    if len(kinds) != 3:
+        return None
+    dates = [index + 1 for index, kind in enumerate(kinds) if kind == "date"]
+    if len(dates) == 2:
+        return Columns(node=6 - sum(dates), start=dates[0], end=dates[1])
+    times = dates or [index + 1 for index, kind in enumerate(kinds) if kind == "number"]
+    if kinds.count("word") != 1 or not (len(times) == 1 or kinds[0] == "number"):
+        return None
+    event = kinds.index("word") + 1
+    return Columns(time=times[0], event=event, node=6 - times[0] - event)
 
 
-def _kind(texts: list[str]) -> str:
-    """Return what stands in a column: numbers, dates, words for events, or any texts; empty texts do not count."""
+def _kind(texts: Sequence[str]) -> str:
+    """Return what most texts of a column are, but for empty ones: numbers, dates, words for events, or any others."""
     given = [text for text in texts if text]
-    if given and all(map(is_number, given)):
-        return "number"
-    if given and all(map(is_date, given)):
-        return "date"
-    return "word" if given and all(map(_is_event, given)) else "text"
+    for kind, fits in (("number", is_number), ("date", is_date), ("word", _is_event)):
+        if 2 * sum(map(fits, given)) > len(given):
+            return kind
+    return "text"
 
 
 def _is_event(text: str) -> bool:

@@ -1,13 +1,12 @@
 """InfiniteHBD's fault trace: a JSON array of fault starts and ends (github.com/stepfun-ai/InfiniteHBD-Trace)."""
 
 import json
-from collections import Counter
 from typing import Any, NamedTuple
 
 from lazsim.errors import TraceFormatError
 from lazsim.specs import sha256
 from lazsim.tables import array_items
-from lazsim.trace.absences import other_nodes
+from lazsim.trace.absences import JUST_AFTER_S, other_nodes
 from lazsim.trace.recipes import PublicSpec, load_recipe
 from lazsim.trace.source import Reader, Reading, Source, number, shorten
 from lazsim.trace.table import Event, in_time_order
@@ -46,14 +45,20 @@ def read(source: Source) -> Reading:
     faults = in_time_order(faults, source)
     names = list(dict.fromkeys(fault.node for fault in faults))
     events: list[Event] = []
-    depth: Counter[str] = Counter()
+    away: list[Event] = []
+    depth: dict[str, int] = {}
     num_overlapping = 0
     for fault in faults:
-        before = depth[fault.node]
+        before = depth.get(fault.node, 0)
         if not fault.starts and before == 0:
-            source.fault(fault.line, f"node {fault.node!r} ends a fault that never started")
+            what = f"node {fault.node!r} ends a fault that never started"
+            source.fault(fault.line, what, "take the node to be away from the start, or skip what cannot be")
+            if fault.node not in depth:
+                away.append(Event(JUST_AFTER_S, "remove", fault.node, fault.line))
+                events.append(Event(max(fault.time_s, JUST_AFTER_S), "add", fault.node, fault.line))
+                depth[fault.node] = 0
             continue
-        depth[fault.node] += 1 if fault.starts else -1
+        depth[fault.node] = before + (1 if fault.starts else -1)
         num_overlapping += fault.starts and before > 0
         if fault.starts and before == 0:
             events.append(Event(fault.time_s, "remove", fault.node, fault.line))
@@ -66,7 +71,7 @@ def read(source: Source) -> Reading:
         num_servers = NUM_SERVERS
     there = [Event(0.0, "add", node) for node in names]
     others, notes = other_nodes(names, num_servers, source.name)
-    return Reading([*there, *others, *events], notes=(*notes, *_notes(faults, num_overlapping)))
+    return Reading([*there, *others, *away, *events], notes=(*notes, *_notes(faults, num_overlapping)))
 
 
 def _fault(item: Any, line: int) -> _Fault:

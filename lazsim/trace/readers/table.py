@@ -1,6 +1,7 @@
 """Any table whose columns can be told: by `columns`, or from the header or what stands in it."""
 
 from lazsim.errors import TraceFormatError
+from lazsim.tables import HEAD_LINES
 from lazsim.trace.guess import guess_mapping, open_head
 from lazsim.trace.mapped import open_table, read_mapped
 from lazsim.trace.mapping import NO_MAPPING, TraceMapping
@@ -8,23 +9,29 @@ from lazsim.trace.source import GUESSED, Reader, Reading, Source
 
 LOOKS = "any table of times and live counts, of times, events and nodes, or of nodes and the start and end of outages"
 
+UNNAMED = 0.5
+"""How well a table fits whose content alone tells its columns; more is known of other formats."""
+
 
 def recognise(text: str) -> float:
-    """Return whether the first rows tell which column is which."""
-    return GUESSED if guess_mapping(open_head(text)) is not None else 0.0
+    """Return how surely the first rows tell which column is which."""
+    guess = guess_mapping(open_head(text))
+    return 0.0 if guess is None else GUESSED if guess.is_named else UNNAMED
 
 
 def read(source: Source) -> Reading:
     """Read the rows by the columns that the user names, or else by a guess."""
     table = open_table(source)
-    guessed = guess_mapping(table._replace(rows=table.rows[:100])) if source.asked.columns is None else NO_MAPPING
-    if guessed is None:
+    if source.asked.columns is not None:
+        return read_mapped(source, table, NO_MAPPING)
+    guess = guess_mapping(table._replace(rows=table.rows[:HEAD_LINES]))
+    if guess is None:
         names = ", ".join(table.header[:30]) or "without names"
         raise TraceFormatError(
             f"{source.name}: its columns ({names}) do not tell by themselves which nodes come and go; give `columns`, "
             "such as time=1,count=2 or time=when,event=what,node=host or node=host,start=from,end=to"
         )
-    return read_mapped(source, table, guessed)
+    return read_mapped(source, table, guess.mapping)
 
 
 READER = Reader(LOOKS, recognise, read, tuple(TraceMapping.__struct_fields__))

@@ -1,0 +1,340 @@
+"""Traces from tables: their forms, their times, and the order of their rows."""
+
+import bz2
+import gzip
+import io
+import json
+import lzma
+import sys
+import tarfile
+import zipfile
+
+import pandas as pd
+import pytest
+
+from lazsim.errors import LazsimError, TraceFormatError
+from lazsim.trace import Event, TraceMapping, build_trace, make_mapping, read_trace, trace_stats
+
+COUNTS = "timestamp,num_instances\n2025-03-01 00:00:00,8\n2025-03-01 00:05:00,7\n2025-03-01 00:10:00,8\n"
+# 8 nodes for 300 s, then 7 for 300 s.
+COUNTED = (600.0, 1, 4500.0)
+EVENTS = "2025-03-01 00:00:00,up,a\n2025-03-01 00:00:00,up,b\n2025-03-01 01:00:00,down,b\n2025-03-01 02:00:00,up,b\n"
+# a for two hours, b for one.
+HAPPENED = (7200.0, 1, 10800.0)
+OUTAGES = "host,down since,up at\na,2025-03-01 00:00,2025-03-01 01:00\nb,2025-03-01 03:00,\n"
+# a is away for the first of three hours; b goes as the trace ends.
+AWAY = (10800.0, 2, 2 * 10800.0 - 3600.0)
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write_file(content, name="table"):
+        path = tmp_path / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    return write_file
+
+
+def outcome(trace):
+    """Return span in seconds, nodes lost, and node-seconds."""
+    stats = trace_stats(trace)
+    return pytest.approx((stats.span_s, stats.num_removals, stats.node_hours * 3600), abs=0.01)
+
+
+def frame_bytes(text):
+    stream = io.BytesIO()
+    frame = pd.read_csv(io.StringIO(text))
+    frame["timestamp"] = pd.to_datetime(frame["timestamp"], utc=True)
+    frame.to_parquet(stream)
+    return stream.getvalue()
+
+
+def json_lines(text):
+    header, *rows = [line.split(",") for line in text.splitlines()]
+    return "\n".join(json.dumps(dict(zip(header, row, strict=True))) for row in rows)
+
+
+def zipped(*names):
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for name in names:
+            archive.writestr(name, COUNTS)
+    return stream.getvalue()
+
+
+def zstd(content):
+    return pytest.importorskip("zstandard").compress(content)
+
+
+FORMS = {
+    "comma": lambda: (COUNTS, COUNTED),
+    "tab": lambda: (COUNTS.replace(",", "\t"), COUNTED),
+    "semicolon": lambda: (COUNTS.replace(",", ";"), COUNTED),
+    "no header": lambda: (COUNTS.split("\n", 1)[1], COUNTED),
+    "mark of the byte order and Windows line ends": lambda: ("\ufeff" + COUNTS.replace("\n", "\r\n"), COUNTED),
+    "comments and blank lines": lambda: ("# by cron\n\n" + COUNTS.replace("\n", "\n\n# on\n"), COUNTED),
+    "JSON lines": lambda: (json_lines(COUNTS), COUNTED),
+    "JSON array": lambda: ("[" + ",\n".join(json_lines(COUNTS).splitlines()) + "]", COUNTED),
+    "Parquet": lambda: (frame_bytes(COUNTS), COUNTED),
+    "gzip": lambda: (gzip.compress(COUNTS.encode()), COUNTED),
+    "gzip members": lambda: (gzip.compress(COUNTS[:70].encode()) + gzip.compress(COUNTS[70:].encode()), COUNTED),
+    "bzip2": lambda: (bz2.compress(COUNTS.encode()), COUNTED),
+    "xz": lambda: (lzma.compress(COUNTS.encode()), COUNTED),
+    "zip": lambda: (zipped("data.csv"), COUNTED),
+    "zstd": lambda: (pytest.importorskip("zstandard").compress(COUNTS.encode()), COUNTED),
+    "events": lambda: (EVENTS, HAPPENED),
+    "events separated by spaces": lambda: (EVENTS.replace(" ", "T").replace(",", "  "), HAPPENED),
+    "events under a header in another order": lambda: (
+        "host;what\tof it;when\n".replace("what\tof it", "state")
+        + "\n".join(";".join(line.split(",")[column] for column in (2, 1, 0)) for line in EVENTS.splitlines()),
+        HAPPENED,
+    ),
+    "outages": lambda: (OUTAGES, AWAY),
+    "outages without a header": lambda: (OUTAGES.split("\n", 1)[1].replace(",\n", ",2025-03-01 03:00\n"), AWAY),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_table_of_any_form_is_read_alike(write, form):
+    content, expected = FORMS[form]()
+    assert outcome(read_trace(write(content))) == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (gzip.compress(COUNTS.encode())[:-9], "cannot be unpacked"),
+        (zipped("a.csv", "b.csv"), "an archive of 2 files"),
+        (b"PAR1 and no more", "not valid Parquet"),
+        ("time,zone,count\n", "known formats"),
+        (json_lines(COUNTS) + "\n{", "line 4: not valid JSON"),
+        (COUNTS + "2025-03-01 00:15:00\n", "line 5: 1 columns are too few"),
+        (COUNTS + "2025-03-01 00:15:00,7.5\n", "line 5: '7.5' is not a count of nodes"),
+        (COUNTS + "900,7\n", "line 5: '900' is not a date, as the times before are"),
+        (COUNTS + "soon,7\n", "line 5: 'soon' is neither a number nor a date of ISO 8601"),
+        (EVENTS + "2025-03-01 02:00:00,vanish,a\n", "line 5: 'vanish' is no event"),
+        (EVENTS + "2025-03-01 02:00:00,up,\n", "line 5: no node is named"),
+        (OUTAGES + "a,2025-03-01 02:00,2025-03-01 01:00\n", "line 4: the outage ends, at '2025-03-01 01:00', before"),
+    ],
+)
+def test_broken_table_is_refused_in_one_line(write, content, says):
+    with pytest.raises(LazsimError) as error:
+        read_trace(write(content))
+    assert says in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_archive_of_tar_is_no_trace(write):
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w:gz") as archive:
+        archive.addfile(tarfile.TarInfo("data.csv"), io.BytesIO())
+    with pytest.raises(LazsimError, match="an archive of tar"):
+        read_trace(write(stream.getvalue()))
+
+
+@pytest.mark.parametrize(("module", "content"), [("pyarrow", b"PAR1"), ("zstandard", b"\x28\xb5\x2f\xfd")])
+def test_file_that_takes_a_library_says_what_to_install(write, monkeypatch, module, content):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(LazsimError, match=rf"takes {module} to \w+; pip install 'lazsim\[files\]'"):
+        read_trace(write(content))
+
+
+def test_file_that_unpacks_to_more_than_a_file_may_have_is_refused(write, monkeypatch):
+    monkeypatch.setattr("lazsim.files.MAX_FILE_BYTES", 100)
+    with pytest.raises(LazsimError, match="unpacks to more than"):
+        read_trace(write(gzip.compress(b" " * 101)))
+
+
+# Times.
+
+
+@pytest.mark.parametrize(
+    "rows",
+    ["time_s,live\n0,2\n60,1\n", "Time (min),live\n0,2\n1,1\n", "hours;live\n0;2\n0.016666666666666666;1\n",
+     "ts_ms,live\n1614600000000,2\n1614600060000,1\n", "when,live\n1614600000,2\n1614600060,1\n",
+     "when,live\n1614600000000000,2\n1614600060000000,1\n",
+     "when,live\n2021-03-01T12:00:00Z,2\n2021-03-01T13:01+01:00,1\n",
+     "when,live\n2021/03/01 12:00:00 UTC,2\n2021/03/01 12:01:00 UTC,1\n"],
+)  # fmt: skip
+def test_unit_is_told_by_the_header_or_by_stamps_since_1970_and_zones_by_dates(write, rows):
+    assert outcome(read_trace(write(rows))) == (60.0, 1, 120.0)
+
+
+@pytest.mark.parametrize("unit", ["s", "min", "h"])
+def test_unit_that_the_user_gives_goes_before_all_others(write, unit):
+    trace = read_trace(write("0,2\n60,1\n"), mapping=TraceMapping(time_unit=unit))
+    assert trace.duration_s == 60 * {"s": 1, "min": 60, "h": 3600}[unit]
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        ("0,2\n600,1\n1200,2\n", "its times span 1.2 s if they are in ms, as parcae has them; give `time_unit`"),
+        ("0,add,a\n0,add,b\n3600,remove,b\n", "its times span 3.6 s if they are in ms, as bamboo has them"),
+        ("0,add,a\n30000,remove,a\n", "give `time_unit`"),  # 120 losses an hour
+        ("what,when,node\nup,0,a\ndown,600,a\n", "from 0 to 600 have no unit; give `time_unit` (ms: 600 ms, s: 10"),
+        ("time,live\n1970-01-01 00:00:00,2\n2025-03-01 00:00:00,2\n", "nothing happens for 55 years"),
+    ],
+)  # fmt: skip
+def test_span_or_rate_that_cannot_be_is_refused_before_anything_is_simulated(write, rows, says):
+    with pytest.raises(TraceFormatError) as error:
+        read_trace(write(rows))
+    assert says in str(error.value)
+
+
+def test_columns_and_formats_of_dates_can_be_named(write):
+    rows = "day,clock,kind,up\n01.03.2025,00:00,gpu,2\n01.03.2025,00:00,cpu,9\n01.03.2025,01:00,gpu,1\n"
+    options = {"columns": "time=day+clock,count=up", "where": ["kind=g*"], "time_format": "%d.%m.%Y %H:%M"}
+    assert outcome(read_trace(write(rows), mapping=make_mapping(**options))) == (3600.0, 1, 7200.0)
+
+
+def test_counts_of_several_zones_are_not_taken_for_one(write):
+    rows = "time,zone,count\n2025-03-01 00:00,a,2\n2025-03-01 00:00,b,5\n2025-03-01 01:00,a,2\n"
+    with pytest.raises(
+        TraceFormatError, match=r"line 3: a second count for the time of line 2; choose rows .* `where`"
+    ):
+        read_trace(write(rows))
+
+
+def test_mapping_names_words_and_says_whether_they_are_states(write):
+    words = 'add = ["granted"]\nremove = ["Taken"]\nignore = ["asked"]\nstates = true\n'
+    write(words + "[columns]\ntime = 2\nevent = 1\nnode = 3\n", "mine.toml")
+    rows = "asked,2025-03-01 00:00,a\ngranted,2025-03-01 00:00,a\ntaken,2025-03-01 01:00,b\ntaken,2025-03-01 02:00,b\n"
+    path = write(rows)
+    # b is there for the first of two hours, though only its loss is in the file.
+    assert outcome(read_trace(path, format=str(path.with_name("mine.toml")))) == (7200.0, 1, 10800.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"columns": "time=1"}, "`columns`: time=1: name the columns of one shape"),
+        ({"columns": "when=1,count=2"}, "unknown field `when`"),
+        ({"columns": "time=0,count=2"}, ">= 1"),
+        ({"columns": "time=1,count=3"}, "line 1: 2 columns are too few"),
+        ({"columns": "time=day,count=2"}, "no column 'day'"),
+        ({"where": "zone"}, "`where` 'zone': write COLUMN=PATTERN"),
+        ({"time_zone": "Mars/Base"}, "`time_zone` 'Mars/Base': no such zone"),
+        ({"time_format": "%d.%m.%Y"}, "is not a time as '%d.%m.%Y'"),
+        ({"cluster_nodes": 4}, "leave `cluster_nodes` out"),
+    ],
+)
+def test_wrong_option_is_refused_in_one_line(write, options, says):
+    with pytest.raises(LazsimError) as error:
+        read_trace(write(COUNTS.split("\n", 1)[1]), mapping=make_mapping(**options))
+    assert says in str(error.value)
+
+
+# The order of rows.
+
+
+def dated(*rows):
+    return "".join(f"2021-11-07 {clock},{num}\n" for clock, num in rows)
+
+
+def losses(trace):
+    return [(batch.time_s, len(batch.removed)) for batch in trace.batches() if batch.removed]
+
+
+def test_later_observation_overtakes_one_that_was_written_ahead(write):
+    rows = dated(("10:00", 9), ("10:01", 9), ("10:02", 9), ("10:01:30", 7), ("10:02:30", 7))
+    trace = read_trace(write(rows))
+    assert losses(trace) == [(90.0, 2)]
+    assert trace.duration_s == 150.0
+
+
+def test_newest_rows_may_come_first(write):
+    trace = read_trace(write(dated(("12:00", 6), ("11:00", 7), ("10:00", 8))))
+    assert losses(trace) == [(3600.0, 1), (7200.0, 1)]
+
+
+def test_newest_events_may_come_first(write):
+    trace = read_trace(write("\n".join(EVENTS.splitlines()[::-1])))
+    assert outcome(trace) == HAPPENED
+
+
+AUTUMN = dated(("00:50", 8), ("01:20", 8), ("01:50", 8), ("01:05", 4), ("02:05", 4))
+
+
+def test_step_back_of_local_time_is_refused_with_its_line(write):
+    with pytest.raises(TraceFormatError, match=r"line 4: steps back by 45 min, .* `time_zone`"):
+        read_trace(write(AUTUMN))
+    assert sum(num for _, num in losses(read_trace(write(AUTUMN), lenient=True))) == 4
+
+
+def test_step_back_of_local_time_is_read_right_in_its_zone(write):
+    trace = read_trace(write(AUTUMN), mapping=TraceMapping(time_zone="America/New_York"))
+    # From 00:50 EDT, 75 min to 01:05 EST and 135 min to 02:05 EST.
+    assert losses(trace) == [(75 * 60.0, 4)]
+    assert trace.duration_s == 135 * 60.0
+
+
+def test_spring_has_no_hour_that_the_clock_leaves_out(write):
+    rows = "2021-03-14 01:50,8\n2021-03-14 03:05,7\n"
+    assert read_trace(write(rows), mapping=TraceMapping(time_zone="America/New_York")).duration_s == 15 * 60.0
+
+
+def test_events_that_step_back_in_local_time_ask_for_the_zone(write):
+    rows = "2021-11-07 00:50,up,a\n2021-11-07 01:50,down,a\n2021-11-07 01:05,up,a\n"
+    with pytest.raises(TraceFormatError, match=r"line 3: steps back by 45 min, .* `time_zone`"):
+        read_trace(write(rows))
+    trace = read_trace(write(rows), mapping=TraceMapping(time_zone="America/New_York"))
+    assert [(event.time_s / 60, event.kind) for event in trace.events()] == [(0, "add"), (60, "remove"), (75, "add")]
+
+
+@pytest.mark.parametrize("lenient", [False, True])
+@pytest.mark.parametrize("kinds", [("add", "remove"), ("remove", "add")])
+def test_node_that_restarts_within_one_stamp_is_lost_and_back_whatever_the_order(kinds, lenient):
+    events = [Event(0.0, "add", "b"), *(Event(60.0, kind, "b") for kind in kinds), Event(120.0, "remove", "b")]
+    trace = build_trace(events, lenient=lenient)
+    assert [batch[1:] for batch in trace.batches()] == [((), ("b",)), (("b",), ("b",)), (("b",), ())]
+
+
+def test_node_that_comes_and_goes_within_one_stamp_was_there():
+    trace = build_trace([Event(0.0, "remove", "a"), Event(0.0, "add", "a"), Event(0.0, "add", "b")])
+    assert [event.kind for event in trace.events() if event.node == "a"] == ["add", "remove"]
+
+
+def test_name_that_returns_after_its_loss_is_the_same_node(write):
+    trace = read_trace(write("0,add,a\n60000,remove,a\n120000,add,a\n180000,add,b\n"))
+    assert trace.names == ("a", "b")
+    assert trace.num_alive()[1].tolist() == [1, 0, 1, 2]
+
+
+# Outages.
+
+
+def test_outages_of_a_node_that_overlap_or_touch_are_one_and_those_of_no_length_interrupt_it(write):
+    rows = "node,start,end\n" + "".join(
+        f"{node},2025-03-01 0{start},2025-03-01 0{end}\n"
+        for node, start, end in (
+            ("a", "2:00", "3:00"),
+            ("a", "1:00", "2:30"),
+            ("a", "3:00", "4:00"),
+            ("b", "5:00", "5:00"),
+        )
+    )
+    trace = read_trace(write(rows), mapping=TraceMapping(cluster_nodes=4))
+    changes = [(round(batch.time_s / 3600, 3), batch.removed, batch.added) for batch in trace.batches()][1:]
+    assert changes == [(0.0, ("a",), ()), (3.0, (), ("a",)), (4.0, ("b",), ("b",))]
+    assert trace.num_alive()[1].max() == 4
+
+
+def test_file_that_names_more_nodes_than_the_cluster_has_is_refused(write):
+    with pytest.raises(TraceFormatError, match="names 2 nodes; give `cluster_nodes` of at least that"):
+        read_trace(write(OUTAGES), mapping=TraceMapping(cluster_nodes=1))
+
+
+def test_outages_of_several_clusters_are_not_taken_for_one(write):
+    rows = "System,nodes,nodenum,Prob Started,Prob Fixed\n2,4,1,6/21/05 10:54,6/21/05 11:00\n20,9,1,6/22/05 10:54,\n"
+    with pytest.raises(TraceFormatError, match="line 3: System is '2' before and '20' here"):
+        read_trace(write(rows))
+    trace = read_trace(write(rows), mapping=make_mapping(where="System=2"))
+    assert (len(trace.names), trace.duration_s) == (4, 360.0)
+
+
+def test_fault_that_ends_though_it_never_started_began_before_the_trace(write):
+    faults = [{"node_id": "x", "event_time": 1.0, "event_type": "fault_end"}]
+    trace = read_trace(write(json.dumps(faults)), lenient=True)
+    assert outcome(trace) == (86400.0, 1, 0.0)
