@@ -216,6 +216,7 @@ def test_mapping_names_words_and_says_whether_they_are_states(write):
         ({"columns": "time=day,count=2"}, "no column 'day'"),
         ({"where": "zone"}, "`where` 'zone': write COLUMN=PATTERN"),
         ({"time_zone": "Mars/Base"}, "`time_zone` 'Mars/Base': no such zone"),
+        ({"time_format": "%Y %Y"}, "`time_format` '%Y %Y': redefinition"),
         ({"time_format": "%d.%m.%Y"}, "is not a time as '%d.%m.%Y'"),
         ({"cluster_nodes": 4}, "leave `cluster_nodes` out"),
     ],

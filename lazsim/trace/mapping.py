@@ -2,7 +2,9 @@
 
 import itertools
 import os
+import re
 from collections.abc import Sequence
+from datetime import datetime
 
 import msgspec
 
@@ -110,6 +112,14 @@ class TraceMapping(Spec, frozen=True, kw_only=True):
             msgspec.structs.force_setattr(self, "cluster_nodes", tuple(names))
         if self.time_unit is not None and self.time_unit not in UNITS_S:
             raise ValueError(f"`time_unit` {self.time_unit!r}: give one of {', '.join(UNITS_S)}")
+        for time_format in self.time_format:
+            try:
+                datetime.strptime("", time_format)
+            except re.error as error:
+                raise ValueError(f"`time_format` {time_format!r}: {error}") from None
+            except ValueError:
+                # No time is as an unknown part says, which the first row tells.
+                continue
         for text in self.where:
             if not text.partition("=")[1]:
                 raise ValueError(f"`where` {text!r}: write COLUMN=PATTERN")

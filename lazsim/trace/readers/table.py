@@ -8,7 +8,6 @@ from lazsim.trace.mapping import NO_MAPPING, TraceMapping
 from lazsim.trace.source import GUESSED, Reader, Reading, Source
 
 LOOKS = "any table of times and live counts, of times, events and nodes, or of nodes and the start and end of outages"
-
 UNNAMED = 0.5
 """How well a table fits whose content alone tells its columns; more is known of other formats."""
 
