@@ -13,6 +13,9 @@ MAX_SPEC_BYTES = 16 << 10
 """Bytes of a specification. The largest of the catalogue has two thousand, and Python's reader of TOML takes memory by
 the square of the depth: a quarter of a GiB where all of this is one dotted name."""
 
+MAX_CONFIG_BYTES = 1 << 20
+"""Bytes of a config.json. Those of quantised models list every layer, in tens of thousands."""
+
 MAX_NODES = 1 << 14
 """Nodes at once. The largest clusters, of 100,000 GPUs, have 12,500 nodes of eight."""
 

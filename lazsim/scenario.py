@@ -399,7 +399,7 @@ class Resolver:
             return (override(spec, changes, part, system, SYSTEMS) if changes else spec), sha256(text)
 
     def _toml_path(self, name: str) -> str:
-        return str(self._folder / name) if name.endswith(".toml") else name
+        return str(self._folder / name) if name.endswith((".toml", ".json")) else name
 
     def _file(self, part: str, name: str) -> str:
         if name == STDIN and self._name:

@@ -1,4 +1,4 @@
-"""Convert text such as ``80min`` to seconds and back; no other module does."""
+"""Convert text such as ``80min`` or ``400Gbps`` to numbers, and seconds to text; no other module does."""
 
 import math
 import re
@@ -22,15 +22,54 @@ DURATIONS_S: Mapping[str, float] = {
 }
 
 
-def _parse(text: str, what: str, example: str, units: Mapping[str, float]) -> float:
+_PREFIXES = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15}
+_BINARY = {"Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40}
+
+BYTES: Mapping[str, float] = {f"{prefix}B": factor for prefix, factor in (_PREFIXES | _BINARY).items()}
+
+BYTES_PER_S: Mapping[str, float] = {
+    **{f"{prefix}{bit}": factor / 8 for prefix, factor in _PREFIXES.items() for bit in ("bps", "b/s", "bit/s")},
+    **{f"{unit}{per}": factor for unit, factor in BYTES.items() for per in ("/s", "ps")},
+}
+
+FLOP_PER_S: Mapping[str, float] = {
+    f"{prefix}{flop}": factor for prefix, factor in _PREFIXES.items() for flop in ("FLOPS", "FLOP/s")
+}
+
+QUANTITIES = {
+    "_flop_per_s": ("rate of operations", "989TFLOPS", FLOP_PER_S, ("GFLOPS", "TFLOPS", "PFLOPS")),
+    "_bytes_per_s": ("data rate", "400Gbps", BYTES_PER_S, ("Mbps", "Gbps", "MB/s", "GB/s", "GiB/s")),
+    "_bytes": ("size", "80GB", BYTES, ("MB", "GB", "MiB", "GiB")),
+    "_s": ("duration", "80min", {"us": 1e-6, **DURATIONS_S}, tuple(DURATIONS_S)),
+}
+"""For the end of a field's name: its quantity, an example, its units, and the usual ones of these."""
+
+
+def parse_quantity(field: str, text: str) -> float:
+    """Read a number with a unit of the quantity that the name of a field ends in, such as ``nic_bytes_per_s``.
+
+    Small b is a bit and capital B a byte; G is 10^9 and Gi 2^30.
+
+    Raises
+    ------
+    LazsimError
+        When the unit is missing or unknown, the number negative, or the field has no quantity.
+
+    Examples
+    --------
+    >>> parse_quantity("nic_bytes_per_s", "400Gbps"), parse_quantity("memory_bytes", "1GiB")
+    (50000000000.0, 1073741824.0)
+    """
+    end = next((end for end in QUANTITIES if field.endswith(end)), None)
+    if end is None:
+        raise LazsimError(f"{text!r}: give a number without a unit")
+    what, example, units, usual = QUANTITIES[end]
     match = re.fullmatch(r"\s*(\d+(?:\.\d*)?(?:[eE][+-]?\d+)?|\.\d+)\s*([A-Za-z/]*)\s*", text)
     factor = units.get(match[2]) if match else None
     if match and not match[2] and float(match[1]) == 0:
         return 0.0
     if not match or factor is None or not math.isfinite(float(match[1])):
-        raise LazsimError(f"{text!r} is not a {what}: give a number with a unit ({', '.join(units)}), as {example}")
-    if float(match[1]) * factor > LONGEST_S:
-        raise LazsimError(f"{text!r} is more than a century: give a shorter {what}")
+        raise LazsimError(f"{text!r} is not a {what}: give a number with a unit ({', '.join(usual)}), as {example}")
     return float(match[1]) * factor
 
 
@@ -57,7 +96,10 @@ def parse_duration(text: str) -> float:
     >>> parse_duration("80min")
     4800.0
     """
-    return _parse(text, "duration", "80min", DURATIONS_S)
+    seconds = parse_quantity("duration_s", text)
+    if seconds > LONGEST_S:
+        raise LazsimError(f"{text!r} is more than a century: give a shorter duration")
+    return seconds
 
 
 def format_duration(seconds: float) -> str:

@@ -197,6 +197,17 @@ def spec_targets() -> Iterator[Target]:
             lose = "place --nodes 4 --slots 4 --experts 8 --policy mro --lose 1 --json --model @/mine.toml"
             commands += (lose, "live --steps 1 --batch 16777216 --model @/mine.toml")
         yield Target(kind, {"mine.toml": content}, "mine.toml", commands)
+    config = {
+        "model_type": "mixtral", "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 4, "head_dim": 64,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "num_local_experts": 8, "num_experts_per_tok": 2,
+        "first_k_dense_replace": 1, "mlp_only_layers": [2], "vocab_size": 1000, "sliding_window": 128,
+        "layer_types": ["sliding_attention", "full_attention"] * 2, "text_config": {"n_shared_experts": 1},
+    }  # fmt: skip
+    yield Target("config", {"config.json": json.dumps(config).encode()}, "config.json", (
+        "model import @/config.json --out @/mine.toml --json", run.format("ds", "--model @/config.json"),
+    ))  # fmt: skip
+    units = cluster.replace(b"12.5e9", b'"100Gbps"').replace(b"20e-6", b'"20us"').replace(b"26.9 ", b'"26.9s" ')
+    yield Target("units", {"mine.toml": units}, "mine.toml", (run.format("ds", "--cluster @/mine.toml"),))
     gpu = (CATALOG / "gpus" / "h100.toml").read_bytes()
     here = cluster.replace(b'gpu = "rtx3090"', b'gpu = "@/gpu.toml"')
     yield Target("gpu", {"gpu.toml": gpu, "cluster.toml": here}, "gpu.toml", (

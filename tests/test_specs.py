@@ -1,9 +1,23 @@
+import inspect
+import json
 import re
 
+import msgspec
 import pytest
 
-from lazsim.errors import SpecError
-from lazsim.specs import CATALOG_KINDS, ClusterSpec, GpuSpec, ModelSpec, catalog_names, load_spec
+from lazsim.errors import LazsimError, SpecError
+from lazsim.specs import (
+    CATALOG_KINDS,
+    ClusterSpec,
+    GpuSpec,
+    ModelSpec,
+    Spec,
+    StepConstants,
+    catalog_names,
+    load_spec,
+    read_spec_bytes,
+)
+from lazsim.specs.overrides import override
 from tests.conftest import ROOT
 
 GPT_S = (ROOT / "lazsim/catalog/models/gpt-s.toml").read_text()
@@ -58,3 +72,90 @@ def test_constants_of_a_cluster_must_be_finite_and_make_sense(tmp_path, key, val
     path.write_text(re.sub(rf"^{key} = \S+", f"{key} = {value}", text, flags=re.MULTILINE))
     with pytest.raises(SpecError, match=re.escape(expected)):
         load_spec(ClusterSpec, str(path))
+
+
+@pytest.mark.parametrize(
+    ("name", "nodes", "gpus", "base"),
+    [("h100x64", 64, 512, "h100x16"), ("h200x100", 100, 800, "h200x64"), ("b200x4", 4, 32, "b200x16"),
+     ("gb200x144", 144, 576, "gb200-nvl72"), ("a100x2", 2, 16, "a100x16")],
+)  # fmt: skip
+def test_a_cluster_of_any_size_is_that_of_its_gpu_with_the_storage_in_proportion(name, nodes, gpus, base):
+    cluster, known = load_spec(ClusterSpec, name), load_spec(ClusterSpec, base)
+    assert (cluster.name, cluster.num_nodes, cluster.num_nodes * cluster.gpus_per_node) == (name, nodes, gpus)
+    share = known.network.storage_bytes_per_s / known.num_nodes
+    assert cluster.network.storage_bytes_per_s == pytest.approx(nodes * share, rel=1e-3)
+    links = ("nic_bytes_per_s", "local_bytes_per_s", "nic_latency_s")
+    assert all(getattr(cluster.network, link) == getattr(known.network, link) for link in links)
+    assert cluster.recovery == known.recovery
+
+
+@pytest.mark.parametrize("name", ["h100x16", "h200x32", "h200x64", "h200x128"])
+def test_a_cluster_of_the_catalogue_is_not_made_from_another(name):
+    assert load_spec(ClusterSpec, name).network.storage_bytes_per_s > 0
+    assert read_spec_bytes("clusters", name) == (ROOT / f"lazsim/catalog/clusters/{name}.toml").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["h100x0", "h100x-1", "h100x99999", "v99x8", "h100x", "h100x8x8"])
+def test_no_other_name_is_a_cluster(name):
+    with pytest.raises(SpecError, match="with any number of nodes, as h100x64"):
+        load_spec(ClusterSpec, name)
+
+
+def test_constants_take_units(tmp_path):
+    text = (ROOT / "lazsim/catalog/clusters/h100x16.toml").read_text()
+    for key, value in {"nic_bytes_per_s": "3.2Tbps", "nic_latency_s": "10us", "detect_s": "15s",
+                       "storage_bytes_per_s": "15.62 GB/s", "restart_base_s": "26.9s"}.items():  # fmt: skip
+        text = re.sub(rf"^{key} = \S+", f'{key} = "{value}"', text, flags=re.MULTILINE)
+    (tmp_path / "mine.toml").write_text(text)
+    mine, known = (msgspec.to_builtins(load_spec(ClusterSpec, name)) for name in (f"{tmp_path}/mine.toml", "h100x16"))
+    # 8 NICs of 400 Gb/s are 400 GB/s.
+    for table in ("network", "recovery"):
+        assert mine[table] == pytest.approx(known[table], rel=1e-12)
+
+
+def test_a_wrong_unit_names_the_key_and_the_units(tmp_path):
+    text = (ROOT / "lazsim/catalog/clusters/h100x16.toml").read_text()
+    (tmp_path / "mine.toml").write_text(text.replace("nic_bytes_per_s = 4e11", 'nic_bytes_per_s = "400GB"'))
+    with pytest.raises(LazsimError, match=r"mine.toml: nic_bytes_per_s: '400GB' is not a data rate: .*Gbps"):
+        load_spec(ClusterSpec, str(tmp_path / "mine.toml"))
+
+
+def test_a_sweep_or_a_sensitivity_study_may_change_a_constant_to_one_with_a_unit():
+    cluster = override(load_spec(ClusterSpec, "h100x16"), {"network.nic_bytes_per_s": "400Gbps"}, "cluster")
+    assert cluster.network.nic_bytes_per_s == 50e9
+
+
+def specs_below(spec_type):
+    """The type of a specification, and those of its fields."""
+    yield spec_type
+    for field in msgspec.structs.fields(spec_type):
+        for part in (field.type, *getattr(field.type, "__args__", ())):
+            if isinstance(part, type) and issubclass(part, Spec):
+                yield from specs_below(part)
+
+
+# Constants of steps are explained in their file; nobody writes another.
+DOCUMENTED = {part for kind in CATALOG_KINDS if kind is not StepConstants for part in specs_below(kind)}
+
+
+@pytest.mark.parametrize("spec_type", sorted(DOCUMENTED, key=str))
+def test_every_key_is_in_the_reference(spec_type):
+    documented = re.findall(
+        r"^ {4}(\w[\w, ]*) : ", inspect.cleandoc(spec_type.__doc__).replace("\n", "\n    "), re.MULTILINE
+    )
+    names = {name for names in documented for name in names.split(", ")}
+    assert set(spec_type.__struct_fields__) - names == set()
+
+
+@pytest.mark.parametrize("kind", ["models", "clusters", "gpus", "jobs", "routing", "traces"])
+def test_a_listed_name_shows_its_toml(lazsim, kind):
+    name = catalog_names(kind)[0]
+    code, out, _ = lazsim("list", kind, name)
+    assert (code, out) == (0, (ROOT / f"lazsim/catalog/{kind}/{name}.toml").read_text())
+    assert json.loads(lazsim("list", kind, name, "--json")[1])[kind][name]
+
+
+def test_a_name_without_toml_is_refused(lazsim):
+    assert lazsim("list", "systems", "ds")[0] == 2
+    assert "unknown model" in lazsim("list", "models", "none")[2]
+    assert "num_nodes = 9" in lazsim("list", "clusters", "h100x9")[1]

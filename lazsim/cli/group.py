@@ -18,6 +18,7 @@ COMMANDS = {
     "recovery": "Say how likely each placement keeps every expert when nodes fail together.",
     "trace": "Inspect, convert, generate, fit, fetch and plot traces.",
     "routing": "Inspect, fit and generate expert loads.",
+    "model": "Count the parameters of models, and import those of Hugging Face.",
     "profile": "Measure kernels, exchanges and checkpoints on this machine; look at profiles.",
     "live": "Train a small MoE for real while its workers are killed and started.",
     "validate": "Hold the prediction against a real training job under real kills.",

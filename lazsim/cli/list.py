@@ -9,15 +9,21 @@ from lazsim.cli.common import json_option, print_json
 PIPED_WIDTH = 1000
 """Columns of a piped list, so that each name has one line."""
 
+IN_TOML = ("models", "clusters", "gpus", "jobs", "routing", "traces")
+
 OWN_TOML = "The path of a .toml file of the same shape works wherever a name does."
 
 
 @click.command()
 @click.argument("kind", type=click.Choice(("models", "clusters", "gpus", "jobs", "systems", "policies", "formats",
                                            "load-formats", "routing", "traces", "experiments")))  # fmt: skip
+@click.argument("name", required=False)
 @json_option
-def command(kind: str, as_json: bool) -> None:
-    """List the names of a kind, and tell where to add more."""
+def command(kind: str, name: str | None, as_json: bool) -> None:
+    """List the names of a kind, and tell where to add more; with a NAME, print its TOML."""
+    if name is not None:
+        _show(kind, name, as_json)
+        return
     lines, own = _entries(kind)
     if as_json:
         print_json({kind: lines})
@@ -26,6 +32,20 @@ def command(kind: str, as_json: bool) -> None:
 
     table = Table([key(""), Column("", kind="text")], list(lines.items()), notes=[own])
     click.echo(render([table], None if sys.stdout.isatty() else PIPED_WIDTH))
+
+
+def _show(kind: str, name: str, as_json: bool) -> None:
+    """Print a specification with its comments, or as JSON."""
+    from lazsim.errors import LazsimError
+    from lazsim.specs import read_spec_bytes, read_toml
+
+    if kind not in IN_TOML:
+        raise LazsimError(f"{name}: {kind} have no TOML; leave the name out, or list {', '.join(IN_TOML)}")
+    toml = read_spec_bytes(kind, name)
+    if as_json:
+        print_json({kind: {name: read_toml(name, toml, dict)}})
+    else:
+        click.echo(toml, nl=False)
 
 
 def _entries(kind: str) -> tuple[dict[str, str], str]:
@@ -57,6 +77,10 @@ def _entries(kind: str) -> tuple[dict[str, str], str]:
 
         return {name: reader.looks for name, reader in LOAD_READERS.items()}, "Defined in lazsim/routing/readers/."
     lines = {name: _first_comment(kind, name) for name in catalog_names(kind)}
+    if kind == "clusters":
+        from lazsim.specs.catalog import SIZED_CLUSTERS
+
+        return lines, f"{', '.join(SIZED_CLUSTERS)} work with any number of nodes, as h100x64. {OWN_TOML}"
     if kind == "routing":
         from lazsim.routing.loading import UNIFORM
 

@@ -78,7 +78,7 @@ planning_options = options(
 )  # fmt: skip
 @click.option(
     "--model",
-    metavar="NAME|TOML",
+    metavar="NAME|TOML|JSON",
     help="Model whose experts move (default: gpt-s), and whose memory on each GPU is shown.",
 )
 @click.option("--gpu", metavar="NAME|TOML", help="GPU whose memory must hold that; needs --model.")

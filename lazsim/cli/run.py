@@ -15,7 +15,7 @@ RUN_FILES = ("summary.json", "timeline.csv", "events.csv", "throughput.png", "th
 @click.option("--trace", required=True, metavar="FILE|RECIPE", help="Node events.")
 @replay_options
 @max_nodes_option
-@click.option("--model", default="gpt-s", show_default=True, metavar="NAME|TOML")
+@click.option("--model", default="gpt-s", show_default=True, metavar="NAME|TOML|JSON")
 @click.option(
     "--cluster",
     default="rtx3090x10",

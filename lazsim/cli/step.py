@@ -8,7 +8,7 @@ from lazsim.cli.common import COUNT, OutFolder, json_option, show
 
 
 @click.command()
-@click.option("--model", required=True, metavar="NAME|TOML")
+@click.option("--model", required=True, metavar="NAME|TOML|JSON")
 @click.option("--cluster", required=True, metavar="NAME|TOML")
 @click.option("--job", metavar="NAME|TOML", help="Job whose [parallel] table is the layout.")
 @click.option(

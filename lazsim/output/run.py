@@ -26,8 +26,10 @@ SHORT_BUCKETS = {
 def run_parts(result: RunResult) -> Iterator[Part]:
     """Show the work and the use of time of each system; with placements, also the reliability of their plans."""
     trace, inputs = result.trace, result.inputs
+    model = inputs["model"]
+    total, active = (f"{model[name] / 1e9:.3g} B" for name in ("total_params", "active_params"))
     yield (
-        f"{inputs['model']['name']} on {inputs['cluster']['name']}, {trace['name']}: "
+        f"{model['name']} ({total} parameters, {active} active) on {inputs['cluster']['name']}, {trace['name']}: "
         f"{format_duration(inputs['duration_s'])}, {trace['fewest_nodes']} to {trace['most_nodes']} nodes, "
         f"{trace['nodes_lost']} lost"
     )

@@ -3,20 +3,22 @@
 import difflib
 import hashlib
 import os
+import re
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
-from lazsim.errors import SpecError
+from lazsim.errors import SpecError, prefix_errors
 from lazsim.files import read_bytes
-from lazsim.limits import MAX_SPEC_BYTES
+from lazsim.limits import MAX_CONFIG_BYTES, MAX_NODES, MAX_SPEC_BYTES
 from lazsim.specs.hardware import ClusterSpec, GpuSpec
+from lazsim.specs.huggingface import import_config
 from lazsim.specs.job import JobSpec
 from lazsim.specs.model import ModelSpec
-from lazsim.specs.record import Spec
+from lazsim.specs.record import Spec, with_units
 from lazsim.specs.step import StepConstants
 
 SpecT = TypeVar("SpecT", bound=Spec)
@@ -30,6 +32,25 @@ CATALOG_KINDS: Mapping[type[Spec], str] = {
     StepConstants: "steps",
 }
 """Folder of the catalogue for each kind of specification."""
+
+
+SIZED_CLUSTERS: Mapping[str, str] = {
+    "a100": "a100x16",
+    "h100": "h100x16",
+    "h200": "h200x64",
+    "b200": "b200x16",
+    "b300": "dgx-b300",
+    "gb200": "gb200-nvl72",
+    "gb300": "gb300-nvl72",
+}
+"""Cluster of the catalogue from which those of other sizes are made, by GPU; nodes of NVL72 are trays of four GPUs."""
+
+OWN_FILE = "a path to a .toml file"
+OTHER_NAMES: Mapping[str, str] = {
+    "clusters": f"{', '.join(SIZED_CLUSTERS)} with any number of nodes, as h100x64; or {OWN_FILE}",
+    "models": f"{OWN_FILE}, or to a config.json of Hugging Face",
+}
+"""Names that are no entry of the catalogue, by kind."""
 
 
 def unknown_name(what: str, name: str, known: list[str], or_else: str = "") -> str:
@@ -61,14 +82,44 @@ def catalog_names(kind: str) -> list[str]:
 def read_toml(path: Path | str, text: bytes, spec_type: type[DecodedT]) -> DecodedT:
     """Decode a specification; a `SpecError` names a key that is missing, unknown or of a wrong type or value."""
     try:
-        return msgspec.toml.decode(text, type=spec_type)
+        plain = msgspec.toml.decode(text)
+        if spec_type in CATALOG_KINDS:
+            with prefix_errors(str(path)):
+                plain = with_units(plain)
+        return msgspec.convert(plain, type=spec_type, str_keys=True)
     except RecursionError:
         raise SpecError(f"{path}: nested too deeply; write tables that contain no more than numbers and text") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise SpecError(f"{path}: {error}") from None
+        needed = _needed(spec_type) if "unknown field" in str(error) else ""
+        raise SpecError(f"{path}: {error}{needed}") from None
     except ValueError:
         # Python refuses to read whole numbers of more than 4,300 digits.
         raise SpecError(f"{path}: a number has thousands of digits; write a smaller one") from None
+
+
+def _needed(spec_type: type[Any]) -> str:
+    """Say which keys a specification needs, for one who wrote another program's."""
+    required = [field.name for field in msgspec.structs.fields(spec_type) if field.required]
+    hint = "; lazsim model import makes one of a config.json of Hugging Face" if spec_type is ModelSpec else ""
+    return f"; needed are {', '.join(required)}{hint}"
+
+
+def sized_cluster(name: str) -> bytes | None:
+    """Return the TOML of a cluster by GPU and number of nodes, such as ``h100x64``; none for another name.
+
+    It is the cluster of that GPU in the catalogue, with another number of nodes and the storage in proportion.
+    """
+    gpu, _, nodes = name.rpartition("x")
+    if gpu not in SIZED_CLUSTERS or not re.fullmatch(r"[1-9]\d{0,4}", nodes, re.ASCII) or int(nodes) > MAX_NODES:
+        return None
+    base = (resources.files("lazsim") / "catalog" / "clusters" / f"{SIZED_CLUSTERS[gpu]}.toml").read_text()
+    spec = msgspec.toml.decode(base)
+    storage = spec["network"]["storage_bytes_per_s"] * int(nodes) / spec["num_nodes"]
+    values = {"name": f'"{name}"', "num_nodes": nodes, "storage_bytes_per_s": f"{storage:.4g}"}
+    text = re.sub(r"\A#.*", f"# {nodes} nodes of {SIZED_CLUSTERS[gpu]}, storage in proportion.", base)
+    for key, value in values.items():
+        text = re.sub(rf"(?m)^{key} = \S+", f"{key} = {value}", text)
+    return text.encode()
 
 
 def load_spec(spec_type: type[SpecT], name: str) -> SpecT:
@@ -85,7 +136,9 @@ def load_spec(spec_type: type[SpecT], name: str) -> SpecT:
 
 
 def read_spec_bytes(kind: str, name: str) -> bytes:
-    """Read the bytes of a catalogue entry, or of a path that ends in ``.toml``.
+    """Read the TOML of a catalogue entry or of a path that ends in ``.toml``.
+
+    A cluster may also be named by its size, as ``h100x64``, and a model by the path of a ``config.json``.
 
     Raises
     ------
@@ -94,9 +147,14 @@ def read_spec_bytes(kind: str, name: str) -> bytes:
     """
     if name.endswith(".toml"):
         return read_bytes(name, MAX_SPEC_BYTES)
+    if kind == "models" and name.endswith(".json"):
+        return import_config(name, read_bytes(name, MAX_CONFIG_BYTES))
     known = catalog_names(kind)
     if name not in known:
-        raise SpecError(unknown_name(kind.removesuffix("s"), name, known, "a path to a .toml file"))
+        sized = sized_cluster(name) if kind == "clusters" else None
+        if sized is None:
+            raise SpecError(unknown_name(kind.removesuffix("s"), name, known, OTHER_NAMES.get(kind, OWN_FILE)))
+        return sized
     return (resources.files("lazsim") / "catalog" / kind / f"{name}.toml").read_bytes()
 
 

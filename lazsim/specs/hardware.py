@@ -9,7 +9,13 @@ from lazsim.specs.record import Amount, Count, Factor, NumNodes, Quantity, Rate,
 
 
 class FusedExpertsSpec(Spec, frozen=True, kw_only=True):
-    """Efficiencies of kernels that run all experts of a layer at once; see `GpuSpec`."""
+    """Efficiencies of kernels that run all experts of a layer at once.
+
+    Attributes
+    ----------
+    matmul_efficiency, matmul_fill_outputs, matmul_fill_k, matmul_memory_efficiency, kernel_overhead_s : float
+        As those of `GpuSpec`.
+    """
 
     matmul_efficiency: Factor
     matmul_fill_outputs: Quantity
@@ -31,6 +37,8 @@ class GpuSpec(Spec, frozen=True, kw_only=True):
 
     Attributes
     ----------
+    name : str
+        Name in results.
     peak_flop_per_s : float
         Datasheet peak of dense half-precision matmuls with fp32 accumulation.
     memory_bytes_per_s, memory_bytes : float
@@ -157,8 +165,13 @@ class HostSpec(Spec, frozen=True, kw_only=True):
 class ClusterSpec(Spec, frozen=True, kw_only=True):
     """A cluster: its nodes, GPUs and network.
 
+    Rates, sizes and times may be text with a unit, such as ``"400Gbps"``, ``"80GiB"`` or ``"10us"``; without one, they
+    are in the unit that the name of the key ends in.
+
     Attributes
     ----------
+    name : str
+        Name in results.
     num_nodes : int
         Nodes of the full cluster; a node is the unit of failure.
     gpu : str
@@ -173,6 +186,10 @@ class ClusterSpec(Spec, frozen=True, kw_only=True):
         GPUs that fast links join, such as NVLink in a rack; 0: those of a server.
     host : HostSpec
         Processors of a node; those of a DGX H100 where they are not given.
+    network : NetworkSpec
+        Links.
+    recovery : RecoverySpec
+        Times around a failure.
     """
 
     name: str

@@ -11,6 +11,8 @@ class JobSpec(Spec, frozen=True, kw_only=True):
 
     Attributes
     ----------
+    name : str
+        Name in results.
     sequences_per_gpu, num_micro_batches : int
         Sequences that one GPU trains in one micro-batch, and micro-batches whose gradients are accumulated in a step.
         A layout has its own: `parallel` goes before these.

@@ -118,6 +118,8 @@ class ModelSpec(Spec, frozen=True, kw_only=True):
 
     Attributes
     ----------
+    name : str
+        Name in results.
     num_layers, num_moe_layers : int
         All transformer layers, and the last layers, whose feed-forward block is an MoE layer.
     d_model : int
@@ -227,36 +229,73 @@ class ModelSpec(Spec, frozen=True, kw_only=True):
         return self.matrices_per_expert * self.expert_dim * self.d_ff_expert
 
     @property
-    def feed_forward_params(self) -> int:
-        """Parameters of all feed-forward blocks that every token visits: dense layers and shared experts."""
-        dense = self.num_dense_layers * self.matrices_per_expert * self.d_model * self.d_ff_dense
-        latent = 0 if self.d_expert is None else 2 * self.d_model * self.d_expert
-        shared = self.matrices_per_expert * self.d_model * self.shared_dim
-        return dense + self.num_moe_layers * (shared + latent)
-
-    @property
     def num_dense_layers(self) -> int:
         """Layers with a feed-forward block that is not MoE; hybrid models have none."""
         return self.num_layers - self.num_moe_layers if self.state_space is None else 0
 
     @property
-    def dense_params(self) -> int:
-        """Parameters outside the routed experts: attention, dense blocks, gates, embeddings."""
-        gates = self.num_moe_layers * self.d_model * self.num_experts
-        embeddings = (self.num_vocab_matrices * self.vocab_size + self.num_learned_positions) * self.d_model
-        return self.mixer_params + self.feed_forward_params + gates + embeddings
+    def block_params(self) -> dict[str, int]:
+        """Parameters of one block of each kind, without biases and norms.
+
+        An attention or state-space layer, a dense feed-forward block, an MoE layer without its routed experts, one of
+        these, a vocabulary matrix, and a further-token layer without its routed experts.
+        """
+        gate = self.d_model * self.num_experts
+        narrow = 0 if self.d_expert is None else 2 * self.d_model * self.d_expert
+        moe = self.matrices_per_expert * self.d_model * self.shared_dim + narrow + gate
+        return {
+            "attention": self.params_per_attention,
+            "state_space": self.state_space.num_params(self.d_model) if self.state_space else 0,
+            "dense": self.matrices_per_expert * self.d_model * self.d_ff_dense,
+            "moe": moe,
+            "expert": self.expert_params,
+            "vocabulary": self.vocab_size * self.d_model,
+            "mtp": self.params_per_attention + moe + 2 * self.d_model**2,
+        }
+
+    @property
+    def params(self) -> dict[str, int]:
+        """Parameters by part of the model; those of further-token layers are apart, in `mtp_params`."""
+        block, gates = self.block_params, self.num_moe_layers * self.d_model * self.num_experts
+        return {
+            "attention": self.attention_layers * block["attention"],
+            "state space": self.state_space.num_layers * block["state_space"] if self.state_space else 0,
+            "dense blocks": self.num_dense_layers * block["dense"],
+            "shared experts": self.num_moe_layers * block["moe"] - gates,
+            "gates": gates,
+            "routed experts": self.num_moe_layers * self.num_experts * block["expert"],
+            "embeddings": self.num_vocab_matrices * block["vocabulary"] + self.num_learned_positions * self.d_model,
+        }
 
     @property
     def mixer_params(self) -> int:
         """Parameters of the projections of all attention and state-space layers."""
-        space = self.state_space
-        hybrid = 0 if space is None else space.num_layers * space.num_params(self.d_model)
-        return self.attention_layers * self.params_per_attention + hybrid
+        return self.params["attention"] + self.params["state space"]
+
+    @property
+    def feed_forward_params(self) -> int:
+        """Parameters of all feed-forward blocks that every token visits: dense layers and shared experts."""
+        return self.params["dense blocks"] + self.params["shared experts"]
 
     @property
     def total_params(self) -> int:
-        """All parameters, each counted once."""
-        return self.dense_params + self.num_moe_layers * self.num_experts * self.expert_params
+        """All parameters, each counted once, without those of further-token layers."""
+        return sum(self.params.values())
+
+    @property
+    def dense_params(self) -> int:
+        """Parameters outside the routed experts: attention, dense blocks, gates, embeddings."""
+        return self.total_params - self.params["routed experts"]
+
+    @property
+    def active_params(self) -> int:
+        """Parameters that a token uses, embeddings included."""
+        return self.dense_params + self.num_moe_layers * self.top_k * self.expert_params
+
+    @property
+    def mtp_params(self) -> int:
+        """Parameters of the layers that predict further tokens, which `total_params` leaves out."""
+        return self.num_mtp_layers * (self.block_params["mtp"] + self.num_experts * self.expert_params)
 
     @property
     def expert_state_bytes(self) -> int:

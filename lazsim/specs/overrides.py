@@ -9,6 +9,7 @@ import msgspec
 from lazsim.errors import SpecError, prefix_errors
 from lazsim.limits import MAX_WHOLE
 from lazsim.specs.catalog import SpecT, unknown_name
+from lazsim.specs.record import with_units
 
 FACTOR = re.compile(r"x(\d+(?:\.\d*)?(?:e[+-]?\d+)?)", re.ASCII)
 """Text that multiplies a number, such as ``x0.5``."""
@@ -46,7 +47,7 @@ def override(
             _set(plain, field.split("."), value, system, systems)
     with prefix_errors(", ".join(f"{name}.{field} = {value!r}" for field, value in changes.items())):
         try:
-            return msgspec.convert(plain, type=type(spec))
+            return msgspec.convert(with_units(plain), type=type(spec))
         except msgspec.ValidationError as error:
             raise SpecError(str(error)) from None
 

@@ -1,15 +1,33 @@
 """The base of specifications: a frozen record, read from TOML, and the ranges of its numbers."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
 
 from lazsim import limits
+from lazsim.errors import prefix_errors
+from lazsim.units import QUANTITIES, parse_quantity
 
 
 class Spec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """An immutable record read from TOML; unknown keys are errors."""
+
+
+def with_units(value: Any, field: str = "") -> Any:
+    """Turn text such as "400Gbps" into the number of a field whose name ends in a quantity; see `parse_quantity`.
+
+    Examples
+    --------
+    >>> with_units({"name": "mine", "network": {"nic_bytes_per_s": "400Gbps"}})
+    {'name': 'mine', 'network': {'nic_bytes_per_s': 50000000000.0}}
+    """
+    if isinstance(value, dict):
+        return {name: with_units(one, name) for name, one in value.items()}
+    if isinstance(value, str) and field.endswith(tuple(QUANTITIES)):
+        with prefix_errors(field):
+            return parse_quantity(field, value)
+    return value
 
 
 Count = Annotated[int, Meta(ge=1, le=limits.MAX_DIMENSION)]

@@ -31,19 +31,9 @@ def part_parameters(inputs: StepInputs, parts: Sequence[Part]) -> list[StagePara
     """Count the parameters of each part on a GPU of its stage."""
     model, parallel = inputs.model, inputs.parallel
     experts = model.num_experts / parallel.expert / parallel.expert_tensor * model.expert_params
-    narrow = 0 if model.d_expert is None else 2 * model.d_model * model.d_expert
-    moe = model.matrices_per_expert * model.d_model * model.shared_dim + narrow + model.d_model * model.num_experts
-    vocabulary = model.vocab_size * model.d_model
-    dense_of = {
-        "attention": model.params_per_attention,
-        "window": model.params_per_attention,
-        "state_space": model.state_space.num_params(model.d_model) if model.state_space else 0,
-        "dense": model.matrices_per_expert * model.d_model * model.d_ff_dense,
-        "moe": moe,
-        "embedding": vocabulary,
-        "head": vocabulary if model.num_vocab_matrices > 1 or parallel.pipeline > 1 else 0,
-        "mtp": model.params_per_attention + moe + 2 * model.d_model**2,
-    }
+    params = model.block_params
+    head = params["vocabulary"] if model.num_vocab_matrices > 1 or parallel.pipeline > 1 else 0
+    dense_of = {**params, "window": params["attention"], "embedding": params["vocabulary"], "head": head}
     return [
         StageParameters(
             sum(number * dense_of[block] for block, number in counts.items()) / parallel.tensor,

@@ -152,6 +152,7 @@ def _record(scenarios: Sequence[Scenario], trace: Trace, loads: Routing, wall_s:
     names = {**asked, "gpu": asked["gpu"] or first.cluster.gpu}
     for part in ("model", "cluster", "gpu", "job"):
         record[part] = {"name": Path(names[part]).name, "sha256": first.hashes[part]}
+    record["model"] |= {"total_params": first.model.total_params, "active_params": first.model.active_params}
     record["routing"] = {"name": loads.name, "sha256": first.hashes.get("routing", loads.sha256)}
     if (profile := first.load_profile()) is not None:
         name = Path(asked["profile"]).name

@@ -1,0 +1,63 @@
+"""``lazsim model``: the parameters of models, and models of Hugging Face."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from lazsim.cli.common import OUT_FILE, json_option, note, print_json, print_parts
+
+if TYPE_CHECKING:
+    from lazsim.specs import ModelSpec
+
+
+@click.group()
+def command() -> None:
+    """Count the parameters of models, and import those of Hugging Face."""
+
+
+@command.command()
+@click.argument("model")
+@json_option
+def show(model: str, as_json: bool) -> None:
+    """Print the parameters of a model: a name of the catalogue, a .toml file or a config.json."""
+    from lazsim.specs import ModelSpec, load_spec
+
+    _show(load_spec(ModelSpec, model), as_json)
+
+
+@command.command(name="import")
+@click.argument("config", metavar="CONFIG.json")
+@click.option(
+    "--out", type=OUT_FILE, metavar="FILE.toml", help="Write the model as TOML, in which any number may change."
+)
+@json_option
+def import_(config: str, out: Path | None, as_json: bool) -> None:
+    """Read the config.json of a Hugging Face model, and print its parameters.
+
+    The file itself works wherever a model is asked for, as in lazsim run --model config.json.
+    """
+    from lazsim.files import read_bytes, write_whole
+    from lazsim.limits import MAX_CONFIG_BYTES
+    from lazsim.specs import ModelSpec, read_toml
+    from lazsim.specs.huggingface import SEQUENCE_LENGTH, import_config
+
+    toml = import_config(config, read_bytes(config, MAX_CONFIG_BYTES))
+    model = read_toml(config, toml, ModelSpec)
+    if out is not None:
+        write_whole(out, toml)
+        note(f"the model is in {out}")
+    note(f"sequences of {model.sequence_length} tokens are assumed, at most {SEQUENCE_LENGTH}: no config tells them")
+    _show(model, as_json)
+
+
+def _show(model: "ModelSpec", as_json: bool) -> None:
+    from lazsim.output.model import model_parts
+
+    if as_json:
+        import msgspec
+
+        numbers = {field: getattr(model, field) for field in ("total_params", "active_params", "mtp_params", "params")}
+        print_json({"name": model.name, **numbers, "spec": msgspec.to_builtins(model)})
+        return
+    print_parts(model_parts(model))

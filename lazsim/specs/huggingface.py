@@ -1,0 +1,199 @@
+"""Make the TOML of a model from the ``config.json`` of Hugging Face Transformers."""
+
+import json
+import re
+from collections import ChainMap
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from lazsim.errors import SpecError, prefix_errors
+from lazsim.files import decode_json
+from lazsim.limits import MAX_LAYERS
+from lazsim.specs.model import ModelSpec
+
+SEQUENCE_LENGTH = 4096
+"""Tokens of a training sequence, which no config tells: *assumption*, as of the other models of the catalogue."""
+
+NESTED = ("text_config", "language_config", "llm_config", "ffn_config", "attn_config")
+"""Parts of a config that describe the language model."""
+
+OTHER_PARTS = ("vision_config", "audio_config", "index_n_heads")
+"""Parts of a model that are not counted."""
+
+LINEAR = ("linear_attention", "mamba", "conv", "recurrent")
+"""Kinds of layers that lazsim has no shapes of."""
+
+
+class _Config:
+    """The fields of a config; a field has one of several names, by model family."""
+
+    def __init__(self, fields: Mapping[str, Any]) -> None:
+        nested = [fields[name] for name in NESTED if isinstance(fields.get(name), dict)]
+        self.fields = ChainMap(*nested, dict(fields))
+
+    def number(self, *names: str, default: int | None = None) -> int:
+        """Return the first field that is there and not null."""
+        for name in names:
+            value = self.fields.get(name)
+            if value is not None:
+                if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+                    raise SpecError(f"{name}: expected a whole number from 0 up, found {str(value)[:40]!r}")
+                return value
+        if default is None:
+            raise SpecError(f"no {' or '.join(names)}: expected config.json of an MoE model; else write its TOML file")
+        return default
+
+    def layers(self, *names: str) -> list[Any]:
+        """Return a list with an element for each layer, or for some of them; empty where it is missing."""
+        lists = [self.fields[name] for name in names if isinstance(self.fields.get(name), list)]
+        return lists[0][:MAX_LAYERS] if lists else []
+
+    def has(self, name: str) -> bool:
+        """Return whether a field is there and neither null nor false."""
+        return bool(self.fields.get(name))
+
+
+def import_config(path: str, content: bytes) -> bytes:
+    """Return the TOML of a model as the catalogue has them, from the content of a ``config.json``.
+
+    Raises
+    ------
+    SpecError
+        When it is no config of an MoE model, or one whose layers lazsim has no shapes of.
+    """
+    with prefix_errors(path):
+        try:
+            fields = decode_json(content, dict[str, Any])
+        except ValueError as error:
+            raise SpecError(f"not a config.json of Transformers ({error})") from None
+        config = _Config(fields)
+        values = _model(config)
+        try:
+            model = msgspec.convert(values, ModelSpec)
+        except msgspec.ValidationError as error:
+            raise SpecError(str(error)) from None
+    return _toml(values, model, [name for name in OTHER_PARTS if config.has(name)])
+
+
+def _model(config: _Config) -> dict[str, Any]:
+    num_experts = config.number(
+        "num_local_experts", "n_routed_experts", "num_experts", "moe_num_experts", "num_routed_experts"
+    )
+    num_layers = config.number("num_hidden_layers", "n_layers")
+    if not 0 < num_layers <= MAX_LAYERS:
+        raise SpecError(f"num_hidden_layers: expected 1 to {MAX_LAYERS}, found {num_layers}")
+    d_model = config.number("hidden_size", "d_model")
+    d_ff = config.number("intermediate_size", "ffn_hidden_size", default=0)
+    d_ff_expert = config.number("moe_intermediate_size", "expert_ffn_hidden_size", default=d_ff)
+    num_moe_layers = len(_moe_layers(config, num_layers))
+    values: dict[str, Any] = {
+        "name": _name(config),
+        "num_layers": num_layers,
+        "num_moe_layers": num_moe_layers,
+        "d_model": d_model,
+        "d_ff_expert": d_ff_expert,
+        "d_ff_dense": config.number("intermediate_size_mlp", default=d_ff) if num_moe_layers < num_layers else 0,
+        "matrices_per_expert": 3,
+        "num_experts": num_experts,
+        "top_k": config.number("num_experts_per_tok", "num_experts_per_token", "moe_k", "moe_topk", "moe_top_k"),
+        "num_expert_groups": config.number("n_group", default=1),
+        "num_groups_per_token": config.number("topk_group", default=1),
+        "num_mtp_layers": config.number("num_nextn_predict_layers", "num_mtp_layers", default=0),
+        "sequence_length": min(SEQUENCE_LENGTH, config.number("max_position_embeddings", default=SEQUENCE_LENGTH)),
+        "vocab_size": config.number("vocab_size"),
+        "num_vocab_matrices": 1 if config.has("tie_word_embeddings") else 2,
+    }
+    return values | _shared_experts(config) | {"attention": _attention(config, num_layers, d_model)}
+
+
+def _name(config: _Config) -> str:
+    name = str(config.fields.get("_name_or_path") or config.fields.get("model_type") or "model")
+    return re.sub(r"[^A-Za-z0-9._-]", "-", name.rstrip("/").rpartition("/")[2])[:60].lower() or "model"
+
+
+def _moe_layers(config: _Config, num_layers: int) -> list[int]:
+    """Return the layers whose feed-forward block has experts, by the rule of the model's family."""
+    chosen = config.layers("moe_layers")
+    kinds = config.layers("mlp_layer_types", "moe_layer_freq")
+    start = config.number("first_k_dense_replace", "num_dense_layers", "moe_layer_start_index", default=0)
+    period = config.number("interleave_moe_layer_step", "decoder_sparse_step", "moe_layer_interval", default=1)
+    dense = set(config.layers("mlp_only_layers"))
+    if period == 0:
+        raise SpecError("a step of 0 between MoE layers: a model without experts")
+    if kinds:
+        return [layer for layer, kind in enumerate(kinds[:num_layers]) if kind in ("sparse", "moe", 1)]
+    if chosen:
+        return [layer for layer in range(num_layers) if layer in chosen]
+    return [layer for layer in range(start, num_layers) if (layer + 1) % period == 0 and layer not in dense]
+
+
+def _shared_experts(config: _Config) -> dict[str, int]:
+    # Llama 4 has one, of which its config says nothing.
+    default = 1 if config.has("interleave_moe_layer_step") else 0
+    number = config.number("n_shared_experts", "num_shared_experts", "moe_num_shared_experts", default=default)
+    width = config.number("shared_expert_intermediate_size", "shared_intermediate_size", default=0)
+    if width:
+        return {"num_shared_experts": max(1, number), "d_ff_shared": max(1, number) * width}
+    return {"num_shared_experts": number}
+
+
+def _attention(config: _Config, num_layers: int, d_model: int) -> dict[str, Any]:
+    kinds = [str(kind) for kind in config.layers("layer_types", "layers_block_type")]
+    hybrid = next((name for name in config.fields if name.startswith(("linear_", "mamba_", "hybrid_"))), None)
+    if hybrid or any(word in kind for kind in kinds for word in LINEAR):
+        found = hybrid or "layer_types"
+        raise SpecError(
+            f"{found}: linear-attention or state-space layers are not imported; write a TOML file with them"
+        )
+    num_heads = config.number("num_attention_heads", "n_heads")
+    if config.has("kv_lora_rank"):
+        return {
+            "kind": "latent",
+            "num_heads": num_heads,
+            "query_rank": config.number("q_lora_rank", default=0),
+            "kv_rank": config.number("kv_lora_rank"),
+            "nope_dim": config.number("qk_nope_head_dim"),
+            "rope_dim": config.number("qk_rope_head_dim"),
+            "value_dim": config.number("v_head_dim"),
+        }
+    heads = {
+        "num_heads": num_heads,
+        "num_kv_heads": config.number("num_key_value_heads", "kv_n_heads", default=num_heads),
+        "head_dim": config.number("head_dim", default=d_model // max(1, num_heads)),
+    }
+    return heads | _windows(config, num_layers, kinds)
+
+
+def _windows(config: _Config, num_layers: int, kinds: list[str]) -> dict[str, int]:
+    """Return the window of attention and the number of layers that have it; nothing where all see the sequence."""
+    window = config.number("attention_chunk_size", "sliding_window", default=0)
+    if not window or config.fields.get("use_sliding_window") is False:
+        return {}
+    if kinds:
+        num_windows = sum(kind in ("sliding_attention", "chunked_attention") for kind in kinds)
+    elif config.has("attention_chunk_size"):
+        # Llama 4 has chunks in the layers with rotary positions, three of four.
+        rotary = config.layers("no_rope_layers") or [(layer + 1) % 4 for layer in range(num_layers)]
+        num_windows = sum(map(bool, rotary))
+    else:
+        # gpt-oss alternates.
+        num_windows = (num_layers + 1) // 2 if config.fields.get("model_type") == "gpt_oss" else num_layers
+    if window >= config.number("max_position_embeddings", default=window + 1):
+        return {}
+    return {"window": window, "num_window_layers": num_windows} if num_windows else {}
+
+
+def _toml(values: Mapping[str, Any], model: ModelSpec, left_out: list[str]) -> bytes:
+    """Write a model as TOML; comments tell its size and what was assumed."""
+    billion = f"{model.total_params / 1e9:.4g} B parameters, {model.active_params / 1e9:.4g} B for a token"
+    lines = [f"# From config.json: {billion}."]
+    if left_out:
+        lines.append(f"# Not counted: {', '.join(left_out)}.")
+    comments = {"sequence_length": "*assumption*: no config tells it", "matrices_per_expert": "SwiGLU"}
+    for name, value in values.items():
+        if not isinstance(value, dict):
+            lines.append(f"{name} = {json.dumps(value)}" + (f"  # {comments[name]}" if name in comments else ""))
+    lines += ["", "[attention]", *(f"{name} = {json.dumps(value)}" for name, value in values["attention"].items()), ""]
+    return "\n".join(lines).encode()

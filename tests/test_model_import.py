@@ -1,0 +1,286 @@
+"""Models of Hugging Face: configs made here of the public numbers, not copied."""
+
+import json
+
+import msgspec
+import pytest
+
+from lazsim.errors import SpecError
+from lazsim.specs import ModelSpec, catalog_names, load_spec
+
+MIXTRAL = {
+    "model_type": "mixtral", "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
+    "num_attention_heads": 32, "num_key_value_heads": 8, "num_local_experts": 8, "num_experts_per_tok": 2,
+    "vocab_size": 32000, "tie_word_embeddings": False, "sliding_window": None,
+}  # fmt: skip
+QWEN3 = {
+    "model_type": "qwen3_moe", "intermediate_size": 6144, "head_dim": 128, "num_attention_heads": 32,
+    "num_key_value_heads": 4, "num_experts": 128, "num_experts_per_tok": 8, "decoder_sparse_step": 1,
+    "mlp_only_layers": [], "vocab_size": 151936, "sliding_window": 4096, "use_sliding_window": False,
+}  # fmt: skip
+DEEPSEEK = {
+    "model_type": "deepseek_v3", "intermediate_size": 18432, "moe_intermediate_size": 2048, "hidden_size": 7168,
+    "num_hidden_layers": 61, "num_attention_heads": 128, "num_key_value_heads": 128, "n_routed_experts": 256,
+    "n_shared_experts": 1, "num_experts_per_tok": 8, "first_k_dense_replace": 3, "moe_layer_freq": 1, "n_group": 8,
+    "topk_group": 4, "kv_lora_rank": 512, "q_lora_rank": 1536, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64,
+    "v_head_dim": 128, "num_nextn_predict_layers": 1, "vocab_size": 129280,
+}  # fmt: skip
+GLM = {
+    "model_type": "glm4_moe", "hidden_size": 5120, "intermediate_size": 12288, "moe_intermediate_size": 1536,
+    "num_hidden_layers": 92, "num_attention_heads": 96, "num_key_value_heads": 8, "head_dim": 128,
+    "n_routed_experts": 160, "n_shared_experts": 1, "num_experts_per_tok": 8, "first_k_dense_replace": 3, "n_group": 1,
+    "topk_group": 1, "num_nextn_predict_layers": 1, "vocab_size": 151552,
+}  # fmt: skip
+GPT_OSS = {
+    "model_type": "gpt_oss", "hidden_size": 2880, "intermediate_size": 2880, "num_attention_heads": 64,
+    "num_key_value_heads": 8, "head_dim": 64, "num_experts_per_tok": 4, "sliding_window": 128, "vocab_size": 201088,
+    "max_position_embeddings": 131072,
+}  # fmt: skip
+LLAMA4 = {
+    "model_type": "llama4_text", "hidden_size": 5120, "intermediate_size": 8192, "intermediate_size_mlp": 16384,
+    "num_hidden_layers": 48, "num_attention_heads": 40, "num_key_value_heads": 8, "head_dim": 128,
+    "num_experts_per_tok": 1, "attention_chunk_size": 8192, "vocab_size": 202048,
+}  # fmt: skip
+CONFIGS = {
+    "mixtral-8x7b": MIXTRAL,
+    "mixtral-8x22b": MIXTRAL | {
+        "hidden_size": 6144, "intermediate_size": 16384, "num_hidden_layers": 56, "num_attention_heads": 48,
+    },
+    "qwen3-30b-a3b": QWEN3 | {"hidden_size": 2048, "moe_intermediate_size": 768, "num_hidden_layers": 48},
+    "qwen3-235b-a22b": QWEN3 | {
+        "hidden_size": 4096, "moe_intermediate_size": 1536, "num_hidden_layers": 94, "num_attention_heads": 64,
+    },
+    "qwen2-57b-a14b": {
+        "model_type": "qwen2_moe", "hidden_size": 3584, "intermediate_size": 18944, "moe_intermediate_size": 2560,
+        "shared_expert_intermediate_size": 20480, "num_hidden_layers": 28, "num_attention_heads": 28,
+        "num_key_value_heads": 4, "num_experts": 64, "num_experts_per_tok": 8, "decoder_sparse_step": 1,
+        "vocab_size": 151936, "sliding_window": 65536, "use_sliding_window": False,
+    },
+    "deepseek-v3": DEEPSEEK,
+    "deepseek-v2": DEEPSEEK | {
+        "hidden_size": 5120, "intermediate_size": 12288, "moe_intermediate_size": 1536, "num_hidden_layers": 60,
+        "n_routed_experts": 160, "n_shared_experts": 2, "num_experts_per_tok": 6, "first_k_dense_replace": 1,
+        "topk_group": 3, "num_nextn_predict_layers": 0, "vocab_size": 102400,
+    },
+    "deepseek-v2-lite": DEEPSEEK | {
+        "hidden_size": 2048, "intermediate_size": 10944, "moe_intermediate_size": 1408, "num_hidden_layers": 27,
+        "num_attention_heads": 16, "n_routed_experts": 64, "n_shared_experts": 2, "num_experts_per_tok": 6,
+        "first_k_dense_replace": 1, "n_group": 1, "topk_group": 1, "q_lora_rank": None,
+        "num_nextn_predict_layers": None, "vocab_size": 102400,
+    },
+    "kimi-k2": DEEPSEEK | {
+        "model_type": "kimi_k2", "num_attention_heads": 64, "n_routed_experts": 384, "first_k_dense_replace": 1,
+        "n_group": 1, "topk_group": 1, "num_nextn_predict_layers": 0, "vocab_size": 163840,
+    },
+    "glm-4.5": GLM,
+    "glm-4.5-air": GLM | {
+        "hidden_size": 4096, "intermediate_size": 10944, "moe_intermediate_size": 1408, "num_hidden_layers": 46,
+        "n_routed_experts": 128, "first_k_dense_replace": 1,
+    },
+    "gpt-oss-120b": GPT_OSS | {
+        "num_hidden_layers": 36, "num_local_experts": 128, "layer_types": ["sliding_attention", "full_attention"] * 18,
+    },
+    "gpt-oss-20b": GPT_OSS | {"num_hidden_layers": 24, "num_local_experts": 32},
+    "llama4-maverick": {
+        "model_type": "llama4", "vision_config": {"hidden_size": 1408, "num_hidden_layers": 34},
+        "text_config": LLAMA4 | {"num_local_experts": 128, "interleave_moe_layer_step": 2},
+    },
+    "llama4-scout": {
+        "text_config": LLAMA4 | {
+            "num_local_experts": 16, "interleave_moe_layer_step": 1, "moe_layers": list(range(48)),
+            "no_rope_layers": [1, 1, 1, 0] * 12,
+        },
+    },
+    "olmoe-1b-7b": {
+        "model_type": "olmoe", "hidden_size": 2048, "intermediate_size": 1024, "num_hidden_layers": 16,
+        "num_attention_heads": 16, "num_experts": 64, "num_experts_per_tok": 8, "vocab_size": 50304,
+    },
+    "phi-3.5-moe": {
+        "model_type": "phimoe", "hidden_size": 4096, "intermediate_size": 6400, "num_hidden_layers": 32,
+        "num_attention_heads": 32, "num_key_value_heads": 8, "num_local_experts": 16, "num_experts_per_tok": 2,
+        "vocab_size": 32064, "sliding_window": 131072, "max_position_embeddings": 131072,
+    },
+}  # fmt: skip
+
+
+def load(folder, config):
+    path = folder / "config.json"
+    path.write_text(json.dumps(config))
+    return load_spec(ModelSpec, str(path))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_an_imported_model_is_the_one_of_the_catalogue(tmp_path, name):
+    imported = msgspec.structs.asdict(load(tmp_path, CONFIGS[name]))
+    catalogued = msgspec.structs.asdict(load_spec(ModelSpec, name))
+    # The name is that of the family; published step times of DeepSeek-V3 are without its further-token layer.
+    skipped = {"name", "num_mtp_layers"} if name == "deepseek-v3" else {"name"}
+    assert {key for key in imported if imported[key] != catalogued[key]} <= skipped
+
+
+# Published totals and active parameters, in billions, and what they count beside the layers: the embedding at the input
+# ("in"), at the output ("out"), and one further-token layer ("mtp").
+PUBLISHED = {
+    "mixtral-8x7b": (46.7, "in out", 12.9, "in out"),  # arXiv 2401.04088
+    "mixtral-8x22b": (141, "in out", 39, "in out"),  # release notes
+    "qwen3-30b-a3b": (30.5, "in out", 3.3, "in out"),  # model card
+    "qwen3-235b-a22b": (235, "in out", 22, "in out"),
+    "qwen2-57b-a14b": (57.4, "in out", 14.2, "in out"),  # arXiv 2407.10671
+    "deepseek-v3": (671, "in out", 37, "out"),  # arXiv 2412.19437
+    "deepseek-v2": (236, "in out", 21, "in out"),  # arXiv 2405.04434
+    "deepseek-v2-lite": (15.7, "in out", None, ""),
+    "kimi-k2": (1043, "in out mtp", 32, "out"),  # arXiv 2507.20534; model card
+    "glm-4.5": (355, "mtp", 32, ""),  # arXiv 2508.06471, note of table 1
+    "gpt-oss-120b": (116.83, "in out", 5.13, "out"),  # model card, table 1
+    "gpt-oss-20b": (20.91, "in out", 3.61, "out"),
+    "llama4-maverick": (400, "in out", 17, "in out"),  # model card
+    "llama4-scout": (109, "in out vision", 17, "in out"),
+    "olmoe-1b-7b": (6.92, "in out", 1.28, "in out"),  # arXiv 2409.02060
+    "phi-3.5-moe": (41.9, "in out", 6.6, "in out"),  # model card
+}
+# 34 layers of width 1408 with four attention and two feed-forward matrices, and the projectors to the text's width.
+LLAMA4_VISION = 34 * (4 * 1408**2 + 2 * 1408 * 5632) + 5632 * 4096 + 4096**2 + 4096 * 5120
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_counts_are_the_published_ones_to_half_a_percent(name):
+    model = load_spec(ModelSpec, name)
+    total, counted, active, counted_active = PUBLISHED[name]
+    matrix = model.vocab_size * model.d_model
+    further = msgspec.structs.replace(model, num_mtp_layers=1).mtp_params
+    parts = {"in": matrix, "out": matrix, "mtp": further, "vision": LLAMA4_VISION}
+    layers = model.total_params - 2 * matrix
+    assert layers + sum(parts[part] for part in counted.split()) == pytest.approx(total * 1e9, rel=0.005)
+    if active is not None:
+        layers = model.active_params - 2 * matrix
+        found = layers + sum(parts[part] for part in counted_active.split())
+        # Some are published with two digits, rounded or cut off.
+        unit = 10 ** -len(str(active).partition(".")[2])
+        assert -unit / 2 < found / 1e9 - active < unit
+
+
+def test_counts_are_those_of_the_published_files():
+    # Parameters of the files on the Hugging Face Hub, less norms and biases: 65 and 64 * 4 + 33 vectors.
+    assert load_spec(ModelSpec, "mixtral-8x7b").total_params == 46_702_792_704 - 65 * 4096
+    glm = load_spec(ModelSpec, "glm-4.5")
+    # The files of GLM hold both embeddings again for the further-token layer.
+    files = glm.total_params + glm.mtp_params + 2 * glm.vocab_size * glm.d_model
+    assert files == pytest.approx(358_337_791_296, rel=1e-5)
+
+
+def test_parts_add_up_to_the_closed_form():
+    # As in the config: attention, gates, experts, embeddings of Mixtral 8x7B.
+    attention = 32 * (2 * 4096 * 4096 + 2 * 4096 * 1024)
+    model = load_spec(ModelSpec, "mixtral-8x7b")
+    assert model.params == {
+        "attention": attention, "state space": 0, "dense blocks": 0, "shared experts": 0, "gates": 32 * 4096 * 8,
+        "routed experts": 32 * 8 * 3 * 4096 * 14336, "embeddings": 2 * 32000 * 4096,
+    }  # fmt: skip
+    assert model.total_params == 46_702_526_464
+    assert model.active_params == attention + 32 * 4096 * 8 + 32 * 2 * 3 * 4096 * 14336 + 2 * 32000 * 4096
+
+
+@pytest.mark.parametrize(
+    ("rule", "num_moe_layers"),
+    [
+        ({}, 8),
+        ({"first_k_dense_replace": 3}, 5),
+        ({"decoder_sparse_step": 2}, 4),
+        ({"decoder_sparse_step": 2, "mlp_only_layers": [1, 2]}, 3),
+        ({"interleave_moe_layer_step": 4}, 2),
+        ({"moe_layers": [1, 3, 5]}, 3),
+        ({"moe_layer_freq": [0, 1, 1, 1, 1, 1, 1, 1]}, 7),
+        ({"mlp_layer_types": ["dense", *["sparse"] * 7]}, 7),
+    ],
+)
+def test_dense_layers_follow_the_rule_of_the_family(tmp_path, rule, num_moe_layers):
+    config = MIXTRAL | {"num_hidden_layers": 8, "moe_intermediate_size": 512} | rule
+    model = load(tmp_path, config)
+    assert (model.num_layers, model.num_moe_layers) == (8, num_moe_layers)
+    assert model.d_ff_dense == (14336 if num_moe_layers < 8 else 0)
+
+
+def test_tied_embeddings_short_contexts_and_windows_are_read(tmp_path):
+    config = MIXTRAL | {"tie_word_embeddings": True, "max_position_embeddings": 2048, "sliding_window": 512}
+    model = load(tmp_path, config)
+    assert (model.num_vocab_matrices, model.sequence_length) == (1, 2048)
+    assert (model.attention.window, model.attention.num_window_layers) == (512, 32)
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ("{", "not a config.json of Transformers"),
+        ("[1]", "not a config.json of Transformers"),
+        ({"hidden_size": 4096}, "no num_local_experts or n_routed_experts"),
+        ({**MIXTRAL, "num_local_experts": None}, "expected config.json of an MoE model"),
+        ({**MIXTRAL, "hidden_size": "wide"}, "hidden_size: expected a whole number from 0 up, found 'wide'"),
+        ({**MIXTRAL, "hidden_size": -1}, "hidden_size: expected a whole number from 0 up, found '-1'"),
+        ({**MIXTRAL, "num_hidden_layers": 10**6}, "num_hidden_layers: expected 1 to 4096"),
+        ({**MIXTRAL, "num_experts_per_tok": 9}, "top_k (9) exceeds num_experts (8)"),
+        ({**MIXTRAL, "decoder_sparse_step": 0}, "a step of 0 between MoE layers"),
+        ({**MIXTRAL, "first_k_dense_replace": 32}, "`$.num_moe_layers`"),
+        ({**MIXTRAL, "layer_types": ["linear_attention"]}, "linear-attention or state-space layers"),
+        ({**MIXTRAL, "mamba_num_heads": 8}, "mamba_num_heads: linear-attention"),
+    ],
+)
+def test_a_config_that_is_none_of_an_moe_model_is_refused_in_one_line(lazsim, tmp_path, config, said):
+    path = tmp_path / "config.json"
+    path.write_text(config if isinstance(config, str) else json.dumps(config))
+    code, out, err = lazsim("model", "import", path, "--out", tmp_path / "mine.toml")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith(f"lazsim: {path}: ")
+    assert said in err
+    assert not (tmp_path / "mine.toml").exists()
+
+
+def test_an_import_prints_the_counts_and_writes_a_model_that_a_run_takes(lazsim, tmp_path):
+    path, mine = tmp_path / "config.json", tmp_path / "mine.toml"
+    path.write_text(json.dumps(MIXTRAL))
+    code, out, err = lazsim("model", "import", path, "--out", mine)
+    assert code == 0
+    assert out.splitlines()[-2].split() == ["total", "46.7", "12.88"]
+    assert f"note: the model is in {mine}" in err
+    assert load_spec(ModelSpec, str(mine)) == load_spec(ModelSpec, str(path))
+    answer = json.loads(lazsim("model", "import", path, "--json")[1])
+    assert (answer["total_params"], answer["active_params"]) == (46_702_526_464, 12_879_659_008)
+    for model in (mine, path):
+        run = ("run", "--trace", "fail-every-5min", "--duration", "1min", "--cluster", "h100x16", "--system", "ds")
+        code, out, err = lazsim(*run, "--model", model)
+        assert code == 0, err
+        assert out.startswith(f"{model.name} (46.7 B parameters, 12.9 B active) on h100x16")
+    assert "mixtral: sequences of 4096 tokens are assumed" in err
+
+
+def test_any_model_shows_its_counts(lazsim, tmp_path):
+    assert "further-token layers have 3.988 more" in lazsim("model", "show", "glm-4.5")[1]
+    assert json.loads(lazsim("model", "show", "gpt-s", "--json")[1])["mtp_params"] == 0
+
+
+def test_a_toml_file_with_the_keys_of_hugging_face_is_told_what_is_needed(tmp_path):
+    path = tmp_path / "keys.toml"
+    path.write_text('name = "m"\nnum_hidden_layers = 32\nhidden_size = 4096\n')
+    with pytest.raises(
+        SpecError, match=r"unknown field `num_hidden_layers`; needed are name, num_layers, .*model import"
+    ):
+        load_spec(ModelSpec, str(path))
+
+
+def test_published_counts_of_shared_models_are_met(shared):
+    rows = shared / "measured" / "training" / "models.csv"
+    if not rows.exists():
+        pytest.skip("no models.csv")
+    import pandas as pd
+
+    known = {name.replace("-", "_"): name for name in catalog_names("models")}
+    table = pd.read_csv(rows).dropna(subset=["published_total_B"])
+    found = {
+        key: total for key, total in zip(table["model_key"], table["published_total_B"], strict=True) if key in known
+    }
+    assert len(found) >= 14
+    for key, total in found.items():
+        model = load_spec(ModelSpec, known[key])
+        extra = {"kimi_k2": msgspec.structs.replace(model, num_mtp_layers=1).mtp_params, "llama4_scout": LLAMA4_VISION}
+        # Grok-1 and Nemotron 3 Super are published rounded.
+        share = {"grok1_314b": 0.006, "nemotron_3_super": 0.01}.get(key, 0.005)
+        assert (model.total_params + extra.get(key, 0)) / 1e9 == pytest.approx(total, rel=share), key
