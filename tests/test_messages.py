@@ -90,10 +90,10 @@ def test_only_a_near_name_is_suggested(lazsim, name):
 
 
 @pytest.mark.parametrize("option", ["--model", "--cluster", "--job", "--placement", "--profile"])
-@pytest.mark.parametrize(("kind", "name"), [("file", "here.json"), ("folder", "there")])
+@pytest.mark.parametrize(("kind", "name"), [("file", "here.yaml"), ("folder", "there")])
 def test_a_path_that_exists_is_not_unknown(lazsim, option, kind, name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "here.json").write_text("{}")
+    (tmp_path / "here.yaml").write_text("{}")
     (tmp_path / "there").mkdir()
     code, _, err = lazsim("run", "--trace", "fail-every-5min", option, name)
     assert code == 2

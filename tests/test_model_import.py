@@ -30,6 +30,7 @@ GLM = {
     "num_hidden_layers": 92, "num_attention_heads": 96, "num_key_value_heads": 8, "head_dim": 128,
     "n_routed_experts": 160, "n_shared_experts": 1, "num_experts_per_tok": 8, "first_k_dense_replace": 3, "n_group": 1,
     "topk_group": 1, "num_nextn_predict_layers": 1, "vocab_size": 151552,
+    "use_qk_norm": True,
 }  # fmt: skip
 GPT_OSS = {
     "model_type": "gpt_oss", "hidden_size": 2880, "intermediate_size": 2880, "num_attention_heads": 64,
@@ -75,7 +76,7 @@ CONFIGS = {
     "glm-4.5": GLM,
     "glm-4.5-air": GLM | {
         "hidden_size": 4096, "intermediate_size": 10944, "moe_intermediate_size": 1408, "num_hidden_layers": 46,
-        "n_routed_experts": 128, "first_k_dense_replace": 1,
+        "n_routed_experts": 128, "first_k_dense_replace": 1, "use_qk_norm": False,
     },
     "gpt-oss-120b": GPT_OSS | {
         "num_hidden_layers": 36, "num_local_experts": 128, "layer_types": ["sliding_attention", "full_attention"] * 18,

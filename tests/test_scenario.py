@@ -83,7 +83,7 @@ def test_changes_of_fields_reach_a_run():
             "network.nic_latency_s: only model, gpu, cluster",
         ),
         ({"cluster.nic": 1}, "cluster.nic = 1: unknown field 'nic'"),
-        ({"cluster.network.nic_latency_s": "x-1"}, "Expected `float`"),
+        ({"cluster.network.nic_latency_s": "x-1"}, "'x-1' is not a duration"),
         ({"cluster": "rtx"}, "`cluster`: unknown cluster 'rtx': did you mean"),
         ({"duration": "0s"}, "`duration`: 0s: choose more than 0"),
         ({"extrapolate": True}, "`extrapolate` goes beyond the sizes of a profile"),

@@ -22,6 +22,9 @@ NESTED = ("text_config", "language_config", "llm_config", "ffn_config", "attn_co
 OTHER_PARTS = ("vision_config", "audio_config", "index_n_heads")
 """Parts of a model that are not counted."""
 
+NORMED = ("qwen3", "olmoe")
+"""Families that norm each query and key head, of which their configs say nothing."""
+
 LINEAR = ("linear_attention", "mamba", "conv", "recurrent")
 """Kinds of layers that lazsim has no shapes of."""
 
@@ -32,6 +35,7 @@ class _Config:
     def __init__(self, fields: Mapping[str, Any]) -> None:
         nested = [fields[name] for name in NESTED if isinstance(fields.get(name), dict)]
         self.fields = ChainMap(*nested, dict(fields))
+        self.family = str(self.fields.get("model_type"))
 
     def number(self, *names: str, default: int | None = None) -> int:
         """Return the first field that is there and not null."""
@@ -105,6 +109,8 @@ def _model(config: _Config) -> dict[str, Any]:
         "vocab_size": config.number("vocab_size"),
         "num_vocab_matrices": 1 if config.has("tie_word_embeddings") else 2,
     }
+    if config.family.startswith("gpt_oss"):
+        values["expert_bias"] = True
     return values | _shared_experts(config) | {"attention": _attention(config, num_layers, d_model)}
 
 
@@ -158,11 +164,13 @@ def _attention(config: _Config, num_layers: int, d_model: int) -> dict[str, Any]
             "rope_dim": config.number("qk_rope_head_dim"),
             "value_dim": config.number("v_head_dim"),
         }
-    heads = {
+    heads: dict[str, Any] = {
         "num_heads": num_heads,
         "num_kv_heads": config.number("num_key_value_heads", "kv_n_heads", default=num_heads),
         "head_dim": config.number("head_dim", default=d_model // max(1, num_heads)),
     }
+    if config.has("use_qk_norm") or config.family.startswith(NORMED):
+        heads["normed"] = True
     return heads | _windows(config, num_layers, kinds)
 
 
@@ -179,7 +187,7 @@ def _windows(config: _Config, num_layers: int, kinds: list[str]) -> dict[str, in
         num_windows = sum(map(bool, rotary))
     else:
         # gpt-oss alternates.
-        num_windows = (num_layers + 1) // 2 if config.fields.get("model_type") == "gpt_oss" else num_layers
+        num_windows = (num_layers + 1) // 2 if config.family.startswith("gpt_oss") else num_layers
     if window >= config.number("max_position_embeddings", default=window + 1):
         return {}
     return {"window": window, "num_window_layers": num_windows} if num_windows else {}
