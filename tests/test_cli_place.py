@@ -330,7 +330,7 @@ def test_after_a_loss_the_steady_policy_moves_little(lazsim):
         ('{"plans": {"a": [[0, 1, 2, 3]]}}', "has 1 x 1 x 4 layers x nodes x slots; give a plan of 1 x 2 x 4"),
         ('{"plans": {"a": [[0, 1, 2, 3], [0]]}}', "plan of a: "),
         ('{"plans": {"a": [[0, 1, 2, 4], [0, 1, 2, 3]]}}', "has expert 4 where experts are 0 to 3"),
-        ('{"plans": {"a": [[0, 1, 2, -1], [0, 1, 2, 3]]}}', "plan of a: "),
+        ('{"plans": {"a": [[0, 1, 2, -1], [0, 1, 2, 3]]}}', "plan of a: Expected int >= 0 - at `$[0][0][3]`"),
         ('{"plans": {"a": [[0, 1, 2, 1e30], [0, 1, 2, 3]]}}', "plan of a: "),
         ('{"plans": {"a": 3}}', "plan of a: "),
         ('{"plans": {"a": []}}', "has 1 x 0 layers x nodes x slots; give a plan of 1 x 2 x 4"),

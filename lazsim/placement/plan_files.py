@@ -61,8 +61,7 @@ def read_plan(name: str, shape: tuple[int, int, int], num_experts: int) -> tuple
 
 def _filled(plan: Any) -> list[list[list[int]]]:
     """Return the slots of each layer and node, -1 where they are empty; a plan of one layer may lack that axis."""
-    try:
-        layers = [msgspec.convert(plan, list[Slots])]
-    except msgspec.ValidationError:
-        layers = msgspec.convert(plan, list[list[Slots]])
+    nodes = msgspec.convert(plan, list[list[Any]])
+    has_layers = any(isinstance(slot, list) for node in nodes for slot in node)
+    layers = msgspec.convert(nodes if has_layers else [nodes], list[list[Slots]])
     return [[[-1 if expert is None else expert for expert in node] for node in layer] for layer in layers]

@@ -139,8 +139,7 @@ def rebalance_experts(
     load_LE = _integer_loads(_as_array(weight))
     num_replicas, num_nodes = _whole("num_replicas", num_replicas), _whole("num_nodes", num_nodes)
     check_loads(load_LE, num_replicas)
-    gpus_N = _gpus_of_nodes(num_nodes, num_gpus, num_ranks)
-    _require_multiple("num_replicas", num_replicas, "num_gpus", int(gpus_N.sum()))
+    gpus_N = _gpus_of_nodes(num_replicas, num_nodes, num_gpus, num_ranks)
     gpus = _Gpus(gpus_N, num_replicas // int(gpus_N.sum()), _live(gpus_N, live_nodes, active_ranks))
     fault_threshold = _whole("fault_threshold", fault_threshold)
     if fault_threshold < 1:
@@ -189,8 +188,7 @@ def placement_change(
         _placement(name, value, load_LE.shape)
         for name, value in (("old_placement", old_placement), ("new_placement", new_placement))
     )
-    gpus_N = _gpus_of_nodes(1, num_gpus, None)
-    _require_multiple("slots of new_placement", new.shape[1], "num_gpus", int(gpus_N[0]))
+    gpus_N = _gpus_of_nodes(new.shape[1], 1, num_gpus, None)
     gpus = _Gpus(gpus_N, new.shape[1] // int(gpus_N[0]), np.ones(int(gpus_N[0]), dtype=np.bool_))
     return tell_change(gpus.slots(old), gpus.slots(new), load_LE, expert_bytes)
 
@@ -364,18 +362,22 @@ def _placement(name: str, value: Any, shape: tuple[int, ...]) -> Ints:
     return placement_LP.astype(np.int64)
 
 
-def _gpus_of_nodes(num_nodes: int, num_gpus: int | Sequence[int] | None, num_ranks: int | None) -> Ints:
-    """Return the GPUs of each node, shape (N,)."""
+def _gpus_of_nodes(
+    num_replicas: int, num_nodes: int, num_gpus: int | Sequence[int] | None, num_ranks: int | None
+) -> Ints:
+    """Return the GPUs of each node, shape (N,), which share the replicas evenly."""
     if num_gpus is not None and num_ranks is not None:
         raise SpecError(f"num_ranks: expected this or num_gpus, which is the same, found {num_ranks} and {num_gpus}")
     if isinstance(num_gpus, list | tuple | np.ndarray):
         gpus_N = np.array([_whole("num_gpus", count) for count in num_gpus], dtype=np.int64)
         if len(gpus_N) != num_nodes or gpus_N.min(initial=1) < 1 or not num_nodes:
             raise SpecError(f"num_gpus: expected a number from 1 up for each of {num_nodes} nodes, found {num_gpus}")
+        _require_multiple("num_replicas", num_replicas, "num_gpus", int(gpus_N.sum()))
         return gpus_N
     name, number = ("num_gpus", num_gpus) if num_ranks is None else ("num_ranks", num_ranks)
     number = _whole(name, number)
     _require_multiple(name, number, "num_nodes", num_nodes)
+    _require_multiple("num_replicas", num_replicas, name, number)
     return np.full(num_nodes, number // num_nodes)
 
 

@@ -174,7 +174,7 @@ def check_move_cost(name: str, value: Any) -> float:
     """Return a cost of moves, or raise SpecError that names the argument when it is no finite number from 0 up."""
     try:
         fits = math.isfinite(value) and value >= 0
-    except TypeError:
+    except (TypeError, OverflowError):
         fits = False
     if not fits:
         raise SpecError(f"{name}: expected a finite number from 0 up, found {value!r}")
