@@ -49,6 +49,16 @@ def test_a_grid_is_constant_below_and_proportional_beyond_its_sizes():
     assert grid.time_s(8, 80) == pytest.approx(4e-6 * 4 * 4)
 
 
+@pytest.mark.parametrize("kernel", ["attention_128", "attention_latent"])
+def test_attention_grows_with_the_square_of_a_sequence_beyond_the_tables(kernel):
+    tables = inputs_of().tables
+    longest = tables.grids[kernel].axes[1][-1]
+    # 64 heads fill a GPU, so that four times the work takes about four times as long.
+    twice_s, once_s = tables.attention_s(kernel, 64, 2 * longest), tables.time_s(kernel, 64, longest)
+    assert twice_s == pytest.approx(4 * once_s, rel=0.06)
+    assert tables.attention_s(kernel, 64, longest) == tables.time_s(kernel, 64, longest)
+
+
 def test_tables_with_a_hole_are_refused():
     text = "kernel,size,columns,inner,num_ranks,time_us\nmatmul_bf16,1,1,1,,1\nmatmul_bf16,2,2,1,,1\n"
     with pytest.raises(SpecError, match="matmul_bf16: 2 points of its grid are missing"):
@@ -346,6 +356,25 @@ def test_biases_of_experts_move_the_bytes_of_their_sums():
         for some in (inputs, plain)
     ]
     assert counts[0] == counts[1]
+
+
+def test_muon_holds_one_moment_and_multiplies_matrices():
+    adam, muon = (inputs_of(optimizer=name, sharding="none") for name in ("adam", "muon"))
+    assert memory_bytes(muon)["optimizer"] == pytest.approx(8 / 12 * memory_bytes(adam)["optimizer"])
+    parts = [predict_step(inputs).exposed_s["optimizer"] for inputs in (adam, muon)]
+    # Experts of a GPU, 48 layers x 16 x 3 matrices of 768 x 2048: five times 2 (2 n^2 m) + 2 n^3 operations each, at
+    # less than the peak and more than a fifth of it.
+    flop = 48 * 16 * 3 * 5 * (4 * 768**2 * 2048 + 2 * 768**3)
+    assert flop / adam.gpu.peak_flop_per_s < parts[1] - parts[0] < 10 * flop / adam.gpu.peak_flop_per_s
+
+
+def test_recomputed_attention_runs_twice():
+    once, twice = (
+        predict_step(inputs_of(recompute="selective", recomputed=modules)).exposed_s["attention"]
+        for modules in ([], ["attention_core"])
+    )
+    # Forward 1, backward 2.9 times as long.
+    assert twice / once == pytest.approx(4.9 / 3.9, rel=0.01)
 
 
 def test_recomputation_that_stops_early_spares_the_combine():

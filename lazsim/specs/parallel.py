@@ -13,6 +13,10 @@ Dispatcher = Literal["all_gather", "all_to_all", "deepep", "hybridep"]
 """Exchange of tokens between experts; the last two send a token once to each rank that has experts of it."""
 
 
+Recomputed = Literal["latent_up", "attention_core", "expert_activation", "norm", "dense_block"]
+"""A module whose forward pass runs again before its backward pass."""
+
+
 class ParallelSpec(Spec, frozen=True, kw_only=True):
     """The layout of a training job, its batch, and what it does to save memory and time.
 
@@ -33,6 +37,8 @@ class ParallelSpec(Spec, frozen=True, kw_only=True):
         Sequences of a step, and of a micro-batch of one data-parallel rank.
     sharding : str
         What data-parallel ranks divide: ``none``, ``optimizer`` states (ZeRO-1), or ``full``, parameters too (FSDP).
+    optimizer : str
+        ``adam``, or ``muon``, which makes each update orthogonal by five Newton-Schulz iterations (arXiv 2502.16982).
     gradient_bytes : int
         Bytes of a gradient while it is accumulated and reduced.
     precision : str
@@ -40,7 +46,7 @@ class ParallelSpec(Spec, frozen=True, kw_only=True):
     recompute : str
         ``none``, ``selective`` (the `recomputed` modules), or ``full``: every layer's forward pass again.
     recomputed : tuple of str
-        Any of ``latent_up``, ``expert_activation``, ``norm``, ``dense_block``.
+        Any of ``latent_up``, ``attention_core``, ``expert_activation``, ``norm``, ``dense_block``.
     recompute_stops_early : bool
         Whether full recomputation of a layer ends with the last tensor that the backward pass reads, as PyTorch's own
         does, and not with the layer.
@@ -79,10 +85,11 @@ class ParallelSpec(Spec, frozen=True, kw_only=True):
     global_batch: Count
     micro_batch: Count = 1
     sharding: Literal["none", "optimizer", "full"] = "optimizer"
+    optimizer: Literal["adam", "muon"] = "adam"
     gradient_bytes: Literal[2, 4] = 4
     precision: Precision = "bf16"
     recompute: Literal["none", "selective", "full"] = "none"
-    recomputed: tuple[Literal["latent_up", "expert_activation", "norm", "dense_block"], ...] = ()
+    recomputed: tuple[Recomputed, ...] = ()
     recompute_stops_early: bool = False
     offloaded: tuple[Literal["optimizer", "expert_input", "expert_activation"], ...] = ()
     context_exchange: Literal["ring", "all_gather", "all_to_all"] = "ring"

@@ -41,7 +41,9 @@ def attention_items(kernels: Kernels, attention: AttentionSpec, window: int) -> 
     items += [
         *_context_exchange(kernels, attention, core_s, ratio),
         Item(
-            kernels.launches("attention", core_s, 2, graphed), kernels.launches("attention", ratio * core_s, 3, graphed)
+            kernels.launches("attention", core_s, 2, graphed),
+            kernels.launches("attention", ratio * core_s, 3, graphed),
+            "attention_core",
         ),
         down,
         kernels.residual(graphed),
@@ -78,10 +80,10 @@ def _scores_s(kernels: Kernels, attention: AttentionSpec, window: int) -> tuple[
     sustained = tables.sustained_rate("matmul_bf16") * constants.slowest_gpu_rate
     sustained *= constants.training_attention_speedup
     if attention.kind == "latent":
-        return tables.time_s("attention_latent", heads, sequence) / sustained, constants.latent_attention_backward
+        return tables.attention_s("attention_latent", heads, sequence) / sustained, constants.latent_attention_backward
     width = 64 if attention.head_dim <= 64 and "attention_64" in tables.grids else 128
     kernel = f"attention_{width}"
-    seconds = tables.time_s(kernel, heads, sequence) * attention.head_dim / width
+    seconds = tables.attention_s(kernel, heads, sequence) * attention.head_dim / width
     if window and window < sequence:
         # Two windows of keys for each window of queries, half of the pairs outside the band masked.
         least = max(window, 512)

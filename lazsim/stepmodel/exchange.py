@@ -5,12 +5,16 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from lazsim.stepmodel.inputs import StepInputs
-from lazsim.stepmodel.memory import MASTER_AND_MOMENTS_BYTES, PARAM_BYTES
+from lazsim.stepmodel.memory import PARAM_BYTES, STATE_BYTES
 from lazsim.stepmodel.parameters import StageParameters
 from lazsim.stepmodel.pipeline import PartTime, Schedule
 
 BUCKET_PARAMS, BUCKET_PARAMS_PER_RANK = 40_000_000, 1_000_000
 """Parameters that are exchanged at once: at least, and for each data-parallel rank (NVIDIA/Megatron-LM, DDP)."""
+
+
+NEWTON_SCHULZ_ITERATIONS = 5
+"""Of Muon (arXiv 2502.16982)."""
 
 
 class Exchange(NamedTuple):
@@ -60,13 +64,15 @@ def exchanges_of_step(
     if parallel.sharding == "full":
         return 0.0, 0.0  # in every micro-batch
     pipeline = parallel.pipeline
+    nothing = Exchange(0.0, 0.0)
+    prices = {
+        held: (gradients_of(inputs, held), parameters_of(inputs, held) if parallel.sharding == "optimizer" else nothing)
+        for held in set(params)
+    }
     exposed_s = all_s = 0.0
     for stage in range(pipeline):
         parts = range(stage, len(times), pipeline)
-        gradients = {part: gradients_of(inputs, params[part]) for part in parts}
-        gathers = {part: Exchange(0.0, 0.0) for part in parts}
-        if parallel.sharding == "optimizer":
-            gathers = {part: parameters_of(inputs, params[part]) for part in parts}
+        gradients, gathers = ({part: prices[params[part]][which] for part in parts} for which in (0, 1))
         gradient_s, gather_s = (sum(one.seconds for one in some.values()) for some in (gradients, gathers))
         late_s, early_s = gradient_s, gather_s
         if parallel.overlap_gradients:
@@ -128,20 +134,33 @@ def slowed_by(inputs: StepInputs, hidden_s: float) -> float:
 
 def optimizer_s(inputs: StepInputs, params: StageParameters) -> float:
     """Return the time to update the parameters whose states a GPU holds."""
+    owned, model = owned_params(inputs, params), inputs.model
     rate = inputs.gpu.memory_efficiency * inputs.gpu.memory_bytes_per_s
-    return inputs.constants.optimizer_bytes_per_param * owned_params(inputs, params) / rate
+    seconds = inputs.constants.optimizer_bytes_per_param * sum(owned) / rate
+    if inputs.parallel.optimizer == "muon":
+        expert = sorted((model.expert_dim, model.d_ff_expert))
+        for number, (narrow, wide) in zip(owned, ((model.d_model, model.d_model), expert), strict=True):
+            seconds += number / (narrow * wide) * _newton_schulz_s(inputs, narrow, wide)
+    return seconds
 
 
-def owned_params(inputs: StepInputs, params: StageParameters) -> float:
+def _newton_schulz_s(inputs: StepInputs, narrow: int, wide: int) -> float:
+    """Return the time to make the update of one matrix orthogonal: its square, the square of that, a product."""
+    twice, once = (inputs.tables.time_s("matmul_bf16", narrow, narrow, inner) for inner in (wide, narrow))
+    return NEWTON_SCHULZ_ITERATIONS * (2 * twice + once)
+
+
+def owned_params(inputs: StepInputs, params: StageParameters) -> StageParameters:
     """Count the parameters whose optimizer states a GPU holds."""
-    sharded = inputs.parallel.sharding != "none"
-    dense = params.dense / (inputs.data * inputs.parallel.context if sharded else 1)
-    return dense + params.expert / (inputs.expert_data if sharded else 1)
+    if inputs.parallel.sharding == "none":
+        return params
+    dense = params.dense / (inputs.data * inputs.parallel.context)
+    return StageParameters(dense, params.expert / inputs.expert_data)
 
 
 def offload_s(inputs: StepInputs, params: StageParameters) -> float:
     """Return the time to move the optimizer's states from the host and back."""
     if "optimizer" not in inputs.parallel.offloaded:
         return 0.0
-    moved = 2 * MASTER_AND_MOMENTS_BYTES * owned_params(inputs, params)
+    moved = 2 * STATE_BYTES[inputs.parallel.optimizer] * sum(owned_params(inputs, params))
     return moved / inputs.cluster.host.link_bytes_per_s

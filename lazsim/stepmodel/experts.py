@@ -121,19 +121,20 @@ def _experts(kernels: Kernels) -> list[Item]:
             ),
         )
 
-    def bias(outputs: float, num_bytes: tuple[int, int]) -> list[Item]:
+    def bias(outputs: float, num_bytes: tuple[int, int], module: str = "") -> list[Item]:
         # A graph of everything holds kernels that add biases themselves: others need the counts on the host.
         if not model.expert_bias or graphed:
             return []
         number = 2 * local + 2
-        return [kernels.copy(num_bytes[0] * outputs, num_bytes[1] * outputs, number, number, graphed, routed)]
+        forward, backward = (each * outputs for each in num_bytes)
+        return [kernels.copy(forward, backward, number, number, graphed, routed, module=module)]
 
     activation = kernels.copy(
         2 * matrices * inner, (2 * matrices + 4) * inner, 1, 1, graphed, routed, module="expert_activation"
     )
     outputs = (matrices - 1) * inner
     return [
-        grouped(outputs, width), *bias(outputs, INNER_BIAS_BYTES), activation,
+        grouped(outputs, width), *bias(outputs, INNER_BIAS_BYTES, "expert_activation"), activation,
         grouped(width, inner), *bias(width, OUTER_BIAS_BYTES),
     ]  # fmt: skip
 

@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 
 from lazsim.stepmodel.inputs import StepInputs
-from lazsim.stepmodel.parameters import StageParameters, stage_blocks, stage_parameters
+from lazsim.stepmodel.parameters import StageParameters, part_parameters, stage_blocks, stage_parameters
 from lazsim.stepmodel.pipeline import parts_of
 
 PARAM_BYTES = 2
 
-MASTER_AND_MOMENTS_BYTES = 12
-"""fp32 master weight and the two moments of Adam (ZeRO, arXiv 1910.02054)."""
+STATE_BYTES = {"adam": 12, "muon": 8}
+"""fp32 master weight and the two moments of Adam (ZeRO, arXiv 1910.02054), or the one of Muon."""
 
 LOGIT_BYTES = 6
 """Logits in 16 bits and their gradient in fp32."""
@@ -36,7 +36,8 @@ def memory_bytes(inputs: StepInputs) -> Mapping[str, float]:
     """
     parallel = inputs.parallel
     parts = parts_of(inputs.model, parallel)
-    blocks, params = stage_blocks(parts, parallel.pipeline), stage_parameters(inputs, parts)
+    blocks = stage_blocks(parts, parallel.pipeline)
+    params = stage_parameters(part_parameters(inputs, parts), parallel.pipeline)
     if parallel.schedule == "dualpipe":
         blocks = [
             {name: one.get(name, 0) + other.get(name, 0) for name in one | other}
@@ -70,7 +71,7 @@ def _stage_bytes(
             in_flight += parallel.pipeline - stage - 1
     if parallel.schedule == "dualpipe":
         in_flight = (parallel.pipeline + 1) / 2
-    optimizer_bytes = MASTER_AND_MOMENTS_BYTES * (held if parallel.sharding == "none" else divided)
+    optimizer_bytes = STATE_BYTES[parallel.optimizer] * (held if parallel.sharding == "none" else divided)
     if "optimizer" in parallel.offloaded:
         optimizer_bytes = 0.0
     per_token = sum(number * kept[block] for block, number in counts.items())

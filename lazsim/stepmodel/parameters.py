@@ -1,6 +1,6 @@
 """Parameters on the GPUs of each pipeline stage."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from lazsim.stepmodel.inputs import StepInputs
@@ -34,18 +34,18 @@ def part_parameters(inputs: StepInputs, parts: Sequence[Part]) -> list[StagePara
     params = model.block_params
     head = params["vocabulary"] if model.num_vocab_matrices > 1 or parallel.pipeline > 1 else 0
     dense_of = {**params, "window": params["attention"], "embedding": params["vocabulary"], "head": head}
-    return [
-        StageParameters(
-            sum(number * dense_of[block] for block, number in counts.items()) / parallel.tensor,
-            (counts.get("moe", 0) + counts.get("mtp", 0)) * experts,
-        )
-        for counts in stage_blocks(parts, len(parts))
-    ]
+
+    def params_of(counts: Mapping[str, int]) -> StageParameters:
+        dense = sum(number * dense_of[block] for block, number in counts.items()) / parallel.tensor
+        return StageParameters(dense, (counts.get("moe", 0) + counts.get("mtp", 0)) * experts)
+
+    # Most parts are alike.
+    distinct = {part: params_of(counts) for part, counts in zip(parts, stage_blocks(parts, len(parts)), strict=True)}
+    return [distinct[part] for part in parts]
 
 
-def stage_parameters(inputs: StepInputs, parts: Sequence[Part]) -> list[StageParameters]:
-    """Count the parameters on a GPU of each stage."""
-    params, pipeline = part_parameters(inputs, parts), inputs.parallel.pipeline
+def stage_parameters(params: Sequence[StageParameters], pipeline: int) -> list[StageParameters]:
+    """Sum the parameters of the parts of each stage."""
     return [
         StageParameters(sum(part.dense for part in some), sum(part.expert for part in some))
         for some in (params[stage::pipeline] for stage in range(pipeline))

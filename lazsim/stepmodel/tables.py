@@ -108,6 +108,14 @@ class KernelTables:
             self._times[key] = self._grid(kernel).time_s(*sizes)
         return self._times[key]
 
+    def attention_s(self, kernel: str, heads: float, sequence: float) -> float:
+        """Return the time of attention; beyond the longest sequence, it has as many rows of scores, each longer.
+
+        So a sequence of twice the length takes as long as two, with twice the keys for each query.
+        """
+        longer = max(1.0, sequence / self._grid(kernel).axes[1][-1])
+        return longer * self.time_s(kernel, longer * heads, sequence / longer)
+
     def collective_s(self, kernel: str, num_bytes: float, num_ranks: int) -> float:
         """Scale a measured collective to another number of ranks at its bus bandwidth."""
         time_s = self.time_s(kernel, num_bytes)

@@ -38,7 +38,10 @@ PRECISIONS = {
 
 DISPATCHERS = {"alltoall": "all_to_all", "allgather": "all_gather", "deepep": "deepep", "hybridep": "hybridep"}
 
-MODULES = {"mla_up_proj": "latent_up", "moe_act": "expert_activation", "layernorm": "norm", "mlp": "dense_block"}
+MODULES = {
+    "mla_up_proj": "latent_up", "core_attn": "attention_core", "moe_act": "expert_activation", "layernorm": "norm",
+    "mlp": "dense_block",
+}  # fmt: skip
 
 OFFLOADED = {"optimizer": "optimizer", "expert_fc1": "expert_input", "moe_act": "expert_activation"}
 
@@ -192,6 +195,7 @@ def _layout(row: Row) -> ParallelSpec:
         "global_batch": _whole(row, "gbs"),
         "micro_batch": _whole(row, "mbs", 1),
         "sharding": "full" if "fsdp" in sharding else "none" if sharding.startswith("none") else "optimizer",
+        "optimizer": "muon" if "muon" in (row.get("optimizer") or "").lower() else "adam",
         "gradient_bytes": 2 if (row.get("source_family") or "").startswith(GRADIENTS_OF_TWO_BYTES) else 4,
         "precision": _choice(row, "precision", PRECISIONS, "bf16"),
         "recompute": recompute,
