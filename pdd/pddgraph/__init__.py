@@ -1,0 +1,1 @@
+"""A graph of patients, diseases and drugs, built from tables in MIMIC-III's schema."""

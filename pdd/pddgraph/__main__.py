@@ -1,0 +1,5 @@
+"""Run the command line as ``python -m pddgraph``."""
+
+from pddgraph.cli import main
+
+main()

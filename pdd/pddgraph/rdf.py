@@ -1,0 +1,64 @@
+"""Names of the graph and its N-Quads, written in a fixed order."""
+
+import re
+from functools import lru_cache
+from typing import IO
+from urllib.parse import quote
+
+BASE = "https://pdd.example/"
+"""The graph's own names: a domain that is reserved for examples, since nobody serves them on the web."""
+PREFIXES = {
+    "pdd": f"{BASE}schema#",
+    "graph": f"{BASE}graph/",
+    "patient": f"{BASE}patient/",
+    "admission": f"{BASE}admission/",
+    "icd9": "http://purl.bioontology.org/ontology/ICD9CM/",
+    "drugbank": "https://identifiers.org/drugbank:",
+    "skos": "http://www.w3.org/2004/02/skos/core#",
+    "dcterms": "http://purl.org/dc/terms/",
+    "rdf": "http://www.w3.org/1999/02/22-rdf-syntax-ns#",
+    "rdfs": "http://www.w3.org/2000/01/rdf-schema#",
+    "xsd": "http://www.w3.org/2001/XMLSchema#",
+}
+ESCAPES = re.compile(r'[\x00-\x1f\x7f"\\]')
+SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t", '"': '\\"', "\\": "\\\\"}
+
+
+@lru_cache(maxsize=1 << 16)
+def iri(name: str) -> str:
+    """Write ``prefix:local`` as an IRI; characters that an IRI cannot have are percent-encoded.
+
+    Examples
+    --------
+    >>> iri("icd9:428.0")
+    '<http://purl.bioontology.org/ontology/ICD9CM/428.0>'
+    """
+    prefix, local = name.split(":", 1)
+    return f"<{PREFIXES[prefix]}{quote(local, safe='/:#')}>"
+
+
+def own(*parts: str | int) -> str:
+    """Write an IRI of the graph's own from its parts, as in ``<https://pdd.example/link/drug/Aspirin>``."""
+    return f"<{BASE}{'/'.join(str(part) if isinstance(part, int) else quote(part, safe='') for part in parts)}>"
+
+
+def literal(text: str, datatype: str = "") -> str:
+    """Write a literal, a string unless a datatype of xsd is given; an empty text is no literal but nothing."""
+    if ESCAPES.search(text):
+        text = ESCAPES.sub(lambda match: SHORT.get(match[0]) or f"\\u{ord(match[0]):04X}", text)
+    return text and (f'"{text}"^^{iri(f"xsd:{datatype}")}' if datatype else f'"{text}"')
+
+
+class Graph:
+    """Writes the quads of one named graph to a stream."""
+
+    def __init__(self, stream: IO[str], name: str) -> None:
+        self.tail = f" {iri(f'graph:{name}')} .\n"
+        self.stream = stream
+        self.count = 0
+
+    def add(self, subject: str, *pairs: tuple[str, str]) -> None:
+        """Write a subject's predicates, names such as ``pdd:patient``, and objects; an empty object is left out."""
+        quads = [f"{subject} {iri(name)} {value}{self.tail}" for name, value in pairs if value]
+        self.count += len(quads)
+        self.stream.write("".join(quads))

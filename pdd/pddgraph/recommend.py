@@ -1,0 +1,133 @@
+"""Rank drugs for diseases by what similar patients got, beside what patients get anyhow. No medical advice."""
+
+import random
+from collections import Counter
+from collections.abc import Iterable, Mapping, Set
+from math import log
+from pathlib import Path
+from typing import NamedTuple
+
+import pyoxigraph as ox
+
+from pddgraph.rdf import PREFIXES
+from pddgraph.tables import PddError
+
+NEIGHBOURS = 20
+MAX_TESTED = 300
+"""Patients left out one by one; of more, a sample drawn with a seed."""
+PAIRS = "SELECT DISTINCT ?patient ?thing WHERE {{ ?admission pdd:patient ?patient ; {relation} ?thing }}"
+NAMES = "SELECT ?thing ?name WHERE { ?thing a pdd:Drug ; skos:prefLabel ?name }"
+
+
+def open_store(folder: Path) -> ox.Store:
+    """Open a graph's store for reading."""
+    try:
+        return ox.Store.read_only(str(folder / "store"))
+    except OSError as error:
+        raise PddError(f"{folder}: the store cannot be opened: {error}") from None
+
+
+def names(store: ox.Store) -> dict[str, str]:
+    """Return the names of drugs by IRI."""
+    rows = store.query(NAMES, prefixes=PREFIXES, use_default_graph_as_union=True)
+    return {row["thing"].value: row["name"].value for row in rows}
+
+
+def category(notation: str) -> str:
+    """Return the category of a code: ``428.0`` is in ``428``."""
+    return notation.split(".")[0]
+
+
+def read(store: ox.Store) -> tuple[dict[str, set[str]], dict[str, set[str]]]:
+    """Return the categories of diseases of every patient, and the IRIs of drugs."""
+    found: dict[str, dict[str, set[str]]] = {"pdd:disease": {}, "pdd:drug": {}}
+    for relation, things in found.items():
+        for row in store.query(PAIRS.format(relation=relation), prefixes=PREFIXES, use_default_graph_as_union=True):
+            name = row["thing"].value
+            name = category(name.removeprefix(PREFIXES["icd9"])) if relation == "pdd:disease" else name
+            things.setdefault(row["patient"].value, set()).add(name)
+    return found["pdd:disease"], found["pdd:drug"]
+
+
+class Recommender:
+    """Ranks drugs by the patients nearest in their diseases; rare diseases weigh more."""
+
+    def __init__(self, diseases: Mapping[str, Set[str]], drugs: Mapping[str, Set[str]]) -> None:
+        self.diseases, self.drugs = diseases, drugs
+        self.patients = sorted(diseases.keys() & drugs.keys())
+        self.having: dict[str, list[str]] = {}
+        for patient in self.patients:
+            for disease in sorted(diseases[patient]):
+                self.having.setdefault(disease, []).append(patient)
+        self.weight = {disease: log((1 + len(self.patients)) / len(having)) for disease, having in self.having.items()}
+        self.size = {patient: sum(self.weight[one] for one in sorted(diseases[patient])) for patient in self.patients}
+        self.popularity = Counter(drug for patient in self.patients for drug in drugs[patient])
+
+    def rank(self, diseases: Iterable[str], without: str = "") -> list[tuple[str, float]]:
+        """Return drugs by the share of the nearest patients that got them, each patient weighted by its similarity.
+
+        Similarity is the weighted Jaccard of diseases. Ties go by popularity.
+        """
+        known = sorted(self.weight.keys() & set(diseases))
+        total = sum(self.weight[disease] for disease in known)
+        shared: Counter[str] = Counter()
+        for disease in known:
+            for patient in self.having[disease]:
+                shared[patient] += self.weight[disease]
+        shared.pop(without, None)
+        near = {patient: both / (total + self.size[patient] - both) for patient, both in shared.items()}
+        nearest = sorted(near, key=lambda patient: (-near[patient], patient))[:NEIGHBOURS]
+        whole = sum(near[patient] for patient in nearest)
+        scores: Counter[str] = Counter()
+        for patient in nearest:
+            for drug in self.drugs[patient]:
+                scores[drug] += near[patient] / whole
+        return sorted(scores.items(), key=lambda one: (-round(one[1], 9), -self.popularity[one[0]], one[0]))
+
+    def popular(self, without: str = "") -> list[str]:
+        """Return drugs by the number of patients that got them."""
+        mine = self.drugs.get(without, frozenset())
+        return sorted(self.popularity, key=lambda drug: (-(self.popularity[drug] - (drug in mine)), drug))
+
+
+class Evaluation(NamedTuple):
+    """Mean Jaccard similarity of `size` drugs, from neighbours and by popularity, with what left-out patients got.
+
+    `better` and `worse` count the patients for whom neighbours do better or worse than popularity.
+    """
+
+    tested: int
+    size: int
+    nearest: float
+    popular: float
+    better: int
+    worse: int
+
+
+def evaluate(recommender: Recommender, seed: int = 1) -> Evaluation:
+    """Leave out one patient after the other and recommend as many drugs as patients get on average.
+
+    Raises
+    ------
+    PddError
+        When fewer than two patients have diseases and drugs.
+    """
+    patients = recommender.patients
+    if len(patients) < 2:
+        raise PddError("fewer than two patients have diseases and drugs: nothing to compare")
+    tested = sorted(random.Random(seed).sample(patients, min(MAX_TESTED, len(patients))))
+    size = max(1, round(sum(len(recommender.drugs[patient]) for patient in patients) / len(patients)))
+    pairs = []
+    for patient in tested:
+        got, popular = recommender.drugs[patient], recommender.popular(patient)
+        near = [drug for drug, _ in recommender.rank(recommender.diseases[patient], patient)]
+        filled = list(dict.fromkeys(near + popular))
+        pairs.append((jaccard(got, set(filled[:size])), jaccard(got, set(popular[:size]))))
+    near, popular = (sum(values) / len(pairs) for values in zip(*pairs, strict=True))
+    better, worse = sum(one > two for one, two in pairs), sum(one < two for one, two in pairs)
+    return Evaluation(len(pairs), size, near, popular, better, worse)
+
+
+def jaccard(one: Set[str], other: Set[str]) -> float:
+    """Return the share of what is in both of what is in either."""
+    return len(one & other) / len(one | other)

@@ -1,0 +1,240 @@
+"""Answer SPARQL queries in a process of their own, which can be killed: nothing else stops a query of pyoxigraph.
+
+A request is a line of JSON; an answer is a line of JSON with the length of the body that follows it.
+"""
+
+import asyncio
+import ctypes
+import io
+import json
+import re
+import resource
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyoxigraph as ox
+
+from pddgraph.rdf import PREFIXES
+from pddgraph.tables import PddError
+
+TABLES = {
+    "application/sparql-results+json": "JSON",
+    "application/sparql-results+xml": "XML",
+    "text/csv": "CSV",
+    "text/tab-separated-values": "TSV",
+}
+"""Formats for results of SELECT and ASK; the first is what `*/*` gets."""
+GRAPHS = {
+    "text/turtle": "TURTLE",
+    "application/n-triples": "N_TRIPLES",
+    "application/rdf+xml": "RDF_XML",
+    "application/ld+json": "JSON_LD",
+}
+"""Formats for results of CONSTRUCT and DESCRIBE."""
+LOOSE = {
+    "application/json": ("json",),
+    "application/xml": ("xml",),
+    "text/xml": ("xml",),
+    "text/plain": ("csv", "triples"),
+}
+"""Media types that stand for the first one whose name ends so."""
+SKIPPED = re.compile(
+    r'"""(?:[^\\]|\\.)*?"""|' r"'''(?:[^\\]|\\.)*?'''|" r'"(?:[^"\\\n\r]|\\.)*"|' r"'(?:[^'\\\n\r]|\\.)*'|"
+    r"<[^\x00-\x20<>\"{}|^`\\]*>|#[^\n\r]*|\\.",
+    re.DOTALL,
+)  # fmt: skip
+"""Strings, IRIs, comments and escapes: what stands in them is no keyword."""
+ESCAPE = re.compile(r"\\u([0-9A-Fa-f]{4})|\\U([0-9A-Fa-f]{8})")
+MAX_MEMORY = 8 << 30
+"""Address space of a process that answers queries, bytes."""
+MAX_WAITING = 1000
+"""Queries that may wait for a process; more are refused."""
+PR_SET_PDEATHSIG = 1
+
+
+class QueryError(Exception):
+    """Report a query that has no answer, with the HTTP status that says why."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def has_keyword(query: str, word: str) -> bool:
+    """Say whether a keyword stands in a query, outside of strings, IRIs, comments and names; also when escaped.
+
+    Examples
+    --------
+    >>> has_keyword("SELECT * { SERVICE <http://example.org/> { ?s ?p ?o } }", "SERVICE")
+    True
+    >>> has_keyword('SELECT ?service { ex:service ex:p "SERVICE" } # service', "SERVICE")
+    False
+    """
+    unescaped = ESCAPE.sub(lambda match: chr(min(int(match[1] or match[2], 16), 0x10FFFF)), query)
+    keyword = re.compile(rf"(?<![\w:?$@.-]){word}(?![\w:-])", re.IGNORECASE)
+    return any(keyword.search(SKIPPED.sub(" ", text)) for text in {query, unescaped})
+
+
+def answer(store: ox.Store, request: dict, limit: int) -> tuple[str, bytes]:
+    """Run one query and return the media type and the bytes of its result; raise `QueryError` when there is none."""
+    query = request["query"]
+    if has_keyword(query, "SERVICE"):
+        raise QueryError(400, "SERVICE is not allowed: this endpoint asks no other")
+    try:
+        graphs = {
+            key: [ox.NamedNode(name) for name in request.get(key, ())] for key in ("default_graph", "named_graphs")
+        }
+    except ValueError as error:
+        raise QueryError(400, f"a graph of the dataset is no IRI: {error}") from None
+    chosen = graphs if any(graphs.values()) else {}
+    union = not chosen and not has_keyword(query, "FROM")
+    try:
+        results = store.query(query, prefixes=PREFIXES, use_default_graph_as_union=union, **chosen)
+    except SyntaxError as error:
+        raise QueryError(400, f"malformed query: {error}") from None
+    graph = isinstance(results, ox.QueryTriples)
+    media, name = negotiate(request["accept"], GRAPHS if graph else TABLES)
+    sink = Sink(limit)
+    results.serialize(sink, format=getattr(ox.RdfFormat if graph else ox.QueryResultsFormat, name))
+    return media, bytes(sink.content)
+
+
+class Sink(io.RawIOBase):
+    """Takes the bytes of a result up to a limit; more stop the query."""
+
+    def __init__(self, limit: int) -> None:
+        self.content = bytearray()
+        self.limit = limit
+
+    def writable(self) -> bool:
+        """Return True."""
+        return True
+
+    def write(self, chunk: bytes) -> int:
+        """Keep a chunk of the result."""
+        if len(self.content) + len(chunk) > self.limit:
+            raise QueryError(413, f"the result has more than {self.limit:,} bytes: add a LIMIT or ask for less")
+        self.content += chunk
+        return len(chunk)
+
+
+def negotiate(accept: Sequence[str], formats: dict[str, str]) -> tuple[str, str]:
+    """Return the first acceptable media type and its format."""
+    for wanted in accept:
+        for media, name in formats.items():
+            if wanted in (media, "*/*", f"{media.split('/')[0]}/*") or media.endswith(LOOSE.get(wanted, ("?",))):
+                return media, name
+    raise QueryError(406, f"no such format for this kind of query; there are {', '.join(formats)}")
+
+
+def main() -> None:
+    """Answer the requests on stdin until it ends."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # No query outlives a server that was killed.
+    resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY, MAX_MEMORY))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    store, limit = ox.Store.read_only(sys.argv[1]), int(sys.argv[2])
+    for line in sys.stdin.buffer:
+        try:
+            status, (media, body) = 200, answer(store, json.loads(line), limit)
+        except QueryError as error:
+            status, media, body = error.status, "text/plain", str(error).encode()
+        except (ValueError, OSError, RuntimeError) as error:
+            status, media, body = 400, "text/plain", f"the query failed: {error}".encode()
+        head = json.dumps({"status": status, "media": media, "length": len(body)})
+        sys.stdout.buffer.write(head.encode() + b"\n" + body)
+        sys.stdout.buffer.flush()
+
+
+class Pool:
+    """Processes that answer queries, and the limits that they keep.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder of a graph.
+    size : int
+        Queries that run at the same time; more wait.
+    timeout_s : float
+        Time of a query, after which its process is killed; 0 for no limit.
+    max_bytes : int
+        Size of a result.
+    """
+
+    def __init__(self, folder: Path, size: int, timeout_s: float, max_bytes: int) -> None:
+        self.folder, self.size, self.timeout_s, self.max_bytes = folder, size, timeout_s, max_bytes
+        self._waiting = 0
+        self._idle: asyncio.Queue[asyncio.subprocess.Process] = asyncio.Queue()
+
+    async def start(self) -> None:
+        """Start the processes and wait until one has answered."""
+        for _ in range(self.size):
+            self._idle.put_nowait(await self._spawn())
+        await self.ask({"query": "ASK {}", "accept": ["*/*"]})
+
+    async def _spawn(self) -> asyncio.subprocess.Process:
+        command = [sys.executable, "-m", "pddgraph.worker", str(self.folder / "store"), str(self.max_bytes)]
+        pipes = {
+            "stdin": asyncio.subprocess.PIPE,
+            "stdout": asyncio.subprocess.PIPE,
+            "stderr": asyncio.subprocess.DEVNULL,
+        }
+        return await asyncio.create_subprocess_exec(*command, **pipes, start_new_session=True)
+
+    async def ask(self, request: dict) -> tuple[str, bytes]:
+        """Return the media type and the result of a query; raise `QueryError` when there is none."""
+        if self._waiting >= MAX_WAITING:
+            raise QueryError(503, "too many queries at the same time; try again later")
+        self._waiting += 1
+        try:
+            process = await self._idle.get()
+        finally:
+            self._waiting -= 1
+        try:
+            if process.returncode is not None:
+                process = await self._spawn()
+            async with asyncio.timeout(self.timeout_s or None):
+                process.stdin.write(json.dumps(request).encode() + b"\n")
+                await process.stdin.drain()
+                head = json.loads(await process.stdout.readline())
+                body = await process.stdout.readexactly(head["length"])
+        except BaseException as error:
+            process.kill() if process.returncode is None else None
+            await process.wait()
+            process = await self._spawn()
+            if isinstance(error, TimeoutError):
+                raise QueryError(503, f"the query took more than {self.timeout_s:g} s and was stopped") from None
+            if isinstance(error, ValueError | OSError | asyncio.IncompleteReadError):
+                raise QueryError(
+                    500, "the query ended its process: it needs too much memory or nests too deep"
+                ) from None
+            raise
+        finally:
+            self._idle.put_nowait(process)
+        if head["status"] != 200:
+            raise QueryError(head["status"], body.decode())
+        return head["media"], body
+
+    async def stop(self) -> None:
+        """End the processes that wait for a query."""
+        while not self._idle.empty():
+            process = self._idle.get_nowait()
+            if process.returncode is None:
+                process.kill()
+            await process.wait()
+
+
+async def ask_once(pool: Pool, query: str, media: str) -> bytes:
+    """Answer one query and end; graphs come as Turtle."""
+    try:
+        await pool.start()
+        return (await pool.ask({"query": query, "accept": [media, "text/turtle"]}))[1]
+    except QueryError as error:
+        raise PddError(str(error)) from None
+    finally:
+        await pool.stop()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+import pytest
+
+from pddgraph import icd, text
+from pddgraph.drugs import Drug, Linker
+
+NAMES = (
+    "Sodium chloride;Dextrose, unspecified form;Potassium chloride;Furosemide;Hydrocortisone;Hydrocortisone succinate;"
+    "Oxycodone;Acetaminophen;Water;Sodium bicarbonate;Ferrous sulfate anhydrous;Sulfate ion;Donepezil;Insulin human;"
+    "Metoprolol;Lidocaine;Epinephrine;Albumin human;NS-8593;Dexamethasone;Dexamethasone acetate;Potassium"
+)
+DRUGS = [Drug(f"DB{place:05}", name, (), ()) for place, name in enumerate(NAMES.split(";"))]
+DRUGS.append(Drug("DB90000", "Acetylsalicylic acid", ("Aspirin", "ASA"), ()))
+DRUGS += [Drug("DB90001", "One", ("Twofold",), ()), Drug("DB90002", "Two", ("Twofold",), ())]
+NAME_OF = {drug.drug_id: drug.name for drug in DRUGS}
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "drugs"),
+    [
+        ("FUROSEMIDE", "exact", ["Furosemide"]),
+        ("Aspirin", "synonym", ["Acetylsalicylic acid"]),
+        ("Aspirin EC", "normalised", ["Acetylsalicylic acid"]),
+        ("*NF* Furosemide 40 mg/4 mL Inj", "normalised", ["Furosemide"]),
+        ("Metoprolol Succinate XL", "normalised", ["Metoprolol"]),
+        ("Hydrocortisone Na Succ.", "normalised", ["Hydrocortisone succinate"]),
+        ("OxycoDONE-Acetaminophen Elixir", "combination", ["Oxycodone", "Acetaminophen"]),
+        ("Lidocaine 1%/Epinephrine 1:100000", "combination", ["Lidocaine", "Epinephrine"]),
+        ("Potassium Chl 20 mEq / 1000 mL D5 1/2 NS", "combination",
+         ["Potassium chloride", "Dextrose, unspecified form", "Sodium chloride"]),
+        ("NS (Glass Bottle)", "alias", ["Sodium chloride"]),
+        ("D5W", "alias", ["Dextrose, unspecified form"]),
+        ("Lasix", "alias", ["Furosemide"]),
+        ("Syringe (0.9% Sodium Chloride)", "bracket", ["Sodium chloride"]),
+        ("sodium bicar", "prefix", ["Sodium bicarbonate"]),
+        ("dexameth", "prefix", ["Dexamethasone"]),
+        ("Ferrous Sulfate", "alias", ["Ferrous sulfate anhydrous"]),
+        ("Vial", "supply", []),
+        ("Syringe (IV Room)", "supply", []),
+        ("Insulin", "abstained", []),
+        ("Donepezil 5 mg or Placebo", "abstained", []),
+        ("Oxycodone-Unknownine", "abstained", []),
+        ("Potassium Unknownate", "abstained", []),
+        ("ASA 5", "alias", ["Acetylsalicylic acid"]),
+        ("Twofold", "abstained", []),
+        ("Furo", "abstained", []),
+        ("", "abstained", []),
+        ("x" * 10_000, "abstained", []),
+    ],
+)  # fmt: skip
+def test_names_of_drugs_are_linked_in_stages_or_not_at_all(name, method, drugs):
+    link = Linker(DRUGS).link(name)
+    assert (link.method, [NAME_OF[target] for target in link.targets]) == (method, drugs)
+
+
+def test_the_generic_name_decides_where_the_name_is_open():
+    linker = Linker([*DRUGS, Drug("DB99999", "Insulin glargine", (), ())])
+    assert linker.link_order("Insulin", "Insulin Glargine").targets == ("DB99999",)
+    assert linker.link_order("Insulin", "Insulin - Sliding Scale").targets == ()
+    assert linker.link_order("Vial", "Insulin Glargine").method == "supply"
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "notation"),
+    [
+        ("4280", "diagnosis", "428.0"), ("428.0", "diagnosis", "428.0"), ("5672", "diagnosis", "567.2"),
+        ("E8791", "diagnosis", "E879.1"), ("V090", "diagnosis", "V09.0"), ("3961", "procedure", "39.61"),
+        ("71970", "diagnosis", None), ("", "diagnosis", None), ("390-459", "diagnosis", None),
+        ("n/a", "diagnosis", None), ("3601", "procedure", None), ("66", "procedure", None),
+    ],
+)  # fmt: skip
+def test_codes_that_exist_link_and_others_do_not(code, kind, notation):
+    assert icd.link(code, kind) == notation
+
+
+def test_the_tree_reaches_a_chapter_from_every_code():
+    # 428.0 congestive heart failure: category 428, block 420-429, chapter 390-459 (diseases of the circulatory system).
+    concepts = {one.notation: one for one in (*icd.diagnoses().values(), *icd.procedures().values())}
+    path = ["428.0"]
+    while broader := concepts[path[-1]].broader:
+        path.append(broader)
+    assert path == ["428.0", "428", "420-429", "390-459"]
+    assert len(concepts) == len(icd.diagnoses()) + len(icd.procedures())
+    assert all(one.broader in concepts for one in concepts.values() if one.broader)
+    # Version 32 has 19 chapters of diagnoses and 18 of procedures.
+    assert sum(not one.broader for one in concepts.values()) == 19 + 18
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("SEPSIS;PNEUMONIA;TELEMETRY", [("995.91", "affirmed"), ("486", "affirmed")]),
+        ("No evidence of pneumonia but has urinary tract infection", [("486", "negated"), ("599.0", "affirmed")]),
+        ("Denies chest pain, shortness of breath.", [("786.5", "negated"), ("786.05", "negated")]),
+        ("? STROKE", [("434.91", "doubted")]),
+        ("R/O MI", [("410", "doubted")]),
+        ("Pulmonary embolism was ruled out", [("415.1", "negated")]),
+        ("History of CHF. Fever", [("428.0", "past"), ("780.60", "affirmed")]),
+        ("Mother with asthma", [("493", "family")]),
+        ("Acute respiratory distress syndrome", [("518.82", "affirmed")]),
+        ("S/P FALL", []),
+    ],
+)
+def test_diseases_in_texts_come_with_how_they_are_mentioned(words, found):
+    assert [(mention.notation, mention.status) for mention in text.find(words)] == found
