@@ -68,6 +68,15 @@ def test_slurm_log_says_when_nodes_go_down_and_come_back(read):
     assert trace.duration_s == 3600.0
 
 
+def test_slurm_log_may_come_from_the_journal(read):
+    trace = read(
+        "2025-03-01T00:00:00+0100 head systemd[1]: Started Slurm controller daemon.\n"
+        "2025-03-01T00:00:00+0100 head slurmctld[7]: slurmctld: slurmctld version 23.02.7 started\n"
+        "2025-03-01T00:01:00+0100 head slurmctld[7]: slurmctld: error: Nodes gpu-[1-2] not responding, setting DOWN\n"
+    )
+    assert history(trace) == [(0.0, [], ["gpu-1", "gpu-2"]), (60.0, ["gpu-1", "gpu-2"], [])]
+
+
 def test_slurm_node_that_drains_is_lost_when_it_is_drained_or_down(read):
     trace = read(slurm(
         "00:01:00.000] update_node: node gpu-[1-3] state set to DRAINING",
@@ -127,6 +136,15 @@ def test_kubernetes_events_in_any_order_tell_when_nodes_are_not_ready(read):
     assert trace.format == "kubernetes"
     assert history(trace) == [(0.0, [], ["a", "b", "c"]), (1200.0, ["b"], []), (1800.0, [], ["b"]), (3600.0, ["a"], [])]
     assert trace.duration_s == 7200.0
+
+
+def test_kubernetes_node_that_was_deleted_is_back_when_it_is_registered(read):
+    rows = [
+        event("NodeReady", "a", "00:00:00"), event("RemovingNode", "a", "00:10:00"),
+        event("NodeReady", "b", "00:00:00"), event("NodeNotReady", "b", "00:10:00"),
+        event("RegisteredNode", "a", "00:20:00"), event("RegisteredNode", "b", "00:20:00"),
+    ]  # fmt: skip
+    assert history(read({"items": rows})) == [(0.0, [], ["a", "b"]), (600.0, ["a", "b"], []), (1200.0, [], ["a"])]
 
 
 def test_kubernetes_event_that_stands_for_several_counts_at_its_first_and_last_time(read):

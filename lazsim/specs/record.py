@@ -1,5 +1,6 @@
 """The base of specifications: a frozen record, read from TOML, and the ranges of its numbers."""
 
+import re
 from typing import Annotated, Any
 
 import msgspec
@@ -8,6 +9,13 @@ from msgspec import Meta
 from lazsim import limits
 from lazsim.errors import prefix_errors
 from lazsim.units import QUANTITIES, parse_quantity
+
+_FAULT = re.compile(r"(.*) - at `\$\.(\w+)`")
+
+
+def name_field(error: msgspec.ValidationError) -> str:
+    """Return what msgspec says of a value with its field in front, as errors of lazsim have it."""
+    return _FAULT.sub(r"`\2`: \1", str(error))
 
 
 class Spec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -12,7 +12,7 @@ from lazsim.errors import SpecError, prefix_errors
 from lazsim.files import read_bytes
 from lazsim.limits import MAX_NODES
 from lazsim.specs import Spec, catalog_names, read_spec_bytes, read_toml
-from lazsim.specs.record import Count, NumNodes
+from lazsim.specs.record import Count, NumNodes, name_field
 from lazsim.trace.hosts import expand_hosts
 from lazsim.units import DURATIONS_S
 
@@ -106,9 +106,12 @@ class TraceMapping(Spec, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         if isinstance(self.cluster_nodes, tuple):
-            names = dict.fromkeys(itertools.chain.from_iterable(map(expand_hosts, self.cluster_nodes)))
+            try:
+                names = dict.fromkeys(itertools.chain.from_iterable(map(expand_hosts, self.cluster_nodes)))
+            except ValueError as error:
+                raise ValueError(f"`cluster_nodes` {error}") from None
             if not 0 < len(names) <= MAX_NODES:
-                raise ValueError(f"cluster_nodes: {len(names):,} names; give 1 to {MAX_NODES:,}")
+                raise ValueError(f"`cluster_nodes`: {len(names):,} names; give 1 to {MAX_NODES:,}")
             msgspec.structs.force_setattr(self, "cluster_nodes", tuple(names))
         if self.time_unit is not None and self.time_unit not in UNITS_S:
             raise ValueError(f"`time_unit` {self.time_unit!r}: give one of {', '.join(UNITS_S)}")
@@ -194,7 +197,7 @@ def make_mapping(
     try:
         return msgspec.convert(fields, TraceMapping)
     except msgspec.ValidationError as error:
-        raise SpecError(str(error)) from None
+        raise SpecError(name_field(error)) from None
 
 
 def parse_nodes(text: str) -> int | tuple[str, ...]:

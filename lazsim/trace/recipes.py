@@ -1,6 +1,5 @@
 """Entries of the catalogue of traces: recipes of generated traces and addresses of public ones."""
 
-import re
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
@@ -9,11 +8,8 @@ from msgspec import Meta
 
 from lazsim.errors import SpecError
 from lazsim.specs import Spec, catalog_names, read_spec_bytes, read_toml
-from lazsim.specs.record import Amount, NumNodes, PositiveSeconds, Share
+from lazsim.specs.record import Amount, NumNodes, PositiveSeconds, Share, name_field
 from lazsim.units import DAY_S
-
-FAULT = re.compile(r"(.*) - at `\$\.(\w+)`")
-"""What msgspec says about a field."""
 
 
 class WeibullSpec(Spec, frozen=True, kw_only=True):
@@ -239,7 +235,7 @@ def change_recipe(name: str | None, changes: Mapping[str, Any]) -> Recipe:
     try:
         decoded: Recipe = msgspec.convert(plain, Recipe)
     except msgspec.ValidationError as error:
-        raise SpecError(FAULT.sub(r"`\2`: \1", str(error))) from None
+        raise SpecError(name_field(error)) from None
     return decoded
 
 

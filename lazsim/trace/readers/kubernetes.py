@@ -15,9 +15,11 @@ REASONS: dict[str, tuple[Kind, ...]] = {
     "RemovingNode": ("remove",),
     "DeletingNode": ("remove",),
     "Rebooted": ("remove", "add"),
-    "RegisteredNode": (),
 }
-"""What events say of their node. A controller that starts registers all nodes, so that this only tells their names."""
+"""What events say of their node."""
+REGISTERED = "RegisteredNode"
+"""A controller that starts says so of all nodes: it brings back only those that were deleted before."""
+DELETED = ("RemovingNode", "DeletingNode")
 _TYPICAL = re.compile(r'"(?:involvedObject|regarding)"|"kind"\s*:\s*"Node"|"reason"\s*:\s*"Node(?:Not)?Ready"')
 
 
@@ -29,26 +31,34 @@ def recognise(text: str) -> bool:
 def read(source: Source) -> Reading:
     """Read the events on nodes, and what the conditions of nodes say; all others only say that events were kept."""
     log = StateLog(source)
+    found: list[tuple[float, str, str]] = []
     num_seen = num_hidden = 0
     for place, record in json_records(source, "items"):
         record = record["object"] if isinstance(record.get("object"), dict) else record
         try:
             if "involvedObject" in record or "regarding" in record:
                 num_seen += 1
-                num_hidden += _read_event(log, record)
+                num_hidden += _read_event(log, record, found)
             elif text_at(record, "kind") == "Node" or "conditions" in (record.get("status") or {}):
                 num_seen += 1
                 _read_node(log, record)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, AttributeError) as error:
             source.fault(place, str(error))
     if not num_seen:
         raise TraceFormatError(f"{source.name}: no event or node of Kubernetes in it; expected {LOOKS}")
+    last: dict[str, str] = {}
+    for time_s, reason, node in sorted(found, key=lambda event: event[0]):
+        log.know(node)
+        kinds = REASONS.get(reason, ("add",) if last.get(node) in DELETED else ())
+        for kind in kinds:
+            log.say(time_s, kind, node)
+        last[node] = reason
     hidden = f"{num_hidden} events between the first and the last of a kind are counted without a time: left out"
     return log.reading(*((hidden,) if num_hidden else ()))
 
 
-def _read_event(log: StateLog, event: dict[str, Any]) -> int:
-    """Read an event at its first and its last time; return how often it happened in between."""
+def _read_event(log: StateLog, event: dict[str, Any], found: list[tuple[float, str, str]]) -> int:
+    """Find an event at its first and its last time; return how often it happened in between."""
     series = event.get("series") or {}
     stamps = [text_at(event, *path) for path in (
         ("firstTimestamp",), ("deprecatedFirstTimestamp",), ("eventTime",), ("lastTimestamp",),
@@ -59,17 +69,14 @@ def _read_event(log: StateLog, event: dict[str, Any]) -> int:
     ]
     thing = event.get("involvedObject") or event.get("regarding") or {}
     reason = text_at(event, "reason")
-    if text_at(thing, "kind") != "Node" or reason not in REASONS:
+    if text_at(thing, "kind") != "Node" or reason not in (*REASONS, REGISTERED):
         return 0
     node = text_at(thing, "name")
     if not node:
         raise ValueError("no node is named")
-    log.know(node)
-    for time_s in (times_s[0], times_s[-1])[: len(times_s)]:
-        for kind in REASONS[reason]:
-            log.say(time_s, kind, node)
+    found += [(time_s, reason, node) for time_s in dict.fromkeys((times_s[0], times_s[-1]))]
     count = event.get("count") or event.get("deprecatedCount") or series.get("count") or 1
-    return max(0, count - 2) if isinstance(count, int) and REASONS[reason] else 0
+    return max(0, count - 2) if isinstance(count, int) and reason in REASONS else 0
 
 
 def _read_node(log: StateLog, node: dict[str, Any]) -> None:

@@ -10,13 +10,16 @@ from lazsim.trace.states import OPTIONS, StateLog
 from lazsim.units import MINUTE_S, format_duration
 
 LOOKS = "[2025-03-01T01:10:05.120] error: Nodes gpu-[01-02] not responding, setting DOWN"
-LINE = re.compile(r"\[(\d{4}-\d\d-\d\dT[\d:.]+(?:Z|[+-]\d\d:?\d\d)?)\]\s*(.*)")
+STAMP = r"(\d{4}-\d\d-\d\dT[\d:.,]+(?:Z|[+-]\d\d:?\d\d)?)"
+LINE = re.compile(rf"(?:\[{STAMP}\]|{STAMP}\s.*?slurmctld\S*:)\s*(.*)")
+"""A line of the log, or of the journal with dates of ISO 8601."""
 TYPICAL = re.compile(r"slurm|JobI[dD]=|sched|backfill|[Nn]odes? |node=", re.ASCII)
 Said = Literal["add", "remove", "drain"] | None
 MESSAGES: dict[str, Said] = {
     r"Nodes? (\S+) not responding, setting DOWN": "remove",
     r"[Nn]ode (\S+) unexpectedly rebooted": "remove",
-    r"due to failure of node (\S+)": "remove",
+    r"(?:due to failure of|on failed) node (\S+)": "remove",
+    r"[Nn]odes? (\S+) not resumed by ResumeTimeout": "remove",
     r"[Nn]odes? (\S+) now responding": "add",
     r"[Nn]ode (\S+) returned to service": "add",
     r"[Nn]odes? (\S+) state set to (\S+)": None,
@@ -51,7 +54,7 @@ def state_kind(text: str) -> Said:
 def recognise(text: str) -> float:
     """Return the share of the first lines that begin with a date in brackets, in a log with Slurm's words."""
     head = [line for line in text[:20_000].splitlines() if line.strip()]
-    lines = [found[2] for line in head if (found := LINE.match(line))]
+    lines = [found[0] for line in head if (found := LINE.match(line))]
     return len(lines) / max(1, len(head)) if any(map(TYPICAL.search, lines)) else 0.0
 
 
@@ -65,8 +68,8 @@ def read(source: Source) -> Reading:
         if not found:
             continue
         try:
-            time_s = log.at(found[1], last_s)
-            said, nodes = _message(found[2])
+            time_s = log.at(found[1] or found[2], last_s)
+            said, nodes = _message(found[3])
         except ValueError as error:
             source.fault(line, str(error))
             continue
