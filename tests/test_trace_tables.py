@@ -107,7 +107,8 @@ def test_table_of_any_form_is_read_alike(write, form):
         (gzip.compress(COUNTS.encode())[:-9], "cannot be unpacked"),
         (zipped("a.csv", "b.csv"), "an archive of 2 files"),
         (b"PAR1 and no more", "not valid Parquet"),
-        ("time,zone,count\n", "known formats"),
+        ("once upon a time\nthere was a trace\n", "known formats"),
+        ("zone,count\na,5\n", "its columns (zone, count) do not tell which nodes come and go; give `columns`"),
         (json_lines(COUNTS) + "\n{", "line 4: not valid JSON"),
         (COUNTS + "2025-03-01 00:15:00\n", "line 5: 1 columns are too few"),
         (COUNTS + "2025-03-01 00:15:00,7.5\n", "line 5: '7.5' is not a count of nodes"),
@@ -243,6 +244,17 @@ def test_later_observation_overtakes_one_that_was_written_ahead(write):
     trace = read_trace(write(rows))
     assert losses(trace) == [(90.0, 2)]
     assert trace.duration_s == 150.0
+
+
+def test_a_row_in_disorder_does_not_make_overlapping_observations_flap(write):
+    late = dated(("09:00", 5), ("09:01", 5))
+    rows = dated(("10:00", 9), ("10:01", 9), ("10:00:30", 7), ("10:01:30", 7), ("10:01", 6), ("10:02", 6)) + late
+    assert losses(read_trace(write(rows))) == [(3630.0, 2), (3660.0, 1)]
+
+
+def test_rows_in_mere_disorder_are_sorted(write):
+    trace = read_trace(write(dated(("12:00", 8), ("13:00", 7), ("10:00", 9), ("11:00", 9))))
+    assert losses(trace) == [(7200.0, 1), (10800.0, 1)]
 
 
 def test_newest_rows_may_come_first(write):

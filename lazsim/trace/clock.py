@@ -175,7 +175,9 @@ class Clock:
 
     def notes(self) -> tuple[str, ...]:
         """Return what is assumed, a line each."""
-        return ("times name no zone: taken for UTC; `time_zone` says otherwise",) if self.is_local else ()
+        if self.is_local:
+            return ("times name no zone: taken for UTC; `time_zone` says otherwise",)
+        return (f"times are in {self._unit} since 1970",) if self._kind == "number" and self.is_absolute else ()
 
 
 def to_seconds(time: float, unit: str) -> float:

@@ -124,6 +124,15 @@ def guess_mapping(table: Table) -> Guess | None:
     return None if columns is None else Guess(TraceMapping(columns=columns), named is not None)
 
 
+def explain_columns(table: Table) -> str:
+    """Return why the columns of a table are not guessed, and what is needed."""
+    names = ", ".join(table.header[:30]) or "without names"
+    return (
+        f"its columns ({names}) do not tell which nodes come and go; give `columns`, such as time=1,count=2 or "
+        "time=when,event=what,node=host or node=host,start=from,end=to"
+    )
+
+
 def _by_name(header: Iterable[str], kinds: list[str]) -> Columns | None:
     places: dict[str, list[int]] = {role: [] for role in NAMES}
     # A row may have more fields than the header.

@@ -50,9 +50,9 @@ def settle(rows: Sequence[TimedT]) -> tuple[list[TimedT], tuple[str, ...]]:
     Returns
     -------
     list
-        In time order. Where each stretch begins after the one before, the stretches overlap, as those of a sampler that
-        writes each observation several times: the later stretch holds from its begin, and what it overtakes counts for
-        nothing. All others are sorted, and the last row of an instant counts.
+        In time order. Where most stretches begin after the one before, they overlap, as those of a sampler that writes
+        each observation several times: a later stretch holds from its begin, and what it overtakes counts for nothing.
+        Otherwise, rows are sorted, and the last row of an instant counts.
     tuple of str
         What was done, a line each.
 
@@ -68,10 +68,13 @@ def settle(rows: Sequence[TimedT]) -> tuple[list[TimedT], tuple[str, ...]]:
         rows = rows[::-1]
         notes.append(NEWEST_FIRST)
     back = _steps_back(rows)
-    begins_s = [row.time_s for row in (*rows[:1], *(row for _, row in back))]
-    overlaps = all(earlier < later for earlier, later in itertools.pairwise(begins_s))
+    stretches = _stretches(rows)
+    begins_s = [stretch[0].time_s for stretch in stretches]
+    num_overlaps = sum(earlier < later for earlier, later in itertools.pairwise(begins_s))
+    overlaps = 2 * num_overlaps > len(back)
+    by_begin = sorted(stretches, key=lambda stretch: stretch[0].time_s)
     kept: list[TimedT] = []
-    for row in rows if overlaps else sorted(rows, key=lambda row: row.time_s):
+    for row in itertools.chain.from_iterable(by_begin) if overlaps else sorted(rows, key=lambda row: row.time_s):
         while kept and kept[-1].time_s >= row.time_s:
             kept.pop()
         kept.append(row)
@@ -91,3 +94,13 @@ def _steps_back(rows: Sequence[TimedT]) -> list[tuple[float, TimedT]]:
         for earlier, later in itertools.pairwise(rows)
         if later.time_s < earlier.time_s
     ]
+
+
+def _stretches(rows: Sequence[TimedT]) -> list[list[TimedT]]:
+    """Cut rows where they step back in time."""
+    stretches: list[list[TimedT]] = []
+    for row in rows:
+        if not stretches or row.time_s < stretches[-1][-1].time_s:
+            stretches.append([])
+        stretches[-1].append(row)
+    return stretches

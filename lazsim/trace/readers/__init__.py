@@ -8,8 +8,8 @@ import numpy as np
 from lazsim.errors import TraceFormatError
 from lazsim.files import module_names, read_bytes, unpack
 from lazsim.specs import sha256, unknown_name
-from lazsim.tables import PARQUET
-from lazsim.trace.guess import mapping_reader
+from lazsim.tables import PARQUET, find_separator
+from lazsim.trace.guess import explain_columns, mapping_reader, open_head
 from lazsim.trace.mapping import NO_MAPPING, TraceMapping, mapping_names
 from lazsim.trace.refusals import BINARY_BYTES, explain_binary, explain_text
 from lazsim.trace.source import GUESSED, Reader, Source
@@ -57,6 +57,8 @@ def detect_format(name: str, text: str) -> str:
     best = max(fits, key=lambda format_name: fits[format_name])
     if fits[best] <= GUESSED and (what := explain_text(text)):
         raise TraceFormatError(f"{name}: {what}")
+    if fits[best] < 0.5 and len((table := open_head(text)).header) > 1 and find_separator(text) is not None:
+        raise TraceFormatError(f"{name}: {explain_columns(table)}")
     if fits[best] < 0.5:
         raise TraceFormatError(
             f"{name}: not one of the known formats ({', '.join(sorted(READERS))}); force one with `format`"

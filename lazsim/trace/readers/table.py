@@ -2,7 +2,7 @@
 
 from lazsim.errors import TraceFormatError
 from lazsim.tables import HEAD_LINES
-from lazsim.trace.guess import guess_mapping, open_head
+from lazsim.trace.guess import explain_columns, guess_mapping, open_head
 from lazsim.trace.mapped import open_table, read_mapped
 from lazsim.trace.mapping import NO_MAPPING, TraceMapping
 from lazsim.trace.source import GUESSED, Reader, Reading, Source
@@ -25,11 +25,7 @@ def read(source: Source) -> Reading:
         return read_mapped(source, table, NO_MAPPING)
     guess = guess_mapping(table._replace(rows=table.rows[:HEAD_LINES]))
     if guess is None:
-        names = ", ".join(table.header[:30]) or "without names"
-        raise TraceFormatError(
-            f"{source.name}: its columns ({names}) do not tell by themselves which nodes come and go; give `columns`, "
-            "such as time=1,count=2 or time=when,event=what,node=host or node=host,start=from,end=to"
-        )
+        raise TraceFormatError(f"{source.name}: {explain_columns(table)}")
     return read_mapped(source, table, guess.mapping)
 
 
