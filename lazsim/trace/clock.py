@@ -194,6 +194,15 @@ def is_number(text: str) -> bool:
         return False
 
 
+def is_date(text: str) -> bool:
+    """Return whether a text is a date of ISO 8601."""
+    try:
+        read_date(text)
+    except ValueError:
+        return False
+    return True
+
+
 def _is_epoch(time: float, unit: str) -> bool:
     return EPOCHS_S[0] <= to_seconds(time, unit) <= EPOCHS_S[1]
 

@@ -8,18 +8,10 @@ from typing import NamedTuple
 from lazsim.errors import SpecError, TraceFormatError
 from lazsim.files import Faults
 from lazsim.tables import HEAD_LINES, Table, read_table
-from lazsim.trace.clock import Clock, is_number, split_unit
-from lazsim.trace.mapped import (
-    column_parts,
-    event_kind,
-    find_column,
-    is_date,
-    is_header,
-    needed_columns,
-    open_table,
-    read_mapped,
-)
+from lazsim.trace.clock import Clock, is_date, is_number, split_unit
+from lazsim.trace.mapped import event_kind, read_mapped
 from lazsim.trace.mapping import NO_MAPPING, Columns, TraceMapping, load_mapping, mapping_looks
+from lazsim.trace.rows import column_parts, find_column, is_header, needed_columns, open_table
 from lazsim.trace.source import Reader
 
 HEAD_BYTES = 20_000

@@ -1,19 +1,18 @@
 """Read a table by a mapping of its columns."""
 
-import fnmatch
 import math
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
 from lazsim.errors import TraceFormatError
-from lazsim.tables import HEAD_LINES, PARQUET, Table, read_parquet, read_table
+from lazsim.tables import Table
 from lazsim.trace.absences import Outage, events_from_outages, events_from_states, other_nodes
-from lazsim.trace.clock import Clock, is_number, read_date
+from lazsim.trace.clock import Clock
 from lazsim.trace.counts import RULE, Sample, events_from_counts
-from lazsim.trace.mapping import Column, Columns, TraceMapping
+from lazsim.trace.mapping import TraceMapping
 from lazsim.trace.order import NEWEST_FIRST, is_newest_first, refuse_set_back, settle
-from lazsim.trace.source import Reading, Source, count, shorten
+from lazsim.trace.rows import MappedRows
+from lazsim.trace.source import Reading, Source, count
 from lazsim.trace.table import Event, Kind, in_time_order
 
 WORDS: dict[Kind, str] = {
@@ -41,27 +40,6 @@ ArgumentsT = ParamSpec("ArgumentsT")
 ResultT = TypeVar("ResultT")
 
 
-def open_table(source: Source) -> Table:
-    """Read the rows of a file in any form of table."""
-    if source.content.startswith(PARQUET):
-        return read_parquet(source.content, source)
-    return read_table(source.text, source, is_header)
-
-
-def is_header(fields: list[str]) -> bool:
-    """Return whether a row names columns: none of its texts is a number or a date."""
-    return not any(is_number(field) or is_date(field) for field in fields)
-
-
-def is_date(text: str) -> bool:
-    """Return whether a text is a date of ISO 8601."""
-    try:
-        read_date(text)
-    except ValueError:
-        return False
-    return True
-
-
 def read_mapped(source: Source, table: Table, mapping: TraceMapping) -> Reading:
     """Read the rows of a table by a mapping that names the columns; the user's own wishes go first.
 
@@ -73,33 +51,16 @@ def read_mapped(source: Source, table: Table, mapping: TraceMapping) -> Reading:
     mapping = source.asked.under(mapping)
     columns = mapping.columns
     assert columns is not None, "the mapping names the columns"
-    reader = _Mapped(source, table, mapping, columns)
+    rows = MappedRows(source, table, mapping, columns)
+    mapped = _Mapped(source, rows, mapping)
     if columns.count is not None:
-        reading = reader.read_counts()
+        reading = mapped.read_counts()
     else:
-        reading = reader.read_events() if columns.event is not None else reader.read_outages()
-    if not reader.num_left_out:
+        reading = mapped.read_events() if columns.event is not None else mapped.read_outages()
+    if not rows.num_left_out:
         return reading
-    left_out = f"{reader.num_left_out} rows are left out: only those with {', '.join(mapping.where)} count"
+    left_out = f"{rows.num_left_out} rows are left out: only those with {', '.join(mapping.where)} count"
     return reading._replace(notes=(*reading.notes, left_out))
-
-
-def find_column(name: str, header: tuple[str, ...]) -> int | None:
-    """Return the index of a column by its name: as it stands, or else without case, signs and what is in brackets.
-
-    Examples
-    --------
-    >>> find_column("prob started", ("nodes", "Prob Started (mm/dd/yy)"))
-    1
-    """
-    if name in header:
-        return header.index(name)
-    plain = [_plain(column) for column in header]
-    return plain.index(_plain(name)) if _plain(name) in plain else None
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"\(.*\)|[\W_]", "", name.lower())
 
 
 def event_kind(text: str, mapping: TraceMapping) -> Kind | None:
@@ -116,48 +77,26 @@ def event_kind(text: str, mapping: TraceMapping) -> Kind | None:
     return _KINDS[word]
 
 
-def column_parts(column: Column) -> tuple[str | int, ...]:
-    """Return the columns whose texts are joined."""
-    return column if isinstance(column, tuple) else (column,)
-
-
-def needed_columns(columns: Columns) -> dict[str, Column]:
-    """Return the columns that a table must have, by role."""
-    return {role: one for role, one in columns.given().items() if role not in ("cluster", "cluster_nodes")}
-
-
 class _Mapped:
-    """The rows of a table, by the role of their columns."""
+    """The reading of rows in each of the three shapes."""
 
-    def __init__(self, source: Source, table: Table, mapping: TraceMapping, columns: Columns) -> None:
-        self._source, self._table, self._mapping = source, table, mapping
-        self._places = {role: self._find(column) for role, column in needed_columns(columns).items()}
-        for role in ("cluster", "cluster_nodes"):
-            column = getattr(columns, role)
-            if column is not None and all(self._index(part) is not None for part in column_parts(column)):
-                self._places[role] = self._find(column)
-        times = columns.time if columns.time is not None else columns.start
-        names = [table.header[index] for index in self._places["time" if times is columns.time else "start"]
-                 if index < len(table.header)]  # fmt: skip
-        used = {place for places in self._places.values() for place in places}
-        self._has_more_columns = any(len(row.fields) > len(used) for row in table.rows[:HEAD_LINES])
-        self._clock = Clock(mapping, source.asked, " ".join(names))
-        self.num_left_out = 0
-        self._rows = list(self._chosen())
+    def __init__(self, source: Source, rows: MappedRows, mapping: TraceMapping) -> None:
+        self._source, self._rows, self._mapping = source, rows, mapping
+        self._clock = Clock(mapping, source.asked, rows.time_column)
 
     def read_counts(self) -> Reading:
         if self._mapping.cluster_nodes is not None:
             raise TraceFormatError(f"{self._source.name}: counts all nodes that are alive; leave `cluster_nodes` out")
         samples: list[Sample] = []
         after = -math.inf
-        for line, texts in self._rows:
+        for line, texts in self._rows.texts:
             sample = self._try(line, self._sample, line, texts, after)
             if sample is not None:
                 samples.append(sample)
                 after = sample.time_s
         self._clock.start((sample.time_s for sample in samples), self._source.name)
         samples = [sample._replace(time_s=self._clock.seconds(sample.time_s)) for sample in samples]
-        if self._has_more_columns:
+        if self._rows.has_more_columns:
             self._refuse_several(samples)
         notes: tuple[str, ...] = (RULE, "the trace is taken to end with its last row")
         if self._clock.is_absolute:
@@ -176,7 +115,7 @@ class _Mapped:
         rows: list[Event] = []
         words: set[str] = set()
         after = -math.inf
-        for line, texts in self._rows:
+        for line, texts in self._rows.texts:
             event = self._try(line, self._event, line, texts, after)
             if event is not None:
                 rows.append(event)
@@ -202,7 +141,7 @@ class _Mapped:
         return Reading(events, end_s, tuple(notes), self._clock.assumed_unit)
 
     def read_outages(self) -> Reading:
-        rows = [row for line, texts in self._rows if (row := self._try(line, self._outage, line, texts))]
+        rows = [row for line, texts in self._rows.texts if (row := self._try(line, self._outage, line, texts))]
         known = [time for row in rows for time in (row.start_s, row.end_s) if math.isfinite(time)]
         self._clock.start(known, self._source.name)
         outages = [
@@ -244,9 +183,9 @@ class _Mapped:
         return Outage(texts["node"], start, end, line)
 
     def _cluster_nodes(self) -> int | tuple[str, ...] | None:
-        if self._mapping.cluster_nodes is not None or "cluster_nodes" not in self._places:
+        if self._mapping.cluster_nodes is not None or "cluster_nodes" not in self._rows.places:
             return self._mapping.cluster_nodes
-        sizes = [self._try(line, count, texts["cluster_nodes"]) for line, texts in self._rows]
+        sizes = [self._try(line, count, texts["cluster_nodes"]) for line, texts in self._rows.texts]
         return max((size for size in sizes if size), default=None)
 
     def _try(
@@ -257,53 +196,3 @@ class _Mapped:
         except (ValueError, OverflowError) as error:
             self._source.fault(line, str(error))
             return None
-
-    def _chosen(self) -> Iterator[tuple[int, dict[str, str]]]:
-        """Yield the line and the texts by role of the rows that count."""
-        wanted = list(self._conditions())
-        clusters: dict[str, int] = {}
-        for line, fields in self._table.rows:
-            try:
-                matches = [fnmatch.fnmatchcase(_joined(fields, places), pattern) for places, pattern, _ in wanted]
-                if matches != [fits for _, _, fits in wanted]:
-                    self.num_left_out += 1
-                    continue
-                texts = {role: _joined(fields, places) for role, places in self._places.items()}
-            except IndexError:
-                self._source.fault(line, f"{len(fields)} columns are too few: {shorten(' '.join(fields))}")
-                continue
-            clusters.setdefault(texts.get("cluster", ""), line)
-            if len(clusters) > 1:
-                first, second = list(clusters)[:2]
-                column = self._table.header[self._places["cluster"][0]]
-                raise TraceFormatError(
-                    f"{self._source.name}, line {line}: {column} is {first!r} before and {second!r} here, and their "
-                    f"nodes may share names; choose one with `where` '{column}={first}'"
-                )
-            yield line, texts
-
-    def _conditions(self) -> Iterator[tuple[tuple[int, ...], str, bool]]:
-        """Yield the columns of each condition, its pattern, and whether rows must fit it or must not."""
-        for name, _, pattern in (text.partition("=") for text in self._mapping.where):
-            fits = not name.endswith("!")
-            column = name.removesuffix("!")
-            place = int(column) if column.isdecimal() else column
-            if fits or self._index(place) is not None:
-                yield self._find(place), pattern, fits
-
-    def _find(self, column: Column) -> tuple[int, ...]:
-        places = []
-        for part in column_parts(column):
-            index = self._index(part)
-            if index is None:
-                known = ", ".join(self._table.header[:30]) or "without names"
-                raise TraceFormatError(f"{self._source.name}: no column {part!r}; its columns are {known}")
-            places.append(index)
-        return tuple(places)
-
-    def _index(self, part: str | int) -> int | None:
-        return part - 1 if isinstance(part, int) else find_column(part, self._table.header)
-
-
-def _joined(fields: list[str], places: tuple[int, ...]) -> str:
-    return fields[places[0]] if len(places) == 1 else " ".join(fields[place] for place in places)

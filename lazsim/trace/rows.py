@@ -1,0 +1,141 @@
+"""Pick the rows and the columns of a table that a mapping names."""
+
+import fnmatch
+import re
+from collections.abc import Iterator, Sequence
+
+from lazsim.errors import TraceFormatError
+from lazsim.tables import HEAD_LINES, PARQUET, Table, read_parquet, read_table
+from lazsim.trace.clock import is_date, is_number
+from lazsim.trace.mapping import Column, Columns, TraceMapping
+from lazsim.trace.source import Source, shorten
+
+OPTIONAL = ("cluster", "cluster_nodes")
+"""Roles that count only where the table has the columns."""
+
+
+def open_table(source: Source) -> Table:
+    """Read the rows of a file in any form of table."""
+    if source.content.startswith(PARQUET):
+        return read_parquet(source.content, source)
+    return read_table(source.text, source, is_header)
+
+
+def is_header(fields: list[str]) -> bool:
+    """Return whether a row names columns: none of its texts is a number or a date."""
+    return not any(is_number(field) or is_date(field) for field in fields)
+
+
+def find_column(name: str, header: tuple[str, ...]) -> int | None:
+    """Return the index of a column by its name: as it stands, or else without case, signs and what is in brackets.
+
+    Examples
+    --------
+    >>> find_column("prob started", ("nodes", "Prob Started (mm/dd/yy)"))
+    1
+    """
+    if name in header:
+        return header.index(name)
+    plain = [_plain(column) for column in header]
+    return plain.index(_plain(name)) if _plain(name) in plain else None
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"\(.*\)|[\W_]", "", name.lower())
+
+
+def column_parts(column: Column) -> tuple[str | int, ...]:
+    """Return the columns whose texts are joined."""
+    return column if isinstance(column, tuple) else (column,)
+
+
+def needed_columns(columns: Columns) -> dict[str, Column]:
+    """Return the columns that a table must have, by role."""
+    return {role: one for role, one in columns.given().items() if role not in OPTIONAL}
+
+
+class MappedRows:
+    """The rows of a table that count, by the role of their columns.
+
+    Attributes
+    ----------
+    texts : list of (int, dict)
+        Line of each row, and its texts by role.
+    places : dict
+        Indices of the columns of each role.
+    time_column : str
+        Name of the column of times, empty where it has none.
+    has_more_columns : bool
+        Whether there are columns without a role.
+    num_left_out : int
+        Rows that a condition of the mapping leaves out.
+
+    Raises
+    ------
+    TraceFormatError
+        When the table has no such columns, or rows of several clusters.
+    """
+
+    def __init__(self, source: Source, table: Table, mapping: TraceMapping, columns: Columns) -> None:
+        self._source, self._table, self._where = source, table, mapping.where
+        self.places = {role: self._find(column) for role, column in needed_columns(columns).items()}
+        for role in OPTIONAL:
+            column = getattr(columns, role)
+            if column is not None and all(self._index(part) is not None for part in column_parts(column)):
+                self.places[role] = self._find(column)
+        times = self.places["time" if columns.time is not None else "start"]
+        self.time_column = " ".join(table.header[index] for index in times if index < len(table.header))
+        used = {place for places in self.places.values() for place in places}
+        self.has_more_columns = any(len(row.fields) > len(used) for row in table.rows[:HEAD_LINES])
+        self.num_left_out = 0
+        self.texts = list(self._chosen())
+
+    def _chosen(self) -> Iterator[tuple[int, dict[str, str]]]:
+        """Yield the line and the texts by role of the rows that count."""
+        wanted = list(self._conditions())
+        clusters: dict[str, int] = {}
+        for line, fields in self._table.rows:
+            try:
+                matches = [fnmatch.fnmatchcase(_joined(fields, places), pattern) for places, pattern, _ in wanted]
+                if matches != [fits for _, _, fits in wanted]:
+                    self.num_left_out += 1
+                    continue
+                texts = {role: _joined(fields, places) for role, places in self.places.items()}
+            except IndexError:
+                self._source.fault(line, f"{len(fields)} columns are too few: {shorten(' '.join(fields))}")
+                continue
+            clusters.setdefault(texts.get("cluster", ""), line)
+            if len(clusters) > 1:
+                first, second = list(clusters)[:2]
+                column = self._table.header[self.places["cluster"][0]]
+                raise TraceFormatError(
+                    f"{self._source.name}, line {line}: {column} is {first!r} before and {second!r} here, and their "
+                    f"nodes may share names; choose one with `where` '{column}={first}'"
+                )
+            yield line, texts
+
+    def _conditions(self) -> Iterator[tuple[tuple[int, ...], str, bool]]:
+        """Yield the columns of each condition, its pattern, and whether rows must fit it or must not."""
+        for name, _, pattern in (text.partition("=") for text in self._where):
+            fits = not name.endswith("!")
+            column = name.removesuffix("!")
+            place = int(column) if column.isdecimal() else column
+            if fits or self._index(place) is not None:
+                yield self._find(place), pattern, fits
+
+    def _find(self, column: Column) -> tuple[int, ...]:
+        places = []
+        for part in column_parts(column):
+            index = self._index(part)
+            if index is None:
+                known = ", ".join(self._table.header[:30]) or "without names"
+                raise TraceFormatError(f"{self._source.name}: no column {part!r}; its columns are {known}")
+            places.append(index)
+        return tuple(places)
+
+    def _index(self, part: str | int) -> int | None:
+        return part - 1 if isinstance(part, int) else find_column(part, self._table.header)
+
+
+def _joined(fields: Sequence[str], places: tuple[int, ...]) -> str:
+    return fields[places[0]] if len(places) == 1 else " ".join(fields[place] for place in places)
