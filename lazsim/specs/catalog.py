@@ -90,7 +90,8 @@ def read_toml(path: Path | str, text: bytes, spec_type: type[DecodedT]) -> Decod
     except RecursionError:
         raise SpecError(f"{path}: nested too deeply; write tables that contain no more than numbers and text") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        needed = _needed(spec_type) if "unknown field" in str(error) else ""
+        # Recipes are of several types.
+        needed = _needed(spec_type) if "unknown field" in str(error) and isinstance(spec_type, type) else ""
         raise SpecError(f"{path}: {error}{needed}") from None
     except ValueError:
         # Python refuses to read whole numbers of more than 4,300 digits.
