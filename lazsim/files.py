@@ -254,21 +254,21 @@ def read_bytes(path: Path | str, most_bytes: int = MAX_FILE_BYTES) -> bytes:
     return content
 
 
-def unpack(name: str, content: bytes) -> bytes:
+def unpack(name: str, content: bytes, most_bytes: int = MAX_FILE_BYTES) -> bytes:
     """Return the content of a compressed file, told by its first bytes, and that of any other file as it is.
 
     Raises
     ------
     LazsimError
-        When it is broken, an archive of several files, larger than `MAX_FILE_BYTES` once unpacked, or takes a library
-        that is not there.
+        When it is broken, an archive of several files, larger than `most_bytes` once unpacked, or takes a library that
+        is not there.
     """
     kind = next((kind for kind in PACKED if content.startswith(kind)), None)
     if kind is None:
         return content
     try:
         with PACKED[kind](io.BytesIO(content)) as stream:
-            unpacked: bytes = stream.read(MAX_FILE_BYTES + 1)
+            unpacked: bytes = stream.read(most_bytes + 1)
         if unpacked[257:262] == b"ustar":
             raise ValueError("an archive of tar")
     except ImportError:
@@ -278,8 +278,8 @@ def unpack(name: str, content: bytes) -> bytes:
     # Each library raises errors of its own for broken content.
     except Exception as error:
         raise LazsimError(f"{name}: cannot be unpacked ({str(error)[:80]}); unpack it first") from None
-    if len(unpacked) > MAX_FILE_BYTES:
-        raise LazsimError(f"{name}: unpacks to more than {MAX_FILE_BYTES >> 10:,} KiB; give a smaller file")
+    if len(unpacked) > most_bytes:
+        raise LazsimError(f"{name}: unpacks to more than {most_bytes >> 10:,} KiB; give a smaller file")
     return unpacked
 
 

@@ -1,3 +1,4 @@
+import gzip
 import json
 import pickle
 import zipfile
@@ -91,6 +92,12 @@ ROUTES = {
 @pytest.mark.parametrize("name", ROUTES)
 def test_routes_of_tokens_are_counted(tmp_path, name):
     assert loads_of(write(tmp_path, name, ROUTES[name])) == ([0], [3, 4], [[[1, 2, 3], [1, 0, 1]]])
+
+
+def test_a_packed_file_is_read(tmp_path):
+    content = json.dumps(SAME).encode()
+    (tmp_path / "loads.json.gz").write_bytes(gzip.compress(content))
+    assert loads_of(str(tmp_path / "loads.json.gz"))[2] == SAME
 
 
 def test_experts_without_a_token_count_where_a_header_tells_their_number(tmp_path):

@@ -40,14 +40,14 @@ def import_(config: str, out: Path | None, as_json: bool) -> None:
     from lazsim.files import read_bytes, write_whole
     from lazsim.limits import MAX_CONFIG_BYTES
     from lazsim.specs import ModelSpec, read_toml
-    from lazsim.specs.huggingface import SEQUENCE_LENGTH, import_config
+    from lazsim.specs.huggingface import import_config
 
     toml = import_config(config, read_bytes(config, MAX_CONFIG_BYTES))
     model = read_toml(config, toml, ModelSpec)
     if out is not None:
         write_whole(out, toml)
         note(f"the model is in {out}")
-    note(f"sequences of {model.sequence_length} tokens are assumed, at most {SEQUENCE_LENGTH}: no config tells them")
+    note(f"training sequences of {model.sequence_length} tokens are assumed: no config tells their length")
     _show(model, as_json)
 
 

@@ -21,4 +21,15 @@ def model_parts(model: ModelSpec) -> Iterator[Part]:
     if model.mtp_params:
         notes.append(f"further-token layers have {model.mtp_params / 1e9:{BILLION}} more, all experts included")
     columns = [key("billions of parameters", kind="text"), Column("total", BILLION), Column("active", BILLION)]
-    yield Table(columns, rows, model.name, notes)
+    yield Table(columns, rows, f"{model.name}: {size_text(model.total_params, model.active_params)}", notes)
+
+
+def size_text(total_params: float, active_params: float) -> str:
+    """Write how large a model is.
+
+    Examples
+    --------
+    >>> size_text(46_702_526_464, 12_879_659_008)
+    '46.70 B parameters, 12.88 B active'
+    """
+    return f"{total_params / 1e9:.2f} B parameters, {active_params / 1e9:.2f} B active"

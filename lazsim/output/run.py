@@ -7,6 +7,7 @@ from lazsim.costmodel.memory import MemoryUse
 from lazsim.engine.ledger import BUCKETS
 from lazsim.files import json_bytes
 from lazsim.output.folder import name_pictures
+from lazsim.output.model import size_text
 from lazsim.output.table import Column, Part, Table, key
 from lazsim.study.result import RunResult
 from lazsim.units import GIB, format_duration
@@ -27,9 +28,9 @@ def run_parts(result: RunResult) -> Iterator[Part]:
     """Show the work and the use of time of each system; with placements, also the reliability of their plans."""
     trace, inputs = result.trace, result.inputs
     model = inputs["model"]
-    total, active = (f"{model[name] / 1e9:.3g} B" for name in ("total_params", "active_params"))
+    size = size_text(model["total_params"], model["active_params"])
     yield (
-        f"{model['name']} ({total} parameters, {active} active) on {inputs['cluster']['name']}, {trace['name']}: "
+        f"{model['name']} ({size}) on {inputs['cluster']['name']}, {trace['name']}: "
         f"{format_duration(inputs['duration_s'])}, {trace['fewest_nodes']} to {trace['most_nodes']} nodes, "
         f"{trace['nodes_lost']} lost"
     )

@@ -1,6 +1,8 @@
 """The interface of a reader of expert loads: its input, its result, and the table that readers fill."""
 
+import functools
 import re
+from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +34,7 @@ NAMES = {
 ROLES = {name: role for role, names in NAMES.items() for name in names.split()}
 
 
+@functools.lru_cache(1 << 12)
 def role_of(name: str) -> str:
     """Return the part of a record that a name stands for; empty for an unknown one.
 
@@ -104,7 +107,7 @@ class LoadTable:
         self._source = source
         self._rows: dict[tuple[int, int], Floats] = {}
         self._num_experts = 1
-        self._has_routes = False
+        self._routes: dict[tuple[int, int], array[int]] = {}
 
     def add(self, where: int | str, step: object, layer: object, loads: Any, expert: object = 0) -> None:
         """Add the loads of the experts of a layer from `expert` on, shape (E,), or of parts of it, shape (..., E)."""
@@ -117,7 +120,7 @@ class LoadTable:
     @property
     def is_empty(self) -> bool:
         """Whether nothing was added."""
-        return not self._rows
+        return not self._rows and not self._routes
 
     def add_layers(self, where: int | str, step: object, loads: Any) -> int:
         """Add the loads of all layers, shape (L, E), or of steps from `step` on, (S, L, E); return the step after."""
@@ -132,22 +135,28 @@ class LoadTable:
 
     def add_routes(self, where: int | str, step: object, layer: object, experts: Any) -> None:
         """Count the experts that tokens were sent to, of any shape; negative numbers pad."""
-        numbers = np.asarray(experts, dtype=np.float64).reshape(-1)
-        numbers = numbers[numbers >= 0]
-        largest = whole(float(numbers.max(initial=0)), MAX_EXPERTS - 1)
-        if not (numbers == np.rint(numbers)).all():
-            raise ValueError("an expert's number is a fraction")
-        self.add(where, step, layer, np.bincount(numbers.astype(np.int64), minlength=largest + 1))
-        self._has_routes = True
+        if not (isinstance(experts, list) and all(type(one) is int for one in experts)):
+            numbers = np.asarray(experts, dtype=np.float64).reshape(-1)
+            if not (numbers == np.rint(numbers)).all():
+                raise ValueError("an expert's number is a fraction")
+            experts = numbers.astype(np.int64).tolist()
+        if max(experts, default=0) >= MAX_EXPERTS or min(experts, default=0) < -MAX_EXPERTS:
+            raise ValueError(f"an expert's number is {MAX_EXPERTS:,} or more")
+        # Counted at the end, since files have millions of tokens, each in a row of its own.
+        key = whole(step, MAX_WHOLE), whole(layer, MAX_WHOLE)
+        self._routes.setdefault(key, array("i")).extend(experts)
 
     def reading(self, *notes: str, num_experts: int = 0) -> Reading:
         """Return all loads; those that were not added are 0. A layer has at least `num_experts`."""
+        for (step, layer), experts in self._routes.items():
+            numbers = np.array(experts, dtype=np.int64)
+            self.add("", step, layer, np.bincount(numbers[numbers >= 0], minlength=1))
         if not self._rows:
             raise self._source.refuse("", "no loads; give at least one step")
         steps, layers = (sorted({key[axis] for key in self._rows}) for axis in (0, 1))
         shape = len(steps), len(layers), max(self._num_experts, num_experts)
         self._check_size("", shape)
-        if self._has_routes and not num_experts:
+        if self._routes and not num_experts:
             notes += (f"{shape[2]} experts: the highest number in the routes, plus one",)
         tokens_SLE = np.zeros(shape)
         row_of, column_of = ({number: at for at, number in enumerate(numbers)} for numbers in (steps, layers))
@@ -176,6 +185,8 @@ class LoadTable:
 
 def whole(value: object, most: int) -> int:
     """Turn a number or text into a whole number from 0 up, or raise ValueError."""
+    if type(value) is int and 0 <= value <= most:
+        return value
     number = float(value) if isinstance(value, str | int | float | np.number) else -1.0
     if not (0 <= number <= most and number.is_integer()):
         raise ValueError(f"{value!r} is no whole number from 0 to {most:,}")

@@ -195,8 +195,8 @@ def _windows(config: _Config, num_layers: int, kinds: list[str]) -> dict[str, in
 
 def _toml(values: Mapping[str, Any], model: ModelSpec, left_out: list[str]) -> bytes:
     """Write a model as TOML; comments tell its size and what was assumed."""
-    billion = f"{model.total_params / 1e9:.4g} B parameters, {model.active_params / 1e9:.4g} B for a token"
-    lines = [f"# From config.json: {billion}."]
+    size = f"{model.total_params / 1e9:.2f} B parameters, {model.active_params / 1e9:.2f} B active"
+    lines = [f"# From config.json: {size}."]
     if left_out:
         lines.append(f"# Not counted: {', '.join(left_out)}.")
     comments = {"sequence_length": "*assumption*: no config tells it", "matrices_per_expert": "SwiGLU"}

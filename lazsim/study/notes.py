@@ -30,7 +30,7 @@ def describe_runs(scenarios: Sequence[Scenario], runs: Sequence[SystemRun], trac
     for scenario, run in zip(scenarios, runs, strict=True):
         notes += _run_notes(scenario, run, trace, loads)
     if first.settings["model"].endswith(".json"):
-        notes.append(f"{first.model.name}: sequences of {first.model.sequence_length} tokens are assumed")
+        notes.append(f"{first.model.name}: training sequences of {first.model.sequence_length} tokens are assumed")
     notes += [*_model_notes(first.model), *_cost_notes(first)]
     return list(dict.fromkeys(notes + (_placement_notes(scenarios, runs, trace) if first.score_plans else [])))
 

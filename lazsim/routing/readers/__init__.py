@@ -6,7 +6,7 @@ from importlib import import_module
 from pathlib import Path
 
 from lazsim.errors import RoutingFormatError
-from lazsim.files import module_names, read_bytes
+from lazsim.files import module_names, read_bytes, unpack
 from lazsim.limits import MAX_RECORDING_BYTES
 from lazsim.routing.source import Reader, Source
 from lazsim.routing.table import RecordedRouting, check_tokens
@@ -24,7 +24,8 @@ def read_routing(path: str, lenient: bool = False, layers_from: int = 0) -> Reco
     Parameters
     ----------
     path
-        A file, or a folder whose files belong together, such as one for each rank.
+        A file, also when packed by gzip, bzip2, xz or zstd; or a folder whose files belong together, such as one for
+        each rank; ``-`` is stdin.
     lenient
         Repair faults and count the repairs in the notes: drop lines and loads that are no numbers from 0 up and
         repeated rows, sort steps, and repeat the step before where a layer has no tokens.
@@ -67,4 +68,6 @@ def _find(path: str) -> tuple[Reader, tuple[tuple[str, bytes], ...]]:
 
 
 def _read(path: str) -> bytes:
-    return read_bytes(path, MAX_RECORDING_BYTES)
+    content = read_bytes(path, MAX_RECORDING_BYTES)
+    # Arrays and tensors are zip archives themselves.
+    return content if content.startswith(b"PK") else unpack(path, content, MAX_RECORDING_BYTES)
