@@ -109,6 +109,18 @@ def test_the_reader_of_contributing_reads_and_is_registered_by_its_file_alone(tm
     assert trace.num_alive()[1].tolist() == [2, 1]
 
 
+def test_the_reader_of_loads_of_contributing_reads_and_is_registered_by_its_file_alone(tmp_path, monkeypatch):
+    from lazsim.routing import readers
+
+    scope = {}
+    exec(example("load reader"), scope)
+    monkeypatch.setitem(readers.READERS, "mine", scope["READER"])
+    (tmp_path / "loads").write_text("3: 60 30 10\n4: 0.5 0.25 0.25\n")
+    recorded = readers.read_routing(str(tmp_path / "loads"))
+    assert recorded.layer_numbers == (3, 4)
+    assert recorded.tokens_SLE[0, :, 0].tolist() == [60 * 2**17, 2**16]
+
+
 def test_the_policy_of_contributing_places():
     import numpy as np
 

@@ -1,5 +1,6 @@
 """The interface of a reader of expert loads: its input, its result, and the table that readers fill."""
 
+import fnmatch
 import functools
 import re
 from array import array
@@ -87,7 +88,7 @@ class Reader:
     read : callable
         Reads one or more files into loads.
     names : str
-        Pattern of the names of files of this format; those of a folder are read together. None where empty.
+        Names of files of this format, with ``*``; those of a folder are read together. None where empty.
     """
 
     looks: str
@@ -97,7 +98,7 @@ class Reader:
 
     def belongs(self, path: str) -> bool:
         """Return whether a file is of this format by its name."""
-        return bool(self.names) and re.fullmatch(self.names, Path(path).name, re.ASCII) is not None
+        return fnmatch.fnmatchcase(Path(path).name, self.names)
 
 
 class LoadTable:

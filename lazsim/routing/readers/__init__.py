@@ -63,8 +63,7 @@ def _find(path: str) -> tuple[Reader, tuple[tuple[str, bytes], ...]]:
     for reader in READERS.values():
         if reader.belongs(path) or reader.recognise(content):
             return reader, ((path, content),)
-    known = ", ".join(READERS)
-    raise RoutingFormatError(f"{path}: not a format of expert loads; known are {known}: see lazsim list load-formats")
+    raise RoutingFormatError(f"{path}: not a format of expert loads; lazsim list load-formats shows those that are")
 
 
 def _read(path: str) -> bytes:

@@ -74,4 +74,4 @@ def _read_file(source: Source, text: str, table: LoadTable, dump: int) -> None:
 
 
 LOOKS = "CSV with columns layer,expert,tokens, or layer,topk_ids for each token; also step, rank"
-READER = Reader(LOOKS, recognise, read, names=SGLANG.pattern)
+READER = Reader(LOOKS, recognise, read, names="expert_distribution_rank*_timestamp*.csv")

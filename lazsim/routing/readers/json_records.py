@@ -60,4 +60,4 @@ def _is_json(text: Any, expected: Any) -> bool:
     return True
 
 
-READER = Reader(LOOKS, recognise, read, names=r".*rank.*\.jsonl?")
+READER = Reader(LOOKS, recognise, read, names="*rank*.json*")

@@ -40,4 +40,4 @@ def _time(file: tuple[str, bytes]) -> float:
 
 
 LOOKS = ".pt of tensors, such as SGLang's expert_distribution_recorder_<time>.pt with logical_count or records"
-READER = Reader(LOOKS, recognise, read, names=SGLANG.pattern)
+READER = Reader(LOOKS, recognise, read, names="expert_distribution_recorder_*.pt")

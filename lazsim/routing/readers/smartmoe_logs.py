@@ -19,9 +19,9 @@ def read(source: Source) -> Reading:
     table, shapes = LoadTable(source), set[tuple[int, ...]]()
     ranks: dict[int, int] = {}
     for file, content in source.files:
-        name = NAMES.search(file)
-        assert name is not None, "logs are recognised by their names"
-        log = replace(source, name=file)
+        name, log = NAMES.search(file), replace(source, name=file)
+        if name is None:
+            raise log.refuse("", "expected a name with numbers, table_iter<i>_rank<r>.log")
         tokens_LE = _parse(log, text_of(log, content))
         shapes.add(tokens_LE.shape)
         if len(shapes) > 1:
@@ -58,5 +58,5 @@ READER = Reader(
     "table_iter<i>_rank<r>.log of SmartMoE: a line layer:[[loads of a micro-batch], ...] for each layer",
     lambda _: False,
     read,
-    names=NAMES.pattern,
+    names="table_iter*_rank*.log",
 )
