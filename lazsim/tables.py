@@ -75,7 +75,7 @@ def read_parquet(content: bytes, faults: Faults) -> Table:
         table = file.read()
         columns = [[_text(value) for value in column.to_pylist()] for column in table.columns]
     except (pyarrow.ArrowException, OSError, ValueError) as error:
-        raise faults.error(f"{faults.name}: not valid Parquet ({str(error).splitlines()[0]})") from None
+        raise faults.error(f"{faults.name}: not valid Parquet ({str(error)[:80]}); write it again") from None
     fields = zip(*columns, strict=True)
     return Table(tuple(table.column_names), [Row(line, list(one)) for line, one in enumerate(fields, start=1)])
 

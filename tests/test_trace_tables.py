@@ -9,11 +9,16 @@ import sys
 import tarfile
 import zipfile
 
+import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lazsim.errors import LazsimError, TraceFormatError
 from lazsim.trace import Event, TraceMapping, build_trace, make_mapping, read_trace, trace_stats
+from lazsim.trace.counts import Sample
+from lazsim.trace.order import settle
 
 COUNTS = "timestamp,num_instances\n2025-03-01 00:00:00,8\n2025-03-01 00:05:00,7\n2025-03-01 00:10:00,8\n"
 # 8 nodes for 300 s, then 7 for 300 s.
@@ -244,6 +249,22 @@ def test_later_observation_overtakes_one_that_was_written_ahead(write):
     trace = read_trace(write(rows))
     assert losses(trace) == [(90.0, 2)]
     assert trace.duration_s == 150.0
+
+
+@given(st.lists(st.tuples(st.integers(1, 300), st.integers(0, 9)), min_size=1, max_size=30), st.integers(1, 4))
+def test_observations_written_several_times_ahead_count_once_each(observations, num_copies):
+    times_s = np.cumsum([gap_s for gap_s, _ in observations]).tolist()
+    samples = [Sample(time_s, num) for time_s, (_, num) in zip(times_s, observations, strict=True)]
+    written = [sample._replace(time_s=sample.time_s + 60 * copy) for sample in samples for copy in range(num_copies)]
+    kept, _ = settle(written)
+    grid = np.arange(times_s[0], times_s[-1] + 1)
+    once, several = (
+        np.array([sample.num_nodes for sample in rows])[
+            np.searchsorted([sample.time_s for sample in rows], grid, "right") - 1
+        ]
+        for rows in (samples, kept)
+    )
+    assert once.tolist() == several.tolist()
 
 
 def test_a_row_in_disorder_does_not_make_overlapping_observations_flap(write):

@@ -151,7 +151,8 @@ class _Mapped:
         others, more = other_nodes({outage.node for outage in outages}, self._cluster_nodes(), self._source.name)
         events = [*others, *events]
         end_s = self._clock.seconds(max(known)) if known else None
-        ends = "the trace is taken to begin with the first outage and to end with the last time in the file"
+        begins = "begin with the first outage and to " if self._clock.is_absolute else ""
+        ends = f"the trace is taken to {begins}end with the last time in the file"
         return Reading(events, end_s, (ends, *notes, *more, *self._clock.notes()), self._clock.assumed_unit)
 
     def _refuse_several(self, samples: list[Sample]) -> None:
@@ -179,7 +180,8 @@ class _Mapped:
         is_open = texts["end"].strip().lower() in OPEN_WORDS
         end = math.inf if is_open else self._clock.read(texts["end"], start)
         if end < start:
-            raise ValueError(f"the outage ends, at {texts['end']!r}, before it starts, at {texts['start']!r}")
+            hint = "; if the clock was set back, give `time_zone`" if self._clock.is_local else ""
+            raise ValueError(f"the outage ends, at {texts['end']!r}, before it starts, at {texts['start']!r}{hint}")
         return Outage(texts["node"], start, end, line)
 
     def _cluster_nodes(self) -> int | tuple[str, ...] | None:
