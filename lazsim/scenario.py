@@ -59,6 +59,10 @@ PARTS_WITH_FIELDS = ("model", "gpu", "cluster", "job", "trace", "routing")
 """Settings whose fields have dotted names."""
 
 
+DEFAULT_JOB = "testbed-a"
+"""The job of a model without one of its own."""
+
+
 class Defaults(Spec, frozen=True, kw_only=True):
     """The settings of a run; the options of ``lazsim run`` mean the same.
 
@@ -67,7 +71,8 @@ class Defaults(Spec, frozen=True, kw_only=True):
     trace : str, Trace or None
         A recipe by name or as a ``.toml`` file, a file of node events, or a trace; none where only costs are asked for.
     model, cluster, gpu, job : str
-        Names of the catalogue, or paths of TOML files; the GPU is the cluster's when None.
+        Names of the catalogue, or paths of TOML files; the GPU is the cluster's when None, and the job the model's own
+        where the catalogue has one and measured kernels of the GPU, else `DEFAULT_JOB`.
     routing : str
         Expert loads: a file, a generator of the catalogue, or ``uniform``.
     layers_from : int
@@ -103,7 +108,7 @@ class Defaults(Spec, frozen=True, kw_only=True):
     model: str = "gpt-s"
     cluster: str = "rtx3090x10"
     gpu: str | None = None
-    job: str = "testbed-a"
+    job: str | None = None
     routing: str = "smartmoe-fit"
     layers_from: LayerNumber = 0
     profile: str | None = None
@@ -361,6 +366,8 @@ class Resolver:
         model = spec(ModelSpec, asked["model"])
         cluster = spec(ClusterSpec, asked["cluster"])
         gpu = spec(GpuSpec, asked["gpu"] or cluster.gpu)
+        if asked["job"] is None:
+            asked["job"] = _own_job(model, gpu)
         job = _own_interval(spec(JobSpec, asked["job"]), system.name)
         with prefix_errors(f"{self._where}`duration`"):
             duration_s = _seconds(asked["duration"])
@@ -537,6 +544,15 @@ _shared_routing = functools.lru_cache(maxsize=2)(make_routing)
 def _require_unchanged(path: str, before: str, now: str) -> None:
     if before not in ("", now):
         raise SpecError(f"{path}: changed after it was first read; start again")
+
+
+def _own_job(model: ModelSpec, gpu: GpuSpec) -> str:
+    """Return the job of the catalogue whose name the model's begins with, if the GPU has measured kernels.
+
+    Its layout takes them. All else is trained as on the published testbed.
+    """
+    named = [name for name in catalog_names("jobs") if model.name == name or model.name.startswith(f"{name}-")]
+    return max(named, key=len) if named and gpu.kernels else DEFAULT_JOB
 
 
 def _own_interval(job: JobSpec, system: str) -> JobSpec:

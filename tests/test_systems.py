@@ -296,3 +296,15 @@ def test_a_file_without_a_system_says_so(tmp_path):
     (tmp_path / "mine.py").write_text("SYSTEM = 3\n")
     with pytest.raises(SpecError, match="is of type int, not lazsim"):
         find_system(f"{tmp_path}/mine.py:SYSTEM")
+
+
+def test_copies_in_memory_wait_for_a_node_that_comes_too_late_for_the_others():
+    # One replica of four nodes. Back from 200 s on, after 120 s of collecting: Gemini still has step 35 of 47, and
+    # MoEvement replays one step of the one stage; a checkpointed job starts at its last save.
+    changes = (95, "remove", "a"), (200, "add", "z")
+    arguments = {"nodes": "a b c d", "cost_model": staged_costs(num_nodes=4)}
+    gemini = run("gemini", *changes, **arguments)
+    assert (gemini.counts["lost_steps"], gemini.ledger_s["restart"]) == (47 - 35, 17)
+    moevement = run("moevement", *changes, **arguments)
+    assert (moevement.counts["lost_steps"], moevement.counts["restarts"]) == (0, 0)
+    assert moevement.ledger_s["waiting"] == gemini.ledger_s["waiting"] == 320 - 110

@@ -24,7 +24,12 @@ RUN_FILES = ("summary.json", "timeline.csv", "events.csv", "throughput.png", "th
     help="Kind of nodes and their links. The trace gives the number of nodes, also where it has more than the "
     "cluster; --max-nodes limits it.",
 )
-@click.option("--job", default="testbed-a", show_default=True, metavar="NAME|TOML", help="How the model is trained.")
+@click.option(
+    "--job",
+    metavar="NAME|TOML",
+    help="How the model is trained. Default: the job named as the model where the GPU has measured kernels, else "
+    "testbed-a.",
+)
 @click.option(
     "--system",
     "systems",

@@ -152,7 +152,7 @@ class Job:
         self.log.count("failures")
         self._log("failure", num_lost=len(failure.removed), num_joined=len(failure.added))
 
-    def _wait(self, _state: Waiting) -> Activity:
+    def _wait(self, state: Waiting) -> Activity:
         self.ledger.enter("waiting", self.env.now)
         if self._join_is_due():
             # The nodes collected before count already; the next to come start a new collection.
@@ -164,7 +164,11 @@ class Job:
                 if interrupt.cause is not Signal.JOIN:
                     raise
                 self._join_at_s = None
-        self.state = Restarting(decision=self._decide(NOTHING))
+        decision = self._decide(state.held, step_s=state.step_s)
+        if decision.action is protocol.Action.CONTINUE:
+            self.state = Reconfiguring(state.held, decision)
+        else:
+            self.state = Restarting(decision=decision)
 
     def _detect(self, state: Detecting) -> Activity:
         yield from self._spend("detect", self.system.detect_s(self.costs, state.rest_s))
@@ -172,8 +176,12 @@ class Job:
         if decision.action in (protocol.Action.CONTINUE, protocol.Action.RECONFIGURE):
             self.state = Reconfiguring(state.held, decision)
             return
-        self._roll_back(state.step_s if decision.source == "memory" else 0.0)
-        self.state = Waiting() if decision.action is protocol.Action.WAIT else Restarting(decision=decision)
+        if decision.source != "peers":
+            self._roll_back(state.step_s if decision.source == "memory" else 0.0)
+        if decision.action is protocol.Action.WAIT:
+            self.state = Waiting(state.held if decision.source else NOTHING, step_s=state.step_s)
+        else:
+            self.state = Restarting(decision=decision)
 
     def _reconfigure(self, state: Reconfiguring) -> Activity:
         """Plan anew, rebuild communicators and fetch missing states, or keep the places; go on at the same step."""

@@ -194,8 +194,10 @@ def grid_of(model: ModelSpec, parallel: ParallelSpec, gpus_per_node: int) -> Gri
     Raises
     ------
     SpecError
-        When nodes and the GPUs that hold a stage once do not divide each other.
+        When there are more stages than layers, or nodes and the GPUs that hold a stage once do not divide each other.
     """
+    if parallel.pipeline * parallel.virtual_stages > model.num_layers:
+        raise SpecError(f"`parallel`: pipeline x virtual_stages must not exceed the {model.num_layers} layers")
     unit_gpus = math.lcm(parallel.tensor * parallel.context, parallel.expert)
     if unit_gpus % gpus_per_node and gpus_per_node % unit_gpus:
         raise SpecError(

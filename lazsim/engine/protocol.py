@@ -81,7 +81,7 @@ class Decision(Generic[Node]):
     Attributes
     ----------
     source : str
-        Origin of the states: ``peers``, ``memory``, ``checkpoint`` or ``initial``; empty for a wait.
+        Origin of the states: ``peers``, ``memory``, ``checkpoint`` or ``initial``; of a wait, what is kept for its end.
     num_nodes : int
         Nodes of the next plan. A reconfiguration binds this many of `nodes`; the rest only send what they hold.
     phases : tuple

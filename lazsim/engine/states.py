@@ -2,7 +2,7 @@
 
 The failure of a node that is involved leads from every state to `Detecting`, the end of the run to `Ended`. Else::
 
-    Waiting       -> Restarting
+    Waiting       -> Restarting, or Reconfiguring where states were kept
     Detecting     -> Training on what is left, Reconfiguring, Restarting or Waiting
     Reconfiguring -> Training
     Restarting    -> Training
@@ -60,9 +60,17 @@ class JobState:
         return False
 
 
+@dataclass(eq=False)
 class Waiting(JobState):
-    """There are too few nodes, and none holds anything."""
+    """There are too few nodes; those that hold copies in memory keep them.
 
+    Attributes
+    ----------
+    step_s : float
+        Seconds of a step before the failure; 0 where none was under way.
+    """
+
+    step_s: float = 0.0
     hears_joins = True
 
 

@@ -157,6 +157,15 @@ def _model_notes(model: ModelSpec) -> list[str]:
 
 def _cost_notes(scenario: Scenario) -> list[str]:
     """Say which times are measured and which are analytic."""
+    if scenario.job.parallel is not None:
+        kernels = scenario.gpu.kernels
+        notes = [f"steps are those of a layout (job {scenario.job.name}) from measured kernels of {kernels}"]
+        if scenario.routing.name.startswith("smartmoe"):
+            notes.append(
+                f"loads are as skewed as those of a small model ({scenario.routing.name}); a model trained to balance, "
+                "such as DeepSeek-V3, has even ones: `routing` uniform"
+            )
+        return notes
     profile = scenario.load_profile()
     if profile is None:
         return ["costs are analytic: no profile was given"]

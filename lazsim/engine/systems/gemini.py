@@ -47,7 +47,9 @@ class Gemini(System):
         """See `System.decide`."""
         situation, held = failure.situation, failure.held
         num_nodes = usable_nodes(len(situation.alive))
-        if not situation.paused and num_nodes and held.made is not None and self.copies_survive(held):
+        if not situation.paused and held.made is not None and self.copies_survive(held):
+            if not num_nodes:
+                return Decision(Action.WAIT, "memory")
             return Decision(Action.RESTART, "memory", situation.alive[:num_nodes], num_nodes)
         return protocol.decide(self, situation, usable_nodes, hold_everything)
 

@@ -76,7 +76,10 @@ class MoEvement(System):
         num_lost = held.num_seats - len(held.nodes)
         if situation.paused:
             return protocol.decide(self, situation, usable_nodes, hold_everything)
-        if held.nodes and 0 < num_lost <= len(failure.newcomers) and self.snapshots_survive(costs, held):
+        survive = held.made is not None and self.snapshots_survive(costs, held)
+        if survive and num_lost > len(failure.newcomers) and not usable_nodes(len(situation.alive)):
+            return Decision(Action.WAIT, "peers")
+        if survive and num_lost <= len(failure.newcomers):
             seats = tuple(np.flatnonzero(~held.alive_N).tolist())
             nodes = held.nodes + failure.newcomers[:num_lost]
             window = self.window_steps(costs, failure.step_s) if failure.step_s else 1

@@ -1,0 +1,163 @@
+"""Jobs with a layout: stages, replicas, steps and moves."""
+
+from dataclasses import replace
+
+import msgspec
+import numpy as np
+import pytest
+
+from lazsim.engine.layout import LayoutStepTimes, grid_of
+from lazsim.engine.reconfiguration import bind_nodes
+from lazsim.engine.systems import SYSTEMS
+from lazsim.errors import SpecError
+from lazsim.placement.plan import PlacementPlan
+from lazsim.scenario import resolve
+from lazsim.specs import ModelSpec, ParallelSpec, load_spec
+from lazsim.stepmodel.inputs import StepInputs
+from lazsim.stepmodel.predict import predict_step
+
+DEEPSEEK = {"model": "deepseek-v3", "cluster": "dgx-h100", "job": "deepseek-v3"}
+SMALL = DEEPSEEK | {"job.parallel.expert": 8, "job.parallel.tensor": 1}
+"""One node holds the experts of a stage, and eight nodes the model."""
+
+
+def costs(settings=SMALL, system="checkpoint"):
+    return resolve({**settings, "system": system}).costs()
+
+
+def test_stages_have_equally_many_nodes_and_their_own_layers():
+    grid = costs(DEEPSEEK).grid
+    # 8 stages of 64 GPUs, 8 to a node; 58 MoE layers of 61, and the last stage has the head.
+    assert (grid.num_stages, grid.unit_nodes, grid.replica_nodes) == (8, 8, 64)
+    assert len(grid.stage_L) == 58
+    assert set(grid.stage_L.tolist()) == set(range(8))
+    assert grid.stage_N(128).tolist() == np.repeat(np.arange(8), 16).tolist()
+
+
+def test_nodes_hold_the_experts_of_their_stage_only():
+    small = costs()
+    plan = SYSTEMS["checkpoint"].plan_evenly(small, 16)
+    stage_N = small.grid.stage_N(16)
+    for layer, holds_EN in enumerate(plan.holds_LEN):
+        assert holds_EN[:, stage_N == small.grid.stage_L[layer]].all()
+        assert not holds_EN[:, stage_N != small.grid.stage_L[layer]].any()
+
+
+@pytest.mark.parametrize(("system", "usable"), [("checkpoint", [0, 8, 8, 16]), ("lazarus", [0, 8, 8, 16])])
+def test_a_job_uses_nodes_that_fill_its_stages(system, usable):
+    small = costs(system=system)
+    assert [SYSTEMS[system].usable_nodes(small, num_nodes) for num_nodes in (7, 8, 15, 17)] == usable
+
+
+def test_flexible_dispatch_uses_nodes_that_fill_no_whole_replica():
+    # Experts of a stage take 8 nodes; 9 of them hold some twice.
+    large = costs(DEEPSEEK, "lazarus")
+    assert SYSTEMS["lazarus"].usable_nodes(large, 79) == 72
+    assert SYSTEMS["checkpoint"].usable_nodes(costs(DEEPSEEK), 79) == 64
+
+
+def test_the_step_under_even_loads_is_that_of_the_step_model():
+    scenario = resolve({**DEEPSEEK, "cluster.num_nodes": 64})
+    found = replace(scenario, system="checkpoint").costs()
+    plan = SYSTEMS["checkpoint"].plan_evenly(found, 64)
+    times = LayoutStepTimes(found, plan, SYSTEMS["checkpoint"].layout(found, np.arange(64)))
+    even = np.ones((1, 58, 256), dtype=np.int64)
+    # Loads without chance: the busiest GPU has the mean.
+    constants = msgspec.structs.replace(found.inputs.constants, learned_imbalance=1.0)
+    parallel = msgspec.structs.replace(scenario.job.parallel, routing="learned")
+    inputs = StepInputs(scenario.model, scenario.gpu, scenario.cluster, parallel, found.inputs.tables, constants)
+    assert times.step_s(even)[0] == pytest.approx(predict_step(inputs).step_s)
+    assert times.samples_per_step == 8192
+
+
+def test_uneven_loads_stretch_the_step_by_the_busiest_gpu():
+    small = costs()
+    plan = SYSTEMS["checkpoint"].plan_evenly(small, 8)
+    times = LayoutStepTimes(small, plan, SYSTEMS["checkpoint"].layout(small, np.arange(8)))
+    load = np.ones((1, 58, 256), dtype=np.int64)
+    # The first of 8 GPUs has 32 of 256 experts; one of them gets as much as all others together, in every layer.
+    load[:, :, 0] = 255
+    assert times.imbalance(load)[0] == pytest.approx((255 + 31) / 510 * 8)
+    assert times.step_s(load)[0] > 1.5 * times.step_s(np.ones_like(load))[0]
+
+
+def test_a_batch_that_does_not_divide_gives_some_ranks_a_micro_batch_more():
+    small = costs()
+    # 8192 sequences: on 24 nodes 24 ranks have 342 micro-batches at most, rounded up to multiples of 8 stages.
+    assert small.num_micro_batches(8) == 8192 // 8
+    assert small.num_micro_batches(24) == 344
+    plain = costs(SMALL | {"job.parallel.virtual_stages": 1})
+    assert plain.num_micro_batches(24) == 342
+
+
+def test_a_node_that_changes_its_stage_fetches_the_dense_part_of_the_new_one():
+    small = costs()
+    plan = SYSTEMS["checkpoint"].plan_evenly(small, 16)
+    # Of two replicas, both nodes of stage 7 but one are left, and 8 nodes go on: nobody moves.
+    kept = [stage * 2 for stage in range(8)]
+    left = plan.nodes(kept)
+    eight = SYSTEMS["checkpoint"].plan_evenly(small, 8)
+    still = bind_nodes(small, left.holds_LEN, eight, stage_H=np.arange(8))
+    assert still.bytes_HH.sum() == 0
+    # A newcomer takes the place of stage 7 from the other of its nodes: its experts, and an eighth of the dense part.
+    old = plan.nodes([*kept[:7], 15, 13])
+    moved = bind_nodes(small, old.holds_LEN, eight, num_new=0, stage_H=np.array([0, 1, 2, 3, 4, 5, 6, 7, 6]))
+    assert moved.bytes_HH.sum() == 0
+    without = PlacementPlan(np.delete(plan.slots_LNS, [15], axis=1), plan.num_experts)
+    stages = np.delete(small.grid.stage_N(16), 15)
+    joined = bind_nodes(small, without.holds_LEN, plan, num_new=1, stage_H=stages)
+    experts = (small.grid.stage_L == 7).sum() * 256 * small.model.expert_state_bytes
+    assert joined.bytes_HH.sum() == pytest.approx(experts + small.model.dense_state_bytes / 8)
+
+
+def test_peers_that_recover_hold_whole_optimizer_states_and_take_the_memory():
+    sharded = costs(DEEPSEEK).memory(128)
+    whole = costs(DEEPSEEK, "oobleck").memory(128)
+    # Two replicas of each expert divide 12 bytes a parameter, or not; dense parameters are divided over more ranks.
+    expert_bytes = 656e9 / 64 / 8 * 12
+    assert whole.optimizer_states - sharded.optimizer_states > expert_bytes / 2
+    assert whole.total > sharded.total
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"expert": 48}, r"expert \(48\) must divide 256 experts"),
+        ({"expert_tensor": 2}, "set expert_tensor to 1"),
+        ({"expert": 4, "tensor": 3}, "the 12 GPUs .* and the 8 of a node must divide each other"),
+        ({"pipeline": 64, "virtual_stages": 4}, "must not exceed the 61 layers"),
+    ],
+)
+def test_a_layout_that_does_not_fit_is_refused_in_a_line(fields, message):
+    scenario = resolve(DEEPSEEK)
+    job = msgspec.structs.replace(scenario.job, parallel=msgspec.structs.replace(scenario.job.parallel, **fields))
+    with pytest.raises(SpecError, match=message):
+        replace(scenario, job=job).costs()
+
+
+def test_a_profile_and_a_layout_exclude_each_other():
+    settings = DEEPSEEK | {"profile": "epyc-2cores", "model": "gpt-s"}
+    with pytest.raises(SpecError, match="a job with a layout takes the kernels of its GPU"):
+        resolve(settings).costs()
+
+
+@pytest.mark.parametrize(("model", "cluster", "job"), [
+    ("deepseek-v3", "dgx-h100", "deepseek-v3"),
+    ("qwen3-235b-a22b", "dgx-h100", "qwen3-235b"),
+    ("gpt-s", "dgx-h100", "testbed-a"),
+    ("deepseek-v3", "rtx3090x10", "testbed-a"),
+])  # fmt: skip
+def test_a_model_is_trained_by_its_own_job_where_kernels_were_measured(model, cluster, job):
+    assert resolve({"model": model, "cluster": cluster}).job.name == job
+
+
+def test_the_jobs_of_the_catalogue_fit_into_the_memory_of_an_h100():
+    for model, job, num_nodes in (("deepseek-v3", "deepseek-v3", 64), ("qwen3-235b-a22b", "qwen3-235b", 32)):
+        scenario = resolve({"model": model, "cluster": "dgx-h100", "job": job, "system": "checkpoint"})
+        assert scenario.costs().memory(num_nodes).total < scenario.gpu.memory_bytes
+
+
+def test_smaller_units_than_a_node_share_it():
+    parallel = ParallelSpec(global_batch=64, pipeline=2, expert=4)
+    grid = grid_of(load_spec(ModelSpec, "qwen3-30b-a3b"), parallel, 8)
+    assert (grid.unit_nodes, grid.replica_nodes, grid.column_nodes) == (1, 2, 1)
