@@ -113,7 +113,7 @@ def test_moevement_cannot_replay_what_a_node_and_both_its_peers_held():
 
 def test_moc_saves_a_share_of_the_experts_and_loses_their_updates():
     # A sixteenth of the experts each: the other 15 saves are 7.5 intervals older on average.
-    assert SYSTEMS["moc"].lost_tokens_steps(10) == 75
+    assert SYSTEMS["moc"].lost_token_share(interval_steps=10, num_rollbacks=2, num_steps=1500) == 2 * 75 / 1500
 
 
 def test_replica_drop_loses_one_step_and_goes_on_with_fewer_samples():
@@ -308,3 +308,9 @@ def test_copies_in_memory_wait_for_a_node_that_comes_too_late_for_the_others():
     moevement = run("moevement", *changes, **arguments)
     assert (moevement.counts["lost_steps"], moevement.counts["restarts"]) == (0, 0)
     assert moevement.ledger_s["waiting"] == gemini.ledger_s["waiting"] == 320 - 110
+
+
+def test_a_failure_during_a_save_goes_back_to_memory_as_one_during_a_step_does():
+    # 40 steps are made at 80 s; at 85 s the save is under way. Copies are made every 7 steps: 35 is the last multiple,
+    # and 28 the one before it.
+    assert run("gemini", (85, "remove", "a"), interval_steps=40).counts["lost_steps"] == 40 - 28

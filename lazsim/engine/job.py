@@ -70,7 +70,8 @@ class Job:
         self.state: JobState = Waiting()
         self.extrapolated_s = self.below_threshold_s = 0.0
         self._has_started = False
-        self._interval = interval_steps or costs.job.checkpoint_interval_steps[system.name]
+        self._step_s = 0.0
+        self.interval_steps = interval_steps or costs.job.checkpoint_interval_steps[system.name]
         self._join_at_s: float | None = None
         self._end_s = end_s
         self._process: simpy.Process | None = None
@@ -134,10 +135,9 @@ class Job:
 
     def _stop(self, failure: Batch | None) -> None:
         """End whatever is going on, by a failure or at the end of the simulation."""
-        step_s = rest_s = 0.0
+        rest_s = 0.0
         if isinstance(self.state, Training) and (stretch := self.state.stretch) is not None:
-            step_s = stretch.step_s
-            rest_s = stretch.start_s + (stretch.steps_made(self.env.now) + 1) * step_s - self.env.now
+            rest_s = stretch.start_s + (stretch.steps_made(self.env.now) + 1) * stretch.step_s - self.env.now
             self._book_steps(self.state, stretch, has_failed=failure is not None)
         if failure is None:
             self.ledger.close(self.env.now)
@@ -148,7 +148,7 @@ class Job:
             # Those that are left join at the next step boundary.
             self._join_at_s = self.env.now
         self.progress.fail(self.env.now)
-        self.state = Detecting(self.state.held.without(failure.removed), step_s=step_s, rest_s=rest_s)
+        self.state = Detecting(self.state.held.without(failure.removed), rest_s=rest_s)
         self.log.count("failures")
         self._log("failure", num_lost=len(failure.removed), num_joined=len(failure.added))
 
@@ -164,7 +164,7 @@ class Job:
                 if interrupt.cause is not Signal.JOIN:
                     raise
                 self._join_at_s = None
-        decision = self._decide(state.held, step_s=state.step_s)
+        decision = self._decide(state.held)
         if decision.action is protocol.Action.CONTINUE:
             self.state = Reconfiguring(state.held, decision)
         else:
@@ -172,14 +172,14 @@ class Job:
 
     def _detect(self, state: Detecting) -> Activity:
         yield from self._spend("detect", self.system.detect_s(self.costs, state.rest_s))
-        decision = self._decide(state.held, step_s=state.step_s)
+        decision = self._decide(state.held)
         if decision.action in (protocol.Action.CONTINUE, protocol.Action.RECONFIGURE):
             self.state = Reconfiguring(state.held, decision)
             return
         if decision.source != "peers":
-            self._roll_back(state.step_s if decision.source == "memory" else 0.0)
+            self._roll_back(from_memory=decision.source == "memory")
         if decision.action is protocol.Action.WAIT:
-            self.state = Waiting(state.held if decision.source else NOTHING, step_s=state.step_s)
+            self.state = Waiting(state.held if decision.source else NOTHING)
         else:
             self.state = Restarting(decision=decision)
 
@@ -215,7 +215,7 @@ class Job:
     def _train(self, state: Training) -> Activity:
         """Train until nodes join or the plan changes; do whatever is due at each step boundary first."""
         job = self.costs.job
-        checkpoint_steps = self._interval
+        checkpoint_steps = self.interval_steps
         joins_first = state.joins_first
         while True:
             if joins_first and self._join_is_due():
@@ -265,6 +265,7 @@ class Job:
     def _compute(self, state: Training, num_steps: int) -> Activity:
         """Make steps; when nodes are to join, stop after the step under way."""
         step_s = state.timer.step_s(self.progress.step)
+        self._step_s = step_s
         self._note_state()
         self.ledger.enter("compute", self.env.now)
         state.stretch = stretch = Stretch(self.env.now, step_s, num_steps)
@@ -301,9 +302,11 @@ class Job:
             self.log.trained(stretch.start_s, end_s, state.timer.samples_per_step / stretch.step_s)
         self.progress.add(Made(stretch.start_s, num_steps, stretch.step_s, state.timer.samples_per_step))
 
-    def _roll_back(self, step_s: float) -> None:
-        """Go back to the last checkpoint, or to copies in memory that were made between steps of `step_s`."""
-        lag = self.system.memory_lag_steps(self.costs, self.costs.grid.replica_nodes, step_s) if step_s else None
+    def _roll_back(self, *, from_memory: bool) -> None:
+        """Go back to the last checkpoint, or to copies in memory."""
+        lag = None
+        if from_memory:
+            lag = self.system.memory_lag_steps(self.costs, self.costs.grid.replica_nodes, self._step_s)
         lost = self.progress.roll_back(self.env.now, lag)
         self.ledger.move("compute", "lost_work", lost.seconds)
         self.log.count("lost_steps", lost.steps)
@@ -317,14 +320,12 @@ class Job:
     def _join_is_due(self) -> bool:
         return protocol.join_is_due(self._join_at_s, self.env.now)
 
-    def _decide(
-        self, held: Held, *, paused: bool = False, joins_due: bool = False, step_s: float = 0.0
-    ) -> protocol.Decision[str]:
+    def _decide(self, held: Held, *, paused: bool = False, joins_due: bool = False) -> protocol.Decision[str]:
         """Decide how to go on. After a failure the survivors recover first, and new nodes join at the next boundary."""
         situation = protocol.Situation(
             held.nodes, self._alive(), paused=paused, joins_due=joins_due, checkpoint_step=self.progress.saved_step
         )
-        failure = Failure(held, self.progress.step, step_s, situation)
+        failure = Failure(held, self.progress.step, self._step_s, situation)
         usable_nodes, grid = self.planner.usable_nodes, self.costs.grid
         return self.system.decide(self.costs, failure, usable_nodes, lambda _nodes: held.is_complete(grid))
 
@@ -356,7 +357,7 @@ class Job:
     def _require_end(self, step_s: float) -> None:
         """Refuse a run that would not come to its end in hours of computing."""
         job = self.costs.job
-        intervals = (LOAD_SAMPLE_STEPS, self._interval, job.rebalance_interval_steps)
+        intervals = (LOAD_SAMPLE_STEPS, self.interval_steps, job.rebalance_interval_steps)
         left_s = self._end_s - self.env.now
         if left_s > MAX_STRETCHES * min(intervals) * step_s:
             raise SpecError(

@@ -47,6 +47,8 @@ class SystemRun:
         fault threshold. A system without flexible dispatch keeps none, and has 0.
     extrapolated_s : float or None
         Seconds of steps, later lost ones included, that come from beyond the sizes of a profile, where that is allowed.
+    lost_token_share : float or None
+        Share of the tokens trained whose updates of experts were lost; None for systems that lose none.
     memory : MemoryUse or None
         Bytes that a GPU needs at the peak; None where the job never trains. See `lazsim.engine.memory`.
     """
@@ -65,6 +67,7 @@ class SystemRun:
     below_threshold_s: float = 0.0
     extrapolated_s: float | None = None
     memory: MemoryUse | None = None
+    lost_token_share: float | None = None
 
     @property
     def most_nodes_used(self) -> int:
@@ -144,6 +147,7 @@ def simulate_system(
         plan_recovery=reliability.average(wall_s) if reliability else None,
         below_threshold_s=job.below_threshold_s,
         extrapolated_s=job.extrapolated_s if costs.measured_part is not None else None,
+        lost_token_share=system.lost_token_share(job.interval_steps, job.log.counts["restarts"], job.progress.step),
         memory=peak_memory(system, costs, routing, most_used, job.progress.step) if most_used else None,
     )
 

@@ -60,17 +60,9 @@ class JobState:
         return False
 
 
-@dataclass(eq=False)
 class Waiting(JobState):
-    """There are too few nodes; those that hold copies in memory keep them.
+    """There are too few nodes; those that hold copies in memory keep them."""
 
-    Attributes
-    ----------
-    step_s : float
-        Seconds of a step before the failure; 0 where none was under way.
-    """
-
-    step_s: float = 0.0
     hears_joins = True
 
 
@@ -80,11 +72,10 @@ class Detecting(JobState):
 
     Attributes
     ----------
-    step_s, rest_s : float
-        Seconds of a step before the failure, and those left of the step under way; 0 where none was.
+    rest_s : float
+        Seconds left of the step under way; 0 where none was.
     """
 
-    step_s: float = 0.0
     rest_s: float = 0.0
 
 

@@ -108,6 +108,8 @@ def run_row(run: SystemRun, *, scored: bool) -> dict[str, Any]:
     }
     if run.extrapolated_s is not None:
         value["extrapolated_s"] = run.extrapolated_s
+    if run.lost_token_share is not None:
+        value["lost_token_share"] = run.lost_token_share
     if scored:
         score = run.plan_recovery
         value |= {

@@ -31,15 +31,16 @@ class PartialExperts(System):
         copy_s = copy_to_host_s(costs, costs.grid.replica_nodes) * saved / (model.dense_state_bytes + experts)
         return Save(max(0.0, copy_s - step_s), copy_s + float(costs.communication.storage_s(saved)))
 
-    def lost_tokens_steps(self, interval_steps: int) -> float:
-        """Return the steps of updates that a failure costs the average expert.
+    def lost_token_share(self, interval_steps: int, num_rollbacks: int, num_steps: int) -> float:
+        """See `System.lost_token_share`.
 
         Notes
         -----
         Of ``1 / share`` saves in turn, an expert's own is ``(1 / share - 1) / 2`` saves older than the last, on
-        average.
+        average: the updates of those steps are gone at each rollback, while the steps still count.
         """
-        return (1 / self.persisted_share - 1) / 2 * interval_steps
+        stale_steps = (1 / self.persisted_share - 1) / 2 * interval_steps
+        return num_rollbacks * stale_steps / max(1, num_steps)
 
     def host_bytes(self, costs: CostModel, num_nodes: int) -> float:
         """Return the bytes of three buffers of what a node saves."""

@@ -60,7 +60,7 @@ class Failure:
     step : int
         Steps made.
     step_s : float
-        Seconds of a step before the failure; 0 where none was under way.
+        Seconds of the last step; 0 before the first.
     situation : Situation
         The same for the protocol.
     """
@@ -239,6 +239,10 @@ class System:
     def rebuild_s(self, costs: CostModel) -> float:
         """Return the seconds in which a running job plans again and rebuilds its communicators."""
         return costs.cluster.recovery.rebuild_s
+
+    def lost_token_share(self, interval_steps: int, num_rollbacks: int, num_steps: int) -> float | None:
+        """Return the share of the tokens trained whose updates of experts rollbacks lost; None where none can be."""
+        return None
 
     def host_bytes(self, costs: CostModel, num_nodes: int) -> float:
         """Return the bytes of a node's own memory that copies and logs take."""
