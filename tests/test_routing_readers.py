@@ -47,6 +47,7 @@ SAME = [[[1, 2, 0], [4, 0, 5]]]
 """One step of two layers of three experts, as each of the following says it."""
 WAYS = {
     "columns in any order.csv": "tokens,expert_idx,layer_idx\n1,0,0\n2,1,0\n4,0,1\n5,2,1\n",
+    "two measures.csv": "layer,expert,tokens,share\n0,0,1,0.3\n0,1,2,0.7\n1,0,4,0.4\n1,2,5,0.6\n",
     "tabs.tsv": "layer\texpert\tcount\n0\t0\t1\n0\t1\t2\n1\t0\t4\n1\t2\t5\n",
     "wide.csv": "layer,e0,e1,e2\n0,1,2,0\n1,4,0,5\n",
     "wide names.csv": "step,layer,expert_0,expert_1,expert_2\n0,0,1,2,0\n0,1,4,0,5\n",

@@ -26,7 +26,9 @@ def columns_of(header: str) -> Mapping[str, list[int]]:
         return {"matrix": list(range(len(cells)))}
     found: dict[str, list[int]] = {}
     for at, name in enumerate(cells):
-        found.setdefault(role_of(name), []).append(at)
+        # Of several names for one part the first counts; only numbered columns belong together.
+        if role_of(name) not in found or name.strip()[-1:].isdigit():
+            found.setdefault(role_of(name), []).append(at)
     if "token" in found and "expert" not in found and "loads" in found:
         # With a token in each row, expert_0 and expert_1 are its experts.
         found["routes"] = found.pop("loads")

@@ -38,7 +38,7 @@ class _Config:
         self.family = str(self.fields.get("model_type"))
 
     def number(self, *names: str, default: int | None = None) -> int:
-        """Return the first field that is there and not null."""
+        """Return the first field that is there and not null, a whole number from 0 up."""
         for name in names:
             value = self.fields.get(name)
             if value is not None:
@@ -137,7 +137,7 @@ def _moe_layers(config: _Config, num_layers: int) -> list[int]:
 
 def _shared_experts(config: _Config) -> dict[str, int]:
     # Llama 4 has one, of which its config says nothing.
-    default = 1 if config.has("interleave_moe_layer_step") else 0
+    default = 1 if config.family.startswith("llama4") or config.has("interleave_moe_layer_step") else 0
     number = config.number("n_shared_experts", "num_shared_experts", "moe_num_shared_experts", default=default)
     width = config.number("shared_expert_intermediate_size", "shared_intermediate_size", default=0)
     if width:
