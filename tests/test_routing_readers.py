@@ -60,6 +60,7 @@ WAYS = {
     "sglang.json": '{"logical_count": [[[1, 2, 0], [4, 0, 5]]]}',
     "pretty.json": json.dumps({"logical_count": SAME}, indent=1),
     "layers.json": '{"model.layers.0.mlp": [1, 2, 0], "model.layers.1.mlp": [4, 0, 5]}',
+    "steps and layers.json": '{"step 0": {"layer 0": [1, 2, 0], "layer 1": [4, 0, 5]}}',
     "lines.jsonl": [{"layer": 0, "tokens_per_expert": [1, 2, 0]}, {"layer": 1, "tokens_per_expert": [4, 0, 5]}],
     "micro-batches.jsonl": [
         {"layer": 0, "tokens_per_expert": [[1, 1, 0], [0, 1, 0]]},
@@ -269,6 +270,7 @@ BAD = {
     "ragged.json": ('{"logical_count": [[1, 2], [3]]}', "expected loads by layer and expert"),
     "text.json": ('{"logical_count": [["a", "b"]]}', "expected loads by layer and expert"),
     "minus.json": ('{"logical_count": [[1, -2]]}', "step 0, layer 0, expert 1 must be a number from 0 up"),
+    "maps.json": ('{"0": ' * 300 + "{}" + "}" * 300, "expected loads by layer and expert"),
     "deep.json": ("[" * 2000 + "]" * 2000, "nested too deeply"),
     "line.jsonl": ('{"layer": 0, "tokens": [1]}\n{"layer": 0,\n', "line 2: not valid JSON"),
     "layer.jsonl": ('{"layer": -1, "tokens": [1]}\n', "expected loads by layer and expert"),

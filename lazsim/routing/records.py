@@ -20,7 +20,7 @@ class RecordReader:
     """Adds up records: arrays, or mappings with loads or routes, which may have the fields step, layer and expert.
 
     Records that have all layers and no step follow each other; others without a step are of one. Loads may be a mapping
-    of layers whose names have a number. A record without loads is skipped; it may tell the number of experts.
+    of layers whose names have a number, or of steps to such mappings. A record without loads is skipped; it may tell the number of experts.
     """
 
     def __init__(self, source: Source) -> None:
@@ -49,7 +49,10 @@ class RecordReader:
         loads, routes = parts.get("loads"), parts.get("routes", parts.get("expert"))
         if isinstance(loads, Mapping):
             for name, row in loads.items():
-                table.add(where, step, _layer_number(name), row)
+                if isinstance(row, Mapping) and "step" not in parts:
+                    self._add(where, {"step": _number_in(name), "loads": row})
+                else:
+                    table.add(where, step, _number_in(name), row)
         elif loads is not None and layer is not None:
             table.add(where, step, layer, loads, parts.get("expert", 0))
         elif loads is not None:
@@ -69,7 +72,7 @@ def _parts(record: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in record.items():
         if role := role_of(str(name)):
             parts.setdefault(role, value)
-    if not parts and record and all(_layer_number(name) for name in record):
+    if not parts and record and all(_number_in(name) for name in record):
         return {"loads": record}
     if "physical" in parts:
         parts["loads"] = logical_loads(parts["physical"], parts.get("map"))
@@ -94,7 +97,7 @@ def logical_loads(physical_LP: Any, logical_LP: Any) -> Floats:
     return sums
 
 
-def _layer_number(name: object) -> str:
-    """Return the first number in the name of a layer, such as decoder.layers.3.mlp; empty where there is none."""
+def _number_in(name: object) -> str:
+    """Return the first number in a name, such as decoder.layers.3.mlp or step 100; empty where there is none."""
     found = re.search(r"\d{1,9}", str(name))
     return found[0] if found else ""
