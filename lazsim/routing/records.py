@@ -20,7 +20,8 @@ class RecordReader:
     """Adds up records: arrays, or mappings with loads or routes, which may have the fields step, layer and expert.
 
     Records that have all layers and no step follow each other; others without a step are of one. Loads may be a mapping
-    of layers whose names have a number, or of steps to such mappings. A record without loads is skipped; it may tell the number of experts.
+    of layers whose names have a number, or of steps to such mappings. A record without loads is skipped; it may tell
+    the number of experts.
     """
 
     def __init__(self, source: Source) -> None:
