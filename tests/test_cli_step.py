@@ -127,6 +127,26 @@ def test_layouts_of_a_model_and_cluster_are_ranked_as_measured(board):
     assert right / (right + wrong) > 0.8
 
 
+# Pairs of rows that differ in graphs, overlap, dispatcher, precision, stages or experts, the first before the second.
+PAIRS = """
+r010 r072, r009 r071, r002 r058, r008 r067, r042 r068, r449 r447, r450 r448, r435 r437, r436 r438, r072 r136, r071 r135,
+r058 r122, r072 r172, r071 r167, r122 r168, r309 r308, r311 r310, r288 r287, r269 r172, r093 r427, r281 r280, r459 r460,
+r456 r176, r210 r201, r461 r459, r293 r296, r458 r457, r462 r460, r205 r196, r206 r197, r207 r198, r208 r199, r209 r200,
+r211 r202, r212 r203, r282 r281, r062 r126, r095 r062
+"""
+
+
+def test_settings_change_throughput_in_the_measured_direction(board):
+    rows = {row.id: row for row in board.predicted_rows}
+    right = []
+    for one, other in (pair.split() for pair in PAIRS.split(",")):
+        measured, predicted = (
+            getattr(rows[one], name) / getattr(rows[other], name) for name in ("measured", "predicted")
+        )
+        right.append((measured > 1) == (predicted > 1))
+    assert np.mean(right) > 0.85
+
+
 def test_verify_prints_errors_and_exits_by_tolerance(lazsim):
     status, out, _ = lazsim("verify", "--only", "grok1", "--json")
     result = json.loads(out)

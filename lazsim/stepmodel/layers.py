@@ -24,7 +24,7 @@ class LayerTime:
     exposed_s, hidden_s : mapping
         Time of each part in both passes: what adds to them, which sums to both, and exchanges behind kernels.
     weight_gradient_s : float
-        Time of the backward pass that the layer before does not wait for.
+        Time of the backward pass for which the layer before does not wait.
     pair : PairTime or None
         The forward pass beside the backward pass of another micro-batch; none where there is no exchange to hide.
     """
@@ -45,15 +45,14 @@ class PairTime:
     ----------
     total_s, idle_s : float
         Time of both, and the time in it in which the GPU waits for the host.
-    exposed_s, hidden_s : float
-        Exchange that kernels wait for, and that runs behind them.
+    hidden_s : float
+        Exchange that runs behind kernels; they wait for the rest.
     slowed_s : float
         Time by which kernels take longer beside an exchange.
     """
 
     total_s: float
     idle_s: float
-    exposed_s: float
     hidden_s: float
     slowed_s: float
 
@@ -99,8 +98,8 @@ def layer_time(blocks: Sequence[Block], constants: StepConstants, slowdown: floa
     for operation in (*forward, *backward):
         if operation.hidden_s:
             hidden[operation.part] = hidden.get(operation.part, 0.0) + operation.hidden_s
-    # A matmul's backward pass is two, and nothing but the optimizer waits for the second.
-    weight_s = 0.5 * sum(operation.gpu_s for operation in backward if operation.part.endswith("matmul"))
+    # The gradient of a weight has as many operations as the forward pass, and only the optimizer waits for it.
+    weight_s = sum(operation.gpu_s for operation in forward if operation.part.endswith("matmul"))
     pair = None
     if slowdown is not None and _exchanges_tokens(forward):
         pair = _pair(_pieces(forward, backward, constants, piece_s), constants, slowdown)
@@ -194,7 +193,7 @@ def _pair(pieces: Pieces, constants: StepConstants, slowdown: float) -> PairTime
     times_s, idle_s = _play_pieces(pieces, constants)
     runs = [run_streams(*_repeated(times_s, pieces.exchanges, repeats), slowdown) for repeats in (REPEATS - 1, REPEATS)]
     total_s, waiting_s = runs[1].total_s - runs[0].total_s, runs[1].waiting_s - runs[0].waiting_s
-    return PairTime(total_s, idle_s, waiting_s, sum(pieces.exchanges) - waiting_s, total_s - waiting_s - sum(times_s))
+    return PairTime(total_s, idle_s, sum(pieces.exchanges) - waiting_s, total_s - waiting_s - sum(times_s))
 
 
 def _cut(operations: Sequence[Operation]) -> list[list[Operation]]:

@@ -14,6 +14,9 @@ from lazsim.stepmodel.tables import KernelTables, load_tables
 
 CONSTANTS = "training"
 
+LISTS = ("recomputed", "offloaded")
+"""Fields of a layout that hold several words."""
+
 DEFAULT_SEQUENCES_PER_GPU = 16
 """Sequences of a step for each GPU where no batch is given: a batch of 4,096 on 256 GPUs, as published runs have."""
 
@@ -90,6 +93,6 @@ def parse_layout(texts: tuple[str, ...]) -> dict[str, Any]:
             fields[name.strip()] = msgspec.toml.decode(f"value = {value.strip()}".encode())["value"]
         except msgspec.DecodeError:
             fields[name.strip()] = value.strip()
-        if name.strip() == "recomputed":
-            fields["recomputed"] = [part.strip() for part in value.split(",") if part.strip()]
+        if name.strip() in LISTS:
+            fields[name.strip()] = [part.strip() for part in value.split(",") if part.strip()]
     return fields

@@ -104,7 +104,8 @@ class _StepModel:
         _add(exposed, "gradient_exchange", share * sum(extra.exposed_s for extra in sharded))
         _add(hidden, "gradient_exchange", share * sum(extra.hidden_s for extra in sharded))
         _add(exposed, "overlap_slowdown", share * sum(extra.slowed_s for extra in sharded))
-        exposed["bubble"] = running_s - sum(exposed.values())
+        bubble_s = running_s - sum(exposed.values())
+        exposed["bubble"] = bubble_s if abs(bubble_s) > 1e-9 * running_s else 0.0
         late_s, exchange_s = exchanges_of_step(inputs, self.params, times, schedule)
         _add(exposed, "gradient_exchange", late_s)
         _add(hidden, "gradient_exchange", exchange_s - late_s)

@@ -57,14 +57,18 @@ def step_figure(result: StepResult) -> dict[str, bytes]:
 
 def _draw_passes(axes: Axes, result: StepResult) -> None:
     """Draw the passes of the first micro-batches over the stages."""
+    if result.inputs.parallel.schedule == "dualpipe":
+        axes.set_axis_off()
+        axes.text(0.5, 0.5, "passes of DualPipe are summed by its formula, not one by one", ha="center", fontsize=7)
+        return
     schedule, pipeline = result.time.schedule, result.inputs.parallel.pipeline
-    shown: set[str] = set()
+    stages: dict[tuple[str, int], list[tuple[float, float]]] = {}
     for slot in schedule.slots:
-        axes.barh(
-            slot.stage, slot.end_s - slot.start_s, left=slot.start_s, height=0.85, color=PASS_COLORS[slot.kind],
-            edgecolor="white", linewidth=0.3, label="" if slot.kind in shown else slot.kind,
-        )  # fmt: skip
-        shown.add(slot.kind)
+        stages.setdefault((slot.kind, slot.stage), []).append((slot.start_s, slot.end_s - slot.start_s))
+    for (kind, stage), spans in stages.items():
+        axes.broken_barh(spans, (stage - 0.42, 0.84), facecolor=PASS_COLORS[kind], edgecolor="white", linewidth=0.3)
+    for kind in dict.fromkeys(kind for kind, _ in stages):
+        axes.barh(0, 0, color=PASS_COLORS[kind], label=kind)
     forward = sum(slot.kind != "backward" for slot in schedule.slots if slot.stage == 0)
     drawn = forward // result.inputs.parallel.virtual_stages
     axes.set(
@@ -81,17 +85,20 @@ def _draw_layer(axes: Axes, result: StepResult) -> None:
     streams = [name for name in STREAMS if any(span.stream == name for span in spans)]
     end_s = max(span.end_s for span in spans)
     colors: dict[str, str] = {}
+    bars: dict[tuple[int, str], list[tuple[float, float]]] = {}
     for span in spans:
         color = colors.setdefault(span.part, ((*COLORS, *MORE_COLORS) * 3)[len(colors)])
         start_s, length_s = max(span.start_s, 0.0), span.end_s - max(span.start_s, 0.0)
         row = streams.index(span.stream)
-        axes.barh(row, 1e3 * length_s, left=1e3 * start_s, height=0.7, color=color, edgecolor="white", linewidth=0.2)
+        bars.setdefault((row, color), []).append((1e3 * start_s, 1e3 * length_s))
         if length_s > MIN_LABEL_SHARE * end_s:
             text = span.part.replace("_", "\n").replace(" ", "\n")
             axes.text(
                 1e3 * (start_s + length_s / 2), row, text, ha="center", va="center", fontsize=5, color="white"
             )  # fmt: skip
     axes.set_yticks(range(len(streams)), streams)
+    for (row, color), some in bars.items():
+        axes.broken_barh(some, (row - 0.35, 0.7), facecolor=color, edgecolor="white", linewidth=0.2)
     for part, color in colors.items():
         axes.barh(0, 0, color=color, label=part.replace("_", " "))
     axes.legend(fontsize=5, loc="upper left", bbox_to_anchor=(1.0, 1.05))
