@@ -1,8 +1,10 @@
 import gzip
 import json
 import pickle
+import re
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from lazsim.errors import RoutingFormatError
 from lazsim.routing import load_routing, read_routing
 from lazsim.routing.readers import READERS
 from lazsim.routing.source import role_of
+from tests.conftest import ROOT
 
 SGLANG = "expert_distribution_rank{}_timestamp{}.csv"
 HEAD = "# lazsim-routing 1\nstep,layer,expert,tokens\n"
@@ -321,3 +324,62 @@ def test_cases_of_shared_files_give_what_is_expected_of_them(shared):
     assert (steps, layers, loads[0]) == ([0, 1, 2], [3, 4], [[100, 300], [10, 440]])
     steps, layers, loads = loads_of(str(cases / "vllm-load-history-json" / "expert-load.json"))
     assert (steps, layers, loads[2]) == ([0, 1, 2], [0, 1], [[15, 35, 20, 30], [10, 55, 15, 20]])
+
+
+def snippet(word):
+    """The Python example of the guide that has a word in it."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/guides/routing.md").read_text(), re.DOTALL)
+    return next(block for block in blocks if word in block)
+
+
+# Two layers; three tokens go to experts 0 and 1, 0 and 2, 0 and 1 of four.
+ROUTES_LTK = np.array([[[0, 1], [0, 2], [0, 1]]] * 2)
+
+
+def test_the_example_for_vllm_writes_what_is_read(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = SimpleNamespace(outputs=[SimpleNamespace(routed_experts=ROUTES_LTK.swapaxes(0, 1))])
+    llm = SimpleNamespace(generate=lambda prompts: [result])
+    exec(
+        snippet("enable_return_routed_experts"), {"json": json, "MODEL": "", "prompts": [], "LLM": lambda *_, **__: llm}
+    )
+    assert loads_of("routes.jsonl") == ([0], [0, 1], [[[3, 2, 1]] * 2])
+
+
+class TopKRouter:
+    """Stands in for the router of Megatron-Core: it gives probabilities and a mask of tokens by experts."""
+
+    def __init__(self, layer_number):
+        self.layer_number = layer_number
+
+    def register_forward_hook(self, hook):
+        self.call = lambda mask: hook(self, None, (None, mask))
+
+
+def test_the_example_for_megatron_writes_what_is_read(tmp_path):
+    routers = [TopKRouter(number) for number in (4, 5)]
+    with open(tmp_path / "loads.rank0.jsonl", "w") as log:
+        scope = {"json": json, "log": log, "TopKRouter": TopKRouter, "iteration": 100}
+        scope["model"] = SimpleNamespace(modules=lambda: [object(), *routers])
+        scope["torch"] = SimpleNamespace(distributed=SimpleNamespace(get_rank=lambda: 0))
+        exec(snippet("TopKRouter"), scope)
+        mask = np.zeros((3, 4), dtype=bool)
+        np.put_along_axis(mask, ROUTES_LTK[0], True, axis=1)
+        # Two micro-batches.
+        for router in routers * 2:
+            router.call(mask)
+    assert loads_of(str(tmp_path)) == ([100], [4, 5], [[[6, 4, 2, 0]] * 2])
+
+
+def test_the_example_for_transformers_writes_what_is_read(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    gates = [SimpleNamespace(topk=lambda k, ids=ids: SimpleNamespace(indices=ids[:, :k])) for ids in ROUTES_LTK]
+
+    class Model:
+        config = SimpleNamespace(num_experts_per_tok=2)
+
+        def __call__(self, output_router_logits):
+            return SimpleNamespace(router_logits=gates)
+
+    exec(snippet("output_router_logits"), {"json": json, "model": Model(), "batch": {}, "step": 7})
+    assert loads_of("loads.jsonl") == ([7], [0, 1], [[[3, 2, 1]] * 2])
