@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lazsim.errors import LazsimError, TraceFormatError
+from lazsim.files import unpack
 from lazsim.trace import Event, TraceMapping, build_trace, make_mapping, read_trace, trace_stats
 from lazsim.trace.counts import Sample
 from lazsim.trace.order import settle
@@ -118,6 +119,10 @@ def test_table_of_any_form_is_read_alike(write, form):
         (COUNTS + "2025-03-01 00:15:00\n", "line 5: 1 columns are too few"),
         (COUNTS + "2025-03-01 00:15:00,7.5\n", "line 5: '7.5' is not a count of nodes"),
         (COUNTS + "900,7\n", "line 5: '900' is not a date, as the times before are"),
+        (
+            "time,count\n3/1/2025 0:00,8\n",
+            "line 2: '3/1/2025 0:00' is neither a number nor a date of ISO 8601; `time_format`",
+        ),
         (COUNTS + "soon,7\n", "line 5: 'soon' is neither a number nor a date of ISO 8601"),
         (EVENTS + "2025-03-01 02:00:00,vanish,a\n", "line 5: 'vanish' is no event"),
         (EVENTS + "2025-03-01 02:00:00,up,\n", "line 5: no node is named"),
@@ -146,10 +151,9 @@ def test_file_that_takes_a_library_says_what_to_install(write, monkeypatch, modu
         read_trace(write(content))
 
 
-def test_file_that_unpacks_to_more_than_a_file_may_have_is_refused(write, monkeypatch):
-    monkeypatch.setattr("lazsim.files.MAX_FILE_BYTES", 100)
-    with pytest.raises(LazsimError, match="unpacks to more than"):
-        read_trace(write(gzip.compress(b" " * 101)))
+def test_file_that_unpacks_to_more_than_a_file_may_have_is_refused():
+    with pytest.raises(LazsimError, match=r"bomb\.gz: unpacks to more than 1 KiB"):
+        unpack("bomb.gz", gzip.compress(b" " * 1025), 1024)
 
 
 # Times.
@@ -157,7 +161,7 @@ def test_file_that_unpacks_to_more_than_a_file_may_have_is_refused(write, monkey
 
 @pytest.mark.parametrize(
     "rows",
-    ["time_s,live\n0,2\n60,1\n", "Time (min),live\n0,2\n1,1\n", "hours;live\n0;2\n0.016666666666666666;1\n",
+    ["time_s,live\n0,2\n60,1\n", "Time (min),live\n0,2\n1,1\n", "hours since start;live\n0;2\n0.016666666666666666;1\n",
      "ts_ms,live\n1614600000000,2\n1614600060000,1\n", "when,live\n1614600000,2\n1614600060,1\n",
      "when,live\n1614600000000000,2\n1614600060000000,1\n",
      "when,live\n2021-03-01T12:00:00Z,2\n2021-03-01T13:01+01:00,1\n",

@@ -38,12 +38,12 @@ def split_unit(name: str) -> tuple[str, str | None]:
 
     Examples
     --------
-    >>> split_unit("time_ms"), split_unit("Time (s)"), split_unit("hours"), split_unit("timestamp")
-    (('time', 'ms'), ('time', 's'), ('time', 'h'), ('timestamp', None))
+    >>> split_unit("time_ms"), split_unit("Time (s)"), split_unit("hours since start"), split_unit("timestamp")
+    (('time', 'ms'), ('time', 's'), ('sincestart', 'h'), ('timestamp', None))
     """
     words = re.findall("[a-z0-9]+", name.lower())
-    unit = _UNITS.get(words[-1]) if words else None
-    return "".join(words[:-1] if unit else words) or "time", unit
+    units = {_UNITS[word] for word in words if word in _UNITS}
+    return "".join(word for word in words if word not in _UNITS) or "time", units.pop() if len(units) == 1 else None
 
 
 def read_date(text: str) -> datetime:

@@ -17,7 +17,7 @@ from lazsim.trace.source import Reader
 HEAD_BYTES = 20_000
 
 NAMES = {
-    "time": "time timestamp date datetime ts t at when eventtime elapsed offset",
+    "time": "time timestamp date datetime ts t at when eventtime elapsed offset since sincestart timein timesincestart",
     "count": (
         "count nodes numnodes nnodes instances numinstances ninstances live alive available running livenodes "
         "alivenodes livecount nodecount instancecount activenodes runningnodes availablenodes"
