@@ -2,10 +2,10 @@
 
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
@@ -14,7 +14,7 @@ import pyoxigraph
 from pddgraph import icd, text
 from pddgraph.drugs import EXTRA, Drug, Link, Linker
 from pddgraph.rdf import BASE, Graph, iri, literal, own
-from pddgraph.tables import Database, PddError
+from pddgraph.tables import CONVERT, TABLES, Database, PddError, Report, shorten, timestamp, whole
 
 MANIFEST = "pdd.json"
 RECENT = 1 << 16
@@ -38,6 +38,14 @@ SOURCES = {
     "links": ("Links from the mentions of the tables to ICD-9-CM and DrugBank, made by pddgraph", BASE, ""),
 }
 """Title, source and licence of each named graph; the last two have the licence of the tables."""
+UNKNOWN = ("dcterms:rights", literal("Ask the owner of the tables"))
+PLAIN = {
+    "GENDER": "gender", "DOB": "born", "DOD": "died", "ADMITTIME": "admitted", "DISCHTIME": "discharged",
+    "ADMISSION_TYPE": "admissionType", "DIAGNOSIS": "admissionDiagnosis", "SEQ_NUM": "sequence", "STARTDATE": "start",
+    "ENDDATE": "end", "DRUG_TYPE": "drugType", "DOSE_VAL_RX": "dose", "DOSE_UNIT_RX": "doseUnit", "ROUTE": "route",
+}  # fmt: skip
+"""Columns that the graph has as they are."""
+DATATYPES = {timestamp: "dateTime", whole: "integer"}
 
 
 def licence_of(folder: Path) -> str:
@@ -71,15 +79,9 @@ class Builder:
     def run(self, licence: str, notes: bool) -> None:
         """Write everything: descriptions and diseases, the tables in turn, then the drugs that they name."""
         for name, (title, source, terms) in SOURCES.items():
-            known = terms or licence
-            rights = (
-                ("dcterms:license", f"<{known}>")
-                if known
-                else ("dcterms:rights", literal("Ask the owner of the tables"))
-            )
-            self.graphs["about"].add(
-                iri(f"graph:{name}"), ("dcterms:title", literal(title)), ("dcterms:source", f"<{source}>"), rights
-            )
+            about = [("dcterms:title", literal(title)), ("dcterms:source", f"<{source}>")]
+            about.append(("dcterms:license", f"<{terms or licence}>") if terms or licence else UNKNOWN)
+            self.graphs["about"].add(iri(f"graph:{name}"), *about)
         for concept in (*icd.diagnoses().values(), *icd.procedures().values()):
             self.graphs["icd9cm"].add(
                 iri(f"icd9:{concept.notation}"),
@@ -96,73 +98,54 @@ class Builder:
         if notes:
             self._notes()
         for drug in (drug for drug in self.drugs if drug.drug_id in self._targets):
-            names = [("skos:altLabel", literal(synonym)) for synonym in drug.synonyms]
-            codes = [(EXTRA[column], literal(value)) for column, value in drug.codes]
-            kind = ("rdf:type", iri("pdd:Drug"))
-            self.graphs["drugbank"].add(
-                iri(f"drugbank:{drug.drug_id}"), kind, ("skos:prefLabel", literal(drug.name)), *names, *codes
+            about = [("rdf:type", iri("pdd:Drug")), ("skos:prefLabel", literal(drug.name))]
+            about += [("skos:altLabel", literal(synonym)) for synonym in drug.synonyms]
+            about += [(EXTRA[column], literal(value)) for column, value in drug.codes]
+            self.graphs["drugbank"].add(iri(f"drugbank:{drug.drug_id}"), *about)
+
+    def _row(self, table: str, kind: str, number: int, values: list, *pairs: tuple[str, str]) -> None:
+        """Write a row: its class, `pairs`, and the columns that the graph has as they are."""
+        plain = [
+            (
+                f"pdd:{PLAIN[column]}",
+                literal("" if value is None else str(value), DATATYPES.get(CONVERT.get(column), "")),
             )
+            for column, value in zip(TABLES[table].split(), values, strict=True)
+            if column in PLAIN
+        ]
+        self.graphs["mimic"].add(own(kind.lower(), number), ("rdf:type", iri(f"pdd:{kind}")), *pairs, *plain)
+        self.rows[table] += 1
 
     def _patients(self) -> None:
-        for _, (subject, gender, born, died) in self.database.rows("PATIENTS"):
-            self.graphs["mimic"].add(
-                own("patient", subject),
-                ("rdf:type", iri("pdd:Patient")),
-                ("pdd:gender", literal(gender)),
-                ("pdd:born", literal(born, "dateTime")),
-                ("pdd:died", literal(died, "dateTime")),
-            )
-            self.rows["PATIENTS"] += 1
+        for _, row in self.database.rows("PATIENTS"):
+            self._row("PATIENTS", "Patient", row[0], row)
 
     def _admissions(self) -> None:
-        for _, (subject, admission, admitted, discharged, kind, diagnosis) in self.database.rows("ADMISSIONS"):
-            self.graphs["mimic"].add(
-                own("admission", admission),
-                ("rdf:type", iri("pdd:Admission")),
-                ("pdd:patient", own("patient", subject)),
-                ("pdd:admitted", literal(admitted, "dateTime")),
-                ("pdd:discharged", literal(discharged, "dateTime")),
-                ("pdd:admissionType", literal(kind)),
-                ("pdd:admissionDiagnosis", literal(diagnosis)),
-            )
-            self.rows["ADMISSIONS"] += 1
+        for _, row in self.database.rows("ADMISSIONS"):
+            subject, admission, *_, diagnosis = row
+            self._row("ADMISSIONS", "Admission", admission, row, ("pdd:patient", own("patient", subject)))
             self._text(admission, diagnosis, "admission", admission)
 
     def _coded(self, table: str, kind: str, relation: str) -> None:
-        for row_id, (_, admission, sequence, code) in self.database.rows(table):
+        for row_id, row in self.database.rows(table):
+            _, admission, _, code = row
             notation = icd.link(code, kind)
             link = Link((f"icd9:{notation}",), "exact") if notation else Link((), "abstained")
-            self.graphs["mimic"].add(
-                own(kind, row_id),
-                ("rdf:type", iri(f"pdd:{kind.title()}")),
-                ("pdd:admission", own("admission", admission)),
-                ("pdd:sequence", literal("" if sequence is None else str(sequence), "integer")),
-                ("pdd:mention", self._mention(kind, code, link)),
-            )
-            self.rows[table] += 1
+            mention = ("pdd:mention", self._mention(kind, code, link))
+            self._row(table, kind.title(), row_id, row, ("pdd:admission", own("admission", admission)), mention)
             self.linked[table] += bool(notation)
             self._edges(admission, relation, link)
 
     def _prescriptions(self) -> None:
         for row_id, row in self.database.rows("PRESCRIPTIONS"):
-            _, admission, start, end, kind, drug, generic, dose, unit, route = row
-            by_name = link = self._drug(drug)
-            if generic and by_name.method == "abstained":
-                link = self._drug(generic)
-            self.graphs["mimic"].add(
-                own("prescription", row_id),
-                ("rdf:type", iri("pdd:Prescription")),
-                ("pdd:admission", own("admission", admission)),
-                ("pdd:mention", self._mention("drug", drug, by_name)),
-                ("pdd:mention", self._mention("drug", generic, link) if link is not by_name and link.targets else ""),
-                ("pdd:start", literal(start, "dateTime")),
-                ("pdd:end", literal(end, "dateTime")),
-                ("pdd:drugType", literal(kind)),
-                ("pdd:dose", literal(dose)),
-                ("pdd:doseUnit", literal(unit)),
-                ("pdd:route", literal(route)),
-            )
-            self.rows["PRESCRIPTIONS"] += 1
+            _, admission, start, end, _, drug, generic, *_ = row
+            link = self._drug(drug)
+            mentions = [("pdd:mention", self._mention("drug", drug, link))]
+            if generic and link.method == "abstained" and (second := self._drug(generic)).targets:
+                link = second
+                mentions.append(("pdd:mention", self._mention("drug", generic, link)))
+            place = ("pdd:admission", own("admission", admission))
+            self._row("PRESCRIPTIONS", "Prescription", row_id, row, place, *mentions)
             self.rows["containers and supplies"] += link.method == "supply"
             self.rows["orders that end before they start"] += bool(start and end and end < start)
             self.linked["PRESCRIPTIONS"] += bool(link.targets)
@@ -181,13 +164,10 @@ class Builder:
     def _text(self, admission: int, words: str, kind: str, number: int) -> None:
         """Write the diseases that a text mentions, each with its link and how it is mentioned."""
         for place, found in enumerate(dict.fromkeys(text.find(words)), 1):
-            mention = own("mention", kind, number, place)
-            self._link(
-                mention, own("link", kind, number, place), found.words, Link((f"icd9:{found.notation}",), "dictionary")
-            )
-            self.graphs["links"].add(
-                mention, ("pdd:admission", own("admission", admission)), ("pdd:assertion", literal(found.status))
-            )
+            mention, subject = own("mention", kind, number, place), own("link", kind, number, place)
+            self._link(mention, subject, found.words, Link((f"icd9:{found.notation}",), "dictionary"))
+            about = [("pdd:admission", own("admission", admission)), ("pdd:assertion", literal(found.status))]
+            self.graphs["links"].add(mention, *about)
             self.linked[f"diseases in texts of kind {kind}"] += 1
 
     def _mention(self, kind: str, words: str, link: Link) -> str:
@@ -200,9 +180,8 @@ class Builder:
     def _link(self, mention: str, subject: str, words: str, link: Link) -> None:
         """Write a mention, and the link from it if there is one."""
         graph, status = self.graphs["links"], "linked" if link.targets else link.method
-        graph.add(
-            mention, ("rdf:type", iri("pdd:Mention")), ("pdd:text", literal(words)), ("pdd:status", literal(status))
-        )
+        about = [("rdf:type", iri("pdd:Mention")), ("pdd:text", literal(words)), ("pdd:status", literal(status))]
+        graph.add(mention, *about)
         if link.targets:
             graph.add(
                 subject,
@@ -224,26 +203,16 @@ class Builder:
                 self.graphs["links"].add(own("admission", admission), (relation, iri(target)))
 
 
-def build(
-    folder: Path,
-    drugs: list[Drug],
-    out: Path,
-    report: Callable[[str, int], None],
-    licence: str = "",
-    notes: bool = True,
-) -> dict:
+def build(folder: Path, drugs: list[Drug], out: Path, report: Report, licence: str = "", notes: bool = True) -> dict:
     """Build ``graph.nq``, ``store/`` and ``pdd.json`` in `out`; the same tables give the same N-Quads, byte for byte.
 
     All is written to a folder beside `out`, which takes its name at the end: a build that fails leaves nothing.
-
-    Raises
-    ------
-    PddError
-        When a table is not as it should be, or `out` is there and no graph.
     """
     if out.exists() and not (out / MANIFEST).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise PddError(f"{out}: is there and no graph of pdd; give another folder")
     licence = licence or licence_of(folder)
+    if licence and not re.fullmatch(r"[a-z]+:[^\s<>\"{}|^`\\]+", licence):
+        raise PddError(f"--licence {shorten(licence)}: expected an IRI such as {CC0}")
     database = Database(folder, report)
     out.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -29,6 +30,8 @@ def progress(name: str, count: int) -> None:
 
 def build(args: argparse.Namespace) -> None:
     """Build a graph from tables."""
+    if args.mimic is None:
+        raise PddError("--mimic DIR is missing: give the folder of MIMIC-III's tables")
     drugs = read_vocabulary(args.drugbank)
     manifest = building.build(args.mimic, drugs, args.out, progress, args.licence, not args.no_notes)
     rows, linked = manifest["rows"], manifest["linked"]
@@ -119,11 +122,9 @@ def number(kind: type, low: float, high: float) -> Callable[[str], float]:
     """Return a reader of numbers from `low` to `high`."""
 
     def read(text: str) -> float:
-        try:
+        with contextlib.suppress(ValueError):
             if low <= kind(text) <= high:
                 return kind(text)
-        except ValueError:
-            pass
         raise argparse.ArgumentTypeError(f"{text}: expected a number from {low} to {high:,}")
 
     return read
@@ -169,9 +170,7 @@ def parser() -> argparse.ArgumentParser:
         one = commands.add_parser(name, help=run.__doc__.removesuffix("."), description=run.__doc__)
         one.set_defaults(run=run)
         for option in options.split():
-            one.add_argument(
-                option, **OPTIONS[option] | ({"required": True} if (name, option) == ("build", "--mimic") else {})
-            )
+            one.add_argument(option, **OPTIONS[option])
     return top
 
 

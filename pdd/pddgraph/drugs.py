@@ -20,9 +20,7 @@ MIN_PREFIX = 8
 MAX_NAME = 300
 """Longer names are no names of drugs; no link is tried."""
 UNIT = r"(?:mcg|mg|gm?|kg|units?|meq|mmol|mm|ml|l|hrs?|h|million|mu|u|iu|day|dose)"
-STRENGTH = re.compile(
-    rf"\(?\b\d[\d,.]*(?:\s*[-:x/]\s*\d[\d,.]*)*\s*(?:%|{UNIT}\b)?(?:\s*/\s*\d*[\d.]*\s*{UNIT}\b)?\)?",
-)
+STRENGTH = re.compile(rf"\(?\b\d[\d,.]*(?:\s*[-:x/]\s*\d[\d,.]*)*\s*(?:%|{UNIT}\b)?(?:\s*/\s*\d*[\d.]*\s*{UNIT}\b)?\)?")
 SEPARATORS = re.compile(r"\s*(?:[-/+,&]|\b(?:and|with|w|in)\b[./]?)\s*")
 """What may stand between the drugs of a combination."""
 SCORES = {
@@ -92,13 +90,7 @@ def names(section: str) -> list[tuple[str, str]]:
 
 
 def read_vocabulary(path: Path) -> list[Drug]:
-    """Read DrugBank's open vocabulary (CSV).
-
-    Raises
-    ------
-    PddError
-        With file and line, when the file is another one or a row does not fit.
-    """
+    """Read DrugBank's open vocabulary (CSV)."""
     content = records(path, {"DRUGBANK ID", "COMMON NAME", "SYNONYMS"})
     _, header = next(content)
     drugs: dict[str, Drug] = {}

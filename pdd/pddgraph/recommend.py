@@ -105,13 +105,7 @@ class Evaluation(NamedTuple):
 
 
 def evaluate(recommender: Recommender, seed: int = 1) -> Evaluation:
-    """Leave out one patient after the other and recommend as many drugs as patients get on average.
-
-    Raises
-    ------
-    PddError
-        When fewer than two patients have diseases and drugs.
-    """
+    """Leave out one patient after the other and recommend as many drugs as patients get on average."""
     patients = recommender.patients
     if len(patients) < 2:
         raise PddError("fewer than two patients have diseases and drugs: nothing to compare")

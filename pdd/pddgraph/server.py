@@ -90,15 +90,8 @@ async def request_of(request: web.Request) -> dict | None:
 class Endpoint:
     """The pages of the server.
 
-    Parameters
-    ----------
-    pool : Pool
-    manifest : dict
-        Of the graph; see `pddgraph.build.build`.
-    allow_origin : str
-        Pages that may ask: an origin, ``*`` for all, anything else for those of this machine.
-    local : bool
-        Whether the server listens to this machine alone.
+    Web pages of the origin `allow_origin` may ask, of every origin if it is ``*``, and always those of this machine.
+    `local` says whether the server listens to this machine alone.
     """
 
     def __init__(self, pool: Pool, manifest: dict, allow_origin: str, local: bool) -> None:
@@ -127,10 +120,7 @@ class Endpoint:
         except QueryError as error:
             response = web.Response(status=error.status, text=f"{error}\n")
         except web.HTTPException as error:
-            known = {
-                404: "no such page; the endpoint is /sparql",
-                413: f"send at most {MAX_REQUEST_BYTES:,} bytes",
-            }
+            known = {404: "no such page; the endpoint is /sparql", 413: f"send at most {MAX_REQUEST_BYTES:,} bytes"}
             response = web.Response(status=error.status, text=f"{known.get(error.status, error.reason)}\n")
         if free or (origin and (origin == self.allow_origin or hostname(origin) in LOOPBACK)):
             response.headers["Access-Control-Allow-Origin"] = "*" if free else origin
@@ -173,13 +163,7 @@ class Endpoint:
 
 
 async def serve(pool: Pool, host: str, port: int, allow_origin: str, ready: Callable[[str], None]) -> None:
-    """Serve until the process is told to stop; `ready` gets the address.
-
-    Raises
-    ------
-    PddError
-        When the folder has no graph or the port cannot be had.
-    """
+    """Serve until the process is told to stop; `ready` gets the address."""
     manifest = open_graph(pool.folder)
     if not allow_origin:
         allow_origin = "*" if manifest["licence"] in OPEN_LICENCES.values() else "none"
@@ -198,7 +182,7 @@ async def serve(pool: Pool, host: str, port: int, allow_origin: str, ready: Call
         except OSError as error:
             raise PddError(f"cannot listen on {host}:{port}: {error.strerror or error}; give another --port") from None
         except QueryError as error:
-            raise PddError(f"{pool.folder}: the store cannot be opened: {error}") from None
+            raise PddError(str(error)) from None
         ready(f"http://{f'[{host}]' if ':' in host else host}:{runner.addresses[0][1]}/")
         await stop.wait()
     finally:

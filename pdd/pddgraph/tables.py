@@ -44,7 +44,7 @@ def shorten(text: str, width: int = 60) -> str:
 
 
 @lru_cache(maxsize=1 << 16)
-def timestamp(text: str) -> str:
+def timestamp(text: str, column: str = "date") -> str:
     """Turn ``2146-07-21 00:00:00`` into an xsd:dateTime, nothing into nothing, and refuse any other way to write it."""
     try:
         if text and not DATE.fullmatch(text):
@@ -52,19 +52,24 @@ def timestamp(text: str) -> str:
         return text and datetime.fromisoformat(text).isoformat()
     except ValueError:
         raise PddError(
-            f"{shorten(text)}: expected a date such as 2146-07-21 00:00:00; if a spreadsheet has rewritten the column, "
+            f"{column} {shorten(text)}: expected the form 2146-07-21 00:00:00; if a spreadsheet rewrote the column, "
             "take the file as it was published"
         ) from None
 
 
-def whole(text: str) -> int | None:
+def whole(text: str, column: str = "number") -> int | None:
     """Return a whole number from 0 to 2^63-1, or None for an empty cell."""
     if text and not (text.isascii() and text.isdigit() and len(text) <= 19 and int(text) <= MAX_ID):
-        raise PddError(f"{shorten(text)}: expected a whole number")
+        raise PddError(f"{column} {shorten(text)}: expected a whole number")
     return int(text) if text else None
 
 
-CONVERT: dict[str, Callable[[str], object]] = {
+def words(text: str, _: str = "") -> str:
+    """Return a text as it is."""
+    return text
+
+
+CONVERT: dict[str, Callable[[str, str], object]] = {
     **dict.fromkeys(("ROW_ID", "SUBJECT_ID", "HADM_ID", "SEQ_NUM"), whole),
     **dict.fromkeys(("DOB", "DOD", "ADMITTIME", "DISCHTIME", "STARTDATE", "ENDDATE"), timestamp),
 }
@@ -86,11 +91,6 @@ def records(path: Path, wanted: Set[str]) -> Iterator[tuple[int, list[str]]]:
     """Read the records of a CSV file, plain or gzip, each with the line on which it ends; the first is the header.
 
     Empty lines are skipped. Column names are in capitals, in any case in the file.
-
-    Raises
-    ------
-    PddError
-        When the file cannot be read, a wanted column is missing, or a record has more or fewer fields than the header.
     """
     csv.field_size_limit(MAX_LINE_BYTES)
     number, width = 0, 0
@@ -116,13 +116,7 @@ def records(path: Path, wanted: Set[str]) -> Iterator[tuple[int, list[str]]]:
 
 
 class Database:
-    """A folder of tables, read one by one: patients first, then admissions, then the rest in any order.
-
-    Raises
-    ------
-    PddError
-        When a table is missing or is there twice.
-    """
+    """A folder of tables, read one by one: patients first, then admissions, then the rest in any order."""
 
     def __init__(self, folder: Path, report: Report | None = None) -> None:
         if not folder.is_dir():
@@ -144,26 +138,20 @@ class Database:
         """Read a table: for each row its id and the columns of `TABLES`, in that order; nothing if it is not there.
 
         Memory grows by at most two bits a row, for the ids that must differ, and with patients and admissions.
-
-        Raises
-        ------
-        PddError
-            With file and line, at the first thing that is not as it should be.
         """
         if name not in self.paths:
             return
         path, columns = self.paths[name], ["ROW_ID", *TABLES[name].split()]
         content = records(path, set(columns) - OPTIONAL_COLUMNS)
         _, header = next(content)
-        plan = [(column, header.index(column) if column in header else -1, CONVERT.get(column)) for column in columns]
+        plan = [
+            (column, header.index(column) if column in header else -1, CONVERT.get(column, words)) for column in columns
+        ]
         seen, count = BitMap64(), 0
         for number, record in content:
             record.append("")
             try:
-                row_id, *values = (
-                    self._convert(column, record[place], convert) if convert else record[place]
-                    for column, place, convert in plan
-                )
+                row_id, *values = [convert(record[place], column) for column, place, convert in plan]
                 if row_id is None or row_id in seen:
                     raise PddError("ROW_ID is empty" if row_id is None else f"ROW_ID {row_id} occurs twice")
                 seen.add(row_id)
@@ -176,13 +164,6 @@ class Database:
                 self.report(name, count)
             yield row_id, values
         self.report(name, count)
-
-    @staticmethod
-    def _convert(column: str, value: str, convert: Callable[[str], object]) -> object:
-        try:
-            return convert(value)
-        except PddError as error:
-            raise PddError(f"{column} {error}") from None
 
     def _place(self, name: str, subject: int | None, admission: int | None) -> None:
         """Check that a row belongs to a patient and an admission that are there."""

@@ -19,26 +19,15 @@ import pyoxigraph as ox
 from pddgraph.rdf import PREFIXES
 from pddgraph.tables import PddError
 
-TABLES = {
-    "application/sparql-results+json": "JSON",
-    "application/sparql-results+xml": "XML",
-    "text/csv": "CSV",
-    "text/tab-separated-values": "TSV",
-}
+RESULTS = "application/sparql-results"
+TABLES = {f"{RESULTS}+json": "JSON", f"{RESULTS}+xml": "XML", "text/csv": "CSV", "text/tab-separated-values": "TSV"}
 """Formats for results of SELECT and ASK; the first is what `*/*` gets."""
 GRAPHS = {
-    "text/turtle": "TURTLE",
-    "application/n-triples": "N_TRIPLES",
-    "application/rdf+xml": "RDF_XML",
+    "text/turtle": "TURTLE", "application/n-triples": "N_TRIPLES", "application/rdf+xml": "RDF_XML",
     "application/ld+json": "JSON_LD",
-}
+}  # fmt: skip
 """Formats for results of CONSTRUCT and DESCRIBE."""
-LOOSE = {
-    "application/json": ("json",),
-    "application/xml": ("xml",),
-    "text/xml": ("xml",),
-    "text/plain": ("csv", "triples"),
-}
+LOOSE = {"application/json": "json", "application/xml": "xml", "text/xml": "xml", "text/plain": ("csv", "triples")}
 """Media types that stand for the first one whose name ends so."""
 SKIPPED = re.compile(
     r'"""(?:[^\\]|\\.)*?"""|' r"'''(?:[^\\]|\\.)*?'''|" r'"(?:[^"\\\n\r]|\\.)*"|' r"'(?:[^'\\\n\r]|\\.)*'|"
@@ -52,6 +41,7 @@ MAX_MEMORY = 8 << 30
 MAX_WAITING = 1000
 """Queries that may wait for a process; more are refused."""
 PR_SET_PDEATHSIG = 1
+READY = b"ready\n"
 
 
 class QueryError(Exception):
@@ -63,15 +53,7 @@ class QueryError(Exception):
 
 
 def has_keyword(query: str, word: str) -> bool:
-    """Say whether a keyword stands in a query, outside of strings, IRIs, comments and names; also when escaped.
-
-    Examples
-    --------
-    >>> has_keyword("SELECT * { SERVICE <http://example.org/> { ?s ?p ?o } }", "SERVICE")
-    True
-    >>> has_keyword('SELECT ?service { ex:service ex:p "SERVICE" } # service', "SERVICE")
-    False
-    """
+    """Say whether a keyword stands in a query, outside of strings, IRIs, comments and names; also when escaped."""
     unescaped = ESCAPE.sub(lambda match: chr(min(int(match[1] or match[2], 16), 0x10FFFF)), query)
     keyword = re.compile(rf"(?<![\w:?$@.-]){word}(?![\w:-])", re.IGNORECASE)
     return any(keyword.search(SKIPPED.sub(" ", text)) for text in {query, unescaped})
@@ -83,9 +65,7 @@ def answer(store: ox.Store, request: dict, limit: int) -> tuple[str, bytes]:
     if has_keyword(query, "SERVICE"):
         raise QueryError(400, "SERVICE is not allowed: this endpoint asks no other")
     try:
-        graphs = {
-            key: [ox.NamedNode(name) for name in request.get(key, ())] for key in ("default_graph", "named_graphs")
-        }
+        graphs = {key: list(map(ox.NamedNode, request.get(key, ()))) for key in ("default_graph", "named_graphs")}
     except ValueError as error:
         raise QueryError(400, f"a graph of the dataset is no IRI: {error}") from None
     chosen = graphs if any(graphs.values()) else {}
@@ -124,7 +104,7 @@ def negotiate(accept: Sequence[str], formats: dict[str, str]) -> tuple[str, str]
     """Return the first acceptable media type and its format."""
     for wanted in accept:
         for media, name in formats.items():
-            if wanted in (media, "*/*", f"{media.split('/')[0]}/*") or media.endswith(LOOSE.get(wanted, ("?",))):
+            if wanted in (media, "*/*", f"{media.split('/')[0]}/*") or media.endswith(LOOSE.get(wanted, "?")):
                 return media, name
     raise QueryError(406, f"no such format for this kind of query; there are {', '.join(formats)}")
 
@@ -135,6 +115,8 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY, MAX_MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     store, limit = ox.Store.read_only(sys.argv[1]), int(sys.argv[2])
+    sys.stdout.buffer.write(READY)
+    sys.stdout.buffer.flush()
     for line in sys.stdin.buffer:
         try:
             status, (media, body) = 200, answer(store, json.loads(line), limit)
@@ -148,18 +130,10 @@ def main() -> None:
 
 
 class Pool:
-    """Processes that answer queries, and the limits that they keep.
+    """Processes that answer queries of a graph, `size` at the same time; more wait.
 
-    Parameters
-    ----------
-    folder : Path
-        The folder of a graph.
-    size : int
-        Queries that run at the same time; more wait.
-    timeout_s : float
-        Time of a query, after which its process is killed; 0 for no limit.
-    max_bytes : int
-        Size of a result.
+    A query that takes more than `timeout_s` is killed with its process (0: no limit); a result of more than `max_bytes`
+    is refused.
     """
 
     def __init__(self, folder: Path, size: int, timeout_s: float, max_bytes: int) -> None:
@@ -168,19 +142,17 @@ class Pool:
         self._idle: asyncio.Queue[asyncio.subprocess.Process] = asyncio.Queue()
 
     async def start(self) -> None:
-        """Start the processes and wait until one has answered."""
-        for _ in range(self.size):
-            self._idle.put_nowait(await self._spawn())
-        await self.ask({"query": "ASK {}", "accept": ["*/*"]})
+        """Start the processes."""
+        for process in await asyncio.gather(*(self._spawn() for _ in range(self.size))):
+            self._idle.put_nowait(process)
 
     async def _spawn(self) -> asyncio.subprocess.Process:
         command = [sys.executable, "-m", "pddgraph.worker", str(self.folder / "store"), str(self.max_bytes)]
-        pipes = {
-            "stdin": asyncio.subprocess.PIPE,
-            "stdout": asyncio.subprocess.PIPE,
-            "stderr": asyncio.subprocess.DEVNULL,
-        }
-        return await asyncio.create_subprocess_exec(*command, **pipes, start_new_session=True)
+        pipe, own = asyncio.subprocess.PIPE, {"stderr": asyncio.subprocess.DEVNULL, "start_new_session": True}
+        process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, **own)
+        if await process.stdout.readline() != READY:
+            raise QueryError(500, f"the store in {self.folder} cannot be opened: build the graph again")
+        return process
 
     async def ask(self, request: dict) -> tuple[str, bytes]:
         """Return the media type and the result of a query; raise `QueryError` when there is none."""
@@ -200,15 +172,12 @@ class Pool:
                 head = json.loads(await process.stdout.readline())
                 body = await process.stdout.readexactly(head["length"])
         except BaseException as error:
-            process.kill() if process.returncode is None else None
-            await process.wait()
+            await end(process)
             process = await self._spawn()
             if isinstance(error, TimeoutError):
                 raise QueryError(503, f"the query took more than {self.timeout_s:g} s and was stopped") from None
             if isinstance(error, ValueError | OSError | asyncio.IncompleteReadError):
-                raise QueryError(
-                    500, "the query ended its process: it needs too much memory or nests too deep"
-                ) from None
+                raise QueryError(500, "the query ended its process: too much memory, or nested too deep") from None
             raise
         finally:
             self._idle.put_nowait(process)
@@ -219,10 +188,14 @@ class Pool:
     async def stop(self) -> None:
         """End the processes that wait for a query."""
         while not self._idle.empty():
-            process = self._idle.get_nowait()
-            if process.returncode is None:
-                process.kill()
-            await process.wait()
+            await end(self._idle.get_nowait())
+
+
+async def end(process: asyncio.subprocess.Process) -> None:
+    """End a process and wait for it."""
+    if process.returncode is None:
+        process.kill()
+    await process.wait()
 
 
 async def ask_once(pool: Pool, query: str, media: str) -> bytes:
