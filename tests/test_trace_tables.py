@@ -228,6 +228,7 @@ def test_mapping_names_words_and_says_whether_they_are_states(write):
         ({"time_zone": "Mars/Base"}, "`time_zone` 'Mars/Base': no such zone"),
         ({"time_format": "%Y %Y"}, "`time_format` '%Y %Y': redefinition"),
         ({"time_format": "%d.%m.%Y"}, "is not a time as '%d.%m.%Y'"),
+        ({"time_unit": "s"}, "its times are dates, not numbers; leave `time_unit` out"),
         ({"cluster_nodes": 4}, "leave `cluster_nodes` out"),
     ],
 )

@@ -26,7 +26,6 @@ UNIT_WORDS = {
 }
 _UNITS = {word: unit for unit, words in UNIT_WORDS.items() for word in words}
 
-
 YEAR_S = 365.25 * DAY_S
 
 LONGEST_SILENCE_S = 10 * YEAR_S
@@ -137,11 +136,13 @@ class Clock:
         Raises
         ------
         TraceFormatError
-            When times are numbers whose unit nothing tells.
+            When times are numbers whose unit nothing tells, or dates for which the user gives one.
         """
         known = sorted(times) or [0.0]
         first, last = known[0], known[-1]
         if self._kind == "date":
+            if self._asked_unit is not None:
+                raise TraceFormatError(f"{name}: its times are dates, not numbers; leave `time_unit` out")
             self._origin = first
             self._refuse_silence(known, name)
             return
