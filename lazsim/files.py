@@ -1,6 +1,7 @@
 """Read files and count their faults, write them whole or not at all, and list the modules of a folder."""
 
 import bz2
+import codecs
 import errno
 import fcntl
 import functools
@@ -257,6 +258,8 @@ def read_bytes(path: Path | str, most_bytes: int = MAX_FILE_BYTES) -> bytes:
 def unpack(name: str, content: bytes, most_bytes: int = MAX_FILE_BYTES) -> bytes:
     """Return the content of a compressed file, told by its first bytes, and that of any other file as it is.
 
+    Text in UTF-16, as PowerShell writes it, becomes UTF-8.
+
     Raises
     ------
     LazsimError
@@ -265,7 +268,7 @@ def unpack(name: str, content: bytes, most_bytes: int = MAX_FILE_BYTES) -> bytes
     """
     kind = next((kind for kind in PACKED if content.startswith(kind)), None)
     if kind is None:
-        return content
+        return _in_utf8(content)
     try:
         with PACKED[kind](io.BytesIO(content)) as stream:
             unpacked: bytes = stream.read(most_bytes + 1)
@@ -280,7 +283,19 @@ def unpack(name: str, content: bytes, most_bytes: int = MAX_FILE_BYTES) -> bytes
         raise LazsimError(f"{name}: cannot be unpacked ({str(error)[:80]}); unpack it first") from None
     if len(unpacked) > most_bytes:
         raise LazsimError(f"{name}: unpacks to more than {most_bytes >> 10:,} KiB; give a smaller file")
-    return unpacked
+    return _in_utf8(unpacked)
+
+
+def _in_utf8(content: bytes) -> bytes:
+    with suppress(UnicodeDecodeError):
+        if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            return content.decode("utf-16").encode()
+    return content
+
+
+def decode_text(content: bytes) -> str:
+    """Decode a text in UTF-8, with any ends of lines; a UnicodeDecodeError if it is none."""
+    return content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _open_zip(stream: IO[bytes]) -> Any:

@@ -1,5 +1,7 @@
+import bz2
 import gzip
 import json
+import lzma
 import pickle
 import re
 import zipfile
@@ -90,6 +92,7 @@ ROUTES = {
     "columns.csv": "token,layer,topk_ids_0,topk_ids_1\n0,3,0,2\n1,3,1,2\n2,3,2,1\n0,4,0,2\n",
     "numbered.csv": "token_id,layer_id,expert_0,expert_1\n0,3,0,2\n1,3,1,2\n2,3,2,1\n0,4,0,2\n",
     "lists.csv": 'token,layer,topk_ids\n0,3,"[0, 2]"\n1,3,"[1, 2]"\n2,3,2 1\n0,4,0 2\n',
+    "floats.csv": "token,layer,topk_ids\n0,3,0.0 2.0\n1,3,1.0|2.0\n2,3,2.0 1.0\n0,4,0.0 2.0\n",
     "long.csv": "token,layer,expert\n0,3,0\n0,3,2\n1,3,1\n1,3,2\n2,3,2\n2,3,1\n0,4,0\n0,4,2\n",
 }  # fmt: skip
 
@@ -110,6 +113,39 @@ def test_experts_without_a_token_count_where_a_header_tells_their_number(tmp_pat
     assert loads_of(write(tmp_path, "routes.jsonl", lines))[2] == [[[0, 1, 0, 0]]]
     routes = read_routing(write(tmp_path, "bare.jsonl", lines[1:]))
     assert "2 experts: the highest number in the routes, plus one" in routes.notes
+
+
+@pytest.mark.parametrize("cell", ["1.5", "0-2", "e1", '"tensor([0, 2], dtype=torch.int64)"'])
+def test_a_route_that_is_no_whole_number_is_no_other_one(tmp_path, cell):
+    path = write(tmp_path, "routes.csv", f"layer,topk_ids\n0,1\n0,{cell}\n")
+    with pytest.raises(RoutingFormatError, match="line 3: expected layer,topk_ids, numbers from 0 up"):
+        read_routing(path)
+
+
+def test_a_table_without_loads_is_said_to_be_one_of_routes(tmp_path):
+    found = read_routing(write(tmp_path, "cut.csv", "step,layer,expert\n0,0,0\n0,0,1\n"))
+    assert "no loads but routes: each expert of a row counts as one token" in found.notes
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
+def test_compressed_loads_are_read_as_they_are_also_in_a_folder(tmp_path, pack):
+    path = tmp_path / "loads.csv.packed"
+    path.write_bytes(pack(f"{HEAD}0,0,0,5\n0,0,1,3\n".encode()))
+    assert loads_of(str(path)) == ([0], [0], [[[5, 3]]])
+    folder = tmp_path / "dumps"
+    folder.mkdir()
+    for rank in (0, 1):
+        text = f"layer_id,expert_id,count\n3,0,{rank + 1}\n3,1,1\n"
+        (folder / f"{SGLANG.format(rank, '1.0')}.gz").write_bytes(pack(text.encode()))
+    assert loads_of(str(folder)) == ([0], [3], [[[3, 2]]])
+
+
+@pytest.mark.parametrize("coding", ["utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("end", ["\r\n", "\r"])
+def test_text_of_any_system_is_read(tmp_path, coding, end):
+    path = tmp_path / "loads.csv"
+    path.write_bytes("layer,expert,tokens\n0,0,5\n0,1,3\n".replace("\n", end).encode(coding))
+    assert loads_of(str(path)) == ([0], [0], [[[5, 3]]])
 
 
 def test_records_follow_each_other_or_have_the_steps_that_they_tell(tmp_path):

@@ -83,6 +83,8 @@ FORMS = {
     "JSON lines": lambda: (json_lines(COUNTS), COUNTED),
     "JSON array": lambda: ("[" + ",\n".join(json_lines(COUNTS).splitlines()) + "]", COUNTED),
     "Parquet": lambda: (frame_bytes(COUNTS), COUNTED),
+    "UTF-16": lambda: (COUNTS.encode("utf-16"), COUNTED),
+    "carriage returns": lambda: (COUNTS.replace("\n", "\r").encode(), COUNTED),
     "gzip": lambda: (gzip.compress(COUNTS.encode()), COUNTED),
     "gzip members": lambda: (gzip.compress(COUNTS[:70].encode()) + gzip.compress(COUNTS[70:].encode()), COUNTED),
     "bzip2": lambda: (bz2.compress(COUNTS.encode()), COUNTED),

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lazsim.errors import RoutingFormatError
-from lazsim.files import Faults
+from lazsim.files import Faults, decode_text
 from lazsim.limits import MAX_EXPERTS, MAX_LAYERS, MAX_LOADS, MAX_WHOLE
 from lazsim.routing.table import Floats
 
@@ -97,8 +97,9 @@ class Reader:
     names: str = ""
 
     def belongs(self, path: str) -> bool:
-        """Return whether a file is of this format by its name."""
-        return fnmatch.fnmatchcase(Path(path).name, self.names)
+        """Return whether a file is of this format by its name, also when compressed."""
+        name = re.sub(r"\.(gz|bz2|xz|zst)$", "", Path(path).name)
+        return fnmatch.fnmatchcase(name, self.names)
 
 
 class LoadTable:
@@ -158,7 +159,10 @@ class LoadTable:
         shape = len(steps), len(layers), max(self._num_experts, num_experts)
         self._check_size("", shape)
         if self._routes and not num_experts:
-            notes += (f"{shape[2]} experts: the highest number in the routes, plus one",)
+            notes += (
+                "no loads but routes: each expert of a row counts as one token",
+                f"{shape[2]} experts: the highest number in the routes, plus one",
+            )
         tokens_SLE = np.zeros(shape)
         row_of, column_of = ({number: at for at, number in enumerate(numbers)} for numbers in (steps, layers))
         for (step, layer), loads in self._rows.items():
@@ -197,6 +201,6 @@ def whole(value: object, most: int) -> int:
 def text_of(source: Source, content: bytes) -> str:
     """Decode a text file, or raise RoutingFormatError."""
     try:
-        return content.decode("utf-8-sig")
+        return decode_text(content)
     except UnicodeDecodeError:
         raise source.refuse("", "not a text file; expected expert loads as text") from None

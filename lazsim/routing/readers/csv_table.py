@@ -13,12 +13,12 @@ from lazsim.routing.source import LoadTable, Reader, Reading, Source, text_of, w
 from lazsim.routing.table import CSV_COLUMNS, CSV_HEADER
 
 SGLANG = re.compile(r"expert_distribution_rank(\d{1,9})_timestamp[\d.]+\.csv", re.ASCII)
-ROUTE = re.compile(r"-?\d{1,9}", re.ASCII)
+BETWEEN_ROUTES = re.compile(r"[^\w.+-]+", re.ASCII)
 
 
 def recognise(content: bytes) -> bool:
     """Return whether the first line that is no comment names the columns of loads, or has numbers alone."""
-    text = content[: 1 << 16].decode("utf-8-sig", errors="replace")
+    text = content[: 1 << 16].decode("utf-8-sig", errors="replace").replace("\r", "\n")
     columns = columns_of(next((line for _, line in numbered_lines(text) if not line.startswith("#")), ""))
     return text.startswith(CSV_HEADER) or are_loads(columns)
 
@@ -34,6 +34,11 @@ def read(source: Source) -> Reading:
     if len(dumps) == len(source.files) == 1:
         return table.reading("loads are those of one rank alone; give the folder to add up all ranks")
     return table.reading(*[f"loads are the sum of {len(dumps)} ranks"] if dumps else [])
+
+
+def _routes_of(cell: str) -> list[float]:
+    """Return the numbers of the experts that a cell lists, in any brackets; a ValueError for what is none."""
+    return [float(part) for part in BETWEEN_ROUTES.split(cell) if any(map(str.isdigit, part))]
 
 
 def _read_file(source: Source, text: str, table: LoadTable, dump: int) -> None:
@@ -54,7 +59,7 @@ def _read_file(source: Source, text: str, table: LoadTable, dump: int) -> None:
                 for role, default in (("step", dump), ("layer", row), ("expert", 0))
             )
             if not columns.keys() & {"matrix", "loads"}:
-                table.add_routes(number, step, layer, [int(one) for at in values for one in ROUTE.findall(cells[at])])
+                table.add_routes(number, step, layer, [one for at in values for one in _routes_of(cells[at])])
                 continue
             loads = [float(cells[at]) for at in values]
             if not all(0 <= load < math.inf for load in loads):

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from lazsim.errors import TraceFormatError
-from lazsim.files import module_names, read_bytes, unpack
+from lazsim.files import decode_text, module_names, read_bytes, unpack
 from lazsim.specs import sha256, unknown_name
 from lazsim.tables import PARQUET, find_separator
 from lazsim.trace.guess import explain_columns, mapping_reader, open_head
@@ -29,12 +29,12 @@ READERS: dict[str, Reader] = {
 Nothing else lists them."""
 
 
-def decode_text(name: str, content: bytes) -> str:
+def _text_of(name: str, content: bytes) -> str:
     """Decode the bytes of a file, or raise TraceFormatError when it is empty or binary."""
     if not content.strip():
         raise TraceFormatError(f"{name}: the file is empty; give a trace with at least one node event")
     try:
-        text = content.decode("utf-8-sig")
+        text = decode_text(content)
     except UnicodeDecodeError:
         text = "\0"
     if "\0" in text:
@@ -61,7 +61,8 @@ def detect_format(name: str, text: str) -> str:
         raise TraceFormatError(f"{name}: {explain_columns(table)}")
     if fits[best] < 0.5:
         raise TraceFormatError(
-            f"{name}: not one of the known formats ({', '.join(sorted(READERS))}); force one with `format`"
+            f"{name}: not one of the known formats ({', '.join(sorted(READERS))}); force one with `format`, or name "
+            "the `columns` of a table"
         )
     return best
 
@@ -101,7 +102,7 @@ def read_trace(
         raise TraceFormatError(f"{name}: {what}")
     content = unpack(name, packed)
     is_parquet = content.startswith(PARQUET)
-    text = "" if is_parquet else decode_text(name, content)
+    text = "" if is_parquet else _text_of(name, content)
     if format == "auto":
         is_table = is_parquet or mapping.columns is not None
         format = "table" if is_table else detect_format(name, text)  # noqa: A001
