@@ -99,6 +99,19 @@ FORMS = {
         HAPPENED,
     ),
     "outages": lambda: (OUTAGES, AWAY),
+    "outages of lists of hosts": lambda: (
+        'host,down since,up at\n"n-[1,3-4]",2025-03-01 00:00,2025-03-01 01:00\nb,2025-03-01 03:00,\n',
+        # Four nodes for three hours, but three of them for two, and b goes as the trace ends.
+        (10800.0, 4, 4 * 10800.0 - 3 * 3600.0),
+    ),
+    "events of lists of hosts": lambda: (
+        "when,state,host\n2025-03-01 00:00,up,n-[1-3]\n2025-03-01 01:00,failure,n-2\n2025-03-01 02:00,repaired,n-2\n",
+        (7200.0, 1, 3 * 7200.0 - 3600.0),
+    ),
+    "dates without separators": lambda: (
+        "timestamp,count\n20250301T000000Z,8\n20250301T000500Z,7\n20250301T001000Z,8\n",
+        COUNTED,
+    ),
     "outages without a header": lambda: (OUTAGES.split("\n", 1)[1].replace(",\n", ",2025-03-01 03:00\n"), AWAY),
 }
 

@@ -56,7 +56,7 @@ def read_date(text: str) -> datetime:
     plain = text.strip().replace("/", "-")
     plain = plain.removesuffix("UTC").rstrip() + "+00:00" if plain.endswith("UTC") else plain
     try:
-        return datetime.fromisoformat(plain if re.match(r"\d{4}-\d\d-\d\d", plain) else "")
+        return datetime.fromisoformat(plain if re.match(r"\d{4}-\d\d-\d\d|\d{8}T\d{4}", plain) else "")
     except ValueError:
         raise ValueError(
             f"{text[:40]!r} is neither a number nor a date of ISO 8601; `time_format` says how times are written"

@@ -1,6 +1,7 @@
 """Read a table by a mapping of its columns."""
 
 import math
+import re
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
@@ -9,6 +10,7 @@ from lazsim.tables import Table
 from lazsim.trace.absences import Outage, events_from_outages, events_from_states, other_nodes
 from lazsim.trace.clock import Clock
 from lazsim.trace.counts import RULE, Sample, events_from_counts
+from lazsim.trace.hosts import expand_hosts
 from lazsim.trace.mapping import TraceMapping
 from lazsim.trace.order import NEWEST_FIRST, is_newest_first, refuse_set_back, settle
 from lazsim.trace.rows import MappedRows
@@ -18,7 +20,7 @@ from lazsim.trace.table import Event, Kind, in_time_order
 WORDS: dict[Kind, str] = {
     "add": (
         "add added up join joined start started launch launched running ready online active available recovered "
-        "resumed created fault_end"
+        "repaired fixed restored resumed created fault_end"
     ),
     "remove": (
         "remove removed down leave left stop stopped terminate terminated preempt preempted preemption fail failed "
@@ -31,6 +33,9 @@ _KINDS = {word: kind for kind, words in WORDS.items() for word in words.split()}
 
 CHANGE_WORDS = {"add", "remove", "added", "removed"}
 """Words for changes; all others may also be read as states."""
+
+HOST_RANGE = re.compile(r"\[\d[\d,-]*\]", re.ASCII)
+"""What tells a list of hosts from the name of one."""
 
 OPEN_WORDS = ("", "unknown", "none", "null", "nan", "nat", "-", "ongoing", "n/a")
 """Ends of outages that go on."""
@@ -61,6 +66,13 @@ def read_mapped(source: Source, table: Table, mapping: TraceMapping) -> Reading:
         return reading
     left_out = f"{rows.num_left_out} rows are left out: only those with {', '.join(mapping.where)} count"
     return reading._replace(notes=(*reading.notes, left_out))
+
+
+def _nodes_of(text: str) -> list[str]:
+    """Return the node that a cell names, or all nodes of a list of hosts, such as ``gpu-[01-03,07]``."""
+    if not text:
+        raise ValueError("no node is named")
+    return expand_hosts(text) if HOST_RANGE.search(text) else [text]
 
 
 def event_kind(text: str, mapping: TraceMapping) -> Kind | None:
@@ -116,11 +128,11 @@ class _Mapped:
         words: set[str] = set()
         after = -math.inf
         for line, texts in self._rows.texts:
-            event = self._try(line, self._event, line, texts, after)
-            if event is not None:
-                rows.append(event)
+            events = self._try(line, self._events, line, texts, after)
+            if events:
+                rows += events
                 words.add(texts["event"].strip().lower())
-                after = event.time_s
+                after = events[-1].time_s
         self._clock.start((event.time_s for event in rows), self._source.name)
         events = [event._replace(time_s=self._clock.seconds(event.time_s)) for event in rows]
         notes = [ENDS, *self._clock.notes()]
@@ -141,7 +153,7 @@ class _Mapped:
         return Reading(events, end_s, tuple(notes), self._clock.assumed_unit)
 
     def read_outages(self) -> Reading:
-        rows = [row for line, texts in self._rows.texts if (row := self._try(line, self._outage, line, texts))]
+        rows = [row for line, texts in self._rows.texts for row in self._try(line, self._outages, line, texts) or ()]
         known = [time for row in rows for time in (row.start_s, row.end_s) if math.isfinite(time)]
         self._clock.start(known, self._source.name)
         outages = [
@@ -167,22 +179,23 @@ class _Mapped:
     def _sample(self, line: int, texts: dict[str, str], after: float) -> Sample:
         return Sample(self._clock.read(texts["time"], after), count(texts["count"]), line)
 
-    def _event(self, line: int, texts: dict[str, str], after: float) -> Event | None:
+    def _events(self, line: int, texts: dict[str, str], after: float) -> list[Event]:
         kind = event_kind(texts["event"], self._mapping)
-        if not texts["node"]:
-            raise ValueError("no node is named")
-        return None if kind is None else Event(self._clock.read(texts["time"], after), kind, texts["node"], line)
+        nodes = _nodes_of(texts["node"])
+        if kind is None:
+            return []
+        time_s = self._clock.read(texts["time"], after)
+        return [Event(time_s, kind, node, line) for node in nodes]
 
-    def _outage(self, line: int, texts: dict[str, str]) -> Outage:
-        if not texts["node"]:
-            raise ValueError("no node is named")
+    def _outages(self, line: int, texts: dict[str, str]) -> list[Outage]:
+        nodes = _nodes_of(texts["node"])
         start = self._clock.read(texts["start"])
         is_open = texts["end"].strip().lower() in OPEN_WORDS
         end = math.inf if is_open else self._clock.read(texts["end"], start)
         if end < start:
             hint = "; if the clock was set back, give `time_zone`" if self._clock.is_local else ""
             raise ValueError(f"the outage ends, at {texts['end']!r}, before it starts, at {texts['start']!r}{hint}")
-        return Outage(texts["node"], start, end, line)
+        return [Outage(node, start, end, line) for node in nodes]
 
     def _cluster_nodes(self) -> int | tuple[str, ...] | None:
         if self._mapping.cluster_nodes is not None or "cluster_nodes" not in self._rows.places:
