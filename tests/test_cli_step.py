@@ -52,6 +52,17 @@ def test_a_layout_that_does_not_fit_is_told(lazsim):
     assert "memory of the fullest GPU" in out
 
 
+def test_what_stands_in_for_measurements_is_told(lazsim, tmp_path):
+    text = (resources.files("lazsim") / "catalog" / "models" / "qwen3-30b-a3b.toml").read_text()
+    (tmp_path / "long.toml").write_text(text.replace("sequence_length = 4096", "sequence_length = 65536"))
+    layout = ("--layout", "pipeline=2", "--layout", "schedule=dualpipe", "--layout", "offloaded=optimizer")
+    _, _, err = lazsim("step", "--model", str(tmp_path / "long.toml"), "--cluster", "dgx-h100", "--gpus", "16", *LAYOUT,
+                       *layout)  # fmt: skip
+    assert "attention was measured up to 16,384 tokens" in err
+    assert "the bubble of DualPipe" in err
+    assert "states of the optimizer move" in err
+
+
 def test_without_a_layout_the_fastest_that_fits_is_taken(lazsim):
     _, out, _ = lazsim("step", "--model", "gpt-oss-20b", "--cluster", "dgx-h100", "--gpus", "8", "--json")
     step = json.loads(out)

@@ -71,6 +71,18 @@ class StepResult:
             notes.append(f"matmuls in {parallel.precision} take the table of 8 bits with a scale for each 128 numbers")
         if model.attention is not None and model.attention.head_dim not in (0, 64, 128):
             notes.append(f"attention heads of width {model.attention.head_dim} are scaled from those of 64 or 128")
+        kernel = "attention_latent" if model.attention and model.attention.kind == "latent" else "attention_128"
+        longest = self.inputs.tables.grids[kernel].axes[1][-1] if kernel in self.inputs.tables.grids else 0
+        if 0 < longest < model.sequence_length:
+            notes.append(
+                f"attention was measured up to {longest:,.0f} tokens; longer sequences go with the square of their length"
+            )
+        if parallel.schedule == "dualpipe":
+            notes.append("the bubble of DualPipe is that of its published formula, for equal stages")
+        if "optimizer" in parallel.offloaded:
+            notes.append(
+                "states of the optimizer move to the GPU and back for an update there; one on the CPU is slower"
+            )
         if model.state_space is not None:
             notes.append("scans of state-space layers were not measured: they take an assumed share of the peak")
         if parallel.dispatcher == "hybridep" and "exchange_hybridep" not in self.inputs.tables.grids:
