@@ -75,7 +75,7 @@ class StepResult:
         longest = self.inputs.tables.grids[kernel].axes[1][-1] if kernel in self.inputs.tables.grids else 0
         if 0 < longest < model.sequence_length:
             notes.append(
-                f"attention was measured up to {longest:,.0f} tokens; longer sequences go with the square of their length"
+                f"attention was measured up to {longest:,.0f} tokens; longer sequences go with their length squared"
             )
         if parallel.schedule == "dualpipe":
             notes.append("the bubble of DualPipe is that of its published formula, for equal stages")
