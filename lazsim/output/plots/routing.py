@@ -14,7 +14,8 @@ from lazsim.routing import RecordedRouting
 def share_figure(routing: RecordedRouting, layers: Sequence[int], kind: str) -> bytes:
     """Draw some layers side by side, as a picture of the given file type.
 
-    Layers are numbers in the model. Experts are stacked, the fullest over the whole recording at the bottom.
+    Layers are numbers in the model. Experts are stacked, the fullest over the whole recording at the bottom; those of a
+    single step stand side by side.
     """
     figure = new_figure(2.6 * len(layers), 2.2)
     axes = figure.subplots(1, len(layers), sharey=True, squeeze=False)
@@ -22,8 +23,12 @@ def share_figure(routing: RecordedRouting, layers: Sequence[int], kind: str) -> 
         tokens = routing.tokens_SLE[:, routing.layer_numbers.index(layer)].astype(np.float64)
         shares = tokens / tokens.sum(axis=1, keepdims=True)
         order = np.argsort(-shares.sum(axis=0), kind="stable")
-        stack_shares(panel, routing.steps, shares[:, order].T)
-        panel.set_xlabel("step")
+        if len(routing.steps) == 1:
+            panel.bar(range(1, 1 + routing.num_experts), shares[0, order], width=0.9, color="0.25")
+            panel.set_xlabel("experts, fullest first")
+        else:
+            stack_shares(panel, routing.steps, shares[:, order].T)
+            panel.set_xlabel("step")
         panel.set_title(f"layer {layer}")
     axes[0, 0].set_ylabel("share of the layer's tokens")
     return to_files(figure, [kind])[kind]
