@@ -328,6 +328,8 @@ def decode_json(content: bytes, expected: Any = Any) -> Any:
     """Decode JSON of a type of msgspec; a ValueError says what is wrong, also where it is nested too deeply."""
     import msgspec
 
+    if isinstance(content, bytes):
+        content = _in_utf8(content).removeprefix(codecs.BOM_UTF8)
     try:
         return msgspec.json.decode(content, type=expected)
     except RecursionError:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lazsim.errors import LazsimError
-from lazsim.files import check_folder, write_all
+from lazsim.files import check_folder, decode_json, write_all
 
 
 def names(folder):
@@ -88,3 +88,8 @@ def test_what_is_replaced_goes_when_the_files_come_and_not_before(tmp_path):
 def test_a_name_that_no_folder_can_have_is_refused(tmp_path):
     with pytest.raises(LazsimError, match="cannot be written"):
         check_folder(tmp_path / ("a" * 300))
+
+
+@pytest.mark.parametrize("coding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_json_is_read_with_the_mark_that_editors_of_windows_begin_it_with(coding):
+    assert decode_json('{"a": 1}'.encode(coding)) == {"a": 1}
