@@ -26,10 +26,12 @@ def verify_parts(result: Verification) -> Iterator[Part]:
         f"{summary['within_10']:.0%} of them within 10 %, {summary['within_20']:.0%} within 20 %; predictions are "
         f"{summary['median_error']:+.1%} off at the median. Noise: {NOISE}."
     )
-    if holds := summary.get("range_holds"):
+    if (complete := summary["complete"])["num_rows"]:
+        holds = [f"{share:.0%} when made from other {name}s" for name, share in summary["range_holds"].items()]
         yield (
-            f"The range of a prediction, made from other models, holds for {holds['model']:.0%} of the runs with all "
-            f"inputs known; made from other sources, for {holds['source']:.0%}."
+            f"{complete['num_rows']} of them with all inputs known: error {complete['median_abs_error']:.1%} at the "
+            f"median, {complete['within_10']:.0%} within 10 %, {complete['within_20']:.0%} within 20 %."
+            + (f" The ranges of predictions hold for {', '.join(holds)}." if holds else "")
         )
     yield _group_table(rows)
     worst = sorted(rows, key=lambda row: -abs(row.error or 0.0))[:NUM_WORST]

@@ -64,13 +64,17 @@ class Verification:
     def summary(self) -> dict[str, Any]:
         """Return the number of rows with a prediction, the median error without sign, and shares within 10 and 20 %.
 
-        ``range_holds`` is the share of complete rows in the range of those with other models, and with other sources.
+        ``complete`` is the same of the rows with all inputs known; ``range_holds`` the share of these in the range of
+        rows with other models, and with other sources, where there are any.
         """
         summary = error_summary(self.predicted_rows)
         complete = [row for row in self.predicted_rows if row.settings["completeness"] == "full"]
-        if complete:
-            names = {"model": "model_key", "source": "source_family"}
-            summary["range_holds"] = {name: held_out_share(complete, setting) for name, setting in names.items()}
+        summary["complete"] = error_summary(complete)
+        summary["range_holds"] = {
+            name: held_out_share(complete, setting)
+            for name, setting in (("model", "model_key"), ("source", "source_family"))
+            if len({row.settings[setting] for row in complete}) > 1
+        }
         return summary
 
     def to_json(self) -> dict[str, Any]:
