@@ -46,6 +46,15 @@ PLAIN = {
 }  # fmt: skip
 """Columns that the graph has as they are."""
 DATATYPES = {timestamp: "dateTime", whole: "integer"}
+PLANS = {
+    table: [
+        (place, f"pdd:{PLAIN[column]}", DATATYPES.get(CONVERT.get(column), ""))
+        for place, column in enumerate(columns.split())
+        if column in PLAIN
+    ]
+    for table, columns in TABLES.items()
+}
+"""For each table the places, predicates and datatypes of those columns."""
 
 
 def licence_of(folder: Path) -> str:
@@ -106,12 +115,8 @@ class Builder:
     def _row(self, table: str, kind: str, number: int, values: list, *pairs: tuple[str, str]) -> None:
         """Write a row: its class, `pairs`, and the columns that the graph has as they are."""
         plain = [
-            (
-                f"pdd:{PLAIN[column]}",
-                literal("" if value is None else str(value), DATATYPES.get(CONVERT.get(column), "")),
-            )
-            for column, value in zip(TABLES[table].split(), values, strict=True)
-            if column in PLAIN
+            (name, literal("" if values[place] is None else str(values[place]), datatype))
+            for place, name, datatype in PLANS[table]
         ]
         self.graphs["mimic"].add(own(kind.lower(), number), ("rdf:type", iri(f"pdd:{kind}")), *pairs, *plain)
         self.rows[table] += 1

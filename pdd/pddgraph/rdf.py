@@ -37,9 +37,15 @@ def iri(name: str) -> str:
     return f"<{PREFIXES[prefix]}{quote(local, safe='/:#')}>"
 
 
+@lru_cache(maxsize=1 << 16)
+def quoted(part: str) -> str:
+    """Percent-encode a part of an IRI."""
+    return quote(part, safe="")
+
+
 def own(*parts: str | int) -> str:
     """Write an IRI of the graph's own from its parts, as in ``<https://pdd.example/link/drug/Aspirin>``."""
-    return f"<{BASE}{'/'.join(str(part) if isinstance(part, int) else quote(part, safe='') for part in parts)}>"
+    return f"<{BASE}{'/'.join(str(part) if isinstance(part, int) else quoted(part) for part in parts)}>"
 
 
 def literal(text: str, datatype: str = "") -> str:
