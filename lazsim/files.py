@@ -294,8 +294,8 @@ def _in_utf8(content: bytes) -> bytes:
 
 
 def decode_text(content: bytes) -> str:
-    """Decode a text in UTF-8, with any ends of lines; a UnicodeDecodeError if it is none."""
-    return content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+    """Decode a text in UTF-8 or marked UTF-16, with any ends of lines; a UnicodeDecodeError if it is none."""
+    return _in_utf8(content).decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _open_zip(stream: IO[bytes]) -> Any:

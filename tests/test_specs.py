@@ -159,3 +159,10 @@ def test_a_name_without_toml_is_refused(lazsim):
     assert lazsim("list", "systems", "ds")[0] == 2
     assert "unknown model" in lazsim("list", "models", "none")[2]
     assert "num_nodes = 9" in lazsim("list", "clusters", "h100x9")[1]
+
+
+@pytest.mark.parametrize("coding", ["utf-8-sig", "utf-16"])
+def test_a_specification_is_read_as_editors_of_windows_write_it(tmp_path, coding):
+    path = tmp_path / "gpt-s.toml"
+    path.write_bytes(GPT_S.replace("\n", "\r\n").encode(coding))
+    assert load_spec(ModelSpec, path) == load_spec(ModelSpec, "gpt-s")

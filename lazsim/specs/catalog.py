@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from lazsim.errors import SpecError, prefix_errors
-from lazsim.files import read_bytes
+from lazsim.files import decode_text, read_bytes
 from lazsim.limits import MAX_CONFIG_BYTES, MAX_NODES, MAX_SPEC_BYTES
 from lazsim.specs.hardware import ClusterSpec, GpuSpec
 from lazsim.specs.huggingface import import_config
@@ -82,7 +82,7 @@ def catalog_names(kind: str) -> list[str]:
 def read_toml(path: Path | str, text: bytes, spec_type: type[DecodedT]) -> DecodedT:
     """Decode a specification; a `SpecError` names a key that is missing, unknown or of a wrong type or value."""
     try:
-        plain = msgspec.toml.decode(text)
+        plain = msgspec.toml.decode(decode_text(text))
         if spec_type in CATALOG_KINDS:
             with prefix_errors(str(path)):
                 plain = with_units(plain)
