@@ -14,6 +14,12 @@ class LazsimError(Exception):
     """Report bad input in one line: which file and line or field, what was expected and what to do."""
 
 
+class FileSizeError(LazsimError):
+    """Report a file that is larger than inputs may be; `head` has its first bytes."""
+
+    head = b""
+
+
 class TraceFormatError(LazsimError):
     """Report a trace that cannot be read: unknown format, bad line, impossible event."""
 

@@ -25,9 +25,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-from lazsim.errors import LazsimError
+from lazsim.errors import FileSizeError, LazsimError
 from lazsim.limits import MAX_FILE_BYTES
 
+HEAD_BYTES = 1 << 16
+"""Bytes of a file that is too large which an error keeps, to tell what it is."""
 STDIN = "-"
 """Path that stands for stdin; see `read_bytes`."""
 
@@ -241,7 +243,7 @@ def read_bytes(path: Path | str, most_bytes: int = MAX_FILE_BYTES) -> bytes:
     Raises
     ------
     LazsimError
-        When it is missing, a folder, not readable or larger than `most_bytes`.
+        When it is missing, a folder, not readable or larger than `most_bytes` (a `FileSizeError`).
     """
     try:
         is_pipe = str(path) == STDIN or Path(path).is_fifo()
@@ -251,7 +253,9 @@ def read_bytes(path: Path | str, most_bytes: int = MAX_FILE_BYTES) -> bytes:
     except ValueError:
         raise LazsimError(f"{str(path)!r}: cannot be read (no file has such a name); check the path") from None
     if len(content) > most_bytes:
-        raise LazsimError(f"{path}: larger than {most_bytes >> 10:,} KiB; give a smaller file")
+        too_large = FileSizeError(f"{path}: larger than {most_bytes >> 10:,} KiB; give a smaller file")
+        too_large.head = content[:HEAD_BYTES]
+        raise too_large
     return content
 
 

@@ -93,7 +93,8 @@ def test_generate_from_an_mtbf_and_a_repair_time_goes_to_stdout(lazsim, tmp_path
 def test_generate_changes_fields_of_a_recipe(lazsim):
     out = lazsim("trace", "generate", "meta-rsc-1", "--nodes", 16, "--duration", "7d", "--shape", 0.7)[1]
     assert "# recipe: meta-rsc-1" in out
-    assert '"num_nodes":16,"mtbf_s":13292308.0,"shape":0.7,"repair_s":14400.0,"duration_s":604800.0' in out
+    assert '"num_nodes":16,"mtbf_s":13292308.0,"shape":0.7,' in out
+    assert "# duration_s: 604800\n" in out
 
 
 @pytest.mark.parametrize(

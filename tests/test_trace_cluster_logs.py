@@ -392,6 +392,26 @@ def test_reference_job_log_is_refused_as_one(shared, file, said):
     assert said in str(error.value)
 
 
+def test_table_of_outages_may_name_lists_of_hosts(read):
+    trace = read('node,start,end\n"gpu-[1-2,4]",2025-03-01 00:01:00,2025-03-01 00:02:00\n')
+    assert history(trace)[0] == (0.0, [], ["gpu-1", "gpu-2", "gpu-4"])
+    with pytest.raises(TraceFormatError, match="line 2: 'gpu-"):
+        read('node,start,end\n"gpu-[1-2,x]",2025-03-01 00:01:00,2025-03-01 00:02:00\n')
+
+
+@pytest.mark.parametrize("name", ["acme", "philly"])
+def test_job_log_that_is_too_large_is_told_from_its_beginning(tmp_path, monkeypatch, name):
+    first, row = {
+        "acme": ("job_id,user,node_num,state,start_time,duration\n", "a,u,8,NODE_FAIL,2023-05-17 11:01:08,3600\n"),
+        "philly": ("[\n", '{"status": "Pass", "jobid": "a1", "attempts": [{"start_time": "2017-10-07"}]},\n'),
+    }[name]
+    (tmp_path / "jobs").write_text(first + row * 4000)
+    monkeypatch.setattr("lazsim.files.read_bytes.__defaults__", (1 << 17,))
+    with pytest.raises(TraceFormatError, match="job log") as error:
+        read_trace(tmp_path / "jobs")
+    assert "--node-mtbf D" in str(error.value)
+
+
 REFUSED = {
     "acme": ("job_id,user,node_num,state,start_time,duration\na,u,8,FAILED,2023-05-17 11:01:08,3600\n"
              "b,u,8,NODE_FAIL,2023-05-17 13:21:00,7200\n", "job log", "in 24 node-hours, 0.04167 per node-hour"),

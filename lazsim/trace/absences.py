@@ -139,7 +139,8 @@ def other_nodes(
         return [], (note,) if named else ()
     if not isinstance(cluster_nodes, int):
         healthy = [Event(0.0, "add", node) for node in cluster_nodes if node not in set(named)]
-        return healthy, (f"{len(healthy)} of `cluster_nodes` do not appear: taken to be healthy throughout",)
+        note = f"{len(healthy)} of `cluster_nodes` do not appear: taken to be healthy throughout"
+        return healthy, (note,) if healthy else ()
     if cluster_nodes < num_named:
         raise TraceFormatError(f"{name}: names {num_named} nodes; give `cluster_nodes` of at least that")
     others = [Event(0.0, "add", f"healthy-{number:03d}") for number in range(1, cluster_nodes - num_named + 1)]

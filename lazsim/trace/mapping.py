@@ -138,6 +138,9 @@ class TraceMapping(Spec, frozen=True, kw_only=True):
 
 NO_MAPPING = TraceMapping()
 
+MOST_DIGITS = 20
+"""Digits of a number that are read: with more it is refused all the same."""
+
 OPTIONS = ("columns", "where", "time_unit", "time_format", "time_zone", "cluster_nodes")
 """Fields that options and settings give as text; see `make_mapping`."""
 
@@ -203,8 +206,7 @@ def make_mapping(
 def parse_nodes(text: str) -> int | tuple[str, ...]:
     """Read how many nodes there are, or their names, from the text itself or the file that it names."""
     if text.isdecimal():
-        # More digits are no less refused.
-        return int(text[:20])
+        return int(text[:MOST_DIGITS])
     if not os.path.exists(text):
         return (text,)
     with prefix_errors("`cluster_nodes`"):
@@ -226,7 +228,8 @@ def parse_columns(text: str) -> Columns:
     """
     columns: dict[str, Column] = {}
     for role, _, column in (pair.partition("=") for pair in text.split(",")):
-        parts = tuple(int(part) if part.isdecimal() else part for part in map(str.strip, column.split("+")))
+        texts = [part.strip() for part in column.split("+")]
+        parts = tuple(int(part[:MOST_DIGITS]) if part.isdecimal() else part for part in texts)
         columns[role.strip()] = parts if len(parts) > 1 else parts[0]
     with prefix_errors("`columns`"):
         try:

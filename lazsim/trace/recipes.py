@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 import msgspec
-from msgspec import Meta
+from msgspec import NODEFAULT, Meta
 
 from lazsim.errors import SpecError
 from lazsim.specs import Spec, catalog_names, read_spec_bytes, read_toml
@@ -98,7 +98,7 @@ class ScheduleSpec(Spec, frozen=True, kw_only=True, tag_field="kind", tag="sched
         _require(self.num_left <= self.num_nodes, "need num_left <= num_nodes")
 
 
-class MtbfSpec(Spec, frozen=True, kw_only=True, omit_defaults=True, tag_field="kind", tag="mtbf"):
+class MtbfSpec(Spec, frozen=True, kw_only=True, tag_field="kind", tag="mtbf"):
     """Nodes that fail at a rate of their own, alone or in batches, and come back under their names when repaired.
 
     Attributes
@@ -250,8 +250,9 @@ def list_recipes() -> dict[str, Recipe]:
 
 
 def recipe_toml(recipe: Recipe) -> str:
-    """Write a recipe as the TOML text that `load_recipe` reads."""
-    plain = msgspec.to_builtins(recipe)
+    """Write a recipe as the TOML text that `load_recipe` reads, without fields at their defaults."""
+    defaults = {field.name: field.default for field in msgspec.structs.fields(recipe)}
+    plain = {key: value for key, value in msgspec.to_builtins(recipe).items() if value != defaults.get(key, NODEFAULT)}
     top = {key: value for key, value in plain.items() if not isinstance(value, dict)}
     lines = _assignments(top)
     for key, table in plain.items():

@@ -35,7 +35,10 @@ BINARY = {
 """Beginnings of files that are not text."""
 
 SNAPSHOT = "a list of nodes at one instant ({}), which does not say when they come and go; give a log such as "
+JOBS = "a job log, in which no node comes or goes"
+JOBS_ALONE = f"{JOBS}; give {NODE_LOG}, or make a trace with lazsim trace generate --nodes N --node-mtbf D --repair D"
 TEXTS = {
+    r'\s*\[\s*\{[^{}]{0,2000}"(job_?id|attempts)"': JOBS_ALONE,
     r"\s*<(!doctype|html|\?xml)": "a web page or XML; fetch the raw file, which a page about it only shows",
     r"version https://git-lfs": "a pointer of Git LFS; fetch the file itself with git lfs pull",
     r"# lazsim-routing|step,layer,expert,tokens": "expert loads; give them as `routing`",
@@ -51,7 +54,7 @@ TEXTS = {
     "warnings or aws autoscaling describe-scaling-activities",
     r"[^\n]*(gpu|cpu|mem)[^\n,]*util": f"a log of utilisation, in which no node comes or goes; give {NODE_LOG}",
 }
-"""Beginnings of texts that are no traces. Job logs are told by their columns, and lists of hosts by all their lines."""
+"""Beginnings of texts that are no traces. Other job logs are told by their columns, and lists of hosts by all lines."""
 
 JOB_COLUMNS = {"jobid", "jobname", "jobidraw"}
 SPAN_COLUMNS = {"submittime", "submittedtime", "submit", "starttime", "start", "duration", "elapsed", "attempts"}
@@ -68,8 +71,8 @@ def explain_binary(content: bytes) -> str | None:
     return next((what for begin, what in BINARY.items() if re.match(begin, content[:BINARY_BYTES], re.DOTALL)), None)
 
 
-def explain_text(text: str) -> str | None:
-    """Return what a text is that is no trace, and what would be needed, or None where nothing is known.
+def explain_text(text: str, *, is_whole: bool = True) -> str | None:
+    """Return what a text, or its beginning, is that is no trace, and what would be needed, or None if nothing is known.
 
     Examples
     --------
@@ -78,7 +81,7 @@ def explain_text(text: str) -> str | None:
     """
     columns = {_plain(name) for name in open_head(text).header}
     if columns & JOB_COLUMNS and columns & SPAN_COLUMNS:
-        return _explain_jobs(text)
+        return _explain_jobs(text) if is_whole else JOBS_ALONE
     for begin, what in TEXTS.items():
         if re.match(begin, text, re.IGNORECASE):
             return what
@@ -90,7 +93,6 @@ def explain_text(text: str) -> str | None:
 
 def _explain_jobs(text: str) -> str:
     """Return the same for a job log, with the rate of failures of nodes where the log has it."""
-    what = "a job log, in which no node comes or goes"
     try:
         table = read_table(text, Faults("", TraceFormatError, lenient=True), is_header)
     except TraceFormatError:
@@ -105,10 +107,10 @@ def _explain_jobs(text: str) -> str:
             node_s += used_s if math.isfinite(used_s) else 0.0
             num_failures += fields[places["state"]].upper().startswith(NODE_FAILURE) if "state" in places else 0
     if not (num_failures and node_s):
-        return f"{what}; give {NODE_LOG}, or make a trace with lazsim trace generate --nodes N --node-mtbf D --repair D"
+        return JOBS_ALONE
     hours = node_s / HOUR_S
     return (
-        f"{what}; {num_failures} of its {len(table.rows)} jobs ended by {NODE_FAILURE} in {hours:.4g} node-hours, "
+        f"{JOBS}; {num_failures} of its {len(table.rows)} jobs ended by {NODE_FAILURE} in {hours:.4g} node-hours, "
         f"{num_failures / hours:.4g} per node-hour: make a trace of that rate with lazsim trace generate --nodes N "
         f"--node-mtbf {hours / num_failures:.4g}h --repair D"
     )

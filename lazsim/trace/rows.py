@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from lazsim.errors import TraceFormatError
 from lazsim.tables import HEAD_LINES, PARQUET, Table, read_parquet, read_table
 from lazsim.trace.clock import is_date, is_number
+from lazsim.trace.hosts import expand_hosts
 from lazsim.trace.mapping import Column, Columns, TraceMapping
 from lazsim.trace.source import Source, shorten
 
@@ -112,7 +113,16 @@ class MappedRows:
                     f"{self._source.name}, line {line}: {column} is {first!r} before and {second!r} here, and their "
                     f"nodes may share names; choose one with `where` '{column}={first}'"
                 )
-            yield line, texts
+            for node in self._hosts(line, texts.get("node", "")):
+                yield line, texts | {"node": node}
+
+    def _hosts(self, line: int, text: str) -> list[str]:
+        """Return the nodes that a text names, which may be a list such as ``gpu-[01-03]``."""
+        try:
+            return expand_hosts(text) if "[" in text else [text]
+        except ValueError as error:
+            self._source.fault(line, str(error))
+            return []
 
     def _conditions(self) -> Iterator[tuple[tuple[int, ...], str, bool]]:
         """Yield the columns of each condition, its pattern, and whether rows must fit it or must not."""

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lazsim.errors import TraceFormatError
+from lazsim.errors import FileSizeError, TraceFormatError
 from lazsim.files import decode_text, module_names, read_bytes, unpack
 from lazsim.specs import sha256, unknown_name
 from lazsim.tables import PARQUET, find_separator
@@ -97,7 +97,14 @@ def read_trace(
     LazsimError
         When the file cannot be read.
     """
-    name, packed = str(path), read_bytes(path)
+    name = str(path)
+    try:
+        packed = read_bytes(path)
+    except FileSizeError as error:
+        head = error.head.decode("utf-8-sig", "replace").rpartition("\n")[0]
+        if what := explain_text(head, is_whole=False):
+            raise TraceFormatError(f"{name}: {what}") from None
+        raise
     if b"\0" in packed[:BINARY_BYTES] and (what := explain_binary(packed)):
         raise TraceFormatError(f"{name}: {what}")
     content = unpack(name, packed)
