@@ -165,4 +165,4 @@ def test_a_name_without_toml_is_refused(lazsim):
 def test_a_specification_is_read_as_editors_of_windows_write_it(tmp_path, coding):
     path = tmp_path / "gpt-s.toml"
     path.write_bytes(GPT_S.replace("\n", "\r\n").encode(coding))
-    assert load_spec(ModelSpec, path) == load_spec(ModelSpec, "gpt-s")
+    assert load_spec(ModelSpec, str(path)) == load_spec(ModelSpec, "gpt-s")
