@@ -32,7 +32,7 @@ def read(source: Source) -> Reading:
     """Read the events on nodes, and what the conditions of nodes say; all others only say that events were kept."""
     log = StateLog(source)
     found: list[tuple[float, str, str]] = []
-    num_seen = num_hidden = 0
+    num_seen = num_hidden = num_nodes = 0
     for place, record in json_records(source, "items"):
         record = record["object"] if isinstance(record.get("object"), dict) else record
         try:
@@ -40,11 +40,11 @@ def read(source: Source) -> Reading:
                 num_seen += 1
                 num_hidden += _read_event(log, record, found)
             elif text_at(record, "kind") == "Node" or "conditions" in (record.get("status") or {}):
-                num_seen += 1
+                num_nodes += 1
                 _read_node(log, record)
         except (ValueError, TypeError, AttributeError) as error:
             source.fault(place, str(error))
-    if not num_seen:
+    if not num_seen + num_nodes:
         raise TraceFormatError(f"{source.name}: no event or node of Kubernetes in it; expected {LOOKS}")
     last: dict[str, str] = {}
     for time_s, reason, node in sorted(found, key=lambda event: event[0]):
@@ -53,8 +53,10 @@ def read(source: Source) -> Reading:
         for kind in kinds:
             log.say(time_s, kind, node)
         last[node] = reason
-    hidden = f"{num_hidden} events between the first and the last of a kind are counted without a time: left out"
-    return log.reading(*((hidden,) if num_hidden else ()))
+    notes = [f"{num_hidden} events between the first and the last of a kind have no time: left out"] * (num_hidden > 0)
+    if num_nodes:
+        notes.append(f"{num_nodes} nodes tell only when they were made and last changed: earlier losses are missing")
+    return log.reading(*notes)
 
 
 def _read_event(log: StateLog, event: dict[str, Any], found: list[tuple[float, str, str]]) -> int:
