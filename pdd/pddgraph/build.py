@@ -86,11 +86,18 @@ class Builder:
         self._recent: set[tuple[int, str, str]] = set()
 
     def run(self, licence: str, notes: bool) -> None:
-        """Write everything: descriptions and diseases, the tables in turn, then the drugs that they name."""
+        """Write everything: the tables first, so that their faults show early, then ICD-9-CM and the drugs named."""
         for name, (title, source, terms) in SOURCES.items():
             about = [("dcterms:title", literal(title)), ("dcterms:source", f"<{source}>")]
             about.append(("dcterms:license", f"<{terms or licence}>") if terms or licence else UNKNOWN)
             self.graphs["about"].add(iri(f"graph:{name}"), *about)
+        self._patients()
+        self._admissions()
+        self._coded("DIAGNOSES_ICD", "diagnosis", "pdd:disease")
+        self._coded("PROCEDURES_ICD", "procedure", "pdd:procedure")
+        self._prescriptions()
+        if notes:
+            self._notes()
         for concept in (*icd.diagnoses().values(), *icd.procedures().values()):
             self.graphs["icd9cm"].add(
                 iri(f"icd9:{concept.notation}"),
@@ -99,13 +106,6 @@ class Builder:
                 ("skos:prefLabel", literal(concept.title)),
                 ("skos:broader", concept.broader and iri(f"icd9:{concept.broader}")),
             )
-        self._patients()
-        self._admissions()
-        self._coded("DIAGNOSES_ICD", "diagnosis", "pdd:disease")
-        self._coded("PROCEDURES_ICD", "procedure", "pdd:procedure")
-        self._prescriptions()
-        if notes:
-            self._notes()
         for drug in (drug for drug in self.drugs if drug.drug_id in self._targets):
             about = [("rdf:type", iri("pdd:Drug")), ("skos:prefLabel", literal(drug.name))]
             about += [("skos:altLabel", literal(synonym)) for synonym in drug.synonyms]
