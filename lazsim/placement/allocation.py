@@ -50,10 +50,13 @@ def allocate(load_LE: Ints, num_slots: int, fault_threshold: int) -> Ints:
     ascending = np.ascontiguousarray(load_LE[layer, order].T)
     rest = ascending[::-1].cumsum(axis=0)[::-1]
     replicas = np.empty((num_experts, num_layers), dtype=np.int64)
-    left = np.full(num_layers, num_slots, dtype=np.int64)
-    for expert in range(num_experts):
-        replicas[expert] = np.maximum(ascending[expert] * left // rest[expert], threshold)
-        left -= replicas[expert]
+    left, least = np.full((2, num_layers), [[num_slots], [threshold]], dtype=np.int64)
+    # Calls are dear here, and arrays short: four calls an expert, into arrays that exist.
+    for load, total, chosen in zip(ascending, rest, replicas, strict=True):
+        np.multiply(load, left, out=chosen)
+        np.floor_divide(chosen, total, out=chosen)
+        np.maximum(chosen, least, out=chosen)
+        np.subtract(left, chosen, out=left)
     allocated = np.empty((num_layers, num_experts), dtype=np.int64)
     allocated[layer, order] = replicas.T
     return allocated

@@ -3,6 +3,7 @@
 Axes: L layers, E experts, N nodes, S slots of a node.
 """
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -45,25 +46,33 @@ class PlacementPlan:
         """Nodes of the plan."""
         return int(self.slots_LNS.shape[1])
 
+    def _cells(self) -> Ints:
+        """Return where the expert of each filled slot is in an array of shape (L, E, N)."""
+        num_layers, num_nodes = self.slots_LNS.shape[:2]
+        cells: Ints = (np.arange(num_layers)[:, None, None] * self.num_experts + self.slots_LNS) * num_nodes
+        cells += np.arange(num_nodes)[:, None]
+        return cells.ravel() if self.slots_LNS.min() >= 0 else cells[self.slots_LNS >= 0]
+
     @cached_property
     def replicas_LEN(self) -> Ints:
         """Replicas of each expert on each node, shape (L, E, N)."""
-        num_layers, num_nodes = self.slots_LNS.shape[:2]
-        bins = (np.arange(num_layers)[:, None, None] * self.num_experts + self.slots_LNS) * num_nodes
-        bins += np.arange(num_nodes)[:, None]
-        counts: Ints = np.bincount(bins[self.slots_LNS >= 0], minlength=num_layers * self.num_experts * num_nodes)
-        return counts.reshape(num_layers, self.num_experts, num_nodes)
+        shape = self.num_layers, self.num_experts, self.num_nodes
+        counts: Ints = np.bincount(self._cells(), minlength=math.prod(shape))
+        return counts.reshape(shape)
 
     @cached_property
     def replicas_LE(self) -> Ints:
         """Replicas of each expert over all nodes, shape (L, E)."""
-        total: Ints = self.replicas_LEN.sum(axis=2)
-        return total
+        cells = np.arange(self.num_layers)[:, None, None] * self.num_experts + self.slots_LNS
+        total: Ints = np.bincount(cells[self.slots_LNS >= 0], minlength=self.num_layers * self.num_experts)
+        return total.reshape(self.num_layers, self.num_experts)
 
     @cached_property
     def holds_LEN(self) -> Bools:
         """Whether a node holds a replica, shape (L, E, N)."""
-        return self.replicas_LEN > 0
+        holds = np.zeros((self.num_layers, self.num_experts, self.num_nodes), dtype=np.bool_)
+        holds.ravel()[self._cells()] = True
+        return holds
 
     @property
     def fewest_nodes(self) -> int:

@@ -12,6 +12,7 @@ from typing import Annotated
 import numpy as np
 from msgspec import Meta
 
+from lazsim.blocks import CACHED_ELEMENTS
 from lazsim.errors import RoutingFormatError
 from lazsim.limits import MAX_PLAN_CELLS, MAX_STRETCHES
 from lazsim.routing.table import Floats, Ints
@@ -27,8 +28,14 @@ SHAPE_SCORES = tuple(score / 2 for score in range(-6, 7))
 FINE_SCORES = tuple(score / 10 for score in range(-30, 31))
 """Scores of the quantiles of a part of that distribution."""
 
-MAX_BLOCKS = 4
-"""Blocks in the cache; the oldest goes first."""
+MAX_POINTS = 128
+"""Grid points of which loads are kept; the oldest go first."""
+
+MAX_WALKS = 2
+"""Blocks of which all points are kept; likewise."""
+
+MAX_STARTS = 256
+"""Starts of blocks that are kept. One in two goes when there are more: to walk again through a few blocks is cheap."""
 
 TOKENS_PER_LAYER = 1 << 24
 """Resolution of the loads: smaller shares than a sixteen-millionth round to no tokens."""
@@ -117,54 +124,69 @@ class GeneratedRouting:
         # Log-normal over layers, with the mean and the standard deviation of the specification.
         variance = math.log1p((spec.skew_spread / spec.skew) ** 2)
         self._skew_L = rng.lognormal(math.log(spec.skew) - variance / 2, math.sqrt(variance), num_layers)
-        self._starts = [rng.standard_normal((2, num_layers, num_experts))]
-        self._blocks: dict[int, Ints] = {}
+        self._starts = {0: rng.standard_normal((2, num_layers, num_experts))}
+        self._walks: dict[int, Floats] = {}
+        # As many points at once as fit into the cache, a power of two.
+        points = max(1, min(BLOCK_POINTS, CACHED_ELEMENTS // (num_layers * num_experts)))
+        self._piece_points = 1 << points.bit_length() - 1
+        self._pieces: dict[int, Ints] = {}
         self._most_blocks = min(MAX_STRETCHES // BLOCK_POINTS, MAX_PLAN_CELLS // (num_layers * num_experts))
 
     def loads(self, steps: Sequence[int] | Ints) -> Ints:
         """Return the tokens of each expert at each of the steps, shape (B, L, E).
 
-        Loads of a step follow from those of all steps before it, whose states are kept: `RoutingFormatError` beyond
-        some millions of steps.
+        Loads of a step follow from those of all steps before it: `RoutingFormatError` beyond some millions of steps.
         """
-        blocks, points = np.divmod(np.asarray(steps) // self._spec.interval_steps, BLOCK_POINTS)
-        if blocks.max(initial=0) >= self._most_blocks:
+        points = np.asarray(steps) // self._spec.interval_steps
+        if points.max(initial=0) >= self._most_blocks * BLOCK_POINTS:
             most = self._most_blocks * BLOCK_POINTS * self._spec.interval_steps
             raise RoutingFormatError(f"{self.name}: loads are generated for the first {most:,} steps; ask for these")
-        return np.stack([self._block(b)[p] for b, p in zip(blocks.tolist(), points.tolist(), strict=True)])
+        pieces, rows = np.divmod(points, self._piece_points)
+        return np.stack([self._piece(piece)[row] for piece, row in zip(pieces.tolist(), rows.tolist(), strict=True)])
+
+    def _piece(self, piece: int) -> Ints:
+        """Return the tokens at the points of a piece of a block."""
+        if piece not in self._pieces:
+            if len(self._pieces) >= MAX_POINTS // self._piece_points:
+                del self._pieces[next(iter(self._pieces))]
+            self._pieces[piece] = self._tokens_at(np.arange(self._piece_points) + piece * self._piece_points)
+        return self._pieces[piece]
 
     def _stream(self, number: int) -> np.random.Generator:
         return np.random.default_rng(np.random.SeedSequence(self._seed, spawn_key=(number,)))
 
-    def _block(self, block: int) -> Ints:
-        if block not in self._blocks:
-            while len(self._starts) <= block:
-                # A copy, since a view would keep the whole walk in memory.
-                self._starts.append(self._walk(len(self._starts) - 1)[-1].copy())
-            walk = self._walk(block)
-            if len(self._starts) == block + 1:
-                self._starts.append(walk[-1].copy())
-            if len(self._blocks) >= MAX_BLOCKS:
-                del self._blocks[next(iter(self._blocks))]
-            self._blocks[block] = self._tokens(block, walk[:-1])
-        return self._blocks[block]
-
     def _walk(self, block: int) -> Floats:
         """Return both parts at the points of a block and at the first point of the next, (K + 1, 2, L, E)."""
-        spec = self._spec
-        decay = np.exp(-spec.interval_steps / np.array([spec.fast_steps, spec.slow_steps]))[:, None, None]
-        parts = self._stream(block + 1).standard_normal((BLOCK_POINTS + 1, 2, self.num_layers, self.num_experts))
-        parts *= np.sqrt(1 - decay**2)
-        parts[0] = self._starts[block]
-        for point in range(BLOCK_POINTS):
-            parts[point + 1] += decay * parts[point]
-        return parts
+        if block not in self._walks:
+            for before in range(max(start for start in self._starts if start <= block), block):
+                self._walk_on(before)
+            self._walk_on(block)
+        return self._walks[block]
 
-    def _tokens(self, block: int, parts: Floats) -> Ints:
-        spec = self._spec
+    def _walk_on(self, block: int) -> None:
+        """Walk through a block whose start is known, in the memory of the oldest walk kept."""
+        spec, shape = self._spec, (BLOCK_POINTS + 1, 2, self.num_layers, self.num_experts)
+        is_full = len(self._walks) == MAX_WALKS
+        parts = self._walks.pop(next(iter(self._walks))) if is_full else np.empty(shape)
+        decay = np.exp(-spec.interval_steps / np.array([spec.fast_steps, spec.slow_steps]))[:, None, None]
+        spread = np.sqrt(1 - decay**2)
+        self._stream(block + 1).standard_normal(out=parts)
+        parts[0] = self._starts[block]
+        for before, part in itertools.pairwise(parts):
+            part *= spread
+            part += decay * before
+        self._walks[block] = parts
+        if block + 1 not in self._starts:
+            self._starts[block + 1] = parts[-1].copy()
+        if len(self._starts) > MAX_STARTS:
+            self._starts = dict(list(self._starts.items())[::2])
+
+    def _tokens_at(self, points: Ints) -> Ints:
+        """Return the tokens at points of one block."""
+        spec, block = self._spec, int(points[0]) // BLOCK_POINTS
+        parts = self._walk(block)[points - block * BLOCK_POINTS]
         gaussian = math.sqrt(spec.fast_share) * parts[:, 0] + math.sqrt(1 - spec.fast_share) * parts[:, 1]
-        steps = (block * BLOCK_POINTS + np.arange(BLOCK_POINTS)) * spec.interval_steps
-        ramp = 1 - (1 - spec.start_share) * np.exp(-steps / spec.ramp_steps)
+        ramp = 1 - (1 - spec.start_share) * np.exp(-points * spec.interval_steps / spec.ramp_steps)
         log_load = np.interp(gaussian, FINE_SCORES, self._shape_at)
         log_load *= ramp[:, None, None] * self._skew_L[:, None]
         load = np.exp(log_load - log_load.max(axis=2, keepdims=True))
