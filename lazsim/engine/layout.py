@@ -127,7 +127,14 @@ class LayoutStepTimes:
         self.samples_per_step = costs.samples_per_step
         self._costs, self._num_nodes, self._padded = costs, plan.num_nodes, layout.padded
         self._replicas_LE = plan.replicas_LE
-        self._slots = slots_by_gpu(plan, costs.cluster.gpus_per_node)
+        slots, stages = slots_by_gpu(plan, costs.cluster.gpus_per_node), costs.grid.num_stages
+        gpus_of_stage = np.split(np.arange(slots.shape[2]), stages)
+        self._slots = [
+            # GPUs with the same experts have the same tokens: one of them stands for all.
+            (len(gpus), np.unique(slots[:, costs.grid.stage_L == stage][:, :, gpus], axis=2))
+            for stage, gpus in enumerate(gpus_of_stage)
+            if (costs.grid.stage_L == stage).any()
+        ]
 
     def step_s(self, load_BLE: Ints) -> Floats:
         """Return the seconds of a step for each sample of the loads, shape (B,)."""
@@ -138,9 +145,11 @@ class LayoutStepTimes:
         num_samples, num_layers, num_experts = load_BLE.shape
         share_BLE = np.zeros((num_samples, num_layers, num_experts + 1))
         share_BLE[:, :, :-1] = assigned_tokens(load_BLE, 1.0, padded=self._padded) / self._replicas_LE
-        by_gpu = share_BLE.reshape(num_samples, -1).take(self._slots, axis=1).sum(axis=1)
-        gpus_of_stage = by_gpu.shape[2] / self._costs.grid.num_stages
-        busiest: Floats = by_gpu.max(axis=2).mean(axis=1) * gpus_of_stage
+        flat = share_BLE.reshape(num_samples, -1)
+        total = sum(
+            num_gpus * flat.take(slots, axis=1).sum(axis=1).max(axis=2).sum(axis=1) for num_gpus, slots in self._slots
+        )
+        busiest: Floats = total / num_layers
         return busiest
 
 

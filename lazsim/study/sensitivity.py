@@ -30,7 +30,7 @@ FIXED = {
     ),
 }
 """Fields that are not varied: names, datasheet figures, which only multiply efficiencies, and the job itself: its
-batch, the kind of its kernels, and its layout, which runs do not use."""
+batch, the kind of its kernels, and its layout."""
 
 
 @dataclass(frozen=True)

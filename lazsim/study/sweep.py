@@ -82,9 +82,11 @@ def _require_fit(scenario: Scenario, fitting: set[bytes]) -> None:
     parts_json = msgspec.json.encode(parts)
     if parts_json in fitting:
         return
-    if not scenario.find_system().usable_nodes(scenario.costs(), scenario.cluster.num_nodes):
-        # The trace may have more nodes; an instant of the run tells, and says what is wrong.
-        with prefix_errors(f"{scenario.name}: `cluster` = {scenario.settings['cluster']!r}"):
+    system, costs = scenario.find_system(), scenario.costs()
+    with prefix_errors(f"{scenario.name}: `cluster` = {scenario.settings['cluster']!r}"):
+        system.require(costs)
+        if not system.usable_nodes(costs, scenario.cluster.num_nodes):
+            # The trace may have more nodes; an instant of the run tells, and says what is wrong.
             run_scenario(scenario.replace("duration", 1e-3), scenario.load_trace(), scenario.load_routing())
     fitting.add(parts_json)
 
