@@ -10,7 +10,7 @@ MAX_RECORDING_BYTES = 256 << 20
 """Bytes of recorded loads. The largest public recording, of vLLM, has 223 MB."""
 
 MAX_SPEC_BYTES = 16 << 10
-"""Bytes of a specification. The largest of the catalogue has two thousand, and Python's reader of TOML takes memory by
+"""Bytes of a specification. The largest of the catalogue has five thousand, and Python's reader of TOML takes memory by
 the square of the depth: a quarter of a GiB where all of this is one dotted name."""
 
 MAX_CONFIG_BYTES = 1 << 20

@@ -40,6 +40,7 @@ from lazsim.specs import (
     Spec,
     SpecT,
     catalog_names,
+    load_spec,
     read_spec_bytes,
     read_toml,
     sha256,
@@ -367,7 +368,7 @@ class Resolver:
         cluster = spec(ClusterSpec, asked["cluster"])
         gpu = spec(GpuSpec, asked["gpu"] or cluster.gpu)
         if asked["job"] is None:
-            asked["job"] = _own_job(model, gpu)
+            asked["job"] = _own_job(model, gpu, cluster)
         job = _own_interval(spec(JobSpec, asked["job"]), system.name)
         with prefix_errors(f"{self._where}`duration`"):
             duration_s = _seconds(asked["duration"])
@@ -546,13 +547,23 @@ def _require_unchanged(path: str, before: str, now: str) -> None:
         raise SpecError(f"{path}: changed after it was first read; start again")
 
 
-def _own_job(model: ModelSpec, gpu: GpuSpec) -> str:
-    """Return the job of the catalogue whose name the model's begins with, if the GPU has measured kernels.
+def _own_job(model: ModelSpec, gpu: GpuSpec, cluster: ClusterSpec) -> str:
+    """Return the job of the catalogue whose name the model's begins with, if the GPU has the kernels of its layout.
 
-    Its layout takes them. All else is trained as on the published testbed.
+    All else is trained as on the published testbed.
     """
     named = [name for name in catalog_names("jobs") if model.name == name or model.name.startswith(f"{name}-")]
-    return max(named, key=len) if named and gpu.kernels else DEFAULT_JOB
+    if not named or not gpu.kernels:
+        return DEFAULT_JOB
+    job = load_spec(JobSpec, max(named, key=len))
+    times = AnalyticCompute(model, gpu, cluster, job), AnalyticCommunication(cluster.network)
+    try:
+        costs = layout_costs(model, gpu, cluster, job, times, keeps_whole_states=False)
+        costs.step_s(costs.grid.replica_nodes, np.ones(1))
+    except SpecError:
+        # The tables lack a kernel of the model.
+        return DEFAULT_JOB
+    return job.name
 
 
 def _own_interval(job: JobSpec, system: str) -> JobSpec:

@@ -20,6 +20,7 @@ DATASHEET = ("peak_flop_per_s", "peak_fp8_flop_per_s", "peak_fp4_flop_per_s", "m
 
 FIXED = {
     "gpu": ("name", "source", "kernels", *DATASHEET, "fused_experts"),
+    "cluster.network": ("nodes_per_pod", "spine_share"),
     "job": (
         "name",
         "sequences_per_gpu",
@@ -29,8 +30,8 @@ FIXED = {
         "parallel",
     ),
 }
-"""Fields that are not varied: names, datasheet figures, which only multiply efficiencies, and the job itself: its
-batch, the kind of its kernels, and its layout."""
+"""Fields that are not varied: names, datasheet figures, which only multiply efficiencies, the pods of a network, and
+the job itself: its batch, the kind of its kernels, and its layout."""
 
 
 @dataclass(frozen=True)
