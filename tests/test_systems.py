@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lazsim.engine.held import Held
-from lazsim.engine.interval import daly_interval_s, young_interval_s
+from lazsim.engine.interval import daly_interval_s, interval_steps, young_interval_s
 from lazsim.engine.ledger import BUCKETS
 from lazsim.engine.simulate import simulate_system
 from lazsim.engine.systems import SYSTEMS, find_system
@@ -314,3 +314,12 @@ def test_a_failure_during_a_save_goes_back_to_memory_as_one_during_a_step_does()
     # 40 steps are made at 80 s; at 85 s the save is under way. Copies are made every 7 steps: 35 is the last multiple,
     # and 28 the one before it.
     assert run("gemini", (85, "remove", "a"), interval_steps=40).counts["lost_steps"] == 40 - 28
+
+
+def test_saves_written_beside_training_follow_each_other_without_a_wait():
+    # Writing takes 10 s, and the copy before it a moment: five steps of 2 s are too few. Young says nothing of a save
+    # for which training does not wait.
+    plain = staged_costs()
+    assert interval_steps(SYSTEMS["async-checkpoint"], plain, EvenLoads(2, 4), 12, between_s=60.0) == 6
+    seven = staged_costs(7.0)
+    assert interval_steps(SYSTEMS["async-checkpoint"], seven, EvenLoads(2, 4), 12, between_s=60.0) == 2

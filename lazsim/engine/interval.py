@@ -64,9 +64,9 @@ def interval_steps(system: System, costs: CostModel, routing: Routing, num_nodes
     """
     step_s = steady_step_s(system, costs, routing, num_nodes)
     save = system.save(costs, step_s)
-    interval_s = max(young_interval_s(save.stall_s, between_s), save.persist_s)
     rarely = system.recovers_from_peers or system.memory_lag_steps(costs, num_nodes, step_s) is not None
-    return max(1, round(interval_s * (FALLBACK_FACTOR if rarely else 1) / step_s))
+    interval_s = young_interval_s(save.stall_s, between_s) * (FALLBACK_FACTOR if rarely else 1)
+    return max(1, round(interval_s / step_s), math.ceil(save.persist_s / step_s))
 
 
 def steady_step_s(system: System, costs: CostModel, routing: Routing, num_nodes: int) -> float:
