@@ -72,7 +72,7 @@ def test_the_service_describes_itself(server):
     assert len(list(described.objects(predicate=rdflib.URIRef(f"{prefix}name")))) == 5
 
 
-def test_pages_of_other_sites_may_ask_only_for_open_data(server, graph, tmp_path):
+def test_pages_of_other_sites_may_ask_only_for_open_data(server, graph, tmp_path, request):
     assert send(server, COUNT, headers={"Origin": "https://other.example"})[1]["Access-Control-Allow-Origin"] == "*"
     assert send(server, method="OPTIONS")[1]["Access-Control-Allow-Methods"] == serving.METHODS
     closed = shutil.copytree(graph, tmp_path / "closed")
@@ -80,6 +80,7 @@ def test_pages_of_other_sites_may_ask_only_for_open_data(server, graph, tmp_path
     (closed / "pdd.json").write_text(json.dumps(manifest))
     command = [sys.executable, "-m", "pddgraph", "serve", "--graph", str(closed), "--port", "0", "--workers", "1"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    request.addfinalizer(process.kill)
     address = process.stdout.readline().split()[0]
     assert "Access-Control-Allow-Origin" not in send(address, COUNT, headers={"Origin": "https://other.example"})[1]
     local = "http://localhost:8000"
