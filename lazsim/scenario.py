@@ -25,6 +25,7 @@ from lazsim.costmodel.network import AnalyticCommunication
 from lazsim.costmodel.profile import Profile, find_profile, read_profile
 from lazsim.costmodel.step import CostModel
 from lazsim.engine.layout import layout_costs
+from lazsim.engine.sampling import PLANNINGS
 from lazsim.engine.systems import SYSTEMS, System, find_system, system_input
 from lazsim.errors import SpecError, prefix_errors
 from lazsim.files import STDIN, read_bytes
@@ -101,6 +102,9 @@ class Defaults(Spec, frozen=True, kw_only=True):
         Whether a sweep keeps the states and events of each run.
     placement : str or None
         The placement policy; the one that the system publishes when None.
+    planning : str
+        ``exact`` makes every plan, ``sampled`` some, and ``auto`` all where that takes under about a second; see
+        `lazsim.engine.sampling`.
     seed, trace_seed : int
         Seed of loads and all other draws, and of the trace; for the trace `seed`, too, when None.
     """
@@ -132,6 +136,7 @@ class Defaults(Spec, frozen=True, kw_only=True):
     history: bool = False
     placement: str | None = None
     interval: Any = None
+    planning: str = "auto"
     seed: Seed = 0
     system: str = "lazarus"
 
@@ -204,6 +209,7 @@ class Scenario:
     score_plans: bool
     history: bool
     interval: Any
+    planning: str
     settings: Settings
     name: str = ""
     folder: Path = Path()
@@ -358,6 +364,8 @@ class Resolver:
         paths: dict[str, str] = {}
         hashes: dict[str, str] = {}
         system, system_origin = self._system(asked["system"], paths)
+        if asked["planning"] not in PLANNINGS:
+            raise SpecError(self._where + unknown_name("planning", asked["planning"], list(PLANNINGS)))
 
         def spec(spec_type: type[SpecT], name: str) -> SpecT:
             part = CATALOG_KINDS[spec_type].removesuffix("s")
@@ -386,7 +394,7 @@ class Resolver:
             trace=self._trace(asked, changes["trace"], duration_s, paths),
             routing=self._routing(asked, changes["routing"], model, paths, hashes),
             duration_s=duration_s,
-            **{name: asked[name] for name in ("seed", "extrapolate", "score_plans", "history", "interval")},
+            **{name: asked[name] for name in ("seed", "extrapolate", "score_plans", "history", "interval", "planning")},
             settings=asked,
             name=self._name,
             folder=self._folder,

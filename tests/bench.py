@@ -14,9 +14,11 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+import lazsim
 from tests import bench_placement, bench_reliability
 
 ROOT = Path(__file__).parent.parent
@@ -50,40 +52,49 @@ def yardstick() -> None:
 
 def replay_p3(cluster: str, max_nodes: int | None = None) -> Callable[[], object]:
     """Replay the P3 trace (or the bundled one that is fitted to it) for gpt-l under lazarus."""
-    import lazsim
-
     path = P3 if P3.exists() else ROOT / "traces" / "spot-p3-like.csv"
     trace = lazsim.load_trace(str(path), max_nodes=max_nodes)
     return lambda: lazsim.simulate(trace, model="gpt-l", cluster=cluster, systems=["lazarus"])
 
 
-def replay_30_days() -> Callable[[], object]:
-    """Replay 30 days of 128 nodes that fail independently and are replaced, under deepseek-v3."""
-    import lazsim
-
-    rng = np.random.default_rng(0)
-    events = [lazsim.Event(0.0, "add", f"node{node}") for node in range(128)]
-    for node in range(128):
-        time_s = rng.exponential(DAY_S / FAILURES_PER_NODE_DAY)
-        while time_s < 30 * DAY_S:
+def failing_nodes(
+    num_nodes: int, num_days: float, per_node_day: float = FAILURES_PER_NODE_DAY, seed: int = 0
+) -> lazsim.Trace:
+    """Let nodes fail independently, and come back after `REPAIR_S`."""
+    rng = np.random.default_rng(seed)
+    events = [lazsim.Event(0.0, "add", f"node{node}") for node in range(num_nodes)]
+    for node in range(num_nodes):
+        time_s = rng.exponential(DAY_S / per_node_day)
+        while time_s < num_days * DAY_S:
             events.append(lazsim.Event(time_s, "remove", f"node{node}"))
             time_s += REPAIR_S
             events.append(lazsim.Event(time_s, "add", f"node{node}"))
-            time_s += rng.exponential(DAY_S / FAILURES_PER_NODE_DAY)
-    trace = lazsim.build_trace(sorted(events, key=lambda event: event.time_s)).window(0.0, 30 * DAY_S)
-    return lambda: lazsim.simulate(
-        trace, model="deepseek-v3", cluster="h200x128", systems=["lazarus"], duration=30 * DAY_S
-    )
+            time_s += rng.exponential(DAY_S / per_node_day)
+    events = [event for event in events if event.time_s < num_days * DAY_S]
+    return lazsim.build_trace(sorted(events, key=lambda event: event.time_s), duration_s=num_days * DAY_S)
+
+
+def replay_days(num_nodes: int, num_days: float, planning: str, **settings: Any) -> Callable[[], object]:
+    """Replay days of deepseek-v3, unless settings say otherwise, on nodes that fail and come back."""
+    trace = failing_nodes(num_nodes, num_days)
+    chosen = {"model": "deepseek-v3", "cluster": "h200x128", "systems": ["lazarus"], **settings}
+    return lambda: lazsim.simulate(trace, planning=planning, **chosen)
 
 
 CASES: dict[str, tuple[Callable[[], Callable[[], object]], int]] = {
     "P3 trace, 682 min, gpt-l, lazarus, on p3x32": (lambda: replay_p3("p3x32"), 5),
     "the same held to the ten nodes of rtx3090x10": (lambda: replay_p3("rtx3090x10", 10), 5),
     "the same on 32 nodes such as those": (lambda: replay_p3("rtx3090x10"), 5),
-    "30 days of 128 nodes, deepseek-v3, lazarus": (replay_30_days, 1),
+    "30 days of 128 nodes, deepseek-v3, lazarus": (lambda: replay_days(128, 30, "sampled"), 1),
+    "a year of 512 nodes, deepseek-v3, lazarus": (lambda: replay_days(512, 365, "auto"), 1),
     **{name: (prepare, 5) for name, prepare in (bench_placement.CASES | bench_reliability.CASES).items()},
 }
-REFERENCES = bench_placement.REFERENCES | bench_reliability.REFERENCES
+REFERENCES = {
+    # The plain way to a run is to make every plan.
+    "30 days of 128 nodes, deepseek-v3, lazarus": (lambda: replay_days(128, 30, "exact"), 1.0),
+    **bench_placement.REFERENCES,
+    **bench_reliability.REFERENCES,
+}
 
 
 def measure(name: str) -> None:

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lazsim.engine.held import Held
+from lazsim.engine.held import Held, Planned
 from lazsim.engine.interval import daly_interval_s, interval_steps, young_interval_s
 from lazsim.engine.ledger import BUCKETS
 from lazsim.engine.simulate import simulate_system
@@ -40,7 +40,7 @@ def run(system, *changes, duration_s=400.0, interval_steps=10**6, cost_model=Non
 def held(*missing, cost_model=None):
     cost_model = cost_model or staged_costs()
     plan = SYSTEMS["checkpoint"].plan_evenly(cost_model, 12)
-    return Held.full(NODES, plan).without(missing)
+    return Held.full(NODES, Planned(len(NODES), 0, lambda *_: plan)).without(missing)
 
 
 def test_a_checkpointed_job_goes_back_to_its_last_save_on_whole_replicas():
@@ -87,7 +87,7 @@ def test_copies_of_gemini_survive_as_often_as_published(num_lost, published):
     # SOSP 2023, figure 9: 16 machines, two copies.
     plan = SYSTEMS["checkpoint"].plan_evenly(costs(), 16)
     names = [f"n{index}" for index in range(16)]
-    whole = Held.full(names, plan)
+    whole = Held.full(names, Planned(len(names), 0, lambda *_: plan))
     survived = [
         SYSTEMS["gemini"].copies_survive(whole.without(lost)) for lost in itertools.combinations(names, num_lost)
     ]

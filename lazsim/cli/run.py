@@ -8,6 +8,9 @@ import click
 from lazsim.cli.common import OutFolder, json_option, layers_from_option, progress, seed_option, show
 from lazsim.cli.replay import max_nodes_option, replay_options
 
+PLANNINGS = ("auto", "exact", "sampled")
+"""Names of `lazsim.engine.sampling.PLANNINGS`, here so that ``--help`` need not import them."""
+
 RUN_FILES = ("summary.json", "timeline.csv", "events.csv", "throughput.png", "throughput.pdf", "run.json")
 
 
@@ -54,6 +57,14 @@ RUN_FILES = ("summary.json", "timeline.csv", "events.csv", "throughput.png", "th
 @layers_from_option
 @click.option("--profile", metavar="FILE|NAME", help="Measured times in place of analytic ones; see lazsim profile.")
 @click.option("--strict", is_flag=True, help="Refuse a job that does not fit into the memory of its GPUs.")
+@click.option(
+    "--planning",
+    type=click.Choice(PLANNINGS),
+    default="auto",
+    show_default=True,
+    help="Make every plan; make some that stand for the others, with the error told; or the first where it takes under "
+    "about a second.",
+)
 @click.option("--extrapolate", is_flag=True, help="Use analytic times beyond the sizes of the profile.")
 @seed_option
 @click.option(

@@ -1,6 +1,6 @@
 """Nodes that hold the training state."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -11,6 +11,24 @@ from lazsim.placement.plan import Bools, PlacementPlan, is_recoverable
 
 
 @dataclass(frozen=True, eq=False)
+class Planned:
+    """A plan that is made when it is asked for: by `make`, from its nodes and the steps made before it."""
+
+    num_nodes: int
+    step: int
+    make: Callable[[int, int], PlacementPlan]
+
+    @cached_property
+    def plan(self) -> PlacementPlan:
+        """The plan."""
+        return self.make(self.num_nodes, self.step)
+
+    def at(self, step: int) -> "Planned":
+        """Return the plan that is made at another step."""
+        return self if step == self.step else replace(self, step=step)
+
+
+@dataclass(frozen=True, eq=False)
 class Held:
     """Nodes that hold the training state, and the plan that says which part of it; None without nodes.
 
@@ -18,27 +36,27 @@ class Held:
     ----------
     nodes : tuple of str
         The nodes, in the order of their seats.
-    made : PlacementPlan or None
+    made : Planned or None
         The plan as it was made.
     seats : tuple of int
         The node of the plan that each of them is.
     """
 
     nodes: tuple[str, ...] = ()
-    made: PlacementPlan | None = None
+    made: Planned | None = None
     seats: tuple[int, ...] = ()
 
     @classmethod
-    def full(cls, nodes: Sequence[str], plan: PlacementPlan) -> "Held":
+    def full(cls, nodes: Sequence[str], plan: Planned) -> "Held":
         """Return nodes that are all nodes of a plan."""
         return cls(tuple(nodes), plan, tuple(range(len(nodes))))
 
     @cached_property
     def plan(self) -> PlacementPlan | None:
         """The part of the plan that is left, in the order of `nodes`."""
-        if self.made is None or len(self.seats) == self.made.num_nodes:
-            return self.made
-        return self.made.nodes(self.seats)
+        if self.made is None:
+            return None
+        return self.made.plan if self.is_whole else self.made.plan.nodes(self.seats)
 
     @property
     def num_seats(self) -> int:
@@ -59,10 +77,13 @@ class Held:
 
     def is_complete(self, grid: Grid) -> bool:
         """Tell whether every expert, and the dense part of every stage, is on some node."""
-        if self.plan is None:
+        return self.has_stages(grid) and self.plan is not None and is_recoverable(self.plan.holds_LEN)
+
+    def has_stages(self, grid: Grid) -> bool:
+        """Tell whether every stage is on some node."""
+        if self.made is None:
             return False
-        stages = np.unique(grid.stage_N(self.num_seats)[list(self.seats)])
-        return len(stages) == grid.num_stages and is_recoverable(self.plan.holds_LEN)
+        return len(np.unique(grid.stage_N(self.num_seats)[list(self.seats)])) == grid.num_stages
 
     def without(self, failed: Collection[str]) -> "Held":
         """Return what is left when nodes fail."""

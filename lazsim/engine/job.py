@@ -5,7 +5,7 @@ the next. `lazsim.engine.protocol` decides which that is. Failures, ends of wait
 simulation interrupt it.
 """
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Hashable
 from dataclasses import replace
 from enum import Enum, auto
 from typing import Any
@@ -15,7 +15,7 @@ import simpy
 
 from lazsim.costmodel.step import CostModel
 from lazsim.engine import protocol
-from lazsim.engine.held import NOTHING, Held
+from lazsim.engine.held import NOTHING, Held, Planned
 from lazsim.engine.ledger import Ledger
 from lazsim.engine.log import JobEvent, Log, State
 from lazsim.engine.nodes import Nodes
@@ -23,6 +23,8 @@ from lazsim.engine.plan_reliability import OnPlan
 from lazsim.engine.planner import Planner
 from lazsim.engine.progress import Made, Progress, steps_begun
 from lazsim.engine.reconfiguration import bind_nodes
+from lazsim.engine.sampled_steps import Point, StepTimers
+from lazsim.engine.sampling import Compute, FoundT, Sampler, nearly, window_s
 from lazsim.engine.states import Detecting, Ended, JobState, Reconfiguring, Restarting, Stretch, Training, Waiting
 from lazsim.engine.step_timer import LOAD_SAMPLE_STEPS, MakeStepTimer, PacedStepTimer
 from lazsim.engine.systems.system import FULL_PACE, Failure, System
@@ -46,7 +48,8 @@ class Job:
     """A job under one system; see `lazsim.engine.simulate.simulate_system`.
 
     It saves a checkpoint every `interval_steps`. The simulation ends at `end_s`. `on_plan` is called whenever the plan
-    in force may have changed; see `lazsim.engine.plan_reliability`.
+    in force may have changed; see `lazsim.engine.plan_reliability`. `planning` is one of
+    `lazsim.engine.sampling.PLANNINGS`.
     """
 
     def __init__(
@@ -59,10 +62,17 @@ class Job:
         end_s: float,
         on_plan: OnPlan | None = None,
         interval_steps: int | None = None,
+        planning: str = "exact",
     ) -> None:
         self.env, self.on_plan = env, on_plan
-        self.system, self.costs, self._make_timer = system, costs, make_timer
+        self.system, self.costs = system, costs
         self.planner = Planner(system, costs, routing)
+        if system.is_elastic and costs.cluster.nodes_per_server > 1:
+            # Which parts of a plan share a server follows from every plan before it.
+            planning = "exact"
+        window_steps = costs.job.rebalance_interval_steps if system.is_elastic else LOAD_SAMPLE_STEPS
+        self.sampler = Sampler(planning, window_steps, end_s, lambda: env.now)
+        self._timers = StepTimers(self.sampler, make_timer, keeps_plans=on_plan is not None)
         self.log = Log()
         self.ledger = Ledger("waiting")
         self.nodes = Nodes(costs.cluster.nodes_per_server)
@@ -83,7 +93,7 @@ class Job:
         self.nodes.apply(batch)
         decision = protocol.decide_start(self._alive(), self.planner.usable_nodes, checkpoint_step=0)
         if decision.action is protocol.Action.RESTART:
-            self._train_on(Held.full(decision.nodes, self.planner.plan(decision.num_nodes, self.progress.step)))
+            self._train_on(Held.full(decision.nodes, self._planned(decision.num_nodes)))
             self._has_started = True
         self._log("start")
         self._process = self.env.process(self._run())
@@ -138,6 +148,7 @@ class Job:
         rest_s = 0.0
         if isinstance(self.state, Training) and (stretch := self.state.stretch) is not None:
             rest_s = stretch.start_s + (stretch.steps_made(self.env.now) + 1) * stretch.step_s - self.env.now
+            self.sampler.interrupted(stretch.step_s)
             self._book_steps(self.state, stretch, has_failed=failure is not None)
         if failure is None:
             self.ledger.close(self.env.now)
@@ -204,9 +215,15 @@ class Job:
         # All nodes alive are taken in.
         self._join_at_s = None
         decision = state.decision
-        plan = self.planner.plan(decision.num_nodes, self.progress.step)
-        yield from self._spend("restart", self.system.restart_s(self.costs, decision, plan))
-        self._train_on(Held.full(decision.nodes, plan))
+        planned = self._planned(decision.num_nodes)
+
+        def restart(step: int, *, is_sampled: bool) -> tuple[float, float]:  # noqa: ARG001 (one interface)
+            seconds = self.system.restart_s(self.costs, decision, planned.at(step).plan)
+            return seconds, seconds
+
+        key = "restart", decision.num_nodes, decision.source
+        yield from self._spend("restart", self._find(key, planned.step, restart))
+        self._train_on(Held.full(decision.nodes, planned))
         if self._has_started:
             self.log.count("restarts")
         self._log("restarted" if self._has_started else "started")
@@ -231,7 +248,7 @@ class Job:
             if self.progress.is_due(checkpoint_steps, self.progress.saved_step):
                 yield from self._checkpoint(state)
             if not self._join_is_due():
-                boundaries = (LOAD_SAMPLE_STEPS, checkpoint_steps, job.rebalance_interval_steps)
+                boundaries = (checkpoint_steps, job.rebalance_interval_steps)
                 yield from self._compute(state, min(interval - step % interval for interval in boundaries))
 
     def _join(self, state: Training) -> Activity:
@@ -247,7 +264,8 @@ class Job:
 
     def _rebalance(self, state: Training) -> Activity:
         """Plan from the loads seen last; pause at this step boundary if that moves anything."""
-        held, seconds = self._bind(state.held, state.held.nodes, len(state.held.nodes))
+        age_steps = self.costs.job.rebalance_interval_steps
+        held, seconds = self._bind(state.held, state.held.nodes, len(state.held.nodes), age_steps)
         if seconds > 0:
             yield from self._spend("rebalance", self.costs.cluster.recovery.regroup_s + seconds)
             self.log.count("rebalances")
@@ -262,9 +280,9 @@ class Job:
         self.progress.save(self.env.now, 0.0 if waits else save.persist_s)
         self.log.count("checkpoints")
 
-    def _compute(self, state: Training, num_steps: int) -> Activity:
-        """Make steps; when nodes are to join, stop after the step under way."""
-        step_s = state.timer.step_s(self.progress.step)
+    def _compute(self, state: Training, most_steps: int) -> Activity:
+        """Make steps that take as long as each other; when nodes are to join, stop after the step under way."""
+        step_s, num_steps = state.timer.stretch(self.progress.step, most_steps)
         self._step_s = step_s
         self._note_state()
         self.ledger.enter("compute", self.env.now)
@@ -311,6 +329,7 @@ class Job:
         self.ledger.move("compute", "lost_work", lost.seconds)
         self.log.count("lost_steps", lost.steps)
         if lost.steps:
+            self.sampler.interrupted(self._step_s, self.interval_steps)
             self.log.lost(lost.since_s, self.env.now)
             self._log("rolled_back", lost_steps=lost.steps)
 
@@ -326,30 +345,73 @@ class Job:
             held.nodes, self._alive(), paused=paused, joins_due=joins_due, checkpoint_step=self.progress.saved_step
         )
         failure = Failure(held, self.progress.step, self._step_s, situation)
-        usable_nodes, grid = self.planner.usable_nodes, self.costs.grid
-        return self.system.decide(self.costs, failure, usable_nodes, lambda _nodes: held.is_complete(grid))
+        usable_nodes = self.planner.usable_nodes
+        return self.system.decide(self.costs, failure, usable_nodes, lambda _nodes: self._is_complete(held))
 
-    def _bind(self, held: Held, candidates: tuple[str, ...], num_nodes: int) -> tuple[Held, float]:
-        """Plan for some of the candidates; return these in the plan's order with the plan, and the transfer time."""
-        assert held.plan is not None, "some nodes hold states"
-        plan = self.planner.plan(num_nodes, self.progress.step)
+    def _planned(self, num_nodes: int) -> Planned:
+        """Return the plan of now, yet to be made."""
+        return Planned(num_nodes, self.progress.step, self.planner.plan)
+
+    def _point(self, held: Held) -> Point | None:
+        """Return the plan that stands for the one that nodes hold, if another one does."""
+        return self._timers.points.get(held.num_seats) if self.system.is_elastic else None
+
+    def _is_complete(self, held: Held) -> bool:
+        """Tell whether nodes hold every expert, and the dense part of every stage."""
+        point = self._point(held)
+        if point is not None and held.num_seats - len(held.nodes) < point.fewest_nodes:
+            return held.has_stages(self.costs.grid)
+        return held.is_complete(self.costs.grid)
+
+    def _find(self, key: Hashable, step: int, compute: Compute[FoundT]) -> FoundT:
+        """Find what follows from plans, sampled where that is on. Plans of plain expert parallelism do not change."""
+        if self.sampler.is_on and self.system.is_elastic:
+            return self.sampler.find(key, step, compute)
+        return compute(step, is_sampled=False)[1]
+
+    def _bind(
+        self, held: Held, candidates: tuple[str, ...], num_nodes: int, age_steps: int | None = None
+    ) -> tuple[Held, float]:
+        """Plan for some of the candidates; return these in the plan's order with the plan, and the transfer time.
+
+        The plans that stand for these are made `age_steps` after each other; as far apart as these if it is not given.
+        """
+        before, after = held.made, self._planned(num_nodes)
+        assert before is not None, "some nodes hold states"
+        num_new, pause_s = len(candidates) - len(held.nodes), self.costs.cluster.recovery.regroup_s
         stage_H = self.costs.grid.stage_N(held.num_seats)[list(held.seats)]
-        num_new = len(candidates) - len(held.nodes)
-        binding = bind_nodes(self.costs, held.plan.holds_LEN, plan, num_new=num_new, stage_H=stage_H)
-        seconds = binding.transfer_s(self.costs, self.nodes.servers(candidates))
-        return Held.full([candidates[index] for index in binding.chosen_N.tolist()], plan), seconds
+
+        def bind(step: int, *, is_sampled: bool) -> tuple[float, tuple[float, list[int] | None]]:
+            age = age_steps if is_sampled and age_steps is not None else after.step - before.step
+            plan = replace(held, made=before.at(max(0, step - age))).plan if is_sampled else held.plan
+            assert plan is not None, "some nodes hold states"
+            binding = bind_nodes(self.costs, plan.holds_LEN, after.at(step).plan, num_new=num_new, stage_H=stage_H)
+            seconds = binding.transfer_s(self.costs, self.nodes.servers(candidates))
+            chosen = None if is_sampled else binding.chosen_N.tolist()
+            return seconds + (pause_s if seconds else 0.0), (seconds, chosen)
+
+        # The same change of nearly as many nodes; between plans from the same loads only failed and new nodes fetch.
+        num_lost, num_left_out = held.num_seats - len(held.nodes), len(candidates) - num_nodes
+        key = "transfer", nearly(held.num_seats), num_lost, num_new, num_left_out, before.step == after.step
+        seconds, chosen = self._find(key, after.step, bind)
+        # Where another plan stands for this one, which node takes which part of it is not known.
+        nodes = candidates[:num_nodes] if chosen is None else [candidates[index] for index in chosen]
+        return Held.full(nodes, after), seconds
 
     def _train_on(self, held: Held, *, joins_first: bool = True) -> None:
         assert held.made is not None, "some nodes hold states"
         # Nodes that are missing are taken to have been where the plan has them.
         servers = np.arange(held.num_seats) // self.costs.cluster.nodes_per_server
-        timer = self._make_timer(held.made, self.nodes.servers(held.nodes) if held.is_whole else servers)
+        timer = self._timers.make(held.made, self.nodes.servers(held.nodes) if held.is_whole else servers)
         step_s = timer.step_s(self.progress.step)
         pace = self.system.pace(self.costs, held, step_s)
         if pace != FULL_PACE:
             timer = PacedStepTimer(timer, *pace)
         self._require_end(step_s)
-        is_below = self.system.is_elastic and held.made.fewest_nodes < self.costs.job.fault_threshold
+        self.sampler.consider(self.progress.step, step_s, window_s(self.system, self.costs, held.num_seats))
+        is_below = False
+        if self.system.is_elastic:
+            is_below = (self._point(held) or held.made.plan).fewest_nodes < self.costs.job.fault_threshold
         self.state = Training(
             held, timer=timer, planned_step=self.progress.step, is_below_threshold=is_below, joins_first=joins_first
         )
@@ -368,7 +430,10 @@ class Job:
     def _note_state(self) -> None:
         num_used = self.state.num_used
         if self.on_plan is not None:
-            self.on_plan(self.env.now, self.state.held.plan if num_used else None, len(self.nodes))
+            held = self.state.held
+            point = self._point(held)
+            plan = point.plan if point is not None else held.plan
+            self.on_plan(self.env.now, plan if num_used else None, len(self.nodes))
         self.log.state(State(self.env.now, len(self.nodes), num_used))
 
     def _log(self, event: str, **numbers: int) -> None:

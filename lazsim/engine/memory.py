@@ -1,5 +1,6 @@
 """The memory that a job needs at its peak."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -17,7 +18,15 @@ NUM_SAMPLES = 5
 def peak_memory(
     system: System, costs: CostModel, routing: Routing, num_nodes: int, num_steps: int, *, saving: bool = False
 ) -> MemoryUse:
-    """Return what the fullest GPU needs under the plans and loads of steps spread evenly over the first `num_steps`.
+    """Return the most that a GPU needs; see `memory_uses`."""
+    uses = memory_uses(system, costs, routing, num_nodes, num_steps, saving=saving)
+    return max(uses, key=lambda memory: memory.total)
+
+
+def memory_uses(
+    system: System, costs: CostModel, routing: Routing, num_nodes: int, num_steps: int, *, saving: bool = False
+) -> Iterator[MemoryUse]:
+    """Find what the fullest GPU needs under the plans and loads of steps spread evenly over the first `num_steps`.
 
     Parameters
     ----------
@@ -29,14 +38,13 @@ def peak_memory(
     """
     extra = system.extra_gpu_bytes(costs, num_nodes)
     if isinstance(costs, LayoutCosts):
-        return with_states(costs.memory(num_nodes), extra)
+        yield with_states(costs.memory(num_nodes), extra)
+        return
     layout = system.layout(costs, np.arange(num_nodes))
-    found = []
     for load_LE in routing.loads(np.unique(np.linspace(0, num_steps, NUM_SAMPLES, dtype=np.int64))):
         plan = system.plan(costs, num_nodes, load_LE)
         share = fullest_share(costs.model, costs.job, costs.cluster.gpus_per_node, plan, layout, load_LE)
-        found.append(gpu_memory(costs.model, share, saving=saving))
-    return with_states(max(found, key=lambda memory: memory.total), extra)
+        yield with_states(gpu_memory(costs.model, share, saving=saving), extra)
 
 
 def with_states(memory: MemoryUse, num_bytes: float) -> MemoryUse:

@@ -51,6 +51,10 @@ class SystemRun:
         Share of the tokens trained whose updates of experts were lost; None for systems that lose none.
     memory : MemoryUse or None
         Bytes that a GPU needs at the peak; None where the job never trains. See `lazsim.engine.memory`.
+    planning : str
+        ``exact`` where every plan was made, or ``sampled``; see `lazsim.engine.sampling`.
+    samples_error : float
+        Half of the 95 % interval of the samples that sampling leaves, as a share of them; 0 where planning is exact.
     """
 
     system: str
@@ -68,6 +72,8 @@ class SystemRun:
     extrapolated_s: float | None = None
     memory: MemoryUse | None = None
     lost_token_share: float | None = None
+    planning: str = "exact"
+    samples_error: float = 0.0
 
     @property
     def most_nodes_used(self) -> int:
@@ -95,6 +101,7 @@ def simulate_system(
     make_timer: MakeStepTimer | None = None,
     score_plans: bool = False,
     interval_steps: int | None = None,
+    planning: str = "exact",
 ) -> SystemRun:
     """Simulate one job.
 
@@ -112,6 +119,8 @@ def simulate_system(
         Whether to find the recovery probability of every plan that is put in force, which takes time.
     interval_steps
         Steps between checkpoints; those of the job when not given.
+    planning
+        Whether to make every plan; one of `lazsim.engine.sampling.PLANNINGS`.
 
     Raises
     ------
@@ -127,12 +136,12 @@ def simulate_system(
     env = simpy.Environment()
     reliability = PlanReliability(batch_sizes(trace, wall_s)) if score_plans else None
     make_timer = make_timer or step_timers_from(system, costs, routing)
-    job = Job(
-        env, system, costs, routing, make_timer, wall_s, reliability.record if reliability else None, interval_steps
-    )
+    on_plan = reliability.record if reliability else None
+    job = Job(env, system, costs, routing, make_timer, wall_s, on_plan, interval_steps, planning)
     env.process(_play(env, job, trace.batches(), wall_s))
     env.run()
     most_used = max(state.num_used for state in job.log.states)
+    ledger_s = job.ledger.seconds()
     return SystemRun(
         system=system.name,
         placement=(system.placement or system.policy.name) if system.policy is not None else None,
@@ -140,7 +149,7 @@ def simulate_system(
         wall_s=wall_s,
         steps=job.progress.step,
         samples=job.progress.samples,
-        ledger_s=job.ledger.seconds(),
+        ledger_s=ledger_s,
         counts=job.log.counts,
         states=tuple(job.log.states),
         events=tuple(job.log.events),
@@ -149,6 +158,8 @@ def simulate_system(
         extrapolated_s=job.extrapolated_s if costs.measured_part is not None else None,
         lost_token_share=system.lost_token_share(job.interval_steps, job.log.counts["restarts"], job.progress.step),
         memory=peak_memory(system, costs, routing, most_used, job.progress.step) if most_used else None,
+        planning="sampled" if job.sampler.has_sampled else "exact",
+        samples_error=job.sampler.error(ledger_s["compute"] + ledger_s["lost_work"]),
     )
 
 

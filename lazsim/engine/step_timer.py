@@ -31,6 +31,10 @@ class StepTimer(Protocol):
         """Return the seconds of the step that follows `step` others."""
         ...
 
+    def stretch(self, step: int, most_steps: int) -> tuple[float, int]:
+        """Return the seconds of each of the next steps, and the number of them, at most `most_steps`, that are made."""
+        ...
+
     def extrapolated_share(self, step: int) -> float:
         """Return the share of that time extrapolated beyond what a profile measured; 0 without a profile."""
         ...
@@ -38,6 +42,11 @@ class StepTimer(Protocol):
 
 MakeStepTimer = Callable[[PlacementPlan, Ints], StepTimer]
 """From a plan and the server of each of its nodes to the timer of its steps."""
+
+
+def stretch_steps(step: int, most_steps: int) -> int:
+    """Return for how many more steps a sample of the loads stands, up to `most_steps`."""
+    return min(most_steps, LOAD_SAMPLE_STEPS - step % LOAD_SAMPLE_STEPS)
 
 
 def step_timers_from(system: System, costs: CostModel, routing: Routing) -> MakeStepTimer:
@@ -76,6 +85,10 @@ class ModelledStepTimer:
             self._step_s = dict(zip(stretches.tolist(), self._cost.step_s(loads).tolist(), strict=True))
         return self._step_s[stretch]
 
+    def stretch(self, step: int, most_steps: int) -> tuple[float, int]:
+        """See `StepTimer`."""
+        return self.step_s(step), stretch_steps(step, most_steps)
+
     def extrapolated_share(self, step: int) -> float:
         """See `StepTimer`."""
         if self._measured is None:
@@ -95,6 +108,11 @@ class PacedStepTimer:
     def step_s(self, step: int) -> float:
         """See `StepTimer`."""
         return self._timer.step_s(step) * self._factor
+
+    def stretch(self, step: int, most_steps: int) -> tuple[float, int]:
+        """See `StepTimer`."""
+        step_s, num_steps = self._timer.stretch(step, most_steps)
+        return step_s * self._factor, num_steps
 
     def extrapolated_share(self, step: int) -> float:
         """See `StepTimer`."""

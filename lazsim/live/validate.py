@@ -19,6 +19,7 @@ from lazsim.costmodel.recovery_times import checkpoint_load_s
 from lazsim.costmodel.step import CostModel
 from lazsim.engine.ledger import BUCKETS
 from lazsim.engine.simulate import SystemRun, simulate_system
+from lazsim.engine.step_timer import stretch_steps
 from lazsim.engine.systems import LIVE_SYSTEMS
 from lazsim.files import check_folder, scratch_folder
 from lazsim.live.calibration import (
@@ -199,6 +200,10 @@ class MeasuredTimer:
     def step_s(self, _step: int) -> float:
         """Return the seconds of any step."""
         return self.seconds
+
+    def stretch(self, step: int, most_steps: int) -> tuple[float, int]:
+        """Return the same, and the steps of a stretch."""
+        return self.seconds, stretch_steps(step, most_steps)
 
     def extrapolated_share(self, _step: int) -> float:
         """Return 0: the whole step is measured."""

@@ -1,14 +1,14 @@
 """Whether a job fits into the memory of its GPUs, and what would help."""
 
 import bisect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from lazsim.costmodel.memory import GpuShare, MemoryUse, gpu_memory
-from lazsim.engine.memory import peak_memory
+from lazsim.engine.memory import memory_uses, peak_memory
 from lazsim.engine.simulate import SystemRun
 from lazsim.errors import InfeasiblePlanError, prefix_errors
 from lazsim.reliability.comparison import PlanComparison
@@ -90,23 +90,22 @@ def _need(who: str, memory: MemoryUse, gpu: GpuSpec) -> str:
 def _shortage(scenario: Scenario, loads: Routing, memory: MemoryUse, num_nodes: int, num_steps: int) -> str:
     """Say what a job needs, what takes most of it, and what would help."""
 
-    def peak(changed: Scenario, *, saving: bool = False) -> MemoryUse | None:
+    def uses(changed: Scenario, *, saving: bool = False) -> Iterator[MemoryUse]:
         system, costs = changed.find_system(), changed.costs()
         usable = system.usable_nodes(costs, num_nodes)
-        return peak_memory(system, costs, loads, usable, num_steps, saving=saving) if usable else None
+        return memory_uses(system, costs, loads, usable, num_steps, saving=saving) if usable else iter(())
 
     def takes_too_much(path: str, value: int) -> bool:
-        return lacks_memory(scenario.gpu, peak(scenario.replace(path, value)))
+        return any(lacks_memory(scenario.gpu, memory) for memory in uses(scenario.replace(path, value)))
 
     need = _need(f"{scenario.model.name} under {scenario.find_system().run_name}", memory, scenario.gpu)
     for path in REDUCIBLE:
         smaller = range(1, scenario.field(path))
         largest = bisect.bisect_left(smaller, True, key=lambda value: takes_too_much(path, value))
         # With fewer slots the nodes may not hold every expert.
-        if largest and peak(scenario.replace(path, largest)) is not None:
+        if largest and any(uses(scenario.replace(path, largest))):
             return f"{need}; {path} = {largest} would fit"
-    least = peak(scenario, saving=True)
-    assert least is not None, "the nodes were enough to train"
+    least = max(uses(scenario, saving=True), key=lambda memory: memory.total)
     return (
         f"{need}; computing activations again and sharding optimizer states, which lazsim does not simulate, would "
         f"leave {least.total / GIB:,.1f} GiB"

@@ -48,6 +48,11 @@ def _run_notes(scenario: Scenario, run: SystemRun, trace: Trace, loads: Routing)
         )
     if loads.last_step is not None and run.steps > loads.last_step:
         notes.append(f"the recorded loads end at step {loads.last_step}; later steps use the last ones")
+    if run.planning == "sampled":
+        notes.append(
+            f"{run.name}: plans are sampled; its samples are within {run.samples_error:.2%} (95 % interval) of those of "
+            "a run that makes every plan, as `planning` exact does"
+        )
     if run.extrapolated_s is not None:
         share = run.extrapolated_s / steps_s
         notes.append(f"{run.name}: {share:.1%} of the time of its steps is extrapolated beyond measured sizes")

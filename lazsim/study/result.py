@@ -104,6 +104,8 @@ def run_row(run: SystemRun, *, scored: bool) -> dict[str, Any]:
         "lost_steps": counts["lost_steps"],
         "wall_s": run.wall_s,
         "ledger_s": dict(run.ledger_s),
+        "planning": run.planning,
+        "samples_error": run.samples_error,
         "memory_bytes": run.memory and {**run.memory.parts, "total": run.memory.total},
     }
     if run.extrapolated_s is not None:

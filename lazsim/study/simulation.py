@@ -14,7 +14,7 @@ from lazsim.engine.systems import DEFAULT_SYSTEMS, SYSTEMS, find_system
 from lazsim.errors import InfeasiblePlanError
 from lazsim.placement.policies import policy_input
 from lazsim.routing import Routing
-from lazsim.scenario import Resolver, Scenario
+from lazsim.scenario import DEFAULTS, Resolver, Scenario
 from lazsim.specs import sha256
 from lazsim.study.checkpoint_interval import choose_interval
 from lazsim.study.memory import require_memory
@@ -136,7 +136,14 @@ def run_scenario(scenario: Scenario, trace: Trace, loads: Routing) -> SystemRun:
         require_memory(scenario, loads, system.usable_nodes(costs, trace.most_nodes(wall_s)))
     interval = choose_interval(scenario, trace, loads)
     run = simulate_system(
-        trace, system, costs, loads, wall_s, score_plans=scenario.score_plans, interval_steps=interval
+        trace,
+        system,
+        costs,
+        loads,
+        wall_s,
+        score_plans=scenario.score_plans,
+        interval_steps=interval,
+        planning=scenario.planning,
     )
     if strict:
         require_memory(scenario, loads, run.most_nodes_used, run.steps)
@@ -166,5 +173,7 @@ def _record(scenarios: Sequence[Scenario], trace: Trace, loads: Routing, wall_s:
     replay |= {name: getattr(replayed.mapping, name) for name in replayed.mapping.given()}
     record["replay"] = {} if isinstance(asked["trace"], Trace) else replay
     record["trace_events"] = trace.events_sha256
+    if first.planning != DEFAULTS["planning"]:
+        record["planning"] = first.planning
     fields = {name: value for name, value in asked.items() if "." in name}
     return record | ({"changes": fields} if fields else {})

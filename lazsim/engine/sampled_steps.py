@@ -1,0 +1,128 @@
+"""Timers of steps: exact ones, and ones that look at some plans only."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from lazsim.engine.held import Planned
+from lazsim.engine.sampling import Sampler, Series
+from lazsim.engine.step_timer import MakeStepTimer, StepTimer, stretch_steps
+from lazsim.placement.plan import Ints, PlacementPlan
+
+MOST_AVERAGED = 8
+"""Steps over which the mean of a window is taken, at most."""
+
+
+class Point(NamedTuple):
+    """A plan that stands for others.
+
+    Attributes
+    ----------
+    fewest_nodes : int
+        The fewest nodes that any expert is on.
+    extrapolated_share : float
+        The part of the time of its steps that is extrapolated.
+    plan : PlacementPlan or None
+        The plan itself, where plans are scored.
+    """
+
+    fewest_nodes: int
+    extrapolated_share: float
+    plan: PlacementPlan | None
+
+
+class StepTimers:
+    """Makes the timers of a run.
+
+    `points` has the plan that stands for others at present, by number of nodes, where one does. `samples_per_step` are
+    known from the timers made.
+    """
+
+    def __init__(self, sampler: Sampler, make_timer: MakeStepTimer, *, keeps_plans: bool) -> None:
+        self.sampler, self.make_timer, self._keeps_plans = sampler, make_timer, keeps_plans
+        self.points: dict[int, Point] = {}
+        self.samples_per_step: dict[int, int] = {}
+
+    def make(self, planned: Planned, server_N: Ints) -> StepTimer:
+        """Make the timer of a plan on nodes of these servers."""
+        return SampledStepTimer(self, planned, server_N) if self.sampler.is_on else self.exact(planned, server_N)
+
+    def exact(self, planned: Planned, server_N: Ints) -> StepTimer:
+        """Make the timer that looks at the plan itself."""
+        timer = self.make_timer(planned.plan, server_N)
+        self.samples_per_step[planned.num_nodes] = timer.samples_per_step
+        return timer
+
+    def point(self, planned: Planned, timer: StepTimer, step: int) -> Point:
+        """Return what a plan tells others for which it stands."""
+        plan = planned.plan
+        return Point(plan.fewest_nodes, timer.extrapolated_share(step), plan if self._keeps_plans else None)
+
+
+@dataclass
+class SampledStepTimer:
+    """Times the steps of a plan by a point of a sampler, and by the plan itself where no other stands for it."""
+
+    timers: StepTimers
+    planned: Planned
+    server_N: Ints
+    _own: StepTimer | None = None
+
+    @property
+    def samples_per_step(self) -> int:
+        """See `StepTimer`; known once a step was timed."""
+        return self.timers.samples_per_step[self.planned.num_nodes]
+
+    def step_s(self, step: int) -> float:
+        """See `StepTimer`."""
+        return self._step_s(self._find(step), step)
+
+    def stretch(self, step: int, most_steps: int) -> tuple[float, int]:
+        """See `StepTimer`: where a point stands for the plan, all steps up to the next plan take the same."""
+        window_steps = self.timers.sampler.window_steps
+        series = self._find(step)
+        is_sampled = series.is_sampled
+        num_steps = (
+            min(most_steps, window_steps - step % window_steps) if is_sampled else stretch_steps(step, most_steps)
+        )
+        series.use(num_steps)
+        return self._step_s(series, step), num_steps
+
+    def extrapolated_share(self, step: int) -> float:
+        """See `StepTimer`."""
+        series = self._find(step)
+        return float(series.found.extrapolated_share) if series.is_sampled else self._exact().extrapolated_share(step)
+
+    def _step_s(self, series: Series, step: int) -> float:
+        assert series.seconds is not None, "the value was found"
+        return series.seconds if series.is_sampled else self._exact().step_s(step)
+
+    def _exact(self) -> StepTimer:
+        if self._own is None:
+            self._own = self.timers.exact(self.planned, self.server_N)
+        return self._own
+
+    def _find(self, step: int) -> Series:
+        """Find the value for a step, and set the plan that stands for others of as many nodes."""
+        timers, sampler, num_nodes = self.timers, self.timers.sampler, self.planned.num_nodes
+        series = sampler.at(("step", num_nodes, self.server_N.tobytes()), step)
+        if series.is_sampled:
+            if series.seconds is None:
+                first = series.window * sampler.window_steps
+                planned = self.planned.at(first)
+                timer = timers.exact(planned, self.server_N)
+                series.record(self._mean_s(timer, first), timers.point(planned, timer, first))
+            timers.points[num_nodes] = series.found
+        else:
+            if series.seconds is None:
+                series.record(self._mean_s(self._exact(), step))
+            timers.points.pop(num_nodes, None)
+        return series
+
+    def _mean_s(self, timer: StepTimer, first: int) -> float:
+        """Return the mean over the steps from one on to the end of its window."""
+        window_steps = self.timers.sampler.window_steps
+        last = first // window_steps * window_steps + window_steps - 1
+        steps = np.unique(np.linspace(first, last, MOST_AVERAGED).round().astype(np.int64))
+        return float(np.mean([timer.step_s(step) for step in steps.tolist()]))

@@ -1,0 +1,155 @@
+"""Runs that sample plans against runs that make every plan, and the rules of a sampler by hand."""
+
+import numpy as np
+import pytest
+
+import lazsim
+from lazsim.engine.sampling import PLANNINGS, Sampler, Series
+from lazsim.errors import SpecError
+
+HOUR_S = 3600.0
+
+
+def failing_nodes(rng, num_nodes, hours, node_mtbf_h):
+    """Let nodes fail and come back half an hour later, each at random."""
+    events = [lazsim.Event(0.0, "add", f"node{node}") for node in range(num_nodes)]
+    for node in range(num_nodes):
+        time_s = rng.exponential(node_mtbf_h * HOUR_S)
+        while time_s < hours * HOUR_S:
+            events.append(lazsim.Event(time_s, "remove", f"node{node}"))
+            events.append(lazsim.Event(time_s + HOUR_S / 2, "add", f"node{node}"))
+            time_s += HOUR_S / 2 + rng.exponential(node_mtbf_h * HOUR_S)
+    events = sorted((event for event in events if event.time_s < hours * HOUR_S), key=lambda event: event.time_s)
+    return lazsim.build_trace(events, duration_s=hours * HOUR_S)
+
+
+def random_run(seed):
+    """Draw a trace and all that loads and plans depend on; nodes have servers of their own."""
+    rng = np.random.default_rng(seed)
+    trace = failing_nodes(rng, int(rng.integers(5, 11)), float(rng.uniform(2, 5)), float(rng.choice([5, 20, 100])))
+    settings = {
+        "model": str(rng.choice(["gpt-s", "gpt-l"])),
+        "systems": [str(rng.choice(["lazarus", "lazarus", "ds", "tutel-ft"]))],
+        "seed": seed,
+        "cluster.nodes_per_server": 1,
+        "job.rebalance_interval_steps": int(rng.choice([200, 500, 2000])),
+        "routing.skew": f"x{rng.uniform(0.3, 1.2):.2f}",
+        "routing.slow_steps": float(10 ** rng.uniform(3, 5)),
+        "routing.fast_share": float(rng.choice([0.0005, 0.1, 0.5])),
+    }
+    return trace, settings
+
+
+def both(trace, settings):
+    exact, sampled = (lazsim.simulate(trace, planning=name, **settings).runs[0] for name in ("exact", "sampled"))
+    assert (exact.planning, exact.samples_error) == ("exact", 0.0)
+    return exact, sampled
+
+
+def test_sampled_runs_agree_with_exact_ones_within_the_error_told():
+    # Of 95 % intervals, two of ten may be missed: a third one has a probability of 1 %.
+    missed = []
+    for seed in range(10):
+        exact, sampled = both(*random_run(seed))
+        error = abs(sampled.samples / exact.samples - 1)
+        missed += [(seed, error)] * (error > sampled.samples_error)
+        assert sampled.planning == "sampled"
+        assert error < 3 * sampled.samples_error + 1e-3
+        assert sum(sampled.ledger_s.values()) == pytest.approx(exact.wall_s)
+        for bucket, seconds in exact.ledger_s.items():
+            assert sampled.ledger_s[bucket] == pytest.approx(seconds, abs=0.01 * exact.wall_s + 1.0)
+    assert len(missed) <= 2
+
+
+def test_sampled_runs_of_small_jobs_with_failures_count_what_exact_ones_count():
+    for seed in (3, 4):
+        trace, settings = random_run(seed)
+        exact, sampled = both(trace, settings | {"systems": ["lazarus"]})
+        assert sampled.counts["failures"] == exact.counts["failures"]
+        assert sampled.counts["restarts"] == exact.counts["restarts"]
+
+
+def test_plans_are_sampled_only_where_making_all_takes_long():
+    trace = lazsim.build_trace(
+        [lazsim.Event(0.0, "add", f"node{node}") for node in range(8)], duration_s=30 * 24 * HOUR_S
+    )
+    settings = {"systems": ["lazarus"], "model": "gpt-s", "cluster.nodes_per_server": 1}
+    assert lazsim.simulate(trace, duration="30min", **settings).runs[0].planning == "exact"
+    assert lazsim.simulate(trace, duration="2d", **settings).runs[0].planning == "sampled"
+
+
+def test_every_plan_is_made_where_nodes_share_servers():
+    trace, settings = random_run(3)
+    shared = settings | {"systems": ["lazarus"], "cluster.nodes_per_server": 2}
+    exact, sampled = both(trace, shared)
+    assert (sampled.planning, sampled.samples) == ("exact", exact.samples)
+
+
+def test_json_says_how_plans_were_made_and_notes_tell_the_error():
+    trace, settings = random_run(5)
+    result = lazsim.simulate(trace, planning="sampled", **settings)
+    row = result.to_json()["runs"][0]
+    assert (row["planning"], row["samples_error"]) == ("sampled", result.runs[0].samples_error)
+    assert any(f"{row['samples_error']:.2%}" in note for note in result.notes)
+
+
+def test_an_unknown_planning_is_refused_in_one_line():
+    trace, settings = random_run(5)
+    with pytest.raises(SpecError, match=r"unknown planning 'fast'.*auto, exact, sampled"):
+        lazsim.simulate(trace, planning="fast", **settings)
+
+
+def test_options_have_the_names_of_plannings():
+    from lazsim.cli.run import PLANNINGS as OPTIONS
+
+    assert set(OPTIONS) == set(PLANNINGS)
+
+
+def test_a_series_tells_the_variance_by_hand():
+    # Three stretches of four windows, used 10 times each: 2 s, 4 s, 3 s. (10 * 2)**2 / 2 + (10 * 1)**2 / 2, and for the
+    # last one the mean square of both differences: 100 * (4 + 1) / 2 / 2.
+    series = Series()
+    for start, seconds in ((0, 2.0), (4, 4.0), (8, 3.0)):
+        series.go_on(start, 4, start + 2)
+        series.record(seconds)
+        series.use(10)
+    assert series.variance_s2() == 200 + 50 + 125
+    assert series.spent_s() == 90
+
+
+def test_stretches_of_one_window_have_no_error():
+    series = Series()
+    for window, seconds in enumerate((2.0, 4.0, 3.0)):
+        series.go_on(window, 1, window)
+        series.record(seconds)
+        series.use(10)
+    assert series.variance_s2() == 0
+
+
+def test_stretches_grow_while_values_stay_the_same_and_never_reach_beyond_the_run():
+    now = 0.0
+    sampler = Sampler("sampled", 10, 1000.0, lambda: now)
+    lengths = []
+    for window in range(100):
+        now = window * 10.0
+        series = sampler.at("key", window * 10)
+        if series.seconds is None:
+            series.record(1.0)
+            lengths.append((series.start, series.length))
+        series.use(10)
+    assert [length for _, length in lengths[:2]] == [1, 1]
+    assert max(length for _, length in lengths) > 8
+    assert all(start + length <= 101 for start, length in lengths)
+    assert sampler.error(1000.0) < 2e-3
+
+
+def test_values_that_jump_are_found_at_every_window():
+    now = 0.0
+    sampler = Sampler("sampled", 10, 1000.0, lambda: now)
+    for window in range(20):
+        now = window * 10.0
+        series = sampler.at("key", window * 10)
+        assert not series.is_sampled
+        series.record(1.0 + window % 2)
+        series.use(10)
+    assert sampler.error(1000.0) == 0
