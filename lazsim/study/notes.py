@@ -50,8 +50,8 @@ def _run_notes(scenario: Scenario, run: SystemRun, trace: Trace, loads: Routing)
         notes.append(f"the recorded loads end at step {loads.last_step}; later steps use the last ones")
     if run.planning == "sampled":
         notes.append(
-            f"{run.name}: plans are sampled; its samples are within {run.samples_error:.2%} (95 % interval) of those of "
-            "a run that makes every plan, as `planning` exact does"
+            f"{run.name}: plans are sampled; its samples are within {run.samples_error:.2%} (95 % interval) of those "
+            "of a run that makes every plan, as `planning` exact does"
         )
     if run.extrapolated_s is not None:
         share = run.extrapolated_s / steps_s
