@@ -234,7 +234,7 @@ def test_a_system_that_needs_two_replicas_refuses_a_cluster_with_one(system):
         run(system, cost_model=staged_costs(num_nodes=4), nodes="a b c d")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(scenarios(), st.sampled_from(sorted(SYSTEMS)), st.sampled_from([0.7, 2.0, 33.0]), st.sampled_from([7, 40]))
 def test_every_second_is_in_one_bucket_and_the_timeline_adds_up(scenario, system, step_s, interval_steps):
     events, duration_s = scenario
