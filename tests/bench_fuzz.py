@@ -328,6 +328,11 @@ def step_targets() -> Iterator[Target]:
     }
     for name in files:
         yield Target(f"measured {name}", files, name, ("verify --rows @/runs.csv --json",))
+    outcomes = (
+        b"id,metric,value,unit,tolerance_hint,replay,inputs\n"
+        b"a,stacks,2,stacks,exact,stacks_after_failures,groups=4; failed=1\nGEM-02,survival,0.933,prob,0.002,,\n"
+    )
+    yield Target("outcomes", {"mine.csv": outcomes}, "mine.csv", ("verify --rows @/mine.csv --json",))
 
 
 def option_targets() -> Iterator[Target]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
+from lazsim.costmodel.fixed import FixedCommunication, FixedCompute
 from lazsim.costmodel.step import CostModel
 from lazsim.placement.grid import Grid
 from lazsim.specs import ClusterSpec, JobSpec, ModelSpec, load_spec
@@ -14,44 +15,6 @@ STEP_S, SAVE_S, TRANSFER_S = 2.0, 10.0, 7.0
 DETECT_S, REBUILD_S, REGROUP_S, RESTART_S, JOIN_WAIT_S = 15.0, 10.0, 1.0, 40.0, 120.0
 SAMPLES_PER_NODE = 4
 INTERVALS = dict.fromkeys(["lazarus", "ds", "ds-ft", "tutel", "tutel-ft"], 40)
-
-
-@dataclass(frozen=True)
-class FixedCompute:
-    """Every step takes `STEP_S`, whatever the plan."""
-
-    step_s: float = STEP_S
-
-    def dense_s(self, num_tokens):
-        return self.step_s
-
-    def expert_s(self, num_tokens):
-        return np.zeros_like(num_tokens)
-
-    def reorder_s(self, num_tokens):
-        return np.zeros_like(num_tokens)
-
-    def masked_reorder_s(self, num_tokens, capacity):
-        return np.zeros_like(capacity)
-
-    def optimizer_s(self, num_params):
-        return 0.0 * num_params
-
-
-class FixedCommunication:
-    """Collectives take no time, a transfer `TRANSFER_S`, the storage `SAVE_S`."""
-
-    def all_to_all_s(self, nic_bytes, local_bytes):
-        return 0.0 * nic_bytes
-
-    def all_reduce_s(self, nic_bytes, local_bytes, nic_hops, local_hops):
-        return 0.0 * nic_bytes
-
-    def transfer_s(self, nic_bytes, local_bytes):
-        return TRANSFER_S
-
-    def storage_s(self, num_bytes):
-        return SAVE_S
 
 
 class EvenLoads:
@@ -91,7 +54,7 @@ def costs(step_s: float = STEP_S, **job) -> CostModel:
         sequences_per_gpu=SAMPLES_PER_NODE,
         **{"join_wait_s": JOIN_WAIT_S, "checkpoint_interval_steps": INTERVALS} | job,
     )
-    return CostModel(model, cluster, job_spec, FixedCompute(step_s), FixedCommunication())
+    return CostModel(model, cluster, job_spec, FixedCompute(step_s), FixedCommunication(TRANSFER_S, SAVE_S))
 
 
 def trace(*changes: tuple[float, str, str], duration_s: float = 1000.0) -> Trace:

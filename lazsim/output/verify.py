@@ -15,11 +15,37 @@ ERRORS = ("num_rows", "median_error", "median_abs_error", "within_10", "within_2
 
 
 def verify_parts(result: Verification) -> Iterator[Part]:
-    """Show errors in all, by mechanism, and the rows that are furthest off."""
-    rows = result.predicted_rows
-    if not rows:
+    """Show errors of runs in all, by mechanism, and the runs that are furthest off; then every outcome replayed."""
+    if result.predicted_rows:
+        yield from _run_parts(result)
+    elif not result.outcomes:
         yield "no row has a prediction"
-        return
+    if result.outcomes:
+        yield from _outcome_parts(result)
+
+
+def _outcome_parts(result: Verification) -> Iterator[Part]:
+    counts = result.summary()["outcomes"]
+    others = len(result.outcomes) - counts["num_rows"]
+    yield (
+        f"{counts['num_rows']} published outcomes under failures, replayed: {counts['num_within']} are within their "
+        f"tolerances. {others} are not replayed; --json says why of each."
+    )
+    columns = [
+        key("row"), Column("metric", kind="name"), Column("published", ",.4g"), Column("replayed", ",.4g"),
+        Column("unit", kind="name"), Column("tolerance", kind="name"), Column("within", kind="name"),
+    ]  # fmt: skip
+    replayed = [row for row in result.outcomes if row.within is not None]
+    values = [
+        (row.id, row.metric, row.measured, row.predicted, row.unit, row.tolerance, "yes" if row.within else "no")
+        for row in replayed
+    ]
+    if values:
+        yield Table(columns, values, "outcomes under failures")
+
+
+def _run_parts(result: Verification) -> Iterator[Part]:
+    rows = result.predicted_rows
     summary = result.summary()
     yield (
         f"{len(rows)} measured runs: error {summary['median_abs_error']:.1%} at the median, "
@@ -49,15 +75,25 @@ def verify_files(result: Verification) -> dict[str, bytes]:
 
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("id", "group", "metric", "predicted", "measured", "error", "skipped", *GROUPS, "source"))
+    writer.writerow(
+        ("id", "group", "metric", "predicted", "measured", "error", "skipped", *GROUPS, "source", "tolerance", "within")
+    )
     for row in result.rows:
         shown = [f"{value:.6g}" if value is not None else "" for value in (row.predicted, row.measured, row.error)]
         settings = [row.settings[name] for name in GROUPS]
-        writer.writerow((row.id, row.group, row.metric, *shown, row.skipped, *settings, row.source))
+        writer.writerow((row.id, row.group, row.metric, *shown, row.skipped, *settings, row.source, "", ""))
+    for outcome in result.outcomes:
+        shown = [
+            f"{value:.6g}" if value is not None else ""
+            for value in (outcome.predicted, outcome.measured, outcome.error)
+        ]
+        within = "" if outcome.within is None else int(outcome.within)
+        name = (outcome.id, outcome.group, outcome.metric, *shown, outcome.skipped)
+        writer.writerow((*name, *("" for _ in GROUPS), outcome.source, outcome.tolerance, within))
     return {
         "verify.csv": text.getvalue().encode(),
         "verify.json": json_bytes(result.to_json()),
-        **name_pictures("verify", verify_figure(result)),
+        **(name_pictures("verify", verify_figure(result)) if result.predicted_rows else {}),
     }
 
 

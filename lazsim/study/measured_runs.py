@@ -118,19 +118,20 @@ def read_runs(path: str | None = None) -> list[MeasuredRun]:
     """
     if path is None:
         content = (resources.files("lazsim") / "catalog" / CATALOG).read_bytes()
-        return [_run(row, Lookup({}, {})) for row in _table(CATALOG, content, NEEDED)]
+        return [_run(row, Lookup({}, {})) for row in read_table(CATALOG, content, NEEDED)]
     beside = Path(path).parent
     keys = {"models": "model_key", "systems": "system"}
     found = {
-        name: {row[column]: row for row in _table(str(file), read_bytes(file), [column])}
+        name: {row[column]: row for row in read_table(str(file), read_bytes(file), [column])}
         for name, column in keys.items()
         if (file := beside / f"{name}.csv").is_file()
     }
     lookup = Lookup(found.get("models", {}), found.get("systems", {}))
-    return [_run(row, lookup) for row in _table(path, read_bytes(path), NEEDED)]
+    return [_run(row, lookup) for row in read_table(path, read_bytes(path), NEEDED)]
 
 
-def _table(name: str, content: bytes, needed: Sequence[str]) -> list[Row]:
+def read_table(name: str, content: bytes, needed: Sequence[str]) -> list[Row]:
+    """Read the rows of a CSV that has the columns needed."""
     try:
         reader = csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""), restkey="", restval="")
         rows: list[Row] = list(reader)

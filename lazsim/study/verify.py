@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from lazsim.errors import SpecError
 from lazsim.stepmodel.predict import predict_step
 from lazsim.study.measured_runs import MeasuredRun, read_runs
+from lazsim.study.outcomes import Outcome, ReplayedOutcome, has_outcomes, read_outcomes, replay_outcome
 
 METRIC = "tokens_per_s_per_gpu"
 
@@ -52,9 +53,18 @@ class VerifiedRow:
 
 @dataclass(frozen=True)
 class Verification:
-    """All rows; see `lazsim.output.verify` for how they are shown."""
+    """All rows; see `lazsim.output.verify` for how they are shown.
+
+    Attributes
+    ----------
+    rows : list of VerifiedRow
+        Measured runs.
+    outcomes : list of ReplayedOutcome
+        Published outcomes under failures.
+    """
 
     rows: list[VerifiedRow]
+    outcomes: list[ReplayedOutcome] = field(default_factory=list)
 
     @property
     def predicted_rows(self) -> list[VerifiedRow]:
@@ -62,8 +72,9 @@ class Verification:
         return [row for row in self.rows if row.error is not None]
 
     def summary(self) -> dict[str, Any]:
-        """Return the number of rows with a prediction, the median error without sign, and shares within 10 and 20 %.
+        """Return the number of runs with a prediction, the median error without sign, and shares within 10 and 20 %.
 
+        ``outcomes`` counts published outcomes: those replayed, and those of them within their tolerances.
         ``complete`` is the same of the rows with all inputs known; ``range_holds`` the share of these in the range of
         rows with other models, and with other sources, where there are any.
         """
@@ -75,18 +86,30 @@ class Verification:
             for name, setting in (("model", "model_key"), ("source", "source_family"))
             if len({row.settings[setting] for row in complete}) > 1
         }
+        replayed = [row.within for row in self.outcomes if row.within is not None]
+        summary["outcomes"] = {"num_rows": len(replayed), "num_within": sum(replayed)}
         return summary
+
+    def exceeds(self, tolerance: float) -> bool:
+        """Tell whether the median error of the runs is larger, or an outcome is not within its own tolerance."""
+        error = self.summary()["median_abs_error"]
+        within = [row.within for row in self.outcomes if row.within is not None]
+        if error is None and not within:
+            return True
+        return not all(within) or (error is not None and error > tolerance)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""
         rows = [{name: value for name, value in asdict(row).items() if name != "settings"} for row in self.rows]
+        rows += [asdict(row) for row in self.outcomes]
         return {"rows": rows, "summary": self.summary(), "notes": list(self.notes)}
 
     @property
     def notes(self) -> list[str]:
         """Say what the numbers leave out."""
-        skipped = len(self.rows) - len(self.predicted_rows)
-        return [f"{skipped} of {len(self.rows)} rows have no prediction; `json` says why of each"] if skipped else []
+        rows: list[VerifiedRow | ReplayedOutcome] = [*self.rows, *self.outcomes]
+        skipped = sum(row.predicted is None for row in rows)
+        return [f"{skipped} of {len(rows)} rows have no prediction; `json` says why of each"] if skipped else []
 
 
 def range_of(rows: Sequence[VerifiedRow]) -> tuple[float, float]:
@@ -126,29 +149,44 @@ def error_summary(rows: Sequence[VerifiedRow]) -> dict[str, Any]:
 def verify(
     paths: Iterable[str] = (),
     only: str = "",
-    progress: Callable[[Iterable[MeasuredRun]], Iterable[MeasuredRun]] = list,
+    progress: Callable[[Iterable[MeasuredRun | Outcome]], Iterable[MeasuredRun | Outcome]] = list,
 ) -> Verification:
-    """Predict measured runs of the catalogue, or of files.
+    """Predict measured runs, and replay published outcomes, of the catalogue or of files.
 
     Parameters
     ----------
     paths
-        Tables of measured runs in place of the catalogue's; see `lazsim.study.measured_runs`.
+        Tables in place of the catalogue's; see `lazsim.study.measured_runs` and `lazsim.study.outcomes`.
     only
         Keep rows with this text in their name, model, system or another setting.
     progress
-        Wraps the runs as they are predicted.
+        Wraps the rows as they are predicted.
 
     Raises
     ------
     LazsimError
         When a table cannot be read, or no row has the text.
     """
-    runs = [run for path in paths for run in read_runs(path)] or read_runs()
-    wanted = [run for run in runs if only.lower() in " ".join((run.id, *run.settings.values(), run.source)).lower()]
+    paths = list(paths)
+    found: list[MeasuredRun | Outcome] = [*read_runs(), *read_outcomes()] if not paths else []
+    for path in paths:
+        found += read_outcomes(path) if has_outcomes(path) else read_runs(path)
+    wanted = [row for row in found if only.lower() in _text_of(row).lower()]
     if not wanted:
-        raise SpecError(f"`only` {only}: none of the {len(runs)} measured runs has this text; give another one")
-    return Verification([_verified(run) for run in progress(wanted)])
+        raise SpecError(f"`only` {only}: none of the {len(found)} rows has this text; give another one")
+    result = Verification([])
+    for row in progress(wanted):
+        if isinstance(row, Outcome):
+            result.outcomes.append(replay_outcome(row))
+        else:
+            result.rows.append(_verified(row))
+    return result
+
+
+def _text_of(row: MeasuredRun | Outcome) -> str:
+    if isinstance(row, Outcome):
+        return " ".join((row.id, row.group, row.metric, row.source))
+    return " ".join((row.id, *row.settings.values(), row.source))
 
 
 def _verified(run: MeasuredRun) -> VerifiedRow:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.sparse import csr_array
-from scipy.sparse.csgraph import maximum_bipartite_matching
+from scipy.sparse.csgraph import maximum_flow
 
 from lazsim.costmodel.step import CostModel
 from lazsim.engine.held import Held
@@ -61,6 +61,9 @@ class StackedShards(SeatSystem):
         """
         num_groups = len(broken)
         redundancy = min(self.num_stacks or optimal_stacks(num_groups), num_groups)
+        holders = (np.arange(num_groups)[:, None] - np.arange(redundancy)) % num_groups
+        if broken[holders].all(axis=1).any():
+            return 0
         fewest = math.ceil(num_groups / max(1, num_groups - int(broken.sum())))
         return next((many for many in range(fewest, redundancy + 1) if _covers(broken, redundancy, many)), 0)
 
@@ -92,13 +95,18 @@ def _covers(broken: Bools, redundancy: int, many: int) -> bool:
     """Tell whether the groups left can compute all shards, each group at most `many` of those that it has."""
     num_groups, alive = len(broken), np.flatnonzero(~broken)
     shards = (alive[:, None] + np.arange(redundancy)) % num_groups
-    # A group stands there once for each shard that it may compute.
-    rows = np.repeat(shards, many, axis=0)
-    edges = csr_array(
-        (np.ones(rows.size, dtype=np.int8), rows.ravel(), np.arange(len(rows) + 1) * redundancy),
-        shape=(len(rows), num_groups),
-    )
-    return bool((maximum_bipartite_matching(edges, perm_type="row") >= 0).all())
+    # A flow from the source to groups, from each to its shards, and on to the sink. Vertices stand in this order.
+    first_shard, sink = 1 + len(alive), 1 + len(alive) + num_groups
+    groups = np.arange(1, first_shard)
+    pairs = [
+        (np.zeros_like(groups), groups, many),
+        (np.repeat(groups, redundancy), first_shard + shards.ravel(), 1),
+        (np.arange(first_shard, sink), np.full(num_groups, sink), 1),
+    ]
+    tails, heads = (np.concatenate([pair[end] for pair in pairs]) for end in (0, 1))
+    room = np.concatenate([np.full(len(tail), most, dtype=np.int32) for tail, _, most in pairs])
+    graph = csr_array((room, (tails, heads)), shape=(sink + 1, sink + 1))
+    return bool(maximum_flow(graph, 0, sink).flow_value == num_groups)
 
 
 SPARE = StackedShards(

@@ -1,0 +1,93 @@
+"""Published outcomes under failures, replayed by the engine."""
+
+import json
+
+import pytest
+
+from lazsim.errors import SpecError
+from lazsim.study.outcomes import is_within, outcome_of, read_outcomes, replay_outcome
+from lazsim.study.replays import REPLAYS
+from lazsim.study.verify import verify
+
+QUICK = ("SP-03", "SP-06", "LAZ-01", "LAZ-02", "LAZ-03", "GEM-02", "RST-01", "BYD-01")
+
+HEAD = "id,metric,value,unit,tolerance_hint,replay,inputs\n"
+
+
+def row(**changes):
+    plain = {"id": "mine", "metric": "ETTR", "value": "0.9", "unit": "share", "tolerance_hint": "0.02"}
+    return plain | {"replay": "detection", "inputs": "detect_s=10; without_s=20"} | changes
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_a_published_outcome_comes_out_within_its_tolerance(name):
+    outcome = next(outcome for outcome in read_outcomes() if outcome.id == name)
+    assert replay_outcome(outcome).within is True
+
+
+def test_productive_time_follows_the_renewal_model():
+    # 100 nodes, one failure of each in 10 days: one of the job in 8640 s. 600 s of restart and half of 1200 s are lost
+    # at each, and 2 s until it is noticed: Daly's wall time, exactly, of 1200 s of work without a save.
+    between_s, restart_s, interval_s = 8640.0, 600.0, 1200.0
+    lost = between_s * 2.718281828 ** (restart_s / between_s) * (2.718281828 ** (interval_s / between_s) - 1)
+    found = REPLAYS["ettr"](nodes=100, rate=100, days=100, interval_s=interval_s, restart_s=restart_s)[0]
+    assert found == pytest.approx(interval_s / lost, abs=0.01)
+
+
+def test_every_row_of_the_catalogue_is_replayed_or_says_why_not():
+    for outcome in read_outcomes():
+        assert (outcome.replay is None) == bool(outcome.skipped)
+
+
+@pytest.mark.parametrize(("predicted", "published", "tolerance", "expected"), [
+    (103.0, 100.0, "3%", True), (103.1, 100.0, "3%", False), (0.94, 0.93, "0.01", True), (0.95, 0.93, "0.01", False),
+    (80.4, 82.3, "2 points", True), (1.0, 1.0, "exact", True), (1.0001, 1.0, "exact", False),
+    (0.05, 0.1, "<=0.1", True), (0.2, 0.1, "<=0.1", False),
+])  # fmt: skip
+def test_tolerances_are_shares_differences_or_bounds(predicted, published, tolerance, expected):
+    assert is_within(predicted, published, tolerance) is expected
+
+
+def test_of_several_figures_the_one_furthest_off_counts():
+    replayed = replay_outcome(outcome_of(row(value="10 / 21", tolerance_hint="3%"), {}))
+    assert (replayed.predicted, replayed.measured, replayed.within) == (20, 21, False)
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"replay": "nosuch"}, "mine: unknown `replay` 'nosuch'; known: time_to_failure"),
+    ({"inputs": "detect_s"}, "`inputs` 'detect_s': expected a name, = and a number"),
+    ({"inputs": "detect_s=1"}, "missing a required argument: 'without_s'"),
+    ({"inputs": "detect_s=1; without_s=2; more=3"}, "unexpected keyword argument 'more'"),
+])  # fmt: skip
+def test_a_set_up_that_there_is_not_is_refused(changes, message):
+    with pytest.raises(SpecError, match=message):
+        outcome_of(row(**changes), {})
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"value": "no"}, "is no number"),
+    ({"tolerance_hint": "qualitative"}, "is none of 3%"),
+    ({"replay": ""}, "no set-up"),
+])  # fmt: skip
+def test_a_row_that_cannot_be_judged_is_skipped_with_the_reason(changes, message):
+    outcome = outcome_of(row(**changes), {})
+    assert outcome.replay is None
+    assert message in outcome.skipped
+
+
+def test_a_file_of_outcomes_takes_the_set_ups_of_the_catalogue(tmp_path):
+    (tmp_path / "mine.csv").write_text(HEAD + "SP-06,stacks,3,stacks,exact,,\nBYD-01,time,30 / 600,s,exact,,\n")
+    result = verify([str(tmp_path / "mine.csv")])
+    assert [replayed.within for replayed in result.outcomes] == [False, True]
+    assert result.summary()["outcomes"] == {"num_rows": 2, "num_within": 1}
+
+
+def test_verify_exits_by_the_tolerances_of_outcomes(lazsim, tmp_path):
+    (tmp_path / "bad.csv").write_text(HEAD + "SP-06,stacks,3,stacks,exact,,\n")
+    assert lazsim("verify", "--only", "SP-06", "--tolerance", "0.1")[0] == 0
+    assert lazsim("verify", "--rows", str(tmp_path / "bad.csv"))[0] == 0
+    status, out, _ = lazsim("verify", "--rows", str(tmp_path / "bad.csv"), "--tolerance", "0.1", "--json")
+    assert status == 1
+    assert json.loads(out)["rows"][0]["within"] is False
+    assert lazsim("verify", "--only", "SP-06", "--out", str(tmp_path / "out"))[0] == 0
+    assert "stacks" in (tmp_path / "out" / "verify.csv").read_text()
