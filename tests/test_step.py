@@ -88,14 +88,14 @@ def test_the_rank_with_most_tokens_sets_the_time_of_a_layer():
     slots = np.array([[0, 1, 2, 3, 4, 5], [6, 7, -1, -1, -1, -1]])
     plan = PlacementPlan(np.broadcast_to(slots, (12, 2, 6)), 8)
     load = np.tile([1, 1, 1, 1, 1, 1, 2, 8], (12, 1))
-    found = parts(costs(compute=CountTokens()), plan, apart(2), load)
+    found = parts(costs(compute=CountTokens(2.0)), plan, apart(2), load)
     assert found["expert"] == pytest.approx(12 * 2 * TOKENS * 10 / 16)
     assert found["reorder"] == pytest.approx(12 * TOKENS)
 
 
 def test_replicas_share_an_experts_tokens():
     plan = PlacementPlan(np.broadcast_to(np.array([[0, 1], [1, 1]]), (12, 2, 2)), 2)
-    cost_model = replace(costs(compute=CountTokens()), model=load_spec(ModelSpec, "gpt-s"))
+    cost_model = replace(costs(compute=CountTokens(2.0)), model=load_spec(ModelSpec, "gpt-s"))
     # Of 8192 tokens expert 0 gets 2048 on node 0; expert 1 gets 6144, a third of it on node 0: 4096 on each.
     found = parts(cost_model, plan, apart(2), np.tile([1, 3], (12, 1)))
     assert found["expert"] == pytest.approx(12 * 4096)
@@ -106,10 +106,10 @@ def test_padding_makes_every_expert_as_large_as_the_fullest():
     # shared by 2 groups: each node computes 4 buffers of 4096. Each GPU's buffer for an expert has 8192 / 4 rows.
     plan, load = place_ep(12, 8, 4, 1, 6), np.tile([1, 1, 1, 1, 1, 1, 1, 7], (12, 1))
     layout = NodeLayout(np.arange(4), np.arange(4) // 2, padded=True, masked_reorder=True)
-    found = parts(costs(compute=CountTokens()), plan, layout, load)
+    found = parts(costs(compute=CountTokens(2.0)), plan, layout, load)
     assert found["expert"] == pytest.approx(12 * 4 * 4096)
     assert found["reorder"] == pytest.approx(12 * 2048)
-    unpadded = parts(costs(compute=CountTokens()), plan, replace(layout, padded=False), load)
+    unpadded = parts(costs(compute=CountTokens(2.0)), plan, replace(layout, padded=False), load)
     # Experts 4 to 7 draw 1 + 1 + 1 + 7 of 14 parts of 16384 tokens, in each group half of that.
     assert unpadded["expert"] == pytest.approx(12 * 16384 * 10 / 14 / 2)
 
@@ -261,7 +261,7 @@ def test_on_a_gpu_that_loses_nothing_compute_is_operations_over_peak():
 def test_no_plan_computes_faster_than_an_even_split_of_all_tokens(load, num_nodes):
     load_LE = np.tile(load if any(load) else [1] * 16, (12, 1))
     plan = place_mro(allocate(load_LE, num_nodes * 6, 2), num_nodes, 6)
-    found = parts(costs("gpt-l", compute=CountTokens()), plan, apart(num_nodes), load_LE)
+    found = parts(costs("gpt-l", compute=CountTokens(2.0)), plan, apart(num_nodes), load_LE)
     assert found["expert"] >= 12 * TOKENS - 1e-6
 
 
