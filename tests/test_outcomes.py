@@ -1,10 +1,11 @@
 """Published outcomes under failures, replayed by the engine."""
 
 import json
+import math
 
 import pytest
 
-from lazsim.errors import SpecError
+from lazsim.errors import LazsimError, SpecError
 from lazsim.study.outcomes import is_within, outcome_of, read_outcomes, replay_outcome
 from lazsim.study.replays import REPLAYS
 from lazsim.study.verify import verify
@@ -26,12 +27,12 @@ def test_a_published_outcome_comes_out_within_its_tolerance(name):
 
 
 def test_productive_time_follows_the_renewal_model():
-    # 100 nodes, one failure of each in 10 days: one of the job in 8640 s. 600 s of restart and half of 1200 s are lost
-    # at each, and 2 s until it is noticed: Daly's wall time, exactly, of 1200 s of work without a save.
+    # 100 nodes, one failure of each in 10 days: one of the job in 8640 s. A restart takes 600 s, and 1200 s of work lie
+    # between saves that take none: Daly 2006, M exp(R / M) (exp(tau / M) - 1) of wall time for each tau of work.
     between_s, restart_s, interval_s = 8640.0, 600.0, 1200.0
-    lost = between_s * 2.718281828 ** (restart_s / between_s) * (2.718281828 ** (interval_s / between_s) - 1)
-    found = REPLAYS["ettr"](nodes=100, rate=100, days=100, interval_s=interval_s, restart_s=restart_s)[0]
-    assert found == pytest.approx(interval_s / lost, abs=0.01)
+    wall_s = between_s * math.exp(restart_s / between_s) * math.expm1(interval_s / between_s)
+    found = REPLAYS["ettr"](nodes=100, rate=100, days=60, step_s=12.0, interval_s=interval_s, restart_s=restart_s)[0]
+    assert found == pytest.approx(interval_s / wall_s, abs=0.01)
 
 
 def test_every_row_of_the_catalogue_is_replayed_or_says_why_not():
@@ -56,12 +57,23 @@ def test_of_several_figures_the_one_furthest_off_counts():
 @pytest.mark.parametrize(("changes", "message"), [
     ({"replay": "nosuch"}, "mine: unknown `replay` 'nosuch'; known: time_to_failure"),
     ({"inputs": "detect_s"}, "`inputs` 'detect_s': expected a name, = and a number"),
+    ({"inputs": "detect_s=0; without_s=1"}, "a number above 0"),
     ({"inputs": "detect_s=1"}, "missing a required argument: 'without_s'"),
     ({"inputs": "detect_s=1; without_s=2; more=3"}, "unexpected keyword argument 'more'"),
 ])  # fmt: skip
 def test_a_set_up_that_there_is_not_is_refused(changes, message):
     with pytest.raises(SpecError, match=message):
         outcome_of(row(**changes), {})
+
+
+@pytest.mark.parametrize(("replay", "inputs", "message"), [
+    ("ettr", "nodes=9; rate=4; days=6; interval_s=60; restart_s=1", "mine: `restart_s` 1: give 2 or more"),
+    ("copies_survival", "nodes=99; lost=50", "mine: `lost` 50 of 99 nodes: give numbers with at most 10,000 ways"),
+    ("commit_share", "groups=30; step_s=9; period_s=0.01; absent_s=9; hours=99", "mine: generated: more than"),
+])  # fmt: skip
+def test_inputs_that_cannot_be_simulated_are_refused(replay, inputs, message):
+    with pytest.raises(LazsimError, match=message):
+        replay_outcome(outcome_of(row(replay=replay, inputs=inputs), {}))
 
 
 @pytest.mark.parametrize(("changes", "message"), [

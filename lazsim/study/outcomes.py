@@ -14,6 +14,7 @@ from inspect import signature
 
 from lazsim.errors import SpecError, prefix_errors
 from lazsim.files import read_bytes
+from lazsim.limits import MAX_WHOLE
 from lazsim.study.measured_runs import Row, read_table
 from lazsim.study.replays import REPLAYS
 
@@ -92,8 +93,9 @@ def read_outcomes(path: str | None = None) -> list[Outcome]:
     catalogue = {row["id"]: row for row in read_table(CATALOG, content, NEEDED)}
     if path is None:
         return [outcome_of(row, catalogue) for row in catalogue.values()]
+    rows = read_table(path, read_bytes(path), NEEDED)
     with prefix_errors(path):
-        return [outcome_of(row, catalogue) for row in read_table(path, read_bytes(path), NEEDED)]
+        return [outcome_of(row, catalogue) for row in rows]
 
 
 def has_outcomes(path: str) -> bool:
@@ -125,7 +127,8 @@ def replay_outcome(outcome: Outcome) -> ReplayedOutcome:
     predicted = error = within = None
     measured: float | None = outcome.published[0]
     if outcome.replay is not None:
-        found = outcome.replay()
+        with prefix_errors(outcome.id):
+            found = outcome.replay()
         if len(found) != len(outcome.published):
             raise SpecError(f"{outcome.id}: its replay gives {len(found)} figures, and `value` has another number")
         pairs = list(zip(found, outcome.published, strict=True))
@@ -166,8 +169,8 @@ def _replay_of(row_id: str, setup: Row) -> Callable[[], Sequence[float]]:
     for part in filter(None, map(str.strip, setup.get("inputs", "").split(";"))):
         key, _, value = (text.strip() for text in part.partition("="))
         inputs[key] = _number(value)
-        if not 0 <= inputs[key] < math.inf:
-            raise SpecError(f"{row_id}: `inputs` {part!r}: expected a name, = and a number of 0 or more")
+        if not 0 < inputs[key] < MAX_WHOLE:
+            raise SpecError(f"{row_id}: `inputs` {part!r}: expected a name, = and a number above 0")
     try:
         signature(REPLAYS[name]).bind(**inputs)
     except TypeError as error:

@@ -5,6 +5,7 @@ Every one takes numbers by name, as they stand in the column ``inputs`` of a tab
 """
 
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
@@ -14,6 +15,7 @@ from lazsim.costmodel.fixed import FixedCosts, fixed_costs
 from lazsim.engine.simulate import SystemRun, simulate_system
 from lazsim.engine.systems import SYSTEMS, System
 from lazsim.engine.systems.spare import SPARE
+from lazsim.errors import SpecError
 from lazsim.placement.mro import place_mro
 from lazsim.placement.plan import PlacementPlan
 from lazsim.placement.policies import NamedPolicy
@@ -21,7 +23,7 @@ from lazsim.placement.request import PlacementRequest
 from lazsim.routing import RecordedRouting
 from lazsim.trace.generate import generate_trace
 from lazsim.trace.recipes import MtbfSpec
-from lazsim.trace.table import Event, Trace, build_trace
+from lazsim.trace.table import Event, Trace, build_trace, check_size
 from lazsim.units import DAY_S
 
 SEED = 0
@@ -33,6 +35,9 @@ REPLACED_S, NOTICED_S = 1.0, 2.0
 """A failed node is replaced before its failure is noticed: there is no queue."""
 
 MOST_BLOCKS = 64
+
+MOST_WAYS = 10_000
+"""Ways to lose nodes that are all simulated, each in milliseconds."""
 
 
 def loads_of(costs: FixedCosts, loads: Sequence[int] = ()) -> RecordedRouting:
@@ -101,6 +106,10 @@ def ettr(
 ) -> list[float]:
     """Return the share of productive time of a checkpointed job; a restart has its load in it."""
     rest_s = restart_s - NOTICED_S - save_s
+    if rest_s < 0:
+        raise SpecError(
+            f"`restart_s` {restart_s:g}: give {NOTICED_S + save_s:g} or more, the time to notice and to load"
+        )
     run = _series("checkpoint", nodes, rate, days, interval_s, step_s, restart_s=rest_s, storage_s=save_s)
     return [run.ettr]
 
@@ -116,6 +125,7 @@ def ettr_gap(rate: float, days: float, interval_s: float, restart_s: float, **no
 
 def interruptions(nodes: float, days: float, failures: float) -> list[float]:
     """Return the hours between failures of a job with a given number of them at random times."""
+    check_size("generated", 0, int(nodes), int(2 * failures))
     rng = np.random.default_rng(SEED)
     duration_s = days * DAY_S
     times = np.sort(rng.uniform(0, duration_s, int(failures)))
@@ -130,6 +140,7 @@ def _dropped(groups: int, step_s: float, period_s: float, absent_s: float, hours
     """Return the shares of steps that commit, and of groups in them; in each period a group fails, never the first."""
     rng = np.random.default_rng(SEED)
     duration_s = hours * 3600
+    check_size("generated", 0, groups, int(2 * duration_s / period_s))
     times_s = np.arange(period_s, duration_s, period_s)
     names = [f"n{index}" for index in rng.integers(1, groups, len(times_s))]
     trace = failing(times_s.tolist(), names, groups, absent_s, duration_s)
@@ -152,6 +163,7 @@ def drop_efficiency(groups: float, step_s: float, period_s: float, absent_s: flo
 
 def failures_to_wipe_out(groups: float, stacks: float, runs: float) -> list[float]:
     """Return the mean number of failed groups until a shard of data has none left."""
+    check_size("generated", 0, int(groups), int(groups * runs))
     rng = np.random.default_rng(SEED)
     orders = (rng.permutation(int(groups)) for _ in range(int(runs)))
     return [float(np.mean([_first_restart(int(groups), int(stacks), order.tolist()) for order in orders])) - 1]
@@ -200,6 +212,8 @@ def _place_plan_a(request: PlacementRequest) -> PlacementPlan:
 def _survived(costs: FixedCosts, system: System, lost: int, loads: Sequence[int] = ()) -> float:
     """Return the share of all ways to lose nodes after which the job goes on without its start."""
     nodes = costs.cluster.num_nodes
+    if math.comb(nodes, lost) > MOST_WAYS:
+        raise SpecError(f"`lost` {lost} of {nodes} nodes: give numbers with at most {MOST_WAYS:,} ways to lose them")
     ways = list(itertools.combinations(range(nodes), lost))
     kept = 0
     for way in ways:
