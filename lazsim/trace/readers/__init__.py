@@ -1,5 +1,6 @@
 """Readers of traces: each module here reads the format of its name."""
 
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -131,8 +132,10 @@ def read_trace(
         raise TraceFormatError(
             f"{name}: no node event in it (read as {format}); give a trace in which nodes come or go"
         )
-    if reading.assumed_unit is not None:
-        _check_unit(trace, reading.assumed_unit)
+    if (unit := reading.assumed_unit) is not None:
+        _check_unit(trace, unit)
+        assumed = f"times are read in {unit}, as {format} has them: nothing in the file says so; else give `time_unit`"
+        trace = replace(trace, notes=(*trace.notes, assumed))
     return trace
 
 
