@@ -1,4 +1,7 @@
-"""The published evaluation, made again: a folder for each experiment, with its script and what came out of it."""
+"""The published evaluation, made again, and the arena of all systems.
+
+Each experiment is a folder, with its script and what came out of it.
+"""
 
 NAMES = (
     "expert-loads",
@@ -13,5 +16,6 @@ NAMES = (
     "large-scale",
     "uncertainty",
     "summary",
+    "arena",
 )
 """In the order in which experiments are listed and run."""
