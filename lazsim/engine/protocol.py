@@ -5,7 +5,7 @@ decisions; the coordinator of a live job (`lazsim.live`) carries them out.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -37,13 +37,13 @@ class Traits(Protocol):
 class Action(Enum):
     """The next action of a job that stands still.
 
-    The survivors go on in their places; nodes bind to a new plan; nodes start anew; too few nodes are there.
+    Nodes bind to a new plan; nodes start anew; too few nodes are there; the survivors go on in their places.
     """
 
-    CONTINUE = auto()
     RECONFIGURE = auto()
     RESTART = auto()
     WAIT = auto()
+    CONTINUE = auto()
 
 
 @dataclass(frozen=True)
@@ -94,8 +94,8 @@ class Decision(Generic[Node]):
     source: str = ""
     nodes: tuple[Node, ...] = ()
     num_nodes: int = 0
-    phases: tuple[tuple[str, float], ...] = ()
-    seats: tuple[int, ...] = ()
+    phases: tuple[tuple[str, float], ...] = field(default=(), repr=False)
+    seats: tuple[int, ...] = field(default=(), repr=False)
 
 
 WAIT: Decision[Any] = Decision()
