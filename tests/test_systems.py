@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import lazsim
 from lazsim.engine.held import Held, Planned
 from lazsim.engine.interval import daly_interval_s, interval_steps, young_interval_s
 from lazsim.engine.ledger import BUCKETS
@@ -323,3 +324,23 @@ def test_saves_written_beside_training_follow_each_other_without_a_wait():
     assert interval_steps(SYSTEMS["async-checkpoint"], plain, EvenLoads(2, 4), 12, between_s=60.0) == 6
     seven = staged_costs(7.0)
     assert interval_steps(SYSTEMS["async-checkpoint"], seven, EvenLoads(2, 4), 12, between_s=60.0) == 2
+
+
+def test_a_run_says_which_interval_was_chosen_what_copies_take_and_what_is_given_up():
+    result = lazsim.simulate(
+        trace((0, "add", NAMES), (5000, "remove", "a"), duration_s=9000.0),
+        systems=["gemini", "moc", "checkpoint"],
+        model="gpt-s",
+        routing="uniform",
+    )
+    said = "; ".join(result.notes)
+    steps = {run.system: run.interval_steps for run in result.runs}
+    assert (
+        f"not given by the job: gemini {steps['gemini']}, moc {steps['moc']}, checkpoint {steps['checkpoint']}" in said
+    )
+    assert "GiB of each node's own memory for copies" in said
+    assert "tokens whose updates of experts rollbacks lost" in said
+    rows = {row["system"]: row for row in result.to_json()["runs"]}
+    assert rows["gemini"]["host_memory_bytes"] > 0
+    assert "host_memory_bytes" not in rows["checkpoint"]
+    assert 0 < rows["moc"]["lost_token_share"] < 1

@@ -49,6 +49,10 @@ class SystemRun:
         Seconds of steps, later lost ones included, that come from beyond the sizes of a profile, where that is allowed.
     lost_token_share : float or None
         Share of the tokens trained whose updates of experts were lost; None for systems that lose none.
+    interval_steps : int
+        Steps between checkpoints.
+    host_bytes : float
+        Bytes of each node's own memory that copies take.
     memory : MemoryUse or None
         Bytes that a GPU needs at the peak; None where the job never trains. See `lazsim.engine.memory`.
     planning : str
@@ -72,6 +76,8 @@ class SystemRun:
     extrapolated_s: float | None = None
     memory: MemoryUse | None = None
     lost_token_share: float | None = None
+    interval_steps: int = 0
+    host_bytes: float = 0.0
     planning: str = "exact"
     samples_error: float = 0.0
 
@@ -157,6 +163,8 @@ def simulate_system(
         below_threshold_s=job.below_threshold_s,
         extrapolated_s=job.extrapolated_s if costs.measured_part is not None else None,
         lost_token_share=system.lost_token_share(job.interval_steps, job.log.counts["restarts"], job.progress.step),
+        interval_steps=job.interval_steps,
+        host_bytes=system.host_bytes(costs, most_used) if most_used else 0.0,
         memory=peak_memory(system, costs, routing, most_used, job.progress.step) if most_used else None,
         planning="sampled" if job.sampler.has_sampled else "exact",
         samples_error=job.sampler.error(ledger_s["compute"] + ledger_s["lost_work"]),

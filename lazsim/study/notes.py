@@ -18,7 +18,7 @@ from lazsim.specs import ModelSpec
 from lazsim.study.memory import memory_notes
 from lazsim.trace.stats import rate_note, trace_stats
 from lazsim.trace.table import Event, Trace, build_trace
-from lazsim.units import format_duration
+from lazsim.units import GIB, format_duration
 
 NUMBER = re.compile(r"\d[\d.,]*")
 
@@ -29,10 +29,28 @@ def describe_runs(scenarios: Sequence[Scenario], runs: Sequence[SystemRun], trac
     notes = [*_input_notes(first, trace, loads, runs[0].wall_s), *memory_notes(scenarios, runs, loads)]
     for scenario, run in zip(scenarios, runs, strict=True):
         notes += _run_notes(scenario, run, trace, loads)
+    notes += _system_notes(scenarios, runs)
     if first.settings["model"].endswith(".json"):
         notes.append(f"{first.model.name}: training sequences of {first.model.sequence_length} tokens are assumed")
     notes += [*_model_notes(first.model), *_cost_notes(first)]
     return list(dict.fromkeys(notes + (_placement_notes(scenarios, runs, trace) if first.score_plans else [])))
+
+
+def _system_notes(scenarios: Sequence[Scenario], runs: Sequence[SystemRun]) -> list[str]:
+    """Say which interval each system has where it is not the job's, what it keeps in memory, and what it gives up."""
+    chosen = [
+        f"{run.name} {run.interval_steps}"
+        for scenario, run in zip(scenarios, runs, strict=True)
+        if run.interval_steps != scenario.job.checkpoint_interval_steps.get(run.system)
+    ]
+    notes = [f"steps between checkpoints, not given by the job: {', '.join(chosen)}"] if chosen else []
+    copies = [f"{run.name} {run.host_bytes / GIB:,.0f}" for run in runs if run.host_bytes]
+    if copies:
+        notes.append(f"GiB of each node's own memory for copies, which nothing checks: {', '.join(copies)}")
+    lost = [f"{run.name} {run.lost_token_share:.2%}" for run in runs if run.lost_token_share]
+    if lost:
+        notes.append(f"tokens whose updates of experts rollbacks lost, which no sample counts: {', '.join(lost)}")
+    return notes
 
 
 def _run_notes(scenario: Scenario, run: SystemRun, trace: Trace, loads: Routing) -> list[str]:

@@ -110,6 +110,8 @@ def run_row(run: SystemRun, *, scored: bool) -> dict[str, Any]:
     }
     if run.extrapolated_s is not None:
         value["extrapolated_s"] = run.extrapolated_s
+    if run.host_bytes:
+        value["host_memory_bytes"] = run.host_bytes
     if run.lost_token_share is not None:
         value["lost_token_share"] = run.lost_token_share
     if scored:
