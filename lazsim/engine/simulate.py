@@ -173,7 +173,7 @@ def simulate_system(
 
 def require_fit(system: System, costs: CostModel, most_nodes: int) -> None:
     """Refuse a model that `most_nodes` nodes cannot hold, and say why."""
-    system.require(costs)
+    system.require(costs, most_nodes)
     if system.usable_nodes(costs, most_nodes):
         return
     model, cluster = costs.model, costs.cluster

@@ -6,7 +6,8 @@ from typing import Any
 
 import msgspec
 
-from lazsim.errors import prefix_errors
+from lazsim.engine.simulate import require_fit
+from lazsim.errors import InfeasiblePlanError, prefix_errors
 from lazsim.files import write_whole
 from lazsim.folders import refuse_foreign
 from lazsim.scenario import Resolver, Scenario
@@ -82,11 +83,11 @@ def _require_fit(scenario: Scenario, fitting: set[bytes]) -> None:
     parts_json = msgspec.json.encode(parts)
     if parts_json in fitting:
         return
-    system, costs = scenario.find_system(), scenario.costs()
-    with prefix_errors(f"{scenario.name}: `cluster` = {scenario.settings['cluster']!r}"):
-        system.require(costs)
-        if not system.usable_nodes(costs, scenario.cluster.num_nodes):
-            # The trace may have more nodes; an instant of the run tells, and says what is wrong.
+    try:
+        require_fit(scenario.find_system(), scenario.costs(), scenario.cluster.num_nodes)
+    except InfeasiblePlanError:
+        # The trace may have more nodes; an instant of the run tells, and says what is wrong.
+        with prefix_errors(f"{scenario.name}: `cluster` = {scenario.settings['cluster']!r}"):
             run_scenario(scenario.replace("duration", 1e-3), scenario.load_trace(), scenario.load_routing())
     fitting.add(parts_json)
 

@@ -28,7 +28,7 @@ class Bamboo(SeatSystem):
 
     shadow_factor: float = 1.5
 
-    def require(self, costs: CostModel) -> None:
+    def require(self, costs: CostModel, num_nodes: int) -> None:
         """See `System.require`."""
         if costs.grid.num_stages < 2:
             raise InfeasiblePlanError(

@@ -45,7 +45,7 @@ class MoEvement(System):
     num_peers: int = 2
     recovers_from_peers: bool = True
 
-    def require(self, costs: CostModel) -> None:
+    def require(self, costs: CostModel, num_nodes: int) -> None:
         """See `System.require`."""
         if costs.grid.num_stages < 2:
             raise InfeasiblePlanError(

@@ -6,9 +6,8 @@ import numpy as np
 
 from lazsim.costmodel.step import CostModel
 from lazsim.engine.held import Held
-from lazsim.engine.systems.seats import SeatSystem, broken_replicas
+from lazsim.engine.systems.seats import SeatSystem, broken_replicas, require_two_replicas
 from lazsim.engine.systems.system import FULL_PACE, Pace
-from lazsim.errors import InfeasiblePlanError
 
 
 @dataclass(frozen=True)
@@ -31,14 +30,9 @@ class ReplicaDrop(SeatSystem):
     timeout_s: float = 0.0
     quorum_s: float = 1.0
 
-    def require(self, costs: CostModel) -> None:
+    def require(self, costs: CostModel, num_nodes: int) -> None:
         """See `System.require`."""
-        nodes = costs.cluster.num_nodes
-        if nodes < 2 * costs.grid.replica_nodes:
-            raise InfeasiblePlanError(
-                f"{self.name} takes two model replicas, {2 * costs.grid.replica_nodes} nodes, and {costs.cluster.name} "
-                f"has {nodes}: give fewer GPUs for each (`parallel`), or a larger cluster"
-            )
+        require_two_replicas(self.name, costs, num_nodes)
 
     def detect_s(self, costs: CostModel, rest_s: float) -> float:
         """See `System.detect_s`."""

@@ -9,9 +9,8 @@ from scipy.sparse.csgraph import maximum_flow
 
 from lazsim.costmodel.step import CostModel
 from lazsim.engine.held import Held
-from lazsim.engine.systems.seats import SeatSystem, broken_replicas
+from lazsim.engine.systems.seats import SeatSystem, broken_replicas, require_two_replicas
 from lazsim.engine.systems.system import FULL_PACE, Pace
-from lazsim.errors import InfeasiblePlanError
 from lazsim.placement.plan import Bools
 
 
@@ -43,13 +42,9 @@ class StackedShards(SeatSystem):
         """Whether every replica of a parameter has its own optimizer state: groups go on without each other."""
         return True
 
-    def require(self, costs: CostModel) -> None:
+    def require(self, costs: CostModel, num_nodes: int) -> None:
         """See `System.require`."""
-        if costs.cluster.num_nodes < 2 * costs.grid.replica_nodes:
-            raise InfeasiblePlanError(
-                f"{self.name} takes two model replicas, {2 * costs.grid.replica_nodes} nodes, and {costs.cluster.name} "
-                f"has {costs.cluster.num_nodes}: give fewer GPUs for each (`parallel`), or a larger cluster"
-            )
+        require_two_replicas(self.name, costs, num_nodes)
 
     def stacks(self, broken: Bools) -> int:
         """Return the shards that each group left computes; 0 when a shard has no group left.

@@ -196,8 +196,8 @@ class System:
             group_N = costs.grid.replica_N(len(server_N))
         return NodeLayout(server_N, group_N, self.padded, self.masked_reorder)
 
-    def require(self, costs: CostModel) -> None:
-        """Raise InfeasiblePlanError when the system cannot run a job with this layout at all."""
+    def require(self, costs: CostModel, num_nodes: int) -> None:
+        """Raise InfeasiblePlanError when the system cannot run a job with this layout on up to `num_nodes` nodes."""
 
     def pace(self, costs: CostModel, held: Held, step_s: float) -> Pace:
         """Return how steps of `step_s` on the whole plan go on the nodes left of it."""
