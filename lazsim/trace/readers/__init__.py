@@ -134,7 +134,7 @@ def read_trace(
         )
     if (unit := reading.assumed_unit) is not None:
         _check_unit(trace, unit)
-        assumed = f"times are read in {unit}, as {format} has them: nothing in the file says so; else give `time_unit`"
+        assumed = f"times are read in {unit}, as {format} has them: nothing in the file says so; else give their unit"
         trace = replace(trace, notes=(*trace.notes, assumed))
     return trace
 
