@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from lazsim.errors import LazsimError, SpecError
+from lazsim.files import read_bytes
+from lazsim.specs import sha256
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -33,6 +35,13 @@ def installed(kind: str, group: str) -> Mapping[str, "EntryPoint"]:
 def origin(entry: "EntryPoint") -> str:
     """Name the object and the package of an entry point."""
     return f"{entry.value} of {entry.dist.name} {entry.dist.version}" if entry.dist else entry.value
+
+
+def source_of(kind: str, group: str, name: str) -> dict[str, str]:
+    """Identify an extension as an input of a run: one in a file by the file's hash, one of a package by its origin."""
+    if ":" in name:
+        return {"name": Path(name).name, "sha256": sha256(read_bytes(name.rpartition(":")[0]))}
+    return {"name": name, "origin": origin(installed(kind, group)[name])}
 
 
 def load_installed(kind: str, entry: "EntryPoint") -> Any:

@@ -26,7 +26,7 @@ from lazsim.costmodel.profile import Profile, find_profile, read_profile
 from lazsim.costmodel.step import CostModel
 from lazsim.engine.layout import layout_costs
 from lazsim.engine.sampling import PLANNINGS
-from lazsim.engine.systems import SYSTEMS, System, find_system, system_input
+from lazsim.engine.systems import SYSTEMS, System, find_system, system_source
 from lazsim.errors import SpecError, prefix_errors
 from lazsim.files import STDIN, read_bytes
 from lazsim.limits import LONGEST_S
@@ -439,8 +439,7 @@ class Resolver:
             if colon:
                 name = paths["system"] = f"{self._folder / path}:{attribute}"
             system = self._once(find_system, name)
-            found = system_input(name)
-        return system, None if isinstance(found, str) else found
+            return system, system_source(name)
 
     def _placement(self, asked: Settings, system: System, paths: dict[str, str]) -> Mapping[str, str] | None:
         """Name the policy of a system that has one to choose."""

@@ -11,9 +11,10 @@ PACKAGE = ROOT / "lazsim"
 
 LAYERS = [
     {"__init__", "errors", "limits"},
-    {"units", "files", "blocks", "loads", "capacity", "extensions"},
+    {"units", "files", "blocks", "loads", "capacity"},
     {"folders", "tables"},
     {"specs"},
+    {"extensions"},
     {"placement.plan"},
     {"trace", "routing", "placement", "dispatch"},
     {"reliability"},

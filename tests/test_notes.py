@@ -165,7 +165,7 @@ def test_a_profile_that_lacks_sizes_or_kernels_of_a_run_says_which(tmp_path):
     ("model", "note"),
     [
         ("gpt-oss-20b", "sliding windows count as attention to the whole sequence"),
-        ("nemotron-3-nano", "scans of state-space layers count nothing"),
+        ("nemotron-3-nano", "scans of state-space layers are taken to cost no time"),
     ],
 )
 def test_a_block_that_runs_do_not_price_is_told(model, note):

@@ -27,7 +27,7 @@ from lazsim.engine.sampled_steps import Point, StepTimers
 from lazsim.engine.sampling import Compute, FoundT, Sampler, nearly, window_s
 from lazsim.engine.states import Detecting, Ended, JobState, Reconfiguring, Restarting, Stretch, Training, Waiting
 from lazsim.engine.step_timer import LOAD_SAMPLE_STEPS, MakeStepTimer, PacedStepTimer
-from lazsim.engine.systems.system import FULL_PACE, Failure, System
+from lazsim.engine.systems.system import FULL_PACE, StoppedJob, System
 from lazsim.errors import SpecError
 from lazsim.limits import MAX_STRETCHES
 from lazsim.routing import Routing
@@ -344,9 +344,15 @@ class Job:
         situation = protocol.Situation(
             held.nodes, self._alive(), paused=paused, joins_due=joins_due, checkpoint_step=self.progress.saved_step
         )
-        failure = Failure(held, self.progress.step, self._step_s, situation)
-        usable_nodes = self.planner.usable_nodes
-        return self.system.decide(self.costs, failure, usable_nodes, lambda _nodes: self._is_complete(held))
+        stopped = StoppedJob(
+            held,
+            self.progress.step,
+            self._step_s,
+            situation,
+            self.planner.usable_nodes,
+            lambda _nodes: self._is_complete(held),
+        )
+        return self.system.decide(self.costs, stopped)
 
     def _planned(self, num_nodes: int) -> Planned:
         """Return the plan of now, yet to be made."""

@@ -2,14 +2,12 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lazsim.errors import SpecError
-from lazsim.extensions import installed, load_from_file, load_installed, origin
-from lazsim.files import read_bytes
+from lazsim.extensions import installed, load_from_file, load_installed, origin, source_of
 from lazsim.placement.balanced import place_balanced
 from lazsim.placement.baselines import place_compact, place_random, place_spread
 from lazsim.placement.custom import call_policy, require_callable
@@ -21,7 +19,7 @@ from lazsim.placement.mro import place_mro
 from lazsim.placement.plan import Ints, PlacementPlan
 from lazsim.placement.request import PlacementRequest
 from lazsim.placement.steady import Rules, gpu_slots, keep_steady, node_slots
-from lazsim.specs import sha256, unknown_name
+from lazsim.specs import unknown_name
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -229,9 +227,7 @@ def policy_input(name: str) -> dict[str, str]:
     """
     if name in POLICIES:
         return {"name": name}
-    if ":" in name:
-        return {"name": Path(name).name, "sha256": sha256(read_bytes(name.rpartition(":")[0]))}
-    return {"name": name, "origin": origin(installed_policies()[name])}
+    return source_of("policy", ENTRY_POINT_GROUP, name)
 
 
 def place(policy: NamedPolicy | str, request: PlacementRequest) -> PlacementPlan:

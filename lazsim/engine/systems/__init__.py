@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 
 from lazsim.engine.systems.async_checkpoint import ASYNC_CHECKPOINT
 from lazsim.engine.systems.bamboo import BAMBOO
@@ -18,9 +17,8 @@ from lazsim.engine.systems.replica_drop import REPLICA_DROP
 from lazsim.engine.systems.spare import SPARE
 from lazsim.engine.systems.system import System as System
 from lazsim.errors import SpecError
-from lazsim.extensions import installed, load_from_file, load_installed, origin
-from lazsim.files import read_bytes
-from lazsim.specs import sha256, unknown_name
+from lazsim.extensions import installed, load_from_file, load_installed, source_of
+from lazsim.specs import unknown_name
 
 SYSTEMS: Mapping[str, System] = {
     system.name: system
@@ -89,16 +87,6 @@ def find_system(name: str) -> System:
     return replace(system, name=name.rpartition(":")[2] if ":" in name else name)
 
 
-def system_input(name: str) -> str | dict[str, str]:
-    """Identify a system as an input of a run: one in a file by the file's hash, one of a package by its origin.
-
-    Examples
-    --------
-    >>> system_input("ds")
-    'ds'
-    """
-    if name in SYSTEMS:
-        return name
-    if ":" in name:
-        return {"name": Path(name).name, "sha256": sha256(read_bytes(name.rpartition(":")[0]))}
-    return {"name": name, "origin": origin(installed("system", ENTRY_POINT_GROUP)[name])}
+def system_source(name: str) -> dict[str, str] | None:
+    """Identify a user's own system as an input of a run; None for one of `SYSTEMS`."""
+    return None if name in SYSTEMS else source_of("system", ENTRY_POINT_GROUP, name)

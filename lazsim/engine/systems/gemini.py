@@ -1,14 +1,12 @@
 """Copies in the memory of other nodes (Gemini, SOSP 2023)."""
 
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from lazsim.costmodel.step import CostModel
-from lazsim.engine import protocol
 from lazsim.engine.held import Held
-from lazsim.engine.protocol import Action, Decision, UsableNodes
-from lazsim.engine.systems.system import Failure, System, fetch_s, state_bytes
+from lazsim.engine.protocol import Action, Decision
+from lazsim.engine.systems.system import StoppedJob, System, fetch_s, state_bytes
 from lazsim.placement.plan import PlacementPlan
 
 
@@ -37,21 +35,15 @@ class Gemini(System):
         """Return the steps that a copy takes to get through the idle network."""
         return max(1, math.ceil(self._exchange_s(costs, num_nodes) / (self.idle_share * step_s)))
 
-    def decide(
-        self,
-        costs: CostModel,
-        failure: Failure,
-        usable_nodes: UsableNodes,
-        hold_everything: Callable[[Sequence[str]], bool],
-    ) -> Decision[str]:
+    def decide(self, costs: CostModel, stopped: StoppedJob) -> Decision[str]:
         """See `System.decide`."""
-        situation, held = failure.situation, failure.held
-        num_nodes = usable_nodes(len(situation.alive))
+        situation, held = stopped.situation, stopped.held
+        num_nodes = stopped.num_usable
         if not situation.paused and held.made is not None and self.copies_survive(held):
             if not num_nodes:
                 return Decision(Action.WAIT, "memory")
             return Decision(Action.RESTART, "memory", situation.alive[:num_nodes], num_nodes)
-        return protocol.decide(self, situation, usable_nodes, hold_everything)
+        return super().decide(costs, stopped)
 
     def restart_s(self, costs: CostModel, decision: Decision[str], plan: PlacementPlan) -> float:
         """Return the seconds of a restart: from memory, a node of the group sends the share that is missing."""

@@ -1,7 +1,6 @@
 """Sparse snapshots and local recovery (MoEvement; code of Swapnil-Gandhi/MoEvement)."""
 
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,10 +8,10 @@ import numpy as np
 from lazsim.costmodel.step import CostModel
 from lazsim.engine import protocol
 from lazsim.engine.held import Held
-from lazsim.engine.protocol import Action, Decision, UsableNodes
+from lazsim.engine.protocol import Action, Decision
 from lazsim.engine.systems.system import (
     HOST_BYTES_PER_S,
-    Failure,
+    StoppedJob,
     System,
     fetch_s,
     node_state_bytes,
@@ -64,34 +63,28 @@ class MoEvement(System):
         peers = self._peers_NR(costs, held.num_seats)
         return bool((held.alive_N | held.alive_N[peers].any(axis=1)).all())
 
-    def decide(
-        self,
-        costs: CostModel,
-        failure: Failure,
-        usable_nodes: UsableNodes,
-        hold_everything: Callable[[Sequence[str]], bool],
-    ) -> Decision[str]:
+    def decide(self, costs: CostModel, stopped: StoppedJob) -> Decision[str]:
         """See `System.decide`."""
-        held, situation = failure.held, failure.situation
+        held, situation = stopped.held, stopped.situation
         num_lost = held.num_seats - len(held.nodes)
         if situation.paused:
-            return protocol.decide(self, situation, usable_nodes, hold_everything)
+            return super().decide(costs, stopped)
         survive = held.made is not None and self.snapshots_survive(costs, held)
-        if survive and num_lost > len(failure.newcomers) and not usable_nodes(len(situation.alive)):
+        if survive and num_lost > len(stopped.newcomers) and not stopped.num_usable:
             return Decision(Action.WAIT, "peers")
-        if survive and num_lost <= len(failure.newcomers):
+        if survive and num_lost <= len(stopped.newcomers):
             seats = tuple(np.flatnonzero(~held.alive_N).tolist())
-            nodes = held.nodes + failure.newcomers[:num_lost]
-            window = self.window_steps(costs, failure.step_s) if failure.step_s else 1
-            replayed = window + failure.step % window
+            nodes = held.nodes + stopped.newcomers[:num_lost]
+            window = self.window_steps(costs, stopped.step_s) if stopped.step_s else 1
+            replayed = window + stopped.step % window
             phases = (
                 ("reconfigure", self.rebuild_s(costs)),
                 ("transfer", fetch_s(costs, node_state_bytes(costs))),
-                ("lost_work", replayed * failure.step_s),
+                ("lost_work", replayed * stopped.step_s),
             )
             return Decision(Action.CONTINUE, "peers", nodes, len(nodes), phases, seats)
         # Without a spare, all go back to the checkpoint, on fewer nodes.
-        return protocol.decide_start(situation.alive, usable_nodes, situation.checkpoint_step)
+        return protocol.decide_start(situation.alive, stopped.usable_nodes, situation.checkpoint_step)
 
     def host_bytes(self, costs: CostModel, num_nodes: int) -> float:
         """Return the bytes of two windows of its own snapshots and its peers', without logs of activations."""

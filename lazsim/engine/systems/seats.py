@@ -1,15 +1,14 @@
 """Systems that go on in their places while nodes are missing, and let others take the free places."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from lazsim.costmodel.step import CostModel
-from lazsim.engine import protocol
 from lazsim.engine.held import Held
 from lazsim.engine.protocol import Action, Decision, UsableNodes
-from lazsim.engine.systems.system import Failure, System, fetch_s, node_state_bytes
+from lazsim.engine.systems.system import StoppedJob, System, fetch_s, node_state_bytes
 from lazsim.errors import InfeasiblePlanError
 from lazsim.placement.plan import Bools, Ints
 
@@ -51,25 +50,19 @@ class SeatSystem(System):
             return others
         return others[: len(self.free_seats(costs, held, len(others)))]
 
-    def decide(
-        self,
-        costs: CostModel,
-        failure: Failure,
-        usable_nodes: UsableNodes,
-        hold_everything: Callable[[Sequence[str]], bool],
-    ) -> Decision[str]:
+    def decide(self, costs: CostModel, stopped: StoppedJob) -> Decision[str]:
         """See `System.decide`."""
-        situation, held = failure.situation, failure.held
-        if situation.joins_due and usable_nodes(len(situation.alive)) <= held.num_seats:
-            seats = self.free_seats(costs, held, len(failure.newcomers))
+        situation, held = stopped.situation, stopped.held
+        if situation.joins_due and stopped.num_usable <= held.num_seats:
+            seats = self.free_seats(costs, held, len(stopped.newcomers))
             phases = (("reconfigure", self.rebuild_s(costs)), ("transfer", self.join_s(costs)))
-            nodes = held.nodes + failure.newcomers[: len(seats)]
+            nodes = held.nodes + stopped.newcomers[: len(seats)]
             return Decision(Action.CONTINUE, "peers", nodes, len(nodes), phases, seats)
         if not situation.joins_due and held.made is not None:
             kept = self.keep(costs, held)
             if kept.nodes and self.goes_on(costs, kept):
                 return Decision(Action.CONTINUE, "peers", kept.nodes, len(kept.nodes), self.continue_s(costs, kept))
-        return protocol.decide(self, situation, usable_nodes, hold_everything)
+        return super().decide(costs, stopped)
 
     def join_s(self, costs: CostModel) -> float:
         """Return the seconds in which a newcomer fetches the states of its place, while all wait."""

@@ -50,8 +50,8 @@ class Save(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Failure:
-    """A job some of whose nodes have failed.
+class StoppedJob:
+    """A job that stands still: after a failure, or at a step boundary to let nodes join.
 
     Attributes
     ----------
@@ -63,12 +63,21 @@ class Failure:
         Seconds of the last step; 0 before the first.
     situation : Situation
         The same for the protocol.
+    usable_nodes, hold_everything
+        See `lazsim.engine.protocol.decide`.
     """
 
     held: Held
     step: int
     step_s: float
     situation: Situation[str]
+    usable_nodes: UsableNodes
+    hold_everything: Callable[[Sequence[str]], bool]
+
+    @property
+    def num_usable(self) -> int:
+        """Nodes that the system can use of all that are alive."""
+        return self.usable_nodes(len(self.situation.alive))
 
     @property
     def newcomers(self) -> tuple[str, ...]:
@@ -215,15 +224,9 @@ class System:
         """Return how long survivors take to notice a failure `rest_s` before the end of the step."""
         return costs.cluster.recovery.detect_s
 
-    def decide(
-        self,
-        costs: CostModel,
-        failure: Failure,
-        usable_nodes: UsableNodes,
-        hold_everything: Callable[[Sequence[str]], bool],
-    ) -> Decision[str]:
+    def decide(self, costs: CostModel, stopped: StoppedJob) -> Decision[str]:
         """Decide how the job goes on; see `lazsim.engine.protocol.decide`."""
-        return protocol.decide(self, failure.situation, usable_nodes, hold_everything)
+        return protocol.decide(self, stopped.situation, stopped.usable_nodes, stopped.hold_everything)
 
     def newcomers(
         self, costs: CostModel, held: Held, alive: Sequence[str], usable_nodes: UsableNodes
