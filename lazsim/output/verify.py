@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from lazsim.files import json_bytes
 from lazsim.output.folder import name_pictures
 from lazsim.output.table import Column, Part, Table, key
+from lazsim.study.outcomes import ReplayedOutcome
 from lazsim.study.verify import GROUPS, NOISE, Verification, VerifiedRow, error_summary
 
 NUM_WORST = 10
@@ -26,10 +27,11 @@ def verify_parts(result: Verification) -> Iterator[Part]:
 
 def _outcome_parts(result: Verification) -> Iterator[Part]:
     counts = result.summary()["outcomes"]
-    others = len(result.outcomes) - counts["num_rows"]
+    others = len(result.outcomes) - counts["num_rows"] - counts["num_echoes"]
     yield (
-        f"{counts['num_rows']} published outcomes under failures, replayed: {counts['num_within']} are within their "
-        f"tolerances. {others} are not replayed; --json says why of each."
+        f"{counts['num_rows']} published outcomes under failures, predicted: {counts['num_within']} are within their "
+        f"tolerances. {counts['num_echoes']} more only give an input back. {others} are not replayed; --json says why "
+        "of each."
     )
     columns = [
         key("row"), Column("metric", kind="name"), Column("published", ",.4g"), Column("replayed", ",.4g"),
@@ -37,11 +39,16 @@ def _outcome_parts(result: Verification) -> Iterator[Part]:
     ]  # fmt: skip
     replayed = [row for row in result.outcomes if row.within is not None]
     values = [
-        (row.id, row.metric, row.measured, row.predicted, row.unit, row.tolerance, "yes" if row.within else "no")
-        for row in replayed
+        (row.id, row.metric, row.measured, row.predicted, row.unit, row.tolerance, _verdict(row)) for row in replayed
     ]
     if values:
         yield Table(columns, values, "outcomes under failures")
+
+
+def _verdict(row: ReplayedOutcome) -> str:
+    if row.echoes:
+        return "input"
+    return "yes" if row.within else "no"
 
 
 def _run_parts(result: Verification) -> Iterator[Part]:

@@ -16,7 +16,7 @@ from lazsim.errors import SpecError, prefix_errors
 from lazsim.files import read_bytes
 from lazsim.limits import MAX_WHOLE
 from lazsim.study.measured_runs import Row, read_table
-from lazsim.study.replays import REPLAYS
+from lazsim.study.replays import ECHOES, REPLAYS
 
 CATALOG = "measured/outcomes.csv"
 
@@ -42,6 +42,8 @@ class Outcome:
         Makes the figures anew; none where the row cannot be replayed.
     skipped : str
         Reason why not.
+    echoes : bool
+        Whether the figure is an input of the replay, which then predicts nothing.
     """
 
     id: str
@@ -53,6 +55,7 @@ class Outcome:
     tolerance: str
     replay: Callable[[], Sequence[float]] | None
     skipped: str = ""
+    echoes: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,8 @@ class ReplayedOutcome:
         furthest off. None where the row was skipped.
     within : bool or None
         Whether every figure is within the tolerance.
+    echoes : bool
+        Whether the figure is an input of the replay.
     """
 
     id: str
@@ -79,6 +84,7 @@ class ReplayedOutcome:
     unit: str
     tolerance: str
     within: bool | None
+    echoes: bool
 
 
 def read_outcomes(path: str | None = None) -> list[Outcome]:
@@ -118,7 +124,7 @@ def outcome_of(row: Row, catalogue: Mapping[str, Row]) -> Outcome:
             replay, skipped = None, f"tolerance {row['tolerance_hint']!r} is none of 3%, 0.01, 2 points, exact, >=0.9"
     return Outcome(
         row["id"], row.get("group", ""), row["metric"], row.get("unit", ""), row.get("source", ""), published,
-        row["tolerance_hint"], replay, skipped,
+        row["tolerance_hint"], replay, skipped, setup.get("replay") in ECHOES,
     )  # fmt: skip
 
 
@@ -139,7 +145,7 @@ def replay_outcome(outcome: Outcome) -> ReplayedOutcome:
         measured = None
     return ReplayedOutcome(
         outcome.id, outcome.group, outcome.metric, predicted, measured, error, outcome.skipped, outcome.source,
-        outcome.unit, outcome.tolerance, within,
+        outcome.unit, outcome.tolerance, within, outcome.echoes,
     )  # fmt: skip
 
 

@@ -285,3 +285,7 @@ REPLAYS: Mapping[str, Callable[..., list[float]]] = {
     )
 }  # fmt: skip
 """Every set-up by its name in the column ``replay``."""
+
+ECHOES = ("interruptions", "restart_times", "detection")
+"""Set-ups whose figure is an input, or a line through the published figures: they show what the engine charges, and
+predict nothing."""

@@ -74,7 +74,8 @@ class Verification:
     def summary(self) -> dict[str, Any]:
         """Return the number of runs with a prediction, the median error without sign, and shares within 10 and 20 %.
 
-        ``outcomes`` counts published outcomes: those replayed, and those of them within their tolerances.
+        ``outcomes`` counts published outcomes: those predicted, those of them within their tolerances, and those
+        whose replay only gives an input back.
         ``complete`` is the same of the rows with all inputs known; ``range_holds`` the share of these in the range of
         rows with other models, and with other sources, where there are any.
         """
@@ -86,8 +87,13 @@ class Verification:
             for name, setting in (("model", "model_key"), ("source", "source_family"))
             if len({row.settings[setting] for row in complete}) > 1
         }
-        replayed = [row.within for row in self.outcomes if row.within is not None]
-        summary["outcomes"] = {"num_rows": len(replayed), "num_within": sum(replayed)}
+        replayed = [row for row in self.outcomes if row.within is not None]
+        predicted = [bool(row.within) for row in replayed if not row.echoes]
+        summary["outcomes"] = {
+            "num_rows": len(predicted),
+            "num_within": sum(predicted),
+            "num_echoes": len(replayed) - len(predicted),
+        }
         return summary
 
     def exceeds(self, tolerance: float) -> bool:
