@@ -107,6 +107,6 @@ def _shortage(scenario: Scenario, loads: Routing, memory: MemoryUse, num_nodes: 
             return f"{need}; {path} = {largest} would fit"
     least = max(uses(scenario, saving=True), key=lambda memory: memory.total)
     return (
-        f"{need}; computing activations again and sharding optimizer states, which lazsim does not simulate, would "
+        f"{need}; computing activations again and sharding optimizer states, which only jobs with a layout do, would "
         f"leave {least.total / GIB:,.1f} GiB"
     )

@@ -1,0 +1,62 @@
+"""Cases of the reference data that no reader's tests have, with what was derived for each by hand."""
+
+import json
+
+import numpy as np
+import pytest
+
+from lazsim.trace import generate_trace, load_recipe, trace_stats
+
+
+@pytest.fixture
+def cases(shared):
+    return shared / "cases"
+
+
+def test_nodes_with_a_failure_rate_are_lost_as_often_as_the_renewal_model_says(cases):
+    # 100 nodes for 720 h, failing after 240 h and back after 2 h on average: 297.5 losses, of standard deviation 17.
+    recipe = load_recipe(str(cases / "failure-rate-per-node" / "mtbf.toml"))
+    stats = [trace_stats(generate_trace(recipe, np.random.default_rng(seed))) for seed in range(20)]
+    assert 290 <= np.mean([one.num_removals for one in stats]) <= 305
+    assert np.mean([one.mean_nodes for one in stats]) == pytest.approx(99.17, abs=0.2)
+
+
+def test_a_config_of_hugging_face_has_the_parameters_that_its_shapes_have(cases, lazsim):
+    code, out, err = lazsim("model", "show", cases / "hugging-face-config" / "config.json", "--json")
+    assert code == 0, err
+    model = json.loads(out)
+    # 32 (2 x 4096 x 4096 + 2 x 4096 x 1024 + 8 x 4096 + 8 x 3 x 4096 x 14336) + 2 x 32000 x 4096, without norms.
+    assert model["total_params"] == 46_702_526_464
+    assert model["active_params"] == pytest.approx(12.88e9, rel=5e-3)
+
+
+def test_one_snapshot_of_loads_has_its_balance(cases, lazsim):
+    code, out, err = lazsim("routing", "info", cases / "one-snapshot" / "one_step.csv", "--json")
+    assert code == 0, err
+    # Layer 0: 30 against a mean of 20; layer 1: 35.
+    assert [layer["max_over_mean"] for layer in json.loads(out)["per_layer"]] == [1.5, 1.75]
+
+
+@pytest.mark.parametrize(("trace", "waits"), [("ten.csv", True), ("twelve.csv", False)])
+def test_too_few_nodes_are_said_to_be_how_many(cases, lazsim, trace, waits):
+    folder = cases / "too-few-how-many"
+    options = ("--cluster", "h100x16", "--system", "lazarus", "--system", "ds-ft", "--json")
+    code, out, err = lazsim("run", "--trace", folder / trace, "--model", folder / "kimi.toml", *options)
+    assert code == 0, err
+    notes = "; ".join(json.loads(out)["notes"])
+    # 384 experts / (8 GPUs x 4 slots) = 12 nodes.
+    for system in ("lazarus", "ds-ft"):
+        assert (f"{system} waits throughout: it takes 12 nodes, and the trace has at most 10" in notes) is waits
+        assert (f"under {system} does not fit" in notes) is not waits
+
+
+@pytest.mark.parametrize(("trace", "trains"), [("late_start_short.csv", False), ("late_start_long.csv", True)])
+def test_a_job_that_never_starts_says_the_true_reason(cases, lazsim, trace, trains):
+    path = cases / "waits-for-another-reason" / trace
+    code, out, err = lazsim("run", "--trace", path, "--model", "gpt-s", "--system", "lazarus", "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    assert (found["runs"][0]["samples"] > 0) is trains
+    # 8 nodes are there for 95 s; new ones are collected for 120 s.
+    said = "are there for at most 95 s in a row, and a start takes 120 s of collecting new nodes"
+    assert any(said in note for note in found["notes"]) is not trains
