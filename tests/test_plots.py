@@ -6,7 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lazsim.engine.log import State
+from lazsim.engine.systems import SYSTEMS
 from lazsim.output.plots.run import windows
+from lazsim.output.plots.style import looks_of
 
 DRAWS = """
 import sys
@@ -71,3 +73,9 @@ def test_a_checkpoint_makes_no_spikes_in_a_throughput_curve():
     cycles = [State(60.0 * cycle + at_s, 2, 2, rate) for cycle in range(15) for at_s, rate in ((0, 6.0), (50, 0.0))]
     bounds_s, kept, _ = windows([*cycles, State(900.0, 1, 0)], wall_s=1000.0)
     assert (bounds_s.tolist(), kept.tolist()) == ([0, 900, 1000], [5, 0])
+
+
+def test_every_system_looks_different():
+    looks = looks_of(list(SYSTEMS))
+    for part in zip(*looks.values(), strict=True):
+        assert len(set(map(str, part))) == len(SYSTEMS)

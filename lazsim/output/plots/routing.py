@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import matplotlib
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
 from lazsim.output.plots.charts import stack_shares
 from lazsim.output.plots.style import STYLE, new_figure, to_files
@@ -26,6 +27,7 @@ def share_figure(routing: RecordedRouting, layers: Sequence[int], kind: str) -> 
         if len(routing.steps) == 1:
             panel.bar(range(1, 1 + routing.num_experts), shares[0, order], width=0.9, color="0.25")
             panel.set_xlabel("experts, fullest first")
+            panel.xaxis.set_major_locator(MaxNLocator(integer=True))
         else:
             stack_shares(panel, routing.steps, shares[:, order].T)
             panel.set_xlabel("step")

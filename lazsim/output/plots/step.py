@@ -9,7 +9,10 @@ from lazsim.study.step import StepResult
 GIB = 2**30
 
 MIN_LABEL_SHARE = 0.05
-"""Share of the bar from which a part has its name on it."""
+"""Share of the layer from which a part has its name on it."""
+
+LETTER_SHARE = 0.009
+"""Width of a letter of a name on a bar, as a share of the bar."""
 
 STREAMS = ("host", "kernels", "exchanges")
 
@@ -111,9 +114,12 @@ def _draw_bar(
 ) -> None:
     left = 0.0
     for name, value in values.items():
-        axes.barh(row, value, left=left, color=colors[name], alpha=alpha, height=0.6, edgecolor="white", linewidth=0.4)
-        if value >= MIN_LABEL_SHARE * whole:
-            text = name.replace("_", "\n")
+        axes.barh(
+            row, value, left=left, color=colors[name], alpha=alpha, height=0.6, edgecolor="white", linewidth=0.4,
+            label=name.replace("_", " ") if alpha == 1 else None,
+        )  # fmt: skip
+        text = name.replace("_", "\n")
+        if value >= LETTER_SHARE * max(map(len, text.split("\n"))) * whole:
             axes.text(
                 left + value / 2,
                 row,
@@ -124,3 +130,5 @@ def _draw_bar(
                 color="white" if alpha == 1 else "black",
             )
         left += value
+    if alpha == 1:
+        axes.legend(fontsize=5, loc="upper left", bbox_to_anchor=(1.0, 1.05))
