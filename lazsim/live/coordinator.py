@@ -31,6 +31,9 @@ FAILURE_WINDOW_S = 0.02
 MAX_NOTES = 16
 """Notes of a worker in a generation: a few for each of at most two groups."""
 
+MAX_UNFINISHED_CHECKPOINTS = 64
+"""Checkpoints of which a worker has reported its part and another has not yet; real ones are a few at most."""
+
 MAX_FAILED_ATTEMPTS = 5
 """Generations in a row that end without a dead worker and without a step, before the job ends with an error."""
 
@@ -86,8 +89,8 @@ class Coordinator:
         self._failed_s: float | None = None
         # When the coordinator knew of the failure for which the job stands still.
         self._known_s: float | None = None
-        # Seconds that each worker took, by generation and step of the checkpoint.
-        self._saves: dict[tuple[int, int], dict[str, float]] = {}
+        # Seconds that each worker took, by step of the checkpoint; those of this generation that are not complete.
+        self._saves: dict[int, dict[str, float]] = {}
         self._failed_attempts = 0
 
     def now_s(self) -> float:
@@ -174,9 +177,7 @@ class Coordinator:
                 self.step, self._failed_attempts = message.step, 0
                 self.record.step(message.step, message.step_s, message.loss, message.loads)
             case messages.CheckpointWritten() if message.generation == self._generation:
-                # No rank is more than a step ahead of the first.
-                if message.step <= self.step + 1:
-                    self._collect_checkpoint(worker, message)
+                self._collect_checkpoint(worker, message)
 
     def _pass_on(self, worker: WorkerConnection, message: messages.Note) -> None:
         """Pass a note on to the other members."""
@@ -194,8 +195,11 @@ class Coordinator:
 
     def _collect_checkpoint(self, worker: WorkerConnection, message: messages.CheckpointWritten) -> None:
         """Complete a checkpoint once all ranks have written their parts."""
-        key = (message.generation, message.step)
-        seconds = self._saves.setdefault(key, {})
+        # Connections are read in no order between them: a rank may seem to be checkpoints ahead of another.
+        if sum(worker.name in parts for parts in self._saves.values()) >= MAX_UNFINISHED_CHECKPOINTS:
+            worker.disconnect()
+            return
+        seconds = self._saves.setdefault(message.step, {})
         seconds[worker.name] = message.seconds
         if seconds.keys() >= {member.name for member in self._members}:
             try:
@@ -204,7 +208,7 @@ class Coordinator:
                 self.stop(f"{self.spec.checkpoint_folder}: the checkpoint cannot be completed ({error})")
                 return
             self.record.checkpoint(max(seconds.values()))
-            self._saves = {other: times for other, times in self._saves.items() if other > key}
+            self._saves = {other: times for other, times in self._saves.items() if other > message.step}
 
     def _loads(self, step: int) -> Ints:
         """Return the loads that the gates asked for in the last of `step` steps; even ones where none is known."""
@@ -297,6 +301,7 @@ class Coordinator:
         recovery.num_nodes, recovery.busiest_bytes, recovery.source = plan.num_ranks, busiest_bytes, plan.source
         begun_s = self.now_s()
         self._generation += 1
+        self._saves.clear()
         self._plan, self._members, self._failed_s, self._known_s = plan, members, None, None
         for member in members:
             member.idle, member.generation, member.error, member.num_notes = False, self._generation, "", 0

@@ -277,10 +277,12 @@ class Generation:
         """Train until a pause or a failure."""
         generation, client, state, spec = self._start.generation, self._client, self._state, self._spec
         begun_s = time.monotonic()
+        saved_step = None
         while True:
             self._check()
             if spec.num_steps is not None and state.step >= spec.num_steps:
-                self._save()
+                if saved_step != state.step:
+                    self._save()
                 return
             part, loads = trainer.prepare()
             pause = client.pause if client.pause is not None and client.pause.generation == generation else None
@@ -292,7 +294,7 @@ class Generation:
             begun_s = now_s
             if to_save or state.step % spec.checkpoint_interval_steps == 0:
                 self._save()
-                begun_s = time.monotonic()
+                saved_step, begun_s = state.step, time.monotonic()
             if to_pause and state.step != spec.num_steps:
                 return
 

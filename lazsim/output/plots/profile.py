@@ -1,15 +1,14 @@
 """The pictures of measured costs: times and roofline of a profile, and a layer under skew."""
 
+import itertools
+
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 
 from lazsim.costmodel.profile import SIZE_UNITS, Profile, require_header
-from lazsim.output.plots.style import COLORS, MARKERS, STYLE, new_figure, to_files
+from lazsim.output.plots.style import COLORS, LOOKS, MARKERS, STYLE, Look, new_figure, to_files
 from lazsim.profiling.results import SkewResult
-
-LOOKS = tuple(zip((*COLORS, "#7a5c2e", "#5b4fa3", "#c2a300", "#2aa7a7", "#a4231d"), (*MARKERS, ">"), strict=True))
-"""Colour and marker of each kernel of a panel."""
 
 PANELS = (
     ("computing", ("tokens", "assignments", "params"), "tokens, assignments or parameters"),
@@ -37,13 +36,15 @@ def profile_figure(profile: Profile) -> dict[str, bytes]:
 
 def _draw_times(profile: Profile, units: tuple[str, ...], axes: Axes) -> None:
     """Draw the time of each kernel by size, with its quartiles."""
-    for kernel, (color, marker) in _looks(profile, units).items():
+    for kernel, look in _looks(profile, units).items():
         points = profile.of(kernel)
         sizes = [point.size for point in points]
         label = kernel.replace("_", " ")
-        axes.plot(sizes, [point.time_s for point in points], color=color, marker=marker, markersize=2.5, label=label)
+        axes.plot(
+            sizes, [point.time_s for point in points], color=look.color, marker=look.marker, markersize=2.5, label=label
+        )
         quartiles = ([point.time_q25_s for point in points], [point.time_q75_s for point in points])
-        axes.fill_between(sizes, *quartiles, color=color, alpha=0.25, linewidth=0)
+        axes.fill_between(sizes, *quartiles, color=look.color, alpha=0.25, linewidth=0)
     axes.set(xscale="log", yscale="log")
     if axes.lines:
         # Below the axes, where it hides no line.
@@ -61,17 +62,17 @@ def _draw_roofline(profile: Profile, axes: Axes) -> None:
     line = np.geomspace(min([*intensities, ridge]) / 2, max([*intensities, ridge]) * 2, 200)
     axes.plot(line, np.minimum(line * header.copy_bytes_per_s, header.matmul_flop_per_s), color="0.3", linewidth=1)
     for kernel, points in kernels.items():
-        color, marker = looks[kernel]
+        look = looks[kernel]
         places = [point.flop / point.moved_bytes for point in points]
         rates = [point.flop / point.time_s for point in points]
-        axes.plot(places, rates, color=color, marker=marker, markersize=2.5, linewidth=0.5)
+        axes.plot(places, rates, color=look.color, marker=look.marker, markersize=2.5, linewidth=0.5)
     axes.set(xscale="log", yscale="log", title="roofline (marks as on the left)")
     axes.set(xlabel="operations per byte that has to move", ylabel="operations per second")
 
 
-def _looks(profile: Profile, units: tuple[str, ...]) -> dict[str, tuple[str, str]]:
+def _looks(profile: Profile, units: tuple[str, ...]) -> dict[str, Look]:
     kernels = [kernel for kernel in profile.kernels if SIZE_UNITS[kernel] in units]
-    return {kernel: LOOKS[index % len(LOOKS)] for index, kernel in enumerate(kernels)}
+    return dict(zip(kernels, itertools.cycle(LOOKS), strict=False))
 
 
 @matplotlib.rc_context(STYLE)
