@@ -70,6 +70,9 @@ MAX_WORKERS = 1 << 10
 MAX_WHOLE = 1 << 53
 """Any other whole number, such as a seed: larger ones are not exact in JSON."""
 
+MOST_USD_PER_HOUR = 1e6
+"""Price of a node; a rack of 72 GB200 costs a thousandth of it."""
+
 LONGEST_S = 100 * 365.25 * 86400.0
 """A century: a longer time is a mistake of units."""
 

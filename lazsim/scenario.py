@@ -51,8 +51,9 @@ from lazsim.specs.overrides import FACTOR, field_at, override, scale
 from lazsim.specs.record import LayerNumber, NumNodes, Seed
 from lazsim.trace import Trace, TraceMapping, cut_trace, generate_trace, load_recipe, make_mapping, read_trace
 from lazsim.trace.mapping import OPTIONS, load_mapping, refuse_mapping
+from lazsim.trace.prices import Prices
 from lazsim.trace.recipes import Recipe
-from lazsim.units import parse_duration
+from lazsim.units import parse_duration, parse_price
 
 Settings = Mapping[str, Any]
 """Names, paths and values as a user gives them: keys of `Defaults`, and dotted names of fields."""
@@ -102,6 +103,8 @@ class Defaults(Spec, frozen=True, kw_only=True):
         Whether a sweep keeps the states and events of each run.
     placement : str or None
         The placement policy; the one that the system publishes when None.
+    price : str, float or None
+        US dollars for an hour of a node, or of a GPU as ``3.06/gpu``; the trace's when None, or else the cluster's.
     planning : str
         ``exact`` makes every plan, ``sampled`` some, and ``auto`` all where that takes under about a second; see
         `lazsim.engine.sampling`.
@@ -136,6 +139,7 @@ class Defaults(Spec, frozen=True, kw_only=True):
     history: bool = False
     placement: str | None = None
     interval: Any = None
+    price: str | float | None = None
     planning: str = "auto"
     seed: Seed = 0
     system: str = "lazarus"
@@ -210,6 +214,7 @@ class Scenario:
     history: bool
     interval: Any
     planning: str
+    usd_per_node_hour: float | None
     settings: Settings
     name: str = ""
     folder: Path = Path()
@@ -220,7 +225,7 @@ class Scenario:
     def inputs(self) -> dict[str, Any]:
         """All that a result depends on, as plain data; files by their hashes."""
         values = {name: getattr(self, name) for name in INPUT_FIELDS}
-        for name in ("system_origin", "interval"):
+        for name in ("system_origin", "interval", "usd_per_node_hour"):
             if values[name] is None:
                 del values[name]
         plain: dict[str, Any] = msgspec.to_builtins(values)
@@ -293,6 +298,14 @@ class Scenario:
             where = trace.name or "the trace"
             raise SpecError(f"{where}: all its events are at its start, so it lasts 0 s; give a duration (`duration`)")
         return trace.duration_s
+
+    def prices(self, trace: Trace) -> Prices | None:
+        """Return the prices of a node: as asked for, of the trace, or of the cluster."""
+        asked, of_cluster = self.usd_per_node_hour, self.cluster.usd_per_node_hour
+        if asked is None and trace.prices is not None:
+            return trace.prices
+        usd_per_hour = of_cluster if asked is None else asked
+        return None if usd_per_hour is None else Prices.constant(usd_per_hour)
 
     def load_profile(self) -> Profile | None:
         """Read the measured times, if any."""
@@ -382,6 +395,8 @@ class Resolver:
             duration_s = _seconds(asked["duration"])
             if duration_s is not None and not 0 < duration_s <= LONGEST_S:
                 raise SpecError(f"{asked['duration']}: choose more than 0 and up to 100 years")
+        with prefix_errors(f"{self._where}`price`"):
+            price = None if asked["price"] is None else parse_price(str(asked["price"]), cluster.gpus_per_node)
         return Scenario(
             model=model,
             gpu=gpu,
@@ -394,6 +409,7 @@ class Resolver:
             trace=self._trace(asked, changes["trace"], duration_s, paths),
             routing=self._routing(asked, changes["routing"], model, paths, hashes),
             duration_s=duration_s,
+            usd_per_node_hour=price,
             **{name: asked[name] for name in ("seed", "extrapolate", "score_plans", "history", "interval", "planning")},
             settings=asked,
             name=self._name,

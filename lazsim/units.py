@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 
 from lazsim.errors import LazsimError
-from lazsim.limits import LONGEST_S
+from lazsim.limits import LONGEST_S, MOST_USD_PER_HOUR
 
 MIB = 1024**2
 GIB = 1024**3
@@ -100,6 +100,29 @@ def parse_duration(text: str) -> float:
     if seconds > LONGEST_S:
         raise LazsimError(f"{text!r} is more than a century: give a shorter duration")
     return seconds
+
+
+PRICE = re.compile(r"\$?(\d{1,9}(?:\.\d{0,9})?|\.\d{1,9})(/node|/gpu)?", re.ASCII)
+
+
+def parse_price(text: str, gpus_per_node: int) -> float:
+    """Read a price in US dollars for an hour of a node, or of one GPU.
+
+    Raises
+    ------
+    LazsimError
+        When it is no price.
+
+    Examples
+    --------
+    >>> parse_price("24.48", 8), parse_price("3/gpu", 8)
+    (24.48, 24.0)
+    """
+    found = PRICE.fullmatch(text.strip())
+    price = float(found[1]) * (gpus_per_node if found[2] == "/gpu" else 1) if found else math.inf
+    if price > MOST_USD_PER_HOUR:
+        raise LazsimError(f"{text!r}: give US dollars for an hour of a node, as 24.48, or of a GPU, as 3.06/gpu")
+    return price
 
 
 def format_duration(seconds: float) -> str:

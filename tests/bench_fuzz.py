@@ -87,12 +87,12 @@ def trace_targets() -> Iterator[Target]:
     texts = {
         "bamboo": "".join(f"0,add,n{node}\n" for node in range(5)) + "60000,remove,n1\n120000,add,n7\n",
         "gcloud": "".join(f"2022-03-01, 10:0{minute}:00, {count}\n" for minute, count in enumerate((4, 3, 5, 2, 4))),
-        "skypilot": json.dumps(ticks),
+        "skypilot": json.dumps(ticks | {"prices": [0.5, 0.5, 0.75, 1, 1, 0.25]}),
         "infinitehbd": json.dumps(faults, indent=1),
         "parcae events": "\n".join(rows),
         "parcae counts": "0,4\n60000,3\n120000,5\n",
         "lazsim": (
-            "# format: lazsim-trace 1\n# duration_s: 600\n# note: by hand\ntime_s,event,nodes\n"
+            "# format: lazsim-trace 1\n# duration_s: 600\n# usd_per_node_hour: 0:0.5 60:0.75\n# note: by hand\ntime_s,event,nodes\n"
             "0,add,a b c d e\n60,remove,a\n90,add,f\n"
         ),
     }

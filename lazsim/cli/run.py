@@ -56,6 +56,12 @@ RUN_FILES = ("summary.json", "timeline.csv", "events.csv", "throughput.png", "th
 @click.option("--routing", default="smartmoe-fit", show_default=True, metavar="FILE|SPEC", help="Expert loads.")
 @layers_from_option
 @click.option("--profile", metavar="FILE|NAME", help="Measured times in place of analytic ones; see lazsim profile.")
+@click.option(
+    "--price",
+    metavar="USD[/gpu]",
+    help="US dollars for an hour of a node, as 24.48, or of a GPU, as 3.06/gpu. Default: the trace's, or else the "
+    "cluster's.",
+)
 @click.option("--strict", is_flag=True, help="Refuse a job that does not fit into the memory of its GPUs.")
 @click.option(
     "--planning",

@@ -16,6 +16,7 @@ from lazsim.engine.systems import System
 from lazsim.errors import InfeasiblePlanError
 from lazsim.reliability import SurvivalEstimate
 from lazsim.routing import Routing
+from lazsim.trace.prices import ONE, Prices, node_hours
 from lazsim.trace.table import Batch, Trace
 
 
@@ -59,6 +60,10 @@ class SystemRun:
         ``exact`` where every plan was made, or ``sampled``; see `lazsim.engine.sampling`.
     samples_error : float
         Half of the 95 % interval of the samples that sampling leaves, as a share of them; 0 where planning is exact.
+    gpus_per_node, tokens_per_sample : int
+        GPUs of a node, and tokens of a sequence.
+    prices : Prices or None
+        Prices of a node, where they are known.
     """
 
     system: str
@@ -80,6 +85,45 @@ class SystemRun:
     host_bytes: float = 0.0
     planning: str = "exact"
     samples_error: float = 0.0
+    gpus_per_node: int = 1
+    tokens_per_sample: int = 1
+    prices: Prices | None = None
+
+    @property
+    def node_hours_held(self) -> float:
+        """Hours of all nodes alive together."""
+        return self._node_hours("num_alive")
+
+    @property
+    def node_hours_used(self) -> float:
+        """Hours of the nodes that trained together, saves and steps that were lost later included."""
+        return self._node_hours("num_used")
+
+    @property
+    def node_hours_idle(self) -> float:
+        """Hours of nodes alive and not training: spares, those too many, and all while the job recovers or waits."""
+        return self.node_hours_held - self.node_hours_used
+
+    @property
+    def cost_usd(self) -> float | None:
+        """US dollars of all nodes alive; None where prices are not known."""
+        return None if self.prices is None else self._node_hours("num_alive", self.prices)
+
+    @property
+    def price_usd_per_node_hour(self) -> float | None:
+        """Mean price paid for an hour of a node; None without prices or nodes."""
+        return self.cost_usd / self.node_hours_held if self.cost_usd is not None and self.node_hours_held else None
+
+    @property
+    def usd_per_million_samples(self) -> float | None:
+        """US dollars for a million samples kept; None without prices or samples."""
+        return self.cost_usd / self.samples * 1e6 if self.cost_usd is not None and self.samples else None
+
+    @property
+    def usd_per_billion_tokens(self) -> float | None:
+        """US dollars for a billion tokens of samples kept; None without prices or samples."""
+        per_million = self.usd_per_million_samples
+        return per_million and per_million / self.tokens_per_sample * 1e3
 
     @property
     def most_nodes_used(self) -> int:
@@ -96,6 +140,10 @@ class SystemRun:
         """Productive time over wall time, 0 to 1."""
         return self.ledger_s["compute"] / self.wall_s
 
+    def _node_hours(self, what: str, prices: Prices = ONE) -> float:
+        times_s, counts = ([getattr(state, field) for state in self.states] for field in ("time_s", what))
+        return node_hours(times_s, counts, self.wall_s, prices)
+
 
 def simulate_system(
     trace: Trace,
@@ -108,6 +156,7 @@ def simulate_system(
     score_plans: bool = False,
     interval_steps: int | None = None,
     planning: str = "exact",
+    prices: Prices | None = None,
 ) -> SystemRun:
     """Simulate one job.
 
@@ -127,6 +176,8 @@ def simulate_system(
         Steps between checkpoints; those of the job when not given.
     planning
         Whether to make every plan; one of `lazsim.engine.sampling.PLANNINGS`.
+    prices
+        Prices of a node, where they are known.
 
     Raises
     ------
@@ -168,6 +219,9 @@ def simulate_system(
         memory=peak_memory(system, costs, routing, most_used, job.progress.step) if most_used else None,
         planning="sampled" if job.sampler.has_sampled else "exact",
         samples_error=job.sampler.error(ledger_s["compute"] + ledger_s["lost_work"]),
+        gpus_per_node=costs.cluster.gpus_per_node,
+        tokens_per_sample=costs.model.sequence_length,
+        prices=prices,
     )
 
 

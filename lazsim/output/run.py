@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator
+from typing import Any
 
 from lazsim.costmodel.memory import MemoryUse
 from lazsim.engine.ledger import BUCKETS
@@ -36,6 +37,7 @@ def run_parts(result: RunResult) -> Iterator[Part]:
     )
     yield _outcome_table(result)
     yield _ledger_by_run_table(result) if result.compares_placements else _ledger_table(result)
+    yield _hours_table(result)
     yield _memory_table(result)
 
 
@@ -77,6 +79,22 @@ def _ledger_by_run_table(result: RunResult) -> Table:
     columns = [key("run"), *(Column(SHORT_BUCKETS.get(bucket, bucket), _share) for bucket in BUCKETS)]
     rows = [(run.name, *(run.ledger_s[bucket] / run.wall_s for bucket in BUCKETS)) for run in result.runs]
     return Table(columns, rows, "where the time went, %")
+
+
+def _hours_table(result: RunResult) -> Table:
+    """Return the node-hours and GPU-hours of each run, and their cost where prices are known."""
+    columns = [key("run"), *(Column(what, ",.1f") for what in ("node-hours", "used", "idle", "GPU-hours"))]
+    rows: list[list[Any]] = []
+    for run in result.runs:
+        held = run.node_hours_held
+        rows.append([run.name, held, run.node_hours_used, run.node_hours_idle, held * run.gpus_per_node])
+    title = "node-hours held, used and idle"
+    if (price := result.runs[0].price_usd_per_node_hour) is not None:
+        title += f"; {price:,.4g} $ for each in the mean"
+        columns += [Column("$", ",.2f"), Column("$/M samples", ",.2f"), Column("$/B tokens", ",.2f")]
+        for row, run in zip(rows, result.runs, strict=True):
+            row += [run.cost_usd, run.usd_per_million_samples, run.usd_per_billion_tokens]
+    return Table(columns, rows, title)
 
 
 def _memory_table(result: RunResult) -> Table:

@@ -5,7 +5,7 @@ from typing import Annotated
 from msgspec import Meta
 
 from lazsim.limits import MAX_GPUS_PER_NODE
-from lazsim.specs.record import Amount, Count, Factor, NumNodes, Quantity, Rate, Seconds, Spec
+from lazsim.specs.record import Amount, Count, Factor, NumNodes, Price, Quantity, Rate, Seconds, Spec
 
 
 class FusedExpertsSpec(Spec, frozen=True, kw_only=True):
@@ -190,6 +190,8 @@ class ClusterSpec(Spec, frozen=True, kw_only=True):
         Links.
     recovery : RecoverySpec
         Times around a failure.
+    usd_per_node_hour : float, optional
+        Price of a node; a price that is asked for, or that the trace has, goes before it.
     """
 
     name: str
@@ -202,6 +204,7 @@ class ClusterSpec(Spec, frozen=True, kw_only=True):
     host: HostSpec = HostSpec()
     network: NetworkSpec
     recovery: RecoverySpec
+    usd_per_node_hour: Price | None = None
 
     @property
     def slots_per_node(self) -> int:

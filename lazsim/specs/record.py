@@ -52,6 +52,7 @@ Number = Annotated[int, Meta(ge=-limits.MAX_WHOLE, le=limits.MAX_WHOLE)] | float
 
 Seconds = Annotated[float, Meta(ge=0, le=limits.LONGEST_S)]
 PositiveSeconds = Annotated[float, Meta(ge=limits.SHORTEST_S, le=limits.LONGEST_S)]
+Price = Annotated[float, Meta(ge=0, le=limits.MOST_USD_PER_HOUR)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Quantity = Annotated[float, Meta(ge=0, le=1e24)]
 """A number of bytes, operations and the like: a yottabyte is beyond all machines, and products of ten stay finite."""

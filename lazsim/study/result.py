@@ -106,6 +106,11 @@ def run_row(run: SystemRun, *, scored: bool) -> dict[str, Any]:
         "ledger_s": dict(run.ledger_s),
         "planning": run.planning,
         "samples_error": run.samples_error,
+        **_hours(run),
+        "price_usd_per_node_hour": run.price_usd_per_node_hour,
+        "cost_usd": run.cost_usd,
+        "usd_per_million_samples": run.usd_per_million_samples,
+        "usd_per_billion_tokens": run.usd_per_billion_tokens,
         "memory_bytes": run.memory and {**run.memory.parts, "total": run.memory.total},
     }
     if run.extrapolated_s is not None:
@@ -123,6 +128,14 @@ def run_row(run: SystemRun, *, scored: bool) -> dict[str, Any]:
             "plan_recovery_method": score and score.method,
         }
     return value
+
+
+def _hours(run: SystemRun) -> dict[str, float]:
+    node_hours = {what: getattr(run, f"node_hours_{what}") for what in ("held", "used", "idle")}
+    by_unit = {"node": 1, "gpu": run.gpus_per_node}
+    return {
+        f"{unit}_hours_{what}": many * hours for unit, many in by_unit.items() for what, hours in node_hours.items()
+    }
 
 
 def flat_row(run: SystemRun, *, scored: bool) -> dict[str, Any]:

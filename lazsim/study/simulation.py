@@ -144,6 +144,7 @@ def run_scenario(scenario: Scenario, trace: Trace, loads: Routing) -> SystemRun:
         score_plans=scenario.score_plans,
         interval_steps=interval,
         planning=scenario.planning,
+        prices=scenario.prices(trace),
     )
     if strict:
         require_memory(scenario, loads, run.most_nodes_used, run.steps)
@@ -173,6 +174,8 @@ def _record(scenarios: Sequence[Scenario], trace: Trace, loads: Routing, wall_s:
     replay |= {name: getattr(replayed.mapping, name) for name in replayed.mapping.given()}
     record["replay"] = {} if isinstance(asked["trace"], Trace) else replay
     record["trace_events"] = trace.events_sha256
+    if first.usd_per_node_hour is not None:
+        record["usd_per_node_hour"] = first.usd_per_node_hour
     if first.planning != DEFAULTS["planning"]:
         record["planning"] = first.planning
     fields = {name: value for name, value in asked.items() if "." in name}

@@ -11,7 +11,9 @@ import numpy as np
 
 from lazsim.errors import TraceFormatError
 from lazsim.files import Faults, numbered_lines
+from lazsim.limits import MOST_USD_PER_HOUR
 from lazsim.trace.mapping import NO_MAPPING, TraceMapping
+from lazsim.trace.prices import Prices
 from lazsim.trace.table import Event
 
 HEAD_LINES = 20
@@ -34,12 +36,15 @@ class Reading(NamedTuple):
         What the reader assumed, a line each.
     assumed_unit : str or None
         The unit of time, where neither the file nor the user names it.
+    prices : Prices or None
+        Prices of a node, where the file has them.
     """
 
     events: list[Event]
     duration_s: float | None = None
     notes: tuple[str, ...] = ()
     assumed_unit: str | None = None
+    prices: Prices | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +133,14 @@ def count(value: object) -> int:
     if not (math.isfinite(result) and result >= 0 and result.is_integer()):
         raise ValueError(f"{value!r} is not a count of nodes")
     return int(result)
+
+
+def usd_per_hour(value: object) -> float:
+    """Turn text or a JSON value into a price of a node-hour in US dollars, or raise ValueError."""
+    result = number(value)
+    if not 0 <= result <= MOST_USD_PER_HOUR:
+        raise ValueError(f"{value!r} is not a price: expected US dollars for an hour of a node")
+    return result
 
 
 def shorten(text: str, width: int = 60) -> str:

@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -13,6 +13,7 @@ from lazsim.errors import TraceFormatError
 from lazsim.files import Faults
 from lazsim.limits import LONGEST_S, MAX_EVENTS, MAX_NODES
 from lazsim.specs import sha256
+from lazsim.trace.prices import Prices
 from lazsim.units import format_duration
 
 if TYPE_CHECKING:
@@ -61,6 +62,8 @@ class Trace:
         File or recipe of the trace, its format and the hash of its bytes.
     notes : tuple of str
         Assumptions and repairs of the reader, a line each.
+    prices : Prices or None
+        Prices of a node, where the file has them.
     """
 
     time_s: npt.NDArray[np.float64]
@@ -72,6 +75,7 @@ class Trace:
     format: str = ""
     sha256: str = ""
     notes: tuple[str, ...] = ()
+    prices: Prices | None = None
 
     def __len__(self) -> int:
         return len(self.time_s)
@@ -140,13 +144,14 @@ class Trace:
             else:
                 del alive[event.node]
         events = [Event(0.0, "add", node) for node in alive] + later
-        return self.with_events(events, max(0.0, stop_s - start_s))
+        prices = self.prices and self.prices.after(start_s)
+        return replace(self.with_events(events, max(0.0, stop_s - start_s)), prices=prices)
 
     def with_events(self, events: Iterable[Event], duration_s: float, *notes: str) -> "Trace":
-        """Return other events, and more notes, under the name, format and hash of this trace."""
+        """Return other events, and more notes, under the name, format, hash and prices of this trace."""
         return build_trace(
             events, duration_s=duration_s, name=self.name, format=self.format, sha256=self.sha256,
-            notes=(*self.notes, *notes),
+            notes=(*self.notes, *notes), prices=self.prices,
         )  # fmt: skip
 
     def to_frame(self) -> "pd.DataFrame":
@@ -235,6 +240,7 @@ def build_trace(
     sha256: str = "",
     notes: Iterable[str] = (),
     lenient: bool = False,
+    prices: Prices | None = None,
 ) -> Trace:
     """Validate events and make a trace of them.
 
@@ -244,7 +250,7 @@ def build_trace(
         In time order. The order of simultaneous events is kept, but a node that is there goes before it comes back.
     duration_s
         Length of the observation, by default up to the last event.
-    name, format, sha256, notes
+    name, format, sha256, notes, prices
         See `Trace`.
     lenient
         Sort events that are out of order, drop impossible ones, and count both in the notes.
@@ -280,4 +286,5 @@ def build_trace(
         format=format,
         sha256=sha256,
         notes=(*notes, *faults.notes()),
+        prices=prices,
     )

@@ -126,7 +126,7 @@ def read_trace(
     events, notes = _of_cluster(reading.events, mapping.cluster_nodes, name)
     trace = build_trace(
         events, duration_s=reading.duration_s, name=name, format=Path(format).stem, sha256=sha256(packed),
-        notes=(*reading.notes, *notes, *source.notes()), lenient=lenient,
+        notes=(*reading.notes, *notes, *source.notes()), lenient=lenient, prices=reading.prices,
     )  # fmt: skip
     if not len(trace):
         raise TraceFormatError(

@@ -1,12 +1,15 @@
-"""SkyPilot's spot traces: one JSON object with a live count per tick (github.com/skypilot-org/spot-traces)."""
+"""SkyPilot's spot traces: one JSON object with a live count, maybe a price, per tick (skypilot-org/spot-traces)."""
 
 import math
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from lazsim.errors import TraceFormatError
 from lazsim.tables import array_items
 from lazsim.trace.counts import RULE, Sample, events_from_counts
-from lazsim.trace.source import Reader, Reading, Source, count, number
+from lazsim.trace.prices import Prices
+from lazsim.trace.source import Reader, Reading, Source, count, number, usd_per_hour
 
 LOOKS = '{"metadata": {"gap_seconds": 300}, "data": [live count, ...]}'
 AVAILABILITY = (
@@ -21,7 +24,7 @@ def recognise(text: str) -> bool:
 
 
 def read(source: Source) -> Reading:
-    """Read the ticks, without prices; raise TraceFormatError when the gap or the list of counts is missing."""
+    """Read the ticks, and their prices; raise TraceFormatError when the gap or the list of counts is missing."""
     document = source.parse_json()
     try:
         gap_s, ticks = number(document["metadata"]["gap_seconds"]), document["data"]
@@ -39,9 +42,23 @@ def read(source: Source) -> Reading:
     notes = [RULE]
     if "availability" in source.name.rsplit("/", 1)[-1]:
         notes.append(AVAILABILITY)
-    if "prices" in document:
-        notes.append("prices are not used")
-    return Reading(events_from_counts(samples, source.rng, source.name), len(ticks) * gap_s, tuple(notes))
+    events = events_from_counts(samples, source.rng, source.name)
+    return Reading(events, len(ticks) * gap_s, tuple(notes), prices=_prices(source, document, len(ticks), gap_s))
+
+
+def _prices(source: Source, document: Mapping[str, Any], num_ticks: int, gap_s: float) -> Prices | None:
+    """Return the prices of the ticks, where there are any."""
+    prices = document.get("prices", [])
+    if not isinstance(prices, list) or len(prices) not in (0, num_ticks):
+        source.fault("prices", f"expected a list of {num_ticks} prices, one for each tick", "leave all prices out")
+        return None
+    samples: list[tuple[float, float]] = []
+    for tick, value in enumerate(prices):
+        try:
+            samples.append((tick * gap_s, usd_per_hour(value)))
+        except ValueError as error:
+            source.fault(f"prices, tick {tick}", f"{error}", "keep the price of the tick before")
+    return Prices.changes(samples) if samples else None
 
 
 def _tick_lines(text: str, num_ticks: int) -> list[int]:

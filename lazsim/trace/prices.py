@@ -1,0 +1,77 @@
+"""Prices of nodes over time, and the node-hours and dollars that nodes take."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from lazsim.units import HOUR_S
+
+
+@dataclass(frozen=True, eq=False)
+class Prices:
+    """The price of a node over time; the first one also holds before its time.
+
+    Attributes
+    ----------
+    time_s : ndarray of float64, shape (K,)
+        Ascending times, the first at the begin of the trace.
+    usd_per_hour : ndarray of float64, shape (K,)
+        US dollars for an hour of one node, from each time on.
+    """
+
+    time_s: npt.NDArray[np.float64]
+    usd_per_hour: npt.NDArray[np.float64]
+
+    @classmethod
+    def constant(cls, usd_per_hour: float) -> "Prices":
+        """Return a price that never changes."""
+        return cls(np.zeros(1), np.array([usd_per_hour]))
+
+    @classmethod
+    def changes(cls, samples: Sequence[tuple[float, float]]) -> "Prices":
+        """Return the prices of samples of time and price, which are in time order."""
+        time_s, usd_per_hour = np.array(samples, dtype=np.float64).reshape(-1, 2).T
+        is_new = np.diff(usd_per_hour, prepend=np.nan) != 0
+        return cls(time_s[is_new], usd_per_hour[is_new])
+
+    def after(self, start_s: float) -> "Prices":
+        """Return the prices of a stretch that begins at `start_s`."""
+        kept = max(0, int(np.searchsorted(self.time_s, start_s, side="right")) - 1)
+        time_s = np.maximum(0.0, self.time_s[kept:] - start_s)
+        return replace(self, time_s=time_s, usd_per_hour=self.usd_per_hour[kept:])
+
+
+ONE = Prices.constant(1.0)
+
+
+def node_hours(time_s: npt.ArrayLike, num_nodes: npt.ArrayLike, end_s: float, prices: Prices = ONE) -> float:
+    """Return the hours of all nodes together, or the US dollars that they cost.
+
+    Parameters
+    ----------
+    time_s, num_nodes
+        Ascending times, and the number of nodes from each on, shape (M,).
+    end_s
+        When it ends.
+    prices
+        Prices of a node; the sum is in hours where an hour counts as 1.
+
+    Examples
+    --------
+    Two nodes for an hour, then one for two hours; the price doubles after two hours.
+
+    >>> node_hours([0, 3600], [2, 1], 3 * 3600)
+    4.0
+    >>> node_hours([0, 3600], [2, 1], 3 * 3600, Prices(np.array([0.0, 7200.0]), np.array([1.5, 3.0])))
+    7.5
+    """
+    times, counts = np.asarray(time_s, dtype=np.float64), np.asarray(num_nodes)
+    edges = np.unique(np.concatenate([times, prices.time_s, [end_s]]))
+    edges = edges[(edges >= times[0]) & (edges <= end_s)]
+    nodes, price = (
+        values[np.maximum(0, np.searchsorted(since_s, edges[:-1], side="right") - 1)]
+        for since_s, values in ((times, counts), (prices.time_s, prices.usd_per_hour))
+    )
+    return float(np.sum(nodes * price * np.diff(edges))) / HOUR_S
