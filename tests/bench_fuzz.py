@@ -92,8 +92,8 @@ def trace_targets() -> Iterator[Target]:
         "parcae events": "\n".join(rows),
         "parcae counts": "0,4\n60000,3\n120000,5\n",
         "lazsim": (
-            "# format: lazsim-trace 1\n# duration_s: 600\n# usd_per_node_hour: 0:0.5 60:0.75\n# note: by hand\ntime_s,event,nodes\n"
-            "0,add,a b c d e\n60,remove,a\n90,add,f\n"
+            "# format: lazsim-trace 1\n# duration_s: 600\n# usd_per_node_hour: 0:0.5 60:0.75\n# note: by hand\n"
+            "time_s,event,nodes\n0,add,a b c d e\n60,remove,a\n90,add,f\n"
         ),
     }
     notice = {"detail-type": "EC2 Spot Instance Interruption Warning", "time": "2025-03-01T00:01:00Z"}
