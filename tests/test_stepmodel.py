@@ -341,13 +341,13 @@ def test_tokens_in_eight_bits_are_dispatched_in_half_the_time():
 
 def test_biases_of_experts_move_the_bytes_of_their_sums():
     inputs = inputs_of("gpt-oss-20b", gpus=8, expert=8, global_batch=64)
-    plain = replace(inputs, model=msgspec.structs.replace(inputs.model, expert_bias=False))
+    plain = replace(inputs, model=msgspec.structs.replace(inputs.model, expert_bias=False, clamped_activation=False))
     memory = [
         sum(one.gpu_s for one in blocks_of(some)["moe"].forward if one.part == "memory") for some in (inputs, plain)
     ]
     routed = 4096 * 4 * imbalance(inputs)
-    # 8 bytes for each of the 2 x 2880 numbers before the activation, 28 for each of the 2880 after it.
-    expected = inputs.copy_s(8 * 5760 * routed) + inputs.copy_s(28 * 2880 * routed)
+    # 8 bytes for each of the 2 x 2880 numbers before the activation, 8 for their bounds, 28 for the 2880 after it.
+    expected = 2 * inputs.copy_s(8 * 5760 * routed) + inputs.copy_s(28 * 2880 * routed)
     assert memory[0] - memory[1] == pytest.approx(expected)
     graphed = msgspec.structs.replace(inputs.parallel, graphs="full")
     # Kernels that a graph holds add biases themselves.
@@ -406,9 +406,34 @@ def test_a_thin_spine_slows_exchanges_between_pods():
     thin = override(inputs.cluster, {"network.nodes_per_pod": 2, "network.spine_share": 0.25}, "cluster")
     slow = replace(inputs, cluster=thin)
     # Of eight domains, four pods: 7/8 of the copies leave the domain and 3/4 the pod, these at a quarter of the rate.
-    assert exchange_s(slow) / exchange_s(inputs) == pytest.approx((3 / 4) / (7 / 8) * 4)
+    # Longer messages are a little faster.
+    assert exchange_s(slow) / exchange_s(inputs) == pytest.approx((3 / 4) / (7 / 8) * 4, rel=0.05)
     whole = override(thin, {"network.spine_share": 1.0}, "cluster")
     assert exchange_s(replace(inputs, cluster=whole)) == exchange_s(inputs)
+
+
+def test_rates_across_nodes_grow_with_messages_as_measured():
+    inputs = inputs_of("deepseek-v3", "dgx-h100", 16, expert=8, global_batch=16)
+    curve, share = inputs.constants.gather_curve_us, 36.67e9 / inputs.nic_bytes_per_s
+    # All-gather over two B200 with a NIC each (DraNet documentation): half of 1 KiB, 2 MiB and 1 GiB crosses.
+    for megabytes, measured_us in ((1 / 1024, 22.3), (1, 63.2), (512, 14640)):
+        assert inputs.across_s(curve, megabytes * 2**20, share) == pytest.approx(1e-6 * measured_us, rel=0.01)
+    # A NIC of a quarter of the rate takes as long for a quarter of the bytes.
+    assert inputs.across_s(curve, 2**18, share / 4) == pytest.approx(63.2e-6, rel=0.01)
+
+
+def test_eight_bit_experts_copy_tokens_where_the_dispatcher_does_not_align_them():
+    def memory_s(dispatcher, precision):
+        inputs = inputs_of("qwen3-30b-a3b", expert=8, dispatcher=dispatcher, precision=precision, graphs="none")
+        operations = blocks_of(inputs)["moe"].forward
+        return inputs, sum(one.gpu_s for one in operations if one.part == "memory")
+
+    # Tokens are read and written before and after the experts, 2 bytes a number of 2048; permutations are alike.
+    inputs, deepep_s = memory_s("deepep", "mxfp8")
+    routed = 4096 * 8 * imbalance(inputs)
+    copied_s = 2 * inputs.copy_s(4 * 2048 * routed)
+    assert deepep_s - memory_s("hybridep", "mxfp8")[1] == pytest.approx(copied_s)
+    assert memory_s("deepep", "bf16")[1] == pytest.approx(memory_s("hybridep", "bf16")[1])
 
 
 def test_sharded_parameters_are_gathered_in_every_micro_batch():

@@ -110,7 +110,7 @@ def _model(config: _Config) -> dict[str, Any]:
         "num_vocab_matrices": 1 if config.has("tie_word_embeddings") else 2,
     }
     if config.family.startswith("gpt_oss"):
-        values["expert_bias"] = True
+        values |= {"expert_bias": True, "clamped_activation": True}
     return values | _shared_experts(config) | {"attention": _attention(config, num_layers, d_model)}
 
 

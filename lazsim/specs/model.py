@@ -147,6 +147,8 @@ class ModelSpec(Spec, frozen=True, kw_only=True):
         Width of the tokens that routed experts receive; `d_model` when not given.
     expert_bias : bool
         Whether each expert adds a bias after its matmuls.
+    clamped_activation : bool
+        Whether what the activation of experts reads is kept within bounds.
     num_expert_groups, num_groups_per_token : int
         Groups of a layer's experts, and the groups that one token may visit; no limit when 1.
     num_mtp_layers : int
@@ -175,6 +177,7 @@ class ModelSpec(Spec, frozen=True, kw_only=True):
     d_ff_shared: Amount | None = None
     d_expert: Count | None = None
     expert_bias: bool = False
+    clamped_activation: bool = False
     num_expert_groups: NumExperts = 1
     num_groups_per_token: NumExperts = 1
     num_mtp_layers: Annotated[int, Meta(ge=0, le=MAX_LAYERS)] = 0

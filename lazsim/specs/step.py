@@ -6,6 +6,9 @@ from msgspec import Meta
 
 from lazsim.specs.record import Factor, Quantity, Rate, Seconds, Spec
 
+Curve = tuple[tuple[Quantity, Quantity], ...]
+"""Bytes of a message, ascending, and the microseconds that it takes."""
+
 
 class StepConstants(Spec, frozen=True, kw_only=True):
     """What a training step costs beside the kernels of the tables.
@@ -30,6 +33,8 @@ class StepConstants(Spec, frozen=True, kw_only=True):
     all_to_all_nic_share: Factor
     deduplicated_nic_share: Factor
     gather_nic_share: Factor
+    gather_curve_us: Curve
+    exchange_curve_us: Curve
     exchange_latency_s: Seconds
     deepep_slowdown: Annotated[float, Meta(ge=0, lt=1)]
     hybridep_slowdown: Annotated[float, Meta(ge=0, lt=1)]

@@ -9,14 +9,29 @@ from lazsim.stepmodel.operations import Item, Operation
 ROUTER_KERNELS = 25
 """Small kernels of top-k, probabilities, counts and maps, forward."""
 
-EXCHANGE_KERNELS = {"all_gather": 20, "all_to_all": 20, "deepep": 7, "hybridep": 7}
-"""Kernels of a dispatch or a combine with its permutation, forward."""
+PERMUTE_KERNELS = {
+    "all_gather": ((9, 2), (3, 2)),
+    "all_to_all": ((9, 3), (4, 2)),
+    "deepep": ((9, 5), (2, 2)),
+    "hybridep": ((5, 1), (1, 1)),
+}
+"""Kernels beside a dispatch and beside a combine, forward and backward.
+
+Counted in the dispatchers of NVIDIA/Megatron-LM 0.16 with fused permutation: maps, permutation and sort by expert,
+exchange of probabilities, copies of counts to the host; backward, the maps are there already.
+"""
 
 INNER_BIAS_BYTES, OUTER_BIAS_BYTES = (8, 6), (28, 36)
 """Bytes for each number, forward and backward, of a bias of experts that no matmul adds.
 
 ``_apply_bias`` of NVIDIA/Megatron-LM (and of NeMo AutoModel) adds expert by expert and concatenates; the second bias is
 weighted by the gate in fp32: product, sum, concatenation and cast each read and write all tokens of the experts."""
+
+CLAMP_BYTES = (8, 10)
+"""Bytes for each number, forward and backward, of the bounds before an activation.
+
+Both halves are bounded and concatenated again before the fused activation of NVIDIA/Megatron-LM 0.16
+(``weighted_bias_quick_geglu_impl``); backward, gradients are masked by the inputs and concatenated."""
 
 FP8_TOKEN_BYTES = 1.03
 """A number in 8 bits, with a scale of 4 bytes for each 128."""
@@ -62,10 +77,11 @@ def moe_items(kernels: Kernels) -> list[Item]:
     narrow = [] if model.d_expert is None else [kernels.linear(width, model.d_model, tokens, kernels.graphed)]
     widen = [] if model.d_expert is None else [kernels.linear(model.d_model, width, tokens, kernels.graphed)]
     shared = kernels.mlp(model.shared_dim, kernels.graphed) if model.shared_dim else []
-    permute, (dispatch, combine) = _permute(kernels), _exchanges(kernels)
+    (permute, restore), (dispatch, combine) = _permutations(kernels), _exchanges(kernels)
+    pad = _alignment(kernels)
     items = [
         kernels.norm(kernels.graphed_gate), *shared, *_gate(kernels), *narrow, permute, dispatch,
-        *_experts(kernels), combine, permute, *widen, kernels.residual(kernels.graphed),
+        *pad, *_experts(kernels), *pad, combine, restore, *widen, kernels.residual(kernels.graphed),
     ]  # fmt: skip
     return items + _offload(kernels, items)
 
@@ -129,35 +145,54 @@ def _experts(kernels: Kernels) -> list[Item]:
         forward, backward = (each * outputs for each in num_bytes)
         return [kernels.copy(forward, backward, number, number, graphed, routed, module=module)]
 
+    def clamp(outputs: float) -> list[Item]:
+        if not model.clamped_activation or graphed:
+            return []
+        forward, backward = (each * outputs for each in CLAMP_BYTES)
+        return [kernels.copy(forward, backward, 3, 3, graphed, routed, module="expert_activation")]
+
     activation = kernels.copy(
         2 * matrices * inner, (2 * matrices + 4) * inner, 1, 1, graphed, routed, module="expert_activation"
     )
     outputs = (matrices - 1) * inner
     return [
-        grouped(outputs, width), *bias(outputs, INNER_BIAS_BYTES, "expert_activation"), activation,
+        grouped(outputs, width), *bias(outputs, INNER_BIAS_BYTES, "expert_activation"), *clamp(outputs), activation,
         grouped(width, inner), *bias(width, OUTER_BIAS_BYTES),
     ]  # fmt: skip
 
 
-def _permute(kernels: Kernels) -> Item:
-    """Reorder tokens by expert, before the exchange and after it."""
+def _permutations(kernels: Kernels) -> list[Item]:
+    """Build the reordering of tokens by expert, and back."""
     inputs, parallel = kernels.inputs, kernels.inputs.parallel
     top_k, width = inputs.model.top_k, inputs.model.expert_dim
     copies = distinct_ranks(top_k, parallel.expert)
-    passes = {
-        "all_gather": 6 * top_k + 2,
-        "all_to_all": 6 * top_k + 2,
-        "deepep": 2 * top_k + 2 * copies,
-        "hybridep": top_k + copies,
-    }[parallel.dispatcher]
-    number = EXCHANGE_KERNELS[parallel.dispatcher]
-    return kernels.copy(passes * width, passes * width, number, number, kernels.graphed, inputs.own_tokens)
+    # A plain exchange takes tokens in the order of their experts and returns them in that of their ranks.
+    deduplicates = parallel.dispatcher in ("deepep", "hybridep")
+    passes = 2 * top_k + 2 * copies if deduplicates else 6 * top_k + 2
+    return [
+        kernels.copy(passes * width, passes * width, *numbers, kernels.graphed, inputs.own_tokens)
+        for numbers in PERMUTE_KERNELS[parallel.dispatcher]
+    ]
+
+
+def _alignment(kernels: Kernels) -> list[Item]:
+    """Copy the tokens of a GPU such that each expert has a multiple of what 8-bit matmuls take, and back.
+
+    HybridEP places tokens so, graphs of everything have fixed sizes, and bf16 takes any number
+    (``quantization_padding`` of NVIDIA/Megatron-LM 0.16, with the defaults of NVIDIA-NeMo/Megatron-Bridge).
+    """
+    inputs = kernels.inputs
+    parallel, model = inputs.parallel, inputs.model
+    if not inputs.quantised or parallel.dispatcher == "hybridep" or kernels.graphed or parallel.pad_to_capacity:
+        return []
+    routed = inputs.own_tokens * model.top_k * imbalance(inputs)
+    return [kernels.copy(4 * model.expert_dim, 4 * model.expert_dim, 2, 2, False, routed)]
 
 
 def _exchanges(kernels: Kernels) -> tuple[Item, Item]:
     """Build the dispatch and the combine; the gradient of each is the other one, in 16 bits."""
     inputs = kernels.inputs
-    latency_s = inputs.constants.exchange_latency_s * (1 if inputs.parallel.expert <= inputs.domain else 2)
+    latency_s = inputs.constants.exchange_latency_s if inputs.parallel.expert > inputs.domain else 0.0
 
     def operation(token_bytes: float) -> tuple[Operation, ...]:
         seconds = exchange_s(inputs, token_bytes) * imbalance(inputs)
@@ -176,7 +211,9 @@ def exchange_s(inputs: StepInputs, token_bytes: float = 2.0) -> float:
     A plain all-to-all sends a copy for each expert of a token, the others one for each rank; copies that stay on the
     rank are not sent. Across domains one copy goes to each domain of a token, at most ``num_groups_per_token`` of them.
     An all-gather sends every token to every rank. Links inside a domain, NICs and the links between pods work at the
-    same time.
+    same time. Beyond the ranks of its table, a deduplicating exchange grows with all copies of a token, that on its own
+    rank among them: from 8 to 16 ranks of a GB200 it takes 1.07 times as long (copies 1.23, remote ones 1.32), from 4
+    to 8 Blackwell GPUs under DeepEP 1.21 times (1.46, 1.70; ai-dynamo/aiconfigurator).
     """
     model, parallel, constants = inputs.model, inputs.parallel, inputs.constants
     ranks, domain = parallel.expert, inputs.domain
@@ -189,19 +226,20 @@ def exchange_s(inputs: StepInputs, token_bytes: float = 2.0) -> float:
     if parallel.dispatcher == "all_to_all":
         sent *= model.top_k
         within_s = inputs.tables.collective_s("all_to_all", sent, ranks)
-        across_bytes_per_s = constants.all_to_all_nic_share * inputs.nic_bytes_per_s
+        curve_us, share = constants.gather_curve_us, constants.all_to_all_nic_share
         across, between = sent * (1 - 1 / domains), sent * (1 - 1 / pods)
     else:
         kernel = f"exchange_{parallel.dispatcher}"
         if kernel not in inputs.tables.grids:
             kernel = "exchange_deepep"
-        within_s = inputs.tables.time_s(kernel, distinct_ranks(model.top_k, ranks) * (1 - 1 / ranks) * sent)
+        measured = inputs.tables.collective_ranks[kernel]
+        sent_share = 1 - 1 / min(ranks, measured)
+        within_s = inputs.tables.time_s(kernel, distinct_ranks(model.top_k, ranks) * sent_share * sent)
         limit = model.num_groups_per_token if model.num_expert_groups > 1 else domains
         copies = min(distinct_ranks(model.top_k, domains), limit)
-        across_bytes_per_s = constants.deduplicated_nic_share * inputs.nic_bytes_per_s
+        curve_us, share = constants.exchange_curve_us, constants.deduplicated_nic_share
         across, between = copies * (1 - 1 / domains) * sent, copies * (1 - 1 / pods) * sent
-    between_bytes_per_s = inputs.cluster.network.spine_share * across_bytes_per_s
-    return max(within_s, across / across_bytes_per_s, between / between_bytes_per_s)
+    return max(within_s, inputs.across_s(curve_us, max(across, between / inputs.cluster.network.spine_share), share))
 
 
 def _offload(kernels: Kernels, items: list[Item]) -> list[Item]:

@@ -2,11 +2,14 @@
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
+
+import numpy as np
 
 from lazsim.errors import SpecError
 from lazsim.specs import ClusterSpec, GpuSpec, ModelSpec, ParallelSpec, StepConstants
-from lazsim.stepmodel.tables import KernelTables
+from lazsim.specs.step import Curve
+from lazsim.stepmodel.tables import MICROSECOND, Grid, KernelTables
 
 MATMUL_KERNELS = {
     "bf16": "matmul_bf16",
@@ -110,6 +113,15 @@ class StepInputs:
         rate = self.gpu.memory_efficiency * self.gpu.memory_bytes_per_s
         return self.gpu.kernel_overhead_s + num_bytes / rate
 
+    def across_s(self, curve_us: Curve, num_bytes: float, share: float) -> float:
+        """Return the time of bytes through a NIC by a measured curve, stretched to this NIC's rate.
+
+        Messages as long as the longest of the curve reach a share of the rate.
+        """
+        size, time_us = curve_us[-1]
+        as_measured = size / (MICROSECOND * time_us) / (share * self.nic_bytes_per_s)
+        return _grid_of(curve_us).time_s(as_measured * num_bytes)
+
     def collective_s(self, kernel: str, num_bytes: float, num_ranks: int, stride: int) -> float:
         """Return the time of an all-gather or reduce-scatter over ranks `stride` GPUs apart.
 
@@ -122,8 +134,14 @@ class StepInputs:
         domains = math.ceil(num_ranks / inside)
         within_s = self.tables.collective_s(kernel, num_bytes, inside) if inside > 1 else 0.0
         shared = num_bytes * (domains - 1) / domains / inside
-        across_s = shared / (self.constants.gather_nic_share * self.nic_bytes_per_s)
+        across_s = self.across_s(self.constants.gather_curve_us, shared, self.constants.gather_nic_share)
         return max(within_s, across_s + (domains - 1) * self.cluster.network.nic_latency_s)
+
+
+@lru_cache
+def _grid_of(curve_us: Curve) -> Grid:
+    sizes, times_us = zip(*curve_us, strict=True)
+    return Grid((sizes,), np.multiply(MICROSECOND, times_us))
 
 
 def check_layout(model: ModelSpec, parallel: ParallelSpec, num_gpus: int) -> None:

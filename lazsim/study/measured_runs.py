@@ -297,6 +297,7 @@ def _model_of(name: str, row: Row, known: ModelSpec | None) -> ModelSpec:
         "matrices_per_expert": _whole(row, "mats_per_expert", 3),
         "num_experts": _whole(row, "experts"),
         "expert_bias": _flag(row, "expert_bias", known is not None and known.expert_bias),
+        "clamped_activation": _flag(row, "clamped_activation", known is not None and known.clamped_activation),
         "num_shared_experts": _whole(row, "shared_experts"),
         "d_ff_shared": _whole(row, "shared_expert_ff_total"),
         "d_expert": _whole(row, "moe_latent_dim") or None,
