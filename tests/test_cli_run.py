@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from lazsim.cli.run import RUN_FILES
 from tests.conftest import ROOT
 
 P3_LIKE = ROOT / "traces" / "spot-p3-like.csv"
@@ -43,7 +44,7 @@ def test_the_same_command_writes_the_same_bytes(lazsim, tmp_path):
         _, out, _ = lazsim("run", *FAST, "--system", "lazarus", "--seed", 3, "--json", "--out", folder)
         outputs.append((out, {path.name: path.read_bytes() for path in folder.glob("[!.]*")}))
     assert outputs[0] == outputs[1]
-    names = {"events.csv", "run.json", "summary.json", "throughput.pdf", "throughput.png", "timeline.csv"}
+    names = set(RUN_FILES)
     assert set(outputs[0][1]) == names
 
 
@@ -225,7 +226,7 @@ def test_a_folder_holds_the_files_of_one_run_only(lazsim, tmp_path):
     lazsim("run", *FAST, "--system", "lazarus", "--placement", "mro", "--out", tmp_path)
     assert (tmp_path / "placements.png").exists()
     lazsim("run", *FAST, "--system", "lazarus", "--out", tmp_path)
-    names = {"events.csv", "run.json", "summary.json", "throughput.pdf", "throughput.png", "timeline.csv"}
+    names = set(RUN_FILES)
     assert {path.name for path in tmp_path.glob("[!.]*")} == names | {"mine.txt"}
 
 

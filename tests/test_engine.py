@@ -311,3 +311,65 @@ def test_a_job_with_enough_nodes_trains_again_in_the_end(scenario, system):
     events = scenario[0]
     result = simulate_system(events, SYSTEMS[system], costs(), RandomLoads(2, 4), events.duration_s + 1000.0)
     assert result.states[-1].num_used > 0
+
+
+def failures(result):
+    return [
+        (one.time_s, one.nodes, one.detected_s, one.decision, one.source, one.trains_at_s) for one in result.failures
+    ]
+
+
+def test_each_failure_tells_what_was_decided_why_and_what_it_took():
+    # As above: detect to 116, rebuild to 126, transfer to 133. Of 2 layers of 4 experts on 3 nodes of 2 slots, what the
+    # nodes left lack moves.
+    (one,) = run("lazarus", trace((0, "add", "a b c d"), (101, "remove", "d")), 200.0, **NEVER).failures
+    assert (one.time_s, one.nodes, one.detected_s, one.trains_at_s) == (101, ("d",), 116, 133)
+    assert (one.decision, one.source, one.why) == ("reconfigure", "peers", "the nodes left hold every expert")
+    assert {b: s for b, s in one.seconds.items() if s} == {
+        "lost_work": 1,
+        "detect": 15,
+        "reconfigure": 10,
+        "transfer": 7,
+    }
+    assert 0 < one.experts_moved <= 2 * 3 * 2
+    assert one.bytes_moved == one.experts_moved * costs().model.expert_state_bytes
+
+
+def test_a_restart_tells_the_steps_lost_and_what_the_nodes_read():
+    # The ds job above: the nodes of a group read each of 2 x 4 experts once, and the dense state each.
+    (one,) = run("ds", trace((0, "add", "a b c d"), (101, "remove", "d")), 200.0).failures
+    assert (one.decision, one.source, one.lost_steps, one.trains_at_s) == ("restart", "checkpoint", 5, 156)
+    assert {b: s for b, s in one.seconds.items() if s} == {"lost_work": 11, "detect": 15, "restart": 40}
+    model = costs().model
+    assert (one.experts_moved, one.bytes_moved) == (8, 8 * model.expert_state_bytes + 2 * model.dense_state_bytes)
+
+
+def test_a_failure_during_recovery_ends_the_record_of_the_first():
+    events = trace((0, "add", "a b c d e f g h"), (101, "remove", "h"), (110, "remove", "g"))
+    assert failures(run("lazarus", events, 300.0, **NEVER)) == [
+        (101, ("h",), None, "", "", None),
+        (110, ("g",), 125, "reconfigure", "peers", 142),
+    ]
+
+
+def test_a_wait_for_nodes_is_part_of_the_failure_that_it_follows():
+    # b fails at 101; c comes at 200 and is collected until 320, and a restart takes 40 s.
+    events = trace((0, "add", "a b"), (101, "remove", "b"), (200, "add", "c"))
+    (one,) = run("lazarus", events, 500.0, **NEVER).failures
+    assert (one.decision, one.why) == ("wait, restart", "the nodes alive are too few to hold every expert")
+    assert (one.seconds["waiting"], one.trains_at_s) == (320 - 116, 360 - 10 * (one.source == "initial"))
+
+
+@settings(max_examples=50)
+@given(scenarios(), st.sampled_from(sorted(SYSTEMS)))
+def test_the_failures_of_a_run_account_for_its_detection_its_losses_and_its_count(scenario, system):
+    events, duration_s = scenario
+    result = simulate_system(events, SYSTEMS[system], costs(rebalance_interval_steps=50), RandomLoads(2, 4), duration_s)
+    assert len(result.failures) == result.counts["failures"]
+    assert sum(one.lost_steps for one in result.failures) == result.counts["lost_steps"]
+    for bucket in ("detect", "lost_work"):
+        assert sum(one.seconds[bucket] for one in result.failures) == pytest.approx(result.ledger_s[bucket], abs=1e-6)
+    for one in result.failures:
+        if one.trains_at_s is not None:
+            spent_s = sum(one.seconds.values()) - one.seconds["lost_work"]
+            assert one.trains_at_s - one.time_s == pytest.approx(spent_s, abs=1e-6)

@@ -11,7 +11,16 @@ from lazsim.cli.replay import max_nodes_option, replay_options
 PLANNINGS = ("auto", "exact", "sampled")
 """Names of `lazsim.engine.sampling.PLANNINGS`, here so that ``--help`` need not import them."""
 
-RUN_FILES = ("summary.json", "timeline.csv", "events.csv", "throughput.png", "throughput.pdf", "run.json")
+RUN_FILES = (
+    "summary.json",
+    "timeline.csv",
+    "events.csv",
+    "recoveries.csv",
+    "trace.json",
+    "throughput.png",
+    "throughput.pdf",
+    "run.json",
+)
 
 
 @click.command()
@@ -86,7 +95,8 @@ def command(
     """Replay a trace of node events under one or more systems.
 
     Prints the work of each system and where its time went. --out writes summary.json, timeline.csv, events.csv,
-    throughput.png and .pdf, and run.json with every input. With --placement, systems with flexible dispatch run once
+    recoveries.csv (a row for each failure), trace.json (for https://ui.perfetto.dev), throughput.png and .pdf, and
+    run.json with every input. With --placement, systems with flexible dispatch run once
     with each policy, and --out also writes placements.png and .pdf.
     """
     from lazsim.engine.systems import DEFAULT_SYSTEMS

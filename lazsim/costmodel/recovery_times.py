@@ -34,12 +34,16 @@ def checkpoint_save_s(costs: CostModel) -> float:
     return costs.communication.storage_s(model.dense_state_bytes + num_states * model.expert_state_bytes)
 
 
-def checkpoint_load_s(costs: CostModel, plan: PlacementPlan) -> float:
-    """Return the seconds in which every node reads the dense state of its stage and the states of its experts."""
+def checkpoint_load_bytes(costs: CostModel, plan: PlacementPlan) -> float:
+    """Return the bytes of the dense state of its stage and the states of its experts that every node reads."""
     num_states = float(plan.holds_LEN.sum())
     dense_bytes = costs.model.dense_state_bytes / costs.grid.num_stages
-    num_bytes = plan.num_nodes * dense_bytes + num_states * costs.model.expert_state_bytes
-    return costs.communication.storage_s(num_bytes)
+    return plan.num_nodes * dense_bytes + num_states * costs.model.expert_state_bytes
+
+
+def checkpoint_load_s(costs: CostModel, plan: PlacementPlan) -> float:
+    """Return the seconds in which every node reads these."""
+    return costs.communication.storage_s(checkpoint_load_bytes(costs, plan))
 
 
 def restart_s(costs: CostModel, num_nodes: int) -> float:

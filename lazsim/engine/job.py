@@ -5,19 +5,20 @@ the next. `lazsim.engine.protocol` decides which that is. Failures, ends of wait
 simulation interrupt it.
 """
 
-from collections.abc import Callable, Generator, Hashable
+from collections.abc import Callable, Generator, Hashable, Mapping
 from dataclasses import replace
 from enum import Enum, auto
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import simpy
 
+from lazsim.costmodel.recovery_times import checkpoint_load_bytes
 from lazsim.costmodel.step import CostModel
 from lazsim.engine import protocol
 from lazsim.engine.held import NOTHING, Held, Planned
-from lazsim.engine.ledger import Ledger
-from lazsim.engine.log import JobEvent, Log, State
+from lazsim.engine.ledger import RECOVERY_BUCKETS, Ledger
+from lazsim.engine.log import FailureRecord, JobEvent, Log, State
 from lazsim.engine.nodes import Nodes
 from lazsim.engine.plan_reliability import OnPlan
 from lazsim.engine.planner import Planner
@@ -42,6 +43,17 @@ class Signal(Enum):
 
     JOIN = auto()
     END = auto()
+
+
+class Moved(NamedTuple):
+    """States of experts that nodes get, the bytes of all states, and the seconds that this takes."""
+
+    experts: int
+    num_bytes: float
+    seconds: float
+
+
+NO_MOVE = Moved(0, 0.0, 0.0)
 
 
 class Job:
@@ -83,6 +95,7 @@ class Job:
         self._step_s = 0.0
         self.interval_steps = interval_steps or costs.job.checkpoint_interval_steps[system.name]
         self._join_at_s: float | None = None
+        self._before_s: Mapping[str, float] = {}
         self._end_s = end_s
         self._process: simpy.Process | None = None
 
@@ -90,7 +103,8 @@ class Job:
 
     def begin(self, batch: Batch) -> None:
         """Start with the nodes of the trace's first instant, at no cost where they suffice."""
-        self.nodes.apply(batch)
+        self._apply(batch)
+        self._enter("waiting")
         decision = protocol.decide_start(self._alive(), self.planner.usable_nodes, checkpoint_step=0)
         if decision.action is protocol.Action.RESTART:
             self._train_on(Held.full(decision.nodes, self._planned(decision.num_nodes)))
@@ -101,7 +115,7 @@ class Job:
     def change(self, batch: Batch) -> None:
         """Let nodes go and come; all that go at one instant are one failure."""
         failed = not set(self.state.involved).isdisjoint(batch.removed)
-        self.nodes.apply(batch)
+        self._apply(batch)
         if batch.added:
             join_at_s = protocol.collect_until(self._join_at_s, self.env.now, self.costs.job.join_wait_s)
             if join_at_s != self._join_at_s:
@@ -115,6 +129,11 @@ class Job:
     def end(self) -> None:
         """Stop here; a step under way stays unfinished."""
         self._interrupt(Signal.END)
+
+    def _apply(self, batch: Batch) -> None:
+        self.nodes.apply(batch)
+        self.log.node_spans.change(self.env.now, None, batch.removed)
+        self.log.node_spans.change(self.env.now, "spare", batch.added)
 
     def _interrupt(self, cause: Signal | Batch) -> None:
         assert self._process is not None, "the job has begun"
@@ -145,13 +164,14 @@ class Job:
 
     def _stop(self, failure: Batch | None) -> None:
         """End whatever is going on, by a failure or at the end of the simulation."""
-        rest_s = 0.0
+        self.ledger.close(self.env.now)
+        self._end_failure()
+        before_s, rest_s = self.ledger.seconds(), 0.0
         if isinstance(self.state, Training) and (stretch := self.state.stretch) is not None:
             rest_s = stretch.start_s + (stretch.steps_made(self.env.now) + 1) * stretch.step_s - self.env.now
             self.sampler.interrupted(stretch.step_s)
             self._book_steps(self.state, stretch, has_failed=failure is not None)
         if failure is None:
-            self.ledger.close(self.env.now)
             self._log("end")
             self.state = Ended()
             return
@@ -159,12 +179,15 @@ class Job:
             # Those that are left join at the next step boundary.
             self._join_at_s = self.env.now
         self.progress.fail(self.env.now)
+        failed = tuple(node for node in failure.removed if node in set(self.state.involved))
+        self.log.failure, self._before_s = FailureRecord(self.env.now, failed), before_s
+        self.log.failures.append(self.log.failure)
         self.state = Detecting(self.state.held.without(failure.removed), rest_s=rest_s)
         self.log.count("failures")
         self._log("failure", num_lost=len(failure.removed), num_joined=len(failure.added))
 
     def _wait(self, state: Waiting) -> Activity:
-        self.ledger.enter("waiting", self.env.now)
+        self._enter("waiting")
         if self._join_is_due():
             # The nodes collected before count already; the next to come start a new collection.
             self._join_at_s = None
@@ -176,6 +199,7 @@ class Job:
                     raise
                 self._join_at_s = None
         decision = self._decide(state.held)
+        self.log.decide(decision.action.name.lower(), decision.source, decision.why)
         if decision.action is protocol.Action.CONTINUE:
             self.state = Reconfiguring(state.held, decision)
         else:
@@ -183,13 +207,17 @@ class Job:
 
     def _detect(self, state: Detecting) -> Activity:
         yield from self._spend("detect", self.system.detect_s(self.costs, state.rest_s))
+        assert self.log.failure is not None, "a failure is detected"
+        self.log.failure.detected_s = self.env.now
         decision = self._decide(state.held)
+        self.log.decide(decision.action.name.lower(), decision.source, decision.why)
         if decision.action in (protocol.Action.CONTINUE, protocol.Action.RECONFIGURE):
             self.state = Reconfiguring(state.held, decision)
             return
         if decision.source != "peers":
             self._roll_back(from_memory=decision.source == "memory")
         if decision.action is protocol.Action.WAIT:
+            self._assign(())
             self.state = Waiting(state.held if decision.source else NOTHING)
         else:
             self.state = Restarting(decision=decision)
@@ -203,10 +231,12 @@ class Job:
             num_newcomers = len(decision.seats)
             held = state.held.only(decision.nodes[: len(decision.nodes) - num_newcomers])
             held = held.joined_by(decision.nodes[len(held.nodes) :], decision.seats)
+            self._note_moved(None if dict(decision.phases).get("transfer") else NO_MOVE)
         else:
-            held, seconds = self._bind(state.held, decision.nodes, decision.num_nodes)
+            held, moved = self._bind(state.held, decision.nodes, decision.num_nodes)
             yield from self._spend("reconfigure", self.system.rebuild_s(self.costs))
-            yield from self._spend("transfer", seconds)
+            yield from self._spend("transfer", moved.seconds)
+            self._note_moved(moved)
         self._train_on(held, joins_first=not state.is_joining)
         self.log.count("reconfigurations")
         self._log("joined" if state.is_joining else "recovered")
@@ -217,12 +247,17 @@ class Job:
         decision = state.decision
         planned = self._planned(decision.num_nodes)
 
-        def restart(step: int, *, is_sampled: bool) -> tuple[float, float]:  # noqa: ARG001 (one interface)
-            seconds = self.system.restart_s(self.costs, decision, planned.at(step).plan)
-            return seconds, seconds
+        def restart(step: int, *, is_sampled: bool) -> tuple[float, Moved]:  # noqa: ARG001 (one interface)
+            plan = planned.at(step).plan
+            seconds = self.system.restart_s(self.costs, decision, plan)
+            return seconds, Moved(int(plan.holds_LEN.sum()), checkpoint_load_bytes(self.costs, plan), seconds)
 
         key = "restart", decision.num_nodes, decision.source
-        yield from self._spend("restart", self._find(key, planned.step, restart))
+        moved = self._find(key, planned.step, restart)
+        yield from self._spend("restart", moved.seconds)
+        # From memory, it is the system that knows what is fetched.
+        loads = {"checkpoint": moved, "initial": NO_MOVE}
+        self._note_moved(loads.get(decision.source))
         self._train_on(Held.full(decision.nodes, planned))
         if self._has_started:
             self.log.count("restarts")
@@ -265,9 +300,9 @@ class Job:
     def _rebalance(self, state: Training) -> Activity:
         """Plan from the loads seen last; pause at this step boundary if that moves anything."""
         age_steps = self.costs.job.rebalance_interval_steps
-        held, seconds = self._bind(state.held, state.held.nodes, len(state.held.nodes), age_steps)
-        if seconds > 0:
-            yield from self._spend("rebalance", self.costs.cluster.recovery.regroup_s + seconds)
+        held, moved = self._bind(state.held, state.held.nodes, len(state.held.nodes), age_steps)
+        if moved.seconds > 0:
+            yield from self._spend("rebalance", self.costs.cluster.recovery.regroup_s + moved.seconds)
             self.log.count("rebalances")
             self._log("rebalanced")
         self._train_on(held, joins_first=False)
@@ -285,7 +320,7 @@ class Job:
         step_s, num_steps = state.timer.stretch(self.progress.step, most_steps)
         self._step_s = step_s
         self._note_state()
-        self.ledger.enter("compute", self.env.now)
+        self._enter("compute")
         state.stretch = stretch = Stretch(self.env.now, step_s, num_steps)
         try:
             yield self.env.timeout(num_steps * step_s)
@@ -299,8 +334,12 @@ class Job:
 
     # What the states share.
 
-    def _spend(self, bucket: str, seconds: float) -> Activity:
+    def _enter(self, bucket: str) -> None:
         self.ledger.enter(bucket, self.env.now)
+        self.log.phases.change(self.env.now, bucket)
+
+    def _spend(self, bucket: str, seconds: float) -> Activity:
+        self._enter(bucket)
         self._note_state()
         yield self.env.timeout(seconds)
 
@@ -332,6 +371,27 @@ class Job:
             self.sampler.interrupted(self._step_s, self.interval_steps)
             self.log.lost(lost.since_s, self.env.now)
             self._log("rolled_back", lost_steps=lost.steps)
+        if self.log.failure is not None:
+            self.log.failure.lost_steps = lost.steps
+
+    def _note_moved(self, moved: Moved | None) -> None:
+        """Note what recovery from a failure moved; None where only the time is known."""
+        if (failure := self.log.failure) is not None:
+            failure.experts_moved = moved and moved.experts
+            failure.bytes_moved = moved and moved.num_bytes
+
+    def _end_failure(self, trains_at_s: float | None = None) -> None:
+        """Complete the record of the failure under way, if any."""
+        if (failure := self.log.failure) is not None:
+            spent_s = {bucket: seconds - self._before_s[bucket] for bucket, seconds in self.ledger.seconds().items()}
+            failure.seconds = {bucket: spent_s[bucket] for bucket in RECOVERY_BUCKETS}
+            failure.trains_at_s, self.log.failure = trains_at_s, None
+
+    def _assign(self, nodes: tuple[str, ...]) -> None:
+        """Note which nodes are in use from now on."""
+        in_use = set(nodes)
+        self.log.node_spans.change(self.env.now, "in use", nodes)
+        self.log.node_spans.change(self.env.now, "spare", (node for node in self._alive() if node not in in_use))
 
     def _alive(self) -> tuple[str, ...]:
         return self.nodes.in_order()
@@ -377,8 +437,8 @@ class Job:
 
     def _bind(
         self, held: Held, candidates: tuple[str, ...], num_nodes: int, age_steps: int | None = None
-    ) -> tuple[Held, float]:
-        """Plan for some of the candidates; return these in the plan's order with the plan, and the transfer time.
+    ) -> tuple[Held, Moved]:
+        """Plan for some of the candidates; return these in the plan's order with the plan, and what they get.
 
         The plans that stand for these are made `age_steps` after each other; as far apart as these if it is not given.
         """
@@ -387,25 +447,30 @@ class Job:
         num_new, pause_s = len(candidates) - len(held.nodes), self.costs.cluster.recovery.regroup_s
         stage_H = self.costs.grid.stage_N(held.num_seats)[list(held.seats)]
 
-        def bind(step: int, *, is_sampled: bool) -> tuple[float, tuple[float, list[int] | None]]:
+        def bind(step: int, *, is_sampled: bool) -> tuple[float, tuple[Moved, list[int] | None]]:
             age = age_steps if is_sampled and age_steps is not None else after.step - before.step
             plan = replace(held, made=before.at(max(0, step - age))).plan if is_sampled else held.plan
             assert plan is not None, "some nodes hold states"
             binding = bind_nodes(self.costs, plan.holds_LEN, after.at(step).plan, num_new=num_new, stage_H=stage_H)
             seconds = binding.transfer_s(self.costs, self.nodes.servers(candidates))
             chosen = None if is_sampled else binding.chosen_N.tolist()
-            return seconds + (pause_s if seconds else 0.0), (seconds, chosen)
+            moved = Moved(binding.num_states, float(binding.bytes_HH.sum()), seconds)
+            return seconds + (pause_s if seconds else 0.0), (moved, chosen)
 
         # The same change of nearly as many nodes; between plans from the same loads only failed and new nodes fetch.
         num_lost, num_left_out = held.num_seats - len(held.nodes), len(candidates) - num_nodes
         key = "transfer", nearly(held.num_seats), num_lost, num_new, num_left_out, before.step == after.step
-        seconds, chosen = self._find(key, after.step, bind)
+        moved, chosen = self._find(key, after.step, bind)
         # Where another plan stands for this one, which node takes which part of it is not known.
         nodes = candidates[:num_nodes] if chosen is None else [candidates[index] for index in chosen]
-        return Held.full(nodes, after), seconds
+        return Held.full(nodes, after), moved
 
     def _train_on(self, held: Held, *, joins_first: bool = True) -> None:
         assert held.made is not None, "some nodes hold states"
+        self.ledger.close(self.env.now)
+        self._end_failure(self.env.now)
+        if not isinstance(self.state, Training):
+            self._assign(held.nodes)
         # Nodes that are missing are taken to have been where the plan has them.
         servers = np.arange(held.num_seats) // self.costs.cluster.nodes_per_server
         timer = self._timers.make(held.made, self.nodes.servers(held.nodes) if held.is_whole else servers)

@@ -15,6 +15,9 @@ BUCKETS = (
 )
 """Productive time first, then every kind of badput."""
 
+RECOVERY_BUCKETS = ("lost_work", "detect", "reconfigure", "transfer", "restart", "waiting")
+"""Those that a failure fills."""
+
 
 class Ledger:
     """A clock that is always in exactly one bucket, so that buckets add up to the time that passed.

@@ -1,7 +1,7 @@
-"""The record of a run: changes of state over time, events and counts."""
+"""The record of a run: changes of state over time, events, failures, spans of time and counts."""
 
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import NamedTuple
@@ -34,16 +34,122 @@ class JobEvent(NamedTuple):
 
 
 @dataclass
+class FailureRecord:
+    """A failure that the job felt, up to the next step, the next failure or the end of the run.
+
+    Attributes
+    ----------
+    time_s : float
+        Time of the failure.
+    nodes : tuple of str
+        The nodes of the job that failed.
+    detected_s : float or None
+        Time at which the job noticed it; None where something else came first.
+    decision, source, why : str
+        The actions of `lazsim.engine.protocol`, the origin of the states, and the reason for the first action.
+    seconds : mapping
+        Seconds by bucket of the ledger; those of ``lost_work`` were spent before.
+    experts_moved, bytes_moved : int, float or None
+        States of experts, and bytes in all, that nodes fetched from each other or read from a checkpoint; None where
+        the system knows no more than the time that this takes.
+    lost_steps : int
+        Steps rolled back.
+    trains_at_s : float or None
+        Time at which training went on; None where another failure or the end of the run came first.
+    """
+
+    time_s: float
+    nodes: tuple[str, ...]
+    detected_s: float | None = None
+    decision: str = ""
+    source: str = ""
+    why: str = ""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    experts_moved: int | None = 0
+    bytes_moved: float | None = 0.0
+    lost_steps: int = 0
+    trains_at_s: float | None = None
+
+
+class TimeSpan(NamedTuple):
+    """What a node or the job did from a time to another; the job's name is empty."""
+
+    start_s: float
+    end_s: float
+    what: str
+    node: str = ""
+
+
+MOST_SPANS = 20_000
+"""Spans of a run that are kept."""
+
+
+class Spans:
+    """Spans of time that follow each other for each node; of too many, the longest are kept.
+
+    Examples
+    --------
+    >>> spans = Spans()
+    >>> spans.change(0.0, "in use", ["a", "b"])
+    >>> spans.change(5.0, None, ["a"])
+    >>> spans.change(6.0, "in use", ["b"])
+    >>> [tuple(span) for span in spans.until(9.0)]
+    [(0.0, 5.0, 'in use', 'a'), (0.0, 9.0, 'in use', 'b')]
+    """
+
+    def __init__(self) -> None:
+        self._open: dict[str, tuple[float, str]] = {}
+        self._closed: list[TimeSpan] = []
+
+    def change(self, now_s: float, what: str | None, nodes: Iterable[str] = ("",)) -> None:
+        """Note what nodes do from now on; None where they are gone."""
+        for node in nodes:
+            since_s, before = self._open.get(node, (now_s, None))
+            if what == before:
+                continue
+            if before is not None and since_s < now_s:
+                self._closed.append(TimeSpan(since_s, now_s, before, node))
+            if what is None:
+                self._open.pop(node, None)
+            else:
+                self._open[node] = now_s, what
+        if len(self._closed) > 2 * MOST_SPANS:
+            self._closed = longest(self._closed, MOST_SPANS)
+
+    def until(self, end_s: float) -> tuple[TimeSpan, ...]:
+        """Return the spans up to the end of the run, in the order of their beginnings."""
+        still = [TimeSpan(since_s, end_s, what, node) for node, (since_s, what) in self._open.items()]
+        return tuple(longest([*self._closed, *(span for span in still if span.start_s < end_s)], MOST_SPANS))
+
+
+def longest(spans: list[TimeSpan], most: int) -> list[TimeSpan]:
+    """Return the longest spans in the order of their beginnings."""
+    if len(spans) > most:
+        spans = sorted(spans, key=lambda span: span.start_s - span.end_s)[:most]
+    return sorted(spans)
+
+
+@dataclass
 class Log:
     """Collects while a job runs; states that follow each other without a change are one."""
 
     states: list[State] = field(default_factory=list)
     events: list[JobEvent] = field(default_factory=list)
+    failures: list[FailureRecord] = field(default_factory=list)
+    failure: FailureRecord | None = None
+    phases: Spans = field(default_factory=Spans)
+    node_spans: Spans = field(default_factory=Spans)
     counts: dict[str, int] = field(
         default_factory=lambda: dict.fromkeys(
             ("failures", "reconfigurations", "restarts", "rebalances", "checkpoints", "lost_steps"), 0
         )
     )
+
+    def decide(self, action: str, source: str, why: str) -> None:
+        """Note a decision that follows the failure under way, if any."""
+        if (failure := self.failure) is not None:
+            failure.decision += f", {action}" if failure.decision else action
+            failure.source, failure.why = source, failure.why or why
 
     def count(self, what: str, number: int = 1) -> None:
         """Add to a count."""

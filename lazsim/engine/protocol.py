@@ -88,6 +88,8 @@ class Decision(Generic[Node]):
         Buckets of the ledger and seconds that the job takes besides, such as for replaying steps.
     seats : tuple of int
         Free places of the plan in force that the last of `nodes` take, where the job goes on.
+    why : str
+        The reason, in a few words.
     """
 
     action: Action = Action.WAIT
@@ -96,9 +98,10 @@ class Decision(Generic[Node]):
     num_nodes: int = 0
     phases: tuple[tuple[str, float], ...] = field(default=(), repr=False)
     seats: tuple[int, ...] = field(default=(), repr=False)
+    why: str = field(default="", compare=False, repr=False)
 
 
-WAIT: Decision[Any] = Decision()
+WAIT: Decision[Any] = Decision(why="the nodes alive are too few to hold every expert")
 """There are too few nodes."""
 
 
@@ -132,6 +135,7 @@ def decide(
     Decision(action=<Action.RESTART: 2>, source='checkpoint', nodes=('a', 'b', 'c', 'e'), num_nodes=4)
     """
     survivors = situation.survivors
+    why = "the system restarts after such a failure"
     joins_by_restart = situation.joins_due and situation.paused and not system.joins_in_place
     if (system.recovers_from_peers or situation.paused) and not joins_by_restart:
         joins = situation.joins_due and system.joins_in_place
@@ -140,17 +144,20 @@ def decide(
         for nodes in (survivors + newcomers, survivors + situation.returned):
             num_nodes = usable_nodes(len(nodes))
             if num_nodes and hold_everything(nodes):
-                return Decision(Action.RECONFIGURE, "peers", nodes, num_nodes)
-    return decide_start(situation.alive, usable_nodes, situation.checkpoint_step)
+                return Decision(Action.RECONFIGURE, "peers", nodes, num_nodes, why="the nodes left hold every expert")
+            why = "the nodes left lack a state" if num_nodes else "the nodes left are too few"
+    return decide_start(situation.alive, usable_nodes, situation.checkpoint_step, why)
 
 
-def decide_start(alive: Sequence[Node], usable_nodes: UsableNodes, checkpoint_step: int) -> Decision[Node]:
-    """Decide how a job starts for which no node holds anything."""
+def decide_start(
+    alive: Sequence[Node], usable_nodes: UsableNodes, checkpoint_step: int, why: str = ""
+) -> Decision[Node]:
+    """Decide how a job starts for which no node holds anything, for the reason given."""
     num_nodes = usable_nodes(len(alive))
     if not num_nodes:
         return WAIT
     source = "checkpoint" if checkpoint_step else "initial"
-    return Decision(Action.RESTART, source, tuple(alive[:num_nodes]), num_nodes)
+    return Decision(Action.RESTART, source, tuple(alive[:num_nodes]), num_nodes, why=why)
 
 
 def find_newcomers(

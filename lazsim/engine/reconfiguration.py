@@ -27,11 +27,14 @@ class Binding:
         All candidates: those chosen, then the others.
     bytes_HH : ndarray of float64, shape (H, H)
         Bytes that each candidate sends to each other, both in the order of `order_H`.
+    num_states : int
+        Expert states fetched.
     """
 
     chosen_N: Ints
     order_H: Ints
     bytes_HH: Floats
+    num_states: int
 
     def transfer_s(self, costs: CostModel, server_H: Ints) -> float:
         """Return the seconds until all have the states that they lack, from the server of each candidate."""
@@ -77,7 +80,7 @@ def bind_nodes(
         moved = migrate(
             has_LEH, wants_LEH, costs.model.expert_state_bytes, has_dense_H[order_H], costs.model.dense_state_bytes
         )
-        return Binding(chosen_N, order_H, moved.bytes_NN)
+        return Binding(chosen_N, order_H, moved.bytes_NN, moved.num_states)
     # The dense part of a stage moves as an expert does, to the nodes of that stage.
     all_H = np.ones(len(order_H), dtype=np.bool_)
     moved = migrate(has_LEH, wants_LEH, costs.model.expert_state_bytes, all_H, 0.0)
@@ -86,7 +89,7 @@ def bind_nodes(
     has_PH = ((had_H == stages) & has_dense_H)[:, order_H]
     wants_PH = _widen(costs.grid.holds_stages_PN(plan.num_nodes)[None], num_left_out)[0]
     dense = migrate(has_PH[None], wants_PH[None], costs.model.dense_state_bytes / len(stages), all_H, 0.0)
-    return Binding(chosen_N, order_H, moved.bytes_NN + dense.bytes_NN)
+    return Binding(chosen_N, order_H, moved.bytes_NN + dense.bytes_NN, moved.num_states)
 
 
 def _widen(holds_LEN: Bools, num_more: int) -> Bools:

@@ -8,7 +8,7 @@ import simpy
 from lazsim.costmodel.memory import MemoryUse
 from lazsim.costmodel.step import CostModel
 from lazsim.engine.job import Activity, Job
-from lazsim.engine.log import JobEvent, State
+from lazsim.engine.log import FailureRecord, JobEvent, State, TimeSpan
 from lazsim.engine.memory import peak_memory
 from lazsim.engine.plan_reliability import PlanReliability, batch_sizes
 from lazsim.engine.step_timer import MakeStepTimer, step_timers_from
@@ -40,6 +40,11 @@ class SystemRun:
         ``failures``, ``reconfigurations``, ``restarts``, ``rebalances``, ``checkpoints`` and ``lost_steps``.
     states, events : tuple
         Changes of state over time, and events.
+    failures : tuple of FailureRecord
+        Every failure that the job felt, and the way back to training.
+    phases, node_spans : tuple of TimeSpan
+        The buckets of the ledger over time, and the times at which each node is in use or spare; the longest of too
+        many.
     plan_recovery : SurvivalEstimate or None
         The probability that every expert survives when nodes next go, where it was asked for; see
         `lazsim.engine.plan_reliability`.
@@ -76,6 +81,9 @@ class SystemRun:
     counts: Mapping[str, int]
     states: tuple[State, ...]
     events: tuple[JobEvent, ...]
+    failures: tuple[FailureRecord, ...] = ()
+    phases: tuple[TimeSpan, ...] = ()
+    node_spans: tuple[TimeSpan, ...] = ()
     plan_recovery: SurvivalEstimate | None = None
     below_threshold_s: float = 0.0
     extrapolated_s: float | None = None
@@ -210,6 +218,9 @@ def simulate_system(
         counts=job.log.counts,
         states=tuple(job.log.states),
         events=tuple(job.log.events),
+        failures=tuple(job.log.failures),
+        phases=job.log.phases.until(wall_s),
+        node_spans=job.log.node_spans.until(wall_s),
         plan_recovery=reliability.average(wall_s) if reliability else None,
         below_threshold_s=job.below_threshold_s,
         extrapolated_s=job.extrapolated_s if costs.measured_part is not None else None,

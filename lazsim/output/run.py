@@ -43,12 +43,15 @@ def run_parts(result: RunResult) -> Iterator[Part]:
 
 def run_files(result: RunResult) -> dict[str, bytes]:
     """Return the content of every file of ``lazsim run --out``, by name."""
+    from lazsim.output.chrome_trace import chrome_trace
     from lazsim.output.plots.run import placements_figure, throughput_figure
 
     contents = {
         "summary.json": json_bytes({key: value for key, value in result.to_json().items() if key != "inputs"}),
         "timeline.csv": result.timeline().to_csv(index=False, lineterminator="\n").encode(),
         "events.csv": result.events().to_csv(index=False, lineterminator="\n").encode(),
+        "recoveries.csv": result.recoveries().to_csv(index=False, lineterminator="\n").encode(),
+        "trace.json": chrome_trace(result),
         **name_pictures("throughput", throughput_figure(result)),
         "run.json": json_bytes({"id": result.id, **result.inputs, "notes": list(result.notes)}),
     }

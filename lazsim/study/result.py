@@ -1,10 +1,13 @@
 """The result of a run: plain data, and tables of it."""
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lazsim.engine.ledger import RECOVERY_BUCKETS
+from lazsim.engine.log import FailureRecord
 from lazsim.engine.simulate import SystemRun
 from lazsim.trace.table import Trace
 
@@ -55,7 +58,10 @@ class RunResult:
         return {
             "id": self.id,
             "trace": dict(self.trace),
-            "runs": [run_row(run, scored=self.compares_placements) for run in self.runs],
+            "runs": [
+                run_row(run, scored=self.compares_placements) | {"recoveries": list(map(failure_row, run.failures))}
+                for run in self.runs
+            ],
             "gpu_memory_bytes": self.gpu_memory_bytes,
             "inputs": dict(self.inputs),
             "notes": list(self.notes),
@@ -77,6 +83,14 @@ class RunResult:
     def events(self) -> "pd.DataFrame":
         """Return what happened: ``time_s, system, event, step`` and node counts; systems as in `timeline`."""
         return self._history("events")
+
+    def recoveries(self) -> "pd.DataFrame":
+        """Return one row for each failure that a system felt; see `failure_row`. Systems as in `timeline`."""
+        import pandas as pd
+
+        rows = [{"system": run.name, **flat_failure_row(failure)} for run in self.runs for failure in run.failures]
+        columns = ["system", *flat_failure_row(FailureRecord(0.0, ()))]
+        return pd.DataFrame(rows, columns=columns).astype({"experts_moved": "Int64"})
 
     def _history(self, what: str) -> "pd.DataFrame":
         import pandas as pd
@@ -143,6 +157,20 @@ def flat_row(run: SystemRun, *, scored: bool) -> dict[str, Any]:
     row = run_row(run, scored=scored)
     row["memory_bytes"] = run.memory and run.memory.total
     return row | {f"{bucket}_s": seconds for bucket, seconds in row.pop("ledger_s").items()}
+
+
+def failure_row(failure: FailureRecord) -> dict[str, Any]:
+    """Return a failure and the way back to training as plain data; seconds to the microsecond."""
+    row = dataclasses.asdict(failure)
+    row["seconds"] = {bucket: round(failure.seconds.get(bucket, 0.0), 6) for bucket in RECOVERY_BUCKETS}
+    return row
+
+
+def flat_failure_row(failure: FailureRecord) -> dict[str, Any]:
+    """Return the same with a column for each bucket, and the nodes in one text."""
+    row = failure_row(failure)
+    row["nodes"] = " ".join(failure.nodes)
+    return row | {f"{bucket}_s": seconds for bucket, seconds in row.pop("seconds").items()}
 
 
 def describe_trace(trace: Trace, wall_s: float) -> dict[str, Any]:

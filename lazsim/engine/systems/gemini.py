@@ -41,8 +41,9 @@ class Gemini(System):
         num_nodes = stopped.num_usable
         if not situation.paused and held.made is not None and self.copies_survive(held):
             if not num_nodes:
-                return Decision(Action.WAIT, "memory")
-            return Decision(Action.RESTART, "memory", situation.alive[:num_nodes], num_nodes)
+                return Decision(Action.WAIT, "memory", why="copies are left in memory, but too few nodes")
+            nodes = situation.alive[:num_nodes]
+            return Decision(Action.RESTART, "memory", nodes, num_nodes, why="copies of every share are left in memory")
         return super().decide(costs, stopped)
 
     def restart_s(self, costs: CostModel, decision: Decision[str], plan: PlacementPlan) -> float:

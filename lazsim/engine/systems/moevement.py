@@ -71,7 +71,7 @@ class MoEvement(System):
             return super().decide(costs, stopped)
         survive = held.made is not None and self.snapshots_survive(costs, held)
         if survive and num_lost > len(stopped.newcomers) and not stopped.num_usable:
-            return Decision(Action.WAIT, "peers")
+            return Decision(Action.WAIT, "peers", why="snapshots are left, but too few nodes")
         if survive and num_lost <= len(stopped.newcomers):
             seats = tuple(np.flatnonzero(~held.alive_N).tolist())
             nodes = held.nodes + stopped.newcomers[:num_lost]
@@ -82,9 +82,12 @@ class MoEvement(System):
                 ("transfer", fetch_s(costs, node_state_bytes(costs))),
                 ("lost_work", replayed * stopped.step_s),
             )
-            return Decision(Action.CONTINUE, "peers", nodes, len(nodes), phases, seats)
+            return Decision(
+                Action.CONTINUE, "peers", nodes, len(nodes), phases, seats, "spares take the places of the failed nodes"
+            )
         # Without a spare, all go back to the checkpoint, on fewer nodes.
-        return protocol.decide_start(situation.alive, stopped.usable_nodes, situation.checkpoint_step)
+        why = "spares are too few" if survive else "a snapshot is lost"
+        return protocol.decide_start(situation.alive, stopped.usable_nodes, situation.checkpoint_step, why)
 
     def host_bytes(self, costs: CostModel, num_nodes: int) -> float:
         """Return the bytes of two windows of its own snapshots and its peers', without logs of activations."""

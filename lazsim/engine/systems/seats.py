@@ -61,7 +61,8 @@ class SeatSystem(System):
         if not situation.joins_due and held.made is not None:
             kept = self.keep(costs, held)
             if kept.nodes and self.goes_on(costs, kept):
-                return Decision(Action.CONTINUE, "peers", kept.nodes, len(kept.nodes), self.continue_s(costs, kept))
+                why, go_on_s = "the nodes left go on in their places", self.continue_s(costs, kept)
+                return Decision(Action.CONTINUE, "peers", kept.nodes, len(kept.nodes), go_on_s, why=why)
         return super().decide(costs, stopped)
 
     def join_s(self, costs: CostModel) -> float:
