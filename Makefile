@@ -6,11 +6,14 @@ FIGURES ?= runs/figures
 BUDGET ?= 10min
 MODELS := $(basename $(notdir $(wildcard lazsim/catalog/models/*.toml)))
 LOWEST := build/lowest
+DEVICE ?= cuda
+GPU_PYTHON ?= 3.12
+GPU_PACKAGES := hypothesis iniconfig markdown-it-py mdurl msgspec packaging pluggy pygments pytest rich scipy simpy sortedcontainers
 COMMAND_TESTS := $(addprefix tests/test_,cli_list.py cli_run.py cli_place.py cli_trace.py cli_sweep.py table.py plots.py)
 SOURCES := setup.cfg pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run figures test check lowest docs sdist verify bench profiles growth format clean
+.PHONY: help run figures test check lowest docs sdist verify bench profiles gpu wheels growth format clean
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -69,6 +72,15 @@ profiles: $(VENV)/dev.stamp ## Measure the kernels of every model on this device
 		$(BIN)/lazsim profile --model $$model --budget $(BUDGET) --out lazsim/catalog/profiles/$(NAME)/$$model.csv || exit; \
 		$(BIN)/lazsim profile check $(NAME) --model $$model || exit; \
 	done
+
+gpu: BUDGET = 9min
+gpu: ## Do all that needs a GPU, with what is installed; again: go on. DEVICE=cpu rehearses it
+	$(PYTHON) -m tests.measure_gpu --device $(DEVICE) --budget $(BUDGET)
+
+wheels: ## Fetch what a GPU machine without a network may lack, for make gpu
+	$(PYTHON) -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: --implementation cp \
+		--python-version $(GPU_PYTHON) --platform manylinux_2_28_x86_64 --platform manylinux_2_27_x86_64 \
+		--platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 --constraint constraints.txt --dest wheels $(GPU_PACKAGES)
 
 growth: $(VENV)/dev.stamp ## Plot how the cost of placement and reliability grows
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m tests.bench_placement docs/images/growth.png

@@ -4,8 +4,6 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.sparse import csr_array
-from scipy.sparse.csgraph import maximum_flow
 
 from lazsim.costmodel.step import CostModel
 from lazsim.engine.held import Held
@@ -100,6 +98,9 @@ def _covers(broken: Bools, redundancy: int, many: int) -> bool:
     ]
     tails, heads = (np.concatenate([pair[end] for pair in pairs]) for end in (0, 1))
     room = np.concatenate([np.full(len(tail), most, dtype=np.int32) for tail, _, most in pairs])
+    from scipy.sparse import csr_array
+    from scipy.sparse.csgraph import maximum_flow
+
     graph = csr_array((room, (tails, heads)), shape=(sink + 1, sink + 1))
     return bool(maximum_flow(graph, 0, sink).flow_value == num_groups)
 

@@ -1,0 +1,269 @@
+"""Do all that needs a GPU, in slices, and go on where the last slice ended: ``python -m tests.measure_gpu``.
+
+It runs from the checkout and installs nothing. What the interpreter lacks comes from the wheels in ``wheels/``, which
+``make wheels`` fetches on a machine with a network.
+"""
+
+import argparse
+import contextlib
+import importlib.util
+import json
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+WHEELS = ROOT / "wheels"
+MODULES = ("click", "hypothesis", "msgspec", "numpy", "pandas", "pytest", "rich", "scipy", "simpy", "torch")
+"""Modules without which lazsim measures nothing, or its tests do not run."""
+
+QUERY = "name,driver_version,memory.total,power.limit,clocks.max.sm,clocks.max.mem,clocks.sm,clocks.mem,temperature.gpu"
+TAIL_CHARACTERS = 6000
+LAST_S = 10.0
+"""Time kept at the end of a slice to pack the results."""
+
+FIRST_MODELS = ("gpt-l", "deepseek-v3", "gpt-m", "gpt-s", "qwen3-30b-a3b", "mixtral-8x7b", "deepseek-v2-lite")
+"""Models that the published evaluation and the guides run come first; then all others."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A command, the seconds that it gets in a whole session of `SESSION_S`, and whether it goes on when run again.
+
+    In a command, ``BUDGET`` stands for the seconds that are given, and ``PROFILES`` for the folder of profiles.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    seconds: float
+    goes_on: bool = False
+
+
+def tasks(device: str, models: list[str], num_gpus: int) -> list[Task]:
+    """Return everything that needs a GPU, in order of value."""
+
+    def lazsim(*words: str) -> tuple[str, ...]:
+        return ("-m", "lazsim", *words)
+
+    def profile(model: str, seconds: float, *more: str, suffix: str = "") -> Task:
+        out = f"PROFILES/{model}{suffix}.csv"
+        measured = ("profile", "--device", device, "--model", model, "--budget", "BUDGET", "--out", out, *more)
+        return Task(f"profile {model}{suffix}", lazsim(*measured), seconds, goes_on=True)
+
+    def check(model: str) -> Task:
+        return Task(f"check {model}", lazsim("profile", "check", f"PROFILES/{model}.csv", "--json"), 4)
+
+    virtual = ("--device", device, "--budget", "BUDGET", "--json")
+    found = [Task("tests", ("-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", "tests/test_gpu.py"), 120)]
+    first = [model for model in FIRST_MODELS if model in models]
+    found += [profile(model, 90) for model in first[:2]] + [check(model) for model in first[:2]]
+    found.append(Task("ranks gpt-l", lazsim("profile", "ranks", "--profile", "PROFILES/gpt-l.csv", *virtual), 60))
+    validate = ("validate", "--device", device, "--nodes", "4", "--tolerance", "1000", "--json")
+    found.append(Task("validate", lazsim(*validate), 240))
+    found += [profile(model, 35) for model in first[2:]] + [check(model) for model in first[2:]]
+    found.append(Task("skew", lazsim("profile", "skew", *virtual), 60))
+    layer = ("--model", "deepseek-v3", "--cluster", "h200x32", "--layers", "1")
+    found.append(Task("ranks deepseek-v3", lazsim("profile", "ranks", *layer, *virtual), 60))
+    if num_gpus > 1:
+        more = ("--ranks", str(num_gpus), "--backend", "nccl", "--kernel", "all_to_all")
+        found.insert(1, profile("gpt-l", 60, *more, suffix="-nccl"))
+    rest = [model for model in models if model not in first]
+    return found + [task for model in rest for task in (profile(model, 20), check(model))]
+
+
+SESSION_S = 1500.0
+"""All tasks together: a session on a lent machine."""
+
+
+class Session:
+    """The state of the measurements in a folder: ``report.json``, ``profiles.zip`` and ``log.txt``."""
+
+    def __init__(self, folder: Path, environment: dict[str, str], device: str, scale: float) -> None:
+        self.folder, self.environment, self.scale = folder, environment, scale
+        self.profiles = folder / "profiles"
+        self.report: dict[str, Any] = {"device": device, "conditions": [], "tasks": {}}
+        folder.mkdir(parents=True, exist_ok=True)
+        if (folder / "report.json").exists():
+            self.report = json.loads((folder / "report.json").read_text("utf-8"))
+            if self.report["device"] != device:
+                sys.exit(f"{folder}: holds measurements of {self.report['device']}; give another --state")
+        if not self.profiles.exists() and (folder / "profiles.zip").exists():
+            # What came back from a machine that is gone.
+            with zipfile.ZipFile(folder / "profiles.zip") as packed:
+                packed.extractall(self.profiles)
+        self.profiles.mkdir(exist_ok=True)
+
+    def is_done(self, task: Task) -> bool:
+        """Say whether a task has ended, well or not."""
+        return self.report["tasks"].get(task.name, {}).get("status") in ("done", "failed")
+
+    def run(self, task: Task, left_s: float) -> None:
+        """Run a task, for as long as it has or the slice lasts, and note what it printed."""
+        noted = self.report["tasks"].setdefault(task.name, {"seconds": 0.0, "slices": 0})
+        wanted_s = max(15.0, task.seconds * self.scale)
+        limit_s = min(left_s, 2 * wanted_s + 60)
+        # A command passes its budget while it starts, checks and writes.
+        budget_s = max(5.0, min(wanted_s, limit_s - 20) - noted["seconds"] * task.goes_on)
+        words = {"BUDGET": f"{budget_s:.0f}s", "PROFILES": str(self.profiles)}
+        command = [sys.executable, *task.command]
+        for name, value in words.items():
+            command = [word.replace(name, value) for word in command]
+        print(f"{task.name}: up to {limit_s:.0f} s", flush=True)
+        begun_s = time.monotonic()
+        clocks = clocks_now()
+        status, out, err = run_command(command, self.environment, limit_s)
+        seconds = time.monotonic() - begun_s
+        was_cut = status is None and not noted["slices"]
+        noted["seconds"] += seconds
+        noted["slices"] += 1
+        noted["status"] = "cut" if was_cut else "done" if status == 0 else "failed"
+        noted["command"] = " ".join(["python", *command[1:]])
+        noted["exit_status"], noted["clocks"] = status, [clocks, clocks_now()]
+        noted["said"] = (out if not is_json(out) else "")[-TAIL_CHARACTERS:] + err[-TAIL_CHARACTERS:]
+        if is_json(out):
+            noted["result"] = json.loads(out)
+        print(f"{task.name}: {noted['status']} after {seconds:.0f} s", flush=True)
+        with (self.folder / "log.txt").open("a", encoding="utf-8") as log:
+            log.write(f"\n== {task.name} ({noted['status']}, {seconds:.0f} s): {noted['command']}\n{out}\n{err}\n")
+
+    def save(self, out: Path | None) -> None:
+        """Write the report and pack the profiles; copy all to a folder from which they are fetched."""
+        text = json.dumps(self.report, indent=1, sort_keys=True)
+        (self.folder / "report.json").write_text(f"{text}\n", "utf-8")
+        with zipfile.ZipFile(self.folder / "profiles.zip", "w", zipfile.ZIP_DEFLATED) as packed:
+            for path in sorted(self.profiles.glob("*.*")):
+                packed.write(path, path.name)
+        if out is not None and out.resolve() != self.folder.resolve():
+            out.mkdir(parents=True, exist_ok=True)
+            for name in ("report.json", "profiles.zip", "log.txt"):
+                if (self.folder / name).exists():
+                    shutil.copy(self.folder / name, out / name)
+
+
+def is_json(text: str) -> bool:
+    """Say whether a command printed one JSON object."""
+    with contextlib.suppress(ValueError):
+        return isinstance(json.loads(text), dict)
+    return False
+
+
+def run_command(command: list[str], environment: dict[str, str], limit_s: float) -> tuple[int | None, str, str]:
+    """Run a command at most so long; its processes end with it. The status is None where time ended it."""
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        start_new_session=True,
+    ) as process:  # fmt: skip
+        try:
+            out, err = process.communicate(timeout=limit_s)
+            return process.returncode, out, err
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            out, err = process.communicate()
+            return None, out, err
+
+
+def find_environment(folder: Path) -> dict[str, str]:
+    """Return the environment of commands: the checkout, and the wheels of modules that are missing here."""
+    unpacked = folder / "packages"
+    missing = [name for name in MODULES if importlib.util.find_spec(name) is None]
+    if missing:
+        print(f"not installed: {', '.join(missing)}; taken from {WHEELS.name}/", flush=True)
+        for wheel in sorted(WHEELS.glob("*.whl")):
+            if importlib.util.find_spec(wheel.name.split("-")[0].lower()) is None:
+                with zipfile.ZipFile(wheel) as packed:
+                    packed.extractall(unpacked)
+    path = os.pathsep.join(filter(None, (str(ROOT), str(unpacked), os.environ.get("PYTHONPATH"))))
+    environment = {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
+    find = "import importlib.util, sys; print(*(name for name in sys.argv[1:] if not importlib.util.find_spec(name)))"
+    found = subprocess.run([sys.executable, "-c", find, *missing], env=environment, capture_output=True, text=True)
+    if still := found.stdout.split():
+        sys.exit(f"{', '.join(still)}: not installed and not in {WHEELS}; run make wheels where there is a network")
+    return environment
+
+
+def clocks_now() -> list[str]:
+    """Return a line of nvidia-smi for each GPU: name, driver, memory, limits, clocks, temperature."""
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        asked = ["nvidia-smi", f"--query-gpu={QUERY}", "--format=csv,noheader"]
+        return subprocess.run(asked, capture_output=True, text=True, timeout=30, check=True).stdout.splitlines()
+    return []
+
+
+CONDITIONS = """
+import importlib.metadata, importlib.util, json, torch
+installed = [name for name in ("torch", "numpy", "triton") if importlib.util.find_spec(name)]
+versions = {name: importlib.metadata.version(name) for name in installed}
+gpus = [str(torch.cuda.get_device_properties(one)) for one in range(torch.cuda.device_count())]
+nccl = ".".join(map(str, torch.cuda.nccl.version())) if gpus else ""
+print(json.dumps({"versions": versions, "gpus": gpus, "cuda": torch.version.cuda, "nccl": nccl}))
+"""
+
+
+def conditions(environment: dict[str, str]) -> dict[str, Any]:
+    """Return what the times depend on: devices, driver, clocks and versions."""
+    asked = subprocess.run([sys.executable, "-c", CONDITIONS], env=environment, capture_output=True, text=True)
+    if asked.returncode:
+        sys.exit(f"torch does not work here: {asked.stderr.strip().splitlines()[-1]}")
+    found: dict[str, Any] = json.loads(asked.stdout)
+    machine = {"python": platform.python_version(), "machine": platform.platform(), "cores": os.cpu_count()}
+    return {**found, **machine, "nvidia_smi": clocks_now(), "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+
+
+def seconds(text: str) -> float:
+    """Read a time such as ``9min`` or ``540s``."""
+    for unit, factor in (("min", 60.0), ("s", 1.0)):
+        if text.endswith(unit):
+            return float(text.removesuffix(unit)) * factor
+    return float(text)
+
+
+def pending(session: Session, found: list[Task], end_s: float) -> Iterator[tuple[Task, float]]:
+    """Yield the tasks that are open and fit into the slice, with the time left."""
+    for task in found:
+        left_s = end_s - time.monotonic()
+        needed_s = 25 if task.goes_on else min(task.seconds * session.scale, 60)
+        if not session.is_done(task) and left_s > needed_s:
+            yield task, left_s
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.measure_gpu", description=__doc__)
+    parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"), help="cpu: a rehearsal")
+    parser.add_argument("--budget", type=seconds, default=540.0, help="length of this slice, as 9min")
+    parser.add_argument("--total", type=seconds, default=SESSION_S, help="of all slices together, as 25min")
+    parser.add_argument(
+        "--state", type=Path, default=ROOT / "runs" / "gpu", help="folder that a later slice goes on from"
+    )
+    parser.add_argument("--out", type=Path, default=os.environ.get("OUT"), help="folder of copies; default: $OUT")
+    options = parser.parse_args()
+    end_s = time.monotonic() + options.budget - LAST_S
+    environment = find_environment(options.state)
+    found_here = conditions(environment)
+    if options.device == "cuda" and not found_here["gpus"]:
+        sys.exit("torch finds no GPU here; --device cpu rehearses everything on the CPU")
+    session = Session(options.state, environment, options.device, options.total / SESSION_S)
+    session.report["conditions"].append(found_here)
+    models = sorted(path.stem for path in (ROOT / "lazsim" / "catalog" / "models").glob("*.toml"))
+    found = tasks(options.device, models, len(found_here["gpus"]))
+    for task, left_s in pending(session, found, end_s):
+        session.run(task, left_s)
+        session.save(options.out)
+    session.save(options.out)
+    left = [task.name for task in found if not session.is_done(task)]
+    failed = [name for name, noted in session.report["tasks"].items() if noted["status"] == "failed"]
+    print(f"{len(found) - len(left)} of {len(found)} tasks have ended; failed: {', '.join(failed) or 'none'}")
+    print(f"results are in {options.state}" + (f"; to go on, run it again ({len(left)} left)" if left else ""))
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""The slices of ``make gpu``, without a GPU."""
+
+import json
+import os
+import time
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.measure_gpu import MODULES, Session, Task, find_environment, pending, tasks
+
+PRINT = "import json, sys; json.dump({'out': sys.argv[1:]}, sys.stdout)"
+
+
+@pytest.fixture
+def begin(tmp_path):
+    return lambda: Session(tmp_path / "state", dict(os.environ), "cpu", scale=1.0)
+
+
+def test_every_model_of_the_catalogue_is_measured_once_and_then_checked():
+    models = sorted(path.stem for path in (ROOT / "lazsim" / "catalog" / "models").glob("*.toml"))
+    names = [task.name for task in tasks("cuda", models, num_gpus=1)]
+    assert len(set(names)) == len(names)
+    assert names[0] == "tests"
+    for model in models:
+        assert names.index(f"profile {model}") < names.index(f"check {model}")
+
+
+def test_exchanges_by_nccl_are_measured_where_there_are_several_gpus():
+    assert "profile gpt-l-nccl" not in [task.name for task in tasks("cuda", ["gpt-l"], num_gpus=1)]
+    found = {task.name: task for task in tasks("cuda", ["gpt-l"], num_gpus=4)}
+    assert "--ranks 4 --backend nccl" in " ".join(found["profile gpt-l-nccl"].command)
+
+
+def test_a_session_goes_on_from_what_came_back_of_another_machine(begin, tmp_path):
+    session, task = begin(), Task("one", ("-c", PRINT, "BUDGET", "PROFILES/a.csv"), 30)
+    session.run(task, 100)
+    (session.profiles / "a.csv").write_text("kernel\n")
+    session.save(tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["log.txt", "profiles.zip", "report.json"]
+
+    (tmp_path / "out").rename(tmp_path / "fetched")
+    later = Session(tmp_path / "fetched", dict(os.environ), "cpu", scale=1.0)
+    assert later.is_done(task)
+    assert (later.profiles / "a.csv").read_text() == "kernel\n"
+    report = json.loads((tmp_path / "fetched" / "report.json").read_text())
+    assert report["tasks"]["one"]["result"] == {"out": ["30s", str(tmp_path / "state" / "profiles" / "a.csv")]}
+
+
+def test_what_time_has_cut_is_tried_again_once_and_what_fails_is_told(begin):
+    session = begin()
+    endless, broken = Task("endless", ("-c", "while True: pass"), 30), Task("broken", ("-c", "sys.exit(3)"), 30)
+    statuses = []
+    for task, left_s in ((endless, 0.2), (endless, 0.2), (broken, 60)):
+        session.run(task, left_s)
+        statuses.append(session.report["tasks"][task.name]["status"])
+    assert statuses == ["cut", "failed", "failed"]
+    assert "NameError" in session.report["tasks"]["broken"]["said"]
+
+
+def test_a_slice_begins_only_what_fits_into_it(begin):
+    session = begin()
+    short, long = Task("short", (), 5), Task("long", (), 240)
+    found = list(pending(session, [long, short], time.monotonic() + 30))
+    assert [task.name for task, _ in found] == ["short"]
+
+
+def test_nothing_is_unpacked_where_all_modules_are_installed(tmp_path):
+    assert {"torch", "msgspec"} <= set(MODULES)
+    environment = find_environment(tmp_path)
+    assert environment["PYTHONPATH"].startswith(str(ROOT))
+    assert list(tmp_path.iterdir()) == []
