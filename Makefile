@@ -30,7 +30,7 @@ $(VENV)/dev.stamp: $(VENV)/run.stamp
 
 run: $(VENV)/run.stamp ## Replay a spot trace for GPT-L under lazarus and its rivals; results in runs/spot
 	$(BIN)/lazsim run --trace traces/spot-p3-like.csv --model gpt-l --cluster rtx3090x10 --max-nodes 10 --duration 80min \
-		--system lazarus --system tutel-ft --system ds-ft --system ds --out $(OUT)
+		--system lazarus --system dropless-ft --system tutel-ft --system ds-ft --system ds --out $(OUT)
 
 figures: $(VENV)/run.stamp ## Make the published evaluation again: every table and figure, in runs/figures
 	$(BIN)/lazsim experiment run all --out $(FIGURES)

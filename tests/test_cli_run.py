@@ -65,7 +65,7 @@ def test_the_timeline_has_the_promised_columns_and_never_more_nodes_used_than_al
 
 
 def test_table_json_and_timeline_of_the_run_in_the_readme_agree(lazsim, tmp_path):
-    systems = [part for name in ("lazarus", "tutel-ft", "ds-ft", "ds") for part in ("--system", name)]
+    systems = [part for name in ("lazarus", "dropless-ft", "tutel-ft", "ds-ft", "ds") for part in ("--system", name)]
     _, table, _ = lazsim("run", *FAST, "--model", "gpt-l", *systems, "--out", tmp_path)
     timeline = list(csv.DictReader((tmp_path / "timeline.csv").read_text().splitlines()))
     for run in json.loads((tmp_path / "summary.json").read_text())["runs"]:
@@ -90,7 +90,7 @@ def test_run_json_names_every_input_with_its_hash(lazsim, tmp_path):
 
 
 def test_the_table_fits_80_columns(lazsim):
-    systems = [part for name in ("lazarus", "ds-ft", "ds", "tutel", "tutel-ft") for part in ("--system", name)]
+    systems = [part for name in ("lazarus", "ds-ft", "ds", "tutel-ft", "dropless-ft") for part in ("--system", name)]
     for chosen in ([], systems):
         _, out, _ = lazsim("run", *FAST, *chosen)
         assert max(map(len, out.splitlines())) <= 80

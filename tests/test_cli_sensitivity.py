@@ -14,13 +14,13 @@ def trace_file(tmp_path):
 
 
 def test_tables_of_all_systems_fit_a_terminal(lazsim, trace_file):
-    systems = [word for name in ("lazarus", "ds", "ds-ft", "tutel", "tutel-ft") for word in ("--system", name)]
+    systems = [word for name in ("lazarus", "ds", "ds-ft", "dropless", "dropless-ft") for word in ("--system", name)]
     code, out, _ = lazsim("sensitivity", "--trace", trace_file, "--routing", "uniform", *systems)
     assert code == 0
     lines = out.splitlines()
     assert max(len(line) for line in lines) <= 80
     assert lines[0] == "change of samples trained"
-    assert lines[1].split() == ["constant", "x", "lazarus", "ds", "ds-ft", "tutel", "tutel-ft"]
+    assert lines[1].split() == ["constant", "x", "lazarus", "ds", "ds-ft", "dropless", "dropless-ft"]
     assert "change of the ratio lazarus : other" in lines
     assert "local_latency_s" in out[out.index("under 0.1%") :]
 

@@ -94,7 +94,7 @@ def test_the_property_would_notice_a_single_sample_trained_twice(pool, undisturb
     assert largest_difference(other, undisturbed[1]) > 1e-3
 
 
-@pytest.mark.parametrize("system", ["ds", "ds-ft", "tutel"])
+@pytest.mark.parametrize("system", ["ds", "ds-ft", "dropless"])
 def test_expert_parallel_systems_train_the_same_model(system, pool, undisturbed):
     run, blocks = run_live(tiny_spec(system, interval=4), Script(4, {("stepped", 6): [("kill", "n0")]}), pool)
     assert largest_difference(blocks, undisturbed[1]) < ROUNDING

@@ -17,8 +17,8 @@ from lazsim.live.messages import HeldState
 from tests.jobs import EvenLoads, costs, trace
 from tests.live_jobs import tiny_spec
 
-RESTARTING = ("ds", "tutel")
-REGROUPING = ("ds-ft", "tutel-ft")
+RESTARTING = ("ds", "tutel", "dropless")
+REGROUPING = ("ds-ft", "tutel-ft", "dropless-ft")
 
 
 def usable_nodes(system):

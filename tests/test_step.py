@@ -114,6 +114,59 @@ def test_padding_makes_every_expert_as_large_as_the_fullest():
     assert unpadded["expert"] == pytest.approx(12 * 16384 * 10 / 14 / 2)
 
 
+def test_sparse_kernels_move_routed_tokens_and_buffers_are_regrouped_whole():
+    # As above, 2048 rows of each of 8 experts: 16384 rows in the buffers of a GPU, 4096 of which are tokens. Tokens are
+    # copied 4 times, buffers 4 times and zeroed twice, half a copy each; a reorder of 8 copies of a row takes a second.
+    plan, load = place_ep(12, 8, 4, 1, 6), np.tile([1, 1, 1, 1, 1, 1, 1, 7], (12, 1))
+    found = parts(costs(compute=CountTokens(2.0)), plan, NodeLayout(np.arange(4), np.arange(4) // 2, padded=True), load)
+    assert found["reorder"] == pytest.approx(12 * (4 * 4096 + 5 * 16384) / 8)
+    # Exchanges and experts are those of buffers with masks.
+    assert found["expert"] == pytest.approx(12 * 4 * 4096)
+
+
+def pass_s(exchange_s, expert_s, num_chunks):
+    """Play one pass on the queues of the network and of the GPU: every chunk comes in, is computed and goes out."""
+    network_s, gpu_s, computed_s = 0.0, 0.0, []
+    for _ in range(num_chunks):
+        network_s += exchange_s / num_chunks
+        gpu_s = max(gpu_s, network_s) + expert_s / num_chunks
+        computed_s.append(gpu_s)
+    for done_s in computed_s:
+        network_s = max(network_s, done_s) + exchange_s / num_chunks
+    return network_s
+
+
+@given(
+    rates=st.tuples(st.floats(0.01, 10), st.floats(0.01, 10)),
+    fixed=st.tuples(st.floats(0, 1e4), st.floats(0, 1e4)),
+    heaviest=st.integers(1, 20),
+)
+def test_exchanges_go_behind_experts_in_the_fastest_number_of_chunks(rates, fixed, heaviest):
+    # An exchange of the buffers and their experts, each with a fixed time that every chunk takes.
+    class Experts(FixedCompute):
+        def expert_s(self, num_tokens):
+            return (fixed[0] + rates[0] * num_tokens) * (num_tokens > 0)
+
+    class Exchanges(CountBytes):
+        def all_to_all_s(self, nic_bytes, local_bytes):
+            return np.where(nic_bytes > 1, fixed[1] + rates[1] * nic_bytes / 1536, 0.0)
+
+    # Two nodes are a group of 8 experts, 4 each. The fullest has h / (h + 7) of 8192 tokens, and so has every buffer;
+    # of 8 buffers a node sends the half of its own rows that are for the 4 experts of the other.
+    plan, load = place_ep(12, 8, 2, 1, 6), np.tile([1] * 7 + [heaviest], (12, 1))
+    layout = NodeLayout(np.arange(2), np.zeros(2, dtype=np.int64), padded=True, most_chunks=8)
+    found = parts(costs(compute=Experts(0.0), communication=Exchanges()), plan, layout, load)
+    rows = 8192 * heaviest / (heaviest + 7)
+
+    def layer_s(chunks):
+        expert_s = 4 * (chunks * fixed[0] + rates[0] * rows)
+        exchange_s = chunks * fixed[1] + rates[1] * 4 * rows / 2
+        return pass_s(exchange_s, expert_s / 3, chunks) + pass_s(exchange_s, expert_s * 2 / 3, chunks)
+
+    best_s = min(layer_s(chunks) for chunks in range(1, 9))
+    assert found["expert"] + found["all_to_all"] == pytest.approx(12 * best_s)
+
+
 def test_all_to_all_carries_the_tokens_that_leave_a_server_four_times():
     # 8 experts even on 2 nodes in EP: each node keeps half of its 4096 tokens and sends half, 768 wide, 2 bytes each;
     # dispatch and combine, forward and backward, in 12 layers.

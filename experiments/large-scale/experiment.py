@@ -19,7 +19,7 @@ from lazsim.units import HOUR_S
 
 SETTINGS = {
     "model": "deepseek-v3",
-    "systems": ["lazarus", "ds-ft", "ds", "tutel-ft"],
+    "systems": ["lazarus", "ds-ft", "ds", "dropless-ft"],
     # Trials: seeds draw failures, grants and loads.
     "seeds": list(range(10)),
     "clusters": ["h200x32", "h200x64", "h200x128"],

@@ -26,7 +26,7 @@ SETTINGS = {
     "num_experts": 8,
     # Load of one expert over its even share; the others share the rest evenly.
     "ratios": [1, 1.5, 2, 3, 4, 5, 6, 7],
-    "systems": ["lazarus", "tutel", "ds"],
+    "systems": ["lazarus", "dropless", "tutel", "ds"],
     "policies": ["mro", "spread", "compact", "euclid", "ep"],
     "failures": [2, 3, 4, 5],
 }

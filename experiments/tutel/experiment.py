@@ -1,6 +1,6 @@
 """(g) Against Tutel on testbed B: random failures, and failures of nodes that it leaves unused.
 
-How do systems compare with Tutel's faster kernels, and when only nodes fail that Tutel does not use?
+How do systems compare with Tutel and with dropless training, also when only nodes fail that these do not use?
 """
 
 from itertools import product
@@ -21,7 +21,7 @@ YOUNG, TESTBED_A = "Young", "as on testbed A"
 
 SETTINGS = {
     "models": ["gpt-s", "gpt-m", "gpt-l"],
-    "systems": ["lazarus", "tutel-ft", "tutel"],
+    "systems": ["lazarus", "dropless-ft", "tutel-ft", "tutel"],
     # Seeds draw the nodes that fail and the generated loads.
     "seeds": list(range(10)),
     "failures": [RANDOM, SPARING],

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lazsim.blocks import row_blocks
+from lazsim.costmodel.compute import REORDER_COPIES
 from lazsim.costmodel.times import CommunicationTimes, ComputeTimes, Floats
 from lazsim.dispatch import Partition, Traffic, flexible_traffic, grouped_traffic
 from lazsim.placement.expert_parallel import ep_unit_nodes
@@ -19,8 +20,13 @@ from lazsim.placement.grid import Grid
 from lazsim.placement.plan import Bools, Ints, PlacementPlan
 from lazsim.specs import WEIGHT_BYTES_PER_PARAM, ClusterSpec, JobSpec, ModelSpec
 
-NUM_ALL_TO_ALLS = 4
-"""Dispatch and combine, forward and backward."""
+PASS_SHARES = (1 / 3, 2 / 3)
+"""Shares of an expert's time in the forward and the backward pass, which has two matmuls for each of the former."""
+
+SPARSE_COPIES, BUFFER_COPIES = 4, 5
+"""Copies of routed tokens by sparse kernels (encode, decode, and the same backward), and of padded buffers: rows are
+regrouped by expert after an exchange and back before the next, forward and backward, and two buffers are zeroed, which
+is half a copy each (Tutel, ``tutel/impls/fast_dispatch.py`` and ``communicate.py``)."""
 
 
 class StepTimes(Protocol):
@@ -93,12 +99,15 @@ class NodeLayout:
         Whether every expert's buffer has the size of the largest.
     masked_reorder : bool
         Whether tokens are reordered by a matmul with a one-hot mask.
+    most_chunks : int
+        Chunks in which an exchange can go behind the experts; the fastest number of them is taken in each layer.
     """
 
     server_N: npt.NDArray[np.int64]
     group_N: npt.NDArray[np.int64] | None = None
     padded: bool = False
     masked_reorder: bool = False
+    most_chunks: int = 1
 
 
 class StepCost:
@@ -150,7 +159,7 @@ class StepCost:
         -------
         dict
             Seconds by part, each of shape (B,): ``dense``, ``reorder``, ``expert`` (of each layer's slowest GPU),
-            ``all_to_all``, ``gradients`` and ``optimizer``.
+            ``all_to_all`` (what of it is not behind the experts), ``gradients`` and ``optimizer``.
         """
         fixed = {name: np.full(len(load_BLE), seconds) for name, seconds in self._fixed_s.items()}
         return fixed | self._varying_s(load_BLE)
@@ -165,11 +174,8 @@ class StepCost:
         gpus = self._num_nodes * costs.cluster.gpus_per_node
         assignments = float(costs.tokens_per_gpu * gpus * costs.model.top_k)
         tokens = assigned_tokens(load_BLE, assignments, padded=self.layout.padded)
-        parts = {
-            "reorder": self._reorder_s(tokens),
-            "expert": self._expert_s(tokens),
-            "all_to_all": self._all_to_all_s(tokens),
-        }
+        expert_s, exchange_s = self._experts_and_exchanges_s(tokens)
+        parts = {"reorder": self._reorder_s(tokens), "expert": expert_s, "all_to_all": exchange_s}
         return {name: costs.job.num_micro_batches * seconds.sum(axis=1) for name, seconds in parts.items()}
 
     def _gradients_s(self, nic_V: Floats, rings_XR: Floats, servers: Partition) -> float:
@@ -201,7 +207,36 @@ class StepCost:
         gpus = self._num_nodes * costs.cluster.gpus_per_node
         if self.layout.masked_reorder:
             return costs.compute.masked_reorder_s(costs.tokens_per_gpu, tokens_BLE.max(axis=2) / gpus)
-        return costs.compute.reorder_s(tokens_BLE.sum(axis=2) / gpus)
+        rows = tokens_BLE.sum(axis=2) / gpus
+        if self.layout.padded:
+            routed = costs.tokens_per_gpu * costs.model.top_k
+            rows = (SPARSE_COPIES * routed + BUFFER_COPIES * rows) / REORDER_COPIES
+        return costs.compute.reorder_s(rows)
+
+    def _experts_and_exchanges_s(self, tokens_BLE: Floats) -> tuple[Floats, Floats]:
+        """Return the seconds of experts and of exchanges not behind them in each layer, in the best number of chunks.
+
+        Both of shape (B, L).
+        """
+        busiest = self._busiest_bytes(tokens_BLE)
+        options = [self._in_chunks_s(tokens_BLE, busiest, num) for num in range(1, self.layout.most_chunks + 1)]
+        fastest = np.argmin([expert_s + exchange_s for expert_s, exchange_s in options], axis=0)
+        expert_s, exchange_s = (np.choose(fastest, part) for part in zip(*options, strict=True))
+        # Ranks first exchange their counts: E integers, whose latency alone matters.
+        counts_s = self.costs.communication.all_to_all_s(*(busiest > 0).astype(np.float64))
+        return expert_s, exchange_s + counts_s.T
+
+    def _in_chunks_s(self, tokens_BLE: Floats, busiest: Floats, num_chunks: int) -> tuple[Floats, Floats]:
+        """Return the seconds of experts and of exchanges not behind them in each layer, in equal chunks.
+
+        In each pass the first chunk comes in, chunks are computed while others come in and go out, and the last goes
+        out. Exchanges follow each other, all that come in first (Tutel, arXiv 2206.03382): what takes longer, all
+        exchanges or the experts between the first and the last of them, is the time of the pass.
+        """
+        expert_s = num_chunks * self._expert_s(tokens_BLE / num_chunks)
+        both_s = 2 * num_chunks * self.costs.communication.all_to_all_s(*busiest / num_chunks).T
+        exposed = [np.maximum(both_s - share * expert_s, both_s / num_chunks) for share in PASS_SHARES]
+        return expert_s, sum(exposed, np.array(0.0))
 
     def _expert_s(self, tokens_BLE: Floats) -> Floats:
         num_samples, num_layers, num_experts = tokens_BLE.shape
@@ -211,19 +246,15 @@ class StepCost:
         slowest: Floats = by_gpu.max(axis=2)
         return slowest
 
-    def _all_to_all_s(self, tokens_BLE: Floats) -> Floats:
+    def _busiest_bytes(self, tokens_BLE: Floats) -> Floats:
+        """Return the bytes of an exchange on the busiest NIC and the busiest link in a server, shape (2, L, B)."""
         bytes_LBE = tokens_BLE.transpose(1, 0, 2) * (self.costs.model.expert_dim * WEIGHT_BYTES_PER_PARAM)
-        # Bytes on the busiest link: of tokens or counts, through a NIC or inside a server, by layer and sample.
-        busiest = np.empty((2, 2, *bytes_LBE.shape[:2]))
+        busiest = np.empty((2, *bytes_LBE.shape[:2]))
         for some in self._layers:
             traffic, sent = self._traffic_of(some), bytes_LBE[some]
-            np.maximum(sent @ traffic.leaving_LEV, sent @ traffic.entering_LEV).max(axis=2, out=busiest[0, 0, some])
-            (sent @ traffic.local_LEV / self._gpus_V).max(axis=2, out=busiest[0, 1, some])
-        # Ranks first exchange their counts: E integers, whose latency alone matters.
-        busiest[1] = busiest[0] > 0
-        tokens_s, counts_s = self.costs.communication.all_to_all_s(busiest[:, 0], busiest[:, 1])
-        transposed: Floats = (NUM_ALL_TO_ALLS * tokens_s + counts_s).T
-        return transposed
+            np.maximum(sent @ traffic.leaving_LEV, sent @ traffic.entering_LEV).max(axis=2, out=busiest[0, some])
+            (sent @ traffic.local_LEV / self._gpus_V).max(axis=2, out=busiest[1, some])
+        return busiest
 
 
 def slots_by_gpu(plan: PlacementPlan, gpus_per_node: int) -> Ints:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from lazsim.engine.systems.async_checkpoint import ASYNC_CHECKPOINT
 from lazsim.engine.systems.bamboo import BAMBOO
 from lazsim.engine.systems.checkpoint import CHECKPOINT
-from lazsim.engine.systems.deepspeed import DS, DS_FT, TUTEL, TUTEL_FT
+from lazsim.engine.systems.expert_parallel import DROPLESS, DROPLESS_FT, DS, DS_FT, TUTEL, TUTEL_FT
 from lazsim.engine.systems.gemini import GEMINI
 from lazsim.engine.systems.lazarus import LAZARUS
 from lazsim.engine.systems.moc import MOC
@@ -28,6 +28,8 @@ SYSTEMS: Mapping[str, System] = {
         DS_FT,
         TUTEL,
         TUTEL_FT,
+        DROPLESS,
+        DROPLESS_FT,
         CHECKPOINT,
         ASYNC_CHECKPOINT,
         GEMINI,

@@ -99,7 +99,7 @@ class System:
         Name of a policy that was chosen; empty where it is the one that the system publishes.
     seed : int
         Seed of a policy that draws.
-    padded, masked_reorder : bool
+    padded, masked_reorder, most_chunks
         See `lazsim.costmodel.step.NodeLayout`.
     recovers_from_peers : bool
         Whether survivors go on from the step that failed when they hold every expert; else every failure is a restart.
@@ -116,6 +116,7 @@ class System:
     seed: int = 0
     padded: bool = False
     masked_reorder: bool = False
+    most_chunks: int = 1
     recovers_from_peers: bool = False
     is_live: bool = False
 
@@ -203,7 +204,7 @@ class System:
         group_N = None
         if not self.is_elastic:
             group_N = costs.grid.replica_N(len(server_N))
-        return NodeLayout(server_N, group_N, self.padded, self.masked_reorder)
+        return NodeLayout(server_N, group_N, self.padded, self.masked_reorder, self.most_chunks)
 
     def require(self, costs: CostModel, num_nodes: int) -> None:
         """Raise InfeasiblePlanError when the system cannot run a job with this layout on up to `num_nodes` nodes."""

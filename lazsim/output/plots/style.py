@@ -16,14 +16,17 @@ COLORS = ("#1b6ca8", "#d1761a", "#555555", "#2f8f5b", "#a23b72")
 
 MORE_COLORS = (
     "#7a5c2e", "#5b4fa3", "#c2a300", "#9a9a9a", "#0c8f8f", "#8c1c13", "#6e9a1f", "#d67fb0", "#1f3d7a", "#e0a273",
+    "#00b3e6", "#3b2a1a",
 )  # fmt: skip
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "p", "h", "d", "8", "H")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "p", "h", "d", "8", "H", "1", "x")
 HATCHES = (
     "", "////", "....", "\\\\\\\\", "xxxx", "----", "++++", "||||", "oo", "//", "..", "\\\\", "xx", "--", "++",
+    "**", "OO",
 )  # fmt: skip
 LINES: Any = (
     "-", "--", ":", "-.", (0, (3, 1, 1, 1, 1, 1)), (0, (5, 1)), (0, (1, 1)), (0, (4, 2, 1, 2)), (0, (7, 2)),
     (0, (2, 1)), (0, (6, 1, 1, 1)), (0, (1, 3)), (0, (8, 1)), (0, (3, 3)), (0, (5, 2, 2, 2)),
+    (0, (9, 3, 1, 3)), (0, (2, 2, 4, 2)),
 )  # fmt: skip
 
 STYLE: Any = {
@@ -87,8 +90,8 @@ class Look(NamedTuple):
 LOOKS = tuple(map(Look, (*COLORS, *MORE_COLORS), MARKERS, LINES, HATCHES))
 """In the order in which series are drawn."""
 
-PUBLISHED = ("lazarus", "ds-ft", "ds", "tutel-ft", "tutel")
-SYSTEM_LOOKS = dict(zip((*PUBLISHED, *(name for name in SYSTEMS if name not in PUBLISHED)), LOOKS, strict=False))
+FIRST = ("lazarus", "ds-ft", "ds", "tutel-ft", "tutel", "dropless-ft", "dropless")
+SYSTEM_LOOKS = dict(zip((*FIRST, *(name for name in SYSTEMS if name not in FIRST)), LOOKS, strict=False))
 """A system looks the same in every figure."""
 
 POLICY_LOOKS = dict(zip(("mro", "spread", "compact", "euclid", "ep", "eplb"), LOOKS, strict=False))
