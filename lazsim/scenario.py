@@ -49,6 +49,10 @@ from lazsim.specs import (
 )
 from lazsim.specs.overrides import FACTOR, field_at, override, scale
 from lazsim.specs.record import LayerNumber, NumNodes, Seed
+from lazsim.stepmodel.inputs import StepInputs
+from lazsim.stepmodel.loading import first_layout, load_constants, tables_of
+from lazsim.stepmodel.search import default_layout
+from lazsim.stepmodel.tables import read_tables
 from lazsim.trace import Trace, TraceMapping, cut_trace, generate_trace, load_recipe, make_mapping, read_trace
 from lazsim.trace.mapping import OPTIONS, load_mapping, refuse_mapping
 from lazsim.trace.prices import Prices
@@ -75,7 +79,8 @@ class Defaults(Spec, frozen=True, kw_only=True):
         A recipe by name or as a ``.toml`` file, a file of node events, or a trace; none where only costs are asked for.
     model, cluster, gpu, job : str
         Names of the catalogue, or paths of TOML files; the GPU is the cluster's when None, and the job the model's own
-        where the catalogue has one and measured kernels of the GPU, else `DEFAULT_JOB`.
+        where the catalogue has one and measured kernels of the GPU, else `DEFAULT_JOB`, with the layout of
+        `lazsim.stepmodel.search.default_layout` where there are such kernels.
     routing : str
         Expert loads: a file, a generator of the catalogue, or ``uniform``.
     layers_from : int
@@ -228,6 +233,9 @@ class Scenario:
         for name in ("system_origin", "interval", "usd_per_node_hour"):
             if values[name] is None:
                 del values[name]
+        if self.job.parallel is not None:
+            values["kernels_sha256"] = sha256(read_tables(self.gpu.kernels))
+            values["step_constants"] = load_constants()
         plain: dict[str, Any] = msgspec.to_builtins(values)
         return plain
 
@@ -235,6 +243,11 @@ class Scenario:
     def id(self) -> str:
         """Hash of the inputs: equal inputs, equal result."""
         return sha256(msgspec.json.encode(self.inputs, order="deterministic"))[:16]
+
+    @property
+    def has_chosen_layout(self) -> bool:
+        """Whether the layout is the first that fits, since no job was given."""
+        return self.settings["job"] is None and self.job.parallel is not None and self.job.name == DEFAULT_JOB
 
     def replace(self, path: str, value: Any) -> "Scenario":
         """Return the scenario with another value of one setting, or of one field by its dotted name.
@@ -388,9 +401,9 @@ class Resolver:
         model = spec(ModelSpec, asked["model"])
         cluster = spec(ClusterSpec, asked["cluster"])
         gpu = spec(GpuSpec, asked["gpu"] or cluster.gpu)
-        if asked["job"] is None:
-            asked["job"] = _own_job(model, gpu, cluster)
-        job = _own_interval(spec(JobSpec, asked["job"]), system.name)
+        job = _own_interval(spec(JobSpec, asked["job"] or _own_job(model, gpu, cluster)), system.name)
+        if asked["job"] is None and asked["profile"] is None and job.parallel is None:
+            job = _with_layout(model, gpu, cluster, job)
         with prefix_errors(f"{self._where}`duration`"):
             duration_s = _seconds(asked["duration"])
             if duration_s is not None and not 0 < duration_s <= LONGEST_S:
@@ -579,14 +592,30 @@ def _own_job(model: ModelSpec, gpu: GpuSpec, cluster: ClusterSpec) -> str:
     if not named or not gpu.kernels:
         return DEFAULT_JOB
     job = load_spec(JobSpec, max(named, key=len))
+    return job.name if _has_steps(model, gpu, cluster, job) else DEFAULT_JOB
+
+
+def _with_layout(model: ModelSpec, gpu: GpuSpec, cluster: ClusterSpec, job: JobSpec) -> JobSpec:
+    """Return the job with the layout that `default_layout` chooses, if the GPU has kernels and some layout fits."""
+    if not gpu.kernels:
+        return job
+    try:
+        start = StepInputs(model, gpu, cluster, first_layout(cluster), tables_of(gpu), load_constants())
+        chosen = msgspec.structs.replace(job, parallel=default_layout(start))
+    except SpecError:
+        return job
+    return chosen if _has_steps(model, gpu, cluster, chosen) else job
+
+
+def _has_steps(model: ModelSpec, gpu: GpuSpec, cluster: ClusterSpec, job: JobSpec) -> bool:
+    """Tell whether steps of a job with a layout can be predicted; tables may lack a kernel of the model."""
     times = AnalyticCompute(model, gpu, cluster, job), AnalyticCommunication(cluster.network)
     try:
         costs = layout_costs(model, gpu, cluster, job, times, keeps_whole_states=False)
         costs.step_s(costs.grid.replica_nodes, np.ones(1))
     except SpecError:
-        # The tables lack a kernel of the model.
-        return DEFAULT_JOB
-    return job.name
+        return False
+    return True
 
 
 def _own_interval(job: JobSpec, system: str) -> JobSpec:

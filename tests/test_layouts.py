@@ -12,9 +12,10 @@ from lazsim.engine.systems import SYSTEMS
 from lazsim.errors import SpecError
 from lazsim.placement.plan import PlacementPlan
 from lazsim.scenario import resolve
-from lazsim.specs import ModelSpec, ParallelSpec, load_spec
+from lazsim.specs import ModelSpec, ParallelSpec, load_spec, sha256
 from lazsim.stepmodel.inputs import StepInputs
 from lazsim.stepmodel.predict import predict_step
+from lazsim.stepmodel.tables import read_tables
 
 DEEPSEEK = {"model": "deepseek-v3", "cluster": "dgx-h100", "job": "deepseek-v3"}
 SMALL = DEEPSEEK | {"job.parallel.expert": 8, "job.parallel.tensor": 1}
@@ -149,6 +150,31 @@ def test_a_profile_and_a_layout_exclude_each_other():
 ])  # fmt: skip
 def test_a_model_is_trained_by_its_own_job_where_kernels_were_measured(model, cluster, job):
     assert resolve({"model": model, "cluster": cluster}).job.name == job
+
+
+def test_a_job_without_a_layout_gets_the_first_that_fits():
+    scenario = resolve({"model": "qwen3-30b-a3b", "cluster": "dgx-h100", "system": "lazarus"})
+    parallel = scenario.job.parallel
+    assert (parallel.tensor, parallel.pipeline, parallel.expert, parallel.recompute) == (1, 2, 8, "none")
+    # 30.5 B parameters, all but 1.5 B of them of experts, which 8 GPUs hold: 5.1 B a GPU, and 18 bytes for each of them
+    # where states are whole, are more than the 80 GiB of a GPU. Two stages hold half.
+    assert 18 * (29e9 / 8 + 1.5e9) > scenario.gpu.memory_bytes > 18 * (29e9 / 8 + 1.5e9) / 2
+    assert scenario.costs().memory(2).total < scenario.gpu.memory_bytes
+    again = scenario.replace("seed", 7)
+    assert again.job == scenario.job
+    for settings in ({"job": "testbed-a"}, {"cluster": "rtx3090x10"}, {"model": "gpt-s"}):
+        assert resolve(scenario.settings | settings).job.parallel is None
+
+
+def test_inputs_of_a_run_have_the_hash_of_its_kernels(tmp_path):
+    tables = tmp_path / "mine.csv"
+    tables.write_bytes(read_tables("h100"))
+    settings = {"model": "qwen3-30b-a3b", "cluster": "dgx-h100"}
+    assert resolve(settings).inputs["kernels_sha256"] == sha256(tables.read_bytes())
+    settings["gpu.kernels"] = str(tables)
+    before = resolve(settings).id
+    tables.write_bytes(b"# measured anew\n" + tables.read_bytes())
+    assert resolve(settings).id != before
 
 
 def test_the_jobs_of_the_catalogue_fit_into_the_memory_of_an_h100():

@@ -415,8 +415,8 @@ def test_a_thin_spine_slows_exchanges_between_pods():
 def test_rates_across_nodes_grow_with_messages_as_measured():
     inputs = inputs_of("deepseek-v3", "dgx-h100", 16, expert=8, global_batch=16)
     curve, share = inputs.constants.gather_curve_us, 36.67e9 / inputs.nic_bytes_per_s
-    # All-gather over two B200 with a NIC each (DraNet documentation): half of 1 KiB, 2 MiB and 1 GiB crosses.
-    for megabytes, measured_us in ((1 / 1024, 22.3), (1, 63.2), (512, 14640)):
+    # All-gather over two B200 with a NIC each (DraNet documentation): half of 64 KiB, 2 MiB and 1 GiB crosses.
+    for megabytes, measured_us in ((1 / 32, 22.3), (1 / 1024, 22.3), (1, 63.2), (512, 14640)):
         assert inputs.across_s(curve, megabytes * 2**20, share) == pytest.approx(1e-6 * measured_us, rel=0.01)
     # A NIC of a quarter of the rate takes as long for a quarter of the bytes.
     assert inputs.across_s(curve, 2**18, share / 4) == pytest.approx(63.2e-6, rel=0.01)

@@ -13,6 +13,9 @@ Dispatcher = Literal["all_gather", "all_to_all", "deepep", "hybridep"]
 """Exchange of tokens between experts; the last two send a token once to each rank that has experts of it."""
 
 
+Recompute = Literal["none", "selective", "full"]
+"""Modules whose forward pass runs again before their backward pass: none, some, or all."""
+
 Recomputed = Literal["latent_up", "attention_core", "expert_activation", "norm", "dense_block"]
 """A module whose forward pass runs again before its backward pass."""
 
@@ -88,7 +91,7 @@ class ParallelSpec(Spec, frozen=True, kw_only=True):
     optimizer: Literal["adam", "muon"] = "adam"
     gradient_bytes: Literal[2, 4] = 4
     precision: Precision = "bf16"
-    recompute: Literal["none", "selective", "full"] = "none"
+    recompute: Recompute = "none"
     recomputed: tuple[Recomputed, ...] = ()
     recompute_stops_early: bool = False
     offloaded: tuple[Literal["optimizer", "expert_input", "expert_activation"], ...] = ()

@@ -68,12 +68,15 @@ def load_inputs(
             raise SpecError(f"`gpus` {gpus}: give a multiple of the {nodes.gpus_per_node} GPUs of a node")
         nodes = override(nodes, {"num_nodes": gpus // nodes.gpus_per_node}, cluster)
     gpu = load_spec(GpuSpec, nodes.gpu)
-    parallel = load_spec(JobSpec, job).parallel if job else None
-    num_gpus = nodes.num_nodes * nodes.gpus_per_node
-    start = parallel or ParallelSpec(global_batch=DEFAULT_SEQUENCES_PER_GPU * num_gpus)
+    start = (load_spec(JobSpec, job).parallel if job else None) or first_layout(nodes)
     with prefix_errors("`layout`"):
         chosen = override(start, dict(layout or {}), "parallel") if layout else start
     return StepInputs(spec, gpu, nodes, chosen, tables_of(gpu), load_constants())
+
+
+def first_layout(cluster: ClusterSpec) -> ParallelSpec:
+    """Return the layout from which a job without one starts: nothing but data parallelism, and a usual batch."""
+    return ParallelSpec(global_batch=DEFAULT_SEQUENCES_PER_GPU * cluster.num_nodes * cluster.gpus_per_node)
 
 
 def parse_layout(texts: tuple[str, ...]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import msgspec
 
 from lazsim.errors import SpecError
 from lazsim.specs import ParallelSpec
+from lazsim.specs.parallel import Recompute, Recomputed
 from lazsim.stepmodel.inputs import StepInputs
 from lazsim.stepmodel.memory import memory_bytes
 from lazsim.stepmodel.predict import StepTime, predict_step
@@ -18,6 +19,11 @@ MEMORY_SHARE = 0.92
 SIZES = (1, 2, 4, 8, 16, 32, 64)
 MICRO_BATCHES = (1, 2, 4, 8)
 VIRTUAL_STAGES = (1, 2, 4, 8)
+RECOMPUTES: tuple[tuple[Recompute, tuple[Recomputed, ...]], ...] = (
+    ("none", ()),
+    ("selective", ("norm", "expert_activation")),
+    ("full", ()),
+)
 
 
 @dataclass(frozen=True)
@@ -82,10 +88,43 @@ def search_layouts(inputs: StepInputs, most: int = 10) -> Search:
     return Search(found[:most], valid, len(found))
 
 
+def default_layout(inputs: StepInputs) -> ParallelSpec:
+    """Return the first layout that fits, without the prediction of a step.
+
+    Experts are spread over as many GPUs as fast links join. Then recomputation is tried as `search_layouts` does, none
+    first; then tensor parallelism, none first; then stages, the fewest first; one sequence is a micro-batch. Two or
+    more replicas with whole optimizer states, as recovery from other nodes takes, are tried before those of the layout.
+
+    Raises
+    ------
+    SpecError
+        When no layout fits.
+    """
+    limit = MEMORY_SHARE * inputs.gpu.memory_bytes
+    joined = min(inputs.domain, inputs.num_gpus, inputs.model.num_experts)
+    experts = [size for size in SIZES if size <= joined and inputs.model.num_experts % size == 0]
+    for sharding, (recompute, modules), tensor, pipeline in itertools.product(
+        dict.fromkeys(("none", inputs.parallel.sharding)), RECOMPUTES, SIZES, SIZES
+    ):
+        if tensor > inputs.cluster.gpus_per_node:
+            continue
+        parallel = msgspec.structs.replace(
+            inputs.parallel, tensor=tensor, pipeline=pipeline, expert=max(experts), sharding=sharding,
+            recompute=recompute, recomputed=modules,
+        )  # fmt: skip
+        try:
+            tried = replace(inputs, parallel=parallel)
+            needed = sum(memory_bytes(tried).values())
+        except SpecError:
+            continue
+        if needed <= limit and (sharding != "none" or tried.expert_data > 1):
+            return msgspec.structs.replace(parallel, sharding=inputs.parallel.sharding)
+    raise SpecError(f"no layout of {inputs.model.name} fits on {inputs.num_gpus} GPUs")
+
+
 def _layouts(inputs: StepInputs) -> Iterator[ParallelSpec]:
-    recomputes = (("none", ()), ("selective", ("norm", "expert_activation")), ("full", ()))
     for tensor, pipeline, virtual, expert, micro_batch, (recompute, modules) in itertools.product(
-        SIZES, SIZES, VIRTUAL_STAGES, SIZES, MICRO_BATCHES, recomputes
+        SIZES, SIZES, VIRTUAL_STAGES, SIZES, MICRO_BATCHES, RECOMPUTES
     ):
         if tensor > inputs.cluster.gpus_per_node or (virtual > 1 and pipeline == 1):
             continue

@@ -154,11 +154,16 @@ def load_tables(name: str) -> KernelTables:
     LazsimError
         When the catalogue has no tables of this GPU, or the file cannot be read or holds no tables.
     """
+    return parse_tables(name, read_tables(name))
+
+
+def read_tables(name: str) -> bytes:
+    """Return the text of tables; names and errors are those of `load_tables`."""
     if name.endswith(".csv"):
-        return parse_tables(name, read_bytes(name))
+        return read_bytes(name)
     if name not in tables_names():
         raise SpecError(unknown_name("GPU with kernel tables", name, tables_names(), "a path to a .csv file"))
-    return parse_tables(name, (CATALOG / f"{name}.csv").read_bytes())
+    return (CATALOG / f"{name}.csv").read_bytes()
 
 
 def tables_names() -> list[str]:

@@ -182,7 +182,12 @@ def _cost_notes(scenario: Scenario) -> list[str]:
     """Say which times are measured and which are analytic."""
     if scenario.job.parallel is not None:
         kernels = scenario.gpu.kernels
-        notes = [f"steps are those of a layout (job {scenario.job.name}) from measured kernels of {kernels}"]
+        whose = f"job {scenario.job.name}"
+        if scenario.has_chosen_layout:
+            parallel = scenario.job.parallel
+            whose = f"tensor {parallel.tensor}, pipeline {parallel.pipeline}, expert {parallel.expert}, recompute "
+            whose += f"{parallel.recompute}: the first that fits, as `job` gives none"
+        notes = [f"steps are those of a layout ({whose}) from measured kernels of {kernels}"]
         if scenario.routing.name.startswith("smartmoe"):
             notes.append(
                 f"loads are as skewed as those of a small model ({scenario.routing.name}); a model trained to balance, "

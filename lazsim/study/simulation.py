@@ -157,9 +157,12 @@ def _record(scenarios: Sequence[Scenario], trace: Trace, loads: Routing, wall_s:
     asked, replayed = first.settings, first.trace
     assert replayed is not None, "a run has a trace"
     record: dict[str, Any] = {"trace": {"name": Path(trace.name).name, "format": trace.format, "sha256": trace.sha256}}
-    names = {**asked, "gpu": asked["gpu"] or first.cluster.gpu}
+    names = {**asked, "gpu": asked["gpu"] or first.cluster.gpu, "job": asked["job"] or first.job.name}
     for part in ("model", "cluster", "gpu", "job"):
         record[part] = {"name": Path(names[part]).name, "sha256": first.hashes[part]}
+    if first.job.parallel is not None:
+        record["job"]["layout"] = msgspec.to_builtins(first.job.parallel)
+        record["kernels"] = {"name": Path(first.gpu.kernels).name, "sha256": first.inputs["kernels_sha256"]}
     record["model"] |= {"total_params": first.model.total_params, "active_params": first.model.active_params}
     record["routing"] = {"name": loads.name, "sha256": first.hashes.get("routing", loads.sha256)}
     if (profile := first.load_profile()) is not None:
