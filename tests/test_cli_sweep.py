@@ -91,7 +91,8 @@ def test_a_wrong_spec_leaves_nothing_behind(lazsim, spec, tmp_path):
     assert err == (
         f"lazsim: {spec}: job.fault_treshold = 2: unknown field 'fault_treshold': did you mean 'fault_threshold'? "
         "known: name, sequences_per_gpu, num_micro_batches, fault_threshold, rebalance_interval_steps, join_wait_s, "
-        "checkpoint_interval_steps, activation_passes, logit_passes, reorder_kernels, expert_kernels, parallel\n"
+        "regrouped_joins, checkpoint_interval_steps, activation_passes, logit_passes, reorder_kernels, expert_kernels, "
+        "parallel\n"
     )
     assert not (tmp_path / "out").exists()
 

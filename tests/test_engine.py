@@ -86,6 +86,25 @@ def test_nodes_that_ds_ft_dropped_stay_out_until_a_restart():
     assert result.counts["restarts"] == 1
 
 
+def test_nodes_that_are_new_join_ds_ft_by_a_reconfiguration():
+    # c and d are collected until 171; the step under way ends at 172, rebuilt by 182, transferred by 189.
+    events = trace((0, "add", "a b"), (51, "add", "c d"))
+    result = run("ds-ft", events, 200.0, **NEVER)
+    assert spent(result) == {"compute": 183, "reconfigure": 10, "transfer": 7}
+    assert (result.samples, result.counts["restarts"]) == (86 * 2 * 4 + 5 * 4 * 4, 0)
+    by_restart = run("ds-ft", events, 300.0, **NEVER, regrouped_joins="restart")
+    # As of ds: a checkpoint, and a restart with a load, of 40 s; nothing is lost.
+    assert spent(by_restart) == {"compute": 250, "checkpoint": 10, "restart": 40}
+
+
+def test_a_new_node_that_makes_a_group_only_with_one_that_was_dropped_means_a_restart():
+    # Without d, b goes on with one of a and c; e comes, and makes no group without the other.
+    events = trace((0, "add", "a b c d"), (101, "remove", "d"), (201, "add", "e"))
+    result = run("ds-ft", events, 500.0, **NEVER)
+    assert (result.counts["reconfigurations"], result.counts["restarts"], result.counts["lost_steps"]) == (1, 1, 0)
+    assert result.states[-1].num_used == 4
+
+
 def test_simultaneous_losses_are_one_failure():
     result = run("lazarus", trace((0, "add", "a b c d e"), (101, "remove", "d e")), 200.0, **NEVER)
     assert (result.counts["failures"], spent(result)["detect"]) == (1, 15)

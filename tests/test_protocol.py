@@ -69,11 +69,30 @@ def test_too_few_nodes_wait(system):
     assert decide_for(system, "", "", holders="").action is Action.WAIT
 
 
-def test_elastic_systems_let_nodes_join_by_a_reconfiguration_and_the_others_by_a_restart():
-    joining = {"paused": True, "joins_due": True}
-    assert decide_for("lazarus", "ab", "abcd", holders="ab", **joining) == reconfigure("abcd", 4)
+JOINING = {"paused": True, "joins_due": True}
+
+
+def test_fault_tolerant_systems_let_nodes_join_by_a_reconfiguration_and_the_others_by_a_restart():
+    for system in ("lazarus", *REGROUPING):
+        assert decide_for(system, "ab", "abcd", holders="ab", **JOINING) == reconfigure("abcd", 4)
     for system in RESTARTING:
-        assert decide_for(system, "ab", "abcd", holders="ab", **joining) == restart("abcd")
+        assert decide_for(system, "ab", "abcd", holders="ab", **JOINING) == restart("abcd")
+
+
+@pytest.mark.parametrize("system", REGROUPING)
+def test_dropped_nodes_stay_out_of_a_regroup_and_join_by_a_restart_where_only_they_complete_a_group(system):
+    # c was dropped; d and e are new and make a group.
+    assert decide_for(system, "ab", "abcde", holders="ab", dropped="c", **JOINING) == reconfigure("abde", 4)
+    # d alone makes none, but it does with c.
+    assert decide_for(system, "ab", "abcd", holders="ab", dropped="c", **JOINING) == restart("abcd")
+    # Nothing does: all go on.
+    assert decide_for(system, "ab", "abc", holders="ab", dropped="c", **JOINING) == reconfigure("ab", 2)
+
+
+def test_a_job_can_let_nodes_join_fault_tolerant_systems_by_a_restart():
+    by_restart = SYSTEMS["ds-ft"].for_job(costs(regrouped_joins="restart").job)
+    situation = Situation(tuple("ab"), tuple("abcd"), checkpoint_step=50, **JOINING)
+    assert decide(by_restart, situation, usable_nodes("ds-ft"), lambda _nodes: True) == restart("abcd")
 
 
 @pytest.mark.parametrize("system", SYSTEMS)

@@ -77,7 +77,7 @@ class Job:
         planning: str = "exact",
     ) -> None:
         self.env, self.on_plan = env, on_plan
-        self.system, self.costs = system, costs
+        self.system, self.costs = system.for_job(costs.job), costs
         self.planner = Planner(system, costs, routing)
         if system.is_elastic and costs.cluster.nodes_per_server > 1:
             # Which parts of a plan share a server follows from every plan before it.
@@ -96,6 +96,7 @@ class Job:
         self.interval_steps = interval_steps or costs.job.checkpoint_interval_steps[system.name]
         self._join_at_s: float | None = None
         self._before_s: Mapping[str, float] = {}
+        self._dropped: set[str] = set()
         self._end_s = end_s
         self._process: simpy.Process | None = None
 
@@ -116,6 +117,7 @@ class Job:
         """Let nodes go and come; all that go at one instant are one failure."""
         failed = not set(self.state.involved).isdisjoint(batch.removed)
         self._apply(batch)
+        self._dropped.difference_update(batch.removed)
         if batch.added:
             join_at_s = protocol.collect_until(self._join_at_s, self.env.now, self.costs.job.join_wait_s)
             if join_at_s != self._join_at_s:
@@ -237,6 +239,7 @@ class Job:
             yield from self._spend("reconfigure", self.system.rebuild_s(self.costs))
             yield from self._spend("transfer", moved.seconds)
             self._note_moved(moved)
+            self._dropped |= set(state.held.nodes) - set(held.nodes)
         self._train_on(held, joins_first=not state.is_joining)
         self.log.count("reconfigurations")
         self._log("joined" if state.is_joining else "recovered")
@@ -244,6 +247,7 @@ class Job:
     def _restart(self, state: Restarting) -> Activity:
         # All nodes alive are taken in.
         self._join_at_s = None
+        self._dropped.clear()
         decision = state.decision
         planned = self._planned(decision.num_nodes)
 
@@ -289,9 +293,10 @@ class Job:
     def _join(self, state: Training) -> Activity:
         """Take in the nodes collected: in place, or by a checkpoint and a restart."""
         state.is_joining = True
-        if not self.system.joins_in_place and self.progress.step > self.progress.saved_step:
-            yield from self._checkpoint(state, waits=True)
         decision = self._decide(state.held, joins_due=True, paused=True)
+        if decision.action is protocol.Action.RESTART and self.progress.step > self.progress.saved_step:
+            yield from self._checkpoint(state, waits=True)
+            decision = self._decide(state.held, joins_due=True, paused=True)
         if decision.action in (protocol.Action.CONTINUE, protocol.Action.RECONFIGURE):
             self.state = Reconfiguring(state.held, decision, is_joining=True)
         else:
@@ -402,7 +407,12 @@ class Job:
     def _decide(self, held: Held, *, paused: bool = False, joins_due: bool = False) -> protocol.Decision[str]:
         """Decide how to go on. After a failure the survivors recover first, and new nodes join at the next boundary."""
         situation = protocol.Situation(
-            held.nodes, self._alive(), paused=paused, joins_due=joins_due, checkpoint_step=self.progress.saved_step
+            held.nodes,
+            self._alive(),
+            paused=paused,
+            joins_due=joins_due,
+            checkpoint_step=self.progress.saved_step,
+            dropped=self._dropped,
         )
         stopped = StoppedJob(
             held,

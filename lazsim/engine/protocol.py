@@ -4,7 +4,7 @@ Every decision stands here once, as a pure function. The simulated job (`lazsim.
 decisions; the coordinator of a live job (`lazsim.live`) carries them out.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any, Generic, Protocol, TypeVar
@@ -64,6 +64,8 @@ class Situation(Generic[Node]):
         Whether nodes that are alive and not in use may join now.
     checkpoint_step : int
         Step of the last checkpoint; 0 where there is none.
+    dropped : collection
+        Nodes that a regroup left out. Under plain expert parallelism they stay out until a restart.
     """
 
     survivors: tuple[Node, ...]
@@ -72,6 +74,7 @@ class Situation(Generic[Node]):
     paused: bool = False
     joins_due: bool = False
     checkpoint_step: int = 0
+    dropped: Collection[Node] = ()
 
 
 @dataclass(frozen=True)
@@ -118,8 +121,9 @@ def decide(
     Notes
     -----
     After a failure, a system that recovers from peers goes on at the step that failed as long as its nodes hold every
-    expert. After a pause every system goes on, but most that are not elastic restart to let nodes join. All else is a
-    restart from the last checkpoint on all nodes that the system can use.
+    expert. After a pause every system goes on. Nodes join by a restart where the system does not take them in as it
+    recovers, or where only those that it had dropped would come into use. All else is a restart from the last
+    checkpoint on all nodes that the system can use.
 
     Examples
     --------
@@ -136,10 +140,13 @@ def decide(
     """
     survivors = situation.survivors
     why = "the system restarts after such a failure"
-    joins_by_restart = situation.joins_due and situation.paused and not system.joins_in_place
+    newcomers: tuple[Node, ...] = ()
+    if situation.joins_due:
+        newcomers = find_joining_in_place(system, survivors, situation.alive, usable_nodes, situation.dropped)
+    joins_by_restart = situation.joins_due and situation.paused and not newcomers
+    if joins_by_restart and system.joins_in_place:
+        joins_by_restart = bool(find_newcomers(system, survivors, situation.alive, usable_nodes))
     if (system.recovers_from_peers or situation.paused) and not joins_by_restart:
-        joins = situation.joins_due and system.joins_in_place
-        newcomers = find_newcomers(system, survivors, situation.alive, usable_nodes) if joins else ()
         # A state is given up only when no node that is back has it.
         for nodes in (survivors + newcomers, survivors + situation.returned):
             num_nodes = usable_nodes(len(nodes))
@@ -173,6 +180,20 @@ def find_newcomers(
     if not system.is_elastic and len(usable) <= len(in_use):
         return ()
     return tuple(node for node in usable if node not in in_use)
+
+
+def find_joining_in_place(
+    system: Traits,
+    in_use: Sequence[Node],
+    alive: Sequence[Node],
+    usable_nodes: UsableNodes,
+    dropped: Collection[Node],
+) -> tuple[Node, ...]:
+    """Return those of `find_newcomers` that join without a restart."""
+    if not system.joins_in_place:
+        return ()
+    allowed = alive if system.is_elastic else [node for node in alive if node not in dropped]
+    return find_newcomers(system, in_use, allowed, usable_nodes)
 
 
 def collect_until(join_at_s: float | None, now_s: float, join_wait_s: float) -> float:

@@ -65,7 +65,7 @@ class Coordinator:
 
     def __init__(self, server: WorkerServer, costs: CostModel, min_workers: int, start_timeout_s: float) -> None:
         self.server, self.spec, self.costs = server, server.spec, costs
-        self.system = LIVE_SYSTEMS[self.spec.system]
+        self.system = LIVE_SYSTEMS[self.spec.system].for_job(costs.job)
         self.on_event: OnEvent | None = None
         # The launcher's place of a worker, by name, and whether a worker that has lost its connection may still run.
         self.place_of: Callable[[str], int] = lambda _name: 0
@@ -80,6 +80,8 @@ class Coordinator:
         self._members: list[WorkerConnection] = []
         # Those that trained last, by node of their plan.
         self._holders: list[WorkerConnection] = []
+        # Those that a regroup left out since the last restart.
+        self._dropped: set[WorkerConnection] = set()
         self._plan: GenerationPlan | None = None
         # Whether the ranks of the last generation hold the state of the job, and whether any has trained.
         self._has_state = self._has_trained = False
@@ -236,7 +238,9 @@ class Coordinator:
             decision = self._decide_now()
         if decision.action is Action.WAIT:
             self._has_state = False
-        elif self._joins_are_due() and (decision.action is Action.RESTART or self.system.is_elastic):
+        elif self._joins_are_due() and (
+            decision.action is Action.RESTART or self.system.is_elastic or self._pause_cause == "join"
+        ):
             # This generation takes in all workers that have come.
             self._join_at_s = None
         return decision
@@ -253,6 +257,7 @@ class Coordinator:
             paused=bool(self._pause_cause),
             joins_due=self._joins_are_due(),
             checkpoint_step=self._checkpoint_step(),
+            dropped=self._dropped,
         )
         return protocol.decide(self.system, situation, self._usable_nodes, partial(hold_everything, self.costs))
 
@@ -289,8 +294,10 @@ class Coordinator:
         )
         from_peers = plan.source == "peers"
         reuse = bool(self._pause_cause) and len(members) == plan.num_ranks and members == self._members
-        if not from_peers:
-            self._has_state = False
+        if from_peers:
+            self._dropped |= set(self._holders) - set(holders)
+        else:
+            self._has_state, self._dropped = False, set()
             record.roll_back(plan.step, max(0, self.step - plan.step))
         cause = self._pause_cause or ("failure" if from_peers else "restart")
         self.step = self._reported_step = plan.step
@@ -392,8 +399,9 @@ class Coordinator:
 
     def _request_join(self) -> None:
         """Ask all ranks to pause where that brings more nodes into use."""
-        if protocol.find_newcomers(self.system, self._members, self._alive(), self._usable_nodes):
-            self._request_pause("join", save=not self.system.is_elastic)
+        nodes = self.system, self._members, self._alive(), self._usable_nodes
+        if protocol.find_newcomers(*nodes):
+            self._request_pause("join", save=not protocol.find_joining_in_place(*nodes, self._dropped))
         else:
             self._join_at_s = None
 

@@ -22,6 +22,9 @@ class JobSpec(Spec, frozen=True, kw_only=True):
         Steps between plans from newly observed loads.
     join_wait_s : float
         Waiting time in which new nodes gather before they join together.
+    regrouped_joins : str
+        How new nodes join the fault-tolerant variants of plain expert parallelism (``ds-ft``, ``tutel-ft``,
+        ``dropless-ft``): ``reconfigure``, or a checkpoint and a ``restart``. Which was published is not said.
     checkpoint_interval_steps : mapping
         Steps between checkpoints by system; Young's interval for one that has none.
     activation_passes : float
@@ -43,6 +46,7 @@ class JobSpec(Spec, frozen=True, kw_only=True):
     fault_threshold: Count
     rebalance_interval_steps: Count
     join_wait_s: Seconds
+    regrouped_joins: Literal["reconfigure", "restart"] = "reconfigure"
     checkpoint_interval_steps: dict[str, Count]
     activation_passes: Quantity
     logit_passes: Quantity

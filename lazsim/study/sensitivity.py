@@ -25,13 +25,14 @@ FIXED = {
         "name",
         "sequences_per_gpu",
         "num_micro_batches",
+        "regrouped_joins",
         "checkpoint_interval_steps",
         "expert_kernels",
         "parallel",
     ),
 }
 """Fields that are not varied: names, datasheet figures, which only multiply efficiencies, the pods of a network, and
-the job itself: its batch, the kind of its kernels, and its layout."""
+the job itself: its batch, its joins, the kind of its kernels, and its layout."""
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,11 @@ DROPLESS = System(
 
 
 def with_regrouping(system: System) -> System:
-    """Return the fault-tolerant variant of a system (arXiv 2407.04656, section 6.1)."""
+    """Return the fault-tolerant variant of a system (arXiv 2407.04656, section 6.1).
+
+    It has the runtime of Lazarus, so that new nodes join by a reconfiguration. The text rules that out only for nodes
+    which it had dropped; `lazsim.specs.JobSpec.regrouped_joins` has the other reading.
+    """
     return replace(
         system,
         name=f"{system.name}-ft",
@@ -39,6 +43,7 @@ def with_regrouping(system: System) -> System:
         survives="failures that leave a whole group with every expert",
         needs="two groups or more, whole optimizer states",
         recovers_from_peers=True,
+        regroups_joins=True,
     )
 
 

@@ -5,7 +5,7 @@ and when, and how the job goes on after a failure. One that differs overrides th
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +22,7 @@ from lazsim.placement.expert_parallel import place_ep
 from lazsim.placement.plan import Ints, PlacementPlan
 from lazsim.placement.policies import NamedPolicy, place
 from lazsim.placement.request import PlacementRequest, require_plan_size
+from lazsim.specs import JobSpec
 
 
 class Pace(NamedTuple):
@@ -103,6 +104,8 @@ class System:
         See `lazsim.costmodel.step.NodeLayout`.
     recovers_from_peers : bool
         Whether survivors go on from the step that failed when they hold every expert; else every failure is a restart.
+    regroups_joins : bool
+        Whether new nodes join by regrouping where it is plain expert parallelism.
     is_live : bool
         Whether the live mode carries it out.
     """
@@ -118,6 +121,7 @@ class System:
     masked_reorder: bool = False
     most_chunks: int = 1
     recovers_from_peers: bool = False
+    regroups_joins: bool = False
     is_live: bool = False
 
     @property
@@ -128,7 +132,11 @@ class System:
     @property
     def joins_in_place(self) -> bool:
         """Whether nodes join without a restart."""
-        return self.is_elastic
+        return self.is_elastic or self.regroups_joins
+
+    def for_job(self, job: JobSpec) -> "System":
+        """Return the system with new nodes joining as a job says."""
+        return replace(self, regroups_joins=self.regroups_joins and job.regrouped_joins == "reconfigure")
 
     @property
     def keeps_whole_states(self) -> bool:
