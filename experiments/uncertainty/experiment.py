@@ -21,7 +21,12 @@ SETTINGS = {
     "headlines": [
         {"name": "5 min", "experiment": "failures-5min", "changes": GPT_L},
         {"name": "40 min", "experiment": "failures-40min", "changes": GPT_L},
-        {"name": "spot", "experiment": "spot", "changes": GPT_L},
+        {
+            "name": "spot",
+            "experiment": "spot",
+            "changes": GPT_L,
+            "alternatives": {"new nodes join ds-ft by a restart": {"base": {"job.regrouped_joins": "restart"}}},
+        },
         {"name": "tutel", "experiment": "tutel", "changes": GPT_L | {"failures": ["random"]}},
         {
             "name": "64 nodes",
@@ -35,6 +40,7 @@ SETTINGS = {
                 "max_hours": 20,
             },
             "alternatives": {
+                "new nodes join ds-ft by a restart": {"base": {"job.regrouped_joins": "restart"}},
                 "nodes go at any time of an hour": {"at_any_time": True},
                 "checkpoints as on testbed A": {
                     "base": {
