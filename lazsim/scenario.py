@@ -75,8 +75,9 @@ class Defaults(Spec, frozen=True, kw_only=True):
 
     Attributes
     ----------
-    trace : str, Trace or None
-        A recipe by name or as a ``.toml`` file, a file of node events, or a trace; none where only costs are asked for.
+    trace : str, Recipe, Trace or None
+        A recipe by name, as a ``.toml`` file or itself, a file of node events, or a trace; none where only costs are
+        asked for.
     model, cluster, gpu, job : str
         Names of the catalogue, or paths of TOML files; the GPU is the cluster's when None, and the job the model's own
         where the catalogue has one and measured kernels of the GPU, else `DEFAULT_JOB`, with the layout of
@@ -500,10 +501,14 @@ class Resolver:
                 cut["mapping"] = cut["mapping"].under(load_mapping(self._toml_path(cut["format"])))
                 cut["format"] = "table"
         if isinstance(name, Trace):
-            return TraceInput(name=Path(name.name).name, sha256=name.events_sha256, **cut)
-        if name.endswith(".toml") or name in self._once(catalog_names, "traces"):
+            prices = [] if name.prices is None else [name.prices.time_s.tobytes(), name.prices.usd_per_hour.tobytes()]
+            digest = sha256(b"".join([name.events_sha256.encode(), *prices])) if prices else name.events_sha256
+            return TraceInput(name=Path(name.name).name, sha256=digest, **cut)
+        is_recipe = isinstance(name, Spec)
+        if is_recipe or name.endswith(".toml") or name in self._once(catalog_names, "traces"):
             with prefix_errors(f"{self._where}`trace`"):
-                recipe = self._once(load_recipe, self._toml_path(name))
+                recipe = name if is_recipe else self._once(load_recipe, self._toml_path(name))
+                name = recipe.__struct_config__.tag if is_recipe else name
                 refuse_mapping(name, cut["mapping"])
             with prefix_errors(self._name):
                 recipe = override(recipe, changes, "trace") if changes else recipe

@@ -1,14 +1,12 @@
 """``lazsim sweep``: grids of runs, resumed where they were left."""
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
 from lazsim.cli.common import OUT_PATH, backend_option, jobs_option, json_option, note, note_written, show
+from lazsim.cli.progress import progress_bar
 
 MOST_FAILURES = 10
 """Failed runs that are named."""
@@ -47,18 +45,3 @@ def command(spec: Path, out: Path, backend: str, num_workers: int | None, addres
     if result.failures:
         num_runs = len(result.rows) + len(result.failures)
         raise LazsimError(f"{spec}: {len(result.failures)} of {num_runs} runs failed; mend them and start it again")
-
-
-@contextmanager
-def progress_bar(num_done: int, num_total: int) -> Iterator[Callable[[int], None]]:
-    """Show on stderr, where that is a terminal, how many runs are done and how long the others will take."""
-    if not sys.stderr.isatty():
-        yield lambda _: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("runs"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("left"))
-    with Progress(*columns, console=Console(stderr=True), transient=True, speed_estimate_period=60) as bar:
-        task = bar.add_task("runs", total=num_total, completed=num_done)
-        yield lambda number: bar.advance(task, number)

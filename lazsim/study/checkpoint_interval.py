@@ -1,14 +1,18 @@
 """The interval between checkpoints: given, computed, or the best that simulations find."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
+
+import numpy as np
 
 from lazsim.engine.interval import between_failures_s, interval_steps, steady_step_s
 from lazsim.engine.simulate import simulate_system
 from lazsim.errors import SpecError, prefix_errors
 from lazsim.routing import Routing
 from lazsim.scenario import Scenario
+from lazsim.study.comparison import BySeed
+from lazsim.study.intervals import Interval, ratio_interval
 from lazsim.trace import Trace
 from lazsim.units import parse_duration
 
@@ -93,3 +97,46 @@ def _best(start: int, score: Callable[[int], float]) -> int:
                 break
             best = found
     return best
+
+
+def fit_interval(values: Mapping[int, BySeed]) -> Interval | None:
+    """Return where a value is greatest over the steps between checkpoints, with its 95 % interval over seeds.
+
+    Parameters
+    ----------
+    values
+        The value at each seed, by steps between checkpoints, such as samples trained; seeds that not all have are left
+        out.
+
+    Returns
+    -------
+    Interval or None
+        Steps, not a whole number; None where fewer than three intervals were tried, or the value has no maximum between
+        a save too many and too much work lost.
+
+    Notes
+    -----
+    Saves cost a share of the time that falls with the interval ``n``, and lost work one that grows with it: ``value = c
+    - a / n - b n``, fitted by least squares, is greatest at ``sqrt(a / b)`` (Young, Communications of the ACM 17 (1974)
+    530). All runs together tell the maximum far more closely than the best of them does. Fitted from half to twice the
+    interval, it is up to 2 % short where a save takes a twentieth of the time between failures, by the higher orders.
+
+    Examples
+    --------
+    >>> round(fit_interval({n: {0: 100 - 64 / n - n} for n in (4, 8, 16)}).value, 6)
+    8.0
+    """
+    if len(values) < 3:
+        return None
+    first, *others = values.values()
+    seeds = [seed for seed in first if all(seed in other for other in others)]
+    if not seeds:
+        return None
+    centre = math.exp(sum(map(math.log, values)) / len(values))
+    share_I = np.array(list(values)) / centre
+    value_IS = np.array([[by_seed[seed] for seed in seeds] for by_seed in values.values()])
+    terms = np.stack([-1 / share_I, -share_I, np.ones(len(share_I))], axis=1)
+    save_S, lost_S, _ = np.linalg.pinv(terms) @ value_IS
+    if not (save_S.sum() > 0 and lost_S.sum() > 0):
+        return None
+    return Interval(*(centre * math.sqrt(max(0.0, bound)) for bound in ratio_interval(list(save_S), list(lost_S))))

@@ -58,8 +58,10 @@ class Ranked(Generic[Name]):
     is_tie: bool | None
 
 
-def rank(values: Mapping[Name, BySeed]) -> tuple[Ranked[Name], ...]:
-    """Order alternatives by their means, the greatest first.
+def rank(values: Mapping[Name, BySeed], best: Name | None = None) -> tuple[Ranked[Name], ...]:
+    """Order alternatives by what they reach of the best at the seeds of both, the best first.
+
+    The best is the one with the greatest mean, unless it is given.
 
     Examples
     --------
@@ -67,13 +69,14 @@ def rank(values: Mapping[Name, BySeed]) -> tuple[Ranked[Name], ...]:
     [('b', 6.0, 1.0), ('a', 3.0, 2.0)]
     """
     means = {name: mean_interval(by_seed.values()) for name, by_seed in values.items()}
-    order = sorted(values, key=lambda name: -means[name].value)
+    first = max(values, key=lambda name: means[name].value) if best is None else best
+    share = {name: paired_ratio(by_seed, values[first]).value for name, by_seed in values.items()}
     found = []
-    for name in order:
-        best, by_seed = values[order[0]], values[name]
-        behind = paired_ratio(best, by_seed)
+    for name in sorted(values, key=lambda name: (name != first, -share[name])):
+        by_seed = values[name]
+        behind = paired_ratio(values[first], by_seed)
         is_tie: bool | None = behind.low <= 1
-        if best == by_seed:
+        if values[first] == by_seed:
             is_tie = True
         elif math.isnan(behind.low):
             # Nothing at all is less than something.

@@ -1,0 +1,127 @@
+"""``lazsim advise``: find the best setting of a job, and say what the advice rests on."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lazsim.cli.common import (
+    COUNT,
+    DURATION,
+    OUT_PATH,
+    Number,
+    backend_option,
+    jobs_option,
+    json_option,
+    note_written,
+    show,
+)
+from lazsim.cli.parsing import Parsed, parse_spans
+from lazsim.cli.progress import progress_bar
+from lazsim.cli.run import command as run
+
+GOALS = ("goodput", "cost")
+"""Names of `lazsim.study.advice.GOALS`, here so that ``--help`` need not import them."""
+
+ONLY_OF_RUN = ("trace", "max_nodes", "interval", "placements", "out", "as_json")
+"""Options of ``lazsim run`` that this command lacks or has otherwise; the others are the same."""
+
+SPANS = Parsed(parse_spans)
+
+
+@click.command(params=[option for option in run.params if option.name not in ONLY_OF_RUN])
+@click.option("--trace", metavar="FILE|RECIPE", help="Node events; or give --nodes, --node-mtbf and --repair.")
+@click.option(
+    "--nodes",
+    "num_nodes",
+    type=SPANS,
+    metavar="N,...",
+    help="Nodes of the cluster, or at most of the trace; several, as 60-64,72, are tried.",
+)
+@click.option("--node-mtbf", "mtbf_s", type=DURATION, help="Mean time between the failures of a node, as 50d.")
+@click.option("--repair", "repair_s", type=DURATION, help="Mean time until a node is back, as 4h.")
+@click.option("--shape", type=Number(), help="Of the Weibull law of failures; default 1, memoryless.")
+@click.option("--goal", type=click.Choice(GOALS), default="goodput", show_default=True, help="What to look for.")
+@click.option(
+    "--fault-threshold",
+    type=SPANS,
+    metavar="F,...",
+    help="Fewest replicas of each expert, f, to try, as 1-3; default: the job's.",
+)
+@click.option(
+    "--interval",
+    default="auto",
+    show_default=True,
+    metavar="STEPS|TIME|auto",
+    help="Between checkpoints; auto looks for the best.",
+)
+@click.option(
+    "--placement",
+    "placements",
+    multiple=True,
+    metavar="NAME|PATH.py:FUNCTION",
+    help="Policy to try for systems with flexible dispatch; repeats. Default: the one that the system publishes.",
+)
+@click.option(
+    "--on-demand-price",
+    metavar="USD[/gpu]",
+    help="As --price, of a node that stays: try such nodes, too, in place of those of the trace.",
+)
+@click.option("--runs", "max_runs", type=COUNT, default=1000, show_default=True, help="Simulations at most.")
+@click.option("--out", type=OUT_PATH, metavar="DIR", help="Keep every run there, the advice and a picture.")
+@backend_option
+@jobs_option
+@click.option("--address", help="An existing Ray cluster; default: that of RAY_ADDRESS, else one is started here.")
+@json_option
+def command(
+    trace: str | None,
+    num_nodes: list[int] | None,
+    mtbf_s: float | None,
+    repair_s: float | None,
+    shape: float | None,
+    systems: tuple[str, ...],
+    placements: tuple[str, ...],
+    fault_threshold: list[int] | None,
+    goal: str,
+    interval: str,
+    on_demand_price: str | None,
+    max_runs: int,
+    out: Path | None,
+    as_json: bool,
+    backend: str,
+    num_workers: int | None,
+    address: str | None,
+    **settings: Any,
+) -> None:
+    """Find the setting of a job that does best under failures, and say what the advice rests on.
+
+    Tries the systems, nodes and fault thresholds given, each at several intervals between checkpoints, on the same
+    failures and loads. Drops what is clearly worse early, and finds the interval of the best. Prints the best setting,
+    those that cannot be told from it, what it costs to be off, the intervals of Young and Daly beside the one found,
+    and which assumption would change the advice. A recorded trace is cut into stretches; one that is generated is
+    another at each seed. With --out, a search that was stopped goes on where it was.
+    """
+    from lazsim.folders import refuse_foreign, write_folder
+    from lazsim.output.advice import ADVICE_FILES, advice_files, advice_parts
+    from lazsim.study.advice import advise, failures_trace
+
+    if address is not None and backend != "ray":
+        raise click.UsageError("--address is that of a Ray cluster; add --backend ray")
+    given = {"mtbf_s": mtbf_s, "repair_s": repair_s, "shape": shape}
+    chosen = {
+        "system": systems, "fault_threshold": fault_threshold, "num_nodes": num_nodes, "placement": placements
+    }  # fmt: skip
+    settings["trace"] = failures_trace(num_nodes, given) if trace is None else trace
+    if trace is not None and any(value is not None for value in given.values()):
+        raise click.UsageError("--node-mtbf, --repair and --shape make a trace; leave them out, or --trace")
+    workers: dict[str, Any] = {"backend": backend, "num_workers": num_workers, "address": address}
+    if out is not None:
+        refuse_foreign(out, ADVICE_FILES)
+    choices = {name: values for name, values in chosen.items() if values}
+    result = advise(
+        settings, choices, goal=goal, interval=interval, on_demand_price=on_demand_price, max_runs=max_runs, folder=out,
+        progress=progress_bar, **workers,
+    )  # fmt: skip
+    show(result, result.notes, advice_parts, as_json=as_json)
+    if out is not None:
+        note_written(out, ("rows.jsonl", *write_folder(out, "advice", advice_files(result))))

@@ -1,0 +1,120 @@
+"""Advice as text, tables and a picture."""
+
+import math
+from collections.abc import Iterator
+
+from lazsim.output.folder import name_pictures
+from lazsim.output.table import Column, Part, Table, key
+from lazsim.study.advice import Advice
+from lazsim.study.intervals import MIN_SAMPLES, Interval
+from lazsim.study.search import Alternative, name_value
+from lazsim.units import format_duration
+
+MOST_RANKED = 12
+"""Choices that are shown; ``--json`` has all of them."""
+
+ADVICE_FILES = ("advice.json", "advice.png", "advice.pdf")
+
+
+def advice_parts(advice: Advice) -> Iterator[Part]:
+    """Show the advice in a sentence, then what it rests on."""
+    yield _answer(advice)
+    yield _ranking_table(advice)
+    if advice.off:
+        yield _off_table(advice)
+    yield _interval_table(advice)
+    yield from _assumptions(advice)
+
+
+def advice_files(advice: Advice) -> dict[str, bytes]:
+    """Return the content of every file of ``lazsim advise --out`` but the runs, by name."""
+    from lazsim.files import json_bytes
+    from lazsim.output.plots.advice import advice_figure
+
+    return {"advice.json": json_bytes(advice.to_json()), **name_pictures("advice", advice_figure(advice))}
+
+
+def _answer(advice: Advice) -> str:
+    best, goal = advice.best, advice.goal
+    value = _half(goal.shown(advice.ranking[0].mean), goal.format)
+    ettr = _half(Interval(*(100 * bound for bound in advice.mean("ettr"))), ".1f")
+    num_ties = len(advice.ties)
+    told = f"; {num_ties} other{'s' * (num_ties > 1)} may be as good" if num_ties else ""
+    if any(one.is_tie is None for one in advice.ranking[1:]):
+        told = f"; fewer than {MIN_SAMPLES} seeds cannot tell whether others are as good"
+    return (
+        f"advice for {goal.name}: {_name(advice, best)}\n"
+        f"{value} {goal.heading}, ETTR {ettr} %, over {advice.ranking[0].num_seeds} seeds{told}"
+    )
+
+
+def _name(advice: Advice, one: Alternative) -> str:
+    chosen = ", ".join(name_value(name, value) for name, value in one.choice)
+    return f"{chosen}, a checkpoint every {_steps(advice, one)}"
+
+
+def _steps(advice: Advice, one: Alternative) -> str:
+    steps = one.interval_steps
+    return f"{steps} step{'s' * (steps > 1)} ({format_duration(advice.seconds(one))})"
+
+
+def _ranking_table(advice: Advice) -> Table:
+    goal = advice.goal
+    columns = [key("choice"), *map(Column, ("interval, steps", goal.heading, "best is better by", "seeds"))]
+    rows = []
+    for place, one in enumerate(advice.ranking[:MOST_RANKED]):
+        tie = " (tie)" if place and one.is_tie else ""
+        behind = f"{_percent(one.behind)}{tie}" if place else "-"
+        chosen = ", ".join(name_value(name, value) for name, value in one.name.choice)
+        rows.append((chosen, one.name.interval_steps, _half(goal.shown(one.mean), goal.format), behind, one.num_seeds))
+    left = len(advice.ranking) - len(rows)
+    notes = [f"{left} more are in --json"] if left else []
+    notes += [f"cannot run: {reason}" for reason in dict.fromkeys(advice.refused.values())]
+    return Table(columns, rows, "alternatives, each at its best interval", notes)
+
+
+def _off_table(advice: Advice) -> Table:
+    rows = [(one.what, _percent(one.behind)) for one in advice.off]
+    return Table([key("what"), Column("costs")], rows, "what it costs to be off")
+
+
+def _interval_table(advice: Advice) -> Table:
+    found = advice.formulas
+    low, high = found.found_s[1:]
+    between = f"{format_duration(low)} to {format_duration(high)}" if low > 0 else f"up to {format_duration(high)}"
+    rows = [
+        ("found", format_duration(advice.seconds(advice.best)), None if math.isnan(low) else between),
+        ("Young", format_duration(found.young_s), None),
+        ("Daly", format_duration(found.daly_s), None),
+    ]
+    title = (
+        f"interval between checkpoints; a save stops training for {format_duration(found.stall_s)}, nodes go every "
+        f"{format_duration(found.between_s)}"
+    )
+    return Table([key(""), Column("interval"), Column("95 %")], rows, title, found.reasons)
+
+
+def _assumptions(advice: Advice) -> Iterator[Part]:
+    turns = advice.turns
+    title = f"assumptions that change the advice, of {turns.num_changed} halved and raised by half"
+    if turns.found:
+        rows = [
+            (one.assumption, f"x{one.factor:g}", _name(advice, one.alternative), _percent(one.gain))
+            for one in turns.found
+        ]
+        columns = [key("assumption"), key(""), Column("better then", kind="text"), Column("by")]
+        yield Table(columns, rows, title)
+    elif turns.num_changed:
+        yield f"{title}: none"
+
+
+def _percent(ratio: Interval) -> str:
+    """Write by how much a ratio is above 1, with half of its interval."""
+    if math.isinf(ratio.value) or math.isnan(ratio.value):
+        return "all" if math.isinf(ratio.value) else "-"
+    share = f"{100 * (ratio.value - 1):.1f} %"
+    return share if math.isnan(ratio.low) else f"{share} +- {100 * (ratio.high - ratio.value):.1f}"
+
+
+def _half(found: Interval, form: str) -> str:
+    return f"{found.value:{form}}" + ("" if math.isnan(found.low) else f" +- {found.high - found.value:{form}}")

@@ -1,0 +1,72 @@
+"""The picture of advice: the value over the interval between checkpoints, and the alternatives."""
+
+import math
+
+import matplotlib
+import numpy as np
+from matplotlib.ticker import NullLocator
+
+from lazsim.output.plots.style import STYLE, add_legend, looks_of, new_figure, to_files
+from lazsim.study.advice import Advice
+from lazsim.study.search import name_value
+from lazsim.units import DAY_S, HOUR_S, format_duration
+
+TICKS_S = (
+    0.1,
+    1,
+    5,
+    15,
+    *(minutes * 60 for minutes in (1, 2, 5, 15, 30)),
+    *(hours * HOUR_S for hours in (1, 3, 8)),
+    DAY_S,
+    7 * DAY_S,
+)
+"""Times that people know, for an axis of them."""
+
+MOST_BARS = 10
+"""Alternatives that are drawn."""
+
+
+@matplotlib.rc_context(STYLE)
+def advice_figure(advice: Advice) -> dict[str, bytes]:
+    """Draw what each interval gives to the choices whose interval was tuned, and by how much other choices are behind.
+
+    Lines mark the interval found and those of Young and Daly.
+    """
+    ranking = advice.ranking[: MOST_BARS + 1]
+    figure = new_figure(7.0, max(2.6, 1.4 + 0.2 * len(ranking)))
+    curves, bars = figure.subplots(1, 2)
+    names = {choice: ", ".join(name_value(*one) for one in choice) for choice in advice.curves}
+    looks = looks_of(list(names.values()))
+    for choice, curve in advice.curves.items():
+        look, step_s = looks[names[choice]], advice.starts[choice].step_s
+        shown = [advice.goal.shown(found) for found in curve.values()]
+        low, high = ([abs(one.value - one[end]) for one in shown] for end in (1, 2))
+        curves.errorbar(
+            [steps * step_s for steps in curve], [one.value for one in shown], np.nan_to_num([low, high]),
+            color=look.color, marker=look.marker, linestyle=look.line, markersize=3, capsize=1.5, elinewidth=0.7,
+            label=names[choice],
+        )  # fmt: skip
+    marks = {"best": (advice.seconds(advice.best), "-"), "Young": (advice.formulas.young_s, "--")}
+    marks["Daly"] = (advice.formulas.daly_s, ":")
+    for name, (at_s, line) in marks.items():
+        curves.axvline(at_s, color="0.3", linewidth=0.8, linestyle=line, label=name, zorder=0)
+    curves.set_xscale("log")
+    low_s, high_s = curves.get_xlim()
+    curves.set_xticks(ticks := [tick_s for tick_s in TICKS_S if low_s <= tick_s <= high_s], map(format_duration, ticks))
+    curves.xaxis.set_minor_locator(NullLocator())
+    curves.set_xlabel("time between checkpoints")
+    curves.set_ylabel(advice.goal.heading)
+    add_legend(figure, curves, 3)
+    for place, one in enumerate(ranking):
+        share = 100 / one.behind.value if one.behind.value else 0.0
+        bounds = [share, share] if math.isnan(one.behind.low) else [100 / one.behind.high, 100 / one.behind.low]
+        color = "#1b6ca8" if one.is_tie else "0.6"
+        bars.errorbar(
+            [share], [place], xerr=[[share - bounds[0]], [bounds[1] - share]], color=color, marker="o", markersize=4
+        )
+    labels = [", ".join(name_value(*choice) for choice in one.name.choice) for one in ranking]
+    bars.set_yticks(range(len(ranking)), labels)
+    bars.set_ylim(len(ranking) - 0.5, -0.5)
+    bars.set_xlabel(f"{advice.goal.name}: % of the best")
+    return to_files(figure)
