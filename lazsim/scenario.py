@@ -334,13 +334,19 @@ class Scenario:
             When the profile cannot be read, or is of a model of other shapes, or the layout does not fit.
         """
         model, cluster, job = self.model, self.cluster, self.job
-        compute, links = AnalyticCompute(model, self.gpu, cluster, job), AnalyticCommunication(cluster.network)
+        compute, links = (
+            AnalyticCompute(model, self.gpu, cluster, job),
+            AnalyticCommunication(cluster.network, cluster.host),
+        )
         profile = self.load_profile()
         if job.parallel is not None:
             if profile is not None:
                 raise SpecError("`profile`: a job with a layout takes the kernels of its GPU; leave the profile out")
-            whole = self.find_system().keeps_whole_states
-            return layout_costs(model, self.gpu, cluster, job, (compute, links), keeps_whole_states=whole)
+            system = self.find_system()
+            return layout_costs(
+                model, self.gpu, cluster, job, (compute, links), keeps_whole_states=system.keeps_whole_states,
+                exchanges_plainly=system.masked_reorder,
+            )  # fmt: skip
         if profile is None:
             return CostModel(model, cluster, job, compute, links)
         kernels, exchanges = compute_tables(profile, model, cluster.gpus_per_node), communication_tables(profile)
@@ -614,9 +620,9 @@ def _with_layout(model: ModelSpec, gpu: GpuSpec, cluster: ClusterSpec, job: JobS
 
 def _has_steps(model: ModelSpec, gpu: GpuSpec, cluster: ClusterSpec, job: JobSpec) -> bool:
     """Tell whether steps of a job with a layout can be predicted; tables may lack a kernel of the model."""
-    times = AnalyticCompute(model, gpu, cluster, job), AnalyticCommunication(cluster.network)
+    times = AnalyticCompute(model, gpu, cluster, job), AnalyticCommunication(cluster.network, cluster.host)
     try:
-        costs = layout_costs(model, gpu, cluster, job, times, keeps_whole_states=False)
+        costs = layout_costs(model, gpu, cluster, job, times, keeps_whole_states=False, exchanges_plainly=False)
         costs.step_s(costs.grid.replica_nodes, np.ones(1))
     except SpecError:
         return False

@@ -47,8 +47,11 @@ def costs(step_s: float = STEP_S, **job) -> CostModel:
         regroup_s=REGROUP_S,
         restart_base_s=RESTART_S - SAVE_S,
         restart_per_node_s=0.0,
+        connect_s=0.0,
     )
-    cluster = msgspec.structs.replace(cluster, slots_per_gpu=2, nodes_per_server=1, recovery=recovery)
+    # Its host takes no time.
+    host = msgspec.structs.replace(cluster.host, clock_hz=1e24)
+    cluster = msgspec.structs.replace(cluster, slots_per_gpu=2, nodes_per_server=1, recovery=recovery, host=host)
     job_spec = msgspec.structs.replace(
         load_spec(JobSpec, "testbed-a"),
         sequences_per_gpu=SAMPLES_PER_NODE,

@@ -6,7 +6,7 @@ from lazsim.routing import load_routing
 def test_every_name_of_loads_is_listed_and_can_be_used(lazsim):
     listed = json.loads(lazsim("list", "routing", "--json")[1])["routing"]
     out = lazsim("list", "routing")[1]
-    assert set(listed) == {"smartmoe-fit", "uniform"}
+    assert set(listed) == {"power-law-1.01", "power-law-1.2", "smartmoe-fit", "uniform"}
     for name, text in listed.items():
         assert text in out
         assert load_routing(name, 2, 4, seed=0).loads([0]).shape == (1, 2, 4)

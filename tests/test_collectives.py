@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from lazsim.costmodel.collectives import all_to_all_s, ring_all_reduce_s
 from lazsim.costmodel.compute import AnalyticCompute
 from lazsim.costmodel.network import AnalyticCommunication
-from lazsim.specs import ClusterSpec, GpuSpec, JobSpec, ModelSpec, NetworkSpec, load_spec
+from lazsim.specs import ClusterSpec, GpuSpec, HostSpec, JobSpec, ModelSpec, NetworkSpec, load_spec
 
 
 def ring_by_steps(num_bytes, num_ranks, bytes_per_s, latency_s):
@@ -53,7 +53,7 @@ def test_all_reduces_inside_a_server_have_a_bandwidth_and_a_latency_of_their_own
         local_all_reduce_latency_s=0.125,
         storage_bytes_per_s=1e9,
     )
-    links = AnalyticCommunication(network)
+    links = AnalyticCommunication(network, HostSpec())
     nic, local = np.array([0.0, 10e9]), np.array([40e9, 0.0])
     # 40 GB inside at 20 GB/s after 0.5 s; 10 GB across at half of 10 GB/s after 1 s
     assert links.all_to_all_s(nic, local).tolist() == [2.5, 3.0]

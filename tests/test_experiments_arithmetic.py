@@ -106,7 +106,7 @@ def test_stretches_of_training_add_up_to_the_samples_that_a_run_kept(system, see
     assert run.counts["failures"] > 0
     kept = []
     lost = [(event.time_s, event.lost_steps) for event in run.events if event.lost_steps]
-    for stretch in stretches(run.states, run.wall_s, samples_per_node=4):
+    for stretch in stretches(run.states, run.wall_s, lambda used: 4 * used):
         while lost and lost[0][0] <= stretch.start_s:
             roll_back(kept, lost.pop(0)[1])
         kept.append(stretch)
@@ -118,8 +118,8 @@ def test_stretches_of_training_add_up_to_the_samples_that_a_run_kept(system, see
 def test_time_to_train_is_that_of_the_step_which_completes_the_samples():
     # Four nodes of 4 samples make a step of 16 samples in 2 s: 100 samples take 7 steps, 60 s are too few for 1,000.
     states = [(0.0, 4, 4, 8.0, 0.0)]
-    assert time_to_train(states, [], 60.0, 4, 100) == 14.0
-    assert time_to_train(states, [], 60.0, 4, 1000) is None
+    assert time_to_train(states, [], 60.0, lambda used: 4 * used, 100) == 14.0
+    assert time_to_train(states, [], 60.0, lambda used: 4 * used, 1000) is None
 
 
 def on_nodes(num_nodes):

@@ -6,6 +6,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from lazsim.costmodel.step import NodeLayout
 from lazsim.engine.layout import LayoutStepTimes, grid_of
 from lazsim.engine.reconfiguration import bind_nodes
 from lazsim.engine.systems import SYSTEMS
@@ -112,12 +113,39 @@ def test_a_node_that_changes_its_stage_fetches_the_dense_part_of_the_new_one():
 
 
 def test_peers_that_recover_hold_whole_optimizer_states_and_take_the_memory():
-    sharded = costs(DEEPSEEK).memory(128)
-    whole = costs(DEEPSEEK, "oobleck").memory(128)
+    sharded, whole = memory_under("checkpoint", 128), memory_under("oobleck", 128)
     # Two replicas of each expert divide 12 bytes a parameter, or not; dense parameters are divided over more ranks.
     expert_bytes = 656e9 / 64 / 8 * 12
     assert whole.optimizer_states - sharded.optimizer_states > expert_bytes / 2
     assert whole.total > sharded.total
+
+
+def memory_under(system, num_nodes, load_LE=None):
+    cost_model = costs(DEEPSEEK, system)
+    model, layout = cost_model.model, SYSTEMS[system].layout(cost_model, np.arange(num_nodes))
+    even = np.ones((model.num_moe_layers, model.num_experts), dtype=np.int64)
+    return cost_model.memory(num_nodes, layout, even if load_LE is None else load_LE)
+
+
+def test_masks_and_padding_of_deepspeed_take_memory_and_time():
+    model = resolve(DEEPSEEK).model
+    skewed = np.ones((model.num_moe_layers, 256), dtype=np.int64)
+    skewed[:, 0] = 85
+    # 256 buffers of 85 rows where 340 rows are routed: 64 times as many, of 2,048 tokens (half of a sequence) to 8.
+    more_rows = 63 * 2048 * 8
+    kept = 58 * more_rows * (2 * (2 * 7168 + 3 * 2048) + 4 * 2048)
+    grown = memory_under("ds", 128, skewed).activations - memory_under("ds", 128).activations
+    assert grown == pytest.approx(kept)
+    assert memory_under("checkpoint", 128, skewed).total == memory_under("checkpoint", 128).total
+    # With even loads what DeepSpeed does takes longer, too: it waits for exchanges in half precision and for masks.
+    even = np.ones((1, 58, 256), dtype=np.int64)
+    ds, plain = costs(DEEPSEEK, "ds"), costs(DEEPSEEK, "checkpoint")
+    plan = SYSTEMS["ds"].plan_evenly(ds, 128)
+    masked_s, step_s = (
+        one.step_times(plan, SYSTEMS[name].layout(one, np.arange(128))).step_s(even)[0]
+        for name, one in (("ds", ds), ("checkpoint", plain))
+    )
+    assert masked_s > step_s + ds.masked_s(128, np.ones((1, 58)))[0] > step_s
 
 
 @pytest.mark.parametrize(
@@ -180,7 +208,8 @@ def test_inputs_of_a_run_have_the_hash_of_its_kernels(tmp_path):
 def test_the_jobs_of_the_catalogue_fit_into_the_memory_of_an_h100():
     for model, job, num_nodes in (("deepseek-v3", "deepseek-v3", 64), ("qwen3-235b-a22b", "qwen3-235b", 32)):
         scenario = resolve({"model": model, "cluster": "dgx-h100", "job": job, "system": "checkpoint"})
-        assert scenario.costs().memory(num_nodes).total < scenario.gpu.memory_bytes
+        even = np.ones((scenario.model.num_moe_layers, scenario.model.num_experts), dtype=np.int64)
+        assert scenario.costs().memory(num_nodes, NodeLayout(np.arange(1)), even).total < scenario.gpu.memory_bytes
 
 
 def test_smaller_units_than_a_node_share_it():

@@ -22,7 +22,7 @@ from tests.conftest import ROOT
 GPT_S = load_spec(ModelSpec, "gpt-s")
 CLUSTER = load_spec(ClusterSpec, "rtx3090x10")
 ANALYTIC = AnalyticCompute(GPT_S, load_spec(GpuSpec, "rtx3090"), CLUSTER, load_spec(JobSpec, "testbed-a"))
-LINKS = AnalyticCommunication(CLUSTER.network)
+LINKS = AnalyticCommunication(CLUSTER.network, CLUSTER.host)
 HEADER = Header(
     format_version=1, lazsim="0.1.0", torch="2", device="cpu", dtype="float32", model=GPT_S, conditions={},
     matmul_flop_per_s=1e11, copy_bytes_per_s=1e10,
@@ -185,7 +185,7 @@ def test_measured_links_replace_those_inside_a_server_only():
     across = (np.array(1e6), nothing, np.array(8.0), np.array(10.0))
     assert float(measured.all_reduce_s(*across)) == float(LINKS.all_reduce_s(*across))
     assert float(measured.transfer_s(nothing, some)) == float(LINKS.transfer_s(nothing, some))
-    assert measured.storage_s(1e9) == LINKS.storage_s(1e9)
+    assert measured.save_s(1e9, 1e8) == LINKS.save_s(1e9, 1e8)
     with pytest.raises(CostRangeError, match="all_to_all from 768 to 3072, but 4000 is needed"):
         measured.all_to_all_s(nothing, np.array(4000.0))
 

@@ -52,7 +52,10 @@ class CountBytes:
     def transfer_s(self, nic_bytes, local_bytes):
         return local_bytes if self.local else nic_bytes
 
-    def storage_s(self, num_bytes):
+    def save_s(self, num_bytes, writer_bytes):
+        return num_bytes
+
+    def load_s(self, num_bytes, reader_bytes):
         return num_bytes
 
 
@@ -246,10 +249,42 @@ def test_gpus_of_a_node_reduce_their_experts_at_the_same_time():
 
 def test_nodes_of_one_server_each_send_a_ring_over_their_own_link():
     # Both replicas of each of the 12 * 4 experts of a node in one server: each of the two GPUs sends half of the
-    # gradient twice. The dense part crosses servers.
+    # gradient twice. The dense part goes over all four: three quarters of it twice.
     plan, layout = place_ep(12, 8, 4, 1, 6), NodeLayout(np.array([0, 1, 0, 1]), np.arange(4) // 2)
-    found = parts(costs(communication=CountBytes(local=True)), plan, layout, np.ones((12, 8), dtype=np.int64))
-    assert found["gradients"] == 12 * 4 * 2 * 8 * 768**2
+    cost_model = costs(communication=CountBytes(local=True))
+    found = parts(cost_model, plan, layout, np.ones((12, 8), dtype=np.int64))
+    assert found["gradients"] == 12 * 4 * 2 * 8 * 768**2 + 2 * 3 / 4 * 2 * cost_model.model.dense_params
+
+
+def test_a_ring_waits_for_the_last_of_its_nodes():
+    # One node a server, rings of two nodes: 2 hops each. Rings 0 and 1 run side by side, and 2, which joins them, after
+    # both: 4 hops, as many as nodes 1 and 2 have.
+    assert hops([[0, -1], [0, 2], [1, 2], [1, -1]], [0, 1, 2, 3]) == 12 * 4000 + 6000
+    # A chain of three: no node has more than 4 hops, and the last begins after the second.
+    assert hops([[0, -1], [0, 1], [1, 2], [2, -1]], [0, 1, 2, 3]) == 12 * 6000 + 6000
+
+
+def test_a_gpu_waits_for_a_host_that_launches_slower_than_it_computes():
+    # 53 kernels of a layer and 3 of each of 4 experts forward, 30 and 6 backward, of 50 us on a core of 3.8 GHz, and no
+    # work on the GPU; in each layer 26.1 us until a count is read and 50 until the next kernel is launched.
+    found = parts(costs(), place_ep(12, 8, 4, 1, 6), apart(4), np.ones((12, 8), dtype=np.int64))
+    assert found["host"] == pytest.approx(12 * ((53 + 3 * 4 + 30 + 6 * 4) * 50e-6 + 76.1e-6))
+    # A GPU that is busy for longer waits for the counts alone.
+    busy = costs(compute=FixedCompute(10.0))
+    found = parts(busy, place_ep(12, 8, 4, 1, 6), apart(4), np.ones((12, 8), dtype=np.int64))
+    assert found["host"] == pytest.approx(12 * 76.1e-6)
+
+
+def test_a_save_takes_serialising_and_the_storage_one_after_the_other():
+    model = load_spec(ModelSpec, "gpt-l")
+    # Four nodes hold the experts once, 48 each; one of them writes the dense state, too. 0.7 GB/s each, 0.9 together.
+    writer = 14 * model.dense_params + 48 * 112 * 2**20
+    expected = writer / 0.7e9 + 14 * model.total_params / 0.9e9
+    assert checkpoint_save_s(_analytic(model, "rtx3090x10")) == pytest.approx(expected)
+    # EFS gives back faster than it takes: 4 nodes read the dense state and 4 * 12 experts each.
+    plan, node = place_ep(12, 16, 4, 1, 6), 14 * model.dense_params + 48 * 112 * 2**20
+    loaded_s = checkpoint_load_s(_analytic(model, "a10gx16"), plan)
+    assert loaded_s == pytest.approx(node / 0.7e9 + 4 * node / 0.333e9)
 
 
 def test_a_checkpoint_is_saved_once_and_loaded_by_every_node_that_needs_it():
@@ -264,8 +299,11 @@ def test_a_transfer_takes_as_long_as_the_busiest_nic():
     # Nodes 0 and 1 share a server: out of it go 5 + 6 bytes, into it 1; inside it 100.
     sent = np.array([[0, 100, 5], [0, 0, 6], [1, 0, 0]])
     servers = np.array([0, 0, 1])
-    assert transfer_s(costs(communication=CountBytes()), sent, servers) == 11
-    assert transfer_s(costs(communication=CountBytes(local=True)), sent, servers) == 100
+    # Node 0 has both others as peers, and connects to one after the other.
+    connect_s = 2 * 0.056
+    assert transfer_s(costs(communication=CountBytes()), sent, servers) == 11 + connect_s
+    assert transfer_s(costs(communication=CountBytes(local=True)), sent, servers) == 100 + connect_s
+    assert transfer_s(costs(communication=CountBytes()), np.zeros((3, 3)), servers) == 0
 
 
 def test_accumulated_micro_batches_repeat_all_but_the_update():
@@ -284,7 +322,9 @@ def _analytic(model, cluster, **job):
     cluster_spec = load_spec(ClusterSpec, cluster)
     job_spec = msgspec.structs.replace(load_spec(JobSpec, "testbed-a"), **job)
     compute = AnalyticCompute(model, load_spec(GpuSpec, cluster_spec.gpu), cluster_spec, job_spec)
-    return CostModel(model, cluster_spec, job_spec, compute, AnalyticCommunication(cluster_spec.network))
+    return CostModel(
+        model, cluster_spec, job_spec, compute, AnalyticCommunication(cluster_spec.network, cluster_spec.host)
+    )
 
 
 def test_on_a_gpu_that_loses_nothing_compute_is_operations_over_peak():

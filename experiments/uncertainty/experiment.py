@@ -15,19 +15,50 @@ from lazsim.study.experiment import RECORDED, Outcome, load_experiment, overlay
 
 GPT_L = {"models": ["gpt-l"]}
 
+TESTBED_A = {
+    # GB/s of a network-attached storage that dlrover reports (docs/blogs/flash_checkpoint).
+    "a storage of 0.1 GB/s": {"base": {"cluster.network.storage_bytes_per_s": 0.1e9}},
+    # One of the four that hold the experts of GPT-L has 7 of 24 GB.
+    "one rank writes checkpoints": {"base": {"cluster.host.serialise_bytes_per_s": 0.2e9}},
+    # RTX 4090 without peer access copy 25.8 GB/s in both directions (tinygrad/open-gpu-kernel-modules issue 6).
+    "links inside a server as copies, 12.9 GB/s": {
+        "base": {
+            "cluster.network.local_bytes_per_s": 12.9e9,
+            "cluster.network.local_all_reduce_bytes_per_s": 12.9e9,
+        },
+    },
+}
+"""Other readings of testbed A."""
+
+ELASTIC = 2**30
+"""Bytes a second that AWS EFS takes at least in elastic mode, all clients together (its performance page)."""
+
 SETTINGS = {
     # A headline is one setting of an experiment: `changes` of its settings leave one. An alternative is another reading
     # of the published text, as more changes.
     "headlines": [
-        {"name": "5 min", "experiment": "failures-5min", "changes": GPT_L},
-        {"name": "40 min", "experiment": "failures-40min", "changes": GPT_L},
+        {"name": "5 min", "experiment": "failures-5min", "changes": GPT_L, "alternatives": TESTBED_A},
+        {"name": "40 min", "experiment": "failures-40min", "changes": GPT_L, "alternatives": TESTBED_A},
         {
             "name": "spot",
             "experiment": "spot",
             "changes": GPT_L,
-            "alternatives": {"new nodes join ds-ft by a restart": {"base": {"job.regrouped_joins": "restart"}}},
+            "alternatives": TESTBED_A
+            | {"new nodes join ds-ft by a restart": {"base": {"job.regrouped_joins": "restart"}}},
         },
-        {"name": "tutel", "experiment": "tutel", "changes": GPT_L | {"failures": ["random"]}},
+        {
+            "name": "tutel",
+            "experiment": "tutel",
+            "changes": GPT_L | {"failures": ["random"]},
+            "alternatives": {
+                "EFS in elastic mode": {
+                    "base": {
+                        "cluster.network.storage_bytes_per_s": ELASTIC,
+                        "cluster.network.storage_read_bytes_per_s": ELASTIC,
+                    },
+                },
+            },
+        },
         {
             "name": "64 nodes",
             "experiment": "large-scale",
@@ -42,6 +73,9 @@ SETTINGS = {
             "alternatives": {
                 "new nodes join ds-ft by a restart": {"base": {"job.regrouped_joins": "restart"}},
                 "nodes go at any time of an hour": {"at_any_time": True},
+                "loads of a power law of 1.01": {"headline_loads": "power law 1.01"},
+                "loads of a power law of 1.2": {"headline_loads": "power law 1.2"},
+                "loads as skewed as SmartMoE's": {"headline_loads": "as SmartMoE's"},
                 "checkpoints as on testbed A": {
                     "base": {
                         "job.checkpoint_interval_steps.lazarus": 250,

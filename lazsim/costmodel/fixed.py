@@ -58,7 +58,11 @@ class FixedCommunication:
         """See `lazsim.costmodel.times.CommunicationTimes`."""
         return self.transfer_time_s + 0.0 * nic_bytes
 
-    def storage_s(self, num_bytes: float) -> float:
+    def save_s(self, num_bytes: float, writer_bytes: float) -> float:
+        """See `lazsim.costmodel.times.CommunicationTimes`."""
+        return self.storage_time_s
+
+    def load_s(self, num_bytes: float, reader_bytes: float) -> float:
         """See `lazsim.costmodel.times.CommunicationTimes`."""
         return self.storage_time_s
 
@@ -138,7 +142,7 @@ def fixed_costs(
     )
     recovery = {
         "detect_s": detect_s, "rebuild_s": rebuild_s, "regroup_s": 0.0, "restart_base_s": restart_s,
-        "restart_per_node_s": restart_per_node_s,
+        "restart_per_node_s": restart_per_node_s, "connect_s": 0.0,
     }  # fmt: skip
     cluster = override(
         load_spec(ClusterSpec, "dgx-h100"),

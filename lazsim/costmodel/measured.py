@@ -106,9 +106,13 @@ class MeasuredCommunication:
         """Point-to-point transfers at the same time."""
         return self._overlapped_s("point_to_point", self.analytic.transfer_s, nic_bytes, local_bytes)
 
-    def storage_s(self, num_bytes: float) -> float:
-        """Read from or write to the shared storage, which stays analytic."""
-        return self.analytic.storage_s(num_bytes)
+    def save_s(self, num_bytes: float, writer_bytes: float) -> float:
+        """Write to the shared storage, which stays analytic."""
+        return self.analytic.save_s(num_bytes, writer_bytes)
+
+    def load_s(self, num_bytes: float, reader_bytes: float) -> float:
+        """Read from the shared storage, which stays analytic."""
+        return self.analytic.load_s(num_bytes, reader_bytes)
 
     def _overlapped_s(
         self, kernel: str, analytic_s: Callable[[Floats, Floats], Floats], nic_bytes: Floats, local_bytes: Floats

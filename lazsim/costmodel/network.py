@@ -5,12 +5,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from lazsim.costmodel.times import Floats
-from lazsim.specs import NetworkSpec
+from lazsim.specs import HostSpec, NetworkSpec
 
 
 @dataclass(frozen=True)
 class AnalyticCommunication:
     """Times of a `NetworkSpec`: transfers through NICs and inside servers overlap, latency comes on top.
+
+    The host serialises what goes to the storage and comes from it.
 
     Notes
     -----
@@ -19,6 +21,7 @@ class AnalyticCommunication:
     """
 
     network: NetworkSpec
+    host: HostSpec
 
     def all_to_all_s(self, nic_bytes: Floats, local_bytes: Floats) -> Floats:
         """One all-to-all; its messages to different peers are in flight together, so latency counts once."""
@@ -37,9 +40,14 @@ class AnalyticCommunication:
         """Point-to-point transfers at the same time."""
         return self._overlapped_s(nic_bytes, local_bytes, self.network.point_to_point_efficiency)
 
-    def storage_s(self, num_bytes: float) -> float:
-        """Read from or write to the shared storage."""
-        return num_bytes / self.network.storage_bytes_per_s
+    def save_s(self, num_bytes: float, writer_bytes: float) -> float:
+        """Serialise, then flush: a file is small against the page cache, so that its bytes leave as it is closed."""
+        return writer_bytes / self.host.serialise_bytes_per_s + num_bytes / self.network.storage_bytes_per_s
+
+    def load_s(self, num_bytes: float, reader_bytes: float) -> float:
+        """Read from the shared storage, and make tensors of it."""
+        rate = self.network.storage_read_bytes_per_s or self.network.storage_bytes_per_s
+        return num_bytes / rate + reader_bytes / self.host.serialise_bytes_per_s
 
     def _overlapped_s(self, nic_bytes: Floats, local_bytes: Floats, efficiency: float) -> Floats:
         network = self.network

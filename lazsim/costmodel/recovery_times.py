@@ -8,7 +8,7 @@ from lazsim.placement.plan import PlacementPlan
 
 
 def transfer_s(costs: CostModel, bytes_NN: Floats, server_N: Ints) -> float:
-    """Return the seconds of transfers between nodes, all at once.
+    """Return the seconds of transfers between nodes, all at once, and of the connections that they need.
 
     Parameters
     ----------
@@ -16,6 +16,11 @@ def transfer_s(costs: CostModel, bytes_NN: Floats, server_N: Ints) -> float:
         Bytes from each node to each other, shape (N, N).
     server_N
         Server of each node; nodes of one server share its NICs and its internal links.
+
+    Notes
+    -----
+    Every plan has new communicators, and NCCL connects two peers when the first message between them is sent
+    (pytorch/pytorch#135267); a process connects to one peer after the other.
     """
     if not bytes_NN.any():
         return 0.0
@@ -24,26 +29,36 @@ def transfer_s(costs: CostModel, bytes_NN: Floats, server_N: Ints) -> float:
     # Sent and received by each server.
     nic = np.maximum(np.bincount(server_N, across.sum(axis=1)), np.bincount(server_N, across.sum(axis=0))).max()
     busiest_local = np.maximum(local.sum(axis=1), local.sum(axis=0)).max() / costs.cluster.gpus_per_node
-    return float(costs.communication.transfer_s(nic, busiest_local))
+    is_peer = (bytes_NN + bytes_NN.T > 0).sum(axis=1)
+    connect_s = costs.cluster.recovery.connect_s * int(is_peer.max())
+    return connect_s + float(costs.communication.transfer_s(nic, busiest_local))
 
 
-def checkpoint_save_s(costs: CostModel) -> float:
-    """Return the seconds to write the training state once to the shared storage, while training waits."""
-    model = costs.model
-    num_states = model.num_moe_layers * model.num_experts
-    return costs.communication.storage_s(model.dense_state_bytes + num_states * model.expert_state_bytes)
+def checkpoint_save_s(costs: CostModel, experts_share: float = 1.0) -> float:
+    """Return the seconds to write the training state, or a share of its experts, once to the shared storage.
+
+    Notes
+    -----
+    As in DeepSpeed (``_save_moe_checkpoint``), the ranks of one expert-parallel group write, each its own experts, and
+    one rank of each stage the dense state beside. Of the replicas of a system without groups as many ranks write.
+    """
+    model, grid, gpus = costs.model, costs.grid, costs.cluster.gpus_per_node
+    experts = experts_share * model.num_moe_layers * model.num_experts * model.expert_state_bytes
+    of_writer = model.dense_state_bytes / (grid.num_stages * gpus) + experts / (grid.replica_nodes * gpus)
+    return costs.communication.save_s(model.dense_state_bytes + experts, of_writer)
 
 
-def checkpoint_load_bytes(costs: CostModel, plan: PlacementPlan) -> float:
-    """Return the bytes of the dense state of its stage and the states of its experts that every node reads."""
-    num_states = float(plan.holds_LEN.sum())
-    dense_bytes = costs.model.dense_state_bytes / costs.grid.num_stages
-    return plan.num_nodes * dense_bytes + num_states * costs.model.expert_state_bytes
+def checkpoint_load_bytes(costs: CostModel, plan: PlacementPlan) -> Floats:
+    """Return the bytes of the dense state of its stage and the states of its experts that each node reads."""
+    dense_bytes, held_N = costs.model.dense_state_bytes / costs.grid.num_stages, plan.holds_LEN.sum(axis=(0, 1))
+    bytes_N: Floats = dense_bytes + held_N * float(costs.model.expert_state_bytes)
+    return bytes_N
 
 
 def checkpoint_load_s(costs: CostModel, plan: PlacementPlan) -> float:
     """Return the seconds in which every node reads these."""
-    return costs.communication.storage_s(checkpoint_load_bytes(costs, plan))
+    bytes_N = checkpoint_load_bytes(costs, plan)
+    return costs.communication.load_s(float(bytes_N.sum()), float(bytes_N.max()) / costs.cluster.gpus_per_node)
 
 
 def restart_s(costs: CostModel, num_nodes: int) -> float:

@@ -18,7 +18,7 @@ from lazsim.dispatch import Partition, Traffic, flexible_traffic, grouped_traffi
 from lazsim.placement.expert_parallel import ep_unit_nodes
 from lazsim.placement.grid import Grid
 from lazsim.placement.plan import Bools, Ints, PlacementPlan
-from lazsim.specs import WEIGHT_BYTES_PER_PARAM, ClusterSpec, JobSpec, ModelSpec
+from lazsim.specs import WEIGHT_BYTES_PER_PARAM, ClusterSpec, JobSpec, ModelSpec, StepConstants, load_spec
 
 PASS_SHARES = (1 / 3, 2 / 3)
 """Shares of an expert's time in the forward and the backward pass, which has two matmuls for each of the former."""
@@ -27,6 +27,14 @@ SPARSE_COPIES, BUFFER_COPIES = 4, 5
 """Copies of routed tokens by sparse kernels (encode, decode, and the same backward), and of padded buffers: rows are
 regrouped by expert after an exchange and back before the next, forward and backward, and two buffers are zeroed, which
 is half a copy each (Tutel, ``tutel/impls/fast_dispatch.py`` and ``communicate.py``)."""
+
+LAYER_KERNELS, EXPERT_KERNELS = np.array([53, 30]), np.array([3, 6])
+"""Kernels that a MoE layer without its experts launches, forward and backward, and each expert: those of
+`lazsim.pytorch` as torch's profiler counts them (``python -m tests.measure_launches``: 46 and 28, 3 and 6), with an
+exchange of counts and two of tokens, four copies of indices to the GPU, and two exchanges backward."""
+
+FORWARD_SHARES = {"compute": 1 / 3, "all_to_all": 1 / 2}
+"""Share of the forward pass in the time of kernels and of exchanges."""
 
 
 class StepTimes(Protocol):
@@ -68,6 +76,14 @@ class CostModel:
     def samples_per_node(self) -> int:
         """Sequences that a node trains in a step."""
         return self.cluster.gpus_per_node * self.job.sequences_per_gpu * self.job.num_micro_batches
+
+    @cached_property
+    def host_s(self) -> tuple[float, float]:
+        """Seconds of the host to launch a kernel, and to read a number from the GPU and launch what depends on it."""
+        constants, clock_hz = load_spec(StepConstants, "training"), self.cluster.host.clock_hz
+        slower = constants.host_launch_clock_hz / clock_hz
+        launch_s = slower * constants.host_launch_s
+        return launch_s, slower * constants.host_wait_s + launch_s
 
     @cached_property
     def grid(self) -> Grid:
@@ -134,6 +150,8 @@ class StepCost:
         self._num_nodes = plan.num_nodes
         self._replicas_LE = plan.replicas_LE
         self._slots = slots_by_gpu(plan, gpus)
+        self._most_experts = most_experts(self._slots, plan.num_experts)
+        self._holds_LEN = plan.holds_LEN
         holds_RN = plan.holds_LEN.reshape(-1, plan.num_nodes)
         nic_V, rings_XR, held_N = _expert_rings(holds_RN, servers, costs.model.expert_params)
         self._fixed_s = {
@@ -159,7 +177,7 @@ class StepCost:
         -------
         dict
             Seconds by part, each of shape (B,): ``dense``, ``reorder``, ``expert`` (of each layer's slowest GPU),
-            ``all_to_all`` (what of it is not behind the experts), ``gradients`` and ``optimizer``.
+            ``all_to_all`` (what of it is not behind the experts), ``host``, ``gradients`` and ``optimizer``.
         """
         fixed = {name: np.full(len(load_BLE), seconds) for name, seconds in self._fixed_s.items()}
         return fixed | self._varying_s(load_BLE)
@@ -176,31 +194,57 @@ class StepCost:
         tokens = assigned_tokens(load_BLE, assignments, padded=self.layout.padded)
         expert_s, exchange_s = self._experts_and_exchanges_s(tokens)
         parts = {"reorder": self._reorder_s(tokens), "expert": expert_s, "all_to_all": exchange_s}
+        parts["host"] = self._host_s(**parts)
         return {name: costs.job.num_micro_batches * seconds.sum(axis=1) for name, seconds in parts.items()}
+
+    def _host_s(self, reorder: Floats, expert: Floats, all_to_all: Floats) -> Floats:
+        """Return the seconds in which GPUs wait for the host, shape (B, L).
+
+        In the forward pass of each layer the host waits for the counts of tokens, on which the sizes of buffers and
+        messages depend whether they are padded or not, and runs ahead of the GPU from there on. In the backward pass,
+        which reuses the counts, it runs ahead throughout.
+        """
+        costs = self.costs
+        launch_s, wait_s = costs.host_s
+        num_layers = expert.shape[1]
+        compute = costs.dense_s / num_layers + reorder + expert
+        forward = FORWARD_SHARES["compute"] * compute + FORWARD_SHARES["all_to_all"] * all_to_all
+        backward = compute + all_to_all - forward
+        launches = launch_s * (LAYER_KERNELS + EXPERT_KERNELS * self._most_experts)
+        late = np.maximum(0.0, launches[1] - backward.mean(axis=1, keepdims=True))
+        seconds: Floats = wait_s + np.maximum(0.0, launches[0] - forward) + late
+        return seconds
 
     def _gradients_s(self, nic_V: Floats, rings_XR: Floats, servers: Partition) -> float:
         """Return the seconds to all-reduce the dense gradients over all nodes, and each expert's over its nodes.
 
         A ring over ``n`` nodes sends ``2 (n - 1) / n`` times the gradient over each of its links, in ``2 (n - 1)`` hops
-        (Thakur et al. 2005). It enters and leaves each of its ``V`` servers once, and ``2 (V - 1)`` of its hops are
-        between servers (NCCL, ``src/graph/tuning.cc``). A GPU reduces its experts one after the other, and takes part
-        in every hop of each; GPUs of a server share its NICs. Adding up replicas inside a node is free.
+        (Thakur et al. 2005). It enters and leaves each of its ``V`` servers once, and goes at the rate of the slower of
+        NICs and links inside servers, where it has both; ``2 (V - 1)`` of its hops are between servers (NCCL,
+        ``src/graph/tuning.cc``). A GPU reduces its experts one after the other, and takes part in every hop of each;
+        GPUs of a server share its NICs. Adding up replicas inside a node is free.
+
+        All GPUs reduce the experts of a layer in the same order, so that a ring waits for the last of its nodes. Rings
+        with some nodes in common take at least that long, and at least as long as the busiest GPU and NIC.
         """
         costs, num_nodes, num_servers = self.costs, self._num_nodes, len(nic_V)
         gpus = costs.cluster.gpus_per_node
         num_layers, num_experts = self._replicas_LE.shape
         by_expert = np.zeros((3, num_layers, num_experts + 1))
-        by_expert[:, :, :-1] = rings_XR.reshape(3, num_layers, num_experts)
+        by_expert[:, :, :-1] = rings_XR[:3].reshape(3, num_layers, num_experts)
         # A GPU counts an expert once: its other replicas read the zero of the first layer.
         slots = np.sort(self._slots, axis=0)
         slots[1:][slots[1:] == slots[:-1]] = num_experts
         by_gpu = by_expert.reshape(3, -1).take(slots, axis=1).sum(axis=(1, 2))
-        across = num_servers > 1
+        across, inside = num_servers > 1, num_nodes > num_servers
         dense = 2 * (num_nodes - 1) / num_nodes * costs.model.dense_params * WEIGHT_BYTES_PER_PARAM
         hops = 2 * (num_servers - 1), 2 * (num_nodes - num_servers)
         reduce_s = costs.communication.all_reduce_s
-        experts_s = reduce_s(nic_V[servers.part_N].repeat(gpus), *by_gpu)
-        return float(experts_s.max() + reduce_s(*np.array([dense * across, dense * (not across) / gpus, *hops])))
+        experts_s = float(reduce_s(nic_V[servers.part_N].repeat(gpus), *by_gpu).max())
+        nic_R, (local_R, *hops_R) = rings_XR[3], rings_XR[:3]
+        ring_s = reduce_s(nic_R, local_R, *(hop_R / gpus for hop_R in hops_R))
+        experts_s = max(experts_s, _in_turn_s(self._holds_LEN, ring_s.reshape(num_layers, num_experts)))
+        return float(experts_s + reduce_s(*np.array([dense * across, dense * inside / gpus, *hops])))
 
     def _reorder_s(self, tokens_BLE: Floats) -> Floats:
         costs = self.costs
@@ -277,11 +321,12 @@ def assigned_tokens(load_BLE: Ints, num_assignments: float, *, padded: bool) -> 
 def _expert_rings(holds_RN: Bools, servers: Partition, params: int) -> tuple[Floats, Floats, Floats]:
     """Return the rings that reduce the gradients of experts of `params` parameters.
 
-    They are the bytes through the NICs of each server, shape (V,); the bytes through each GPU of a ring inside a
-    server, hops between servers and hops inside them, by ring, shape (3, R); and the experts of each node, shape (N,).
+    They are the bytes through the NICs of each server, shape (V,); the bytes through each link inside a server, hops
+    between servers, hops inside them and bytes through the NICs of each of its servers, by ring, shape (4, R); and the
+    experts of each node, shape (N,).
     """
     num_experts, num_nodes = holds_RN.shape
-    nic_V, rings_XR, held_N = np.zeros(len(servers.sizes_V)), np.empty((3, num_experts)), np.zeros(num_nodes)
+    nic_V, rings_XR, held_N = np.zeros(len(servers.sizes_V)), np.empty((4, num_experts)), np.zeros(num_nodes)
     for some in row_blocks(*holds_RN.shape):
         holds = holds_RN[some].astype(np.float64)
         # A product with ones takes half the time of a sum.
@@ -292,9 +337,36 @@ def _expert_rings(holds_RN: Bools, servers: Partition, params: int) -> tuple[Flo
             spans_RV = np.minimum(servers.add_up(holds), 1.0)
             spanned = spans_RV @ np.ones(spans_RV.shape[1])
         sent = 2 * (nodes - 1) / nodes * params * WEIGHT_BYTES_PER_PARAM
-        nic_V += (sent * (spanned > 1)) @ spans_RV
-        rings_XR[:, some] = sent * (spanned == 1), 2 * (spanned - 1), 2 * (nodes - spanned)
+        across = sent * (spanned > 1)
+        nic_V += across @ spans_RV
+        rings_XR[:, some] = sent * (nodes > spanned), 2 * (spanned - 1), 2 * (nodes - spanned), across
     return nic_V, rings_XR, held_N
+
+
+def _in_turn_s(holds_LEN: Bools, ring_s_LE: Floats) -> float:
+    """Return the time until all rings are done when each begins once all of its nodes are done with those before it.
+
+    Examples
+    --------
+    Two rings without a node in common run side by side, and the one that joins them comes after both.
+
+    >>> holds = np.array([[[1, 1, 0, 0], [0, 0, 1, 1], [0, 1, 1, 0]]], dtype=bool)
+    >>> _in_turn_s(holds, np.array([[1.0, 2.0, 1.0]]))
+    3.0
+    """
+    done_LN = np.zeros((len(holds_LEN), holds_LEN.shape[2]))
+    for holds_LN, ring_s_L in zip(holds_LEN.transpose(1, 0, 2), ring_s_LE.T, strict=True):
+        begin_L = np.where(holds_LN, done_LN, 0.0).max(axis=1)
+        np.copyto(done_LN, (begin_L + ring_s_L)[:, None], where=holds_LN)
+    return float(done_LN.max(axis=1).sum())
+
+
+def most_experts(slots: Ints, num_experts: int) -> int:
+    """Return the most different experts of a layer on one GPU, from the result of `slots_by_gpu`."""
+    ordered = np.sort(slots % (num_experts + 1), axis=0)
+    is_new = np.ones(slots.shape, dtype=np.bool_)
+    is_new[1:] = ordered[1:] != ordered[:-1]
+    return int((is_new & (ordered < num_experts)).sum(axis=0).max())
 
 
 def _optimizer_s(costs: CostModel, held_N: Floats) -> float:

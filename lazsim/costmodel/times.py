@@ -45,5 +45,8 @@ class CommunicationTimes(Protocol):
     def transfer_s(self, nic_bytes: Floats, local_bytes: Floats) -> Floats:
         """Point-to-point transfers at the same time."""
 
-    def storage_s(self, num_bytes: float) -> float:
-        """Read from or write to the shared storage, all nodes together."""
+    def save_s(self, num_bytes: float, writer_bytes: float) -> float:
+        """Write to the shared storage, all processes together; the busiest one writes `writer_bytes`."""
+
+    def load_s(self, num_bytes: float, reader_bytes: float) -> float:
+        """Read from the shared storage, all processes together; the busiest one reads `reader_bytes`."""

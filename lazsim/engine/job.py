@@ -254,7 +254,9 @@ class Job:
         def restart(step: int, *, is_sampled: bool) -> tuple[float, Moved]:  # noqa: ARG001 (one interface)
             plan = planned.at(step).plan
             seconds = self.system.restart_s(self.costs, decision, plan)
-            return seconds, Moved(int(plan.holds_LEN.sum()), checkpoint_load_bytes(self.costs, plan), seconds)
+            return seconds, Moved(
+                int(plan.holds_LEN.sum()), float(checkpoint_load_bytes(self.costs, plan).sum()), seconds
+            )
 
         key = "restart", decision.num_nodes, decision.source
         moved = self._find(key, planned.step, restart)

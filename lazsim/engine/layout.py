@@ -6,17 +6,18 @@ Axes: B samples of the loads, L MoE layers, E experts, G GPUs.
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import msgspec
 import numpy as np
 
-from lazsim.costmodel.memory import MemoryUse
+from lazsim.costmodel.memory import MASK_BUFFER_BYTES, MASK_BYTES, MemoryUse
 from lazsim.costmodel.step import CostModel, NodeLayout, StepTimes, assigned_tokens, slots_by_gpu
 from lazsim.costmodel.times import CommunicationTimes, ComputeTimes, Floats
 from lazsim.errors import SpecError
 from lazsim.placement.grid import Grid
 from lazsim.placement.plan import Ints, PlacementPlan
-from lazsim.specs import ClusterSpec, GpuSpec, JobSpec, ModelSpec, ParallelSpec
+from lazsim.specs import WEIGHT_BYTES_PER_PARAM, ClusterSpec, GpuSpec, JobSpec, ModelSpec, ParallelSpec
 from lazsim.stepmodel.inputs import StepInputs
 from lazsim.stepmodel.loading import load_constants, tables_of
 from lazsim.stepmodel.memory import memory_bytes
@@ -103,9 +104,34 @@ class LayoutCosts(CostModel):
             self._known_s[num_nodes, power] = predicted.step_s
         return self._known_s[num_nodes, power]
 
-    def memory(self, num_nodes: int) -> MemoryUse:
-        """Return what the fullest GPU needs under even loads."""
-        parts = memory_bytes(self.inputs_for(num_nodes))
+    def masked_s(self, num_nodes: int, padding_BL: Floats) -> Floats:
+        """Return the seconds of a step to reorder tokens by masks, shape (B,)."""
+        inputs, model = self.inputs_for(num_nodes), self.model
+        capacity_BL = inputs.own_tokens * model.top_k * padding_BL / model.num_experts
+        seconds_BL = self.compute.masked_reorder_s(inputs.own_tokens, capacity_BL)
+        seconds: Floats = inputs.num_micro_batches / inputs.parallel.pipeline * seconds_BL.sum(axis=1)
+        return seconds
+
+    def memory(self, num_nodes: int, layout: NodeLayout, load_LE: Ints) -> MemoryUse:
+        """Return what the fullest GPU needs: under even loads, but for padding and masks.
+
+        Notes
+        -----
+        Each row of padding is kept as routed ones are (`lazsim.costmodel.memory.layer_activation_bytes`). A stage holds
+        the micro-batches of as many stages as follow it, so that all layers count once.
+        """
+        inputs, model = self.inputs_for(num_nodes), self.model
+        parts = memory_bytes(inputs)
+        if layout.padded:
+            routed = inputs.own_tokens * model.top_k
+            rows_L = routed * padding(load_LE[None])[0]
+            row_bytes = WEIGHT_BYTES_PER_PARAM * (2 * model.expert_dim + model.matrices_per_expert * model.d_ff_expert)
+            mask_L = inputs.own_tokens * rows_L * layout.masked_reorder
+            kept = ((rows_L - routed) * row_bytes + MASK_BYTES * mask_L).sum()
+            parts = {
+                **parts, "activations": parts["activations"] + float(kept),
+                "padding": float((2 * rows_L * model.expert_dim * 2 + MASK_BUFFER_BYTES * mask_L).max()),
+            }  # fmt: skip
         return MemoryUse(
             weights=parts["parameters"],
             gradients=parts["gradients"],
@@ -120,12 +146,18 @@ MEMORY_PARTS = ("parameters", "gradients", "optimizer", "activations", "runtime"
 """Parts that a job with a layout has in common with one without; all else counts as buffers."""
 
 
+def padding(load_BLE: Ints) -> Floats:
+    """Return the rows of buffers that are all as large as the fullest over the tokens in them, shape (B, L)."""
+    share: Floats = load_BLE.max(axis=2) * load_BLE.shape[2] / load_BLE.sum(axis=2)
+    return share
+
+
 class LayoutStepTimes:
     """Step times of one plan of a job with a layout under any loads."""
 
     def __init__(self, costs: LayoutCosts, plan: PlacementPlan, layout: NodeLayout) -> None:
         self.samples_per_step = costs.samples_per_step
-        self._costs, self._num_nodes, self._padded = costs, plan.num_nodes, layout.padded
+        self._costs, self._num_nodes, self._layout = costs, plan.num_nodes, layout
         self._replicas_LE = plan.replicas_LE
         slots, stages = slots_by_gpu(plan, costs.cluster.gpus_per_node), costs.grid.num_stages
         gpus_of_stage = np.split(np.arange(slots.shape[2]), stages)
@@ -138,13 +170,16 @@ class LayoutStepTimes:
 
     def step_s(self, load_BLE: Ints) -> Floats:
         """Return the seconds of a step for each sample of the loads, shape (B,)."""
-        return self._costs.step_s(self._num_nodes, self.imbalance(load_BLE))
+        seconds = self._costs.step_s(self._num_nodes, self.imbalance(load_BLE))
+        if self._layout.masked_reorder:
+            seconds = seconds + self._costs.masked_s(self._num_nodes, padding(load_BLE))
+        return seconds
 
     def imbalance(self, load_BLE: Ints) -> Floats:
         """Return the tokens of the busiest GPU over their mean, averaged over layers, shape (B,)."""
         num_samples, num_layers, num_experts = load_BLE.shape
         share_BLE = np.zeros((num_samples, num_layers, num_experts + 1))
-        share_BLE[:, :, :-1] = assigned_tokens(load_BLE, 1.0, padded=self._padded) / self._replicas_LE
+        share_BLE[:, :, :-1] = assigned_tokens(load_BLE, 1.0, padded=self._layout.padded) / self._replicas_LE
         flat = share_BLE.reshape(num_samples, -1)
         total = sum(
             num_gpus * flat.take(slots, axis=1).sum(axis=1).max(axis=2).sum(axis=1) for num_gpus, slots in self._slots
@@ -161,6 +196,7 @@ def layout_costs(
     times: tuple[ComputeTimes, CommunicationTimes],
     *,
     keeps_whole_states: bool,
+    exchanges_plainly: bool,
 ) -> LayoutCosts:
     """Return the costs of a job with a layout.
 
@@ -168,6 +204,8 @@ def layout_costs(
     ----------
     keeps_whole_states
         Whether every replica of a parameter has its own optimizer state, which recovery from other nodes takes.
+    exchanges_plainly
+        Whether tokens go by torch's all-to-all, in half precision, while experts wait, whatever the layout says.
 
     Raises
     ------
@@ -180,6 +218,9 @@ def layout_costs(
         raise SpecError("`parallel`: a run takes experts that are whole on a GPU: set expert_tensor to 1")
     if keeps_whole_states:
         parallel = msgspec.structs.replace(parallel, sharding="none")
+    if exchanges_plainly:
+        plain: dict[str, Any] = {"dispatcher": "all_to_all", "dispatch_precision": "bf16", "overlap_expert": False}
+        parallel = msgspec.structs.replace(parallel, **plain)
     if model.num_experts % parallel.expert:
         raise SpecError(f"`parallel`: expert ({parallel.expert}) must divide {model.num_experts} experts")
     grid, gpus = grid_of(model, parallel, cluster.gpus_per_node), cluster.gpus_per_node

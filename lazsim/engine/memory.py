@@ -37,11 +37,11 @@ def memory_uses(
         hold the same parameters (ZeRO). No system does so.
     """
     extra = system.extra_gpu_bytes(costs, num_nodes)
-    if isinstance(costs, LayoutCosts):
-        yield with_states(costs.memory(num_nodes), extra)
-        return
     layout = system.layout(costs, np.arange(num_nodes))
     for load_LE in routing.loads(np.unique(np.linspace(0, num_steps, NUM_SAMPLES, dtype=np.int64))):
+        if isinstance(costs, LayoutCosts):
+            yield with_states(costs.memory(num_nodes, layout, load_LE), extra)
+            continue
         plan = system.plan(costs, num_nodes, load_LE)
         share = fullest_share(costs.model, costs.job, costs.cluster.gpus_per_node, plan, layout, load_LE)
         yield with_states(gpu_memory(costs.model, share, saving=saving), extra)

@@ -45,6 +45,9 @@ from lazsim.units import DAY_S
 Progress = Callable[[str, float | None], OnStart | None]
 """Called before each run with its purpose, and its seconds if they are known; returns the run's `on_start`."""
 
+INSTANT_BYTES_PER_S = 1e24
+"""A rate at which nothing takes time."""
+
 NEGLIGIBLE_SHARE = 0.02
 """A quantity that stands for less of the run's time, measured and predicted, is not judged: it changes no result."""
 
@@ -251,8 +254,11 @@ def measured_costs(spec: LiveSpec, calibration: Calibration, max_nodes: int) -> 
         regroup_s=0.0,
         restart_base_s=calibration.restart_s,
         restart_per_node_s=0.0,
+        connect_s=0.0,
     )
-    cluster = msgspec.structs.replace(scenario.cluster, network=network, recovery=recovery)
+    # The measured saves and transfers include serialising and connecting.
+    host = msgspec.structs.replace(scenario.cluster.host, serialise_bytes_per_s=INSTANT_BYTES_PER_S)
+    cluster = msgspec.structs.replace(scenario.cluster, network=network, recovery=recovery, host=host)
     costs = replace(scenario, cluster=cluster).costs()
     # The measured restart includes the load of the checkpoint, which the simulation adds.
     load_s = checkpoint_load_s(costs, system.plan_evenly(costs, system.usable_nodes(costs, max_nodes)))

@@ -107,8 +107,8 @@ class NetworkSpec(Spec, frozen=True, kw_only=True):
         Rate of a GPU's link inside a server, in each direction, and floor of one exchange: all-to-all, point to point.
     local_all_reduce_bytes_per_s, local_all_reduce_latency_s : float
         The same for all-reduces, whose latency is that of one hop of the ring.
-    storage_bytes_per_s : float
-        Rate of the shared storage that holds checkpoints, all nodes together.
+    storage_bytes_per_s, storage_read_bytes_per_s : float
+        Rates at which the shared storage takes checkpoints and gives them back, all nodes together; 0: the same.
     """
 
     nic_bytes_per_s: Rate
@@ -121,6 +121,7 @@ class NetworkSpec(Spec, frozen=True, kw_only=True):
     local_all_reduce_bytes_per_s: Rate
     local_all_reduce_latency_s: Seconds
     storage_bytes_per_s: Rate
+    storage_read_bytes_per_s: Quantity = 0.0
     nodes_per_pod: Amount = 0
     spine_share: Factor = 1.0
 
@@ -138,6 +139,9 @@ class RecoverySpec(Spec, frozen=True, kw_only=True):
         To change the expert groups of a running job on the same nodes, as in a rebalance.
     restart_base_s, restart_per_node_s : float
         To restart the job on ``N`` nodes: ``base + per_node * N``, without the load of the checkpoint.
+    connect_s : float
+        To connect two processes when the first state moves between them: 0.39 s for the 7 peers of a rank
+        (NVIDIA/nccl#1646, 8 B200).
     """
 
     detect_s: Seconds
@@ -145,6 +149,7 @@ class RecoverySpec(Spec, frozen=True, kw_only=True):
     regroup_s: Seconds
     restart_base_s: Seconds
     restart_per_node_s: Seconds
+    connect_s: Seconds = 0.056
 
 
 class HostSpec(Spec, frozen=True, kw_only=True):
@@ -156,10 +161,14 @@ class HostSpec(Spec, frozen=True, kw_only=True):
         Datasheet clock of one core under load; the time to launch kernels goes with it.
     link_bytes_per_s : float
         Rate from the memory of the host to a GPU, and back.
+    serialise_bytes_per_s : float
+        Rate at which one process turns tensors into a file and back: ``torch.save`` reaches 0.65 GiB/s on a disk of
+        more than 2 (ServiceNow/Fast-LLM#26), and 0.7 GB/s both ways (Lightning-AI/litgpt#1852).
     """
 
     clock_hz: Rate = 3.8e9
     link_bytes_per_s: Rate = 52.8e9
+    serialise_bytes_per_s: Rate = 0.7e9
 
 
 class ClusterSpec(Spec, frozen=True, kw_only=True):

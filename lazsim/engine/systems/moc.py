@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from lazsim.costmodel.recovery_times import checkpoint_save_s
 from lazsim.costmodel.step import CostModel
 from lazsim.engine.systems.system import Save, System, copy_to_host_s, node_state_bytes
 
@@ -29,7 +30,7 @@ class PartialExperts(System):
         experts = model.num_moe_layers * model.num_experts * model.expert_state_bytes
         saved = model.dense_state_bytes + self.persisted_share * experts
         copy_s = copy_to_host_s(costs, costs.grid.replica_nodes) * saved / (model.dense_state_bytes + experts)
-        return Save(max(0.0, copy_s - step_s), copy_s + float(costs.communication.storage_s(saved)))
+        return Save(max(0.0, copy_s - step_s), copy_s + checkpoint_save_s(costs, self.persisted_share))
 
     def lost_token_share(self, interval_steps: int, num_rollbacks: int, num_steps: int) -> float:
         """See `System.lost_token_share`.
