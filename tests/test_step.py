@@ -18,7 +18,7 @@ from lazsim.placement.allocation import allocate
 from lazsim.placement.expert_parallel import place_ep
 from lazsim.placement.mro import place_mro
 from lazsim.placement.plan import PlacementPlan
-from lazsim.specs import ClusterSpec, GpuSpec, JobSpec, ModelSpec, load_spec
+from lazsim.specs import ClusterSpec, GpuSpec, JobSpec, ModelSpec, StepConstants, load_spec
 
 TOKENS = 4 * 1024
 
@@ -265,14 +265,16 @@ def test_a_ring_waits_for_the_last_of_its_nodes():
 
 
 def test_a_gpu_waits_for_a_host_that_launches_slower_than_it_computes():
-    # 53 kernels of a layer and 3 of each of 4 experts forward, 30 and 6 backward, of 50 us on a core of 3.8 GHz, and no
-    # work on the GPU; in each layer 26.1 us until a count is read and 50 until the next kernel is launched.
+    # 53 kernels of a layer and 3 of each of 4 experts forward, 30 and 6 backward, and no work on the GPU; in
+    # each layer the time until a count is read and until the next kernel is launched.
+    constants = load_spec(StepConstants, "training")
+    launch_s, wait_s = constants.host_launch_s, constants.host_wait_s + constants.host_launch_s
     found = parts(costs(), place_ep(12, 8, 4, 1, 6), apart(4), np.ones((12, 8), dtype=np.int64))
-    assert found["host"] == pytest.approx(12 * ((53 + 3 * 4 + 30 + 6 * 4) * 50e-6 + 76.1e-6))
+    assert found["host"] == pytest.approx(12 * ((53 + 3 * 4 + 30 + 6 * 4) * launch_s + wait_s))
     # A GPU that is busy for longer waits for the counts alone.
     busy = costs(compute=FixedCompute(10.0))
     found = parts(busy, place_ep(12, 8, 4, 1, 6), apart(4), np.ones((12, 8), dtype=np.int64))
-    assert found["host"] == pytest.approx(12 * 76.1e-6)
+    assert found["host"] == pytest.approx(12 * wait_s)
 
 
 def test_a_save_takes_serialising_and_the_storage_one_after_the_other():
