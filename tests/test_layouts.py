@@ -120,6 +120,12 @@ def test_peers_that_recover_hold_whole_optimizer_states_and_take_the_memory():
     assert whole.total > sharded.total
 
 
+def even_memory(scenario, num_nodes):
+    """Memory under even loads without padding."""
+    even = np.ones((scenario.model.num_moe_layers, scenario.model.num_experts), dtype=np.int64)
+    return scenario.costs().memory(num_nodes, NodeLayout(np.arange(num_nodes)), even)
+
+
 def memory_under(system, num_nodes, load_LE=None):
     cost_model = costs(DEEPSEEK, system)
     model, layout = cost_model.model, SYSTEMS[system].layout(cost_model, np.arange(num_nodes))
@@ -187,7 +193,7 @@ def test_a_job_without_a_layout_gets_the_first_that_fits():
     # 30.5 B parameters, all but 1.5 B of them of experts, which 8 GPUs hold: 5.1 B a GPU, and 18 bytes for each of them
     # where states are whole, are more than the 80 GiB of a GPU. Two stages hold half.
     assert 18 * (29e9 / 8 + 1.5e9) > scenario.gpu.memory_bytes > 18 * (29e9 / 8 + 1.5e9) / 2
-    assert scenario.costs().memory(2).total < scenario.gpu.memory_bytes
+    assert even_memory(scenario, 2).total < scenario.gpu.memory_bytes
     again = scenario.replace("seed", 7)
     assert again.job == scenario.job
     for settings in ({"job": "testbed-a"}, {"cluster": "rtx3090x10"}, {"model": "gpt-s"}):
@@ -208,8 +214,7 @@ def test_inputs_of_a_run_have_the_hash_of_its_kernels(tmp_path):
 def test_the_jobs_of_the_catalogue_fit_into_the_memory_of_an_h100():
     for model, job, num_nodes in (("deepseek-v3", "deepseek-v3", 64), ("qwen3-235b-a22b", "qwen3-235b", 32)):
         scenario = resolve({"model": model, "cluster": "dgx-h100", "job": job, "system": "checkpoint"})
-        even = np.ones((scenario.model.num_moe_layers, scenario.model.num_experts), dtype=np.int64)
-        assert scenario.costs().memory(num_nodes, NodeLayout(np.arange(1)), even).total < scenario.gpu.memory_bytes
+        assert even_memory(scenario, num_nodes).total < scenario.gpu.memory_bytes
 
 
 def test_smaller_units_than_a_node_share_it():
