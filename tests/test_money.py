@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 
 from lazsim.errors import LazsimError
+from lazsim.output.run import run_parts
+from lazsim.output.table import render
 from lazsim.scenario import resolve
+from lazsim.study.deadline import parse_due
 from lazsim.study.result import run_row
 from lazsim.study.simulation import simulate as simulate_systems
 from lazsim.trace import load
@@ -24,12 +27,12 @@ def priced_trace(tmp_path):
     return path
 
 
-def simulate(trace, **settings):
-    return simulate_systems(trace, systems=["lazarus"], routing="uniform", **settings).runs[0]
+def simulate(trace, system="ds", **settings):
+    return simulate_systems(trace, systems=[system], routing="uniform", **settings).runs[0]
 
 
 def test_hours_of_an_hour_of_ten_nodes_and_one_of_eight_are_eighteen_and_idle_is_what_is_not_used(priced_trace):
-    run = simulate(priced_trace)
+    run = simulate(priced_trace, system="lazarus")
     assert run.node_hours_held == pytest.approx(18.0)
     # Training stands still to detect the loss of two nodes and to reconfigure, and trains on all nodes else.
     standing_s = sum(run.ledger_s[bucket] for bucket in ("detect", "reconfigure", "transfer"))
@@ -39,9 +42,9 @@ def test_hours_of_an_hour_of_ten_nodes_and_one_of_eight_are_eighteen_and_idle_is
 
 
 def test_gpu_hours_are_those_of_all_gpus_of_a_node():
-    row = run_row(simulate("fail-every-5min", cluster="p3x32", model="gpt-s"), scored=False)
-    assert row["gpu_hours_held"] == row["node_hours_held"]
-    eight = run_row(simulate("fail-every-5min", **{"cluster": "h100x16", "model": "gpt-s"}), scored=False)
+    one = run_row(simulate("fail-every-5min", duration="6min"), scored=False)
+    assert one["gpu_hours_held"] == one["node_hours_held"]
+    eight = run_row(simulate("fail-every-5min", cluster="h100x16", duration="6min"), scored=False)
     assert eight["gpu_hours_idle"] == pytest.approx(8 * eight["node_hours_idle"])
 
 
@@ -142,3 +145,102 @@ def test_the_command_line_shows_hours_and_costs_and_json_has_them(lazsim):
     assert lazsim(*arguments, "--price", "free")[::2] == (
         2, "lazsim: --price: 'free': give US dollars for an hour of a node, as 24.48, or of a GPU, as 3.06/gpu\n"
     )  # fmt: skip
+
+
+def write_spot(path, minutes):
+    """Write ten spot nodes that go after some minutes and never come back."""
+    ticks = [10] * minutes + [0]
+    path.write_text(json.dumps({"metadata": {"gap_seconds": 60}, "data": ticks}))
+    return path
+
+
+DUE = {"work": "30min", "deadline": "50min"}
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    """Half an hour of work, due after 50 min, on spot nodes that go after 20 min."""
+    path = write_spot(tmp_path_factory.mktemp("spot") / "spot.json", 20)
+    return simulate_systems(
+        path, systems=["checkpoint", "ds"], routing="uniform", price=1, on_demand_price=3, interval=20, **DUE
+    )
+
+
+def by_nodes(result, run="checkpoint"):
+    return {one.nodes: one for one in result.at_deadline.purchases if one.run == run}
+
+
+def test_on_demand_nodes_do_the_work_in_the_time_that_it_takes_and_cost_their_price(compared):
+    staying = by_nodes(compared)["on-demand"]
+    assert staying.finish_s == pytest.approx(1800, rel=2e-3)
+    assert staying.cost_usd == pytest.approx(0.5 * 10 * 3.0, rel=2e-3)
+    assert (staying.spot_node_hours, staying.done_share) == (0.0, 1.0)
+
+
+def test_spot_nodes_that_go_are_late_and_on_demand_nodes_then_do_what_is_left_as_late_as_they_can(compared):
+    ways = by_nodes(compared)
+    assert ways["spot"].finish_s is None
+    # Two thirds are done, but for the steps since the last save.
+    assert ways["spot"].done_share == pytest.approx(2 / 3, abs=0.02)
+    assert ways["spot"].cost_usd == pytest.approx(10 / 3)
+    both = ways["spot, then on-demand"]
+    # The last 10 min take 120 s of collecting nodes, 48 s of a restart and at most a minute of lost steps besides.
+    assert 50 * 60 - 600 - 230 < both.switch_s < 50 * 60 - 600 - 168
+    # The switch is found to a thousandth of the deadline.
+    assert 50 * 60 - 3 <= both.finish_s <= 50 * 60
+    assert both.cost_usd == pytest.approx((10 * 20 * 1 + 10 * 3 * (both.finish_s - both.switch_s) / 60) / 60)
+
+
+def test_a_slower_system_does_the_same_work_and_is_late_where_the_first_has_little_time_to_spare(compared, tmp_path):
+    needed_s = by_nodes(compared, "ds")["on-demand"].finish_s
+    assert 1860 < needed_s < 50 * 60
+    path = write_spot(tmp_path / "spot.json", 1)
+    due = {"work": "30min", "deadline": "31min"}
+    tight = simulate_systems(path, systems=["checkpoint", "ds"], routing="uniform", interval=20, **due)
+    slower = by_nodes(tight, "ds")
+    assert slower["on-demand"].finish_s is slower["spot, then on-demand"].finish_s is None
+    assert slower["on-demand"].done_share == slower["spot, then on-demand"].done_share < 1
+
+
+def test_the_table_of_a_deadline_has_every_way_and_json_the_same_numbers(compared):
+    shown = render(run_parts(compared), 100)
+    assert f"0.5 h of work on 10 nodes ({compared.at_deadline.samples:,} samples), due after 0.8333 h" in shown
+    assert "spot, then on-demand" in shown
+    ways = compared.to_json()["at_deadline"]["ways"]
+    assert [way["nodes"] for way in ways] == ["on-demand", "spot", "spot, then on-demand"] * 2
+
+
+def test_spot_nodes_that_stay_long_enough_need_no_others_and_without_a_price_only_hours_are_told(tmp_path):
+    path = write_spot(tmp_path / "spot.json", 40)
+    ways = by_nodes(simulate_systems(path, systems=["checkpoint"], routing="uniform", price=1, **DUE))
+    both = ways["spot, then on-demand"]
+    assert both.switch_s is None
+    assert both.cost_usd == ways["spot"].cost_usd == pytest.approx(5.0, rel=2e-3)
+    assert ways["on-demand"].cost_usd is None
+
+
+def test_the_price_of_nodes_that_stay_is_the_clusters_unless_another_is_given():
+    scenario = resolve({"cluster": "h100x16", "cluster.on_demand_usd_per_node_hour": 2.0})
+    assert parse_due(1.0, 2.0, None, scenario).on_demand_usd_per_node_hour == 2.0
+    assert parse_due("1h", "2h", "3/gpu", scenario).on_demand_usd_per_node_hour == 24.0
+    assert parse_due("1h", "2h", None, resolve({})).on_demand_usd_per_node_hour is None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--work", "64h"), "--work and --deadline go together"),
+        (("--deadline", "80h"), "--work and --deadline go together"),
+        (("--work", "80h", "--deadline", "64h"), "--work 80h: no node makes it by the --deadline 64h"),
+        (("--work", "0h", "--deadline", "1h"), "--work 0 s: choose more than 0"),
+        (("--work", "4", "--deadline", "1h"), "'4' is not a duration"),
+        (("--on-demand-price", "3"), "give --work and --deadline"),
+        (("--work", "1h", "--deadline", "2h", "--on-demand-price", "x"), "--on-demand-price: 'x': give US dollars"),
+        (("--work", "1h", "--deadline", "2h", "--duration", "2h"), "--duration: a run with a --deadline lasts until"),
+    ],
+)
+def test_work_that_is_badly_asked_for_is_refused_in_a_line(lazsim, options, message):
+    code, out, told = lazsim("run", "--trace", "fail-every-5min", *options)
+    assert (code, out) == (2, "")
+    assert message in told
+    assert told.count("\n") == 1

@@ -71,6 +71,16 @@ RUN_FILES = (
     help="US dollars for an hour of a node, as 24.48, or of a GPU, as 3.06/gpu. Default: the trace's, or else the "
     "cluster's.",
 )
+@click.option(
+    "--work",
+    metavar="TIME",
+    help="Work that is due at --deadline, as 64h of the first system on nodes that stay: compares spot nodes, those of "
+    "the trace, with on-demand ones.",
+)
+@click.option("--deadline", metavar="TIME", help="When the work is due, as 80h; the run lasts until then.")
+@click.option(
+    "--on-demand-price", metavar="USD[/gpu]", help="As --price, of a node that stays. Default: the cluster's."
+)
 @click.option("--strict", is_flag=True, help="Refuse a job that does not fit into the memory of its GPUs.")
 @click.option(
     "--planning",

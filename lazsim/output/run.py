@@ -10,8 +10,9 @@ from lazsim.files import json_bytes
 from lazsim.output.folder import name_pictures
 from lazsim.output.model import size_text
 from lazsim.output.table import Column, Part, Table, key
+from lazsim.study.deadline import DeadlineResult
 from lazsim.study.result import RunResult
-from lazsim.units import GIB, format_duration
+from lazsim.units import GIB, HOUR_S, format_duration
 
 MOST_WITH_DURATIONS = 3
 """Systems up to which durations stand beside shares."""
@@ -38,6 +39,8 @@ def run_parts(result: RunResult) -> Iterator[Part]:
     yield _outcome_table(result)
     yield _ledger_by_run_table(result) if result.compares_placements else _ledger_table(result)
     yield _hours_table(result)
+    if result.at_deadline is not None:
+        yield _deadline_table(result.at_deadline)
     yield _memory_table(result)
 
 
@@ -98,6 +101,27 @@ def _hours_table(result: RunResult) -> Table:
         for row, run in zip(rows, result.runs, strict=True):
             row += [run.cost_usd, run.usd_per_million_samples, run.usd_per_billion_tokens]
     return Table(columns, rows, title)
+
+
+def _deadline_table(result: DeadlineResult) -> Table:
+    """Return what each way to buy nodes costs until the work is done."""
+    due = result.due
+    columns = [key("run"), Column("nodes", kind="text"), Column("done"), Column("switch"), Column("spot", ",.1f")]
+    columns += [Column("on-demand", ",.1f"), Column("$", ",.0f"), Column("$/M samples", ",.2f")]
+    rows = []
+    for one in result.purchases:
+        done = f"{one.done_share:.0%} late" if one.finish_s is None else _hours(one.finish_s)
+        switch = _hours(one.switch_s) if one.switch_s else None
+        made = result.samples * one.done_share
+        per_million = None if one.cost_usd is None or not made else one.cost_usd / made * 1e6
+        hours = (one.spot_node_hours or None, one.on_demand_node_hours or None)
+        rows.append((one.run, one.nodes, done, switch, *hours, one.cost_usd, per_million))
+    work = f"{_hours(due.work_s)} of work on {result.num_nodes} nodes ({result.samples:,} samples)"
+    return Table(columns, rows, f"{work}, due after {_hours(due.deadline_s)}: node-hours and cost until done")
+
+
+def _hours(seconds: float) -> str:
+    return f"{seconds / HOUR_S:.4g} h"
 
 
 def _memory_table(result: RunResult) -> Table:

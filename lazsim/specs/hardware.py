@@ -201,6 +201,8 @@ class ClusterSpec(Spec, frozen=True, kw_only=True):
         Times around a failure.
     usd_per_node_hour : float, optional
         Price of a node; a price that is asked for, or that the trace has, goes before it.
+    on_demand_usd_per_node_hour : float, optional
+        Price of a node that is not taken away, for comparisons of spot with on-demand nodes.
     """
 
     name: str
@@ -214,6 +216,7 @@ class ClusterSpec(Spec, frozen=True, kw_only=True):
     network: NetworkSpec
     recovery: RecoverySpec
     usd_per_node_hour: Price | None = None
+    on_demand_usd_per_node_hour: Price | None = None
 
     @property
     def slots_per_node(self) -> int:

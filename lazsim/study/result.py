@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lazsim.engine.ledger import RECOVERY_BUCKETS
 from lazsim.engine.log import FailureRecord
 from lazsim.engine.simulate import SystemRun
+from lazsim.study.deadline import DeadlineResult
 from lazsim.trace.table import Trace
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ class RunResult:
         Memory of one GPU.
     notes : tuple of str
         Remarks on the inputs and the results.
+    at_deadline : DeadlineResult or None
+        Ways to get work done in time, where that was asked for.
     """
 
     id: str
@@ -47,6 +50,7 @@ class RunResult:
     runs: tuple[SystemRun, ...]
     gpu_memory_bytes: float
     notes: tuple[str, ...]
+    at_deadline: DeadlineResult | None = None
 
     @property
     def compares_placements(self) -> bool:
@@ -63,6 +67,7 @@ class RunResult:
                 for run in self.runs
             ],
             "gpu_memory_bytes": self.gpu_memory_bytes,
+            **({"at_deadline": self.at_deadline.to_json()} if self.at_deadline else {}),
             "inputs": dict(self.inputs),
             "notes": list(self.notes),
         }

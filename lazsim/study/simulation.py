@@ -2,7 +2,8 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,13 @@ import msgspec
 from lazsim import __version__
 from lazsim.engine.simulate import SystemRun, require_fit, simulate_system
 from lazsim.engine.systems import DEFAULT_SYSTEMS, SYSTEMS, find_system
-from lazsim.errors import InfeasiblePlanError
+from lazsim.errors import InfeasiblePlanError, LazsimError
 from lazsim.placement.policies import policy_input
 from lazsim.routing import Routing
 from lazsim.scenario import DEFAULTS, Resolver, Scenario
 from lazsim.specs import sha256
 from lazsim.study.checkpoint_interval import choose_interval
+from lazsim.study.deadline import Due, compare_purchases, parse_due
 from lazsim.study.memory import require_memory
 from lazsim.study.notes import describe_runs
 from lazsim.study.result import RunResult, describe_trace
@@ -32,6 +34,9 @@ def simulate(
     systems: Sequence[str] = DEFAULT_SYSTEMS,
     placements: Sequence[str] = (),
     progress: Callable[[Iterable[str]], Iterable[str]] = iter,
+    work: str | float | None = None,
+    deadline: str | float | None = None,
+    on_demand_price: str | float | None = None,
     **settings: Any,
 ) -> RunResult:
     """Replay a trace under one or more systems.
@@ -49,6 +54,10 @@ def simulate(
         scored.
     progress
         Wraps the names of the runs, as a progress bar does.
+    work, deadline, on_demand_price
+        Work that is due, as ``64h`` of the first system on nodes that stay, due after ``80h``; and the price of such
+        nodes, by default the cluster's. The run lasts until the deadline, and the result has the ways to be done in
+        time; see `lazsim.study.deadline`.
     **settings
         All else; see `lazsim.scenario.Defaults`. Also fields by dotted names, as in
         ``**{"cluster.network.nic_latency_s": "x0.5"}``. A `Trace` is taken as it is, and not cut.
@@ -67,7 +76,12 @@ def simulate(
     (0, 600.0)
     """
     settings["trace"] = trace if isinstance(trace, Trace) else str(trace)
-    return simulate_scenarios(resolve_runs(settings, systems, placements), progress)
+    if deadline is not None:
+        if settings.get("duration") is not None:
+            raise LazsimError("`duration`: a run with a `deadline` lasts until then; leave it out")
+        settings["duration"] = deadline
+    scenarios = resolve_runs(settings, systems, placements)
+    return simulate_scenarios(scenarios, progress, parse_due(work, deadline, on_demand_price, scenarios[0]))
 
 
 def resolve_runs(settings: Mapping[str, Any], systems: Sequence[str], placements: Sequence[str]) -> list[Scenario]:
@@ -109,7 +123,9 @@ def _with_distinct_policies(scenarios: list[Scenario]) -> list[Scenario]:
 
 
 def simulate_scenarios(
-    scenarios: Sequence[Scenario], progress: Callable[[Iterable[str]], Iterable[str]] = iter
+    scenarios: Sequence[Scenario],
+    progress: Callable[[Iterable[str]], Iterable[str]] = iter,
+    due: Due | None = None,
 ) -> RunResult:
     """Simulate scenarios that share all but the system and the placement; see `simulate`."""
     first = scenarios[0]
@@ -117,7 +133,11 @@ def simulate_scenarios(
     wall_s = first.wall_s(trace)
     names = [one.find_system().run_name for one in scenarios]
     runs = tuple(run_scenario(one, trace, loads) for _, one in zip(progress(names), scenarios, strict=True))
-    inputs = _record(scenarios, trace, loads, wall_s)
+    inputs = _record(scenarios, trace, loads, wall_s) | (asdict(due) if due else {})
+    at_deadline = None
+    if due is not None:
+        again = partial(run_scenario, loads=loads)
+        at_deadline = compare_purchases(due, scenarios, runs, trace, again)
     return RunResult(
         id=sha256(msgspec.json.encode(inputs, order="deterministic"))[:16],
         inputs=inputs,
@@ -125,6 +145,7 @@ def simulate_scenarios(
         runs=runs,
         gpu_memory_bytes=first.gpu.memory_bytes,
         notes=tuple(describe_runs(scenarios, runs, trace, loads)),
+        at_deadline=at_deadline,
     )
 
 

@@ -1,0 +1,239 @@
+"""Work that is due: on nodes of a trace, on nodes that stay, or on the first until it takes the others."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from lazsim.engine.simulate import SystemRun
+from lazsim.errors import LazsimError, prefix_errors
+from lazsim.limits import LONGEST_S
+from lazsim.scenario import Scenario
+from lazsim.trace.prices import ONE, Prices, node_hours
+from lazsim.trace.table import Event, Trace, build_trace
+from lazsim.units import parse_duration, parse_price
+
+ROUNDS = 10
+"""Halvings of the time in which the switch to on-demand nodes is searched: it is found to a thousandth of the deadline.
+"""
+
+SPOT, ON_DEMAND, BOTH = "spot", "on-demand", "spot, then on-demand"
+
+
+@dataclass(frozen=True)
+class Due:
+    """Work that is due.
+
+    Attributes
+    ----------
+    work_s : float
+        The work, as the time that it takes the first system on nodes that stay.
+    deadline_s : float
+        When it is due.
+    on_demand_usd_per_node_hour : float or None
+        Price of a node that stays.
+    """
+
+    work_s: float
+    deadline_s: float
+    on_demand_usd_per_node_hour: float | None
+
+
+@dataclass(frozen=True)
+class Purchase:
+    """One way to buy the nodes for the work.
+
+    Attributes
+    ----------
+    run, nodes : str
+        The system, with the policy where one was chosen; and the nodes: those of the trace (``spot``), as many that
+        stay (``on-demand``), or the first until the work only just ends in time with the second.
+    finish_s : float or None
+        When the work is done; None where it is not by the deadline.
+    done_share : float
+        The part of the work done by the deadline, 0..1.
+    switch_s : float or None
+        When on-demand nodes take over; None where they never do.
+    spot_node_hours, on_demand_node_hours : float
+        Hours of the nodes held, until the work is done or else until the deadline.
+    cost_usd : float or None
+        Their cost; None where one of the prices is not known.
+    """
+
+    run: str
+    nodes: str
+    finish_s: float | None
+    done_share: float
+    switch_s: float | None
+    spot_node_hours: float
+    on_demand_node_hours: float
+    cost_usd: float | None
+
+
+@dataclass(frozen=True)
+class DeadlineResult:
+    """Ways to get work done in time, for each system the three of `Purchase`.
+
+    Attributes
+    ----------
+    num_nodes : int
+        On-demand nodes: the most that the trace has at once.
+    samples : int
+        The work.
+    """
+
+    due: Due
+    num_nodes: int
+    samples: int
+    purchases: tuple[Purchase, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data."""
+        ways = [asdict(one) for one in self.purchases]
+        return {**asdict(self.due), "num_nodes": self.num_nodes, "samples": self.samples, "ways": ways}
+
+
+def parse_due(
+    work: str | float | None, deadline: str | float | None, on_demand_price: str | float | None, scenario: Scenario
+) -> Due | None:
+    """Return the work that is asked for; None where none is.
+
+    Raises
+    ------
+    LazsimError
+        When only a part is given, or the work takes longer than the deadline.
+    """
+    cluster = scenario.cluster
+    with prefix_errors("`on_demand_price`"):
+        if on_demand_price is None:
+            price = cluster.on_demand_usd_per_node_hour
+        else:
+            price = parse_price(str(on_demand_price), cluster.gpus_per_node)
+    if work is None and deadline is None:
+        if on_demand_price is not None:
+            raise LazsimError("`on_demand_price` is for work that is due: give `work` and `deadline`, too")
+        return None
+    if work is None or deadline is None:
+        raise LazsimError("`work` and `deadline` go together, as 64h of work that is due after 80h; give both")
+    work_s, deadline_s = (parse_duration(value) if isinstance(value, str) else value for value in (work, deadline))
+    for name, seconds in (("work", work_s), ("deadline", deadline_s)):
+        if not 0 < seconds <= LONGEST_S:
+            raise LazsimError(f"`{name}` {seconds:g} s: choose more than 0 and up to 100 years")
+    if work_s > deadline_s:
+        raise LazsimError(f"`work` {work}: no node makes it by the `deadline` {deadline}; give less work, or more time")
+    return Due(work_s, deadline_s, price)
+
+
+def compare_purchases(
+    due: Due,
+    scenarios: Sequence[Scenario],
+    runs: Iterable[SystemRun],
+    trace: Trace,
+    simulate: Callable[[Scenario, Trace], SystemRun],
+) -> DeadlineResult:
+    """Compare the ways to get work done in time.
+
+    Parameters
+    ----------
+    scenarios, runs
+        Scenarios that share all but the system and the placement, and their runs on the trace up to the deadline.
+    simulate
+        Simulates a scenario with another trace.
+
+    Notes
+    -----
+    The setting is that of Can't Be Late (Wu et al., NSDI 2024). A run that goes on with on-demand nodes switches at the
+    last time from which it still ends by the deadline, which is what their safety net does: from then on all is known.
+    At the switch all nodes are replaced at once: the job goes back to its last checkpoint.
+    """
+    num_nodes = trace.most_nodes(due.deadline_s)
+    samples = 0
+    found: list[Purchase] = []
+    for scenario, spot in zip(scenarios, runs, strict=True):
+        same = replace(scenario, interval=spot.interval_steps, score_plans=False)
+        prices = scenario.prices(trace)
+
+        def switched(switch_s: float, same: Scenario = same, duration_s: float = due.deadline_s) -> SystemRun:
+            mixed = _switch(trace, switch_s, num_nodes, duration_s)
+            return simulate(replace(same, duration_s=duration_s), mixed)
+
+        samples = samples or switched(0.0, duration_s=due.work_s).samples
+
+        def describe(
+            run: SystemRun, nodes: str, switch_s: float | None, prices: Prices | None = prices, samples: int = samples
+        ) -> Purchase:
+            return _describe(run, nodes, switch_s, due, samples, prices)
+
+        only, staying = describe(spot, SPOT, None), describe(switched(0.0), ON_DEMAND, 0.0)
+        if only.finish_s is None:
+            # The latest switch that ends in time, between one that does and one that does not.
+            early_s, late_s, best = 0.0, due.deadline_s, staying
+            for _ in range(ROUNDS if staying.finish_s is not None else 0):
+                switch_s = (early_s + late_s) / 2
+                mixed = describe(switched(switch_s), BOTH, switch_s)
+                if mixed.finish_s is None:
+                    late_s = switch_s
+                else:
+                    early_s, best = switch_s, mixed
+            both = replace(best, nodes=BOTH)
+        else:
+            both = replace(only, nodes=BOTH)
+        found += [staying, only, both]
+    return DeadlineResult(due, num_nodes, samples, tuple(found))
+
+
+def finish_s(run: SystemRun, samples: int) -> float | None:
+    """Return when a run has made a number of samples that it keeps; None where it never has."""
+    ends_s = np.array([*(state.time_s for state in run.states[1:]), run.wall_s])
+    begins_s = np.array([state.time_s for state in run.states])
+    made = np.cumsum([0.0, *(np.array([state.samples_per_s for state in run.states]) * (ends_s - begins_s))])
+    if run.samples < samples:
+        return None
+    last = min(int(np.searchsorted(made, samples - ROUNDING)), len(made) - 1)
+    rate = run.states[last - 1].samples_per_s
+    return float(ends_s[last - 1] - max(0.0, made[last] - samples) / rate)
+
+
+ROUNDING = 1e-6
+"""Samples by which a sum over stretches may miss their number."""
+
+
+def _switch(trace: Trace, switch_s: float, num_nodes: int, duration_s: float) -> Trace:
+    """Return the trace up to a time, at which nodes that stay take the place of all others."""
+    events = [event for event in trace.events() if event.time_s < switch_s]
+    is_alive = {event.node: event.kind == "add" for event in events}
+    events += [Event(switch_s, "remove", node) for node in is_alive if is_alive[node]]
+    events += [Event(switch_s, "add", f"{ON_DEMAND}-{number}") for number in range(num_nodes)]
+    return build_trace(events, duration_s=duration_s, name=trace.name, prices=trace.prices)
+
+
+def _describe(
+    run: SystemRun, nodes: str, switch_s: float | None, due: Due, samples: int, prices: Prices | None
+) -> Purchase:
+    done_s = finish_s(run, samples)
+    end_s = due.deadline_s if done_s is None else done_s
+    times_s, alive = ([getattr(state, field) for state in run.states] for field in ("time_s", "num_alive"))
+    change_s = end_s if switch_s is None else min(switch_s, end_s)
+
+    def spent(at: Prices) -> tuple[float, float]:
+        """Return what the nodes before and after the switch take."""
+        before = node_hours(times_s, alive, change_s, at) if change_s else 0.0
+        return before, node_hours(times_s, alive, end_s, at) - before
+
+    spot_hours, on_demand_hours = spent(ONE)
+    staying_price = due.on_demand_usd_per_node_hour
+    costs = (
+        0.0 if not spot_hours else None if prices is None else spent(prices)[0],
+        0.0 if not on_demand_hours else None if staying_price is None else on_demand_hours * staying_price,
+    )
+    return Purchase(
+        run=run.name,
+        nodes=nodes,
+        finish_s=done_s,
+        done_share=min(1.0, run.samples / samples),
+        switch_s=switch_s,
+        spot_node_hours=spot_hours,
+        on_demand_node_hours=on_demand_hours,
+        cost_usd=None if None in costs else sum(cost or 0.0 for cost in costs),
+    )
