@@ -25,6 +25,7 @@ from lazsim.costmodel.network import AnalyticCommunication
 from lazsim.costmodel.profile import Profile, find_profile, read_profile
 from lazsim.costmodel.step import CostModel
 from lazsim.engine.layout import layout_costs
+from lazsim.engine.nodes import NO_SPARES, Spares
 from lazsim.engine.sampling import PLANNINGS
 from lazsim.engine.systems import SYSTEMS, System, find_system, system_source
 from lazsim.errors import SpecError, prefix_errors
@@ -48,7 +49,7 @@ from lazsim.specs import (
     unknown_name,
 )
 from lazsim.specs.overrides import FACTOR, field_at, override, scale
-from lazsim.specs.record import LayerNumber, NumNodes, Seed
+from lazsim.specs.record import LayerNumber, NumNodes, NumSpares, Seed
 from lazsim.stepmodel.inputs import StepInputs
 from lazsim.stepmodel.loading import first_layout, load_constants, tables_of
 from lazsim.stepmodel.search import default_layout
@@ -56,7 +57,7 @@ from lazsim.stepmodel.tables import read_tables
 from lazsim.trace import Trace, TraceMapping, cut_trace, generate_trace, load_recipe, make_mapping, read_trace
 from lazsim.trace.mapping import OPTIONS, load_mapping, refuse_mapping
 from lazsim.trace.prices import Prices
-from lazsim.trace.recipes import Recipe
+from lazsim.trace.recipes import MtbfSpec, Recipe
 from lazsim.units import parse_duration, parse_price
 
 Settings = Mapping[str, Any]
@@ -111,6 +112,11 @@ class Defaults(Spec, frozen=True, kw_only=True):
         The placement policy; the one that the system publishes when None.
     price : str, float or None
         US dollars for an hour of a node, or of a GPU as ``3.06/gpu``; the trace's when None, or else the cluster's.
+    spares : int
+        Nodes held beside those that train: a job trains on the most nodes that the trace has, without these. A trace
+        held to `max_nodes`, or else a recipe of failures and repairs, gets as many more.
+    spare_start : str or float
+        Time until a spare joins, once it is called: 0 for a warm standby.
     planning : str
         ``exact`` makes every plan, ``sampled`` some, and ``auto`` all where that takes under about a second; see
         `lazsim.engine.sampling`.
@@ -146,6 +152,8 @@ class Defaults(Spec, frozen=True, kw_only=True):
     placement: str | None = None
     interval: Any = None
     price: str | float | None = None
+    spares: NumSpares = 0
+    spare_start: str | float = 0.0
     planning: str = "auto"
     seed: Seed = 0
     system: str = "lazarus"
@@ -221,6 +229,8 @@ class Scenario:
     interval: Any
     planning: str
     usd_per_node_hour: float | None
+    num_spares: int
+    spare_start_s: float
     settings: Settings
     name: str = ""
     folder: Path = Path()
@@ -231,8 +241,8 @@ class Scenario:
     def inputs(self) -> dict[str, Any]:
         """All that a result depends on, as plain data; files by their hashes."""
         values = {name: getattr(self, name) for name in INPUT_FIELDS}
-        for name in ("system_origin", "interval", "usd_per_node_hour"):
-            if values[name] is None:
+        for name in ("system_origin", "interval", "usd_per_node_hour", "num_spares", "spare_start_s"):
+            if not values[name] and values[name] is not False:
                 del values[name]
         if self.job.parallel is not None:
             values["kernels_sha256"] = sha256(read_tables(self.gpu.kernels))
@@ -320,6 +330,15 @@ class Scenario:
             return trace.prices
         usd_per_hour = of_cluster if asked is None else asked
         return None if usd_per_hour is None else Prices.constant(usd_per_hour)
+
+    def spares(self, trace: Trace) -> Spares:
+        """Return the spares among the nodes of the trace; a `SpecError` says that no other node is left."""
+        if not self.num_spares:
+            return NO_SPARES
+        most_nodes = trace.most_nodes(self.wall_s(trace))
+        if self.num_spares >= most_nodes:
+            raise SpecError(f"`spares` {self.num_spares}: the trace has at most {most_nodes} nodes; give fewer")
+        return Spares(most_nodes - self.num_spares, self.spare_start_s)
 
     def load_profile(self) -> Profile | None:
         """Read the measured times, if any."""
@@ -415,6 +434,8 @@ class Resolver:
             duration_s = _seconds(asked["duration"])
             if duration_s is not None and not 0 < duration_s <= LONGEST_S:
                 raise SpecError(f"{asked['duration']}: choose more than 0 and up to 100 years")
+        with prefix_errors(f"{self._where}`spare_start`"):
+            spare_start_s = _seconds(asked["spare_start"]) or 0.0
         with prefix_errors(f"{self._where}`price`"):
             price = None if asked["price"] is None else parse_price(str(asked["price"]), cluster.gpus_per_node)
         return Scenario(
@@ -430,6 +451,8 @@ class Resolver:
             routing=self._routing(asked, changes["routing"], model, paths, hashes),
             duration_s=duration_s,
             usd_per_node_hour=price,
+            num_spares=asked["spares"],
+            spare_start_s=spare_start_s,
             **{name: asked[name] for name in ("seed", "extrapolate", "score_plans", "history", "interval", "planning")},
             settings=asked,
             name=self._name,
@@ -496,7 +519,9 @@ class Resolver:
         seed = asked["seed"] if asked["trace_seed"] is None else asked["trace_seed"]
         with prefix_errors(f"{self._where}`start`"):
             start_s = _seconds(asked["start"]) or 0.0
-        cut: dict[str, Any] = {"start_s": start_s, "duration_s": duration_s, "max_nodes": asked["max_nodes"]}
+        max_nodes, num_spares = asked["max_nodes"], asked["spares"]
+        held = max_nodes and max_nodes + num_spares
+        cut: dict[str, Any] = {"start_s": start_s, "duration_s": duration_s, "max_nodes": held}
         cut |= {"cap": asked["cap"], "format": asked["trace_format"], "lenient": asked["lenient"], "seed": seed}
         if name is None:
             return None
@@ -518,6 +543,8 @@ class Resolver:
                 refuse_mapping(name, cut["mapping"])
             with prefix_errors(self._name):
                 recipe = override(recipe, changes, "trace") if changes else recipe
+                if isinstance(recipe, MtbfSpec) and max_nodes is None:
+                    recipe = override(recipe, {"num_nodes": recipe.num_nodes + num_spares}, "trace")
             source, path = TraceInput(name=Path(name).stem, recipe=recipe, **cut), None
         else:
             self._refuse_changes("trace", name, changes)

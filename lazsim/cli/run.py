@@ -5,8 +5,9 @@ from typing import Any
 
 import click
 
-from lazsim.cli.common import OutFolder, json_option, layers_from_option, progress, seed_option, show
+from lazsim.cli.common import DURATION, OutFolder, json_option, layers_from_option, progress, seed_option, show
 from lazsim.cli.replay import max_nodes_option, replay_options
+from lazsim.limits import MAX_NODES
 
 PLANNINGS = ("auto", "exact", "sampled")
 """Names of `lazsim.engine.sampling.PLANNINGS`, here so that ``--help`` need not import them."""
@@ -70,6 +71,21 @@ RUN_FILES = (
     metavar="USD[/gpu]",
     help="US dollars for an hour of a node, as 24.48, or of a GPU, as 3.06/gpu. Default: the trace's, or else the "
     "cluster's.",
+)
+@click.option(
+    "--spares",
+    type=click.IntRange(0, MAX_NODES),
+    default=0,
+    metavar="N",
+    help="Nodes held beside those that train, to step in for lost ones. A trace held to --max-nodes, or else a recipe "
+    "of failures and repairs, gets N more; any other trace gives N of its own.",
+)
+@click.option(
+    "--spare-start",
+    type=DURATION,
+    default=0.0,
+    metavar="TIME",
+    help="Time until a spare that is called joins, as 10min of a cold standby. Default: 0, a warm standby.",
 )
 @click.option(
     "--work",

@@ -19,7 +19,7 @@ from lazsim.engine import protocol
 from lazsim.engine.held import NOTHING, Held, Planned
 from lazsim.engine.ledger import RECOVERY_BUCKETS, Ledger
 from lazsim.engine.log import FailureRecord, JobEvent, Log, State
-from lazsim.engine.nodes import Nodes
+from lazsim.engine.nodes import NO_SPARES, Nodes, Spares
 from lazsim.engine.plan_reliability import OnPlan
 from lazsim.engine.planner import Planner
 from lazsim.engine.progress import Made, Progress, steps_begun
@@ -61,7 +61,7 @@ class Job:
 
     It saves a checkpoint every `interval_steps`. The simulation ends at `end_s`. `on_plan` is called whenever the plan
     in force may have changed; see `lazsim.engine.plan_reliability`. `planning` is one of
-    `lazsim.engine.sampling.PLANNINGS`.
+    `lazsim.engine.sampling.PLANNINGS`. Nodes beyond those in service are `spares`.
     """
 
     def __init__(
@@ -75,6 +75,7 @@ class Job:
         on_plan: OnPlan | None = None,
         interval_steps: int | None = None,
         planning: str = "exact",
+        spares: Spares = NO_SPARES,
     ) -> None:
         self.env, self.on_plan = env, on_plan
         self.system, self.costs = system.for_job(costs.job), costs
@@ -87,7 +88,8 @@ class Job:
         self._timers = StepTimers(self.sampler, make_timer, keeps_plans=on_plan is not None)
         self.log = Log()
         self.ledger = Ledger("waiting")
-        self.nodes = Nodes(costs.cluster.nodes_per_server)
+        self.spares = spares
+        self.nodes = Nodes(costs.cluster.nodes_per_server, spares.most_in_service)
         self.progress = Progress()
         self.state: JobState = Waiting()
         self.extrapolated_s = self.below_threshold_s = 0.0
@@ -116,13 +118,17 @@ class Job:
     def change(self, batch: Batch) -> None:
         """Let nodes go and come; all that go at one instant are one failure."""
         failed = not set(self.state.involved).isdisjoint(batch.removed)
-        self._apply(batch)
+        called = self._apply(batch)
         self._dropped.difference_update(batch.removed)
-        if batch.added:
+        if any(map(self.nodes.serves, batch.added)):
             join_at_s = protocol.collect_until(self._join_at_s, self.env.now, self.costs.job.join_wait_s)
             if join_at_s != self._join_at_s:
                 self._join_at_s = join_at_s
                 self.env.process(self._wake_to_join(join_at_s))
+        if called and self.spares.start_s:
+            self.env.process(self._start_later(called))
+        elif called:
+            self._start(called)
         if failed:
             self._interrupt(batch)
         else:
@@ -132,14 +138,26 @@ class Job:
         """Stop here; a step under way stays unfinished."""
         self._interrupt(Signal.END)
 
-    def _apply(self, batch: Batch) -> None:
-        self.nodes.apply(batch)
+    def _apply(self, batch: Batch) -> tuple[str, ...]:
+        """Let nodes go and come, and note it; return the spares that are called."""
+        called = self.nodes.apply(batch)
         self.log.node_spans.change(self.env.now, None, batch.removed)
         self.log.node_spans.change(self.env.now, "spare", batch.added)
+        return called
 
     def _interrupt(self, cause: Signal | Batch) -> None:
         assert self._process is not None, "the job has begun"
         self._process.interrupt(cause)
+
+    def _start_later(self, called: tuple[str, ...]) -> Activity:
+        yield self.env.timeout(self.spares.start_s)
+        self._start(called)
+
+    def _start(self, called: tuple[str, ...]) -> None:
+        """Put spares into service, which wait for no other nodes to join."""
+        if self.nodes.start(called):
+            self._join_at_s = self.env.now
+            self.env.process(self._wake_to_join(self.env.now))
 
     def _wake_to_join(self, at_s: float) -> Activity:
         yield self.env.timeout(at_s - self.env.now)
@@ -193,7 +211,7 @@ class Job:
         if self._join_is_due():
             # The nodes collected before count already; the next to come start a new collection.
             self._join_at_s = None
-        while not protocol.can_start(len(self.nodes), self.planner.usable_nodes, self._join_at_s, self.env.now):
+        while not protocol.can_start(len(self._alive()), self.planner.usable_nodes, self._join_at_s, self.env.now):
             try:
                 yield self.env.event()
             except simpy.Interrupt as interrupt:
@@ -211,7 +229,9 @@ class Job:
         yield from self._spend("detect", self.system.detect_s(self.costs, state.rest_s))
         assert self.log.failure is not None, "a failure is detected"
         self.log.failure.detected_s = self.env.now
-        decision = self._decide(state.held)
+        # A system that plans anew does so once, with the spares that have come into service.
+        takes_spares = self.spares.most_in_service is not None and self.system.is_elastic and self._join_is_due()
+        decision = self._decide(state.held, joins_due=takes_spares)
         self.log.decide(decision.action.name.lower(), decision.source, decision.why)
         if decision.action in (protocol.Action.CONTINUE, protocol.Action.RECONFIGURE):
             self.state = Reconfiguring(state.held, decision)

@@ -1,6 +1,7 @@
-"""The nodes alive, and the server in which each sits."""
+"""The nodes alive, those of them on standby, and the server in which each sits."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -8,31 +9,82 @@ import numpy.typing as npt
 from lazsim.trace.table import Batch
 
 
-class Nodes:
-    """The nodes alive now. A new node takes the lowest free place; places share servers in order."""
+class Spares(NamedTuple):
+    """Nodes on standby: held, alive and not training.
 
-    def __init__(self, nodes_per_server: int) -> None:
+    Attributes
+    ----------
+    most_in_service : int or None
+        Nodes that a job may use; those beyond them are spares. None where it may use all.
+    start_s : float
+        Seconds from the call of a spare until it is in service: 0 for a warm standby.
+    """
+
+    most_in_service: int | None = None
+    start_s: float = 0.0
+
+
+NO_SPARES = Spares()
+
+
+class Nodes:
+    """The nodes alive now. A new node takes the lowest free place; places share servers in order.
+
+    Of more than `most_in_service` nodes, the others are spares on standby, from which the oldest are called for those
+    that go.
+    """
+
+    def __init__(self, nodes_per_server: int, most_in_service: int | None = None) -> None:
         self._nodes_per_server = nodes_per_server
+        self._most_in_service = most_in_service
         self._place: dict[str, int] = {}
+        self._standby: dict[str, None] = {}
+        self._called: dict[str, None] = {}
 
     def __len__(self) -> int:
         return len(self._place)
 
-    def apply(self, batch: Batch) -> None:
-        """Let nodes go and come."""
+    def apply(self, batch: Batch) -> tuple[str, ...]:
+        """Let nodes go and come; return the spares that are called, which are in service when they have started."""
         for node in batch.removed:
             del self._place[node]
+            self._standby.pop(node, None)
+            self._called.pop(node, None)
+        called = tuple(self._standby)[: self._room()]
+        for node in called:
+            self._called[node] = self._standby.pop(node)
         taken = set(self._place.values())
         place = 0
         for node in batch.added:
             while place in taken:
                 place += 1
             taken.add(place)
+            has_room = self._room() != 0
             self._place[node] = place
+            if not has_room:
+                self._standby[node] = None
+        return called
+
+    def start(self, called: Sequence[str]) -> tuple[str, ...]:
+        """Put spares into service that were called; return those of them that are still alive."""
+        started = tuple(node for node in called if node in self._called)
+        for node in started:
+            del self._called[node]
+        return started
+
+    def serves(self, node: str) -> bool:
+        """Tell whether a node is alive and neither on standby nor on its way from there."""
+        return node in self._place and node not in self._standby and node not in self._called
 
     def in_order(self) -> tuple[str, ...]:
-        """Return the nodes in the order of their places."""
-        return tuple(sorted(self._place, key=self._place.__getitem__))
+        """Return the nodes in service in the order of their places."""
+        return tuple(sorted(filter(self.serves, self._place), key=self._place.__getitem__))
+
+    def _room(self) -> int | None:
+        """Return how many nodes may still come into service; None where there is no limit."""
+        if self._most_in_service is None:
+            return None
+        return max(0, self._most_in_service - (len(self._place) - len(self._standby)))
 
     def servers(self, nodes: Sequence[str]) -> npt.NDArray[np.int64]:
         """Return the server of each of these nodes, numbered from 0 by first appearance."""

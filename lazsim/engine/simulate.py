@@ -10,6 +10,7 @@ from lazsim.costmodel.step import CostModel
 from lazsim.engine.job import Activity, Job
 from lazsim.engine.log import FailureRecord, JobEvent, State, TimeSpan
 from lazsim.engine.memory import peak_memory
+from lazsim.engine.nodes import NO_SPARES, Spares
 from lazsim.engine.plan_reliability import PlanReliability, batch_sizes
 from lazsim.engine.step_timer import MakeStepTimer, step_timers_from
 from lazsim.engine.systems import System
@@ -165,6 +166,7 @@ def simulate_system(
     interval_steps: int | None = None,
     planning: str = "exact",
     prices: Prices | None = None,
+    spares: Spares = NO_SPARES,
 ) -> SystemRun:
     """Simulate one job.
 
@@ -186,6 +188,8 @@ def simulate_system(
         Whether to make every plan; one of `lazsim.engine.sampling.PLANNINGS`.
     prices
         Prices of a node, where they are known.
+    spares
+        Nodes of the trace that stand by.
 
     Raises
     ------
@@ -202,7 +206,7 @@ def simulate_system(
     reliability = PlanReliability(batch_sizes(trace, wall_s)) if score_plans else None
     make_timer = make_timer or step_timers_from(system, costs, routing)
     on_plan = reliability.record if reliability else None
-    job = Job(env, system, costs, routing, make_timer, wall_s, on_plan, interval_steps, planning)
+    job = Job(env, system, costs, routing, make_timer, wall_s, on_plan, interval_steps, planning, spares)
     env.process(_play(env, job, trace.batches(), wall_s))
     env.run()
     most_used = max(state.num_used for state in job.log.states)

@@ -8,7 +8,7 @@ from lazsim.output.folder import name_pictures
 from lazsim.output.table import Column, Part, Table, key
 from lazsim.study.comparison import Ranked
 from lazsim.study.intervals import MIN_SAMPLES, Interval
-from lazsim.study.sweep_result import Alternative, Contest, SweepResult
+from lazsim.study.sweep_result import Alternative, Contest, SpareCost, SweepResult, paying_spares
 
 MOST_SETTINGS = 20
 """Settings that are shown; table.csv has all of them."""
@@ -16,7 +16,7 @@ MOST_SETTINGS = 20
 MOST_TIES = 3
 """Ties that are named; ``--json`` has all of them."""
 
-SWEEP_FILES = ("comparison.png", "comparison.pdf")
+SWEEP_FILES = ("comparison.png", "comparison.pdf", "spares.png", "spares.pdf")
 """Pictures of a sweep's folder, where there is something to compare."""
 
 
@@ -33,6 +33,8 @@ def sweep_parts(result: SweepResult) -> Iterator[Part]:
         if len(runs) > 1:
             title = f"samples, times those of {runs[0]} at the same seeds"
             yield from _along_axes(result, rows, "ratio", ".3f", runs[1:], title)
+    for costs in result.spares()[:MOST_SETTINGS]:
+        yield _spares_table(costs)
     if len(rows) > 1:
         yield _contest_table(result, result.contests()[:MOST_SETTINGS], len(runs))
 
@@ -41,9 +43,10 @@ def sweep_files(result: SweepResult) -> dict[str, bytes]:
     """Return the pictures of a sweep by name: none where there is nothing to compare."""
     if len({(row["run"], *(row[axis] for axis in result.setting_keys)) for row in result.means()}) < 2:
         return {}
-    from lazsim.output.plots.sweep import sweep_figure
+    from lazsim.output.plots.sweep import spares_figure, sweep_figure
 
-    return name_pictures("comparison", sweep_figure(result))
+    pictures = name_pictures("comparison", sweep_figure(result))
+    return pictures | (name_pictures("spares", spares_figure(result.spares())) if result.spares() else {})
 
 
 def _explanation(num_seeds: set[int]) -> str:
@@ -70,6 +73,22 @@ def _along_axes(
     more = len(settings) - len(shown)
     notes = [f"{more} more settings are in table.csv"] if more else []
     yield Table(columns, [(*setting, *map(cells.get, runs)) for setting, cells in shown], title, notes)
+
+
+def _spares_table(costs: Sequence[SpareCost]) -> Table:
+    """Show what each number of spares brings and takes, and the number after which one more does not pay."""
+    best = paying_spares(costs)
+    unit = "node-hours" if best.cost_usd is None else "$"
+    columns = [key("spares"), Column("samples", ",.0f"), Column("node-hours", ",.1f"), Column("$", ",.2f")]
+    rows = [[one.num_spares, one.samples, one.node_hours, one.cost_usd, one.per_million_samples] for one in costs]
+    who = ", ".join(str(value) for value in best.among.values())
+    more = [one for one in costs if one.num_spares > best.num_spares]
+    pays = f"{who}: {best.num_spares} spares pay; " + (
+        f"with {more[0].num_spares}, samples cost {more[0].per_million_samples / best.per_million_samples - 1:.1%} more"
+        if more
+        else "more were not tried"
+    )
+    return Table([*columns, Column(f"{unit}/M samples", ",.4g")], rows, f"spares of {who}", [pays])
 
 
 def _contest_table(result: SweepResult, contests: Sequence[Contest], num_runs: int) -> Table:

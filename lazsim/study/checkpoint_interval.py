@@ -75,7 +75,12 @@ def choose_interval(scenario: Scenario, trace: Trace, loads: Routing) -> int:
     if asked is None:
         return young
     return _best(
-        young, lambda steps: simulate_system(trace, system, costs, loads, wall_s, interval_steps=steps).samples
+        young,
+        lambda steps: (
+            simulate_system(
+                trace, system, costs, loads, wall_s, interval_steps=steps, spares=scenario.spares(trace)
+            ).samples
+        ),
     )
 
 

@@ -116,6 +116,8 @@ def parse_due(
         return None
     if work is None or deadline is None:
         raise LazsimError("`work` and `deadline` go together, as 64h of work that is due after 80h; give both")
+    if scenario.num_spares:
+        raise LazsimError("`spares`: nodes for work that is due have none, as on-demand nodes stay; leave them out")
     work_s, deadline_s = (parse_duration(value) if isinstance(value, str) else value for value in (work, deadline))
     for name, seconds in (("work", work_s), ("deadline", deadline_s)):
         if not 0 < seconds <= LONGEST_S:

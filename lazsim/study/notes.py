@@ -128,6 +128,11 @@ def _input_notes(scenario: Scenario, trace: Trace, loads: Routing, wall_s: float
         end, rest = format_duration(trace.duration_s), format_duration(wall_s - trace.duration_s)
         notes.append(f"the trace is too short: nodes alive at its end, after {end}, stay for the other {rest}")
     most_nodes, cluster = trace.most_nodes(wall_s), scenario.cluster
+    if scenario.num_spares:
+        most_nodes -= scenario.num_spares
+        start_s = scenario.spare_start_s
+        start = f"{format_duration(start_s)} after a loss" if start_s else "at once"
+        notes.append(f"at most {most_nodes} nodes train; {scenario.num_spares} more are spares that join {start}")
     if most_nodes > cluster.num_nodes:
         notes.append(
             f"the trace has up to {most_nodes} nodes, {cluster.name} has {cluster.num_nodes}; "

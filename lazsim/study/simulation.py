@@ -166,6 +166,7 @@ def run_scenario(scenario: Scenario, trace: Trace, loads: Routing) -> SystemRun:
         interval_steps=interval,
         planning=scenario.planning,
         prices=scenario.prices(trace),
+        spares=scenario.spares(trace),
     )
     if strict:
         require_memory(scenario, loads, run.most_nodes_used, run.steps)
@@ -200,6 +201,8 @@ def _record(scenarios: Sequence[Scenario], trace: Trace, loads: Routing, wall_s:
     record["trace_events"] = trace.events_sha256
     if first.usd_per_node_hour is not None:
         record["usd_per_node_hour"] = first.usd_per_node_hour
+    if first.num_spares:
+        record |= {"spares": first.num_spares, "spare_start_s": first.spare_start_s}
     if first.planning != DEFAULTS["planning"]:
         record["planning"] = first.planning
     fields = {name: value for name, value in asked.items() if "." in name}

@@ -2,8 +2,10 @@
 
 import csv
 import io
+import math
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from lazsim.study.comparison import BySeed, Ranked, rank
@@ -36,6 +38,43 @@ class Contest:
 
     among: Mapping[str, Any]
     ranking: tuple[Ranked[Alternative], ...]
+
+
+@dataclass(frozen=True)
+class SpareCost:
+    """Means over seeds of runs with a number of spares.
+
+    Attributes
+    ----------
+    among : mapping
+        The run, and the values of the other axes.
+    num_spares : int
+        Nodes held beside those that train.
+    samples, node_hours : float
+        Samples kept, and hours of all nodes held.
+    cost_usd : float or None
+        Their cost, where prices are known.
+    """
+
+    among: Mapping[str, Any]
+    num_spares: int
+    samples: float
+    node_hours: float
+    cost_usd: float | None
+
+    @property
+    def per_million_samples(self) -> float:
+        """US dollars for a million samples, or node-hours where prices are not known."""
+        spent = self.node_hours if self.cost_usd is None else self.cost_usd
+        return spent / self.samples * 1e6 if self.samples else math.inf
+
+
+def paying_spares(costs: Sequence[SpareCost]) -> SpareCost:
+    """Return the number of spares after which one more does not pay: samples cost the least there.
+
+    Of equal ones it is the fewest. `costs` are those of one run and setting.
+    """
+    return min(costs, key=lambda one: (one.per_million_samples, one.num_spares))
 
 
 @dataclass(frozen=True)
@@ -90,6 +129,7 @@ class SweepResult:
             "rows": list(self.rows),
             "summary": self.means(),
             "comparison": self._comparison_json(),
+            **({"spares": self._spares_json()} if self.spares() else {}),
             "failures": [{"point": label, "error": error} for label, error in self.failures],
             "notes": list(self.notes),
         }
@@ -159,6 +199,24 @@ class SweepResult:
             )
         return found
 
+    def spares(self) -> list[list[SpareCost]]:
+        """Return costs against the number of spares, ascending, for each run and setting; none without that axis."""
+        if "spares" not in self.setting_keys:
+            return []
+        rows_of: dict[Alternative, list[Mapping[str, Any]]] = {}
+        for row in self.rows:
+            rows_of.setdefault((run_name(row), tuple(row[key] for key in self.setting_keys)), []).append(row)
+        found: dict[tuple[Any, ...], list[SpareCost]] = {}
+        for (name, setting), rows in rows_of.items():
+            among = self._describe(name, setting)
+            num_spares = among.pop("spares")
+            samples, hours = (fmean(row[key] for row in rows) for key in ("samples", "node_hours_held"))
+            costs = [row["cost_usd"] for row in rows]
+            cost = None if None in costs else fmean(costs)
+            one = SpareCost(among, num_spares, samples, hours, cost)
+            found.setdefault(tuple(among.items()), []).append(one)
+        return [sorted(costs, key=lambda one: one.num_spares) for costs in found.values()]
+
     @property
     def setting_keys(self) -> tuple[str, ...]:
         """The axes except seeds."""
@@ -195,6 +253,13 @@ class SweepResult:
             for contest in self.contests()
         ]
         return {"min_seeds": MIN_SAMPLES, "contests": contests}
+
+    def _spares_json(self) -> list[dict[str, Any]]:
+        return [
+            {**asdict(one), "per_million_samples": one.per_million_samples, "pays_most": one is paying_spares(costs)}
+            for costs in self.spares()
+            for one in costs
+        ]
 
     def _samples(self) -> dict[Alternative, dict[Hashable, float]]:
         """Return the samples of each run in each setting by seeds; the runs of a setting follow each other."""

@@ -3,10 +3,13 @@
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
+import matplotlib
 import pandas as pd
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from lazsim.output.plots.charts import lines_figure
-from lazsim.study.sweep_result import SweepResult
+from lazsim.output.plots.style import COLUMN_INCHES, PAPER, add_legend, looks_of, new_figure, to_files
+from lazsim.study.sweep_result import SpareCost, SweepResult, paying_spares
 
 MOST_PANELS = 6
 MOST_LINES = 9
@@ -36,6 +39,38 @@ def sweep_figure(result: SweepResult) -> dict[str, bytes]:
         best = frame.sort_values("samples_mean", ascending=False).drop_duplicates([axes[0], "run"])
         return _draw(best.sort_index(), axes[0], [], "most samples trained")
     return _draw(lines, x, panels)
+
+
+@matplotlib.rc_context(PAPER)
+def spares_figure(by_run: Sequence[Sequence[SpareCost]]) -> dict[str, bytes]:
+    """Draw samples, and their cost, against the number of spares; a ring marks where one more does not pay."""
+    figure = new_figure(COLUMN_INCHES, 3.2)
+    samples, cost = figure.subplots(2, 1, sharex=True)
+    names = [", ".join(map(str, costs[0].among.values())) for costs in by_run]
+    for (name, look), costs in zip(looks_of(names).items(), by_run, strict=True):
+        numbers = [one.num_spares for one in costs]
+        style = {"color": look.color, "marker": look.marker, "linestyle": look.line, "label": name}
+        samples.plot(numbers, [one.samples for one in costs], **style)
+        cost.plot(numbers, [one.per_million_samples for one in costs], **style)
+        best = paying_spares(costs)
+        cost.plot(
+            best.num_spares,
+            best.per_million_samples,
+            "o",
+            markersize=9,
+            markerfacecolor="none",
+            color=look.color,
+            clip_on=False,
+        )
+    unit = "node-hours" if by_run[0][0].cost_usd is None else "$"
+    samples.set_ylabel("samples trained")
+    cost.set_ylabel(f"{unit} per million samples\n(ring: the least)")
+    cost.set_xlabel("spares held beside the nodes that train")
+    cost.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    samples.yaxis.set_major_formatter(EngFormatter(sep=" "))
+    figure.align_ylabels()
+    add_legend(figure, samples, 3)
+    return to_files(figure)
 
 
 def _line(row: Mapping[Hashable, Any], names: Sequence[str]) -> str:

@@ -1,0 +1,166 @@
+"""Spares: nodes held beside those that train, which step in for lost ones."""
+
+from dataclasses import asdict
+
+import pytest
+
+from lazsim.engine.nodes import Nodes
+from lazsim.errors import LazsimError
+from lazsim.output.plots.sweep import spares_figure
+from lazsim.output.sweep import sweep_parts
+from lazsim.output.table import render
+from lazsim.scenario import resolve
+from lazsim.study.simulation import simulate
+from lazsim.study.sweep import sweep_tasks
+from lazsim.study.sweep_result import SpareCost, SweepResult, paying_spares
+from lazsim.study.sweep_spec import parse_sweep
+from lazsim.trace.table import Batch, Event, build_trace
+
+LOST_S = 600.0
+
+
+def twelve_nodes(*, lost=("node0",), duration_s=1800.0):
+    """Twelve nodes, of which some are lost after ten minutes."""
+    events = [Event(0.0, "add", f"node{index}") for index in range(12)]
+    return build_trace([*events, *(Event(LOST_S, "remove", node) for node in lost)], duration_s=duration_s)
+
+
+def run(system, trace=None, **settings):
+    return simulate(trace or twelve_nodes(), systems=[system], routing="uniform", interval=100, **settings).runs[0]
+
+
+def used_after(one, time_s):
+    return [state.num_used for state in one.states if state.time_s > time_s]
+
+
+def test_nodes_beyond_those_in_service_stand_by_and_the_oldest_is_called():
+    nodes = Nodes(1, most_in_service=2)
+    assert nodes.apply(Batch(0.0, (), ("a", "b", "c", "d"))) == ()
+    assert (nodes.in_order(), len(nodes)) == (("a", "b"), 4)
+    assert nodes.apply(Batch(1.0, ("a", "d"), ("e",))) == ("c",)
+    # It serves once it has started; who comes while it starts stands by.
+    assert nodes.in_order() == ("b",)
+    assert nodes.start(("c",)) == ("c",)
+    assert set(nodes.in_order()) == {"b", "c"}
+    assert nodes.apply(Batch(2.0, ("b",), ())) == ("e",)
+
+
+def test_a_spare_that_goes_while_it_starts_is_not_started():
+    nodes = Nodes(1, most_in_service=1)
+    nodes.apply(Batch(0.0, (), ("a", "b")))
+    called = nodes.apply(Batch(1.0, ("a",), ()))
+    nodes.apply(Batch(2.0, ("b",), ()))
+    assert (called, nodes.start(called), nodes.in_order()) == (("b",), (), ())
+
+
+@pytest.mark.parametrize("system", ["lazarus", "checkpoint", "ds-ft", "oobleck"])
+def test_a_job_never_uses_its_spares_before_a_loss_and_all_its_nodes_soon_after(system):
+    one = run(system, spares=2)
+    assert one.states[0].num_alive == 12
+    assert {state.num_used for state in one.states if state.time_s < LOST_S} == {10}
+    # Ten nodes again: nothing but the recovery is left out, which takes minutes at most.
+    assert set(used_after(one, LOST_S + 300)) <= {10}
+    assert one.states[-1].num_used == 10
+
+
+def test_a_warm_spare_of_a_system_that_plans_anew_joins_in_the_recovery_itself():
+    one = run("lazarus", spares=2)
+    assert one.counts["reconfigurations"] == 1
+    recovery = resolve({}).cluster.recovery
+    # One detection and one rebuild, as without spares.
+    assert one.ledger_s["detect"] == recovery.detect_s
+    assert one.ledger_s["reconfigure"] == recovery.rebuild_s
+    assert set(used_after(one, LOST_S + recovery.detect_s + recovery.rebuild_s + 60)) <= {10}
+
+
+def test_a_restart_from_a_checkpoint_takes_a_warm_spare_at_once():
+    one = run("checkpoint", spares=2)
+    assert one.counts["restarts"] == 1
+    # A restart on ten nodes takes 26.9 + 2.13 * 10 s; the load of the checkpoint takes less than a minute.
+    assert 48.2 < one.ledger_s["restart"] < 48.2 + 60
+    assert one.states[-1].num_used == 10
+
+
+def test_a_cold_spare_joins_after_its_time():
+    one = run("lazarus", spares=2, spare_start="5min")
+    joined = next(event for event in one.events if event.event == "joined")
+    assert joined.num_used == 10
+    recovery = resolve({}).cluster.recovery
+    assert joined.time_s == pytest.approx(LOST_S + 300 + recovery.rebuild_s, abs=10)
+    between = [state.num_used for state in one.states if LOST_S + 60 < state.time_s < LOST_S + 299]
+    assert set(between) <= {9}
+
+
+def test_the_loss_of_a_spare_is_no_failure_of_the_job():
+    one = run("checkpoint", twelve_nodes(lost=("node11",)), spares=2)
+    assert (one.counts["failures"], one.states[-1].num_alive) == (0, 11)
+
+
+def test_spares_are_held_and_idle():
+    one = run("checkpoint", twelve_nodes(lost=()), spares=2)
+    assert one.node_hours_held == pytest.approx(12 * 0.5)
+    assert one.node_hours_idle == pytest.approx(2 * 0.5)
+
+
+def test_more_losses_than_spares_leave_fewer_nodes():
+    one = run("lazarus", twelve_nodes(lost=("node0", "node1", "node2")), spares=2)
+    assert one.states[-1].num_used == 9
+
+
+def test_a_trace_held_to_a_number_of_nodes_gets_the_spares_beside_them(tmp_path):
+    path = tmp_path / "trace.csv"
+    path.write_text("# format: lazsim-trace 1\n# duration_s: 600\ntime_s,event,nodes\n0,add,a b c d e f g h i j k l\n")
+    result = simulate(path, systems=["checkpoint"], routing="uniform", max_nodes=8, cap="first", spares=2)
+    assert {state[1:3] for state in result.runs[0].states} == {(10, 8)}
+    assert "at most 8 nodes train; 2 more are spares that join at once" in result.notes
+
+
+def test_a_recipe_of_failures_gets_as_many_nodes_more(tmp_path):
+    path = tmp_path / "fleet.toml"
+    path.write_text('kind = "mtbf"\nnum_nodes = 8\nmtbf_s = 1e6\nrepair_s = 60\nduration_s = 600\n')
+    result = simulate(path, systems=["checkpoint"], routing="uniform", spares=2, spare_start=90.0)
+    assert result.runs[0].states[0][1:3] == (10, 8)
+    assert "at most 8 nodes train; 2 more are spares that join 90 s after a loss" in result.notes
+
+
+def test_as_many_spares_as_nodes_are_refused(lazsim):
+    with pytest.raises(LazsimError, match=r"^`spares` 12: the trace has at most 12 nodes; give fewer$"):
+        run("checkpoint", spares=12)
+    told = lazsim("run", "--trace", "fail-every-5min", "--spares", 10)
+    assert told == (2, "", "lazsim: --spares 10: the trace has at most 10 nodes; give fewer\n")
+    assert lazsim("run", "--trace", "fail-every-5min", "--spares", -1)[0] == 2
+    due = ("--work", "1h", "--deadline", "2h")
+    assert "--spares" in lazsim("run", "--trace", "fail-every-5min", "--spares", 1, *due)[2]
+
+
+def test_the_number_of_spares_that_pays_is_that_of_the_cheapest_samples():
+    # 100 node-hours for 100 samples; the first spare takes 6 and brings 20, the second takes 6 and brings 2.
+    costs = [SpareCost({}, *one, None) for one in ((0, 100.0, 100.0), (1, 120.0, 106.0), (2, 122.0, 112.0))]
+    assert paying_spares(costs).num_spares == 1
+    assert paying_spares(costs[::2]).num_spares == 2
+
+
+def test_a_sweep_over_spares_says_which_number_pays_and_draws_it():
+    found = ((2, 1, 122.0, 112.0), (0, 0, 100.0, 100.0), (1, 0, 118.0, 105.0), (1, 1, 122.0, 107.0))
+    keys = ("spares", "seed", "samples", "node_hours_held")
+    rows = tuple(
+        {"system": "ds", "placement": None, "cost_usd": 2 * one[3], "id": "x"} | dict(zip(keys, one, strict=True))
+        for one in found
+    )
+    result = SweepResult(("spares", "seed"), rows, (), (), ((),) * len(rows))
+    (costs,) = result.spares()
+    # Means over seeds: 120 samples for 106 node-hours with one spare.
+    assert [tuple(asdict(one).values())[1:] for one in costs] == [
+        (0, 100.0, 100.0, 200.0), (1, 120.0, 106.0, 212.0), (2, 122.0, 112.0, 224.0)
+    ]  # fmt: skip
+    shown = render(list(sweep_parts(result)), 100)
+    # 224 / 122 over 212 / 120 is 1.0393.
+    assert "ds: 1 spares pay; with 2, samples cost 3.9% more" in shown
+    assert [one["pays_most"] for one in result.to_json()["spares"]] == [False, True, False]
+    assert set(spares_figure(result.spares())) == {"png", "pdf"}
+
+
+def test_spares_are_an_axis_of_sweeps():
+    sweep = parse_sweep({"base": {"trace": "fail-every-5min", "system": "ds"}, "grid": {"spares": [0, 2]}})
+    points, _ = sweep_tasks(sweep)
+    assert [point["spares"] for point in points] == [0, 2]
