@@ -70,7 +70,10 @@ def test_first_follows_the_first_names_only(instants, most):
 
 
 @given(
-    instants=toggles, most=st.integers(1, 9), rule=st.sampled_from(["offset", "clip", "first"]), seed=st.integers(0, 5)
+    instants=toggles,
+    most=st.integers(1, 9),
+    rule=st.sampled_from(["offset", "clip", "members", "first"]),
+    seed=st.integers(0, 5),
 )
 def test_no_rule_shows_too_many_nodes_or_nodes_that_are_not_alive(instants, most, rule, seed):
     trace = make_trace(instants)
@@ -80,6 +83,29 @@ def test_no_rule_shows_too_many_nodes_or_nodes_that_are_not_alive(instants, most
         shown = alive_at(capped, 60.0 * minute)
         assert len(shown) <= most
         assert shown <= alive_at(trace, 60.0 * minute)
+
+
+@given(instants=toggles, most=st.integers(1, 9), seed=st.integers(0, 5))
+def test_members_are_replaced_by_nodes_that_come_later_only(instants, most, seed):
+    trace = make_trace(instants)
+    capped = {batch.time_s: batch for batch in cap_trace(trace, most, "members", np.random.default_rng(seed)).batches()}
+    members = set()
+    for batch in trace.batches():
+        shown = capped.pop(batch.time_s, None)
+        removed, added = (set(shown.removed), set(shown.added)) if shown else (set(), set())
+        assert removed == members & set(batch.removed)
+        members -= removed
+        # As many as there are places for, of those that come at this instant.
+        assert added <= set(batch.added)
+        assert len(added) == min(len(batch.added), most - len(members))
+        members |= added
+    assert not capped
+
+
+def test_any_node_may_become_a_member():
+    trace = build_trace([Event(0.0, "add", name) for name in "abcd"])
+    drawn = [alive_at(cap_trace(trace, 2, "members", np.random.default_rng(seed)), 0.0) for seed in range(40)]
+    assert {frozenset(pair) for pair in drawn} == {frozenset(pair) for pair in ("ab", "ac", "ad", "bc", "bd", "cd")}
 
 
 def test_spare_steps_in_at_the_instant_of_the_loss():

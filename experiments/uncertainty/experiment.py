@@ -44,7 +44,11 @@ SETTINGS = {
             "experiment": "spot",
             "changes": GPT_L,
             "alternatives": TESTBED_A
-            | {"new nodes join ds-ft by a restart": {"base": {"job.regrouped_joins": "restart"}}},
+            | {
+                "new nodes join ds-ft by a restart": {"base": {"job.regrouped_joins": "restart"}},
+                "a constant subtracted from the trace": {"base": {"cap": "offset"}},
+                "spares step in at once": {"base": {"cap": "clip"}},
+            },
         },
         {
             "name": "tutel",

@@ -9,7 +9,7 @@ from lazsim.cli.common import DURATION, NODES, options
 if TYPE_CHECKING:
     from lazsim.trace import Trace
 
-CAPS = ("offset", "clip", "first")
+CAPS = ("offset", "clip", "members", "first")
 TIME_UNITS = ("ns", "us", "ms", "s", "min", "h", "d")
 """Names of `lazsim.trace.CAP_RULES` and of units, here so that ``--help`` need not import them."""
 
@@ -52,7 +52,7 @@ replay_options = options(
         default="offset",
         show_default=True,
         help="How a trace with more nodes is held to fewer: subtract a constant, so that every loss is felt; "
-        "keep spares outside; follow the first names.",
+        "keep spares outside; replace what a job loses by newly granted nodes only; follow the first names.",
     ),
     click.option("--lenient", is_flag=True, help="Repair what is repairable in a file, and say how often."),
 )

@@ -70,8 +70,24 @@ def _first(trace: Trace, max_nodes: int, _rng: np.random.Generator) -> CappedEve
     return [event for event in trace.events() if event.node in followed], f"the first {max_nodes} names only"
 
 
+def _members(trace: Trace, max_nodes: int, rng: np.random.Generator) -> CappedEvents:
+    members: set[str] = set()
+    events: list[Event] = []
+    for batch in trace.batches():
+        lost = [node for node in batch.removed if node in members]
+        members.difference_update(lost)
+        granted, room = list(batch.added), max_nodes - len(members)
+        if len(granted) > room:
+            granted = [granted[index] for index in sorted(rng.choice(len(granted), room, replace=False).tolist())]
+        members.update(granted)
+        events += [Event(batch.time_s, "remove", node) for node in lost]
+        events += [Event(batch.time_s, "add", node) for node in granted]
+    what = f"a job of at most {max_nodes} nodes, which replaces those that it loses by newly granted ones only"
+    return events, what
+
+
 CAP_RULES: dict[str, Callable[[Trace, int, np.random.Generator], CappedEvents]] = {
-    "offset": _offset, "clip": _clip, "first": _first,
+    "offset": _offset, "clip": _clip, "members": _members, "first": _first,
 }  # fmt: skip
 """Rules by name: from a trace, the most nodes and a random generator to events and a note."""
 
@@ -89,9 +105,10 @@ def cap_trace(trace: Trace, max_nodes: int, rule: str, rng: np.random.Generator)
         ``offset`` subtracts the constant ``peak - max_nodes`` from the count, so that the peak becomes the maximum and
         every loss counts: ``max(0, alive - constant)`` nodes are visible, and the death of a hidden node hides a
         visible one, drawn uniformly. ``clip`` shows ``min(alive, max_nodes)`` nodes: hidden ones, oldest first, replace
-        lost ones at once. ``first`` follows the first names of the trace only.
+        lost ones at once. ``members`` are nodes that the job was granted: they are replaced by nodes that come later,
+        never by those that were there before and were turned away. ``first`` follows the first names of the trace only.
     rng
-        Draws the visible nodes that are hidden (``offset`` only).
+        Draws the visible nodes that are hidden (``offset``), and who of those that come at one instant become members.
 
     Returns
     -------
