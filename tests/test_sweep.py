@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,8 @@ SMALL = parse_sweep({"base": BASE, "grid": {"seed": "0-2", "job.fault_threshold"
 SPEC = """
 [base]
 trace = "fail-every-5min"
+routing = "uniform"
+duration = "10min"
 [grid]
 model = ["gpt-s", "gpt-l"]
 seed = "0-9"
@@ -135,29 +138,37 @@ def test_equal_runs_of_several_points_are_made_once(tmp_path):
     assert len({row["id"] for row in rows}) == len(ids(tmp_path)) == 3
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The file, table and rows of a sweep that nothing has killed."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    spec = folder / "sweep.toml"
+    spec.write_text(SPEC)
+    table = run_sweep(load_sweep(spec), folder, num_workers=1).table()
+    return spec, table, sorted((folder / "rows.jsonl").read_bytes().splitlines())
+
+
 @pytest.mark.parametrize("num_rows", [0, 1, 40])
 def test_a_sweep_killed_at_any_moment_goes_on_without_losing_or_repeating_a_run(
-    tmp_path, num_rows, start_process, run_process
+    tmp_path, num_rows, undisturbed, start_process, run_process
 ):
-    spec = tmp_path / "sweep.toml"
-    spec.write_text(SPEC)
+    spec, table, lines = undisturbed
     folder = tmp_path / "out"
     command = [sys.executable, "-m", "lazsim", "sweep", spec, "--out", folder, "--jobs", "2"]
     sweep = start_process(*command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     rows = folder / "rows.jsonl"
     while sweep.poll() is None and (not rows.exists() or rows.read_bytes().count(b"\n") < num_rows):
-        pass
+        time.sleep(0.005)
     sweep.send_signal(signal.SIGKILL)
     sweep.wait()
     while has_processes(sweep.pid):
-        pass
+        time.sleep(0.005)
     before = rows.read_bytes()
     run_process(*command)
     assert rows.read_bytes().startswith(before)
     assert len(ids(folder)) == len(set(ids(folder))) == 60
-    undisturbed = run_sweep(load_sweep(spec), tmp_path / "whole", num_workers=1)
-    assert (folder / "table.csv").read_bytes() == undisturbed.table()
-    assert sorted(rows.read_bytes().splitlines()) == sorted((tmp_path / "whole/rows.jsonl").read_bytes().splitlines())
+    assert (folder / "table.csv").read_bytes() == table
+    assert sorted(rows.read_bytes().splitlines()) == lines
 
 
 @pytest.mark.parametrize("kept", [-1, -2, -300, 5])
