@@ -1,6 +1,7 @@
 """What several commands share: option types with units, notes, JSON."""
 
 import math
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -13,7 +14,10 @@ from lazsim.cli.messages import in_a_line, with_options
 from lazsim.errors import LazsimError
 
 if TYPE_CHECKING:
+    from lazsim.output.report import Report
     from lazsim.output.table import Part
+
+REPORT = "report.html"
 
 STDOUT = "-"
 """Path that stands for stdout."""
@@ -210,16 +214,21 @@ def show(
     as_json: bool,
     out: Path | None = None,
     files: Callable[[Any], Mapping[str, bytes]] = dict,
+    report: "Callable[[Any], Report] | None" = None,
 ) -> None:
     """Tell the notes on a result on stderr, and print it on stdout as JSON or as tables and paragraphs.
 
-    Its files are written to a folder first, if one is given, in place of those of the command's earlier result.
+    Its files, and a report where there is one, are written to a folder first, if one is given, in place of those of the
+    command's earlier result.
     """
     written: list[str] = []
     if out is not None:
         from lazsim.folders import write_folder
 
-        written = write_folder(out, click.get_current_context().command_path, files(result))
+        contents = dict(files(result))
+        if report is not None:
+            contents[REPORT] = page(report(result), parts(result), notes, contents)
+        written = write_folder(out, click.get_current_context().command_path, contents)
     tell_notes(notes)
     if as_json:
         print_json(result.to_json())
@@ -227,6 +236,25 @@ def show(
         print_parts(parts(result))
     if out is not None:
         note_written(out, written)
+
+
+def page(report: "Report", parts: "Iterable[Part]", notes: Iterable[str], files: Mapping[str, bytes]) -> bytes:
+    """Return the page of a result with these files; the folder that it is written to is no part of it."""
+    from lazsim.output.report import report_page
+
+    told = [with_options(text, _running_commands()) for text in notes]
+    return report_page(report, parts, told, _command_line(), files)
+
+
+def _command_line() -> str:
+    """Return the command line that is being run, with DIR for the folder of results."""
+    given: list[str] = list(click.get_current_context().meta["lazsim.arguments"])
+    for place, argument in enumerate(given):
+        if argument == "--out":
+            given[place + 1] = "DIR"
+        elif argument.startswith("--out="):
+            given[place] = "--out=DIR"
+    return shlex.join(["lazsim", *given])
 
 
 def note_written(folder: Path, names: Iterable[str]) -> None:

@@ -83,6 +83,7 @@ def run_command(arguments: list[str] | None) -> int:
             cli.main(prog_name="lazsim")
         # Not by `cli.main`, which prints an empty line on an interrupt.
         with contextlib.ExitStack() as held, cli.make_context("lazsim", list(given), obj=held) as context:
+            context.meta["lazsim.arguments"] = given
             status = cli.invoke(context)
         return status if isinstance(status, int) else 0
     except click.exceptions.Exit as end:

@@ -6,11 +6,11 @@ from typing import Any
 
 import click
 
-from lazsim.cli.common import OutFolder, json_option, show
+from lazsim.cli.common import REPORT, OutFolder, json_option, show
 from lazsim.cli.parsing import Parsed, parse_domains, parse_probs, parse_spans
 from lazsim.cli.place import planning_options
 
-PICTURES = ("recovery.png", "recovery.pdf", "failure-sets.png", "failure-sets.pdf")
+PICTURES = tuple(f"{name}.{kind}" for name in ("recovery", "failure-sets", "placement-map") for kind in ("png", "pdf"))
 
 
 @click.command()
@@ -46,7 +46,10 @@ PICTURES = ("recovery.png", "recovery.pdf", "failure-sets.png", "failure-sets.pd
     "options to read.",
 )
 @click.option(
-    "--out", type=OutFolder("recovery.json", *PICTURES), metavar="DIR", help="Write the numbers and pictures there."
+    "--out",
+    type=OutFolder("recovery.json", REPORT, *PICTURES),
+    metavar="DIR",
+    help="Write the numbers, pictures and a report there.",
 )
 @json_option
 def command(
@@ -63,9 +66,9 @@ def command(
     """Find the probability that plans keep every expert when nodes fail together.
 
     Prints the probability by policy and number of failed nodes, all nodes being equally likely to fail. --out writes
-    recovery.json, and recovery and failure-sets as .png and .pdf.
+    recovery.json, report.html, and recovery, failure-sets and placement-map as .png and .pdf.
     """
-    from lazsim.output.reliability import reliability_files, reliability_parts
+    from lazsim.output.reliability import reliability_files, reliability_parts, reliability_report
     from lazsim.reliability.failure_scenarios import build_scenarios
     from lazsim.reliability.survival import assess_plans
     from lazsim.reliability.task import build_task
@@ -84,4 +87,7 @@ def command(
     # Inputs are recorded as they were written.
     scenarios = replace(scenarios, inputs=scenarios.inputs | {"failures": failures})
     report = assess_plans(task, scenarios, policies)
-    show(report, report.notes, reliability_parts, as_json=as_json, out=out, files=reliability_files)
+    show(
+        report, report.notes, reliability_parts, as_json=as_json, out=out, files=reliability_files,
+        report=reliability_report,
+    )  # fmt: skip

@@ -20,6 +20,7 @@ RUN_FILES = (
     "trace.json",
     "throughput.png",
     "throughput.pdf",
+    "report.html",
     "run.json",
 )
 
@@ -121,14 +122,14 @@ def command(
     """Replay a trace of node events under one or more systems.
 
     Prints the work of each system and where its time went. --out writes summary.json, timeline.csv, events.csv,
-    recoveries.csv (a row for each failure), trace.json (for https://ui.perfetto.dev), throughput.png and .pdf, and
-    run.json with every input. With --placement, systems with flexible dispatch run once
-    with each policy, and --out also writes placements.png and .pdf.
+    recoveries.csv (a row for each failure), trace.json (for https://ui.perfetto.dev), report.html (all of it as
+    one page), throughput.png and .pdf, and run.json with every input. With --placement, systems with flexible dispatch
+    run once with each policy, and --out also writes placements.png and .pdf.
     """
     from lazsim.engine.systems import DEFAULT_SYSTEMS
-    from lazsim.output.run import run_files, run_parts
+    from lazsim.output.run import run_files, run_parts, run_report
     from lazsim.study.simulation import simulate
 
     systems = tuple(dict.fromkeys(systems)) or DEFAULT_SYSTEMS
     result = simulate(systems=systems, placements=placements, progress=progress, **settings)
-    show(result, result.notes, run_parts, as_json=as_json, out=out, files=run_files)
+    show(result, result.notes, run_parts, as_json=as_json, out=out, files=run_files, report=run_report)

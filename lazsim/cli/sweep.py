@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from lazsim.cli.common import OUT_PATH, backend_option, jobs_option, json_option, note, note_written, show
+from lazsim.cli.common import OUT_PATH, REPORT, backend_option, jobs_option, json_option, note, note_written, page, show
 from lazsim.cli.progress import progress_bar
 
 MOST_FAILURES = 10
@@ -23,13 +23,15 @@ def command(spec: Path, out: Path, backend: str, num_workers: int | None, addres
     """Run every point of the grids in SPEC.toml that DIR does not hold yet.
 
     DIR keeps a line in rows.jsonl for each run as soon as it is there, so that a sweep which was stopped or killed goes
-    on where it was, and at the end table.csv with a row for each point, and a picture of the samples along the axes,
-    comparison.png and .pdf. A run that fails does not stop the others.
+    on where it was, and at the end table.csv with a row for each point, a picture of the samples along the axes,
+    comparison.png and .pdf, and report.html, all of it as one page. A run that fails does not stop the others.
     docs/guides/sweeps.md says what SPEC.toml can hold.
     """
     from lazsim.errors import LazsimError
+    from lazsim.files import read_bytes
     from lazsim.folders import refuse_foreign, write_folder
-    from lazsim.output.sweep import SWEEP_FILES, sweep_files, sweep_parts
+    from lazsim.output.sweep import SWEEP_FILES, sweep_files, sweep_parts, sweep_report
+    from lazsim.specs import sha256
     from lazsim.study.sweep import run_sweep
     from lazsim.study.sweep_spec import load_sweep
 
@@ -39,7 +41,11 @@ def command(spec: Path, out: Path, backend: str, num_workers: int | None, addres
     refuse_foreign(out, SWEEP_FILES)
     result = run_sweep(load_sweep(spec), out, progress=progress_bar, **workers)
     show(result, result.notes, sweep_parts, as_json=as_json)
-    note_written(out, ("table.csv", "rows.jsonl", *write_folder(out, "pictures of a sweep", sweep_files(result))))
+    files = sweep_files(result)
+    files[REPORT] = page(
+        sweep_report(result, spec.name, sha256(read_bytes(spec))), sweep_parts(result), result.notes, files
+    )
+    note_written(out, ("table.csv", "rows.jsonl", *write_folder(out, "pictures of a sweep", files)))
     for label, error in result.failures[:MOST_FAILURES]:
         note(f"{label}: {error}")
     if result.failures:

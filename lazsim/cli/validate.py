@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lazsim.cli.common import Number, OutFolder, json_option, note, show
+from lazsim.cli.common import REPORT, Number, OutFolder, json_option, note, show
 from lazsim.cli.live import build_spec, job_option, live_options, load_live_trace, require_torch, write_routing
 from lazsim.cli.progress import live_progress
 
@@ -29,7 +29,7 @@ DEFAULT_TOLERANCE = 0.5
 )
 @click.option(
     "--out",
-    type=OutFolder("validate.json", "validate.png", "validate.pdf"),
+    type=OutFolder("validate.json", "validate.png", "validate.pdf", REPORT),
     metavar="DIR",
     help="Write the report and a picture there.",
 )
@@ -40,12 +40,12 @@ def command(tolerance: float, record_routing: Path | None, out: Path | None, as_
     A calibration run measures the costs of steps and recoveries on this machine. The forecast is the simulation of the
     trace with these costs, made before the run. A calibration after the run only tells whether the machine's speed has
     changed. A row is judged where it stands for at least 2 % of the run's time, measured or predicted. --out writes
-    validate.json, validate.png and validate.pdf.
+    validate.json, report.html, validate.png and validate.pdf.
     """
     require_torch()
     from lazsim.live.run import prepare
     from lazsim.live.validate import kills_and_joins, validate
-    from lazsim.output.live import validation_files, validation_parts
+    from lazsim.output.live import validation_files, validation_parts, validation_report
 
     spec = prepare(build_spec(settings))
     trace, speedup, stretch = load_live_trace(spec, settings, kills_and_joins)
@@ -65,7 +65,9 @@ def command(tolerance: float, record_routing: Path | None, out: Path | None, as_
             progress=progress,
         )
     write_routing(record_routing, found.measured.routing)
-    show(found, found.notes, validation_parts, as_json=as_json, out=out, files=validation_files)
+    show(
+        found, found.notes, validation_parts, as_json=as_json, out=out, files=validation_files, report=validation_report
+    )
     if found.has_passed:
         return 0
     worst = found.worst()

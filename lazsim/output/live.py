@@ -13,6 +13,7 @@ from lazsim.live.record import LiveReport, LiveRun, Recovery, StepRecord
 from lazsim.live.validate import NEGLIGIBLE_SHARE, ComparedQuantity, Validation
 from lazsim.output.folder import name_pictures
 from lazsim.output.plots.live import live_figure
+from lazsim.output.report import Report, timeline_of
 from lazsim.output.table import Column, Part, Table, key
 
 NUM_STEPS_SHOWN = 6
@@ -98,3 +99,17 @@ def validation_files(validation: Validation) -> dict[str, bytes]:
     """Return the content of every file of ``lazsim validate --out``, by name."""
     pictures = live_figure(validation.measured, validation.predicted)
     return {"validate.json": json_bytes(validation.to_json()), **name_pictures("validate", pictures)}
+
+
+def validation_report(validation: Validation) -> Report:
+    """Return what the page of a validation says."""
+    worst, run = validation.worst(), validation.measured.run
+    verdict = "within" if validation.has_passed else "not within"
+    return Report(
+        f"Forecast and measurement of {run.system}, {validation.inputs['spec']['model']['name']}",
+        f"The forecast is {verdict} {validation.tolerance:.0%}: the worst of the judged rows, {worst.name}, is off by "
+        f"{_error(worst.error)} (measured {worst.measured:.4g}, predicted {worst.predicted:.4g}).",
+        validation.inputs,
+        timeline_of({"measured": run, "predicted": validation.predicted}),
+        pictures={"measured and predicted": "validate.png"},
+    )

@@ -1,15 +1,15 @@
 """Maps of plans: which expert is in which slot of which node. Axes: N nodes, S slots of a node, E experts."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from lazsim.output.table import shorten_names
-from lazsim.placement.plan import Ints
-from lazsim.reliability.comparison import PlanComparison
+from lazsim.placement.plan import Ints, PlacementPlan
 from lazsim.reliability.plans import most_endangered
+from lazsim.reliability.task import PlanningTask
 
 MAX_TEXT_NODES = 16
 """Nodes up to which maps are printed."""
@@ -38,13 +38,13 @@ class LayerMap:
     num_nodes: int
 
 
-def layer_maps(comparison: PlanComparison) -> list[LayerMap]:
-    """Return the layer to show of each plan."""
-    load_LE = comparison.task.load_LE
+def layer_maps(task: PlanningTask, plans: Mapping[str, PlacementPlan], layer_shown: int | None) -> list[LayerMap]:
+    """Return the layer to show of each plan; without any, the most endangered one."""
+    load_LE = task.load_LE
     maps = []
-    names = shorten_names(list(comparison.plans), NAME_WIDTH)
-    for name, plan in zip(names, comparison.plans.values(), strict=True):
-        layer, expert = most_endangered(plan, load_LE, comparison.layer)
+    names = shorten_names(list(plans), NAME_WIDTH)
+    for name, plan in zip(names, plans.values(), strict=True):
+        layer, expert = most_endangered(plan, load_LE, layer_shown)
         title = f"{name}, layer {layer}" if plan.num_layers > 1 else name
         num_nodes = int(plan.holds_LEN[layer, expert].sum())
         share_E = load_LE[layer] / load_LE[layer].sum()

@@ -8,10 +8,11 @@ import numpy as np
 
 from lazsim.files import json_bytes
 from lazsim.output.folder import name_pictures
-from lazsim.output.maps import layer_maps, text_maps
+from lazsim.output.maps import LayerMap, layer_maps, text_maps
+from lazsim.output.report import Report
 from lazsim.output.table import Column, Part, Table, key, terminal_width
 from lazsim.reliability import SurvivalCurve
-from lazsim.reliability.comparison import NodeLoss, PlanComparison
+from lazsim.reliability.comparison import NodeLoss, PlanComparison, all_inputs
 from lazsim.reliability.failure_scenarios import FailureScenarios
 from lazsim.reliability.survival import PolicyReliability, ReliabilityReport
 from lazsim.units import GIB, MIB
@@ -46,7 +47,7 @@ def comparison_parts(comparison: PlanComparison, width: int | None = None) -> It
         yield _change_table(comparison)
     if comparison.lost:
         yield from _loss_parts(comparison)
-    maps = list(text_maps(layer_maps(comparison), width or terminal_width()))
+    maps = list(text_maps(_maps(comparison), width or terminal_width()))
     if maps:
         yield "experts on each node; * the most endangered one, - an empty slot"
         yield from maps
@@ -56,8 +57,12 @@ def comparison_files(comparison: PlanComparison) -> dict[str, bytes]:
     """Return the content of every file of ``lazsim place --out``, by name."""
     from lazsim.output.plots.placement import placement_figure
 
-    pictures = name_pictures("placement", placement_figure(layer_maps(comparison)))
+    pictures = name_pictures("placement", placement_figure(_maps(comparison)))
     return {"place.json": json_bytes(comparison.to_json()), **pictures}
+
+
+def _maps(comparison: PlanComparison) -> list[LayerMap]:
+    return layer_maps(comparison.task, comparison.plans, comparison.layer)
 
 
 def reliability_parts(report: ReliabilityReport) -> Iterator[Part]:
@@ -83,13 +88,38 @@ def reliability_parts(report: ReliabilityReport) -> Iterator[Part]:
 
 def reliability_files(report: ReliabilityReport) -> dict[str, bytes]:
     """Return the content of every file of ``lazsim recovery --out``, by name."""
+    from lazsim.output.plots.placement import placement_figure
     from lazsim.output.plots.recovery import failure_sets_figure, recovery_figure
 
     return {
         "recovery.json": json_bytes(report.to_json()),
         **name_pictures("recovery", recovery_figure(report)),
         **name_pictures("failure-sets", failure_sets_figure(report)),
+        **name_pictures("placement-map", placement_figure(layer_maps(report.task, report.plans, None))),
     }
+
+
+def reliability_report(report: ReliabilityReport) -> Report:
+    """Return what the page says: the policies that differ most at some number of failures."""
+    curves = {name: found.curve for name, found in report.policies.items()}
+    probs_PF = np.array([curve.recovery_prob for curve in curves.values()])
+    column = int(np.argmax(np.ptp(probs_PF, axis=0)))
+    names, prob_P = list(curves), probs_PF[:, column]
+    failed, unit = next(iter(curves.values())).failures[column], report.scenarios.unit
+    best, worst = int(prob_P.argmax()), int(prob_P.argmin())
+    answer = f"When {failed} {unit} fail together, every expert survives with probability "
+    answer += f"{prob_P[best]:.3f} under {names[best]}"
+    if prob_P[worst] < prob_P[best]:
+        answer += f", and {prob_P[worst]:.3f} under {names[worst]}"
+    return Report(
+        f"Do the experts survive on {report.task.num_nodes} nodes?",
+        f"{answer}.",
+        all_inputs(report.task, names, report.scenarios.inputs),
+        pictures={
+            f"probability that every expert survives, by number of failed {unit}": "recovery.png",
+            "where each policy places the experts; of several layers, the one most in danger": "placement-map.png",
+        },
+    )
 
 
 def _score_table(comparison: PlanComparison) -> Table:

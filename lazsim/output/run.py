@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 from lazsim.costmodel.memory import MemoryUse
@@ -9,6 +10,7 @@ from lazsim.engine.ledger import BUCKETS
 from lazsim.files import json_bytes
 from lazsim.output.folder import name_pictures
 from lazsim.output.model import size_text
+from lazsim.output.report import Report, timeline_of
 from lazsim.output.table import Column, Part, Table, key
 from lazsim.study.deadline import DeadlineResult
 from lazsim.study.result import RunResult
@@ -61,6 +63,39 @@ def run_files(result: RunResult) -> dict[str, bytes]:
     if any(run.plan_recovery for run in result.runs):
         contents |= name_pictures("placements", placements_figure(result))
     return contents
+
+
+def run_report(result: RunResult) -> Report:
+    """Return what the page of a run says."""
+    best, *others = sorted(result.runs, key=lambda run: -run.samples)
+    trains = f"{best.name} keeps {best.goodput_samples_per_s:.2f} samples/s"
+    if best.samples:
+        trains += "".join(f", {best.samples / run.samples:.2f} times {run.name}'s" for run in others if run.samples)
+    error = f" (95 % interval +- {best.samples_error:.1%} for plans that were sampled)" if best.samples_error else ""
+    return Report(
+        f"{result.inputs['model']['name']} on {result.inputs['cluster']['name']} under {result.trace['name']}",
+        f"Over {format_duration(best.wall_s)}, {trains}{error}; {best.ettr:.0%} of its time is productive (ETTR).",
+        result.inputs,
+        timeline_of({run.name: run for run in result.runs}),
+        [_failure_table(result)] if any(run.failures for run in result.runs) else (),
+    )
+
+
+def _failure_table(result: RunResult) -> Table:
+    """Return a row for each failure that a system felt."""
+    rows = [
+        (run.name, one.time_s, " ".join(one.nodes), one.decision or None, one.why or None,
+         None if one.trains_at_s is None else one.trains_at_s - one.time_s, one.lost_steps, one.experts_moved)
+        for run in result.runs for one in run.failures
+    ]  # fmt: skip
+    columns = [
+        key("system"),
+        Column("at", lambda time_s: str(timedelta(seconds=round(time_s)))),
+        Column("nodes", kind="text"),
+        Column("decision", kind="text"),
+    ]
+    columns += [Column("why", kind="text"), Column("until training", format_duration), Column("lost steps", ",d")]
+    return Table([*columns, Column("experts moved", ",d")], rows, "failure by failure")
 
 
 def _outcome_table(result: RunResult) -> Table:

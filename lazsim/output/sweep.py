@@ -5,7 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lazsim.output.folder import name_pictures
+from lazsim.output.report import Report
 from lazsim.output.table import Column, Part, Table, key
+from lazsim.specs import sha256 as sha256_of
 from lazsim.study.comparison import Ranked
 from lazsim.study.intervals import MIN_SAMPLES, Interval
 from lazsim.study.sweep_result import Alternative, Contest, SpareCost, SweepResult, paying_spares
@@ -16,8 +18,8 @@ MOST_SETTINGS = 20
 MOST_TIES = 3
 """Ties that are named; ``--json`` has all of them."""
 
-SWEEP_FILES = ("comparison.png", "comparison.pdf", "spares.png", "spares.pdf")
-"""Pictures of a sweep's folder, where there is something to compare."""
+SWEEP_FILES = ("comparison.png", "comparison.pdf", "spares.png", "spares.pdf", "report.html")
+"""Files of a sweep's folder beside its rows; pictures where there is something to compare."""
 
 
 def sweep_parts(result: SweepResult) -> Iterator[Part]:
@@ -41,12 +43,43 @@ def sweep_parts(result: SweepResult) -> Iterator[Part]:
 
 def sweep_files(result: SweepResult) -> dict[str, bytes]:
     """Return the pictures of a sweep by name: none where there is nothing to compare."""
-    if len({(row["run"], *(row[axis] for axis in result.setting_keys)) for row in result.means()}) < 2:
+    if not _has_picture(result):
         return {}
     from lazsim.output.plots.sweep import spares_figure, sweep_figure
 
     pictures = name_pictures("comparison", sweep_figure(result))
     return pictures | (name_pictures("spares", spares_figure(result.spares())) if result.spares() else {})
+
+
+def sweep_report(result: SweepResult, name: str, sha256: str) -> Report:
+    """Return what the page of a sweep says; `name` and `sha256` are those of its specification."""
+
+    def words(one: Ranked[Alternative]) -> str:
+        run, setting = one.name
+        values = (f"{axis} {_value(value)}" for axis, value in zip(result.setting_keys, setting, strict=True))
+        return " with ".join(filter(None, (run, ", ".join(values))))
+
+    answer = "No run ended well."
+    if result.rows:
+        best, *others = result.contests()[0].ranking
+        ties = [words(one) for one in others if one.is_tie]
+        told = f"; it cannot be told from {'; '.join(ties[:MOST_TIES])}" if ties else ""
+        if any(one.is_tie is None for one in others):
+            told = "; too few seeds to tell it from the others"
+        answer = f"{words(best)} trains most: {_half(best.mean, ',.0f')} samples{told}."
+    ids = [row["id"] for row in result.rows]
+    hashed = {"name": f"{len(ids)}; table.csv has the hash of each", "sha256": sha256_of("".join(ids).encode())}
+    return Report(
+        f"Sweep of {', '.join(result.setting_keys) or 'systems'}: {len(ids)} runs",
+        answer,
+        {"specification": {"name": name, "sha256": sha256}, "runs": hashed},
+        pictures={"samples along the axes": "comparison.png"} if _has_picture(result) else {},
+    )
+
+
+def _has_picture(result: SweepResult) -> bool:
+    """Tell whether there is something to compare."""
+    return len({(row["run"], *(row[axis] for axis in result.setting_keys)) for row in result.means()}) > 1
 
 
 def _explanation(num_seeds: set[int]) -> str:

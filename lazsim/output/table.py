@@ -227,7 +227,8 @@ def _paragraph(text: str, width: int) -> list[str]:
     return [line for one in lines for line in ([one] if cell_len(one) <= width else wrap(one, width, "  "))]
 
 
-def _cell(value: Any, form: Format) -> str:
+def cell_text(value: Any, form: Format) -> str:
+    """Write a value of a column."""
     if isinstance(value, str):
         return printable(" ".join(value.split()))
     if value is None or (isinstance(value, float) and math.isnan(value)):
@@ -279,7 +280,7 @@ class _Strip:
 def _table(table: Table, width: int) -> list[str]:
     columns = [Column(one) if isinstance(one, str) else one for one in table.columns]
     columns = [replace(one, heading=printable(one.heading)) for one in columns]
-    rows = [[_cell(value, one.format) for value, one in zip(row, columns, strict=True)] for row in table.rows]
+    rows = [[cell_text(value, one.format) for value, one in zip(row, columns, strict=True)] for row in table.rows]
     names = [one.heading for one in columns if one.has_name]
     strips = [_Strip(one, [row[index] for row in rows], names) for index, one in enumerate(columns)]
     head = wrap(printable(table.title), width, INDENT) if table.title else []

@@ -83,6 +83,7 @@ class ReliabilityReport:
     scenarios: FailureScenarios
     policies: Mapping[str, PolicyReliability]
     notes: tuple[str, ...]
+    plans: Mapping[str, PlacementPlan]
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data, the shape that ``lazsim recovery --json`` prints."""
@@ -138,7 +139,7 @@ def assess_plans(task: PlanningTask, scenarios: FailureScenarios, policies: Sequ
         }  # fmt: skip
         scenarios, curves = _until_all_lost(scenarios, curves)
         found = {name: _assess(plan, curves[name], scenarios, task.seed) for name, plan in plans.items()}
-    return ReliabilityReport(task, scenarios, found, (*task.notes, *notes, *_notes(scenarios, found)))
+    return ReliabilityReport(task, scenarios, found, (*task.notes, *notes, *_notes(scenarios, found)), plans)
 
 
 def _until_all_lost(

@@ -1,0 +1,195 @@
+"""A result as one page to send on: `report.html`, which takes nothing from the network."""
+
+import base64
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from lazsim import __version__
+from lazsim.engine.log import FailureRecord, TimeSpan, longest
+from lazsim.engine.simulate import SystemRun
+from lazsim.output.plots.run import time_unit, windows
+from lazsim.output.plots.style import LOOKS, looks_of
+from lazsim.output.table import Column, Part, cell_text
+from lazsim.units import format_duration
+
+TEMPLATE = Path(__file__).with_name("report.html.jinja")
+
+MOST_MARKS = 20_000
+"""Failures and phases of all systems that a timeline shows, each the longest: 1 MB of text."""
+
+MOST_ROWS = 1000
+"""Rows of a table that a page shows."""
+
+BUCKET_COLORS = dict(
+    zip(
+        ("checkpoint", "rebalance", "detect", "reconfigure", "transfer", "restart", "waiting", "lost_work"),
+        (look.color for look in LOOKS),
+        strict=False,
+    )
+)
+"""All that a job does but train."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a page says beside the tables of the terminal and the notes.
+
+    Attributes
+    ----------
+    title, answer : str
+        What was asked, and the answer in a sentence.
+    inputs : mapping
+        Every input by name; those that are files have their ``sha256``.
+    timeline : mapping or None
+        See `timeline_of`.
+    details : sequence of Table or str
+        Parts that follow those of the terminal.
+    pictures : mapping
+        Name of a PNG of the result by its caption, which also stands for the picture where it is not seen.
+    """
+
+    title: str
+    answer: str
+    inputs: Mapping[str, Any]
+    timeline: Mapping[str, Any] | None = None
+    details: Sequence[Part] = ()
+    pictures: Mapping[str, str] = field(default_factory=dict)
+
+
+def report_page(
+    report: Report, parts: Iterable[Part], notes: Sequence[str], command: str, files: Mapping[str, bytes]
+) -> bytes:
+    """Return a page; `command` is what makes the result again, and `files` are those beside the page."""
+    import jinja2
+    from markupsafe import Markup
+
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    pictures = {caption: base64.b64encode(files[name]).decode() for caption, name in report.pictures.items()}
+    page = environment.from_string(TEMPLATE.read_text()).render(
+        page={**vars(report), "pictures": pictures},
+        parts=[_part(part) for part in (*parts, *report.details)],
+        notes=notes,
+        command=command,
+        version=__version__,
+        inputs=list(_inputs(report.inputs)),
+        timeline_json=jinja2.utils.htmlsafe_json_dumps(report.timeline, dumps=_dumps),
+        bokeh_js=Markup(_bokeh_js()) if report.timeline else "",
+    )
+    return page.encode()
+
+
+def _dumps(value: Any, **_: Any) -> str:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+
+
+def _bokeh_js() -> str:
+    """Return the scripts of Bokeh, from its package and without importing it."""
+    spec = find_spec("bokeh")
+    assert spec, "lazsim depends on bokeh"
+    folder = Path(str(spec.origin)).parent / "server" / "static" / "js"
+    return "\n".join((folder / name).read_text() for name in ("bokeh.min.js", "bokeh-api.min.js"))
+
+
+def _part(part: Part) -> Any:
+    """Return a paragraph as it is, and a table with its cells as text."""
+    if isinstance(part, str):
+        return part
+    columns = [Column(one) if isinstance(one, str) else one for one in part.columns]
+    shown = [
+        {"heading": one.heading, "kind": one.kind, "is_key": one.is_key and index == 0}
+        for index, one in enumerate(columns)
+    ]
+    rows = [
+        [(cell_text(value, one.format), how) for value, one, how in zip(row, columns, shown, strict=True)]
+        for row in part.rows[:MOST_ROWS]
+    ]
+    more = len(part.rows) - len(rows)
+    notes = [*part.notes, *([f"{more:,} more rows are in the other files"] if more else [])]
+    return {"title": part.title, "columns": shown, "rows": rows, "notes": notes}
+
+
+def _inputs(inputs: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str, str]]:
+    """Yield the name, value and hash of each input; what is nested has a dotted name."""
+    for name, value in inputs.items():
+        if value is None:
+            continue
+        if isinstance(value, Mapping) and "sha256" not in value:
+            yield from _inputs(value, f"{prefix}{name}.")
+            continue
+        sha256 = ""
+        if isinstance(value, Mapping):
+            sha256 = value["sha256"] or ""
+            value = {key: one for key, one in value.items() if key != "sha256"}
+        yield prefix + name, _text(value), sha256
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_text, value))
+    if isinstance(value, Mapping) and "name" in value:
+        others = (f"{key} {_text(one)}" for key, one in value.items() if key != "name" and one is not None)
+        return ", ".join((str(value["name"]), *others))
+    return value if isinstance(value, str) else _dumps(value)
+
+
+def timeline_of(runs: Mapping[str, SystemRun]) -> dict[str, Any]:
+    """Return runs of one trace by name as the data of a timeline, in the unit of its axis."""
+    first = next(iter(runs.values()))
+    unit, unit_s = time_unit(first.wall_s)
+    looks = looks_of(list(runs))
+    most = MOST_MARKS // len(runs)
+    systems = []
+    for name, run in runs.items():
+        bounds_s, kept, _ = windows(run.states, run.wall_s)
+        rates = [*kept.tolist(), float(kept[-1])]
+
+        def rate_at(time_s: float, bounds: Any = bounds_s, rates: Sequence[float] = rates) -> float:
+            return rates[max(0, int(bounds.searchsorted(time_s)) - 1)]
+
+        stops = [span for span in run.phases if span.what in BUCKET_COLORS]
+        systems.append(
+            {
+                "name": name,
+                "color": looks[name].color,
+                "dash": [] if looks[name].line == "-" else [6, 3],
+                "x": (bounds_s / unit_s).round(6).tolist(),
+                "rate": [round(rate, 4) for rate in rates],
+                "failures": _columns([_failure(one, unit_s, rate_at) for one in run.failures[:most]], FAILURE_COLUMNS),
+                "phases": _columns([_phase(span, unit_s) for span in longest(stops, most)], PHASE_COLUMNS),
+            }
+        )
+    alive = [(state.time_s / unit_s, state.num_alive) for state in first.states]
+    alive = [one for one, before in zip(alive, [(0.0, -1), *alive], strict=False) if one[1] != before[1]]
+    alive = alive[:: -(-len(alive) // MOST_MARKS)]
+    end = first.wall_s / unit_s
+    nodes = {"x": [*(round(at, 6) for at, _ in alive), end], "alive": [*(num for _, num in alive), alive[-1][1]]}
+    phases = {what.replace("_", " "): color for what, color in BUCKET_COLORS.items()}
+    return {"unit": unit, "end": end, "systems": systems, "nodes": nodes, "phases": phases}
+
+
+FAILURE_COLUMNS = ("time", "rate", "nodes", "decision", "why", "outage", "lost_steps")
+PHASE_COLUMNS = ("start", "end", "what", "seconds", "color")
+
+
+def _columns(rows: Sequence[Sequence[Any]], names: Sequence[str]) -> dict[str, list[Any]]:
+    return {name: [row[index] for row in rows] for index, name in enumerate(names)}
+
+
+def _failure(failure: FailureRecord, unit_s: float, rate_at: Callable[[float], float]) -> tuple[Any, ...]:
+    outage = "never" if failure.trains_at_s is None else format_duration(failure.trains_at_s - failure.time_s)
+    named = " ".join(failure.nodes[:8]) + (f" and {len(failure.nodes) - 8} more" if len(failure.nodes) > 8 else "")
+    decision = f"{failure.decision or 'failed again before it was noticed'} {failure.source}".strip()
+    at, rate = round(failure.time_s / unit_s, 6), round(rate_at(failure.time_s), 4)
+    return at, rate, named, decision, failure.why, outage, failure.lost_steps
+
+
+def _phase(span: TimeSpan, unit_s: float) -> tuple[Any, ...]:
+    seconds = round(span.end_s - span.start_s, 3)
+    start, end = round(span.start_s / unit_s, 6), round(span.end_s / unit_s, 6)
+    return start, end, span.what.replace("_", " "), seconds, BUCKET_COLORS[span.what]

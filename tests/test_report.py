@@ -1,0 +1,214 @@
+"""report.html: what it says, that it takes nothing from outside, and that a browser shows it."""
+
+import hashlib
+import re
+import shutil
+from html.parser import HTMLParser
+
+import pytest
+
+import lazsim
+from lazsim.output.report import Report, report_page
+from lazsim.output.run import run_parts, run_report
+from lazsim.output.table import Column, Table, key
+from tests.conftest import ROOT
+
+TRACE = ROOT / "traces" / "spot-p3-like.csv"
+MOST_BYTES = 3 << 20
+
+VOID = {"meta", "img", "br", "link", "input"}
+
+
+class Outline(HTMLParser):
+    """Collects elements, checks that they are closed in order, and keeps the text outside of scripts."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.elements, self.open, self.text = [], [], ""
+        self.feed(page)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        self.open += [tag] * (tag not in VOID)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if not {"script", "style"} & set(self.open):
+            self.text += data
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+@pytest.fixture(scope="module")
+def result():
+    return lazsim.simulate(TRACE, max_nodes=10, duration="80min", systems=["lazarus", "ds"])
+
+
+@pytest.fixture(scope="module")
+def page(result):
+    return report_page(run_report(result), run_parts(result), result.notes, "lazsim run --out DIR", {}).decode()
+
+
+@pytest.fixture(scope="module")
+def outline(page):
+    return Outline(page)
+
+
+def test_a_page_is_one_small_file_that_takes_nothing_from_outside(page, outline):
+    assert len(page.encode()) < MOST_BYTES
+    for tag, attributes in outline.elements:
+        for name in ("src", "href", "srcset", "action"):
+            assert attributes.get(name, "data:").startswith("data:"), tag
+    (policy,) = [one["content"] for one in outline.all("meta") if "content" in one and "default-src" in one["content"]]
+    assert policy.startswith("default-src 'none'")
+
+
+def test_a_page_has_what_a_screen_reader_goes_by(outline):
+    assert outline.all("html") == [{"lang": "en"}]
+    assert (len(outline.all("h1")), len(outline.all("main")), len(outline.all("title"))) == (1, 1, 1)
+    assert all("scope" in one for one in outline.all("th"))
+    assert all(one["alt"] for one in outline.all("img"))
+
+
+def test_a_page_says_what_was_asked_the_answer_and_what_does_not_hold(result, outline):
+    lazarus, ds = result.runs
+    text = " ".join(outline.text.split())
+    assert (
+        f"lazarus keeps {lazarus.samples / 4800:.2f} samples/s, {lazarus.samples / ds.samples:.2f} times ds's" in text
+    )
+    assert all(note in text for note in result.notes)
+    assert "lazsim run --out DIR" in text
+    # Every failure has its row.
+    assert (
+        text.count("the system restarts after such a failure")
+        >= sum(not one.why.startswith("the nodes") for one in ds.failures)
+        > 0
+    )
+
+
+def test_a_page_names_every_input_with_its_hash(outline):
+    assert hashlib.sha256(TRACE.read_bytes()).hexdigest() in outline.text
+    assert all(name in outline.text for name in ("gpt-s", "rtx3090x10", "testbed-a", "smartmoe-fit", "seed"))
+
+
+def test_names_from_outside_are_text_and_no_markup():
+    evil = "<script>alert(1)</script>"
+    table = Table([key("<b>"), Column("n", ",d")], [[evil, 3]], title=evil)
+    shown = report_page(Report(evil, evil, {"trace": {"name": evil, "sha256": "0"}}), [table, evil], [evil], evil, {})
+    assert Outline(shown.decode()).all("script") == Outline(shown.decode()).all("b") == []
+
+
+def test_data_of_a_timeline_cannot_end_its_script(result):
+    report = run_report(result)
+    report.timeline["systems"][0]["name"] = "</script><b>"
+    assert Outline(report_page(report, [], [], "", {}).decode()).all("b") == []
+
+
+def test_recovery_writes_a_page_with_the_map_of_the_plans(lazsim, tmp_path):
+    # Each of 2 experts is on two of 4 nodes: 2 of the 6 pairs of nodes that can fail together hold all of one.
+    plan = ["--nodes", 4, "--slots", 1, "--replicas", "2,2", "--policy", "mro"]
+    lazsim("recovery", *plan, "--failures", "2", "--out", tmp_path)
+    outline = Outline((tmp_path / "report.html").read_text())
+    assert "When 2 nodes fail together, every expert survives with probability 0.667 under mro." in outline.text
+    assert len(outline.all("img")) == 2
+    assert "--failures 2 --out DIR" in outline.text
+
+
+def test_a_sweep_writes_a_page_with_the_best_setting(lazsim, tmp_path):
+    spec = tmp_path / "spec.toml"
+    spec.write_text('[base]\ntrace = "fail-every-5min"\nduration = "3min"\n[grid]\nsystem = ["lazarus", "ds"]\n')
+    lazsim("sweep", spec, "--out", tmp_path / "out", "--jobs", 1)
+    outline = Outline((tmp_path / "out" / "report.html").read_text())
+    assert "lazarus trains most: " in outline.text
+    assert hashlib.sha256(spec.read_bytes()).hexdigest() in outline.text
+
+
+# A browser.
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if path is None:
+        pytest.skip("no Chromium or Chrome on the PATH")
+    with sync_api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="module")
+def tab(browser, page, tmp_path_factory):
+    """Show the page; nothing goes wrong in it and nothing is asked of the network, whatever the tests do to it."""
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    path.write_text(page)
+    faults = []
+    tab = browser.new_page(viewport={"width": 1000, "height": 900})
+    tab.on("console", lambda message: faults.append(message.text) if message.type in ("error", "warning") else None)
+    tab.on("pageerror", lambda error: faults.append(str(error)))
+    tab.on("request", lambda asked: faults.append(asked.url) if not asked.url.startswith(("file:", "data:")) else None)
+    tab.goto(path.as_uri())
+    tab.wait_for_function("Bokeh.documents.length && Bokeh.documents[0].is_idle")
+    yield tab
+    assert faults == []
+
+
+RATES, PHASES = (f"Bokeh.documents[0].roots()[{index}]" for index in (0, 1))
+"""The first two panels of a timeline, in the browser."""
+
+
+def luminance(color):
+    red, green, blue = (int(part) / 255 for part in re.findall(r"\d+", color)[:3])
+    return 0.2126 * red**2.2 + 0.7152 * green**2.2 + 0.0722 * blue**2.2
+
+
+def test_a_browser_draws_the_timeline_and_tells_of_failures_under_the_pointer(tab, result):
+    plot = tab.locator("#timeline .bk-Figure").first
+    first = result.runs[0].failures[0]
+    # The screen coordinates of the first failure, from the ranges of the plot.
+    x, y = tab.evaluate(
+        f"""(time) => {{
+          const {{x_scale, y_scale}} = Bokeh.index.find_one({RATES}).frame;
+          return [x_scale.compute(time), y_scale.compute({RATES}.renderers[1].data_source.data.rate[0])];
+        }}""",
+        first.time_s / 60,
+    )
+    box = plot.bounding_box()
+    tab.mouse.move(box["x"] + x, box["y"] + y)
+    tab.locator(".bk-Tooltip", has_text=first.nodes[0]).first.wait_for(timeout=5000)
+
+
+def test_a_system_is_turned_off_by_its_name_and_the_wheel_zooms(tab):
+    visible = f"{RATES}.renderers.filter(one => one.visible).length"
+    assert tab.evaluate(visible) == 4
+    tab.evaluate(f"{RATES}.renderers[0].visible = false")
+    assert tab.evaluate(f"{PHASES}.renderers.map(one => one.visible)") == [False, True]
+    box = tab.locator("#timeline .bk-Figure").first.bounding_box()
+    tab.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    tab.mouse.wheel(0, -300)
+    tab.wait_for_function(f"{RATES}.x_range.end - {RATES}.x_range.start < 79")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_stands_out_in_both_colour_schemes(tab, scheme):
+    tab.emulate_media(color_scheme=scheme)
+    for where in ("body", ".answer", "figcaption", "thead th", "caption"):
+        text = tab.evaluate(f"getComputedStyle(document.querySelector('{where}')).color")
+        back = tab.evaluate("getComputedStyle(document.body).backgroundColor")
+        dark, light = sorted((luminance(text), luminance(back)))
+        # The contrast that WCAG 2.1 asks of text (AA).
+        assert (light + 0.05) / (dark + 0.05) > 4.5, where
+    assert (luminance(back) < 0.1) == (scheme == "dark")
+
+
+def test_a_page_fits_a_phone(tab):
+    tab.set_viewport_size({"width": 400, "height": 800})
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 400
