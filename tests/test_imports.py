@@ -133,6 +133,8 @@ def test_no_packages_import_each_other():
         ("joblib", {"study"}),
         ("ray", {"study"}),
         ("simpy", {"engine"}),
+        ("jinja2", {"output"}),
+        ("bokeh", set()),
     ],
 )
 def test_each_heavy_library_is_imported_in_its_package_only(library, packages):
@@ -146,7 +148,20 @@ def test_each_heavy_library_is_imported_in_its_package_only(library, packages):
 
 @pytest.mark.parametrize("statement", ["import lazsim", "import lazsim.cli.group; lazsim.cli.group.cli.get_help"])
 def test_start_up_loads_nothing_heavy(statement, run_script):
-    heavy = {"numpy", "pandas", "matplotlib", "scipy", "torch", "joblib", "ray", "pooch", "rich", "simpy"}
+    heavy = {
+        "numpy",
+        "pandas",
+        "matplotlib",
+        "scipy",
+        "torch",
+        "joblib",
+        "ray",
+        "pooch",
+        "rich",
+        "simpy",
+        "jinja2",
+        "bokeh",
+    }
     script = f"import sys; {statement}; print(*sys.modules)"
     assert not heavy & set(run_script(script).split())
 

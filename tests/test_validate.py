@@ -16,6 +16,7 @@ import pytest
 pytest.importorskip("torch", reason="live training needs torch: pip install 'lazsim[live]'")
 
 from lazsim.engine.ledger import BUCKETS
+from lazsim.engine.log import State
 from lazsim.engine.simulate import SystemRun
 from lazsim.live import validate as validation
 from lazsim.live.calibration import (
@@ -33,7 +34,8 @@ from lazsim.live.record import LiveRun, Recovery, StepRecord
 from lazsim.live.spec import SMALL_MODEL, LiveSpec
 from lazsim.live.validate import Validation, compare, compress, forecast_notes, kills_and_joins, predict, quiet_trace
 from lazsim.live.worker_pool import WorkerPool
-from lazsim.output.live import validation_parts
+from lazsim.output.live import validation_files, validation_parts, validation_report
+from lazsim.output.report import report_page
 from lazsim.output.table import render
 from lazsim.routing.table import RecordedRouting
 from lazsim.specs import JobSpec, load_spec
@@ -364,3 +366,16 @@ def test_the_default_trace_is_hard(num_nodes):
     assert found.counts["failures"] == 10
     assert found.counts["restarts"] >= 5
     assert found.counts["reconfigurations"] >= 5
+
+
+def test_the_page_of_a_validation_names_its_worst_row_and_shows_both_runs():
+    states = (State(0.0, 2, 2, 10.0), State(60.0, 2, 2))
+    measured = live_run({2: 0.2, 4: 0.5}, states=states)
+    # 30 s of detection, predicted as 45 s: half as much again.
+    found = validated(measured, simulated(measured, ledger_s={"detect": 45.0}))
+    report = validation_report(found)
+    assert "is not within 30%: the worst of the judged rows, " in report.answer
+    assert "off by +50.0%" in report.answer
+    assert [one["name"] for one in report.timeline["systems"]] == ["measured", "predicted"]
+    page = report_page(report, validation_parts(found), found.notes, "lazsim validate", validation_files(found))
+    assert b"data:image/png;base64," in page
