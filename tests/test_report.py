@@ -152,6 +152,8 @@ def tab(browser, page, tmp_path_factory):
     path.write_text(page)
     faults = []
     tab = browser.new_page(viewport={"width": 1000, "height": 900})
+    # On a busy machine everything may take a minute.
+    tab.set_default_timeout(120_000)
     tab.on("console", lambda message: faults.append(message.text) if message.type in ("error", "warning") else None)
     tab.on("pageerror", lambda error: faults.append(str(error)))
     tab.on("request", lambda asked: faults.append(asked.url) if not asked.url.startswith(("file:", "data:")) else None)
@@ -183,7 +185,7 @@ def test_a_browser_draws_the_timeline_and_tells_of_failures_under_the_pointer(ta
     )
     box = plot.bounding_box()
     tab.mouse.move(box["x"] + x, box["y"] + y)
-    tab.locator(".bk-Tooltip", has_text=first.nodes[0]).first.wait_for(timeout=5000)
+    tab.locator(".bk-Tooltip", has_text=first.nodes[0]).first.wait_for()
 
 
 def test_a_system_is_turned_off_by_its_name_and_the_wheel_zooms(tab):
