@@ -38,6 +38,16 @@ def test_checkpoints_interrupt_training_at_their_interval():
     assert (result.steps, result.counts["checkpoints"]) == (135, 3)
 
 
+def test_a_job_without_checkpoints_begins_again_at_its_first_step_when_an_expert_is_lost():
+    # Two nodes of two slots hold each of four experts once. 50 steps and 1 s to 101 are lost. Detect to 116; a restart
+    # loads nothing, 30 s to 146; the other 54 s on new nodes are 27 steps. Joins need no checkpoint.
+    events = trace((0, "add", "a b"), (10, "add", "c"), (101, "remove", "b"))
+    job = {"checkpoint_interval_steps": {"lazarus": 0}, "rebalance_interval_steps": 10**6}
+    result = run("lazarus", events, 200.0, **job)
+    assert spent(result) == {"compute": 54, "lost_work": 101, "detect": 15, "restart": 30}
+    assert (result.steps, result.counts["lost_steps"], result.counts["checkpoints"]) == (27, 50, 0)
+
+
 def test_lazarus_goes_on_at_the_step_that_failed():
     # Failure at 101 s, 1 s into step 51: detect to 116, rebuild to 126, transfer to 133, then 67 s: 33 steps and half.
     result = run("lazarus", trace((0, "add", "a b c d"), (101, "remove", "d")), 200.0, **NEVER)

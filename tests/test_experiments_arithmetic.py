@@ -146,6 +146,13 @@ def test_recovery_takes_detection_rebuilding_and_transfers_where_experts_are_lef
     assert lazarus["overhead_s"] == DETECT_S + REBUILD_S + TRANSFER_S
 
 
+def test_without_checkpoints_a_restart_loads_nothing_and_loses_every_step():
+    four = on_nodes(4)
+    unsaved = msgspec.structs.replace(four.job, checkpoint_interval_steps={"ds": 0})
+    (row,) = recovery_times(SYSTEMS["ds"], replace(four, job=unsaved), EvenLoads(2, 4), 100, [[0, 1]])
+    assert (row["pause_s"], row["lost_work_s"]) == (DETECT_S + RESTART_S - SAVE_S, 100 * STEP_S)
+
+
 def test_failures_of_nodes_that_are_not_in_use_cost_nothing():
     (row,) = recovery_times(SYSTEMS["ds"], on_nodes(5), EvenLoads(2, 4), 100, [[4]])
     assert row["overhead_s"] == 0

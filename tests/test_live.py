@@ -200,6 +200,14 @@ def test_an_expert_lost_everywhere_comes_back_from_the_checkpoint(pool, undistur
     assert largest_difference(blocks, undisturbed[1]) < ROUNDING
 
 
+def test_a_job_without_checkpoints_begins_again_and_ends_as_an_undisturbed_one(pool, undisturbed):
+    spec = tiny_spec("lazarus", interval=0, slots_per_node=2)
+    run, blocks = run_live(spec, Script(2, {("stepped", 6): [("kill", "n0"), ("start", "m0")]}), pool)
+    assert run.run.counts["restarts"] == 1
+    assert run.run.counts["lost_steps"] in (5, 6)  # A worker may be killed before it reports its last step.
+    assert largest_difference(blocks, undisturbed[1]) < ROUNDING
+
+
 @pytest.mark.parametrize("phase", ["entered", "rebuilt"])
 def test_a_kill_in_the_middle_of_a_recovery_is_survived(phase, pool, undisturbed):
     acts = {("stepped", 5): [("kill", "n1")], (phase, 2): [("kill", "n0")]}

@@ -66,6 +66,15 @@ def test_a_run_that_never_reaches_a_checkpoint_says_that_it_keeps_no_step():
     assert notes[0].endswith(" steps: no failure leaves time for a checkpoint after 50")
 
 
+def test_a_run_without_checkpoints_says_where_its_restarts_begin():
+    none = {"job.checkpoint_interval_steps.ds": 0}
+    changes = [Event(20.0 * turn, kind, "n0") for turn in range(1, 30) for kind in ("remove", "add")]
+    notes = notes_of(nodes_at(0.0, 4, 600.0, *changes), ("ds",), **none)
+    assert notes[0].startswith("ds keeps none of ")
+    assert notes[0].endswith(" steps: it makes no checkpoints")
+    assert "makes no checkpoints, so that a restart goes back to step 0: ds" in notes
+
+
 def test_a_run_shorter_than_a_step_says_so():
     assert "lazarus trains nothing: none of its steps ends before the run or a failure does" in notes_of(
         nodes_at(0.0, 6), duration=0.01

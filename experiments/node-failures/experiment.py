@@ -27,8 +27,8 @@ from lazsim.study.experiment import Outcome
 
 SETTINGS = {
     "models": ["gpt-s", "gpt-m", "gpt-l"],
-    "cluster": "rtx3090x10",
-    "job": "testbed-a",
+    # As published, Lazarus takes no checkpoints here: an expert that is lost takes it back to the first step.
+    "base": {"cluster": "rtx3090x10", "job": "testbed-a", "job.checkpoint_interval_steps.lazarus": 0},
     "systems": ["lazarus", "ds-ft", "ds"],
     "policies": ["mro", "spread", "compact", "euclid", "ep"],
     # Steps at which nodes fail.
@@ -72,7 +72,7 @@ def run(context, settings):
 
 def cases(context, settings):
     """Yield the inputs of `measure`, with a hash of all it reads."""
-    shared = {key: settings[key] for key in ("cluster", "job", "systems", "policies", "failures", "sets")}
+    shared = {key: settings[key] for key in ("base", "systems", "policies", "failures", "sets")}
     for (loads, routing), model in product(context.routings().items(), settings["models"]):
         case = shared | {"loads": loads, "routing": routing, "model": model, "seed": settings["seeds"][0]}
         ids = [scenario.id for scenario in scenarios(case).values()]
@@ -82,7 +82,7 @@ def cases(context, settings):
 
 def scenarios(case):
     """Return the scenario of each system."""
-    names = {key: case[key] for key in ("model", "cluster", "job", "routing", "seed")}
+    names = case["base"] | {key: case[key] for key in ("model", "routing", "seed")}
     return {system: resolve(names | {"system": system}) for system in case["systems"]}
 
 
@@ -141,8 +141,8 @@ def recovery_times(system, costs, loads, step, sets):
     Notes
     -----
     Detection, then rebuilding and transfers where the nodes in use still hold every expert and the system recovers from
-    peers; else a restart, the load of the checkpoint and the work since then, on average half of an interval. A
-    failure of nodes that are not in use costs nothing.
+    peers; else a restart, the load of the checkpoint and the work since then, on average half of an interval; of a
+    system without checkpoints all steps. A failure of nodes that are not in use costs nothing.
     """
     planner = Planner(system, costs, loads)
     num_nodes = costs.cluster.num_nodes
@@ -150,7 +150,8 @@ def recovery_times(system, costs, loads, step, sets):
     plan = planner.plan(used, step)
     servers_H = np.arange(num_nodes) // costs.cluster.nodes_per_server
     step_s = float(StepCost(costs, plan, system.layout(costs, servers_H[:used])).step_s(loads.loads([step]))[0])
-    lost_work_s = costs.job.checkpoint_interval_steps[system.name] / 2 * step_s
+    interval_steps = costs.job.checkpoint_interval_steps[system.name]
+    lost_work_s = (interval_steps / 2 if interval_steps else step) * step_s
 
     def recover(failed):
         kept = [node for node in range(used) if node not in failed]
@@ -166,7 +167,7 @@ def recovery_times(system, costs, loads, step, sets):
             binding = bind_nodes(costs, left.holds_LEN, planner.plan(usable, step))
             seconds = binding.transfer_s(costs, server_H.astype(np.int64))
             return outcome(costs.cluster.recovery.detect_s + costs.cluster.recovery.rebuild_s + seconds)
-        load_s = checkpoint_load_s(costs, planner.plan(usable, step)) if usable else 0.0
+        load_s = checkpoint_load_s(costs, planner.plan(usable, step)) if usable and interval_steps else 0.0
         return outcome(costs.cluster.recovery.detect_s + restart_s(costs, usable) + load_s, lost_work_s, 1.0)
 
     return [recover(set(failed)) for failed in sets]

@@ -59,8 +59,8 @@ NO_MOVE = Moved(0, 0.0, 0.0)
 class Job:
     """A job under one system; see `lazsim.engine.simulate.simulate_system`.
 
-    It saves a checkpoint every `interval_steps`. The simulation ends at `end_s`. `on_plan` is called whenever the plan
-    in force may have changed; see `lazsim.engine.plan_reliability`. `planning` is one of
+    It saves a checkpoint every `interval_steps`, unless that is 0. The simulation ends at `end_s`. `on_plan` is called
+    whenever the plan in force may have changed; see `lazsim.engine.plan_reliability`. `planning` is one of
     `lazsim.engine.sampling.PLANNINGS`. Nodes beyond those in service are `spares`.
     """
 
@@ -95,7 +95,9 @@ class Job:
         self.extrapolated_s = self.below_threshold_s = 0.0
         self._has_started = False
         self._step_s = 0.0
-        self.interval_steps = interval_steps or costs.job.checkpoint_interval_steps[system.name]
+        own_steps = costs.job.checkpoint_interval_steps
+        self.interval_steps = own_steps[system.name] if interval_steps is None else interval_steps
+        self._boundaries = [steps for steps in (self.interval_steps, costs.job.rebalance_interval_steps) if steps]
         self._join_at_s: float | None = None
         self._before_s: Mapping[str, float] = {}
         self._dropped: set[str] = set()
@@ -293,7 +295,6 @@ class Job:
     def _train(self, state: Training) -> Activity:
         """Train until nodes join or the plan changes; do whatever is due at each step boundary first."""
         job = self.costs.job
-        checkpoint_steps = self.interval_steps
         joins_first = state.joins_first
         while True:
             if joins_first and self._join_is_due():
@@ -306,11 +307,10 @@ class Job:
             if protocol.rebalance_is_due(self.system, step, state.planned_step, job.rebalance_interval_steps):
                 yield from self._rebalance(state)
                 return
-            if self.progress.is_due(checkpoint_steps, self.progress.saved_step):
+            if self.progress.is_due(self.interval_steps, self.progress.saved_step):
                 yield from self._checkpoint(state)
             if not self._join_is_due():
-                boundaries = (checkpoint_steps, job.rebalance_interval_steps)
-                yield from self._compute(state, min(interval - step % interval for interval in boundaries))
+                yield from self._compute(state, min(interval - step % interval for interval in self._boundaries))
 
     def _join(self, state: Training) -> Activity:
         """Take in the nodes collected: in place, or by a checkpoint and a restart."""
@@ -521,13 +521,12 @@ class Job:
 
     def _require_end(self, step_s: float) -> None:
         """Refuse a run that would not come to its end in hours of computing."""
-        job = self.costs.job
-        intervals = (LOAD_SAMPLE_STEPS, self.interval_steps, job.rebalance_interval_steps)
+        most_steps = min(LOAD_SAMPLE_STEPS, *self._boundaries)
         left_s = self._end_s - self.env.now
-        if left_s > MAX_STRETCHES * min(intervals) * step_s:
+        if left_s > MAX_STRETCHES * most_steps * step_s:
             raise SpecError(
                 f"`duration` {format_duration(self._end_s)}: steps take {step_s:.3g} s, and at most {MAX_STRETCHES:,} "
-                f"times {min(intervals)} of them can be simulated; choose a shorter one"
+                f"times {most_steps} of them can be simulated; choose a shorter one"
             )
 
     def _note_state(self) -> None:

@@ -122,8 +122,8 @@ class Progress:
         return lost
 
     def is_due(self, interval_steps: int, last_step: int) -> bool:
-        """Tell whether a multiple of the interval was reached since a step."""
-        return self.step // interval_steps > last_step // interval_steps
+        """Tell whether a multiple of the interval was reached since a step; none of 0 ever is."""
+        return interval_steps > 0 and self.step // interval_steps > last_step // interval_steps
 
     def _undo(self, saved: Saved, num_steps: int) -> Lost:
         """Take back the last steps."""

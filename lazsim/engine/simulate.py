@@ -57,7 +57,7 @@ class SystemRun:
     lost_token_share : float or None
         Share of the tokens trained whose updates of experts were lost; None for systems that lose none.
     interval_steps : int
-        Steps between checkpoints.
+        Steps between checkpoints; 0 where none are made.
     host_bytes : float
         Bytes of each node's own memory that copies take.
     memory : MemoryUse or None
@@ -183,7 +183,7 @@ def simulate_system(
     score_plans
         Whether to find the recovery probability of every plan that is put in force, which takes time.
     interval_steps
-        Steps between checkpoints; those of the job when not given.
+        Steps between checkpoints, 0 for none; those of the job when not given.
     planning
         Whether to make every plan; one of `lazsim.engine.sampling.PLANNINGS`.
     prices

@@ -276,6 +276,7 @@ class Generation:
     def _train(self, trainer: Trainer) -> None:
         """Train until a pause or a failure."""
         generation, client, state, spec = self._start.generation, self._client, self._state, self._spec
+        interval_steps = spec.checkpoint_interval_steps
         begun_s = time.monotonic()
         saved_step = None
         while True:
@@ -292,7 +293,7 @@ class Generation:
             if self._rank == 0:
                 client.send(messages.StepDone(generation, state.step, loss, now_s - begun_s, loads))
             begun_s = now_s
-            if to_save or state.step % spec.checkpoint_interval_steps == 0:
+            if to_save or (interval_steps and state.step % interval_steps == 0):
                 self._save()
                 saved_step, begun_s = state.step, time.monotonic()
             if to_pause and state.step != spec.num_steps:

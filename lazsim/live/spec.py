@@ -84,7 +84,7 @@ class LiveSpec(Spec, frozen=True, kw_only=True):
 
     @property
     def checkpoint_interval_steps(self) -> int:
-        """Steps between checkpoints of this system."""
+        """Steps between checkpoints of this system; 0 where it makes one at its end only."""
         return self.job.checkpoint_interval_steps[self.system]
 
 

@@ -3,7 +3,7 @@
 from typing import Literal
 
 from lazsim.specs.parallel import ParallelSpec
-from lazsim.specs.record import Count, Quantity, Seconds, Spec
+from lazsim.specs.record import Amount, Count, Quantity, Seconds, Spec
 
 
 class JobSpec(Spec, frozen=True, kw_only=True):
@@ -26,7 +26,7 @@ class JobSpec(Spec, frozen=True, kw_only=True):
         How new nodes join the fault-tolerant variants of plain expert parallelism (``ds-ft``, ``tutel-ft``,
         ``dropless-ft``): ``reconfigure``, or a checkpoint and a ``restart``. Which was published is not said.
     checkpoint_interval_steps : mapping
-        Steps between checkpoints by system; Young's interval for one that has none.
+        Steps between checkpoints by system, 0 where it makes none; Young's interval for a system that is not named.
     activation_passes : float
         Activations of width ``d_model`` that a layer's element-wise kernels read or write, per token, forward.
     logit_passes : float
@@ -47,7 +47,7 @@ class JobSpec(Spec, frozen=True, kw_only=True):
     rebalance_interval_steps: Count
     join_wait_s: Seconds
     regrouped_joins: Literal["reconfigure", "restart"] = "reconfigure"
-    checkpoint_interval_steps: dict[str, Count]
+    checkpoint_interval_steps: dict[str, Amount]
     activation_passes: Quantity
     logit_passes: Quantity
     reorder_kernels: Quantity

@@ -53,15 +53,15 @@ def override(
 
 
 def scale(number: float, factor: float) -> float:
-    """Multiply a constant; a whole number, such as of steps, is rounded and stays at least 1.
+    """Multiply a constant; a whole number, such as of steps, is rounded and stays at least 1, if it is not 0.
 
     Examples
     --------
-    >>> scale(7, 1.5), scale(5.0, 0.5)
-    (10, 2.5)
+    >>> scale(7, 1.5), scale(5.0, 0.5), scale(0, 2.0)
+    (10, 2.5, 0)
     """
     # An endless product becomes a number that is too large for any field.
-    return max(1, round(min(MAX_WHOLE, number * factor))) if isinstance(number, int) else number * factor
+    return max(min(number, 1), round(min(MAX_WHOLE, number * factor))) if isinstance(number, int) else number * factor
 
 
 def field_at(value: Any, path: str) -> Any:

@@ -44,6 +44,9 @@ def _system_notes(scenarios: Sequence[Scenario], runs: Sequence[SystemRun]) -> l
         if run.interval_steps != scenario.job.checkpoint_interval_steps.get(run.system)
     ]
     notes = [f"steps between checkpoints, not given by the job: {', '.join(chosen)}"] if chosen else []
+    unsaved = [run.name for run in runs if not run.interval_steps]
+    if unsaved:
+        notes.append(f"makes no checkpoints, so that a restart goes back to step 0: {', '.join(unsaved)}")
     copies = [f"{run.name} {run.host_bytes / GIB:,.0f}" for run in runs if run.host_bytes]
     if copies:
         notes.append(f"GiB of each node's own memory for copies, which nothing checks: {', '.join(copies)}")
@@ -150,8 +153,10 @@ def _idle_note(scenario: Scenario, run: SystemRun, trace: Trace) -> str:
     if needed > most_nodes:
         return f"{run.name} waits throughout: it takes {needed} nodes, and the trace has at most {most_nodes}"
     if lost_steps := run.counts["lost_steps"]:
-        interval = job.checkpoint_interval_steps[run.system]
-        return f"{run.name} keeps none of {lost_steps} steps: no failure leaves time for a checkpoint after {interval}"
+        why = "it makes no checkpoints"
+        if run.interval_steps:
+            why = f"no failure leaves time for a checkpoint after {run.interval_steps}"
+        return f"{run.name} keeps none of {lost_steps} steps: {why}"
     if run.ledger_s["compute"] + run.ledger_s["lost_work"]:
         return f"{run.name} trains nothing: none of its steps ends before the run or a failure does"
     wait_s, begin_s, longest_s = job.join_wait_s, restart_s(costs, needed), _longest_s(trace, needed, run.wall_s)

@@ -28,7 +28,7 @@ from lazsim.units import DAY_S
 
 SEED = 0
 
-NEVER = 10**6
+NEVER = 0
 """Steps between checkpoints of a job that makes none."""
 
 REPLACED_S, NOTICED_S = 1.0, 2.0
