@@ -82,7 +82,8 @@ wheels: ## Fetch what a GPU machine without a network may lack, for make gpu
 		--python-version $(GPU_PYTHON) --platform manylinux_2_28_x86_64 --platform manylinux_2_27_x86_64 \
 		--platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 --constraint constraints.txt --dest wheels $(GPU_PACKAGES)
 
-growth: $(VENV)/dev.stamp ## Plot how the cost of placement and reliability grows
+growth: $(VENV)/dev.stamp ## Plot how the cost of runs, placement and reliability grows
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m tests.bench_runs docs/images/growth-runs.png
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m tests.bench_placement docs/images/growth.png
 
 format: $(VENV)/dev.stamp ## Format the code and sort its imports

@@ -1,8 +1,7 @@
 """How long allocation and placement take, beside placing replica by replica; ``make growth`` plots how cost grows."""
 
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from lazsim.placement.euclid import place_euclid
 from lazsim.placement.mro import place_mro
 from lazsim.placement.serving import rebalance_experts
 from lazsim.reliability import recovery_curve
-from tests.bench_reliability import DEEPSEEK, NUM_LAYERS, Place, placed_at_random, zipf_loads
+from tests.bench_reliability import DEEPSEEK, NUM_LAYERS, Place, least_cpu_s, placed_at_random, zipf_loads
 from tests.test_baselines import naive_packing, naive_replicas
 from tests.test_policies import published_mro
 
@@ -83,59 +82,51 @@ REFERENCES: dict[str, tuple[Callable[[], Callable[[], object]], float]] = {
 """Case -> what makes the call of the plain way, and how many times longer the whole of it takes."""
 
 SIZES = {
-    "num_layers": (1, 4, 16, 58, 116),
-    "num_experts": (32, 64, 128, 256, 512),
-    "num_nodes": (16, 32, 64, 128, 256, 512),
+    "layers": (1, 4, 16, 58, 116),
+    "experts": (32, 64, 128, 256, 512),
+    "nodes": (16, 32, 64, 128, 256, 512),
 }
 
 
 def growth(repeat: int = 3) -> list[tuple[str, str, int, float]]:
-    """Time each part along each axis from deepseek-v3 on: part, axis, size, least seconds of several."""
+    """Time each part along each axis from deepseek-v3 on: part, axis, size, least CPU seconds of several."""
     rows = []
     for axis, sizes in SIZES.items():
         for size in sizes:
-            num_nodes = size if axis == "num_nodes" else DEEPSEEK["num_nodes"]
+            num_nodes = size if axis == "nodes" else DEEPSEEK["num_nodes"]
             for place in (place_euclid, placed_at_random):
-                call = plan_from_loads(place, **{axis: size})
+                call = plan_from_loads(place, **{f"num_{axis}": size})
                 holds = call().holds_LEN
                 curve = partial(recovery_curve, holds, range(num_nodes + 1), "auto", np.random.default_rng(0))
                 name = place.__name__.removeprefix("place_").replace("_", " ")
                 parts = {f"recovery, {name}": curve}
                 if place is place_euclid:
                     parts = {"allocation and placement, euclid": call, **parts}
-                rows += [(part, axis, size, _least_s(part_call, repeat)) for part, part_call in parts.items()]
+                rows += [(part, axis, size, least_cpu_s(part_call, repeat)) for part, part_call in parts.items()]
     return rows
 
 
-def _least_s(call: Callable[[], object], repeat: int) -> float:
-    times = []
-    for _ in range(repeat):
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return min(times)
-
-
-def plot_growth(path: Path) -> None:
+def plot_growth(
+    rows: Sequence[tuple[str, str, float, float]], sizes_of: Mapping[str, Sequence[float]], path: Path
+) -> None:
     """Draw the cost of each part along each axis."""
     import matplotlib.pyplot as plt
 
     from lazsim.output.plots.style import COLORS, STYLE
 
-    rows = growth()
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, len(SIZES), figsize=(7.2, 2.4), sharey=True, layout="constrained")
-        for panel, (axis, sizes) in zip(axes, SIZES.items(), strict=True):
+        figure, axes = plt.subplots(1, len(sizes_of), figsize=(7.2, 2.4), sharey=True, layout="constrained")
+        for panel, (axis, sizes) in zip(axes, sizes_of.items(), strict=True):
             for color, part in zip(COLORS, dict.fromkeys(row[0] for row in rows), strict=False):
-                points = [(size, 1e3 * seconds) for name, along, size, seconds in rows if (name, along) == (part, axis)]
+                points = [(size, seconds) for name, along, size, seconds in rows if (name, along) == (part, axis)]
                 panel.loglog(*zip(*points, strict=True), marker="o", markersize=3, color=color, label=part)
-            panel.set_xlabel(axis.removeprefix("num_"))
-            panel.set_xticks(sizes, list(map(str, sizes)))
+            panel.set_xlabel(axis)
+            panel.set_xticks(sizes, [f"{size:g}" for size in sizes])
             panel.minorticks_off()
-        axes[0].set_ylabel("time (ms)")
+        axes[0].set_ylabel("CPU time (s)")
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
         figure.savefig(path, dpi=150)
 
 
 if __name__ == "__main__":
-    plot_growth(Path(sys.argv[1]))
+    plot_growth(growth(), SIZES, Path(sys.argv[1]))

@@ -58,6 +58,13 @@ class Held:
             return None
         return self.made.plan if self.is_whole else self.made.plan.nodes(self.seats)
 
+    @cached_property
+    def holds_LEN(self) -> Bools:
+        """Whether each of the nodes holds each expert, shape (L, E, N)."""
+        assert self.made is not None, "some nodes hold states"
+        whole = self.made.plan.holds_LEN
+        return whole if self.is_whole else whole.take(self.seats, axis=2)
+
     @property
     def num_seats(self) -> int:
         """Nodes of the plan as it was made."""
@@ -77,13 +84,13 @@ class Held:
 
     def is_complete(self, grid: Grid) -> bool:
         """Tell whether every expert, and the dense part of every stage, is on some node."""
-        return self.has_stages(grid) and self.plan is not None and is_recoverable(self.plan.holds_LEN)
+        return self.has_stages(grid) and is_recoverable(self.holds_LEN)
 
     def has_stages(self, grid: Grid) -> bool:
         """Tell whether every stage is on some node."""
         if self.made is None:
             return False
-        return len(np.unique(grid.stage_N(self.num_seats)[list(self.seats)])) == grid.num_stages
+        return len({seat * grid.num_stages // self.num_seats for seat in self.seats}) == grid.num_stages
 
     def without(self, failed: Collection[str]) -> "Held":
         """Return what is left when nodes fail."""

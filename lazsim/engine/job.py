@@ -235,6 +235,7 @@ class Job:
         takes_spares = self.spares.most_in_service is not None and self.system.is_elastic and self._join_is_due()
         decision = self._decide(state.held, joins_due=takes_spares)
         self.log.decide(decision.action.name.lower(), decision.source, decision.why)
+        self._note_doubt(state.held, decision)
         if decision.action in (protocol.Action.CONTINUE, protocol.Action.RECONFIGURE):
             self.state = Reconfiguring(state.held, decision)
             return
@@ -326,8 +327,7 @@ class Job:
 
     def _rebalance(self, state: Training) -> Activity:
         """Plan from the loads seen last; pause at this step boundary if that moves anything."""
-        age_steps = self.costs.job.rebalance_interval_steps
-        held, moved = self._bind(state.held, state.held.nodes, len(state.held.nodes), age_steps)
+        held, moved = self._bind(state.held, state.held.nodes, len(state.held.nodes))
         if moved.seconds > 0:
             yield from self._spend("rebalance", self.costs.cluster.recovery.regroup_s + moved.seconds)
             self.log.count("rebalances")
@@ -461,37 +461,44 @@ class Job:
             return held.has_stages(self.costs.grid)
         return held.is_complete(self.costs.grid)
 
+    def _note_doubt(self, held: Held, decision: protocol.Decision[str]) -> None:
+        """Note where it depends on the nodes' parts of the plan, unknown where plans are sampled, what was lost."""
+        if not (self.sampler.is_on and self.system.is_elastic and held.made is not None and decision.num_nodes):
+            return
+        fewest_nodes = (self._point(held) or held.made.plan).fewest_nodes
+        if held.num_seats - len(held.nodes) >= fewest_nodes:
+            restart = replace(decision, source="checkpoint")
+            self.sampler.doubted(
+                self.system.restart_s(self.costs, restart, held.made.plan) + self.interval_steps * self._step_s / 2
+            )
+
     def _find(self, key: Hashable, step: int, compute: Compute[FoundT]) -> FoundT:
         """Find what follows from plans, sampled where that is on. Plans of plain expert parallelism do not change."""
         if self.sampler.is_on and self.system.is_elastic:
             return self.sampler.find(key, step, compute)
         return compute(step, is_sampled=False)[1]
 
-    def _bind(
-        self, held: Held, candidates: tuple[str, ...], num_nodes: int, age_steps: int | None = None
-    ) -> tuple[Held, Moved]:
-        """Plan for some of the candidates; return these in the plan's order with the plan, and what they get.
-
-        The plans that stand for these are made `age_steps` after each other; as far apart as these if it is not given.
-        """
+    def _bind(self, held: Held, candidates: tuple[str, ...], num_nodes: int) -> tuple[Held, Moved]:
+        """Plan for some of the candidates; return these in the plan's order with the plan, and what they get."""
         before, after = held.made, self._planned(num_nodes)
         assert before is not None, "some nodes hold states"
         num_new, pause_s = len(candidates) - len(held.nodes), self.costs.cluster.recovery.regroup_s
-        stage_H = self.costs.grid.stage_N(held.num_seats)[list(held.seats)]
+        grid, age_steps = self.costs.grid, after.step - before.step
 
         def bind(step: int, *, is_sampled: bool) -> tuple[float, tuple[Moved, list[int] | None]]:
-            age = age_steps if is_sampled and age_steps is not None else after.step - before.step
-            plan = replace(held, made=before.at(max(0, step - age))).plan if is_sampled else held.plan
-            assert plan is not None, "some nodes hold states"
-            binding = bind_nodes(self.costs, plan.holds_LEN, after.at(step).plan, num_new=num_new, stage_H=stage_H)
+            holder = replace(held, made=before.at(max(0, step - age_steps))) if is_sampled else held
+            stage_H = grid.stage_N(held.num_seats)[list(held.seats)] if grid.num_stages > 1 else None
+            binding = bind_nodes(self.costs, holder.holds_LEN, after.at(step).plan, num_new=num_new, stage_H=stage_H)
             seconds = binding.transfer_s(self.costs, self.nodes.servers(candidates))
             chosen = None if is_sampled else binding.chosen_N.tolist()
             moved = Moved(binding.num_states, float(binding.bytes_HH.sum()), seconds)
             return seconds + (pause_s if seconds else 0.0), (moved, chosen)
 
-        # The same change of nearly as many nodes; between plans from the same loads only failed and new nodes fetch.
+        # The same change of nearly as many nodes. Between plans from the same loads only failed and new nodes fetch, and
+        # a plan made after the last rebalance has changed less than others.
         num_lost, num_left_out = held.num_seats - len(held.nodes), len(candidates) - num_nodes
-        key = "transfer", nearly(held.num_seats), num_lost, num_new, num_left_out, before.step == after.step
+        ages = age_steps == 0, age_steps < self.costs.job.rebalance_interval_steps
+        key = "transfer", nearly(held.num_seats), num_lost, num_new, num_left_out, *ages
         moved, chosen = self._find(key, after.step, bind)
         # Where another plan stands for this one, which node takes which part of it is not known.
         nodes = candidates[:num_nodes] if chosen is None else [candidates[index] for index in chosen]

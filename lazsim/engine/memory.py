@@ -8,6 +8,7 @@ import numpy as np
 from lazsim.costmodel.memory import MemoryUse, fullest_share, gpu_memory
 from lazsim.costmodel.step import CostModel
 from lazsim.engine.layout import LayoutCosts
+from lazsim.engine.planner import plan_each
 from lazsim.engine.systems import System
 from lazsim.routing import Routing
 
@@ -38,11 +39,12 @@ def memory_uses(
     """
     extra = system.extra_gpu_bytes(costs, num_nodes)
     layout = system.layout(costs, np.arange(num_nodes))
-    for load_LE in routing.loads(np.unique(np.linspace(0, num_steps, NUM_SAMPLES, dtype=np.int64))):
-        if isinstance(costs, LayoutCosts):
+    load_BLE = routing.loads(np.unique(np.linspace(0, num_steps, NUM_SAMPLES, dtype=np.int64)))
+    if isinstance(costs, LayoutCosts):
+        for load_LE in load_BLE:
             yield with_states(costs.memory(num_nodes, layout, load_LE), extra)
-            continue
-        plan = system.plan(costs, num_nodes, load_LE)
+        return
+    for load_LE, plan in zip(load_BLE, plan_each(system, costs, num_nodes, load_BLE), strict=True):
         share = fullest_share(costs.model, costs.job, costs.cluster.gpus_per_node, plan, layout, load_LE)
         yield with_states(gpu_memory(costs.model, share, saving=saving), extra)
 

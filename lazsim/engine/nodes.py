@@ -88,6 +88,8 @@ class Nodes:
 
     def servers(self, nodes: Sequence[str]) -> npt.NDArray[np.int64]:
         """Return the server of each of these nodes, numbered from 0 by first appearance."""
+        if self._nodes_per_server == 1:
+            return np.arange(len(nodes))
         servers = [self._place[node] // self._nodes_per_server for node in nodes]
         number = {server: index for index, server in enumerate(dict.fromkeys(servers))}
         return np.array([number[server] for server in servers])

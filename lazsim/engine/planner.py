@@ -12,11 +12,26 @@ from lazsim.routing import Routing
 NUM_AHEAD = 4
 """Plans made at once: a policy that plans each layer alone needs little more time for many layers than for a few."""
 
-MOST_SLOTS_AHEAD = 20_000
+MOST_SLOTS_TOGETHER = 20_000
 """Slots of all layers of a plan above which each plan costs its own time, and none is made ahead."""
 
 NUM_KEPT = 2
 """Plans kept beside those made last."""
+
+
+def plans_together(system: System, costs: CostModel, num_nodes: int) -> bool:
+    """Tell whether several plans take little more time than one: the policy plans each layer alone, and few slots."""
+    num_slots = costs.model.num_moe_layers * num_nodes * costs.cluster.slots_per_node
+    return system.policy is not None and system.policy.plans_layers_alone and num_slots <= MOST_SLOTS_TOGETHER
+
+
+def plan_each(system: System, costs: CostModel, num_nodes: int, load_BLE: Ints) -> list[PlacementPlan]:
+    """Plan for each sample of the loads."""
+    if not plans_together(system, costs, num_nodes):
+        return [system.plan(costs, num_nodes, load_LE) for load_LE in load_BLE]
+    plan = system.plan(costs, num_nodes, load_BLE.reshape(-1, load_BLE.shape[2]))
+    parts = plan.slots_LNS.reshape(len(load_BLE), -1, *plan.slots_LNS.shape[1:])
+    return [PlacementPlan(slots_LNS, plan.num_experts) for slots_LNS in parts]
 
 
 class Planner:
@@ -24,30 +39,22 @@ class Planner:
 
     def __init__(self, system: System, costs: CostModel, routing: Routing) -> None:
         self._system, self._costs, self._routing = system, costs, routing
-        self._looks_ahead = system.policy is not None and system.policy.plans_layers_alone
         self.usable_nodes = functools.cache(functools.partial(system.usable_nodes, costs))
         self._kept: dict[tuple[int, int], PlacementPlan] = {}
 
     def plan(self, num_nodes: int, step: int) -> PlacementPlan:
         """Plan from the loads of the last of `step` steps made; before the first, loads count as even."""
         if (num_nodes, step) not in self._kept:
-            num_layers = self._costs.model.num_moe_layers
             steps = [step]
-            if self._looks_ahead and num_layers * num_nodes * self._costs.cluster.slots_per_node <= MOST_SLOTS_AHEAD:
+            if plans_together(self._system, self._costs, num_nodes):
                 interval = self._costs.job.rebalance_interval_steps
                 steps += range((step // interval + 1) * interval, step + NUM_AHEAD * interval, interval)
-            plan = self._system.plan(self._costs, num_nodes, self._observed(steps))
-            parts = plan.slots_LNS.reshape(-1, num_layers, *plan.slots_LNS.shape[1:])
-            made = {
-                (num_nodes, each): PlacementPlan(slots, plan.num_experts)
-                for each, slots in zip(steps, parts, strict=True)
-            }
+            plans = plan_each(self._system, self._costs, num_nodes, self._observed(steps))
+            made = {(num_nodes, each): plan for each, plan in zip(steps, plans, strict=True)}
             self._kept = dict(list(self._kept.items())[-NUM_KEPT:]) | made
         return self._kept[num_nodes, step]
 
     def _observed(self, steps: list[int]) -> Ints:
-        """Return the loads before each of the steps, one after the other along the layers."""
+        """Return the loads before each of the steps, shape (B, L, E)."""
         loads = self._routing.loads([max(0, step - 1) for step in steps])
-        if steps[0] == 0:
-            loads = np.concatenate([np.ones_like(loads[:1]), loads[1:]])
-        return loads.reshape(-1, loads.shape[2])
+        return loads if steps[0] else np.concatenate([np.ones_like(loads[:1]), loads[1:]])

@@ -170,7 +170,9 @@ class Sampler:
 
     def at(self, key: Hashable, step: int) -> Series:
         """Return a series at a step. Its value is missing where a stretch begins."""
-        series = self._series.setdefault(key, Series())
+        if key not in self._series:
+            self._series[key] = Series()
+        series = self._series[key]
         window = step // self.window_steps
         # After a rollback, a stretch also stands for windows before it.
         if window >= series.start + series.length or not (series.is_sampled or window == series.start):
@@ -223,6 +225,14 @@ class Sampler:
             return
         interval_s2 = (lost_interval_steps * step_s) ** 2 / 6
         self._variance_s2 += step_s**2 / 6 + min(self.variance_s2(), interval_s2)
+
+    def doubted(self, seconds: float) -> None:
+        """Note that a run that makes every plan may have lost, or saved, the time of a restart.
+
+        Both have the same probability ``p`` of a restart: the difference has the variance ``2 p (1 - p) seconds**2``,
+        at most half of the square.
+        """
+        self._variance_s2 += seconds**2 / 2
 
     def variance_s2(self) -> float:
         """Return the variance of the time that was estimated; 0 where no value stood for others."""

@@ -80,9 +80,9 @@ class ModelledStepTimer:
         if stretch not in self._step_s:
             ahead = math.ceil((self._interval - step % self._interval) / LOAD_SAMPLE_STEPS)
             ahead = min(ahead, MOST_AHEAD)
-            stretches = np.arange(stretch, stretch + ahead)
-            loads = self._routing.loads(stretches * LOAD_SAMPLE_STEPS + LOAD_SAMPLE_STEPS // 2)
-            self._step_s = dict(zip(stretches.tolist(), self._cost.step_s(loads).tolist(), strict=True))
+            stretches = range(stretch, stretch + ahead)
+            loads = self._routing.loads([one * LOAD_SAMPLE_STEPS + LOAD_SAMPLE_STEPS // 2 for one in stretches])
+            self._step_s = dict(zip(stretches, self._cost.step_s(loads).tolist(), strict=True))
         return self._step_s[stretch]
 
     def stretch(self, step: int, most_steps: int) -> tuple[float, int]:

@@ -85,15 +85,23 @@ def _num_on_empty(left_LE: Ints, num_empty_L: Ints, num_last_L: Ints, num_slots:
     floor = total - num_last_L * (num_slots - num_held)
     floor[num_experts - num_held :] = 0
     room_L = num_empty_L * num_slots
-    counts = np.zeros((num_experts + 1, len(left_LE)), dtype=np.int64)
-    for expert in range(num_experts):
-        count = counts[expert]
+    counts = np.concatenate([np.zeros((1, len(left_LE)), dtype=np.int64), even])
+    first = 0
+    while first < num_experts:
+        # Counts follow from the one before. They are right up to the first that is not what follows, and mostly all.
+        count = counts[first:-1]
         once = np.minimum(count + num_empty_L, room_L)
-        least = np.maximum(count + over[expert], floor[expert])
-        most = np.maximum(np.minimum(count + left[expert], once), least)
+        least = np.maximum(count + over[first:], floor[first:])
+        most = np.maximum(np.minimum(count + left[first:], once), least)
         least = np.minimum(np.maximum(least, count), once)
-        np.minimum(np.maximum(even[expert], least), most, out=counts[expert + 1])
-    return (counts[1:] - counts[:-1]).T
+        following = np.minimum(np.maximum(even[first:], least), most)
+        wrong = np.flatnonzero((following != counts[first + 1 :]).any(axis=1))
+        if not len(wrong):
+            break
+        counts[first + 1 :] = following
+        first += int(wrong[0]) + 1
+    num_LE: Ints = (counts[1:] - counts[:-1]).T
+    return num_LE
 
 
 def _evenly(total_EL: Ints, num_empty_L: Ints, num_last_L: Ints, num_held: int) -> Ints:

@@ -46,32 +46,35 @@ class PlacementPlan:
         """Nodes of the plan."""
         return int(self.slots_LNS.shape[1])
 
-    def _cells(self) -> Ints:
-        """Return where the expert of each filled slot is in an array of shape (L, E, N)."""
+    @cached_property
+    def _filled(self) -> tuple[Ints, Ints]:
+        """Where the expert of each filled slot is in arrays of shape (L, E) and (L, E, N)."""
         num_layers, num_nodes = self.slots_LNS.shape[:2]
-        cells: Ints = (np.arange(num_layers)[:, None, None] * self.num_experts + self.slots_LNS) * num_nodes
-        cells += np.arange(num_nodes)[:, None]
-        return cells.ravel() if self.slots_LNS.min() >= 0 else cells[self.slots_LNS >= 0]
+        rows: Ints = np.arange(num_layers)[:, None, None] * self.num_experts + self.slots_LNS
+        cells: Ints = rows * num_nodes + np.arange(num_nodes)[:, None]
+        if self.slots_LNS.min() >= 0:
+            return rows.ravel(), cells.ravel()
+        is_filled = self.slots_LNS >= 0
+        return rows[is_filled], cells[is_filled]
 
     @cached_property
     def replicas_LEN(self) -> Ints:
         """Replicas of each expert on each node, shape (L, E, N)."""
         shape = self.num_layers, self.num_experts, self.num_nodes
-        counts: Ints = np.bincount(self._cells(), minlength=math.prod(shape))
+        counts: Ints = np.bincount(self._filled[1], minlength=math.prod(shape))
         return counts.reshape(shape)
 
     @cached_property
     def replicas_LE(self) -> Ints:
         """Replicas of each expert over all nodes, shape (L, E)."""
-        cells = np.arange(self.num_layers)[:, None, None] * self.num_experts + self.slots_LNS
-        total: Ints = np.bincount(cells[self.slots_LNS >= 0], minlength=self.num_layers * self.num_experts)
+        total: Ints = np.bincount(self._filled[0], minlength=self.num_layers * self.num_experts)
         return total.reshape(self.num_layers, self.num_experts)
 
     @cached_property
     def holds_LEN(self) -> Bools:
         """Whether a node holds a replica, shape (L, E, N)."""
         holds = np.zeros((self.num_layers, self.num_experts, self.num_nodes), dtype=np.bool_)
-        holds.ravel()[self._cells()] = True
+        holds.ravel()[self._filled[1]] = True
         return holds
 
     @property

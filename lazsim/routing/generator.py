@@ -137,12 +137,14 @@ class GeneratedRouting:
 
         Loads of a step follow from those of all steps before it: `RoutingFormatError` beyond some millions of steps.
         """
-        points = np.asarray(steps) // self._spec.interval_steps
-        if points.max(initial=0) >= self._most_blocks * BLOCK_POINTS:
+        points = [int(step) // self._spec.interval_steps for step in steps]
+        if max(points, default=0) >= self._most_blocks * BLOCK_POINTS:
             most = self._most_blocks * BLOCK_POINTS * self._spec.interval_steps
             raise RoutingFormatError(f"{self.name}: loads are generated for the first {most:,} steps; ask for these")
-        pieces, rows = np.divmod(points, self._piece_points)
-        return np.stack([self._piece(piece)[row] for piece, row in zip(pieces.tolist(), rows.tolist(), strict=True)])
+        tokens_BLE = np.empty((len(points), self.num_layers, self.num_experts), dtype=np.int64)
+        for tokens, point in zip(tokens_BLE, points, strict=True):
+            tokens[:] = self._piece(point // self._piece_points)[point % self._piece_points]
+        return tokens_BLE
 
     def _piece(self, piece: int) -> Ints:
         """Return the tokens at the points of a piece of a block."""

@@ -1,5 +1,6 @@
 """Models, their parameters and bytes."""
 
+from functools import cached_property
 from typing import Annotated, Literal
 
 from msgspec import Meta
@@ -113,7 +114,7 @@ class StateSpaceSpec(Spec, frozen=True, kw_only=True):
         return (self.projected_dim + self.inner_dim) * d_model
 
 
-class ModelSpec(Spec, frozen=True, kw_only=True):
+class ModelSpec(Spec, frozen=True, kw_only=True, dict=True):
     """An MoE transformer.
 
     Attributes
@@ -236,7 +237,7 @@ class ModelSpec(Spec, frozen=True, kw_only=True):
         """Layers with a feed-forward block that is not MoE; hybrid models have none."""
         return self.num_layers - self.num_moe_layers if self.state_space is None else 0
 
-    @property
+    @cached_property
     def block_params(self) -> dict[str, int]:
         """Parameters of one block of each kind, without biases and norms.
 
@@ -256,7 +257,7 @@ class ModelSpec(Spec, frozen=True, kw_only=True):
             "mtp": self.params_per_attention + moe + 2 * self.d_model**2,
         }
 
-    @property
+    @cached_property
     def params(self) -> dict[str, int]:
         """Parameters by part of the model; those of further-token layers are apart, in `mtp_params`."""
         block, gates = self.block_params, self.num_moe_layers * self.d_model * self.num_experts
@@ -285,7 +286,7 @@ class ModelSpec(Spec, frozen=True, kw_only=True):
         """All parameters, each counted once, without those of further-token layers."""
         return sum(self.params.values())
 
-    @property
+    @cached_property
     def dense_params(self) -> int:
         """Parameters outside the routed experts: attention, dense blocks, gates, embeddings."""
         return self.total_params - self.params["routed experts"]

@@ -1,0 +1,107 @@
+"""Whole runs that ``make bench`` times, and how their cost grows, which ``make growth`` plots."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import lazsim
+from lazsim.study.sweep import run_sweep
+from lazsim.study.sweep_spec import parse_sweep
+from tests.bench_placement import plot_growth
+from tests.bench_reliability import least_cpu_s
+
+ROOT = Path(__file__).parent.parent
+SHARED = Path(os.environ.get("LAZSIM_SHARED", ROOT.parent / "shared"))
+P3 = SHARED / "traces" / "bamboo" / "p3-trace.csv"
+
+DAY_S = 86400.0
+FAILURES_PER_NODE_DAY = 6.5e-3
+"""The higher of the rates of two dedicated clusters (Meta RSC-1, arXiv 2410.21680)."""
+
+REPAIR_S = 3600.0
+"""*Assumption*: an hour until a failed node is replaced."""
+
+
+def replay_p3(cluster: str, max_nodes: int | None = None) -> Callable[[], object]:
+    """Replay the P3 trace (or the bundled one that is fitted to it) for gpt-l under lazarus."""
+    path = P3 if P3.exists() else ROOT / "traces" / "spot-p3-like.csv"
+    trace = lazsim.load_trace(str(path), max_nodes=max_nodes)
+    return lambda: lazsim.simulate(trace, model="gpt-l", cluster=cluster, systems=["lazarus"])
+
+
+def failing_nodes(num_nodes: int, num_days: float, per_node_day: float = FAILURES_PER_NODE_DAY) -> lazsim.Trace:
+    """Let nodes fail independently, and come back after `REPAIR_S`."""
+    rng = np.random.default_rng(0)
+    events = [lazsim.Event(0.0, "add", f"node{node}") for node in range(num_nodes)]
+    for node in range(num_nodes) if per_node_day else ():
+        time_s = rng.exponential(DAY_S / per_node_day)
+        while time_s < num_days * DAY_S:
+            events.append(lazsim.Event(time_s, "remove", f"node{node}"))
+            time_s += REPAIR_S
+            events.append(lazsim.Event(time_s, "add", f"node{node}"))
+            time_s += rng.exponential(DAY_S / per_node_day)
+    events = [event for event in events if event.time_s < num_days * DAY_S]
+    return lazsim.build_trace(sorted(events, key=lambda event: event.time_s), duration_s=num_days * DAY_S)
+
+
+def replay_days(num_nodes: int, num_days: float, planning: str) -> Callable[[], object]:
+    """Replay days of deepseek-v3 on nodes that fail and come back."""
+    trace = failing_nodes(num_nodes, num_days)
+    settings = {"model": "deepseek-v3", "cluster": "h200x128", "systems": ["lazarus"]}
+    return lambda: lazsim.simulate(trace, planning=planning, **settings)
+
+
+def ten_short_runs() -> Callable[[], object]:
+    """Run ten points of a sweep, each with a trace and loads of its own."""
+    base = {"trace": "spot-p3-like", "max_nodes": 10, "model": "gpt-l", "duration": "80min", "seed": "0-9"}
+    sweep = parse_sweep({"base": base | {"system": "lazarus"}})
+    return lambda: run_sweep(sweep, num_workers=1)
+
+
+CASES: dict[str, tuple[Callable[[], Callable[[], object]], int]] = {
+    "P3 trace, 682 min, gpt-l, lazarus, on p3x32": (lambda: replay_p3("p3x32"), 5),
+    "the same held to the ten nodes of rtx3090x10": (lambda: replay_p3("rtx3090x10", 10), 5),
+    "the same on 32 nodes such as those": (lambda: replay_p3("rtx3090x10"), 5),
+    "ten runs of a sweep, 80 min of gpt-l each": (ten_short_runs, 5),
+    "30 days of 128 nodes, deepseek-v3, lazarus": (lambda: replay_days(128, 30, "auto"), 1),
+    "a year of 512 nodes, deepseek-v3, lazarus": (lambda: replay_days(512, 365, "auto"), 1),
+}
+"""Name -> what makes the call that is timed, and how often it is."""
+
+REFERENCES: dict[str, tuple[Callable[[], Callable[[], object]], float]] = {
+    # The plain way to a long run is to make every plan.
+    "30 days of 128 nodes, deepseek-v3, lazarus": (lambda: replay_days(128, 30, "exact"), 1.0),
+}
+
+MIDDLE: dict[str, Any] = {"nodes": 16, "days": 1.0, "failures per node-day": 0.5, "layers": 12}
+SIZES: dict[str, tuple[float, ...]] = {
+    "nodes": (8, 16, 32, 64),
+    "days": (0.25, 1.0, 4.0, 16.0),
+    "failures per node-day": (0.05, 0.5, 2.0, 8.0),
+    "layers": (6, 12, 24, 48),
+}
+"""Sizes of a run of gpt-l under lazarus; all others are those of `MIDDLE`."""
+
+
+def growth() -> list[tuple[str, str, float, float]]:
+    """Time runs along each axis: planning, axis, size, CPU seconds."""
+    rows = []
+    for axis, sizes in SIZES.items():
+        for size in sizes:
+            at = MIDDLE | {axis: size}
+            trace = failing_nodes(at["nodes"], at["days"], at["failures per node-day"])
+            fields = {"cluster.nodes_per_server": 1, "model.num_layers": at["layers"]}
+            fields["model.num_moe_layers"] = at["layers"]
+            settings = {"model": "gpt-l", "cluster": "rtx3090x10", "systems": ["lazarus"], **fields}
+            for planning in ("exact", "sampled"):
+                call = lambda: lazsim.simulate(trace, planning=planning, **settings)  # noqa: B023, E731 - called here
+                rows.append((planning, axis, size, least_cpu_s(call, 1)))
+    return rows
+
+
+if __name__ == "__main__":
+    plot_growth(growth(), SIZES, Path(sys.argv[1]))
