@@ -26,7 +26,7 @@ def failing_nodes(rng, num_nodes, hours, node_mtbf_h):
 def random_run(seed):
     """Draw a trace and all that loads and plans depend on; nodes have servers of their own."""
     rng = np.random.default_rng(seed)
-    trace = failing_nodes(rng, int(rng.integers(5, 11)), float(rng.uniform(2, 5)), float(rng.choice([5, 20, 100])))
+    trace = failing_nodes(rng, int(rng.integers(5, 11)), float(rng.uniform(1.5, 3.5)), float(rng.choice([5, 20, 100])))
     settings = {
         "model": str(rng.choice(["gpt-s", "gpt-l"])),
         "systems": [str(rng.choice(["lazarus", "lazarus", "ds", "tutel-ft"]))],
@@ -115,6 +115,19 @@ def test_a_series_tells_the_variance_by_hand():
         series.use(10)
     assert series.variance_s2() == 200 + 50 + 125
     assert series.spent_s() == 90
+
+
+def test_a_restart_in_doubt_adds_half_of_the_square_of_its_time():
+    # Two draws of 0 s or 30 s, each with probability 1/2: 2 * 30**2 / 4. Two values that differ by 2 s, used 10 times:
+    # (10 * 2)**2 / 2 for the first, and as much for the last.
+    sampler = Sampler("sampled", 10, 1000.0, lambda: 0.0)
+    series = sampler.at("key", 0)
+    for start, seconds in ((0, 2.0), (4, 4.0)):
+        series.go_on(start, 4, start + 2)
+        series.record(seconds)
+        series.use(10)
+    sampler.doubted(30.0)
+    assert sampler.variance_s2() == 200 + 200 + 450
 
 
 def test_stretches_of_one_window_have_no_error():
