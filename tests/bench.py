@@ -82,7 +82,7 @@ def print_growth() -> None:
     """Print how cost grows along each axis; ``make growth`` draws it."""
     for title, rows, sizes_of in (
         (
-            "runs of gpt-l under lazarus, a day of 16 nodes that fail every other day",
+            "runs of gpt-l under lazarus, half a day of 16 nodes that fail every other day",
             bench_runs.growth(),
             bench_runs.SIZES,
         ),

@@ -494,8 +494,8 @@ class Job:
             moved = Moved(binding.num_states, float(binding.bytes_HH.sum()), seconds)
             return seconds + (pause_s if seconds else 0.0), (moved, chosen)
 
-        # The same change of nearly as many nodes. Between plans from the same loads only failed and new nodes fetch, and
-        # less changes after a plan that is younger than the last rebalance was.
+        # The same change of nearly as many nodes. Between plans from the same loads only failed and new nodes fetch;
+        # less has changed since a plan that was made after the last rebalance.
         num_lost, num_left_out = held.num_seats - len(held.nodes), len(candidates) - num_nodes
         ages = age_steps == 0, age_steps < self.costs.job.rebalance_interval_steps
         key = "transfer", nearly(held.num_seats), num_lost, num_new, num_left_out, *ages
