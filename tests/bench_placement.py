@@ -124,6 +124,7 @@ def plot_growth(
             panel.set_xticks(sizes, [f"{size:g}" for size in sizes])
             panel.minorticks_off()
         axes[0].set_ylabel("CPU time (s)")
+        axes[0].yaxis.set_major_formatter("{x:g}")
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
         figure.savefig(path, dpi=150)
 
