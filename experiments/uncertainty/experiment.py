@@ -120,8 +120,9 @@ def run(context, settings):
         first = base["system"].iloc[0]
         for row in ranges[-1].to_dict("records"):
             shown = largest(varied[varied["system"] == row["system"]], settings["most_shown"])
+            label = f"samples of {first}, times those of {row['system']} ({name})"
             figures[f"{name.replace(' ', '-')}-{row['system']}"] = tornado_figure(
-                shown, row["advantage"], [*values, INSTEAD], label=f"{first} : {row['system']}, {name}",
+                shown, row["advantage"], [*values, INSTEAD], label=label,
                 interval=(row["seeds_low"], row["seeds_high"]),
             )  # fmt: skip
     tables = {"headlines": pd.concat(ranges, ignore_index=True), "assumptions": pd.concat(effects, ignore_index=True)}

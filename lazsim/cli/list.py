@@ -1,13 +1,8 @@
 """``lazsim list``: the names that options take, and how to add more."""
 
-import sys
-
 import click
 
 from lazsim.cli.common import json_option, print_json
-
-PIPED_WIDTH = 1000
-"""Columns of a piped list, so that each name has one line."""
 
 IN_TOML = ("models", "clusters", "gpus", "jobs", "routing", "traces")
 
@@ -31,7 +26,7 @@ def command(kind: str, name: str | None, as_json: bool) -> None:
     from lazsim.output.table import Column, Table, key, render
 
     table = Table([key(""), Column("", kind="text")], list(lines.items()), notes=[own])
-    click.echo(render([table], None if sys.stdout.isatty() else PIPED_WIDTH))
+    click.echo(render([table]))
 
 
 def _show(kind: str, name: str, as_json: bool) -> None:

@@ -1,6 +1,7 @@
 """``lazsim place``: place experts by each policy, and tell what a loss of nodes moves."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,10 @@ planning_options = options(
     help="Let these nodes fail; plan anew on the others and show what moves.",
 )  # fmt: skip
 @click.option(
+    "--all-mappings", is_flag=True,
+    help="After --lose, show every way to map nodes to the new plan, not only that of runs.",
+)  # fmt: skip
+@click.option(
     "--old",
     metavar="FILE[:POLICY]",
     help="The plan that the nodes hold, from --out or --json: show what each policy moves and gains.",
@@ -95,6 +100,7 @@ def command(
     model: str | None,
     gpu: str | None,
     layer: int | None,
+    all_mappings: bool,
     out: Path | None,
     as_json: bool,
     **planning: Any,
@@ -117,4 +123,5 @@ def command(
     comparison = compare_plans(task, policies, lose, model or "gpt-s", layer)
     if model:
         comparison = with_memory(comparison, model, gpu)
-    show(comparison, comparison.notes, comparison_parts, as_json=as_json, out=out, files=comparison_files)
+    parts = partial(comparison_parts, all_mappings=all_mappings)
+    show(comparison, comparison.notes, parts, as_json=as_json, out=out, files=comparison_files)

@@ -21,6 +21,10 @@ MOST_LOST_SHOWN = 8
 """Lost experts that are named."""
 
 
+MAPPING_OF_RUNS = ("greedy", "even")
+"""How simulated jobs map nodes to a new plan, and share the sending; see `lazsim.engine.reconfiguration`."""
+
+
 def format_prob(prob: float, *, certain: bool = True) -> str:
     """Write a probability; one that is not exactly 0 or 1, or was sampled, never looks as if it were.
 
@@ -38,15 +42,20 @@ def format_prob(prob: float, *, certain: bool = True) -> str:
     return "<.001" if prob < 0.0005 else f"{prob:.3f}"
 
 
-def comparison_parts(comparison: PlanComparison, width: int | None = None) -> Iterator[Part]:
-    """Compare plans, tell the consequences of the loss of nodes, and show the maps of small plans."""
+def comparison_parts(
+    comparison: PlanComparison, width: int | None = None, *, all_mappings: bool = False
+) -> Iterator[Part]:
+    """Compare plans, tell the consequences of the loss of nodes, and show the maps of small plans.
+
+    Of the mappings of nodes to the new plan, that of runs is shown, or all.
+    """
     yield _score_table(comparison)
     if comparison.memory:
         yield _memory_line(comparison.memory)
     if comparison.changes:
         yield _change_table(comparison)
     if comparison.lost:
-        yield from _loss_parts(comparison)
+        yield from _loss_parts(comparison, all_mappings=all_mappings)
     maps = list(text_maps(_maps(comparison), width or terminal_width()))
     if maps:
         yield "experts on each node; * the most endangered one, - an empty slot"
@@ -173,20 +182,24 @@ def _memory_line(memory: Mapping[str, Any]) -> str:
     return f"{memory['model']} takes {total} GiB of each GPU before activations ({parts}){has}"
 
 
-def _loss_parts(comparison: PlanComparison) -> Iterator[Part]:
+def _loss_parts(comparison: PlanComparison, *, all_mappings: bool) -> Iterator[Part]:
     nodes, num_left = ", ".join(map(str, comparison.lost)), comparison.task.num_nodes - len(comparison.lost)
     yield f"after the loss of nodes {nodes}, planned anew on {num_left} nodes"
-    columns: list[Column | str] = [key("policy"), key("mapping"), key("sharing"), "experts"]
+    keys = [key("policy"), *((key("mapping"), key("sharing")) if all_mappings else ())]
+    columns: list[Column | str] = [*keys, "experts"]
     columns += [Column(name, ",.1f") for name in ("total", "sends", "receives", "bound")]
     rows = [
-        (name, row.mapping, row.sharing, row.num_states, row.total_bytes / MIB, row.busiest_sender_bytes / MIB,
-         row.busiest_receiver_bytes / MIB, row.bound_bytes / MIB)
+        (*(name, row.mapping, row.sharing)[: len(keys)], row.num_states, row.total_bytes / MIB,
+         row.busiest_sender_bytes / MIB, row.busiest_receiver_bytes / MIB, row.bound_bytes / MIB)
         for name, loss in comparison.losses.items() if loss.report is not None for row in loss.report.rows
+        if all_mappings or (row.mapping, row.sharing) == MAPPING_OF_RUNS
     ]  # fmt: skip
     if rows:
         state = f"{comparison.state_bytes / MIB:.4g} MiB for each expert of {comparison.model}"
         title = f"MiB that move: in total, and most for one node ({state})"
-        yield Table(columns, rows, title)
+        mapping, sharing = MAPPING_OF_RUNS
+        others = f"nodes are mapped to the new plan as in runs: {mapping}, sending shared {sharing}"
+        yield Table(columns, rows, title, [] if all_mappings else [others])
     has_layers = comparison.task.has_layers
     yield "\n".join(
         f"{name}: {text}" for name, loss in comparison.losses.items() for text in _loss_lines(loss, has_layers)

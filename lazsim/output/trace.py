@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from lazsim.output.table import Column, Part, Table, key, terminal_width
 from lazsim.trace.stats import TraceStats, sparkline
 from lazsim.trace.table import Trace
-from lazsim.units import format_duration
+from lazsim.units import HOUR_S, format_duration
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,17 +36,26 @@ def _stats_rows(stats: TraceStats) -> Iterator[tuple[str, str]]:
     yield "span", format_duration(stats.span_s)
     yield "distinct nodes", f"{stats.num_nodes}"
     yield "nodes alive", f"{mean} mean, {stats.min_nodes} to {stats.peak_nodes}, {stats.initial_nodes} at the start"
-    yield "node hours", f"{stats.node_hours:.4g}"
-    yield "losses", f"{stats.num_losses} instants, {stats.num_removals} nodes"
-    yield "lost per node-hour", f"{_known(per_hour, '.4g')} ({_known(per_hour * 24e3, '.4g')} per 1000 node-days)"
+    yield "node-hours", f"{stats.node_hours:,.0f}"
+    yield "losses", f"{stats.num_losses:,} times, {stats.num_removals:,} nodes in all"
+    yield "a node is lost", _loss_rate(per_hour)
     yield "nodes per loss", f"{_known(stats.loss_size_mean, '.3g')} mean, {stats.loss_size_max} at most"
     yield "losses that take all", _known(stats.take_all_share, ".1%")
     lifetime = f"{_duration(stats.lifetime_median_s)} median, {_duration(stats.lifetime_mean_s)} mean"
     yield "lifetime of lost nodes", lifetime
     yield "alive at the end", f"{stats.num_censored} nodes, not in the lifetimes"
-    variation = f"coefficient of variation {_known(stats.loss_gap_cv, '.2f')}"
-    yield "between losses", f"{_duration(stats.loss_gap_mean_s)} mean, {variation}"
-    yield "burstiness", f"{_known(stats.burstiness, '+.2f')} (-1 clock, 0 Poisson, +1 bursts)"
+    yield "between losses", f"{_duration(stats.loss_gap_mean_s)} mean"
+    spread = "-1 as a clock, 0 at random, towards +1 in bursts"
+    yield "burstiness", f"{_known(stats.burstiness, '+.2f')} ({spread})"
+
+
+def _loss_rate(per_hour: float) -> str:
+    """Say how often a node is lost: the mean time alive, and nodes of 1000 a day where that is not most of them."""
+    if not per_hour > 0:
+        return "never"
+    per_day = 24e3 * per_hour
+    often = f"; {per_day:.3g} of 1000 nodes a day" if per_day < 500 else ""
+    return f"every {format_duration(HOUR_S / per_hour)} that it is alive{often}"
 
 
 def _known(value: float, form: str) -> str:

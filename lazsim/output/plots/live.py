@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import matplotlib
+import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from lazsim.output.plots.run import RATE_LABEL, plot_rates, windows
@@ -39,14 +40,18 @@ def live_figure(measured: LiveRun, predicted: SystemRun | None = None) -> dict[s
     shortest_s = measured.run.wall_s / max(1, min(MAX_WINDOWS, len(times_s) // STEPS_PER_WINDOW))
     runs = {"measured": measured.run} | ({} if predicted is None else {"predicted": predicted})
     for (label, run), look in zip(runs.items(), LOOKS, strict=False):
-        plot_rates(rate, windows(run.states, run.wall_s, shortest_s, at_any_change=True), label, look)
         times = [state.time_s for state in run.states] + [run.wall_s]
+        if predicted is None:
+            plot_rates(rate, windows(run.states, run.wall_s, shortest_s, at_any_change=True), label, look)
+        else:
+            made = np.cumsum([0.0, *(np.diff(times) * [state.samples_per_s for state in run.states])])
+            rate.plot(times, made, label=label, color=look.color, linestyle=look.line)
         used = [state.num_used for state in run.states]
         nodes.step(times, [*used, used[-1]], where="post", color=look.color, linestyle=look.line)
     rate.set_ylim(bottom=0)
-    rate.set_ylabel(RATE_LABEL)
+    rate.set_ylabel(RATE_LABEL if predicted is None else "samples kept so far")
     if predicted is not None:
-        rate.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+        rate.legend(loc="upper left")
     nodes.set_ylim(bottom=0)
     nodes.yaxis.set_major_locator(MaxNLocator(integer=True))
     nodes.set_ylabel("nodes in use")

@@ -25,12 +25,13 @@ def profile_figure(profile: Profile) -> dict[str, bytes]:
     dict
         The picture by file type, ``png`` and ``pdf``; the same bytes for the same profile.
     """
-    figure = new_figure(10, 4)
-    axes = figure.subplots(1, 3)
-    for panel, (title, units, label) in zip(axes, PANELS, strict=False):
+    panels = [each for each in PANELS if _looks(profile, each[1])]
+    figure = new_figure(0.4 + 3.2 * (len(panels) + 1), 4)
+    axes = figure.subplots(1, len(panels) + 1, squeeze=False)[0]
+    for panel, (title, units, label) in zip(axes, panels, strict=False):
         _draw_times(profile, units, panel)
         panel.set(title=title, xlabel=label, ylabel="time (s)")
-    _draw_roofline(profile, axes[2])
+    _draw_roofline(profile, axes[-1])
     return to_files(figure)
 
 

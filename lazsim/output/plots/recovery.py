@@ -18,11 +18,8 @@ from lazsim.reliability.survival import PolicyReliability, ReliabilityReport
 Floats = npt.NDArray[np.float64]
 
 NAME_WIDTH = 20
-DODGE = 0.08
-"""Distance, in numbers of failures, to which markers are moved that would hide one another."""
-
-MARKER_HEIGHT = 0.02
-"""Difference of probabilities below which they would."""
+LARGEST, SMALLEST = 8.0, 4.0
+"""Sizes of the markers of the first and the last policy, in points."""
 
 MAX_LINEAR = 32
 """Failures up to which the axis is linear."""
@@ -168,17 +165,18 @@ def _draw(report: ReliabilityReport, prob_PF: Floats, low_PF: Floats, high_PF: F
     is_sparse = failures.min() > 0 and failures.max() > MAX_LINEAR
     # Behind the first 0 nothing is left to see.
     is_seen_PF = np.cumsum(prob_PF == 0, axis=1) <= (prob_PF == 0)
-    shift_PF = dodge(np.where(is_seen_PF, prob_PF, np.nan))
-    x_PF = failures * 2**shift_PF if is_sparse else failures + shift_PF
     looks, shown = looks_of(names), shorten_names(names, NAME_WIDTH)
     for index, name in enumerate(names):
         prob, stop = prob_PF[index], int(is_seen_PF[index].sum())
         look = looks[name]
         width = np.stack([prob - low_PF[index], high_PF[index] - prob]).clip(0)
         axes.plot(failures[:stop], prob[:stop], color=look.color, linewidth=0.7, alpha=0.6)
+        # Where points are equal, one sees the later markers inside the earlier ones.
+        size = LARGEST - (LARGEST - SMALLEST) * index / max(1, len(names) - 1)
         axes.errorbar(
-            x_PF[index, :stop], prob[:stop], width[:, :stop], label=shown[index], color=look.color, linestyle="none",
-            elinewidth=0.8, capsize=1.2, marker=look.marker, markersize=4.4, markeredgewidth=0, clip_on=False, zorder=3,
+            failures[:stop], prob[:stop], width[:, :stop], label=shown[index], color=look.color, linestyle="none",
+            elinewidth=0.8, capsize=1.2, marker=look.marker, markersize=size, markerfacecolor="none", clip_on=False,
+            zorder=3 + index / 100,
         )  # fmt: skip
     axes.set_ylim(0, 1)
     if is_sparse:
@@ -186,23 +184,3 @@ def _draw(report: ReliabilityReport, prob_PF: Floats, low_PF: Floats, high_PF: F
         axes.xaxis.set_major_formatter("{x:.0f}")
     else:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-
-
-def dodge(prob_PF: Floats) -> Floats:
-    """Return how far to shift markers, so that those of one number of failures which would hide one another do not.
-
-    Probabilities are NaN where there is no marker.
-
-    Examples
-    --------
-    >>> dodge(np.array([[0.5], [0.9], [0.5]])).round(2).tolist()
-    [[-0.04], [0.0], [0.04]]
-    """
-    shift_PF = np.zeros_like(prob_PF)
-    for column, prob_P in enumerate(prob_PF.T):
-        order = np.argsort(prob_P, kind="stable")
-        order = order[: np.isfinite(prob_P).sum()]
-        groups = np.split(order, np.flatnonzero(np.diff(prob_P[order]) > MARKER_HEIGHT) + 1)
-        for group in groups:
-            shift_PF[np.sort(group), column] = DODGE * (np.arange(len(group)) - (len(group) - 1) / 2)
-    return shift_PF

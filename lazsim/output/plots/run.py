@@ -68,9 +68,11 @@ def rates_figure(runs: pd.DataFrame) -> dict[str, bytes]:
             plot_rates(panel, rates, name, look, time_unit(wall_s)[1])
         panel.set_ylim(bottom=0)
         panel.set_title(model)
-    axes[(len(models) - 1) // 2].set_ylabel(RATE_LABEL)
+        panel.set_ylabel("samples/s")
+    axes[0].fill_between([], [], color="0.5", alpha=0.25, linewidth=0, label="lost again")
     plot_nodes(runs["states"].iloc[0], wall_s, axes[-1])
     axes[-1].set_ylabel("nodes")
+    figure.align_ylabels()
     add_legend(figure, axes[0])
     return to_files(figure)
 
