@@ -1,5 +1,6 @@
 import json
 
+from lazsim.output.table import PIPED_WIDTH
 from lazsim.routing import load_routing
 
 
@@ -8,5 +9,10 @@ def test_every_name_of_loads_is_listed_and_can_be_used(lazsim):
     out = lazsim("list", "routing")[1]
     assert set(listed) == {"power-law-1.01", "power-law-1.2", "smartmoe-fit", "uniform"}
     for name, text in listed.items():
-        assert text in out
+        assert text in " ".join(out.split())
         assert load_routing(name, 2, 4, seed=0).loads([0]).shape == (1, 2, 4)
+
+
+def test_a_piped_list_wraps_as_all_piped_tables_do(lazsim):
+    for kind in ("routing", "systems", "formats"):
+        assert max(map(len, lazsim("list", kind)[1].splitlines())) <= PIPED_WIDTH

@@ -101,6 +101,17 @@ def test_loss_reports_each_mapping_and_sharing(lazsim):
     assert len(outcome["plan"]) == 8
 
 
+def test_a_loss_shows_the_mapping_of_runs_and_all_of_them_when_asked(lazsim):
+    lost = (*SMALL, "--policy", "mro", "--policy", "spread", "--lose", "3,0")
+    one, every = (lazsim("place", *lost, *more)[1] for more in ((), ("--all-mappings",)))
+    rows = [line for line in one.splitlines() if line.startswith(("mro ", "spread ")) and "." in line]
+    # A row of the scores and one of the moves for each policy.
+    assert len(rows) == 4
+    assert "as in runs: greedy" in one
+    # Three mappings with two ways to share the sending.
+    assert sum(line.startswith("mro ") and "." in line for line in every.splitlines()) == 1 + 6
+
+
 def test_states_that_three_owners_share_are_whole_states(lazsim):
     # Two nodes of the new plan want one state more; an expert of gpt-s is 66,060,288 bytes.
     even = ("--nodes", 10, "--slots", 6, "--experts", 8, "--loads", "uniform")
