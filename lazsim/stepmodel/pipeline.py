@@ -1,5 +1,6 @@
 """Stages of a pipeline: which layers each part holds, and how long a step of parts takes under 1F1B."""
 
+import itertools
 import math
 import re
 from collections.abc import Sequence
@@ -134,6 +135,8 @@ class Schedule:
     first_s, last_s : list of float
         Of each part, the start of the first forward pass, and how long before the end of the step the last backward
         pass ends.
+    dual_pipe : tuple of Slot
+        Passes of DualPipe in place of these, where the step takes it.
     """
 
     total_s: float
@@ -142,10 +145,13 @@ class Schedule:
     spans: list[tuple[float, float]]
     first_s: list[float]
     last_s: list[float]
+    dual_pipe: tuple["Slot", ...] = ()
 
     @property
-    def slots(self) -> list["Slot"]:
+    def slots(self) -> Sequence["Slot"]:
         """Passes for a picture."""
+        if self.dual_pipe:
+            return self.dual_pipe
         kinds = {(True, False): "forward", (False, True): "backward", (True, True): "both at once"}
         return [
             Slot(one.stage, *span, kinds[one.forward.part >= 0, one.backward.part >= 0])
@@ -304,17 +310,107 @@ def _order(stage: int, pipeline: int, virtual: int, total: int, overlap: bool) -
     return order + [(-1, index) for index in range(total - warm_up, total)]
 
 
-def dual_pipe_s(times: Sequence[PartTime], weight_gradient_s: float, num_micro_batches: int) -> float:
-    """Return the time of a step of DualPipe, which feeds micro-batches from both ends of the pipeline.
+def run_dual_pipe(
+    times: Sequence[PartTime], weight_gradient_s: float, num_micro_batches: int
+) -> tuple[float, float, tuple[Slot, ...]]:
+    """Run DualPipe, which feeds micro-batches from both ends of the pipeline.
 
-    The bubble is ``(p / 2 - 1) (F&B + B - 3 W)``: a forward pass beside a backward one, a backward pass, the gradients
-    of weights (deepseek-ai/DualPipe, README). Each stage holds its part and that of the stage at the other end.
+    Returns the time of a step, what passes at the same time save in it, the mean of the stages, and the passes.
+
+    Notes
+    -----
+    Each stage holds its part and that of the stage at the other end, and keeps the order of deepseek-ai/DualPipe.
+    Passes that drain the pipeline leave the gradients of weights for later. Of each direction, twice as many
+    micro-batches as there are stages are simulated at most; a further one costs what the slowest stage takes for it.
+
+    Examples
+    --------
+    Four equal stages, eight micro-batches of 1 s forward, 2 s backward, of which 1 s for weights: the published bubble
+    is ``(p / 2 - 1) (F&B + B - 3 W)``, 2 s.
+
+    >>> run_dual_pipe([PartTime(1.0, 2.0)] * 4, 1.0, 8)[0]
+    26.0
     """
-    both = [
-        [PartTime(*(0.5 * sum(pair) for pair in zip(one, other, strict=True)))]
-        for one, other in zip(times, reversed(times), strict=True)
-    ]
-    slowest = max((pair[0] for pair in both), key=lambda time: time.forward_s + time.backward_s - time.saved_s)
-    paired_s = slowest.forward_s + slowest.backward_s - slowest.saved_s
-    bubble_s = (len(times) / 2 - 1) * (paired_s + slowest.backward_s - 3 * weight_gradient_s)
-    return num_micro_batches * paired_s + max(0.0, bubble_s)
+    pipeline = len(times)
+    each_way = max(pipeline, min(num_micro_batches // 2, 2 * pipeline))
+    queues = [_dual_pipe_order(stage, pipeline, each_way) for stage in range(pipeline)]
+    ends: dict[tuple[str, int, int, int], float] = {}
+    free_s, saved_s, slots = [0.0] * pipeline, 0.0, list[Slot]()
+    while any(queues):
+        before = len(slots)
+        for stage, queue in enumerate(queues):
+            pair = times[stage], times[pipeline - 1 - stage]
+            while queue and (needs := _needs(queue[0], stage, pipeline)) <= ends.keys():
+                passes = queue.pop(0)
+                start_s = max([free_s[stage], *(ends[need] for need in needs)])
+                free_s[stage] = start_s + sum(_pass_s(kind, pair[way], weight_gradient_s) for kind, way, _ in passes)
+                if len(passes) == 2:
+                    saved = min(time.saved_s for time in pair)
+                    free_s[stage], saved_s = free_s[stage] - saved, saved_s + saved
+                ends |= {(kind.upper(), way, index, stage): free_s[stage] for kind, way, index in passes}
+                kind = "both at once" if len(passes) == 2 else "forward" if passes[0][0] == "F" else "backward"
+                slots.append(Slot(stage, start_s, free_s[stage], kind))
+        if len(slots) == before:
+            raise RuntimeError("the order of DualPipe has a pass wait for one that comes later")
+    steady = [min(time.saved_s for time in pair) for pair in zip(times, reversed(times), strict=True)]
+    slowest_s = max(
+        (sum(one[:2]) + sum(other[:2])) / 2 - saved
+        for one, other, saved in zip(times, reversed(times), steady, strict=True)
+    )
+    further = num_micro_batches - 2 * each_way
+    return max(free_s) + further * slowest_s, (saved_s + further * sum(steady)) / pipeline, tuple(slots)
+
+
+_DualPass = tuple[str, int, int]
+"""Kind (F forward, B backward, b backward without gradients of weights, W these), direction and micro-batch."""
+
+
+def _pass_s(kind: str, time: PartTime, weight_gradient_s: float) -> float:
+    later_s = min(weight_gradient_s, time.backward_s)
+    return {"F": time.forward_s, "B": time.backward_s, "b": time.backward_s - later_s, "W": later_s}[kind]
+
+
+def _needs(passes: Sequence[_DualPass], stage: int, pipeline: int) -> set[tuple[str, int, int, int]]:
+    """Return the passes that have to end first: on the stage before, or forward on the last one."""
+    needs = set()
+    for kind, way, index in passes:
+        before = stage + (1 if (kind == "F") == bool(way) else -1)
+        if kind != "W" and 0 <= before < pipeline:
+            needs.add((kind.upper(), way, index, before))
+        elif kind in "Bb":
+            needs.add(("F", way, index, stage))
+    return needs
+
+
+def _dual_pipe_order(stage: int, pipeline: int, each_way: int) -> list[tuple[_DualPass, ...]]:
+    """List the passes of a stage in the eight phases of deepseek-ai/DualPipe; those in a pair run at once."""
+    near = min(stage, pipeline - 1 - stage)
+    far, flipped = pipeline // 2 - near - 1, int(stage >= pipeline // 2)
+    done = dict.fromkeys(itertools.product("FB", (0, 1)), 0)
+    order: list[tuple[_DualPass, ...]] = []
+    left: list[_DualPass] = []
+
+    def one(kind: str, way: int) -> _DualPass:
+        way ^= flipped
+        index = done[kind.upper(), way]
+        done[kind.upper(), way] += 1
+        if kind == "b":
+            left.append(("W", way, index))
+        return kind, way, index
+
+    order += [(one("F", 0),) for _ in range(2 * far)]
+    for _ in range(near + 1):
+        order += [(one("F", 0),), (one("F", 1),)]
+    for _ in range(far):
+        order += [(one("b", 1),), (left.pop(0),), (one("F", 1),)]
+    for _ in range(each_way - pipeline + near + 1):
+        order += [(one("F", 0), one("B", 1)), (one("F", 1), one("B", 0))]
+    for _ in range(far):
+        order += [(one("B", 1),), (one("F", 1), one("B", 0))]
+    for number in range(near + 1):
+        # The second half of this phase leaves the gradients of weights for the next.
+        later = 2 * number >= near + 1
+        order += [(one("b" if later else "B", way),) for way in (1, 0)]
+    for _ in range(far):
+        order += [*([(left.pop(0),)] if left else []), (one("b", 0),)]
+    return order + [(late,) for late in left]

@@ -1,7 +1,7 @@
 """The step of a layout: micro-batches through the pipeline, exchange of gradients, optimizer."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lazsim.stepmodel.blocks import blocks_of
 from lazsim.stepmodel.exchange import (
@@ -18,7 +18,7 @@ from lazsim.stepmodel.layers import EXCHANGE, layer_spans, layer_time
 from lazsim.stepmodel.memory import memory_bytes
 from lazsim.stepmodel.operations import Span
 from lazsim.stepmodel.parameters import StageParameters, part_parameters, stage_parameters
-from lazsim.stepmodel.pipeline import Part, PartTime, Schedule, dual_pipe_s, parts_of, run_pipeline
+from lazsim.stepmodel.pipeline import Part, PartTime, Schedule, parts_of, run_dual_pipe, run_pipeline
 
 
 @dataclass(frozen=True)
@@ -95,8 +95,8 @@ class _StepModel:
         schedule = run_pipeline(times, pipeline, micro_batches, transfer_s, self.overlap)
         if parallel.schedule == "dualpipe":
             weight_s = sum(self._sum(part, "weight_gradient_s") for part in parts) / pipeline
-            running_s = dual_pipe_s(times, weight_s, micro_batches)
-            saved_s = micro_batches * sum(time.saved_s for time in times) / pipeline
+            running_s, saved_s, slots = run_dual_pipe(times, weight_s, micro_batches)
+            schedule = replace(schedule, dual_pipe=slots)
         else:
             running_s, saved_s = schedule.total_s, schedule.saved_s
         share = micro_batches / pipeline

@@ -77,8 +77,6 @@ class StepResult:
             notes.append(
                 f"attention was measured up to {longest:,.0f} tokens; longer sequences go with their length squared"
             )
-        if parallel.schedule == "dualpipe":
-            notes.append("the bubble of DualPipe is that of its published formula, for equal stages")
         if "optimizer" in parallel.offloaded:
             notes.append(
                 "states of the optimizer move to the GPU and back for an update there; one on the CPU is slower"

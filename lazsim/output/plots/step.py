@@ -60,10 +60,6 @@ def step_figure(result: StepResult) -> dict[str, bytes]:
 
 def _draw_passes(axes: Axes, result: StepResult) -> None:
     """Draw the passes of the first micro-batches over the stages."""
-    if result.inputs.parallel.schedule == "dualpipe":
-        axes.set_axis_off()
-        axes.text(0.5, 0.5, "passes of DualPipe are summed by its formula, not one by one", ha="center", fontsize=7)
-        return
     schedule, pipeline = result.time.schedule, result.inputs.parallel.pipeline
     stages: dict[tuple[str, int], list[tuple[float, float]]] = {}
     for slot in schedule.slots:
