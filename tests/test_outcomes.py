@@ -1,16 +1,19 @@
 """Published outcomes under failures, replayed by the engine."""
 
+import dataclasses
 import json
 import math
 
+import numpy as np
 import pytest
 
 from lazsim.errors import LazsimError, SpecError
 from lazsim.study.outcomes import is_within, outcome_of, read_outcomes, replay_outcome
+from lazsim.study.repair_shop import RepairShop, run_shop
 from lazsim.study.replays import REPLAYS
 from lazsim.study.verify import verify
 
-QUICK = ("SP-03", "SP-06", "LAZ-01", "LAZ-02", "LAZ-03", "GEM-02", "RST-01", "BYD-01")
+QUICK = ("OOB-12", "SP-03", "SP-06", "LAZ-01", "LAZ-02", "LAZ-03", "GEM-02", "RST-01", "BYD-01")
 
 HEAD = "id,metric,value,unit,tolerance_hint,replay,inputs\n"
 
@@ -33,6 +36,43 @@ def test_productive_time_follows_the_renewal_model():
     wall_s = between_s * math.exp(restart_s / between_s) * math.expm1(interval_s / between_s)
     found = REPLAYS["ettr"](nodes=100, rate=100, days=60, step_s=12.0, interval_s=interval_s, restart_s=restart_s)[0]
     assert found == pytest.approx(interval_s / wall_s, abs=0.01)
+
+
+def test_a_repair_shop_mends_bad_servers_until_only_chance_is_left():
+    shop = RepairShop(
+        servers=100, pool=120, spares=10, rate=0.5, bad=0.2, multiple=4, recovery=10, auto=60, manual=600,
+        auto_fails=0.3, manual_fails=0.1, days=60,
+    )  # fmt: skip
+    runs = [run_shop(shop, seed) for seed in range(20)]
+    mean = {name: np.mean([run.counts[name] for run in runs]) for name in runs[0].counts}
+    failures = np.mean([len(run.times_s) for run in runs])
+    # All 24 bad servers are met. A repair fails in 0.2 * 0.3 + 0.8 * 0.1 of all cases, so that a bad server fails
+    # 1 / 0.86 times, four times in five for what is bad about it; the others fail 100 * 0.5 * 60 times.
+    assert mean["systematic"] == pytest.approx(24 / 0.86 * 0.8, rel=0.1)
+    assert failures == pytest.approx(3000 + mean["systematic"], rel=0.02)
+    assert mean["escalated"] == pytest.approx(0.8 * failures, rel=0.02)
+    assert mean["failed"] == pytest.approx(0.14 * failures, rel=0.05)
+    # The job is stopped for ten minutes by each.
+    for run in runs:
+        stopped_s = 600 * len(run.times_s) + sum(run.waits_s)
+        assert run.end_s == pytest.approx(60 * 86400 + stopped_s)
+    with pytest.raises(SpecError, match="`pool` 90: give as many"):
+        run_shop(dataclasses.replace(shop, pool=90), 0)
+
+
+def test_the_engine_takes_as_long_as_the_repair_shop_says(monkeypatch):
+    monkeypatch.setattr("lazsim.study.replays.SHOP_DRAWS", 1)
+    inputs = {"servers": 100, "pool": 120, "rate": 0.1, "bad": 0.2, "multiple": 4, "recovery": 10, "auto_fails": 0.3}
+    inputs |= {"manual_fails": 0.1, "days": 20}
+    drawn = run_shop(RepairShop(**inputs), 0)
+    assert REPLAYS["shop_hours"](**inputs)[0] == pytest.approx(drawn.end_s / 3600, rel=0.005)
+    assert REPLAYS["shop_failures"](**inputs) == [len(drawn.times_s)]
+
+
+def test_a_replay_out_of_its_tolerance_says_why_where_that_is_known():
+    catalogue = {"mine": row(notes="the sets overlap")}
+    for value, why in (("11 / 20", "the sets overlap"), ("10 / 20", "")):
+        assert replay_outcome(outcome_of(row(value=value, tolerance_hint="3%", replay=""), catalogue)).why == why
 
 
 def test_every_row_of_the_catalogue_is_replayed_or_says_why_not():

@@ -43,6 +43,9 @@ def _outcome_parts(result: Verification) -> Iterator[Part]:
     ]
     if values:
         yield Table(columns, values, "outcomes under failures")
+    for row in replayed:
+        if row.why:
+            yield f"{row.id} is out of its tolerance: {row.why}."
 
 
 def _verdict(row: ReplayedOutcome) -> str:

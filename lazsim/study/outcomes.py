@@ -44,6 +44,8 @@ class Outcome:
         Reason why not.
     echoes : bool
         Whether the figure is an input of the replay, which then predicts nothing.
+    why : str
+        Reason why a replay differs, where it is known.
     """
 
     id: str
@@ -56,6 +58,7 @@ class Outcome:
     replay: Callable[[], Sequence[float]] | None
     skipped: str = ""
     echoes: bool = False
+    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,8 @@ class ReplayedOutcome:
         Whether every figure is within the tolerance.
     echoes : bool
         Whether the figure is an input of the replay.
+    why : str
+        Reason why the replay is not within the tolerance, where it is known.
     """
 
     id: str
@@ -85,6 +90,7 @@ class ReplayedOutcome:
     tolerance: str
     within: bool | None
     echoes: bool
+    why: str = ""
 
 
 def read_outcomes(path: str | None = None) -> list[Outcome]:
@@ -124,7 +130,7 @@ def outcome_of(row: Row, catalogue: Mapping[str, Row]) -> Outcome:
             replay, skipped = None, f"tolerance {row['tolerance_hint']!r} is none of 3%, 0.01, 2 points, exact, >=0.9"
     return Outcome(
         row["id"], row.get("group", ""), row["metric"], row.get("unit", ""), row.get("source", ""), published,
-        row["tolerance_hint"], replay, skipped, setup.get("replay") in ECHOES,
+        row["tolerance_hint"], replay, skipped, setup.get("replay") in ECHOES, setup.get("notes", "") if replay else "",
     )  # fmt: skip
 
 
@@ -145,7 +151,7 @@ def replay_outcome(outcome: Outcome) -> ReplayedOutcome:
         measured = None
     return ReplayedOutcome(
         outcome.id, outcome.group, outcome.metric, predicted, measured, error, outcome.skipped, outcome.source,
-        outcome.unit, outcome.tolerance, within, outcome.echoes,
+        outcome.unit, outcome.tolerance, within, outcome.echoes, outcome.why if within is False else "",
     )  # fmt: skip
 
 

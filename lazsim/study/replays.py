@@ -8,6 +8,7 @@ import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache, partial
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from lazsim.placement.plan import PlacementPlan
 from lazsim.placement.policies import NamedPolicy
 from lazsim.placement.request import PlacementRequest
 from lazsim.routing import RecordedRouting
+from lazsim.study.repair_shop import MINUTE_S, RepairShop, run_shop
 from lazsim.trace.generate import generate_trace
 from lazsim.trace.recipes import MtbfSpec
 from lazsim.trace.table import Event, Trace, build_trace, check_size
@@ -35,6 +37,9 @@ REPLACED_S, NOTICED_S = 1.0, 2.0
 """A failed node is replaced before its failure is noticed: there is no queue."""
 
 MOST_BLOCKS = 64
+
+SHOP_DRAWS = 8
+"""Jobs with a repair shop that are drawn for one outcome."""
 
 MOST_WAYS = 10_000
 """Ways to lose nodes that are all simulated, each in milliseconds."""
@@ -276,16 +281,64 @@ def detection(detect_s: float, without_s: float) -> list[float]:
     return found
 
 
+def step_time(nodes: float, samples: float, samples_per_s: float) -> list[float]:
+    """Return the seconds of a step whose throughput is given."""
+    costs = fixed_costs(int(nodes), samples / samples_per_s)
+    trace = losing(int(nodes), [], 1e4)
+    run = simulate_system(trace, SYSTEMS["checkpoint"], costs, loads_of(costs), interval_steps=NEVER)
+    return [nodes / max(state.samples_per_s for state in run.states)]
+
+
+@lru_cache(maxsize=1)
+def _repaired(shop: RepairShop) -> tuple[dict[str, float], SystemRun]:
+    """Draw a job whose servers go to a repair shop several times, and replay the draw that is nearest to the mean.
+
+    Returns the mean counts of the draws, too.
+    """
+    draws = [run_shop(shop, SEED + number) for number in range(SHOP_DRAWS)]
+    mean = float(np.mean([len(draw.times_s) for draw in draws]))
+    drawn = min(draws, key=lambda draw: abs(len(draw.times_s) - mean))
+    events = [Event(0.0, "add", "n0")]
+    for time_s, wait_s in zip(drawn.times_s, drawn.waits_s, strict=True):
+        events += [Event(time_s, "remove", "n0"), Event(time_s + max(wait_s, REPLACED_S), "add", "n0")]
+    trace = build_trace(events, duration_s=drawn.end_s)
+    costs = fixed_costs(1, MINUTE_S, detect_s=NOTICED_S, restart_s=MINUTE_S * shop.recovery - NOTICED_S)
+    counts = {name: float(np.mean([draw.counts[name] for draw in draws])) for name in drawn.counts}
+    return counts, simulate_system(trace, SYSTEMS["checkpoint"], costs, loads_of(costs), interval_steps=NEVER)
+
+
+def _shop_metric(metric: str, **inputs: float) -> list[float]:
+    try:
+        shop = RepairShop(**inputs)
+    except TypeError as error:
+        raise SpecError(f"`inputs`: {error}") from None
+    counts, run = _repaired(shop)
+    # The published simulator loses no work.
+    trained_s = run.ledger_s["compute"] + run.ledger_s["lost_work"]
+    found = {
+        "hours": run.wall_s / trained_s * shop.days * DAY_S / 3600,
+        "ettr": trained_s / run.wall_s,
+        "failures": run.counts["failures"],
+        "run_minutes": trained_s / run.counts["failures"] / MINUTE_S,
+        "recovery_hours": run.ledger_s["restart"] / 3600 + run.ledger_s["detect"] / 3600,
+        **counts,
+    }
+    return [float(found[metric])]
+
+
+SHOP_METRICS = ("hours", "ettr", "failures", "run_minutes", "recovery_hours", "systematic", "escalated", "failed")
+
+
 REPLAYS: Mapping[str, Callable[..., list[float]]] = {
     function.__name__: function
     for function in (
         time_to_failure, ettr, ettr_gap, interruptions, commit_share, drop_efficiency, failures_to_wipe_out, redundancy,
         stacks_after_failures, expert_survival, expert_loss, spread_survival, copies_survival, wasted_time,
-        restart_times, detection,
+        restart_times, detection, step_time,
     )
-}  # fmt: skip
+} | {f"shop_{metric}": partial(_shop_metric, metric) for metric in SHOP_METRICS}  # fmt: skip
 """Every set-up by its name in the column ``replay``."""
 
-ECHOES = ("interruptions", "restart_times", "detection")
+ECHOES = ("interruptions", "restart_times", "detection", "step_time")
 """Set-ups whose figure is an input, or a line through the published figures: they show what the engine charges, and
 predict nothing."""
