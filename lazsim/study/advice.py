@@ -53,7 +53,7 @@ MIN_FAILURES = 5
 MOST_RIVALS = 3
 """Alternatives, the nearest first, for which each assumption is changed."""
 
-CHOICES = ("system", "fault_threshold", "num_nodes", "placement", "purchase")
+CHOICES = ("system", "fault_threshold", "num_nodes", "spares", "placement", "purchase")
 """What may be chosen beside the interval, in the order in which it is named."""
 
 NOT_ASSUMED = ("fault_threshold", "checkpoint_interval_steps")
@@ -412,12 +412,15 @@ def _look_around(search: Search, best: Alternative, num_seeds: int) -> Iterator[
     around["interval doubled"] = best._replace(interval_steps=2 * steps)
     chosen = dict(best.choice)
     present = search.scenario(best.choice, 0)
-    if find_system(present.paths.get("system", present.system)).is_elastic:
-        threshold = present.job.fault_threshold
-        for near in (threshold - 1, threshold + 1):
-            if near >= 1:
-                choice = _with(chosen, "fault_threshold", near)
-                around[name_value("fault_threshold", near)] = Alternative(choice, steps)
+    steppable = {"fault_threshold": (present.job.fault_threshold, 1), "spares": (present.num_spares, 0)}
+    if not find_system(present.paths.get("system", present.system)).is_elastic:
+        del steppable["fault_threshold"]
+    if chosen.get("purchase") == ON_DEMAND:
+        del steppable["spares"]
+    for name, (value, least) in steppable.items():
+        for near in (value - 1, value + 1):
+            if near >= least:
+                around[name_value(name, near)] = Alternative(_with(chosen, name, near), steps)
     for what, one in around.items():
         if one == best:
             continue

@@ -40,6 +40,9 @@ MOST_TUNED = 3
 CLOSE = 1.002
 """Ratio up to which alternatives are equally good to all who choose, so that no more runs tell them apart."""
 
+MIN_GAPS = 10
+"""Failures of a run from which on the times between them tell their law."""
+
 RACE_SHARE = 0.5
 """Share of the runs that the race may take."""
 
@@ -203,7 +206,7 @@ class Search:
             nodes = range(whole.most_nodes(scenario.wall_s(whole)))
             events = [Event(0.0, "add", f"{ON_DEMAND}-{number}") for number in nodes]
             trace = build_trace(events, duration_s=wall_s, name=ON_DEMAND)
-        whole_trace = {"start": 0.0, "max_nodes": None, "trace_format": "auto"}
+        whole_trace = {"start": 0.0, "max_nodes": None, "trace_format": "auto"} | ({"spares": 0} if stays else {})
         own = {name: None for name in scenario.settings if name.startswith("trace.")}
         return self._resolver.resolve({**scenario.settings, **whole_trace, **own, "trace": trace, "duration": wall_s})
 
@@ -218,7 +221,8 @@ class Search:
         system, costs, loads = first.find_system(), first.costs(), first.load_routing()
         traces = [self.scenario(choice, seed).load_trace() for seed in range(MIN_SAMPLES)]
         wall_s = first.wall_s(traces[0])
-        num_nodes = max(first.cluster.num_nodes, *(trace.most_nodes(wall_s) for trace in traces))
+        most_nodes = max(trace.most_nodes(wall_s) for trace in traces) - first.num_spares
+        num_nodes = max(first.cluster.num_nodes, most_nodes)
         try:
             require_fit(system, costs, num_nodes)
         except InfeasiblePlanError as error:
@@ -232,8 +236,9 @@ class Search:
             steps = interval_steps(system, costs, loads, num_nodes, between_s)
         else:
             steps = choose_interval(first, traces[0], loads)
-        variations = [found for trace in traces if not math.isnan(found := trace_stats(trace).loss_gap_cv)]
-        gaps_cv = sum(variations) / len(variations) if variations else math.nan
+        # Few gaps look regular, whatever their law.
+        is_enough = wall_s > MIN_GAPS * between_s
+        gaps_cv = sum(trace_stats(trace).loss_gap_cv for trace in traces) / len(traces) if is_enough else math.nan
         self.starts[choice] = Start(steps, step_s, save.stall_s, save.persist_s, between_s, gaps_cv, wall_s)
         return self.starts[choice]
 
@@ -371,7 +376,9 @@ def distinct(choices: Iterable[Choice]) -> list[Choice]:
     found: dict[Choice, None] = {}
     for choice in choices:
         system = dict(choice).get("system")
-        without = FOR_ELASTIC if system is not None and not find_system(system).is_elastic else ()
+        is_plain = system is not None and not find_system(system).is_elastic
+        stays = dict(choice).get("purchase") == ON_DEMAND
+        without = (*(FOR_ELASTIC if is_plain else ()), *(("spares",) if stays else ()))
         found[tuple((name, value) for name, value in choice if name not in without)] = None
     return list(found)
 
@@ -389,4 +396,4 @@ def name_value(name: str, value: Any) -> str:
     >>> name_value("system", "ds"), name_value("fault_threshold", 2)
     ('ds', 'fault threshold 2')
     """
-    return value if isinstance(value, str) else f"{name.replace('_', ' ')} {value}"
+    return value if isinstance(value, str) else f"{name.removeprefix('num_').replace('_', ' ')} {value}"
