@@ -335,6 +335,19 @@ def step_targets() -> Iterator[Target]:
     yield Target("outcomes", {"mine.csv": outcomes}, "mine.csv", ("verify --rows @/mine.csv --json",))
 
 
+def log_targets() -> Iterator[Target]:
+    compare = "compare --observed @/log --trace fail-every-5min --system ds --duration 1min --json"
+    logs = {
+        "csv": b"time,step\n1,1\n2,2\n3,3\n90,4\n91,2\n92,3\n",
+        "megatron": b"".join(b"[2025-03-01 00:00:%02d] iteration %d/ 50 |\n" % (step, step) for step in range(1, 6)),
+        "mlperf": b"".join(
+            b':::MLLOG {"time_ms": %d, "metadata": {"samples_count": %d}}\n' % (1000 * n, n) for n in range(1, 6)
+        ),
+    }
+    for name, content in logs.items():
+        yield Target(f"log {name}", {"log": content}, "log", (compare,))
+
+
 def option_targets() -> Iterator[Target]:
     policy = b"def plan(request):\n    return [[[0, 1], [2, 3], [0, 1], [2, 3]]]\n"
     place = "place --nodes 4 --slots 2 --experts 4 --policy @/mine.py:plan --json"
@@ -369,6 +382,7 @@ def all_targets() -> list[Target]:
         sweep_targets,
         measurement_targets,
         step_targets,
+        log_targets,
         option_targets,
     )
     return [target for kind in kinds for target in kind()]

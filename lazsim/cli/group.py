@@ -14,6 +14,7 @@ from lazsim.errors import LazsimError
 COMMANDS = {
     "run": "Replay a trace of node events under one or more systems.",
     "advise": "Find the best setting of a job under failures, and say what the advice rests on.",
+    "compare": "Hold a log of a run of your own against simulations of the same failures.",
     "step": "Predict the training step of a layout, part by part, and search for the fastest layout.",
     "place": "Place experts on nodes by each policy, and say what moves when nodes fail.",
     "recovery": "Say how likely each placement keeps every expert when nodes fail together.",

@@ -1,0 +1,39 @@
+"""``lazsim compare``: a run's own log of steps against simulations of the same failures."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lazsim.cli.common import json_option, progress, show
+from lazsim.cli.run import command as run
+
+ONLY_OF_RUN = (
+    "placements", "price", "spares", "spare_start", "work", "deadline", "on_demand_price", "strict", "out", "as_json"
+)  # fmt: skip
+"""Options of ``lazsim run`` that say nothing here; the others are the same."""
+
+
+@click.command(params=[option for option in run.params if option.name not in ONLY_OF_RUN])
+@click.option(
+    "--observed",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="LOG",
+    help="CSV with columns time and step or samples, or a log of torchtitan, Megatron or MLPerf.",
+)
+@json_option
+def command(observed: Path, systems: tuple[str, ...], as_json: bool, **settings: Any) -> None:
+    """Hold a run's own log of steps against simulations of the same failures, part by part.
+
+    --trace has the node events of that run, from the first line of the log on. The simulation lasts as long as the log
+    unless --duration is given. Offers constants that would make stops agree, and changes none: a log does not say what
+    a stop was spent on.
+    """
+    from lazsim.engine.systems import DEFAULT_SYSTEMS
+    from lazsim.output.observed import observed_parts
+    from lazsim.study.observed import compare_observed
+
+    systems = tuple(dict.fromkeys(systems)) or DEFAULT_SYSTEMS
+    found = compare_observed(observed, settings, systems, progress)
+    show(found, found.notes, observed_parts, as_json=as_json)

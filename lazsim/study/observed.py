@@ -1,0 +1,327 @@
+"""Hold a run's own log of steps against simulations of the same failures.
+
+A log says when which step was done. Where it stands still or steps back, the job stood: the time until training went
+on, and the steps done again, are those of a failure. What a stop was spent on, a log does not say.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+from lazsim.engine.simulate import SystemRun
+from lazsim.errors import LazsimError
+from lazsim.files import decode_json, decode_text, numbered_lines, read_bytes, unpack
+from lazsim.limits import LONGEST_S, MAX_ROWS, MAX_WHOLE
+from lazsim.specs import sha256
+from lazsim.study.simulation import resolve_runs, simulate_scenarios
+from lazsim.trace.clock import read_date
+
+STOP_FACTOR, STOP_S = 3.0, 5.0
+"""Times the usual time of its steps, and seconds beyond it, after which an interval has a stop. *Assumption*."""
+
+FEWEST_LINES = 3
+
+DATE = r"(\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(?:[.,]\d+)?)"
+MEGATRON = re.compile(rf"{DATE}\]?\s+iteration\s+(\d+)/")
+TORCHTITAN = re.compile(rf"{DATE}.*?\bstep:\s*(\d+)\b")
+ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
+MLPERF = ":::MLLOG"
+
+
+class Mark(NamedTuple):
+    """A line of a log: the steps, or samples, done at a time."""
+
+    line: int
+    time_s: float
+    done: float
+
+
+@dataclass(frozen=True)
+class Phases:
+    """A run in the parts that its log shows.
+
+    Attributes
+    ----------
+    wall_s, training_s, lost_s, stopped_s : float
+        All of it; steps that were kept, with checkpoints between them; steps done again; and standing still.
+    num_stops : int
+        Times that it stood still.
+    stop_s : float
+        Median of these; 0 without any.
+    done : float
+        Steps, or samples, kept.
+    """
+
+    wall_s: float
+    training_s: float
+    lost_s: float
+    stopped_s: float
+    num_stops: int
+    stop_s: float
+    done: float
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A constant of the cluster's file that would make the median stop of a simulation that of the log."""
+
+    field: str
+    seconds: float
+    instead_of_s: float
+
+
+@dataclass(frozen=True)
+class ObservedComparison:
+    """A log beside simulations by name, with constants on offer that nothing was changed for."""
+
+    inputs: Mapping[str, Any]
+    unit: str
+    observed: Phases
+    simulated: Mapping[str, Phases]
+    offers: Mapping[str, tuple[Offer, ...]]
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data, the shape that ``lazsim compare --json`` prints."""
+        offers = {name: [asdict(one) for one in offered] for name, offered in self.offers.items()}
+        value = {"unit": self.unit, "observed": asdict(self.observed), "offers": offers, "inputs": dict(self.inputs)}
+        return value | {
+            "simulated": {name: asdict(phases) for name, phases in self.simulated.items()},
+            "notes": list(self.notes),
+        }
+
+
+def read_log(path: Path | str) -> tuple[str, list[Mark], str]:
+    """Read a log of steps: CSV with a time and steps or samples, torchtitan's, Megatron's or MLPerf's lines.
+
+    Returns
+    -------
+    unit : str
+        ``steps`` or ``samples``.
+    marks : list of Mark
+        In the order of the file.
+    sha256 : str
+        That of the file.
+
+    Raises
+    ------
+    LazsimError
+        When it is none of these, too short, or its times step back.
+    """
+    content = read_bytes(path)
+    try:
+        text = ESCAPES.sub("", decode_text(unpack(str(path), content)))
+    except UnicodeDecodeError:
+        raise LazsimError(f"{path}: not a text; give a log of steps") from None
+    lines = list(numbered_lines(text))
+    for reader in (_mlperf, _dated(MEGATRON), _dated(TORCHTITAN), _csv):
+        unit, marks = reader(str(path), lines)
+        if marks:
+            break
+    if len(marks) < FEWEST_LINES:
+        raise LazsimError(
+            f"{path}: no log of steps; give CSV with columns time and step or samples, or the log of torchtitan, "
+            f"Megatron or MLPerf, with {FEWEST_LINES} steps or more"
+        )
+    if len(marks) > MAX_ROWS:
+        raise LazsimError(f"{path}: more than {MAX_ROWS:,} steps; give every tenth")
+    for before, after in pairwise(marks):
+        if not before.time_s <= after.time_s <= marks[0].time_s + LONGEST_S:
+            raise LazsimError(f"{path}, line {after.line}: its time is before that of the line above; sort the log")
+    return unit, marks, sha256(content)
+
+
+Lines = list[tuple[int, str]]
+Reader = Callable[[str, Lines], tuple[str, list[Mark]]]
+
+
+def _dated(pattern: re.Pattern[str]) -> Reader:
+    def read(name: str, lines: Lines) -> tuple[str, list[Mark]]:
+        found = ((line, pattern.search(text)) for line, text in lines)
+        return "steps", [
+            Mark(line, _time(name, line, match[1]), _number(name, line, match[2])) for line, match in found if match
+        ]
+
+    return read
+
+
+def _mlperf(name: str, lines: Lines) -> tuple[str, list[Mark]]:
+    """Read the lines of MLPerf that tell of samples, else those that tell of steps."""
+    marks: dict[str, list[Mark]] = {"samples": [], "steps": []}
+    for line, text in lines:
+        if MLPERF not in text:
+            continue
+        try:
+            entry = decode_json(text.partition(MLPERF)[2].strip().encode())
+            told, time_s = entry["metadata"], float(entry["time_ms"]) / 1e3
+        except (ValueError, KeyError, TypeError):
+            raise LazsimError(f"{name}, line {line}: not a line of MLPerf's log; mend it, or leave it out") from None
+        for unit, keys in (("samples", ("samples_count",)), ("steps", ("step_num", "step"))):
+            done = next((told[key] for key in keys if isinstance(told, dict) and key in told), None)
+            if done is not None:
+                marks[unit].append(Mark(line, time_s, _number(name, line, str(done))))
+    unit = max(marks, key=lambda unit: len(marks[unit]))
+    return unit, marks[unit]
+
+
+def _csv(name: str, lines: Lines) -> tuple[str, list[Mark]]:
+    header = [field.strip().lower() for field in lines[0][1].split(",")] if lines else []
+    times = [field for field in header if field in ("time", "time_s", "timestamp", "seconds", "wall_time")]
+    units = {
+        "step": "steps",
+        "steps": "steps",
+        "iteration": "steps",
+        "samples": "samples",
+        "consumed_samples": "samples",
+    }
+    counts = [field for field in header if field in units]
+    if not (times and counts):
+        return "steps", []
+    marks = []
+    for line, text in lines[1:]:
+        fields = dict(zip(header, map(str.strip, text.split(",")), strict=False))
+        if times[0] not in fields or counts[0] not in fields:
+            raise LazsimError(f"{name}, line {line}: expected {len(header)} columns; mend it, or leave it out")
+        marks.append(Mark(line, _time(name, line, fields[times[0]]), _number(name, line, fields[counts[0]])))
+    return units[counts[0]], marks
+
+
+def _time(name: str, line: int, text: str) -> float:
+    try:
+        if not (":" in text and "-" in text[1:]):
+            return float(text)
+        date = read_date(text.replace(",", "."))
+        # A date without a zone is in none that changes with summer time.
+        return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        raise LazsimError(f"{name}, line {line}: expected a time in seconds or a date, found {text[:40]!r}") from None
+
+
+def _number(name: str, line: int, text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= MAX_WHOLE:
+        raise LazsimError(f"{name}, line {line}: expected a count of steps or samples, found {text[:40]!r}")
+    return number
+
+
+def observed_phases(marks: list[Mark]) -> Phases:
+    """Take a log apart.
+
+    Notes
+    -----
+    The usual pace is the median over the intervals in which the count rises. After a step back, the first line is
+    taken to come as many steps after the checkpoint as lines are apart: by so much lost steps may be off.
+
+    Examples
+    --------
+    A step a second; after 5 s, 20 s until the job is at step 4 again, 3 steps after its checkpoint at 3.
+
+    >>> marks = [Mark(0, float(t), t) for t in range(6)] + [Mark(0, 25.0 + i, 4.0 + i) for i in range(4)]
+    >>> observed_phases(marks)
+    Phases(wall_s=28.0, training_s=7.0, lost_s=2.0, stopped_s=19.0, num_stops=1, stop_s=19.0, done=7.0)
+    """
+    rising = [(after.time_s - before.time_s, after.done - before.done) for before, after in pairwise(marks)]
+    paces = [seconds / done for seconds, done in rising if done > 0 and seconds > 0]
+    if not paces:
+        raise LazsimError("`observed`: its steps never rise; give a log of a run that trains")
+    pace_s, apart = median(paces), median([done for _, done in rising if done > 0])
+    stops_s, lost = [], 0.0
+    for seconds, done in rising:
+        if done < 0:
+            lost += apart - done
+        made_s = (apart if done < 0 else done) * pace_s
+        if done < 0 or seconds > max(STOP_FACTOR * made_s, made_s + STOP_S):
+            stops_s.append(max(0.0, seconds - made_s))
+    wall_s, lost_s, stopped_s = marks[-1].time_s - marks[0].time_s, lost * pace_s, sum(stops_s)
+    training_s = max(0.0, wall_s - lost_s - stopped_s)
+    middle_s = median(stops_s) if stops_s else 0.0
+    return Phases(wall_s, training_s, lost_s, stopped_s, len(stops_s), middle_s, marks[-1].done - marks[0].done)
+
+
+def simulated_phases(run: SystemRun, unit: str) -> Phases:
+    """Return a simulated run in the same parts: each failure after which it trained again is a stop."""
+    spent_s = run.ledger_s
+    stops_s = list(_stops(run))
+    training_s = spent_s["compute"] + spent_s["checkpoint"] + spent_s["rebalance"]
+    return Phases(
+        run.wall_s,
+        training_s,
+        spent_s["lost_work"],
+        run.wall_s - training_s - spent_s["lost_work"],
+        len(stops_s),
+        median(stops_s) if stops_s else 0.0,
+        float(run.steps if unit == "steps" else run.samples),
+    )
+
+
+def _stops(run: SystemRun) -> Iterator[float]:
+    """Yield the seconds from a failure until training goes on; failures on the way belong to the first."""
+    since_s: float | None = None
+    for failure in run.failures:
+        since_s = failure.time_s if since_s is None else since_s
+        if failure.trains_at_s is not None:
+            yield failure.trains_at_s - since_s
+            since_s = None
+
+
+def offer(observed: Phases, simulated: Phases, run: SystemRun, recovery: Any) -> tuple[Offer, ...]:
+    """Return the constants each of which alone would make the median stop of a simulation that of the log."""
+    if not (observed.num_stops and simulated.num_stops):
+        return ()
+    restarts = sum("restart" in one.decision for one in run.failures)
+    fields = ("detect_s", "restart_base_s" if 2 * restarts > len(run.failures) else "rebuild_s")
+    more_s = observed.stop_s - simulated.stop_s
+    offers = (Offer(field, getattr(recovery, field) + more_s, getattr(recovery, field)) for field in fields)
+    return tuple(one for one in offers if one.seconds >= 0)
+
+
+def compare_observed(
+    path: Path | str,
+    settings: Mapping[str, Any],
+    systems: Sequence[str],
+    progress: Callable[[Iterable[str]], Iterable[str]] = iter,
+) -> ObservedComparison:
+    """Simulate what a log tells of under some systems, for as long as the log lasts unless a duration is given.
+
+    Raises
+    ------
+    LazsimError
+        When an input is not valid, or the log never trains.
+    """
+    unit, marks, hashed = read_log(path)
+    observed = observed_phases(marks)
+    asked = {**settings, "duration": settings.get("duration") or observed.wall_s}
+    scenarios = resolve_runs(asked, systems, ())
+    result = simulate_scenarios(scenarios, progress)
+    simulated = {run.name: simulated_phases(run, unit) for run in result.runs}
+    recovery = scenarios[0].cluster.recovery
+    return ObservedComparison(
+        {"observed": {"name": Path(path).name, "sha256": hashed}, **result.inputs},
+        unit,
+        observed,
+        simulated,
+        {run.name: offer(observed, simulated[run.name], run, recovery) for run in result.runs},
+        (*_log_notes(unit, marks, observed, simulated), *result.notes),
+    )
+
+
+def _log_notes(unit: str, marks: list[Mark], observed: Phases, simulated: Mapping[str, Phases]) -> Iterator[str]:
+    """Yield what limits the comparison."""
+    apart = median(after.done - before.done for before, after in pairwise(marks) if after.done > before.done)
+    if observed.lost_s:
+        yield f"the log has a line each {apart:,.0f} {unit}: what each stop lost may be off by as many"
+    numbers = {name: phases.num_stops for name, phases in simulated.items() if phases.num_stops != observed.num_stops}
+    if numbers:
+        told = ", ".join(f"{name} {number}" for name, number in numbers.items())
+        yield (
+            f"the log stops {observed.num_stops} times, simulations otherwise ({told}): `trace` is taken to begin with "
+            "the first line of the log, and `start` moves it"
+        )

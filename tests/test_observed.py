@@ -1,0 +1,121 @@
+"""``lazsim compare``: logs of steps, taken apart and held against simulations of the same failures."""
+
+import json
+
+import pytest
+
+import lazsim as package
+from lazsim.study.observed import observed_phases, read_log
+from lazsim.trace import build_trace, write_trace
+from lazsim.trace.table import Event
+
+STAMPS = ("2025-03-01 00:00:10", "2025-03-01 00:00:20", "2025-03-01 00:00:40")
+COUNTS = (1, 2, 4)
+MEGATRON = (
+    " [{}] iteration {:8d}/  500000 | consumed samples: 25600 | elapsed time per iteration (ms): 10.0 | loss: 9.1"
+)
+TORCHTITAN = (
+    "[rank0]:[titan] {},000 - root - INFO - \x1b[31mstep: {:2d}  \x1b[32mloss: 12.2  \x1b[34mtps: 1,000\x1b[39m"
+)
+MLPERF = ':::MLLOG {{"time_ms": {}, "key": "train_loss", "metadata": {{"samples_count": {}}}}}'
+
+
+def log_of(form, times):
+    return "".join(f"{form.format(*one)}\n" for one in zip(times, COUNTS, strict=True))
+
+
+LOGS = {
+    "csv": ("steps", "time,loss,step\n10,3.1,1\n20,3.0,2\n40,2.9,4\n"),
+    "csv with dates": ("samples", "timestamp,samples\n" + log_of("{},{}", STAMPS)),
+    "megatron": ("steps", log_of(MEGATRON, STAMPS)),
+    "torchtitan": ("steps", log_of(TORCHTITAN, STAMPS)),
+    "mlperf": ("samples", log_of(MLPERF, (10_000, 20_000, 40_000))),
+}
+
+
+@pytest.mark.parametrize("kind", LOGS)
+def test_logs_of_every_kind_tell_the_same_steps(kind, tmp_path):
+    unit, text = LOGS[kind]
+    path = tmp_path / "log"
+    path.write_text(f"starting up\n{text}" if "csv" not in kind else text)
+    found, marks, _ = read_log(path)
+    assert found == unit
+    assert [(one.time_s - marks[0].time_s, one.done) for one in marks] == [(0, 1), (10, 2), (30, 4)]
+
+
+def test_a_pause_is_a_stop_and_a_step_back_is_lost_work(tmp_path):
+    # Lines each 10 steps of 2 s. From step 30 to the line of step 40 takes 100 s: 80 s too long. Back from step 60 to
+    # the line of step 50, the first after the checkpoint at 40: 20 steps of 2 s are lost, and of 120 s all but 20 are
+    # a stop.
+    lines = [(0, 0), (20, 10), (40, 20), (60, 30), (160, 40), (180, 50), (200, 60), (320, 50), (340, 60), (360, 70)]
+    path = tmp_path / "log.csv"
+    path.write_text("time,step\n" + "".join(f"{time},{step}\n" for time, step in lines))
+    found = observed_phases(read_log(path)[1])
+    assert (found.wall_s, found.stopped_s, found.num_stops, found.stop_s) == (360, 80 + 100, 2, 90)
+    assert (found.lost_s, found.training_s, found.done) == (40, 140, 70)
+
+
+BAD = {
+    "no log": ("hello\nworld\n", "no log of steps; give CSV"),
+    "empty": ("", "no log of steps"),
+    "one step": ("time,step\n1,1\n", "with 3 steps or more"),
+    "time back": ("time,step\n1,1\n5,2\n4,3\n9,4\n", "line 4: its time is before"),
+    "no number": ("time,step\n1,1\n2,x\n3,3\n", "line 3: expected a count"),
+    "not finite": ("time,step\n1,1\n2,nan\n3,3\n", "line 3: expected a count"),
+    "no time": ("time,step\n1,1\nsoon,2\n3,3\n", "line 3: expected a time"),
+    "short row": ("time,step\n1,1\n2\n3,3\n", "line 3: expected 2 columns"),
+    "no progress": ("time,step\n1,1\n2,1\n3,1\n", "--observed: its steps never rise"),
+    "broken mlperf": (":::MLLOG {\n", "line 1: not a line of MLPerf's log"),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_a_bad_log_is_one_line_and_exit_code_2(lazsim, tmp_path, what):
+    text, says = BAD[what]
+    path = tmp_path / "log.csv"
+    path.write_text(text)
+    code, out, err = lazsim("compare", "--observed", path, "--trace", "fail-every-5min", "--system", "ds")
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert says in err
+
+
+def test_a_log_of_the_simulated_run_agrees_and_a_slower_stop_is_offered_as_a_constant(lazsim, tmp_path):
+    events = [Event(0, "add", f"n{index}") for index in range(5)] + [Event(300, "remove", "n0")]
+    trace = build_trace(events, duration_s=900)
+    path = tmp_path / "trace.csv"
+    write_trace(trace, path)
+    asked = ("--system", "lazarus", "--routing", "uniform", "--interval", "1000000")
+    run = package.simulate(path, systems=["lazarus"], routing="uniform", interval="1000000").runs[0]
+    (failure,) = run.failures
+    stop_s = failure.trains_at_s - failure.time_s
+    # The log: as many steps a second as the run made on average, a line a second, and a stop that is 30 s longer.
+    pace = run.steps / (900 - stop_s)
+    log, slower_s = tmp_path / "log.csv", stop_s + 30
+    rows = [(t, int(pace * t)) for t in range(300)]
+    rows += [(t + slower_s, int(pace * t)) for t in range(300, int(900 - slower_s))]
+    log.write_text("time,step\n" + "".join(f"{time},{step}\n" for time, step in rows))
+    code, out, err = lazsim("compare", "--observed", log, "--trace", path, *asked, "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    simulated = found["simulated"]["lazarus"]
+    assert found["observed"]["stop_s"] == pytest.approx(slower_s, abs=1.5)
+    assert (found["observed"]["num_stops"], simulated["num_stops"], simulated["stop_s"]) == (
+        1,
+        1,
+        pytest.approx(stop_s),
+    )
+    offers = {one["field"]: one["seconds"] - one["instead_of_s"] for one in found["offers"]["lazarus"]}
+    # Survivors reconfigured: it is detection or the rebuild that takes longer.
+    assert offers == {"detect_s": pytest.approx(30, abs=1.5), "rebuild_s": pytest.approx(30, abs=1.5)}
+    _, table, _ = lazsim("compare", "--observed", log, "--trace", path, *asked)
+    assert "nothing was changed" in table
+
+
+def test_a_log_that_stops_at_other_times_than_the_trace_is_told_of(lazsim, tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_text("time,step\n" + "".join(f"{time},{time}\n" for time in range(0, 700, 10)))
+    code, _, err = lazsim("compare", "--observed", path, "--trace", "fail-every-5min", "--system", "lazarus")
+    assert code == 0
+    # The recipe loses a node each 5 min: at 300 and at 600 s of 690.
+    assert "the log stops 0 times, simulations otherwise (lazarus 2)" in err
+    assert "--start moves it" in err
