@@ -65,6 +65,10 @@ BAD = {
     "no time": ("time,step\n1,1\nsoon,2\n3,3\n", "line 3: expected a time"),
     "short row": ("time,step\n1,1\n2\n3,3\n", "line 3: expected 2 columns"),
     "no progress": ("time,step\n1,1\n2,1\n3,1\n", "--observed: its steps never rise"),
+    "endless mlperf": (
+        ':::MLLOG {"time_ms": 1' + "0" * 400 + ', "metadata": {}}\n',
+        "line 1: not a line of MLPerf's log",
+    ),
     "broken mlperf": (":::MLLOG {\n", "line 1: not a line of MLPerf's log"),
 }
 

@@ -159,7 +159,7 @@ def _mlperf(name: str, lines: Lines) -> tuple[str, list[Mark]]:
         try:
             entry = decode_json(text.partition(MLPERF)[2].strip().encode())
             told, time_s = entry["metadata"], float(entry["time_ms"]) / 1e3
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError):
             raise LazsimError(f"{name}, line {line}: not a line of MLPerf's log; mend it, or leave it out") from None
         for unit, keys in (("samples", ("samples_count",)), ("steps", ("step_num", "step"))):
             done = next((told[key] for key in keys if isinstance(told, dict) and key in told), None)
