@@ -55,6 +55,7 @@ from lazsim.stepmodel.loading import first_layout, load_constants, tables_of
 from lazsim.stepmodel.search import default_layout
 from lazsim.stepmodel.tables import read_tables
 from lazsim.trace import Trace, TraceMapping, cut_trace, generate_trace, load_recipe, make_mapping, read_trace
+from lazsim.trace.cap import DEFAULT_CAP
 from lazsim.trace.mapping import OPTIONS, load_mapping, refuse_mapping
 from lazsim.trace.prices import Prices
 from lazsim.trace.recipes import MtbfSpec, Recipe
@@ -144,7 +145,7 @@ class Defaults(Spec, frozen=True, kw_only=True):
     start: str | float = 0.0
     duration: str | float | None = None
     max_nodes: NumNodes | None = None
-    cap: str = "offset"
+    cap: str = DEFAULT_CAP
     lenient: bool = False
     strict: bool = False
     score_plans: bool = False

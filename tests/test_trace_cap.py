@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -106,6 +108,14 @@ def test_any_node_may_become_a_member():
     trace = build_trace([Event(0.0, "add", name) for name in "abcd"])
     drawn = [alive_at(cap_trace(trace, 2, "members", np.random.default_rng(seed)), 0.0) for seed in range(40)]
     assert {frozenset(pair) for pair in drawn} == {frozenset(pair) for pair in ("ab", "ac", "ad", "bc", "bd", "cd")}
+
+
+def test_a_job_held_to_fewer_nodes_loses_as_large_a_share_of_them_unless_told_otherwise():
+    # One of eight nodes goes: it is one of the two of the job with a probability of 1/4, whatever the seed draws.
+    trace = build_trace([*(Event(0.0, "add", name) for name in "abcdefgh"), Event(60.0, "remove", "c")])
+    capped = [cut_trace(trace, max_nodes=2, seed=seed) for seed in range(400)]
+    hit = sum(any(event.kind == "remove" for event in one.events()) for one in capped)
+    assert abs(hit - 100) < 4 * math.sqrt(400 * 1 / 4 * 3 / 4)
 
 
 def test_spare_steps_in_at_the_instant_of_the_loss():

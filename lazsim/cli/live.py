@@ -22,7 +22,7 @@ from lazsim.cli.common import (
     tell_notes,
 )
 from lazsim.cli.progress import live_progress
-from lazsim.cli.replay import MAPPING_FIELDS, read_stretch, replay_options
+from lazsim.cli.replay import DEFAULT_CAP, MAPPING_FIELDS, read_stretch, replay_options
 from lazsim.errors import LazsimError
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def load_live_trace(spec: "LiveSpec", settings: dict[str, Any], default: Callabl
     """Read the trace, or return the default one; refuse more nodes than this machine can hold."""
     from lazsim.live.run import check_machine
 
-    usual = {"trace_format": "auto", "start": 0.0, "duration": None, "cap": "offset", "lenient": False, "where": ()}
+    usual = {"trace_format": "auto", "start": 0.0, "duration": None, "cap": DEFAULT_CAP, "lenient": False, "where": ()}
     names = ("trace_format", "start", "duration", "cap", "lenient", *MAPPING_FIELDS)
     reading = {name: settings[name] for name in names}
     if settings["trace_path"] is None:

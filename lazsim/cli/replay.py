@@ -9,9 +9,11 @@ from lazsim.cli.common import DURATION, NODES, options
 if TYPE_CHECKING:
     from lazsim.trace import Trace
 
-CAPS = ("offset", "clip", "members", "first")
+CAPS = ("members", "offset", "clip", "first")
+DEFAULT_CAP = CAPS[0]
 TIME_UNITS = ("ns", "us", "ms", "s", "min", "h", "d")
-"""Names of `lazsim.trace.CAP_RULES` and of units, here so that ``--help`` need not import them."""
+"""`lazsim.trace.CAP_RULES`, `lazsim.trace.cap.DEFAULT_CAP` and names of units, here so that ``--help`` need not import
+them."""
 
 MAPPING_FIELDS = ("columns", "where", "time_unit", "time_format", "time_zone", "cluster_nodes")
 """Options that say what a file does not."""
@@ -49,10 +51,11 @@ replay_options = options(
     click.option(
         "--cap",
         type=click.Choice(CAPS),
-        default="offset",
+        default=DEFAULT_CAP,
         show_default=True,
-        help="How a trace with more nodes is held to fewer: subtract a constant, so that every loss is felt; "
-        "keep spares outside; replace what a job loses by newly granted nodes only; follow the first names.",
+        help="How a trace with more nodes is held to fewer: a job whose nodes fail as often as those of the trace, and "
+        "are replaced by newly granted ones only; subtract a constant, so that every loss is felt; keep the others as "
+        "spares that step in at once; follow the first names.",
     ),
     click.option("--lenient", is_flag=True, help="Repair what is repairable in a file, and say how often."),
 )

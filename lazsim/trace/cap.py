@@ -91,6 +91,10 @@ CAP_RULES: dict[str, Callable[[Trace, int, np.random.Generator], CappedEvents]] 
 }  # fmt: skip
 """Rules by name: from a trace, the most nodes and a random generator to events and a note."""
 
+DEFAULT_CAP = "members"
+"""A node of the job fails as often as one of the trace, and what fails is gone until another one is granted: ``offset``
+makes a few nodes feel the failures of all, and ``clip`` takes it that everything beyond them is a spare."""
+
 
 def cap_trace(trace: Trace, max_nodes: int, rule: str, rng: np.random.Generator) -> Trace:
     """Cap a trace at ``max_nodes`` nodes.

@@ -7,7 +7,7 @@ import numpy as np
 
 from lazsim.errors import LazsimError
 from lazsim.specs import catalog_names
-from lazsim.trace.cap import cap_trace
+from lazsim.trace.cap import DEFAULT_CAP, cap_trace
 from lazsim.trace.generate import generate_trace
 from lazsim.trace.mapping import NO_MAPPING, TraceMapping, refuse_mapping
 from lazsim.trace.readers import read_trace
@@ -22,7 +22,7 @@ def cut_trace(
     start_s: float = 0.0,
     duration_s: float | None = None,
     max_nodes: int | None = None,
-    cap: str = "offset",
+    cap: str = DEFAULT_CAP,
     seed: int = 0,
 ) -> Trace:
     """Cut a stretch out of a trace, then cap its nodes.
@@ -80,7 +80,7 @@ def load(
     start_s: float = 0.0,
     duration_s: float | None = None,
     max_nodes: int | None = None,
-    cap: str = "offset",
+    cap: str = DEFAULT_CAP,
     seed: int = 0,
     lenient: bool = False,
     mapping: TraceMapping = NO_MAPPING,
