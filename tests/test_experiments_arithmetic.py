@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import msgspec
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from lazsim import simulate
 from lazsim.engine.interval import young_interval_s
 from lazsim.engine.systems import SYSTEMS
+from lazsim.routing import RecordedRouting
 from lazsim.study.experiment import Context, load_experiment
 from lazsim.study.intervals import ratio_interval
 from lazsim.study.time_to_train import roll_back, stretches, time_to_train
@@ -23,7 +25,8 @@ skewed_load, layer_speed = LOAD_RATIO.script.skewed_load, LOAD_RATIO.script.laye
 sorted_shares = load_experiment("expert-loads").script.sorted_shares
 sparing_trace = load_experiment("tutel").script.sparing_trace
 hourly_trace = load_experiment("large-scale").script.hourly_trace
-recovery_times = load_experiment("node-failures").script.recovery_times
+NODE_FAILURES = load_experiment("node-failures").script
+recovery_times = NODE_FAILURES.recovery_times
 
 
 @given(st.lists(st.tuples(st.floats(1, 1e6), st.floats(1, 1e6)), min_size=6, max_size=12), st.floats(0.1, 10))
@@ -151,6 +154,32 @@ def test_without_checkpoints_a_restart_loads_nothing_and_loses_every_step():
     unsaved = msgspec.structs.replace(four.job, checkpoint_interval_steps={"ds": 0})
     (row,) = recovery_times(SYSTEMS["ds"], replace(four, job=unsaved), EvenLoads(2, 4), 100, [[0, 1]])
     assert (row["pause_s"], row["lost_work_s"]) == (DETECT_S + RESTART_S - SAVE_S, 100 * STEP_S)
+
+
+def test_picks_of_public_loads_are_all_combinations_of_step_layers_and_top_experts():
+    # Expert 0 has most tokens up to step 1000, expert 1 in all of the run and from then on; layers differ by a factor.
+    early, late = np.array([9, 1, 5]), np.array([2, 8, 5])
+    layer_factors = np.arange(1, 5)[:, None]
+    public = RecordedRouting(np.array([1, 1001]), np.stack([layer_factors * early, layer_factors * late]))
+    found = dict(NODE_FAILURES.picks(public, [500, 3000], 2, 1))
+    assert len(found) == 2 * 4 * 2
+    layers = {"first": (1, 2), "middle": (2, 3), "last": (3, 4), "spread": (1, 3)}
+    for name, factors in layers.items():
+        for step, run_top, step_top in ((500, 1, 9), (3000, 8, 8)):
+            for when, tokens in (("run", run_top), ("step", step_top)):
+                picked = found[f"step {step}, {name} layers, top experts of the {when}"]
+                assert picked.tolist() == [[factor * tokens] for factor in factors]
+
+
+def test_recovery_probabilities_have_a_range_over_all_picks_and_none_where_theory_has_one_value():
+    settings = NODE_FAILURES.SETTINGS | {"models": ["gpt-s"], "policies": ["mro"], "pick_steps": [200, 4000]}
+    ((case, *others),) = [list(NODE_FAILURES.pick_cases(Context(recorded=False), settings))]
+    ranges = pd.DataFrame(NODE_FAILURES.measure_picks(case))
+    assert not others
+    assert (ranges["picks"] == 2 * 4 * 2).all()
+    assert (ranges["low"] < ranges["high"]).any()
+    # Two replicas on different nodes survive any one failure.
+    assert ranges.set_index("failures").loc[1, ["low", "high"]].tolist() == [1.0, 1.0]
 
 
 def test_failures_of_nodes_that_are_not_in_use_cost_nothing():

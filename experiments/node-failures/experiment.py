@@ -2,7 +2,7 @@
 
 When nodes fail together, how long until training goes on, and which placement keeps every expert?
 
-Axes: L layers, E experts, H servers.
+Axes: L layers, E experts, H servers, S steps.
 """
 
 from itertools import product
@@ -21,6 +21,7 @@ from lazsim.output.plots.charts import lines_figure
 from lazsim.placement.plan import is_recoverable
 from lazsim.placement.policies import place
 from lazsim.placement.request import PlacementRequest
+from lazsim.routing import load_routing
 from lazsim.scenario import resolve
 from lazsim.study.comparison import average
 from lazsim.study.experiment import Outcome
@@ -38,15 +39,23 @@ SETTINGS = {
     "sets": 20,
     # Seeds draw the loads and the sets.
     "seeds": list(range(10)),
+    # The published loads are those of the top experts of a public run; of which layers, and when, is not said.
+    "pick_steps": [100, 200, 500, 1000, 2000, 3000, 4000, 5000],
 }
 
-SMALL = {"models": ["gpt-s"], "sets": 3, "seeds": [0, 1]}
+SMALL = {"models": ["gpt-s"], "sets": 3, "seeds": [0, 1], "pick_steps": [200, 4000]}
 
 SETTING = ["loads", "model", "step"]
 
+PUBLIC_SHAPE = 24, 32
+"""Layers, and experts of each, of the public run."""
+
+PUBLIC_STEPS = np.arange(1, 5002, 10)
+"""Steps that are recorded of it."""
+
 
 def run(context, settings):
-    """Find recovery times of sampled failures, and exact recovery probabilities."""
+    """Find recovery times of sampled failures, exact recovery probabilities, and their ranges over picks of loads."""
     found = context.collect(measure, list(cases(context, settings)))
     overheads = pd.DataFrame([row for value in found for row in value["overheads"]])
     probs = pd.DataFrame([row for value in found for row in value["probs"]])
@@ -55,6 +64,8 @@ def run(context, settings):
     keys = [*SETTING, "system", "failures"]
     parts = overheads.groupby(keys, sort=False)[["restart_share", "pause_s", "lost_work_s"]].mean().reset_index()
     times = average(overheads, keys, "overhead_s").merge(parts, on=keys)
+    by_case = context.collect(measure_picks, list(pick_cases(context, settings)))
+    picked = pd.DataFrame([row for rows in by_case for row in rows])
     loads = context.best_loads
     look = {"x": "failures", "panels": ("model", "step"), "x_label": "nodes that fail at once"}
     figures = {
@@ -65,8 +76,13 @@ def run(context, settings):
             probs[probs["loads"] == loads], y="recovery_prob", series="policy", y_label="recovery probability",
             limits=(0, 1.03), **look,
         ),
+        "recovery-picks": lines_figure(
+            picked[picked["loads"] == loads], x="failures", y="median", interval=("low", "high"), series="policy",
+            panels=("model",), x_label="nodes that fail at once", y_label="recovery probability,\nmedian and range",
+            limits=(0, 1.03),
+        ),
     }  # fmt: skip
-    tables = {"recovery-time": times, "recovery-probability": probs}
+    tables = {"recovery-time": times, "recovery-probability": probs, "recovery-picks": picked}
     return Outcome(tables, figures, (f"figures: {loads} loads",))
 
 
@@ -78,6 +94,48 @@ def cases(context, settings):
         ids = [scenario.id for scenario in scenarios(case).values()]
         for step, seed in product(settings["steps"], settings["seeds"]):
             yield case | {"step": step, "seed": seed, "ids": ids}
+
+
+def pick_cases(context, settings):
+    """Yield the inputs of `measure_picks`, with a hash of all it reads."""
+    shared = {key: settings[key] for key in ("base", "policies", "pick_steps")}
+    for (loads, routing), model in product(context.routings().items(), settings["models"]):
+        case = shared | {"systems": settings["systems"][:1], "seed": settings["seeds"][0]}
+        case |= {"loads": loads, "routing": routing, "model": model}
+        yield case | {"ids": [scenario.id for scenario in scenarios(case).values()]}
+
+
+def measure_picks(case):
+    """Find the range of a model's recovery probabilities over all picks of its loads."""
+    (scenario,) = scenarios(case).values()
+    model, costs = scenario.model, scenario.costs()
+    public = load_routing(case["routing"], *PUBLIC_SHAPE, case["seed"])
+    rows = pd.DataFrame(
+        {"policy": policy, "failures": count, "pick": pick, "recovery_prob": prob}
+        for pick, load_LE in picks(public, case["pick_steps"], model.num_moe_layers, model.num_experts)
+        for policy in case["policies"]
+        for count, prob in recovery_probs(policy, costs, load_LE)
+    )
+    by_point = rows.set_index("pick").groupby(["policy", "failures"], sort=False)["recovery_prob"]
+    table = by_point.agg(low="min", median="median", high="max", low_pick="idxmin", high_pick="idxmax", picks="size")
+    labels = {key: case[key] for key in ("loads", "model")}
+    return [labels | row for row in table.reset_index().to_dict("records")]
+
+
+def picks(public, steps, num_layers, num_experts):
+    """Yield each pick of a smaller model's loads from those of the public run, shape (L, E), after its name.
+
+    The top experts of a layer are those with the most tokens in all of the run, or at the step.
+    """
+    total_LE = public.loads(PUBLIC_STEPS).sum(axis=0)
+    first = {"first": 0, "middle": (public.num_layers - num_layers) // 2, "last": public.num_layers - num_layers}
+    layers = {name: np.arange(num_layers) + start for name, start in first.items()}
+    layers["spread"] = np.arange(num_layers) * public.num_layers // num_layers
+    for step, (name, chosen) in product(steps, layers.items()):
+        load_LE = public.loads([step])[0, chosen]
+        for when, by_LE in (("the run", total_LE[chosen]), ("the step", load_LE)):
+            top_LE = np.argsort(-by_LE, axis=1, kind="stable")[:, :num_experts]
+            yield f"step {step}, {name} layers, top experts of {when}", np.take_along_axis(load_LE, top_LE, axis=1)
 
 
 def scenarios(case):
