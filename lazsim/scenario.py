@@ -353,6 +353,11 @@ class Scenario:
         LazsimError
             When the profile cannot be read, or is of a model of other shapes, or the layout does not fit.
         """
+        return self._costs
+
+    @functools.cached_property
+    def _costs(self) -> CostModel:
+        # Step times of a layout that one run has found serve the next.
         model, cluster, job = self.model, self.cluster, self.job
         compute, links = (
             AnalyticCompute(model, self.gpu, cluster, job),

@@ -1,6 +1,7 @@
 """Live jobs that are small enough for tests, and scripts of what happens to their nodes."""
 
 import asyncio
+import itertools
 import os
 import random
 import resource
@@ -11,14 +12,19 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import torch
 
 from lazsim.live.checkpoint import load_blocks
 from lazsim.live.fault_injector import LocalNodes
 from lazsim.live.record import LiveRun
 from lazsim.live.run import run_locally
 from lazsim.live.spec import SMALL_MODEL, LiveSpec
-from lazsim.live.state import all_keys
+from lazsim.live.state import Block, TrainingState, all_keys, initial_values
+from lazsim.live.trainer import Trainer
 from lazsim.live.worker_pool import WorkerPool
+from lazsim.pytorch.device import CPU
+from lazsim.pytorch.group import Group
+from lazsim.pytorch.transformer import Layout
 from lazsim.specs import JobSpec, load_spec
 
 TINY = msgspec.structs.replace(
@@ -86,13 +92,13 @@ class Script:
                 getattr(nodes, act)(node)
 
 
-def random_script(seed: int) -> Script:
+def random_script(seed: int, script_type: type[Script] = Script) -> Script:
     """Kill and start nodes at random: at and within steps, and in the middle of recoveries; rank 0 as likely as others.
 
     One node of four is never touched, and one is always left beside it, so that there is somebody to go on.
     """
     draw = random.Random(seed)
-    script = Script(4)
+    script = script_type(4)
     down: list[str] = []
     for _ in range(draw.randint(2, 4)):
         when = ("stepped", draw.randint(1, NUM_STEPS - 2))
@@ -137,3 +143,58 @@ def descriptors_left(number):
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@dataclass
+class Witness(Script):
+    """Checks at each generation that all is kept that the system promises, and keeps what each step trains."""
+
+    sequences: dict[int, list[int]] = field(default_factory=dict)
+    num_checked: int = 0
+    _before: tuple[list, list[int]] | None = None
+    _reported: int = 0
+
+    async def on_event(self, nodes, event, generation, step):
+        coordinator = nodes.coordinator
+        plan = coordinator._plan
+        if event == "stepped":
+            self._reported = step
+        elif event == "entered":
+            if self._before is not None and self._reported:
+                self._check(coordinator.spec, plan)
+            self._reported = plan.step
+        elif event == "ready":
+            # A generation that does not come so far trains nothing.
+            for later in range(plan.step + 1, NUM_STEPS + 1):
+                self.sequences[later] = sorted(itertools.chain.from_iterable(plan.sequences))
+            self._before = coordinator._members[: plan.num_ranks], plan.groups
+        await super().on_event(nodes, event, generation, step)
+
+    def _check(self, spec, plan):
+        if spec.system == "replica-drop":
+            members, groups = self._before
+            lost = {group for member, group in zip(members, groups, strict=True) if not member.alive}
+            if lost < set(groups):
+                # A whole replica is left: nothing that was reported is lost.
+                assert plan.source == "peers"
+                assert plan.step >= self._reported
+                self.num_checked += 1
+        elif plan.source != "peers":
+            # The save before the last one begun is written, since one is written at a time.
+            interval = spec.checkpoint_interval_steps
+            assert plan.step >= (self._reported - 1) // interval * interval - interval
+            self.num_checked += 1
+
+
+def train_alone(spec: LiveSpec, sequences: dict[int, list[int]]) -> dict:
+    """Train given sequences of each step in this process; return the final state of every block."""
+    state = TrainingState(spec)
+    state.replace({key: Block(spec, key, initial_values(spec, key)) for key in all_keys(spec)}, 0)
+    group = Group(torch.distributed.HashStore(), "alone", 0, 1, "127.0.0.1", CPU)
+    group.connect()
+    layout = Layout(np.ones((spec.model.num_moe_layers, spec.model.num_experts, 1), dtype=np.int64))
+    for step in range(1, NUM_STEPS + 1):
+        Trainer(state, group, layout, [sequences[step]]).prepare()
+        state.commit()
+    group.close()
+    return {key: block.values.detach().numpy() for key, block in state.blocks.items()}

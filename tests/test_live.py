@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import closing, suppress
 from pathlib import Path
 
 import msgspec
@@ -21,11 +22,12 @@ pytest.importorskip("torch", reason="live training needs torch: pip install 'laz
 
 import torch
 
+from lazsim.engine.held import NOTHING, Held, Planned
 from lazsim.engine.protocol import Action, Decision
 from lazsim.engine.systems import SYSTEMS
 from lazsim.errors import LazsimError
 from lazsim.live.calibration import Calibration
-from lazsim.live.checkpoint import load_blocks
+from lazsim.live.checkpoint import BackgroundWriter, load_blocks
 from lazsim.live.coordinator import Coordinator
 from lazsim.live.fault_injector import TraceInjector
 from lazsim.live.messages import (
@@ -39,7 +41,7 @@ from lazsim.live.messages import (
     new_nonce,
     secret_from_environment,
 )
-from lazsim.live.plan import agree_on_step, plan_generation
+from lazsim.live.plan import Reached, agree_on_step, plan_generation
 from lazsim.live.run import live_costs, prepare, run_locally
 from lazsim.live.spec import check_model
 from lazsim.live.state import DENSE, Block, TrainingState, all_keys, initial_values
@@ -54,7 +56,17 @@ from lazsim.routing.table import RecordedRouting
 from lazsim.specs import ModelSpec, load_spec
 from lazsim.trace.table import Event, build_trace
 from tests.conftest import ROOT
-from tests.live_jobs import NUM_STEPS, Script, descriptors_left, largest_difference, random_script, run_live, tiny_spec
+from tests.live_jobs import (
+    NUM_STEPS,
+    Script,
+    Witness,
+    descriptors_left,
+    largest_difference,
+    random_script,
+    run_live,
+    tiny_spec,
+    train_alone,
+)
 
 ROUNDING = 1e-9
 """Of float64 over this many steps; what a lost sample or a gradient counted twice changes is 1e-3, as a test shows."""
@@ -78,6 +90,55 @@ def test_after_any_kills_and_joins_parameters_are_those_of_an_undisturbed_run(se
     run, blocks = run_live(tiny_spec(top_k=top_k), random_script(seed), pool)
     assert run.run.steps == NUM_STEPS
     assert largest_difference(blocks, undisturbed[top_k]) < ROUNDING
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_after_any_kills_replicas_left_lose_no_step_and_train_their_share(seed, pool):
+    """With two nodes to a replica, or one. The loss is the mean over the sequences that are left."""
+    spec = tiny_spec("replica-drop", slots_per_node=3 + seed % 2)
+    witness = random_script(seed, Witness)
+    run, blocks = run_live(spec, witness, pool)
+    trained = witness.sequences
+    assert largest_difference(blocks, train_alone(spec, trained)) < ROUNDING
+    assert run.run.steps == NUM_STEPS
+    assert abs(run.run.samples - sum(len(trained[step]) for step in trained)) <= spec.global_batch
+
+
+def test_a_lost_replica_leaves_a_smaller_batch_and_returns_by_a_copy(pool):
+    # Two replicas of two nodes: the first loses a node and the other one waits with it. Six sequences become three.
+    acts = {("stepped", 4): [("kill", "n0")], ("stepped", 7): [("start", "m0")]}
+    witness = Witness(4, acts)
+    run, blocks = run_live(tiny_spec("replica-drop", num_steps=NUM_STEPS), witness, pool)
+    assert witness.num_checked >= 1
+    assert (run.run.counts["lost_steps"], run.run.counts["restarts"]) == (0, 0)
+    assert {len(sequences) for sequences in witness.sequences.values()} == {3, 6}
+    assert {step.num_nodes for step in run.steps} == {2, 4}
+    assert run.run.samples < 6 * NUM_STEPS
+    assert largest_difference(blocks, train_alone(tiny_spec("replica-drop"), witness.sequences)) < ROUNDING
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_after_any_kills_a_job_goes_back_to_a_save_that_was_written_behind_training(seed, pool, undisturbed):
+    witness = random_script(seed, Witness)
+    run, blocks = run_live(tiny_spec("async-checkpoint", interval=3), witness, pool)
+    assert run.run.counts["checkpoints"] > 0
+    assert largest_difference(blocks, undisturbed[1]) < ROUNDING
+
+
+def test_what_is_written_behind_training_is_waited_for_and_its_error_comes_to_light():
+    writer, may_end, written = BackgroundWriter(), threading.Event(), []
+    writer.start(lambda: (may_end.wait(), written.append(1)))
+    assert written == []
+    threading.Timer(0.05, may_end.set).start()
+    writer.wait()
+    assert written == [1]
+
+    def fail():
+        raise LazsimError("the disk is full")
+
+    writer.start(fail)
+    with pytest.raises(LazsimError, match="the disk is full"):
+        writer.wait()
 
 
 def test_float32_runs_agree_to_float32_summation_error(pool):
@@ -147,6 +208,12 @@ def decide_among(names: list[str], places: dict[str, int]) -> tuple[Coordinator,
     return coordinator, server.workers
 
 
+def places(workers: list[WorkerConnection]) -> Held:
+    """Return workers in the places of a plan for them."""
+    system, costs = SYSTEMS["lazarus"], live_costs(tiny_spec(), 4)
+    return Held.full(workers, Planned(len(workers), 0, lambda num, _step: system.plan_evenly(costs, num)))
+
+
 def test_workers_are_taken_in_the_order_of_their_places_as_in_a_simulation():
     coordinator, _ = decide_among(["c", "a", "b"], {"a": 0, "b": 1, "c": 2})
     decision = coordinator._decide_now()
@@ -156,7 +223,7 @@ def test_workers_are_taken_in_the_order_of_their_places_as_in_a_simulation():
 def test_survivors_are_taken_in_the_order_of_the_last_plan():
     coordinator, workers = decide_among(["a", "b", "c"], {"a": 0, "b": 1, "c": 2})
     a, b, c = workers
-    coordinator._members, coordinator._holders, coordinator._has_state = [a, b, c], [c, a, b], True
+    coordinator._members, coordinator._held, coordinator._has_state = [a, b, c], places([c, a, b]), True
     coordinator._has_trained = True
     for worker in workers:
         worker.held = HeldState(5, False, frozenset(range(9)))
@@ -172,11 +239,12 @@ def test_ranks_that_stay_keep_their_order_whatever_the_plan_binds_them_to():
     a, b, c = workers
     costs = live_costs(tiny_spec(), 4)
     decision = Decision(Action.RECONFIGURE, "peers", (c, a, b), 3)
-    plan = plan_generation(SYSTEMS["lazarus"], costs, decision, 0, np.ones((2, 4), dtype=np.int64), [b, c, a])
+    load_LE = np.ones((2, 4), dtype=np.int64)
+    plan = plan_generation(SYSTEMS["lazarus"], costs, decision, NOTHING, Reached(5), load_LE, [b, c, a], 6)
     assert plan.members == [b, c, a]
-    assert set(plan.holders) == {a, b, c}
+    assert set(plan.held.nodes) == {a, b, c}
     slots = SYSTEMS["lazarus"].plan_evenly(costs, 3).slots_LNS
-    for node, holder in enumerate(plan.holders):
+    for node, holder in enumerate(plan.held.nodes):
         rank = plan.members.index(holder)
         assert [layer[rank] for layer in plan.plan.slots] == slots[:, node].tolist()
 
@@ -355,10 +423,10 @@ def test_a_worker_that_comes_after_the_last_step_is_sent_away(pool):
 
 
 def test_more_nodes_than_sequences_are_no_harm(pool, undisturbed):
-    # Six sequences: the seventh and the eighth node route none, and compute what others send them.
-    acts = {("stepped", 3): [("start", f"m{index}") for index in range(4)]}
-    run, blocks = run_live(tiny_spec(), Script(4, acts), pool)
-    assert max(step.num_nodes for step in run.steps) == 8
+    # Six sequences: the seventh and the eighth node route none, and compute what others send them. All are there at the
+    # first step: when workers that start meanwhile join is up to the machine.
+    run, blocks = run_live(tiny_spec(), Script(8), pool)
+    assert {step.num_nodes for step in run.steps} == {8}
     assert largest_difference(blocks, undisturbed[1]) < ROUNDING
 
 
@@ -595,23 +663,27 @@ def test_a_member_that_sends_nonsense_is_a_failure_like_others(pool):
 
     async def take_part(server):
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-        nonce = new_nonce()
-        auth = MessageAuth(server.secret, await reader.readexactly(32) + nonce, "worker")
-        writer.write(nonce + auth.prove() + auth.sign(Hello("evil", "instance", HeldState())))
-        auth.check(await reader.readexactly(64))
-        while not isinstance(auth.verify(await reader.readline()), StartGeneration):
-            pass
-        writer.write(auth.prove(NESTED) + b" " + NESTED + b"\n")
-        evil.append(await reader.read() == b"")
-        writer.close()
+        with closing(writer):
+            nonce = new_nonce()
+            auth = MessageAuth(server.secret, await reader.readexactly(32) + nonce, "worker")
+            writer.write(nonce + auth.prove() + auth.sign(Hello("evil", "instance", HeldState())))
+            auth.check(await reader.readexactly(64))
+            while not isinstance(auth.verify(await reader.readline()), StartGeneration):
+                pass
+            writer.write(auth.prove(NESTED) + b" " + NESTED + b"\n")
+            # Notes of the others may have come first. The end of the connection comes, or a reset.
+            with suppress(ConnectionError):
+                await reader.read()
+            evil.append(True)
 
     def invite(nodes):
         evil.append(asyncio.get_running_loop().create_task(take_part(nodes.coordinator.server)))
 
+    # However long the machine takes to let it in, steps are left then, and it counts as alive until it speaks.
     script = Script(2, {("stepped", 2): [("call", invite)]})
-    run, _ = run_live(tiny_spec(num_steps=40), script, pool)
+    run, _ = run_live(tiny_spec(num_steps=80, silence_s=60.0), script, pool)
     assert evil[1:] == [True]
-    assert (run.run.steps, run.run.counts["lost_steps"], run.run.counts["failures"]) == (40, 0, 1)
+    assert (run.run.steps, run.run.counts["lost_steps"], run.run.counts["failures"]) == (80, 0, 1)
 
 
 def test_messages_of_others_are_refused():
@@ -694,6 +766,12 @@ def test_a_worker_one_step_behind_catches_up_if_it_had_prepared():
     stranger = HeldState(6, False, frozenset({0}))
     assert agree_on_step([stranger, prepared, late], has(1, 2)) == (4, [frozenset(), frozenset({1}), frozenset({2})])
     assert agree_on_step([ahead, late], has(0, 1, 2)) == (0, [frozenset(), frozenset()])
+    # Step 5 was reported, and the rank that had made it is lost: the one that had prepared it commits it.
+    assert agree_on_step([prepared], has(1), Reached(5)) == (5, [frozenset({1})])
+    # The others have trained step 5 again since, on other sequences: what was prepared before is of no use.
+    assert agree_on_step([ahead, prepared], has(0, 1), Reached(4, generation=2)) == (0, [frozenset(), frozenset()])
+    # Whoever has been away since step 4 does not take the job back there.
+    assert agree_on_step([late], has(2), Reached(5)) == (0, [frozenset()])
 
 
 def test_the_optimizer_is_that_of_torch():

@@ -2,11 +2,13 @@
 
 import asyncio
 import base64
+import gc
 import json
 import os
 import socket
 import threading
 import time
+import warnings
 from contextlib import suppress
 
 import pytest
@@ -135,6 +137,25 @@ def test_of_idle_strangers_a_few_are_held_for_a_short_time_and_workers_still_joi
     assert serve(script).joined == ["worker"]
 
 
+@pytest.mark.parametrize("num_turns", range(5))
+def test_a_connection_that_comes_while_the_controller_closes_is_closed_too(num_turns):
+    async def script():
+        server = WorkerServer(tiny_spec(), SECRET, "cpu")
+        await server.open(Seen())
+        await asyncio.sleep(0.01)
+        with socket.create_connection(("127.0.0.1", server.port)):
+            # The event loop is at another point of the acceptance after each number of turns.
+            for _ in range(num_turns):
+                await asyncio.sleep(0)
+            await server.close()
+
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        asyncio.run(script())
+        gc.collect()
+    assert [str(one.message) for one in seen] == []
+
+
 def test_a_stranger_that_sends_much_is_not_read(monkeypatch):
     """57 MiB each were held before."""
 
@@ -193,11 +214,12 @@ WRONG = {
     "a text for a number": text("Ready", generation="one"),
     "a negative number": text("Ready", generation=-1),
     "5,000 digits": b'{"type":"Ready","generation":' + b"9" * 5000 + b"}",
-    "1e999": b'{"type":"CheckpointWritten","generation":1,"step":1,"seconds":1e999}',
-    "a step of 2^60": text("CheckpointWritten", generation=1, step=2**60, seconds=1.0),
+    "1e999": b'{"type":"CheckpointWritten","generation":1,"step":1,"seconds":1.0,"stall_s":1e999}',
+    "a step of 2^60": text("CheckpointWritten", generation=1, step=2**60, seconds=1.0, stall_s=1.0),
     "a block that the model lacks": text("Left", generation=1, held=HELD | {"blocks": [9]}),
     "an expert too few": text("StepDone", **STEP | {"loads": [[96, 0, 0], [96, 0, 0]]}),
     "a layer too few": text("StepDone", **STEP | {"loads": LOADS[:1]}),
+    "a token too few in a layer": text("StepDone", **STEP | {"loads": [[95, 0, 0, 0], [96, 0, 0, 0]]}),
     "a token too many": text("StepDone", **STEP | {"loads": [[97, 0, 0, 0], [96, 0, 0, 0]]}),
     "a backend that torch lacks": text("Connected", generation=1, backend="pigeon"),
     "a note of a megabyte": text("Note", generation=1, key="k", value=base64.b64encode(b"x" * 2**20).decode()),
@@ -228,7 +250,7 @@ def test_every_true_message_fits_and_is_taken():
         messages.StepDone(1, 1, 1.0, 1.0, LOADS),
         messages.Left(1, held, "\x00" * messages.MAX_TEXT_LENGTH),
         messages.Note(1, "0/1", b"x" * messages.MAX_ADDRESS_BYTES),
-        messages.CheckpointWritten(1, 1, 1.0),
+        messages.CheckpointWritten(1, 1, 1.0, 1.0),
     ]
 
     async def script(server):

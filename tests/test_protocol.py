@@ -9,11 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lazsim.engine import protocol
+from lazsim.engine.held import Held, Planned
 from lazsim.engine.protocol import Action, Decision, Situation, decide, find_newcomers, rebalance_is_due
 from lazsim.engine.simulate import simulate_system
 from lazsim.engine.systems import LIVE_SYSTEMS as SYSTEMS
 from lazsim.live.coordinator import Coordinator
 from lazsim.live.messages import HeldState
+from lazsim.live.worker_server import WorkerConnection
 from tests.jobs import EvenLoads, costs, trace
 from tests.live_jobs import tiny_spec
 
@@ -172,13 +174,19 @@ def test_a_decision_uses_live_nodes_and_loses_no_step_without_need(system, alive
 NEVER = {"checkpoint_interval_steps": dict.fromkeys(SYSTEMS, 10**6), "rebalance_interval_steps": 10**6}
 
 
-def decide_live(kind, cost_model, survivors, others):
-    """Decide as a coordinator does whose other workers have just failed; nodes are what they hold."""
-    workers = [SimpleNamespace(name="", held=held, alive=True) for held in (*survivors, *others)]
+def decide_live(kind, cost_model, num_used, survivors, others):
+    """Decide as a coordinator does whose other workers have just failed; `survivors` are by their place."""
+
+    def worker(held, alive=True):
+        return WorkerConnection("", "", None, None, held, 0.0, alive=alive)
+
+    in_place = {place: worker(held) for place, held in survivors.items()}
     spec = tiny_spec(kind.name, checkpoint_folder="no such folder")
-    server = SimpleNamespace(spec=spec, workers=workers)
+    server = SimpleNamespace(spec=spec, workers=[*in_place.values(), *map(worker, others)])
     coordinator = Coordinator(server, cost_model, min_workers=1, start_timeout_s=1.0)
-    coordinator._members = workers[: len(survivors)]
+    members = [in_place.get(place) or worker(HeldState(), alive=False) for place in range(num_used)]
+    coordinator._members = members
+    coordinator._held = Held.full(members, Planned(num_used, 0, lambda num, _step: kind.plan_evenly(cost_model, num)))
     coordinator._has_state = coordinator._has_trained = True
     return coordinator._decide_now()
 
@@ -203,13 +211,13 @@ def test_a_simulated_and_a_live_job_go_on_alike_after_the_same_failure(system, n
     simulated = {"recovered": "peers", "restarted": "initial"}.get(event.event, ""), event.num_used
 
     holds_LEN = kind.plan_evenly(cost_model, num_used).holds_LEN
-    survivors = [
-        HeldState(50, False, frozenset([0, *(1 + np.flatnonzero(holds_LEN[:, :, index])).tolist()]))
+    survivors = {
+        index: HeldState(50, False, frozenset([0, *(1 + np.flatnonzero(holds_LEN[:, :, index])).tolist()]))
         for index in range(num_used)
         if index not in failed
-    ]
+    }
     spares = [HeldState() for index in range(num_used, num_nodes) if index not in failed]
-    live = decide_live(kind, cost_model, survivors, spares)
+    live = decide_live(kind, cost_model, num_used, survivors, spares)
     assert simulated == (live.source, live.num_nodes)
 
 
@@ -225,4 +233,5 @@ def test_a_simulated_and_a_live_job_do_what_the_protocol_decides(monkeypatch, ac
     events = trace((0, "add", "a b c d"), (101, "remove", "d"))
     run = simulate_system(events, kind, cost_model, EvenLoads(2, 4), 300.0)
     assert (run.counts["restarts"] > 0) == (action is Action.RESTART)
-    assert decide_live(kind, cost_model, [HeldState(50, False, frozenset(range(9)))] * 3, []).action is action
+    survivors = dict.fromkeys(range(3), HeldState(50, False, frozenset(range(9))))
+    assert decide_live(kind, cost_model, 4, survivors, []).action is action

@@ -21,7 +21,12 @@ from lazsim.engine.ledger import BUCKETS
 from lazsim.engine.simulate import simulate_system
 from lazsim.engine.systems import SYSTEMS, find_system
 from lazsim.engine.systems.spare import SPARE
+from lazsim.engine.systems.system import node_state_bytes
 from lazsim.errors import InfeasiblePlanError, SpecError
+from lazsim.output.run import run_parts
+from lazsim.output.table import render
+from lazsim.scenario import resolve
+from lazsim.study.checkpoint_interval import climb
 from tests.jobs import EvenLoads, RandomLoads, costs, staged_costs, trace
 from tests.test_engine import scenarios, spent, trained
 
@@ -338,9 +343,79 @@ def test_a_run_says_which_interval_was_chosen_what_copies_take_and_what_is_given
     assert (
         f"not given by the job: gemini {steps['gemini']}, moc {steps['moc']}, checkpoint {steps['checkpoint']}" in said
     )
-    assert "GiB of each node's own memory for copies" in said
+    assert "GiB of each node's own memory for copies and logs, of 64: gemini" in said
     assert "tokens whose updates of experts rollbacks lost" in said
     rows = {row["system"]: row for row in result.to_json()["runs"]}
     assert rows["gemini"]["host_memory_bytes"] > 0
     assert "host_memory_bytes" not in rows["checkpoint"]
     assert 0 < rows["moc"]["lost_token_share"] < 1
+
+
+def test_copies_and_logs_take_what_their_papers_say_of_a_nodes_own_memory():
+    # DeepSeek-V3 on 128 nodes of eight GPUs: 671 billion parameters of 14 bytes are 9.4 TB. Gemini keeps two versions
+    # of two copies: 4 / 128 of it. MoEvement's window is a step here: twice the states of three nodes of 64, and what
+    # four parts of a stage send forward and back, 8192 x 4096 tokens of 7168 numbers of two bytes, over 16 nodes.
+    scenario = resolve({"model": "deepseek-v3", "cluster": "dgx-h100", "cluster.num_nodes": 128, "system": "gemini"})
+    model_bytes = 14 * scenario.model.total_params
+    assert SYSTEMS["gemini"].host_bytes(scenario.costs(), 128, 20.0) == pytest.approx(model_bytes * 4 / 128)
+    logs = 2 * 4 * 8192 * 4096 * 7168 * 2 / 16
+    node = SYSTEMS["moevement"].host_bytes(scenario.costs(), 128, 20.0)
+    # Beside a sixty-fourth of the experts, the eight nodes of a stage have its dense part each.
+    assert node == pytest.approx(2 * (3 * node_state_bytes(scenario.costs()) + logs))
+    assert node_state_bytes(scenario.costs()) == pytest.approx(model_bytes / 64, rel=0.2)
+
+
+def small_memory(**settings):
+    """A job whose copies do not fit beside 61 GiB of the node: 16 billion parameters on two nodes."""
+    nodes = " ".join(f"n{index}" for index in range(4))
+    job = {"model": "deepseek-v2-lite", "cluster": "dgx-h100", "job": "deepseek-v3", "routing": "uniform"}
+    job |= {"job.parallel.tensor": 1, "job.parallel.pipeline": 1, "job.parallel.virtual_stages": 1}
+    job |= {"job.parallel.expert": 16, "job.parallel.global_batch": 256, "job.parallel.precision": "bf16"}
+    job |= {"cluster.num_nodes": 4, "cluster.host.memory_bytes": "100GiB"}
+    events = trace((0, "add", nodes), (3000, "remove", "n0"), (4000, "add", "n0"), duration_s=6000.0)
+    return lazsim.simulate(events, **{**job, **settings})
+
+
+def test_a_system_whose_copies_do_not_fit_is_named_and_left_out_of_all():
+    result = small_memory(systems=["all"])
+    systems = [run.system for run in result.runs]
+    assert "gemini" not in systems
+    assert {"checkpoint", "async-checkpoint", "replica-drop"} <= set(systems)
+    said = [note for note in result.notes if "is left out" in note]
+    # Four versions and copies of 220 GB over four nodes.
+    assert any("gemini is left out" in note and "205 GiB of each node's own memory" in note for note in said)
+    assert any("bamboo is left out" in note and "`pipeline` to 2 or more" in note for note in said)
+
+
+def test_a_system_whose_copies_do_not_fit_runs_with_a_note_where_it_is_asked_for_and_not_when_strict():
+    result = small_memory(systems=["gemini"])
+    assert result.runs[0].steps > 0
+    assert any("its copies and logs take" in note and "has 100" in note for note in result.notes)
+    with pytest.raises(InfeasiblePlanError, match="each node's own memory and dgx-h100 has 100"):
+        small_memory(systems=["gemini"], strict=True)
+
+
+def test_the_best_setting_trains_no_fewer_samples_than_the_published_one_and_both_are_told():
+    result = small_memory(systems=["checkpoint", "gemini"], interval="auto", **{"cluster.host.memory_bytes": "300GiB"})
+    assert result.published is not None
+    for best, published in zip(result.runs, result.published, strict=True):
+        assert best.samples >= published.samples
+    rows = {row["system"]: row for row in result.to_json()["runs"]}
+    assert rows["gemini"]["published"]["setting"]["num_copies"] == 2
+    # Three copies of 220 GB, two versions of each, are more than 300 GiB of a node.
+    assert rows["gemini"]["setting"]["num_copies"] == 2
+    assert "published setting" in render(run_parts(result), 200)
+
+
+def test_no_interval_is_much_better_than_the_one_that_the_search_finds():
+    # Twelve failures, so that no interval is lucky: a step takes 2 s, a save 10 s.
+    changes = [(100.0 + 157 * index + 31 * (index % 3), "remove", NODES[index]) for index in range(0, 12)]
+    returns = [(time_s + 10, "add", f"{node}2") for time_s, _, node in changes]
+    events = trace((0, "add", NAMES), *sorted(changes + returns), duration_s=2100.0)
+    cost_model = staged_costs(join_wait_s=0.0, checkpoint_interval_steps={})
+    counts = {
+        steps: simulate_system(events, SYSTEMS["checkpoint"], cost_model, EvenLoads(2, 4), interval_steps=steps).samples
+        for steps in range(1, 200)
+    }
+    young = interval_steps(SYSTEMS["checkpoint"], cost_model, EvenLoads(2, 4), 12, between_s=2100 / 12)
+    assert counts[climb(young, counts.__getitem__)] >= max(counts[young], 0.95 * max(counts.values()))

@@ -1,171 +1,253 @@
-"""Every way to survive failures on the same jobs and the same failures, each on its best layout that fits.
+"""Every way to survive failures on the same jobs and the same failures, each at its best setting.
 
 What should a job of dozens to a thousand GPUs do about failures, by how often nodes fail and how many fail at once?
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 
-from lazsim.engine.memory import peak_memory
-from lazsim.engine.simulate import require_fit
-from lazsim.errors import InfeasiblePlanError
 from lazsim.output.plots.winners import winners_figure
 from lazsim.scenario import resolve
+from lazsim.study.checkpoint_interval import AUTO, choose_setting
+from lazsim.study.comparison import rank
 from lazsim.study.experiment import Outcome
-from lazsim.study.intervals import mean_interval
+from lazsim.study.memory import find_obstacle
+from lazsim.study.result import setting_of
 from lazsim.study.simulation import run_scenario
-from lazsim.trace import generate_trace
+from lazsim.trace import generate_trace, load_recipe
 from lazsim.trace.recipes import MtbfSpec
 
 HOUR_S = 3600.0
 
+ONE_STAGE = {
+    "tensor": 1, "pipeline": 1, "virtual_stages": 1, "expert": 16, "global_batch": 1024, "precision": "bf16",
+}  # fmt: skip
+TWO_STAGES = ONE_STAGE | {"pipeline": 2, "expert": 8}
+
+SYSTEMS = [
+    "lazarus", "checkpoint", "async-checkpoint", "gemini", "moevement", "moc", "replica-drop", "oobleck", "bamboo",
+    "recycle", "spare",
+]  # fmt: skip
+STAGED = ["moevement", "bamboo"]
+"""Systems that need pipeline stages."""
+SEARCHED = ["checkpoint", "gemini", "oobleck"]
+"""Systems whose best setting is found on the large model, too: a search takes longer than all the runs. The others are
+as published there."""
+
+GRID = {
+    f"every {every}, {batch} at once": {"between_h": between, "batch": batch, "failures": failures}
+    for batch in (1, 4)
+    for every, between, failures in (("10 min", 1 / 6, 8), ("3 h", 3, 6), ("24 h", 24, 3))
+}
+ONE_AT_ONCE = [name for name in GRID if "1 at" in name]
+
 SETTINGS = {
+    "job": {"cluster": "dgx-h100", "job": "deepseek-v3", "routing": "uniform", "price": "2.5/gpu"},
     # Nodes include two spares: a job that needs whole model replicas has somewhere to go.
     "cases": {
         "DeepSeek-V3, 128 nodes": {
-            "nodes": 130,
-            "failures": 20,
-            "base": {"model": "deepseek-v3", "cluster": "dgx-h100", "job": "deepseek-v3", "routing": "uniform"},
-            "layouts": {
-                "published": {},
-                "small replicas": {
-                    "tensor": 2, "pipeline": 16, "virtual_stages": 2, "expert": 16, "recompute": "full",
-                    "recomputed": [],
-                },
-            },
+            "model": "deepseek-v3", "nodes": 130, "layouts": [("published", {}, SYSTEMS)],
+            "conditions": [*GRID, "RSC-1"], "searched": SEARCHED,
         },
-        "DeepSeek-V2-Lite, 16 nodes": {
-            "nodes": 18,
-            "failures": 8,
-            "base": {"model": "deepseek-v2-lite", "cluster": "dgx-h100", "job": "deepseek-v3", "routing": "uniform"},
-            "layouts": {
-                "one stage": {
-                    "tensor": 1, "pipeline": 1, "virtual_stages": 1, "expert": 16, "global_batch": 1024,
-                    "precision": "bf16",
-                },
-            },
+        "16 B, 32 nodes": {
+            "model": "deepseek-v2-lite", "nodes": 34,
+            "layouts": [("one stage", ONE_STAGE, SYSTEMS), ("two stages", TWO_STAGES, STAGED)],
+            "conditions": [*GRID, "spot P3"],
+        },
+        "16 B, 12 nodes": {
+            "model": "deepseek-v2-lite", "nodes": 14,
+            "layouts": [("one stage", ONE_STAGE, SYSTEMS), ("two stages", TWO_STAGES, STAGED)],
+            "conditions": ONE_AT_ONCE,
+        },
+        "16 B, 128 nodes": {
+            "model": "deepseek-v2-lite", "nodes": 130,
+            "layouts": [("one stage", ONE_STAGE, SYSTEMS), ("two stages", TWO_STAGES, STAGED)],
+            "conditions": ONE_AT_ONCE,
         },
     },
-    "systems": [
-        "lazarus", "checkpoint", "async-checkpoint", "gemini", "moevement", "moc", "replica-drop", "oobleck", "bamboo",
-        "recycle", "spare",
-    ],
-    # Mean time between failures of the job, whatever its nodes: Llama 3 had one every 3.1 h on 2,048 nodes.
-    "between_failures_h": [0.5, 3, 24],
+    # A mean time between failures of the job and the nodes that fail at once; failures of 1,000 nodes in a day; or the
+    # recipe of a trace.
+    "conditions": GRID | {
+        "RSC-1": {"per_1000_node_days": 6.5, "batch": 1, "failures": 3},
+        "spot P3": {"recipe": "spot-p3-like"},
+    },
     # Even loads do not drift: a rebalance changes nothing, and ten times fewer save time.
     "rebalance_interval_steps": 2000,
-    # Nodes that fail at once.
-    "batches": [1, 4],
     "repair_h": 4,
-    "seeds": [0, 1, 2],
+    "seeds": [0, 1, 2, 3, 4, 5],
+    # The best setting is found on failures that it is not judged by.
+    "search_seed": 6,
+    "assumptions": {
+        "case": "16 B, 32 nodes",
+        "condition": "every 3 h, 1 at once",
+        "changes": {
+            "as above": {},
+            "restarts of 5 min, not 20": {"base": {"cluster.recovery.restart_base_s": 300.0}},
+            "nodes back after 1 h, not 4": {"repair_h": 1},
+            "no spares, not two": {"spares": 0},
+            "skewed loads that drift": {"base": {"routing": "smartmoe-fit", "job.rebalance_interval_steps": 200}},
+        },
+    },
 }  # fmt: skip
 
 SMALL = {
-    "cases": {"DeepSeek-V3, 128 nodes": None},
-    "systems": ["lazarus", "gemini", "oobleck", "bamboo"],
-    "between_failures_h": [0.5],
-    "batches": [1],
+    "cases": {
+        "DeepSeek-V3, 128 nodes": {"layouts": [("published", {}, ["gemini", "bamboo"])], "conditions": ONE_AT_ONCE[:1]},
+        "16 B, 12 nodes": {
+            "layouts": [("one stage", ONE_STAGE, ["lazarus", "oobleck", "moevement"])], "conditions": ONE_AT_ONCE[:1],
+        },
+        "16 B, 32 nodes": None,
+        "16 B, 128 nodes": None,
+    },
     "seeds": [0],
-}
+    "assumptions": None,
+}  # fmt: skip
+
+SPARES = 2
 
 
 def run(context, settings):
-    """Find the best layout of each system, and the best system by rate and size of failures."""
-    runs = rows(context, settings)
-    setting = ["case", "between_h", "batch"]
-    best = []
-    for key, group in runs[runs["fits"]].groupby([*setting, "system", "layout"], sort=False):
-        samples, interval = group["samples_per_s"], mean_interval(group["samples_per_s"].to_list())
-        best.append(dict(zip([*setting, "system", "layout"], key, strict=True)) | {
-            "samples_per_s": samples.mean(), "ci_low": interval.low, "ci_high": interval.high,
-            "ettr": group["ettr"].mean(), "lost_token_share": group["lost_token_share"].mean(),
-        })  # fmt: skip
-    table = pd.DataFrame(best)
-    table = table.loc[table.groupby([*setting, "system"], sort=False)["samples_per_s"].idxmax()]
-    table = table.sort_values([*setting, "samples_per_s"], ascending=[True, True, True, False])
-    table["of_best"] = table["samples_per_s"] / table.groupby(setting)["samples_per_s"].transform("max")
-    left_out = runs[~runs["fits"]].drop_duplicates(["case", "system", "layout"])[["case", "system", "layout", "reason"]]
+    """Rank the systems, each at its best layout and setting, in every case and under all conditions."""
+    cells = [cell for case in settings["cases"] for cell in cells_of(settings, case)]
+    found = context.collect(train, cells)
+    runs = pd.DataFrame([row for one in found for row in one["rows"]])
+    left_out = pd.DataFrame(
+        [{"case": cell["case"], "layout": cell["layout"], "system": cell["system"], "reason": one["reason"]}
+         for cell, one in zip(cells, found, strict=True) if one["reason"]],
+        columns=["case", "layout", "system", "reason"],
+    ).drop_duplicates()  # fmt: skip
+    table = ranked(runs, ["case", "condition"])
+    tables = {"best": table, "left-out": left_out}
+    if settings["assumptions"]:
+        tables["assumptions"] = assumptions(context, settings)
+    on_map = table[table["condition"].isin(GRID) & (table["system"] != "moc")]
+    on_map = on_map.assign(
+        model=on_map["case"].str.split(",").str[0],
+        every=on_map["condition"].str.split(",").str[0].str.removeprefix("every "),
+        who=on_map["case"].str.split(", ").str[1] + ",\n" + on_map["condition"].str.split(", ").str[1],
+    )
     figures = {
         "winners": winners_figure(
-            table[table["system"] != "moc"], panels="case", x="between_h", y="batch", name="system",
-            value="samples_per_s", x_label="mean time between failures (h)", y_label="nodes that fail at once",
+            on_map, panels="model", x="every", y="who", name="system", value="samples_per_s", is_tie="is_tie",
+            x_label="a failure of the job every", y_label="",
         )
     }  # fmt: skip
     notes = (
         "moc is left out of the map: it trades updates of experts for time",
-        "constants of the systems that are assumptions: share of idle network (gemini 0.5), bubbles that rerouted work "
+        "assumptions of systems that are not varied: share of idle network (gemini 0.5), bubbles that rerouted work "
         "fills (recycle 0.5), redundant forward passes free (bamboo)",
     )
-    return Outcome({"best": table, "left-out": left_out}, figures, notes)
+    return Outcome(tables, figures, notes)
 
 
-def rows(context, settings):
-    """Return a row for each system, layout, rate, batch and seed; those that do not fit say why."""
-    cells = []
-    for case, what in settings["cases"].items():
-        if what is None:
-            continue
-        for layout, fields in what["layouts"].items():
-            base = what["base"] | {f"job.parallel.{field}": value for field, value in fields.items()}
-            base |= {"cluster.num_nodes": what["nodes"]}
-            base |= {"job.rebalance_interval_steps": settings["rebalance_interval_steps"]}
-            for system in settings["systems"]:
-                cells += [
-                    {"case": case, "layout": layout, "base": base | {"system": system}, "between_h": between,
-                     "batch": batch, "seed": seed, "nodes": what["nodes"], "failures": what["failures"],
-                     "repair_h": settings["repair_h"]}
-                    for between in settings["between_failures_h"]
-                    for batch in settings["batches"]
-                    for seed in settings["seeds"]
-                ]  # fmt: skip
-    return pd.DataFrame(context.collect(train, cells))
+def ranked(runs, setting):
+    """Return a row for each system in each setting, at its best layout, the best first, with how far it is behind."""
+    rows = []
+    for key, group in runs.groupby(setting, sort=False):
+        by_layout = group.groupby(["system", "layout"], sort=False)["samples_per_s"].mean()
+        best = by_layout.reset_index().sort_values("samples_per_s", ascending=False).drop_duplicates("system")
+        parts = {
+            one.system: group[(group["system"] == one.system) & (group["layout"] == one.layout)].set_index("seed")
+            for one in best.itertuples()
+        }
+        for place in rank({system: part["samples_per_s"].to_dict() for system, part in parts.items()}):
+            part = parts[place.name]
+            rows.append(dict(zip(setting, key, strict=True)) | {
+                "system": place.name, "layout": part["layout"].iloc[0], "setting": part["setting"].iloc[0],
+                "samples_per_s": place.mean.value, "ci_low": place.mean.low, "ci_high": place.mean.high,
+                "behind": place.behind.value, "behind_low": place.behind.low, "behind_high": place.behind.high,
+                "is_tie": place.is_tie, "published_samples_per_s": part["published_samples_per_s"].mean(),
+                "ettr": part["ettr"].mean(),
+                "usd_per_million_samples": part["cost_usd"].sum() / max(1, part["samples"].sum()) * 1e6,
+                "lost_token_share": part["lost_token_share"].mean(),
+            })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def assumptions(context, settings):
+    """Rank the systems at their published settings under one condition, one assumption changed at a time."""
+    asked, rows = settings["assumptions"], []
+    for name, change in asked["changes"].items():
+        cells = cells_of(settings, asked["case"], [asked["condition"]], **change)
+        for one in context.collect(train_as_published, cells):
+            rows += [row | {"assumption": name} for row in one["rows"]]
+    table = ranked(pd.DataFrame(rows), ["assumption"])
+    return table.drop(columns=["layout", "setting", "published_samples_per_s", "ettr", "lost_token_share"])
+
+
+def cells_of(settings, case, conditions=None, *, base=(), spares=SPARES, **changes):
+    """Return what each system does in a case: a cell for each layout and condition."""
+    what = settings["cases"][case]
+    if what is None:
+        return []
+    nodes = what["nodes"] - SPARES + spares
+    job = settings["job"] | {"model": what["model"], "cluster.num_nodes": nodes, "planning": "sampled"}
+    job |= {"job.rebalance_interval_steps": settings["rebalance_interval_steps"]}
+    shared = {name: settings[name] for name in ("repair_h", "seeds", "search_seed")} | changes
+    return [
+        shared | {
+            "case": case, "layout": layout, "system": system, "nodes": nodes,
+            "base": job | {f"job.parallel.{name}": value for name, value in fields.items()} | dict(base),
+            "name": name, "condition": settings["conditions"][name],
+            "searches": system in what.get("searched", SYSTEMS),
+        }
+        for layout, fields, systems in what["layouts"]
+        for name in conditions or what["conditions"]
+        for system in systems
+    ]  # fmt: skip
 
 
 def train(cell):
-    """Simulate one run, if the job fits."""
-    found = {name: cell[name] for name in ("case", "layout", "between_h", "batch", "seed")}
-    found["system"] = cell["base"]["system"]
-    trace = failures_of(cell)
-    scenario = resolve(cell["base"] | {"trace": trace, "seed": cell["seed"]})
-    reason = obstacle(scenario, cell["nodes"])
+    """Simulate a system under a condition with all seeds, at its best setting and as published, if it can run."""
+    return simulate(cell, searches=cell["searches"])
+
+
+def train_as_published(cell):
+    """Simulate the same as published only."""
+    return simulate(cell, searches=False)
+
+
+def simulate(cell, *, searches):
+    """Return a row for each seed, and why there is none."""
+    scenario = resolve(cell["base"] | {"system": cell["system"]})
+    loads = scenario.load_routing()
+    reason = find_obstacle(scenario, scenario.find_system(), loads, cell["nodes"])
     if reason:
-        return found | {"fits": False, "reason": reason}
-    result = run_scenario(scenario, trace, scenario.load_routing())
-    return found | {
-        "fits": True,
-        "reason": "",
-        "samples_per_s": result.goodput_samples_per_s,
-        "ettr": result.ettr,
-        "lost_token_share": result.lost_token_share or 0.0,
-        "num_failures": result.counts["failures"],
-        "num_restarts": result.counts["restarts"],
-    }
+        return {"rows": [], "reason": reason}
+    rows, setting = [], None
+    if searches:
+        scenario_to_search = replace(scenario, interval=AUTO)
+        setting = choose_setting(scenario_to_search, failures_of(cell, cell["search_seed"]), loads)
+    for seed in cell["seeds"]:
+        trace = failures_of(cell, seed)
+        run = run_scenario(scenario, trace, loads, setting)
+        row = {"case": cell["case"], "layout": cell["layout"], "system": cell["system"], "condition": cell["name"]}
+        row |= {"seed": seed, "samples": run.samples, "samples_per_s": run.goodput_samples_per_s, "ettr": run.ettr}
+        row |= {"lost_token_share": run.lost_token_share or 0.0, "cost_usd": run.cost_usd}
+        row["setting"] = ", ".join(f"{field} {value}" for field, value in setting_of(run).items())
+        row["published_samples_per_s"] = run.goodput_samples_per_s
+        if setting is not None:
+            row["published_samples_per_s"] = run_scenario(scenario, trace, loads).goodput_samples_per_s
+        rows.append(row)
+    return {"rows": rows, "reason": ""}
 
 
-def obstacle(scenario, num_nodes):
-    """Say why a job does not fit, or return nothing."""
-    system, costs = scenario.find_system(), scenario.costs()
-    try:
-        require_fit(system, costs, num_nodes)
-    except InfeasiblePlanError as error:
-        return str(error)
-    used = system.usable_nodes(costs, num_nodes)
-    memory = peak_memory(system, costs, scenario.load_routing(), used, 0)
-    if memory.total > scenario.gpu.memory_bytes:
-        return f"takes {memory.total / 2**30:.0f} GiB of a GPU's {scenario.gpu.memory_bytes / 2**30:.0f}"
-    return ""
-
-
-def failures_of(cell):
-    """Generate failures of batches of nodes at a rate of the job, each node repaired after a while."""
-    batch, nodes = cell["batch"], cell["nodes"]
+def failures_of(cell, seed):
+    """Generate failures at a rate of the job, each node repaired after a while, or those of a recipe."""
+    rng, condition = np.random.default_rng(seed), cell["condition"]
+    if "recipe" in condition:
+        return generate_trace(load_recipe(condition["recipe"]), rng, "spot")
+    batch, nodes = condition["batch"], cell["nodes"]
+    between_h = condition.get("between_h") or 24e3 / condition["per_1000_node_days"] / nodes
     # Each failure takes a batch: a node's own rate is that of the job, times the batch, over the nodes.
     recipe = MtbfSpec(
         num_nodes=nodes,
-        mtbf_s=cell["between_h"] * HOUR_S * nodes / batch,
+        mtbf_s=between_h * HOUR_S * nodes / batch,
         repair_s=cell["repair_h"] * HOUR_S,
         batch_share=float(batch > 1),
         batch_nodes=batch if batch > 1 else 0,
-        duration_s=cell["failures"] * cell["between_h"] * HOUR_S,
+        duration_s=condition["failures"] * between_h * HOUR_S,
     )
-    return generate_trace(recipe, np.random.default_rng(cell["seed"]), "failures")
+    return generate_trace(recipe, rng, "failures")

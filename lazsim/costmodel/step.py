@@ -96,6 +96,10 @@ class CostModel:
         """Return the micro-batches of a step on `num_nodes` nodes."""
         return self.job.num_micro_batches
 
+    def stage_bytes_per_node(self, num_nodes: int) -> float:
+        """Return the bytes that a node sends to other pipeline stages in a step: none, since there is one stage."""
+        return 0.0
+
     def step_times(self, plan: PlacementPlan, layout: "NodeLayout") -> StepTimes:
         """Return the step times of a plan."""
         return StepCost(self, plan, layout)

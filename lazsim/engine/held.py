@@ -3,9 +3,11 @@
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
+from lazsim.engine.protocol import Decision
 from lazsim.placement.grid import Grid
 from lazsim.placement.plan import Bools, PlacementPlan, is_recoverable
 
@@ -34,20 +36,20 @@ class Held:
 
     Attributes
     ----------
-    nodes : tuple of str
-        The nodes, in the order of their seats.
+    nodes : tuple
+        The nodes, in the order of their seats: names, or the connections of a live job.
     made : Planned or None
         The plan as it was made.
     seats : tuple of int
         The node of the plan that each of them is.
     """
 
-    nodes: tuple[str, ...] = ()
+    nodes: tuple[Any, ...] = ()
     made: Planned | None = None
     seats: tuple[int, ...] = ()
 
     @classmethod
-    def full(cls, nodes: Sequence[str], plan: Planned) -> "Held":
+    def full(cls, nodes: Sequence[Any], plan: Planned) -> "Held":
         """Return nodes that are all nodes of a plan."""
         return cls(tuple(nodes), plan, tuple(range(len(nodes))))
 
@@ -92,20 +94,23 @@ class Held:
             return False
         return len({seat * grid.num_stages // self.num_seats for seat in self.seats}) == grid.num_stages
 
-    def without(self, failed: Collection[str]) -> "Held":
+    def without(self, failed: Collection[Any]) -> "Held":
         """Return what is left when nodes fail."""
         return self.only([node for node in self.nodes if node not in failed])
 
-    def only(self, kept: Collection[str]) -> "Held":
+    def only(self, kept: Collection[Any]) -> "Held":
         """Return what some of the nodes hold."""
         chosen = set(kept)
         pairs = [(node, seat) for node, seat in zip(self.nodes, self.seats, strict=True) if node in chosen]
         return replace(self, nodes=tuple(node for node, _ in pairs), seats=tuple(seat for _, seat in pairs))
 
-    def joined_by(self, newcomers: Sequence[str], seats: Sequence[int]) -> "Held":
-        """Return the nodes with others in seats that are free."""
-        pairs = sorted([*zip(self.seats, self.nodes, strict=True), *zip(seats, newcomers, strict=True)])
-        return replace(self, nodes=tuple(node for _, node in pairs), seats=tuple(seat for seat, _ in pairs))
+    def going_on(self, decision: Decision[Any]) -> "Held":
+        """Return the nodes that a decision to go on keeps, with its newcomers in seats that are free."""
+        num_kept = len(decision.nodes) - len(decision.seats)
+        kept, newcomers = self.only(decision.nodes[:num_kept]), decision.nodes[num_kept:]
+        in_seat = dict(zip(kept.seats, kept.nodes, strict=True)) | dict(zip(decision.seats, newcomers, strict=True))
+        seats = tuple(sorted(in_seat))
+        return replace(self, nodes=tuple(in_seat[seat] for seat in seats), seats=seats)
 
 
 NOTHING = Held()

@@ -94,7 +94,7 @@ class Job:
         self.state: JobState = Waiting()
         self.extrapolated_s = self.below_threshold_s = 0.0
         self._has_started = False
-        self._step_s = 0.0
+        self.step_s = 0.0
         own_steps = costs.job.checkpoint_interval_steps
         self.interval_steps = own_steps[system.name] if interval_steps is None else interval_steps
         self._boundaries = [steps for steps in (self.interval_steps, costs.job.rebalance_interval_steps) if steps]
@@ -253,9 +253,7 @@ class Job:
         if decision.action is protocol.Action.CONTINUE:
             for bucket, seconds in decision.phases:
                 yield from self._spend(bucket, seconds)
-            num_newcomers = len(decision.seats)
-            held = state.held.only(decision.nodes[: len(decision.nodes) - num_newcomers])
-            held = held.joined_by(decision.nodes[len(held.nodes) :], decision.seats)
+            held = state.held.going_on(decision)
             self._note_moved(None if dict(decision.phases).get("transfer") else NO_MOVE)
         else:
             held, moved = self._bind(state.held, decision.nodes, decision.num_nodes)
@@ -345,7 +343,7 @@ class Job:
     def _compute(self, state: Training, most_steps: int) -> Activity:
         """Make steps that take as long as each other; when nodes are to join, stop after the step under way."""
         step_s, num_steps = state.timer.stretch(self.progress.step, most_steps)
-        self._step_s = step_s
+        self.step_s = step_s
         self._note_state()
         self._enter("compute")
         state.stretch = stretch = Stretch(self.env.now, step_s, num_steps)
@@ -390,12 +388,12 @@ class Job:
         """Go back to the last checkpoint, or to copies in memory."""
         lag = None
         if from_memory:
-            lag = self.system.memory_lag_steps(self.costs, self.costs.grid.replica_nodes, self._step_s)
+            lag = self.system.memory_lag_steps(self.costs, self.costs.grid.replica_nodes, self.step_s)
         lost = self.progress.roll_back(self.env.now, lag)
         self.ledger.move("compute", "lost_work", lost.seconds)
         self.log.count("lost_steps", lost.steps)
         if lost.steps:
-            self.sampler.interrupted(self._step_s, self.interval_steps)
+            self.sampler.interrupted(self.step_s, self.interval_steps)
             self.log.lost(lost.since_s, self.env.now)
             self._log("rolled_back", lost_steps=lost.steps)
         if self.log.failure is not None:
@@ -439,7 +437,7 @@ class Job:
         stopped = StoppedJob(
             held,
             self.progress.step,
-            self._step_s,
+            self.step_s,
             situation,
             self.planner.usable_nodes,
             lambda _nodes: self._is_complete(held),
@@ -469,7 +467,7 @@ class Job:
         if held.num_seats - len(held.nodes) >= fewest_nodes:
             restart = replace(decision, source="checkpoint")
             self.sampler.doubted(
-                self.system.restart_s(self.costs, restart, held.made.plan) + self.interval_steps * self._step_s / 2
+                self.system.restart_s(self.costs, restart, held.made.plan) + self.interval_steps * self.step_s / 2
             )
 
     def _find(self, key: Hashable, step: int, compute: Compute[FoundT]) -> FoundT:

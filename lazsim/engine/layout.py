@@ -20,7 +20,7 @@ from lazsim.placement.plan import Ints, PlacementPlan
 from lazsim.specs import WEIGHT_BYTES_PER_PARAM, ClusterSpec, GpuSpec, JobSpec, ModelSpec, ParallelSpec
 from lazsim.stepmodel.inputs import StepInputs
 from lazsim.stepmodel.loading import load_constants, tables_of
-from lazsim.stepmodel.memory import memory_bytes
+from lazsim.stepmodel.memory import ACTIVATION_BYTES, memory_bytes
 from lazsim.stepmodel.pipeline import parts_of
 from lazsim.stepmodel.predict import predict_step
 
@@ -58,6 +58,18 @@ class LayoutCosts(CostModel):
     def num_micro_batches(self, num_nodes: int) -> int:
         """Return the micro-batches of a data-parallel rank in a step on `num_nodes` nodes."""
         return self.inputs_for(num_nodes).num_micro_batches
+
+    def stage_bytes_per_node(self, num_nodes: int) -> float:
+        """Return the bytes that a node sends to other pipeline stages in a step: activations forward, gradients back.
+
+        Each part of a stage sends every token to the next and gets its gradient; the nodes of a stage share the tokens.
+        """
+        parallel = self.inputs.parallel
+        if self.grid.num_stages == 1:
+            return 0.0
+        tokens = self.samples_per_step * self.model.sequence_length
+        sent = 2 * ACTIVATION_BYTES * parallel.virtual_stages * tokens * self.model.d_model
+        return sent * self.grid.num_stages / num_nodes
 
     def step_times(self, plan: PlacementPlan, layout: NodeLayout) -> StepTimes:
         """Return the step times of a plan."""

@@ -1,7 +1,7 @@
 """Run a job through a trace."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import simpy
 
@@ -59,7 +59,9 @@ class SystemRun:
     interval_steps : int
         Steps between checkpoints; 0 where none are made.
     host_bytes : float
-        Bytes of each node's own memory that copies take.
+        Bytes of each node's own memory that copies and logs take.
+    setting : mapping
+        Values of the fields of the system that a search may change; see `System.choices`.
     memory : MemoryUse or None
         Bytes that a GPU needs at the peak; None where the job never trains. See `lazsim.engine.memory`.
     planning : str
@@ -92,6 +94,7 @@ class SystemRun:
     lost_token_share: float | None = None
     interval_steps: int = 0
     host_bytes: float = 0.0
+    setting: Mapping[str, int] = field(default_factory=dict)
     planning: str = "exact"
     samples_error: float = 0.0
     gpus_per_node: int = 1
@@ -230,7 +233,8 @@ def simulate_system(
         extrapolated_s=job.extrapolated_s if costs.measured_part is not None else None,
         lost_token_share=system.lost_token_share(job.interval_steps, job.log.counts["restarts"], job.progress.step),
         interval_steps=job.interval_steps,
-        host_bytes=system.host_bytes(costs, most_used) if most_used else 0.0,
+        host_bytes=system.host_bytes(costs, most_used, job.step_s) if most_used and job.step_s else 0.0,
+        setting={name: getattr(system, name) for name in system.choices()},
         memory=peak_memory(system, costs, routing, most_used, job.progress.step) if most_used else None,
         planning="sampled" if job.sampler.has_sampled else "exact",
         samples_error=job.sampler.error(ledger_s["compute"] + ledger_s["lost_work"]),

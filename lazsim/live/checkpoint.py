@@ -6,7 +6,8 @@ A checkpoint counts once its ``complete.json``, which is written last, exists.
 import io
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+import threading
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,34 @@ def save_blocks(folder: Path, step: int, values: Mapping[Key, Tensor]) -> None:
         stream = io.BytesIO()
         np.save(stream, value.detach().cpu().numpy(), allow_pickle=False)
         write_whole(checkpoint_path(folder, step) / _name(key), stream.getvalue())
+
+
+class BackgroundWriter:
+    """Writes in a thread of its own, one thing after the other."""
+
+    def __init__(self) -> None:
+        self._thread: threading.Thread | None = None
+        self._error: Exception | None = None
+
+    def start(self, write: Callable[[], None]) -> None:
+        """Begin to write; all before is written."""
+        assert self._thread is None, "one thing is written at a time"
+        self._thread = threading.Thread(target=self._run, args=(write,), daemon=True)
+        self._thread.start()
+
+    def _run(self, write: Callable[[], None]) -> None:
+        try:
+            write()
+        except Exception as error:
+            self._error = error
+
+    def wait(self) -> None:
+        """Wait until all is written; raise the error that kept it from that."""
+        if self._thread is not None:
+            self._thread.join()
+        self._thread = None
+        if self._error is not None:
+            raise self._error
 
 
 def job_hash(spec: LiveSpec) -> str:

@@ -10,17 +10,20 @@ import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from lazsim.costmodel.step import CostModel
 from lazsim.engine import protocol
+from lazsim.engine.held import NOTHING
 from lazsim.engine.protocol import Action, Decision, Situation
 from lazsim.engine.systems import LIVE_SYSTEMS
+from lazsim.engine.systems.system import StoppedJob
 from lazsim.errors import LazsimError
 from lazsim.live import checkpoint, messages
 from lazsim.live.messages import GenerationPlan, LiveError, Message
-from lazsim.live.plan import hold_everything, is_same_placement, plan_generation
+from lazsim.live.plan import Reached, hold_everything, is_same_placement, plan_generation
 from lazsim.live.record import Recorder
 from lazsim.live.worker_server import WorkerConnection, WorkerServer
 from lazsim.placement.plan import Ints
@@ -78,8 +81,8 @@ class Coordinator:
         self._generation = 0
         # The workers of the generation; once it trains, its ranks.
         self._members: list[WorkerConnection] = []
-        # Those that trained last, by node of their plan.
-        self._holders: list[WorkerConnection] = []
+        # Those that trained last, in their places, and their generation.
+        self._held, self._trained_generation = NOTHING, 0
         # Those that a regroup left out since the last restart.
         self._dropped: set[WorkerConnection] = set()
         self._plan: GenerationPlan | None = None
@@ -91,8 +94,8 @@ class Coordinator:
         self._failed_s: float | None = None
         # When the coordinator knew of the failure for which the job stands still.
         self._known_s: float | None = None
-        # Seconds that each worker took, by step of the checkpoint; those of this generation that are not complete.
-        self._saves: dict[int, dict[str, float]] = {}
+        # What each worker has written, by step of the checkpoint; those of this generation that are not complete.
+        self._saves: dict[int, dict[str, messages.CheckpointWritten]] = {}
         self._failed_attempts = 0
 
     def now_s(self) -> float:
@@ -201,16 +204,17 @@ class Coordinator:
         if sum(worker.name in parts for parts in self._saves.values()) >= MAX_UNFINISHED_CHECKPOINTS:
             worker.disconnect()
             return
-        seconds = self._saves.setdefault(message.step, {})
-        seconds[worker.name] = message.seconds
-        if seconds.keys() >= {member.name for member in self._members}:
+        parts = self._saves.setdefault(message.step, {})
+        parts[worker.name] = message
+        if parts.keys() >= {member.name for member in self._members}:
             try:
                 checkpoint.complete(self.spec, message.step)
             except (OSError, LazsimError) as error:
                 self.stop(f"{self.spec.checkpoint_folder}: the checkpoint cannot be completed ({error})")
                 return
-            self.record.checkpoint(max(seconds.values()))
-            self._saves = {other: times for other, times in self._saves.items() if other > message.step}
+            seconds, stall_s = (max(getattr(part, name) for part in parts.values()) for name in ("seconds", "stall_s"))
+            self.record.checkpoint(message.step, seconds, stall_s)
+            self._saves = {other: parts for other, parts in self._saves.items() if other > message.step}
 
     def _loads(self, step: int) -> Ints:
         """Return the loads that the gates asked for in the last of `step` steps; even ones where none is known."""
@@ -228,10 +232,10 @@ class Coordinator:
         """Decide on the next generation, after a grace period for workers that only lost their connection."""
         decision = self._decide_now()
         can_go_on = self._has_state and self.system.recovers_from_peers and not self._pause_cause
-        if can_go_on and decision.action is not Action.RECONFIGURE:
+        if can_go_on and decision.source != "peers":
             begun_s = self.now_s()
             await self.server.wait_until(
-                lambda: not self.may_return() or self._decide_now().action is Action.RECONFIGURE,
+                lambda: not self.may_return() or self._decide_now().source == "peers",
                 RECONNECT_GRACE_S[self.server.device],
             )
             self.record.recovery("restart").rebuild_s += self.now_s() - begun_s
@@ -247,7 +251,7 @@ class Coordinator:
 
     def _decide_now(self) -> Decision[WorkerConnection]:
         # In the order of the plan, as the simulation has them; then those that were joining.
-        members = [*self._holders, *(member for member in self._members if member not in self._holders)]
+        members = [*self._held.nodes, *(member for member in self._members if member not in self._held.nodes)]
         survivors = [member for member in members if member.alive and self._has_state]
         alive = self._alive()
         situation = Situation(
@@ -259,7 +263,14 @@ class Coordinator:
             checkpoint_step=self._checkpoint_step(),
             dropped=self._dropped,
         )
-        return protocol.decide(self.system, situation, self._usable_nodes, partial(hold_everything, self.costs))
+        held = self._held.only(survivors) if self._has_state else NOTHING
+        hold_all = partial(hold_everything, self.costs, reached=Reached(self.step, self._trained_generation))
+        stopped = StoppedJob(held, self.step, self._step_s(), situation, self._usable_nodes, hold_all)
+        decision: Decision[Any] = self.system.decide(self.costs, stopped)
+        return decision
+
+    def _step_s(self) -> float:
+        return self.record.steps[-1].step_s if self.record.steps else 0.0
 
     def _alive(self) -> list[WorkerConnection]:
         return sorted(self.server.workers, key=lambda worker: self.place_of(worker.name))
@@ -287,15 +298,23 @@ class Coordinator:
     async def _start_generation(self, decision: Decision[WorkerConnection]) -> bool:
         """Lead workers into the next generation; return whether all of them can train."""
         record = self.record
-        checkpoint_step = self._checkpoint_step()
-        load_LE = self._loads(checkpoint_step if decision.action is Action.RESTART else self.step)
-        members, holders, plan, busiest_bytes = plan_generation(
-            self.system, self.costs, decision, checkpoint_step, load_LE, self._members
+        begin_step = self._checkpoint_step() if decision.action is Action.RESTART else self.step
+        load_LE = self._loads(begin_step)
+        members, held, plan, busiest_bytes = plan_generation(
+            self.system,
+            self.costs,
+            decision,
+            self._held,
+            Reached(begin_step, self._trained_generation),
+            load_LE,
+            self._members,
+            self.spec.global_batch,
         )
         from_peers = plan.source == "peers"
         reuse = bool(self._pause_cause) and len(members) == plan.num_ranks and members == self._members
         if from_peers:
-            self._dropped |= set(self._holders) - set(holders)
+            if decision.action is Action.RECONFIGURE:
+                self._dropped |= set(self._held.nodes) - set(held.nodes)
         else:
             self._has_state, self._dropped = False, set()
             record.roll_back(plan.step, max(0, self.step - plan.step))
@@ -328,7 +347,7 @@ class Coordinator:
         if not self._clock_runs:
             # The preparation of the first step is not part of the run.
             await self._start_clock()
-        self._holders = holders
+        self._held, self._trained_generation = held, self._generation
         self._start_training(plan, cause)
         return True
 
@@ -340,7 +359,7 @@ class Coordinator:
         for member in self._members:
             member.send(messages.Train(self._generation))
         self._members, self._has_state = self._members[: plan.num_ranks], True
-        record.num_used = plan.num_ranks
+        record.num_used, record.num_sequences = plan.num_ranks, sum(map(len, plan.sequences))
         if plan.source == "peers":
             record.log.count("rebalances" if cause == "rebalance" else "reconfigurations")
         elif self._has_trained:
@@ -399,8 +418,9 @@ class Coordinator:
 
     def _request_join(self) -> None:
         """Ask all ranks to pause where that brings more nodes into use."""
-        nodes = self.system, self._members, self._alive(), self._usable_nodes
-        if protocol.find_newcomers(*nodes):
+        alive: list[Any] = self._alive()
+        if self.system.newcomers(self.costs, self._held, alive, self._usable_nodes):
+            nodes = self.system, self._members, alive, self._usable_nodes
             self._request_pause("join", save=not protocol.find_joining_in_place(*nodes, self._dropped))
         else:
             self._join_at_s = None

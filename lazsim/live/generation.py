@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from lazsim.live import messages
-from lazsim.live.checkpoint import load_blocks, save_blocks
+from lazsim.live.checkpoint import BackgroundWriter, load_blocks, save_blocks
 from lazsim.live.controller_client import (
     RECONNECT_TIMEOUT_S,
     WELCOME_TIMEOUT_S,
@@ -198,6 +198,8 @@ class Generation:
         self._start, self._plan = start, start.plan
         self._rank = start.plan.members.index(worker.name)
         self._replicas_LEJ = replicas_on_ranks(np.array(start.plan.slots, dtype=np.int64), self._spec.model.num_experts)
+        # What a generation that was aborted has not written yet counts no more, whatever becomes of it.
+        self._writer = BackgroundWriter()
 
     def run(self) -> None:
         """Take part until the generation ends; raise an AbortedError if early, a RuntimeError if a peer is lost."""
@@ -222,7 +224,7 @@ class Generation:
         if plan.num_ranks < len(plan.members):
             self._join_group("ranks", plan.num_ranks)
         groups_J = None if plan.groups is None else np.array(plan.groups, dtype=np.int64)
-        self._train(Trainer(state, self._group, Layout(self._replicas_LEJ, groups_J, plan.padded)))
+        self._train(Trainer(state, self._group, Layout(self._replicas_LEJ, groups_J, plan.padded), plan.sequences))
 
     def _check(self) -> None:
         """Leave the generation if the controller has aborted it, or is lost."""
@@ -277,13 +279,14 @@ class Generation:
         """Train until a pause or a failure."""
         generation, client, state, spec = self._start.generation, self._client, self._state, self._spec
         interval_steps = spec.checkpoint_interval_steps
-        begun_s = time.monotonic()
+        state.generation, begun_s = generation, time.monotonic()
         saved_step = None
         while True:
             self._check()
             if spec.num_steps is not None and state.step >= spec.num_steps:
                 if saved_step != state.step:
                     self._save()
+                self._writer.wait()
                 return
             part, loads = trainer.prepare()
             pause = client.pause if client.pause is not None and client.pause.generation == generation else None
@@ -297,15 +300,27 @@ class Generation:
                 self._save()
                 saved_step, begun_s = state.step, time.monotonic()
             if to_pause and state.step != spec.num_steps:
+                self._writer.wait()
                 return
 
     def _save(self) -> None:
-        """Write the blocks of which this rank is the first holder."""
-        state, begun_s = self._state, time.monotonic()
+        """Write the blocks of which this rank is the first holder, or copy them to write them behind the next steps."""
+        state, behind, begun_s = self._state, self._plan.saves_behind, time.monotonic()
+        # One save is written at a time.
+        self._writer.wait()
         own = {
-            key: block.values
+            key: block.values.detach().clone() if behind else block.values
             for key, block in state.blocks.items()
             if (0 if key == DENSE else int(np.flatnonzero(self._replicas_LEJ[key])[0])) == self._rank
         }
-        save_blocks(Path(self._spec.checkpoint_folder), state.step, own)
-        self._client.send(messages.CheckpointWritten(self._start.generation, state.step, time.monotonic() - begun_s))
+        generation, step, copied_s = self._start.generation, state.step, time.monotonic() - begun_s
+
+        def write() -> None:
+            save_blocks(Path(self._spec.checkpoint_folder), step, own)
+            seconds = time.monotonic() - begun_s
+            stall_s = copied_s if behind else seconds
+            self._client.send(messages.CheckpointWritten(generation, step, seconds, stall_s))
+
+        self._writer.start(write)
+        if not behind:
+            self._writer.wait()

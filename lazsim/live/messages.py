@@ -53,11 +53,15 @@ class Message(msgspec.Struct, frozen=True, tag=True):
 
 
 class HeldState(msgspec.Struct, frozen=True):
-    """The blocks that a worker holds after `step` steps, by number; `prepared` with the next step's gradients."""
+    """The blocks that a worker holds after `step` steps, by number; `prepared` with the next step's gradients.
+
+    It trained last in a `generation`, whose sequences those gradients are of.
+    """
 
     step: Count = 0
     prepared: bool = False
     blocks: frozenset[Count] = frozenset()
+    generation: Count = 0
 
 
 class Hello(Message, frozen=True, tag=True):
@@ -83,11 +87,12 @@ class StepDone(Message, frozen=True, tag=True):
 
 
 class CheckpointWritten(Message, frozen=True, tag=True):
-    """A rank has written its part of the checkpoint of a step."""
+    """A rank has written its part of the checkpoint of a step; for `stall_s` of the seconds it did not train."""
 
     generation: Count
     step: Count
     seconds: Seconds
+    stall_s: Seconds
 
 
 class Left(Message, frozen=True, tag=True):
@@ -132,6 +137,8 @@ class GenerationPlan(msgspec.Struct, frozen=True):
     Its `members` are the `num_ranks` workers that train, in the order of ranks, then others that hold states. Each has
     the blocks `holds` after `step` steps; a worker one step behind commits what it has prepared. States come from
     `source`: ``initial``, ``checkpoint`` or ``peers``. The experts in the `slots` of each rank have shape (L, J, S).
+    Each rank trains some `sequences` of the global batch, together all unless ranks keep their places while others are
+    missing. Where it `saves_behind`, checkpoints are written behind the steps that follow.
     """
 
     source: str
@@ -142,6 +149,8 @@ class GenerationPlan(msgspec.Struct, frozen=True):
     slots: list[list[list[int]]]
     groups: list[int] | None
     padded: bool
+    sequences: list[list[int]]
+    saves_behind: bool = False
 
 
 class StartGeneration(Message, frozen=True, tag=True):
@@ -201,7 +210,8 @@ def check_report(spec: LiveSpec, message: Message) -> None:
             num_tokens = spec.global_batch * model.sequence_length * model.top_k
             if [len(layer) for layer in loads] != [model.num_experts] * model.num_moe_layers:
                 raise LiveError("a worker counted tokens of other layers or experts than the model has")
-            if any(sum(layer) != num_tokens for layer in loads):
+            # While replicas are missing, all layers have fewer.
+            if len({sum(layer) for layer in loads}) > 1 or sum(loads[0]) > num_tokens:
                 raise LiveError("a worker counted other tokens than its step has")
 
 

@@ -10,22 +10,36 @@ from typing import NamedTuple
 import numpy as np
 
 from lazsim.costmodel.step import CostModel
+from lazsim.engine.held import Held, Planned
 from lazsim.engine.protocol import Action, Decision
 from lazsim.engine.reconfiguration import bind_nodes
 from lazsim.engine.systems import System
 from lazsim.live.messages import GenerationPlan, HeldState
 from lazsim.live.worker_server import WorkerConnection
 from lazsim.placement.plan import Bools, Ints
+from lazsim.placement.transfers import migrate
+from lazsim.pytorch.reduce import piece
 
 Blocks = frozenset[int]
 """Numbers of blocks, their places in `lazsim.live.state.all_keys`."""
 
 
+class Reached(NamedTuple):
+    """A step that the job has made, so that all of the generation that trained last had prepared it."""
+
+    step: int = 0
+    generation: int = 0
+
+
+NOT_BEGUN = Reached()
+"""The job has made no step."""
+
+
 class NextGeneration(NamedTuple):
-    """The members of a generation by rank, and those that train by node of the plan; bytes of the busiest node."""
+    """The members of a generation by rank, and those that will train in their places; bytes of the busiest node."""
 
     members: list[WorkerConnection]
-    holders: list[WorkerConnection]
+    held: Held
     plan: GenerationPlan
     busiest_bytes: float
 
@@ -34,22 +48,28 @@ def plan_generation(
     system: System,
     costs: CostModel,
     decision: Decision[WorkerConnection],
-    checkpoint_step: int,
+    held: Held,
+    reached: Reached,
     load_LE: Ints,
     members_before: Sequence[WorkerConnection],
+    global_batch: int,
 ) -> NextGeneration:
-    """Plan the generation that a decision, a reconfiguration or a restart, asks for.
+    """Plan the generation that a decision asks for.
 
-    The plan is for the loads `load_LE`. Members of the generation before keep the order of their ranks where they can.
+    Those that go on keep their places in `held`; else there is a plan for the loads `load_LE`. A restart begins at the
+    step that is `reached`, and peers go on from there or a later one. Members of the generation before keep the order
+    of their ranks where they can.
     """
+    if decision.action is Action.CONTINUE:
+        return _plan_going_on(system, costs, held.going_on(decision), reached, global_batch)
     workers, num_ranks = decision.nodes, decision.num_nodes
     plan = system.plan(costs, num_ranks, load_LE)
     if decision.action is Action.RESTART:
-        step, holds, busiest_bytes = checkpoint_step, [Blocks()] * num_ranks, 0.0
+        step, holds, busiest_bytes = reached.step, [Blocks()] * num_ranks, 0.0
         chosen_N = order = np.arange(num_ranks)
         senders: list[int] = []
     else:
-        step, holds = agree_on_step([worker.held for worker in workers], partial(_are_complete, costs))
+        step, holds = agree_on_step([worker.held for worker in workers], partial(_are_complete, costs), reached)
         has_dense_H = np.array([0 in blocks for blocks in holds])
         binding = bind_nodes(costs, _experts_LEH(costs, holds), plan, has_dense_H=has_dense_H)
         busiest_bytes, chosen_N, order = binding.busiest_bytes(), binding.chosen_N, np.arange(num_ranks)
@@ -69,14 +89,54 @@ def plan_generation(
         slots=plan.slots_LNS[:, order].tolist(),
         groups=None if group_N is None else group_N.tolist(),
         padded=system.padded,
+        sequences=_sequences(global_batch, num_ranks, range(num_ranks)),
+        saves_behind=_saves_behind(system, costs),
     )
-    holders = [workers[index] for index in chosen_N]
-    return NextGeneration([workers[index] for index in members], holders, generation, busiest_bytes)
+    made = Planned(num_ranks, step, lambda _num_nodes, _step: plan)
+    now_held = Held.full([workers[index] for index in chosen_N], made)
+    return NextGeneration([workers[index] for index in members], now_held, generation, busiest_bytes)
 
 
-def hold_everything(costs: CostModel, workers: Sequence[WorkerConnection]) -> bool:
-    """Tell whether workers together hold every block after the same step."""
-    _, holds = agree_on_step([worker.held for worker in workers], partial(_are_complete, costs))
+def _plan_going_on(system: System, costs: CostModel, held: Held, reached: Reached, global_batch: int) -> NextGeneration:
+    """Plan a generation whose ranks keep their places, or take free ones: nobody trains the sequences of the others."""
+    members, plan, seats = list(held.nodes), held.plan, list(held.seats)
+    assert plan is not None, "some nodes hold states"
+    step, holds = agree_on_step([worker.held for worker in members], partial(_are_complete, costs), reached)
+    assert _are_complete(costs, holds), "those that keep their places hold all"
+    model, has_dense = costs.model, np.array([0 in blocks for blocks in holds])
+    moved = migrate(
+        _experts_LEH(costs, holds), plan.holds_LEN, model.expert_state_bytes, has_dense, model.dense_state_bytes
+    )
+    group_N = system.layout(costs, np.arange(held.num_seats)).group_N
+    generation = GenerationPlan(
+        source="peers",
+        step=step,
+        members=[worker.name for worker in members],
+        num_ranks=len(members),
+        holds=holds,
+        slots=plan.slots_LNS.tolist(),
+        groups=None if group_N is None else group_N[seats].tolist(),
+        padded=system.padded,
+        sequences=_sequences(global_batch, held.num_seats, seats),
+        saves_behind=_saves_behind(system, costs),
+    )
+    busiest_bytes = float(max(moved.bytes_NN.sum(axis=0).max(), moved.bytes_NN.sum(axis=1).max()))
+    return NextGeneration(members, held, generation, busiest_bytes)
+
+
+def _sequences(global_batch: int, num_places: int, places: Sequence[int]) -> list[list[int]]:
+    """Return the sequences of the global batch that the rank in each of some places trains."""
+    return [list(range(global_batch)[piece(global_batch, num_places, place)]) for place in places]
+
+
+def _saves_behind(system: System, costs: CostModel) -> bool:
+    """Tell whether a system writes checkpoints beside training."""
+    return system.save(costs, step_s=0.0).persist_s > 0
+
+
+def hold_everything(costs: CostModel, workers: Sequence[WorkerConnection], reached: Reached) -> bool:
+    """Tell whether workers together hold every block after the step that is reached, or after the same later one."""
+    _, holds = agree_on_step([worker.held for worker in workers], partial(_are_complete, costs), reached)
     return _are_complete(costs, holds)
 
 
@@ -84,8 +144,13 @@ def _are_complete(costs: CostModel, holds: Sequence[Blocks]) -> bool:
     return len(frozenset().union(*holds)) == 1 + costs.model.num_moe_layers * costs.model.num_experts
 
 
-def agree_on_step(held: Sequence[HeldState], are_complete: Callable[[list[Blocks]], bool]) -> tuple[int, list[Blocks]]:
+def agree_on_step(
+    held: Sequence[HeldState], are_complete: Callable[[list[Blocks]], bool], reached: Reached = NOT_BEGUN
+) -> tuple[int, list[Blocks]]:
     """Return the step to go on from, and the blocks that each worker holds after it.
+
+    States from before the step that is reached do not count: a checkpoint may be newer. Gradients that others have
+    prepared than the generation that trained last do not, either: that may have trained other sequences since.
 
     A worker that has committed a step knows that all workers had prepared it. So a worker that is one step behind can
     catch up: it commits what it has prepared. The last step with every block counts. It need not be the highest step: a
@@ -97,10 +162,12 @@ def agree_on_step(held: Sequence[HeldState], are_complete: Callable[[list[Blocks
     >>> agree_on_step([ahead, behind, late], lambda blocks: set().union(*blocks) == {0, 1})
     (5, [{0}, {1}, frozenset()])
     """
-    for step in sorted({state.step for state in held if state.blocks}, reverse=True):
+    steps = {reached.step, *(state.step for state in held if state.blocks and state.step > reached.step)}
+    are_valid = [state.prepared and state.generation == reached.generation for state in held]
+    for step in sorted(steps, reverse=True):
         holds = [
-            state.blocks if state.step == step or (state.step == step - 1 and state.prepared) else Blocks()
-            for state in held
+            state.blocks if state.step == step or (state.step == step - 1 and is_valid) else Blocks()
+            for state, is_valid in zip(held, are_valid, strict=True)
         ]
         if are_complete(holds):
             return step, holds

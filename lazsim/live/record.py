@@ -1,5 +1,6 @@
 """Results of a live run: the same record as a simulated one, and every step and recovery as measured."""
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -62,13 +63,14 @@ class Recovery:
 
 @dataclass(frozen=True)
 class StepRecord:
-    """One step: steps done with it, its end, nodes in use, its duration and its loss."""
+    """One step: steps done with it, its end, nodes in use, its duration, its loss and its sequences."""
 
     step: int
     at_s: float
     num_nodes: int
     step_s: float
     loss: float
+    num_sequences: int
 
 
 @dataclass(frozen=True)
@@ -145,6 +147,7 @@ class Recorder:
     num_alive: int = 0
     num_used: int = 0
     unsaved_s: float = 0.0
+    num_sequences: int = 0
     _bucket: str = "waiting"
     _bucket_since_s: float = 0.0
     _booked_s: float = 0.0
@@ -155,15 +158,16 @@ class Recorder:
         self.ledger.enter(bucket, at_s)
         self._bucket, self._bucket_since_s, self._booked_s = bucket, at_s, at_s
 
-    def checkpoint(self, seconds: float) -> None:
-        """Record a checkpoint, and move its seconds out of the computing time."""
+    def checkpoint(self, step: int, seconds: float, stall_s: float) -> None:
+        """Record a checkpoint that took some seconds, and move those without training out of the computing time."""
         self.save_s.append(seconds)
         self.log.count("checkpoints")
         if self._bucket == "compute":
             self._booked_s = self.clock()
             self.ledger.enter("compute", self._booked_s)
-        self.ledger.move("compute", "checkpoint", min(seconds, self.ledger.seconds()["compute"]))
-        self.unsaved_s = 0.0
+        self.ledger.move("compute", "checkpoint", min(stall_s, self.ledger.seconds()["compute"]))
+        newer = itertools.takewhile(lambda one: one.step > step, reversed(self.steps))
+        self.unsaved_s = sum(one.step_s for one in newer)
 
     def event(self, name: str, step: int, **numbers: int) -> None:
         """Record an event."""
@@ -207,8 +211,8 @@ class Recorder:
             recovery.resume_s, recovery.complete = self.clock() - self._bucket_since_s, True
         begun_s, now_s = self._step_begun_s(), self.clock()
         self.state()
-        self.log.trained(begun_s, now_s, self.global_batch / (now_s - begun_s))
-        self.steps.append(StepRecord(step, now_s, self.num_used, step_s, loss))
+        self.log.trained(begun_s, now_s, self.num_sequences / (now_s - begun_s))
+        self.steps.append(StepRecord(step, now_s, self.num_used, step_s, loss, self.num_sequences))
         self.unsaved_s += step_s
         self.loads[step] = loads
 
@@ -231,6 +235,15 @@ class Recorder:
             self.ledger.move("compute", "lost_work", min(self.unsaved_s, self.ledger.seconds()["compute"]))
         self.unsaved_s = 0.0
 
+    def _num_samples(self, last_step: int) -> int:
+        """Count the sequences of the steps kept; those of a step that nobody reported are as many as before it."""
+        by_step = {one.step: one.num_sequences for one in self.steps}
+        counted, num_sequences = 0, self.global_batch
+        for step in range(self.first_step + 1, last_step + 1):
+            num_sequences = by_step.get(step, num_sequences)
+            counted += num_sequences
+        return counted
+
     def result(self, step: int, wall_s: float) -> LiveRun:
         """Return the results of a run that ends after `step` steps."""
         self.enter("waiting")
@@ -241,7 +254,7 @@ class Recorder:
             name=self.system,
             wall_s=wall_s,
             steps=num_steps,
-            samples=num_steps * self.global_batch,
+            samples=self._num_samples(step),
             ledger_s=self.ledger.seconds(),
             counts=self.log.counts,
             states=tuple(self.log.states),

@@ -58,6 +58,7 @@ def live_scenario(spec: LiveSpec, num_nodes: int) -> Scenario:
 def live_costs(spec: LiveSpec, num_nodes: int) -> CostModel:
     """Return the costs of `live_scenario`; raise a LazsimError where the experts do not fit on all nodes together."""
     costs = live_scenario(spec, num_nodes).costs()
+    LIVE_SYSTEMS[spec.system].require(costs, num_nodes)
     if not LIVE_SYSTEMS[spec.system].usable_nodes(costs, num_nodes):
         raise LazsimError(
             f"{spec.model.name}: {spec.model.num_experts} experts do not fit on {num_nodes} nodes of "

@@ -71,19 +71,19 @@ class Block:
 class TrainingState:
     """The blocks that a rank holds, all after `step` steps.
 
-    Once `prepared`, their gradients are those of the next step, summed over all ranks.
+    Once `prepared`, their gradients are those of the next step, summed over all ranks of a `generation`.
     """
 
     def __init__(self, spec: LiveSpec, device: Device = CPU) -> None:
         self.spec, self.device = spec, device
         self.blocks: dict[Key, Block] = {}
-        self.step = 0
+        self.step = self.generation = 0
         self.prepared = False
 
     def held(self) -> HeldState:
         """Describe the state to the controller."""
         numbers = frozenset(number for number, key in enumerate(all_keys(self.spec)) if key in self.blocks)
-        return HeldState(self.step, self.prepared, numbers)
+        return HeldState(self.step, self.prepared, numbers, self.generation)
 
     def replace(self, blocks: Mapping[Key, Block], step: int) -> None:
         """Replace all blocks."""

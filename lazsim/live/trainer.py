@@ -5,19 +5,25 @@ Its end on one rank means that every rank had prepared. So a failure leaves rank
 behind hold all that they need to catch up.
 """
 
+from collections.abc import Sequence
+
 import torch
 
 from lazsim.live.state import DENSE, TrainingState, block_size
 from lazsim.live.text import load_text, sequences
 from lazsim.pytorch.group import Group
-from lazsim.pytorch.reduce import ExpertReduction, piece
+from lazsim.pytorch.reduce import ExpertReduction
 from lazsim.pytorch.transformer import Layout, Transformer
 
 
 class Trainer:
-    """Trains a state that has the experts of the layout with the ranks of a group."""
+    """Trains a state that has the experts of the layout with the ranks of a group.
 
-    def __init__(self, state: TrainingState, group: Group, layout: Layout) -> None:
+    Each rank trains some `sequences` of the global batch. The loss is the mean over those of all ranks.
+    """
+
+    def __init__(self, state: TrainingState, group: Group, layout: Layout, sequences: Sequence[Sequence[int]]) -> None:
+        self._own, self._num_sequences = list(sequences[group.rank]), sum(map(len, sequences))
         self._state, self._group, self._text = state, group, load_text(state.spec.text)
         experts = {key: block.parameters for key, block in state.blocks.items() if key != DENSE}
         dense = state.blocks[DENSE].parameters
@@ -40,8 +46,8 @@ class Trainer:
             block.gradient.zero_()
         length = spec.model.sequence_length
         batch = sequences(self._text, state.step, spec.global_batch, length, spec.seed)
-        own = torch.from_numpy(batch[piece(spec.global_batch, group.size, group.rank)].astype("int64"))
-        loss = self._model.loss(own.to(state.device.torch), spec.global_batch, spec.balance_weight)
+        own = torch.from_numpy(batch[self._own].astype("int64"))
+        loss = self._model.loss(own.to(state.device.torch), self._num_sequences, spec.balance_weight)
         torch.autograd.backward(loss)
         group.all_reduce(state.blocks[DENSE].gradient)
         self._reduce({key: block.gradient for key, block in state.blocks.items() if key != DENSE})

@@ -169,10 +169,10 @@ class WorkerServer:
             pass
 
     async def _accept(self) -> None:
-        loop = asyncio.get_running_loop()
         while True:
+            await self._wait_for_connection()
             try:
-                connection, _ = await loop.sock_accept(self._listener)
+                connection, _ = self._listener.accept()
             except OSError:
                 # The peer is gone again, or the system is out of descriptors: those who wait will be there later.
                 await asyncio.sleep(ACCEPT_RETRY_S)
@@ -183,6 +183,19 @@ class WorkerServer:
             self._strangers[task] = None
             task.add_done_callback(lambda task: self._strangers.pop(task, None))
             await asyncio.sleep(ACCEPT_INTERVAL_S)
+
+    async def _wait_for_connection(self) -> None:
+        """Wait until there is a connection to accept.
+
+        `sock_accept` of the event loop would lose one that it has accepted when the task is cancelled at that moment.
+        """
+        loop = asyncio.get_running_loop()
+        waiting = asyncio.Event()
+        loop.add_reader(self._listener, waiting.set)
+        try:
+            await waiting.wait()
+        finally:
+            loop.remove_reader(self._listener)
 
     async def _serve(self, connection: socket.socket) -> None:
         """Serve a peer from its proof to its end."""

@@ -1,12 +1,13 @@
 """A run as tables and files."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
 from lazsim.costmodel.memory import MemoryUse
 from lazsim.engine.ledger import BUCKETS
+from lazsim.engine.simulate import SystemRun
 from lazsim.files import json_bytes
 from lazsim.output.folder import name_pictures
 from lazsim.output.model import size_text
@@ -39,6 +40,8 @@ def run_parts(result: RunResult) -> Iterator[Part]:
         f"{trace['nodes_lost']} lost"
     )
     yield _outcome_table(result)
+    if result.published is not None:
+        yield _settings_table(result, result.published)
     yield _ledger_by_run_table(result) if result.compares_placements else _ledger_table(result)
     yield _hours_table(result)
     if result.at_deadline is not None:
@@ -113,6 +116,30 @@ def _outcome_table(result: RunResult) -> Table:
         counts = (run.counts[name] for name in ("failures", "reconfigurations", "restarts", "lost_steps"))
         rows.append([*row, *counts])
     return Table(columns, rows)
+
+
+def _settings_table(result: RunResult, published: Sequence[SystemRun]) -> Table:
+    """Return the best setting of each run against the published one."""
+    columns = [key("run"), Column("samples/s", ".2f"), Column("published", ".2f"), Column("gain", "+.1%")]
+    columns += [Column("best setting", kind="text"), Column("published setting", kind="text")]
+    rows = [
+        (
+            best.name,
+            best.goodput_samples_per_s,
+            other.goodput_samples_per_s,
+            best.samples / other.samples - 1 if other.samples else None,
+            _setting_text(best),
+            _setting_text(other),
+        )
+        for best, other in zip(result.runs, published, strict=True)
+    ]
+    return Table(columns, rows, "the best setting that simulations of this trace find, against the published one")
+
+
+def _setting_text(run: SystemRun) -> str:
+    """Return the interval between checkpoints, and what else the system leaves to choose."""
+    others = (f"{name.replace('_', ' ')} {value or 'as published'}" for name, value in run.setting.items())
+    return ", ".join([f"{run.interval_steps} steps", *others])
 
 
 def _ledger_by_run_table(result: RunResult) -> Table:

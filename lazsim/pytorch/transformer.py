@@ -103,20 +103,20 @@ class Transformer:
         self._dense, self._experts = dense, experts
         self.loads: list[list[int]] = []
 
-    def loss(self, sequences: Tensor, global_batch: int, balance_weight: float) -> Tensor:
-        """Return this rank's part of the mean loss over the tokens of the global batch.
+    def loss(self, sequences: Tensor, num_sequences: int, balance_weight: float) -> Tensor:
+        """Return this rank's part of the mean loss over the tokens of all ranks.
 
         Parameters
         ----------
         sequences
             Sequences of this rank, each with the token that follows, shape (B, S + 1).
-        global_batch
+        num_sequences
             Sequences of all ranks.
         balance_weight
             Weight of the auxiliary loss that evens out expert loads (Switch Transformer, arXiv 2101.03961).
         """
         model, dense = self.model, self._dense
-        num_tokens = global_batch * model.sequence_length
+        num_tokens = num_sequences * model.sequence_length
         self.loads = []
         x = (dense["embedding"][sequences[:, :-1]] + dense["positions"]).reshape(-1, model.d_model)
         balance = x.new_zeros(())

@@ -152,6 +152,10 @@ class RecoverySpec(Spec, frozen=True, kw_only=True):
     connect_s: Seconds = 0.056
 
 
+HOST_BYTES_PER_GPU = 256 * 2.0**30
+"""Of a DGX H100, whose datasheet gives 2 TB of system memory for eight GPUs."""
+
+
 class HostSpec(Spec, frozen=True, kw_only=True):
     """The processors beside the GPUs of a node.
 
@@ -164,11 +168,14 @@ class HostSpec(Spec, frozen=True, kw_only=True):
     serialise_bytes_per_s : float
         Rate at which one process turns tensors into a file and back: ``torch.save`` reaches 0.65 GiB/s on a disk of
         more than 2 (ServiceNow/Fast-LLM#26), and 0.7 GB/s both ways (Lightning-AI/litgpt#1852).
+    memory_bytes : float
+        Memory of the processors of one node; 0: 256 GiB for each GPU, as a DGX H100 has.
     """
 
     clock_hz: Rate = 3.8e9
     link_bytes_per_s: Rate = 52.8e9
     serialise_bytes_per_s: Rate = 0.7e9
+    memory_bytes: Quantity = 0.0
 
 
 class ClusterSpec(Spec, frozen=True, kw_only=True):
@@ -222,3 +229,8 @@ class ClusterSpec(Spec, frozen=True, kw_only=True):
     def slots_per_node(self) -> int:
         """Expert replicas that a node holds in one layer."""
         return self.gpus_per_node * self.slots_per_gpu
+
+    @property
+    def host_memory_bytes(self) -> float:
+        """Memory of the processors of one node."""
+        return self.host.memory_bytes or self.gpus_per_node * HOST_BYTES_PER_GPU

@@ -1,29 +1,35 @@
-"""The interval between checkpoints: given, computed, or the best that simulations find."""
+"""The setting of a system: published, given, or the best that simulations find."""
 
+import functools
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from lazsim.engine.interval import between_failures_s, interval_steps, steady_step_s
 from lazsim.engine.simulate import simulate_system
+from lazsim.engine.systems import System
 from lazsim.errors import SpecError, prefix_errors
 from lazsim.routing import Routing
 from lazsim.scenario import Scenario
 from lazsim.study.comparison import BySeed
 from lazsim.study.intervals import Interval, ratio_interval
+from lazsim.study.memory import find_obstacle
 from lazsim.trace import Trace
 from lazsim.units import parse_duration
 
 AUTO = "auto"
 """Interval that stands for the best one."""
 
-REFINEMENTS = (2.0, math.sqrt(2), 2**0.25)
-"""Ratios of neighbouring intervals in each round of a search."""
+REFINEMENTS = (2.0, math.sqrt(2))
+"""Ratios of neighbouring intervals in each round of a search. At the best interval saves and lost work take as long as
+each other, and an interval that is off by half of the last ratio costs 1.5 % of them."""
 
-MOST_ROUNDS = 12
-"""Simulations of one ratio, at most: intervals of 2**12 times Young's are beyond any run."""
+MOST_ROUNDS = 3
+"""Steps of one ratio, at most. An interval of twenty times Young's only says that a trace has no rollback:
+on another one it loses all."""
 
 
 def young_interval_steps(scenario: Scenario, between_failures_s: float) -> int:
@@ -52,52 +58,75 @@ def parse_interval(value: Any) -> str | int | float | None:
     return steps
 
 
-def choose_interval(scenario: Scenario, trace: Trace, loads: Routing) -> int:
-    """Return the steps between checkpoints that a scenario asks for.
+@dataclass(frozen=True)
+class Setting:
+    """A system with the values of its fields, and the steps between checkpoints."""
 
-    The job's own where none is asked for, and Young's where that has none.
+    system: System
+    interval_steps: int
+
+
+def choose_setting(scenario: Scenario, trace: Trace, loads: Routing) -> Setting:
+    """Return the system and the steps between checkpoints that a scenario asks for.
+
+    Where `interval` is ``auto``, they are those of the most samples that simulations find; see `_search`. Else the
+    system is as published. The interval is the one asked for, the job's own, or Young's where that has none.
     """
     with prefix_errors("`interval`"):
         asked = parse_interval(scenario.interval)
-    own = scenario.job.checkpoint_interval_steps.get(scenario.system)
-    if asked is None and own is not None:
-        return own
+    system, own = scenario.find_system(), scenario.job.checkpoint_interval_steps.get(scenario.system)
     if isinstance(asked, int):
-        return asked
-    system, costs, wall_s = scenario.find_system(), scenario.costs(), scenario.wall_s(trace)
+        return Setting(system, asked)
+    if asked is None and own is not None:
+        return Setting(system, own)
+    costs, wall_s = scenario.costs(), scenario.wall_s(trace)
     num_nodes = max(scenario.cluster.num_nodes, trace.most_nodes(wall_s))
     if not system.usable_nodes(costs, num_nodes):
         # The simulation says why.
-        return 1
+        return Setting(system, 1)
     if isinstance(asked, float):
-        return max(1, round(asked / steady_step_s(system, costs, loads, num_nodes)))
-    young = interval_steps(system, costs, loads, num_nodes, between_failures_s(trace, wall_s))
-    if asked is None:
-        return young
-    return _best(
-        young,
-        lambda steps: (
-            simulate_system(
-                trace, system, costs, loads, wall_s, interval_steps=steps, spares=scenario.spares(trace)
-            ).samples
-        ),
-    )
+        return Setting(system, max(1, round(asked / steady_step_s(system, costs, loads, num_nodes))))
+    between_s = between_failures_s(trace, wall_s)
+    start = Setting(system, own or interval_steps(system, costs, loads, num_nodes, between_s))
+    return start if asked is None else _search(scenario, trace, loads, start, num_nodes)
 
 
-def _best(start: int, score: Callable[[int], float]) -> int:
+def _search(scenario: Scenario, trace: Trace, loads: Routing, start: Setting, num_nodes: int) -> Setting:
+    """Find the setting that trains most samples on a trace: first each field of the system, then the interval.
+
+    What does not fit into the memory of the nodes or their GPUs is not tried, beside the start.
+    """
+    costs, wall_s = scenario.costs(), scenario.wall_s(trace)
+
+    @functools.cache
+    def samples(setting: Setting) -> int:
+        return simulate_system(
+            trace,
+            setting.system,
+            costs,
+            loads,
+            wall_s,
+            interval_steps=setting.interval_steps,
+            planning=scenario.planning,
+            spares=scenario.spares(trace),
+        ).samples
+
+    best = start
+    for name, values in start.system.choices().items():
+        others = [replace(best.system, **dict[str, Any]({name: value})) for value in values]
+        fitting = [replace(best, system=one) for one in others if not find_obstacle(scenario, one, loads, num_nodes)]
+        best = max((best, *fitting), key=samples)
+    steps = climb(best.interval_steps, lambda steps: samples(replace(best, interval_steps=steps)))
+    return replace(best, interval_steps=steps)
+
+
+def climb(start: int, score: Callable[[int], float]) -> int:
     """Climb from a start to the integer of the highest score, by smaller and smaller ratios; ties go to the larger."""
-    known: dict[int, float] = {}
-
-    def scored(steps: int) -> tuple[float, int]:
-        if steps not in known:
-            known[steps] = score(steps)
-        return known[steps], steps
-
     best = start
     for ratio in REFINEMENTS:
         for _ in range(MOST_ROUNDS):
             around = {best, max(1, round(best / ratio)), round(best * ratio)}
-            found = max(around, key=scored)
+            found = max(around, key=lambda steps: (score(steps), steps))
             if found == best:
                 break
             best = found

@@ -1,4 +1,4 @@
-"""Whether a job fits into the memory of its GPUs, and what would help."""
+"""Whether a job fits into the memory of its nodes and their GPUs, and what would help."""
 
 import bisect
 from collections.abc import Iterator, Sequence
@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 
 from lazsim.costmodel.memory import GpuShare, MemoryUse, gpu_memory
+from lazsim.engine.interval import steady_step_s
 from lazsim.engine.memory import memory_uses, peak_memory
-from lazsim.engine.simulate import SystemRun
+from lazsim.engine.simulate import SystemRun, require_fit
+from lazsim.engine.systems import System
 from lazsim.errors import InfeasiblePlanError, prefix_errors
 from lazsim.reliability.comparison import PlanComparison
 from lazsim.routing import Routing
@@ -27,12 +29,46 @@ def lacks_memory(gpu: GpuSpec, memory: MemoryUse | None) -> bool:
 
 
 def require_memory(scenario: Scenario, loads: Routing, num_nodes: int, num_steps: int = 0) -> None:
-    """Refuse a job that does not fit into the memory of its GPUs; see `lazsim.engine.memory.peak_memory`."""
+    """Refuse a job that does not fit into the memory of its GPUs and nodes; see `lazsim.engine.memory`."""
     if not num_nodes:
         return
     memory = peak_memory(scenario.find_system(), scenario.costs(), loads, num_nodes, num_steps)
     if lacks_memory(scenario.gpu, memory):
         raise InfeasiblePlanError(_shortage(scenario, loads, memory, num_nodes, num_steps))
+    if shortage := _host_shortage(scenario, scenario.find_system(), loads, num_nodes):
+        raise InfeasiblePlanError(shortage)
+
+
+def find_obstacle(scenario: Scenario, system: System, loads: Routing, num_nodes: int) -> str:
+    """Say why a system cannot run the job of a scenario on up to `num_nodes` nodes, or return nothing."""
+    costs = scenario.costs()
+    try:
+        require_fit(system, costs, num_nodes)
+    except InfeasiblePlanError as error:
+        return str(error)
+    num_used = system.usable_nodes(costs, num_nodes)
+    memory = peak_memory(system, costs, loads, num_used, 0)
+    if lacks_memory(scenario.gpu, memory):
+        return _need(f"{scenario.model.name} under {system.run_name}", memory, scenario.gpu)
+    return _host_shortage(scenario, system, loads, num_used)
+
+
+def _host_shortage(scenario: Scenario, system: System, loads: Routing, num_nodes: int) -> str:
+    """Say what copies and logs take of a node's own memory if they do not fit."""
+    costs = scenario.costs()
+    num_bytes = system.host_bytes(costs, num_nodes, steady_step_s(system, costs, loads, num_nodes))
+    return host_shortage(scenario, system.run_name, num_bytes)
+
+
+def host_shortage(scenario: Scenario, name: str, num_bytes: float) -> str:
+    """Say what copies and logs take of a node's own memory if they do not fit."""
+    cluster = scenario.cluster
+    if num_bytes <= cluster.host_memory_bytes:
+        return ""
+    return (
+        f"{scenario.model.name} under {name} does not fit: its copies and logs take {num_bytes / GIB:,.0f} GiB of each "
+        f"node's own memory and {cluster.name} has {cluster.host_memory_bytes / GIB:,.0f}"
+    )
 
 
 def memory_notes(scenarios: Sequence[Scenario], runs: Sequence[SystemRun], loads: Routing) -> list[str]:
@@ -40,7 +76,11 @@ def memory_notes(scenarios: Sequence[Scenario], runs: Sequence[SystemRun], loads
     notes = {}
     for scenario, run in zip(scenarios, runs, strict=True):
         # All placements of a system take nearly the same.
-        if run.memory is not None and lacks_memory(scenario.gpu, run.memory) and run.system not in notes:
+        if run.system in notes:
+            continue
+        if shortage := host_shortage(scenario, run.name, run.host_bytes):
+            notes[run.system] = shortage
+        if run.memory is not None and lacks_memory(scenario.gpu, run.memory):
             notes[run.system] = _shortage(scenario, loads, run.memory, run.most_nodes_used, run.steps)
     return list(notes.values())
 

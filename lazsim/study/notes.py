@@ -49,7 +49,8 @@ def _system_notes(scenarios: Sequence[Scenario], runs: Sequence[SystemRun]) -> l
         notes.append(f"makes no checkpoints, so that a restart goes back to step 0: {', '.join(unsaved)}")
     copies = [f"{run.name} {run.host_bytes / GIB:,.0f}" for run in runs if run.host_bytes]
     if copies:
-        notes.append(f"GiB of each node's own memory for copies, which nothing checks: {', '.join(copies)}")
+        has = scenarios[0].cluster.host_memory_bytes / GIB
+        notes.append(f"GiB of each node's own memory for copies and logs, of {has:,.0f}: {', '.join(copies)}")
     lost = [f"{run.name} {run.lost_token_share:.2%}" for run in runs if run.lost_token_share]
     if lost:
         notes.append(f"tokens whose updates of experts rollbacks lost, which no sample counts: {', '.join(lost)}")

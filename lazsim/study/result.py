@@ -42,6 +42,8 @@ class RunResult:
         Remarks on the inputs and the results.
     at_deadline : DeadlineResult or None
         Ways to get work done in time, where that was asked for.
+    published : tuple of SystemRun or None
+        The same runs at the published settings, where `runs` are at the best that simulations find.
     """
 
     id: str
@@ -51,6 +53,7 @@ class RunResult:
     gpu_memory_bytes: float
     notes: tuple[str, ...]
     at_deadline: DeadlineResult | None = None
+    published: tuple[SystemRun, ...] | None = None
 
     @property
     def compares_placements(self) -> bool:
@@ -59,13 +62,20 @@ class RunResult:
 
     def to_json(self) -> dict[str, Any]:
         """Return the result as plain data, the shape that ``lazsim run --json`` prints."""
+        runs = [
+            run_row(run, scored=self.compares_placements) | {"recoveries": list(map(failure_row, run.failures))}
+            for run in self.runs
+        ]
+        for row, run in zip(runs, self.runs, strict=True):
+            row["setting"] = setting_of(run)
+        for row, run in zip(runs, self.published or (), strict=False):
+            row["published"] = {
+                "setting": setting_of(run), "goodput_samples_per_s": run.goodput_samples_per_s, "ettr": run.ettr
+            }  # fmt: skip
         return {
             "id": self.id,
             "trace": dict(self.trace),
-            "runs": [
-                run_row(run, scored=self.compares_placements) | {"recoveries": list(map(failure_row, run.failures))}
-                for run in self.runs
-            ],
+            "runs": runs,
             "gpu_memory_bytes": self.gpu_memory_bytes,
             **({"at_deadline": self.at_deadline.to_json()} if self.at_deadline else {}),
             "inputs": dict(self.inputs),
@@ -103,6 +113,11 @@ class RunResult:
         time, *others = HISTORIES[what]
         rows = [(entry[0], run.name, *entry[1:]) for run in self.runs for entry in getattr(run, what)]
         return pd.DataFrame(rows, columns=[time, "system", *others])
+
+
+def setting_of(run: SystemRun) -> dict[str, int]:
+    """Return the values that a search for the best setting may change: of the system, and the interval."""
+    return {"interval_steps": run.interval_steps, **run.setting}
 
 
 def run_row(run: SystemRun, *, scored: bool) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from lazsim.engine.simulate import require_fit
 from lazsim.engine.systems import find_system
 from lazsim.errors import InfeasiblePlanError, LazsimError, SpecError
 from lazsim.scenario import Resolver, Scenario, Settings
-from lazsim.study.checkpoint_interval import AUTO, choose_interval, fit_interval
+from lazsim.study.checkpoint_interval import AUTO, choose_setting, fit_interval
 from lazsim.study.collect import Task, run_tasks, task_id
 from lazsim.study.comparison import BySeed, Ranked, paired_ratio, rank
 from lazsim.study.intervals import MIN_SAMPLES, Interval
@@ -235,7 +235,7 @@ class Search:
         if interval == AUTO:
             steps = interval_steps(system, costs, loads, num_nodes, between_s)
         else:
-            steps = choose_interval(first, traces[0], loads)
+            steps = choose_setting(first, traces[0], loads).interval_steps
         # Few gaps look regular, whatever their law.
         is_enough = wall_s > MIN_GAPS * between_s
         gaps_cv = sum(trace_stats(trace).loss_gap_cv for trace in traces) / len(traces) if is_enough else math.nan

@@ -131,8 +131,8 @@ def sensitivity(
     for name in constants:
         if name not in paths:
             raise SpecError(unknown_name("constant", name, list(paths)))
-    scenarios = resolve_runs(settings, systems, placements)
-    base = simulate_scenarios(scenarios)
+    scenarios, left_out = resolve_runs(settings, systems, placements)
+    base = simulate_scenarios(scenarios, left_out=left_out)
     names = progress(list(dict.fromkeys(constants or paths)))
     effects = [[_vary(scenarios, name, paths[name], factor, base) for factor in factors] for name in names]
     effects.sort(key=lambda changes: -max(change.effect for change in changes))

@@ -10,16 +10,16 @@ from typing import Any
 import msgspec
 
 from lazsim import __version__
-from lazsim.engine.simulate import SystemRun, require_fit, simulate_system
+from lazsim.engine.simulate import SystemRun, simulate_system
 from lazsim.engine.systems import DEFAULT_SYSTEMS, SYSTEMS, find_system
-from lazsim.errors import InfeasiblePlanError, LazsimError
+from lazsim.errors import LazsimError
 from lazsim.placement.policies import policy_input
 from lazsim.routing import Routing
 from lazsim.scenario import DEFAULTS, Resolver, Scenario
 from lazsim.specs import sha256
-from lazsim.study.checkpoint_interval import choose_interval
+from lazsim.study.checkpoint_interval import AUTO, Setting, choose_setting
 from lazsim.study.deadline import Due, compare_purchases, parse_due
-from lazsim.study.memory import require_memory
+from lazsim.study.memory import find_obstacle, require_memory
 from lazsim.study.notes import describe_runs
 from lazsim.study.result import RunResult, describe_trace
 from lazsim.trace.table import Trace
@@ -80,35 +80,42 @@ def simulate(
         if settings.get("duration") is not None:
             raise LazsimError("`duration`: a run with a `deadline` lasts until then; leave it out")
         settings["duration"] = deadline
-    scenarios = resolve_runs(settings, systems, placements)
-    return simulate_scenarios(scenarios, progress, parse_due(work, deadline, on_demand_price, scenarios[0]))
+    scenarios, left_out = resolve_runs(settings, systems, placements)
+    return simulate_scenarios(scenarios, progress, parse_due(work, deadline, on_demand_price, scenarios[0]), left_out)
 
 
-def resolve_runs(settings: Mapping[str, Any], systems: Sequence[str], placements: Sequence[str]) -> list[Scenario]:
-    """Resolve one scenario for each system, and for each policy where the system has one to choose."""
-    resolver = Resolver()
+def resolve_runs(
+    settings: Mapping[str, Any], systems: Sequence[str], placements: Sequence[str]
+) -> tuple[list[Scenario], list[str]]:
+    """Resolve one scenario for each system, and for each policy where the system has one to choose.
+
+    Also return why systems are left out, where all are asked for.
+    """
+    resolver, left_out = Resolver(), list[str]()
+    if ALL in systems:
+        systems, left_out = _all_that_run(resolver, settings)
     scenarios: list[Scenario] = []
-    for system in _all_that_run(resolver, settings) if ALL in systems else systems:
+    for system in systems:
         elastic = placements and find_system(system).is_elastic
         for placement in dict.fromkeys(placements) if elastic else [None]:
             chosen = {"system": system, "placement": placement, "score_plans": bool(placements)}
             scenarios.append(resolver.resolve({**settings, **chosen}))
-    return _with_distinct_policies(scenarios)
+    return _with_distinct_policies(scenarios), left_out
 
 
-def _all_that_run(resolver: Resolver, settings: Mapping[str, Any]) -> list[str]:
-    """Return the systems that can run a job at all."""
-    found = []
+def _all_that_run(resolver: Resolver, settings: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """Return the systems that can run a job and fit into memory, and why the others cannot; all where none does."""
+    found, left_out = [], []
     for system in SYSTEMS:
         scenario = resolver.resolve({**settings, "system": system})
         trace = scenario.load_trace()
         most_nodes = max(scenario.cluster.num_nodes, trace.most_nodes(scenario.wall_s(trace)))
-        try:
-            require_fit(scenario.find_system(), scenario.costs(), most_nodes)
-        except InfeasiblePlanError:
-            continue
-        found.append(system)
-    return found or list(SYSTEMS)
+        obstacle = find_obstacle(scenario, scenario.find_system(), scenario.load_routing(), most_nodes)
+        if obstacle:
+            left_out.append(f"{system} is left out: {obstacle}")
+        else:
+            found.append(system)
+    return (found, left_out) if found else (list(SYSTEMS), [])
 
 
 def _with_distinct_policies(scenarios: list[Scenario]) -> list[Scenario]:
@@ -126,13 +133,20 @@ def simulate_scenarios(
     scenarios: Sequence[Scenario],
     progress: Callable[[Iterable[str]], Iterable[str]] = iter,
     due: Due | None = None,
+    left_out: Sequence[str] = (),
 ) -> RunResult:
-    """Simulate scenarios that share all but the system and the placement; see `simulate`."""
+    """Simulate scenarios that share all but the system and the placement; see `simulate`.
+
+    `left_out` says why there are no scenarios of other systems.
+    """
     first = scenarios[0]
     trace, loads = first.load_trace(), first.load_routing()
     wall_s = first.wall_s(trace)
     names = [one.find_system().run_name for one in scenarios]
     runs = tuple(run_scenario(one, trace, loads) for _, one in zip(progress(names), scenarios, strict=True))
+    published = None
+    if first.interval == AUTO:
+        published = tuple(run_scenario(replace(one, interval=None), trace, loads) for one in scenarios)
     inputs = _record(scenarios, trace, loads, wall_s) | (asdict(due) if due else {})
     at_deadline = None
     if due is not None:
@@ -144,26 +158,27 @@ def simulate_scenarios(
         trace=describe_trace(trace, wall_s),
         runs=runs,
         gpu_memory_bytes=first.gpu.memory_bytes,
-        notes=tuple(describe_runs(scenarios, runs, trace, loads)),
+        notes=(*left_out, *describe_runs(scenarios, runs, trace, loads)),
         at_deadline=at_deadline,
+        published=published,
     )
 
 
-def run_scenario(scenario: Scenario, trace: Trace, loads: Routing) -> SystemRun:
-    """Simulate one scenario with its trace and loads, which may be shared with others."""
+def run_scenario(scenario: Scenario, trace: Trace, loads: Routing, setting: Setting | None = None) -> SystemRun:
+    """Simulate one scenario, at its setting or a given one; trace and loads may be shared with others."""
     system, costs, wall_s = scenario.find_system(), scenario.costs(), scenario.wall_s(trace)
     strict = scenario.settings["strict"]
     if strict:
         require_memory(scenario, loads, system.usable_nodes(costs, trace.most_nodes(wall_s)))
-    interval = choose_interval(scenario, trace, loads)
+    setting = setting or choose_setting(scenario, trace, loads)
     run = simulate_system(
         trace,
-        system,
+        setting.system,
         costs,
         loads,
         wall_s,
         score_plans=scenario.score_plans,
-        interval_steps=interval,
+        interval_steps=setting.interval_steps,
         planning=scenario.planning,
         prices=scenario.prices(trace),
         spares=scenario.spares(trace),

@@ -22,7 +22,7 @@ class AsyncCheckpoint(System):
         copy_s = copy_to_host_s(costs, costs.grid.replica_nodes)
         return Save(max(0.0, copy_s - step_s), copy_s + checkpoint_save_s(costs))
 
-    def host_bytes(self, costs: CostModel, num_nodes: int) -> float:
+    def host_bytes(self, costs: CostModel, num_nodes: int, step_s: float) -> float:
         """Return the bytes of the copy that a node keeps while it is written."""
         return state_bytes(costs) / num_nodes
 
@@ -31,4 +31,5 @@ ASYNC_CHECKPOINT = AsyncCheckpoint(
     "async-checkpoint",
     "checkpoints written behind training (CheckFreq, PyTorch's asynchronous checkpoints)",
     needs="storage for checkpoints, memory of the nodes for one copy",
+    is_live=True,
 )

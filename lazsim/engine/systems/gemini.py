@@ -1,6 +1,7 @@
 """Copies in the memory of other nodes (Gemini, SOSP 2023)."""
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lazsim.costmodel.step import CostModel
@@ -53,9 +54,13 @@ class Gemini(System):
         share = state_bytes(costs) / decision.num_nodes
         return self.rebuild_s(costs) + fetch_s(costs, share)
 
-    def host_bytes(self, costs: CostModel, num_nodes: int) -> float:
+    def host_bytes(self, costs: CostModel, num_nodes: int, step_s: float) -> float:
         """Return the bytes of two versions of each copy: the last, and the one under way."""
         return 2 * self.num_copies * state_bytes(costs) / num_nodes
+
+    def choices(self) -> Mapping[str, Sequence[int]]:
+        """See `System.choices`."""
+        return {"num_copies": (2, 3, 4)}
 
     def _exchange_s(self, costs: CostModel, num_nodes: int) -> float:
         share = (self.num_copies - 1) * state_bytes(costs) / num_nodes

@@ -43,7 +43,7 @@ class PartialExperts(System):
         stale_steps = (1 / self.persisted_share - 1) / 2 * interval_steps
         return num_rollbacks * stale_steps / max(1, num_steps)
 
-    def host_bytes(self, costs: CostModel, num_nodes: int) -> float:
+    def host_bytes(self, costs: CostModel, num_nodes: int, step_s: float) -> float:
         """Return the bytes of three buffers of what a node saves."""
         return 3 * self.persisted_share * node_state_bytes(costs)
 

@@ -1,6 +1,7 @@
 """Sparse snapshots and local recovery (MoEvement; code of Swapnil-Gandhi/MoEvement)."""
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -89,9 +90,14 @@ class MoEvement(System):
         why = "spares are too few" if survive else "a snapshot is lost"
         return protocol.decide_start(situation.alive, stopped.usable_nodes, situation.checkpoint_step, why)
 
-    def host_bytes(self, costs: CostModel, num_nodes: int) -> float:
-        """Return the bytes of two windows of its own snapshots and its peers', without logs of activations."""
-        return 2 * (1 + self.num_peers) * node_state_bytes(costs)
+    def host_bytes(self, costs: CostModel, num_nodes: int, step_s: float) -> float:
+        """Return the bytes of two windows of its own snapshots and its peers', and of what it sent in their steps."""
+        logs = self.window_steps(costs, step_s) * costs.stage_bytes_per_node(num_nodes)
+        return 2 * ((1 + self.num_peers) * node_state_bytes(costs) + logs)
+
+    def choices(self) -> Mapping[str, Sequence[int]]:
+        """See `System.choices`."""
+        return {"num_peers": (1, 2, 3)}
 
     def _peers_NR(self, costs: CostModel, num_nodes: int) -> Ints:
         """Return the next nodes of the same stage, as far as there are others."""

@@ -70,6 +70,7 @@ class ReplicaDrop(SeatSystem):
 REPLICA_DROP = ReplicaDrop(
     "replica-drop",
     "torchft: the replica that failed leaves, the others go on with a smaller batch; no rollback",
+    is_live=True,
     survives="failures that leave one whole model replica",
     needs="two model replicas or more, whole optimizer states",
 )

@@ -53,12 +53,12 @@ class SeatSystem(System):
     def decide(self, costs: CostModel, stopped: StoppedJob) -> Decision[str]:
         """See `System.decide`."""
         situation, held = stopped.situation, stopped.held
-        if situation.joins_due and stopped.num_usable <= held.num_seats:
+        if situation.paused and stopped.num_usable <= held.num_seats:
             seats = self.free_seats(costs, held, len(stopped.newcomers))
             phases = (("reconfigure", self.rebuild_s(costs)), ("transfer", self.join_s(costs)))
             nodes = held.nodes + stopped.newcomers[: len(seats)]
             return Decision(Action.CONTINUE, "peers", nodes, len(nodes), phases, seats)
-        if not situation.joins_due and held.made is not None:
+        if not situation.paused and held.made is not None:
             kept = self.keep(costs, held)
             if kept.nodes and self.goes_on(costs, kept):
                 why, go_on_s = "the nodes left go on in their places", self.continue_s(costs, kept)

@@ -1,6 +1,7 @@
 """Stacked shards of data (SPARe, arXiv 2603.00357)."""
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,6 +72,10 @@ class StackedShards(SeatSystem):
     def free_seats(self, costs: CostModel, held: Held, num_newcomers: int) -> tuple[int, ...]:
         """Return none: groups return with a restart."""
         return ()
+
+    def choices(self) -> Mapping[str, Sequence[int]]:
+        """See `System.choices`."""
+        return {"num_stacks": (0, 2, 3, 4, 6, 8)}
 
 
 def optimal_stacks(num_groups: int) -> int:

@@ -4,9 +4,9 @@ A system is a frozen `System`. It says how nodes are used, how long a step takes
 and when, and how the job goes on after a failure. One that differs overrides the method in question.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -57,7 +57,7 @@ class StoppedJob:
     Attributes
     ----------
     held : Held
-        The nodes left; empty when what they hold no longer counts.
+        The nodes left, names or the connections of a live job; empty when what they hold no longer counts.
     step : int
         Steps made.
     step_s : float
@@ -71,7 +71,7 @@ class StoppedJob:
     held: Held
     step: int
     step_s: float
-    situation: Situation[str]
+    situation: Situation[Any]
     usable_nodes: UsableNodes
     hold_everything: Callable[[Sequence[str]], bool]
 
@@ -81,7 +81,7 @@ class StoppedJob:
         return self.usable_nodes(len(self.situation.alive))
 
     @property
-    def newcomers(self) -> tuple[str, ...]:
+    def newcomers(self) -> tuple[Any, ...]:
         """Nodes alive that are not in use: spares, and those waiting to join."""
         return tuple(node for node in self.situation.alive if node not in set(self.held.nodes))
 
@@ -108,6 +108,8 @@ class System:
         Whether new nodes join by regrouping where it is plain expert parallelism.
     is_live : bool
         Whether the live mode carries it out.
+    min_replicas : int
+        Fewest replicas of an expert under flexible dispatch; 0 for the fault threshold of the job.
     """
 
     name: str
@@ -123,6 +125,7 @@ class System:
     recovers_from_peers: bool = False
     regroups_joins: bool = False
     is_live: bool = False
+    min_replicas: int = 0
 
     @property
     def is_elastic(self) -> bool:
@@ -186,7 +189,7 @@ class System:
         model, cluster = costs.model, costs.cluster
         if self.policy is None:
             return place_ep(len(load_LE), model.num_experts, num_nodes, cluster.gpus_per_node, cluster.slots_per_gpu)
-        replicas = allocate(load_LE, num_nodes * cluster.slots_per_node, costs.job.fault_threshold)
+        replicas = allocate(load_LE, num_nodes * cluster.slots_per_node, self.min_replicas or costs.job.fault_threshold)
         request = PlacementRequest(
             replicas, num_nodes, cluster.slots_per_node, cluster.gpus_per_node, load_LE, self.seed
         )
@@ -256,13 +259,17 @@ class System:
         """Return the share of the tokens trained whose updates of experts rollbacks lost; None where none can be."""
         return None
 
-    def host_bytes(self, costs: CostModel, num_nodes: int) -> float:
-        """Return the bytes of a node's own memory that copies and logs take."""
+    def host_bytes(self, costs: CostModel, num_nodes: int, step_s: float) -> float:
+        """Return the bytes of a node's own memory that copies and logs take, with steps of `step_s`."""
         return 0.0
 
     def extra_gpu_bytes(self, costs: CostModel, num_nodes: int) -> float:
         """Return the bytes of each GPU that the system takes beside training."""
         return 0.0
+
+    def choices(self) -> Mapping[str, Sequence[int]]:
+        """Return the fields of the system that a search for its best setting may change, with the values to try."""
+        return {"min_replicas": (1, 2, 3, 4)} if self.is_elastic else {}
 
 
 def _with_slots(plan: PlacementPlan, num_slots: int) -> PlacementPlan:

@@ -12,18 +12,27 @@ from lazsim.output.plots.style import PAPER, looks_of, new_figure, to_files
 if TYPE_CHECKING:
     import pandas as pd
 
-PANEL_INCHES = (5.6, 1.7)
-TIE = 0.98
-"""Share of the best value from which on an alternative is named beside the best."""
+CELL_INCHES = (2.3, 0.72)
+MOST_TIES = 3
+"""Alternatives as good as the best that a cell names."""
 
 
 @matplotlib.rc_context(PAPER | {"axes.grid": False})
 def winners_figure(
-    frame: pd.DataFrame, *, panels: str, x: str, y: str, name: str, value: str, x_label: str, y_label: str
+    frame: pd.DataFrame,
+    *,
+    panels: str,
+    x: str,
+    y: str,
+    name: str,
+    value: str,
+    is_tie: str,
+    x_label: str,
+    y_label: str,
 ) -> dict[str, bytes]:
     """Draw a cell for each pair of settings, in the colour of its best alternative.
 
-    A cell names the best, by how much the next is behind, and those within 2 % of the best.
+    A cell names the best, those that may be as good, and by how much the next is behind.
 
     Parameters
     ----------
@@ -31,31 +40,50 @@ def winners_figure(
         A row for each alternative in each cell.
     panels, x, y, name, value
         Columns: of the panel, the settings across and up, the alternative, and the value that is the more the better.
+        Settings stand in the order of the frame.
+    is_tie
+        Column that tells whether an alternative may be as good as the best; None counts as no.
     x_label, y_label
         Names of the axes, with units.
     """
     cases = list(dict.fromkeys(frame[panels]))
-    figure = new_figure(PANEL_INCHES[0], PANEL_INCHES[1] * len(cases) + 0.3)
+    columns = list(dict.fromkeys(frame[x]))
+    lines = {case: list(dict.fromkeys(frame[frame[panels] == case][y])) for case in cases}
+    num_lines = sum(map(len, lines.values()))
+    width, height = CELL_INCHES
+    figure = new_figure(width * len(columns), height * num_lines + 0.5 * len(cases))
     looks = looks_of(sorted(set(frame[name])))
-    rows = figure.subplots(len(cases), 1, squeeze=False)[:, 0]
+    heights = [len(lines[case]) for case in cases]
+    rows = figure.subplots(len(cases), 1, squeeze=False, gridspec_kw={"height_ratios": heights})[:, 0]
     for axes, case in zip(rows, cases, strict=True):
-        part = frame[frame[panels] == case]
-        columns, lines = sorted(set(part[x])), sorted(set(part[y]))
-        for (at_x, at_y), cell in part.groupby([x, y], sort=False):
+        for (at_x, at_y), cell in frame[frame[panels] == case].groupby([x, y], sort=False):
+            place = columns.index(at_x), lines[case].index(at_y)
             ranked = cell.sort_values(value, ascending=False)
-            best, ties = ranked.iloc[0], ranked[ranked[value] >= TIE * ranked[value].iloc[0]][name].to_list()
-            place = columns.index(at_x), lines.index(at_y)
-            axes.add_patch(Rectangle(place, 1, 1, facecolor=looks[best[name]].color, edgecolor="white", alpha=0.85))
-            others = ranked[~ranked[name].isin(ties)]
-            text = "\n= ".join(ties)
-            if len(others):
-                behind = 1 - others[value].iloc[0] / best[value]
-                text += f"\n{others[name].iloc[0]} {behind:.0%} behind"
-            axes.text(
-                place[0] + 0.5, place[1] + 0.5, text, ha="center", va="center", color="white", fontsize=5.5, wrap=True
-            )
-        axes.set(xlim=(0, len(columns)), ylim=(0, len(lines)), title=case, ylabel=y_label)
-        axes.set_xticks([index + 0.5 for index in range(len(columns))], [f"{column:g}" for column in columns])
-        axes.set_yticks([index + 0.5 for index in range(len(lines))], [f"{line:g}" for line in lines])
+            best = ranked.iloc[0]
+            color = looks[best[name]].color
+            axes.add_patch(Rectangle(place, 1, 1, facecolor=color, edgecolor="white", linewidth=2, alpha=0.9))
+            middle = place[0] + 0.5
+            axes.text(middle, place[1] + 0.36, best[name], ha="center", va="center", color="white", fontsize=9)
+            said = _rest(ranked, name, value, is_tie)
+            axes.text(middle, place[1] + 0.73, said, ha="center", va="center", color="white", fontsize=6)
+        axes.set(xlim=(0, len(columns)), ylim=(len(lines[case]), 0), title=case, ylabel=y_label)
+        axes.set_xticks([index + 0.5 for index in range(len(columns))], columns)
+        axes.set_yticks([index + 0.5 for index in range(len(lines[case]))], lines[case])
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
     rows[-1].set_xlabel(x_label)
     return to_files(figure)
+
+
+def _rest(ranked: pd.DataFrame, name: str, value: str, is_tie: str) -> str:
+    """Say which alternatives may be as good as the best, and how far the next is behind."""
+    others = ranked.iloc[1:]
+    ties = others[others[is_tie].eq(True)]
+    behind = others[~others[is_tie].eq(True)]
+    said = []
+    if len(ties):
+        more = f" and {len(ties) - MOST_TIES} more" if len(ties) > MOST_TIES else ""
+        said.append(f"or {', '.join(ties[name].iloc[:MOST_TIES])}{more}")
+    if len(behind):
+        said.append(f"{behind[name].iloc[0]} {1 - behind[value].iloc[0] / ranked[value].iloc[0]:.0%} behind")
+    return "\n".join(said)
