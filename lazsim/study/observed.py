@@ -299,8 +299,8 @@ def compare_observed(
     unit, marks, hashed = read_log(path)
     observed = observed_phases(marks)
     asked = {**settings, "duration": settings.get("duration") or observed.wall_s}
-    scenarios = resolve_runs(asked, systems, ())
-    result = simulate_scenarios(scenarios, progress)
+    scenarios, left_out = resolve_runs(asked, systems, ())
+    result = simulate_scenarios(scenarios, progress, left_out=left_out)
     simulated = {run.name: simulated_phases(run, unit) for run in result.runs}
     recovery = scenarios[0].cluster.recovery
     return ObservedComparison(
