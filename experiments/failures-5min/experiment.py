@@ -10,7 +10,7 @@ from lazsim.study.experiment import GENERATED, RECORDED, Outcome
 
 SETTINGS = {
     "models": ["gpt-s", "gpt-m", "gpt-l"],
-    "systems": ["lazarus", "ds-ft", "ds"],
+    "systems": ["lazarus", "dropless-ft", "ds-ft", "ds"],
     # Seeds draw the nodes that fail and the generated loads; they are the same for every system.
     "seeds": list(range(10)),
     "traces": {"random": "fail-every-5min"},

@@ -13,7 +13,8 @@ from lazsim.errors import SpecError
 from lazsim.output.plots.charts import tornado_figure
 from lazsim.study.experiment import RECORDED, Outcome, load_experiment, overlay
 
-GPT_L = {"models": ["gpt-l"]}
+# Six seeds, for time: the fewest that give an interval.
+GPT_L = {"models": ["gpt-l"], "systems": ["lazarus", "dropless-ft", "ds-ft"], "seeds": list(range(6))}
 
 TESTBED_A = {
     # GB/s of a network-attached storage that dlrover reports (docs/blogs/flash_checkpoint).
@@ -53,7 +54,7 @@ SETTINGS = {
         {
             "name": "tutel",
             "experiment": "tutel",
-            "changes": GPT_L | {"failures": ["random"]},
+            "changes": GPT_L | {"systems": ["lazarus", "dropless-ft", "dropless"], "failures": ["random"]},
             "alternatives": {
                 "EFS in elastic mode": {
                     "base": {
@@ -68,7 +69,7 @@ SETTINGS = {
             "experiment": "large-scale",
             # A part of the trials, for time.
             "changes": {
-                "systems": ["lazarus", "ds-ft", "ds"],
+                "systems": ["lazarus", "dropless-ft", "ds-ft"],
                 "clusters": ["h200x64"],
                 "fail_probs": [0.05],
                 "seeds": [0, 1, 2],

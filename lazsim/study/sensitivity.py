@@ -8,7 +8,7 @@ from typing import Any
 from lazsim.engine.systems import DEFAULT_SYSTEMS
 from lazsim.errors import InfeasiblePlanError, SpecError
 from lazsim.scenario import Scenario
-from lazsim.specs import GpuSpec, JobSpec, NetworkSpec, RecoverySpec, unknown_name
+from lazsim.specs import GpuSpec, HostSpec, JobSpec, NetworkSpec, RecoverySpec, unknown_name
 from lazsim.study.notes import describe_runs, without_numbers
 from lazsim.study.result import RunResult
 from lazsim.study.simulation import resolve_runs, run_scenario, simulate_scenarios
@@ -21,6 +21,7 @@ DATASHEET = ("peak_flop_per_s", "peak_fp8_flop_per_s", "peak_fp4_flop_per_s", "m
 FIXED = {
     "gpu": ("name", "source", "kernels", *DATASHEET, "fused_experts"),
     "cluster.network": ("nodes_per_pod", "spine_share"),
+    "cluster.host": ("link_bytes_per_s",),
     "job": (
         "name",
         "sequences_per_gpu",
@@ -141,7 +142,8 @@ def sensitivity(
 
 def constant_paths(systems: Sequence[str]) -> dict[str, str]:
     """Return the constants that are varied, and the dotted path of each in a scenario."""
-    parts = {"cluster.network": NetworkSpec, "cluster.recovery": RecoverySpec, "gpu": GpuSpec, "job": JobSpec}
+    clusters = {"cluster.network": NetworkSpec, "cluster.recovery": RecoverySpec, "cluster.host": HostSpec}
+    parts = clusters | {"gpu": GpuSpec, "job": JobSpec}
     paths = {"slots_per_gpu": "cluster.slots_per_gpu"}
     for part, spec in parts.items():
         paths |= {field: f"{part}.{field}" for field in spec.__struct_fields__ if field not in FIXED.get(part, ())}
