@@ -29,6 +29,8 @@ SETTINGS = {
     "interval_s": 300.0,
     "num_left": 8,
     "base": {"cluster": "a10gx16", "job": "testbed-b"},
+    # As published, Lazarus takes no checkpoints here: an expert that is lost takes it back to the first step.
+    "lazarus_interval_steps": 0,
 }
 
 SMALL = {"models": ["gpt-s"], "seeds": [0, 1], "num_left": 14}
@@ -63,6 +65,7 @@ def replay(context, settings, intervals):
     ):
         base = settings["base"] | {"model": model, "routing": routing, "system": settings["systems"]}
         base |= young_intervals(settings, model) if intervals == YOUNG else {}
+        base["job.checkpoint_interval_steps.lazarus"] = settings["lazarus_interval_steps"]
         grids = [
             {"seed": seed, "trace": context.keep_trace(failure_trace(settings, model, failures, seed))}
             for seed in settings["seeds"]

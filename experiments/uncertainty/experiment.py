@@ -31,6 +31,12 @@ TESTBED_A = {
 }
 """Other readings of testbed A."""
 
+
+def saving_every(steps):
+    """Return the reading that Lazarus takes checkpoints as often as ds-ft."""
+    return {"lazarus saves as ds-ft": {"base": {"job.checkpoint_interval_steps.lazarus": steps}}}
+
+
 ELASTIC = 2**30
 """Bytes a second that AWS EFS takes at least in elastic mode, all clients together (its performance page)."""
 
@@ -38,8 +44,18 @@ SETTINGS = {
     # A headline is one setting of an experiment: `changes` of its settings leave one. An alternative is another reading
     # of the published text, as more changes.
     "headlines": [
-        {"name": "5 min", "experiment": "failures-5min", "changes": GPT_L, "alternatives": TESTBED_A},
-        {"name": "40 min", "experiment": "failures-40min", "changes": GPT_L, "alternatives": TESTBED_A},
+        {
+            "name": "5 min",
+            "experiment": "failures-5min",
+            "changes": GPT_L,
+            "alternatives": TESTBED_A | saving_every(250),
+        },
+        {
+            "name": "40 min",
+            "experiment": "failures-40min",
+            "changes": GPT_L,
+            "alternatives": TESTBED_A | saving_every(1000),
+        },
         {
             "name": "spot",
             "experiment": "spot",
