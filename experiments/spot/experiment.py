@@ -12,7 +12,7 @@ from lazsim.study.experiment import GENERATED, RECORDED, Outcome, overlay
 
 SETTINGS = {
     "models": ["gpt-s", "gpt-m", "gpt-l"],
-    "systems": ["lazarus", "ds-ft", "ds"],
+    "systems": ["lazarus", "dropless-ft", "ds-ft", "ds"],
     # Seeds draw the generated traces, the members of the job or the nodes that the cap hides, and the generated loads.
     "seeds": list(range(10)),
     "traces": {"generated": "spot-p3-like", "recorded": "bamboo-p3"},

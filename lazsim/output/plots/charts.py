@@ -10,7 +10,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from lazsim.output.plots.style import COLUMN_INCHES, LOOKS, PAPER, add_legend, looks_of, new_figure, to_files
 
@@ -101,6 +101,10 @@ def lines_figure(
         panel.set_title(", ".join(titles))
         if is_log:
             panel.set_yscale("log")
+            panel.yaxis.set_major_locator(LogLocator(10, (1, 2, 5)))
+            panel.yaxis.set_minor_locator(NullLocator())
+            # Text is drawn as it is, so that powers would show as formulas.
+            panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         if limits != (None, None):
             panel.set_ylim(*limits)
         if names:
