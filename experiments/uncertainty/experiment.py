@@ -18,11 +18,11 @@ GPT_L = {"models": ["gpt-l"], "systems": ["lazarus", "dropless-ft", "ds-ft"], "s
 
 TESTBED_A = {
     # GB/s of a network-attached storage that dlrover reports (docs/blogs/flash_checkpoint).
-    "a storage of 0.1 GB/s": {"base": {"cluster.network.storage_bytes_per_s": 0.1e9}},
+    "a storage of 100 MB/s": {"base": {"cluster.network.storage_bytes_per_s": 0.1e9}},
     # One of the four that hold the experts of GPT-L has 7 of 24 GB.
     "one rank writes checkpoints": {"base": {"cluster.host.serialise_bytes_per_s": 0.2e9}},
     # RTX 4090 without peer access copy 25.8 GB/s in both directions (tinygrad/open-gpu-kernel-modules issue 6).
-    "links inside a server as copies, 12.9 GB/s": {
+    "links inside a server as copies, 13 GB/s": {
         "base": {
             "cluster.network.local_bytes_per_s": 12.9e9,
             "cluster.network.local_all_reduce_bytes_per_s": 12.9e9,
@@ -83,8 +83,8 @@ SETTINGS = {
             "alternatives": {
                 "new nodes join ds-ft by a restart": {"base": {"job.regrouped_joins": "restart"}},
                 "nodes go at any time of an hour": {"at_any_time": True},
-                "loads of a power law of 1.01": {"headline_loads": "power law 1.01"},
-                "loads of a power law of 1.2": {"headline_loads": "power law 1.2"},
+                "loads of the flatter power law": {"headline_loads": "power law 1.01"},
+                "loads of the steeper power law": {"headline_loads": "power law 1.2"},
                 "loads as skewed as SmartMoE's": {"headline_loads": "as SmartMoE's"},
                 "checkpoints as on testbed A": {
                     "base": {

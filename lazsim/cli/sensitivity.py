@@ -8,7 +8,7 @@ from lazsim.cli.common import Number, progress, show
 from lazsim.cli.run import command as run
 from lazsim.study.sensitivity import FACTORS, sensitivity
 
-ONLY_OF_RUN = ("out",)
+ONLY_OF_RUN = ("work", "deadline", "on_demand_price", "out")
 """Options of ``lazsim run`` that this command lacks; the others are the same."""
 
 
