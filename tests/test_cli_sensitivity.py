@@ -22,7 +22,7 @@ def test_tables_of_all_systems_fit_a_terminal(lazsim, trace_file):
     assert lines[0] == "change of samples trained"
     assert lines[1].split() == ["constant", "x", "lazarus", "ds", "ds-ft", "dropless", "dropless-ft"]
     assert "change of the ratio lazarus : other" in lines
-    assert "local_latency_s" in out[out.index("under 0.1%") :]
+    assert "connect_s" in out[out.index("under 0.1%") :]
 
 
 def test_json_holds_both_factors_of_a_constant(lazsim, trace_file):

@@ -112,7 +112,8 @@ def test_every_number_of_a_cluster_and_its_gpu_and_job_is_varied_once(system):
     network, recovery = scenario.cluster.network, scenario.cluster.recovery
     # The GPU: 15 fields less 3 texts, 5 of the datasheet and its fused kernels. The job: 12 less name, batch (2), kind
     # of kernels, layout and intervals, plus 1. The network: all but its pods and their share.
-    of_cluster = 1 + len(network.__struct_fields__) - 2 + len(recovery.__struct_fields__)
+    # The host: its clock, and the rate at which it serialises.
+    of_cluster = 1 + len(network.__struct_fields__) - 2 + len(recovery.__struct_fields__) + 2
     assert len(names) == of_cluster + (15 - 9) + (12 - 6 + 1)
     for name, path in names.items():
         assert path.endswith(f".{name}")

@@ -21,7 +21,7 @@ DATASHEET = ("peak_flop_per_s", "peak_fp8_flop_per_s", "peak_fp4_flop_per_s", "m
 FIXED = {
     "gpu": ("name", "source", "kernels", *DATASHEET, "fused_experts"),
     "cluster.network": ("nodes_per_pod", "spine_share"),
-    "cluster.host": ("link_bytes_per_s",),
+    "cluster.host": ("link_bytes_per_s", "memory_bytes"),
     "job": (
         "name",
         "sequences_per_gpu",
