@@ -370,6 +370,7 @@ def option_targets() -> Iterator[Target]:
         "routing generate smartmoe-fit --layers 2 --experts 4 --steps 100 --seed 1 --out @/out/loads.csv",
         "trace generate spot-p3-like --seed 5 --out @/out/t.csv",
         "trace generate --nodes 4 --node-mtbf 5d --repair 4h --repair-sigma 1 --batch-share 1 --domains 2",
+        "recovery --cluster gb200-nvl72 --nodes 20 --experts 8 --policy domains --policy euclid --json",
         "list models --json",
     ))  # fmt: skip
 

@@ -22,15 +22,22 @@ from lazsim.cli.common import (
     seed_option,
     show,
 )
-from lazsim.cli.parsing import Parsed, parse_counts, parse_loads
+from lazsim.cli.parsing import Parsed, parse_counts, parse_domains, parse_loads
 from lazsim.errors import SpecError
 
 planning_options = options(
-    click.option("--nodes", type=NODES, required=True, help="Nodes; a node fails as a whole."),
-    click.option("--slots", type=SLOTS, required=True, help="Replica slots of a node in a layer."),
+    click.option("--nodes", type=NODES, help="Nodes; a node fails as a whole."),
+    click.option("--slots", type=SLOTS, help="Replica slots of a node in a layer."),
     click.option(
-        "--gpus-per-node", type=GPUS, default=1, show_default=True,
-        help="GPUs of a node; slot s belongs to GPU s modulo this number.",
+        "--gpus-per-node", type=GPUS,
+        help="GPUs of a node; slot s belongs to GPU s modulo this number. Default: 1, or the cluster's.",
+    ),
+    click.option(
+        "--cluster", metavar="NAME|TOML", help="Has nodes, slots, GPUs and domains where these are not given.",
+    ),
+    click.option(
+        "--domains", type=Parsed(parse_domains), metavar="FILE|0,0,1,1,...",
+        help="Failure domain of each node, such as its rack; a domain fails as a whole. See the policy domains.",
     ),
     click.option(
         "--replicas", type=Parsed(parse_counts), metavar="2,2,3,...",

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from lazsim.cli.common import REPORT, OutFolder, json_option, show
-from lazsim.cli.parsing import Parsed, parse_domains, parse_probs, parse_spans
+from lazsim.cli.parsing import Parsed, parse_probs, parse_spans
 from lazsim.cli.place import planning_options
 
 PICTURES = tuple(f"{name}.{kind}" for name in ("recovery", "failure-sets", "placement-map") for kind in ("png", "pdf"))
@@ -26,12 +26,6 @@ PICTURES = tuple(f"{name}.{kind}" for name in ("recovery", "failure-sets", "plac
     default="auto",
     show_default=True,
     help="How to find probabilities; auto is exact where that takes little time.",
-)
-@click.option(
-    "--domains",
-    type=Parsed(parse_domains),
-    metavar="FILE|0,0,1,1,...",
-    help="Failure domain of each node; a domain fails as a whole.",
 )
 @click.option(
     "--node-fail-prob",
@@ -56,7 +50,6 @@ def command(
     policies: tuple[str, ...],
     failures: str | None,
     method: Any,
-    domains: list[str] | None,
     node_fail_prob: list[float] | None,
     failures_from: str | None,
     out: Path | None,
@@ -65,7 +58,8 @@ def command(
 ) -> None:
     """Find the probability that plans keep every expert when nodes fail together.
 
-    Prints the probability by policy and number of failed nodes, all nodes being equally likely to fail. --out writes
+    Prints the probability by policy and number of failed nodes, all nodes being equally likely to fail; of domains
+    where --domains or the cluster has them. --out writes
     recovery.json, report.html, and recovery, failure-sets and placement-map as .png and .pdf.
     """
     from lazsim.output.reliability import reliability_files, reliability_parts, reliability_report
@@ -78,7 +72,8 @@ def command(
         task.num_nodes,
         failures=None if failures is None else parse_spans("`failures`", failures),
         method=method,
-        domains=domains,
+        # A trace tells nodes that fail, whose domains policies may know.
+        domains=planning["domains"] if failures_from else task.domains,
         node_fail_prob=node_fail_prob,
         failures_from=failures_from,
         seed=planning["seed"],

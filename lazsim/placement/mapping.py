@@ -29,6 +29,23 @@ def num_missing(has_LEH: Bools, wants_LEN: Bools) -> Ints:
     return missing.astype(np.int64)
 
 
+def keep_domains(missing_HN: Ints, domain_H: Ints, domain_N: Ints) -> Ints:
+    """Make pairs of different failure domains cost more than all others together, so that no mapping takes one.
+
+    `domain_H` and `domain_N` are the domains of the live nodes and of those of the plan, which has no more of a domain
+    than are alive.
+
+    Examples
+    --------
+    >>> missing = keep_domains(np.array([[5, 0], [0, 5]]), np.array([0, 1]), np.array([0, 1]))
+    >>> map_greedily(missing).tolist()
+    [0, 1]
+    """
+    too_many = int(missing_HN.max()) * missing_HN.shape[1] + 1
+    kept_HN: Ints = missing_HN + too_many * (domain_H[:, None] != domain_N)
+    return kept_HN
+
+
 def map_greedily(missing_HN: Ints | Floats) -> Ints:
     """Bind live nodes to nodes of a plan, always the pair with the fewest states to fetch.
 

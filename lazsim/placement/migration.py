@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from lazsim.errors import InfeasiblePlanError
-from lazsim.placement.mapping import MAPPINGS, map_bottleneck, map_greedily, map_optimally, num_missing
-from lazsim.placement.plan import Bools
+from lazsim.placement.mapping import MAPPINGS, keep_domains, map_bottleneck, map_greedily, map_optimally, num_missing
+from lazsim.placement.plan import Bools, Ints
 from lazsim.placement.transfers import SHARINGS, Migration, balance_senders
 
 
@@ -56,7 +56,12 @@ class MigrationReport:
 
 
 def migration_report(
-    has_LEH: Bools, wants_LEN: Bools, state_bytes: float, has_dense_H: Bools | None = None, dense_bytes: float = 0.0
+    has_LEH: Bools,
+    wants_LEN: Bools,
+    state_bytes: float,
+    has_dense_H: Bools | None = None,
+    dense_bytes: float = 0.0,
+    domain_N: Ints | None = None,
 ) -> MigrationReport:
     """Compare ways to turn the live nodes into the nodes of a plan.
 
@@ -74,6 +79,8 @@ def migration_report(
         hold no experts either.
     dense_bytes
         Size of that state.
+    domain_N
+        Failure domain of each node of the plan, in which it stays; the live nodes are as many and in the same order.
 
     Raises
     ------
@@ -99,6 +106,8 @@ def migration_report(
         has_dense_H = np.ones(has_LEH.shape[2], dtype=np.bool_)
     _require_feasible(has_LEH, wants_LEN, has_dense_H)
     missing_HN = num_missing(has_LEH, wants_LEN)
+    if domain_N is not None:
+        missing_HN = keep_domains(missing_HN, domain_N, domain_N)
     bytes_HN = missing_HN * float(state_bytes) + ~has_dense_H[:, None] * float(dense_bytes)
     rows: list[MigrationRow] = []
     for name, mapping in MAPPINGS.items():

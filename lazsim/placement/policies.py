@@ -11,6 +11,7 @@ from lazsim.extensions import installed, load_from_file, load_installed, origin,
 from lazsim.placement.balanced import place_balanced
 from lazsim.placement.baselines import place_compact, place_random, place_spread
 from lazsim.placement.custom import call_policy, require_callable
+from lazsim.placement.domains import place_over_domains
 from lazsim.placement.eplb import place_eplb, place_groups
 from lazsim.placement.euclid import place_euclid
 from lazsim.placement.expert_parallel import place_ep_on_most
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 STEADY = "steady"
 """The policy that changes an old plan."""
+
+DOMAINS = "domains"
+"""The policy that spreads experts over failure domains."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,15 @@ POLICIES: Mapping[str, NamedPolicy] = {
             "euclid",
             _by_replicas(place_euclid),
             "Place as mro, on the same nodes in all layers, and better where mro cuts its last group short.",
+        ),
+        NamedPolicy(
+            DOMAINS,
+            _on_nodes(
+                lambda request: place_over_domains(
+                    request.replicas_LE, request.load_LE, request.num_nodes, request.num_slots, request.domain_N
+                )
+            ),
+            "Spread experts over failure domains, then over the nodes of each; as euclid without domains.",
         ),
         NamedPolicy(
             "spread",

@@ -1,4 +1,4 @@
-"""The input of placement policies. Axes: L layers, E experts."""
+"""The input of placement policies. Axes: L layers, E experts, N nodes."""
 
 from dataclasses import dataclass, field
 
@@ -53,6 +53,8 @@ class PlacementRequest:
         as many slots, to which empty ones are added.
     move_cost : float
         What a policy that changes that plan must gain; see `lazsim.placement.steady.keep_steady`.
+    domain_N : ndarray of int64, shape (N,), optional
+        Failure domain of each node, such as its rack, numbered from 0 without gaps; none where nodes fail alone.
     """
 
     replicas_LE: Ints
@@ -64,6 +66,7 @@ class PlacementRequest:
     num_groups: int = 1
     old: PlacementPlan | None = None
     move_cost: float = MOVE_COST
+    domain_N: Ints | None = None
 
     def __post_init__(self) -> None:
         """Check replicas and loads, make both read-only, and take the replicas for loads that are not given."""
@@ -78,6 +81,8 @@ class PlacementRequest:
             object.__setattr__(self, name, view)
         if self.old is not None:
             object.__setattr__(self, "old", self._checked_old(self.old))
+        if self.domain_N is not None and len(self.domain_N) != self.num_nodes:
+            raise SpecError(f"domains: {len(self.domain_N)} for {self.num_nodes} nodes; give one for each")
 
     def _checked_old(self, old: PlacementPlan) -> PlacementPlan:
         num_layers, num_experts = self.replicas_LE.shape

@@ -15,7 +15,7 @@ from lazsim import __version__
 from lazsim.errors import InfeasiblePlanError, LazsimError, SpecError, prefix_errors
 from lazsim.placement.migration import MigrationReport, migration_report
 from lazsim.placement.plan import PlacementPlan
-from lazsim.placement.policies import find_policy, place, policy_input
+from lazsim.placement.policies import DOMAINS, find_policy, place, policy_input
 from lazsim.placement.steady import PlanChange, gpu_slots, lay_on, tell_change
 from lazsim.reliability.plans import PlanScore, make_plans, score_plan
 from lazsim.reliability.task import PlanningTask
@@ -210,12 +210,14 @@ def lose_nodes(
     lost_experts = tuple((int(layer), int(expert)) for layer, expert in np.argwhere(~has_LEV.any(axis=2)))
     try:
         with prefix_errors("`lose`"):
-            after = place(find_policy(policy), task.request_on(plan.nodes(survivors)))
+            after = place(find_policy(policy), task.request_on(survivors, plan))
     except LazsimError as error:
         if was_asked and not isinstance(error, InfeasiblePlanError):
             raise
         return NodeLoss(lost_experts, None, None, str(error).removeprefix("`lose`: "))
-    report = None if lost_experts else migration_report(has_LEV, after.holds_LEN, state_bytes)
+    # What was spread over domains stays in them.
+    domain_V = task.domain_N(survivors) if policy == DOMAINS else None
+    report = None if lost_experts else migration_report(has_LEV, after.holds_LEN, state_bytes, domain_N=domain_V)
     return NodeLoss(lost_experts, after, report)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from lazsim.errors import ReliabilityError, SpecError, prefix_errors
 from lazsim.reliability.curve import Method
 from lazsim.reliability.failure_models import BatchFailures, IndependentFailures
+from lazsim.reliability.task import require_domains
 from lazsim.trace import Trace, open_trace
 
 MAX_EVERY = 32
@@ -120,9 +121,7 @@ def build_scenarios(
     >>> build_scenarios(3, domains=["a", "a", "b"]).failures
     (1,)
     """
-    if domains is not None and len(domains) != num_nodes:
-        text = ",".join(domains)[:40]
-        raise ReliabilityError(f"`domains` {text}: {len(domains)} domains for {num_nodes} nodes; name one for each")
+    require_domains(domains, num_nodes)
     count = num_nodes if domains is None else len(set(domains))
     unit = "nodes" if domains is None else "failure domains"
     if failures is not None and max(failures) > count:

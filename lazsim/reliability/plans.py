@@ -13,7 +13,7 @@ import numpy as np
 
 from lazsim.errors import InfeasiblePlanError, LazsimError, SpecError, prefix_errors
 from lazsim.placement.plan import Ints, PlacementPlan
-from lazsim.placement.policies import POLICIES, STEADY, find_policy, place, policy_names
+from lazsim.placement.policies import DOMAINS, POLICIES, STEADY, find_policy, place, policy_names
 from lazsim.reliability.failure_sets import guaranteed_failures, minimal_failure_sets
 from lazsim.reliability.task import PlanningTask
 
@@ -93,7 +93,8 @@ def _all_policies(task: PlanningTask) -> tuple[list[str], list[str]]:
         names = policy_names()
     except SpecError as error:
         notes = [f"left out policies of installed packages: {error}"]
-    return [name for name in names if name != STEADY or task.old is not None], notes
+    needs = {STEADY: task.old, DOMAINS: task.domains}
+    return [name for name in names if name not in needs or needs[name] is not None], notes
 
 
 def score_plan(plan: PlacementPlan, load_LE: Ints) -> PlanScore:

@@ -1,4 +1,4 @@
-"""A placement task: loads, replicas and nodes. Axes: L layers, E experts."""
+"""A placement task: loads, replicas and nodes. Axes: L layers, E experts, N nodes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lazsim.errors import InfeasiblePlanError, SpecError, prefix_errors
+from lazsim.errors import InfeasiblePlanError, ReliabilityError, SpecError, prefix_errors
 from lazsim.placement.allocation import allocate
 from lazsim.placement.plan import Ints, PlacementPlan
 from lazsim.placement.plan_files import read_plan
@@ -15,7 +15,7 @@ from lazsim.placement.request import PlacementRequest, require_plan_size
 from lazsim.placement.steady import MOVE_COST, check_move_cost
 from lazsim.reliability.loads import get_loads
 from lazsim.routing.loading import UNIFORM
-from lazsim.specs import sha256
+from lazsim.specs import ClusterSpec, load_spec, sha256
 
 DEFAULT_MIN_REPLICAS = 2
 """The published default of the fault threshold (Lazarus, arXiv 2407.04656)."""
@@ -33,6 +33,8 @@ class PlanningTask:
         See `PlacementRequest`.
     min_replicas
         Fewest replicas of an expert, where nodes are enough.
+    domains
+        Failure domain of each node, by name; none where nodes fail alone.
     has_layers
         Whether results have an axis of layers.
     inputs
@@ -52,22 +54,28 @@ class PlanningTask:
     num_groups: int = 1
     old: PlacementPlan | None = None
     move_cost: float = MOVE_COST
+    domains: tuple[str, ...] | None = None
 
     @property
     def request(self) -> PlacementRequest:
         """The request that policies get."""
-        return self._request(self.replicas_LE, self.num_nodes, self.old)
+        return self._request(self.replicas_LE, np.arange(self.num_nodes), self.old)
 
-    def request_on(self, survivors: PlacementPlan) -> PlacementRequest:
-        """Return the request for the nodes that are left with their part of a plan: the same loads, allocated anew."""
-        num_nodes = survivors.num_nodes
-        replicas_LE = allocate(self.load_LE, num_nodes * self.num_slots, self.min_replicas)
-        return self._request(replicas_LE, num_nodes, survivors)
+    def request_on(self, survivors: Ints, plan: PlacementPlan) -> PlacementRequest:
+        """Return the request for the nodes left of a plan, with what they hold: the same loads, allocated anew."""
+        replicas_LE = allocate(self.load_LE, len(survivors) * self.num_slots, self.min_replicas)
+        return self._request(replicas_LE, survivors, plan.nodes(survivors))
 
-    def _request(self, replicas_LE: Ints, num_nodes: int, old: PlacementPlan | None) -> PlacementRequest:
+    def domain_N(self, nodes_N: Ints) -> Ints | None:
+        """Return the failure domain of each of these nodes, numbered from 0; None where there are none."""
+        if self.domains is None:
+            return None
+        return np.unique(np.array(self.domains)[nodes_N], return_inverse=True)[1]
+
+    def _request(self, replicas_LE: Ints, nodes_N: Ints, old: PlacementPlan | None) -> PlacementRequest:
         return PlacementRequest(
             replicas_LE,
-            num_nodes,
+            len(nodes_N),
             self.num_slots,
             self.gpus_per_node,
             self.load_LE,
@@ -75,14 +83,17 @@ class PlanningTask:
             self.num_groups,
             old,
             self.move_cost,
+            self.domain_N(nodes_N),
         )
 
 
 def build_task(
-    nodes: int,
-    slots: int,
+    nodes: int | None = None,
+    slots: int | None = None,
     *,
-    gpus_per_node: int = 1,
+    gpus_per_node: int | None = None,
+    cluster: str | None = None,
+    domains: Sequence[str] | None = None,
     replicas: Sequence[int] | None = None,
     experts: int | None = None,
     loads: str | Sequence[float] | None = None,
@@ -99,7 +110,11 @@ def build_task(
     Parameters
     ----------
     nodes, slots, gpus_per_node
-        Nodes, replica slots of a node in one layer, and its GPUs.
+        Nodes, replica slots of a node in one layer, and its GPUs; those of the cluster, or 1 GPU, by default.
+    cluster
+        A cluster, by name or TOML file.
+    domains
+        Failure domain of each node, by name; those of the cluster by default.
     replicas
         Replicas of each expert, which fill all slots; in place of `experts` and `loads`.
     experts, loads, layers, step, lenient
@@ -123,14 +138,28 @@ def build_task(
     >>> build_task(nodes=2, slots=3, loads=[60, 30, 10], min_replicas=1).replicas_LE.tolist()
     [[4, 1, 1]]
     """
+    if cluster is not None:
+        with prefix_errors("`cluster`"):
+            spec = load_spec(ClusterSpec, cluster)
+        nodes, slots = nodes or spec.num_nodes, slots or spec.slots_per_node
+        gpus_per_node = gpus_per_node or spec.gpus_per_node
+        if domains is None and spec.nodes_per_domain:
+            domains = [str(node // spec.nodes_per_domain) for node in range(nodes)]
+    if nodes is None or slots is None:
+        raise SpecError("give `nodes` and `slots`, or the `cluster` that has them")
+    gpus_per_node = gpus_per_node or 1
+    require_domains(domains, nodes)
     if slots % gpus_per_node:
         text = f"{gpus_per_node} GPUs of a node share them evenly; give a multiple of {gpus_per_node}"
         raise SpecError(f"`slots` {slots}: {text}")
     require_plan_size(layers or 1, experts or 1, nodes, slots)
     shape = {"num_nodes": nodes, "num_slots": slots, "gpus_per_node": gpus_per_node, "seed": seed}
     shape |= {"num_groups": groups} if groups > 1 else {}
+    domain_names = None if domains is None else tuple(domains)
     cost = MOVE_COST if move_cost is None else check_move_cost("`move_cost`", move_cost)
     inputs: dict[str, Any] = shape | ({} if move_cost is None else {"move_cost": cost})
+    if domains is not None:
+        inputs["domains"] = list(domains)
     if replicas is not None:
         others = {"experts": experts, "loads": loads, "min_replicas": min_replicas, "layers": layers, "step": step}
         for name, value in others.items():
@@ -142,6 +171,7 @@ def build_task(
             replicas_LE, replicas_LE, nodes, slots, gpus_per_node, int(replicas_LE.min()), seed,
             inputs={"replicas": list(replicas)} | inputs,
             notes=("loads are taken to be in proportion to the replicas given",), num_groups=groups, move_cost=cost,
+            domains=domain_names,
         )  # fmt: skip
     if experts is None and loads is None:
         raise SpecError(
@@ -169,8 +199,15 @@ def build_task(
     replicas_LE = allocate(found.load_LE, room, least)
     return PlanningTask(
         found.load_LE, replicas_LE, nodes, slots, gpus_per_node, least, seed, found.has_layers, inputs, notes,
-        num_groups=groups, move_cost=cost,
+        num_groups=groups, move_cost=cost, domains=domain_names,
     )  # fmt: skip
+
+
+def require_domains(domains: Sequence[str] | None, num_nodes: int) -> None:
+    """Raise ReliabilityError unless each node has a failure domain, or none has."""
+    if domains is not None and len(domains) != num_nodes:
+        text = ",".join(domains)[:40]
+        raise ReliabilityError(f"`domains` {text}: {len(domains)} domains for {num_nodes} nodes; name one for each")
 
 
 def with_old_plan(task: PlanningTask, name: str) -> PlanningTask:

@@ -200,6 +200,9 @@ class ClusterSpec(Spec, frozen=True, kw_only=True):
         Expert replicas that a GPU holds in one layer.
     gpus_per_domain : int
         GPUs that fast links join, such as NVLink in a rack; 0: those of a server.
+    nodes_per_domain : int
+        Nodes of one failure domain, such as a rack, switch or zone: successive nodes, of which the last domain may have
+        fewer. They may fail together. 0: no domains.
     host : HostSpec
         Processors of a node; those of a DGX H100 where they are not given.
     network : NetworkSpec
@@ -219,6 +222,7 @@ class ClusterSpec(Spec, frozen=True, kw_only=True):
     nodes_per_server: Count = 1
     slots_per_gpu: Count
     gpus_per_domain: Amount = 0
+    nodes_per_domain: Amount = 0
     host: HostSpec = HostSpec()
     network: NetworkSpec
     recovery: RecoverySpec

@@ -1,0 +1,69 @@
+"""A placement that survives the loss of whole failure domains, such as racks.
+
+``docs/guides/placement.md`` has the argument.
+
+Axes: L layers, E experts, N nodes, S slots of a node, D domains, P slots of a domain.
+"""
+
+import numpy as np
+
+from lazsim.placement.balanced import most_distinct, place_on_uneven
+from lazsim.placement.euclid import place_euclid
+from lazsim.placement.plan import Ints, PlacementPlan
+
+
+def place_over_domains(
+    replicas_LE: Ints, load_LE: Ints, num_nodes: int, num_slots: int, domain_N: Ints | None
+) -> PlacementPlan:
+    """Place experts on domains as if each were one large node, then spread those of a domain over its nodes.
+
+    Parameters
+    ----------
+    replicas_LE, load_LE
+        Replicas of each expert, which fill all slots of a layer, and tokens routed to it, shape (L, E).
+    num_nodes, num_slots
+        Nodes, and slots of a node.
+    domain_N
+        Domain of each node, numbered from 0. Where there are none, or each node or all nodes are one, the plan is that
+        of `place_euclid`.
+
+    Notes
+    -----
+    Domains of equal size are placed on by `place_euclid`: every expert is on at least ``min(min(r), D)`` domains and
+    ``min(min(r), N)`` nodes. On others every expert is on ``min(min(r), D)`` domains where there is room for that, else
+    on as many as all experts can be at once; see `most_distinct`.
+
+    In a domain, the replicas of an expert go to its nodes in turn: ``k`` of them are on ``min(k, n)`` of ``n`` nodes.
+
+    Examples
+    --------
+    Two racks of two nodes; each rack holds every expert.
+
+    >>> place_over_domains(np.full((1, 4), 2), np.ones((1, 4)), 4, 2, np.array([0, 0, 1, 1])).slots_LNS.tolist()
+    [[[0, 2], [1, 3], [0, 2], [1, 3]]]
+    """
+    sizes_D = np.ones(num_nodes, dtype=np.int64) if domain_N is None else np.bincount(domain_N)
+    if domain_N is None or len(sizes_D) in (1, num_nodes):
+        return place_euclid(replicas_LE, num_nodes, num_slots)
+    num_layers, num_experts = replicas_LE.shape
+    slots_D = sizes_D * num_slots
+    if (sizes_D == sizes_D[0]).all():
+        on_domains = place_euclid(replicas_LE, len(sizes_D), int(slots_D[0]))
+    else:
+        fewest = min(int(replicas_LE.min()), most_distinct(num_experts, slots_D))
+        on_domains = place_on_uneven(replicas_LE, load_LE, slots_D, fewest)
+    slots_LNS = np.empty((num_layers, num_nodes, num_slots), dtype=np.int64)
+    for domain, size in enumerate(sizes_D.tolist()):
+        held_LP = _in_runs(on_domains.slots_LNS[:, domain, : slots_D[domain]], num_experts)
+        slots_LNS[:, domain_N == domain] = held_LP.reshape(num_layers, num_slots, size).transpose(0, 2, 1)
+    return PlacementPlan(slots_LNS, num_experts)
+
+
+def _in_runs(held_LP: Ints, num_experts: int) -> Ints:
+    """Put the replicas of each expert in a row, where the first of them stands."""
+    num_layers, num_held = held_LP.shape
+    layer = np.arange(num_layers)[:, None]
+    first_LE = np.full((num_layers, num_experts), num_held)
+    np.minimum.at(first_LE, (layer, held_LP), np.arange(num_held))
+    order_LP = np.argsort(first_LE[layer, held_LP], axis=1, kind="stable")
+    return np.take_along_axis(held_LP, order_LP, axis=1)
