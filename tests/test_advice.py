@@ -1,3 +1,4 @@
+import inspect
 import json
 import math
 
@@ -128,8 +129,9 @@ class Made(Search):
             return False
         self.num_runs += len(new)
         for one, seed in new:
-            row = {"goodput_samples_per_s": self._number(one, seed, changes)}
+            row = {"goodput_samples_per_s": self._number(one, seed, changes), "num_failures": 0}
             self.rows.setdefault((one, changes), {})[seed] = row
+            self.notes[one] = []
         return True
 
 
@@ -190,7 +192,33 @@ def test_an_assumption_that_makes_a_rival_better_is_named_and_no_other():
     assert turns.num_changed > 25
     too_few = Made(value, 2 * MIN_SAMPLES)
     too_few.run([best, rival], range(MIN_SAMPLES))
-    assert "more `max_runs`" in advice._turns(too_few, best, [rival]).why_not
+    assert "that takes `max_runs`" in advice._turns(too_few, best, [rival]).why_not
+
+
+def test_the_default_runs_reach_assumptions_however_hard_alternatives_are_to_tell_apart():
+    def value(one, seed, changes=()):
+        slower = dict(changes).get("cluster.recovery.rebuild_s") == "x1.5" and dict(one.choice)["system"] == "lazarus"
+        is_far = dict(one.choice)["system"] == "ds"
+        own = np.random.default_rng([seed, len(one.choice[0][1]), one.interval_steps]).normal(0, 0.2)
+        return 100 + own - (3 if is_far else 0) - (10 if slower else 0)
+
+    made = Made(value, inspect.signature(advise).parameters["max_runs"].default)
+    found = advice._advise(made, of("lazarus", "ds-ft", "checkpoint", "ds"), "auto")
+    assert found.turns.num_changed > 25
+    assert made.num_runs <= 1000
+    few = advice._advise(Made(value, 100), of("lazarus", "ds"), "auto")
+    enough = int(few.turns.why_not.split("`max_runs` ")[1])
+    assert advice._advise(Made(value, enough), of("lazarus", "ds"), "auto").turns.num_changed > 25
+
+
+def test_young_and_daly_do_not_apply_where_a_save_stops_nothing():
+    made = Made(noisy, 100)
+    (choice,) = of("async-checkpoint")
+    made.starts[choice] = search.Start(9, 40.0, 0.0, 350.0, 500.0, 1.0, 1e6)
+    found = advice._formulas(made, Alternative(choice, 9), None, [])
+    assert math.isnan(found.young_s)
+    assert math.isnan(found.daly_s)
+    assert [reason.startswith("Young's and Daly's do not apply") for reason in found.reasons] == [True]
 
 
 SMALL = ("--system", "checkpoint", "--routing", "uniform", "--nodes", 6, "--node-mtbf", "1h", "--repair", "10s")

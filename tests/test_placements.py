@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from lazsim.engine.plan_reliability import PlanReliability
 from lazsim.engine.simulate import simulate_system
 from lazsim.engine.systems import SYSTEMS
+from lazsim.placement.allocation import allocate
+from lazsim.placement.grid import Grid
 from lazsim.placement.plan import PlacementPlan, is_recoverable
 from lazsim.placement.policies import POLICIES, find_policy
 from lazsim.placement.request import PlacementRequest
@@ -127,6 +129,22 @@ def test_policies_that_plan_layers_alone_give_each_layer_the_same_nodes_whatever
     for layer in range(num_layers):
         alone = PlacementRequest(replicas_LE[[layer]], num_nodes, num_slots, 1, load_LE[[layer]])
         assert np.array_equal(find_policy(name).function(alone).slots_LNS[0], together.slots_LNS[layer])
+
+
+@pytest.mark.parametrize("name", ["mro", "balanced", "eplb"])
+def test_stages_planned_at_once_are_planned_as_each_by_itself(name):
+    # Stages of two, three and one layers, not in a row, on four nodes each, for two windows.
+    grid = Grid(np.array([0, 0, 1, 1, 1, 2])[[0, 2, 1, 3, 5, 4]], num_stages=3, unit_nodes=1)
+    load_LE = np.random.default_rng(7).integers(0, 1000, (12, 8))
+
+    def place_layers(load_LE, num_nodes):
+        return find_policy(name).function(PlacementRequest(allocate(load_LE, 16, 2), num_nodes, 4, 1, load_LE))
+
+    once, each = (grid.place(load_LE, 12, place_layers, layers_alone=alone) for alone in (True, False))
+    assert np.array_equal(once.slots_LNS, each.slots_LNS)
+    stage_of_nodes = np.arange(12) // 4
+    holds_LN = (once.slots_LNS >= 0).any(axis=2)
+    assert np.array_equal(holds_LN, np.tile(grid.stage_L, 2)[:, None] == stage_of_nodes)
 
 
 @given(data=st.data())

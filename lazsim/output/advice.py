@@ -92,13 +92,11 @@ def _interval_table(advice: Advice) -> Table:
     between = f"{format_duration(low)} to {format_duration(high)}" if low > 0 else f"up to {format_duration(high)}"
     rows = [
         ("best", format_duration(advice.seconds(advice.best)), None if math.isnan(low) else between),
-        ("Young", format_duration(found.young_s), None),
-        ("Daly", format_duration(found.daly_s), None),
+        ("Young", format_duration(found.young_s) if found.stall_s else None, None),
+        ("Daly", format_duration(found.daly_s) if found.stall_s else None, None),
     ]
-    title = (
-        f"interval between checkpoints; a save stops training for {format_duration(found.stall_s)}, nodes go every "
-        f"{format_duration(found.between_s)}"
-    )
+    stops = f"stops training for {format_duration(found.stall_s)}" if found.stall_s else "stops nothing"
+    title = f"interval between checkpoints; a save {stops}, nodes go every {format_duration(found.between_s)}"
     return Table([key(""), Column("interval"), Column("95 %")], rows, title, found.reasons)
 
 

@@ -57,28 +57,38 @@ class Grid:
         """
         return np.arange(num_nodes) % (num_nodes // self.num_stages) // self.unit_nodes
 
-    def place(self, load_LE: Ints, num_nodes: int, place_stage: Callable[[Ints, int], PlacementPlan]) -> PlacementPlan:
+    def place(
+        self,
+        load_LE: Ints,
+        num_nodes: int,
+        place_layers: Callable[[Ints, int], PlacementPlan],
+        *,
+        layers_alone: bool = False,
+    ) -> PlacementPlan:
         """Plan each stage on its own nodes; slots of other stages' layers stay empty.
 
         Parameters
         ----------
         load_LE
             Loads of the MoE layers, once or several times one after the other.
-        place_stage
+        place_layers
             From the loads of a stage's layers and its number of nodes to their plan.
+        layers_alone
+            Whether the plan of a layer depends on that layer alone. All stages are then planned at once, which is
+            several times faster.
         """
         if self.num_stages == 1:
-            return place_stage(load_LE, num_nodes)
+            return place_layers(load_LE, num_nodes)
         per_stage = num_nodes // self.num_stages
         stage_R = np.tile(self.stage_L, len(load_LE) // len(self.stage_L))
-        parts = {
-            stage: place_stage(load_LE[stage_R == stage], per_stage).slots_LNS for stage in np.unique(stage_R).tolist()
-        }
-        num_slots = next(iter(parts.values())).shape[2]
-        slots_LNS = np.full((len(load_LE), num_nodes, num_slots), -1)
-        for stage, slots in parts.items():
-            slots_LNS[stage_R == stage, stage * per_stage : (stage + 1) * per_stage] = slots
-        return PlacementPlan(slots_LNS, load_LE.shape[1])
+        together = [np.arange(len(load_LE))]
+        if not layers_alone:
+            together = [np.flatnonzero(stage_R == stage) for stage in np.unique(stage_R)]
+        parts = [place_layers(load_LE[rows], per_stage).slots_LNS for rows in together]
+        slots_LPNS = np.full((len(load_LE), self.num_stages, *parts[0].shape[1:]), -1)
+        for rows, slots in zip(together, parts, strict=True):
+            slots_LPNS[rows, stage_R[rows]] = slots
+        return PlacementPlan(slots_LPNS.reshape(len(load_LE), num_nodes, -1), load_LE.shape[1])
 
     def holds_stages_PN(self, num_nodes: int) -> Bools:
         """Return whether a node of a plan holds the dense part of a stage, shape (P, N)."""

@@ -51,7 +51,10 @@ MOST_STEPS = 200_000
 MIN_FAILURES = 5
 
 MOST_RIVALS = 3
-"""Alternatives, the nearest first, for which each assumption is changed."""
+"""Alternatives, the nearest first, for which each assumption is changed, as far as there are runs for them."""
+
+KEPT_SHARE = 0.3
+"""Share of the runs that is kept for these changes, if that is enough for one of the alternatives."""
 
 CHOICES = ("system", "fault_threshold", "num_nodes", "spares", "placement", "purchase")
 """What may be chosen beside the interval, in the order in which it is named."""
@@ -114,7 +117,8 @@ class Formulas:
     found_s : Interval
         Where the fitted curve is highest; NaN where the best interval is at an end of those tried.
     young_s, daly_s : float
-        From the seconds that a save stops training, and the mean time between instants at which nodes go.
+        From the seconds that a save stops training, and the mean time between instants at which nodes go; NaN where a
+        save stops nothing, which formulas do not cover.
     stall_s, between_s : float
         These two.
     reasons : tuple of str
@@ -365,6 +369,9 @@ def _duration_s(settings: Settings, choices: Sequence[Settings]) -> float:
 
 def _advise(search: Search, choices: Sequence[Choice], interval: Any) -> Advice:
     """Race, tune, and look around the best."""
+    num_changes = len(_changes(search.scenario(choices[0], 0)))
+    kept = min(int(KEPT_SHARE * search.max_runs), _num_screened(num_changes, MOST_RIVALS))
+    search.num_kept = kept if kept >= _num_screened(num_changes, 1) else 0
     raced = search.race(choices, interval)
     num_seeds = raced[0].num_seeds
     tuned: dict[Alternative, Interval | None] = {}
@@ -434,19 +441,35 @@ def _with(chosen: Mapping[str, Any], name: str, value: Any) -> Choice:
     return tuple((key, {**chosen, name: value}[key]) for key in CHOICES if key in chosen or key == name)
 
 
+def _changes(scenario: Scenario) -> list[tuple[str, float, Changes]]:
+    """Return each assumption of a scenario with each factor, and the change that this is."""
+    paths = {name: path for name, path in constant_paths([]).items() if name not in NOT_ASSUMED} | TRACE_PATHS
+    return [
+        (name, factor, ((path, f"x{factor!r}"),))
+        for name, path in paths.items()
+        if scenario.field(path)
+        for factor in FACTORS
+    ]
+
+
+def _num_screened(num_changes: int, num_rivals: int) -> int:
+    """Return the runs that tell which changes may make rivals better, and make sure of one for each."""
+    return num_changes * (1 + num_rivals) + 2 * MIN_SAMPLES * num_rivals
+
+
 def _turns(search: Search, best: Alternative, rivals: Sequence[Alternative]) -> Turns:
     """Find the assumptions that make a rival better than the best: at one seed, then at those of an interval."""
     rivals = sorted(rivals, key=lambda one: -mean_interval(search.values(one).values()).value)[:MOST_RIVALS]
     if not rivals:
         return Turns((), 0, "no alternative is told from the best, so that no assumption was changed")
-    first = search.scenario(best.choice, 0)
-    paths = {name: path for name, path in constant_paths([]).items() if name not in NOT_ASSUMED} | TRACE_PATHS
-    paths = {name: path for name, path in paths.items() if first.field(path)}
-    changes = [(name, factor, ((path, f"x{factor!r}"),)) for name, path in paths.items() for factor in FACTORS]
-    missing = len(changes) * (1 + len(rivals)) + MIN_SAMPLES * len(rivals) - search.num_left
-    if missing > 0:
-        return Turns((), 0, f"no assumption was changed: give {missing:,} more `max_runs` for that")
-    found: list[Turn] = []
+    changes = _changes(search.scenario(best.choice, 0))
+    search.num_kept = 0
+    while rivals and _num_screened(len(changes), len(rivals)) > search.num_left:
+        rivals.pop()
+    if not rivals:
+        enough = math.ceil(_num_screened(len(changes), 1) / KEPT_SHARE)
+        return Turns((), 0, f"no assumption was changed: that takes `max_runs` {enough:,}")
+    suspects: list[tuple[float, str, float, Alternative, Changes]] = []
     for name, factor, change in changes:
         search.run([best, *rivals], [0], change)
         for rival in rivals:
@@ -454,14 +477,20 @@ def _turns(search: Search, best: Alternative, rivals: Sequence[Alternative]) -> 
                 paired_ratio(_at(search, rival, what), _at(search, best, what)) for what in ((), change)
             )
             before = paired_ratio(search.values(rival), search.values(best))
-            if not before.value * changed.value > at_first.value:
-                continue
-            if not search.run([best, rival], range(MIN_SAMPLES), change):
-                return Turns(tuple(found), len(paths), "the runs did not suffice to look at all assumptions")
-            gain = paired_ratio(search.values(rival, change), search.values(best, change))
-            if gain.low > 1:
-                found.append(Turn(name, factor, rival, gain))
-    return Turns(tuple(found), len(paths))
+            excess = before.value * changed.value - at_first.value
+            if excess > 0:
+                suspects.append((excess, name, factor, rival, change))
+    num_assumptions = len(changes) // len(FACTORS)
+    found: list[Turn] = []
+    # The most likely first, for when runs do not suffice.
+    for _, name, factor, rival, change in sorted(suspects, key=lambda one: -one[0]):
+        if not search.run([best, rival], range(MIN_SAMPLES), change):
+            why_not = "the runs did not suffice to make sure of all assumptions that may change the advice"
+            return Turns(tuple(found), num_assumptions, why_not)
+        gain = paired_ratio(search.values(rival, change), search.values(best, change))
+        if gain.low > 1:
+            found.append(Turn(name, factor, rival, gain))
+    return Turns(tuple(found), num_assumptions)
 
 
 def _at(search: Search, one: Alternative, change: Changes) -> BySeed:
@@ -474,7 +503,8 @@ def _formulas(search: Search, best: Alternative, found: Interval | None, rows: S
     start = search.starts[best.choice]
     step_s, stall_s, between_s = start.step_s, start.stall_s, start.between_s
     found_s = Interval(*((bound * step_s for bound in found) if found else (math.nan,) * 3))
-    young_s, daly_s = young_interval_s(stall_s, between_s), daly_interval_s(stall_s, between_s)
+    young_s = young_interval_s(stall_s, between_s) if stall_s else math.nan
+    daly_s = daly_interval_s(stall_s, between_s) if stall_s else math.nan
     reasons = _reasons(start, found_s, daly_s, best.interval_steps, rows)
     return Formulas(found_s, young_s, daly_s, stall_s, between_s, tuple(reasons))
 
@@ -483,6 +513,12 @@ def _reasons(
     start: Start, found_s: Interval, daly_s: float, steps: int, rows: Sequence[Mapping[str, Any]]
 ) -> Iterator[str]:
     """Say why the interval found differs from those of formulas: which of what they take for granted does not hold."""
+    if not start.stall_s:
+        yield (
+            "Young's and Daly's do not apply, as a save stops nothing; it is written in "
+            f"{format_duration(start.persist_s)} beside training, and the next waits for it"
+        )
+        return
     if found_s.low <= daly_s <= found_s.high:
         yield "Daly's is within the interval of the one found: they do not differ beyond chance"
         return

@@ -173,17 +173,17 @@ class Search:
         self.starts: dict[Choice, Start] = {}
         self.refused: dict[Choice, str] = {}
         self.rounds: list[Round] = []
-        self.num_runs = 0
+        self.num_runs = self.num_kept = 0
         self.goal = GOODPUT
-        self._settings, self._to_settings = settings, to_settings
-        self._max_runs, self._options = max_runs, options
+        self.max_runs = max_runs
+        self._settings, self._to_settings, self._options = settings, to_settings, options
         self._resolver = Resolver()
         self._whole: dict[Choice, Trace] = {}
 
     @property
     def num_left(self) -> int:
-        """Runs that may still be made."""
-        return self._max_runs - self.num_runs
+        """Runs that may still be made, without the `num_kept` for later."""
+        return self.max_runs - self.num_runs - self.num_kept
 
     def scenario(self, choice: Choice, seed: int, interval_steps: Any = None) -> Scenario:
         """Return the scenario of a choice at a seed; a recorded trace has one stretch for each."""
@@ -213,7 +213,7 @@ class Search:
     def most_seeds(self, choices: Iterable[Choice]) -> int:
         """Return how many seeds there are: those of the stretches where a trace is recorded."""
         are_generated = all(isinstance(_recipe(self.scenario(choice, 0)), Recipe) for choice in choices)
-        return self._max_runs if are_generated else NUM_STRETCHES
+        return self.max_runs if are_generated else NUM_STRETCHES
 
     def start(self, choice: Choice, interval: Any) -> Start | None:
         """Find what a choice begins with; None, and a reason in `refused`, where it cannot run."""
@@ -300,9 +300,9 @@ class Search:
             if (start := self.start(choice, interval)) is not None:
                 alive += [Alternative(choice, max(1, round(start.steps * ratio))) for ratio in ratios]
         alive = list(dict.fromkeys(alive))
-        budget = int(RACE_SHARE * self._max_runs)
+        budget = int(RACE_SHARE * self.max_runs)
         if len(alive) > budget:
-            raise SpecError(f"`max_runs` {self._max_runs}: give at least {2 * len(alive)}, or fewer alternatives")
+            raise SpecError(f"`max_runs` {self.max_runs}: give at least {2 * len(alive)}, or fewer alternatives")
         most_seeds = self.most_seeds(choices)
         # Where not all get as many seeds as an interval takes, half of the runs are for later rounds.
         is_enough = MIN_SAMPLES * len(alive) <= budget

@@ -183,9 +183,14 @@ class System:
 
     def plan(self, costs: CostModel, num_nodes: int, load_LE: Ints) -> PlacementPlan:
         """Plan for `num_nodes` nodes from the observed loads."""
-        return costs.grid.place(load_LE, num_nodes, lambda loads, nodes: self._plan_stage(costs, nodes, loads))
+        return costs.grid.place(
+            load_LE,
+            num_nodes,
+            lambda loads, nodes: self._plan_layers(costs, nodes, loads),
+            layers_alone=self.policy is None or self.policy.plans_layers_alone,
+        )
 
-    def _plan_stage(self, costs: CostModel, num_nodes: int, load_LE: Ints) -> PlacementPlan:
+    def _plan_layers(self, costs: CostModel, num_nodes: int, load_LE: Ints) -> PlacementPlan:
         model, cluster = costs.model, costs.cluster
         if self.policy is None:
             return place_ep(len(load_LE), model.num_experts, num_nodes, cluster.gpus_per_node, cluster.slots_per_gpu)

@@ -47,8 +47,9 @@ def advice_figure(advice: Advice) -> dict[str, bytes]:
             color=look.color, marker=look.marker, linestyle=look.line, markersize=3, capsize=1.5, elinewidth=0.7,
             label=names[choice],
         )  # fmt: skip
-    marks = {"best": (advice.seconds(advice.best), "-"), "Young": (advice.formulas.young_s, "--")}
-    marks["Daly"] = (advice.formulas.daly_s, ":")
+    marks = {"best": (advice.seconds(advice.best), "-")}
+    if advice.formulas.stall_s:
+        marks |= {"Young": (advice.formulas.young_s, "--"), "Daly": (advice.formulas.daly_s, ":")}
     for name, (at_s, line) in marks.items():
         curves.axvline(at_s, color="0.3", linewidth=0.8, linestyle=line, label=name, zorder=0)
     curves.set_xscale("log")
