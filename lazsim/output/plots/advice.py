@@ -23,6 +23,9 @@ TICKS_S = (
 )
 """Times that people know, for an axis of them."""
 
+MOST_TICKS = 5
+"""Of these on an axis, so that their labels do not overlap."""
+
 MOST_BARS = 10
 """Alternatives that are drawn."""
 
@@ -54,7 +57,9 @@ def advice_figure(advice: Advice) -> dict[str, bytes]:
         curves.axvline(at_s, color="0.3", linewidth=0.8, linestyle=line, label=name, zorder=0)
     curves.set_xscale("log")
     low_s, high_s = curves.get_xlim()
-    curves.set_xticks(ticks := [tick_s for tick_s in TICKS_S if low_s <= tick_s <= high_s], map(format_duration, ticks))
+    ticks = [tick_s for tick_s in TICKS_S if low_s <= tick_s <= high_s]
+    ticks = ticks[:: -(-len(ticks) // MOST_TICKS)] if ticks else []
+    curves.set_xticks(ticks, map(format_duration, ticks))
     curves.xaxis.set_minor_locator(NullLocator())
     curves.set_xlabel("time between checkpoints")
     curves.set_ylabel(advice.goal.heading)
