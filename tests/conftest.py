@@ -1,3 +1,4 @@
+
 import contextlib
 import ctypes
 import os
@@ -6,6 +7,9 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+# Before numpy comes: two processes of tests share two cores, and threads of products that small only wait.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import pytest
 from hypothesis import settings
