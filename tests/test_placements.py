@@ -75,7 +75,16 @@ def test_a_policy_in_a_file_is_run_and_its_file_hashed(lazsim, tmp_path):
 
 def test_the_folder_has_the_picture_and_tells_runs_of_one_system_apart(lazsim, tmp_path):
     run(lazsim, "--placement", "mro", "--placement", "euclid", "--system", "lazarus", "--out", tmp_path)
-    names = {".lazsim.json", "events.csv", "recoveries.csv", "run.json", "summary.json", "timeline.csv", "trace.json"}
+    names = {
+        ".lazsim.json",
+        "events.csv",
+        "recoveries.csv",
+        "report.html",
+        "run.json",
+        "summary.json",
+        "timeline.csv",
+        "trace.json",
+    }
     pictures = {f"{name}.{kind}" for name in ("throughput", "placements") for kind in ("png", "pdf")}
     assert {path.name for path in tmp_path.iterdir()} == names | pictures
     systems = {line.split(",")[1] for line in (tmp_path / "timeline.csv").read_text().splitlines()[1:]}
