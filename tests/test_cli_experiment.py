@@ -23,7 +23,7 @@ def nothing_recorded(monkeypatch, tmp_path):
 def test_experiments_are_listed_in_their_order(lazsim):
     code, out, _ = lazsim("experiment", "list")
     assert code == 0
-    assert [line.split()[0] for line in out.splitlines()[:-1]] == NAMES
+    assert [line.split()[0] for line in out.splitlines() if line[0] != " "][:-1] == NAMES
     for arguments in (("experiment", "list", "--json"), ("list", "experiments", "--json")):
         assert list(json.loads(lazsim(*arguments)[1])["experiments"]) == NAMES
 

@@ -52,9 +52,9 @@ class PlacementPlan:
         num_layers, num_nodes = self.slots_LNS.shape[:2]
         rows: Ints = np.arange(num_layers)[:, None, None] * self.num_experts + self.slots_LNS
         cells: Ints = rows * num_nodes + np.arange(num_nodes)[:, None]
-        if self.slots_LNS.min() >= 0:
-            return rows.ravel(), cells.ravel()
         is_filled = self.slots_LNS >= 0
+        if is_filled.all():
+            return rows.ravel(), cells.ravel()
         return rows[is_filled], cells[is_filled]
 
     @cached_property
