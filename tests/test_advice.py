@@ -97,6 +97,16 @@ def test_all_alternatives_meet_the_same_failures_at_a_seed_and_others_at_the_nex
     assert first.events_sha256 != made.scenario(of("ds")[0], 4).load_trace().events_sha256
 
 
+def test_more_replicas_than_nodes_have_room_for_are_told_and_not_run():
+    made = Search({**EVEN, "trace": poisson(5)}, advice._to_settings({**EVEN, "trace": poisson(5)}, None), 10, {})
+    few, many = ((("system", "lazarus"), ("fault_threshold", number)) for number in (1, 11))
+    assert made.start(few, "auto") is not None
+    # An expert on eleven of ten nodes.
+    assert made.start(many, "auto") is None
+    assert made.refused[many].startswith("f 11 does not fit: on 10 nodes, some expert is on ")
+    assert few not in made.refused
+
+
 def test_the_stretches_of_a_recorded_trace_add_up_to_it(tmp_path):
     path = tmp_path / "nodes.csv"
     write_trace(one_failure(), path)

@@ -228,6 +228,12 @@ class Search:
         except InfeasiblePlanError as error:
             self.refused[choice] = str(error)
             return None
+        # Runs go on with the most replicas that fit: a greater number would be the same alternative again.
+        asked, used = dict(choice).get("fault_threshold"), system.usable_nodes(costs, num_nodes)
+        if asked and (fewest := system.plan_evenly(costs, used).fewest_nodes) < asked:
+            told = f"f {asked} does not fit: on {used} nodes, some expert is on {fewest} only"
+            self.refused[choice] = told
+            return None
         # A trace without a failure has one at its end.
         between_s = len(traces) / sum(1 / between_failures_s(trace, wall_s) for trace in traces)
         step_s = steady_step_s(system, costs, loads, num_nodes)
@@ -393,7 +399,9 @@ def name_value(name: str, value: Any) -> str:
 
     Examples
     --------
-    >>> name_value("system", "ds"), name_value("fault_threshold", 2)
-    ('ds', 'fault threshold 2')
+    >>> name_value("system", "ds"), name_value("num_nodes", 2), name_value("fault_threshold", 2)
+    ('ds', 'nodes 2', 'f 2')
     """
+    if name == "fault_threshold":
+        return f"f {value}"
     return value if isinstance(value, str) else f"{name.removeprefix('num_').replace('_', ' ')} {value}"
