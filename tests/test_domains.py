@@ -2,18 +2,24 @@
 
 import itertools
 import json
+from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lazsim.costmodel.step import CostModel
+from lazsim.engine.simulate import simulate_system
+from lazsim.engine.systems import SYSTEMS
 from lazsim.errors import SpecError
 from lazsim.placement.allocation import allocate
 from lazsim.placement.balanced import most_distinct
-from lazsim.placement.policies import place
+from lazsim.placement.policies import find_policy, place
 from lazsim.placement.request import PlacementRequest
 from lazsim.reliability import recovery_curve
+from tests.jobs import EvenLoads, StagedCosts, costs, trace
 from tests.test_euclid import optima
 
 RACKS = ("--nodes", 6, "--slots", 2, "--experts", 6, "--domains", "a,a,b,b,c,c")
@@ -145,6 +151,27 @@ def test_nodes_stay_in_their_domains_when_others_fail(lazsim):
     plan = ("--nodes", 4, "--slots", 4, "--experts", 4, "--min-replicas", 1, "--domains", "a,a,b,b")
     lost = answer(lazsim, "place", *plan, "--policy", "domains", "--lose", 3)["lose"]["policies"]["domains"]
     assert {row["num_states"] for row in lost["migrations"]} == {0}
+
+
+NEVER = {"checkpoint_interval_steps": dict.fromkeys(SYSTEMS, 10**6), "rebalance_interval_steps": 10**6}
+
+
+@pytest.mark.parametrize(("make", "lost"), [(CostModel, ("c d", "a b", "g h")), (StagedCosts, ("a b",))])
+def test_a_job_that_spreads_over_racks_goes_on_when_one_is_lost_and_keeps_to_racks_in_its_next_plans(make, lost):
+    # Racks of two nodes of two slots can hold all four experts each, so that any but the last may go without a restart;
+    # of two stages, each has two racks, and any one may go. Other policies let two nodes of a rack hold the same.
+    job = costs(checkpoint_interval_steps=dict.fromkeys(SYSTEMS, 10**6), rebalance_interval_steps=10**6)
+    cluster = msgspec.structs.replace(job.cluster, nodes_per_domain=2)
+    job = make(job.model, cluster, job.job, job.compute, job.communication)
+    losses = [(100 * number, "remove", pair) for number, pair in enumerate(lost, start=1)]
+    restarts = {}
+    for name in ("domains", "euclid", "mro"):
+        system = replace(SYSTEMS["lazarus"], policy=find_policy(name), placement=name)
+        events = trace((0, "add", "a b c d e f g h"), *losses)
+        restarts[name] = simulate_system(events, system, job, EvenLoads(2, 4), 500.0, planning="sampled").counts[
+            "restarts"
+        ]
+    assert restarts == {"domains": 0, "euclid": 1, "mro": 1}
 
 
 @pytest.mark.parametrize("command", ["place", "recovery"])

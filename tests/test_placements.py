@@ -146,8 +146,8 @@ def test_stages_planned_at_once_are_planned_as_each_by_itself(name):
     grid = Grid(np.array([0, 0, 1, 1, 1, 2])[[0, 2, 1, 3, 5, 4]], num_stages=3, unit_nodes=1)
     load_LE = np.random.default_rng(7).integers(0, 1000, (12, 8))
 
-    def place_layers(load_LE, num_nodes):
-        return find_policy(name).function(PlacementRequest(allocate(load_LE, 16, 2), num_nodes, 4, 1, load_LE))
+    def place_layers(load_LE, nodes_N):
+        return find_policy(name).function(PlacementRequest(allocate(load_LE, 16, 2), len(nodes_N), 4, 1, load_LE))
 
     once, each = (grid.place(load_LE, 12, place_layers, layers_alone=alone) for alone in (True, False))
     assert np.array_equal(once.slots_LNS, each.slots_LNS)

@@ -108,6 +108,17 @@ def test_failures_beyond_the_depth_of_samples_still_have_an_interval():
     assert ((found.ci_high - found.ci_low) / 2).max() <= 0.01
 
 
+def test_failures_that_are_all_beyond_the_depth_of_samples_have_an_interval():
+    # 60 random pairs of 24 nodes: 11 failures of 24 hardly ever spare one node of each pair.
+    rng = np.random.default_rng(1)
+    sets = np.zeros((60, 24), dtype=bool)
+    for row in sets:
+        row[rng.choice(24, 2, replace=False)] = True
+    sets = minimal_failure_sets(sets[None])
+    found = sample_curve(sets, np.array([11]), np.random.default_rng(0), 0.001)
+    assert found.ci_low[0] <= exact.survival_by_count(sets)[11] <= found.ci_high[0] <= 0.001
+
+
 @given(placements(), st.integers(0, 2**32), st.data())
 def test_each_sample_is_survived_up_to_the_failure_that_completes_a_set(holds_LEN, seed, data):
     rng = np.random.default_rng(seed)

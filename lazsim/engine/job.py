@@ -5,9 +5,10 @@ the next. `lazsim.engine.protocol` decides which that is. Failures, ends of wait
 simulation interrupt it.
 """
 
-from collections.abc import Callable, Generator, Hashable, Mapping
+from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
 from dataclasses import replace
 from enum import Enum, auto
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -80,8 +81,9 @@ class Job:
         self.env, self.on_plan = env, on_plan
         self.system, self.costs = system.for_job(costs.job), costs
         self.planner = Planner(system, costs, routing)
-        if system.is_elastic and costs.cluster.nodes_per_server > 1:
-            # Which parts of a plan share a server follows from every plan before it.
+        self._has_domains = system.uses_domains(costs)
+        if self._has_domains or (system.is_elastic and costs.cluster.nodes_per_server > 1):
+            # Which parts of a plan share a server, or a failure domain, follows from every plan before it.
             planning = "exact"
         window_steps = costs.job.rebalance_interval_steps if system.is_elastic else LOAD_SAMPLE_STEPS
         self.sampler = Sampler(planning, window_steps, end_s, lambda: env.now)
@@ -112,7 +114,7 @@ class Job:
         self._enter("waiting")
         decision = protocol.decide_start(self._alive(), self.planner.usable_nodes, checkpoint_step=0)
         if decision.action is protocol.Action.RESTART:
-            self._train_on(Held.full(decision.nodes, self._planned(decision.num_nodes)))
+            self._train_on(Held.full(decision.nodes, self._planned(decision.nodes)))
             self._has_started = True
         self._log("start")
         self._process = self.env.process(self._run())
@@ -270,7 +272,7 @@ class Job:
         self._join_at_s = None
         self._dropped.clear()
         decision = state.decision
-        planned = self._planned(decision.num_nodes)
+        planned = self._planned(decision.nodes)
 
         def restart(step: int, *, is_sampled: bool) -> tuple[float, Moved]:  # noqa: ARG001 (one interface)
             plan = planned.at(step).plan
@@ -444,9 +446,13 @@ class Job:
         )
         return self.system.decide(self.costs, stopped)
 
-    def _planned(self, num_nodes: int) -> Planned:
-        """Return the plan of now, yet to be made."""
-        return Planned(num_nodes, self.progress.step, self.planner.plan)
+    def _domains(self, nodes: Sequence[str]) -> tuple[int, ...] | None:
+        """Return the failure domain of each of these nodes where plans depend on it."""
+        return self.nodes.domains(nodes, self.costs.cluster.nodes_per_domain) if self._has_domains else None
+
+    def _planned(self, nodes: Sequence[str]) -> Planned:
+        """Return the plan of now for these nodes, yet to be made."""
+        return Planned(len(nodes), self.progress.step, partial(self.planner.plan, domains=self._domains(nodes)))
 
     def _point(self, held: Held) -> Point | None:
         """Return the plan that stands for the one that nodes hold, if another one does."""
@@ -478,15 +484,19 @@ class Job:
 
     def _bind(self, held: Held, candidates: tuple[str, ...], num_nodes: int) -> tuple[Held, Moved]:
         """Plan for some of the candidates; return these in the plan's order with the plan, and what they get."""
-        before, after = held.made, self._planned(num_nodes)
+        before, after = held.made, self._planned(candidates[:num_nodes])
         assert before is not None, "some nodes hold states"
         num_new, pause_s = len(candidates) - len(held.nodes), self.costs.cluster.recovery.regroup_s
+        domains = self._domains(candidates)
+        domain_H = None if domains is None else np.array(domains)
         grid, age_steps = self.costs.grid, after.step - before.step
 
         def bind(step: int, *, is_sampled: bool) -> tuple[float, tuple[Moved, list[int] | None]]:
             holder = replace(held, made=before.at(max(0, step - age_steps))) if is_sampled else held
             stage_H = grid.stage_N(held.num_seats)[list(held.seats)] if grid.num_stages > 1 else None
-            binding = bind_nodes(self.costs, holder.holds_LEN, after.at(step).plan, num_new=num_new, stage_H=stage_H)
+            binding = bind_nodes(
+                self.costs, holder.holds_LEN, after.at(step).plan, num_new=num_new, stage_H=stage_H, domain_H=domain_H
+            )
             seconds = binding.transfer_s(self.costs, self.nodes.servers(candidates))
             chosen = None if is_sampled else binding.chosen_N.tolist()
             moved = Moved(binding.num_states, float(binding.bytes_HH.sum()), seconds)

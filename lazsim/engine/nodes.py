@@ -80,6 +80,10 @@ class Nodes:
         """Return the nodes in service in the order of their places."""
         return tuple(sorted(filter(self.serves, self._place), key=self._place.__getitem__))
 
+    def domains(self, nodes: Sequence[str], nodes_per_domain: int) -> tuple[int, ...]:
+        """Return the failure domain of each of these nodes: that of its place."""
+        return tuple(self._place[node] // nodes_per_domain for node in nodes)
+
     def _room(self) -> int | None:
         """Return how many nodes may still come into service; None where there is no limit."""
         if self._most_in_service is None:

@@ -25,34 +25,46 @@ def plans_together(system: System, costs: CostModel, num_nodes: int) -> bool:
     return system.policy is not None and system.policy.plans_layers_alone and num_slots <= MOST_SLOTS_TOGETHER
 
 
-def plan_each(system: System, costs: CostModel, num_nodes: int, load_BLE: Ints) -> list[PlacementPlan]:
+def plan_each(
+    system: System, costs: CostModel, num_nodes: int, load_BLE: Ints, domain_N: Ints | None = None
+) -> list[PlacementPlan]:
     """Plan for each sample of the loads."""
     if not plans_together(system, costs, num_nodes):
-        return [system.plan(costs, num_nodes, load_LE) for load_LE in load_BLE]
+        return [system.plan(costs, num_nodes, load_LE, domain_N) for load_LE in load_BLE]
     plan = system.plan(costs, num_nodes, load_BLE.reshape(-1, load_BLE.shape[2]))
     parts = plan.slots_LNS.reshape(len(load_BLE), -1, *plan.slots_LNS.shape[1:])
     return [PlacementPlan(slots_LNS, plan.num_experts) for slots_LNS in parts]
 
 
+Domains = tuple[int, ...] | None
+"""Failure domain of each node of a plan, where plans depend on it."""
+
+
 class Planner:
-    """Plans of a system by number of nodes and step: a pure function, of which some values are kept."""
+    """Plans of a system by number of nodes, their domains and step: a pure function, of which some values are kept."""
 
     def __init__(self, system: System, costs: CostModel, routing: Routing) -> None:
         self._system, self._costs, self._routing = system, costs, routing
         self.usable_nodes = functools.cache(functools.partial(system.usable_nodes, costs))
-        self._kept: dict[tuple[int, int], PlacementPlan] = {}
+        self._kept: dict[tuple[int, int, Domains], PlacementPlan] = {}
 
-    def plan(self, num_nodes: int, step: int) -> PlacementPlan:
+    def plan(self, num_nodes: int, step: int, domains: Domains = None) -> PlacementPlan:
         """Plan from the loads of the last of `step` steps made; before the first, loads count as even."""
-        if (num_nodes, step) not in self._kept:
+        if (num_nodes, step, domains) not in self._kept:
             steps = [step]
             if plans_together(self._system, self._costs, num_nodes):
                 interval = self._costs.job.rebalance_interval_steps
                 steps += range((step // interval + 1) * interval, step + NUM_AHEAD * interval, interval)
-            plans = plan_each(self._system, self._costs, num_nodes, self._observed(steps))
-            made = {(num_nodes, each): plan for each, plan in zip(steps, plans, strict=True)}
+            plans = plan_each(
+                self._system,
+                self._costs,
+                num_nodes,
+                self._observed(steps),
+                None if domains is None else np.array(domains),
+            )
+            made = {(num_nodes, each, domains): plan for each, plan in zip(steps, plans, strict=True)}
             self._kept = dict(list(self._kept.items())[-NUM_KEPT:]) | made
-        return self._kept[num_nodes, step]
+        return self._kept[num_nodes, step, domains]
 
     def _observed(self, steps: list[int]) -> Ints:
         """Return the loads before each of the steps, shape (B, L, E)."""

@@ -10,7 +10,7 @@ import numpy as np
 from lazsim.costmodel.recovery_times import transfer_s
 from lazsim.costmodel.step import CostModel
 from lazsim.dispatch import Floats
-from lazsim.placement.mapping import map_greedily, num_missing
+from lazsim.placement.mapping import keep_domains, map_greedily, num_missing
 from lazsim.placement.plan import Bools, Ints, PlacementPlan
 from lazsim.placement.transfers import migrate
 
@@ -52,6 +52,7 @@ def bind_nodes(
     num_new: int = 0,
     has_dense_H: Bools | None = None,
     stage_H: Ints | None = None,
+    domain_H: Ints | None = None,
 ) -> Binding:
     """Bind candidates to the nodes of a plan, greedily where the fewest states are missing.
 
@@ -67,11 +68,16 @@ def bind_nodes(
         Candidates that hold the dense part of their stage; all but the new ones if not given.
     stage_H
         Pipeline stage of the first candidates; that of all where there is one.
+    domain_H
+        Failure domain of each candidate, where the plan is for those of the first: its nodes stay in their domains.
     """
     if has_dense_H is None:
         has_dense_H = np.arange(has_LEH.shape[2] + num_new) < has_LEH.shape[2]
     has_LEH = _widen(has_LEH, num_new)
-    order_H = chosen_N = map_greedily(num_missing(has_LEH, plan.holds_LEN))
+    missing_HN = num_missing(has_LEH, plan.holds_LEN)
+    if domain_H is not None:
+        missing_HN = keep_domains(missing_HN, domain_H, domain_H[: plan.num_nodes])
+    order_H = chosen_N = map_greedily(missing_HN)
     num_left_out = len(has_dense_H) - len(chosen_N)
     if num_left_out:
         order_H = np.concatenate([chosen_N, np.setdiff1d(np.arange(len(has_dense_H)), chosen_N)])

@@ -61,7 +61,7 @@ class Grid:
         self,
         load_LE: Ints,
         num_nodes: int,
-        place_layers: Callable[[Ints, int], PlacementPlan],
+        place_layers: Callable[[Ints, Ints], PlacementPlan],
         *,
         layers_alone: bool = False,
     ) -> PlacementPlan:
@@ -72,19 +72,22 @@ class Grid:
         load_LE
             Loads of the MoE layers, once or several times one after the other.
         place_layers
-            From the loads of a stage's layers and its number of nodes to their plan.
+            From the loads of a stage's layers and its nodes to their plan.
         layers_alone
-            Whether the plan of a layer depends on that layer alone. All stages are then planned at once, which is
-            several times faster.
+            Whether the plan of a layer depends on that layer and the number of nodes alone. All stages are then planned
+            at once, as if on the nodes of the first, which is several times faster.
         """
         if self.num_stages == 1:
-            return place_layers(load_LE, num_nodes)
+            return place_layers(load_LE, np.arange(num_nodes))
         per_stage = num_nodes // self.num_stages
         stage_R = np.tile(self.stage_L, len(load_LE) // len(self.stage_L))
         together = [np.arange(len(load_LE))]
         if not layers_alone:
             together = [np.flatnonzero(stage_R == stage) for stage in np.unique(stage_R)]
-        parts = [place_layers(load_LE[rows], per_stage).slots_LNS for rows in together]
+        parts = [
+            place_layers(load_LE[rows], stage_R[rows[0]] * per_stage + np.arange(per_stage)).slots_LNS
+            for rows in together
+        ]
         slots_LPNS = np.full((len(load_LE), self.num_stages, *parts[0].shape[1:]), -1)
         for rows, slots in zip(together, parts, strict=True):
             slots_LPNS[rows, stage_R[rows]] = slots

@@ -93,9 +93,9 @@ def sample_curve(sets_MN: Bools, failures: Ints, rng: np.random.Generator, half_
         most = int(failures[unsure].max())
         sets = sets_MN[sets_MN.sum(axis=1) <= most]
         depth, draw, pilot = _pilot(sets, most, rng, half_width)
-        asked = np.unique(failures[unsure & (failures <= depth)])
-        found = korn_graubard(_moments(draw, samples_needed(pilot.variance[asked], half_width)))
         within = unsure & (failures <= depth)
+        asked = np.unique(failures[within]) if within.any() else [depth]
+        found = korn_graubard(_moments(draw, samples_needed(pilot.variance[asked], half_width)))
         for values, curve in zip((prob, ci_low, ci_high), found, strict=True):
             values[within] = curve[failures[within]]
         ci_high[unsure & ~within] = found.ci_high[depth]

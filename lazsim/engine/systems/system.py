@@ -20,7 +20,7 @@ from lazsim.errors import InfeasiblePlanError
 from lazsim.placement.allocation import allocate
 from lazsim.placement.expert_parallel import place_ep
 from lazsim.placement.plan import Ints, PlacementPlan
-from lazsim.placement.policies import NamedPolicy, place
+from lazsim.placement.policies import DOMAINS, NamedPolicy, place
 from lazsim.placement.request import PlacementRequest, require_plan_size
 from lazsim.specs import JobSpec
 
@@ -181,22 +181,34 @@ class System:
             return grid.num_stages * -(-columns // grid.column_nodes) * grid.column_nodes
         return grid.replica_nodes
 
-    def plan(self, costs: CostModel, num_nodes: int, load_LE: Ints) -> PlacementPlan:
-        """Plan for `num_nodes` nodes from the observed loads."""
+    def plan(self, costs: CostModel, num_nodes: int, load_LE: Ints, domain_N: Ints | None = None) -> PlacementPlan:
+        """Plan for `num_nodes` nodes, of these failure domains where they have any, from the observed loads."""
         return costs.grid.place(
             load_LE,
             num_nodes,
-            lambda loads, nodes: self._plan_layers(costs, nodes, loads),
+            lambda loads, nodes: self._plan_layers(costs, loads, nodes, None if domain_N is None else domain_N[nodes]),
             layers_alone=self.policy is None or self.policy.plans_layers_alone,
         )
 
-    def _plan_layers(self, costs: CostModel, num_nodes: int, load_LE: Ints) -> PlacementPlan:
-        model, cluster = costs.model, costs.cluster
+    def uses_domains(self, costs: CostModel) -> bool:
+        """Whether plans depend on the failure domains of nodes."""
+        return self.policy is not None and self.policy.name == DOMAINS and costs.cluster.nodes_per_domain > 0
+
+    def _plan_layers(
+        self, costs: CostModel, load_LE: Ints, nodes_N: Ints, domain_N: Ints | None = None
+    ) -> PlacementPlan:
+        model, cluster, num_nodes = costs.model, costs.cluster, len(nodes_N)
         if self.policy is None:
             return place_ep(len(load_LE), model.num_experts, num_nodes, cluster.gpus_per_node, cluster.slots_per_gpu)
         replicas = allocate(load_LE, num_nodes * cluster.slots_per_node, self.min_replicas or costs.job.fault_threshold)
         request = PlacementRequest(
-            replicas, num_nodes, cluster.slots_per_node, cluster.gpus_per_node, load_LE, self.seed
+            replicas,
+            num_nodes,
+            cluster.slots_per_node,
+            cluster.gpus_per_node,
+            load_LE,
+            self.seed,
+            domain_N=None if domain_N is None else np.unique(domain_N, return_inverse=True)[1],
         )
         if not self.policy.is_custom:
             plan: PlacementPlan = self.policy.function(request)
