@@ -14,7 +14,8 @@ from lazsim.trace.table import Event, Trace, build_trace
 STEP_S, SAVE_S, TRANSFER_S = 2.0, 10.0, 7.0
 DETECT_S, REBUILD_S, REGROUP_S, RESTART_S, JOIN_WAIT_S = 15.0, 10.0, 1.0, 40.0, 120.0
 SAMPLES_PER_NODE = 4
-INTERVALS = dict.fromkeys(["lazarus", *(name + end for name in ("ds", "tutel", "dropless") for end in ("", "-ft"))], 40)
+PUBLISHED = ("lazarus", *(name + end for name in ("ds", "tutel", "dropless") for end in ("", "-ft")))
+INTERVALS = dict.fromkeys(PUBLISHED, 40)
 
 
 class EvenLoads:

@@ -151,8 +151,8 @@ def test_the_same_command_writes_the_same_bytes(lazsim, tmp_path, trace):
         _, out, _ = lazsim("recovery", *arguments, "--seed", 3, "--json", "--out", folder)
         found.append((out, {path.name: path.read_bytes() for path in folder.glob("[!.]*")}))
     assert found[0] == found[1]
-    pictures = {f"{name}.{kind}" for name in ("recovery", "failure-sets") for kind in ("png", "pdf")}
-    assert set(found[0][1]) == {"recovery.json", *pictures}
+    pictures = {f"{name}.{kind}" for name in ("recovery", "failure-sets", "placement-map") for kind in ("png", "pdf")}
+    assert set(found[0][1]) == {"recovery.json", "report.html", *pictures}
     kept = json.loads(found[0][1]["recovery.json"])
     assert kept == json.loads(found[0][0])
     assert (kept["inputs"]["seed"], kept["inputs"]["version"]) == (3, "0.1.0")
