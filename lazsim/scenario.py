@@ -275,7 +275,7 @@ class Scenario:
         --------
         >>> scenario = resolve({"cluster": "rtx3090x10"})
         >>> scenario.replace("cluster.network.nic_latency_s", "x0.5").cluster.network.nic_latency_s
-        1e-05
+        1.65e-05
         >>> scenario.replace("model", "gpt-l").model.num_experts
         16
         """

@@ -184,8 +184,9 @@ def test_spot_nodes_that_go_are_late_and_on_demand_nodes_then_do_what_is_left_as
     assert ways["spot"].done_share == pytest.approx(2 / 3, abs=0.02)
     assert ways["spot"].cost_usd == pytest.approx(10 / 3)
     both = ways["spot, then on-demand"]
-    # The last 10 min take 120 s of collecting nodes, 48 s of a restart and at most a minute of lost steps besides.
-    assert 50 * 60 - 600 - 230 < both.switch_s < 50 * 60 - 600 - 168
+    # The last 10 min take 120 s of collecting nodes, 48 s of a restart, at most 10 s of a checkpoint's load and a minute
+    # of lost steps besides.
+    assert 50 * 60 - 600 - 240 < both.switch_s < 50 * 60 - 600 - 168
     # The switch is found to a thousandth of the deadline.
     assert 50 * 60 - 3 <= both.finish_s <= 50 * 60
     assert both.cost_usd == pytest.approx((10 * 20 * 1 + 10 * 3 * (both.finish_s - both.switch_s) / 60) / 60)
@@ -193,9 +194,9 @@ def test_spot_nodes_that_go_are_late_and_on_demand_nodes_then_do_what_is_left_as
 
 def test_a_slower_system_does_the_same_work_and_is_late_where_the_first_has_little_time_to_spare(compared, tmp_path):
     needed_s = by_nodes(compared, "ds")["on-demand"].finish_s
-    assert 1860 < needed_s < 50 * 60
+    assert 1830 < needed_s < 50 * 60
     path = write_spot(tmp_path / "spot.json", 1)
-    due = {"work": "30min", "deadline": "31min"}
+    due = {"work": "30min", "deadline": "1830s"}
     tight = simulate_systems(path, systems=["checkpoint", "ds"], routing="uniform", interval=20, **due)
     slower = by_nodes(tight, "ds")
     assert slower["on-demand"].finish_s is slower["spot, then on-demand"].finish_s is None

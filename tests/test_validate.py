@@ -337,7 +337,7 @@ def test_a_trace_is_played_predicted_and_reported(lazsim, tmp_path):
     assert not found["passed"]
     assert (found["measured"]["counts"]["failures"], found["predicted"]["counts"]["failures"]) == (1, 1)
     assert sum(found["measured"]["ledger_s"].values()) == pytest.approx(found["measured"]["wall_s"])
-    assert {path.name for path in out.glob("[!.]*")} == {"validate.json", "validate.png", "validate.pdf"}
+    assert {path.name for path in out.glob("[!.]*")} == {"report.html", "validate.json", "validate.png", "validate.pdf"}
     assert [path.name for path in checkpoints.iterdir()] == ["step-000000900"]
     assert "the forecast is off by more than 0%" in err
 
