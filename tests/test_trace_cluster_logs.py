@@ -118,6 +118,8 @@ def test_nodes_that_a_log_does_not_name_are_given_by_number_or_by_name(read):
     assert any(note.startswith("1 nodes of the file are none of `cluster_nodes`") for note in named.notes)
     with pytest.raises(LazsimError, match="none of the nodes"):
         read(log, cluster_nodes=("cpu-[1-4]",))
+    with pytest.raises(LazsimError, match=r"100,000 nodes at once; at most 16,384"):
+        read(log, cluster_nodes=100_000)
 
 
 def event(reason, node, first, last=None, **fields):

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from lazsim.errors import TraceFormatError
-from lazsim.trace.table import Event
+from lazsim.trace.table import Event, check_size
 
 JUST_AFTER_S = 1e-3
 """When a node goes that is away from the start of the trace: it must have been there to be lost."""
@@ -143,6 +143,7 @@ def other_nodes(
         return healthy, (note,) if healthy else ()
     if cluster_nodes < num_named:
         raise TraceFormatError(f"{name}: names {num_named} nodes; give `cluster_nodes` of at least that")
+    check_size(name, 0, cluster_nodes, cluster_nodes)
     others = [Event(0.0, "add", f"healthy-{number:03d}") for number in range(1, cluster_nodes - num_named + 1)]
     return others, (
         f"{num_named} nodes appear; {len(others)} more are taken to be healthy throughout ({cluster_nodes} in all)",
