@@ -363,7 +363,7 @@ class Search:
         return tuned, found
 
     def tried(self, choice: Choice, num_seeds: int = 1) -> list[Alternative]:
-        """Return the alternatives of a choice that have run at so many seeds, by interval."""
+        """Return the alternatives of a choice with runs at `num_seeds` seeds or more, by interval."""
         found = (one for (one, changes), rows in self.rows.items() if not changes and len(rows) >= num_seeds)
         return sorted(one for one in found if one.choice == choice)
 
