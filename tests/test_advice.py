@@ -6,13 +6,16 @@ import numpy as np
 import pytest
 
 from lazsim.engine.interval import daly_interval_s, young_interval_s
-from lazsim.study import advice, search
-from lazsim.study.advice import advise, failures_trace
-from lazsim.study.checkpoint_interval import fit_interval
+from lazsim.errors import LazsimError
+from lazsim.study import advice
+from lazsim.study.advice import GOODPUT, advise
+from lazsim.study.checkpoint_interval import Start, fit_interval, hold_against_formulas
 from lazsim.study.comparison import rank
 from lazsim.study.intervals import MIN_SAMPLES
-from lazsim.study.search import NUM_STRETCHES, Alternative, Search
+from lazsim.study.question import NUM_STRETCHES, Question
+from lazsim.study.search import Alternative, Goal, Search
 from lazsim.trace import write_trace
+from lazsim.trace.recipes import change_recipe
 from lazsim.trace.table import Event, build_trace
 
 EVEN = {"routing": "uniform", "model": "gpt-s", "cluster": "rtx3090x10"}
@@ -22,7 +25,7 @@ BETWEEN_S = 400.0
 def poisson(num_failures, num_nodes=10):
     """Ten nodes, one of which fails every 400 s in the mean and is back within a second."""
     fields = {"mtbf_s": BETWEEN_S * num_nodes, "repair_s": 1.0, "repair_sigma": 0.0}
-    return failures_trace([num_nodes], {**fields, "duration_s": BETWEEN_S * num_failures})
+    return change_recipe(None, {**fields, "num_nodes": num_nodes, "duration_s": BETWEEN_S * num_failures})
 
 
 def one_failure():
@@ -86,31 +89,30 @@ def of(*systems):
     return [(("system", system),) for system in systems]
 
 
-def to_settings(choice):
-    return dict(choice)
+def question(trace, *choices, due=None):
+    return Question({**EVEN, "trace": trace}, None, due, choices, {})
 
 
 def test_all_alternatives_meet_the_same_failures_at_a_seed_and_others_at_the_next():
-    made = Search({**EVEN, "trace": poisson(5)}, to_settings, 10, {})
+    made = question(poisson(5), *of("ds", "lazarus"))
     first, other = (made.scenario(choice, 3).load_trace() for choice in of("ds", "lazarus"))
     assert first.events_sha256 == other.events_sha256
     assert first.events_sha256 != made.scenario(of("ds")[0], 4).load_trace().events_sha256
 
 
 def test_more_replicas_than_nodes_have_room_for_are_told_and_not_run():
-    made = Search({**EVEN, "trace": poisson(5)}, advice._to_settings({**EVEN, "trace": poisson(5)}, None), 10, {})
     few, many = ((("system", "lazarus"), ("fault_threshold", number)) for number in (1, 11))
-    assert made.start(few, "auto") is not None
+    made = question(poisson(5), few, many)
+    assert made.start(few, "auto") == ""
     # An expert on eleven of ten nodes.
-    assert made.start(many, "auto") is None
-    assert made.refused[many].startswith("f 11 does not fit: on 10 nodes, some expert is on ")
-    assert few not in made.refused
+    assert made.start(many, "auto").startswith("f 11 does not fit: on 10 nodes, some expert is on ")
+    assert list(made.starts) == [few]
 
 
 def test_the_stretches_of_a_recorded_trace_add_up_to_it(tmp_path):
     path = tmp_path / "nodes.csv"
     write_trace(one_failure(), path)
-    made = Search({**EVEN, "trace": str(path)}, to_settings, 10, {})
+    made = question(str(path))
     stretches = [made.scenario(of("ds")[0], seed).load_trace() for seed in range(NUM_STRETCHES)]
     assert [stretch.duration_s for stretch in stretches] == [600.0] * NUM_STRETCHES
     # A node goes after 25 minutes, in the third ten of them.
@@ -118,34 +120,47 @@ def test_the_stretches_of_a_recorded_trace_add_up_to_it(tmp_path):
     assert [stretch.num_alive()[1][0] for stretch in stretches] == [6, 6, 6, 5, 5, 5]
 
 
-class Made(Search):
-    """A search whose runs are numbers."""
+class Made:
+    """A question whose runs are numbers."""
 
-    def __init__(self, number, max_runs):
-        super().__init__({**EVEN, "trace": poisson(5)}, to_settings, max_runs, {})
+    remarks = ()
+
+    def __init__(self, number):
         self._number = number
+        self._asked = question(poisson(5), *of("ds"))
+        self.starts, self.notes = {}, {}
 
-    def most_seeds(self, choices):
-        return 1000
+    def scenario(self, choice, seed, interval=None):
+        return self._asked.scenario(choice, seed, interval)
 
-    def start(self, choice, interval):
-        self.starts[choice] = search.Start(100, 1.0, 10.0, 0.0, 500.0, 1.0, 1e6)
-        return self.starts[choice]
+    def start(self, choice, _interval):
+        self.starts[choice] = Start(100, 1.0, 10.0, 0.0, 500.0, 1.0, 1e6)
+        return ""
 
-    def run(self, alternatives, seeds, changes=()):
-        wanted = {(one, seed) for one in alternatives for seed in seeds}
-        new = [pair for pair in wanted if pair[1] not in self.rows.get((pair[0], changes), {})]
-        if len(new) > self.num_left:
-            return False
-        self.num_runs += len(new)
-        for one, seed in new:
-            row = {"goodput_samples_per_s": self._number(one, seed, changes), "num_failures": 0}
-            self.rows.setdefault((one, changes), {})[seed] = row
-            self.notes[one] = []
-        return True
+    def size_work(self, choice):
+        """Nothing is due."""
+
+    def measure(self, wanted, changes):
+        self.notes |= {one: [] for one, _ in wanted}
+        assumed = {change.constant: change.factor for change in changes}
+        return [
+            {"goodput_samples_per_s": self._number(one, seed, assumed), "num_failures": 0, "ettr": 1.0}
+            for one, seed in wanted
+        ]
+
+    def search(self, max_runs):
+        return Search(self.measure, GOODPUT, max_runs, 1000)
+
+    def advise(self, choices, max_runs):
+        return advice._advise(self, self.search(max_runs), choices, "auto")
 
 
-def noisy(one, seed, _changes=()):
+def thrice(*systems):
+    """Each system at three intervals."""
+    return [Alternative(choice, steps) for choice in of(*systems) for steps in (50, 100, 200)]
+
+
+def noisy(one, seed, _changes):
     """Value of a system by the length of its name, less a percent away from 100 steps, and noise that all share."""
     chance = np.random.default_rng(seed).normal(1, 0.2)
     own = np.random.default_rng([seed, len(one.choice[0][1]), one.interval_steps]).normal(0, 0.002)
@@ -153,8 +168,8 @@ def noisy(one, seed, _changes=()):
 
 
 def test_a_race_drops_what_is_worse_beyond_chance_and_keeps_the_best():
-    made = Made(noisy, 1000)
-    raced = made.race(of("a", "bb", "ccc"))
+    made = Made(noisy).search(1000)
+    raced = made.race(thrice("a", "bb", "ccc"))
     assert raced[0].name.choice == of("ccc")[0]
     assert {one.name.choice for one in raced} == set(of("ccc"))
     assert [one.num_alternatives for one in made.rounds][:1] == [9]
@@ -163,69 +178,65 @@ def test_a_race_drops_what_is_worse_beyond_chance_and_keeps_the_best():
 
 
 def test_a_race_of_many_alternatives_begins_with_few_seeds_and_halves():
-    made = Made(noisy, 400)
+    made = Made(noisy).search(400)
     names = ["a" * length for length in range(1, 21)]
-    raced = made.race(of(*names))
+    raced = made.race(thrice(*names))
     assert [(one.num_alternatives, one.num_seeds) for one in made.rounds][:2] == [(60, 1), (30, 2)]
     assert raced[0].name.choice == of(names[-1])[0]
     assert made.num_runs <= 200
-    with pytest.raises(search.SpecError, match="`max_runs` 50: give at least 120, or fewer alternatives"):
-        Made(noisy, 50).race(of(*names))
+    with pytest.raises(LazsimError, match="`max_runs` 50: give at least 120, or fewer alternatives"):
+        Made(noisy).search(50).race(thrice(*names))
 
 
 def test_tuning_walks_to_an_interval_far_from_youngs():
-    def value(one, seed, _changes=()):
+    def value(one, seed, _changes):
         return 100 - 64_000 / one.interval_steps - one.interval_steps / 100 + 0.01 * seed
 
-    made = Made(value, 1000)
     (choice,) = of("ds")
-    made.start(choice, "auto")
-    best, fitted = made.tune(choice, 100, MIN_SAMPLES)
+    best, fitted = Made(value).search(1000).tune(choice, 100, 10**6, MIN_SAMPLES)
     # sqrt(64,000 x 100) steps.
     assert best.interval_steps == pytest.approx(2530, rel=0.02)
     assert fitted.value == pytest.approx(2529.8, rel=0.02)
 
 
 def test_an_assumption_that_makes_a_rival_better_is_named_and_no_other():
-    def value(one, seed, changes=()):
+    def value(one, seed, changes):
         is_slow = dict(one.choice)["system"] == "ds"
-        rebuild = dict(changes).get("cluster.recovery.rebuild_s", "x1")
-        return (10.0 if is_slow else {"x0.5": 12.0, "x1": 11.0, "x1.5": 9.0}[rebuild]) + 0.001 * seed
+        rebuild = changes.get("rebuild_s", 1)
+        return (10.0 if is_slow else {0.5: 12.0, 1: 11.0, 1.5: 9.0}[rebuild]) + 0.001 * seed
 
-    made = Made(value, 1000)
+    made = Made(value)
     best, rival = (Alternative(choice, 100) for choice in of("lazarus", "ds"))
-    made.run([best, rival], range(MIN_SAMPLES))
-    turns = advice._turns(made, best, [rival])
+    search = made.search(1000)
+    search.run([best, rival], range(MIN_SAMPLES))
+    turns = advice._turns(made, search, best, [rival])
     assert [(one.assumption, one.factor, one.alternative) for one in turns.found] == [("rebuild_s", 1.5, rival)]
     assert turns.found[0].gain.value == pytest.approx(10 / 9, rel=1e-3)
     # The trace is generated: its rates are assumptions, too.
     assert turns.num_changed > 25
-    too_few = Made(value, 2 * MIN_SAMPLES)
+    too_few = made.search(2 * MIN_SAMPLES)
     too_few.run([best, rival], range(MIN_SAMPLES))
-    assert "that takes `max_runs`" in advice._turns(too_few, best, [rival]).why_not
+    assert "that takes `max_runs`" in advice._turns(made, too_few, best, [rival]).why_not
 
 
 def test_the_default_runs_reach_assumptions_however_hard_alternatives_are_to_tell_apart():
-    def value(one, seed, changes=()):
-        slower = dict(changes).get("cluster.recovery.rebuild_s") == "x1.5" and dict(one.choice)["system"] == "lazarus"
+    def value(one, seed, changes):
+        slower = changes.get("rebuild_s") == 1.5 and dict(one.choice)["system"] == "lazarus"
         is_far = dict(one.choice)["system"] == "ds"
         own = np.random.default_rng([seed, len(one.choice[0][1]), one.interval_steps]).normal(0, 0.2)
         return 100 + own - (3 if is_far else 0) - (10 if slower else 0)
 
-    made = Made(value, inspect.signature(advise).parameters["max_runs"].default)
-    found = advice._advise(made, of("lazarus", "ds-ft", "checkpoint", "ds"), "auto")
+    default = inspect.signature(advise).parameters["max_runs"].default
+    found = Made(value).advise(of("lazarus", "ds-ft", "checkpoint", "ds"), default)
     assert found.turns.num_changed > 25
-    assert made.num_runs <= 1000
-    few = advice._advise(Made(value, 100), of("lazarus", "ds"), "auto")
+    assert found.num_runs <= 1000
+    few = Made(value).advise(of("lazarus", "ds"), 100)
     enough = int(few.turns.why_not.split("`max_runs` ")[1])
-    assert advice._advise(Made(value, enough), of("lazarus", "ds"), "auto").turns.num_changed > 25
+    assert Made(value).advise(of("lazarus", "ds"), enough).turns.num_changed > 25
 
 
 def test_young_and_daly_do_not_apply_where_a_save_stops_nothing():
-    made = Made(noisy, 100)
-    (choice,) = of("async-checkpoint")
-    made.starts[choice] = search.Start(9, 40.0, 0.0, 350.0, 500.0, 1.0, 1e6)
-    found = advice._formulas(made, Alternative(choice, 9), None, [])
+    found = hold_against_formulas(Start(9, 40.0, 0.0, 350.0, 500.0, 1.0, 1e6), 9, None, [])
     assert math.isnan(found.young_s)
     assert math.isnan(found.daly_s)
     assert [reason.startswith("Young's and Daly's do not apply") for reason in found.reasons] == [True]
@@ -279,12 +290,16 @@ def test_nodes_that_stay_cost_their_price_over_the_other_where_none_goes(lazsim,
         (("--trace", "no-such-file"), "no-such-file"),
         ((*SMALL[4:], "--system", "dss"), "unknown system 'dss': did you mean 'ds'"),
         ((*SMALL, "--interval", "often"), "--interval"),
-        ((*SMALL, "--goal", "fun"), "'fun' is not one of"),
+        ((*SMALL, "--goal", "fun"), "--goal fun: give goodput, cost, or deadline=TIME"),
         ((*SMALL, "--runs", 3), "--runs 3: give at least 6, or fewer alternatives"),
         ((*SMALL, "--on-demand-price", "x", "--goal", "cost"), "'x': give US dollars"),
         ((*SMALL, "--on-demand-price", "3", "--goal", "cost"), "--price: only some of the nodes have one"),
         ((*SMALL[:4], "--nodes", 2, "--node-mtbf", "1h", "--repair", "1h", "--model", "gpt-l"), "does not fit"),
         ((*SMALL, "--address", "x:1"), "add --backend ray"),
+        ((*SMALL, "--goal", "deadline"), "--goal deadline: give goodput, cost, or deadline=TIME, as deadline=80h"),
+        ((*SMALL, "--goal", "deadline=2h"), "--goal deadline=2h: give the --work that is due, too"),
+        ((*SMALL, "--work", "2h"), "--work is due after a time: give --goal deadline=TIME, too"),
+        ((*SMALL, "--goal", "deadline=1h", "--work", "2h"), "--duration: a run with a deadline lasts until then"),
     ],
 )
 def test_a_question_that_cannot_be_answered_is_refused_in_a_line(lazsim, options, message):
@@ -292,3 +307,79 @@ def test_a_question_that_cannot_be_answered_is_refused_in_a_line(lazsim, options
     assert (code, out) == (2, "")
     assert message in err
     assert err.count("\n") == 1, err
+
+
+TEN_MINUTES = Goal(
+    "deadline", "$", ".2f", lambda row: row["cost"], less_is_better=True, done=lambda row: row["done"], least_prob=0.9
+)
+
+
+def test_the_cheapest_that_is_in_time_often_enough_is_the_best_and_one_that_misses_at_more_seeds_gives_way():
+    def measure(wanted, _changes):
+        """Of "a" every fourth run is late, from the seventh on; "bb" always is; "ccc" and "dddd" never are."""
+        costs = {"a": 10.0, "bb": 5.0, "ccc": 20.0, "dddd": 30.0}
+        late = {"a": lambda seed: seed > 5 and seed % 4 == 0, "bb": lambda _: True}
+        return [
+            {"cost": costs[name] + 0.01 * seed, "done": 0.5 if late.get(name, lambda _: False)(seed) else 1.0}
+            for one, seed in wanted
+            for name in [one.choice[0][1]]
+        ]
+
+    made = Search(measure, TEN_MINUTES, 1000, 1000)
+    alternatives = [Alternative(choice, 1) for choice in of("a", "bb", "ccc", "dddd")]
+    raced = made.race(alternatives)
+    assert [one.name.choice for one in raced] == of("a")
+    assert [one.name.choice for one in made.rank(alternatives)] == of("a", "ccc", "dddd", "bb")
+    best = made.make_sure(alternatives)
+    assert best.choice == of("ccc")[0]
+    # 0.9 to the power of 29 is the first below 5 %.
+    assert len(made.rows[best, ()]) == 29
+    assert made.goal.in_time(made.rows[best, ()].values()).value == 1.0
+    assert [one.name.choice for one in made.rank(alternatives[:2])] == of("a", "bb")
+
+
+def test_of_alternatives_that_all_miss_the_one_that_does_most_of_the_work_comes_first():
+    def measure(wanted, _changes):
+        done = {"a": 0.5, "bb": 0.7, "ccc": 0.6}
+        return [{"cost": 1.0, "done": done[one.choice[0][1]]} for one, _ in wanted]
+
+    made = Search(measure, TEN_MINUTES, 1000, 1000)
+    raced = made.race([Alternative(choice, 1) for choice in of("a", "bb", "ccc")])
+    assert raced[0].name.choice == of("bb")[0]
+    assert made.make_sure([raced[0].name]) == raced[0].name
+
+
+@pytest.fixture
+def spot(tmp_path):
+    """Ten nodes that all go after 20 minutes, every half an hour, for three hours."""
+    ticks = ([10] * 20 + [0] * 10) * 6
+    path = tmp_path / "spot.json"
+    path.write_text(json.dumps({"metadata": {"gap_seconds": 60}, "data": ticks}))
+    return path
+
+
+def test_advice_for_a_deadline_agrees_with_the_ways_that_a_run_compares(lazsim, spot):
+    asked = ("--trace", spot, "--system", "checkpoint", "--interval", 20, "--routing", "uniform", "--work", "20min")
+    asked += ("--price", 1, "--on-demand-price", 3, "--json")
+    code, out, err = lazsim("advise", *asked, "--goal", "deadline=30min", "--runs", 36, "--jobs", 1)
+    assert code == 0, err
+    ranking = {one["purchase"]: one for one in json.loads(out)["evidence"]["ranking"]}
+    # Each stretch of 30 minutes is one period, so that all seeds are the run of the first.
+    ways = json.loads(lazsim("run", *asked, "--deadline", "30min")[1])["at_deadline"]["ways"]
+    for way in ways:
+        found = ranking[way["nodes"]]
+        assert found["value"] == pytest.approx(way["cost_usd"] / way["done_share"], rel=1e-3)
+        assert found["misses_deadline"] == (way["finish_s"] is None)
+    assert ranking["spot"]["misses_deadline"]
+    assert list(ranking) == ["spot, then on-demand", "on-demand", "spot"]
+
+
+def test_advice_without_a_setting_in_time_says_so_and_names_the_nearest(lazsim, spot):
+    asked = ("--trace", spot, "--system", "checkpoint", "--interval", 20, "--routing", "uniform", "--work", "28min")
+    code, out, err = lazsim("advise", *asked, "--goal", "deadline=30min", "--runs", 36, "--jobs", 1)
+    assert code == 0, err
+    assert out.startswith(
+        "no setting is done in time with a probability of 90%\nnearest: checkpoint, a checkpoint every 20"
+    )
+    assert "node-hours" in out
+    assert lazsim("advise", *asked, "--goal", "deadline=4h")[2].startswith("lazsim: --goal: the trace lasts 3 h, and")

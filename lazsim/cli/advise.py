@@ -19,9 +19,6 @@ from lazsim.cli.parsing import Parsed, parse_spans
 from lazsim.cli.progress import progress_bar
 from lazsim.cli.run import command as run
 
-GOALS = ("goodput", "cost")
-"""Names of `lazsim.study.advice.GOALS`, here so that ``--help`` need not import them."""
-
 ONLY_OF_RUN = (
     "trace", "max_nodes", "interval", "placements", "spares", "work", "deadline", "on_demand_price", "out", "as_json"
 )  # fmt: skip
@@ -42,7 +39,24 @@ SPANS = Parsed(parse_spans)
 @click.option("--node-mtbf", "mtbf_s", type=DURATION, help="Mean time between the failures of a node, as 50d.")
 @click.option("--repair", "repair_s", type=DURATION, help="Mean time until a node is back, as 4h.")
 @click.option("--shape", type=Number(), help="Of the Weibull law of failures; default 1, memoryless.")
-@click.option("--goal", type=click.Choice(GOALS), default="goodput", show_default=True, help="What to look for.")
+@click.option(
+    "--goal",
+    default="goodput",
+    show_default=True,
+    metavar="goodput|cost|deadline=TIME",
+    help="Most samples in the time; least cost of a sample; or least cost of --work that is done by the time, as "
+    "deadline=80h.",
+)
+@click.option(
+    "--work", metavar="TIME", help="Work that is due at the deadline, as 64h of the first system on nodes that stay."
+)
+@click.option(
+    "--in-time-prob",
+    type=Number(),
+    default=0.9,
+    show_default=True,
+    help="Probability with which a setting must end the work by the deadline.",
+)
 @click.option(
     "--fault-threshold",
     type=SPANS,
@@ -67,7 +81,8 @@ SPANS = Parsed(parse_spans)
 @click.option(
     "--on-demand-price",
     metavar="USD[/gpu]",
-    help="As --price, of a node that stays: try such nodes, too, in place of those of the trace.",
+    help="As --price, of a node that stays: try such nodes, too, in place of those of the trace, and before a deadline "
+    "also after them. Default: the cluster's.",
 )
 @click.option("--runs", "max_runs", type=COUNT, default=1000, show_default=True, help="Simulations at most.")
 @click.option(
@@ -78,7 +93,7 @@ SPANS = Parsed(parse_spans)
 @click.option("--address", help="An existing Ray cluster; default: that of RAY_ADDRESS, else one is started here.")
 @json_option
 def command(
-    trace: str | None,
+    trace: Any,
     num_nodes: list[int] | None,
     mtbf_s: float | None,
     repair_s: float | None,
@@ -88,6 +103,8 @@ def command(
     fault_threshold: list[int] | None,
     spares: list[int] | None,
     goal: str,
+    work: str | None,
+    in_time_prob: float,
     interval: str,
     on_demand_price: str | None,
     max_runs: int,
@@ -108,23 +125,27 @@ def command(
     """
     from lazsim.folders import refuse_foreign
     from lazsim.output.advice import ADVICE_FILES, advice_files, advice_parts, advice_report
-    from lazsim.study.advice import advise, failures_trace
+    from lazsim.study.advice import advise
+    from lazsim.trace.recipes import change_recipe
 
     if address is not None and backend != "ray":
         raise click.UsageError("--address is that of a Ray cluster; add --backend ray")
     given = {"mtbf_s": mtbf_s, "repair_s": repair_s, "shape": shape}
+    given = {name: value for name, value in given.items() if value is not None}
     chosen = {"system": systems, "fault_threshold": fault_threshold, "num_nodes": num_nodes, "spares": spares}
     chosen["placement"] = placements
-    settings["trace"] = failures_trace(num_nodes, given) if trace is None else trace
-    if trace is not None and any(value is not None for value in given.values()):
+    if trace is None:
+        trace = change_recipe(None, given | ({"num_nodes": num_nodes[0]} if num_nodes else {}))
+    elif given:
         raise click.UsageError("--node-mtbf, --repair and --shape make a trace; leave them out, or --trace")
+    settings["trace"] = trace
     workers: dict[str, Any] = {"backend": backend, "num_workers": num_workers, "address": address}
     if out is not None:
         refuse_foreign(out, ADVICE_FILES)
     choices = {name: values for name, values in chosen.items() if values}
     result = advise(
-        settings, choices, goal=goal, interval=interval, on_demand_price=on_demand_price, max_runs=max_runs, folder=out,
-        progress=progress_bar, **workers,
+        settings, choices, goal=goal, work=work, in_time_prob=in_time_prob, interval=interval,
+        on_demand_price=on_demand_price, max_runs=max_runs, folder=out, progress=progress_bar, **workers,
     )  # fmt: skip
     show(
         result, result.notes, advice_parts, as_json=as_json, out=out, files=advice_files, report=advice_report

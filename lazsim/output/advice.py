@@ -8,7 +8,8 @@ from lazsim.output.report import Report
 from lazsim.output.table import Column, Part, Table, key
 from lazsim.study.advice import Advice
 from lazsim.study.intervals import MIN_SAMPLES, Interval
-from lazsim.study.search import Alternative, name_value
+from lazsim.study.question import name_value
+from lazsim.study.search import Alternative
 from lazsim.units import format_duration
 
 MOST_RANKED = 12
@@ -44,16 +45,27 @@ def advice_report(advice: Advice) -> Report:
 
 def _answer(advice: Advice) -> str:
     best, goal = advice.best, advice.goal
+    if advice.misses(best):
+        return (
+            f"no setting is done in time with a probability of {goal.least_prob:.0%}\n"
+            f"nearest: {_name(advice, best)}; in time in {_in_time(advice, best)}"
+        )
     value = _half(goal.shown(advice.ranking[0].mean), goal.format)
     ettr = _half(Interval(*(100 * bound for bound in advice.mean("ettr"))), ".1f")
     num_ties = len(advice.ties)
     told = f"; {num_ties} other{'s' * (num_ties > 1)} may be as good" if num_ties else ""
     if any(one.is_tie is None for one in advice.ranking[1:]):
         told = f"; fewer than {MIN_SAMPLES} seeds cannot tell whether others are as good"
+    in_time = "" if goal.done is None else f"in time in {_in_time(advice, best)}, "
     return (
         f"advice for {goal.name}: {_name(advice, best)}\n"
-        f"{value} {goal.heading}, ETTR {ettr} %, over {advice.ranking[0].num_seeds} seeds{told}"
+        f"{value} {goal.heading}, {in_time}ETTR {ettr} %, over {advice.ranking[0].num_seeds} seeds{told}"
     )
+
+
+def _in_time(advice: Advice, one: Alternative) -> str:
+    share = advice.goal.in_time(advice.rows[one])
+    return f"{share.value:.0%} of the runs (95 %: {100 * share.low:.0f} to {100 * share.high:.0f} %)"
 
 
 def _name(advice: Advice, one: Alternative) -> str:
@@ -69,12 +81,17 @@ def _steps(advice: Advice, one: Alternative) -> str:
 def _ranking_table(advice: Advice) -> Table:
     goal = advice.goal
     columns = [key("choice"), *map(Column, ("interval, steps", goal.heading, "best is better by", "seeds"))]
+    columns += [Column("in time")] if goal.done is not None else []
     rows = []
     for place, one in enumerate(advice.ranking[:MOST_RANKED]):
         tie = " (tie)" if place and one.is_tie else ""
         behind = f"{_percent(one.behind)}{tie}" if place else "-"
         chosen = ", ".join(name_value(name, value) for name, value in one.name.choice)
-        rows.append((chosen, one.name.interval_steps, _half(goal.shown(one.mean), goal.format), behind, one.num_seeds))
+        row = [chosen, one.name.interval_steps, _half(goal.shown(one.mean), goal.format), behind, one.num_seeds]
+        if goal.done is not None:
+            row += [f"{goal.in_time(advice.rows[one.name]).value:.0%}"]
+            row[3] = "late" if place and advice.misses(one.name) else behind
+        rows.append(row)
     left = len(advice.ranking) - len(rows)
     notes = [f"{left} more are in --json"] if left else []
     notes += [f"cannot run: {reason}" for reason in dict.fromkeys(advice.refused.values())]
@@ -82,7 +99,8 @@ def _ranking_table(advice: Advice) -> Table:
 
 
 def _off_table(advice: Advice) -> Table:
-    rows = [(one.what, _percent(one.behind)) for one in advice.off]
+    late = "late" if advice.goal.done is not None else "all"
+    rows = [(one.what, late if math.isinf(one.behind.value) else _percent(one.behind)) for one in advice.off]
     return Table([key("what"), Column("costs")], rows, "what it costs to be off")
 
 

@@ -45,7 +45,8 @@ class Ranked(Generic[Name]):
     mean : Interval
         Mean over these, with its 95 % interval.
     behind : Interval
-        The total of the best alternative over the total of this one, at the seeds of both, with its 95 % interval.
+        The total of the best alternative over the total of this one, at the seeds of both, with its 95 % interval; the
+        other way round where less is better.
     is_tie : bool or None
         Whether it may be as good as the best: their values are the same, or the interval of `behind` begins at 1 or
         below. None where there are too few seeds to tell.
@@ -58,10 +59,17 @@ class Ranked(Generic[Name]):
     is_tie: bool | None
 
 
-def rank(values: Mapping[Name, BySeed], best: Name | None = None) -> tuple[Ranked[Name], ...]:
+def is_beyond_chance(ratio: Interval) -> bool:
+    """Tell whether a ratio is above 1, whatever the seeds."""
+    return ratio.low > 1 or math.isinf(ratio.value)
+
+
+def rank(
+    values: Mapping[Name, BySeed], best: Name | None = None, *, less_is_better: bool = False
+) -> tuple[Ranked[Name], ...]:
     """Order alternatives by what they reach of the best at the seeds of both, the best first.
 
-    The best is the one with the greatest mean, unless it is given.
+    The best is the one with the greatest mean, or the least where less is better, unless it is given.
 
     Examples
     --------
@@ -69,12 +77,17 @@ def rank(values: Mapping[Name, BySeed], best: Name | None = None) -> tuple[Ranke
     [('b', 6.0, 1.0), ('a', 3.0, 2.0)]
     """
     means = {name: mean_interval(by_seed.values()) for name, by_seed in values.items()}
-    first = max(values, key=lambda name: means[name].value) if best is None else best
-    share = {name: paired_ratio(by_seed, values[first]).value for name, by_seed in values.items()}
+    choose = min if less_is_better else max
+    first = choose(values, key=lambda name: means[name].value) if best is None else best
+
+    def better_by(better: BySeed, other: BySeed) -> Interval:
+        return paired_ratio(other, better) if less_is_better else paired_ratio(better, other)
+
+    share = {name: better_by(by_seed, values[first]).value for name, by_seed in values.items()}
     found = []
     for name in sorted(values, key=lambda name: (name != first, -share[name])):
         by_seed = values[name]
-        behind = paired_ratio(values[first], by_seed)
+        behind = better_by(values[first], by_seed)
         is_tie: bool | None = behind.low <= 1
         if values[first] == by_seed:
             is_tie = True

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -127,21 +128,24 @@ def parse_due(
     return Due(work_s, deadline_s, price)
 
 
-def compare_purchases(
-    due: Due,
-    scenarios: Sequence[Scenario],
-    runs: Iterable[SystemRun],
-    trace: Trace,
-    simulate: Callable[[Scenario, Trace], SystemRun],
-) -> DeadlineResult:
-    """Compare the ways to get work done in time.
+@dataclass(frozen=True)
+class Buyer:
+    """Buys the nodes for the work of one scenario.
 
-    Parameters
+    Attributes
     ----------
-    scenarios, runs
-        Scenarios that share all but the system and the placement, and their runs on the trace up to the deadline.
-    simulate
-        Simulates a scenario with another trace.
+    due : Due
+        The work.
+    samples : int
+        The samples that it is.
+    num_nodes : int
+        On-demand nodes.
+    trace : Trace
+        Spot nodes.
+    prices : Prices or None
+        Their prices.
+    simulate : callable
+        Makes the run of the scenario on a trace, up to the deadline.
 
     Notes
     -----
@@ -149,40 +153,114 @@ def compare_purchases(
     last time from which it still ends by the deadline, which is what their safety net does: from then on all is known.
     At the switch all nodes are replaced at once: the job goes back to its last checkpoint.
     """
+
+    due: Due
+    samples: int
+    num_nodes: int
+    trace: Trace
+    prices: Prices | None
+    simulate: Callable[[Trace], SystemRun]
+
+    def switch(self, nodes: str, switch_s: float) -> tuple[SystemRun, Purchase]:
+        """Let on-demand nodes take over at a time."""
+        run = self.simulate(switch_to_on_demand(self.trace, switch_s, self.num_nodes, self.due.deadline_s))
+        return run, self.describe(run, nodes, switch_s)
+
+    def switch_in_time(self, spot: SystemRun) -> tuple[SystemRun, Purchase]:
+        """Let on-demand nodes take over as late as they can where the run on spot nodes is late."""
+        best = spot, self.describe(spot, BOTH)
+        if best[1].finish_s is not None:
+            return best
+        best = self.switch(BOTH, 0.0)
+        # The latest switch that ends in time, between one that does and one that does not.
+        early_s, late_s = 0.0, self.due.deadline_s
+        for _ in range(ROUNDS if best[1].finish_s is not None else 0):
+            switch_s = (early_s + late_s) / 2
+            later = self.switch(BOTH, switch_s)
+            if later[1].finish_s is None:
+                late_s = switch_s
+            else:
+                early_s, best = switch_s, later
+        return best
+
+    def describe(self, run: SystemRun, nodes: str, switch_s: float | None = None) -> Purchase:
+        """Tell when a run has done the work, and what its nodes cost until then."""
+        done_s = finish_s(run, self.samples)
+        end_s = self.due.deadline_s if done_s is None else done_s
+        times_s, alive = ([getattr(state, field) for state in run.states] for field in ("time_s", "num_alive"))
+        change_s = end_s if switch_s is None else min(switch_s, end_s)
+
+        def spent(at: Prices) -> tuple[float, float]:
+            """Return what the nodes before and after the switch take."""
+            before = node_hours(times_s, alive, change_s, at) if change_s else 0.0
+            return before, node_hours(times_s, alive, end_s, at) - before
+
+        spot_hours, on_demand_hours = spent(ONE)
+        staying_price = self.due.on_demand_usd_per_node_hour
+        costs = (
+            0.0 if not spot_hours else None if self.prices is None else spent(self.prices)[0],
+            0.0 if not on_demand_hours else None if staying_price is None else on_demand_hours * staying_price,
+        )
+        return Purchase(
+            run=run.name,
+            nodes=nodes,
+            finish_s=done_s,
+            done_share=min(1.0, run.samples / self.samples),
+            switch_s=switch_s,
+            spot_node_hours=spot_hours,
+            on_demand_node_hours=on_demand_hours,
+            cost_usd=None if None in costs else sum(cost or 0.0 for cost in costs),
+        )
+
+
+def compare_purchases(
+    due: Due,
+    scenarios: Sequence[Scenario],
+    runs: Iterable[SystemRun],
+    trace: Trace,
+    simulate: Callable[[Scenario, Trace], SystemRun],
+) -> DeadlineResult:
+    """Compare the ways to get work done in time; see `Buyer`.
+
+    Parameters
+    ----------
+    scenarios, runs
+        Scenarios that share all but the system and the placement, and their runs on the trace up to the deadline.
+    simulate
+        Simulates a scenario with another trace.
+    """
     num_nodes = trace.most_nodes(due.deadline_s)
     samples = 0
     found: list[Purchase] = []
     for scenario, spot in zip(scenarios, runs, strict=True):
         same = replace(scenario, interval=spot.interval_steps, score_plans=False)
-        prices = scenario.prices(trace)
-
-        def switched(switch_s: float, same: Scenario = same, duration_s: float = due.deadline_s) -> SystemRun:
-            mixed = _switch(trace, switch_s, num_nodes, duration_s)
-            return simulate(replace(same, duration_s=duration_s), mixed)
-
-        samples = samples or switched(0.0, duration_s=due.work_s).samples
-
-        def describe(
-            run: SystemRun, nodes: str, switch_s: float | None, prices: Prices | None = prices, samples: int = samples
-        ) -> Purchase:
-            return _describe(run, nodes, switch_s, due, samples, prices)
-
-        only, staying = describe(spot, SPOT, None), describe(switched(0.0), ON_DEMAND, 0.0)
-        if only.finish_s is None:
-            # The latest switch that ends in time, between one that does and one that does not.
-            early_s, late_s, best = 0.0, due.deadline_s, staying
-            for _ in range(ROUNDS if staying.finish_s is not None else 0):
-                switch_s = (early_s + late_s) / 2
-                mixed = describe(switched(switch_s), BOTH, switch_s)
-                if mixed.finish_s is None:
-                    late_s = switch_s
-                else:
-                    early_s, best = switch_s, mixed
-            both = replace(best, nodes=BOTH)
-        else:
-            both = replace(only, nodes=BOTH)
-        found += [staying, only, both]
+        samples = samples or due_samples(due, same, trace, num_nodes, simulate)
+        again = partial(simulate, replace(same, duration_s=due.deadline_s))
+        buyer = Buyer(due, samples, num_nodes, trace, scenario.prices(trace), again)
+        found += [buyer.switch(ON_DEMAND, 0.0)[1], buyer.describe(spot, SPOT), buyer.switch_in_time(spot)[1]]
     return DeadlineResult(due, num_nodes, samples, tuple(found))
+
+
+def due_samples(
+    due: Due,
+    scenario: Scenario,
+    trace: Trace,
+    num_nodes: int,
+    simulate: Callable[[Scenario, Trace], SystemRun],
+) -> int:
+    """Return the samples that a scenario trains on nodes that stay in the time that the work takes.
+
+    Raises
+    ------
+    LazsimError
+        When there are none.
+    """
+    staying = switch_to_on_demand(trace, 0.0, num_nodes, due.work_s)
+    run = simulate(replace(scenario, duration_s=due.work_s), staying)
+    if not run.samples:
+        told = f"{run.name} trains nothing in {due.work_s:g} s on {num_nodes} nodes that stay"
+        raise LazsimError(f"`work`: {told}; give more work, or another system first")
+    return run.samples
 
 
 def finish_s(run: SystemRun, samples: int) -> float | None:
@@ -201,41 +279,10 @@ ROUNDING = 1e-6
 """Samples by which a sum over stretches may miss their number."""
 
 
-def _switch(trace: Trace, switch_s: float, num_nodes: int, duration_s: float) -> Trace:
+def switch_to_on_demand(trace: Trace, switch_s: float, num_nodes: int, duration_s: float) -> Trace:
     """Return the trace up to a time, at which nodes that stay take the place of all others."""
     events = [event for event in trace.events() if event.time_s < switch_s]
     is_alive = {event.node: event.kind == "add" for event in events}
     events += [Event(switch_s, "remove", node) for node in is_alive if is_alive[node]]
     events += [Event(switch_s, "add", f"{ON_DEMAND}-{number}") for number in range(num_nodes)]
     return build_trace(events, duration_s=duration_s, name=trace.name, prices=trace.prices)
-
-
-def _describe(
-    run: SystemRun, nodes: str, switch_s: float | None, due: Due, samples: int, prices: Prices | None
-) -> Purchase:
-    done_s = finish_s(run, samples)
-    end_s = due.deadline_s if done_s is None else done_s
-    times_s, alive = ([getattr(state, field) for state in run.states] for field in ("time_s", "num_alive"))
-    change_s = end_s if switch_s is None else min(switch_s, end_s)
-
-    def spent(at: Prices) -> tuple[float, float]:
-        """Return what the nodes before and after the switch take."""
-        before = node_hours(times_s, alive, change_s, at) if change_s else 0.0
-        return before, node_hours(times_s, alive, end_s, at) - before
-
-    spot_hours, on_demand_hours = spent(ONE)
-    staying_price = due.on_demand_usd_per_node_hour
-    costs = (
-        0.0 if not spot_hours else None if prices is None else spent(prices)[0],
-        0.0 if not on_demand_hours else None if staying_price is None else on_demand_hours * staying_price,
-    )
-    return Purchase(
-        run=run.name,
-        nodes=nodes,
-        finish_s=done_s,
-        done_share=min(1.0, run.samples / samples),
-        switch_s=switch_s,
-        spot_node_hours=spot_hours,
-        on_demand_node_hours=on_demand_hours,
-        cost_usd=None if None in costs else sum(cost or 0.0 for cost in costs),
-    )

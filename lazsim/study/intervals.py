@@ -62,3 +62,22 @@ def ratio_interval(above: Sequence[float], below: Sequence[float]) -> Interval:
     scale = sum(below) / len(below)
     _, low, high = mean_interval([(a - ratio * b) / scale for a, b in zip(above, below, strict=True)])
     return Interval(ratio, low if math.isnan(low) else max(0.0, ratio + low), ratio + high)
+
+
+def share_interval(num: int, num_all: int) -> Interval:
+    """Return a share, and its interval by Clopper and Pearson; see `lazsim.reliability.montecarlo.korn_graubard`.
+
+    Examples
+    --------
+    Six of six bear out no more than 54 %, ``0.025 ** (1 / 6)``.
+
+    >>> [round(bound, 3) for bound in share_interval(6, 6)]
+    [1.0, 0.541, 1.0]
+    """
+    import numpy as np
+
+    from lazsim.reliability.montecarlo import Moments, korn_graubard
+
+    share = np.array([num / num_all])
+    found = korn_graubard(Moments(num_all, share, share * (1 - share)))
+    return Interval(*(float(bound[0]) for bound in found))

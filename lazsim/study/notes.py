@@ -145,6 +145,14 @@ def _input_notes(scenario: Scenario, trace: Trace, loads: Routing, wall_s: float
     return notes
 
 
+def threshold_note(scenario: Scenario, num_nodes: int) -> str | None:
+    """Say that no plan for up to `num_nodes` nodes holds each expert on as many as the fault threshold asks for."""
+    system, costs, asked = scenario.find_system(), scenario.costs(), scenario.job.fault_threshold
+    used = system.usable_nodes(costs, num_nodes)
+    fewest = system.plan_evenly(costs, used).fewest_nodes
+    return f"f {asked} does not fit: on {used} nodes, some expert is on {fewest} only" if fewest < asked else None
+
+
 def _idle_note(scenario: Scenario, run: SystemRun, trace: Trace) -> str:
     """Say why a run trains nothing."""
     system, costs, job = scenario.find_system(), scenario.costs(), scenario.job

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from lazsim.engine.systems import DEFAULT_SYSTEMS
 from lazsim.errors import InfeasiblePlanError, SpecError
@@ -34,6 +34,18 @@ FIXED = {
 }
 """Fields that are not varied: names, datasheet figures, which only multiply efficiencies, the pods of a network, and
 the job itself: its batch, its joins, the kind of its kernels, and its layout."""
+
+
+class Assumption(NamedTuple):
+    """A constant by its name, what it is multiplied by, and its dotted path in a scenario."""
+
+    constant: str
+    factor: float
+    path: str
+
+    def apply(self, scenario: Scenario) -> Scenario:
+        """Return the scenario with the constant multiplied; the same where it lacks the constant."""
+        return scenario if scenario.field(self.path) is None else scenario.replace(self.path, f"x{self.factor!r}")
 
 
 @dataclass(frozen=True)
@@ -135,7 +147,7 @@ def sensitivity(
     scenarios, left_out = resolve_runs(settings, systems, placements)
     base = simulate_scenarios(scenarios, left_out=left_out)
     names = progress(list(dict.fromkeys(constants or paths)))
-    effects = [[_vary(scenarios, name, paths[name], factor, base) for factor in factors] for name in names]
+    effects = [[_vary(scenarios, Assumption(name, factor, paths[name]), base) for factor in factors] for name in names]
     effects.sort(key=lambda changes: -max(change.effect for change in changes))
     return Sensitivity(base, tuple(change for changes in effects for change in changes))
 
@@ -151,9 +163,10 @@ def constant_paths(systems: Sequence[str]) -> dict[str, str]:
     return paths | {f"{interval}.{system}": f"job.{interval}.{system}" for system in systems}
 
 
-def _vary(scenarios: Sequence[Scenario], name: str, path: str, factor: float, base: RunResult) -> Change:
-    """Simulate with one constant multiplied; a constant that a scenario lacks changes nothing there."""
-    varied = [one.replace(path, f"x{factor!r}") if one.field(path) is not None else one for one in scenarios]
+def _vary(scenarios: Sequence[Scenario], changed: Assumption, base: RunResult) -> Change:
+    """Simulate with one constant multiplied."""
+    name, factor, path = changed
+    varied = list(map(changed.apply, scenarios))
     value = next(one.field(path) for one in varied if one.field(path) is not None)
     before, known = {run.name: run.samples for run in base.runs}, set(map(without_numbers, base.notes))
     after: dict[str, int | None] = {}

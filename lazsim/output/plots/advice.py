@@ -8,7 +8,7 @@ from matplotlib.ticker import NullLocator
 
 from lazsim.output.plots.style import STYLE, add_legend, looks_of, new_figure, to_files
 from lazsim.study.advice import Advice
-from lazsim.study.search import name_value
+from lazsim.study.question import name_value
 from lazsim.units import DAY_S, HOUR_S, format_duration
 
 TICKS_S = (

@@ -1,0 +1,271 @@
+"""The scenarios that choices stand for, and their runs under the same events and loads."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from typing import Any, NamedTuple
+
+from lazsim.engine.interval import steady_step_s
+from lazsim.engine.simulate import require_fit
+from lazsim.engine.systems import find_system
+from lazsim.errors import InfeasiblePlanError, SpecError
+from lazsim.limits import LONGEST_S
+from lazsim.scenario import Resolver, Scenario, Settings
+from lazsim.study.checkpoint_interval import AUTO, Start, find_start
+from lazsim.study.collect import Task, run_tasks, task_id
+from lazsim.study.deadline import BOTH, ON_DEMAND, SPOT, Buyer, Due, due_samples, switch_to_on_demand
+from lazsim.study.intervals import MIN_SAMPLES
+from lazsim.study.notes import describe_runs, threshold_note
+from lazsim.study.result import flat_row
+from lazsim.study.search import Alternative, Changes, Choice, Row
+from lazsim.study.simulation import run_scenario
+from lazsim.study.sweep import simulate_point
+from lazsim.trace import Trace
+from lazsim.trace.recipes import MtbfSpec
+from lazsim.units import format_duration
+
+CHOICES = ("system", "fault_threshold", "num_nodes", "spares", "placement", "purchase")
+"""What may be chosen beside the interval, in the order in which it is named."""
+
+NUM_FAILURES = 30
+"""Failures that a run of a generated trace is to meet, where its length is not given."""
+
+MOST_STEPS = 200_000
+"""Steps of such a run, so that it takes under a second; it is longer where it would meet fewer than `MIN_FAILURES`."""
+
+MIN_FAILURES = 5
+
+NUM_STRETCHES = MIN_SAMPLES
+"""Stretches into which a recorded trace is cut, one for each seed: as long as they can be where there is to be an
+interval over them."""
+
+FOR_ELASTIC = ("fault_threshold", "placement")
+"""Choices without effect on systems of plain expert parallelism."""
+
+
+def distinct(choices: Iterable[Choice]) -> list[Choice]:
+    """Return choices once each where some of what is chosen has no effect."""
+    found: dict[Choice, None] = {}
+    for choice in choices:
+        system = dict(choice).get("system")
+        is_plain = system is not None and not find_system(system).is_elastic
+        stays = dict(choice).get("purchase") == ON_DEMAND
+        without = (*(FOR_ELASTIC if is_plain else ()), *(("spares",) if stays else ()))
+        found[tuple((name, value) for name, value in choice if name not in without)] = None
+    return list(found)
+
+
+class Question:
+    """The scenarios that choices stand for, and their runs: all meet the same events and loads at the same seed.
+
+    Attributes
+    ----------
+    starts : mapping
+        What the choices begin with that can run.
+    notes : mapping
+        Remarks on each run of an alternative.
+    most_seeds : int or None
+        Stretches of a recorded trace; None where others can be generated.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        on_demand_price: str | float | None,
+        due: Due | None,
+        choices: Sequence[Choice],
+        options: Mapping[str, Any],
+    ) -> None:
+        self.starts: dict[Choice, Start] = {}
+        self.notes: dict[Alternative, list[Sequence[str]]] = {}
+        self._settings, self._on_demand_price, self._due, self._options = settings, on_demand_price, due, options
+        self._resolver = Resolver()
+        self._whole: dict[Choice, Trace] = {}
+        self._samples_due = 0
+        plain = self._resolver.resolve(settings)
+        assert plain.trace is not None, "a question has a trace"
+        recipe = plain.trace.recipe
+        self.remarks: list[str] = []
+        self.most_seeds = NUM_STRETCHES if recipe is None else None
+        self._is_sized = plain.field("trace.num_nodes") is not None
+        own_s = plain.field("trace.duration_s")
+        if due is not None and recipe is not None:
+            self._settings = {**settings, "duration": due.deadline_s, "trace.duration_s": max(own_s, due.deadline_s)}
+        elif isinstance(settings["trace"], MtbfSpec):
+            wall_s = settings.get("duration") or self._long_enough_s(choices)
+            self._settings = {**settings, "duration": wall_s, "trace.duration_s": wall_s}
+
+    def _long_enough_s(self, choices: Sequence[Choice]) -> float:
+        """Return how long runs must be to meet `NUM_FAILURES`, as far as their steps are no more than `MOST_STEPS`."""
+        found_s = 0.0
+        for choice in choices:
+            scenario = self._resolver.resolve({**self._settings, **self._settings_of(choice)})
+            system, costs, num_nodes = scenario.find_system(), scenario.costs(), scenario.field("trace.num_nodes")
+            gap_s = scenario.field("trace.mtbf_s") / num_nodes
+            wall_s = NUM_FAILURES * gap_s
+            if system.usable_nodes(costs, num_nodes):
+                step_s = steady_step_s(system, costs, scenario.load_routing(), num_nodes)
+                wall_s = min(wall_s, max(MIN_FAILURES * gap_s, MOST_STEPS * step_s))
+            found_s = max(found_s, wall_s)
+        return min(found_s, LONGEST_S)
+
+    def _settings_of(self, choice: Choice) -> Settings:
+        found: dict[str, Any] = {}
+        for name, value in choice:
+            if name == "fault_threshold":
+                found["job.fault_threshold"] = value
+            elif name == "num_nodes" and self._is_sized:
+                found |= {"trace.num_nodes": value, "cluster.num_nodes": value}
+            elif name == "num_nodes":
+                found["max_nodes"] = value
+            elif name == "purchase":
+                found |= {"price": self._on_demand_price, "spares": 0} if value == ON_DEMAND else {}
+            else:
+                found[name] = value
+        return found
+
+    def _asked(self, choice: Choice, seed: int, interval: Any = None) -> Scenario:
+        """Return the scenario of a choice at a seed, under the whole trace."""
+        settings = {**self._settings, **self._settings_of(choice), "interval": interval}
+        return self._resolver.resolve({**settings, "seed": settings.get("seed", 0) + seed})
+
+    def whole(self, choice: Choice, seed: int = 0) -> Trace:
+        """Return the trace of a choice: a recorded one before it is cut into stretches."""
+        if self.most_seeds is None:
+            return self._asked(choice, seed).load_trace()
+        if choice not in self._whole:
+            self._whole[choice] = self._asked(choice, 0).load_trace()
+        return self._whole[choice]
+
+    def scenario(self, choice: Choice, seed: int, interval: Any = None) -> Scenario:
+        """Return the scenario of a choice at a seed; a recorded trace has one stretch for each."""
+        asked = self._asked(choice, seed, interval)
+        stays = dict(choice).get("purchase") == ON_DEMAND
+        if self.most_seeds is None and not stays:
+            return asked
+        trace = whole = self.whole(choice, seed)
+        wall_s = asked.wall_s(whole)
+        if self.most_seeds is not None:
+            start_s, wall_s = self._stretch(seed, wall_s)
+            trace = whole.window(start_s, wall_s)
+        if stays:
+            trace = switch_to_on_demand(trace, 0.0, whole.most_nodes(asked.wall_s(whole)), wall_s)
+        whole_trace = {"start": 0.0, "max_nodes": None, "trace_format": "auto"}
+        own = {name: None for name in asked.settings if name.startswith("trace.")}
+        return self._resolver.resolve({**asked.settings, **whole_trace, **own, "trace": trace, "duration": wall_s})
+
+    def _stretch(self, seed: int, whole_s: float) -> tuple[float, float]:
+        """Return where the stretch of a seed begins, and how long it is: up to a deadline, or as long as can be."""
+        if self._due is None:
+            return seed * whole_s / NUM_STRETCHES, whole_s / NUM_STRETCHES
+        deadline_s = self._due.deadline_s
+        if deadline_s > whole_s:
+            lasts = f"the trace lasts {format_duration(whole_s)}"
+            raise SpecError(
+                f"`goal`: {lasts}, and the deadline is after {format_duration(deadline_s)}; give a longer trace, or a "
+                "recipe of ones like it (`lazsim trace fit`)"
+            )
+        if deadline_s * NUM_STRETCHES > whole_s:
+            self.remarks = [
+                f"the {NUM_STRETCHES} stretches of the trace overlap, so that their runs are too much alike"
+            ]
+        return seed * (whole_s - deadline_s) / (NUM_STRETCHES - 1), deadline_s
+
+    def start(self, choice: Choice, interval: Any) -> str:
+        """Find what a choice begins with; return why it cannot run, if so."""
+        first = self.scenario(choice, 0, None if interval == AUTO else interval)
+        system, costs = first.find_system(), first.costs()
+        traces = [self.scenario(choice, seed).load_trace() for seed in range(MIN_SAMPLES)]
+        wall_s = first.wall_s(traces[0])
+        most_nodes = max(trace.most_nodes(wall_s) for trace in traces) - first.num_spares
+        num_nodes = max(first.cluster.num_nodes, most_nodes)
+        try:
+            require_fit(system, costs, num_nodes)
+        except InfeasiblePlanError as error:
+            return str(error)
+        # Runs go on with the most replicas that fit: a greater number would be the same alternative again.
+        if "fault_threshold" in dict(choice) and (told := threshold_note(first, num_nodes)):
+            return told
+        self.starts[choice] = find_start(first, traces, num_nodes)
+        return ""
+
+    def size_work(self, choice: Choice) -> None:
+        """Find the samples of the work that is due: what a choice trains on nodes that stay."""
+        if self._due is None:
+            return
+        scenario = self.scenario(choice, 0, self.starts[choice].steps)
+        loads = scenario.load_routing()
+        self._samples_due = due_samples(
+            self._due, scenario, scenario.load_trace(), self._num_staying(choice), partial(run_scenario, loads=loads)
+        )
+
+    def _num_staying(self, choice: Choice) -> int:
+        whole = self.whole(choice)
+        return whole.most_nodes(self._asked(choice, 0).wall_s(whole))
+
+    def measure(self, wanted: Sequence[tuple[Alternative, int]], changes: Changes) -> list[Row | str]:
+        """Make runs; see `lazsim.study.search.Measure`."""
+        function = simulate_point if self._due is None else simulate_due
+        tasks = []
+        for one, seed in wanted:
+            scenario = self.scenario(one.choice, seed, one.interval_steps)
+            for change in changes:
+                scenario = change.apply(scenario)
+            inputs: Any = scenario.inputs
+            argument: Any = scenario
+            if self._due is not None:
+                num_staying = self._num_staying(one.choice) if dict(one.choice).get("purchase") == BOTH else 0
+                argument = DueRun(scenario, self._due, self._samples_due, num_staying)
+                inputs = inputs | {"due": asdict(self._due), "work": [self._samples_due, num_staying]}
+            tasks.append(Task(task_id(function, inputs), f"{name_alternative(one)}, seed {seed}", inputs, argument))
+        outcomes = run_tasks(function, tasks, **self._options)
+        reasons, found = dict(outcomes.failures), list[Row | str]()
+        for (one, _), task, value in zip(wanted, tasks, outcomes.values, strict=True):
+            found.append(reasons[task.label] if value is None else value["row"])
+            if value is not None and not changes:
+                self.notes.setdefault(one, []).append(value["notes"])
+        return found
+
+
+class DueRun(NamedTuple):
+    """A scenario, work that is due and its samples, and on-demand nodes that may take over; 0 where they may not."""
+
+    scenario: Scenario
+    due: Due
+    samples: int
+    num_staying: int
+
+
+def simulate_due(asked: DueRun) -> Mapping[str, Any]:
+    """Simulate work that is due; the row is that of `simulate_point`, but for costs, which end with the work."""
+    scenario, due, samples, num_staying = asked
+    trace, loads = scenario.load_trace(), scenario.load_routing()
+    buyer = Buyer(
+        due, samples, num_staying, trace, scenario.prices(trace), partial(run_scenario, scenario, loads=loads)
+    )
+    run = buyer.simulate(trace)
+    bought = buyer.describe(run, SPOT)
+    if num_staying:
+        run, bought = buyer.switch_in_time(run)
+    hours = bought.spot_node_hours + bought.on_demand_node_hours
+    costs = {"node_hours_held": hours, "cost_usd": bought.cost_usd}
+    ends = {"finish_s": bought.finish_s, "done_share": bought.done_share, "switch_s": bought.switch_s}
+    return {"row": flat_row(run, scored=False) | costs | ends, "notes": describe_runs([scenario], [run], trace, loads)}
+
+
+def name_alternative(one: Alternative) -> str:
+    """Name an alternative in a line."""
+    return ", ".join([*(name_value(name, value) for name, value in one.choice), f"interval {one.interval_steps}"])
+
+
+def name_value(name: str, value: Any) -> str:
+    """Name a value that was chosen; one that is no name says what it is of.
+
+    Examples
+    --------
+    >>> name_value("system", "ds"), name_value("num_nodes", 2), name_value("fault_threshold", 2)
+    ('ds', 'nodes 2', 'f 2')
+    """
+    if name == "fault_threshold":
+        return f"f {value}"
+    return value if isinstance(value, str) else f"{name.removeprefix('num_').replace('_', ' ')} {value}"
