@@ -21,7 +21,8 @@ from lazsim.placement.plan import Bools, Ints, PlacementPlan
 from lazsim.specs import WEIGHT_BYTES_PER_PARAM, ClusterSpec, JobSpec, ModelSpec, StepConstants, load_spec
 
 PASS_SHARES = (1 / 3, 2 / 3)
-"""Shares of an expert's time in the forward and the backward pass, which has two matmuls for each of the former."""
+"""Shares of kernels in the forward and the backward pass, which has two matmuls for each of the former. Exchanges take as
+long in both."""
 
 SPARSE_COPIES, BUFFER_COPIES = 4, 5
 """Copies of routed tokens by sparse kernels (encode, decode, and the same backward), and of padded buffers: rows are
@@ -32,9 +33,6 @@ LAYER_KERNELS, EXPERT_KERNELS = np.array([53, 30]), np.array([3, 6])
 """Kernels that a MoE layer without its experts launches, forward and backward, and each expert: those of
 `lazsim.pytorch` as torch's profiler counts them (``python -m tests.measure_launches``: 46 and 28, 3 and 6), with an
 exchange of counts and two of tokens, four copies of indices to the GPU, and two exchanges backward."""
-
-FORWARD_SHARES = {"compute": 1 / 3, "all_to_all": 1 / 2}
-"""Share of the forward pass in the time of kernels and of exchanges."""
 
 
 class StepTimes(Protocol):
@@ -212,7 +210,7 @@ class StepCost:
         launch_s, wait_s = costs.host_s
         num_layers = expert.shape[1]
         compute = costs.dense_s / num_layers + reorder + expert
-        forward = FORWARD_SHARES["compute"] * compute + FORWARD_SHARES["all_to_all"] * all_to_all
+        forward = PASS_SHARES[0] * compute + all_to_all / 2
         backward = compute + all_to_all - forward
         launches = launch_s * (LAYER_KERNELS + EXPERT_KERNELS * self._most_experts)
         late = np.maximum(0.0, launches[1] - backward.mean(axis=1, keepdims=True))
