@@ -35,7 +35,7 @@ GLM = {
 GPT_OSS = {
     "model_type": "gpt_oss", "hidden_size": 2880, "intermediate_size": 2880, "num_attention_heads": 64,
     "num_key_value_heads": 8, "head_dim": 64, "num_experts_per_tok": 4, "sliding_window": 128, "vocab_size": 201088,
-    "max_position_embeddings": 131072,
+    "max_position_embeddings": 131072, "rope_scaling": {"rope_type": "yarn", "factor": 32.0},
 }  # fmt: skip
 LLAMA4 = {
     "model_type": "llama4_text", "hidden_size": 5120, "intermediate_size": 8192, "intermediate_size_mlp": 16384,

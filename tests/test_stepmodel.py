@@ -14,7 +14,7 @@ from lazsim.errors import SpecError
 from lazsim.specs import ModelSpec, load_spec
 from lazsim.specs.overrides import override
 from lazsim.stepmodel.blocks import blocks_of
-from lazsim.stepmodel.experts import chance_imbalance, distinct_ranks, exchange_s, imbalance
+from lazsim.stepmodel.experts import chance_imbalance, consecutive_ranks, distinct_ranks, exchange_s, imbalance
 from lazsim.stepmodel.inputs import StepInputs
 from lazsim.stepmodel.kernels import Kernels
 from lazsim.stepmodel.layers import Task, run_streams
@@ -69,6 +69,58 @@ def test_tables_with_a_hole_are_refused():
 def test_distinct_ranks_are_those_of_all_choices(top_k, ranks):
     counts = [len(set(choice)) for choice in itertools.product(range(ranks), repeat=top_k)]
     assert distinct_ranks(top_k, ranks) == pytest.approx(np.mean(counts))
+
+
+@given(st.integers(1, 8), st.integers(1, 8), st.integers(1, 8))
+def test_consecutive_ranks_are_those_of_tokens_numbered_through(top_k, ranks, each):
+    experts = ranks * each
+    top_k = min(top_k, experts)
+    tokens = [range(first, first + top_k) for first in range(0, experts * top_k, top_k)]
+    # Around the end, experts of the first rank follow those of the last.
+    counts = [len({expert % experts // each for expert in token}) for token in tokens]
+    assert consecutive_ranks(top_k, experts, ranks) == pytest.approx(np.mean(counts))
+
+
+def test_tokens_for_consecutive_experts_go_to_few_ranks_without_a_gate():
+    names = ("balanced", "consecutive")
+    forced, consecutive = (inputs_of(dispatcher="deepep", micro_batch=8, routing=name) for name in names)
+    # 8 experts in order lie on one of 8 ranks with 16 each, where 8 by chance lie on 8 (1 - (7/8)^8) of them.
+    assert exchange_s(forced) / exchange_s(consecutive) == pytest.approx(8 * (1 - (7 / 8) ** 8), rel=0.25)
+    assert imbalance(consecutive) == 1
+    router_s = [
+        sum(one.gpu_s for one in blocks_of(some)["moe"].forward if one.part == "router")
+        for some in (forced, consecutive)
+    ]
+    assert router_s[0] > router_s[1] == 0
+    # A plain exchange sends a copy for each expert wherever it lies.
+    plain = [exchange_s(inputs_of(routing=name)) for name in names]
+    assert plain[0] == plain[1]
+
+
+def test_graphs_of_everything_apply_activations_in_eight_bit_matmuls():
+    for precision, difference in (("bf16", 0), ("mxfp8", 1)):
+        counts = [
+            sum(one.part == "memory" and one.kernels > 0 for one in blocks_of(inputs)["moe"].forward)
+            for inputs in (
+                inputs_of(dispatcher="hybridep", precision=precision, graphs=name) for name in ("none", "full")
+            )
+        ]
+        assert counts[0] - counts[1] == difference
+
+
+def test_scaled_positions_take_kernels_that_are_not_fused():
+    inputs = inputs_of("gpt-oss-20b", gpus=8, expert=8, global_batch=64)
+    attention = msgspec.structs.replace(inputs.model.attention, scaled_positions=False)
+    plain = replace(inputs, model=msgspec.structs.replace(inputs.model, attention=attention))
+    memory = [
+        [sum(getattr(one, name) for one in blocks_of(some)["attention"].forward) for some in (inputs, plain)]
+        for name in ("gpu_s", "host_s")
+    ]
+    # 24 instead of 4 bytes for each of 64 query and 8 key heads of 64 numbers, 4,096 tokens.
+    numbers = 72 * 64 * 4096
+    assert memory[0][0] - memory[0][1] == pytest.approx(inputs.copy_s(24 * numbers) - inputs.copy_s(4 * numbers))
+    # One call for both either way, with 23 more plain launches.
+    assert memory[1][0] - memory[1][1] == pytest.approx(23 * Kernels(inputs).native_launch_s)
 
 
 @pytest.mark.parametrize("ranks", [8, 64])
@@ -355,8 +407,8 @@ def test_biases_of_experts_move_the_bytes_of_their_sums():
         sum(one.gpu_s for one in blocks_of(some)["moe"].forward if one.part == "memory") for some in (inputs, plain)
     ]
     routed = 4096 * 4 * imbalance(inputs)
-    # 8 bytes for each of the 2 x 2880 numbers before the activation, 8 for their bounds, 28 for the 2880 after it.
-    expected = 2 * inputs.copy_s(8 * 5760 * routed) + inputs.copy_s(28 * 2880 * routed)
+    # 8 bytes for the bounds of each of the 2 x 2880 numbers before the activation, 28 for the 2880 after it.
+    expected = inputs.copy_s(8 * 5760 * routed) + inputs.copy_s(28 * 2880 * routed)
     assert memory[0] - memory[1] == pytest.approx(expected)
     graphed = msgspec.structs.replace(inputs.parallel, graphs="full")
     # Kernels that a graph holds add biases themselves.

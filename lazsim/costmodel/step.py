@@ -21,8 +21,8 @@ from lazsim.placement.plan import Bools, Ints, PlacementPlan
 from lazsim.specs import WEIGHT_BYTES_PER_PARAM, ClusterSpec, JobSpec, ModelSpec, StepConstants, load_spec
 
 PASS_SHARES = (1 / 3, 2 / 3)
-"""Shares of kernels in the forward and the backward pass, which has two matmuls for each of the former. Exchanges take as
-long in both."""
+"""Shares of kernels in the forward and the backward pass, which has two matmuls for each of the former. Exchanges take
+as long in both."""
 
 SPARSE_COPIES, BUFFER_COPIES = 4, 5
 """Copies of routed tokens by sparse kernels (encode, decode, and the same backward), and of padded buffers: rows are

@@ -171,6 +171,9 @@ def _attention(config: _Config, num_layers: int, d_model: int) -> dict[str, Any]
     }
     if config.has("use_qk_norm") or config.family.startswith(NORMED):
         heads["normed"] = True
+    scaling = config.fields.get("rope_scaling")
+    if isinstance(scaling, dict) and "yarn" in (scaling.get("rope_type"), scaling.get("type")):
+        heads["scaled_positions"] = True
     return heads | _windows(config, num_layers, kinds)
 
 

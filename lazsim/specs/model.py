@@ -31,6 +31,8 @@ class AttentionSpec(Spec, frozen=True, kw_only=True):
         Width of a head of latent attention: without and with rotary positions, and of its values.
     normed : bool
         Whether each query and key head is normed before attention.
+    scaled_positions : bool
+        Whether rotations by position are scaled (YaRN, arXiv 2309.00071), for which trainers have no fused kernel.
     window, num_window_layers : int
         Tokens that a sliding window sees, and the layers that have one.
     """
@@ -45,6 +47,7 @@ class AttentionSpec(Spec, frozen=True, kw_only=True):
     rope_dim: Amount = 0
     value_dim: Amount = 0
     normed: bool = False
+    scaled_positions: bool = False
     window: Amount = 0
     num_window_layers: Annotated[int, Meta(ge=0, le=MAX_LAYERS)] = 0
 

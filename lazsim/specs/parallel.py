@@ -70,7 +70,8 @@ class ParallelSpec(Spec, frozen=True, kw_only=True):
     graph_attention : bool
         Whether partial graphs hold attention, beside the gate.
     routing : str
-        ``balanced``: forced to be even but for chance; ``learned``: by a trained gate.
+        ``balanced``: forced to be even but for chance; ``learned``: by a trained gate; ``consecutive``: without a gate,
+        each token goes to the experts that follow those of the token before, so to few ranks.
     capacity_factor : float
         Tokens that an expert takes at most, over the mean; 0: all, none is dropped.
     pad_to_capacity : bool
@@ -104,7 +105,7 @@ class ParallelSpec(Spec, frozen=True, kw_only=True):
     overlap_tensor: bool = False
     graphs: Literal["none", "partial", "full"] = "none"
     graph_attention: bool = True
-    routing: Literal["balanced", "learned"] = "balanced"
+    routing: Literal["balanced", "learned", "consecutive"] = "balanced"
     capacity_factor: Annotated[float, Meta(ge=0, le=1000)] = 0.0
     pad_to_capacity: bool = False
 

@@ -19,6 +19,15 @@ SCAN_TOKEN_PASSES = (16, 32)
 3, and 6 in copies of what projections make and take (mamba_mixer of NVIDIA/Megatron-LM); backward twice that."""
 
 
+ROTATION = ((4, 4), (1, 1))
+"""Bytes for each number of queries and keys, and kernels, forward and backward, of a fused rotation of both."""
+
+SCALED_ROTATION = ((24, 20), (24, 10))
+"""The same without a fused kernel, which NVIDIA/Megatron-LM has for unscaled rotations only (``rope_utils.py``).
+
+Products with cosine and sine, the turned copy in two kernels, their sum, a concatenation; before, sines and cosines."""
+
+
 def attention_items(kernels: Kernels, attention: AttentionSpec, window: int) -> list[Item]:
     """List the items of an attention block; all tokens are seen where `window` is 0."""
     inputs, graphed = kernels.inputs, kernels.graphed_attention
@@ -33,9 +42,18 @@ def attention_items(kernels: Kernels, attention: AttentionSpec, window: int) -> 
             items.append(kernels.norm(graphed, outputs, tokens))
     items += _split(kernels, attention)
     # Queries and keys turn by their positions.
-    turned = 4 * (attention.query_dim + attention.num_kv_heads * attention.head_dim) / tensor
+    turned = (attention.query_dim + attention.num_kv_heads * attention.head_dim) / tensor
     passes = 2 if latent else 1
-    items.append(kernels.copy(passes * turned, passes * turned, passes, passes, graphed, tokens))
+    moved, launched = SCALED_ROTATION if attention.scaled_positions else ROTATION
+    items.append(
+        kernels.copy(
+            *(passes * each * turned for each in moved),
+            *(passes * each for each in launched),
+            graphed,
+            tokens,
+            calls=passes,
+        )
+    )
     core_s, ratio = _scores_s(kernels, attention, window)
     down = kernels.linear(d_model, attention.output_dim / tensor, tokens, graphed)
     items += [

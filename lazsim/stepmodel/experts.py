@@ -21,11 +21,11 @@ Counted in the dispatchers of NVIDIA/Megatron-LM 0.16 with fused permutation: ma
 exchange of probabilities, copies of counts to the host; backward, the maps are there already.
 """
 
-INNER_BIAS_BYTES, OUTER_BIAS_BYTES = (8, 6), (28, 36)
-"""Bytes for each number, forward and backward, of a bias of experts that no matmul adds.
+BIAS_BYTES = (28, 40)
+"""Bytes for each number, forward and backward, of the second bias of experts; the first matmul adds the first itself.
 
-``_apply_bias`` of NVIDIA/Megatron-LM (and of NeMo AutoModel) adds expert by expert and concatenates; the second bias is
-weighted by the gate in fp32: product, sum, concatenation and cast each read and write all tokens of the experts."""
+``_apply_bias`` of NVIDIA/Megatron-LM 0.15 and later weights it by the gate in fp32, expert by expert: product, sum,
+concatenation and cast each read and write all tokens of the experts; backward, so do the gradients of both factors."""
 
 CLAMP_BYTES = (8, 10)
 """Bytes for each number, forward and backward, of the bounds before an activation.
@@ -37,6 +37,12 @@ FP8_TOKEN_BYTES = 1.03
 """A number in 8 bits, with a scale of 4 bytes for each 128."""
 
 
+EPILOGUE_PRECISIONS = ("mxfp8", "nvfp4")
+"""Types whose grouped matmuls apply activations as they write, where counts of tokens stay on the GPU: graphs of
+everything take those (``grouped_mlp.py`` of NVIDIA/TransformerEngine 2.14 and later, full-iteration recipes of
+NVIDIA-NeMo/Megatron-Bridge)."""
+
+
 def distinct_ranks(top_k: int, num_ranks: float) -> float:
     """Return the ranks that the top-k experts of a token fall on, on average, when each rank is as likely.
 
@@ -46,6 +52,28 @@ def distinct_ranks(top_k: int, num_ranks: float) -> float:
     (1.0, 1.5)
     """
     return num_ranks * (1 - (1 - 1 / num_ranks) ** top_k)
+
+
+def consecutive_ranks(top_k: int, num_experts: int, num_ranks: float) -> float:
+    """Return the ranks that the experts of a token fall on, on average, when tokens take experts in their order.
+
+    Examples
+    --------
+    >>> consecutive_ranks(8, 128, 8), consecutive_ranks(8, 256, 64), consecutive_ranks(6, 64, 8)
+    (1.0, 2.0, 1.625)
+    """
+    each = num_experts / num_ranks
+    firsts = [first % num_experts for first in range(0, math.lcm(top_k, num_experts), top_k)]
+    counts = [min(num_ranks, (first + top_k - 1) // each - first // each + 1) for first in firsts]
+    return sum(counts) / len(counts)
+
+
+def ranks_of_token(inputs: StepInputs, num_ranks: float) -> float:
+    """Return the ranks, or domains of ranks, that have experts of a token, on average."""
+    model = inputs.model
+    if inputs.parallel.routing == "consecutive":
+        return consecutive_ranks(model.top_k, model.num_experts, num_ranks)
+    return distinct_ranks(model.top_k, num_ranks)
 
 
 def chance_imbalance(num_assignments: float, num_ranks: int) -> float:
@@ -62,11 +90,11 @@ def imbalance(inputs: StepInputs) -> float:
     parallel = inputs.parallel
     if parallel.pad_to_capacity:
         return parallel.capacity_factor
-    busiest = (
-        inputs.constants.learned_imbalance
-        if parallel.routing == "learned"
-        else chance_imbalance(inputs.own_tokens * inputs.model.top_k, parallel.expert)
-    )
+    busiest = 1.0
+    if parallel.routing == "learned":
+        busiest = inputs.constants.learned_imbalance
+    elif parallel.routing == "balanced":
+        busiest = chance_imbalance(inputs.own_tokens * inputs.model.top_k, parallel.expert)
     return min(busiest, parallel.capacity_factor) if parallel.capacity_factor else busiest
 
 
@@ -89,6 +117,9 @@ def moe_items(kernels: Kernels) -> list[Item]:
 def _gate(kernels: Kernels) -> list[Item]:
     inputs, model, graphed = kernels.inputs, kernels.inputs.model, kernels.graphed_gate
     tokens, constants = inputs.own_tokens, inputs.constants
+    counts = Item((Operation("router", 0.0, 2, 2 * kernels.launch_s, False, waits=True),), ())
+    if inputs.parallel.routing == "consecutive":
+        return [counts]
     gate_s = 2 * tokens * model.num_experts * model.d_model
     gate_s /= constants.gate_peak_share * inputs.gpu.peak_flop_per_s
     small = [inputs.copy_s((6 * model.d_model + each * model.num_experts) * tokens) for each in (48, 24)]
@@ -106,7 +137,7 @@ def _gate(kernels: Kernels) -> list[Item]:
     # expert has a fixed number.
     if kernels.graphed or inputs.parallel.pad_to_capacity:
         return [gate]
-    return [gate, Item((Operation("router", 0.0, 2, 2 * kernels.launch_s, False, waits=True),), ())]
+    return [gate, counts]
 
 
 def _experts(kernels: Kernels) -> list[Item]:
@@ -137,27 +168,19 @@ def _experts(kernels: Kernels) -> list[Item]:
             ),
         )
 
-    def bias(outputs: float, num_bytes: tuple[int, int], module: str = "") -> list[Item]:
-        # A graph of everything holds kernels that add biases themselves: others need the counts on the host.
-        if not model.expert_bias or graphed:
-            return []
-        number = 2 * local + 2
-        forward, backward = (each * outputs for each in num_bytes)
-        return [kernels.copy(forward, backward, number, number, graphed, routed, module=module)]
+    def elementwise(forward: float, backward: float, number: int, module: str = "") -> Item:
+        return kernels.copy(forward, backward, number, number, graphed, routed, module=module, calls=1)
 
-    def clamp(outputs: float) -> list[Item]:
-        if not model.clamped_activation or graphed:
-            return []
-        forward, backward = (each * outputs for each in CLAMP_BYTES)
-        return [kernels.copy(forward, backward, 3, 3, graphed, routed, module="expert_activation")]
-
-    activation = kernels.copy(
-        2 * matrices * inner, (2 * matrices + 4) * inner, 1, 1, graphed, routed, module="expert_activation"
-    )
     outputs = (matrices - 1) * inner
+    up, down = grouped(outputs, width), grouped(width, inner)
+    activation = elementwise(2 * matrices * inner, (2 * matrices + 4) * inner, 1, "expert_activation")
+    if graphed:
+        # Kernels that take counts of tokens from the GPU add biases themselves.
+        return [up, *([] if parallel.precision in EPILOGUE_PRECISIONS else [activation]), down]
+    clamps = [elementwise(*(each * outputs for each in CLAMP_BYTES), 3, "expert_activation")]
+    biases = [elementwise(*(each * width for each in BIAS_BYTES), 2 * local + 2)]
     return [
-        grouped(outputs, width), *bias(outputs, INNER_BIAS_BYTES, "expert_activation"), *clamp(outputs), activation,
-        grouped(width, inner), *bias(width, OUTER_BIAS_BYTES),
+        up, *(clamps if model.clamped_activation else []), activation, down, *(biases if model.expert_bias else []),
     ]  # fmt: skip
 
 
@@ -165,7 +188,7 @@ def _permutations(kernels: Kernels) -> list[Item]:
     """Build the reordering of tokens by expert, and back."""
     inputs, parallel = kernels.inputs, kernels.inputs.parallel
     top_k, width = inputs.model.top_k, inputs.model.expert_dim
-    copies = distinct_ranks(top_k, parallel.expert)
+    copies = ranks_of_token(inputs, parallel.expert)
     # A plain exchange takes tokens in the order of their experts and returns them in that of their ranks.
     deduplicates = parallel.dispatcher in ("deepep", "hybridep")
     passes = 2 * top_k + 2 * copies if deduplicates else 6 * top_k + 2
@@ -234,9 +257,9 @@ def exchange_s(inputs: StepInputs, token_bytes: float = 2.0) -> float:
             kernel = "exchange_deepep"
         measured = inputs.tables.collective_ranks[kernel]
         sent_share = 1 - 1 / min(ranks, measured)
-        within_s = inputs.tables.time_s(kernel, distinct_ranks(model.top_k, ranks) * sent_share * sent)
+        within_s = inputs.tables.time_s(kernel, ranks_of_token(inputs, ranks) * sent_share * sent)
         limit = model.num_groups_per_token if model.num_expert_groups > 1 else domains
-        copies = min(distinct_ranks(model.top_k, domains), limit)
+        copies = min(ranks_of_token(inputs, domains), limit)
         curve_us, share = constants.exchange_curve_us, constants.deduplicated_nic_share
         across, between = copies * (1 - 1 / domains) * sent, copies * (1 - 1 / pods) * sent
     return max(within_s, inputs.across_s(curve_us, max(across, between / inputs.cluster.network.spine_share), share))

@@ -8,8 +8,12 @@ from collections.abc import Sequence
 from lazsim.stepmodel.inputs import QUANTISE_BYTES, StepInputs
 from lazsim.stepmodel.operations import Item, Operation
 
-SECOND_COPY_BYTES = 1.03
-"""A number of 8 bits, and a scale for each 32 or more of them (OCP MX specification: 1 byte for 32)."""
+SECOND_COPY_BYTES = {"fp8": 1.03, "fp8_block": 1.03, "mxfp8": 1.03, "nvfp4": 4.1}
+"""Bytes for each number of an operand's copy along the other axis, beyond those in the tables (read 2, write 1).
+
+The same kernel writes a number of 8 bits and a scale for each 32 or more of them (OCP MX specification: 1 byte for 32).
+In four bits the largest value takes a read of its own, and so does the copy, which is rotated first: 2 + 2.56 + 2.56
+bytes in all (arXiv 2509.25149)."""
 
 
 QUANTISE_KERNELS = {"bf16": 0, "fp8": 3, "fp8_block": 1, "mxfp8": 3, "nvfp4": 5}
@@ -31,9 +35,13 @@ class Kernels:
         self.graphed_gate = graphs != "none"
         self.graphed_attention = graphs == "full" or (graphs == "partial" and inputs.parallel.graph_attention)
 
-    def launches(self, part: str, gpu_s: float, kernels: int, graphed: bool) -> tuple[Operation, ...]:
-        """Build one operation of kernels that the host launches one by one."""
-        return (Operation(part, gpu_s, kernels, kernels * self.launch_s, graphed),)
+    def launches(self, part: str, gpu_s: float, kernels: int, graphed: bool, calls: int = 0) -> tuple[Operation, ...]:
+        """Build one operation of kernels that the host launches one by one, or that few calls of modules launch."""
+        return (Operation(part, gpu_s, kernels, self.host_s(kernels, calls or kernels), graphed),)
+
+    def host_s(self, kernels: int, calls: int) -> float:
+        """Return the time of calls; the kernels of a call but its first are plain launches."""
+        return calls * self.launch_s + (kernels - calls) * self.native_launch_s
 
     def matmul_s(self, rows: float, columns: float, inner: float, kernel: str) -> float:
         """Return the time of a matmul at the clock that long ones sustain, on the slowest GPU."""
@@ -64,7 +72,8 @@ class Kernels:
         """
         if kernel == "matmul_bf16":
             return ()
-        return (Operation("memory", self.inputs.copy_s(SECOND_COPY_BYTES * width * tokens), 0, 0.0, graphed),)
+        num_bytes = SECOND_COPY_BYTES[self.inputs.parallel.precision]
+        return (Operation("memory", self.inputs.copy_s(num_bytes * width * tokens), 0, 0.0, graphed),)
 
     def linear(
         self, outputs: float, inputs: float, tokens: float, graphed: bool, kernel: str = "", module: str = ""
@@ -73,7 +82,7 @@ class Kernels:
         kernel = kernel or self.inputs.matmul_kernel
         before = self.quantise_kernels if kernel != "matmul_bf16" else 0
         # One call quantises, whatever its kernels, and one multiplies.
-        host_s = self.launch_s + (self.launch_s + (before - 1) * self.native_launch_s if before else 0.0)
+        host_s = self.host_s(1 + before, 2 if before else 1)
 
         def matmul(seconds: float) -> Operation:
             return Operation("dense_matmul", seconds, 1 + before, host_s, graphed)
@@ -91,13 +100,13 @@ class Kernels:
 
     def copy(
         self, forward_bytes: float, backward_bytes: float, kernels: int, backward_kernels: int, graphed: bool,
-        tokens: float = 0.0, module: str = "",
+        tokens: float = 0.0, module: str = "", calls: int = 0,
     ) -> Item:  # fmt: skip
         """Build element-wise kernels by the bytes they move for each token."""
         tokens = tokens or self.inputs.own_tokens
         return Item(
-            self.launches("memory", self.inputs.copy_s(forward_bytes * tokens), kernels, graphed),
-            self.launches("memory", self.inputs.copy_s(backward_bytes * tokens), backward_kernels, graphed),
+            self.launches("memory", self.inputs.copy_s(forward_bytes * tokens), kernels, graphed, calls),
+            self.launches("memory", self.inputs.copy_s(backward_bytes * tokens), backward_kernels, graphed, calls),
             module,
         )
 

@@ -217,7 +217,8 @@ def _layout(row: Row) -> ParallelSpec:
         if graph.startswith("transformer_engine")
         else "none",
         "graph_attention": "attn" in scope or scope in UNKNOWN,
-        "routing": "learned" if "real" in routing else "balanced",
+        # Such gates number experts through (FakeBalancedGate of NVIDIA-NeMo/Automodel).
+        "routing": "learned" if "real" in routing else "consecutive" if "fake" in routing else "balanced",
         "capacity_factor": float(capacity[0]) if capacity else 0.0,
         "pad_to_capacity": bool(capacity) and "padded" in routing,
     }
@@ -284,8 +285,9 @@ def _model_of(name: str, row: Row, known: ModelSpec | None) -> ModelSpec:
         attention |= {"kind": "latent"} | {ours: _whole(row, theirs) for ours, theirs in ranks.items()}
     else:
         attention |= {"num_kv_heads": _whole(row, "kv_heads"), "head_dim": _whole(row, "head_dim")}
-        known_norms = known is not None and known.attention is not None and known.attention.normed
-        attention["normed"] = _flag(row, "qk_norm", known_norms)
+        alike = known.attention if known is not None else None
+        attention["normed"] = _flag(row, "qk_norm", alike is not None and alike.normed)
+        attention["scaled_positions"] = alike is not None and alike.scaled_positions
         attention |= {"window": _whole(row, "sliding_window") if windows else 0, "num_window_layers": windows}
     fields: dict[str, Any] = {
         "name": name,
