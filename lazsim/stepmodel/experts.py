@@ -168,17 +168,18 @@ def _experts(kernels: Kernels) -> list[Item]:
             ),
         )
 
-    def elementwise(forward: float, backward: float, number: int, module: str = "") -> Item:
+    def elementwise(num_bytes: tuple[int, int], width: float, number: int, module: str = "") -> Item:
+        forward, backward = (each * width for each in num_bytes)
         return kernels.copy(forward, backward, number, number, graphed, routed, module=module, calls=1)
 
     outputs = (matrices - 1) * inner
     up, down = grouped(outputs, width), grouped(width, inner)
-    activation = elementwise(2 * matrices * inner, (2 * matrices + 4) * inner, 1, "expert_activation")
+    activation = elementwise((2 * matrices, 2 * matrices + 4), inner, 1, "expert_activation")
     if graphed:
         # Kernels that take counts of tokens from the GPU add biases themselves.
         return [up, *([] if parallel.precision in EPILOGUE_PRECISIONS else [activation]), down]
-    clamps = [elementwise(*(each * outputs for each in CLAMP_BYTES), 3, "expert_activation")]
-    biases = [elementwise(*(each * width for each in BIAS_BYTES), 2 * local + 2)]
+    clamps = [elementwise(CLAMP_BYTES, outputs, 3, "expert_activation")]
+    biases = [elementwise(BIAS_BYTES, width, 2 * local + 2)]
     return [
         up, *(clamps if model.clamped_activation else []), activation, down, *(biases if model.expert_bias else []),
     ]  # fmt: skip
