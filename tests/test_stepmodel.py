@@ -97,6 +97,16 @@ def test_tokens_for_consecutive_experts_go_to_few_ranks_without_a_gate():
     assert plain[0] == plain[1]
 
 
+def test_hybridep_gathers_the_choices_of_all_tokens_before_it_dispatches():
+    def exchanges(**changes) -> list[float]:
+        inputs = inputs_of("deepseek-v3", "gb200-nvl72", 64, expert=64, dispatcher="hybridep", **changes)
+        return [one.gpu_s for one in blocks_of(inputs)["moe"].forward if one.part == "expert_exchange"]
+
+    dispatch_s, combine_s = exchanges()
+    # 64 ranks x 4,096 tokens x 256 experts, a byte each: 67 MB at the 0.3 to 0.9 TB/s of NVLink.
+    assert 67e6 / 0.9e12 < dispatch_s - combine_s < 67e6 / 0.3e12
+
+
 def test_graphs_of_everything_apply_activations_in_eight_bit_matmuls():
     for precision, difference in (("bf16", 0), ("mxfp8", 1)):
         counts = [

@@ -45,8 +45,9 @@ def attention_items(kernels: Kernels, attention: AttentionSpec, window: int) -> 
     turned = (attention.query_dim + attention.num_kv_heads * attention.head_dim) / tensor
     passes = 2 if latent else 1
     moved, launched = SCALED_ROTATION if attention.scaled_positions else ROTATION
-    moved_bytes, launches = [passes * each * turned for each in moved], [passes * each for each in launched]
-    items.append(kernels.copy(*moved_bytes, *launches, graphed, tokens, calls=passes))
+    forward, backward = (passes * each * turned for each in moved)
+    number, backward_number = (passes * each for each in launched)
+    items.append(kernels.copy(forward, backward, number, backward_number, graphed, tokens, calls=passes))
     core_s, ratio = _scores_s(kernels, attention, window)
     down = kernels.linear(d_model, attention.output_dim / tensor, tokens, graphed)
     items += [

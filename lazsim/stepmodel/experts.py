@@ -33,6 +33,10 @@ CLAMP_BYTES = (8, 10)
 Both halves are bounded and concatenated again before the fused activation of NVIDIA/Megatron-LM 0.16
 (``weighted_bias_quick_geglu_impl``); backward, gradients are masked by the inputs and concatenated."""
 
+CHOICE_BYTES = 1
+"""Bytes of a token and an expert in the map of choices, which all ranks of HybridEP gather before they dispatch
+(``metadata_preprocessing`` of deepseek-ai/DeepEP, branch hybrid-ep); backward, it is there already."""
+
 FP8_TOKEN_BYTES = 1.03
 """A number in 8 bits, with a scale of 4 bytes for each 128."""
 
@@ -218,13 +222,19 @@ def _exchanges(kernels: Kernels) -> tuple[Item, Item]:
     inputs = kernels.inputs
     latency_s = inputs.constants.exchange_latency_s if inputs.parallel.expert > inputs.domain else 0.0
 
-    def operation(token_bytes: float) -> tuple[Operation, ...]:
+    def operation(token_bytes: float, before_s: float = 0.0) -> tuple[Operation, ...]:
         seconds = exchange_s(inputs, token_bytes) * imbalance(inputs)
-        return kernels.launches("expert_exchange", seconds + latency_s if seconds else 0.0, 1, kernels.graphed)
+        seconds += before_s + latency_s if seconds else 0.0
+        return kernels.launches("expert_exchange", seconds, 1, kernels.graphed)
 
+    parallel, choices_s = inputs.parallel, 0.0
+    if parallel.dispatcher == "hybridep":
+        choices = CHOICE_BYTES * inputs.model.num_experts * inputs.own_tokens * parallel.expert
+        choices_s = inputs.collective_s("all_gather", choices, parallel.expert, parallel.tensor)
     wide = operation(2.0)
-    narrow = operation(FP8_TOKEN_BYTES) if inputs.parallel.dispatch_precision == "fp8" else wide
-    return Item(narrow, wide), Item(wide, wide)
+    return Item(operation(FP8_TOKEN_BYTES if parallel.dispatch_precision == "fp8" else 2.0, choices_s), wide), Item(
+        wide, wide
+    )
 
 
 def exchange_s(inputs: StepInputs, token_bytes: float = 2.0) -> float:
