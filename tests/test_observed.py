@@ -27,6 +27,12 @@ def log_of(form, times):
 LOGS = {
     "csv": ("steps", "time,loss,step\n10,3.1,1\n20,3.0,2\n40,2.9,4\n"),
     "csv with dates": ("samples", "timestamp,samples\n" + log_of("{},{}", STAMPS)),
+    "quoted csv": ("steps", 'time,note,step\n10,"saved, then rested",1\n20,"a ""b""",2\n40,,4\n'),
+    "csv with semicolons": ("steps", "step; time\n1; 10\n2; 20\n4; 40\n"),
+    "lines of json, not csv": (
+        "steps",
+        "".join(f'{{"time": {t}, "step": {n}}}\n' for t, n in ((10, 1), (20, 2), (40, 4))),
+    ),
     "megatron": ("steps", log_of(MEGATRON, STAMPS)),
     "torchtitan": ("steps", log_of(TORCHTITAN, STAMPS)),
     "mlperf": ("samples", log_of(MLPERF, (10_000, 20_000, 40_000))),
@@ -56,10 +62,12 @@ def test_a_pause_is_a_stop_and_a_step_back_is_lost_work(tmp_path):
 
 
 BAD = {
-    "no log": ("hello\nworld\n", "no log of steps; give CSV"),
+    "no log": ("hello\nworld\n", "no log of steps; give a table"),
     "empty": ("", "no log of steps"),
     "one step": ("time,step\n1,1\n", "with 3 steps or more"),
     "time back": ("time,step\n1,1\n5,2\n4,3\n9,4\n", "line 4: its time is before"),
+    "a century": ("time,step\n1,1\n2,2\n4e9,3\n", "its times span more than a century; give them in seconds"),
+    "brackets": ("[rank0] hello\n[rank1] world\n", "no log of steps; give a table"),
     "no number": ("time,step\n1,1\n2,x\n3,3\n", "line 3: expected a count"),
     "not finite": ("time,step\n1,1\n2,nan\n3,3\n", "line 3: expected a count"),
     "no time": ("time,step\n1,1\nsoon,2\n3,3\n", "line 3: expected a time"),

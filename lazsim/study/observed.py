@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 
 from lazsim.engine.simulate import SystemRun
 from lazsim.errors import LazsimError
-from lazsim.files import decode_json, decode_text, numbered_lines, read_bytes, unpack
+from lazsim.files import Faults, decode_json, decode_text, numbered_lines, read_bytes, unpack
 from lazsim.limits import LONGEST_S, MAX_ROWS, MAX_WHOLE
 from lazsim.specs import sha256
 from lazsim.study.simulation import resolve_runs, simulate_scenarios
+from lazsim.tables import read_table
 from lazsim.trace.clock import read_date
 
 STOP_FACTOR, STOP_S = 3.0, 5.0
@@ -31,6 +32,18 @@ MEGATRON = re.compile(rf"{DATE}\]?\s+iteration\s+(\d+)/")
 TORCHTITAN = re.compile(rf"{DATE}.*?\bstep:\s*(\d+)\b")
 ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 MLPERF = ":::MLLOG"
+LOG_PREFIX = re.compile(r"\s*\[(?!\s*[\[{])")
+"""A line of a log that begins as an array of JSON would, such as ``[rank0]``."""
+
+TIMES = ("time", "time_s", "timestamp", "seconds", "wall_time")
+COUNTS = {
+    "step": "steps",
+    "steps": "steps",
+    "iteration": "steps",
+    "samples": "samples",
+    "consumed_samples": "samples",
+}
+"""Columns of a table with a time, and with a count of steps or samples."""
 
 
 class Mark(NamedTuple):
@@ -97,7 +110,7 @@ class ObservedComparison:
 
 
 def read_log(path: Path | str) -> tuple[str, list[Mark], str]:
-    """Read a log of steps: CSV with a time and steps or samples, torchtitan's, Megatron's or MLPerf's lines.
+    """Read a log of steps: a table with a time and steps or samples, torchtitan's, Megatron's or MLPerf's lines.
 
     Returns
     -------
@@ -118,31 +131,28 @@ def read_log(path: Path | str) -> tuple[str, list[Mark], str]:
         text = ESCAPES.sub("", decode_text(unpack(str(path), content)))
     except UnicodeDecodeError:
         raise LazsimError(f"{path}: not a text; give a log of steps") from None
-    lines = list(numbered_lines(text))
-    for reader in (_mlperf, _dated(MEGATRON), _dated(TORCHTITAN), _csv):
-        unit, marks = reader(str(path), lines)
+    for reader in (_mlperf, _dated(MEGATRON), _dated(TORCHTITAN), _table):
+        unit, marks = reader(str(path), text)
         if marks:
             break
     if len(marks) < FEWEST_LINES:
         raise LazsimError(
-            f"{path}: no log of steps; give CSV with columns time and step or samples, or the log of torchtitan, "
+            f"{path}: no log of steps; give a table with columns time and step or samples, or the log of torchtitan, "
             f"Megatron or MLPerf, with {FEWEST_LINES} steps or more"
         )
     if len(marks) > MAX_ROWS:
         raise LazsimError(f"{path}: more than {MAX_ROWS:,} steps; give every tenth")
     for before, after in pairwise(marks):
-        if not before.time_s <= after.time_s <= marks[0].time_s + LONGEST_S:
+        if before.time_s > after.time_s:
             raise LazsimError(f"{path}, line {after.line}: its time is before that of the line above; sort the log")
+    if marks[-1].time_s - marks[0].time_s > LONGEST_S:
+        raise LazsimError(f"{path}: its times span more than a century; give them in seconds, or as dates")
     return unit, marks, sha256(content)
 
 
-Lines = list[tuple[int, str]]
-Reader = Callable[[str, Lines], tuple[str, list[Mark]]]
-
-
-def _dated(pattern: re.Pattern[str]) -> Reader:
-    def read(name: str, lines: Lines) -> tuple[str, list[Mark]]:
-        found = ((line, pattern.search(text)) for line, text in lines)
+def _dated(pattern: re.Pattern[str]) -> Callable[[str, str], tuple[str, list[Mark]]]:
+    def read(name: str, text: str) -> tuple[str, list[Mark]]:
+        found = ((line, pattern.search(content)) for line, content in numbered_lines(text))
         return "steps", [
             Mark(line, _time(name, line, match[1]), _number(name, line, match[2])) for line, match in found if match
         ]
@@ -150,10 +160,10 @@ def _dated(pattern: re.Pattern[str]) -> Reader:
     return read
 
 
-def _mlperf(name: str, lines: Lines) -> tuple[str, list[Mark]]:
+def _mlperf(name: str, log: str) -> tuple[str, list[Mark]]:
     """Read the lines of MLPerf that tell of samples, else those that tell of steps."""
     marks: dict[str, list[Mark]] = {"samples": [], "steps": []}
-    for line, text in lines:
+    for line, text in numbered_lines(log):
         if MLPERF not in text:
             continue
         try:
@@ -169,26 +179,28 @@ def _mlperf(name: str, lines: Lines) -> tuple[str, list[Mark]]:
     return unit, marks[unit]
 
 
-def _csv(name: str, lines: Lines) -> tuple[str, list[Mark]]:
-    header = [field.strip().lower() for field in lines[0][1].split(",")] if lines else []
-    times = [field for field in header if field in ("time", "time_s", "timestamp", "seconds", "wall_time")]
-    units = {
-        "step": "steps",
-        "steps": "steps",
-        "iteration": "steps",
-        "samples": "samples",
-        "consumed_samples": "samples",
-    }
-    counts = [field for field in header if field in units]
-    if not (times and counts):
+def _table(name: str, text: str) -> tuple[str, list[Mark]]:
+    """Read the columns of a time and of steps or samples; no marks where they are missing."""
+    if LOG_PREFIX.match(text):
         return "steps", []
+    header, rows = read_table(text, Faults(name, LazsimError), lambda fields: _columns(fields) is not None)
+    found = _columns(header)
+    if found is None:
+        return "steps", []
+    time_column, count_column, unit = found
     marks = []
-    for line, text in lines[1:]:
-        fields = dict(zip(header, map(str.strip, text.split(",")), strict=False))
-        if times[0] not in fields or counts[0] not in fields:
+    for line, fields in rows:
+        if len(fields) <= max(time_column, count_column):
             raise LazsimError(f"{name}, line {line}: expected {len(header)} columns; mend it, or leave it out")
-        marks.append(Mark(line, _time(name, line, fields[times[0]]), _number(name, line, fields[counts[0]])))
-    return units[counts[0]], marks
+        marks.append(Mark(line, _time(name, line, fields[time_column]), _number(name, line, fields[count_column])))
+    return unit, marks
+
+
+def _columns(header: Sequence[str]) -> tuple[int, int, str] | None:
+    """Return the first columns of a time and of a count, and what is counted; None where either is missing."""
+    names = [field.lower() for field in header]
+    times, counts = ([place for place, name in enumerate(names) if name in known] for known in (TIMES, COUNTS))
+    return (times[0], counts[0], COUNTS[names[counts[0]]]) if times and counts else None
 
 
 def _time(name: str, line: int, text: str) -> float:
