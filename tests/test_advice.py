@@ -7,6 +7,7 @@ import pytest
 
 from lazsim.engine.interval import daly_interval_s, young_interval_s
 from lazsim.errors import LazsimError
+from lazsim.scenario import resolve
 from lazsim.study import advice
 from lazsim.study.advice import GOODPUT, advise
 from lazsim.study.checkpoint_interval import Start, fit_interval, hold_against_formulas
@@ -284,9 +285,9 @@ def test_nodes_that_stay_cost_their_price_over_the_other_where_none_goes(lazsim,
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ((), "without a recipe, give --nodes and --node-mtbf and --repair"),
+        ((), "without a recipe, give --node-mtbf and --repair"),
         (("--nodes", 4), "give --node-mtbf and --repair"),
-        (("--trace", "llama-3", "--repair", "1h"), "--node-mtbf, --repair and --shape make a trace"),
+        (("--trace", "llama-3", "--repair", "1h"), "--node-mtbf, --repair, --shape and --batch-share make a trace"),
         (("--trace", "no-such-file"), "no-such-file"),
         ((*SMALL[4:], "--system", "dss"), "unknown system 'dss': did you mean 'ds'"),
         ((*SMALL, "--interval", "often"), "--interval"),
@@ -296,6 +297,8 @@ def test_nodes_that_stay_cost_their_price_over_the_other_where_none_goes(lazsim,
         ((*SMALL, "--on-demand-price", "3", "--goal", "cost"), "--price: only some of the nodes have one"),
         ((*SMALL[:4], "--nodes", 2, "--node-mtbf", "1h", "--repair", "1h", "--model", "gpt-l"), "does not fit"),
         ((*SMALL, "--address", "x:1"), "add --backend ray"),
+        ((*SMALL, "--batch-share", "0.5"), "--batch-share: rtx3090x10 has no failure domains"),
+        ((*SMALL, "--batch-share", "2"), "2.0 is not in the range 0<=x<=1"),
         ((*SMALL, "--goal", "deadline"), "--goal deadline: give goodput, cost, or deadline=TIME, as deadline=80h"),
         ((*SMALL, "--goal", "deadline=2h"), "--goal deadline=2h: give the --work that is due, too"),
         ((*SMALL, "--work", "2h"), "--work is due after a time: give --goal deadline=TIME, too"),
@@ -383,3 +386,15 @@ def test_advice_without_a_setting_in_time_says_so_and_names_the_nearest(lazsim, 
     )
     assert "node-hours" in out
     assert lazsim("advise", *asked, "--goal", "deadline=4h")[2].startswith("lazsim: --goal: the trace lasts 3 h, and")
+
+
+def test_racks_of_the_cluster_fail_in_the_traces_of_advice_and_assumptions_stay_in_their_range():
+    racks = resolve({**EVEN, "cluster.nodes_per_domain": 4}).cluster
+    fields = {"num_nodes": 10, "mtbf_s": 4000.0, "repair_s": 60.0, "batch_share": 0.8, "duration_s": 4000.0}
+    trace = change_recipe(None, fields, racks)
+    made = question(trace, *of("ds"))
+    sizes = {len(batch.removed) for batch in made.scenario(of("ds")[0], 0).load_trace().batches()}
+    # Racks of four, four and two nodes, and single nodes.
+    assert {4} < sizes <= {0, 1, 2, 3, 4}
+    assumed = [one.factor for one in advice.assumptions(made.scenario(of("ds")[0], 0)) if one.constant == "batch_share"]
+    assert assumed == [0.5]

@@ -4,6 +4,7 @@ import itertools
 import json
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -17,6 +18,7 @@ from lazsim.placement.grid import Grid
 from lazsim.placement.plan import PlacementPlan, is_recoverable
 from lazsim.placement.policies import POLICIES, find_policy
 from lazsim.placement.request import PlacementRequest
+from lazsim.reliability import recovery_curve
 from tests.conftest import ROOT
 from tests.jobs import EvenLoads, costs, trace
 
@@ -160,24 +162,31 @@ def test_stages_planned_at_once_are_planned_as_each_by_itself(name):
 @settings(max_examples=60)
 def test_the_score_is_the_mean_over_time_of_every_way_in_which_nodes_can_go(data):
     """Brute force over every set of nodes alive, those that are not in use included."""
-    sizes = data.draw(st.dictionaries(st.integers(1, 6), st.integers(1, 4), min_size=1, max_size=3))
-    reliability, now_s, weighted, total_s = PlanReliability(sizes), 0.0, 0.0, 0.0
+    of_what = st.tuples(st.integers(1, 6), st.booleans())
+    losses = data.draw(st.dictionaries(of_what, st.integers(1, 4), min_size=1, max_size=3))
+    reliability, now_s, weighted, total_s = PlanReliability(losses), 0.0, 0.0, 0.0
     for _ in range(data.draw(st.integers(1, 4))):
         num_nodes, num_spare = data.draw(st.integers(2, 4)), data.draw(st.integers(0, 2))
         slots = data.draw(st.permutations(list(range(4)) + [data.draw(st.integers(-1, 3))] * (2 * num_nodes - 4)))
         plan = PlacementPlan(np.array(slots).reshape(1, num_nodes, 2), num_experts=4)
         seconds = data.draw(st.integers(1, 100))
-        reliability.record(now_s, plan, num_nodes + num_spare)
+        alive = range(num_nodes + num_spare)
+        domains = [data.draw(st.integers(0, 2)) for _ in alive]
+        reliability.record(now_s, plan, domains)
         now_s += seconds
         kept = 0.0
-        for size, count in sizes.items():
-            alive = range(num_nodes + num_spare)
-            sets = list(itertools.combinations(alive, min(size, len(alive))))
+        for (number, of_domains), count in losses.items():
+            parts = (
+                [[n for n in alive if domains[n] == one] for one in set(domains)]
+                if of_domains
+                else [[n] for n in alive]
+            )
+            sets = [list(itertools.chain(*lost)) for lost in itertools.combinations(parts, min(number, len(parts)))]
             survived = [is_recoverable(plan.holds_LEN[:, :, [n for n in range(num_nodes) if n not in s]]) for s in sets]
-            kept += count / sum(sizes.values()) * np.mean(survived)
+            kept += count / sum(losses.values()) * np.mean(survived)
         weighted, total_s = weighted + seconds * kept, total_s + seconds
         if data.draw(st.booleans()):
-            reliability.record(now_s, None, num_nodes)
+            reliability.record(now_s, None, [])
             now_s += 10
     assert reliability.average(now_s).recovery_prob == pytest.approx(weighted / total_s, abs=1e-12)
 
@@ -197,6 +206,24 @@ def test_plans_are_in_force_while_nodes_train_under_them():
             break
     assert result.plan_recovery.recovery_prob == pytest.approx(100 * (4 / 6) / (100 + 200 - 125))
     assert result.plan_recovery.method == "exact"
+
+
+def test_a_run_scores_plans_under_lost_racks_as_a_recovery_does():
+    # Four experts twice each on two racks of two nodes. Both nodes of a rack go: `domains` holds every expert in each
+    # rack, and `mro` may hold two experts in one only.
+    racks = costs(**NEVER)
+    racks = replace(racks, cluster=msgspec.structs.replace(racks.cluster, nodes_per_domain=2))
+    events = trace((0, "add", "a b c d"), (100, "remove", "c d"))
+    for policy in ("domains", "mro"):
+        system = SYSTEMS["lazarus"]
+        system = replace(system, policy=find_policy(policy), placement=policy)
+        result = simulate_system(events, system, racks, EvenLoads(2, 4), 110.0, score_plans=True)
+        plan = find_policy(policy).function(
+            PlacementRequest(np.full((2, 4), 2), 4, 2, 1, np.ones((2, 4), dtype=int), domain_N=np.array([0, 0, 1, 1]))
+        )
+        expected = recovery_curve(plan.holds_LEN, [1], domain_N=np.array([0, 0, 1, 1]))
+        assert result.plan_recovery.recovery_prob == pytest.approx(expected.recovery_prob[0])
+        assert result.plan_recovery.recovery_prob == {"domains": 1.0, "mro": 0.0}[policy]
 
 
 def test_without_a_failure_there_is_nothing_to_score():

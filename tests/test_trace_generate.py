@@ -274,3 +274,22 @@ def test_every_recipe_of_the_catalogue_says_what_it_is():
 def test_published_trace_is_not_generated():
     with pytest.raises(SpecError, match="fetch bamboo-p3"):
         generate_trace(load_recipe("bamboo-p3"), np.random.default_rng(0), "bamboo-p3")
+
+
+def test_batches_are_the_failure_domains_of_a_cluster_of_which_the_last_may_be_smaller(lazsim, tmp_path):
+    out = tmp_path / "racks.csv"
+    fields = ("--node-mtbf", "1d", "--repair", "1h", "--duration", "30d", "--batch-share", 1, "--nodes", 40)
+    code, _, err = lazsim("trace", "generate", *fields, "--cluster", "gb200-nvl72", "--out", out)
+    assert code == 0, err
+    lost = [
+        [int(name.removeprefix("node")) for name in batch.removed]
+        for batch in read_trace(out).batches()
+        if batch.removed
+    ]
+    # Trays 1-18 and 19-36 are racks, and the other four the begin of a third.
+    assert {one[0] for one in lost} == {1, 19, 37}
+    assert {len(one) for one in lost} == {18, 4}
+    bad = lazsim("trace", "generate", *fields, "--cluster", "rtx3090x10")
+    assert bad[::2] == (2, bad[2])
+    assert "need batch_share" in bad[2].replace("--batch-share", "batch_share")
+    assert lazsim("trace", "generate", *fields, "--cluster", "none-such")[2].startswith("lazsim: --cluster: ")

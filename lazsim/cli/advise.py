@@ -28,17 +28,22 @@ SPANS = Parsed(parse_spans)
 
 
 @click.command(params=[option for option in run.params if option.name not in ONLY_OF_RUN])
-@click.option("--trace", metavar="FILE|RECIPE", help="Node events; or give --nodes, --node-mtbf and --repair.")
+@click.option("--trace", metavar="FILE|RECIPE", help="Node events; or give --node-mtbf and --repair.")
 @click.option(
     "--nodes",
     "num_nodes",
     type=SPANS,
     metavar="N,...",
-    help="Nodes of the cluster, or at most of the trace; several, as 60-64,72, are tried.",
+    help="Nodes of the cluster, or at most of the trace; several, as 60-64,72, are tried. Default: the cluster's.",
 )
 @click.option("--node-mtbf", "mtbf_s", type=DURATION, help="Mean time between the failures of a node, as 50d.")
 @click.option("--repair", "repair_s", type=DURATION, help="Mean time until a node is back, as 4h.")
 @click.option("--shape", type=Number(), help="Of the Weibull law of failures; default 1, memoryless.")
+@click.option(
+    "--batch-share",
+    type=Number(0, 1),
+    help="Share of a node's failures in which its whole failure domain fails, such as a rack: those of --cluster.",
+)
 @click.option(
     "--goal",
     default="goodput",
@@ -76,7 +81,8 @@ SPANS = Parsed(parse_spans)
     "placements",
     multiple=True,
     metavar="NAME|PATH.py:FUNCTION",
-    help="Policy to try for systems with flexible dispatch; repeats. Default: the one that the system publishes.",
+    help="Policy to try for systems with flexible dispatch, such as domains where racks fail; repeats. Default: the "
+    "one that the system publishes.",
 )
 @click.option(
     "--on-demand-price",
@@ -98,6 +104,7 @@ def command(
     mtbf_s: float | None,
     repair_s: float | None,
     shape: float | None,
+    batch_share: float | None,
     systems: tuple[str, ...],
     placements: tuple[str, ...],
     fault_threshold: list[int] | None,
@@ -123,21 +130,29 @@ def command(
     and which assumption would change the advice. A recorded trace is cut into stretches; one that is generated is
     another at each seed. With --out, a search that was stopped goes on where it was.
     """
+    from lazsim.errors import prefix_errors
     from lazsim.folders import refuse_foreign
     from lazsim.output.advice import ADVICE_FILES, advice_files, advice_parts, advice_report
+    from lazsim.specs import ClusterSpec, load_spec
     from lazsim.study.advice import advise
     from lazsim.trace.recipes import change_recipe
 
     if address is not None and backend != "ray":
         raise click.UsageError("--address is that of a Ray cluster; add --backend ray")
-    given = {"mtbf_s": mtbf_s, "repair_s": repair_s, "shape": shape}
+    given = {"mtbf_s": mtbf_s, "repair_s": repair_s, "shape": shape, "batch_share": batch_share}
     given = {name: value for name, value in given.items() if value is not None}
     chosen = {"system": systems, "fault_threshold": fault_threshold, "num_nodes": num_nodes, "spares": spares}
     chosen["placement"] = placements
     if trace is None:
-        trace = change_recipe(None, given | ({"num_nodes": num_nodes[0]} if num_nodes else {}))
+        with prefix_errors("`cluster`"):
+            cluster = load_spec(ClusterSpec, settings["cluster"])
+        if batch_share and not cluster.nodes_per_domain:
+            raise click.UsageError(f"--batch-share: {cluster.name} has no failure domains (nodes_per_domain)")
+        trace = change_recipe(None, given | ({"num_nodes": num_nodes[0]} if num_nodes else {}), cluster)
     elif given:
-        raise click.UsageError("--node-mtbf, --repair and --shape make a trace; leave them out, or --trace")
+        raise click.UsageError(
+            "--node-mtbf, --repair, --shape and --batch-share make a trace; leave them out, or --trace"
+        )
     settings["trace"] = trace
     workers: dict[str, Any] = {"backend": backend, "num_workers": num_workers, "address": address}
     if out is not None:

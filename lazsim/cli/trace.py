@@ -84,6 +84,7 @@ mtbf_options = options(
         "--batch-share", type=Number(0, 1), help="Share of a node's failures that take a batch of nodes with it."
     ),
     click.option("--domains", "num_domains", type=NODES, help="Racks or the like: a batch is all nodes of one."),
+    click.option("--cluster", metavar="NAME|TOML", help="Has the nodes, and the domains that --batch-share lets fail."),
     click.option("--batch-nodes", type=NODES, help="Nodes of a batch, anywhere in the cluster."),
     click.option("--duration", "duration_s", type=DURATION, help="Length of the trace; default: 30d, or SPEC's."),
 )
@@ -95,17 +96,21 @@ mtbf_options = options(
 @mtbf_options
 @seed_option
 @click.option("--out", default="-", type=OUT_FILE_OR_STDOUT, help="File to write; default: stdout.")
-def generate(spec: str | None, seed: int, out: Path, **fields: Any) -> None:
+def generate(spec: str | None, seed: int, cluster: str | None, out: Path, **fields: Any) -> None:
     """Make a trace, in lazsim's own format.
 
     SPEC is a recipe of the catalogue or a TOML file, and options change its fields. Without it, give --nodes,
     --node-mtbf and --repair.
     """
+    from lazsim.errors import prefix_errors
+    from lazsim.specs import ClusterSpec, load_spec
     from lazsim.trace.generate import generated_bytes
     from lazsim.trace.recipes import change_recipe
 
     name = "mtbf" if spec is None else Path(spec).stem if spec.endswith(".toml") else spec
-    recipe = change_recipe(spec, {field: value for field, value in fields.items() if value is not None})
+    with prefix_errors("`cluster`"):
+        nodes = None if cluster is None else load_spec(ClusterSpec, cluster)
+    recipe = change_recipe(spec, {field: value for field, value in fields.items() if value is not None}, nodes)
     write_out(out, generated_bytes(recipe, seed, name))
     note(f"{out}: recipe {name}, seed {seed}")
 

@@ -547,10 +547,11 @@ class Job:
     def _note_state(self) -> None:
         num_used = self.state.num_used
         if self.on_plan is not None:
-            held = self.state.held
+            held, per_domain = self.state.held, self.costs.cluster.nodes_per_domain
             point = self._point(held)
             plan = point.plan if point is not None else held.plan
-            self.on_plan(self.env.now, plan if num_used else None, len(self.nodes))
+            domains = self.nodes.domains_from(held.nodes, per_domain) if per_domain else range(len(self.nodes))
+            self.on_plan(self.env.now, plan if num_used else None, domains)
         self.log.state(State(self.env.now, len(self.nodes), num_used))
 
     def _log(self, event: str, **numbers: int) -> None:

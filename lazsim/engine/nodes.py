@@ -84,6 +84,11 @@ class Nodes:
         """Return the failure domain of each of these nodes: that of its place."""
         return tuple(self._place[node] // nodes_per_domain for node in nodes)
 
+    def domains_from(self, first: Sequence[str], nodes_per_domain: int) -> tuple[int, ...]:
+        """Return the failure domain of each node alive: of these first, as far as they are, then of the others."""
+        order = dict.fromkeys(node for node in (*first, *self._place) if node in self._place)
+        return self.domains(tuple(order), nodes_per_domain)
+
     def _room(self) -> int | None:
         """Return how many nodes may still come into service; None where there is no limit."""
         if self._most_in_service is None:

@@ -11,7 +11,7 @@ from lazsim.engine.job import Activity, Job
 from lazsim.engine.log import FailureRecord, JobEvent, State, TimeSpan
 from lazsim.engine.memory import peak_memory
 from lazsim.engine.nodes import NO_SPARES, Spares
-from lazsim.engine.plan_reliability import PlanReliability, batch_sizes
+from lazsim.engine.plan_reliability import PlanReliability, count_losses
 from lazsim.engine.step_timer import MakeStepTimer, step_timers_from
 from lazsim.engine.systems import System
 from lazsim.errors import InfeasiblePlanError
@@ -206,7 +206,8 @@ def simulate_system(
     most_nodes = max(costs.cluster.num_nodes, trace.most_nodes())
     require_fit(system, costs, most_nodes)
     env = simpy.Environment()
-    reliability = PlanReliability(batch_sizes(trace, wall_s)) if score_plans else None
+    losses = count_losses(trace, wall_s, costs.cluster.nodes_per_domain) if score_plans else {}
+    reliability = PlanReliability(losses) if score_plans else None
     make_timer = make_timer or step_timers_from(system, costs, routing)
     on_plan = reliability.record if reliability else None
     job = Job(env, system, costs, routing, make_timer, wall_s, on_plan, interval_steps, planning, spares)

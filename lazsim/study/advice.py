@@ -47,6 +47,7 @@ NOT_ASSUMED = ("fault_threshold", "checkpoint_interval_steps")
 TRACE_PATHS = {
     "node_mtbf": "trace.mtbf_s",
     "repair": "trace.repair_s",
+    "batch_share": "trace.batch_share",
     "failure_gap": "trace.interval_s",
     "loss_gap": "trace.loss_gap.scale",
     "refill_gap": "trace.refill_gap.scale",
@@ -422,9 +423,19 @@ def _with(chosen: Mapping[str, Any], name: str, value: Any) -> Choice:
 def assumptions(scenario: Scenario) -> list[Assumption]:
     """Return the assumptions of a scenario, each with each factor: its constants, and rates of what is generated."""
     paths = {name: path for name, path in constant_paths([]).items() if name not in NOT_ASSUMED} | TRACE_PATHS
-    return [
+    found = [
         Assumption(name, factor, path) for name, path in paths.items() if scenario.field(path) for factor in FACTORS
     ]
+    return [one for one in found if _can_be(one, scenario)]
+
+
+def _can_be(assumption: Assumption, scenario: Scenario) -> bool:
+    """Tell whether the value is in its range, as more than all of something is not."""
+    try:
+        assumption.apply(scenario)
+    except SpecError:
+        return False
+    return True
 
 
 def _num_screened(num_changes: int, num_rivals: int) -> int:

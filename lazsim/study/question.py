@@ -64,6 +64,8 @@ class Question:
         What the choices begin with that can run.
     notes : mapping
         Remarks on each run of an alternative.
+    remarks : mapping
+        Remarks on all runs, as keys.
     most_seeds : int or None
         Stretches of a recorded trace; None where others can be generated.
     """
@@ -85,9 +87,12 @@ class Question:
         plain = self._resolver.resolve(settings)
         assert plain.trace is not None, "a question has a trace"
         recipe = plain.trace.recipe
-        self.remarks: list[str] = []
+        self.remarks: dict[str, None] = {}
         self.most_seeds = NUM_STRETCHES if recipe is None else None
         self._is_sized = plain.field("trace.num_nodes") is not None
+        if plain.cluster.nodes_per_domain and plain.field("trace.batch_share") == 0:
+            size = plain.cluster.nodes_per_domain
+            self.remarks[f"no failure domain of {size} nodes fails as a whole: `batch_share` lets them"] = None
         own_s = plain.field("trace.duration_s")
         if due is not None and recipe is not None:
             self._settings = {**settings, "duration": due.deadline_s, "trace.duration_s": max(own_s, due.deadline_s)}
@@ -166,9 +171,7 @@ class Question:
                 "recipe of ones like it (`lazsim trace fit`)"
             )
         if deadline_s * NUM_STRETCHES > whole_s:
-            self.remarks = [
-                f"the {NUM_STRETCHES} stretches of the trace overlap, so that their runs are too much alike"
-            ]
+            self.remarks[f"the {NUM_STRETCHES} stretches of the trace overlap: their runs are too much alike"] = None
         return seed * (whole_s - deadline_s) / (NUM_STRETCHES - 1), deadline_s
 
     def start(self, choice: Choice, interval: Any) -> str:

@@ -1,6 +1,7 @@
 """Generate traces of nodes that fail one by one or in batches, and come back when they are repaired."""
 
 import heapq
+import itertools
 import math
 
 import numpy as np
@@ -81,17 +82,25 @@ def _batch_gap(spec: MtbfSpec) -> float:
     """Return the mean seconds between batches of the whole cluster."""
     if not spec.batch_share:
         return math.inf
-    num_batches = spec.num_domains or spec.num_nodes / spec.batch_nodes
+    num_batches = len(_domains(spec)) or spec.num_nodes / spec.batch_nodes
     return spec.mtbf_s / spec.batch_share / num_batches
 
 
 def _batch(spec: MtbfSpec, rng: np.random.Generator) -> list[int]:
     """Draw the nodes of a batch: a domain, or any nodes."""
-    if not spec.num_domains:
+    domains = _domains(spec)
+    if not domains:
         return sorted(rng.choice(spec.num_nodes, spec.batch_nodes, replace=False).tolist())
-    domain = int(rng.integers(spec.num_domains))
-    first, last = (-(-one * spec.num_nodes // spec.num_domains) for one in (domain, domain + 1))
-    return list(range(first, last))
+    return list(domains[int(rng.integers(len(domains)))])
+
+
+def _domains(spec: MtbfSpec) -> list[range]:
+    """Return the nodes of each domain; none where a batch is drawn from the whole cluster."""
+    if spec.nodes_per_domain:
+        edges = [*range(0, spec.num_nodes, spec.nodes_per_domain), spec.num_nodes]
+    else:
+        edges = [-(-one * spec.num_nodes // max(1, spec.num_domains)) for one in range(spec.num_domains + 1)]
+    return [range(*each) for each in itertools.pairwise(edges)]
 
 
 def _repair(spec: MtbfSpec, rng: np.random.Generator) -> float:

@@ -7,7 +7,7 @@ import msgspec
 from msgspec import NODEFAULT, Meta
 
 from lazsim.errors import SpecError
-from lazsim.specs import Spec, catalog_names, read_spec_bytes, read_toml
+from lazsim.specs import ClusterSpec, Spec, catalog_names, read_spec_bytes, read_toml
 from lazsim.specs.record import Amount, NumNodes, PositiveSeconds, Share, name_field
 from lazsim.units import DAY_S
 
@@ -125,6 +125,8 @@ class MtbfSpec(Spec, frozen=True, kw_only=True, tag_field="kind", tag="mtbf"):
         Share of a node's failures in which a batch of nodes fails, and comes back, together.
     num_domains : int
         Failure domains, such as racks, of equal size and successive nodes; a batch is a whole domain.
+    nodes_per_domain : int
+        Nodes of a domain, of which the last may have fewer, in place of their number: as a cluster's file has them.
     batch_nodes : int
         Nodes of a batch that are drawn from the whole cluster, in place of domains.
     duration_s : float
@@ -146,13 +148,18 @@ class MtbfSpec(Spec, frozen=True, kw_only=True, tag_field="kind", tag="mtbf"):
     repair_sigma: Annotated[float, Meta(ge=0, le=5)] | None = None
     batch_share: Share = 0.0
     num_domains: Amount = 0
+    nodes_per_domain: Amount = 0
     batch_nodes: Amount = 0
     duration_s: PositiveSeconds
 
     def __post_init__(self) -> None:
-        sizes = [size for size in (self.num_domains, self.batch_nodes) if size]
-        _require(len(sizes) == (self.batch_share > 0), "need `batch_share` with `num_domains` or with `batch_nodes`")
-        _require(max(sizes, default=0) <= self.num_nodes, "need at most `num_nodes` domains, and nodes of a batch")
+        sizes = [size for size in (self.num_domains, self.nodes_per_domain, self.batch_nodes) if size]
+        told = "need `batch_share` with `num_domains`, with `nodes_per_domain` or with `batch_nodes`"
+        _require(len(sizes) == (self.batch_share > 0), told)
+        _require(
+            max(sizes, default=0) <= self.num_nodes,
+            "need at most `num_nodes` domains, and nodes of a domain or a batch",
+        )
 
 
 class PublicSpec(Spec, frozen=True, kw_only=True, tag_field="kind", tag="public"):
@@ -203,7 +210,7 @@ def load_recipe(name: str) -> Recipe:
     return decode(name, read_spec_bytes("traces", name), Recipe)
 
 
-def change_recipe(name: str | None, changes: Mapping[str, Any]) -> Recipe:
+def change_recipe(name: str | None, changes: Mapping[str, Any], cluster: ClusterSpec | None = None) -> Recipe:
     """Change fields of a recipe, or make a `MtbfSpec` of them where there is none.
 
     Parameters
@@ -212,12 +219,22 @@ def change_recipe(name: str | None, changes: Mapping[str, Any]) -> Recipe:
         See `load_recipe`.
     changes
         Values by field. Without a recipe, `num_nodes`, `mtbf_s` and `repair_s` are needed, and a trace is 30 days long.
+    cluster
+        Has the number of nodes, and the domains of batches, where the changes have neither.
 
     Raises
     ------
     LazsimError
         When a field is missing, not one of the recipe, or out of its range.
     """
+    if cluster is not None:
+        changes = {"num_nodes": cluster.num_nodes, **changes}
+        if (
+            cluster.nodes_per_domain
+            and changes.get("batch_share")
+            and not {"num_domains", "batch_nodes"} & set(changes)
+        ):
+            changes["nodes_per_domain"] = min(cluster.nodes_per_domain, changes["num_nodes"])
     if name is None:
         missing = [field for field in ("num_nodes", "mtbf_s", "repair_s") if field not in changes]
         if missing:
