@@ -166,6 +166,11 @@ def test_start_up_loads_nothing_heavy(statement, run_script):
     assert not heavy & set(run_script(script).split())
 
 
+def test_matplotlib_is_loaded_only_where_pictures_are_drawn(run_script):
+    script = "import sys, lazsim.study.simulation, lazsim.output.run, lazsim.output.sweep; print(*sys.modules)"
+    assert not {"matplotlib", "pandas", "jinja2", "joblib"} & set(run_script(script).split())
+
+
 def test_a_run_does_not_need_torch(run_script):
     script = (
         "import sys; sys.modules['torch'] = None; import lazsim; "

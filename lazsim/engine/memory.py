@@ -39,7 +39,8 @@ def memory_uses(
     """
     extra = system.extra_gpu_bytes(costs, num_nodes)
     layout = system.layout(costs, np.arange(num_nodes))
-    load_BLE = routing.loads(np.unique(np.linspace(0, num_steps, NUM_SAMPLES, dtype=np.int64)))
+    # np.unique would load numpy.ma, which takes as long as many a run.
+    load_BLE = routing.loads(sorted(set(np.linspace(0, num_steps, NUM_SAMPLES, dtype=np.int64).tolist())))
     if isinstance(costs, LayoutCosts):
         for load_LE in load_BLE:
             yield with_states(costs.memory(num_nodes, layout, load_LE), extra)

@@ -124,5 +124,5 @@ class SampledStepTimer:
         """Return the mean over the steps from one on to the end of its window."""
         window_steps = self.timers.sampler.window_steps
         last = first // window_steps * window_steps + window_steps - 1
-        steps = np.unique(np.linspace(first, last, MOST_AVERAGED).round().astype(np.int64))
-        return float(np.mean([timer.step_s(step) for step in steps.tolist()]))
+        steps = sorted(set(np.linspace(first, last, MOST_AVERAGED).round().astype(np.int64).tolist()))
+        return float(np.mean([timer.step_s(step) for step in steps]))

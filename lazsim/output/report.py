@@ -11,7 +11,6 @@ from typing import Any
 from lazsim import __version__
 from lazsim.engine.log import FailureRecord, TimeSpan, longest
 from lazsim.engine.simulate import SystemRun
-from lazsim.output.plots.run import time_unit, windows
 from lazsim.output.plots.style import LOOKS, looks_of
 from lazsim.output.table import Column, Part, cell_text
 from lazsim.units import format_duration
@@ -140,6 +139,8 @@ def _text(value: Any) -> str:
 
 def timeline_of(runs: Mapping[str, SystemRun]) -> dict[str, Any]:
     """Return runs of one trace by name as the data of a timeline, in the unit of its axis."""
+    from lazsim.output.plots.run import time_unit, windows
+
     first = next(iter(runs.values()))
     unit, unit_s = time_unit(first.wall_s)
     looks = looks_of(list(runs))

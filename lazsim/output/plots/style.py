@@ -1,15 +1,18 @@
 """One look for every picture, and one way to begin a figure and to turn it into files."""
 
+from __future__ import annotations
+
 import io
 import itertools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
-
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lazsim.engine.systems import SYSTEMS
+
+if TYPE_CHECKING:
+    # The looks are known without it, since it takes longer to load than a short run.
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 COLORS = ("#1b6ca8", "#d1761a", "#555555", "#2f8f5b", "#a23b72")
 """Distinct also in grey, in the order in which series are drawn."""
@@ -113,6 +116,9 @@ def looks_of(names: list[str]) -> dict[str, Look]:
 
 def new_figure(width: float, height: float, layout: Any = "constrained") -> Figure:
     """Return an empty figure of a size in inches that belongs to no window."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(width, height), layout=layout)
     FigureCanvasAgg(figure)
     return figure
