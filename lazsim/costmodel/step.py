@@ -152,7 +152,7 @@ class StepCost:
         self._num_nodes = plan.num_nodes
         self._replicas_LE = plan.replicas_LE
         self._slots = slots_by_gpu(plan, gpus)
-        self._most_experts = most_experts(self._slots, plan.num_experts)
+        self._once, self._most_experts = _count_once(self._slots, plan.num_experts)
         self._holds_LEN = plan.holds_LEN
         holds_RN = plan.holds_LEN.reshape(-1, plan.num_nodes)
         nic_V, rings_XR, held_N = _expert_rings(holds_RN, servers, costs.model.expert_params)
@@ -234,10 +234,7 @@ class StepCost:
         num_layers, num_experts = self._replicas_LE.shape
         by_expert = np.zeros((3, num_layers, num_experts + 1))
         by_expert[:, :, :-1] = rings_XR[:3].reshape(3, num_layers, num_experts)
-        # A GPU counts an expert once: its other replicas read the zero of the first layer.
-        slots = np.sort(self._slots, axis=0)
-        slots[1:][slots[1:] == slots[:-1]] = num_experts
-        by_gpu = by_expert.reshape(3, -1).take(slots, axis=1).sum(axis=(1, 2))
+        by_gpu = by_expert.reshape(3, -1).take(self._once, axis=1).sum(axis=(1, 2))
         across, inside = num_servers > 1, num_nodes > num_servers
         dense = 2 * (num_nodes - 1) / num_nodes * costs.model.dense_params * WEIGHT_BYTES_PER_PARAM
         hops = 2 * (num_servers - 1), 2 * (num_nodes - num_servers)
@@ -265,9 +262,11 @@ class StepCost:
         Both of shape (B, L).
         """
         busiest = self._busiest_bytes(tokens_BLE)
-        options = [self._in_chunks_s(tokens_BLE, busiest, num) for num in range(1, self.layout.most_chunks + 1)]
-        fastest = np.argmin([expert_s + exchange_s for expert_s, exchange_s in options], axis=0)
-        expert_s, exchange_s = (np.choose(fastest, part) for part in zip(*options, strict=True))
+        expert_s, exchange_s = self._in_chunks_s(tokens_BLE, busiest, 1)
+        for num_chunks in range(2, self.layout.most_chunks + 1):
+            more = self._in_chunks_s(tokens_BLE, busiest, num_chunks)
+            is_faster = sum(more) < expert_s + exchange_s
+            expert_s, exchange_s = (np.where(is_faster, *pair) for pair in zip(more, (expert_s, exchange_s), strict=True))
         # Ranks first exchange their counts: E integers, whose latency alone matters.
         counts_s = self.costs.communication.all_to_all_s(*(busiest > 0).astype(np.float64))
         return expert_s, exchange_s + counts_s.T
@@ -356,19 +355,29 @@ def _in_turn_s(holds_LEN: Bools, ring_s_LE: Floats) -> float:
     >>> _in_turn_s(holds, np.array([[1.0, 2.0, 1.0]]))
     3.0
     """
-    done_LN = np.zeros((len(holds_LEN), holds_LEN.shape[2]))
-    for holds_LN, ring_s_L in zip(holds_LEN.transpose(1, 0, 2), ring_s_LE.T, strict=True):
-        begin_L = np.where(holds_LN, done_LN, 0.0).max(axis=1)
-        np.copyto(done_LN, (begin_L + ring_s_L)[:, None], where=holds_LN)
+    # Arrays are short here, so that calls are dear: few an expert, into arrays that exist.
+    holds_ELN = holds_LEN.transpose(1, 0, 2).astype(np.float64)
+    done_LN, of_ring_LN = np.zeros((2, *holds_ELN.shape[1:]))
+    end_L = np.empty((len(done_LN), 1))
+    for holds_LN, ring_s_L in zip(holds_ELN, ring_s_LE.T[:, :, None], strict=True):
+        np.multiply(done_LN, holds_LN, out=of_ring_LN)
+        np.maximum.reduce(of_ring_LN, axis=1, out=end_L, keepdims=True)
+        np.add(end_L, ring_s_L, out=end_L)
+        np.multiply(end_L, holds_LN, out=of_ring_LN)
+        np.maximum(done_LN, of_ring_LN, out=done_LN)
     return float(done_LN.max(axis=1).sum())
 
 
-def most_experts(slots: Ints, num_experts: int) -> int:
-    """Return the most different experts of a layer on one GPU, from the result of `slots_by_gpu`."""
-    ordered = np.sort(slots % (num_experts + 1), axis=0)
-    is_new = np.ones(slots.shape, dtype=np.bool_)
-    is_new[1:] = ordered[1:] != ordered[:-1]
-    return int((is_new & (ordered < num_experts)).sum(axis=0).max())
+def _count_once(slots: Ints, num_experts: int) -> tuple[Ints, int]:
+    """Return the result of `slots_by_gpu` with each expert of a GPU once, and the most experts of a layer on one.
+
+    Its other replicas read the zero of the first layer.
+    """
+    once = np.sort(slots, axis=0)
+    is_again = once[1:] == once[:-1]
+    num_different = len(once) - np.count_nonzero(is_again, axis=0) - (once[0] % (num_experts + 1) == num_experts)
+    once[1:][is_again] = num_experts
+    return once, int(num_different.max())
 
 
 def _optimizer_s(costs: CostModel, held_N: Floats) -> float:
