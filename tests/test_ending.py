@@ -52,6 +52,23 @@ def test_a_worker_that_is_killed_is_one_line(start_process, tmp_path):
     assert err == "lazsim: a worker process was killed, perhaps for want of memory; start again with fewer --jobs\n"
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_python_itself_ends_changes_no_exit_code(number, run_process):
+    # Modules go last, when Python handles no signals any more.
+    script = (
+        "import lazsim.__main__ as program, os, sys\n"
+        "class Late:\n"
+        "    def __del__(self, kill=os.kill, process=os.getpid()):\n"
+        f"        kill(process, {int(number)})\n"
+        "program.late = Late()\n"
+        "sys.argv = ['lazsim', 'list', 'policies']\n"
+        "program.main()"
+    )
+    done = run_process(sys.executable, "-c", script)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "mro" in done.stdout
+
+
 def test_an_interrupt_that_python_loses_is_raised_again(run_process):
     # Python reports an exception in a finaliser, and goes on.
     script = (
