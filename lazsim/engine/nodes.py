@@ -78,7 +78,8 @@ class Nodes:
 
     def in_order(self) -> tuple[str, ...]:
         """Return the nodes in service in the order of their places."""
-        return tuple(sorted(filter(self.serves, self._place), key=self._place.__getitem__))
+        in_service = self._place.keys() - self._standby.keys() - self._called.keys()
+        return tuple(sorted(in_service, key=self._place.__getitem__))
 
     def domains(self, nodes: Sequence[str], nodes_per_domain: int) -> tuple[int, ...]:
         """Return the failure domain of each of these nodes: that of its place."""
