@@ -266,7 +266,8 @@ class StepCost:
         for num_chunks in range(2, self.layout.most_chunks + 1):
             more = self._in_chunks_s(tokens_BLE, busiest, num_chunks)
             is_faster = sum(more) < expert_s + exchange_s
-            expert_s, exchange_s = (np.where(is_faster, *pair) for pair in zip(more, (expert_s, exchange_s), strict=True))
+            pairs = zip(more, (expert_s, exchange_s), strict=True)
+            expert_s, exchange_s = (np.where(is_faster, *pair) for pair in pairs)
         # Ranks first exchange their counts: E integers, whose latency alone matters.
         counts_s = self.costs.communication.all_to_all_s(*(busiest > 0).astype(np.float64))
         return expert_s, exchange_s + counts_s.T
