@@ -533,7 +533,7 @@ def test_stages_are_read_as_written():
     parallel = msgspec.structs.replace(inputs_of().parallel, pipeline=2, virtual_stages=2, stages="Et|(t*2|)*2tL")
     layer = "attention moe"
     expected = [(("embedding", 1), (layer, 1)), ((layer, 2),), ((layer, 2),), ((layer, 1), ("head", 1))]
-    assert parts_of(model, parallel) == expected
+    assert parts_of(model, parallel) == tuple(expected)
 
 
 def test_a_mixture_of_a_published_run_takes_the_memory_it_took():

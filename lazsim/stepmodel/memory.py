@@ -40,7 +40,7 @@ def memory_bytes(inputs: StepInputs) -> Mapping[str, float]:
     params = stage_parameters(part_parameters(inputs, parts), parallel.pipeline)
     if parallel.schedule == "dualpipe":
         blocks = [
-            {name: one.get(name, 0) + other.get(name, 0) for name in one | other}
+            {name: one.get(name, 0) + other.get(name, 0) for name in {*one, *other}}
             for one, other in zip(blocks, reversed(blocks), strict=True)
         ]
         params = [

@@ -1,6 +1,7 @@
 """Parameters on the GPUs of each pipeline stage."""
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from lazsim.stepmodel.inputs import StepInputs
@@ -14,9 +15,10 @@ class StageParameters(NamedTuple):
     expert: float
 
 
-def stage_blocks(parts: Sequence[Part], pipeline: int) -> list[dict[str, int]]:
+@lru_cache(maxsize=256)
+def stage_blocks(parts: tuple[Part, ...], pipeline: int) -> list[Mapping[str, int]]:
     """Count the blocks of each kind on each stage."""
-    stages: list[dict[str, int]] = []
+    stages: list[Mapping[str, int]] = []
     for stage in range(pipeline):
         counts: dict[str, int] = {}
         for part in parts[stage::pipeline]:
@@ -40,7 +42,7 @@ def part_parameters(inputs: StepInputs, parts: Sequence[Part]) -> list[StagePara
         return StageParameters(dense, (counts.get("moe", 0) + counts.get("mtp", 0)) * experts)
 
     # Most parts are alike.
-    distinct = {part: params_of(counts) for part, counts in zip(parts, stage_blocks(parts, len(parts)), strict=True)}
+    distinct = {part: params_of(stage_blocks((part,), 1)[0]) for part in set(parts)}
     return [distinct[part] for part in parts]
 
 

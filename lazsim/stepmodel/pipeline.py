@@ -39,7 +39,7 @@ def _interleaved(kinds: Sequence[tuple[str, int]]) -> list[str]:
     return [kind for _, _, kind in sorted(places)]
 
 
-def parts_of(model: ModelSpec, parallel: ParallelSpec) -> list[Part]:
+def parts_of(model: ModelSpec, parallel: ParallelSpec) -> tuple[Part, ...]:
     """Divide a model into ``pipeline * virtual_stages`` parts, in the order of the model.
 
     Part ``c * pipeline + s`` is the ``c``-th of stage ``s``. Without `stages`, layers are divided evenly where that is
@@ -54,7 +54,7 @@ def parts_of(model: ModelSpec, parallel: ParallelSpec) -> list[Part]:
 
 
 @lru_cache(maxsize=256)
-def _parts(model: ModelSpec, stages: str, num_parts: int) -> list[Part]:
+def _parts(model: ModelSpec, stages: str, num_parts: int) -> tuple[Part, ...]:
     layers = layers_of(model)
     names = {"E": "embedding", "m": "mtp", "L": "head"}
     parts: list[list[str]] = []
@@ -73,7 +73,7 @@ def _parts(model: ModelSpec, stages: str, num_parts: int) -> list[Part]:
             f"`parallel`: stages {stages!r} must have {num_parts} parts (pipeline x virtual_stages) and "
             f"{len(layers)} layers"
         )
-    return [_runs(part) for part in parts]
+    return tuple(_runs(part) for part in parts)
 
 
 def _expanded(stages: str) -> str:
@@ -130,8 +130,10 @@ class Schedule:
         Time until the last stage is done.
     saved_s : float
         What is saved by passes at the same time, the mean of the stages.
-    passes, spans : list
-        Passes of the micro-batches that were simulated, which are the first ones, and when each starts and ends.
+    passes : Passes
+        Passes of the micro-batches that were simulated, which are the first ones.
+    ends_s, takes_s : list of float
+        When each pass ends, and how long each kind of them takes.
     first_s, last_s : list of float
         Of each part, the start of the first forward pass, and how long before the end of the step the last backward
         pass ends.
@@ -141,8 +143,9 @@ class Schedule:
 
     total_s: float
     saved_s: float
-    passes: list["_Pass"]
-    spans: list[tuple[float, float]]
+    passes: "Passes"
+    ends_s: list[float]
+    takes_s: list[float]
     first_s: list[float]
     last_s: list[float]
     dual_pipe: tuple["Slot", ...] = ()
@@ -152,10 +155,11 @@ class Schedule:
         """Passes for a picture."""
         if self.dual_pipe:
             return self.dual_pipe
-        kinds = {(True, False): "forward", (False, True): "backward", (True, True): "both at once"}
+        names = {(True, False): "forward", (False, True): "backward", (True, True): "both at once"}
+        kinds = [names[forward >= 0, backward >= 0] for forward, backward in self.passes.kinds]
         return [
-            Slot(one.stage, *span, kinds[one.forward.part >= 0, one.backward.part >= 0])
-            for one, span in zip(self.passes, self.spans, strict=True)
+            Slot(one.stage, end_s - self.takes_s[one.kind], end_s, kinds[one.kind])
+            for one, end_s in zip(self.passes.order, self.ends_s, strict=True)
         ]
 
 
@@ -205,23 +209,23 @@ def run_pipeline(
     rounds = max(SIMULATED_ROUNDS, math.ceil(MIN_SIMULATED / pipeline))
     simulated = min(num_micro_batches, rounds * pipeline)
     passes = _passes(pipeline, num_parts // pipeline, simulated, overlap)
-    # The last entry of these is that of a half that a pass does not have.
-    forward_s, backward_s = [*(time.forward_s for time in times), 0.0], [*(time.backward_s for time in times), 0.0]
-    ready_s, free_s = [0.0] * (2 * num_parts * simulated + 1), [0.0] * pipeline
-    spans: list[tuple[float, float]] = []
-    saved, pairs = [0.0] * pipeline, [0] * pipeline
-    for stage, (forward, forward_after, part), (backward, backward_after, other) in passes:
-        start_s = max(free_s[stage], ready_s[forward_after], ready_s[backward_after])
-        end_s = start_s + forward_s[part] + backward_s[other]
-        if overlap and part >= 0 and other >= 0:
-            saved_s = min(times[part].saved_s, times[other].saved_s)
-            saved[stage] += saved_s
-            pairs[stage] += 1
-            end_s -= saved_s
-        spans.append((start_s, end_s))
+    takes_s, saves_s = _kind_times(times, passes.kinds)
+    ready_s, free_s, ends_s = [0.0] * (2 * num_parts * simulated + 1), [0.0] * pipeline, list[float]()
+    for stage, kind, first, first_after, second, second_after in passes.order:
+        start_s = free_s[stage]
+        if ready_s[first_after] > start_s:
+            start_s = ready_s[first_after]
+        if ready_s[second_after] > start_s:
+            start_s = ready_s[second_after]
+        end_s = start_s + takes_s[kind]
+        ends_s.append(end_s)
         free_s[stage] = end_s
-        ready_s[forward] = ready_s[backward] = end_s + transfer_s
-        ready_s[-1] = 0.0
+        ready_s[first] = ready_s[second] = end_s + transfer_s
+    saved, pairs = [0.0] * pipeline, [0] * pipeline
+    for (forward, backward), count, saved_s in zip(passes.kinds, passes.counts, saves_s, strict=True):
+        if forward >= 0 and backward >= 0:
+            saved[forward % pipeline] += count * saved_s
+            pairs[forward % pipeline] += count
     # Of the micro-batches that follow, each forward part runs beside a backward part.
     further = num_micro_batches - simulated
     virtual = num_parts // pipeline
@@ -235,68 +239,99 @@ def run_pipeline(
         end_s + further * slowest_s,
         (sum(saved) + further * sum(steady)) / pipeline,
         passes,
-        spans,
+        ends_s,
+        takes_s,
         [ready_s[part] - transfer_s - times[part].forward_s for part in range(num_parts)],
         [end_s + transfer_s - ready_s[(2 * simulated - 1) * num_parts + part] for part in range(num_parts)],
     )
 
 
-class _Half(NamedTuple):
-    """The forward or backward half of a pass: its number, that of the half it waits for, and its part; -1: none."""
+def _kind_times(times: Sequence[PartTime], kinds: Sequence[tuple[int, int]]) -> tuple[list[float], list[float]]:
+    """Return what each kind of pass takes, and what is saved where it is one of two."""
+    takes_s, saves_s = [], []
+    for forward, backward in kinds:
+        both = forward >= 0 and backward >= 0
+        saved_s = min(times[forward].saved_s, times[backward].saved_s) if both else 0.0
+        forward_s, backward_s = (times[forward].forward_s, times[backward].backward_s)
+        takes_s.append((forward_s if forward >= 0 else 0.0) + (backward_s if backward >= 0 else 0.0) - saved_s)
+        saves_s.append(saved_s)
+    return takes_s, saves_s
 
-    number: int
-    after: int
-    part: int
 
+class Pass(NamedTuple):
+    """A pass on a stage: its kind, and for each half its number and that of the half it waits for, -1: none.
 
-class _Pass(NamedTuple):
-    """A pass on a stage, in two halves of which one may be missing."""
+    One of a single half has it twice.
+    """
 
     stage: int
-    forward: _Half
-    backward: _Half
+    kind: int
+    first: int
+    first_after: int
+    second: int
+    second_after: int
+
+
+class Passes(NamedTuple):
+    """Passes in an order in which each comes after those that it waits for.
+
+    A kind is the forward and the backward part of a pass, -1: none; `counts` has the passes of each kind.
+    """
+
+    order: list[Pass]
+    kinds: list[tuple[int, int]]
+    counts: list[int]
 
 
 @lru_cache(maxsize=256)
-def _passes(pipeline: int, virtual: int, simulated: int, overlap: bool) -> list[_Pass]:
-    """List the passes of all stages such that each comes after those that it waits for."""
+def _passes(pipeline: int, virtual: int, simulated: int, overlap: bool) -> Passes:
+    """List the passes of all stages."""
     num_parts, total = pipeline * virtual, simulated * virtual
 
-    def half(stage: int, index: int, is_backward: bool) -> _Half:
+    def half(stage: int, index: int, is_backward: bool) -> tuple[int, int, int]:
+        """Return the part, the number and that of the half that it waits for."""
         if index < 0:
-            return _Half(-1, -1, -1)
+            return -1, -1, -1
         chunk = index // pipeline % virtual
         part = (virtual - 1 - chunk if is_backward else chunk) * pipeline + stage
         number = (index // num_parts * pipeline + index % pipeline) * num_parts + part
         if not is_backward:
-            return _Half(number, number - 1 if part else -1, part)
+            return part, number, number - 1 if part else -1
         number += num_parts * simulated
         # The last part's backward pass waits for its own forward pass, which is earlier on the same stage.
-        return _Half(number, number + 1 if part < num_parts - 1 else -1, part)
+        return part, number, number + 1 if part < num_parts - 1 else -1
+
+    kinds: dict[tuple[int, int], int] = {}
+    counts: list[int] = []
+
+    def pass_of(stage: int, forward: int, backward: int) -> Pass:
+        halves = half(stage, forward, False), half(stage, backward, True)
+        kind = kinds.setdefault((halves[0][0], halves[1][0]), len(kinds))
+        counts.extend([0] * (len(kinds) - len(counts)))
+        counts[kind] += 1
+        one, other = (halves[0] if forward >= 0 else halves[1]), (halves[1] if backward >= 0 else halves[0])
+        return Pass(stage, kind, *one[1:], *other[1:])
 
     queues = [
-        [
-            _Pass(stage, half(stage, forward, False), half(stage, backward, True))
-            for forward, backward in _order(stage, pipeline, virtual, total, overlap)
-        ]
+        [pass_of(stage, *indices) for indices in _order(stage, pipeline, virtual, total, overlap)]
         for stage in range(pipeline)
     ]
     done = [False] * (2 * num_parts * simulated) + [True]
     positions = [0] * pipeline
-    passes: list[_Pass] = []
-    while len(passes) < sum(map(len, queues)):
-        before = len(passes)
+    order: list[Pass] = []
+    while len(order) < sum(map(len, queues)):
+        before = len(order)
         for stage, queue in enumerate(queues):
             while positions[stage] < len(queue):
-                _, forward, backward = queue[positions[stage]]
-                if not (done[forward.after] and done[backward.after]):
+                one = queue[positions[stage]]
+                if not (done[one.first_after] and done[one.second_after]):
                     break
-                done[forward.number] = done[backward.number] = True
-                passes.append(queue[positions[stage]])
+                done[one.first] = done[one.second] = True
+                order.append(one)
                 positions[stage] += 1
-        if len(passes) == before:
+        if len(order) == before:
             raise RuntimeError("the pipeline's order has a part wait for one that comes later")
-    return passes
+    return Passes(order, list(kinds), counts)
 
 
 def _order(stage: int, pipeline: int, virtual: int, total: int, overlap: bool) -> list[tuple[int, int]]:
