@@ -1,29 +1,62 @@
-"""Train through 200 random sequences of kills and joins: ``python -m tests.bench_live [COUNT]``."""
+"""Train through random sequences of kills and joins: ``python -m tests.bench_live [COUNT]``.
+
+Under Lazarus, the parameters in the end are those of an undisturbed run; as many sequences for `replica-drop` and
+`async-checkpoint` together, whose runs keep what these systems promise.
+"""
 
 import sys
 import time
+from collections import Counter
 
+from lazsim.live.record import LiveRun
 from lazsim.live.worker_pool import WorkerPool
-from tests.live_jobs import NUM_STEPS, Script, largest_difference, random_script, run_live, tiny_spec
+from tests.live_jobs import (
+    NUM_STEPS,
+    Script,
+    Witness,
+    largest_difference,
+    random_script,
+    run_live,
+    tiny_spec,
+    train_alone,
+)
+
+ROUNDING = 1e-9
 
 
 def main(num_sequences: int = 200) -> None:
-    counts: dict[str, int] = {}
-    worst, started_s = 0.0, time.perf_counter()
     with WorkerPool() as pool:
         calm = {top_k: run_live(tiny_spec(top_k=top_k), Script(2), pool)[1] for top_k in (1, 2)}
-        for seed in range(1000, 1000 + num_sequences):
+
+        def lazarus(seed: int) -> tuple[LiveRun, float]:
             top_k = 1 + seed % 2
             run, blocks = run_live(tiny_spec(top_k=top_k), random_script(seed), pool)
-            assert run.run.steps == NUM_STEPS, f"sequence {seed} ended after {run.run.steps} steps"
-            difference = largest_difference(blocks, calm[top_k])
-            assert difference < 1e-9, f"sequence {seed} ended {difference:g} off"
-            worst = max(worst, difference)
-            for name, number in run.run.counts.items():
-                counts[name] = counts.get(name, 0) + number
-    seconds = time.perf_counter() - started_s
-    summary = ", ".join(f"{number} {name.replace('_', ' ')}" for name, number in counts.items() if number)
-    print(f"{num_sequences} sequences in {seconds:.0f} s: {summary}; parameters and moments within {worst:.1g}")
+            return run, largest_difference(blocks, calm[top_k])
+
+        def replica_drop(seed: int) -> tuple[LiveRun, float]:
+            # With two nodes to a replica, or one; the witness asserts that no step is lost while a replica is left.
+            spec = tiny_spec("replica-drop", slots_per_node=3 + seed % 2)
+            witness = random_script(seed, Witness)
+            run, blocks = run_live(spec, witness, pool)
+            return run, largest_difference(blocks, train_alone(spec, witness.sequences))
+
+        def async_checkpoint(seed: int) -> tuple[LiveRun, float]:
+            # The witness asserts that at most the save under way and the steps since the one before it are lost.
+            run, blocks = run_live(tiny_spec("async-checkpoint", interval=3), random_script(seed, Witness), pool)
+            return run, largest_difference(blocks, calm[1])
+
+        shares = ((lazarus, num_sequences), (replica_drop, num_sequences // 2), (async_checkpoint, num_sequences // 2))
+        for train, number in shares:
+            counts, worst, started_s = Counter[str](), 0.0, time.perf_counter()
+            for seed in range(1000, 1000 + number):
+                run, difference = train(seed)
+                assert run.run.steps == NUM_STEPS, f"{train.__name__} {seed} ended after {run.run.steps} steps"
+                assert difference < ROUNDING, f"{train.__name__} {seed} ended {difference:g} off"
+                worst = max(worst, difference)
+                counts.update(run.run.counts)
+            seconds = time.perf_counter() - started_s
+            summary = ", ".join(f"{many} {name.replace('_', ' ')}" for name, many in counts.items() if many)
+            print(f"{train.__name__}: {number} sequences in {seconds:.0f} s: {summary}; within {worst:.1g}")
 
 
 if __name__ == "__main__":

@@ -127,16 +127,20 @@ def test_after_any_kills_a_job_goes_back_to_a_save_that_was_written_behind_train
 
 def test_what_is_written_behind_training_is_waited_for_and_its_error_comes_to_light():
     writer, may_end, written = BackgroundWriter(), threading.Event(), []
-    writer.start(lambda: (may_end.wait(), written.append(1)))
+    values = {(-1, -1): torch.ones(3)}
+    writer.start(values, lambda copies: (may_end.wait(), written.append(copies[-1, -1].tolist())))
+    writer.wait_for_copy()
+    # What changes after the copy is not saved.
+    values[-1, -1].zero_()
     assert written == []
     threading.Timer(0.05, may_end.set).start()
     writer.wait()
-    assert written == [1]
+    assert written == [[1, 1, 1]]
 
-    def fail():
+    def fail(_copies):
         raise LazsimError("the disk is full")
 
-    writer.start(fail)
+    writer.start(values, fail)
     with pytest.raises(LazsimError, match="the disk is full"):
         writer.wait()
 

@@ -19,7 +19,7 @@ from lazsim.engine.held import Held, Planned
 from lazsim.engine.interval import daly_interval_s, interval_steps, young_interval_s
 from lazsim.engine.ledger import BUCKETS
 from lazsim.engine.simulate import simulate_system
-from lazsim.engine.systems import SYSTEMS, find_system
+from lazsim.engine.systems import LIVE_SYSTEMS, SYSTEMS, find_system
 from lazsim.engine.systems.spare import SPARE
 from lazsim.engine.systems.system import node_state_bytes
 from lazsim.errors import InfeasiblePlanError, SpecError
@@ -136,6 +136,22 @@ def test_a_dropped_replica_returns_when_all_its_nodes_are_there_again():
     # 120 s of collecting, to the end of the step at 231 s, 1 s of quorum.
     assert result.states[-1].num_used == 12
     assert next(event for event in result.events if event.event == "joined").time_s == 232
+
+
+def test_parts_of_several_replicas_do_not_make_one():
+    # A node of each of three replicas fails: places 0, 0 and 1 are missing, and together the rest hold all.
+    result = run("replica-drop", (95, "remove", "a d e"), interval_steps=10)
+    assert (result.counts["restarts"], result.counts["reconfigurations"]) == (1, 0)
+
+
+def test_a_coordinator_that_leads_replicas_tells_all_at_once_and_lets_all_wait_for_a_copy():
+    # As in the live mode: 15 s to detect from 95 s on, a rebuild of 10 s; again 10 s and the copy of 7 s for the join
+    # that 120 s of collecting lead to.
+    changes = trace((0, "add", NAMES), (95, "remove", "a"), (110, "add", "z"))
+    led = simulate_system(
+        changes, LIVE_SYSTEMS["replica-drop"], staged_costs(), EvenLoads(2, 4), 400.0, interval_steps=0
+    )
+    assert spent(led) == {"compute": 358 - 1, "lost_work": 1, "detect": 15, "reconfigure": 20, "transfer": 7}
 
 
 def test_dropped_replicas_share_commits_as_the_closed_form_says():
@@ -365,14 +381,14 @@ def test_copies_and_logs_take_what_their_papers_say_of_a_nodes_own_memory():
     assert node_state_bytes(scenario.costs()) == pytest.approx(model_bytes / 64, rel=0.2)
 
 
-def small_memory(**settings):
+def small_memory(events=None, **settings):
     """A job whose copies do not fit beside 61 GiB of the node: 16 billion parameters on two nodes."""
     nodes = " ".join(f"n{index}" for index in range(4))
     job = {"model": "deepseek-v2-lite", "cluster": "dgx-h100", "job": "deepseek-v3", "routing": "uniform"}
     job |= {"job.parallel.tensor": 1, "job.parallel.pipeline": 1, "job.parallel.virtual_stages": 1}
     job |= {"job.parallel.expert": 16, "job.parallel.global_batch": 256, "job.parallel.precision": "bf16"}
     job |= {"cluster.num_nodes": 4, "cluster.host.memory_bytes": "100GiB"}
-    events = trace((0, "add", nodes), (3000, "remove", "n0"), (4000, "add", "n0"), duration_s=6000.0)
+    events = events or trace((0, "add", nodes), (3000, "remove", "n0"), (4000, "add", "n0"), duration_s=6000.0)
     return lazsim.simulate(events, **{**job, **settings})
 
 
@@ -381,6 +397,12 @@ def test_a_system_whose_copies_do_not_fit_is_named_and_left_out_of_all():
     systems = [run.system for run in result.runs]
     assert "gemini" not in systems
     assert {"checkpoint", "async-checkpoint", "replica-drop"} <= set(systems)
+    # Published settings, and the best ones beside.
+    assert result.best is not None
+    assert [best.samples >= run.samples for best, run in zip(result.best, result.runs, strict=True)].count(False) == 0
+    rows = {row["system"]: row for row in result.to_json()["runs"]}
+    assert rows["checkpoint"]["best"]["setting"]["interval_steps"] != rows["checkpoint"]["setting"]["interval_steps"]
+    assert "published setting" in render(run_parts(result), 200)
     said = [note for note in result.notes if "is left out" in note]
     # Four versions and copies of 220 GB over four nodes.
     assert any("gemini is left out" in note and "205 GiB of each node's own memory" in note for note in said)
@@ -405,6 +427,21 @@ def test_the_best_setting_trains_no_fewer_samples_than_the_published_one_and_bot
     # Three copies of 220 GB, two versions of each, are more than 300 GiB of a node.
     assert rows["gemini"]["setting"]["num_copies"] == 2
     assert "published setting" in render(run_parts(result), 200)
+
+
+def test_the_best_setting_of_moc_loses_no_more_updates_than_its_budget():
+    # Six failures in 6000 s: a sixteenth of the experts in each save loses far more than 3.75 % of all tokens.
+    nodes = " ".join(f"n{index}" for index in range(4))
+    changes = [(850.0 * turn + at_s, kind, "n0") for turn in range(1, 7) for at_s, kind in ((0, "remove"), (60, "add"))]
+    events = trace((0, "add", nodes), *changes, duration_s=6000.0)
+    settings = {"cluster.recovery.restart_base_s": 60.0, "job.join_wait_s": 0.0, "cluster.host.memory_bytes": "2TiB"}
+    result = small_memory(events=events, systems=["moc"], interval="auto", **settings)
+    best, published = result.runs[0], result.published[0]
+    assert published.lost_token_share > 0.0375 >= best.lost_token_share
+    assert best.setting["num_turns"] < published.setting["num_turns"] == 16
+    row = result.to_json()["runs"][0]
+    assert row["published"]["lost_token_share"] == published.lost_token_share
+    assert f"loses {best.lost_token_share:.2%} of tokens" in render(run_parts(result), 250)
 
 
 def test_no_interval_is_much_better_than_the_one_that_the_search_finds():

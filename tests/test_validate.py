@@ -18,6 +18,7 @@ pytest.importorskip("torch", reason="live training needs torch: pip install 'laz
 from lazsim.engine.ledger import BUCKETS
 from lazsim.engine.log import State
 from lazsim.engine.simulate import SystemRun
+from lazsim.engine.systems import LIVE_SYSTEMS
 from lazsim.live import validate as validation
 from lazsim.live.calibration import (
     NUM_ROUNDS,
@@ -31,6 +32,7 @@ from lazsim.live.calibration import (
 )
 from lazsim.live.messages import LiveError
 from lazsim.live.record import LiveRun, Recovery, StepRecord
+from lazsim.live.run import prepare
 from lazsim.live.spec import SMALL_MODEL, LiveSpec
 from lazsim.live.validate import Validation, compare, compress, forecast_notes, kills_and_joins, predict, quiet_trace
 from lazsim.live.worker_pool import WorkerPool
@@ -242,6 +244,26 @@ def test_a_recovery_is_predicted_by_its_parts():
     assert found.ledger_s["reconfigure"] == pytest.approx(0.5)
     left_s = 10.0 - 4.9 - 0.25 - 0.5 - found.ledger_s["transfer"]
     assert found.steps == 9 + int(left_s / 0.2)
+
+
+def test_what_is_left_of_the_replicas_trains_its_share_as_fast_as_was_measured():
+    # Two nodes hold the four experts: four nodes are two replicas. Nine steps of 0.5 s, then 0.25 s to detect and 0.5 s
+    # to rebuild; from 5.65 s on, two nodes make steps of 0.2 s, with half of the six sequences.
+    events = [Event(0.0, "add", name) for name in "abcd"] + [Event(4.9, "remove", "a")]
+    spec = tiny_spec("replica-drop", num_steps=None, slots_per_node=2)
+    found = predict(spec, build_trace(events, duration_s=10.0), COSTS, 4)
+    assert (found.ledger_s["detect"], found.ledger_s["reconfigure"]) == (pytest.approx(0.25), pytest.approx(0.5))
+    assert found.steps == 9 + int((10.0 - 5.65) / 0.2)
+    assert found.samples == 9 * 6 + (found.steps - 9) * 3
+
+
+@pytest.mark.parametrize("job", ["live", "testbed-a", "deepseek-v3"])
+@pytest.mark.parametrize("system", list(LIVE_SYSTEMS))
+def test_every_live_system_has_an_interval_whatever_the_job_says(system, job):
+    spec = prepare(tiny_spec(system, job=load_spec(JobSpec, job), num_steps=None))
+    assert spec.checkpoint_interval_steps >= 1
+    # 20 steps of 0.5 s, less what saves take.
+    assert predict(spec, compress(quiet_trace(4), 8640), COSTS, 4).steps >= 19
 
 
 def test_new_nodes_are_known_only_once_they_have_started():

@@ -3,19 +3,16 @@
 What should a job of dozens to a thousand GPUs do about failures, by how often nodes fail and how many fail at once?
 """
 
-from dataclasses import replace
-
 import numpy as np
 import pandas as pd
 
 from lazsim.output.plots.winners import winners_figure
 from lazsim.scenario import resolve
-from lazsim.study.checkpoint_interval import AUTO, choose_setting
+from lazsim.study.checkpoint_interval import AUTO, SettingRuns
 from lazsim.study.comparison import rank
 from lazsim.study.experiment import Outcome
 from lazsim.study.memory import find_obstacle
 from lazsim.study.result import setting_of
-from lazsim.study.simulation import run_scenario
 from lazsim.trace import generate_trace, load_recipe
 from lazsim.trace.recipes import MtbfSpec
 
@@ -42,6 +39,12 @@ GRID = {
     for every, between, failures in (("10 min", 1 / 6, 8), ("3 h", 3, 6), ("24 h", 24, 3))
 }
 ONE_AT_ONCE = [name for name in GRID if "1 at" in name]
+RATES = {
+    name: {"per_1000_node_days": rate, "batch": 1, "failures": 3}
+    for name, rate in (("RSC-1", 6.5), ("Llama 3", 3.79), ("RSC-2", 2.34))
+}
+"""Failures of 1,000 nodes in a day: Meta's research clusters (arXiv 2410.21680), and 419 interruptions of 2,048 nodes
+in 54 days (Llama 3, arXiv 2407.21783)."""
 
 SETTINGS = {
     "job": {"cluster": "dgx-h100", "job": "deepseek-v3", "routing": "uniform", "price": "2.5/gpu"},
@@ -49,7 +52,11 @@ SETTINGS = {
     "cases": {
         "DeepSeek-V3, 128 nodes": {
             "model": "deepseek-v3", "nodes": 130, "layouts": [("published", {}, SYSTEMS)],
-            "conditions": [*GRID, "RSC-1"], "searched": SEARCHED,
+            "conditions": [*GRID, *RATES], "searched": SEARCHED,
+        },
+        "DeepSeek-V3, 64 nodes": {
+            "model": "deepseek-v3", "nodes": 66, "layouts": [("published", {}, SYSTEMS)],
+            "conditions": [*RATES], "searched": SEARCHED,
         },
         "16 B, 32 nodes": {
             "model": "deepseek-v2-lite", "nodes": 34,
@@ -61,6 +68,11 @@ SETTINGS = {
             "layouts": [("one stage", ONE_STAGE, SYSTEMS), ("two stages", TWO_STAGES, STAGED)],
             "conditions": ONE_AT_ONCE,
         },
+        "16 B, 64 nodes": {
+            "model": "deepseek-v2-lite", "nodes": 66,
+            "layouts": [("one stage", ONE_STAGE, SYSTEMS), ("two stages", TWO_STAGES, STAGED)],
+            "conditions": ["spot A100"],
+        },
         "16 B, 128 nodes": {
             "model": "deepseek-v2-lite", "nodes": 130,
             "layouts": [("one stage", ONE_STAGE, SYSTEMS), ("two stages", TWO_STAGES, STAGED)],
@@ -68,11 +80,8 @@ SETTINGS = {
         },
     },
     # A mean time between failures of the job and the nodes that fail at once; failures of 1,000 nodes in a day; or the
-    # recipe of a trace.
-    "conditions": GRID | {
-        "RSC-1": {"per_1000_node_days": 6.5, "batch": 1, "failures": 3},
-        "spot P3": {"recipe": "spot-p3-like"},
-    },
+    # recipe of a spot trace, fitted to a recorded one.
+    "conditions": GRID | RATES | {"spot P3": {"recipe": "spot-p3-like"}, "spot A100": {"recipe": "spot-a100-like"}},
     # Even loads do not drift: a rebalance changes nothing, and ten times fewer save time.
     "rebalance_interval_steps": 2000,
     "repair_h": 4,
@@ -98,7 +107,9 @@ SMALL = {
         "16 B, 12 nodes": {
             "layouts": [("one stage", ONE_STAGE, ["lazarus", "oobleck", "moevement"])], "conditions": ONE_AT_ONCE[:1],
         },
+        "DeepSeek-V3, 64 nodes": None,
         "16 B, 32 nodes": None,
+        "16 B, 64 nodes": None,
         "16 B, 128 nodes": None,
     },
     "seeds": [0],
@@ -216,20 +227,17 @@ def simulate(cell, *, searches):
     reason = find_obstacle(scenario, scenario.find_system(), loads, cell["nodes"])
     if reason:
         return {"rows": [], "reason": reason}
-    rows, setting = [], None
-    if searches:
-        scenario_to_search = replace(scenario, interval=AUTO)
-        setting = choose_setting(scenario_to_search, failures_of(cell, cell["search_seed"]), loads)
+    runs = SettingRuns(scenario, failures_of(cell, cell["search_seed"]), loads)
+    best, rows = runs.choose(AUTO) if searches else None, []
     for seed in cell["seeds"]:
-        trace = failures_of(cell, seed)
-        run = run_scenario(scenario, trace, loads, setting)
+        runs = runs.on(failures_of(cell, seed))
+        published = runs.run(runs.choose(None))
+        run = published if best is None else runs.run(best)
         row = {"case": cell["case"], "layout": cell["layout"], "system": cell["system"], "condition": cell["name"]}
         row |= {"seed": seed, "samples": run.samples, "samples_per_s": run.goodput_samples_per_s, "ettr": run.ettr}
         row |= {"lost_token_share": run.lost_token_share or 0.0, "cost_usd": run.cost_usd}
         row["setting"] = ", ".join(f"{field} {value}" for field, value in setting_of(run).items())
-        row["published_samples_per_s"] = run.goodput_samples_per_s
-        if setting is not None:
-            row["published_samples_per_s"] = run_scenario(scenario, trace, loads).goodput_samples_per_s
+        row["published_samples_per_s"] = published.goodput_samples_per_s
         rows.append(row)
     return {"rows": rows, "reason": ""}
 

@@ -98,6 +98,10 @@ class CostModel:
         """Return the bytes that a node sends to other pipeline stages in a step: none, since there is one stage."""
         return 0.0
 
+    def part_step_factor(self, num_nodes: int, num_left: int) -> float:
+        """Return how many times as long a step is in which only some nodes of a plan do their part: no nodes share."""
+        return 1.0
+
     def step_times(self, plan: PlacementPlan, layout: "NodeLayout") -> StepTimes:
         """Return the step times of a plan."""
         return StepCost(self, plan, layout)

@@ -32,7 +32,6 @@ from lazsim.engine.step_timer import LOAD_SAMPLE_STEPS, MakeStepTimer, PacedStep
 from lazsim.engine.systems.system import FULL_PACE, StoppedJob, System
 from lazsim.errors import SpecError
 from lazsim.limits import MAX_STRETCHES
-from lazsim.routing import Routing
 from lazsim.trace.table import Batch
 from lazsim.units import format_duration
 
@@ -70,7 +69,7 @@ class Job:
         env: simpy.Environment,
         system: System,
         costs: CostModel,
-        routing: Routing,
+        planner: Planner,
         make_timer: MakeStepTimer,
         end_s: float,
         on_plan: OnPlan | None = None,
@@ -80,7 +79,7 @@ class Job:
     ) -> None:
         self.env, self.on_plan = env, on_plan
         self.system, self.costs = system.for_job(costs.job), costs
-        self.planner = Planner(system, costs, routing)
+        self.planner = planner
         self._has_domains = system.uses_domains(costs)
         if self._has_domains or (system.is_elastic and costs.cluster.nodes_per_server > 1):
             # Which parts of a plan share a server, or a failure domain, follows from every plan before it.
@@ -278,7 +277,7 @@ class Job:
             plan = planned.at(step).plan
             seconds = self.system.restart_s(self.costs, decision, plan)
             return seconds, Moved(
-                int(plan.holds_LEN.sum()), float(checkpoint_load_bytes(self.costs, plan).sum()), seconds
+                int(plan.num_held_N.sum()), float(checkpoint_load_bytes(self.costs, plan).sum()), seconds
             )
 
         key = "restart", decision.num_nodes, decision.source
@@ -317,8 +316,11 @@ class Job:
         """Take in the nodes collected: in place, or by a checkpoint and a restart."""
         state.is_joining = True
         decision = self._decide(state.held, joins_due=True, paused=True)
-        if decision.action is protocol.Action.RESTART and self.progress.step > self.progress.saved_step:
-            yield from self._checkpoint(state, waits=True)
+        if decision.action is protocol.Action.RESTART:
+            if self.progress.step > self.progress.saved_step:
+                yield from self._checkpoint(state, waits=True)
+            elif (left_s := self.progress.written_at_s() - self.env.now) > 0:
+                yield from self._spend("checkpoint", left_s)
             decision = self._decide(state.held, joins_due=True, paused=True)
         if decision.action in (protocol.Action.CONTINUE, protocol.Action.RECONFIGURE):
             self.state = Reconfiguring(state.held, decision, is_joining=True)

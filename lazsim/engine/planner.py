@@ -15,8 +15,8 @@ NUM_AHEAD = 4
 MOST_SLOTS_TOGETHER = 20_000
 """Slots of all layers of a plan above which each plan costs its own time, and none is made ahead."""
 
-NUM_KEPT = 2
-"""Plans kept beside those made last."""
+SLOTS_KEPT = 10_000_000
+"""Slots of all plans kept beside those made last, which are some 100 MB: other runs of the system make many again."""
 
 
 def plans_together(system: System, costs: CostModel, num_nodes: int) -> bool:
@@ -50,6 +50,9 @@ class Planner:
 
     def plan(self, num_nodes: int, step: int, domains: Domains = None) -> PlacementPlan:
         """Plan from the loads of the last of `step` steps made; before the first, loads count as even."""
+        if self._system.policy is None:
+            # Plans of plain expert parallelism do not change.
+            step = 0
         if (num_nodes, step, domains) not in self._kept:
             steps = [step]
             if plans_together(self._system, self._costs, num_nodes):
@@ -63,7 +66,8 @@ class Planner:
                 None if domains is None else np.array(domains),
             )
             made = {(num_nodes, each, domains): plan for each, plan in zip(steps, plans, strict=True)}
-            self._kept = dict(list(self._kept.items())[-NUM_KEPT:]) | made
+            num_kept = max(2, SLOTS_KEPT // plans[0].slots_LNS.size)
+            self._kept = dict(list(self._kept.items())[-num_kept:]) | made
         return self._kept[num_nodes, step, domains]
 
     def _observed(self, steps: list[int]) -> Ints:

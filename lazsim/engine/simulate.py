@@ -12,6 +12,7 @@ from lazsim.engine.log import FailureRecord, JobEvent, State, TimeSpan
 from lazsim.engine.memory import peak_memory
 from lazsim.engine.nodes import NO_SPARES, Spares
 from lazsim.engine.plan_reliability import PlanReliability, count_losses
+from lazsim.engine.planner import Planner
 from lazsim.engine.step_timer import MakeStepTimer, step_timers_from
 from lazsim.engine.systems import System
 from lazsim.errors import InfeasiblePlanError
@@ -164,6 +165,7 @@ def simulate_system(
     routing: Routing,
     duration_s: float | None = None,
     *,
+    planner: Planner | None = None,
     make_timer: MakeStepTimer | None = None,
     score_plans: bool = False,
     interval_steps: int | None = None,
@@ -181,6 +183,8 @@ def simulate_system(
         The system simulated, the costs of everything it does, and the loads of its experts.
     duration_s
         Simulated time; past the trace's end nodes stay as they are. The trace's own duration when not given.
+    planner
+        Makes the plans of the system; may be shared with other runs of it that have the same costs and routing.
     make_timer
         Times the steps of a plan; as the cost model says when not given.
     score_plans
@@ -210,7 +214,8 @@ def simulate_system(
     reliability = PlanReliability(losses) if score_plans else None
     make_timer = make_timer or step_timers_from(system, costs, routing)
     on_plan = reliability.record if reliability else None
-    job = Job(env, system, costs, routing, make_timer, wall_s, on_plan, interval_steps, planning, spares)
+    planner = planner or Planner(system, costs, routing)
+    job = Job(env, system, costs, planner, make_timer, wall_s, on_plan, interval_steps, planning, spares)
     env.process(_play(env, job, trace.batches(), wall_s))
     env.run()
     most_used = max(state.num_used for state in job.log.states)

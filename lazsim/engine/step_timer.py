@@ -1,5 +1,6 @@
 """How long the steps of a running job take, as loads drift."""
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Protocol
@@ -14,6 +15,9 @@ from lazsim.routing import Routing
 LOAD_SAMPLE_STEPS = 50
 """Steps for which one sample of the loads, from their middle, stands; a divisor of the usual intervals."""
 
+
+NUM_KEPT = 64
+"""Timers kept for plans that come again: all of plain expert parallelism, and many in another run of the system."""
 
 MOST_AHEAD = 64
 """Samples of the loads that are taken at once."""
@@ -52,10 +56,14 @@ def stretch_steps(step: int, most_steps: int) -> int:
 def step_timers_from(system: System, costs: CostModel, routing: Routing) -> MakeStepTimer:
     """Return a maker of timers that follow the cost model and the loads."""
 
-    def make_timer(plan: PlacementPlan, server_N: Ints) -> StepTimer:
-        layout = system.layout(costs, server_N)
+    @functools.lru_cache(NUM_KEPT)
+    def make(plan: PlacementPlan, servers: bytes) -> StepTimer:
+        layout = system.layout(costs, np.frombuffer(servers, dtype=np.int64))
         steps = [each.step_times(plan, layout) for each in (costs, costs.measured_part) if each is not None]
         return ModelledStepTimer(routing, costs.job.rebalance_interval_steps, *steps)
+
+    def make_timer(plan: PlacementPlan, server_N: Ints) -> StepTimer:
+        return make(plan, server_N.astype(np.int64).tobytes())
 
     return make_timer
 

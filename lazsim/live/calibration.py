@@ -73,6 +73,10 @@ class Calibration:
     kill_ages_s: tuple[float, ...]
     routing: RecordedRouting
 
+    def step_of(self, num_nodes: int) -> float:
+        """Return the seconds of a step with `num_nodes` nodes in use."""
+        return float(np.interp(num_nodes, list(self.step_s), list(self.step_s.values())))
+
 
 def kill_ages_s(trace: Trace) -> list[float]:
     """Return the age of the youngest node that each failure of a trace kills, in ascending order."""
@@ -168,9 +172,15 @@ async def calibrate(
     num_rounds: int = NUM_ROUNDS,
     on_start: OnStart | None = None,
 ) -> LiveRun:
-    """Make a run that measures the costs of runs with up to `num_nodes` nodes, killed at the ages `ages_s`."""
+    """Make a run that measures the costs of runs with up to `num_nodes` nodes, killed at the ages `ages_s`.
+
+    It saves as often as the job does, since saves that are written behind steps slow these, and often enough to tell
+    what a save takes.
+    """
+    most_steps = STEPS_PER_COUNT // 2
+    interval_steps = min(spec.checkpoint_interval_steps or most_steps, most_steps)
     job = msgspec.structs.replace(
-        spec.job, join_wait_s=JOIN_WAIT_S, checkpoint_interval_steps={spec.system: STEPS_PER_COUNT // 2}
+        spec.job, join_wait_s=JOIN_WAIT_S, checkpoint_interval_steps={spec.system: interval_steps}
     )
     spec = msgspec.structs.replace(spec, job=job, num_steps=None)
     usable_nodes = partial(LIVE_SYSTEMS[spec.system].usable_nodes, live_costs(spec, num_nodes))

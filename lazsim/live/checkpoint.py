@@ -46,23 +46,34 @@ def save_blocks(folder: Path, step: int, values: Mapping[Key, Tensor]) -> None:
 
 
 class BackgroundWriter:
-    """Writes in a thread of its own, one thing after the other."""
+    """Copies and writes values in a thread of its own, one save after the other."""
 
     def __init__(self) -> None:
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
+        self._is_copied = threading.Event()
+        self._is_copied.set()
 
-    def start(self, write: Callable[[], None]) -> None:
-        """Begin to write; all before is written."""
+    def start(self, values: Mapping[Key, Tensor], write: Callable[[Mapping[Key, Tensor]], None]) -> None:
+        """Begin to copy values, and to write the copies after that; all before is written."""
         assert self._thread is None, "one thing is written at a time"
-        self._thread = threading.Thread(target=self._run, args=(write,), daemon=True)
+        self._is_copied.clear()
+        self._thread = threading.Thread(target=self._run, args=(values, write), daemon=True)
         self._thread.start()
 
-    def _run(self, write: Callable[[], None]) -> None:
+    def _run(self, values: Mapping[Key, Tensor], write: Callable[[Mapping[Key, Tensor]], None]) -> None:
         try:
-            write()
+            copies = {key: value.detach().clone() for key, value in values.items()}
+            self._is_copied.set()
+            write(copies)
         except Exception as error:
             self._error = error
+        finally:
+            self._is_copied.set()
+
+    def wait_for_copy(self) -> None:
+        """Wait until the values may change."""
+        self._is_copied.wait()
 
     def wait(self) -> None:
         """Wait until all is written; raise the error that kept it from that."""

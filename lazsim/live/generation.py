@@ -6,12 +6,13 @@ controller aborts the generation or is lost.
 
 import queue
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
 from lazsim.live import messages
 from lazsim.live.checkpoint import BackgroundWriter, load_blocks, save_blocks
@@ -200,6 +201,7 @@ class Generation:
         self._replicas_LEJ = replicas_on_ranks(np.array(start.plan.slots, dtype=np.int64), self._spec.model.num_experts)
         # What a generation that was aborted has not written yet counts no more, whatever becomes of it.
         self._writer = BackgroundWriter()
+        self._saved_step = -1
 
     def run(self) -> None:
         """Take part until the generation ends; raise an AbortedError if early, a RuntimeError if a peer is lost."""
@@ -224,7 +226,11 @@ class Generation:
         if plan.num_ranks < len(plan.members):
             self._join_group("ranks", plan.num_ranks)
         groups_J = None if plan.groups is None else np.array(plan.groups, dtype=np.int64)
-        self._train(Trainer(state, self._group, Layout(self._replicas_LEJ, groups_J, plan.padded), plan.sequences))
+        try:
+            self._train(Trainer(state, self._group, Layout(self._replicas_LEJ, groups_J, plan.padded), plan.sequences))
+        finally:
+            # The next generation changes the state.
+            self._writer.wait_for_copy()
 
     def _check(self) -> None:
         """Leave the generation if the controller has aborted it, or is lost."""
@@ -280,47 +286,49 @@ class Generation:
         generation, client, state, spec = self._start.generation, self._client, self._state, self._spec
         interval_steps = spec.checkpoint_interval_steps
         state.generation, begun_s = generation, time.monotonic()
-        saved_step = None
         while True:
             self._check()
             if spec.num_steps is not None and state.step >= spec.num_steps:
-                if saved_step != state.step:
+                if self._saved_step != state.step:
                     self._save()
                 self._writer.wait()
                 return
             part, loads = trainer.prepare()
             pause = client.pause if client.pause is not None and client.pause.generation == generation else None
             loss, to_pause, to_save = trainer.vote(part, pause=pause is not None, save=pause is not None and pause.save)
+            self._writer.wait_for_copy()
             state.commit()
             now_s = time.monotonic()
             if self._rank == 0:
                 client.send(messages.StepDone(generation, state.step, loss, now_s - begun_s, loads))
             begun_s = now_s
             if to_save or (interval_steps and state.step % interval_steps == 0):
-                self._save()
-                saved_step, begun_s = state.step, time.monotonic()
+                self._save(behind=self._plan.saves_behind and not to_pause)
+                begun_s = time.monotonic()
             if to_pause and state.step != spec.num_steps:
                 self._writer.wait()
                 return
 
-    def _save(self) -> None:
-        """Write the blocks of which this rank is the first holder, or copy them to write them behind the next steps."""
-        state, behind, begun_s = self._state, self._plan.saves_behind, time.monotonic()
+    def _save(self, *, behind: bool = False) -> None:
+        """Write the blocks of which this rank is the first holder; `behind` the next steps, or before them."""
+        state, begun_s = self._state, time.monotonic()
         # One save is written at a time.
         self._writer.wait()
+        self._saved_step = state.step
         own = {
-            key: block.values.detach().clone() if behind else block.values
+            key: block.values
             for key, block in state.blocks.items()
             if (0 if key == DENSE else int(np.flatnonzero(self._replicas_LEJ[key])[0])) == self._rank
         }
-        generation, step, copied_s = self._start.generation, state.step, time.monotonic() - begun_s
+        generation, step, waited_s = self._start.generation, state.step, time.monotonic() - begun_s
 
-        def write() -> None:
-            save_blocks(Path(self._spec.checkpoint_folder), step, own)
-            seconds = time.monotonic() - begun_s
-            stall_s = copied_s if behind else seconds
+        def write(values: Mapping[Key, Tensor]) -> None:
+            save_blocks(Path(self._spec.checkpoint_folder), step, values)
+            seconds = time.monotonic() - begun_s - waited_s
+            stall_s = waited_s if behind else waited_s + seconds
             self._client.send(messages.CheckpointWritten(generation, step, seconds, stall_s))
 
-        self._writer.start(write)
-        if not behind:
-            self._writer.wait()
+        if behind:
+            self._writer.start(own, write)
+        else:
+            write(own)

@@ -37,6 +37,9 @@ LOCAL_START_TIMEOUT_S = 60.0
 CLUSTER_START_TIMEOUT_S = 3600.0
 """Longest waits for the first workers; a cluster starts workers when it has room for them."""
 
+INTERVAL_STEPS = 50
+"""Steps between checkpoints of a system that the job does not name: as of `ds` in Lazarus's evaluation."""
+
 WORKER_BYTES = 200 * 2**20
 """Memory of a worker beside its state: of up to 430 MiB after half a minute, 230 are shared with the others."""
 
@@ -86,14 +89,16 @@ def check_machine(spec: LiveSpec, num_nodes: int, device: str) -> None:
 
 
 def prepare(spec: LiveSpec) -> LiveSpec:
-    """Check that workers can build the model and read the text, and fill in the hash of the text."""
+    """Check that workers can build the model and read the text; fill in its hash, and what the job leaves open."""
     check_model(spec.model, spec.num_heads)
     text = load_text(spec.text)
     length = spec.model.sequence_length
     # A sequence, the byte after it, and a choice of where it begins.
     if len(text) < length + 2:
         raise LazsimError(f"{spec.text}: {len(text)} bytes are too few for sequences of {length}; give a longer text")
-    return msgspec.structs.replace(spec, text_sha256=sha256(text))
+    intervals = {spec.system: INTERVAL_STEPS} | spec.job.checkpoint_interval_steps
+    job = msgspec.structs.replace(spec.job, checkpoint_interval_steps=intervals)
+    return msgspec.structs.replace(spec, text_sha256=sha256(text), job=job)
 
 
 def describe_inputs(spec: LiveSpec, device: str, trace: Trace | None, replay: Mapping[str, Any]) -> dict[str, Any]:

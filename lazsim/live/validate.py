@@ -8,12 +8,11 @@ import asyncio
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from lazsim.costmodel.recovery_times import checkpoint_load_s
 from lazsim.costmodel.step import CostModel
@@ -221,17 +220,24 @@ def predict(spec: LiveSpec, trace: Trace, calibration: Calibration, max_nodes: i
     costs = measured_costs(spec, calibration, max_nodes)
 
     def make_timer(plan: PlacementPlan, _server_N: Ints) -> MeasuredTimer:
-        return MeasuredTimer(spec.global_batch, _step_s(calibration, plan.num_nodes))
+        return MeasuredTimer(spec.global_batch, calibration.step_of(plan.num_nodes))
 
     return simulate_system(trace, LIVE_SYSTEMS[spec.system], costs, calibration.routing, make_timer=make_timer)
 
 
-def _step_s(calibration: Calibration, num_nodes: int) -> float:
-    return float(np.interp(num_nodes, list(calibration.step_s), list(calibration.step_s.values())))
+@dataclass(frozen=True)
+class MeasuredCosts(CostModel):
+    """A cost model of nodes that share this machine: those left of a plan train faster without the others."""
+
+    calibration: Calibration = field(kw_only=True)
+
+    def part_step_factor(self, num_nodes: int, num_left: int) -> float:
+        """See `CostModel.part_step_factor`."""
+        return self.calibration.step_of(num_left) / self.calibration.step_of(num_nodes)
 
 
-def measured_costs(spec: LiveSpec, calibration: Calibration, max_nodes: int) -> CostModel:
-    """Return the cost model of the simulation with measured costs of recoveries and checkpoints."""
+def measured_costs(spec: LiveSpec, calibration: Calibration, max_nodes: int) -> MeasuredCosts:
+    """Return the cost model of the simulation with measured costs of steps, recoveries and checkpoints."""
     scenario = live_scenario(spec, max_nodes)
     model, system, rate = scenario.model, scenario.find_system(), calibration.transfer_bytes_per_s
     all_bytes = model.dense_state_bytes + model.num_moe_layers * model.num_experts * model.expert_state_bytes
@@ -263,7 +269,8 @@ def measured_costs(spec: LiveSpec, calibration: Calibration, max_nodes: int) -> 
     # The measured restart includes the load of the checkpoint, which the simulation adds.
     load_s = checkpoint_load_s(costs, system.plan_evenly(costs, system.usable_nodes(costs, max_nodes)))
     recovery = msgspec.structs.replace(recovery, restart_base_s=max(0.0, calibration.restart_s - load_s))
-    return replace(costs, cluster=msgspec.structs.replace(cluster, recovery=recovery))
+    cluster = msgspec.structs.replace(cluster, recovery=recovery)
+    return MeasuredCosts(costs.model, cluster, costs.job, costs.compute, costs.communication, calibration=calibration)
 
 
 def compress(trace: Trace, speedup: float) -> Trace:
@@ -281,7 +288,7 @@ def compare(measured: LiveRun, predicted: SystemRun, calibration: Calibration) -
         ComparedQuantity(
             f"step time, {count} nodes (s)",
             seconds,
-            _step_s(calibration, count),
+            calibration.step_of(count),
             seconds * sum(step.num_nodes == count for step in measured.steps) / wall_s,
         )
         for count, seconds in step_times(measured).items()

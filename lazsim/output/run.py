@@ -40,8 +40,8 @@ def run_parts(result: RunResult) -> Iterator[Part]:
         f"{trace['nodes_lost']} lost"
     )
     yield _outcome_table(result)
-    if result.published is not None:
-        yield _settings_table(result, result.published)
+    if result.published or result.best:
+        yield _settings_table(result.best or result.runs, result.published or result.runs)
     yield _ledger_by_run_table(result) if result.compares_placements else _ledger_table(result)
     yield _hours_table(result)
     if result.at_deadline is not None:
@@ -118,8 +118,8 @@ def _outcome_table(result: RunResult) -> Table:
     return Table(columns, rows)
 
 
-def _settings_table(result: RunResult, published: Sequence[SystemRun]) -> Table:
-    """Return the best setting of each run against the published one."""
+def _settings_table(bests: Sequence[SystemRun], published: Sequence[SystemRun]) -> Table:
+    """Return the best setting of each run against the published one, the best run first."""
     columns = [key("run"), Column("samples/s", ".2f"), Column("published", ".2f"), Column("gain", "+.1%")]
     columns += [Column("best setting", kind="text"), Column("published setting", kind="text")]
     rows = [
@@ -131,14 +131,16 @@ def _settings_table(result: RunResult, published: Sequence[SystemRun]) -> Table:
             _setting_text(best),
             _setting_text(other),
         )
-        for best, other in zip(result.runs, published, strict=True)
+        for best, other in sorted(zip(bests, published, strict=True), key=lambda pair: -pair[0].samples)
     ]
     return Table(columns, rows, "the best setting that simulations of this trace find, against the published one")
 
 
 def _setting_text(run: SystemRun) -> str:
-    """Return the interval between checkpoints, and what else the system leaves to choose."""
-    others = (f"{name.replace('_', ' ')} {value or 'as published'}" for name, value in run.setting.items())
+    """Return the interval between checkpoints, what else the system leaves to choose, and what updates that loses."""
+    others = [f"{name.replace('_', ' ')} {value or 'as published'}" for name, value in run.setting.items()]
+    if run.lost_token_share is not None:
+        others.append(f"loses {run.lost_token_share:.2%} of tokens")
     return ", ".join([f"{run.interval_steps} steps", *others])
 
 

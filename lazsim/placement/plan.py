@@ -77,6 +77,12 @@ class PlacementPlan:
         holds.ravel()[self._filled[1]] = True
         return holds
 
+    @cached_property
+    def num_held_N(self) -> Ints:
+        """Experts of all layers that each node holds, shape (N,)."""
+        held: Ints = self.holds_LEN.sum(axis=(0, 1))
+        return held
+
     @property
     def fewest_nodes(self) -> int:
         """The fewest nodes that any expert is on: fewer failures than these lose no expert."""

@@ -15,7 +15,9 @@ from lazsim.engine.interval import (
     steady_step_s,
     young_interval_s,
 )
-from lazsim.engine.simulate import simulate_system
+from lazsim.engine.planner import Planner
+from lazsim.engine.simulate import SystemRun, simulate_system
+from lazsim.engine.step_timer import step_timers_from
 from lazsim.engine.systems import System
 from lazsim.errors import SpecError, prefix_errors
 from lazsim.routing import Routing
@@ -80,58 +82,98 @@ class Setting:
     interval_steps: int
 
 
-def choose_setting(scenario: Scenario, trace: Trace, loads: Routing) -> Setting:
-    """Return the system and the steps between checkpoints that a scenario asks for.
+class SettingRuns:
+    """Runs of a scenario on a trace by setting, each made once; trace and loads may be shared with others."""
 
-    Where `interval` is ``auto``, they are those of the most samples that simulations find; see `_search`. Else the
-    system is as published. The interval is the one asked for, the job's own, or Young's where that has none.
-    """
-    with prefix_errors("`interval`"):
-        asked = parse_interval(scenario.interval)
-    system, own = scenario.find_system(), scenario.job.checkpoint_interval_steps.get(scenario.system)
-    if isinstance(asked, int):
-        return Setting(system, asked)
-    if asked is None and own is not None:
-        return Setting(system, own)
-    costs, wall_s = scenario.costs(), scenario.wall_s(trace)
-    num_nodes = max(scenario.cluster.num_nodes, trace.most_nodes(wall_s))
-    if not system.usable_nodes(costs, num_nodes):
-        # The simulation says why.
-        return Setting(system, 1)
-    if isinstance(asked, float):
-        return Setting(system, max(1, round(asked / steady_step_s(system, costs, loads, num_nodes))))
-    between_s = between_failures_s(trace, wall_s)
-    start = Setting(system, own or interval_steps(system, costs, loads, num_nodes, between_s))
-    return start if asked is None else _search(scenario, trace, loads, start, num_nodes)
+    def __init__(self, scenario: Scenario, trace: Trace, loads: Routing) -> None:
+        self.scenario, self.trace, self.loads = scenario, trace, loads
+        costs = scenario.costs()
+        self._shared = functools.cache(
+            lambda system: (Planner(system, costs, loads), step_timers_from(system, costs, loads))
+        )
+        self.run = functools.cache(self._run)
 
+    def on(self, trace: Trace) -> "SettingRuns":
+        """Return the runs on another trace, which share plans and times of steps with these."""
+        runs = SettingRuns(self.scenario, trace, self.loads)
+        runs._shared = self._shared
+        return runs
 
-def _search(scenario: Scenario, trace: Trace, loads: Routing, start: Setting, num_nodes: int) -> Setting:
-    """Find the setting that trains most samples on a trace: first each field of the system, then the interval.
-
-    What does not fit into the memory of the nodes or their GPUs is not tried, beside the start.
-    """
-    costs, wall_s = scenario.costs(), scenario.wall_s(trace)
-
-    @functools.cache
-    def samples(setting: Setting) -> int:
+    def _run(self, setting: Setting) -> SystemRun:
+        scenario, trace = self.scenario, self.trace
+        planner, make_timer = self._shared(setting.system)
         return simulate_system(
             trace,
             setting.system,
-            costs,
-            loads,
-            wall_s,
+            scenario.costs(),
+            self.loads,
+            scenario.wall_s(trace),
+            planner=planner,
+            make_timer=make_timer,
+            score_plans=scenario.score_plans,
             interval_steps=setting.interval_steps,
             planning=scenario.planning,
+            prices=scenario.prices(trace),
             spares=scenario.spares(trace),
-        ).samples
+        )
 
-    best = start
-    for name, values in start.system.choices().items():
-        others = [replace(best.system, **dict[str, Any]({name: value})) for value in values]
-        fitting = [replace(best, system=one) for one in others if not find_obstacle(scenario, one, loads, num_nodes)]
-        best = max((best, *fitting), key=samples)
-    steps = climb(best.interval_steps, lambda steps: samples(replace(best, interval_steps=steps)))
-    return replace(best, interval_steps=steps)
+    def choose(self, interval: str | int | float | None) -> Setting:
+        """Return the setting with an interval.
+
+        Where it is ``auto``, it is the one of the most samples that simulations find; see `_search`. Else the system is
+        as published. The interval is the one given, the job's own, or Young's where that has none.
+        """
+        scenario, trace, loads = self.scenario, self.trace, self.loads
+        system, own = scenario.find_system(), scenario.job.checkpoint_interval_steps.get(scenario.system)
+        if isinstance(interval, int):
+            return Setting(system, interval)
+        if interval is None and own is not None:
+            return Setting(system, own)
+        costs, wall_s = scenario.costs(), scenario.wall_s(trace)
+        num_nodes = max(scenario.cluster.num_nodes, trace.most_nodes(wall_s))
+        if not system.usable_nodes(costs, num_nodes):
+            # The simulation says why.
+            return Setting(system, 1)
+        if isinstance(interval, float):
+            return Setting(system, max(1, round(interval / steady_step_s(system, costs, loads, num_nodes))))
+        between_s = between_failures_s(trace, wall_s)
+        start = Setting(system, own or interval_steps(system, costs, loads, num_nodes, between_s))
+        return start if interval is None else self._search(start, num_nodes)
+
+    def _search(self, start: Setting, num_nodes: int) -> Setting:
+        """Find the setting that trains most samples: first each field of the system, then the interval.
+
+        What does not fit into the memory of the nodes or their GPUs is not tried, beside the start. Of settings that
+        lose more updates than the system may, the one that loses least is best.
+        """
+
+        def score(setting: Setting) -> float:
+            run = self.run(setting)
+            lost = run.lost_token_share or 0.0
+            return run.samples if lost <= setting.system.most_lost_tokens else -lost
+
+        best = start
+        for name, values in start.system.choices().items():
+            others = [replace(best.system, **dict[str, Any]({name: value})) for value in values]
+            fitting = [
+                replace(best, system=one)
+                for one in others
+                if not find_obstacle(self.scenario, one, self.loads, num_nodes)
+            ]
+            best = max((best, *fitting), key=score)
+        steps = climb(best.interval_steps, lambda steps: score(replace(best, interval_steps=steps)))
+        return replace(best, interval_steps=steps)
+
+
+def choose_setting(scenario: Scenario, trace: Trace, loads: Routing) -> Setting:
+    """Return the system and the steps between checkpoints that a scenario asks for; see `SettingRuns.choose`."""
+    return SettingRuns(scenario, trace, loads).choose(interval_of(scenario))
+
+
+def interval_of(scenario: Scenario) -> str | int | float | None:
+    """Read the interval that a scenario asks for; see `parse_interval`."""
+    with prefix_errors("`interval`"):
+        return parse_interval(scenario.interval)
 
 
 def climb(start: int, score: Callable[[int], float]) -> int:

@@ -44,6 +44,8 @@ class RunResult:
         Ways to get work done in time, where that was asked for.
     published : tuple of SystemRun or None
         The same runs at the published settings, where `runs` are at the best that simulations find.
+    best : tuple of SystemRun or None
+        The same runs at the best settings, where `runs` are at the published ones and every system was asked for.
     """
 
     id: str
@@ -54,6 +56,7 @@ class RunResult:
     notes: tuple[str, ...]
     at_deadline: DeadlineResult | None = None
     published: tuple[SystemRun, ...] | None = None
+    best: tuple[SystemRun, ...] | None = None
 
     @property
     def compares_placements(self) -> bool:
@@ -68,10 +71,13 @@ class RunResult:
         ]
         for row, run in zip(runs, self.runs, strict=True):
             row["setting"] = setting_of(run)
-        for row, run in zip(runs, self.published or (), strict=False):
-            row["published"] = {
-                "setting": setting_of(run), "goodput_samples_per_s": run.goodput_samples_per_s, "ettr": run.ettr
-            }  # fmt: skip
+        for name, others in (("published", self.published), ("best", self.best)):
+            for row, run in zip(runs, others or (), strict=False):
+                row[name] = {
+                    "setting": setting_of(run), "goodput_samples_per_s": run.goodput_samples_per_s, "ettr": run.ettr
+                }  # fmt: skip
+                if run.lost_token_share is not None:
+                    row[name]["lost_token_share"] = run.lost_token_share
         return {
             "id": self.id,
             "trace": dict(self.trace),

@@ -10,14 +10,14 @@ from typing import Any
 import msgspec
 
 from lazsim import __version__
-from lazsim.engine.simulate import SystemRun, simulate_system
+from lazsim.engine.simulate import SystemRun
 from lazsim.engine.systems import DEFAULT_SYSTEMS, SYSTEMS, find_system
 from lazsim.errors import LazsimError
 from lazsim.placement.policies import policy_input
 from lazsim.routing import Routing
 from lazsim.scenario import DEFAULTS, Resolver, Scenario
 from lazsim.specs import sha256
-from lazsim.study.checkpoint_interval import AUTO, Setting, choose_setting
+from lazsim.study.checkpoint_interval import AUTO, Setting, SettingRuns, interval_of
 from lazsim.study.deadline import Due, compare_purchases, parse_due
 from lazsim.study.memory import find_obstacle, require_memory
 from lazsim.study.notes import describe_runs
@@ -81,7 +81,9 @@ def simulate(
             raise LazsimError("`duration`: a run with a `deadline` lasts until then; leave it out")
         settings["duration"] = deadline
     scenarios, left_out = resolve_runs(settings, systems, placements)
-    return simulate_scenarios(scenarios, progress, parse_due(work, deadline, on_demand_price, scenarios[0]), left_out)
+    due = parse_due(work, deadline, on_demand_price, scenarios[0])
+    searches = ALL in systems and settings.get("interval") is None and not placements
+    return simulate_scenarios(scenarios, progress, due, left_out, searches=searches)
 
 
 def resolve_runs(
@@ -134,19 +136,25 @@ def simulate_scenarios(
     progress: Callable[[Iterable[str]], Iterable[str]] = iter,
     due: Due | None = None,
     left_out: Sequence[str] = (),
+    *,
+    searches: bool = False,
 ) -> RunResult:
     """Simulate scenarios that share all but the system and the placement; see `simulate`.
 
-    `left_out` says why there are no scenarios of other systems.
+    `left_out` says why there are no scenarios of other systems. Where it `searches`, all run at their best settings,
+    too.
     """
     first = scenarios[0]
     trace, loads = first.load_trace(), first.load_routing()
     wall_s = first.wall_s(trace)
     names = [one.find_system().run_name for one in scenarios]
-    runs = tuple(run_scenario(one, trace, loads) for _, one in zip(progress(names), scenarios, strict=True))
-    published = None
-    if first.interval == AUTO:
-        published = tuple(run_scenario(replace(one, interval=None), trace, loads) for one in scenarios)
+    runs, others = list[SystemRun](), list[SystemRun]()
+    for _, one in zip(progress(names), scenarios, strict=True):
+        # The search for the best setting has made the run at the published one.
+        by_setting = SettingRuns(one, trace, loads)
+        runs.append(_run(by_setting))
+        if searches or one.interval == AUTO:
+            others.append(by_setting.run(by_setting.choose(AUTO if searches else None)))
     inputs = _record(scenarios, trace, loads, wall_s) | (asdict(due) if due else {})
     at_deadline = None
     if due is not None:
@@ -156,33 +164,28 @@ def simulate_scenarios(
         id=sha256(msgspec.json.encode(inputs, order="deterministic"))[:16],
         inputs=inputs,
         trace=describe_trace(trace, wall_s),
-        runs=runs,
+        runs=tuple(runs),
         gpu_memory_bytes=first.gpu.memory_bytes,
         notes=(*left_out, *describe_runs(scenarios, runs, trace, loads)),
         at_deadline=at_deadline,
-        published=published,
+        published=tuple(others) if others and not searches else None,
+        best=tuple(others) if searches else None,
     )
 
 
 def run_scenario(scenario: Scenario, trace: Trace, loads: Routing, setting: Setting | None = None) -> SystemRun:
     """Simulate one scenario, at its setting or a given one; trace and loads may be shared with others."""
-    system, costs, wall_s = scenario.find_system(), scenario.costs(), scenario.wall_s(trace)
+    return _run(SettingRuns(scenario, trace, loads), setting)
+
+
+def _run(runs: SettingRuns, setting: Setting | None = None) -> SystemRun:
+    """Simulate at a setting, or else that of the scenario; refuse what does not fit where that is asked for."""
+    scenario, trace, loads = runs.scenario, runs.trace, runs.loads
     strict = scenario.settings["strict"]
     if strict:
-        require_memory(scenario, loads, system.usable_nodes(costs, trace.most_nodes(wall_s)))
-    setting = setting or choose_setting(scenario, trace, loads)
-    run = simulate_system(
-        trace,
-        setting.system,
-        costs,
-        loads,
-        wall_s,
-        score_plans=scenario.score_plans,
-        interval_steps=setting.interval_steps,
-        planning=scenario.planning,
-        prices=scenario.prices(trace),
-        spares=scenario.spares(trace),
-    )
+        usable = scenario.find_system().usable_nodes(scenario.costs(), trace.most_nodes(scenario.wall_s(trace)))
+        require_memory(scenario, loads, usable)
+    run = runs.run(setting or runs.choose(interval_of(scenario)))
     if strict:
         require_memory(scenario, loads, run.most_nodes_used, run.steps)
     return run

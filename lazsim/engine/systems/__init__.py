@@ -47,8 +47,8 @@ SYSTEMS: Mapping[str, System] = {
 DEFAULT_SYSTEMS = ("lazarus", "ds-ft", "ds")
 """The systems of the published comparison."""
 
-LIVE_SYSTEMS: Mapping[str, System] = {name: system for name, system in SYSTEMS.items() if system.is_live}
-"""The systems that the live mode carries out."""
+LIVE_SYSTEMS: Mapping[str, System] = {name: system.as_live() for name, system in SYSTEMS.items() if system.is_live}
+"""The systems that the live mode carries out, as it does."""
 
 ENTRY_POINT_GROUP = "lazsim.systems"
 """Group of entry points under which a package offers systems."""

@@ -4,5 +4,5 @@ from lazsim.engine.systems.system import System
 
 CHECKPOINT = System(
     "checkpoint",
-    "checkpoints that training waits for; nodes alive and not in use are hot spares",
+    "checkpoints that training waits for; a restart takes in all nodes that are alive, spares as well",
 )

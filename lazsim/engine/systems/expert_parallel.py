@@ -6,7 +6,7 @@ from lazsim.engine.systems.system import System
 
 DS = System(
     "ds",
-    "DeepSpeed-MoE: expert parallelism, padded; every failure is a restart from the checkpoint",
+    "DeepSpeed-MoE: expert parallelism; every buffer is as large as the fullest expert's",
     padded=True,
     masked_reorder=True,
     is_live=True,

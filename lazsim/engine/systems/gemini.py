@@ -69,7 +69,7 @@ class Gemini(System):
 
 GEMINI = Gemini(
     "gemini",
-    "Gemini: copies of every step in the memory of other nodes; all go back to the newest",
+    "Gemini: copies in the memory of other nodes, as often as the idle network takes them; all go back to the newest",
     survives="failures that leave a node of each group of two",
     needs="memory of the nodes for two versions of two copies, idle network",
 )

@@ -111,6 +111,6 @@ class MoEvement(System):
 MOEVEMENT = MoEvement(
     "moevement",
     "MoEvement: sparse snapshots over a window of steps; spares replay the failed stages only",
-    survives="nodes for which there are spares, with one of the next two of their stage left",
+    survives="failures of nodes that spares replace, while one of the next two nodes of their stage is left",
     needs="pipeline stages, spare nodes, memory of the nodes for two windows of three snapshots",
 )

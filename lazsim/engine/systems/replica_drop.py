@@ -1,13 +1,15 @@
 """Drop a data-parallel replica (torchft; FT-HSDP)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from lazsim.costmodel.step import CostModel
+from lazsim.engine import protocol
 from lazsim.engine.held import Held
+from lazsim.engine.protocol import Decision
 from lazsim.engine.systems.seats import SeatSystem, broken_replicas, require_two_replicas
-from lazsim.engine.systems.system import FULL_PACE, Pace
+from lazsim.engine.systems.system import FULL_PACE, Pace, StoppedJob
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,9 @@ class ReplicaDrop(SeatSystem):
         From the end of the step until its collectives give up. A process that dies closes its connections: 0.
     quorum_s : float
         Until the replicas left have new communicators (torchft with Gloo: under 1 s).
+    is_led : bool
+        Whether a coordinator leads the replicas, as in the live mode. It stops all of them as soon as it knows of a
+        failure, all build new communicators as other systems do, and all wait for the copy to a replica that returns.
 
     Notes
     -----
@@ -29,6 +34,11 @@ class ReplicaDrop(SeatSystem):
 
     timeout_s: float = 0.0
     quorum_s: float = 1.0
+    is_led: bool = False
+
+    def as_live(self) -> "ReplicaDrop":
+        """See `System.as_live`."""
+        return replace(self, is_led=True)
 
     def require(self, costs: CostModel, num_nodes: int) -> None:
         """See `System.require`."""
@@ -36,11 +46,11 @@ class ReplicaDrop(SeatSystem):
 
     def detect_s(self, costs: CostModel, rest_s: float) -> float:
         """See `System.detect_s`."""
-        return rest_s + self.timeout_s
+        return super().detect_s(costs, rest_s) if self.is_led else rest_s + self.timeout_s
 
     def rebuild_s(self, costs: CostModel) -> float:
         """See `System.rebuild_s`."""
-        return self.quorum_s
+        return super().rebuild_s(costs) if self.is_led else self.quorum_s
 
     def keep(self, costs: CostModel, held: Held) -> Held:
         """Return the nodes of whole replicas."""
@@ -51,10 +61,20 @@ class ReplicaDrop(SeatSystem):
         """See `SeatSystem.goes_on`: one replica suffices."""
         return True
 
+    def decide(self, costs: CostModel, stopped: StoppedJob) -> Decision[str]:
+        """See `System.decide`: parts of several replicas do not make one."""
+        situation = stopped.situation
+        if not situation.paused and not self.keep(costs, stopped.held).nodes:
+            usable, step = stopped.usable_nodes, situation.checkpoint_step
+            return protocol.decide_start(situation.alive, usable, step, "no model replica is whole")
+        return super().decide(costs, stopped)
+
     def pace(self, costs: CostModel, held: Held, step_s: float) -> Pace:
-        """Return the share of the batch that the replicas left train."""
+        """Return the share of the batch that the replicas left train, each as many samples as before."""
         broken = broken_replicas(costs, held)
-        return Pace(samples_share=float(1 - broken.mean())) if broken.any() else FULL_PACE
+        if not broken.any():
+            return FULL_PACE
+        return Pace(costs.part_step_factor(held.num_seats, len(held.nodes)), float(1 - broken.mean()))
 
     def free_seats(self, costs: CostModel, held: Held, num_newcomers: int) -> tuple[int, ...]:
         """Return the places of whole replicas only."""
@@ -63,8 +83,8 @@ class ReplicaDrop(SeatSystem):
         return tuple(np.flatnonzero(np.isin(replica_N, missing)).tolist())
 
     def join_s(self, costs: CostModel) -> float:
-        """Return no time: the replicas that train do not wait for the copy."""
-        return 0.0
+        """Return no time, unless the replicas that train wait for the copy."""
+        return super().join_s(costs) if self.is_led else 0.0
 
 
 REPLICA_DROP = ReplicaDrop(

@@ -113,6 +113,6 @@ def _covers(broken: Bools, redundancy: int, many: int) -> bool:
 SPARE = StackedShards(
     "spare",
     "SPARe: groups have the data of others, too, and compute more shards when some fail",
-    survives="failures of groups until a shard of data has none left",
+    survives="failures of groups, while each shard of data is in some group",
     needs="two model replicas or more, whole optimizer states",
 )

@@ -110,6 +110,8 @@ class System:
         Whether the live mode carries it out.
     min_replicas : int
         Fewest replicas of an expert under flexible dispatch; 0 for the fault threshold of the job.
+    most_lost_tokens : float
+        Most that its best setting may have of `lost_token_share` (MoC's budget, arXiv 2408.04307: 3.75 %).
     """
 
     name: str
@@ -126,6 +128,7 @@ class System:
     regroups_joins: bool = False
     is_live: bool = False
     min_replicas: int = 0
+    most_lost_tokens: float = 1.0
 
     @property
     def is_elastic(self) -> bool:
@@ -140,6 +143,10 @@ class System:
     def for_job(self, job: JobSpec) -> "System":
         """Return the system with new nodes joining as a job says."""
         return replace(self, regroups_joins=self.regroups_joins and job.regrouped_joins == "reconfigure")
+
+    def as_live(self) -> "System":
+        """Return the system as the live mode carries it out, where that differs."""
+        return self
 
     @property
     def keeps_whole_states(self) -> bool:
