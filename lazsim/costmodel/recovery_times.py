@@ -51,8 +51,7 @@ def checkpoint_save_s(costs: CostModel, experts_share: float = 1.0) -> float:
 def checkpoint_load_bytes(costs: CostModel, plan: PlacementPlan) -> Floats:
     """Return the bytes of the dense state of its stage and the states of its experts that each node reads."""
     dense_bytes, held_N = costs.model.dense_state_bytes / costs.grid.num_stages, plan.num_held_N
-    bytes_N: Floats = dense_bytes + held_N * float(costs.model.expert_state_bytes)
-    return bytes_N
+    return dense_bytes + held_N.astype(np.float64) * float(costs.model.expert_state_bytes)
 
 
 def checkpoint_load_s(costs: CostModel, plan: PlacementPlan) -> float:
