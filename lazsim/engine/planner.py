@@ -65,9 +65,10 @@ class Planner:
                 self._observed(steps),
                 None if domains is None else np.array(domains),
             )
-            made = {(num_nodes, each, domains): plan for each, plan in zip(steps, plans, strict=True)}
-            num_kept = max(2, SLOTS_KEPT // plans[0].slots_LNS.size)
-            self._kept = dict(list(self._kept.items())[-num_kept:]) | made
+            most_kept = len(steps) + max(2, SLOTS_KEPT // plans[0].slots_LNS.size)
+            self._kept |= {(num_nodes, each, domains): plan for each, plan in zip(steps, plans, strict=True)}
+            while len(self._kept) > most_kept:
+                del self._kept[next(iter(self._kept))]
         return self._kept[num_nodes, step, domains]
 
     def _observed(self, steps: list[int]) -> Ints:
