@@ -7,7 +7,8 @@ import pytest
 
 from lazsim.errors import SpecError
 from lazsim.specs.catalog import read_spec_bytes
-from lazsim.stepmodel.import_tables import check_tables, import_tables
+from lazsim.stepmodel.check_tables import check_tables
+from lazsim.stepmodel.import_tables import import_tables
 from lazsim.stepmodel.tables import CATALOG, load_tables, parse_tables
 
 GEMM = "gpu,dtype,m,n,k,time_us\n"

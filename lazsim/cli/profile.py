@@ -147,7 +147,7 @@ def show_command(file: str, model: str, out: Path | None, as_json: bool) -> None
     """
     from lazsim.costmodel.profile import find_profile, read_profile, require_header
     from lazsim.output.profile import profile_files, profile_parts, tables_parts
-    from lazsim.stepmodel.import_tables import describe_tables
+    from lazsim.stepmodel.check_tables import describe_tables
 
     path = find_profile(file, model)
     if (tables := _tables(path)) is not None:
@@ -176,7 +176,7 @@ def check(file: str, model: str, as_json: bool) -> None:
     path = find_profile(file, model)
     if (tables := _tables(path)) is not None:
         from lazsim.output.profile import tables_check_parts
-        from lazsim.stepmodel.import_tables import check_tables
+        from lazsim.stepmodel.check_tables import check_tables
 
         show(check_tables(tables), (), tables_check_parts, as_json=as_json)
         return

@@ -12,7 +12,7 @@ from lazsim.output.folder import name_pictures
 from lazsim.output.table import Column, Part, Table, key
 from lazsim.profiling.check import HeldOut, Reached
 from lazsim.profiling.results import RankResult, SkewResult
-from lazsim.stepmodel.import_tables import TablesCheck, TablesRange
+from lazsim.stepmodel.check_tables import TablesCheck, TablesRange
 from lazsim.units import format_duration
 
 SHOWN = ("gpu", "processor", "num_processors", "num_threads", "clock", "driver_version", "cuda", "load_average", "note")

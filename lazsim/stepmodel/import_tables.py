@@ -7,27 +7,26 @@ was left out, filled in or changed on the way is told. docs/guides/steps.md list
 import csv
 import io
 import itertools
-import math
 import re
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from lazsim.errors import SpecError, prefix_errors, printable
 from lazsim.files import read_bytes
 from lazsim.specs import unknown_name
+from lazsim.stepmodel.check_tables import TablesCheck, check_tables
 from lazsim.stepmodel.experts import distinct_ranks
+from lazsim.stepmodel.full_grid import Points, full_grid
 from lazsim.stepmodel.tables import (
     COLUMNS,
     KERNEL_AXES,
     MICROSECOND,
-    Grid,
     KernelTables,
     load_tables,
     parse_tables,
@@ -36,26 +35,9 @@ from lazsim.stepmodel.tables import (
 )
 
 Row = Mapping[str, str]
-Points = dict[tuple[float, ...], float]
-Times = npt.NDArray[np.float64]
-
-BAD_FACTOR = 2.0
-"""A point this far off the log-linear lines through its neighbours, on both sides of each of its sizes, is bad."""
-
-DIP = 0.9
-"""A time below this share of the time of a smaller size is told as not monotone."""
 
 COPY_SHARE = 0.5
 """Share of identical times from which a table counts as a copy; tables of different GPUs share up to 1.5 %."""
-
-MOST_HOLES = 10
-"""A grid of more times as many points as were measured is refused: scattered sizes would fill the memory."""
-
-MOST_BAD = 100
-"""Bad points of a kernel that are repaired; a table of more is bad altogether, and each costs a pass."""
-
-MEASURED_SHARE = 0.5
-"""A size with fewer of its points measured is left out of a grid."""
 
 FORWARD_ONLY = (
     "forward only; backward, a matmul is two of its shapes in these tables, and attention takes its forward time by a "
@@ -146,34 +128,6 @@ NCCL_TESTS = "nccl_single_node.csv"
 
 
 @dataclass(frozen=True)
-class HeldOutError:
-    """Error of a kernel's interpolation at points that were held out, ``|interpolated / measured - 1|``."""
-
-    kernel: str
-    num_points: int
-    num_held_out: int
-    median_error: float
-    p90_error: float
-    worst_error: float
-
-
-@dataclass(frozen=True)
-class TablesCheck:
-    """How well kernel tables interpolate, kernel by kernel."""
-
-    kernels: list[HeldOutError]
-
-    @property
-    def median_error(self) -> float | None:
-        """Median of the kernels' medians; none where no kernel has three values of a size."""
-        return statistics.median(error.median_error for error in self.kernels) if self.kernels else None
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain data."""
-        return {"kernels": [asdict(error) for error in self.kernels], "median_error": self.median_error}
-
-
-@dataclass(frozen=True)
 class ImportedTables(TablesCheck):
     """Kernel tables of one GPU, and how well they interpolate.
 
@@ -197,29 +151,6 @@ class ImportedTables(TablesCheck):
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""
         return {"gpu": self.gpu, "forward_only": True, **super().to_json(), "notes": self.notes}
-
-
-@dataclass(frozen=True)
-class KernelRange:
-    """Kernel of a table: points, smallest and largest value of each size and time, GPUs that took part."""
-
-    kernel: str
-    num_points: int
-    num_ranks: int
-    sizes: dict[str, tuple[float, float]]
-    time_s: tuple[float, float]
-
-
-@dataclass(frozen=True)
-class TablesRange:
-    """What kernel tables hold."""
-
-    remarks: tuple[str, ...]
-    kernels: list[KernelRange]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain data."""
-        return asdict(self)
 
 
 def import_tables(path: str, gpu: str | None = None, stand_ins: Mapping[str, str] | None = None) -> ImportedTables:
@@ -260,7 +191,7 @@ def import_tables(path: str, gpu: str | None = None, stand_ins: Mapping[str, str
         for kernel, (points, ranks) in kernels.items():
             others = {other: found[kernel][0] for other, found in beside.items() if kernel in found}
             notes += _copies(kernel, gpu, points, others | _catalogued(kernel, catalogue))
-            axes, times = _full_grid(kernel, points, notes)
+            axes, times = full_grid(kernel, points, notes)
             if min(times.shape) < 2:
                 notes.append(f"{kernel}: left out, since one of its sizes has a single value")
                 continue
@@ -273,60 +204,6 @@ def import_tables(path: str, gpu: str | None = None, stand_ins: Mapping[str, str
         raise SpecError(f"{path}: {why}")
     text = "\n".join([f"# {printable(gpu)}: {FORWARD_ONLY}", ",".join(COLUMNS), *lines]) + "\n"
     return ImportedTables(check_tables(parse_tables(gpu, text.encode())).kernels, gpu, text, len(lines), notes)
-
-
-def check_tables(tables: KernelTables) -> TablesCheck:
-    """Interpolate every second value of each size in turn from the others; the first and the last stay."""
-    errors = {kernel: _held_out_errors(grid) for kernel, grid in tables.grids.items()}
-    return TablesCheck(
-        [
-            HeldOutError(
-                kernel,
-                np.size(tables.grids[kernel].times_s),
-                len(held),
-                float(np.median(held)),
-                float(np.quantile(held, 0.9)),
-                max(held),
-            )
-            for kernel, held in errors.items()
-            if held
-        ]
-    )
-
-
-def _held_out_errors(grid: Grid) -> list[float]:
-    times = np.asarray(grid.times_s)
-    errors = []
-    for axis, values in enumerate(grid.axes):
-        kept = [i for i in range(len(values)) if not i % 2 or i == len(values) - 1]
-        held = set(values) - {values[i] for i in kept}
-        rest = Grid(
-            tuple([values[i] for i in kept] if i == axis else other for i, other in enumerate(grid.axes)),
-            times.take(kept, axis),
-        )
-        errors += [
-            float(abs(rest.time_s(*sizes) / time_s - 1))
-            for sizes, time_s in zip(itertools.product(*grid.axes), times.ravel(), strict=True)
-            if sizes[axis] in held
-        ]
-    return errors
-
-
-def describe_tables(tables: KernelTables) -> TablesRange:
-    """Say what tables hold."""
-    return TablesRange(
-        tables.remarks,
-        [
-            KernelRange(
-                kernel,
-                np.size(grid.times_s),
-                tables.collective_ranks.get(kernel, 1),
-                {name: (axis[0], axis[-1]) for name, axis in zip(KERNEL_AXES[kernel], grid.axes, strict=True)},
-                (float(np.min(grid.times_s)), float(np.max(grid.times_s))),
-            )
-            for kernel, grid in tables.grids.items()
-        ],
-    )
 
 
 def parse_stand_ins(texts: Iterable[str]) -> dict[str, str]:
@@ -443,90 +320,3 @@ def _copies(kernel: str, gpu: str, points: Points, others: Mapping[str, Points])
         if len(shared) > 2 and same > COPY_SHARE * len(shared):
             notes.append(f"{kernel}: {same} of {len(shared)} times of {gpu} are those of {other}; one is a copy")
     return notes
-
-
-def _full_grid(kernel: str, points: Points, notes: list[str]) -> tuple[list[list[float]], Times]:
-    """Arrange points in a grid without holes, bad ones repaired."""
-    axes = [sorted(set(axis)) for axis in zip(*points, strict=True)]
-    if math.prod(map(len, axes)) > MOST_HOLES * len(points):
-        raise SpecError(f"{kernel}: {len(points)} points fill too little of the grid of their sizes")
-    times = np.full([len(axis) for axis in axes], np.nan)
-    places = [{size: i for i, size in enumerate(axis)} for axis in axes]
-    for sizes, time_us in points.items():
-        times[tuple(place[size] for place, size in zip(places, sizes, strict=True))] = time_us
-    measured = ~np.isnan(times)
-    for axis in range(times.ndim):
-        rest = tuple(other for other in range(times.ndim) if other != axis)
-        axes, times = _drop(kernel, axes, times, axis, measured.mean(axis=rest) < MEASURED_SHARE, notes)
-    times = _repaired(kernel, axes, times, notes)
-    if kernel.startswith("attention_"):
-        times = _lengthened(kernel, axes[-1], times, notes)
-    while np.isnan(times).any():
-        holes = [np.isnan(times).mean(axis=tuple(set(range(times.ndim)) - {axis})) for axis in range(times.ndim)]
-        worst = max(range(times.ndim), key=lambda axis: holes[axis].max())
-        dropped = np.arange(times.shape[worst]) == holes[worst].argmax()
-        axes, times = _drop(kernel, axes, times, worst, dropped, notes)
-    dips = np.zeros(times.shape, dtype=bool)
-    for axis in range(times.ndim):
-        dips |= times < DIP * np.maximum.accumulate(times, axis=axis)
-    if dips.any():
-        notes.append(f"{kernel}: {dips.sum()} of {dips.size} points take under 90 % of a smaller size; they are kept")
-    return axes, times
-
-
-def _drop(
-    kernel: str, axes: list[list[float]], times: Times, axis: int, dropped: npt.NDArray[np.bool_], notes: list[str]
-) -> tuple[list[list[float]], Times]:
-    if dropped.any():
-        values = ", ".join(f"{value:.0f}" for value, out in zip(axes[axis], dropped, strict=True) if out)
-        notes.append(f"{kernel}: {KERNEL_AXES[kernel][axis]} {values} left out, since too few of their points exist")
-    kept = [value for value, out in zip(axes[axis], dropped, strict=True) if not out]
-    return [*axes[:axis], kept, *axes[axis + 1 :]], times.compress(~dropped, axis)
-
-
-def _repaired(kernel: str, axes: Sequence[Sequence[float]], times: Times, notes: list[str]) -> Times:
-    """Put single bad points on the line through their neighbours, the worst first: it bends those beside it."""
-    logs, repaired = np.log(times), times.copy()
-    for _ in range(MOST_BAD):
-        lines = [line for axis, values in enumerate(axes) if (line := _line(logs, axis, np.log(values))) is not None]
-        if not lines:
-            break
-        least = np.nan_to_num([np.abs(logs - line) for line in lines]).min(axis=0)
-        worst = np.unravel_index(least.argmax(), least.shape)
-        if least[worst] <= math.log(BAD_FACTOR):
-            break
-        logs[worst] = np.mean([line[worst] for line in lines])
-        repaired[worst] = math.exp(logs[worst])
-        sizes = " x ".join(f"{values[i]:.0f}" for values, i in zip(axes, worst, strict=True))
-        notes.append(
-            f"{kernel} {sizes}: {times[worst]:.4g} us is off by more than {BAD_FACTOR:g} from its neighbours; "
-            f"{repaired[worst]:.4g} us on the line through them replaces it"
-        )
-    else:
-        raise SpecError(f"{kernel}: {MOST_BAD} points are off by more than {BAD_FACTOR:g} from their neighbours")
-    return repaired
-
-
-def _line(logs: Times, axis: int, positions: Times) -> Times | None:
-    """Interpolate each point from its two neighbours along an axis; NaN at the ends."""
-    if len(positions) < 3:
-        return None
-    along = np.moveaxis(logs, axis, 0)
-    shape = (-1,) + (1,) * (logs.ndim - 1)
-    share = ((positions[1:-1] - positions[:-2]) / (positions[2:] - positions[:-2])).reshape(shape)
-    line = np.full(along.shape, np.nan)
-    line[1:-1] = along[:-2] + share * (along[2:] - along[:-2])
-    return np.moveaxis(line, 0, axis)
-
-
-def _lengthened(kernel: str, lengths: Sequence[float], times: Times, notes: list[str]) -> Times:
-    """Fill in sequences that were too long to measure by the square of their length."""
-    filled = times.copy()
-    for j in range(1, len(lengths)):
-        hole = np.isnan(filled[:, j])
-        filled[hole, j] = filled[hole, j - 1] * (lengths[j] / lengths[j - 1]) ** 2
-    if count := int(np.isnan(times).sum() - np.isnan(filled).sum()):
-        notes.append(
-            f"{kernel}: {count} of {times.size} points were not measured: filled in by the square of the length"
-        )
-    return filled

@@ -1,0 +1,137 @@
+"""Full grids from the points of a kernel: holes are left out or filled in, bad points repaired, and all of it told."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from lazsim.errors import SpecError
+from lazsim.stepmodel.tables import KERNEL_AXES
+
+Points = dict[tuple[float, ...], float]
+"""Times by sizes."""
+
+Times = npt.NDArray[np.float64]
+
+BAD_FACTOR = 2.0
+"""A point this far off the log-linear lines through its neighbours, on both sides of each of its sizes, is bad."""
+
+DIP = 0.9
+"""A time below this share of the time of a smaller size is told as not monotone."""
+
+MOST_HOLES = 10
+"""A grid of more times as many points as were measured is refused: scattered sizes would fill the memory."""
+
+MOST_BAD = 100
+"""Bad points of a kernel that are repaired; a table of more is bad altogether, and each costs a pass."""
+
+MEASURED_SHARE = 0.5
+"""A size with fewer of its points measured is left out of a grid."""
+
+
+def full_grid(kernel: str, points: Points, notes: list[str]) -> tuple[list[list[float]], Times]:
+    """Arrange points in a grid without holes, bad ones repaired.
+
+    Parameters
+    ----------
+    kernel
+        Name of the kernel, one of `KERNEL_AXES`.
+    points
+        Times in microseconds, by sizes.
+    notes
+        Gets a line for everything that is left out, filled in, changed, or looks wrong.
+
+    Returns
+    -------
+    tuple
+        The values of each size, and the times on their grid.
+
+    Raises
+    ------
+    SpecError
+        When the points are too few for their grid, or too many are bad.
+    """
+    axes = [sorted(set(axis)) for axis in zip(*points, strict=True)]
+    if math.prod(map(len, axes)) > MOST_HOLES * len(points):
+        raise SpecError(f"{kernel}: {len(points)} points fill too little of the grid of their sizes")
+    times = np.full([len(axis) for axis in axes], np.nan)
+    places = [{size: i for i, size in enumerate(axis)} for axis in axes]
+    for sizes, time_us in points.items():
+        times[tuple(place[size] for place, size in zip(places, sizes, strict=True))] = time_us
+    measured = ~np.isnan(times)
+    for axis in range(times.ndim):
+        rest = tuple(other for other in range(times.ndim) if other != axis)
+        axes, times = _drop(kernel, axes, times, axis, measured.mean(axis=rest) < MEASURED_SHARE, notes)
+    times = _repaired(kernel, axes, times, notes)
+    if kernel.startswith("attention_"):
+        times = _lengthened(kernel, axes[-1], times, notes)
+    while np.isnan(times).any():
+        holes = [np.isnan(times).mean(axis=tuple(set(range(times.ndim)) - {axis})) for axis in range(times.ndim)]
+        worst = max(range(times.ndim), key=lambda axis: holes[axis].max())
+        dropped = np.arange(times.shape[worst]) == holes[worst].argmax()
+        axes, times = _drop(kernel, axes, times, worst, dropped, notes)
+    dips = np.zeros(times.shape, dtype=bool)
+    for axis in range(times.ndim):
+        dips |= times < DIP * np.maximum.accumulate(times, axis=axis)
+    if dips.any():
+        notes.append(f"{kernel}: {dips.sum()} of {dips.size} points take under 90 % of a smaller size; they are kept")
+    return axes, times
+
+
+def _drop(
+    kernel: str, axes: list[list[float]], times: Times, axis: int, dropped: npt.NDArray[np.bool_], notes: list[str]
+) -> tuple[list[list[float]], Times]:
+    if dropped.any():
+        values = ", ".join(f"{value:.0f}" for value, out in zip(axes[axis], dropped, strict=True) if out)
+        notes.append(f"{kernel}: {KERNEL_AXES[kernel][axis]} {values} left out, since too few of their points exist")
+    kept = [value for value, out in zip(axes[axis], dropped, strict=True) if not out]
+    return [*axes[:axis], kept, *axes[axis + 1 :]], times.compress(~dropped, axis)
+
+
+def _repaired(kernel: str, axes: Sequence[Sequence[float]], times: Times, notes: list[str]) -> Times:
+    """Put single bad points on the line through their neighbours, the worst first: it bends those beside it."""
+    logs, repaired = np.log(times), times.copy()
+    for _ in range(MOST_BAD):
+        lines = [line for axis, values in enumerate(axes) if (line := _line(logs, axis, np.log(values))) is not None]
+        if not lines:
+            break
+        least = np.nan_to_num([np.abs(logs - line) for line in lines]).min(axis=0)
+        worst = np.unravel_index(least.argmax(), least.shape)
+        if least[worst] <= math.log(BAD_FACTOR):
+            break
+        logs[worst] = np.mean([line[worst] for line in lines])
+        repaired[worst] = math.exp(logs[worst])
+        sizes = " x ".join(f"{values[i]:.0f}" for values, i in zip(axes, worst, strict=True))
+        notes.append(
+            f"{kernel} {sizes}: {times[worst]:.4g} us is off by more than {BAD_FACTOR:g} from its neighbours; "
+            f"{repaired[worst]:.4g} us on the line through them replaces it"
+        )
+    else:
+        raise SpecError(f"{kernel}: {MOST_BAD} points are off by more than {BAD_FACTOR:g} from their neighbours")
+    return repaired
+
+
+def _line(logs: Times, axis: int, positions: Times) -> Times | None:
+    """Interpolate each point from its two neighbours along an axis; NaN at the ends."""
+    if len(positions) < 3:
+        return None
+    along = np.moveaxis(logs, axis, 0)
+    shape = (-1,) + (1,) * (logs.ndim - 1)
+    share = ((positions[1:-1] - positions[:-2]) / (positions[2:] - positions[:-2])).reshape(shape)
+    line = np.full(along.shape, np.nan)
+    line[1:-1] = along[:-2] + share * (along[2:] - along[:-2])
+    return np.moveaxis(line, 0, axis)
+
+
+def _lengthened(kernel: str, lengths: Sequence[float], times: Times, notes: list[str]) -> Times:
+    """Fill in sequences that were too long to measure by the square of their length."""
+    filled = times.copy()
+    for j in range(1, len(lengths)):
+        hole = np.isnan(filled[:, j])
+        filled[hole, j] = filled[hole, j - 1] * (lengths[j] / lengths[j - 1]) ** 2
+    if count := int(np.isnan(times).sum() - np.isnan(filled).sum()):
+        notes.append(
+            f"{kernel}: {count} of {times.size} points were not measured: filled in by the square of the length"
+        )
+    return filled
