@@ -4,6 +4,7 @@ BIN := $(VENV)/bin
 OUT ?= runs/spot
 FIGURES ?= runs/figures
 BUDGET ?= 10min
+EXPERIMENTS := $(sort $(notdir $(patsubst %/experiment.py,%,$(wildcard experiments/*/experiment.py))))
 MODELS := $(basename $(notdir $(wildcard lazsim/catalog/models/*.toml)))
 LOWEST := build/lowest
 DEVICE ?= cuda
@@ -13,7 +14,7 @@ COMMAND_TESTS := $(addprefix tests/test_,cli_list.py cli_run.py cli_place.py cli
 SOURCES := setup.cfg pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run figures test check lowest docs sdist verify bench profiles gpu wheels growth format clean
+.PHONY: help run figures arena test check lowest docs sdist verify bench profiles gpu wheels growth format clean
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,7 +34,10 @@ run: $(VENV)/run.stamp ## Replay a spot trace for GPT-L under lazarus and its ri
 		--system lazarus --system dropless-ft --system tutel-ft --system ds-ft --system ds --out $(OUT)
 
 figures: $(VENV)/run.stamp ## Make the published evaluation again: every table and figure, in runs/figures
-	$(BIN)/lazsim experiment run all --out $(FIGURES)
+	$(BIN)/lazsim experiment run $(filter-out arena,$(EXPERIMENTS)) --out $(FIGURES)
+
+arena: $(VENV)/run.stamp ## Hold every system against the others by rate and size of failures, in runs/figures
+	$(BIN)/lazsim experiment run arena --out $(FIGURES)
 
 test: check ## Run the checks and every test
 	$(BIN)/python -m pytest --numprocesses 2

@@ -46,6 +46,13 @@ SETTINGS = {
             | {"lazarus saves as ds-ft": {"base": {"job.checkpoint_interval_steps.lazarus": 250}}},
         },
         {
+            "name": "40 min",
+            "experiment": "failures-40min",
+            "changes": GPT_L,
+            "alternatives": TESTBED_A
+            | {"lazarus saves as ds-ft": {"base": {"job.checkpoint_interval_steps.lazarus": 1000}}},
+        },
+        {
             "name": "spot",
             "experiment": "spot",
             "changes": GPT_L,
@@ -102,12 +109,16 @@ SETTINGS = {
     "factors": [0.5, 2.0],
     # Assumptions in a figure.
     "most_shown": 8,
+    # The rival, and the number of assumptions, in the table of the largest.
+    "rival": "dropless-ft",
+    "most_listed": 10,
 }
 
 SMALL = {
     "headlines": [{"name": "5 min", "experiment": "failures-5min", "changes": {}}],
     "assumptions": [{"key": "gpu.matmul_efficiency"}, {"key": "cluster.recovery.detect_s"}],
     "most_shown": 4,
+    "rival": "ds-ft",
 }
 
 INSTEAD = "instead"
@@ -131,7 +142,12 @@ def run(context, settings):
                 shown, row["advantage"], [*values, INSTEAD], label=label,
                 interval=(row["seeds_low"], row["seeds_high"]),
             )  # fmt: skip
-    tables = {"headlines": pd.concat(ranges, ignore_index=True), "assumptions": pd.concat(effects, ignore_index=True)}
+    assumptions = pd.concat(effects, ignore_index=True)
+    tables = {
+        "headlines": pd.concat(ranges, ignore_index=True),
+        "largest": side_by_side(assumptions, settings["rival"], settings["most_listed"]),
+        "assumptions": assumptions,
+    }
     return Outcome(tables, figures, ("loads are generated, so that their skew and drift can be varied, too",))
 
 
@@ -201,3 +217,19 @@ def largest(varied, count):
     spread = varied.assign(size=varied["change"].abs()).groupby("assumption", sort=False)["size"].max()
     order = spread.sort_values(ascending=False, kind="stable").index[:count]
     return varied.set_index("assumption").loc[list(order)].reset_index()
+
+
+def side_by_side(varied, rival, count):
+    """Return the assumptions that move the advantage over a rival most, with the changes of each headline in a column.
+
+    The order is that of the largest change, at the median over the headlines that an assumption enters: a headline with
+    few failures owes a large change to chance.
+    """
+    mine = varied[varied["system"] == rival]
+    changes = mine.groupby(["assumption", "headline"], sort=False)["change"]
+    largest_of_each = changes.agg(lambda each: each.abs().max()).unstack()
+    order = largest_of_each.median(axis=1).sort_values(ascending=False, kind="stable").index[:count]
+    texts = changes.agg(lambda each: " / ".join(f"{100 * change:+.0f} %" for change in each)).unstack()
+    at = mine.groupby("assumption", sort=False)["at"].agg(lambda each: ", ".join(dict.fromkeys(each)))
+    headlines = list(dict.fromkeys(mine["headline"]))
+    return pd.DataFrame({"at": at}).join(texts[headlines]).loc[order].reset_index().fillna("")
