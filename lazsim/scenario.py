@@ -41,6 +41,7 @@ from lazsim.specs import (
     ModelSpec,
     Spec,
     SpecT,
+    StepConstants,
     catalog_names,
     load_spec,
     read_spec_bytes,
@@ -51,7 +52,7 @@ from lazsim.specs import (
 from lazsim.specs.overrides import FACTOR, field_at, override, scale
 from lazsim.specs.record import LayerNumber, NumNodes, NumSpares, Seed
 from lazsim.stepmodel.inputs import StepInputs
-from lazsim.stepmodel.loading import first_layout, load_constants, tables_of
+from lazsim.stepmodel.loading import CONSTANTS, first_layout, tables_of
 from lazsim.stepmodel.search import default_layout
 from lazsim.stepmodel.tables import read_tables
 from lazsim.trace import Trace, TraceMapping, cut_trace, generate_trace, load_recipe, make_mapping, read_trace
@@ -64,7 +65,7 @@ from lazsim.units import parse_duration, parse_price
 Settings = Mapping[str, Any]
 """Names, paths and values as a user gives them: keys of `Defaults`, and dotted names of fields."""
 
-PARTS_WITH_FIELDS = ("model", "gpu", "cluster", "job", "trace", "routing")
+PARTS_WITH_FIELDS = ("model", "gpu", "cluster", "job", "step", "trace", "routing")
 """Settings whose fields have dotted names."""
 
 
@@ -84,6 +85,8 @@ class Defaults(Spec, frozen=True, kw_only=True):
         Names of the catalogue, or paths of TOML files; the GPU is the cluster's when None, and the job the model's own
         where the catalogue has one and measured kernels of the GPU, else `DEFAULT_JOB`, with the layout of
         `lazsim.stepmodel.search.default_layout` where there are such kernels.
+    step : str
+        What a step costs beside kernels and links, the same for all of these; a name or a path, too.
     routing : str
         Expert loads: a file, a generator of the catalogue, or ``uniform``.
     layers_from : int
@@ -130,6 +133,7 @@ class Defaults(Spec, frozen=True, kw_only=True):
     cluster: str = "rtx3090x10"
     gpu: str | None = None
     job: str | None = None
+    step: str = CONSTANTS
     routing: str = "smartmoe-fit"
     layers_from: LayerNumber = 0
     profile: str | None = None
@@ -216,6 +220,7 @@ class Scenario:
     gpu: GpuSpec
     cluster: ClusterSpec
     job: JobSpec
+    step: StepConstants
     system: str
     system_origin: Mapping[str, str] | None
     placement: Mapping[str, str] | None
@@ -247,7 +252,6 @@ class Scenario:
                 del values[name]
         if self.job.parallel is not None:
             values["kernels_sha256"] = sha256(read_tables(self.gpu.kernels))
-            values["step_constants"] = load_constants()
         plain: dict[str, Any] = msgspec.to_builtins(values)
         return plain
 
@@ -284,7 +288,7 @@ class Scenario:
         if factor and isinstance(present := self.field(path), int | float):
             value = scale(present, float(factor[1]))
         settings = {**self.settings, path: value}
-        if dot and part in ("gpu", "cluster", "job") and path != "cluster.gpu":
+        if dot and part in ("gpu", "cluster", "job", "step") and path != "cluster.gpu":
             # Nothing else depends on these, so that nothing needs to be read again.
             spec = override(getattr(self, part), {field_path: value}, part, self.system, SYSTEMS)
             return replace(self, settings=settings, **{part: spec})
@@ -369,16 +373,16 @@ class Scenario:
                 raise SpecError("`profile`: a job with a layout takes the kernels of its GPU; leave the profile out")
             system = self.find_system()
             return layout_costs(
-                model, self.gpu, cluster, job, (compute, links), keeps_whole_states=system.keeps_whole_states,
-                exchanges_plainly=system.masked_reorder,
+                model, self.gpu, cluster, job, self.step, (compute, links),
+                keeps_whole_states=system.keeps_whole_states, exchanges_plainly=system.masked_reorder,
             )  # fmt: skip
         if profile is None:
-            return CostModel(model, cluster, job, compute, links)
+            return CostModel(model, cluster, job, self.step, compute, links)
         kernels, exchanges = compute_tables(profile, model, cluster.gpus_per_node), communication_tables(profile)
 
         def with_measured(beyond: Beyond, measured_part: CostModel | None = None) -> CostModel:
             times = MeasuredCompute(kernels, compute, beyond), MeasuredCommunication(exchanges, links, beyond)
-            return CostModel(model, cluster, job, *times, measured_part)
+            return CostModel(model, cluster, job, self.step, *times, measured_part)
 
         return with_measured("analytic", with_measured("nothing")) if self.extrapolate else with_measured("raise")
 
@@ -433,9 +437,10 @@ class Resolver:
         model = spec(ModelSpec, asked["model"])
         cluster = spec(ClusterSpec, asked["cluster"])
         gpu = spec(GpuSpec, asked["gpu"] or cluster.gpu)
-        job = _own_interval(spec(JobSpec, asked["job"] or _own_job(model, gpu, cluster)), system.name)
+        step = spec(StepConstants, asked["step"])
+        job = _own_interval(spec(JobSpec, asked["job"] or _own_job(model, gpu, cluster, step)), system.name)
         if asked["job"] is None and asked["profile"] is None and job.parallel is None:
-            job = _with_layout(model, gpu, cluster, job)
+            job = _with_layout(model, gpu, cluster, job, step)
         with prefix_errors(f"{self._where}`duration`"):
             duration_s = _seconds(asked["duration"])
             if duration_s is not None and not 0 < duration_s <= LONGEST_S:
@@ -449,6 +454,7 @@ class Resolver:
             gpu=gpu,
             cluster=cluster,
             job=job,
+            step=step,
             system=system.name,
             system_origin=system_origin,
             placement=self._placement(asked, system, paths),
@@ -627,7 +633,7 @@ def _require_unchanged(path: str, before: str, now: str) -> None:
         raise SpecError(f"{path}: changed after it was first read; start again")
 
 
-def _own_job(model: ModelSpec, gpu: GpuSpec, cluster: ClusterSpec) -> str:
+def _own_job(model: ModelSpec, gpu: GpuSpec, cluster: ClusterSpec, step: StepConstants) -> str:
     """Return the job of the catalogue whose name the model's begins with, if the GPU has the kernels of its layout.
 
     All else is trained as on the published testbed.
@@ -636,26 +642,26 @@ def _own_job(model: ModelSpec, gpu: GpuSpec, cluster: ClusterSpec) -> str:
     if not named or not gpu.kernels:
         return DEFAULT_JOB
     job = load_spec(JobSpec, max(named, key=len))
-    return job.name if _has_steps(model, gpu, cluster, job) else DEFAULT_JOB
+    return job.name if _has_steps(model, gpu, cluster, job, step) else DEFAULT_JOB
 
 
-def _with_layout(model: ModelSpec, gpu: GpuSpec, cluster: ClusterSpec, job: JobSpec) -> JobSpec:
+def _with_layout(model: ModelSpec, gpu: GpuSpec, cluster: ClusterSpec, job: JobSpec, step: StepConstants) -> JobSpec:
     """Return the job with the layout that `default_layout` chooses, if the GPU has kernels and some layout fits."""
     if not gpu.kernels:
         return job
     try:
-        start = StepInputs(model, gpu, cluster, first_layout(cluster), tables_of(gpu), load_constants())
+        start = StepInputs(model, gpu, cluster, first_layout(cluster), tables_of(gpu), step)
         chosen = msgspec.structs.replace(job, parallel=default_layout(start))
     except SpecError:
         return job
-    return chosen if _has_steps(model, gpu, cluster, chosen) else job
+    return chosen if _has_steps(model, gpu, cluster, chosen, step) else job
 
 
-def _has_steps(model: ModelSpec, gpu: GpuSpec, cluster: ClusterSpec, job: JobSpec) -> bool:
+def _has_steps(model: ModelSpec, gpu: GpuSpec, cluster: ClusterSpec, job: JobSpec, step: StepConstants) -> bool:
     """Tell whether steps of a job with a layout can be predicted; tables may lack a kernel of the model."""
     times = AnalyticCompute(model, gpu, cluster, job), AnalyticCommunication(cluster.network, cluster.host)
     try:
-        costs = layout_costs(model, gpu, cluster, job, times, keeps_whole_states=False, exchanges_plainly=False)
+        costs = layout_costs(model, gpu, cluster, job, step, times, keeps_whole_states=False, exchanges_plainly=False)
         costs.step_s(costs.grid.replica_nodes, np.ones(1))
     except SpecError:
         return False

@@ -8,7 +8,7 @@ import numpy as np
 from lazsim.costmodel.fixed import FixedCommunication, FixedCompute
 from lazsim.costmodel.step import CostModel
 from lazsim.placement.grid import Grid
-from lazsim.specs import ClusterSpec, JobSpec, ModelSpec, load_spec
+from lazsim.specs import ClusterSpec, JobSpec, ModelSpec, StepConstants, load_spec
 from lazsim.trace.table import Event, Trace, build_trace
 
 STEP_S, SAVE_S, TRANSFER_S = 2.0, 10.0, 7.0
@@ -58,7 +58,8 @@ def costs(step_s: float = STEP_S, **job) -> CostModel:
         sequences_per_gpu=SAMPLES_PER_NODE,
         **{"join_wait_s": JOIN_WAIT_S, "checkpoint_interval_steps": INTERVALS} | job,
     )
-    return CostModel(model, cluster, job_spec, FixedCompute(step_s), FixedCommunication(TRANSFER_S, SAVE_S))
+    times = FixedCompute(step_s), FixedCommunication(TRANSFER_S, SAVE_S)
+    return CostModel(model, cluster, job_spec, load_spec(StepConstants, "training"), *times)
 
 
 def trace(*changes: tuple[float, str, str], duration_s: float = 1000.0) -> Trace:

@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 
 from lazsim.costmodel.recovery_times import checkpoint_save_s
@@ -7,7 +8,7 @@ from lazsim.errors import SpecError
 from lazsim.scenario import resolve
 from lazsim.specs import ClusterSpec, load_spec, read_spec_bytes
 from lazsim.specs.overrides import scale
-from lazsim.study.sensitivity import constant_paths, sensitivity
+from lazsim.study.sensitivity import OF_EVERY_STEP, constant_paths, sensitivity
 from lazsim.study.simulation import simulate
 from lazsim.trace.table import Event, build_trace
 
@@ -112,14 +113,32 @@ def test_every_number_of_a_cluster_and_its_gpu_and_job_is_varied_once(system):
     network, recovery = scenario.cluster.network, scenario.cluster.recovery
     # The GPU: 15 fields less 3 texts, 5 of the datasheet and its fused kernels. The job: 12 less name, batch (2), kind
     # of kernels, layout and intervals, plus 1. The network: all but its pods and their share.
-    # The host: its clock, and the rate at which it serialises.
+    # The host: its clock, and the rate at which it serialises. The step: all but its name, two curves, a range and the
+    # clock that its launches are of.
     of_cluster = 1 + len(network.__struct_fields__) - 2 + len(recovery.__struct_fields__) + 2
-    assert len(names) == of_cluster + (15 - 9) + (12 - 6 + 1)
+    of_step = len(scenario.step.__struct_fields__) - 5
+    assert len(names) == of_cluster + (15 - 9) + (12 - 6 + 1) + of_step
     for name, path in names.items():
         assert path.endswith(f".{name}")
         before, after = scenario.field(path), scenario.replace(path, "x1.5").field(path)
         # A whole number is rounded and stays at least 1.
         assert after == pytest.approx(1.5 * before, abs=0.5 if isinstance(before, int) else 0), name
+
+
+def test_constants_of_a_layout_are_varied_only_where_there_is_one():
+    trace = make_trace(failures_s=[700])
+    plain = {"trace": trace, "model": "gpt-s", "cluster": "rtx3090x10", "routing": "uniform"}
+    varied = {change.constant for change in sensitivity(plain, systems=["ds"], factors=[2.0]).changes}
+    assert {"host_launch_s", "host_wait_s"} <= varied
+    assert "deduplicated_nic_share" not in varied
+
+
+def test_a_step_of_a_layout_depends_on_its_constants():
+    """Twice the fixed part of 50 ms makes every step 50 ms longer."""
+    scenario = resolve({"model": "deepseek-v3", "cluster": "h100x64"})
+    costs = scenario.costs(), scenario.replace("step.fixed_s", "x2").costs()
+    before, after = (one.step_s(64, np.ones(1)).item() for one in costs)
+    assert after - before == pytest.approx(scenario.step.fixed_s)
 
 
 def test_whole_numbers_stay_whole_and_above_0():
@@ -129,7 +148,9 @@ def test_whole_numbers_stay_whole_and_above_0():
 def test_a_factor_of_1_changes_nothing():
     settings = {"trace": make_trace(failures_s=[700]), "routing": "uniform"}
     result = sensitivity(settings, systems=["lazarus", "ds"], factors=[1.0])
-    assert [change.effect for change in result.changes] == [0] * len(constant_paths(["lazarus", "ds"]))
+    paths = constant_paths(["lazarus", "ds"]).values()
+    num_others = sum(not path.startswith("step.") for path in paths)
+    assert [change.effect for change in result.changes] == [0] * (num_others + len(OF_EVERY_STEP))
 
 
 def test_placements_and_profiles_are_varied_like_any_other_run():

@@ -65,6 +65,7 @@ def costs(model="gpt-s", cluster="rtx3090x10", compute=None, communication=None,
         load_spec(ModelSpec, model),
         load_spec(ClusterSpec, cluster),
         job_spec,
+        load_spec(StepConstants, "training"),
         compute or FixedCompute(0.0),
         communication or FixedCommunication(),
     )
@@ -324,9 +325,8 @@ def _analytic(model, cluster, **job):
     cluster_spec = load_spec(ClusterSpec, cluster)
     job_spec = msgspec.structs.replace(load_spec(JobSpec, "testbed-a"), **job)
     compute = AnalyticCompute(model, load_spec(GpuSpec, cluster_spec.gpu), cluster_spec, job_spec)
-    return CostModel(
-        model, cluster_spec, job_spec, compute, AnalyticCommunication(cluster_spec.network, cluster_spec.host)
-    )
+    links = AnalyticCommunication(cluster_spec.network, cluster_spec.host)
+    return CostModel(model, cluster_spec, job_spec, load_spec(StepConstants, "training"), compute, links)
 
 
 def test_on_a_gpu_that_loses_nothing_compute_is_operations_over_peak():

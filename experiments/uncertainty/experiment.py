@@ -7,6 +7,7 @@ import tomllib
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from lazsim.errors import SpecError
@@ -222,14 +223,18 @@ def largest(varied, count):
 def side_by_side(varied, rival, count):
     """Return the assumptions that move the advantage over a rival most, with the changes of each headline in a column.
 
-    The order is that of the largest change, at the median over the headlines that an assumption enters: a headline with
-    few failures owes a large change to chance.
+    The order is that of the largest change at the median over all headlines, 0 where an assumption does not enter: a
+    headline with few failures owes a large change to chance. Of equal ones the greater mean comes first.
     """
     mine = varied[varied["system"] == rival]
-    changes = mine.groupby(["assumption", "headline"], sort=False)["change"]
-    largest_of_each = changes.agg(lambda each: each.abs().max()).unstack()
-    order = largest_of_each.median(axis=1).sort_values(ascending=False, kind="stable").index[:count]
-    texts = changes.agg(lambda each: " / ".join(f"{100 * change:+.0f} %" for change in each)).unstack()
-    at = mine.groupby("assumption", sort=False)["at"].agg(lambda each: ", ".join(dict.fromkeys(each)))
     headlines = list(dict.fromkeys(mine["headline"]))
-    return pd.DataFrame({"at": at}).join(texts[headlines]).loc[order].reset_index().fillna("")
+    rows = []
+    for assumption, group in mine.groupby("assumption", sort=False):
+        changes = {headline: group.loc[group["headline"] == headline, "change"] for headline in headlines}
+        sizes = [each.abs().max() if len(each) else 0.0 for each in changes.values()]
+        texts = {
+            headline: " / ".join(f"{100 * change:+.0f} %" for change in each) for headline, each in changes.items()
+        }
+        at = ", ".join(dict.fromkeys(group["at"]))
+        rows.append({"assumption": assumption, "at": at, **texts, "order": (-np.median(sizes), -np.mean(sizes))})
+    return pd.DataFrame(rows).sort_values("order", kind="stable")[:count].drop(columns="order")

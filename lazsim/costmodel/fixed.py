@@ -8,7 +8,7 @@ from lazsim.costmodel.step import CostModel, NodeLayout, StepTimes
 from lazsim.costmodel.times import Floats
 from lazsim.placement.grid import Grid
 from lazsim.placement.plan import Ints, PlacementPlan
-from lazsim.specs import ClusterSpec, JobSpec, ModelSpec, load_spec
+from lazsim.specs import ClusterSpec, JobSpec, ModelSpec, StepConstants, load_spec
 from lazsim.specs.overrides import override
 
 
@@ -157,5 +157,8 @@ def fixed_costs(
         {"sequences_per_gpu": 1, "join_wait_s": 0.0, "rebalance_interval_steps": rebalance_interval_steps},
         "job",
     )
+    constants = load_spec(StepConstants, "training")
     compute, communication = FixedCompute(step_s), FixedCommunication(storage_time_s=storage_s)
-    return FixedCosts(model, cluster, job, compute, communication, num_stages=num_stages, unit_nodes=unit_nodes)
+    return FixedCosts(
+        model, cluster, job, constants, compute, communication, num_stages=num_stages, unit_nodes=unit_nodes
+    )

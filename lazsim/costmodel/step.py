@@ -18,7 +18,7 @@ from lazsim.dispatch import Partition, Traffic, flexible_traffic, grouped_traffi
 from lazsim.placement.expert_parallel import ep_unit_nodes
 from lazsim.placement.grid import Grid
 from lazsim.placement.plan import Bools, Ints, PlacementPlan
-from lazsim.specs import WEIGHT_BYTES_PER_PARAM, ClusterSpec, JobSpec, ModelSpec, StepConstants, load_spec
+from lazsim.specs import WEIGHT_BYTES_PER_PARAM, ClusterSpec, JobSpec, ModelSpec, StepConstants
 
 PASS_SHARES = (1 / 3, 2 / 3)
 """Shares of kernels in the forward and the backward pass, which has two matmuls for each of the former. Exchanges take
@@ -55,6 +55,7 @@ class CostModel:
     model: ModelSpec
     cluster: ClusterSpec
     job: JobSpec
+    constants: StepConstants
     compute: ComputeTimes
     communication: CommunicationTimes
     measured_part: "CostModel | None" = None
@@ -78,10 +79,9 @@ class CostModel:
     @cached_property
     def host_s(self) -> tuple[float, float]:
         """Seconds of the host to launch a kernel, and to read a number from the GPU and launch what depends on it."""
-        constants, clock_hz = load_spec(StepConstants, "training"), self.cluster.host.clock_hz
-        slower = constants.host_launch_clock_hz / clock_hz
-        launch_s = slower * constants.host_launch_s
-        return launch_s, slower * constants.host_wait_s + launch_s
+        slower = self.constants.host_launch_clock_hz / self.cluster.host.clock_hz
+        launch_s = slower * self.constants.host_launch_s
+        return launch_s, slower * self.constants.host_wait_s + launch_s
 
     @cached_property
     def grid(self) -> Grid:

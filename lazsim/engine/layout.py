@@ -17,9 +17,9 @@ from lazsim.costmodel.times import CommunicationTimes, ComputeTimes, Floats
 from lazsim.errors import SpecError
 from lazsim.placement.grid import Grid
 from lazsim.placement.plan import Ints, PlacementPlan
-from lazsim.specs import WEIGHT_BYTES_PER_PARAM, ClusterSpec, GpuSpec, JobSpec, ModelSpec, ParallelSpec
+from lazsim.specs import WEIGHT_BYTES_PER_PARAM, ClusterSpec, GpuSpec, JobSpec, ModelSpec, ParallelSpec, StepConstants
 from lazsim.stepmodel.inputs import StepInputs
-from lazsim.stepmodel.loading import load_constants, tables_of
+from lazsim.stepmodel.loading import tables_of
 from lazsim.stepmodel.memory import ACTIVATION_BYTES, memory_bytes
 from lazsim.stepmodel.pipeline import parts_of
 from lazsim.stepmodel.predict import predict_step
@@ -205,6 +205,7 @@ def layout_costs(
     gpu: GpuSpec,
     cluster: ClusterSpec,
     job: JobSpec,
+    constants: StepConstants,
     times: tuple[ComputeTimes, CommunicationTimes],
     *,
     keeps_whole_states: bool,
@@ -245,9 +246,9 @@ def layout_costs(
         msgspec.structs.replace(cluster, num_nodes=grid.replica_nodes),
         msgspec.structs.replace(parallel, global_batch=-(-parallel.global_batch // one) * one),
         tables_of(gpu),
-        load_constants(),
+        constants,
     )
-    return LayoutCosts(model, cluster, job, *times, inputs=inputs)
+    return LayoutCosts(model, cluster, job, constants, *times, inputs=inputs)
 
 
 def grid_of(model: ModelSpec, parallel: ParallelSpec, gpus_per_node: int) -> Grid:

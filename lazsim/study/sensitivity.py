@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from lazsim.engine.systems import DEFAULT_SYSTEMS
 from lazsim.errors import InfeasiblePlanError, SpecError
 from lazsim.scenario import Scenario
-from lazsim.specs import GpuSpec, HostSpec, JobSpec, NetworkSpec, RecoverySpec, unknown_name
+from lazsim.specs import GpuSpec, HostSpec, JobSpec, NetworkSpec, RecoverySpec, StepConstants, unknown_name
 from lazsim.study.notes import describe_runs, without_numbers
 from lazsim.study.result import RunResult
 from lazsim.study.simulation import resolve_runs, run_scenario, simulate_scenarios
@@ -31,9 +31,13 @@ FIXED = {
         "expert_kernels",
         "parallel",
     ),
+    "step": ("name", "host_launch_clock_hz", "gather_curve_us", "exchange_curve_us", "measured_over_predicted"),
 }
-"""Fields that are not varied: names, datasheet figures, which only multiply efficiencies, the pods of a network, and
-the job itself: its batch, its joins, the kind of its kernels, and its layout."""
+"""Fields that are not varied: names, datasheet figures, which only multiply efficiencies, the pods of a network, the
+job itself: its batch, its joins, the kind of its kernels, and its layout, and curves."""
+
+OF_EVERY_STEP = ("host_launch_s", "host_wait_s")
+"""Constants of a step that a job without a layout has, too."""
 
 
 class Assumption(NamedTuple):
@@ -123,7 +127,7 @@ def sensitivity(
     systems, placements
         See `lazsim.study.simulation.simulate`. Ratios compare the first run with the others.
     constants
-        Names of constants, as `constant_paths` gives them; all when empty.
+        Names of constants, as `constant_paths` gives them; all that enter the steps of the job when empty.
     factors
         Factors above 0. One near 1 tells how large an effect chance alone has; see Notes.
     progress
@@ -146,7 +150,9 @@ def sensitivity(
             raise SpecError(unknown_name("constant", name, list(paths)))
     scenarios, left_out = resolve_runs(settings, systems, placements)
     base = simulate_scenarios(scenarios, left_out=left_out)
-    names = progress(list(dict.fromkeys(constants or paths)))
+    has_layout = scenarios[0].job.parallel is not None
+    entering = [name for name, path in paths.items() if has_layout or name in OF_EVERY_STEP or path[:5] != "step."]
+    names = progress(list(dict.fromkeys(constants or entering)))
     effects = [[_vary(scenarios, Assumption(name, factor, paths[name]), base) for factor in factors] for name in names]
     effects.sort(key=lambda changes: -max(change.effect for change in changes))
     return Sensitivity(base, tuple(change for changes in effects for change in changes))
@@ -155,7 +161,7 @@ def sensitivity(
 def constant_paths(systems: Sequence[str]) -> dict[str, str]:
     """Return the constants that are varied, and the dotted path of each in a scenario."""
     clusters = {"cluster.network": NetworkSpec, "cluster.recovery": RecoverySpec, "cluster.host": HostSpec}
-    parts = clusters | {"gpu": GpuSpec, "job": JobSpec}
+    parts = clusters | {"gpu": GpuSpec, "job": JobSpec, "step": StepConstants}
     paths = {"slots_per_gpu": "cluster.slots_per_gpu"}
     for part, spec in parts.items():
         paths |= {field: f"{part}.{field}" for field in spec.__struct_fields__ if field not in FIXED.get(part, ())}
