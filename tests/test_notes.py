@@ -81,11 +81,11 @@ def test_a_run_shorter_than_a_step_says_so():
     )
 
 
-def test_a_plan_that_does_not_keep_the_fault_threshold_is_told_with_the_nodes_that_would():
+def test_a_plan_that_does_not_keep_the_fault_threshold_is_told_and_whether_it_fits_at_all():
     # Two replicas of 16 experts take 32 slots: 6 nodes have 36, and 5 nodes 30.
     note = (
         "lazarus: in 100.0% of the time of its steps, some expert is on fewer than 2 nodes (`fault_threshold`); "
-        "that many take at least 6 nodes and a policy that spreads experts"
+        "f 2 does not fit: on 5 nodes, some expert is on 1 only"
     )
     assert notes_of(nodes_at(0.0, 5)) == [note, ANALYTIC]
     assert notes_of(nodes_at(0.0, 6)) == [ANALYTIC]

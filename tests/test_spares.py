@@ -10,6 +10,7 @@ from lazsim.output.plots.sweep import spares_figure
 from lazsim.output.sweep import sweep_parts
 from lazsim.output.table import render
 from lazsim.scenario import resolve
+from lazsim.study.intervals import Interval
 from lazsim.study.simulation import simulate
 from lazsim.study.sweep import sweep_tasks
 from lazsim.study.sweep_result import SpareCost, SweepResult, paying_spares
@@ -135,7 +136,8 @@ def test_as_many_spares_as_nodes_are_refused(lazsim):
 
 def test_the_number_of_spares_that_pays_is_that_of_the_cheapest_samples():
     # 100 node-hours for 100 samples; the first spare takes 6 and brings 20, the second takes 6 and brings 2.
-    costs = [SpareCost({}, *one, None) for one in ((0, 100.0, 100.0), (1, 120.0, 106.0), (2, 122.0, 112.0))]
+    found = ((0, 100.0, 100.0), (1, 120.0, 106.0), (2, 122.0, 112.0))
+    costs = [SpareCost({}, *one, None, Interval(one[2] / one[1], 0.0, 0.0)) for one in found]
     assert paying_spares(costs).num_spares == 1
     assert paying_spares(costs[::2]).num_spares == 2
 
@@ -150,14 +152,33 @@ def test_a_sweep_over_spares_says_which_number_pays_and_draws_it():
     result = SweepResult(("spares", "seed"), rows, (), (), ((),) * len(rows))
     (costs,) = result.spares()
     # Means over seeds: 120 samples for 106 node-hours with one spare.
-    assert [tuple(asdict(one).values())[1:] for one in costs] == [
+    assert [tuple(asdict(one).values())[1:5] for one in costs] == [
         (0, 100.0, 100.0, 200.0), (1, 120.0, 106.0, 212.0), (2, 122.0, 112.0, 224.0)
     ]  # fmt: skip
     shown = render(list(sweep_parts(result)), 100)
-    # 224 / 122 over 212 / 120 is 1.0393.
-    assert "ds: 1 spares pay; with 2, samples cost 3.9% more" in shown
+    # At the seed of both, 112 / 122 over 107 / 122 is 1.0467.
+    assert "ds: 1 spares pay; with 2, samples cost 4.7 % more" in shown
+    assert "fewer than 6 seeds cannot tell which number pays" in shown
     assert [one["pays_most"] for one in result.to_json()["spares"]] == [False, True, False]
     assert set(spares_figure(result.spares())) == {"png", "pdf"}
+
+
+def test_numbers_of_spares_that_cost_the_same_within_chance_cannot_be_told_apart():
+    # Hours for 100 samples: one spare takes a twentieth more at every seed, two take more or less by turns.
+    hours = {0: lambda _: 100.0, 1: lambda seed: 105.0 + 0.01 * seed, 2: lambda seed: 101.0 + 4 * (-1) ** seed}
+    rows = tuple(
+        {"system": "ds", "placement": None, "cost_usd": None, "id": "x", "spares": number, "seed": seed}
+        | {"samples": 100.0, "node_hours_held": hours[number](seed)}
+        for number in hours
+        for seed in range(8)
+    )
+    result = SweepResult(("spares", "seed"), rows, (), (), ((),) * len(rows))
+    (costs,) = result.spares()
+    assert [one.is_tie for one in costs] == [True, False, True]
+    # Hours for a million samples; Student's t of 7 degrees of freedom is 2.365, and the standard error 4.28 / sqrt(8).
+    assert costs[2].per_million_samples == pytest.approx((1.01e6, 1.01e6 - 3.576e4, 1.01e6 + 3.576e4), rel=1e-3)
+    assert "cannot be told from 0 spares: 2" in render(list(sweep_parts(result)), 100)
+    assert result.to_json()["spares"][1]["dearer"] == pytest.approx(1.05035)
 
 
 def test_spares_are_an_axis_of_sweeps():

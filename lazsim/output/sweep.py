@@ -113,15 +113,27 @@ def _spares_table(costs: Sequence[SpareCost]) -> Table:
     best = paying_spares(costs)
     unit = "node-hours" if best.cost_usd is None else "$"
     columns = [key("spares"), Column("samples", ",.0f"), Column("node-hours", ",.1f"), Column("$", ",.2f")]
-    rows = [[one.num_spares, one.samples, one.node_hours, one.cost_usd, one.per_million_samples] for one in costs]
+    rows = [
+        [one.num_spares, one.samples, one.node_hours, one.cost_usd, _half(one.per_million_samples, ",.4g")]
+        + [None if one is best else _more(one)]
+        for one in costs
+    ]
     who = ", ".join(str(value) for value in best.among.values())
     more = [one for one in costs if one.num_spares > best.num_spares]
     pays = f"{who}: {best.num_spares} spares pay; " + (
-        f"with {more[0].num_spares}, samples cost {more[0].per_million_samples / best.per_million_samples - 1:.1%} more"
-        if more
-        else "more were not tried"
+        f"with {more[0].num_spares}, samples cost {_more(more[0])} more" if more else "more were not tried"
     )
-    return Table([*columns, Column(f"{unit}/M samples", ",.4g")], rows, f"spares of {who}", [pays])
+    ties = ", ".join(str(one.num_spares) for one in costs if one.is_tie and one is not best)
+    notes = [pays, f"cannot be told from {best.num_spares} spares: {ties}"] if ties else [pays]
+    if any(one.is_tie is None for one in costs):
+        notes.append(f"fewer than {MIN_SAMPLES} seeds cannot tell which number pays")
+    columns += [Column(f"{unit}/M samples"), Column("more than least")]
+    return Table(columns, rows, f"spares of {who}", notes)
+
+
+def _more(one: SpareCost) -> str:
+    """Write by how much samples cost more than the least."""
+    return _half(Interval(*(100 * (bound - 1) for bound in one.dearer)), ".1f") + " %"
 
 
 def _contest_table(result: SweepResult, contests: Sequence[Contest], num_runs: int) -> Table:

@@ -61,13 +61,10 @@ def _run_notes(scenario: Scenario, run: SystemRun, trace: Trace, loads: Routing)
     notes = [] if run.steps else [_idle_note(scenario, run, trace)]
     steps_s = max(run.ledger_s["compute"] + run.ledger_s["lost_work"], 1e-9)
     if run.below_threshold_s:
-        model, cluster, threshold = scenario.model, scenario.cluster, scenario.job.fault_threshold
-        needed = max(threshold, -(-threshold * model.num_experts // cluster.slots_per_node))
-        share = run.below_threshold_s / steps_s
-        notes.append(
-            f"{run.name}: in {share:.1%} of the time of its steps, some expert is on fewer than {threshold} nodes "
-            f"(`fault_threshold`); that many take at least {needed} nodes and a policy that spreads experts"
-        )
+        threshold, share = scenario.job.fault_threshold, run.below_threshold_s / steps_s
+        told = f"{run.name}: in {share:.1%} of the time of its steps, some expert is on fewer than {threshold} nodes"
+        why = threshold_note(scenario, trace.most_nodes(run.wall_s) - scenario.num_spares)
+        notes.append(f"{told} (`fault_threshold`); {why or f'f {threshold} fits while no node is lost'}")
     if loads.last_step is not None and run.steps > loads.last_step:
         notes.append(f"the recorded loads end at step {loads.last_step}; later steps use the last ones")
     if run.planning == "sampled":

@@ -4,12 +4,12 @@ import csv
 import io
 import math
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from lazsim.study.comparison import BySeed, Ranked, rank
-from lazsim.study.intervals import MIN_SAMPLES, Interval, mean_interval
+from lazsim.study.comparison import BySeed, Ranked, paired_ratio, rank
+from lazsim.study.intervals import MIN_SAMPLES, Interval, mean_interval, ratio_interval
 from lazsim.study.notes import count_notes
 from lazsim.study.result import HISTORIES
 from lazsim.study.sweep_spec import SEEDS, Point
@@ -40,6 +40,9 @@ class Contest:
     ranking: tuple[Ranked[Alternative], ...]
 
 
+THE_SAME = Interval(1.0, 1.0, 1.0)
+
+
 @dataclass(frozen=True)
 class SpareCost:
     """Means over seeds of runs with a number of spares.
@@ -54,6 +57,10 @@ class SpareCost:
         Samples kept, and hours of all nodes held.
     cost_usd : float or None
         Their cost, where prices are known.
+    per_million_samples : Interval
+        US dollars for a million samples, or node-hours where prices are not known.
+    dearer : Interval
+        How many times that of the number of spares with the least, at the same seeds.
     """
 
     among: Mapping[str, Any]
@@ -61,12 +68,15 @@ class SpareCost:
     samples: float
     node_hours: float
     cost_usd: float | None
+    per_million_samples: Interval
+    dearer: Interval = THE_SAME
 
     @property
-    def per_million_samples(self) -> float:
-        """US dollars for a million samples, or node-hours where prices are not known."""
-        spent = self.node_hours if self.cost_usd is None else self.cost_usd
-        return spent / self.samples * 1e6 if self.samples else math.inf
+    def is_tie(self) -> bool | None:
+        """Whether samples may cost as little as they can; None where there are too few seeds to tell."""
+        if self.dearer.value == 1:
+            return True
+        return None if math.isnan(self.dearer.low) and math.isfinite(self.dearer.value) else self.dearer.low <= 1
 
 
 def paying_spares(costs: Sequence[SpareCost]) -> SpareCost:
@@ -74,7 +84,7 @@ def paying_spares(costs: Sequence[SpareCost]) -> SpareCost:
 
     Of equal ones it is the fewest. `costs` are those of one run and setting.
     """
-    return min(costs, key=lambda one: (one.per_million_samples, one.num_spares))
+    return min(costs, key=lambda one: (one.per_million_samples.value, one.num_spares))
 
 
 @dataclass(frozen=True)
@@ -206,16 +216,21 @@ class SweepResult:
         rows_of: dict[Alternative, list[Mapping[str, Any]]] = {}
         for row in self.rows:
             rows_of.setdefault((run_name(row), tuple(row[key] for key in self.setting_keys)), []).append(row)
-        found: dict[tuple[Any, ...], list[SpareCost]] = {}
+        found: dict[tuple[Any, ...], list[tuple[SpareCost, BySeed]]] = {}
         for (name, setting), rows in rows_of.items():
             among = self._describe(name, setting)
             num_spares = among.pop("spares")
-            samples, hours = (fmean(row[key] for row in rows) for key in ("samples", "node_hours_held"))
+            made, hours = ([row[key] for row in rows] for key in ("samples", "node_hours_held"))
             costs = [row["cost_usd"] for row in rows]
+            spent = hours if None in costs else costs
+            each: BySeed = {
+                tuple(row.get(key) for key in SEEDS): _divide(*one) for row, *one in zip(rows, spent, made, strict=True)
+            }
+            per_million = Interval(*(1e6 * bound for bound in ratio_interval(spent, made)))
             cost = None if None in costs else fmean(costs)
-            one = SpareCost(among, num_spares, samples, hours, cost)
-            found.setdefault(tuple(among.items()), []).append(one)
-        return [sorted(costs, key=lambda one: one.num_spares) for costs in found.values()]
+            one = SpareCost(among, num_spares, fmean(made), fmean(hours), cost, per_million)
+            found.setdefault(tuple(among.items()), []).append((one, each))
+        return [_with_dearer(costs) for costs in found.values()]
 
     @property
     def setting_keys(self) -> tuple[str, ...]:
@@ -256,7 +271,10 @@ class SweepResult:
 
     def _spares_json(self) -> list[dict[str, Any]]:
         return [
-            {**asdict(one), "per_million_samples": one.per_million_samples, "pays_most": one is paying_spares(costs)}
+            asdict(one)
+            | _bounds("per_million_samples", one.per_million_samples)
+            | _bounds("dearer", one.dearer)
+            | {"pays_most": one is paying_spares(costs), "is_tie": one.is_tie}
             for costs in self.spares()
             for one in costs
         ]
@@ -290,6 +308,22 @@ def describe_point(point: Point, axes: Sequence[str]) -> str:
 def run_name(row: Mapping[str, Any]) -> str:
     """Name the run of a row within its setting: the system, and the policy where one was chosen."""
     return f"{row['system']}:{row['placement']}" if row["placement"] else str(row["system"])
+
+
+def _with_dearer(costs: Sequence[tuple[SpareCost, BySeed]]) -> list[SpareCost]:
+    """Return costs by the number of spares, each with how much dearer its samples are than the cheapest."""
+    best = paying_spares([one for one, _ in costs])
+    least = next(each for one, each in costs if one is best)
+    found = [one if one is best else replace(one, dearer=paired_ratio(each, least)) for one, each in costs]
+    return sorted(found, key=lambda one: one.num_spares)
+
+
+def _divide(above: float, below: float) -> float:
+    return above / below if below else math.inf
+
+
+def _bounds(what: str, found: Interval) -> dict[str, float]:
+    return {what: found.value, f"{what}_ci_low": found.low, f"{what}_ci_high": found.high}
 
 
 def _flat(what: str, found: Interval) -> dict[str, float]:

@@ -4,6 +4,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import matplotlib
+import numpy as np
 import pandas as pd
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
@@ -51,11 +52,13 @@ def spares_figure(by_run: Sequence[Sequence[SpareCost]]) -> dict[str, bytes]:
         numbers = [one.num_spares for one in costs]
         style = {"color": look.color, "marker": look.marker, "linestyle": look.line, "label": name}
         samples.plot(numbers, [one.samples for one in costs], **style)
-        cost.plot(numbers, [one.per_million_samples for one in costs], **style)
+        each = [one.per_million_samples for one in costs]
+        reach = np.nan_to_num([[one.value - one.low, one.high - one.value] for one in each]).T
+        cost.errorbar(numbers, [one.value for one in each], reach, capsize=2, elinewidth=0.7, **style)
         best = paying_spares(costs)
         cost.plot(
             best.num_spares,
-            best.per_million_samples,
+            best.per_million_samples.value,
             "o",
             markersize=9,
             markerfacecolor="none",
