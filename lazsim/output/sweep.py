@@ -113,11 +113,10 @@ def _spares_table(costs: Sequence[SpareCost]) -> Table:
     best = paying_spares(costs)
     unit = "node-hours" if best.cost_usd is None else "$"
     columns = [key("spares"), Column("samples", ",.0f"), Column("node-hours", ",.1f"), Column("$", ",.2f")]
-    rows = [
-        [one.num_spares, one.samples, one.node_hours, one.cost_usd, _half(one.per_million_samples, ",.4g")]
-        + [None if one is best else _more(one)]
-        for one in costs
-    ]
+    rows = []
+    for one in costs:
+        told = _half(one.per_million_samples, ",.4g"), None if one is best else _more(one)
+        rows.append((one.num_spares, one.samples, one.node_hours, one.cost_usd, *told))
     who = ", ".join(str(value) for value in best.among.values())
     more = [one for one in costs if one.num_spares > best.num_spares]
     pays = f"{who}: {best.num_spares} spares pay; " + (
