@@ -1,16 +1,20 @@
 """report.html: what it says, that it takes nothing from outside, and that a browser shows it."""
 
 import hashlib
+import json
 import re
 import shutil
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 
 import lazsim
+from lazsim.output.maps import plan_maps
 from lazsim.output.report import Report, report_page
 from lazsim.output.run import run_parts, run_report
 from lazsim.output.table import Column, Table, key
+from lazsim.placement.plan import PlacementPlan
 from tests.conftest import ROOT
 
 TRACE = ROOT / "traces" / "spot-p3-like.csv"
@@ -19,12 +23,17 @@ MOST_BYTES = 3 << 20
 VOID = {"meta", "img", "br", "link", "input"}
 
 
+def explored(outline):
+    """Return the data that a page's script draws."""
+    return json.loads(outline.data)
+
+
 class Outline(HTMLParser):
     """Collects elements, checks that they are closed in order, and keeps the text outside of scripts."""
 
     def __init__(self, page):
         super().__init__()
-        self.elements, self.open, self.text = [], [], ""
+        self.elements, self.open, self.text, self.data = [], [], "", ""
         self.feed(page)
         self.close()
         assert self.open == []
@@ -39,6 +48,8 @@ class Outline(HTMLParser):
     def handle_data(self, data):
         if not {"script", "style"} & set(self.open):
             self.text += data
+        elif self.elements[-1] == ("script", {"type": "application/json", "id": "explored"}):
+            self.data += data
 
     def all(self, tag):
         return [attributes for name, attributes in self.elements if name == tag]
@@ -99,7 +110,9 @@ def test_a_page_names_every_input_with_its_hash(outline):
 def test_names_from_outside_are_text_and_no_markup():
     evil = "<script>alert(1)</script>"
     table = Table([key("<b>"), Column("n", ",d")], [[evil, 3]], title=evil)
-    shown = report_page(Report(evil, evil, {"trace": {"name": evil, "sha256": "0"}}), [table, evil], [evil], evil, {})
+    shown = report_page(
+        Report(evil, evil, evil, {"trace": {"name": evil, "sha256": "0"}}), [table, evil], [evil], evil, {}
+    )
     assert Outline(shown.decode()).all("script") == Outline(shown.decode()).all("b") == []
 
 
@@ -117,6 +130,8 @@ def test_recovery_writes_a_page_with_the_map_of_the_plans(lazsim, tmp_path):
     assert "When 2 nodes fail together, every expert survives with probability 0.667 under mro." in outline.text
     assert len(outline.all("img")) == 2
     assert "--failures 2 --out DIR" in outline.text
+    (mro,) = explored(outline)["maps"]["plans"]
+    assert sorted(expert for slots in mro["slots"][0] for expert in slots) == [0, 0, 1, 1]
 
 
 def test_a_sweep_writes_a_page_with_the_best_setting(lazsim, tmp_path):
@@ -126,6 +141,40 @@ def test_a_sweep_writes_a_page_with_the_best_setting(lazsim, tmp_path):
     outline = Outline((tmp_path / "out" / "report.html").read_text())
     assert "lazarus trains most: " in outline.text
     assert hashlib.sha256(spec.read_bytes()).hexdigest() in outline.text
+    points = explored(outline)["points"]
+    assert points["axes"] == ["run"]
+    assert [point["setting"] for point in points["rows"]] == [["lazarus"], ["ds"]]
+
+
+def test_a_page_keeps_the_least_safe_layers_of_plans_that_it_cannot_hold(monkeypatch):
+    # Expert 0 is on two nodes in layer 0, and on one in layer 1. Layer 2 is as layer 0. There is room for two layers.
+    plan = PlacementPlan(np.array([[[0, 1], [0, 1]], [[0, 0], [1, 1]], [[0, 1], [1, 0]]]), num_experts=2)
+    monkeypatch.setattr("lazsim.output.maps.MOST_CELLS", 11)
+    (shown,) = plan_maps({"mine": plan}, "")["plans"]
+    assert (shown["layers"], shown["least"]) == ([0, 1], 1)
+    assert shown["slots"] == [[[0, 1], [0, 1]], [[0, 0], [1, 1]]]
+
+
+@pytest.mark.parametrize("kind", ["run", "recovery", "sweep", "advise"])
+def test_every_page_says_how_sure_it_is_what_does_not_hold_and_what_it_rests_on(lazsim, tmp_path, kind):
+    spec = tmp_path / "spec.toml"
+    spec.write_text('[base]\ntrace = "fail-every-5min"\nduration = "3min"\n[grid]\nsystem = ["lazarus", "ds"]\n')
+    command = {
+        "run": ["--trace", TRACE, "--duration", "3min", "--system", "lazarus"],
+        "recovery": ["--nodes", 4, "--slots", 1, "--replicas", "2,2", "--policy", "mro"],
+        "sweep": [spec, "--jobs", 1],
+        "advise": ["--nodes", 8, "--node-mtbf", "1h", "--repair", "10min", "--duration", "30min", "--runs", 8,
+                   "--system", "lazarus", "--interval", "10min", "--jobs", 1],
+    }[kind]  # fmt: skip
+    lazsim(kind, *command, "--out", tmp_path / "out")
+    outline = Outline((tmp_path / "out" / "report.html").read_text())
+    for heading in ("How sure this is", "What does not hold", "What was asked", "every input, with the SHA-256"):
+        assert heading in outline.text
+    assert f"lazsim {kind}" in outline.text
+    assert re.search(r"\b[0-9a-f]{64}\b", outline.text) or kind == "recovery"
+    assert bool(explored(outline).get("maps")) == (kind != "sweep")
+    # Controls have labels, and drawings names that say where their numbers are.
+    assert all("aria-label" in one or "aria-labelledby" in one for one in outline.all("div") if one.get("role"))
 
 
 # A browser.
@@ -197,6 +246,30 @@ def test_a_system_is_turned_off_by_its_name_and_the_wheel_zooms(tab):
     tab.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     tab.mouse.wheel(0, -300)
     tab.wait_for_function(f"{RATES}.x_range.end - {RATES}.x_range.start < 79")
+
+
+def test_a_browser_draws_the_map_of_the_layer_that_is_chosen_and_tells_of_the_replicas_under_the_pointer(tab, result):
+    (plan,) = result_maps(result)
+    assert plan["name"] == "lazarus"
+    tab.select_option("#map-layer", str(plan["layers"][-1]))
+    slots = plan["slots"][-1]
+    replicas = sum(row.count(slots[0][0]) for row in slots)
+    holders = [{expert for expert in row if expert >= 0} for row in slots]
+    fewest = min(sum(expert in held for held in holders) for expert in range(16))
+    tab.wait_for_function("document.querySelector('#map canvas')")
+    assert f"of this layer: {fewest} " in tab.inner_text("#map-said")
+    tab.locator("#map").scroll_into_view_if_needed()
+    # The first cell begins at the right of the labels of the nodes, which have 90 pixels.
+    box = tab.locator("#map .bk-Figure").bounding_box()
+    tab.mouse.move(box["x"] + 110, box["y"] + 20)
+    tooltip = tab.locator("#map .bk-Tooltip").first
+    tooltip.wait_for()
+    told = dict(re.findall(r"(node|slot|expert|replicas):\s*(\d+)", tooltip.inner_text()))
+    assert told == {"node": "0", "slot": "0", "expert": str(slots[0][0]), "replicas": str(replicas)}
+
+
+def result_maps(result):
+    return run_report(result).maps["plans"]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

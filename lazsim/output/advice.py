@@ -4,10 +4,13 @@ import math
 from collections.abc import Iterator
 
 from lazsim.output.folder import name_pictures
+from lazsim.output.maps import plan_maps
 from lazsim.output.report import Report
+from lazsim.output.run import MAP_CAPTION
 from lazsim.output.table import Column, Part, Table, key
 from lazsim.study.advice import Advice
 from lazsim.study.intervals import MIN_SAMPLES, Interval
+from lazsim.study.plans import plan_of
 from lazsim.study.question import name_value
 from lazsim.study.search import Alternative
 from lazsim.units import format_duration
@@ -38,9 +41,17 @@ def advice_files(advice: Advice) -> dict[str, bytes]:
 
 def advice_report(advice: Advice) -> Report:
     """Return what a page says of advice beside its tables."""
-    caption = "What each interval between checkpoints gives, and how far other choices are behind"
-    title = f"Which setting is best for {advice.goal.name}?"
-    return Report(title, _answer(advice), advice.inputs, pictures={caption: "advice.png"})
+    plan = plan_of(advice.scenario)
+    seeds = advice.ranking[0].num_seeds
+    return Report(
+        f"Which setting is best for {advice.goal.name}?",
+        _answer(advice),
+        f"Means over {seeds} seeds, at which every choice meets the same failures; {advice.num_runs:,} runs in all. "
+        f"+- is half of a 95 % interval, which takes {MIN_SAMPLES} seeds.",
+        advice.scenario.inputs,
+        maps=plan_maps({_name(advice, advice.best): plan}, MAP_CAPTION) if plan else None,
+        pictures={"what each interval between checkpoints gives, and how far other choices are behind": "advice.png"},
+    )
 
 
 def _answer(advice: Advice) -> str:

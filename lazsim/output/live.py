@@ -77,13 +77,15 @@ def validation_parts(validation: Validation) -> Iterator[Part]:
     columns = [key(""), Column("measured", ".4g"), Column("predicted", ".4g"), Column("error", _error)]
     columns.append(Column("judged"))
     yield Table(columns, [_component_row(one, validation.tolerance) for one in validation.components])
-    drift = validation.drift
-    change = f"{abs(drift):.1%} {'longer' if drift > 0 else 'less'}"
     yield (
         f"judged: at least {NEGLIGIBLE_SHARE:.0%} of the run's time; within {validation.tolerance:.0%}: "
         f"{'yes' if validation.has_passed else 'no'}\n"
-        f"steps of the calibration after the run took {change} than those before it"
+        f"steps of the calibration after the run took {_drift(validation.drift)} than those before it"
     )
+
+
+def _drift(drift: float) -> str:
+    return f"{abs(drift):.1%} {'longer' if drift > 0 else 'less'}"
 
 
 def _component_row(component: ComparedQuantity, tolerance: float) -> list[str | float]:
@@ -109,6 +111,8 @@ def validation_report(validation: Validation) -> Report:
         f"Forecast and measurement of {run.system}, {validation.inputs['spec']['model']['name']}",
         f"The forecast is {verdict} {validation.tolerance:.0%}: the worst of the judged rows, {worst.name}, is off by "
         f"{_error(worst.error)} (measured {worst.measured:.4g}, predicted {worst.predicted:.4g}).",
+        "One run on one machine. Steps of a second calibration, after the run, took "
+        f"{_drift(validation.drift)} than those before it; the luck of where failures fall within a step is not told.",
         validation.inputs,
         timeline_of({"measured": run, "predicted": validation.predicted}),
         pictures={"measured and predicted": "validate.png"},

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,9 @@ MAX_TEXT_NODES = 16
 """Nodes up to which maps are printed."""
 
 NAME_WIDTH = 18
+
+MOST_CELLS = 100_000
+"""Slots of all plans that a page holds: half a megabyte."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +54,23 @@ def layer_maps(task: PlanningTask, plans: Mapping[str, PlacementPlan], layer_sho
         share_E = load_LE[layer] / load_LE[layer].sum()
         maps.append(LayerMap(title, plan.slots_LNS[layer], share_E, expert, num_nodes))
     return maps
+
+
+def plan_maps(plans: Mapping[str, PlacementPlan], caption: str) -> dict[str, Any]:
+    """Return plans by name as the data of a page: of each the layers, the least safe one, and their slots.
+
+    Plans that do not fit into a page have their least safe layers only.
+    """
+    most = max(1, MOST_CELLS // sum(plan.slots_LNS[0].size for plan in plans.values()))
+    shown = []
+    for name, plan in plans.items():
+        by_safety = plan.holds_LEN.sum(axis=2).min(axis=1).argsort(kind="stable")
+        layers = sorted(by_safety[:most].tolist())
+        slots = plan.slots_LNS[layers].tolist()
+        shown.append({"name": name, "layers": layers, "least": layers.index(by_safety[0]), "slots": slots})
+    if any(plan.num_layers > most for plan in plans.values()):
+        caption += f" Of each plan there are the {most} layers whose experts are on the fewest nodes."
+    return {"plans": shown, "caption": caption}
 
 
 def text_maps(maps: Sequence[LayerMap], width: int) -> Iterator[str]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from lazsim.files import json_bytes
 from lazsim.output.folder import name_pictures
-from lazsim.output.maps import LayerMap, layer_maps, text_maps
+from lazsim.output.maps import LayerMap, layer_maps, plan_maps, text_maps
 from lazsim.output.report import Report
 from lazsim.output.table import Column, Part, Table, key, terminal_width
 from lazsim.reliability import SurvivalCurve
@@ -120,13 +120,21 @@ def reliability_report(report: ReliabilityReport) -> Report:
     answer += f"{prob_P[best]:.3f} under {names[best]}"
     if prob_P[worst] < prob_P[best]:
         answer += f", and {prob_P[worst]:.3f} under {names[worst]}"
+    widest = max(float((curve.ci_high - curve.ci_low).max()) for curve in curves.values()) / 2
+    sure = (
+        f"Sampled; half of the widest 95 % interval is {widest:.2g}."
+        if widest
+        else "Exact: no set of failures is sampled."
+    )
     return Report(
         f"Do the experts survive on {report.task.num_nodes} nodes?",
         f"{answer}.",
+        f"{sure} Plans are those of the loads given, and all {unit} are equally likely to fail.",
         all_inputs(report.task, names, report.scenarios.inputs),
+        maps=plan_maps(report.plans, "It begins with the layer that is least safe."),
         pictures={
             f"probability that every expert survives, by number of failed {unit}": "recovery.png",
-            "where each policy places the experts; of several layers, the one most in danger": "placement-map.png",
+            "the sets of failures that lose an expert": "failure-sets.png",
         },
     )
 

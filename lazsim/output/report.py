@@ -11,11 +11,11 @@ from typing import Any
 from lazsim import __version__
 from lazsim.engine.log import FailureRecord, TimeSpan, longest
 from lazsim.engine.simulate import SystemRun
-from lazsim.output.plots.style import LOOKS, looks_of
+from lazsim.output.plots.style import LOOKS, Look, looks_of
 from lazsim.output.table import Column, Part, cell_text
 from lazsim.units import format_duration
 
-TEMPLATE = Path(__file__).with_name("report.html.jinja")
+TEMPLATE, SCRIPT = (Path(__file__).with_name(name) for name in ("report.html.jinja", "report.js"))
 
 MOST_MARKS = 20_000
 """Failures and phases of all systems that a timeline shows, each the longest: 1 MB of text."""
@@ -39,12 +39,12 @@ class Report:
 
     Attributes
     ----------
-    title, answer : str
-        What was asked, and the answer in a sentence.
+    title, answer, certainty : str
+        What was asked, the answer in a sentence, and how sure it is.
     inputs : mapping
         Every input by name; those that are files have their ``sha256``.
-    timeline : mapping or None
-        See `timeline_of`.
+    timeline, maps, points : mapping or None
+        What can be explored; see `timeline_of`, `lazsim.output.maps.plan_maps` and `lazsim.output.sweep.sweep_points`.
     details : sequence of Table or str
         Parts that follow those of the terminal.
     pictures : mapping
@@ -53,8 +53,11 @@ class Report:
 
     title: str
     answer: str
+    certainty: str
     inputs: Mapping[str, Any]
     timeline: Mapping[str, Any] | None = None
+    maps: Mapping[str, Any] | None = None
+    points: Mapping[str, Any] | None = None
     details: Sequence[Part] = ()
     pictures: Mapping[str, str] = field(default_factory=dict)
 
@@ -70,6 +73,7 @@ def report_page(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     pictures = {caption: base64.b64encode(files[name]).decode() for caption, name in report.pictures.items()}
+    explored = {name: getattr(report, name) for name in ("timeline", "maps", "points") if getattr(report, name)}
     page = environment.from_string(TEMPLATE.read_text()).render(
         page={**vars(report), "pictures": pictures},
         parts=[_part(part) for part in (*parts, *report.details)],
@@ -77,8 +81,8 @@ def report_page(
         command=command,
         version=__version__,
         inputs=list(_inputs(report.inputs)),
-        timeline_json=jinja2.utils.htmlsafe_json_dumps(report.timeline, dumps=_dumps),
-        bokeh_js=Markup(_bokeh_js()) if report.timeline else "",
+        explored_json=jinja2.utils.htmlsafe_json_dumps(explored, dumps=_dumps) if explored else "",
+        scripts=Markup(_bokeh_js() + SCRIPT.read_text()) if explored else "",
     )
     return page.encode()
 
@@ -137,6 +141,11 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else _dumps(value)
 
 
+def drawn(name: str, look: Look) -> dict[str, Any]:
+    """Return how a page draws a series: its name, colour and dashes."""
+    return {"name": name, "color": look.color, "dash": [] if look.line == "-" else [6, 3]}
+
+
 def timeline_of(runs: Mapping[str, SystemRun]) -> dict[str, Any]:
     """Return runs of one trace by name as the data of a timeline, in the unit of its axis."""
     from lazsim.output.plots.run import time_unit, windows
@@ -156,9 +165,7 @@ def timeline_of(runs: Mapping[str, SystemRun]) -> dict[str, Any]:
         stops = [span for span in run.phases if span.what in BUCKET_COLORS]
         systems.append(
             {
-                "name": name,
-                "color": looks[name].color,
-                "dash": [] if looks[name].line == "-" else [6, 3],
+                **drawn(name, looks[name]),
                 "x": (bounds_s / unit_s).round(6).tolist(),
                 "rate": [round(rate, 4) for rate in rates],
                 "failures": _columns([_failure(one, unit_s, rate_at) for one in run.failures[:most]], FAILURE_COLUMNS),

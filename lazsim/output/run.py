@@ -10,15 +10,19 @@ from lazsim.engine.ledger import BUCKETS
 from lazsim.engine.simulate import SystemRun
 from lazsim.files import json_bytes
 from lazsim.output.folder import name_pictures
+from lazsim.output.maps import plan_maps
 from lazsim.output.model import size_text
 from lazsim.output.report import Report, timeline_of
 from lazsim.output.table import Column, Part, Table, key
 from lazsim.study.deadline import DeadlineResult
+from lazsim.study.plans import plan_of
 from lazsim.study.result import RunResult
 from lazsim.units import GIB, HOUR_S, format_duration
 
 MOST_WITH_DURATIONS = 3
 """Systems up to which durations stand beside shares."""
+
+MAP_CAPTION = "The plans are those on all nodes at the first rebalance; each next change of nodes brings another."
 
 SHORT_BUCKETS = {
     "checkpoint": "ckpt",
@@ -75,12 +79,17 @@ def run_report(result: RunResult) -> Report:
     if best.samples:
         trains += "".join(f", {best.samples / run.samples:.2f} times {run.name}'s" for run in others if run.samples)
     error = f" (95 % interval +- {best.samples_error:.1%} for plans that were sampled)" if best.samples_error else ""
+    found = {run.name: plan_of(one) for run, one in zip(result.runs, result.scenarios, strict=True)}
+    plans = {name: plan for name, plan in found.items() if plan is not None}
     return Report(
         f"{result.inputs['model']['name']} on {result.inputs['cluster']['name']} under {result.trace['name']}",
         f"Over {format_duration(best.wall_s)}, {trains}{error}; {best.ettr:.0%} of its time is productive (ETTR).",
+        "One replay of one stretch of a trace: a failure may by luck hit just before a checkpoint, or just after it. "
+        "lazsim sweep with several seeds or starts gives intervals.",
         result.inputs,
         timeline_of({run.name: run for run in result.runs}),
-        [_failure_table(result)] if any(run.failures for run in result.runs) else (),
+        maps=plan_maps(plans, MAP_CAPTION) if plans else None,
+        details=[_failure_table(result)] if any(run.failures for run in result.runs) else (),
     )
 
 

@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lazsim.output.folder import name_pictures
-from lazsim.output.report import Report
+from lazsim.output.plots.style import looks_of
+from lazsim.output.report import Report, drawn
 from lazsim.output.table import Column, Part, Table, key
 from lazsim.specs import sha256 as sha256_of
 from lazsim.study.comparison import Ranked
@@ -14,6 +15,9 @@ from lazsim.study.sweep_result import Alternative, Contest, SpareCost, SweepResu
 
 MOST_SETTINGS = 20
 """Settings that are shown; table.csv has all of them."""
+
+MOST_POINTS = 4000
+"""Points that a page shows: half a megabyte."""
 
 MOST_TIES = 3
 """Ties that are named; ``--json`` has all of them."""
@@ -67,14 +71,32 @@ def sweep_report(result: SweepResult, name: str, sha256: str) -> Report:
         if any(one.is_tie is None for one in others):
             told = "; too few seeds to tell it from the others"
         answer = f"{words(best)} trains most: {_half(best.mean, ',.0f')} samples{told}."
+    means = result.means()
     ids = [row["id"] for row in result.rows]
     hashed = {"name": f"{len(ids)}; table.csv has the hash of each", "sha256": sha256_of("".join(ids).encode())}
     return Report(
         f"Sweep of {', '.join(result.setting_keys) or 'systems'}: {len(ids)} runs",
         answer,
+        f"{_explanation({row['num_runs'] for row in means}).capitalize()}.",
         {"specification": {"name": name, "sha256": sha256}, "runs": hashed},
-        pictures={"samples along the axes": "comparison.png"} if _has_picture(result) else {},
+        points=sweep_points(result) if _has_picture(result) else None,
     )
+
+
+def sweep_points(result: SweepResult) -> dict[str, Any]:
+    """Return the means over seeds as the data of a page: a point for each run and setting."""
+    axes = [*result.setting_keys, "run"]
+    rows = []
+    for row in result.means():
+        found = _interval(row, "samples")
+        low, high = (found.value, found.value) if math.isnan(found.low) else found[1:]
+        told = "too few seeds" if math.isnan(found.low) else f"{low:,.0f} to {high:,.0f}"
+        setting = [_value(row[axis]) if row[axis] is None else row[axis] for axis in axes]
+        rows.append(
+            {"run": row["run"], "setting": setting, "mean": found.value, "low": low, "high": high, "interval": told}
+        )
+    looks = looks_of(list(dict.fromkeys(row["run"] for row in rows)))
+    return {"axes": axes, "runs": [drawn(name, look) for name, look in looks.items()], "rows": rows[:MOST_POINTS]}
 
 
 def _has_picture(result: SweepResult) -> bool:
@@ -169,7 +191,11 @@ def _value(value: Any) -> str:
 
 
 def _cell(row: Mapping[str, Any], what: str, form: str) -> str:
-    return _half(Interval(row[f"{what}_mean"], row[f"{what}_ci_low"], row[f"{what}_ci_high"]), form)
+    return _half(_interval(row, what), form)
+
+
+def _interval(row: Mapping[str, Any], what: str) -> Interval:
+    return Interval(row[f"{what}_mean"], row[f"{what}_ci_low"], row[f"{what}_ci_high"])
 
 
 def _half(found: Interval, form: str) -> str:

@@ -113,8 +113,8 @@ class Advice:
         The runs of each alternative of the ranking, as those of a sweep.
     rounds, num_runs, refused
         Rounds of the race, runs made, and choices that cannot run, with the reason.
-    inputs : mapping
-        Every input of the first run of the best setting.
+    scenario : Scenario
+        The first run of the best setting.
     notes : tuple of str
         Remarks on the runs.
     """
@@ -131,7 +131,7 @@ class Advice:
     rounds: tuple[Round, ...]
     num_runs: int
     refused: Mapping[Choice, str]
-    inputs: Mapping[str, Any]
+    scenario: Scenario
     notes: tuple[str, ...]
 
     @property
@@ -185,7 +185,7 @@ class Advice:
                 "num_runs": self.num_runs,
                 "refused": [{**dict(choice), "reason": reason} for choice, reason in self.refused.items()],
             },
-            "inputs": dict(self.inputs),
+            "inputs": dict(self.scenario.inputs),
             "notes": list(self.notes),
         }
 
@@ -373,7 +373,7 @@ def _advise(question: Question, search: Search, choices: Sequence[Choice], inter
         rounds=tuple(search.rounds),
         num_runs=search.num_runs,
         refused=search.refused,
-        inputs=question.scenario(best.choice, 0, best.interval_steps).inputs,
+        scenario=question.scenario(best.choice, 0, best.interval_steps),
         notes=(*count_notes(question.notes[best]), *question.remarks, *([turns.why_not] if turns.why_not else [])),
     )
 

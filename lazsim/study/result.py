@@ -2,13 +2,14 @@
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lazsim.engine.ledger import RECOVERY_BUCKETS
 from lazsim.engine.log import FailureRecord
 from lazsim.engine.simulate import SystemRun
+from lazsim.scenario import Scenario
 from lazsim.study.deadline import DeadlineResult
 from lazsim.trace.table import Trace
 
@@ -46,6 +47,8 @@ class RunResult:
         The same runs at the published settings, where `runs` are at the best that simulations find.
     best : tuple of SystemRun or None
         The same runs at the best settings, where `runs` are at the published ones and every system was asked for.
+    scenarios : tuple of Scenario
+        What each run simulates.
     """
 
     id: str
@@ -57,6 +60,7 @@ class RunResult:
     at_deadline: DeadlineResult | None = None
     published: tuple[SystemRun, ...] | None = None
     best: tuple[SystemRun, ...] | None = None
+    scenarios: tuple[Scenario, ...] = field(default=(), repr=False, compare=False)
 
     @property
     def compares_placements(self) -> bool:

@@ -170,6 +170,7 @@ def simulate_scenarios(
         at_deadline=at_deadline,
         published=tuple(others) if others and not searches else None,
         best=tuple(others) if searches else None,
+        scenarios=tuple(scenarios),
     )
 
 

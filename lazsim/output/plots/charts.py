@@ -10,8 +10,9 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from lazsim.output.plots.axes import number_log_axis, plain_number
 from lazsim.output.plots.style import COLUMN_INCHES, LOOKS, PAPER, add_legend, looks_of, new_figure, to_files
 
 if TYPE_CHECKING:
@@ -23,10 +24,7 @@ MOST_BESIDE = 3
 """Panels beside each other in a column of a page."""
 
 MARKER_GAP = 0.06
-"""Part of the distance of two points by which series are moved apart, so that equal ones can be told."""
-
-WIDEST_GAP = 0.01
-"""The same as a part of the whole axis."""
+"""Part of the distance of two names by which series are moved apart, so that equal ones can be told."""
 
 LINE_INCHES = 0.16
 LINE_LETTERS = 72
@@ -85,10 +83,8 @@ def lines_figure(
         shown = frame
         for name, value in chosen.items():
             shown = shown[shown[name] == value]
-        points = np.unique(shown[x].to_numpy(dtype=float))
-        gap = MARKER_GAP * (np.diff(points).min() if len(points) > 1 else 0.0)
-        if not names:
-            gap = min(gap, WIDEST_GAP * np.ptp(points)) if len(points) else 0.0
+        # A point at a number stands at that number.
+        gap = MARKER_GAP if names else 0.0
         for index, (name, look) in enumerate(looks.items()):
             line = shown[shown[series] == name].sort_values(x)
             moved = line[x].to_numpy(dtype=float) + (index - (len(looks) - 1) / 2) * gap
@@ -101,10 +97,11 @@ def lines_figure(
         panel.set_title(", ".join(titles))
         if is_log:
             panel.set_yscale("log")
-            panel.yaxis.set_major_locator(LogLocator(10, (1, 2, 5)))
-            panel.yaxis.set_minor_locator(NullLocator())
-            # Text is drawn as it is, so that powers would show as formulas.
-            panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            number_log_axis(panel.yaxis)
+        else:
+            panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: plain_number(value)))
+            if limits[0] is None and panel.get_ylim()[0] > 0:
+                panel.set_ylim(bottom=0)
         if limits != (None, None):
             panel.set_ylim(*limits)
         if names:

@@ -10,20 +10,21 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Colormap, ListedColormap, LogNorm, Normalize
+from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from lazsim.output.maps import LayerMap
+from lazsim.output.plots.axes import amounts_map
 from lazsim.output.plots.style import STYLE, new_figure, to_files
 from lazsim.placement.plan import Bools, Ints
 
 EDGE_COLOR = "#b3261e"
 EMPTY_COLOR = "0.93"
 LARGEST_INCHES, SMALLEST_INCHES = 0.24, 0.03
-"""Side of a slot; numbers are written into those that hold them."""
+"""Sides of a slot: smaller ones are no squares. Numbers are written into those that hold them."""
 
 PANEL_INCHES = 3.2
 """Side that a panel should not exceed."""
@@ -45,18 +46,20 @@ def placement_figure(maps: Sequence[LayerMap]) -> dict[str, bytes]:
         The picture by file type, ``png`` and ``pdf``; the same bytes for the same plans.
     """
     num_nodes, num_slots = maps[0].slots_NS.shape
-    side = max(min(LARGEST_INCHES, PANEL_INCHES / max(num_nodes, num_slots)), SMALLEST_INCHES)
+    sides = tuple(min(LARGEST_INCHES, PANEL_INCHES / number) for number in (num_slots, num_nodes))
+    if min(sides) >= SMALLEST_INCHES:
+        sides = (min(sides), min(sides))
     columns = min(len(maps), MAX_COLUMNS)
     rows = -(-len(maps) // columns)
-    width = columns * max(num_slots * side + 0.45, 1.75) + 0.8
-    height = rows * (num_nodes * side + 0.75) + 0.35
+    width = columns * max(num_slots * sides[0] + 0.45, 1.95) + 0.8
+    height = rows * (num_nodes * sides[1] + 0.75) + 0.35
     norm = _share_norm(maps)
     figure = new_figure(width, height, ConstrainedLayoutEngine(hspace=0.04, compress=True))
     panels = figure.subplots(rows, columns, squeeze=False)
     for unused in panels.flat[len(maps) :]:
         unused.set_axis_off()
     for one, panel in zip(maps, panels.flat, strict=False):
-        _draw_placement(one, norm, panel, side)
+        _draw_placement(one, norm, panel, sides)
     for panel in panels[:, 0]:
         panel.set_ylabel("node")
     for panel in panels.flat[max(0, len(maps) - columns) : len(maps)]:
@@ -67,7 +70,7 @@ def placement_figure(maps: Sequence[LayerMap]) -> dict[str, bytes]:
 
 def _draw_bar(figure: Figure, panels: npt.NDArray[np.object_], norm: Normalize) -> None:
     bar = figure.colorbar(
-        ScalarMappable(norm, _color_map()), ax=panels.ravel().tolist(), label="expert's share of tokens",
+        ScalarMappable(norm, amounts_map()), ax=panels.ravel().tolist(), label="expert's share of tokens",
         shrink=0.7, aspect=40, pad=0.02,
     )  # fmt: skip
     if isinstance(norm, LogNorm):
@@ -78,12 +81,6 @@ def _draw_bar(figure: Figure, panels: npt.NDArray[np.object_], norm: Normalize) 
     bar.outline.set_visible(False)
 
 
-def _color_map() -> Colormap:
-    # Without its darkest end, on which neither numbers nor frames can be read.
-    shades = matplotlib.colormaps["YlGnBu"](np.linspace(0.03, 0.82, 256))
-    return ListedColormap(shades).with_extremes(bad=EMPTY_COLOR)
-
-
 def _share_norm(maps: Sequence[LayerMap]) -> Normalize:
     """Return one scale of popularity for all panels: logarithmic, since a few experts draw most tokens."""
     shares = np.concatenate([one.share_E for one in maps])
@@ -92,17 +89,19 @@ def _share_norm(maps: Sequence[LayerMap]) -> Normalize:
     return LogNorm(low, high) if low < high else Normalize(0, 2 * high)
 
 
-def _draw_placement(one: LayerMap, norm: Normalize, axes: Axes, side_inches: float) -> None:
+def _draw_placement(one: LayerMap, norm: Normalize, axes: Axes, sides_inches: tuple[float, ...]) -> None:
     """Draw nodes by slots, coloured by the expert's popularity; the most endangered expert has a red frame."""
     num_nodes, num_slots = one.slots_NS.shape
+    side_inches = min(sides_inches)
     # Experts without tokens are as pale as the least popular: their logarithm has no place on the scale.
     shown_E = np.maximum(one.share_E, norm.vmin if norm.vmin is not None else 0.0)
     shown = np.where(one.slots_NS >= 0, shown_E[one.slots_NS], np.nan)
     edges = np.arange(num_slots + 1) - 0.5, np.arange(num_nodes + 1) - 0.5
     axes.pcolormesh(
-        *edges, shown, norm=norm, cmap=_color_map(), edgecolor="white" if side_inches >= 0.08 else "none", linewidth=0.6
-    )
-    axes.set_aspect("equal")
+        *edges, shown, norm=norm, cmap=amounts_map().with_extremes(bad=EMPTY_COLOR),
+        edgecolor="white" if side_inches >= 0.08 else "none", linewidth=0.6,
+    )  # fmt: skip
+    axes.set_box_aspect(num_nodes * sides_inches[1] / (num_slots * sides_inches[0]))
     axes.invert_yaxis()
     digits = len(str(len(one.share_E) - 1))
     if side_inches >= 0.075 * digits + 0.05:
@@ -114,15 +113,15 @@ def _draw_placement(one: LayerMap, norm: Normalize, axes: Axes, side_inches: flo
                 clip_on=False, zorder=3,
             )
         )  # fmt: skip
-    axes.set_xticks(range(0, num_slots, _tick_step(side_inches)))
-    axes.set_yticks(range(0, num_nodes, _tick_step(side_inches)))
+    axes.set_xticks(range(0, num_slots, _tick_step(sides_inches[0])))
+    axes.set_yticks(range(0, num_nodes, _tick_step(sides_inches[1])))
     axes.tick_params(length=0, labelsize=6)
     axes.spines[:].set_visible(False)
     nodes = f"{one.num_nodes} node{'s' if one.num_nodes > 1 else ''}"
     axes.set_title(one.title, loc="left", fontweight="bold", pad=14)
     axes.annotate(
-        f"expert {one.expert} on {nodes}", (0, 1), (0, 4), xycoords="axes fraction", textcoords="offset points",
-        color=EDGE_COLOR, fontsize=7,
+        f"least safe: expert {one.expert}, on {nodes}", (0, 1), (0, 4), xycoords="axes fraction",
+        textcoords="offset points", color=EDGE_COLOR, fontsize=7,
     )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from lazsim.costmodel.profile import SIZE_UNITS, Profile, require_header
+from lazsim.output.plots.axes import number_log_axis
 from lazsim.output.plots.style import COLORS, LOOKS, MARKERS, STYLE, Look, new_figure, to_files
 from lazsim.profiling.results import SkewResult
 
@@ -30,7 +31,7 @@ def profile_figure(profile: Profile) -> dict[str, bytes]:
     axes = figure.subplots(1, len(panels) + 1, squeeze=False)[0]
     for panel, (title, units, label) in zip(axes, panels, strict=False):
         _draw_times(profile, units, panel)
-        panel.set(title=title, xlabel=label, ylabel="time (s)")
+        panel.set(title=title, xlabel=label, ylabel="time")
     _draw_roofline(profile, axes[-1])
     return to_files(figure)
 
@@ -47,6 +48,8 @@ def _draw_times(profile: Profile, units: tuple[str, ...], axes: Axes) -> None:
         quartiles = ([point.time_q25_s for point in points], [point.time_q75_s for point in points])
         axes.fill_between(sizes, *quartiles, color=look.color, alpha=0.25, linewidth=0)
     axes.set(xscale="log", yscale="log")
+    number_log_axis(axes.xaxis)
+    number_log_axis(axes.yaxis, "s")
     if axes.lines:
         # Below the axes, where it hides no line.
         axes.legend(fontsize=6.5, loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=3)
@@ -68,7 +71,9 @@ def _draw_roofline(profile: Profile, axes: Axes) -> None:
         rates = [point.flop / point.time_s for point in points]
         axes.plot(places, rates, color=look.color, marker=look.marker, markersize=2.5, linewidth=0.5)
     axes.set(xscale="log", yscale="log", title="roofline (marks as on the left)")
-    axes.set(xlabel="operations per byte that has to move", ylabel="operations per second")
+    axes.set(xlabel="operations per byte that has to move", ylabel="rate (the line: what the device allows)")
+    number_log_axis(axes.xaxis)
+    number_log_axis(axes.yaxis, "FLOP/s")
 
 
 def _looks(profile: Profile, units: tuple[str, ...]) -> dict[str, Look]:

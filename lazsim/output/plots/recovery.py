@@ -41,22 +41,20 @@ def recovery_figure(report: ReliabilityReport) -> dict[str, bytes]:
     names = ["whole", "shuffled"] if several else ["whole"]
     mosaic: Any = [names] if trace is None else [names, ["batches", *names[1:]]]
     figure = new_figure(4.6 + 3.0 * several, 3.3 + 0.9 * (trace is not None))
-    axes = figure.subplot_mosaic(mosaic, height_ratios=None if trace is None else [3.6, 1])
+    axes = figure.subplot_mosaic(mosaic, height_ratios=None if trace is None else [3.6, 1], sharex=True)
     prob_PF, low_PF, high_PF = (
         np.stack([getattr(one.curve, name) for one in found]) for name in ("recovery_prob", "ci_low", "ci_high")
     )
     _draw(report, prob_PF, low_PF, high_PF, axes["whole"])
     axes["whole"].set_ylabel("probability that every expert survives")
     if several:
-        axes["whole"].set_title("layers as placed", loc="left")
+        axes["whole"].set_title("layers as placed", loc="left", pad=9)
         # Mean, least and most of the shuffles.
         shuffled_PRF = np.stack([one.shuffled_RF for one in found])
         times = shuffled_PRF.shape[1]
-        axes["shuffled"].set_title(f"nodes of each layer shuffled ({times} times)", loc="left")
+        axes["shuffled"].set_title(f"nodes of each layer shuffled ({times} times)", loc="left", pad=9)
         _draw(report, shuffled_PRF.mean(axis=1), shuffled_PRF.min(axis=1), shuffled_PRF.max(axis=1), axes["shuffled"])
     if trace is not None:
-        axes["batches"].sharex(axes["whole"])
-        axes["whole"].tick_params(labelbottom=False)
         _draw_batch_sizes(trace, axes["batches"])
     for panel in (axes[name] for name in mosaic[-1]):
         panel.set_xlabel(f"{report.scenarios.unit} that fail together")
@@ -121,7 +119,7 @@ def _draw_failure_sets(sets_MN: npt.NDArray[np.bool_], axes: Axes, num_rows: int
         axes.axhline(row + 0.5, color=FATAL_COLOR, linewidth=0.8)
     for size in np.unique(sizes):
         rows = np.flatnonzero(sizes == size)
-        axes.annotate(str(size), (1, rows.mean()), (3, 0), xycoords=axes.get_yaxis_transform(),
+        axes.annotate(f"of {size}", (1, rows.mean()), (3, 0), xycoords=axes.get_yaxis_transform(),
                       textcoords="offset points", va="center", fontsize=6, color=FATAL_COLOR)  # fmt: skip
     axes.set_xlim(-0.5, num_nodes - 0.5)
     axes.set_ylim(num_rows - 0.5, -0.5)
@@ -130,7 +128,7 @@ def _draw_failure_sets(sets_MN: npt.NDArray[np.bool_], axes: Axes, num_rows: int
     axes.tick_params(length=0, labelsize=6, top=True, labeltop=True, bottom=False, labelbottom=False, pad=1)
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)
-    text = f"{num_sets} minimal set{'' if num_sets == 1 else 's'}"
+    text = f"{num_sets} minimal fatal set{'' if num_sets == 1 else 's'}"
     text += f", {len(shown)} smallest shown" if num_sets > len(shown) else ""
     axes.annotate(text, (0, 1), (0, 11), xycoords="axes fraction", textcoords="offset points", fontsize=7, color="0.3")
 
@@ -154,7 +152,7 @@ def _draw_fatal_share(found: PolicyReliability, axes: Axes, unit: str) -> None:
         num_fatal = int((found.sets_MN.sum(axis=1) == size).sum())
         total = comb(num_nodes, size)
         whole = f"{total:,}" if total < 10**7 else f"{total:.1e}"
-        axes.annotate(f"{num_fatal:,} of {whole} sets of {size}", (0.02, 1), (0, 1), xycoords="axes fraction",
+        axes.annotate(f"fatal: {num_fatal:,} of {whole} sets of {size}", (0.02, 1), (0, 1), xycoords="axes fraction",
                       textcoords="offset points", va="bottom", fontsize=6, color="0.3")  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from lazsim.engine.log import State
+from lazsim.output.plots.axes import amounts_map
 from lazsim.output.plots.style import (
     COLORS,
     COLUMN_INCHES,
@@ -38,19 +39,30 @@ SHORTEST_SHARE = 1 / 300
 
 RATE_LABEL = "samples/s kept\n(shaded: lost again)"
 
-LEGEND_COLUMNS = 4
+MOST_LINES = 6
+"""Systems up to which lines can be told apart; more have a row each."""
+
+LEGEND_LETTERS = 42
+"""Letters of a line of a legend above the rates."""
+
+LABEL_GAP = 0.055
+"""Least distance of two names beside a picture, as a part of its height."""
 
 
 @matplotlib.rc_context(STYLE)
 def throughput_figure(result: RunResult) -> dict[str, bytes]:
     """Draw a run, with the samples trained beside it; by file type, the same bytes for the same result."""
-    figure = new_figure(8, 3.4)
-    mosaic: Any = [["rate", "samples"], ["nodes", "samples"]]
+    has_rows = len(result.runs) > MOST_LINES
+    figure = new_figure(8, 3.4 + 0.15 * max(0, len(result.runs) - MOST_LINES))
+    mosaic: Any = [["rate", "samples"], ["nodes", "." if has_rows else "samples"]]
     axes = figure.subplot_mosaic(mosaic, height_ratios=[3, 1], width_ratios=[2.4, 1])
     axes["rate"].sharex(axes["nodes"])
-    plot_throughput(result, axes["rate"])
-    plot_nodes(result.runs[0].states, result.runs[0].wall_s, axes["nodes"])
     plot_samples(result, axes["samples"])
+    (_plot_rows if has_rows else plot_throughput)(result, axes["rate"])
+    plot_nodes(result.runs[0].states, result.runs[0].wall_s, axes["nodes"])
+    if has_rows:
+        # A row and its bar are at the same height, with the name between them.
+        axes["rate"].set_ylim(axes["samples"].get_ylim())
     return to_files(figure)
 
 
@@ -81,27 +93,34 @@ def rates_figure(runs: pd.DataFrame) -> dict[str, bytes]:
 def placements_figure(result: RunResult) -> dict[str, bytes]:
     """Draw a marker for each run: goodput over the probability that every expert survives the next failure.
 
-    Runs of one system share a colour. A bar is the interval of a probability that was sampled.
+    Runs of one system share a colour. A bar is the interval of a probability that was sampled. Names stand beside the
+    picture, the fastest run on top, each with a line to its marker.
     """
-    figure = new_figure(5.2, 3)
-    axes = figure.subplots()
     systems = list(dict.fromkeys(run.system for run in result.runs))
-    for index, run in enumerate(result.runs):
-        score = run.plan_recovery
-        if score is None:
-            continue
+    runs = sorted((run for run in result.runs if run.plan_recovery), key=lambda run: run.goodput_samples_per_s)
+    top = 1.08 * max(run.goodput_samples_per_s for run in runs) or 1.0
+    figure = new_figure(5.2, max(3, 0.17 * len(runs)))
+    axes = figure.subplots()
+    at = -LABEL_GAP
+    for index, run in enumerate(runs):
+        score, color = run.plan_recovery, COLORS[systems.index(run.system) % len(COLORS)]
+        assert score
         below, above = score.recovery_prob - score.ci_low, score.ci_high - score.recovery_prob
         axes.errorbar(
             score.recovery_prob, run.goodput_samples_per_s, xerr=[[max(0.0, below)], [max(0.0, above)]],
-            label=run.name, color=COLORS[systems.index(run.system) % len(COLORS)],
-            marker=MARKERS[index % len(MARKERS)], markersize=6, markeredgewidth=0, linestyle="none", elinewidth=0.8,
+            color=color, marker=MARKERS[index % len(MARKERS)], markersize=6, markeredgewidth=0, elinewidth=0.8,
             clip_on=False, zorder=3,
         )  # fmt: skip
+        at = max(at + LABEL_GAP, run.goodput_samples_per_s / top)
+        axes.annotate(
+            run.name if len(systems) > 1 else run.placement, (score.recovery_prob, run.goodput_samples_per_s),
+            (1.06, at), textcoords="axes fraction", va="center", color=color, annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": "0.7", "linewidth": 0.6, "relpos": (0, 0.5), "shrinkB": 5},
+        )  # fmt: skip
     axes.set_xlim(0, 1)
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, top)
     axes.set_xlabel("probability that every expert\nsurvives the next failure")
-    axes.set_ylabel("samples/s")
-    figure.legend(loc="outside right upper")
+    axes.set_ylabel("samples/s kept" + (f" by {systems[0]}" if len(systems) == 1 else ""))
     return to_files(figure)
 
 
@@ -188,8 +207,24 @@ def plot_throughput(result: RunResult, axes: Axes) -> None:
         plot_rates(axes, windows(run.states, run.wall_s), run.name, looks[run.name], time_unit(run.wall_s)[1])
     axes.set_ylabel(RATE_LABEL)
     axes.set_ylim(bottom=0)
+    if not any(run.samples for run in result.runs):
+        axes.set_ylim(0, 1)
+        axes.text(0.5, 0.5, "no samples kept", transform=axes.transAxes, ha="center", color="0.3")
     axes.tick_params(labelbottom=False)
-    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=min(len(result.runs), LEGEND_COLUMNS))
+    columns = len(result.runs) if len("".join(looks)) <= LEGEND_LETTERS else 3
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=columns)
+
+
+def _plot_rows(result: RunResult, axes: Axes) -> None:
+    """Draw samples per second over time in colours, a row for each system."""
+    curves = [windows(run.states, run.wall_s) for run in result.runs]
+    most = max(float(kept.max()) for _, kept, _ in curves) or 1.0
+    for row, (bounds_s, kept, _) in enumerate(curves):
+        x, y = bounds_s / time_unit(result.runs[0].wall_s)[1], (row - 0.4, row + 0.4)
+        drawn = axes.pcolormesh(x, y, kept[None, :], vmin=0, vmax=most, cmap=amounts_map())
+    axes.figure.colorbar(drawn, ax=axes, location="top", aspect=60, pad=0.02, label="samples/s kept")
+    axes.tick_params(labelbottom=False, left=False, labelleft=False)
+    axes.grid(visible=False)
 
 
 def plot_nodes(states: Sequence[Sequence[float]], wall_s: float, axes: Axes) -> None:
@@ -218,10 +253,11 @@ def plot_samples(result: RunResult, axes: Axes) -> None:
             textcoords="offset points",
         )  # fmt: skip
     axes.set_yticks(range(len(names)), names)
-    axes.invert_yaxis()
+    # Bars of one or two systems are no higher than those of three.
+    axes.set_ylim(max(len(names), 3) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
     axes.grid(visible=False, axis="y")
     axes.set_xlabel("samples kept")
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=3))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=3, integer=True))
     axes.xaxis.set_major_formatter(EngFormatter())
-    axes.margins(x=0.35)
+    axes.set_xlim(0, 1.35 * (max(run.samples for run in result.runs) or 1))

@@ -38,7 +38,8 @@ def step_figure(result: StepResult) -> dict[str, bytes]:
     _draw_bar(above, 0, {name: exposed[name] for name in order}, palette, result.time.step_s)
     hidden = {name: seconds for name, seconds in result.time.hidden_s.items() if seconds > 0}
     _draw_bar(above, 1, hidden, {name: palette.get(name, "0.7") for name in hidden}, result.time.step_s, alpha=0.45)
-    above.set_yticks([0, 1], ["step", "behind it"])
+    above.set_yticks([0, 1], ["step", "hidden\nbehind it"])
+    above.invert_yaxis()
     above.set(
         xlabel="seconds of a step",
         title=f"{result.inputs.model.name} on {result.inputs.num_gpus} {result.inputs.gpu.name}",
@@ -54,7 +55,7 @@ def step_figure(result: StepResult) -> dict[str, bytes]:
     below.set_yticks([0], ["memory"])
     below.set(xlabel="GiB of the fullest GPU", ylim=(-0.6, 0.8))
     _draw_passes(passes, result)
-    _draw_layer(layer, result)
+    _draw_layer(layer, result, palette)
     return to_files(figure)
 
 
@@ -75,32 +76,35 @@ def _draw_passes(axes: Axes, result: StepResult) -> None:
         ylim=(pipeline - 0.4, -0.6),
     )  # fmt: skip
     axes.set_yticks(range(0, pipeline, max(1, pipeline // 8)))
-    axes.legend(fontsize=5.5, loc="upper left", bbox_to_anchor=(1.0, 1.02))
+    axes.legend(fontsize=6.5, loc="upper left", bbox_to_anchor=(1.0, 1.02))
 
 
-def _draw_layer(axes: Axes, result: StepResult) -> None:
-    """Draw what the host and the streams of the GPU do in one layer, forward and backward."""
+def _draw_layer(axes: Axes, result: StepResult, palette: dict[str, str]) -> None:
+    """Draw what the host and the streams of the GPU do in one layer, forward and backward, in the colours of a step."""
     spans = result.spans
     streams = [name for name in STREAMS if any(span.stream == name for span in spans)]
     end_s = max(span.end_s for span in spans)
-    colors: dict[str, str] = {}
+    parts = dict.fromkeys(span.part for span in spans)
+    # What only a layer has, such as launches, gets colours that are left.
+    free = iter([color for color in (*COLORS, *MORE_COLORS) if color not in palette.values()] * 3)
+    colors = {part: palette.get(part.replace(" ", "_")) or next(free) for part in parts}
     bars: dict[tuple[int, str], list[tuple[float, float]]] = {}
     for span in spans:
-        color = colors.setdefault(span.part, ((*COLORS, *MORE_COLORS) * 3)[len(colors)])
+        color = colors[span.part]
         start_s, length_s = max(span.start_s, 0.0), span.end_s - max(span.start_s, 0.0)
         row = streams.index(span.stream)
         bars.setdefault((row, color), []).append((1e3 * start_s, 1e3 * length_s))
         if length_s > MIN_LABEL_SHARE * end_s:
             text = span.part.replace("_", "\n").replace(" ", "\n")
             axes.text(
-                1e3 * (start_s + length_s / 2), row, text, ha="center", va="center", fontsize=5, color="white"
+                1e3 * (start_s + length_s / 2), row, text, ha="center", va="center", fontsize=6, color="white"
             )  # fmt: skip
     axes.set_yticks(range(len(streams)), streams)
     for (row, color), some in bars.items():
         axes.broken_barh(some, (row - 0.35, 0.7), facecolor=color, edgecolor="white", linewidth=0.2)
     for part, color in colors.items():
         axes.barh(0, 0, color=color, label=part.replace("_", " "))
-    axes.legend(fontsize=5, loc="upper left", bbox_to_anchor=(1.0, 1.05))
+    axes.legend(fontsize=6, loc="upper left", bbox_to_anchor=(1.0, 1.05))
     axes.set(xlabel="milliseconds of a layer, forward and backward", xlim=(0, 1e3 * end_s))
     axes.invert_yaxis()
 
@@ -122,9 +126,9 @@ def _draw_bar(
                 text,
                 ha="center",
                 va="center",
-                fontsize=5.5,
+                fontsize=6.5,
                 color="white" if alpha == 1 else "black",
             )
         left += value
     if alpha == 1:
-        axes.legend(fontsize=5, loc="upper left", bbox_to_anchor=(1.0, 1.05))
+        axes.legend(fontsize=6, loc="upper left", bbox_to_anchor=(1.0, 1.05))

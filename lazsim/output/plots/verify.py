@@ -1,9 +1,12 @@
 """The picture of predictions against measurements."""
 
+import itertools
+
 import matplotlib
 import numpy as np
 
-from lazsim.output.plots.style import COLORS, MARKERS, MORE_COLORS, STYLE, new_figure, to_files
+from lazsim.output.plots.axes import number_log_axis
+from lazsim.output.plots.style import LOOKS, STYLE, new_figure, to_files
 from lazsim.study.verify import Verification
 
 
@@ -20,19 +23,22 @@ def verify_figure(result: Verification) -> dict[str, bytes]:
     axes = figure.subplots()
     rows = result.predicted_rows
     models = sorted({row.settings["model_key"] for row in rows})
-    looks = [((*COLORS, *MORE_COLORS)[index % 9], MARKERS[(index + index // 9) % 9]) for index in range(len(models))]
-    for model, (color, marker) in zip(models, looks, strict=True):
+    for model, look in zip(models, itertools.cycle(LOOKS), strict=False):
         some = [row for row in rows if row.settings["model_key"] == model]
         measured, predicted = np.array([(row.measured, row.predicted) for row in some], dtype=np.float64).T
         axes.plot(
-            measured, predicted, color=color, marker=marker, markersize=3.5, linewidth=0, label=model.replace("_", "-")
-        )
+            measured, predicted, color=look.color, marker=look.marker, markersize=3.5, linewidth=0,
+            label=model.replace("_", "-"),
+        )  # fmt: skip
     if rows:
         values = [value for row in rows for value in (row.measured, row.predicted) if value]
         line = np.array([min(values) / 1.3, max(values) * 1.3])
-        axes.plot(line, line, color="0.3", linewidth=0.8)
-        axes.fill_between(line, line / 1.2, line * 1.2, color="0.85", linewidth=0)
+        axes.plot(line, line, color="0.3", linewidth=0.8, label="as measured")
+        axes.fill_between(line, line / 1.2, line * 1.2, color="0.85", linewidth=0, label="within 20 %")
         axes.set(xlim=line, ylim=line)
     axes.set(xscale="log", yscale="log", xlabel="measured tokens/s a GPU", ylabel="predicted tokens/s a GPU")
-    axes.legend(fontsize=5.5, loc="upper left", bbox_to_anchor=(1.01, 1.0))
+    axes.set_aspect("equal")
+    number_log_axis(axes.xaxis)
+    number_log_axis(axes.yaxis)
+    axes.legend(fontsize=6.5, loc="upper left", bbox_to_anchor=(1.01, 1.0))
     return to_files(figure)
