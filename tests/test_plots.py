@@ -1,5 +1,6 @@
 """Figures show what happened, and leave the program that draws them as it was."""
 
+import matplotlib
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,8 +8,9 @@ from hypothesis import strategies as st
 
 from lazsim.engine.log import State
 from lazsim.engine.systems import SYSTEMS
+from lazsim.output.plots.axes import number_log_axis
 from lazsim.output.plots.run import windows
-from lazsim.output.plots.style import looks_of
+from lazsim.output.plots.style import STYLE, looks_of, new_figure
 
 DRAWS = """
 import sys
@@ -73,6 +75,23 @@ def test_a_checkpoint_makes_no_spikes_in_a_throughput_curve():
     cycles = [State(60.0 * cycle + at_s, 2, 2, rate) for cycle in range(15) for at_s, rate in ((0, 6.0), (50, 0.0))]
     bounds_s, kept, _ = windows([*cycles, State(900.0, 1, 0)], wall_s=1000.0)
     assert (bounds_s.tolist(), kept.tolist()) == ([0, 900, 1000], [5, 0])
+
+
+@pytest.mark.parametrize(
+    ("bounds", "unit", "shown"),
+    [
+        ((400, 9000), "", ["500", "1000", "2000", "5000"]),
+        # Many decades have their powers only.
+        ((1e-6, 10), "s", ["1 µs", "10 µs", "100 µs", "1 ms", "10 ms", "100 ms", "1 s", "10 s"]),
+    ],
+)
+def test_a_logarithmic_axis_has_numbers_and_no_formulas(bounds, unit, shown):
+    with matplotlib.rc_context(STYLE):
+        axes = new_figure(4, 4).subplots()
+        axes.set(yscale="log", ylim=bounds)
+        number_log_axis(axes.yaxis, unit)
+        labels = zip(axes.get_yticks(), axes.get_yticklabels(), strict=True)
+        assert [label.get_text() for value, label in labels if bounds[0] <= value <= bounds[1]] == shown
 
 
 def test_every_system_looks_different():

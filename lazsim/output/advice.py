@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from pathlib import Path
 
 from lazsim.output.folder import name_pictures
 from lazsim.output.maps import plan_maps
@@ -41,14 +42,19 @@ def advice_files(advice: Advice) -> dict[str, bytes]:
 
 def advice_report(advice: Advice) -> Report:
     """Return what a page says of advice beside its tables."""
-    plan = plan_of(advice.scenario)
+    scenario = advice.scenario
+    plan = plan_of(scenario)
+    files = {
+        part: {"name": Path(scenario.settings[part] or getattr(scenario, part).name).name, "sha256": sha256}
+        for part, sha256 in scenario.hashes.items()
+    }
     seeds = advice.ranking[0].num_seeds
     return Report(
         f"Which setting is best for {advice.goal.name}?",
         _answer(advice),
         f"Means over {seeds} seeds, at which every choice meets the same failures; {advice.num_runs:,} runs in all. "
         f"+- is half of a 95 % interval, which takes {MIN_SAMPLES} seeds.",
-        advice.scenario.inputs,
+        {"file": files, **scenario.inputs},
         maps=plan_maps({_name(advice, advice.best): plan}, MAP_CAPTION) if plan else None,
         pictures={"what each interval between checkpoints gives, and how far other choices are behind": "advice.png"},
     )

@@ -113,8 +113,9 @@ def placements_figure(result: RunResult) -> dict[str, bytes]:
         )  # fmt: skip
         at = max(at + LABEL_GAP, run.goodput_samples_per_s / top)
         axes.annotate(
-            run.name if len(systems) > 1 else run.placement, (score.recovery_prob, run.goodput_samples_per_s),
-            (1.06, at), textcoords="axes fraction", va="center", color=color, annotation_clip=False,
+            run.placement if run.placement and len(systems) == 1 else run.name,
+            (score.recovery_prob, run.goodput_samples_per_s), (1.06, at),
+            textcoords="axes fraction", va="center", color=color, annotation_clip=False,
             arrowprops={"arrowstyle": "-", "color": "0.7", "linewidth": 0.6, "relpos": (0, 0.5), "shrinkB": 5},
         )  # fmt: skip
     axes.set_xlim(0, 1)
