@@ -14,7 +14,6 @@ from typing import Any
 
 import msgspec
 
-from lazsim.costmodel.recovery_times import checkpoint_load_s
 from lazsim.costmodel.step import CostModel
 from lazsim.engine.ledger import BUCKETS
 from lazsim.engine.simulate import SystemRun, simulate_system
@@ -214,15 +213,34 @@ class MeasuredTimer:
 
 def predict(spec: LiveSpec, trace: Trace, calibration: Calibration, max_nodes: int) -> SystemRun:
     """Simulate a live run with measured costs; the trace is in seconds of the run."""
-    # Nodes are collected from when the job knows the first of them.
-    join_wait_s = spec.job.join_wait_s + calibration.start_up_s
-    spec = msgspec.structs.replace(spec, job=msgspec.structs.replace(spec.job, join_wait_s=join_wait_s))
+    trace = known_later(trace, calibration.start_up_s)
     costs = measured_costs(spec, calibration, max_nodes)
 
     def make_timer(plan: PlacementPlan, _server_N: Ints) -> MeasuredTimer:
         return MeasuredTimer(spec.global_batch, calibration.step_of(plan.num_nodes))
 
     return simulate_system(trace, LIVE_SYSTEMS[spec.system], costs, calibration.routing, make_timer=make_timer)
+
+
+def known_later(trace: Trace, start_up_s: float) -> Trace:
+    """Return a trace with nodes as a job knows them, some time after their start; it never knows those lost before.
+
+    Examples
+    --------
+    >>> events = [Event(0.0, "add", "a"), Event(5.0, "remove", "a"), Event(6.0, "add", "a"), Event(6.5, "remove", "a")]
+    >>> later = known_later(build_trace(events, duration_s=9.0), start_up_s=1.0)
+    >>> [(batch.time_s, batch.added, batch.removed) for batch in later.batches()]
+    [(0.0, ('a',), ()), (5.0, (), ('a',))]
+    """
+    events, known_s = list[Event](), dict[str, float]()
+    for batch in trace.batches():
+        for node in batch.removed:
+            at_s = known_s.pop(node)
+            if at_s < batch.time_s:
+                events += [Event(at_s, "add", node), Event(batch.time_s, "remove", node)]
+        known_s |= dict.fromkeys(batch.added, batch.time_s + start_up_s if batch.time_s else 0.0)
+    events += [Event(at_s, "add", node) for node, at_s in known_s.items() if at_s < trace.duration_s]
+    return build_trace(sorted(events, key=lambda event: event.time_s), duration_s=trace.duration_s, name=trace.name)
 
 
 @dataclass(frozen=True)
@@ -239,7 +257,7 @@ class MeasuredCosts(CostModel):
 def measured_costs(spec: LiveSpec, calibration: Calibration, max_nodes: int) -> MeasuredCosts:
     """Return the cost model of the simulation with measured costs of steps, recoveries and checkpoints."""
     scenario = live_scenario(spec, max_nodes)
-    model, system, rate = scenario.model, scenario.find_system(), calibration.transfer_bytes_per_s
+    model, rate = scenario.model, calibration.transfer_bytes_per_s
     all_bytes = model.dense_state_bytes + model.num_moe_layers * model.num_experts * model.expert_state_bytes
     network = NetworkSpec(
         nic_bytes_per_s=rate,
@@ -252,6 +270,8 @@ def measured_costs(spec: LiveSpec, calibration: Calibration, max_nodes: int) -> 
         local_all_reduce_bytes_per_s=rate,
         local_all_reduce_latency_s=0.0,
         storage_bytes_per_s=all_bytes / calibration.save_s if calibration.save_s else rate,
+        # The measured restart includes the load of the checkpoint.
+        storage_read_bytes_per_s=INSTANT_BYTES_PER_S,
     )
     recovery = RecoverySpec(
         detect_s=calibration.detect_s,
@@ -266,10 +286,6 @@ def measured_costs(spec: LiveSpec, calibration: Calibration, max_nodes: int) -> 
     host = msgspec.structs.replace(scenario.cluster.host, serialise_bytes_per_s=INSTANT_BYTES_PER_S)
     cluster = msgspec.structs.replace(scenario.cluster, network=network, recovery=recovery, host=host)
     costs = replace(scenario, cluster=cluster).costs()
-    # The measured restart includes the load of the checkpoint, which the simulation adds.
-    load_s = checkpoint_load_s(costs, system.plan_evenly(costs, system.usable_nodes(costs, max_nodes)))
-    recovery = msgspec.structs.replace(recovery, restart_base_s=max(0.0, calibration.restart_s - load_s))
-    cluster = msgspec.structs.replace(cluster, recovery=recovery)
     return MeasuredCosts(costs.model, cluster, costs.job, costs.compute, costs.communication, calibration=calibration)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import matplotlib
+from matplotlib.colors import to_rgb
 from matplotlib.patches import Rectangle
 
 from lazsim.output.plots.style import PAPER, looks_of, new_figure, to_files
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 CELL_INCHES = (2.3, 0.72)
+LIGHT = 0.5
+"""Luma from which on text on a colour is black."""
+
 MOST_TIES = 3
 """Alternatives as good as the best that a cell names."""
 
@@ -61,11 +65,10 @@ def winners_figure(
             ranked = cell.sort_values(value, ascending=False)
             best = ranked.iloc[0]
             color = looks[best[name]].color
-            axes.add_patch(Rectangle(place, 1, 1, facecolor=color, edgecolor="white", linewidth=2, alpha=0.9))
-            middle = place[0] + 0.5
-            axes.text(middle, place[1] + 0.36, best[name], ha="center", va="center", color="white", fontsize=9)
-            said = _rest(ranked, name, value, is_tie)
-            axes.text(middle, place[1] + 0.73, said, ha="center", va="center", color="white", fontsize=6)
+            axes.add_patch(Rectangle(place, 1, 1, facecolor=color, edgecolor="white", linewidth=2))
+            middle, text = place[0] + 0.5, {"ha": "center", "va": "center", "color": _ink(color)}
+            axes.text(middle, place[1] + 0.3, best[name], fontsize=11, fontweight="bold", **text)
+            axes.text(middle, place[1] + 0.7, _rest(ranked, name, value, is_tie), fontsize=7, **text)
         axes.set(xlim=(0, len(columns)), ylim=(len(lines[case]), 0), title=case, ylabel=y_label)
         axes.set_xticks([index + 0.5 for index in range(len(columns))], columns)
         axes.set_yticks([index + 0.5 for index in range(len(lines[case]))], lines[case])
@@ -73,6 +76,13 @@ def winners_figure(
         axes.spines[:].set_visible(False)
     rows[-1].set_xlabel(x_label)
     return to_files(figure)
+
+
+def _ink(color: str) -> str:
+    """Return black or white, whichever is easier to read on a colour."""
+    red, green, blue = to_rgb(color)
+    # Rec. 709 luma; text in white needs a dark ground.
+    return "black" if 0.2126 * red + 0.7152 * green + 0.0722 * blue > LIGHT else "white"
 
 
 def _rest(ranked: pd.DataFrame, name: str, value: str, is_tie: str) -> str:
