@@ -133,11 +133,10 @@ def run(context, settings):
         columns=["case", "layout", "system", "reason"],
     ).drop_duplicates()  # fmt: skip
     table = ranked(runs, ["case", "condition"])
-    shares = table.assign(share=1 / table["behind"]).pivot(
-        index=["case", "system"], columns="condition", values="share"
+    shares = table.assign(share=1 / table["behind"]).pivot_table(
+        "share", ["case", "system"], "condition", sort=False, dropna=False, observed=True
     )
-    shares = shares.reindex(table[["case", "system"]].drop_duplicates().apply(tuple, axis=1))
-    shares = shares[[name for name in settings["conditions"] if name in shares]].reset_index()
+    shares = shares[[name for name in settings["conditions"] if name in shares]].dropna(how="all").reset_index()
     tables = {"best": table, "shares": shares, "left-out": left_out}
     if settings["assumptions"]:
         tables["assumptions"] = assumptions(context, settings)
