@@ -8,7 +8,7 @@ import asyncio
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -286,7 +286,7 @@ def measured_costs(spec: LiveSpec, calibration: Calibration, max_nodes: int) -> 
     host = msgspec.structs.replace(scenario.cluster.host, serialise_bytes_per_s=INSTANT_BYTES_PER_S)
     cluster = msgspec.structs.replace(scenario.cluster, network=network, recovery=recovery, host=host)
     costs = replace(scenario, cluster=cluster).costs()
-    return MeasuredCosts(costs.model, cluster, costs.job, costs.compute, costs.communication, calibration=calibration)
+    return MeasuredCosts(**{one.name: getattr(costs, one.name) for one in fields(costs)}, calibration=calibration)
 
 
 def compress(trace: Trace, speedup: float) -> Trace:
