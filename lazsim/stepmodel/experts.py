@@ -121,9 +121,6 @@ def moe_items(kernels: Kernels) -> list[Item]:
 def _gate(kernels: Kernels) -> list[Item]:
     inputs, model, graphed = kernels.inputs, kernels.inputs.model, kernels.graphed_gate
     tokens, constants = inputs.own_tokens, inputs.constants
-    counts = Item((Operation("router", 0.0, 2, 2 * kernels.launch_s, False, waits=True),), ())
-    if inputs.parallel.routing == "consecutive":
-        return [counts]
     gate_s = 2 * tokens * model.num_experts * model.d_model
     gate_s /= constants.gate_peak_share * inputs.gpu.peak_flop_per_s
     small = [inputs.copy_s((6 * model.d_model + each * model.num_experts) * tokens) for each in (48, 24)]
@@ -139,9 +136,9 @@ def _gate(kernels: Kernels) -> list[Item]:
     )
     # Counts of tokens reach the host before it can launch what depends on them, unless one graph holds all or each
     # expert has a fixed number.
-    if kernels.graphed or inputs.parallel.pad_to_capacity:
-        return [gate]
-    return [gate, counts]
+    waits = not (kernels.graphed or inputs.parallel.pad_to_capacity)
+    counts = Item((Operation("router", 0.0, 2, 2 * kernels.launch_s, False, waits=True),), ())
+    return [gate] * (inputs.parallel.routing != "consecutive") + [counts] * waits
 
 
 def _experts(kernels: Kernels) -> list[Item]:
@@ -232,9 +229,8 @@ def _exchanges(kernels: Kernels) -> tuple[Item, Item]:
         choices = CHOICE_BYTES * inputs.model.num_experts * inputs.own_tokens * parallel.expert
         choices_s = inputs.collective_s("all_gather", choices, parallel.expert, parallel.tensor)
     wide = operation(2.0)
-    return Item(operation(FP8_TOKEN_BYTES if parallel.dispatch_precision == "fp8" else 2.0, choices_s), wide), Item(
-        wide, wide
-    )
+    dispatch = operation(FP8_TOKEN_BYTES if parallel.dispatch_precision == "fp8" else 2.0, choices_s)
+    return Item(dispatch, wide), Item(wide, wide)
 
 
 def exchange_s(inputs: StepInputs, token_bytes: float = 2.0) -> float:
