@@ -8,7 +8,7 @@ from lazsim.output.folder import name_pictures
 from lazsim.output.maps import plan_maps
 from lazsim.output.report import Report
 from lazsim.output.run import MAP_CAPTION
-from lazsim.output.table import Column, Part, Table, key
+from lazsim.output.table import Column, Part, Table, key, with_interval
 from lazsim.study.advice import Advice
 from lazsim.study.intervals import MIN_SAMPLES, Interval
 from lazsim.study.plans import plan_of
@@ -67,8 +67,8 @@ def _answer(advice: Advice) -> str:
             f"no setting is done in time with a probability of {goal.least_prob:.0%}\n"
             f"nearest: {_name(advice, best)}; in time in {_in_time(advice, best)}"
         )
-    value = _half(goal.shown(advice.ranking[0].mean), goal.format)
-    ettr = _half(Interval(*(100 * bound for bound in advice.mean("ettr"))), ".1f")
+    value = with_interval(goal.shown(advice.ranking[0].mean), goal.format)
+    ettr = with_interval(Interval(*(100 * bound for bound in advice.mean("ettr"))), ".1f")
     num_ties = len(advice.ties)
     told = f"; {num_ties} other{'s' * (num_ties > 1)} may be as good" if num_ties else ""
     if any(one.is_tie is None for one in advice.ranking[1:]):
@@ -104,7 +104,7 @@ def _ranking_table(advice: Advice) -> Table:
         tie = " (tie)" if place and one.is_tie else ""
         behind = f"{_percent(one.behind)}{tie}" if place else "-"
         chosen = ", ".join(name_value(name, value) for name, value in one.name.choice)
-        row = [chosen, one.name.interval_steps, _half(goal.shown(one.mean), goal.format), behind, one.num_seeds]
+        row = [chosen, one.name.interval_steps, with_interval(goal.shown(one.mean), goal.format), behind, one.num_seeds]
         if goal.done is not None:
             row += [f"{goal.in_time(advice.rows[one.name]).value:.0%}"]
             row[3] = "late" if place and advice.misses(one.name) else behind
@@ -155,7 +155,3 @@ def _percent(ratio: Interval) -> str:
         return "all" if math.isinf(ratio.value) else "-"
     share = f"{100 * (ratio.value - 1):.1f} %"
     return share if math.isnan(ratio.low) else f"{share} +- {100 * (ratio.high - ratio.value):.1f}"
-
-
-def _half(found: Interval, form: str) -> str:
-    return f"{found.value:{form}}" + ("" if math.isnan(found.low) else f" +- {found.high - found.value:{form}}")

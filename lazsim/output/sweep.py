@@ -7,7 +7,7 @@ from typing import Any
 from lazsim.output.folder import name_pictures
 from lazsim.output.plots.style import looks_of
 from lazsim.output.report import Report, drawn
-from lazsim.output.table import Column, Part, Table, key
+from lazsim.output.table import Column, Part, Table, key, with_interval
 from lazsim.specs import sha256 as sha256_of
 from lazsim.study.comparison import Ranked
 from lazsim.study.intervals import MIN_SAMPLES, Interval
@@ -70,7 +70,7 @@ def sweep_report(result: SweepResult, name: str, sha256: str) -> Report:
         told = f"; it cannot be told from {'; '.join(ties[:MOST_TIES])}" if ties else ""
         if any(one.is_tie is None for one in others):
             told = "; too few seeds to tell it from the others"
-        answer = f"{words(best)} trains most: {_half(best.mean, ',.0f')} samples{told}."
+        answer = f"{words(best)} trains most: {with_interval(best.mean, ',.0f')} samples{told}."
     means = result.means()
     ids = [row["id"] for row in result.rows]
     hashed = {"name": f"{len(ids)}; table.csv has the hash of each", "sha256": sha256_of("".join(ids).encode())}
@@ -137,7 +137,7 @@ def _spares_table(costs: Sequence[SpareCost]) -> Table:
     columns = [key("spares"), Column("samples", ",.0f"), Column("node-hours", ",.1f"), Column("$", ",.2f")]
     rows = []
     for one in costs:
-        told = _half(one.per_million_samples, ",.4g"), None if one is best else _more(one)
+        told = with_interval(one.per_million_samples, ",.4g"), None if one is best else _more(one)
         rows.append((one.num_spares, one.samples, one.node_hours, one.cost_usd, *told))
     who = ", ".join(str(value) for value in best.among.values())
     more = [one for one in costs if one.num_spares > best.num_spares]
@@ -154,7 +154,7 @@ def _spares_table(costs: Sequence[SpareCost]) -> Table:
 
 def _more(one: SpareCost) -> str:
     """Write by how much samples cost more than the least."""
-    return _half(Interval(*(100 * (bound - 1) for bound in one.dearer)), ".1f") + " %"
+    return with_interval(Interval(*(100 * (bound - 1) for bound in one.dearer)), ".1f") + " %"
 
 
 def _contest_table(result: SweepResult, contests: Sequence[Contest], num_runs: int) -> Table:
@@ -174,8 +174,8 @@ def _contest_table(result: SweepResult, contests: Sequence[Contest], num_runs: i
         ties[MOST_TIES:] = [f"{len(ties) - MOST_TIES} more"] if len(ties) > MOST_TIES else []
         ties += ["too few seeds to tell"] if any(one.is_tie is None for one in others) else []
         among = ", ".join(_word(what, value, len(axes)) for what, value in contest.among.items()) or "all"
-        behind = _half(others[0].behind, ".3f") if others else None
-        rows.append((among, name(best, contest), _half(best.mean, ",.0f"), behind, "; ".join(ties) or None))
+        behind = with_interval(others[0].behind, ".3f") if others else None
+        rows.append((among, name(best, contest), with_interval(best.mean, ",.0f"), behind, "; ".join(ties) or None))
     columns = [key("of"), Column("best", kind="text"), Column("samples"), Column("times the next")]
     return Table([*columns, Column("ties with", kind="text")], rows, "most samples, compared at the same seeds")
 
@@ -191,19 +191,8 @@ def _value(value: Any) -> str:
 
 
 def _cell(row: Mapping[str, Any], what: str, form: str) -> str:
-    return _half(_interval(row, what), form)
+    return with_interval(_interval(row, what), form)
 
 
 def _interval(row: Mapping[str, Any], what: str) -> Interval:
     return Interval(row[f"{what}_mean"], row[f"{what}_ci_low"], row[f"{what}_ci_high"])
-
-
-def _half(found: Interval, form: str) -> str:
-    """Write a mean with half of its interval, or with its bounds where 0 cuts the interval off."""
-    if math.isnan(found.value):
-        return "-"
-    if math.isnan(found.low):
-        return f"{found.value:{form}}"
-    if found.low == 0 < found.high:
-        return f"{found.value:{form}} (0 to {found.high:{form}})"
-    return f"{found.value:{form}} +- {found.high - found.value:{form}}"

@@ -13,11 +13,14 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.cells import cell_len, chop_cells
 
 from lazsim.errors import printable
+
+if TYPE_CHECKING:
+    from lazsim.study.intervals import Interval
 
 PIPED_WIDTH = 80
 MIN_WIDTH = 20
@@ -372,3 +375,14 @@ def _records(keys: Sequence[_Strip], strips: Sequence[_Strip], width: int) -> li
                 # One blank more and no further: a number of 17 digits fits into the narrowest terminal.
                 lines += [f"{INDENT}{line}" for line in wrap(heading + one.cells[row], room, " ")]
     return lines
+
+
+def with_interval(found: "Interval", form: str) -> str:
+    """Write a mean with half of its interval, or with its bounds where 0 cuts the interval off."""
+    if math.isnan(found.value):
+        return "-"
+    if math.isnan(found.low):
+        return f"{found.value:{form}}"
+    if found.low == 0 < found.high:
+        return f"{found.value:{form}} (0 to {found.high:{form}})"
+    return f"{found.value:{form}} +- {found.high - found.value:{form}}"

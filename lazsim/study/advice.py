@@ -155,9 +155,9 @@ class Advice:
             return {**dict(one.choice), **steps}
 
         def ranked(one: Ranked[Alternative]) -> dict[str, Any]:
-            measured = {**_bounds("value", one.mean), **_bounds("behind", one.behind)}
+            measured = {**one.mean.named("value"), **one.behind.named("behind")}
             if self.goal.done is not None:
-                measured |= _bounds("in_time_prob", self.goal.in_time(self.rows[one.name]))
+                measured |= self.goal.in_time(self.rows[one.name]).named("in_time_prob")
                 measured["misses_deadline"] = self.misses(one.name)
             return {**describe(one.name), "num_seeds": one.num_seeds, **measured, "is_tie": one.is_tie}
 
@@ -172,13 +172,13 @@ class Advice:
             "evidence": {
                 "ranking": [ranked(one) for one in self.ranking],
                 "off": [
-                    {"what": one.what, **describe(one.alternative), **_bounds("behind", one.behind)} for one in self.off
+                    {"what": one.what, **describe(one.alternative), **one.behind.named("behind")} for one in self.off
                 ],
                 "interval": formulas | dict(zip(("low_s", "high_s"), self.formulas.found_s[1:], strict=True)),
                 "num_assumptions": self.turns.num_changed,
                 "turns": [
                     {"assumption": one.assumption, "factor": one.factor}
-                    | {**describe(one.alternative), **_bounds("gain", one.gain)}
+                    | {**describe(one.alternative), **one.gain.named("gain")}
                     for one in self.turns.found
                 ],
                 "rounds": [vars(one) for one in self.rounds],
@@ -192,10 +192,6 @@ class Advice:
     def seconds(self, one: Alternative) -> float:
         """Return the interval of an alternative in seconds of training on all nodes."""
         return one.interval_steps * self.starts[one.choice].step_s
-
-
-def _bounds(what: str, found: Interval) -> dict[str, float]:
-    return {what: found.value, f"{what}_ci_low": found.low, f"{what}_ci_high": found.high}
 
 
 def advise(

@@ -119,10 +119,14 @@ def parse_due(
         raise LazsimError("`work` and `deadline` go together, as 64h of work that is due after 80h; give both")
     if scenario.num_spares:
         raise LazsimError("`spares`: nodes for work that is due have none, as on-demand nodes stay; leave them out")
-    work_s, deadline_s = (parse_duration(value) if isinstance(value, str) else value for value in (work, deadline))
-    for name, seconds in (("work", work_s), ("deadline", deadline_s)):
+    times_s = []
+    for name, value in (("work", work), ("deadline", deadline)):
+        with prefix_errors(f"`{name}`"):
+            seconds = parse_duration(value) if isinstance(value, str) else value
+        times_s.append(seconds)
         if not 0 < seconds <= LONGEST_S:
             raise LazsimError(f"`{name}` {seconds:g} s: choose more than 0 and up to 100 years")
+    work_s, deadline_s = times_s
     if work_s > deadline_s:
         raise LazsimError(f"`work` {work}: no node makes it by the `deadline` {deadline}; give less work, or more time")
     return Due(work_s, deadline_s, price)

@@ -18,6 +18,10 @@ class Interval(NamedTuple):
     low: float
     high: float
 
+    def named(self, what: str) -> dict[str, float]:
+        """Return plain data: the value under a name, and its bounds."""
+        return {what: self.value, f"{what}_ci_low": self.low, f"{what}_ci_high": self.high}
+
 
 def mean_interval(values: Iterable[float]) -> Interval:
     """Return the mean and its 95 % interval, by Student's t; no bound is below 0 where no value is.

@@ -272,8 +272,8 @@ class SweepResult:
     def _spares_json(self) -> list[dict[str, Any]]:
         return [
             asdict(one)
-            | _bounds("per_million_samples", one.per_million_samples)
-            | _bounds("dearer", one.dearer)
+            | one.per_million_samples.named("per_million_samples")
+            | one.dearer.named("dearer")
             | {"pays_most": one is paying_spares(costs), "is_tie": one.is_tie}
             for costs in self.spares()
             for one in costs
@@ -320,10 +320,6 @@ def _with_dearer(costs: Sequence[tuple[SpareCost, BySeed]]) -> list[SpareCost]:
 
 def _divide(above: float, below: float) -> float:
     return above / below if below else math.inf
-
-
-def _bounds(what: str, found: Interval) -> dict[str, float]:
-    return {what: found.value, f"{what}_ci_low": found.low, f"{what}_ci_high": found.high}
 
 
 def _flat(what: str, found: Interval) -> dict[str, float]:
