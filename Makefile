@@ -78,8 +78,9 @@ profiles: $(VENV)/dev.stamp ## Measure the kernels of every model on this device
 	done
 
 gpu: BUDGET = 9min
+gpu: TOTAL ?= 25min
 gpu: ## Do all that needs a GPU, with what is installed; again: go on. DEVICE=cpu rehearses it
-	$(PYTHON) -m tests.measure_gpu --device $(DEVICE) --budget $(BUDGET)
+	$(PYTHON) -m tests.measure_gpu --device $(DEVICE) --budget $(BUDGET) --total $(TOTAL)
 
 wheels: ## Fetch what a GPU machine without a network may lack, for make gpu
 	$(PYTHON) -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: --implementation cp \

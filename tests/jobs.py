@@ -86,4 +86,4 @@ def staged_costs(step_s: float = STEP_S, num_nodes: int = 12, **job) -> StagedCo
     """Two stages on `num_nodes` nodes; see `StagedCosts`."""
     plain = costs(step_s, **job)
     cluster = msgspec.structs.replace(plain.cluster, num_nodes=num_nodes)
-    return StagedCosts(plain.model, cluster, plain.job, plain.compute, plain.communication)
+    return StagedCosts(plain.model, cluster, plain.job, plain.constants, plain.compute, plain.communication)

@@ -39,6 +39,8 @@ FIRST_MODELS = ("gpt-l", "deepseek-v3", "gpt-m", "gpt-s", "qwen3-30b-a3b", "mixt
 class Task:
     """A command, the seconds that it gets in a whole session of `SESSION_S`, and whether it goes on when run again.
 
+    It comes after the task that it `needs`, and not at all where that has failed.
+
     In a command, ``BUDGET`` stands for the seconds that are given, and ``PROFILES`` for the folder of profiles.
     """
 
@@ -46,6 +48,7 @@ class Task:
     command: tuple[str, ...]
     seconds: float
     goes_on: bool = False
+    needs: str = ""
 
 
 def tasks(device: str, models: list[str], num_gpus: int) -> list[Task]:
@@ -60,13 +63,15 @@ def tasks(device: str, models: list[str], num_gpus: int) -> list[Task]:
         return Task(f"profile {model}{suffix}", lazsim(*measured), seconds, goes_on=True)
 
     def check(model: str) -> Task:
-        return Task(f"check {model}", lazsim("profile", "check", f"PROFILES/{model}.csv", "--json"), 4)
+        command = lazsim("profile", "check", f"PROFILES/{model}.csv", "--json")
+        return Task(f"check {model}", command, 4, needs=f"profile {model}")
 
     virtual = ("--device", device, "--budget", "BUDGET", "--json")
     found = [Task("tests", ("-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", "tests/test_gpu.py"), 120)]
     first = [model for model in FIRST_MODELS if model in models]
     found += [profile(model, 90) for model in first[:2]] + [check(model) for model in first[:2]]
-    found.append(Task("ranks gpt-l", lazsim("profile", "ranks", "--profile", "PROFILES/gpt-l.csv", *virtual), 60))
+    ranks = lazsim("profile", "ranks", "--profile", "PROFILES/gpt-l.csv", *virtual)
+    found.append(Task("ranks gpt-l", ranks, 60, needs="profile gpt-l"))
     validate = ("validate", "--device", device, "--nodes", "4", "--tolerance", "1000", "--json")
     found.append(Task("validate", lazsim(*validate), 240))
     found += [profile(model, 35) for model in first[2:]] + [check(model) for model in first[2:]]
@@ -102,9 +107,14 @@ class Session:
                 packed.extractall(self.profiles)
         self.profiles.mkdir(exist_ok=True)
 
+    def status(self, name: str) -> str:
+        """Return how a task has ended, ``cut`` where the slice ended first, or nothing."""
+        status: str = self.report["tasks"].get(name, {}).get("status", "")
+        return status
+
     def is_done(self, task: Task) -> bool:
-        """Say whether a task has ended, well or not."""
-        return self.report["tasks"].get(task.name, {}).get("status") in ("done", "failed")
+        """Say whether a task has ended, well or not, or cannot begin any more."""
+        return self.status(task.name) in ("done", "failed") or self.status(task.needs) == "failed"
 
     def run(self, task: Task, left_s: float) -> None:
         """Run a task, for as long as it has or the slice lasts, and note what it printed."""
@@ -220,7 +230,7 @@ def conditions(environment: dict[str, str]) -> dict[str, Any]:
 
 def seconds(text: str) -> float:
     """Read a time such as ``9min`` or ``540s``."""
-    for unit, factor in (("min", 60.0), ("s", 1.0)):
+    for unit, factor in (("min", 60.0), ("h", 3600.0), ("s", 1.0)):
         if text.endswith(unit):
             return float(text.removesuffix(unit)) * factor
     return float(text)
@@ -231,7 +241,8 @@ def pending(session: Session, found: list[Task], end_s: float) -> Iterator[tuple
     for task in found:
         left_s = end_s - time.monotonic()
         needed_s = 25 if task.goes_on else min(task.seconds * session.scale, 60)
-        if not session.is_done(task) and left_s > needed_s:
+        can_begin = not task.needs or session.status(task.needs) == "done"
+        if can_begin and not session.is_done(task) and left_s > needed_s:
             yield task, left_s
 
 

@@ -65,6 +65,17 @@ def test_a_slice_begins_only_what_fits_into_it(begin):
     assert [task.name for task, _ in found] == ["short"]
 
 
+def test_a_task_waits_for_what_it_needs_and_is_left_out_where_that_failed(begin):
+    session = begin()
+    profile, check = Task("profile", ("-c", PRINT), 30), Task("check", ("-c", PRINT), 5, needs="profile")
+    assert [task.name for task, _ in pending(session, [check], time.monotonic() + 100)] == []
+    assert not session.is_done(check)
+    session.run(profile, 60)
+    assert [task.name for task, _ in pending(session, [check], time.monotonic() + 100)] == ["check"]
+    session.report["tasks"]["profile"]["status"] = "failed"
+    assert session.is_done(check)
+
+
 def test_nothing_is_unpacked_where_all_modules_are_installed(tmp_path):
     assert {"torch", "msgspec"} <= set(MODULES)
     environment = find_environment(tmp_path)

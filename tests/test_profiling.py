@@ -32,7 +32,7 @@ from lazsim.pytorch import memory
 from lazsim.pytorch.device import DTYPES
 from lazsim.pytorch.dispatch import inverse_of, schedule, sort_and_unsort, there_and_back
 from lazsim.pytorch.experts import use_grouped_mm
-from lazsim.specs import ModelSpec, load_spec
+from lazsim.specs import ModelSpec, catalog_names, load_spec
 from tests.models import TINY, TINY_SWIGLU
 
 CPU = Target("cpu", "float32", 1e11, 1e10)
@@ -153,6 +153,13 @@ def test_no_kernel_waits_for_the_device_or_leaves_it(model, dtype):
         tensors = kernel.inputs(next(size for size in kernel.sizes if size >= 64), Random("meta", DTYPES[dtype]))
         for stage in compute._stages(kernel, [tensors]):
             stage(0)
+
+
+@pytest.mark.parametrize("name", catalog_names("models"))
+def test_every_kernel_of_every_model_of_the_catalogue_has_inputs(name):
+    kernels, _ = kernels_of(load_spec(ModelSpec, name), use_grouped_mm=True)
+    for kernel in kernels:
+        assert all(tensor.numel() for tensor in kernel.inputs(kernel.sizes[0], Random("meta", DTYPES["bfloat16"])))
 
 
 def test_gradients_of_a_large_vocabulary_are_not_lost_in_float16():

@@ -12,7 +12,6 @@ from lazsim.files import json_bytes
 from lazsim.live.record import LiveReport, LiveRun, Recovery, StepRecord
 from lazsim.live.validate import NEGLIGIBLE_SHARE, ComparedQuantity, Validation
 from lazsim.output.folder import name_pictures
-from lazsim.output.plots.live import live_figure
 from lazsim.output.report import Report, timeline_of
 from lazsim.output.table import Column, Part, Table, key
 
@@ -54,6 +53,8 @@ def _ms(seconds: float) -> str:
 
 def live_files(report: LiveReport) -> dict[str, bytes]:
     """Return the content of every file of ``lazsim live --out``, by name."""
+    from lazsim.output.plots.live import live_figure
+
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(field.name for field in fields(StepRecord))
@@ -99,6 +100,8 @@ def _error(error: float) -> str:
 
 def validation_files(validation: Validation) -> dict[str, bytes]:
     """Return the content of every file of ``lazsim validate --out``, by name."""
+    from lazsim.output.plots.live import live_figure
+
     pictures = live_figure(validation.measured, validation.predicted)
     return {"validate.json": json_bytes(validation.to_json()), **name_pictures("validate", pictures)}
 

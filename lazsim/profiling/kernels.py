@@ -115,7 +115,7 @@ def kernels_of(model: ModelSpec, *, use_grouped_mm: bool) -> tuple[list[Kernel],
         kernels.append(_attention(model, width))
     else:
         skipped["attention"] = f"the model specification does not tell the shapes of {model.name}'s attention"
-    if model.num_layers > model.num_moe_layers:
+    if model.num_dense_layers:
         kernels.append(_feed_forward("feed_forward", model, model.d_ff_dense))
     return kernels, skipped
 
