@@ -360,11 +360,11 @@ def _in_turn_s(holds_LEN: Bools, ring_s_LE: Floats) -> float:
     >>> _in_turn_s(holds, np.array([[1.0, 2.0, 1.0]]))
     3.0
     """
-    # Arrays are short here, so that calls are dear: few an expert, into arrays that exist.
-    holds_ELN = holds_LEN.transpose(1, 0, 2).astype(np.float64)
-    done_LN, of_ring_LN = np.zeros((2, *holds_ELN.shape[1:]))
+    # The loop is hot: few calls an expert, into arrays that exist.
+    done_LN, holds_LN, of_ring_LN = np.zeros((3, len(holds_LEN), holds_LEN.shape[2]))
     end_L = np.empty((len(done_LN), 1))
-    for holds_LN, ring_s_L in zip(holds_ELN, ring_s_LE.T[:, :, None], strict=True):
+    for expert, ring_s_L in enumerate(ring_s_LE.T[:, :, None]):
+        holds_LN[:] = holds_LEN[:, expert]
         np.multiply(done_LN, holds_LN, out=of_ring_LN)
         np.maximum.reduce(of_ring_LN, axis=1, out=end_L, keepdims=True)
         np.add(end_L, ring_s_L, out=end_L)

@@ -1,6 +1,7 @@
 """Plans from observed loads, several rebalances at a time."""
 
 import functools
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -27,10 +28,10 @@ def plans_together(system: System, costs: CostModel, num_nodes: int) -> bool:
 
 def plan_each(
     system: System, costs: CostModel, num_nodes: int, load_BLE: Ints, domain_N: Ints | None = None
-) -> list[PlacementPlan]:
-    """Plan for each sample of the loads."""
+) -> Iterable[PlacementPlan]:
+    """Plan for each sample of the loads; where each plan costs its own time, as it is asked for."""
     if not plans_together(system, costs, num_nodes):
-        return [system.plan(costs, num_nodes, load_LE, domain_N) for load_LE in load_BLE]
+        return (system.plan(costs, num_nodes, load_LE, domain_N) for load_LE in load_BLE)
     plan = system.plan(costs, num_nodes, load_BLE.reshape(-1, load_BLE.shape[2]))
     parts = plan.slots_LNS.reshape(len(load_BLE), -1, *plan.slots_LNS.shape[1:])
     return [PlacementPlan(slots_LNS, plan.num_experts) for slots_LNS in parts]
