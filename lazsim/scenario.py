@@ -481,7 +481,7 @@ class Resolver:
         with prefix_errors(f"{self._where}`{part}`"):
             path = self._toml_path(name)
             text = self._once(read_spec_bytes, kind, path)
-            spec = read_toml(path, text, spec_type)
+            spec = self._once(read_toml, path, text, spec_type)
         with prefix_errors(self._name):
             return (override(spec, changes, part, system, SYSTEMS) if changes else spec), sha256(text)
 
