@@ -59,13 +59,8 @@ class Planner:
             if plans_together(self._system, self._costs, num_nodes):
                 interval = self._costs.job.rebalance_interval_steps
                 steps += range((step // interval + 1) * interval, step + NUM_AHEAD * interval, interval)
-            plans = plan_each(
-                self._system,
-                self._costs,
-                num_nodes,
-                self._observed(steps),
-                None if domains is None else np.array(domains),
-            )
+            domain_N = None if domains is None else np.array(domains)
+            plans = list(plan_each(self._system, self._costs, num_nodes, self._observed(steps), domain_N))
             most_kept = len(steps) + max(2, SLOTS_KEPT // plans[0].slots_LNS.size)
             self._kept |= {(num_nodes, each, domains): plan for each, plan in zip(steps, plans, strict=True)}
             while len(self._kept) > most_kept:
