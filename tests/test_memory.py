@@ -52,7 +52,7 @@ def simulate(**settings):
 
 
 def shortages(result):
-    return [note for note in result.notes if "does not fit" in note]
+    return [note for note in result.notes if "does not fit: it" in note]
 
 
 RUN = ("run", "--trace", ROOT / "traces" / "spot-p3-like.csv", "--max-nodes", 10, "--duration", "5min")
