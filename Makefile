@@ -3,6 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= runs/spot
 FIGURES ?= runs/figures
+IMAGES := docs/images
 BUDGET ?= 10min
 EXPERIMENTS := $(sort $(notdir $(patsubst %/experiment.py,%,$(wildcard experiments/*/experiment.py))))
 MODELS := $(basename $(notdir $(wildcard lazsim/catalog/models/*.toml)))
@@ -14,7 +15,7 @@ COMMAND_TESTS := $(addprefix tests/test_,cli_list.py cli_run.py cli_place.py cli
 SOURCES := setup.cfg pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run figures arena test check lowest docs sdist verify bench profiles gpu wheels growth format clean
+.PHONY: help run figures arena test check lowest docs images sdist verify bench profiles gpu wheels growth format clean
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -86,6 +87,23 @@ wheels: ## Fetch what a GPU machine without a network may lack, for make gpu
 	$(PYTHON) -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: --implementation cp \
 		--python-version $(GPU_PYTHON) --platform manylinux_2_28_x86_64 --platform manylinux_2_27_x86_64 \
 		--platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 --constraint constraints.txt --dest wheels $(GPU_PACKAGES)
+
+images: $(VENV)/run.stamp ## Draw the pictures of the documentation anew, by the commands that its pages show
+	$(MAKE) run OUT=runs/spot
+	$(BIN)/lazsim recovery --nodes 10 --slots 6 --experts 8 --loads uniform --min-replicas 2 --out runs/recovery
+	$(BIN)/lazsim place --nodes 10 --slots 6 --experts 8 --loads zipf:0.5 --policy mro --policy euclid --policy spread --policy eplb --out runs/place
+	sed 's/^duration_s = .*/duration_s = 2592000.0/' lazsim/catalog/traces/spot-a100-like.toml > runs/month.toml
+	$(BIN)/lazsim trace generate runs/month.toml --seed 0 --out runs/month.csv
+	$(BIN)/lazsim run --trace runs/month.csv --model gpt-l --cluster a10gx16 --job testbed-b --max-nodes 16 --cap clip \
+		--system lazarus --system dropless-ft --system ds-ft --system ds --out runs/month
+	$(BIN)/lazsim run --trace runs/month.csv --model gpt-l --cluster a10gx16 --job testbed-b --max-nodes 16 --cap clip --system lazarus \
+		--placement mro --placement euclid --placement spread --placement compact --out runs/placements
+	cp runs/spot/throughput.png runs/recovery/recovery.png $(IMAGES)
+	cp runs/place/placement.png $(IMAGES)/placement-map.png
+	cp runs/month/throughput.png $(IMAGES)/tutorial-month.png
+	cp runs/placements/placements.png $(IMAGES)/tutorial-placements.png
+	@echo 'the others: make growth (growth.png, growth-runs.png), lazsim validate (validate.png),'
+	@echo 'lazsim experiment run uncertainty (spot-dropless-ft.png as tornado.png) and arena (winners.png as arena.png)'
 
 growth: $(VENV)/dev.stamp ## Plot how the cost of runs, placement and reliability grows
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m tests.bench_runs docs/images/growth-runs.png

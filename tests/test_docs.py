@@ -89,6 +89,23 @@ def test_commands_that_a_page_shows_exist(page):
     assert [fault for arguments in commands(page.read_text()) if (fault := parse(arguments))] == []
 
 
+def test_pictures_are_drawn_by_commands_that_pages_show():
+    def settings(text):
+        """Return commands without folders, in which a page and the Makefile may differ."""
+        for arguments in commands(text.replace("$(BIN)/", "").replace("\t", "    ").replace("runs/", "")):
+            yield tuple(
+                argument
+                for argument, before in zip(arguments, ["", *arguments[:-1]], strict=True)
+                if "--out" not in (argument, before)
+            )
+
+    recipe = (ROOT / "Makefile").read_text().partition("\nimages: ")[2].partition("\n\n")[0]
+    shown = {one for page in PAGES for one in settings(page.read_text())}
+    drawn = set(settings(recipe))
+    assert len(drawn) == 5
+    assert drawn <= shown
+
+
 def example(name):
     text = (ROOT / "CONTRIBUTING.md").read_text()
     return re.search(rf"<!-- example: {name} -->\n```python\n(.*?)```", text, re.DOTALL)[1]

@@ -212,6 +212,10 @@ def tab(browser, page, tmp_path_factory):
     assert faults == []
 
 
+def rgb_luminance(color):
+    return luminance(",".join(str(int(color[at : at + 2], 16)) for at in (1, 3, 5)))
+
+
 RATES, PHASES = (f"Bokeh.documents[0].roots()[{index}]" for index in (0, 1))
 """The first two panels of a timeline, in the browser."""
 
@@ -280,6 +284,11 @@ def test_text_stands_out_in_both_colour_schemes(tab, scheme):
         # The contrast that WCAG 2.1 asks of text (AA).
         assert (light + 0.05) / (dark + 0.05) > 4.5, where
     assert (luminance(back) < 0.1) == (scheme == "dark")
+    # Drawings stay as they are when a dark page is printed on white.
+    drawn = tab.evaluate(f"{RATES}.yaxis.axis_label_text_color")
+    for paper in (1.0, luminance(back)) if scheme == "dark" else (1.0,):
+        dark, light = sorted((rgb_luminance(drawn), paper))
+        assert (light + 0.05) / (dark + 0.05) > 3
 
 
 def test_a_page_fits_a_phone(tab):

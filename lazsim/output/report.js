@@ -30,8 +30,13 @@
     return dark.matches && is_dark(parts) ? `rgb(${mixed(parts, [255, 255, 255], 0.5).join(",")})` : color;
   }
 
+  // What is drawn for a dark screen may be printed on white paper.
+  function text_color() {
+    return dark.matches ? "#868686" : color_of("--text");
+  }
+
   function panel(height, x_label, y_label, others) {
-    const [text, line] = [color_of("--text"), color_of("--line")];
+    const [text, line] = [text_color(), color_of("--line")];
     const plot = figure({height, sizing_mode: "stretch_width", tools: "xpan,xwheel_zoom,xbox_zoom,reset",
       background_fill_alpha: 0, border_fill_alpha: 0, outline_line_color: line, min_border_left: 90, ...others});
     for (const axis of plot.axes) {
@@ -54,7 +59,7 @@
 
   function turn_off_by_name(plot) {
     Object.assign(plot.legend, {click_policy: "hide", background_fill_alpha: 0, border_line_color: null,
-      label_text_color: color_of("--text"), orientation: "horizontal", ncols: Math.max(1, Math.floor(find("page").clientWidth / 170))});
+      label_text_color: text_color(), orientation: "horizontal", ncols: Math.max(1, Math.floor(find("page").clientWidth / 170))});
     plot.add_layout(plot.legend, "above");
   }
 

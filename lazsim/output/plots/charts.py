@@ -238,10 +238,13 @@ def _in_words(assumption: str) -> str:
     --------
     >>> _in_words("cluster.network.all_reduce_efficiency"), _in_words("recorded trace")
     ('all reduce efficiency (cluster)', 'recorded trace')
+    >>> _in_words("cluster.network.local_bytes_per_s")
+    'local rate (cluster)'
     """
     part, dot, path = assumption.partition(".")
     field = path.removeprefix("network.").removeprefix("recovery.").replace(".", " of ")
-    return f"{field.replace('_', ' ').removesuffix(' s')} ({part})" if dot else assumption
+    words = field.replace("_", " ").replace("bytes per s", "rate").removesuffix(" s")
+    return f"{words} ({part})" if dot else assumption
 
 
 def stack_shares(axes: Axes, places: Any, shares: Any) -> None:
