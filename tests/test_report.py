@@ -285,7 +285,7 @@ def test_text_stands_out_in_both_colour_schemes(tab, scheme):
         assert (light + 0.05) / (dark + 0.05) > 4.5, where
     assert (luminance(back) < 0.1) == (scheme == "dark")
     # Drawings stay as they are when a dark page is printed on white.
-    drawn = tab.evaluate(f"{RATES}.yaxis.axis_label_text_color")
+    drawn = tab.evaluate("Bokeh.documents.at(-1).roots()[0].left[0].axis_label_text_color")
     for paper in (1.0, luminance(back)) if scheme == "dark" else (1.0,):
         dark, light = sorted((rgb_luminance(drawn), paper))
         assert (light + 0.05) / (dark + 0.05) > 3
