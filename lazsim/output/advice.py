@@ -154,4 +154,4 @@ def _percent(ratio: Interval) -> str:
     if math.isinf(ratio.value) or math.isnan(ratio.value):
         return "all" if math.isinf(ratio.value) else "-"
     share = f"{100 * (ratio.value - 1):.1f} %"
-    return share if math.isnan(ratio.low) else f"{share} +- {100 * (ratio.high - ratio.value):.1f}"
+    return share if math.isnan(ratio.low) else f"{share} +- {abs(100 * (ratio.high - ratio.value)):.1f}"

@@ -71,7 +71,11 @@ def advice_figure(advice: Advice) -> dict[str, bytes]:
         bars.errorbar(
             [share], [place], xerr=[[share - bounds[0]], [bounds[1] - share]], color=color, marker="o", markersize=4
         )
-    labels = [", ".join(name_value(*choice) for choice in one.name.choice) for one in ranking]
+    late = [" (late)" if advice.misses(one.name) else "" for one in ranking]
+    labels = [
+        ", ".join(name_value(*choice) for choice in one.name.choice) + late
+        for one, late in zip(ranking, late, strict=True)
+    ]
     bars.set_yticks(range(len(ranking)), labels)
     bars.set_ylim(len(ranking) - 0.5, -0.5)
     bars.set_xlabel(f"{advice.goal.name}: % of the best")
