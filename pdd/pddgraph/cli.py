@@ -1,7 +1,6 @@
 """The command line: one function a command. Bad input gives one line and exit code 2."""
 
 import argparse
-import asyncio
 import contextlib
 import os
 import signal
@@ -13,14 +12,13 @@ from pddgraph import build as building
 from pddgraph import evaluate as evaluation
 from pddgraph import icd, tables
 from pddgraph import recommend as advice
+from pddgraph import sample as synthetic
 from pddgraph.drugs import SCORES, Linker, read_vocabulary
-from pddgraph.sample import write
-from pddgraph.server import serve as run_server
 from pddgraph.tables import PddError
-from pddgraph.worker import TABLES, Pool, ask_once
+from pddgraph.worker import TABLES, ask_once
 
 NO_ADVICE = "This is no medical advice: it says what patients of this database got, not what helps."
-FORMATS = {"json": "JSON", "xml": "XML", "csv": "CSV", "tsv": "TSV"}
+FORMATS = {name.lower(): media for media, name in TABLES.items()}
 
 
 def progress(name: str, count: int) -> None:
@@ -30,10 +28,7 @@ def progress(name: str, count: int) -> None:
 
 def build(args: argparse.Namespace) -> None:
     """Build a graph from tables."""
-    if args.mimic is None:
-        raise PddError("--mimic DIR is missing: give the folder of MIMIC-III's tables")
-    drugs = read_vocabulary(args.drugbank)
-    manifest = building.build(args.mimic, drugs, args.out, progress, args.licence, not args.no_notes)
+    manifest = building.build(args.mimic, args.drugbank, args.out, progress, args.licence)
     rows, linked = manifest["rows"], manifest["linked"]
     print(f"{args.out}: {sum(manifest['quads'].values()):,} quads of {rows['PATIENTS']:,} patients; rows linked:")
     for name in ("DIAGNOSES_ICD", "PROCEDURES_ICD", "PRESCRIPTIONS"):
@@ -50,19 +45,17 @@ def verify(args: argparse.Namespace) -> None:
 
 
 def evaluate(args: argparse.Namespace) -> None:
-    """Measure the links of drugs on hand-labelled names, and on tables if given."""
+    """Measure the links of drugs on hand-labelled names."""
     linker, labels = Linker(read_vocabulary(args.drugbank)), evaluation.read_labels()
-    groups = {half: [label for label in labels if label.half == half] for half in evaluation.HALVES} | {"all": labels}
-    groups |= {way: [label for label in labels if linker.link(label.name).method == way] for way in SCORES}
+    groups = {name: [one for one in labels if one.sample == name] for name in dict.fromkeys(one[0] for one in labels)}
+    groups |= {way: [one for one in labels if linker.link(one.name).method == way] for way in SCORES}
     print("hand-labelled names  names  links  right  precision  recall")
     for title, group in groups.items():
         got = evaluation.score(linker, group)
         print(f"{title:<19}  {got.names:5}  {got.made:5}  {got.right:5}  {got.precision:9.1%}  {got.recall:6.1%}")
-    print(*evaluation.faults(linker, labels), sep="\n")
-    for title, counts in (evaluation.coverage(args.mimic, linker) if args.mimic else {}).items():
-        total = counts.total() - counts["supply"]
-        ways = ", ".join(f"{name} {count:,}" for name, count in counts.most_common())
-        print(f"{title}: {1 - counts['abstained'] / max(total, 1):.1%} of {total:,} rows linked ({ways})")
+    for label in labels:
+        if not label.fits(found := linker.link(label.name).targets):
+            print(f"{label.sample}: {label.name}: {' + '.join(found) or 'no link'}, not {label}")
 
 
 def query(args: argparse.Namespace) -> None:
@@ -72,18 +65,21 @@ def query(args: argparse.Namespace) -> None:
         text = (sys.stdin.buffer.read() if args.file == "-" else Path(args.file).read_bytes()).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise PddError(f"{args.file}: cannot be read: {getattr(error, 'strerror', None) or 'no UTF-8'}") from None
-    media = next(media for media, name in TABLES.items() if name == FORMATS[args.format])
-    sys.stdout.buffer.write(asyncio.run(ask_once(Pool(args.graph, 1, args.timeout, args.max_bytes), text, media)))
+    answer = ask_once(args.graph, text, FORMATS[args.format], args.timeout, args.max_bytes)
+    sys.stdout.buffer.write(answer)
 
 
 def serve(args: argparse.Namespace) -> None:
     """Serve a graph over HTTP, read-only."""
+    import uvloop
+
+    from pddgraph import server  # Other commands start faster without it.
 
     def say(address: str) -> None:
         print(f"{address} serves {args.graph}; SPARQL at {address}sparql; Ctrl-C ends it", flush=True)
 
-    pool = Pool(args.graph, args.workers, args.timeout, args.max_bytes)
-    asyncio.run(run_server(pool, args.host, args.port, args.allow_origin, say))
+    pool = server.Pool(args.graph, args.workers, args.timeout, args.max_bytes)
+    uvloop.run(server.serve(pool, args.host, args.port, args.allow_origin, say))
 
 
 def recommend(args: argparse.Namespace) -> None:
@@ -92,10 +88,9 @@ def recommend(args: argparse.Namespace) -> None:
     codes = {code: icd.link(code, "diagnosis") for code in args.diseases.split(",")}
     if unknown := ", ".join(code for code, notation in codes.items() if not notation) or not codes:
         raise PddError(f"--diseases {tables.shorten(unknown)}: no code of ICD-9-CM; give codes such as 4280,42731")
-    store = advice.open_store(args.graph)
-    recommender = advice.Recommender(*advice.read(store))
-    result, name_of, popular = advice.evaluate(recommender), advice.names(store), recommender.popular()
-    near = dict(recommender.rank({advice.category(notation) for notation in codes.values()}))
+    recommender, name_of = advice.read(args.graph)
+    result, popular = advice.evaluate(recommender), recommender.popular()
+    near = recommender.rank({advice.category(notation) for notation in codes.values()})
     if not near:
         raise PddError(f"--diseases {args.diseases}: no patient of the graph has any of them")
     print(f"{'similar patients':<34} share   {'all patients':<34} share")
@@ -115,7 +110,7 @@ def sample(args: argparse.Namespace) -> None:
     """Make a synthetic database."""
     if args.out.exists() and any(args.out.iterdir()):
         raise PddError(f"{args.out}: is there and not empty; give another folder")
-    write(args.out, args.patients, args.seed)
+    synthetic.write(args.out, args.patients, args.seed)
 
 
 def number(kind: type, low: float, high: float) -> Callable[[str], float]:
@@ -132,33 +127,33 @@ def number(kind: type, low: float, high: float) -> Callable[[str], float]:
 
 OPTIONS = {
     "--mimic": {"type": Path, "metavar": "DIR", "help": "folder with MIMIC-III's tables, .csv or .csv.gz"},
-    "--drugbank": {"type": Path, "required": True, "metavar": "FILE", "help": "DrugBank's open vocabulary, CSV"},
-    "--out": {"type": Path, "required": True, "metavar": "DIR", "help": "folder to write"},
+    "--drugbank": {"type": Path, "metavar": "FILE", "help": "DrugBank's open vocabulary, CSV"},
+    "--out": {"type": Path, "metavar": "DIR", "help": "folder to write"},
     "--licence": {"default": "", "metavar": "IRI", "help": "licence of the tables; else as their LICENSE file says"},
-    "--no-notes": {"action": "store_true", "help": "leave NOTEEVENTS out"},
     "--graph": {"type": Path, "default": Path("graph"), "metavar": "DIR", "help": "folder of a graph (default: graph)"},
-    "--timeout": {"type": number(float, 0, 1e6), "default": 10, "help": "seconds of a query (default: 10; 0: any)"},
+    "--timeout": {"type": number(float, 0.1, 1e6), "default": 10, "help": "seconds of a query (default: 10)"},
     "--max-bytes": {"type": number(int, 1, 1 << 40), "default": 32 << 20, "help": "of a result (default: 32 MiB)"},
     "--format": {"choices": FORMATS, "default": "csv", "help": "format of the result (default: csv)"},
     "--host": {"default": "127.0.0.1", "help": "address to listen on (default: this machine only)"},
     "--port": {"type": number(int, 0, 65535), "default": 7878, "help": "port (default: 7878; 0: a free one)"},
     "--workers": {"type": number(int, 1, 256), "default": 2, "metavar": "N", "help": "queries at a time (default: 2)"},
     "--allow-origin": {"default": "", "help": "pages that may ask: an origin, * or none (default: * for open data)"},
-    "--diseases": {"required": True, "metavar": "CODES", "help": "ICD-9-CM codes, as in 4280,42731"},
+    "--diseases": {"metavar": "CODES", "help": "ICD-9-CM codes, as in 4280,42731"},
     "--top": {"type": number(int, 1, 10**6), "default": 15, "metavar": "N", "help": "drugs to show (default: 15)"},
     "--patients": {"type": number(int, 1, 10**9), "default": 100, "metavar": "N", "help": "default: 100"},
     "--seed": {"type": int, "default": 1, "help": "default: 1"},
     "mimic": {"type": Path, "metavar": "DIR", "help": "folder with MIMIC-III's tables"},
     "file": {"metavar": "FILE", "help": "file with a SPARQL query, or - for stdin"},
 }  # fmt: skip
+"""What options are; a command that cannot do without one writes it with an exclamation mark."""
 COMMANDS = {
-    "build": (build, "--mimic --drugbank --out --licence --no-notes"),
+    "build": (build, "--mimic! --drugbank! --out! --licence"),
     "verify": (verify, "mimic"),
-    "eval": (evaluate, "--drugbank --mimic"),
+    "eval": (evaluate, "--drugbank!"),
     "query": (query, "file --graph --format --timeout --max-bytes"),
     "serve": (serve, "--graph --host --port --workers --allow-origin --timeout --max-bytes"),
-    "recommend": (recommend, "--graph --diseases --top"),
-    "sample": (sample, "--out --patients --seed"),
+    "recommend": (recommend, "--graph --diseases! --top"),
+    "sample": (sample, "--out! --patients --seed"),
 }
 
 
@@ -170,7 +165,8 @@ def parser() -> argparse.ArgumentParser:
         one = commands.add_parser(name, help=run.__doc__.removesuffix("."), description=run.__doc__)
         one.set_defaults(run=run)
         for option in options.split():
-            one.add_argument(option, **OPTIONS[option])
+            needed = {"required": True} if option.endswith("!") else {}
+            one.add_argument(option.rstrip("!"), **OPTIONS[option.rstrip("!")], **needed)
     return top
 
 
@@ -193,3 +189,7 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(130)
     print("pdd:", "".join(one if one.isprintable() else ascii(one)[1:-1] for one in message), file=sys.stderr)
     sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

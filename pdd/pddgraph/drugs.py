@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from bisect import bisect_left
 from collections.abc import Iterator
 from functools import cache, lru_cache
 from pathlib import Path
@@ -55,7 +56,7 @@ ABSTAINED, SUPPLY = Link((), "abstained"), Link((), "supply")
 
 
 class Drug(NamedTuple):
-    """One drug of DrugBank; `codes` are pairs of a column of `EXTRA` and its value."""
+    """One drug of DrugBank; its id begins ``drugbank:``, `codes` are pairs of a column of `EXTRA` and its value."""
 
     drug_id: str
     name: str
@@ -63,7 +64,6 @@ class Drug(NamedTuple):
     codes: tuple[tuple[str, str], ...]
 
 
-@lru_cache(maxsize=1 << 16)
 def plain(text: str) -> str:
     """Lower the case, drop accents, and leave words of letters and digits.
 
@@ -101,7 +101,8 @@ def read_vocabulary(path: Path) -> list[Drug]:
             fault = "occurs twice" if drug_id in drugs else "expected an id such as DB00945, and a name"
             raise PddError(f"{path}:{number}: drug {drug_id!r} {name!r}: {fault}")
         synonyms = dict.fromkeys(filter(None, (part.strip() for part in row["SYNONYMS"].split(" | "))))
-        drugs[drug_id] = Drug(drug_id, name, tuple(synonyms), tuple((one, row[one]) for one in EXTRA if row.get(one)))
+        codes = tuple((one, row[one]) for one in EXTRA if row.get(one))
+        drugs[drug_id] = Drug(f"drugbank:{drug_id}", name, tuple(synonyms), codes)
     if not drugs:
         raise PddError(f"{path}: no drugs; expected DrugBank's open vocabulary")
     return list(drugs.values())
@@ -112,18 +113,17 @@ class Linker:
 
     def __init__(self, drugs: list[Drug]) -> None:
         self.common: dict[str, str] = {}
-        for drug in sorted(
-            drugs, key=lambda drug: drug.name.casefold() != plain(drug.name)
-        ):  # Menthol before (+)-menthol
+        for drug in sorted(drugs, key=lambda drug: drug.name.casefold() != plain(drug.name)):  # Menthol, (+)-menthol
             self.common.setdefault(plain(drug.name), drug.drug_id)
-        self.synonyms: dict[str, str] = {}
-        for literal in (True, False):  # propoxyphene before (-)-propoxyphene
-            found: dict[str, set[str]] = {}
-            for synonym, drug_id in ((synonym, drug.drug_id) for drug in drugs for synonym in drug.synonyms):
+        found: tuple[dict[str, set[str]], ...] = {}, {}
+        for drug in drugs:
+            for synonym in drug.synonyms:
                 key = plain(synonym)
-                if len(key) >= MIN_SYNONYM and key not in self.common and (key == synonym.casefold()) is literal:
-                    found.setdefault(key, set()).add(drug_id)
-            self.synonyms = {key: ids.pop() for key, ids in found.items() if len(ids) == 1} | self.synonyms
+                if len(key) >= MIN_SYNONYM and key not in self.common:
+                    found[key == synonym.casefold()].setdefault(key, set()).add(drug.drug_id)
+        self.synonyms: dict[str, str] = {}
+        for group in found:  # Propoxyphene counts more than (-)-propoxyphene.
+            self.synonyms |= {key: ids.pop() for key, ids in group.items() if len(ids) == 1}
         self.names = sorted(self.common)
         self.water = self.common.get("water")
         self.aliases: dict[str, Link] = {}
@@ -143,10 +143,12 @@ class Linker:
         self.ions = ions | self.cations | self.anions
         self.link = lru_cache(maxsize=1 << 16)(self._link)
 
-    def link_order(self, name: str, generic: str) -> Link:
-        """Link an order by its drug's name or, where that names none, by the pharmacy's generic name."""
-        found = self.link(name)
-        return found if found.method != "abstained" or not generic else self.link(generic)
+    def link_order(self, name: str, generic: str) -> list[tuple[str, Link]]:
+        """Link an order by its drug's name and, where that names none, by the pharmacy's generic name if it does."""
+        found = [(name, self.link(name))]
+        if found[0][1].method == "abstained" and (second := self.link(generic)).targets:
+            found.append((generic, second))
+        return found
 
     def _link(self, name: str) -> Link:
         """Link a name as an order has it: to one drug, to the drugs of a combination, or to none.
@@ -218,7 +220,8 @@ class Linker:
     def _prefix(self, key: str) -> Link | None:
         """Complete a name that was cut off within a word, when all names that begin so begin with one of them."""
         key = " ".join(word for word in key.split() if word not in self.forms)
-        found = [name for name in self.names if len(key) >= MIN_PREFIX and name.startswith(key)]
+        first, last = (bisect_left(self.names, end) for end in (key, f"{key}\U0010ffff"))
+        found = self.names[first:last] if len(key) >= MIN_PREFIX else []
         shortest = min(found, key=len, default="")
         if all(name.startswith(shortest) for name in found) and shortest[len(key) : len(key) + 1].isalpha():
             return Link((self.common[shortest],), "prefix")

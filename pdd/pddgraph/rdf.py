@@ -2,8 +2,10 @@
 
 import re
 from functools import lru_cache
-from typing import IO
+from pathlib import Path
 from urllib.parse import quote
+
+import pyoxigraph as ox
 
 BASE = "https://pdd.example/"
 """The graph's own names: a domain that is reserved for examples, since nobody serves them on the web."""
@@ -38,29 +40,25 @@ def iri(name: str) -> str:
 
 
 @lru_cache(maxsize=1 << 16)
-def quoted(part: str) -> str:
-    """Percent-encode a part of an IRI."""
-    return quote(part, safe="")
-
-
 def own(*parts: str | int) -> str:
     """Write an IRI of the graph's own from its parts, as in ``<https://pdd.example/link/drug/Aspirin>``."""
-    return f"<{BASE}{'/'.join(str(part) if isinstance(part, int) else quoted(part) for part in parts)}>"
+    return f"<{BASE}{'/'.join(quote(str(part), safe='') for part in parts)}>"
 
 
+@lru_cache(maxsize=1 << 16)
 def literal(text: str, datatype: str = "") -> str:
     """Write a literal, a string unless a datatype of xsd is given; an empty text is no literal but nothing."""
-    if ESCAPES.search(text):
-        text = ESCAPES.sub(lambda match: SHORT.get(match[0]) or f"\\u{ord(match[0]):04X}", text)
+    text = ESCAPES.sub(lambda match: SHORT.get(match[0]) or f"\\u{ord(match[0]):04X}", text)
     return text and (f'"{text}"^^{iri(f"xsd:{datatype}")}' if datatype else f'"{text}"')
 
 
 class Graph:
-    """Writes the quads of one named graph to a stream."""
+    """Writes the quads of one named graph to a file of its name."""
 
-    def __init__(self, stream: IO[str], name: str) -> None:
+    def __init__(self, folder: Path, name: str) -> None:
         self.tail = f" {iri(f'graph:{name}')} .\n"
-        self.stream = stream
+        self.path = folder / f"{name}.nq"
+        self.stream = self.path.open("w", encoding="utf-8", newline="\n", buffering=1 << 20)
         self.count = 0
 
     def add(self, subject: str, *pairs: tuple[str, str]) -> None:
@@ -68,3 +66,8 @@ class Graph:
         quads = [f"{subject} {iri(name)} {value}{self.tail}" for name, value in pairs if value]
         self.count += len(quads)
         self.stream.write("".join(quads))
+
+    def load(self, store: ox.Store) -> None:
+        """Close the file and load it into a store."""
+        self.stream.close()
+        store.bulk_load(path=str(self.path), format=ox.RdfFormat.N_QUADS)

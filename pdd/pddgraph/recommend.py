@@ -15,22 +15,8 @@ from pddgraph.tables import PddError
 NEIGHBOURS = 20
 MAX_TESTED = 300
 """Patients left out one by one; of more, a sample drawn with a seed."""
-PAIRS = "SELECT DISTINCT ?patient ?thing WHERE {{ ?admission pdd:patient ?patient ; {relation} ?thing }}"
-NAMES = "SELECT ?thing ?name WHERE { ?thing a pdd:Drug ; skos:prefLabel ?name }"
-
-
-def open_store(folder: Path) -> ox.Store:
-    """Open a graph's store for reading."""
-    try:
-        return ox.Store.read_only(str(folder / "store"))
-    except OSError as error:
-        raise PddError(f"{folder}: the store cannot be opened: {error}") from None
-
-
-def names(store: ox.Store) -> dict[str, str]:
-    """Return the names of drugs by IRI."""
-    rows = store.query(NAMES, prefixes=PREFIXES, use_default_graph_as_union=True)
-    return {row["thing"].value: row["name"].value for row in rows}
+PAIRS = "SELECT DISTINCT ?patient ?thing WHERE {{ ?admission pdd:patient ?patient ; pdd:{} ?thing }}"
+NAMES = "SELECT ?drug ?name WHERE { ?drug a pdd:Drug ; skos:prefLabel ?name }"
 
 
 def category(notation: str) -> str:
@@ -38,19 +24,8 @@ def category(notation: str) -> str:
     return notation.split(".")[0]
 
 
-def read(store: ox.Store) -> tuple[dict[str, set[str]], dict[str, set[str]]]:
-    """Return the categories of diseases of every patient, and the IRIs of drugs."""
-    found: dict[str, dict[str, set[str]]] = {"pdd:disease": {}, "pdd:drug": {}}
-    for relation, things in found.items():
-        for row in store.query(PAIRS.format(relation=relation), prefixes=PREFIXES, use_default_graph_as_union=True):
-            name = row["thing"].value
-            name = category(name.removeprefix(PREFIXES["icd9"])) if relation == "pdd:disease" else name
-            things.setdefault(row["patient"].value, set()).add(name)
-    return found["pdd:disease"], found["pdd:drug"]
-
-
 class Recommender:
-    """Ranks drugs by the patients nearest in their diseases; rare diseases weigh more."""
+    """Ranks drugs by the patients nearest in their categories of diseases; rare ones weigh more."""
 
     def __init__(self, diseases: Mapping[str, Set[str]], drugs: Mapping[str, Set[str]]) -> None:
         self.diseases, self.drugs = diseases, drugs
@@ -63,7 +38,7 @@ class Recommender:
         self.size = {patient: sum(self.weight[one] for one in sorted(diseases[patient])) for patient in self.patients}
         self.popularity = Counter(drug for patient in self.patients for drug in drugs[patient])
 
-    def rank(self, diseases: Iterable[str], without: str = "") -> list[tuple[str, float]]:
+    def rank(self, diseases: Iterable[str], without: str = "") -> dict[str, float]:
         """Return drugs by the share of the nearest patients that got them, each patient weighted by its similarity.
 
         Similarity is the weighted Jaccard of diseases. Ties go by popularity.
@@ -82,12 +57,31 @@ class Recommender:
         for patient in nearest:
             for drug in self.drugs[patient]:
                 scores[drug] += near[patient] / whole
-        return sorted(scores.items(), key=lambda one: (-round(one[1], 9), -self.popularity[one[0]], one[0]))
+        return dict(sorted(scores.items(), key=lambda one: (-round(one[1], 9), -self.popularity[one[0]], one[0])))
 
     def popular(self, without: str = "") -> list[str]:
         """Return drugs by the number of patients that got them."""
         mine = self.drugs.get(without, frozenset())
         return sorted(self.popularity, key=lambda drug: (-(self.popularity[drug] - (drug in mine)), drug))
+
+
+def read(folder: Path) -> tuple[Recommender, dict[str, str]]:
+    """Return a recommender for the patients of a graph, and the names of its drugs by IRI."""
+    try:
+        store = ox.Store.read_only(str(folder / "store"))
+    except OSError as error:
+        raise PddError(f"{folder}: the store cannot be opened: {error}") from None
+
+    def rows(query: str) -> Iterable[list[str]]:
+        results = store.query(query, prefixes=PREFIXES, use_default_graph_as_union=True)
+        return ([term.value for term in row] for row in results)
+
+    found: dict[str, dict[str, set[str]]] = {"disease": {}, "drug": {}}
+    for relation, things in found.items():
+        for patient, thing in rows(PAIRS.format(relation)):
+            name = category(thing.removeprefix(PREFIXES["icd9"])) if relation == "disease" else thing
+            things.setdefault(patient, set()).add(name)
+    return Recommender(found["disease"], found["drug"]), dict(rows(NAMES))
 
 
 class Evaluation(NamedTuple):
@@ -114,14 +108,8 @@ def evaluate(recommender: Recommender, seed: int = 1) -> Evaluation:
     pairs = []
     for patient in tested:
         got, popular = recommender.drugs[patient], recommender.popular(patient)
-        near = [drug for drug, _ in recommender.rank(recommender.diseases[patient], patient)]
-        filled = list(dict.fromkeys(near + popular))
-        pairs.append((jaccard(got, set(filled[:size])), jaccard(got, set(popular[:size]))))
-    near, popular = (sum(values) / len(pairs) for values in zip(*pairs, strict=True))
+        near = list(dict.fromkeys([*recommender.rank(recommender.diseases[patient], patient), *popular]))
+        pairs.append([len(got & set(one[:size])) / len(got | set(one[:size])) for one in (near, popular)])
+    nearest, popular = (sum(values) / len(pairs) for values in zip(*pairs, strict=True))
     better, worse = sum(one > two for one, two in pairs), sum(one < two for one, two in pairs)
-    return Evaluation(len(pairs), size, near, popular, better, worse)
-
-
-def jaccard(one: Set[str], other: Set[str]) -> float:
-    """Return the share of what is in both of what is in either."""
-    return len(one & other) / len(one | other)
+    return Evaluation(len(pairs), size, nearest, popular, better, worse)

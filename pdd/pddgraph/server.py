@@ -5,27 +5,98 @@ import contextlib
 import html
 import json
 import resource
-import signal
-from collections.abc import Awaitable, Callable
+import socket
+from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 import pyoxigraph as ox
-from aiohttp import web
+import uvicorn
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
+from starlette.routing import Route
 
 from pddgraph.build import OPEN_LICENCES, open_graph
 from pddgraph.rdf import PREFIXES, iri
 from pddgraph.tables import PddError
-from pddgraph.worker import GRAPHS, Pool, QueryError, negotiate
+from pddgraph.worker import GRAPHS, READY, QueryError, command, negotiate
 
 DATA = Path(__file__).parent / "data"
 MAX_REQUEST_BYTES = 1 << 20
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
+MAX_CLIENTS = 2000
+"""Connections, idle or with a query that waits for a process; more get status 503."""
+LOOPBACK = ("localhost", "127.0.0.1", "::1", "[::1]")
+LOCAL_PAGES = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
 FORM = "application/x-www-form-urlencoded"
-METHODS = "GET, HEAD, POST, OPTIONS"
+DIRECT = {"application/sparql-query": "query", "application/sparql-update": "update"}
 RESULTS = "SPARQL_Results_JSON SPARQL_Results_XML SPARQL_Results_CSV SPARQL_Results_TSV Turtle N-Triples RDF_XML"
 """Formats of results, as https://www.w3.org/ns/formats/ calls them."""
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Pool:
+    """Processes that answer queries of a graph, `size` at the same time; more wait.
+
+    A query that takes more than `timeout_s` is killed with its process; a result of more than `max_bytes` is refused.
+    """
+
+    def __init__(self, folder: Path, size: int, timeout_s: float, max_bytes: int) -> None:
+        self.folder, self.size, self.timeout_s, self.max_bytes = folder, size, timeout_s, max_bytes
+        self._idle: asyncio.Queue[asyncio.subprocess.Process] = asyncio.Queue()
+
+    async def start(self) -> None:
+        """Start the processes."""
+        for process in await asyncio.gather(*(self._spawn() for _ in range(self.size))):
+            self._idle.put_nowait(process)
+
+    async def _spawn(self) -> asyncio.subprocess.Process:
+        pipe, own = asyncio.subprocess.PIPE, {"stderr": asyncio.subprocess.DEVNULL, "start_new_session": True}
+        process = await asyncio.create_subprocess_exec(
+            *command(self.folder, self.max_bytes), stdin=pipe, stdout=pipe, **own
+        )
+        if await process.stdout.readline() != READY:
+            raise QueryError(500, f"the store in {self.folder} cannot be opened: build the graph again")
+        return process
+
+    async def ask(self, request: dict) -> tuple[str, bytes]:
+        """Return the media type and the result of a query; raise `QueryError` when there is none."""
+        process = await self._idle.get()
+        try:
+            if process.returncode is not None:
+                process = await self._spawn()
+            async with asyncio.timeout(self.timeout_s):
+                process.stdin.write(json.dumps(request).encode() + b"\n")
+                status, media, length = (await process.stdout.readline()).split()
+                body = await process.stdout.readexactly(int(length))
+        except BaseException as error:
+            await end(process)
+            process = await self._spawn()
+            if isinstance(error, TimeoutError):
+                raise QueryError(503, f"the query took more than {self.timeout_s:g} s and was stopped") from None
+            if isinstance(error, ValueError | OSError | asyncio.IncompleteReadError):
+                raise QueryError(500, "the query ended its process: too much memory, or nested too deep") from None
+            raise
+        finally:
+            self._idle.put_nowait(process)
+        if status != b"200":
+            raise QueryError(int(status), body.decode())
+        return media.decode(), body
+
+    async def stop(self) -> None:
+        """End the processes that wait for a query."""
+        while not self._idle.empty():
+            await end(self._idle.get_nowait())
+
+
+async def end(process: asyncio.subprocess.Process) -> None:
+    """End a process and wait for it."""
+    with contextlib.suppress(ProcessLookupError):
+        process.kill()
+    await process.wait()
 
 
 def examples() -> dict[str, str]:
@@ -34,6 +105,7 @@ def examples() -> dict[str, str]:
     return {text.splitlines()[0].removeprefix("# "): text for text in texts}
 
 
+@lru_cache
 def accepted(header: str) -> list[str]:
     """Return the media types of an Accept header, best first.
 
@@ -53,27 +125,21 @@ def accepted(header: str) -> list[str]:
     return [media for quality, _, media in sorted(ranked) if quality < 0] if ranked else ["*/*"]
 
 
-def hostname(address: str) -> str:
-    """Return the host of an address, or nothing when it is malformed."""
-    try:
-        return urlsplit(address).hostname or ""
-    except ValueError:
-        return ""
-
-
-async def request_of(request: web.Request) -> dict | None:
+async def asked(request: Request) -> dict | None:
     """Return the query and the dataset that a request asks for, or None when it has no query."""
     try:
-        parameters = parse_qs(request.rel_url.raw_query_string, errors="strict", max_num_fields=1000)
+        parameters = parse_qs(request.scope["query_string"].decode(), errors="strict", max_num_fields=1000)
         if request.method == "POST":
-            text = (await request.read()).decode("utf-8")
-            if request.content_type == FORM:
-                for name, values in parse_qs(text, errors="strict", max_num_fields=1000).items():
-                    parameters.setdefault(name, []).extend(values)
-            elif request.content_type in ("application/sparql-query", "application/sparql-update"):
-                parameters.setdefault(request.content_type.removeprefix("application/sparql-"), []).append(text)
-            else:
+            body = bytearray()
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > MAX_REQUEST_BYTES:
+                    raise QueryError(413, f"send at most {MAX_REQUEST_BYTES:,} bytes")
+            kind, text = request.headers.get("content-type", "").split(";")[0].strip().lower(), body.decode()
+            if kind != FORM and kind not in DIRECT:
                 raise QueryError(415, f"send {FORM} or application/sparql-query")
+            sent = {DIRECT[kind]: [text]} if kind in DIRECT else parse_qs(text, errors="strict", max_num_fields=1000)
+            parameters = {key: parameters.get(key, []) + sent.get(key, []) for key in parameters.keys() | sent.keys()}
     except ValueError as error:
         raise QueryError(400, f"malformed parameters: {error}") from None
     if "update" in parameters:
@@ -88,104 +154,77 @@ async def request_of(request: web.Request) -> dict | None:
 
 
 class Endpoint:
-    """The pages of the server.
+    """The pages of the server."""
 
-    Web pages of the origin `allow_origin` may ask, of every origin if it is ``*``, and always those of this machine.
-    `local` says whether the server listens to this machine alone.
-    """
+    def __init__(self, pool: Pool, manifest: dict) -> None:
+        self.pool, self.manifest = pool, manifest
 
-    def __init__(self, pool: Pool, manifest: dict, allow_origin: str, local: bool) -> None:
-        self.pool, self.manifest, self.allow_origin, self.local = pool, manifest, allow_origin, local
-
-    def application(self) -> web.Application:
-        """Return the application with its routes."""
-        application = web.Application(middlewares=[self.guard], client_max_size=MAX_REQUEST_BYTES)
-        application.router.add_get("/", self.page)
-        application.router.add_get("/sparql", self.sparql)
-        application.router.add_post("/sparql", self.sparql)
-        return application
-
-    @web.middleware
-    async def guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Let other pages in as `allow_origin` says, answer preflights, and turn errors into one line.
-
-        Where pages of this machine alone may ask, a host name that another page had resolved to it is refused.
-        """
-        origin, free = request.headers.get("Origin", ""), self.allow_origin == "*"
-        try:
-            if not free and self.local and hostname(f"//{request.host}") not in LOOPBACK:
-                raise QueryError(403, "this server answers as localhost only")
-            options = request.method == "OPTIONS"
-            response = web.Response(status=204, headers={"Allow": METHODS}) if options else await handler(request)
-        except QueryError as error:
-            response = web.Response(status=error.status, text=f"{error}\n")
-        except web.HTTPException as error:
-            known = {404: "no such page; the endpoint is /sparql", 413: f"send at most {MAX_REQUEST_BYTES:,} bytes"}
-            response = web.Response(status=error.status, text=f"{known.get(error.status, error.reason)}\n")
-        if free or (origin and (origin == self.allow_origin or hostname(origin) in LOOPBACK)):
-            response.headers["Access-Control-Allow-Origin"] = "*" if free else origin
-            response.headers["Access-Control-Allow-Methods"] = METHODS
-            response.headers["Access-Control-Allow-Headers"] = "Accept, Content-Type"
-        response.headers["Vary"] = "Accept, Origin"
-        response.headers["X-Content-Type-Options"] = "nosniff"
-        return response
-
-    async def sparql(self, request: web.Request) -> web.Response:
+    async def sparql(self, request: Request) -> Response:
         """Answer a query, or describe the service when there is none."""
-        accept = accepted(", ".join(request.headers.getall("Accept", [])))
-        asked = await request_of(request)
-        if asked is None:
-            return self.description(request, accept)
-        media, body = await self.pool.ask({**asked, "accept": accept})
-        return web.Response(body=body, content_type=media, charset="utf-8" if media.startswith("text/") else None)
+        accept = accepted(request.headers.get("accept", ""))
+        query = await asked(request)
+        media, body = await self.pool.ask({**query, "accept": accept}) if query else self.describe(request, accept)
+        return Response(body, media_type=media, headers={"Vary": "Accept", "X-Content-Type-Options": "nosniff"})
 
-    def description(self, request: web.Request, accept: list[str]) -> web.Response:
+    def describe(self, request: Request, accept: list[str]) -> tuple[str, bytes]:
         """Describe the service by the vocabulary of SPARQL 1.1 Service Description."""
         graphs = " , ".join(f"[ a sd:NamedGraph ; sd:name {iri(f'graph:{name}')} ]" for name in self.manifest["quads"])
         formats = " , ".join(f"<http://www.w3.org/ns/formats/{name}>" for name in RESULTS.split())
         turtle = f"""@prefix sd: <http://www.w3.org/ns/sparql-service-description#> .
-            [] a sd:Service ; sd:endpoint <{request.url.with_query(None)}> ; sd:supportedLanguage sd:SPARQL11Query ;
+            [] a sd:Service ; sd:endpoint <{request.url.replace(query=None)}> ; sd:supportedLanguage sd:SPARQL11Query ;
               sd:feature sd:UnionDefaultGraph ; sd:resultFormat {formats} ;
               sd:defaultDataset [ a sd:Dataset ; sd:defaultGraph [ a sd:Graph ] ; sd:namedGraph {graphs} ] ."""
         media, name = negotiate([*accept, "text/turtle"], GRAPHS)
-        triples = ox.parse(turtle, format=ox.RdfFormat.TURTLE)
-        return web.Response(body=ox.serialize(triples, format=getattr(ox.RdfFormat, name)), content_type=media)
+        return media, ox.serialize(ox.parse(turtle, format=ox.RdfFormat.TURTLE), format=getattr(ox.RdfFormat, name))
 
-    async def page(self, request: web.Request) -> web.Response:
+    async def page(self, request: Request) -> Response:
         """Show the page with the editor and the example queries."""
         prefixes = "\n".join(f"PREFIX {prefix}: <{name}>" for prefix, name in PREFIXES.items())
         size, licence = sum(self.manifest["quads"].values()), self.manifest["licence"] or "unknown"
         text = (DATA / "page.html").read_text("utf-8")
         text = text.replace("{{examples}}", json.dumps(examples()).replace("<", "\\u003c"))
         text = text.replace("{{prefixes}}", html.escape(prefixes))
-        text = text.replace("{{about}}", html.escape(f"{size:,} quads; licence of the tables: {licence}"))
-        return web.Response(text=text, content_type="text/html")
+        return HTMLResponse(text.replace("{{about}}", html.escape(f"{size:,} quads; licence of the tables: {licence}")))
+
+
+async def refuse(_: Request, error: QueryError) -> Response:
+    """Answer with one line why there is no result."""
+    return PlainTextResponse(f"{error}\n", error.status)
+
+
+def application(pool: Pool, allow_origin: str, local: bool) -> Starlette:
+    """Return the application.
+
+    Web pages of `allow_origin` may ask (`*`: any; empty: any if the tables have an open licence), and always those of
+    this machine. If no others may and the server is `local`, names that another site had resolved to it are refused.
+    """
+    manifest = open_graph(pool.folder)
+    endpoint = Endpoint(pool, manifest)
+    allow_origin = allow_origin or ("*" if manifest["licence"] in OPEN_LICENCES else "none")
+    cors = {"allow_origins": [allow_origin], "allow_origin_regex": LOCAL_PAGES, "allow_headers": ["Content-Type"]}
+    middleware = [Middleware(CORSMiddleware, allow_methods=["GET", "HEAD", "POST"], **cors)]
+    if local and allow_origin != "*":
+        middleware.append(Middleware(TrustedHostMiddleware, allowed_hosts=LOOPBACK, www_redirect=False))
+    routes = [Route("/", endpoint.page), Route("/sparql", endpoint.sparql, methods=["GET", "POST"])]
+    return Starlette(routes=routes, middleware=middleware, exception_handlers={QueryError: refuse})
 
 
 async def serve(pool: Pool, host: str, port: int, allow_origin: str, ready: Callable[[str], None]) -> None:
     """Serve until the process is told to stop; `ready` gets the address."""
-    manifest = open_graph(pool.folder)
-    if not allow_origin:
-        allow_origin = "*" if manifest["licence"] in OPEN_LICENCES.values() else "none"
+    app = application(pool, allow_origin, host in LOOPBACK)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    application = Endpoint(pool, manifest, allow_origin, host in LOOPBACK).application()
-    runner = web.AppRunner(application, handler_cancellation=True, access_log=None, max_line_size=1 << 16)
-    await runner.setup()
-    stop = asyncio.Event()
-    for one in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(one, stop.set)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        try:
-            await web.TCPSite(runner, host, port, backlog=1024).start()
-            await pool.start()
-        except OSError as error:
-            raise PddError(f"cannot listen on {host}:{port}: {error.strerror or error}; give another --port") from None
-        except QueryError as error:
-            raise PddError(str(error)) from None
-        ready(f"http://{f'[{host}]' if ':' in host else host}:{runner.addresses[0][1]}/")
-        await stop.wait()
+        listener = socket.create_server((host, port), family=family, backlog=1024)
+    except OSError as error:
+        raise PddError(f"cannot listen on {host}:{port}: {error.strerror or error}; give another --port") from None
+    quiet = {"log_level": "error", "access_log": False, "lifespan": "off", "ws": "none"}
+    limits = {"limit_concurrency": MAX_CLIENTS, "timeout_graceful_shutdown": 3}
+    server = uvicorn.Server(uvicorn.Config(app, http="httptools", proxy_headers=False, **limits, **quiet))
+    try:
+        await pool.start()
+        ready(f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}/")
+        await server.serve(sockets=[listener])
     finally:
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(runner.cleanup(), 3)
         await pool.stop()

@@ -25,11 +25,9 @@ TABLES = {
     "PRESCRIPTIONS": "SUBJECT_ID HADM_ID STARTDATE ENDDATE DRUG_TYPE DRUG DRUG_NAME_GENERIC DOSE_VAL_RX DOSE_UNIT_RX "
     "ROUTE",
     "NOTEEVENTS": "SUBJECT_ID HADM_ID ISERROR TEXT",
-    "D_ICD_DIAGNOSES": "ICD9_CODE SHORT_TITLE LONG_TITLE",
-    "D_ICD_PROCEDURES": "ICD9_CODE SHORT_TITLE LONG_TITLE",
 }
 """The columns of each table that are read, after ROW_ID."""
-OPTIONAL = {"NOTEEVENTS", "D_ICD_DIAGNOSES", "D_ICD_PROCEDURES"}
+OPTIONAL = {"NOTEEVENTS"}
 OPTIONAL_COLUMNS = {"DRUG_NAME_GENERIC", "ISERROR"}
 """Columns that a copy may lack; they read as empty then."""
 
@@ -62,11 +60,6 @@ def whole(text: str, column: str = "number") -> int | None:
     if text and not (text.isascii() and text.isdigit() and len(text) <= 19 and int(text) <= MAX_ID):
         raise PddError(f"{column} {shorten(text)}: expected a whole number")
     return int(text) if text else None
-
-
-def words(text: str, _: str = "") -> str:
-    """Return a text as it is."""
-    return text
 
 
 CONVERT: dict[str, Callable[[str, str], object]] = {
@@ -145,7 +138,8 @@ class Database:
         content = records(path, set(columns) - OPTIONAL_COLUMNS)
         _, header = next(content)
         plan = [
-            (column, header.index(column) if column in header else -1, CONVERT.get(column, words)) for column in columns
+            (column, header.index(column) if column in header else -1, CONVERT.get(column, lambda text, _: text))
+            for column in columns
         ]
         seen, count = BitMap64(), 0
         for number, record in content:
@@ -155,8 +149,7 @@ class Database:
                 if row_id is None or row_id in seen:
                     raise PddError("ROW_ID is empty" if row_id is None else f"ROW_ID {row_id} occurs twice")
                 seen.add(row_id)
-                if not name.startswith("D_"):
-                    self._place(name, *values[:2])
+                self._place(name, *values[:2])
             except PddError as error:
                 raise PddError(f"{path}:{number}: {error}") from None
             count += 1
@@ -167,15 +160,15 @@ class Database:
 
     def _place(self, name: str, subject: int | None, admission: int | None) -> None:
         """Check that a row belongs to a patient and an admission that are there."""
+        if name in ("PATIENTS", "ADMISSIONS"):
+            column, value = ("SUBJECT_ID", subject) if name == "PATIENTS" else ("HADM_ID", admission)
+            if value is None or value in (self.patients if name == "PATIENTS" else self.patient_of):
+                raise PddError(f"{column} {'is empty' if value is None else f'{value} occurs twice'}")
         if name == "PATIENTS":
-            if subject is None or subject in self.patients:
-                raise PddError(f"SUBJECT_ID {'is empty' if subject is None else f'{subject} occurs twice'}")
             self.patients.add(subject)
         elif subject not in self.patients:
             raise PddError(f"SUBJECT_ID {subject} is not in PATIENTS")
         elif name == "ADMISSIONS":
-            if admission is None or admission in self.patient_of:
-                raise PddError(f"HADM_ID {'is empty' if admission is None else f'{admission} occurs twice'}")
             self.patient_of[admission] = subject
         elif self.patient_of.get(admission) != subject and (admission is not None or name != "NOTEEVENTS"):
             raise PddError(f"ADMISSIONS has no HADM_ID {admission} of SUBJECT_ID {subject}")

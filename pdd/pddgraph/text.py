@@ -20,8 +20,8 @@ BEFORE = {
 }
 AFTER = {"negated": ("ruled out", "unlikely", "was negative", "is negative"), "doubted": ("possible", "questionable")}
 QUALIFIERS = re.compile(
-    r",?\s*\(?\b(?:not elsewhere classified|not otherwise specified|unspecified as to [\w ,]+|nos|nec|"
-    r"(?:organism|site|type) unspecified|(?:site|type|cause) not specified|unspecified(?: site| type)?)\b\)?",
+    r"\b(?:not elsewhere classified|not otherwise specified|unspecified as to [\w ,]+|nos|nec|"
+    r"(?:organism|site|type) unspecified|(?:site|type|cause) not specified|unspecified(?: site| type)?)\b",
     re.IGNORECASE,
 )
 

@@ -1,15 +1,15 @@
 """Answer SPARQL queries in a process of their own, which can be killed: nothing else stops a query of pyoxigraph.
 
-A request is a line of JSON; an answer is a line of JSON with the length of the body that follows it.
+A request is a line of JSON; an answer is a line with status, media type and length, and the body of that length.
 """
 
-import asyncio
 import ctypes
 import io
 import json
 import re
 import resource
 import signal
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,13 +38,11 @@ SKIPPED = re.compile(
 ESCAPE = re.compile(r"\\u([0-9A-Fa-f]{4})|\\U([0-9A-Fa-f]{8})")
 MAX_MEMORY = 8 << 30
 """Address space of a process that answers queries, bytes."""
-MAX_WAITING = 1000
-"""Queries that may wait for a process; more are refused."""
 PR_SET_PDEATHSIG = 1
 READY = b"ready\n"
 
 
-class QueryError(Exception):
+class QueryError(PddError):
     """Report a query that has no answer, with the HTTP status that says why."""
 
     def __init__(self, status: int, message: str) -> None:
@@ -52,52 +50,25 @@ class QueryError(Exception):
         self.status = status
 
 
+class Sink(io.BytesIO):
+    """Takes the bytes of a result up to a limit; more stop the query."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self.limit = limit
+
+    def write(self, chunk: bytes) -> int:
+        """Keep a chunk of the result."""
+        if self.tell() + len(chunk) > self.limit:
+            raise QueryError(413, f"the result has more than {self.limit:,} bytes: add a LIMIT or ask for less")
+        return super().write(chunk)
+
+
 def has_keyword(query: str, word: str) -> bool:
     """Say whether a keyword stands in a query, outside of strings, IRIs, comments and names; also when escaped."""
     unescaped = ESCAPE.sub(lambda match: chr(min(int(match[1] or match[2], 16), 0x10FFFF)), query)
     keyword = re.compile(rf"(?<![\w:?$@.-]){word}(?![\w:-])", re.IGNORECASE)
     return any(keyword.search(SKIPPED.sub(" ", text)) for text in {query, unescaped})
-
-
-def answer(store: ox.Store, request: dict, limit: int) -> tuple[str, bytes]:
-    """Run one query and return the media type and the bytes of its result; raise `QueryError` when there is none."""
-    query = request["query"]
-    if has_keyword(query, "SERVICE"):
-        raise QueryError(400, "SERVICE is not allowed: this endpoint asks no other")
-    try:
-        graphs = {key: list(map(ox.NamedNode, request.get(key, ()))) for key in ("default_graph", "named_graphs")}
-    except ValueError as error:
-        raise QueryError(400, f"a graph of the dataset is no IRI: {error}") from None
-    chosen = graphs if any(graphs.values()) else {}
-    union = not chosen and not has_keyword(query, "FROM")
-    try:
-        results = store.query(query, prefixes=PREFIXES, use_default_graph_as_union=union, **chosen)
-    except SyntaxError as error:
-        raise QueryError(400, f"malformed query: {error}") from None
-    graph = isinstance(results, ox.QueryTriples)
-    media, name = negotiate(request["accept"], GRAPHS if graph else TABLES)
-    sink = Sink(limit)
-    results.serialize(sink, format=getattr(ox.RdfFormat if graph else ox.QueryResultsFormat, name))
-    return media, bytes(sink.content)
-
-
-class Sink(io.RawIOBase):
-    """Takes the bytes of a result up to a limit; more stop the query."""
-
-    def __init__(self, limit: int) -> None:
-        self.content = bytearray()
-        self.limit = limit
-
-    def writable(self) -> bool:
-        """Return True."""
-        return True
-
-    def write(self, chunk: bytes) -> int:
-        """Keep a chunk of the result."""
-        if len(self.content) + len(chunk) > self.limit:
-            raise QueryError(413, f"the result has more than {self.limit:,} bytes: add a LIMIT or ask for less")
-        self.content += chunk
-        return len(chunk)
 
 
 def negotiate(accept: Sequence[str], formats: dict[str, str]) -> tuple[str, str]:
@@ -109,104 +80,64 @@ def negotiate(accept: Sequence[str], formats: dict[str, str]) -> tuple[str, str]
     raise QueryError(406, f"no such format for this kind of query; there are {', '.join(formats)}")
 
 
+def answer(store: ox.Store, request: dict, limit: int) -> tuple[int, str, bytes]:
+    """Run one query and return the HTTP status, media type and bytes of its result, or of the reason for none."""
+    query = request["query"]
+    try:
+        if has_keyword(query, "SERVICE"):
+            raise QueryError(400, "SERVICE is not allowed: this endpoint asks no other")
+        graphs = {key: list(map(ox.NamedNode, request[key])) for key in ("default_graph", "named_graphs")}
+        chosen = graphs if any(graphs.values()) else {}
+        union = not chosen and not has_keyword(query, "FROM")
+        results = store.query(query, prefixes=PREFIXES, use_default_graph_as_union=union, **chosen)
+        graph = isinstance(results, ox.QueryTriples)
+        media, name = negotiate(request["accept"], GRAPHS if graph else TABLES)
+        sink = Sink(limit)
+        results.serialize(sink, format=getattr(ox.RdfFormat if graph else ox.QueryResultsFormat, name))
+        return 200, media, sink.getvalue()
+    except QueryError as error:
+        return error.status, "text/plain", str(error).encode()
+    except (SyntaxError, ValueError, OSError, RuntimeError) as error:
+        fault = "malformed query" if isinstance(error, SyntaxError) else "the query failed"
+        return 400, "text/plain", f"{fault}: {error}".encode()
+
+
+def command(folder: Path, max_bytes: int) -> list[str]:
+    """Return the command that starts a process for the queries of a graph."""
+    return [sys.executable, "-m", "pddgraph.worker", str(folder / "store"), str(max_bytes)]
+
+
+def ask_once(folder: Path, query: str, media: str, timeout_s: float, max_bytes: int) -> bytes:
+    """Answer one query and end; graphs come as Turtle."""
+    request = {"query": query, "accept": [media, "text/turtle"], "default_graph": [], "named_graphs": []}
+    try:
+        run = subprocess.run(
+            command(folder, max_bytes), input=json.dumps(request).encode(), capture_output=True, timeout=timeout_s
+        )
+    except subprocess.TimeoutExpired:
+        raise PddError(f"the query took more than {timeout_s:g} s and was stopped") from None
+    ready, _, rest = run.stdout.partition(b"\n")
+    head, _, body = rest.partition(b"\n")
+    if run.returncode:
+        cause = "the query ended its process: too much memory, or nested too deep"
+        raise PddError(cause if ready else f"the store in {folder} cannot be opened: build the graph again")
+    if not head.startswith(b"200 "):
+        raise PddError(body.decode())
+    return body
+
+
 def main() -> None:
     """Answer the requests on stdin until it ends."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # No query outlives a server that was killed.
     resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY, MAX_MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    store, limit = ox.Store.read_only(sys.argv[1]), int(sys.argv[2])
-    sys.stdout.buffer.write(READY)
-    sys.stdout.buffer.flush()
+    store, limit, out = ox.Store.read_only(sys.argv[1]), int(sys.argv[2]), sys.stdout.buffer
+    out.write(READY)
+    out.flush()
     for line in sys.stdin.buffer:
-        try:
-            status, (media, body) = 200, answer(store, json.loads(line), limit)
-        except QueryError as error:
-            status, media, body = error.status, "text/plain", str(error).encode()
-        except (ValueError, OSError, RuntimeError) as error:
-            status, media, body = 400, "text/plain", f"the query failed: {error}".encode()
-        head = json.dumps({"status": status, "media": media, "length": len(body)})
-        sys.stdout.buffer.write(head.encode() + b"\n" + body)
-        sys.stdout.buffer.flush()
-
-
-class Pool:
-    """Processes that answer queries of a graph, `size` at the same time; more wait.
-
-    A query that takes more than `timeout_s` is killed with its process (0: no limit); a result of more than `max_bytes`
-    is refused.
-    """
-
-    def __init__(self, folder: Path, size: int, timeout_s: float, max_bytes: int) -> None:
-        self.folder, self.size, self.timeout_s, self.max_bytes = folder, size, timeout_s, max_bytes
-        self._waiting = 0
-        self._idle: asyncio.Queue[asyncio.subprocess.Process] = asyncio.Queue()
-
-    async def start(self) -> None:
-        """Start the processes."""
-        for process in await asyncio.gather(*(self._spawn() for _ in range(self.size))):
-            self._idle.put_nowait(process)
-
-    async def _spawn(self) -> asyncio.subprocess.Process:
-        command = [sys.executable, "-m", "pddgraph.worker", str(self.folder / "store"), str(self.max_bytes)]
-        pipe, own = asyncio.subprocess.PIPE, {"stderr": asyncio.subprocess.DEVNULL, "start_new_session": True}
-        process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, **own)
-        if await process.stdout.readline() != READY:
-            raise QueryError(500, f"the store in {self.folder} cannot be opened: build the graph again")
-        return process
-
-    async def ask(self, request: dict) -> tuple[str, bytes]:
-        """Return the media type and the result of a query; raise `QueryError` when there is none."""
-        if self._waiting >= MAX_WAITING:
-            raise QueryError(503, "too many queries at the same time; try again later")
-        self._waiting += 1
-        try:
-            process = await self._idle.get()
-        finally:
-            self._waiting -= 1
-        try:
-            if process.returncode is not None:
-                process = await self._spawn()
-            async with asyncio.timeout(self.timeout_s or None):
-                process.stdin.write(json.dumps(request).encode() + b"\n")
-                await process.stdin.drain()
-                head = json.loads(await process.stdout.readline())
-                body = await process.stdout.readexactly(head["length"])
-        except BaseException as error:
-            await end(process)
-            process = await self._spawn()
-            if isinstance(error, TimeoutError):
-                raise QueryError(503, f"the query took more than {self.timeout_s:g} s and was stopped") from None
-            if isinstance(error, ValueError | OSError | asyncio.IncompleteReadError):
-                raise QueryError(500, "the query ended its process: too much memory, or nested too deep") from None
-            raise
-        finally:
-            self._idle.put_nowait(process)
-        if head["status"] != 200:
-            raise QueryError(head["status"], body.decode())
-        return head["media"], body
-
-    async def stop(self) -> None:
-        """End the processes that wait for a query."""
-        while not self._idle.empty():
-            await end(self._idle.get_nowait())
-
-
-async def end(process: asyncio.subprocess.Process) -> None:
-    """End a process and wait for it."""
-    if process.returncode is None:
-        process.kill()
-    await process.wait()
-
-
-async def ask_once(pool: Pool, query: str, media: str) -> bytes:
-    """Answer one query and end; graphs come as Turtle."""
-    try:
-        await pool.start()
-        return (await pool.ask({"query": query, "accept": [media, "text/turtle"]}))[1]
-    except QueryError as error:
-        raise PddError(str(error)) from None
-    finally:
-        await pool.stop()
+        status, media, body = answer(store, json.loads(line), limit)
+        out.write(f"{status} {media} {len(body)}\n".encode() + body)
+        out.flush()
 
 
 if __name__ == "__main__":

@@ -5,9 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from pddgraph import build, drugs, sample
+from pddgraph import build, sample
 
 SHARED = Path(os.environ.get("PDD_SHARED") or Path(__file__).parents[3] / "shared" / "pdd")
+PDD = [sys.executable, "-m", "pddgraph.cli"]
+
+
+def make(tables, out, vocabulary="drugbank_vocabulary.csv"):
+    return build.build(tables, tables / vocabulary, out, lambda *_: None)
 
 
 @pytest.fixture(scope="session")
@@ -21,19 +26,30 @@ def tables(tmp_path_factory):
 @pytest.fixture(scope="session")
 def graph(tables, tmp_path_factory):
     out = tmp_path_factory.mktemp("graphs") / "graph"
-    build.build(tables, drugs.read_vocabulary(tables / "drugbank_vocabulary.csv"), out, lambda *_: None)
+    make(tables, out)
     return out
 
 
 @pytest.fixture(scope="session")
-def server(graph):
+def serve():
+    """A function that starts a server of a graph and returns its address; all end with the tests."""
+    processes = []
+
+    def start(graph, *options):
+        command = [*PDD, "serve", "--graph", str(graph), "--port", "0", *options]
+        processes.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+        return processes[-1].stdout.readline().split()[0]
+
+    yield start
+    for process in processes:
+        process.terminate()
+    assert [process.wait(10) for process in processes] == [143] * len(processes)
+
+
+@pytest.fixture(scope="session")
+def server(graph, serve):
     """The address of a server with a time limit of two seconds and results of at most a megabyte."""
-    options = ["--port", "0", "--timeout", "2", "--max-bytes", "1000000"]
-    command = [sys.executable, "-m", "pddgraph", "serve", "--graph", str(graph), *options]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    yield process.stdout.readline().split()[0]
-    process.terminate()
-    assert process.wait(10) == 0
+    return serve(graph, "--timeout", "2", "--max-bytes", "1000000")
 
 
 @pytest.fixture(scope="session")

@@ -72,7 +72,7 @@ def test_an_empty_file_and_no_folder_are_refused(copy):
         verify(copy / "nowhere")
 
 
-def test_notes_and_dictionaries_are_optional_but_checked(copy):
-    (copy / "D_ICD_DIAGNOSES.csv").write_text("ROW_ID,ICD9_CODE\n")
-    with pytest.raises(PddError, match=r"D_ICD_DIAGNOSES\.csv:1: no column LONG_TITLE, SHORT_TITLE"):
+def test_notes_are_optional_but_checked(copy):
+    (copy / "NOTEEVENTS.csv").write_text("ROW_ID,SUBJECT_ID,HADM_ID\n")
+    with pytest.raises(PddError, match=r"NOTEEVENTS\.csv:1: no column TEXT"):
         verify(copy)

@@ -1,5 +1,0 @@
-"""Run the command line as ``python -m pddgraph``."""
-
-from pddgraph.cli import main
-
-main()
