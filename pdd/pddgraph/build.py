@@ -2,27 +2,23 @@
 
 import json
 import os
-import re
 import shutil
 import tempfile
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache, lru_cache
 from pathlib import Path
 
 import pyoxigraph
 
 from pddgraph import icd, text
-from pddgraph.drugs import EXTRA, Drug, Link, Linker, read_vocabulary
+from pddgraph.drugs import EXTRA, SCORES, Drug, Link, Linker, read_vocabulary
 from pddgraph.rdf import Graph, iri, literal, own
-from pddgraph.tables import CONVERT, TABLES, Database, PddError, Report, shorten, timestamp, whole
+from pddgraph.tables import CONVERT, TABLES, Database, PddError, Report, timestamp, whole
 
 MANIFEST = "pdd.json"
-RECENT = 1 << 16
-"""Latest edges that are remembered so as not to be written again; the store drops the other duplicates."""
 MAX_NOTE = 1_000_000
 """Characters of a note that are searched."""
-TEXT_SCORE = 0.7
-"""Trust in a disease that the dictionary found in a text."""
 CC0 = "https://creativecommons.org/publicdomain/zero/1.0/"
 LICENCES = {
     "OPEN DATABASE LICENSE": "https://opendatacommons.org/licenses/odbl/1-0/", "CC0 1.0": CC0,
@@ -43,6 +39,15 @@ PLAIN = {
 }  # fmt: skip
 """Columns that the graph has as they are."""
 DATATYPES = {timestamp: "dateTime", whole: "integer"}
+PLANS = {
+    table: [
+        (place, f"pdd:{PLAIN[column]}", DATATYPES.get(CONVERT.get(column), ""))
+        for place, column in enumerate(columns.split())
+        if column in PLAIN
+    ]
+    for table, columns in TABLES.items()
+}
+"""For each table the places, predicates and datatypes of those columns."""
 
 
 def licence_of(folder: Path) -> str:
@@ -81,27 +86,24 @@ class Builder:
         self.graphs, self.drugs, self.database, self.linker = graphs, drugs, database, Linker(drugs)
         self.rows: Counter[str] = Counter()
         self.linked: Counter[str] = Counter()
-        self._mentions: dict[tuple[str, str], str] = {}
         self._targets: set[str] = set()
-        self._recent: set[tuple[int, str, str]] = set()
-        self._plans = {
-            table: [
-                (place, f"pdd:{PLAIN[column]}", DATATYPES.get(CONVERT.get(column), ""))
-                for place, column in enumerate(columns.split())
-                if column in PLAIN
-            ]
-            for table, columns in TABLES.items()
-        }
+        self._once = cache(self._mention)  # For names and codes; those of texts occur once anyhow.
+        self._edge = lru_cache(maxsize=1 << 16)(self._write_edge)  # The store drops the duplicates that it does not.
 
-    def run(self, notes: bool) -> None:
+    def run(self) -> None:
         """Write everything."""
-        self._patients()
-        self._admissions()
+        for _, row in self.database.rows("PATIENTS"):
+            self._row("PATIENTS", "Patient", row[0], row)
+        for _, row in self.database.rows("ADMISSIONS"):
+            self._row("ADMISSIONS", "Admission", row[1], row, ("pdd:patient", own("patient", row[0])))
+            self._text(row[1], row[-1], "admission", row[1])
         self._coded("DIAGNOSES_ICD", "diagnosis", "pdd:disease")
         self._coded("PROCEDURES_ICD", "procedure", "pdd:procedure")
         self._prescriptions()
-        if notes:
-            self._notes()
+        for row_id, (_, admission, error, words) in self.database.rows("NOTEEVENTS"):
+            self.rows["NOTEEVENTS"] += 1
+            if admission is not None and error != "1":
+                self._text(admission, words[:MAX_NOTE], "note", row_id)
         for drug in (drug for drug in self.drugs if drug.drug_id in self._targets):
             about = [("rdf:type", iri("pdd:Drug")), ("skos:prefLabel", literal(drug.name))]
             about += [("skos:altLabel", literal(synonym)) for synonym in drug.synonyms]
@@ -110,93 +112,60 @@ class Builder:
 
     def _row(self, table: str, kind: str, number: int, values: list, *pairs: tuple[str, str]) -> None:
         """Write a row: its class, `pairs`, and the columns that the graph has as they are."""
-        cells = ((name, values[place], datatype) for place, name, datatype in self._plans[table])
+        cells = ((name, values[place], datatype) for place, name, datatype in PLANS[table])
         plain = [(name, literal("" if cell is None else str(cell), datatype)) for name, cell, datatype in cells]
         self.graphs["mimic"].add(own(kind.lower(), number), ("rdf:type", iri(f"pdd:{kind}")), *pairs, *plain)
         self.rows[table] += 1
 
-    def _patients(self) -> None:
-        for _, row in self.database.rows("PATIENTS"):
-            self._row("PATIENTS", "Patient", row[0], row)
-
-    def _admissions(self) -> None:
-        for _, row in self.database.rows("ADMISSIONS"):
-            subject, admission, *_, diagnosis = row
-            self._row("ADMISSIONS", "Admission", admission, row, ("pdd:patient", own("patient", subject)))
-            self._text(admission, diagnosis, "admission", admission)
-
     def _coded(self, table: str, kind: str, relation: str) -> None:
         for row_id, row in self.database.rows(table):
-            _, admission, _, code = row
-            notation = icd.link(code, kind)
+            notation = icd.link(row[3], kind)
             link = Link((f"icd9:{notation}",), "exact") if notation else Link((), "abstained")
-            mention = ("pdd:mention", self._mention(kind, code, link))
-            self._row(table, kind.title(), row_id, row, ("pdd:admission", own("admission", admission)), mention)
-            self.linked[table] += bool(notation)
-            self._edges(admission, relation, link)
+            self._linked(table, kind, row_id, row, relation, [(row[3], link)], kind)
 
     def _prescriptions(self) -> None:
         for row_id, row in self.database.rows("PRESCRIPTIONS"):
-            _, admission, start, end, _, drug, generic, *_ = row
+            _, _, start, end, _, drug, generic, *_ = row
             found = self.linker.link_order(drug, generic)
-            mentions = [("pdd:mention", self._mention("drug", name, link)) for name, link in found]
-            link = found[-1][1]
-            place = ("pdd:admission", own("admission", admission))
-            self._row("PRESCRIPTIONS", "Prescription", row_id, row, place, *mentions)
-            self.rows["containers and supplies"] += link.method == "supply"
+            self._linked("PRESCRIPTIONS", "prescription", row_id, row, "pdd:drug", found, "drug")
+            self.rows["containers and supplies"] += found[-1][1].method == "supply"
             self.rows["orders that end before they start"] += bool(start and end and end < start)
-            self.linked["PRESCRIPTIONS"] += bool(link.targets)
-            self._edges(admission, "pdd:drug", link)
 
-    def _notes(self) -> None:
-        for row_id, (_, admission, error, words) in self.database.rows("NOTEEVENTS"):
-            self.rows["NOTEEVENTS"] += 1
-            if admission is not None and error != "1":
-                self._text(admission, words[:MAX_NOTE], "note", row_id)
+    def _linked(self, table: str, kind: str, row_id: int, row: list, relation: str, found: list, what: str) -> None:
+        """Write a row with its mentions, of which the last decides, and the direct edges of its admission."""
+        mentions = [("pdd:mention", words and self._once(words, link, what, words)) for words, link in found]
+        self._row(table, kind.title(), row_id, row, ("pdd:admission", own("admission", row[1])), *mentions)
+        targets = found[-1][1].targets
+        self.linked[table] += bool(targets)
+        for target in targets:
+            self._edge(row[1], relation, target)
+
+    def _write_edge(self, admission: int, relation: str, target: str) -> None:
+        """Write a direct edge from an admission to a disease, procedure or drug: it makes queries short and fast."""
+        self.graphs["links"].add(own("admission", admission), (relation, iri(target)))
 
     def _text(self, admission: int, words: str, kind: str, number: int) -> None:
         """Write the diseases that a text mentions, each with its link and how it is mentioned."""
         for place, found in enumerate(dict.fromkeys(text.find(words)), 1):
-            mention, subject = own("mention", kind, number, place), own("link", kind, number, place)
-            self._link(mention, subject, found.words, Link((f"icd9:{found.notation}",), "dictionary"))
+            link = Link((f"icd9:{found.notation}",), "dictionary")
             about = [("pdd:admission", own("admission", admission)), ("pdd:assertion", literal(found.status))]
-            self.graphs["links"].add(mention, *about)
+            self.graphs["links"].add(self._mention(found.words, link, kind, number, place), *about)
             self.linked[f"diseases in texts of kind {kind}"] += 1
 
-    def _mention(self, kind: str, words: str, link: Link) -> str:
-        """Return the mention of a name or code, or nothing for an empty one; write it and its link the first time."""
-        if words and (kind, words) not in self._mentions:
-            self._mentions[kind, words] = own("mention", kind, words)
-            self._link(own("mention", kind, words), own("link", kind, words), words, link)
-        return self._mentions[kind, words] if words else ""
-
-    def _link(self, mention: str, subject: str, words: str, link: Link) -> None:
-        """Write a mention, and the link from it if there is one."""
-        graph, status = self.graphs["links"], "linked" if link.targets else link.method
+    def _mention(self, words: str, link: Link, *name: str | int) -> str:
+        """Write a mention, and the link from it if there is one; return the mention."""
+        graph, mention, status = self.graphs["links"], own("mention", *name), "linked" if link.targets else link.method
         about = [("rdf:type", iri("pdd:Mention")), ("pdd:text", literal(words)), ("pdd:status", literal(status))]
         graph.add(mention, *about)
         if link.targets:
-            graph.add(
-                subject,
-                ("rdf:type", iri("pdd:Link")),
-                ("pdd:mention", mention),
-                ("pdd:method", literal(link.method)),
-                ("pdd:score", literal(str(link.score or TEXT_SCORE), "decimal")),
-                *(("pdd:target", iri(target)) for target in link.targets),
-            )
+            about = [("rdf:type", iri("pdd:Link")), ("pdd:mention", mention), ("pdd:method", literal(link.method))]
+            about.append(("pdd:score", literal(str(SCORES[link.method]), "decimal")))
+            graph.add(own("link", *name), *about, *(("pdd:target", iri(target)) for target in link.targets))
             self._targets.update(link.targets)
-
-    def _edges(self, admission: int, relation: str, link: Link) -> None:
-        """Write direct edges from an admission to a disease, procedure or drug, which make queries short and fast."""
-        for target in link.targets:
-            if (admission, relation, target) not in self._recent:
-                if len(self._recent) >= RECENT:
-                    self._recent.clear()
-                self._recent.add((admission, relation, target))
-                self.graphs["links"].add(own("admission", admission), (relation, iri(target)))
+        return mention
 
 
-def build(folder: Path, vocabulary: Path, out: Path, report: Report, licence: str = "", notes: bool = True) -> dict:
+def build(folder: Path, vocabulary: Path, out: Path, report: Report) -> dict:
     """Build a file of N-Quads for each graph, ``store/`` and ``pdd.json`` in `out`; return the content of the last.
 
     The same tables give the same N-Quads, byte for byte. All is written to a folder beside `out`, which takes its name
@@ -204,10 +173,7 @@ def build(folder: Path, vocabulary: Path, out: Path, report: Report, licence: st
     """
     if out.exists() and not (out / MANIFEST).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise PddError(f"{out}: is there and no graph of pdd; give another folder")
-    licence = licence or licence_of(folder)
-    if licence and not re.fullmatch(r"[a-z]+:[^\s<>\"{}|^`\\]+", licence):
-        raise PddError(f"--licence {shorten(licence)}: expected an IRI such as {CC0}")
-    database = Database(folder, report)
+    database, licence = Database(folder, report), licence_of(folder)
     out.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
@@ -218,7 +184,7 @@ def build(folder: Path, vocabulary: Path, out: Path, report: Report, licence: st
             loads = [loader.submit(graphs["icd9cm"].load, store)]  # It takes as long as the rest of a small database.
             builder = Builder(graphs, read_vocabulary(vocabulary), database)
             write_sources(graphs["about"], licence)
-            builder.run(notes)
+            builder.run()
             counts = {name: graph.count for name, graph in graphs.items()}
             report("quads, now loaded into the store", sum(counts.values()))
             loads += [loader.submit(graphs[name].load, store) for name in ("mimic", "links", "drugbank", "about")]

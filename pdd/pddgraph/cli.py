@@ -1,6 +1,7 @@
 """The command line: one function a command. Bad input gives one line and exit code 2."""
 
 import argparse
+import asyncio
 import contextlib
 import os
 import signal
@@ -15,7 +16,7 @@ from pddgraph import recommend as advice
 from pddgraph import sample as synthetic
 from pddgraph.drugs import SCORES, Linker, read_vocabulary
 from pddgraph.tables import PddError
-from pddgraph.worker import TABLES, ask_once
+from pddgraph.worker import TABLES, Pool, ask_once
 
 NO_ADVICE = "This is no medical advice: it says what patients of this database got, not what helps."
 FORMATS = {name.lower(): media for media, name in TABLES.items()}
@@ -28,7 +29,7 @@ def progress(name: str, count: int) -> None:
 
 def build(args: argparse.Namespace) -> None:
     """Build a graph from tables."""
-    manifest = building.build(args.mimic, args.drugbank, args.out, progress, args.licence)
+    manifest = building.build(args.mimic, args.drugbank, args.out, progress)
     rows, linked = manifest["rows"], manifest["linked"]
     print(f"{args.out}: {sum(manifest['quads'].values()):,} quads of {rows['PATIENTS']:,} patients; rows linked:")
     for name in ("DIAGNOSES_ICD", "PROCEDURES_ICD", "PRESCRIPTIONS"):
@@ -65,8 +66,8 @@ def query(args: argparse.Namespace) -> None:
         text = (sys.stdin.buffer.read() if args.file == "-" else Path(args.file).read_bytes()).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise PddError(f"{args.file}: cannot be read: {getattr(error, 'strerror', None) or 'no UTF-8'}") from None
-    answer = ask_once(args.graph, text, FORMATS[args.format], args.timeout, args.max_bytes)
-    sys.stdout.buffer.write(answer)
+    pool = Pool(args.graph, 1, args.timeout, args.max_bytes)
+    sys.stdout.buffer.write(asyncio.run(ask_once(pool, text, FORMATS[args.format])))
 
 
 def serve(args: argparse.Namespace) -> None:
@@ -78,7 +79,7 @@ def serve(args: argparse.Namespace) -> None:
     def say(address: str) -> None:
         print(f"{address} serves {args.graph}; SPARQL at {address}sparql; Ctrl-C ends it", flush=True)
 
-    pool = server.Pool(args.graph, args.workers, args.timeout, args.max_bytes)
+    pool = Pool(args.graph, args.workers, args.timeout, args.max_bytes)
     uvloop.run(server.serve(pool, args.host, args.port, args.allow_origin, say))
 
 
@@ -110,7 +111,7 @@ def sample(args: argparse.Namespace) -> None:
     """Make a synthetic database."""
     if args.out.exists() and any(args.out.iterdir()):
         raise PddError(f"{args.out}: is there and not empty; give another folder")
-    synthetic.write(args.out, args.patients, args.seed)
+    synthetic.write(args.out, args.patients, 1)
 
 
 def number(kind: type, low: float, high: float) -> Callable[[str], float]:
@@ -129,7 +130,6 @@ OPTIONS = {
     "--mimic": {"type": Path, "metavar": "DIR", "help": "folder with MIMIC-III's tables, .csv or .csv.gz"},
     "--drugbank": {"type": Path, "metavar": "FILE", "help": "DrugBank's open vocabulary, CSV"},
     "--out": {"type": Path, "metavar": "DIR", "help": "folder to write"},
-    "--licence": {"default": "", "metavar": "IRI", "help": "licence of the tables; else as their LICENSE file says"},
     "--graph": {"type": Path, "default": Path("graph"), "metavar": "DIR", "help": "folder of a graph (default: graph)"},
     "--timeout": {"type": number(float, 0.1, 1e6), "default": 10, "help": "seconds of a query (default: 10)"},
     "--max-bytes": {"type": number(int, 1, 1 << 40), "default": 32 << 20, "help": "of a result (default: 32 MiB)"},
@@ -141,19 +141,18 @@ OPTIONS = {
     "--diseases": {"metavar": "CODES", "help": "ICD-9-CM codes, as in 4280,42731"},
     "--top": {"type": number(int, 1, 10**6), "default": 15, "metavar": "N", "help": "drugs to show (default: 15)"},
     "--patients": {"type": number(int, 1, 10**9), "default": 100, "metavar": "N", "help": "default: 100"},
-    "--seed": {"type": int, "default": 1, "help": "default: 1"},
     "mimic": {"type": Path, "metavar": "DIR", "help": "folder with MIMIC-III's tables"},
     "file": {"metavar": "FILE", "help": "file with a SPARQL query, or - for stdin"},
 }  # fmt: skip
 """What options are; a command that cannot do without one writes it with an exclamation mark."""
 COMMANDS = {
-    "build": (build, "--mimic! --drugbank! --out! --licence"),
+    "build": (build, "--mimic! --drugbank! --out!"),
     "verify": (verify, "mimic"),
     "eval": (evaluate, "--drugbank!"),
     "query": (query, "file --graph --format --timeout --max-bytes"),
     "serve": (serve, "--graph --host --port --workers --allow-origin --timeout --max-bytes"),
     "recommend": (recommend, "--graph --diseases! --top"),
-    "sample": (sample, "--out! --patients --seed"),
+    "sample": (sample, "--out! --patients"),
 }
 
 

@@ -25,27 +25,17 @@ STRENGTH = re.compile(rf"\(?\b\d[\d,.]*(?:\s*[-:x/]\s*\d[\d,.]*)*\s*(?:%|{UNIT}\
 SEPARATORS = re.compile(r"\s*(?:[-/+,&]|\b(?:and|with|w|in)\b[./]?)\s*")
 """What may stand between the drugs of a combination."""
 SCORES = {
-    "exact": 1,
-    "alias": 0.98,
-    "synonym": 0.97,
-    "normalised": 0.95,
-    "combination": 0.93,
-    "bracket": 0.85,
-    "prefix": 0.8,
-}
-"""Trust in each way, in order. These are ranks and no probabilities; `pdd eval` measures the precision of each."""
+    "exact": 1, "alias": 0.98, "synonym": 0.97, "normalised": 0.95, "combination": 0.93, "bracket": 0.85, "prefix": 0.8,
+    "dictionary": 0.7,
+}  # fmt: skip
+"""Trust in each way, in order: ranks and no probabilities. `pdd eval` measures them, but for the last: free text."""
 
 
 class Link(NamedTuple):
-    """The DrugBank drugs that a name names, how that was found, and how far the way is to be trusted, from 0 to 1."""
+    """What a name names, drugs of DrugBank or a code of ICD-9-CM, and how that was found."""
 
     targets: tuple[str, ...]
     method: str
-
-    @property
-    def score(self) -> float:
-        """Return the trust in the method."""
-        return SCORES.get(self.method, 0)
 
     def demoted(self) -> "Link":
         """Mark what was found after something was left out of the name."""

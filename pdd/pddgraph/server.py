@@ -1,7 +1,5 @@
 """Serve a graph by the SPARQL 1.1 protocol over HTTP, read-only, with a page to ask queries on."""
 
-import asyncio
-import contextlib
 import html
 import json
 import resource
@@ -24,7 +22,7 @@ from starlette.routing import Route
 from pddgraph.build import OPEN_LICENCES, open_graph
 from pddgraph.rdf import PREFIXES, iri
 from pddgraph.tables import PddError
-from pddgraph.worker import GRAPHS, READY, QueryError, command, negotiate
+from pddgraph.worker import GRAPHS, Pool, QueryError, negotiate
 
 DATA = Path(__file__).parent / "data"
 MAX_REQUEST_BYTES = 1 << 20
@@ -36,67 +34,6 @@ FORM = "application/x-www-form-urlencoded"
 DIRECT = {"application/sparql-query": "query", "application/sparql-update": "update"}
 RESULTS = "SPARQL_Results_JSON SPARQL_Results_XML SPARQL_Results_CSV SPARQL_Results_TSV Turtle N-Triples RDF_XML"
 """Formats of results, as https://www.w3.org/ns/formats/ calls them."""
-
-
-class Pool:
-    """Processes that answer queries of a graph, `size` at the same time; more wait.
-
-    A query that takes more than `timeout_s` is killed with its process; a result of more than `max_bytes` is refused.
-    """
-
-    def __init__(self, folder: Path, size: int, timeout_s: float, max_bytes: int) -> None:
-        self.folder, self.size, self.timeout_s, self.max_bytes = folder, size, timeout_s, max_bytes
-        self._idle: asyncio.Queue[asyncio.subprocess.Process] = asyncio.Queue()
-
-    async def start(self) -> None:
-        """Start the processes."""
-        for process in await asyncio.gather(*(self._spawn() for _ in range(self.size))):
-            self._idle.put_nowait(process)
-
-    async def _spawn(self) -> asyncio.subprocess.Process:
-        pipe, own = asyncio.subprocess.PIPE, {"stderr": asyncio.subprocess.DEVNULL, "start_new_session": True}
-        process = await asyncio.create_subprocess_exec(
-            *command(self.folder, self.max_bytes), stdin=pipe, stdout=pipe, **own
-        )
-        if await process.stdout.readline() != READY:
-            raise QueryError(500, f"the store in {self.folder} cannot be opened: build the graph again")
-        return process
-
-    async def ask(self, request: dict) -> tuple[str, bytes]:
-        """Return the media type and the result of a query; raise `QueryError` when there is none."""
-        process = await self._idle.get()
-        try:
-            if process.returncode is not None:
-                process = await self._spawn()
-            async with asyncio.timeout(self.timeout_s):
-                process.stdin.write(json.dumps(request).encode() + b"\n")
-                status, media, length = (await process.stdout.readline()).split()
-                body = await process.stdout.readexactly(int(length))
-        except BaseException as error:
-            await end(process)
-            process = await self._spawn()
-            if isinstance(error, TimeoutError):
-                raise QueryError(503, f"the query took more than {self.timeout_s:g} s and was stopped") from None
-            if isinstance(error, ValueError | OSError | asyncio.IncompleteReadError):
-                raise QueryError(500, "the query ended its process: too much memory, or nested too deep") from None
-            raise
-        finally:
-            self._idle.put_nowait(process)
-        if status != b"200":
-            raise QueryError(int(status), body.decode())
-        return media.decode(), body
-
-    async def stop(self) -> None:
-        """End the processes that wait for a query."""
-        while not self._idle.empty():
-            await end(self._idle.get_nowait())
-
-
-async def end(process: asyncio.subprocess.Process) -> None:
-    """End a process and wait for it."""
-    with contextlib.suppress(ProcessLookupError):
-        process.kill()
-    await process.wait()
 
 
 def examples() -> dict[str, str]:
@@ -222,9 +159,6 @@ async def serve(pool: Pool, host: str, port: int, allow_origin: str, ready: Call
     quiet = {"log_level": "error", "access_log": False, "lifespan": "off", "ws": "none"}
     limits = {"limit_concurrency": MAX_CLIENTS, "timeout_graceful_shutdown": 3}
     server = uvicorn.Server(uvicorn.Config(app, http="httptools", proxy_headers=False, **limits, **quiet))
-    try:
-        await pool.start()
+    async with pool:
         ready(f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}/")
         await server.serve(sockets=[listener])
-    finally:
-        await pool.stop()

@@ -3,13 +3,14 @@
 A request is a line of JSON; an answer is a line with status, media type and length, and the body of that length.
 """
 
+import asyncio
+import contextlib
 import ctypes
 import io
 import json
 import re
 import resource
 import signal
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -86,7 +87,7 @@ def answer(store: ox.Store, request: dict, limit: int) -> tuple[int, str, bytes]
     try:
         if has_keyword(query, "SERVICE"):
             raise QueryError(400, "SERVICE is not allowed: this endpoint asks no other")
-        graphs = {key: list(map(ox.NamedNode, request[key])) for key in ("default_graph", "named_graphs")}
+        graphs = {key: list(map(ox.NamedNode, request.get(key, ()))) for key in ("default_graph", "named_graphs")}
         chosen = graphs if any(graphs.values()) else {}
         union = not chosen and not has_keyword(query, "FROM")
         results = store.query(query, prefixes=PREFIXES, use_default_graph_as_union=union, **chosen)
@@ -102,30 +103,6 @@ def answer(store: ox.Store, request: dict, limit: int) -> tuple[int, str, bytes]
         return 400, "text/plain", f"{fault}: {error}".encode()
 
 
-def command(folder: Path, max_bytes: int) -> list[str]:
-    """Return the command that starts a process for the queries of a graph."""
-    return [sys.executable, "-m", "pddgraph.worker", str(folder / "store"), str(max_bytes)]
-
-
-def ask_once(folder: Path, query: str, media: str, timeout_s: float, max_bytes: int) -> bytes:
-    """Answer one query and end; graphs come as Turtle."""
-    request = {"query": query, "accept": [media, "text/turtle"], "default_graph": [], "named_graphs": []}
-    try:
-        run = subprocess.run(
-            command(folder, max_bytes), input=json.dumps(request).encode(), capture_output=True, timeout=timeout_s
-        )
-    except subprocess.TimeoutExpired:
-        raise PddError(f"the query took more than {timeout_s:g} s and was stopped") from None
-    ready, _, rest = run.stdout.partition(b"\n")
-    head, _, body = rest.partition(b"\n")
-    if run.returncode:
-        cause = "the query ended its process: too much memory, or nested too deep"
-        raise PddError(cause if ready else f"the store in {folder} cannot be opened: build the graph again")
-    if not head.startswith(b"200 "):
-        raise PddError(body.decode())
-    return body
-
-
 def main() -> None:
     """Answer the requests on stdin until it ends."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # No query outlives a server that was killed.
@@ -138,6 +115,71 @@ def main() -> None:
         status, media, body = answer(store, json.loads(line), limit)
         out.write(f"{status} {media} {len(body)}\n".encode() + body)
         out.flush()
+
+
+class Pool:
+    """Processes that answer queries of a graph, `size` at the same time; more wait.
+
+    A query that takes more than `timeout_s` is killed with its process; a result of more than `max_bytes` is refused.
+    """
+
+    def __init__(self, folder: Path, size: int, timeout_s: float, max_bytes: int) -> None:
+        self.folder, self.size, self.timeout_s, self.max_bytes = folder, size, timeout_s, max_bytes
+        self._idle: asyncio.Queue[asyncio.subprocess.Process] = asyncio.Queue()
+
+    async def __aenter__(self) -> "Pool":
+        for process in await asyncio.gather(*(self._spawn() for _ in range(self.size))):
+            self._idle.put_nowait(process)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        while not self._idle.empty():
+            await end(self._idle.get_nowait())
+
+    async def _spawn(self) -> asyncio.subprocess.Process:
+        command = [sys.executable, "-m", "pddgraph.worker", str(self.folder / "store"), str(self.max_bytes)]
+        pipe, own = asyncio.subprocess.PIPE, {"stderr": asyncio.subprocess.DEVNULL, "start_new_session": True}
+        process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, **own)
+        if await process.stdout.readline() != READY:
+            raise QueryError(500, f"the store in {self.folder} cannot be opened: build the graph again")
+        return process
+
+    async def ask(self, request: dict) -> tuple[str, bytes]:
+        """Return the media type and the result of a query; raise `QueryError` when there is none."""
+        process = await self._idle.get()
+        try:
+            if process.returncode is not None:
+                process = await self._spawn()
+            async with asyncio.timeout(self.timeout_s):
+                process.stdin.write(json.dumps(request).encode() + b"\n")
+                status, media, length = (await process.stdout.readline()).split()
+                body = await process.stdout.readexactly(int(length))
+        except BaseException as error:
+            await end(process)
+            process = await self._spawn()
+            if isinstance(error, TimeoutError):
+                raise QueryError(503, f"the query took more than {self.timeout_s:g} s and was stopped") from None
+            if isinstance(error, ValueError | OSError | asyncio.IncompleteReadError):
+                raise QueryError(500, "the query ended its process: too much memory, or nested too deep") from None
+            raise
+        finally:
+            self._idle.put_nowait(process)
+        if status != b"200":
+            raise QueryError(int(status), body.decode())
+        return media.decode(), body
+
+
+async def end(process: asyncio.subprocess.Process) -> None:
+    """End a process and wait for it."""
+    with contextlib.suppress(ProcessLookupError):
+        process.kill()
+    await process.wait()
+
+
+async def ask_once(pool: Pool, query: str, media: str) -> bytes:
+    """Answer one query and end; graphs come as Turtle."""
+    async with pool:
+        return (await pool.ask({"query": query, "accept": [media, "text/turtle"]}))[1]
 
 
 if __name__ == "__main__":
