@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from pddgraph import build, sample
 
 SHARED = Path(os.environ.get("PDD_SHARED") or Path(__file__).parents[3] / "shared" / "pdd")
+CASES = tomllib.loads((Path(__file__).parent / "cases.toml").read_text("utf-8"))
 PDD = [sys.executable, "-m", "pddgraph.cli"]
 
 

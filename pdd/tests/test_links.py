@@ -1,7 +1,8 @@
 import pytest
 
 from pddgraph import evaluate, icd, text
-from pddgraph.drugs import Drug, Linker, names, read_vocabulary
+from pddgraph.drugs import MAX_NAME, Drug, Linker, names, read_vocabulary
+from tests.conftest import CASES
 
 NAMES = (
     "Sodium chloride;Dextrose, unspecified form;Potassium chloride;Furosemide;Hydrocortisone;Hydrocortisone succinate;"
@@ -14,70 +15,22 @@ DRUGS += [Drug("DB90001", "One", ("Twofold",), ()), Drug("DB90002", "Two", ("Two
 NAME_OF = {drug.drug_id: drug.name for drug in DRUGS}
 
 
-@pytest.mark.parametrize(
-    ("name", "method", "drugs"),
-    [
-        ("FUROSEMIDE", "exact", ["Furosemide"]),
-        ("Aspirin", "synonym", ["Acetylsalicylic acid"]),
-        ("Aspirin EC", "normalised", ["Acetylsalicylic acid"]),
-        ("*NF* Furosemide 40 mg/4 mL Inj", "normalised", ["Furosemide"]),
-        ("Metoprolol Succinate XL", "normalised", ["Metoprolol"]),
-        ("Hydrocortisone Na Succ.", "normalised", ["Hydrocortisone succinate"]),
-        ("OxycoDONE-Acetaminophen Elixir", "combination", ["Oxycodone", "Acetaminophen"]),
-        ("Lidocaine 1%/Epinephrine 1:100000", "combination", ["Lidocaine", "Epinephrine"]),
-        ("Potassium Chl 20 mEq / 1000 mL D5 1/2 NS", "combination",
-         ["Potassium chloride", "Dextrose, unspecified form", "Sodium chloride"]),
-        ("NS (Glass Bottle)", "alias", ["Sodium chloride"]),
-        ("D5W", "alias", ["Dextrose, unspecified form"]),
-        ("Lasix", "alias", ["Furosemide"]),
-        ("Syringe (0.9% Sodium Chloride)", "bracket", ["Sodium chloride"]),
-        ("sodium bicar", "prefix", ["Sodium bicarbonate"]),
-        ("dexameth", "prefix", ["Dexamethasone"]),
-        ("Ferrous Sulfate", "alias", ["Ferrous sulfate anhydrous"]),
-        ("Vial", "supply", []),
-        ("Syringe (IV Room)", "supply", []),
-        ("Insulin", "abstained", []),
-        ("Donepezil 5 mg or Placebo", "abstained", []),
-        ("Oxycodone-Unknownine", "abstained", []),
-        ("Potassium Unknownate", "abstained", []),
-        ("ASA 5", "alias", ["Acetylsalicylic acid"]),
-        ("Twofold", "abstained", []),
-        ("Furo", "abstained", []),
-        ("", "abstained", []),
-        ("x" * 10_000, "abstained", []),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("name", "method", "drugs"), [*CASES["names"], ("x" * (MAX_NAME + 1), "abstained", [])])
 def test_names_of_drugs_are_linked_in_stages_or_not_at_all(name, method, drugs):
     link = Linker(DRUGS).link(name)
     assert (link.method, [NAME_OF[target] for target in link.targets]) == (method, drugs)
 
 
-@pytest.mark.parametrize(
-    ("name", "generic", "used"),
-    [
-        ("Insulin", "Insulin Glargine", ["Insulin", "Insulin Glargine"]),
-        ("Insulin", "Insulin - Sliding Scale", ["Insulin"]),
-        ("Vial", "Insulin Glargine", ["Vial"]),
-        ("Lasix", "Insulin Glargine", ["Lasix"]),
-    ],
-)
+@pytest.mark.parametrize(("name", "generic", "used"), CASES["orders"])
 def test_the_generic_name_decides_where_the_name_is_open(name, generic, used):
     found = Linker([*DRUGS, Drug("DB99999", "Insulin glargine", (), ())]).link_order(name, generic)
     assert [one for one, _ in found] == used
     assert found[-1][1].targets == {"Insulin Glargine": ("DB99999",), "Lasix": ("DB00003",)}.get(used[-1], ())
 
 
-@pytest.mark.parametrize(
-    ("code", "kind", "notation"),
-    [
-        ("4280", "diagnosis", "428.0"), ("428.0", "diagnosis", "428.0"), ("5672", "diagnosis", "567.2"),
-        ("E8791", "diagnosis", "E879.1"), ("V090", "diagnosis", "V09.0"), ("3961", "procedure", "39.61"),
-        ("71970", "diagnosis", None), ("", "diagnosis", None), ("390-459", "diagnosis", None),
-        ("n/a", "diagnosis", None), ("3601", "procedure", None), ("66", "procedure", None),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("code", "kind", "notation"), CASES["codes"])
 def test_codes_that_exist_link_and_others_do_not(code, kind, notation):
-    assert icd.link(code, kind) == notation
+    assert (icd.link(code, kind) or "") == notation
 
 
 def test_the_tree_reaches_a_chapter_from_every_code():
@@ -93,23 +46,9 @@ def test_the_tree_reaches_a_chapter_from_every_code():
     assert sum(not one.broader for one in concepts.values()) == 19 + 18
 
 
-@pytest.mark.parametrize(
-    ("words", "found"),
-    [
-        ("SEPSIS;PNEUMONIA;TELEMETRY", [("995.91", "affirmed"), ("486", "affirmed")]),
-        ("No evidence of pneumonia but has urinary tract infection", [("486", "negated"), ("599.0", "affirmed")]),
-        ("Denies chest pain, shortness of breath.", [("786.5", "negated"), ("786.05", "negated")]),
-        ("? STROKE", [("434.91", "doubted")]),
-        ("R/O MI", [("410", "doubted")]),
-        ("Pulmonary embolism was ruled out", [("415.1", "negated")]),
-        ("History of CHF. Fever", [("428.0", "past"), ("780.60", "affirmed")]),
-        ("Mother with asthma", [("493", "family")]),
-        ("Acute respiratory distress syndrome", [("518.82", "affirmed")]),
-        ("S/P FALL", []),
-    ],
-)
+@pytest.mark.parametrize(("words", "found"), CASES["texts"])
 def test_diseases_in_texts_come_with_how_they_are_mentioned(words, found):
-    assert [(mention.notation, mention.status) for mention in text.find(words)] == found
+    assert [[mention.notation, mention.status] for mention in text.find(words)] == found
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from SPARQLWrapper import CSV, JSON, TURTLE, XML, SPARQLWrapper
 
 from pddgraph.server import examples
 from pddgraph.worker import has_keyword
-from tests.conftest import PDD
+from tests.conftest import CASES, PDD
 
 COUNT = "SELECT (COUNT(?patient) AS ?n) WHERE { ?patient a pdd:Patient }"
 ENDLESS = "SELECT (COUNT(*) AS ?n) WHERE { ?a ?b ?c . ?d ?e ?f . ?g ?h ?i }"
@@ -101,24 +101,9 @@ def test_graphs_of_the_dataset_can_be_chosen(server):
         assert answer in send(server, **{"query": query, "default-graph-uri": default})[2]
 
 
-SERVICE = "SELECT * { SERVICE <http://127.0.0.1:1/> { ?s ?p ?o } }"
-FAULTS = {
-    "no keyword": (400, {"query": "SELEC"}),
-    "nothing": (400, {"query": ""}),
-    "an open bracket": (400, {"query": "SELECT * { ?s"}),
-    "an update as a query": (400, {"query": "INSERT DATA { <a:a> <a:b> <a:c> }"}),
-    "another service": (400, {"query": SERVICE}),
-    "another service in small letters": (400, {"query": "SELECT * { service?s{} }"}),
+FAULTS = CASES["requests"] | {
     "a deep query": ((400, 500), {"query": "SELECT * { " + "{" * 100_000 + "}" * 100_000 + " }"}),
-    "a large result": (413, {"query": "SELECT * WHERE { ?s ?p ?o }"}),
     "a large request": (413, {"query": "x" * 2_000_000}),
-    "an endless query": (503, {"query": ENDLESS}),
-    "an update": (403, {"update": "DROP ALL"}),
-    "an update as a body": (403, {"method": "POST", "headers": {"Content-Type": "application/sparql-update"}}),
-    "another type": (415, {"query": "x", "headers": {"Content-Type": "text/html"}}),
-    "another method": (405, {"method": "PUT"}),
-    "two queries": (400, {"path": "?query=SELECT&query=ASK"}),
-    "no UTF-8": (400, {"path": "?query=%ff"}),
 }
 
 
@@ -181,15 +166,7 @@ def test_the_command_line_ends_with_an_endless_or_a_malformed_query(graph, timeo
     assert ("more than 0.5 s" if timeout == "0.5" else "malformed query") in got.stderr
 
 
-@pytest.mark.parametrize(
-    ("query", "found"),
-    [
-        ("SERVICE <a:b> {}", True), ("{}service{}", True), (r"\u0053ERVICE ?x {}", True),
-        ("# '\nSERVICE <a:b>", True), ("(?a<?b)SERVICE<http://x/>{}", True), ("?service", False),
-        ("ex:service", False), ("service:x", False), ("'SERVICE'", False), ("<http://SERVICE/>", False),
-        ("# SERVICE", False), ('"""a"SERVICE"""', False),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("query", "found"), CASES["keywords"])
 def test_keywords_are_found_where_they_are_keywords(query, found):
     assert has_keyword(query, "SERVICE") is found
 

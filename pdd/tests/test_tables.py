@@ -5,6 +5,7 @@ import pytest
 
 from pddgraph.cli import main
 from pddgraph.tables import PddError, verify
+from tests.conftest import CASES
 
 
 @pytest.fixture
@@ -24,27 +25,10 @@ def test_tables_are_read_in_any_case_with_crlf_bom_and_gzip(tables, copy):
     assert verify(copy) == verify(tables)
 
 
-FAULTS = {
-    "a date that a spreadsheet has rewritten": ("PATIENTS", b" 00:00:00", b"", ":2: DOB '20"),
-    "a date that does not exist": ("ADMISSIONS", b"-", b"-13-", ":2: ADMITTIME '"),
-    "a missing column": ("PRESCRIPTIONS", b"DOSE_VAL_RX", b"DOSE", ":1: no column DOSE_VAL_RX"),
-    "semicolons": ("PATIENTS", b"ROW_ID,SUBJECT_ID,", b"ROW_ID;SUBJECT_ID;", ":1: no column GENDER"),
-    "a duplicate row id": ("DIAGNOSES_ICD", b"\n2,", b"\n1,", ":3: ROW_ID 1 occurs twice"),
-    "a duplicate patient": ("PATIENTS", b"\n2,10007", b"\n2,10006", ":3: SUBJECT_ID 10006 occurs twice"),
-    "an unknown patient": ("ADMISSIONS", b",10006,", b",5,", ":2: SUBJECT_ID 5 is not in PATIENTS"),
-    "another patient's admission": ("PRESCRIPTIONS", b"1,10006", b"1,10007", ":2: ADMISSIONS has no HADM_ID 100001"),
-    "bytes that are no UTF-8": ("PRESCRIPTIONS", b"MAIN", b"MA\xe9N", ":2: byte 58 is no UTF-8"),
-    "a short row": ("PATIENTS", b"\n2,10007,", b"\n2,", ":3: 4 fields; the header has 5"),
-    "an open quote": ("PATIENTS", b"\n12,", b'\n12,"', ":13: the record that begins here is no CSV"),
-    "a number that is none": ("PATIENTS", b"1,10006", b"1,1e4", ":2: SUBJECT_ID '1e4'"),
-    "a vocabulary of another format": ("drugbank_vocabulary", b"Common name", b"name", ":1: no column COMMON NAME"),
-    "a vocabulary with a wrong id": ("drugbank_vocabulary", b"DB00030", b"DBSALT1", ":3: drug 'DBSALT1'"),
-}
-
-
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", CASES["tables"])
 def test_a_fault_is_one_line_with_file_and_line_and_leaves_nothing(fault, copy, tmp_path, capsys):
-    name, old, new, message = FAULTS[fault]
+    name, old, new, message = CASES["tables"][fault]
+    old, new = old.encode("latin-1"), new.encode("latin-1")
     assert old in (copy / f"{name}.csv").read_bytes()
     rewrite(copy / f"{name}.csv", lambda content: content.replace(old, new, 1))
     vocabulary = copy / "drugbank_vocabulary.csv"
