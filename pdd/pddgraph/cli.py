@@ -51,7 +51,7 @@ def evaluate(args: argparse.Namespace) -> None:
     groups = {name: [one for one in labels if one.sample == name] for name in dict.fromkeys(one[0] for one in labels)}
     groups |= {way: [one for one in labels if linker.link(one.name).method == way] for way in SCORES}
     print("hand-labelled names  names  links  right  precision  recall")
-    for title, group in groups.items():
+    for title, group in (one for one in groups.items() if one[1]):
         got = evaluation.score(linker, group)
         print(f"{title:<19}  {got.names:5}  {got.made:5}  {got.right:5}  {got.precision:9.1%}  {got.recall:6.1%}")
     for label in labels:
