@@ -398,3 +398,5 @@ def test_racks_of_the_cluster_fail_in_the_traces_of_advice_and_assumptions_stay_
     assert {4} < sizes <= {0, 1, 2, 3, 4}
     assumed = [one.factor for one in advice.assumptions(made.scenario(of("ds")[0], 0)) if one.constant == "batch_share"]
     assert assumed == [0.5]
+    # A cluster smaller than a rack is one rack.
+    assert change_recipe(None, {**fields, "num_nodes": 3}, racks).nodes_per_domain == 4

@@ -156,10 +156,8 @@ class MtbfSpec(Spec, frozen=True, kw_only=True, tag_field="kind", tag="mtbf"):
         sizes = [size for size in (self.num_domains, self.nodes_per_domain, self.batch_nodes) if size]
         told = "need `batch_share` with `num_domains`, with `nodes_per_domain` or with `batch_nodes`"
         _require(len(sizes) == (self.batch_share > 0), told)
-        _require(
-            max(sizes, default=0) <= self.num_nodes,
-            "need at most `num_nodes` domains, and nodes of a domain or a batch",
-        )
+        most = max(self.num_domains, self.batch_nodes)
+        _require(most <= self.num_nodes, "need at most `num_nodes` domains, and nodes of a batch")
 
 
 class PublicSpec(Spec, frozen=True, kw_only=True, tag_field="kind", tag="public"):
@@ -234,7 +232,7 @@ def change_recipe(name: str | None, changes: Mapping[str, Any], cluster: Cluster
             and changes.get("batch_share")
             and not {"num_domains", "batch_nodes"} & set(changes)
         ):
-            changes["nodes_per_domain"] = min(cluster.nodes_per_domain, changes["num_nodes"])
+            changes["nodes_per_domain"] = cluster.nodes_per_domain
     if name is None:
         missing = [field for field in ("num_nodes", "mtbf_s", "repair_s") if field not in changes]
         if missing:
