@@ -10,7 +10,7 @@ MODELS := $(basename $(notdir $(wildcard lazsim/catalog/models/*.toml)))
 LOWEST := build/lowest
 DEVICE ?= cuda
 GPU_PYTHON ?= 3.12
-GPU_PACKAGES := hypothesis iniconfig markdown-it-py mdurl msgspec packaging pluggy pygments pytest rich scipy simpy sortedcontainers
+GPU_PACKAGES := hypothesis iniconfig markdown-it-py mdurl msgspec packaging pluggy pygments pytest rich scipy simpy sortedcontainers threadpoolctl
 COMMAND_TESTS := $(addprefix tests/test_,cli_list.py cli_run.py cli_place.py cli_trace.py cli_sweep.py table.py plots.py)
 SOURCES := setup.cfg pyproject.toml constraints.txt
 

@@ -23,7 +23,9 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 WHEELS = ROOT / "wheels"
-MODULES = ("click", "hypothesis", "msgspec", "numpy", "pandas", "pytest", "rich", "scipy", "simpy", "torch")
+MODULES = (
+    "click", "hypothesis", "msgspec", "numpy", "pandas", "pytest", "rich", "scipy", "simpy", "threadpoolctl", "torch",
+)  # fmt: skip
 """Modules without which lazsim measures nothing, or its tests do not run."""
 
 QUERY = "name,driver_version,memory.total,power.limit,clocks.max.sm,clocks.max.mem,clocks.sm,clocks.mem,temperature.gpu"

@@ -2,6 +2,7 @@
 
 import msgspec
 import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
 
 import lazsim
 from lazsim.engine.simulate import simulate_system
@@ -94,3 +95,17 @@ def test_settings_that_cannot_be_are_refused_in_one_line(settings, complaint):
         resolve(settings)
     assert complaint in str(found.value)
     assert "\n" not in str(found.value)
+
+
+def test_a_run_sums_products_in_one_thread_whatever_the_program_has(monkeypatch):
+    """Several threads sum in another order: the same inputs would give other last digits on other machines."""
+    seen = set()
+
+    def spy(*arguments, **options):
+        seen.update(one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas")
+        return simulate_system(*arguments, **options)
+
+    monkeypatch.setattr("lazsim.study.checkpoint_interval.simulate_system", spy)
+    with threadpool_limits(2, user_api="blas"):
+        lazsim.simulate(SPOT, systems=["ds"], duration="10min")
+    assert seen == {1}

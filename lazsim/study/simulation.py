@@ -3,11 +3,12 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from threadpoolctl import ThreadpoolController
 
 from lazsim import __version__
 from lazsim.engine.simulate import SystemRun
@@ -186,10 +187,17 @@ def _run(runs: SettingRuns, setting: Setting | None = None) -> SystemRun:
     if strict:
         usable = scenario.find_system().usable_nodes(scenario.costs(), trace.most_nodes(scenario.wall_s(trace)))
         require_memory(scenario, loads, usable)
-    run = runs.run(setting or runs.choose(interval_of(scenario)))
+    # Products of several threads are summed in another order: the same inputs would give other last digits.
+    with _libraries().limit(limits=1, user_api="blas"):
+        run = runs.run(setting or runs.choose(interval_of(scenario)))
     if strict:
         require_memory(scenario, loads, run.most_nodes_used, run.steps)
     return run
+
+
+@cache
+def _libraries() -> ThreadpoolController:
+    return ThreadpoolController()
 
 
 def _record(scenarios: Sequence[Scenario], trace: Trace, loads: Routing, wall_s: float) -> dict[str, Any]:
@@ -199,7 +207,7 @@ def _record(scenarios: Sequence[Scenario], trace: Trace, loads: Routing, wall_s:
     assert replayed is not None, "a run has a trace"
     record: dict[str, Any] = {"trace": {"name": Path(trace.name).name, "format": trace.format, "sha256": trace.sha256}}
     names = {**asked, "gpu": asked["gpu"] or first.cluster.gpu, "job": asked["job"] or first.job.name}
-    for part in ("model", "cluster", "gpu", "job"):
+    for part in ("model", "cluster", "gpu", "job", "step"):
         record[part] = {"name": Path(names[part]).name, "sha256": first.hashes[part]}
     if first.job.parallel is not None:
         record["job"]["layout"] = msgspec.to_builtins(first.job.parallel)
