@@ -2,12 +2,14 @@
 
 import matplotlib
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lazsim.engine.log import State
 from lazsim.engine.systems import SYSTEMS
+from lazsim.output.plots import charts
 from lazsim.output.plots.axes import number_log_axis
 from lazsim.output.plots.run import windows
 from lazsim.output.plots.style import STYLE, looks_of, new_figure
@@ -81,6 +83,8 @@ def test_a_checkpoint_makes_no_spikes_in_a_throughput_curve():
     ("bounds", "unit", "shown"),
     [
         ((400, 9000), "", ["500", "1000", "2000", "5000"]),
+        # Of 1, 2 and 5 this holds 1 alone.
+        ((0.9, 1.9), "", ["1", "1.25", "1.5", "1.75"]),
         # Many decades have their powers only.
         ((1e-6, 10), "s", ["1 µs", "10 µs", "100 µs", "1 ms", "10 ms", "100 ms", "1 s", "10 s"]),
     ],
@@ -92,6 +96,19 @@ def test_a_logarithmic_axis_has_numbers_and_no_formulas(bounds, unit, shown):
         number_log_axis(axes.yaxis, unit)
         labels = zip(axes.get_yticks(), axes.get_yticklabels(), strict=True)
         assert [label.get_text() for value, label in labels if bounds[0] <= value <= bounds[1]] == shown
+
+
+def test_panels_share_an_axis_that_begins_at_0_and_holds_the_points_of_all(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(charts, "to_files", lambda figure: drawn.append(figure) or {})
+    frame = pd.DataFrame({"panel": ["a", "a", "b", "b"], "x": [1, 2, 1, 2], "y": [3.0, 4.0, 30.0, 40.0], "run": "r"})
+    charts.lines_figure(frame, x="x", y="y", series="run", x_label="", y_label="", panels=["panel"])
+    for panel in drawn[0].axes:
+        low, high = panel.get_ylim()
+        assert low == 0
+        assert high > 40
+        # A point stands at its number.
+        assert panel.lines[0].get_xdata().tolist() == [1, 2]
 
 
 def test_every_system_looks_different():

@@ -23,8 +23,8 @@ TICKS_S = (
 )
 """Times that people know, for an axis of them."""
 
-MOST_TICKS = 5
-"""Of these on an axis, so that their labels do not overlap."""
+FEWEST_TICKS, MOST_TICKS = 3, 5
+"""Of these on an axis: with fewer it has other times, and the labels of more would overlap."""
 
 MOST_BARS = 10
 """Alternatives that are drawn."""
@@ -58,7 +58,9 @@ def advice_figure(advice: Advice) -> dict[str, bytes]:
     curves.set_xscale("log")
     low_s, high_s = curves.get_xlim()
     ticks = [tick_s for tick_s in TICKS_S if low_s <= tick_s <= high_s]
-    ticks = ticks[:: -(-len(ticks) // MOST_TICKS)] if ticks else []
+    if len(ticks) < FEWEST_TICKS:
+        ticks = [float(f"{tick_s:.2g}") for tick_s in np.geomspace(low_s, high_s, FEWEST_TICKS + 2)[1:-1]]
+    ticks = ticks[:: -(-len(ticks) // MOST_TICKS)]
     curves.set_xticks(ticks, map(format_duration, ticks))
     curves.xaxis.set_minor_locator(NullLocator())
     curves.set_xlabel("time between checkpoints")

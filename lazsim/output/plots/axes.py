@@ -6,10 +6,14 @@ import matplotlib
 import numpy as np
 from matplotlib.axis import Axis
 from matplotlib.colors import Colormap, ListedColormap
-from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 MOST_DECADES_IN_PARTS = 2.5
 """Decades up to which a logarithmic axis also has numbers at 2 and 5."""
+
+
+FEWEST_DECADES = 0.7
+"""Decades up to which numbers at equal distances are needed, since 1, 2 and 5 may be no two of them."""
 
 
 def amounts_map() -> Colormap:
@@ -35,6 +39,7 @@ def number_log_axis(axis: Axis, unit: str = "") -> None:
     """
     low, high = sorted(axis.get_view_interval())
     decades = math.log10(high / low)
-    axis.set_major_locator(LogLocator(10, (1, 2, 5) if decades < MOST_DECADES_IN_PARTS else (1,)))
+    parts = LogLocator(10, (1, 2, 5) if decades < MOST_DECADES_IN_PARTS else (1,))
+    axis.set_major_locator(parts if decades > FEWEST_DECADES else MaxNLocator(4))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(EngFormatter(unit) if unit else FuncFormatter(lambda value, _: plain_number(value)))

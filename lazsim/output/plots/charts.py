@@ -100,8 +100,6 @@ def lines_figure(
             number_log_axis(panel.yaxis)
         else:
             panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: plain_number(value)))
-            if limits[0] is None and panel.get_ylim()[0] > 0:
-                panel.set_ylim(bottom=0)
         if limits != (None, None):
             panel.set_ylim(*limits)
         if names:
@@ -110,6 +108,9 @@ def lines_figure(
             panel.set_xlim(-0.5, len(names) - 0.5)
         else:
             panel.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    # Panels share their vertical axis: its end is known once all are drawn.
+    if limits == (None, None) and not is_log and axes[0, 0].get_ylim()[0] > 0:
+        axes[0, 0].set_ylim(bottom=0)
     figure.supxlabel(x_label, fontsize=7)
     figure.supylabel(y_label, fontsize=7)
     if len(looks) > 1:
