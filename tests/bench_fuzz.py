@@ -515,7 +515,9 @@ def call(sample: Sample, folder: Path, read: Callable[[bytes], Any] | None = Non
 
 
 def _judge(code: Any, told: str, folder: Path, before: Mapping[Path, bytes]) -> Outcome:
-    new = sorted(path.name for path in folder.rglob("*") if path.is_file() and path not in before)
+    written = (path for path in folder.rglob("*") if path.is_file() and path not in before)
+    # Python itself keeps what it has compiled of a user's script.
+    new = sorted(path.name for path in written if path.suffix != ".pyc")
     if any(name.startswith(TEMPORARY) for name in new):
         return Outcome("partial", f"temporary files are left: {new}")
     if code == 0:

@@ -103,8 +103,14 @@ def test_generate_changes_fields_of_a_recipe(lazsim):
         (("--nodes", 4), "give --node-mtbf and --repair"),
         (("spot-p3-like", "--shape", 2), "--shape: spot-p3-like is a recipe without it"),
         (("meta-rsc-1", "--shape", -3), "--shape: Expected float >= 0.2"),
-        (("meta-rsc-1", "--batch-share", 0.3), "--batch-share with --domains or with --batch-nodes"),
-        (("meta-rsc-1", "--domains", 8), "--batch-share with --domains or with --batch-nodes"),
+        (
+            ("meta-rsc-1", "--batch-share", 0.3),
+            "need --batch-share with --domains, with nodes_per",
+        ),
+        (
+            ("meta-rsc-1", "--domains", 8),
+            "need --batch-share with --domains, with nodes_per",
+        ),
         (("meta-rsc-1", "--nodes", 4, "--batch-share", 0.3, "--domains", 8), "at most --nodes domains"),
         (("meta-rsc-1", "--node-mtbf", "1ms", "--batch-share", 1, "--domains", 8), "more than 1,048,576 events"),
     ],

@@ -162,7 +162,7 @@ def test_a_job_that_spreads_over_racks_goes_on_when_one_is_lost_and_keeps_to_rac
     # of two stages, each has two racks, and any one may go. Other policies let two nodes of a rack hold the same.
     job = costs(checkpoint_interval_steps=dict.fromkeys(SYSTEMS, 10**6), rebalance_interval_steps=10**6)
     cluster = msgspec.structs.replace(job.cluster, nodes_per_domain=2)
-    job = make(job.model, cluster, job.job, job.compute, job.communication)
+    job = make(job.model, cluster, job.job, job.constants, job.compute, job.communication)
     losses = [(100 * number, "remove", pair) for number, pair in enumerate(lost, start=1)]
     restarts = {}
     for name in ("domains", "euclid", "mro"):

@@ -232,14 +232,20 @@ def known_later(trace: Trace, start_up_s: float) -> Trace:
     >>> [(batch.time_s, batch.added, batch.removed) for batch in later.batches()]
     [(0.0, ('a',), ()), (5.0, (), ('a',))]
     """
-    events, known_s = list[Event](), dict[str, float]()
+    # Nodes keep their order, which decides who holds which part of a plan.
+    known: list[tuple[str, float]] = []
+    ends_s: list[float] = []
+    last: dict[str, int] = {}
     for batch in trace.batches():
         for node in batch.removed:
-            at_s = known_s.pop(node)
-            if at_s < batch.time_s:
-                events += [Event(at_s, "add", node), Event(batch.time_s, "remove", node)]
-        known_s |= dict.fromkeys(batch.added, batch.time_s + start_up_s if batch.time_s else 0.0)
-    events += [Event(at_s, "add", node) for node, at_s in known_s.items() if at_s < trace.duration_s]
+            ends_s[last[node]] = batch.time_s
+        for node in batch.added:
+            last[node] = len(known)
+            known.append((node, batch.time_s + start_up_s if batch.time_s else 0.0))
+            ends_s.append(trace.duration_s)
+    spans = [(node, at_s, end_s) for (node, at_s), end_s in zip(known, ends_s, strict=True) if at_s < end_s]
+    events = [Event(at_s, "add", node) for node, at_s, _ in spans]
+    events += [Event(end_s, "remove", node) for node, _, end_s in spans if end_s < trace.duration_s]
     return build_trace(sorted(events, key=lambda event: event.time_s), duration_s=trace.duration_s, name=trace.name)
 
 

@@ -64,7 +64,7 @@ def consecutive_ranks(top_k: int, num_experts: int, num_ranks: float) -> float:
     Examples
     --------
     >>> consecutive_ranks(8, 128, 8), consecutive_ranks(8, 256, 64), consecutive_ranks(6, 64, 8)
-    (1.0, 2.0, 1.625)
+    (1.0, 2.0, 1.5)
     """
     each = num_experts / num_ranks
     firsts = [first % num_experts for first in range(0, math.lcm(top_k, num_experts), top_k)]
