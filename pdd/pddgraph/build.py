@@ -1,9 +1,8 @@
 """Build the graph: tables in, N-Quads and a store out, in one pass over each table."""
 
 import json
-import os
-import shutil
 import tempfile
+import tomllib
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, lru_cache
@@ -17,8 +16,7 @@ from pddgraph.rdf import Graph, iri, literal, own
 from pddgraph.tables import CONVERT, TABLES, Database, PddError, Report, timestamp, whole
 
 MANIFEST = "pdd.json"
-MAX_NOTE = 1_000_000
-"""Characters of a note that are searched."""
+MAX_NOTE = 1_000_000  # Characters of a note that are searched.
 CC0 = "https://creativecommons.org/publicdomain/zero/1.0/"
 LICENCES = {
     "OPEN DATABASE LICENSE": "https://opendatacommons.org/licenses/odbl/1-0/", "CC0 1.0": CC0,
@@ -26,12 +24,7 @@ LICENCES = {
 }  # fmt: skip
 """Licences by words of their text."""
 OPEN_LICENCES = list(LICENCES.values())[:2]
-SOURCES = {
-    name: rest
-    for line in (Path(__file__).parent / "data" / "sources.txt").read_text("utf-8").splitlines()
-    for name, *rest in [map(str.strip, line.split("|"))]
-}
-"""Address, licence and title of each named graph; those without a licence have that of the tables."""
+SOURCES = tomllib.loads((Path(__file__).parent / "data" / "sources.toml").read_text("utf-8"))
 PLAIN = {
     "GENDER": "gender", "DOB": "born", "DOD": "died", "ADMITTIME": "admitted", "DISCHTIME": "discharged",
     "ADMISSION_TYPE": "admissionType", "DIAGNOSIS": "admissionDiagnosis", "SEQ_NUM": "sequence", "STARTDATE": "start",
@@ -175,8 +168,9 @@ def build(folder: Path, vocabulary: Path, out: Path, report: Report) -> dict:
         raise PddError(f"{out}: is there and no graph of pdd; give another folder")
     database, licence = Database(folder, report), licence_of(folder)
     out.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    try:
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent, ignore_cleanup_errors=True) as name:
+        staging = Path(name) / "new"
+        staging.mkdir()
         store = pyoxigraph.Store(str(staging / "store"))
         graphs = {name: Graph(staging, name) for name in ("about", *SOURCES)}
         with ThreadPoolExecutor(2) as loader:
@@ -194,15 +188,9 @@ def build(folder: Path, vocabulary: Path, out: Path, report: Report) -> dict:
         del store
         manifest = {"licence": licence, "quads": counts, "rows": builder.rows, "linked": builder.linked}
         (staging / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", "utf-8")
-        staging.chmod(0o755)
-        old = staging.with_name(f"{staging.name}-old")
         if out.exists():
-            os.rename(out, old)
-        os.rename(staging, out)
-        shutil.rmtree(old, ignore_errors=True)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
+            out.rename(staging.with_name("old"))
+        staging.rename(out)
     return manifest
 
 

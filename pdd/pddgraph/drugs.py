@@ -5,6 +5,7 @@ import unicodedata
 from bisect import bisect_left
 from collections.abc import Iterator
 from functools import cache, lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,12 +15,10 @@ EXTRA = {"CAS": "pdd:cas", "UNII": "pdd:unii", "STANDARD INCHI KEY": "pdd:inchiK
 """Columns of the vocabulary that a copy may lack, and what the graph calls them."""
 WORDS = re.compile(r"[^\W_]+")
 DRUG_ID = re.compile(r"DB[0-9]{5}")
-MIN_SYNONYM = 4
-"""Shorter synonyms are left out: they are abbreviations of substances, which orders do not mean."""
-MIN_PREFIX = 8
-"""Letters that a cut-off name needs."""
-MAX_NAME = 300
-"""Longer names are no names of drugs; no link is tried."""
+NAMED = ("brands", "fluids", "supplies", "open", "words")  # Sections of `names.txt` that say what a name stands for.
+MIN_SYNONYM = 4  # Shorter synonyms are left out: they are abbreviations of substances, which orders do not mean.
+MIN_PREFIX = 8  # Letters that a cut-off name needs.
+MAX_NAME = 300  # Longer names are no names of drugs; no link is tried.
 UNIT = r"(?:mcg|mg|gm?|kg|units?|meq|mmol|mm|ml|l|hrs?|h|million|mu|u|iu|day|dose)"
 STRENGTH = re.compile(rf"\(?\b\d[\d,.]*(?:\s*[-:x/]\s*\d[\d,.]*)*\s*(?:%|{UNIT}\b)?(?:\s*/\s*\d*[\d.]*\s*{UNIT}\b)?\)?")
 SEPARATORS = re.compile(r"\s*(?:[-/+,&]|\b(?:and|with|w|in)\b[./]?)\s*")
@@ -55,13 +54,7 @@ class Drug(NamedTuple):
 
 
 def plain(text: str) -> str:
-    """Lower the case, drop accents, and leave words of letters and digits.
-
-    Examples
-    --------
-    >>> plain("  D5 1/2NS (Glass-Bottle)")
-    'd5 1 2ns glass bottle'
-    """
+    """Lower the case, drop accents, and leave words of letters and digits."""
     if not text.isascii():
         text = "".join(one for one in unicodedata.normalize("NFKD", text) if not unicodedata.combining(one))
     return " ".join(WORDS.findall(text.casefold()))
@@ -117,9 +110,7 @@ class Linker:
         self.names = sorted(self.common)
         self.water = self.common.get("water")
         self.aliases: dict[str, Link] = {}
-        for key, value in (
-            pair for section in ("brands", "fluids", "supplies", "open", "words") for pair in names(section)
-        ):
+        for key, value in chain.from_iterable(map(names, NAMED)):
             ids = [self.common.get(plain(name)) for name in value.split(" + ")]
             if value in ("(supply)", "(open)"):
                 self.aliases[key] = SUPPLY if value == "(supply)" else ABSTAINED

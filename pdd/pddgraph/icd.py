@@ -23,13 +23,7 @@ class Concept(NamedTuple):
 
 
 def dotted(code: str, kind: str) -> str:
-    """Write a code with its point.
-
-    Examples
-    --------
-    >>> dotted("4280", "diagnosis"), dotted("E8791", "diagnosis"), dotted("3961", "procedure")
-    ('428.0', 'E879.1', '39.61')
-    """
+    """Write a code with its point: 428.0, E879.1, 39.61."""
     head = 2 if kind == "procedure" else 4 if code.startswith("E") else 3
     return code if len(code) <= head or "-" in code else f"{code[:head]}.{code[head:]}"
 
@@ -86,13 +80,7 @@ def procedures() -> dict[str, Concept]:
 
 
 def link(code: str, kind: str) -> str | None:
-    """Return the notation of the concept that a code of a table names, or None: a code that does not exist has no link.
-
-    Examples
-    --------
-    >>> link("4280", "diagnosis"), link("71970", "diagnosis"), link("", "diagnosis")
-    ('428.0', None, None)
-    """
+    """Return the notation of the concept that a code of a table names, or None where it does not exist."""
     code = code.strip().upper()
     pattern, concepts = (DIAGNOSIS, diagnoses()) if kind == "diagnosis" else (PROCEDURE, procedures())
     found = concepts.get(code.replace(".", "")) if pattern.fullmatch(code) else None

@@ -1,6 +1,7 @@
 """Names of the graph and its N-Quads, written in a fixed order."""
 
 import re
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from urllib.parse import quote
@@ -28,13 +29,7 @@ SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t", '"': '\\"', "\\": "\\\\"}
 
 @lru_cache(maxsize=1 << 16)
 def iri(name: str) -> str:
-    """Write ``prefix:local`` as an IRI; characters that an IRI cannot have are percent-encoded.
-
-    Examples
-    --------
-    >>> iri("icd9:428.0")
-    '<http://purl.bioontology.org/ontology/ICD9CM/428.0>'
-    """
+    """Write ``prefix:local`` as an IRI; characters that an IRI cannot have are percent-encoded."""
     prefix, local = name.split(":", 1)
     return f"<{PREFIXES[prefix]}{quote(local, safe='/:#')}>"
 
@@ -71,3 +66,10 @@ class Graph:
         """Close the file and load it into a store."""
         self.stream.close()
         store.bulk_load(path=str(self.path), format=ox.RdfFormat.N_QUADS)
+
+
+def ask(folder: Path, query: str) -> Iterator[tuple[str, ...]]:
+    """Return the rows of a SELECT on the graph of a folder, as text."""
+    store = ox.Store.read_only(str(folder / "store"))
+    results = store.query(query, prefixes=PREFIXES, use_default_graph_as_union=True)
+    return (tuple(term.value for term in row) for row in results)

@@ -1,20 +1,17 @@
 """Rank drugs for diseases by what similar patients got, beside what patients get anyhow. No medical advice."""
 
 import random
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Set
 from math import log
 from pathlib import Path
 from typing import NamedTuple
 
-import pyoxigraph as ox
-
-from pddgraph.rdf import PREFIXES
+from pddgraph.rdf import PREFIXES, ask
 from pddgraph.tables import PddError
 
 NEIGHBOURS = 20
-MAX_TESTED = 300
-"""Patients left out one by one; of more, a sample drawn with a seed."""
+MAX_TESTED = 300  # Patients left out one by one; of more, a sample drawn with a seed.
 PAIRS = "SELECT DISTINCT ?patient ?thing WHERE {{ ?admission pdd:patient ?patient ; pdd:{} ?thing }}"
 NAMES = "SELECT ?drug ?name WHERE { ?drug a pdd:Drug ; skos:prefLabel ?name }"
 
@@ -30,10 +27,10 @@ class Recommender:
     def __init__(self, diseases: Mapping[str, Set[str]], drugs: Mapping[str, Set[str]]) -> None:
         self.diseases, self.drugs = diseases, drugs
         self.patients = sorted(diseases.keys() & drugs.keys())
-        self.having: dict[str, list[str]] = {}
+        self.having: dict[str, list[str]] = defaultdict(list)
         for patient in self.patients:
             for disease in sorted(diseases[patient]):
-                self.having.setdefault(disease, []).append(patient)
+                self.having[disease].append(patient)
         self.weight = {disease: log((1 + len(self.patients)) / len(having)) for disease, having in self.having.items()}
         self.size = {patient: sum(self.weight[one] for one in sorted(diseases[patient])) for patient in self.patients}
         self.popularity = Counter(drug for patient in self.patients for drug in drugs[patient])
@@ -67,21 +64,12 @@ class Recommender:
 
 def read(folder: Path) -> tuple[Recommender, dict[str, str]]:
     """Return a recommender for the patients of a graph, and the names of its drugs by IRI."""
-    try:
-        store = ox.Store.read_only(str(folder / "store"))
-    except OSError as error:
-        raise PddError(f"{folder}: the store cannot be opened: {error}") from None
-
-    def rows(query: str) -> Iterable[list[str]]:
-        results = store.query(query, prefixes=PREFIXES, use_default_graph_as_union=True)
-        return ([term.value for term in row] for row in results)
-
-    found: dict[str, dict[str, set[str]]] = {"disease": {}, "drug": {}}
-    for relation, things in found.items():
-        for patient, thing in rows(PAIRS.format(relation)):
-            name = category(thing.removeprefix(PREFIXES["icd9"])) if relation == "disease" else thing
-            things.setdefault(patient, set()).add(name)
-    return Recommender(found["disease"], found["drug"]), dict(rows(NAMES))
+    diseases, drugs = defaultdict(set), defaultdict(set)
+    for patient, disease in ask(folder, PAIRS.format("disease")):
+        diseases[patient].add(category(disease.removeprefix(PREFIXES["icd9"])))
+    for patient, drug in ask(folder, PAIRS.format("drug")):
+        drugs[patient].add(drug)
+    return Recommender(diseases, drugs), dict(ask(folder, NAMES))
 
 
 class Evaluation(NamedTuple):

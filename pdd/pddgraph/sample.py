@@ -6,10 +6,13 @@ how often they do is made up.
 
 import csv
 import random
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import datetime, timedelta
 from pathlib import Path
+
+from pddgraph.tables import OPTIONAL, OPTIONAL_COLUMNS, TABLES
 
 FIRST_PATIENT = 10006
 LICENCE = "CC0 1.0 Universal\n\nSynthetic data made by pddgraph; it may be used for anything.\n"
@@ -18,20 +21,8 @@ DATA = Path(__file__).parent / "data" / "sample.txt"
 OTHER_CODES = ("2720", "2859", "53081", "2449", "V5861", "E8497", "311", "71970")
 PROCEDURES = ("3893", "9604", "9672", "3961", "9904", "3995")
 TEXTS = (
-    "PNEUMONIA",
-    "SEPSIS",
-    "CONGESTIVE HEART FAILURE",
-    "CHEST PAIN;R/O MI",
-    "? STROKE",
-    "UPPER GI BLEED",
-    "S/P FALL",
-)
-HEADERS = {
-    "PATIENTS": "ROW_ID SUBJECT_ID GENDER DOB DOD",
-    "ADMISSIONS": "ROW_ID SUBJECT_ID HADM_ID ADMITTIME DISCHTIME ADMISSION_TYPE DIAGNOSIS",
-    **dict.fromkeys(("DIAGNOSES_ICD", "PROCEDURES_ICD"), "ROW_ID SUBJECT_ID HADM_ID SEQ_NUM ICD9_CODE"),
-    "PRESCRIPTIONS": "ROW_ID SUBJECT_ID HADM_ID STARTDATE ENDDATE DRUG_TYPE DRUG DOSE_VAL_RX DOSE_UNIT_RX ROUTE",
-}
+    "PNEUMONIA", "SEPSIS", "CONGESTIVE HEART FAILURE", "CHEST PAIN;R/O MI", "? STROKE", "UPPER GI BLEED", "S/P FALL",
+)  # fmt: skip
 
 
 def rows(count: int, seed: int) -> Iterator[tuple[str, list]]:
@@ -66,11 +57,11 @@ def write(folder: Path, count: int, seed: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "LICENSE.txt").write_text(LICENCE, "utf-8")
     with ExitStack() as stack:
-        files = {name: stack.enter_context((folder / f"{name}.csv").open("w", newline="")) for name in HEADERS}
-        writers = {name: csv.writer(stream, lineterminator="\n") for name, stream in files.items()}
-        for name, columns in HEADERS.items():
-            writers[name].writerow(columns.split())
-        counts = dict.fromkeys(HEADERS, 0)
+        writers, counts = {}, Counter()
+        for name in TABLES.keys() - OPTIONAL:
+            stream = stack.enter_context((folder / f"{name}.csv").open("w", newline=""))
+            writers[name] = csv.writer(stream, lineterminator="\n")
+            writers[name].writerow(["ROW_ID", *(one for one in TABLES[name].split() if one not in OPTIONAL_COLUMNS)])
         for name, values in rows(count, seed):
             counts[name] += 1
             writers[name].writerow([counts[name], *values])

@@ -4,7 +4,7 @@ import html
 import json
 import resource
 import socket
-from collections.abc import Callable
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from urllib.parse import parse_qs
@@ -26,8 +26,7 @@ from pddgraph.worker import GRAPHS, Pool, QueryError, negotiate
 
 DATA = Path(__file__).parent / "data"
 MAX_REQUEST_BYTES = 1 << 20
-MAX_CLIENTS = 2000
-"""Connections, idle or with a query that waits for a process; more get status 503."""
+MAX_CLIENTS = 2000  # Connections, idle or with a query that waits for a process; more get status 503.
 LOOPBACK = ("localhost", "127.0.0.1", "::1", "[::1]")
 LOCAL_PAGES = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
 FORM = "application/x-www-form-urlencoded"
@@ -44,13 +43,7 @@ def examples() -> dict[str, str]:
 
 @lru_cache
 def accepted(header: str) -> list[str]:
-    """Return the media types of an Accept header, best first.
-
-    Examples
-    --------
-    >>> accepted("text/csv;q=0.5, application/json, */*;q=0.1, text/html;q=0")
-    ['application/json', 'text/csv', '*/*']
-    """
+    """Return the media types of an Accept header, best first."""
     ranked = []
     for part in (part.strip().lower() for part in header.split(",") if part.strip()):
         media, *parameters = (piece.strip() for piece in part.split(";"))
@@ -90,38 +83,36 @@ async def asked(request: Request) -> dict | None:
     return {"query": queries[0], "default_graph": default, "named_graphs": named}
 
 
-class Endpoint:
-    """The pages of the server."""
+async def sparql(request: Request) -> Response:
+    """Answer a query, or describe the service when there is none."""
+    accept, state = accepted(request.headers.get("accept", "")), request.app.state
+    query = await asked(request)
+    if query:
+        media, body = await state.pool.ask({**query, "accept": accept})
+    else:
+        media, body = describe(str(request.url.replace(query=None)), state.manifest["quads"], accept)
+    return Response(body, media_type=media, headers={"Vary": "Accept", "X-Content-Type-Options": "nosniff"})
 
-    def __init__(self, pool: Pool, manifest: dict) -> None:
-        self.pool, self.manifest = pool, manifest
 
-    async def sparql(self, request: Request) -> Response:
-        """Answer a query, or describe the service when there is none."""
-        accept = accepted(request.headers.get("accept", ""))
-        query = await asked(request)
-        media, body = await self.pool.ask({**query, "accept": accept}) if query else self.describe(request, accept)
-        return Response(body, media_type=media, headers={"Vary": "Accept", "X-Content-Type-Options": "nosniff"})
+def describe(address: str, names: Iterable[str], accept: list[str]) -> tuple[str, bytes]:
+    """Describe the service by the vocabulary of SPARQL 1.1 Service Description."""
+    graphs = " , ".join(f"[ a sd:NamedGraph ; sd:name {iri(f'graph:{name}')} ]" for name in names)
+    formats = " , ".join(f"<http://www.w3.org/ns/formats/{name}>" for name in RESULTS.split())
+    turtle = f"""@prefix sd: <http://www.w3.org/ns/sparql-service-description#> .
+        [] a sd:Service ; sd:endpoint <{address}> ; sd:supportedLanguage sd:SPARQL11Query ;
+          sd:feature sd:UnionDefaultGraph ; sd:resultFormat {formats} ;
+          sd:defaultDataset [ a sd:Dataset ; sd:defaultGraph [ a sd:Graph ] ; sd:namedGraph {graphs} ] ."""
+    media, name = negotiate([*accept, "text/turtle"], GRAPHS)
+    return media, ox.serialize(ox.parse(turtle, format=ox.RdfFormat.TURTLE), format=getattr(ox.RdfFormat, name))
 
-    def describe(self, request: Request, accept: list[str]) -> tuple[str, bytes]:
-        """Describe the service by the vocabulary of SPARQL 1.1 Service Description."""
-        graphs = " , ".join(f"[ a sd:NamedGraph ; sd:name {iri(f'graph:{name}')} ]" for name in self.manifest["quads"])
-        formats = " , ".join(f"<http://www.w3.org/ns/formats/{name}>" for name in RESULTS.split())
-        turtle = f"""@prefix sd: <http://www.w3.org/ns/sparql-service-description#> .
-            [] a sd:Service ; sd:endpoint <{request.url.replace(query=None)}> ; sd:supportedLanguage sd:SPARQL11Query ;
-              sd:feature sd:UnionDefaultGraph ; sd:resultFormat {formats} ;
-              sd:defaultDataset [ a sd:Dataset ; sd:defaultGraph [ a sd:Graph ] ; sd:namedGraph {graphs} ] ."""
-        media, name = negotiate([*accept, "text/turtle"], GRAPHS)
-        return media, ox.serialize(ox.parse(turtle, format=ox.RdfFormat.TURTLE), format=getattr(ox.RdfFormat, name))
 
-    async def page(self, request: Request) -> Response:
-        """Show the page with the editor and the example queries."""
-        prefixes = "\n".join(f"PREFIX {prefix}: <{name}>" for prefix, name in PREFIXES.items())
-        size, licence = sum(self.manifest["quads"].values()), self.manifest["licence"] or "unknown"
-        text = (DATA / "page.html").read_text("utf-8")
-        text = text.replace("{{examples}}", json.dumps(examples()).replace("<", "\\u003c"))
-        text = text.replace("{{prefixes}}", html.escape(prefixes))
-        return HTMLResponse(text.replace("{{about}}", html.escape(f"{size:,} quads; licence of the tables: {licence}")))
+async def page(request: Request) -> Response:
+    """Show the page with the editor and the example queries."""
+    prefixes, manifest = [f"PREFIX {prefix}: <{name}>" for prefix, name in PREFIXES.items()], request.app.state.manifest
+    about = f"{sum(manifest['quads'].values()):,} quads; licence of the tables: {manifest['licence'] or 'unknown'}"
+    text = (DATA / "page.html").read_text("utf-8").replace("{{prefixes}}", html.escape("\n".join(prefixes)))
+    text = text.replace("{{examples}}", json.dumps(examples()).replace("<", "\\u003c"))
+    return HTMLResponse(text.replace("{{about}}", html.escape(about)))
 
 
 async def refuse(_: Request, error: QueryError) -> Response:
@@ -136,18 +127,19 @@ def application(pool: Pool, allow_origin: str, local: bool) -> Starlette:
     this machine. If no others may and the server is `local`, names that another site had resolved to it are refused.
     """
     manifest = open_graph(pool.folder)
-    endpoint = Endpoint(pool, manifest)
     allow_origin = allow_origin or ("*" if manifest["licence"] in OPEN_LICENCES else "none")
     cors = {"allow_origins": [allow_origin], "allow_origin_regex": LOCAL_PAGES, "allow_headers": ["Content-Type"]}
     middleware = [Middleware(CORSMiddleware, allow_methods=["GET", "HEAD", "POST"], **cors)]
     if local and allow_origin != "*":
         middleware.append(Middleware(TrustedHostMiddleware, allowed_hosts=LOOPBACK, www_redirect=False))
-    routes = [Route("/", endpoint.page), Route("/sparql", endpoint.sparql, methods=["GET", "POST"])]
-    return Starlette(routes=routes, middleware=middleware, exception_handlers={QueryError: refuse})
+    routes = [Route("/", page), Route("/sparql", sparql, methods=["GET", "POST"])]
+    app = Starlette(routes=routes, middleware=middleware, exception_handlers={QueryError: refuse})
+    app.state.pool, app.state.manifest = pool, manifest
+    return app
 
 
-async def serve(pool: Pool, host: str, port: int, allow_origin: str, ready: Callable[[str], None]) -> None:
-    """Serve until the process is told to stop; `ready` gets the address."""
+async def serve(pool: Pool, host: str, port: int, allow_origin: str) -> None:
+    """Serve until the process is told to stop."""
     app = application(pool, allow_origin, host in LOOPBACK)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
@@ -160,5 +152,6 @@ async def serve(pool: Pool, host: str, port: int, allow_origin: str, ready: Call
     limits = {"limit_concurrency": MAX_CLIENTS, "timeout_graceful_shutdown": 3}
     server = uvicorn.Server(uvicorn.Config(app, http="httptools", proxy_headers=False, **limits, **quiet))
     async with pool:
-        ready(f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}/")
+        address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}/"
+        print(f"{address} serves {pool.folder}; SPARQL at {address}sparql; Ctrl-C ends it", flush=True)
         await server.serve(sockets=[listener])

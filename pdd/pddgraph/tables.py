@@ -28,8 +28,7 @@ TABLES = {
 }
 """The columns of each table that are read, after ROW_ID."""
 OPTIONAL = {"NOTEEVENTS"}
-OPTIONAL_COLUMNS = {"DRUG_NAME_GENERIC", "ISERROR"}
-"""Columns that a copy may lack; they read as empty then."""
+OPTIONAL_COLUMNS = {"DRUG_NAME_GENERIC", "ISERROR"}  # Columns that a copy may lack; they read as empty then.
 
 
 class PddError(Exception):

@@ -10,8 +10,7 @@ from pddgraph.drugs import names, plain
 
 SENTENCE = re.compile(r"[.;\n\\]+(?!\d)|\bbut\b|\bhowever\b|\balthough\b", re.IGNORECASE)
 """What ends the reach of a negation."""
-REACH = 6
-"""Words that a negation reaches forward, after NegEx (Chapman et al., 2001), which takes five or six."""
+REACH = 6  # Words that a negation reaches forward, after NegEx (Chapman et al., 2001), which takes five or six.
 BEFORE = {
     "family": ("family history of", "mother with", "father with", "fh of"),
     "negated": ("no", "not", "denies", "denied", "without", "negative for", "absence of", "free of", "never had"),
@@ -27,10 +26,7 @@ QUALIFIERS = re.compile(
 
 
 class Mention(NamedTuple):
-    """A disease that a text mentions: the words, the notation of its ICD-9-CM concept, and how it is mentioned.
-
-    The status is affirmed, negated, doubted, past or family.
-    """
+    """A disease that a text mentions, and how: affirmed, negated, doubted, past or family."""
 
     words: str
     notation: str
@@ -56,13 +52,7 @@ def dictionary() -> tuple[dict[str, str], dict[str, int]]:
 
 
 def find(text: str) -> Iterator[Mention]:
-    """Find the diseases that a text mentions; of overlapping terms the longest counts.
-
-    Examples
-    --------
-    >>> [(mention.words, mention.status) for mention in find("CHF, no pneumonia; ?UTI")]
-    [('chf', 'affirmed'), ('pneumonia', 'negated'), ('uti', 'doubted')]
-    """
+    """Find the diseases that a text mentions; of overlapping terms the longest counts."""
     terms, longest = dictionary()
     for sentence in SENTENCE.split(text.replace("?", " question ")):
         words = plain(sentence).split()

@@ -37,8 +37,7 @@ SKIPPED = re.compile(
 )  # fmt: skip
 """Strings, IRIs, comments and escapes: what stands in them is no keyword."""
 ESCAPE = re.compile(r"\\u([0-9A-Fa-f]{4})|\\U([0-9A-Fa-f]{8})")
-MAX_MEMORY = 8 << 30
-"""Address space of a process that answers queries, bytes."""
+MAX_MEMORY = 8 << 30  # Address space of a process that answers queries, bytes.
 PR_SET_PDEATHSIG = 1
 READY = b"ready\n"
 
@@ -174,12 +173,6 @@ async def end(process: asyncio.subprocess.Process) -> None:
     with contextlib.suppress(ProcessLookupError):
         process.kill()
     await process.wait()
-
-
-async def ask_once(pool: Pool, query: str, media: str) -> bytes:
-    """Answer one query and end; graphs come as Turtle."""
-    async with pool:
-        return (await pool.ask({"query": query, "accept": [media, "text/turtle"]}))[1]
 
 
 if __name__ == "__main__":

@@ -21,10 +21,7 @@ def build(tables, vocabulary, out):
     subprocess.run([*PDD, "build", "--mimic", tables, "--drugbank", vocabulary, "--out", out], check=True)
     took, rows = time.monotonic() - start, sum(json.loads((out / "pdd.json").read_text())["rows"].values())
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    print(
-        f"{rows:,} rows in {took:.1f} s; so far {usage.ru_utime:.1f} s of CPU, {usage.ru_maxrss >> 10:,} MiB",
-        flush=True,
-    )
+    print(f"{rows:,} rows in {took:.1f} s; so far {usage.ru_utime:.1f} s of CPU, {usage.ru_maxrss >> 10:,} MiB")
 
 
 def ask(host, query, times):
@@ -39,15 +36,13 @@ def ask(host, query, times):
 
 
 with tempfile.TemporaryDirectory() as name:
-    sample, graph = Path(name) / "sample", Path(name) / "graph"
+    sample, graph, demo = (Path(name) / one for one in ("sample", "graph", "demo"))
     subprocess.run([*PDD, "sample", "--out", sample, "--patients", os.environ.get("PATIENTS", "2000")], check=True)
     if SHARED.is_dir():
-        build(SHARED / "mimic-iii-demo", SHARED / "drugbank_vocabulary.csv", graph)
-    build(sample, sample / "drugbank_vocabulary.csv", Path(name) / "large")
-    graph = graph if graph.is_dir() else Path(name) / "large"
-    with subprocess.Popen(
-        [*PDD, "serve", "--graph", graph, "--port", "0"], stdout=subprocess.PIPE, text=True
-    ) as server:
+        build(SHARED / "mimic-iii-demo", SHARED / "drugbank_vocabulary.csv", demo)
+    build(sample, sample / "drugbank_vocabulary.csv", graph)
+    command = [*PDD, "serve", "--graph", demo if demo.is_dir() else graph, "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         host = server.stdout.readline().split("/")[2]
         for title, query in examples().items():
             print(f"p95 {ask(host, query, 200):6.2f} ms  {title}")
