@@ -13,7 +13,7 @@ import pyoxigraph
 from pddgraph import icd, text
 from pddgraph.drugs import EXTRA, SCORES, Drug, Link, Linker, read_vocabulary
 from pddgraph.rdf import Graph, iri, literal, own
-from pddgraph.tables import CONVERT, TABLES, Database, PddError, Report, timestamp, whole
+from pddgraph.tables import LOG, TABLES, Database, PddError
 
 MANIFEST = "pdd.json"
 MAX_NOTE = 1_000_000  # Characters of a note that are searched.
@@ -26,35 +26,24 @@ LICENCES = {
 OPEN_LICENCES = list(LICENCES.values())[:2]
 SOURCES = tomllib.loads((Path(__file__).parent / "data" / "sources.toml").read_text("utf-8"))
 PLAIN = {
-    "GENDER": "gender", "DOB": "born", "DOD": "died", "ADMITTIME": "admitted", "DISCHTIME": "discharged",
-    "ADMISSION_TYPE": "admissionType", "DIAGNOSIS": "admissionDiagnosis", "SEQ_NUM": "sequence", "STARTDATE": "start",
-    "ENDDATE": "end", "DRUG_TYPE": "drugType", "DOSE_VAL_RX": "dose", "DOSE_UNIT_RX": "doseUnit", "ROUTE": "route",
+    "GENDER": ("gender", ""), "DOB": ("born", "dateTime"), "DOD": ("died", "dateTime"),
+    "ADMITTIME": ("admitted", "dateTime"), "DISCHTIME": ("discharged", "dateTime"),
+    "ADMISSION_TYPE": ("admissionType", ""), "DIAGNOSIS": ("admissionDiagnosis", ""), "DRUG_TYPE": ("drugType", ""),
+    "SEQ_NUM": ("sequence", "integer"), "STARTDATE": ("start", "dateTime"), "ENDDATE": ("end", "dateTime"),
+    "DOSE_VAL_RX": ("dose", ""), "DOSE_UNIT_RX": ("doseUnit", ""), "ROUTE": ("route", ""),
 }  # fmt: skip
-"""Columns that the graph has as they are."""
-DATATYPES = {timestamp: "dateTime", whole: "integer"}
-PLANS = {
-    table: [
-        (place, f"pdd:{PLAIN[column]}", DATATYPES.get(CONVERT.get(column), ""))
-        for place, column in enumerate(columns.split())
-        if column in PLAIN
-    ]
-    for table, columns in TABLES.items()
-}
-"""For each table the places, predicates and datatypes of those columns."""
+"""Columns that the graph has as they are: predicates and datatypes."""
 
 
-def licence_of(folder: Path) -> str:
-    """Return the IRI of the licence in a folder's LICENSE file, or nothing if there is none that is known."""
+def write_sources(graph: Graph, folder: Path) -> str:
+    """Write the source and the licence of each graph; return that of the tables, nothing if it is not known."""
     heads = [path.read_bytes()[:2000].decode("utf-8", "replace").upper() for path in sorted(folder.glob("LICENSE*"))]
-    return next((address for head in heads for words, address in LICENCES.items() if words in head), "")
-
-
-def write_sources(graph: Graph, licence: str) -> None:
-    """Write the source and the licence of each graph."""
+    licence = next((address for head in heads for words, address in LICENCES.items() if words in head), "")
     for name, (source, terms, title) in SOURCES.items():
         known = ("dcterms:license", f"<{terms or licence}>")
         rights = known if terms or licence else ("dcterms:rights", literal("Ask the owner of the tables"))
         graph.add(iri(f"graph:{name}"), ("dcterms:title", literal(title)), ("dcterms:source", f"<{source}>"), rights)
+    return licence
 
 
 def write_codes(graph: Graph) -> None:
@@ -70,10 +59,7 @@ def write_codes(graph: Graph) -> None:
 
 
 class Builder:
-    """Writes the tables, the links of what they mention, and the drugs that these name.
-
-    Memory grows with patients, admissions and distinct names, not with the rows of the other tables.
-    """
+    """Writes tables, links and drugs. Memory grows with patients, admissions and distinct names, not with rows."""
 
     def __init__(self, graphs: dict[str, Graph], drugs: list[Drug], database: Database) -> None:
         self.graphs, self.drugs, self.database, self.linker = graphs, drugs, database, Linker(drugs)
@@ -105,8 +91,11 @@ class Builder:
 
     def _row(self, table: str, kind: str, number: int, values: list, *pairs: tuple[str, str]) -> None:
         """Write a row: its class, `pairs`, and the columns that the graph has as they are."""
-        cells = ((name, values[place], datatype) for place, name, datatype in PLANS[table])
-        plain = [(name, literal("" if cell is None else str(cell), datatype)) for name, cell, datatype in cells]
+        plain = [
+            (f"pdd:{PLAIN[column][0]}", literal(str(cell), PLAIN[column][1]))
+            for column, cell in zip(TABLES[table].split(), values, strict=True)
+            if column in PLAIN and cell is not None
+        ]
         self.graphs["mimic"].add(own(kind.lower(), number), ("rdf:type", iri(f"pdd:{kind}")), *pairs, *plain)
         self.rows[table] += 1
 
@@ -158,18 +147,14 @@ class Builder:
         return mention
 
 
-def build(folder: Path, vocabulary: Path, out: Path, report: Report) -> dict:
-    """Build a file of N-Quads for each graph, ``store/`` and ``pdd.json`` in `out`; return the content of the last.
-
-    The same tables give the same N-Quads, byte for byte. All is written to a folder beside `out`, which takes its name
-    at the end: a build that fails leaves nothing.
-    """
+def build(folder: Path, vocabulary: Path, out: Path) -> dict:
+    """Build a file of N-Quads for each graph, ``store/`` and ``pdd.json`` in `out`; return the content of the last."""
     if out.exists() and not (out / MANIFEST).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise PddError(f"{out}: is there and no graph of pdd; give another folder")
-    database, licence = Database(folder, report), licence_of(folder)
+    database = Database(folder)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent, ignore_cleanup_errors=True) as name:
-        staging = Path(name) / "new"
+        staging = Path(name) / "new"  # It takes its name at the end: a build that fails leaves nothing.
         staging.mkdir()
         store = pyoxigraph.Store(str(staging / "store"))
         graphs = {name: Graph(staging, name) for name in ("about", *SOURCES)}
@@ -177,10 +162,10 @@ def build(folder: Path, vocabulary: Path, out: Path, report: Report) -> dict:
             write_codes(graphs["icd9cm"])
             loads = [loader.submit(graphs["icd9cm"].load, store)]  # It takes as long as the rest of a small database.
             builder = Builder(graphs, read_vocabulary(vocabulary), database)
-            write_sources(graphs["about"], licence)
+            licence = write_sources(graphs["about"], folder)
             builder.run()
             counts = {name: graph.count for name, graph in graphs.items()}
-            report("quads, now loaded into the store", sum(counts.values()))
+            LOG.info("quads, now loaded into the store: %s", f"{sum(counts.values()):,}")
             loads += [loader.submit(graphs[name].load, store) for name in ("mimic", "links", "drugbank", "about")]
         for one in loads:
             one.result()

@@ -1,6 +1,7 @@
 """The command line: one function a command. Bad input gives one line and exit code 2."""
 
 import asyncio
+import logging
 import os
 import signal
 import sys
@@ -50,12 +51,8 @@ class Program(click.Group):
 @click.group(cls=Program, context_settings={"show_default": True})
 def main() -> None:
     """Build and query a graph of patients, diseases and drugs from MIMIC-III."""
+    logging.basicConfig(format="%(message)s", level=logging.INFO)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-
-
-def progress(name: str, count: int) -> None:
-    """Say on stderr how far a table is."""
-    print(f"{name}: {count:,}", file=sys.stderr, flush=True)
 
 
 @main.command("build")
@@ -64,7 +61,7 @@ def progress(name: str, count: int) -> None:
 @OUT
 def build_graph(mimic: Path, drugbank: Path, out: Path) -> None:
     """Build a graph from tables."""
-    manifest = build.build(mimic, drugbank, out, progress)
+    manifest = build.build(mimic, drugbank, out)
     rows, linked = manifest["rows"], manifest["linked"]
     print(f"{out}: {sum(manifest['quads'].values()):,} quads of {rows['PATIENTS']:,} patients; rows linked:")
     for name in ("DIAGNOSES_ICD", "PROCEDURES_ICD", "PRESCRIPTIONS"):
@@ -78,7 +75,7 @@ def build_graph(mimic: Path, drugbank: Path, out: Path) -> None:
 @click.argument("mimic", type=PATH)
 def verify(mimic: Path) -> None:
     """Check that the tables of a folder are as they should be."""
-    for name, count in tables.verify(mimic, progress).items():
+    for name, count in tables.verify(mimic).items():
         print(f"{name}: {count:,} rows, as they should be")
 
 
@@ -150,7 +147,7 @@ def recommend_drugs(graph: Path, diseases: str, top: int) -> None:
         raise PddError(f"--diseases {tables.shorten(unknown)}: no code of ICD-9-CM; give codes such as 4280,42731")
     recommender, name_of = recommend.read(graph)
     result, popular = recommend.evaluate(recommender), recommender.popular()
-    near = recommender.rank({recommend.category(notation) for notation in codes.values()})
+    near = recommender.rank({notation.split(".")[0] for notation in codes.values()})
     if not near:
         raise PddError(f"--diseases {diseases}: no patient of the graph has any of them")
     print(f"{'similar patients':<34} share   {'all patients':<34} share")

@@ -21,8 +21,7 @@ MIN_PREFIX = 8  # Letters that a cut-off name needs.
 MAX_NAME = 300  # Longer names are no names of drugs; no link is tried.
 UNIT = r"(?:mcg|mg|gm?|kg|units?|meq|mmol|mm|ml|l|hrs?|h|million|mu|u|iu|day|dose)"
 STRENGTH = re.compile(rf"\(?\b\d[\d,.]*(?:\s*[-:x/]\s*\d[\d,.]*)*\s*(?:%|{UNIT}\b)?(?:\s*/\s*\d*[\d.]*\s*{UNIT}\b)?\)?")
-SEPARATORS = re.compile(r"\s*(?:[-/+,&]|\b(?:and|with|w|in)\b[./]?)\s*")
-"""What may stand between the drugs of a combination."""
+SEPARATORS = re.compile(r"\s*(?:[-/+,&]|\b(?:and|with|w|in)\b[./]?)\s*")  # Between the drugs of a combination.
 SCORES = {
     "exact": 1, "alias": 0.98, "synonym": 0.97, "normalised": 0.95, "combination": 0.93, "bracket": 0.85, "prefix": 0.8,
     "dictionary": 0.7,
@@ -41,7 +40,8 @@ class Link(NamedTuple):
         return self._replace(method="normalised") if self.method in ("exact", "synonym") else self
 
 
-ABSTAINED, SUPPLY = Link((), "abstained"), Link((), "supply")
+ABSTAINED = Link((), "abstained")
+CLASSES = {"(supply)": Link((), "supply"), "(open)": ABSTAINED}  # What aliases stand for that name no drug.
 
 
 class Drug(NamedTuple):
@@ -61,9 +61,9 @@ def plain(text: str) -> str:
 
 
 @cache
-def names(section: str) -> list[tuple[str, str]]:
-    """Return a section of ``names.txt``: pairs of a name and what it stands for, or of a word and nothing."""
-    text = (Path(__file__).parent / "data" / "names.txt").read_text("utf-8")
+def names(section: str, file: str = "names.txt") -> list[tuple[str, str]]:
+    """Return a section of a file of names: pairs of a name and what it stands for, or of a word and nothing."""
+    text = (Path(__file__).parent / "data" / file).read_text("utf-8")
     lines = re.search(rf"^\[{section}\][^\n]*\n((?:[^\[\n][^\n]*\n)*)", text, re.MULTILINE)[1].splitlines()
     pairs = []
     for entry in (entry for line in lines for entry in line.split("  # ")[0].split("; ")):
@@ -108,14 +108,11 @@ class Linker:
         for group in found:  # Propoxyphene counts more than (-)-propoxyphene.
             self.synonyms |= {key: ids.pop() for key, ids in group.items() if len(ids) == 1}
         self.names = sorted(self.common)
-        self.water = self.common.get("water")
         self.aliases: dict[str, Link] = {}
         for key, value in chain.from_iterable(map(names, NAMED)):
             ids = [self.common.get(plain(name)) for name in value.split(" + ")]
-            if value in ("(supply)", "(open)"):
-                self.aliases[key] = SUPPLY if value == "(supply)" else ABSTAINED
-            elif all(ids):  # A smaller vocabulary lacks some.
-                self.aliases[key] = Link(tuple(ids), "alias")
+            if value in CLASSES or all(ids):  # A smaller vocabulary lacks some.
+                self.aliases[key] = CLASSES.get(value) or Link(tuple(ids), "alias")
         self.fluids = sorted((key for key, _ in names("fluids") if key in self.aliases), key=len, reverse=True)
         self.expansions = dict(names("expansions"))
         self.forms, self.cations, self.anions, ions = (
@@ -164,10 +161,8 @@ class Linker:
         """Look a name up, step by step without strength, form and salt."""
         if found := self._lookup(plain(text)):
             return found
-        for key in self._reduced(plain(STRENGTH.sub(" ", text)).replace("p f", "").split()):
-            if found := self._lookup(key):
-                return found.demoted()
-        return None
+        keys = self._reduced(plain(STRENGTH.sub(" ", text)).replace("p f", "").split())
+        return next((found.demoted() for key in keys if (found := self._lookup(key))), None)
 
     def _reduced(self, words: list[str]) -> Iterator[str]:
         """Leave out forms, then cations, then one anion of the end after the other; never leave ions alone."""
@@ -195,7 +190,7 @@ class Linker:
         if len(parts) < 2 or not all(one and one.targets for one in found):
             return None
         targets = tuple(dict.fromkeys(target for one in found for target in one.targets))
-        solutes = tuple(target for target in targets if target != self.water)  # Water is what they are dissolved in.
+        solutes = tuple(target for target in targets if target != self.common.get("water"))  # Water dissolves them.
         return Link(solutes or targets, "combination")
 
     def _prefix(self, key: str) -> Link | None:

@@ -1,11 +1,10 @@
 """Measure the linker on hand-labelled names of drugs."""
 
-from pathlib import Path
 from typing import NamedTuple
 
-from pddgraph.drugs import Linker
+from pddgraph.drugs import Linker, names
 
-LABELS = Path(__file__).parent / "data" / "labels.txt"
+SAMPLES = ("build", "held-out", "second held-out")
 
 
 class Label(NamedTuple):
@@ -35,15 +34,10 @@ class Score(NamedTuple):
 
 def read_labels() -> list[Label]:
     """Read the labels of every sample."""
-    labels, sample = [], ""
-    for line in LABELS.read_text("utf-8").splitlines():
-        if line.startswith("["):
-            sample = line.strip("[]")
-        elif not line.startswith("#"):
-            for targets, names in (entry.split(": ", 1) for entry in line.split(" ;; ")):
-                ingredients = [one.split("|") for one in targets.split(" + ") if one != "none"]
-                wanted = tuple(frozenset(f"drugbank:{one}" for one in ids) for ids in ingredients)
-                labels += [Label(sample, name, wanted) for name in names.split(" ; ")]
+    labels = []
+    for sample, name, targets in ((one, *pair) for one in SAMPLES for pair in names(one, "labels.txt")):
+        ingredients = [one.split("|") for one in targets.split(" + ") if one != "none"]
+        labels.append(Label(sample, name, tuple(frozenset(f"drugbank:{one}" for one in ids) for ids in ingredients)))
     return labels
 
 

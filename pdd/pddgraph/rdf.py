@@ -1,6 +1,6 @@
 """Names of the graph and its N-Quads, written in a fixed order."""
 
-import re
+import json
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -8,8 +8,9 @@ from urllib.parse import quote
 
 import pyoxigraph as ox
 
-BASE = "https://pdd.example/"
-"""The graph's own names: a domain that is reserved for examples, since nobody serves them on the web."""
+from pddgraph.tables import PddError
+
+BASE = "https://pdd.example/"  # Nobody serves these names on the web: the domain is reserved for examples.
 PREFIXES = {
     "pdd": f"{BASE}schema#",
     "graph": f"{BASE}graph/",
@@ -23,8 +24,6 @@ PREFIXES = {
     "rdfs": "http://www.w3.org/2000/01/rdf-schema#",
     "xsd": "http://www.w3.org/2001/XMLSchema#",
 }
-ESCAPES = re.compile(r'[\x00-\x1f\x7f"\\]')
-SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t", '"': '\\"', "\\": "\\\\"}
 
 
 @lru_cache(maxsize=1 << 16)
@@ -43,8 +42,8 @@ def own(*parts: str | int) -> str:
 @lru_cache(maxsize=1 << 16)
 def literal(text: str, datatype: str = "") -> str:
     """Write a literal, a string unless a datatype of xsd is given; an empty text is no literal but nothing."""
-    text = ESCAPES.sub(lambda match: SHORT.get(match[0]) or f"\\u{ord(match[0]):04X}", text)
-    return text and (f'"{text}"^^{iri(f"xsd:{datatype}")}' if datatype else f'"{text}"')
+    quoted = text and json.dumps(text, ensure_ascii=False)  # The escapes of JSON are escapes of N-Quads too.
+    return f"{quoted}^^{iri(f'xsd:{datatype}')}" if text and datatype else quoted
 
 
 class Graph:
@@ -70,6 +69,9 @@ class Graph:
 
 def ask(folder: Path, query: str) -> Iterator[tuple[str, ...]]:
     """Return the rows of a SELECT on the graph of a folder, as text."""
-    store = ox.Store.read_only(str(folder / "store"))
+    try:
+        store = ox.Store.read_only(str(folder / "store"))
+    except OSError as error:
+        raise PddError(f"{folder}: the store cannot be opened: {error}") from None
     results = store.query(query, prefixes=PREFIXES, use_default_graph_as_union=True)
     return (tuple(term.value for term in row) for row in results)

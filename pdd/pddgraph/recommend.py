@@ -13,12 +13,6 @@ from pddgraph.tables import PddError
 NEIGHBOURS = 20
 MAX_TESTED = 300  # Patients left out one by one; of more, a sample drawn with a seed.
 PAIRS = "SELECT DISTINCT ?patient ?thing WHERE {{ ?admission pdd:patient ?patient ; pdd:{} ?thing }}"
-NAMES = "SELECT ?drug ?name WHERE { ?drug a pdd:Drug ; skos:prefLabel ?name }"
-
-
-def category(notation: str) -> str:
-    """Return the category of a code: ``428.0`` is in ``428``."""
-    return notation.split(".")[0]
 
 
 class Recommender:
@@ -36,24 +30,19 @@ class Recommender:
         self.popularity = Counter(drug for patient in self.patients for drug in drugs[patient])
 
     def rank(self, diseases: Iterable[str], without: str = "") -> dict[str, float]:
-        """Return drugs by the share of the nearest patients that got them, each patient weighted by its similarity.
-
-        Similarity is the weighted Jaccard of diseases. Ties go by popularity.
-        """
+        """Return drugs by the share of the nearest patients that got them, weighted by similarity, then popularity."""
         known = sorted(self.weight.keys() & set(diseases))
         total = sum(self.weight[disease] for disease in known)
         shared: Counter[str] = Counter()
         for disease in known:
-            for patient in self.having[disease]:
-                shared[patient] += self.weight[disease]
+            shared.update(dict.fromkeys(self.having[disease], self.weight[disease]))
         shared.pop(without, None)
-        near = {patient: both / (total + self.size[patient] - both) for patient, both in shared.items()}
+        near = {one: both / (total + self.size[one] - both) for one, both in shared.items()}  # Jaccard similarity.
         nearest = sorted(near, key=lambda patient: (-near[patient], patient))[:NEIGHBOURS]
         whole = sum(near[patient] for patient in nearest)
         scores: Counter[str] = Counter()
         for patient in nearest:
-            for drug in self.drugs[patient]:
-                scores[drug] += near[patient] / whole
+            scores.update(dict.fromkeys(self.drugs[patient], near[patient] / whole))
         return dict(sorted(scores.items(), key=lambda one: (-round(one[1], 9), -self.popularity[one[0]], one[0])))
 
     def popular(self, without: str = "") -> list[str]:
@@ -66,23 +55,21 @@ def read(folder: Path) -> tuple[Recommender, dict[str, str]]:
     """Return a recommender for the patients of a graph, and the names of its drugs by IRI."""
     diseases, drugs = defaultdict(set), defaultdict(set)
     for patient, disease in ask(folder, PAIRS.format("disease")):
-        diseases[patient].add(category(disease.removeprefix(PREFIXES["icd9"])))
+        diseases[patient].add(disease.removeprefix(PREFIXES["icd9"]).split(".")[0])  # Its category: 428 of 428.0.
     for patient, drug in ask(folder, PAIRS.format("drug")):
         drugs[patient].add(drug)
-    return Recommender(diseases, drugs), dict(ask(folder, NAMES))
+    names = ask(folder, "SELECT ?drug ?name { ?drug a pdd:Drug ; skos:prefLabel ?name }")
+    return Recommender(diseases, drugs), dict(names)
 
 
 class Evaluation(NamedTuple):
-    """Mean Jaccard similarity of `size` drugs, from neighbours and by popularity, with what left-out patients got.
-
-    `better` and `worse` count the patients for whom neighbours do better or worse than popularity.
-    """
+    """Mean Jaccard similarity of `size` drugs, from neighbours and by popularity, with what left-out patients got."""
 
     tested: int
     size: int
     nearest: float
     popular: float
-    better: int
+    better: int  # Patients for whom neighbours do better than popularity.
     worse: int
 
 

@@ -1,8 +1,4 @@
-"""Make a synthetic database in MIMIC-III's schema, of any size, with a small vocabulary in DrugBank's format.
-
-No real patient is in it. Diseases bring some drugs along, so that queries and recommendations have something to find;
-how often they do is made up.
-"""
+"""Make a synthetic database in MIMIC-III's schema, of any size. How often diseases bring drugs along is made up."""
 
 import csv
 import random

@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import logging
 import re
 import zlib
 from collections.abc import Callable, Iterator, Set
@@ -12,10 +13,8 @@ from typing import IO
 
 from pyroaring import BitMap64
 
-Report = Callable[[str, int], None]
-"""Gets a table's name and the number of its rows after every 100,000 rows and at its end."""
+LOG = logging.getLogger(__name__)  # Says how far a table is.
 MAX_LINE_BYTES = 16 << 20
-MAX_ID = 2**63 - 1
 DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2}")
 TABLES = {
     "PATIENTS": "SUBJECT_ID GENDER DOB DOD",
@@ -56,7 +55,7 @@ def timestamp(text: str, column: str = "date") -> str:
 
 def whole(text: str, column: str = "number") -> int | None:
     """Return a whole number from 0 to 2^63-1, or None for an empty cell."""
-    if text and not (text.isascii() and text.isdigit() and len(text) <= 19 and int(text) <= MAX_ID):
+    if text and not (text.isascii() and text.isdigit() and len(text) <= 19 and int(text) < 2**63):
         raise PddError(f"{column} {shorten(text)}: expected a whole number")
     return int(text) if text else None
 
@@ -80,10 +79,7 @@ def lines(path: Path, stream: IO[bytes]) -> Iterator[str]:
 
 
 def records(path: Path, wanted: Set[str]) -> Iterator[tuple[int, list[str]]]:
-    """Read the records of a CSV file, plain or gzip, each with the line on which it ends; the first is the header.
-
-    Empty lines are skipped. Column names are in capitals, in any case in the file.
-    """
+    """Read the records of a CSV file, plain or gzip, each with its last line; the first is the header, in capitals."""
     csv.field_size_limit(MAX_LINE_BYTES)
     number, width = 0, 0
     try:
@@ -110,7 +106,7 @@ def records(path: Path, wanted: Set[str]) -> Iterator[tuple[int, list[str]]]:
 class Database:
     """A folder of tables, read one by one: patients first, then admissions, then the rest in any order."""
 
-    def __init__(self, folder: Path, report: Report | None = None) -> None:
+    def __init__(self, folder: Path) -> None:
         if not folder.is_dir():
             raise PddError(f"{folder}: no such folder; give the folder of MIMIC-III's tables")
         self.paths: dict[str, Path] = {}
@@ -122,15 +118,11 @@ class Database:
                 self.paths[name] = path
         if missing := ", ".join(f"{name}.csv" for name in TABLES if name not in self.paths.keys() | OPTIONAL):
             raise PddError(f"{folder}: {missing} missing; a folder of MIMIC-III has it, as .csv or .csv.gz")
-        self.report = report or (lambda *_: None)
         self.patients: set[int] = set()
         self.patient_of: dict[int, int] = {}
 
     def rows(self, name: str) -> Iterator[tuple[int, list]]:
-        """Read a table: for each row its id and the columns of `TABLES`, in that order; nothing if it is not there.
-
-        Memory grows by at most two bits a row, for the ids that must differ, and with patients and admissions.
-        """
+        """Read a table: for each row its id and the columns of `TABLES`, in that order; nothing if it is not there."""
         if name not in self.paths:
             return
         path, columns = self.paths[name], ["ROW_ID", *TABLES[name].split()]
@@ -140,7 +132,7 @@ class Database:
             (column, header.index(column) if column in header else -1, CONVERT.get(column, lambda text, _: text))
             for column in columns
         ]
-        seen, count = BitMap64(), 0
+        seen, count = BitMap64(), 0  # At most two bits a row.
         for number, record in content:
             record.append("")
             try:
@@ -153,9 +145,9 @@ class Database:
                 raise PddError(f"{path}:{number}: {error}") from None
             count += 1
             if count % 100_000 == 0:
-                self.report(name, count)
+                LOG.info("%s: %s", name, f"{count:,}")
             yield row_id, values
-        self.report(name, count)
+        LOG.info("%s: %s", name, f"{count:,}")
 
     def _place(self, name: str, subject: int | None, admission: int | None) -> None:
         """Check that a row belongs to a patient and an admission that are there."""
@@ -173,7 +165,7 @@ class Database:
             raise PddError(f"ADMISSIONS has no HADM_ID {admission} of SUBJECT_ID {subject}")
 
 
-def verify(folder: Path, report: Report | None = None) -> dict[str, int]:
+def verify(folder: Path) -> dict[str, int]:
     """Read every table of a folder to its end and return the rows of each; raise `PddError` at the first fault."""
-    database = Database(folder, report)
+    database = Database(folder)
     return {name: sum(1 for _ in database.rows(name)) for name in TABLES if name in database.paths}

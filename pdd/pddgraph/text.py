@@ -1,6 +1,7 @@
 """Find diseases in free text by a dictionary, and say whether the text affirms, negates or doubts them."""
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from typing import NamedTuple
@@ -35,19 +36,16 @@ class Mention(NamedTuple):
 
 @cache
 def dictionary() -> tuple[dict[str, str], dict[str, int]]:
-    """Return terms with the notation each names, and first words with the most words of a term that begins so.
-
-    Titles are cut of qualifiers such as "unspecified"; of several concepts of one title the highest is taken.
-    """
+    """Return terms with the notation each names, and first words with the most words of a term that begins so."""
     terms: dict[str, str] = {}
     for concept in sorted(icd.diagnoses().values(), key=lambda one: (len(one.notation), one.notation)):
         term = plain(QUALIFIERS.sub("", concept.title))
         if "-" not in concept.notation and concept.notation[0] not in "EV" and len(term) > 3:
-            terms.setdefault(term, concept.notation)
+            terms.setdefault(term, concept.notation)  # Of several concepts of one title the highest.
     terms |= names("diseases")
-    longest: dict[str, int] = {}
+    longest: Counter[str] = Counter()
     for words in map(str.split, terms):
-        longest[words[0]] = max(len(words), longest.get(words[0], 0))
+        longest[words[0]] = max(len(words), longest[words[0]])
     return terms, longest
 
 
@@ -58,7 +56,7 @@ def find(text: str) -> Iterator[Mention]:
         words = plain(sentence).split()
         place = 0
         while place < len(words):
-            for end in range(min(place + longest.get(words[place], 0), len(words)), place, -1):
+            for end in range(min(place + longest[words[place]], len(words)), place, -1):
                 if notation := terms.get(term := " ".join(words[place:end])):
                     yield Mention(term, notation, _status(words[max(0, place - REACH) : place], words[end : end + 3]))
                     place = end - 1

@@ -4,7 +4,6 @@ A request is a line of JSON; an answer is a line with status, media type and len
 """
 
 import asyncio
-import contextlib
 import ctypes
 import io
 import json
@@ -117,10 +116,7 @@ def main() -> None:
 
 
 class Pool:
-    """Processes that answer queries of a graph, `size` at the same time; more wait.
-
-    A query that takes more than `timeout_s` is killed with its process; a result of more than `max_bytes` is refused.
-    """
+    """Processes that answer queries of a graph, `size` at the same time; a query that takes too long ends its own."""
 
     def __init__(self, folder: Path, size: int, timeout_s: float, max_bytes: int) -> None:
         self.folder, self.size, self.timeout_s, self.max_bytes = folder, size, timeout_s, max_bytes
@@ -133,7 +129,12 @@ class Pool:
 
     async def __aexit__(self, *_: object) -> None:
         while not self._idle.empty():
-            await end(self._idle.get_nowait())
+            await self._end(self._idle.get_nowait())
+
+    async def _end(self, process: asyncio.subprocess.Process) -> None:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
 
     async def _spawn(self) -> asyncio.subprocess.Process:
         command = [sys.executable, "-m", "pddgraph.worker", str(self.folder / "store"), str(self.max_bytes)]
@@ -154,7 +155,7 @@ class Pool:
                 status, media, length = (await process.stdout.readline()).split()
                 body = await process.stdout.readexactly(int(length))
         except BaseException as error:
-            await end(process)
+            await self._end(process)
             process = await self._spawn()
             if isinstance(error, TimeoutError):
                 raise QueryError(503, f"the query took more than {self.timeout_s:g} s and was stopped") from None
@@ -166,13 +167,6 @@ class Pool:
         if status != b"200":
             raise QueryError(int(status), body.decode())
         return media.decode(), body
-
-
-async def end(process: asyncio.subprocess.Process) -> None:
-    """End a process and wait for it."""
-    with contextlib.suppress(ProcessLookupError):
-        process.kill()
-    await process.wait()
 
 
 if __name__ == "__main__":

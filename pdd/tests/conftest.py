@@ -14,7 +14,7 @@ PDD = [sys.executable, "-m", "pddgraph.cli"]
 
 
 def make(tables, out, vocabulary="drugbank_vocabulary.csv"):
-    return build.build(tables, tables / vocabulary, out, lambda *_: None)
+    return build.build(tables, tables / vocabulary, out)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,3 @@
-import csv
 import json
 import shutil
 from pathlib import Path
@@ -19,8 +18,7 @@ SHAPES = str(Path(build.__file__).parent / "data" / "shapes.ttl")
 
 def test_the_graph_has_every_row_of_the_tables(graph, tables):
     for name, kind in (("PATIENTS", "Patient"), ("DIAGNOSES_ICD", "Diagnosis"), ("PRESCRIPTIONS", "Prescription")):
-        with (tables / f"{name}.csv").open() as stream:
-            rows = sum(1 for _ in csv.DictReader(stream))
+        rows = len((tables / f"{name}.csv").read_text().splitlines()) - 1
         assert list(ask(graph, f"SELECT (COUNT(?one) AS ?n) {{ ?one a pdd:{kind} }}")) == [(str(rows),)]
 
 
@@ -66,8 +64,7 @@ def test_the_graph_holds_to_its_shapes_and_the_shapes_find_faults(graph):
         { SELECT DISTINCT ?one { { ?link pdd:target/skos:broader* ?one } UNION { ?one a ?kind
             FILTER(?kind != skos:Concept && !REGEX(STR(?one), "prescription/[0-9]{3}")) } } }
         ?one ?is ?other }"""
-    store = ox.Store.read_only(str(graph / "store"))
-    triples = store.query(query, prefixes=PREFIXES, use_default_graph_as_union=True)
+    triples = ox.Store.read_only(str(graph / "store")).query(query, prefixes=PREFIXES, use_default_graph_as_union=True)
     data = rdflib.Graph().parse(data=triples.serialize(format=ox.RdfFormat.N_TRIPLES), format="nt")
     pdd = rdflib.Namespace(PREFIXES["pdd"])
     fits, _, report = pyshacl.validate(data, shacl_graph=SHAPES)

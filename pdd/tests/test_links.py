@@ -56,7 +56,7 @@ def linker(demo):
     return Linker(read_vocabulary(demo / "drugbank_vocabulary.csv"))
 
 
-@pytest.mark.parametrize("sample", ["build", "held-out", "second held-out"])
+@pytest.mark.parametrize("sample", evaluate.SAMPLES)
 def test_links_of_hand_labelled_names_are_precise_and_complete(linker, sample):
     score = evaluate.score(linker, [label for label in evaluate.read_labels() if label.sample == sample])
     assert score.names == 100

@@ -47,18 +47,18 @@ def test_a_client_of_the_protocol_gets_every_kind_of_result(server):
 
 
 @pytest.mark.parametrize(
-    ("accept", "media"),
+    ("accept", "answer"),
     [
         ("text/tab-separated-values", "text/tab-separated-values; charset=utf-8"),
         ("text/html, */*;q=0.1", "application/sparql-results+json"),
         ("text/csv;q=0.5, application/xml", "application/sparql-results+xml"),
-        ("image/png", None),
-        ("text/csv;q=much", None),
+        ("image/png", 406),
+        ("text/csv;q=much", 400),
     ],
 )
-def test_media_types_are_negotiated(server, accept, media):
+def test_media_types_are_negotiated(server, accept, answer):
     status, headers, _ = send(server, COUNT, accept)
-    assert (headers.get("Content-Type") if media else status) == (media or (406 if accept == "image/png" else 400))
+    assert answer in (status, headers.get("Content-Type"))
 
 
 def test_the_service_describes_itself(server):
@@ -138,16 +138,15 @@ def test_500_idle_clients_do_not_stop_others(server):
 @pytest.mark.parametrize(
     ("options", "query", "fault"),
     [
-        (["serve", "--port"], "", "cannot listen on 127.0.0.1:"),
-        (["query", "-", "--timeout", "0.5"], ENDLESS, "more than 0.5 s"),
-        (["query", "-"], "SELEC", "malformed query"),
-        (["query", "-", "--format", "png"], "", "Invalid value for '--format'"),
-        (["query", "nowhere.rq"], "", "nowhere.rq"),
+        ("serve --port {port}", "", "cannot listen on 127.0.0.1:"),
+        ("query - --timeout 0.5", ENDLESS, "more than 0.5 s"),
+        ("query -", "SELEC", "malformed query"),
+        ("query - --format png", "", "Invalid value for '--format'"),
+        ("query nowhere.rq", "", "nowhere.rq"),
     ],
 )
 def test_a_command_that_cannot_go_on_ends_with_one_line(server, graph, options, query, fault):
-    port = [server.rstrip("/").split(":")[-1]] if "--port" in options else []
-    command = [*PDD, *options, *port, "--graph", graph]
+    command = [*PDD, *options.format(port=urllib.parse.urlsplit(server).port).split(), "--graph", graph]
     got = subprocess.run(command, input=query, capture_output=True, text=True, timeout=30)
     assert (got.returncode, got.stderr.count("\n"), got.stdout) == (2, 1, "")
     assert fault in got.stderr
@@ -163,7 +162,7 @@ def test_the_example_queries_answer_over_http_and_on_the_command_line(name, serv
     status, _, body = send(server, examples()[name], "text/csv")
     assert status == 200
     assert len(body.splitlines()) > 1
-    command = [*PDD, "query", "-", "--graph", str(graph)]
+    command = [*PDD, "query", "-", "--graph", graph]
     assert subprocess.run(command, input=examples()[name].encode(), capture_output=True).stdout.decode() == body
 
 
@@ -178,9 +177,8 @@ def test_the_page_runs_every_example_and_shows_errors(server):
         page, faults = browser.new_page(), []
         page.on("pageerror", lambda error: faults.append(str(error)))
         page.goto(server)
-        options = page.locator("#examples option").all_text_contents()
-        assert options == list(examples())
-        for option in options:
+        assert page.locator("#examples option").all_text_contents() == list(examples())
+        for option in examples():
             page.select_option("#examples", option)
             page.click("button")
             page.wait_for_selector("#answer table tbody tr")
