@@ -17,7 +17,7 @@ CELL_INCHES = (2.3, 0.72)
 LIGHT = 0.5
 """Luma from which on text on a colour is black."""
 
-MOST_TIES = 3
+MOST_TIES = 2
 """Alternatives as good as the best that a cell names."""
 
 
