@@ -20,7 +20,7 @@ PATH = click.Path(path_type=Path)
 DRUGBANK = click.option("--drugbank", type=PATH, required=True, help="DrugBank's open vocabulary, CSV.")
 GRAPH = click.option("--graph", type=PATH, default="graph", help="Folder of a graph.")
 OUT = click.option("--out", type=PATH, required=True, help="Folder to write.")
-TIMEOUT = click.option("--timeout", type=click.FloatRange(0.1, 1e6), default=10, help="Seconds of a query.")
+TIMEOUT = click.option("--timeout", type=click.IntRange(1, 10**6), default=10, help="Seconds of a query.")
 MAX_BYTES = click.option("--max-bytes", type=click.IntRange(1, 1 << 40), default=32 << 20, help="Bytes of a result.")
 
 
@@ -101,7 +101,7 @@ def evaluate_links(drugbank: Path) -> None:
 @click.option("--format", "form", type=click.Choice(list(FORMATS)), default="csv", help="Format of a table.")
 @TIMEOUT
 @MAX_BYTES
-def query(file: BinaryIO, graph: Path, form: str, timeout: float, max_bytes: int) -> None:
+def query(file: BinaryIO, graph: Path, form: str, timeout: int, max_bytes: int) -> None:
     """Answer the SPARQL query of a file, or of stdin for -; graphs come as Turtle."""
     build.open_graph(graph)
     try:
@@ -126,7 +126,7 @@ def query(file: BinaryIO, graph: Path, form: str, timeout: float, max_bytes: int
 )
 @TIMEOUT
 @MAX_BYTES
-def serve(graph: Path, host: str, port: int, workers: int, allow_origin: str, timeout: float, max_bytes: int) -> None:
+def serve(graph: Path, host: str, port: int, workers: int, allow_origin: str, timeout: int, max_bytes: int) -> None:
     """Serve a graph over HTTP, read-only."""
     import uvloop
 
