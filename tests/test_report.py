@@ -293,4 +293,5 @@ def test_text_stands_out_in_both_colour_schemes(tab, scheme):
 
 def test_a_page_fits_a_phone(tab):
     tab.set_viewport_size({"width": 400, "height": 800})
-    assert tab.evaluate("document.documentElement.scrollWidth") <= 400
+    # Charts take their new width a moment later.
+    tab.wait_for_function("document.documentElement.scrollWidth <= 400", timeout=10_000)
