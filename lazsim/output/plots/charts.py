@@ -243,7 +243,7 @@ def _in_words(assumption: str) -> str:
     'local rate (cluster)'
     """
     part, dot, path = assumption.partition(".")
-    field = path.removeprefix("network.").removeprefix("recovery.").replace(".", " of ")
+    field = path.removeprefix("network.").removeprefix("recovery.").removeprefix("host.").replace(".", " of ")
     words = field.replace("_", " ").replace("bytes per s", "rate").removesuffix(" s")
     return f"{words} ({part})" if dot else assumption
 
