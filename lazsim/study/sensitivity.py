@@ -151,7 +151,8 @@ def sensitivity(
     scenarios, left_out = resolve_runs(settings, systems, placements)
     base = simulate_scenarios(scenarios, left_out=left_out)
     has_layout = scenarios[0].job.parallel is not None
-    entering = [name for name, path in paths.items() if has_layout or name in OF_EVERY_STEP or path[:5] != "step."]
+    of_layouts = {name for name, path in paths.items() if path.startswith("step.")} - {*OF_EVERY_STEP}
+    entering = [name for name in paths if has_layout or name not in of_layouts]
     names = progress(list(dict.fromkeys(constants or entering)))
     effects = [[_vary(scenarios, Assumption(name, factor, paths[name]), base) for factor in factors] for name in names]
     effects.sort(key=lambda changes: -max(change.effect for change in changes))
