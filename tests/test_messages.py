@@ -10,7 +10,7 @@ from lazsim.output.table import Column, Table, render
 from lazsim.specs import catalog_names
 from lazsim.study.sweep import sweep_tasks
 from lazsim.study.sweep_spec import parse_sweep
-from lazsim.trace import open_trace
+from lazsim.trace import load
 
 NAMES = {
     "line ends": "a\nb\r\nc\x0b\x0cd\x85e\u2028f\u2029g",
@@ -79,7 +79,7 @@ def test_every_text_of_a_table_is_escaped():
 def test_a_name_in_a_picture_is_no_formula(tmp_path):
     path = tmp_path / r"a$\frac$b.csv"
     path.write_text("0,add,node1\n60000,remove,node1\n")
-    assert draw_trace(open_trace(path), "png")
+    assert draw_trace(load(path), "png")
 
 
 @pytest.mark.parametrize("name", ["dbrx-132b", "x", "switch"])

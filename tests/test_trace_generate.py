@@ -8,10 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lazsim.errors import LazsimError, SpecError
+from lazsim.specs import describe_spec
 from lazsim.trace import Event, build_trace, generate_trace, load_recipe, read_trace, trace_stats
 from lazsim.trace.fit import fit_recipe, fit_spot, fit_table
 from lazsim.trace.generate import draw_weibull, generated_bytes
-from lazsim.trace.recipes import MtbfSpec, SpotSpec, WeibullSpec, describe_recipe, list_recipes, recipe_toml
+from lazsim.trace.recipes import MtbfSpec, SpotSpec, WeibullSpec, list_recipes, recipe_toml
 
 HOUR_S = 3600.0
 BUNDLE = sorted((Path(__file__).parent.parent / "traces").glob("*.csv"))
@@ -268,7 +269,7 @@ def test_bad_recipe_is_one_line(tmp_path, text, says):
 
 def test_every_recipe_of_the_catalogue_says_what_it_is():
     for name in list_recipes():
-        assert len(describe_recipe(name)) > 20
+        assert len(describe_spec("traces", name)) > 20
 
 
 def test_published_trace_is_not_generated():

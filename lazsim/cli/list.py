@@ -44,7 +44,7 @@ def _show(kind: str, name: str, as_json: bool) -> None:
 
 
 def _entries(kind: str) -> tuple[dict[str, str], str]:
-    from lazsim.specs import catalog_names
+    from lazsim.specs import catalog_names, describe_spec
 
     if kind == "systems":
         from lazsim.engine.systems import OWN_SYSTEMS, SYSTEMS
@@ -71,7 +71,7 @@ def _entries(kind: str) -> tuple[dict[str, str], str]:
         from lazsim.routing.readers import READERS as LOAD_READERS
 
         return {name: reader.looks for name, reader in LOAD_READERS.items()}, "Defined in lazsim/routing/readers/."
-    lines = {name: _first_comment(kind, name) for name in catalog_names(kind)}
+    lines = {name: describe_spec(kind, name) for name in catalog_names(kind)}
     if kind == "clusters":
         from lazsim.specs.catalog import SIZED_CLUSTERS
 
@@ -81,10 +81,3 @@ def _entries(kind: str) -> tuple[dict[str, str], str]:
 
         lines[UNIFORM] = "All experts of a layer get the same number of tokens."
     return lines, OWN_TOML
-
-
-def _first_comment(kind: str, name: str) -> str:
-    from lazsim.specs import read_spec_bytes
-
-    first = read_spec_bytes(kind, name).decode().splitlines()[0]
-    return first.removeprefix("#").strip() if first.startswith("#") else ""

@@ -174,19 +174,21 @@ def fetch(name: str, out: Path | None, base_url: str, cache: Path | None) -> Non
 @json_option
 def list_command(as_json: bool) -> None:
     """List the recipes and public traces of the catalogue."""
-    from lazsim.trace.recipes import PublicSpec, describe_recipe, list_recipes
+    from lazsim.specs import describe_spec
+    from lazsim.trace.recipes import PublicSpec, list_recipes
 
     recipes = list_recipes()
     if as_json:
         kinds = {name: str(type(recipe).__struct_config__.tag) for name, recipe in recipes.items()}
-        print_json({"traces": {name: {"kind": kinds[name], "description": describe_recipe(name)} for name in recipes}})
+        told = {name: {"kind": kind, "description": describe_spec("traces", name)} for name, kind in kinds.items()}
+        print_json({"traces": told})
         return
     from lazsim.output.table import Column, Part, Table, key
 
     parts: list[Part] = []
     for title, is_public in (("generate", False), ("fetch", True)):
         names = [name for name, recipe in recipes.items() if isinstance(recipe, PublicSpec) == is_public]
-        rows = [(name, describe_recipe(name)) for name in names]
+        rows = [(name, describe_spec("traces", name)) for name in names]
         parts.append(Table([key(""), Column("", kind="text")], rows, f"lazsim trace {title} NAME"))
     own = "To add a recipe, write a .toml file of the same shape; lazsim trace fit --out F.toml writes one."
     print_parts([*parts, own])

@@ -210,13 +210,14 @@ def lose_nodes(
     lost_experts = tuple((int(layer), int(expert)) for layer, expert in np.argwhere(~has_LEV.any(axis=2)))
     try:
         with prefix_errors("`lose`"):
-            after = place(find_policy(policy), task.request_on(survivors, plan))
+            request = task.on_survivors(survivors, plan)
+            after = place(find_policy(policy), request)
     except LazsimError as error:
         if was_asked and not isinstance(error, InfeasiblePlanError):
             raise
         return NodeLoss(lost_experts, None, None, str(error).removeprefix("`lose`: "))
     # What was spread over domains stays in them.
-    domain_V = task.domain_N(survivors) if policy == DOMAINS else None
+    domain_V = request.domain_N if policy == DOMAINS else None
     report = None if lost_experts else migration_report(has_LEV, after.holds_LEN, state_bytes, domain_N=domain_V)
     return NodeLoss(lost_experts, after, report)
 

@@ -67,7 +67,7 @@ def make_plans(task: PlanningTask, policies: Sequence[str] = ()) -> tuple[dict[s
     for name in names:
         try:
             with prefix_errors("`policy`"):
-                plans[name] = place(find_policy(name), task.request)
+                plans[name] = place(find_policy(name), task)
         except LazsimError as error:
             # Nobody asked for a package's broken policy; one of lazsim's that breaks is a bug to be seen.
             if policies or (name in POLICIES and not isinstance(error, InfeasiblePlanError)):

@@ -12,7 +12,7 @@ from lazsim.placement.allocation import allocate
 from lazsim.placement.plan import Ints, PlacementPlan
 from lazsim.placement.plan_files import read_plan
 from lazsim.placement.request import PlacementRequest, require_plan_size
-from lazsim.placement.steady import MOVE_COST, check_move_cost
+from lazsim.placement.steady import check_move_cost
 from lazsim.reliability.loads import get_loads
 from lazsim.routing.loading import UNIFORM
 from lazsim.specs import ClusterSpec, load_spec, sha256
@@ -22,15 +22,11 @@ DEFAULT_MIN_REPLICAS = 2
 
 
 @dataclass(frozen=True, eq=False)
-class PlanningTask:
-    """Experts with their loads, and nodes for their replicas.
+class PlanningTask(PlacementRequest):
+    """A request for a plan, and what it was made from.
 
     Attributes
     ----------
-    load_LE, replicas_LE : ndarray of int64, shape (L, E)
-        Tokens routed to each expert, and its replicas on all nodes.
-    num_nodes, num_slots, gpus_per_node, seed, num_groups, old, move_cost
-        See `PlacementRequest`.
     min_replicas
         Fewest replicas of an expert, where nodes are enough.
     domains
@@ -41,50 +37,25 @@ class PlanningTask:
         All that it was made from, with the hashes of files.
     """
 
-    load_LE: Ints
-    replicas_LE: Ints
-    num_nodes: int
-    num_slots: int
-    gpus_per_node: int = 1
     min_replicas: int = 1
-    seed: int = 0
+    domains: tuple[str, ...] | None = None
     has_layers: bool = False
     inputs: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    num_groups: int = 1
-    old: PlacementPlan | None = None
-    move_cost: float = MOVE_COST
-    domains: tuple[str, ...] | None = None
 
-    @property
-    def request(self) -> PlacementRequest:
-        """The request that policies get."""
-        return self._request(self.replicas_LE, np.arange(self.num_nodes), self.old)
-
-    def request_on(self, survivors: Ints, plan: PlacementPlan) -> PlacementRequest:
+    def on_survivors(self, survivors: Ints, plan: PlacementPlan) -> PlacementRequest:
         """Return the request for the nodes left of a plan, with what they hold: the same loads, allocated anew."""
         replicas_LE = allocate(self.load_LE, len(survivors) * self.num_slots, self.min_replicas)
-        return self._request(replicas_LE, survivors, plan.nodes(survivors))
+        domains = self.domains and tuple(self.domains[node] for node in survivors)
+        return replace(
+            self, replicas_LE=replicas_LE, num_nodes=len(survivors), old=plan.nodes(survivors), domains=domains,
+            domain_N=numbered_domains(domains),
+        )  # fmt: skip
 
-    def domain_N(self, nodes_N: Ints) -> Ints | None:
-        """Return the failure domain of each of these nodes, numbered from 0; None where there are none."""
-        if self.domains is None:
-            return None
-        return np.unique(np.array(self.domains)[nodes_N], return_inverse=True)[1]
 
-    def _request(self, replicas_LE: Ints, nodes_N: Ints, old: PlacementPlan | None) -> PlacementRequest:
-        return PlacementRequest(
-            replicas_LE,
-            len(nodes_N),
-            self.num_slots,
-            self.gpus_per_node,
-            self.load_LE,
-            self.seed,
-            self.num_groups,
-            old,
-            self.move_cost,
-            self.domain_N(nodes_N),
-        )
+def numbered_domains(domains: Sequence[str] | None) -> Ints | None:
+    """Return failure domains as numbers, from 0 without gaps; None where there are none."""
+    return None if domains is None else np.unique(np.array(domains), return_inverse=True)[1]
 
 
 def build_task(
@@ -153,13 +124,12 @@ def build_task(
         text = f"{gpus_per_node} GPUs of a node share them evenly; give a multiple of {gpus_per_node}"
         raise SpecError(f"`slots` {slots}: {text}")
     require_plan_size(layers or 1, experts or 1, nodes, slots)
-    shape = {"num_nodes": nodes, "num_slots": slots, "gpus_per_node": gpus_per_node, "seed": seed}
+    shape: dict[str, Any] = {"num_nodes": nodes, "num_slots": slots, "gpus_per_node": gpus_per_node, "seed": seed}
     shape |= {"num_groups": groups} if groups > 1 else {}
-    domain_names = None if domains is None else tuple(domains)
-    cost = MOVE_COST if move_cost is None else check_move_cost("`move_cost`", move_cost)
-    inputs: dict[str, Any] = shape | ({} if move_cost is None else {"move_cost": cost})
+    shape |= {} if move_cost is None else {"move_cost": check_move_cost("`move_cost`", move_cost)}
+    inputs = shape | ({} if domains is None else {"domains": list(domains)})
     if domains is not None:
-        inputs["domains"] = list(domains)
+        shape |= {"domains": tuple(domains), "domain_N": numbered_domains(domains)}
     if replicas is not None:
         others = {"experts": experts, "loads": loads, "min_replicas": min_replicas, "layers": layers, "step": step}
         for name, value in others.items():
@@ -168,10 +138,8 @@ def build_task(
         replicas_LE = _checked_replicas(replicas, nodes, slots)
         _require_divisor(groups, len(replicas))
         return PlanningTask(
-            replicas_LE, replicas_LE, nodes, slots, gpus_per_node, int(replicas_LE.min()), seed,
-            inputs={"replicas": list(replicas)} | inputs,
-            notes=("loads are taken to be in proportion to the replicas given",), num_groups=groups, move_cost=cost,
-            domains=domain_names,
+            replicas_LE, **shape, min_replicas=min(replicas), inputs={"replicas": list(replicas)} | inputs,
+            notes=("loads are taken to be in proportion to the replicas given",),
         )  # fmt: skip
     if experts is None and loads is None:
         raise SpecError(
@@ -196,10 +164,9 @@ def build_task(
         "step": step,
         "min_replicas": least,
     } | inputs
-    replicas_LE = allocate(found.load_LE, room, least)
     return PlanningTask(
-        found.load_LE, replicas_LE, nodes, slots, gpus_per_node, least, seed, found.has_layers, inputs, notes,
-        num_groups=groups, move_cost=cost, domains=domain_names,
+        allocate(found.load_LE, room, least), **shape, load_LE=found.load_LE, min_replicas=least,
+        has_layers=found.has_layers, inputs=inputs, notes=notes,
     )  # fmt: skip
 
 
@@ -211,20 +178,7 @@ def require_domains(domains: Sequence[str] | None, num_nodes: int) -> None:
 
 
 def with_old_plan(task: PlanningTask, name: str) -> PlanningTask:
-    """Return the task on nodes that hold a plan.
-
-    Parameters
-    ----------
-    task
-        The task without it.
-    name
-        File of the plan, see `lazsim.placement.plan_files.read_plan`.
-
-    Raises
-    ------
-    LazsimError
-        In one line that names the field.
-    """
+    """Return the task on nodes that hold the plan of a file, or raise LazsimError; see `read_plan`."""
     num_layers, num_experts = task.load_LE.shape
     with prefix_errors("`old`"):
         old, content = read_plan(name, (num_layers, task.num_nodes, task.num_slots), num_experts)

@@ -159,6 +159,11 @@ def read_spec_bytes(kind: str, name: str) -> bytes:
     return (resources.files("lazsim") / "catalog" / kind / f"{name}.toml").read_bytes()
 
 
+def describe_spec(kind: str, name: str) -> str:
+    """Return the first comment of a catalogue entry, which describes it in one line."""
+    return read_spec_bytes(kind, name).decode().split("\n", 1)[0].lstrip("# ")
+
+
 def sha256(content: bytes) -> str:
     """Return the SHA-256 of an input, with which results identify it."""
     return hashlib.sha256(content).hexdigest()

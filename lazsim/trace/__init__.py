@@ -2,7 +2,7 @@
 
 from lazsim.trace.cap import CAP_RULES, cap_trace
 from lazsim.trace.generate import generate_trace
-from lazsim.trace.loading import cut_trace, load, open_trace
+from lazsim.trace.loading import cut_trace, load
 from lazsim.trace.mapping import Columns, TraceMapping, make_mapping
 from lazsim.trace.readers import READERS, read_trace
 from lazsim.trace.readers.lazsim import trace_bytes, write_trace
@@ -26,7 +26,6 @@ __all__ = [
     "load",
     "load_recipe",
     "make_mapping",
-    "open_trace",
     "read_trace",
     "trace_bytes",
     "trace_stats",

@@ -10,9 +10,8 @@ import numpy.typing as npt
 
 from lazsim.errors import LazsimError
 from lazsim.limits import SHORTEST_S
-from lazsim.trace.counts import RULE
-from lazsim.trace.generate import generate_trace
-from lazsim.trace.mtbf import weibull_scale
+from lazsim.trace.events import RULE
+from lazsim.trace.generate import generate_trace, weibull_scale
 from lazsim.trace.recipes import MtbfSpec, SpotSpec, WeibullSpec
 from lazsim.trace.stats import trace_stats
 from lazsim.trace.table import Batch, Trace

@@ -7,11 +7,12 @@ from typing import NamedTuple
 
 from lazsim.errors import SpecError, TraceFormatError
 from lazsim.files import Faults
+from lazsim.specs import describe_spec
 from lazsim.tables import HEAD_LINES, Table, read_table
 from lazsim.trace.clock import Clock, is_date, is_number, split_unit
 from lazsim.trace.mapped import event_kind, read_mapped
-from lazsim.trace.mapping import NO_MAPPING, Columns, TraceMapping, load_mapping, mapping_looks
-from lazsim.trace.rows import column_parts, find_column, is_header, needed_columns, open_table
+from lazsim.trace.mapping import NO_MAPPING, OPTIONAL, Columns, TraceMapping, load_mapping
+from lazsim.trace.rows import find_column, is_header, open_table
 from lazsim.trace.source import Reader
 
 HEAD_BYTES = 20_000
@@ -43,7 +44,7 @@ def mapping_reader(name: str) -> Reader:
     if mapping.columns is None:
         raise SpecError(f"{name}: names no columns; give it a table [columns]")
     return Reader(
-        mapping_looks(name),
+        describe_spec("mappings", name),
         lambda text: how_well(mapping, open_head(text)),
         lambda source: read_mapped(source, open_table(source), mapping),
         tuple(TraceMapping.__struct_fields__),
@@ -66,7 +67,7 @@ def how_well(mapping: TraceMapping, table: Table) -> float:
     columns = mapping.columns
     if columns is None or not table.rows:
         return 0.0
-    parts = [part for column in needed_columns(columns).values() for part in column_parts(column)]
+    parts = [part for role, needed in columns.given().items() if role not in OPTIONAL for part in needed]
     if any(isinstance(part, str) for part in parts):
         return float(all(isinstance(part, int) or find_column(part, table.header) is not None for part in parts))
     return sum(_fits(mapping, columns, row.fields) for row in table.rows) / len(table.rows)
@@ -74,8 +75,7 @@ def how_well(mapping: TraceMapping, table: Table) -> float:
 
 def _fits(mapping: TraceMapping, columns: Columns, fields: list[str]) -> bool:
     try:
-        texts = {role: " ".join(fields[int(part) - 1] for part in column_parts(column))
-                 for role, column in columns.given().items()}  # fmt: skip
+        texts = {role: " ".join(fields[int(part) - 1] for part in parts) for role, parts in columns.given().items()}
         time = texts["time"] if "time" in texts else texts["start"]
         Clock(mapping, mapping).read(time)
         if mapping.time_unit is not None and not is_number(time):
@@ -104,7 +104,7 @@ def guess_mapping(table: Table) -> Guess | None:
     >>> from lazsim.tables import Row
     >>> table = Table(("When", "num_instances"), [Row(2, ["2025-03-01 00:00:00", "8"])])
     >>> guess_mapping(table).mapping.columns.given()
-    {'time': 1, 'count': 2}
+    {'time': (1,), 'count': (2,)}
     """
     if not table.rows:
         return None

@@ -57,22 +57,6 @@ def cut_trace(
     return cap_trace(cut, max_nodes, cap, np.random.default_rng(seed).spawn(2)[1])
 
 
-def open_trace(
-    source: Path | str,
-    *,
-    format: str = "auto",  # noqa: A002
-    seed: int = 0,
-    lenient: bool = False,
-    mapping: TraceMapping = NO_MAPPING,
-) -> Trace:
-    """Generate the trace of a recipe, a name of the catalogue or a ``.toml`` file, or read a file; see `read_trace`."""
-    name = str(source)
-    if name.endswith(".toml") or name in catalog_names("traces"):
-        refuse_mapping(name, mapping)
-        return generate_trace(load_recipe(name), np.random.default_rng(seed), Path(name).stem)
-    return read_trace(source, format=format, seed=seed, lenient=lenient, mapping=mapping)
-
-
 def load(
     path: Path | str,
     *,
@@ -102,5 +86,10 @@ def load(
     LazsimError
         When the file, the stretch or the cap is not valid.
     """
-    trace = open_trace(path, format=format, seed=seed, lenient=lenient, mapping=mapping)
+    name = str(path)
+    if name.endswith(".toml") or name in catalog_names("traces"):
+        refuse_mapping(name, mapping)
+        trace = generate_trace(load_recipe(name), np.random.default_rng(seed), Path(name).stem)
+    else:
+        trace = read_trace(path, format=format, seed=seed, lenient=lenient, mapping=mapping)
     return cut_trace(trace, start_s=start_s, duration_s=duration_s, max_nodes=max_nodes, cap=cap, seed=seed)

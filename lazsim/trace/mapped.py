@@ -1,16 +1,21 @@
 """Read a table by a mapping of its columns."""
 
 import math
-import re
-from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 from lazsim.errors import TraceFormatError
 from lazsim.tables import Table
-from lazsim.trace.absences import Outage, events_from_outages, events_from_states, other_nodes
 from lazsim.trace.clock import Clock
-from lazsim.trace.counts import RULE, Sample, events_from_counts
-from lazsim.trace.hosts import expand_hosts
+from lazsim.trace.events import (
+    RULE,
+    Outage,
+    Sample,
+    events_from_counts,
+    events_from_outages,
+    events_from_states,
+    other_nodes,
+)
 from lazsim.trace.mapping import TraceMapping
 from lazsim.trace.order import NEWEST_FIRST, is_newest_first, refuse_set_back, settle
 from lazsim.trace.rows import MappedRows
@@ -34,15 +39,11 @@ _KINDS = {word: kind for kind, words in WORDS.items() for word in words.split()}
 CHANGE_WORDS = {"add", "remove", "added", "removed"}
 """Words for changes; all others may also be read as states."""
 
-HOST_RANGE = re.compile(r"\[\d[\d,-]*\]", re.ASCII)
-"""What tells a list of hosts from the name of one."""
-
 OPEN_WORDS = ("", "unknown", "none", "null", "nan", "nat", "-", "ongoing", "n/a")
 """Ends of outages that go on."""
 
 ENDS = "the trace is taken to end with its last event"
-ArgumentsT = ParamSpec("ArgumentsT")
-ResultT = TypeVar("ResultT")
+RowT = TypeVar("RowT")
 
 
 def read_mapped(source: Source, table: Table, mapping: TraceMapping) -> Reading:
@@ -68,13 +69,6 @@ def read_mapped(source: Source, table: Table, mapping: TraceMapping) -> Reading:
     return reading._replace(notes=(*reading.notes, left_out))
 
 
-def _nodes_of(text: str) -> list[str]:
-    """Return the node that a cell names, or all nodes of a list of hosts, such as ``gpu-[01-03,07]``."""
-    if not text:
-        raise ValueError("no node is named")
-    return expand_hosts(text) if HOST_RANGE.search(text) else [text]
-
-
 def event_kind(text: str, mapping: TraceMapping) -> Kind | None:
     """Return what an event says, None where it is to be ignored; a ValueError says that it is unknown."""
     word = text.strip().lower()
@@ -90,22 +84,17 @@ def event_kind(text: str, mapping: TraceMapping) -> Kind | None:
 
 
 class _Mapped:
-    """The reading of rows in each of the three shapes."""
+    """The reading of rows in each of the three shapes; dates go on from that of the last row read."""
 
     def __init__(self, source: Source, rows: MappedRows, mapping: TraceMapping) -> None:
         self._source, self._rows, self._mapping = source, rows, mapping
         self._clock = Clock(mapping, source.asked, rows.time_column)
+        self._last = -math.inf
 
     def read_counts(self) -> Reading:
         if self._mapping.cluster_nodes is not None:
             raise TraceFormatError(f"{self._source.name}: counts all nodes that are alive; leave `cluster_nodes` out")
-        samples: list[Sample] = []
-        after = -math.inf
-        for line, texts in self._rows.texts:
-            sample = self._try(line, self._sample, line, texts, after)
-            if sample is not None:
-                samples.append(sample)
-                after = sample.time_s
+        samples = list(self._read(self._sample))
         self._clock.start((sample.time_s for sample in samples), self._source.name)
         samples = [sample._replace(time_s=self._clock.seconds(sample.time_s)) for sample in samples]
         if self._rows.has_more_columns:
@@ -124,15 +113,8 @@ class _Mapped:
         return Reading(events, duration_s, (*notes, *self._clock.notes()), self._clock.assumed_unit)
 
     def read_events(self) -> Reading:
-        rows: list[Event] = []
         words: set[str] = set()
-        after = -math.inf
-        for line, texts in self._rows.texts:
-            events = self._try(line, self._events, line, texts, after)
-            if events:
-                rows += events
-                words.add(texts["event"].strip().lower())
-                after = events[-1].time_s
+        rows = list(self._read(lambda line, texts: self._event(line, texts, words)))
         self._clock.start((event.time_s for event in rows), self._source.name)
         events = [event._replace(time_s=self._clock.seconds(event.time_s)) for event in rows]
         notes = [ENDS, *self._clock.notes()]
@@ -153,7 +135,7 @@ class _Mapped:
         return Reading(events, end_s, tuple(notes), self._clock.assumed_unit)
 
     def read_outages(self) -> Reading:
-        rows = [row for line, texts in self._rows.texts for row in self._try(line, self._outages, line, texts) or ()]
+        rows = list(self._read(self._outage))
         known = [time for row in rows for time in (row.start_s, row.end_s) if math.isfinite(time)]
         self._clock.start(known, self._source.name)
         outages = [
@@ -176,38 +158,49 @@ class _Mapped:
                 what = f"a second count for the time of line {before.line}; choose rows by another column with `where`"
                 self._source.fault(sample.line, what, "take the last count of a time")
 
-    def _sample(self, line: int, texts: dict[str, str], after: float) -> Sample:
-        return Sample(self._clock.read(texts["time"], after), count(texts["count"]), line)
+    def _read(self, read: Callable[[int, dict[str, str]], RowT | None]) -> Iterator[RowT]:
+        """Yield the rows, without those that are to be ignored; those that cannot be read are faults."""
+        for line, texts in self._rows.texts:
+            try:
+                row = read(line, texts)
+            except (ValueError, OverflowError) as error:
+                self._source.fault(line, str(error))
+                continue
+            if row is not None:
+                yield row
 
-    def _events(self, line: int, texts: dict[str, str], after: float) -> list[Event]:
+    def _sample(self, line: int, texts: dict[str, str]) -> Sample:
+        sample = Sample(self._clock.read(texts["time"], self._last), count(texts["count"]), line)
+        self._last = sample.time_s
+        return sample
+
+    def _event(self, line: int, texts: dict[str, str], words: set[str]) -> Event | None:
+        """Read an event, and add its word to those seen."""
         kind = event_kind(texts["event"], self._mapping)
-        nodes = _nodes_of(texts["node"])
+        node = _named(texts["node"])
         if kind is None:
-            return []
-        time_s = self._clock.read(texts["time"], after)
-        return [Event(time_s, kind, node, line) for node in nodes]
+            return None
+        self._last = self._clock.read(texts["time"], self._last)
+        words.add(texts["event"].strip().lower())
+        return Event(self._last, kind, node, line)
 
-    def _outages(self, line: int, texts: dict[str, str]) -> list[Outage]:
-        nodes = _nodes_of(texts["node"])
+    def _outage(self, line: int, texts: dict[str, str]) -> Outage:
+        node = _named(texts["node"])
         start = self._clock.read(texts["start"])
         is_open = texts["end"].strip().lower() in OPEN_WORDS
         end = math.inf if is_open else self._clock.read(texts["end"], start)
         if end < start:
             hint = "; if the clock was set back, give `time_zone`" if self._clock.is_local else ""
             raise ValueError(f"the outage ends, at {texts['end']!r}, before it starts, at {texts['start']!r}{hint}")
-        return [Outage(node, start, end, line) for node in nodes]
+        return Outage(node, start, end, line)
 
     def _cluster_nodes(self) -> int | tuple[str, ...] | None:
         if self._mapping.cluster_nodes is not None or "cluster_nodes" not in self._rows.places:
             return self._mapping.cluster_nodes
-        sizes = [self._try(line, count, texts["cluster_nodes"]) for line, texts in self._rows.texts]
-        return max((size for size in sizes if size), default=None)
+        return max(self._read(lambda _, texts: count(texts["cluster_nodes"]) or None), default=None)
 
-    def _try(
-        self, line: int, read: Callable[ArgumentsT, ResultT], *args: ArgumentsT.args, **kwargs: ArgumentsT.kwargs
-    ) -> ResultT | None:
-        try:
-            return read(*args, **kwargs)
-        except (ValueError, OverflowError) as error:
-            self._source.fault(line, str(error))
-            return None
+
+def _named(node: str) -> str:
+    if not node:
+        raise ValueError("no node is named")
+    return node

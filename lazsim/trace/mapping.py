@@ -11,7 +11,7 @@ import msgspec
 from lazsim.errors import SpecError, prefix_errors
 from lazsim.files import read_bytes
 from lazsim.limits import MAX_NODES
-from lazsim.specs import Spec, catalog_names, read_spec_bytes, read_toml
+from lazsim.specs import Spec, read_spec_bytes, read_toml
 from lazsim.specs.record import Count, NumNodes, name_field
 from lazsim.trace.hosts import expand_hosts
 from lazsim.units import DURATIONS_S
@@ -22,8 +22,8 @@ Column = str | Count | tuple[str | Count, ...]
 UNITS_S = {"ns": 1e-9, "us": 1e-6, **DURATIONS_S}
 """Seconds of the units that numbers may be times in."""
 
-KIND = "mappings"
-"""Folder of the catalogue."""
+OPTIONAL = ("cluster", "cluster_nodes")
+"""Roles of columns that count only where the table has them."""
 
 
 class Columns(Spec, frozen=True, kw_only=True):
@@ -55,13 +55,13 @@ class Columns(Spec, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         shapes = (("time", "count"), ("time", "event", "node"), ("node", "start", "end"))
-        given = {name for name in ("time", "count", "event", "node", "start", "end") if getattr(self, name) is not None}
-        if given not in map(set, shapes):
+        if set(self.given()) - set(OPTIONAL) not in map(set, shapes):
             raise ValueError(f"name the columns of one shape: {'; '.join(', '.join(shape) for shape in shapes)}")
 
-    def given(self) -> dict[str, Column]:
-        """Return the columns that are given."""
-        return {name: column for name in self.__struct_fields__ if (column := getattr(self, name)) is not None}
+    def given(self) -> dict[str, tuple[str | int, ...]]:
+        """Return the columns whose texts are joined, by role, of the roles that are given."""
+        columns = {name: getattr(self, name) for name in self.__struct_fields__}
+        return {name: one if isinstance(one, tuple) else (one,) for name, one in columns.items() if one is not None}
 
 
 class TraceMapping(Spec, frozen=True, kw_only=True):
@@ -153,17 +153,7 @@ def refuse_mapping(name: str, mapping: TraceMapping) -> None:
 
 def load_mapping(name: str) -> TraceMapping:
     """Read a mapping of the catalogue, or a path that ends in ``.toml``."""
-    return read_toml(name, read_spec_bytes(KIND, name), TraceMapping)
-
-
-def mapping_looks(name: str) -> str:
-    """Return the first comment of a mapping of the catalogue, which describes it in one line."""
-    return read_spec_bytes(KIND, name).decode().split("\n", 1)[0].lstrip("# ")
-
-
-def mapping_names() -> list[str]:
-    """List the mappings of the catalogue."""
-    return catalog_names(KIND)
+    return read_toml(name, read_spec_bytes("mappings", name), TraceMapping)
 
 
 def make_mapping(
@@ -224,7 +214,7 @@ def parse_columns(text: str) -> Columns:
     Examples
     --------
     >>> parse_columns("time=day+clock,count=3").given()
-    {'time': ('day', 'clock'), 'count': 3}
+    {'time': ('day', 'clock'), 'count': (3,)}
     """
     columns: dict[str, Column] = {}
     for role, _, column in (pair.partition("=") for pair in text.split(",")):

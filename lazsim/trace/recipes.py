@@ -254,11 +254,6 @@ def change_recipe(name: str | None, changes: Mapping[str, Any], cluster: Cluster
     return decoded
 
 
-def describe_recipe(name: str) -> str:
-    """Return the first comment of an entry of the catalogue of traces, which describes it in one line."""
-    return read_spec_bytes("traces", name).decode().split("\n", 1)[0].lstrip("# ")
-
-
 def list_recipes() -> dict[str, Recipe]:
     """Read every entry of the catalogue of traces."""
     return {name: load_recipe(name) for name in catalog_names("traces")}

@@ -8,11 +8,8 @@ from lazsim.errors import TraceFormatError
 from lazsim.tables import HEAD_LINES, PARQUET, Table, read_parquet, read_table
 from lazsim.trace.clock import is_date, is_number
 from lazsim.trace.hosts import expand_hosts
-from lazsim.trace.mapping import Column, Columns, TraceMapping
+from lazsim.trace.mapping import OPTIONAL, Columns, TraceMapping
 from lazsim.trace.source import Source, shorten
-
-OPTIONAL = ("cluster", "cluster_nodes")
-"""Roles that count only where the table has the columns."""
 
 
 def open_table(source: Source) -> Table:
@@ -45,23 +42,13 @@ def _plain(name: str) -> str:
     return re.sub(r"\(.*\)|[\W_]", "", name.lower())
 
 
-def column_parts(column: Column) -> tuple[str | int, ...]:
-    """Return the columns whose texts are joined."""
-    return column if isinstance(column, tuple) else (column,)
-
-
-def needed_columns(columns: Columns) -> dict[str, Column]:
-    """Return the columns that a table must have, by role."""
-    return {role: one for role, one in columns.given().items() if role not in OPTIONAL}
-
-
 class MappedRows:
     """The rows of a table that count, by the role of their columns.
 
     Attributes
     ----------
     texts : list of (int, dict)
-        Line of each row, and its texts by role.
+        Line of each row, and its texts by role; a row that lists several nodes is one for each of them.
     places : dict
         Indices of the columns of each role.
     time_column : str
@@ -79,12 +66,12 @@ class MappedRows:
 
     def __init__(self, source: Source, table: Table, mapping: TraceMapping, columns: Columns) -> None:
         self._source, self._table, self._where = source, table, mapping.where
-        self.places = {role: self._find(column) for role, column in needed_columns(columns).items()}
-        for role in OPTIONAL:
-            column = getattr(columns, role)
-            if column is not None and all(self._index(part) is not None for part in column_parts(column)):
-                self.places[role] = self._find(column)
-        times = self.places["time" if columns.time is not None else "start"]
+        self.places = {
+            role: self._find(parts)
+            for role, parts in columns.given().items()
+            if role not in OPTIONAL or None not in map(self._index, parts)
+        }
+        times = self.places.get("time") or self.places["start"]
         self.time_column = " ".join(table.header[index] for index in times if index < len(table.header))
         used = {place for places in self.places.values() for place in places}
         self.has_more_columns = any(len(row.fields) > len(used) for row in table.rows[:HEAD_LINES])
@@ -131,11 +118,11 @@ class MappedRows:
             column = name.removesuffix("!")
             place = int(column) if column.isdecimal() else column
             if fits or self._index(place) is not None:
-                yield self._find(place), pattern, fits
+                yield self._find((place,)), pattern, fits
 
-    def _find(self, column: Column) -> tuple[int, ...]:
+    def _find(self, parts: tuple[str | int, ...]) -> tuple[int, ...]:
         places = []
-        for part in column_parts(column):
+        for part in parts:
             index = self._index(part)
             if index is None:
                 known = ", ".join(self._table.header[:30]) or "without names"

@@ -117,6 +117,12 @@ def matching_lines(pattern: str) -> Callable[[str], float]:
     return recognise
 
 
+def matching_json(pattern: str, num_chars: int | None = 20_000) -> Callable[[str], float]:
+    """Return a function that tells whether a text is JSON with a match of a pattern in its first characters, or all."""
+    matcher = re.compile(pattern)
+    return lambda text: float(text.lstrip()[:1] in ("{", "[") and matcher.search(text[:num_chars]) is not None)
+
+
 def number(value: object) -> float:
     """Turn text or a JSON value into a number, or raise ValueError."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lazsim.errors import TraceFormatError
-from lazsim.trace.absences import events_from_states, other_nodes
 from lazsim.trace.clock import Clock
+from lazsim.trace.events import events_from_states, other_nodes
 from lazsim.trace.source import Reading, Source
 from lazsim.trace.table import Event, Kind
 

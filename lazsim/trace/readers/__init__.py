@@ -8,10 +8,10 @@ import numpy as np
 
 from lazsim.errors import FileSizeError, TraceFormatError
 from lazsim.files import decode_text, module_names, read_bytes, unpack
-from lazsim.specs import sha256, unknown_name
+from lazsim.specs import catalog_names, sha256, unknown_name
 from lazsim.tables import PARQUET, find_separator
 from lazsim.trace.guess import explain_columns, mapping_reader, open_head
-from lazsim.trace.mapping import NO_MAPPING, TraceMapping, mapping_names
+from lazsim.trace.mapping import NO_MAPPING, TraceMapping
 from lazsim.trace.refusals import BINARY_BYTES, explain_binary, explain_text
 from lazsim.trace.source import GUESSED, Reader, Source
 from lazsim.trace.stats import rate_note, trace_stats
@@ -24,7 +24,7 @@ LEAST_SPAN_S = 30.0
 
 READERS: dict[str, Reader] = {
     **{name: import_module(f"{__name__}.{name}").READER for name in module_names("trace/readers")},
-    **{name: mapping_reader(name) for name in mapping_names()},
+    **{name: mapping_reader(name) for name in catalog_names("mappings")},
 }
 """Reader by name of the format: modules with a `READER` here, then mappings of the catalogue, which are less certain.
 Nothing else lists them."""

@@ -4,7 +4,7 @@ import json
 import re
 from typing import Any
 
-from lazsim.trace.source import Reader, Reading, Source
+from lazsim.trace.source import Reader, Reading, Source, matching_json
 from lazsim.trace.states import OPTIONS, StateLog, json_records, text_at
 from lazsim.trace.table import Kind
 
@@ -36,12 +36,6 @@ DETAILS: dict[str, Kind] = {
 WARNING_S = 120.0
 """A warning comes two minutes before the interruption, but for hibernation, which begins at once (EC2 user guide)."""
 _INSTANCE = re.compile(r"\bm?i-[0-9a-zA-Z]+\b")
-_TYPICAL = re.compile(r'"Activities"\s*:|"AutoScalingGroupName"|"detail-type"|\\"detail-type\\"')
-
-
-def recognise(text: str) -> bool:
-    """Return whether a text is JSON with activities of a group or events of EventBridge."""
-    return text.lstrip()[:1] in ("{", "[") and _TYPICAL.search(text[:20_000]) is not None
 
 
 def read(source: Source) -> Reading:
@@ -94,4 +88,5 @@ def _read_event(log: StateLog, event: dict[str, Any]) -> bool:
     return is_warning
 
 
-READER = Reader(LOOKS, recognise, read, OPTIONS)
+TYPICAL = r'"Activities"\s*:|"AutoScalingGroupName"|"detail-type"|\\"detail-type\\"'
+READER = Reader(LOOKS, matching_json(TYPICAL), read, OPTIONS)

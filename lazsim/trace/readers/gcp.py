@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from lazsim.trace.source import Reader, Reading, Source
+from lazsim.trace.source import Reader, Reading, Source, matching_json
 from lazsim.trace.states import OPTIONS, StateLog, json_records, text_at
 from lazsim.trace.table import Kind
 
@@ -26,12 +26,6 @@ OPERATIONS: dict[str, tuple[Kind, ...]] = {
 }
 """Operations on an instance that take it in or out. A live migration, such as for maintenance, does neither."""
 _TARGET = re.compile(r"/zones/([^/]+)/instances/([^/]+)$")
-_TYPICAL = re.compile(r'"operationType"\s*:')
-
-
-def recognise(text: str) -> bool:
-    """Return whether a text is JSON with operations of Compute Engine."""
-    return text.lstrip()[:1] in ("{", "[") and _TYPICAL.search(text[:20_000]) is not None
 
 
 def read(source: Source) -> Reading:
@@ -67,4 +61,4 @@ def _read_operation(log: StateLog, operation: dict[str, Any]) -> list[tuple[floa
     return [(end_s if kind == "add" else start_s, kind, target[1], target[2]) for kind in kinds]
 
 
-READER = Reader(LOOKS, recognise, read, OPTIONS)
+READER = Reader(LOOKS, matching_json(r'"operationType"\s*:'), read, OPTIONS)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from lazsim.errors import TraceFormatError
 from lazsim.specs import sha256
 from lazsim.tables import array_items
-from lazsim.trace.absences import JUST_AFTER_S, other_nodes
+from lazsim.trace.events import JUST_AFTER_S, other_nodes
 from lazsim.trace.recipes import PublicSpec, load_recipe
 from lazsim.trace.source import Reader, Reading, Source, number, shorten
 from lazsim.trace.table import Event, in_time_order

@@ -1,10 +1,9 @@
 """Kubernetes: ``kubectl get events -A -o json``, also as a log or a watch, and ``kubectl get nodes -o json``."""
 
-import re
 from typing import Any
 
 from lazsim.errors import TraceFormatError
-from lazsim.trace.source import Reader, Reading, Source
+from lazsim.trace.source import Reader, Reading, Source, matching_json
 from lazsim.trace.states import OPTIONS, StateLog, json_records, text_at
 from lazsim.trace.table import Kind
 
@@ -20,12 +19,6 @@ REASONS: dict[str, tuple[Kind, ...]] = {
 REGISTERED = "RegisteredNode"
 """A controller that starts says so of all nodes: it brings back only those that were deleted before."""
 DELETED = ("RemovingNode", "DeletingNode")
-_TYPICAL = re.compile(r'"(?:involvedObject|regarding)"|"kind"\s*:\s*"Node"|"reason"\s*:\s*"Node(?:Not)?Ready"')
-
-
-def recognise(text: str) -> bool:
-    """Return whether a text is JSON with events or nodes of Kubernetes."""
-    return text.lstrip()[:1] in ("{", "[") and _TYPICAL.search(text) is not None
 
 
 def read(source: Source) -> Reading:
@@ -96,4 +89,5 @@ def _read_node(log: StateLog, node: dict[str, Any]) -> None:
             log.say(log.at(text_at(condition, "lastTransitionTime")), "add" if is_ready else "remove", name)
 
 
-READER = Reader(LOOKS, recognise, read, OPTIONS)
+TYPICAL = r'"(?:involvedObject|regarding)"|"kind"\s*:\s*"Node"|"reason"\s*:\s*"Node(?:Not)?Ready"'
+READER = Reader(LOOKS, matching_json(TYPICAL, num_chars=None), read, OPTIONS)

@@ -7,20 +7,14 @@ from typing import Any
 
 from lazsim.errors import TraceFormatError
 from lazsim.trace.clock import EPOCHS_S
-from lazsim.trace.counts import RULE, Sample, events_from_counts
-from lazsim.trace.source import Reader, Reading, Source, count, number
+from lazsim.trace.events import RULE, Sample, events_from_counts
+from lazsim.trace.source import Reader, Reading, Source, count, matching_json, number
 from lazsim.trace.states import StateLog, json_records
 
 LOOKS = 'query_range: {"data": {"resultType": "matrix", "result": [{"metric": {...}, "values": [[s, "1"], ...]}, ...]}}'
 QUERIES = 'up{job="..."} or kube_node_status_condition{condition="Ready",status="true"}'
 METRICS = ("", "up", "probe_success", "kube_node_status_condition")
 NODE_LABELS = ("node", "nodename", "hostname", "host", "kubernetes_node", "instance")
-_TYPICAL = re.compile(r'"resultType"|"metric"\s*:\s*\{')
-
-
-def recognise(text: str) -> bool:
-    """Return whether a text is an answer of Prometheus."""
-    return text.lstrip()[:1] in ("{", "[") and _TYPICAL.search(text[:20_000]) is not None
 
 
 def read(source: Source) -> Reading:
@@ -97,4 +91,4 @@ def _read_counts(source: Source, series: dict[str, Any]) -> Reading:
     return Reading(events, samples[-1].time_s if samples else None, (RULE, "one series, which names no node"))
 
 
-READER = Reader(LOOKS, recognise, read, ("where", "cluster_nodes"))
+READER = Reader(LOOKS, matching_json(r'"resultType"|"metric"\s*:\s*\{'), read, ("where", "cluster_nodes"))

@@ -7,7 +7,7 @@ from typing import Any
 
 from lazsim.errors import TraceFormatError
 from lazsim.tables import array_items
-from lazsim.trace.counts import RULE, Sample, events_from_counts
+from lazsim.trace.events import RULE, Sample, events_from_counts
 from lazsim.trace.prices import Prices
 from lazsim.trace.source import Reader, Reading, Source, count, number, usd_per_hour
 
