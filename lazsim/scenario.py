@@ -425,7 +425,9 @@ class Resolver:
         changes = _changes(asked)
         paths: dict[str, str] = {}
         hashes: dict[str, str] = {}
-        system, system_origin = self._system(asked["system"], paths)
+        system: System = self._extension(find_system, "system", asked["system"], paths)
+        with prefix_errors(f"{self._where}`system`"):
+            system_origin = system_source(paths.get("system", asked["system"]))
         if asked["planning"] not in PLANNINGS:
             raise SpecError(self._where + unknown_name("planning", asked["planning"], list(PLANNINGS)))
 
@@ -503,26 +505,22 @@ class Resolver:
                 raise SpecError("`extrapolate` goes beyond the sizes of a profile, and there is none")
             return None
 
-    def _system(self, name: str, paths: dict[str, str]) -> tuple[System, Mapping[str, str] | None]:
-        """Find the system, and what identifies it where it is a user's own."""
-        with prefix_errors(f"{self._where}`system`"):
+    def _extension(self, find: Callable[[str], Any], part: str, name: str, paths: dict[str, str]) -> Any:
+        """Find a system or a policy by its name; the path of a user's own begins at the folder of the settings."""
+        with prefix_errors(f"{self._where}`{part}`"):
             path, colon, attribute = name.rpartition(":")
             if colon:
-                name = paths["system"] = f"{self._folder / path}:{attribute}"
-            system = self._once(find_system, name)
-            return system, system_source(name)
+                name = paths[part] = f"{self._folder / path}:{attribute}"
+            return self._once(find, name)
 
     def _placement(self, asked: Settings, system: System, paths: dict[str, str]) -> Mapping[str, str] | None:
         """Name the policy of a system that has one to choose."""
         name = asked["placement"]
         if name is None:
             return None
+        self._extension(find_policy, "placement", name, paths)
         with prefix_errors(f"{self._where}`placement`"):
-            path, colon, function = name.rpartition(":")
-            if colon:
-                name = paths["placement"] = f"{self._folder / path}:{function}"
-            self._once(find_policy, name)
-            return policy_input(name) if system.is_elastic else None
+            return policy_input(paths.get("placement", name)) if system.is_elastic else None
 
     def _trace(
         self, asked: Settings, changes: Mapping[str, Any], duration_s: float | None, paths: dict[str, str]

@@ -41,17 +41,6 @@ class NodeLoss:
     report: MigrationReport | None
     refusal: str = ""
 
-    def to_json(self, *, has_layers: bool) -> dict[str, Any]:
-        """Return plain data; layers are left out where loads have none."""
-        lost = [list(pair) if has_layers else pair[1] for pair in self.lost_experts]
-        value: dict[str, Any] = {"lost_experts": lost, "migrations": []}
-        if self.report is not None:
-            value["migrations"] = [asdict(row) for row in self.report.rows]
-            value |= {"least_bytes": self.report.least_bytes, "bound_bytes": self.report.bound_bytes}
-        if self.refusal:
-            value["no_plan"] = self.refusal
-        return value
-
 
 @dataclass(frozen=True, eq=False)
 class PlanComparison:
@@ -113,7 +102,13 @@ class PlanComparison:
         return value | {"inputs": inputs, "notes": list(self.notes)}
 
     def _loss_json(self, loss: NodeLoss) -> dict[str, Any]:
-        value = loss.to_json(has_layers=self.task.has_layers)
+        lost = [list(pair) if self.task.has_layers else pair[1] for pair in loss.lost_experts]
+        value: dict[str, Any] = {"lost_experts": lost, "migrations": []}
+        if loss.report is not None:
+            value["migrations"] = [asdict(row) for row in loss.report.rows]
+            value |= {"least_bytes": loss.report.least_bytes, "bound_bytes": loss.report.bound_bytes}
+        if loss.refusal:
+            value["no_plan"] = loss.refusal
         if loss.plan is not None:
             value |= {"replicas": self._by_layer(loss.plan.replicas_LE.tolist()), "plan": self._slots(loss.plan)}
         return value

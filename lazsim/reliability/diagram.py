@@ -66,19 +66,9 @@ class Diagram:
 
 
 def build_diagram(sets_Mn: Bools, max_work: float) -> Diagram | None:
-    """Build the diagram of nonempty failure sets.
+    """Build the diagram of failure sets, none of which is empty or contains another.
 
-    Parameters
-    ----------
-    sets_Mn
-        Failure sets, none empty and none containing another, shape (M, n).
-    max_work
-        Operations, the sum over nodes of ``O**2 * (S + n)``, after which to give up.
-
-    Returns
-    -------
-    Diagram or None
-        None where the work would be more, or there are more than `MAX_STATES`.
+    It is None beyond `MAX_STATES`, or `max_work` operations, the sum over nodes of ``O**2 * (S + n)``.
 
     Notes
     -----

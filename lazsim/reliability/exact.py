@@ -50,17 +50,7 @@ class SingleSet:
 def survival_by_count(sets_MN: Bools, max_work: float = MAX_WORK) -> Floats | None:
     """Return the probability that all experts survive when 0..N random nodes fail, shape (N + 1,).
 
-    Parameters
-    ----------
-    sets_MN
-        Minimal failure sets, shape (M, N).
-    max_work
-        Operations on the diagram of a component, after which to give up.
-
-    Returns
-    -------
-    ndarray or None
-        None where no exact way is cheap enough.
+    It is None where no exact way is cheap enough: where a component's diagram takes more than `max_work` operations.
 
     Notes
     -----
@@ -86,21 +76,7 @@ def survival_by_count(sets_MN: Bools, max_work: float = MAX_WORK) -> Floats | No
 
 
 def survival_prob(sets_MN: Bools, fail_prob_N: Floats, max_work: float = MAX_WORK) -> float | None:
-    """Return the probability that all experts survive when nodes fail independently.
-
-    Parameters
-    ----------
-    sets_MN
-        Minimal failure sets, shape (M, N).
-    fail_prob_N
-        Probability that each node fails.
-    max_work
-        Operations on the diagram of a component, after which to give up.
-
-    Returns
-    -------
-    float or None
-        None where no exact way is cheap enough.
+    """Return the probability that all experts survive when nodes fail independently, as `survival_by_count` does.
 
     Examples
     --------

@@ -72,13 +72,9 @@ def count_distribution(
 
 
 def independent_counts(fail_prob_N: Floats) -> Floats:
-    """Return the probability of each number of failures among the first nodes, which fail independently.
+    """Return the probability that 0..N of the first ``n`` nodes fail independently, in row ``n``, shape (N + 1, N + 1).
 
-    Returns
-    -------
-    ndarray of float64, shape (N + 1, N + 1)
-        In row ``n``, the probability that 0..N of the first ``n`` nodes fail: the Poisson binomial distribution, the
-        binomial one where all probabilities are equal.
+    This is the Poisson binomial distribution, and the binomial one where all probabilities are equal.
 
     Examples
     --------

@@ -73,12 +73,7 @@ class Lattice:
 
 
 def build_lattice(sets_Mn: Bools) -> Lattice:
-    """Mark every subset of the nodes that contains a failure set.
-
-    Parameters
-    ----------
-    sets_Mn
-        Failure sets, shape (M, n); takes ``2**n`` bits.
+    """Mark every subset of the nodes that contains a failure set, in ``2**n`` bits.
 
     Notes
     -----

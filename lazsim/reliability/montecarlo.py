@@ -50,23 +50,9 @@ class Moments(NamedTuple):
 
 
 def sample_curve(sets_MN: Bools, failures: Ints, rng: np.random.Generator, half_width: float) -> Estimate:
-    """Estimate the probability that all experts survive k random node failures.
+    """Estimate the probability that all experts survive k random node failures, for each number of failures, 0..N.
 
-    Parameters
-    ----------
-    sets_MN
-        Minimal failure sets, shape (M, N).
-    failures
-        Numbers of failed nodes, each 0..N, shape (F,).
-    rng
-        Source of the samples.
-    half_width
-        Widest half interval wanted.
-
-    Returns
-    -------
-    Estimate
-        With 95 % intervals (`korn_graubard`), each valid on its own.
+    The 95 % intervals (`korn_graubard`), each valid on its own, are at most `half_width` wide to either side.
 
     Notes
     -----
@@ -103,14 +89,7 @@ def sample_curve(sets_MN: Bools, failures: Ints, rng: np.random.Generator, half_
 
 
 def sample_independent(sets_MN: Bools, fail_prob_N: Floats, rng: np.random.Generator, half_width: float) -> Estimate:
-    """Estimate the probability that all experts survive when nodes fail independently, shape (1,).
-
-    Parameters
-    ----------
-    sets_MN, rng, half_width
-        See `sample_curve`.
-    fail_prob_N
-        Probability that each node fails.
+    """Estimate the probability that all experts survive when nodes fail independently, shape (1,); see `sample_curve`.
 
     Notes
     -----

@@ -8,23 +8,16 @@ import numpy as np
 import numpy.typing as npt
 
 from lazsim.placement.plan import Bools, Ints
-from lazsim.reliability.bits import all_failed, members, pack, set_bits, unpack
+from lazsim.reliability.failure_sets import all_failed, members, pack, set_bits, unpack
 
 Floats = npt.NDArray[np.float64]
 Ranks = npt.NDArray[np.uint16]
 
 
 def draw_ranks(rng: np.random.Generator, num_nodes: int, depth: int, num_samples: int) -> Ranks:
-    """Draw the nodes that fail first.
+    """Draw the ranks 0..depth - 1 of the nodes that fail first, and `depth` for all that live, shape (N, B).
 
-    Returns
-    -------
-    ndarray of uint16, shape (N, B)
-        Ranks 0..depth - 1 of the nodes that fail, in random order, and `depth` for all that live.
-
-    Notes
-    -----
-    The first `depth` steps of a Fisher-Yates shuffle.
+    These are the first `depth` steps of a Fisher-Yates shuffle.
     """
     node_NB = np.repeat(np.arange(num_nodes, dtype=np.uint16)[:, None], num_samples, axis=1)
     rank_NB = np.full((num_nodes, num_samples), depth, dtype=np.uint16)
@@ -37,16 +30,7 @@ def draw_ranks(rng: np.random.Generator, num_nodes: int, depth: int, num_samples
 
 
 def draw_failed(rng: np.random.Generator, fail_prob_N: Floats, counts_prob: Floats, num_failed_B: Ints) -> Bools:
-    """Draw the nodes that fail, independently, given their number; shape (N, B).
-
-    Parameters
-    ----------
-    fail_prob_N
-        Probability that each node fails.
-    counts_prob
-        Probability of each number of failures, as `independent_counts` returns it.
-    num_failed_B
-        Failed nodes of each sample; a number that is possible.
+    """Draw the nodes that fail, independently, given their possible number and `independent_counts`; shape (N, B).
 
     Notes
     -----
@@ -80,23 +64,9 @@ def has_survived(sets_MN: Bools, failed_NB: Bools) -> Bools:
 
 
 def failures_survived(sets_MN: Bools, rank_NB: Ranks, order_DR: Ranks) -> tuple[Ranks, Ints]:
-    """Count the failures that are survived in each sample and order, and the failure sets lost in the end.
+    """Count the failures survived in each sample and order, (B, R), and the failure sets lost in the end, (B,).
 
-    Parameters
-    ----------
-    sets_MN
-        Failure sets, none empty, shape (M, N).
-    rank_NB
-        Rank of each node among those that fail, ``D`` where it lives, shape (N, B).
-    order_DR
-        When the node of each rank fails, 0..D - 1, shape (D, R).
-
-    Returns
-    -------
-    survived_BR : ndarray of uint8 or uint16, shape (B, R)
-        Failures that are survived.
-    num_lost_B : ndarray of int64, shape (B,)
-        Failure sets within all the nodes that fail.
+    `order_DR` says when the node of each rank fails, 0..D - 1; a rank is ``D`` where the node lives. No set is empty.
 
     Notes
     -----

@@ -28,26 +28,10 @@ class Sample(NamedTuple):
 
 
 def events_from_counts(samples: Iterable[Sample], rng: np.random.Generator, name: str = "") -> list[Event]:
-    """Make node events of live counts.
+    """Make node events of live counts in time order, of nodes ``node1``, ``node2``, ... in order of appearance.
 
-    Parameters
-    ----------
-    samples
-        In time order. Several samples of one instant are one batch: first all decreases, then all increases.
-    rng
-        Draws the nodes to remove.
-    name
-        Name of the file, for errors.
-
-    Returns
-    -------
-    list of Event
-        Names are ``node1``, ``node2``, ... in order of appearance.
-
-    Raises
-    ------
-    TraceFormatError
-        When a count is above the limit, or the changes make too many events.
+    Several samples of one instant are one batch: first all decreases, then all increases. Raise TraceFormatError, which
+    has the file's name, for too many nodes or events.
 
     Notes
     -----
@@ -97,17 +81,8 @@ class Outage(NamedTuple):
 
 
 def events_from_outages(outages: Iterable[Outage]) -> tuple[list[Event], tuple[str, ...]]:
-    """Make node events of outages, in any order; all nodes are there at time 0.
+    """Make node events, in time order, of outages in any order, and notes; all nodes are there at time 0.
 
-    Returns
-    -------
-    list of Event
-        In time order, with nodes in the order in which the outages name them.
-    tuple of str
-        What was assumed, a line each.
-
-    Notes
-    -----
     Outages of a node that overlap or touch are one absence. One of no length takes the node out and brings it back at
     the same instant.
 
@@ -142,17 +117,10 @@ def events_from_outages(outages: Iterable[Outage]) -> tuple[list[Event], tuple[s
 
 
 def events_from_states(states: Iterable[Event]) -> tuple[list[Event], tuple[str, ...]]:
-    """Make node events of a log in which ``add`` says that a node is there, and ``remove`` that it is not.
+    """Make node events, and notes, of a log where ``add`` says that a node is there, and ``remove`` that it is not.
 
     A state that the node is in already changes nothing. A node that the log first sees go was there from the start.
     Where a node is said to be both within an instant, the state that changes something comes first.
-
-    Returns
-    -------
-    list of Event
-        In the order of the log, after the nodes that are there from the start.
-    tuple of str
-        What was assumed, a line each.
     """
     is_there: dict[str, bool] = {}
     first: list[Event] = []
@@ -192,21 +160,10 @@ def _possible_order(states: Iterable[Event], is_there: Mapping[str, bool]) -> It
 def other_nodes(
     named: Collection[str], cluster_nodes: int | tuple[str, ...] | None, name: str
 ) -> tuple[list[Event], tuple[str, ...]]:
-    """Make the nodes of a cluster that a file does not name, since nothing happened to them; all are there at time 0.
+    """Add the nodes of a cluster that a file does not name, since nothing happened to them, at time 0; and a note.
 
-    Parameters
-    ----------
-    named
-        Nodes that the file names.
-    cluster_nodes
-        The number or the names of all nodes of the cluster; when None, there are no others, and a note says so.
-    name
-        Name of the file, for errors.
-
-    Raises
-    ------
-    TraceFormatError
-        When the file names more nodes.
+    `cluster_nodes` has the number or the names of all nodes: there are no others where it is None, and a
+    TraceFormatError says that the file names more.
     """
     num_named = len(named)
     if cluster_nodes is None:

@@ -34,10 +34,11 @@ SCALE_BOUNDS = (math.log(0.05), math.log(1e7))
 
 
 class _Seen(NamedTuple):
-    """A draw of a law: `value`, or more where it was cut off."""
+    """A draw of a law: `value`, or more where it was cut off; `aged` where it began before the trace."""
 
     value: float
     cut: bool
+    aged: bool = False
 
 
 @dataclass
@@ -188,17 +189,9 @@ def fit_table(trace: Trace, recipe: SpotSpec | MtbfSpec, seeds: range) -> "pd.Da
     return pd.DataFrame(rows).set_index("statistic")
 
 
-class _Life(NamedTuple):
-    """Time alive between failures of a node alone, or more where cut off; `aged` where it began before the trace."""
-
-    value: float
-    cut: bool
-    aged: bool
-
-
-def _observe_repairs(trace: Trace) -> tuple[list[_Life], list[_Seen], list[int]]:
+def _observe_repairs(trace: Trace) -> tuple[list[_Seen], list[_Seen], list[int]]:
     """Return the lives of nodes, their times away, and the sizes of losses."""
-    lives: list[_Life] = []
+    lives: list[_Seen] = []
     repairs: list[_Seen] = []
     sizes: list[int] = []
     since: dict[str, float] = {}
@@ -210,7 +203,7 @@ def _observe_repairs(trace: Trace) -> tuple[list[_Life], list[_Seen], list[int]]
             before_s, aged = lived.pop(node)
             lived[node] = before_s + batch.time_s - since.pop(node), aged
             if len(batch.removed) == 1:
-                lives.append(_Life(lived[node][0], False, aged))
+                lives.append(_Seen(lived[node][0], False, aged))
                 lived[node] = 0.0, False
             lost[node] = batch.time_s
         for node in batch.added:
@@ -219,12 +212,12 @@ def _observe_repairs(trace: Trace) -> tuple[list[_Life], list[_Seen], list[int]]
             if node in lost:
                 repairs.append(_Seen(batch.time_s - lost.pop(node), False))
     for node, (before_s, aged) in lived.items():
-        lives.append(_Life(before_s + trace.duration_s - since.get(node, trace.duration_s), True, aged))
+        lives.append(_Seen(before_s + trace.duration_s - since.get(node, trace.duration_s), True, aged))
     repairs += [_Seen(trace.duration_s - lost_s, True) for lost_s in lost.values()]
     return lives, repairs, sizes
 
 
-def _fit_shape(lives: list[_Life], mean_s: float) -> float:
+def _fit_shape(lives: list[_Seen], mean_s: float) -> float:
     """Fit the shape of a Weibull law of a given mean; a life that began before the trace has an equilibrium age."""
     from scipy.optimize import minimize_scalar
     from scipy.special import gammaincc

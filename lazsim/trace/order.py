@@ -23,12 +23,7 @@ def is_newest_first(rows: Sequence[Timed]) -> bool:
 def refuse_set_back(rows: Sequence[Timed], faults: Faults, repair: str) -> None:
     """Make a fault of steps back by up to an hour, if there are no more than changes of the clock in so long a time.
 
-    Parameters
-    ----------
-    rows
-        Rows with dates of a zone that nothing names, in the order of the file.
-    faults, repair
-        The faults of the file, and what the caller does next when lenient.
+    Times are dates of a zone that nothing names; `repair` is what the caller does next when lenient.
     """
     back = _steps_back(rows)
     hours = [(step_s, row) for step_s, row in back if SET_BACK_S[0] <= step_s <= SET_BACK_S[1]]
@@ -40,21 +35,11 @@ def refuse_set_back(rows: Sequence[Timed], faults: Faults, repair: str) -> None:
 
 
 def settle(rows: Sequence[TimedT]) -> tuple[list[TimedT], tuple[str, ...]]:
-    """Put rows that each say how things are from then on in order, each instant once.
+    """Put rows that each say how things are from then on in order, each instant once; and tell what was done.
 
-    Parameters
-    ----------
-    rows
-        In the order of the file.
-
-    Returns
-    -------
-    list
-        In time order. Where most stretches begin after the one before, they overlap, as those of a sampler that writes
-        each observation several times: a later stretch holds from its begin, and what it overtakes counts for nothing.
-        Otherwise, rows are sorted, and the last row of an instant counts.
-    tuple of str
-        What was done, a line each.
+    Where most stretches of the file begin after the one before, they overlap, as those of a sampler that writes each
+    observation several times: a later stretch holds from its begin, and what it overtakes counts for nothing.
+    Otherwise, rows are sorted, and the last row of an instant counts.
 
     Examples
     --------

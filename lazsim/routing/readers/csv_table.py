@@ -1,26 +1,29 @@
 """CSV and TSV: lazsim's, SGLang's dumps, counts by layer and expert, token routes, and bare matrices."""
 
+import csv
 import itertools
 import math
 import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 
 from lazsim.files import numbered_lines
 from lazsim.limits import MAX_WHOLE
-from lazsim.routing.columns import are_loads, cells_of, columns_of
-from lazsim.routing.source import LoadTable, Reader, Reading, Source, text_of, whole
+from lazsim.routing.source import LoadTable, Reader, Reading, Source, role_of, text_of, whole
 from lazsim.routing.table import CSV_COLUMNS, CSV_HEADER
 
 SGLANG = re.compile(r"expert_distribution_rank(\d{1,9})_timestamp[\d.]+\.csv", re.ASCII)
 BETWEEN_ROUTES = re.compile(r"[^\w.+-]+", re.ASCII)
+MAX_QUOTED = 1 << 16
+MATRIX = re.compile(r"\s*[\d.eE+-]*\d[\d.eE+-]*\s*", re.ASCII)
 
 
 def recognise(content: bytes) -> bool:
     """Return whether the first line that is no comment names the columns of loads, or has numbers alone."""
     text = content[: 1 << 16].decode("utf-8-sig", errors="replace").replace("\r", "\n")
-    columns = columns_of(next((line for _, line in numbered_lines(text) if not line.startswith("#")), ""))
-    return text.startswith(CSV_HEADER) or are_loads(columns)
+    columns = _columns(next((line for _, line in numbered_lines(text) if not line.startswith("#")), ""))
+    return text.startswith(CSV_HEADER) or _are_loads(columns)
 
 
 def read(source: Source) -> Reading:
@@ -36,6 +39,37 @@ def read(source: Source) -> Reading:
     return table.reading(*[f"loads are the sum of {len(dumps)} ranks"] if dumps else [])
 
 
+def _cells(line: str) -> list[str]:
+    """Return the cells of a line, between tabs, semicolons, commas or blanks: the first of these that it has."""
+    delimiter = next((one for one in "\t;," if one in line), " ")
+    if '"' not in line:
+        return line.split(delimiter)
+    # The module refuses a lone carriage return and longer fields; a quoted list of experts is short.
+    return next(csv.reader([line.replace("\r", " ")[:MAX_QUOTED]], delimiter=delimiter))
+
+
+def _columns(header: str) -> Mapping[str, list[int]]:
+    """Return the columns of each role, or one role for a row of numbers alone."""
+    cells = _cells(header)
+    if len(cells) > 1 and all(map(MATRIX.fullmatch, cells)):
+        return {"matrix": list(range(len(cells)))}
+    found: dict[str, list[int]] = {}
+    for at, name in enumerate(cells):
+        # Of several names for one part the first counts; only numbered columns belong together.
+        if role_of(name) not in found or name.strip()[-1:].isdigit():
+            found.setdefault(role_of(name), []).append(at)
+    if "token" in found and "expert" not in found and "loads" in found:
+        # With a token in each row, expert_0 and expert_1 are its experts.
+        found["routes"] = found.pop("loads")
+    return found
+
+
+def _are_loads(columns: Mapping[str, list[int]]) -> bool:
+    """Return whether columns are those of loads by layer, of routes, or of a bare matrix."""
+    named = "layer" in columns and not columns.keys().isdisjoint({"loads", "routes", "expert"})
+    return named or "matrix" in columns
+
+
 def _routes_of(cell: str) -> list[float]:
     """Return the numbers of the experts that a cell lists, in any brackets; a ValueError for what is none."""
     return [float(part) for part in BETWEEN_ROUTES.split(cell) if any(map(str.isdigit, part))]
@@ -44,8 +78,8 @@ def _routes_of(cell: str) -> list[float]:
 def _read_file(source: Source, text: str, table: LoadTable, dump: int) -> None:
     lines = ((number, line) for number, line in numbered_lines(text) if not line.startswith("#"))
     number, header = next(lines, (2, ""))
-    is_ours, columns = text.startswith(CSV_HEADER), columns_of(header)
-    if (is_ours and header != CSV_COLUMNS) or not are_loads(columns):
+    is_ours, columns = text.startswith(CSV_HEADER), _columns(header)
+    if (is_ours and header != CSV_COLUMNS) or not _are_loads(columns):
         raise source.refuse(number, f"expected {CSV_COLUMNS if is_ours else 'columns such as layer,expert,tokens'}")
     rows = itertools.chain([(number, header)] if "matrix" in columns else [], lines)
     values = next(columns[role] for role in ("matrix", "loads", "routes", "expert") if role in columns)
@@ -53,7 +87,7 @@ def _read_file(source: Source, text: str, table: LoadTable, dump: int) -> None:
     latest = 0
     for row, (number, line) in enumerate(rows):
         try:
-            cells = cells_of(line)
+            cells = _cells(line)
             step, layer, expert = (
                 whole(cells[columns[role][0]], MAX_WHOLE) if role in columns else default
                 for role, default in (("step", dump), ("layer", row), ("expert", 0))
