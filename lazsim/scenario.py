@@ -520,7 +520,7 @@ class Resolver:
             return None
         self._extension(find_policy, "placement", name, paths)
         with prefix_errors(f"{self._where}`placement`"):
-            return policy_input(paths.get("placement", name)) if system.is_elastic else None
+            return policy_input(paths.get("placement") or name) if system.is_elastic else None
 
     def _trace(
         self, asked: Settings, changes: Mapping[str, Any], duration_s: float | None, paths: dict[str, str]
