@@ -42,6 +42,7 @@ from lazsim.live.messages import (
     secret_from_environment,
 )
 from lazsim.live.plan import Reached, agree_on_step, plan_generation
+from lazsim.live.record import Recorder
 from lazsim.live.run import live_costs, prepare, run_locally
 from lazsim.live.spec import check_model
 from lazsim.live.state import DENSE, Block, TrainingState, all_keys, initial_values
@@ -234,6 +235,39 @@ def test_survivors_are_taken_in_the_order_of_the_last_plan():
     a.alive = False
     workers.remove(a)
     assert coordinator._decide_now().nodes == (c, b)
+
+
+def test_a_job_that_has_lost_states_does_not_wait_for_workers_that_only_start(monkeypatch):
+    monkeypatch.setattr("lazsim.live.coordinator.RECONNECT_GRACE_S", {"cpu": 60.0})
+    coordinator, workers = decide_among(["a", "b"], {"a": 0, "b": 1})
+    coordinator._held, coordinator._has_state, coordinator._has_trained = places(list(workers)), True, True
+    # Both were killed, and another one starts.
+    coordinator.may_return = {"c"}.__contains__
+    for worker in workers:
+        worker.alive = False
+    workers.clear()
+
+    async def decide() -> Decision:
+        async with asyncio.timeout(5.0):
+            return await coordinator._decide()
+
+    assert asyncio.run(decide()).action is Action.WAIT
+
+
+def test_the_work_that_a_failure_loses_begins_after_the_save_before_it():
+    now_s = 0.0
+    record = Recorder("replica-drop", None, 6, lambda: now_s)
+    record.num_sequences = 6
+    record.state()
+    record.enter("compute")
+    now_s = 1.0
+    record.step(1, 1.0, 0.0, [])
+    now_s = 1.3
+    record.checkpoint(1, 0.3, 0.3)
+    now_s = 1.9
+    record.fail(1.8)
+    ledger_s = record.ledger.seconds()
+    assert (ledger_s["compute"], ledger_s["checkpoint"], ledger_s["lost_work"]) == pytest.approx((1.0, 0.3, 0.5))
 
 
 def test_ranks_that_stay_keep_their_order_whatever_the_plan_binds_them_to():

@@ -70,9 +70,9 @@ class Coordinator:
         self.server, self.spec, self.costs = server, server.spec, costs
         self.system = LIVE_SYSTEMS[self.spec.system].for_job(costs.job)
         self.on_event: OnEvent | None = None
-        # The launcher's place of a worker, by name, and whether a worker that has lost its connection may still run.
+        # The launcher's place of a worker, and whether one that has lost its connection may still run, by name.
         self.place_of: Callable[[str], int] = lambda _name: 0
-        self.may_return: Callable[[], bool] = lambda: True
+        self.may_return: Callable[[str], bool] = lambda _name: True
         self.step = self._reported_step = 0
         self._min_workers, self._start_timeout_s = min_workers, start_timeout_s
         self._usable_nodes = partial(self.system.usable_nodes, costs)
@@ -235,7 +235,7 @@ class Coordinator:
         if can_go_on and decision.source != "peers":
             begun_s = self.now_s()
             await self.server.wait_until(
-                lambda: not self.may_return() or self._decide_now().source == "peers",
+                lambda: not any(map(self.may_return, self._lost())) or self._decide_now().source == "peers",
                 RECONNECT_GRACE_S[self.server.device],
             )
             self.record.recovery("restart").rebuild_s += self.now_s() - begun_s
@@ -249,10 +249,16 @@ class Coordinator:
             self._join_at_s = None
         return decision
 
+    def _holders(self) -> list[WorkerConnection]:
+        """Return those that trained last, in the order of the plan, as the simulation has them; then the joining."""
+        return [*self._held.nodes, *(member for member in self._members if member not in self._held.nodes)]
+
+    def _lost(self) -> set[str]:
+        """Return the names of those whose states are missing."""
+        return {holder.name for holder in self._holders()} - {worker.name for worker in self.server.workers}
+
     def _decide_now(self) -> Decision[WorkerConnection]:
-        # In the order of the plan, as the simulation has them; then those that were joining.
-        members = [*self._held.nodes, *(member for member in self._members if member not in self._held.nodes)]
-        survivors = [member for member in members if member.alive and self._has_state]
+        survivors = [holder for holder in self._holders() if holder.alive and self._has_state]
         alive = self._alive()
         situation = Situation(
             survivors=tuple(survivors),

@@ -151,6 +151,8 @@ class Recorder:
     _bucket: str = "waiting"
     _bucket_since_s: float = 0.0
     _booked_s: float = 0.0
+    # When training went on after the last save.
+    _save_end_s: float = 0.0
 
     def enter(self, bucket: str, at_s: float | None = None) -> None:
         """Book time in a bucket from now on, or from a recent instant."""
@@ -162,6 +164,8 @@ class Recorder:
         """Record a checkpoint that took some seconds, and move those without training out of the computing time."""
         self.save_s.append(seconds)
         self.log.count("checkpoints")
+        if self.steps and self.steps[-1].step == step:
+            self._save_end_s = self.steps[-1].at_s + stall_s
         if self._bucket == "compute":
             self._booked_s = self.clock()
             self.ledger.enter("compute", self._booked_s)
@@ -221,7 +225,7 @@ class Recorder:
 
     def fail(self, at_s: float) -> None:
         """Book the time from a failure on as detection, and the step that it broke off as lost work."""
-        begun_s = self._step_begun_s()
+        begun_s = max(self._step_begun_s(), self._save_end_s)
         self.enter("detect", at_s)
         self.ledger.move("compute", "lost_work", max(0.0, self._bucket_since_s - begun_s))
 

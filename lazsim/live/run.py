@@ -140,8 +140,7 @@ async def run_locally(
         coordinator = Coordinator(server, costs, num_initial, LOCAL_START_TIMEOUT_S)
         nodes = LocalNodes(coordinator, pool, scratch / "workers.log")
         coordinator.place_of = lambda name: nodes.places.get(name, max_nodes)
-        # A worker that was killed, or has ended, is none of the pool's.
-        coordinator.may_return = lambda: pool.num_workers > len(server.workers)
+        coordinator.may_return = pool.is_running
         coordinator.on_event = lambda event, generation, step: injector.on_event(nodes, event, generation, step)
         watching = asyncio.create_task(nodes.watch(injector))
         try:

@@ -90,11 +90,15 @@ class WorkerPool:
     @property
     def num_workers(self) -> int:
         """Workers that have not ended."""
+        return sum(map(self.is_running, self._workers))
+
+    def is_running(self, name: str) -> bool:
+        """Tell whether a worker was started, and has neither been killed nor ended by itself."""
         # The descriptor of a process becomes readable when the process ends; `select` takes none above 1023.
         poll = select.poll()
-        for descriptor in self._workers.values():
-            poll.register(descriptor, select.POLLIN)
-        return len(self._workers) - len(poll.poll(0))
+        if name in self._workers:
+            poll.register(self._workers[name], select.POLLIN)
+        return name in self._workers and not poll.poll(0)
 
     def kill(self, name: str) -> None:
         """Kill a worker without warning, as a failure does."""

@@ -83,74 +83,81 @@ class Setting:
 
 
 class SettingRuns:
-    """Runs of a scenario on a trace by setting, each made once; trace and loads may be shared with others."""
+    """Runs of a scenario on one trace or several by setting, each made once; they share plans and times of steps."""
 
-    def __init__(self, scenario: Scenario, trace: Trace, loads: Routing) -> None:
-        self.scenario, self.trace, self.loads = scenario, trace, loads
+    def __init__(self, scenario: Scenario, traces: Sequence[Trace], loads: Routing) -> None:
+        self.scenario, self.traces, self.loads = scenario, traces, loads
         costs = scenario.costs()
         self._shared = functools.cache(
             lambda system: (Planner(system, costs, loads), step_timers_from(system, costs, loads))
         )
-        self.run = functools.cache(self._run)
+        self.runs = functools.cache(self._runs)
 
-    def on(self, trace: Trace) -> "SettingRuns":
-        """Return the runs on another trace, which share plans and times of steps with these."""
-        runs = SettingRuns(self.scenario, trace, self.loads)
+    def on(self, traces: Sequence[Trace]) -> "SettingRuns":
+        """Return the runs on other traces, which share plans and times of steps with these."""
+        runs = SettingRuns(self.scenario, traces, self.loads)
         runs._shared = self._shared
         return runs
 
-    def _run(self, setting: Setting) -> SystemRun:
-        scenario, trace = self.scenario, self.trace
+    def _runs(self, setting: Setting) -> list[SystemRun]:
+        """Simulate a setting on each trace."""
+        scenario = self.scenario
         planner, make_timer = self._shared(setting.system)
-        return simulate_system(
-            trace,
-            setting.system,
-            scenario.costs(),
-            self.loads,
-            scenario.wall_s(trace),
-            planner=planner,
-            make_timer=make_timer,
-            score_plans=scenario.score_plans,
-            interval_steps=setting.interval_steps,
-            planning=scenario.planning,
-            prices=scenario.prices(trace),
-            spares=scenario.spares(trace),
-        )
+        return [
+            simulate_system(
+                trace,
+                setting.system,
+                scenario.costs(),
+                self.loads,
+                scenario.wall_s(trace),
+                planner=planner,
+                make_timer=make_timer,
+                score_plans=scenario.score_plans,
+                interval_steps=setting.interval_steps,
+                planning=scenario.planning,
+                prices=scenario.prices(trace),
+                spares=scenario.spares(trace),
+            )
+            for trace in self.traces
+        ]
 
     def choose(self, interval: str | int | float | None) -> Setting:
         """Return the setting with an interval.
 
-        Where it is ``auto``, it is the one of the most samples that simulations find; see `_search`. Else the system is
-        as published. The interval is the one given, the job's own, or Young's where that has none.
+        Where it is ``auto``, it is the one of the most samples on all traces together that simulations find; see
+        `_search`. Else the system is as published. The interval is the one given, the job's own, or Young's where that
+        has none.
         """
-        scenario, trace, loads = self.scenario, self.trace, self.loads
+        scenario, loads = self.scenario, self.loads
         system, own = scenario.find_system(), scenario.job.checkpoint_interval_steps.get(scenario.system)
         if isinstance(interval, int):
             return Setting(system, interval)
         if interval is None and own is not None:
             return Setting(system, own)
-        costs, wall_s = scenario.costs(), scenario.wall_s(trace)
-        num_nodes = max(scenario.cluster.num_nodes, trace.most_nodes(wall_s))
+        costs = scenario.costs()
+        most_nodes = max(trace.most_nodes(scenario.wall_s(trace)) for trace in self.traces)
+        num_nodes = max(scenario.cluster.num_nodes, most_nodes)
         if not system.usable_nodes(costs, num_nodes):
             # The simulation says why.
             return Setting(system, 1)
         if isinstance(interval, float):
             return Setting(system, max(1, round(interval / steady_step_s(system, costs, loads, num_nodes))))
-        between_s = between_failures_s(trace, wall_s)
-        start = Setting(system, own or interval_steps(system, costs, loads, num_nodes, between_s))
+        steps = own or interval_steps(system, costs, loads, num_nodes, mean_between_s(scenario, self.traces))
+        start = Setting(system, steps)
         return start if interval is None else self._search(start, num_nodes)
 
     def _search(self, start: Setting, num_nodes: int) -> Setting:
         """Find the setting that trains most samples: first each field of the system, then the interval.
 
         What does not fit into the memory of the nodes or their GPUs is not tried, beside the start. Of settings that
-        lose more updates than the system may, the one that loses least is best.
+        lose more updates than the system may, the one that loses least is best. No interval is tried that is shorter
+        than a save takes to be written, as the next save waits for it.
         """
 
         def score(setting: Setting) -> float:
-            run = self.run(setting)
-            lost = run.lost_token_share or 0.0
-            return run.samples if lost <= setting.system.most_lost_tokens else -lost
+            runs = self.runs(setting)
+            lost = sum(run.lost_token_share or 0.0 for run in runs) / len(runs)
+            return sum(run.samples for run in runs) if lost <= setting.system.most_lost_tokens else -lost
 
         best = start
         for name, values in start.system.choices().items():
@@ -161,13 +168,14 @@ class SettingRuns:
                 if not find_obstacle(self.scenario, one, self.loads, num_nodes)
             ]
             best = max((best, *fitting), key=score)
-        steps = climb(best.interval_steps, lambda steps: score(replace(best, interval_steps=steps)))
+        least = interval_steps(best.system, self.scenario.costs(), self.loads, num_nodes, between_s=0.0)
+        steps = climb(best.interval_steps, lambda steps: score(replace(best, interval_steps=steps)), least)
         return replace(best, interval_steps=steps)
 
 
-def choose_setting(scenario: Scenario, trace: Trace, loads: Routing) -> Setting:
-    """Return the system and the steps between checkpoints that a scenario asks for; see `SettingRuns.choose`."""
-    return SettingRuns(scenario, trace, loads).choose(interval_of(scenario))
+def mean_between_s(scenario: Scenario, traces: Sequence[Trace]) -> float:
+    """Return the mean time between instants at which nodes go over traces; one without a failure has one at its end."""
+    return len(traces) / sum(1 / between_failures_s(trace, scenario.wall_s(trace)) for trace in traces)
 
 
 def interval_of(scenario: Scenario) -> str | int | float | None:
@@ -176,12 +184,15 @@ def interval_of(scenario: Scenario) -> str | int | float | None:
         return parse_interval(scenario.interval)
 
 
-def climb(start: int, score: Callable[[int], float]) -> int:
-    """Climb from a start to the integer of the highest score, by smaller and smaller ratios; ties go to the larger."""
+def climb(start: int, score: Callable[[int], float], least: int = 1) -> int:
+    """Climb from a start to the integer of the highest score, by smaller and smaller ratios; ties go to the larger.
+
+    None below `least` is tried, but for the start.
+    """
     best = start
     for ratio in REFINEMENTS:
         for _ in range(MOST_ROUNDS):
-            around = {best, max(1, round(best / ratio)), round(best * ratio)}
+            around = {best, *(max(least, round(steps)) for steps in (best / ratio, best * ratio))}
             found = max(around, key=lambda steps: (score(steps), steps))
             if found == best:
                 break
@@ -266,14 +277,13 @@ def find_start(scenario: Scenario, traces: Sequence[Trace], num_nodes: int) -> S
     """Return where a search begins for the interval of a scenario on `num_nodes` nodes, at most, under some traces."""
     system, costs, loads = scenario.find_system(), scenario.costs(), scenario.load_routing()
     wall_s = scenario.wall_s(traces[0])
-    # A trace without a failure has one at its end.
-    between_s = len(traces) / sum(1 / between_failures_s(trace, wall_s) for trace in traces)
+    between_s = mean_between_s(scenario, traces)
     step_s = steady_step_s(system, costs, loads, num_nodes)
     save = system.save(costs, step_s)
     if scenario.interval is None:
         steps = interval_steps(system, costs, loads, num_nodes, between_s)
     else:
-        steps = choose_setting(scenario, traces[0], loads).interval_steps
+        steps = SettingRuns(scenario, traces[:1], loads).choose(interval_of(scenario)).interval_steps
     # Few gaps look regular, whatever their law.
     is_enough = wall_s > MIN_GAPS * between_s
     gaps_cv = sum(trace_stats(trace).loss_gap_cv for trace in traces) / len(traces) if is_enough else math.nan

@@ -152,10 +152,10 @@ def simulate_scenarios(
     runs, others = list[SystemRun](), list[SystemRun]()
     for _, one in zip(progress(names), scenarios, strict=True):
         # The search for the best setting has made the run at the published one.
-        by_setting = SettingRuns(one, trace, loads)
+        by_setting = SettingRuns(one, [trace], loads)
         runs.append(_run(by_setting))
         if searches or one.interval == AUTO:
-            others.append(by_setting.run(by_setting.choose(AUTO if searches else None)))
+            others += by_setting.runs(by_setting.choose(AUTO if searches else None))
     inputs = _record(scenarios, trace, loads, wall_s) | (asdict(due) if due else {})
     at_deadline = None
     if due is not None:
@@ -177,19 +177,19 @@ def simulate_scenarios(
 
 def run_scenario(scenario: Scenario, trace: Trace, loads: Routing, setting: Setting | None = None) -> SystemRun:
     """Simulate one scenario, at its setting or a given one; trace and loads may be shared with others."""
-    return _run(SettingRuns(scenario, trace, loads), setting)
+    return _run(SettingRuns(scenario, [trace], loads), setting)
 
 
 def _run(runs: SettingRuns, setting: Setting | None = None) -> SystemRun:
     """Simulate at a setting, or else that of the scenario; refuse what does not fit where that is asked for."""
-    scenario, trace, loads = runs.scenario, runs.trace, runs.loads
+    scenario, loads, [trace] = runs.scenario, runs.loads, runs.traces
     strict = scenario.settings["strict"]
     if strict:
         usable = scenario.find_system().usable_nodes(scenario.costs(), trace.most_nodes(scenario.wall_s(trace)))
         require_memory(scenario, loads, usable)
     # Products of several threads are summed in another order: the same inputs would give other last digits.
     with _libraries().limit(limits=1, user_api="blas"):
-        run = runs.run(setting or runs.choose(interval_of(scenario)))
+        [run] = runs.runs(setting or runs.choose(interval_of(scenario)))
     if strict:
         require_memory(scenario, loads, run.most_nodes_used, run.steps)
     return run

@@ -1,0 +1,75 @@
+"""The arena: settings are chosen on failures that do not judge them, and runs are long enough to judge by."""
+
+import pytest
+
+from lazsim.scenario import resolve
+from lazsim.study.checkpoint_interval import AUTO, Setting, SettingRuns
+from lazsim.study.experiment import load_experiment
+from tests.conftest import ROOT
+from tests.jobs import trace
+
+EXPERIMENT = load_experiment(str(ROOT / "experiments" / "arena" / "experiment.py"))
+ARENA = EXPERIMENT.script
+NAMES = " ".join(f"n{index}" for index in range(4))
+
+
+def runs_of(*traces):
+    """Return the runs of a job whose steps take 0.6 s, whose saves take 10 s, and whose restarts take 60 s."""
+    job = {"model": "deepseek-v2-lite", "cluster": "dgx-h100", "job": "deepseek-v3", "routing": "uniform"}
+    job |= {f"job.parallel.{name}": value for name, value in ARENA.ONE_STAGE.items()}
+    job |= {"cluster.num_nodes": 4, "cluster.recovery.restart_base_s": 60.0, "job.join_wait_s": 0.0}
+    scenario = resolve(job | {"system": "checkpoint"})
+    return SettingRuns(scenario, traces, scenario.load_routing())
+
+
+def failing(*times_s):
+    changes = [(at_s + later_s, kind, "n0") for at_s in times_s for later_s, kind in ((0, "remove"), (60, "add"))]
+    return trace((0, "add", NAMES), *changes, duration_s=8000.0)
+
+
+def test_a_setting_is_chosen_for_all_traces_together():
+    quiet, hit = failing(), failing(1500, 3900, 6100, 7900)
+    chosen, alone = runs_of(quiet, hit).choose(AUTO), runs_of(quiet).choose(AUTO)
+    both = runs_of(quiet, hit)
+
+    def samples(setting: Setting) -> int:
+        return sum(run.samples for run in both.runs(setting))
+
+    # Without a failure any save is one too many, which loses all where there are some.
+    assert alone.interval_steps > 4 * chosen.interval_steps
+    assert samples(chosen) >= max(samples(alone), samples(both.choose(None)))
+
+
+def test_young_s_interval_on_several_traces_is_that_of_all_failures_in_all_the_time():
+    # Four failures and two in 8000 s each: a failure in 16,000 / 6 s, and the interval goes with its root.
+    rare, often = failing(2000, 6000), failing(1500, 3900, 6100, 7900)
+    steps = [runs_of(*traces).choose(None).interval_steps for traces in ([rare], [often], [rare, often])]
+    assert steps[0] / steps[1] == pytest.approx(2**0.5, rel=0.02)
+    assert steps[2] / steps[1] == pytest.approx((4 / 3) ** 0.5, rel=0.02)
+
+
+def test_the_failures_that_judge_do_not_choose_the_settings():
+    settings = EXPERIMENT.settings(small=True)
+    cell = next(cell for cell in ARENA.cells_of(settings, "16 B, 12 nodes") if cell["system"] == "oobleck")
+    cell["base"]["system"] = cell["system"] = "checkpoint"
+    one, other = (ARENA.train(cell | {"seeds": seeds})["rows"] for seeds in ([0], [1, 0]))
+    assert one[0]["samples"] != other[0]["samples"]
+    assert one[0] == other[1]
+    assert {row["setting"] for row in other} == {one[0]["setting"]}
+
+
+@pytest.mark.parametrize(
+    ("condition", "repair_h", "hours"),
+    [
+        # Five failures, or two repairs where these take longer.
+        ({"between_h": 24, "batch": 1}, 4, 120),
+        ({"between_h": 1 / 6, "batch": 4}, 4, 8),
+        ({"between_h": 1 / 6, "batch": 1}, 0.25, 5 / 6),
+        # 5 of 1,000 node-days on 100 nodes are one every other day.
+        ({"per_1000_node_days": 5, "batch": 1}, 4, 240),
+    ],
+)
+def test_a_run_has_failures_and_repairs_enough(condition, repair_h, hours):
+    settings = EXPERIMENT.settings()
+    cell = {name: settings[name] for name in ARENA.SHARED} | {"condition": condition, "nodes": 100}
+    assert ARENA.failures_of(cell | {"repair_h": repair_h}, 0).duration_s == pytest.approx(hours * 3600)
