@@ -19,6 +19,7 @@ from lazsim.engine.ledger import BUCKETS
 from lazsim.engine.simulate import SystemRun, simulate_system
 from lazsim.engine.step_timer import stretch_steps
 from lazsim.engine.systems import LIVE_SYSTEMS
+from lazsim.engine.systems.system import state_bytes
 from lazsim.files import check_folder, scratch_folder
 from lazsim.live.calibration import (
     GOLDEN_RATIO,
@@ -36,7 +37,6 @@ from lazsim.live.run import OnStart, describe_inputs, live_scenario, prepare, ru
 from lazsim.live.spec import LiveSpec
 from lazsim.live.worker_pool import WorkerPool
 from lazsim.placement.plan import Ints, PlacementPlan
-from lazsim.specs import NetworkSpec, RecoverySpec
 from lazsim.trace.table import Event, Trace, build_trace
 from lazsim.units import DAY_S
 
@@ -262,36 +262,29 @@ class MeasuredCosts(CostModel):
 
 def measured_costs(spec: LiveSpec, calibration: Calibration, max_nodes: int) -> MeasuredCosts:
     """Return the cost model of the simulation with measured costs of steps, recoveries and checkpoints."""
-    scenario = live_scenario(spec, max_nodes)
-    model, rate = scenario.model, calibration.transfer_bytes_per_s
-    all_bytes = model.dense_state_bytes + model.num_moe_layers * model.num_experts * model.expert_state_bytes
-    network = NetworkSpec(
-        nic_bytes_per_s=rate,
-        all_to_all_efficiency=1.0,
-        all_reduce_efficiency=1.0,
-        point_to_point_efficiency=1.0,
-        nic_latency_s=0.0,
-        local_bytes_per_s=rate,
-        local_latency_s=0.0,
-        local_all_reduce_bytes_per_s=rate,
-        local_all_reduce_latency_s=0.0,
-        storage_bytes_per_s=all_bytes / calibration.save_s if calibration.save_s else rate,
-        # The measured restart includes the load of the checkpoint.
-        storage_read_bytes_per_s=INSTANT_BYTES_PER_S,
-    )
-    recovery = RecoverySpec(
-        detect_s=calibration.detect_s,
-        rebuild_s=calibration.rebuild_s,
+    scenario, rate = live_scenario(spec, max_nodes), calibration.transfer_bytes_per_s
+    save_rate = state_bytes(scenario.costs()) / calibration.save_s if calibration.save_s else rate
+    measured = {
+        "network.nic_bytes_per_s": rate,
+        "network.nic_latency_s": 0.0,
+        "network.point_to_point_efficiency": 1.0,
+        "network.local_bytes_per_s": rate,
+        "network.local_latency_s": 0.0,
+        "network.storage_bytes_per_s": save_rate,
+        # The measured restart includes the load of the checkpoint, and saves and transfers serialising and connecting.
+        "network.storage_read_bytes_per_s": INSTANT_BYTES_PER_S,
+        "host.serialise_bytes_per_s": INSTANT_BYTES_PER_S,
+        "recovery.connect_s": 0.0,
+        "recovery.detect_s": calibration.detect_s,
+        "recovery.rebuild_s": calibration.rebuild_s,
         # Ranks that only exchange experts keep their communicators.
-        regroup_s=0.0,
-        restart_base_s=calibration.restart_s,
-        restart_per_node_s=0.0,
-        connect_s=0.0,
-    )
-    # The measured saves and transfers include serialising and connecting.
-    host = msgspec.structs.replace(scenario.cluster.host, serialise_bytes_per_s=INSTANT_BYTES_PER_S)
-    cluster = msgspec.structs.replace(scenario.cluster, network=network, recovery=recovery, host=host)
-    costs = replace(scenario, cluster=cluster).costs()
+        "recovery.regroup_s": 0.0,
+        "recovery.restart_base_s": calibration.restart_s,
+        "recovery.restart_per_node_s": 0.0,
+    }
+    for name, value in measured.items():
+        scenario = scenario.replace(f"cluster.{name}", value)
+    costs = scenario.costs()
     return MeasuredCosts(**{one.name: getattr(costs, one.name) for one in fields(costs)}, calibration=calibration)
 
 

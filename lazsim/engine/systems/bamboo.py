@@ -8,7 +8,6 @@ from lazsim.costmodel.step import CostModel
 from lazsim.engine.held import Held
 from lazsim.engine.systems.seats import SeatSystem
 from lazsim.engine.systems.system import FULL_PACE, Pace, node_state_bytes
-from lazsim.errors import InfeasiblePlanError
 
 
 @dataclass(frozen=True)
@@ -27,13 +26,7 @@ class Bamboo(SeatSystem):
     """
 
     shadow_factor: float = 1.5
-
-    def require(self, costs: CostModel, num_nodes: int) -> None:
-        """See `System.require`."""
-        if costs.grid.num_stages < 2:
-            raise InfeasiblePlanError(
-                f"{self.name} has a stage stand in for the next, and the job has one: set its `pipeline` to 2 or more"
-            )
+    stage_use: str = "has a stage stand in for the next"
 
     def goes_on(self, costs: CostModel, held: Held) -> bool:
         """See `SeatSystem.goes_on`: no two neighbouring stages of a pipeline lack a node."""

@@ -10,14 +10,7 @@ from lazsim.costmodel.step import CostModel
 from lazsim.engine import protocol
 from lazsim.engine.held import Held
 from lazsim.engine.protocol import Action, Decision
-from lazsim.engine.systems.system import (
-    HOST_BYTES_PER_S,
-    StoppedJob,
-    System,
-    fetch_s,
-    node_state_bytes,
-)
-from lazsim.errors import InfeasiblePlanError
+from lazsim.engine.systems.system import HOST_BYTES_PER_S, StoppedJob, System, fetch_s, node_state_bytes
 from lazsim.placement.plan import Ints
 from lazsim.specs import STATE_BYTES_PER_PARAM
 
@@ -44,13 +37,7 @@ class MoEvement(System):
 
     num_peers: int = 2
     recovers_from_peers: bool = True
-
-    def require(self, costs: CostModel, num_nodes: int) -> None:
-        """See `System.require`."""
-        if costs.grid.num_stages < 2:
-            raise InfeasiblePlanError(
-                f"{self.name} replays single pipeline stages, and the job has one: set its `pipeline` to 2 or more"
-            )
+    stage_use: str = "replays single pipeline stages"
 
     def window_steps(self, costs: CostModel, step_s: float) -> int:
         """Return the steps in which every operator is saved once."""

@@ -8,7 +8,7 @@ from lazsim.costmodel.step import CostModel
 from lazsim.engine import protocol
 from lazsim.engine.held import Held
 from lazsim.engine.protocol import Decision
-from lazsim.engine.systems.seats import SeatSystem, broken_replicas, require_two_replicas
+from lazsim.engine.systems.seats import SeatSystem, broken_replicas
 from lazsim.engine.systems.system import FULL_PACE, Pace, StoppedJob
 
 
@@ -35,14 +35,11 @@ class ReplicaDrop(SeatSystem):
     timeout_s: float = 0.0
     quorum_s: float = 1.0
     is_led: bool = False
+    takes_two_replicas: bool = True
 
     def as_live(self) -> "ReplicaDrop":
         """See `System.as_live`."""
         return replace(self, is_led=True)
-
-    def require(self, costs: CostModel, num_nodes: int) -> None:
-        """See `System.require`."""
-        require_two_replicas(self.name, costs, num_nodes)
 
     def detect_s(self, costs: CostModel, rest_s: float) -> float:
         """See `System.detect_s`."""

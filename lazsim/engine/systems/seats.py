@@ -9,7 +9,6 @@ from lazsim.costmodel.step import CostModel
 from lazsim.engine.held import Held
 from lazsim.engine.protocol import Action, Decision, UsableNodes
 from lazsim.engine.systems.system import StoppedJob, System, fetch_s, node_state_bytes
-from lazsim.errors import InfeasiblePlanError
 from lazsim.placement.plan import Bools, Ints
 
 
@@ -93,13 +92,3 @@ def _by_replica(costs: CostModel, held: Held) -> Bools:
     """Return which nodes are there, by model replica and place."""
     order = np.argsort(costs.grid.replica_N(held.num_seats), kind="stable")
     return np.reshape(held.alive_N[order], (-1, costs.grid.replica_nodes))
-
-
-def require_two_replicas(name: str, costs: CostModel, num_nodes: int) -> None:
-    """Raise InfeasiblePlanError when there are too few nodes for two model replicas."""
-    needed = 2 * costs.grid.replica_nodes
-    if num_nodes < needed:
-        raise InfeasiblePlanError(
-            f"{name} takes two model replicas, {needed} nodes, and there are {num_nodes}: give fewer GPUs for each "
-            "(`parallel`), or more nodes"
-        )

@@ -8,7 +8,7 @@ import numpy as np
 
 from lazsim.costmodel.step import CostModel
 from lazsim.engine.held import Held
-from lazsim.engine.systems.seats import SeatSystem, broken_replicas, require_two_replicas
+from lazsim.engine.systems.seats import SeatSystem, broken_replicas
 from lazsim.engine.systems.system import FULL_PACE, Pace
 from lazsim.placement.plan import Bools
 
@@ -30,6 +30,7 @@ class StackedShards(SeatSystem):
 
     num_stacks: int = 0
     recovers_from_peers: bool = False
+    takes_two_replicas: bool = True
 
     @property
     def joins_in_place(self) -> bool:
@@ -40,10 +41,6 @@ class StackedShards(SeatSystem):
     def keeps_whole_states(self) -> bool:
         """Whether every replica of a parameter has its own optimizer state: groups go on without each other."""
         return True
-
-    def require(self, costs: CostModel, num_nodes: int) -> None:
-        """See `System.require`."""
-        require_two_replicas(self.name, costs, num_nodes)
 
     def stacks(self, broken: Bools) -> int:
         """Return the shards that each group left computes; 0 when a shard has no group left.

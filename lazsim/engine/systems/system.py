@@ -112,6 +112,10 @@ class System:
         Fewest replicas of an expert under flexible dispatch; 0 for the fault threshold of the job.
     most_lost_tokens : float
         Most that its best setting may have of `lost_token_share` (MoC's budget, arXiv 2408.04307: 3.75 %).
+    stage_use : str
+        What it does with pipeline stages, in a few words, where it needs two or more.
+    takes_two_replicas : bool
+        Whether it needs two model replicas or more.
     """
 
     name: str
@@ -129,6 +133,8 @@ class System:
     is_live: bool = False
     min_replicas: int = 0
     most_lost_tokens: float = 1.0
+    stage_use: str = ""
+    takes_two_replicas: bool = False
 
     @property
     def is_elastic(self) -> bool:
@@ -243,6 +249,16 @@ class System:
 
     def require(self, costs: CostModel, num_nodes: int) -> None:
         """Raise InfeasiblePlanError when the system cannot run a job with this layout on up to `num_nodes` nodes."""
+        if self.stage_use and costs.grid.num_stages < 2:
+            raise InfeasiblePlanError(
+                f"{self.name} {self.stage_use}, and the job has one: set its `pipeline` to 2 or more"
+            )
+        needed = 2 * costs.grid.replica_nodes
+        if self.takes_two_replicas and num_nodes < needed:
+            raise InfeasiblePlanError(
+                f"{self.name} takes two model replicas, {needed} nodes, and there are {num_nodes}: give fewer GPUs for "
+                "each (`parallel`), or more nodes"
+            )
 
     def pace(self, costs: CostModel, held: Held, step_s: float) -> Pace:
         """Return how steps of `step_s` on the whole plan go on the nodes left of it."""
