@@ -29,6 +29,7 @@ from lazsim.output.run import run_parts
 from lazsim.output.table import render
 from lazsim.scenario import resolve
 from lazsim.study.checkpoint_interval import climb
+from lazsim.study.memory import find_obstacle
 from tests.jobs import EvenLoads, RandomLoads, costs, staged_costs, trace
 from tests.test_engine import scenarios, spent, trained
 
@@ -382,15 +383,19 @@ def test_copies_and_logs_take_what_their_papers_say_of_a_nodes_own_memory():
     assert node_state_bytes(scenario.costs()) == pytest.approx(model_bytes / 64, rel=0.2)
 
 
+SMALL_MEMORY = {
+    "model": "deepseek-v2-lite", "cluster": "dgx-h100", "job": "deepseek-v3", "routing": "uniform",
+    "job.parallel.tensor": 1, "job.parallel.pipeline": 1, "job.parallel.virtual_stages": 1, "job.parallel.expert": 16,
+    "job.parallel.global_batch": 256, "job.parallel.precision": "bf16", "cluster.num_nodes": 4,
+    "cluster.host.memory_bytes": "100GiB",
+}  # fmt: skip
+"""A job whose copies do not fit beside 61 GiB of the node: 16 billion parameters on two nodes."""
+
+
 def small_memory(events=None, **settings):
-    """A job whose copies do not fit beside 61 GiB of the node: 16 billion parameters on two nodes."""
     nodes = " ".join(f"n{index}" for index in range(4))
-    job = {"model": "deepseek-v2-lite", "cluster": "dgx-h100", "job": "deepseek-v3", "routing": "uniform"}
-    job |= {"job.parallel.tensor": 1, "job.parallel.pipeline": 1, "job.parallel.virtual_stages": 1}
-    job |= {"job.parallel.expert": 16, "job.parallel.global_batch": 256, "job.parallel.precision": "bf16"}
-    job |= {"cluster.num_nodes": 4, "cluster.host.memory_bytes": "100GiB"}
     events = events or trace((0, "add", nodes), (3000, "remove", "n0"), (4000, "add", "n0"), duration_s=6000.0)
-    return lazsim.simulate(events, **{**job, **settings})
+    return lazsim.simulate(events, **{**SMALL_MEMORY, **settings})
 
 
 def test_a_system_whose_copies_do_not_fit_is_named_and_left_out_of_all():
@@ -408,6 +413,16 @@ def test_a_system_whose_copies_do_not_fit_is_named_and_left_out_of_all():
     # Four versions and copies of 220 GB over four nodes.
     assert any("gemini is left out" in note and "205 GiB of each node's own memory" in note for note in said)
     assert any("bamboo is left out" in note and "`pipeline` to 2 or more" in note for note in said)
+
+
+@pytest.mark.parametrize(
+    ("routing", "wall_s", "fits"), [("uniform", 1500, True), ("smartmoe-fit", 1500, False), ("smartmoe-fit", 0, True)]
+)
+def test_a_system_that_pads_does_not_fit_once_loads_have_become_too_skewed(routing, wall_s, fits):
+    # The first loads are even; a fullest expert of ten times the mean has buffers of ten times the memory.
+    scenario = resolve(SMALL_MEMORY | {"routing": routing, "system": "tutel"})
+    why_not = find_obstacle(scenario, scenario.find_system(), scenario.load_routing(), 4, wall_s)
+    assert ("deepseek-v2-lite under tutel does not fit" in why_not) != fits
 
 
 def test_a_system_whose_copies_do_not_fit_runs_with_a_note_where_it_is_asked_for_and_not_when_strict():

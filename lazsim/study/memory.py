@@ -39,15 +39,19 @@ def require_memory(scenario: Scenario, loads: Routing, num_nodes: int, num_steps
         raise InfeasiblePlanError(shortage)
 
 
-def find_obstacle(scenario: Scenario, system: System, loads: Routing, num_nodes: int) -> str:
-    """Say why a system cannot run the job of a scenario on up to `num_nodes` nodes, or return nothing."""
+def find_obstacle(scenario: Scenario, system: System, loads: Routing, num_nodes: int, wall_s: float = 0.0) -> str:
+    """Say why a system cannot run the job of a scenario on up to `num_nodes` nodes, or return nothing.
+
+    Padded buffers follow loads that become skewed: their memory is that of a run of `wall_s`, or of its first step.
+    """
     costs = scenario.costs()
     try:
         require_fit(system, costs, num_nodes)
     except InfeasiblePlanError as error:
         return str(error)
     num_used = system.usable_nodes(costs, num_nodes)
-    memory = peak_memory(system, costs, loads, num_used, 0)
+    num_steps = int(wall_s / steady_step_s(system, costs, loads, num_used)) if system.padded else 0
+    memory = peak_memory(system, costs, loads, num_used, num_steps)
     if lacks_memory(scenario.gpu, memory):
         return _need(f"{scenario.model.name} under {system.run_name}", memory, scenario.gpu)
     return _host_shortage(scenario, system, loads, num_used)

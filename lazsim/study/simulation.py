@@ -112,8 +112,9 @@ def _all_that_run(resolver: Resolver, settings: Mapping[str, Any]) -> tuple[list
     for system in SYSTEMS:
         scenario = resolver.resolve({**settings, "system": system})
         trace = scenario.load_trace()
-        most_nodes = max(scenario.cluster.num_nodes, trace.most_nodes(scenario.wall_s(trace)))
-        obstacle = find_obstacle(scenario, scenario.find_system(), scenario.load_routing(), most_nodes)
+        wall_s = scenario.wall_s(trace)
+        most_nodes = max(scenario.cluster.num_nodes, trace.most_nodes(wall_s))
+        obstacle = find_obstacle(scenario, scenario.find_system(), scenario.load_routing(), most_nodes, wall_s)
         if obstacle:
             left_out.append(f"{system} is left out: {obstacle}")
         else:
