@@ -10,9 +10,8 @@ from lazsim.files import Faults
 from lazsim.specs import describe_spec
 from lazsim.tables import HEAD_LINES, Table, read_table
 from lazsim.trace.clock import Clock, is_date, is_number, split_unit
-from lazsim.trace.mapped import event_kind, read_mapped
+from lazsim.trace.mapped import event_kind, find_column, is_header, open_table, read_mapped
 from lazsim.trace.mapping import NO_MAPPING, OPTIONAL, Columns, TraceMapping, load_mapping
-from lazsim.trace.rows import find_column, is_header, open_table
 from lazsim.trace.source import Reader
 
 HEAD_BYTES = 20_000

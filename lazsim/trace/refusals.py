@@ -8,7 +8,7 @@ from lazsim.errors import TraceFormatError
 from lazsim.files import Faults, numbered_lines
 from lazsim.tables import Table, read_table
 from lazsim.trace.guess import open_head
-from lazsim.trace.rows import is_header
+from lazsim.trace.mapped import is_header
 from lazsim.trace.source import number
 from lazsim.units import HOUR_S
 

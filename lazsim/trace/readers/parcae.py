@@ -4,9 +4,8 @@ import json
 import math
 
 from lazsim.trace.clock import to_seconds
-from lazsim.trace.mapped import read_mapped
+from lazsim.trace.mapped import open_table, read_mapped
 from lazsim.trace.mapping import Columns, TraceMapping
-from lazsim.trace.rows import open_table
 from lazsim.trace.source import Reader, Reading, Source, matching_lines, number, shorten
 from lazsim.trace.table import Event
 

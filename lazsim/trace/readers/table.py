@@ -3,9 +3,8 @@
 from lazsim.errors import TraceFormatError
 from lazsim.tables import HEAD_LINES
 from lazsim.trace.guess import explain_columns, guess_mapping, open_head
-from lazsim.trace.mapped import read_mapped
+from lazsim.trace.mapped import open_table, read_mapped
 from lazsim.trace.mapping import NO_MAPPING, TraceMapping
-from lazsim.trace.rows import open_table
 from lazsim.trace.source import GUESSED, Reader, Reading, Source
 
 LOOKS = "any table of times and live counts, of times, events and nodes, or of nodes and the start and end of outages"
