@@ -74,17 +74,7 @@ def parse_quantity(field: str, text: str) -> float:
 
 
 def parse_duration(text: str) -> float:
-    """Read a duration.
-
-    Parameters
-    ----------
-    text
-        A number with one of the units ``ms``, ``s``, ``min``, ``h``, ``d``; a bare ``0`` needs none.
-
-    Returns
-    -------
-    float
-        Seconds.
+    """Read a number with a unit (``ms``, ``s``, ``min``, ``h``, ``d``), or a bare ``0``, as seconds.
 
     Raises
     ------

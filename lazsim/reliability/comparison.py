@@ -91,11 +91,15 @@ class PlanComparison:
                 "policies": {name: self._loss_json(loss) for name, loss in self.losses.items()},
             }
         if self.changes:
+            changes = {name: asdict(change) for name, change in self.changes.items()}
+            for change in changes.values():
+                # JSON has no infinity, which stands for a lost expert.
+                change["busiest_before"] = change["busiest_before"] if math.isfinite(change["busiest_before"]) else None
             value["old"] = {
                 "move_cost": self.task.move_cost,
                 "model": self.model,
                 "state_bytes": self.state_bytes,
-                "policies": {name: _change_json(change) for name, change in self.changes.items()},
+                "policies": changes,
             }
         gpu = {"gpu": self.memory["gpu"]} if self.memory and "gpu" in self.memory else {}
         inputs = all_inputs(self.task, list(self.plans), {"lose": list(self.lost), "model": self.model, **gpu})
@@ -178,12 +182,6 @@ def change_from_old(task: PlanningTask, plan: PlacementPlan, state_bytes: float)
     node_G = np.arange(task.num_nodes).repeat(task.gpus_per_node)
     laid_LGK = lay_on(new_LGK, held_LGK, node_G, together=True)
     return tell_change(held_LGK, laid_LGK, task.load_LE, state_bytes)
-
-
-def _change_json(change: PlanChange) -> dict[str, Any]:
-    """Return plain data; JSON has no infinity, which stands for a lost expert."""
-    before = change.busiest_before
-    return asdict(change) | {"busiest_before": before if math.isfinite(before) else None}
 
 
 def lose_nodes(

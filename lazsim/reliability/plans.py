@@ -50,17 +50,8 @@ class PlanScore:
 def make_plans(task: PlanningTask, policies: Sequence[str] = ()) -> tuple[dict[str, PlacementPlan], tuple[str, ...]]:
     """Ask policies for plans; return these by policy, and notes on the policies that were skipped.
 
-    Parameters
-    ----------
-    task
-        The experts and nodes.
-    policies
-        Names, or ``path.py:function``; without any, all that apply, and of those of installed packages all that work.
-
-    Raises
-    ------
-    LazsimError
-        When a policy that was asked for is unknown, fails, returns no valid plan or does not apply.
+    Without names, or ``path.py:function``, all that apply are asked, and of those of packages all that work. One that
+    was asked for raises LazsimError where it is unknown, fails, returns no valid plan or does not apply.
     """
     plans: dict[str, PlacementPlan] = {}
     names, notes = (list(dict.fromkeys(policies)), []) if policies else _all_policies(task)
@@ -111,22 +102,18 @@ def score_plan(plan: PlacementPlan, load_LE: Ints) -> PlanScore:
     """
     sets_MN = minimal_failure_sets(plan.holds_LEN)
     guaranteed = guaranteed_failures(sets_MN)
+    num_sets = comb(plan.num_nodes, guaranteed)
     layer, expert = most_endangered(plan, load_LE)
     return PlanScore(
         num_slots=plan.slots_LNS.size,
         num_slots_used=int((plan.slots_LNS >= 0).sum()),
         guaranteed=guaranteed,
         num_deadly=int((sets_MN.sum(axis=1) == guaranteed).sum()),
-        num_sets=_num_sets(plan.num_nodes, guaranteed),
+        num_sets=num_sets if num_sets <= sys.float_info.max else math.inf,
         layer=layer,
         expert=expert,
         max_mean_load=max_mean_load(plan, load_LE),
     )
-
-
-def _num_sets(num_nodes: int, size: int) -> float:
-    number = comb(num_nodes, size)
-    return number if number <= sys.float_info.max else math.inf
 
 
 def most_endangered(plan: PlacementPlan, load_LE: Ints, layer: int | None = None) -> tuple[int, int]:

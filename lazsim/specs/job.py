@@ -1,4 +1,4 @@
-"""Training jobs."""
+"""Training jobs: their batch, and when they plan anew, take new nodes and write checkpoints."""
 
 from typing import Literal
 

@@ -1,4 +1,4 @@
-"""Models, their parameters and bytes."""
+"""Models: the shapes of their layers, and the parameters and bytes that follow."""
 
 from functools import cached_property
 from typing import Annotated, Literal

@@ -1,4 +1,4 @@
-"""Cap the nodes of a trace."""
+"""Cap the nodes of a trace: rules by which a job of fewer nodes feels the failures of more."""
 
 from collections.abc import Callable, Iterable
 

@@ -66,19 +66,11 @@ def read_date(text: str) -> datetime:
 class Clock:
     """Read the times of one file, all of which are numbers or all of which are dates.
 
-    Parameters
-    ----------
-    mapping
-        What the user or the format says of times.
-    asked
-        What the user alone says, which goes before the file's header.
-    column
-        Name of the column of times, which may have the unit.
+    The user or the format says what they are (`mapping`), the user alone (`asked`), who goes before the file's header,
+    and the name of their column, which may have the unit.
 
     Attributes
     ----------
-    is_absolute : bool
-        Whether times are dates, or seconds since 1970 and the like; known after `start`.
     is_local : bool
         Whether they are of a zone that nothing names, so that a change of the clock cannot be told.
     assumed_unit : str or None
@@ -99,7 +91,7 @@ class Clock:
 
     @property
     def is_absolute(self) -> bool:
-        """Whether times are dates, or seconds since 1970 and the like."""
+        """Whether times are dates, or seconds since 1970 and the like; known after `start`."""
         return self._origin != 0.0
 
     def read(self, text: str, after: float = -math.inf) -> float:

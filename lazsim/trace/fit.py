@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from scipy.optimize import minimize, minimize_scalar
+from scipy.special import gammaincc, log_ndtr
 
 from lazsim.errors import LazsimError
 from lazsim.limits import SHORTEST_S
@@ -219,9 +221,6 @@ def _observe_repairs(trace: Trace) -> tuple[list[_Seen], list[_Seen], list[int]]
 
 def _fit_shape(lives: list[_Seen], mean_s: float) -> float:
     """Fit the shape of a Weibull law of a given mean; a life that began before the trace has an equilibrium age."""
-    from scipy.optimize import minimize_scalar
-    from scipy.special import gammaincc
-
     life_s = np.maximum([life.value for life in lives], SHORTEST_LIFE_S)
     cut, aged = np.array([life.cut for life in lives]), np.array([life.aged for life in lives])
 
@@ -238,9 +237,6 @@ def _fit_shape(lives: list[_Seen], mean_s: float) -> float:
 
 def _fit_sigma(repairs: list[_Seen], mean_s: float) -> float | None:
     """Fit the sigma of a log-normal law of a given mean, or None where an exponential law is likelier."""
-    from scipy.optimize import minimize_scalar
-    from scipy.special import log_ndtr
-
     repair_s = np.maximum([repair.value for repair in repairs], SHORTEST_LIFE_S)
     cut = np.array([repair.cut for repair in repairs])
 
@@ -310,8 +306,6 @@ def _observe_loss(seen: _Draws, batch: Batch, born: dict[str, float], tick_s: fl
 
 def _fit_weibull(draws: list[_Seen], unit: float) -> WeibullSpec:
     """Fit ``P(X >= x) = exp(-((x - 1) / scale) ** shape)`` to draws, some of them censored, by likelihood."""
-    from scipy.optimize import minimize
-
     if not draws:
         return WeibullSpec(scale=unit, shape=1.0)
     values = np.array([max(1.0, draw.value) for draw in draws])
@@ -331,7 +325,6 @@ def _fit_weibull(draws: list[_Seen], unit: float) -> WeibullSpec:
 
 def _fit_age_exponent(choices: list[tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]]) -> float:
     """Maximise the likelihood of the victims; nodes of one loss leave one after the other, in any order."""
-    from scipy.optimize import minimize_scalar
 
     def loss(exponent: float) -> float:
         total = 0.0

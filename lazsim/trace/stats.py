@@ -1,4 +1,4 @@
-"""Statistics of a trace."""
+"""Statistics of a trace: nodes alive, losses and their sizes, life times, burstiness."""
 
 import math
 from dataclasses import dataclass
