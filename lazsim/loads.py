@@ -20,7 +20,7 @@ MAX_SENT_TOKENS = 1 << 31
 
 
 FINEST = 1 << 24
-"""Tokens of a layer of loads that are fractions: smaller shares than a sixteen-millionth round to none."""
+"""Tokens of a layer of loads that are shares: smaller ones than a sixteen-millionth round to none."""
 
 
 def check_loads(load_LE: npt.ArrayLike, num_slots: int) -> npt.NDArray[np.int64]:

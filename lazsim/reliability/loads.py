@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from lazsim.errors import RoutingFormatError, SpecError, prefix_errors
-from lazsim.loads import MAX_TOKENS, whole_loads
+from lazsim.loads import FINEST, MAX_TOKENS, whole_loads
 from lazsim.placement.plan import Ints
 from lazsim.routing import RecordedRouting, load_routing, read_routing, top_experts
-from lazsim.routing.generator import TOKENS_PER_LAYER
 from lazsim.routing.loading import UNIFORM
 from lazsim.specs import sha256
 
@@ -144,6 +143,6 @@ def _zipf(source: str, num_experts: int, num_layers: int, seed: int) -> Ints:
     if not 0 <= exponent <= 100:
         raise SpecError(f"`loads` {source}: expected zipf:S with an exponent S from 0 to 100, as zipf:1.2")
     share = np.arange(1, num_experts + 1, dtype=np.float64) ** -exponent
-    load_LE = np.tile(np.rint(share / share.sum() * TOKENS_PER_LAYER).astype(np.int64), (num_layers, 1))
+    load_LE = np.tile(np.rint(share / share.sum() * FINEST).astype(np.int64), (num_layers, 1))
     load_LE[1:] = np.random.default_rng(seed).permuted(load_LE[1:], axis=1)
     return load_LE

@@ -15,6 +15,7 @@ from msgspec import Meta
 from lazsim.blocks import CACHED_ELEMENTS
 from lazsim.errors import RoutingFormatError
 from lazsim.limits import MAX_PLAN_CELLS, MAX_STRETCHES
+from lazsim.loads import FINEST
 from lazsim.routing.table import Floats, Ints
 from lazsim.specs import Spec
 from lazsim.specs.record import Count, Factor, NumExperts, Share
@@ -36,9 +37,6 @@ MAX_WALKS = 2
 
 MAX_STARTS = 256
 """Starts of blocks that are kept. One in two goes when there are more: to walk again through a few blocks is cheap."""
-
-TOKENS_PER_LAYER = 1 << 24
-"""Resolution of the loads: smaller shares than a sixteen-millionth round to no tokens."""
 
 
 Steps = Annotated[float, Meta(ge=1e-6, le=1e12)]
@@ -192,7 +190,7 @@ class GeneratedRouting:
         log_load = np.interp(gaussian, FINE_SCORES, self._shape_at)
         log_load *= ramp[:, None, None] * self._skew_L[:, None]
         load = np.exp(log_load - log_load.max(axis=2, keepdims=True))
-        load *= TOKENS_PER_LAYER / load.sum(axis=2, keepdims=True)
+        load *= FINEST / load.sum(axis=2, keepdims=True)
         tokens: Ints = np.rint(load).astype(np.int64)
         return tokens
 

@@ -1,8 +1,8 @@
 """Read, cap, generate, fit and fetch traces of node events.
 
 `table` has the trace that all else works on. A file becomes one through a module of `readers`, whose interface is
-`source`; tables go through `guess`, `mapping` and `mapped`, logs of states through `states`. `recipes` and `generate` make
-traces without a file, `fit` makes recipes of traces, and `loading` reads, cuts and caps what a run asks for.
+`source`; tables go through `guess`, `mapping` and `mapped`, logs of states through `states`. `recipes` and `generate`
+make traces without a file, `fit` makes recipes of traces, and `loading` reads, cuts and caps what a run asks for.
 """
 
 from lazsim.trace.cap import CAP_RULES, cap_trace

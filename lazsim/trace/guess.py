@@ -12,9 +12,7 @@ from lazsim.tables import HEAD_LINES, Table, read_table
 from lazsim.trace.clock import Clock, is_date, is_number, split_unit
 from lazsim.trace.mapped import event_kind, find_column, is_header, open_table, read_mapped
 from lazsim.trace.mapping import NO_MAPPING, OPTIONAL, Columns, TraceMapping, load_mapping
-from lazsim.trace.source import Reader
-
-HEAD_BYTES = 20_000
+from lazsim.trace.source import HEAD_CHARS, Reader
 
 NAMES = {
     "time": "time timestamp date datetime ts t at when eventtime elapsed offset since sincestart timein timesincestart",
@@ -53,7 +51,7 @@ def mapping_reader(name: str) -> Reader:
 @functools.lru_cache(maxsize=1)
 def open_head(text: str) -> Table:
     """Read the first rows of a text, without those that are broken."""
-    head = text if len(text) <= HEAD_BYTES else text[: text.rfind("\n", 0, HEAD_BYTES)]
+    head = text if len(text) <= HEAD_CHARS else text[: text.rfind("\n", 0, HEAD_CHARS)]
     try:
         table = read_table(head, Faults("", TraceFormatError, lenient=True), is_header)
     except TraceFormatError:

@@ -19,7 +19,7 @@ from lazsim.trace.events import (
     other_nodes,
 )
 from lazsim.trace.hosts import expand_hosts
-from lazsim.trace.mapping import OPTIONAL, Columns, TraceMapping
+from lazsim.trace.mapping import OPTIONAL, TraceMapping
 from lazsim.trace.order import NEWEST_FIRST, is_newest_first, refuse_set_back, settle
 from lazsim.trace.source import Reading, Source, count, shorten
 from lazsim.trace.table import Event, Kind, in_time_order
@@ -78,25 +78,60 @@ def _plain(name: str) -> str:
     return re.sub(r"\(.*\)|[\W_]", "", name.lower())
 
 
-class _Rows:
-    """The rows of a table that count: the line of each, and its texts by role.
+def event_kind(text: str, mapping: TraceMapping) -> Kind | None:
+    """Return what an event says, None where it is to be ignored; a ValueError says that it is unknown."""
+    word = text.strip().lower()
+    given: tuple[tuple[tuple[str, ...], Kind | None], ...] = (
+        (mapping.ignore, None), (mapping.add, "add"), (mapping.remove, "remove"),
+    )  # fmt: skip
+    for words, kind in given:
+        if any(word == one.lower() for one in words):
+            return kind
+    if word not in _KINDS:
+        raise ValueError(f"{text[:40]!r} is no event; a mapping may name it in `add`, `remove` or `ignore`")
+    return _KINDS[word]
 
-    A row that lists several nodes is one for each. TraceFormatError tells of missing columns, or of several clusters.
+
+def read_mapped(source: Source, table: Table, mapping: TraceMapping) -> Reading:
+    """Read the rows of a table by a mapping that names the columns; the user's own wishes go first.
+
+    Raises
+    ------
+    TraceFormatError
+        When the table has no such columns, rows of several clusters, or a row that is wrong.
     """
+    return _MappedTable(source, table, source.asked.under(mapping)).read()
 
-    def __init__(self, source: Source, table: Table, mapping: TraceMapping, columns: Columns) -> None:
-        self._source, self._table, self._where = source, table, mapping.where
-        self.places = {
+
+class _MappedTable:
+    """The rows of a table that count: their texts by the roles of columns, once for each node that a row lists."""
+
+    def __init__(self, source: Source, table: Table, mapping: TraceMapping) -> None:
+        assert mapping.columns is not None, "the mapping names the columns"
+        self._source, self._table, self._mapping = source, table, mapping
+        self._places = {
             role: self._find(parts)
-            for role, parts in columns.given().items()
+            for role, parts in mapping.columns.given().items()
             if role not in OPTIONAL or None not in map(self._index, parts)
         }
-        times = self.places.get("time") or self.places["start"]
-        self.time_column = " ".join(table.header[index] for index in times if index < len(table.header))
-        used = {place for places in self.places.values() for place in places}
-        self.has_more_columns = any(len(row.fields) > len(used) for row in table.rows[:HEAD_LINES])
-        self.num_left_out = 0
-        self.texts = list(self._chosen())
+        self._num_left_out = 0
+        self._rows = list(self._chosen())
+        times = self._places.get("time") or self._places["start"]
+        time_column = " ".join(table.header[index] for index in times if index < len(table.header))
+        self._clock = Clock(mapping, source.asked, time_column)
+        # Dates go on from that of the last row read.
+        self._last = -math.inf
+
+    def read(self) -> Reading:
+        """Make events of the rows, in the shape that the columns tell."""
+        if "count" in self._places:
+            reading = self._read_counts()
+        else:
+            reading = self._read_events() if "event" in self._places else self._read_outages()
+        if not self._num_left_out:
+            return reading
+        left_out = f"{self._num_left_out} rows are left out: only those with {', '.join(self._mapping.where)} count"
+        return reading._replace(notes=(*reading.notes, left_out))
 
     def _chosen(self) -> Iterator[tuple[int, dict[str, str]]]:
         """Yield the line and the texts by role of the rows that count."""
@@ -106,16 +141,16 @@ class _Rows:
             try:
                 matches = [fnmatch.fnmatchcase(_joined(fields, places), pattern) for places, pattern, _ in wanted]
                 if matches != [fits for _, _, fits in wanted]:
-                    self.num_left_out += 1
+                    self._num_left_out += 1
                     continue
-                texts = {role: _joined(fields, places) for role, places in self.places.items()}
+                texts = {role: _joined(fields, places) for role, places in self._places.items()}
             except IndexError:
                 self._source.fault(line, f"{len(fields)} columns are too few: {shorten(' '.join(fields))}")
                 continue
             clusters.setdefault(texts.get("cluster", ""), line)
             if len(clusters) > 1:
                 first, second = list(clusters)[:2]
-                column = self._table.header[self.places["cluster"][0]]
+                column = self._table.header[self._places["cluster"][0]]
                 raise TraceFormatError(
                     f"{self._source.name}, line {line}: {column} is {first!r} before and {second!r} here, and their "
                     f"nodes may share names; choose one with `where` '{column}={first}'"
@@ -133,7 +168,7 @@ class _Rows:
 
     def _conditions(self) -> Iterator[tuple[tuple[int, ...], str, bool]]:
         """Yield the columns of each condition, its pattern, and whether rows must fit it or must not."""
-        for name, _, pattern in (text.partition("=") for text in self._where):
+        for name, _, pattern in (text.partition("=") for text in self._mapping.where):
             fits = not name.endswith("!")
             column = name.removesuffix("!")
             place = int(column) if column.isdecimal() else column
@@ -153,63 +188,14 @@ class _Rows:
     def _index(self, part: str | int) -> int | None:
         return part - 1 if isinstance(part, int) else find_column(part, self._table.header)
 
-
-def _joined(fields: Sequence[str], places: tuple[int, ...]) -> str:
-    return fields[places[0]] if len(places) == 1 else " ".join(fields[place] for place in places)
-
-
-def read_mapped(source: Source, table: Table, mapping: TraceMapping) -> Reading:
-    """Read the rows of a table by a mapping that names the columns; the user's own wishes go first.
-
-    Raises
-    ------
-    TraceFormatError
-        When the table has no such columns, or a row is wrong.
-    """
-    mapping = source.asked.under(mapping)
-    columns = mapping.columns
-    assert columns is not None, "the mapping names the columns"
-    rows = _Rows(source, table, mapping, columns)
-    mapped = _Mapped(source, rows, mapping)
-    if columns.count is not None:
-        reading = mapped.read_counts()
-    else:
-        reading = mapped.read_events() if columns.event is not None else mapped.read_outages()
-    if not rows.num_left_out:
-        return reading
-    left_out = f"{rows.num_left_out} rows are left out: only those with {', '.join(mapping.where)} count"
-    return reading._replace(notes=(*reading.notes, left_out))
-
-
-def event_kind(text: str, mapping: TraceMapping) -> Kind | None:
-    """Return what an event says, None where it is to be ignored; a ValueError says that it is unknown."""
-    word = text.strip().lower()
-    given: tuple[tuple[tuple[str, ...], Kind | None], ...] = (
-        (mapping.ignore, None), (mapping.add, "add"), (mapping.remove, "remove"),
-    )  # fmt: skip
-    for words, kind in given:
-        if any(word == one.lower() for one in words):
-            return kind
-    if word not in _KINDS:
-        raise ValueError(f"{text[:40]!r} is no event; a mapping may name it in `add`, `remove` or `ignore`")
-    return _KINDS[word]
-
-
-class _Mapped:
-    """The reading of rows in each of the three shapes; dates go on from that of the last row read."""
-
-    def __init__(self, source: Source, rows: _Rows, mapping: TraceMapping) -> None:
-        self._source, self._rows, self._mapping = source, rows, mapping
-        self._clock = Clock(mapping, source.asked, rows.time_column)
-        self._last = -math.inf
-
-    def read_counts(self) -> Reading:
+    def _read_counts(self) -> Reading:
         if self._mapping.cluster_nodes is not None:
             raise TraceFormatError(f"{self._source.name}: counts all nodes that are alive; leave `cluster_nodes` out")
         samples = list(self._read(self._sample))
         self._clock.start((sample.time_s for sample in samples), self._source.name)
         samples = [sample._replace(time_s=self._clock.seconds(sample.time_s)) for sample in samples]
-        if self._rows.has_more_columns:
+        used = {place for places in self._places.values() for place in places}
+        if any(len(row.fields) > len(used) for row in self._table.rows[:HEAD_LINES]):
             self._refuse_several(samples)
         notes: tuple[str, ...] = (RULE, "the trace is taken to end with its last row")
         if self._clock.is_absolute:
@@ -224,7 +210,7 @@ class _Mapped:
         events = events_from_counts(samples, self._source.rng, self._source.name)
         return Reading(events, duration_s, (*notes, *self._clock.notes()), self._clock.assumed_unit)
 
-    def read_events(self) -> Reading:
+    def _read_events(self) -> Reading:
         words: set[str] = set()
         rows = list(self._read(lambda line, texts: self._event(line, texts, words)))
         self._clock.start((event.time_s for event in rows), self._source.name)
@@ -246,7 +232,7 @@ class _Mapped:
             events, notes = [*others, *events], [*notes, *more]
         return Reading(events, end_s, tuple(notes), self._clock.assumed_unit)
 
-    def read_outages(self) -> Reading:
+    def _read_outages(self) -> Reading:
         rows = list(self._read(self._outage))
         known = [time for row in rows for time in (row.start_s, row.end_s) if math.isfinite(time)]
         self._clock.start(known, self._source.name)
@@ -272,7 +258,7 @@ class _Mapped:
 
     def _read(self, read: Callable[[int, dict[str, str]], RowT | None]) -> Iterator[RowT]:
         """Yield the rows, without those that are to be ignored; those that cannot be read are faults."""
-        for line, texts in self._rows.texts:
+        for line, texts in self._rows:
             try:
                 row = read(line, texts)
             except (ValueError, OverflowError) as error:
@@ -307,9 +293,13 @@ class _Mapped:
         return Outage(node, start, end, line)
 
     def _cluster_nodes(self) -> int | tuple[str, ...] | None:
-        if self._mapping.cluster_nodes is not None or "cluster_nodes" not in self._rows.places:
+        if self._mapping.cluster_nodes is not None or "cluster_nodes" not in self._places:
             return self._mapping.cluster_nodes
         return max(self._read(lambda _, texts: count(texts["cluster_nodes"]) or None), default=None)
+
+
+def _joined(fields: Sequence[str], places: tuple[int, ...]) -> str:
+    return fields[places[0]] if len(places) == 1 else " ".join(fields[place] for place in places)
 
 
 def _named(node: str) -> str:

@@ -12,12 +12,13 @@ import numpy as np
 from lazsim.errors import TraceFormatError
 from lazsim.files import Faults, numbered_lines
 from lazsim.limits import MOST_USD_PER_HOUR
+from lazsim.tables import HEAD_LINES
 from lazsim.trace.mapping import NO_MAPPING, TraceMapping
 from lazsim.trace.prices import Prices
 from lazsim.trace.table import Event
 
-HEAD_LINES = 20
-
+HEAD_CHARS = 20_000
+"""Characters of a text by which its format is told."""
 
 GUESSED = 0.9
 """How well a table fits whose columns are guessed: less than a format that is known by more."""
@@ -111,13 +112,13 @@ def matching_lines(pattern: str) -> Callable[[str], float]:
     matcher = re.compile(pattern)
 
     def recognise(text: str) -> float:
-        head = [line.strip() for line in text[:20_000].split("\n") if line.strip()][:HEAD_LINES]
+        head = [line.strip() for line in text[:HEAD_CHARS].split("\n") if line.strip()][:HEAD_LINES]
         return sum(matcher.match(line) is not None for line in head) / max(1, len(head))
 
     return recognise
 
 
-def matching_json(pattern: str, num_chars: int | None = 20_000) -> Callable[[str], float]:
+def matching_json(pattern: str, num_chars: int | None = HEAD_CHARS) -> Callable[[str], float]:
     """Return a function that tells whether a text is JSON with a match of a pattern in its first characters, or all."""
     matcher = re.compile(pattern)
     return lambda text: float(text.lstrip()[:1] in ("{", "[") and matcher.search(text[:num_chars]) is not None)

@@ -5,7 +5,7 @@ import re
 from typing import Literal
 
 from lazsim.trace.hosts import expand_hosts
-from lazsim.trace.source import Reader, Reading, Source
+from lazsim.trace.source import HEAD_CHARS, Reader, Reading, Source
 from lazsim.trace.states import OPTIONS, StateLog
 from lazsim.units import MINUTE_S, format_duration
 
@@ -53,7 +53,7 @@ def state_kind(text: str) -> Said:
 
 def recognise(text: str) -> float:
     """Return the share of the first lines that begin with a date in brackets, in a log with Slurm's words."""
-    head = [line for line in text[:20_000].splitlines() if line.strip()]
+    head = [line for line in text[:HEAD_CHARS].splitlines() if line.strip()]
     lines = [found[0] for line in head if (found := LINE.match(line))]
     return len(lines) / max(1, len(head)) if any(map(TYPICAL.search, lines)) else 0.0
 
