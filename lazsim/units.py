@@ -115,6 +115,17 @@ def parse_price(text: str, gpus_per_node: int) -> float:
     return price
 
 
+def four_digits(value: float) -> float:
+    """Round a fitted constant to four digits.
+
+    Examples
+    --------
+    >>> four_digits(12345.678)
+    12350.0
+    """
+    return float(f"{value:.4g}")
+
+
 def format_duration(seconds: float) -> str:
     """Write seconds in the largest unit that keeps the number readable.
 

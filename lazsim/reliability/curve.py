@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lazsim.errors import ReliabilityError
-from lazsim.placement.plan import Bools, Ints
+from lazsim.placement.plan import Bools, Floats, Ints
 from lazsim.reliability import exact
 from lazsim.reliability.failure_models import (
     FailureModel,
@@ -24,7 +24,6 @@ from lazsim.reliability.failure_models import (
 from lazsim.reliability.failure_sets import domain_holds, guaranteed_failures, minimal_failure_sets
 from lazsim.reliability.montecarlo import Estimate, sample_curve, sample_independent
 
-Floats = npt.NDArray[np.float64]
 Method = Literal["auto", "exact", "montecarlo"]
 Domains = Sequence[int] | Sequence[str] | npt.NDArray[Any]
 

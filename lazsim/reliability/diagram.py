@@ -6,12 +6,9 @@ Axes: M failure sets, n nodes, S states, O open sets (failure sets with nodes bo
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from lazsim.placement.plan import Bools, Ints
+from lazsim.placement.plan import Bools, Floats, Ints
 from lazsim.reliability.failure_sets import unique_rows
-
-Floats = npt.NDArray[np.float64]
 
 LOST = -1
 """In place of the next state: an expert is lost."""

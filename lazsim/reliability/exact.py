@@ -10,8 +10,8 @@ from typing import Protocol
 
 import numpy as np
 
-from lazsim.placement.plan import Bools, Ints
-from lazsim.reliability.diagram import Floats, build_diagram
+from lazsim.placement.plan import Bools, Floats, Ints
+from lazsim.reliability.diagram import build_diagram
 from lazsim.reliability.lattice import build_lattice
 
 SMALL_LATTICE_NODES = 20

@@ -5,12 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from lazsim.errors import ReliabilityError
-from lazsim.placement.plan import Ints
-
-Floats = npt.NDArray[np.float64]
+from lazsim.placement.plan import Floats, Ints
 
 
 @dataclass(frozen=True)

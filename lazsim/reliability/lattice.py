@@ -9,9 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from lazsim.placement.plan import Bools
+from lazsim.placement.plan import Bools, Floats
 
-Floats = npt.NDArray[np.float64]
 Words = npt.NDArray[np.uint64]
 Bytes = npt.NDArray[np.uint8]
 

@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lazsim.placement.plan import Bools, Ints
+from lazsim.placement.plan import Bools, Floats, Ints
 from lazsim.reliability.failure_models import independent_counts
 from lazsim.reliability.failure_sets import guaranteed_failures, num_survivors_needed
-from lazsim.reliability.sampling import Floats, draw_failed, draw_ranks, failures_survived, has_survived, mean_sets_lost
+from lazsim.reliability.sampling import draw_failed, draw_ranks, failures_survived, has_survived, mean_sets_lost
 
 CONFIDENCE = 0.95
 BLOCK = 1 << 12

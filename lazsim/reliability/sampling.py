@@ -7,10 +7,9 @@ sample, R orders in which they do, H failure sets within the failed nodes of a s
 import numpy as np
 import numpy.typing as npt
 
-from lazsim.placement.plan import Bools, Ints
+from lazsim.placement.plan import Bools, Floats, Ints
 from lazsim.reliability.failure_sets import all_failed, members, pack, set_bits, unpack
 
-Floats = npt.NDArray[np.float64]
 Ranks = npt.NDArray[np.uint16]
 
 

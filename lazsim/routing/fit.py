@@ -9,6 +9,7 @@ import numpy as np
 from lazsim.errors import RoutingFormatError
 from lazsim.routing.generator import SHAPE_SCORES, GeneratedRouting, RoutingSpec
 from lazsim.routing.table import Floats, Ints, RecordedRouting, top_experts
+from lazsim.units import four_digits
 
 SETTLED_SHARE = 0.04
 """Share of the recording, from its start, that is ramp and not drift."""
@@ -70,15 +71,15 @@ def fit_routing(routing: RecordedRouting) -> RoutingSpec:
     share, fast_steps, slow_steps = _fit_decay(lags * interval, decay, interval)
     return RoutingSpec(
         name="fit",
-        skew=_rounded(float(skew_L.mean())),
-        skew_spread=_rounded(float(skew_L.std())),
+        skew=four_digits(float(skew_L.mean())),
+        skew_spread=four_digits(float(skew_L.std())),
         num_experts=logs.shape[2],
-        shape=tuple(map(_rounded, shape.tolist())),
-        start_share=_rounded(start_share),
-        ramp_steps=_rounded(ramp_steps),
-        fast_share=_rounded(share),
-        fast_steps=_rounded(fast_steps),
-        slow_steps=_rounded(slow_steps),
+        shape=tuple(map(four_digits, shape.tolist())),
+        start_share=four_digits(start_share),
+        ramp_steps=four_digits(ramp_steps),
+        fast_share=four_digits(share),
+        fast_steps=four_digits(fast_steps),
+        slow_steps=four_digits(slow_steps),
         interval_steps=50,
         source=f"fitted to {len(routing.steps)} recorded steps of {len(skew_L)} layers",
     )
@@ -136,10 +137,6 @@ def _fit_decay(ages: Floats, decay: Floats, interval: float) -> tuple[float, flo
     upper = (0.9, math.log(max(horizon, 4 * interval)), math.log(100 * horizon))
     share, fast, slow = least_squares(misfit, start, bounds=(lower, upper)).x.tolist()
     return share, math.exp(fast), math.exp(slow)
-
-
-def _rounded(value: float) -> float:
-    return float(f"{value:.4g}")
 
 
 def routing_stats(steps: Ints, tokens_SLE: Ints) -> Mapping[str, float]:

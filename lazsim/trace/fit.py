@@ -17,12 +17,11 @@ from lazsim.trace.generate import generate_trace, weibull_scale
 from lazsim.trace.recipes import MtbfSpec, SpotSpec, WeibullSpec
 from lazsim.trace.stats import trace_stats
 from lazsim.trace.table import Batch, Trace
-from lazsim.units import HOUR_S
+from lazsim.units import HOUR_S, four_digits
 
 if TYPE_CHECKING:
     import pandas as pd
 
-DIGITS = 4
 FITTED_STATS = (
     "mean_nodes", "min_nodes", "num_losses", "removals_per_node_hour", "loss_size_mean", "loss_size_max",
     "take_all_share", "lifetime_mean_s", "lifetime_median_s", "loss_gap_mean_s", "loss_gap_cv", "burstiness",
@@ -111,7 +110,7 @@ def fit_spot(trace: Trace) -> SpotSpec:
         initial_nodes=stats.peak_nodes,
         loss_gap=_fit_weibull(seen.loss_gaps, tick_s),
         loss_size=_fit_weibull(seen.loss_sizes, 1.0),
-        take_all_prob=_round(float(np.mean(seen.took_all))) if seen.took_all else 0.0,
+        take_all_prob=four_digits(float(np.mean(seen.took_all))) if seen.took_all else 0.0,
         age_exponent=0.0 if RULE in trace.notes else _fit_age_exponent(seen.choices),
         refill_gap=_fit_weibull(seen.grant_gaps, tick_s),
         refill_size=_fit_weibull(seen.grant_sizes, 1.0),
@@ -159,11 +158,11 @@ def fit_mtbf(trace: Trace) -> MtbfSpec:
     return MtbfSpec(
         source=_fitted_to(trace),
         num_nodes=round((mtbf_s * num_lost + away_s) / trace.duration_s),
-        mtbf_s=_round(mtbf_s),
+        mtbf_s=four_digits(mtbf_s),
         shape=_fit_shape(lives, own_mean_s),
-        repair_s=max(SHORTEST_S, _round(repair_s)),
+        repair_s=max(SHORTEST_S, four_digits(repair_s)),
         repair_sigma=_fit_sigma(repairs, repair_s) if repair_s else None,
-        batch_share=_round(sum(batches) / num_lost),
+        batch_share=four_digits(sum(batches) / num_lost),
         batch_nodes=round(float(np.mean(batches))) if batches else 0,
         duration_s=trace.duration_s,
     )
@@ -232,7 +231,7 @@ def _fit_shape(lives: list[_Seen], mean_s: float) -> float:
         lasts = np.log(np.maximum(gammaincc(1 / shape, hazard), 1e-300))
         return -float(np.sum(np.where(cut, np.where(aged, lasts, -hazard), ends - hazard)))
 
-    return _round(math.exp(minimize_scalar(loss, bounds=SHAPE_BOUNDS, method="bounded").x))
+    return four_digits(math.exp(minimize_scalar(loss, bounds=SHAPE_BOUNDS, method="bounded").x))
 
 
 def _fit_sigma(repairs: list[_Seen], mean_s: float) -> float | None:
@@ -247,7 +246,7 @@ def _fit_sigma(repairs: list[_Seen], mean_s: float) -> float | None:
 
     found = minimize_scalar(loss, bounds=SIGMA_BOUNDS, method="bounded")
     exponential = float(np.sum(repair_s / mean_s + np.where(cut, 0.0, math.log(mean_s))))
-    return _round(float(found.x)) if found.fun + 1 < exponential else None
+    return four_digits(float(found.x)) if found.fun + 1 < exponential else None
 
 
 def _fitted_to(trace: Trace) -> str:
@@ -320,7 +319,7 @@ def _fit_weibull(draws: list[_Seen], unit: float) -> WeibullSpec:
     start = np.array([math.log(values.mean()), 0.0])
     found = minimize(loss, start, method="Nelder-Mead", bounds=[SCALE_BOUNDS, SHAPE_BOUNDS], options={"xatol": 1e-6})
     scale, shape = np.exp(found.x).tolist()
-    return WeibullSpec(scale=_round(scale * unit), shape=_round(shape))
+    return WeibullSpec(scale=four_digits(scale * unit), shape=four_digits(shape))
 
 
 def _fit_age_exponent(choices: list[tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]]) -> float:
@@ -335,8 +334,4 @@ def _fit_age_exponent(choices: list[tuple[npt.NDArray[np.float64], npt.NDArray[n
             total -= float(exponent * np.log(ages[gone]).sum() - np.log(left).sum())
         return total
 
-    return _round(float(minimize_scalar(loss, bounds=(-2.0, 2.0), method="bounded").x)) if choices else 0.0
-
-
-def _round(value: float) -> float:
-    return float(f"{value:.{DIGITS}g}")
+    return four_digits(float(minimize_scalar(loss, bounds=(-2.0, 2.0), method="bounded").x)) if choices else 0.0
