@@ -240,6 +240,7 @@ def test_mapping_names_words_and_says_whether_they_are_states(write):
         ({"columns": "time=1,count=3"}, "line 1: 2 columns are too few"),
         ({"columns": "time=day,count=2"}, "no column 'day'"),
         ({"where": "zone"}, "`where` 'zone': write COLUMN=PATTERN"),
+        ({"where": "2=9"}, "none of its 3 rows has 2=9; change `where`"),
         ({"time_zone": "Mars/Base"}, "`time_zone` 'Mars/Base': no such zone"),
         ({"time_format": "%Y %Y"}, "`time_format` '%Y %Y': redefinition"),
         ({"time_format": "%d.%m.%Y"}, "is not a time as '%d.%m.%Y'"),

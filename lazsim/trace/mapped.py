@@ -116,6 +116,9 @@ class _MappedTable:
         }
         self._num_left_out = 0
         self._rows = list(self._chosen())
+        if not self._rows and self._num_left_out:
+            asked = ", ".join(mapping.where)
+            raise TraceFormatError(f"{source.name}: none of its {self._num_left_out} rows has {asked}; change `where`")
         times = self._places.get("time") or self._places["start"]
         time_column = " ".join(table.header[index] for index in times if index < len(table.header))
         self._clock = Clock(mapping, source.asked, time_column)
