@@ -20,9 +20,9 @@ from lazsim.trace.events import (
 )
 from lazsim.trace.hosts import expand_hosts
 from lazsim.trace.mapping import OPTIONAL, TraceMapping
-from lazsim.trace.order import NEWEST_FIRST, is_newest_first, refuse_set_back, settle
+from lazsim.trace.order import NEWEST_FIRST, in_time_order, is_newest_first, refuse_set_back, settle
 from lazsim.trace.source import Reading, Source, count, shorten
-from lazsim.trace.table import Event, Kind, in_time_order
+from lazsim.trace.table import Event, Kind
 
 WORDS: dict[Kind, str] = {
     "add": (

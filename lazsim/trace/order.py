@@ -1,16 +1,48 @@
-"""Put rows whose times step back in order: overlapping stretches, a change of the clock, and mere disorder differ."""
+"""Put rows in the order of time: overlapping stretches, a change of the clock, and mere disorder differ."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Protocol, TypeVar
 
 from lazsim.files import Faults
-from lazsim.trace.table import Timed, TimedT
+from lazsim.limits import LONGEST_S
 from lazsim.units import DAY_S, HOUR_S, MINUTE_S, format_duration
 
 NEWEST_FIRST = "the newest rows come first: read from the end"
 
 SET_BACK_S = (30 * MINUTE_S, HOUR_S)
 """Steps back of local time when summer ends: an hour, less the time between two rows."""
+
+
+class Timed(Protocol):
+    """A row of a file with a time and a line."""
+
+    @property
+    def time_s(self) -> float:
+        """Seconds since the trace began."""
+
+    @property
+    def line(self) -> int:
+        """Line of the file, from 1; 0 without a file."""
+
+
+TimedT = TypeVar("TimedT", bound=Timed)
+
+
+def in_time_order(rows: Iterable[TimedT], faults: Faults) -> list[TimedT]:
+    """Return rows by time; those without a valid time and those out of order are faults."""
+    kept: list[TimedT] = []
+    for row in rows:
+        if not 0 <= row.time_s <= LONGEST_S:
+            what = f"time {row.time_s:g} s is not a number from 0 up to 100 years"
+            faults.fault(row.line, what, "drop what has no valid time")
+            continue
+        if kept and row.time_s < kept[-1].time_s:
+            far = format_duration(kept[-1].time_s - row.time_s)
+            what = f"time {row.time_s:g} s comes after {kept[-1].time_s:g} s, {far} back"
+            faults.fault(row.line, what, "sort what is out of order")
+        kept.append(row)
+    return sorted(kept, key=lambda row: row.time_s)
 
 
 def is_newest_first(rows: Sequence[Timed]) -> bool:

@@ -4,7 +4,7 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +13,8 @@ from lazsim.errors import TraceFormatError
 from lazsim.files import Faults
 from lazsim.limits import LONGEST_S, MAX_EVENTS, MAX_NODES
 from lazsim.specs import sha256
+from lazsim.trace.order import in_time_order
 from lazsim.trace.prices import Prices
-from lazsim.units import format_duration
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -160,37 +160,6 @@ class Trace:
 
         rows = [(event.time_s, event.kind, event.node) for event in self.events()]
         return pd.DataFrame(rows, columns=["time_s", "event", "node"])
-
-
-class Timed(Protocol):
-    """A row of a file with a time and a line."""
-
-    @property
-    def time_s(self) -> float:
-        """Seconds since the trace began."""
-
-    @property
-    def line(self) -> int:
-        """Line of the file, from 1; 0 without a file."""
-
-
-TimedT = TypeVar("TimedT", bound=Timed)
-
-
-def in_time_order(rows: Iterable[TimedT], faults: Faults) -> list[TimedT]:
-    """Return rows by time; those without a valid time and those out of order are faults."""
-    kept: list[TimedT] = []
-    for row in rows:
-        if not 0 <= row.time_s <= LONGEST_S:
-            what = f"time {row.time_s:g} s is not a number from 0 up to 100 years"
-            faults.fault(row.line, what, "drop what has no valid time")
-            continue
-        if kept and row.time_s < kept[-1].time_s:
-            far = format_duration(kept[-1].time_s - row.time_s)
-            what = f"time {row.time_s:g} s comes after {kept[-1].time_s:g} s, {far} back"
-            faults.fault(row.line, what, "sort what is out of order")
-        kept.append(row)
-    return sorted(kept, key=lambda row: row.time_s)
 
 
 def check_size(name: str, line: int, num_nodes: int, num_events: int) -> None:
