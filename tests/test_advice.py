@@ -400,3 +400,18 @@ def test_racks_of_the_cluster_fail_in_the_traces_of_advice_and_assumptions_stay_
     assert assumed == [0.5]
     # A cluster smaller than a rack is one rack.
     assert change_recipe(None, {**fields, "num_nodes": 3}, racks).nodes_per_domain == 4
+
+
+def test_a_search_of_long_runs_says_so_before_it_begins():
+    # 20 nodes that fail each 500 days in the mean: five failures take 125 days, of steps of less than a second.
+    recipe = change_recipe(None, {"mtbf_s": 500 * 86400.0, "repair_s": 3600.0, "num_nodes": 20})
+    told = []
+
+    def stop(text):
+        told.append(text)
+        raise LazsimError("enough")
+
+    with pytest.raises(LazsimError, match="enough"):
+        advise({**EVEN, "trace": recipe}, {"system": ["ds"]}, max_runs=60, tell=stop)
+    assert "steps long, and there are up to 60: " in told[0]
+    assert "`max_runs`" in told[0]

@@ -8,7 +8,7 @@ from lazsim.cli.messages import LONGEST
 from lazsim.output.plots.trace import draw_trace
 from lazsim.output.table import Column, Table, render
 from lazsim.specs import catalog_names
-from lazsim.study.sweep import sweep_tasks
+from lazsim.study.sweep import resolve_points
 from lazsim.study.sweep_spec import parse_sweep
 from lazsim.trace import load
 
@@ -110,7 +110,7 @@ def test_run_and_sweep_accept_the_same_names(lazsim, kind):
         arguments = [part for key, value in (base | {option: name}).items() for part in (f"--{key}", value)]
         code, _, err = lazsim("run", *arguments)
         try:
-            sweep_tasks(parse_sweep({"base": base | {option: name}}))
+            resolve_points(parse_sweep({"base": base | {option: name}}))
             said = ""
         except Exception as error:
             said = str(error)

@@ -6,6 +6,8 @@ import pytest
 import lazsim
 from lazsim.engine.sampling import PLANNINGS, Sampler, Series
 from lazsim.errors import SpecError
+from lazsim.scenario import resolve
+from lazsim.study.simulation import run_scenario
 
 HOUR_S = 3600.0
 
@@ -83,6 +85,23 @@ def test_every_plan_is_made_where_nodes_share_servers():
     shared = settings | {"systems": ["lazarus"], "cluster.nodes_per_server": 2}
     exact, sampled = both(trace, shared)
     assert (sampled.planning, sampled.samples) == ("exact", exact.samples)
+
+
+@pytest.mark.parametrize("seed", [1, 4, 6])
+def test_plans_over_racks_are_sampled_and_agree_within_the_error_told_unless_each_is_scored(seed):
+    trace, settings = random_run(seed)
+    del settings["systems"]
+    racks = {**settings, "trace": trace, "model": "gpt-s", "placement": "domains", "cluster.nodes_per_domain": 3}
+    runs = {}
+    for planning in ("exact", "sampled"):
+        scenario = resolve({**racks, "planning": planning})
+        runs[planning] = run_scenario(scenario, scenario.load_trace(), scenario.load_routing())
+    exact, sampled = runs.values()
+    assert (exact.planning, sampled.planning) == ("exact", "sampled")
+    assert abs(sampled.samples / exact.samples - 1) < 3 * sampled.samples_error + 1e-3
+    assert sampled.counts["failures"] == exact.counts["failures"]
+    scored = scenario.replace("score_plans", True).replace("duration", 600)
+    assert run_scenario(scored, scored.load_trace(), scored.load_routing()).planning == "exact"
 
 
 def test_json_says_how_plans_were_made_and_notes_tell_the_error():

@@ -12,7 +12,7 @@ from lazsim.output.table import render
 from lazsim.scenario import resolve
 from lazsim.study.intervals import Interval
 from lazsim.study.simulation import simulate
-from lazsim.study.sweep import sweep_tasks
+from lazsim.study.sweep import resolve_points
 from lazsim.study.sweep_result import SpareCost, SweepResult, paying_spares
 from lazsim.study.sweep_spec import parse_sweep
 from lazsim.trace.table import Batch, Event, build_trace
@@ -183,5 +183,5 @@ def test_numbers_of_spares_that_cost_the_same_within_chance_cannot_be_told_apart
 
 def test_spares_are_an_axis_of_sweeps():
     sweep = parse_sweep({"base": {"trace": "fail-every-5min", "system": "ds"}, "grid": {"spares": [0, 2]}})
-    points, _ = sweep_tasks(sweep)
+    points, _ = resolve_points(sweep)
     assert [point["spares"] for point in points] == [0, 2]

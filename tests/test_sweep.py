@@ -14,7 +14,8 @@ import pytest
 import lazsim
 from lazsim.errors import LazsimError
 from lazsim.study.collect import BATCH_S, Batches, collect
-from lazsim.study.sweep import run_sweep, simulate_point, sweep_tasks
+from lazsim.study.points import simulate_point
+from lazsim.study.sweep import resolve_points, run_sweep
 from lazsim.study.sweep_spec import load_sweep, parse_sweep
 from lazsim.trace import generate_trace, load_recipe
 
@@ -218,10 +219,10 @@ def test_a_file_that_changes_while_a_sweep_runs_is_noticed(tmp_path, monkeypatch
     path = tmp_path / "nodes.csv"
     path.write_text("0,add,a\n0,add,b\n0,add,c\n0,add,d\n600000,remove,a\n")
     sweep = parse_sweep({"base": {"trace": str(path), "routing": "uniform", "system": "ds"}})
-    task = sweep_tasks(sweep)[1][0]
+    scenario = resolve_points(sweep)[1][0]
     path.write_text("0,add,a\n0,add,b\n0,add,c\n0,add,d\n500000,remove,a\n")
     with pytest.raises(LazsimError, match="changed after it was first read"):
-        simulate_point(task.argument)
+        simulate_point(scenario)
 
 
 def test_history_is_that_of_the_runs():

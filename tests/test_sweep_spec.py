@@ -7,7 +7,7 @@ import pytest
 from lazsim.errors import LazsimError, SpecError
 from lazsim.specs import ClusterSpec, JobSpec, load_spec
 from lazsim.specs.overrides import override
-from lazsim.study.sweep import sweep_tasks
+from lazsim.study.sweep import resolve_points
 from lazsim.study.sweep_spec import load_sweep, parse_sweep
 
 
@@ -17,8 +17,8 @@ def points(document):
 
 def find(base, folder="."):
     document = {"base": {"trace": "fail-every-5min"} | base}
-    _, tasks = sweep_tasks(parse_sweep(document, name="my.toml", folder=Path(folder)))
-    return tasks[0].argument
+    _, scenarios = resolve_points(parse_sweep(document, name="my.toml", folder=Path(folder)))
+    return scenarios[0]
 
 
 def test_a_grid_is_every_combination_and_its_last_key_varies_fastest():

@@ -13,6 +13,7 @@ from lazsim.cli.common import (
     backend_option,
     jobs_option,
     json_option,
+    note,
     show,
 )
 from lazsim.cli.parsing import Parsed, parse_spans
@@ -160,7 +161,7 @@ def command(
     choices = {name: values for name, values in chosen.items() if values}
     result = advise(
         settings, choices, goal=goal, work=work, in_time_prob=in_time_prob, interval=interval,
-        on_demand_price=on_demand_price, max_runs=max_runs, folder=out, progress=progress_bar, **workers,
+        on_demand_price=on_demand_price, max_runs=max_runs, folder=out, progress=progress_bar, tell=note, **workers,
     )  # fmt: skip
     show(
         result, result.notes, advice_parts, as_json=as_json, out=out, files=advice_files, report=advice_report

@@ -4,7 +4,8 @@ from typing import Any
 
 import click
 
-from lazsim.cli.common import Number, progress, show
+from lazsim.cli.common import Number, show
+from lazsim.cli.progress import progress_bar
 from lazsim.cli.run import command as run
 from lazsim.study.sensitivity import FACTORS, sensitivity
 
@@ -48,6 +49,6 @@ def command(
         placements=placements,
         constants=constants,
         factors=factors,
-        progress=progress,
+        progress=progress_bar,
     )
     show(result, result.notes, sensitivity_parts, as_json=as_json)

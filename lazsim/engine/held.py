@@ -14,11 +14,15 @@ from lazsim.placement.plan import Bools, PlacementPlan, is_recoverable
 
 @dataclass(frozen=True, eq=False)
 class Planned:
-    """A plan that is made when it is asked for: by `make`, from its nodes and the steps made before it."""
+    """A plan that is made when it is asked for: by `make`, from its nodes and the steps made before it.
+
+    `domain_sizes` has the nodes of each failure domain, ascending, where plans depend on them.
+    """
 
     num_nodes: int
     step: int
     make: Callable[[int, int], PlacementPlan]
+    domain_sizes: tuple[int, ...] = ()
 
     @cached_property
     def plan(self) -> PlacementPlan:

@@ -5,6 +5,7 @@ the next. `lazsim.engine.protocol` decides which that is. Failures, ends of wait
 simulation interrupt it.
 """
 
+from collections import Counter
 from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
 from dataclasses import replace
 from enum import Enum, auto
@@ -81,8 +82,9 @@ class Job:
         self.system, self.costs = system.for_job(costs.job), costs
         self.planner = planner
         self._has_domains = system.uses_domains(costs)
-        if self._has_domains or (system.is_elastic and costs.cluster.nodes_per_server > 1):
-            # Which parts of a plan share a server, or a failure domain, follows from every plan before it.
+        if (costs.cluster.nodes_per_server > 1 and system.is_elastic) or (self._has_domains and on_plan is not None):
+            # Which parts of a plan share a server follows from every plan before it, and a plan whose reliability is
+            # asked for is one for the very domains of its nodes.
             planning = "exact"
         window_steps = costs.job.rebalance_interval_steps if system.is_elastic else LOAD_SAMPLE_STEPS
         self.sampler = Sampler(planning, window_steps, end_s, lambda: env.now)
@@ -454,7 +456,9 @@ class Job:
 
     def _planned(self, nodes: Sequence[str]) -> Planned:
         """Return the plan of now for these nodes, yet to be made."""
-        return Planned(len(nodes), self.progress.step, partial(self.planner.plan, domains=self._domains(nodes)))
+        domains = self._domains(nodes)
+        sizes = tuple(sorted(Counter(domains or ()).values()))
+        return Planned(len(nodes), self.progress.step, partial(self.planner.plan, domains=domains), sizes)
 
     def _point(self, held: Held) -> Point | None:
         """Return the plan that stands for the one that nodes hold, if another one does."""

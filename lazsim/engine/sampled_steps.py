@@ -106,7 +106,7 @@ class SampledStepTimer:
     def _find(self, step: int) -> Series:
         """Find the value for a step, and set the plan that stands for others of as many nodes."""
         timers, sampler, num_nodes = self.timers, self.timers.sampler, self.planned.num_nodes
-        series = sampler.at(("step", num_nodes, self.server_N.tobytes()), step)
+        series = sampler.at(("step", num_nodes, self.planned.domain_sizes, self.server_N.tobytes()), step)
         if series.is_sampled:
             if series.seconds is None:
                 first = series.window * sampler.window_steps

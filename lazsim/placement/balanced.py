@@ -133,19 +133,21 @@ def place_on_uneven(replicas_LE: Ints, load_LE: Ints, slots_N: Ints, fault_thres
     """
     num_layers, num_experts = replicas_LE.shape
     slots_LNS = np.full((num_layers, len(slots_N), int(slots_N.max())), -1)
-    for slots_NS, replicas_E, load_E in zip(slots_LNS, replicas_LE, load_LE, strict=True):
-        share_E = load_E / replicas_E
-        order_E = np.argsort(-share_E, kind="stable")
-        first_E = np.minimum(replicas_E, fault_threshold)
-        free_N, load_N = slots_N.copy(), np.zeros(len(slots_N))
-        for expert in np.concatenate(
-            [order_E.repeat(first_E[order_E]), order_E.repeat((replicas_E - first_E)[order_E])]
-        ):
-            held_N = (slots_NS == expert).any(axis=1)
-            node = np.lexsort((load_N / slots_N, -free_N, held_N, free_N == 0))[0]
-            slots_NS[node, slots_N[node] - free_N[node]] = expert
-            free_N[node] -= 1
-            load_N[node] += share_E[expert]
+    holds_LEN = np.zeros((num_layers, num_experts, len(slots_N)), dtype=bool)
+    free_LN, load_LN = np.tile(slots_N, (num_layers, 1)), np.zeros((num_layers, len(slots_N)))
+    layer, share_LE = np.arange(num_layers), load_LE / replicas_LE
+    order_LE = np.argsort(-share_LE, axis=1, kind="stable")
+    sorted_LE = np.take_along_axis(replicas_LE, order_LE, axis=1)
+    first_LE = np.minimum(sorted_LE, fault_threshold)
+    times = np.concatenate([first_LE, sorted_LE - first_LE], axis=1)
+    dealt = np.concatenate([order_LE, order_LE], axis=1).ravel().repeat(times.ravel()).reshape(num_layers, -1)
+    for expert_L in dealt.T:
+        held_LN = holds_LEN[layer, expert_L]
+        node_L = np.lexsort((load_LN / slots_N, -free_LN, held_LN, free_LN == 0))[:, 0]
+        slots_LNS[layer, node_L, slots_N[node_L] - free_LN[layer, node_L]] = expert_L
+        holds_LEN[layer, expert_L, node_L] = True
+        free_LN[layer, node_L] -= 1
+        load_LN[layer, node_L] += share_LE[layer, expert_L]
     return PlacementPlan(slots_LNS, num_experts)
 
 

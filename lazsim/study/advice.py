@@ -17,7 +17,7 @@ from lazsim.study.comparison import Ranked, is_beyond_chance
 from lazsim.study.deadline import BOTH, ON_DEMAND, SPOT, Due, parse_due
 from lazsim.study.intervals import MIN_SAMPLES, Interval, mean_interval
 from lazsim.study.notes import count_notes
-from lazsim.study.question import CHOICES, Question, distinct, name_value
+from lazsim.study.question import CHOICES, MOST_STEPS, Question, distinct, name_value
 from lazsim.study.search import Alternative, Choice, Goal, Round, Row, Search
 from lazsim.study.sensitivity import FACTORS, Assumption, constant_paths
 from lazsim.study.simulation import ALL
@@ -33,6 +33,9 @@ RACED = (0.5, 1.0, 2.0)
 
 MOST_TUNED = 3
 """Choices whose interval is tuned, the best first."""
+
+LONG_RUN_STEPS = 2 * MOST_STEPS
+"""Steps above which a run takes seconds, and a search is told to take long."""
 
 GOALS = ("goodput", "cost", "deadline")
 
@@ -205,6 +208,7 @@ def advise(
     on_demand_price: str | float | None = None,
     max_runs: int = 1000,
     progress: Progress | None = None,
+    tell: Callable[[str], None] = lambda _: None,
     **options: Any,
 ) -> Advice:
     """Find the best setting of a job.
@@ -229,8 +233,8 @@ def advise(
         chosen in place of those of the trace, and before a deadline also after them.
     max_runs
         Runs to make at most.
-    progress
-        Shows runs made and runs at most.
+    progress, tell
+        Shows runs made and runs at most; is told before the runs if they may take long.
     **options
         Folder, backend and workers; see `lazsim.study.collect.run_tasks`.
 
@@ -259,7 +263,7 @@ def advise(
         question = Question(settings, on_demand_price, due, alternatives, {**options, "progress": bar})
         found = _find_goal(name, in_time_prob, [question.scenario(choice, 0) for choice in alternatives])
         search = Search(question.measure, found, max_runs, question.most_seeds or max_runs)
-        return _advise(question, search, alternatives, interval)
+        return _advise(question, search, alternatives, interval, tell)
 
 
 def _parse_goal(
@@ -320,13 +324,22 @@ def _one_bar(progress: Progress | None, max_runs: int) -> Iterator[Progress | No
         yield go_on
 
 
-def _advise(question: Question, search: Search, choices: Sequence[Choice], interval: Any) -> Advice:
+def _advise(
+    question: Question, search: Search, choices: Sequence[Choice], interval: Any, tell: Callable[[str], None]
+) -> Advice:
     """Race, tune, and look around the best."""
     goal = search.goal
     num_changes = len(assumptions(question.scenario(choices[0], 0)))
     kept = min(int(KEPT_SHARE * search.max_runs), _num_screened(num_changes, MOST_RIVALS))
     search.num_kept = kept if kept >= _num_screened(num_changes, 1) else 0
-    raced = search.race(list(_contenders(question, search, choices, interval)))
+    contenders = list(_contenders(question, search, choices, interval))
+    most_steps = max((question.starts[one.choice].most_steps for one in contenders), default=0)
+    if most_steps > LONG_RUN_STEPS:
+        tell(
+            f"runs are up to {most_steps:,} steps long, and there are up to {search.max_runs:,}: this takes minutes to "
+            "hours; a smaller `max_runs` or `duration` bounds it"
+        )
+    raced = search.race(contenders)
     num_seeds = raced[0].num_seeds
     tuned: dict[Alternative, Interval | None] = {}
     for choice in list(dict.fromkeys(one.name.choice for one in raced))[:MOST_TUNED]:
@@ -337,14 +350,14 @@ def _advise(question: Question, search: Search, choices: Sequence[Choice], inter
             best, found = Alternative(choice, steps), None
         tuned[best] = found
     of_choice = {choice: search.rank(search.tried(choice))[0].name for choice in choices if search.tried(choice)}
-    contenders = list((of_choice | {one.choice: one for one in tuned}).values())
+    finalists = list((of_choice | {one.choice: one for one in tuned}).values())
     best = search.make_sure(list(tuned))
     if goal.is_missed(search.rows[best, ()].values()):
-        best = search.make_sure(contenders)
+        best = search.make_sure(finalists)
     # Tables show what is paid also where that is too late.
-    rows = {one: tuple(search.rows[one, ()].values()) for one in contenders if (one, ()) in search.rows}
+    rows = {one: tuple(search.rows[one, ()].values()) for one in finalists if (one, ()) in search.rows}
     ranking = [
-        replace(one, mean=mean_interval(map(goal.value, rows[one.name]))) for one in search.rank(contenders, best)
+        replace(one, mean=mean_interval(map(goal.value, rows[one.name]))) for one in search.rank(finalists, best)
     ]
     off = list(_look_around(question, search, best, num_seeds))
     rivals = [one.name for one in ranking[1:] if one.is_tie is False]

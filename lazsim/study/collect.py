@@ -51,13 +51,29 @@ class Task(NamedTuple):
     inputs: Any
     argument: Any
 
+    @classmethod
+    def of(cls, function: Function, label: str, argument: Any) -> "Task":
+        """Return the call of a function with plain data, or with what has them as its ``inputs``."""
+        inputs = getattr(argument, "inputs", argument)
+        return cls(task_id(function, inputs), label, inputs, argument)
+
 
 @dataclass(frozen=True)
 class Outcomes:
-    """Results of tasks in their order, None where a task failed; label and error of each failed task."""
+    """Tasks with the result of each, None where it failed, and why it did."""
 
+    tasks: tuple[Task, ...]
     values: tuple[Any, ...]
-    failures: tuple[tuple[str, str], ...]
+    errors: tuple[str, ...]
+
+    @property
+    def failures(self) -> tuple[tuple[str, str], ...]:
+        """Label and error of each failed task."""
+        return tuple((task.label, error) for task, error in zip(self.tasks, self.errors, strict=True) if error)
+
+    def results(self) -> list[Any]:
+        """Return for each task its result, or as text why there is none."""
+        return [error or value for value, error in zip(self.values, self.errors, strict=True)]
 
 
 _Results = list[tuple[str, bytes | None, str]]
@@ -72,7 +88,7 @@ def collect(function: Function, inputs: Sequence[Any], folder: Path | None = Non
     >>> collect(len, [[], [1, 2]], num_workers=1).values
     (0, 2)
     """
-    return run_tasks(function, [Task(task_id(function, one), str(one), one, one) for one in inputs], folder, **options)
+    return run_tasks(function, [Task.of(function, str(one), one) for one in inputs], folder, **options)
 
 
 def run_tasks(
@@ -125,8 +141,9 @@ def run_tasks(
                 values |= {row.id: row.decode() for row in (msgspec.json.decode(line, type=Row) for line in lines)}
                 errors |= {task: error for task, line, error in results if line is None}
                 advance(len(results))
-    failures = tuple((task.label, errors[task.id]) for task in tasks if task.id in errors)
-    return Outcomes(tuple(values.get(task.id) for task in tasks), failures)
+    return Outcomes(
+        tuple(tasks), tuple(values.get(one.id) for one in tasks), tuple(errors.get(one.id, "") for one in tasks)
+    )
 
 
 @contextmanager

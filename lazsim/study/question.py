@@ -12,14 +12,13 @@ from lazsim.errors import InfeasiblePlanError, SpecError
 from lazsim.limits import LONGEST_S
 from lazsim.scenario import Resolver, Scenario, Settings
 from lazsim.study.checkpoint_interval import AUTO, Start, find_start
-from lazsim.study.collect import Task, run_tasks, task_id
 from lazsim.study.deadline import BOTH, ON_DEMAND, SPOT, Buyer, Due, due_samples, switch_to_on_demand
 from lazsim.study.intervals import MIN_SAMPLES
 from lazsim.study.notes import describe_runs, threshold_note
+from lazsim.study.points import run_points, simulate_point
 from lazsim.study.result import flat_row
 from lazsim.study.search import Alternative, Changes, Choice, Row
 from lazsim.study.simulation import run_scenario
-from lazsim.study.sweep import simulate_point
 from lazsim.trace import Trace
 from lazsim.trace.recipes import MtbfSpec
 from lazsim.units import format_duration
@@ -208,26 +207,22 @@ class Question:
 
     def measure(self, wanted: Sequence[tuple[Alternative, int]], changes: Changes) -> list[Row | str]:
         """Make runs; see `lazsim.study.search.Measure`."""
-        function = simulate_point if self._due is None else simulate_due
-        tasks = []
+        points: list[tuple[str, Any]] = []
         for one, seed in wanted:
             scenario = self.scenario(one.choice, seed, one.interval_steps)
             for change in changes:
                 scenario = change.apply(scenario)
-            inputs: Any = scenario.inputs
-            argument: Any = scenario
+            point: Any = scenario
             if self._due is not None:
                 num_staying = self._num_staying(one.choice) if dict(one.choice).get("purchase") == BOTH else 0
-                argument = DueRun(scenario, self._due, self._samples_due, num_staying)
-                inputs = inputs | {"due": asdict(self._due), "work": [self._samples_due, num_staying]}
-            tasks.append(Task(task_id(function, inputs), f"{name_alternative(one)}, seed {seed}", inputs, argument))
-        outcomes = run_tasks(function, tasks, **self._options)
-        reasons, found = dict(outcomes.failures), list[Row | str]()
-        for (one, _), task, value in zip(wanted, tasks, outcomes.values, strict=True):
-            found.append(reasons[task.label] if value is None else value["row"])
-            if value is not None and not changes:
-                self.notes.setdefault(one, []).append(value["notes"])
-        return found
+                point = DueRun(scenario, self._due, self._samples_due, num_staying)
+            points.append((f"{name_alternative(one)}, seed {seed}", point))
+        function = simulate_point if self._due is None else simulate_due
+        found = run_points(points, function=function, **self._options).results()
+        for (one, _), result in zip(wanted, found, strict=True):
+            if not isinstance(result, str) and not changes:
+                self.notes.setdefault(one, []).append(result["notes"])
+        return [result if isinstance(result, str) else result["row"] for result in found]
 
 
 class DueRun(NamedTuple):
@@ -237,6 +232,11 @@ class DueRun(NamedTuple):
     due: Due
     samples: int
     num_staying: int
+
+    @property
+    def inputs(self) -> Mapping[str, Any]:
+        """Everything that the run depends on."""
+        return self.scenario.inputs | {"due": asdict(self.due), "work": [self.samples, self.num_staying]}
 
 
 def simulate_due(asked: DueRun) -> Mapping[str, Any]:

@@ -1,17 +1,19 @@
 """What an outcome owes to each constant: halve every one of them, then raise it by half."""
 
+import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from lazsim.engine.systems import DEFAULT_SYSTEMS
-from lazsim.errors import InfeasiblePlanError, SpecError
+from lazsim.errors import SpecError
 from lazsim.scenario import Scenario
 from lazsim.specs import GpuSpec, HostSpec, JobSpec, NetworkSpec, RecoverySpec, StepConstants, unknown_name
-from lazsim.study.notes import describe_runs, without_numbers
+from lazsim.study.notes import without_numbers
+from lazsim.study.points import run_points
 from lazsim.study.result import RunResult
-from lazsim.study.simulation import resolve_runs, run_scenario, simulate_scenarios
+from lazsim.study.simulation import resolve_runs, simulate_scenarios
 
 FACTORS = (0.5, 1.5)
 """Default factors by which each constant is multiplied."""
@@ -116,7 +118,7 @@ def sensitivity(
     placements: Sequence[str] = (),
     constants: Sequence[str] = (),
     factors: Sequence[float] = FACTORS,
-    progress: Callable[[Iterable[str]], Iterable[str]] = iter,
+    **options: Any,
 ) -> Sensitivity:
     """Vary each constant of a run by itself.
 
@@ -130,8 +132,9 @@ def sensitivity(
         Names of constants, as `constant_paths` gives them; all that enter the steps of the job when empty.
     factors
         Factors above 0. One near 1 tells how large an effect chance alone has; see Notes.
-    progress
-        Wraps the names of the constants, as a progress bar does.
+    **options
+        Workers and progress; see `lazsim.study.collect.run_tasks`. All runs are made in this process unless it says
+        otherwise.
 
     Raises
     ------
@@ -153,10 +156,22 @@ def sensitivity(
     has_layout = scenarios[0].job.parallel is not None
     of_layouts = {name for name, path in paths.items() if path.startswith("step.")} - {*OF_EVERY_STEP}
     entering = [name for name in paths if has_layout or name not in of_layouts]
-    names = progress(list(dict.fromkeys(constants or entering)))
-    effects = [[_vary(scenarios, Assumption(name, factor, paths[name]), base) for factor in factors] for name in names]
-    effects.sort(key=lambda changes: -max(change.effect for change in changes))
-    return Sensitivity(base, tuple(change for changes in effects for change in changes))
+    assumptions = [
+        Assumption(name, factor, paths[name]) for name in dict.fromkeys(constants or entering) for factor in factors
+    ]
+    varied = [[one.apply(scenario) for scenario in scenarios] for one in assumptions]
+    points = [
+        (one.constant, scenario) for one, changed in zip(assumptions, varied, strict=True) for scenario in changed
+    ]
+    outcomes = iter(run_points(points, **{"num_workers": 1, **options}).results())
+    changes = [
+        _change(one, changed, list(itertools.islice(outcomes, len(changed))), base)
+        for one, changed in zip(assumptions, varied, strict=True)
+    ]
+    effect = {
+        name: max(one.effect for one in changes if one.constant == name) for name in {one.constant for one in changes}
+    }
+    return Sensitivity(base, tuple(sorted(changes, key=lambda one: -effect[one.constant])))
 
 
 def constant_paths(systems: Sequence[str]) -> dict[str, str]:
@@ -170,31 +185,23 @@ def constant_paths(systems: Sequence[str]) -> dict[str, str]:
     return paths | {f"{interval}.{system}": f"job.{interval}.{system}" for system in systems}
 
 
-def _vary(scenarios: Sequence[Scenario], changed: Assumption, base: RunResult) -> Change:
-    """Simulate with one constant multiplied."""
-    name, factor, path = changed
-    varied = list(map(changed.apply, scenarios))
-    value = next(one.field(path) for one in varied if one.field(path) is not None)
+def _change(
+    changed: Assumption, scenarios: Sequence[Scenario], results: Sequence[Mapping[str, Any] | str], base: RunResult
+) -> Change:
+    """Hold the runs with one constant multiplied against those as things stand."""
+    value = next(one.field(changed.path) for one in scenarios if one.field(changed.path) is not None)
     before, known = {run.name: run.samples for run in base.runs}, set(map(without_numbers, base.notes))
     after: dict[str, int | None] = {}
     notes: dict[str, None] = {}
-    for run, scenario in zip(before, varied, strict=True):
-        after[run], remarks = _samples(scenario)
+    for run, found in zip(before, results, strict=True):
+        # A text says why there is no run.
+        after[run], remarks = (None, [found]) if isinstance(found, str) else (found["row"]["samples"], found["notes"])
         notes |= dict.fromkeys(remark for remark in remarks if without_numbers(remark) not in known)
     shares = {run: _divide(samples, before[run]) for run, samples in after.items()}
     first, *others = shares
     ratios = {other: _divide(shares[first], shares[other]) - 1 for other in others}
-    return Change(name, factor, value, after, {run: share - 1 for run, share in shares.items()}, ratios, tuple(notes))
-
-
-def _samples(scenario: Scenario) -> tuple[int | None, Sequence[str]]:
-    """Return the samples that a run trains, None where it cannot, and remarks on it."""
-    trace, loads = scenario.load_trace(), scenario.load_routing()
-    try:
-        run = run_scenario(scenario, trace, loads)
-    except InfeasiblePlanError as error:
-        return None, (str(error),)
-    return run.samples, describe_runs([scenario], [run], trace, loads)
+    changes = {run: share - 1 for run, share in shares.items()}
+    return Change(changed.constant, changed.factor, value, after, changes, ratios, tuple(notes))
 
 
 def _divide(above: float | None, below: float) -> float:

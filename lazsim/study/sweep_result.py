@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from lazsim.study.collect import Outcomes
 from lazsim.study.comparison import BySeed, Ranked, paired_ratio, rank
 from lazsim.study.intervals import MIN_SAMPLES, Interval, mean_interval, ratio_interval
 from lazsim.study.notes import count_notes
@@ -113,12 +114,11 @@ class SweepResult:
     run_notes: tuple[Sequence[str], ...]
 
     @classmethod
-    def assemble(
-        cls, points: Sequence[Point], ids: Sequence[str], values: Sequence[Any], failures: tuple[tuple[str, str], ...]
-    ) -> "SweepResult":
+    def assemble(cls, points: Sequence[Point], outcomes: Outcomes) -> "SweepResult":
         """Combine points with their results."""
         axes = find_axes(points)
-        done = [each for each in zip(points, ids, values, strict=True) if each[2] is not None]
+        found = zip(points, outcomes.tasks, outcomes.values, strict=True)
+        done = [(point, task.id, value) for point, task, value in found if value is not None]
         rows = tuple(
             {key: point.get(key) for key in (*RUN_KEYS, *axes)}
             | {key: cell for key, cell in value["row"].items() if key not in RUN_KEYS}
@@ -126,7 +126,7 @@ class SweepResult:
             for point, row_id, value in done
         )
         histories = tuple({key: value[key] for key in HISTORIES if key in value} for _, _, value in done)
-        return cls(axes, rows, histories, failures, tuple(value["notes"] for _, _, value in done))
+        return cls(axes, rows, histories, outcomes.failures, tuple(value["notes"] for _, _, value in done))
 
     @property
     def notes(self) -> tuple[str, ...]:
