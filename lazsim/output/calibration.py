@@ -9,24 +9,10 @@ from lazsim.output.table import Column, Table, key
 
 def calibration_table(rows: Sequence[CalibrationRow]) -> Table:
     """Return the errors of each GPU, kernel and model."""
-    columns: list[Column | str] = [key("gpu"), key("measured"), key("model"), key("points"), "count"]
-    columns += [Column(heading, ".1%") for heading in ("median", "90 %", "max")]
-    return Table(
-        columns,
-        [
-            (
-                row.gpu,
-                row.kind,
-                row.model,
-                row.points,
-                row.error.num_points,
-                row.error.median,
-                row.error.p90,
-                row.error.max,
-            )
-            for row in rows
-        ],
-    )
+    columns = [key("gpu", of="gpu"), key("measured", of="kind"), key("model", of="model"), key("points", of="points")]
+    columns += [Column("count", of="error.num_points"), Column("median", ".1%", of="error.median")]
+    columns += [Column("90 %", ".1%", of="error.p90"), Column("max", ".1%", of="error.max")]
+    return Table.of(rows, columns)
 
 
 def refit_toml(calibration: CalibrationReport) -> str:

@@ -9,7 +9,7 @@ from dataclasses import fields
 import numpy as np
 
 from lazsim.files import json_bytes
-from lazsim.live.record import LiveReport, LiveRun, Recovery, StepRecord
+from lazsim.live.record import LiveReport, LiveRun, StepRecord
 from lazsim.live.validate import NEGLIGIBLE_SHARE, ComparedQuantity, Validation
 from lazsim.output.folder import name_pictures
 from lazsim.output.report import Report, timeline_of
@@ -31,20 +31,15 @@ def live_parts(run: LiveRun) -> Iterator[Part]:
     )
     if run.steps:
         shown = np.unique(np.linspace(0, len(run.steps) - 1, NUM_STEPS_SHOWN).astype(int))
-        columns = [key("step", kind="number"), Column("nodes"), Column("step time", _ms), Column("loss", ".4f")]
-        steps = [run.steps[index] for index in shown]
-        yield Table(columns, [[one.step, one.num_nodes, one.step_s, one.loss] for one in steps])
+        columns = [key("step", kind="number", of="step"), Column("nodes", of="num_nodes")]
+        columns += [Column("step time", _ms, of="step_s"), Column("loss", ".4f", of="loss")]
+        yield Table.of([run.steps[index] for index in shown], columns)
     if run.recoveries:
-        columns = [key("recovery"), key("at", "{:.1f} s".format, "number"), Column("nodes")]
-        columns += [Column(part, _ms) for part in RECOVERY_PARTS]
-        yield Table(columns, [_recovery_row(one) for one in run.recoveries])
-
-
-def _recovery_row(recovery: Recovery) -> list[str | float]:
-    # A recovery that found no peers with all states became a restart.
-    outcome = "restart" if recovery.is_restart else recovery.cause
-    seconds = [getattr(recovery, f"{part}_s") for part in RECOVERY_PARTS]
-    return [outcome, recovery.at_s, recovery.num_nodes, *seconds]
+        # A recovery that found no peers with all states became a restart.
+        columns = [key("recovery", of=lambda one: "restart" if one.is_restart else one.cause)]
+        columns += [key("at", "{:.1f} s".format, "number", of="at_s"), Column("nodes", of="num_nodes")]
+        columns += [Column(part, _ms, of=f"{part}_s") for part in RECOVERY_PARTS]
+        yield Table.of(run.recoveries, columns)
 
 
 def _ms(seconds: float) -> str:
@@ -75,9 +70,9 @@ def validation_parts(validation: Validation) -> Iterator[Part]:
         f"{run.system}, {model}: {run.wall_s:.0f} s, {run.counts['failures']} failures, "
         f"{run.counts['reconfigurations']} reconfigurations, {run.counts['restarts']} restarts"
     )
-    columns = [key(""), Column("measured", ".4g"), Column("predicted", ".4g"), Column("error", _error)]
-    columns.append(Column("judged"))
-    yield Table(columns, [_component_row(one, validation.tolerance) for one in validation.components])
+    columns = [key("", of="name"), Column("measured", ".4g", of="measured"), Column("predicted", ".4g", of="predicted")]
+    columns += [Column("error", _error, of="error"), Column("judged", of=lambda one: _judge(one, validation.tolerance))]
+    yield Table.of(validation.components, columns)
     yield (
         f"judged: at least {NEGLIGIBLE_SHARE:.0%} of the run's time; within {validation.tolerance:.0%}: "
         f"{'yes' if validation.has_passed else 'no'}\n"
@@ -89,9 +84,8 @@ def _drift(drift: float) -> str:
     return f"{abs(drift):.1%} {'longer' if drift > 0 else 'less'}"
 
 
-def _component_row(component: ComparedQuantity, tolerance: float) -> list[str | float]:
-    judged = ("passed" if abs(component.error) <= tolerance else "failed") if component.is_judged else ""
-    return [component.name, component.measured, component.predicted, component.error, judged]
+def _judge(component: ComparedQuantity, tolerance: float) -> str:
+    return ("passed" if abs(component.error) <= tolerance else "failed") if component.is_judged else ""
 
 
 def _error(error: float) -> str:

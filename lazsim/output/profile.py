@@ -1,7 +1,7 @@
 """Tables and files of measured costs: profiles, how well they interpolate, virtual ranks and skewed loads."""
 
 from collections.abc import Sequence
-from operator import attrgetter
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,10 @@ from lazsim.units import format_duration
 SHOWN = ("gpu", "processor", "num_processors", "num_threads", "clock", "driver_version", "cuda", "load_average", "note")
 
 
+ERRORS = {"median": "median", "90 %": "p90", "worst": "worst"}
+"""Errors at held-out points: headings, and the names of their fields."""
+
+
 def profile_parts(profile: Profile) -> list[Part]:
     """Report a profile: its conditions, then the smallest and the largest size of each kernel."""
     header = require_header(profile)
@@ -28,25 +32,23 @@ def profile_parts(profile: Profile) -> list[Part]:
         f"peaks: matmul {header.matmul_flop_per_s / 1e12:.3g} TFLOP/s, copy {header.copy_bytes_per_s / 1e9:.3g} GB/s"
     )
     columns = [
-        key("kernel"),
-        key("size", ",.0f", "number"),
-        Column("unit", kind="name"),
-        Column("time", _short),
-        Column("+-CI", lambda share: f"{share / 2:.0%}"),
-        *(Column(heading, _share) for heading in ("matmul", "copy", "roof")),
+        key("kernel", of="kernel"),
+        key("size", ",.0f", "number", of="size"),
+        Column("unit", kind="name", of="size_unit"),
+        Column("time", _short, of="time_s"),
+        Column("+-CI", _half, of="median_ci_share"),
+        Column("matmul", _share, of="matmul_peak_share"),
+        Column("copy", _share, of="copy_peak_share"),
+        Column("roof", _share, of="roofline_share"),
     ]
-    row = attrgetter(
-        "kernel", "size", "size_unit", "time_s", "median_ci_share", "matmul_peak_share", "copy_peak_share",
-        "roofline_share",
-    )  # fmt: skip
     by_kernel = [profile.of(kernel) for kernel in profile.kernels]
-    rows = [row(point) for points in by_kernel for point in ([points[0], points[-1]] if len(points) > 1 else points)]
+    shown = [point for points in by_kernel for point in ([points[0], points[-1]] if len(points) > 1 else points)]
     notes = (
         "+-CI: half the 95 % interval of the median",
         "matmul, copy: share of the measured peak; roof: share of the rate that the two allow",
     )
     skipped = "\n".join(f"skipped: {kernel}: {reason}" for kernel, reason in header.skipped.items())
-    return [head, Table(columns, rows, notes=notes), skipped]
+    return [head, Table.of(shown, columns, notes=notes), skipped]
 
 
 def profile_files(profile: Profile) -> dict[str, bytes]:
@@ -59,22 +61,19 @@ def profile_files(profile: Profile) -> dict[str, bytes]:
 def check_parts(errors: Sequence[HeldOut], together: npt.NDArray[np.float64], reached: Sequence[Reached]) -> list[Part]:
     """Report the error of the interpolation at held-out points, and how near kernels come to plain ones."""
     columns = [
-        key("kernel"),
-        Column("held out"),
-        *(Column(heading, ".1%") for heading in ("median", "90 %", "worst")),
-        Column("at size", ",.0f"),
-        Column("+-CI", lambda share: f"{share / 2:.0%}"),
+        key("kernel", of="kernel"),
+        Column("held out", of="num_held_out"),
+        *_errors(),
+        Column("at size", ",.0f", of="worst_size"),
+        Column("+-CI", _half, of="median_ci_share"),
     ]
-    row = attrgetter(
-        "kernel", "num_held_out", "median_error", "p90_error", "worst_error", "worst_size", "median_ci_share"
-    )
+    table = Table.of(errors, columns, notes=["+-CI: half the measured 95 % interval of the median"])
     total = ["all", len(together), np.median(together), np.quantile(together, 0.9), together.max(), None, None]
-    notes = ["+-CI: half the measured 95 % interval of the median"]
     lines = [
         f"{one.kernel}: {one.share:.0%} of the rate of {one.of}, at {one.size:,.0f} {SIZE_UNITS[one.kernel]}"
         for one in reached
     ]
-    return [Table(columns, [*map(row, errors), total], notes=notes), "\n".join(lines)]
+    return [replace(table, rows=[*table.rows, total]), "\n".join(lines)]
 
 
 def tables_parts(found: TablesRange) -> list[Part]:
@@ -97,38 +96,29 @@ def tables_parts(found: TablesRange) -> list[Part]:
 
 def tables_check_parts(check: TablesCheck) -> list[Part]:
     """Report the error of kernel tables at held-out points."""
-    columns = [
-        key("kernel"),
-        Column("points", ","),
-        Column("held out", ","),
-        *(Column(heading, ".1%") for heading in ("median", "90 %", "worst")),
-    ]
-    row = attrgetter("kernel", "num_points", "num_held_out", "median_error", "p90_error", "worst_error")
+    columns = [key("kernel", of="kernel"), Column("points", ",", of="num_points")]
+    columns += [Column("held out", ",", of="num_held_out"), *_errors()]
     notes = ["errors of interpolating every second value of each size in turn from the others"]
     if check.median_error is not None:
         notes.append(f"median of the kernels' medians: {check.median_error:.1%}")
-    return [Table(columns, [*map(row, check.kernels)], notes=notes)]
+    return [Table.of(check.kernels, columns, notes=notes)]
 
 
 def rank_parts(result: RankResult) -> list[Part]:
     """Report the slowest rank of each layer, measured and predicted."""
     columns = [
-        key("layer", kind="number"),
-        Column("measured", _ms),
-        Column("predicted", _ms),
-        Column("error", "+.1%"),
-        Column("worst rank's error", "+.1%"),
-        Column("rank measured"),
-        Column("rank predicted"),
-        Column("over mean", ".2f"),
-        Column("exchange modelled", _ms),
+        key("layer", kind="number", of="layer"),
+        Column("measured", _ms, of="measured_s"),
+        Column("predicted", _ms, of="predicted_s"),
+        Column("error", "+.1%", of="error"),
+        Column("worst rank's error", "+.1%", of="worst_rank_error"),
+        Column("rank measured", of="measured_rank"),
+        Column("rank predicted", of="predicted_rank"),
+        Column("over mean", ".2f", of="spread"),
+        Column("exchange modelled", _ms, of="modelled_exchange_s"),
     ]
-    row = attrgetter(
-        "layer", "measured_s", "predicted_s", "error", "worst_rank_error", "measured_rank", "predicted_rank", "spread",
-        "modelled_exchange_s",
-    )  # fmt: skip
     note = f"all layers: predicted {result.error:+.1%} off the measured time of the slowest ranks"
-    return [Table(columns, [*map(row, result.rows)], title="slowest rank of each layer", notes=[note])]
+    return [Table.of(result.rows, columns, "slowest rank of each layer", [note])]
 
 
 def rank_files(result: RankResult) -> dict[str, bytes]:
@@ -139,29 +129,18 @@ def rank_files(result: RankResult) -> dict[str, bytes]:
 def skew_parts(result: SkewResult) -> list[Part]:
     """Report a layer under growing skew, without and with allocation."""
     columns = [
-        key("skew", "g", "number"),
-        Column("even measured", _ms),
-        Column("predicted", "+.1%"),
-        Column("allocated measured", _ms),
-        Column("predicted", "+.1%"),
-        Column("won back", ".0%"),
-    ]
-    rows = [
-        [
-            row.skew,
-            row.even_measured_s,
-            row.even_predicted_s / row.even_measured_s - 1,
-            row.allocated_measured_s,
-            row.allocated_predicted_s / row.allocated_measured_s - 1,
-            row.won_back,
-        ]
-        for row in result.rows
+        key("skew", "g", "number", of="skew"),
+        Column("even measured", _ms, of="even_measured_s"),
+        Column("predicted", "+.1%", of=lambda row: row.even_predicted_s / row.even_measured_s - 1),
+        Column("allocated measured", _ms, of="allocated_measured_s"),
+        Column("predicted", "+.1%", of=lambda row: row.allocated_predicted_s / row.allocated_measured_s - 1),
+        Column("won back", ".0%", of="won_back"),
     ]
     notes = [
         "even: even replicas, expert parallelism; allocated: replicas by load, flexible dispatch",
         "predicted: off the measured time by that share; won back: share of the time that skew added",
     ]
-    return [Table(columns, rows, notes=notes)]
+    return [Table.of(result.rows, columns, notes=notes)]
 
 
 def skew_files(result: SkewResult) -> dict[str, bytes]:
@@ -169,6 +148,14 @@ def skew_files(result: SkewResult) -> dict[str, bytes]:
     from lazsim.output.plots.profile import skew_figure
 
     return {"skew.json": json_bytes(result.to_json()), **name_pictures("skew", skew_figure(result))}
+
+
+def _errors() -> list[Column]:
+    return [Column(heading, ".1%", of=f"{name}_error") for heading, name in ERRORS.items()]
+
+
+def _half(share: float) -> str:
+    return f"{share / 2:.0%}"
 
 
 def _ms(seconds: float) -> str:

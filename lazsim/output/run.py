@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
-from typing import Any
 
 from lazsim.costmodel.memory import MemoryUse
 from lazsim.engine.ledger import BUCKETS
@@ -14,7 +13,7 @@ from lazsim.output.maps import plan_maps
 from lazsim.output.model import size_text
 from lazsim.output.report import Report, timeline_of
 from lazsim.output.table import Column, Part, Table, key
-from lazsim.study.deadline import DeadlineResult
+from lazsim.study.deadline import DeadlineResult, Purchase
 from lazsim.study.plans import plan_of
 from lazsim.study.result import RunResult
 from lazsim.units import GIB, HOUR_S, format_duration
@@ -162,35 +161,39 @@ def _ledger_by_run_table(result: RunResult) -> Table:
 
 def _hours_table(result: RunResult) -> Table:
     """Return the node-hours and GPU-hours of each run, and their cost where prices are known."""
-    columns = [key("run"), *(Column(what, ",.1f") for what in ("node-hours", "used", "idle", "GPU-hours"))]
-    rows: list[list[Any]] = []
-    for run in result.runs:
-        held = run.node_hours_held
-        rows.append([run.name, held, run.node_hours_used, run.node_hours_idle, held * run.gpus_per_node])
+    columns = [key("run", of="name"), Column("node-hours", ",.1f", of="node_hours_held")]
+    columns += [Column("used", ",.1f", of="node_hours_used"), Column("idle", ",.1f", of="node_hours_idle")]
+    columns += [Column("GPU-hours", ",.1f", of=lambda run: run.node_hours_held * run.gpus_per_node)]
     title = "node-hours held, used and idle"
     if (price := result.runs[0].price_usd_per_node_hour) is not None:
         title += f"; {price:,.4g} $ for each in the mean"
-        columns += [Column("$", ",.2f"), Column("$/M samples", ",.2f"), Column("$/B tokens", ",.2f")]
-        for row, run in zip(rows, result.runs, strict=True):
-            row += [run.cost_usd, run.usd_per_million_samples, run.usd_per_billion_tokens]
-    return Table(columns, rows, title)
+        columns += [Column("$", ",.2f", of="cost_usd"), Column("$/M samples", ",.2f", of="usd_per_million_samples")]
+        columns += [Column("$/B tokens", ",.2f", of="usd_per_billion_tokens")]
+    return Table.of(result.runs, columns, title)
 
 
 def _deadline_table(result: DeadlineResult) -> Table:
     """Return what each way to buy nodes costs until the work is done."""
     due = result.due
-    columns = [key("run"), Column("nodes", kind="text"), Column("done"), Column("switch"), Column("spot", ",.1f")]
-    columns += [Column("on-demand", ",.1f"), Column("$", ",.0f"), Column("$/M samples", ",.2f")]
-    rows = []
-    for one in result.purchases:
-        done = f"{one.done_share:.0%} late" if one.finish_s is None else _hours(one.finish_s)
-        switch = _hours(one.switch_s) if one.switch_s else None
+
+    def per_million(one: Purchase) -> float | None:
         made = result.samples * one.done_share
-        per_million = None if one.cost_usd is None or not made else one.cost_usd / made * 1e6
-        hours = (one.spot_node_hours or None, one.on_demand_node_hours or None)
-        rows.append((one.run, one.nodes, done, switch, *hours, one.cost_usd, per_million))
+        return None if one.cost_usd is None or not made else one.cost_usd / made * 1e6
+
+    columns = [
+        key("run", of="run"),
+        Column("nodes", kind="text", of="nodes"),
+        Column("done", of=lambda one: f"{one.done_share:.0%} late" if one.finish_s is None else _hours(one.finish_s)),
+        Column("switch", of=lambda one: _hours(one.switch_s) if one.switch_s else None),
+        Column("spot", ",.1f", of=lambda one: one.spot_node_hours or None),
+        Column("on-demand", ",.1f", of=lambda one: one.on_demand_node_hours or None),
+        Column("$", ",.0f", of="cost_usd"),
+        Column("$/M samples", ",.2f", of=per_million),
+    ]
     work = f"{_hours(due.work_s)} of work on {result.num_nodes} nodes ({result.samples:,} samples)"
-    return Table(columns, rows, f"{work}, due after {_hours(due.deadline_s)}: node-hours and cost until done")
+    return Table.of(
+        result.purchases, columns, f"{work}, due after {_hours(due.deadline_s)}: node-hours and cost until done"
+    )
 
 
 def _hours(seconds: float) -> str:

@@ -6,8 +6,7 @@ from lazsim.files import json_bytes
 from lazsim.output.folder import name_pictures
 from lazsim.output.table import Column, Part, Table, key
 from lazsim.study.step import StepResult
-
-GIB = 2**30
+from lazsim.units import GIB
 
 
 def step_parts(result: StepResult) -> Iterator[Part]:

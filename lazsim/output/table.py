@@ -13,6 +13,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Literal
 
 from rich.cells import cell_len, chop_cells
@@ -58,6 +59,8 @@ class Column:
         Whether it tells the rows apart: it is repeated where the table is cut.
     has_name : bool
         Whether the heading is a name, such as that of a system: it is shortened and not wrapped.
+    of : str or callable
+        What the column has of the thing that a row shows, for `Table.of`: a dotted attribute, or a function.
     """
 
     heading: str
@@ -65,11 +68,17 @@ class Column:
     kind: Kind = "number"
     is_key: bool = False
     has_name: bool = False
+    of: str | Callable[[Any], Any] = ""
 
 
-def key(heading: str, format: Format = "", kind: Kind = "name") -> Column:  # noqa: A002 - as in Column
+def key(
+    heading: str,
+    format: Format = "",  # noqa: A002 - as in Column
+    kind: Kind = "name",
+    of: str | Callable[[Any], Any] = "",
+) -> Column:
     """Return a column that tells rows apart; a number such as a count of failures is of the kind ``"number"``."""
-    return Column(heading, format, kind, is_key=True)
+    return Column(heading, format, kind, is_key=True, of=of)
 
 
 @dataclass(frozen=True)
@@ -92,6 +101,22 @@ class Table:
     rows: Sequence[Sequence[Any]]
     title: str = ""
     notes: Sequence[str] = ()
+
+    @classmethod
+    def of(
+        cls, things: Iterable[Any], columns: Sequence[Column], title: str = "", notes: Sequence[str] = ()
+    ) -> "Table":
+        """Return a table with a row for each thing, of which each column has what its `of` says.
+
+        Examples
+        --------
+        >>> print(render([Table.of([3 + 4j, 1j], [key("number", of=str), Column("imaginary", ".1f", of="imag")])]))
+        number  imaginary
+        (3+4j)        4.0
+        1j            1.0
+        """
+        values = [attrgetter(one.of) if isinstance(one.of, str) else one.of for one in columns]
+        return cls(columns, [[value(thing) for value in values] for thing in things], title, notes)
 
 
 Part = Table | str

@@ -11,8 +11,7 @@ from lazsim.stepmodel.inputs import StepInputs
 from lazsim.stepmodel.operations import Span
 from lazsim.stepmodel.predict import StepTime, layer_timeline, predict_step
 from lazsim.stepmodel.search import Candidate, search_layouts
-
-GIB = 2**30
+from lazsim.units import GIB
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,7 @@ from matplotlib.axes import Axes
 
 from lazsim.output.plots.style import COLORS, MORE_COLORS, STYLE, new_figure, to_files
 from lazsim.study.step import StepResult
-
-GIB = 2**30
+from lazsim.units import GIB
 
 MIN_LABEL_SHARE = 0.05
 """Share of the layer from which a part has its name on it."""
