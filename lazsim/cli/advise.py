@@ -10,11 +10,12 @@ from lazsim.cli.common import (
     DURATION,
     OUT_PATH,
     Number,
-    backend_option,
-    jobs_option,
     json_option,
     note,
+    options_of,
     show,
+    take_workers,
+    worker_options,
 )
 from lazsim.cli.parsing import Parsed, parse_spans
 from lazsim.cli.progress import progress_bar
@@ -28,7 +29,7 @@ ONLY_OF_RUN = (
 SPANS = Parsed(parse_spans)
 
 
-@click.command(params=[option for option in run.params if option.name not in ONLY_OF_RUN])
+@click.command(params=options_of(run, without=ONLY_OF_RUN))
 @click.option("--trace", metavar="FILE|RECIPE", help="Node events; or give --node-mtbf and --repair.")
 @click.option(
     "--nodes",
@@ -95,9 +96,7 @@ SPANS = Parsed(parse_spans)
 @click.option(
     "--out", type=OUT_PATH, metavar="DIR", help="Keep every run there; write the advice, a picture and a report."
 )
-@backend_option
-@jobs_option
-@click.option("--address", help="An existing Ray cluster; default: that of RAY_ADDRESS, else one is started here.")
+@worker_options
 @json_option
 def command(
     trace: Any,
@@ -118,9 +117,6 @@ def command(
     max_runs: int,
     out: Path | None,
     as_json: bool,
-    backend: str,
-    num_workers: int | None,
-    address: str | None,
     **settings: Any,
 ) -> None:
     """Find the setting of a job that does best under failures, and say what the advice rests on.
@@ -138,8 +134,7 @@ def command(
     from lazsim.study.advice import advise
     from lazsim.trace.recipes import change_recipe
 
-    if address is not None and backend != "ray":
-        raise click.UsageError("--address is that of a Ray cluster; add --backend ray")
+    workers = take_workers(settings)
     given = {"mtbf_s": mtbf_s, "repair_s": repair_s, "shape": shape, "batch_share": batch_share}
     given = {name: value for name, value in given.items() if value is not None}
     chosen = {"system": systems, "fault_threshold": fault_threshold, "num_nodes": num_nodes, "spares": spares}
@@ -155,7 +150,6 @@ def command(
             "--node-mtbf, --repair, --shape and --batch-share make a trace; leave them out, or --trace"
         )
     settings["trace"] = trace
-    workers: dict[str, Any] = {"backend": backend, "num_workers": num_workers, "address": address}
     if out is not None:
         refuse_foreign(out, ADVICE_FILES)
     choices = {name: values for name, values in chosen.items() if values}

@@ -3,7 +3,7 @@
 import math
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -132,20 +132,6 @@ COMPARED = click.IntRange(1, limits.MAX_COMPARED)
 """Whole numbers that are limited as inputs of each kind are."""
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
-backend_option = click.option(
-    "--backend",
-    type=click.Choice(("loky", "ray")),
-    default="loky",
-    show_default=True,
-    help="Processes of this machine, or a Ray cluster.",
-)
-jobs_option = click.option(
-    "--jobs",
-    "num_workers",
-    type=WORKERS,
-    metavar="N",
-    help="Worker processes; default: one for each core.",
-)
 layers_from_option = click.option(
     "--layers-from",
     type=LAYER,
@@ -165,6 +151,36 @@ def options(*decorators: Callable[[Any], Any]) -> Callable[[Any], Any]:
         return function
 
     return decorate
+
+
+def options_of(command: click.Command, without: Collection[str]) -> list[click.Parameter]:
+    """Return the options of a command that another one has, too: all but those of some names."""
+    return [option for option in command.params if option.name not in without]
+
+
+jobs_option = click.option(
+    "--jobs", "num_workers", type=WORKERS, metavar="N", help="Worker processes; default: one for each core."
+)
+backend_option = click.option(
+    "--backend",
+    type=click.Choice(("loky", "ray")),
+    default="loky",
+    show_default=True,
+    help="Processes of this machine, or a Ray cluster.",
+)
+worker_options = options(
+    backend_option,
+    jobs_option,
+    click.option("--address", help="An existing Ray cluster; default: that of RAY_ADDRESS, else one is started here."),
+)
+
+
+def take_workers(settings: dict[str, Any]) -> dict[str, Any]:
+    """Take the values of `worker_options` out of those of all options, and check them."""
+    workers = {name: settings.pop(name) for name in ("backend", "num_workers", "address")}
+    if workers["address"] is not None and workers["backend"] != "ray":
+        raise click.UsageError("--address is that of a Ray cluster; add --backend ray")
+    return workers
 
 
 def note(text: str) -> None:

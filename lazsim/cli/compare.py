@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from lazsim.cli.common import json_option, progress, show
+from lazsim.cli.common import json_option, options_of, progress, show
 from lazsim.cli.run import command as run
 
 ONLY_OF_RUN = (
@@ -14,7 +14,7 @@ ONLY_OF_RUN = (
 """Options of ``lazsim run`` that say nothing here; the others are the same."""
 
 
-@click.command(params=[option for option in run.params if option.name not in ONLY_OF_RUN])
+@click.command(params=options_of(run, without=ONLY_OF_RUN))
 @click.option(
     "--observed",
     type=click.Path(path_type=Path),

@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from lazsim.cli.common import Number, show
+from lazsim.cli.common import Number, options_of, show
 from lazsim.cli.progress import progress_bar
 from lazsim.cli.run import command as run
 from lazsim.study.sensitivity import FACTORS, sensitivity
@@ -13,7 +13,7 @@ ONLY_OF_RUN = ("work", "deadline", "on_demand_price", "out")
 """Options of ``lazsim run`` that this command lacks; the others are the same."""
 
 
-@click.command(params=[option for option in run.params if option.name not in ONLY_OF_RUN])
+@click.command(params=options_of(run, without=ONLY_OF_RUN))
 @click.option("--constant", "constants", multiple=True, metavar="NAME", help="Vary only this one; repeats.")
 @click.option(
     "--factor",

@@ -5,7 +5,17 @@ from typing import Any
 
 import click
 
-from lazsim.cli.common import OUT_PATH, REPORT, backend_option, jobs_option, json_option, note, note_written, page, show
+from lazsim.cli.common import (
+    OUT_PATH,
+    REPORT,
+    json_option,
+    note,
+    note_written,
+    page,
+    show,
+    take_workers,
+    worker_options,
+)
 from lazsim.cli.progress import progress_bar
 
 MOST_FAILURES = 10
@@ -15,11 +25,9 @@ MOST_FAILURES = 10
 @click.command()
 @click.argument("spec", type=click.Path(path_type=Path), metavar="SPEC.toml")
 @click.option("--out", type=OUT_PATH, required=True, metavar="DIR", help="Keep every run there.")
-@backend_option
-@jobs_option
-@click.option("--address", help="An existing Ray cluster; default: that of RAY_ADDRESS, else one is started here.")
+@worker_options
 @json_option
-def command(spec: Path, out: Path, backend: str, num_workers: int | None, address: str | None, as_json: bool) -> None:
+def command(spec: Path, out: Path, as_json: bool, **workers: Any) -> None:
     """Run every point of the grids in SPEC.toml that DIR does not hold yet.
 
     DIR keeps a line in rows.jsonl for each run as soon as it is there, so that a sweep which was stopped or killed goes
@@ -35,11 +43,9 @@ def command(spec: Path, out: Path, backend: str, num_workers: int | None, addres
     from lazsim.study.sweep import run_sweep
     from lazsim.study.sweep_spec import load_sweep
 
-    if address is not None and backend != "ray":
-        raise click.UsageError("--address is that of a Ray cluster; add --backend ray")
-    workers: dict[str, Any] = {"backend": backend, "num_workers": num_workers, "address": address}
+    options = take_workers(workers)
     refuse_foreign(out, SWEEP_FILES)
-    result = run_sweep(load_sweep(spec), out, progress=progress_bar, **workers)
+    result = run_sweep(load_sweep(spec), out, progress=progress_bar, **options)
     show(result, result.notes, sweep_parts, as_json=as_json)
     files = sweep_files(result)
     files[REPORT] = page(

@@ -22,13 +22,7 @@ STEPS_PER_WINDOW = 8
 
 @matplotlib.rc_context(STYLE)
 def live_figure(measured: LiveRun, predicted: SystemRun | None = None) -> dict[str, bytes]:
-    """Draw throughput and nodes in use over time, with the prediction if there is one, else with the loss.
-
-    Returns
-    -------
-    dict
-        The picture by file type, ``png`` and ``pdf``.
-    """
+    """Draw throughput and nodes in use over time, with the prediction if there is one, else with the loss."""
     times_s = [step.at_s for step in measured.steps]
     heights = [3, 2, 1] if predicted is None else [3, 1]
     figure = new_figure(6.5, 4.4 if predicted is None else 3.4)

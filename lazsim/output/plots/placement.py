@@ -38,13 +38,7 @@ MAX_COLUMNS = 4
 
 @matplotlib.rc_context(STYLE | {"axes.grid": False})
 def placement_figure(maps: Sequence[LayerMap]) -> dict[str, bytes]:
-    """Draw plans beside one another.
-
-    Returns
-    -------
-    dict
-        The picture by file type, ``png`` and ``pdf``; the same bytes for the same plans.
-    """
+    """Draw plans beside one another."""
     num_nodes, num_slots = maps[0].slots_NS.shape
     sides = tuple(min(LARGEST_INCHES, PANEL_INCHES / number) for number in (num_slots, num_nodes))
     if min(sides) >= SMALLEST_INCHES:

@@ -19,13 +19,7 @@ PANELS = (
 
 @matplotlib.rc_context(STYLE)
 def profile_figure(profile: Profile) -> dict[str, bytes]:
-    """Draw times by size beside the roofline.
-
-    Returns
-    -------
-    dict
-        The picture by file type, ``png`` and ``pdf``; the same bytes for the same profile.
-    """
+    """Draw times by size beside the roofline."""
     panels = [each for each in PANELS if _looks(profile, each[1])]
     figure = new_figure(0.4 + 3.2 * (len(panels) + 1), 4)
     axes = figure.subplots(1, len(panels) + 1, squeeze=False)[0]
@@ -83,13 +77,7 @@ def _looks(profile: Profile, units: tuple[str, ...]) -> dict[str, Look]:
 
 @matplotlib.rc_context(STYLE)
 def skew_figure(result: SkewResult) -> dict[str, bytes]:
-    """Draw a layer's time as one expert draws more, measured and predicted, without and with allocation.
-
-    Returns
-    -------
-    dict
-        The picture by file type, ``png`` and ``pdf``; the same bytes for the same numbers.
-    """
+    """Draw a layer's time as one expert draws more, measured and predicted, without and with allocation."""
     figure = new_figure(4.6, 3)
     axes = figure.subplots()
     skews = [row.skew for row in result.rows]

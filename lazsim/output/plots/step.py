@@ -20,13 +20,7 @@ PASS_COLORS = {"forward": COLORS[0], "backward": COLORS[1], "both at once": COLO
 
 @matplotlib.rc_context(STYLE)
 def step_figure(result: StepResult) -> dict[str, bytes]:
-    """Draw the step as a bar of its parts, what is hidden above it, and memory; stages and a layer over time below.
-
-    Returns
-    -------
-    dict
-        The picture by file type, ``png`` and ``pdf``; the same bytes for the same numbers.
-    """
+    """Draw the step as a bar of its parts, what is hidden above it, and memory; stages and a layer over time below."""
     stages = result.inputs.parallel.pipeline
     figure = new_figure(7.2, 5.6 + min(1.6, 0.12 * stages))
     heights = [1.0, 0.8, 0.6 + 0.12 * min(stages, 16), 1.0]
