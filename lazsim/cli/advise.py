@@ -13,12 +13,12 @@ from lazsim.cli.common import (
     json_option,
     note,
     options_of,
+    progress_bar,
     show,
     take_workers,
     worker_options,
 )
 from lazsim.cli.parsing import Parsed, parse_spans
-from lazsim.cli.progress import progress_bar
 from lazsim.cli.run import command as run
 
 ONLY_OF_RUN = (

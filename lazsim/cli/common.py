@@ -3,7 +3,8 @@
 import math
 import shlex
 import sys
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -42,42 +43,30 @@ class Duration(click.ParamType):  # type: ignore[type-arg]  # not generic before
 
 
 class OutPath(click.Path):
-    """An option that takes where to write; an empty one, as of an unset variable, would be the current folder."""
+    """An option that takes where to write; an empty one, as of an unset variable, would be the current folder.
 
-    def __init__(self, *, stdout: bool = False) -> None:
+    A file is refused before any work where it cannot be written, or its name has none of the `suffixes`; ``-`` is
+    stdout where that is allowed.
+    """
+
+    def __init__(self, *, is_file: bool = False, stdout: bool = False, suffixes: Collection[str] = ()) -> None:
         super().__init__(path_type=Path)
-        self._stdout = stdout
+        self.is_file, self._stdout, self._suffixes = is_file, stdout, suffixes
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Make a path of the text of the option; ``-`` is stdout where `stdout` is set."""
+        """Make a path of the text of the option."""
         if value == "":
             self.fail("is empty; give a place to write to", param, ctx)
         if value == STDOUT and not self._stdout:
             self.fail("'-' is stdout, which does not take this; give a path", param, ctx)
-        return super().convert(value, param, ctx)
-
-
-class OutFile(OutPath):
-    """The same for a file, which is refused before any work where it cannot be written."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Make a path of the text of the option."""
-        from lazsim.files import check_file
-
         path = super().convert(value, param, ctx)
-        if value != STDOUT:
+        if self.is_file and value != STDOUT:
+            from lazsim.files import check_file
+
             check_file(path)
+            if self._suffixes and path.suffix.lower() not in self._suffixes:
+                raise LazsimError(f"`out` {value}: give a name that ends in {' or '.join(self._suffixes)}")
         return path
-
-
-class OutPicture(OutFile):
-    """The same for a picture, whose kind its name tells."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Make a path of the text of the option."""
-        if Path(value).suffix.lower() not in (".png", ".pdf"):
-            raise LazsimError(f"`out` {value}: give a name that ends in .png or .pdf")
-        return super().convert(value, param, ctx)
 
 
 class OutFolder(OutPath):
@@ -114,9 +103,9 @@ class Number(click.FloatRange):
 
 
 OUT_PATH = OutPath()
-OUT_FILE = OutFile()
-OUT_FILE_OR_STDOUT = OutFile(stdout=True)
-OUT_PICTURE = OutPicture()
+OUT_FILE = OutPath(is_file=True)
+OUT_FILE_OR_STDOUT = OutPath(is_file=True, stdout=True)
+OUT_PICTURE = OutPath(is_file=True, suffixes=(".png", ".pdf"))
 DURATION = Duration()
 
 NODES = click.IntRange(1, limits.MAX_NODES)
@@ -203,16 +192,28 @@ def _running_commands() -> list[click.Command]:
     return commands[::-1]
 
 
-def progress(items: Iterable[ItemT], doing: str = "simulating") -> Iterable[ItemT]:
-    """Go through items behind a progress bar on stderr, where that is a terminal."""
+@contextmanager
+def progress_bar(num_done: int, num_total: int, doing: str = "runs") -> Iterator[Callable[[int], None]]:
+    """Show on stderr, where that is a terminal, how many runs are done and how long the others will take."""
     if not sys.stderr.isatty():
-        yield from items
+        yield lambda _: None
         return
     from rich.console import Console
-    from rich.progress import Progress
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        yield from bar.track(list(items), description=doing)
+    columns = (TextColumn(doing), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("left"))
+    with Progress(*columns, console=Console(stderr=True), transient=True, speed_estimate_period=60) as bar:
+        task = bar.add_task(doing, total=num_total, completed=num_done)
+        yield lambda number: bar.advance(task, number)
+
+
+def progress(items: Iterable[ItemT], doing: str = "simulating") -> Iterable[ItemT]:
+    """Go through items behind such a bar."""
+    items = list(items)
+    with progress_bar(0, len(items), doing) as advance:
+        for item in items:
+            yield item
+            advance(1)
 
 
 def print_parts(parts: "Iterable[Part]") -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from lazsim.cli.common import OutFolder, backend_option, jobs_option, json_option, note, print_json
+from lazsim.cli.common import OutFolder, backend_option, jobs_option, json_option, note, print_json, progress_bar
 from lazsim.cli.list import command as list_names
 
 STORE = ".runs"
@@ -51,7 +51,6 @@ def run(names: tuple[str, ...], out: Path, reference: Path | None, as_json: bool
     experiments/ and change its settings. Runs are kept in DIR/.runs as they come, so that a second start goes on where
     the first one was stopped.
     """
-    from lazsim.cli.progress import progress_bar
     from lazsim.folders import refuse_foreign, write_folder
     from lazsim.output.outcome import outcome_files, outcome_text
     from lazsim.study.experiment import Context, experiment_titles, find_reference, load_experiment

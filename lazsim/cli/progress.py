@@ -1,4 +1,4 @@
-"""Progress of many runs and of live ones, as a bar on stderr where that is a terminal."""
+"""Progress of live runs, as a bar on stderr where that is a terminal."""
 
 import asyncio
 import sys
@@ -57,18 +57,3 @@ async def _refresh(
             bar.update(line, description=text, completed=max(done, default=0.0))
     finally:
         bar.remove_task(line)
-
-
-@contextmanager
-def progress_bar(num_done: int, num_total: int) -> Iterator[Callable[[int], None]]:
-    """Show on stderr, where that is a terminal, how many runs are done and how long the others will take."""
-    if not sys.stderr.isatty():
-        yield lambda _: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("runs"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("left"))
-    with Progress(*columns, console=Console(stderr=True), transient=True, speed_estimate_period=60) as bar:
-        task = bar.add_task("runs", total=num_total, completed=num_done)
-        yield lambda number: bar.advance(task, number)

@@ -4,8 +4,7 @@ from typing import Any
 
 import click
 
-from lazsim.cli.common import Number, options_of, show
-from lazsim.cli.progress import progress_bar
+from lazsim.cli.common import Number, options_of, progress_bar, show
 from lazsim.cli.run import command as run
 from lazsim.study.sensitivity import FACTORS, sensitivity
 

@@ -12,11 +12,11 @@ from lazsim.cli.common import (
     note,
     note_written,
     page,
+    progress_bar,
     show,
     take_workers,
     worker_options,
 )
-from lazsim.cli.progress import progress_bar
 
 MOST_FAILURES = 10
 """Failed runs that are named."""

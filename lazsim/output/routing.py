@@ -4,13 +4,12 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lazsim.output.table import Column, Table, key, render, terminal_width
+from lazsim.output.table import Column, Table, facts, key, render, terminal_width
 
 
-def facts_table(facts: Mapping[str, float | str]) -> Table:
+def facts_table(found: Mapping[str, float | str]) -> Table:
     """List the facts of a recording."""
-    rows = [(name, format(value, ".3f") if isinstance(value, float) else str(value)) for name, value in facts.items()]
-    return Table([key("", kind="text"), Column("", kind="text")], rows)
+    return facts((name, f"{value:.3f}" if isinstance(value, float) else str(value)) for name, value in found.items())
 
 
 def balance_table(layers: Sequence[Mapping[str, float]]) -> Table:

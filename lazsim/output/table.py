@@ -119,6 +119,11 @@ class Table:
         return cls(columns, [[value(thing) for value in values] for thing in things], title, notes)
 
 
+def facts(rows: Iterable[tuple[str, str]], title: str = "", notes: Sequence[str] = ()) -> Table:
+    """Return a table without a head, of names and what there is to say of each."""
+    return Table([key("", kind="text"), Column("", kind="text")], list(rows), title, notes)
+
+
 Part = Table | str
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lazsim.output.table import Column, Part, Table, key, terminal_width
+from lazsim.output.table import Column, Part, Table, facts, key, terminal_width
 from lazsim.trace.stats import TraceStats, sparkline
 from lazsim.trace.table import Trace
 from lazsim.units import HOUR_S, format_duration
@@ -18,8 +18,7 @@ MAX_SPARKLINE = 76
 
 def trace_parts(trace: Trace, stats: TraceStats, width: int | None = None) -> Iterator[Part]:
     """Show the statistics of a trace, and a sparkline of its nodes over time."""
-    columns = [key("", kind="text"), Column("", kind="text")]
-    yield Table(columns, list(_stats_rows(stats)), f"{Path(trace.name).name} ({trace.format})")
+    yield facts(_stats_rows(stats), f"{Path(trace.name).name} ({trace.format})")
     line = sparkline(trace, min(MAX_SPARKLINE, width or terminal_width()))
     yield f"nodes alive, 0 to {stats.peak_nodes}, over {format_duration(stats.span_s)}:\n{line}"
 

@@ -132,31 +132,15 @@ def setting_of(run: SystemRun) -> dict[str, int]:
 
 def run_row(run: SystemRun, *, scored: bool) -> dict[str, Any]:
     """Return one run as ``lazsim run --json`` prints it, with the recovery probability where plans were scored."""
-    counts = dict(run.counts)
-    value: dict[str, Any] = {
-        "system": run.system,
-        "placement": run.placement,
-        "steps": run.steps,
-        "samples": run.samples,
-        "goodput_samples_per_s": run.goodput_samples_per_s,
-        "ettr": run.ettr,
-        "num_failures": counts["failures"],
-        "num_reconfigurations": counts["reconfigurations"],
-        "num_restarts": counts["restarts"],
-        "num_rebalances": counts["rebalances"],
-        "num_checkpoints": counts["checkpoints"],
-        "lost_steps": counts["lost_steps"],
-        "wall_s": run.wall_s,
-        "ledger_s": dict(run.ledger_s),
-        "planning": run.planning,
-        "samples_error": run.samples_error,
-        **_hours(run),
-        "price_usd_per_node_hour": run.price_usd_per_node_hour,
-        "cost_usd": run.cost_usd,
-        "usd_per_million_samples": run.usd_per_million_samples,
-        "usd_per_billion_tokens": run.usd_per_billion_tokens,
-        "memory_bytes": run.memory and {**run.memory.parts, "total": run.memory.total},
-    }
+    names = ("system", "placement", "steps", "samples", "goodput_samples_per_s", "ettr")
+    value: dict[str, Any] = {name: getattr(run, name) for name in names}
+    counts = ("failures", "reconfigurations", "restarts", "rebalances", "checkpoints")
+    value |= {f"num_{name}": run.counts[name] for name in counts}
+    value |= {"lost_steps": run.counts["lost_steps"], "wall_s": run.wall_s, "ledger_s": dict(run.ledger_s)}
+    value |= {"planning": run.planning, "samples_error": run.samples_error, **_hours(run)}
+    prices = ("price_usd_per_node_hour", "cost_usd", "usd_per_million_samples", "usd_per_billion_tokens")
+    value |= {name: getattr(run, name) for name in prices}
+    value["memory_bytes"] = run.memory and {**run.memory.parts, "total": run.memory.total}
     if run.extrapolated_s is not None:
         value["extrapolated_s"] = run.extrapolated_s
     if run.host_bytes:
@@ -164,13 +148,8 @@ def run_row(run: SystemRun, *, scored: bool) -> dict[str, Any]:
     if run.lost_token_share is not None:
         value["lost_token_share"] = run.lost_token_share
     if scored:
-        score = run.plan_recovery
-        value |= {
-            "plan_recovery_prob": score and score.recovery_prob,
-            "plan_recovery_ci_low": score and score.ci_low,
-            "plan_recovery_ci_high": score and score.ci_high,
-            "plan_recovery_method": score and score.method,
-        }
+        scores = {"prob": "recovery_prob", "ci_low": "ci_low", "ci_high": "ci_high", "method": "method"}
+        value |= {f"plan_recovery_{key}": getattr(run.plan_recovery, name, None) for key, name in scores.items()}
     return value
 
 
