@@ -235,8 +235,8 @@ def show(
 ) -> None:
     """Tell the notes on a result on stderr, and print it on stdout as JSON or as tables and paragraphs.
 
-    Its files, and a report where there is one, are written to a folder first, if one is given, in place of those of the
-    command's earlier result.
+    A result is plain data, or has it as `to_json`. Its files, and a report where there is one, are written to a folder
+    first, if one is given, in place of those of the command's earlier result.
     """
     written: list[str] = []
     if out is not None:
@@ -248,7 +248,7 @@ def show(
         written = write_folder(out, click.get_current_context().command_path, contents)
     tell_notes(notes)
     if as_json:
-        print_json(result.to_json())
+        print_json(result if isinstance(result, dict) else result.to_json())
     else:
         print_parts(parts(result))
     if out is not None:

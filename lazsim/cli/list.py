@@ -2,7 +2,7 @@
 
 import click
 
-from lazsim.cli.common import json_option, print_json
+from lazsim.cli.common import json_option, print_json, show
 
 IN_TOML = ("models", "clusters", "gpus", "jobs", "routing", "traces")
 
@@ -19,14 +19,11 @@ def command(kind: str, name: str | None, as_json: bool) -> None:
     if name is not None:
         _show(kind, name, as_json)
         return
-    lines, own = _entries(kind)
-    if as_json:
-        print_json({kind: lines})
-        return
-    from lazsim.output.table import Column, Table, key, render
+    from lazsim.output.table import Column, Table, key
 
+    lines, own = _entries(kind)
     table = Table([key(""), Column("", kind="text")], list(lines.items()), notes=[own])
-    click.echo(render([table]))
+    show({kind: lines}, (), lambda _: [table], as_json=as_json)
 
 
 def _show(kind: str, name: str, as_json: bool) -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lazsim.cli.common import OUT_FILE, json_option, note, print_json, print_parts
+from lazsim.cli.common import OUT_FILE, json_option, note, show
 
 if TYPE_CHECKING:
     from lazsim.specs import ModelSpec
@@ -16,10 +16,10 @@ def command() -> None:
     """Count the parameters of models, and import those of Hugging Face."""
 
 
-@command.command()
+@command.command("show")
 @click.argument("model")
 @json_option
-def show(model: str, as_json: bool) -> None:
+def show_command(model: str, as_json: bool) -> None:
     """Print the parameters of a model: a name of the catalogue, a .toml file or a config.json."""
     from lazsim.specs import ModelSpec, load_spec
 
@@ -52,12 +52,10 @@ def import_(config: str, out: Path | None, as_json: bool) -> None:
 
 
 def _show(model: "ModelSpec", as_json: bool) -> None:
+    import msgspec
+
     from lazsim.output.model import model_parts
 
-    if as_json:
-        import msgspec
-
-        numbers = {field: getattr(model, field) for field in ("total_params", "active_params", "mtp_params", "params")}
-        print_json({"name": model.name, **numbers, "spec": msgspec.to_builtins(model)})
-        return
-    print_parts(model_parts(model))
+    numbers = {field: getattr(model, field) for field in ("total_params", "active_params", "mtp_params", "params")}
+    found = {"name": model.name, **numbers, "spec": msgspec.to_builtins(model)}
+    show(found, (), lambda _: model_parts(model), as_json=as_json)

@@ -22,8 +22,6 @@ from lazsim.cli.common import (
     json_option,
     note,
     options,
-    print_json,
-    print_parts,
     progress,
     seed_option,
     show,
@@ -171,30 +169,19 @@ def check(file: str, model: str, as_json: bool) -> None:
     out every second value of each size in turn.
     """
     from lazsim.costmodel.profile import find_profile, read_profile
+    from lazsim.output.profile import check_parts, tables_check_parts
     from lazsim.profiling.check import all_errors, held_out_errors, reached_shares
 
     path = find_profile(file, model)
     if (tables := _tables(path)) is not None:
-        from lazsim.output.profile import tables_check_parts
         from lazsim.stepmodel.check_tables import check_tables
 
         show(check_tables(tables), (), tables_check_parts, as_json=as_json)
         return
     profile = read_profile(path)
     errors, together, reached = held_out_errors(profile), all_errors(profile), reached_shares(profile)
-    if as_json:
-        print_json(
-            {
-                "kernels": errors,
-                "num_held_out": len(together),
-                "median_error": statistics.median(together.tolist()),
-                "reached": reached,
-            }
-        )
-        return
-    from lazsim.output.profile import check_parts
-
-    print_parts(check_parts(errors, together, reached))
+    found = {"kernels": errors, "num_held_out": len(together), "median_error": statistics.median(together.tolist())}
+    show({**found, "reached": reached}, (), lambda _: check_parts(errors, together, reached), as_json=as_json)
 
 
 @command.command()

@@ -19,8 +19,8 @@ from lazsim.cli.common import (
     note,
     options,
     print_json,
-    print_parts,
     seed_option,
+    show,
     tell_notes,
     write_out,
 )
@@ -42,6 +42,7 @@ def command() -> None:
 @json_option
 def info(file: str, lenient: bool, layers_from: int, as_json: bool) -> None:
     """Print the statistics of a recording of expert loads."""
+    from lazsim.output.routing import balance_table, facts_table
     from lazsim.routing import read_routing
     from lazsim.routing.fit import layer_balance, routing_stats
 
@@ -57,13 +58,8 @@ def info(file: str, lenient: bool, layers_from: int, as_json: bool) -> None:
     if num_steps > 2:
         facts |= routing_stats(recorded.steps, recorded.tokens_SLE)
     balance = layer_balance(recorded)
-    tell_notes(recorded.notes)
-    if as_json:
-        print_json({**facts, "per_layer": balance})
-        return
-    from lazsim.output.routing import balance_table, facts_table
-
-    print_parts([facts_table(facts), balance_table(balance)])
+    parts = [facts_table(facts), balance_table(balance)]
+    show({**facts, "per_layer": balance}, recorded.notes, lambda _: parts, as_json=as_json)
 
 
 @command.command()

@@ -20,6 +20,7 @@ from lazsim.cli.common import (
     print_json,
     print_parts,
     seed_option,
+    show,
     tell_notes,
     write_out,
 )
@@ -46,17 +47,14 @@ def command() -> None:
 @json_option
 def info(as_json: bool, **reading: Any) -> None:
     """Print the statistics of FILE, and a sparkline of its nodes over time."""
+    from lazsim.output.trace import trace_parts
+
     trace = read_stretch(**reading)
     stats = trace_stats(trace)
     notes = (*trace.notes, *rate_note(stats))
-    tell_notes(notes)
-    if as_json:
-        head = {"name": trace.name, "format": trace.format, "sha256": trace.sha256, "num_events": len(trace)}
-        print_json({**head, **dataclasses.asdict(stats), "notes": notes, "sparkline": sparkline(trace)})
-        return
-    from lazsim.output.trace import trace_parts
-
-    print_parts(trace_parts(trace, stats))
+    head = {"name": trace.name, "format": trace.format, "sha256": trace.sha256, "num_events": len(trace)}
+    found = {**head, **dataclasses.asdict(stats), "notes": notes, "sparkline": sparkline(trace)}
+    show(found, notes, lambda _: trace_parts(trace, stats), as_json=as_json)
 
 
 @command.command()
@@ -174,24 +172,20 @@ def fetch(name: str, out: Path | None, base_url: str, cache: Path | None) -> Non
 @json_option
 def list_command(as_json: bool) -> None:
     """List the recipes and public traces of the catalogue."""
+    from lazsim.output.table import Column, Part, Table, key
     from lazsim.specs import describe_spec
     from lazsim.trace.recipes import PublicSpec, list_recipes
 
     recipes = list_recipes()
-    if as_json:
-        kinds = {name: str(type(recipe).__struct_config__.tag) for name, recipe in recipes.items()}
-        told = {name: {"kind": kind, "description": describe_spec("traces", name)} for name, kind in kinds.items()}
-        print_json({"traces": told})
-        return
-    from lazsim.output.table import Column, Part, Table, key
-
+    kinds = {name: str(type(recipe).__struct_config__.tag) for name, recipe in recipes.items()}
+    told = {name: {"kind": kind, "description": describe_spec("traces", name)} for name, kind in kinds.items()}
     parts: list[Part] = []
     for title, is_public in (("generate", False), ("fetch", True)):
         names = [name for name, recipe in recipes.items() if isinstance(recipe, PublicSpec) == is_public]
-        rows = [(name, describe_spec("traces", name)) for name in names]
+        rows = [(name, told[name]["description"]) for name in names]
         parts.append(Table([key(""), Column("", kind="text")], rows, f"lazsim trace {title} NAME"))
-    own = "To add a recipe, write a .toml file of the same shape; lazsim trace fit --out F.toml writes one."
-    print_parts([*parts, own])
+    parts.append("To add a recipe, write a .toml file of the same shape; lazsim trace fit --out F.toml writes one.")
+    show({"traces": told}, (), lambda _: parts, as_json=as_json)
 
 
 @command.command()

@@ -75,9 +75,7 @@ def lines_figure(
     looks = looks_of(list(frame[series].unique()))
     frame, names = _with_places(frame, x)
     beside = min(5, max(1, LINE_LETTERS // (MARK_LETTERS + max(map(len, looks)))))
-    figure, axes = _grid(-(-len(places) // columns), columns, num_lines=-(-len(looks) // beside))
-    for unused in axes.flat[len(places) :]:
-        unused.set_axis_off()
+    figure, axes = _grid(len(places), columns, num_lines=-(-len(looks) // beside))
     for panel, place in zip(axes.flat, places, strict=False):
         chosen = dict(zip(panels, place, strict=True))
         shown = frame
@@ -151,10 +149,7 @@ def stacked_figure(
 ) -> dict[str, bytes]:
     """Draw stacked bars: a panel for each value of a column, in it a bar for each value of another."""
     values = list(frame[panel].unique())
-    columns = min(3, len(values))
-    figure, axes = _grid(-(-len(values) // columns), columns)
-    for unused in axes.flat[len(values) :]:
-        unused.set_axis_off()
+    figure, axes = _grid(len(values), min(MOST_BESIDE, len(values)))
     for place, value in zip(axes.flat, values, strict=False):
         shown = frame[frame[panel] == value]
         below = np.zeros(len(shown))
@@ -178,7 +173,7 @@ def areas_figure(
 ) -> dict[str, bytes]:
     """Stack the shares of some parts, the first at the bottom: a panel for each value of a column, side by side."""
     panels = list(frame[panel].unique())
-    figure, axes = _grid(1, len(panels))
+    figure, axes = _grid(len(panels), len(panels))
     for name, place in zip(panels, axes[0], strict=True):
         shares = frame[frame[panel] == name].pivot_table(index=part, columns=x, values=y)
         stack_shares(place, shares.columns.to_numpy(), shares.to_numpy())
@@ -279,7 +274,11 @@ def _with_places(frame: pd.DataFrame, x: str) -> tuple[pd.DataFrame, list[str]]:
     return frame.assign(**{x: [names.index(str(value)) for value in frame[x]]}), names
 
 
-def _grid(rows: int, columns: int, num_lines: int = 1) -> tuple[Figure, Any]:
-    """Make panels below a legend of some lines."""
+def _grid(num_panels: int, columns: int, num_lines: int = 1) -> tuple[Figure, Any]:
+    """Make panels below a legend of some lines; places that are left over stay empty."""
+    rows = -(-num_panels // columns)
     figure = new_figure(COLUMN_INCHES, rows * PANEL_INCHES + 0.29 + LINE_INCHES * num_lines)
-    return figure, figure.subplots(rows, columns, sharey=True, squeeze=False)
+    axes = figure.subplots(rows, columns, sharey=True, squeeze=False)
+    for unused in axes.flat[num_panels:]:
+        unused.set_axis_off()
+    return figure, axes
