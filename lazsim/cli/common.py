@@ -59,7 +59,7 @@ class OutPath(click.Path):
             self.fail("is empty; give a place to write to", param, ctx)
         if value == STDOUT and not self._stdout:
             self.fail("'-' is stdout, which does not take this; give a path", param, ctx)
-        path = super().convert(value, param, ctx)
+        path: Any = super().convert(value, param, ctx)
         if self.is_file and value != STDOUT:
             from lazsim.files import check_file
 

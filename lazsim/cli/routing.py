@@ -26,6 +26,7 @@ from lazsim.cli.common import (
 )
 
 reading_options = options(
+    click.argument("path", metavar="FILE"),
     click.option("--lenient", is_flag=True, help="Repair defects where possible, and report them."),
     layers_from_option,
 )
@@ -37,16 +38,15 @@ def command() -> None:
 
 
 @command.command()
-@click.argument("file")
 @reading_options
 @json_option
-def info(file: str, lenient: bool, layers_from: int, as_json: bool) -> None:
+def info(as_json: bool, **reading: Any) -> None:
     """Print the statistics of a recording of expert loads."""
     from lazsim.output.routing import balance_table, facts_table
     from lazsim.routing import read_routing
     from lazsim.routing.fit import layer_balance, routing_stats
 
-    recorded = read_routing(file, lenient, layers_from)
+    recorded = read_routing(**reading)
     num_steps, num_layers, num_experts = recorded.tokens_SLE.shape
     facts: dict[str, Any] = {
         "steps recorded": num_steps,
@@ -63,18 +63,17 @@ def info(file: str, lenient: bool, layers_from: int, as_json: bool) -> None:
 
 
 @command.command()
-@click.argument("file")
 @reading_options
 @click.option("--seeds", type=COMPARED, default=5, show_default=True, help="Generated runs to compare with.")
 @json_option
-def fit(file: str, lenient: bool, layers_from: int, seeds: int, as_json: bool) -> None:
+def fit(seeds: int, as_json: bool, **reading: Any) -> None:
     """Fit a generator to a recording; print its TOML, and compare generated loads with the recording."""
     import msgspec
 
     from lazsim.routing import fit_routing, read_routing
     from lazsim.routing.fit import compare
 
-    recorded = read_routing(file, lenient, layers_from)
+    recorded = read_routing(**reading)
     spec = fit_routing(recorded)
     rows = compare(recorded, spec, seeds)
     tell_notes(recorded.notes)
@@ -104,20 +103,17 @@ def generate(spec: str, layers: int, experts: int, steps: int, seed: int, out: P
 
 
 @command.command()
-@click.argument("file")
 @reading_options
 @click.option("--layers", type=LAYERS, help="Keep this many layers, the first ones.")
 @click.option("--experts", type=EXPERTS, help="Keep this many experts of each layer, the fullest ones.")
 @click.option("--every", type=COUNT, default=1, help="Keep every N-th record.")
 @click.option("--out", type=OUT_FILE_OR_STDOUT, required=True, metavar="FILE.csv")
-def convert(
-    file: str, lenient: bool, layers_from: int, layers: int | None, experts: int | None, every: int, out: Path
-) -> None:
+def convert(layers: int | None, experts: int | None, every: int, out: Path, **reading: Any) -> None:
     """Convert a recording to lazsim's CSV, whole or only its first layers and fullest experts."""
     from lazsim.routing import read_routing, top_experts
     from lazsim.routing.table import write_csv
 
-    recorded = read_routing(file, lenient, layers_from)
+    recorded = read_routing(**reading)
     _, num_layers, num_experts = recorded.tokens_SLE.shape
     taken = top_experts(recorded, layers or num_layers, experts or num_experts)
     write_out(out, write_csv(replace(taken, steps=taken.steps[::every], tokens_SLE=taken.tokens_SLE[::every])))
@@ -125,21 +121,20 @@ def convert(
 
 
 @command.command()
-@click.argument("file")
 @reading_options
 @click.option("--layer", "layers", type=LAYER, multiple=True, help="Repeats; default: first, middle, last.")
 @click.option("--out", type=OUT_PICTURE, required=True, metavar="FILE.png|pdf")
-def plot(file: str, lenient: bool, layers_from: int, layers: tuple[int, ...], out: Path) -> None:
+def plot(layers: tuple[int, ...], out: Path, **reading: Any) -> None:
     """Plot how the experts of some layers share the tokens over training."""
     from lazsim.errors import LazsimError
     from lazsim.output.plots.routing import share_figure
     from lazsim.routing import read_routing
     from lazsim.routing.table import spans
 
-    recorded = read_routing(file, lenient, layers_from)
+    recorded = read_routing(**reading)
     numbers = recorded.layer_numbers
     chosen = layers or tuple(dict.fromkeys((numbers[0], numbers[len(numbers) // 2], numbers[-1])))
     for layer in set(chosen) - set(numbers):
-        raise LazsimError(f"`layer` {layer}: {file} has layers {spans(numbers)}")
+        raise LazsimError(f"`layer` {layer}: {reading['path']} has layers {spans(numbers)}")
     write_out(out, share_figure(recorded, chosen, out.suffix[1:].lower()))
     tell_notes(recorded.notes)
