@@ -1,6 +1,5 @@
 """What an outcome owes to each constant: halve every one of them, then raise it by half."""
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -160,17 +159,13 @@ def sensitivity(
         Assumption(name, factor, paths[name]) for name in dict.fromkeys(constants or entering) for factor in factors
     ]
     varied = [[one.apply(scenario) for scenario in scenarios] for one in assumptions]
-    points = [
-        (one.constant, scenario) for one, changed in zip(assumptions, varied, strict=True) for scenario in changed
-    ]
-    outcomes = iter(run_points(points, **{"num_workers": 1, **options}).results())
-    changes = [
-        _change(one, changed, list(itertools.islice(outcomes, len(changed))), base)
-        for one, changed in zip(assumptions, varied, strict=True)
-    ]
-    effect = {
-        name: max(one.effect for one in changes if one.constant == name) for name in {one.constant for one in changes}
-    }
+    points = [(one.constant, scenario) for one, each in zip(assumptions, varied, strict=True) for scenario in each]
+    results = run_points(points, **{"num_workers": 1, **options}).results()
+    by_assumption = [results[start : start + len(scenarios)] for start in range(0, len(results), len(scenarios))]
+    changes = [_change(*each, base) for each in zip(assumptions, varied, by_assumption, strict=True)]
+    effect: dict[str, float] = {}
+    for one in changes:
+        effect[one.constant] = max(effect.get(one.constant, 0.0), one.effect)
     return Sensitivity(base, tuple(sorted(changes, key=lambda one: -effect[one.constant])))
 
 
