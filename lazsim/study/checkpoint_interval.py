@@ -1,6 +1,7 @@
 """The setting of a system: published, given, by a formula, or the best that simulations find."""
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -36,8 +37,7 @@ REFINEMENTS = (2.0, math.sqrt(2))
 each other, and an interval that is off by half of the last ratio costs 1.5 % of them."""
 
 MOST_ROUNDS = 3
-"""Steps of one ratio, at most. An interval of twenty times Young's only says that a trace has no rollback:
-on another one it loses all."""
+"""Steps of one ratio, at most: an interval of more than twenty times Young's is that of a lucky trace."""
 
 
 MIN_GAPS = 10
@@ -150,8 +150,10 @@ class SettingRuns:
         """Find the setting that trains most samples: first each field of the system, then the interval.
 
         What does not fit into the memory of the nodes or their GPUs is not tried, beside the start. Of settings that
-        lose more updates than the system may, the one that loses least is best. No interval is tried that is shorter
-        than a save takes to be written, as the next save waits for it.
+        lose more updates than the system may, the one that loses least is best.
+
+        Where no failure went back to a checkpoint, the interval stays as it is: nothing tells what a longer one would
+        lose. None is tried that is shorter than a save takes to be written, as the next save waits for it.
         """
 
         def score(setting: Setting) -> float:
@@ -168,6 +170,9 @@ class SettingRuns:
                 if not find_obstacle(self.scenario, one, self.loads, num_nodes)
             ]
             best = max((best, *fitting), key=score)
+        failures = itertools.chain.from_iterable(run.failures for run in self.runs(best))
+        if not any(failure.lost_steps and failure.source != "memory" for failure in failures):
+            return best
         least = interval_steps(best.system, self.scenario.costs(), self.loads, num_nodes, between_s=0.0)
         steps = climb(best.interval_steps, lambda steps: score(replace(best, interval_steps=steps)), least)
         return replace(best, interval_steps=steps)
