@@ -116,7 +116,7 @@ class _MappedTable:
         }
         self._num_left_out = 0
         self._rows = list(self._chosen())
-        if not self._rows and self._num_left_out:
+        if not self._rows and self._num_left_out and mapping.cluster_nodes is None:
             asked = ", ".join(mapping.where)
             raise TraceFormatError(f"{source.name}: none of its {self._num_left_out} rows has {asked}; change `where`")
         times = self._places.get("time") or self._places["start"]
