@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from lazsim.specs import StepConstants, load_spec
+from lazsim.study.measured_runs import MeasuredRun
+from lazsim.study.pairs import find_pairs
 from lazsim.study.verify import held_out_share, range_of, verify
 
 LAYOUT = ("--layout", "expert=8", "--layout", "global_batch=256", "--layout", "gradient_bytes=2")
@@ -137,24 +139,46 @@ def test_layouts_of_a_model_and_cluster_are_ranked_as_measured(board):
     assert right / (right + wrong) > 0.8
 
 
-# Pairs of rows that differ in graphs, overlap, dispatcher, precision, stages or experts, the first before the second.
-PAIRS = """
-r010 r072, r009 r071, r002 r058, r008 r067, r042 r068, r449 r447, r450 r448, r435 r437, r436 r438, r072 r136, r071 r135,
-r058 r122, r072 r172, r071 r167, r122 r168, r309 r308, r311 r310, r288 r287, r269 r172, r093 r427, r281 r280, r459 r460,
-r456 r176, r210 r201, r461 r459, r293 r296, r458 r457, r462 r460, r205 r196, r206 r197, r207 r198, r208 r199, r209 r200,
-r211 r202, r212 r203, r282 r281, r062 r126, r095 r062
-"""
-
-
 def test_settings_change_throughput_in_the_measured_direction(board):
-    rows = {row.id: row for row in board.predicted_rows}
-    right = []
-    for one, other in (pair.split() for pair in PAIRS.split(",")):
-        measured, predicted = (
-            getattr(rows[one], name) / getattr(rows[other], name) for name in ("measured", "predicted")
-        )
-        right.append((measured > 1) == (predicted > 1))
-    assert np.mean(right) > 0.85
+    assert len(board.pairs) > 50
+    assert np.mean([pair.right for pair in board.pairs]) > 0.83
+    assert {"precision", "dispatcher", "graphs", "exchange", "recompute", "stages"} <= {
+        pair.setting for pair in board.pairs
+    }
+
+
+def test_pairs_differ_in_one_setting_and_by_more_than_noise():
+    def run(name: str, tokens_per_s: float, completeness: str = "full", **columns: str) -> MeasuredRun:
+        row = {"model_key": "m", "system": "s", "precision": "bf16", "cuda_graph": "none", "ep": "8"} | columns
+        return MeasuredRun(name, "", {"completeness": completeness}, row, tokens_per_s, None)
+
+    runs = [
+        run("plain", 100.0),
+        run("graphs", 120.0, cuda_graph="full_iteration"),
+        run("eight bits", 130.0, precision="mxfp8"),
+        run("both", 150.0, precision="mxfp8", cuda_graph="full_iteration"),
+        run("noise", 101.0, ep="16"),
+        run("another model", 200.0, model_key="n"),
+        run("unknown", 300.0, "gaps", ep="4"),
+    ]
+    predicted = {run.id: run.tokens_per_s_per_gpu for run in runs} | {"both": 125.0}
+    found = {(pair.faster, pair.slower): (pair.setting, pair.right) for pair in find_pairs(runs, predicted)}
+    assert found == {
+        ("graphs", "plain"): ("graphs", True),
+        ("eight bits", "plain"): ("precision", True),
+        ("both", "graphs"): ("precision", True),
+        ("both", "eight bits"): ("graphs", False),
+    }
+
+
+def test_verify_names_the_pairs_that_are_predicted_the_other_way(lazsim):
+    _, out, _ = lazsim("verify", "--only", "gpt_oss_120b", "--json")
+    pairs = json.loads(out)["pairs"]
+    assert json.loads(out)["summary"]["pairs"] == {"num_pairs": len(pairs), "num_right": sum(p["right"] for p in pairs)}
+    status, out, _ = lazsim("verify", "--only", "gpt_oss_120b")
+    assert status == 0
+    assert "pairs of runs differ in one setting" in out
+    assert "pairs in the other direction" in out
 
 
 def test_verify_prints_errors_and_exits_by_tolerance(lazsim):

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from lazsim.errors import SpecError
 from lazsim.specs import ModelSpec, load_spec
 from lazsim.specs.overrides import override
+from lazsim.stepmodel.attention import state_space_items
 from lazsim.stepmodel.blocks import blocks_of
 from lazsim.stepmodel.experts import chance_imbalance, consecutive_ranks, distinct_ranks, exchange_s, imbalance
 from lazsim.stepmodel.inputs import StepInputs
@@ -24,7 +25,7 @@ from lazsim.stepmodel.operations import Operation, Queues, play
 from lazsim.stepmodel.pipeline import PartTime, layers_of, parts_of, run_dual_pipe, run_pipeline
 from lazsim.stepmodel.predict import flop_per_token, layer_timeline, predict_step
 from lazsim.stepmodel.search import search_layouts
-from lazsim.stepmodel.tables import Grid, parse_tables
+from lazsim.stepmodel.tables import Grid, load_tables, parse_tables
 
 
 def inputs_of(model: str = "qwen3-30b-a3b", cluster: str = "dgx-h100", gpus: int = 16, **layout) -> StepInputs:
@@ -427,6 +428,69 @@ def test_biases_of_experts_move_the_bytes_of_their_sums():
         for some in (inputs, plain)
     ]
     assert counts[0] == counts[1]
+
+
+def test_eight_bits_shorten_attention_of_wide_heads_and_the_head():
+    layout = {"precision": "mxfp8", "graphs": "full", "dispatcher": "hybridep", "micro_batch": 4}
+    plain = predict_step(inputs_of(cluster="gb200-nvl72", **layout)).exposed_s
+    inputs = inputs_of(cluster="gb200-nvl72", eight_bit_parts=("attention",), **layout)
+    fewer = predict_step(inputs).exposed_s
+    # Backward takes 2.9 times as long as forward: 1 / 1.44 and 2.9 / 1.32 of 3.9.
+    assert fewer["attention"] == pytest.approx(plain["attention"] * (1 / 1.44 + 2.9 / 1.32) / 3.9, rel=0.02)
+    # Queries, keys and values forward, 3 kernels, and the gradient of the output backward: 4.03 bytes a number.
+    numbers = 32 * 128 + 2 * 4 * 128, 32 * 128
+    once_s = sum(inputs.copy_s(4.03 * inputs.tokens * number) for number in numbers) + 4 * inputs.constants.kernel_gap_s
+    assert fewer["memory"] - plain["memory"] == pytest.approx(48 * inputs.num_micro_batches * once_s)
+    head = predict_step(inputs_of(cluster="gb200-nvl72", eight_bit_parts=("head",), **layout)).exposed_s
+    assert head["dense_matmul"] < plain["dense_matmul"]
+    assert head["attention"] == plain["attention"]
+
+
+def test_eight_bits_do_not_shorten_attention_of_narrow_heads():
+    layout = {"model": "gpt-oss-20b", "cluster": "gb200-nvl72", "precision": "mxfp8", "graphs": "full"}
+    times = [predict_step(inputs_of(eight_bit_parts=parts, **layout)) for parts in ((), ("attention",))]
+    assert times[0].exposed_s["attention"] == times[1].exposed_s["attention"]
+
+
+def test_a_dispatcher_with_more_multiprocessors_slows_kernels_in_proportion():
+    def slowed_s(number: int) -> float:
+        layout = {"dispatcher": "hybridep", "overlap_expert": True, "graphs": "full", "micro_batch": 4}
+        times = predict_step(inputs_of(cluster="gb200-nvl72", exchange_multiprocessors=number, **layout))
+        return times.exposed_s["overlap_slowdown"]
+
+    assert slowed_s(16) == slowed_s(0)
+    # Beside an exchange, kernels lose a share of its time; slower ones leave fewer exchanges uncovered.
+    assert slowed_s(32) == pytest.approx(2 * slowed_s(16), rel=0.1)
+
+
+def test_matmuls_compute_whole_tiles():
+    kernels = Kernels(inputs_of())
+    assert kernels.matmul_s(4096, 2880, 2880, "matmul_bf16") == kernels.matmul_s(4096, 2944, 2880, "matmul_bf16")
+    assert kernels.matmul_s(4096, 2944, 2880, "matmul_bf16") < kernels.matmul_s(4096, 2945, 2880, "matmul_bf16")
+
+
+def test_a_gpu_is_faster_than_the_one_whose_kernels_stand_in_for_its_own():
+    layout = {"precision": "mxfp8", "graphs": "full"}
+    inputs = inputs_of(cluster="gb300-nvl72", **layout)
+    tables = load_tables("b300")
+    assert inputs.tables.time_s("matmul_bf16", 4096, 4096, 4096) == pytest.approx(
+        tables.time_s("matmul_bf16", 4096, 4096, 4096) / inputs.gpu.kernels_speedup
+    )
+    assert inputs.tables.time_s("all_gather", 1e6) == tables.time_s("all_gather", 1e6)
+
+
+def test_a_scan_takes_the_operations_and_bytes_of_its_kernels():
+    inputs = inputs_of("nemotron-3-nano", "gb200-nvl72", 8, precision="mxfp8", micro_batch=2)
+    (scan,) = [item for item in state_space_items(Kernels(inputs), inputs.model.state_space)
+               if item.forward and item.forward[0].part == "state_space"]  # fmt: skip
+    # 64 heads of 64, states of 128 numbers, 8 groups, chunks of 128 tokens: keys by keys 2 * 128 * 1024, times inputs
+    # 2 * 128 * 4096, states made and used 4 * 128 * 4096.
+    flop = 2 * 128 * 1024 + 2 * 128 * 4096 + 4 * 128 * 4096
+    # States 6, projections 2, convolved 2, inner 9, keys 4, products 4 of 2 bytes.
+    moved = 2 * (6 * 4096 + 2 * 10304 + 2 * 6144 + 9 * 4096 + 4 * 1024 + 4 * 1024)
+    rate = inputs.constants.scan_peak_share * inputs.gpu.peak_flop_per_s
+    assert scan.forward[0].gpu_s == pytest.approx(flop * inputs.tokens / rate + inputs.copy_s(moved * inputs.tokens))
+    assert 2 < scan.backward[0].gpu_s / scan.forward[0].gpu_s < 3
 
 
 def test_muon_holds_one_moment_and_multiplies_matrices():

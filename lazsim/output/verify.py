@@ -77,6 +77,33 @@ def _run_parts(result: Verification) -> Iterator[Part]:
     ]  # fmt: skip
     values = [(row.id, row.group, row.measured, row.predicted, row.error) for row in worst]
     yield Table(columns, values, "the rows that are furthest off, tokens/s a GPU")
+    if result.pairs:
+        yield from _pair_parts(result)
+
+
+def _pair_parts(result: Verification) -> Iterator[Part]:
+    """Count pairs of runs by the setting in which they differ, and list those that are predicted the other way."""
+    counts = result.summary()["pairs"]
+    yield (
+        f"{counts['num_pairs']} pairs of runs differ in one setting, and by more than the noise: {counts['num_right']} "
+        "are predicted in the measured direction."
+    )
+    columns = [key("setting"), Column("pairs"), Column("right")]
+    settings = dict.fromkeys(pair.setting for pair in result.pairs)
+    by_setting = [[pair.right for pair in result.pairs if pair.setting == setting] for setting in settings]
+    values = [(name, len(right), sum(right)) for name, right in zip(settings, by_setting, strict=True)]
+    yield Table(columns, values, "pairs by setting")
+    columns = [
+        key("faster"), key("slower"), Column("setting", kind="name"), Column("measured", ".2f"),
+        Column("predicted", ".2f"),
+    ]  # fmt: skip
+    wrong = [
+        (pair.faster, pair.slower, pair.setting, pair.measured, pair.predicted)
+        for pair in result.pairs
+        if not pair.right
+    ]
+    if wrong:
+        yield Table(columns, wrong, "pairs in the other direction, the first over the second")
 
 
 def verify_files(result: Verification) -> dict[str, bytes]:

@@ -60,6 +60,8 @@ class GpuSpec(Spec, frozen=True, kw_only=True):
     kernels : str
         Tables of measured kernels in the catalogue, or a path to those of ``lazsim profile import``, which ends in
         ``.csv`` and is relative to the current directory; empty where there are none.
+    kernels_speedup : float
+        Rate of kernels over those of the tables, where these stand in for another GPU's.
     source : str
         Source of the datasheet figures and the efficiencies; "assumption" without a measurement.
     fused_experts : FusedExpertsSpec, optional
@@ -79,6 +81,7 @@ class GpuSpec(Spec, frozen=True, kw_only=True):
     peak_fp8_flop_per_s: Quantity = 0.0
     peak_fp4_flop_per_s: Quantity = 0.0
     kernels: str = ""
+    kernels_speedup: Factor = 1.0
     source: str
     fused_experts: FusedExpertsSpec | None = None
 

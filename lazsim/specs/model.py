@@ -70,6 +70,11 @@ class AttentionSpec(Spec, frozen=True, kw_only=True):
         """Width of what the heads write together."""
         return self.num_heads * (self.head_dim if self.kind == "grouped" else self.value_dim)
 
+    @property
+    def key_value_dim(self) -> int:
+        """Numbers in the keys and values of a token, as attention reads them."""
+        return self.query_dim + self.output_dim if self.kind == "latent" else 2 * self.num_kv_heads * self.head_dim
+
     def projections(self, d_model: int) -> tuple[tuple[int, int, bool], ...]:
         """List the projections before the heads: outputs, inputs, and whether tensor parallelism cuts the outputs."""
         if self.kind == "grouped":

@@ -46,6 +46,8 @@ class ParallelSpec(Spec, frozen=True, kw_only=True):
         Bytes of a gradient while it is accumulated and reduced.
     precision : str
         Operands of the matmuls of layers; the head, attention scores and gradients have 16 bits or more.
+    eight_bit_parts : tuple of str
+        ``attention`` and ``head``, where these have 8 bits, too (mxfp8).
     recompute : str
         ``none``, ``selective`` (the `recomputed` modules), or ``full``: every layer's forward pass again.
     recomputed : tuple of str
@@ -61,6 +63,8 @@ class ParallelSpec(Spec, frozen=True, kw_only=True):
         (``all_gather``), or heads exchanged for positions (``all_to_all``).
     dispatcher : str
         See `Dispatcher`.
+    exchange_multiprocessors : int
+        Multiprocessors that ``deepep`` or ``hybridep`` takes from kernels beside it; 0: 20 or 16, their defaults.
     dispatch_precision : str
         Type of tokens on their way to experts, ``bf16`` or ``fp8``; back from them they have 16 bits.
     overlap_expert, overlap_gradients, overlap_parameters, overlap_tensor : bool
@@ -92,12 +96,14 @@ class ParallelSpec(Spec, frozen=True, kw_only=True):
     optimizer: Literal["adam", "muon"] = "adam"
     gradient_bytes: Literal[2, 4] = 4
     precision: Precision = "bf16"
+    eight_bit_parts: tuple[Literal["attention", "head"], ...] = ()
     recompute: Recompute = "none"
     recomputed: tuple[Recomputed, ...] = ()
     recompute_stops_early: bool = False
     offloaded: tuple[Literal["optimizer", "expert_input", "expert_activation"], ...] = ()
     context_exchange: Literal["ring", "all_gather", "all_to_all"] = "ring"
     dispatcher: Dispatcher = "all_to_all"
+    exchange_multiprocessors: Annotated[int, Meta(ge=0, le=64)] = 0
     dispatch_precision: Literal["bf16", "fp8"] = "bf16"
     overlap_expert: bool = False
     overlap_gradients: bool = True
@@ -118,6 +124,8 @@ class ParallelSpec(Spec, frozen=True, kw_only=True):
             raise ValueError(f"recomputed modules need recompute = 'selective', not {self.recompute!r}")
         if self.recompute_stops_early and self.recompute != "full":
             raise ValueError(f"recompute_stops_early needs recompute = 'full', not {self.recompute!r}")
+        if self.eight_bit_parts and self.precision != "mxfp8":
+            raise ValueError(f"eight_bit_parts need precision = 'mxfp8', not {self.precision!r}")
         if self.pad_to_capacity and not self.capacity_factor:
             raise ValueError("pad_to_capacity needs a capacity_factor, such as 1.0")
 

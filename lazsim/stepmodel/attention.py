@@ -1,23 +1,36 @@
 """Attention and state-space blocks, with the exchange of keys and values between context-parallel ranks."""
 
 from lazsim.specs import AttentionSpec, StateSpaceSpec
-from lazsim.stepmodel.kernels import Kernels
+from lazsim.stepmodel.inputs import QUANTISE_BYTES
+from lazsim.stepmodel.kernels import SECOND_COPY_BYTES, Kernels
 from lazsim.stepmodel.operations import Item, Operation
 
 SCAN_CHUNK = 128
 """Tokens of a chunk of the state-space scan (arXiv 2405.21060)."""
 
-SCAN_STATE_PASSES = (4, 8)
-"""Forward and backward, reads and writes of the states of all chunks: made, passed on, used; backward made again.
+SCAN_MATMULS = ((1, 2), (3, 5))
+"""Forward and backward, matmuls over the tokens of a chunk and over its states: products of keys, and with inputs;
+states made and used. Backward, keys and states again, and the gradients of each operand."""
 
-Counted in the kernels of state-spaces/mamba (ssd_combined): chunk_state writes, state_passing reads and writes,
-chunk_scan reads; backward does so again, and for the gradients.
-"""
+SCAN_PASSES = {
+    "states": (6, 17),
+    "projected": (2, 2),
+    "convolved": (2, 5),
+    "inner": (9, 22),
+    "grouped": (4, 14),
+    "chunk": (4, 12),
+}
+"""Reads and writes of 2 bytes a number, forward and backward, by what is read or written: states of all chunks, what
+the projection makes, what is convolved, the inner width, keys of the groups, and their products in a chunk.
 
-SCAN_TOKEN_PASSES = (16, 32)
-"""Forward and backward, reads and writes of the inner width: convolution 2, chunk_state 1, chunk_scan 4, gate and norm
-3, and 6 in copies of what projections make and take (mamba_mixer of NVIDIA/Megatron-LM); backward twice that."""
+Counted in ``mamba_split_conv1d_scan_combined`` of state-spaces/mamba 2.2 and ``mamba_mixer`` of NVIDIA/Megatron-LM 0.16:
+a copy of the projection; convolution; states, made in 4 bytes and used in 2; products in fp32; gate and norm. Backward,
+all but the norm is made again, and each operand gets its gradient."""
 
+
+WIDE_HEAD = 128
+"""Numbers of a head from which 8 bits shorten attention. On Blackwell, the exponential of a score takes as long as the
+matmuls of a head of 128 in 16 bits: 16 exponentials and 8,192 operations in a clock (FlashAttention-4)."""
 
 ROTATION = ((4, 4), (1, 1))
 """Bytes for each number of queries and keys, and kernels, forward and backward, of a fused rotation of both."""
@@ -49,6 +62,12 @@ def attention_items(kernels: Kernels, attention: AttentionSpec, window: int) -> 
     number, backward_number = (passes * each for each in launched)
     items.append(kernels.copy(forward, backward, number, backward_number, graphed, tokens, calls=passes))
     core_s, ratio = _scores_s(kernels, attention, window)
+    if "attention" in inputs.parallel.eight_bit_parts:
+        items.append(_quantised(kernels, attention))
+    if "attention" in inputs.parallel.eight_bit_parts and attention.query_dim >= WIDE_HEAD * attention.num_heads:
+        constants = inputs.constants
+        core_s /= constants.eight_bit_attention_speedup
+        ratio *= constants.eight_bit_attention_speedup / constants.eight_bit_attention_backward_speedup
     down = kernels.linear(d_model, attention.output_dim / tensor, tokens, graphed)
     items += [
         *_context_exchange(kernels, attention, core_s, ratio),
@@ -81,6 +100,14 @@ def _split(kernels: Kernels, attention: AttentionSpec) -> list[Item]:
         norm = kernels.norm(graphed, (attention.query_dim + keys) / tensor, inputs.tokens)
         items.append(norm._replace(module=""))
     return items
+
+
+def _quantised(kernels: Kernels, attention: AttentionSpec) -> Item:
+    """Quantise queries, keys and values along both axes, and backward the gradient of what attention gives."""
+    inputs = kernels.inputs
+    each = (QUANTISE_BYTES + SECOND_COPY_BYTES[inputs.parallel.precision]) / inputs.parallel.tensor
+    forward, backward = each * (attention.query_dim + attention.key_value_dim), each * attention.output_dim
+    return kernels.copy(forward, backward, 3, 1, kernels.graphed_attention, inputs.tokens)
 
 
 def _scores_s(kernels: Kernels, attention: AttentionSpec, window: int) -> tuple[float, float]:
@@ -116,17 +143,14 @@ def _context_exchange(kernels: Kernels, attention: AttentionSpec, core_s: float,
     parallel, ranks = inputs.parallel, inputs.parallel.context
     if ranks == 1:
         return []
-    latent = attention.kind == "latent"
-    keys_and_values = (
-        attention.query_dim + attention.output_dim if latent else 2 * attention.num_kv_heads * attention.head_dim
-    )
     token_bytes = 2 * inputs.tokens / parallel.tensor
     if parallel.context_exchange == "all_to_all":
-        width = attention.query_dim + keys_and_values + attention.output_dim
+        width = attention.query_dim + attention.key_value_dim + attention.output_dim
         # Each rank sends what a gather of a share of the heads would bring.
         seconds = [inputs.collective_s("all_gather", token_bytes * width, ranks, parallel.tensor)] * 2
     else:
-        gathered_s = inputs.collective_s("all_gather", token_bytes * keys_and_values * ranks, ranks, parallel.tensor)
+        gathered_bytes = token_bytes * attention.key_value_dim * ranks
+        gathered_s = inputs.collective_s("all_gather", gathered_bytes, ranks, parallel.tensor)
         seconds = [gathered_s, 2 * gathered_s]
     behind = [(1 - 1 / ranks) * core_s, (1 - 1 / ranks) * ratio * core_s]
     hidden = [min(*pair) if parallel.context_exchange == "ring" else 0.0 for pair in zip(seconds, behind, strict=True)]
@@ -141,20 +165,26 @@ def state_space_items(kernels: Kernels, space: StateSpaceSpec) -> list[Item]:
     """List the items of a state-space block (Mamba-2)."""
     inputs, graphed = kernels.inputs, kernels.graphed_attention
     tensor, tokens, d_model = inputs.parallel.tensor, inputs.tokens, inputs.model.d_model
-    in_chunk = space.num_groups * 2 * SCAN_CHUNK * space.state_dim
-    per_head = 2 * SCAN_CHUNK * space.head_dim + 4 * space.state_dim * space.head_dim
-    flop = tokens * (in_chunk + space.num_heads * per_head) / tensor
-    matmuls_s = flop / (inputs.constants.scan_peak_share * inputs.gpu.peak_flop_per_s)
-    state_bytes = 4 * space.inner_dim * space.state_dim / SCAN_CHUNK
+    grouped = space.num_groups * space.state_dim
+    in_chunk = 2 * SCAN_CHUNK * (grouped + space.inner_dim)
+    of_states = 2 * space.state_dim * space.inner_dim
+    widths = {
+        "states": space.inner_dim * space.state_dim / SCAN_CHUNK, "projected": space.projected_dim,
+        "convolved": space.inner_dim + 2 * grouped, "inner": space.inner_dim, "grouped": grouped,
+        "chunk": space.num_groups * SCAN_CHUNK,
+    }  # fmt: skip
 
     def scan(direction: int, num_kernels: int) -> tuple[Operation, ...]:
-        moved = SCAN_STATE_PASSES[direction] * state_bytes + SCAN_TOKEN_PASSES[direction] * 2 * space.inner_dim
-        seconds = (1 + 1.5 * direction) * matmuls_s + inputs.copy_s(moved * tokens / tensor)
+        moved = 2 * sum(passes[direction] * widths[name] for name, passes in SCAN_PASSES.items())
+        over_tokens, over_states = SCAN_MATMULS[direction]
+        flop = (over_tokens * in_chunk + over_states * of_states) * tokens / tensor
+        rate = inputs.constants.scan_peak_share * inputs.gpu.peak_flop_per_s
+        seconds = flop / rate + inputs.copy_s(moved * tokens / tensor)
         return kernels.launches("state_space", seconds, num_kernels, graphed)
 
     up = kernels.linear(space.projected_dim / tensor, d_model, tokens, graphed)
     down = kernels.linear(d_model, space.inner_dim / tensor, tokens, graphed)
     return [
-        kernels.norm(graphed), up, Item(scan(0, 8), scan(1, 16)), down, kernels.residual(graphed),
+        kernels.norm(graphed), up, Item(scan(0, 11), scan(1, 30)), down, kernels.residual(graphed),
         *kernels.tensor_exchange((up, down)),
     ]  # fmt: skip

@@ -52,8 +52,9 @@ def _last_matmul(items: list[Item]) -> int:
 def _head(kernels: Kernels) -> list[Item]:
     inputs, graphed = kernels.inputs, kernels.graphed
     columns = inputs.model.vocab_size / inputs.parallel.tensor
+    kernel = inputs.matmul_kernel if "head" in inputs.parallel.eight_bit_parts else "matmul_bf16"
     return [
         kernels.norm(graphed),
-        kernels.linear(columns, inputs.model.d_model, inputs.tokens, graphed, "matmul_bf16"),
+        kernels.linear(columns, inputs.model.d_model, inputs.tokens, graphed, kernel),
         kernels.copy(6 * columns, 4 * columns, 3, 2, graphed, inputs.tokens),
     ]

@@ -3,6 +3,7 @@
 Bytes moved by element-wise kernels are counted per token: each operand that is read or written once, 2 bytes a number.
 """
 
+import math
 from collections.abc import Sequence
 
 from lazsim.stepmodel.inputs import QUANTISE_BYTES, StepInputs
@@ -19,6 +20,15 @@ bytes in all (arXiv 2509.25149)."""
 QUANTISE_KERNELS = {"bf16": 0, "fp8": 3, "fp8_block": 1, "mxfp8": 3, "nvfp4": 5}
 """Small kernels before a matmul: largest value, scale and cast of a tensor; one cast by blocks; a cast, and two that
 put the scales in order; for four bits the largest value and a rotation as well (NVIDIA/TransformerEngine)."""
+
+
+TILE = 128
+"""Rows and columns of a result that a matmul computes together (NVIDIA, Matrix Multiplication Background User's Guide);
+sizes of the tables are whole tiles."""
+
+
+def _in_tiles(size: float) -> float:
+    return size if size <= TILE else math.ceil(size / TILE) * TILE
 
 
 class Kernels:
@@ -49,7 +59,7 @@ class Kernels:
         sustained = tables.sustained_rate(kernel) * constants.slowest_gpu_rate
         four_bits = self.inputs.parallel.precision == "nvfp4" and kernel != "matmul_bf16"
         speedup = constants.four_bit_speedup if four_bits else 1.0
-        return tables.time_s(kernel, rows, columns, inner) / sustained / speedup
+        return tables.time_s(kernel, _in_tiles(rows), _in_tiles(columns), inner) / sustained / speedup
 
     def weight_gradient_s(self, rows: float, columns: float, inner: float, kernel: str, slowdown: float = 1.0) -> float:
         """Return the time of a weight's gradient, whose operands are quantised before.

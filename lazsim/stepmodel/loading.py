@@ -14,7 +14,7 @@ from lazsim.stepmodel.tables import KernelTables, load_tables
 
 CONSTANTS = "training"
 
-LISTS = ("recomputed", "offloaded")
+LISTS = ("recomputed", "offloaded", "eight_bit_parts")
 """Fields of a layout that hold several words."""
 
 DEFAULT_SEQUENCES_PER_GPU = 16
@@ -35,7 +35,7 @@ def tables_of(gpu: GpuSpec) -> KernelTables:
             f"{gpu.name}: the catalogue has no measured kernels of this GPU, so steps cannot be predicted from parts; "
             "set kernels in its TOML file to those of a similar GPU, or to a file of lazsim profile import"
         )
-    return load_tables(gpu.kernels)
+    return load_tables(gpu.kernels).faster(gpu.kernels_speedup)
 
 
 def load_inputs(

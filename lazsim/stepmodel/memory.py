@@ -99,13 +99,10 @@ def _kept_bytes(inputs: StepInputs, block: str) -> float:
         attention = model.attention
         latent = attention.kind == "latent"
         narrow = attention.query_rank + attention.kv_rank + attention.rope_dim if latent else 0
-        keys_and_values = (
-            attention.query_dim + attention.output_dim if latent else 2 * attention.num_kv_heads * attention.head_dim
-        )
         heads = [
             *normed,
             ((ACTIVATION_BYTES + operand) * narrow, ""),
-            (ACTIVATION_BYTES * (attention.query_dim + keys_and_values), "latent_up" if latent else ""),
+            (ACTIVATION_BYTES * (attention.query_dim + attention.key_value_dim), "latent_up" if latent else ""),
             ((ACTIVATION_BYTES + operand) * attention.output_dim, ""),
         ]
     inner, matrices = model.d_ff_expert / parallel.expert_tensor, model.matrices_per_expert

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from lazsim.specs import ParallelSpec, StepConstants
 from lazsim.stepmodel.blocks import blocks_of
 from lazsim.stepmodel.exchange import (
     ShardedExchange,
@@ -19,6 +20,9 @@ from lazsim.stepmodel.memory import memory_bytes
 from lazsim.stepmodel.operations import Span
 from lazsim.stepmodel.parameters import StageParameters, part_parameters, stage_parameters
 from lazsim.stepmodel.pipeline import Part, PartTime, Schedule, parts_of, run_dual_pipe, run_pipeline
+
+SLOWEST = 0.9
+"""Largest slowdown beside an exchange: it takes no more than its share of the multiprocessors."""
 
 
 @dataclass(frozen=True)
@@ -69,9 +73,8 @@ class _StepModel:
     def __init__(self, inputs: StepInputs) -> None:
         self.inputs = inputs
         parallel, constants = inputs.parallel, inputs.constants
-        slowdowns = {"deepep": constants.deepep_slowdown, "hybridep": constants.hybridep_slowdown}
         self.overlap = parallel.overlap_expert or parallel.schedule == "dualpipe"
-        slowdown = slowdowns.get(parallel.dispatcher, constants.nccl_slowdown) if self.overlap else None
+        slowdown = _slowdown(parallel, constants) if self.overlap else None
         kernels = Kernels(inputs)
         # A piece has a backward graph of its own to start, waits for an event of the other stream and records one
         # (NVIDIA/Megatron-LM, combined 1F1B).
@@ -182,6 +185,15 @@ class _StepModel:
 def layer_timeline(inputs: StepInputs) -> list[Span]:
     """Return what host, kernels and exchanges of the most frequent layer do, forward and backward."""
     return _StepModel(inputs).spans()
+
+
+def _slowdown(parallel: ParallelSpec, constants: StepConstants) -> float:
+    """Return the share by which kernels are slower beside an exchange of tokens."""
+    own = {"deepep": (constants.deepep_slowdown, 20), "hybridep": (constants.hybridep_slowdown, 16)}
+    slowdown, multiprocessors = own.get(parallel.dispatcher, (constants.nccl_slowdown, 0))
+    if multiprocessors and parallel.exchange_multiprocessors:
+        slowdown *= parallel.exchange_multiprocessors / multiprocessors
+    return min(slowdown, SLOWEST)
 
 
 def _add(into: dict[str, float], name: str, seconds: float) -> None:

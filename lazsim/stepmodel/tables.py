@@ -101,6 +101,16 @@ class KernelTables:
     _times: dict[tuple[object, ...], float] = field(default_factory=dict)
     _sustained: dict[str, float] = field(default_factory=dict)
 
+    def faster(self, speedup: float) -> "KernelTables":
+        """Return tables whose kernels, but for those over several GPUs, are faster by a factor."""
+        if speedup == 1:
+            return self
+        grids = {
+            name: grid if name in COLLECTIVES else Grid(grid.axes, np.asarray(grid.times_s) / speedup)
+            for name, grid in self.grids.items()
+        }
+        return KernelTables(self.name, grids, self.collective_ranks, self.remarks)
+
     def time_s(self, kernel: str, *sizes: float) -> float:
         """Return the time of a kernel; a `SpecError` says which ones the tables have."""
         key = kernel, *sizes

@@ -62,6 +62,8 @@ class MeasuredRun:
         Name of the row and where it is from.
     settings : mapping
         Model, system, precision, dispatcher, graphs and others, by which runs are grouped.
+    columns : mapping
+        The row as it is.
     tokens_per_s_per_gpu : float
         Measured throughput.
     inputs : StepInputs or None
@@ -73,6 +75,7 @@ class MeasuredRun:
     id: str
     source: str
     settings: Mapping[str, str]
+    columns: Row
     tokens_per_s_per_gpu: float
     inputs: StepInputs | None
     skipped: str = ""
@@ -158,7 +161,7 @@ def _run(row: Row, lookup: Lookup) -> MeasuredRun:
         skipped = str(error).replace("`parallel`: ", "")
     if not 0 < measured < math.inf:
         inputs, skipped = None, "no measured throughput"
-    return MeasuredRun(row["row_id"], row.get("source", ""), settings, measured, inputs, skipped)
+    return MeasuredRun(row["row_id"], row.get("source", ""), settings, row, measured, inputs, skipped)
 
 
 def _inputs(row: Row, lookup: Lookup) -> StepInputs:
@@ -199,6 +202,7 @@ def _layout(row: Row) -> ParallelSpec:
         "optimizer": "muon" if "muon" in (row.get("optimizer") or "").lower() else "adam",
         "gradient_bytes": 2 if (row.get("source_family") or "").startswith(GRADIENTS_OF_TWO_BYTES) else 4,
         "precision": _choice(row, "precision", PRECISIONS, "bf16"),
+        "eight_bit_parts": _eight_bit_parts(row),
         "recompute": recompute,
         "recomputed": [ours for theirs, ours in MODULES.items() if theirs in modules]
         if recompute == "selective"
@@ -207,6 +211,7 @@ def _layout(row: Row) -> ParallelSpec:
         "recompute_stops_early": own_checkpoints,
         "offloaded": [ours for theirs, ours in OFFLOADED.items() if theirs in offload],
         "dispatcher": _choice(row, "dispatcher", DISPATCHERS, "all_to_all"),
+        "exchange_multiprocessors": _exchange_multiprocessors(row),
         "overlap_expert": row.get("a2a_overlap") == "1",
         "overlap_gradients": row.get("grad_reduce_overlap") != "0",
         "overlap_parameters": row.get("param_gather_overlap") != "0",
@@ -223,6 +228,30 @@ def _layout(row: Row) -> ParallelSpec:
         "pad_to_capacity": bool(capacity) and "padded" in routing,
     }
     return override(ParallelSpec(global_batch=1), fields, "layout")
+
+
+def _eight_bit_parts(row: Row) -> list[str]:
+    """Return what the recipe of a row computes in 8 bits beside the matmuls of layers.
+
+    In Megatron-Bridge, mxfp8 with graphs of the full iteration includes attention (``fp8_dot_product_attention``), but
+    for DeepSeek-V3 on GB200, and the head of DeepSeek-V3 and GPT-OSS (``fp8_output_proj``).
+    """
+    if not _tuned(row) or row.get("precision") != "mxfp8" or row.get("cuda_graph") != "full_iteration":
+        return []
+    model, on_gb200 = row["model_key"], row["system"] == "GB200-NVL72"
+    head = model.startswith(("deepseek_v3", "gpt_oss"))
+    return ["attention"] * (not (model == "deepseek_v3" and on_gb200)) + ["head"] * head
+
+
+def _exchange_multiprocessors(row: Row) -> int:
+    """Return the multiprocessors that the recipe of a row gives to the dispatcher (``moe_hybridep_num_sms``)."""
+    widened = _tuned(row) and row.get("dispatcher") == "hybridep" and not row["model_key"].startswith("nemotron_3_nano")
+    return 32 if widened else 0
+
+
+def _tuned(row: Row) -> bool:
+    """Whether a row follows the recipes of NVIDIA-NeMo/Megatron-Bridge (``perf_recipes`` of 0.6)."""
+    return (row.get("source_family") or "").startswith(("Megatron-Bridge", "Bridge PR"))
 
 
 def _choice(row: Row, column: str, names: Mapping[str, str], default: str) -> str:

@@ -65,7 +65,8 @@ class StepResult:
         if gpu.kernels.endswith(".csv"):
             notes.append(f"kernels of {gpu.name} are those of {gpu.kernels}")
         elif gpu.kernels != gpu.name:
-            notes.append(f"kernels of {gpu.kernels} stand in for those of {gpu.name}, which were not measured")
+            faster = f", {gpu.kernels_speedup - 1:.0%} faster," if gpu.kernels_speedup != 1 else ""
+            notes.append(f"kernels of {gpu.kernels}{faster} stand in for those of {gpu.name}, which were not measured")
         if parallel.precision in ("mxfp8", "nvfp4"):
             notes.append(f"matmuls in {parallel.precision} take the table of 8 bits with a scale for each 128 numbers")
         if model.attention is not None and model.attention.head_dim not in (0, 64, 128):

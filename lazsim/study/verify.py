@@ -13,6 +13,7 @@ from lazsim.stepmodel.predict import predict_step
 from lazsim.study.backends import on_loky
 from lazsim.study.measured_runs import MeasuredRun, read_runs
 from lazsim.study.outcomes import Outcome, ReplayedOutcome, has_outcomes, read_outcomes, replay_outcome
+from lazsim.study.pairs import Pair, find_pairs
 
 METRIC = "tokens_per_s_per_gpu"
 
@@ -66,10 +67,13 @@ class Verification:
         Measured runs.
     outcomes : list of ReplayedOutcome
         Published outcomes under failures.
+    pairs : list of Pair
+        Measured runs that differ in one setting.
     """
 
     rows: list[VerifiedRow]
     outcomes: list[ReplayedOutcome] = field(default_factory=list)
+    pairs: list[Pair] = field(default_factory=list)
 
     @property
     def predicted_rows(self) -> list[VerifiedRow]:
@@ -82,7 +86,8 @@ class Verification:
         ``outcomes`` counts published outcomes: those predicted, those of them within their tolerances, and those
         whose replay only gives an input back.
         ``complete`` is the same of the rows with all inputs known; ``range_holds`` the share of these in the range of
-        rows with other models, and with other sources, where there are any.
+        rows with other models, and with other sources, where there are any. ``pairs`` counts those of runs that differ
+        in one setting, and those of them whose predictions go the measured way.
         """
         summary = error_summary(self.predicted_rows)
         complete = [row for row in self.predicted_rows if row.settings["completeness"] == "full"]
@@ -99,6 +104,7 @@ class Verification:
             "num_within": sum(predicted),
             "num_echoes": len(replayed) - len(predicted),
         }
+        summary["pairs"] = {"num_pairs": len(self.pairs), "num_right": sum(pair.right for pair in self.pairs)}
         return summary
 
     def exceeds(self, tolerance: float) -> bool:
@@ -113,7 +119,8 @@ class Verification:
         """Return plain data."""
         rows = [{name: value for name, value in asdict(row).items() if name != "settings"} for row in self.rows]
         rows += [asdict(row) for row in self.outcomes]
-        return {"rows": rows, "summary": self.summary(), "notes": list(self.notes)}
+        pairs = [asdict(pair) for pair in self.pairs]
+        return {"rows": rows, "pairs": pairs, "summary": self.summary(), "notes": list(self.notes)}
 
     @property
     def notes(self) -> list[str]:
@@ -192,6 +199,8 @@ def verify(
             result.outcomes.append(next(replays))
         else:
             result.rows.append(_verified(row))
+    predicted = {row.id: row.predicted for row in result.rows if row.predicted is not None}
+    result.pairs.extend(find_pairs([row for row in wanted if isinstance(row, MeasuredRun)], predicted))
     return result
 
 
