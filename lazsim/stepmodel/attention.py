@@ -23,7 +23,7 @@ SCAN_PASSES = {
 """Reads and writes of 2 bytes a number, forward and backward, by what is read or written: states of all chunks, what
 the projection makes, what is convolved, the inner width, keys of the groups, and their products in a chunk.
 
-Counted in ``mamba_split_conv1d_scan_combined`` of state-spaces/mamba 2.2 and ``mamba_mixer`` of NVIDIA/Megatron-LM 0.16:
+Counted in ``mamba_split_conv1d_scan_combined`` (state-spaces/mamba 2.2) and ``mamba_mixer`` (NVIDIA/Megatron-LM 0.16):
 a copy of the projection; convolution; states, made in 4 bytes and used in 2; products in fp32; gate and norm. Backward,
 all but the norm is made again, and each operand gets its gradient."""
 
