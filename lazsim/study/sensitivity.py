@@ -154,6 +154,7 @@ def sensitivity(
     base = simulate_scenarios(scenarios, left_out=left_out)
     has_layout = scenarios[0].job.parallel is not None
     of_layouts = {name for name, path in paths.items() if path.startswith("step.")} - {*OF_EVERY_STEP}
+    of_layouts.add("kernels_speedup")
     entering = [name for name in paths if has_layout or name not in of_layouts]
     assumptions = [
         Assumption(name, factor, paths[name]) for name in dict.fromkeys(constants or entering) for factor in factors
