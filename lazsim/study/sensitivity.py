@@ -20,7 +20,7 @@ FACTORS = (0.5, 1.5)
 DATASHEET = ("peak_flop_per_s", "peak_fp8_flop_per_s", "peak_fp4_flop_per_s", "memory_bytes_per_s", "memory_bytes")
 
 FIXED = {
-    "gpu": ("name", "source", "kernels", *DATASHEET, "fused_experts"),
+    "gpu": ("name", "source", "kernels", "kernels_speedup", *DATASHEET, "fused_experts"),
     "cluster.network": ("nodes_per_pod", "spine_share"),
     "cluster.host": ("link_bytes_per_s", "memory_bytes"),
     "job": (
@@ -34,8 +34,8 @@ FIXED = {
     ),
     "step": ("name", "host_launch_clock_hz", "gather_curve_us", "exchange_curve_us", "measured_over_predicted"),
 }
-"""Fields that are not varied: names, datasheet figures, which only multiply efficiencies, the pods of a network, the
-job itself: its batch, its joins, the kind of its kernels, and its layout, and curves."""
+"""Fields that are not varied: names, datasheet figures, which only multiply efficiencies, the rate of borrowed kernels,
+the pods of a network, the job itself: its batch, its joins, the kind of its kernels, and its layout, and curves."""
 
 OF_EVERY_STEP = ("host_launch_s", "host_wait_s")
 """Constants of a step that a job without a layout has, too."""
@@ -154,7 +154,6 @@ def sensitivity(
     base = simulate_scenarios(scenarios, left_out=left_out)
     has_layout = scenarios[0].job.parallel is not None
     of_layouts = {name for name, path in paths.items() if path.startswith("step.")} - {*OF_EVERY_STEP}
-    of_layouts.add("kernels_speedup")
     entering = [name for name in paths if has_layout or name not in of_layouts]
     assumptions = [
         Assumption(name, factor, paths[name]) for name in dict.fromkeys(constants or entering) for factor in factors
