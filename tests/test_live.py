@@ -610,7 +610,7 @@ def test_a_worker_that_is_told_to_end_says_so_in_one_line(moment, number, code, 
 
 RANKS = """
 import time
-from lazsim.profiling.processes import Ranks
+from lazsim.profiling.communication import Ranks
 try:
     with Ranks(2, "gloo", "cpu"):
         print("ready", flush=True)

@@ -20,8 +20,7 @@ from lazsim.pytorch.device import (  # noqa: E402
     local_rank_from_environment,
     take_device,
 )
-from lazsim.pytorch.group import Group  # noqa: E402
-from lazsim.pytorch.transports import Nccl  # noqa: E402
+from lazsim.pytorch.group import Group, Nccl  # noqa: E402
 
 
 @pytest.fixture
@@ -209,14 +208,14 @@ def test_a_call_by_nccl_that_waits_for_a_lost_rank_can_be_aborted(nccl):
 
 
 def test_an_exchange_by_nccl_times_out(nccl, monkeypatch):
-    monkeypatch.setattr("lazsim.pytorch.transports.TIMEOUT", timedelta(seconds=0.1))
+    monkeypatch.setattr("lazsim.pytorch.group.TIMEOUT", timedelta(seconds=0.1))
     with pytest.raises(RuntimeError, match="did not exchange"):
         nccl.all_reduce(torch.ones(1))
     assert nccl._group.aborted.wait(10)
 
 
 def test_the_end_of_a_group_that_hangs_is_not_waited_for(nccl, monkeypatch):
-    monkeypatch.setattr("lazsim.pytorch.transports.CLOSE_S", 0.1)
+    monkeypatch.setattr("lazsim.pytorch.group.CLOSE_S", 0.1)
     forever = threading.Event()
     nccl._group.abort = forever.wait
     nccl.close()

@@ -14,15 +14,23 @@ from lazsim.costmodel.profile import Header
 from lazsim.errors import LazsimError
 from lazsim.profiling import communication
 from lazsim.profiling.communication import (
+    Ranks,
     choose_ranks,
     exchange_measurements,
     group_cycle,
     group_measurements,
     rank_counts,
 )
-from lazsim.profiling.exchanges import EXCHANGES, empty_parts, even_parts, link_bytes, skewed_parts
+from lazsim.profiling.exchanges import (
+    EXCHANGES,
+    RankWorker,
+    empty_parts,
+    even_parts,
+    leave_group,
+    link_bytes,
+    skewed_parts,
+)
 from lazsim.profiling.merge import label_of
-from lazsim.profiling.processes import Ranks, RankWorker, leave_group
 from lazsim.specs import ModelSpec, load_spec
 
 HEADER = Header(

@@ -102,8 +102,7 @@ def command(out: Path | None, **settings: Any) -> None:
 
     header_path(out)
     _require_torch()
-    from lazsim.profiling.runner import measure_profile
-    from lazsim.profiling.session import Options
+    from lazsim.profiling.session import Options, measure_profile
     from lazsim.study.notes import profile_notes
 
     header, points = measure_profile(out, Options(**settings), _measuring)
@@ -170,7 +169,7 @@ def check(file: str, model: str, as_json: bool) -> None:
     """
     from lazsim.costmodel.profile import find_profile, read_profile
     from lazsim.output.profile import check_parts, tables_check_parts
-    from lazsim.profiling.check import all_errors, held_out_errors, reached_shares
+    from lazsim.profiling.check import held_out_errors, reached_shares
 
     path = find_profile(file, model)
     if (tables := _tables(path)) is not None:
@@ -179,7 +178,7 @@ def check(file: str, model: str, as_json: bool) -> None:
         show(check_tables(tables), (), tables_check_parts, as_json=as_json)
         return
     profile = read_profile(path)
-    errors, together, reached = held_out_errors(profile), all_errors(profile), reached_shares(profile)
+    (errors, together), reached = held_out_errors(profile), reached_shares(profile)
     found = {"kernels": errors, "num_held_out": len(together), "median_error": statistics.median(together.tolist())}
     show({**found, "reached": reached}, (), lambda _: check_parts(errors, together, reached), as_json=as_json)
 

@@ -26,11 +26,9 @@ from lazsim.live.messages import SECRET_VARIABLE, LiveError, StartGeneration, St
 from lazsim.live.state import DENSE, Key, TrainingState, all_keys, initial_values
 from lazsim.live.text import load_text
 from lazsim.live.trainer import Trainer
-from lazsim.pytorch.device import take_device
-from lazsim.pytorch.group import Group
-from lazsim.pytorch.memory import is_out_of_memory
+from lazsim.pytorch.device import is_out_of_memory, take_device
+from lazsim.pytorch.group import TIMEOUT, Group, dist
 from lazsim.pytorch.transformer import Layout, replicas_on_ranks
-from lazsim.pytorch.transports import TIMEOUT, dist
 from lazsim.specs import sha256
 
 MAX_ATTEMPTS = 8

@@ -2,23 +2,30 @@
 
 import math
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cache, partial
+from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from multiprocessing.resource_tracker import ensure_running
+from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from lazsim.capacity import MEMORY_SHARE, check_processes
 from lazsim.costmodel.profile import Header, Point
 from lazsim.errors import LazsimError
-from lazsim.profiling.exchanges import EXCHANGES, link_bytes
-from lazsim.profiling.processes import Ranks
-from lazsim.profiling.scheduler import Measurement
-from lazsim.profiling.timing import BATCH, CI_WIDTH, Timing, ci_width, make_point
-from lazsim.pytorch.memory import cache_bytes, free_bytes, release_memory
+from lazsim.files import signals_held
+from lazsim.profiling.exchanges import EXCHANGES, link_bytes, serve
+from lazsim.profiling.scheduler import Measurement, in_proportion
+from lazsim.profiling.timing import BATCH, CI_WIDTH, ci_width, make_point
+from lazsim.pytorch.device import cache_bytes, free_bytes, release_memory
 
 MESSAGE_SIZES = tuple(2**power for power in range(10, 29))
 MAX_BUFFERS = 64
@@ -43,6 +50,123 @@ PROCESS_TASKS = 10
 """Threads of a process with a group of gloo."""
 
 CHECKED_ERROR = 1e-6
+
+TIMEOUT_S = 60.0
+"""Longest time of an answer beyond the expected time of the exchange."""
+
+
+class Ranks:
+    """Processes that exchange messages; none is left when the context ends."""
+
+    def __init__(self, num_ranks: int, backend: str, device: str, timeout_s: float = TIMEOUT_S) -> None:
+        self.timeout_s = timeout_s
+        self.doing = "starting"
+        if backend == "gloo":
+            # By default gloo looks up the host's name, which need not lead to an interface of this machine.
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        self._store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        self._start_arguments = [(rank, self._store.port, backend, device, timeout_s) for rank in range(num_ranks)]
+        self._processes: list[SpawnProcess] = []
+        self._connections: list[Connection] = []
+
+    def __enter__(self) -> "Ranks":
+        try:
+            self._start()
+            self._gather(self.timeout_s)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def _start(self) -> None:
+        context = get_context("spawn")
+        # It lets signals through again as it starts.
+        ensure_running()
+        # An interrupt of the terminal is for the parent, which ends its processes in order, and not in mid-start.
+        with signals_held():
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+            try:
+                for arguments in self._start_arguments:
+                    ours, theirs = context.Pipe()
+                    self._connections.append(ours)
+                    process = context.Process(target=serve, args=(theirs, *arguments), daemon=True)
+                    process.start()
+                    self._processes.append(process)
+                    theirs.close()
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    @property
+    def pids(self) -> list[int]:
+        """Process ids by rank."""
+        return [process.pid or 0 for process in self._processes]
+
+    def ask(self, doing: str, *command: Any, expected_s: float = 0.0) -> list[Any]:
+        """Let all processes do something; return their answers, unless one dies, fails or does not answer in time."""
+        self.doing = doing
+        for rank, connection in enumerate(self._connections):
+            try:
+                connection.send(command)
+            except OSError:
+                raise self._lost(rank) from None
+        return self._gather(self.timeout_s + expected_s)
+
+    def kill_last(self) -> None:
+        """Kill the process of the highest rank, as a failure does."""
+        process = self._processes.pop()
+        self._connections.pop().close()
+        process.kill()
+        process.join()
+
+    def __exit__(self, *_: object) -> None:
+        """End every process, even a busy one."""
+        for process in self._processes:
+            process.kill()
+        for process in self._processes:
+            process.join()
+        for connection in self._connections:
+            connection.close()
+
+    def _gather(self, timeout_s: float) -> list[Any]:
+        answers: dict[int, Any] = {}
+        failed: tuple[int, str] | None = None
+        deadline_s = time.monotonic() + timeout_s
+        while len(answers) < len(self._processes):
+            waiting: dict[Any, int] = {c: rank for rank, c in enumerate(self._connections) if rank not in answers}
+            dead = {process.sentinel: rank for rank, process in enumerate(self._processes)}
+            ready = wait([*waiting, *dead], max(0.0, deadline_s - time.monotonic()))
+            if not ready:
+                if failed is not None:
+                    break
+                ranks = ", ".join(str(rank) for rank in waiting.values())
+                raise LazsimError(
+                    f"process of rank {ranks} gave no answer in {timeout_s:.0f} s while {self.doing}; ended all"
+                )
+            for one in ready:
+                if one in dead:
+                    raise self._lost(dead[one])
+            for one in ready:
+                rank = waiting[one]
+                try:
+                    status, answers[rank] = self._connections[rank].recv()
+                except (EOFError, OSError):
+                    raise self._lost(rank) from None
+                if status == "error" and failed is None:
+                    # A lost peer shows as an error at the others first: give its end a moment to be seen.
+                    failed = rank, answers[rank]
+                    deadline_s = min(deadline_s, time.monotonic() + 1.0)
+        if failed is not None:
+            raise LazsimError(f"process of rank {failed[0]} failed while {self.doing}: {failed[1]}")
+        return [answers[rank] for rank in range(len(self._processes))]
+
+    def _lost(self, rank: int) -> LazsimError:
+        process = self._processes[rank]
+        process.join(1.0)
+        code = process.exitcode
+        how = signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
+        return LazsimError(
+            f"process of rank {rank} died ({how}) while {self.doing}; ended all others; run again to go on from there"
+        )
 
 
 def choose_ranks(device: str, num_ranks: int | None, backend: str | None) -> tuple[int, str, str]:
@@ -116,23 +240,15 @@ def group_measurements(header: Header, num_ranks: int, backend: str) -> list[Mea
         return [group_cycle(num_ranks, backend, header.device) for _ in range(NUM_GROUPS)]
 
     def measure(index: int, _: float) -> Point:
-        timing = Timing(np.array([[cycle[index]] for cycle in cycles()]))
-        return make_point(GROUPS[index], num_ranks, timing, num_ranks=num_ranks)
+        samples_s = np.array([[cycle[index]] for cycle in cycles()])
+        return make_point(GROUPS[index], num_ranks, samples_s, num_ranks=num_ranks)
 
     def predict_s(_: Sequence[Point]) -> float:
         # One cycle gives both kernels.
         return 0.0 if cycles.cache_info().currsize else GROUP_S[backend]
 
     return [
-        Measurement(
-            kernel,
-            num_ranks,
-            num_ranks,
-            predict_s,
-            partial(measure, index),
-            fewest_runs=NUM_GROUPS,
-            label=f"{kernel} {num_ranks}",
-        )
+        Measurement(kernel, num_ranks, num_ranks, predict_s, partial(measure, index), fewest_runs=NUM_GROUPS)
         for index, kernel in enumerate(GROUPS)
     ]
 
@@ -142,10 +258,6 @@ def _exchange(
 ) -> Measurement:
     wanted = math.ceil(2 * cache_bytes(header.device) / size)
     num_buffers = min(max(wanted, 1), MAX_BUFFERS)
-
-    def predict_s(points: Sequence[Point]) -> float:
-        same = [point for point in points if point.num_ranks == num_ranks]
-        return same[-1].time_s * size / same[-1].size if same else 0.0
 
     def skip_reason() -> str | None:
         if kernel == "point_to_point" and backend == "gloo" and header.device == "cuda":
@@ -175,7 +287,7 @@ def _exchange(
         return make_point(
             kernel,
             size,
-            Timing(samples_s[:, None]),
+            samples_s[:, None],
             header,
             num_ranks=num_ranks,
             moved_bytes=link_bytes(kernel, num_ranks, size),
@@ -189,12 +301,11 @@ def _exchange(
         kernel,
         size,
         num_ranks,
-        predict_s,
+        in_proportion(size, num_ranks),
         measure,
         skip_reason,
         fewest_runs=2 + BATCH,
         prepare=ranks,
-        label=f"{kernel} {size}",
     )
 
 

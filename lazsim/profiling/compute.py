@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any
 
+import numpy as np
 import torch
 
 from lazsim.capacity import MEMORY_SHARE
@@ -15,8 +16,7 @@ from lazsim.errors import LazsimError
 from lazsim.profiling.kernels import Kernel, Random, kernels_of
 from lazsim.profiling.scheduler import Measurement
 from lazsim.profiling.timing import clock_of, make_point, measure
-from lazsim.pytorch.device import DTYPES, synchronize
-from lazsim.pytorch.memory import cache_bytes, free_bytes
+from lazsim.pytorch.device import DTYPES, cache_bytes, free_bytes, synchronize
 
 CACHE_MULTIPLE = 2
 """Size of all buffers over that of the largest cache, so that rotating through them leaves nothing in it."""
@@ -156,7 +156,7 @@ def measure_kernel(kernel: Kernel, size: int, target: Target, budget_s: float, r
     stages = _stages(kernel, buffers)
     synchronize(target.device)
     left_s = budget_s - (time.perf_counter() - begin_s)
-    timing = measure(stages, len(buffers), clock_of(target.device, torch.get_num_threads()), left_s)
+    samples_s = measure(stages, len(buffers), clock_of(target.device, torch.get_num_threads()), left_s)
     if kernel.traffic_bytes is not None:
         moved_bytes = kernel.traffic_bytes(size, target.element_bytes)
     elif kernel.has_backward:
@@ -166,9 +166,9 @@ def measure_kernel(kernel: Kernel, size: int, target: Target, budget_s: float, r
     return make_point(
         kernel.name,
         size,
-        timing,
+        samples_s,
         target,
-        stages_s=timing.stage_medians_s,
+        stages_s=np.median(samples_s, axis=0).tolist(),
         flop=kernel.flop(size),
         moved_bytes=moved_bytes,
         num_buffers=need.num_buffers,
@@ -226,7 +226,6 @@ def kernel_measurement(kernel: Kernel, size: int, target: Target, **fields: Any)
         measure=lambda budget_s: measure_kernel(kernel, size, target, budget_s),
         skip_reason=lambda: "memory" if too_large(kernel, size, target) else None,
         fixed_s=drawn_elements * DRAW_S[target.device] + need.num_buffers * need.buffer_bytes / target.copy_bytes_per_s,
-        label=f"{kernel.name} {size}",
     )
     return replace(found, **fields)
 

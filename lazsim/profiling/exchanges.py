@@ -1,18 +1,30 @@
-"""Exchanges of one rank, each with the data that it has to deliver."""
+"""Exchanges of one rank, each with the data that it has to deliver, and the process of a rank that runs them."""
 
+import os
+import threading
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
-from typing import Any
+from multiprocessing import parent_process
+from multiprocessing.connection import Connection, wait
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
+from torch.distributed import PrefixStore, TCPStore, distributed_c10d  # type: ignore[attr-defined]
+
+from lazsim.profiling.timing import clock_of, repeat
+from lazsim.pytorch.device import is_out_of_memory, release_memory, synchronize
+from lazsim.pytorch.group import survive_failed_collectives
 
 ELEMENT_BYTES = 4
 
+HOLD_S = 2e-4
+"""Time for which a GPU is held up before an exchange: longer than the host takes to start it."""
 
-@dataclass(frozen=True)
-class Exchange:
+
+class Exchange(NamedTuple):
     """An exchange of a rank; the first run has to leave what is `expected` in the last tensor of its buffer."""
 
     prepare: Callable[[], tuple[Any, ...]]
@@ -118,3 +130,99 @@ def link_bytes(kernel: str, num_ranks: int, num_bytes: int) -> float:
         parts = SPLITS[kernel](num_ranks, num_bytes)
         return float(max((num_ranks - 1) * parts[0], num_bytes - min(parts)))
     return float(num_bytes) * (2 * (num_ranks - 1) / num_ranks if kernel == "all_reduce" else 1.0)
+
+
+def serve(connection: Connection, rank: int, port: int, backend: str, device: str, timeout_s: float) -> None:
+    """Answer the commands of the parent until it ends."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(1)
+    survive_failed_collectives()
+    worker = RankWorker(rank, port, backend, device, timeout_s)
+    _answer(connection, worker.take_device)
+    while True:
+        try:
+            name, *arguments = connection.recv()
+        except EOFError:
+            return
+        _answer(connection, partial(getattr(worker, name), *arguments))
+
+
+def _answer(connection: Connection, run: Callable[[], Any]) -> None:
+    try:
+        connection.send(("ok", run()))
+    except Exception as error:  # The parent reports it in one line, whatever it is.
+        connection.send(("error", f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"))
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    assert parent is not None, "started by the parent"
+    wait([parent.sentinel])
+    os._exit(1)
+
+
+class RankWorker:
+    """A rank and its process group."""
+
+    def __init__(self, rank: int, port: int, backend: str, device: str, timeout_s: float) -> None:
+        self.rank, self.port, self.backend, self.device = rank, port, backend, device
+        self.timeout = timedelta(seconds=timeout_s)
+
+    def take_device(self) -> None:
+        """Take a GPU; processes share GPUs if there are fewer."""
+        if self.device == "cuda":
+            torch.cuda.set_device(self.rank % torch.cuda.device_count())
+
+    def join(self, name: str, num_ranks: int) -> float:
+        """Form a group, leaving the one before; return the seconds until all have met."""
+        begin_s = time.perf_counter()
+        if dist.is_initialized():
+            leave_group(self.backend)
+        store = PrefixStore(name, TCPStore("127.0.0.1", self.port, is_master=False, timeout=self.timeout))
+        dist.init_process_group(self.backend, store=store, rank=self.rank, world_size=num_ranks, timeout=self.timeout)
+        self._meet()
+        return time.perf_counter() - begin_s
+
+    def fits(self, kernel: str, num_bytes: int, num_buffers: int) -> bool:
+        """Tell whether there is memory for the buffers; without it in mid-exchange the others would wait."""
+        made = self._make(kernel, num_bytes)
+        try:
+            return len([made.prepare() for _ in range(num_buffers)]) == num_buffers
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return False
+        finally:
+            release_memory(self.device)
+
+    def exchange(
+        self, kernel: str, num_bytes: int, num_buffers: int, num_repetitions: int
+    ) -> tuple[list[float], float]:
+        """Run a kernel repeatedly; return the seconds of each run, and the largest error in the first."""
+        made = self._make(kernel, num_bytes)
+        buffers = [made.prepare() for _ in range(num_buffers)]
+        made.run(*buffers[0])
+        error = made.error(buffers[0])
+        clock = clock_of(self.device)
+        samples_s = []
+        for turn in range(num_repetitions + 1):
+            self._meet()
+            samples_s += repeat([lambda index: made.run(*buffers[index])], turn % num_buffers, clock, HOLD_S)[0]
+        # The first is a warm-up.
+        return samples_s[1:], error
+
+    def _make(self, kernel: str, num_bytes: int) -> Exchange:
+        return EXCHANGES[kernel](self.rank, dist.get_world_size(), num_bytes // ELEMENT_BYTES, self.device)
+
+    def _meet(self) -> None:
+        dist.barrier()
+        synchronize(self.device)
+
+
+def leave_group(backend: str) -> None:
+    """Leave the process group, whose members may be dead: NCCL would wait for them unless aborted."""
+    abort = getattr(distributed_c10d, "_abort_process_group", None)
+    if backend == "nccl" and abort is not None:
+        abort()
+    else:
+        dist.destroy_process_group()

@@ -8,12 +8,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from lazsim import __version__
 from lazsim.profiling.timing import HostClock, clock_of, measure
-from lazsim.pytorch.device import DTYPES, gpu_name
-from lazsim.pytorch.memory import cache_bytes, check_memory
+from lazsim.pytorch.device import DTYPES, cache_bytes, check_memory, gpu_name
 
 PEAK_MATMUL_SIZE = {"cpu": 2048, "cuda": 8192}
 """Largest size of the square matmul whose rate counts as the device's peak."""
@@ -129,4 +129,4 @@ def _sustained_s(run: Callable[[], Any], clock: HostClock, budget_s: float) -> f
     def stage(_: int) -> None:
         run()
 
-    return measure([stage], 1, clock, budget_s, target_width=0.0).quartiles_s[1]
+    return float(np.median(measure([stage], 1, clock, budget_s, target_width=0.0)))

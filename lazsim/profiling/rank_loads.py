@@ -5,10 +5,10 @@ The load of a rank is the tokens of each of its replicas. A layer takes as long 
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,9 +21,8 @@ from lazsim.profiling.compute import Target, kernel_measurement, measure_kernel,
 from lazsim.profiling.kernels import Kernel, arrived_rows_kernel, grouped_kernel, kernels_of, own_rows_kernel
 from lazsim.profiling.machine import conditions, measure_peaks
 from lazsim.profiling.scheduler import Progress, Scheduler
-from lazsim.pytorch.device import DTYPES, choose_device, choose_dtype
+from lazsim.pytorch.device import DTYPES, check_memory, choose_device, choose_dtype
 from lazsim.pytorch.experts import use_grouped_mm
-from lazsim.pytorch.memory import check_memory
 from lazsim.specs import ModelSpec
 
 KERNELS = ("expert", "reorder")
@@ -135,19 +134,17 @@ def measure_rank_loads(
     for kernel in kernels_of(model, use_grouped_mm=False)[0]:
         if kernel.name in largest and kernel.name not in tables:
             parts += _table_parts(model, kernel, largest[kernel.name])
-    parts.sort(key=lambda part: (part.is_extra, part.size * part.is_extra))
-    for part in parts:
-        if not part.is_extra:
-            check_memory(part.label, need_of(part.kernel, part.size, target).total_bytes, target.device)
+    for _, kernel, size, label, is_required in parts:
+        if is_required:
+            check_memory(label, need_of(kernel, size, target).total_bytes, target.device)
     # The first run of a kernel may load code, which says nothing about the time of the others.
-    for kernel in {part.kernel.name: part.kernel for part in parts[::-1]}.values():
+    for kernel in {kernel.name: kernel for _, kernel, *_ in parts[::-1]}.values():
         measure_kernel(kernel, kernel.sizes[0], target, 0.0)
     measurements = [
-        kernel_measurement(
-            part.kernel, part.size, target, purpose=part.purpose, label=part.label, is_required=not part.is_extra
-        )
-        for part in parts
+        kernel_measurement(kernel, size, target, purpose=purpose, name=label, is_required=is_required)
+        for purpose, kernel, size, label, is_required in parts
     ]
+    measurements.sort(key=lambda one: 0 if one.is_required else one.size)
     points: defaultdict[Any, list[Point]] = defaultdict(list)
     scheduler.run(measurements, lambda one, point: points[one.purpose].append(point), progress)
     seconds = {purpose: median(point.time_s for point in found) for purpose, found in points.items()}
@@ -160,38 +157,29 @@ def measure_rank_loads(
     )
 
 
-class _Part(NamedTuple):
-    """A point to measure: for a load, for ``own`` rows, for a number of received rows, or for the table of a name."""
-
-    purpose: Any
-    kernel: Kernel
-    size: int
-    label: str
-    is_extra: bool = False
+_Part = tuple[Any, Kernel, int, str, bool]
+"""A point to measure: its purpose (a load, ``own`` rows, a number of received rows, or the table of a kernel), kernel,
+size and label, and whether it is required."""
 
 
-def _rank_parts(model: ModelSpec, target: Target, ranks: Sequence[RankLoad], num_tokens: int) -> Iterable[_Part]:
+def _rank_parts(model: ModelSpec, target: Target, ranks: Sequence[RankLoad], num_tokens: int) -> Iterator[_Part]:
     grouped = use_grouped_mm(model, target.device, DTYPES[target.dtype])
-
-    def experts_of(rank: RankLoad) -> Kernel:
-        return grouped_kernel(model, lambda _: rank, use_grouped_mm=grouped)
-
     for rank in ranks:
-        yield _Part(rank, experts_of(rank), sum(rank), f"a rank of {sum(rank)} tokens")
-    yield _Part("own", own_rows_kernel(model), num_tokens, f"own {num_tokens} tokens reordered")
+        experts = grouped_kernel(model, lambda _, rank=rank: rank, use_grouped_mm=grouped)  # type: ignore[misc]
+        yield rank, experts, sum(rank), f"a rank of {sum(rank)} tokens", True
+    yield "own", own_rows_kernel(model), num_tokens, f"own {num_tokens} tokens reordered", True
     arrived = arrived_rows_kernel(model, max(map(len, ranks)))
     for number in sorted(set(map(sum, ranks))):
-        yield _Part(number, arrived, number, f"{number} received tokens reordered")
+        yield number, arrived, number, f"{number} received tokens reordered", True
 
 
-def _table_parts(model: ModelSpec, kernel: Kernel, largest: int) -> Iterable[_Part]:
+def _table_parts(model: ModelSpec, kernel: Kernel, largest: int) -> Iterator[_Part]:
     """List the points of a table, each twice as large as the one before; only its ends are required."""
     # A reorder is of whole tokens.
     unit = 1 if kernel.name == "expert" else model.top_k
     sizes = [unit * 2**power for power in range(math.ceil(math.log2(max(largest / unit, 2))) + 1)]
     for size in sizes:
-        label = f"{kernel.name} of {size} tokens"
-        yield _Part(kernel.name, kernel, size, label, is_extra=size not in (sizes[0], sizes[-1]))
+        yield kernel.name, kernel, size, f"{kernel.name} of {size} tokens", size in (sizes[0], sizes[-1])
 
 
 def _check_conditions(name: str, header: Header | None, device: str, dtype: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from lazsim.costmodel.profile import Point
 from lazsim.errors import LazsimError
-from lazsim.pytorch.memory import is_out_of_memory, release_memory
+from lazsim.pytorch.device import is_out_of_memory, release_memory
 
 NUM_PASSES = 3
 """Passes through all points, as far as there is time: the speed of a shared machine changes."""
@@ -23,12 +23,11 @@ TOLERANCE = 0.2
 TRUST_S = 1.0
 """Seconds at the predicted pace that count as seen already, so that a stall in the first points does not slow all."""
 
-Progress = Callable[[Iterable[str]], Iterable[str]]
-"""A progress bar: passes names through."""
-
-
 FEWEST_RUNS = 4
 """Runs that any point takes at least: a warm-up and three repetitions."""
+
+Progress = Callable[[Iterable[str]], Iterable[str]]
+"""A progress bar: passes names through."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +48,17 @@ class Measurement:
     fewest_runs: int = FEWEST_RUNS
     prepare: Callable[[], object] = lambda: None
     """Preparations that say nothing about the time of the points, such as loading the kernel."""
-    label: str = ""
+    name: str = ""
+    """What it is called where kernel and size do not tell."""
     is_required: bool = False
     """Whether nothing can be said without it."""
     purpose: Any = None
     """What its time is for, where kernel and size do not tell."""
+
+    @property
+    def label(self) -> str:
+        """Name in a progress bar."""
+        return self.name or f"{self.kernel} {self.size}"
 
     def least_s(self, points: Sequence[Point]) -> float:
         """Predict the least that it takes, given the points of its kernel so far."""
@@ -65,46 +70,45 @@ class Measurement:
         return self.kernel, self.num_ranks, float(self.size)
 
 
-@dataclass
-class Pace:
-    """Wall time of measuring over the times that the points say: other programs use the machine too."""
+def in_proportion(size: int, num_ranks: int = 1) -> Callable[[Sequence[Point]], float]:
+    """Predict the time of a size from the last point of as many ranks, in proportion; 0 where there is none."""
 
-    wall_s: float = 0.0
-    told_s: float = 0.0
+    def predict_s(points: Sequence[Point]) -> float:
+        same = [point for point in points if point.num_ranks == num_ranks]
+        return same[-1].time_s * size / same[-1].size if same else 0.0
 
-    def add(self, wall_s: float, fixed_s: float, point: Point) -> None:
-        """Count a point that took `wall_s`, `fixed_s` of it before the first run."""
-        self.wall_s += wall_s
-        self.told_s += fixed_s + (point.num_repetitions + 1) * point.time_s
-
-    @property
-    def factor(self) -> float:
-        """Wall seconds for each predicted second.
-
-        Examples
-        --------
-        >>> pace = Pace()
-        >>> pace.add(9.0, 1.0, Point(kernel="expert", size=1, time_s=0.5, num_repetitions=3))
-        >>> pace.factor
-        2.5
-        """
-        return max(1.0, (TRUST_S + self.wall_s) / (TRUST_S + self.told_s))
+    return predict_s
 
 
 @dataclass
 class Scheduler:
-    """Measures within a budget from `begin_s` on the monotonic clock; times are predicted from all points so far."""
+    """Measures within a budget from `begin_s` on the monotonic clock; times are predicted from all points so far.
+
+    Measuring took `wall_s` where the points say `told_s`: other programs use the machine too.
+    """
 
     device: str
     budget_s: float
     begin_s: float = field(default_factory=time.monotonic)
     points: list[Point] = field(default_factory=list)
-    pace: Pace = field(default_factory=Pace)
+    wall_s: float = 0.0
+    told_s: float = 0.0
 
     @property
     def left_s(self) -> float:
         """Seconds of the budget that are left."""
         return max(self.begin_s + self.budget_s - time.monotonic(), 0.0)
+
+    @property
+    def pace(self) -> float:
+        """Wall seconds for each predicted second.
+
+        Examples
+        --------
+        >>> Scheduler("cpu", 60.0, wall_s=9.0, told_s=3.0).pace
+        2.5
+        """
+        return max(1.0, (TRUST_S + self.wall_s) / (TRUST_S + self.told_s))
 
     def run(
         self,
@@ -147,7 +151,8 @@ class Scheduler:
                 one.prepare()
                 begin_s = time.monotonic()
                 point = one.measure(self._allowance_s(turns))
-                self.pace.add(time.monotonic() - begin_s, one.fixed_s, point)
+                self.wall_s += time.monotonic() - begin_s
+                self.told_s += one.fixed_s + (point.num_repetitions + 1) * point.time_s
                 self.points.append(point)
                 keep(one, point)
             except (RuntimeError, MemoryError) as error:
@@ -163,7 +168,7 @@ class Scheduler:
         return reason
 
     def _least_s(self, one: Measurement) -> float:
-        return self.pace.factor * one.least_s([point for point in self.points if point.kernel == one.kernel])
+        return self.pace * one.least_s([point for point in self.points if point.kernel == one.kernel])
 
     def _require_time(self, required: Sequence[Measurement]) -> None:
         spent_s = time.monotonic() - self.begin_s

@@ -3,7 +3,6 @@
 import os
 import shutil
 import time
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -11,12 +10,13 @@ import torch
 
 from lazsim.capacity import MEMORY_SHARE
 from lazsim.costmodel.profile import Point
+from lazsim.costmodel.times import Floats
 from lazsim.errors import LazsimError, prefix_errors
 from lazsim.files import check_folder, scratch_folder
 from lazsim.profiling.compute import DRAW_S
-from lazsim.profiling.scheduler import FEWEST_RUNS, Measurement
-from lazsim.profiling.timing import HostClock, Timing, make_point, measure
-from lazsim.pytorch.memory import free_bytes, is_out_of_memory
+from lazsim.profiling.scheduler import FEWEST_RUNS, Measurement, in_proportion
+from lazsim.profiling.timing import HostClock, make_point, measure
+from lazsim.pytorch.device import free_bytes, is_out_of_memory
 
 STORAGE = ("checkpoint_save", "checkpoint_load")
 STORAGE_SIZES = tuple(2**power for power in range(20, 33, 2))
@@ -31,9 +31,6 @@ def storage_measurements(folder: Path) -> list[Measurement]:
 
 
 def _measurement(kernel: str, size: int, folder: Path) -> Measurement:
-    def predict_s(points: Sequence[Point]) -> float:
-        return points[-1].time_s * size / points[-1].size if points else 0.0
-
     def skip_reason() -> str | None:
         # The data that is written and that is read back, and the places where the two differ.
         if 2.25 * size > MEMORY_SHARE * free_bytes("cpu"):
@@ -45,13 +42,12 @@ def _measurement(kernel: str, size: int, folder: Path) -> Measurement:
         kernel,
         size,
         1,
-        predict_s,
+        in_proportion(size),
         partial(_measure, kernel, size, folder),
         skip_reason,
         fixed_s=size / 4 * DRAW_S["cpu"],
         # One more than warm-up and repetitions: a file is saved and compared before it is loaded.
         fewest_runs=FEWEST_RUNS + 1,
-        label=f"{kernel} {size}",
     )
 
 
@@ -60,17 +56,17 @@ def _measure(kernel: str, size: int, folder: Path, budget_s: float) -> Point:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with prefix_errors(f"{folder}"), scratch_folder(folder) as scratch:
-            timing = _time_file(kernel, size, scratch / "checkpoint", budget_s)
+            samples_s = _time_file(kernel, size, scratch / "checkpoint", budget_s)
     except (OSError, RuntimeError) as error:
         if is_out_of_memory(error):
             raise
         # When a disk fills up, torch raises an error of its own.
         why = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
         raise LazsimError(f"{folder}: cannot be written ({why}); choose another `checkpoint_path`") from None
-    return make_point(kernel, size, timing, num_buffers=1, buffers_bytes=size, moved_bytes=size)
+    return make_point(kernel, size, samples_s, num_buffers=1, buffers_bytes=size, moved_bytes=size)
 
 
-def _time_file(kernel: str, size: int, path: Path, budget_s: float) -> Timing:
+def _time_file(kernel: str, size: int, path: Path, budget_s: float) -> Floats:
     """Time saves or loads of one file.
 
     A save ends when the file system says that the data is on the disk (``fsync``). Before each load the page cache is
@@ -98,4 +94,5 @@ def _time_file(kernel: str, size: int, path: Path, budget_s: float) -> Timing:
         raise LazsimError("what was read is not what was written; check the disk")
     stages = [save] if kernel == "checkpoint_save" else [forget, load]
     left_s = budget_s - (time.perf_counter() - begin_s)
-    return measure(stages, 1, HostClock(), left_s).last_stage
+    # What comes before the last stage only prepares.
+    return measure(stages, 1, HostClock(), left_s)[:, -1:]

@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -83,34 +82,6 @@ def clock_of(device: str, num_threads: int = 0) -> HostClock:
     return ThreadClock() if num_threads == 1 else HostClock()
 
 
-@dataclass(frozen=True, eq=False)
-class Timing:
-    """Seconds of each repetition (rows) and stage (columns)."""
-
-    samples_s: Floats
-
-    @property
-    def total_s(self) -> Floats:
-        """Seconds of each repetition, all stages."""
-        return np.asarray(self.samples_s.sum(axis=1), dtype=np.float64)
-
-    @property
-    def stage_medians_s(self) -> list[float]:
-        """Median of each stage."""
-        return [float(median) for median in np.median(self.samples_s, axis=0)]
-
-    @property
-    def quartiles_s(self) -> tuple[float, float, float]:
-        """First quartile, median and third quartile of the total."""
-        first, median, third = np.quantile(self.total_s, [0.25, 0.5, 0.75])
-        return float(first), float(median), float(third)
-
-    @property
-    def last_stage(self) -> "Timing":
-        """The last stage alone, for stages before it that only prepare."""
-        return Timing(self.samples_s[:, -1:])
-
-
 def ci_width(samples_s: Floats) -> float:
     """Return the width of the 95 % confidence interval of the median, over the median.
 
@@ -136,16 +107,21 @@ def measure(
     budget_s: float,
     target_width: float = CI_WIDTH,
     now_s: Callable[[], float] = time.perf_counter,
-) -> Timing:
+) -> Floats:
     """Repeat stages at least three times, until the median's interval has its target width or the time is up.
 
     Each stage is called with the index of a buffer; buffers take turns, so that no repetition finds its data in the
     cache. The budget is wall time, whatever the clock of the device is.
+
+    Returns
+    -------
+    ndarray
+        Seconds of each repetition (rows) and stage (columns).
     """
     begin_s, turn, hold_s = now_s(), 0, 0.0
     rows: list[list[float]] = []
     for _ in range(WARM_UPS):
-        _, given_s = _repeat(stages, turn % num_buffers, clock)
+        _, given_s = repeat(stages, turn % num_buffers, clock)
         hold_s = min(HOLD_MARGIN * given_s, MOST_HOLD_S)
         turn += 1
         if now_s() - begin_s > budget_s:
@@ -153,16 +129,15 @@ def measure(
     slow = (now_s() - begin_s) / turn * BATCH > budget_s
     while len(rows) < MOST_REPETITIONS:
         for _ in range(1 if slow else BATCH):
-            rows.append(_repeat(stages, turn % num_buffers, clock, hold_s)[0])
+            rows.append(repeat(stages, turn % num_buffers, clock, hold_s)[0])
             turn += 1
-        samples_s = np.array(rows)
-        enough = len(rows) >= BATCH and ci_width(samples_s.sum(axis=1)) <= target_width
+        enough = len(rows) >= BATCH and ci_width(np.sum(rows, axis=1)) <= target_width
         if enough or (len(rows) >= 3 and now_s() - begin_s >= budget_s):
             break
-    return Timing(np.array(rows))
+    return np.array(rows)
 
 
-def _repeat(
+def repeat(
     stages: Sequence[Callable[[int], None]], buffer: int, clock: HostClock, hold_s: float = 0.0
 ) -> tuple[list[float], float]:
     """Run stages once; return the seconds of each, and the seconds that the host took to give them to the device."""
@@ -178,10 +153,14 @@ def _repeat(
 
 
 def make_point(
-    kernel: str, size: int, timing: Timing, peaks: Any = None, *, stages_s: Sequence[float] = (), **fields: Any
+    kernel: str, size: int, samples_s: Floats, peaks: Any = None, *, stages_s: Sequence[float] = (), **fields: Any
 ) -> Point:
-    """Put a point together from what was timed: medians of the stages, and shares of the `peaks`, as of a `Header`."""
-    first_s, median_s, third_s = timing.quartiles_s
+    """Put a point together from the seconds of each repetition and stage.
+
+    It has the medians of the stages that are given, and its shares of the `peaks`, as of a `Header`.
+    """
+    total_s = samples_s.sum(axis=1)
+    first_s, median_s, third_s = np.quantile(total_s, [0.25, 0.5, 0.75]).tolist()
     forward_s, backward_s = [*stages_s, 0.0, 0.0][:2]
     matmul_s = fields.get("flop", 0.0) / peaks.matmul_flop_per_s if peaks is not None else 0.0
     copy_s = fields.get("moved_bytes", 0.0) / peaks.copy_bytes_per_s if peaks is not None else 0.0
@@ -194,8 +173,8 @@ def make_point(
         time_q75_s=third_s,
         forward_s=forward_s,
         backward_s=backward_s,
-        median_ci_share=ci_width(timing.total_s),
-        num_repetitions=len(timing.samples_s),
+        median_ci_share=ci_width(total_s),
+        num_repetitions=len(samples_s),
         matmul_peak_share=matmul_s / median_s,
         copy_peak_share=copy_s / median_s,
         roofline_share=max(matmul_s, copy_s) / median_s,

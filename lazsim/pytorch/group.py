@@ -1,17 +1,221 @@
-"""A communicator among ranks: by gloo, and by NCCL for tensors on GPUs if each rank has its own GPU."""
+"""A communicator among ranks, whose calls can be aborted: by gloo through the host's memory, by NCCL between GPUs."""
 
+import contextlib
+import os
+import socket
 import threading
+import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any, Literal
 
 import torch
+import torch.distributed
 from torch import Tensor
 
 from lazsim.pytorch.device import Device, each_has_its_own
-from lazsim.pytorch.transports import TIMEOUT, Gloo, Nccl, Transport, dist
+
+dist: Any = torch.distributed
+"""Its stubs lack process groups beside the global one."""
+
+TIMEOUT = timedelta(seconds=60)
+"""Time after which a collective gives up by itself; the coordinator hears of failures long before."""
 
 MEET_S = 3 * TIMEOUT.total_seconds()
 """Longest time in which ranks meet: the store, gloo and NCCL wait for a third of it each."""
+
+PATIENCE = timedelta(milliseconds=50)
+"""Interval at which a rank that waits for gloo looks whether it was aborted."""
+
+POLL_S = 2e-5
+"""Interval at which a rank looks whether a collective of NCCL is done."""
+
+CLOSE_S = 1.0
+"""Longest wait for the end of NCCL's connections."""
+
+
+class Transport(ABC):
+    """Exchanges of one group, of tensors on `device`; every call raises RuntimeError when a rank is lost or aborts."""
+
+    device: torch.device
+
+    def __init__(self) -> None:
+        self._group: Any = None
+        self._is_aborted = False
+
+    @abstractmethod
+    def meet(self, meeting: Any, rank: int, size: int, host: str) -> None:
+        """Connect to the other ranks."""
+
+    def all_reduce(self, tensor: Tensor) -> None:
+        """Sum a tensor in place."""
+        self._wait(self._connected.allreduce([tensor]))
+
+    def all_to_all(self, received: Tensor, rows: Tensor, counts_out: list[int], counts_in: list[int]) -> None:
+        """Exchange rows."""
+        self._wait(self._connected.alltoall_base(received, rows, counts_out, counts_in))
+
+    @property
+    def _connected(self) -> Any:
+        if self._group is None or self._is_aborted:
+            raise RuntimeError("the group is closed")
+        return self._group
+
+    @abstractmethod
+    def _wait(self, work: Any) -> None:
+        """Wait for a collective."""
+
+    @abstractmethod
+    def abort(self) -> None:
+        """Make a call that waits in another thread fail."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close the connections."""
+
+
+class Gloo(Transport):
+    """Exchanges of one group by gloo."""
+
+    device = torch.device("cpu")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_stuck = False
+        """Whether a call still waits. The thread that drops the group would wait with it, until the call gives up."""
+        self._sockets_before = _sockets()
+
+    def meet(self, meeting: Any, rank: int, size: int, host: str) -> None:
+        """Connect to the other ranks."""
+        options = dist.ProcessGroupGloo._Options()
+        options._devices = [dist.ProcessGroupGloo.create_device(hostname=host)]
+        options._timeout = TIMEOUT
+        self._group = dist.ProcessGroupGloo(meeting, rank, size, options)
+
+    def _wait(self, work: Any) -> None:
+        """Wait for a collective, or until it is aborted: gloo sometimes misses the end of a connection."""
+        while True:
+            try:
+                work.wait(PATIENCE)
+                return
+            except RuntimeError:
+                if work.is_completed():
+                    # It may have ended well just after this wait did; if not, this raises the reason.
+                    work.wait()
+                    return
+                if self._is_aborted:
+                    self.is_stuck = True
+                    raise
+
+    def abort(self) -> None:
+        """Make a call that waits in another thread fail, here and then on all others.
+
+        Gloo's own ``abort`` leaves a waiting call waiting; it reacts to the end of a connection.
+        """
+        self._is_aborted = True
+        for inode, descriptor in _sockets().items():
+            if inode not in self._sockets_before:
+                _shut_down(descriptor)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._group = None
+
+
+def _sockets() -> dict[str, int]:
+    """Return the sockets of this process: descriptor by inode."""
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            target = os.readlink(f"/proc/self/fd/{name}")
+        except OSError:
+            continue
+        if target.startswith("socket:"):
+            found[target] = int(name)
+    return found
+
+
+def _shut_down(descriptor: int) -> None:
+    try:
+        with socket.socket(fileno=os.dup(descriptor)) as connection:
+            if connection.family in (socket.AF_INET, socket.AF_INET6):
+                # A listening socket has no peer and stays: gloo ends the process when it breaks.
+                connection.getpeername()
+                connection.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        pass
+
+
+class Nccl(Transport):
+    """Exchanges of one group by NCCL, whose ranks have a GPU each.
+
+    Data from a rank that has aborted may be anything, without an error at once. So every message that decides how the
+    job goes on goes by gloo, and confirms the data that came by NCCL before.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__()
+        self.device = device
+
+    def meet(self, meeting: Any, rank: int, size: int, host: str) -> None:
+        """Connect to the other ranks."""
+        survive_failed_collectives()
+        if host.startswith("127."):
+            os.environ.setdefault("NCCL_SOCKET_IFNAME", "lo")
+        options = dist.ProcessGroupNCCL.Options()
+        options._timeout = TIMEOUT
+        self._group = dist.ProcessGroupNCCL(meeting, rank, size, options)
+        # NCCL connects ranks in their first collective.
+        self.all_reduce(torch.zeros(1, device=self.device))
+
+    def _wait(self, work: Any) -> None:
+        """Wait until a collective is done: NCCL's own ``wait`` only makes the stream wait."""
+        deadline_s = time.monotonic() + TIMEOUT.total_seconds()
+        try:
+            work.wait()
+            done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            done.record(torch.cuda.current_stream(self.device))
+            while not (self._is_aborted or done.query()):  # type: ignore[no-untyped-call]
+                if time.monotonic() > deadline_s:
+                    raise RuntimeError(f"ranks did not exchange in {TIMEOUT.total_seconds():.0f} s")
+                time.sleep(POLL_S)
+            if self._is_aborted:
+                raise RuntimeError("called away from a collective")
+        except RuntimeError:
+            self.abort()
+            raise
+
+    def abort(self) -> None:
+        """Make a call that waits in another thread fail, and end its work on the GPU."""
+        self._start_abort()
+
+    def close(self) -> None:
+        """Close the connections; all ranks have met since their last collective, or one is lost."""
+        thread = self._start_abort()
+        self._group = None
+        thread.join(CLOSE_S)
+
+    def _start_abort(self) -> threading.Thread:
+        """Abort in another thread: it may take long, and the thread that drops the group last waits with it."""
+        self._is_aborted = True
+        thread = threading.Thread(target=_abort, args=(self._group,), daemon=True)
+        thread.start()
+        return thread
+
+
+def _abort(group: Any) -> None:
+    with contextlib.suppress(RuntimeError):
+        if group is not None:
+            group.abort()
+
+
+def survive_failed_collectives() -> None:
+    """Keep this process alive when it loses a peer of its NCCL group: by default, and under torchrun, torch ends it."""
+    os.environ["TORCH_NCCL_ASYNC_ERROR_HANDLING"] = "0"
+    # Torch's monitors of groups would end the process too, and block the thread that drops a group.
+    os.environ["TORCH_NCCL_ENABLE_MONITORING"] = "0"
+    os.environ["TORCH_NCCL_DUMP_ON_TIMEOUT"] = "0"
 
 
 class Group:

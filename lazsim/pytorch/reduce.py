@@ -34,21 +34,19 @@ def piece(size: int, num_pieces: int, index: int) -> slice:
 
 
 class ExpertReduction:
-    """Sums gradients over replicas for one placement; `sizes` are the parameters of each expert."""
+    """Sums gradients over replicas for one placement; `size` is the number of an expert's parameters."""
 
-    def __init__(self, group: Group, holders: Holders, sizes: Mapping[ExpertKey, int]) -> None:
+    def __init__(self, group: Group, holders: Holders, size: int) -> None:
         self._group = group
-        rank = group.rank
-        # For each rank: its pieces of the experts held here, and the pieces owned here of experts that it holds.
-        self._theirs: list[list[tuple[ExpertKey, slice]]] = [[] for _ in range(group.size)]
-        self._mine: list[list[tuple[ExpertKey, slice]]] = [[] for _ in range(group.size)]
-        for key in sorted(key for key, ranks in holders.items() if rank in ranks and len(ranks) > 1):
-            ranks = holders[key]
-            own = piece(sizes[key], len(ranks), ranks.index(rank))
-            for index, other in enumerate(ranks):
-                if other != rank:
-                    self._theirs[other].append((key, piece(sizes[key], len(ranks), index)))
-                    self._mine[other].append((key, own))
+        held = sorted(key for key, ranks in holders.items() if group.rank in ranks)
+
+        def pieces(other: int, owner: int) -> list[tuple[ExpertKey, slice]]:
+            """Return an owner's pieces of the experts that this rank shares with another."""
+            shared = [key for key in held if other in holders[key] and other != group.rank]
+            return [(key, piece(size, len(holders[key]), holders[key].index(owner))) for key in shared]
+
+        self._theirs = [pieces(other, other) for other in range(group.size)]
+        self._mine = [pieces(other, group.rank) for other in range(group.size)]
 
     def __call__(self, gradients: Mapping[ExpertKey, Tensor]) -> None:
         """Replace own gradients by their sums over all holders."""
@@ -64,12 +62,8 @@ def exchange_pieces(
 ) -> list[tuple[ExpertKey, slice, Tensor]]:
     """Send pieces of flat tensors to each rank, and return those due from each rank; `empty` gives type and device."""
     rows = [tensors[key][part] for to_rank in sent for key, part in to_rank]
-    counts_in, counts_out = ([sum(_length(part) for _, part in of_rank) for of_rank in side] for side in (sent, due))
+    counts_in, counts_out = ([sum(part.stop - part.start for _, part in one) for one in side] for side in (sent, due))
     received = group.all_to_all(torch.cat([empty, *rows]), counts_in, counts_out)
     pieces = [one for from_rank in due for one in from_rank]
-    values = torch.split(received, [_length(part) for _, part in pieces])
+    values = torch.split(received, [part.stop - part.start for _, part in pieces])
     return [(key, part, value) for (key, part), value in zip(pieces, values, strict=True)]
-
-
-def _length(part: slice) -> int:
-    return int(part.stop - part.start)
