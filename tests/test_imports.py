@@ -71,10 +71,13 @@ def module_of(name: str) -> str:
     return name
 
 
+NAMES = {module: imported_names(path) for module, path in SOURCES.items()}
+"""What each module imports. All are read at once: files may change while tests run."""
+
 IMPORTS = {
-    module: {module_of(name) for name in imported_names(path) if name.split(".")[0] == "lazsim"} - {module}
+    module: {module_of(name) for name in names if name.split(".")[0] == "lazsim"} - {module}
     # The names of lazsim itself are a table: each is imported when it is first used.
-    for module, path in SOURCES.items()
+    for module, names in NAMES.items()
     if module != "lazsim"
 }
 """Modules that each module imports, however it does."""
@@ -138,11 +141,7 @@ def test_no_packages_import_each_other():
     ],
 )
 def test_each_heavy_library_is_imported_in_its_package_only(library, packages):
-    users = {
-        package(module)
-        for module, path in SOURCES.items()
-        if any(name.split(".")[0] == library for name in imported_names(path))
-    }
+    users = {package(module) for module, names in NAMES.items() if any(name.split(".")[0] == library for name in names)}
     assert users <= packages
 
 

@@ -2,14 +2,16 @@
 
 import json
 
+import msgspec
 import numpy as np
 import pytest
 
-from lazsim.costmodel.profile import CATALOG, read_profile, require_header, save_profile
+from lazsim.costmodel.profile import CATALOG, Point, read_profile, require_header, save_profile
 from lazsim.errors import InfeasiblePlanError
 from lazsim.output.run import run_files
 from lazsim.reliability.comparison import compare_plans
 from lazsim.reliability.task import build_task
+from lazsim.specs import ModelSpec, load_spec
 from lazsim.study.notes import count_notes, profile_notes
 from lazsim.study.sensitivity import sensitivity
 from lazsim.study.simulation import simulate
@@ -168,6 +170,15 @@ def test_a_profile_that_lacks_sizes_or_kernels_of_a_run_says_which(tmp_path):
         f"{path}: a run takes analytic times for dense: measure two sizes or more of head",
         f"{path}: a run takes analytic times for reorder: measure two sizes or more of reorder",
     ]
+
+
+def test_a_profile_of_blocks_that_none_can_have_says_so(tmp_path):
+    # Nemotron has Mamba-2 blocks, and a shared expert that is wider than its others.
+    model, path = load_spec(ModelSpec, "nemotron-3-nano"), tmp_path / "part.csv"
+    header = msgspec.structs.replace(require_header(read_profile(CATALOG / "epyc-2cores" / "gpt-s.csv")), model=model)
+    save_profile(path, header, [Point(kernel="optimizer", size=size, time_s=size * 1e-9) for size in (1, 2**40)])
+    note, *_ = profile_notes(path, "nemotron-3-nano")
+    assert note == f"{path}: a run takes analytic times for dense: no profile has state_space, shared_experts"
 
 
 @pytest.mark.parametrize(

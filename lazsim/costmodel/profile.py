@@ -143,7 +143,7 @@ class Profile:
         """Return the points of one kernel by size, those over the most processes."""
         points = [point for point in self.points if point.kernel == kernel]
         most = max((point.num_ranks for point in points), default=1)
-        kept = points if SIZE_UNITS[kernel] == "ranks" else [point for point in points if point.num_ranks == most]
+        kept = points if SIZE_UNITS.get(kernel) == "ranks" else [point for point in points if point.num_ranks == most]
         return sorted(kept, key=lambda point: point.size)
 
     def to_json(self) -> dict[str, Any]:

@@ -6,8 +6,8 @@ A checkpoint counts once its ``complete.json``, which is written last, exists.
 import io
 import re
 import shutil
-import threading
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -49,39 +49,30 @@ class BackgroundWriter:
     """Copies and writes values in a thread of its own, one save after the other."""
 
     def __init__(self) -> None:
-        self._thread: threading.Thread | None = None
-        self._error: Exception | None = None
-        self._is_copied = threading.Event()
-        self._is_copied.set()
+        self._thread = ThreadPoolExecutor(max_workers=1)
+        self._copied = self._written = self._thread.submit(lambda: None)
 
     def start(self, values: Mapping[Key, Tensor], write: Callable[[Mapping[Key, Tensor]], None]) -> None:
-        """Begin to copy values, and to write the copies after that; all before is written."""
-        assert self._thread is None, "one thing is written at a time"
-        self._is_copied.clear()
-        self._thread = threading.Thread(target=self._run, args=(values, write), daemon=True)
-        self._thread.start()
+        """Begin to copy values, and to write the copies after that."""
+        copies: list[dict[Key, Tensor]] = []
 
-    def _run(self, values: Mapping[Key, Tensor], write: Callable[[Mapping[Key, Tensor]], None]) -> None:
-        try:
-            copies = {key: value.detach().clone() for key, value in values.items()}
-            self._is_copied.set()
-            write(copies)
-        except Exception as error:
-            self._error = error
-        finally:
-            self._is_copied.set()
+        def copy() -> None:
+            copies.append({key: value.detach().clone() for key, value in values.items()})
+
+        def save() -> None:
+            copied.result()
+            write(copies.pop())
+
+        copied = self._copied = self._thread.submit(copy)
+        self._written = self._thread.submit(save)
 
     def wait_for_copy(self) -> None:
         """Wait until the values may change."""
-        self._is_copied.wait()
+        self._copied.exception()
 
     def wait(self) -> None:
         """Wait until all is written; raise the error that kept it from that."""
-        if self._thread is not None:
-            self._thread.join()
-        self._thread = None
-        if self._error is not None:
-            raise self._error
+        self._written.result()
 
 
 def job_hash(spec: LiveSpec) -> str:

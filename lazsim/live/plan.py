@@ -78,28 +78,20 @@ def plan_generation(
             rank = {worker: rank for rank, worker in enumerate(members_before)}
             order = np.argsort([rank.get(workers[index], len(rank)) for index in chosen_N], kind="stable")
         senders = [index for index in binding.order_H[num_ranks:].tolist() if holds[index]]
-    members = chosen_N[order].tolist() + senders
-    group_N = system.layout(costs, np.arange(num_ranks)).group_N
-    generation = GenerationPlan(
-        source=decision.source,
-        step=step,
-        members=[workers[index].name for index in members],
-        num_ranks=num_ranks,
-        holds=[holds[index] for index in members],
-        slots=plan.slots_LNS[:, order].tolist(),
-        groups=None if group_N is None else group_N.tolist(),
-        padded=system.padded,
-        sequences=_sequences(global_batch, num_ranks, range(num_ranks)),
-        saves_behind=_saves_behind(system, costs),
-    )
+    chosen = chosen_N[order].tolist() + senders
+    members = [workers[index] for index in chosen]
     made = Planned(num_ranks, step, lambda _num_nodes, _step: plan)
     now_held = Held.full([workers[index] for index in chosen_N], made)
-    return NextGeneration([workers[index] for index in members], now_held, generation, busiest_bytes)
+    generation = _generation(
+        system, costs, decision.source, step, members, [holds[index] for index in chosen],
+        plan.slots_LNS[:, order], now_held, global_batch,
+    )  # fmt: skip
+    return NextGeneration(members, now_held, generation, busiest_bytes)
 
 
 def _plan_going_on(system: System, costs: CostModel, held: Held, reached: Reached, global_batch: int) -> NextGeneration:
-    """Plan a generation whose ranks keep their places, or take free ones: nobody trains the sequences of the others."""
-    members, plan, seats = list(held.nodes), held.plan, list(held.seats)
+    """Plan a generation whose ranks keep their places, or take free ones."""
+    members, plan = list(held.nodes), held.plan
     assert plan is not None, "some nodes hold states"
     step, holds = agree_on_step([worker.held for worker in members], partial(_are_complete, costs), reached)
     assert _are_complete(costs, holds), "those that keep their places hold all"
@@ -107,31 +99,37 @@ def _plan_going_on(system: System, costs: CostModel, held: Held, reached: Reache
     moved = migrate(
         _experts_LEH(costs, holds), plan.holds_LEN, model.expert_state_bytes, has_dense, model.dense_state_bytes
     )
-    group_N = system.layout(costs, np.arange(held.num_seats)).group_N
-    generation = GenerationPlan(
-        source="peers",
-        step=step,
-        members=[worker.name for worker in members],
-        num_ranks=len(members),
-        holds=holds,
-        slots=plan.slots_LNS.tolist(),
-        groups=None if group_N is None else group_N[seats].tolist(),
-        padded=system.padded,
-        sequences=_sequences(global_batch, held.num_seats, seats),
-        saves_behind=_saves_behind(system, costs),
-    )
     busiest_bytes = float(max(moved.bytes_NN.sum(axis=0).max(), moved.bytes_NN.sum(axis=1).max()))
+    generation = _generation(system, costs, "peers", step, members, holds, plan.slots_LNS, held, global_batch)
     return NextGeneration(members, held, generation, busiest_bytes)
 
 
-def _sequences(global_batch: int, num_places: int, places: Sequence[int]) -> list[list[int]]:
-    """Return the sequences of the global batch that the rank in each of some places trains."""
-    return [list(range(global_batch)[piece(global_batch, num_places, place)]) for place in places]
-
-
-def _saves_behind(system: System, costs: CostModel) -> bool:
-    """Tell whether a system writes checkpoints beside training."""
-    return system.save(costs, step_s=0.0).persist_s > 0
+def _generation(
+    system: System,
+    costs: CostModel,
+    source: str,
+    step: int,
+    members: Sequence[WorkerConnection],
+    holds: list[Blocks],
+    slots_LNS: Ints,
+    held: Held,
+    global_batch: int,
+) -> GenerationPlan:
+    """Put a plan together; nobody trains the sequences of places in `held` that no rank has."""
+    seats, group_N = list(held.seats), system.layout(costs, np.arange(held.num_seats)).group_N
+    return GenerationPlan(
+        source=source,
+        step=step,
+        members=[worker.name for worker in members],
+        num_ranks=len(seats),
+        holds=holds,
+        slots=slots_LNS.tolist(),
+        groups=None if group_N is None else group_N[seats].tolist(),
+        padded=system.padded,
+        sequences=[list(range(global_batch)[piece(global_batch, held.num_seats, seat)]) for seat in seats],
+        # It writes checkpoints beside training.
+        saves_behind=system.save(costs, step_s=0.0).persist_s > 0,
+    )
 
 
 def hold_everything(costs: CostModel, workers: Sequence[WorkerConnection], reached: Reached) -> bool:

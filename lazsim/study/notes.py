@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from lazsim.costmodel.measured import MeasuredCommunication, MeasuredCompute, missing_kernels
-from lazsim.costmodel.profile import BARE_KERNELS
+from lazsim.costmodel.profile import BARE_KERNELS, SIZE_UNITS
 from lazsim.costmodel.recovery_times import restart_s
 from lazsim.engine.simulate import SystemRun, simulate_system
 from lazsim.engine.systems import DEFAULT_SYSTEMS
@@ -85,7 +85,7 @@ def profile_notes(path: Path, model: str) -> list[str]:
     profile, spec, cluster = first.load_profile(), first.model, first.cluster
     assert profile is not None, "the scenario has a profile"
     notes = [
-        f"{path}: a run takes analytic times for {part}: measure two sizes or more of {', '.join(kernels)}"
+        f"{path}: a run takes analytic times for {part}: {_lack(kernels)}"
         for part, kernels in missing_kernels(profile, spec).items()
     ]
     trace = build_trace([Event(0.0, "add", f"node{index}") for index in range(cluster.num_nodes)])
@@ -98,6 +98,13 @@ def profile_notes(path: Path, model: str) -> list[str]:
         except InfeasiblePlanError:
             continue
     return notes
+
+
+def _lack(kernels: Sequence[str]) -> str:
+    """Say what a profile lacks: kernels that can be measured, or those that none can have."""
+    if never := [kernel for kernel in kernels if kernel not in SIZE_UNITS]:
+        return f"no profile has {', '.join(never)}"
+    return f"measure two sizes or more of {', '.join(kernels)}"
 
 
 def count_notes(notes_by_run: Sequence[Iterable[str]]) -> tuple[str, ...]:
