@@ -14,7 +14,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from lazsim.placement.expert_parallel import place_ep
 from lazsim.pytorch.experts import expert
-from lazsim.pytorch.transformer import Layout, Transformer, dense_shapes, expert_shapes, replicas_on_ranks
+from lazsim.pytorch.transformer import Layout, Transformer, dense_shapes, expert_shapes
 from lazsim.specs import ModelSpec, load_spec
 
 NO_KERNEL = {
@@ -83,7 +83,7 @@ def count_step(num_layers: int, *, padded: bool) -> tuple[int, int, int]:
     experts = {(layer, one): draw(expert_shapes(model)) for layer in range(num_layers) for one in range(4)}
     plan = place_ep(num_layers, 4, 1, 1, 4)
     group = np.zeros(1, dtype=np.int64) if padded else None
-    layout = Layout(replicas_on_ranks(plan.slots_LNS, 4), group, padded)
+    layout = Layout(plan.replicas_LEN, group, padded)
     transformer = Transformer(model, 4, dense, experts, Alone(), layout)  # type: ignore[arg-type]
     sequences = torch.randint(model.vocab_size, (8, model.sequence_length + 1))
     passes = count_passes(lambda: transformer.loss(sequences, 8, 0.01))

@@ -263,7 +263,7 @@ def test_skew_is_measured_and_predicted(lazsim, tmp_path, quickly_measured):
 
 def test_loads_of_virtual_ranks_add_up():
     pytest.importorskip("torch", reason="needs torch: pip install 'lazsim[live]'")
-    from lazsim.profiling.skew import allocated_loads, even_loads, skewed_loads
+    from lazsim.profiling.ranks import allocated_loads, even_loads, skewed_loads
 
     load_E = skewed_loads(8, 4.0, 4096)
     assert (int(load_E[0]), int(load_E.sum())) == (2048, 4096)

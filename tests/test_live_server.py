@@ -205,15 +205,15 @@ WRONG = {
     "no JSON": b"",
     "half": b'{"type":',
     "nested": b'{"type":"Heartbeat","x":' + b"[" * 20000 + b"]" * 20000 + b"}",
-    "nested where a number is due": b'{"type":"Ready","generation":' + b"[" * 20000 + b"]" * 20000 + b"}",
+    "nested where a number is due": b'{"type":"Reached","generation":' + b"[" * 20000 + b"]" * 20000 + b"}",
     "not UTF-8": b'{"type":"Left","generation":1,"held":{},"error":"\xff\xfe"}',
     "not UTF-8 in a name": b'{"type":"\xff"}',
     "unknown": text("Overthrow"),
     "of a controller": text("Stop", reason="because"),
-    "without its fields": text("Ready"),
-    "a text for a number": text("Ready", generation="one"),
-    "a negative number": text("Ready", generation=-1),
-    "5,000 digits": b'{"type":"Ready","generation":' + b"9" * 5000 + b"}",
+    "without its fields": text("Reached", stage="ready"),
+    "a text for a number": text("Reached", stage="ready", generation="one"),
+    "a negative number": text("Reached", stage="ready", generation=-1),
+    "5,000 digits": b'{"type":"Reached","generation":' + b"9" * 5000 + b"}",
     "1e999": b'{"type":"CheckpointWritten","generation":1,"step":1,"seconds":1.0,"stall_s":1e999}',
     "a step of 2^60": text("CheckpointWritten", generation=1, step=2**60, seconds=1.0, stall_s=1.0),
     "a block that the model lacks": text("Left", generation=1, held=HELD | {"blocks": [9]}),
@@ -221,7 +221,8 @@ WRONG = {
     "a layer too few": text("StepDone", **STEP | {"loads": LOADS[:1]}),
     "a token too few in a layer": text("StepDone", **STEP | {"loads": [[95, 0, 0, 0], [96, 0, 0, 0]]}),
     "a token too many": text("StepDone", **STEP | {"loads": [[97, 0, 0, 0], [96, 0, 0, 0]]}),
-    "a backend that torch lacks": text("Connected", generation=1, backend="pigeon"),
+    "a stage that does not exist": text("Reached", stage="asleep", generation=1),
+    "a backend that torch lacks": text("Reached", stage="connected", generation=1, backend="pigeon"),
     "a note of a megabyte": text("Note", generation=1, key="k", value=base64.b64encode(b"x" * 2**20).decode()),
     "a line without an end": b"x" * 2**20,
 }
@@ -236,11 +237,11 @@ def test_a_peer_with_the_secret_that_sends_nonsense_is_dropped_and_the_others_st
         bad.say_raw(body)
         assert await is_cut_off(bad.reader)
         await until(lambda: [worker.name for worker in server.workers] == ["good"])
-        good.say(messages.Ready(1))
+        good.say(messages.Reached(1, "ready"))
         await until(lambda: server._handler.messages)
 
     seen = serve(script)
-    assert (seen.left[0], seen.messages) == ("bad", [("good", messages.Ready(1))])
+    assert (seen.left[0], seen.messages) == ("bad", [("good", messages.Reached(1, "ready"))])
 
 
 def test_every_true_message_fits_and_is_taken():
@@ -269,11 +270,11 @@ def test_a_peer_that_floods_the_controller_takes_turns_with_the_others():
         await flood.join(server, "flood")
         await other.join(server, "other")
         for _ in range(5000):
-            flood.say(messages.Ready(1))
-        other.say(messages.Ready(2))
+            flood.say(messages.Reached(1, "ready"))
+        other.say(messages.Reached(2, "ready"))
         handled = server._handler.messages
-        await until(lambda: ("other", messages.Ready(2)) in handled, 20)
-        assert handled.index(("other", messages.Ready(2))) < 2500
+        await until(lambda: ("other", messages.Reached(2, "ready")) in handled, 20)
+        assert handled.index(("other", messages.Reached(2, "ready"))) < 2500
 
     serve(script)
 

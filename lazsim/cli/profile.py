@@ -267,7 +267,7 @@ def skew(out: Path | None, as_json: bool, **settings: Any) -> None:
     """
     _require_torch()
     from lazsim.output.profile import skew_files, skew_parts
-    from lazsim.profiling.skew import SkewOptions, measure_skew
+    from lazsim.profiling.ranks import SkewOptions, measure_skew
 
     result = measure_skew(SkewOptions(**settings), _measuring)
     show(result, (), skew_parts, as_json=as_json, out=out, files=skew_files)

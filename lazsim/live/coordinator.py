@@ -170,12 +170,10 @@ class Coordinator:
         match message:
             case messages.Left() if message.generation == worker.generation:
                 # A worker that had left by itself gives its error only in the first of its reports.
-                worker.held, worker.idle, worker.error = message.held, True, message.error or worker.error
-            case messages.Connected():
-                worker.connected = message.generation
+                worker.held, worker.stage, worker.error = message.held, "idle", message.error or worker.error
+            case messages.Reached() if message.generation == worker.generation:
+                worker.stage = message.stage
                 self.record.exchanged_by.add(message.backend)
-            case messages.Ready():
-                worker.ready = message.generation
             case messages.Note() if worker in self._members and message.generation == self._generation:
                 self._pass_on(worker, message)
             case messages.StepDone() if self._is_next_step(worker, message):
@@ -336,17 +334,17 @@ class Coordinator:
         self._saves.clear()
         self._plan, self._members, self._failed_s, self._known_s = plan, members, None, None
         for member in members:
-            member.idle, member.generation, member.error, member.num_notes = False, self._generation, "", 0
+            member.stage, member.generation, member.error, member.num_notes = "entered", self._generation, "", 0
             member.send(messages.StartGeneration(self._generation, plan, reuse))
         await self._emit("entered")
-        if not await self._wait_for_members(lambda worker: worker.connected == self._generation):
+        if not await self._wait_for_members("connected", "ready"):
             return False
         recovery.rebuild_s += self.now_s() - begun_s
         await self._emit("rebuilt")
         if from_peers and cause != "rebalance":
             record.enter("transfer")
         begun_s = self.now_s()
-        if not await self._wait_for_members(lambda worker: worker.ready == self._generation):
+        if not await self._wait_for_members("ready"):
             return False
         recovery.transfer_s += self.now_s() - begun_s
         await self._emit("ready")
@@ -377,23 +375,24 @@ class Coordinator:
         record.state()
         record.enter("compute")
 
-    async def _wait_for_members(self, condition: Callable[[WorkerConnection], bool]) -> bool:
-        """Wait until a condition holds for all members; return whether it does."""
-        await self.server.wait_until(
-            lambda: self._is_broken() or all(condition(member) for member in self._members), PREPARE_TIMEOUT_S
-        )
+    async def _wait_for_members(self, *stages: str) -> bool:
+        """Wait until all members are at one of some stages; return whether they are."""
+        await self.server.wait_until(lambda: self._is_broken() or self._are_at(*stages), PREPARE_TIMEOUT_S)
         if not self._is_broken():
-            self._disconnect_unless(condition)
+            self._disconnect_unless(*stages)
         return self.server.stopped is None and not self._is_broken()
 
-    def _disconnect_unless(self, condition: Callable[[WorkerConnection], bool]) -> None:
+    def _are_at(self, *stages: str) -> bool:
+        return all(member.stage in stages for member in self._members)
+
+    def _disconnect_unless(self, *stages: str) -> None:
         """Count members that are too slow as dead."""
         for member in self._members:
-            if not condition(member):
+            if member.stage not in stages:
                 member.disconnect()
 
     def _is_broken(self) -> bool:
-        return any(not member.alive or member.idle for member in self._members)
+        return any(not member.alive or member.stage == "idle" for member in self._members)
 
     # Training, and its end.
 
@@ -448,7 +447,7 @@ class Coordinator:
     async def _end_generation(self) -> None:
         """Bring all members out of the generation, and learn what each holds."""
         if self._pause_cause or self._is_finished():
-            await self.server.wait_until(lambda: self._has_failed() or self._all_are_idle())
+            await self.server.wait_until(lambda: self._has_failed() or self._are_at("idle"))
             if not self._has_failed():
                 self.step = max([self.step, *(member.held.step for member in self._members)])
                 await self._emit("paused")
@@ -473,9 +472,9 @@ class Coordinator:
         await self._emit("failed")
         for member in self._members:
             member.send(messages.Abort(self._generation))
-        await server.wait_until(self._all_are_idle, LEAVE_TIMEOUT_S)
-        self._disconnect_unless(lambda member: member.idle)
-        await server.wait_until(self._all_are_idle)
+        await server.wait_until(lambda: self._are_at("idle"), LEAVE_TIMEOUT_S)
+        self._disconnect_unless("idle")
+        await server.wait_until(lambda: self._are_at("idle"))
         lost = [member.name for member in self._members if not member.alive]
         num_lost = len(lost)
         recovery.age_s = record.youngest_s(lost)
@@ -486,14 +485,11 @@ class Coordinator:
             error = next((member.error for member in self._members if member.error), "no error given")
             self.stop(f"{MAX_FAILED_ATTEMPTS} attempts to go on failed in a row with no dead worker; the last: {error}")
 
-    def _all_are_idle(self) -> bool:
-        return all(member.idle for member in self._members)
-
     def _has_failed(self) -> bool:
         return any(not member.alive or member.error for member in self._members)
 
     def _is_finished(self) -> bool:
         """Tell whether a rank has done the last step."""
         last = self.spec.num_steps
-        members = [member for member in self._members if member.alive and member.idle]
+        members = [member for member in self._members if member.alive and member.stage == "idle"]
         return last is not None and any(member.held.step >= last for member in members)

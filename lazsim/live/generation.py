@@ -16,19 +16,15 @@ from torch import Tensor
 
 from lazsim.live import messages
 from lazsim.live.checkpoint import BackgroundWriter, load_blocks, save_blocks
-from lazsim.live.controller_client import (
-    RECONNECT_TIMEOUT_S,
-    WELCOME_TIMEOUT_S,
-    ControllerClient,
-    DisconnectedError,
-)
+from lazsim.live.controller_client import RECONNECT_TIMEOUT_S, WELCOME_TIMEOUT_S, ControllerClient, DisconnectedError
 from lazsim.live.messages import SECRET_VARIABLE, LiveError, StartGeneration, Stop, Welcome
 from lazsim.live.state import DENSE, Key, TrainingState, all_keys, initial_values
 from lazsim.live.text import load_text
 from lazsim.live.trainer import Trainer
+from lazsim.placement.plan import PlacementPlan
 from lazsim.pytorch.device import is_out_of_memory, take_device
 from lazsim.pytorch.group import TIMEOUT, Group, dist
-from lazsim.pytorch.transformer import Layout, replicas_on_ranks
+from lazsim.pytorch.transformer import Layout
 from lazsim.specs import sha256
 
 MAX_ATTEMPTS = 8
@@ -196,7 +192,8 @@ class Generation:
         self._worker, self._client, self._state, self._spec = worker, client, state, state.spec
         self._start, self._plan = start, start.plan
         self._rank = start.plan.members.index(worker.name)
-        self._replicas_LEJ = replicas_on_ranks(np.array(start.plan.slots, dtype=np.int64), self._spec.model.num_experts)
+        slots_LNS = np.array(start.plan.slots, dtype=np.int64)
+        self._replicas_LEJ = PlacementPlan(slots_LNS, self._spec.model.num_experts).replicas_LEN
         # What a generation that was aborted has not written yet counts no more, whatever becomes of it.
         self._writer = BackgroundWriter()
         self._saved_step = -1
@@ -208,14 +205,14 @@ class Generation:
         if not (start.reuse and self._worker.group is not None):
             self._join_group("members", len(plan.members))
         self._check()
-        self._client.send(messages.Connected(start.generation, self._group.by))
+        self._client.send(messages.Reached(start.generation, "connected", self._group.by))
         wanted = [
             {key for key in all_keys(self._spec) if key == DENSE or self._replicas_LEJ[(*key, rank)]}
             for rank in range(plan.num_ranks)
         ]
         wanted += [set() for _ in plan.members[plan.num_ranks :]]
         self._obtain(wanted)
-        self._client.send(messages.Ready(start.generation))
+        self._client.send(messages.Reached(start.generation, "ready", self._group.by))
         self._await_train()
         state.blocks = {key: block for key, block in state.blocks.items() if key in wanted[self._rank]}
         if self._rank >= plan.num_ranks:

@@ -103,17 +103,15 @@ class Left(Message, frozen=True, tag=True):
     error: Text = ""
 
 
-class Connected(Message, frozen=True, tag=True):
-    """A worker has its communicators; tensors on its device go by `backend`, ``gloo`` or ``nccl``."""
+class Reached(Message, frozen=True, tag=True):
+    """A worker is connected to the other ranks, or has every state that it needs.
+
+    Tensors on its device go by `backend`.
+    """
 
     generation: Count
-    backend: Literal["gloo", "nccl"]
-
-
-class Ready(Message, frozen=True, tag=True):
-    """A worker has every state that it needs."""
-
-    generation: Count
+    stage: Literal["connected", "ready"]
+    backend: Literal["gloo", "nccl"] = "gloo"
 
 
 class Note(Message, frozen=True, tag=True):
@@ -187,7 +185,7 @@ class Stop(Message, frozen=True, tag=True):
 
 
 _DECODERS = {
-    "worker": msgspec.json.Decoder(Hello | Heartbeat | StepDone | CheckpointWritten | Left | Connected | Ready | Note),
+    "worker": msgspec.json.Decoder(Hello | Heartbeat | StepDone | CheckpointWritten | Left | Reached | Note),
     "controller": msgspec.json.Decoder(Welcome | StartGeneration | Note | Train | Pause | Abort | Stop),
 }
 

@@ -15,40 +15,29 @@ from lazsim.routing.table import RecordedRouting
 
 @dataclass
 class Recovery:
-    """The way from training back to training, in seconds by part.
-
-    Attributes
-    ----------
-    cause : str
-        ``failure``, ``join``, ``rebalance`` or ``restart``.
-    at_s : float
-        Its start.
-    num_nodes : int
-        Nodes in use after it.
-    detect_s, rebuild_s, transfer_s, resume_s : float
-        From the kill until the coordinator knew; until all workers had left, had the next plan and had their
-        communicators; until they had their states; until the first step was done, that step included.
-    busiest_bytes : float
-        Bytes that the node with the most traffic sends or receives.
-    source : str
-        Where the states finally came from: ``peers``, ``checkpoint`` or ``initial``.
-    age_s : float
-        From the start of the youngest worker killed until its kill; 0 where none was.
-    complete : bool
-        Whether that first step was done.
-    """
+    """The way from training back to training, in seconds by part."""
 
     cause: str
+    """``failure``, ``join``, ``rebalance`` or ``restart``."""
     at_s: float
     num_nodes: int = 0
+    """Nodes in use after it."""
     detect_s: float = 0.0
+    """From the kill until the coordinator knew."""
     rebuild_s: float = 0.0
+    """Until all workers had left, had the next plan and had their communicators."""
     transfer_s: float = 0.0
+    """Until they had their states."""
     resume_s: float = 0.0
+    """Until the first step was done, that step included."""
     busiest_bytes: float = 0.0
+    """Bytes that the node with the most traffic sends or receives."""
     source: str = ""
+    """Where the states finally came from: ``peers``, ``checkpoint`` or ``initial``."""
     age_s: float = 0.0
+    """From the start of the youngest worker killed until its kill; 0 where none was."""
     complete: bool = False
+    """Whether that first step was done."""
 
     @property
     def is_restart(self) -> bool:
@@ -75,29 +64,20 @@ class StepRecord:
 
 @dataclass(frozen=True)
 class LiveRun:
-    """The result of a live run.
-
-    Attributes
-    ----------
-    run : SystemRun
-        Counts, seconds by bucket and changes of state, as of a simulation.
-    steps : tuple of StepRecord
-        Steps in the order of training, including those that a rollback undid.
-    save_s : tuple of float
-        Seconds of each checkpoint.
-    start_up_s : tuple of float
-        Seconds from the start of each worker that came later until the controller knew it.
-    exchanged_by : tuple of str
-        Backends of the exchanges: ``gloo``, ``nccl`` or, in different generations, both.
-    """
+    """The result of a live run."""
 
     run: SystemRun
+    """Counts, seconds by bucket and changes of state, as of a simulation."""
     steps: tuple[StepRecord, ...]
+    """Steps in the order of training, including those that a rollback undid."""
     recoveries: tuple[Recovery, ...]
     save_s: tuple[float, ...]
+    """Seconds of each checkpoint."""
     start_up_s: tuple[float, ...]
+    """Seconds from the start of each worker that came later until the controller knew it."""
     routing: RecordedRouting | None
     exchanged_by: tuple[str, ...]
+    """Backends of the exchanges: ``gloo``, ``nccl`` or, in different generations, both."""
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""
@@ -269,13 +249,7 @@ class Recorder:
             steps, loads = zip(*sorted(self.loads.items()), strict=True)
             # Routing counts steps from 0: its step s is the one after s steps.
             routing = RecordedRouting(np.array(steps, dtype=np.int64) - 1, np.array(loads, dtype=np.int64), "live")
-        backends = tuple(sorted(self.exchanged_by))
+        times = tuple(self.save_s), tuple(self.start_up_s.values())
         return LiveRun(
-            run,
-            tuple(self.steps),
-            tuple(self.recoveries),
-            tuple(self.save_s),
-            tuple(self.start_up_s.values()),
-            routing,
-            backends,
+            run, tuple(self.steps), tuple(self.recoveries), *times, routing, tuple(sorted(self.exchanged_by))
         )

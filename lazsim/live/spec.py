@@ -26,61 +26,40 @@ SMALL_MODEL = ModelSpec(
 
 
 class LiveSpec(Spec, frozen=True, kw_only=True):
-    """A live job.
-
-    Attributes
-    ----------
-    model : ModelSpec
-        Its vocabulary is bytes, 256.
-    job : JobSpec
-        Fault threshold, intervals of checkpoints and rebalances, time to collect new nodes.
-    system : str
-        A name of `lazsim.engine.systems.LIVE_SYSTEMS`.
-    slots_per_node : int
-        Expert replicas that a node holds per layer.
-    num_heads : int
-        Heads of the attention.
-    global_batch : int
-        Sequences per step, divided among the nodes in use.
-    learning_rate, beta1, beta2, epsilon : float
-        Of Adam.
-    balance_weight : float
-        Weight of the auxiliary loss that evens out expert loads (Switch Transformer, arXiv 2101.03961).
-    dtype : str
-        Number type of the training state and of all arithmetic.
-    num_steps : int or None
-        Steps after which the job saves its state and ends; none where only time ends it.
-    seed : int
-        Seed of initial parameters and of the order of the text.
-    text : str
-        Path of the training text; empty for the standard library's documentation.
-    text_sha256 : str
-        Hash of the text: every worker must have the same.
-    checkpoint_folder : str
-        A folder that all workers share.
-    heartbeat_s, silence_s : float
-        Time between heartbeats, and the silence after which a worker counts as dead.
-    """
+    """A live job; the vocabulary of its model is bytes, 256."""
 
     model: ModelSpec
     job: JobSpec
+    """Fault threshold, intervals of checkpoints and rebalances, time to collect new nodes."""
     system: str = "lazarus"
+    """A name of `lazsim.engine.systems.LIVE_SYSTEMS`."""
     slots_per_node: Count = 4
+    """Expert replicas that a node holds per layer."""
     num_heads: Count = 4
     global_batch: Count = 16
+    """Sequences per step, divided among the nodes in use."""
     learning_rate: Quantity = 1e-3
     beta1: Share = 0.9
     beta2: Share = 0.95
     epsilon: Quantity = 1e-8
+    """Of Adam, as the three before."""
     balance_weight: Quantity = 0.01
+    """Weight of the auxiliary loss that evens out expert loads (Switch Transformer, arXiv 2101.03961)."""
     dtype: Literal["float32", "float64"] = "float32"
+    """Number type of the training state and of all arithmetic."""
     num_steps: Count | None = None
+    """Steps after which the job saves its state and ends; none where only time ends it."""
     seed: Seed = 0
+    """Seed of initial parameters and of the order of the text."""
     text: str = ""
+    """Path of the training text; empty for the standard library's documentation."""
     text_sha256: str = ""
+    """Hash of the text: every worker must have the same."""
     checkpoint_folder: str = ""
+    """A folder that all workers share."""
     heartbeat_s: PositiveSeconds = 0.5
     silence_s: PositiveSeconds = 10.0
+    """Time between heartbeats, and the silence after which a worker counts as dead."""
 
     @property
     def checkpoint_interval_steps(self) -> int:

@@ -32,8 +32,7 @@ class Trainer:
             (layer, expert): torch.from_numpy(layout.replicas_LEJ[layer, expert]).nonzero().reshape(-1).tolist()
             for layer, expert in experts
         }
-        size = block_size(state.spec, (0, 0))
-        self._reduce = ExpertReduction(group, holders, dict.fromkeys(holders, size))
+        self._reduce = ExpertReduction(group, holders, block_size(state.spec, (0, 0)))
 
     def prepare(self) -> tuple[float, list[list[int]]]:
         """Compute the next step's gradients, summed over all ranks.

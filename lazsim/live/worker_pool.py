@@ -8,10 +8,10 @@ import contextlib
 import ctypes
 import importlib
 import os
-import select
 import signal
 import subprocess
 import sys
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Self
 
@@ -94,11 +94,8 @@ class WorkerPool:
 
     def is_running(self, name: str) -> bool:
         """Tell whether a worker was started, and has neither been killed nor ended by itself."""
-        # The descriptor of a process becomes readable when the process ends; `select` takes none above 1023.
-        poll = select.poll()
-        if name in self._workers:
-            poll.register(self._workers[name], select.POLLIN)
-        return name in self._workers and not poll.poll(0)
+        # The descriptor of a process becomes readable when the process ends.
+        return name in self._workers and not wait([self._workers[name]], 0)
 
     def kill(self, name: str) -> None:
         """Kill a worker without warning, as a failure does."""

@@ -47,9 +47,9 @@ CLOSE_TIMEOUT_S = 2.0
 class WorkerConnection:
     """A connected worker, the state that it last reported, and its progress into the current generation.
 
-    The last generation that it was told to start is `generation`; it has communicators for that of `connected`, and the
-    states of that of `ready`. While `idle` it is in none; `error` tells why it left the last one by itself.
-    In the generation it has sent `num_notes` to the others.
+    The last generation that it was told to start is `generation`. There it has ``entered``, is ``connected`` to the
+    other ranks, ``ready`` with every state that it needs, or ``idle`` again; `error` tells why it left by itself. It
+    has sent `num_notes` to the others.
     """
 
     name: str
@@ -60,9 +60,7 @@ class WorkerConnection:
     last_heard_s: float
     alive: bool = True
     generation: int = 0
-    connected: int = 0
-    ready: int = 0
-    idle: bool = True
+    stage: str = "idle"
     error: str = ""
     num_notes: int = 0
 
@@ -226,7 +224,7 @@ class WorkerServer:
             self.stop("a bug of the controller")
         finally:
             if worker is not None:
-                worker.alive, worker.idle = False, True
+                worker.alive, worker.stage = False, "idle"
                 self.workers.remove(worker)
                 self._handler.on_leave(worker)
                 self._changed.set()

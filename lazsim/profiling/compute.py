@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
 
@@ -82,11 +82,10 @@ def need_of(kernel: Kernel, size: int, target: Target) -> Need:
     return Need(num_buffers, buffer_bytes, output_bytes, num_copies * buffer_bytes + 2 * output_bytes + inner_bytes)
 
 
-def too_large(kernel: Kernel, size: int, target: Target, *, is_checked: bool = True) -> bool:
-    """Tell whether the kernel, or its check against the reference if it is to come, takes more memory than is free."""
-    needed = need_of(kernel, size, target).total_bytes
-    if not is_checked:
-        needed = max(needed, check_bytes(kernel, target))
+def too_large(kernel: Kernel, size: int, target: Target, check: Any = None) -> bool:
+    """Tell whether the kernel, or its `check` if that is still to come, takes more memory than is free."""
+    is_checked = check is None or check.cache_info().currsize > 0
+    needed = max(need_of(kernel, size, target).total_bytes, 0.0 if is_checked else check_bytes(kernel, target))
     return needed > MEMORY_SHARE * free_bytes(target.device)
 
 
@@ -207,8 +206,13 @@ def _stages(kernel: Kernel, buffers: Sequence[tuple[Any, ...]]) -> list[Callable
     return [forward, backward]
 
 
-def kernel_measurement(kernel: Kernel, size: int, target: Target, **fields: Any) -> Measurement:
-    """Build the measurement of a kernel at one size; `fields` replace those of the measurement."""
+def kernel_measurement(
+    kernel: Kernel, size: int, target: Target, check: Callable[[], float] | None = None, **fields: Any
+) -> Measurement:
+    """Build the measurement of a kernel at one size, and its `check` if it is to be checked first.
+
+    The `fields` are further ones of the measurement.
+    """
     need = need_of(kernel, size, target)
     drawn_elements = min(need.num_buffers, NUM_DRAWN) * need.buffer_bytes / target.element_bytes
     ideal_s = kernel.flop(size) / target.matmul_flop_per_s + need.buffer_bytes / target.copy_bytes_per_s
@@ -218,43 +222,30 @@ def kernel_measurement(kernel: Kernel, size: int, target: Target, **fields: Any)
         # Times grow no faster than sizes, so that the least of these leaves out what a disturbance added.
         return max(ideal_s, min(near, default=0.0))
 
-    found = Measurement(
+    return Measurement(
         kernel.name,
         size,
         1,
         predict_s,
-        measure=lambda budget_s: measure_kernel(kernel, size, target, budget_s),
-        skip_reason=lambda: "memory" if too_large(kernel, size, target) else None,
+        measure=lambda budget_s: measure_kernel(kernel, size, target, budget_s, check() if check else 0.0),
+        skip_reason=lambda: "memory" if too_large(kernel, size, target, check) else None,
         fixed_s=drawn_elements * DRAW_S[target.device] + need.num_buffers * need.buffer_bytes / target.copy_bytes_per_s,
+        prepare=check or (lambda: None),
+        **fields,
     )
-    return replace(found, **fields)
 
 
 def compute_measurements(header: Header) -> tuple[list[Measurement], dict[str, str]]:
-    """List the kernels of a profile's model at all sizes, cheapest first; each is first checked against its reference.
+    """List the kernels of a profile's model at all sizes, cheapest first; each is checked once against its reference.
 
     Return the reason for each kernel of the model that cannot be measured, too.
     """
     target = Target(header.device, header.dtype, header.matmul_flop_per_s, header.copy_bytes_per_s)
     kernels, unknown = kernels_of(header.model, use_grouped_mm=header.conditions["grouped"] == "grouped_mm")
-    measurements = [one for kernel in kernels for one in _checked_measurements(kernel, target)]
+    checks = [cache(partial(check_kernel, kernel, target)) for kernel in kernels]
+    measurements = [
+        kernel_measurement(kernel, size, target, check)
+        for kernel, check in zip(kernels, checks, strict=True)
+        for size in kernel.sizes
+    ]
     return sorted(measurements, key=lambda one: one.least_s(())), unknown
-
-
-def _checked_measurements(kernel: Kernel, target: Target) -> list[Measurement]:
-    """Measure a kernel at all its sizes, after one check for all of them."""
-    error = cache(partial(check_kernel, kernel, target))
-
-    def at(size: int) -> Measurement:
-        return kernel_measurement(
-            kernel,
-            size,
-            target,
-            measure=lambda budget_s: measure_kernel(kernel, size, target, budget_s, error()),
-            skip_reason=lambda: (
-                "memory" if too_large(kernel, size, target, is_checked=error.cache_info().currsize > 0) else None
-            ),
-            prepare=error,
-        )
-
-    return [at(size) for size in kernel.sizes]

@@ -221,8 +221,7 @@ class RankWorker:
 
 def leave_group(backend: str) -> None:
     """Leave the process group, whose members may be dead: NCCL would wait for them unless aborted."""
-    abort = getattr(distributed_c10d, "_abort_process_group", None)
-    if backend == "nccl" and abort is not None:
-        abort()
+    if backend == "nccl":
+        distributed_c10d._abort_process_group()
     else:
         dist.destroy_process_group()

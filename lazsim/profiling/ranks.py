@@ -1,25 +1,38 @@
-"""The ranks of a plan on one device: the work of each in each layer, measured and predicted.
+"""Layers on one device, the work of each rank in turn, measured and predicted: those of a plan, or under growing skew.
 
 Axes: L layers, E experts, N nodes, S slots of a node, G ranks (one to a GPU).
 """
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 
 from lazsim.costmodel.measured import compute_tables
-from lazsim.costmodel.profile import find_profile, read_profile
-from lazsim.costmodel.step import CostModel, StepCost
+from lazsim.costmodel.profile import Profile, find_profile, profile_paths, read_profile, require_header
+from lazsim.costmodel.step import CostModel, StepCost, assigned_tokens, slots_by_gpu
 from lazsim.dispatch import Ints
 from lazsim.engine.systems import System
 from lazsim.errors import SpecError
+from lazsim.placement.allocation import allocate
+from lazsim.placement.expert_parallel import ep_size, place_ep_on_most
 from lazsim.placement.plan import PlacementPlan
+from lazsim.placement.policies import place
+from lazsim.placement.request import PlacementRequest
 from lazsim.profiling.rank_loads import MeasureOptions, RankTimes, measure_ranks_on_device
-from lazsim.profiling.results import LayerRow, RankResult
+from lazsim.profiling.results import LayerRow, RankResult, SkewResult, SkewRow
 from lazsim.profiling.scheduler import Progress
 from lazsim.scenario import resolve
+from lazsim.specs import ModelSpec, load_spec
+
+LEAST_ADDED = 0.05
+"""Share of the even layer's time that skew must add before the share won back is given."""
+
+FAULT_THRESHOLD = 2
+"""Least replicas of an expert under allocation: the default of Lazarus (arXiv 2407.04656)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,17 +62,11 @@ def plan_loads(plan: PlacementPlan, load_LE: Ints, tokens_of_rank: int, gpus_per
     >>> plan_loads(plan, np.array([[1, 3]]), 40, 1, padded=False).tolist()
     [[[20, 20], [20, 20]]]
     """
-    num_ranks = plan.num_nodes * gpus_per_node
-    tokens_LE = load_LE * (tokens_of_rank * num_ranks / load_LE.sum(axis=1, keepdims=True))
-    if padded:
-        tokens_LE = np.broadcast_to(tokens_LE.max(axis=1, keepdims=True), tokens_LE.shape)
+    num_assignments = tokens_of_rank * plan.num_nodes * gpus_per_node
+    tokens_LE = assigned_tokens(load_LE[None], num_assignments, padded=padded)[0]
     quota_LE = np.ceil(tokens_LE / plan.replicas_LE - 1e-9).astype(np.int64)
-    # An empty slot, -1, reads the zero at the end.
-    quota_LE = np.pad(quota_LE, ((0, 0), (0, 1)))
-    num_layers, num_nodes, num_slots = plan.slots_LNS.shape
-    by_slot = np.take_along_axis(quota_LE, plan.slots_LNS.reshape(num_layers, -1), axis=1)
-    by_gpu = by_slot.reshape(num_layers, num_nodes, num_slots // gpus_per_node, gpus_per_node)
-    loads: Ints = by_gpu.transpose(0, 1, 3, 2).reshape(num_layers, num_ranks, -1)
+    by_slot = np.pad(quota_LE, ((0, 0), (0, 1))).ravel().take(slots_by_gpu(plan, gpus_per_node))
+    loads: Ints = by_slot.transpose(1, 2, 0)
     return loads
 
 
@@ -90,7 +97,7 @@ def measure_ranks(options: RankOptions, progress: Progress = iter) -> RankResult
     ranks = loads.reshape(-1, loads.shape[2]).tolist()
     times, conditions = measure_ranks_on_device(options, scenario.model, ranks, num_tokens, profile, begin_s, progress)
     exchange_s = _exchange_s(costs, system, plan, load_LE) / model.num_moe_layers
-    rows = [_row(layer, ranks, times, exchange_s) for layer, ranks in enumerate(loads.tolist())]
+    rows = [_layer_row(layer, ranks, times, exchange_s) for layer, ranks in enumerate(loads.tolist())]
     return RankResult(vars(options) | conditions, tuple(rows))
 
 
@@ -100,7 +107,7 @@ def _exchange_s(costs: CostModel, system: System, plan: PlacementPlan, load_LE: 
     return float(parts["all_to_all"][0]) / costs.job.num_micro_batches
 
 
-def _row(layer: int, ranks: Sequence[Sequence[int]], times: RankTimes, exchange_s: float) -> LayerRow:
+def _layer_row(layer: int, ranks: Sequence[Sequence[int]], times: RankTimes, exchange_s: float) -> LayerRow:
     measured = np.array([times.measured_s(rank) for rank in ranks])
     predicted = np.array([times.predicted_s(rank) for rank in ranks])
     errors = predicted / measured - 1
@@ -115,3 +122,102 @@ def _row(layer: int, ranks: Sequence[Sequence[int]], times: RankTimes, exchange_
         spread=float(measured.max() / measured.mean()),
         modelled_exchange_s=exchange_s,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SkewOptions(MeasureOptions):
+    """Options of the measurement; see ``lazsim profile skew --help``."""
+
+    width: int = 1024
+    experts: int = 8
+    nodes: int = 10
+    slots: int = 6
+    tokens: int = 4096
+    skews: tuple[float, ...] = ()
+
+
+def skewed_loads(num_experts: int, skew: float, num_tokens: int) -> Ints:
+    """Let the first expert draw `skew` times its even share, and the others the same of the rest; shape (E,).
+
+    Examples
+    --------
+    >>> skewed_loads(4, 2.0, 120).tolist()
+    [60, 20, 20, 20]
+    """
+    first = min(round(num_tokens * skew / num_experts), num_tokens)
+    cuts = np.arange(num_experts) * (num_tokens - first) // (num_experts - 1)
+    return np.concatenate([[first], np.diff(cuts)])
+
+
+def even_loads(load_E: Ints, num_nodes: int, num_slots: int) -> list[list[int]]:
+    """Return the tokens of each expert on each rank under expert parallelism; `load_E` is that of one rank."""
+    plan = place_ep_on_most(1, len(load_E), num_nodes, num_slots)
+    group = ep_size(len(load_E), num_slots)
+    return [[int(load_E[expert]) * group for expert in slots if expert >= 0] for slots in plan.slots_LNS[0]]
+
+
+def allocated_loads(load_E: Ints, num_nodes: int, num_slots: int) -> list[list[int]]:
+    """Return the tokens of each replica on each rank under allocation, MRO and flexible dispatch."""
+    total_LE = load_E[None] * num_nodes
+    replicas_LE = allocate(total_LE, num_nodes * num_slots, FAULT_THRESHOLD)
+    plan = place("mro", PlacementRequest(replicas_LE, num_nodes, num_slots, load_LE=total_LE))
+    quota_E = total_LE[0] / plan.replicas_LE[0]
+    return [[math.ceil(quota_E[expert]) for expert in slots if expert >= 0] for slots in plan.slots_LNS[0]]
+
+
+def measure_skew(options: SkewOptions, progress: Progress = iter) -> SkewResult:
+    """Measure and predict a layer under growing skew."""
+    begin_s = time.monotonic()
+    skews = options.skews or tuple(2.0**power for power in range(int(math.log2(options.experts)) + 1))
+    for skew in skews:
+        if skew > options.experts:
+            raise SpecError(f"`skew` {skew:g}: {options.experts} experts have an even share of 1/{options.experts}")
+    model = msgspec.structs.replace(
+        load_spec(ModelSpec, "gpt-s"), name=f"layer of width {options.width}", d_model=options.width,
+        d_ff_expert=4 * options.width, num_experts=options.experts,
+    )  # fmt: skip
+    pairs = [
+        [split(load_E, options.nodes, options.slots) for split in (even_loads, allocated_loads)]
+        for load_E in (skewed_loads(options.experts, skew, options.tokens) for skew in skews)
+    ]
+    ranks = [rank for pair in pairs for layer in pair for rank in layer]
+    profile = _fitting_profile(options.profile, model) if options.profile is not None else None
+    times, conditions = measure_ranks_on_device(
+        options, model, ranks, options.tokens * model.top_k, profile, begin_s, progress
+    )
+    first_s = max(map(times.measured_s, pairs[0][0]))
+    rows = [_skew_row(skew, pair, times, first_s) for skew, pair in zip(skews, pairs, strict=True)]
+    kept = {name: value for name, value in vars(options).items() if name != "skews"}
+    return SkewResult(kept | conditions, tuple(rows))
+
+
+def _skew_row(skew: float, pair: Sequence[Sequence[Sequence[int]]], times: RankTimes, first_s: float) -> SkewRow:
+    """Compare the two layers of a skew; time is won back if skew adds enough to `first_s`, that of the first."""
+    even, allocated = ((max(map(times.measured_s, ranks)), max(map(times.predicted_s, ranks))) for ranks in pair)
+    added_s = even[0] - first_s
+    is_enough = skew > 1 and added_s > LEAST_ADDED * first_s
+    return SkewRow(
+        skew=skew,
+        even_measured_s=even[0],
+        even_predicted_s=even[1],
+        allocated_measured_s=allocated[0],
+        allocated_predicted_s=allocated[1],
+        won_back=(even[0] - allocated[0]) / added_s if is_enough else None,
+    )
+
+
+def _fitting_profile(name: str, model: ModelSpec) -> Profile:
+    """Return the first profile of a file or device whose experts have the shapes of the model's."""
+    profiles = [read_profile(path) for path in profile_paths(name)]
+    fitting = [one for one in profiles if _shapes(require_header(one).model) == _shapes(model)]
+    if not fitting:
+        widths = ", ".join(map(str, sorted({require_header(one).model.d_model for one in profiles})))
+        raise SpecError(
+            f"`profile` {name}: measured for experts of other shapes, of width {widths}; give one of those as `width`, "
+            "or leave the profile out"
+        )
+    return fitting[0]
+
+
+def _shapes(model: ModelSpec) -> tuple[int, int, int]:
+    return model.d_model, model.d_ff_expert, model.matrices_per_expert

@@ -111,10 +111,7 @@ class Scheduler:
         return max(1.0, (TRUST_S + self.wall_s) / (TRUST_S + self.told_s))
 
     def run(
-        self,
-        measurements: Sequence[Measurement],
-        keep: Callable[[Measurement, Point], None],
-        progress: Progress = iter,
+        self, measurements: Sequence[Measurement], keep: Callable[[Measurement, Point], None], progress: Progress = iter
     ) -> list[tuple[Measurement, str]]:
         """Measure all once, then those that could be measured again as far as there is time.
 

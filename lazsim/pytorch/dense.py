@@ -31,21 +31,8 @@ def attention_block(
 ) -> tuple[Any, Any]:
     """Run layer norm, projections, attention, residual sum, and the layer norm of what follows.
 
-    Parameters
-    ----------
-    x
-        Tokens of whole sequences, shape (T, D).
-    into, out
-        Projections to queries, keys and values side by side, and back.
-    sequence_length, head_width
-        Tokens of a sequence, and width of an attention head.
-    norms
-        Gain and bias of each layer norm, if any.
-
-    Returns
-    -------
-    tuple of Tensor
-        The residual stream, and the same after its layer norm.
+    Tokens of whole sequences, shape (T, D), are projected `into` queries, keys and values side by side, and back `out`.
+    The `norms` are gain and bias of each layer norm, if any. Return the residual stream, and it after its layer norm.
     """
     width = out.shape[0]
     parts = functional.layer_norm(x, x.shape[-1:], *norms[0]) @ into

@@ -1,8 +1,6 @@
 """The device of a process: chosen by name, named so that no other has the name, waited for, and its memory."""
 
 import os
-import socket
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,10 +61,8 @@ def take_device(choice: str, local_rank: int) -> Device:
         return Device(torch.device("cpu"), may_differ=choice == "auto")
     device = torch.device("cuda", local_rank % torch.cuda.device_count())
     torch.cuda.set_device(device)
-    name = gpu_name(torch.cuda.get_device_properties(device))
-    # Only an identifier of the GPU itself differs from those on other machines.
-    name = name if name.startswith("GPU-") else f"{socket.gethostname()}/{name}"
-    return Device(device, name if torch.distributed.is_nccl_available() else "", may_differ=True)
+    name = gpu_name(torch.cuda.get_device_properties(device)) if torch.distributed.is_nccl_available() else ""
+    return Device(device, name, may_differ=True)
 
 
 def local_rank_from_environment() -> int:
@@ -75,33 +71,16 @@ def local_rank_from_environment() -> int:
     return next((int(text) for text in told if text.isdigit()), 0)
 
 
-def each_has_its_own(gpus: Sequence[str]) -> bool:
-    """Tell whether every rank has a GPU that it shares with no other rank.
-
-    Examples
-    --------
-    >>> each_has_its_own(["GPU-a", "GPU-b"]), each_has_its_own(["GPU-a", "GPU-a"]), each_has_its_own(["GPU-a", ""])
-    (True, False, False)
-    """
-    return all(gpus) and len(set(gpus)) == len(gpus)
-
-
 def gpu_name(properties: Any) -> str:
-    """Name a GPU as ``nvidia-smi -i`` takes it: by its identifier where torch tells it, else by its bus.
+    """Name a GPU by its identifier, which differs from that on any other machine, as ``nvidia-smi -i`` takes it.
 
     Examples
     --------
     >>> from types import SimpleNamespace
     >>> gpu_name(SimpleNamespace(uuid="a1b2"))
     'GPU-a1b2'
-    >>> gpu_name(SimpleNamespace(pci_domain_id=0, pci_bus_id=27, pci_device_id=0))
-    '00000000:1B:00.0'
     """
-    if getattr(properties, "uuid", None) is not None:
-        return f"GPU-{str(properties.uuid).removeprefix('GPU-')}"
-    if hasattr(properties, "pci_bus_id"):
-        return f"{properties.pci_domain_id:08X}:{properties.pci_bus_id:02X}:{properties.pci_device_id:02X}.0"
-    return "0"
+    return f"GPU-{str(properties.uuid).removeprefix('GPU-')}"
 
 
 def synchronize(device: str) -> None:

@@ -19,10 +19,7 @@ from lazsim.dispatch import Ints, dispatch_tokens
 def gate(x: Any, weight: Any, k: int) -> tuple[Any, Any, Any]:
     """Choose experts; at least in float32, as in Switch Transformer (arXiv 2101.03961, selective precision).
 
-    Returns
-    -------
-    tuple
-        Probabilities of the chosen experts and their numbers, shape (T, k), and all probabilities, shape (T, E).
+    Return the probabilities of the chosen ones and their numbers, shape (T, k), and all probabilities, shape (T, E).
     """
     at_least = torch.promote_types(x.dtype, torch.float32)
     probs = torch.softmax(x.to(at_least) @ weight.to(at_least), -1)
@@ -51,22 +48,17 @@ def sent_from(rank: int, tokens_EI: Any, replicas_EJ: Any) -> Any:
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Order of a rank's assignments in the buffer that it sends.
+    """Order of a rank's assignments in the buffer that it sends; each has shape (A,).
 
-    Attributes
-    ----------
-    by_expert : Tensor, shape (A,)
-        Assignments sorted by expert.
-    row : Tensor, shape (A,)
-        Row of each of them in the buffer, in which the rows for one rank, and among them those for one expert, are
-        contiguous.
-    row_of : Tensor, shape (A,)
-        Row of each assignment.
+    In the buffer the rows for one rank, and among them those for one expert, are contiguous.
     """
 
     by_expert: Any
+    """Assignments sorted by expert."""
     row: Any
+    """Row of each of them."""
     row_of: Any
+    """Row of each assignment."""
 
 
 def assign_rows(experts_A: Any, sent_EJ: Any) -> Rows:
@@ -85,16 +77,7 @@ def assign_rows(experts_A: Any, sent_EJ: Any) -> Rows:
 def schedule(experts_A: Any, tokens_EI: Any, replicas_EJ: Any, rank: int) -> tuple[Rows, Any]:
     """Schedule flexible dispatch for a rank on its device: the rows of its assignments, and the numbers to send.
 
-    Parameters
-    ----------
-    experts_A
-        Expert of each assignment of this rank.
-    tokens_EI
-        Assignments to each expert at every rank.
-    replicas_EJ
-        Replicas of each expert on each rank.
-    rank
-        This rank.
+    They follow from the expert of each of its assignments, those at every rank, and the replicas on every rank.
     """
     sent_EJ = sent_from(rank, tokens_EI, replicas_EJ)
     return assign_rows(experts_A, sent_EJ), sent_EJ
@@ -165,41 +148,25 @@ def combine(rows: Any, weights: Any, k: int) -> Any:
 
 @dataclass(frozen=True, eq=False)
 class ExchangePlan:
-    """Rows that one rank sends and receives for a layer, known to the host.
-
-    Attributes
-    ----------
-    sent_EJ : ndarray of int64, shape (E, J)
-        Assignments of this rank for each expert to each rank.
-    row_in_buffer : ndarray of int64 or None
-        Row of each packed assignment in a padded buffer; none where the buffer is not padded.
-    counts_in, counts_out : list of int
-        Rows for and from each rank.
-    order : ndarray of int64
-        Received rows in the order of their experts.
-    counts_by_expert : ndarray of int64, shape (E,)
-        Received rows of each expert.
-    """
+    """Rows that one rank sends and receives for a layer, known to the host."""
 
     sent_EJ: Ints
+    """Assignments of this rank for each expert to each rank."""
     row_in_buffer: Ints | None
+    """Row of each packed assignment in a padded buffer; none where the buffer is not padded."""
     counts_in: list[int]
     counts_out: list[int]
+    """Rows for and from each rank."""
     order: Ints
+    """Received rows in the order of their experts."""
     counts_by_expert: Ints
+    """Received rows of each expert, shape (E,)."""
 
 
 def send_counts(tokens_EI: Ints, replicas_EJ: Ints, group_J: Ints | None) -> Ints:
     """Return the tokens of each expert from each rank to each rank, shape (E, I, J).
 
-    Parameters
-    ----------
-    tokens_EI
-        Tokens routed to each expert at each rank.
-    replicas_EJ
-        Replicas on each rank.
-    group_J
-        The group of each rank, inside which tokens stay; none under flexible dispatch.
+    Tokens stay inside the group of their rank, `group_J`; under flexible dispatch there are no groups.
 
     Examples
     --------
@@ -218,15 +185,10 @@ def send_counts(tokens_EI: Ints, replicas_EJ: Ints, group_J: Ints | None) -> Int
 def plan_exchange(
     tokens_EI: Ints, replicas_EJ: Ints, group_J: Ints | None, rank: int, *, padded: bool = False
 ) -> ExchangePlan:
-    """Plan the exchange of one rank.
+    """Plan the exchange of one rank; see `send_counts`.
 
-    Parameters
-    ----------
-    tokens_EI, replicas_EJ, group_J
-        See `send_counts`.
-    padded
-        Whether each expert's buffer is as large as the fullest: every rank sends the same number of rows for every
-        expert to the rank of its group that holds it.
+    Where it is `padded`, each expert's buffer is as large as the fullest: every rank sends the same number of rows for
+    every expert to the rank of its group that holds it.
     """
     sent_EIJ = rows_EIJ = send_counts(tokens_EI, replicas_EJ, group_J)
     if padded:

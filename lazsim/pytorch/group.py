@@ -14,7 +14,7 @@ import torch
 import torch.distributed
 from torch import Tensor
 
-from lazsim.pytorch.device import Device, each_has_its_own
+from lazsim.pytorch.device import Device
 
 dist: Any = torch.distributed
 """Its stubs lack process groups beside the global one."""
@@ -36,7 +36,10 @@ CLOSE_S = 1.0
 
 
 class Transport(ABC):
-    """Exchanges of one group, of tensors on `device`; every call raises RuntimeError when a rank is lost or aborts."""
+    """Exchanges of one group, of tensors on `device`; every call raises RuntimeError when a rank is lost or aborts.
+
+    A call of `abort` makes one that waits in another thread fail.
+    """
 
     device: torch.device
 
@@ -70,9 +73,9 @@ class Transport(ABC):
     def abort(self) -> None:
         """Make a call that waits in another thread fail."""
 
-    @abstractmethod
     def close(self) -> None:
         """Close the connections."""
+        self._group = None
 
 
 class Gloo(Transport):
@@ -118,33 +121,22 @@ class Gloo(Transport):
             if inode not in self._sockets_before:
                 _shut_down(descriptor)
 
-    def close(self) -> None:
-        """Close the connections."""
-        self._group = None
-
 
 def _sockets() -> dict[str, int]:
     """Return the sockets of this process: descriptor by inode."""
     found = {}
     for name in os.listdir("/proc/self/fd"):
-        try:
-            target = os.readlink(f"/proc/self/fd/{name}")
-        except OSError:
-            continue
-        if target.startswith("socket:"):
-            found[target] = int(name)
-    return found
+        with contextlib.suppress(OSError):
+            found[os.readlink(f"/proc/self/fd/{name}")] = int(name)
+    return {target: descriptor for target, descriptor in found.items() if target.startswith("socket:")}
 
 
 def _shut_down(descriptor: int) -> None:
-    try:
-        with socket.socket(fileno=os.dup(descriptor)) as connection:
-            if connection.family in (socket.AF_INET, socket.AF_INET6):
-                # A listening socket has no peer and stays: gloo ends the process when it breaks.
-                connection.getpeername()
-                connection.shutdown(socket.SHUT_RDWR)
-    except OSError:
-        pass
+    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as connection:
+        if connection.family in (socket.AF_INET, socket.AF_INET6):
+            # A listening socket has no peer and stays: gloo ends the process when it breaks.
+            connection.getpeername()
+            connection.shutdown(socket.SHUT_RDWR)
 
 
 class Nccl(Transport):
@@ -228,9 +220,8 @@ class Group:
     def __init__(self, store: Any, prefix: str, rank: int, size: int, host: str, device: Device) -> None:
         self.rank, self.size = rank, size
         self.device = device.torch
-        # Kept, since torch does not keep a store that is written in Python.
-        self._store = store
-        self._prefix, self._host, self._own = prefix, host, device
+        # The store is kept, since torch does not keep one that is written in Python.
+        self._store, self._prefix, self._host, self._own = store, prefix, host, device
         self._gloo = Gloo()
         self._nccl: Nccl | None = None
         self._failure: Exception | None = None
@@ -269,7 +260,7 @@ class Group:
         try:
             meeting = dist.PrefixStore(self._prefix, self._store)
             self._gloo.meet(meeting, self.rank, self.size, self._host)
-            if self._own.may_differ and each_has_its_own(self._gpus(meeting)) and not self._was_aborted.is_set():
+            if self._have_a_gpu_each(meeting) and not self._was_aborted.is_set():
                 self._nccl = Nccl(self._own.torch)
                 if self._was_aborted.is_set():
                     # Another thread aborted before it could see this transport.
@@ -281,10 +272,13 @@ class Group:
             self._failure = error
         self._settled.set()
 
-    def _gpus(self, meeting: Any) -> list[str]:
-        """Exchange the names of all ranks' GPUs."""
+    def _have_a_gpu_each(self, meeting: Any) -> bool:
+        """Tell whether every rank has a GPU that it shares with no other rank."""
+        if not self._own.may_differ:
+            return False
         meeting.set(f"gpu/{self.rank}", self._own.gpu)
-        return [meeting.get(f"gpu/{rank}").decode() for rank in range(self.size)]
+        gpus = {meeting.get(f"gpu/{rank}").decode() for rank in range(self.size)}
+        return len(gpus - {""}) == self.size
 
     def _carrier(self, tensor: Tensor) -> Transport:
         return self._gloo if self._nccl is None or tensor.device.type == "cpu" else self._nccl

@@ -33,17 +33,7 @@ from lazsim.specs import ModelSpec
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """Distribution of the experts over ranks.
-
-    Attributes
-    ----------
-    replicas_LEJ : ndarray of int64, shape (L, E, J)
-        Replicas on each rank.
-    group_J : ndarray of int64 or None
-        Groups of expert parallelism.
-    padded : bool
-        Whether expert buffers are padded to the fullest.
-    """
+    """Replicas of the experts on ranks, groups of expert parallelism if any, and whether buffers are padded."""
 
     replicas_LEJ: Ints
     group_J: Ints | None = None
@@ -70,23 +60,9 @@ def all_to_all(rows: Tensor, group: Group, counts_in: list[int], counts_out: lis
 
 
 class Transformer:
-    """The part of a model that one rank computes.
+    """The part of a model that one rank computes, from the parameters that it holds: `dense` ones, and some experts'.
 
-    Parameters
-    ----------
-    model, num_heads
-        Shapes of the model, and the heads of its attention.
-    dense
-        Parameters outside the experts, by name.
-    experts
-        Parameters of each expert that this rank holds.
-    group, layout
-        The other ranks, and the distribution of the experts.
-
-    Attributes
-    ----------
-    loads : list of list of int
-        Tokens of each expert of each MoE layer over all ranks, in the last call of `loss`.
+    In the last call of `loss`, `loads` are the tokens of each expert of each MoE layer over all ranks.
     """
 
     def __init__(
@@ -104,16 +80,10 @@ class Transformer:
         self.loads: list[list[int]] = []
 
     def loss(self, sequences: Tensor, num_sequences: int, balance_weight: float) -> Tensor:
-        """Return this rank's part of the mean loss over the tokens of all ranks.
+        """Return this rank's part of the mean loss over the tokens of all ranks, which have `num_sequences`.
 
-        Parameters
-        ----------
-        sequences
-            Sequences of this rank, each with the token that follows, shape (B, S + 1).
-        num_sequences
-            Sequences of all ranks.
-        balance_weight
-            Weight of the auxiliary loss that evens out expert loads (Switch Transformer, arXiv 2101.03961).
+        Own sequences, each with the token that follows, have shape (B, S + 1). The auxiliary loss that evens out expert
+        loads has a weight (Switch Transformer, arXiv 2101.03961).
         """
         model, dense = self.model, self._dense
         num_tokens = num_sequences * model.sequence_length
@@ -208,9 +178,3 @@ def dense_shapes(model: ModelSpec) -> dict[str, tuple[int, ...]]:
 def expert_shapes(model: ModelSpec) -> dict[str, tuple[int, ...]]:
     """Return the shapes of an expert's parameters by name."""
     return {"up": (model.d_model, model.d_ff_expert), "down": (model.d_ff_expert, model.d_model)}
-
-
-def replicas_on_ranks(slots_LNS: Ints, num_experts: int) -> Ints:
-    """Count the replicas on each rank, shape (L, E, J)."""
-    counts: Ints = (slots_LNS[:, None] == np.arange(num_experts)[:, None, None]).sum(axis=3)
-    return counts
