@@ -31,13 +31,13 @@ from lazsim.live.checkpoint import BackgroundWriter, load_blocks
 from lazsim.live.coordinator import Coordinator
 from lazsim.live.fault_injector import TraceInjector
 from lazsim.live.messages import (
+    Command,
     Heartbeat,
     HeldState,
     Hello,
     LiveError,
     MessageAuth,
     StartGeneration,
-    Train,
     new_nonce,
     secret_from_environment,
 )
@@ -735,10 +735,11 @@ def test_messages_of_others_are_refused():
         controller.verify(line)  # Sent again.
     with pytest.raises(LiveError, match="not from a controller of this run"):
         worker.verify(worker.sign(Heartbeat()))  # Sent back.
-    changed = bytearray(controller.sign(Train(1)))
-    changed[-3:-2] = b"2"
+    line = controller.sign(Command(1, "train"))
+    changed = line.replace(b'"generation":1', b'"generation":2')
+    assert changed != line
     with pytest.raises(LiveError):
-        worker.verify(bytes(changed))
+        worker.verify(changed)
 
 
 def test_a_worker_without_a_secret_says_so(monkeypatch):

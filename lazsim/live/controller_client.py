@@ -11,13 +11,12 @@ from lazsim.live.messages import (
     MAX_PLAN_BYTES,
     NONCE_BYTES,
     PROOF_BYTES,
-    Abort,
+    Command,
     Heartbeat,
     LiveError,
     Message,
     MessageAuth,
     Note,
-    Pause,
     StartGeneration,
     new_nonce,
 )
@@ -55,7 +54,7 @@ class ControllerClient:
     def __init__(self, address: tuple[str, int], secret: bytes, on_abort: Callable[[], None]) -> None:
         self.inbox: queue.Queue[Message | None] = queue.Queue()
         self.aborted_generation = 0
-        self.pause: Pause | None = None
+        self.pause: Command | None = None
         self.lost = self._closed = False
         self._on_abort = on_abort
         self._notes: dict[tuple[int, str], bytes] = {}
@@ -143,10 +142,10 @@ class ControllerClient:
                 if isinstance(message, Note):
                     self._keep_note(message)
                     continue
-                if isinstance(message, Abort):
+                if isinstance(message, Command) and message.do == "abort":
                     self.aborted_generation = max(self.aborted_generation, message.generation)
                     self._abort()
-                elif isinstance(message, Pause):
+                elif isinstance(message, Command) and message.do != "train":
                     self.pause = message
                 elif isinstance(message, StartGeneration):
                     with self._notes_changed:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -360,8 +360,7 @@ class Coordinator:
         if not self._has_trained and len(self.server.workers) > len(self._members):
             # Workers that came during the preparation join like those that come later.
             self._collect_joins()
-        for member in self._members:
-            member.send(messages.Train(self._generation))
+        self._command("train")
         self._members, self._has_state = self._members[: plan.num_ranks], True
         record.num_used, record.num_sequences = plan.num_ranks, sum(map(len, plan.sequences))
         if plan.source == "peers":
@@ -441,8 +440,12 @@ class Coordinator:
 
     def _request_pause(self, cause: str, *, save: bool = False) -> None:
         self._pause_cause = cause
+        self._command("save" if save else "pause")
+
+    def _command(self, what: Literal["train", "pause", "save", "abort"]) -> None:
+        """Tell all members what to do."""
         for member in self._members:
-            member.send(messages.Pause(self._generation, save))
+            member.send(messages.Command(self._generation, what))
 
     async def _end_generation(self) -> None:
         """Bring all members out of the generation, and learn what each holds."""
@@ -470,8 +473,7 @@ class Coordinator:
         recovery = record.recovery("failure", failed_s)
         recovery.detect_s += known_s - failed_s
         await self._emit("failed")
-        for member in self._members:
-            member.send(messages.Abort(self._generation))
+        self._command("abort")
         await server.wait_until(lambda: self._are_at("idle"), LEAVE_TIMEOUT_S)
         self._disconnect_unless("idle")
         await server.wait_until(lambda: self._are_at("idle"))

@@ -118,7 +118,7 @@ class Worker:
                 return message.reason
             if isinstance(message, StartGeneration):
                 self._take_part(client, state, message)
-            elif isinstance(message, messages.Abort):
+            elif isinstance(message, messages.Command) and message.do == "abort":
                 client.send(messages.Left(message.generation, state.held()))
 
     def _prepare(self, welcome: Welcome) -> TrainingState:
@@ -272,7 +272,7 @@ class Generation:
             message = self._client.inbox.get()
             if message is None:
                 raise AbortedError
-            if isinstance(message, messages.Train) and message.generation == self._start.generation:
+            if message == messages.Command(self._start.generation, "train"):
                 return
             self._check()
 
@@ -289,8 +289,8 @@ class Generation:
                 self._writer.wait()
                 return
             part, loads = trainer.prepare()
-            pause = client.pause if client.pause is not None and client.pause.generation == generation else None
-            loss, to_pause, to_save = trainer.vote(part, pause=pause is not None, save=pause is not None and pause.save)
+            asked = client.pause.do if client.pause is not None and client.pause.generation == generation else ""
+            loss, to_pause, to_save = trainer.vote(part, pause=asked != "", save=asked == "save")
             self._writer.wait_for_copy()
             state.commit()
             now_s = time.monotonic()

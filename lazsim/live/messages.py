@@ -159,23 +159,15 @@ class StartGeneration(Message, frozen=True, tag=True):
     reuse: bool
 
 
-class Train(Message, frozen=True, tag=True):
-    """All workers are ready: drop the states that the plan does not need, and train."""
+class Command(Message, frozen=True, tag=True):
+    """What the members of a generation do now.
+
+    They ``train``: all are ready, and drop the states that the plan does not need. They ``pause`` together after the
+    current step, or ``save`` a checkpoint there too. They ``abort``: leave the generation at once.
+    """
 
     generation: int
-
-
-class Pause(Message, frozen=True, tag=True):
-    """Stop together after the current step; write a checkpoint there where `save` is set."""
-
-    generation: int
-    save: bool = False
-
-
-class Abort(Message, frozen=True, tag=True):
-    """Leave the generation at once."""
-
-    generation: int
+    do: Literal["train", "pause", "save", "abort"]
 
 
 class Stop(Message, frozen=True, tag=True):
@@ -186,7 +178,7 @@ class Stop(Message, frozen=True, tag=True):
 
 _DECODERS = {
     "worker": msgspec.json.Decoder(Hello | Heartbeat | StepDone | CheckpointWritten | Left | Reached | Note),
-    "controller": msgspec.json.Decoder(Welcome | StartGeneration | Note | Train | Pause | Abort | Stop),
+    "controller": msgspec.json.Decoder(Welcome | StartGeneration | Note | Command | Stop),
 }
 
 
@@ -238,8 +230,8 @@ class MessageAuth:
     Examples
     --------
     >>> controller, worker = MessageAuth(b"key", b"nonce", "controller"), MessageAuth(b"key", b"nonce", "worker")
-    >>> controller.verify(worker.sign(Heartbeat())), worker.verify(controller.sign(Train(3)))
-    (Heartbeat(), Train(generation=3))
+    >>> controller.verify(worker.sign(Heartbeat())), worker.verify(controller.sign(Command(3, "train")))
+    (Heartbeat(), Command(generation=3, do='train'))
     """
 
     def __init__(self, secret: bytes, nonce: bytes, side: str) -> None:
