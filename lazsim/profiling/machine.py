@@ -98,7 +98,10 @@ def measure_peaks(device: str, dtype: str, total_budget_s: float) -> tuple[float
     clock = clock_of(device, torch.get_num_threads())
     size = _peak_size(device, dtype, clock, budget_s)
     matmul_s = _matmul_s(size, device, dtype, clock, budget_s)
-    return 2.0 * size**3 / matmul_s, 2.0 * num_bytes / _copy_s(num_bytes, device, clock, budget_s)
+    source = torch.ones(num_bytes // 4, device=device)
+    target = torch.empty_like(source)
+    copy_s = _sustained_s(lambda: target.copy_(source), clock, budget_s)
+    return 2.0 * size**3 / matmul_s, 2.0 * num_bytes / copy_s
 
 
 def _matmul_s(size: int, device: str, dtype: str, clock: HostClock, budget_s: float) -> float:
@@ -115,12 +118,6 @@ def _peak_size(device: str, dtype: str, clock: HostClock, budget_s: float) -> in
             break
         size *= 2
     return size
-
-
-def _copy_s(num_bytes: int, device: str, clock: HostClock, budget_s: float) -> float:
-    source = torch.ones(num_bytes // 4, device=device)
-    target = torch.empty_like(source)
-    return _sustained_s(lambda: target.copy_(source), clock, budget_s)
 
 
 def _sustained_s(run: Callable[[], Any], clock: HostClock, budget_s: float) -> float:

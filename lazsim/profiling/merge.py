@@ -20,12 +20,13 @@ def merge_profiles(paths: Sequence[Path]) -> tuple[Header, list[Point]]:
     for path in paths:
         profile = read_profile(path)
         header = require_header(profile)
-        if headers and (other := difference(header, identity(headers[0]), headers[0].conditions)):
+        headers.append(header)
+        same = {name: getattr(headers[0], name) for name in ("torch", "device", "dtype", "model")}
+        if other := difference(header, same, headers[0].conditions):
             what, mine, first = other
             raise SpecError(
                 f"{path}: measured with {what} {mine}, {paths[0]} with {first}; merge only what was measured alike"
             )
-        headers.append(header)
         for point in profile.points:
             keep_fastest(points, point)
     matmul = max(header.matmul_flop_per_s for header in headers)
@@ -33,13 +34,11 @@ def merge_profiles(paths: Sequence[Path]) -> tuple[Header, list[Point]]:
     header = msgspec.structs.replace(
         headers[-1], matmul_flop_per_s=matmul, copy_bytes_per_s=copy, skipped=_skipped(headers, points)
     )
-    return header, [_with_shares(point, matmul, copy) for point in in_order(points)]
+    return header, [with_shares(point, matmul, copy) if point.roofline_share else point for point in in_order(points)]
 
 
-def _with_shares(point: Point, matmul_flop_per_s: float, copy_bytes_per_s: float) -> Point:
-    """Take the shares of a point from these peaks, if it has any."""
-    if not point.roofline_share:
-        return point
+def with_shares(point: Point, matmul_flop_per_s: float, copy_bytes_per_s: float) -> Point:
+    """Take the shares of a point from these peaks."""
     matmul = point.flop / matmul_flop_per_s / point.time_s
     copy = point.moved_bytes / copy_bytes_per_s / point.time_s
     return msgspec.structs.replace(
@@ -60,11 +59,6 @@ def in_order(points: Sequence[Point]) -> list[Point]:
     """Sort by kernel, as they first appear, number of ranks and size."""
     rank = {kernel: index for index, kernel in enumerate(dict.fromkeys(point.kernel for point in points))}
     return sorted(points, key=lambda point: (rank[point.kernel], point.num_ranks, point.size))
-
-
-def identity(header: Header) -> dict[str, Any]:
-    """Return the fields that all sessions of a profile share."""
-    return {name: getattr(header, name) for name in ("torch", "device", "dtype", "model")}
 
 
 def difference(header: Header, same: Mapping[str, Any], conditions: Mapping[str, Any]) -> tuple[str, Any, Any] | None:

@@ -11,6 +11,7 @@ import torch
 
 from lazsim.costmodel.profile import SIZE_UNITS, Point
 from lazsim.costmodel.times import Floats
+from lazsim.profiling.merge import with_shares
 
 CI_WIDTH = 0.02
 """Relative width of the median's 95 % interval at which repetitions end."""
@@ -162,9 +163,7 @@ def make_point(
     total_s = samples_s.sum(axis=1)
     first_s, median_s, third_s = np.quantile(total_s, [0.25, 0.5, 0.75]).tolist()
     forward_s, backward_s = [*stages_s, 0.0, 0.0][:2]
-    matmul_s = fields.get("flop", 0.0) / peaks.matmul_flop_per_s if peaks is not None else 0.0
-    copy_s = fields.get("moved_bytes", 0.0) / peaks.copy_bytes_per_s if peaks is not None else 0.0
-    return Point(
+    point = Point(
         kernel=kernel,
         size=size,
         size_unit=SIZE_UNITS[kernel],
@@ -175,8 +174,6 @@ def make_point(
         backward_s=backward_s,
         median_ci_share=ci_width(total_s),
         num_repetitions=len(samples_s),
-        matmul_peak_share=matmul_s / median_s,
-        copy_peak_share=copy_s / median_s,
-        roofline_share=max(matmul_s, copy_s) / median_s,
         **fields,
     )
+    return with_shares(point, peaks.matmul_flop_per_s, peaks.copy_bytes_per_s) if peaks is not None else point
