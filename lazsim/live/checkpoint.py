@@ -7,7 +7,7 @@ import io
 import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,9 @@ class BackgroundWriter:
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(max_workers=1)
-        self._copied = self._written = self._thread.submit(lambda: None)
+        self._copied: Future[None] = Future()
+        self._copied.set_result(None)
+        self._written = self._copied
 
     def start(self, values: Mapping[Key, Tensor], write: Callable[[Mapping[Key, Tensor]], None]) -> None:
         """Begin to copy values, and to write the copies after that."""

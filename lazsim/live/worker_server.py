@@ -120,7 +120,7 @@ class WorkerServer:
         self._listener.setblocking(False)
         self.port = int(self._listener.getsockname()[1])
         self.max_workers = (free_descriptors() - MAX_STRANGERS) // DESCRIPTORS_PER_WORKER
-        self._accepting = self._start(self._accept())
+        self._listen(0.0)
         self._start(self._disconnect_silent_workers())
 
     def _start(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -132,7 +132,8 @@ class WorkerServer:
 
     async def close(self) -> None:
         """Tell all workers that the job is over, and stop listening."""
-        self._accepting.cancel()
+        self._listening.cancel()
+        asyncio.get_running_loop().remove_reader(self._listener)
         # A task that has not begun would not close its connection.
         await asyncio.sleep(0)
         writers = [worker.writer for worker in self.workers]
@@ -166,34 +167,29 @@ class WorkerServer:
         except TimeoutError:
             pass
 
-    async def _accept(self) -> None:
-        while True:
-            await self._wait_for_connection()
-            try:
-                connection, _ = self._listener.accept()
-            except OSError:
-                # The peer is gone again, or the system is out of descriptors: those who wait will be there later.
-                await asyncio.sleep(ACCEPT_RETRY_S)
-                continue
-            if len(self._strangers) == MAX_STRANGERS:
-                next(iter(self._strangers)).cancel()
-            task = self._start(self._serve(connection))
-            self._strangers[task] = None
-            task.add_done_callback(lambda task: self._strangers.pop(task, None))
-            await asyncio.sleep(ACCEPT_INTERVAL_S)
+    def _accept(self) -> None:
+        """Accept a connection, and look for the next one a little later.
 
-    async def _wait_for_connection(self) -> None:
-        """Wait until there is a connection to accept.
-
-        `sock_accept` of the event loop would lose one that it has accepted when the task is cancelled at that moment.
+        `sock_accept` of the event loop would lose one that it has accepted when its task is cancelled at that moment.
         """
-        loop = asyncio.get_running_loop()
-        waiting = asyncio.Event()
-        loop.add_reader(self._listener, waiting.set)
         try:
-            await waiting.wait()
-        finally:
-            loop.remove_reader(self._listener)
+            connection, _ = self._listener.accept()
+        except OSError:
+            # The peer is gone again, or the system is out of descriptors: those who wait will be there later.
+            self._listen(ACCEPT_RETRY_S)
+            return
+        if len(self._strangers) == MAX_STRANGERS:
+            next(iter(self._strangers)).cancel()
+        task = self._start(self._serve(connection))
+        self._strangers[task] = None
+        task.add_done_callback(lambda task: self._strangers.pop(task, None))
+        self._listen(ACCEPT_INTERVAL_S)
+
+    def _listen(self, delay_s: float) -> None:
+        """Look for connections again after a delay."""
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._listener)
+        self._listening = loop.call_later(delay_s, loop.add_reader, self._listener, self._accept)
 
     async def _serve(self, connection: socket.socket) -> None:
         """Serve a peer from its proof to its end."""

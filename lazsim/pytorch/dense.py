@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-
 causal_attention = partial(functional.scaled_dot_product_attention, is_causal=True)
 """Attend to the tokens before, by torch's fused kernel."""
 
