@@ -263,16 +263,16 @@ def test_skew_is_measured_and_predicted(lazsim, tmp_path, quickly_measured):
 
 def test_loads_of_virtual_ranks_add_up():
     pytest.importorskip("torch", reason="needs torch: pip install 'lazsim[live]'")
-    from lazsim.profiling.ranks import allocated_loads, even_loads, skewed_loads
+    from lazsim.profiling.ranks import loads_under_skew, skewed_loads
 
     load_E = skewed_loads(8, 4.0, 4096)
     assert (int(load_E[0]), int(load_E.sum())) == (2048, 4096)
     # Expert parallelism over pairs: each rank has half the experts, and a pair the tokens of both.
-    even = even_loads(load_E, 10, 6)
+    even, allocated = loads_under_skew(load_E, 10, 6)
     assert sum(map(sum, even)) == 10 * 4096
     assert sum(even[0]) + sum(even[1]) == 2 * 4096
     # Replicas compute their quota each, rounded up.
-    assert 10 * 4096 <= sum(map(sum, allocated_loads(load_E, 10, 6))) <= 10 * 4096 + 60
+    assert 10 * 4096 <= sum(map(sum, allocated)) <= 10 * 4096 + 60
 
 
 SMALL_MODEL = """

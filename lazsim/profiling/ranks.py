@@ -18,7 +18,7 @@ from lazsim.dispatch import Ints
 from lazsim.engine.systems import System
 from lazsim.errors import SpecError
 from lazsim.placement.allocation import allocate
-from lazsim.placement.expert_parallel import ep_size, place_ep_on_most
+from lazsim.placement.expert_parallel import place_ep_on_most
 from lazsim.placement.plan import PlacementPlan
 from lazsim.placement.policies import place
 from lazsim.placement.request import PlacementRequest
@@ -149,20 +149,17 @@ def skewed_loads(num_experts: int, skew: float, num_tokens: int) -> Ints:
     return np.concatenate([[first], np.diff(cuts)])
 
 
-def even_loads(load_E: Ints, num_nodes: int, num_slots: int) -> list[list[int]]:
-    """Return the tokens of each expert on each rank under expert parallelism; `load_E` is that of one rank."""
-    plan = place_ep_on_most(1, len(load_E), num_nodes, num_slots)
-    group = ep_size(len(load_E), num_slots)
-    return [[int(load_E[expert]) * group for expert in slots if expert >= 0] for slots in plan.slots_LNS[0]]
-
-
-def allocated_loads(load_E: Ints, num_nodes: int, num_slots: int) -> list[list[int]]:
-    """Return the tokens of each replica on each rank under allocation, MRO and flexible dispatch."""
+def loads_under_skew(load_E: Ints, num_nodes: int, num_slots: int) -> list[list[list[int]]]:
+    """Return the tokens of each slot of each rank: under expert parallelism, and under allocation and MRO."""
     total_LE = load_E[None] * num_nodes
+    groups = place_ep_on_most(1, len(load_E), num_nodes, num_slots)
     replicas_LE = allocate(total_LE, num_nodes * num_slots, FAULT_THRESHOLD)
-    plan = place("mro", PlacementRequest(replicas_LE, num_nodes, num_slots, load_LE=total_LE))
-    quota_E = total_LE[0] / plan.replicas_LE[0]
-    return [[math.ceil(quota_E[expert]) for expert in slots if expert >= 0] for slots in plan.slots_LNS[0]]
+    plans = (
+        # Without the nodes that whole groups leave idle.
+        groups.nodes(np.flatnonzero(groups.num_held_N)),
+        place("mro", PlacementRequest(replicas_LE, num_nodes, num_slots, load_LE=total_LE)),
+    )
+    return [plan_loads(plan, total_LE, int(load_E.sum()), 1, padded=False)[0].tolist() for plan in plans]
 
 
 def measure_skew(options: SkewOptions, progress: Progress = iter) -> SkewResult:
@@ -177,7 +174,7 @@ def measure_skew(options: SkewOptions, progress: Progress = iter) -> SkewResult:
         d_ff_expert=4 * options.width, num_experts=options.experts,
     )  # fmt: skip
     pairs = [
-        [split(load_E, options.nodes, options.slots) for split in (even_loads, allocated_loads)]
+        loads_under_skew(load_E, options.nodes, options.slots)
         for load_E in (skewed_loads(options.experts, skew, options.tokens) for skew in skews)
     ]
     ranks = [rank for pair in pairs for layer in pair for rank in layer]
