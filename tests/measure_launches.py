@@ -13,7 +13,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from lazsim.placement.expert_parallel import place_ep
-from lazsim.pytorch.experts import expert
+from lazsim.pytorch.operators import expert
 from lazsim.pytorch.transformer import Layout, Transformer, dense_shapes, expert_shapes
 from lazsim.specs import ModelSpec, load_spec
 

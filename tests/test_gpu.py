@@ -19,7 +19,7 @@ from lazsim.profiling.compute import Target, check_kernel, measure_kernel
 from lazsim.profiling.exchanges import EXCHANGES
 from lazsim.profiling.kernels import kernels_of
 from lazsim.pytorch.device import DTYPES
-from lazsim.pytorch.experts import use_grouped_mm
+from lazsim.pytorch.operators import use_grouped_mm
 from lazsim.specs import ModelSpec, load_spec
 from tests.conftest import ROOT
 from tests.live_jobs import NUM_STEPS, Script, largest_difference, run_live, tiny_spec

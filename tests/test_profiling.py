@@ -31,7 +31,7 @@ from lazsim.profiling.timing import BATCH, HOLD_MARGIN, MOST_HOLD_S, ci_width, m
 from lazsim.pytorch import device
 from lazsim.pytorch.device import DTYPES
 from lazsim.pytorch.dispatch import inverse_of, schedule, sort_and_unsort, there_and_back
-from lazsim.pytorch.experts import use_grouped_mm
+from lazsim.pytorch.operators import use_grouped_mm
 from lazsim.specs import ModelSpec, catalog_names, load_spec
 from tests.models import TINY, TINY_SWIGLU
 

@@ -13,20 +13,7 @@ from torch.nn import functional
 from torch.optim.adam import adam
 
 from lazsim.dispatch import dispatch_tokens
-from lazsim.pytorch.dense import attention_block, head_loss, plain_attention
-from lazsim.pytorch.dispatch import (
-    Rows,
-    combine,
-    count_tokens,
-    gate,
-    inverse_of,
-    pack_and_unpack,
-    schedule,
-    sort_and_unsort,
-    sum_of_k,
-    there_and_back,
-)
-from lazsim.pytorch.experts import expert, grouped_experts, looped_experts, unstacked_experts
+from lazsim.pytorch import dispatch, operators
 from lazsim.specs import ModelSpec
 
 NUM_RANKS = 8
@@ -105,7 +92,7 @@ def kernels_of(model: ModelSpec, *, use_grouped_mm: bool) -> tuple[list[Kernel],
         _gate(model),
         _schedule(model),
         _permute(model),
-        _gated(model, there_and_back, num_copies=8),
+        _gated(model, dispatch.there_and_back, num_copies=8),
         _head(model),
         _optimizer(),
     ]
@@ -126,8 +113,8 @@ def _feed_forward(name: str, model: ModelSpec, inner: int, sizes: tuple[int, ...
         name,
         sizes,
         lambda size, random: (random.normal(size, model.d_model), *_weights(model, inner, random)),
-        expert,
-        expert,
+        operators.expert,
+        operators.expert,
         flop=lambda size: 6.0 * size * matrices * model.d_model * inner,
         inner_elements=lambda size: 4.0 * size * matrices * inner,
     )
@@ -177,8 +164,8 @@ def grouped_kernel(model: ModelSpec, counts_of: Callable[[int], Sequence[int]], 
         "grouped",
         TOKEN_SIZES,
         inputs,
-        grouped_experts if use_grouped_mm else looped_experts,
-        unstacked_experts if use_grouped_mm else looped_experts,
+        operators.grouped_experts if use_grouped_mm else operators.looped_experts,
+        operators.unstacked_experts if use_grouped_mm else operators.looped_experts,
         flop=lambda size: 6.0 * sum(counts_of(size)) * model.expert_params,
         inner_elements=lambda size: 4.0 * sum(counts_of(size)) * model.matrices_per_expert * model.d_ff_expert,
     )
@@ -189,18 +176,19 @@ def _gate(model: ModelSpec) -> Kernel:
         "gate",
         TOKEN_SIZES,
         lambda size, random: (random.normal(size, model.d_model), random.weight(model.d_model, model.num_experts)),
-        lambda x, weight: gate(x, weight, model.top_k)[0],
+        lambda x, weight: dispatch.gate(x, weight, model.top_k)[0],
         lambda x, weight: torch.softmax(x @ weight, -1).sort(-1, descending=True)[0][:, : model.top_k],
         flop=lambda size: 6.0 * size * model.d_model * model.num_experts,
         inner_elements=lambda size: 4.0 * size * (model.num_experts + model.d_model),
     )
 
 
-def _even_schedule(experts_A: Any, num_experts: int) -> Rows:
+def _even_schedule(experts_A: Any, num_experts: int) -> dispatch.Rows:
     """Schedule the last rank as if all ranks had the same tokens, and a replica of every expert each."""
-    counts = count_tokens(experts_A, num_experts)
+    counts = dispatch.count_tokens(experts_A, num_experts)
     tokens_EI = counts[:, None].expand(-1, NUM_RANKS)
-    return schedule(experts_A, tokens_EI, torch.ones_like(counts)[:, None].expand(-1, NUM_RANKS), NUM_RANKS - 1)[0]
+    ones_EJ = torch.ones_like(counts)[:, None].expand(-1, NUM_RANKS)
+    return dispatch.schedule(experts_A, tokens_EI, ones_EJ, NUM_RANKS - 1)[0]
 
 
 def _assignment_sizes(model: ModelSpec) -> tuple[int, ...]:
@@ -208,6 +196,9 @@ def _assignment_sizes(model: ModelSpec) -> tuple[int, ...]:
 
 
 def _schedule(model: ModelSpec) -> Kernel:
+    def send(experts_A: Any, tokens_EI: Any, replicas_EJ: Any) -> Any:
+        return dispatch.schedule(experts_A, tokens_EI, replicas_EJ, NUM_RANKS - 1)[1]
+
     def reference(experts_A: Any, *loads: Any) -> Any:
         sent = dispatch_tokens(*(load.cpu().numpy() for load in loads))[:, NUM_RANKS - 1]
         return torch.from_numpy(sent).to(experts_A.device)
@@ -216,7 +207,7 @@ def _schedule(model: ModelSpec) -> Kernel:
         experts_A = random.integers(model.num_experts, size)
         others = random.integers(2 * size // model.num_experts + 1, model.num_experts * (NUM_RANKS - 1))
         tokens_EI = torch.cat(
-            [others.view(model.num_experts, -1), count_tokens(experts_A, model.num_experts)[:, None]], 1
+            [others.view(model.num_experts, -1), dispatch.count_tokens(experts_A, model.num_experts)[:, None]], 1
         )
         replicas_EJ = random.integers(3, model.num_experts * NUM_RANKS).view(model.num_experts, NUM_RANKS)
         return experts_A, tokens_EI, torch.cat([replicas_EJ[:, 1:], torch.ones_like(replicas_EJ[:, :1])], 1)
@@ -225,7 +216,7 @@ def _schedule(model: ModelSpec) -> Kernel:
         "schedule",
         _assignment_sizes(model),
         inputs,
-        lambda experts_A, tokens_EI, replicas_EJ: schedule(experts_A, tokens_EI, replicas_EJ, NUM_RANKS - 1)[1],
+        send,
         reference,
         inner_elements=lambda size: 8.0 * size,
         has_backward=False,
@@ -238,7 +229,9 @@ def _permute(model: ModelSpec) -> Kernel:
         "permute",
         _assignment_sizes(model),
         lambda size, random: (random.normal(size // k, model.d_model), random.integers(model.num_experts, size)),
-        lambda x, experts_A: sum_of_k(there_and_back(x, _even_schedule(experts_A, model.num_experts), k), k),
+        lambda x, experts_A: dispatch.sum_of_k(
+            dispatch.there_and_back(x, _even_schedule(experts_A, model.num_experts), k), k
+        ),
         lambda x, _: x * k,
         inner_elements=lambda size: 4.0 * size * model.d_model,
         traffic_bytes=lambda size, element_bytes: 16.0 * size * model.d_model * element_bytes,
@@ -247,7 +240,7 @@ def _permute(model: ModelSpec) -> Kernel:
 
 def own_rows_kernel(model: ModelSpec) -> Kernel:
     """Build a rank's part of a reorder on its own tokens: gate, schedule, packing and unpacking."""
-    return _gated(model, pack_and_unpack, num_copies=4)
+    return _gated(model, dispatch.pack_and_unpack, num_copies=4)
 
 
 def _gated(model: ModelSpec, move: Callable[..., Any], num_copies: int) -> Kernel:
@@ -255,8 +248,8 @@ def _gated(model: ModelSpec, move: Callable[..., Any], num_copies: int) -> Kerne
     k = model.top_k
 
     def forward(x: Any, weight: Any) -> Any:
-        weights, experts, _ = gate(x, weight, k)
-        return combine(move(x, _even_schedule(experts.flatten(), model.num_experts), k), weights, k)
+        weights, experts, _ = dispatch.gate(x, weight, k)
+        return dispatch.combine(move(x, _even_schedule(experts.flatten(), model.num_experts), k), weights, k)
 
     return Kernel(
         "reorder",
@@ -280,13 +273,13 @@ def arrived_rows_kernel(model: ModelSpec, num_runs: int) -> Kernel:
         rows = torch.arange(size, device=random.device)
         of_a_rank = -(-size // NUM_RANKS)
         order = torch.argsort(rows % of_a_rank * num_runs // of_a_rank, stable=True)
-        return random.normal(size, model.d_model), order, inverse_of(order)
+        return random.normal(size, model.d_model), order, dispatch.inverse_of(order)
 
     return Kernel(
         "permute",
         TOKEN_SIZES,
         inputs,
-        sort_and_unsort,
+        dispatch.sort_and_unsort,
         lambda arrived, *_: arrived,
         inner_elements=lambda size: 2.0 * size * model.d_model,
         traffic_bytes=lambda size, element_bytes: 8.0 * size * model.d_model * element_bytes,
@@ -299,7 +292,7 @@ def _sequence_sizes(model: ModelSpec) -> tuple[int, ...]:
 
 def _attention(model: ModelSpec, width: int) -> Kernel:
     def forward(x: Any, into: Any, out: Any, **how: Any) -> Any:
-        return attention_block(x, into, out, model.sequence_length, HEAD_WIDTH, **how)[1]
+        return operators.attention_block(x, into, out, model.sequence_length, HEAD_WIDTH, **how)[1]
 
     return Kernel(
         "attention",
@@ -310,7 +303,7 @@ def _attention(model: ModelSpec, width: int) -> Kernel:
             random.weight(width, model.d_model),
         ),
         forward,
-        partial(forward, attend=plain_attention),
+        partial(forward, attend=operators.plain_attention),
         # Causal: half of the pairs.
         flop=lambda size: 6.0 * size * (model.params_per_attention + model.sequence_length / 2 * model.score_dim),
         inner_elements=lambda size: 20.0 * size * width,
@@ -330,7 +323,7 @@ def _head(model: ModelSpec) -> Kernel:
             random.normal(model.vocab_size, model.d_model, scale=model.d_model**-0.5),
             random.integers(model.vocab_size, size),
         ),
-        lambda x, weight, targets: head_loss(x, weight, targets) * LOSS_SCALE,
+        lambda x, weight, targets: operators.head_loss(x, weight, targets) * LOSS_SCALE,
         reference,
         flop=lambda size: 6.0 * size * model.d_model * model.vocab_size,
         inner_elements=lambda size: 6.0 * size * model.vocab_size,

@@ -22,7 +22,7 @@ from lazsim.profiling.kernels import Kernel, arrived_rows_kernel, grouped_kernel
 from lazsim.profiling.machine import conditions, measure_peaks
 from lazsim.profiling.scheduler import Progress, Scheduler
 from lazsim.pytorch.device import DTYPES, check_memory, choose_device, choose_dtype
-from lazsim.pytorch.experts import use_grouped_mm
+from lazsim.pytorch.operators import use_grouped_mm
 from lazsim.specs import ModelSpec
 
 KERNELS = ("expert", "reorder")

@@ -31,7 +31,7 @@ from lazsim.profiling.merge import difference, format_skipped, in_order, keep_fa
 from lazsim.profiling.scheduler import Measurement, Progress, Scheduler
 from lazsim.profiling.storage import STORAGE, storage_measurements
 from lazsim.pytorch.device import DTYPES, choose_device, choose_dtype
-from lazsim.pytorch.experts import use_grouped_mm
+from lazsim.pytorch.operators import use_grouped_mm
 from lazsim.specs import ModelSpec, load_spec, unknown_name
 
 MEASURED = [name for name in SIZE_UNITS if name != "dense"]

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from lazsim.dispatch import Ints
-from lazsim.pytorch.dense import attention_block, head_loss
 from lazsim.pytorch.dispatch import (
     ExchangePlan,
     assign_rows,
@@ -25,8 +24,8 @@ from lazsim.pytorch.dispatch import (
     plan_exchange,
     sort_and_unsort,
 )
-from lazsim.pytorch.experts import expert, looped_experts
 from lazsim.pytorch.group import Group
+from lazsim.pytorch.operators import attention_block, expert, head_loss, looped_experts
 from lazsim.pytorch.reduce import ExpertKey
 from lazsim.specs import ModelSpec
 
