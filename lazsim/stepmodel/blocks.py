@@ -4,12 +4,12 @@ from lazsim.stepmodel.attention import attention_items, state_space_items
 from lazsim.stepmodel.experts import moe_items
 from lazsim.stepmodel.inputs import StepInputs
 from lazsim.stepmodel.kernels import Kernels
-from lazsim.stepmodel.operations import Block, Item, block_of
+from lazsim.stepmodel.operations import Item, block_of
 
 MATMULS = ("dense_matmul", "expert_matmul")
 
 
-def blocks_of(inputs: StepInputs) -> dict[str, Block]:
+def blocks_of(inputs: StepInputs) -> dict[str, Item]:
     """Build the operations of every kind of block of a model."""
     model, parallel, kernels = inputs.model, inputs.parallel, Kernels(inputs)
     items: dict[str, list[Item]] = {"moe": moe_items(kernels)}
@@ -34,11 +34,7 @@ def blocks_of(inputs: StepInputs) -> dict[str, Block]:
     blocks["head"] = block_of(_head(kernels))
     if model.num_mtp_layers:
         join = block_of([kernels.linear(width, 2 * width, inputs.tokens, kernels.graphed)])
-        chain = [join, blocks["attention"], blocks["moe"], blocks["head"]]
-        blocks["mtp"] = Block(
-            tuple(operation for block in chain for operation in block.forward),
-            tuple(operation for block in reversed(chain) for operation in block.backward),
-        )
+        blocks["mtp"] = block_of([join, blocks["attention"], blocks["moe"], blocks["head"]])
     return blocks
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from lazsim.specs import StepConstants
-from lazsim.stepmodel.operations import Block, Operation, Queues, Span, play
+from lazsim.stepmodel.operations import Item, Operation, Queues, Span, block_of, play
 
 REPEATS = 3
 """Equal layers that are played one after the other: the last is in the steady state."""
@@ -69,7 +69,7 @@ class Task(NamedTuple):
     after: int
 
 
-def layer_time(blocks: Sequence[Block], constants: StepConstants, slowdown: float | None, piece_s: float) -> LayerTime:
+def layer_time(blocks: Sequence[Item], constants: StepConstants, slowdown: float | None, piece_s: float) -> LayerTime:
     """Play the blocks of a layer.
 
     Parameters
@@ -81,7 +81,7 @@ def layer_time(blocks: Sequence[Block], constants: StepConstants, slowdown: floa
     piece_s
         Time of the host for each of the eight pieces of a pair of passes.
     """
-    forward, backward = _passes(blocks)
+    forward, backward, _ = block_of(blocks)
     exposed: dict[str, float] = {}
     queues = Queues()
     seconds = []
@@ -106,14 +106,12 @@ def layer_time(blocks: Sequence[Block], constants: StepConstants, slowdown: floa
     return LayerTime(seconds[0], seconds[1], exposed, hidden, weight_s, pair)
 
 
-def layer_spans(
-    blocks: Sequence[Block], constants: StepConstants, slowdown: float | None, piece_s: float
-) -> list[Span]:
+def layer_spans(blocks: Sequence[Item], constants: StepConstants, slowdown: float | None, piece_s: float) -> list[Span]:
     """Return what host, kernels and exchanges do in a layer, forward after others like it and then backward.
 
     Parameters are those of `layer_time`; where passes overlap, both are those of two micro-batches.
     """
-    forward, backward = _passes(blocks)
+    forward, backward, _ = block_of(blocks)
     if slowdown is not None and _exchanges_tokens(forward):
         pieces = _pieces(forward, backward, constants, piece_s)
         times_s, _ = _play_pieces(pieces, constants)
@@ -133,13 +131,6 @@ def layer_spans(
         spans = [span._replace(stream="exchanges") if span.part == EXCHANGE else span for span in spans]
     start_s = min(span.start_s for span in spans if span.stream != "host")
     return [span._replace(start_s=span.start_s - start_s, end_s=span.end_s - start_s) for span in spans]
-
-
-def _passes(blocks: Sequence[Block]) -> tuple[list[Operation], list[Operation]]:
-    return (
-        [operation for block in blocks for operation in block.forward],
-        [operation for block in reversed(blocks) for operation in block.backward],
-    )
 
 
 def _exchanges_tokens(forward: Sequence[Operation]) -> bool:

@@ -14,7 +14,7 @@ from lazsim.stepmodel.tables import KernelTables, load_tables
 
 CONSTANTS = "training"
 
-LISTS = ("recomputed", "offloaded", "eight_bit_parts")
+LISTS = [field.name for field in msgspec.structs.fields(ParallelSpec) if field.default == ()]
 """Fields of a layout that hold several words."""
 
 DEFAULT_SEQUENCES_PER_GPU = 16

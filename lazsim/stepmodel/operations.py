@@ -37,18 +37,14 @@ class Operation(NamedTuple):
 
 
 class Item(NamedTuple):
-    """Operations of a module: forward, backward, and its name where it can be recomputed."""
+    """Operations of a module or of a block of a layer, in the order of their launch: forward and backward.
+
+    A module that can be recomputed has a name.
+    """
 
     forward: tuple[Operation, ...]
     backward: tuple[Operation, ...]
     module: str = ""
-
-
-class Block(NamedTuple):
-    """Operations of a block of a layer, in the order of their launch."""
-
-    forward: tuple[Operation, ...]
-    backward: tuple[Operation, ...]
 
 
 class Span(NamedTuple):
@@ -69,7 +65,7 @@ class Queues(NamedTuple):
 
 def block_of(
     items: Sequence[Item], recomputed: Iterable[str] = (), everything: bool = False, num_needed: int | None = None
-) -> Block:
+) -> Item:
     """Join items; the backward pass runs them in reverse, after their forward pass again where it is recomputed.
 
     Where `everything` is recomputed, it is the first `num_needed` items, or all.
@@ -82,7 +78,7 @@ def block_of(
         for operation in (*(item.forward if item.module in again else ()), *item.backward)
     )
     needed = tuple(operation for item in items[:num_needed] for operation in item.forward)
-    return Block(forward, (*needed, *backward) if everything else backward)
+    return Item(forward, (*needed, *backward) if everything else backward)
 
 
 def play(
