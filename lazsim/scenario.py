@@ -602,7 +602,9 @@ def make_trace(source: TraceInput, path: str | None) -> Trace:
         When that is not possible, or the file is no longer the one that was resolved.
     """
     if source.recipe is not None:
-        trace = generate_trace(source.recipe, np.random.default_rng(source.seed), source.name)
+        # A second more than is asked for, against rounding.
+        end_s = np.inf if source.duration_s is None else source.start_s + source.duration_s + 1.0
+        trace = generate_trace(source.recipe, np.random.default_rng(source.seed), source.name, end_s)
     else:
         assert path is not None, "a trace is a recipe or a file"
         trace = read_trace(path, format=source.format, seed=source.seed, lenient=source.lenient, mapping=source.mapping)

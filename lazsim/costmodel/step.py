@@ -29,8 +29,8 @@ SPARSE_COPIES, BUFFER_COPIES = 4, 5
 regrouped by expert after an exchange and back before the next, forward and backward, and two buffers are zeroed, which
 is half a copy each (Tutel, ``tutel/impls/fast_dispatch.py`` and ``communicate.py``)."""
 
-LAYER_KERNELS, EXPERT_KERNELS = np.array([53, 30]), np.array([3, 6])
-"""Kernels that a MoE layer without its experts launches, forward and backward, and each expert: those of
+KERNELS = (53, 3), (30, 6)
+"""Kernels that a MoE layer without its experts and each expert launch, forward and backward: those of
 `lazsim.pytorch` as torch's profiler counts them (``python -m tests.measure_launches``: 46 and 28, 3 and 6), with an
 exchange of counts and two of tokens, four copies of indices to the GPU, and two exchanges backward."""
 
@@ -131,6 +131,11 @@ class NodeLayout:
     masked_reorder: bool = False
     most_chunks: int = 1
 
+    @cached_property
+    def servers(self) -> Partition:
+        """The nodes by server."""
+        return Partition(self.server_N)
+
 
 class StepCost:
     """Step times of one plan under any loads; parts that depend on the plan alone are computed once."""
@@ -139,7 +144,7 @@ class StepCost:
         self.costs = costs
         self.layout = layout
         gpus = costs.cluster.gpus_per_node
-        servers = Partition(layout.server_N)
+        servers = layout.servers
         self._layers = row_blocks(plan.num_layers, plan.num_experts * plan.num_nodes)
         self._traffic_of: Callable[[slice], Traffic]
         if layout.group_N is None:
@@ -156,7 +161,8 @@ class StepCost:
         self._num_nodes = plan.num_nodes
         self._replicas_LE = plan.replicas_LE
         self._slots = slots_by_gpu(plan, gpus)
-        self._once, self._most_experts = _count_once(self._slots, plan.num_experts)
+        self._once, most_experts = _count_once(self._slots, plan.num_experts)
+        self._launch_s = [costs.host_s[0] * (layer + expert * most_experts) for layer, expert in KERNELS]
         self._holds_LEN = plan.holds_LEN
         holds_RN = plan.holds_LEN.reshape(-1, plan.num_nodes)
         nic_V, rings_XR, held_N = _expert_rings(holds_RN, servers, costs.model.expert_params)
@@ -211,14 +217,11 @@ class StepCost:
         which reuses the counts, it runs ahead throughout.
         """
         costs = self.costs
-        launch_s, wait_s = costs.host_s
-        num_layers = expert.shape[1]
-        compute = costs.dense_s / num_layers + reorder + expert
+        compute = costs.dense_s / expert.shape[1] + reorder + expert
         forward = PASS_SHARES[0] * compute + all_to_all / 2
         backward = compute + all_to_all - forward
-        launches = launch_s * (LAYER_KERNELS + EXPERT_KERNELS * self._most_experts)
-        late = np.maximum(0.0, launches[1] - backward.mean(axis=1, keepdims=True))
-        seconds: Floats = wait_s + np.maximum(0.0, launches[0] - forward) + late
+        late = np.maximum(0.0, self._launch_s[1] - backward.mean(axis=1, keepdims=True))
+        seconds: Floats = costs.host_s[1] + np.maximum(0.0, self._launch_s[0] - forward) + late
         return seconds
 
     def _gradients_s(self, nic_V: Floats, rings_XR: Floats, servers: Partition) -> float:
@@ -266,7 +269,8 @@ class StepCost:
         Both of shape (B, L).
         """
         busiest = self._busiest_bytes(tokens_BLE)
-        expert_s, exchange_s = self._in_chunks_s(tokens_BLE, busiest, 1)
+        # In one chunk there are two exchanges in each pass, and nothing to hide them.
+        expert_s, exchange_s = self._expert_s(tokens_BLE), 4 * self.costs.communication.all_to_all_s(*busiest).T
         for num_chunks in range(2, self.layout.most_chunks + 1):
             more = self._in_chunks_s(tokens_BLE, busiest, num_chunks)
             is_faster = sum(more) < expert_s + exchange_s
@@ -285,8 +289,8 @@ class StepCost:
         """
         expert_s = num_chunks * self._expert_s(tokens_BLE / num_chunks)
         both_s = 2 * num_chunks * self.costs.communication.all_to_all_s(*busiest / num_chunks).T
-        exposed = [np.maximum(both_s - share * expert_s, both_s / num_chunks) for share in PASS_SHARES]
-        return expert_s, sum(exposed, np.array(0.0))
+        forward_s, backward_s = (np.maximum(both_s - share * expert_s, both_s / num_chunks) for share in PASS_SHARES)
+        return expert_s, forward_s + backward_s
 
     def _expert_s(self, tokens_BLE: Floats) -> Floats:
         num_samples, num_layers, num_experts = tokens_BLE.shape
@@ -380,8 +384,8 @@ def _count_once(slots: Ints, num_experts: int) -> tuple[Ints, int]:
     """
     once = np.sort(slots, axis=0)
     is_again = once[1:] == once[:-1]
-    num_different = len(once) - np.count_nonzero(is_again, axis=0) - (once[0] % (num_experts + 1) == num_experts)
-    once[1:][is_again] = num_experts
+    num_different = len(once) - is_again.sum(axis=0) - (once[0] % (num_experts + 1) == num_experts)
+    np.copyto(once[1:], num_experts, where=is_again)
     return once, int(num_different.max())
 
 

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from lazsim.costmodel.step import CostModel, StepTimes
+from lazsim.costmodel.step import CostModel, NodeLayout, StepTimes
 from lazsim.engine.systems import System
 from lazsim.placement.plan import Ints, PlacementPlan
 from lazsim.routing import Routing
@@ -57,9 +57,12 @@ def step_timers_from(system: System, costs: CostModel, routing: Routing) -> Make
     """Return a maker of timers that follow the cost model and the loads."""
 
     @functools.lru_cache(NUM_KEPT)
+    def layout(servers: bytes) -> NodeLayout:
+        return system.layout(costs, np.frombuffer(servers, dtype=np.int64))
+
+    @functools.lru_cache(NUM_KEPT)
     def make(plan: PlacementPlan, servers: bytes) -> StepTimer:
-        layout = system.layout(costs, np.frombuffer(servers, dtype=np.int64))
-        steps = [each.step_times(plan, layout) for each in (costs, costs.measured_part) if each is not None]
+        steps = [each.step_times(plan, layout(servers)) for each in (costs, costs.measured_part) if each is not None]
         return ModelledStepTimer(routing, costs.job.rebalance_interval_steps, *steps)
 
     def make_timer(plan: PlacementPlan, server_N: Ints) -> StepTimer:

@@ -14,7 +14,9 @@ from lazsim.trace.recipes import MtbfSpec, PublicSpec, Recipe, ScheduleSpec, Spo
 from lazsim.trace.table import Event, Trace, build_trace, check_size
 
 
-def generate_trace(recipe: Recipe, rng: np.random.Generator, name: str = "generated") -> Trace:
+def generate_trace(
+    recipe: Recipe, rng: np.random.Generator, name: str = "generated", end_s: float = math.inf
+) -> Trace:
     """Generate a trace from a recipe.
 
     Parameters
@@ -25,6 +27,8 @@ def generate_trace(recipe: Recipe, rng: np.random.Generator, name: str = "genera
         Source of all draws; the same state gives the same trace.
     name
         Name of the trace.
+    end_s
+        Time up to which events are needed; later ones are not drawn.
 
     Raises
     ------
@@ -40,11 +44,11 @@ def generate_trace(recipe: Recipe, rng: np.random.Generator, name: str = "genera
     if isinstance(recipe, PublicSpec):
         raise SpecError(f"{name}: a published trace, not a recipe; get it with lazsim trace fetch {name}")
     if isinstance(recipe, SpotSpec):
-        events = _spot_events(recipe, rng, name)
+        events = _spot_events(recipe, rng, name, end_s)
     elif isinstance(recipe, MtbfSpec):
-        events = _mtbf_events(recipe, rng, name)
+        events = _mtbf_events(recipe, rng, name, end_s)
     else:
-        events = _schedule_events(recipe, rng)
+        events = _schedule_events(recipe, rng, end_s)
     return build_trace(events, duration_s=recipe.duration_s, name=name, format="lazsim")
 
 
@@ -55,11 +59,11 @@ def generated_bytes(recipe: Recipe, seed: int, name: str) -> bytes:
     return trace_bytes(trace, header)
 
 
-def _schedule_events(spec: ScheduleSpec, rng: np.random.Generator) -> list[Event]:
+def _schedule_events(spec: ScheduleSpec, rng: np.random.Generator, end_s: float) -> list[Event]:
     alive = [f"node{index + 1}" for index in range(spec.num_nodes)]
     events = [Event(0.0, "add", node) for node in alive]
     for failure in range(1, spec.num_nodes - spec.num_left + 1):
-        if failure * spec.interval_s > spec.duration_s:
+        if failure * spec.interval_s > min(spec.duration_s, end_s):
             break
         events.append(Event(failure * spec.interval_s, "remove", alive.pop(int(rng.random() * len(alive)))))
     return events
@@ -70,12 +74,12 @@ def draw_weibull(law: WeibullSpec, unit: float, rng: np.random.Generator) -> int
     return max(1, math.ceil(law.scale / unit * math.pow(-math.log1p(-rng.random()), 1 / law.shape)))
 
 
-def _spot_events(spec: SpotSpec, rng: np.random.Generator, name: str) -> list[Event]:
+def _spot_events(spec: SpotSpec, rng: np.random.Generator, name: str, end_s: float) -> list[Event]:
     """Run two clocks in whole ticks: losses while any node is alive, grants while the target is not reached."""
     born: dict[str, int] = {f"node{index + 1}": 0 for index in range(spec.initial_nodes)}
     events = [Event(0.0, "add", node) for node in born]
     num_names = len(born)
-    now, last = 0, math.floor(spec.duration_s / spec.tick_s)
+    now, last = 0, math.floor(min(spec.duration_s, end_s) / spec.tick_s)
     loss_at: int | None = None
     grant_at: int | None = None
     while True:
@@ -127,7 +131,7 @@ def weibull_scale(mean: float, shape: float) -> float:
     return mean / math.gamma(1 + 1 / shape)
 
 
-def _mtbf_events(spec: MtbfSpec, rng: np.random.Generator, name: str) -> list[Event]:
+def _mtbf_events(spec: MtbfSpec, rng: np.random.Generator, name: str, end_s: float) -> list[Event]:
     """Draw the events of a recipe, to a millisecond, up to its end.
 
     Notes
@@ -154,7 +158,7 @@ def _mtbf_events(spec: MtbfSpec, rng: np.random.Generator, name: str) -> list[Ev
     num_cycles = spec.num_nodes * spec.duration_s / (spec.mtbf_s + spec.repair_s)
     # A batch takes time to draw, though it may find no node alive.
     check_size(name, 0, spec.num_nodes, int(2 * num_cycles + spec.duration_s / batch_gap_s))
-    while min(changes[0][0], batch_s) <= spec.duration_s:
+    while min(changes[0][0], batch_s) <= min(spec.duration_s, end_s):
         check_size(name, 0, spec.num_nodes, len(events))
         lost: list[int] = []
         if batch_s < changes[0][0]:
