@@ -1,4 +1,6 @@
-"""Time the simulator, placement, recovery and the command line: ``make bench``.
+"""Time the simulator, placement, recovery and the command line: ``make bench``, or ``python -m tests.bench P3 growth``.
+
+Words choose the parts whose names have one of them; without any, all are timed.
 
 Each time is the least CPU time of several runs, beside its ratio to a yardstick timed in the same run (a fixed loop of
 small numpy calls), since machines differ and are noisy. Peak memory is that of the process that ran the case. Where
@@ -53,11 +55,19 @@ def measure(name: str) -> None:
     print(json.dumps({"seconds": seconds, "ratio": seconds / yardstick_s, "peak_mib": peak_mib, "plain_s": plain_s}))
 
 
-def main() -> None:
-    """Measure every case and print a table."""
+MEASURE = "--measure"
+"""Asks a process of its own for one case, as JSON."""
+HELP, GROWTH = "lazsim --help, interpreter included", "growth"
+
+
+def main(words: list[str]) -> None:
+    """Measure the parts asked for, or all, and print a table."""
+    parts = [name for name in (*CASES, HELP, GROWTH) if not words or any(word in name for word in words)]
     print(f"{'case':50} {'time':>8} {'x yardstick':>12} {'peak memory':>12}")
-    for name in CASES:
-        command = [sys.executable, "-m", "tests.bench", name]
+    for name in parts:
+        if name not in CASES:
+            continue
+        command = [sys.executable, "-m", "tests.bench", MEASURE, name]
         environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
         done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT, env=environment)
         found = json.loads(done.stdout)
@@ -65,9 +75,11 @@ def main() -> None:
         if found["plain_s"] is not None:
             times = found["plain_s"] / found["seconds"]
             print(f"{'  the plain way':50} {found['plain_s']:7.1f}s {times:12,.0f} times as long")
-    help_s = min(help_cpu_s() for _ in range(5))
-    print(f"{'lazsim --help, interpreter included':50} {help_s:7.3f}s {help_s / least_cpu_s(yardstick, 5):12.1f}")
-    print_growth()
+    if HELP in parts:
+        help_s = min(help_cpu_s() for _ in range(5))
+        print(f"{HELP:50} {help_s:7.3f}s {help_s / least_cpu_s(yardstick, 5):12.1f}")
+    if GROWTH in parts:
+        print_growth()
 
 
 def help_cpu_s() -> float:
@@ -97,7 +109,7 @@ def print_growth() -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        measure(sys.argv[1])
+    if MEASURE in sys.argv:
+        measure(sys.argv[-1])
     else:
-        main()
+        main(sys.argv[1:])
