@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lazsim.engine.nodes import Nodes
-from lazsim.placement.plan import Ints, PlacementPlan
+from lazsim.placement.plan import Ints, PlacementPlan, with_more_nodes
 from lazsim.reliability import BatchFailures, SurvivalEstimate, recovery_prob
 from lazsim.specs import sha256
 from lazsim.trace.table import Trace
@@ -109,7 +109,7 @@ class PlanReliability:
     def _estimate(self, plan: PlacementPlan, domain_N: Ints) -> SurvivalEstimate:
         """Return the mean of the probabilities under losses of nodes, and of domains, by how often each comes."""
         # To lose a node that is not in use is to lose one that holds nothing.
-        holds_LEN = np.pad(plan.holds_LEN, ((0, 0), (0, 0), (0, len(domain_N) - plan.num_nodes)))
+        holds_LEN = with_more_nodes(plan.holds_LEN, len(domain_N) - plan.num_nodes)
         found, weights = [], []
         for of_domains in (False, True):
             counts = {number: times for (number, whole), times in self._losses.items() if whole == of_domains}

@@ -9,9 +9,8 @@ import numpy as np
 
 from lazsim.costmodel.recovery_times import transfer_s
 from lazsim.costmodel.step import CostModel
-from lazsim.dispatch import Floats
 from lazsim.placement.mapping import keep_domains, map_greedily, num_missing
-from lazsim.placement.plan import Bools, Ints, PlacementPlan
+from lazsim.placement.plan import Bools, Floats, Ints, PlacementPlan, with_more_nodes
 from lazsim.placement.transfers import migrate
 
 
@@ -73,7 +72,7 @@ def bind_nodes(
     """
     if has_dense_H is None:
         has_dense_H = np.arange(has_LEH.shape[2] + num_new) < has_LEH.shape[2]
-    has_LEH = _widen(has_LEH, num_new)
+    has_LEH = with_more_nodes(has_LEH, num_new)
     missing_HN = num_missing(has_LEH, plan.holds_LEN)
     if domain_H is not None:
         missing_HN = keep_domains(missing_HN, domain_H, domain_H[: plan.num_nodes])
@@ -81,7 +80,7 @@ def bind_nodes(
     num_left_out = len(has_dense_H) - len(chosen_N)
     if num_left_out:
         order_H = np.concatenate([chosen_N, np.setdiff1d(np.arange(len(has_dense_H)), chosen_N)])
-    has_LEH, wants_LEH = has_LEH.take(order_H, axis=2), _widen(plan.holds_LEN, num_left_out)
+    has_LEH, wants_LEH = has_LEH.take(order_H, axis=2), with_more_nodes(plan.holds_LEN, num_left_out)
     if costs.grid.num_stages == 1 or stage_H is None:
         moved = migrate(
             has_LEH, wants_LEH, costs.model.expert_state_bytes, has_dense_H[order_H], costs.model.dense_state_bytes
@@ -93,13 +92,6 @@ def bind_nodes(
     stages = np.arange(costs.grid.num_stages)[:, None]
     had_H = np.append(stage_H, np.zeros(num_new, dtype=np.int64))
     has_PH = ((had_H == stages) & has_dense_H)[:, order_H]
-    wants_PH = _widen(costs.grid.holds_stages_PN(plan.num_nodes)[None], num_left_out)[0]
+    wants_PH = with_more_nodes(costs.grid.holds_stages_PN(plan.num_nodes)[None], num_left_out)[0]
     dense = migrate(has_PH[None], wants_PH[None], costs.model.dense_state_bytes / len(stages), all_H, 0.0)
     return Binding(chosen_N, order_H, moved.bytes_NN + dense.bytes_NN, moved.num_states)
-
-
-def _widen(holds_LEN: Bools, num_more: int) -> Bools:
-    """Add nodes that hold nothing."""
-    if not num_more:
-        return holds_LEN
-    return np.concatenate([holds_LEN, np.zeros((*holds_LEN.shape[:2], num_more), dtype=np.bool_)], axis=2)

@@ -10,7 +10,7 @@ import numpy as np
 
 from lazsim.errors import InfeasiblePlanError
 from lazsim.placement.mapping import MAPPINGS, keep_domains, map_bottleneck, map_greedily, map_optimally, num_missing
-from lazsim.placement.plan import Bools, Ints
+from lazsim.placement.plan import Bools, Ints, with_more_nodes
 from lazsim.placement.transfers import SHARINGS, Migration, balance_senders
 
 
@@ -114,8 +114,7 @@ def migration_report(
         chosen_N = mapping(missing_HN if mapping is map_greedily else bytes_HN)
         # Nodes outside the plan still send, unless they are new.
         order = np.append(chosen_N, np.setdiff1d(np.flatnonzero(has_dense_H), chosen_N))
-        wants = np.zeros((*wants_LEN.shape[:2], len(order)), dtype=np.bool_)
-        wants[:, :, : len(chosen_N)] = wants_LEN
+        wants = with_more_nodes(wants_LEN, len(order) - len(chosen_N))
         states = has_LEH[:, :, order], wants, state_bytes, has_dense_H[order], dense_bytes
         rows += _rows(name, {sharing: share(*states) for sharing, share in SHARINGS.items()})
     column_N = np.arange(bytes_HN.shape[1])

@@ -120,6 +120,13 @@ class PlacementPlan:
         return self
 
 
+def with_more_nodes(holds_LEN: Bools, num_more: int) -> Bools:
+    """Add nodes that hold nothing."""
+    if not num_more:
+        return holds_LEN
+    return np.concatenate([holds_LEN, np.zeros((*holds_LEN.shape[:2], num_more), dtype=np.bool_)], axis=2)
+
+
 def is_recoverable(holds_LEN: Bools) -> bool:
     """Tell whether every expert of every layer is on some node.
 

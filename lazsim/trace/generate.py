@@ -14,9 +14,7 @@ from lazsim.trace.recipes import MtbfSpec, PublicSpec, Recipe, ScheduleSpec, Spo
 from lazsim.trace.table import Event, Trace, build_trace, check_size
 
 
-def generate_trace(
-    recipe: Recipe, rng: np.random.Generator, name: str = "generated", end_s: float = math.inf
-) -> Trace:
+def generate_trace(recipe: Recipe, rng: np.random.Generator, name: str = "generated", end_s: float = math.inf) -> Trace:
     """Generate a trace from a recipe.
 
     Parameters

@@ -226,7 +226,8 @@ class System:
         if not self.policy.is_custom:
             plan: PlacementPlan = self.policy.function(request)
             return plan
-        return _with_slots(place(self.policy, request), cluster.slots_per_node)
+        # A user's plan may leave out empty slots.
+        return place(self.policy, request).with_slots(cluster.slots_per_node)
 
     def plan_evenly(self, costs: CostModel, num_nodes: int) -> PlacementPlan:
         """Plan for `num_nodes` nodes from even loads; an `InfeasiblePlanError` says that the policy does not apply."""
@@ -310,13 +311,6 @@ class System:
     def choices(self) -> Mapping[str, Sequence[int]]:
         """Return the fields of the system that a search for its best setting may change, with the values to try."""
         return {"min_replicas": (1, 2, 3, 4)} if self.is_elastic else {}
-
-
-def _with_slots(plan: PlacementPlan, num_slots: int) -> PlacementPlan:
-    """Add the empty slots that a user's plan left out: slots share GPUs by their number."""
-    num_more = num_slots - plan.slots_LNS.shape[2]
-    slots_LNS = np.pad(plan.slots_LNS, ((0, 0), (0, 0), (0, num_more)), constant_values=-1)
-    return PlacementPlan(slots_LNS, plan.num_experts)
 
 
 def node_state_bytes(costs: CostModel) -> float:
