@@ -294,3 +294,14 @@ def test_batches_are_the_failure_domains_of_a_cluster_of_which_the_last_may_be_s
     assert bad[::2] == (2, bad[2])
     assert "need batch_share" in bad[2].replace("--batch-share", "batch_share")
     assert lazsim("trace", "generate", *fields, "--cluster", "none-such")[2].startswith("lazsim: --cluster: ")
+
+
+@pytest.mark.parametrize("name", ["spot-p3-like", "meta-rsc-2", "fail-every-5min"])
+def test_a_recipe_drawn_up_to_an_earlier_end_has_the_events_of_the_whole_up_to_there(name):
+    recipe = load_recipe(name)
+    end_s = recipe.duration_s / 3
+    whole, part = (generate_trace(recipe, np.random.default_rng(3), name, end) for end in (np.inf, end_s))
+    early = [event for event in whole.events() if event.time_s <= end_s]
+    assert list(part.events()) == early
+    assert len(part) < len(whole)
+    assert part.duration_s == whole.duration_s

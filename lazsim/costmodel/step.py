@@ -269,8 +269,9 @@ class StepCost:
         Both of shape (B, L).
         """
         busiest = self._busiest_bytes(tokens_BLE)
+        expert_s = self._expert_s(tokens_BLE)
         # In one chunk there are two exchanges in each pass, and nothing to hide them.
-        expert_s, exchange_s = self._expert_s(tokens_BLE), 4 * self.costs.communication.all_to_all_s(*busiest).T
+        exchange_s = np.ascontiguousarray(4 * self.costs.communication.all_to_all_s(*busiest).T)
         for num_chunks in range(2, self.layout.most_chunks + 1):
             more = self._in_chunks_s(tokens_BLE, busiest, num_chunks)
             is_faster = sum(more) < expert_s + exchange_s

@@ -96,7 +96,8 @@ class Held:
         """Tell whether every stage is on some node."""
         if self.made is None:
             return False
-        return len({seat * grid.num_stages // self.num_seats for seat in self.seats}) == grid.num_stages
+        num_stages, num_seats = grid.num_stages, self.num_seats
+        return len({seat * num_stages // num_seats for seat in self.seats}) == num_stages
 
     def without(self, failed: Collection[Any]) -> "Held":
         """Return what is left when nodes fail."""
