@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 
 from lazsim.costmodel.compute import AnalyticCompute
+from lazsim.costmodel.fixed import fixed_costs
 from lazsim.costmodel.measured import (
     Beyond,
     MeasuredCommunication,
@@ -253,6 +254,8 @@ class Scenario:
         if self.job.parallel is not None:
             values["kernels_sha256"] = sha256(read_tables(self.gpu.kernels))
         plain: dict[str, Any] = msgspec.to_builtins(values)
+        if self.job.times is None:
+            del plain["job"]["times"]
         return plain
 
     @functools.cached_property
@@ -368,6 +371,10 @@ class Scenario:
             AnalyticCommunication(cluster.network, cluster.host),
         )
         profile = self.load_profile()
+        if job.times is not None:
+            if profile is not None:
+                raise SpecError("`profile`: the job has `times` of its own; leave the profile out")
+            return fixed_costs(model, cluster, job, self.step)
         if job.parallel is not None:
             if profile is not None:
                 raise SpecError("`profile`: a job with a layout takes the kernels of its GPU; leave the profile out")
@@ -441,7 +448,7 @@ class Resolver:
         gpu = spec(GpuSpec, asked["gpu"] or cluster.gpu)
         step = spec(StepConstants, asked["step"])
         job = _own_interval(spec(JobSpec, asked["job"] or _own_job(model, gpu, cluster, step)), system.name)
-        if asked["job"] is None and asked["profile"] is None and job.parallel is None:
+        if asked["job"] is None and asked["profile"] is None and job.parallel is None and job.times is None:
             job = _with_layout(model, gpu, cluster, job, step)
         with prefix_errors(f"{self._where}`duration`"):
             duration_s = _seconds(asked["duration"])

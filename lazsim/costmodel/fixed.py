@@ -1,15 +1,16 @@
 """Costs of a job whose times are given as numbers, whatever its plan and loads."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from lazsim.costmodel.step import CostModel, NodeLayout, StepTimes
 from lazsim.costmodel.times import Floats
+from lazsim.errors import SpecError
 from lazsim.placement.grid import Grid
 from lazsim.placement.plan import Ints, PlacementPlan
-from lazsim.specs import ClusterSpec, JobSpec, ModelSpec, StepConstants, load_spec
-from lazsim.specs.overrides import override
+from lazsim.specs import ClusterSpec, JobSpec, ModelSpec, StepConstants, TimesSpec
 
 
 @dataclass(frozen=True)
@@ -81,84 +82,41 @@ class FixedStep:
 
 @dataclass(frozen=True)
 class FixedCosts(CostModel):
-    """A cost model whose model replicas have given numbers of nodes and stages."""
-
-    num_stages: int = 1
-    unit_nodes: int = 1
+    """A cost model with the known times of a job; see `lazsim.specs.TimesSpec`."""
 
     @property
+    def times(self) -> TimesSpec:
+        """The known times."""
+        assert self.job.times is not None, "the job has known times"
+        return self.job.times
+
+    @cached_property
     def grid(self) -> Grid:
-        """Layers are shared evenly by stages, each of which holds its experts once on `unit_nodes` nodes."""
-        num_layers = self.model.num_moe_layers
-        return Grid(np.arange(num_layers) * self.num_stages // num_layers, self.num_stages, self.unit_nodes)
+        """Stages share the layers evenly."""
+        num_layers, num_stages = self.model.num_moe_layers, self.times.num_stages
+        return Grid(np.arange(num_layers) * num_stages // num_layers, num_stages, self.times.nodes_per_stage)
 
     def step_times(self, plan: PlacementPlan, layout: NodeLayout) -> StepTimes:
-        """Return the same time for every plan, without counting its traffic."""
-        return FixedStep(plan.num_nodes * self.samples_per_node, self.dense_s)
+        """Return the time of a step on the model replicas of a plan, without counting its traffic."""
+        known = self.times.step_s
+        if isinstance(known, tuple):
+            replicas = max(1, plan.num_nodes // self.grid.replica_nodes)
+            known = known[min(replicas, len(known)) - 1]
+        return FixedStep(self.times.samples_per_step or plan.num_nodes * self.samples_per_node, known)
 
 
-def fixed_costs(
-    num_nodes: int,
-    step_s: float,
-    *,
-    storage_s: float = 0.0,
-    detect_s: float = 0.0,
-    rebuild_s: float = 0.0,
-    restart_s: float = 0.0,
-    restart_per_node_s: float = 0.0,
-    unit_nodes: int = 1,
-    num_stages: int = 1,
-    num_experts: int = 1,
-    slots: int = 1,
-    rebalance_interval_steps: int = 10**6,
-) -> FixedCosts:
-    """Return the costs of a job on nodes of one GPU with given times.
+def fixed_costs(model: ModelSpec, cluster: ClusterSpec, job: JobSpec, constants: StepConstants) -> FixedCosts:
+    """Return the costs of a job with known times.
 
-    Parameters
-    ----------
-    num_nodes
-        Nodes of the cluster. A node trains one sequence a step.
-    step_s, storage_s, detect_s, rebuild_s
-        Seconds of a step, of a save as of a load, until a failure is noticed, and of new communicators.
-    restart_s, restart_per_node_s
-        Seconds of a restart beside the load, and for each node.
-    unit_nodes, num_stages
-        Nodes of a stage of a model replica, and its stages, each with a layer.
-    num_experts, slots
-        Experts of a layer, and those that fit on a node.
-    rebalance_interval_steps
-        Steps between plans.
-
-    Examples
-    --------
-    >>> costs = fixed_costs(num_nodes=30, step_s=10.9)
-    >>> costs.dense_s, costs.grid.replica_nodes
-    (10.9, 1)
+    Raises
+    ------
+    SpecError
+        When there are more stages than MoE layers.
     """
-    model = override(
-        load_spec(ModelSpec, "gpt-s"),
-        {"num_experts": num_experts, "num_layers": num_stages, "num_moe_layers": num_stages},
-        "model",
-    )
-    recovery = {
-        "detect_s": detect_s, "rebuild_s": rebuild_s, "regroup_s": 0.0, "restart_base_s": restart_s,
-        "restart_per_node_s": restart_per_node_s, "connect_s": 0.0,
-    }  # fmt: skip
-    cluster = override(
-        load_spec(ClusterSpec, "dgx-h100"),
-        {
-            "name": "nodes", "num_nodes": num_nodes, "gpus_per_node": 1, "slots_per_gpu": slots,
-            **{f"recovery.{name}": seconds for name, seconds in recovery.items()},
-        },
-        "cluster",
-    )  # fmt: skip
-    job = override(
-        load_spec(JobSpec, "testbed-a"),
-        {"sequences_per_gpu": 1, "join_wait_s": 0.0, "rebalance_interval_steps": rebalance_interval_steps},
-        "job",
-    )
-    constants = load_spec(StepConstants, "training")
-    compute, communication = FixedCompute(step_s), FixedCommunication(storage_time_s=storage_s)
-    return FixedCosts(
-        model, cluster, job, constants, compute, communication, num_stages=num_stages, unit_nodes=unit_nodes
-    )
+    times = job.times
+    assert times is not None, "the job has known times"
+    if times.num_stages > model.num_moe_layers:
+        raise SpecError(f"`times`: {times.num_stages} stages for {model.num_moe_layers} MoE layers: give fewer")
+    longest_s = max(times.step_s) if isinstance(times.step_s, tuple) else times.step_s
+    communication = FixedCommunication(times.transfer_s, times.storage_s)
+    return FixedCosts(model, cluster, job, constants, FixedCompute(longest_s), communication)

@@ -95,7 +95,7 @@ class Job:
         self.nodes = Nodes(costs.cluster.nodes_per_server, spares.most_in_service)
         self.progress = Progress()
         self.state: JobState = Waiting()
-        self.extrapolated_s = self.below_threshold_s = 0.0
+        self.extrapolated_s = self.below_threshold_s = self.stale_steps = 0.0
         self._has_started = False
         self.step_s = 0.0
         own_steps = costs.job.checkpoint_interval_steps
@@ -106,6 +106,12 @@ class Job:
         self._dropped: set[str] = set()
         self._end_s = end_s
         self._process: simpy.Process | None = None
+
+    @property
+    def lost_token_share(self) -> float | None:
+        """Share of the tokens trained whose updates of experts rollbacks lost; None where none can be."""
+        can_lose = self.system.stale_steps(self.interval_steps) is not None
+        return self.stale_steps / max(1, self.progress.step) if can_lose else None
 
     # What happens to the job.
 
@@ -291,6 +297,7 @@ class Job:
         self._train_on(Held.full(decision.nodes, planned))
         if self._has_started:
             self.log.count("restarts")
+            self._lose_updates()
         self._log("restarted" if self._has_started else "started")
         self._has_started = True
 
@@ -404,6 +411,13 @@ class Job:
             self._log("rolled_back", lost_steps=lost.steps)
         if self.log.failure is not None:
             self.log.failure.lost_steps = lost.steps
+
+    def _lose_updates(self) -> None:
+        """Count the updates of experts that a rollback loses, which may change what the system saves."""
+        stale_steps = self.system.stale_steps(self.interval_steps)
+        if stale_steps is not None:
+            self.stale_steps += stale_steps
+            self.system = self.system.within_budget(self.stale_steps, self.progress.step, self.interval_steps)
 
     def _note_moved(self, moved: Moved | None) -> None:
         """Note what recovery from a failure moved; None where only the time is known."""

@@ -237,7 +237,7 @@ def simulate_system(
         plan_recovery=reliability.average(wall_s) if reliability else None,
         below_threshold_s=job.below_threshold_s,
         extrapolated_s=job.extrapolated_s if costs.measured_part is not None else None,
-        lost_token_share=system.lost_token_share(job.interval_steps, job.log.counts["restarts"], job.progress.step),
+        lost_token_share=job.lost_token_share,
         interval_steps=job.interval_steps,
         host_bytes=system.host_bytes(costs, most_used, job.step_s) if most_used and job.step_s else 0.0,
         setting={name: getattr(system, name) for name in system.choices()},

@@ -23,6 +23,7 @@ from lazsim.specs.model import (
 from lazsim.specs.parallel import ParallelSpec
 from lazsim.specs.record import Spec
 from lazsim.specs.step import StepConstants
+from lazsim.specs.times import TimesSpec
 
 __all__ = [
     "CATALOG_KINDS",
@@ -42,6 +43,7 @@ __all__ = [
     "SpecT",
     "StateSpaceSpec",
     "StepConstants",
+    "TimesSpec",
     "catalog_names",
     "describe_spec",
     "load_spec",

@@ -4,6 +4,7 @@ from typing import Literal
 
 from lazsim.specs.parallel import ParallelSpec
 from lazsim.specs.record import Amount, Count, Quantity, Seconds, Spec
+from lazsim.specs.times import TimesSpec
 
 
 class JobSpec(Spec, frozen=True, kw_only=True):
@@ -38,6 +39,8 @@ class JobSpec(Spec, frozen=True, kw_only=True):
         inference kernels; it needs a GPU with such measurements.
     parallel : ParallelSpec, optional
         Layout of the job over GPUs; steps come from `lazsim.stepmodel`.
+    times : TimesSpec, optional
+        Known times, in place of those from kernels, links and a layout.
     """
 
     name: str
@@ -53,3 +56,4 @@ class JobSpec(Spec, frozen=True, kw_only=True):
     reorder_kernels: Quantity
     expert_kernels: Literal["separate", "fused"] = "separate"
     parallel: ParallelSpec | None = None
+    times: TimesSpec | None = None

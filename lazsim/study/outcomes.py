@@ -1,29 +1,35 @@
 """Outcomes under failures that others published, replayed by the engine.
 
 A row of a table has an `id`, what was published (`metric`, `value`, `unit`), how near a replay has to come
-(`tolerance_hint`), and the set-up: a function of `lazsim.study.replays` (`replay`) with its numbers (`inputs`). Rows of
-other tables without a set-up take that of the catalogue's row of the same id.
+(`tolerance_hint`), and its inputs in words (`inputs`). `lazsim.study.replays` has the set-ups: a row names one
+(`replay`), or it is that of the catalogue's row of the same id, or of rows of the same `group` and `metric`.
 """
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from importlib import resources
-from inspect import signature
+from pathlib import Path
+from typing import Any
 
 from lazsim.errors import SpecError, prefix_errors
 from lazsim.files import read_bytes
-from lazsim.limits import MAX_WHOLE
+from lazsim.specs import unknown_name
 from lazsim.study.measured_runs import Row, read_table
-from lazsim.study.replays import ECHOES, REPLAYS
+from lazsim.study.replays import MEASURED, MissingError, Setup, figures_of, find_setup, load_setups, read_inputs, replay
 
-CATALOG = "measured/outcomes.csv"
+CATALOG = f"{MEASURED}/outcomes.csv"
 
 NEEDED = ("id", "metric", "value", "tolerance_hint")
 """Columns that a table of outcomes must have."""
 
-TOLERANCE = re.compile(r"(?P<bound>[<>]=?)?\s*(?P<number>\d+(\.\d+)?)\s*(?P<unit>%|points|h)?")
+TOLERANCE = re.compile(r"(?P<bound>[<>]=?)?\s*(?P<number>\d+(\.\d+)?)\s*(?P<unit>%|points|h)?(?: \(.*\))?")
+LARGER_OF = re.compile(r"max\((?P<percent>[\d.]+)%, (?P<times>[\d.]+) sd\); sd=(?P<deviation>[\d.]+)(?: .*)?")
+"""The larger of a share of the figure, and of a multiple of the deviation of published runs."""
+
+REFERENCE = re.compile(r"\bas ([\w.-]*\w)")
+"""Another row, whose inputs are those of a row, too."""
 
 ROUNDING = 1e-9
 
@@ -37,13 +43,12 @@ class Outcome:
     published : tuple of float
         Figures in `unit`: one, or several that one replay gives.
     tolerance : str
-        ``3%`` of the figure, ``0.01`` or ``2 points`` beside it, ``exact``, or a bound such as ``>=0.9``.
-    replay : callable or None
-        Makes the figures anew; none where the row cannot be replayed.
+        ``3%`` of the figure, ``0.01`` or ``2 points`` beside it, ``exact``, a bound such as ``>=0.9``, or ``max(2%, 2
+        sd); sd=4``.
+    setup, figures, inputs, folder
+        Arguments of `lazsim.study.replays.replay`; no set-up where the row cannot be replayed.
     skipped : str
         Reason why not.
-    echoes : bool
-        Whether the figure is an input of the replay, which then predicts nothing.
     why : str
         Reason why a replay differs, where it is known.
     """
@@ -55,9 +60,11 @@ class Outcome:
     source: str
     published: tuple[float, ...]
     tolerance: str
-    replay: Callable[[], Sequence[float]] | None
+    setup: Setup | None = None
+    figures: tuple[str, ...] = ()
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+    folder: Path = Path()
     skipped: str = ""
-    echoes: bool = False
     why: str = ""
 
 
@@ -104,54 +111,109 @@ def read_outcomes(path: str | None = None) -> list[Outcome]:
     content = (resources.files("lazsim") / "catalog" / CATALOG).read_bytes()
     catalogue = {row["id"]: row for row in read_table(CATALOG, content, NEEDED)}
     if path is None:
-        return [outcome_of(row, catalogue) for row in catalogue.values()]
+        return [outcome_of(row, {}) for row in catalogue.values()]
     rows = read_table(path, read_bytes(path), NEEDED)
+    by_id = {**catalogue, **{row["id"]: row for row in rows}}
     with prefix_errors(path):
-        return [outcome_of(row, catalogue) for row in rows]
+        return [outcome_of(row, catalogue, by_id, Path(path).parent) for row in rows]
 
 
 def has_outcomes(path: str) -> bool:
     """Tell whether a file has the columns of outcomes, not those of measured runs."""
-    head = read_bytes(path).partition(b"\n")[0].decode("utf-8", "replace").split(",")
+    head = read_bytes(path).partition(b"\n")[0].decode("utf-8-sig", "replace").split(",")
     return {"metric", "value"} <= {column.strip().strip('"') for column in head}
 
 
-def outcome_of(row: Row, catalogue: Mapping[str, Row]) -> Outcome:
-    """Read a row of a table; `catalogue` has the catalogue's rows by id."""
+def outcome_of(
+    row: Row, catalogue: Mapping[str, Row], rows: Mapping[str, Row] | None = None, folder: Path = Path()
+) -> Outcome:
+    """Read a row of a table.
+
+    Parameters
+    ----------
+    catalogue, rows
+        The catalogue's rows by id, and all to which a row may refer.
+    folder
+        Where files of traces are.
+    """
     known = catalogue.get(row["id"], {})
-    setup = row if row.get("replay") else known
-    published = tuple(map(_number, re.split(r"[,/]", row["value"])))
-    replay, skipped = None, known.get("notes") or "no set-up (`replay`) is given, and the catalogue has none of this id"
-    if setup.get("replay"):
-        replay, skipped = _replay_of(row["id"], setup), ""
-        if any(map(math.isnan, published)):
-            replay, skipped = None, f"value {row['value']!r} is no number"
-        elif row["tolerance_hint"] != "exact" and not TOLERANCE.fullmatch(row["tolerance_hint"]):
-            replay, skipped = None, f"tolerance {row['tolerance_hint']!r} is none of 3%, 0.01, 2 points, exact, >=0.9"
-    return Outcome(
-        row["id"], row.get("group", ""), row["metric"], row.get("unit", ""), row.get("source", ""), published,
-        row["tolerance_hint"], replay, skipped, setup.get("replay") in ECHOES, setup.get("notes", "") if replay else "",
-    )  # fmt: skip
+    group = row.get("group") or known.get("group", "")
+    published = tuple(map(_number, re.split(r"[,/]", re.sub(r"\(.*?\)", "", row["value"]))))
+    outcome = Outcome(
+        row["id"], group, row["metric"], row.get("unit", ""), row.get("source", ""), published, row["tolerance_hint"]
+    )
+    with prefix_errors(row["id"]):
+        try:
+            return _with_setup(outcome, row, known, rows or {}, folder)
+        except MissingError as missing:
+            return replace(outcome, skipped=str(missing))
+        except SpecError as error:
+            if row.get("replay"):
+                raise
+            # Its inputs are prose that others wrote.
+            return replace(outcome, skipped=str(error))
+
+
+def _with_setup(outcome: Outcome, row: Row, known: Row, rows: Mapping[str, Row], folder: Path) -> Outcome:
+    """Return an outcome with its set-up; a MissingError says why there is none."""
+    setups = load_setups().setups
+    name = row.get("replay") or known.get("replay")
+    if not name and (row.get("notes") and "replay" in row or known):
+        # The catalogue says of its own rows why they are not replayed.
+        raise MissingError((known or row).get("notes") or "no set-up is known")
+    name = name or find_setup(outcome.group, outcome.metric, row.get("system", ""))
+    if not name:
+        raise MissingError(
+            f"no set-up is known for the metric {outcome.metric!r} of group {outcome.group!r}: name one (`replay`)"
+        )
+    if name not in setups:
+        raise SpecError(unknown_name("`replay`", name, list(setups)))
+    setup = setups[name]
+    figures = figures_of(setup, outcome.metric) or figures_of(setup, known.get("metric", ""))
+    if figures is None:
+        raise SpecError(f"`metric` {outcome.metric!r}: {name} gives {', '.join(map(repr, setup.figures))}")
+    if any(map(math.isnan, outcome.published)):
+        raise MissingError(f"value {row['value']!r} is no number")
+    tolerance = outcome.tolerance
+    if tolerance != "exact" and not TOLERANCE.fullmatch(tolerance) and not LARGER_OF.fullmatch(tolerance):
+        raise MissingError(f"tolerance {tolerance!r} is none of 3%, 0.01, 2 points, exact, >=0.9, max(2%, 2 sd); sd=4")
+    inputs = read_inputs(setup, _told(row, known, rows))
+    missing = [name for name, one in setup.inputs.items() if one.is_needed and name not in inputs]
+    if missing:
+        raise MissingError(f"`inputs` do not give {', '.join(missing)}, which {name} needs")
+    why = row.get("notes", "") if "replay" in row else known.get("notes", "")
+    return replace(outcome, setup=setup, figures=figures, inputs=inputs, folder=folder, why=why)
+
+
+def _told(row: Row, known: Row, rows: Mapping[str, Row]) -> str:
+    """Return what is said of the inputs of a row: first by the rows that it refers to, ``as RSC-05``."""
+    text = row.get("inputs", "")
+    others = [rows[name] for name in REFERENCE.findall(text) if name in rows and name != row["id"]]
+    return "; ".join((*(_told(one, {}, {}) for one in others), known.get("inputs", ""), row.get("cluster", ""), text))
 
 
 def replay_outcome(outcome: Outcome) -> ReplayedOutcome:
     """Replay a published outcome."""
     predicted = error = within = None
-    measured: float | None = outcome.published[0]
-    if outcome.replay is not None:
-        with prefix_errors(outcome.id):
-            found = outcome.replay()
-        if len(found) != len(outcome.published):
-            raise SpecError(f"{outcome.id}: its replay gives {len(found)} figures, and `value` has another number")
-        pairs = list(zip(found, outcome.published, strict=True))
-        within = all(is_within(one, figure, outcome.tolerance) for one, figure in pairs)
-        predicted, measured = max(pairs, key=lambda pair: abs(pair[0] - pair[1]) / abs(pair[1] or 1.0))
-        error = predicted / measured - 1 if measured else None
-    elif math.isnan(outcome.published[0]):
-        measured = None
+    measured: float | None = None if math.isnan(outcome.published[0]) else outcome.published[0]
+    skipped = outcome.skipped
+    if outcome.setup is not None:
+        try:
+            with prefix_errors(outcome.id):
+                found = replay(outcome.setup, outcome.figures, outcome.inputs, outcome.folder)
+        except MissingError as missing:
+            found, skipped = [], str(missing).removeprefix(f"{outcome.id}: ")
+        if not skipped:
+            if len(found) != len(outcome.published):
+                raise SpecError(f"{outcome.id}: its replay gives {len(found)} figures, and `value` has another number")
+            pairs = list(zip(found, outcome.published, strict=True))
+            within = all(is_within(one, figure, outcome.tolerance) for one, figure in pairs)
+            predicted, measured = max(pairs, key=lambda pair: abs(pair[0] - pair[1]) / abs(pair[1] or 1.0))
+            error = predicted / measured - 1 if measured else None
     return ReplayedOutcome(
-        outcome.id, outcome.group, outcome.metric, predicted, measured, error, outcome.skipped, outcome.source,
-        outcome.unit, outcome.tolerance, within, outcome.echoes, outcome.why if within is False else "",
+        outcome.id, outcome.group, outcome.metric, predicted, measured, error, skipped, outcome.source,
+        outcome.unit, outcome.tolerance, within, outcome.setup is not None and outcome.setup.echoes,
+        outcome.why if within is False else "",
     )  # fmt: skip
 
 
@@ -162,32 +224,21 @@ def is_within(predicted: float, published: float, tolerance: str) -> bool:
     --------
     >>> is_within(1.78, 1.8, "3%"), is_within(81.2, 82.3, "2 points"), is_within(0.89, 0.9, ">=0.90")
     (True, True, False)
+    >>> is_within(95, 100, "max(2%, 2 sd); sd=3 over 8 reps")
+    True
     """
+    off = abs(predicted - published)
     if tolerance == "exact":
         return math.isclose(predicted, published, rel_tol=ROUNDING)
+    if larger := LARGER_OF.fullmatch(tolerance):
+        share, deviations = float(larger["percent"]) / 100 * abs(published), float(larger["times"])
+        return off <= max(share, deviations * float(larger["deviation"])) + ROUNDING
     found = TOLERANCE.fullmatch(tolerance)
     assert found is not None, "the row was read"
     number = float(found["number"])
     if found["bound"]:
         return predicted >= number if found["bound"][0] == ">" else predicted <= number
-    return abs(predicted - published) <= number * (abs(published) / 100 if found["unit"] == "%" else 1) + ROUNDING
-
-
-def _replay_of(row_id: str, setup: Row) -> Callable[[], Sequence[float]]:
-    name = setup["replay"]
-    if name not in REPLAYS:
-        raise SpecError(f"{row_id}: unknown `replay` {name!r}; known: {', '.join(REPLAYS)}")
-    inputs: dict[str, float] = {}
-    for part in filter(None, map(str.strip, setup.get("inputs", "").split(";"))):
-        key, _, value = (text.strip() for text in part.partition("="))
-        inputs[key] = _number(value)
-        if not 0 < inputs[key] < MAX_WHOLE:
-            raise SpecError(f"{row_id}: `inputs` {part!r}: expected a name, = and a number above 0")
-    try:
-        signature(REPLAYS[name]).bind(**inputs)
-    except TypeError as error:
-        raise SpecError(f"{row_id}: `inputs` of {name}: {error}") from None
-    return lambda: REPLAYS[name](**inputs)
+    return off <= number * (abs(published) / 100 if found["unit"] == "%" else 1) + ROUNDING
 
 
 def _number(text: str) -> float:

@@ -1,344 +1,487 @@
-"""Set-ups of published outcomes under failures: each function runs the engine and takes the metric from the runs.
+"""Replay a published outcome: a set-up's scenario through the engine, and the figures read from its runs.
 
-Every one takes numbers by name, as they stand in the column ``inputs`` of a table of outcomes (see
-`lazsim.study.outcomes`), and returns the figures that were published.
+Set-ups stand in ``lazsim/catalog/measured/outcomes.toml``. Each names a system, what happens to its nodes, known times
+of its job, and the inputs that rows of a table of outcomes give in words.
 """
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from functools import lru_cache, partial
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, lru_cache, partial
+from importlib import resources
+from pathlib import Path
+from statistics import mean
+from typing import Any, Literal
 
+import msgspec
 import numpy as np
 
-from lazsim.costmodel.fixed import FixedCosts, fixed_costs
-from lazsim.engine.simulate import SystemRun, simulate_system
-from lazsim.engine.systems import SYSTEMS, System
-from lazsim.engine.systems.spare import SPARE
-from lazsim.errors import SpecError
-from lazsim.placement.mro import place_mro
-from lazsim.placement.plan import PlacementPlan
-from lazsim.placement.policies import NamedPolicy
-from lazsim.placement.request import PlacementRequest
+from lazsim.engine.simulate import SystemRun
+from lazsim.errors import LazsimError, SpecError
 from lazsim.routing import RecordedRouting
-from lazsim.study.repair_shop import MINUTE_S, RepairShop, run_shop
-from lazsim.trace.generate import generate_trace
-from lazsim.trace.recipes import MtbfSpec
-from lazsim.trace.table import Event, Trace, build_trace, check_size
-from lazsim.units import DAY_S
+from lazsim.scenario import Resolver
+from lazsim.specs import Spec, read_toml
+from lazsim.specs.record import Amount, Count, NumNodes, PositiveSeconds, Seconds, name_field
+from lazsim.study.checkpoint_interval import SettingRuns
+from lazsim.study.deadline import Due, Purchase, compare_purchases, finish_s
+from lazsim.study.simulation import run_scenario
+from lazsim.trace import generate_trace, read_trace
+from lazsim.trace.pool import PoolDraw, draw_pool
+from lazsim.trace.prices import ONE, Prices, node_hours
+from lazsim.trace.recipes import MarketSpec, MtbfSpec, PoolSpec, ScheduleSpec
+from lazsim.trace.table import Event, Trace, build_trace
+from lazsim.units import DAY_S, HOUR_S, MINUTE_S
 
-SEED = 0
-
-NEVER = 0
-"""Steps between checkpoints of a job that makes none."""
-
-REPLACED_S, NOTICED_S = 1.0, 2.0
-"""A failed node is replaced before its failure is noticed: there is no queue."""
-
-MOST_BLOCKS = 64
-
-SHOP_DRAWS = 8
-"""Jobs with a repair shop that are drawn for one outcome."""
+MEASURED = "measured"
 
 MOST_WAYS = 10_000
 """Ways to lose nodes that are all simulated, each in milliseconds."""
 
-
-def loads_of(costs: FixedCosts, loads: Sequence[int] = ()) -> RecordedRouting:
-    """Return loads of the experts that do not change; even where none are given."""
-    load_E = np.array(loads or [1] * costs.model.num_experts)
-    return RecordedRouting(np.array([0]), np.tile(load_E, (1, costs.model.num_moe_layers, 1)))
+UNITS = {"": 1.0, "s": 1.0, "min": MINUTE_S, "h": HOUR_S, "d": DAY_S, "day": DAY_S, "days": DAY_S, "%": 0.01}
+AMOUNT = re.compile(r"\s*~?(\d+(?:\.\d+)?)(?:\s*/\s*(\d+(?:\.\d+)?))?\s*(min|h|s|days?|d|%)?(?![a-z])")
+"""A number, or two of which one divides the other, and a unit."""
 
 
-def failing(times_s: Sequence[float], names: Sequence[str], num_nodes: int, back_s: float, duration_s: float) -> Trace:
-    """Return a trace of nodes that fail at given times, and are back some time later."""
-    events = [Event(0.0, "add", f"n{index}") for index in range(num_nodes)]
-    for time_s, name in zip(times_s, names, strict=True):
-        events += [Event(time_s, "remove", name), Event(time_s + back_s, "add", name)]
-    events = [event for event in events if event.time_s < duration_s]
-    return build_trace(sorted(events, key=lambda event: event.time_s), duration_s=duration_s)
+class MissingError(LazsimError):
+    """A row cannot be replayed since something is not given."""
 
 
-def losing(num_nodes: int, lost: Sequence[Sequence[int]], gap_s: float) -> Trace:
-    """Return a trace that loses groups of nodes, one group after each gap."""
-    events = [Event(0.0, "add", f"n{index}") for index in range(num_nodes)]
-    for count, nodes in enumerate(lost, 1):
-        events += [Event(count * gap_s, "remove", f"n{node}") for node in nodes]
-    return build_trace(events, duration_s=(len(lost) + 2) * gap_s)
+class LossesSpec(Spec, frozen=True, kw_only=True, tag_field="kind", tag="losses"):
+    """Nodes that are lost and do not come back.
+
+    Attributes
+    ----------
+    num_nodes, num_lost : int
+        Nodes at the start, and those lost.
+    order : str
+        ``ways``: at once, in each way there is; ``random``: one after the other; ``row``: the first ones, likewise.
+    num_at_once : int
+        Nodes that are lost together, where they are in an order.
+    gap_s : float
+        Time before each loss; the trace lasts two more of these.
+    """
+
+    num_nodes: NumNodes
+    num_lost: NumNodes
+    order: Literal["ways", "random", "row"] = "ways"
+    num_at_once: Count = 1
+    gap_s: PositiveSeconds = 100.0
 
 
-def _series(
-    system: str,
-    nodes: float,
-    rate: float,
-    days: float,
-    interval_s: float = 0.0,
-    step_s: float = 5.0,
-    restart_s: float = 0.0,
-    storage_s: float = 0.0,
-) -> SystemRun:
-    """Run a job that every failure of a node stops; `rate` is failures of a node in 1000 days."""
-    # Memoryless failures of some nodes are those of one node at the sum of their rates: fewer run faster.
-    blocks = min(int(nodes), MOST_BLOCKS)
-    costs = fixed_costs(blocks, step_s, detect_s=NOTICED_S, restart_s=restart_s, storage_s=storage_s, unit_nodes=blocks)
-    recipe = MtbfSpec(
-        num_nodes=blocks,
-        mtbf_s=1000 * DAY_S / rate * blocks / nodes,
-        repair_s=REPLACED_S,
-        repair_sigma=0.0,
-        duration_s=days * DAY_S,
-    )
-    trace = generate_trace(recipe, np.random.default_rng(SEED))
-    interval_steps = max(1, round(interval_s / step_s)) if interval_s else NEVER
-    return simulate_system(trace, SYSTEMS[system], costs, loads_of(costs), interval_steps=interval_steps)
+class Input(Spec, frozen=True, kw_only=True):
+    """How a number of a row enters its set-up.
+
+    Attributes
+    ----------
+    to : tuple of str
+        Dotted names in the set-up.
+    how : str
+        ``set``; ``divide`` what is there; ``rate``, a time given as the failures in 1000 days; ``rest``, what is left
+        to 1; or ``name``, of a file.
+    unit : str
+        Unit where the row gives none.
+    words : str
+        Pattern of the number in prose, beside ``name=``; its first group.
+    is_needed : bool
+        Whether a row that does not say it cannot be replayed.
+    """
+
+    to: tuple[str, ...]
+    how: Literal["set", "divide", "rate", "rest", "name"] = "set"
+    unit: str = ""
+    words: str = ""
+    is_needed: bool = True
 
 
-def time_to_failure(nodes: float, rate: float, days: float) -> list[float]:
-    """Return the hours between the failures of a job that restarts at once."""
-    run = _series("checkpoint", nodes, rate, days, step_s=600.0)
-    return [run.wall_s / run.counts["failures"] / 3600]
+class Setup(Spec, frozen=True, kw_only=True):
+    """A way to replay rows of a table of outcomes.
+
+    Attributes
+    ----------
+    groups, systems : tuple of str
+        Groups of the rows for which it is, and their systems where not all, unless they name another set-up.
+    figures : mapping
+        Names in `FIGURES`, by the beginning of a row's metric.
+    system, fields
+        The system, and values of its fields.
+    interval_steps, interval_s : int, float
+        Steps between checkpoints, or else seconds; none are made where both are 0.
+    trace
+        What happens to the nodes: a recipe, losses, or a file beside the rows.
+    times, settings
+        Known times of the job (`lazsim.specs.TimesSpec`), and other settings of the scenario.
+    draws : int
+        Traces drawn; figures are means over them. Of a pool, one run stands for all.
+    num_failures : int
+        Mean number of failures after which a trace of failing nodes ends, in place of its length; 0 for that.
+    largest : bool
+        Whether the figure is the largest of several values of an input, in place of one figure for each.
+    echoes : bool
+        Whether the figure is an input, or of a line through published figures: the replay shows what the engine counts
+        and charges, and predicts nothing.
+    due : mapping, optional
+        Work that is due: `lazsim.study.deadline.Due`.
+    loads : tuple of int
+        Loads of the experts, which do not change; even where none are given.
+    constants : mapping
+        Numbers that figures need beside those of the run.
+    """
+
+    groups: tuple[str, ...]
+    figures: Mapping[str, tuple[str, ...]]
+    systems: tuple[str, ...] = ()
+    system: str
+    trace: MtbfSpec | ScheduleSpec | MarketSpec | PoolSpec | LossesSpec | str
+    times: Mapping[str, Any]
+    fields: Mapping[str, Any] = {}
+    interval_steps: int = 0
+    interval_s: Seconds = 0.0
+    settings: Mapping[str, Any] = {}
+    draws: Count = 1
+    num_failures: Amount = 0
+    largest: bool = False
+    echoes: bool = False
+    due: Mapping[str, float] | None = None
+    loads: tuple[int, ...] = ()
+    constants: Mapping[str, float] = {}
+    inputs: Mapping[str, Input] = {}
 
 
-def ettr(
-    nodes: float,
-    rate: float,
-    days: float,
-    interval_s: float,
-    restart_s: float,
-    save_s: float = 0.0,
-    step_s: float = 5.0,
-) -> list[float]:
-    """Return the share of productive time of a checkpointed job; a restart has its load in it."""
-    rest_s = restart_s - NOTICED_S - save_s
-    if rest_s < 0:
-        raise SpecError(
-            f"`restart_s` {restart_s:g}: give {NOTICED_S + save_s:g} or more, the time to notice and to load"
-        )
-    run = _series("checkpoint", nodes, rate, days, interval_s, step_s, restart_s=rest_s, storage_s=save_s)
-    return [run.ettr]
+class Setups(Spec, frozen=True, kw_only=True):
+    """Every set-up by name, and the settings that all of them share."""
+
+    shared: Mapping[str, Any]
+    setups: Mapping[str, Setup]
 
 
-def ettr_gap(rate: float, days: float, interval_s: float, restart_s: float, **nodes: float) -> list[float]:
-    """Return how far the share of productive time is from its closed form for small losses, at most."""
-    gaps = []
-    for number in nodes.values():
-        closed = 1 - number * rate / 1000 / DAY_S * (restart_s + interval_s / 2)
-        gaps.append(abs(ettr(number, rate, days, interval_s, restart_s)[0] / closed - 1))
-    return [max(gaps)]
+@cache
+def load_setups() -> Setups:
+    """Read the set-ups of the catalogue."""
+    name = f"{MEASURED}/outcomes.toml"
+    return read_toml(name, (resources.files("lazsim") / "catalog" / name).read_bytes(), Setups)
 
 
-def interruptions(nodes: float, days: float, failures: float) -> list[float]:
-    """Return the hours between failures of a job with a given number of them at random times."""
-    check_size("generated", 0, int(nodes), int(2 * failures))
-    rng = np.random.default_rng(SEED)
-    duration_s = days * DAY_S
-    times = np.sort(rng.uniform(0, duration_s, int(failures)))
-    names = [f"n{index}" for index in rng.permutation(int(nodes))[: int(failures)]]
-    costs = fixed_costs(int(nodes), 60.0, detect_s=NOTICED_S, unit_nodes=int(nodes))
-    trace = failing(times.tolist(), names, int(nodes), REPLACED_S, duration_s)
-    run = simulate_system(trace, SYSTEMS["checkpoint"], costs, loads_of(costs), interval_steps=NEVER)
-    return [run.wall_s / run.counts["failures"] / 3600]
+def find_setup(group: str, metric: str, system: str) -> str | None:
+    """Return the name of the set-up for rows of a group, a metric and a system, if there is one."""
+    lengths = {
+        name: max((len(begin) for begin in setup.figures if metric.startswith(begin)), default=0)
+        for name, setup in load_setups().setups.items()
+        if group in setup.groups and (not setup.systems or system in setup.systems)
+    }
+    best = max(lengths, key=lambda name: lengths[name], default=None)
+    return best if best is not None and lengths[best] else None
 
 
-def _dropped(groups: int, step_s: float, period_s: float, absent_s: float, hours: float) -> tuple[float, float]:
-    """Return the shares of steps that commit, and of groups in them; in each period a group fails, never the first."""
-    rng = np.random.default_rng(SEED)
-    duration_s = hours * 3600
-    check_size("generated", 0, groups, int(2 * duration_s / period_s))
-    times_s = np.arange(period_s, duration_s, period_s)
-    names = [f"n{index}" for index in rng.integers(1, groups, len(times_s))]
-    trace = failing(times_s.tolist(), names, groups, absent_s, duration_s)
-    costs = fixed_costs(groups, step_s)
-    run = simulate_system(trace, SYSTEMS["replica-drop"], costs, loads_of(costs), interval_steps=NEVER)
-    # Each failure discards the step under way.
-    return run.steps / (run.steps + run.counts["failures"]), run.samples / run.steps / groups
+def figures_of(setup: Setup, metric: str) -> tuple[str, ...] | None:
+    """Return the figures of a metric; None where the set-up has none."""
+    begin = max((one for one in setup.figures if metric.startswith(one)), key=len, default=None)
+    return None if begin is None else setup.figures[begin]
 
 
-def commit_share(groups: float, step_s: float, period_s: float, absent_s: float, hours: float) -> list[float]:
-    """Return the percentage of steps that commit when a group fails in every period."""
-    return [100 * _dropped(int(groups), step_s, period_s, absent_s, hours)[0]]
+def read_inputs(setup: Setup, text: str) -> dict[str, list[Any]]:
+    """Read the inputs of a set-up from the words of a row; the last of several mentions counts.
 
-
-def drop_efficiency(groups: float, step_s: float, period_s: float, absent_s: float, hours: float) -> list[float]:
-    """Return the percentage of steps that commit times that of groups that take part."""
-    committed, taking_part = _dropped(int(groups), step_s, period_s, absent_s, hours)
-    return [100 * committed * taking_part]
-
-
-def failures_to_wipe_out(groups: float, stacks: float, runs: float) -> list[float]:
-    """Return the mean number of failed groups until a shard of data has none left."""
-    check_size("generated", 0, int(groups), int(groups * runs))
-    rng = np.random.default_rng(SEED)
-    orders = (rng.permutation(int(groups)) for _ in range(int(runs)))
-    return [float(np.mean([_first_restart(int(groups), int(stacks), order.tolist()) for order in orders])) - 1]
-
-
-def redundancy(groups: float) -> list[float]:
-    """Return the neighbouring groups after whose failures the published optimum of stacked shards fails."""
-    return [float(_first_restart(int(groups), 0, list(range(int(groups)))))]
-
-
-def _first_restart(groups: int, stacks: int, order: Sequence[int]) -> int:
-    """Return after how many failures, one after the other, stacked shards restart."""
-    costs = fixed_costs(groups, 1.0)
-    # All fail in the end, so that some failure is the last that is borne; a bisection finds it in a few runs.
-    low, high = 0, groups - 1
-    system = replace(SPARE, num_stacks=stacks)
-    while high - low > 1:
-        middle = (low + high) // 2
-        run = simulate_system(
-            losing(groups, [order[:middle]], 10.0), system, costs, loads_of(costs), interval_steps=NEVER
-        )
-        low, high = (low, middle) if run.counts["restarts"] else (middle, high)
-    return high
-
-
-def stacks_after_failures(groups: float, failed: float) -> list[float]:
-    """Return the time of a step after failures over that before."""
-    costs = fixed_costs(int(groups), 1.0)
-    trace = losing(int(groups), [range(int(failed))], 1000.0)
-    run = simulate_system(trace, SPARE, costs, loads_of(costs), interval_steps=NEVER)
-    rates = [state.samples_per_s for state in run.states if state.samples_per_s]
-    return [rates[0] / rates[-1]]
-
-
-def _place_plan_a(request: PlacementRequest) -> PlacementPlan:
-    """Place four experts so that just the published pairs of five nodes hold all; fewer nodes as Lazarus does."""
-    if request.num_nodes != 5:
-        return place_mro(request.replicas_LE, request.num_nodes, request.num_slots)
-    holders = ((0, 1), (1, 2, 3), (0, 3, 4), (0, 1, 2, 3))
-    slots_NE = np.full((5, len(holders)), -1)
-    for expert, nodes in enumerate(holders):
-        slots_NE[list(nodes), expert] = expert
-    return PlacementPlan(slots_NE[None], len(holders))
-
-
-def _survived(costs: FixedCosts, system: System, lost: int, loads: Sequence[int] = ()) -> float:
-    """Return the share of all ways to lose nodes after which the job goes on without its start."""
-    nodes = costs.cluster.num_nodes
-    if math.comb(nodes, lost) > MOST_WAYS:
-        raise SpecError(f"`lost` {lost} of {nodes} nodes: give numbers with at most {MOST_WAYS:,} ways to lose them")
-    ways = list(itertools.combinations(range(nodes), lost))
-    kept = 0
-    for way in ways:
-        run = simulate_system(losing(nodes, [way], 100.0), system, costs, loads_of(costs, loads), interval_steps=NEVER)
-        kept += not any(event.event == "rolled_back" and event.step == 0 for event in run.events)
-    return kept / len(ways)
-
-
-def expert_survival(nodes: float, slots: float, lost: float, **loads: float) -> list[float]:
-    """Return the probability that Lazarus goes on from its survivors, placed for loads of the experts."""
-    costs = fixed_costs(int(nodes), 1.0, num_experts=len(loads), slots=int(slots), rebalance_interval_steps=50)
-    return [_survived(costs, SYSTEMS["lazarus"], int(lost), [int(load) for load in loads.values()])]
-
-
-def expert_loss(nodes: float, slots: float, lost: float, **loads: float) -> list[float]:
-    """Return the probability that Lazarus does not."""
-    return [1 - expert_survival(nodes, slots, lost, **loads)[0]]
-
-
-def spread_survival(lost: float) -> list[float]:
-    """Return the probability that experts survive whose pairs of nodes are those of the published plan A."""
-    costs = fixed_costs(5, 1.0, num_experts=4, slots=4)
-    system = replace(SYSTEMS["lazarus"], policy=NamedPolicy("plan A", _place_plan_a))
-    return [_survived(costs, system, int(lost))]
-
-
-def copies_survival(nodes: float, lost: float) -> list[float]:
-    """Return the probability that the copies in the memory of other nodes survive."""
-    return [_survived(fixed_costs(int(nodes), 1.0), SYSTEMS["gemini"], int(lost))]
-
-
-def wasted_time(save_s: float, days: float, between_failures_s: float, step_s: float) -> list[float]:
-    """Return the minutes that a failure costs a job that writes one checkpoint after the other."""
-    rate = 1000 * DAY_S / between_failures_s
-    run = _series("async-checkpoint", 1, rate, days, save_s, step_s, storage_s=save_s)
-    return [(run.ledger_s["lost_work"] + run.ledger_s["restart"]) / run.counts["failures"] / 60]
-
-
-def restart_times(base_s: float, per_rank_s: float, ranks_per_node: float, **ranks: float) -> list[float]:
-    """Return the seconds of a restart at several sizes."""
-    times = []
-    for number in ranks.values():
-        nodes = round(number / ranks_per_node)
-        costs = fixed_costs(
-            nodes, 1.0, restart_s=base_s, restart_per_node_s=per_rank_s * ranks_per_node, detect_s=NOTICED_S
-        )
-        trace = failing([100.0], ["n0"], nodes, REPLACED_S, 1e4)
-        run = simulate_system(trace, SYSTEMS["checkpoint"], costs, loads_of(costs), interval_steps=NEVER)
-        times.append(run.ledger_s["restart"])
-    return times
-
-
-def detection(detect_s: float, without_s: float) -> list[float]:
-    """Return the seconds until a failure is noticed, with and without inspection."""
-    found = []
-    for seconds in (detect_s, without_s):
-        costs = fixed_costs(8, 1.0, detect_s=seconds)
-        run = simulate_system(losing(8, [[0]], 1e4), SYSTEMS["checkpoint"], costs, loads_of(costs), interval_steps=100)
-        found.append(run.ledger_s["detect"])
+    Examples
+    --------
+    >>> setup = load_setups().setups["ettr"]
+    >>> read_inputs(setup, "r_f=6.5/1000 node-days; nodes=16384/8; dt_cp=5 min")["nodes"]
+    [2048.0]
+    """
+    found = {}
+    for name, one in setup.inputs.items():
+        pattern = rf"(?<![\w.]){re.escape(name)}\s*=\s*([^;]+)"
+        mentions = [(match.start(), match[1]) for match in re.finditer(pattern, text)]
+        if one.words:
+            mentions += [(match.start(), match[match.lastindex or 0]) for match in re.finditer(one.words, text)]
+        if mentions:
+            last = max(mentions)[1]
+            # What follows a number after a comma may be another input.
+            parts = itertools.takewhile(lambda part: AMOUNT.match(part), last.split(","))
+            numbers = [_amount(name, part, one.unit) for part in parts]
+            if not numbers and one.how != "name":
+                raise SpecError(f"`inputs` {name} = {last.strip()[:40]!r}: expected a number")
+            found[name] = [last] if one.how == "name" else numbers
     return found
 
 
-def step_time(nodes: float, samples: float, samples_per_s: float) -> list[float]:
-    """Return the seconds of a step whose throughput is given."""
-    costs = fixed_costs(int(nodes), samples / samples_per_s)
-    trace = losing(int(nodes), [], 1e4)
-    run = simulate_system(trace, SYSTEMS["checkpoint"], costs, loads_of(costs), interval_steps=NEVER)
-    return [nodes / max(state.samples_per_s for state in run.states)]
+def _amount(name: str, text: str, unit: str) -> float:
+    found = AMOUNT.match(text)
+    assert found is not None, "the text was looked at"
+    number = float(found[1])
+    divisor = float(found[2] or 1)
+    # 6.5/1000 node-days is a rate in 1000 days as it is.
+    if found[2] and not text[found.end() :].lstrip().startswith("node-days"):
+        if not divisor:
+            raise SpecError(f"`inputs` {name} = {text.strip()[:40]!r}: divides by 0")
+        number /= divisor
+    return number * UNITS[found[3] or unit]
 
 
-@lru_cache(maxsize=1)
-def _repaired(shop: RepairShop) -> tuple[dict[str, float], SystemRun]:
-    """Draw a job whose servers go to a repair shop several times, and replay the draw that is nearest to the mean.
+def variants(setup: Setup, inputs: Mapping[str, Sequence[float]]) -> list[Setup]:
+    """Return the set-up with the inputs of a row: one for each value of an input that has several.
 
-    Returns the mean counts of the draws, too.
+    Raises
+    ------
+    SpecError
+        When several inputs have several values, or a value cannot be.
     """
-    draws = [run_shop(shop, SEED + number) for number in range(SHOP_DRAWS)]
-    mean = float(np.mean([len(draw.times_s) for draw in draws]))
-    drawn = min(draws, key=lambda draw: abs(len(draw.times_s) - mean))
-    events = [Event(0.0, "add", "n0")]
-    for time_s, wait_s in zip(drawn.times_s, drawn.waits_s, strict=True):
-        events += [Event(time_s, "remove", "n0"), Event(time_s + max(wait_s, REPLACED_S), "add", "n0")]
-    trace = build_trace(events, duration_s=drawn.end_s)
-    costs = fixed_costs(1, MINUTE_S, detect_s=NOTICED_S, restart_s=MINUTE_S * shop.recovery - NOTICED_S)
-    counts = {name: float(np.mean([draw.counts[name] for draw in draws])) for name in drawn.counts}
-    return counts, simulate_system(trace, SYSTEMS["checkpoint"], costs, loads_of(costs), interval_steps=NEVER)
+    several = [name for name, values in inputs.items() if len(values) > 1]
+    if len(several) > 1:
+        raise SpecError(f"`inputs` {' and '.join(several)}: only one of them can have several values")
+    count = len(inputs[several[0]]) if several else 1
+    return [_with(setup, {name: values[min(place, len(values) - 1)] for name, values in inputs.items()})
+            for place in range(count)]  # fmt: skip
 
 
-def _shop_metric(metric: str, **inputs: float) -> list[float]:
+def _changed(name: str, how: str, value: Any, before: Any) -> Any:
+    """Return what an input makes of a value; whole numbers without a fraction."""
+    if how in ("rate", "divide") and not value:
+        raise SpecError(f"`inputs` {name} = 0: expected a number above 0")
+    if how == "rate":
+        value = 1000 * DAY_S / value
+    elif how == "divide":
+        value = before / value
+    elif how == "rest":
+        value = 1 - value
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _with(setup: Setup, inputs: Mapping[str, Any]) -> Setup:
+    plain = msgspec.to_builtins(setup)
+    # What divides a value does so when that is set.
+    for name, value in sorted(inputs.items(), key=lambda item: setup.inputs[item[0]].how == "divide"):
+        for path in setup.inputs[name].to:
+            part, dot, field = path.partition(".")
+            table, last = (plain[part], field) if dot else (plain, part)
+            table[last] = _changed(name, setup.inputs[name].how, value, table.get(last))
+    if setup.num_failures:
+        plain["trace"]["duration_s"] = setup.num_failures * plain["trace"]["mtbf_s"]
     try:
-        shop = RepairShop(**inputs)
-    except TypeError as error:
-        raise SpecError(f"`inputs`: {error}") from None
-    counts, run = _repaired(shop)
-    # The published simulator loses no work.
-    trained_s = run.ledger_s["compute"] + run.ledger_s["lost_work"]
-    found = {
-        "hours": run.wall_s / trained_s * shop.days * DAY_S / 3600,
-        "ettr": trained_s / run.wall_s,
-        "failures": run.counts["failures"],
-        "run_minutes": trained_s / run.counts["failures"] / MINUTE_S,
-        "recovery_hours": run.ledger_s["restart"] / 3600 + run.ledger_s["detect"] / 3600,
-        **counts,
-    }
-    return [float(found[metric])]
+        return msgspec.convert(plain, Setup)
+    except msgspec.ValidationError as error:
+        raise SpecError(f"`inputs`: {name_field(error)}") from None
 
 
-SHOP_METRICS = ("hours", "ettr", "failures", "run_minutes", "recovery_hours", "systematic", "escalated", "failed")
+@dataclass(frozen=True)
+class Replayed:
+    """A run of a set-up: what figures are read from.
+
+    Attributes
+    ----------
+    ways : mapping
+        Ways to buy nodes for work that is due, by `Purchase.nodes`; none where none is.
+    """
+
+    setup: Setup
+    run: SystemRun
+    ways: Mapping[str, Purchase]
+
+    @property
+    def counts(self) -> Mapping[str, float]:
+        """Failures, and what draws of a pool count in the mean."""
+        if not isinstance(self.setup.trace, PoolSpec):
+            return self.run.counts
+        draws = pool_draws(self.setup.trace, self.setup.draws)
+        return {**self.run.counts, **{name: mean(draw.counts[name] for draw in draws) for name in POOL_COUNTS}}
+
+    @property
+    def trained_s(self) -> float:
+        """Time that all steps took, with those that were lost."""
+        return self.run.ledger_s["compute"] + self.run.ledger_s["lost_work"]
+
+    @property
+    def work_end_s(self) -> float:
+        """Time at which the work is done, or else the end."""
+        return finish_s(self.run, int(self.setup.constants["samples"])) or self.run.wall_s
+
+    def node_hours(self, end_s: float, prices: Prices = ONE) -> float:
+        """Hours of the nodes alive until then."""
+        states = self.run.states
+        return node_hours([one.time_s for one in states], [one.num_alive for one in states], end_s, prices)
 
 
-REPLAYS: Mapping[str, Callable[..., list[float]]] = {
-    function.__name__: function
-    for function in (
-        time_to_failure, ettr, ettr_gap, interruptions, commit_share, drop_efficiency, failures_to_wipe_out, redundancy,
-        stacks_after_failures, expert_survival, expert_loss, spread_survival, copies_survival, wasted_time,
-        restart_times, detection, step_time,
-    )
-} | {f"shop_{metric}": partial(_shop_metric, metric) for metric in SHOP_METRICS}  # fmt: skip
-"""Every set-up by its name in the column ``replay``."""
+@lru_cache(maxsize=2)
+def pool_draws(spec: PoolSpec, draws: int) -> Sequence[PoolDraw]:
+    """Draw the failures of a pool several times."""
+    return [draw_pool(spec, np.random.default_rng(seed), "pool") for seed in range(draws)]
 
-ECHOES = ("interruptions", "restart_times", "detection", "step_time")
-"""Set-ups whose figure is an input, or a line through the published figures: they show what the engine charges, and
-predict nothing."""
+
+POOL_COUNTS = ("systematic", "selections", "preemptions", "escalated", "failed")
+
+
+def _recoverable_prob(one: Replayed) -> float:
+    """Return 1 where the job goes on without its start."""
+    return float(not any(event.event == "rolled_back" and event.step == 0 for event in one.run.events))
+
+
+def _until_restart(one: Replayed) -> float:
+    """Return the nodes lost when the job restarts, the last ones included."""
+    restarted_s = next((event.time_s for event in one.run.events if event.event == "restarted"), math.inf)
+    return float(sum(event.num_lost or 0 for event in one.run.events if event.time_s <= restarted_s))
+
+
+def _committed(one: Replayed) -> float:
+    """Return the share of steps that are kept: failures discard the step under way, several of them only once."""
+    discarded = sum(failure.trains_at_s is not None for failure in one.run.failures)
+    return one.run.steps / (one.run.steps + discarded)
+
+
+def _taking_part(one: Replayed) -> float:
+    """Return the nodes in a step that is kept, in the mean."""
+    return one.run.samples / one.run.steps
+
+
+def _efficiency(one: Replayed) -> float:
+    steps_s = one.run.ledger_s["compute"] / one.run.steps
+    slower = one.setup.constants.get("plain_step_s", steps_s) / steps_s
+    assert isinstance(one.setup.trace, ScheduleSpec), "nodes that come back"
+    return _committed(one) * _taking_part(one) / one.setup.trace.num_nodes * slower
+
+
+def _closed_form_gap(one: Replayed) -> float:
+    """Return how far productive time is from its closed form for small losses (RSC, arXiv 2410.21680)."""
+    trace, restart_s = one.setup.trace, one.setup.settings["cluster.recovery.restart_base_s"]
+    assert isinstance(trace, MtbfSpec), "nodes that fail at a rate"
+    closed = 1 - (restart_s + one.setup.interval_s / 2) / trace.mtbf_s
+    return abs(one.run.ettr / closed - 1)
+
+
+def _rates(one: Replayed) -> list[float]:
+    return [state.samples_per_s for state in one.run.states if state.samples_per_s]
+
+
+FIGURES: Mapping[str, Callable[[Replayed], float]] = {
+    "hours_between_failures": lambda one: one.run.wall_s / one.run.counts["failures"] / HOUR_S,
+    "minutes_of_run": lambda one: one.trained_s / one.run.counts["failures"] / MINUTE_S,
+    "ettr": lambda one: one.run.ettr,
+    "trained_share": lambda one: one.trained_s / one.run.wall_s,
+    "closed_form_gap": _closed_form_gap,
+    "hours": lambda one: one.run.wall_s / HOUR_S,
+    "recovery_hours": lambda one: one.run.ledger_s["restart"] / HOUR_S,
+    "selection_hours": lambda one: one.counts["selections"] * getattr(one.setup.trace, "selection_s", 0.0) / HOUR_S,
+    "preemption_hours": lambda one: one.counts["preemptions"] * getattr(one.setup.trace, "preemption_s", 0.0) / HOUR_S,
+    "committed_percent": lambda one: 100 * _committed(one),
+    "nodes_taking_part": _taking_part,
+    "efficiency_percent": lambda one: 100 * _efficiency(one),
+    "nodes_until_restart": _until_restart,
+    "nodes_before_restart": lambda one: _until_restart(one) - one.setup.trace.num_at_once,  # type: ignore[union-attr]
+    "step_factor": lambda one: _rates(one)[0] / _rates(one)[-1],
+    "recoverable_prob": _recoverable_prob,
+    "lost_prob": lambda one: 1 - _recoverable_prob(one),
+    "wasted_minutes": lambda one: (
+        (one.run.ledger_s["lost_work"] + one.run.ledger_s["restart"]) / one.run.counts["failures"] / MINUTE_S
+    ),
+    "restart_s": lambda one: one.run.ledger_s["restart"],
+    "detect_s": lambda one: one.run.ledger_s["detect"],
+    "step_s": lambda one: one.run.ledger_s["compute"] / one.run.steps,
+    "samples_per_s": lambda one: min(one.run.samples, one.setup.constants["samples"]) / one.work_end_s,
+    "mean_nodes": lambda one: one.node_hours(one.work_end_s) * HOUR_S / one.work_end_s,
+    "usd_per_hour": lambda one: (
+        one.node_hours(one.work_end_s) * HOUR_S / one.work_end_s * one.setup.constants["usd_per_node_hour"]
+    ),
+    "lost_token_percent": lambda one: 100 * (one.run.lost_token_share or 0.0),
+    "on_demand_hours": lambda one: one.ways["on-demand"].on_demand_node_hours,
+    "spot_hours": lambda one: one.ways["on-demand"].spot_node_hours,
+    "on_demand_usd": lambda one: one.ways["on-demand"].cost_usd or 0.0,
+    "spot_usd": lambda one: one.ways["spot"].cost_usd or 0.0,
+    **{
+        name: lambda one, name=name: float(one.counts[name])  # type: ignore[misc]
+        for name in ("failures", *POOL_COUNTS)
+    },
+}
+"""Figures by name, each read from one run."""
+
+
+def replay(setup: Setup, figures: Sequence[str], inputs: Mapping[str, Sequence[float]], folder: Path) -> list[float]:
+    """Return figures of a set-up with the inputs of a row, each at every value of an input that has several.
+
+    Parameters
+    ----------
+    folder
+        Where files of traces are.
+
+    Raises
+    ------
+    LazsimError
+        When the inputs cannot be simulated, or a file is missing.
+    """
+    found = [
+        [mean(FIGURES[figure](one) for one in runs) for figure in figures]
+        for runs in (_runs(one, folder) for one in variants(setup, inputs))
+    ]
+    return [max(column) for column in zip(*found, strict=True)] if setup.largest else [*itertools.chain(*found)]
+
+
+def _runs(setup: Setup, folder: Path) -> list[Replayed]:
+    # Neighbouring rows read other figures from the same runs.
+    alike = msgspec.structs.replace(setup, groups=(), figures={}, inputs={})
+    return _made(msgspec.json.encode(alike, order="deterministic"), folder)
+
+
+@lru_cache(maxsize=4)
+def _made(content: bytes, folder: Path) -> list[Replayed]:
+    """Make the runs of a set-up, one for each trace."""
+    setup = msgspec.json.decode(content, type=Setup)
+    traces = _traces(setup, folder)
+    catalogue = Path(str(resources.files("lazsim") / "catalog" / MEASURED))
+    asked = {**load_setups().shared, **setup.settings, "job.times": dict(setup.times), "system": setup.system}
+    scenario = Resolver(folder=catalogue).resolve({**asked, "trace": traces[0]})
+    model = scenario.model
+    load_E = np.array(setup.loads or [1] * model.num_experts)
+    loads = RecordedRouting(np.array([0]), np.tile(load_E, (1, model.num_moe_layers, 1)))
+    runs = SettingRuns(scenario, traces[0], loads)
+    chosen = runs.choose(float(setup.interval_s) if setup.interval_s else setup.interval_steps)
+    chosen = replace(chosen, system=replace(chosen.system, **setup.fields))
+    made = []
+    for trace in traces:
+        run = runs.on(trace).run(chosen)
+        ways = {}
+        if setup.due is not None:
+            again = partial(run_scenario, loads=loads)
+            found = compare_purchases(Due(**setup.due), [scenario], [run], trace, again).purchases
+            ways = {one.nodes: one for one in found}
+        made.append(Replayed(setup, run, ways))
+    return made
+
+
+def _traces(setup: Setup, folder: Path) -> list[Trace]:
+    """Return a trace for each draw, or for each way to lose nodes."""
+    source = setup.trace
+    if isinstance(source, str):
+        path = folder / source
+        if not path.is_file():
+            raise MissingError(f"the trace {source} is not at hand: put it beside the rows (`rows`)")
+        return [read_trace(str(path))]
+    if isinstance(source, LossesSpec):
+        return [_losing(source, nodes) for nodes in _orders(source, setup.draws)]
+    if isinstance(source, PoolSpec):
+        # The draw nearest to the mean stands for all, which would take as much longer.
+        draws = pool_draws(source, setup.draws)
+        middle = mean(len(draw.events) for draw in draws)
+        nearest = min(draws, key=lambda draw: abs(len(draw.events) - middle))
+        return [build_trace(nearest.events, duration_s=nearest.end_s)]
+    return [generate_trace(source, np.random.default_rng(seed), "outcome") for seed in range(setup.draws)]
+
+
+def _orders(spec: LossesSpec, draws: int) -> Iterable[Sequence[int]]:
+    """Return the nodes lost, in order, of each trace."""
+    if not 0 < spec.num_lost <= spec.num_nodes:
+        raise SpecError(f"{spec.num_lost} of {spec.num_nodes} nodes cannot be lost; give fewer, and 1 or more")
+    if spec.order == "row":
+        return [range(spec.num_lost)]
+    if spec.order == "random":
+        return [np.random.default_rng(seed).permutation(spec.num_nodes)[: spec.num_lost] for seed in range(draws)]
+    if math.comb(spec.num_nodes, spec.num_lost) > MOST_WAYS:
+        raise SpecError(
+            f"{spec.num_lost} of {spec.num_nodes} nodes: give numbers with at most {MOST_WAYS:,} ways to lose them"
+        )
+    return itertools.combinations(range(spec.num_nodes), spec.num_lost)
+
+
+def _losing(spec: LossesSpec, nodes: Sequence[int]) -> Trace:
+    at_once = len(nodes) if spec.order == "ways" else spec.num_at_once
+    events = [Event(0.0, "add", f"n{index}") for index in range(spec.num_nodes)]
+    events += [Event(spec.gap_s * (1 + place // at_once), "remove", f"n{node}") for place, node in enumerate(nodes)]
+    return build_trace(events, duration_s=events[-1].time_s + 2 * spec.gap_s)

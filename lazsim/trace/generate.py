@@ -3,15 +3,27 @@
 import heapq
 import itertools
 import math
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Iterable, Iterator
 
 import msgspec
 import numpy as np
 
 from lazsim.errors import SpecError
+from lazsim.trace.pool import draw_pool
 from lazsim.trace.readers.lazsim import trace_bytes
-from lazsim.trace.recipes import MtbfSpec, PublicSpec, Recipe, ScheduleSpec, SpotSpec, WeibullSpec
+from lazsim.trace.recipes import (
+    MarketSpec,
+    MtbfSpec,
+    PoolSpec,
+    PublicSpec,
+    Recipe,
+    ScheduleSpec,
+    SpotSpec,
+    WeibullSpec,
+)
 from lazsim.trace.table import Event, Trace, build_trace, check_size
+from lazsim.units import HOUR_S
 
 
 def generate_trace(recipe: Recipe, rng: np.random.Generator, name: str = "generated", end_s: float = math.inf) -> Trace:
@@ -20,7 +32,7 @@ def generate_trace(recipe: Recipe, rng: np.random.Generator, name: str = "genera
     Parameters
     ----------
     recipe
-        A `SpotSpec`, a `MtbfSpec` or a `ScheduleSpec`.
+        Any but the address of a public trace.
     rng
         Source of all draws; the same state gives the same trace.
     name
@@ -45,8 +57,13 @@ def generate_trace(recipe: Recipe, rng: np.random.Generator, name: str = "genera
         events = _spot_events(recipe, rng, name, end_s)
     elif isinstance(recipe, MtbfSpec):
         events = _mtbf_events(recipe, rng, name, end_s)
+    elif isinstance(recipe, MarketSpec):
+        events = _market_events(recipe, rng, name)
+    elif isinstance(recipe, PoolSpec):
+        drawn = draw_pool(recipe, rng, name)
+        return build_trace(drawn.events, duration_s=drawn.end_s, name=name, format="lazsim")
     else:
-        events = _schedule_events(recipe, rng, end_s)
+        events = _schedule_events(recipe, rng, name, end_s)
     return build_trace(events, duration_s=recipe.duration_s, name=name, format="lazsim")
 
 
@@ -57,14 +74,57 @@ def generated_bytes(recipe: Recipe, seed: int, name: str) -> bytes:
     return trace_bytes(trace, header)
 
 
-def _schedule_events(spec: ScheduleSpec, rng: np.random.Generator, end_s: float) -> list[Event]:
+def _schedule_events(spec: ScheduleSpec, rng: np.random.Generator, name: str, end_s: float) -> list[Event]:
+    end_s = min(spec.duration_s, end_s)
     alive = [f"node{index + 1}" for index in range(spec.num_nodes)]
     events = [Event(0.0, "add", node) for node in alive]
-    for failure in range(1, spec.num_nodes - spec.num_left + 1):
-        if failure * spec.interval_s > min(spec.duration_s, end_s):
+    away: deque[Event] = deque()
+
+    def take_back(until_s: float) -> None:
+        while away and away[0].time_s <= until_s:
+            events.append(away.popleft())
+            alive.append(events[-1].node)
+
+    for now_s in _failure_times(spec, rng):
+        check_size(name, 0, spec.num_nodes, len(events))
+        take_back(min(now_s, end_s))
+        if now_s > end_s or (len(alive) == spec.num_left and not spec.absent_s):
             break
-        events.append(Event(failure * spec.interval_s, "remove", alive.pop(int(rng.random() * len(alive)))))
+        if len(alive) > spec.num_left:
+            events.append(Event(now_s, "remove", alive.pop(int(rng.random() * len(alive)))))
+            if spec.absent_s:
+                away.append(Event(now_s + spec.absent_s, "add", events[-1].node))
     return events
+
+
+def _failure_times(spec: ScheduleSpec, rng: np.random.Generator) -> Iterator[float]:
+    now_s = 0.0
+    for number in itertools.count(1):
+        now_s = now_s + spec.interval_s * (1 + spec.jitter * rng.uniform(-1, 1)) if spec.jitter else (
+            number * spec.interval_s
+        )  # fmt: skip
+        yield now_s
+
+
+def _market_events(spec: MarketSpec, rng: np.random.Generator, name: str) -> list[Event]:
+    """Let each node come and go by itself, and put all events in order."""
+    hours = math.ceil(spec.duration_s / HOUR_S)
+    check_size(name, 0, spec.num_nodes, hours * spec.num_nodes)
+    grant_probs = rng.random(hours).tolist()
+    events: list[Event] = []
+    for index in range(spec.num_nodes):
+        node, now_s, is_there = f"node{index + 1}", 0.0, rng.random() < grant_probs[0]
+        if is_there:
+            events.append(Event(0.0, "add", node))
+        while now_s < spec.duration_s:
+            if rng.random() < (spec.loss_prob if is_there else grant_probs[int(now_s / HOUR_S)]):
+                at_s = _to_ms(now_s + HOUR_S * rng.random())
+                if at_s < spec.duration_s:
+                    events.append(Event(at_s, "remove" if is_there else "add", node))
+                now_s, is_there = at_s, not is_there
+            else:
+                now_s = now_s + HOUR_S if is_there else (int(now_s / HOUR_S) + 1) * HOUR_S
+    return sorted(events, key=lambda event: event.time_s)
 
 
 def draw_weibull(law: WeibullSpec, unit: float, rng: np.random.Generator) -> int:

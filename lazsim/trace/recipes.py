@@ -8,7 +8,7 @@ from msgspec import NODEFAULT, Meta
 
 from lazsim.errors import SpecError
 from lazsim.specs import ClusterSpec, Spec, catalog_names, read_spec_bytes, read_toml
-from lazsim.specs.record import Amount, NumNodes, PositiveSeconds, Share, name_field
+from lazsim.specs.record import Amount, NumNodes, PositiveSeconds, Quantity, Seconds, Share, name_field
 from lazsim.units import DAY_S
 
 
@@ -76,16 +76,20 @@ class SpotSpec(Spec, frozen=True, kw_only=True, tag_field="kind", tag="spot"):
 
 
 class ScheduleSpec(Spec, frozen=True, kw_only=True, tag_field="kind", tag="schedule"):
-    """One node, drawn uniformly from those alive, fails at each multiple of an interval; none comes back.
+    """One node, drawn uniformly from those alive, fails after each interval.
 
     Attributes
     ----------
     source : str
         Origin of the schedule.
     num_nodes, num_left : int
-        Nodes alive at the start, and the number at which failures stop.
+        Nodes alive at the start, and the number at which no more fail.
     interval_s, duration_s : float
         Time between failures, the first of which comes after one interval; length of the trace.
+    jitter : float
+        Share by which an interval is shorter or longer, at most: 1 draws it uniformly from 0 to twice its length.
+    absent_s : float
+        Time until a failed node is back; 0 where none comes back.
     """
 
     source: str = ""
@@ -93,9 +97,102 @@ class ScheduleSpec(Spec, frozen=True, kw_only=True, tag_field="kind", tag="sched
     num_left: Amount
     interval_s: PositiveSeconds
     duration_s: PositiveSeconds
+    jitter: Share = 0.0
+    absent_s: Seconds = 0.0
 
     def __post_init__(self) -> None:
         _require(self.num_left <= self.num_nodes, "need num_left <= num_nodes")
+
+
+class MarketSpec(Spec, frozen=True, kw_only=True, tag_field="kind", tag="market"):
+    """Nodes that a spot market takes and grants by the hour, each for itself (Bamboo's simulator, NSDI 2023).
+
+    Attributes
+    ----------
+    source : str
+        Origin of the probabilities.
+    num_nodes : int
+        Requested nodes.
+    loss_prob : float
+        Probability that a node is taken in an hour of its life.
+    duration_s : float
+        Length of the trace.
+
+    Notes
+    -----
+    Each clock hour has a probability that a missing node is granted, drawn uniformly from 0 to 1; with that of the
+    first hour each node is there at the start. A missing node is asked for at once, and at each full hour again. What
+    happens in an hour does so at a second drawn uniformly from the hour that follows the draw.
+    """
+
+    source: str = ""
+    num_nodes: NumNodes
+    loss_prob: Share
+    duration_s: PositiveSeconds
+
+
+class PoolSpec(Spec, frozen=True, kw_only=True, tag_field="kind", tag="pool"):
+    """A job whose failed servers are replaced from a pool and repaired, as one node (AIReSim, arXiv 2603.07041).
+
+    The node is gone while a server is missing. Each failure stops the job, and servers fail only while it runs.
+
+    Attributes
+    ----------
+    source : str
+        Origin of the numbers.
+    num_servers, num_standbys : int
+        Servers that the job needs, and those that it holds ready.
+    pool_servers, spare_servers : int
+        Servers of the pool that both are from, and of another one, from which servers are taken when that is empty.
+    failures_per_day : float
+        Failures of a good server in a day of work.
+    bad_share, bad_multiple : float
+        Share of bad servers, and how many times the rate of a good one they have on top.
+    recovery_s : float
+        Time for which a failure stops the job.
+    selection_s, preemption_s : float
+        More time when no standby is left: to choose standbys anew, and to get each server of the other pool.
+    auto_repair_s, manual_repair_s : float
+        Mean times of repairs, which are exponential.
+    manual_share, auto_fail_prob, manual_fail_prob : float
+        Share of failures that need a manual repair after the automatic one; probabilities that a repair leaves a bad
+        server bad.
+    undiagnosed_share : float
+        Share of failures after which the server is a standby at once, as it was.
+    work_s : float
+        Work of the job.
+
+    Notes
+    -----
+    The standby that has waited longest takes over. A repaired server goes to the pool, from which a server drawn at
+    random becomes a standby where one is missing. When none is left, all standbys are chosen anew, at random.
+    """
+
+    source: str = ""
+    num_servers: NumNodes
+    num_standbys: Amount
+    pool_servers: NumNodes
+    spare_servers: Amount
+    failures_per_day: Quantity
+    bad_share: Share
+    bad_multiple: Quantity
+    recovery_s: Seconds
+    selection_s: Seconds
+    preemption_s: Seconds
+    auto_repair_s: PositiveSeconds
+    manual_repair_s: PositiveSeconds
+    manual_share: Share
+    auto_fail_prob: Share
+    manual_fail_prob: Share
+    undiagnosed_share: Share = 0.0
+    work_s: PositiveSeconds
+
+    def __post_init__(self) -> None:
+        _require(
+            self.pool_servers >= self.num_servers + self.num_standbys,
+            "need pool_servers for num_servers and num_standbys",
+        )
+        _require(self.failures_per_day > 0, "need failures_per_day above 0")
 
 
 class MtbfSpec(Spec, frozen=True, kw_only=True, tag_field="kind", tag="mtbf"):
@@ -183,7 +280,7 @@ class PublicSpec(Spec, frozen=True, kw_only=True, tag_field="kind", tag="public"
     format: str
 
 
-Recipe = SpotSpec | MtbfSpec | ScheduleSpec | PublicSpec
+Recipe = SpotSpec | MtbfSpec | ScheduleSpec | MarketSpec | PoolSpec | PublicSpec
 
 
 def _require(holds: bool, what: str) -> None:

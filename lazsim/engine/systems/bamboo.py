@@ -1,13 +1,16 @@
 """Redundant stages (Bamboo, NSDI 2023, arXiv 2204.12013; its simulator)."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from lazsim.costmodel.step import CostModel
+from lazsim.engine import protocol
 from lazsim.engine.held import Held
+from lazsim.engine.protocol import Decision
 from lazsim.engine.systems.seats import SeatSystem
-from lazsim.engine.systems.system import FULL_PACE, Pace, node_state_bytes
+from lazsim.engine.systems.system import FULL_PACE, Pace, StoppedJob, node_state_bytes
 
 
 @dataclass(frozen=True)
@@ -18,6 +21,9 @@ class Bamboo(SeatSystem):
     ----------
     shadow_factor : float
         Steps while a node computes two stages, against others (published simulator: 1.5).
+    most_shadow_share : float
+        Twice the missing nodes over those left beyond which the pipelines form anew from all nodes alive, where they
+        hold every state (published simulator: 0.05). By default shadows go on until nodes are back.
 
     Notes
     -----
@@ -27,6 +33,16 @@ class Bamboo(SeatSystem):
 
     shadow_factor: float = 1.5
     stage_use: str = "has a stage stand in for the next"
+    most_shadow_share: float = math.inf
+
+    def decide(self, costs: CostModel, stopped: StoppedJob) -> Decision[str]:
+        """See `System.decide`: too many shadows are too slow."""
+        held, situation = stopped.held, stopped.situation
+        num_missing = held.num_seats - len(held.nodes)
+        if situation.paused or 2 * num_missing <= self.most_shadow_share * len(held.nodes):
+            return super().decide(costs, stopped)
+        joining = replace(situation, joins_due=True)
+        return protocol.decide(self, joining, stopped.usable_nodes, stopped.hold_everything)
 
     def goes_on(self, costs: CostModel, held: Held) -> bool:
         """See `SeatSystem.goes_on`: no two neighbouring stages of a pipeline lack a node."""

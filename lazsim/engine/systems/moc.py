@@ -1,7 +1,7 @@
 """Partial expert checkpoints (MoC-System, ASPLOS 2025, arXiv 2408.04307)."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lazsim.costmodel.recovery_times import checkpoint_save_s
 from lazsim.costmodel.step import CostModel
@@ -16,14 +16,18 @@ class PartialExperts(System):
     ----------
     num_turns : int
         Checkpoints in which every expert is saved once: each has an equal share of the experts (published: 16).
+    raises_share : bool
+        Whether to save more experts at a time when failures accumulate, so that lost updates stay within
+        `most_lost_tokens`. That the share doubles is an assumption.
 
     Notes
     -----
     Steps are replayed as from a whole checkpoint. What the experts saved longer ago had learned since is gone: see
-    `lost_token_share`.
+    `stale_steps`.
     """
 
     num_turns: int = 16
+    raises_share: bool = False
     most_lost_tokens: float = 0.0375
 
     def save(self, costs: CostModel, step_s: float) -> Save:
@@ -34,16 +38,24 @@ class PartialExperts(System):
         copy_s = copy_to_host_s(costs, costs.grid.replica_nodes) * saved / (model.dense_state_bytes + experts)
         return Save(max(0.0, copy_s - step_s), copy_s + checkpoint_save_s(costs, 1 / self.num_turns))
 
-    def lost_token_share(self, interval_steps: int, num_rollbacks: int, num_steps: int) -> float:
-        """See `System.lost_token_share`.
+    def stale_steps(self, interval_steps: int) -> float:
+        """See `System.stale_steps`.
 
         Notes
         -----
         Of ``n`` saves in turn, an expert's own is ``(n - 1) / 2`` saves older than the last, on average: the updates
         of those steps are gone at each rollback, while the steps still count.
         """
-        stale_steps = (self.num_turns - 1) / 2 * interval_steps
-        return num_rollbacks * stale_steps / max(1, num_steps)
+        return (self.num_turns - 1) / 2 * interval_steps
+
+    def within_budget(self, lost_steps: float, num_steps: int, interval_steps: int) -> "PartialExperts":
+        """See `System.within_budget`: twice the share as often as the next rollback would exceed the budget."""
+        system = self
+        while self.raises_share and system.num_turns > 1 and (
+            lost_steps + system.stale_steps(interval_steps) > self.most_lost_tokens * num_steps
+        ):
+            system = replace(system, num_turns=system.num_turns // 2)
+        return system
 
     def host_bytes(self, costs: CostModel, num_nodes: int, step_s: float) -> float:
         """Return the bytes of three buffers of what a node saves."""

@@ -111,7 +111,7 @@ class System:
     min_replicas : int
         Fewest replicas of an expert under flexible dispatch; 0 for the fault threshold of the job.
     most_lost_tokens : float
-        Most that its best setting may have of `lost_token_share` (MoC's budget, arXiv 2408.04307: 3.75 %).
+        Most that its best setting may lose of the updates of experts (MoC's budget, arXiv 2408.04307: 3.75 %).
     stage_use : str
         What it does with pipeline stages, in a few words, where it needs two or more.
     takes_two_replicas : bool
@@ -296,9 +296,13 @@ class System:
         """Return the seconds in which a running job plans again and rebuilds its communicators."""
         return costs.cluster.recovery.rebuild_s
 
-    def lost_token_share(self, interval_steps: int, num_rollbacks: int, num_steps: int) -> float | None:
-        """Return the share of the tokens trained whose updates of experts rollbacks lost; None where none can be."""
+    def stale_steps(self, interval_steps: int) -> float | None:
+        """Return the steps whose updates of experts a rollback loses, in the mean; None where none can be."""
         return None
+
+    def within_budget(self, lost_steps: float, num_steps: int, interval_steps: int) -> "System":
+        """Return the system as it goes on when its rollbacks have lost the updates of `lost_steps` of `num_steps`."""
+        return self
 
     def host_bytes(self, costs: CostModel, num_nodes: int, step_s: float) -> float:
         """Return the bytes of a node's own memory that copies and logs take, with steps of `step_s`."""

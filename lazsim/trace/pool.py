@@ -1,0 +1,132 @@
+"""Failures of a job whose servers are replaced from a pool and repaired."""
+
+import heapq
+from collections import Counter
+from dataclasses import dataclass, field
+from random import Random
+
+import numpy as np
+
+from lazsim.errors import SpecError
+from lazsim.trace.recipes import PoolSpec
+from lazsim.trace.table import Event, check_size
+from lazsim.units import DAY_S
+
+JOB = "job"
+"""The node that stands for all servers of the job."""
+
+
+@dataclass
+class PoolDraw:
+    """Failures of a job until its work is done.
+
+    Attributes
+    ----------
+    events : list of Event
+        The job goes when a server fails, and is back when another has taken over.
+    end_s : float
+        When the work is done.
+    counts : Counter
+        ``systematic`` failures of bad servers, beyond those of good ones; ``selections`` of standbys and
+        ``preemptions`` of servers of the other pool; ``escalated`` and ``failed`` repairs.
+    """
+
+    events: list[Event] = field(default_factory=lambda: [Event(0.0, "add", JOB)])
+    end_s: float = 0.0
+    counts: Counter[str] = field(default_factory=Counter)
+
+
+def draw_pool(spec: PoolSpec, rng: np.random.Generator, name: str) -> PoolDraw:
+    """Draw the failures of a job.
+
+    Raises
+    ------
+    LazsimError
+        When there are too many failures, or no server is left.
+    """
+    return _Pool(spec, Random(int(rng.integers(2**62))), name).draw()
+
+
+class _Pool:
+    """Servers in service, on standby, free and in repair."""
+
+    def __init__(self, spec: PoolSpec, rng: Random, name: str) -> None:
+        self.spec, self.rng, self.name = spec, rng, name
+        num_all = spec.pool_servers + spec.spare_servers
+        check_size(name, 0, num_all, 0)
+        self.is_bad = [rng.random() < spec.bad_share for _ in range(num_all)]
+        order = rng.sample(range(spec.pool_servers), spec.pool_servers)
+        num_held = spec.num_servers + spec.num_standbys
+        self.running, self.standbys = order[: spec.num_servers], order[spec.num_servers : num_held]
+        self.free, self.spares = order[num_held:], list(range(spec.pool_servers, num_all))
+        self.num_bad = sum(self.is_bad[server] for server in self.running)
+        self.repairs: list[tuple[float, int]] = []
+        self.drawn = PoolDraw()
+
+    def draw(self) -> PoolDraw:
+        spec, rng, drawn = self.spec, self.rng, self.drawn
+        now_s, left_s = 0.0, spec.work_s
+        while True:
+            rate = spec.failures_per_day / DAY_S
+            by_chance, by_fault = len(self.running) * rate, self.num_bad * spec.bad_multiple * rate
+            gap_s = rng.expovariate(by_chance + by_fault)
+            if gap_s >= left_s:
+                drawn.end_s = now_s + left_s
+                return drawn
+            now_s, left_s = now_s + gap_s, left_s - gap_s
+            check_size(self.name, 0, len(self.is_bad), len(drawn.events))
+            self._take_back(now_s)
+            place = self._failing(is_systematic=rng.random() < by_fault / (by_chance + by_fault))
+            self._repair(self.running[place], now_s)
+            wait_s = 0.0 if self.standbys else self._select()
+            self.running[place] = self.standbys.pop(0)
+            self.num_bad += self.is_bad[self.running[place]]
+            drawn.events += [Event(now_s, "remove", JOB), Event(now_s + wait_s, "add", JOB)]
+            now_s += wait_s + spec.recovery_s
+
+    def _failing(self, *, is_systematic: bool) -> int:
+        """Return the place of the server that fails."""
+        self.drawn.counts["systematic"] += is_systematic
+        place = self.rng.randrange(len(self.running))
+        while is_systematic and not self.is_bad[self.running[place]]:
+            place = self.rng.randrange(len(self.running))
+        self.num_bad -= self.is_bad[self.running[place]]
+        return place
+
+    def _repair(self, server: int, now_s: float) -> None:
+        """Send a failed server to repair; where its failure is not diagnosed, it is a standby at once."""
+        spec, rng, counts = self.spec, self.rng, self.drawn.counts
+        if rng.random() < spec.undiagnosed_share:
+            self.standbys.append(server)
+            return
+        is_manual = rng.random() < spec.manual_share
+        repair_s = rng.expovariate(1 / spec.auto_repair_s)
+        if is_manual:
+            repair_s += rng.expovariate(1 / spec.manual_repair_s)
+        heapq.heappush(self.repairs, (now_s + repair_s, server))
+        has_failed = rng.random() < (spec.manual_fail_prob if is_manual else spec.auto_fail_prob)
+        self.is_bad[server] = self.is_bad[server] and has_failed
+        counts["escalated"] += is_manual
+        counts["failed"] += has_failed
+
+    def _take_back(self, until_s: float) -> None:
+        """Return repaired servers to the pool, each of which fills a missing standby."""
+        while self.repairs and self.repairs[0][0] <= until_s:
+            self.free.append(heapq.heappop(self.repairs)[1])
+            if len(self.standbys) < self.spec.num_standbys:
+                self.standbys.append(self._chosen())
+
+    def _chosen(self) -> int:
+        return self.free.pop(self.rng.randrange(len(self.free)))
+
+    def _select(self) -> float:
+        """Choose all standbys anew, from the other pool where this one is empty; return the seconds."""
+        spec = self.spec
+        wanted = max(1, spec.num_standbys)
+        self.standbys += [self._chosen() for _ in range(min(wanted, len(self.free)))]
+        taken = [self.spares.pop() for _ in range(min(wanted - len(self.standbys), len(self.spares)))]
+        self.standbys += taken
+        if not self.standbys:
+            raise SpecError(f"{self.name}: no server is left; give more `spare_servers`")
+        self.drawn.counts += Counter(selections=1, preemptions=len(taken))
+        return spec.selection_s + spec.preemption_s * len(taken)
