@@ -219,6 +219,13 @@ def spec_targets() -> Iterator[Target]:
             "trace generate @/mine.toml --out @/out/t.csv",
             "run --trace @/mine.toml --duration 1min --max-nodes 8 --system ds --json",
         ))  # fmt: skip
+    market = b"kind = 'market'\nnum_nodes = 8\nloss_prob = 0.1\nduration_s = 86400.0\n"
+    pool = b"""kind = 'pool'\nnum_servers = 90\nnum_standbys = 4\npool_servers = 99\nspare_servers = 9\nwork_s = 86400.0
+failures_per_day = 0.5\nbad_share = 0.1\nbad_multiple = 5.0\nrecovery_s = 600.0\nselection_s = 180.0
+preemption_s = 60.0\nauto_repair_s = 7200.0\nmanual_repair_s = 9e4\nmanual_share = 0.8\nauto_fail_prob = 0.4\nmanual_fail_prob = 0.2\n"""
+    for name, recipe in (("market", market), ("pool", pool)):
+        made = ("trace generate @/mine.toml --out @/out/t.csv",)
+        yield Target(f"recipe {name}", {"mine.toml": recipe}, "mine.toml", made)
     import msgspec
 
     from lazsim.live.spec import SMALL_MODEL, LiveSpec
@@ -330,7 +337,7 @@ def step_targets() -> Iterator[Target]:
         yield Target(f"measured {name}", files, name, ("verify --rows @/runs.csv --json",))
     outcomes = (
         b"id,metric,value,unit,tolerance_hint,replay,inputs\n"
-        b"a,stacks,2,stacks,exact,stacks_after_failures,groups=4; failed=1\nGEM-02,survival,0.933,prob,0.002,,\n"
+        b"a,stacks,2,stacks,exact,stacks-after-failures,N=4; k=1\nGEM-02,survival,0.933,prob,0.002,,\n"
     )
     yield Target("outcomes", {"mine.csv": outcomes}, "mine.csv", ("verify --rows @/mine.csv --json",))
 

@@ -122,7 +122,18 @@ def test_moevement_cannot_replay_what_a_node_and_both_its_peers_held():
 
 def test_moc_saves_a_share_of_the_experts_and_loses_their_updates():
     # A sixteenth of the experts each: the other 15 saves are 7.5 intervals older on average.
-    assert SYSTEMS["moc"].lost_token_share(interval_steps=10, num_rollbacks=2, num_steps=1500) == 2 * 75 / 1500
+    assert SYSTEMS["moc"].stale_steps(interval_steps=10) == 75
+    result = run("moc", (95, "remove", "a"), interval_steps=10)
+    assert result.lost_token_share == 75 / result.steps
+
+
+def test_moc_saves_more_experts_when_the_next_rollback_would_exceed_its_budget():
+    moc = replace(SYSTEMS["moc"], raises_share=True)
+    # 3.75 % of 4000 steps are 150. After 75 lost ones, 75 more fit; after 76, a rollback may lose 35 (8 saves).
+    assert moc.within_budget(75, 4000, interval_steps=10).num_turns == 16
+    assert moc.within_budget(76, 4000, interval_steps=10).num_turns == 8
+    assert moc.within_budget(160, 4000, interval_steps=10).num_turns == 1
+    assert SYSTEMS["moc"].within_budget(160, 4000, interval_steps=10).num_turns == 16
 
 
 def test_replica_drop_loses_one_step_and_goes_on_with_fewer_samples():
@@ -195,6 +206,15 @@ def test_bamboo_shadows_a_stage_and_fails_when_its_neighbour_fails_too():
     assert not goes_on(staged_costs(), held("a", "g"))
     result = run("bamboo", (95, "remove", "a"))
     assert result.steps == 47 + (400 - 110) // 3
+
+
+def test_bamboo_forms_pipelines_anew_when_shadows_are_too_many():
+    # One of 12 is missing: two of 11 is more than 5 %, and two of three pipelines go on after 10 s, without a factor.
+    system = replace(SYSTEMS["bamboo"], most_shadow_share=0.05)
+    events = trace((0, "add", NAMES), (95, "remove", "a"), duration_s=1000.0)
+    result = simulate_system(events, system, staged_costs(), EvenLoads(2, 4), 400.0, interval_steps=10**6)
+    assert result.counts["reconfigurations"] == 1
+    assert result.states[-2].num_used == 8
 
 
 @pytest.mark.parametrize(("micro_batches", "missing", "factor"), [

@@ -12,7 +12,17 @@ from lazsim.specs import describe_spec
 from lazsim.trace import Event, build_trace, generate_trace, load_recipe, read_trace, trace_stats
 from lazsim.trace.fit import fit_recipe, fit_spot, fit_table
 from lazsim.trace.generate import draw_weibull, generated_bytes
-from lazsim.trace.recipes import MtbfSpec, SpotSpec, WeibullSpec, list_recipes, recipe_toml
+from lazsim.trace.pool import draw_pool
+from lazsim.trace.recipes import (
+    MarketSpec,
+    MtbfSpec,
+    PoolSpec,
+    ScheduleSpec,
+    SpotSpec,
+    WeibullSpec,
+    list_recipes,
+    recipe_toml,
+)
 
 HOUR_S = 3600.0
 BUNDLE = sorted((Path(__file__).parent.parent / "traces").glob("*.csv"))
@@ -47,6 +57,49 @@ def test_schedule_fails_one_node_per_interval_until_half_are_left(name, minutes,
     assert all(len(batch.removed) == 1 and not batch.added for batch in batches[1:])
     assert trace.num_alive()[1].tolist() == [10, 9, 8, 7, 6, 5]
     assert trace.duration_s == span_min * 60
+
+
+def test_schedule_brings_failed_nodes_back_and_varies_its_intervals():
+    spec = ScheduleSpec(num_nodes=9, num_left=1, interval_s=60.0, absent_s=90.0, duration_s=60_000.0)
+    times, alive = generate_trace(spec, np.random.default_rng(0)).num_alive()
+    # One that fails every 60 s is away for 90 s: 1.5 are, in the mean.
+    assert np.average(alive[:-1], weights=np.diff(times)) == pytest.approx(7.5, abs=0.05)
+    varied = generate_trace(msgspec.structs.replace(spec, jitter=1.0), np.random.default_rng(0))
+    gaps = np.diff(varied.time_s[varied.change < 0])
+    # Uniform from 0 to 120 s.
+    assert (gaps.mean(), gaps.std()) == (pytest.approx(60, rel=0.05), pytest.approx(120 / 12**0.5, rel=0.05))
+
+
+def test_market_takes_nodes_by_the_hour_and_grants_them_at_clock_hours():
+    spec = MarketSpec(num_nodes=200, loss_prob=0.5, duration_s=400 * 3600.0)
+    trace = generate_trace(spec, np.random.default_rng(0))
+    times, alive = trace.num_alive()
+    hours_alive = (alive[:-1] * np.diff(times)).sum() / 3600
+    # A life lasts half an hour beyond the hours survived, of which there is one in the mean: 1.5 h.
+    assert hours_alive / (trace.change < 0).sum() == pytest.approx(1.5, rel=0.02)
+    kept = generate_trace(msgspec.structs.replace(spec, loss_prob=0.0), np.random.default_rng(0))
+    assert kept.num_alive()[1][-1] == 200
+
+
+def test_pool_mends_bad_servers_until_only_chance_is_left():
+    spec = PoolSpec(
+        num_servers=100, num_standbys=16, pool_servers=160, spare_servers=0, failures_per_day=0.5, bad_share=0.2,
+        bad_multiple=4, recovery_s=600, selection_s=180, preemption_s=1200, auto_repair_s=3600, manual_repair_s=36_000,
+        manual_share=0.8, auto_fail_prob=0.3, manual_fail_prob=0.1, work_s=60 * 86400,
+    )  # fmt: skip
+    draws = [draw_pool(spec, np.random.default_rng(seed), "pool") for seed in range(12)]
+    mean = {name: np.mean([draw.counts[name] for draw in draws]) for name in ("systematic", "escalated", "failed")}
+    failures = np.mean([len(draw.events) // 2 for draw in draws])
+    # All 32 bad servers are met. A repair fails in 0.2 * 0.3 + 0.8 * 0.1 of all cases, so that a bad server fails
+    # 1 / 0.86 times, four times in five for what is bad about it; the others fail 100 * 0.5 * 60 times.
+    assert mean["systematic"] == pytest.approx(32 / 0.86 * 0.8, rel=0.12)
+    assert failures == pytest.approx(3000 + mean["systematic"], rel=0.02)
+    assert mean["escalated"] == pytest.approx(0.8 * failures, rel=0.02)
+    assert mean["failed"] == pytest.approx(0.14 * failures, rel=0.05)
+    # The job is stopped for ten minutes by each, and for what choosing and getting servers takes.
+    for draw in draws:
+        stopped_s = 600 * (len(draw.events) // 2) + 180 * draw.counts["selections"] + 1200 * draw.counts["preemptions"]
+        assert draw.end_s == pytest.approx(60 * 86400 + stopped_s)
 
 
 def test_schedule_draws_its_victims_uniformly():
@@ -256,6 +309,7 @@ def test_recipe_reads_back_from_the_toml_written_for_it(tmp_path, recipe):
         ("kind = 'magic'", "magic"),
         ("kind = 'schedule'\nnum_nodes = 2\nnum_left = 3\ninterval_s = 1.0\nduration_s = 1.0", "num_left"),
         ("kind = 'schedule'\nnum_nodes = 2\nnum_lef = 1", "num_lef"),
+        ("kind = 'market'\nnum_nodes = 2\nloss_prob = 2\nduration_s = 9", "loss_prob"),
         ("kind =", "kind|line 1|[Ii]nvalid"),
     ],
 )

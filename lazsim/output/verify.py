@@ -30,8 +30,7 @@ def _outcome_parts(result: Verification) -> Iterator[Part]:
     others = len(result.outcomes) - counts["num_rows"] - counts["num_echoes"]
     yield (
         f"{counts['num_rows']} published outcomes under failures, predicted: {counts['num_within']} are within their "
-        f"tolerances. {counts['num_echoes']} more only give an input back. {others} are not replayed; --json says why "
-        "of each."
+        f"tolerances. {counts['num_echoes']} more only give an input back. {others} are not replayed."
     )
     columns = [
         key("row"), Column("metric", kind="name"), Column("published", ",.4g"), Column("replayed", ",.4g"),
@@ -46,6 +45,12 @@ def _outcome_parts(result: Verification) -> Iterator[Part]:
     for row in replayed:
         if row.why:
             yield f"{row.id} is out of its tolerance: {row.why}."
+    by_reason: dict[str, list[str]] = {}
+    for row in result.outcomes:
+        if row.skipped:
+            by_reason.setdefault(row.skipped, []).append(row.id)
+    if by_reason:
+        yield "\n".join(["not replayed", *(f"{', '.join(ids)}: {reason}" for reason, ids in by_reason.items())])
 
 
 def _verdict(row: ReplayedOutcome) -> str:

@@ -158,7 +158,7 @@ def _with_setup(outcome: Outcome, row: Row, known: Row, rows: Mapping[str, Row],
     """Return an outcome with its set-up; a MissingError says why there is none."""
     setups = load_setups().setups
     name = row.get("replay") or known.get("replay")
-    if not name and (row.get("notes") and "replay" in row or known):
+    if not name and ((row.get("notes") and "replay" in row) or known):
         # The catalogue says of its own rows why they are not replayed.
         raise MissingError((known or row).get("notes") or "no set-up is known")
     name = name or find_setup(outcome.group, outcome.metric, row.get("system", ""))

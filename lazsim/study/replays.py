@@ -342,7 +342,7 @@ def _efficiency(one: Replayed) -> float:
 
 def _closed_form_gap(one: Replayed) -> float:
     """Return how far productive time is from its closed form for small losses (RSC, arXiv 2410.21680)."""
-    trace, restart_s = one.setup.trace, one.setup.settings["cluster.recovery.restart_base_s"]
+    trace, restart_s = one.setup.trace, float(one.setup.settings["cluster.recovery.restart_base_s"])
     assert isinstance(trace, MtbfSpec), "nodes that fail at a rate"
     closed = 1 - (restart_s + one.setup.interval_s / 2) / trace.mtbf_s
     return abs(one.run.ettr / closed - 1)
@@ -425,18 +425,16 @@ def _made(content: bytes, folder: Path) -> list[Replayed]:
     """Make the runs of a set-up, one for each trace."""
     setup = msgspec.json.decode(content, type=Setup)
     traces = _traces(setup, folder)
-    catalogue = Path(str(resources.files("lazsim") / "catalog" / MEASURED))
     asked = {**load_setups().shared, **setup.settings, "job.times": dict(setup.times), "system": setup.system}
-    scenario = Resolver(folder=catalogue).resolve({**asked, "trace": traces[0]})
+    scenario = Resolver(folder=Path(__file__).parent).resolve({**asked, "trace": traces[0]})
     model = scenario.model
     load_E = np.array(setup.loads or [1] * model.num_experts)
     loads = RecordedRouting(np.array([0]), np.tile(load_E, (1, model.num_moe_layers, 1)))
-    runs = SettingRuns(scenario, traces[0], loads)
+    runs = SettingRuns(scenario, traces, loads)
     chosen = runs.choose(float(setup.interval_s) if setup.interval_s else setup.interval_steps)
     chosen = replace(chosen, system=replace(chosen.system, **setup.fields))
     made = []
-    for trace in traces:
-        run = runs.on(trace).run(chosen)
+    for trace, run in zip(traces, runs.runs(chosen), strict=True):
         ways = {}
         if setup.due is not None:
             again = partial(run_scenario, loads=loads)
@@ -452,7 +450,7 @@ def _traces(setup: Setup, folder: Path) -> list[Trace]:
     if isinstance(source, str):
         path = folder / source
         if not path.is_file():
-            raise MissingError(f"the trace {source} is not at hand: put it beside the rows (`rows`)")
+            raise MissingError(f"the trace {source} is missing: put it beside the rows, or into the working directory")
         return [read_trace(str(path))]
     if isinstance(source, LossesSpec):
         return [_losing(source, nodes) for nodes in _orders(source, setup.draws)]
@@ -472,7 +470,8 @@ def _orders(spec: LossesSpec, draws: int) -> Iterable[Sequence[int]]:
     if spec.order == "row":
         return [range(spec.num_lost)]
     if spec.order == "random":
-        return [np.random.default_rng(seed).permutation(spec.num_nodes)[: spec.num_lost] for seed in range(draws)]
+        shuffled = (np.random.default_rng(seed).permutation(spec.num_nodes).tolist() for seed in range(draws))
+        return [nodes[: spec.num_lost] for nodes in shuffled]
     if math.comb(spec.num_nodes, spec.num_lost) > MOST_WAYS:
         raise SpecError(
             f"{spec.num_lost} of {spec.num_nodes} nodes: give numbers with at most {MOST_WAYS:,} ways to lose them"

@@ -74,8 +74,10 @@ def generated_bytes(recipe: Recipe, seed: int, name: str) -> bytes:
     return trace_bytes(trace, header)
 
 
-def _schedule_events(spec: ScheduleSpec, rng: np.random.Generator, name: str, end_s: float) -> list[Event]:
+def _schedule_events(spec: ScheduleSpec, rng: np.random.Generator, name: str) -> list[Event]:
     end_s = min(spec.duration_s, end_s)
+    if spec.absent_s:
+        check_size(name, 0, spec.num_nodes, int(2 * end_s / spec.interval_s))
     alive = [f"node{index + 1}" for index in range(spec.num_nodes)]
     events = [Event(0.0, "add", node) for node in alive]
     away: deque[Event] = deque()
@@ -86,9 +88,8 @@ def _schedule_events(spec: ScheduleSpec, rng: np.random.Generator, name: str, en
             alive.append(events[-1].node)
 
     for now_s in _failure_times(spec, rng):
-        check_size(name, 0, spec.num_nodes, len(events))
         take_back(min(now_s, end_s))
-        if now_s > end_s or (len(alive) == spec.num_left and not spec.absent_s):
+        if now_s > spec.duration_s or (len(alive) == spec.num_left and not spec.absent_s):
             break
         if len(alive) > spec.num_left:
             events.append(Event(now_s, "remove", alive.pop(int(rng.random() * len(alive)))))

@@ -75,7 +75,7 @@ class SpotSpec(Spec, frozen=True, kw_only=True, tag_field="kind", tag="spot"):
         _require(self.initial_nodes <= self.target_nodes, "need initial_nodes <= target_nodes")
 
 
-class ScheduleSpec(Spec, frozen=True, kw_only=True, tag_field="kind", tag="schedule"):
+class ScheduleSpec(Spec, frozen=True, kw_only=True, tag_field="kind", tag="schedule", omit_defaults=True):
     """One node, drawn uniformly from those alive, fails after each interval.
 
     Attributes

@@ -51,8 +51,10 @@ class PartialExperts(System):
     def within_budget(self, lost_steps: float, num_steps: int, interval_steps: int) -> "PartialExperts":
         """See `System.within_budget`: twice the share as often as the next rollback would exceed the budget."""
         system = self
-        while self.raises_share and system.num_turns > 1 and (
-            lost_steps + system.stale_steps(interval_steps) > self.most_lost_tokens * num_steps
+        while (
+            self.raises_share
+            and system.num_turns > 1
+            and (lost_steps + system.stale_steps(interval_steps) > self.most_lost_tokens * num_steps)
         ):
             system = replace(system, num_turns=system.num_turns // 2)
         return system
