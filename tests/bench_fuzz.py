@@ -222,7 +222,8 @@ def spec_targets() -> Iterator[Target]:
     market = b"kind = 'market'\nnum_nodes = 8\nloss_prob = 0.1\nduration_s = 86400.0\n"
     pool = b"""kind = 'pool'\nnum_servers = 90\nnum_standbys = 4\npool_servers = 99\nspare_servers = 9\nwork_s = 86400.0
 failures_per_day = 0.5\nbad_share = 0.1\nbad_multiple = 5.0\nrecovery_s = 600.0\nselection_s = 180.0
-preemption_s = 60.0\nauto_repair_s = 7200.0\nmanual_repair_s = 9e4\nmanual_share = 0.8\nauto_fail_prob = 0.4\nmanual_fail_prob = 0.2\n"""
+preemption_s = 60.0\nauto_repair_s = 7200.0\nmanual_repair_s = 9e4\nmanual_share = 0.8
+auto_fail_prob = 0.4\nmanual_fail_prob = 0.2\n"""
     for name, recipe in (("market", market), ("pool", pool)):
         made = ("trace generate @/mine.toml --out @/out/t.csv",)
         yield Target(f"recipe {name}", {"mine.toml": recipe}, "mine.toml", made)

@@ -55,7 +55,8 @@ PROSE = (
      {"r_f": [6.5], "nodes": [2048]}),
     ("SPARE-CF", "mean failures masked before wipe-out", "N=600, r=20; more", {"N": [600], "r": [20]}),
     ("AIRESIM-SENS", "total training time", "4096+16 of working pool 4600, spare 200; r=0.02/server-day (2x), bad 8% "
-     "with +20r; recovery 60 min; auto/manual silent-fail 0.60/0.75; 14-day job; varied: multiplier of bad-server rate=3",
+     "with +20r; recovery 60 min; auto/manual silent-fail 0.60/0.75; 14-day job; varied: "
+     "multiplier of bad-server rate=3",
      {"servers": [4096], "standbys": [16], "pool": [4600], "spares": [200], "r": [0.02], "bad": [0.08],
       "multiple": [3], "recovery": [3600], "auto_fails": [0.6], "manual_fails": [0.75], "days": [1_209_600]}),
 )  # fmt: skip

@@ -6,9 +6,10 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 import lazsim
 from lazsim.engine.simulate import simulate_system
-from lazsim.errors import LazsimError
+from lazsim.errors import LazsimError, SpecError
 from lazsim.scenario import resolve
 from lazsim.specs import ClusterSpec, load_spec
+from lazsim.trace.table import Event, build_trace
 from tests.conftest import ROOT
 
 SPOT = str(ROOT / "traces" / "spot-p3-like.csv")
@@ -109,3 +110,18 @@ def test_a_run_sums_products_in_one_thread_whatever_the_program_has(monkeypatch)
     with threadpool_limits(2, user_api="blas"):
         lazsim.simulate(SPOT, systems=["ds"], duration="10min")
     assert seen == {1}
+
+
+def test_known_times_of_a_job_take_the_place_of_kernels_and_links():
+    trace = build_trace([Event(0, "add", f"n{index}") for index in range(4)], duration_s=100.0)
+    settings = {"trace": trace, "model": "gpt-s", "routing": "uniform", "system": "checkpoint"}
+    # Four nodes are two model replicas of two: a step takes 2.5 s.
+    times = {"step_s": [4.0, 2.5], "samples_per_step": 8, "nodes_per_stage": 2}
+    asked = {name: value for name, value in settings.items() if name != "system"}
+    known = lazsim.simulate(**asked, **{"job.times": times}, systems=["checkpoint"], interval="1h")
+    assert (known.runs[0].steps, known.runs[0].samples) == (40, 320)
+    assert "times" not in resolve(settings).inputs["job"]
+    with pytest.raises(SpecError, match="`times`: 99 stages for"):
+        resolve({**settings, "job.times": {"step_s": 1, "num_stages": 99}}).costs()
+    with pytest.raises(SpecError, match="need one step_s or more"):
+        resolve({**settings, "job.times": {"step_s": []}})
