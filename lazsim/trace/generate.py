@@ -38,7 +38,7 @@ def generate_trace(recipe: Recipe, rng: np.random.Generator, name: str = "genera
     name
         Name of the trace.
     end_s
-        Time up to which events are needed; later ones are not drawn.
+        Time up to which events are needed; later ones may be left out.
 
     Raises
     ------
@@ -74,7 +74,7 @@ def generated_bytes(recipe: Recipe, seed: int, name: str) -> bytes:
     return trace_bytes(trace, header)
 
 
-def _schedule_events(spec: ScheduleSpec, rng: np.random.Generator, name: str) -> list[Event]:
+def _schedule_events(spec: ScheduleSpec, rng: np.random.Generator, name: str, end_s: float) -> list[Event]:
     end_s = min(spec.duration_s, end_s)
     if spec.absent_s:
         check_size(name, 0, spec.num_nodes, int(2 * end_s / spec.interval_s))
@@ -89,7 +89,7 @@ def _schedule_events(spec: ScheduleSpec, rng: np.random.Generator, name: str) ->
 
     for now_s in _failure_times(spec, rng):
         take_back(min(now_s, end_s))
-        if now_s > spec.duration_s or (len(alive) == spec.num_left and not spec.absent_s):
+        if now_s > end_s or (len(alive) == spec.num_left and not spec.absent_s):
             break
         if len(alive) > spec.num_left:
             events.append(Event(now_s, "remove", alive.pop(int(rng.random() * len(alive)))))
