@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import lazsim
-from lazsim.engine.sampling import PLANNINGS, Sampler, Series
+from lazsim.engine.sampling import PLANNINGS, Sampler, Series, window_s
 from lazsim.errors import SpecError
 from lazsim.scenario import resolve
 from lazsim.study.simulation import run_scenario
@@ -78,6 +78,39 @@ def test_plans_are_sampled_only_where_making_all_takes_long():
     settings = {"systems": ["lazarus"], "model": "gpt-s", "cluster.nodes_per_server": 1}
     assert lazsim.simulate(trace, duration="30min", **settings).runs[0].planning == "exact"
     assert lazsim.simulate(trace, duration="2d", **settings).runs[0].planning == "sampled"
+
+
+@pytest.mark.parametrize(
+    ("system", "model", "cluster", "num_nodes", "measured_s"),
+    [
+        # CPU seconds on a shared core: the least of two runs, of one less that of another a third as long, by window.
+        ("lazarus", "gpt-s", "rtx3090x10", 10, 2.1e-3),
+        ("lazarus", "gpt-l", "rtx3090x10", 10, 2.6e-3),
+        ("lazarus", "gpt-l", "rtx3090x10", 128, 4.5e-3),
+        ("lazarus", "gpt-m", "gb200-nvl72", 36, 5.5e-3),
+        ("lazarus", "gpt-s", "gb200-nvl72", 36, 6.5e-3),
+        ("lazarus", "mixtral-8x7b", "h200x128", 32, 14.4e-3),
+        ("lazarus", "olmoe-1b-7b", "h200x128", 256, 17.8e-3),
+        ("lazarus", "deepseek-v3", "h200x128", 16, 21.7e-3),
+        ("lazarus", "deepseek-v3", "h200x128", 128, 57e-3),
+        ("ds", "gpt-l", "rtx3090x10", 10, 0.21e-3),
+        ("ds", "deepseek-v3", "h200x128", 128, 4.8e-3),
+        ("tutel", "gpt-l", "rtx3090x10", 32, 0.40e-3),
+        ("tutel", "deepseek-v3", "h200x128", 128, 8.2e-3),
+    ],
+)
+def test_the_work_of_a_window_is_estimated_within_a_factor_of_two(system, model, cluster, num_nodes, measured_s):
+    settings = {"trace": "fail-every-5min", "system": system, "model": model, "cluster": cluster, "job": "testbed-a"}
+    scenario = resolve(settings)
+    told_s = window_s(scenario.find_system(), scenario.costs(), num_nodes)
+    assert measured_s / 2 < told_s < 2 * measured_s
+
+
+def test_a_window_of_ten_times_the_steps_has_ten_times_the_samples_of_the_loads_and_one_plan():
+    # 6.9 ms measured as above, where plans are made every 2000 steps.
+    settings = {"trace": "fail-every-5min", "system": "lazarus", "model": "gpt-l", "job.rebalance_interval_steps": 2000}
+    scenario = resolve(settings)
+    assert 6.9e-3 / 2 < window_s(scenario.find_system(), scenario.costs(), 10) < 2 * 6.9e-3
 
 
 def test_every_plan_is_made_where_nodes_share_servers():

@@ -10,6 +10,7 @@ from collections.abc import Callable, Hashable
 from typing import Any, Protocol, TypeVar, cast
 
 from lazsim.costmodel.step import CostModel
+from lazsim.engine.step_timer import LOAD_SAMPLE_STEPS
 from lazsim.engine.systems import System
 
 PLANNINGS = ("auto", "exact", "sampled")
@@ -18,13 +19,15 @@ PLANNINGS = ("auto", "exact", "sampled")
 EXACT_S = 1.0
 """Estimated seconds of computing up to which a run makes every plan, unless it is told what to do."""
 
-WINDOW_S, CELL_S = 6e-4, 2.5e-8
-"""Seconds of computing in a window with a plan: constant, and for each layer, expert and node. *Assumption*: rounded
-from gpt-l on 10 nodes and deepseek-v3 on 128, on a shared core. A run decides by them and by counts, never by a clock,
-so that it is the same on any machine."""
+PLAN_S, EXPERT_S, CELL_S, SLOT_S, SHARED_GPU_S = 1.6e-3, 2e-5, 1e-8, 6e-8, 2e-5
+"""Seconds of computing for a plan and its change from the last one: constant, for each expert of a layer, for each cell
+(a layer, expert and node), for each slot of all layers, and for each layer and node, by the replicas of an expert on a
+GPU on average, as replicas that share a GPU change places one by one. *Assumption*: rounded from 25 cases, gpt-s on 10
+nodes to deepseek-v3 on 128, on a shared core; of nine cases of other models, eight are within a factor of two. A run
+decides by them and by counts, never by a clock, so that it is the same on any machine."""
 
-PLAIN_WINDOW_S, PLAIN_CELL_S = 1.2e-4, 4e-9
-"""The same in a window without a plan of its own: under plain expert parallelism."""
+SAMPLE_S, SAMPLE_CHUNK_S, SAMPLE_CELL_S = 1.2e-4, 4e-5, 4e-9
+"""The same for the steps of one sample of the loads: constant, for each number of chunks tried, and for each cell."""
 
 TARGET_ERROR = 1.5e-3
 """Standard error of the time of a run that sampling aims at, as a share of that time."""
@@ -59,8 +62,17 @@ class Compute(Protocol[FoundT_co]):
 
 def window_s(system: System, costs: CostModel, num_nodes: int) -> float:
     """Estimate the seconds in which a window of a run is computed where every plan is made."""
-    cells = costs.model.num_moe_layers * costs.model.num_experts * num_nodes
-    return WINDOW_S + CELL_S * cells if system.is_elastic else PLAIN_WINDOW_S + PLAIN_CELL_S * cells
+    model, cluster = costs.model, costs.cluster
+    layer_nodes = model.num_moe_layers * num_nodes
+    cells = layer_nodes * model.num_experts
+    sample_s = SAMPLE_S + SAMPLE_CHUNK_S * system.most_chunks + SAMPLE_CELL_S * cells
+    if not system.is_elastic:
+        # Plans of plain expert parallelism do not change.
+        return sample_s
+    plan_s = PLAN_S + EXPERT_S * model.num_experts + CELL_S * cells + SLOT_S * layer_nodes * cluster.slots_per_node
+    if cluster.gpus_per_node > 1:
+        plan_s += SHARED_GPU_S * layer_nodes * cluster.slots_per_gpu / model.num_experts
+    return plan_s + sample_s * costs.job.rebalance_interval_steps / LOAD_SAMPLE_STEPS
 
 
 def nearly(num_nodes: int) -> int:
