@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lazsim.engine.job import Clock
 from lazsim.engine.ledger import BUCKETS
 from lazsim.engine.simulate import simulate_system
 from lazsim.engine.systems import SYSTEMS
@@ -332,6 +333,52 @@ def test_every_second_is_in_one_bucket_and_samples_come_from_computing(scenario,
     assert result.counts["lost_steps"] * step_s <= result.ledger_s["lost_work"] + 1e-6
     again = simulate_system(events, SYSTEMS[system], cost_model, RandomLoads(2, 4), duration_s)
     assert again == result
+
+
+def test_time_passes_without_an_event_only_where_nothing_else_happens_up_to_the_end_of_it():
+    # A bell rings at 5 s. Time passes at once to 4 s, but not to that very instant, in which the bell has its turn
+    # first; nor from there, as the process of the bell ends in it.
+    clock, seen = Clock(), []
+
+    def ring():
+        yield clock.timeout(5.0)
+        seen.append(("ring", clock.now))
+
+    def work():
+        for seconds in (4.0, 1.0, 7.0, 3.0):
+            num_events = 0
+            for event in clock.passing(seconds):
+                num_events += 1
+                yield event
+            seen.append((num_events, clock.now))
+
+    clock.process(ring())
+    clock.process(work())
+    clock.run()
+    assert seen == [(0, 4.0), ("ring", 5.0), (1, 5.0), (1, 12.0), (0, 15.0)]
+
+
+@settings(max_examples=30)
+@given(scenarios(), st.sampled_from([*PUBLISHED, "moc", "async-checkpoint"]), st.sampled_from([0.7, 2.0]))
+def test_a_run_is_the_same_to_the_last_digit_where_every_passing_of_time_is_an_event(scenario, system, step_s):
+    def simulate():
+        cost_model = costs(step_s=step_s, rebalance_interval_steps=50)
+        return simulate_system(
+            scenario[0], SYSTEMS[system], cost_model, RandomLoads(2, 4), scenario[1], interval_steps=5
+        )
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Clock, "passing", lambda clock, seconds: (yield clock.timeout(seconds)))
+        event_by_event = simulate()
+    assert simulate() == event_by_event
+
+
+def test_training_goes_on_in_one_span_through_saves_that_stop_nothing():
+    # Every fifth step of 4 s is saved, in less than a step: at 20, 40, 60 and 80 s.
+    nodes = trace((0, "add", "a b c d"))
+    result = simulate_system(nodes, SYSTEMS["moc"], costs(step_s=4.0), EvenLoads(2, 4), 99.0, interval_steps=5)
+    assert (result.counts["checkpoints"], result.ledger_s["compute"]) == (4, 99.0)
+    assert [(span.start_s, span.end_s, span.what) for span in result.phases] == [(0.0, 99.0, "compute")]
 
 
 @given(scenarios(), st.sampled_from(PUBLISHED))

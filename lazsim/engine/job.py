@@ -39,6 +39,17 @@ from lazsim.units import format_duration
 Activity = Generator[simpy.Event, Any, None]
 
 
+class Clock(simpy.Environment):
+    """An environment in which a process lets time pass without an event where nothing else happens meanwhile."""
+
+    def passing(self, seconds: float) -> Activity:
+        """Let time pass, to the same instant either way."""
+        if self.now + seconds < self.peek():
+            self._now += seconds
+        else:
+            yield self.timeout(seconds)
+
+
 class Signal(Enum):
     """Why a job is interrupted when no node of its own fails."""
 
@@ -67,7 +78,7 @@ class Job:
 
     def __init__(
         self,
-        env: simpy.Environment,
+        env: Clock,
         system: System,
         costs: CostModel,
         planner: Planner,
@@ -349,7 +360,9 @@ class Job:
         """Save the state, after the save before is written; where it `waits`, training goes on when all is written."""
         save = self.system.save(self.costs, state.timer.step_s(self.progress.step))
         before_s = max(0.0, self.progress.written_at_s() - self.env.now)
-        yield from self._spend("checkpoint", before_s + save.stall_s + (save.persist_s if waits else 0.0))
+        stopped_s = before_s + save.stall_s + (save.persist_s if waits else 0.0)
+        if stopped_s:
+            yield from self._spend("checkpoint", stopped_s)
         self.progress.save(self.env.now, 0.0 if waits else save.persist_s)
         self.log.count("checkpoints")
 
@@ -361,13 +374,13 @@ class Job:
         self._enter("compute")
         state.stretch = stretch = Stretch(self.env.now, step_s, num_steps)
         try:
-            yield self.env.timeout(num_steps * step_s)
+            yield from self.env.passing(num_steps * step_s)
         except simpy.Interrupt as interrupt:
             if interrupt.cause is not Signal.JOIN:
                 raise
             num_steps = min(num_steps, steps_begun(self.env.now - stretch.start_s, step_s))
             state.stretch = stretch = replace(stretch, num_steps=num_steps, is_cut=True)
-            yield self.env.timeout(max(0.0, stretch.start_s + num_steps * step_s - self.env.now))
+            yield from self.env.passing(max(0.0, stretch.start_s + num_steps * step_s - self.env.now))
         self._book_steps(state, stretch, has_failed=False)
 
     # What the states share.
@@ -379,7 +392,7 @@ class Job:
     def _spend(self, bucket: str, seconds: float) -> Activity:
         self._enter(bucket)
         self._note_state()
-        yield self.env.timeout(seconds)
+        yield from self.env.passing(seconds)
 
     def _book_steps(self, state: Training, stretch: Stretch, *, has_failed: bool) -> None:
         """Count the steps made; a failure makes the time of the unfinished step lost work."""
@@ -387,7 +400,8 @@ class Job:
         self.ledger.enter("compute", self.env.now)
         spent_s = self.env.now - stretch.start_s
         num_steps = stretch.steps_made(self.env.now)
-        self.extrapolated_s += spent_s * state.timer.extrapolated_share(self.progress.step)
+        if self.costs.measured_part is not None:
+            self.extrapolated_s += spent_s * state.timer.extrapolated_share(self.progress.step)
         if state.is_below_threshold:
             self.below_threshold_s += spent_s
         if has_failed:

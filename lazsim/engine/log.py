@@ -1,9 +1,7 @@
 """The record of a run: changes of state over time, events, failures, spans of time and counts."""
 
-from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from operator import attrgetter
 from typing import NamedTuple
 
 
@@ -166,7 +164,9 @@ class Log:
         )
 
     def _change(self, since_s: float, until_s: float, change: Callable[[State], State]) -> None:
-        first = bisect_right(self.states, since_s, key=attrgetter("time_s"))
+        first = len(self.states)
+        while self.states[first - 1].time_s > since_s:
+            first -= 1
         later = [self.states[first - 1]._replace(time_s=since_s), *self.states[first:]]
         del self.states[first:]
         inside = [state for state in later if state.time_s < until_s]

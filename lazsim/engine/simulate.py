@@ -3,11 +3,9 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-import simpy
-
 from lazsim.costmodel.memory import MemoryUse
 from lazsim.costmodel.step import CostModel
-from lazsim.engine.job import Activity, Job
+from lazsim.engine.job import Activity, Clock, Job
 from lazsim.engine.log import FailureRecord, JobEvent, State, TimeSpan
 from lazsim.engine.memory import peak_memory
 from lazsim.engine.nodes import NO_SPARES, Spares
@@ -209,7 +207,7 @@ def simulate_system(
     wall_s = trace.duration_s if duration_s is None else duration_s
     most_nodes = max(costs.cluster.num_nodes, trace.most_nodes())
     require_fit(system, costs, most_nodes)
-    env = simpy.Environment()
+    env = Clock()
     losses = count_losses(trace, wall_s, costs.cluster.nodes_per_domain) if score_plans else {}
     reliability = PlanReliability(losses) if score_plans else None
     make_timer = make_timer or step_timers_from(system, costs, routing)
@@ -272,7 +270,7 @@ def require_fit(system: System, costs: CostModel, most_nodes: int) -> None:
     )
 
 
-def _play(env: simpy.Environment, job: Job, batches: Iterator[Batch], wall_s: float) -> Activity:
+def _play(env: Clock, job: Job, batches: Iterator[Batch], wall_s: float) -> Activity:
     """Begin the job, tell it of all batches up to the end, and end it."""
     batch = next(batches, None)
     if batch is not None and batch.time_s == 0:
