@@ -1,8 +1,6 @@
 """Timers of steps: exact ones, and ones that look at some plans only."""
 
-from collections.abc import Hashable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -71,10 +69,6 @@ class SampledStepTimer:
     server_N: Ints
     _own: StepTimer | None = None
 
-    @cached_property
-    def _key(self) -> Hashable:
-        return "step", self.planned.num_nodes, self.planned.domain_sizes, self.server_N.tobytes()
-
     @property
     def samples_per_step(self) -> int:
         """See `StepTimer`; known once a step was timed."""
@@ -112,7 +106,7 @@ class SampledStepTimer:
     def _find(self, step: int) -> Series:
         """Find the value for a step, and set the plan that stands for others of as many nodes."""
         timers, sampler, num_nodes = self.timers, self.timers.sampler, self.planned.num_nodes
-        series = sampler.at(self._key, step)
+        series = sampler.at(("step", num_nodes, self.planned.domain_sizes, self.server_N.tobytes()), step)
         if series.is_sampled:
             if series.seconds is None:
                 first = series.window * sampler.window_steps
