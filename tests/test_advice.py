@@ -153,7 +153,7 @@ class Made:
         return Search(self.measure, GOODPUT, max_runs, 1000)
 
     def advise(self, choices, max_runs):
-        return advice._advise(self, self.search(max_runs), choices, "auto")
+        return advice._advise(self, self.search(max_runs), choices, "auto", print)
 
 
 def thrice(*systems):

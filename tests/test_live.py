@@ -2,6 +2,7 @@
 
 import asyncio
 import csv
+import itertools
 import json
 import os
 import re
@@ -167,6 +168,13 @@ def test_expert_parallel_systems_train_the_same_model(system, pool, undisturbed)
     assert run.run.counts["failures"] == 1
 
 
+def last_steps(run):
+    """Steps that a job may have done before it went back: a worker may be killed before it reports its last one."""
+    numbers = [one.step for one in run.steps]
+    reported = next(before for before, after in itertools.pairwise(numbers) if after <= before)
+    return reported - 1, reported, reported + 1
+
+
 def test_ds_restarts_from_its_last_checkpoint_and_lazarus_loses_no_step(pool):
     kill = {("stepped", 6): [("kill", "n0")]}
     ds, _ = run_live(tiny_spec("ds", interval=4), Script(4, dict(kill)), pool)
@@ -181,7 +189,8 @@ def test_ds_restarts_from_its_last_checkpoint_and_lazarus_loses_no_step(pool):
         per_step = run.samples / run.steps
         assert round(kept / per_step) in (run.steps - 1, run.steps)
         assert round(lost / per_step) in (run.counts["lost_steps"] - 1, run.counts["lost_steps"])
-    assert ds.run.counts["lost_steps"] in (2, 3)  # Killed after step 6, of which 4 were saved.
+    # Saved after steps 4 and 8; on a busy machine the kill comes later than it was asked for, after step 6.
+    assert {reached - ds.run.counts["lost_steps"] for reached in last_steps(ds)} & {4, 8}
     assert lazarus.run.counts["lost_steps"] == 0
     # As in a simulation, a restart is a restart from the first, and a reconfiguration none.
     assert ds.run.ledger_s["restart"] > ds.run.ledger_s["reconfigure"] == 0
@@ -310,7 +319,7 @@ def test_a_job_without_checkpoints_begins_again_and_ends_as_an_undisturbed_one(p
     spec = tiny_spec("lazarus", interval=0, slots_per_node=2)
     run, blocks = run_live(spec, Script(2, {("stepped", 6): [("kill", "n0"), ("start", "m0")]}), pool)
     assert run.run.counts["restarts"] == 1
-    assert run.run.counts["lost_steps"] in (5, 6)  # A worker may be killed before it reports its last step.
+    assert run.run.counts["lost_steps"] in last_steps(run)
     assert largest_difference(blocks, undisturbed[1]) < ROUNDING
 
 

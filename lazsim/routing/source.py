@@ -141,7 +141,8 @@ class LoadTable:
             numbers = np.asarray(experts, dtype=np.float64).reshape(-1)
             if not (numbers == np.rint(numbers)).all():
                 raise ValueError("an expert's number is a fraction")
-            experts = numbers.astype(np.int64).tolist()
+            # Larger numbers are too large as well, and fit the type.
+            experts = np.clip(numbers, -2 * MAX_EXPERTS, 2 * MAX_EXPERTS).astype(np.int64).tolist()
         if max(experts, default=0) >= MAX_EXPERTS or min(experts, default=0) < -MAX_EXPERTS:
             raise ValueError(f"an expert's number is {MAX_EXPERTS:,} or more")
         # Counted at the end, since files have millions of tokens, each in a row of its own.

@@ -31,11 +31,13 @@ FIXED = {
         "checkpoint_interval_steps",
         "expert_kernels",
         "parallel",
+        "times",
     ),
     "step": ("name", "host_launch_clock_hz", "gather_curve_us", "exchange_curve_us", "measured_over_predicted"),
 }
 """Fields that are not varied: names, datasheet figures, which only multiply efficiencies, the rate of borrowed kernels,
-the pods of a network, the job itself: its batch, its joins, the kind of its kernels, and its layout, and curves."""
+the pods of a network, the job itself: its batch, its joins, the kind of its kernels, its layout and known times, and
+curves."""
 
 OF_EVERY_STEP = ("host_launch_s", "host_wait_s")
 """Constants of a step that a job without a layout has, too."""
