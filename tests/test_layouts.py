@@ -99,15 +99,16 @@ def test_a_node_that_changes_its_stage_fetches_the_dense_part_of_the_new_one():
     kept = [stage * 2 for stage in range(8)]
     left = plan.nodes(kept)
     eight = SYSTEMS["checkpoint"].plan_evenly(small, 8)
-    still = bind_nodes(small, left.holds_LEN, eight, stage_H=np.arange(8))
+    of_stage = np.eye(8, dtype=bool)
+    still = bind_nodes(small, left.holds_LEN, eight, stages_PH=of_stage)
     assert still.bytes_HH.sum() == 0
     # A newcomer takes the place of stage 7 from the other of its nodes: its experts, and an eighth of the dense part.
     old = plan.nodes([*kept[:7], 15, 13])
-    moved = bind_nodes(small, old.holds_LEN, eight, num_new=0, stage_H=np.array([0, 1, 2, 3, 4, 5, 6, 7, 6]))
+    moved = bind_nodes(small, old.holds_LEN, eight, num_new=0, stages_PH=of_stage[:, [0, 1, 2, 3, 4, 5, 6, 7, 6]])
     assert moved.bytes_HH.sum() == 0
     without = PlacementPlan(np.delete(plan.slots_LNS, [15], axis=1), plan.num_experts)
-    stages = np.delete(small.grid.stage_N(16), 15)
-    joined = bind_nodes(small, without.holds_LEN, plan, num_new=1, stage_H=stages)
+    stages = small.grid.holds_stages_PN(16)[:, :15]
+    joined = bind_nodes(small, without.holds_LEN, plan, num_new=1, stages_PH=stages)
     experts = (small.grid.stage_L == 7).sum() * 256 * small.model.expert_state_bytes
     assert joined.bytes_HH.sum() == pytest.approx(experts + small.model.dense_state_bytes / 8)
 

@@ -16,13 +16,15 @@ from lazsim.placement.plan import Bools, PlacementPlan, is_recoverable
 class Planned:
     """A plan that is made when it is asked for: by `make`, from its nodes and the steps made before it.
 
-    `domain_sizes` has the nodes of each failure domain, ascending, where plans depend on them.
+    `domain_sizes` has the nodes of each failure domain, ascending, where plans depend on them. Where there are
+    `doubled_stages`, each node of these pipeline stages also holds the states of its place in the next one.
     """
 
     num_nodes: int
     step: int
     make: Callable[[int, int], PlacementPlan]
     domain_sizes: tuple[int, ...] = ()
+    doubled_stages: int = 0
 
     @cached_property
     def plan(self) -> PlacementPlan:
@@ -69,6 +71,8 @@ class Held:
         """Whether each of the nodes holds each expert, shape (L, E, N)."""
         assert self.made is not None, "some nodes hold states"
         whole = self.made.plan.holds_LEN
+        if self.made.doubled_stages:
+            whole = whole | np.roll(whole, -(self.num_seats // self.made.doubled_stages), axis=2)
         return whole if self.is_whole else whole.take(self.seats, axis=2)
 
     @property
@@ -94,10 +98,14 @@ class Held:
 
     def has_stages(self, grid: Grid) -> bool:
         """Tell whether every stage is on some node."""
-        if self.made is None:
-            return False
-        num_stages, num_seats = grid.num_stages, self.num_seats
-        return len({seat * num_stages // num_seats for seat in self.seats}) == num_stages
+        return self.made is not None and bool(self.stages_PN(grid).any(axis=1).all())
+
+    def stages_PN(self, grid: Grid) -> Bools:
+        """Return whether each of the nodes holds the dense part of each stage, shape (P, N)."""
+        whole = grid.holds_stages_PN(self.num_seats)
+        if self.made is not None and self.made.doubled_stages:
+            whole = whole | np.roll(whole, 1, axis=0)
+        return whole.take(self.seats, axis=1)
 
     def without(self, failed: Collection[Any]) -> "Held":
         """Return what is left when nodes fail."""

@@ -486,7 +486,9 @@ class Job:
         """Return the plan of now for these nodes, yet to be made."""
         domains = self._domains(nodes)
         sizes = tuple(sorted(Counter(domains or ()).values()))
-        return Planned(len(nodes), self.progress.step, partial(self.planner.plan, domains=domains), sizes)
+        make = partial(self.planner.plan, domains=domains)
+        doubled_stages = self.costs.grid.num_stages if self.system.doubles_stages else 0
+        return Planned(len(nodes), self.progress.step, make, sizes, doubled_stages)
 
     def _point(self, held: Held) -> Point | None:
         """Return the plan that stands for the one that nodes hold, if another one does."""
@@ -527,9 +529,14 @@ class Job:
 
         def bind(step: int, *, is_sampled: bool) -> tuple[float, tuple[Moved, list[int] | None]]:
             holder = replace(held, made=before.at(max(0, step - age_steps))) if is_sampled else held
-            stage_H = grid.stage_N(held.num_seats)[list(held.seats)] if grid.num_stages > 1 else None
+            stages_PH = held.stages_PN(grid) if grid.num_stages > 1 else None
             binding = bind_nodes(
-                self.costs, holder.holds_LEN, after.at(step).plan, num_new=num_new, stage_H=stage_H, domain_H=domain_H
+                self.costs,
+                holder.holds_LEN,
+                after.at(step).plan,
+                num_new=num_new,
+                stages_PH=stages_PH,
+                domain_H=domain_H,
             )
             seconds = binding.transfer_s(self.costs, self.nodes.servers(candidates))
             chosen = None if is_sampled else binding.chosen_N.tolist()

@@ -50,7 +50,7 @@ def bind_nodes(
     plan: PlacementPlan,
     num_new: int = 0,
     has_dense_H: Bools | None = None,
-    stage_H: Ints | None = None,
+    stages_PH: Bools | None = None,
     domain_H: Ints | None = None,
 ) -> Binding:
     """Bind candidates to the nodes of a plan, greedily where the fewest states are missing.
@@ -65,8 +65,8 @@ def bind_nodes(
         Candidates after these, which hold nothing.
     has_dense_H
         Candidates that hold the dense part of their stage; all but the new ones if not given.
-    stage_H
-        Pipeline stage of the first candidates; that of all where there is one.
+    stages_PH
+        Pipeline stages of which the first candidates hold the dense part, shape (P, H); not needed where there is one.
     domain_H
         Failure domain of each candidate, where the plan is for those of the first: its nodes stay in their domains.
     """
@@ -81,7 +81,7 @@ def bind_nodes(
     if num_left_out:
         order_H = np.concatenate([chosen_N, np.setdiff1d(np.arange(len(has_dense_H)), chosen_N)])
     has_LEH, wants_LEH = has_LEH.take(order_H, axis=2), with_more_nodes(plan.holds_LEN, num_left_out)
-    if costs.grid.num_stages == 1 or stage_H is None:
+    if costs.grid.num_stages == 1 or stages_PH is None:
         moved = migrate(
             has_LEH, wants_LEH, costs.model.expert_state_bytes, has_dense_H[order_H], costs.model.dense_state_bytes
         )
@@ -89,9 +89,7 @@ def bind_nodes(
     # The dense part of a stage moves as an expert does, to the nodes of that stage.
     all_H = np.ones(len(order_H), dtype=np.bool_)
     moved = migrate(has_LEH, wants_LEH, costs.model.expert_state_bytes, all_H, 0.0)
-    stages = np.arange(costs.grid.num_stages)[:, None]
-    had_H = np.append(stage_H, np.zeros(num_new, dtype=np.int64))
-    has_PH = ((had_H == stages) & has_dense_H)[:, order_H]
+    has_PH = (with_more_nodes(stages_PH[None], num_new)[0] & has_dense_H)[:, order_H]
     wants_PH = with_more_nodes(costs.grid.holds_stages_PN(plan.num_nodes)[None], num_left_out)[0]
-    dense = migrate(has_PH[None], wants_PH[None], costs.model.dense_state_bytes / len(stages), all_H, 0.0)
+    dense = migrate(has_PH[None], wants_PH[None], costs.model.dense_state_bytes / costs.grid.num_stages, all_H, 0.0)
     return Binding(chosen_N, order_H, moved.bytes_NN + dense.bytes_NN, moved.num_states)

@@ -267,16 +267,16 @@ def due_samples(
     return run.samples
 
 
-def finish_s(run: SystemRun, samples: int) -> float | None:
-    """Return when a run has made a number of samples that it keeps; None where it never has."""
+def finish_s(run: SystemRun, samples: int, *, keeps_all: bool = False) -> float | None:
+    """Return when a run has made a number of samples that it keeps, or just made; None where it never has."""
     ends_s = np.array([*(state.time_s for state in run.states[1:]), run.wall_s])
     begins_s = np.array([state.time_s for state in run.states])
-    made = np.cumsum([0.0, *(np.array([state.samples_per_s for state in run.states]) * (ends_s - begins_s))])
-    if run.samples < samples:
+    rates = [state.samples_per_s + keeps_all * state.lost_samples_per_s for state in run.states]
+    made = np.cumsum([0.0, *(np.array(rates) * (ends_s - begins_s))])
+    if made[-1] < samples - ROUNDING:
         return None
     last = min(int(np.searchsorted(made, samples - ROUNDING)), len(made) - 1)
-    rate = run.states[last - 1].samples_per_s
-    return float(ends_s[last - 1] - max(0.0, made[last] - samples) / rate)
+    return float(ends_s[last - 1] - max(0.0, made[last] - samples) / rates[last - 1])
 
 
 ROUNDING = 1e-6

@@ -293,8 +293,14 @@ class Replayed:
 
     @property
     def work_end_s(self) -> float:
-        """Time at which the work is done, or else the end."""
-        return finish_s(self.run, int(self.setup.constants["samples"])) or self.run.wall_s
+        """Time at which the work is done, steps that were lost included, or else the end."""
+        return finish_s(self.run, int(self.setup.constants["samples"]), keeps_all=True) or self.run.wall_s
+
+    @property
+    def work_samples(self) -> float:
+        """Samples of the work until then."""
+        made = self.run.samples + self.run.counts["lost_steps"] * self.setup.times["samples_per_step"]
+        return float(min(made, self.setup.constants["samples"]))
 
     def node_hours(self, end_s: float, prices: Prices = ONE) -> float:
         """Hours of the nodes alive until then."""
@@ -302,7 +308,7 @@ class Replayed:
         return node_hours([one.time_s for one in states], [one.num_alive for one in states], end_s, prices)
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=1)
 def pool_draws(spec: PoolSpec, draws: int) -> Sequence[PoolDraw]:
     """Draw the failures of a pool several times."""
     return [draw_pool(spec, np.random.default_rng(seed), "pool") for seed in range(draws)]
@@ -376,7 +382,7 @@ FIGURES: Mapping[str, Callable[[Replayed], float]] = {
     "restart_s": lambda one: one.run.ledger_s["restart"],
     "detect_s": lambda one: one.run.ledger_s["detect"],
     "step_s": lambda one: one.run.ledger_s["compute"] / one.run.steps,
-    "samples_per_s": lambda one: min(one.run.samples, one.setup.constants["samples"]) / one.work_end_s,
+    "samples_per_s": lambda one: one.work_samples / one.work_end_s,
     "mean_nodes": lambda one: one.node_hours(one.work_end_s) * HOUR_S / one.work_end_s,
     "usd_per_hour": lambda one: (
         one.node_hours(one.work_end_s) * HOUR_S / one.work_end_s * one.setup.constants["usd_per_node_hour"]
@@ -415,12 +421,16 @@ def replay(setup: Setup, figures: Sequence[str], inputs: Mapping[str, Sequence[f
 
 
 def _runs(setup: Setup, folder: Path) -> list[Replayed]:
-    # Neighbouring rows read other figures from the same runs.
+    return _made(runs_of(setup), folder)
+
+
+def runs_of(setup: Setup) -> bytes:
+    """Return what the runs of a set-up depend on: other figures can be read from the same ones."""
     alike = msgspec.structs.replace(setup, groups=(), figures={}, inputs={})
-    return _made(msgspec.json.encode(alike, order="deterministic"), folder)
+    return msgspec.json.encode(alike, order="deterministic")
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=1)
 def _made(content: bytes, folder: Path) -> list[Replayed]:
     """Make the runs of a set-up, one for each trace."""
     setup = msgspec.json.decode(content, type=Setup)

@@ -14,6 +14,7 @@ from lazsim.study.backends import on_loky
 from lazsim.study.measured_runs import MeasuredRun, read_runs
 from lazsim.study.outcomes import Outcome, ReplayedOutcome, has_outcomes, read_outcomes, replay_outcome
 from lazsim.study.pairs import Pair, find_pairs
+from lazsim.study.replays import runs_of
 
 METRIC = "tokens_per_s_per_gpu"
 
@@ -26,8 +27,11 @@ GROUPS = (
 RANGE_TAIL = 0.025
 """Share of measured runs below the range of a prediction, and above it."""
 
-FEW_OUTCOMES, BATCH_OUTCOMES = 24, 6
-"""Outcomes below which starting processes takes longer than it saves, and those that a process replays at a time."""
+FEW_OUTCOMES = 24
+"""Outcomes below which starting processes takes longer than it saves."""
+
+Batch = list[tuple[int, Outcome]]
+"""Outcomes, with their places among all, that have the same runs."""
 
 NOISE = "the same settings differ by 1.6 % at the median and 6.5 % at nine of ten from release to release"
 
@@ -205,24 +209,24 @@ def verify(
 
 
 def _replays(outcomes: Sequence[Outcome]) -> Iterator[ReplayedOutcome]:
-    """Replay outcomes in their order, many of them on all cores."""
+    """Replay outcomes in their order: those of the same runs one after the other, and many on all cores."""
+    alike: dict[Any, Batch] = {}
+    for place, outcome in enumerate(outcomes):
+        runs = outcome.setup and runs_of(outcome.setup)
+        alike.setdefault((runs, repr(outcome.inputs), outcome.folder), []).append((place, outcome))
     if len(outcomes) < FEW_OUTCOMES:
-        yield from map(replay_outcome, outcomes)
-        return
-    # Neighbours share what is drawn for them.
-    starts = range(0, len(outcomes), BATCH_OUTCOMES)
-    batches = [(start, outcomes[start : start + BATCH_OUTCOMES]) for start in starts]
-    waiting: dict[int, list[ReplayedOutcome]] = {}
-    first = 0
-    for start, replayed in on_loky(_replay_batch, batches, len(os.sched_getaffinity(0)), None):
-        waiting[start] = replayed
-        while first in waiting:
-            yield from waiting.pop(first)
-            first += BATCH_OUTCOMES
+        batches = map(_replay_batch, alike.values())
+    else:
+        batches = on_loky(_replay_batch, alike.values(), len(os.sched_getaffinity(0)), None)
+    found: dict[int, ReplayedOutcome] = {}
+    for place in range(len(outcomes)):
+        while place not in found:
+            found.update(next(batches))
+        yield found.pop(place)
 
 
-def _replay_batch(batch: tuple[int, Sequence[Outcome]]) -> tuple[int, list[ReplayedOutcome]]:
-    return batch[0], list(map(replay_outcome, batch[1]))
+def _replay_batch(batch: Batch) -> list[tuple[int, ReplayedOutcome]]:
+    return [(place, replay_outcome(outcome)) for place, outcome in batch]
 
 
 def _text_of(row: MeasuredRun | Outcome) -> str:

@@ -59,39 +59,47 @@ class _Pool:
         num_held = spec.num_servers + spec.num_standbys
         self.running, self.standbys = order[: spec.num_servers], order[spec.num_servers : num_held]
         self.free, self.spares = order[num_held:], list(range(spec.pool_servers, num_all))
-        self.num_bad = sum(self.is_bad[server] for server in self.running)
+        self.bad_places = [place for place, server in enumerate(self.running) if self.is_bad[server]]
         self.repairs: list[tuple[float, int]] = []
         self.drawn = PoolDraw()
 
     def draw(self) -> PoolDraw:
         spec, rng, drawn = self.spec, self.rng, self.drawn
+        rate = spec.failures_per_day / DAY_S
         now_s, left_s = 0.0, spec.work_s
         while True:
-            rate = spec.failures_per_day / DAY_S
-            by_chance, by_fault = len(self.running) * rate, self.num_bad * spec.bad_multiple * rate
-            gap_s = rng.expovariate(by_chance + by_fault)
+            # Failures by chance are as likely in each place, and those of bad servers in each place of one.
+            num_shares = spec.num_servers + spec.bad_multiple * len(self.bad_places)
+            gap_s = rng.expovariate(num_shares * rate)
             if gap_s >= left_s:
                 drawn.end_s = now_s + left_s
                 return drawn
             now_s, left_s = now_s + gap_s, left_s - gap_s
             check_size(self.name, 0, len(self.is_bad), len(drawn.events))
             self._take_back(now_s)
-            place = self._failing(is_systematic=rng.random() < by_fault / (by_chance + by_fault))
-            self._repair(self.running[place], now_s)
-            wait_s = 0.0 if self.standbys else self._select()
-            self.running[place] = self.standbys.pop(0)
-            self.num_bad += self.is_bad[self.running[place]]
+            share = rng.random() * num_shares
+            if is_systematic := share >= spec.num_servers:
+                place = self.bad_places[self._index(len(self.bad_places))]
+            else:
+                place = int(share)
+            drawn.counts["systematic"] += is_systematic
+            wait_s = self._replace(place, now_s)
             drawn.events += [Event(now_s, "remove", JOB), Event(now_s + wait_s, "add", JOB)]
             now_s += wait_s + spec.recovery_s
 
-    def _failing(self, *, is_systematic: bool) -> int:
-        """Return the place of the server that fails."""
-        self.drawn.counts["systematic"] += is_systematic
-        place = self.rng.randrange(len(self.running))
-        while is_systematic and not self.is_bad[self.running[place]]:
-            place = self.rng.randrange(len(self.running))
-        self.num_bad -= self.is_bad[self.running[place]]
-        return place
+    def _index(self, count: int) -> int:
+        return int(self.rng.random() * count)
+
+    def _replace(self, place: int, now_s: float) -> float:
+        """Let a standby take over from a server that fails; return the seconds until there is one."""
+        if self.is_bad[self.running[place]]:
+            self.bad_places.remove(place)
+        self._repair(self.running[place], now_s)
+        wait_s = 0.0 if self.standbys else self._select()
+        self.running[place] = self.standbys.pop(0)
+        if self.is_bad[self.running[place]]:
+            self.bad_places.append(place)
+        return wait_s
 
     def _repair(self, server: int, now_s: float) -> None:
         """Send a failed server to repair; where its failure is not diagnosed, it is a standby at once."""
@@ -117,7 +125,7 @@ class _Pool:
                 self.standbys.append(self._chosen())
 
     def _chosen(self) -> int:
-        return self.free.pop(self.rng.randrange(len(self.free)))
+        return self.free.pop(self._index(len(self.free)))
 
     def _select(self) -> float:
         """Choose all standbys anew, from the other pool where this one is empty; return the seconds."""

@@ -34,6 +34,7 @@ class Bamboo(SeatSystem):
     shadow_factor: float = 1.5
     stage_use: str = "has a stage stand in for the next"
     most_shadow_share: float = math.inf
+    doubles_stages: bool = True
 
     def decide(self, costs: CostModel, stopped: StoppedJob) -> Decision[str]:
         """See `System.decide`: too many shadows are too slow."""

@@ -87,24 +87,18 @@ def optimal_stacks(num_groups: int) -> int:
 
 
 def _covers(broken: Bools, redundancy: int, many: int) -> bool:
-    """Tell whether the groups left can compute all shards, each group at most `many` of those that it has."""
-    num_groups, alive = len(broken), np.flatnonzero(~broken)
-    shards = (alive[:, None] + np.arange(redundancy)) % num_groups
-    # A flow from the source to groups, from each to its shards, and on to the sink. Vertices stand in this order.
-    first_shard, sink = 1 + len(alive), 1 + len(alive) + num_groups
-    groups = np.arange(1, first_shard)
-    pairs = [
-        (np.zeros_like(groups), groups, many),
-        (np.repeat(groups, redundancy), first_shard + shards.ravel(), 1),
-        (np.arange(first_shard, sink), np.full(num_groups, sink), 1),
-    ]
-    tails, heads = (np.concatenate([pair[end] for pair in pairs]) for end in (0, 1))
-    room = np.concatenate([np.full(len(tail), most, dtype=np.int32) for tail, _, most in pairs])
-    from scipy.sparse import csr_array
-    from scipy.sparse.csgraph import maximum_flow
+    """Tell whether the groups left can compute all shards, each group at most `many` of those that it has.
 
-    graph = csr_array((room, (tails, heads)), shape=(sink + 1, sink + 1))
-    return bool(maximum_flow(graph, 0, sink).flow_value == num_groups)
+    They can where for all sets of shards the groups that have some of them are enough (Hall's theorem). Of these sets
+    shards that follow each other suffice: filling a gap that no group spans alone adds the groups of both sides up.
+    """
+    num_groups = len(broken)
+    # Twice round. Shards from `first` up to `end` are those of the groups from `redundancy - 1` before `first` on.
+    alive_before = np.concatenate([[0], np.cumsum(np.tile(~broken, 3))])
+    first = np.arange(num_groups, 3 * num_groups)
+    beyond = (first + 1) - many * alive_before[first + 1]
+    most_beyond = np.maximum.accumulate(beyond[::-1])[::-1]
+    return bool((most_beyond <= first - many * alive_before[first - redundancy + 1]).all())
 
 
 SPARE = StackedShards(

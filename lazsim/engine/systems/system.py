@@ -116,6 +116,8 @@ class System:
         What it does with pipeline stages, in a few words, where it needs two or more.
     takes_two_replicas : bool
         Whether it needs two model replicas or more.
+    doubles_stages : bool
+        Whether each node also holds the states of its place in the next pipeline stage.
     """
 
     name: str
@@ -135,6 +137,7 @@ class System:
     most_lost_tokens: float = 1.0
     stage_use: str = ""
     takes_two_replicas: bool = False
+    doubles_stages: bool = False
 
     @property
     def is_elastic(self) -> bool:
