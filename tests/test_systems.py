@@ -217,6 +217,16 @@ def test_bamboo_forms_pipelines_anew_when_shadows_are_too_many():
     assert result.states[-2].num_used == 8
 
 
+@pytest.mark.parametrize(("failed", "restarts"), [("a", 0), ("a c", 1)])
+def test_bamboo_forms_its_only_pipeline_anew_from_the_stage_that_a_neighbour_holds(failed, restarts):
+    # Of one pipeline, a and b are stage 0, c and d stage 1. c holds the states of a, too.
+    system = replace(SYSTEMS["bamboo"], most_shadow_share=0.05)
+    events = trace((0, "add", "a b c d e f"), (95, "remove", failed), duration_s=1000.0)
+    result = simulate_system(events, system, staged_costs(num_nodes=4), EvenLoads(2, 4), 400.0, interval_steps=10**6)
+    assert (result.counts["restarts"], result.counts["reconfigurations"]) == (restarts, 1 - restarts)
+    assert (result.counts["lost_steps"] > 0) == bool(restarts)
+
+
 @pytest.mark.parametrize(("micro_batches", "missing", "factor"), [
     # 5 units a step; 4 micro-batches go to 2 peers, 2 each, and half a unit of bubble takes them.
     (4, "a", (5 + 2 - 0.5) / 5),

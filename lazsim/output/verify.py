@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from lazsim.files import json_bytes
 from lazsim.output.folder import name_pictures
@@ -21,6 +21,7 @@ def verify_parts(result: Verification) -> Iterator[Part]:
         yield from _run_parts(result)
     elif not result.outcomes:
         yield "no row has a prediction"
+    yield from _skipped_parts("not predicted", result.rows)
     if result.outcomes:
         yield from _outcome_parts(result)
 
@@ -45,12 +46,17 @@ def _outcome_parts(result: Verification) -> Iterator[Part]:
     for row in replayed:
         if row.why:
             yield f"{row.id} is out of its tolerance: {row.why}."
+    yield from _skipped_parts("not replayed", result.outcomes)
+
+
+def _skipped_parts(heading: str, rows: Sequence[VerifiedRow | ReplayedOutcome]) -> Iterator[str]:
+    """Name the rows that were skipped by the reason."""
     by_reason: dict[str, list[str]] = {}
-    for row in result.outcomes:
+    for row in rows:
         if row.skipped:
             by_reason.setdefault(row.skipped, []).append(row.id)
     if by_reason:
-        yield "\n".join(["not replayed", *(f"{', '.join(ids)}: {reason}" for reason, ids in by_reason.items())])
+        yield "\n".join([heading, *(f"{', '.join(ids)}: {reason}" for reason, ids in by_reason.items())])
 
 
 def _verdict(row: ReplayedOutcome) -> str:

@@ -214,10 +214,11 @@ def _replays(outcomes: Sequence[Outcome]) -> Iterator[ReplayedOutcome]:
     for place, outcome in enumerate(outcomes):
         runs = outcome.setup and runs_of(outcome.setup)
         alike.setdefault((runs, repr(outcome.inputs), outcome.folder), []).append((place, outcome))
-    if len(outcomes) < FEW_OUTCOMES:
-        batches = map(_replay_batch, alike.values())
-    else:
-        batches = on_loky(_replay_batch, alike.values(), len(os.sched_getaffinity(0)), None)
+    batches: Iterator[list[tuple[int, ReplayedOutcome]]] = (
+        map(_replay_batch, alike.values())
+        if len(outcomes) < FEW_OUTCOMES
+        else on_loky(_replay_batch, alike.values(), len(os.sched_getaffinity(0)), None)
+    )
     found: dict[int, ReplayedOutcome] = {}
     for place in range(len(outcomes)):
         while place not in found:
