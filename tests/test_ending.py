@@ -89,6 +89,30 @@ def test_an_interrupt_that_python_loses_is_raised_again(run_process):
     assert (ended.stdout, ended.stderr) == ("heard\n", "")
 
 
+def test_an_interrupt_that_a_library_drops_is_raised_again_and_does_not_disturb_the_way_out(run_process):
+    # Compiled code that calls a hash, as msgspec does, clears any exception of it.
+    script = (
+        "import os, signal, time\n"
+        "from lazsim.cli.ending import Ending\n"
+        "with Ending():\n"
+        "    try:\n"
+        "        try:\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "            time.sleep(60)\n"
+        "        except KeyboardInterrupt:\n"
+        "            pass\n"
+        "        try:\n"
+        "            time.sleep(60)\n"
+        "        finally:\n"
+        "            time.sleep(0.2)\n"
+        "            print('cleared')\n"
+        "    except KeyboardInterrupt:\n"
+        "        print('heard')\n"
+    )
+    ended = run_process(sys.executable, "-c", script)
+    assert (ended.stdout, ended.stderr) == ("cleared\nheard\n", "")
+
+
 def test_an_interrupt_waits_until_a_module_is_imported(run_process, tmp_path):
     (tmp_path / "slow.py").write_text(
         "import os, signal\n"

@@ -8,7 +8,7 @@ from types import FrameType
 from typing import Any
 
 AGAIN_S = 0.02
-"""Time after which an interrupt that cannot be raised yet is tried again."""
+"""Time between two attempts to end the command."""
 
 IMPORT = "<frozen importlib._bootstrap>"
 """File of Python's code that imports modules, in a frame."""
@@ -18,8 +18,8 @@ class Ending:
     """A context in which the first order to end raises KeyboardInterrupt, and a second one ends the process at once.
 
     Workers and files are cleared away on the way out. The exception is not raised while a module is imported, since
-    Python loses it in callbacks of its own, and libraries take it for a fault of the module. It is raised once more
-    where it was lost in a callback.
+    libraries take it for a fault of the module. It is raised again until it ends the command or is acknowledged:
+    Python loses it in callbacks of its own, and compiled libraries drop it where they call Python.
 
     Attributes
     ----------
@@ -53,15 +53,28 @@ class Ending:
             if self.number:
                 os._exit(128 + self.number)
             self.number = number
-        while frame is not None:
-            if frame.f_code.co_filename == IMPORT:
-                signal.setitimer(signal.ITIMER_REAL, AGAIN_S)
-                return
-            frame = frame.f_back
-        raise KeyboardInterrupt
+        signal.setitimer(signal.ITIMER_REAL, AGAIN_S)
+        if not (_imports(frame) or _unwinds()):
+            raise KeyboardInterrupt
 
     def _on_unraisable(self, lost: "sys.UnraisableHookArgs") -> None:
-        if self.number and isinstance(lost.exc_value, KeyboardInterrupt):
-            signal.setitimer(signal.ITIMER_REAL, AGAIN_S)
-        else:
+        if not (self.number and isinstance(lost.exc_value, KeyboardInterrupt)):
             self._hook(lost)
+
+
+def acknowledge() -> None:
+    """Raise the interrupt that is being handled no more: the caller still has to write, and ends the command itself."""
+    signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _imports(frame: FrameType | None) -> bool:
+    while frame is not None and frame.f_code.co_filename != IMPORT:
+        frame = frame.f_back
+    return frame is not None
+
+
+def _unwinds() -> bool:
+    error = sys.exception()
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None

@@ -21,6 +21,7 @@ from lazsim.cli.common import (
     show,
     tell_notes,
 )
+from lazsim.cli.ending import acknowledge
 from lazsim.cli.progress import live_progress
 from lazsim.cli.replay import DEFAULT_CAP, MAPPING_FIELDS, read_stretch, replay_options
 from lazsim.errors import LazsimError
@@ -267,6 +268,7 @@ def _report(
         except KeyboardInterrupt:
             if not started or not started[0].record.steps:
                 raise
+            acknowledge()
             coordinator = started[0]
             result = coordinator.record.result(coordinator.step, coordinator.now_s())
             return LiveReport(inputs, result, interrupted=True)
