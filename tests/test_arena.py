@@ -3,8 +3,10 @@
 import pytest
 
 from lazsim.scenario import resolve
-from lazsim.study.checkpoint_interval import AUTO, Setting, SettingRuns
+from lazsim.study.checkpoint_interval import AUTO, Setting, SettingRuns, other_draws
 from lazsim.study.experiment import load_experiment
+from lazsim.study.simulation import simulate, simulate_scenarios
+from lazsim.trace.recipes import change_recipe
 from tests.conftest import ROOT
 from tests.jobs import trace
 
@@ -63,6 +65,27 @@ def test_the_failures_that_judge_do_not_choose_the_settings():
     assert one[0]["samples"] != other[0]["samples"]
     assert one[0] == other[1]
     assert {row["setting"] for row in other} == {one[0]["setting"]}
+
+
+def test_a_best_setting_is_judged_on_failures_that_did_not_choose_it():
+    recipe = change_recipe(None, {"num_nodes": 10, "mtbf_s": 6000.0, "repair_s": 60.0, "duration_s": 3000.0})
+    settings = {"routing": "uniform", "trace": recipe, "system": "checkpoint"}
+    scenario = resolve(settings)
+    draws = other_draws(scenario)
+    times = {tuple(one.time_s) for one in (scenario.load_trace(), *draws)}
+    assert len(times) == 1 + len(draws) == 3
+    assert {tuple(one.time_s) for one in other_draws(resolve(settings | {"seed": 1}))}.isdisjoint(times)
+    result = simulate_scenarios([resolve(settings | {"interval": "auto"})])
+    chosen = SettingRuns(scenario, draws, scenario.load_routing()).choose(AUTO)
+    assert result.runs[0].interval_steps == chosen.interval_steps
+    assert result.notes[0].startswith("the best setting is chosen on 2 other draws of the failures")
+
+
+def test_failures_that_have_no_other_draw_choose_and_judge_and_a_note_says_so():
+    recorded = failing(1500, 3900)
+    for fixed in (recorded, "fail-every-5min"):
+        notes = simulate(fixed, systems=["checkpoint"], routing="uniform", interval="auto", duration=600.0).notes
+        assert notes[0].startswith("the failures that choose the best setting also judge it")
 
 
 @pytest.mark.parametrize(

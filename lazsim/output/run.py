@@ -141,7 +141,7 @@ def _settings_table(bests: Sequence[SystemRun], published: Sequence[SystemRun]) 
         )
         for best, other in sorted(zip(bests, published, strict=True), key=lambda pair: -pair[0].samples)
     ]
-    return Table(columns, rows, "the best setting that simulations of this trace find, against the published one")
+    return Table(columns, rows, "the best setting that simulations find, against the published one")
 
 
 def _setting_text(run: SystemRun) -> str:

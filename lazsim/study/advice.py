@@ -28,6 +28,9 @@ MOST_RIVALS = 3
 KEPT_SHARE = 0.3
 """Share of the runs that is kept for these changes, if that is enough for one of the alternatives."""
 
+JUDGED_SHARE = 0.1
+"""Share of the runs that is kept to judge what the search finds at other seeds."""
+
 RACED = (0.5, 1.0, 2.0)
 """Intervals between checkpoints that race, as multiples of Young's."""
 
@@ -331,7 +334,8 @@ def _advise(
     goal = search.goal
     num_changes = len(assumptions(question.scenario(choices[0], 0)))
     kept = min(int(KEPT_SHARE * search.max_runs), _num_screened(num_changes, MOST_RIVALS))
-    search.num_kept = kept if kept >= _num_screened(num_changes, 1) else 0
+    kept = kept if kept >= _num_screened(num_changes, 1) else 0
+    search.num_kept = kept + int(JUDGED_SHARE * search.max_runs)
     contenders = list(_contenders(question, search, choices, interval))
     most_steps = max((question.starts[one.choice].most_steps for one in contenders), default=0)
     if most_steps > LONG_RUN_STEPS:
@@ -351,9 +355,18 @@ def _advise(
         tuned[best] = found
     of_choice = {choice: search.rank(search.tried(choice))[0].name for choice in choices if search.tried(choice)}
     finalists = list((of_choice | {one.choice: one for one in tuned}).values())
-    best = search.make_sure(list(tuned))
-    if goal.is_missed(search.rows[best, ()].values()):
-        best = search.make_sure(finalists)
+    others = [one for one in finalists if one not in tuned]
+    ordered = [one.name for group in (list(tuned), others) for one in search.rank(group)]
+    curves = {
+        one.choice: {
+            tried.interval_steps: mean_interval(map(goal.value, search.rows[tried, ()].values()))
+            for tried in search.tried(one.choice, num_seeds)
+        }
+        for one in tuned
+    }
+    search.num_kept = kept
+    num_seeds, remarks = _judge(search, list(tuned), others, num_seeds)
+    best = search.make_sure(ordered)
     # Tables show what is paid also where that is too late.
     rows = {one: tuple(search.rows[one, ()].values()) for one in finalists if (one, ()) in search.rows}
     ranking = [
@@ -370,21 +383,30 @@ def _advise(
         formulas=hold_against_formulas(question.starts[best.choice], best.interval_steps, tuned.get(best), rows[best]),
         off=tuple(off),
         turns=turns,
-        curves={
-            one.choice: {
-                tried.interval_steps: mean_interval(map(goal.value, search.rows[tried, ()].values()))
-                for tried in search.tried(one.choice, num_seeds)
-            }
-            for one in tuned
-        },
+        curves=curves,
         starts=question.starts,
         rows=rows,
         rounds=tuple(search.rounds),
         num_runs=search.num_runs,
         refused=search.refused,
         scenario=question.scenario(best.choice, 0, best.interval_steps),
-        notes=(*count_notes(question.notes[best]), *question.remarks, *([turns.why_not] if turns.why_not else [])),
+        notes=(*count_notes(question.notes[best]), *question.remarks, *remarks, *filter(None, [turns.why_not])),
     )
+
+
+def _judge(
+    search: Search, tuned: Sequence[Alternative], others: Sequence[Alternative], num_seeds: int
+) -> tuple[int, list[str]]:
+    """Run what a search has found at seeds of which it knew nothing; return their number, and remarks."""
+    # The best may have two neighbours, which run at as many.
+    num_judged = min(num_seeds, search.num_left // (len(tuned) + 2))
+    if not num_judged or not search.begin_anew():
+        why = "the trace has no others" if num_judged else "`max_runs` are too few for others"
+        return num_seeds, [f"the seeds that choose the best also judge it, which flatters it: {why}"]
+    search.run(tuned, num_judged)
+    num_each = min(num_judged, search.num_left // max(1, len(others)))
+    search.run(others, num_each)
+    return num_judged, [] if num_each else ["the choices that lost the race are left out: `max_runs` are too few"]
 
 
 def _contenders(question: Question, search: Search, choices: Sequence[Choice], interval: Any) -> Iterator[Alternative]:
@@ -421,7 +443,7 @@ def _look_around(question: Question, search: Search, best: Alternative, num_seed
             continue
         if one.choice not in question.starts and (why_not := question.start(one.choice, AUTO)):
             search.refused[one.choice] = why_not
-        if search.run([one], range(num_seeds)) and search.values(one):
+        if search.run([one], num_seeds) and search.values(one):
             yield Off(what, one, search.better_by(best, one))
 
 
@@ -467,9 +489,9 @@ def _turns(question: Question, search: Search, best: Alternative, rivals: Sequen
         return Turns((), 0, f"no assumption was changed: that takes `max_runs` {enough:,}")
     suspects: list[tuple[float, Assumption, Alternative]] = []
     for change in changes:
-        search.run([best, *rivals], [0], (change,))
+        search.run([best, *rivals], 1, (change,))
         for rival in rivals:
-            at_first, changed = (search.better_by(rival, best, what, [0]).value for what in ((), (change,)))
+            at_first, changed = (search.better_by(rival, best, what, 1).value for what in ((), (change,)))
             excess = search.better_by(rival, best).value * changed - at_first
             if excess > 0:
                 suspects.append((excess, change, rival))
@@ -477,7 +499,7 @@ def _turns(question: Question, search: Search, best: Alternative, rivals: Sequen
     found: list[Turn] = []
     # The most likely first, for when runs do not suffice.
     for _, change, rival in sorted(suspects, key=lambda one: -one[0]):
-        if not search.run([best, rival], range(MIN_SAMPLES), (change,)):
+        if not search.run([best, rival], MIN_SAMPLES, (change,)):
             why_not = "the runs did not suffice to make sure of all assumptions that may change the advice"
             return Turns(tuple(found), num_assumptions, why_not)
         gain = search.better_by(rival, best, (change,))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 
 from lazsim.engine.interval import (
@@ -22,7 +23,7 @@ from lazsim.engine.step_timer import step_timers_from
 from lazsim.engine.systems import System
 from lazsim.errors import SpecError, prefix_errors
 from lazsim.routing import Routing
-from lazsim.scenario import Scenario
+from lazsim.scenario import Scenario, TraceInput, make_trace
 from lazsim.study.comparison import BySeed
 from lazsim.study.intervals import Interval, ratio_interval
 from lazsim.study.memory import find_obstacle
@@ -31,6 +32,9 @@ from lazsim.units import format_duration, parse_duration
 
 AUTO = "auto"
 """Interval that stands for the best one."""
+
+NUM_DRAWS = 2
+"""Draws of the failures on which a setting is chosen."""
 
 REFINEMENTS = (2.0, math.sqrt(2))
 """Ratios of neighbouring intervals in each round of a search. At the best interval saves and lost work take as long as
@@ -176,6 +180,26 @@ class SettingRuns:
         least = interval_steps(best.system, self.scenario.costs(), self.loads, num_nodes, between_s=0.0)
         steps = climb(best.interval_steps, lambda steps: score(replace(best, interval_steps=steps)), least)
         return replace(best, interval_steps=steps)
+
+
+def other_draws(scenario: Scenario) -> Sequence[Trace]:
+    """Return other draws of the failures of a scenario, on which to choose its setting; of a file, the trace itself."""
+    source = scenario.trace
+    return [scenario.load_trace()] if source is None or source.recipe is None else _redraw(source)
+
+
+@functools.lru_cache(maxsize=2)
+def _redraw(source: TraceInput) -> Sequence[Trace]:
+    seeds = np.random.SeedSequence(source.seed).generate_state(NUM_DRAWS)
+    return [make_trace(msgspec.structs.replace(source, seed=int(seed)), None) for seed in seeds]
+
+
+def choice_note(scenario: Scenario) -> str:
+    """Say which failures choose the best setting of a scenario."""
+    time_s = scenario.load_trace().time_s
+    if all(np.array_equal(trace.time_s, time_s) for trace in other_draws(scenario)):
+        return "the failures that choose the best setting also judge it, which flatters it: there are no other draws"
+    return f"the best setting is chosen on {NUM_DRAWS} other draws of the failures, and may do worse on this one"
 
 
 def mean_between_s(scenario: Scenario, traces: Sequence[Trace]) -> float:

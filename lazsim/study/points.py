@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lazsim.scenario import Scenario
+from lazsim.study.checkpoint_interval import AUTO, choice_note
 from lazsim.study.collect import Outcomes, Task, run_tasks
 from lazsim.study.notes import describe_runs
 from lazsim.study.result import flat_row
@@ -27,7 +28,10 @@ def simulate_point(scenario: Scenario) -> Mapping[str, Any]:
     nodes = {"nodes_lost": trace.nodes_lost(run.wall_s), "most_nodes": trace.most_nodes(run.wall_s)}
     value: dict[str, Any] = {
         "row": flat_row(run, scored=scenario.score_plans) | nodes,
-        "notes": describe_runs([scenario], [run], trace, loads),
+        "notes": [
+            *([choice_note(scenario)] if scenario.interval == AUTO else []),
+            *describe_runs([scenario], [run], trace, loads),
+        ],
     }
     return value | ({"states": run.states, "events": run.events} if scenario.history else {})
 

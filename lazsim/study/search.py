@@ -3,6 +3,7 @@
 An alternative is a choice and a number of steps. The caller knows what they stand for, and makes the runs.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -123,6 +124,7 @@ class Search:
         self.rounds: list[Round] = []
         self.num_runs = self.num_kept = 0
         self.goal, self.max_runs, self.most_seeds = goal, max_runs, most_seeds
+        self.first_seed = 0
         self._measure = measure
 
     @property
@@ -130,9 +132,20 @@ class Search:
         """Runs that may still be made, without the `num_kept` for later."""
         return self.max_runs - self.num_runs - self.num_kept
 
-    def run(self, alternatives: Iterable[Alternative], seeds: Iterable[int], changes: Changes = ()) -> bool:
+    def begin_anew(self) -> bool:
+        """Go on at seeds that no run has had, and forget the others; tell whether there are enough of them.
+
+        What a search finds at its own seeds is flattered by them.
+        """
+        first_seed = 1 + max(seed for rows in self.rows.values() for seed in rows)
+        if first_seed + MIN_SAMPLES > self.most_seeds:
+            return False
+        self.first_seed, self.rows = first_seed, {}
+        return True
+
+    def run(self, alternatives: Iterable[Alternative], num_seeds: int, changes: Changes = ()) -> bool:
         """Make the runs that were not made yet, if there are enough left; tell whether there were."""
-        seeds = list(seeds)
+        seeds = range(self.first_seed, self.first_seed + num_seeds)
         wanted = [
             (one, seed)
             for one in dict.fromkeys(alternatives)
@@ -157,12 +170,11 @@ class Search:
         return {seed: self.goal.value(row) for seed, row in rows.items()}
 
     def better_by(
-        self, better: Alternative, one: Alternative, changes: Changes = (), seeds: Sequence[int] | None = None
+        self, better: Alternative, one: Alternative, changes: Changes = (), num_seeds: int | None = None
     ) -> Interval:
-        """Return how many times better an alternative is than another, at the seeds of both or those given."""
+        """Return how many times better an alternative is than another, at the seeds of both or the first of them."""
         above, below = (
-            {seed: value for seed, value in self.values(each, changes).items() if seeds is None or seed in seeds}
-            for each in (better, one)
+            dict(itertools.islice(sorted(self.values(each, changes).items()), num_seeds)) for each in (better, one)
         )
         return paired_ratio(below, above) if self.goal.less_is_better else paired_ratio(above, below)
 
@@ -202,7 +214,7 @@ class Search:
         ranking: list[Ranked[Alternative]] = []
         while alive and num_seeds <= self.most_seeds and self.num_runs + len(alive) * num_seeds <= budget:
             before = len(alive)
-            self.run(alive, range(num_seeds))
+            self.run(alive, num_seeds)
             ranking = self.rank(alive)
             if num_seeds < MIN_SAMPLES:
                 ranking = ranking[: -(-len(ranking) // 2)]
@@ -231,7 +243,7 @@ class Search:
         is_less, sign = self.goal.less_is_better, -1 if self.goal.less_is_better else 1
         for _ in range(MOST_ROUNDS):
             grid = {Alternative(choice, min(most_steps, max(1, round(steps * ratio)))) for ratio in TUNED}
-            if not self.run(sorted(grid), range(num_seeds)):
+            if not self.run(sorted(grid), num_seeds):
                 break
             values: dict[int, BySeed] = {
                 one.interval_steps: {seed: self.goal.value(row) for seed, row in self.rows[one, ()].items()}
@@ -251,7 +263,7 @@ class Search:
             if is_steady:
                 break
         tuned = Alternative(choice, steps)
-        self.run([tuned], range(num_seeds))
+        self.run([tuned], num_seeds)
         tried = self.tried(choice, num_seeds)
         if not tried:
             return tuned, None
@@ -266,18 +278,19 @@ class Search:
         found = (one for (one, changes), rows in self.rows.items() if not changes and len(rows) >= num_seeds)
         return sorted(one for one in found if one.choice == choice)
 
-    def make_sure(self, alternatives: Sequence[Alternative]) -> Alternative:
-        """Return the best, at enough seeds to bear out its probability; one that then misses gives way to the next.
+    def make_sure(self, ordered: Sequence[Alternative]) -> Alternative:
+        """Return the first of some that does what must be done, at enough seeds to bear out its probability.
 
-        Where ``n`` runs of ``n`` do what must be done, a probability below ``DOUBT ** (1 / n)`` is ruled out.
+        Where ``n`` runs of ``n`` do what must be done, a probability below ``DOUBT ** (1 / n)`` is ruled out. Where all
+        miss it, the one that has done most is returned.
         """
-        while True:
-            best = self.rank(alternatives)[0].name
-            if self.goal.done is None or self.goal.is_missed(self.rows[best, ()].values()):
-                return best
-            num_seeds = min(self.most_seeds, math.ceil(math.log(DOUBT) / math.log(self.goal.least_prob)))
-            num_before = len(self.rows[best, ()])
-            if num_before >= num_seeds or not self.run([best], range(min(num_seeds, num_before + self.num_left))):
-                return best
-            if len(self.rows[best, ()]) == num_before:
-                return best
+        if self.goal.done is None:
+            return ordered[0]
+        enough = min(self.most_seeds, math.ceil(math.log(DOUBT) / math.log(self.goal.least_prob)))
+        for one in ordered:
+            rows = self.rows.get((one, ()), {})
+            if rows and not self.goal.is_missed(rows.values()):
+                self.run([one], min(enough, len(rows) + self.num_left))
+                if not self.goal.is_missed(rows.values()):
+                    return one
+        return self.rank(ordered)[0].name

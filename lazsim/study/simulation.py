@@ -18,7 +18,7 @@ from lazsim.placement.policies import policy_input
 from lazsim.routing import Routing
 from lazsim.scenario import DEFAULTS, Resolver, Scenario
 from lazsim.specs import sha256
-from lazsim.study.checkpoint_interval import AUTO, Setting, SettingRuns, interval_of
+from lazsim.study.checkpoint_interval import AUTO, Setting, SettingRuns, choice_note, interval_of, other_draws
 from lazsim.study.deadline import Due, compare_purchases, parse_due
 from lazsim.study.memory import find_obstacle, require_memory
 from lazsim.study.notes import describe_runs
@@ -152,11 +152,10 @@ def simulate_scenarios(
     names = [one.find_system().run_name for one in scenarios]
     runs, others = list[SystemRun](), list[SystemRun]()
     for _, one in zip(progress(names), scenarios, strict=True):
-        # The search for the best setting has made the run at the published one.
         by_setting = SettingRuns(one, [trace], loads)
         runs.append(_run(by_setting))
         if searches or one.interval == AUTO:
-            others += by_setting.runs(by_setting.choose(AUTO if searches else None))
+            others.append(_run(by_setting, _choose(by_setting, AUTO if searches else None)))
     inputs = _record(scenarios, trace, loads, wall_s) | (asdict(due) if due else {})
     at_deadline = None
     if due is not None:
@@ -168,7 +167,7 @@ def simulate_scenarios(
         trace=describe_trace(trace, wall_s),
         runs=tuple(runs),
         gpu_memory_bytes=first.gpu.memory_bytes,
-        notes=(*left_out, *describe_runs(scenarios, runs, trace, loads)),
+        notes=(*left_out, *([choice_note(first)] if others else []), *describe_runs(scenarios, runs, trace, loads)),
         at_deadline=at_deadline,
         published=tuple(others) if others and not searches else None,
         best=tuple(others) if searches else None,
@@ -190,10 +189,16 @@ def _run(runs: SettingRuns, setting: Setting | None = None) -> SystemRun:
         require_memory(scenario, loads, usable)
     # Products of several threads are summed in another order: the same inputs would give other last digits.
     with _libraries().limit(limits=1, user_api="blas"):
-        [run] = runs.runs(setting or runs.choose(interval_of(scenario)))
+        [run] = runs.runs(setting or _choose(runs, interval_of(scenario)))
     if strict:
         require_memory(scenario, loads, run.most_nodes_used, run.steps)
     return run
+
+
+def _choose(runs: SettingRuns, interval: str | int | float | None) -> Setting:
+    """Return the setting with an interval; the best one is that of other failures than those that judge it."""
+    searched = runs.on(other_draws(runs.scenario)) if interval == AUTO else runs
+    return searched.choose(interval)
 
 
 @cache
