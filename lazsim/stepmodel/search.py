@@ -82,7 +82,7 @@ def search_layouts(inputs: StepInputs, most: int = 10) -> Search:
         )
         raise SpecError(
             f"no layout of {inputs.model.name} fits on {inputs.num_gpus} GPUs of "
-            f"{inputs.gpu.memory_bytes / 2**30:.0f} GiB: {reason}; give more GPUs"
+            f"{inputs.gpu.memory_bytes / 2**30:.0f} GiB, {MEMORY_SHARE:.0%} of it for use: {reason}; give more GPUs"
         )
     found.sort(key=lambda candidate: candidate.time.step_s)
     return Search(found[:most], valid, len(found))
