@@ -6,6 +6,7 @@ It runs from the checkout and installs nothing. What the interpreter lacks comes
 
 import argparse
 import contextlib
+import hashlib
 import importlib.util
 import json
 import os
@@ -33,6 +34,12 @@ TAIL_CHARACTERS = 6000
 LAST_S = 10.0
 """Time kept at the end of a slice to pack the results."""
 
+START_S = 20.0
+"""Time in which a command passes its budget while it starts, checks and writes."""
+
+SLICE_SHARE = 0.9
+"""Share of a whole slice that does for a task that takes longer than one."""
+
 FIRST_MODELS = ("gpt-l", "deepseek-v3", "gpt-m", "gpt-s", "qwen3-30b-a3b", "mixtral-8x7b", "deepseek-v2-lite")
 """Models that the published evaluation and the guides run come first; then all others."""
 
@@ -41,7 +48,7 @@ FIRST_MODELS = ("gpt-l", "deepseek-v3", "gpt-m", "gpt-s", "qwen3-30b-a3b", "mixt
 class Task:
     """A command, the seconds that it gets in a whole session of `SESSION_S`, and whether it goes on when run again.
 
-    It comes after the task that it `needs`, and not at all where that has failed.
+    It comes after the task that it `needs`, also where that has failed: a profile keeps the points that it has.
 
     In a command, ``BUDGET`` stands for the seconds that are given, and ``PROFILES`` for the folder of profiles.
     """
@@ -96,6 +103,7 @@ class Session:
 
     def __init__(self, folder: Path, environment: dict[str, str], device: str, scale: float) -> None:
         self.folder, self.environment, self.scale = folder, environment, scale
+        self.code = hash_code()
         self.profiles = folder / "profiles"
         self.report: dict[str, Any] = {"device": device, "conditions": [], "tasks": {}}
         folder.mkdir(parents=True, exist_ok=True)
@@ -109,22 +117,24 @@ class Session:
                 packed.extractall(self.profiles)
         self.profiles.mkdir(exist_ok=True)
 
-    def status(self, name: str) -> str:
-        """Return how a task has ended, ``cut`` where the slice ended first, or nothing."""
-        status: str = self.report["tasks"].get(name, {}).get("status", "")
-        return status
+    def is_done(self, name: str) -> bool:
+        """Say whether a task has ended: well, or badly with the code as it is now."""
+        noted = self.report["tasks"].get(name, {})
+        return noted.get("status") == "done" or (noted.get("status") == "failed" and noted["code"] == self.code)
 
-    def is_done(self, task: Task) -> bool:
-        """Say whether a task has ended, well or not, or cannot begin any more."""
-        return self.status(task.name) in ("done", "failed") or self.status(task.needs) == "failed"
+    def wanted_s(self, task: Task) -> float:
+        """Return the seconds that a task gets in all."""
+        return max(15.0, task.seconds * self.scale)
 
     def run(self, task: Task, left_s: float) -> None:
         """Run a task, for as long as it has or the slice lasts, and note what it printed."""
-        noted = self.report["tasks"].setdefault(task.name, {"seconds": 0.0, "slices": 0})
-        wanted_s = max(15.0, task.seconds * self.scale)
+        noted = self.report["tasks"].get(task.name, {})
+        if noted.get("status") != "cut":
+            noted = self.report["tasks"][task.name] = {"seconds": 0.0, "slices": 0}
+        wanted_s = self.wanted_s(task)
         limit_s = min(left_s, 2 * wanted_s + 60)
-        # A command passes its budget while it starts, checks and writes.
-        budget_s = max(5.0, min(wanted_s, limit_s - 20) - noted["seconds"] * task.goes_on)
+        open_s = wanted_s - noted["seconds"] * task.goes_on
+        budget_s = max(5.0, min(open_s, limit_s - START_S))
         words = {"BUDGET": f"{budget_s:.0f}s", "PROFILES": str(self.profiles)}
         command = [sys.executable, *task.command]
         for name, value in words.items():
@@ -135,15 +145,18 @@ class Session:
         status, out, err = run_command(command, self.environment, limit_s)
         seconds = time.monotonic() - begun_s
         was_cut = status is None and not noted["slices"]
+        is_part = status == 0 and task.goes_on and budget_s < open_s
         noted["seconds"] += seconds
         noted["slices"] += 1
-        noted["status"] = "cut" if was_cut else "done" if status == 0 else "failed"
+        noted["status"] = "cut" if was_cut or is_part else "done" if status == 0 else "failed"
+        noted["code"] = self.code
         noted["command"] = " ".join(["python", *command[1:]])
         noted["exit_status"], noted["clocks"] = status, [clocks, clocks_now()]
         noted["said"] = (out if not is_json(out) else "")[-TAIL_CHARACTERS:] + err[-TAIL_CHARACTERS:]
         if is_json(out):
             noted["result"] = json.loads(out)
-        print(f"{task.name}: {noted['status']} after {seconds:.0f} s", flush=True)
+        why = (err.split("\n") if noted["status"] == "failed" else [])[-2:-1]
+        print(": ".join([task.name, f"{noted['status']} after {seconds:.0f} s", *why]), flush=True)
         with (self.folder / "log.txt").open("a", encoding="utf-8") as log:
             log.write(f"\n== {task.name} ({noted['status']}, {seconds:.0f} s): {noted['command']}\n{out}\n{err}\n")
 
@@ -159,6 +172,12 @@ class Session:
             for name in ("report.json", "profiles.zip", "log.txt"):
                 if (self.folder / name).exists():
                     shutil.copy(self.folder / name, out / name)
+
+
+def hash_code() -> str:
+    """Hash what the commands run."""
+    files = sorted(path for folder in ("lazsim", "tests") for path in (ROOT / folder).rglob("*.py"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
 
 def is_json(text: str) -> bool:
@@ -211,9 +230,9 @@ def clocks_now() -> list[str]:
 
 
 CONDITIONS = """
-import importlib.metadata, importlib.util, json, torch
+import importlib, importlib.util, json, torch
 installed = [name for name in ("torch", "numpy", "triton") if importlib.util.find_spec(name)]
-versions = {name: importlib.metadata.version(name) for name in installed}
+versions = {name: getattr(importlib.import_module(name), "__version__", "") for name in installed}
 gpus = [str(torch.cuda.get_device_properties(one)) for one in range(torch.cuda.device_count())]
 nccl = ".".join(map(str, torch.cuda.nccl.version())) if gpus else ""
 print(json.dumps({"versions": versions, "gpus": gpus, "cuda": torch.version.cuda, "nccl": nccl}))
@@ -238,13 +257,16 @@ def seconds(text: str) -> float:
     return float(text)
 
 
-def pending(session: Session, found: list[Task], end_s: float) -> Iterator[tuple[Task, float]]:
-    """Yield the tasks that are open and fit into the slice, with the time left."""
+def pending(session: Session, found: list[Task], end_s: float, slice_s: float) -> Iterator[tuple[Task, float]]:
+    """Yield the tasks that are open and fit into what is left of a slice, with the time left.
+
+    One that takes longer than a slice comes where nearly all of the slice is left.
+    """
     for task in found:
         left_s = end_s - time.monotonic()
-        needed_s = 25 if task.goes_on else min(task.seconds * session.scale, 60)
-        can_begin = not task.needs or session.status(task.needs) == "done"
-        if can_begin and not session.is_done(task) and left_s > needed_s:
+        needed_s = min(session.wanted_s(task) + START_S, SLICE_SHARE * slice_s)
+        can_begin = not task.needs or session.is_done(task.needs)
+        if can_begin and not session.is_done(task.name) and left_s > needed_s:
             yield task, left_s
 
 
@@ -267,11 +289,11 @@ def main() -> None:
     session.report["conditions"].append(found_here)
     models = sorted(path.stem for path in (ROOT / "lazsim" / "catalog" / "models").glob("*.toml"))
     found = tasks(options.device, models, len(found_here["gpus"]))
-    for task, left_s in pending(session, found, end_s):
+    for task, left_s in pending(session, found, end_s, end_s - time.monotonic()):
         session.run(task, left_s)
         session.save(options.out)
     session.save(options.out)
-    left = [task.name for task in found if not session.is_done(task)]
+    left = [task.name for task in found if not session.is_done(task.name)]
     failed = [name for name, noted in session.report["tasks"].items() if noted["status"] == "failed"]
     print(f"{len(found) - len(left)} of {len(found)} tasks have ended; failed: {', '.join(failed) or 'none'}")
     print(f"results are in {options.state}" + (f"; to go on, run it again ({len(left)} left)" if left else ""))

@@ -54,8 +54,8 @@ def test_every_kernel_agrees_with_its_reference_and_is_timed(model, dtype):
 
 
 def test_bfloat16_experts_go_by_grouped_matmuls():
-    if torch.cuda.get_device_capability() < (8, 0):
-        pytest.skip("needs a GPU that multiplies bfloat16")
+    if torch.cuda.get_device_capability() not in ((9, 0), (10, 0)):
+        pytest.skip("torch has grouped matmuls for H100, H200, B200 and GB200; elsewhere it loops and waits")
     assert use_grouped_mm(load_spec(ModelSpec, "gpt-l"), "cuda", torch.bfloat16)
 
 

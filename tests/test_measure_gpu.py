@@ -41,7 +41,7 @@ def test_a_session_goes_on_from_what_came_back_of_another_machine(begin, tmp_pat
 
     (tmp_path / "out").rename(tmp_path / "fetched")
     later = Session(tmp_path / "fetched", dict(os.environ), "cpu", scale=1.0)
-    assert later.is_done(task)
+    assert later.is_done("one")
     assert (later.profiles / "a.csv").read_text() == "kernel\n"
     report = json.loads((tmp_path / "fetched" / "report.json").read_text())
     assert report["tasks"]["one"]["result"] == {"out": ["30s", str(tmp_path / "state" / "profiles" / "a.csv")]}
@@ -58,22 +58,49 @@ def test_what_time_has_cut_is_tried_again_once_and_what_fails_is_told(begin):
     assert "NameError" in session.report["tasks"]["broken"]["said"]
 
 
+def begins(session, found, left_s, slice_s=540.0):
+    return [task.name for task, _ in pending(session, found, time.monotonic() + left_s, slice_s)]
+
+
 def test_a_slice_begins_only_what_fits_into_it(begin):
     session = begin()
-    short, long = Task("short", (), 5), Task("long", (), 240)
-    found = list(pending(session, [long, short], time.monotonic() + 30))
-    assert [task.name for task, _ in found] == ["short"]
+    found = [Task("hour", (), 3600), Task("long", (), 240), Task("short", (), 5)]
+    # Twenty seconds go for the start of a command, and fifteen is the least that one gets.
+    assert begins(session, found, left_s=30) == []
+    assert begins(session, found, left_s=36) == ["short"]
+    assert begins(session, found, left_s=261) == ["long", "short"]
+    # Longer than a slice, so that nine tenths of one do: 486 s.
+    assert begins(session, found, left_s=487) == ["hour", "long", "short"]
 
 
-def test_a_task_waits_for_what_it_needs_and_is_left_out_where_that_failed(begin):
+def test_a_profile_that_a_slice_has_shortened_goes_on_in_the_next(begin):
+    session, budgets, task = begin(), [], Task("profile", ("-c", PRINT, "BUDGET"), 90, goes_on=True)
+    for left_s in (70, 500):
+        session.run(task, left_s)
+        budgets += session.report["tasks"]["profile"]["result"]["out"]
+        session.report["tasks"]["profile"]["seconds"] = 30.0
+    # Twenty seconds before the end of the slice, then the rest of 90 s after 30.
+    assert budgets == ["50s", "60s"]
+    assert session.is_done("profile")
+
+
+def test_what_has_failed_is_tried_again_once_the_code_has_changed(begin, tmp_path):
+    session, broken = begin(), Task("broken", ("-c", "sys.exit(3)"), 30)
+    session.run(broken, 60)
+    assert session.is_done("broken")
+    session.code = "mended"
+    assert begins(session, [broken], left_s=100) == ["broken"]
+    session.run(Task("broken", ("-c", PRINT), 30), 60)
+    session.code = "changed again"
+    assert session.is_done("broken")
+
+
+def test_a_task_waits_for_what_it_needs_and_comes_also_where_that_failed(begin):
     session = begin()
-    profile, check = Task("profile", ("-c", PRINT), 30), Task("check", ("-c", PRINT), 5, needs="profile")
-    assert [task.name for task, _ in pending(session, [check], time.monotonic() + 100)] == []
-    assert not session.is_done(check)
+    profile, check = Task("profile", ("-c", "sys.exit(3)"), 30), Task("check", ("-c", PRINT), 5, needs="profile")
+    assert begins(session, [check], left_s=100) == []
     session.run(profile, 60)
-    assert [task.name for task, _ in pending(session, [check], time.monotonic() + 100)] == ["check"]
-    session.report["tasks"]["profile"]["status"] = "failed"
-    assert session.is_done(check)
+    assert begins(session, [check], left_s=100) == ["check"]
 
 
 def test_nothing_is_unpacked_where_all_modules_are_installed(tmp_path):
