@@ -120,7 +120,7 @@ class Session:
     def is_done(self, name: str) -> bool:
         """Say whether a task has ended: well, or badly with the code as it is now."""
         noted = self.report["tasks"].get(name, {})
-        return noted.get("status") == "done" or (noted.get("status") == "failed" and noted["code"] == self.code)
+        return noted.get("status") == "done" or (noted.get("status") == "failed" and noted.get("code") == self.code)
 
     def wanted_s(self, task: Task) -> float:
         """Return the seconds that a task gets in all."""
