@@ -279,6 +279,20 @@ def test_the_work_that_a_failure_loses_begins_after_the_save_before_it():
     assert (ledger_s["compute"], ledger_s["checkpoint"], ledger_s["lost_work"]) == pytest.approx((1.0, 0.3, 0.5))
 
 
+@pytest.mark.parametrize(("saves", "bucket"), [(True, "checkpoint"), (False, "lost_work")])
+def test_a_save_that_a_failure_breaks_off_stays_one_and_a_step_is_lost(saves, bucket):
+    now_s = 0.0
+    record = Recorder("replica-drop", None, 6, lambda: now_s)
+    record.state()
+    record.enter("compute")
+    now_s = 1.0
+    record.step(1, 1.0, 0.0, [], saves=saves)
+    now_s = 1.4
+    record.fail(1.3)
+    used = {name: seconds for name, seconds in record.ledger.seconds().items() if seconds}
+    assert used == pytest.approx({"compute": 1.0, bucket: 0.3})
+
+
 def test_ranks_that_stay_keep_their_order_whatever_the_plan_binds_them_to():
     _, workers = decide_among(["a", "b", "c"], {})
     for worker in workers:

@@ -188,6 +188,16 @@ def test_costs_are_means_over_a_calibration():
     assert found.kill_ages_s == (7.0,) * 4
 
 
+def test_first_steps_after_recoveries_are_told_from_others():
+    def step(seconds, num_nodes, is_first=False):
+        return StepRecord(0, 0.0, num_nodes, seconds, 1.0, 16, is_first)
+
+    # The very first step counts nowhere.
+    steps = (step(9.0, 4, True), step(1.0, 4), step(3.0, 4), step(5.0, 4, True), step(0.5, 2, True), step(0.2, 2))
+    found = summarise(replace(live_run({}), steps=steps))
+    assert (found.step_s, found.first_step_s) == ({2: 0.2, 4: 2.0}, {2: 0.5, 4: 5.0})
+
+
 def test_the_drift_is_that_of_step_times():
     # 50 % more with four nodes, as much with two.
     assert drift(live_run({4: 0.2, 2: 0.1, 1: 0.3}), live_run({4: 0.3, 2: 0.1})) == pytest.approx(0.25)
@@ -244,6 +254,29 @@ def test_a_recovery_is_predicted_by_its_parts():
     assert found.ledger_s["reconfigure"] == pytest.approx(0.5)
     left_s = 10.0 - 4.9 - 0.25 - 0.5 - found.ledger_s["transfer"]
     assert found.steps == 9 + int(left_s / 0.2)
+
+
+def test_a_first_step_after_a_recovery_takes_as_long_as_those_of_the_calibration():
+    # 1 s, then 0.5 s: at 4.7 s, 0.2 s of the ninth step are lost. With two nodes 0.6 s, then 0.2 s.
+    events = [Event(0.0, "add", name) for name in "abcd"] + [Event(4.7, "remove", "a"), Event(4.7, "remove", "b")]
+    measured = replace(COSTS, first_step_s={2: 0.6, 4: 1.0})
+    spec = tiny_spec(num_steps=None)
+    found = predict(spec, build_trace(events, duration_s=10.0), measured, 4)
+    assert found.ledger_s["lost_work"] == pytest.approx(0.2)
+    left_s = 10.0 - 4.7 - 0.25 - 0.5 - found.ledger_s["transfer"] - 0.6
+    assert found.steps == 8 + 1 + int(left_s / 0.2)
+    # A rebalance, as is due every few steps, is no recovery.
+    assert spec.job.rebalance_interval_steps < 8
+
+
+def test_a_failure_loses_more_of_first_steps_that_take_longer():
+    # Kills at evenly spread times of a first step of 1 s, and of the two steps of 0.5 s after it, break off half.
+    measured = replace(COSTS, first_step_s={4: 1.0})
+    names, lost_s = [Event(0.0, "add", name) for name in "abcd"], []
+    for part in range(8):
+        trace = build_trace([*names, Event((part + 0.5) / 4, "remove", "a")], duration_s=4.0)
+        lost_s.append(predict(tiny_spec(num_steps=None), trace, measured, 4).ledger_s["lost_work"])
+    assert (np.mean(lost_s[:4]), np.mean(lost_s[4:])) == (pytest.approx(0.5), pytest.approx(0.25))
 
 
 def test_what_is_left_of_the_replicas_trains_its_share_as_fast_as_was_measured():

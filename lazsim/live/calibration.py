@@ -8,7 +8,7 @@ import asyncio
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import msgspec
@@ -48,10 +48,11 @@ class Calibration:
 
     Attributes
     ----------
-    step_s : mapping
-        Step time by the number of nodes in use.
+    step_s, first_step_s : mapping
+        Step time by the number of nodes in use, and that of first steps after recoveries, which take longer where
+        workers are new.
     resume_s : float
-        Of the first step after a recovery. The simulation takes it for one like others, of `step_s`.
+        Of all these first steps.
     restart_s : float
         Of a restart, the load of the checkpoint included.
     transfer_bytes_per_s : float
@@ -72,10 +73,12 @@ class Calibration:
     start_up_s: float
     kill_ages_s: tuple[float, ...]
     routing: RecordedRouting
+    first_step_s: Mapping[int, float] = field(default_factory=dict)
 
-    def step_of(self, num_nodes: int) -> float:
+    def step_of(self, num_nodes: int, *, is_first: bool = False) -> float:
         """Return the seconds of a step with `num_nodes` nodes in use."""
-        return float(np.interp(num_nodes, list(self.step_s), list(self.step_s.values())))
+        found = (is_first and self.first_step_s) or self.step_s
+        return float(np.interp(num_nodes, list(found), list(found.values())))
 
 
 def kill_ages_s(trace: Trace) -> list[float]:
@@ -198,6 +201,7 @@ def summarise(run: LiveRun) -> Calibration:
     assert run.routing is not None, "a calibration makes steps"
     return Calibration(
         step_s=step_times(run),
+        first_step_s=step_times(run, are_first=True),
         detect_s=mean(one.detect_s for one in failures),
         rebuild_s=mean(one.rebuild_s for one in recoveries if one.is_reconfiguration),
         resume_s=mean(one.resume_s for one in recoveries),
@@ -210,11 +214,15 @@ def summarise(run: LiveRun) -> Calibration:
     )
 
 
-def step_times(run: LiveRun) -> dict[int, float]:
-    """Return the mean step time by the number of nodes in use, without the first step, which loads libraries."""
+def step_times(run: LiveRun, *, are_first: bool = False) -> dict[int, float]:
+    """Return the mean step time by the number of nodes in use, of first steps after recoveries or of all others.
+
+    The first of all loads libraries, and is left out.
+    """
     by_count: defaultdict[int, list[float]] = defaultdict(list)
     for step in run.steps[1:]:
-        by_count[step.num_nodes].append(step.step_s)
+        if step.is_first == are_first:
+            by_count[step.num_nodes].append(step.step_s)
     return {count: mean(times) for count, times in sorted(by_count.items())}
 
 

@@ -178,7 +178,8 @@ class Coordinator:
                 self._pass_on(worker, message)
             case messages.StepDone() if self._is_next_step(worker, message):
                 self.step, self._failed_attempts = message.step, 0
-                self.record.step(message.step, message.step_s, message.loss, message.loads)
+                saves = self._stops_to_save(message.step)
+                self.record.step(message.step, message.step_s, message.loss, message.loads, saves=saves)
             case messages.CheckpointWritten() if message.generation == self._generation:
                 self._collect_checkpoint(worker, message)
 
@@ -195,6 +196,12 @@ class Coordinator:
     def _is_next_step(self, worker: WorkerConnection, message: messages.StepDone) -> bool:
         is_first = self._members[:1] == [worker]
         return is_first and message.generation == self._generation and message.step == self.step + 1
+
+    def _stops_to_save(self, step: int) -> bool:
+        """Tell whether training stands still for a save after a step."""
+        interval_steps = self.spec.checkpoint_interval_steps
+        assert self._plan is not None, "a generation trains"
+        return bool(interval_steps) and step % interval_steps == 0 and not self._plan.saves_behind
 
     def _collect_checkpoint(self, worker: WorkerConnection, message: messages.CheckpointWritten) -> None:
         """Complete a checkpoint once all ranks have written their parts."""

@@ -52,7 +52,10 @@ class Recovery:
 
 @dataclass(frozen=True)
 class StepRecord:
-    """One step: steps done with it, its end, nodes in use, its duration, its loss and its sequences."""
+    """One step: steps done with it, its end, nodes in use, its duration, its loss and its sequences.
+
+    The step that `is_first` follows a recovery, or the start.
+    """
 
     step: int
     at_s: float
@@ -60,6 +63,7 @@ class StepRecord:
     step_s: float
     loss: float
     num_sequences: int
+    is_first: bool = False
 
 
 @dataclass(frozen=True)
@@ -131,8 +135,9 @@ class Recorder:
     _bucket: str = "waiting"
     _bucket_since_s: float = 0.0
     _booked_s: float = 0.0
-    # When training went on after the last save.
+    # When training went on after the last save, and whether it stands still for one.
     _save_end_s: float = 0.0
+    _is_saving: bool = False
 
     def enter(self, bucket: str, at_s: float | None = None) -> None:
         """Book time in a bucket from now on, or from a recent instant."""
@@ -145,7 +150,7 @@ class Recorder:
         self.save_s.append(seconds)
         self.log.count("checkpoints")
         if self.steps and self.steps[-1].step == step:
-            self._save_end_s = self.steps[-1].at_s + stall_s
+            self._save_end_s, self._is_saving = self.steps[-1].at_s + stall_s, False
         if self._bucket == "compute":
             self._booked_s = self.clock()
             self.ledger.enter("compute", self._booked_s)
@@ -188,15 +193,17 @@ class Recorder:
             self.recoveries.append(Recovery(cause, self.clock() if at_s is None else at_s))
         return self.recoveries[-1]
 
-    def step(self, step: int, step_s: float, loss: float, loads: list[list[int]]) -> None:
-        """Record a step."""
-        if self.recoveries and not self.recoveries[-1].complete:
+    def step(self, step: int, step_s: float, loss: float, loads: list[list[int]], *, saves: bool = False) -> None:
+        """Record a step; training may stand still for a save after it."""
+        is_first = bool(self.recoveries) and not self.recoveries[-1].complete
+        if is_first:
             recovery = self.recoveries[-1]
             recovery.resume_s, recovery.complete = self.clock() - self._bucket_since_s, True
         begun_s, now_s = self._step_begun_s(), self.clock()
         self.state()
         self.log.trained(begun_s, now_s, self.num_sequences / (now_s - begun_s))
-        self.steps.append(StepRecord(step, now_s, self.num_used, step_s, loss, self.num_sequences))
+        self.steps.append(StepRecord(step, now_s, self.num_used, step_s, loss, self.num_sequences, is_first))
+        self._is_saving = saves
         self.unsaved_s += step_s
         self.loads[step] = loads
 
@@ -204,10 +211,15 @@ class Recorder:
         return max(self.steps[-1].at_s if self.steps else 0.0, self._bucket_since_s)
 
     def fail(self, at_s: float) -> None:
-        """Book the time from a failure on as detection, and the step that it broke off as lost work."""
+        """Book the time from a failure on as detection, and a step that it broke off as lost work.
+
+        A save that it broke off stays one, as in a simulation.
+        """
         begun_s = max(self._step_begun_s(), self._save_end_s)
         self.enter("detect", at_s)
-        self.ledger.move("compute", "lost_work", max(0.0, self._bucket_since_s - begun_s))
+        broken = "checkpoint" if self._is_saving else "lost_work"
+        self.ledger.move("compute", broken, max(0.0, self._bucket_since_s - begun_s))
+        self._is_saving = False
 
     def roll_back(self, step: int, lost_steps: int) -> None:
         """Book the steps since the last checkpoint as lost work."""

@@ -191,19 +191,28 @@ def _own_folder(spec: LiveSpec) -> Iterator[LiveSpec]:
         yield msgspec.structs.replace(spec, checkpoint_folder=str(folder))
 
 
-@dataclass(frozen=True)
+@dataclass
 class MeasuredTimer:
-    """A measured step time for any loads, and a batch of fixed size."""
+    """A measured step time for any loads, and a batch of fixed size.
+
+    The first step that is asked for is one after a recovery, unless a rebalance is due there, which has made the plan.
+    """
 
     samples_per_step: int
     seconds: float
+    first_s: float
+    rebalance_interval_steps: int
+    _begins: int | None = None
 
-    def step_s(self, _step: int) -> float:
-        """Return the seconds of any step."""
-        return self.seconds
+    def step_s(self, step: int) -> float:
+        """Return the seconds of a step."""
+        return self.stretch(step, 1)[0]
 
     def stretch(self, step: int, most_steps: int) -> tuple[float, int]:
         """Return the same, and the steps of a stretch."""
+        self._begins = step if self._begins is None else self._begins
+        if step == self._begins and (not step or step % self.rebalance_interval_steps):
+            return self.first_s, 1
         return self.seconds, stretch_steps(step, most_steps)
 
     def extrapolated_share(self, _step: int) -> float:
@@ -217,7 +226,8 @@ def predict(spec: LiveSpec, trace: Trace, calibration: Calibration, max_nodes: i
     costs = measured_costs(spec, calibration, max_nodes)
 
     def make_timer(plan: PlacementPlan, _server_N: Ints) -> MeasuredTimer:
-        return MeasuredTimer(spec.global_batch, calibration.step_of(plan.num_nodes))
+        seconds, first_s = (calibration.step_of(plan.num_nodes, is_first=is_first) for is_first in (False, True))
+        return MeasuredTimer(spec.global_batch, seconds, first_s, spec.job.rebalance_interval_steps)
 
     return simulate_system(trace, LIVE_SYSTEMS[spec.system], costs, calibration.routing, make_timer=make_timer)
 
