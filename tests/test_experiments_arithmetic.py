@@ -14,9 +14,9 @@ from lazsim import simulate
 from lazsim.engine.interval import young_interval_s
 from lazsim.engine.systems import SYSTEMS
 from lazsim.routing import RecordedRouting
+from lazsim.study.deadline import finish_s
 from lazsim.study.experiment import Context, load_experiment
 from lazsim.study.intervals import ratio_interval
-from lazsim.study.time_to_train import roll_back, stretches, time_to_train
 from lazsim.trace import read_trace
 from tests.jobs import DETECT_S, REBUILD_S, RESTART_S, SAVE_S, STEP_S, TRANSFER_S, EvenLoads, costs
 
@@ -102,27 +102,24 @@ def test_a_trace_that_is_kept_replays_the_same_events(tmp_path):
 
 
 @pytest.mark.parametrize("system", ["lazarus", "ds-ft", "ds", "tutel-ft"])
-@pytest.mark.parametrize("seed", [0, 1])
-def test_stretches_of_training_add_up_to_the_samples_that_a_run_kept(system, seed):
-    trace = hourly_trace(10, 0.4, 4, np.random.default_rng(seed), at_any_time=True)
+def test_a_run_has_trained_its_samples_at_the_end_of_its_last_step_and_no_more(system):
+    trace = hourly_trace(10, 0.4, 4, np.random.default_rng(0), at_any_time=True)
     run = simulate(trace, model="gpt-s", systems=[system], routing="uniform").runs[0]
     assert run.counts["failures"] > 0
-    kept = []
-    lost = [(event.time_s, event.lost_steps) for event in run.events if event.lost_steps]
-    for stretch in stretches(run.states, run.wall_s, lambda used: 4 * used):
-        while lost and lost[0][0] <= stretch.start_s:
-            roll_back(kept, lost.pop(0)[1])
-        kept.append(stretch)
-    for _, num_steps in lost:
-        roll_back(kept, num_steps)
-    assert sum(each.num_steps * each.samples_per_step for each in kept) == run.samples
+    done_s = finish_s(run.states, run.events, run.wall_s, run.samples)
+    assert max(state.time_s for state in run.states if state.samples_per_s) < done_s <= run.wall_s
+    rows = list(zip(run.states, [*(state.time_s for state in run.states[1:]), run.wall_s], strict=True))
+    most = sum((end_s - one.time_s) * (one.samples_per_s + one.lost_samples_per_s) for one, end_s in rows)
+    assert most >= run.samples * (1 - 1e-9)
+    assert finish_s(run.states, run.events, run.wall_s, most + 1) is None
 
 
-def test_time_to_train_is_that_of_the_step_which_completes_the_samples():
-    # Four nodes of 4 samples make a step of 16 samples in 2 s: 100 samples take 7 steps, 60 s are too few for 1,000.
-    states = [(0.0, 4, 4, 8.0, 0.0)]
-    assert time_to_train(states, [], 60.0, lambda used: 4 * used, 100) == 14.0
-    assert time_to_train(states, [], 60.0, lambda used: 4 * used, 1000) is None
+def test_work_that_is_done_stays_done_whatever_is_lost_after_it():
+    # 100 samples in the first 10 s, of which a failure at 12 s loses the last 50; 10 samples a second from 20 s on.
+    states = [(0.0, 4, 4, 10.0, 0.0), (5.0, 4, 4, 0.0, 10.0), (10.0, 4, 0, 0.0, 0.0), (20.0, 4, 4, 10.0, 0.0)]
+    rollback = (12.0, "rolled_back", 5, 4, 0, 1, 0, 5)
+    assert [finish_s(states, [rollback], 40.0, samples) for samples in (80, 100, 110)] == [8.0, 10.0, 26.0]
+    assert finish_s(states, (), 40.0, 110) == 21.0
 
 
 def on_nodes(num_nodes):

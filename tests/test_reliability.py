@@ -9,7 +9,6 @@ from lazsim.placement.mro import place_mro
 from lazsim.reliability import (
     BatchFailures,
     IndependentFailures,
-    UniformFailures,
     recovery_curve,
     recovery_prob,
 )
@@ -89,7 +88,7 @@ def test_batches_weigh_the_curve():
     assert mixed.recovery_prob == pytest.approx(curve.recovery_prob[[1, 3, 3, 4]].mean())
     weighted = recovery_prob(PUBLISHED, BatchFailures([1, 3, 4], [2, 4, 2]))
     assert weighted.recovery_prob == pytest.approx(mixed.recovery_prob)
-    assert recovery_prob(PUBLISHED, UniformFailures(3)).recovery_prob == curve.recovery_prob[3]
+    assert recovery_prob(PUBLISHED, BatchFailures([3])).recovery_prob == curve.recovery_prob[3]
 
 
 def test_equal_independent_failures_are_a_binomial_mixture_of_the_curve():
@@ -138,7 +137,7 @@ def test_equal_failures_of_what_cannot_be_solved_weigh_the_sampled_curve():
 
 
 @pytest.mark.parametrize(
-    "model", [UniformFailures(3), BatchFailures([2, 3, 5], [5, 2, 1]), IndependentFailures(np.linspace(0, 0.5, 10))]
+    "model", [BatchFailures([3]), BatchFailures([2, 3, 5], [5, 2, 1]), IndependentFailures(np.linspace(0, 0.5, 10))]
 )
 def test_sampling_agrees_with_the_exact_answer_under_every_model(model):
     holds = random_holds(10, chance=0.4)
@@ -180,7 +179,7 @@ def test_an_expert_that_no_node_holds_is_lost_from_the_start(method):
         (lambda h: recovery_curve(h, [1], "guess"), "unknown method 'guess': expected auto, exact or montecarlo"),
         (lambda h: recovery_curve(h, [1], half_width=0), "an interval cannot be 0 wide"),
         (lambda h: recovery_curve(h, [1], half_width=float("nan")), "an interval cannot be nan wide"),
-        (lambda h: recovery_prob(h, UniformFailures(9)), "9 failures are impossible"),
+        (lambda h: recovery_prob(h, BatchFailures([9])), "9 failures are impossible"),
         (lambda h: recovery_prob(h, IndependentFailures([0.1] * 4)), "4 failure probabilities for 5 nodes"),
         (lambda h: recovery_prob(h, IndependentFailures([0.1] * 4 + [1.1])), "1.1 is not a failure probability"),
         (

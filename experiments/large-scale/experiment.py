@@ -14,8 +14,8 @@ from lazsim.output.plots.charts import lines_figure
 from lazsim.scenario import resolve
 from lazsim.study.checkpoint_interval import young_interval_steps
 from lazsim.study.comparison import compare
+from lazsim.study.deadline import finish_s
 from lazsim.study.experiment import Outcome
-from lazsim.study.time_to_train import time_to_train
 from lazsim.units import GIB, HOUR_S
 
 SETTINGS = {
@@ -165,9 +165,9 @@ def times_at(context, settings, loads, cluster, fail_prob):
     point = {"nodes": spec.num_nodes, "fail_prob": fail_prob}
     rows = context.sweep(intervals | names | {"history": True, "system": fitting}, grids, **labels, **point)
     samples = settings["samples"]
-    seconds = [
-        time_to_train(run.states, run.events, run.wall_s, lambda _nodes: batch, samples) for run in rows.itertuples()
-    ]
+    # The step that completes them counts as a whole.
+    trained = -(-samples // batch) * batch
+    seconds = [finish_s(run.states, run.events, run.wall_s, trained) for run in rows.itertuples()]
     hours = [
         found / HOUR_S if found is not None else extrapolated_hours(run.wall_s, samples, run.samples)
         for found, run in zip(seconds, rows.itertuples(), strict=True)

@@ -6,7 +6,7 @@ them.
 """
 
 from lazsim.reliability.curve import SurvivalCurve, SurvivalEstimate, recovery_curve, recovery_prob
-from lazsim.reliability.failure_models import BatchFailures, FailureModel, IndependentFailures, UniformFailures
+from lazsim.reliability.failure_models import BatchFailures, FailureModel, IndependentFailures
 from lazsim.reliability.failure_sets import guaranteed_failures, minimal_failure_sets
 
 __all__ = [
@@ -15,7 +15,6 @@ __all__ = [
     "IndependentFailures",
     "SurvivalCurve",
     "SurvivalEstimate",
-    "UniformFailures",
     "guaranteed_failures",
     "minimal_failure_sets",
     "recovery_curve",

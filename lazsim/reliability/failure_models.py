@@ -10,13 +10,6 @@ from lazsim.errors import ReliabilityError
 from lazsim.placement.plan import Floats, Ints
 
 
-@dataclass(frozen=True)
-class UniformFailures:
-    """`num_failed` nodes fail, 0..N, all equally likely."""
-
-    num_failed: int
-
-
 @dataclass(frozen=True, eq=False)
 class IndependentFailures:
     """Each node fails independently, with probabilities of shape (N,)."""
@@ -26,7 +19,7 @@ class IndependentFailures:
 
 @dataclass(frozen=True, eq=False)
 class BatchFailures:
-    """As many nodes fail as in a batch of a trace, all equally likely.
+    """As many nodes fail as in a batch of a trace, all equally likely; ``BatchFailures([k])`` is any `k` of them.
 
     Attributes
     ----------
@@ -47,15 +40,11 @@ class BatchFailures:
     weights: Sequence[float] | Floats | None = None
 
 
-FailureModel = UniformFailures | IndependentFailures | BatchFailures
+FailureModel = IndependentFailures | BatchFailures
 
 
-def count_distribution(
-    model: UniformFailures | BatchFailures, num_nodes: int, unit: str = "nodes"
-) -> tuple[Ints, Floats]:
+def count_distribution(model: BatchFailures, num_nodes: int, unit: str = "nodes") -> tuple[Ints, Floats]:
     """Return the numbers of nodes that may fail together, and the probability of each; refuse a model that has none."""
-    if isinstance(model, UniformFailures):
-        return checked_failures([model.num_failed], num_nodes, unit), np.ones(1)
     sizes = checked_failures(model.sizes, num_nodes, unit)
     weights = np.ones(len(sizes)) if model.weights is None else np.asarray(model.weights, dtype=np.float64)
     if len(sizes) == 0:

@@ -5,8 +5,6 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from lazsim.engine.simulate import SystemRun
 from lazsim.errors import LazsimError, prefix_errors
 from lazsim.limits import LONGEST_S
@@ -189,7 +187,7 @@ class Buyer:
 
     def describe(self, run: SystemRun, nodes: str, switch_s: float | None = None) -> Purchase:
         """Tell when a run has done the work, and what its nodes cost until then."""
-        done_s = finish_s(run, self.samples)
+        done_s = finish_s(run.states, run.events, run.wall_s, self.samples)
         end_s = self.due.deadline_s if done_s is None else done_s
         times_s, alive = ([getattr(state, field) for state in run.states] for field in ("time_s", "num_alive"))
         change_s = end_s if switch_s is None else min(switch_s, end_s)
@@ -209,7 +207,7 @@ class Buyer:
             run=run.name,
             nodes=nodes,
             finish_s=done_s,
-            done_share=min(1.0, run.samples / self.samples),
+            done_share=1.0 if done_s is not None else min(1.0, run.samples / self.samples),
             switch_s=switch_s,
             spot_node_hours=spot_hours,
             on_demand_node_hours=on_demand_hours,
@@ -267,16 +265,40 @@ def due_samples(
     return run.samples
 
 
-def finish_s(run: SystemRun, samples: int, *, keeps_all: bool = False) -> float | None:
-    """Return when a run has made a number of samples that it keeps, or just made; None where it never has."""
-    ends_s = np.array([*(state.time_s for state in run.states[1:]), run.wall_s])
-    begins_s = np.array([state.time_s for state in run.states])
-    rates = [state.samples_per_s + keeps_all * state.lost_samples_per_s for state in run.states]
-    made = np.cumsum([0.0, *(np.array(rates) * (ends_s - begins_s))])
-    if made[-1] < samples - ROUNDING:
-        return None
-    last = min(int(np.searchsorted(made, samples - ROUNDING)), len(made) - 1)
-    return float(ends_s[last - 1] - max(0.0, made[last] - samples) / rates[last - 1])
+def finish_s(
+    states: Iterable[Sequence[float]], events: Iterable[Sequence[Any]], wall_s: float, num_samples: float
+) -> float | None:
+    """Return when a run had trained a number of samples, lost or not later; None where it never had.
+
+    Parameters
+    ----------
+    states, events
+        Rows of `lazsim.engine.log.State` and `lazsim.engine.log.Event`; ascending. Rollbacks take samples away:
+        without events none are.
+    wall_s
+        End of the run.
+
+    Examples
+    --------
+    8 samples in each of two steps of 10 s, which are lost after 25 s; training goes on 5 s later.
+
+    >>> states = [(0.0, 2, 2, 0.0, 0.8), (20.0, 2, 2, 0.0, 0.0), (25.0, 2, 0, 0.0, 0.0), (30.0, 2, 2, 0.8, 0.0)]
+    >>> events = [(25.0, "rolled_back", 0, 2, 0, 0, 0, 2)]
+    >>> [finish_s(states, events, 100.0, samples) for samples in (16, 24, 99)]
+    [20.0, 60.0, None]
+    """
+    begins = [tuple(state) for state in states]
+    rollbacks_s = [event[0] for event in events if event[-1]]
+    made = kept = 0.0
+    for (start_s, *_, rate, lost_rate), end_s in zip(begins, [*(row[0] for row in begins[1:]), wall_s], strict=True):
+        while rollbacks_s and rollbacks_s[0] <= start_s:
+            del rollbacks_s[0]
+            made = kept
+        made += (rate + lost_rate) * (end_s - start_s)
+        kept += rate * (end_s - start_s)
+        if made >= num_samples - ROUNDING:
+            return float(end_s - max(0.0, made - num_samples) / (rate + lost_rate))
+    return None
 
 
 ROUNDING = 1e-6

@@ -29,7 +29,7 @@ from lazsim.study.deadline import Due, Purchase, compare_purchases, finish_s
 from lazsim.study.simulation import run_scenario
 from lazsim.trace import generate_trace, read_trace
 from lazsim.trace.pool import PoolDraw, draw_pool
-from lazsim.trace.prices import ONE, Prices, node_hours
+from lazsim.trace.prices import ONE, node_hours
 from lazsim.trace.recipes import MarketSpec, MtbfSpec, PoolSpec, ScheduleSpec
 from lazsim.trace.table import Event, Trace, build_trace
 from lazsim.units import DAY_S, HOUR_S, MINUTE_S
@@ -78,8 +78,13 @@ class Input(Spec, frozen=True, kw_only=True):
     to : tuple of str
         Dotted names in the set-up.
     how : str
-        ``set``; ``divide`` what is there; ``rate``, a time given as the failures in 1000 days; ``rest``, what is left
-        to 1; or ``name``, of a file.
+        What becomes of the value in the set-up:
+
+        - ``replace``: the number takes its place.
+        - ``divide``: the number divides it.
+        - ``per_1000_days``: the number is a rate, and 1000 days over it, in seconds, take its place.
+        - ``one_minus``: 1 less the number takes its place.
+        - ``file``: the words are the name of a file, which takes its place.
     unit : str
         Unit where the row gives none.
     words : str
@@ -89,7 +94,7 @@ class Input(Spec, frozen=True, kw_only=True):
     """
 
     to: tuple[str, ...]
-    how: Literal["set", "divide", "rate", "rest", "name"] = "set"
+    how: Literal["replace", "divide", "per_1000_days", "one_minus", "file"] = "replace"
     unit: str = ""
     words: str = ""
     is_needed: bool = True
@@ -200,9 +205,9 @@ def read_inputs(setup: Setup, text: str) -> dict[str, list[Any]]:
             # What follows a number after a comma may be another input.
             parts = itertools.takewhile(lambda part: AMOUNT.match(part), last.split(","))
             numbers = [_amount(name, part, one.unit) for part in parts]
-            if not numbers and one.how != "name":
+            if not numbers and one.how != "file":
                 raise SpecError(f"`inputs` {name} = {last.strip()[:40]!r}: expected a number")
-            found[name] = [last] if one.how == "name" else numbers
+            found[name] = [last] if one.how == "file" else numbers
     return found
 
 
@@ -237,13 +242,13 @@ def variants(setup: Setup, inputs: Mapping[str, Sequence[float]]) -> list[Setup]
 
 def _changed(name: str, how: str, value: Any, before: Any) -> Any:
     """Return what an input makes of a value; whole numbers without a fraction."""
-    if how in ("rate", "divide") and not value:
+    if how in ("per_1000_days", "divide") and not value:
         raise SpecError(f"`inputs` {name} = 0: expected a number above 0")
-    if how == "rate":
+    if how == "per_1000_days":
         value = 1000 * DAY_S / value
     elif how == "divide":
         value = before / value
-    elif how == "rest":
+    elif how == "one_minus":
         value = 1 - value
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
@@ -294,7 +299,7 @@ class Replayed:
     @property
     def work_end_s(self) -> float:
         """Time at which the work is done, steps that were lost included, or else the end."""
-        return finish_s(self.run, int(self.setup.constants["samples"]), keeps_all=True) or self.run.wall_s
+        return finish_s(self.run.states, (), self.run.wall_s, self.setup.constants["samples"]) or self.run.wall_s
 
     @property
     def work_samples(self) -> float:
@@ -302,10 +307,11 @@ class Replayed:
         made = self.run.samples + self.run.counts["lost_steps"] * self.setup.times["samples_per_step"]
         return float(min(made, self.setup.constants["samples"]))
 
-    def node_hours(self, end_s: float, prices: Prices = ONE) -> float:
-        """Hours of the nodes alive until then."""
-        states = self.run.states
-        return node_hours([one.time_s for one in states], [one.num_alive for one in states], end_s, prices)
+    @property
+    def mean_nodes(self) -> float:
+        """Nodes alive in the mean until then."""
+        times_s, num_alive = ([getattr(one, name) for one in self.run.states] for name in ("time_s", "num_alive"))
+        return node_hours(times_s, num_alive, self.work_end_s, ONE) * HOUR_S / self.work_end_s
 
 
 @lru_cache(maxsize=1)
@@ -383,10 +389,8 @@ FIGURES: Mapping[str, Callable[[Replayed], float]] = {
     "detect_s": lambda one: one.run.ledger_s["detect"],
     "step_s": lambda one: one.run.ledger_s["compute"] / one.run.steps,
     "samples_per_s": lambda one: one.work_samples / one.work_end_s,
-    "mean_nodes": lambda one: one.node_hours(one.work_end_s) * HOUR_S / one.work_end_s,
-    "usd_per_hour": lambda one: (
-        one.node_hours(one.work_end_s) * HOUR_S / one.work_end_s * one.setup.constants["usd_per_node_hour"]
-    ),
+    "mean_nodes": lambda one: one.mean_nodes,
+    "usd_per_hour": lambda one: one.mean_nodes * one.setup.constants["usd_per_node_hour"],
     "lost_token_percent": lambda one: 100 * (one.run.lost_token_share or 0.0),
     "on_demand_hours": lambda one: one.ways["on-demand"].on_demand_node_hours,
     "spot_hours": lambda one: one.ways["on-demand"].spot_node_hours,
