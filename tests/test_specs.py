@@ -18,6 +18,7 @@ from lazsim.specs import (
     read_spec_bytes,
 )
 from lazsim.specs.overrides import override
+from lazsim.trace.recipes import ScheduleSpec
 from tests.conftest import ROOT
 
 GPT_S = (ROOT / "lazsim/catalog/models/gpt-s.toml").read_text()
@@ -166,3 +167,9 @@ def test_a_specification_is_read_as_editors_of_windows_write_it(tmp_path, coding
     path = tmp_path / "gpt-s.toml"
     path.write_bytes(GPT_S.replace("\n", "\r\n").encode(coding))
     assert load_spec(ModelSpec, str(path)) == load_spec(ModelSpec, "gpt-s")
+
+
+def test_a_field_that_is_left_out_where_it_has_its_default_can_be_changed():
+    schedule = ScheduleSpec(num_nodes=3, num_left=2, interval_s=60.0, duration_s=120.0)
+    changed = override(schedule, {"jitter": 0.5, "absent_s": "2min"}, "trace")
+    assert (changed.jitter, changed.absent_s, changed.interval_s) == (0.5, 120.0, 60.0)

@@ -41,7 +41,8 @@ def override(
     >>> job.join_wait_s, job.fault_threshold
     (60.0, 4)
     """
-    plain = msgspec.to_builtins(spec)
+    # Also fields that are left out where they have their defaults.
+    plain = msgspec.structs.asdict(spec) | msgspec.to_builtins(spec)
     for field, value in changes.items():
         with prefix_errors(f"{name}.{field} = {value!r}"):
             _set(plain, field.split("."), value, system, systems)
