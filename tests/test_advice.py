@@ -387,7 +387,7 @@ def spot(tmp_path):
 
 
 def test_advice_for_a_deadline_agrees_with_the_ways_that_a_run_compares(lazsim, spot):
-    asked = ("--trace", spot, "--system", "checkpoint", "--interval", 20, "--routing", "uniform", "--work", "20min")
+    asked = ("--trace", spot, "--system", "checkpoint", "--interval", 20, "--routing", "uniform", "--work", "21min")
     asked += ("--price", 1, "--on-demand-price", 3, "--json")
     code, out, err = lazsim("advise", *asked, "--goal", "deadline=30min", "--runs", 36, "--jobs", 1)
     assert code == 0, err

@@ -265,7 +265,9 @@ def advise(
     with _one_bar(progress, max_runs) as bar:
         question = Question(settings, on_demand_price, due, alternatives, {**options, "progress": bar})
         found = _find_goal(name, in_time_prob, [question.scenario(choice, 0) for choice in alternatives])
-        search = Search(question.measure, found, max_runs, question.most_seeds or max_runs)
+        # Those that find and those that judge.
+        most_seeds = question.most_seeds or 2 * max_runs
+        search = Search(question.measure, found, max_runs, most_seeds)
         return _advise(question, search, alternatives, interval, tell)
 
 
