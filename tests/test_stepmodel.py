@@ -6,12 +6,13 @@ from dataclasses import replace
 
 import msgspec
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lazsim.errors import SpecError
-from lazsim.specs import ModelSpec, load_spec
+from lazsim.specs import ClusterSpec, ModelSpec, load_spec
 from lazsim.specs.overrides import override
 from lazsim.stepmodel.attention import state_space_items
 from lazsim.stepmodel.blocks import blocks_of
@@ -375,6 +376,24 @@ def test_a_slower_host_launches_later():
     launches = [Kernels(some).launch_s for some in (inputs, replace(inputs, cluster=slow))]
     assert launches[1] == pytest.approx(2 * launches[0])
     assert predict_step(replace(inputs, cluster=slow)).exposed_s["idle"] > predict_step(inputs).exposed_s["idle"]
+
+
+def test_a_grace_takes_as_much_longer_to_call_as_was_measured_and_its_clock_tells_the_rest():
+    grace, x86 = (Kernels(inputs_of(cluster=name, gpus=8)) for name in ("gb200-nvl72", "dgx-h100"))
+    # Medians of small all-reduces from Python, us, over 2 and 4 GPUs: SGLang 72.2 and 71.0, vLLM 49.8 and 43.8 on
+    # GB200; 29.4, 30.2, 20.6 and 21.2 on H100, H200, B200 and B300.
+    longer = [72.2 / 29.4, 71.0 / 30.2, 49.8 / 20.6, 43.8 / 21.2]
+    assert grace.launch_s / x86.launch_s == pytest.approx(math.prod(longer) ** 0.25, rel=0.02)
+    assert grace.native_launch_s / x86.native_launch_s == pytest.approx(3.8 / 3.1)
+
+
+def test_calls_on_a_grace_take_what_the_reference_table_says(shared):
+    rows = pd.read_csv(shared / "measured" / "kernels" / "custom_allreduce.csv")
+    rows = rows[rows.kernel.str.endswith("eager") & (rows.nbytes <= 65536) & (rows.num_gpus <= 4)]
+    median_us = rows.pivot_table("time_us", ["kernel", "num_gpus"], "gpu", "median")
+    longer = median_us.gb200 / median_us[["h100", "h200", "b200", "b300"]].median(axis=1)
+    grace, x86 = (load_spec(ClusterSpec, name).host.launch_clock_hz for name in ("gb200-nvl72", "dgx-h100"))
+    assert x86 / grace == pytest.approx(np.exp(np.log(longer).mean()), rel=0.02)
 
 
 def test_padded_experts_spare_the_host_its_wait():

@@ -79,7 +79,7 @@ class CostModel:
     @cached_property
     def host_s(self) -> tuple[float, float]:
         """Seconds of the host to launch a kernel, and to read a number from the GPU and launch what depends on it."""
-        slower = self.constants.host_launch_clock_hz / self.cluster.host.clock_hz
+        slower = self.constants.host_launch_clock_hz / self.cluster.host.launch_clock_hz
         launch_s = slower * self.constants.host_launch_s
         return launch_s, slower * self.constants.host_wait_s + launch_s
 

@@ -166,6 +166,8 @@ class HostSpec(Spec, frozen=True, kw_only=True):
     ----------
     clock_hz : float
         Datasheet clock of one core under load; the time to launch kernels goes with it.
+    launches_per_clock : float
+        Launches in a clock over those of an x86 core.
     link_bytes_per_s : float
         Rate from the memory of the host to a GPU, and back.
     serialise_bytes_per_s : float
@@ -176,9 +178,15 @@ class HostSpec(Spec, frozen=True, kw_only=True):
     """
 
     clock_hz: Rate = 3.8e9
+    launches_per_clock: Factor = 1.0
     link_bytes_per_s: Rate = 52.8e9
     serialise_bytes_per_s: Rate = 0.7e9
     memory_bytes: Quantity = 0.0
+
+    @property
+    def launch_clock_hz(self) -> float:
+        """Clock of an x86 core that launches kernels as fast."""
+        return self.clock_hz * self.launches_per_clock
 
 
 class ClusterSpec(Spec, frozen=True, kw_only=True):

@@ -36,9 +36,9 @@ class Kernels:
 
     def __init__(self, inputs: StepInputs) -> None:
         self.inputs = inputs
-        slower = inputs.constants.host_launch_clock_hz / inputs.cluster.host.clock_hz
-        self.launch_s = slower * inputs.constants.host_launch_s
-        self.native_launch_s = slower * inputs.constants.host_native_launch_s
+        host, clock_hz = inputs.cluster.host, inputs.constants.host_launch_clock_hz
+        self.launch_s = clock_hz / host.launch_clock_hz * inputs.constants.host_launch_s
+        self.native_launch_s = clock_hz / host.clock_hz * inputs.constants.host_native_launch_s
         self.quantise_kernels = QUANTISE_KERNELS[inputs.parallel.precision]
         graphs = inputs.parallel.graphs
         self.graphed = graphs == "full"

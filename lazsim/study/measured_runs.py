@@ -5,6 +5,7 @@ systems are names of the catalogue, or rows of ``models.csv`` and ``systems.csv`
 """
 
 import csv
+import difflib
 import io
 import math
 import re
@@ -14,7 +15,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from lazsim.errors import LazsimError, SpecError
+from lazsim.errors import LazsimError, SpecError, prefix_errors
 from lazsim.files import read_bytes
 from lazsim.specs import ClusterSpec, GpuSpec, ModelSpec, ParallelSpec, catalog_names, load_spec
 from lazsim.specs.overrides import override
@@ -45,11 +46,19 @@ MODULES = {
 
 OFFLOADED = {"optimizer": "optimizer", "expert_fc1": "expert_input", "moe_act": "expert_activation"}
 
+GRAPHS = {"full_iteration": "full", "transformer_engine": "partial"}
+
+RECOMPUTE = {"selective": "selective", "full": "full"}
+
 NEEDED = ("row_id", "model_key", "system", "gpus", "gbs", "seq", "tok_s_gpu")
-"""Columns that a table must have."""
+"""Columns that a table must have; the first names a row."""
 
 GRADIENTS_OF_TWO_BYTES = ("Megatron-Bridge", "Bridge PR", "MCore MoE recipes PR")
 """Sources whose recipes reduce gradients in 16 bits."""
+
+
+ALIKE = 0.85
+"""Likeness from which the name of a column is taken for a slip."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +114,9 @@ class Lookup:
             _system_of(self.systems[name]) if name in self.systems and not known else _catalogued(name.lower())
         )
         per_node = min(cluster.gpus_per_node, num_gpus)
-        changes: dict[str, Any] = {"num_nodes": max(1, num_gpus // per_node), "gpus_per_node": per_node}
+        if num_gpus % per_node:
+            raise SpecError(f"gpus {num_gpus}: give a multiple of the {per_node} GPUs of a node")
+        changes: dict[str, Any] = {"num_nodes": num_gpus // per_node, "gpus_per_node": per_node}
         if per_node != cluster.gpus_per_node:
             changes["network.nic_bytes_per_s"] = cluster.network.nic_bytes_per_s * per_node / cluster.gpus_per_node
         return override(cluster, changes, name), gpu
@@ -119,9 +130,9 @@ def read_runs(path: str | None = None) -> list[MeasuredRun]:
     LazsimError
         When the file cannot be read or lacks columns. A row that cannot be predicted says so in `MeasuredRun.skipped`.
     """
+    catalogued = read_table(CATALOG, (resources.files("lazsim") / "catalog" / CATALOG).read_bytes(), NEEDED)
     if path is None:
-        content = (resources.files("lazsim") / "catalog" / CATALOG).read_bytes()
-        return [_run(row, Lookup({}, {})) for row in read_table(CATALOG, content, NEEDED)]
+        return [_run(row, Lookup({}, {})) for row in catalogued]
     beside = Path(path).parent
     keys = {"models": "model_key", "systems": "system"}
     found = {
@@ -130,20 +141,41 @@ def read_runs(path: str | None = None) -> list[MeasuredRun]:
         if (file := beside / f"{name}.csv").is_file()
     }
     lookup = Lookup(found.get("models", {}), found.get("systems", {}))
-    return [_run(row, lookup) for row in read_table(path, read_bytes(path), NEEDED)]
+    rows = read_table(path, read_bytes(path), NEEDED)
+    unread = sorted(rows[0].keys() - catalogued[0].keys())
+    for column in catalogued[0].keys() - rows[0].keys():
+        if alike := difflib.get_close_matches(column, unread, 1, ALIKE):
+            raise SpecError(f"{path}: has a column {alike[0]}, which is not read; name it {column}")
+    return [_run(row, lookup) for row in rows]
 
 
 def read_table(name: str, content: bytes, needed: Sequence[str]) -> list[Row]:
-    """Read the rows of a CSV that has the columns needed."""
+    """Read the rows of a CSV that has the columns needed, the first of which names each row."""
     try:
-        reader = csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""), restkey="", restval="")
-        rows: list[Row] = list(reader)
+        reader = csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""))
+        columns = next(reader, [])
+        lines = [(reader.line_num, cells) for cells in reader if cells]
     except (UnicodeDecodeError, csv.Error) as error:
         raise SpecError(f"{name}: is no table of comma-separated UTF-8 text ({error})") from None
-    missing = [column for column in needed if column not in (reader.fieldnames or ())]
-    if missing:
-        raise SpecError(f"{name}: has no column {missing[0]}; a table of measured runs needs {', '.join(needed)}")
-    return rows
+    for column in needed:
+        if column not in columns:
+            raise SpecError(f"{name}: has no column {column}; this table needs {', '.join(needed)}")
+    if twice := next((column for column in columns if columns.count(column) > 1), ""):
+        raise SpecError(f"{name}: has two columns {twice}; keep one")
+    if not lines:
+        raise SpecError(f"{name}: has no rows")
+    rows: dict[str, Row] = {}
+    for number, cells in lines:
+        with prefix_errors(f"{name}, line {number}"):
+            if len(cells) != len(columns):
+                raise SpecError(f"{len(cells)} cells; give one for each of the {len(columns)} columns")
+            row = dict(zip(columns, cells, strict=True))
+            if not row[needed[0]].strip():
+                raise SpecError(f"{needed[0]} is empty; give each row its own")
+            if row[needed[0]] in rows:
+                raise SpecError(f"a second row with the {needed[0]} {row[needed[0]]}; give each row its own")
+            rows[row[needed[0]]] = row
+    return list(rows.values())
 
 
 def _run(row: Row, lookup: Lookup) -> MeasuredRun:
@@ -151,22 +183,22 @@ def _run(row: Row, lookup: Lookup) -> MeasuredRun:
     settings = {name: row.get(name) or "unknown" for name in names}
     settings["completeness"] = row.get("completeness") or "full"
     settings["exchange"] = "behind compute" if row.get("a2a_overlap") == "1" else "alone"
-    settings["pipeline"] = "pp > 1" if _whole(row, "pp", 1) > 1 else "pp = 1"
-    measured = _number(row, "tok_s_gpu")
-    inputs, skipped = None, ""
+    settings["pipeline"] = "pp = 1" if row.get("pp", "") in (*UNKNOWN, "1") else "pp > 1"
+    inputs, skipped, measured = None, "", math.nan
     try:
+        measured = _number(row, "tok_s_gpu") or math.nan
+        if math.isnan(measured):
+            raise SpecError("no measured throughput")
         inputs = _inputs(row, lookup)
         settings["graphs"] = inputs.parallel.graphs
     except LazsimError as error:
         skipped = str(error).replace("`parallel`: ", "")
-    if not 0 < measured < math.inf:
-        inputs, skipped = None, "no measured throughput"
     return MeasuredRun(row["row_id"], row.get("source", ""), settings, row, measured, inputs, skipped)
 
 
 def _inputs(row: Row, lookup: Lookup) -> StepInputs:
     for column in ("gpus", "gbs", "seq", "mbs", "tp", "pp", "ep"):
-        if _whole(row, column) < 1:
+        if not _whole(row, column):
             raise SpecError(f"{column} is unknown")
     model = lookup.model(row["model_key"])
     changes: dict[str, Any] = {"sequence_length": _whole(row, "seq"), "num_mtp_layers": _whole(row, "mtp_layers")}
@@ -179,12 +211,15 @@ def _inputs(row: Row, lookup: Lookup) -> StepInputs:
 
 
 def _layout(row: Row) -> ParallelSpec:
-    graph, scope, sharding = (row.get(name, "") or "" for name in ("cuda_graph", "cuda_graph_scope", "sharding"))
-    modules = row.get("recompute_modules") or ""
-    recompute = row.get("recompute") or "none"
-    recompute = recompute if recompute in ("none", "selective", "full") else "none"
-    stages = row.get("pp_layout") or ""
-    routing, offload = row.get("token_routing") or "", row.get("activation_offload") or ""
+    # Words in brackets say where a setting is from.
+    graph = (row.get("cuda_graph") or "").partition(" (")[0]
+    scope, sharding, modules, stages, routing, offload = (
+        row.get(name) or ""
+        for name in (
+            "cuda_graph_scope", "sharding", "recompute_modules", "pp_layout", "token_routing", "activation_offload"
+        )
+    )  # fmt: skip
+    recompute = _choice(row, "recompute", RECOMPUTE, "none")
     capacity = re.match(r"[\d.]+", row.get("capacity_factor") or "") if "drop" in routing else None
     own_checkpoints = recompute == "full" and "fsdp" in sharding
     pipeline = _whole(row, "pp", 1)
@@ -212,15 +247,11 @@ def _layout(row: Row) -> ParallelSpec:
         "offloaded": [ours for theirs, ours in OFFLOADED.items() if theirs in offload],
         "dispatcher": _choice(row, "dispatcher", DISPATCHERS, "all_to_all"),
         "exchange_multiprocessors": _exchange_multiprocessors(row),
-        "overlap_expert": row.get("a2a_overlap") == "1",
-        "overlap_gradients": row.get("grad_reduce_overlap") != "0",
-        "overlap_parameters": row.get("param_gather_overlap") != "0",
-        "overlap_tensor": row.get("tp_comm_overlap") == "1",
-        "graphs": "full"
-        if graph == "full_iteration"
-        else "partial"
-        if graph.startswith("transformer_engine")
-        else "none",
+        "overlap_expert": _flag(row, "a2a_overlap", False),
+        "overlap_gradients": _flag(row, "grad_reduce_overlap", True),
+        "overlap_parameters": _flag(row, "param_gather_overlap", True),
+        "overlap_tensor": _flag(row, "tp_comm_overlap", False),
+        "graphs": _choice({"cuda_graph": graph}, "cuda_graph", GRAPHS, "none"),
         "graph_attention": "attn" in scope or scope in UNKNOWN,
         # Such gates number experts through (FakeBalancedGate of NVIDIA-NeMo/Automodel).
         "routing": "learned" if "real" in routing else "consecutive" if "fake" in routing else "balanced",
@@ -259,24 +290,35 @@ def _choice(row: Row, column: str, names: Mapping[str, str], default: str) -> st
     if value in UNKNOWN:
         return default
     if value not in names:
-        raise SpecError(f"{column} {value!r} is not modelled")
+        raise SpecError(f"{column} {value!r} is none of {', '.join(names)}")
     return names[value]
 
 
 def _number(row: Row, column: str) -> float:
+    """Read a number from 0 to 1e12; nan where it is unknown."""
+    value = row.get(column) or ""
+    if value in UNKNOWN:
+        return math.nan
     try:
-        return float(row.get(column) or "nan")
+        number = float(value)
     except ValueError:
-        return float("nan")
-
-
-def _flag(row: Row, column: str, default: bool) -> bool:
-    return row[column] == "1" if row.get(column) else default
+        number = math.nan
+    if not 0 <= number <= 1e12:
+        raise SpecError(f"{column} {value!r}: give a number from 0 to 1e12")
+    return number
 
 
 def _whole(row: Row, column: str, default: int = 0) -> int:
-    value = _number(row, column)
-    return int(value) if value == value and abs(value) < 1e12 else default
+    number = _number(row, column)
+    if math.isnan(number):
+        return default
+    if number != int(number):
+        raise SpecError(f"{column} {row[column]}: give a whole number")
+    return int(number)
+
+
+def _flag(row: Row, column: str, default: bool) -> bool:
+    return _choice(row, column, {"0": "", "1": column}, column if default else "") != ""
 
 
 def _catalogued(name: str) -> tuple[ClusterSpec, GpuSpec]:

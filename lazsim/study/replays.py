@@ -471,8 +471,8 @@ def _traces(setup: Setup, folder: Path) -> list[Trace]:
     if isinstance(source, PoolSpec):
         # The draw nearest to the mean stands for all, which would take as much longer.
         draws = pool_draws(source, setup.draws)
-        middle = mean(len(draw.events) for draw in draws)
-        nearest = min(draws, key=lambda draw: abs(len(draw.events) - middle))
+        middle = mean(len(draw.stops) for draw in draws)
+        nearest = min(draws, key=lambda draw: abs(len(draw.stops) - middle))
         return [build_trace(nearest.events, duration_s=nearest.end_s)]
     return [generate_trace(source, np.random.default_rng(seed), "outcome") for seed in range(setup.draws)]
 

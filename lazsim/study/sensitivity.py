@@ -22,7 +22,7 @@ DATASHEET = ("peak_flop_per_s", "peak_fp8_flop_per_s", "peak_fp4_flop_per_s", "m
 FIXED = {
     "gpu": ("name", "source", "kernels", "kernels_speedup", *DATASHEET, "fused_experts"),
     "cluster.network": ("nodes_per_pod", "spine_share"),
-    "cluster.host": ("link_bytes_per_s", "memory_bytes"),
+    "cluster.host": ("launches_per_clock", "link_bytes_per_s", "memory_bytes"),
     "job": (
         "name",
         "sequences_per_gpu",
@@ -35,8 +35,8 @@ FIXED = {
     ),
     "step": ("name", "host_launch_clock_hz", "gather_curve_us", "exchange_curve_us", "measured_over_predicted"),
 }
-"""Fields that are not varied: names, datasheet figures, which only multiply efficiencies, the rate of borrowed kernels,
-the pods of a network, the job itself: its batch, its joins, the kind of its kernels, its layout and known times, and
+"""Fields that are not varied: names, datasheet figures, which only multiply efficiencies, what multiplies a clock or
+the rate of borrowed kernels, the pods of a network, the job itself: its batch, its joins, the kind of its kernels, its layout and known times, and
 curves."""
 
 OF_EVERY_STEP = ("host_launch_s", "host_wait_s")

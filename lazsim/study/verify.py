@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -193,6 +194,9 @@ def verify(
     found: list[MeasuredRun | Outcome] = [*read_runs(), *read_outcomes()] if not paths else []
     for path in paths:
         found += read_outcomes(path) if has_outcomes(path) else read_runs(path)
+    names = Counter(row.id for row in found)
+    if twice := next((name for name, times in names.items() if times > 1), ""):
+        raise SpecError(f"`rows`: two files have a row {twice}; give each row its own name")
     wanted = [row for row in found if only.lower() in _text_of(row).lower()]
     if not wanted:
         raise SpecError(f"`only` {only}: none of the {len(found)} rows has this text; give another one")

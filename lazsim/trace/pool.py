@@ -9,11 +9,13 @@ import numpy as np
 
 from lazsim.errors import SpecError
 from lazsim.trace.recipes import PoolSpec
-from lazsim.trace.table import Event, check_size
+from lazsim.trace.table import Event, Kind, check_size
 from lazsim.units import DAY_S
 
 JOB = "job"
 """The node that stands for all servers of the job."""
+
+KINDS: tuple[Kind, Kind] = ("remove", "add")
 
 
 @dataclass
@@ -22,8 +24,8 @@ class PoolDraw:
 
     Attributes
     ----------
-    events : list of Event
-        The job goes when a server fails, and is back when another has taken over.
+    stops : list of tuple
+        When a server fails, at which the job goes, and when another has taken over, and it is back.
     end_s : float
         When the work is done.
     counts : Counter
@@ -31,9 +33,15 @@ class PoolDraw:
         ``preemptions`` of servers of the other pool; ``escalated`` and ``failed`` repairs.
     """
 
-    events: list[Event] = field(default_factory=lambda: [Event(0.0, "add", JOB)])
+    stops: list[tuple[float, float]] = field(default_factory=list)
     end_s: float = 0.0
     counts: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def events(self) -> list[Event]:
+        """The job as the one node of a trace."""
+        going = (Event(time_s, kind, JOB) for stop in self.stops for time_s, kind in zip(stop, KINDS, strict=True))
+        return [Event(0.0, "add", JOB), *going]
 
 
 def draw_pool(spec: PoolSpec, rng: np.random.Generator, name: str) -> PoolDraw:
@@ -75,16 +83,16 @@ class _Pool:
                 drawn.end_s = now_s + left_s
                 return drawn
             now_s, left_s = now_s + gap_s, left_s - gap_s
-            check_size(self.name, 0, len(self.is_bad), len(drawn.events))
+            check_size(self.name, 0, len(self.is_bad), 1 + 2 * len(drawn.stops))
             self._take_back(now_s)
-            share = rng.random() * num_shares
-            if is_systematic := share >= spec.num_servers:
-                place = self.bad_places[self._index(len(self.bad_places))]
-            else:
-                place = int(share)
-            drawn.counts["systematic"] += is_systematic
+            place = int(rng.random() * num_shares)
+            if place >= spec.num_servers:
+                drawn.counts["systematic"] += 1
+                place = self.bad_places.pop(self._index(len(self.bad_places)))
+            elif self.is_bad[self.running[place]]:
+                self.bad_places.remove(place)
             wait_s = self._replace(place, now_s)
-            drawn.events += [Event(now_s, "remove", JOB), Event(now_s + wait_s, "add", JOB)]
+            drawn.stops.append((now_s, now_s + wait_s))
             now_s += wait_s + spec.recovery_s
 
     def _index(self, count: int) -> int:
@@ -92,8 +100,6 @@ class _Pool:
 
     def _replace(self, place: int, now_s: float) -> float:
         """Let a standby take over from a server that fails; return the seconds until there is one."""
-        if self.is_bad[self.running[place]]:
-            self.bad_places.remove(place)
         self._repair(self.running[place], now_s)
         wait_s = 0.0 if self.standbys else self._select()
         self.running[place] = self.standbys.pop(0)
