@@ -36,8 +36,8 @@ FIXED = {
     "step": ("name", "host_launch_clock_hz", "gather_curve_us", "exchange_curve_us", "measured_over_predicted"),
 }
 """Fields that are not varied: names, datasheet figures, which only multiply efficiencies, what multiplies a clock or
-the rate of borrowed kernels, the pods of a network, the job itself: its batch, its joins, the kind of its kernels, its layout and known times, and
-curves."""
+the rate of borrowed kernels, the pods of a network, the job itself: its batch, its joins, the kind of its kernels, its
+layout and known times, and curves."""
 
 OF_EVERY_STEP = ("host_launch_s", "host_wait_s")
 """Constants of a step that a job without a layout has, too."""
