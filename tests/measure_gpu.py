@@ -129,9 +129,9 @@ class Session:
 
     def run(self, task: Task, left_s: float) -> None:
         """Run a task, for as long as it has or the slice lasts, and note what it printed."""
-        noted = self.report["tasks"].get(task.name, {})
-        if noted.get("status") != "cut":
-            noted = self.report["tasks"][task.name] = {"seconds": 0.0, "measured_s": 0.0, "kills": 0}
+        before = self.report["tasks"].get(task.name, {})
+        noted = {"seconds": 0.0, "measured_s": 0.0, "kills": 0} | (before if before.get("status") == "cut" else {})
+        self.report["tasks"][task.name] = noted
         wanted_s = self.wanted_s(task)
         limit_s = min(left_s, 2 * wanted_s + 60)
         open_s = wanted_s - noted["measured_s"]
