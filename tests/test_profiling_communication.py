@@ -4,6 +4,7 @@
 
 import os
 import signal
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -12,7 +13,7 @@ torch = pytest.importorskip("torch", reason="needs torch: pip install 'lazsim[li
 
 from lazsim.costmodel.profile import Header
 from lazsim.errors import LazsimError
-from lazsim.profiling import communication
+from lazsim.profiling import communication, exchanges
 from lazsim.profiling.communication import (
     Ranks,
     choose_ranks,
@@ -31,6 +32,7 @@ from lazsim.profiling.exchanges import (
     skewed_parts,
 )
 from lazsim.profiling.merge import label_of
+from lazsim.profiling.timing import HostClock
 from lazsim.specs import ModelSpec, load_spec
 
 HEADER = Header(
@@ -204,6 +206,29 @@ def test_processes_share_gpus_where_there_are_fewer(monkeypatch):
     for rank in range(3):
         RankWorker(rank, 0, "gloo", "cuda", 1.0).take_device()
     assert taken == [0, 1, 0]
+
+
+@pytest.mark.parametrize(("backend", "line_up"), [("nccl", ["line up"]), ("gloo", [])])
+def test_an_exchange_between_gpus_begins_when_all_of_them_do(monkeypatch, backend, line_up):
+    now_s, calls = [0.0], []
+
+    class Clock(HostClock):
+        def mark(self):
+            return now_s[0]
+
+    def take(name, seconds):
+        calls.append(name)
+        now_s[0] += seconds
+
+    fake = SimpleNamespace(barrier=lambda: take("barrier", 1.0), all_reduce=lambda _: take("line up", 30.0))
+    made = exchanges.Exchange(lambda: (torch.zeros(1),), lambda _: take("run", 7.0), lambda: torch.zeros(1))
+    monkeypatch.setattr(exchanges, "dist", fake)
+    monkeypatch.setattr(exchanges, "clock_of", lambda _: Clock())
+    worker = exchanges.RankWorker(0, 0, backend, "cpu", 1.0)
+    monkeypatch.setattr(worker, "_make", lambda *_: made)
+    # One run that is checked and one to warm up; the time of lining up does not count.
+    assert worker.exchange("broadcast", 4, 1, 2) == ([7.0, 7.0], 0.0)
+    assert calls == ["run", *3 * ["barrier", *line_up, "run"]]
 
 
 def test_a_device_that_cannot_be_had_is_told_in_one_line():

@@ -43,7 +43,7 @@ ADAM = {"beta1": 0.9, "beta2": 0.95, "lr": 1e-4, "weight_decay": 0.0, "eps": 1e-
 
 @dataclass(frozen=True)
 class Random:
-    """Draws inputs on a device; on the device ``meta`` they have shapes only."""
+    """Draws inputs on a device; on the device ``meta``, where torch draws slowly, they have shapes only."""
 
     device: str
     dtype: Any
@@ -51,11 +51,13 @@ class Random:
 
     def normal(self, *shape: int, scale: float = 1.0, dtype: Any = None) -> Any:
         """Draw from a normal distribution."""
-        return torch.randn(shape, device=self.device, dtype=dtype or self.dtype, generator=self.generator) * scale
+        drawn = torch.empty(shape, device=self.device, dtype=dtype or self.dtype)
+        return drawn if drawn.is_meta else drawn.normal_(generator=self.generator) * scale
 
     def integers(self, high: int, count: int) -> Any:
         """Draw whole numbers below `high`."""
-        return torch.randint(high, (count,), device=self.device, generator=self.generator)
+        drawn = torch.empty(count, device=self.device, dtype=torch.int64)
+        return drawn if drawn.is_meta else drawn.random_(high, generator=self.generator)
 
     def weight(self, *shape: int) -> Any:
         """Draw a matrix that keeps the variance of its input."""
