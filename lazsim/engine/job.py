@@ -221,7 +221,8 @@ class Job:
             # Those that are left join at the next step boundary.
             self._join_at_s = self.env.now
         self.progress.fail(self.env.now)
-        failed = tuple(node for node in failure.removed if node in set(self.state.involved))
+        involved = set(self.state.involved)
+        failed = tuple(node for node in failure.removed if node in involved)
         self.log.failure, self._before_s = FailureRecord(self.env.now, failed), before_s
         self.log.failures.append(self.log.failure)
         self.state = Detecting(self.state.held.without(failure.removed), rest_s=rest_s)
