@@ -14,7 +14,7 @@ import pytest
 import lazsim
 from lazsim.errors import LazsimError
 from lazsim.study.collect import BATCH_S, Batches, collect
-from lazsim.study.points import simulate_point
+from lazsim.study.simulation import simulate_point
 from lazsim.study.sweep import resolve_points, run_sweep
 from lazsim.study.sweep_spec import load_sweep, parse_sweep
 from lazsim.trace import generate_trace, load_recipe

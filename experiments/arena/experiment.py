@@ -3,10 +3,13 @@
 What should a job of dozens to a thousand GPUs do about failures, by how often nodes fail and how many fail at once?
 """
 
+import matplotlib
 import numpy as np
 import pandas as pd
+from matplotlib.colors import to_rgb
+from matplotlib.patches import Rectangle
 
-from lazsim.output.plots.winners import winners_figure
+from lazsim.output.plots.style import PAPER, looks_of, new_figure, to_files
 from lazsim.scenario import resolve
 from lazsim.study.checkpoint_interval import AUTO, SettingRuns
 from lazsim.study.comparison import rank
@@ -29,6 +32,13 @@ SYSTEMS = [
 ]  # fmt: skip
 STAGED = ["moevement", "bamboo"]
 """Systems that need pipeline stages."""
+
+CELL_INCHES = (2.3, 0.72)
+LIGHT = 0.5
+"""Luma from which on text on a colour is black."""
+
+MOST_TIES = 2
+"""Alternatives as good as the best that a cell names."""
 
 GRID = {
     f"every {every}, {batch} at once": {"between_h": between, "batch": batch}
@@ -152,18 +162,12 @@ def run(context, settings):
         every=on_map["condition"].str.split(",").str[0].str.removeprefix("every "),
         who=on_map["case"].str.split(", ").str[1] + ",\n" + on_map["condition"].str.split(", ").str[1],
     )
-    figures = {
-        "winners": winners_figure(
-            on_map, panels="model", x="every", y="who", name="system", value="samples_per_s", is_tie="is_tie",
-            x_label="a failure of the job every", y_label="",
-        )
-    }  # fmt: skip
     notes = (
         "moc is left out of the map: it trades updates of experts for time",
         "assumptions of systems that are not varied: share of idle network (gemini 0.5), bubbles that rerouted work "
         "fills (recycle 0.5), redundant forward passes free (bamboo)",
     )
-    return Outcome(tables, figures, notes)
+    return Outcome(tables, {"winners": winners_figure(on_map)}, notes)
 
 
 def ranked(runs, setting):
@@ -270,3 +274,59 @@ def failures_of(cell, seed):
         duration_s=max(cell["least_failures"] * between_h, cell["least_repairs"] * cell["repair_h"]) * HOUR_S,
     )
     return generate_trace(recipe, rng, "failures")
+
+
+@matplotlib.rc_context(PAPER | {"axes.grid": False})
+def winners_figure(frame):
+    """Draw a panel for each model, and in it a cell for each condition, in the colour of its best system.
+
+    A cell names the best, those that may be as good, and by how much the next is behind.
+    """
+    cases = list(dict.fromkeys(frame["model"]))
+    columns = list(dict.fromkeys(frame["every"]))
+    lines = {case: list(dict.fromkeys(frame[frame["model"] == case]["who"])) for case in cases}
+    num_lines = sum(map(len, lines.values()))
+    width, height = CELL_INCHES
+    figure = new_figure(width * len(columns), height * num_lines + 0.5 * len(cases))
+    looks = looks_of(sorted(set(frame["system"])))
+    heights = [len(lines[case]) for case in cases]
+    rows = figure.subplots(len(cases), 1, squeeze=False, gridspec_kw={"height_ratios": heights})[:, 0]
+    for axes, case in zip(rows, cases, strict=True):
+        for (at_x, at_y), cell in frame[frame["model"] == case].groupby(["every", "who"], sort=False):
+            place = columns.index(at_x), lines[case].index(at_y)
+            ordered = cell.sort_values("samples_per_s", ascending=False)
+            best = ordered.iloc[0]
+            color = looks[best["system"]].color
+            axes.add_patch(Rectangle(place, 1, 1, facecolor=color, edgecolor="white", linewidth=2))
+            middle, text = place[0] + 0.5, {"ha": "center", "va": "center", "color": ink(color)}
+            axes.text(middle, place[1] + 0.3, best["system"], fontsize=11, fontweight="bold", **text)
+            axes.text(middle, place[1] + 0.7, rest(ordered), fontsize=7, **text)
+        axes.set(xlim=(0, len(columns)), ylim=(len(lines[case]), 0), title=case)
+        axes.set_xticks([index + 0.5 for index in range(len(columns))], columns)
+        axes.set_yticks([index + 0.5 for index in range(len(lines[case]))], lines[case])
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+    rows[-1].set_xlabel("a failure of the job every")
+    return to_files(figure)
+
+
+def ink(color):
+    """Return black or white, whichever is easier to read on a colour."""
+    red, green, blue = to_rgb(color)
+    # Rec. 709 luma; text in white needs a dark ground.
+    return "black" if 0.2126 * red + 0.7152 * green + 0.0722 * blue > LIGHT else "white"
+
+
+def rest(ordered):
+    """Say which alternatives may be as good as the best, and how far the next is behind."""
+    others = ordered.iloc[1:]
+    ties = others[others["is_tie"].eq(True)]
+    behind = others[~others["is_tie"].eq(True)]
+    said = []
+    if len(ties):
+        more = f" and {len(ties) - MOST_TIES} more" if len(ties) > MOST_TIES else ""
+        said.append(f"or {', '.join(ties['system'].iloc[:MOST_TIES])}{more}")
+    if len(behind):
+        share = behind["samples_per_s"].iloc[0] / ordered["samples_per_s"].iloc[0]
+        said.append(f"{behind['system'].iloc[0]} {1 - share:.0%} behind")
+    return "\n".join(said)

@@ -3,11 +3,13 @@
 Why does it matter on which nodes replicas sit, when their number is the same?
 """
 
+import matplotlib
 import numpy as np
 import pandas as pd
+from matplotlib.patches import Rectangle
 
 from lazsim import recovery_curve
-from lazsim.output.plots.slots import slots_figure
+from lazsim.output.plots.style import COLUMN_INCHES, PAPER, new_figure, to_files
 from lazsim.placement.policies import place
 from lazsim.placement.request import PlacementRequest
 from lazsim.study.experiment import Outcome
@@ -20,6 +22,10 @@ SETTINGS = {
         "3 nodes of 2 slots, 3 experts with 2 replicas each": {"nodes": 3, "slots": 2, "replicas": [2] * 3},
     },
 }
+
+
+SLOT_INCHES = 0.155
+CAPTION_INCHES = 0.68
 
 
 def run(context, settings):
@@ -52,3 +58,51 @@ def recovery_probs(plan):
     failures = range(1, plan.num_nodes)
     curve = recovery_curve(plan.holds_LEN, list(failures), method="exact")
     return list(zip(failures, curve.recovery_prob.tolist(), strict=True))
+
+
+@matplotlib.rc_context(PAPER | {"axes.grid": False})
+def slots_figure(slots, captions):
+    """Draw a row of panels for each example, a panel for each policy, with lines of a caption below it.
+
+    `slots` has the expert in each slot of each node, shape (N, S), by example and policy.
+    """
+    examples = list(dict.fromkeys(title for title, _ in slots))
+    policies = list(dict.fromkeys(policy for _, policy in slots))
+    rows = [max(array.shape[0] for (title, _), array in slots.items() if title == example) for example in examples]
+    heights = [count * SLOT_INCHES + CAPTION_INCHES for count in rows]
+    figure = new_figure(COLUMN_INCHES, sum(heights), layout=None)
+    top = sum(heights)
+    for example, num_nodes, height in zip(examples, rows, heights, strict=True):
+        top -= height
+        figure.text(0.01, (top + height - 0.11) / sum(heights), example, va="center", fontsize=7, fontweight="bold")
+        for column, policy in enumerate(policies):
+            array = slots[example, policy]
+            panel = figure.add_axes(
+                (
+                    (column + 0.10) / len(policies),
+                    (top + 0.27) / sum(heights),
+                    array.shape[1] * SLOT_INCHES / COLUMN_INCHES,
+                    num_nodes * SLOT_INCHES / sum(heights),
+                )
+            )
+            draw_slots(array, panel)
+            panel.set_title(policy, pad=2)
+            panel.set_xlabel("\n".join(captions[example, policy]), fontsize=6, labelpad=2, loc="left")
+    return to_files(figure)
+
+
+def draw_slots(array, axes):
+    """Draw nodes as rows of numbered slots, a shade of grey for each expert."""
+    num_nodes, num_slots = array.shape
+    num_experts = int(array.max()) + 1
+    for node, slot in np.ndindex(num_nodes, num_slots):
+        expert = int(array[node, slot])
+        shade = 0.97 - 0.55 * expert / max(1, num_experts - 1)
+        axes.add_patch(Rectangle((slot, node), 1, 1, facecolor=str(round(shade, 3)), edgecolor="white", linewidth=0.8))
+        axes.text(slot + 0.5, node + 0.52, str(expert), ha="center", va="center", fontsize=6)
+    axes.set_xlim(0, num_slots)
+    axes.set_ylim(num_nodes, 0)
+    axes.set_xticks([])
+    axes.set_yticks([node + 0.5 for node in range(num_nodes)], [str(node) for node in range(num_nodes)], fontsize=5.5)
+    axes.tick_params(length=0, pad=1.5)
+    axes.spines[:].set_visible(False)

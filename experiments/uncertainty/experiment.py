@@ -7,11 +7,12 @@ import tomllib
 from dataclasses import replace
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pandas as pd
 
 from lazsim.errors import SpecError
-from lazsim.output.plots.charts import tornado_figure
+from lazsim.output.plots.style import COLUMN_INCHES, LOOKS, PAPER, new_figure, to_files
 from lazsim.study.experiment import RECORDED, Outcome, load_experiment, overlay
 
 # Six seeds, for time: the fewest that give an interval.
@@ -124,6 +125,11 @@ SMALL = {
 
 INSTEAD = "instead"
 """Not a factor, but another source or another reading."""
+
+LINE_INCHES = 0.16
+SEEDS = "95 % over seeds"
+AT_WORDS = {"x0.5": "halved", "x2": "doubled", INSTEAD: "another input"}
+"""What the common values of an assumption mean."""
 
 
 def run(context, settings):
@@ -238,3 +244,50 @@ def side_by_side(varied, rival, count):
         at = ", ".join(dict.fromkeys(group["at"]))
         rows.append({"assumption": assumption, "at": at, **texts, "order": (-np.median(sizes), -np.mean(sizes))})
     return pd.DataFrame(rows).sort_values("order", kind="stable")[:count].drop(columns="order")
+
+
+@matplotlib.rc_context(PAPER)
+def tornado_figure(varied, base, values, *, label, interval):
+    """Draw how far an advantage moves from `base` with each assumption: a bar for each at one of the values.
+
+    `label` is the name of the advantage, and `interval` its interval over seeds, which is not drawn where it is NaN.
+    """
+    names = list(dict.fromkeys(varied["assumption"]))
+    looks = dict(zip(values, LOOKS, strict=False))
+    figure = new_figure(COLUMN_INCHES, 0.9 + LINE_INCHES * len(names))
+    axes = figure.subplots()
+    for row in varied.to_dict("records"):
+        look = looks[row["at"]]
+        axes.barh(
+            names.index(row["assumption"]), row["advantage"] - base, 0.7, left=base, color=look.color,
+            hatch=look.hatch, edgecolor="white", linewidth=0, label=AT_WORDS.get(row["at"], row["at"]), alpha=0.9,
+        )  # fmt: skip
+    if np.isfinite(interval).all():
+        axes.axvspan(*interval, color="0.88", zorder=0, label=SEEDS, linewidth=0)
+    axes.axvline(base, color="black", linewidth=0.8)
+    axes.axvline(1.0, color="black", linewidth=0.6, linestyle=":")
+    axes.set_yticks(range(len(names)), [in_words(name) for name in names])
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.grid(visible=False, axis="y")
+    figure.supxlabel(label, fontsize=7)
+    handles, labels = axes.get_legend_handles_labels()
+    by_label = dict(zip(labels, handles, strict=True))
+    unique = {value: by_label[value] for value in (*AT_WORDS.values(), *values, SEEDS) if value in by_label}
+    figure.legend(unique.values(), unique.keys(), loc="outside upper center", ncols=2)
+    return to_files(figure)
+
+
+def in_words(assumption):
+    """Name an assumption by the words of its field, and the part of a scenario that has it.
+
+    Examples
+    --------
+    >>> in_words("cluster.network.all_reduce_efficiency"), in_words("recorded trace")
+    ('all reduce efficiency (cluster)', 'recorded trace')
+    >>> in_words("cluster.network.local_bytes_per_s")
+    'local rate (cluster)'
+    """
+    part, dot, path = assumption.partition(".")
+    field = path.removeprefix("network.").removeprefix("recovery.").removeprefix("host.").replace(".", " of ")
+    words = field.replace("_", " ").replace("bytes per s", "rate").removesuffix(" s")
+    return f"{words} ({part})" if dot else assumption

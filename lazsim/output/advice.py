@@ -4,16 +4,16 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
-from lazsim.output.folder import name_pictures
 from lazsim.output.maps import plan_maps
+from lazsim.output.plots.style import name_pictures
 from lazsim.output.report import Report
 from lazsim.output.run import MAP_CAPTION
 from lazsim.output.table import Column, Part, Table, key, with_interval
 from lazsim.study.advice import Advice
 from lazsim.study.intervals import MIN_SAMPLES, Interval
-from lazsim.study.plans import plan_of
-from lazsim.study.question import name_value
+from lazsim.study.question import name_choice
 from lazsim.study.search import Alternative
+from lazsim.study.simulation import plan_of
 from lazsim.units import format_duration
 
 MOST_RANKED = 12
@@ -86,13 +86,8 @@ def _in_time(advice: Advice, one: Alternative) -> str:
 
 
 def _name(advice: Advice, one: Alternative) -> str:
-    chosen = ", ".join(name_value(name, value) for name, value in one.choice)
-    return f"{chosen}, a checkpoint every {_steps(advice, one)}"
-
-
-def _steps(advice: Advice, one: Alternative) -> str:
-    steps = one.interval_steps
-    return f"{steps} step{'s' * (steps > 1)} ({format_duration(advice.seconds(one))})"
+    steps, every = one.interval_steps, format_duration(advice.seconds(one))
+    return f"{name_choice(one.choice)}, a checkpoint every {steps} step{'s' * (steps > 1)} ({every})"
 
 
 def _ranking_table(advice: Advice) -> Table:
@@ -103,7 +98,7 @@ def _ranking_table(advice: Advice) -> Table:
     for place, one in enumerate(advice.ranking[:MOST_RANKED]):
         tie = " (tie)" if place and one.is_tie else ""
         behind = f"{_percent(one.behind)}{tie}" if place else "-"
-        chosen = ", ".join(name_value(name, value) for name, value in one.name.choice)
+        chosen = name_choice(one.name.choice)
         row = [chosen, one.name.interval_steps, with_interval(goal.shown(one.mean), goal.format), behind, one.num_seeds]
         if goal.done is not None:
             row += [f"{goal.in_time(advice.rows[one.name]).value:.0%}"]

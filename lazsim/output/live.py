@@ -11,7 +11,7 @@ import numpy as np
 from lazsim.files import json_bytes
 from lazsim.live.record import LiveReport, LiveRun, StepRecord
 from lazsim.live.validate import NEGLIGIBLE_SHARE, ComparedQuantity, Validation
-from lazsim.output.folder import name_pictures
+from lazsim.output.plots.style import name_pictures
 from lazsim.output.report import Report, timeline_of
 from lazsim.output.table import Column, Part, Table, key
 

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from lazsim.costmodel.profile import SIZE_UNITS, Profile, require_header
 from lazsim.files import json_bytes
-from lazsim.output.folder import name_pictures
+from lazsim.output.plots.style import name_pictures
 from lazsim.output.table import Column, Part, Table, key
 from lazsim.profiling.check import HeldOut, Reached
 from lazsim.profiling.results import RankResult, SkewResult

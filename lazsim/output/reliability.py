@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from lazsim.files import json_bytes
-from lazsim.output.folder import name_pictures
 from lazsim.output.maps import LayerMap, layer_maps, plan_maps, text_maps
+from lazsim.output.plots.style import name_pictures
 from lazsim.output.report import Report
 from lazsim.output.table import Column, Part, Table, key, terminal_width
 from lazsim.reliability import SurvivalCurve

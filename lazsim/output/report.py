@@ -35,7 +35,7 @@ BUCKET_COLORS = dict(
 
 @dataclass(frozen=True)
 class Report:
-    """What a page says beside the tables of the terminal and the notes.
+    """The content of a page beside the tables of the terminal and the notes.
 
     Attributes
     ----------

@@ -8,14 +8,14 @@ from lazsim.costmodel.memory import MemoryUse
 from lazsim.engine.ledger import BUCKETS
 from lazsim.engine.simulate import SystemRun
 from lazsim.files import json_bytes
-from lazsim.output.folder import name_pictures
 from lazsim.output.maps import plan_maps
 from lazsim.output.model import size_text
+from lazsim.output.plots.style import name_pictures
 from lazsim.output.report import Report, timeline_of
 from lazsim.output.table import Column, Part, Table, key
 from lazsim.study.deadline import DeadlineResult, Purchase
-from lazsim.study.plans import plan_of
 from lazsim.study.result import RunResult
+from lazsim.study.simulation import plan_of
 from lazsim.units import GIB, HOUR_S, format_duration
 
 MOST_WITH_DURATIONS = 3

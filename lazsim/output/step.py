@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from lazsim.files import json_bytes
-from lazsim.output.folder import name_pictures
+from lazsim.output.plots.style import name_pictures
 from lazsim.output.table import Column, Part, Table, key
 from lazsim.study.step import StepResult
 from lazsim.units import GIB

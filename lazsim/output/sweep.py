@@ -4,8 +4,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from lazsim.output.folder import name_pictures
-from lazsim.output.plots.style import looks_of
+from lazsim.output.plots.style import looks_of, name_pictures
 from lazsim.output.report import Report, drawn
 from lazsim.output.table import Column, Part, Table, key, with_interval
 from lazsim.specs import sha256 as sha256_of

@@ -60,7 +60,7 @@ class Column:
     has_name : bool
         Whether the heading is a name, such as that of a system: it is shortened and not wrapped.
     of : str or callable
-        What the column has of the thing that a row shows, for `Table.of`: a dotted attribute, or a function.
+        How `Table.of` takes the value from the thing that a row shows: a dotted attribute, or a function.
     """
 
     heading: str
@@ -120,7 +120,7 @@ class Table:
 
 
 def facts(rows: Iterable[tuple[str, str]], title: str = "", notes: Sequence[str] = ()) -> Table:
-    """Return a table without a head, of names and what there is to say of each."""
+    """Return a table without a head: a name and a text in each row."""
     return Table([key("", kind="text"), Column("", kind="text")], list(rows), title, notes)
 
 

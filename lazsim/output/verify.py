@@ -5,7 +5,7 @@ import io
 from collections.abc import Iterator, Sequence
 
 from lazsim.files import json_bytes
-from lazsim.output.folder import name_pictures
+from lazsim.output.plots.style import name_pictures
 from lazsim.output.table import Column, Part, Table, key
 from lazsim.study.outcomes import ReplayedOutcome
 from lazsim.study.verify import GROUPS, NOISE, Verification, VerifiedRow, error_summary

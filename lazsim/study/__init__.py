@@ -1,1 +1,1 @@
-"""Questions asked of the simulator: one run, grids of runs, and what a result owes to each constant."""
+"""Questions asked of the simulator: one run, grids of runs, and the effect of each constant."""

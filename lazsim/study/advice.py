@@ -64,7 +64,7 @@ TRACE_PATHS = {
 
 @dataclass(frozen=True)
 class Off:
-    """What it costs to be off by a step in one choice: the best over this, at the same seeds."""
+    """The cost of being one step off in one choice: the best over this, at the same seeds."""
 
     what: str
     alternative: Alternative
@@ -100,7 +100,7 @@ class Advice:
     Attributes
     ----------
     goal : Goal
-        What is to be as great as possible.
+        The quantity to optimise.
     best : Alternative
         The best setting.
     ranking : tuple of Ranked
@@ -114,7 +114,7 @@ class Advice:
     curves : mapping
         For each choice that was tuned, the value with its interval by steps between checkpoints.
     starts : mapping
-        What each choice begins with: seconds of a step, of a save, and between failures.
+        Seconds of a step, of a save and between failures, by choice.
     rows : mapping
         The runs of each alternative of the ranking, as those of a sweep.
     rounds, num_runs, refused
@@ -239,7 +239,7 @@ def advise(
     progress, tell
         Shows runs made and runs at most; is told before the runs if they may take long.
     **options
-        Folder, backend and workers; see `lazsim.study.collect.run_tasks`.
+        Folder, backend and workers; see `lazsim.study.collect.collect`.
 
     Raises
     ------

@@ -5,7 +5,7 @@ import hashlib
 import inspect
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,12 +51,6 @@ class Task(NamedTuple):
     inputs: Any
     argument: Any
 
-    @classmethod
-    def of(cls, function: Function, label: str, argument: Any) -> "Task":
-        """Return the call of a function with plain data, or with what has them as its ``inputs``."""
-        inputs = getattr(argument, "inputs", argument)
-        return cls(task_id(function, inputs), label, inputs, argument)
-
 
 @dataclass(frozen=True)
 class Outcomes:
@@ -80,35 +74,27 @@ _Results = list[tuple[str, bytes | None, str]]
 """Ids of tasks with rows or errors."""
 
 
-def collect(function: Function, inputs: Sequence[Any], folder: Path | None = None, **options: Any) -> Outcomes:
-    """Call a function with each input, plain data, whose result the folder does not hold yet; see `run_tasks`.
-
-    Examples
-    --------
-    >>> collect(len, [[], [1, 2]], num_workers=1).values
-    (0, 2)
-    """
-    return run_tasks(function, [Task.of(function, str(one), one) for one in inputs], folder, **options)
-
-
-def run_tasks(
+def collect(
     function: Function,
-    tasks: Sequence[Task],
+    inputs: Sequence[Any],
     folder: Path | None = None,
     *,
+    labels: Iterable[str] | None = None,
     backend: str = "loky",
     num_workers: int | None = None,
     address: str | None = None,
     progress: Progress | None = None,
 ) -> Outcomes:
-    """Run the tasks whose results the folder does not hold yet.
+    """Call a function with each input whose result the folder does not hold yet.
 
     Parameters
     ----------
     function
         A function of a module that returns plain data and depends on its argument alone; bad input is a `LazsimError`.
-    tasks
-        Its calls.
+    inputs
+        Plain data, or objects that have all that a result depends on as ``inputs``, such as scenarios.
+    labels
+        Names of the inputs in errors; the inputs as text when None.
     folder
         Keeps each result as soon as it is there; None keeps nothing.
     backend
@@ -124,7 +110,15 @@ def run_tasks(
     ------
     LazsimError
         When the folder or the backend cannot be used.
+
+    Examples
+    --------
+    >>> collect(len, [[], [1, 2]], num_workers=1).values
+    (0, 2)
     """
+    plain = [getattr(one, "inputs", one) for one in inputs]
+    calls = zip(map(str, inputs) if labels is None else labels, plain, inputs, strict=True)
+    tasks = [Task(task_id(function, data), label, data, argument) for label, data, argument in calls]
     if backend not in BACKENDS:
         raise LazsimError(unknown_name("backend", backend, list(BACKENDS)))
     num_workers = num_workers or len(os.sched_getaffinity(0))

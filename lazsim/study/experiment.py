@@ -87,7 +87,7 @@ class Context:
     store : Path, optional
         Folder that keeps finished runs, so that none is made twice.
     num_workers, backend, progress
-        See `lazsim.study.collect.run_tasks`.
+        See `lazsim.study.collect.collect`.
     reference : Path, optional
         Folder of recorded data; see `find_reference`.
     recorded : bool

@@ -52,8 +52,8 @@ def ratio_interval(above: Sequence[float], below: Sequence[float]) -> Interval:
     Notes
     -----
     The ratio estimator of survey sampling: with ``R = sum(a) / sum(b)``, its standard error is that of the mean of
-    ``(a - R b) / mean(b)`` (Cochran, Sampling Techniques, 3rd ed., 1977, section 6.3). What seeds do to both alike,
-    such as a failure that hits everyone early, cancels. The bounds are Student's t, and never below 0.
+    ``(a - R b) / mean(b)`` (Cochran, Sampling Techniques, 3rd ed., 1977, section 6.3). Effects of a seed on both
+    alike, such as a failure that hits everyone early, cancel. The bounds are Student's t, and never below 0.
 
     Examples
     --------

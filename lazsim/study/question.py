@@ -12,19 +12,19 @@ from lazsim.errors import InfeasiblePlanError, SpecError
 from lazsim.limits import LONGEST_S
 from lazsim.scenario import Resolver, Scenario, Settings
 from lazsim.study.checkpoint_interval import AUTO, Start, find_start
+from lazsim.study.collect import Function, collect
 from lazsim.study.deadline import BOTH, ON_DEMAND, SPOT, Buyer, Due, due_samples, switch_to_on_demand
 from lazsim.study.intervals import MIN_SAMPLES
 from lazsim.study.notes import describe_runs, threshold_note
-from lazsim.study.points import run_points, simulate_point
 from lazsim.study.result import flat_row
 from lazsim.study.search import Alternative, Changes, Choice, Row
-from lazsim.study.simulation import run_scenario
+from lazsim.study.simulation import run_scenario, simulate_point
 from lazsim.trace import Trace
 from lazsim.trace.recipes import MtbfSpec
 from lazsim.units import format_duration
 
 CHOICES = ("system", "fault_threshold", "num_nodes", "spares", "placement", "purchase")
-"""What may be chosen beside the interval, in the order in which it is named."""
+"""Choices beside the interval, in the order in which they are named."""
 
 NUM_FAILURES = 30
 """Failures that a run of a generated trace is to meet, where its length is not given."""
@@ -60,7 +60,7 @@ class Question:
     Attributes
     ----------
     starts : mapping
-        What the choices begin with that can run.
+        The state of each choice that can run, before its first run.
     notes : mapping
         Remarks on each run of an alternative.
     remarks : mapping
@@ -207,18 +207,19 @@ class Question:
 
     def measure(self, wanted: Sequence[tuple[Alternative, int]], changes: Changes) -> list[Row | str]:
         """Make runs; see `lazsim.study.search.Measure`."""
-        points: list[tuple[str, Any]] = []
+        points: list[Scenario | DueRun] = []
         for one, seed in wanted:
             scenario = self.scenario(one.choice, seed, one.interval_steps)
             for change in changes:
                 scenario = change.apply(scenario)
-            point: Any = scenario
-            if self._due is not None:
-                num_staying = self._num_staying(one.choice) if dict(one.choice).get("purchase") == BOTH else 0
-                point = DueRun(scenario, self._due, self._samples_due, num_staying)
-            points.append((f"{name_alternative(one)}, seed {seed}", point))
-        function = simulate_point if self._due is None else simulate_due
-        found = run_points(points, function=function, **self._options).results()
+            if self._due is None:
+                points.append(scenario)
+                continue
+            num_staying = self._num_staying(one.choice) if dict(one.choice).get("purchase") == BOTH else 0
+            points.append(DueRun(scenario, self._due, self._samples_due, num_staying))
+        function: Function = simulate_point if self._due is None else simulate_due
+        labels = [f"{name_choice(one.choice)}, interval {one.interval_steps}, seed {seed}" for one, seed in wanted]
+        found = collect(function, points, labels=labels, **self._options).results()
         for (one, _), result in zip(wanted, found, strict=True):
             if not isinstance(result, str) and not changes:
                 self.notes.setdefault(one, []).append(result["notes"])
@@ -256,9 +257,9 @@ def simulate_due(asked: DueRun) -> Mapping[str, Any]:
     return {"row": flat_row(run, scored=False) | costs | ends, "notes": describe_runs([scenario], [run], trace, loads)}
 
 
-def name_alternative(one: Alternative) -> str:
-    """Name an alternative in a line."""
-    return ", ".join([*(name_value(name, value) for name, value in one.choice), f"interval {one.interval_steps}"])
+def name_choice(choice: Choice) -> str:
+    """Name all that was chosen, in a line."""
+    return ", ".join(name_value(name, value) for name, value in choice)
 
 
 def name_value(name: str, value: Any) -> str:

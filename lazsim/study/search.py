@@ -36,7 +36,7 @@ Choice = tuple[tuple[str, Any], ...]
 """The name of everything that may be chosen, but the steps, with the value chosen."""
 
 Changes = tuple[Any, ...]
-"""What is assumed otherwise in a run; nothing where the tuple is empty."""
+"""Assumptions that a run changes; none where the tuple is empty."""
 
 Row = Mapping[str, Any]
 """The outcome of a run."""
@@ -64,7 +64,7 @@ class Round:
 
 @dataclass(frozen=True)
 class Goal:
-    """What is looked for, and what people call it.
+    """A quantity to optimise, and how people name it.
 
     Attributes
     ----------
@@ -113,7 +113,7 @@ class Search:
     measure
         Makes the runs; all must meet the same chance at the same seed.
     goal
-        What is looked for.
+        The quantity to optimise.
     max_runs, most_seeds
         Runs, and seeds of an alternative, at most.
     """

@@ -1,4 +1,4 @@
-"""What an outcome owes to each constant: halve every one of them, then raise it by half."""
+"""The effect of each constant on an outcome: halve it, then raise it by half."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,10 +9,10 @@ from lazsim.engine.systems import DEFAULT_SYSTEMS
 from lazsim.errors import SpecError
 from lazsim.scenario import Scenario
 from lazsim.specs import GpuSpec, HostSpec, JobSpec, NetworkSpec, RecoverySpec, StepConstants, unknown_name
+from lazsim.study.collect import collect
 from lazsim.study.notes import without_numbers
-from lazsim.study.points import run_points
 from lazsim.study.result import RunResult
-from lazsim.study.simulation import resolve_runs, simulate_scenarios
+from lazsim.study.simulation import resolve_runs, simulate_point, simulate_scenarios
 
 FACTORS = (0.5, 1.5)
 """Default factors by which each constant is multiplied."""
@@ -57,7 +57,7 @@ class Assumption(NamedTuple):
 
 @dataclass(frozen=True)
 class Change:
-    """One constant multiplied by a factor, the product, and what comes of it.
+    """One constant multiplied by a factor, the product, and its effect.
 
     Attributes
     ----------
@@ -134,7 +134,7 @@ def sensitivity(
     factors
         Factors above 0. One near 1 tells how large an effect chance alone has; see Notes.
     **options
-        Workers and progress; see `lazsim.study.collect.run_tasks`. All runs are made in this process unless it says
+        Workers and progress; see `lazsim.study.collect.collect`. All runs are made in this process unless it says
         otherwise.
 
     Raises
@@ -161,8 +161,9 @@ def sensitivity(
         Assumption(name, factor, paths[name]) for name in dict.fromkeys(constants or entering) for factor in factors
     ]
     varied = [[one.apply(scenario) for scenario in scenarios] for one in assumptions]
-    points = [(one.constant, scenario) for one, each in zip(assumptions, varied, strict=True) for scenario in each]
-    results = run_points(points, **{"num_workers": 1, **options}).results()
+    labels = [one.constant for one in assumptions for _ in scenarios]
+    points = [scenario for each in varied for scenario in each]
+    results = collect(simulate_point, points, labels=labels, **{"num_workers": 1, **options}).results()
     by_assumption = [results[start : start + len(scenarios)] for start in range(0, len(results), len(scenarios))]
     changes = [_change(*each, base) for each in zip(assumptions, varied, by_assumption, strict=True)]
     effect: dict[str, float] = {}

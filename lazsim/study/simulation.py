@@ -11,9 +11,11 @@ import msgspec
 from threadpoolctl import ThreadpoolController
 
 from lazsim import __version__
+from lazsim.engine.planner import Planner
 from lazsim.engine.simulate import SystemRun
 from lazsim.engine.systems import DEFAULT_SYSTEMS, SYSTEMS, find_system
 from lazsim.errors import LazsimError
+from lazsim.placement.plan import PlacementPlan
 from lazsim.placement.policies import policy_input
 from lazsim.routing import Routing
 from lazsim.scenario import DEFAULTS, Resolver, Scenario
@@ -22,7 +24,7 @@ from lazsim.study.checkpoint_interval import AUTO, Setting, SettingRuns, choice_
 from lazsim.study.deadline import Due, compare_purchases, parse_due
 from lazsim.study.memory import find_obstacle, require_memory
 from lazsim.study.notes import describe_runs
-from lazsim.study.result import RunResult, describe_trace
+from lazsim.study.result import RunResult, describe_trace, flat_row
 from lazsim.trace.table import Trace
 
 ALL = "all"
@@ -180,6 +182,27 @@ def run_scenario(scenario: Scenario, trace: Trace, loads: Routing, setting: Sett
     return _run(SettingRuns(scenario, [trace], loads), setting)
 
 
+def simulate_point(scenario: Scenario) -> Mapping[str, Any]:
+    """Simulate one of many scenarios: a point of a sweep, of a sensitivity study or of a search.
+
+    Returns
+    -------
+    mapping
+        ``row``, the columns of a table; ``notes``; ``states`` and ``events`` where the scenario keeps histories.
+    """
+    trace, loads = scenario.load_trace(), scenario.load_routing()
+    run = run_scenario(scenario, trace, loads)
+    nodes = {"nodes_lost": trace.nodes_lost(run.wall_s), "most_nodes": trace.most_nodes(run.wall_s)}
+    value: dict[str, Any] = {
+        "row": flat_row(run, scored=scenario.score_plans) | nodes,
+        "notes": [
+            *([choice_note(scenario)] if scenario.interval == AUTO else []),
+            *describe_runs([scenario], [run], trace, loads),
+        ],
+    }
+    return value | ({"states": run.states, "events": run.events} if scenario.history else {})
+
+
 def _run(runs: SettingRuns, setting: Setting | None = None) -> SystemRun:
     """Simulate at a setting, or else that of the scenario; refuse what does not fit where that is asked for."""
     scenario, loads, [trace] = runs.scenario, runs.loads, runs.traces
@@ -199,6 +222,21 @@ def _choose(runs: SettingRuns, interval: str | int | float | None) -> Setting:
     """Return the setting with an interval; the best one is that of other failures than those that judge it."""
     searched = runs.on(other_draws(runs.scenario)) if interval == AUTO else runs
     return searched.choose(interval)
+
+
+def plan_of(scenario: Scenario) -> PlacementPlan | None:
+    """Return the plan on all nodes that a job may use at the first rebalance; None without flexible dispatch."""
+    system, costs, trace = scenario.find_system(), scenario.costs(), scenario.load_trace()
+    if not system.is_elastic:
+        return None
+    most_nodes = scenario.spares(trace).most_in_service or trace.most_nodes(scenario.wall_s(trace))
+    num_nodes = system.usable_nodes(costs, most_nodes)
+    if not num_nodes:
+        return None
+    per_domain = costs.cluster.nodes_per_domain
+    domains = tuple(node // per_domain for node in range(num_nodes)) if system.uses_domains(costs) else None
+    planner = Planner(system, costs, scenario.load_routing())
+    return planner.plan(num_nodes, costs.job.rebalance_interval_steps, domains)
 
 
 @cache

@@ -48,7 +48,7 @@ class StepResult:
 
     @property
     def spans(self) -> list[Span]:
-        """What the queues and streams of the most frequent layer do."""
+        """The work of queues and streams in the most frequent layer."""
         return layer_timeline(self.inputs)
 
     @property

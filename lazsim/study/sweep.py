@@ -11,8 +11,8 @@ from lazsim.errors import InfeasiblePlanError, prefix_errors
 from lazsim.files import write_whole
 from lazsim.folders import refuse_foreign
 from lazsim.scenario import Resolver, Scenario
-from lazsim.study.points import run_points
-from lazsim.study.simulation import run_scenario
+from lazsim.study.collect import collect
+from lazsim.study.simulation import run_scenario, simulate_point
 from lazsim.study.store import ROWS
 from lazsim.study.sweep_result import SweepResult, describe_point, find_axes
 from lazsim.study.sweep_spec import Point, Sweep
@@ -29,7 +29,7 @@ def run_sweep(sweep: Sweep, folder: Path | None = None, **options: Any) -> Sweep
     folder
         Keeps each run as soon as it ends, and the table at the end; None keeps nothing.
     **options
-        Backend, workers and progress; see `lazsim.study.collect.run_tasks`.
+        Backend, workers and progress; see `lazsim.study.collect.collect`.
 
     Raises
     ------
@@ -41,7 +41,7 @@ def run_sweep(sweep: Sweep, folder: Path | None = None, **options: Any) -> Sweep
     points, scenarios = resolve_points(sweep)
     axes = find_axes(points)
     labels = [describe_point(point, axes) for point in points]
-    result = SweepResult.assemble(points, run_points(zip(labels, scenarios, strict=True), folder, **options))
+    result = SweepResult.assemble(points, collect(simulate_point, scenarios, folder, labels=labels, **options))
     if folder is not None:
         write_whole(folder / TABLE, result.table())
     return result

@@ -8,7 +8,7 @@ from matplotlib.ticker import NullLocator
 
 from lazsim.output.plots.style import STYLE, add_legend, looks_of, new_figure, to_files
 from lazsim.study.advice import Advice
-from lazsim.study.question import name_value
+from lazsim.study.question import name_choice
 from lazsim.units import DAY_S, HOUR_S, format_duration
 
 TICKS_S = (
@@ -39,7 +39,7 @@ def advice_figure(advice: Advice) -> dict[str, bytes]:
     ranking = advice.ranking[: MOST_BARS + 1]
     figure = new_figure(7.0, max(2.6, 1.4 + 0.2 * len(ranking)))
     curves, bars = figure.subplots(1, 2)
-    names = {choice: ", ".join(name_value(*one) for one in choice) for choice in advice.curves}
+    names = {choice: name_choice(choice) for choice in advice.curves}
     looks = looks_of(list(names.values()))
     for choice, curve in advice.curves.items():
         look, step_s = looks[names[choice]], advice.starts[choice].step_s
@@ -73,11 +73,7 @@ def advice_figure(advice: Advice) -> dict[str, bytes]:
         bars.errorbar(
             [share], [place], xerr=[[share - bounds[0]], [bounds[1] - share]], color=color, marker="o", markersize=4
         )
-    late = [" (late)" if advice.misses(one.name) else "" for one in ranking]
-    labels = [
-        ", ".join(name_value(*choice) for choice in one.name.choice) + late
-        for one, late in zip(ranking, late, strict=True)
-    ]
+    labels = [name_choice(one.name.choice) + " (late)" * advice.misses(one.name) for one in ranking]
     bars.set_yticks(range(len(ranking)), labels)
     bars.set_ylim(len(ranking) - 0.5, -0.5)
     bars.set_xlabel(f"{advice.goal.name}: % of the best")

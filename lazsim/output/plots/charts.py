@@ -1,4 +1,4 @@
-"""Charts of a table in the style of a paper: lines, bars, areas over panels, and a tornado."""
+"""Charts of a table in the style of a paper: lines, bars, and areas over panels."""
 
 from __future__ import annotations
 
@@ -32,11 +32,6 @@ LINE_LETTERS = 72
 
 MARK_LETTERS = 6
 """Room of a mark in a legend, in letters."""
-
-SEEDS = "95 % over seeds"
-
-AT_WORDS = {"x0.5": "halved", "x2": "doubled", "instead": "another input"}
-"""What the common values of a tornado mean."""
 
 
 @matplotlib.rc_context(PAPER)
@@ -181,66 +176,6 @@ def areas_figure(
         place.set_xlabel(x_label)
     axes[0, 0].set_ylabel(y_label)
     return to_files(figure)
-
-
-@matplotlib.rc_context(PAPER)
-def tornado_figure(
-    varied: pd.DataFrame, base: float, values: Sequence[str], *, label: str, interval: tuple[float, float]
-) -> dict[str, bytes]:
-    """Draw a tornado: how far an advantage moves with each assumption.
-
-    Parameters
-    ----------
-    varied
-        Columns ``assumption``, ``at`` (one of the values) and ``advantage``, assumptions in order.
-    base
-        The advantage as things stand.
-    values
-        Values that an assumption may take, such as ``x0.5``: each looks the same in every chart.
-    label
-        Name of the advantage.
-    interval
-        Its interval over seeds; not drawn where there is none.
-    """
-    names = list(dict.fromkeys(varied["assumption"]))
-    looks = dict(zip(values, LOOKS, strict=False))
-    figure = new_figure(COLUMN_INCHES, 0.9 + LINE_INCHES * len(names))
-    axes = figure.subplots()
-    for row in varied.to_dict("records"):
-        look = looks[row["at"]]
-        axes.barh(
-            names.index(row["assumption"]), row["advantage"] - base, 0.7, left=base, color=look.color,
-            hatch=look.hatch, edgecolor="white", linewidth=0, label=AT_WORDS.get(row["at"], row["at"]), alpha=0.9,
-        )  # fmt: skip
-    if np.isfinite(interval).all():
-        axes.axvspan(*interval, color="0.88", zorder=0, label=SEEDS, linewidth=0)
-    axes.axvline(base, color="black", linewidth=0.8)
-    axes.axvline(1.0, color="black", linewidth=0.6, linestyle=":")
-    axes.set_yticks(range(len(names)), [_in_words(name) for name in names])
-    axes.set_ylim(len(names) - 0.4, -0.6)
-    axes.grid(visible=False, axis="y")
-    figure.supxlabel(label, fontsize=7)
-    handles, labels = axes.get_legend_handles_labels()
-    by_label = dict(zip(labels, handles, strict=True))
-    unique = {value: by_label[value] for value in (*AT_WORDS.values(), *values, SEEDS) if value in by_label}
-    figure.legend(unique.values(), unique.keys(), loc="outside upper center", ncols=2)
-    return to_files(figure)
-
-
-def _in_words(assumption: str) -> str:
-    """Name an assumption by the words of its field, and the part of a scenario that has it.
-
-    Examples
-    --------
-    >>> _in_words("cluster.network.all_reduce_efficiency"), _in_words("recorded trace")
-    ('all reduce efficiency (cluster)', 'recorded trace')
-    >>> _in_words("cluster.network.local_bytes_per_s")
-    'local rate (cluster)'
-    """
-    part, dot, path = assumption.partition(".")
-    field = path.removeprefix("network.").removeprefix("recovery.").removeprefix("host.").replace(".", " of ")
-    words = field.replace("_", " ").replace("bytes per s", "rate").removesuffix(" s")
-    return f"{words} ({part})" if dot else assumption
 
 
 def stack_shares(axes: Axes, places: Any, shares: Any) -> None:

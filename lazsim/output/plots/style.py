@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lazsim.engine.systems import SYSTEMS
@@ -142,3 +142,14 @@ def to_files(figure: Figure, file_types: Sequence[str] = tuple(NO_STAMPS), *, ti
         figure.savefig(stream, format=file_type, metadata=NO_STAMPS[file_type], dpi=DOTS_PER_INCH, bbox_inches=box)
         files[file_type] = stream.getvalue()
     return files
+
+
+def name_pictures(name: str, pictures: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Return a picture's files by their names.
+
+    Examples
+    --------
+    >>> name_pictures("trace", {"png": b"...", "pdf": b"..."})
+    {'trace.png': b'...', 'trace.pdf': b'...'}
+    """
+    return {f"{name}.{file_type}": content for file_type, content in pictures.items()}
