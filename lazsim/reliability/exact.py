@@ -6,13 +6,12 @@ its own, in the way that is cheapest for it. Axes: M failure sets, N nodes, n no
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
 from lazsim.placement.plan import Bools, Floats, Ints
-from lazsim.reliability.diagram import build_diagram
-from lazsim.reliability.lattice import build_lattice
+from lazsim.reliability.diagram import Diagram, build_diagram
+from lazsim.reliability.lattice import Lattice, build_lattice
 
 SMALL_LATTICE_NODES = 20
 MAX_LATTICE_NODES = 28
@@ -20,16 +19,6 @@ MAX_LATTICE_NODES = 28
 
 MAX_WORK = 1e9
 """Operations on a diagram before giving up: about a tenth of a second."""
-
-
-class Component(Protocol):
-    """Failure sets on some nodes, solved."""
-
-    def survival_by_count(self) -> Floats:
-        """Return the share of the subsets of each size 0..n that are survived, shape (n + 1,)."""
-
-    def survival_prob(self, fail_prob_n: Floats) -> float:
-        """Return the probability that all experts survive when nodes fail independently."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +34,10 @@ class SingleSet:
     def survival_prob(self, fail_prob_n: Floats) -> float:
         """Return the probability that all experts survive when nodes fail independently."""
         return float(1 - fail_prob_n.prod())
+
+
+Component = SingleSet | Lattice | Diagram
+"""Failure sets on some nodes, solved."""
 
 
 def survival_by_count(sets_MN: Bools, max_work: float = MAX_WORK) -> Floats | None:

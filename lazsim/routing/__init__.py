@@ -1,10 +1,10 @@
 """Expert loads by step and layer: tokens that the gate routes to each expert."""
 
 from lazsim.routing.fit import fit_routing
-from lazsim.routing.generator import GeneratedRouting, RoutingSpec
+from lazsim.routing.generator import GeneratedRouting, Routing, RoutingSpec
 from lazsim.routing.loading import load_routing
 from lazsim.routing.readers import read_routing
-from lazsim.routing.table import RecordedRouting, Routing, top_experts
+from lazsim.routing.table import RecordedRouting, top_experts
 
 __all__ = [
     "GeneratedRouting",

@@ -16,7 +16,7 @@ from lazsim.blocks import CACHED_ELEMENTS
 from lazsim.errors import RoutingFormatError
 from lazsim.limits import MAX_PLAN_CELLS, MAX_STRETCHES
 from lazsim.loads import FINEST
-from lazsim.routing.table import Floats, Ints
+from lazsim.routing.table import Floats, Ints, RecordedRouting
 from lazsim.specs import Spec
 from lazsim.specs.record import Count, Factor, NumExperts, Share
 
@@ -193,6 +193,10 @@ class GeneratedRouting:
         load *= FINEST / load.sum(axis=2, keepdims=True)
         tokens: Ints = np.rint(load).astype(np.int64)
         return tokens
+
+
+Routing = RecordedRouting | GeneratedRouting
+"""Loads of every layer's experts at any step; the same step always has the same loads."""
 
 
 def _quantiles(spec: RoutingSpec, num_experts: int) -> Floats:

@@ -1,4 +1,4 @@
-"""Expert loads over training: the interface of all sources, and recorded loads.
+"""Recorded expert loads.
 
 Axes: B requested steps, S recorded steps, L layers, E experts.
 """
@@ -6,7 +6,6 @@ Axes: B requested steps, S recorded steps, L layers, E experts.
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,44 +17,6 @@ from lazsim.loads import whole_loads
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
-
-
-class Routing(Protocol):
-    """Loads of every layer's experts at any step."""
-
-    @property
-    def name(self) -> str:
-        """Source of the loads."""
-
-    @property
-    def sha256(self) -> str:
-        """Hash of the source."""
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Assumptions and repairs, a line each."""
-
-    @property
-    def num_layers(self) -> int:
-        """Layers."""
-
-    @property
-    def num_experts(self) -> int:
-        """Experts of a layer."""
-
-    @property
-    def interval_steps(self) -> int:
-        """Steps for which loads stay the same: the median, where distances differ."""
-
-    @property
-    def last_step(self) -> int | None:
-        """Last known step, after which loads stay the same; none where loads never end."""
-
-    def loads(self, steps: Sequence[int] | Ints) -> Ints:
-        """Return the tokens of each expert at each of the steps, shape (B, L, E).
-
-        Only ratios within a layer matter. The same step always has the same loads.
-        """
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +72,7 @@ class RecordedRouting:
         return int(self.steps[-1]) if len(self.steps) > 1 else None
 
     def loads(self, steps: Sequence[int] | Ints) -> Ints:
-        """Return the tokens of each expert at each of the steps, shape (B, L, E)."""
+        """Return the tokens of each expert at each of the steps, shape (B, L, E); only ratios within a layer matter."""
         rows = np.searchsorted(self.steps, np.asarray(steps), side="right") - 1
         return self.tokens_SLE[np.maximum(rows, 0)]
 

@@ -11,7 +11,7 @@ from lazsim.specs import describe_spec
 from lazsim.tables import HEAD_LINES, Table, read_table
 from lazsim.trace.clock import Clock, is_date, is_number, split_unit
 from lazsim.trace.mapped import event_kind, find_column, is_header, open_table, read_mapped
-from lazsim.trace.mapping import NO_MAPPING, OPTIONAL, Columns, TraceMapping, load_mapping
+from lazsim.trace.mapping import NO_MAPPING, OPTIONAL, SHAPES, Columns, TraceMapping, load_mapping
 from lazsim.trace.source import HEAD_CHARS, Reader
 
 NAMES = {
@@ -30,9 +30,7 @@ NAMES = {
 _ROLES = {name: role for role, names in NAMES.items() for name in names.split()}
 
 KINDS = {"time": ("number", "date", "text"), "count": ("number",), "event": ("word",)}
-"""What may stand in the columns of a role; dates in other forms than ISO's are texts."""
-
-SHAPES = (("node", "start", "end"), ("time", "event", "node"), ("time", "count"))
+"""Kinds of content that columns of a role may have; dates in other forms than ISO's are texts."""
 
 
 def mapping_reader(name: str) -> Reader:

@@ -22,6 +22,9 @@ Column = str | Count | tuple[str | Count, ...]
 UNITS_S = {"ns": 1e-9, "us": 1e-6, **DURATIONS_S}
 """Seconds of the units that numbers may be times in."""
 
+SHAPES = (("time", "count"), ("time", "event", "node"), ("node", "start", "end"))
+"""Roles of the columns that a table must have: live counts, events or outages."""
+
 OPTIONAL = ("cluster", "cluster_nodes")
 """Roles of columns that count only where the table has them."""
 
@@ -54,9 +57,8 @@ class Columns(Spec, frozen=True, kw_only=True):
     cluster_nodes: Column | None = None
 
     def __post_init__(self) -> None:
-        shapes = (("time", "count"), ("time", "event", "node"), ("node", "start", "end"))
-        if set(self.given()) - set(OPTIONAL) not in map(set, shapes):
-            raise ValueError(f"name the columns of one shape: {'; '.join(', '.join(shape) for shape in shapes)}")
+        if set(self.given()) - set(OPTIONAL) not in map(set, SHAPES):
+            raise ValueError(f"name the columns of one shape: {'; '.join(', '.join(shape) for shape in SHAPES)}")
 
     def given(self) -> dict[str, tuple[str | int, ...]]:
         """Return the columns whose texts are joined, by role, of the roles that are given."""
