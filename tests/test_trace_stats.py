@@ -3,8 +3,8 @@ import math
 import numpy as np
 import pytest
 
+from lazsim.output.trace import mean_alive, sparkline
 from lazsim.trace import Event, build_trace, read_trace, trace_stats
-from lazsim.trace.stats import mean_alive, sparkline
 
 
 def add(time_s, *nodes):

@@ -1,4 +1,4 @@
-"""What several commands share: option types with units, notes, JSON."""
+"""Parts that several commands share: option types with units, notes, JSON."""
 
 import math
 import shlex
@@ -43,7 +43,7 @@ class Duration(click.ParamType):  # type: ignore[type-arg]  # not generic before
 
 
 class OutPath(click.Path):
-    """An option that takes where to write; an empty one, as of an unset variable, would be the current folder.
+    """An option that takes a place to write to; an empty text, as of an unset variable, is refused.
 
     A file is refused before any work where it cannot be written, or its name has none of the `suffixes`; ``-`` is
     stdout where that is allowed.
@@ -131,6 +131,11 @@ layers_from_option = click.option(
 seed_option = click.option("--seed", type=WHOLE, default=0, show_default=True, help="Seed of every draw.")
 
 
+def out_option(text: str, *names: str) -> Callable[[Any], Any]:
+    """Return the option of a folder for files of these names; see `OutFolder`."""
+    return click.option("--out", type=OutFolder(*names), metavar="DIR", help=text)
+
+
 def options(*decorators: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Return one decorator that adds several options, in the order given."""
 
@@ -143,7 +148,7 @@ def options(*decorators: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 def options_of(command: click.Command, without: Collection[str]) -> list[click.Parameter]:
-    """Return the options of a command that another one has, too: all but those of some names."""
+    """Return the options of a command, but those of some names, for another command."""
     return [option for option in command.params if option.name not in without]
 
 
@@ -208,7 +213,7 @@ def progress_bar(num_done: int, num_total: int, doing: str = "runs") -> Iterator
 
 
 def progress(items: Iterable[ItemT], doing: str = "simulating") -> Iterable[ItemT]:
-    """Go through items behind such a bar."""
+    """Yield items behind a progress bar."""
     items = list(items)
     with progress_bar(0, len(items), doing) as advance:
         for item in items:

@@ -13,10 +13,10 @@ from lazsim.cli.common import (
     OUT_PATH,
     WORKERS,
     Number,
-    OutFolder,
     json_option,
     note,
     options,
+    out_option,
     seed_option,
     show,
     tell_notes,
@@ -158,12 +158,7 @@ def write_routing(path: Path | None, routing: Any) -> None:
     metavar="HOST:PORT",
     help="Lead --nodes workers that are started elsewhere, with LAZSIM_LIVE_SECRET; see docs/guides/live.md.",
 )
-@click.option(
-    "--out",
-    type=OutFolder("live.json", "steps.csv", "live.png", "live.pdf"),
-    metavar="DIR",
-    help="Write the record, every step and a picture there.",
-)
+@out_option("Write the record, every step and a picture there.", "live.json", "steps.csv", "live.png", "live.pdf")
 @json_option
 def command(
     steps: int | None,

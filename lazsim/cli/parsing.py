@@ -115,7 +115,7 @@ def parse_loads(field: str, text: str) -> str | list[float]:
 
 
 class Parsed(click.ParamType):  # type: ignore[type-arg]  # not generic before click 8.4
-    """An option that takes such a list."""
+    """An option whose text one of these functions reads."""
 
     name = "text"
 

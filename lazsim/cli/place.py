@@ -16,9 +16,9 @@ from lazsim.cli.common import (
     SLOTS,
     WHOLE,
     Number,
-    OutFolder,
     json_option,
     options,
+    out_option,
     seed_option,
     show,
 )
@@ -95,10 +95,7 @@ planning_options = options(
 )
 @click.option("--gpu", metavar="NAME|TOML", help="GPU whose memory must hold that; needs --model.")
 @click.option("--layer", type=LAYER, help="The layer to show; default: each plan's most endangered.")
-@click.option(
-    "--out", type=OutFolder("place.json", "placement.png", "placement.pdf"), metavar="DIR",
-    help="Write the plans and a picture to this folder.",
-)  # fmt: skip
+@out_option("Write the plans and a picture to this folder.", "place.json", "placement.png", "placement.pdf")
 @json_option
 def command(
     policies: tuple[str, ...],

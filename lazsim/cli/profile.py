@@ -18,10 +18,10 @@ from lazsim.cli.common import (
     WHOLE,
     WORKERS,
     Number,
-    OutFolder,
     json_option,
     note,
     options,
+    out_option,
     progress,
     seed_option,
     show,
@@ -133,9 +133,7 @@ def _require_torch() -> None:
 @command.command("show")
 @click.argument("file", metavar="FILE|NAME")
 @catalog_model_option
-@click.option(
-    "--out", type=OutFolder("profile.png", "profile.pdf"), metavar="DIR", help="Draw profile.png and .pdf there."
-)
+@out_option("Draw profile.png and .pdf there.", "profile.png", "profile.pdf")
 @json_option
 def show_command(file: str, model: str, out: Path | None, as_json: bool) -> None:
     """Show times, conditions and shares of the device's peaks; --out draws times and roofline.
@@ -219,7 +217,7 @@ def import_command(path: str, gpu: str | None, stand_ins: tuple[str, ...], out: 
 
     PATH is a folder of CSV files (gemm.csv, attention_prefill.csv, nccl_single_node.csv, ...), one such file, or the
     text that a program of nccl-tests prints. lazsim step uses the tables where a GPU's TOML file has kernels =
-    "FILE.csv". What was left out, filled in or repaired is told. docs/guides/steps.md lists the files.
+    "FILE.csv". Notes say what was left out, filled in or repaired. docs/guides/steps.md lists the files.
     """
     from lazsim.output.profile import tables_check_parts
     from lazsim.stepmodel.import_tables import import_tables, parse_stand_ins
@@ -252,12 +250,7 @@ def import_command(path: str, gpu: str | None, stand_ins: tuple[str, ...], out: 
     multiple=True,
     help="Times its even share that one expert draws; repeats. Default: 1, 2, 4, ... up to all.",
 )
-@click.option(
-    "--out",
-    type=OutFolder("skew.json", "skew.png", "skew.pdf"),
-    metavar="DIR",
-    help="Keep skew.json and skew.png and .pdf there.",
-)
+@out_option("Keep skew.json and skew.png and .pdf there.", "skew.json", "skew.png", "skew.pdf")
 @json_option
 def skew(out: Path | None, as_json: bool, **settings: Any) -> None:
     """Measure the cost of a layer as one expert draws more of the tokens, and the share that allocation wins back.
@@ -284,7 +277,7 @@ def skew(out: Path | None, as_json: bool, **settings: Any) -> None:
 @click.option("--layers", type=LAYERS, default=2, show_default=True, help="Layers to measure, from the first.")
 @click.option("--tokens", type=COUNT, help="Tokens of each rank; default: as the job has them.")
 @click.option("--tolerance", type=Number(min=0), help="Exit with 1 when a layer's relative error is larger.")
-@click.option("--out", type=OutFolder("ranks.json"), metavar="DIR", help="Keep ranks.json there.")
+@out_option("Keep ranks.json there.", "ranks.json")
 @json_option
 def ranks(tolerance: float | None, out: Path | None, as_json: bool, **settings: Any) -> int:
     """Measure the work of every rank of a plan, on one device in turn, and compare it with the prediction.

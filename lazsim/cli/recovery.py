@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from lazsim.cli.common import REPORT, OutFolder, json_option, show
+from lazsim.cli.common import REPORT, json_option, out_option, show
 from lazsim.cli.parsing import Parsed, parse_probs, parse_spans
 from lazsim.cli.place import planning_options
 
@@ -39,12 +39,7 @@ PICTURES = tuple(f"{name}.{kind}" for name in ("recovery", "failure-sets", "plac
     help="Also let as many nodes fail as fail at once in a trace; lazsim trace convert makes one of tables that need "
     "options to read.",
 )
-@click.option(
-    "--out",
-    type=OutFolder("recovery.json", REPORT, *PICTURES),
-    metavar="DIR",
-    help="Write the numbers, pictures and a report there.",
-)
+@out_option("Write the numbers, pictures and a report there.", "recovery.json", REPORT, *PICTURES)
 @json_option
 def command(
     policies: tuple[str, ...],

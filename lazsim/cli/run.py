@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from lazsim.cli.common import DURATION, OutFolder, json_option, layers_from_option, progress, seed_option, show
+from lazsim.cli.common import DURATION, json_option, layers_from_option, out_option, progress, seed_option, show
 from lazsim.cli.replay import max_nodes_option, replay_options
 from lazsim.limits import MAX_NODES
 
@@ -110,12 +110,7 @@ RUN_FILES = (
 )
 @click.option("--extrapolate", is_flag=True, help="Use analytic times beyond the sizes of the profile.")
 @seed_option
-@click.option(
-    "--out",
-    type=OutFolder(*RUN_FILES),
-    metavar="DIR",
-    help="Write tables, plots and inputs to this folder, in place of an earlier run's.",
-)
+@out_option("Write tables, plots and inputs to this folder, in place of an earlier run's.", *RUN_FILES)
 @json_option
 def command(
     systems: tuple[str, ...], placements: tuple[str, ...], out: Path | None, as_json: bool, **settings: Any

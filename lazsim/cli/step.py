@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from lazsim.cli.common import COUNT, OutFolder, json_option, show
+from lazsim.cli.common import COUNT, json_option, out_option, show
 
 
 @click.command()
@@ -20,12 +20,7 @@ from lazsim.cli.common import COUNT, OutFolder, json_option, show
 )
 @click.option("--gpus", type=COUNT, help="GPUs of the job; default: all of the cluster.")
 @click.option("--search", "searches", is_flag=True, help="Find the fastest layouts that fit into memory.")
-@click.option(
-    "--out",
-    type=OutFolder("step.json", "step.png", "step.pdf"),
-    metavar="DIR",
-    help="Write step.json, step.png and step.pdf to this folder.",
-)
+@out_option("Write step.json, step.png and step.pdf to this folder.", "step.json", "step.png", "step.pdf")
 @json_option
 def command(
     model: str,

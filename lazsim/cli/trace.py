@@ -27,7 +27,7 @@ from lazsim.cli.common import (
 from lazsim.cli.replay import max_nodes_option, read_stretch, replay_options
 from lazsim.trace import load_recipe, trace_bytes, trace_stats
 from lazsim.trace.fetch import BASE_URL, BASE_URL_VARIABLE
-from lazsim.trace.stats import rate_note, sparkline
+from lazsim.trace.stats import rate_note
 from lazsim.units import format_duration
 
 WRITERS = {"lazsim": trace_bytes}
@@ -47,7 +47,7 @@ def command() -> None:
 @json_option
 def info(as_json: bool, **reading: Any) -> None:
     """Print the statistics of FILE, and a sparkline of its nodes over time."""
-    from lazsim.output.trace import trace_parts
+    from lazsim.output.trace import sparkline, trace_parts
 
     trace = read_stretch(**reading)
     stats = trace_stats(trace)

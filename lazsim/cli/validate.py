@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lazsim.cli.common import REPORT, Number, OutFolder, json_option, note, show
+from lazsim.cli.common import REPORT, Number, json_option, note, out_option, show
 from lazsim.cli.live import build_spec, job_option, live_options, load_live_trace, require_torch, write_routing
 from lazsim.cli.progress import live_progress
 
@@ -27,12 +27,7 @@ DEFAULT_TOLERANCE = 0.5
     show_default=True,
     help="Exit with 1 when the relative error of a judged row is larger.",
 )
-@click.option(
-    "--out",
-    type=OutFolder("validate.json", "validate.png", "validate.pdf", REPORT),
-    metavar="DIR",
-    help="Write the report and a picture there.",
-)
+@out_option("Write the report and a picture there.", "validate.json", "validate.png", "validate.pdf", REPORT)
 @json_option
 def command(tolerance: float, record_routing: Path | None, out: Path | None, as_json: bool, **settings: Any) -> int:
     """Train a small MoE for real under real kills, forecast the same run, and print measured against predicted.

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from lazsim.cli.common import Number, OutFolder, json_option, progress, show
+from lazsim.cli.common import Number, json_option, out_option, progress, show
 
 
 @click.command()
@@ -24,11 +24,8 @@ from lazsim.cli.common import Number, OutFolder, json_option, progress, show
     type=Number(min=0),
     help="Exit with 1 where the median error of runs, as a share, is larger, or an outcome is out of its own range.",
 )
-@click.option(
-    "--out",
-    type=OutFolder("verify.csv", "verify.json", "verify.png", "verify.pdf"),
-    metavar="DIR",
-    help="Write verify.csv, verify.json and a scatter plot there.",
+@out_option(
+    "Write verify.csv, verify.json and a scatter plot there.", "verify.csv", "verify.json", "verify.png", "verify.pdf"
 )
 @json_option
 def command(only: str, paths: tuple[str, ...], tolerance: float | None, out: Path | None, as_json: bool) -> int:

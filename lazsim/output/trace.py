@@ -5,8 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
+
 from lazsim.output.table import Column, Part, Table, facts, key, terminal_width
-from lazsim.trace.stats import TraceStats, sparkline
+from lazsim.trace.stats import TraceStats
 from lazsim.trace.table import Trace
 from lazsim.units import HOUR_S, format_duration
 
@@ -15,12 +18,49 @@ if TYPE_CHECKING:
 
 MAX_SPARKLINE = 76
 
+BARS = "▁▂▃▄▅▆▇█"
+
 
 def trace_parts(trace: Trace, stats: TraceStats, width: int | None = None) -> Iterator[Part]:
     """Show the statistics of a trace, and a sparkline of its nodes over time."""
     yield facts(_stats_rows(stats), f"{Path(trace.name).name} ({trace.format})")
     line = sparkline(trace, min(MAX_SPARKLINE, width or terminal_width()))
     yield f"nodes alive, 0 to {stats.peak_nodes}, over {format_duration(stats.span_s)}:\n{line}"
+
+
+def mean_alive(trace: Trace, num_bins: int) -> npt.NDArray[np.float64]:
+    """Average the nodes alive over equal stretches of the trace.
+
+    Returns
+    -------
+    ndarray, shape (num_bins,)
+        Nodes; zeros for a trace of no duration.
+    """
+    times, counts = trace.num_alive()
+    if trace.duration_s <= 0:
+        return np.zeros(num_bins)
+    ends = np.append(times, trace.duration_s)
+    integral = np.concatenate([[0.0], np.cumsum(counts * np.diff(ends))])
+    edges = np.linspace(0.0, trace.duration_s, num_bins + 1)
+    means: npt.NDArray[np.float64] = np.diff(np.interp(edges, ends, integral)) / np.diff(edges)
+    return means
+
+
+def sparkline(trace: Trace, width: int = 60) -> str:
+    """Draw the nodes alive over time in one line of text, from 0 (a blank) to the peak.
+
+    Examples
+    --------
+    >>> from lazsim.trace.table import Event, build_trace
+    >>> events = [Event(0.0, "add", "a"), Event(60.0, "add", "b"), Event(120.0, "remove", "a")]
+    >>> trace = build_trace(events, duration_s=180.0)
+    >>> sparkline(trace, width=6)
+    '▄▄██▄▄'
+    """
+    alive = mean_alive(trace, width)
+    peak = max(1, trace.most_nodes())
+    levels = np.ceil(alive / peak * len(BARS) - 1e-9).astype(int)
+    return "".join(" " if level <= 0 else BARS[min(level, len(BARS)) - 1] for level in levels.tolist())
 
 
 def fit_table(trace: Trace, frame: "pd.DataFrame", num_generated: int) -> Table:

@@ -4,15 +4,12 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from lazsim.trace.table import Trace
 from lazsim.units import HOUR_S, format_duration
 
 MOST_LOSSES_PER_NODE_HOUR = 60.0
 """A faster rate is taken for a mistake of units (assumption); spot nodes are lost 0.06 to 0.6 times an hour each."""
-
-BARS = "▁▂▃▄▅▆▇█"
 
 
 @dataclass(frozen=True)
@@ -137,38 +134,3 @@ def rate_note(stats: TraceStats) -> tuple[str, ...]:
 
 def _ratio(part: float, whole: float) -> float:
     return part / whole if whole else math.nan
-
-
-def mean_alive(trace: Trace, num_bins: int) -> npt.NDArray[np.float64]:
-    """Average the nodes alive over equal stretches of the trace.
-
-    Returns
-    -------
-    ndarray, shape (num_bins,)
-        Nodes; zeros for a trace of no duration.
-    """
-    times, counts = trace.num_alive()
-    if trace.duration_s <= 0:
-        return np.zeros(num_bins)
-    ends = np.append(times, trace.duration_s)
-    integral = np.concatenate([[0.0], np.cumsum(counts * np.diff(ends))])
-    edges = np.linspace(0.0, trace.duration_s, num_bins + 1)
-    means: npt.NDArray[np.float64] = np.diff(np.interp(edges, ends, integral)) / np.diff(edges)
-    return means
-
-
-def sparkline(trace: Trace, width: int = 60) -> str:
-    """Draw the nodes alive over time in one line of text, from 0 (a blank) to the peak.
-
-    Examples
-    --------
-    >>> from lazsim.trace.table import Event, build_trace
-    >>> events = [Event(0.0, "add", "a"), Event(60.0, "add", "b"), Event(120.0, "remove", "a")]
-    >>> trace = build_trace(events, duration_s=180.0)
-    >>> sparkline(trace, width=6)
-    '▄▄██▄▄'
-    """
-    alive = mean_alive(trace, width)
-    peak = max(1, trace.most_nodes())
-    levels = np.ceil(alive / peak * len(BARS) - 1e-9).astype(int)
-    return "".join(" " if level <= 0 else BARS[min(level, len(BARS)) - 1] for level in levels.tolist())
