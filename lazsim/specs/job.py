@@ -25,7 +25,7 @@ class JobSpec(Spec, frozen=True, kw_only=True):
         Waiting time in which new nodes gather before they join together.
     regrouped_joins : str
         How new nodes join the fault-tolerant variants of plain expert parallelism (``ds-ft``, ``tutel-ft``,
-        ``dropless-ft``): ``reconfigure``, or a checkpoint and a ``restart``. Which was published is not said.
+        ``dropless-ft``): ``reconfigure``, or a checkpoint and a ``restart``. The publication does not say which.
     checkpoint_interval_steps : mapping
         Steps between checkpoints by system, 0 where it makes none; Young's interval for a system that is not named.
     activation_passes : float

@@ -11,7 +11,7 @@ Curve = tuple[tuple[Quantity, Quantity], ...]
 
 
 class StepConstants(Spec, frozen=True, kw_only=True):
-    """What a training step costs beside the kernels of the tables.
+    """Costs of a training step beside the kernels of the tables.
 
     ``lazsim/catalog/steps/training.toml`` explains each constant and gives its source. `measured_over_predicted` is the
     range of nineteen of twenty measured runs, by what their graphs replay.

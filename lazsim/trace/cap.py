@@ -112,7 +112,7 @@ def cap_trace(trace: Trace, max_nodes: int, rule: str, rng: np.random.Generator)
         lost ones at once. ``members`` are nodes that the job was granted: they are replaced by nodes that come later,
         never by those that were there before and were turned away. ``first`` follows the first names of the trace only.
     rng
-        Draws the visible nodes that are hidden (``offset``), and who of those that come at one instant become members.
+        Draws the visible nodes that are hidden (``offset``), and the new members among nodes that come at one instant.
 
     Returns
     -------

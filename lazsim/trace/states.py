@@ -16,7 +16,7 @@ OPTIONS = ("time_zone", "cluster_nodes")
 
 
 class StateLog:
-    """What is known of the nodes at dates of a log; the trace begins with the first of them and ends with the last.
+    """The states of nodes at the dates of a log; the trace begins with the first date and ends with the last.
 
     Attributes
     ----------

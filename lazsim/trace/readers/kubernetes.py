@@ -15,7 +15,7 @@ REASONS: dict[str, tuple[Kind, ...]] = {
     "DeletingNode": ("remove",),
     "Rebooted": ("remove", "add"),
 }
-"""What events say of their node."""
+"""Changes of a node by the reason of its event."""
 REGISTERED = "RegisteredNode"
 """A controller that starts says so of all nodes: it brings back only those that were deleted before."""
 DELETED = ("RemovingNode", "DeletingNode")
