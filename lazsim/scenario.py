@@ -5,6 +5,8 @@ overrides, and a sensitivity study replaces one field at a time.
 """
 
 import functools
+import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -566,6 +568,9 @@ class Resolver:
         else:
             self._refuse_changes("trace", name, changes)
             path = paths["trace"] = self._file("trace", name)
+            if re.fullmatch(r"[\w -]*", name) and name != STDIN and not os.path.exists(path):
+                known = self._once(catalog_names, "traces")
+                raise SpecError(f"{self._where}`trace`: {unknown_name('trace', name, known, 'a file of node events')}")
             source = TraceInput(name=Path(name).name, **cut)
         with prefix_errors(f"{self._where}`trace`"):
             # One check stands for all seeds.
@@ -585,7 +590,10 @@ class Resolver:
         source = RoutingInput(
             name=Path(name).name, seed=seed, num_layers=layers, num_experts=experts, **reading
         )  # fmt: skip
-        if name.endswith(".toml") or name in self._once(catalog_names, "routing"):
+        is_generator = name.endswith(".toml") or name in self._once(catalog_names, "routing")
+        if source.layers_from and (is_generator or name == "uniform"):
+            raise SpecError(f"{self._where}`layers_from`: {name} has MoE layers alone; leave it out")
+        if is_generator:
             generator, hashes["routing"] = self._spec(RoutingSpec, "routing", name, changes)
             return msgspec.structs.replace(source, generator=generator)
         self._refuse_changes("routing", name, changes)

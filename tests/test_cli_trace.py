@@ -102,7 +102,7 @@ def test_generate_changes_fields_of_a_recipe(lazsim):
     [
         (("--nodes", 4), "give --node-mtbf and --repair"),
         (("spot-p3-like", "--shape", 2), "--shape: spot-p3-like is a recipe without it"),
-        (("meta-rsc-1", "--shape", -3), "--shape: Expected float >= 0.2"),
+        (("meta-rsc-1", "--shape", -3), "'--shape': -3.0 is not in the range x>0"),
         (
             ("meta-rsc-1", "--batch-share", 0.3),
             "need --batch-share with --domains, with nodes_per",

@@ -206,8 +206,8 @@ def test_a_step_runs_on_tables_of_its_own_in_the_current_folder(tmp_path, lazsim
     (tmp_path / "small.csv").write_text(HEAD + "\n".join(rows))
     code, _, error = step("cluster.toml")
     assert code == 2
-    assert "unknown kernel" in error
-    assert "in the tables of small.csv" in error
+    assert "no times of " in error
+    assert "in the tables of small.csv; take a GPU measured with it, or add its times by lazsim profile import" in error
 
 
 @pytest.mark.parametrize(

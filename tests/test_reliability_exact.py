@@ -1,5 +1,6 @@
 import itertools
 import math
+import time
 from fractions import Fraction
 
 import numpy as np
@@ -181,6 +182,16 @@ def test_a_domain_fails_with_all_its_nodes(holds_LEN, data):
             for failed in itertools.combinations(names, k)
         ]
         assert by_domain[k] == pytest.approx(sum(outcomes) / len(outcomes))
+
+
+def test_a_diagram_of_more_nodes_than_can_be_put_in_order_is_given_up_at_once():
+    # A chain of pairs has one state or two at each node, so that only the order of its nodes takes long.
+    for num_nodes, is_built in ((100, True), (1 << 12, False)):
+        chain = np.eye(num_nodes - 1, num_nodes, dtype=bool)
+        chain |= np.roll(chain, 1, axis=1)
+        start = time.process_time()
+        assert (build_diagram(chain, max_work=1e12) is not None) == is_built
+        assert time.process_time() - start < 2
 
 
 def test_a_diagram_that_takes_too_much_work_is_given_up():

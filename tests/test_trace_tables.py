@@ -129,6 +129,8 @@ def test_table_of_any_form_is_read_alike(write, form):
         (zipped("a.csv", "b.csv"), "an archive of 2 files"),
         (b"PAR1 and no more", "not valid Parquet"),
         ("once upon a time\nthere was a trace\n", "known formats"),
+        ("time,event,node\n", "no row follows the header (time, event, node)"),
+        ("time,event,node\n0,add,a\n9,remove,caf\xe9\n".encode("latin-1"), "line 3: not in UTF-8; save it as UTF-8"),
         ("zone,count\na,5\n", "its columns (zone, count) do not tell which nodes come and go; give `columns`"),
         (json_lines(COUNTS) + "\n{", "line 4: not valid JSON"),
         (COUNTS + "2025-03-01 00:15:00\n", "line 5: 1 columns are too few"),

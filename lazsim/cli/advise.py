@@ -40,7 +40,7 @@ SPANS = Parsed(parse_spans)
 )
 @click.option("--node-mtbf", "mtbf_s", type=DURATION, help="Mean time between the failures of a node, as 50d.")
 @click.option("--repair", "repair_s", type=DURATION, help="Mean time until a node is back, as 4h.")
-@click.option("--shape", type=Number(), help="Of the Weibull law of failures; default 1, memoryless.")
+@click.option("--shape", type=Number(0, min_open=True), help="Of the Weibull law of failures; default 1, memoryless.")
 @click.option(
     "--batch-share",
     type=Number(0, 1),
@@ -59,7 +59,7 @@ SPANS = Parsed(parse_spans)
 )
 @click.option(
     "--in-time-prob",
-    type=Number(),
+    type=Number(0.5, 1, max_open=True),
     default=0.9,
     show_default=True,
     help="Probability with which a setting must end the work by the deadline.",

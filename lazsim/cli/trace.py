@@ -74,10 +74,12 @@ mtbf_options = options(
     click.option("--node-mtbf", "mtbf_s", type=DURATION, help="Mean time between the failures of a node, as 50d."),
     click.option("--repair", "repair_s", type=DURATION, help="Mean time until a node is back, as 4h."),
     click.option(
-        "--shape", type=Number(), help="Of the Weibull law of failures: below 1, nodes that come back fail again soon."
+        "--shape",
+        type=Number(0, min_open=True),
+        help="Of the Weibull law of failures: below 1, nodes that come back fail again soon.",
     ),
     click.option("--new-nodes", is_flag=True, default=None, help="All nodes are new: infant failures come first."),
-    click.option("--repair-sigma", type=Number(), help="Spread of a log-normal repair time; default: exponential."),
+    click.option("--repair-sigma", type=Number(0), help="Spread of a log-normal repair time; default: exponential."),
     click.option(
         "--batch-share", type=Number(0, 1), help="Share of a node's failures that take a batch of nodes with it."
     ),

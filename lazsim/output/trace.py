@@ -75,8 +75,8 @@ def _stats_rows(stats: TraceStats) -> Iterator[tuple[str, str]]:
     yield "span", format_duration(stats.span_s)
     yield "distinct nodes", f"{stats.num_nodes}"
     yield "nodes alive", f"{mean} mean, {stats.min_nodes} to {stats.peak_nodes}, {stats.initial_nodes} at the start"
-    yield "node-hours", f"{stats.node_hours:,.0f}"
-    yield "losses", f"{stats.num_losses:,} times, {stats.num_removals:,} nodes in all"
+    yield "node-hours", f"{stats.node_hours:,.0f}" if stats.node_hours >= 100 else f"{stats.node_hours:.3g}"
+    yield "losses", f"{stats.num_losses:,}, of {stats.num_removals:,} nodes in all"
     yield "a node is lost", _loss_rate(per_hour)
     yield "nodes per loss", f"{_known(stats.loss_size_mean, '.3g')} mean, {stats.loss_size_max} at most"
     yield "losses that take all", _known(stats.take_all_share, ".1%")

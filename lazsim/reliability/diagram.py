@@ -16,6 +16,9 @@ LOST = -1
 MAX_STATES = 1 << 17
 """States of one node: bounds memory to some hundred MiB."""
 
+MAX_NODES = 1 << 11
+"""Nodes to put in order: eigenvectors of this number take seconds, and their time grows with its cube."""
+
 
 @dataclass(frozen=True, eq=False)
 class Diagram:
@@ -65,7 +68,7 @@ class Diagram:
 def build_diagram(sets_Mn: Bools, max_work: float) -> Diagram | None:
     """Build the diagram of failure sets, none of which is empty or contains another.
 
-    It is None beyond `MAX_STATES`, or `max_work` operations, the sum over nodes of ``O**2 * (S + n)``.
+    It is None beyond `MAX_NODES` or `MAX_STATES`, or `max_work` operations, the sum over nodes of ``O**2 * (S + n)``.
 
     Notes
     -----
@@ -80,6 +83,8 @@ def build_diagram(sets_Mn: Bools, max_work: float) -> Diagram | None:
     >>> build_diagram(np.array([[1, 1, 0], [0, 1, 1]], dtype=bool), max_work=1e6).survival_by_count().round(3).tolist()
     [1.0, 1.0, 0.333, 0.0]
     """
+    if sets_Mn.shape[1] > MAX_NODES:
+        return None
     order = seriate(sets_Mn)
     sets = sets_Mn[:, order]
     num_nodes = sets.shape[1]

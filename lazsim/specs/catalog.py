@@ -62,13 +62,19 @@ def unknown_name(what: str, name: str, known: list[str], or_else: str = "") -> s
     --------
     >>> unknown_name("model", "gtp-l", ["gpt-s", "gpt-l"])
     "unknown model 'gtp-l': did you mean 'gpt-l'? known: gpt-s, gpt-l"
+    >>> unknown_name("model", "GPT-L", ["gpt-s", "gpt-l"])
+    "unknown model 'GPT-L': did you mean 'gpt-l'? known: gpt-s, gpt-l"
     >>> unknown_name("model", "/", ["gpt-s", "gpt-l"], "a path to a .toml file")
     '/: a folder, no model; give a path to a .toml file, or one of gpt-s, gpt-l'
     """
     names = ", ".join(known)
     if or_else and os.path.exists(name):
         return f"{name}: a {'folder' if Path(name).is_dir() else 'file'}, no {what}; give {or_else}, or one of {names}"
-    near = difflib.get_close_matches(name, known, n=1) or [one for one in known if name and one.startswith(name)]
+    # Case counts in names, as it does in files, but not for what is near.
+    lower = {one.lower(): one for one in known}
+    near = [lower[one] for one in difflib.get_close_matches(name.lower(), lower, n=1)] or [
+        one for one in known if name and one.startswith(name)
+    ]
     hint = f"did you mean {near[0]!r}? " if near else ""
     return f"unknown {what} {name!r}: {hint}known: {names}{f'; or {or_else}' if or_else else ''}"
 

@@ -139,7 +139,10 @@ class KernelTables:
 
     def _grid(self, kernel: str) -> Grid:
         if kernel not in self.grids:
-            raise SpecError(unknown_name("kernel", kernel, sorted(self.grids)) + f" in the tables of {self.name}")
+            raise SpecError(
+                f"no times of {kernel} in the tables of {self.name}; take a GPU measured with it, or add its times by "
+                "lazsim profile import"
+            )
         return self.grids[kernel]
 
 

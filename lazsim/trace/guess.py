@@ -114,6 +114,8 @@ def guess_mapping(table: Table) -> Guess | None:
 def explain_columns(table: Table) -> str:
     """Return why the columns of a table are not guessed, and what is needed."""
     names = ", ".join(table.header[:30]) or "without names"
+    if not table.rows:
+        return f"no row follows the header ({names}); give a trace with at least one node event"
     return (
         f"its columns ({names}) do not tell which nodes come and go; give `columns`, such as time=1,count=2 or "
         "time=when,event=what,node=host or node=host,start=from,end=to"

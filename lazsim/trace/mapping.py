@@ -227,4 +227,4 @@ def parse_columns(text: str) -> Columns:
         try:
             return msgspec.convert(columns, Columns)
         except msgspec.ValidationError as error:
-            raise SpecError(f"{text[:80]}: {error}") from None
+            raise SpecError(f"{text[:80]}: {name_field(error)}") from None

@@ -36,7 +36,10 @@ def _text_of(name: str, content: bytes) -> str:
         raise TraceFormatError(f"{name}: the file is empty; give a trace with at least one node event")
     try:
         text = decode_text(content)
-    except UnicodeDecodeError:
+    except UnicodeDecodeError as error:
+        if b"\0" not in content and explain_binary(content) is None:
+            line = content.count(b"\n", 0, error.start) + 1
+            raise TraceFormatError(f"{name}, line {line}: not in UTF-8; save it as UTF-8") from None
         text = "\0"
     if "\0" in text:
         what = explain_binary(content) or f"the file is binary; give a trace in text ({', '.join(sorted(READERS))})"
