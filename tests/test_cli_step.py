@@ -64,6 +64,15 @@ def test_what_stands_in_for_measurements_is_told(lazsim, tmp_path):
     assert "states of the optimizer move" in err
 
 
+def test_kernels_of_another_gpu_are_told_where_a_step_takes_them(lazsim):
+    told = "note: attention_latent: times of h100 stand in for those of h200"
+    layout = ("--cluster", "h200x64", "--layout", "pipeline=8", "--layout", "expert=64")
+    _, _, err = lazsim("step", "--model", "deepseek-v3", *layout)
+    assert told in err.splitlines()
+    _, _, err = lazsim("step", "--model", "qwen3-30b-a3b", *layout)
+    assert "stand in" not in err
+
+
 def test_without_a_layout_the_fastest_that_fits_is_taken(lazsim):
     _, out, _ = lazsim("step", "--model", "gpt-oss-20b", "--cluster", "dgx-h100", "--gpus", "8", "--json")
     step = json.loads(out)

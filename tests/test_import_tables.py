@@ -137,6 +137,8 @@ def test_rows_of_another_gpu_stand_in_where_asked(tmp_path):
     imported = import_tables(folder, "x1", {"attention_prefill.csv": "x2"})
     assert "attention_128,8,1024,,,8192\n" in imported.text
     assert told(imported, "attention_prefill.csv: rows of x2 stand in for those of x1")
+    remark = "attention_128: times of x2 stand in for those of x1"
+    assert parse_tables("x1", imported.text.encode()).remarks[1:] == (remark,)
 
 
 def test_the_output_of_nccl_tests_becomes_a_table(tmp_path, lazsim):

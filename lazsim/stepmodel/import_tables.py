@@ -179,7 +179,7 @@ def import_tables(path: str, gpu: str | None = None, stand_ins: Mapping[str, str
             raise SpecError(f"`gpu`: give the name of one, of {', '.join(known) or 'your choice'}")
         gpu = known[0]
     catalogue = {name: load_tables(name) for name in tables_names() if name not in known}
-    lines = []
+    head, lines = [f"{printable(gpu)}: {FORWARD_ONLY}"], []
     for file, rows in files.items():
         taken = stand_ins.get(file, gpu)
         if taken != gpu:
@@ -195,6 +195,8 @@ def import_tables(path: str, gpu: str | None = None, stand_ins: Mapping[str, str
             if min(times.shape) < 2:
                 notes.append(f"{kernel}: left out, since one of its sizes has a single value")
                 continue
+            if taken != gpu:
+                head.append(f"{kernel}: times of {printable(taken)} stand in for those of {printable(gpu)}")
             for index, time_us in np.ndenumerate(times):
                 sizes = [f"{axis[i]:.15g}" for axis, i in zip(axes, index, strict=True)]
                 lines.append(",".join([kernel, *[*sizes, "", ""][:3], str(ranks or ""), f"{time_us:.4g}"]))
@@ -202,7 +204,7 @@ def import_tables(path: str, gpu: str | None = None, stand_ins: Mapping[str, str
         unknown = known and gpu not in known
         why = unknown_name("GPU", gpu, known) if unknown else f"no kernel of {gpu} can be used: {'; '.join(notes)}"
         raise SpecError(f"{path}: {why}")
-    text = "\n".join([f"# {printable(gpu)}: {FORWARD_ONLY}", ",".join(COLUMNS), *lines]) + "\n"
+    text = "\n".join([*(f"# {remark}" for remark in head), ",".join(COLUMNS), *lines]) + "\n"
     return ImportedTables(check_tables(parse_tables(gpu, text.encode())).kernels, gpu, text, len(lines), notes)
 
 
