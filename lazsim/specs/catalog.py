@@ -18,7 +18,7 @@ from lazsim.specs.hardware import ClusterSpec, GpuSpec
 from lazsim.specs.huggingface import import_config
 from lazsim.specs.job import JobSpec
 from lazsim.specs.model import ModelSpec
-from lazsim.specs.record import Spec, with_units
+from lazsim.specs.record import Spec, tell_choices, with_units
 from lazsim.specs.step import StepConstants
 
 SpecT = TypeVar("SpecT", bound=Spec)
@@ -98,7 +98,8 @@ def read_toml(path: Path | str, text: bytes, spec_type: type[DecodedT]) -> Decod
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         # Recipes are of several types.
         needed = _needed(spec_type) if "unknown field" in str(error) and isinstance(spec_type, type) else ""
-        raise SpecError(f"{path}: {error}{needed}") from None
+        told = error if isinstance(error, UnicodeDecodeError) else tell_choices(error, spec_type)
+        raise SpecError(f"{path}: {told}{needed}") from None
     except ValueError:
         # Python refuses to read whole numbers of more than 4,300 digits.
         raise SpecError(f"{path}: a number has thousands of digits; write a smaller one") from None

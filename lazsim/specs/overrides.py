@@ -9,7 +9,7 @@ import msgspec
 from lazsim.errors import SpecError, prefix_errors
 from lazsim.limits import MAX_WHOLE
 from lazsim.specs.catalog import SpecT, unknown_name
-from lazsim.specs.record import with_units
+from lazsim.specs.record import tell_choices, with_units
 
 FACTOR = re.compile(r"x(\d+(?:\.\d*)?(?:e[+-]?\d+)?)", re.ASCII)
 """Text that multiplies a number, such as ``x0.5``."""
@@ -50,7 +50,7 @@ def override(
         try:
             return msgspec.convert(with_units(plain), type=type(spec))
         except msgspec.ValidationError as error:
-            raise SpecError(str(error)) from None
+            raise SpecError(tell_choices(error, type(spec))) from None
 
 
 def scale(number: float, factor: float) -> float:

@@ -1,9 +1,11 @@
 """The base of specifications: a frozen record, read from TOML, and the ranges of its numbers."""
 
 import re
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any
 
 import msgspec
+import msgspec.inspect
 from msgspec import Meta
 
 from lazsim import limits
@@ -16,6 +18,49 @@ _FAULT = re.compile(r"(.*) - at `\$\.(\w+)`")
 def name_field(error: msgspec.ValidationError) -> str:
     """Return what msgspec says of a value with its field in front, as errors of lazsim have it."""
     return _FAULT.sub(r"`\2`: \1", str(error))
+
+
+def tell_choices(error: msgspec.MsgspecError, spec_type: Any) -> str:
+    """Return what msgspec says of a value; where it is none of several words, these are named.
+
+    Examples
+    --------
+    >>> from typing import Literal
+    >>> class Layout(msgspec.Struct):
+    ...     recompute: Literal["none", "full"]
+    >>> try:
+    ...     msgspec.convert({"recompute": "all"}, Layout)
+    ... except msgspec.ValidationError as error:
+    ...     tell_choices(error, Layout)
+    "Invalid enum value 'all', expected one of full, none - at `$.recompute`"
+    """
+    text = str(error)
+    found = re.fullmatch(r"(Invalid enum value .*)( - at `\$(.*)`)", text)
+    if found is None:
+        return text
+    kinds = [msgspec.inspect.type_info(spec_type)]
+    for part in re.findall(r"\.\w+|\[[^]]*\]", found[3]):
+        kinds = [inner for kind in _alternatives(kinds) for inner in _parts(kind, part)]
+    words = sorted(
+        str(word)
+        for kind in _alternatives(kinds)
+        if isinstance(kind, msgspec.inspect.LiteralType)
+        for word in kind.values
+    )
+    return f"{found[1]}, expected one of {', '.join(words)}{found[2]}" if words else text
+
+
+def _alternatives(kinds: Iterable[msgspec.inspect.Type]) -> Iterator[msgspec.inspect.Type]:
+    for kind in kinds:
+        yield from kind.types if isinstance(kind, msgspec.inspect.UnionType) else (kind,)
+
+
+def _parts(kind: msgspec.inspect.Type, part: str) -> list[msgspec.inspect.Type]:
+    """Return the types at ``.field`` or ``[...]`` of a type."""
+    if part.startswith("."):
+        fields = getattr(kind, "fields", ())
+        return [field.type for field in fields if field.encode_name == part[1:]]
+    return [getattr(kind, name) for name in ("item_type", "value_type") if hasattr(kind, name)]
 
 
 class Spec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
