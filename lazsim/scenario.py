@@ -568,7 +568,7 @@ class Resolver:
         else:
             self._refuse_changes("trace", name, changes)
             path = paths["trace"] = self._file("trace", name)
-            if re.fullmatch(r"[\w -]*", name) and name != STDIN and not os.path.exists(path):
+            if re.fullmatch(r"[\w -]*", name) and name != STDIN and not (name and os.path.exists(path)):
                 known = self._once(catalog_names, "traces")
                 raise SpecError(f"{self._where}`trace`: {unknown_name('trace', name, known, 'a file of node events')}")
             source = TraceInput(name=Path(name).name, **cut)

@@ -136,6 +136,7 @@ BAD_INPUTS = {
     "no such file": (["--trace", "missing.csv"], "missing.csv: cannot be read"),
     "unknown model": (["--model", "gtp-l"], "did you mean 'gpt-l'?"),
     "name in capitals": (["--model", "GPT-L"], "did you mean 'gpt-l'?"),
+    "no trace, as of an unset variable": (["--trace", ""], "unknown trace ''"),
     "unknown recipe": (["--trace", "fail-every-5mins"], "did you mean 'fail-every-5min'?"),
     "dense layers of loads that are drawn": (["--layers-from", "3"], "smartmoe-fit has MoE layers alone"),
     "dense layers of even loads": (["--routing", "uniform", "--layers-from", "3"], "leave it out"),

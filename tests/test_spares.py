@@ -124,6 +124,11 @@ def test_a_recipe_of_failures_gets_as_many_nodes_more(tmp_path):
     assert "at most 8 nodes train; 2 more are spares that join 90 s after a loss" in result.notes
 
 
+def test_a_start_of_spares_without_any_is_told(lazsim):
+    _, _, err = lazsim("run", "--trace", "fail-every-5min", "--system", "checkpoint", "--spare-start", "5min")
+    assert "note: --spare-start has no effect without --spares" in err.splitlines()
+
+
 def test_as_many_spares_as_nodes_are_refused(lazsim):
     with pytest.raises(LazsimError, match=r"^`spares` 12: the trace has at most 12 nodes; give fewer$"):
         run("checkpoint", spares=12)
