@@ -4,14 +4,23 @@ import os
 import signal
 import sys
 import threading
+import weakref
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
 AGAIN_S = 0.02
-"""Time between two attempts to end the command."""
+"""Time after which an interrupt that cannot be raised yet is tried again."""
+
+LOST_S = 0.1
+"""Time after which one that was raised is looked for: the way out is not disturbed sooner."""
 
 IMPORT = "<frozen importlib._bootstrap>"
 """File of Python's code that imports modules, in a frame."""
+
+
+class Interrupt(KeyboardInterrupt):
+    """A KeyboardInterrupt that tells whether it was lost, since it can be referred to weakly."""
 
 
 class Ending:
@@ -29,6 +38,7 @@ class Ending:
 
     def __init__(self) -> None:
         self.number = 0
+        self._raised: Callable[[], Interrupt | None] = lambda: None
         self._before: dict[int, Any] = {}
         self._hook = sys.unraisablehook
 
@@ -53,9 +63,16 @@ class Ending:
             if self.number:
                 os._exit(128 + self.number)
             self.number = number
-        signal.setitimer(signal.ITIMER_REAL, AGAIN_S)
-        if not (_imports(frame) or _unwinds()):
-            raise KeyboardInterrupt
+        is_importing = _imports(frame)
+        signal.setitimer(signal.ITIMER_REAL, AGAIN_S if is_importing else LOST_S)
+        # One that is alive unwinds the command, or is kept by a library that will raise it.
+        if self._raised() is None and not is_importing:
+            raise self._new()
+
+    def _new(self) -> "Interrupt":
+        interrupt = Interrupt()
+        self._raised = weakref.ref(interrupt)
+        return interrupt
 
     def _on_unraisable(self, lost: "sys.UnraisableHookArgs") -> None:
         if not (self.number and isinstance(lost.exc_value, KeyboardInterrupt)):
@@ -71,10 +88,3 @@ def _imports(frame: FrameType | None) -> bool:
     while frame is not None and frame.f_code.co_filename != IMPORT:
         frame = frame.f_back
     return frame is not None
-
-
-def _unwinds() -> bool:
-    error = sys.exception()
-    while error is not None and not isinstance(error, KeyboardInterrupt):
-        error = error.__context__
-    return error is not None
