@@ -15,8 +15,8 @@ AGAIN_S = 0.02
 LOST_S = 0.1
 """Time after which one that was raised is looked for: the way out is not disturbed sooner."""
 
-IMPORT = "<frozen importlib._bootstrap>"
-"""File of Python's code that imports modules, in a frame."""
+NOT_IN = ("<frozen importlib._bootstrap>", "weakref.py", f"multiprocessing{os.sep}util.py")
+"""Ends of names of files with Python's code that imports modules, and that clears away what is gone."""
 
 
 class Interrupt(KeyboardInterrupt):
@@ -27,8 +27,8 @@ class Ending:
     """A context in which the first order to end raises KeyboardInterrupt, and a second one ends the process at once.
 
     Workers and files are cleared away on the way out. The exception is not raised while a module is imported, since
-    libraries take it for a fault of the module. It is raised again until it ends the command or is acknowledged:
-    Python loses it in callbacks of its own, and compiled libraries drop it where they call Python.
+    libraries take it for a fault of the module, nor in finalisers, where Python loses it and they would stay undone. It
+    is raised again until it ends the command or is acknowledged: compiled libraries drop it where they call Python.
 
     Attributes
     ----------
@@ -63,10 +63,10 @@ class Ending:
             if self.number:
                 os._exit(128 + self.number)
             self.number = number
-        is_importing = _imports(frame)
-        signal.setitimer(signal.ITIMER_REAL, AGAIN_S if is_importing else LOST_S)
+        must_wait = _must_wait(frame)
+        signal.setitimer(signal.ITIMER_REAL, AGAIN_S if must_wait else LOST_S)
         # One that is alive unwinds the command, or is kept by a library that will raise it.
-        if self._raised() is None and not is_importing:
+        if self._raised() is None and not must_wait:
             raise self._new()
 
     def _new(self) -> "Interrupt":
@@ -84,7 +84,9 @@ def acknowledge() -> None:
     signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def _imports(frame: FrameType | None) -> bool:
-    while frame is not None and frame.f_code.co_filename != IMPORT:
+def _must_wait(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_name == "__del__" or frame.f_code.co_filename.endswith(NOT_IN):
+            return True
         frame = frame.f_back
-    return frame is not None
+    return False
