@@ -18,8 +18,9 @@ from lazsim.profiling.communication import choose_ranks, exchange_measurements, 
 from lazsim.profiling.compute import Target, check_kernel, measure_kernel
 from lazsim.profiling.exchanges import EXCHANGES
 from lazsim.profiling.kernels import kernels_of
+from lazsim.pytorch import fused
 from lazsim.pytorch.device import DTYPES
-from lazsim.pytorch.operators import use_grouped_mm
+from lazsim.pytorch.operators import no_waiting, use_grouped_mm
 from lazsim.specs import ModelSpec, load_spec
 from tests.conftest import ROOT
 from tests.live_jobs import NUM_STEPS, Script, largest_difference, run_live, tiny_spec
@@ -27,7 +28,11 @@ from tests.models import TINY, TINY_SWIGLU
 
 NUM_GPUS = torch.cuda.device_count()
 
-pytestmark = pytest.mark.skipif(not NUM_GPUS, reason="needs a GPU")
+pytestmark = [
+    pytest.mark.skipif(not NUM_GPUS, reason="needs a GPU"),
+    # torch warns of what it does by itself, as of a context that a thread lacks.
+    pytest.mark.filterwarnings("ignore::UserWarning"),
+]
 
 two_gpus = pytest.mark.skipif(NUM_GPUS < 2, reason="needs two GPUs")
 three_gpus = pytest.mark.skipif(NUM_GPUS < 3, reason="needs three GPUs")
@@ -64,15 +69,38 @@ def test_the_host_never_waits_for_the_device(name):
     kernel = next(kernel for kernel in kernels_of(TINY, use_grouped_mm=False)[0] if kernel.name == name)
     tensors = kernel.inputs(64, gpu().random(0))
     leaves = [one.requires_grad_() if one.is_floating_point() else one for one in tensors]
-    torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+
+    def run():
         out = kernel.forward(*leaves)
         if kernel.has_backward:
             wanted = [one for one in leaves if one.requires_grad]
             torch.autograd.grad(out, wanted, torch.ones_like(out))
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+
+    # The first run compiles, and may wait for that.
+    run()
+    torch.cuda.synchronize()
+    with no_waiting("cuda"):
+        run()
+
+
+@pytest.mark.parametrize("width", [40, 1024, 7168])
+@pytest.mark.parametrize("k", [1, 8])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_sums_of_rows_by_one_pass_equal_those_by_torch(width, k, dtype):
+    assert fused.works_on(torch.device("cuda"))
+    random = gpu().random(0)
+    rows, gradient = random.normal(33 * k, width, dtype=dtype), random.normal(33, width, dtype=dtype)
+    weights = random.normal(33, k, dtype=torch.promote_types(dtype, torch.float32))
+    row_of = torch.randperm(33 * k, device="cuda").view(33, k)
+    picked, allowed = rows[row_of].double(), 1e-12 if dtype == torch.float64 else 1e-2
+    to_rows, to_weights = fused.spread_rows(gradient, rows, row_of, weights)
+    pairs = [
+        (fused.sum_rows(rows, row_of, None), picked.sum(1)),
+        (fused.sum_rows(rows, row_of, weights), (picked * weights[..., None].double()).sum(1)),
+        (to_rows[row_of], gradient.double()[:, None] * weights[..., None].double()),
+        (to_weights, (picked * gradient.double()[:, None]).sum(-1)),
+    ]
+    assert all(float((a - b).norm() / b.norm()) < allowed for a, b in pairs)
 
 
 def test_a_profile_of_a_gpu_serves_a_run(lazsim, tmp_path):

@@ -32,7 +32,7 @@ from lazsim.pytorch import device
 from lazsim.pytorch.device import DTYPES
 from lazsim.pytorch.dispatch import inverse_of, schedule, sort_and_unsort, there_and_back
 from lazsim.pytorch.operators import use_grouped_mm
-from lazsim.specs import ModelSpec, catalog_names, load_spec
+from lazsim.specs import AttentionSpec, ModelSpec, catalog_names, load_spec
 from tests.models import TINY, TINY_SWIGLU
 
 CPU = Target("cpu", "float32", 1e11, 1e10)
@@ -79,9 +79,22 @@ def test_a_reorder_and_its_inverse_change_nothing_forward_or_backward(k):
     counts = torch.bincount(experts_A, minlength=5)[:, None].expand(-1, 3)
     rows, _ = schedule(experts_A, counts, torch.ones(5, 3, dtype=torch.int64), 1)
     back = there_and_back(x, rows, k)
-    assert torch.equal(back, x.repeat_interleave(k, 0))
+    # The `k` copies of a token are added up, which is exact for one and two.
+    assert torch.equal(back, k * x)
     (gradient,) = torch.autograd.grad(back.sum(), x)
     assert torch.equal(gradient, torch.full_like(x, k))
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_weighted_rows_are_added_up_with_the_gradients_of_rows_and_weights(k):
+    generator = torch.Generator().manual_seed(4)
+    x, weights = (torch.randn(12, n, generator=generator, dtype=torch.float64, requires_grad=True) for n in (4, k))
+    experts_A = torch.randint(5, (12 * k,), generator=generator)
+    counts = torch.bincount(experts_A, minlength=5)[:, None].expand(-1, 3)
+    rows, _ = schedule(experts_A, counts, torch.ones(5, 3, dtype=torch.int64), 1)
+    # Each copy is the token itself, so that its weights alone decide.
+    torch.testing.assert_close(there_and_back(x, rows, k, weights), x * weights.sum(1, keepdim=True))
+    assert torch.autograd.gradcheck(lambda *both: there_and_back(both[0], rows, k, both[1]), (x, weights))
 
 
 def test_rows_that_arrived_are_sorted_by_expert_and_put_back():
@@ -175,10 +188,39 @@ def test_a_kernel_that_computes_something_else_is_refused():
         check_kernel(wrong, CPU)
 
 
-def test_attention_of_unknown_shapes_is_skipped_with_the_reason():
-    kernels, skipped = kernels_of(load_spec(ModelSpec, "deepseek-v3"), use_grouped_mm=False)
+@pytest.mark.parametrize(
+    ("model", "why"),
+    [
+        (msgspec.structs.replace(TINY, attention_params=4 * 64 * 65), "tell the shapes of tiny's attention"),
+        # 18 of its 36 layers see 128 of 4,096 tokens.
+        (load_spec(ModelSpec, "gpt-oss-120b"), "18 layers of gpt-oss-120b see 128 tokens"),
+    ],
+)
+def test_attention_that_torch_cannot_run_is_skipped_with_the_reason(model, why):
+    kernels, skipped = kernels_of(model, use_grouped_mm=False)
     assert "attention" not in [kernel.name for kernel in kernels]
-    assert "deepseek-v3" in skipped["attention"]
+    assert why in skipped["attention"]
+
+
+@pytest.mark.parametrize(
+    ("heads", "params"),
+    [
+        # Queries of 4 heads, keys and values of 2 each, all 16 wide, and the way back from 64.
+        (AttentionSpec(num_heads=4, num_kv_heads=2, head_dim=16, normed=True), 64 * (4 + 2 + 2) * 16 + 64 * 64),
+        # Queries by way of 24; keys and values by way of 20 beside 8 for positions; 4 heads of 12 + 8, values of 16.
+        (
+            AttentionSpec(kind="latent", num_heads=4, query_rank=24, kv_rank=20, nope_dim=12, rope_dim=8, value_dim=16),
+            64 * 24 + 24 * 4 * 20 + 64 * 28 + 20 * 4 * (12 + 16) + 64 * 64,
+        ),
+    ],
+    ids=["grouped", "latent"],
+)
+def test_attention_by_shared_and_by_latent_heads_agrees_with_its_definition(heads, params):
+    kernels, _ = kernels_of(msgspec.structs.replace(TINY, attention=heads), use_grouped_mm=False)
+    kernel = next(kernel for kernel in kernels if kernel.name == "attention")
+    weights = kernel.inputs(16, Random("cpu", torch.float64))[1:]
+    assert sum(weight.numel() for weight in weights) == params
+    assert check_kernel(kernel, CPU) < 1e-5
 
 
 @given(st.integers(1, 70000), st.integers(1, 300))

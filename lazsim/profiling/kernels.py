@@ -14,7 +14,7 @@ from torch.optim.adam import adam
 
 from lazsim.dispatch import dispatch_tokens
 from lazsim.pytorch import dispatch, operators
-from lazsim.specs import ModelSpec
+from lazsim.specs import AttentionSpec, ModelSpec
 
 NUM_RANKS = 8
 """Ranks over which the dispatch is scheduled, each with a replica of every expert, all with the same loads."""
@@ -25,7 +25,8 @@ CHECKED_EXPERTS = 4
 HEAD_WIDTH = 64
 """Width of an attention head of GPT-2 (Radford et al. 2019): 12 heads for 768, 16 for 1024."""
 
-HEAD_CHECK_TOKENS = 128
+CHECK_TOKENS = 128
+"""Tokens on which attention and head are compared with the reference."""
 
 LOSS_SCALE = 2**12
 """Factor of the loss, as in training in half precision (Micikevicius et al., arXiv 1710.03740).
@@ -89,43 +90,46 @@ class Kernel:
 def kernels_of(model: ModelSpec, *, use_grouped_mm: bool) -> tuple[list[Kernel], dict[str, str]]:
     """Build the kernels of a model; return them with the reason for each whose shapes the model does not tell."""
     kernels = [
-        _feed_forward("expert", model, model.d_ff_expert, EXPERT_SIZES),
+        _feed_forward("expert", model, model.expert_dim, model.d_ff_expert, EXPERT_SIZES),
         _all_experts(model, use_grouped_mm),
         _gate(model),
         _schedule(model),
         _permute(model),
-        _gated(model, dispatch.there_and_back, num_copies=8),
         _head(model),
         _optimizer(),
     ]
     skipped = {}
-    width = model.score_dim // 2
-    if model.params_per_attention == 4 * model.d_model * width and not width % HEAD_WIDTH:
-        kernels.append(_attention(model, width))
+    if model.d_expert is None:
+        kernels.append(_gated(model, dispatch.there_and_back, num_copies=8))
     else:
-        skipped["attention"] = f"the model specification does not tell the shapes of {model.name}'s attention"
+        skipped["reorder"] = f"{model.name} makes tokens narrower between its gate and the experts"
+    heads = _heads(model)
+    if isinstance(heads, str):
+        skipped["attention"] = heads
+    else:
+        kernels.append(_attention(model, heads))
     if model.num_dense_layers:
-        kernels.append(_feed_forward("feed_forward", model, model.d_ff_dense))
+        kernels.append(_feed_forward("feed_forward", model, model.d_model, model.d_ff_dense))
     return kernels, skipped
 
 
-def _feed_forward(name: str, model: ModelSpec, inner: int, sizes: tuple[int, ...] = TOKEN_SIZES) -> Kernel:
+def _feed_forward(name: str, model: ModelSpec, width: int, inner: int, sizes: tuple[int, ...] = TOKEN_SIZES) -> Kernel:
     matrices = model.matrices_per_expert
     return Kernel(
         name,
         sizes,
-        lambda size, random: (random.normal(size, model.d_model), *_weights(model, inner, random)),
+        lambda size, random: (random.normal(size, width), *_weights(model, width, inner, random)),
         operators.expert,
         operators.expert,
-        flop=lambda size: 6.0 * size * matrices * model.d_model * inner,
+        flop=lambda size: 6.0 * size * matrices * width * inner,
         inner_elements=lambda size: 4.0 * size * matrices * inner,
     )
 
 
-def _weights(model: ModelSpec, inner: int, random: Random, *stacked: int) -> list[Any]:
+def _weights(model: ModelSpec, width: int, inner: int, random: Random, *stacked: int) -> list[Any]:
     """Draw up (and gate) and down projections, stacked over experts where asked."""
-    ups = [random.weight(*stacked, model.d_model, inner) for _ in range(model.matrices_per_expert - 1)]
-    return [*ups, random.weight(*stacked, inner, model.d_model)]
+    ups = [random.weight(*stacked, width, inner) for _ in range(model.matrices_per_expert - 1)]
+    return [*ups, random.weight(*stacked, inner, width)]
 
 
 def uneven_counts(mean: int, num_experts: int) -> list[int]:
@@ -158,8 +162,9 @@ def grouped_kernel(model: ModelSpec, counts_of: Callable[[int], Sequence[int]], 
         counts = counts_of(size)
         stacked = (len(counts),) if use_grouped_mm else ()
         num_draws = 1 if use_grouped_mm else len(counts)
-        weights = [weight for _ in range(num_draws) for weight in _weights(model, model.d_ff_expert, random, *stacked)]
-        tokens = random.normal(sum(counts), model.d_model)
+        shape = (model.expert_dim, model.d_ff_expert)
+        weights = [weight for _ in range(num_draws) for weight in _weights(model, *shape, random, *stacked)]
+        tokens = random.normal(sum(counts), model.expert_dim)
         return tokens, torch.tensor(counts, device=random.device), *weights
 
     return Kernel(
@@ -230,19 +235,17 @@ def _permute(model: ModelSpec) -> Kernel:
     return Kernel(
         "permute",
         _assignment_sizes(model),
-        lambda size, random: (random.normal(size // k, model.d_model), random.integers(model.num_experts, size)),
-        lambda x, experts_A: dispatch.sum_of_k(
-            dispatch.there_and_back(x, _even_schedule(experts_A, model.num_experts), k), k
-        ),
+        lambda size, random: (random.normal(size // k, model.expert_dim), random.integers(model.num_experts, size)),
+        lambda x, experts_A: dispatch.there_and_back(x, _even_schedule(experts_A, model.num_experts), k),
         lambda x, _: x * k,
-        inner_elements=lambda size: 4.0 * size * model.d_model,
-        traffic_bytes=lambda size, element_bytes: 16.0 * size * model.d_model * element_bytes,
+        inner_elements=lambda size: 4.0 * size * model.expert_dim,
+        traffic_bytes=lambda size, element_bytes: 16.0 * size * model.expert_dim * element_bytes,
     )
 
 
 def own_rows_kernel(model: ModelSpec) -> Kernel:
     """Build a rank's part of a reorder on its own tokens: gate, schedule, packing and unpacking."""
-    return _gated(model, dispatch.pack_and_unpack, num_copies=4)
+    return _gated(model, dispatch.pack_and_combine, num_copies=4)
 
 
 def _gated(model: ModelSpec, move: Callable[..., Any], num_copies: int) -> Kernel:
@@ -251,7 +254,7 @@ def _gated(model: ModelSpec, move: Callable[..., Any], num_copies: int) -> Kerne
 
     def forward(x: Any, weight: Any) -> Any:
         weights, experts, _ = dispatch.gate(x, weight, k)
-        return dispatch.combine(move(x, _even_schedule(experts.flatten(), model.num_experts), k), weights, k)
+        return move(x, _even_schedule(experts.flatten(), model.num_experts), k, weights)
 
     return Kernel(
         "reorder",
@@ -275,7 +278,7 @@ def arrived_rows_kernel(model: ModelSpec, num_runs: int) -> Kernel:
         rows = torch.arange(size, device=random.device)
         of_a_rank = -(-size // NUM_RANKS)
         order = torch.argsort(rows % of_a_rank * num_runs // of_a_rank, stable=True)
-        return random.normal(size, model.d_model), order, dispatch.inverse_of(order)
+        return random.normal(size, model.expert_dim), order, dispatch.inverse_of(order)
 
     return Kernel(
         "permute",
@@ -283,8 +286,8 @@ def arrived_rows_kernel(model: ModelSpec, num_runs: int) -> Kernel:
         inputs,
         dispatch.sort_and_unsort,
         lambda arrived, *_: arrived,
-        inner_elements=lambda size: 2.0 * size * model.d_model,
-        traffic_bytes=lambda size, element_bytes: 8.0 * size * model.d_model * element_bytes,
+        inner_elements=lambda size: 2.0 * size * model.expert_dim,
+        traffic_bytes=lambda size, element_bytes: 8.0 * size * model.expert_dim * element_bytes,
     )
 
 
@@ -292,24 +295,45 @@ def _sequence_sizes(model: ModelSpec) -> tuple[int, ...]:
     return tuple(model.sequence_length * 2**power for power in range(7))
 
 
-def _attention(model: ModelSpec, width: int) -> Kernel:
-    def forward(x: Any, into: Any, out: Any, **how: Any) -> Any:
-        return operators.attention_block(x, into, out, model.sequence_length, HEAD_WIDTH, **how)[1]
+def _heads(model: ModelSpec) -> AttentionSpec | str:
+    """Return the heads of a model's attention, or why they cannot be measured."""
+    heads = model.attention
+    if heads is None:
+        width = model.score_dim // 2
+        if model.params_per_attention != 4 * model.d_model * width or width % HEAD_WIDTH:
+            return f"the model specification does not tell the shapes of {model.name}'s attention"
+        return AttentionSpec(num_heads=width // HEAD_WIDTH, num_kv_heads=width // HEAD_WIDTH, head_dim=HEAD_WIDTH)
+    if heads.num_window_layers and heads.window < model.sequence_length:
+        return (
+            f"{heads.num_window_layers} layers of {model.name} see {heads.window} tokens, for which torch has no kernel"
+        )
+    return heads
 
-    return Kernel(
-        "attention",
-        _sequence_sizes(model),
-        lambda size, random: (
-            random.normal(size, model.d_model),
-            random.weight(model.d_model, 3 * width),
-            random.weight(width, model.d_model),
-        ),
-        forward,
-        partial(forward, attend=operators.plain_attention),
-        # Causal: half of the pairs.
-        flop=lambda size: 6.0 * size * (model.params_per_attention + model.sequence_length / 2 * model.score_dim),
-        inner_elements=lambda size: 20.0 * size * width,
-    )
+
+def _attention(model: ModelSpec, heads: AttentionSpec) -> Kernel:
+    def of(sequence_length: int, sizes: tuple[int, ...]) -> Kernel:
+        def forward(x: Any, *weights: Any, **how: Any) -> Any:
+            return operators.attention_block(x, weights, sequence_length, heads, **how)[1]
+
+        shapes = [(inputs, outputs) for outputs, inputs, _ in heads.projections(model.d_model)]
+        width = heads.query_dim + heads.key_value_dim + heads.output_dim
+        return Kernel(
+            "attention",
+            sizes,
+            lambda size, random: (
+                random.normal(size, model.d_model),
+                *(random.weight(*shape) for shape in (*shapes, (heads.output_dim, model.d_model))),
+            ),
+            forward,
+            partial(forward, attend=operators.plain_attention),
+            # Causal: half of the pairs.
+            flop=lambda size: 6.0 * size * (model.params_per_attention + sequence_length / 2 * model.score_dim),
+            inner_elements=lambda size: 5.0 * size * width,
+        )
+
+    # A score for each pair of a whole sequence, in float64, would take much memory.
+    short = of(CHECK_TOKENS, (CHECK_TOKENS,))
+    return replace(of(model.sequence_length, _sequence_sizes(model)), checked_as=short)
 
 
 def _head(model: ModelSpec) -> Kernel:
@@ -331,7 +355,7 @@ def _head(model: ModelSpec) -> Kernel:
         inner_elements=lambda size: 6.0 * size * model.vocab_size,
     )
     # Tokens are independent here, unlike in attention, so that part of a sequence checks the same.
-    return replace(kernel, checked_as=replace(kernel, sizes=(HEAD_CHECK_TOKENS,)))
+    return replace(kernel, checked_as=replace(kernel, sizes=(CHECK_TOKENS,)))
 
 
 def _optimizer() -> Kernel:

@@ -30,6 +30,7 @@ from lazsim.profiling.machine import clocks, conditions, measure_peaks
 from lazsim.profiling.merge import difference, format_skipped, in_order, keep_fastest, label_of
 from lazsim.profiling.scheduler import Measurement, Progress, Scheduler
 from lazsim.profiling.storage import STORAGE, storage_measurements
+from lazsim.pytorch import fused
 from lazsim.pytorch.device import DTYPES, choose_device, choose_dtype
 from lazsim.pytorch.operators import use_grouped_mm
 from lazsim.specs import ModelSpec, load_spec, unknown_name
@@ -112,7 +113,8 @@ def begin(path: Path, options: Options, model: ModelSpec) -> Session:
     dtype = choose_dtype(options.dtype, device)
     scheduler = Scheduler(device, options.budget_s)
     grouped = "grouped_mm" if use_grouped_mm(model, device, DTYPES[dtype]) else "loop"
-    found = conditions(device) | {"grouped": grouped}
+    rows = "triton" if fused.works_on(torch.device(device)) else "torch"
+    found = conditions(device) | {"grouped": grouped, "rows": rows}
     same: dict[str, Any] = {"torch": str(torch.__version__), "device": device, "dtype": dtype, "model": model}
     if not path.exists() and beside.exists() and not options.fresh:
         raise SpecError(f"{beside}: has no {path.name} beside it; remove it, choose another `out`, or give `fresh`")

@@ -1,24 +1,31 @@
 """The operators of a transformer: attention, experts one or several at once, and the output layer with its loss."""
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import torch
 from torch.nn import functional
 
-from lazsim.specs import ModelSpec
+from lazsim.specs import AttentionSpec, ModelSpec
 
 ROW_ALIGNMENT_BYTES = 16
 """``grouped_mm`` takes operands with rows of a multiple of this."""
 
-causal_attention = partial(functional.scaled_dot_product_attention, is_causal=True)
-"""Attend to the tokens before, by torch's fused kernel."""
+Heads = tuple[Any, Any, Any]
+"""Queries, keys and values of sequences, each of shape (sequences, heads, tokens, width)."""
+
+
+def causal_attention(query: Any, key: Any, value: Any) -> Any:
+    """Attend to the tokens before, by torch's fastest kernel; query heads share key-value heads if these are fewer."""
+    shares = query.shape[1] != key.shape[1]
+    return functional.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=shares)
 
 
 def plain_attention(query: Any, key: Any, value: Any) -> Any:
     """Attend to the tokens before, written out as the definition has it."""
+    key, value = (part.repeat_interleave(query.shape[1] // part.shape[1], 1) for part in (key, value))
     ahead = torch.ones(query.shape[-2], query.shape[-2], dtype=torch.bool, device=query.device).triu(1)
     scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
     return torch.softmax(scores.masked_fill(ahead, float("-inf")), -1) @ value
@@ -26,27 +33,47 @@ def plain_attention(query: Any, key: Any, value: Any) -> Any:
 
 def attention_block(
     x: Any,
-    into: Any,
-    out: Any,
+    weights: Sequence[Any],
     sequence_length: int,
-    head_width: int,
+    heads: AttentionSpec,
     *,
     norms: tuple[Sequence[Any], Sequence[Any]] = ((), ()),
     attend: Callable[[Any, Any, Any], Any] = causal_attention,
 ) -> tuple[Any, Any]:
     """Run layer norm, projections, attention, residual sum, and the layer norm of what follows.
 
-    Tokens of whole sequences, shape (T, D), are projected `into` queries, keys and values side by side, and back `out`.
-    The `norms` are gain and bias of each layer norm, if any. Return the residual stream, and it after its layer norm.
+    Tokens of whole sequences have shape (T, D). The `weights` are those of `AttentionSpec.projections`, each of shape
+    (inputs, outputs), and of the projection back. The `norms` are gain and bias of each layer norm, if any. Heads are
+    not rotated by position. Return the residual stream, and it after its layer norm.
     """
-    width = out.shape[0]
-    parts = functional.layer_norm(x, x.shape[-1:], *norms[0]) @ into
-    query, key, value = (
-        part.unflatten(-1, (-1, head_width)).transpose(1, 2)
-        for part in parts.view(-1, sequence_length, 3 * width).chunk(3, -1)
-    )
-    after = x + attend(query, key, value).transpose(1, 2).reshape(-1, width) @ out
+    *into, out = weights
+    normed = functional.layer_norm(x, x.shape[-1:], *norms[0]).view(-1, sequence_length, x.shape[-1])
+    split = _latent_heads if heads.kind == "latent" else _grouped_heads
+    parts = (part.transpose(1, 2) for part in split(normed, into, heads))
+    after = x + attend(*parts).transpose(1, 2).reshape(-1, heads.output_dim) @ out
     return after, functional.layer_norm(after, x.shape[-1:], *norms[1])
+
+
+def _grouped_heads(x: Any, weights: Sequence[Any], heads: AttentionSpec) -> Heads:
+    """Project queries, keys and values side by side."""
+    numbers = (heads.num_heads, heads.num_kv_heads, heads.num_kv_heads)
+    query, key, value = (x @ weights[0]).unflatten(-1, (-1, heads.head_dim)).split(numbers, -2)
+    if heads.normed:
+        query, key = (functional.rms_norm(part, (heads.head_dim,)) for part in (query, key))
+    return query, key, value
+
+
+def _latent_heads(x: Any, weights: Sequence[Any], heads: AttentionSpec) -> Heads:
+    """Project queries, and keys and values from a latent vector, beside one key for positions that all heads share."""
+    *of_query, down, up = weights
+    query = x
+    for place, weight in enumerate(of_query):
+        query = (functional.rms_norm(query, query.shape[-1:]) if place else query) @ weight
+    latent, position = (x @ down).split((heads.kv_rank, heads.rope_dim), -1)
+    both = (functional.rms_norm(latent, latent.shape[-1:]) @ up).unflatten(-1, (heads.num_heads, -1))
+    key, value = both.split((heads.nope_dim, heads.value_dim), -1)
+    shared = position.unsqueeze(-2).expand(*key.shape[:-1], -1)
+    return query.unflatten(-1, (heads.num_heads, -1)), torch.cat([key, shared], -1), value
 
 
 def head_loss(x: Any, weight: Any, targets: Any, norm: Sequence[Any] = (), reduction: str = "mean") -> Any:
@@ -88,7 +115,7 @@ def grouped_experts(x: Any, counts: Any, *weights: Any) -> Any:
 
 def use_grouped_mm(model: ModelSpec, device: str, dtype: Any) -> bool:
     """Tell whether experts run by grouped matmuls: they must work here, and the model's rows must be aligned."""
-    widths = (model.d_model, model.d_ff_expert)
+    widths = (model.expert_dim, model.d_ff_expert)
     aligned = all(width * dtype.itemsize % ROW_ALIGNMENT_BYTES == 0 for width in widths)
     return aligned and has_grouped_mm(device, dtype)
 
@@ -102,7 +129,7 @@ def has_grouped_mm(device: str, dtype: Any) -> bool:
     tensors = [torch.randn(s, device=device, dtype=dtype, generator=generator).requires_grad_() for s in shapes]
     counts = torch.tensor([19, 0, 5], device=device)
     try:
-        with _no_waiting(device):
+        with no_waiting(device):
             ours = grouped_experts(tensors[0], counts, *tensors[1:])
             # The gradient of a sum has strides of 0, which grouped_mm refuses.
             gradient = torch.randn_like(ours)
@@ -118,13 +145,16 @@ def has_grouped_mm(device: str, dtype: Any) -> bool:
 
 
 @contextmanager
-def _no_waiting(device: str) -> Iterator[None]:
+def no_waiting(device: str) -> Iterator[None]:
     """Make the host fail instead of waiting for the device: torch's fallback loop waits in each matmul."""
     if device != "cuda":
         yield
         return
     before = torch.cuda.get_sync_debug_mode()
-    torch.cuda.set_sync_debug_mode("error")
+    with warnings.catch_warnings():
+        # torch warns that it does not find every operation that waits.
+        warnings.simplefilter("ignore", UserWarning)
+        torch.cuda.set_sync_debug_mode("error")
     try:
         yield
     finally:

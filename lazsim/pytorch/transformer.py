@@ -16,18 +16,17 @@ from lazsim.dispatch import Ints
 from lazsim.pytorch.dispatch import (
     ExchangePlan,
     assign_rows,
-    combine,
     count_tokens,
     gate,
     inverse_of,
-    pack_and_unpack,
+    pack_and_combine,
     plan_exchange,
     sort_and_unsort,
 )
 from lazsim.pytorch.group import Group
 from lazsim.pytorch.operators import attention_block, expert, head_loss, looped_experts
 from lazsim.pytorch.reduce import ExpertKey
-from lazsim.specs import ModelSpec
+from lazsim.specs import AttentionSpec, ModelSpec
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +72,8 @@ class Transformer:
         group: Group,
         layout: Layout,
     ) -> None:
-        self.model, self.num_heads = model, num_heads
+        self.model = model
+        self.heads = AttentionSpec(num_heads=num_heads, num_kv_heads=num_heads, head_dim=model.d_model // num_heads)
         self.group, self.layout = group, layout
         self._dense, self._experts = dense, experts
         self.loads: list[list[int]] = []
@@ -92,10 +92,9 @@ class Transformer:
         for layer in range(model.num_layers):
             x, normed = attention_block(
                 x,
-                dense[f"{layer}.qkv"],
-                dense[f"{layer}.out"],
+                (dense[f"{layer}.qkv"], dense[f"{layer}.out"]),
                 model.sequence_length,
-                model.d_model // self.num_heads,
+                self.heads,
                 norms=(self._norm(f"{layer}.norm1"), self._norm(f"{layer}.norm2")),
             )
             moe_layer = layer - (model.num_layers - model.num_moe_layers)
@@ -133,7 +132,7 @@ class Transformer:
         def exchange(packed: Tensor, _row: Tensor, _back: Tensor) -> Tensor:
             return self._exchange(layer, packed, plan)
 
-        out: Tensor = combine(pack_and_unpack(x, rows, top_k, exchange), weights, top_k)
+        out: Tensor = pack_and_combine(x, rows, top_k, weights, exchange)
         share_E = torch.as_tensor(load_E / load_E.sum(), dtype=x.dtype, device=x.device)
         return out, num_experts * (share_E * probs.sum(dim=0)).sum() / num_tokens
 
