@@ -51,9 +51,9 @@ def failing_nodes(num_nodes: int, num_days: float, per_node_day: float = FAILURE
 
 
 def replay_days(num_nodes: int, num_days: float, planning: str) -> Callable[[], object]:
-    """Replay days of deepseek-v3 on nodes that fail and come back."""
+    """Replay days of deepseek-v3 without a layout on nodes that fail and come back."""
     trace = failing_nodes(num_nodes, num_days)
-    settings = {"model": "deepseek-v3", "cluster": "h200x128", "systems": ["lazarus"]}
+    settings = {"model": "deepseek-v3", "cluster": "h200x128", "job": "testbed-a", "systems": ["lazarus"]}
     return lambda: lazsim.simulate(trace, planning=planning, **settings)
 
 

@@ -250,8 +250,9 @@ def test_more_nodes_than_the_cluster_has_are_told_of(lazsim):
 )
 def test_a_run_that_is_ended_from_outside_says_so_and_leaves_nothing(number, code, said, tmp_path, start_process):
     out = tmp_path / "out"
-    arguments = ["run", "--trace", str(P3_LIKE), "--model", "deepseek-v3", "--cluster", "h200x128", "--out", str(out)]
-    process = start_process(sys.executable, "-m", "lazsim", *arguments, "--duration", "300d", stderr=subprocess.PIPE)
+    arguments = ["run", "--trace", str(P3_LIKE), "--model", "deepseek-v3", "--job", "testbed-a", "--out", str(out)]
+    arguments += ["--cluster", "h200x128", "--duration", "300d"]
+    process = start_process(sys.executable, "-m", "lazsim", *arguments, stderr=subprocess.PIPE)
     time.sleep(3)
     process.send_signal(number)
     _, err = process.communicate(timeout=60)

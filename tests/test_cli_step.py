@@ -65,11 +65,13 @@ def test_what_stands_in_for_measurements_is_told(lazsim, tmp_path):
 
 
 def test_kernels_of_another_gpu_are_told_where_a_step_takes_them(lazsim):
-    told = "note: exchange_deepep: times of h100 stand in for those of h200"
-    layout = ("--model", "qwen3-30b-a3b", "--cluster", "h200x64", "--layout", "expert=64")
-    _, _, err = lazsim("step", *layout, "--layout", "dispatcher=deepep")
-    assert told in err.splitlines()
-    _, _, err = lazsim("step", *layout)
+    told = "note: {}: times of h100 stand in for those of h200"
+    cluster = ("--cluster", "h200x64", "--layout", "expert=64")
+    _, _, err = lazsim("step", "--model", "deepseek-v3", *cluster, "--layout", "pipeline=8")
+    assert [line for line in err.splitlines() if "stand in" in line] == [told.format("attention_latent")]
+    _, _, err = lazsim("step", "--model", "qwen3-30b-a3b", *cluster, "--layout", "dispatcher=deepep")
+    assert [line for line in err.splitlines() if "stand in" in line] == [told.format("exchange_deepep")]
+    _, _, err = lazsim("step", "--model", "qwen3-30b-a3b", *cluster)
     assert "stand in" not in err
 
 

@@ -179,6 +179,7 @@ def test_a_profile_and_a_layout_exclude_each_other():
 
 @pytest.mark.parametrize(("model", "cluster", "job"), [
     ("deepseek-v3", "dgx-h100", "deepseek-v3"),
+    ("deepseek-v3", "h200x64", "deepseek-v3"),
     ("qwen3-235b-a22b", "dgx-h100", "qwen3-235b"),
     ("gpt-s", "dgx-h100", "testbed-a"),
     ("deepseek-v3", "rtx3090x10", "testbed-a"),

@@ -166,8 +166,8 @@ def test_mixtral_on_ten_rtx_3090_is_said_not_to_fit(mixtral):
     assert "would leave" in note
 
 
-def test_deepseek_v3_with_four_slots_on_an_h200_is_said_not_to_fit():
-    (note,) = shortages(simulate(model="deepseek-v3", cluster="h200x64", duration="2min"))
+def test_deepseek_v3_without_a_layout_on_an_h200_is_said_not_to_fit():
+    (note,) = shortages(simulate(model="deepseek-v3", cluster="h200x64", job="testbed-a", duration="2min"))
     assert "deepseek-v3 under lazarus does not fit" in note
     assert "h200 has 141.0; most is for activations" in note
 

@@ -47,6 +47,12 @@ def test_a_model_that_no_cluster_of_this_size_holds_is_refused_with_the_nodes_th
         notes_of(nodes_at(0.0, 4), model="deepseek-v3")
 
 
+def test_kernels_of_another_gpu_are_told_where_the_layout_of_a_run_takes_them():
+    told = "attention_latent: times of h100 stand in for those of h200"
+    for cluster, is_told in (("h200x64", True), ("h100x64", False)):
+        assert (told in notes_of(nodes_at(0.0, 4), model="deepseek-v3", cluster=cluster)) == is_told
+
+
 def test_a_run_whose_nodes_come_too_late_says_so_and_not_that_they_are_too_few():
     # A restart takes 30 s and 0.6 s a node.
     why = "are there for at most 95 s in a row, and a start takes 120 s of collecting new nodes and"

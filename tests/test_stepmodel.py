@@ -396,6 +396,12 @@ def test_calls_on_a_grace_take_what_the_reference_table_says(shared):
     assert x86 / grace == pytest.approx(np.exp(np.log(longer).mean()), rel=0.02)
 
 
+def test_latent_attention_on_an_h200_takes_what_was_measured_there():
+    # torch with cuDNN on an H200: two sequences of 4,096 tokens, 128 heads of 192 and 128 numbers, causal, forward.
+    inference_s = load_tables("h200").attention_s("attention_latent", 2 * 128, 4096)
+    assert inference_s / load_constants().training_attention_speedup == pytest.approx(2.29e-3, rel=0.05)
+
+
 def test_padded_experts_spare_the_host_its_wait():
     padded = inputs_of(capacity_factor=1.0, pad_to_capacity=True)
     waits = [sum(operation.waits for operation in blocks_of(some)["moe"].forward) for some in (inputs_of(), padded)]

@@ -42,10 +42,9 @@ SETTINGS = {
     # Simulated at most; the time of what is not done by then is extrapolated.
     "max_hours": 30,
     # Published: tensor parallelism inside a node, 4 sequences a GPU. As DeepSeek-V3 trains: tokens go to at most four
-    # nodes, there in 8 bits, behind compute. H200 have the chip of H100, whose latent attention is measured.
+    # nodes, there in 8 bits, behind compute.
     "base": {
         "job": "deepseek-v3",
-        "gpu.kernels": "h100",
         "job.parallel.tensor": 8,
         "job.parallel.pipeline": 1,
         "job.parallel.virtual_stages": 1,

@@ -9,7 +9,7 @@ import numpy as np
 from lazsim.errors import SpecError
 from lazsim.specs import ClusterSpec, GpuSpec, ModelSpec, ParallelSpec, StepConstants
 from lazsim.specs.step import Curve
-from lazsim.stepmodel.tables import MICROSECOND, Grid, KernelTables
+from lazsim.stepmodel.tables import KERNEL_AXES, MICROSECOND, Grid, KernelTables
 
 MATMUL_KERNELS = {
     "bf16": "matmul_bf16",
@@ -95,6 +95,16 @@ class StepInputs:
     def matmul_kernel(self) -> str:
         """Table of the layers' matmuls."""
         return MATMUL_KERNELS[self.parallel.precision]
+
+    @property
+    def kernel_remarks(self) -> list[str]:
+        """Remarks of the tables on kernels that the step may take, such as another GPU's that stand in."""
+        attention = self.model.attention
+        is_latent = attention is not None and attention.kind == "latent"
+        unused = {"attention_64", "attention_128"} if is_latent else {"attention_latent"}
+        unused |= {"exchange_deepep", "exchange_hybridep"} - {f"exchange_{self.parallel.dispatcher}"}
+        told = KERNEL_AXES.keys() - unused
+        return [remark for remark in self.tables.remarks if remark.partition(":")[0] in told]
 
     @property
     def quantised(self) -> bool:

@@ -9,6 +9,7 @@ import numpy as np
 from lazsim.costmodel.measured import MeasuredCommunication, MeasuredCompute, missing_kernels
 from lazsim.costmodel.profile import BARE_KERNELS, SIZE_UNITS
 from lazsim.costmodel.recovery_times import restart_s
+from lazsim.engine.layout import LayoutCosts
 from lazsim.engine.simulate import SystemRun, simulate_system
 from lazsim.engine.systems import DEFAULT_SYSTEMS
 from lazsim.errors import CostRangeError, InfeasiblePlanError
@@ -205,14 +206,16 @@ def _model_notes(model: ModelSpec) -> list[str]:
 
 def _cost_notes(scenario: Scenario) -> list[str]:
     """Say which times are measured and which are analytic."""
-    if scenario.job.parallel is not None:
+    costs = scenario.costs()
+    if isinstance(costs, LayoutCosts):
         kernels = scenario.gpu.kernels
         whose = f"job {scenario.job.name}"
         if scenario.has_chosen_layout:
-            parallel = scenario.job.parallel
+            parallel = costs.inputs.parallel
             whose = f"tensor {parallel.tensor}, pipeline {parallel.pipeline}, expert {parallel.expert}, recompute "
             whose += f"{parallel.recompute}: the first that fits, as `job` gives none"
         notes = [f"steps are those of a layout ({whose}) from measured kernels of {kernels}"]
+        notes += costs.inputs.kernel_remarks
         if scenario.routing.name.startswith("smartmoe"):
             notes.append(
                 f"loads are as skewed as those of a small model ({scenario.routing.name}); a model trained to balance, "
@@ -222,7 +225,6 @@ def _cost_notes(scenario: Scenario) -> list[str]:
     profile = scenario.load_profile()
     if profile is None:
         return ["costs are analytic: no profile was given"]
-    costs = scenario.costs()
     times, links = costs.compute, costs.communication
     assert isinstance(times, MeasuredCompute)
     assert isinstance(links, MeasuredCommunication)

@@ -11,7 +11,6 @@ from lazsim.stepmodel.inputs import StepInputs
 from lazsim.stepmodel.operations import Span
 from lazsim.stepmodel.predict import StepTime, layer_timeline, predict_step
 from lazsim.stepmodel.search import Candidate, search_layouts
-from lazsim.stepmodel.tables import KERNEL_AXES
 from lazsim.units import GIB
 
 
@@ -73,11 +72,7 @@ class StepResult:
         if model.attention is not None and model.attention.head_dim not in (0, 64, 128):
             notes.append(f"attention heads of width {model.attention.head_dim} are scaled from those of 64 or 128")
         kernel = "attention_latent" if model.attention and model.attention.kind == "latent" else "attention_128"
-        is_latent = kernel == "attention_latent"
-        unused = {name for name in KERNEL_AXES if name.startswith("attention") and ("latent" in name) != is_latent}
-        unused |= {name for name in KERNEL_AXES if name.startswith("exchange")} - {f"exchange_{parallel.dispatcher}"}
-        told = KERNEL_AXES.keys() - unused
-        notes += [remark for remark in self.inputs.tables.remarks if remark.partition(":")[0] in told]
+        notes += self.inputs.kernel_remarks
         longest = self.inputs.tables.grids[kernel].axes[1][-1] if kernel in self.inputs.tables.grids else 0
         if 0 < longest < model.sequence_length:
             notes.append(
