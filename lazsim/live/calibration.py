@@ -35,6 +35,9 @@ NUM_ROUNDS = 2
 MAX_AGE_S = 30.0
 """Longest wait of a calibration for its nodes to get as old as those of the trace; by then their memory has grown."""
 
+RETURN_S = 1.0
+"""Time from the loss of all nodes until others come: the lost have left by then, as in the time that a trace leaves."""
+
 JOIN_WAIT_S = 0.5
 """Time to collect new nodes: all that start at once are known by then, and restart together."""
 
@@ -128,7 +131,7 @@ class CalibrationFaults:
         if event in ("failed", "stepped") and nodes.pool.num_workers < len(self._alive):
             nodes.coordinator.stop("a worker ended by itself, so that its costs cannot be measured")
         elif event == "failed" and not self._usable_nodes(len(self._alive)):
-            self._start_missing(nodes)
+            asyncio.get_running_loop().call_later(RETURN_S, self._start_missing, nodes)
         elif event == "stepped":
             num_used = nodes.coordinator.record.num_used
             self._num_steps = self._num_steps + 1 if num_used == self._num_used else 1

@@ -471,9 +471,10 @@ class Coordinator:
         record, server = self.record, self.server
         self._pause_cause = ""
         known_s = self._known_s = self.now_s()
-        # A rank may report a lost peer before the peer's own connection ends here.
+        # A rank may report a lost peer before the peer's own connection ends here, on a GPU by more than the window.
         await asyncio.sleep(FAILURE_WINDOW_S)
-        failed_s = known_s if self._failed_s is None else min(known_s, self._failed_s)
+        killed_s = [record.killed_s[member.name] for member in self._members if member.name in record.killed_s]
+        failed_s = min([known_s, *killed_s, *([] if self._failed_s is None else [self._failed_s])])
         record.fail(failed_s)
         record.stand_still("reconfigure", known_s)
         recovery = record.recovery("failure", failed_s)
