@@ -15,7 +15,7 @@ from lazsim.costmodel.profile import Header, Point, Profile, find_profile, profi
 from lazsim.costmodel.tables import TimeTable, table_of
 from lazsim.errors import CostRangeError, SpecError
 from lazsim.output.plots.profile import profile_figure
-from lazsim.profiling.check import held_out_errors, reached_shares
+from lazsim.profiling.check import held_out_errors, modelled_errors, reached_shares
 from lazsim.specs import ClusterSpec, GpuSpec, JobSpec, ModelSpec, load_spec
 from tests.conftest import ROOT
 
@@ -210,10 +210,32 @@ def test_grouped_experts_are_held_against_one_and_moved_tokens_against_a_copy():
     moved = [point("permute", size, 1.0, 0.0, copy_peak_share=share) for size, share in ((64, 0.9), (4096, 0.7))]
     found = [(one.kernel, one.size, one.share) for one in reached_shares(profile_of(single, several, moved))]
     assert found == [("grouped", 4096, pytest.approx(1.5 / 2.5)), ("permute", 4096, 0.7)]
+    # An eighth of the second is the schedule, so that the moves alone reach 8/7 of 0.7.
+    found = reached_shares(profile_of(moved, [point("schedule", 4096, 0.125, 0.0)]))
+    assert [one.share for one in found] == [pytest.approx(0.8)]
     # Where no more than 1,024 tokens for each were measured, those have to do.
     found = reached_shares(profile_of(single, several[:1]))
     assert [(one.kernel, one.size, one.share) for one in found] == [("grouped", 1024, pytest.approx(2.0))]
     assert reached_shares(profile_of(EXPERT)) == []
+
+
+def test_the_analytic_model_is_held_against_a_profile_for_few_and_many_tokens():
+    analytic = AnalyticCompute(
+        GPT_S, load_spec(GpuSpec, "h200"), load_spec(ClusterSpec, "rtx3090x10"), load_spec(JobSpec, "testbed-a")
+    )
+    # Measured as modelled for few tokens, and twice as long for many.
+    times_s = {size: float(analytic.expert_s(np.array(float(size)))) * (2 if size >= 512 else 1) for size in (16, 4096)}
+    found = modelled_errors(profile_of(points("expert", times_s)), analytic.gpu)
+    assert [(one.kernel, one.largest, pytest.approx(one.median)) for one in found] == [
+        ("expert", 16, 0.0),
+        ("expert", 4096, -0.5),
+    ]
+
+
+def test_one_row_takes_no_longer_than_the_rows_to_which_it_can_be_padded():
+    # A library's kernel for a single row may be slower than that for two.
+    table = table_of(points("expert", {1: 3.0, 2: 1.0, 4: 2.0}))
+    assert table.times_s.tolist() == [1.0, 1.0, 2.0]
 
 
 def test_a_profile_too_small_to_hold_anything_out_says_so():
@@ -230,8 +252,8 @@ def test_every_shipped_profile_covers_a_default_run():
         tables = compute_tables(profile, load_spec(ModelSpec, path.stem), gpus_per_node=1)
         assert {"expert", "reorder", "optimizer"} <= set(tables)
         # A GPU's micro-batch in the catalogue's jobs: four sequences of 1024. What is missing, --extrapolate fills in.
-        for kernel in ("expert", "reorder"):
-            assert tables[kernel].sizes[0] <= 1
+        for kernel, fewest in (("expert", 1), ("reorder", profile.header.model.top_k)):
+            assert tables[kernel].sizes[0] <= fewest
             assert tables[kernel].sizes[-1] >= 4096
 
 

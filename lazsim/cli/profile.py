@@ -158,27 +158,35 @@ def show_command(file: str, model: str, out: Path | None, as_json: bool) -> None
 @command.command()
 @click.argument("file", metavar="FILE|NAME")
 @catalog_model_option
+@click.option("--gpu", metavar="NAME", help="Compare the analytic times of this GPU of the catalogue, or TOML file.")
 @json_option
-def check(file: str, model: str, as_json: bool) -> None:
+def check(file: str, model: str, gpu: str | None, as_json: bool) -> None:
     """Hold out every second point of each kernel, and print the error of interpolating it from the others.
 
-    Then compare grouped experts with one expert, and moved tokens with a plain copy. Of imported kernel tables, hold
-    out every second value of each size in turn.
+    Then compare grouped experts with one expert, moved tokens with a plain copy, and with --gpu the analytic model.
+    Of imported kernel tables, hold out every second value of each size in turn.
     """
     from lazsim.costmodel.profile import find_profile, read_profile
     from lazsim.output.profile import check_parts, tables_check_parts
-    from lazsim.profiling.check import held_out_errors, reached_shares
+    from lazsim.profiling.check import held_out_errors, modelled_errors, reached_shares
+    from lazsim.specs import GpuSpec, load_spec
 
     path = find_profile(file, model)
     if (tables := _tables(path)) is not None:
         from lazsim.stepmodel.check_tables import check_tables
 
+        if gpu is not None:
+            raise LazsimError(
+                f"`gpu`: the analytic model is not held against kernel tables such as {file}; leave it out"
+            )
         show(check_tables(tables), (), tables_check_parts, as_json=as_json)
         return
     profile = read_profile(path)
     (errors, together), reached = held_out_errors(profile), reached_shares(profile)
+    modelled = [] if gpu is None else modelled_errors(profile, load_spec(GpuSpec, gpu))
     found = {"kernels": errors, "num_held_out": len(together), "median_error": statistics.median(together.tolist())}
-    show({**found, "reached": reached}, (), lambda _: check_parts(errors, together, reached), as_json=as_json)
+    found |= {"reached": reached} if gpu is None else {"reached": reached, "modelled": modelled}
+    show(found, (), lambda _: check_parts(errors, together, reached, modelled), as_json=as_json)
 
 
 @command.command()

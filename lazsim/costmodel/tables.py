@@ -58,10 +58,14 @@ class TimeTable:
 
 
 def table_of(points: Sequence[Point]) -> TimeTable:
-    """Build the table of one kernel; times never fall with size, since noise must not make more work faster."""
+    """Build the table of one kernel; times never fall with size.
+
+    A smaller size takes no longer than a larger one, to which its work could be padded: other work on the machine only
+    adds to times, and some libraries have a slower kernel for a single row.
+    """
     ordered = sorted(points, key=lambda point: point.size)
     sizes = np.array([point.size for point in ordered])
-    return TimeTable(ordered[0].kernel, sizes, np.maximum.accumulate([point.time_s for point in ordered]))
+    return TimeTable(ordered[0].kernel, sizes, np.minimum.accumulate([point.time_s for point in ordered[::-1]])[::-1])
 
 
 def sum_of(kernel: str, parts: Sequence[tuple[float, TimeTable]]) -> TimeTable | None:

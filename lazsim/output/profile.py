@@ -10,7 +10,7 @@ from lazsim.costmodel.profile import SIZE_UNITS, Profile, require_header
 from lazsim.files import json_bytes
 from lazsim.output.plots.style import name_pictures
 from lazsim.output.table import Column, Part, Table, key
-from lazsim.profiling.check import HeldOut, Reached
+from lazsim.profiling.check import HeldOut, Modelled, Reached
 from lazsim.profiling.results import RankResult, SkewResult
 from lazsim.stepmodel.check_tables import TablesCheck, TablesRange
 from lazsim.units import format_duration
@@ -58,8 +58,13 @@ def profile_files(profile: Profile) -> dict[str, bytes]:
     return name_pictures("profile", profile_figure(profile))
 
 
-def check_parts(errors: Sequence[HeldOut], together: npt.NDArray[np.float64], reached: Sequence[Reached]) -> list[Part]:
-    """Report the error of the interpolation at held-out points, and how near kernels come to plain ones."""
+def check_parts(
+    errors: Sequence[HeldOut],
+    together: npt.NDArray[np.float64],
+    reached: Sequence[Reached],
+    modelled: Sequence[Modelled] = (),
+) -> list[Part]:
+    """Report the error of the interpolation at held-out points, how near kernels come to plain ones, and the model."""
     columns = [
         key("kernel", of="kernel"),
         Column("held out", of="num_held_out"),
@@ -73,7 +78,16 @@ def check_parts(errors: Sequence[HeldOut], together: npt.NDArray[np.float64], re
         f"{one.kernel}: {one.share:.0%} of the rate of {one.of}, at {one.size:,.0f} {SIZE_UNITS[one.kernel]}"
         for one in reached
     ]
-    return [replace(table, rows=[*table.rows, total]), "\n".join(lines)]
+    parts: list[Part] = [replace(table, rows=[*table.rows, total]), "\n".join(lines)]
+    if modelled:
+        columns = [
+            key("kernel", of="kernel"),
+            *(Column(f"{end} size", ",.0f", of=end) for end in ("smallest", "largest")),
+            Column("points", of="num_points"),
+            *(Column(heading, "+.0%", of=heading) for heading in ("median", "lowest", "highest")),
+        ]
+        parts.append(Table.of(modelled, columns, notes=["analytic time over the measured one, less one"]))
+    return parts
 
 
 def tables_parts(found: TablesRange) -> list[Part]:

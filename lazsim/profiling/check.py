@@ -1,12 +1,17 @@
 """Error of a profile's interpolation at held-out points, and rates of its kernels compared with plain ones."""
 
+from collections.abc import Callable
+
 import msgspec
 import numpy as np
 
-from lazsim.costmodel.profile import Point, Profile
+from lazsim.costmodel.compute import AnalyticCompute
+from lazsim.costmodel.measured import compute_tables
+from lazsim.costmodel.profile import Point, Profile, require_header
 from lazsim.costmodel.tables import table_of
 from lazsim.costmodel.times import Floats
 from lazsim.errors import SpecError
+from lazsim.specs import ClusterSpec, GpuSpec, JobSpec, load_spec
 
 
 class HeldOut(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,7 +43,7 @@ def reached_shares(profile: Profile) -> list[Reached]:
     """Compare grouped experts with one expert, and moved tokens with a plain copy, if both were measured.
 
     The lowest share of grouped experts from `MANY_TOKENS` up counts, else that of the most tokens, and the share of the
-    most moved tokens.
+    most moved tokens, without the time of their schedule, which moves none.
     """
     expert = {point.size: point for point in profile.of("expert")}
     shares = [
@@ -48,15 +53,63 @@ def reached_shares(profile: Profile) -> list[Reached]:
     ]
     many = [share for share in shares if share.size >= MANY_TOKENS] or shares[-1:]
     found = [min(many, key=lambda one: one.share)] if many else []
-    found += [
-        Reached(kernel="permute", size=point.size, share=point.copy_peak_share, of="the copy")
-        for point in profile.of("permute")[-1:]
-    ]
+    schedule_s = {point.size: point.time_s for point in profile.of("schedule")}
+    for point in profile.of("permute")[-1:]:
+        moving = 1 - schedule_s.get(point.size, 0.0) / point.time_s
+        share = point.copy_peak_share / moving
+        found.append(Reached(kernel="permute", size=point.size, share=share, of="the copy"))
     return found
 
 
 def _rate(point: Point) -> float:
     return point.flop / point.time_s
+
+
+class Modelled(msgspec.Struct, frozen=True, kw_only=True):
+    """Times of the analytic model over measured ones, at the measured sizes of a range; 0.1 means a tenth longer."""
+
+    kernel: str
+    smallest: float
+    largest: float
+    num_points: int
+    median: float
+    lowest: float
+    highest: float
+
+
+FEW = {"optimizer": 2**20}
+FEW_TOKENS = 512
+"""Sizes below which launches and the reading of weights take most of the time."""
+
+ONE_GPU_CLUSTER, COMPARED_JOB = "rtx3090x10", "testbed-a"
+"""Nodes of one GPU, as profiles have them, and the job of the published evaluation."""
+
+
+def modelled_errors(profile: Profile, gpu: GpuSpec) -> list[Modelled]:
+    """Compare the analytic model of a GPU with a profile measured on it, kernel by kernel, for few and many tokens."""
+    model = require_header(profile).model
+    cluster, job = load_spec(ClusterSpec, ONE_GPU_CLUSTER), load_spec(JobSpec, COMPARED_JOB)
+    analytic = AnalyticCompute(model, gpu, cluster, job)
+    times: dict[str, Callable[[Floats], Floats]] = {
+        "expert": analytic.expert_s,
+        "reorder": analytic.reorder_s,
+        "optimizer": analytic.optimizer_s,
+        "dense": np.vectorize(analytic.dense_s, otypes=[np.float64]),
+    }
+    found = []
+    for kernel, table in compute_tables(profile, model, gpus_per_node=1).items():
+        errors = times[kernel](table.sizes) / table.times_s - 1
+        is_few = table.sizes < FEW.get(kernel, FEW_TOKENS)
+        for chosen in (is_few, ~is_few):
+            if chosen.any():
+                sizes, some = table.sizes[chosen], errors[chosen]
+                found.append(
+                    Modelled(
+                        kernel=kernel, smallest=float(sizes[0]), largest=float(sizes[-1]), num_points=len(sizes),
+                        median=float(np.median(some)), lowest=float(some.min()), highest=float(some.max()),
+                    )
+                )  # fmt: skip
+    return found
 
 
 def held_out_errors(profile: Profile) -> tuple[list[HeldOut], Floats]:
