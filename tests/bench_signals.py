@@ -1,9 +1,10 @@
 """End commands at many moments, by an interrupt and by SIGTERM: ``python -m tests.bench_signals [COUNT]``.
 
-Each end is one line or silence, the right exit code, no process left, and no file but a whole one.
+Each end is one line or silence, the right exit code, no process or shared memory left, and no file but a whole one.
 """
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -23,6 +24,9 @@ WAIT_S = 120.0
 
 LEAVE_S = 10.0
 """Longest time that its processes have to follow it."""
+
+SHARED_MEMORY = Path("/dev/shm")
+"""Where semaphores and folders of workers lie, with the process that made them in their names."""
 
 SWEEP = """
 [base]
@@ -49,12 +53,13 @@ COMMANDS = {
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command ended: its exit code, what it said, and its processes that are left."""
+    """How a command ended: its exit code, what it said, and its processes and shared memory that are left."""
 
     code: int
     number: int
     err: str
     left: list[int]
+    shared: list[str]
 
     def problem(self, out: Path | None = None) -> str:
         """Tell what is wrong; empty where nothing is."""
@@ -65,6 +70,8 @@ class Ended:
             return f"said {self.err[-500:]!r}"
         if self.left:
             return f"{len(self.left)} processes are left"
+        if self.shared:
+            return f"left {self.shared} in {SHARED_MEMORY}"
         names = [path.name for path in out.rglob("*")] if out is not None and out.exists() else []
         if self.code and (torn := [name for name in names if name.startswith(TEMPORARY)]):
             return f"left {torn}"
@@ -86,7 +93,9 @@ def end_after(
     end_s = time.monotonic() + LEAVE_S
     while (left := list(processes_of(process.pid))) and time.monotonic() < end_s:
         time.sleep(0.05)
-    return Ended(process.returncode, number, err, left)
+    name = re.compile(rf"(loky-|folder_){process.pid}[-_]")
+    shared = [path.name for path in SHARED_MEMORY.glob("*") if name.search(path.name)]
+    return Ended(process.returncode, number, err, left, shared)
 
 
 def processes_of(session: int) -> Iterator[int]:

@@ -136,6 +136,36 @@ def test_an_interrupt_waits_until_a_module_is_imported(run_process, tmp_path):
     assert run_process(sys.executable, "-c", script, env={**os.environ, "PYTHONPATH": paths}).stdout == "heard\n"
 
 
+@pytest.mark.parametrize("step", ["register semlock", "register folder", "unregister folder"])
+def test_an_interrupt_waits_until_workers_are_started_or_cleared_away(step, run_process):
+    # What is half registered is lost, and loky's tracker tells so. Another thread receives what the main one blocks.
+    script = (
+        "import os, signal, sys, threading, time\n"
+        "from joblib.externals.loky.backend import resource_tracker\n"
+        "from lazsim.cli.ending import Ending\n"
+        "from lazsim.study.backends import on_loky\n"
+        "name, interrupted = sys.argv[1:]\n"
+        "register = getattr(resource_tracker, name)\n"
+        "def and_interrupt(path, kind):\n"
+        "    register(path, kind)\n"
+        "    if kind == interrupted:\n"
+        "        setattr(resource_tracker, name, register)\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "        time.sleep(0.1)\n"
+        "setattr(resource_tracker, name, and_interrupt)\n"
+        "threading.Thread(target=time.sleep, args=(60,), daemon=True).start()\n"
+        "with Ending():\n"
+        "    try:\n"
+        "        print(sorted(on_loky(str, range(4), 2, None)))\n"
+        "        time.sleep(60)\n"
+        "    except KeyboardInterrupt:\n"
+        "        print('heard')\n"
+    )
+    ended = run_process(sys.executable, "-c", script, *step.split())
+    assert ended.stdout.splitlines()[-1:] == ["heard"]
+    assert ended.stderr == ""
+
+
 @pytest.mark.parametrize(
     ("script", "code"),
     [

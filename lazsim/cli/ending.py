@@ -15,8 +15,13 @@ AGAIN_S = 0.02
 LOST_S = 0.1
 """Time after which one that was raised is looked for: the way out is not disturbed sooner."""
 
-NOT_IN = ("<frozen importlib._bootstrap>", "weakref.py", f"multiprocessing{os.sep}util.py")
-"""Ends of names of files with Python's code that imports modules, and that clears away what is gone."""
+NOT_IN = (
+    "<frozen importlib._bootstrap>",
+    "weakref.py",
+    f"multiprocessing{os.sep}util.py",
+    f"joblib{os.sep}_parallel_backends.py",
+)
+"""Ends of names of files with code that imports modules, clears away what is gone, or starts and ends workers."""
 
 
 class Interrupt(KeyboardInterrupt):

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from lazsim.capacity import check_processes
 from lazsim.errors import LazsimError
+from lazsim.files import signals_held
 
 BatchT = TypeVar("BatchT")
 ResultT = TypeVar("ResultT")
@@ -40,34 +41,34 @@ def on_loky(
     function: Callable[[BatchT], ResultT], batches: Iterable[BatchT], num_workers: int, _address: str | None
 ) -> Iterator[ResultT]:
     """Run batches in processes of this machine, each with one thread for linear algebra."""
-    from multiprocessing.resource_tracker import ensure_running
+    from multiprocessing import resource_tracker
 
     from joblib import Parallel, delayed, parallel_config  # type: ignore[import-untyped, unused-ignore]
-    from joblib.externals.loky.process_executor import (  # type: ignore[import-untyped, unused-ignore]
-        TerminatedWorkerError,
-    )
+    from joblib.externals import loky  # type: ignore[import-untyped, unused-ignore]
 
     check_processes("num_workers", num_workers, "workers", **WORKER)
-    # Those that watch for leaks let signals through again as they start: one here, the other with `Parallel`.
-    ensure_running()
+    # Those that watch for leaks let signals through again as they start.
+    resource_tracker.ensure_running()
+    loky.backend.resource_tracker.ensure_running()
     # Batches have their size already, and rows of a few kilobytes need no memory mapping.
     options = {"return_as": "generator_unordered", "batch_size": 1, "max_nbytes": None}
-    calls = (delayed(_call)(function, batch, os.getpid()) for batch in batches)
-    with (
-        parallel_config("loky", n_jobs=num_workers, inner_max_num_threads=1),
-        Parallel(pre_dispatch=f"{AHEAD}*n_jobs", **options) as parallel,
-    ):
-        with _signals_blocked():
-            results = parallel(calls)
-        try:
-            for result in results:  # noqa: UP028 - so that an end by the caller comes here first
-                yield result
-        except TerminatedWorkerError:
-            raise LazsimError(WORKER_LOST) from None
-        finally:
-            with warnings.catch_warnings():
-                # An interrupt leaves batches undone, which is no news.
-                warnings.simplefilter("ignore")
+    with parallel_config("loky", n_jobs=num_workers, inner_max_num_threads=1):
+        # As a context it would start new workers where it ends early.
+        parallel = Parallel(pre_dispatch=f"{AHEAD}*n_jobs", **options)
+    results = None
+    try:
+        # Held as well as blocked: the main thread also handles what another thread receives.
+        with signals_held(), _signals_blocked():
+            results = parallel(delayed(_call)(function, batch, os.getpid()) for batch in batches)
+        for result in results:  # noqa: UP028 - so that an end by the caller comes here first
+            yield result
+    except loky.process_executor.TerminatedWorkerError:
+        raise LazsimError(WORKER_LOST) from None
+    finally:
+        with warnings.catch_warnings():
+            # An interrupt leaves batches undone, which is no news.
+            warnings.simplefilter("ignore")
+            if results is not None:
                 results.close()
 
 
