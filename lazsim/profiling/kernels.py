@@ -167,6 +167,11 @@ def grouped_kernel(model: ModelSpec, counts_of: Callable[[int], Sequence[int]], 
         tokens = random.normal(sum(counts), model.expert_dim)
         return tokens, torch.tensor(counts, device=random.device), *weights
 
+    def moved_elements(counts: Sequence[int]) -> float:
+        # Weights of experts with tokens are read twice; gradients of all are written. Five passes over the tokens.
+        num_weights = (2 * sum(count > 0 for count in counts) + len(counts)) * model.expert_params
+        return num_weights + 5.0 * sum(counts) * model.expert_dim
+
     return Kernel(
         "grouped",
         TOKEN_SIZES,
@@ -175,6 +180,7 @@ def grouped_kernel(model: ModelSpec, counts_of: Callable[[int], Sequence[int]], 
         operators.unstacked_experts if use_grouped_mm else operators.looped_experts,
         flop=lambda size: 6.0 * sum(counts_of(size)) * model.expert_params,
         inner_elements=lambda size: 4.0 * sum(counts_of(size)) * model.matrices_per_expert * model.d_ff_expert,
+        traffic_bytes=lambda size, element_bytes: element_bytes * moved_elements(counts_of(size)),
     )
 
 
