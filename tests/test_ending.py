@@ -113,6 +113,23 @@ def test_an_interrupt_that_a_library_drops_is_raised_again_and_does_not_disturb_
     assert (ended.stdout, ended.stderr) == ("cleared\nheard\n", "")
 
 
+@pytest.mark.parametrize("is_interrupted", [False, True])
+def test_threads_that_an_interrupt_breaks_say_nothing(is_interrupted, run_process):
+    script = (
+        "import os, signal, sys, threading, time\n"
+        "from lazsim.cli.ending import Ending\n"
+        "with Ending():\n"
+        "    try:\n"
+        f"        {is_interrupted} and os.kill(os.getpid(), signal.SIGINT)\n"
+        "    finally:\n"
+        "        thread = threading.Thread(target=lambda: {}[1])\n"
+        "        thread.start()\n"
+        "        thread.join()\n"
+        "        os._exit(0)\n"
+    )
+    assert ("KeyError" in run_process(sys.executable, "-c", script).stderr) != is_interrupted
+
+
 def test_an_interrupt_waits_until_a_module_is_imported(run_process, tmp_path):
     (tmp_path / "slow.py").write_text(
         "import os, signal\n"

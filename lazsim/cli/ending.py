@@ -34,6 +34,7 @@ class Ending:
     Workers and files are cleared away on the way out. The exception is not raised while a module is imported, since
     libraries take it for a fault of the module, nor in finalisers, where Python loses it and they would stay undone. It
     is raised again until it ends the command or is acknowledged: compiled libraries drop it where they call Python.
+    From then on threads that fail say nothing: loky's fails where its workers end before all work is handed out.
 
     Attributes
     ----------
@@ -45,13 +46,14 @@ class Ending:
         self.number = 0
         self._raised: Callable[[], Interrupt | None] = lambda: None
         self._before: dict[int, Any] = {}
-        self._hook = sys.unraisablehook
+        self._hook, self._thread_hook = sys.unraisablehook, threading.excepthook
 
     def __enter__(self) -> None:
         # Only the main thread may handle signals.
         if threading.current_thread() is not threading.main_thread():
             return
         self._hook, sys.unraisablehook = sys.unraisablehook, self._on_unraisable
+        self._thread_hook, threading.excepthook = threading.excepthook, self._on_thread_error
         for number in (signal.SIGALRM, signal.SIGTERM, signal.SIGINT):
             if signal.getsignal(number) != signal.SIG_IGN:
                 self._before[number] = signal.signal(number, self._on_signal)
@@ -59,7 +61,7 @@ class Ending:
     def __exit__(self, *_: object) -> None:
         if self._before:
             signal.setitimer(signal.ITIMER_REAL, 0)
-            sys.unraisablehook = self._hook
+            sys.unraisablehook, threading.excepthook = self._hook, self._thread_hook
             for number, handler in self._before.items():
                 signal.signal(number, handler)
 
@@ -82,6 +84,10 @@ class Ending:
     def _on_unraisable(self, lost: "sys.UnraisableHookArgs") -> None:
         if not (self.number and isinstance(lost.exc_value, KeyboardInterrupt)):
             self._hook(lost)
+
+    def _on_thread_error(self, failed: threading.ExceptHookArgs) -> None:
+        if not self.number:
+            self._thread_hook(failed)
 
 
 def acknowledge() -> None:
