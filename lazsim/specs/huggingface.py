@@ -174,6 +174,8 @@ def _attention(config: _Config, num_layers: int, d_model: int) -> dict[str, Any]
     scaling = config.fields.get("rope_scaling")
     if isinstance(scaling, dict) and "yarn" in (scaling.get("rope_type"), scaling.get("type")):
         heads["scaled_positions"] = True
+    if config.family.startswith("gpt_oss"):
+        heads["sinks"] = True
     return heads | _windows(config, num_layers, kinds)
 
 

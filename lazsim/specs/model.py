@@ -33,6 +33,8 @@ class AttentionSpec(Spec, frozen=True, kw_only=True):
         Whether each query and key head is normed before attention.
     scaled_positions : bool
         Whether rotations by position are scaled (YaRN, arXiv 2309.00071), for which trainers have no fused kernel.
+    sinks : bool
+        Whether each head has a learned sink, a score without a key.
     window, num_window_layers : int
         Tokens that a sliding window sees, and the layers that have one.
     """
@@ -48,6 +50,7 @@ class AttentionSpec(Spec, frozen=True, kw_only=True):
     value_dim: Amount = 0
     normed: bool = False
     scaled_positions: bool = False
+    sinks: bool = False
     window: Amount = 0
     num_window_layers: Annotated[int, Meta(ge=0, le=MAX_LAYERS)] = 0
 

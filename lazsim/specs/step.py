@@ -23,9 +23,11 @@ class StepConstants(Spec, frozen=True, kw_only=True):
     training_attention_speedup: Factor
     grouped_attention_backward: Factor
     latent_attention_backward: Factor
+    sink_gradient_s: Seconds
     eight_bit_attention_speedup: Factor
     eight_bit_attention_backward_speedup: Factor
     norm_backward_slowdown: Factor
+    strided_copy_slowdown: Factor
     host_launch_s: Seconds
     host_launch_clock_hz: Rate
     host_native_launch_s: Seconds

@@ -14,23 +14,25 @@ states made and used. Backward, keys and states again, and the gradients of each
 
 SCAN_PASSES = {
     "states": (6, 17),
-    "projected": (2, 2),
     "convolved": (2, 5),
     "inner": (9, 22),
     "grouped": (4, 14),
     "chunk": (4, 12),
 }
-"""Reads and writes of 2 bytes a number, forward and backward, by what is read or written: states of all chunks, what
-the projection makes, what is convolved, the inner width, keys of the groups, and their products in a chunk.
+"""Reads and writes of 2 bytes a number, forward and backward, by what is read or written: states of all chunks, what is
+convolved, the inner width, keys of the groups, and their products in a chunk.
 
-Counted in ``mamba_split_conv1d_scan_combined`` (state-spaces/mamba 2.2) and ``mamba_mixer`` (NVIDIA/Megatron-LM 0.16):
-a copy of the projection; convolution; states, made in 4 bytes and used in 2; products in fp32; gate and norm. Backward,
-all but the norm is made again, and each operand gets its gradient."""
+Counted in ``mamba_split_conv1d_scan_combined`` (state-spaces/mamba 2.2): convolution; states, made in 4 bytes and used
+in 2; products in fp32; gate and norm. Backward, all but the norm is made again, and each operand gets its gradient."""
 
 
 WIDE_HEAD = 128
 """Numbers of a head from which 8 bits shorten attention. On Blackwell, the exponential of a score takes as long as the
 matmuls of a head of 128 in 16 bits: 16 exponentials and 8,192 operations in a clock (FlashAttention-4)."""
+
+KEYS_BEYOND_WINDOW = (256, 512)
+"""Keys beyond its window that attention takes for a query, forward and backward: a tile of queries takes all keys that
+one of them sees. Within 15 % of cuDNN 9.19 on an H200 (windows of 128 to 1,024, heads of 64 and 128)."""
 
 ROTATION = ((4, 4), (1, 1))
 """Bytes for each number of queries and keys, and kernels, forward and backward, of a fused rotation of both."""
@@ -62,6 +64,7 @@ def attention_items(kernels: Kernels, attention: AttentionSpec, window: int) -> 
     number, backward_number = (passes * each for each in launched)
     items.append(kernels.copy(forward, backward, number, backward_number, graphed, tokens, calls=passes))
     core_s, ratio = _scores_s(kernels, attention, window)
+    sink_s = inputs.constants.sink_gradient_s * inputs.tokens * attention.num_heads / tensor if attention.sinks else 0.0
     if "attention" in inputs.parallel.eight_bit_parts:
         items.append(_quantised(kernels, attention))
     if "attention" in inputs.parallel.eight_bit_parts and attention.query_dim >= WIDE_HEAD * attention.num_heads:
@@ -73,7 +76,7 @@ def attention_items(kernels: Kernels, attention: AttentionSpec, window: int) -> 
         *_context_exchange(kernels, attention, core_s, ratio),
         Item(
             kernels.launches("attention", core_s, 2, graphed),
-            kernels.launches("attention", ratio * core_s, 3, graphed),
+            kernels.launches("attention", ratio * core_s + sink_s, 3, graphed),
             "attention_core",
         ),
         down,
@@ -123,14 +126,13 @@ def _scores_s(kernels: Kernels, attention: AttentionSpec, window: int) -> tuple[
     width = 64 if attention.head_dim <= 64 and "attention_64" in tables.grids else 128
     kernel = f"attention_{width}"
     seconds = tables.attention_s(kernel, heads, sequence) * attention.head_dim / width
-    if window and window < sequence:
-        # Two windows of keys for each window of queries, half of the pairs outside the band masked.
-        least = max(window, 512)
-        seconds = min(seconds, 2 * tables.time_s(kernel, heads * sequence / window, least) * window / least)
     # The tables hold the turn of queries and keys and the write of keys and values, too.
     touched = (attention.num_heads + 2 * attention.num_kv_heads) * attention.head_dim / parallel.tensor
     seconds = max(seconds - inputs.copy_s(4 * touched * inputs.tokens), 0.3 * seconds)
-    return seconds / sustained, constants.grouped_attention_backward
+    forward, backward = (
+        min(1.0, 2 * (window + extra) / (sequence + extra)) if window else 1.0 for extra in KEYS_BEYOND_WINDOW
+    )
+    return forward * seconds / sustained, constants.grouped_attention_backward * backward / forward
 
 
 def _context_exchange(kernels: Kernels, attention: AttentionSpec, core_s: float, ratio: float) -> list[Item]:
@@ -169,9 +171,8 @@ def state_space_items(kernels: Kernels, space: StateSpaceSpec) -> list[Item]:
     in_chunk = 2 * SCAN_CHUNK * (grouped + space.inner_dim)
     of_states = 2 * space.state_dim * space.inner_dim
     widths = {
-        "states": space.inner_dim * space.state_dim / SCAN_CHUNK, "projected": space.projected_dim,
-        "convolved": space.inner_dim + 2 * grouped, "inner": space.inner_dim, "grouped": grouped,
-        "chunk": space.num_groups * SCAN_CHUNK,
+        "states": space.inner_dim * space.state_dim / SCAN_CHUNK, "convolved": space.inner_dim + 2 * grouped,
+        "inner": space.inner_dim, "grouped": grouped, "chunk": space.num_groups * SCAN_CHUNK,
     }  # fmt: skip
 
     def scan(direction: int, num_kernels: int) -> tuple[Operation, ...]:
@@ -184,7 +185,14 @@ def state_space_items(kernels: Kernels, space: StateSpaceSpec) -> list[Item]:
 
     up = kernels.linear(space.projected_dim / tensor, d_model, tokens, graphed)
     down = kernels.linear(d_model, space.inner_dim / tensor, tokens, graphed)
+    before = after = []
+    if inputs.parallel.micro_batch > 1:
+        # Megatron-LM puts sequences first for the scan and back (``mamba_mixer``); of one sequence both are the same.
+        each = 4 * inputs.constants.strided_copy_slowdown / tensor
+        projected = each * space.projected_dim
+        before = [kernels.copy(projected, projected, 1, 1, graphed, tokens)]
+        after = [kernels.copy(each * space.inner_dim, 0, 1, 0, graphed, tokens)]
     return [
-        kernels.norm(graphed), up, Item(scan(0, 11), scan(1, 30)), down, kernels.residual(graphed),
+        kernels.norm(graphed), up, *before, Item(scan(0, 10), scan(1, 29)), *after, down, kernels.residual(graphed),
         *kernels.tensor_exchange((up, down)),
     ]  # fmt: skip

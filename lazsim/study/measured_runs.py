@@ -359,6 +359,7 @@ def _model_of(name: str, row: Row, known: ModelSpec | None) -> ModelSpec:
         alike = known.attention if known is not None else None
         attention["normed"] = _flag(row, "qk_norm", alike is not None and alike.normed)
         attention["scaled_positions"] = alike is not None and alike.scaled_positions
+        attention["sinks"] = alike is not None and alike.sinks
         attention |= {"window": _whole(row, "sliding_window") if windows else 0, "num_window_layers": windows}
     fields: dict[str, Any] = {
         "name": name,
