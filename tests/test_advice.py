@@ -300,10 +300,11 @@ def test_nodes_that_stay_cost_their_price_over_the_other_where_none_goes(lazsim,
     assert found["best"]["purchase"] == "spot"
     (other,) = found["evidence"]["ranking"][1:]
     assert (other["purchase"], other["behind"]) == ("on-demand", pytest.approx(3.5))
-    # 6 nodes at 2 $/h: samples for a dollar are samples/s x 3600 / 12.
-    assert found["best"]["value"] == pytest.approx(found["best"]["goodput_samples_per_s"] * 300, rel=1e-6)
+    # 6 nodes at 2 $/h are 12 / 3600 $/s.
+    cost = 1e6 * 12 / 3600 / found["best"]["goodput_samples_per_s"]
+    assert (found["unit"], found["best"]["value"]) == ("$/M samples", pytest.approx(cost, rel=1e-6))
     shown = lazsim("advise", *asked, "--jobs", 1, "--runs", 48)[1]
-    assert f"{1e6 / found['best']['value']:,.2f}" in shown.splitlines()[1]
+    assert f"{found['best']['value']:,.2f} +- 0.00 $/M samples" in shown.splitlines()[1]
     assert max(map(len, shown.splitlines())) <= 80
 
 

@@ -103,6 +103,13 @@ def test_a_chosen_placement_is_scored_and_plain_expert_parallelism_runs_once_wit
     assert rows[2]["plan_recovery_prob"] < rows[0]["plan_recovery_prob"]
 
 
+def test_an_axis_of_the_name_of_an_outcome_keeps_its_points_apart():
+    # Whole plans are quick here, so that both runs make them, and the outcome calls each `exact`.
+    result = run_sweep(parse_sweep({"base": BASE, "grid": {"planning": ["auto", "exact"], "system": ["ds"]}}))
+    assert [row["planning"] for row in result.rows] == ["auto", "exact"]
+    assert [row["planning"] for row in result.means()] == ["auto", "exact"]
+
+
 def test_tables_have_the_same_bytes_whatever_the_number_of_workers(tmp_path):
     one, two = (run_sweep(SMALL, tmp_path / str(number), num_workers=number) for number in (1, 2))
     assert one == two

@@ -161,7 +161,7 @@ class Advice:
             return {**dict(one.choice), **steps}
 
         def ranked(one: Ranked[Alternative]) -> dict[str, Any]:
-            measured = {**one.mean.named("value"), **one.behind.named("behind")}
+            measured = {**self.goal.shown(one.mean).named("value"), **one.behind.named("behind")}
             if self.goal.done is not None:
                 measured |= self.goal.in_time(self.rows[one.name]).named("in_time_prob")
                 measured["misses_deadline"] = self.misses(one.name)
@@ -172,6 +172,7 @@ class Advice:
         least = {"least_in_time_prob": self.goal.least_prob} if self.goal.done is not None else {}
         return {
             "goal": self.goal.name,
+            "unit": self.goal.heading,
             **least,
             "best": ranked(self.ranking[0]) | of_best,
             "ties": [ranked(one) for one in self.ties],

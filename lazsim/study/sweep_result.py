@@ -119,11 +119,10 @@ class SweepResult:
         axes = find_axes(points)
         found = zip(points, outcomes.tasks, outcomes.values, strict=True)
         done = [(point, task.id, value) for point, task, value in found if value is not None]
+        asked = ({key: point.get(key) for key in (*RUN_KEYS, *axes)} for point, _, _ in done)
+        # What was asked for stands before what came of it, such as `planning`: it tells the points apart.
         rows = tuple(
-            {key: point.get(key) for key in (*RUN_KEYS, *axes)}
-            | {key: cell for key, cell in value["row"].items() if key not in RUN_KEYS}
-            | {"id": row_id}
-            for point, row_id, value in done
+            keys | {**value["row"], **keys, "id": row_id} for keys, (_, row_id, value) in zip(asked, done, strict=True)
         )
         histories = tuple({key: value[key] for key in HISTORIES if key in value} for _, _, value in done)
         return cls(axes, rows, histories, outcomes.failures, tuple(value["notes"] for _, _, value in done))
