@@ -289,7 +289,9 @@ def test_a_search_that_was_stopped_goes_on_and_the_same_question_has_the_same_an
     assert json.loads((tmp_path / "out" / "advice.json").read_text()) | {"notes": found["notes"]} == found
 
 
-def test_nodes_that_stay_cost_their_price_over_the_other_where_none_goes(lazsim, tmp_path):
+def test_nodes_that_stay_cost_their_price_over_the_other_where_none_goes(lazsim, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("lazsim.output.plots.advice.to_files", lambda figure: drawn.append(figure) or {"png": b""})
     path = tmp_path / "nodes.csv"
     events = [Event(0, "add", f"node{index}") for index in range(6)]
     write_trace(build_trace(events, duration_s=1800), path)
@@ -303,8 +305,11 @@ def test_nodes_that_stay_cost_their_price_over_the_other_where_none_goes(lazsim,
     # 6 nodes at 2 $/h are 12 / 3600 $/s.
     cost = 1e6 * 12 / 3600 / found["best"]["goodput_samples_per_s"]
     assert (found["unit"], found["best"]["value"]) == ("$/M samples", pytest.approx(cost, rel=1e-6))
-    shown = lazsim("advise", *asked, "--jobs", 1, "--runs", 48)[1]
+    shown = lazsim("advise", *asked, "--jobs", 1, "--runs", 48, "--out", tmp_path / "out")[1]
     assert f"{found['best']['value']:,.2f} +- 0.00 $/M samples" in shown.splitlines()[1]
+    choices = drawn[0].axes[1]
+    assert choices.get_xlabel() == "$/M samples, % of the best choice"
+    assert [line.get_xdata()[0] for line in choices.lines if len(line.get_xdata())] == pytest.approx([100, 350])
     assert max(map(len, shown.splitlines())) <= 80
 
 

@@ -12,7 +12,7 @@ from lazsim.engine.systems import SYSTEMS
 from lazsim.output.plots import charts
 from lazsim.output.plots.axes import number_log_axis
 from lazsim.output.plots.run import windows
-from lazsim.output.plots.style import STYLE, looks_of, new_figure
+from lazsim.output.plots.style import STYLE, add_legend, looks_of, new_figure
 
 DRAWS = """
 import sys
@@ -109,6 +109,17 @@ def test_panels_share_an_axis_that_begins_at_0_and_holds_the_points_of_all(monke
         assert high > 40
         # A point stands at its number.
         assert panel.lines[0].get_xdata().tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("name", ["ds", "lazarus, fault 1", "lazarus, fault_threshold 1, spares 2"])
+def test_a_legend_is_no_wider_than_its_figure(name):
+    figure = new_figure(4.0, 3.0)
+    axes = figure.subplots()
+    for _ in range(6):
+        axes.plot([0, 1], label=name)
+    add_legend(figure, axes)
+    [legend] = figure.legends
+    assert legend.get_window_extent().width <= figure.bbox.width
 
 
 def test_every_system_looks_different():

@@ -138,9 +138,8 @@ def _spares_table(costs: Sequence[SpareCost]) -> Table:
     for one in costs:
         told = with_interval(one.per_million_samples, ",.4g"), None if one is best else _more(one)
         rows.append((one.num_spares, one.samples, one.node_hours, one.cost_usd, *told))
-    who = ", ".join(str(value) for value in best.among.values())
     more = [one for one in costs if one.num_spares > best.num_spares]
-    pays = f"{who}: {best.num_spares} spares pay; " + (
+    pays = f"{best.name}: {best.num_spares} spares pay; " + (
         f"with {more[0].num_spares}, samples cost {_more(more[0])} more" if more else "more were not tried"
     )
     ties = ", ".join(str(one.num_spares) for one in costs if one.is_tie and one is not best)
@@ -148,7 +147,7 @@ def _spares_table(costs: Sequence[SpareCost]) -> Table:
     if any(one.is_tie is None for one in costs):
         notes.append(f"fewer than {MIN_SAMPLES} seeds cannot tell which number pays")
     columns += [Column(f"{unit}/M samples"), Column("more than least")]
-    return Table(columns, rows, f"spares of {who}", notes)
+    return Table(columns, rows, f"spares of {best.name}", notes)
 
 
 def _more(one: SpareCost) -> str:

@@ -57,8 +57,8 @@ class PairTime:
     slowed_s: float
 
 
-KERNEL_PIECES = ("attention f", "experts b", "experts f", "attention b")
-EXCHANGE_PIECES = ("combine b", "dispatch f", "dispatch b", "combine f")
+KERNEL_PIECES = ("attention forward", "experts backward", "experts forward", "attention backward")
+EXCHANGE_PIECES = ("combine backward", "dispatch forward", "dispatch backward", "combine forward")
 """Pieces of a pair of passes, forward of one micro-batch and backward of another, in the order of each stream."""
 
 
@@ -153,6 +153,8 @@ def _pieces(
 
         kernels    attention f            | experts b, experts f       | attention b
         exchanges              combine b  | dispatch f     dispatch b  | combine f
+
+    where f is forward and b backward.
     """
     before, dispatch, experts, combine, after = _cut(forward)
     after_b, combine_b, experts_b, dispatch_b, before_b = _cut(backward)

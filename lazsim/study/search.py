@@ -89,6 +89,11 @@ class Goal:
     done: Callable[[Row], float] | None = None
     least_prob: float = 0.0
 
+    @property
+    def is_cost(self) -> bool:
+        """Whether what is shown is better where it is less."""
+        return self.less_is_better or self.cost_of > 0
+
     def shown(self, value: Interval) -> Interval:
         """Return what is shown of a value."""
         if not self.cost_of:

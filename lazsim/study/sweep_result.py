@@ -73,11 +73,28 @@ class SpareCost:
     dearer: Interval = THE_SAME
 
     @property
+    def name(self) -> str:
+        """The run and the values of the other axes, in a line."""
+        return name_setting(self.among)
+
+    @property
     def is_tie(self) -> bool | None:
         """Whether samples may cost as little as they can; None where there are too few seeds to tell."""
         if self.dearer.value == 1:
             return True
         return None if math.isnan(self.dearer.low) and math.isfinite(self.dearer.value) else self.dearer.low <= 1
+
+
+def name_setting(setting: Mapping[Any, Any]) -> str:
+    """Name a run and the values of some axes, in a line.
+
+    Examples
+    --------
+    >>> name_setting({"job.fault_threshold": 2, "run": "lazarus"})
+    'lazarus, fault_threshold 2'
+    """
+    axes = (f"{str(axis).rpartition('.')[2]} {value}" for axis, value in setting.items() if axis != "run")
+    return ", ".join([str(setting["run"]), *axes])
 
 
 def paying_spares(costs: Sequence[SpareCost]) -> SpareCost:

@@ -1,7 +1,5 @@
 """The picture of advice: the value over the interval between checkpoints, and the alternatives."""
 
-import math
-
 import matplotlib
 import numpy as np
 from matplotlib.ticker import NullLocator
@@ -67,14 +65,18 @@ def advice_figure(advice: Advice) -> dict[str, bytes]:
     curves.set_ylabel(advice.goal.heading)
     add_legend(figure, curves, 3)
     for place, one in enumerate(ranking):
-        share = 100 / one.behind.value if one.behind.value else 0.0
-        bounds = [share, share] if math.isnan(one.behind.low) else [100 / one.behind.high, 100 / one.behind.low]
+        # Costs of the best are the smaller ones, and its samples the larger ones.
+        share, *bounds = (_percent(bound, is_cost=advice.goal.is_cost) for bound in one.behind)
+        reach = np.nan_to_num([[abs(share - bound)] for bound in sorted(bounds)])
         color = "#1b6ca8" if one.is_tie else "0.6"
-        bars.errorbar(
-            [share], [place], xerr=[[share - bounds[0]], [bounds[1] - share]], color=color, marker="o", markersize=4
-        )
+        bars.errorbar([share], [place], xerr=reach, color=color, marker="o", markersize=4)
     labels = [name_choice(one.name.choice) + " (late)" * advice.misses(one.name) for one in ranking]
     bars.set_yticks(range(len(ranking)), labels)
     bars.set_ylim(len(ranking) - 0.5, -0.5)
-    bars.set_xlabel(f"{advice.goal.name}: % of the best")
+    bars.set_xlabel(f"{advice.goal.heading}, % of the best choice")
     return to_files(figure)
+
+
+def _percent(behind: float, *, is_cost: bool) -> float:
+    """Return the value of a choice in per cent of that of the best, which is so many times as good."""
+    return 100 * behind if is_cost else 100 / behind if behind else 0.0

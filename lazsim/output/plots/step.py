@@ -7,11 +7,11 @@ from lazsim.output.plots.style import COLORS, MORE_COLORS, STYLE, new_figure, to
 from lazsim.study.step import StepResult
 from lazsim.units import GIB
 
-MIN_LABEL_SHARE = 0.05
-"""Share of the layer from which a part has its name on it."""
+LETTER_SHARE = 0.012
+"""Width of a letter of a name on a bar, as a share of the bar: a part that is wide enough has its name on it."""
 
-LETTER_SHARE = 0.009
-"""Width of a letter of a name on a bar, as a share of the bar."""
+EDGE, EDGE_SHARE = 0.3, 100
+"""Width of the white edges of passes in points, and at most: a quarter of the shortest, by its share of the axis."""
 
 STREAMS = ("host", "kernels", "exchanges")
 
@@ -58,8 +58,10 @@ def _draw_passes(axes: Axes, result: StepResult) -> None:
     stages: dict[tuple[str, int], list[tuple[float, float]]] = {}
     for slot in schedule.slots:
         stages.setdefault((slot.kind, slot.stage), []).append((slot.start_s, slot.end_s - slot.start_s))
+    end_s = max(slot.end_s for slot in schedule.slots)
     for (kind, stage), spans in stages.items():
-        axes.broken_barh(spans, (stage - 0.42, 0.84), facecolor=PASS_COLORS[kind], edgecolor="white", linewidth=0.3)
+        edge = min(EDGE, EDGE_SHARE * min(length_s for _, length_s in spans) / end_s)
+        axes.broken_barh(spans, (stage - 0.42, 0.84), facecolor=PASS_COLORS[kind], edgecolor="white", linewidth=edge)
     for kind in dict.fromkeys(kind for kind, _ in stages):
         axes.barh(0, 0, color=PASS_COLORS[kind], label=kind)
     forward = sum(slot.kind != "backward" for slot in schedule.slots if slot.stage == 0)
@@ -78,17 +80,19 @@ def _draw_layer(axes: Axes, result: StepResult, palette: dict[str, str]) -> None
     streams = [name for name in STREAMS if any(span.stream == name for span in spans)]
     end_s = max(span.end_s for span in spans)
     parts = dict.fromkeys(span.part for span in spans)
-    # What only a layer has, such as launches, gets colours that are left.
-    free = iter([color for color in (*COLORS, *MORE_COLORS) if color not in palette.values()] * 3)
-    colors = {part: palette.get(part.replace(" ", "_")) or next(free) for part in parts}
+    known = {part: palette[name] for part in parts if (name := part.replace(" ", "_")) in palette}
+    # What only a layer has, such as launches, gets colours that are left, first those that the step does not have.
+    left = [color for color in (*COLORS, *MORE_COLORS) if color not in known.values()]
+    free = iter(sorted(left, key=lambda color: color in palette.values()))
+    colors = {part: known.get(part) or next(free) for part in parts}
     bars: dict[tuple[int, str], list[tuple[float, float]]] = {}
     for span in spans:
         color = colors[span.part]
         start_s, length_s = max(span.start_s, 0.0), span.end_s - max(span.start_s, 0.0)
         row = streams.index(span.stream)
         bars.setdefault((row, color), []).append((1e3 * start_s, 1e3 * length_s))
-        if length_s > MIN_LABEL_SHARE * end_s:
-            text = span.part.replace("_", "\n").replace(" ", "\n")
+        text = span.part.replace("_", "\n").replace(" ", "\n")
+        if _is_room(text, length_s / end_s):
             axes.text(
                 1e3 * (start_s + length_s / 2), row, text, ha="center", va="center", fontsize=6, color="white"
             )  # fmt: skip
@@ -112,7 +116,7 @@ def _draw_bar(
             label=name.replace("_", " ") if alpha == 1 else None,
         )  # fmt: skip
         text = name.replace("_", "\n")
-        if value >= LETTER_SHARE * max(map(len, text.split("\n"))) * whole:
+        if _is_room(text, value / whole):
             axes.text(
                 left + value / 2,
                 row,
@@ -125,3 +129,8 @@ def _draw_bar(
         left += value
     if alpha == 1:
         axes.legend(fontsize=6, loc="upper left", bbox_to_anchor=(1.0, 1.05))
+
+
+def _is_room(text: str, share: float) -> bool:
+    """Tell whether a name fits on a part of a bar."""
+    return share >= LETTER_SHARE * max(map(len, text.split("\n")))

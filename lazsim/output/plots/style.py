@@ -125,9 +125,13 @@ def new_figure(width: float, height: float, layout: Any = "constrained") -> Figu
 
 
 def add_legend(figure: Figure, axes: Axes, columns: int = 5) -> None:
-    """Explain the series of some axes above all panels."""
+    """Explain the series of some axes above all panels, in fewer columns where names are long."""
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=min(columns, len(labels)))
+    for number in range(min(columns, len(labels)), 0, -1):
+        legend = figure.legend(handles, labels, loc="outside upper center", ncols=number)
+        if number == 1 or legend.get_window_extent().width <= figure.bbox.width:
+            return
+        legend.remove()
 
 
 def to_files(figure: Figure, file_types: Sequence[str] = tuple(NO_STAMPS), *, tight: bool = False) -> dict[str, bytes]:

@@ -1,7 +1,6 @@
 """The picture of a sweep: samples along an axis, with intervals over seeds."""
 
-from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import matplotlib
 import numpy as np
@@ -10,7 +9,7 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from lazsim.output.plots.charts import lines_figure
 from lazsim.output.plots.style import COLUMN_INCHES, PAPER, add_legend, looks_of, new_figure, to_files
-from lazsim.study.sweep_result import SpareCost, SweepResult, paying_spares
+from lazsim.study.sweep_result import SpareCost, SweepResult, name_setting, paying_spares
 
 MOST_PANELS = 6
 MOST_LINES = 9
@@ -35,7 +34,8 @@ def sweep_figure(result: SweepResult) -> dict[str, bytes]:
         return _draw(frame, "run", [])
     *between, x = axes
     panels, names = between[:1], between[1:]
-    lines = frame.assign(run=[_line(row, names) for row in frame.to_dict("records")])
+    rows = frame[["run", *names]].to_dict("records")
+    lines = frame.assign(run=list(map(name_setting, rows)))
     if any(frame[panel].nunique() > MOST_PANELS for panel in panels) or lines["run"].nunique() > MOST_LINES:
         best = frame.sort_values("samples_mean", ascending=False).drop_duplicates([axes[0], "run"])
         return _draw(best.sort_index(), axes[0], [], "most samples trained")
@@ -47,7 +47,7 @@ def spares_figure(by_run: Sequence[Sequence[SpareCost]]) -> dict[str, bytes]:
     """Draw samples, and their cost, against the number of spares; a ring marks where one more does not pay."""
     figure = new_figure(COLUMN_INCHES, 3.2)
     samples, cost = figure.subplots(2, 1, sharex=True)
-    names = [", ".join(map(str, costs[0].among.values())) for costs in by_run]
+    names = [costs[0].name for costs in by_run]
     for (name, look), costs in zip(looks_of(names).items(), by_run, strict=True):
         numbers = [one.num_spares for one in costs]
         style = {"color": look.color, "marker": look.marker, "linestyle": look.line, "label": name}
@@ -76,16 +76,8 @@ def spares_figure(by_run: Sequence[Sequence[SpareCost]]) -> dict[str, bytes]:
     return to_files(figure)
 
 
-def _line(row: Mapping[Hashable, Any], names: Sequence[str]) -> str:
-    return ", ".join([str(row["run"]), *(f"{_short(name)} {row[name]}" for name in names)])
-
-
-def _short(axis: str) -> str:
-    return axis.rpartition(".")[2]
-
-
 def _draw(frame: pd.DataFrame, x: str, panels: Sequence[str], y_label: str = "samples trained") -> dict[str, bytes]:
-    titles = {panel: [f"{_short(panel)} {value}" for value in frame[panel]] for panel in panels}
+    titles = {panel: [f"{panel.rpartition('.')[2]} {value}" for value in frame[panel]] for panel in panels}
     series = "run" if x != "run" else "all"
     most, least = frame["samples_mean"].max(), frame["samples_mean"].min()
     return lines_figure(
