@@ -278,7 +278,7 @@ def test_a_search_that_was_stopped_goes_on_and_the_same_question_has_the_same_an
     assert code == 0, err
     assert "results are in" in err
     found = json.loads(out)
-    assert set(found) == {"goal", "best", "ties", "evidence", "inputs", "notes"}
+    assert set(found) == {"goal", "unit", "best", "ties", "evidence", "inputs", "notes"}
     assert (found["best"]["system"], found["best"]["interval_steps"]) == ("checkpoint", 60)
     assert {one["what"] for one in found["evidence"]["off"]} == {"interval halved", "interval doubled", "spares 1"}
     rows = (tmp_path / "out" / "rows.jsonl").read_bytes().splitlines(keepends=True)

@@ -76,8 +76,10 @@
   function draw_timeline(data, place) {
     // What is drawn anew keeps its zoom.
     x_range = new Bokeh.Range1d({start: x_range?.start ?? 0, end: x_range?.end ?? data.end, bounds: [0, data.end]});
-    const shared = {x_range, active_scroll: "xwheel_zoom"};
-    const rates = panel(300, "", "samples/s kept", {...shared, y_range: from_zero()});
+    // An instant stands at the same place in all panels: names and tools take as much room beside each.
+    const longest = Math.max(...data.systems.map(one => one.name.length));
+    const shared = {x_range, active_scroll: "xwheel_zoom", min_border_left: Math.max(90, 20 + 7 * longest), min_border_right: 20};
+    const rates = panel(300, "", "samples/s kept", {...shared, toolbar_location: "above", y_range: from_zero()});
     const phases = panel(60 + 26 * data.systems.length, "", "",
       {...shared, toolbar_location: null, y_range: data.systems.map(one => one.name).reverse()});
     const nodes = panel(150, `time (${data.unit})`, "nodes alive", {...shared, toolbar_location: null, y_range: from_zero()});
@@ -109,6 +111,7 @@
     const x_range = is_number ? {} : {x_range: [...new Set(points.map(point => point.x))]};
     const plot = panel(380, axis, "samples trained", {...x_range, y_range: from_zero()});
     plot.yaxis.formatter = new Bokeh.NumeralTickFormatter({format: "0,0"});
+    if (data.rows.every(row => Number.isInteger(row.setting[at]))) plot.xaxis.ticker = new Bokeh.BasicTicker({min_interval: 1});
     for (const one of data.runs) {
       const color = seen(one.color), legend_label = one.name;
       const own = points.filter(point => point.run === one.name);

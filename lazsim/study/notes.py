@@ -141,7 +141,7 @@ def _input_notes(scenario: Scenario, trace: Trace, loads: Routing, wall_s: float
         most_nodes -= scenario.num_spares
         start_s = scenario.spare_start_s
         start = f"{format_duration(start_s)} after a loss" if start_s else "at once"
-        notes.append(f"at most {most_nodes} nodes train; {scenario.num_spares} more are spares that join {start}")
+        notes.append(f"at most {most_nodes} nodes train; spares that join {start}: {scenario.num_spares}")
     elif scenario.spare_start_s:
         notes.append("`spare_start` has no effect without `spares`")
     if most_nodes > cluster.num_nodes:
