@@ -16,3 +16,10 @@ def test_every_name_of_loads_is_listed_and_can_be_used(lazsim):
 def test_a_piped_list_wraps_as_all_piped_tables_do(lazsim):
     for kind in ("routing", "systems", "formats"):
         assert max(map(len, lazsim("list", kind)[1].splitlines())) <= PIPED_WIDTH
+
+
+def test_a_missing_kind_is_told_in_a_line_that_names_all(lazsim):
+    code, out, err = lazsim("list")
+    assert (code, out) == (2, "")
+    assert "Choose from: models, clusters, gpus," in err
+    assert "\\" not in err

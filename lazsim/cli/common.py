@@ -1,6 +1,7 @@
 """Parts that several commands share: option types with units, notes, JSON."""
 
 import math
+import os
 import shlex
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -199,8 +200,8 @@ def _running_commands() -> list[click.Command]:
 
 @contextmanager
 def progress_bar(num_done: int, num_total: int, doing: str = "runs") -> Iterator[Callable[[int], None]]:
-    """Show on stderr, where that is a terminal, how many runs are done and how long the others will take."""
-    if not sys.stderr.isatty():
+    """Show on stderr, where that is a terminal that can go back, the runs that are done and the time for the others."""
+    if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
         yield lambda _: None
         return
     from rich.console import Console

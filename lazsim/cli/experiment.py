@@ -6,7 +6,6 @@ from typing import Any
 import click
 
 from lazsim.cli.common import OutFolder, backend_option, jobs_option, json_option, note, print_json, progress_bar
-from lazsim.cli.list import command as list_names
 
 STORE = ".runs"
 """Folder beside the results that keeps finished runs."""
@@ -16,16 +15,9 @@ STORE = ".runs"
 def command() -> None:
     """Make the figures and tables of the published evaluation again.
 
-    Each experiment is a short script, experiments/NAME/experiment.py, with its results in the README beside it.
+    Each experiment is a short script, experiments/NAME/experiment.py, with its results in the README beside it;
+    `lazsim list experiments` names them, in the order in which all of them run.
     """
-
-
-@command.command("list")
-@json_option
-@click.pass_context
-def list_command(context: click.Context, as_json: bool) -> None:
-    """List the experiments, a line each, in the order in which all of them run."""
-    context.invoke(list_names, kind="experiments", as_json=as_json)
 
 
 @command.command()
@@ -47,9 +39,9 @@ def list_command(context: click.Context, as_json: bool) -> None:
 def run(names: tuple[str, ...], out: Path, reference: Path | None, as_json: bool, **options: Any) -> None:
     """Run experiments: tables as CSV and Markdown, figures as PNG and PDF, and every input.
 
-    An experiment is a name of `lazsim experiment list`, or the path of a script such as mine/experiment.py: copy one of
-    experiments/ and change its settings. Runs are kept in DIR/.runs as they come, so that a second start goes on where
-    the first one was stopped.
+    An experiment is a name of `lazsim list experiments`, or the path of a script such as mine/experiment.py: copy one
+    of experiments/ and change its settings. Runs are kept in DIR/.runs as they come, so that a second start goes on
+    where the first one was stopped.
     """
     from lazsim.folders import refuse_foreign, write_folder
     from lazsim.output.outcome import outcome_files, outcome_text

@@ -96,7 +96,8 @@ def run_command(arguments: list[str] | None) -> int:
         error.show()
         return 2
     except click.ClickException as error:
-        _say(error.format_message())
+        # Choices stand in lines of their own.
+        _say(error.format_message().replace("\n\t", " "))
         return 2
     except OSError as error:
         if error.filename is None:
