@@ -256,7 +256,7 @@ def test_a_factor_without_end_is_refused_as_the_number_that_it_makes():
 
 def test_a_kernel_that_takes_no_time_is_refused(lazsim, tmp_path):
     (tmp_path / "gemm_bf16.csv").write_text("gpu,m,n,k,time_us\nh100,64,64,64,1e-320\n")
-    assert "line 2: time_us is '1e-320'" in refused(lazsim, "calibrate", "--measurements", tmp_path)
+    assert "line 2: time_us is '1e-320'" in refused(lazsim, "verify", "--kernels", tmp_path)
 
 
 def test_specs_of_the_catalogue_take_less_than_half_of_what_is_allowed():

@@ -41,7 +41,7 @@ PLACES = {
     "routing info": ("routing", "info"),
     "sweep": ("sweep", "--out", "/proc/no"),
     "experiment run": ("experiment", "run", "--out", "/proc/no"),
-    "calibrate": ("calibrate", "--measurements"),
+    "verify": ("verify", "--kernels"),
     "profile show": ("profile", "show"),
     "a command": (),
     "an option": ("list", "models", "--"),

@@ -24,8 +24,7 @@ COMMANDS = {
     "profile": "Measure kernels, exchanges and checkpoints on this machine; look at profiles.",
     "live": "Train a small MoE for real while its workers are killed and started.",
     "validate": "Hold the prediction against a real training job under real kills.",
-    "verify": "Hold predictions against training runs that others measured.",
-    "calibrate": "Show how far the cost model is from measured kernels.",
+    "verify": "Hold predictions against training runs and kernels that others measured.",
     "sweep": "Run grids of models, systems, traces and seeds, and go on where they were stopped.",
     "experiment": "Make the figures and tables of the published evaluation again.",
     "sensitivity": "Show what changes when a constant is off by half.",
@@ -33,6 +32,8 @@ COMMANDS = {
 }
 """Name -> one line of help; the command itself is in the module of the same name."""
 
+MOVED = {"calibrate": "verify --kernels DIR"}
+"""Commands of earlier versions, and what to give now."""
 
 NO_ARGUMENTS: Any = getattr(click.exceptions, "NoArgsIsHelpError", ())
 """A group without a command, which shows its help; since click 8.2."""
@@ -54,6 +55,12 @@ class LazyGroup(click.Group):
             return None
         command: click.Command = importlib.import_module(f"lazsim.cli.{cmd_name}").command
         return command
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        """Find the command that arguments call, and say where one has gone."""
+        if args[0] in MOVED and not ctx.resilient_parsing:
+            ctx.fail(f"{args[0]} is gone; give lazsim {MOVED[args[0]]}")
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands without importing any."""

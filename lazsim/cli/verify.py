@@ -20,24 +20,61 @@ from lazsim.cli.common import Number, json_option, out_option, progress, show
     "catalogue, or of models.csv and systems.csv beside the file.",
 )
 @click.option(
+    "--kernels",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Measured kernels and collectives in place of runs: a folder of gemm_bf16.csv, fused_moe_bf16.csv or "
+    "nccl_single_node.csv.",
+)
+@click.option(
+    "--gpu", "gpus", multiple=True, help="GPU of the kernels, or TOML file; repeats. Default: all in the catalogue."
+)
+@click.option("--refit", is_flag=True, help="Print constants fitted to the kernels, as the catalogue has them.")
+@click.option(
     "--tolerance",
     type=Number(min=0),
-    help="Exit with 1 where the median error of runs, as a share, is larger, or an outcome is out of its own range.",
+    help="Exit with 1 where the median error of runs, as a share, or of a kernel with the constants of the catalogue "
+    "is larger, or an outcome is out of its own range.",
 )
 @out_option(
-    "Write verify.csv, verify.json and a scatter plot there.", "verify.csv", "verify.json", "verify.png", "verify.pdf"
+    "Write verify.csv, verify.json and a plot of runs there.", "verify.csv", "verify.json", "verify.png", "verify.pdf"
 )
 @json_option
-def command(only: str, paths: tuple[str, ...], tolerance: float | None, out: Path | None, as_json: bool) -> int:
-    """Predict training runs and outcomes under failures that others published, and show the errors.
+def command(
+    only: str,
+    paths: tuple[str, ...],
+    kernels: Path | None,
+    gpus: tuple[str, ...],
+    refit: bool,
+    tolerance: float | None,
+    out: Path | None,
+    as_json: bool,
+) -> int:
+    """Predict training runs, outcomes under failures and kernels that others measured, and show the errors.
 
     An error is predicted over measured throughput, minus one. Errors are grouped by model, system, precision,
     dispatcher, graphs, recomputation, pipeline and source; the worst rows are listed. Outcomes are replayed by the
     engine and held to the tolerance of each.
-    """  # fmt: skip
-    from lazsim.output.verify import verify_files, verify_parts
-    from lazsim.study.verify import verify
 
-    result = verify(paths, only, lambda rows: progress(rows, "predicting"))
-    show(result, result.notes, verify_parts, as_json=as_json, out=out, files=verify_files)
+    Errors of kernels and collectives have no sign. Every seventh point is held out of a fit, and the errors of kernels
+    are those at held-out points. "catalogue" means the shipped constants, "this fit" a fit to the table given, "own
+    fit" the same formula fitted to these kernels alone. Collectives count from 1 MiB up; the fit takes all points of a
+    whole node.
+    """  # fmt: skip
+    if kernels is None and (gpus or refit):
+        raise click.UsageError(f"{'--gpu' if gpus else '--refit'} is for measured kernels; add --kernels DIR")
+    if kernels is not None and paths:
+        raise click.UsageError("--rows takes runs, and --kernels takes kernels; give one of them")
+    if refit and only:
+        raise click.UsageError("--only keeps rows, and --refit prints none; leave one out")
+    from lazsim.costmodel.kernel_errors import compare_kernels
+    from lazsim.output.verify import refit_parts, verify_files, verify_parts
+    from lazsim.study.verify import Verification, verify
+
+    if kernels is not None:
+        result = Verification(kernels=compare_kernels(kernels, gpus, only))
+    else:
+        result = verify(paths, only, lambda rows: progress(rows, "predicting"))
+    parts = refit_parts if refit else verify_parts
+    show(result, result.notes, parts, as_json=as_json, out=out, files=verify_files)
     return int(tolerance is not None and result.exceeds(tolerance))

@@ -37,11 +37,7 @@ TABLES: Mapping[str, tuple[str, ...]] = {
 LEAST, MOST = 1e-6, 1e15
 """Range of numbers in a table: products and quotients of a few of them stay finite."""
 
-TEXT_COLUMNS: Mapping[str, tuple[str, ...]] = {
-    "gemm_bf16.csv": (),
-    "fused_moe_bf16.csv": ("distribution",),
-    "nccl_single_node.csv": ("op_name",),
-}
+TEXT_COLUMNS = {"fused_moe_bf16.csv": ("distribution",), "nccl_single_node.csv": ("op_name",)}
 
 HOLD_OUT_EVERY = 7
 """Every seventh point, in the order of the sizes, is held out. Seven shares no factor with the numbers of sizes along
@@ -103,7 +99,7 @@ def read_table(path: Path | str) -> "pd.DataFrame":
     import pandas as pd
 
     path = Path(path)
-    numbers, texts = (*TABLES[path.name], "time_us"), ("gpu", *TEXT_COLUMNS[path.name])
+    numbers, texts = (*TABLES[path.name], "time_us"), ("gpu", *TEXT_COLUMNS.get(path.name, ()))
     try:
         table = pd.read_csv(io.BytesIO(read_bytes(path)), dtype=str, keep_default_na=False, skip_blank_lines=False)
     except (ValueError, UnicodeDecodeError) as error:
@@ -127,7 +123,7 @@ def read_measurements(folder: Path | str) -> dict[str, "pd.DataFrame"]:
     paths = [Path(folder) / name for name in TABLES]
     present = [path for path in paths if os.path.exists(path)]
     if not present:
-        raise LazsimError(f"{folder}: holds none of {', '.join(TABLES)}; give their folder with `measurements`")
+        raise LazsimError(f"`kernels` {folder}: holds none of {', '.join(TABLES)}; give a folder of them")
     return {path.name: read_table(path) for path in present}
 
 
@@ -144,9 +140,7 @@ def held_out(num_points: int) -> npt.NDArray[np.bool_]:
 
 
 def summarise(predicted_s: Floats, table: "pd.DataFrame") -> ErrorSummary:
-    """Summarise the errors of predicted seconds against the ``time_us`` of a table; NaN for an empty table."""
-    if not len(table):
-        return ErrorSummary(0, *[float("nan")] * 5)
+    """Summarise the errors of predicted seconds against the ``time_us`` of a table."""
     signed = predicted_s / _measured_s(table) - 1.0
     error = np.abs(signed)
     return ErrorSummary(

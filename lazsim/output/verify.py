@@ -2,7 +2,8 @@
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from lazsim.files import json_bytes
 from lazsim.output.plots.style import name_pictures
@@ -14,16 +15,39 @@ NUM_WORST = 10
 
 ERRORS = ("num_rows", "median_error", "median_abs_error", "within_10", "within_20")
 
+COLUMNS = (
+    "id", "group", "metric", "predicted", "measured", "error", "skipped", *GROUPS, "source", "tolerance", "within",
+)  # fmt: skip
+"""Columns of ``verify.csv`` for runs and outcomes."""
+
 
 def verify_parts(result: Verification) -> Iterator[Part]:
-    """Show errors of runs in all, by mechanism, and the runs that are furthest off; then every outcome replayed."""
+    """Show errors of runs in all, by mechanism, and the runs that are furthest off; every outcome; and kernels."""
     if result.predicted_rows:
         yield from _run_parts(result)
-    elif not result.outcomes:
+    elif not (result.outcomes or result.kernels.rows):
         yield "no row has a prediction"
     yield from _skipped_parts("not predicted", result.rows)
     if result.outcomes:
         yield from _outcome_parts(result)
+    if result.kernels.rows:
+        columns = [key("gpu", of="group"), key("measured", of="metric"), key("model", of="model")]
+        columns += [key("points", of="points"), Column("count", of="error.num_points")]
+        columns += [Column("median", ".1%", of="error.median"), Column("90 %", ".1%", of="error.p90")]
+        columns += [Column("max", ".1%", of="error.max")]
+        yield Table.of(result.kernels.rows, columns, "errors of predicted over measured times of kernels, without sign")
+
+
+def refit_parts(result: Verification) -> Iterator[str]:
+    """Write fitted constants as TOML, three digits each, under comments that name the files they belong to."""
+    for file, values in result.kernels.refit.items():
+        yield "\n".join([f"# {file}", *_toml_lines(values)])
+
+
+def _toml_lines(values: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in values.items():
+        is_table = isinstance(value, dict)
+        yield from [f"[{name}]", *_toml_lines(value)] if is_table else [f"{name} = {float(f'{value:.3g}')!r}"]
 
 
 def _outcome_parts(result: Verification) -> Iterator[Part]:
@@ -34,15 +58,13 @@ def _outcome_parts(result: Verification) -> Iterator[Part]:
         f"tolerances. {counts['num_echoes']} more only give an input back. {others} are not replayed."
     )
     columns = [
-        key("row"), Column("metric", kind="name"), Column("published", ",.4g"), Column("replayed", ",.4g"),
-        Column("unit", kind="name"), Column("tolerance", kind="name"), Column("within", kind="name"),
+        key("row", of="id"), Column("metric", kind="name", of="metric"), Column("published", ",.4g", of="measured"),
+        Column("replayed", ",.4g", of="predicted"), Column("unit", kind="name", of="unit"),
+        Column("tolerance", kind="name", of="tolerance"), Column("within", kind="name", of=_verdict),
     ]  # fmt: skip
     replayed = [row for row in result.outcomes if row.within is not None]
-    values = [
-        (row.id, row.metric, row.measured, row.predicted, row.unit, row.tolerance, _verdict(row)) for row in replayed
-    ]
-    if values:
-        yield Table(columns, values, "outcomes under failures")
+    if replayed:
+        yield Table.of(replayed, columns, "outcomes under failures")
     for row in replayed:
         if row.why:
             yield f"{row.id} is out of its tolerance: {row.why}."
@@ -83,11 +105,11 @@ def _run_parts(result: Verification) -> Iterator[Part]:
     yield _group_table(rows)
     worst = sorted(rows, key=lambda row: -abs(row.error or 0.0))[:NUM_WORST]
     columns = [
-        key("row"), Column("model, system", kind="name"), Column("measured", ",.0f"), Column("predicted", ",.0f"),
-        Column("error", "+.0%"),
+        key("row", of="id"), Column("model, system", kind="name", of="group"),
+        Column("measured", ",.0f", of="measured"), Column("predicted", ",.0f", of="predicted"),
+        Column("error", "+.0%", of="error"),
     ]  # fmt: skip
-    values = [(row.id, row.group, row.measured, row.predicted, row.error) for row in worst]
-    yield Table(columns, values, "the rows that are furthest off, tokens/s a GPU")
+    yield Table.of(worst, columns, "the rows that are furthest off, tokens/s a GPU")
     if result.pairs:
         yield from _pair_parts(result)
 
@@ -105,39 +127,26 @@ def _pair_parts(result: Verification) -> Iterator[Part]:
     values = [(name, len(right), sum(right)) for name, right in zip(settings, by_setting, strict=True)]
     yield Table(columns, values, "pairs by setting")
     columns = [
-        key("faster"), key("slower"), Column("setting", kind="name"), Column("measured", ".2f"),
-        Column("predicted", ".2f"),
+        key("faster", of="faster"), key("slower", of="slower"), Column("setting", kind="name", of="setting"),
+        Column("measured", ".2f", of="measured"), Column("predicted", ".2f", of="predicted"),
     ]  # fmt: skip
-    wrong = [
-        (pair.faster, pair.slower, pair.setting, pair.measured, pair.predicted)
-        for pair in result.pairs
-        if not pair.right
-    ]
-    if wrong:
-        yield Table(columns, wrong, "pairs in the other direction, the first over the second")
+    if wrong := [pair for pair in result.pairs if not pair.right]:
+        yield Table.of(wrong, columns, "pairs in the other direction, the first over the second")
 
 
 def verify_files(result: Verification) -> dict[str, bytes]:
     """Return the content of every file of ``lazsim verify --out``, by name."""
     from lazsim.output.plots.verify import verify_figure
 
+    rows = [row.to_json() for row in result.kernels.rows]
+    columns: Sequence[str] = [*rows[0]] if rows else COLUMNS
+    rows += [getattr(row, "settings", {}) | vars(row) for row in (*result.rows, *result.outcomes)]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
-        ("id", "group", "metric", "predicted", "measured", "error", "skipped", *GROUPS, "source", "tolerance", "within")
-    )
-    for row in result.rows:
-        shown = [f"{value:.6g}" if value is not None else "" for value in (row.predicted, row.measured, row.error)]
-        settings = [row.settings[name] for name in GROUPS]
-        writer.writerow((row.id, row.group, row.metric, *shown, row.skipped, *settings, row.source, "", ""))
-    for outcome in result.outcomes:
-        shown = [
-            f"{value:.6g}" if value is not None else ""
-            for value in (outcome.predicted, outcome.measured, outcome.error)
-        ]
-        within = "" if outcome.within is None else int(outcome.within)
-        name = (outcome.id, outcome.group, outcome.metric, *shown, outcome.skipped)
-        writer.writerow((*name, *("" for _ in GROUPS), outcome.source, outcome.tolerance, within))
+    writer.writerow(columns)
+    for row in rows:
+        cells = [row.get(name) for name in columns]
+        writer.writerow(f"{cell:.6g}" if isinstance(cell, int | float) else cell for cell in cells)
     return {
         "verify.csv": text.getvalue().encode(),
         "verify.json": json_bytes(result.to_json()),

@@ -1,17 +1,18 @@
-"""Compare the catalogue with measurements: one row for each GPU, kernel or collective, model and range of sizes."""
+"""Errors of the catalogue: one row for each measured GPU, kernel or collective, model and range of sizes."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from lazsim.costmodel.compute import fused_gpu
 from lazsim.costmodel.fit import (
     COLLECTIVES,
     KERNEL_PARAMETERS,
     ErrorSummary,
-    KernelModel,
     expert_times_s,
     fit_kernels,
     fit_links,
@@ -19,9 +20,11 @@ from lazsim.costmodel.fit import (
     held_out,
     large_exchanges,
     matmul_times_s,
+    read_measurements,
     summarise,
     tokens_per_expert,
 )
+from lazsim.costmodel.times import Floats
 from lazsim.errors import LazsimError
 from lazsim.specs import ClusterSpec, GpuSpec, NetworkSpec, catalog_names, load_spec
 
@@ -34,59 +37,62 @@ MIN_TOKENS = 512
 BALANCED = "balanced"
 """The distribution of expert loads to compare, where it was measured; otherwise all of them."""
 
+Masks = Mapping[str, npt.NDArray[np.bool_]]
+
 Refit = dict[str, dict[str, float | dict[str, float]]]
 
 
 @dataclass(frozen=True)
-class CalibrationRow:
+class KernelRow:
     """The error of one model over some points.
 
-    `model` is ``catalogue`` (the constants that are shipped), ``this fit`` (a fit to this very table) or ``own fit``
-    (the same formula fitted to this kind of kernel alone, where several kinds share their constants).
+    `group` is the GPU, and `metric` the kernel or collective whose time was measured. `model` is ``catalogue`` (the
+    constants that are shipped), ``this fit`` (a fit to this very table) or ``own fit`` (the same formula fitted to this
+    kind of kernel alone, where several kinds share their constants).
     """
 
-    gpu: str
-    kind: str
+    id: str
+    group: str
+    metric: str
     model: str
     points: str
     error: ErrorSummary
 
+    def to_json(self) -> dict[str, object]:
+        """Return plain values."""
+        return {name: value for name, value in (vars(self) | vars(self.error)).items() if name != "error"}
+
 
 @dataclass(frozen=True)
-class CalibrationReport:
+class KernelErrors:
     """Rows of errors, the constants of a new fit for each TOML file, and measured GPUs outside the catalogue.
 
     A value of `refit` is a number, or a table of numbers that has its own name in the file.
     """
 
-    rows: list[CalibrationRow] = field(default_factory=list)
+    rows: Sequence[KernelRow] = ()
     refit: Refit = field(default_factory=dict)
     unknown: tuple[str, ...] = ()
 
-    def to_json(self) -> dict[str, object]:
-        """Return plain values, None for errors that are undefined."""
-        rows = []
-        for row in self.rows:
-            numbers = {name: None if np.isnan(value) else value for name, value in vars(row.error).items()}
-            rows.append({"gpu": row.gpu, "kind": row.kind, "model": row.model, "points": row.points} | numbers)
-        return {"rows": rows, "refit": self.refit, "unknown": self.unknown}
 
-
-def calibrate(tables: Mapping[str, "pd.DataFrame"], names: Iterable[str] = ()) -> CalibrationReport:
+def compare_kernels(folder: Path, names: Iterable[str] = (), only: str = "") -> KernelErrors:
     """Compare the models of GPUs with measured tables, and fit them anew.
 
     Parameters
     ----------
-    tables
-        Result of `lazsim.costmodel.fit.read_measurements`.
+    folder
+        Folder of `lazsim.costmodel.fit.TABLES`.
     names
         GPUs: names in the catalogue or paths to TOML files; by default, all measured GPUs in the catalogue.
+    only
+        Keep rows with this text in their name.
 
     Raises
     ------
     LazsimError
-        When a named GPU is unknown or was not measured, or none was.
+        When a table cannot be read, a named GPU is unknown or was not measured, none was, or no row has the text.
     """
+    tables = read_measurements(folder)
     measured = sorted({str(gpu) for table in tables.values() for gpu in table["gpu"]})
     gpus = [load_spec(GpuSpec, name) for name in names or [name for name in catalog_names("gpus") if name in measured]]
     for gpu in gpus:
@@ -96,35 +102,43 @@ def calibrate(tables: Mapping[str, "pd.DataFrame"], names: Iterable[str] = ()) -
         raise LazsimError(
             f"none of the measured GPUs ({', '.join(measured)}) is in the catalogue; give `gpu` FILE.toml"
         )
-    calibration = CalibrationReport(unknown=() if names else tuple(sorted({*measured} - {gpu.name for gpu in gpus})))
+    rows, refit = list[KernelRow](), Refit()
     for gpu in gpus:
         mine = {name: table[table["gpu"] == gpu.name] for name, table in tables.items()}
         for name, compare in COMPARISONS.items():
             if name in mine and len(mine[name]):
-                rows = compare(gpu, mine[name], calibration.refit)
-                calibration.rows.extend(row for row in rows if row.error.num_points)
-    return calibration
+                rows += compare(gpu, mine[name], refit)
+    wanted = [row for row in rows if only.lower() in row.id.lower()]
+    if only and not wanted:
+        raise LazsimError(f"`only` {only}: none of the {len(rows)} rows has this text; give another one")
+    return KernelErrors(wanted, refit, () if names else tuple(sorted({*measured} - {gpu.name for gpu in gpus})))
 
 
-def _kernel_rows(
-    gpu: GpuSpec, kind: str, models: Mapping[str, GpuSpec], times_s: KernelModel, table: "pd.DataFrame", tokens: object
-) -> Iterator[CalibrationRow]:
-    hidden, large = held_out(len(table)), np.asarray(tokens) >= MIN_TOKENS
-    for model, spec in models.items():
-        predicted = times_s(spec, table)
-        for points, mask in {"held out": hidden, f"held out, m >= {MIN_TOKENS}": hidden & large}.items():
-            yield CalibrationRow(gpu.name, kind, model, points, summarise(predicted[mask], table[mask]))
+def _rows(
+    gpu: str, metric: str, predicted_s: Mapping[str, Floats], table: "pd.DataFrame", masks: Masks
+) -> Iterator[KernelRow]:
+    """Summarise the errors of each model over each set of points that has some."""
+    for model, times_s in predicted_s.items():
+        for points, mask in masks.items():
+            if mask.any():
+                name, error = f"{gpu} {metric}, {model}, {points}", summarise(times_s[mask], table[mask])
+                yield KernelRow(name, gpu, metric, model, points, error)
 
 
-def _compare_matmuls(gpu: GpuSpec, table: "pd.DataFrame", refit: Refit) -> Iterator[CalibrationRow]:
+def _held_out(table: "pd.DataFrame", tokens: object) -> Masks:
+    hidden = held_out(len(table))
+    return {"held out": hidden, f"held out, m >= {MIN_TOKENS}": hidden & (np.asarray(tokens) >= MIN_TOKENS)}
+
+
+def _compare_matmuls(gpu: GpuSpec, table: "pd.DataFrame", refit: Refit) -> Iterator[KernelRow]:
     fitted = fit_memory(fit_kernels(gpu, table), table)
     values = {name: getattr(fitted, name) for name in (*KERNEL_PARAMETERS, "memory_efficiency")}
     refit.setdefault(f"gpus/{gpu.name}", {}).update(values)
-    models = {"catalogue": gpu, "this fit": fitted}
-    yield from _kernel_rows(gpu, "matmul", models, matmul_times_s, table, table["m"])
+    predicted_s = {"catalogue": matmul_times_s(gpu, table), "this fit": matmul_times_s(fitted, table)}
+    yield from _rows(gpu.name, "matmul", predicted_s, table, _held_out(table, table["m"]))
 
 
-def _compare_experts(gpu: GpuSpec, table: "pd.DataFrame", refit: Refit) -> Iterator[CalibrationRow]:
+def _compare_experts(gpu: GpuSpec, table: "pd.DataFrame", refit: Refit) -> Iterator[KernelRow]:
     table = table[table["moe_ep_size"] == 1]
     if (table["distribution"] == BALANCED).any():
         table = table[table["distribution"] == BALANCED]
@@ -136,10 +150,11 @@ def _compare_experts(gpu: GpuSpec, table: "pd.DataFrame", refit: Refit) -> Itera
     models = {"catalogue": gpu, "own fit": fitted}
     if gpu.fused_experts is not None:
         models["fused"] = fused_gpu(gpu, gpu.fused_experts)
-    yield from _kernel_rows(gpu, "experts", models, expert_times_s, table, tokens_per_expert(table))
+    predicted_s = {model: expert_times_s(spec, table) for model, spec in models.items()}
+    yield from _rows(gpu.name, "experts", predicted_s, table, _held_out(table, tokens_per_expert(table)))
 
 
-def _compare_collectives(gpu: GpuSpec, table: "pd.DataFrame", refit: Refit) -> Iterator[CalibrationRow]:
+def _compare_collectives(gpu: GpuSpec, table: "pd.DataFrame", refit: Refit) -> Iterator[KernelRow]:
     network, fields = _node_network(gpu.name), dict[str, float]()
     for operation, collective in COLLECTIVES.items():
         mine = large_exchanges(table, operation)
@@ -152,22 +167,18 @@ def _compare_collectives(gpu: GpuSpec, table: "pd.DataFrame", refit: Refit) -> I
         if network is not None:
             models = {"catalogue": tuple(getattr(network, name) for name in collective.fields)} | models
         whole = (mine["num_gpus"] == mine["num_gpus"].max()).to_numpy()
-        for model, links in models.items():
-            predicted = collective.times_s(mine["nbytes"], mine["num_gpus"], *links)
-            for points, mask in {"whole node": whole, "part of a node": ~whole}.items():
-                yield CalibrationRow(gpu.name, operation, model, points, summarise(predicted[mask], mine[mask]))
+        sizes = (mine["nbytes"], mine["num_gpus"])
+        predicted_s = {model: collective.times_s(*sizes, *links) for model, links in models.items()}
+        yield from _rows(gpu.name, operation, predicted_s, mine, {"whole node": whole, "part of a node": ~whole})
 
 
 def _node_network(gpu: str) -> NetworkSpec | None:
     """Return the network of the first cluster of the catalogue with several of these GPUs in a node."""
-    for name in catalog_names("clusters"):
-        cluster = load_spec(ClusterSpec, name)
-        if cluster.gpu == gpu and cluster.gpus_per_node > 1:
-            return cluster.network
-    return None
+    clusters = (load_spec(ClusterSpec, name) for name in catalog_names("clusters"))
+    return next((one.network for one in clusters if one.gpu == gpu and one.gpus_per_node > 1), None)
 
 
-Compare = Callable[[GpuSpec, "pd.DataFrame", Refit], Iterator[CalibrationRow]]
+Compare = Callable[[GpuSpec, "pd.DataFrame", Refit], Iterator[KernelRow]]
 
 COMPARISONS: Mapping[str, Compare] = {
     "gemm_bf16.csv": _compare_matmuls,

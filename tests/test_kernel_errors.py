@@ -1,3 +1,4 @@
+import csv
 import json
 import tomllib
 
@@ -21,7 +22,7 @@ def measurements(tmp_path):
 
 
 def test_a_table_of_errors_fits_a_terminal(lazsim, measurements):
-    code, out, _ = lazsim("calibrate", "--measurements", measurements)
+    code, out, _ = lazsim("verify", "--kernels", measurements)
     assert code == 0
     assert all(len(line) <= 80 for line in out.splitlines())
     for words in ("matmul", "experts", "alltoall", "all_reduce", "held out, m >= 512", "median", "90 %"):
@@ -29,13 +30,16 @@ def test_a_table_of_errors_fits_a_terminal(lazsim, measurements):
 
 
 def test_json_holds_the_errors_and_the_new_fit(lazsim, measurements):
-    code, out, _ = lazsim("calibrate", "--measurements", measurements, "--json")
+    code, out, _ = lazsim("verify", "--kernels", measurements, "--json")
     assert code == 0
     answer = json.loads(out)
-    fits = [row for row in answer["rows"] if (row["kind"], row["model"]) == ("matmul", "this fit")]
+    fits = [row for row in answer["rows"] if (row["metric"], row["model"]) == ("matmul", "this fit")]
     # The times were made by the model itself, with other parameters than those of the GPU of that name.
     assert all(row["median"] < 1e-3 for row in fits)
     assert [row["points"] for row in fits] == ["held out", "held out, m >= 512"]
+    assert [row["id"] for row in fits] == [f"h100 matmul, this fit, {row['points']}" for row in fits]
+    medians = [row["median"] for row in answer["rows"] if row["model"] == "catalogue"]
+    assert answer["summary"]["kernels"] == {"num_rows": len(answer["rows"]), "max_median": max(medians)}
     links = answer["refit"]["clusters of h100"]["network"]
     assert (links["local_bytes_per_s"], links["local_latency_s"]) == pytest.approx((200e9, 9e-6), rel=1e-3)
     ring = (links["local_all_reduce_bytes_per_s"], links["local_all_reduce_latency_s"])
@@ -43,7 +47,7 @@ def test_json_holds_the_errors_and_the_new_fit(lazsim, measurements):
 
 
 def test_refit_prints_lines_for_the_catalogue(lazsim, measurements):
-    code, out, _ = lazsim("calibrate", "--measurements", measurements, "--gpu", "h100", "--refit")
+    code, out, _ = lazsim("verify", "--kernels", measurements, "--gpu", "h100", "--refit")
     assert code == 0
     files = {section.splitlines()[0]: tomllib.loads(section) for section in out.split("\n\n")}
     assert list(files) == ["# gpus/h100", "# clusters of h100"]
@@ -59,19 +63,19 @@ def test_refit_prints_lines_for_the_catalogue(lazsim, measurements):
 def test_a_folder_with_only_matmuls_is_enough(lazsim, measurements):
     (measurements / "fused_moe_bf16.csv").unlink()
     (measurements / "nccl_single_node.csv").unlink()
-    code, out, _ = lazsim("calibrate", "--measurements", measurements)
+    code, out, _ = lazsim("verify", "--kernels", measurements)
     assert code == 0
     assert "matmul" in out
     assert "experts" not in out
 
 
-def test_a_gpu_of_ones_own_can_be_calibrated(lazsim, tmp_path):
+def test_a_gpu_of_ones_own_can_be_compared(lazsim, tmp_path):
     from lazsim.specs import read_spec_bytes
 
     write_matmuls(tmp_path)
     own = tmp_path / "own.toml"
     own.write_text(read_spec_bytes("gpus", "h100").decode().replace('"h100"', '"made-up"'))
-    code, out, _ = lazsim("calibrate", "--measurements", tmp_path, "--gpu", own)
+    code, out, _ = lazsim("verify", "--kernels", tmp_path, "--gpu", own)
     assert code == 0
     assert "made-up" in out
 
@@ -79,38 +83,68 @@ def test_a_gpu_of_ones_own_can_be_calibrated(lazsim, tmp_path):
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        (["--measurements", "nowhere"], "nowhere: holds none of gemm_bf16.csv"),
+        (["--kernels", "nowhere"], "nowhere: holds none of gemm_bf16.csv"),
         (["--gpu", "v100"], "--gpu v100: not in the measurements; measured are h100"),
         (["--gpu", "h10"], "did you mean 'h100'"),
+        (["--only", "softmax"], "--only softmax: none of the 18 rows has this text"),
+        (["--rows", "runs.csv"], "--rows takes runs, and --kernels takes kernels; give one of them"),
+        (["--refit", "--only", "matmul"], "--only keeps rows, and --refit prints none; leave one out"),
     ],
 )
 def test_bad_input_is_one_line_and_code_2(lazsim, measurements, options, complaint):
-    code, out, err = lazsim("calibrate", "--measurements", measurements, *options)
+    code, out, err = lazsim("verify", "--kernels", measurements, *options)
     assert (code, out) == (2, "")
     assert complaint in err
     assert len(err.splitlines()) == 1
 
 
+@pytest.mark.parametrize("options", [["--refit"], ["--gpu", "h100"]])
+def test_options_of_kernels_need_kernels(lazsim, options):
+    code, out, err = lazsim("verify", *options)
+    assert (code, out, err) == (2, "", f"lazsim: {options[0]} is for measured kernels; add --kernels DIR\n")
+
+
+def test_the_former_command_names_the_new_one(lazsim):
+    assert lazsim("calibrate", "--refit") == (2, "", "lazsim: calibrate is gone; give lazsim verify --kernels DIR\n")
+
+
+def test_only_out_and_tolerance_hold_for_kernels(lazsim, measurements, tmp_path):
+    options = ("verify", "--kernels", measurements, "--out", tmp_path / "out")
+    # The times were made with 70 of the 989 TFLOP/s of the catalogue.
+    assert lazsim(*options, "--only", "matmul, catalogue", "--tolerance", 0.1)[0] == 1
+    assert lazsim(*options, "--only", "matmul, catalogue", "--tolerance", 1)[0] == 0
+    rows = list(csv.DictReader((tmp_path / "out" / "verify.csv").read_text().splitlines()))
+    assert [(row["group"], row["metric"], row["model"]) for row in rows] == [("h100", "matmul", "catalogue")] * 2
+    assert all(0.5 < float(row["median"]) < 1 for row in rows)
+    assert len(json.loads((tmp_path / "out" / "verify.json").read_text())["rows"]) == 2
+
+
+def test_a_table_without_large_exchanges_has_no_rows(lazsim, tmp_path):
+    (tmp_path / "nccl_single_node.csv").write_text("gpu,op_name,num_gpus,nbytes,time_us\nh100,alltoall,8,1024,9\n")
+    code, out, _ = lazsim("verify", "--kernels", tmp_path)
+    assert (code, out) == (0, "no row has a prediction\n")
+
+
 def test_a_gpu_that_is_not_compared_is_named(lazsim, measurements):
     path = measurements / "gemm_bf16.csv"
     path.write_text(path.read_text() + path.read_text().splitlines()[-1].replace("h100", "l40s") + "\n")
-    code, out, err = lazsim("calibrate", "--measurements", measurements)
+    code, out, err = lazsim("verify", "--kernels", measurements)
     assert (code, "l40s" in out) == (0, False)
     assert "note: measured, but not in the catalogue: l40s; give a TOML file as --gpu" in err
 
 
 def test_gpus_that_are_in_no_catalogue_are_named(lazsim, tmp_path):
     write_matmuls(tmp_path)
-    code, _, err = lazsim("calibrate", "--measurements", tmp_path)
+    code, _, err = lazsim("verify", "--kernels", tmp_path)
     assert code == 2
     assert "none of the measured GPUs (made-up) is in the catalogue" in err
 
 
 def test_the_reference_measurements_are_found_and_compared(lazsim, shared):
-    code, out, _ = lazsim("calibrate", "--measurements", shared / "measurements", "--json")
+    code, out, _ = lazsim("verify", "--kernels", shared / "measurements", "--json")
     assert code == 0
     rows = json.loads(out)["rows"]
-    assert {row["gpu"] for row in rows} == {"a100", "h100", "h200"}
+    assert {row["group"] for row in rows} == {"a100", "h100", "h200"}
     # NVLink of H100 carries 450 GB/s in each direction (datasheet): no fit may exceed it.
     refit = json.loads(out)["refit"]
     for gpu in ("h100", "h200"):
