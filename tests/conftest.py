@@ -91,6 +91,15 @@ def shared() -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def pool():
+    """The worker processes of live jobs, whose start takes seconds."""
+    from lazsim.live.worker_pool import WorkerPool
+
+    with WorkerPool() as pool:
+        yield pool
+
+
 @pytest.fixture
 def lazsim(monkeypatch, capsys):
     """Call the command line in this process: returns exit code, stdout and stderr."""

@@ -40,7 +40,7 @@ def measured(tmp_path_factory):
     folder = tmp_path_factory.mktemp("profile")
     (folder / "tiny.toml").write_text(TINY)
     # One thread, timed by its processor time, gets on on a busy machine, too.
-    arguments = ["--device", "cpu", "--threads", 1, "--model", folder / "tiny.toml", "--budget", "40s"]
+    arguments = ["--device", "cpu", "--threads", 1, "--model", folder / "tiny.toml", "--budget", "15s"]
     arguments += ["--out", folder / "tiny.csv", "--checkpoint-path", folder / "storage", "--note", "a test"]
     with pytest.raises(SystemExit) as stopped:
         main(["profile", *map(str, arguments)])
@@ -82,7 +82,7 @@ def test_a_kernel_is_measured_again_and_the_others_stay(lazsim, measured, tmp_pa
     copy = tmp_path / "copy.csv"
     for suffix in (".csv", ".json"):
         shutil.copy(path.with_suffix(suffix), copy.with_suffix(suffix))
-    options = ("--device", "cpu", "--threads", 1, "--model", model, "--budget", "20s", "--kernel", "gate")
+    options = ("--device", "cpu", "--threads", 1, "--model", model, "--budget", "4s", "--kernel", "gate")
     assert lazsim("profile", *options, "--fresh", "--out", copy)[0] == 0
     before, after = (file.read_text().splitlines() for file in (path, copy))
     old, new = ([row for row in rows if row.startswith("gate,")] for rows in (before, after))
@@ -95,7 +95,7 @@ def test_a_kernel_is_measured_again_and_the_others_stay(lazsim, measured, tmp_pa
 
 
 def test_only_the_kernels_that_are_named_are_measured(lazsim, measured, tmp_path):
-    options = ("--device", "cpu", "--threads", 1, "--model", measured[1], "--budget", "10s")
+    options = ("--device", "cpu", "--threads", 1, "--model", measured[1], "--budget", "4s")
     code, out, _ = lazsim(
         "profile", *options, "--kernel", "gate", "--kernel", "schedule", "--out", tmp_path / "two.csv"
     )

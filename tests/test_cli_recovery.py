@@ -134,12 +134,8 @@ def test_the_same_command_writes_the_same_bytes(lazsim, tmp_path, trace):
     found = []
     arguments = (
         *SMALL,
-        "--layers",
-        2,
         "--policy",
         "random",
-        "--policy",
-        "mro",
         "--method",
         "montecarlo",
         "--failures",

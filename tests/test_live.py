@@ -75,12 +75,6 @@ ROUNDING = 1e-9
 
 
 @pytest.fixture(scope="module")
-def pool():
-    with WorkerPool() as pool:
-        yield pool
-
-
-@pytest.fixture(scope="module")
 def undisturbed(pool):
     """The final state of jobs to which nothing happens, on two nodes."""
     return {top_k: run_live(tiny_spec(top_k=top_k), Script(2), pool)[1] for top_k in (1, 2)}

@@ -35,7 +35,6 @@ from lazsim.live.record import LiveRun, Recovery, StepRecord
 from lazsim.live.run import prepare
 from lazsim.live.spec import SMALL_MODEL, LiveSpec
 from lazsim.live.validate import Validation, compare, compress, forecast_notes, kills_and_joins, predict, quiet_trace
-from lazsim.live.worker_pool import WorkerPool
 from lazsim.output.live import validation_files, validation_parts, validation_report
 from lazsim.output.report import report_page
 from lazsim.output.table import render
@@ -94,12 +93,11 @@ def validated(measured: LiveRun, predicted: SystemRun, tolerance: float = 0.3) -
         ("ds", 2, ["failure"], [2]),
     ],
 )
-def test_a_calibration_loses_nodes_and_gets_them_back(system, num_nodes, causes, counts):
+def test_a_calibration_loses_nodes_and_gets_them_back(system, num_nodes, causes, counts, pool):
     # On a busy machine a worker may be silent for seconds.
     spec = tiny_spec(system, num_steps=None, silence_s=30.0)
     spec = msgspec.structs.replace(spec, job=msgspec.structs.replace(spec.job, rebalance_interval_steps=1000))
-    with WorkerPool() as pool:
-        found = asyncio.run(calibrate(spec, num_nodes, pool, "cpu"))
+    found = asyncio.run(calibrate(spec, num_nodes, pool, "cpu"))
     complete = [one for one in found.recoveries if one.complete]
     assert [one.cause for one in complete] == NUM_ROUNDS * causes + NUM_ROUNDS * ["failure"]
     assert all(one.is_restart for one in complete[-NUM_ROUNDS:])
@@ -110,8 +108,9 @@ def test_a_calibration_loses_nodes_and_gets_them_back(system, num_nodes, causes,
     assert min(costs.detect_s, costs.restart_s, costs.start_up_s, *costs.kill_ages_s) > 0
 
 
-def test_a_calibration_kills_workers_that_are_as_old_as_those_of_the_trace():
-    """Without processes: a step a second, and what is killed is gone at once."""
+def test_a_calibration_kills_workers_that_are_as_old_as_those_of_the_trace(monkeypatch):
+    """Without processes: a step a second, and what is killed is gone at once, and back in the next."""
+    monkeypatch.setattr("lazsim.live.calibration.RETURN_S", 0.0)
     events = [Event(0.0, "add", name) for name in "abc"]
     events += [
         Event(4.0, "remove", "a"),
@@ -150,7 +149,7 @@ def test_a_calibration_kills_workers_that_are_as_old_as_those_of_the_trace():
     assert ages[5:] == [30, 30, 30]
 
 
-def test_a_calibration_whose_worker_ends_by_itself_ends_in_a_message(monkeypatch):
+def test_a_calibration_whose_worker_ends_by_itself_ends_in_a_message(monkeypatch, pool):
     class Accident(CalibrationFaults):
         async def on_event(self, nodes, event, generation, step):
             if (event, step) == ("stepped", 4):
@@ -158,7 +157,7 @@ def test_a_calibration_whose_worker_ends_by_itself_ends_in_a_message(monkeypatch
             await super().on_event(nodes, event, generation, step)
 
     monkeypatch.setattr("lazsim.live.calibration.CalibrationFaults", Accident)
-    with WorkerPool() as pool, pytest.raises(LiveError, match="a worker ended by itself"):
+    with pytest.raises(LiveError, match="a worker ended by itself"):
         asyncio.run(calibrate(tiny_spec(num_steps=None), 3, pool, "cpu"))
 
 

@@ -5,7 +5,7 @@ The load of a rank is the tokens of each of its replicas. A layer takes as long 
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -86,7 +86,7 @@ def distinct(load: Sequence[int]) -> RankLoad:
 def measure_ranks_on_device(
     options: MeasureOptions,
     model: ModelSpec,
-    loads: Iterable[Sequence[int]],
+    loads: Sequence[Sequence[int]],
     num_tokens: int,
     profile: Profile | None,
     begin_s: float,
@@ -106,6 +106,8 @@ def measure_ranks_on_device(
         _check_conditions(profile.name, profile.header, device, dtype)
         points = {name: profile.of(name) for name in KERNELS}
         tables = {name: table_of(found) for name, found in points.items() if len(found) > 1}
+        # Before the peaks, which take seconds.
+        _check_reach(tables, _largest(loads, num_tokens))
     target = Target(device, dtype, *measure_peaks(device, dtype, options.budget))
     scheduler = Scheduler(device, options.budget, begin_s)
     times = measure_rank_loads(model, target, loads, num_tokens, tables, scheduler, progress)
@@ -115,7 +117,7 @@ def measure_ranks_on_device(
 def measure_rank_loads(
     model: ModelSpec,
     target: Target,
-    loads: Iterable[Sequence[int]],
+    loads: Sequence[Sequence[int]],
     num_tokens: int,
     tables: Mapping[str, TimeTable],
     scheduler: Scheduler,
@@ -123,13 +125,7 @@ def measure_rank_loads(
 ) -> RankTimes:
     """Measure every distinct load, the reorders of own and of received tokens, and the tables that are missing."""
     ranks = sorted({distinct(load) for load in loads} - {()}, key=sum)
-    largest = {"expert": max(max(rank) for rank in ranks), "reorder": num_tokens}
-    for name, table in tables.items():
-        if table.sizes[-1] < largest[name]:
-            raise SpecError(
-                f"`profile`: it has {name} up to {table.sizes[-1]:g}, and {largest[name]} is needed; "
-                "give fewer `tokens`, or leave the profile out"
-            )
+    largest = _largest(loads, num_tokens)
     parts = [*_rank_parts(model, target, ranks, num_tokens)]
     for kernel in kernels_of(model, use_grouped_mm=False)[0]:
         if kernel.name in largest and kernel.name not in tables:
@@ -155,6 +151,19 @@ def measure_rank_loads(
         {sum(rank): seconds[sum(rank)] for rank in ranks},
         dict(tables) | {name: table_of(points[name]) for name in KERNELS if name not in tables},
     )
+
+
+def _largest(loads: Sequence[Sequence[int]], num_tokens: int) -> dict[str, int]:
+    return {"expert": max(map(max, loads)), "reorder": num_tokens}
+
+
+def _check_reach(tables: Mapping[str, TimeTable], largest: Mapping[str, int]) -> None:
+    for name, table in tables.items():
+        if table.sizes[-1] < largest[name]:
+            raise SpecError(
+                f"`profile`: it has {name} up to {table.sizes[-1]:g}, and {largest[name]} is needed; "
+                "give fewer `tokens`, or leave the profile out"
+            )
 
 
 _Part = tuple[Any, Kernel, int, str, bool]
