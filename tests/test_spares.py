@@ -162,7 +162,7 @@ def test_a_sweep_over_spares_says_which_number_pays_and_draws_it():
     ]  # fmt: skip
     shown = render(list(sweep_parts(result)), 100)
     # At the seed of both, 112 / 122 over 107 / 122 is 1.0467.
-    assert "ds: 1 spares pay; with 2, samples cost 4.7 % more" in shown
+    assert "ds: spares that pay: 1; with 2, samples cost 4.7 % more" in shown
     assert "fewer than 6 seeds cannot tell which number pays" in shown
     assert [one["pays_most"] for one in result.to_json()["spares"]] == [False, True, False]
     assert set(spares_figure(result.spares())) == {"png", "pdf"}
@@ -182,7 +182,7 @@ def test_numbers_of_spares_that_cost_the_same_within_chance_cannot_be_told_apart
     assert [one.is_tie for one in costs] == [True, False, True]
     # Hours for a million samples; Student's t of 7 degrees of freedom is 2.365, and the standard error 4.28 / sqrt(8).
     assert costs[2].per_million_samples == pytest.approx((1.01e6, 1.01e6 - 3.576e4, 1.01e6 + 3.576e4), rel=1e-3)
-    assert "cannot be told from 0 spares: 2" in render(list(sweep_parts(result)), 100)
+    assert "numbers that cannot be told from 0: 2" in render(list(sweep_parts(result)), 100)
     assert result.to_json()["spares"][1]["dearer"] == pytest.approx(1.05035)
 
 

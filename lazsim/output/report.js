@@ -80,8 +80,10 @@
     const longest = Math.max(...data.systems.map(one => one.name.length));
     const shared = {x_range, active_scroll: "xwheel_zoom", min_border_left: Math.max(90, 20 + 7 * longest), min_border_right: 20};
     const rates = panel(300, "", "samples/s kept", {...shared, toolbar_location: "above", y_range: from_zero()});
-    const phases = panel(60 + 26 * data.systems.length, "", "",
-      {...shared, toolbar_location: null, y_range: data.systems.map(one => one.name).reverse()});
+    // What a job that was measured did but train is not known: it has no row that would show it train all the time.
+    const told = data.systems.filter(one => one.phases.what.length);
+    const phases = panel(60 + 26 * told.length, "", "",
+      {...shared, toolbar_location: null, y_range: told.map(one => one.name).reverse()});
     const nodes = panel(150, `time (${data.unit})`, "nodes alive", {...shared, toolbar_location: null, y_range: from_zero()});
     const bars = data.systems.map(one => {
       const color = seen(one.color), legend_label = one.name;
@@ -97,10 +99,11 @@
       return bar;
     });
     hover(phases, bars, [["phase", "@what"], ["seconds", "@seconds{0.0}"], ["from", "@start{0.00} " + data.unit]]);
+    nodes.yaxis.ticker = new Bokeh.BasicTicker({min_interval: 1});
     const alive = nodes.step({x: data.nodes.x, y: data.nodes.alive, mode: "after", color: "#8a8a8a", line_width: 2});
     hover(nodes, [alive], [["nodes alive", "$y{0}"], ["at", "$x{0.00} " + data.unit]]);
     turn_off_by_name(rates);
-    show([rates, phases, nodes], place);
+    show([rates, ...(told.length ? [phases] : []), nodes], place);
   }
 
   function draw_points(data, place) {

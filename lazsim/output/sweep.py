@@ -139,11 +139,11 @@ def _spares_table(costs: Sequence[SpareCost]) -> Table:
         told = with_interval(one.per_million_samples, ",.4g"), None if one is best else _more(one)
         rows.append((one.num_spares, one.samples, one.node_hours, one.cost_usd, *told))
     more = [one for one in costs if one.num_spares > best.num_spares]
-    pays = f"{best.name}: {best.num_spares} spares pay; " + (
+    pays = f"{best.name}: spares that pay: {best.num_spares}; " + (
         f"with {more[0].num_spares}, samples cost {_more(more[0])} more" if more else "more were not tried"
     )
     ties = ", ".join(str(one.num_spares) for one in costs if one.is_tie and one is not best)
-    notes = [pays, f"cannot be told from {best.num_spares} spares: {ties}"] if ties else [pays]
+    notes = [pays, f"numbers that cannot be told from {best.num_spares}: {ties}"] if ties else [pays]
     if any(one.is_tie is None for one in costs):
         notes.append(f"fewer than {MIN_SAMPLES} seeds cannot tell which number pays")
     columns += [Column(f"{unit}/M samples"), Column("more than least")]
