@@ -6,7 +6,9 @@ option that sets such a field in its place.
 A broken invariant inside lazsim is never one of these: it is an ``AssertionError`` and a bug.
 """
 
-from collections.abc import Iterator
+import difflib
+import os
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 
@@ -73,3 +75,39 @@ def prefix_errors(prefix: str) -> Iterator[None]:
         yield
     except LazsimError as error:
         raise type(error)(f"{prefix}: {error}" if prefix else str(error)) from error.__cause__
+
+
+def did_you_mean(name: str, known: Sequence[str]) -> str:
+    """Return the question for the known name that is nearest, with a blank behind it; empty where none is near.
+
+    Examples
+    --------
+    >>> did_you_mean("swep", ["run", "sweep"]), did_you_mean("walk", ["run", "sweep"])
+    ("did you mean 'sweep'? ", '')
+    """
+    # Case counts in names, as it does in files, but not for what is near.
+    lower = {one.lower(): one for one in known}
+    near = [lower[one] for one in difflib.get_close_matches(name.lower(), lower, n=1)] or [
+        one for one in known if name and one.startswith(name)
+    ]
+    return f"did you mean {near[0]!r}? " if near else ""
+
+
+def unknown_name(what: str, name: str, known: Sequence[str], or_else: str = "") -> str:
+    """Return the message that a name is unknown, with the nearest known name where one is near.
+
+    `or_else` is the kind of path that may be given in place of a name; a path of another kind is not called unknown.
+
+    Examples
+    --------
+    >>> unknown_name("model", "gtp-l", ["gpt-s", "gpt-l"])
+    "unknown model 'gtp-l': did you mean 'gpt-l'? known: gpt-s, gpt-l"
+    >>> unknown_name("model", "GPT-L", ["gpt-s", "gpt-l"])
+    "unknown model 'GPT-L': did you mean 'gpt-l'? known: gpt-s, gpt-l"
+    >>> unknown_name("model", "/", ["gpt-s", "gpt-l"], "a path to a .toml file")
+    '/: a folder, no model; give a path to a .toml file, or one of gpt-s, gpt-l'
+    """
+    names = ", ".join(known)
+    if or_else and os.path.exists(name):
+        return f"{name}: a {'folder' if os.path.isdir(name) else 'file'}, no {what}; give {or_else}, or one of {names}"
+    return f"unknown {what} {name!r}: {did_you_mean(name, known)}known: {names}{f'; or {or_else}' if or_else else ''}"

@@ -31,7 +31,7 @@ from lazsim.engine.layout import layout_costs
 from lazsim.engine.nodes import NO_SPARES, Spares
 from lazsim.engine.sampling import PLANNINGS
 from lazsim.engine.systems import SYSTEMS, System, find_system, system_source
-from lazsim.errors import SpecError, prefix_errors
+from lazsim.errors import SpecError, prefix_errors, unknown_name
 from lazsim.files import STDIN, read_bytes
 from lazsim.limits import LONGEST_S
 from lazsim.placement.policies import find_policy, policy_input
@@ -50,7 +50,6 @@ from lazsim.specs import (
     read_spec_bytes,
     read_toml,
     sha256,
-    unknown_name,
 )
 from lazsim.specs.overrides import FACTOR, field_at, override, scale
 from lazsim.specs.record import LayerNumber, NumNodes, NumSpares, Seed
@@ -447,7 +446,8 @@ class Resolver:
 
         model = spec(ModelSpec, asked["model"])
         cluster = spec(ClusterSpec, asked["cluster"])
-        gpu = spec(GpuSpec, asked["gpu"] or cluster.gpu)
+        with prefix_errors("" if asked["gpu"] else f"`cluster` {asked['cluster']}"):
+            gpu = spec(GpuSpec, asked["gpu"] or cluster.gpu)
         step = spec(StepConstants, asked["step"])
         job = _own_interval(spec(JobSpec, asked["job"] or _own_job(model, gpu, cluster, step)), system.name)
         if asked["job"] is None and asked["profile"] is None and job.parallel is None and job.times is None:
@@ -559,7 +559,7 @@ class Resolver:
             with prefix_errors(f"{self._where}`trace`"):
                 recipe = name if is_recipe else self._once(load_recipe, self._toml_path(name))
                 name = recipe.__struct_config__.tag if is_recipe else name
-                refuse_mapping(name, cut["mapping"])
+                refuse_mapping(name, cut["mapping"], asked["trace_format"])
             with prefix_errors(self._name):
                 recipe = override(recipe, changes, "trace") if changes else recipe
                 if isinstance(recipe, MtbfSpec) and max_nodes is None:

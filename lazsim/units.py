@@ -115,6 +115,29 @@ def parse_price(text: str, gpus_per_node: int) -> float:
     return price
 
 
+THOUSANDS = re.compile(r"\s*[+-]?\d{1,3}([,' \u00a0\u202f])\d{3}(\1\d{3})*(\.\d*)?\s*", re.ASCII)
+
+
+def read_number(text: str) -> float:
+    """Read a number of a table; a ValueError says what else a text is, and how to write one with separators.
+
+    Examples
+    --------
+    >>> read_number("1024")
+    1024.0
+    >>> read_number("1,024")
+    Traceback (most recent call last):
+    ...
+    ValueError: '1,024' has a separator of thousands; write 1024
+    """
+    if found := THOUSANDS.fullmatch(text):
+        raise ValueError(f"{text[:40]!r} has a separator of thousands; write {text.strip().replace(found[1], '')}")
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"{text[:40]!r} is no number") from None
+
+
 def four_digits(value: float) -> float:
     """Round a fitted constant to four digits.
 

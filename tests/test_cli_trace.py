@@ -105,13 +105,16 @@ def test_generate_changes_fields_of_a_recipe(lazsim):
         (("meta-rsc-1", "--shape", -3), "'--shape': -3.0 is not in the range x>0"),
         (
             ("meta-rsc-1", "--batch-share", 0.3),
-            "need --batch-share with --domains, with nodes_per",
+            "--batch-share also needs one of --domains, --batch-nodes or nodes_per_domain (that of a --cluster)",
         ),
         (
             ("meta-rsc-1", "--domains", 8),
-            "need --batch-share with --domains, with nodes_per",
+            "give a --batch-share above 0 with --domains, --batch-nodes or nodes_per_domain",
         ),
-        (("meta-rsc-1", "--nodes", 4, "--batch-share", 0.3, "--domains", 8), "at most --nodes domains"),
+        (
+            ("meta-rsc-1", "--nodes", 4, "--batch-share", 0.3, "--domains", 8),
+            "--domains and --batch-nodes are at most",
+        ),
         (("meta-rsc-1", "--node-mtbf", "1ms", "--batch-share", 1, "--domains", 8), "more than 1,048,576 events"),
     ],
 )

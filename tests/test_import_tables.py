@@ -218,7 +218,7 @@ def test_a_step_runs_on_tables_of_its_own_in_the_current_folder(tmp_path, lazsim
         ("matmul,1,1,1,,1", "line 2: unknown kernel 'matmul': did you mean"),
         ("matmul_bf16,1,1,,,1", "line 2: matmul_bf16 has the sizes rows, columns, inner, not 2 of them"),
         ("quantise,1,,,,nan", "line 2: 'nan' is no number from"),
-        ("quantise,1,,,,", "line 2: '' is no number from"),
+        ("quantise,1,,,,", "line 2: '' is no number"),
         ("quantise,1,,", "line 2: 4 columns; give kernel,size"),
         ("all_reduce,1,,,1,1", "line 2: `num_ranks` 1: give a whole number"),
         ("all_reduce,1,,,2,1\nall_reduce,2,,,4,1", "line 3: all_reduce over 4 GPUs after 2"),

@@ -11,6 +11,9 @@ from lazsim.specs import catalog_names
 from lazsim.study.sweep import resolve_points
 from lazsim.study.sweep_spec import parse_sweep
 from lazsim.trace import load
+from tests.conftest import ROOT
+
+CATALOG_JOBS = ROOT / "lazsim" / "catalog" / "jobs"
 
 NAMES = {
     "line ends": "a\nb\r\nc\x0b\x0cd\x85e\u2028f\u2029g",
@@ -131,3 +134,46 @@ def test_a_recipe_stands_for_a_trace_everywhere(lazsim, name, tmp_path):
             by_name.pop(key, None)
             by_path.pop(key, None)
         assert by_name == by_path
+
+
+RUN = ("run", "--trace", "fail-every-5min", "--system", "ds")
+STEP = ("step", "--model", "mixtral-8x7b", "--cluster", "h100x4")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("swep",), "unknown command 'swep': did you mean 'sweep'?"),
+        (("trace", "confert"), "unknown command 'confert': did you mean 'convert'?"),
+        (("run", "--systme", "ds"), "No such option '--systme'. Did you mean '--system'?"),
+        ((*STEP, "--job", "tesbed-a"), "--job: unknown job 'tesbed-a': did you mean 'testbed-a'?"),
+        (
+            ("step", "--model", "mixtral-8x7", "--cluster", "h100x4"),
+            "--model: unknown model 'mixtral-8x7': did you mean",
+        ),
+        ((*RUN, "--format", "bamboo"), "a recipe has no use for --format; leave it out"),
+        ((*RUN, "--placement", "mor"), "--placement: unknown policy 'mor': did you mean 'mro'?"),
+    ],
+)
+def test_a_slip_is_told_with_its_option_and_what_was_meant(lazsim, arguments, said):
+    code, out, err = lazsim(*arguments)
+    assert (code, out) == (2, "")
+    assert said in err
+
+
+FILES = {
+    "[parallel]\nglobal_batch = 8\ntensor = 'two'": "parallel.tensor: expected a whole number, got text",
+    "[parallel]\nglobal_batch = 8\ntensor = -1": "parallel.tensor: expected a whole number >= 1",
+    "[parallel]\nglobal_batch = 8\ntensr = 2": "parallel.tensr: unknown field: did you mean 'tensor'? known: tensor, ",
+    "[parallel]\ntensor = 2": "parallel.global_batch: is missing",
+    "[parallel]\nglobal_batch = 8\nprecision = 'fp7'": "parallel.precision: expected one of bf16, fp8, ",
+}
+
+
+@pytest.mark.parametrize("content", FILES)
+def test_a_fault_of_a_file_is_told_with_option_file_and_field(lazsim, tmp_path, content):
+    path = tmp_path / "job.toml"
+    path.write_text((CATALOG_JOBS / "testbed-a.toml").read_text() + "\n" + content)
+    code, _, err = lazsim(*STEP, "--job", path)
+    assert code == 2
+    assert err.startswith(f"lazsim: --job: {path}: {FILES[content]}")

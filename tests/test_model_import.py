@@ -220,7 +220,7 @@ def test_tied_embeddings_short_contexts_and_windows_are_read(tmp_path):
         ({**MIXTRAL, "num_hidden_layers": 10**6}, "num_hidden_layers: expected 1 to 4096"),
         ({**MIXTRAL, "num_experts_per_tok": 9}, "top_k (9) exceeds num_experts (8)"),
         ({**MIXTRAL, "decoder_sparse_step": 0}, "a step of 0 between MoE layers"),
-        ({**MIXTRAL, "first_k_dense_replace": 32}, "`$.num_moe_layers`"),
+        ({**MIXTRAL, "first_k_dense_replace": 32}, "num_moe_layers: expected a whole number >= 1"),
         ({**MIXTRAL, "layer_types": ["linear_attention"]}, "linear-attention or state-space layers"),
         ({**MIXTRAL, "mamba_num_heads": 8}, "mamba_num_heads: linear-attention"),
     ],
@@ -263,7 +263,8 @@ def test_a_toml_file_with_the_keys_of_hugging_face_is_told_what_is_needed(tmp_pa
     path = tmp_path / "keys.toml"
     path.write_text('name = "m"\nnum_hidden_layers = 32\nhidden_size = 4096\n')
     with pytest.raises(
-        SpecError, match=r"unknown field `num_hidden_layers`; needed are name, num_layers, .*model import"
+        SpecError,
+        match=r"num_hidden_layers: unknown field: did you mean 'num_moe_layers'.* known: name, .*model import",
     ):
         load_spec(ModelSpec, str(path))
 

@@ -19,6 +19,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     try:
         with ending:
             if arguments is None:
+                # Pictures go to files; matplotlib refuses to load where the variable names no backend.
+                os.environ["MPLBACKEND"] = "agg"
                 from lazsim.cli.streams import secure_streams
 
                 secure_streams()

@@ -127,7 +127,6 @@ def command(
     and which assumption would change the advice. A recorded trace is cut into stretches; one that is generated is
     another at each seed. With --out, a search that was stopped goes on where it was.
     """
-    from lazsim.errors import prefix_errors
     from lazsim.folders import refuse_foreign
     from lazsim.output.advice import ADVICE_FILES, advice_files, advice_parts, advice_report
     from lazsim.specs import ClusterSpec, load_spec
@@ -140,8 +139,7 @@ def command(
     chosen = {"system": systems, "fault_threshold": fault_threshold, "num_nodes": num_nodes, "spares": spares}
     chosen["placement"] = placements
     if trace is None:
-        with prefix_errors("`cluster`"):
-            cluster = load_spec(ClusterSpec, settings["cluster"])
+        cluster = load_spec(ClusterSpec, settings["cluster"], "cluster")
         if batch_share and not cluster.nodes_per_domain:
             raise click.UsageError(f"--batch-share: {cluster.name} has no failure domains (nodes_per_domain)")
         trace = change_recipe(None, given | ({"num_nodes": num_nodes[0]} if num_nodes else {}), cluster)

@@ -6,12 +6,13 @@ from typing import Any
 import click
 
 from lazsim.cli.common import OutFolder, backend_option, jobs_option, json_option, note, print_json, progress_bar
+from lazsim.cli.messages import Group
 
 STORE = ".runs"
 """Folder beside the results that keeps finished runs."""
 
 
-@click.group()
+@click.group(cls=Group)
 def command() -> None:
     """Make the figures and tables of the published evaluation again.
 

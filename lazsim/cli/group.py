@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from lazsim.cli.messages import called_commands, in_a_line, with_options
+from lazsim.cli.messages import Group, called_commands, in_a_line, with_options
 from lazsim.errors import LazsimError
 
 COMMANDS = {
@@ -42,7 +42,7 @@ COMPLETION = "_LAZSIM_COMPLETE"
 """Variable by which a shell asks for completions."""
 
 
-class LazyGroup(click.Group):
+class LazyGroup(Group):
     """A group that imports a command's module only to run it."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:

@@ -86,19 +86,20 @@ def build_spec(settings: dict[str, Any]) -> "LiveSpec":
     import msgspec
 
     from lazsim.engine.systems import LIVE_SYSTEMS
+    from lazsim.errors import unknown_name
     from lazsim.live.spec import SMALL_MODEL, LiveSpec
-    from lazsim.specs import JobSpec, ModelSpec, load_spec, unknown_name
+    from lazsim.specs import JobSpec, ModelSpec, load_spec
 
     if settings["system"] not in LIVE_SYSTEMS:
-        raise LazsimError(unknown_name("system", settings["system"], list(LIVE_SYSTEMS)))
-    model = load_spec(ModelSpec, settings["model"]) if settings["model"] else SMALL_MODEL
+        raise LazsimError("`system`: " + unknown_name("system", settings["system"], list(LIVE_SYSTEMS)))
+    model = load_spec(ModelSpec, settings["model"], "model") if settings["model"] else SMALL_MODEL
     if settings["top_k"]:
         if settings["top_k"] > model.num_experts:
             raise LazsimError(f"`top_k` {settings['top_k']}: {model.name} has {model.num_experts} experts")
         model = msgspec.structs.replace(model, top_k=settings["top_k"])
     return LiveSpec(
         model=msgspec.structs.replace(model, vocab_size=256),
-        job=load_spec(JobSpec, settings["job"]),
+        job=load_spec(JobSpec, settings["job"], "job"),
         system=settings["system"],
         slots_per_node=settings["slots"],
         num_heads=settings["heads"],

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 
 import click
 
-from lazsim.errors import printable
+from lazsim.errors import printable, unknown_name
 
 LONGEST = 400
 """Characters of a message, the longest text that is read at a glance."""
 
-FIELD = re.compile(r"`(\w+)`")
+FIELD = re.compile(r"`([\w.]+)`")
 """How the library names a field in a message; see `lazsim.errors`."""
 
 
@@ -49,6 +49,19 @@ def in_a_line(text: str) -> str:
         return text
     num_first = LONGEST // 2
     return f"{text[:num_first]} ... {text[num_first + len(' ... ') - LONGEST :]}"
+
+
+class Group(click.Group):
+    """A group that names the command nearest to one that it does not have."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that arguments call."""
+        name = args[0]
+        if not name.startswith("-") and self.get_command(ctx, name) is None:
+            raise click.UsageError(unknown_name("command", name, self.list_commands(ctx)), ctx)
+        return super().resolve_command(ctx, args)
 
 
 def called_commands(group: click.Group, context: click.Context, arguments: Sequence[str]) -> list[click.Command]:

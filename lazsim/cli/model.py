@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING
 import click
 
 from lazsim.cli.common import OUT_FILE, json_option, note, show
+from lazsim.cli.messages import Group
 
 if TYPE_CHECKING:
     from lazsim.specs import ModelSpec
 
 
-@click.group()
+@click.group(cls=Group)
 def command() -> None:
     """Count the parameters of models, and import those of Hugging Face."""
 

@@ -28,6 +28,7 @@ from lazsim.cli.common import (
     tell_notes,
     write_out,
 )
+from lazsim.cli.messages import Group
 from lazsim.errors import LazsimError
 from lazsim.limits import MAX_EXPERTS
 
@@ -54,7 +55,7 @@ virtual_rank_options = options(
 )
 
 
-@click.group(invoke_without_command=True)
+@click.group(cls=Group, invoke_without_command=True)
 @device_option
 @dtype_option
 @click.option(
@@ -183,7 +184,7 @@ def check(file: str, model: str, gpu: str | None, as_json: bool) -> None:
         return
     profile = read_profile(path)
     (errors, together), reached = held_out_errors(profile), reached_shares(profile)
-    modelled = [] if gpu is None else modelled_errors(profile, load_spec(GpuSpec, gpu))
+    modelled = [] if gpu is None else modelled_errors(profile, load_spec(GpuSpec, gpu, "gpu"))
     found = {"kernels": errors, "num_held_out": len(together), "median_error": statistics.median(together.tolist())}
     found |= {"reached": reached} if gpu is None else {"reached": reached, "modelled": modelled}
     show(found, (), lambda _: check_parts(errors, together, reached, modelled), as_json=as_json)

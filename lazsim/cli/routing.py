@@ -24,6 +24,7 @@ from lazsim.cli.common import (
     tell_notes,
     write_out,
 )
+from lazsim.cli.messages import Group
 
 reading_options = options(
     click.argument("path", metavar="FILE"),
@@ -32,7 +33,7 @@ reading_options = options(
 )
 
 
-@click.group()
+@click.group(cls=Group)
 def command() -> None:
     """Inspect, fit, generate, convert and plot expert loads."""
 

@@ -24,6 +24,7 @@ from lazsim.cli.common import (
     tell_notes,
     write_out,
 )
+from lazsim.cli.messages import Group
 from lazsim.cli.replay import max_nodes_option, read_stretch, replay_options
 from lazsim.trace import load_recipe, trace_bytes, trace_stats
 from lazsim.trace.fetch import BASE_URL, BASE_URL_VARIABLE
@@ -37,7 +38,7 @@ reading_options = options(click.argument("path", metavar="FILE"), replay_options
 """FILE, and the options of reading, cutting and capping it."""
 
 
-@click.group()
+@click.group(cls=Group)
 def command() -> None:
     """Inspect, convert, generate, fit, fetch and plot traces. FILE may also be a recipe."""
 
@@ -102,14 +103,12 @@ def generate(spec: str | None, seed: int, cluster: str | None, out: Path, **fiel
     SPEC is a recipe of the catalogue or a TOML file, and options change its fields. Without it, give --nodes,
     --node-mtbf and --repair.
     """
-    from lazsim.errors import prefix_errors
     from lazsim.specs import ClusterSpec, load_spec
     from lazsim.trace.generate import generated_bytes
     from lazsim.trace.recipes import change_recipe
 
     name = "mtbf" if spec is None else Path(spec).stem if spec.endswith(".toml") else spec
-    with prefix_errors("`cluster`"):
-        nodes = None if cluster is None else load_spec(ClusterSpec, cluster)
+    nodes = None if cluster is None else load_spec(ClusterSpec, cluster, "cluster")
     recipe = change_recipe(spec, {field: value for field, value in fields.items() if value is not None}, nodes)
     write_out(out, generated_bytes(recipe, seed, name))
     note(f"{out}: recipe {name}, seed {seed}")

@@ -113,7 +113,8 @@ def read_table(path: Path | str) -> "pd.DataFrame":
         bad = np.flatnonzero(~((values >= LEAST) & (values <= MOST)))
         if len(bad):
             text = table[column].iloc[bad[0]]
-            raise LazsimError(f"{path}, line {bad[0] + 2}: {column} is {text!r}; give a number from {LEAST} to {MOST}")
+            needed = f"give a number from {LEAST} to {MOST}, without separators of thousands"
+            raise LazsimError(f"{path}, line {bad[0] + 2}: {column} is {text!r}; {needed}")
         table[column] = values
     return table.sort_values([*texts, *numbers], kind="stable", ignore_index=True)
 

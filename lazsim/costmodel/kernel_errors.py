@@ -94,7 +94,10 @@ def compare_kernels(folder: Path, names: Iterable[str] = (), only: str = "") -> 
     """
     tables = read_measurements(folder)
     measured = sorted({str(gpu) for table in tables.values() for gpu in table["gpu"]})
-    gpus = [load_spec(GpuSpec, name) for name in names or [name for name in catalog_names("gpus") if name in measured]]
+    gpus = [
+        load_spec(GpuSpec, name, "gpu")
+        for name in names or [name for name in catalog_names("gpus") if name in measured]
+    ]
     for gpu in gpus:
         if gpu.name not in measured:
             raise LazsimError(f"`gpu` {gpu.name}: not in the measurements; measured are {', '.join(measured)}")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lazsim.errors import SpecError
+from lazsim.errors import SpecError, unknown_name
 from lazsim.extensions import installed, load_from_file, load_installed, origin, source_of
 from lazsim.placement.balanced import place_balanced
 from lazsim.placement.baselines import place_compact, place_random, place_spread
@@ -20,7 +20,6 @@ from lazsim.placement.mro import place_mro
 from lazsim.placement.plan import Ints, PlacementPlan
 from lazsim.placement.request import PlacementRequest
 from lazsim.placement.steady import Rules, gpu_slots, keep_steady, node_slots
-from lazsim.specs import unknown_name
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint

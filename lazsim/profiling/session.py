@@ -21,7 +21,7 @@ from lazsim.costmodel.profile import (
     require_header,
     save_profile,
 )
-from lazsim.errors import LazsimError, SpecError
+from lazsim.errors import LazsimError, SpecError, unknown_name
 from lazsim.files import check_folder
 from lazsim.profiling.communication import GROUPS, choose_ranks, exchange_measurements, group_measurements, rank_counts
 from lazsim.profiling.compute import compute_measurements
@@ -33,7 +33,7 @@ from lazsim.profiling.storage import STORAGE, storage_measurements
 from lazsim.pytorch import fused
 from lazsim.pytorch.device import DTYPES, choose_device, choose_dtype
 from lazsim.pytorch.operators import use_grouped_mm
-from lazsim.specs import ModelSpec, load_spec, unknown_name
+from lazsim.specs import ModelSpec, load_spec
 
 MEASURED = [name for name in SIZE_UNITS if name != "dense"]
 """Kernels that can be measured; `dense` is attention and feed-forward in one, in tables without a header."""
@@ -151,7 +151,7 @@ def measure_profile(path: Path, options: Options, progress: Progress = iter) -> 
     for name in options.kernels:
         if name not in MEASURED:
             raise SpecError(f"`kernel`: {unknown_name('kernel', name, MEASURED)}")
-    model = load_spec(ModelSpec, options.model)
+    model = load_spec(ModelSpec, options.model, "model")
     device = choose_device(options.device)
     if options.num_threads is not None:
         torch.set_num_threads(options.num_threads)

@@ -159,7 +159,7 @@ def compare_plans(
         raise SpecError(f"`layer` {layer}: layers are 0 to {len(task.load_LE) - 1}")
     lost = _checked_nodes(lose, task.num_nodes)
     is_moving = bool(lost) or task.old is not None
-    state_bytes = load_spec(ModelSpec, model).expert_state_bytes if is_moving else 0
+    state_bytes = load_spec(ModelSpec, model, "model").expert_state_bytes if is_moving else 0
     plans, notes = make_plans(task, policies)
     scores = {name: score_plan(plan, task.load_LE) for name, plan in plans.items()}
     losses = {

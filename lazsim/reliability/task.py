@@ -110,8 +110,7 @@ def build_task(
     [[4, 1, 1]]
     """
     if cluster is not None:
-        with prefix_errors("`cluster`"):
-            spec = load_spec(ClusterSpec, cluster)
+        spec = load_spec(ClusterSpec, cluster, "cluster")
         nodes, slots = nodes or spec.num_nodes, slots or spec.slots_per_node
         gpus_per_node = gpus_per_node or spec.gpus_per_node
         if domains is None and spec.nodes_per_domain:

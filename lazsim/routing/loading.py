@@ -5,13 +5,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from lazsim.errors import RoutingFormatError
+from lazsim.errors import RoutingFormatError, unknown_name
 from lazsim.files import STDIN
 from lazsim.limits import MAX_LOADS
 from lazsim.routing.generator import GeneratedRouting, Routing, RoutingSpec
 from lazsim.routing.readers import read_routing
 from lazsim.routing.table import RecordedRouting, top_experts
-from lazsim.specs import catalog_names, read_spec_bytes, read_toml, sha256, unknown_name
+from lazsim.specs import catalog_names, read_spec_bytes, read_toml, sha256
 
 UNIFORM = "uniform"
 

@@ -15,6 +15,7 @@ from lazsim.errors import RoutingFormatError
 from lazsim.files import Faults, decode_text
 from lazsim.limits import MAX_EXPERTS, MAX_LAYERS, MAX_LOADS, MAX_WHOLE
 from lazsim.routing.table import Floats
+from lazsim.units import read_number
 
 NAMES = {
     "step": "step iteration iter it globalstep trainstep trainingstep forwardpassid",
@@ -193,7 +194,9 @@ def whole(value: object, most: int) -> int:
     """Turn a number or text into a whole number from 0 up, or raise ValueError."""
     if type(value) is int and 0 <= value <= most:
         return value
-    number = float(value) if isinstance(value, str | int | float | np.number) else -1.0
+    if isinstance(value, str):
+        value = read_number(value)
+    number = float(value) if isinstance(value, int | float | np.number) else -1.0
     if not (0 <= number <= most and number.is_integer()):
         raise ValueError(f"{value!r} is no whole number from 0 to {most:,}")
     return int(number)

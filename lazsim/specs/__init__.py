@@ -9,7 +9,6 @@ from lazsim.specs.catalog import (
     read_spec_bytes,
     read_toml,
     sha256,
-    unknown_name,
 )
 from lazsim.specs.hardware import ClusterSpec, FusedExpertsSpec, GpuSpec, HostSpec, NetworkSpec, RecoverySpec
 from lazsim.specs.job import JobSpec
@@ -50,5 +49,4 @@ __all__ = [
     "read_spec_bytes",
     "read_toml",
     "sha256",
-    "unknown_name",
 ]

@@ -1,8 +1,6 @@
 """Specifications by name, from ``lazsim/catalog/<kind>/``, or by the path of a TOML file of the same shape."""
 
-import difflib
 import hashlib
-import os
 import re
 from collections.abc import Mapping
 from importlib import resources
@@ -11,14 +9,14 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from lazsim.errors import SpecError, prefix_errors
+from lazsim.errors import SpecError, prefix_errors, unknown_name
 from lazsim.files import decode_text, read_bytes
 from lazsim.limits import MAX_CONFIG_BYTES, MAX_NODES, MAX_SPEC_BYTES
 from lazsim.specs.hardware import ClusterSpec, GpuSpec
 from lazsim.specs.huggingface import import_config
 from lazsim.specs.job import JobSpec
 from lazsim.specs.model import ModelSpec
-from lazsim.specs.record import Spec, tell_choices, with_units
+from lazsim.specs.record import Spec, tell_fault, with_units
 from lazsim.specs.step import StepConstants
 
 SpecT = TypeVar("SpecT", bound=Spec)
@@ -53,32 +51,6 @@ OTHER_NAMES: Mapping[str, str] = {
 """Names that are no entry of the catalogue, by kind."""
 
 
-def unknown_name(what: str, name: str, known: list[str], or_else: str = "") -> str:
-    """Return the message that a name is unknown, with the nearest known name where one is near.
-
-    `or_else` is the kind of path that may be given in place of a name; a path of another kind is not called unknown.
-
-    Examples
-    --------
-    >>> unknown_name("model", "gtp-l", ["gpt-s", "gpt-l"])
-    "unknown model 'gtp-l': did you mean 'gpt-l'? known: gpt-s, gpt-l"
-    >>> unknown_name("model", "GPT-L", ["gpt-s", "gpt-l"])
-    "unknown model 'GPT-L': did you mean 'gpt-l'? known: gpt-s, gpt-l"
-    >>> unknown_name("model", "/", ["gpt-s", "gpt-l"], "a path to a .toml file")
-    '/: a folder, no model; give a path to a .toml file, or one of gpt-s, gpt-l'
-    """
-    names = ", ".join(known)
-    if or_else and os.path.exists(name):
-        return f"{name}: a {'folder' if Path(name).is_dir() else 'file'}, no {what}; give {or_else}, or one of {names}"
-    # Case counts in names, as it does in files, but not for what is near.
-    lower = {one.lower(): one for one in known}
-    near = [lower[one] for one in difflib.get_close_matches(name.lower(), lower, n=1)] or [
-        one for one in known if name and one.startswith(name)
-    ]
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"unknown {what} {name!r}: {hint}known: {names}{f'; or {or_else}' if or_else else ''}"
-
-
 def catalog_names(kind: str) -> list[str]:
     """List the names of a folder of the catalogue, sorted."""
     folder = resources.files("lazsim") / "catalog" / kind
@@ -89,27 +61,23 @@ def read_toml(path: Path | str, text: bytes, spec_type: type[DecodedT]) -> Decod
     """Decode a specification; a `SpecError` names a key that is missing, unknown or of a wrong type or value."""
     try:
         plain = msgspec.toml.decode(decode_text(text))
-        if spec_type in CATALOG_KINDS:
+        # A sweep has settings by dotted names, for which the specifications that they change know the units.
+        if isinstance(plain, dict) and spec_type != dict[str, Any]:
             with prefix_errors(str(path)):
                 plain = with_units(plain)
         return msgspec.convert(plain, type=spec_type, str_keys=True)
     except RecursionError:
         raise SpecError(f"{path}: nested too deeply; write tables that contain no more than numbers and text") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        # Recipes are of several types.
-        needed = _needed(spec_type) if "unknown field" in str(error) and isinstance(spec_type, type) else ""
-        told = error if isinstance(error, UnicodeDecodeError) else tell_choices(error, spec_type)
-        raise SpecError(f"{path}: {told}{needed}") from None
+    except UnicodeDecodeError as error:
+        raise SpecError(f"{path}: {error}") from None
+    except msgspec.DecodeError as error:
+        hint = "; lazsim model import makes one of a config.json of Hugging Face" if spec_type is ModelSpec else ""
+        told = tell_fault(error, spec_type)
+        # Fields of a file are no options, though some have the names of options.
+        raise SpecError(f"{path}: {told.replace('`', '')}{hint if 'unknown field' in told else ''}") from None
     except ValueError:
         # Python refuses to read whole numbers of more than 4,300 digits.
         raise SpecError(f"{path}: a number has thousands of digits; write a smaller one") from None
-
-
-def _needed(spec_type: type[Any]) -> str:
-    """Say which keys a specification needs, for one who wrote another program's."""
-    required = [field.name for field in msgspec.structs.fields(spec_type) if field.required]
-    hint = "; lazsim model import makes one of a config.json of Hugging Face" if spec_type is ModelSpec else ""
-    return f"; needed are {', '.join(required)}{hint}"
 
 
 def sized_cluster(name: str) -> bytes | None:
@@ -130,17 +98,18 @@ def sized_cluster(name: str) -> bytes | None:
     return text.encode()
 
 
-def load_spec(spec_type: type[SpecT], name: str) -> SpecT:
+def load_spec(spec_type: type[SpecT], name: str, field: str = "") -> SpecT:
     """Read a specification from the catalogue, or from a path that ends in ``.toml``.
 
-    Errors are those of `read_spec_bytes` and `read_toml`.
+    Errors are those of `read_spec_bytes` and `read_toml`, behind the field of the call that has the name, if any.
 
     Examples
     --------
     >>> load_spec(ModelSpec, "gpt-s").num_experts
     8
     """
-    return read_toml(name, read_spec_bytes(CATALOG_KINDS[spec_type], name), spec_type)
+    with prefix_errors(f"`{field}`" if field else ""):
+        return read_toml(name, read_spec_bytes(CATALOG_KINDS[spec_type], name), spec_type)
 
 
 def read_spec_bytes(kind: str, name: str) -> bytes:

@@ -12,6 +12,7 @@ from lazsim.errors import SpecError, prefix_errors
 from lazsim.files import decode_json
 from lazsim.limits import MAX_LAYERS
 from lazsim.specs.model import ModelSpec
+from lazsim.specs.record import tell_fault
 
 SEQUENCE_LENGTH = 4096
 """Tokens of a training sequence, which no config tells: *assumption*, as of the other models of the catalogue."""
@@ -77,7 +78,7 @@ def import_config(path: str, content: bytes) -> bytes:
         try:
             model = msgspec.convert(values, ModelSpec)
         except msgspec.ValidationError as error:
-            raise SpecError(str(error)) from None
+            raise SpecError(tell_fault(error, ModelSpec)) from None
     return _toml(values, model, [name for name in OTHER_PARTS if config.has(name)])
 
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import msgspec
 
-from lazsim.errors import SpecError, prefix_errors
+from lazsim.errors import SpecError, prefix_errors, unknown_name
 from lazsim.limits import MAX_WHOLE
-from lazsim.specs.catalog import SpecT, unknown_name
-from lazsim.specs.record import tell_choices, with_units
+from lazsim.specs.catalog import SpecT
+from lazsim.specs.record import tell_fault, with_units
 
 FACTOR = re.compile(r"x(\d+(?:\.\d*)?(?:e[+-]?\d+)?)", re.ASCII)
 """Text that multiplies a number, such as ``x0.5``."""
@@ -50,7 +50,9 @@ def override(
         try:
             return msgspec.convert(with_units(plain), type=type(spec))
         except msgspec.ValidationError as error:
-            raise SpecError(tell_choices(error, type(spec))) from None
+            told = tell_fault(error, type(spec), name)
+            # The only change is named already.
+            raise SpecError(told.removeprefix(f"`{name}.{field}`: ") if len(changes) == 1 else told) from None
 
 
 def scale(number: float, factor: float) -> float:

@@ -17,9 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from lazsim.errors import SpecError, prefix_errors, printable
+from lazsim.errors import SpecError, prefix_errors, printable, unknown_name
 from lazsim.files import read_bytes
-from lazsim.specs import unknown_name
 from lazsim.stepmodel.check_tables import TablesCheck, check_tables
 from lazsim.stepmodel.experts import distinct_ranks
 from lazsim.stepmodel.full_grid import Points, full_grid

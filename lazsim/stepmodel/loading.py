@@ -57,8 +57,8 @@ def load_inputs(
     SpecError
         When a name or a field is unknown, or the layout does not fit.
     """
-    spec = load_spec(ModelSpec, model)
-    nodes = load_spec(ClusterSpec, cluster)
+    spec = load_spec(ModelSpec, model, "model")
+    nodes = load_spec(ClusterSpec, cluster, "cluster")
     if gpus is not None:
         if gpus < nodes.gpus_per_node:
             nodes = override(
@@ -67,8 +67,8 @@ def load_inputs(
         if gpus % nodes.gpus_per_node:
             raise SpecError(f"`gpus` {gpus}: give a multiple of the {nodes.gpus_per_node} GPUs of a node")
         nodes = override(nodes, {"num_nodes": gpus // nodes.gpus_per_node}, cluster)
-    gpu = load_spec(GpuSpec, nodes.gpu)
-    start = (load_spec(JobSpec, job).parallel if job else None) or first_layout(nodes)
+    gpu = load_spec(GpuSpec, nodes.gpu, "cluster")
+    start = (load_spec(JobSpec, job, "job").parallel if job else None) or first_layout(nodes)
     with prefix_errors("`layout`"):
         chosen = override(start, dict(layout or {}), "parallel") if layout else start
     return StepInputs(spec, gpu, nodes, chosen, tables_of(gpu), load_constants())

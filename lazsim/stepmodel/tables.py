@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from lazsim.errors import SpecError, prefix_errors
+from lazsim.errors import SpecError, prefix_errors, unknown_name
 from lazsim.files import read_bytes
-from lazsim.specs import unknown_name
+from lazsim.units import read_number
 
 CATALOG = Path(str(resources.files("lazsim") / "catalog" / "kernels"))
 
@@ -240,9 +240,9 @@ def _parse_row(cells: Sequence[str]) -> tuple[str, tuple[float, ...], int, float
 def positive_number(text: str) -> float:
     """Read a number above 0, at most 1e18; a `SpecError` says what else it is."""
     try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
+        number = read_number(text)
+    except ValueError as error:
+        raise SpecError(str(error)) from None
     if not 1e-6 <= number <= 1e18:
         raise SpecError(f"{text!r} is no number from 1e-6 to 1e18")
     return number

@@ -8,9 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lazsim.engine.systems import DEFAULT_SYSTEMS, SYSTEMS, find_system
-from lazsim.errors import SpecError
+from lazsim.errors import SpecError, unknown_name
 from lazsim.scenario import Resolver, Scenario, Settings
-from lazsim.specs import unknown_name
 from lazsim.study.checkpoint_interval import AUTO, Formulas, Start, hold_against_formulas
 from lazsim.study.collect import Progress
 from lazsim.study.comparison import Ranked, is_beyond_chance

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import msgspec
 
 import lazsim
-from lazsim.errors import LazsimError
+from lazsim.errors import LazsimError, unknown_name
 from lazsim.folders import hold_folder
-from lazsim.specs import sha256, unknown_name
+from lazsim.specs import sha256
 from lazsim.study.backends import BACKENDS
 from lazsim.study.store import Row, Store, encode_row
 

@@ -25,9 +25,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 
 from lazsim import __version__
-from lazsim.errors import LazsimError, SpecError, prefix_errors
+from lazsim.errors import LazsimError, SpecError, prefix_errors, unknown_name
 from lazsim.files import read_bytes, write_whole
-from lazsim.specs import sha256, unknown_name
+from lazsim.specs import sha256
 from lazsim.study.collect import Function, Outcomes, Progress, collect
 from lazsim.study.intervals import MIN_SAMPLES
 from lazsim.study.notes import count_notes

@@ -21,6 +21,7 @@ from lazsim.specs import ClusterSpec, GpuSpec, ModelSpec, ParallelSpec, catalog_
 from lazsim.specs.overrides import override
 from lazsim.stepmodel.inputs import StepInputs
 from lazsim.stepmodel.loading import load_constants, tables_of
+from lazsim.units import read_number
 
 CATALOG = "measured/training.csv"
 
@@ -300,9 +301,9 @@ def _number(row: Row, column: str) -> float:
     if value in UNKNOWN:
         return math.nan
     try:
-        number = float(value)
-    except ValueError:
-        number = math.nan
+        number = read_number(value)
+    except ValueError as error:
+        raise SpecError(f"{column}: {error}") from None
     if not 0 <= number <= 1e12:
         raise SpecError(f"{column} {value!r}: give a number from 0 to 1e12")
     return number

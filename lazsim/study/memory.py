@@ -12,7 +12,7 @@ from lazsim.engine.interval import steady_step_s
 from lazsim.engine.memory import memory_uses, peak_memory
 from lazsim.engine.simulate import SystemRun, require_fit
 from lazsim.engine.systems import System
-from lazsim.errors import InfeasiblePlanError, prefix_errors
+from lazsim.errors import InfeasiblePlanError
 from lazsim.reliability.comparison import PlanComparison
 from lazsim.routing import Routing
 from lazsim.scenario import Scenario
@@ -98,8 +98,7 @@ def with_memory(comparison: PlanComparison, model: str, gpu: str | None) -> Plan
         When the model or the GPU is not known.
     """
     task = comparison.task
-    with prefix_errors("`model`"):
-        spec = load_spec(ModelSpec, model)
+    spec = load_spec(ModelSpec, model, "model")
     num_replicas = spec.num_moe_layers * task.num_slots / task.gpus_per_node
     nothing = np.zeros(spec.num_moe_layers)
     share = GpuShare(
@@ -114,8 +113,7 @@ def with_memory(comparison: PlanComparison, model: str, gpu: str | None) -> Plan
     value: dict[str, Any] = {"model": spec.name, "memory_bytes": {**held, "total": memory.total}}
     notes = comparison.notes
     if gpu is not None:
-        with prefix_errors("`gpu`"):
-            has = load_spec(GpuSpec, gpu)
+        has = load_spec(GpuSpec, gpu, "gpu")
         value |= {"gpu": has.name, "gpu_memory_bytes": has.memory_bytes}
         if lacks_memory(has, memory):
             notes = (*notes, f"{_need(spec.name, memory, has)}; give fewer `slots` or more `gpus_per_node`")

@@ -21,6 +21,7 @@ from lazsim.specs import sha256
 from lazsim.study.simulation import resolve_runs, simulate_scenarios
 from lazsim.tables import read_table
 from lazsim.trace.clock import read_date
+from lazsim.units import read_number
 
 STOP_FACTOR, STOP_S = 3.0, 5.0
 """Times the usual time of its steps, and seconds beyond it, after which an interval has a stop. *Assumption*."""
@@ -206,19 +207,19 @@ def _columns(header: Sequence[str]) -> tuple[int, int, str] | None:
 def _time(name: str, line: int, text: str) -> float:
     try:
         if not (":" in text and "-" in text[1:]):
-            return float(text)
+            return read_number(text)
         date = read_date(text.replace(",", "."))
         # A date without a zone is in none that changes with summer time.
         return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
-    except (ValueError, OverflowError):
-        raise LazsimError(f"{name}, line {line}: expected a time in seconds or a date, found {text[:40]!r}") from None
+    except (ValueError, OverflowError) as error:
+        raise LazsimError(f"{name}, line {line}: expected a time in seconds or a date: {error}") from None
 
 
 def _number(name: str, line: int, text: str) -> float:
     try:
-        number = float(text)
-    except ValueError:
-        number = -1.0
+        number = read_number(text)
+    except ValueError as error:
+        raise LazsimError(f"{name}, line {line}: expected a count of steps or samples: {error}") from None
     if not 0 <= number <= MAX_WHOLE:
         raise LazsimError(f"{name}, line {line}: expected a count of steps or samples, found {text[:40]!r}")
     return number

@@ -13,9 +13,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from lazsim.errors import SpecError, prefix_errors
+from lazsim.errors import SpecError, prefix_errors, unknown_name
 from lazsim.files import read_bytes
-from lazsim.specs import unknown_name
 from lazsim.study.measured_runs import Row, read_table
 from lazsim.study.replays import MEASURED, MissingError, Setup, figures_of, find_setup, load_setups, read_inputs, replay
 

@@ -23,7 +23,7 @@ from lazsim.errors import LazsimError, SpecError
 from lazsim.routing import RecordedRouting
 from lazsim.scenario import Resolver
 from lazsim.specs import Spec, read_toml
-from lazsim.specs.record import Amount, Count, NumNodes, PositiveSeconds, Seconds, name_field
+from lazsim.specs.record import Amount, Count, NumNodes, PositiveSeconds, Seconds, tell_fault
 from lazsim.study.checkpoint_interval import SettingRuns
 from lazsim.study.deadline import Due, Purchase, compare_purchases, finish_s
 from lazsim.study.simulation import run_scenario
@@ -266,7 +266,7 @@ def _with(setup: Setup, inputs: Mapping[str, Any]) -> Setup:
     try:
         return msgspec.convert(plain, Setup)
     except msgspec.ValidationError as error:
-        raise SpecError(f"`inputs`: {name_field(error)}") from None
+        raise SpecError(f"`inputs`: {tell_fault(error, Setup)}") from None
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from lazsim.engine.systems import DEFAULT_SYSTEMS
-from lazsim.errors import SpecError
+from lazsim.errors import SpecError, unknown_name
 from lazsim.scenario import Scenario
-from lazsim.specs import GpuSpec, HostSpec, JobSpec, NetworkSpec, RecoverySpec, StepConstants, unknown_name
+from lazsim.specs import GpuSpec, HostSpec, JobSpec, NetworkSpec, RecoverySpec, StepConstants
 from lazsim.study.collect import collect
 from lazsim.study.notes import without_numbers
 from lazsim.study.result import RunResult

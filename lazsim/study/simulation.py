@@ -14,9 +14,9 @@ from lazsim import __version__
 from lazsim.engine.planner import Planner
 from lazsim.engine.simulate import SystemRun
 from lazsim.engine.systems import DEFAULT_SYSTEMS, SYSTEMS, find_system
-from lazsim.errors import LazsimError
+from lazsim.errors import LazsimError, prefix_errors
 from lazsim.placement.plan import PlacementPlan
-from lazsim.placement.policies import policy_input
+from lazsim.placement.policies import find_policy, policy_input
 from lazsim.routing import Routing
 from lazsim.scenario import DEFAULTS, Resolver, Scenario
 from lazsim.specs import sha256
@@ -102,6 +102,11 @@ def resolve_runs(
     scenarios: list[Scenario] = []
     for system in systems:
         elastic = placements and find_system(system).is_elastic
+        if not elastic:
+            # They have no effect, but a slip is one all the same.
+            for name in placements:
+                with prefix_errors("`placement`"):
+                    find_policy(name)
         for placement in dict.fromkeys(placements) if elastic else [None]:
             chosen = {"system": system, "placement": placement, "score_plans": bool(placements)}
             scenarios.append(resolver.resolve({**settings, **chosen}))

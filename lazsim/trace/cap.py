@@ -4,8 +4,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from lazsim.errors import LazsimError
-from lazsim.specs import unknown_name
+from lazsim.errors import LazsimError, unknown_name
 from lazsim.trace.table import Event, Trace
 
 

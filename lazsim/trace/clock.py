@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 from lazsim.errors import LazsimError, TraceFormatError
 from lazsim.limits import LONGEST_S
 from lazsim.trace.mapping import UNITS_S, TraceMapping
-from lazsim.units import DAY_S, format_duration
+from lazsim.units import DAY_S, THOUSANDS, format_duration, read_number
 
 EPOCHS_S = (datetime(2000, 1, 1, tzinfo=UTC).timestamp(), datetime(2100, 1, 1, tzinfo=UTC).timestamp())
 """Numbers between these are stamps since 1970, in the one unit in which they are."""
@@ -100,7 +100,7 @@ class Clock:
         A date that comes twice, since the clock is set back, is the second one where the first is before `after`.
         """
         kind = "date" if self._formats or not is_number(text) else "number"
-        time = self._read_date(text, after) if kind == "date" else float(text)
+        time = self._read_date(text, after) if kind == "date" else read_number(text)
         if self._kind not in ("", kind):
             raise ValueError(f"{text[:40]!r} is not a {self._kind}, as the times before are")
         self._kind = kind
@@ -180,9 +180,9 @@ def to_seconds(time: float, unit: str) -> float:
 
 
 def is_number(text: str) -> bool:
-    """Return whether a text is a finite number."""
+    """Return whether a text is a finite number, or would be one without separators of thousands."""
     try:
-        return math.isfinite(float(text))
+        return bool(THOUSANDS.fullmatch(text)) or math.isfinite(float(text))
     except ValueError:
         return False
 

@@ -88,7 +88,7 @@ def load(
     """
     name = str(path)
     if name.endswith(".toml") or name in catalog_names("traces"):
-        refuse_mapping(name, mapping)
+        refuse_mapping(name, mapping, format)
         trace = generate_trace(load_recipe(name), np.random.default_rng(seed), Path(name).stem)
     else:
         trace = read_trace(path, format=format, seed=seed, lenient=lenient, mapping=mapping)

@@ -12,7 +12,7 @@ from lazsim.errors import SpecError, prefix_errors
 from lazsim.files import read_bytes
 from lazsim.limits import MAX_NODES
 from lazsim.specs import Spec, read_spec_bytes, read_toml
-from lazsim.specs.record import Count, NumNodes, name_field
+from lazsim.specs.record import Count, NumNodes, tell_fault
 from lazsim.trace.hosts import expand_hosts
 from lazsim.units import DURATIONS_S
 
@@ -147,10 +147,10 @@ OPTIONS = ("columns", "where", "time_unit", "time_format", "time_zone", "cluster
 """Fields that options and settings give as text; see `make_mapping`."""
 
 
-def refuse_mapping(name: str, mapping: TraceMapping) -> None:
-    """Raise SpecError where a trace is made by a recipe, so that nothing is read from columns."""
-    if mapping.given():
-        raise SpecError(f"{name}: a recipe has no use for `{mapping.given()[0]}`; leave it out")
+def refuse_mapping(name: str, mapping: TraceMapping, trace_format: str) -> None:
+    """Raise SpecError where a trace is made by a recipe, so that no file is read, but it is said how to read one."""
+    for field in [*mapping.given(), *(["trace_format"] if trace_format != "auto" else [])]:
+        raise SpecError(f"{name}: a recipe has no use for `{field}`; leave it out")
 
 
 def load_mapping(name: str) -> TraceMapping:
@@ -192,7 +192,7 @@ def make_mapping(
     try:
         return msgspec.convert(fields, TraceMapping)
     except msgspec.ValidationError as error:
-        raise SpecError(name_field(error)) from None
+        raise SpecError(tell_fault(error, TraceMapping)) from None
 
 
 def parse_nodes(text: str) -> int | tuple[str, ...]:
@@ -227,4 +227,4 @@ def parse_columns(text: str) -> Columns:
         try:
             return msgspec.convert(columns, Columns)
         except msgspec.ValidationError as error:
-            raise SpecError(f"{text[:80]}: {name_field(error)}") from None
+            raise SpecError(f"{text[:80]}: {tell_fault(error, Columns)}") from None

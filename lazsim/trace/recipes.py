@@ -8,7 +8,7 @@ from msgspec import NODEFAULT, Meta
 
 from lazsim.errors import SpecError
 from lazsim.specs import ClusterSpec, Spec, catalog_names, read_spec_bytes, read_toml
-from lazsim.specs.record import Amount, NumNodes, PositiveSeconds, Quantity, Seconds, Share, name_field
+from lazsim.specs.record import Amount, NumNodes, PositiveSeconds, Quantity, Seconds, Share, tell_fault
 from lazsim.units import DAY_S
 
 
@@ -251,10 +251,12 @@ class MtbfSpec(Spec, frozen=True, kw_only=True, tag_field="kind", tag="mtbf"):
 
     def __post_init__(self) -> None:
         sizes = [size for size in (self.num_domains, self.nodes_per_domain, self.batch_nodes) if size]
-        told = "need `batch_share` with `num_domains`, with `nodes_per_domain` or with `batch_nodes`"
-        _require(len(sizes) == (self.batch_share > 0), told)
+        ways = "`num_domains`, `batch_nodes` or `nodes_per_domain` (that of a `cluster`)"
+        _require(len(sizes) <= 1, f"give only one of {ways}: each says which nodes fail together")
+        _require(bool(sizes) or not self.batch_share, f"`batch_share` also needs one of {ways}")
+        _require(not sizes or self.batch_share > 0, f"give a `batch_share` above 0 with {ways}, or none of these")
         most = max(self.num_domains, self.batch_nodes)
-        _require(most <= self.num_nodes, "need at most `num_nodes` domains, and nodes of a batch")
+        _require(most <= self.num_nodes, "`num_domains` and `batch_nodes` are at most `num_nodes`")
 
 
 class PublicSpec(Spec, frozen=True, kw_only=True, tag_field="kind", tag="public"):
@@ -347,7 +349,7 @@ def change_recipe(name: str | None, changes: Mapping[str, Any], cluster: Cluster
     try:
         decoded: Recipe = msgspec.convert(plain, Recipe)
     except msgspec.ValidationError as error:
-        raise SpecError(name_field(error)) from None
+        raise SpecError(tell_fault(error, Recipe)) from None
     return decoded
 
 

@@ -16,6 +16,7 @@ from lazsim.tables import HEAD_LINES
 from lazsim.trace.mapping import NO_MAPPING, TraceMapping
 from lazsim.trace.prices import Prices
 from lazsim.trace.table import Event
+from lazsim.units import read_number
 
 HEAD_CHARS = 20_000
 """Characters of a text by which its format is told."""
@@ -129,7 +130,7 @@ def number(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise ValueError(f"{value!r} is not a number")
     try:
-        return float(value)
+        return read_number(value) if isinstance(value, str) else float(value)
     except OverflowError:
         return math.inf
 

@@ -16,9 +16,8 @@ from lazsim.engine.systems.recycle import RECYCLE
 from lazsim.engine.systems.replica_drop import REPLICA_DROP
 from lazsim.engine.systems.spare import SPARE
 from lazsim.engine.systems.system import System as System
-from lazsim.errors import SpecError
+from lazsim.errors import SpecError, unknown_name
 from lazsim.extensions import installed, load_from_file, load_installed, source_of
-from lazsim.specs import unknown_name
 
 SYSTEMS: Mapping[str, System] = {
     system.name: system

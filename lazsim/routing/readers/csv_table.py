@@ -12,6 +12,7 @@ from lazsim.files import numbered_lines
 from lazsim.limits import MAX_WHOLE
 from lazsim.routing.source import LoadTable, Reader, Reading, Source, role_of, text_of, whole
 from lazsim.routing.table import CSV_COLUMNS, CSV_HEADER
+from lazsim.units import read_number
 
 SGLANG = re.compile(r"expert_distribution_rank(\d{1,9})_timestamp[\d.]+\.csv", re.ASCII)
 BETWEEN_ROUTES = re.compile(r"[^\w.+-]+", re.ASCII)
@@ -95,11 +96,12 @@ def _read_file(source: Source, text: str, table: LoadTable, dump: int) -> None:
             if not columns.keys() & {"matrix", "loads"}:
                 table.add_routes(number, step, layer, [one for at in values for one in _routes_of(cells[at])])
                 continue
-            loads = [float(cells[at]) for at in values]
+            loads = [read_number(cells[at]) for at in values]
             if not all(0 <= load < math.inf for load in loads):
                 raise ValueError("a load is no number from 0 up")
-        except (ValueError, IndexError):
-            source.fault(number, f"expected {header[:60]}, numbers from 0 up, found {line[:40]!r}")
+        except (ValueError, IndexError) as error:
+            why = "too few columns" if isinstance(error, IndexError) else error
+            source.fault(number, f"expected {header[:60]}, numbers from 0 up, found {line[:40]!r} ({why})")
             continue
         if is_ours and step < latest:
             source.fault(number, f"step {step} comes after step {latest}", "sort the steps")

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from lazsim.errors import FileSizeError, TraceFormatError
+from lazsim.errors import FileSizeError, TraceFormatError, unknown_name
 from lazsim.files import decode_text, module_names, read_bytes, unpack
-from lazsim.specs import catalog_names, sha256, unknown_name
+from lazsim.specs import catalog_names, sha256
 from lazsim.tables import PARQUET, find_separator
 from lazsim.trace.guess import explain_columns, mapping_reader, open_head
 from lazsim.trace.mapping import NO_MAPPING, TraceMapping
