@@ -143,7 +143,7 @@ def test_of_several_figures_the_one_furthest_off_counts():
     ({"replay": "replica-groups", "metric": "committed steps", "inputs": "groups=30; step=9; period=0.01; hours=99"},
      "mine: outcome: more than"),
     ({"replay": "copies-in-memory", "metric": "P(recover from CPU memory)", "inputs": "nodes=9; k=1.5"},
-     "mine: `inputs`: .*int"),
+     "mine: `inputs`: .*a whole number"),
 ])  # fmt: skip
 def test_what_cannot_be_simulated_is_refused(changes, message):
     changes = {**changes, "metric": {"committed steps": "committed steps / attempted steps"}.get(
