@@ -82,6 +82,7 @@ def end_after(
     start: Callable[..., Any], command: Any, number: int, when: float | Callable[[], Any], *, to_all: bool = False
 ) -> Ended:
     """Start a command of lazsim, and send it a signal after a time or once something holds."""
+    before = set(SHARED_MEMORY.glob("*"))
     process = start(sys.executable, "-c", START, *command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     process.stdout.readline()
     begin_s = time.monotonic()
@@ -94,7 +95,8 @@ def end_after(
     while (left := list(processes_of(process.pid))) and time.monotonic() < end_s:
         time.sleep(0.05)
     name = re.compile(rf"(loky-|folder_){process.pid}[-_]")
-    shared = [path.name for path in SHARED_MEMORY.glob("*") if name.search(path.name)]
+    # An earlier process of the same number may have left some.
+    shared = [path.name for path in set(SHARED_MEMORY.glob("*")) - before if name.search(path.name)]
     return Ended(process.returncode, number, err, left, shared)
 
 

@@ -31,4 +31,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except KeyboardInterrupt:
         sys.stderr.write("lazsim: told to end\n" if ending.number == signal.SIGTERM else "lazsim: interrupted\n")
         status = 128 + (ending.number or signal.SIGINT)
+    if arguments is None:
+        # Python clears workers away as it ends: an end at once would leave their semaphores to loky's tracker.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
     sys.exit(status)
