@@ -8,6 +8,7 @@ seed alone.
 import argparse
 import contextlib
 import gzip
+import importlib.util
 import io
 import itertools
 import json
@@ -550,6 +551,9 @@ def run_samples(seed: int, numbers: range) -> None:
     targets = all_targets()
     # Python's own remarks on a user's script are no lines of lazsim's.
     warnings.simplefilter("ignore", SyntaxWarning)
+    if importlib.util.find_spec("torch") is not None:
+        # Its libraries for GPUs take more addresses than samples may.
+        importlib.import_module("torch")
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY_BYTES, resource.RLIM_INFINITY))
     for number in numbers:

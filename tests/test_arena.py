@@ -88,6 +88,16 @@ def test_failures_that_have_no_other_draw_choose_and_judge_and_a_note_says_so():
         assert notes[0].startswith("the failures that choose the best setting also judge it")
 
 
+def test_an_interval_that_no_failure_has_tested_stays_and_a_note_says_so():
+    # Five nodes go one after the other, and expert replicas survive each; plain checkpoints do not.
+    settings = {"routing": "uniform", "interval": "auto", "max_nodes": 10, "cap": "members"}
+    result = simulate("fail-every-5min", systems=["lazarus", "checkpoint"], **settings)
+    lazarus, published = result.runs[0], result.published[0]
+    assert [lazarus.counts["restarts"], lazarus.interval_steps] == [0, published.interval_steps]
+    kept = [note for note in result.notes if "no failure went back to a checkpoint" in note]
+    assert [note.split(":")[0] for note in kept] == ["lazarus"]
+
+
 @pytest.mark.parametrize(
     ("condition", "repair_h", "hours"),
     [

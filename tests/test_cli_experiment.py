@@ -24,7 +24,8 @@ def test_experiments_are_listed_in_their_order(lazsim):
     code, out, _ = lazsim("list", "experiments")
     assert code == 0
     assert [line.split()[0] for line in out.splitlines() if line[0] != " "][:-1] == NAMES
-    assert list(json.loads(lazsim("list", "experiments", "--json")[1])["experiments"]) == NAMES
+    for arguments in (("experiment", "list", "--json"), ("list", "experiments", "--json")):
+        assert list(json.loads(lazsim(*arguments)[1])["experiments"]) == NAMES
 
 
 def test_a_run_leaves_tables_figures_and_inputs_and_is_not_repeated(lazsim, tmp_path):

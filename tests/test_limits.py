@@ -250,7 +250,7 @@ def test_a_factor_without_end_is_refused_as_the_number_that_it_makes():
 
     scenario = resolve({})
     for path in ("job.fault_threshold", "cluster.recovery.detect_s", "model.num_layers"):
-        with pytest.raises(LazsimError, match="expected a (whole )?number <= "):
+        with pytest.raises(LazsimError, match=r"expected a (whole )?number <= "):
             scenario.replace(path, "x" + "9" * 400)
 
 

@@ -319,7 +319,7 @@ BAD = {
     "text.json": ('{"logical_count": [["a", "b"]]}', "expected loads by layer and expert"),
     "minus.json": ('{"logical_count": [[1, -2]]}', "step 0, layer 0, expert 1 must be a number from 0 up"),
     "maps.json": ('{"0": ' * 300 + "{}" + "}" * 300, "expected loads by layer and expert"),
-    "deep.json": ("[" * 2000 + "]" * 2000, "nested too deeply"),
+    "deep.json": ("[" * 200_000 + "]" * 200_000, "nested too deeply"),
     "line.jsonl": ('{"layer": 0, "tokens": [1]}\n{"layer": 0,\n', "line 2: not valid JSON"),
     "layer.jsonl": ('{"layer": -1, "tokens": [1]}\n', "expected loads by layer and expert"),
     "many.json": ('{"layer": 0, "expert": 70000, "tokens": 1}', "1 layers of 70001 experts are too many"),

@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from lazsim.cli.common import OutFolder, backend_option, jobs_option, json_option, note, print_json, progress_bar
+from lazsim.cli.list import command as list_names
 from lazsim.cli.messages import Group
 
 STORE = ".runs"
@@ -16,9 +17,16 @@ STORE = ".runs"
 def command() -> None:
     """Make the figures and tables of the published evaluation again.
 
-    Each experiment is a short script, experiments/NAME/experiment.py, with its results in the README beside it;
-    `lazsim list experiments` names them, in the order in which all of them run.
+    Each experiment is a short script, experiments/NAME/experiment.py, with its results in the README beside it.
     """
+
+
+@command.command("list")
+@json_option
+@click.pass_context
+def list_command(context: click.Context, as_json: bool) -> None:
+    """List the experiments, as `lazsim list experiments` does."""
+    context.invoke(list_names, kind="experiments", as_json=as_json)
 
 
 @command.command()

@@ -1,9 +1,8 @@
 """The setting of a system: published, given, by a formula, or the best that simulations find."""
 
 import functools
-import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -174,12 +173,28 @@ class SettingRuns:
                 if not find_obstacle(self.scenario, one, self.loads, num_nodes)
             ]
             best = max((best, *fitting), key=score)
-        failures = itertools.chain.from_iterable(run.failures for run in self.runs(best))
-        if not any(failure.lost_steps and failure.source != "memory" for failure in failures):
+        if not any(map(went_back, self.runs(best))):
             return best
         least = interval_steps(best.system, self.scenario.costs(), self.loads, num_nodes, between_s=0.0)
         steps = climb(best.interval_steps, lambda steps: score(replace(best, interval_steps=steps)), least)
         return replace(best, interval_steps=steps)
+
+
+def went_back(run: SystemRun) -> bool:
+    """Tell whether a failure of a run went back to a checkpoint on storage."""
+    return any(failure.lost_steps and failure.source != "memory" for failure in run.failures)
+
+
+def kept_note(best: Iterable[SystemRun], published: Iterable[SystemRun]) -> list[str]:
+    """Say of which systems the interval was not searched, as nothing tells what a longer one would lose."""
+    pairs = zip(best, published, strict=True)
+    kept = [
+        run.name
+        for run, other in pairs
+        if run.interval_steps == other.interval_steps and run.counts["checkpoints"] and not went_back(run)
+    ]
+    why = "no failure went back to a checkpoint, and nothing tells what a longer interval would lose: it stays as it is"
+    return [f"{', '.join(kept)}: {why}"] if kept else []
 
 
 def other_draws(scenario: Scenario) -> Sequence[Trace]:

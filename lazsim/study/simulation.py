@@ -20,7 +20,15 @@ from lazsim.placement.policies import find_policy, policy_input
 from lazsim.routing import Routing
 from lazsim.scenario import DEFAULTS, Resolver, Scenario
 from lazsim.specs import sha256
-from lazsim.study.checkpoint_interval import AUTO, Setting, SettingRuns, choice_note, interval_of, other_draws
+from lazsim.study.checkpoint_interval import (
+    AUTO,
+    Setting,
+    SettingRuns,
+    choice_note,
+    interval_of,
+    kept_note,
+    other_draws,
+)
 from lazsim.study.deadline import Due, compare_purchases, parse_due
 from lazsim.study.memory import find_obstacle, require_memory
 from lazsim.study.notes import describe_runs
@@ -164,6 +172,7 @@ def simulate_scenarios(
         if searches or one.interval == AUTO:
             others.append(_run(by_setting, _choose(by_setting, AUTO if searches else None)))
     inputs = _record(scenarios, trace, loads, wall_s) | (asdict(due) if due else {})
+    chosen = [choice_note(first), *kept_note(*((others, runs) if searches else (runs, others)))] if others else []
     at_deadline = None
     if due is not None:
         again = partial(run_scenario, loads=loads)
@@ -174,7 +183,7 @@ def simulate_scenarios(
         trace=describe_trace(trace, wall_s),
         runs=tuple(runs),
         gpu_memory_bytes=first.gpu.memory_bytes,
-        notes=(*left_out, *([choice_note(first)] if others else []), *describe_runs(scenarios, runs, trace, loads)),
+        notes=(*left_out, *chosen, *describe_runs(scenarios, runs, trace, loads)),
         at_deadline=at_deadline,
         published=tuple(others) if others and not searches else None,
         best=tuple(others) if searches else None,
