@@ -177,3 +177,30 @@ def test_a_fault_of_a_file_is_told_with_option_file_and_field(lazsim, tmp_path, 
     code, _, err = lazsim(*STEP, "--job", path)
     assert code == 2
     assert err.startswith(f"lazsim: --job: {path}: {FILES[content]}")
+
+
+TABLES = {
+    ("trace", "info"): 'time,count\n0,"1,024"\n60,"1,020"\n',
+    ("routing", "info"): 'layer,expert,tokens\n0,0,"1,024"\n0,1,"2,024"\n',
+    ("profile", "show"): 'kernel,size,time_s\nexpert,"1,024",0.002\n',
+}
+
+
+@pytest.mark.parametrize("command", TABLES)
+def test_a_number_with_separators_is_told_with_its_line_and_how_to_write_it(lazsim, tmp_path, command):
+    path = tmp_path / "table.csv"
+    path.write_text(TABLES[command])
+    code, out, err = lazsim(*command, path)
+    assert (code, out) == (2, "")
+    assert f"{path}, line 2: " in err
+    assert "'1,024' has a separator of thousands; write 1024" in err
+
+
+def test_times_of_a_recipe_take_units(lazsim, tmp_path):
+    texts = {"units.toml": ('"1d"', '"1h"', '"30d"'), "seconds.toml": (86400, 3600, 2592000)}
+    for name, values in texts.items():
+        fields = dict(zip(("mtbf_s", "repair_s", "duration_s"), values, strict=True))
+        lines = ['kind = "mtbf"', "num_nodes = 4", *(f"{field} = {value}" for field, value in fields.items())]
+        (tmp_path / name).write_text("\n".join(lines))
+    events = [lazsim("trace", "generate", tmp_path / name)[1].partition("\ntime_s")[2] for name in texts]
+    assert events[0] == events[1] != ""
