@@ -149,13 +149,13 @@ class StepCost:
         self._traffic_of: Callable[[slice], Traffic]
         if layout.group_N is None:
             # A plan for flexible dispatch is soon replaced, so its traffic is computed on demand.
-            replicas_LEN, replicas_LE = plan.replicas_LEN, plan.replicas_LE
-            self._traffic_of = lambda some: flexible_traffic(replicas_LEN[some], replicas_LE[some], servers, gpus)
+            replicas_LEN, replicas_LE = plan.replicas_LEN.astype(np.int32), plan.replicas_LE
+            self._traffic_of = lambda some: flexible_traffic(
+                replicas_LEN[some].astype(np.int64), replicas_LE[some], servers, gpus
+            )
         else:
-            groups = Partition(layout.group_N)
-            traffic = {
-                some.start: grouped_traffic(plan.replicas_LEN[some], groups, servers, gpus) for some in self._layers
-            }
+            groups, all_LEN = Partition(layout.group_N), plan.replicas_LEN
+            traffic = {some.start: grouped_traffic(all_LEN[some], groups, servers, gpus) for some in self._layers}
             self._traffic_of = lambda some: traffic[some.start]
         self._gpus_V = servers.sizes_V * gpus
         self._num_nodes = plan.num_nodes

@@ -16,8 +16,11 @@ LOAD_SAMPLE_STEPS = 50
 """Steps for which one sample of the loads, from their middle, stands; a divisor of the usual intervals."""
 
 
-NUM_KEPT = 64
-"""Timers kept for plans that come again: all of plain expert parallelism, and many in another run of the system."""
+NUM_KEPT, CELLS_KEPT = 64, 2**25
+"""Timers kept for plans that come again: all of plain expert parallelism, and many in another run of the system.
+
+They have so many cells, an expert of a layer on a node, together, of five bytes or more each.
+"""
 
 MOST_AHEAD = 64
 """Samples of the loads that are taken at once."""
@@ -60,13 +63,17 @@ def step_timers_from(system: System, costs: CostModel, routing: Routing) -> Make
     def layout(servers: bytes) -> NodeLayout:
         return system.layout(costs, np.frombuffer(servers, dtype=np.int64))
 
-    @functools.lru_cache(NUM_KEPT)
-    def make(plan: PlacementPlan, servers: bytes) -> StepTimer:
-        steps = [each.step_times(plan, layout(servers)) for each in (costs, costs.measured_part) if each is not None]
-        return ModelledStepTimer(routing, costs.job.rebalance_interval_steps, *steps)
+    kept: dict[tuple[PlacementPlan, bytes], StepTimer] = {}
 
     def make_timer(plan: PlacementPlan, server_N: Ints) -> StepTimer:
-        return make(plan, server_N.astype(np.int64).tobytes())
+        key = plan, server_N.astype(np.int64).tobytes()
+        if key not in kept:
+            steps = [each.step_times(plan, layout(key[1])) for each in (costs, costs.measured_part) if each is not None]
+            kept[key] = ModelledStepTimer(routing, costs.job.rebalance_interval_steps, *steps)
+            num_cells = plan.num_layers * plan.num_experts * plan.num_nodes
+            while len(kept) > max(2, min(NUM_KEPT, CELLS_KEPT // num_cells)):
+                del kept[next(iter(kept))]
+        return kept[key]
 
     return make_timer
 

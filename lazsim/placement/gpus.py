@@ -36,8 +36,9 @@ def spread_over_gpus(plan: PlacementPlan, gpus_per_node: int) -> PlacementPlan:
     if gpus_per_node == 1 or not _hold_twice(plan.slots_LNS, gpus_per_node).any():
         return plan
     slots_LNS = plan.slots_LNS.copy()
-    for layer in np.flatnonzero((plan.replicas_LEN > gpus_per_node).any(axis=(1, 2))):
-        _exchange(slots_LNS[layer], plan.replicas_LEN[layer].copy(), gpus_per_node)
+    replicas_LEN = plan.replicas_LEN
+    for layer in np.flatnonzero((replicas_LEN > gpus_per_node).any(axis=(1, 2))):
+        _exchange(slots_LNS[layer], replicas_LEN[layer], gpus_per_node)
     twice_LN = _hold_twice(slots_LNS, gpus_per_node)
     slots_BS = slots_LNS[twice_LN]
     # Replicas of an expert in a row are on different GPUs.

@@ -46,7 +46,9 @@ class PlacementPlan:
         """Nodes of the plan."""
         return int(self.slots_LNS.shape[1])
 
-    @cached_property
+    # Plans are kept for long, so that arrays many times as large as the slots are made when they are asked for.
+
+    @property
     def _filled(self) -> tuple[Ints, Ints]:
         """Where the expert of each filled slot is in arrays of shape (L, E) and (L, E, N)."""
         num_layers, num_nodes = self.slots_LNS.shape[:2]
@@ -57,7 +59,7 @@ class PlacementPlan:
             return rows.ravel(), cells.ravel()
         return rows[is_filled], cells[is_filled]
 
-    @cached_property
+    @property
     def replicas_LEN(self) -> Ints:
         """Replicas of each expert on each node, shape (L, E, N)."""
         shape = self.num_layers, self.num_experts, self.num_nodes
