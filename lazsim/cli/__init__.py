@@ -1,9 +1,15 @@
 """The command line: one file per command, loaded only when it is called."""
 
+import gc
 import os
 import signal
 import sys
+import threading
 from typing import NoReturn
+
+
+THREAD_S = 0.5
+"""Longest time that a thread gets to end after a command was told to."""
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
@@ -35,4 +41,14 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         # Python clears workers away as it ends: an end at once would leave their semaphores to loky's tracker.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
+        if ending.number:
+            _let_threads_end()
     sys.exit(status)
+
+
+def _let_threads_end() -> None:
+    """Let threads of loky clear away semaphores: Python's end freezes them, also between an unlink and its report."""
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread():
+            thread.join(THREAD_S)
+    gc.collect()
