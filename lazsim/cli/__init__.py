@@ -7,7 +7,6 @@ import sys
 import threading
 from typing import NoReturn
 
-
 THREAD_S = 0.5
 """Longest time that a thread gets to end after a command was told to."""
 
