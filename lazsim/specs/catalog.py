@@ -137,7 +137,7 @@ def read_spec_bytes(kind: str, name: str) -> bytes:
 
 def describe_spec(kind: str, name: str) -> str:
     """Return the first comment of a catalogue entry, which describes it in one line."""
-    return read_spec_bytes(kind, name).decode().split("\n", 1)[0].lstrip("# ")
+    return decode_text(read_spec_bytes(kind, name)).split("\n", 1)[0].lstrip("# ")
 
 
 def sha256(content: bytes) -> str:
