@@ -15,12 +15,11 @@ from lazsim.routing import Routing
 LOAD_SAMPLE_STEPS = 50
 """Steps for which one sample of the loads, from their middle, stands; a divisor of the usual intervals."""
 
+NUM_KEPT = 64
+"""Most timers kept for plans that come again: all of plain expert parallelism, many in another run of the system."""
 
-NUM_KEPT, CELLS_KEPT = 64, 2**25
-"""Timers kept for plans that come again: all of plain expert parallelism, and many in another run of the system.
-
-They have so many cells, an expert of a layer on a node, together, of five bytes or more each.
-"""
+CELLS_KEPT = 2**25
+"""Most cells of all timers kept. A timer has a cell of five bytes for each expert of a layer on each node: 160 MiB."""
 
 MOST_AHEAD = 64
 """Samples of the loads that are taken at once."""

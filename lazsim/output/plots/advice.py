@@ -78,5 +78,5 @@ def advice_figure(advice: Advice) -> dict[str, bytes]:
 
 
 def _percent(behind: float, *, is_cost: bool) -> float:
-    """Return the value of a choice in per cent of that of the best, which is so many times as good."""
+    """Return the value of a choice in per cent of the best one's; the best is `behind` times as good."""
     return 100 * behind if is_cost else 100 / behind if behind else 0.0
