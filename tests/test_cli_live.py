@@ -56,3 +56,10 @@ def test_what_leads_workers_of_others_says_what_it_needs(lazsim, tmp_path, monke
     assert (code, out) == (2, "")
     assert said in err
     assert len(err.splitlines()) == 1
+
+
+def test_a_batch_whose_logits_do_not_fit_into_memory_is_refused(lazsim):
+    # 2^24 sequences of 64 tokens with 256 logits of four bytes and as many gradients: 2 TiB.
+    code, out, err = lazsim("live", "--steps", 1, "--batch", 2**24)
+    assert (code, out) == (2, "")
+    assert "too little memory: --batch 16777216 takes 2.05e+03 GiB" in err

@@ -28,7 +28,7 @@ from lazsim.live.text import load_text
 from lazsim.live.worker_pool import WorkerPool, last_error
 from lazsim.live.worker_server import DESCRIPTORS_PER_WORKER, WorkerServer
 from lazsim.profiling.machine import machine
-from lazsim.pytorch.device import choose_device
+from lazsim.pytorch.device import check_memory, choose_device
 from lazsim.scenario import Scenario, resolve
 from lazsim.specs import sha256
 from lazsim.trace.table import Trace
@@ -78,6 +78,9 @@ def check_machine(spec: LiveSpec, num_nodes: int, device: str) -> None:
         # Parameters, two moments and a gradient.
         num_values = 4 * (block_size(spec, DENSE) + num_experts * block_size(spec, (0, 0)))
         state_bytes = num_values * np.dtype(spec.dtype).itemsize
+        # All workers are on this machine. Logits and their gradients are the least that a batch takes.
+        num_logits = spec.global_batch * spec.model.sequence_length * spec.model.vocab_size
+        check_memory(f"`batch` {spec.global_batch}", 2.0 * num_logits * np.dtype(spec.dtype).itemsize, "cpu")
     check_processes(
         "nodes",
         num_nodes,
