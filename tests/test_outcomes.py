@@ -54,6 +54,11 @@ PROSE = (
     ("RSC", "job MTTF at 16 GPUs", "r_f=6.50 failures per 1000 node-days; nodes=16384/8",
      {"r_f": [6.5], "nodes": [2048]}),
     ("SPARE-CF", "mean failures masked before wipe-out", "N=600, r=20; more", {"N": [600], "r": [20]}),
+    ("AIRESIM", "total failures", "4096-server job + 16 warm standbys, working pool 4160, spare pool 200; r=0.01 "
+     "failures/server-day, 15% bad servers with +5r; recovery 20 min; silent-fail 0.40 auto / 0.20 manual; 256-day job",
+     {"servers": [4096], "standbys": [16], "pool": [4160], "spares": [200], "r": [0.01], "bad": [0.15],
+      "multiple": [5], "recovery": [1200], "auto_fails": [0.4], "manual_fails": [0.2], "days": [22_118_400]}),
+    ("RESTART-SCALE", "init time", "nodes=8, 16,32", {"nodes": [8, 16, 32]}),
     ("AIRESIM-SENS", "total training time", "4096+16 of working pool 4600, spare 200; r=0.02/server-day (2x), bad 8% "
      "with +20r; recovery 60 min; auto/manual silent-fail 0.60/0.75; 14-day job; varied: "
      "multiplier of bad-server rate=3",
@@ -99,7 +104,33 @@ def test_published_rows_with_all_inputs_are_replayed(shared):
     with path.open(newline="") as file:
         complete = [one["id"] for one in csv.DictReader(file) if one["inputs_suffice"] == "yes"]
     missing = {name for name in complete if rows[name].setup is None}
-    assert missing == {"CBL-02", "CBL-03", "SP-07"}  # traces without a licence; a value in words
+    assert missing == {"CBL-02", "CBL-03"}  # traces without a licence
+
+
+def test_inputs_read_from_published_prose_are_those_of_the_catalogue(shared):
+    catalogue = {outcome.id: outcome for outcome in read_outcomes()}
+    found = {}
+    for outcome in read_outcomes(str(shared / "measured" / "outcomes" / "outcomes.csv")):
+        known = catalogue[outcome.id].inputs
+        found |= {(outcome.id, name): (outcome.inputs.get(name), known[name])
+                  for name in known if outcome.inputs.get(name) != known[name]}  # fmt: skip
+    # The rounded time of the text, and the one that its bytes and rate give.
+    assert found == {("GEM-01", "save"): ([42 * 60], [42.4 * 60])}
+
+
+def test_a_value_with_a_sign_and_that_of_a_limit_are_bounds():
+    limit = row(metric="detection time limit", value="3.75", tolerance_hint="exact")
+    assert outcome_of(limit, {}).tolerance == "<=3.75"
+    assert outcome_of(row(value="<0.05", tolerance_hint="0.05"), {}).tolerance == "<0.05"
+    assert outcome_of(row(value=">0.9", tolerance_hint=">=0.90"), {}).tolerance == ">=0.90"
+
+
+def test_prose_that_cannot_be_replayed_leaves_the_other_rows(tmp_path):
+    rows = 'new-1,SPARE-CF,stacks,2,stacks,exact,"N=4, k=9"\nnew-2,SPARE-CF,stacks,2,stacks,exact,"N=9, k=1"\n'
+    (tmp_path / "rows.csv").write_text("id,group,metric,value,unit,tolerance_hint,inputs\n" + rows)
+    first, second = verify([str(tmp_path / "rows.csv")]).outcomes
+    assert "9 of 4 nodes cannot be lost" in first.skipped
+    assert second.within
 
 
 def test_a_replay_out_of_its_tolerance_says_why_where_that_is_known():

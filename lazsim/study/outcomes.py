@@ -13,7 +13,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from lazsim.errors import SpecError, prefix_errors, unknown_name
+from lazsim.errors import LazsimError, SpecError, prefix_errors, unknown_name
 from lazsim.files import read_bytes
 from lazsim.study.measured_runs import Row, read_table
 from lazsim.study.replays import MEASURED, MissingError, Setup, figures_of, find_setup, load_setups, read_inputs, replay
@@ -46,6 +46,9 @@ class Outcome:
         sd); sd=4``.
     setup, figures, inputs, folder
         Arguments of `lazsim.study.replays.replay`; no set-up where the row cannot be replayed.
+    names_setup : bool
+        Whether the row names its set-up, so that one that cannot be simulated is a mistake. The inputs of other rows
+        are prose that others wrote: they are skipped.
     skipped : str
         Reason why not.
     why : str
@@ -63,6 +66,7 @@ class Outcome:
     figures: tuple[str, ...] = ()
     inputs: Mapping[str, Any] = field(default_factory=dict)
     folder: Path = Path()
+    names_setup: bool = False
     skipped: str = ""
     why: str = ""
 
@@ -112,6 +116,10 @@ def read_outcomes(path: str | None = None) -> list[Outcome]:
     if path is None:
         return [outcome_of(row, {}) for row in catalogue.values()]
     rows = read_table(path, read_bytes(path), NEEDED)
+    # Of a figure in words, the catalogue has the reading.
+    rows = [
+        catalogue[row["id"]] if row["id"] in catalogue and math.isnan(_number(row["value"])) else row for row in rows
+    ]
     by_id = {**catalogue, **{row["id"]: row for row in rows}}
     with prefix_errors(path):
         return [outcome_of(row, catalogue, by_id, Path(path).parent) for row in rows]
@@ -139,18 +147,30 @@ def outcome_of(
     group = row.get("group") or known.get("group", "")
     published = tuple(map(_number, re.split(r"[,/]", re.sub(r"\(.*?\)", "", row["value"]))))
     outcome = Outcome(
-        row["id"], group, row["metric"], row.get("unit", ""), row.get("source", ""), published, row["tolerance_hint"]
-    )
+        row["id"], group, row["metric"], row.get("unit", ""), row.get("source", ""), published, _tolerance(row),
+        names_setup=bool(row.get("replay")),
+    )  # fmt: skip
     with prefix_errors(row["id"]):
         try:
             return _with_setup(outcome, row, known, rows or {}, folder)
         except MissingError as missing:
             return replace(outcome, skipped=str(missing))
         except SpecError as error:
-            if row.get("replay"):
+            if outcome.names_setup:
                 raise
-            # Its inputs are prose that others wrote.
             return replace(outcome, skipped=str(error))
+
+
+def _tolerance(row: Row) -> str:
+    """Return how near a replay has to come: a value such as ``<0.05``, and that of a limit, is a bound."""
+    tolerance, value = row["tolerance_hint"], row["value"].strip()
+    bound = value[:1] if value[:1] in ("<", ">") else "<=" if row["metric"].endswith(" limit") else ""
+    is_bound = tolerance[:1] in ("<", ">")
+    return f"{bound}{_number(value):g}" if bound and not is_bound and _is_tolerance(tolerance) else tolerance
+
+
+def _is_tolerance(text: str) -> bool:
+    return text == "exact" or any(one.fullmatch(text) for one in (TOLERANCE, LARGER_OF))
 
 
 def _with_setup(outcome: Outcome, row: Row, known: Row, rows: Mapping[str, Row], folder: Path) -> Outcome:
@@ -174,7 +194,7 @@ def _with_setup(outcome: Outcome, row: Row, known: Row, rows: Mapping[str, Row],
     if any(map(math.isnan, outcome.published)):
         raise MissingError(f"value {row['value']!r} is no number")
     tolerance = outcome.tolerance
-    if tolerance != "exact" and not TOLERANCE.fullmatch(tolerance) and not LARGER_OF.fullmatch(tolerance):
+    if not _is_tolerance(tolerance):
         raise MissingError(f"tolerance {tolerance!r} is none of 3%, 0.01, 2 points, exact, >=0.9, max(2%, 2 sd); sd=4")
     inputs = read_inputs(setup, _told(row, known, rows))
     missing = [name for name, one in setup.inputs.items() if one.is_needed and name not in inputs]
@@ -193,24 +213,26 @@ def _told(row: Row, known: Row, rows: Mapping[str, Row]) -> str:
 
 def replay_outcome(outcome: Outcome) -> ReplayedOutcome:
     """Replay a published outcome."""
-    predicted = error = within = None
+    predicted = error_share = within = None
     measured: float | None = None if math.isnan(outcome.published[0]) else outcome.published[0]
     skipped = outcome.skipped
     if outcome.setup is not None:
         try:
             with prefix_errors(outcome.id):
                 found = replay(outcome.setup, outcome.figures, outcome.inputs, outcome.folder)
-        except MissingError as missing:
-            found, skipped = [], str(missing).removeprefix(f"{outcome.id}: ")
-        if not skipped:
-            if len(found) != len(outcome.published):
-                raise SpecError(f"{outcome.id}: its replay gives {len(found)} figures, and `value` has another number")
+                if len(found) != len(outcome.published):
+                    raise SpecError(f"its replay gives {len(found)} figures, and `value` has another number")
+        except LazsimError as error:
+            if outcome.names_setup and not isinstance(error, MissingError):
+                raise
+            skipped = str(error).removeprefix(f"{outcome.id}: ")
+        else:
             pairs = list(zip(found, outcome.published, strict=True))
             within = all(is_within(one, figure, outcome.tolerance) for one, figure in pairs)
             predicted, measured = max(pairs, key=lambda pair: abs(pair[0] - pair[1]) / abs(pair[1] or 1.0))
-            error = predicted / measured - 1 if measured else None
+            error_share = predicted / measured - 1 if measured else None
     return ReplayedOutcome(
-        outcome.id, outcome.group, outcome.metric, predicted, measured, error, skipped, outcome.source,
+        outcome.id, outcome.group, outcome.metric, predicted, measured, error_share, skipped, outcome.source,
         outcome.unit, outcome.tolerance, within, outcome.setup is not None and outcome.setup.echoes,
         outcome.why if within is False else "",
     )  # fmt: skip

@@ -202,13 +202,22 @@ def read_inputs(setup: Setup, text: str) -> dict[str, list[Any]]:
             mentions += [(match.start(), match[match.lastindex or 0]) for match in re.finditer(one.words, text)]
         if mentions:
             last = max(mentions)[1]
-            # What follows a number after a comma may be another input.
-            parts = itertools.takewhile(lambda part: AMOUNT.match(part), last.split(","))
-            numbers = [_amount(name, part, one.unit) for part in parts]
-            if not numbers and one.how != "file":
-                raise SpecError(f"`inputs` {name} = {last.strip()[:40]!r}: expected a number")
-            found[name] = [last] if one.how == "file" else numbers
+            found[name] = [last] if one.how == "file" else _amounts(name, last, one.unit)
     return found
+
+
+def _amounts(name: str, text: str, unit: str) -> list[float]:
+    """Return the number that a text begins with, or several between commas; words after one begin another input."""
+    first, *others = text.split(",")
+    if not AMOUNT.match(first):
+        raise SpecError(f"`inputs` {name} = {text.strip()[:40]!r}: expected a number")
+    more = itertools.takewhile(_is_amount, others) if _is_amount(first) else ()
+    return [_amount(name, part, unit) for part in (first, *more)]
+
+
+def _is_amount(text: str) -> bool:
+    found = AMOUNT.match(text)
+    return found is not None and not text[found.end() :].strip()
 
 
 def _amount(name: str, text: str, unit: str) -> float:
