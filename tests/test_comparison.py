@@ -84,7 +84,7 @@ def test_few_seeds_tell_no_difference_and_runs_are_compared_at_the_seeds_of_both
 def test_a_sweep_over_one_field_is_one_table_along_it_that_names_the_best_value():
     cells = {("ds", value): [count + value * 100 + seed * value for seed in SIX] for value, count in ((1, 9), (2, 50))}
     shown = text(sweep(["job.fault_threshold"], cells))
-    assert [line.split() for line in shown.splitlines() if line] == [
+    assert [line.split() for line in shown.splitlines() if line][:-2] == [
         ["means", "over", "6", "seeds;", "+-", "is", "a", "95", "%", "interval,", "from", "6", "seeds", "on"],
         ["samples", "trained"],
         ["job.fault_threshold", "ds"],
@@ -92,19 +92,30 @@ def test_a_sweep_over_one_field_is_one_table_along_it_that_names_the_best_value(
         ["1", "112", "+-", "2"],
         ["2", "255", "+-", "4"],
         ["most", "samples,", "compared", "at", "the", "same", "seeds"],
-        ["of", "best", "samples", "times", "the", "next", "ties", "with"],
+        ["of", "best", "samples", "held", "out", "times", "the", "next", "ties", "with"],
         # 1530 / 669. The residuals a - R b grow by 2 - 2.287 a seed: 2.5706 * 1.8708 * 0.287 / sqrt(6) / 111.5.
-        ["all", "2", "255", "+-", "4", "2.287", "+-", "0.005", "-"],
+        ["all", "2", "255", "+-", "4", "255", "2.287", "+-", "0.005", "-"],
     ]
+
+
+def test_what_is_held_out_is_judged_by_a_seed_that_did_not_choose_it():
+    # One lucky seed makes 2 the best (66 / 3 = 22). Without that seed 1 is chosen, which has 20 there; else 2, with 3.
+    lucky = {("ds", 1): [20, 20, 20], ("ds", 2): [60, 3, 3]}
+    result = sweep(["depth"], lucky)
+    assert result.contests()[0].ranking[0].name == ("ds", (2,))
+    assert result.contests()[0].held_out == pytest.approx((20 + 3 + 3) / 3)
+    assert "with two seeds or more, one can judge" in " ".join(
+        text(sweep(["d"], {("ds", 1): [5], ("ds", 2): [6]})).split()
+    )
 
 
 def test_a_tie_and_too_few_seeds_are_said():
     same = {("ds", value): [5, 7, 9, 4, 6, 8] for value in (1, 2)}
-    assert " ".join(text(sweep(["depth"], same)).splitlines()[-1].split()) == "all 1 6 +- 2 1.000 +- 0.000 2"
+    assert " ".join(text(sweep(["depth"], same)).splitlines()[-3].split()) == "all 1 6 +- 2 6 1.000 +- 0.000 2"
     few = text(sweep(["job.fault_threshold"], {("ds", 1): [5, 7], ("ds", 2): [50, 70]}))
     assert few.startswith("means over 2 seeds: too few for intervals, which need 6\n")
     assert "+-" not in few
-    assert " ".join(few.splitlines()[-1].split()) == "all 2 60 10.000 too few seeds to tell"
+    assert " ".join(few.splitlines()[-3].split()) == "all 2 60 60 10.000 too few seeds to tell"
 
 
 def test_a_sweep_over_two_axes_names_the_best_of_all_of_each_run_and_of_each_first_value():

@@ -64,12 +64,14 @@ def sweep_report(result: SweepResult, name: str, sha256: str) -> Report:
 
     answer = "No run ended well."
     if result.rows:
-        best, *others = result.contests()[0].ranking
+        overall = result.contests()[0]
+        best, *others = overall.ranking
         ties = [words(one) for one in others if one.is_tie]
         told = f"; it cannot be told from {'; '.join(ties[:MOST_TIES])}" if ties else ""
         if any(one.is_tie is None for one in others):
             told = "; too few seeds to tell it from the others"
-        answer = f"{words(best)} trains most: {with_interval(best.mean, ',.0f')} samples{told}."
+        kept = f" ({overall.held_out:,.0f} where other seeds choose)" if others and overall.held_out > 0 else ""
+        answer = f"{words(best)} trains most: {with_interval(best.mean, ',.0f')} samples{kept}{told}."
     means = result.means()
     ids = [row["id"] for row in result.rows]
     hashed = {"name": f"{len(ids)}; table.csv has the hash of each", "sha256": sha256_of("".join(ids).encode())}
@@ -173,9 +175,16 @@ def _contest_table(result: SweepResult, contests: Sequence[Contest], num_runs: i
         ties += ["too few seeds to tell"] if any(one.is_tie is None for one in others) else []
         among = ", ".join(_word(what, value, len(axes)) for what, value in contest.among.items()) or "all"
         behind = with_interval(others[0].behind, ".3f") if others else None
-        rows.append((among, name(best, contest), with_interval(best.mean, ",.0f"), behind, "; ".join(ties) or None))
-    columns = [key("of"), Column("best", kind="text"), Column("samples"), Column("times the next")]
-    return Table([*columns, Column("ties with", kind="text")], rows, "most samples, compared at the same seeds")
+        told = with_interval(best.mean, ",.0f"), contest.held_out, behind, "; ".join(ties) or None
+        rows.append((among, name(best, contest), *told))
+    columns = [key("of"), Column("best", kind="text"), Column("samples"), Column("held out", ",.0f")]
+    columns += [Column("times the next"), Column("ties with", kind="text")]
+    note = "seeds judge what they choose, which flatters the best" + (
+        "; `held out`: the mean at each seed of what the others choose"
+        if any(math.isfinite(contest.held_out) for contest in contests)
+        else "; with two seeds or more, one can judge what the others choose"
+    )
+    return Table(columns, rows, "most samples, compared at the same seeds", [note])
 
 
 def _word(axis: str, value: Any, num_axes: int) -> str:

@@ -98,6 +98,31 @@ def rank(
     return tuple(found)
 
 
+def held_out_mean(values: Mapping[Name, BySeed]) -> float:
+    """Return the mean over seeds of what the alternative has at each that is best at the others.
+
+    No seed judges what it helped to choose, which would flatter the best. NaN where fewer than two seeds are those of
+    all alternatives.
+
+    Examples
+    --------
+    Seeds 1 and 2 choose b, which has 1 at seed 0; the others choose a.
+
+    >>> held_out_mean({"a": {0: 9, 1: 4, 2: 4}, "b": {0: 1, 1: 5, 2: 5}})
+    3.0
+    """
+    first, *others = values.values()
+    seeds = [seed for seed in first if all(seed in other for other in others)]
+    if len(seeds) < 2:
+        return math.nan
+    kept = 0.0
+    for seed in seeds:
+        rest = [one for one in seeds if one != seed]
+        best = max(values.values(), key=lambda by_seed: sum(by_seed[one] for one in rest))
+        kept += best[seed]
+    return kept / len(seeds)
+
+
 def compare(
     rows: pd.DataFrame, setting: Sequence[str], value: str = "samples", *, less_is_better: bool = False
 ) -> pd.DataFrame:

@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from lazsim.study.collect import Outcomes
-from lazsim.study.comparison import BySeed, Ranked, paired_ratio, rank
+from lazsim.study.comparison import BySeed, Ranked, held_out_mean, paired_ratio, rank
 from lazsim.study.intervals import MIN_SAMPLES, Interval, mean_interval, ratio_interval
 from lazsim.study.notes import count_notes
 from lazsim.study.result import HISTORIES
@@ -35,10 +35,13 @@ class Contest:
         What they have in common: a value of the first axis, a ``run``, or nothing.
     ranking : tuple of Ranked
         The alternatives.
+    held_out : float
+        Samples where no seed judges what it helped to choose: see `lazsim.study.comparison.held_out_mean`.
     """
 
     among: Mapping[str, Any]
     ranking: tuple[Ranked[Alternative], ...]
+    held_out: float
 
 
 THE_SAME = Interval(1.0, 1.0, 1.0)
@@ -268,13 +271,14 @@ class SweepResult:
         for common_of in commons:
             for each, by_seed in samples.items():
                 groups.setdefault(common_of(*each), {})[each] = by_seed
-        return tuple(Contest(dict(common), rank(group)) for common, group in groups.items())
+        return tuple(Contest(dict(common), rank(group), held_out_mean(group)) for common, group in groups.items())
 
     def _comparison_json(self) -> dict[str, Any]:
         """Return the contests as plain data."""
         contests = [
             {
                 "among": dict(contest.among),
+                "samples_held_out": contest.held_out,
                 "ranking": [
                     {**self._describe(*one.name), "num_runs": one.num_seeds}
                     | {**_flat("samples", one.mean), **_flat("behind", one.behind), "is_tie": one.is_tie}
