@@ -158,6 +158,36 @@ def test_nccl_tests_may_name_its_program(tmp_path):
     assert "all_to_all,256,,,2,10.5\n" in import_tables(str(path), "mine").text
 
 
+def test_a_latency_before_a_rate_is_no_bad_point(tmp_path):
+    # 10 us, then 1 GB/s: with sizes so far apart, the middle one lies far below the line through the others.
+    times = {1024: 11.024, 2**20: 1058.576, 2**30: 1073751.824}
+    rows = [f"x1,all_reduce,8,{size},{time}" for size, time in times.items()]
+    path = tmp_path / "nccl_single_node.csv"
+    path.write_text("\n".join(["gpu,op,num_gpus,nbytes,time_us", *rows]))
+    imported = import_tables(str(path))
+    assert "all_reduce,1048576,,,8,1059\n" in imported.text
+    assert not told(imported, "off by more than 2")
+    # Less than the smaller message takes is an error of the measurement.
+    path.write_text(path.read_text().replace("1058.576", "5"))
+    assert told(import_tables(str(path)), "all_reduce 1048576: 5 us is off by more than 2")
+
+
+def test_releases_of_nccl_tests_without_roots_and_reductions_are_read(tmp_path):
+    path = tmp_path / "all_gather.txt"
+    path.write_text(NCCL_TESTS.replace("     sum      -1", "                ").replace("      0\n", "    N/A\n"))
+    assert "all_gather,512,,,2,11\n" in import_tables(str(path), "mine").text
+
+
+def test_rows_of_wrong_results_and_ranks_on_several_nodes_are_told(tmp_path):
+    path = tmp_path / "all_reduce.txt"
+    text = NCCL_TESTS.replace("0.08    0.08      0", "0.08    0.08      7").replace("0x0b", "0x07")
+    path.write_text(text.replace("node0 device  1", "node1 device  0"))
+    imported = import_tables(str(path), "mine")
+    assert told(imported, "line 13: left out, since 7 results are wrong")
+    assert told(imported, "2 nodes take part")
+    assert "all_reduce,1024" not in imported.text
+
+
 def test_held_out_points_are_every_second_of_each_size():
     # Times of a 4 x 3 grid in proportion to the sizes, but at (2, 10), held out along both: 1.5 times as long.
     rows = [
@@ -251,6 +281,9 @@ def test_tables_that_cannot_be_used_are_refused_in_a_line(rows, message):
         ("some.txt", "no table", (), "neither a folder, a .csv file nor the output of nccl-tests"),
         ("some.txt", NCCL_TESTS, ("--gpu", "x1"), "does not tell the collective"),
         ("all_reduce.txt", NCCL_TESTS.replace("Rank", "rank"), ("--gpu", "x1"), "has 0 lines '# Rank ...'"),
+        ("all_reduce.txt", NCCL_TESTS[: NCCL_TESTS.index("0.08")], ("--gpu", "x1"), "line 13: is cut short"),
+        ("log", "broadcast_perf\n" + NCCL_TESTS, ("--gpu", "x1"), "is of broadcast; give the output of one of"),
+        ("log", "all_gather_perf\nalltoall_perf\n" + NCCL_TESTS, ("--gpu", "x1"), "is of all_gather, alltoall"),
     ],
 )
 def test_files_that_cannot_be_imported_are_refused_in_a_line(tmp_path, lazsim, name, text, arguments, message):

@@ -15,7 +15,11 @@ Points = dict[tuple[float, ...], float]
 Times = npt.NDArray[np.float64]
 
 BAD_FACTOR = 2.0
-"""A point this far off the log-linear lines through its neighbours, on both sides of each of its sizes, is bad."""
+"""A point this far off the log-linear lines through its neighbours, on both sides of each of its sizes, is bad.
+
+A latency and a rate give a time that bends up, far below the line where sizes lie far apart. So one below the line is
+bad only where it also takes less than both neighbours, or the larger one takes more than by the square of its size.
+"""
 
 DIP = 0.9
 """A time below this share of the time of a smaller size is told as not monotone."""
@@ -92,11 +96,13 @@ def _drop(
 def _repaired(kernel: str, axes: Sequence[Sequence[float]], times: Times, notes: list[str]) -> Times:
     """Put single bad points on the line through their neighbours, the worst first: it bends those beside it."""
     logs, repaired = np.log(times), times.copy()
+    inner = [(axis, np.log(values)) for axis, values in enumerate(axes) if len(values) > 2]
+    if not inner:
+        return times
     for _ in range(MOST_BAD):
-        lines = [line for axis, values in enumerate(axes) if (line := _line(logs, axis, np.log(values))) is not None]
-        if not lines:
-            break
-        least = np.nan_to_num([np.abs(logs - line) for line in lines]).min(axis=0)
+        lines, lows = np.swapaxes([_lines(logs, axis, positions) for axis, positions in inner], 0, 1)
+        is_explained = (lows < logs) & (logs < lines)
+        least = np.nan_to_num(np.where(is_explained, 0, np.abs(logs - lines))).min(axis=0)
         worst = np.unravel_index(least.argmax(), least.shape)
         if least[worst] <= math.log(BAD_FACTOR):
             break
@@ -112,16 +118,19 @@ def _repaired(kernel: str, axes: Sequence[Sequence[float]], times: Times, notes:
     return repaired
 
 
-def _line(logs: Times, axis: int, positions: Times) -> Times | None:
-    """Interpolate each point from its two neighbours along an axis; NaN at the ends."""
-    if len(positions) < 3:
-        return None
+def _lines(logs: Times, axis: int, positions: Times) -> tuple[Times, Times]:
+    """Interpolate each point from its two neighbours along an axis, and tell the least that it can take beside them.
+
+    Both are NaN at the ends.
+    """
     along = np.moveaxis(logs, axis, 0)
     shape = (-1,) + (1,) * (logs.ndim - 1)
-    share = ((positions[1:-1] - positions[:-2]) / (positions[2:] - positions[:-2])).reshape(shape)
-    line = np.full(along.shape, np.nan)
+    reach = (positions[2:] - positions[1:-1]).reshape(shape)
+    share = 1 - reach / (positions[2:] - positions[:-2]).reshape(shape)
+    line, low = np.full((2, *along.shape), np.nan)
     line[1:-1] = along[:-2] + share * (along[2:] - along[:-2])
-    return np.moveaxis(line, 0, axis)
+    low[1:-1] = np.maximum(np.minimum(along[:-2], along[2:]), along[2:] - 2 * reach)
+    return np.moveaxis(line, 0, axis), np.moveaxis(low, 0, axis)
 
 
 def _lengthened(kernel: str, lengths: Sequence[float], times: Times, notes: list[str]) -> Times:

@@ -124,6 +124,9 @@ NAMES = {"alltoall": "all_to_all"}
 """Kernels that have another name in the files."""
 
 NCCL_TESTS = "nccl_single_node.csv"
+NCCL_TESTS_OPS = ("all_reduce", "all_gather", "reduce_scatter", "alltoall")
+NCCL_TESTS_COLUMNS = 11
+"""Size, count and type, then time, two rates and wrong results, out of place and in place."""
 
 
 @dataclass(frozen=True)
@@ -234,7 +237,7 @@ def _read_files(path: str, notes: list[str]) -> dict[str, list[Row]]:
         if name not in SOURCES:
             raise SpecError(f"{path}: " + unknown_name("file of kernel times", name, list(SOURCES)))
         return {name: _read_csv(Path(path), SOURCES[name])}
-    return {NCCL_TESTS: _read_nccl_tests(path)}
+    return {NCCL_TESTS: _read_nccl_tests(path, notes)}
 
 
 def _read_csv(path: Path, source: Source) -> list[Row]:
@@ -250,24 +253,45 @@ def _read_csv(path: Path, source: Source) -> list[Row]:
     return rows
 
 
-def _read_nccl_tests(path: str) -> list[Row]:
+def _read_nccl_tests(path: str, notes: list[str]) -> list[Row]:
     """Read the table that a program of nccl-tests prints: out-of-place times, which come first."""
     lines = read_bytes(path).decode(errors="replace").splitlines()
-    ops = "all_reduce|all_gather|reduce_scatter|alltoall"
-    told = re.search(rf"Collective test starting: ({ops})_perf", "\n".join(lines)) or re.search(ops, Path(path).name)
-    num_gpus = sum(bool(re.match(r"#\s+Rank\s+\d+", line)) for line in lines)
-    rows = [
-        {"gpu": "", "op": "", "num_gpus": str(num_gpus), "nbytes": found[1], "time_us": found[2], "line": f"line {i}"}
-        for i, line in enumerate(lines, start=1)
-        if (found := re.match(r"\s*(\d+)\s+\d+\s+\w+\s+\w+\s+-?\d+\s+(\S+)\s+\S+\s+\S+", line)) and found[1] != "0"
-    ]
+    places = [found[1] for line in lines if (found := re.match(r"#\s+Rank\s+\d+\b.*?\bon\s+(\S+)", line))]
+    rows: list[Row] = []
+    for number, line in enumerate(lines, start=1):
+        where, cells = f"{path}, line {number}", line.split()
+        if not re.match(r"\s*\d+\s+\d+\s+[a-z]", line) or cells[0] == "0":
+            continue
+        # Older releases have no root, and name no reduction where there is none: columns count from the end.
+        if len(cells) < NCCL_TESTS_COLUMNS:
+            raise SpecError(f"{where}: is cut short; remove the line, or give the whole output")
+        time_us, wrong = cells[-8], cells[-5]
+        if wrong.isdigit() and int(wrong):
+            notes.append(f"{where}: left out, since {wrong} results are wrong")
+        else:
+            rows.append(
+                {"gpu": "", "num_gpus": str(len(places)), "nbytes": cells[0], "time_us": time_us, "line": where}
+            )
     if not rows:
         raise SpecError(f"{path}: neither a folder, a .csv file nor the output of nccl-tests; check the path")
-    if told is None:
+    told = set(re.findall(r"(\w+)_perf\b", "\n".join(lines))) or set(
+        re.findall("|".join(NCCL_TESTS_OPS), Path(path).name)
+    )
+    if not told:
         raise SpecError(f"{path}: does not tell the collective; name the file after it, such as all_reduce.txt")
-    if num_gpus < 2:
-        raise SpecError(f"{path}: has {num_gpus} lines '# Rank ...'; keep the head of the output, of at least 2 GPUs")
-    return [row | {"op": told[told.lastindex or 0], "line": f"{path}, {row['line']}"} for row in rows]
+    if len(told) > 1 or told.isdisjoint(NCCL_TESTS_OPS):
+        raise SpecError(
+            f"{path}: is of {', '.join(sorted(told))}; give the output of one of {', '.join(NCCL_TESTS_OPS)}"
+        )
+    if len(places) < 2:
+        raise SpecError(
+            f"{path}: has {len(places)} lines '# Rank ...'; keep the head of the output, of at least 2 GPUs"
+        )
+    if len(set(places)) > 1:
+        notes.append(
+            f"{path}: {len(set(places))} nodes take part; they must be in one domain of NVLink, as tables are for"
+        )
+    return [{**row, "op": min(told)} for row in rows]
 
 
 def _kernels(source: Source, rows: Iterable[Row], gpu: str, notes: list[str]) -> dict[str, tuple[Points, int]]:
