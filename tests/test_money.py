@@ -122,6 +122,12 @@ def test_bad_prices_in_lazsims_own_format_are_a_fault(tmp_path, prices):
         load(path)
 
 
+def test_node_hours_of_the_same_trace_are_the_same_whatever_a_job_does_meanwhile():
+    # From ten nodes to five, 300 s each: 13,500 node-seconds, told as 3.8 hours for one system and as 3.7 for another.
+    result = simulate_systems("fail-every-5min", duration="30min", model="gpt-l", systems=["lazarus", "ds"])
+    assert [run.node_hours_held for run in result.runs] == [3.75, 3.75]
+
+
 def test_node_hours_at_prices_are_those_of_a_sum_over_seconds():
     rng = np.random.default_rng(0)
     times = np.concatenate([[0], np.sort(rng.choice(np.arange(1, 900), 20, replace=False))])

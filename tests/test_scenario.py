@@ -121,6 +121,12 @@ def test_known_times_of_a_job_take_the_place_of_kernels_and_links():
     known = lazsim.simulate(**asked, **{"job.times": times}, systems=["checkpoint"], interval="1h")
     assert (known.runs[0].steps, known.runs[0].samples) == (40, 320)
     assert "times" not in resolve(settings).inputs["job"]
+    # Eight experts on six slots take groups of two nodes, whether that is said or not.
+    unsaid = {"step_s": 2.5, "samples_per_step": 8}
+    grouped = lazsim.simulate(**asked, **{"job.times": unsaid}, systems=["ds"], interval="1h")
+    assert (grouped.runs[0].steps, grouped.runs[0].samples) == (40, 320)
+    with pytest.raises(SpecError, match="equal chunks of 8 experts, at most 6 on a GPU, fill 2: give a multiple"):
+        resolve({**settings, "job.times": {**unsaid, "nodes_per_stage": 3}}).costs()
     with pytest.raises(SpecError, match="`times`: 99 stages for"):
         resolve({**settings, "job.times": {"step_s": 1, "num_stages": 99}}).costs()
     with pytest.raises(SpecError, match="need one step_s or more"):

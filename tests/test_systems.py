@@ -23,7 +23,7 @@ from lazsim.engine.ledger import BUCKETS
 from lazsim.engine.simulate import simulate_system
 from lazsim.engine.systems import LIVE_SYSTEMS, SYSTEMS, find_system
 from lazsim.engine.systems.spare import SPARE
-from lazsim.engine.systems.system import node_state_bytes
+from lazsim.engine.systems.system import node_state_bytes, saved_behind
 from lazsim.errors import InfeasiblePlanError, SpecError
 from lazsim.output.run import run_parts
 from lazsim.output.table import render
@@ -66,6 +66,43 @@ def test_an_asynchronous_save_counts_only_when_it_is_written():
     early = run("async-checkpoint", (29, "remove", "a"), interval_steps=10)
     late = run("async-checkpoint", (31, "remove", "a"), interval_steps=10)
     assert (early.counts["lost_steps"], late.counts["lost_steps"]) == (14, 5)
+
+
+def test_a_copy_longer_than_a_step_is_made_once_and_written_from_its_end():
+    # A copy of 3 s and a write of 10 s end 13 s after the step before, of which training waits for the last 1 s of the
+    # copy.
+    assert saved_behind(copy_s=3.0, write_s=10.0, step_s=2.0) == (1.0, 12.0)
+    assert saved_behind(copy_s=1.5, write_s=10.0, step_s=2.0) == (0.0, 11.5)
+
+
+HALF = ("gpu.peak_flop_per_s", "gpu.memory_bytes_per_s", "cluster.host.clock_hz", *(
+    f"cluster.{part}_bytes_per_s" for part in (
+        "network.nic", "network.local", "network.local_all_reduce", "network.storage", "host.link", "host.serialise"
+    )
+))  # fmt: skip
+TWICE = ("gpu.kernel_overhead_s", "job.join_wait_s", *(f"cluster.{part}_s" for part in (
+    "network.nic_latency", "network.local_latency", "network.local_all_reduce_latency", "recovery.detect",
+    "recovery.rebuild", "recovery.regroup", "recovery.restart_base", "recovery.restart_per_node", "recovery.connect",
+)))  # fmt: skip
+"""All rates and all times that a job without a layout has, but the times of the host, which go with its clock."""
+
+
+def test_a_job_in_which_all_takes_twice_as_long_makes_the_same_steps():
+    changes = (400, "remove", "a b"), (700, "add", "m n"), (1111, "remove", "e"), (1500, "add", "o")
+    systems = ["lazarus", "ds-ft", "tutel", "gemini", "async-checkpoint", "moc"]
+    plain, slow = (
+        lazsim.simulate(
+            trace((0, "add", NAMES), *((factor * at, *what) for at, *what in changes), duration_s=factor * 2000.0),
+            systems=systems,
+            interval=30,
+            **dict.fromkeys(HALF, f"x{1 / factor}"),
+            **dict.fromkeys(TWICE, f"x{factor}"),
+        ).runs
+        for factor in (1, 2)
+    )
+    assert [run.samples for run in slow] == [run.samples for run in plain]
+    for one, other in zip(plain, slow, strict=True):
+        assert dict(other.ledger_s) == pytest.approx({bucket: 2 * spent for bucket, spent in one.ledger_s.items()})
 
 
 def test_gemini_goes_back_by_the_step_whose_copy_was_under_way():

@@ -8,6 +8,7 @@ import numpy as np
 from lazsim.costmodel.step import CostModel, NodeLayout, StepTimes
 from lazsim.costmodel.times import Floats
 from lazsim.errors import SpecError
+from lazsim.placement.expert_parallel import ep_unit_nodes
 from lazsim.placement.grid import Grid
 from lazsim.placement.plan import Ints, PlacementPlan
 from lazsim.specs import ClusterSpec, JobSpec, ModelSpec, StepConstants, TimesSpec
@@ -94,7 +95,8 @@ class FixedCosts(CostModel):
     def grid(self) -> Grid:
         """Stages share the layers evenly."""
         num_layers, num_stages = self.model.num_moe_layers, self.times.num_stages
-        return Grid(np.arange(num_layers) * num_stages // num_layers, num_stages, self.times.nodes_per_stage)
+        unit_nodes = self.times.nodes_per_stage or super().grid.unit_nodes
+        return Grid(np.arange(num_layers) * num_stages // num_layers, num_stages, unit_nodes)
 
     def step_times(self, plan: PlacementPlan, layout: NodeLayout) -> StepTimes:
         """Return the time of a step on the model replicas of a plan, without counting its traffic."""
@@ -117,6 +119,12 @@ def fixed_costs(model: ModelSpec, cluster: ClusterSpec, job: JobSpec, constants:
     assert times is not None, "the job has known times"
     if times.num_stages > model.num_moe_layers:
         raise SpecError(f"`times`: {times.num_stages} stages for {model.num_moe_layers} MoE layers: give fewer")
+    unit_nodes = ep_unit_nodes(model.num_experts, cluster.gpus_per_node, cluster.slots_per_gpu)
+    if times.nodes_per_stage % unit_nodes:
+        raise SpecError(
+            f"`times`: {times.nodes_per_stage} nodes a stage, but equal chunks of {model.num_experts} experts, at most "
+            f"{cluster.slots_per_gpu} on a GPU, fill {unit_nodes}: give a multiple of that, or none"
+        )
     longest_s = max(times.step_s) if isinstance(times.step_s, tuple) else times.step_s
     communication = FixedCommunication(times.transfer_s, times.storage_s)
     return FixedCosts(model, cluster, job, constants, FixedCompute(longest_s), communication)

@@ -169,7 +169,7 @@ class HostSpec(Spec, frozen=True, kw_only=True):
     launches_per_clock : float
         Launches in a clock over those of an x86 core.
     link_bytes_per_s : float
-        Rate from the memory of the host to a GPU, and back.
+        Rate from the memory of the host to a GPU, and back; 52.8 GB/s of an H100 over PCIe 5 (NVIDIA/nvbandwidth#24).
     serialise_bytes_per_s : float
         Rate at which one process turns tensors into a file and back: ``torch.save`` reaches 0.65 GiB/s on a disk of
         more than 2 (ServiceNow/Fast-LLM#26), and 0.7 GB/s both ways (Lightning-AI/litgpt#1852).

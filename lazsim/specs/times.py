@@ -18,7 +18,8 @@ class TimesSpec(Spec, frozen=True, kw_only=True):
     samples_per_step : int
         Sequences of a step, whatever the nodes; 0 for as many as the job's settings give each node.
     num_stages, nodes_per_stage : int
-        Pipeline stages of a model replica, and nodes that hold a stage once.
+        Pipeline stages of a model replica, and nodes that hold a stage once; 0 for as many as equal chunks of the
+        experts fill.
     """
 
     step_s: PositiveSeconds | tuple[PositiveSeconds, ...]
@@ -26,7 +27,7 @@ class TimesSpec(Spec, frozen=True, kw_only=True):
     transfer_s: Seconds = 0.0
     samples_per_step: Amount = 0
     num_stages: Count = 1
-    nodes_per_stage: Count = 1
+    nodes_per_stage: Amount = 0
 
     def __post_init__(self) -> None:
         if self.step_s == ():

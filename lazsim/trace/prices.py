@@ -68,6 +68,9 @@ def node_hours(time_s: npt.ArrayLike, num_nodes: npt.ArrayLike, end_s: float, pr
     7.5
     """
     times, counts = np.asarray(time_s, dtype=np.float64), np.asarray(num_nodes)
+    # Every time between is one more rounding.
+    is_change = np.diff(counts, prepend=-1) != 0
+    times, counts = times[is_change], counts[is_change]
     edges = np.unique(np.concatenate([times, prices.time_s, [end_s]]))
     edges = edges[(edges >= times[0]) & (edges <= end_s)]
     nodes, price = (

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from lazsim.costmodel.recovery_times import checkpoint_save_s
 from lazsim.costmodel.step import CostModel
-from lazsim.engine.systems.system import Save, System, copy_to_host_s, state_bytes
+from lazsim.engine.systems.system import Save, System, copy_to_host_s, saved_behind, state_bytes
 
 
 @dataclass(frozen=True)
@@ -13,14 +13,13 @@ class AsyncCheckpoint(System):
 
     Notes
     -----
-    Training waits for what of the copy does not fit behind a step: the copy ends before weights change again
-    (CheckFreq, section 4). A save counts once it is written; one is written at a time.
+    A save counts once it is written; one is written at a time.
     """
 
     def save(self, costs: CostModel, step_s: float) -> Save:
         """See `System.save`."""
         copy_s = copy_to_host_s(costs, costs.grid.replica_nodes)
-        return Save(max(0.0, copy_s - step_s), copy_s + checkpoint_save_s(costs))
+        return saved_behind(copy_s, checkpoint_save_s(costs), step_s)
 
     def host_bytes(self, costs: CostModel, num_nodes: int, step_s: float) -> float:
         """Return the bytes of the copy that a node keeps while it is written."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from lazsim.costmodel.recovery_times import checkpoint_save_s
 from lazsim.costmodel.step import CostModel
-from lazsim.engine.systems.system import Save, System, copy_to_host_s, node_state_bytes
+from lazsim.engine.systems.system import Save, System, copy_to_host_s, node_state_bytes, saved_behind
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class PartialExperts(System):
         experts = model.num_moe_layers * model.num_experts * model.expert_state_bytes
         saved = model.dense_state_bytes + experts / self.num_turns
         copy_s = copy_to_host_s(costs, costs.grid.replica_nodes) * saved / (model.dense_state_bytes + experts)
-        return Save(max(0.0, copy_s - step_s), copy_s + checkpoint_save_s(costs, 1 / self.num_turns))
+        return saved_behind(copy_s, checkpoint_save_s(costs, 1 / self.num_turns), step_s)
 
     def stale_steps(self, interval_steps: int) -> float:
         """See `System.stale_steps`.

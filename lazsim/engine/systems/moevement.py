@@ -10,7 +10,7 @@ from lazsim.costmodel.step import CostModel
 from lazsim.engine import protocol
 from lazsim.engine.held import Held
 from lazsim.engine.protocol import Action, Decision
-from lazsim.engine.systems.system import HOST_BYTES_PER_S, StoppedJob, System, fetch_s, node_state_bytes
+from lazsim.engine.systems.system import StoppedJob, System, fetch_s, node_state_bytes
 from lazsim.placement.plan import Ints
 from lazsim.specs import STATE_BYTES_PER_PARAM
 
@@ -42,7 +42,7 @@ class MoEvement(System):
     def window_steps(self, costs: CostModel, step_s: float) -> int:
         """Return the steps in which every operator is saved once."""
         params = node_state_bytes(costs) / STATE_BYTES_PER_PARAM / costs.cluster.gpus_per_node
-        room = step_s * HOST_BYTES_PER_S - WEIGHT_BYTES * params
+        room = step_s * costs.cluster.host.link_bytes_per_s - WEIGHT_BYTES * params
         active = max(room / (STATE_BYTES - WEIGHT_BYTES), params / 1000)
         return max(1, math.ceil(params / active))
 

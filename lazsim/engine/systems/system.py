@@ -338,13 +338,19 @@ def fetch_s(costs: CostModel, num_bytes: float) -> float:
     return float(costs.communication.transfer_s(np.array(num_bytes), np.array(0.0)))
 
 
+def saved_behind(copy_s: float, write_s: float, step_s: float) -> Save:
+    """Return a save that is copied to the memory of the nodes behind a step, and written from there.
+
+    Training waits for what of the copy does not fit behind the step: it ends before weights change again (CheckFreq,
+    section 4).
+    """
+    stall_s = max(0.0, copy_s - step_s)
+    return Save(stall_s, copy_s - stall_s + write_s)
+
+
 def copy_to_host_s(costs: CostModel, num_nodes: int) -> float:
     """Return the seconds in which every GPU copies its share of the state to the memory of its node.
 
-    The state is divided over all GPUs, each at `HOST_BYTES_PER_S`.
+    The state is divided over all GPUs.
     """
-    return state_bytes(costs) / (num_nodes * costs.cluster.gpus_per_node * HOST_BYTES_PER_S)
-
-
-HOST_BYTES_PER_S = 25e9
-"""From a GPU to the memory of its node: the default of MoEvement's code (scheduler.py), PCIe 4.0 x16."""
+    return state_bytes(costs) / (num_nodes * costs.cluster.gpus_per_node * costs.cluster.host.link_bytes_per_s)
