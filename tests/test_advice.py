@@ -74,6 +74,8 @@ def test_the_fitted_interval_has_a_bound_where_seeds_agree_and_none_where_there_
     assert fit_interval({steps: dict.fromkeys(range(6), 100 - 64 / steps - steps) for steps in (4, 8, 16)})[1:] == (
         pytest.approx(8.0), pytest.approx(8.0)
     )  # fmt: skip
+    # Fewer than six seeds bear out no bound.
+    assert np.isnan(fit_interval({steps: {0: 100 - 64 / steps - steps} for steps in (4, 8, 16)})[1:]).all()
     assert fit_interval({steps: dict.fromkeys(range(6), 100.0 + steps) for steps in (4, 8, 16)}) is None
     assert fit_interval({4: {0: 1.0}, 8: {0: 2.0}}) is None
     assert fit_interval(rising) is None or fit_interval(rising).value > 16

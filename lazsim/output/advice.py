@@ -48,11 +48,11 @@ def advice_report(advice: Advice) -> Report:
         part: {"name": Path(scenario.settings[part] or getattr(scenario, part).name).name, "sha256": sha256}
         for part, sha256 in scenario.hashes.items()
     }
-    seeds = advice.ranking[0].num_seeds
+    seeds = _seeds_text(advice.ranking[0].num_seeds)
     return Report(
         f"Which setting is best for {advice.goal.name}?",
         _answer(advice),
-        f"Means over {seeds} seeds, at which every choice meets the same failures; {advice.num_runs:,} runs in all. "
+        f"Means over {seeds}, at which every choice meets the same failures; {advice.num_runs:,} runs in all. "
         f"+- is half of a 95 % interval, which takes {MIN_SAMPLES} seeds.",
         {"file": files, **scenario.inputs},
         maps=plan_maps({_name(advice, advice.best): plan}, MAP_CAPTION) if plan else None,
@@ -76,8 +76,12 @@ def _answer(advice: Advice) -> str:
     in_time = "" if goal.done is None else f"in time in {_in_time(advice, best)}, "
     return (
         f"advice for {goal.name}: {_name(advice, best)}\n"
-        f"{value} {goal.heading}, {in_time}ETTR {ettr} %, over {advice.ranking[0].num_seeds} seeds{told}"
+        f"{value} {goal.heading}, {in_time}ETTR {ettr} %, over {_seeds_text(advice.ranking[0].num_seeds)}{told}"
     )
+
+
+def _seeds_text(num_seeds: int) -> str:
+    return f"{num_seeds} seed{'s' * (num_seeds > 1)}"
 
 
 def _in_time(advice: Advice, one: Alternative) -> str:

@@ -21,6 +21,9 @@ from lazsim.units import GIB, HOUR_S, format_duration
 MOST_WITH_DURATIONS = 3
 """Systems up to which durations stand beside shares."""
 
+MOST_COMPARED = 3
+"""Systems up to which a sentence holds the best against each of the others."""
+
 MAP_CAPTION = "The plans are those on all nodes at the first rebalance; each next change of nodes brings another."
 
 SHORT_BUCKETS = {
@@ -76,7 +79,10 @@ def run_report(result: RunResult) -> Report:
     best, *others = sorted(result.runs, key=lambda run: -run.samples)
     trains = f"{best.name} keeps {best.goodput_samples_per_s:.2f} samples/s"
     if best.samples:
-        trains += "".join(f", {best.samples / run.samples:.2f} times {run.name}'s" for run in others if run.samples)
+        rivals = [run for run in others if run.samples]
+        # The next and the last tell the range of many.
+        rivals = rivals if len(rivals) <= MOST_COMPARED else [rivals[0], rivals[-1]]
+        trains += "".join(f", {best.samples / run.samples:.2f} times {run.name}'s" for run in rivals)
     error = f" (95 % interval +- {best.samples_error:.1%} for plans that were sampled)" if best.samples_error else ""
     found = {run.name: plan_of(one) for run, one in zip(result.runs, result.scenarios, strict=True)}
     plans = {name: plan for name, plan in found.items() if plan is not None}

@@ -284,7 +284,7 @@ def fit_interval(values: Mapping[int, BySeed]) -> Interval | None:
     save_S, lost_S, _ = np.linalg.pinv(terms) @ value_IS
     if not (save_S.sum() > 0 and lost_S.sum() > 0):
         return None
-    return Interval(*(centre * math.sqrt(max(0.0, bound)) for bound in ratio_interval(list(save_S), list(lost_S))))
+    return Interval(*(centre * math.sqrt(bound) for bound in ratio_interval(list(save_S), list(lost_S))))
 
 
 class Start(NamedTuple):

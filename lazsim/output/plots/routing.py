@@ -32,5 +32,5 @@ def share_figure(routing: RecordedRouting, layers: Sequence[int], kind: str) -> 
             stack_shares(panel, routing.steps, shares[:, order].T)
             panel.set_xlabel("step")
         panel.set_title(f"layer {layer}")
-    axes[0, 0].set_ylabel("share of the layer's tokens")
+    axes[0, 0].set_ylabel("share of the layer's tokens" + "\n(a band: an expert)" * (len(routing.steps) > 1))
     return to_files(figure, [kind])[kind]

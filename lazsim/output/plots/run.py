@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from lazsim.output.plots.axes import amounts_map
 from lazsim.output.plots.style import (
     COLORS,
     COLUMN_INCHES,
+    LOOKS,
     MARKERS,
     PAPER,
     STYLE,
@@ -45,6 +47,9 @@ MOST_LINES = 6
 LEGEND_LETTERS = 42
 """Letters of a line of a legend above the rates."""
 
+CLOSE_PROB = 0.5
+"""Probability of survival above which plans are drawn on an axis that does not begin at 0."""
+
 LABEL_GAP = 0.055
 """Least distance of two names beside a picture, as a part of its height."""
 
@@ -57,7 +62,9 @@ def throughput_figure(result: RunResult) -> dict[str, bytes]:
     mosaic: Any = [["rate", "samples"], ["nodes", "." if has_rows else "samples"]]
     axes = figure.subplot_mosaic(mosaic, height_ratios=[3, 1], width_ratios=[2.4, 1])
     axes["rate"].sharex(axes["nodes"])
-    plot_samples(result, axes["samples"])
+    # Names stand beside rows, so that their bars need no looks that tell them apart.
+    looks = dict.fromkeys((run.name for run in result.runs), LOOKS[0]) if has_rows else None
+    plot_samples(result, axes["samples"], looks)
     (_plot_rows if has_rows else plot_throughput)(result, axes["rate"])
     plot_nodes(result.runs[0].states, result.runs[0].wall_s, axes["nodes"])
     if has_rows:
@@ -118,7 +125,9 @@ def placements_figure(result: RunResult) -> dict[str, bytes]:
             textcoords="axes fraction", va="center", color=color, annotation_clip=False,
             arrowprops={"arrowstyle": "-", "color": "0.7", "linewidth": 0.6, "relpos": (0, 0.5), "shrinkB": 5},
         )  # fmt: skip
-    axes.set_xlim(0, 1)
+    # Plans that nearly always survive would lie on each other.
+    least = min(run.plan_recovery.ci_low for run in runs if run.plan_recovery)
+    axes.set_xlim(0 if least < CLOSE_PROB else min(0.9, math.floor(10 * least) / 10), 1)
     axes.set_ylim(0, top)
     axes.set_xlabel("probability that every expert\nsurvives the next failure")
     axes.set_ylabel("samples/s kept" + (f" by {systems[0]}" if len(systems) == 1 else ""))
@@ -240,10 +249,10 @@ def plot_nodes(states: Sequence[Sequence[float]], wall_s: float, axes: Axes) -> 
     axes.set_xlabel(f"time ({unit})")
 
 
-def plot_samples(result: RunResult, axes: Axes) -> None:
-    """Draw the samples that each system kept."""
+def plot_samples(result: RunResult, axes: Axes, looks: Mapping[str, Look] | None = None) -> None:
+    """Draw the samples that each system kept, in looks of its own unless some are given."""
     names = [run.name for run in result.runs]
-    looks = looks_of(names)
+    looks = looks or looks_of(names)
     for index, run in enumerate(result.runs):
         look = looks[run.name]
         # These bars are wide: half as dense a hatch is enough.

@@ -81,6 +81,7 @@ def _draw(frame: pd.DataFrame, x: str, panels: Sequence[str], y_label: str = "sa
     series = "run" if x != "run" else "all"
     most, least = frame["samples_mean"].max(), frame["samples_mean"].min()
     return lines_figure(
-        frame.assign(all="samples", **titles), x=x, y="samples_mean", series=series, x_label=x, y_label=y_label,
-        panels=panels, interval=("samples_ci_low", "samples_ci_high"), is_log=0 < FARTHEST * least < most,
+        frame.assign(all="samples", **titles), x=x, y="samples_mean", series=series,
+        x_label="" if x == "run" else x, y_label=y_label, panels=panels,
+        interval=("samples_ci_low", "samples_ci_high"), is_log=0 < FARTHEST * least < most,
     )  # fmt: skip
