@@ -225,7 +225,8 @@ class Job:
         failed = tuple(node for node in failure.removed if node in involved)
         self.log.failure, self._before_s = FailureRecord(self.env.now, failed), before_s
         self.log.failures.append(self.log.failure)
-        self.state = Detecting(self.state.held.without(failure.removed), rest_s=rest_s)
+        in_recovery = self.state.is_recovering
+        self.state = Detecting(self.state.held.without(failure.removed), rest_s=rest_s, in_recovery=in_recovery)
         self.log.count("failures")
         self._log("failure", num_lost=len(failure.removed), num_joined=len(failure.added))
 
@@ -246,7 +247,7 @@ class Job:
         if decision.action is protocol.Action.CONTINUE:
             self.state = Reconfiguring(state.held, decision)
         else:
-            self.state = Restarting(decision=decision)
+            self.state = self._restarting(state.held, decision)
 
     def _detect(self, state: Detecting) -> Activity:
         yield from self._spend("detect", self.system.detect_s(self.costs, state.rest_s))
@@ -254,19 +255,19 @@ class Job:
         self.log.failure.detected_s = self.env.now
         # A system that plans anew does so once, with the spares that have come into service.
         takes_spares = self.spares.most_in_service is not None and self.system.is_elastic and self._join_is_due()
-        decision = self._decide(state.held, joins_due=takes_spares)
+        decision = self._decide(state.held, joins_due=takes_spares, in_recovery=state.in_recovery)
         self.log.decide(decision.action.name.lower(), decision.source, decision.why)
         self._note_doubt(state.held, decision)
         if decision.action in (protocol.Action.CONTINUE, protocol.Action.RECONFIGURE):
             self.state = Reconfiguring(state.held, decision)
             return
         if decision.source != "peers":
-            self._roll_back(from_memory=decision.source == "memory")
+            self._roll_back(self._copied_step(state.held) if decision.source == "memory" else 0)
         if decision.action is protocol.Action.WAIT:
             self._assign(())
             self.state = Waiting(state.held if decision.source else NOTHING)
         else:
-            self.state = Restarting(decision=decision)
+            self.state = self._restarting(state.held, decision)
 
     def _reconfigure(self, state: Reconfiguring) -> Activity:
         """Plan anew, rebuild communicators and fetch missing states, or keep the places; go on at the same step."""
@@ -275,6 +276,9 @@ class Job:
             for bucket, seconds in decision.phases:
                 yield from self._spend(bucket, seconds)
             held = state.held.going_on(decision)
+            if not state.is_joining and self._join_at_s is None and self._newcomers(held):
+                # Nodes that stood by take free places at the next step boundary.
+                self._join_at_s = self.env.now
             self._note_moved(None if dict(decision.phases).get("transfer") else NO_MOVE)
         else:
             held, moved = self._bind(state.held, decision.nodes, decision.num_nodes)
@@ -320,7 +324,7 @@ class Job:
         while True:
             if joins_first and self._join_is_due():
                 self._join_at_s = None
-                if self.system.newcomers(self.costs, state.held, self._alive(), self.planner.usable_nodes):
+                if self._newcomers(state.held):
                     yield from self._join(state)
                     return
             joins_first = True
@@ -386,6 +390,16 @@ class Job:
 
     # What the states share.
 
+    def _restarting(self, held: Held, decision: protocol.Decision[str]) -> Restarting:
+        """Return a restart, during which nodes keep their copies in memory where it is from these."""
+        return Restarting(held if decision.source == "memory" else NOTHING, decision)
+
+    def _copied_step(self, held: Held) -> int:
+        """Return the step of the newest copy in the memory of nodes; 0 where there is none."""
+        has_stepped = held.num_seats and self.step_s
+        lag_steps = self.system.memory_lag_steps(self.costs, held.num_seats, self.step_s) if has_stepped else None
+        return 0 if lag_steps is None else self.progress.copied_step(lag_steps)
+
     def _enter(self, bucket: str) -> None:
         self.ledger.enter(bucket, self.env.now)
         self.log.phases.change(self.env.now, bucket)
@@ -412,12 +426,9 @@ class Job:
             self.log.trained(stretch.start_s, end_s, state.timer.samples_per_step / stretch.step_s)
         self.progress.add(Made(stretch.start_s, num_steps, stretch.step_s, state.timer.samples_per_step))
 
-    def _roll_back(self, *, from_memory: bool) -> None:
-        """Go back to the last checkpoint, or to copies in memory."""
-        lag = None
-        if from_memory:
-            lag = self.system.memory_lag_steps(self.costs, self.costs.grid.replica_nodes, self.step_s)
-        lost = self.progress.roll_back(self.env.now, lag)
+    def _roll_back(self, copied_step: int) -> None:
+        """Go back to the last checkpoint, or to copies in memory of a step."""
+        lost = self.progress.roll_back(self.env.now, copied_step)
         self.ledger.move("compute", "lost_work", lost.seconds)
         self.log.count("lost_steps", lost.steps)
         if lost.steps:
@@ -459,7 +470,12 @@ class Job:
     def _join_is_due(self) -> bool:
         return protocol.join_is_due(self._join_at_s, self.env.now)
 
-    def _decide(self, held: Held, *, paused: bool = False, joins_due: bool = False) -> protocol.Decision[str]:
+    def _newcomers(self, held: Held) -> tuple[str, ...]:
+        return self.system.newcomers(self.costs, held, self._alive(), self.planner.usable_nodes)
+
+    def _decide(
+        self, held: Held, *, paused: bool = False, joins_due: bool = False, in_recovery: bool = False
+    ) -> protocol.Decision[str]:
         """Decide how to go on. After a failure the survivors recover first, and new nodes join at the next boundary."""
         situation = protocol.Situation(
             held.nodes,
@@ -476,6 +492,8 @@ class Job:
             situation,
             self.planner.usable_nodes,
             lambda _nodes: self._is_complete(held),
+            in_recovery,
+            self._copied_step(held),
         )
         return self.system.decide(self.costs, stopped)
 

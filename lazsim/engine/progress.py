@@ -70,6 +70,7 @@ class Progress:
         self.samples = 0
         self._saved = Saved()
         self._pending: Saved | None = None
+        self._copied_step = 0
 
     @property
     def saved_step(self) -> int:
@@ -104,18 +105,20 @@ class Progress:
         """Return when the last save is written."""
         return (self._pending or self._saved).counts_at_s
 
-    def roll_back(self, now_s: float, lag_steps: int | None = None) -> Lost:
-        """Go back to the last save that counts, or by fewer steps to a copy in memory.
+    def copied_step(self, lag_steps: int) -> int:
+        """Return the step of the newest copy in the memory of other nodes, made every `lag_steps`.
 
-        Parameters
-        ----------
-        lag_steps
-            Steps between copies in the memory of other nodes: the last but one multiple of it is there.
+        It is the last but one multiple of them, as the last is under way, or the copy that the job went back to.
         """
+        return max(self._copied_step, (self.step // lag_steps - 1) * lag_steps)
+
+    def roll_back(self, now_s: float, copied_step: int = 0) -> Lost:
+        """Go back to the last save that counts, or to a copy in memory of a later step."""
         self.fail(now_s)
         saved = self._saved
-        if lag_steps is not None and (copied := (self.step // lag_steps - 1) * lag_steps) > saved.step:
-            return self._undo(saved, self.step - copied)
+        self._copied_step = copied_step if copied_step > saved.step else 0
+        if self._copied_step:
+            return self._undo(saved, self.step - copied_step)
         lost = Lost(self.step - saved.step, saved.since_s, saved.until_s)
         self.step, self.samples = saved.step, saved.samples
         saved.since, saved.since_s, saved.until_s = [], 0.0, now_s

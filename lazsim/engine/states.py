@@ -59,6 +59,11 @@ class JobState:
         """Whether the job reacts at once when new nodes have been collected, not only at a step boundary."""
         return False
 
+    @property
+    def is_recovering(self) -> bool:
+        """Whether survivors are recovering from a failure."""
+        return False
+
 
 class Waiting(JobState):
     """There are too few nodes; those that hold copies in memory keep them."""
@@ -74,13 +79,26 @@ class Detecting(JobState):
     ----------
     rest_s : float
         Seconds left of the step under way; 0 where none was.
+    in_recovery : bool
+        Whether survivors were recovering from another failure.
     """
 
     rest_s: float = 0.0
+    in_recovery: bool = False
+
+    @property
+    def is_recovering(self) -> bool:
+        """While a recovery that the failure hit is not over."""
+        return self.in_recovery
 
 
 class Reconfiguring(JobState):
     """Nodes bind to a new plan and fetch the states that they lack."""
+
+    @property
+    def is_recovering(self) -> bool:
+        """Unless they let others join."""
+        return not self.is_joining
 
 
 class Restarting(JobState):

@@ -358,6 +358,9 @@ class Coordinator:
         if not self._clock_runs:
             # The preparation of the first step is not part of the run.
             await self._start_clock()
+        if decision.action is Action.CONTINUE and cause == "failure" and self._join_at_s is None:
+            # Workers that stood by take free places at the next step boundary.
+            self._join_at_s = self.now_s()
         self._held, self._trained_generation = held, self._generation
         self._start_training(plan, cause)
         return True

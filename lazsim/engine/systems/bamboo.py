@@ -1,6 +1,5 @@
 """Redundant stages (Bamboo, NSDI 2023, arXiv 2204.12013; its simulator)."""
 
-import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,7 +22,7 @@ class Bamboo(SeatSystem):
         Steps while a node computes two stages, against others (published simulator: 1.5).
     most_shadow_share : float
         Twice the missing nodes over those left beyond which the pipelines form anew from all nodes alive, where they
-        hold every state (published simulator: 0.05). By default shadows go on until nodes are back.
+        hold every state (published simulator: 0.05).
 
     Notes
     -----
@@ -33,7 +32,7 @@ class Bamboo(SeatSystem):
 
     shadow_factor: float = 1.5
     stage_use: str = "has a stage stand in for the next"
-    most_shadow_share: float = math.inf
+    most_shadow_share: float = 0.05
     doubles_stages: bool = True
 
     def decide(self, costs: CostModel, stopped: StoppedJob) -> Decision[str]:

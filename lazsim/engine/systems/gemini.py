@@ -40,7 +40,8 @@ class Gemini(System):
         """See `System.decide`."""
         situation, held = stopped.situation, stopped.held
         num_nodes = stopped.num_usable
-        if not situation.paused and held.made is not None and self.copies_survive(held):
+        is_newest = stopped.copied_step > situation.checkpoint_step
+        if not situation.paused and is_newest and self.copies_survive(held):
             if not num_nodes:
                 return Decision(Action.WAIT, "memory", why="copies are left in memory, but too few nodes")
             nodes = situation.alive[:num_nodes]
@@ -49,10 +50,9 @@ class Gemini(System):
 
     def restart_s(self, costs: CostModel, decision: Decision[str], plan: PlacementPlan) -> float:
         """Return the seconds of a restart: from memory, a node of the group sends the share that is missing."""
-        if decision.source != "memory":
-            return super().restart_s(costs, decision, plan)
-        share = state_bytes(costs) / decision.num_nodes
-        return self.rebuild_s(costs) + fetch_s(costs, share)
+        is_in_memory = decision.source == "memory"
+        fetched_s = fetch_s(costs, state_bytes(costs) / decision.num_nodes) if is_in_memory else 0.0
+        return super().restart_s(costs, decision, plan) + fetched_s
 
     def host_bytes(self, costs: CostModel, num_nodes: int, step_s: float) -> float:
         """Return the bytes of two versions of each copy: the last, and the one under way."""

@@ -33,6 +33,9 @@ class MoEvement(System):
     ``12 a + 2 (P - a)`` bytes fit behind the step; a window takes ``P / a`` steps. After a failure, a spare fetches the
     last whole window, replays its steps and those after it; the other nodes wait. Replayed steps take their stage no
     fill and drain of the pipeline, which is left out here: a replayed step counts as a step.
+
+    All go back to the checkpoint where no window is whole yet, where a pipeline has lost every stage, so that no
+    neighbour has logs for it, and where nodes fail while others recover (its documentation and code).
     """
 
     num_peers: int = 2
@@ -46,10 +49,20 @@ class MoEvement(System):
         active = max(room / (STATE_BYTES - WEIGHT_BYTES), params / 1000)
         return max(1, math.ceil(params / active))
 
+    def window_bytes(self, costs: CostModel, window: int) -> float:
+        """Return the bytes of a node's snapshots of a window.
+
+        Those of whole parameters, and in each step the weights of those whose turn is to come: half of them on average,
+        in all steps but the last.
+        """
+        params = node_state_bytes(costs) / STATE_BYTES_PER_PARAM
+        return params * (STATE_BYTES + WEIGHT_BYTES * (window - 1) / 2)
+
     def snapshots_survive(self, costs: CostModel, held: Held) -> bool:
-        """Tell whether each missing node, or one of its next peers of the same stage, is left."""
+        """Tell whether a node of each pipeline is left, and each missing node or one of its next peers of its stage."""
         peers = self._peers_NR(costs, held.num_seats)
-        return bool((held.alive_N | held.alive_N[peers].any(axis=1)).all())
+        pipelines = held.alive_N.reshape(costs.grid.num_stages, -1).any(axis=0)
+        return bool(pipelines.all() and (held.alive_N | held.alive_N[peers].any(axis=1)).all())
 
     def decide(self, costs: CostModel, stopped: StoppedJob) -> Decision[str]:
         """See `System.decide`."""
@@ -57,17 +70,18 @@ class MoEvement(System):
         num_lost = held.num_seats - len(held.nodes)
         if situation.paused:
             return super().decide(costs, stopped)
-        survive = held.made is not None and self.snapshots_survive(costs, held)
+        window = self.window_steps(costs, stopped.step_s) if stopped.step_s else 1
+        is_whole = held.made is not None and stopped.step >= window and not stopped.in_recovery
+        survive = is_whole and self.snapshots_survive(costs, held)
         if survive and num_lost > len(stopped.newcomers) and not stopped.num_usable:
             return Decision(Action.WAIT, "peers", why="snapshots are left, but too few nodes")
         if survive and num_lost <= len(stopped.newcomers):
             seats = tuple(np.flatnonzero(~held.alive_N).tolist())
             nodes = held.nodes + stopped.newcomers[:num_lost]
-            window = self.window_steps(costs, stopped.step_s) if stopped.step_s else 1
             replayed = window + stopped.step % window
             phases = (
                 ("reconfigure", self.rebuild_s(costs)),
-                ("transfer", fetch_s(costs, node_state_bytes(costs))),
+                ("transfer", fetch_s(costs, self.window_bytes(costs, window))),
                 ("lost_work", replayed * stopped.step_s),
             )
             return Decision(
@@ -75,12 +89,15 @@ class MoEvement(System):
             )
         # Without a spare, all go back to the checkpoint, on fewer nodes.
         why = "spares are too few" if survive else "a snapshot is lost"
+        if not is_whole:
+            why = "nodes failed while others recovered" if stopped.in_recovery else "no window is whole"
         return protocol.decide_start(situation.alive, stopped.usable_nodes, situation.checkpoint_step, why)
 
     def host_bytes(self, costs: CostModel, num_nodes: int, step_s: float) -> float:
         """Return the bytes of two windows of its own snapshots and its peers', and of what it sent in their steps."""
-        logs = self.window_steps(costs, step_s) * costs.stage_bytes_per_node(num_nodes)
-        return 2 * ((1 + self.num_peers) * node_state_bytes(costs) + logs)
+        window = self.window_steps(costs, step_s)
+        logs = window * costs.stage_bytes_per_node(num_nodes)
+        return 2 * ((1 + self.num_peers) * self.window_bytes(costs, window) + logs)
 
     def choices(self) -> Mapping[str, Sequence[int]]:
         """See `System.choices`."""

@@ -21,6 +21,8 @@ class StackedShards(SeatSystem):
     ----------
     num_stacks : int
         Shards that a group has; 0 for the published optimum, ``floor(log2(groups) + 0.833)``.
+    shrink_s : float
+        Until the groups left have a communicator without the others: 0.1 s, and 0.1 s of the controller (published).
 
     Notes
     -----
@@ -29,6 +31,7 @@ class StackedShards(SeatSystem):
     """
 
     num_stacks: int = 0
+    shrink_s: float = 0.2
     recovers_from_peers: bool = False
     takes_two_replicas: bool = True
 
@@ -57,6 +60,10 @@ class StackedShards(SeatSystem):
             return 0
         fewest = math.ceil(num_groups / max(1, num_groups - int(broken.sum())))
         return next((many for many in range(fewest, redundancy + 1) if _covers(broken, redundancy, many)), 0)
+
+    def rebuild_s(self, costs: CostModel) -> float:
+        """See `System.rebuild_s`."""
+        return self.shrink_s
 
     def goes_on(self, costs: CostModel, held: Held) -> bool:
         """See `SeatSystem.goes_on`: the groups left cover the batch."""

@@ -66,6 +66,10 @@ class StoppedJob:
         The same for the protocol.
     usable_nodes, hold_everything
         See `lazsim.engine.protocol.decide`.
+    in_recovery : bool
+        Whether the job stood still already: nodes failed while others recovered from a failure.
+    copied_step : int
+        Step of the newest copy in the memory of nodes; 0 where there is none.
     """
 
     held: Held
@@ -74,6 +78,8 @@ class StoppedJob:
     situation: Situation[Any]
     usable_nodes: UsableNodes
     hold_everything: Callable[[Sequence[str]], bool]
+    in_recovery: bool = False
+    copied_step: int = 0
 
     @property
     def num_usable(self) -> int:
