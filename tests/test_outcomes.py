@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from lazsim.errors import LazsimError
+from lazsim.errors import LazsimError, SpecError
 from lazsim.study.outcomes import is_within, outcome_of, read_outcomes, replay_outcome
 from lazsim.study.replays import find_setup, load_setups, read_inputs
 from lazsim.study.verify import verify
@@ -58,6 +58,8 @@ PROSE = (
      "failures/server-day, 15% bad servers with +5r; recovery 20 min; silent-fail 0.40 auto / 0.20 manual; 256-day job",
      {"servers": [4096], "standbys": [16], "pool": [4160], "spares": [200], "r": [0.01], "bad": [0.15],
       "multiple": [5], "recovery": [1200], "auto_fails": [0.4], "manual_fails": [0.2], "days": [22_118_400]}),
+    ("GEMINI", "P(recover from CPU memory)", "16 machines; m=3 replicas, k=3 machines lost at once: P>=1-N/(m*C(N,k))",
+     {"nodes": [16], "m": [3], "k": [3]}),
     ("RESTART-SCALE", "init time", "nodes=8, 16,32", {"nodes": [8, 16, 32]}),
     ("AIRESIM-SENS", "total training time", "4096+16 of working pool 4600, spare 200; r=0.02/server-day (2x), bad 8% "
      "with +20r; recovery 60 min; auto/manual silent-fail 0.60/0.75; 14-day job; varied: "
@@ -71,6 +73,23 @@ PROSE = (
 def test_inputs_are_read_from_the_words_of_a_row(group, metric, text, expected):
     setup = load_setups().setups[find_setup(group, metric, "")]
     assert read_inputs(setup, text) == {name: pytest.approx(values) for name, values in expected.items()}
+
+
+POOL = "4096+16 of working pool 4600, spare 200; r=0.02/server-day; auto/manual silent-fail 0.60/0.75; varied: "
+
+
+@pytest.mark.parametrize(("varied", "expected"), [
+    ("spare pool=100", {"spares": 100, "pool": 4600}), ("working pool size=4300", {"spares": 200, "pool": 4300}),
+    ("auto silent-fail=0.3", {"auto_fails": 0.3, "manual_fails": 0.75}), ("base failure rate=0.03", {"r": 0.03}),
+])  # fmt: skip
+def test_the_input_in_which_rows_differ_is_read(varied, expected):
+    found = read_inputs(load_setups().setups["repair-pool"], POOL + varied)
+    assert {name: found[name] for name in expected} == {name: [value] for name, value in expected.items()}
+
+
+def test_a_row_that_differs_in_what_the_replay_does_not_have_is_not_replayed_without_it():
+    with pytest.raises(SpecError, match="'varied: retirement threshold=3': no input of this replay"):
+        read_inputs(load_setups().setups["repair-pool"], POOL + "retirement threshold=3")
 
 
 def test_a_row_that_is_not_in_the_catalogue_takes_the_set_up_of_its_group_and_metric(tmp_path):

@@ -229,7 +229,7 @@ def test_steps_kept_are_those_of_going_step_by_step(places, interval, system):
     save = SYSTEMS[system].save(staged_costs(), 2.0)
     assert sum(save) == pytest.approx(10.0, abs=0.02)
     times = {"persist_s": save.persist_s, "stall_s": save.stall_s, "lag": 7 if system == "gemini" else 0}
-    # A node of each group of two fails, never at the end of a step or a save nor while another failure is being noticed;
+    # A node of each group of two fails, never at the end of a step or a save, nor while another failure is noticed;
     # another node takes its place.
     failures_s = [17 * place + 0.05 * index + 0.5 for index, place in enumerate(sorted(places))]
     changes = [

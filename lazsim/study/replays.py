@@ -7,13 +7,13 @@ of its job, and the inputs that rows of a table of outcomes give in words.
 import itertools
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache, partial
 from importlib import resources
 from pathlib import Path
 from statistics import mean
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -42,6 +42,10 @@ MOST_WAYS = 10_000
 UNITS = {"": 1.0, "s": 1.0, "min": MINUTE_S, "h": HOUR_S, "d": DAY_S, "day": DAY_S, "days": DAY_S, "%": 0.01}
 AMOUNT = re.compile(r"\s*~?(\d+(?:\.\d+)?)(?:\s*/\s*(\d+(?:\.\d+)?))?\s*(min|h|s|days?|d|%)?(?![a-z])")
 """A number, or two of which one divides the other, and a unit."""
+
+
+VARIED = re.compile(r"\bvaried: [^;]+")
+"""The input in which a row differs from others."""
 
 
 class MissingError(LazsimError):
@@ -188,22 +192,52 @@ def figures_of(setup: Setup, metric: str) -> tuple[str, ...] | None:
 def read_inputs(setup: Setup, text: str) -> dict[str, list[Any]]:
     """Read the inputs of a set-up from the words of a row; the last of several mentions counts.
 
+    Raises
+    ------
+    SpecError
+        When an input is no number, or what is ``varied`` is none.
+
     Examples
     --------
     >>> setup = load_setups().setups["ettr"]
     >>> read_inputs(setup, "r_f=6.5/1000 node-days; nodes=16384/8; dt_cp=5 min")["nodes"]
     [2048.0]
     """
-    found = {}
+    mentions = list(_mentions(setup, text))
+    # The pool in `spare pool=9` is no mention of its own.
+    told = [
+        one
+        for one in mentions
+        if not (one.is_by_name and any(two.start < one.start and one.end <= two.end for two in mentions))
+    ]
+    for varied in VARIED.finditer(text):
+        if not any(varied.start() <= one.start < varied.end() for one in told):
+            raise SpecError(f"`inputs` {varied[0].strip()!r}: no input of this replay")
+    last = {one.name: one.text for one in sorted(told, key=lambda one: one.start)}
+    return {
+        name: [last[name]] if one.how == "file" else _amounts(name, last[name], one.unit)
+        for name, one in setup.inputs.items()
+        if name in last
+    }
+
+
+class Mention(NamedTuple):
+    """An input in a text: from its name or words to its number, the text from that on, and whether it is by name."""
+
+    start: int
+    end: int
+    name: str
+    text: str
+    is_by_name: bool
+
+
+def _mentions(setup: Setup, text: str) -> Iterator[Mention]:
     for name, one in setup.inputs.items():
-        pattern = rf"(?<![\w.]){re.escape(name)}\s*=\s*([^;]+)"
-        mentions = [(match.start(), match[1]) for match in re.finditer(pattern, text)]
-        if one.words:
-            mentions += [(match.start(), match[match.lastindex or 0]) for match in re.finditer(one.words, text)]
-        if mentions:
-            last = max(mentions)[1]
-            found[name] = [last] if one.how == "file" else _amounts(name, last, one.unit)
-    return found
+        for match in re.finditer(rf"(?<![\w.]){re.escape(name)}\s*=\s*([^;]+)", text):
+            amount = AMOUNT.match(match[1])
+            yield Mention(match.start(), match.start(1) + (amount.end() if amount else 0), name, match[1], True)
+        for match in re.finditer(one.words, text) if one.words else ():
+            yield Mention(match.start(), match.end(), name, match[match.lastindex or 0], False)
 
 
 def _amounts(name: str, text: str, unit: str) -> list[float]:
