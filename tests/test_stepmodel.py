@@ -16,7 +16,14 @@ from lazsim.specs import ClusterSpec, ModelSpec, load_spec
 from lazsim.specs.overrides import override
 from lazsim.stepmodel.attention import state_space_items
 from lazsim.stepmodel.blocks import blocks_of
-from lazsim.stepmodel.experts import chance_imbalance, consecutive_ranks, distinct_ranks, exchange_s, imbalance
+from lazsim.stepmodel.experts import (
+    chance_imbalance,
+    consecutive_ranks,
+    distinct_ranks,
+    exchange_s,
+    imbalance,
+    routed_tokens,
+)
 from lazsim.stepmodel.inputs import StepInputs
 from lazsim.stepmodel.kernels import Kernels
 from lazsim.stepmodel.layers import Task, run_streams
@@ -539,6 +546,23 @@ def attention_ms(**changes) -> list[float]:
         1e3 * sum(one.gpu_s for one in operations if one.part == "attention")
         for operations in (block.forward, block.backward)
     ]
+
+
+def test_attention_takes_what_was_measured_on_an_h200():
+    # cuDNN 9.19: 1.31 and 3.65 ms.
+    assert attention_ms(window=0, num_window_layers=0, sinks=False) == pytest.approx([1.31, 3.65], rel=0.05)
+
+
+def test_gpus_that_share_an_experts_matrices_have_the_work_of_those_that_do_not():
+    def forward_s(part: str, expert_tensor: int) -> float:
+        block = blocks_of(inputs_of("mixtral-8x7b", expert=4, expert_tensor=expert_tensor))["moe"]
+        return sum(one.gpu_s for one in block.forward if one.part == part)
+
+    # Twice the tokens for each of two GPUs, half the columns; they gather the tokens and scatter the sums.
+    assert forward_s("expert_matmul", 2) == pytest.approx(forward_s("expert_matmul", 1), rel=0.05)
+    inputs = inputs_of("mixtral-8x7b", expert=4, expert_tensor=2)
+    gathered_s = inputs.collective_s("all_gather", 2 * 4096 * routed_tokens(inputs), 2, 1)
+    assert forward_s("expert_exchange", 2) - forward_s("expert_exchange", 1) == pytest.approx(2 * gathered_s)
 
 
 @pytest.mark.parametrize(("window", "measured"), [(128, (0.200, 0.274)), (512, (0.352, 0.411)), (1024, (0.539, 0.579))])

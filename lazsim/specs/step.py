@@ -19,7 +19,7 @@ class StepConstants(Spec, frozen=True, kw_only=True):
 
     name: str
     slowest_gpu_rate: Factor
-    grouped_backward_slowdown: Factor
+    block_weight_gradient_slowdown: Factor
     training_attention_speedup: Factor
     grouped_attention_backward: Factor
     latent_attention_backward: Factor

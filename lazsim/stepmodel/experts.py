@@ -9,6 +9,12 @@ from lazsim.stepmodel.operations import Item, Operation
 ROUTER_KERNELS = 25
 """Small kernels of top-k, probabilities, counts and maps, forward."""
 
+SCORE_BYTES, GATE_INPUT_BYTES = (48, 24), (0, 18)
+"""Bytes for each score and each number of a token that these move, forward and backward.
+
+The gate reads 16 bits and writes 32. Its gradients are matmuls of 32: inputs are cast before, their gradient after, to
+which that of the exchange is added (``RouterGatingLinearFunction`` of NVIDIA/Megatron-LM 0.16)."""
+
 PERMUTE_KERNELS = {
     "all_gather": ((9, 2), (3, 2)),
     "all_to_all": ((9, 3), (4, 2)),
@@ -102,6 +108,11 @@ def imbalance(inputs: StepInputs) -> float:
     return min(busiest, parallel.capacity_factor) if parallel.capacity_factor else busiest
 
 
+def routed_tokens(inputs: StepInputs) -> float:
+    """Return the tokens of the experts of a GPU, those of all GPUs that share the matrices of an expert."""
+    return inputs.own_tokens * inputs.parallel.expert_tensor * inputs.model.top_k * imbalance(inputs)
+
+
 def moe_items(kernels: Kernels) -> list[Item]:
     """List the items of a block of experts, shared ones first."""
     inputs = kernels.inputs
@@ -120,10 +131,10 @@ def moe_items(kernels: Kernels) -> list[Item]:
 
 def _gate(kernels: Kernels) -> list[Item]:
     inputs, model, graphed = kernels.inputs, kernels.inputs.model, kernels.graphed_gate
-    tokens, constants = inputs.own_tokens, inputs.constants
-    gate_s = 2 * tokens * model.num_experts * model.d_model
-    gate_s /= constants.gate_peak_share * inputs.gpu.peak_flop_per_s
-    small = [inputs.copy_s((6 * model.d_model + each * model.num_experts) * tokens) for each in (48, 24)]
+    tokens, width, experts = inputs.own_tokens, model.d_model, model.num_experts
+    gate_s = kernels.matmul_s(tokens, experts, width, "matmul_bf16")
+    wide_s = 2 * tokens * experts * width / (inputs.constants.gate_peak_share * inputs.gpu.peak_flop_per_s)
+    small = [inputs.copy_s((SCORE_BYTES[way] * experts + GATE_INPUT_BYTES[way] * width) * tokens) for way in (0, 1)]
     gate = Item(
         (
             *kernels.launches("router", gate_s, 1, graphed),
@@ -131,7 +142,7 @@ def _gate(kernels: Kernels) -> list[Item]:
         ),
         (
             *kernels.launches("router", small[1], round(0.7 * ROUTER_KERNELS), graphed),
-            *kernels.launches("router", 2 * gate_s, 2, graphed),
+            *kernels.launches("router", 2 * wide_s, 2, graphed),
         ),
     )
     # Counts of tokens reach the host before it can launch what depends on them, unless one graph holds all or each
@@ -146,12 +157,11 @@ def _experts(kernels: Kernels) -> list[Item]:
     inputs = kernels.inputs
     model, parallel = inputs.model, inputs.parallel
     local = model.num_experts // parallel.expert
-    routed = inputs.own_tokens * model.top_k * imbalance(inputs)
+    routed = routed_tokens(inputs)
     rows = max(1.0, routed / local)
     inner, width = model.d_ff_expert / parallel.expert_tensor, model.expert_dim
     matrices, kernel, graphed = model.matrices_per_expert, inputs.matmul_kernel, kernels.graphed
     host_s = kernels.launch_s + local * kernels.native_launch_s * (1 + kernels.quantise_kernels)
-    slow = inputs.constants.grouped_backward_slowdown
 
     def grouped(outputs: float, width: float) -> Item:
         def operation(seconds: float) -> Operation:
@@ -164,8 +174,8 @@ def _experts(kernels: Kernels) -> list[Item]:
             ),
             (
                 *kernels.second_copy(outputs, routed, kernel, graphed),
-                operation(slow * kernels.matmul_s(rows, width, outputs, kernel)),
-                operation(kernels.weight_gradient_s(rows, outputs, width, kernel, slow)),
+                operation(kernels.matmul_s(rows, width, outputs, kernel)),
+                operation(kernels.weight_gradient_s(rows, outputs, width, kernel)),
             ),
         )
 
@@ -210,19 +220,24 @@ def _alignment(kernels: Kernels) -> list[Item]:
     parallel, model = inputs.parallel, inputs.model
     if not inputs.quantised or parallel.dispatcher == "hybridep" or kernels.graphed or parallel.pad_to_capacity:
         return []
-    routed = inputs.own_tokens * model.top_k * imbalance(inputs)
-    return [kernels.copy(4 * model.expert_dim, 4 * model.expert_dim, 2, 2, False, routed)]
+    each = 4 * model.expert_dim
+    return [kernels.copy(each, each, 2, 2, False, routed_tokens(inputs))]
 
 
 def _exchanges(kernels: Kernels) -> tuple[Item, Item]:
-    """Build the dispatch and the combine; the gradient of each is the other one, in 16 bits."""
+    """Build the dispatch and the combine; the gradient of each is the other one, in 16 bits.
+
+    GPUs that share the matrices of an expert gather its tokens, and scatter the sums of what they made of them.
+    """
     inputs = kernels.inputs
     latency_s = inputs.constants.exchange_latency_s if inputs.parallel.expert > inputs.domain else 0.0
+    shared_bytes = 2 * inputs.model.expert_dim * routed_tokens(inputs)
+    gathered_s = inputs.collective_s("all_gather", shared_bytes, inputs.parallel.expert_tensor, 1)
 
     def operation(token_bytes: float, before_s: float = 0.0) -> tuple[Operation, ...]:
         seconds = exchange_s(inputs, token_bytes) * imbalance(inputs)
         seconds += before_s + latency_s if seconds else 0.0
-        return kernels.launches("expert_exchange", seconds, 1, kernels.graphed)
+        return kernels.launches("expert_exchange", seconds + gathered_s, 1, kernels.graphed)
 
     parallel, choices_s = inputs.parallel, 0.0
     if parallel.dispatcher == "hybridep":
@@ -285,7 +300,7 @@ def _offload(kernels: Kernels, items: list[Item]) -> list[Item]:
     )
     if not moved:
         return []
-    seconds = moved * inputs.own_tokens * model.top_k * imbalance(inputs) / inputs.cluster.host.link_bytes_per_s
+    seconds = moved * routed_tokens(inputs) / inputs.cluster.host.link_bytes_per_s
 
     def operation(beside: list[Operation]) -> tuple[Operation, ...]:
         hidden_s = min(seconds, sum(other.gpu_s for other in beside))

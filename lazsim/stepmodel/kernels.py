@@ -61,7 +61,7 @@ class Kernels:
         speedup = constants.four_bit_speedup if four_bits else 1.0
         return tables.time_s(kernel, _in_tiles(rows), _in_tiles(columns), inner) / sustained / speedup
 
-    def weight_gradient_s(self, rows: float, columns: float, inner: float, kernel: str, slowdown: float = 1.0) -> float:
+    def weight_gradient_s(self, rows: float, columns: float, inner: float, kernel: str) -> float:
         """Return the time of a weight's gradient, whose operands are quantised before.
 
         It is added to a buffer: beyond the write of 16 bits that the tables hold, the buffer is read and written, which
@@ -71,9 +71,11 @@ class Kernels:
         if kernel != "matmul_bf16":
             quantised = self.inputs.copy_s(QUANTISE_BYTES * columns * rows)
             seconds = max(seconds - quantised, 0.3 * seconds)
+        if self.inputs.parallel.precision == "fp8_block" and kernel != "matmul_bf16":
+            seconds *= self.inputs.constants.block_weight_gradient_slowdown
         added_bytes = (2 * self.inputs.parallel.gradient_bytes - 2) * columns * inner
         gpu = self.inputs.gpu
-        return slowdown * seconds + added_bytes / (gpu.memory_efficiency * gpu.memory_bytes_per_s)
+        return seconds + added_bytes / (gpu.memory_efficiency * gpu.memory_bytes_per_s)
 
     def second_copy(self, width: float, tokens: float, kernel: str, graphed: bool) -> tuple[Operation, ...]:
         """Write an 8-bit operand once more, with scales along the other axis, for the gradient of the weight.

@@ -106,12 +106,13 @@ def _kept_bytes(inputs: StepInputs, block: str) -> float:
             ((ACTIVATION_BYTES + operand) * attention.output_dim, ""),
         ]
     inner, matrices = model.d_ff_expert / parallel.expert_tensor, model.matrices_per_expert
+    routed = model.top_k * parallel.expert_tensor
     experts = [
         *normed,
         (2 * ACTIVATION_BYTES * model.num_experts, ""),
-        (model.top_k * operand * model.expert_dim, "expert_input"),
-        (model.top_k * ACTIVATION_BYTES * (matrices - 1) * inner, "expert_hidden"),
-        (model.top_k * operand * inner, "expert_activation"),
+        (routed * operand * model.expert_dim, "expert_input"),
+        (routed * ACTIVATION_BYTES * (matrices - 1) * inner, "expert_hidden"),
+        (routed * operand * inner, "expert_activation"),
         ((ACTIVATION_BYTES * (matrices - 1) + operand) * model.shared_dim, ""),
     ]
     dense = (ACTIVATION_BYTES * (matrices - 1) + operand) * model.d_ff_dense
