@@ -244,8 +244,23 @@ def test_steps_kept_are_those_of_going_step_by_step(places, interval, system):
 def test_moc_saves_a_share_of_the_experts_and_loses_their_updates():
     # A sixteenth of the experts each: the other 15 saves are 7.5 intervals older on average.
     assert SYSTEMS["moc"].stale_steps(interval_steps=10) == 75
+    # At 95 s four saves are written: a sixteenth of the experts has each, and twelve have none.
     result = run("moc", (95, "remove", "a"), interval_steps=10)
-    assert result.lost_token_share == 75 / result.steps
+    assert result.lost_token_share == (0 + 10 + 20 + 30 + 12 * 40) / 16 / result.steps
+
+
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=6), st.sampled_from([1, 2, 5, 16]))
+def test_moc_loses_what_experts_had_learned_since_their_own_save_or_the_last_rollback(saves, turns):
+    # Save after save of one of `turns` experts, and now and then a rollback of each to its own.
+    moc, step = replace(SYSTEMS["moc"], num_turns=turns), 0
+    learned_since, turn = [0] * turns, 0
+    for count in saves:
+        for _ in range(count):
+            step, turn = step + 10, (turn + 1) % turns
+            learned_since[turn] = step
+        expected = sum(step - since for since in learned_since) / turns
+        assert moc.stale_steps(10, count * 10) == pytest.approx(expected)
+        learned_since = [step] * turns
 
 
 def test_moc_saves_more_experts_when_the_next_rollback_would_exceed_its_budget():
@@ -406,7 +421,12 @@ def test_a_system_that_needs_two_replicas_refuses_a_cluster_with_one(system):
 
 
 @settings(max_examples=100, deadline=None)
-@given(scenarios(), st.sampled_from(sorted(SYSTEMS)), st.sampled_from([0.7, 2.0, 33.0]), st.sampled_from([7, 40]))
+@given(
+    scenarios(),
+    st.sampled_from(sorted(SYSTEMS)),
+    st.sampled_from([0.7, 2.0, 33.0]),
+    st.sampled_from([0, 1, 7, 40, 10**6]),
+)
 def test_every_second_is_in_one_bucket_and_the_timeline_adds_up(scenario, system, step_s, interval_steps):
     events, duration_s = scenario
     cost_model = staged_costs(step_s, num_nodes=8, rebalance_interval_steps=50)

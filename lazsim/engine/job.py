@@ -108,6 +108,7 @@ class Job:
         self.state: JobState = Waiting()
         self.extrapolated_s = self.below_threshold_s = self.stale_steps = 0.0
         self._has_started = False
+        self._restarted_step = 0
         self.step_s = 0.0
         own_steps = costs.job.checkpoint_interval_steps
         self.interval_steps = own_steps[system.name] if interval_steps is None else interval_steps
@@ -440,7 +441,8 @@ class Job:
 
     def _lose_updates(self) -> None:
         """Count the updates of experts that a rollback loses, which may change what the system saves."""
-        stale_steps = self.system.stale_steps(self.interval_steps)
+        stale_steps = self.system.stale_steps(self.interval_steps, self.progress.step - self._restarted_step)
+        self._restarted_step = self.progress.step
         if stale_steps is not None:
             self.stale_steps += stale_steps
             self.system = self.system.within_budget(self.stale_steps, self.progress.step, self.interval_steps)

@@ -1,5 +1,6 @@
 """Partial expert checkpoints (MoC-System, ASPLOS 2025, arXiv 2408.04307)."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -38,15 +39,18 @@ class PartialExperts(System):
         copy_s = copy_to_host_s(costs, costs.grid.replica_nodes) * saved / (model.dense_state_bytes + experts)
         return saved_behind(copy_s, checkpoint_save_s(costs, 1 / self.num_turns), step_s)
 
-    def stale_steps(self, interval_steps: int) -> float:
+    def stale_steps(self, interval_steps: int, since_steps: float = math.inf) -> float:
         """See `System.stale_steps`.
 
         Notes
         -----
         Of ``n`` saves in turn, an expert's own is ``(n - 1) / 2`` saves older than the last, on average: the updates
-        of those steps are gone at each rollback, while the steps still count.
+        of those steps are gone at each rollback, while the steps still count. Updates from before the last rollback
+        were lost then: after fewer saves than ``n``, experts without one of them lose those of as many intervals.
         """
-        return (self.num_turns - 1) / 2 * interval_steps
+        turns = self.num_turns
+        saves = since_steps // interval_steps if interval_steps and since_steps < turns * interval_steps else turns
+        return interval_steps * (saves * (saves - 1) / 2 + (turns - saves) * saves) / turns
 
     def within_budget(self, lost_steps: float, num_steps: int, interval_steps: int) -> "PartialExperts":
         """See `System.within_budget`: twice the share as often as the next rollback would exceed the budget."""

@@ -4,6 +4,7 @@ A system is a frozen `System`. It says how nodes are used, how long a step takes
 and when, and how the job goes on after a failure. One that differs overrides the method in question.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -305,8 +306,11 @@ class System:
         """Return the seconds in which a running job plans again and rebuilds its communicators."""
         return costs.cluster.recovery.rebuild_s
 
-    def stale_steps(self, interval_steps: int) -> float | None:
-        """Return the steps whose updates of experts a rollback loses, in the mean; None where none can be."""
+    def stale_steps(self, interval_steps: int, since_steps: float = math.inf) -> float | None:
+        """Return the steps whose updates of experts a rollback loses, in the mean; None where none can be.
+
+        Of them, `since_steps` were kept since the rollback before, or the start.
+        """
         return None
 
     def within_budget(self, lost_steps: float, num_steps: int, interval_steps: int) -> "System":
