@@ -1,4 +1,4 @@
-"""Errors of bad input: one line each, exit code 2.
+"""Errors of bad input: one line each, exit code 2. Only a `FailedError` is none, and has 1.
 
 A message names fields of the call in backquotes, as in "`duration` 0 s: give more than 0". The command line writes the
 option that sets such a field in its place.
@@ -14,6 +14,10 @@ from contextlib import contextmanager
 
 class LazsimError(Exception):
     """Report bad input in one line: which file and line or field, what was expected and what to do."""
+
+
+class FailedError(LazsimError):
+    """Report work that failed with good input, as where a process is lost; the exit code is 1."""
 
 
 class FileSizeError(LazsimError):

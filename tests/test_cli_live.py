@@ -58,6 +58,15 @@ def test_what_leads_workers_of_others_says_what_it_needs(lazsim, tmp_path, monke
     assert len(err.splitlines()) == 1
 
 
+def test_a_job_that_cannot_go_on_is_one_line_and_exit_code_1(lazsim, tmp_path):
+    # A file stands where the folder of the last checkpoint goes. Bad input would have code 2.
+    (tmp_path / "step-000000002").write_text("")
+    code, out, err = lazsim("live", "--nodes", 1, "--slots", 8, "--steps", 2, "--checkpoints", tmp_path)
+    assert (code, out) == (1, "")
+    assert "all workers have ended; a worker's last words" in err
+    assert len(err.splitlines()) == 1
+
+
 def test_a_batch_whose_logits_do_not_fit_into_memory_is_refused(lazsim):
     # 2^24 sequences of 64 tokens with 256 logits of four bytes and as many gradients: 2 TiB.
     code, out, err = lazsim("live", "--steps", 1, "--batch", 2**24)

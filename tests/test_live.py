@@ -761,7 +761,7 @@ def test_messages_of_others_are_refused():
 
 def test_a_worker_without_a_secret_says_so(monkeypatch):
     monkeypatch.setenv("LAZSIM_LIVE_SECRET", "no hex")
-    with pytest.raises(LiveError, match="LAZSIM_LIVE_SECRET is not set"):
+    with pytest.raises(LazsimError, match="LAZSIM_LIVE_SECRET is not set"):
         secret_from_environment()
 
 

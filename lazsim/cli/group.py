@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from lazsim.cli.messages import Group, called_commands, in_a_line, with_options
-from lazsim.errors import LazsimError
+from lazsim.errors import FailedError, LazsimError
 
 COMMANDS = {
     "run": "Replay a trace of node events under one or more systems.",
@@ -98,7 +98,7 @@ def run_command(arguments: list[str] | None) -> int:
         return end.exit_code
     except LazsimError as error:
         _say(with_options(str(error), called_commands(cli, click.Context(cli), given)))
-        return 2
+        return 1 if isinstance(error, FailedError) else 2
     except NO_ARGUMENTS as error:
         error.show()
         return 2

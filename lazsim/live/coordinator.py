@@ -110,7 +110,7 @@ class Coordinator:
         """Lead the job until it is over; raise a LiveError where it cannot go on."""
         server, minimum = self.server, self._min_workers
         if minimum > server.max_workers:
-            raise LiveError(f"`nodes` {minimum}: descriptors suffice for {server.max_workers}; raise `ulimit -n`")
+            raise LazsimError(f"`nodes` {minimum}: descriptors suffice for {server.max_workers}; raise `ulimit -n`")
         await server.wait_until(lambda: len(server.workers) >= minimum, self._start_timeout_s)
         if len(server.workers) < minimum:
             self.stop(f"{len(server.workers)} of {minimum} workers came within {self._start_timeout_s:g} s")

@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from lazsim.errors import LazsimError
+from lazsim.errors import FailedError, LazsimError
 from lazsim.live.spec import LiveSpec
 
 SECRET_VARIABLE = "LAZSIM_LIVE_SECRET"
@@ -44,7 +44,7 @@ Seconds = Annotated[float, Meta(ge=0)]
 Text = Annotated[str, Meta(max_length=MAX_TEXT_LENGTH)]
 
 
-class LiveError(LazsimError):
+class LiveError(FailedError):
     """Report a live job that cannot go on, in one line."""
 
 
@@ -211,13 +211,13 @@ def new_nonce() -> bytes:
 
 
 def secret_from_environment() -> bytes:
-    """Read the secret of a run; raise a LiveError where the environment has none."""
+    """Read the secret of a run; raise a LazsimError where the environment has none."""
     try:
         secret = bytes.fromhex(os.environ.get(SECRET_VARIABLE, ""))
     except ValueError:
         secret = b""
     if not secret:
-        raise LiveError(
+        raise LazsimError(
             f"{SECRET_VARIABLE} is not set to a secret in hexadecimal; export the same one for the controller and all "
             f"workers of a run: export {SECRET_VARIABLE}=$(python -c 'import secrets; print(secrets.token_hex(32))')"
         )

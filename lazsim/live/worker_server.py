@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from lazsim.capacity import free_descriptors
+from lazsim.errors import LazsimError
 from lazsim.live import messages
 from lazsim.live.messages import NONCE_BYTES, PROOF_BYTES, Hello, LiveError, Message, MessageAuth, Stop
 from lazsim.live.spec import LiveSpec
@@ -110,13 +111,13 @@ class WorkerServer:
         self._strangers: dict[asyncio.Task[None], None] = {}
 
     async def open(self, handler: WorkerHandler) -> None:
-        """Listen for workers; raise a LiveError where the address is not free."""
+        """Listen for workers; raise a LazsimError where the address is not free."""
         self._handler = handler
         try:
             self._listener = socket.create_server((self.host, self.port), backlog=BACKLOG)
         except OSError as error:
             port = self.port or "any port"
-            raise LiveError(f"cannot listen on {self.host}:{port} ({error.strerror}); choose another") from None
+            raise LazsimError(f"cannot listen on {self.host}:{port} ({error.strerror}); choose another") from None
         self._listener.setblocking(False)
         self.port = int(self._listener.getsockname()[1])
         self.max_workers = (free_descriptors() - MAX_STRANGERS) // DESCRIPTORS_PER_WORKER

@@ -20,7 +20,7 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from lazsim.capacity import MEMORY_SHARE, check_processes
 from lazsim.costmodel.profile import Header, Point
-from lazsim.errors import LazsimError
+from lazsim.errors import FailedError, LazsimError
 from lazsim.files import signals_held
 from lazsim.profiling.exchanges import EXCHANGES, link_bytes, serve
 from lazsim.profiling.scheduler import Measurement, in_proportion
@@ -139,7 +139,7 @@ class Ranks:
                 if failed is not None:
                     break
                 ranks = ", ".join(str(rank) for rank in waiting.values())
-                raise LazsimError(
+                raise FailedError(
                     f"process of rank {ranks} gave no answer in {timeout_s:.0f} s while {self.doing}; ended all"
                 )
             for one in ready:
@@ -156,15 +156,15 @@ class Ranks:
                     failed = rank, answers[rank]
                     deadline_s = min(deadline_s, time.monotonic() + 1.0)
         if failed is not None:
-            raise LazsimError(f"process of rank {failed[0]} failed while {self.doing}: {failed[1]}")
+            raise FailedError(f"process of rank {failed[0]} failed while {self.doing}: {failed[1]}")
         return [answers[rank] for rank in range(len(self._processes))]
 
-    def _lost(self, rank: int) -> LazsimError:
+    def _lost(self, rank: int) -> FailedError:
         process = self._processes[rank]
         process.join(1.0)
         code = process.exitcode
         how = signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
-        return LazsimError(
+        return FailedError(
             f"process of rank {rank} died ({how}) while {self.doing}; ended all others; run again to go on from there"
         )
 
