@@ -8,8 +8,14 @@ A broken invariant inside lazsim is never one of these: it is an ``AssertionErro
 
 import difflib
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+
+WORD_ENDS = re.compile(r"[\W_]+")
+
+LONGEST_LIST = 160
+"""Characters of the names that a message lists."""
 
 
 class LazsimError(Exception):
@@ -89,12 +95,28 @@ def did_you_mean(name: str, known: Sequence[str]) -> str:
     >>> did_you_mean("swep", ["run", "sweep"]), did_you_mean("walk", ["run", "sweep"])
     ("did you mean 'sweep'? ", '')
     """
-    # Case counts in names, as it does in files, but not for what is near.
+    # Case counts in names, as it does in files, but not for what is near. A slip rarely changes the first letter.
     lower = {one.lower(): one for one in known}
-    near = [lower[one] for one in difflib.get_close_matches(name.lower(), lower, n=1)] or [
-        one for one in known if name and one.startswith(name)
-    ]
-    return f"did you mean {near[0]!r}? " if near else ""
+    typed = name.lower()
+    near = difflib.get_close_matches(typed, [one for one in lower if one[:1] == typed[:1]], n=1)
+    near = near or difflib.get_close_matches(typed, lower, n=1, cutoff=0.8)
+    near = near or [one for one in lower if typed and (one.startswith(typed) or typed in WORD_ENDS.split(one))]
+    return f"did you mean {lower[near[0]]!r}? " if near else ""
+
+
+def known_names(names: Sequence[str]) -> str:
+    """Return names for the end of a message, the first of them where there are many.
+
+    Examples
+    --------
+    >>> known_names(["gpt-s", "gpt-l"]), known_names([f"model-{number}" for number in range(1000)])[-25:]
+    ('known: gpt-s, gpt-l', '14, model-15 and 984 more')
+    """
+    text = ", ".join(names)
+    if len(text) > LONGEST_LIST:
+        shown = text[:LONGEST_LIST].rpartition(", ")[0]
+        text = f"{shown} and {len(names) - shown.count(', ') - 1} more"
+    return f"known: {text}"
 
 
 def unknown_name(what: str, name: str, known: Sequence[str], or_else: str = "") -> str:
@@ -109,9 +131,10 @@ def unknown_name(what: str, name: str, known: Sequence[str], or_else: str = "") 
     >>> unknown_name("model", "GPT-L", ["gpt-s", "gpt-l"])
     "unknown model 'GPT-L': did you mean 'gpt-l'? known: gpt-s, gpt-l"
     >>> unknown_name("model", "/", ["gpt-s", "gpt-l"], "a path to a .toml file")
-    '/: a folder, no model; give a path to a .toml file, or one of gpt-s, gpt-l'
+    '/: a folder, no model; give a path to a .toml file, or a name; known: gpt-s, gpt-l'
     """
-    names = ", ".join(known)
     if or_else and os.path.exists(name):
-        return f"{name}: a {'folder' if os.path.isdir(name) else 'file'}, no {what}; give {or_else}, or one of {names}"
-    return f"unknown {what} {name!r}: {did_you_mean(name, known)}known: {names}{f'; or {or_else}' if or_else else ''}"
+        found = "folder" if os.path.isdir(name) else "file"
+        return f"{name}: a {found}, no {what}; give {or_else}, or a name; {known_names(known)}"
+    others = f"; or {or_else}" if or_else else ""
+    return f"unknown {what} {name!r}: {did_you_mean(name, known)}{known_names(known)}{others}"

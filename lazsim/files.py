@@ -272,7 +272,7 @@ def unpack(name: str, content: bytes, most_bytes: int = MAX_FILE_BYTES) -> bytes
     """
     kind = next((kind for kind in PACKED if content.startswith(kind)), None)
     if kind is None:
-        return _in_utf8(content)
+        return in_utf8(content)
     try:
         with PACKED[kind](io.BytesIO(content)) as stream:
             unpacked: bytes = stream.read(most_bytes + 1)
@@ -287,10 +287,11 @@ def unpack(name: str, content: bytes, most_bytes: int = MAX_FILE_BYTES) -> bytes
         raise LazsimError(f"{name}: cannot be unpacked ({str(error)[:80]}); unpack it first") from None
     if len(unpacked) > most_bytes:
         raise LazsimError(f"{name}: unpacks to more than {most_bytes >> 10:,} KiB; give a smaller file")
-    return _in_utf8(unpacked)
+    return in_utf8(unpacked)
 
 
-def _in_utf8(content: bytes) -> bytes:
+def in_utf8(content: bytes) -> bytes:
+    """Return text in marked UTF-16, as PowerShell writes it, as UTF-8, and anything else as it is."""
     with suppress(UnicodeDecodeError):
         if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
             return content.decode("utf-16").encode()
@@ -299,7 +300,7 @@ def _in_utf8(content: bytes) -> bytes:
 
 def decode_text(content: bytes) -> str:
     """Decode a text in UTF-8 or marked UTF-16, with any ends of lines; a UnicodeDecodeError if it is none."""
-    return _in_utf8(content).decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+    return in_utf8(content).decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _open_zip(stream: IO[bytes]) -> Any:
@@ -326,20 +327,6 @@ PACKED: Mapping[bytes, Callable[[IO[bytes]], Any]] = {
     b"\x28\xb5\x2f\xfd": _open_zstd,
 }
 """Ways to open a compressed file, by its first bytes."""
-
-
-def decode_json(content: bytes, expected: Any = Any) -> Any:
-    """Decode JSON of a type of msgspec; a ValueError says what is wrong, also where it is nested too deeply."""
-    import msgspec
-
-    if isinstance(content, bytes):
-        content = _in_utf8(content).removeprefix(codecs.BOM_UTF8)
-    try:
-        return msgspec.json.decode(content, type=expected)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ValueError(str(error)) from None
 
 
 def _read(path: str, num_bytes: int) -> bytes:
@@ -376,6 +363,16 @@ def numbered_lines(text: str) -> Iterator[tuple[int, str]]:
     for number, line in enumerate(text.split("\n"), start=1):
         if stripped := line.strip():
             yield number, stripped
+
+
+def check_lenient(lenient: bool, *sources: object) -> None:
+    """Raise a LazsimError where the repair of files is asked for, but all sources are recipes or names."""
+    if lenient and not any(isinstance(one, str) and (one == STDIN or _is_table(Path(one))) for one in sources):
+        raise LazsimError("`lenient` repairs files of events or loads, and none is given; leave it out")
+
+
+def _is_table(path: Path) -> bool:
+    return path.suffix != ".toml" and path.exists()
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from lazsim.engine.nodes import NO_SPARES, Spares
 from lazsim.engine.sampling import PLANNINGS
 from lazsim.engine.systems import SYSTEMS, System, find_system, system_source
 from lazsim.errors import SpecError, prefix_errors, unknown_name
-from lazsim.files import STDIN, read_bytes
+from lazsim.files import STDIN, check_lenient, read_bytes
 from lazsim.limits import LONGEST_S
 from lazsim.placement.policies import find_policy, policy_input
 from lazsim.routing import GeneratedRouting, Routing, RoutingSpec, load_routing
@@ -380,10 +380,11 @@ class Scenario:
             if profile is not None:
                 raise SpecError("`profile`: a job with a layout takes the kernels of its GPU; leave the profile out")
             system = self.find_system()
-            return layout_costs(
-                model, self.gpu, cluster, job, self.step, (compute, links),
-                keeps_whole_states=system.keeps_whole_states, exchanges_plainly=system.masked_reorder,
-            )  # fmt: skip
+            with prefix_errors(self.name), prefix_errors(f"`job` {self.settings['job'] or job.name}: parallel"):
+                return layout_costs(
+                    model, self.gpu, cluster, job, self.step, (compute, links),
+                    keeps_whole_states=system.keeps_whole_states, exchanges_plainly=system.masked_reorder,
+                )  # fmt: skip
         if profile is None:
             return CostModel(model, cluster, job, self.step, compute, links)
         kernels, exchanges = compute_tables(profile, model, cluster.gpus_per_node), communication_tables(profile)
@@ -460,6 +461,10 @@ class Resolver:
             spare_start_s = _seconds(asked["spare_start"]) or 0.0
         with prefix_errors(f"{self._where}`price`"):
             price = None if asked["price"] is None else parse_price(str(asked["price"]), cluster.gpus_per_node)
+        trace = self._trace(asked, changes["trace"], duration_s, paths)
+        routing = self._routing(asked, changes["routing"], model, paths, hashes)
+        with prefix_errors(self._name):
+            check_lenient(asked["lenient"], paths.get("trace"), paths.get("routing"))
         return Scenario(
             model=model,
             gpu=gpu,
@@ -470,8 +475,8 @@ class Resolver:
             system_origin=system_origin,
             placement=self._placement(asked, system, paths),
             profile_sha256=self._profile(asked, model.name, paths),
-            trace=self._trace(asked, changes["trace"], duration_s, paths),
-            routing=self._routing(asked, changes["routing"], model, paths, hashes),
+            trace=trace,
+            routing=routing,
             duration_s=duration_s,
             usd_per_node_hour=price,
             num_spares=asked["spares"],

@@ -7,7 +7,8 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from lazsim.files import Faults, decode_json, numbered_lines
+from lazsim.decoding import decode_json
+from lazsim.files import Faults, numbered_lines
 from lazsim.limits import MAX_COLUMNS, MAX_FILE_BYTES, MAX_ROWS
 
 PARQUET = b"PAR1"

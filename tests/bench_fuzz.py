@@ -34,7 +34,8 @@ import numpy as np
 import pandas as pd
 
 from lazsim.cli import main as lazsim
-from lazsim.files import TEMPORARY, decode_json
+from lazsim.decoding import decode_json
+from lazsim.files import TEMPORARY
 from tests.conftest import ROOT
 from tests.test_trace_readers import SAMPLES
 

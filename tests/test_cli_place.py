@@ -199,7 +199,7 @@ UNIFORM = ("--nodes", 3, "--slots", 2, "--experts", 3)
         ((*UNIFORM, "--loads", " "), "--loads ' ': names no loads; give uniform"),
         ((*UNIFORM, "--loads", "unifrom"), "did you mean 'uniform'?"),
         ((*UNIFORM, "--step", 3), "--step 3: loads uniform are the same at every step"),
-        (("--nodes", 0, "--slots", 2, "--experts", 1), "'--nodes'"),
+        (("--nodes", 0, "--slots", 2, "--experts", 1), "--nodes: expected a whole number from 1 to 16,384, found '0'"),
         (("--nodes", 10**4, "--slots", 10**6, "--experts", 1), "10,000 nodes of 1,000,000 slots: at most"),
     ],
 )
@@ -334,16 +334,19 @@ def test_after_a_loss_the_steady_policy_moves_little(lazsim):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("{}", "expected the JSON of lazsim place: Object missing required field plans"),
-        ("nodes", "expected the JSON of lazsim place: JSON is malformed"),
+        ("{}", "not the JSON of lazsim place (plans: is missing)"),
+        ("nodes", "not the JSON of lazsim place (invalid character at column 5)"),
         ('{"plans": {}}', "has plans of no policy"),
         ('{"plans": {"a": [[0, 1]], "b": [[0, 1]]}}', "has plans of a, b; name one of them, as in"),
         ('{"plans": {"a": [[0, 1, 2, 3]]}}', "has 1 x 1 x 4 layers x nodes x slots; give a plan of 1 x 2 x 4"),
-        ('{"plans": {"a": [[0, 1, 2, 3], [0]]}}', "plan of a: "),
+        ('{"plans": {"a": [[0, 1, 2, 3], [0]]}}', "nodes have unequal numbers of slots"),
         ('{"plans": {"a": [[0, 1, 2, 4], [0, 1, 2, 3]]}}', "has expert 4 where experts are 0 to 3"),
-        ('{"plans": {"a": [[0, 1, 2, -1], [0, 1, 2, 3]]}}', "plan of a: Expected int >= 0 - at `$[0][0][3]`"),
-        ('{"plans": {"a": [[0, 1, 2, 1e30], [0, 1, 2, 3]]}}', "plan of a: "),
-        ('{"plans": {"a": 3}}', "plan of a: "),
+        ('{"plans": {"a": [[0, 1, 2, -1], [0, 1, 2, 3]]}}', "plans.a[0][3]: expected a whole number >= 0"),
+        (
+            '{"plans": {"a": [[0, 1, 2, 1e30], [0, 1, 2, 3]]}}',
+            "plans.a[0][3]: expected a whole number or null, got a number",
+        ),
+        ('{"plans": {"a": 3}}', "plans.a: expected a list, got a whole number"),
         ('{"plans": {"a": []}}', "has 1 x 0 layers x nodes x slots; give a plan of 1 x 2 x 4"),
     ],
 )

@@ -177,7 +177,7 @@ def test_many_nodes_are_drawn_too(lazsim, tmp_path):
         (("--node-fail-prob", "nan"), "'nan' is no probability"),
         (("--node-fail-prob", "0.1,0.2"), "--node-fail-prob: 2 probabilities for 5 nodes"),
         (("--failures-from", "nowhere.csv"), "--failures-from: nowhere.csv"),
-        (("--method", "guess"), "'--method'"),
+        (("--method", "guess"), "--method: unknown value 'guess': known: auto, exact, montecarlo"),
         (("--experts", "4"), "--replicas and --experts exclude each other"),
         (("--policy", "sprad"), "unknown policy 'sprad': did you mean 'spread'?"),
     ],

@@ -54,8 +54,8 @@ def test_a_system_that_cannot_run_says_none(lazsim, tmp_path):
         (["--constant", "storage"], "unknown constant 'storage'"),
         (["--system", "dss"], "did you mean 'ds'"),
         (["--cluster", "rtx3090"], "did you mean 'rtx3090x10'"),
-        (["--out", "x"], "No such option"),
-        (["--factor", "0"], "0.0 is not in the range x>0"),
+        (["--out", "x"], "unknown option '--out': see lazsim sensitivity --help"),
+        (["--factor", "0"], "--factor: expected a number above 0, found '0'"),
     ],
 )
 def test_bad_input_is_one_line_and_code_2(lazsim, trace_file, options, complaint):

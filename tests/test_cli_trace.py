@@ -102,7 +102,7 @@ def test_generate_changes_fields_of_a_recipe(lazsim):
     [
         (("--nodes", 4), "give --node-mtbf and --repair"),
         (("spot-p3-like", "--shape", 2), "--shape: spot-p3-like is a recipe without it"),
-        (("meta-rsc-1", "--shape", -3), "'--shape': -3.0 is not in the range x>0"),
+        (("meta-rsc-1", "--shape", -3), "--shape: expected a number above 0, found '-3'"),
         (
             ("meta-rsc-1", "--batch-share", 0.3),
             "--batch-share also needs one of --domains, --batch-nodes or nodes_per_domain (that of a --cluster)",

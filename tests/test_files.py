@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from lazsim.decoding import decode_json
 from lazsim.errors import LazsimError
-from lazsim.files import check_folder, decode_json, write_all
+from lazsim.files import check_folder, write_all
 
 
 def names(folder):

@@ -12,7 +12,8 @@ PACKAGE = ROOT / "lazsim"
 LAYERS = [
     {"__init__", "errors", "limits"},
     {"units", "files", "blocks", "loads", "capacity"},
-    {"folders", "tables"},
+    {"folders", "decoding"},
+    {"tables"},
     {"specs"},
     {"extensions"},
     {"placement.plan"},

@@ -145,7 +145,7 @@ STEP = ("step", "--model", "mixtral-8x7b", "--cluster", "h100x4")
     [
         (("swep",), "unknown command 'swep': did you mean 'sweep'?"),
         (("trace", "confert"), "unknown command 'confert': did you mean 'convert'?"),
-        (("run", "--systme", "ds"), "No such option '--systme'. Did you mean '--system'?"),
+        (("run", "--systme", "ds"), "unknown option '--systme': did you mean '--system'? see lazsim run --help"),
         ((*STEP, "--job", "tesbed-a"), "--job: unknown job 'tesbed-a': did you mean 'testbed-a'?"),
         (
             ("step", "--model", "mixtral-8x7", "--cluster", "h100x4"),

@@ -702,7 +702,7 @@ def test_a_mixture_of_a_published_run_takes_the_memory_it_took():
         ({"pipeline": 2, "virtual_stages": 32}, "must not exceed the 48 layers"),
         ({"virtual_stages": 2}, "need pipeline stages"),
         ({"recomputed": ["norm"]}, "need recompute = 'selective'"),
-        ({"precision": "fp7"}, "`parallel.precision`: expected one of bf16, fp8, fp8_block, mxfp8, nvfp4, found 'fp7'"),
+        ({"precision": "fp7"}, "`precision`: expected one of bf16, fp8, fp8_block, mxfp8, nvfp4, found 'fp7'"),
         ({"tensr": 2}, "did you mean 'tensor'"),
         ({"pipeline": 2, "stages": "Et|tL"}, "must have 2 parts"),
         ({"pipeline": 2, "stages": "Ex|tL"}, "has 'x'"),

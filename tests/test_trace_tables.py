@@ -236,7 +236,7 @@ def test_mapping_names_words_and_says_whether_they_are_states(write):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"columns": "time=1"}, "`columns`: time=1: name the columns of one shape"),
+        ({"columns": "time=1"}, "`columns` time=1: name the columns of one shape"),
         ({"columns": "when=1,count=2"}, "`when`: unknown field: known: time, count"),
         ({"columns": "time=0,count=2"}, ">= 1"),
         ({"columns": "time=1,count=3"}, "line 1: 2 columns are too few"),

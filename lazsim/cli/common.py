@@ -6,13 +6,14 @@ import shlex
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from lazsim import limits, units
-from lazsim.cli.messages import in_a_line, with_options
+from lazsim.cli.messages import Choice, in_a_line, with_options
 from lazsim.errors import LazsimError
 
 if TYPE_CHECKING:
@@ -92,14 +93,31 @@ class OutFolder(OutPath):
         return folder
 
 
+class Whole(click.IntRange):
+    """An option that takes a whole number in a range."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Parse the text of the option."""
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter:
+            self.fail(f"expected a whole number from {self.min:,} to {self.max:,}, found {value!r}", param, ctx)
+
+
 class Number(click.FloatRange):
     """An option that takes a finite number in a range: NaN is in none, though click does not say so."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Parse the text of the option."""
-        number = super().convert(value, param, ctx)
+        try:
+            number = super().convert(value, param, ctx)
+        except click.BadParameter:
+            number = math.nan
         if not math.isfinite(number):
-            self.fail(f"{value} is not a number; give a finite one", param, ctx)
+            low = f"above {self.min:g}" if self.min_open else f"from {self.min:g}"
+            high = "up" if self.max is None else f"{'to less than' if self.max_open else 'to'} {self.max:g}"
+            bounds = low if self.min_open and self.max is None else f"{low} {high}"
+            self.fail(f"expected a number {bounds}, found {value!r}", param, ctx)
         return number
 
 
@@ -109,16 +127,16 @@ OUT_FILE_OR_STDOUT = OutPath(is_file=True, stdout=True)
 OUT_PICTURE = OutPath(is_file=True, suffixes=(".png", ".pdf"))
 DURATION = Duration()
 
-NODES = click.IntRange(1, limits.MAX_NODES)
-SLOTS = click.IntRange(1, limits.MAX_SLOTS)
-GPUS = click.IntRange(1, limits.MAX_GPUS_PER_NODE)
-EXPERTS = click.IntRange(1, limits.MAX_EXPERTS)
-LAYERS = click.IntRange(1, limits.MAX_LAYERS)
-LAYER = click.IntRange(0, limits.MAX_LAYERS)
-COUNT = click.IntRange(1, limits.MAX_DIMENSION)
-WHOLE = click.IntRange(0, limits.MAX_WHOLE)
-WORKERS = click.IntRange(1, limits.MAX_WORKERS)
-COMPARED = click.IntRange(1, limits.MAX_COMPARED)
+NODES = Whole(1, limits.MAX_NODES)
+SLOTS = Whole(1, limits.MAX_SLOTS)
+GPUS = Whole(1, limits.MAX_GPUS_PER_NODE)
+EXPERTS = Whole(1, limits.MAX_EXPERTS)
+LAYERS = Whole(1, limits.MAX_LAYERS)
+LAYER = Whole(0, limits.MAX_LAYERS)
+COUNT = Whole(1, limits.MAX_DIMENSION)
+WHOLE = Whole(0, limits.MAX_WHOLE)
+WORKERS = Whole(1, limits.MAX_WORKERS)
+COMPARED = Whole(1, limits.MAX_COMPARED)
 """Whole numbers that are limited as inputs of each kind are."""
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
@@ -158,7 +176,7 @@ jobs_option = click.option(
 )
 backend_option = click.option(
     "--backend",
-    type=click.Choice(("loky", "ray")),
+    type=Choice(("loky", "ray")),
     default="loky",
     show_default=True,
     help="Processes of this machine, or a Ray cluster.",
@@ -178,9 +196,14 @@ def take_workers(settings: dict[str, Any]) -> dict[str, Any]:
     return workers
 
 
+def told(text: str) -> str:
+    """Return a text for the user: fields that it names are the options of the command that runs."""
+    return with_options(text, _running_commands())
+
+
 def note(text: str) -> None:
-    """Tell the user something on stderr; fields that it names become options."""
-    click.echo(in_a_line(f"note: {with_options(text, _running_commands())}"), err=True)
+    """Tell the user something on stderr."""
+    click.echo(in_a_line(f"note: {told(text)}"), err=True)
 
 
 def tell_notes(texts: Iterable[str]) -> None:
@@ -226,7 +249,13 @@ def print_parts(parts: "Iterable[Part]") -> None:
     """Print the tables and paragraphs of a report on stdout."""
     from lazsim.output.table import render
 
-    click.echo(render(parts))
+    click.echo(render(map(_told_part, parts)))
+
+
+def _told_part(part: "Part") -> "Part":
+    if isinstance(part, str):
+        return told(part)
+    return replace(part, title=told(part.title), notes=[told(text) for text in part.notes])
 
 
 def show(
@@ -246,12 +275,10 @@ def show(
     """
     written: list[str] = []
     if out is not None:
-        from lazsim.folders import write_folder
-
         contents = dict(files(result))
         if report is not None:
             contents[REPORT] = page(report(result), parts(result), notes, contents)
-        written = write_folder(out, click.get_current_context().command_path, contents)
+        written = write_results(out, click.get_current_context().command_path, contents)
     tell_notes(notes)
     if as_json:
         print_json(result if isinstance(result, dict) else result.to_json())
@@ -265,8 +292,15 @@ def page(report: "Report", parts: "Iterable[Part]", notes: Iterable[str], files:
     """Return the page of a result with these files; the folder that it is written to is no part of it."""
     from lazsim.output.report import report_page
 
-    told = [with_options(text, _running_commands()) for text in notes]
-    return report_page(report, parts, told, _command_line(), files)
+    return report_page(report, map(_told_part, parts), [told(text) for text in notes], _command_line(), files)
+
+
+def write_results(folder: Path, kind: str, contents: Mapping[str, bytes]) -> list[str]:
+    """Write the files of a result, and return their names; texts in JSON name options, as those on stderr do."""
+    from lazsim.folders import write_folder
+
+    texts = {name: told(content.decode()).encode() for name, content in contents.items() if name.endswith(".json")}
+    return write_folder(folder, kind, {**contents, **texts})
 
 
 def _command_line() -> str:
@@ -299,6 +333,4 @@ def print_json(value: Any) -> None:
     """Print one JSON object on stdout, keys in the order given; arrays become lists."""
     from lazsim.files import json_bytes
 
-    if isinstance(value, dict) and "notes" in value:
-        value = value | {"notes": [with_options(text, _running_commands()) for text in value["notes"]]}
-    click.echo(json_bytes(value), nl=False)
+    click.echo(told(json_bytes(value).decode()), nl=False)

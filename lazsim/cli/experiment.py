@@ -5,7 +5,16 @@ from typing import Any
 
 import click
 
-from lazsim.cli.common import OutFolder, backend_option, jobs_option, json_option, note, print_json, progress_bar
+from lazsim.cli.common import (
+    OutFolder,
+    backend_option,
+    jobs_option,
+    json_option,
+    note,
+    print_json,
+    progress_bar,
+    write_results,
+)
 from lazsim.cli.list import command as list_names
 from lazsim.cli.messages import Group
 
@@ -52,7 +61,7 @@ def run(names: tuple[str, ...], out: Path, reference: Path | None, as_json: bool
     of experiments/ and change its settings. Runs are kept in DIR/.runs as they come, so that a second start goes on
     where the first one was stopped.
     """
-    from lazsim.folders import refuse_foreign, write_folder
+    from lazsim.folders import refuse_foreign
     from lazsim.output.outcome import outcome_files, outcome_text
     from lazsim.study.experiment import Context, experiment_titles, find_reference, load_experiment
 
@@ -63,7 +72,7 @@ def run(names: tuple[str, ...], out: Path, reference: Path | None, as_json: bool
         folder = out / experiment.name
         refuse_foreign(folder, ["run.json"])
         outcome = experiment.run(context)
-        written = write_folder(folder, experiment.name, outcome_files(outcome, experiment.name))
+        written = write_results(folder, experiment.name, outcome_files(outcome, experiment.name))
         for text in outcome.notes:
             note(f"{experiment.name}: {text}")
         note(f"{experiment.name}: results are in {folder}/: {', '.join(written)}")

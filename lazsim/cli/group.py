@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from lazsim.cli.messages import Group, called_commands, in_a_line, with_options
+from lazsim.cli.messages import Group, called_commands, in_a_line, usage_message, with_options
 from lazsim.errors import FailedError, LazsimError
 
 COMMANDS = {
@@ -103,8 +103,7 @@ def run_command(arguments: list[str] | None) -> int:
         error.show()
         return 2
     except click.ClickException as error:
-        # Choices stand in lines of their own.
-        _say(error.format_message().replace("\n\t", " "))
+        _say(usage_message(error))
         return 2
     except OSError as error:
         if error.filename is None:

@@ -3,19 +3,26 @@
 import click
 
 from lazsim.cli.common import json_option, print_json, show
+from lazsim.cli.messages import Choice
 
+KINDS = (
+    "models", "clusters", "gpus", "jobs", "systems", "policies", "formats", "load-formats", "routing", "traces",
+    "experiments",
+)  # fmt: skip
 IN_TOML = ("models", "clusters", "gpus", "jobs", "routing", "traces")
 
 OWN_TOML = "The path of a .toml file of the same shape works wherever a name does."
 
 
 @click.command()
-@click.argument("kind", type=click.Choice(("models", "clusters", "gpus", "jobs", "systems", "policies", "formats",
-                                           "load-formats", "routing", "traces", "experiments")))  # fmt: skip
+@click.argument("kind", type=Choice(KINDS), metavar="KIND")
 @click.argument("name", required=False)
 @json_option
 def command(kind: str, name: str | None, as_json: bool) -> None:
-    """List the names of a kind, and tell where to add more; with a NAME, print its TOML."""
+    """List the names of a kind, and tell where to add more; with a NAME, print its TOML.
+
+    KIND is models, clusters, gpus, jobs, systems, policies, formats, load-formats, routing, traces or experiments.
+    """
     if name is not None:
         _show(kind, name, as_json)
         return

@@ -22,6 +22,7 @@ from lazsim.cli.common import (
     tell_notes,
 )
 from lazsim.cli.ending import acknowledge
+from lazsim.cli.messages import Choice
 from lazsim.cli.progress import live_progress
 from lazsim.cli.replay import DEFAULT_CAP, MAPPING_FIELDS, read_stretch, replay_options
 from lazsim.errors import LazsimError
@@ -46,7 +47,7 @@ live_options = options(
     click.option("--speedup", type=Number(min=0, min_open=True), help="Seconds of the trace in one second of the run."),
     click.option(
         "--device",
-        type=click.Choice(("auto", "cpu", "cuda")),
+        type=Choice(("auto", "cpu", "cuda")),
         default="cpu",
         show_default=True,
         help="Device of the workers.",

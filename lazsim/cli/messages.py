@@ -2,10 +2,11 @@
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import click
 
-from lazsim.errors import printable, unknown_name
+from lazsim.errors import did_you_mean, printable, unknown_name
 
 LONGEST = 400
 """Characters of a message, the longest text that is read at a glance."""
@@ -34,6 +35,30 @@ def with_options(text: str, commands: Sequence[click.Command]) -> str:
                 options |= {name.lstrip("-").replace("-", "_"): name for name in option.opts}
                 options.setdefault(option.name or "", flag)
     return FIELD.sub(lambda field: options.get(field[1], field[1]), text)
+
+
+def usage_message(error: click.ClickException) -> str:
+    """Say what is wrong with the arguments as errors of lazsim do: the option first, then what it may be."""
+    if isinstance(error, click.NoSuchOption) and error.ctx is not None:
+        known = [name for option in error.ctx.command.params for name in option.opts if name.startswith("--")]
+        near = did_you_mean(error.option_name.lstrip("-"), [name[2:] for name in known]).replace("'", "'--", 1)
+        return f"unknown option {error.option_name!r}: {near}see {error.ctx.command_path} --help"
+    if isinstance(error, click.BadParameter) and not isinstance(error, click.MissingParameter) and error.param:
+        param = error.param
+        name = max(param.opts, key=len) if isinstance(param, click.Option) else param.human_readable_name
+        return f"{name}: {error.message}"
+    # Choices stand in lines of their own.
+    return error.format_message().replace("\n\t", " ")
+
+
+class Choice(click.Choice):  # type: ignore[type-arg]  # not generic before click 8.2
+    """An option that takes one of a few words."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the word, or fail with the one that is nearest."""
+        if value not in self.choices:
+            self.fail(unknown_name("value", str(value), list(self.choices)), param, ctx)
+        return value
 
 
 def in_a_line(text: str) -> str:

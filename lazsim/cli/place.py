@@ -114,6 +114,7 @@ def command(
     Prints how each plan spreads experts and load, and the plans themselves where they are small. --out writes
     place.json, placement.png and placement.pdf.
     """
+    from lazsim.files import check_lenient
     from lazsim.output.reliability import comparison_files, comparison_parts
     from lazsim.reliability.comparison import compare_plans
     from lazsim.reliability.task import build_task, with_old_plan
@@ -121,6 +122,7 @@ def command(
 
     if gpu and not model:
         raise SpecError("`gpu` holds a model: give `model`, too")
+    check_lenient(planning["lenient"], planning["loads"])
     task = build_task(**planning)
     if old is not None:
         task = with_old_plan(task, old)

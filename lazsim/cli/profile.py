@@ -18,6 +18,7 @@ from lazsim.cli.common import (
     WHOLE,
     WORKERS,
     Number,
+    Whole,
     json_option,
     note,
     options,
@@ -28,7 +29,7 @@ from lazsim.cli.common import (
     tell_notes,
     write_out,
 )
-from lazsim.cli.messages import Group
+from lazsim.cli.messages import Choice, Group
 from lazsim.errors import LazsimError
 from lazsim.limits import MAX_EXPERTS
 
@@ -38,9 +39,9 @@ if TYPE_CHECKING:
 DEVICES = ("auto", "cpu", "cuda")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
-device_option = click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True)
+device_option = click.option("--device", type=Choice(DEVICES), default="auto", show_default=True)
 dtype_option = click.option(
-    "--dtype", type=click.Choice(DTYPES), default="auto", show_default=True, help="auto: float32 on a CPU."
+    "--dtype", type=Choice(DTYPES), default="auto", show_default=True, help="auto: float32 on a CPU."
 )
 catalog_model_option = click.option(
     "--model", default="gpt-s", show_default=True, help="Model, for a device of the catalogue."
@@ -248,7 +249,7 @@ def import_command(path: str, gpu: str | None, stand_ins: tuple[str, ...], out: 
     show_default=True,
     help="d_model; experts are four times as wide.",
 )
-@click.option("--experts", type=click.IntRange(2, MAX_EXPERTS), default=8, show_default=True)
+@click.option("--experts", type=Whole(2, MAX_EXPERTS), default=8, show_default=True)
 @click.option("--nodes", type=NODES, default=10, show_default=True, help="Virtual ranks.")
 @click.option("--slots", type=SLOTS, default=6, show_default=True, help="Replicas of each rank.")
 @click.option("--tokens", type=COUNT, default=4096, show_default=True, help="Tokens of each rank.")

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from lazsim.cli.common import REPORT, json_option, out_option, show
+from lazsim.cli.messages import Choice
 from lazsim.cli.parsing import Parsed, parse_probs, parse_spans
 from lazsim.cli.place import planning_options
 
@@ -22,7 +23,7 @@ PICTURES = tuple(f"{name}.{kind}" for name in ("recovery", "failure-sets", "plac
 )
 @click.option(
     "--method",
-    type=click.Choice(("auto", "exact", "montecarlo")),
+    type=Choice(("auto", "exact", "montecarlo")),
     default="auto",
     show_default=True,
     help="How to find probabilities; auto is exact where that takes little time.",
@@ -57,11 +58,13 @@ def command(
     where --domains or the cluster has them. --out writes
     recovery.json, report.html, and recovery, failure-sets and placement-map as .png and .pdf.
     """
+    from lazsim.files import check_lenient
     from lazsim.output.reliability import reliability_files, reliability_parts, reliability_report
     from lazsim.reliability.failure_scenarios import build_scenarios
     from lazsim.reliability.survival import assess_plans
     from lazsim.reliability.task import build_task
 
+    check_lenient(planning["lenient"], planning["loads"], failures_from)
     task = build_task(**planning)
     scenarios = build_scenarios(
         task.num_nodes,

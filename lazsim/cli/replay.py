@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lazsim.cli.common import DURATION, NODES, options
+from lazsim.cli.messages import Choice
 
 if TYPE_CHECKING:
     from lazsim.trace import Trace
@@ -36,9 +37,7 @@ replay_options = options(
         help="Columns of a table, by name or number: time and count; time, event and node; or node, start and end.",
     ),
     click.option("--where", multiple=True, metavar="COLUMN=PATTERN", help="Only such rows of a table; repeats."),
-    click.option(
-        "--time-unit", type=click.Choice(TIME_UNITS), help="Of times that are numbers, if the file is silent."
-    ),
+    click.option("--time-unit", type=Choice(TIME_UNITS), help="Of times that are numbers, if the file is silent."),
     click.option("--time-format", metavar="TEXT", help="Of dates, as %d/%m/%Y %H:%M; ISO 8601 needs none."),
     click.option("--time-zone", metavar="NAME", help="Of dates that name none, as Europe/Berlin; default UTC."),
     click.option(
@@ -50,7 +49,7 @@ replay_options = options(
     click.option("--duration", type=DURATION, help="How much of it, as 80min; default: to its end."),
     click.option(
         "--cap",
-        type=click.Choice(CAPS),
+        type=Choice(CAPS),
         default=DEFAULT_CAP,
         show_default=True,
         help="How a trace with more nodes is held to fewer: a job whose nodes fail as often as those of the trace, and "
@@ -64,7 +63,9 @@ replay_options = options(
 
 def read_stretch(path: str, *, trace_format: str, start: float, duration: float | None, **options: Any) -> "Trace":
     """Read what the options ask for; see `lazsim.trace.load`."""
+    from lazsim.files import check_lenient
     from lazsim.trace import load, make_mapping
 
+    check_lenient(options["lenient"], path)
     mapping = make_mapping(**{name: options.pop(name) for name in MAPPING_FIELDS})
     return load(path, format=trace_format, start_s=start, duration_s=duration, mapping=mapping, **options)

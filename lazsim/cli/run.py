@@ -5,7 +5,8 @@ from typing import Any
 
 import click
 
-from lazsim.cli.common import DURATION, json_option, layers_from_option, out_option, progress, seed_option, show
+from lazsim.cli.common import DURATION, Whole, json_option, layers_from_option, out_option, progress, seed_option, show
+from lazsim.cli.messages import Choice
 from lazsim.cli.replay import max_nodes_option, replay_options
 from lazsim.limits import MAX_NODES
 
@@ -76,7 +77,7 @@ RUN_FILES = (
 )
 @click.option(
     "--spares",
-    type=click.IntRange(0, MAX_NODES),
+    type=Whole(0, MAX_NODES),
     default=0,
     metavar="N",
     help="Nodes held beside those that train, to step in for lost ones. A trace held to --max-nodes, or else a recipe "
@@ -102,7 +103,7 @@ RUN_FILES = (
 @click.option("--strict", is_flag=True, help="Refuse a job that does not fit into the memory of its GPUs.")
 @click.option(
     "--planning",
-    type=click.Choice(PLANNINGS),
+    type=Choice(PLANNINGS),
     default="auto",
     show_default=True,
     help="Make every plan; make some that stand for the others, with the error told; or the first where it takes under "

@@ -16,6 +16,7 @@ from lazsim.cli.common import (
     show,
     take_workers,
     worker_options,
+    write_results,
 )
 
 MOST_FAILURES = 10
@@ -37,7 +38,7 @@ def command(spec: Path, out: Path, as_json: bool, **workers: Any) -> None:
     """
     from lazsim.errors import LazsimError
     from lazsim.files import read_bytes
-    from lazsim.folders import refuse_foreign, write_folder
+    from lazsim.folders import refuse_foreign
     from lazsim.output.sweep import SWEEP_FILES, sweep_files, sweep_parts, sweep_report
     from lazsim.specs import sha256
     from lazsim.study.sweep import run_sweep
@@ -51,7 +52,7 @@ def command(spec: Path, out: Path, as_json: bool, **workers: Any) -> None:
     files[REPORT] = page(
         sweep_report(result, spec.name, sha256(read_bytes(spec))), sweep_parts(result), result.notes, files
     )
-    note_written(out, ("table.csv", "rows.jsonl", *write_folder(out, "pictures of a sweep", files)))
+    note_written(out, ("table.csv", "rows.jsonl", *write_results(out, "pictures of a sweep", files)))
     for label, error in result.failures[:MOST_FAILURES]:
         note(f"{label}: {error}")
     if result.failures:

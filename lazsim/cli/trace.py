@@ -24,7 +24,7 @@ from lazsim.cli.common import (
     tell_notes,
     write_out,
 )
-from lazsim.cli.messages import Group
+from lazsim.cli.messages import Choice, Group
 from lazsim.cli.replay import max_nodes_option, read_stretch, replay_options
 from lazsim.trace import load_recipe, trace_bytes, trace_stats
 from lazsim.trace.fetch import BASE_URL, BASE_URL_VARIABLE
@@ -60,7 +60,7 @@ def info(as_json: bool, **reading: Any) -> None:
 
 @command.command()
 @reading_options
-@click.option("--to", type=click.Choice(list(WRITERS)), default="lazsim", show_default=True, help="Format to write.")
+@click.option("--to", type=Choice(list(WRITERS)), default="lazsim", show_default=True, help="Format to write.")
 @click.option("--out", required=True, type=OUT_FILE_OR_STDOUT, help="File to write.")
 def convert(to: str, out: Path, **reading: Any) -> None:
     """Write FILE, or a stretch of it, in lazsim's own format."""
@@ -118,7 +118,7 @@ def generate(spec: str | None, seed: int, cluster: str | None, out: Path, **fiel
 @reading_options
 @click.option(
     "--kind",
-    type=click.Choice(("auto", "spot", "mtbf")),
+    type=Choice(("auto", "spot", "mtbf")),
     default="auto",
     show_default=True,
     help="Of the recipe: grants of new nodes, or failures and repairs; auto is mtbf where nodes come back by name.",

@@ -11,10 +11,11 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
+from lazsim.decoding import convert, decode_json
 from lazsim.errors import SpecError, unknown_name
-from lazsim.files import decode_json, json_bytes, read_bytes, write_all
+from lazsim.files import json_bytes, read_bytes, write_all
 from lazsim.specs import ModelSpec, sha256
-from lazsim.specs.record import Amount, Count, Number, PositiveSeconds, Quantity, Rate, Seconds, tell_fault
+from lazsim.specs.record import Amount, Count, Number, PositiveSeconds, Quantity, Rate, Seconds
 from lazsim.units import THOUSANDS, read_number
 
 FORMAT_VERSION = 1
@@ -251,17 +252,15 @@ def _read_header(path: Path) -> Header:
     content = read_bytes(path)
     try:
         fields = decode_json(content, dict[str, Any])
-        version = fields.get("format_version")
-        if version != FORMAT_VERSION:
-            raise SpecError(f"{path}: format_version is {version}, expected {FORMAT_VERSION}; measure again")
-        if "left_out" in fields:
-            # The name in files of lazsim 0.1.0.
-            fields["skipped"] = fields.pop("left_out")
-        return msgspec.convert(fields, Header)
-    except msgspec.ValidationError as error:
-        raise SpecError(f"{path}: not the header of a profile ({tell_fault(error, Header)}); measure again") from None
     except ValueError as error:
         raise SpecError(f"{path}: not the header of a profile ({error}); measure again") from None
+    version = fields.get("format_version")
+    if version != FORMAT_VERSION:
+        raise SpecError(f"{path}: format_version is {version}, expected {FORMAT_VERSION}; measure again")
+    if "left_out" in fields:
+        # The name in files of lazsim 0.1.0.
+        fields["skipped"] = fields.pop("left_out")
+    return convert(fields, Header, path=path)
 
 
 def _read_points(path: Path, content: bytes) -> list[Point]:
@@ -283,11 +282,9 @@ def _read_points(path: Path, content: bytes) -> list[Point]:
             for name in columns:
                 if THOUSANDS.fullmatch(row[name] or ""):
                     read_number(row[name])
-            point = msgspec.convert({name: row[name] for name in columns}, Point, strict=False)
-        except msgspec.ValidationError as error:
-            raise SpecError(f"{where}: {tell_fault(error, Point)}") from None
         except ValueError as error:
             raise SpecError(f"{where}: {error}") from None
+        point = convert({name: row[name] for name in columns}, Point, path=where, strict=False)
         if bare and point.kernel not in BARE_KERNELS:
             raise SpecError(f"{where}: a table without a header has {', '.join(BARE_KERNELS)}, not {point.kernel}")
         if point.key in points:

@@ -228,26 +228,22 @@ def layout_costs(
     parallel = job.parallel
     assert parallel is not None, "the job has a layout"
     if parallel.expert_tensor > 1:
-        raise SpecError("`parallel`: a run takes experts that are whole on a GPU: set expert_tensor to 1")
+        raise SpecError("a run takes experts that are whole on a GPU: set expert_tensor to 1")
     if keeps_whole_states:
         parallel = msgspec.structs.replace(parallel, sharding="none")
     if exchanges_plainly:
         plain: dict[str, Any] = {"dispatcher": "all_to_all", "dispatch_precision": "bf16", "overlap_expert": False}
         parallel = msgspec.structs.replace(parallel, **plain)
     if model.num_experts % parallel.expert:
-        raise SpecError(f"`parallel`: expert ({parallel.expert}) must divide {model.num_experts} experts")
+        raise SpecError(f"expert ({parallel.expert}) must divide {model.num_experts} experts")
     grid, gpus = grid_of(model, parallel, cluster.gpus_per_node), cluster.gpus_per_node
     cluster = msgspec.structs.replace(cluster, slots_per_gpu=model.num_experts // parallel.expert)
     ranks = grid.replica_nodes * gpus // parallel.gpus_per_replica
     one = ranks * parallel.micro_batch * parallel.pipeline
-    inputs = StepInputs(
-        model,
-        gpu,
-        msgspec.structs.replace(cluster, num_nodes=grid.replica_nodes),
-        msgspec.structs.replace(parallel, global_batch=-(-parallel.global_batch // one) * one),
-        tables_of(gpu),
-        constants,
-    )
+    tables = tables_of(gpu)
+    cluster_of_one = msgspec.structs.replace(cluster, num_nodes=grid.replica_nodes)
+    parallel = msgspec.structs.replace(parallel, global_batch=-(-parallel.global_batch // one) * one)
+    inputs = StepInputs(model, gpu, cluster_of_one, parallel, tables, constants)
     return LayoutCosts(model, cluster, job, constants, *times, inputs=inputs)
 
 
@@ -260,11 +256,11 @@ def grid_of(model: ModelSpec, parallel: ParallelSpec, gpus_per_node: int) -> Gri
         When there are more stages than layers, or nodes and the GPUs that hold a stage once do not divide each other.
     """
     if parallel.pipeline * parallel.virtual_stages > model.num_layers:
-        raise SpecError(f"`parallel`: pipeline x virtual_stages must not exceed the {model.num_layers} layers")
+        raise SpecError(f"pipeline x virtual_stages must not exceed the {model.num_layers} layers")
     unit_gpus = math.lcm(parallel.tensor * parallel.context, parallel.expert)
     if unit_gpus % gpus_per_node and gpus_per_node % unit_gpus:
         raise SpecError(
-            f"`parallel`: the {unit_gpus} GPUs that hold the experts of a stage once and the {gpus_per_node} of a node "
+            f"the {unit_gpus} GPUs that hold the experts of a stage once and the {gpus_per_node} of a node "
             "must divide each other"
         )
     stages = [

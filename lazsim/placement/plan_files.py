@@ -6,11 +6,13 @@ from typing import Annotated, Any
 import msgspec
 import numpy as np
 
+from lazsim.decoding import convert, decode_json
 from lazsim.errors import SpecError
-from lazsim.files import decode_json, read_bytes
+from lazsim.files import read_bytes
+from lazsim.limits import MAX_EXPERTS
 from lazsim.placement.plan import PlacementPlan
 
-Slots = list[Annotated[int, msgspec.Meta(ge=0)] | None]
+Slots = list[Annotated[int, msgspec.Meta(ge=0, le=MAX_EXPERTS)] | None]
 
 
 class PlanFile(msgspec.Struct):
@@ -41,16 +43,17 @@ def read_plan(name: str, shape: tuple[int, int, int], num_experts: int) -> tuple
     try:
         plans = decode_json(content, PlanFile).plans
     except ValueError as error:
-        raise SpecError(f"{path or name}: expected the JSON of lazsim place: {error}") from None
+        raise SpecError(f"{path or name}: not the JSON of lazsim place ({error})") from None
     if not policy and len(plans) == 1:
         (policy,) = plans
     if policy not in plans:
         example = f"{path or name}:{next(iter(plans), 'policy')}"
         raise SpecError(f"{name}: has plans of {', '.join(plans) or 'no policy'}; name one of them, as in {example}")
+    layers = _filled(plans[policy], f"plans.{policy}", path or name)
     try:
-        slots_LNS = np.array(_filled(plans[policy]), dtype=np.int64)
-    except (msgspec.ValidationError, ValueError, OverflowError) as error:
-        raise SpecError(f"{name}: plan of {policy}: {error}") from None
+        slots_LNS = np.array(layers, dtype=np.int64)
+    except ValueError:
+        raise SpecError(f"{name}: nodes have unequal numbers of slots; write null for an empty one") from None
     if slots_LNS.shape != shape:
         found, expected = (" x ".join(map(str, one)) for one in (slots_LNS.shape, shape))
         raise SpecError(f"{name}: has {found} layers x nodes x slots; give a plan of {expected}")
@@ -59,9 +62,11 @@ def read_plan(name: str, shape: tuple[int, int, int], num_experts: int) -> tuple
     return PlacementPlan(slots_LNS, num_experts), content
 
 
-def _filled(plan: Any) -> list[list[list[int]]]:
+def _filled(plan: Any, inside: str, path: str) -> list[list[list[int]]]:
     """Return the slots of each layer and node, -1 where they are empty; a plan of one layer may lack that axis."""
-    nodes = msgspec.convert(plan, list[list[Any]])
+    nodes = convert(plan, list[list[Any]], inside, path=path)
     has_layers = any(isinstance(slot, list) for node in nodes for slot in node)
-    layers = msgspec.convert(nodes if has_layers else [nodes], list[list[Slots]])
-    return [[[-1 if expert is None else expert for expert in node] for node in layer] for layer in layers]
+    kind: Any = list[list[Slots]] if has_layers else list[Slots]
+    layers = convert(nodes, kind, inside, path=path)
+    return [[[-1 if expert is None else expert for expert in node] for node in layer]
+            for layer in (layers if has_layers else [layers])]  # fmt: skip

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from lazsim.decoding import convert
 from lazsim.errors import SpecError, prefix_errors, unknown_name
 from lazsim.files import decode_text, read_bytes
 from lazsim.limits import MAX_CONFIG_BYTES, MAX_NODES, MAX_SPEC_BYTES
@@ -16,7 +17,7 @@ from lazsim.specs.hardware import ClusterSpec, GpuSpec
 from lazsim.specs.huggingface import import_config
 from lazsim.specs.job import JobSpec
 from lazsim.specs.model import ModelSpec
-from lazsim.specs.record import Spec, tell_fault, with_units
+from lazsim.specs.record import Spec, with_units
 from lazsim.specs.step import StepConstants
 
 SpecT = TypeVar("SpecT", bound=Spec)
@@ -46,7 +47,7 @@ SIZED_CLUSTERS: Mapping[str, str] = {
 OWN_FILE = "a path to a .toml file"
 OTHER_NAMES: Mapping[str, str] = {
     "clusters": f"{', '.join(SIZED_CLUSTERS)} with any number of nodes, as h100x64; or {OWN_FILE}",
-    "models": f"{OWN_FILE}, or to a config.json of Hugging Face",
+    "models": f"{OWN_FILE}, or to a config.json of Hugging Face; lazsim list models tells of each",
 }
 """Names that are no entry of the catalogue, by kind."""
 
@@ -65,16 +66,17 @@ def read_toml(path: Path | str, text: bytes, spec_type: type[DecodedT]) -> Decod
         if isinstance(plain, dict) and spec_type != dict[str, Any]:
             with prefix_errors(str(path)):
                 plain = with_units(plain)
-        return msgspec.convert(plain, type=spec_type, str_keys=True)
+        return convert(plain, spec_type, path=path)
+    except SpecError as error:
+        is_config = spec_type is ModelSpec and "unknown field" in str(error)
+        hint = "; lazsim model import makes one of a config.json of Hugging Face" if is_config else ""
+        raise SpecError(f"{error}{hint}") from None
     except RecursionError:
         raise SpecError(f"{path}: nested too deeply; write tables that contain no more than numbers and text") from None
     except UnicodeDecodeError as error:
         raise SpecError(f"{path}: {error}") from None
     except msgspec.DecodeError as error:
-        hint = "; lazsim model import makes one of a config.json of Hugging Face" if spec_type is ModelSpec else ""
-        told = tell_fault(error, spec_type)
-        # Fields of a file are no options, though some have the names of options.
-        raise SpecError(f"{path}: {told.replace('`', '')}{hint if 'unknown field' in told else ''}") from None
+        raise SpecError(f"{path}: {error}") from None
     except ValueError:
         # Python refuses to read whole numbers of more than 4,300 digits.
         raise SpecError(f"{path}: a number has thousands of digits; write a smaller one") from None

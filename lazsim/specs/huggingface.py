@@ -6,13 +6,10 @@ from collections import ChainMap
 from collections.abc import Mapping
 from typing import Any
 
-import msgspec
-
+from lazsim.decoding import convert, decode_json
 from lazsim.errors import SpecError, prefix_errors
-from lazsim.files import decode_json
 from lazsim.limits import MAX_LAYERS
 from lazsim.specs.model import ModelSpec
-from lazsim.specs.record import tell_fault
 
 SEQUENCE_LENGTH = 4096
 """Tokens of a training sequence, which no config tells: *assumption*, as of the other models of the catalogue."""
@@ -75,10 +72,7 @@ def import_config(path: str, content: bytes) -> bytes:
             raise SpecError(f"not a config.json of Transformers ({error})") from None
         config = _Config(fields)
         values = _model(config)
-        try:
-            model = msgspec.convert(values, ModelSpec)
-        except msgspec.ValidationError as error:
-            raise SpecError(tell_fault(error, ModelSpec)) from None
+    model = convert(values, ModelSpec, path=path)
     return _toml(values, model, [name for name in OTHER_PARTS if config.has(name)])
 
 

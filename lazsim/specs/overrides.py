@@ -6,17 +6,18 @@ from typing import Any
 
 import msgspec
 
+from lazsim.decoding import convert
 from lazsim.errors import SpecError, prefix_errors, unknown_name
 from lazsim.limits import MAX_WHOLE
 from lazsim.specs.catalog import SpecT
-from lazsim.specs.record import tell_fault, with_units
+from lazsim.specs.record import with_units
 
 FACTOR = re.compile(r"x(\d+(?:\.\d*)?(?:e[+-]?\d+)?)", re.ASCII)
 """Text that multiplies a number, such as ``x0.5``."""
 
 
 def override(
-    spec: SpecT, changes: Mapping[str, Any], name: str, system: str = "", systems: Collection[str] = ()
+    spec: SpecT, changes: Mapping[str, Any], name: str = "", system: str = "", systems: Collection[str] = ()
 ) -> SpecT:
     """Return a copy of a specification with other values of some fields, all set before any is checked.
 
@@ -25,7 +26,7 @@ def override(
     changes
         Values by field; a dot leads into a part of the specification. Text such as ``x0.5`` multiplies a number.
     name
-        How errors name the specification.
+        How errors name the specification, if at all.
     system, systems
         In a table by systems, the entry that changes when a path names the whole table; entries that it may gain.
 
@@ -43,16 +44,16 @@ def override(
     """
     # Also fields that are left out where they have their defaults.
     plain = msgspec.structs.asdict(spec) | msgspec.to_builtins(spec)
-    for field, value in changes.items():
-        with prefix_errors(f"{name}.{field} = {value!r}"):
+    told = [f"{name}.{field} = {value!r}".lstrip(".") for field, value in changes.items()]
+    for (field, value), change in zip(changes.items(), told, strict=True):
+        with prefix_errors(change):
             _set(plain, field.split("."), value, system, systems)
-    with prefix_errors(", ".join(f"{name}.{field} = {value!r}" for field, value in changes.items())):
-        try:
-            return msgspec.convert(with_units(plain), type=type(spec))
-        except msgspec.ValidationError as error:
-            told = tell_fault(error, type(spec), name)
-            # The only change is named already.
-            raise SpecError(told.removeprefix(f"`{name}.{field}`: ") if len(changes) == 1 else told) from None
+    try:
+        return convert(with_units(plain), type(spec), name)
+    except SpecError as error:
+        # A change that is alone is named already.
+        only = f"`{told[0].partition(' ')[0]}`: " if len(told) == 1 else ""
+        raise SpecError(f"{', '.join(told)}: {str(error).removeprefix(only)}") from None
 
 
 def scale(number: float, factor: float) -> float:

@@ -1,99 +1,13 @@
 """The base of specifications: a frozen record, read from TOML, and the ranges of its numbers."""
 
-import re
-from collections.abc import Iterable, Iterator
 from typing import Annotated, Any
 
 import msgspec
-import msgspec.inspect
 from msgspec import Meta
 
 from lazsim import limits
-from lazsim.errors import did_you_mean, prefix_errors
+from lazsim.errors import prefix_errors
 from lazsim.units import QUANTITIES, parse_quantity
-
-_AT = re.compile(r"(.*?)(?: - at `(?:key in )?\$(.*)`)?", re.DOTALL)
-_PART = re.compile(r"\.\w+|\[[^]]*\]")
-_KIND = re.compile(r"`([a-z |]+)`")
-
-WORDS = {
-    "int": "a whole number",
-    "float": "a number",
-    "str": "text",
-    "bool": "true or false",
-    "array": "a list",
-    "object": "a table",
-    "null": "nothing",
-}
-"""Types of msgspec, in plain words."""
-
-
-def tell_fault(error: msgspec.MsgspecError, spec_type: Any, inside: str = "") -> str:
-    """Return what msgspec says of a value as errors of lazsim have it: the field first, then what it may be.
-
-    Parameters
-    ----------
-    error
-        The error of decoding or converting to `spec_type`.
-    inside
-        Name of the specification; the name of a field begins with it.
-
-    Examples
-    --------
-    >>> from typing import Literal
-    >>> class Layout(msgspec.Struct, forbid_unknown_fields=True):
-    ...     recompute: Literal["none", "full"] = "none"
-    ...     tensor: int = 1
-    >>> for value in ({"recompute": "all"}, {"tensor": "2"}, {"tensr": 2}):
-    ...     try:
-    ...         msgspec.convert(value, Layout)
-    ...     except msgspec.ValidationError as error:
-    ...         tell_fault(error, Layout, "layout")
-    "`layout.recompute`: expected one of full, none, found 'all'"
-    '`layout.tensor`: expected a whole number, got text'
-    "`layout.tensr`: unknown field: did you mean 'tensor'? known: recompute, tensor"
-    """
-    found = _AT.fullmatch(str(error))
-    assert found is not None, "every text matches"
-    text, path = found[1], found[2] or ""
-    kinds = list(_alternatives([msgspec.inspect.type_info(spec_type)]))
-    for part in _PART.findall(path):
-        kinds = list(_alternatives(inner for kind in kinds for inner in _parts(kind, part)))
-    field = path.replace("[...]", "").lstrip(".")
-    if named := re.fullmatch(r"Object (contains unknown|missing required) field `(.*)`", text):
-        field = f"{field}.{named[2]}".lstrip(".")
-        text = "is missing"
-        if named[1].startswith("contains"):
-            fields = [field for kind in kinds for field in getattr(kind, "fields", ())]
-            known = dict.fromkeys(one.encode_name for one in fields)
-            text = f"unknown field: {did_you_mean(named[2], list(known))}known: {', '.join(known)}"
-    elif told := re.fullmatch(r"Invalid (?:enum )?value (.*)", text):
-        words = sorted({str(word) for kind in kinds for word in _values(kind)})
-        text = f"expected one of {', '.join(words)}, found {told[1]}" if words else text
-    elif text.startswith("Expected "):
-        plain = _KIND.sub(lambda kind: " or ".join(WORDS.get(one, one) for one in kind[1].split(" | ")), text)
-        text = f"e{plain[1:]}"
-    field = ".".join(part for part in (inside, field) if part)
-    return f"`{field}`: {text}" if field and (path or named) else text
-
-
-def _alternatives(kinds: Iterable[msgspec.inspect.Type]) -> Iterator[msgspec.inspect.Type]:
-    for kind in kinds:
-        yield from kind.types if isinstance(kind, msgspec.inspect.UnionType) else (kind,)
-
-
-def _values(kind: msgspec.inspect.Type) -> Iterable[object]:
-    return kind.values if isinstance(kind, msgspec.inspect.LiteralType) else ()
-
-
-def _parts(kind: msgspec.inspect.Type, part: str) -> list[msgspec.inspect.Type]:
-    """Return the types at ``.field`` or ``[...]`` of a type."""
-    if part.startswith("."):
-        fields = getattr(kind, "fields", ())
-        if isinstance(kind, msgspec.inspect.StructType) and kind.tag_field == part[1:]:
-            return [msgspec.inspect.LiteralType((kind.tag,))]
-        return [field.type for field in fields if field.encode_name == part[1:]]
-    return [getattr(kind, name) for name in ("item_type", "value_type") if hasattr(kind, name)]
 
 
 class Spec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -9,6 +9,7 @@ import numpy as np
 from lazsim.errors import SpecError
 from lazsim.specs import ClusterSpec, GpuSpec, ModelSpec, ParallelSpec, StepConstants
 from lazsim.specs.step import Curve
+from lazsim.stepmodel.pipeline import parts_of
 from lazsim.stepmodel.tables import KERNEL_AXES, MICROSECOND, Grid, KernelTables
 
 MATMUL_KERNELS = {
@@ -155,7 +156,7 @@ def _grid_of(curve_us: Curve) -> Grid:
 
 
 def check_layout(model: ModelSpec, parallel: ParallelSpec, num_gpus: int) -> None:
-    """Raise SpecError when a layout does not divide the model, the batch or the GPUs."""
+    """Raise SpecError when a layout does not divide the model, the batch or the GPUs, or its stages are others."""
     replica = parallel.gpus_per_replica
     experts = parallel.pipeline * parallel.expert * parallel.expert_tensor
     data = num_gpus // replica
@@ -188,4 +189,6 @@ def check_layout(model: ModelSpec, parallel: ParallelSpec, num_gpus: int) -> Non
     ]
     for broken, message in rules:
         if broken:
-            raise SpecError(f"`parallel`: {message}")
+            raise SpecError(message)
+    if parallel.stages:
+        parts_of(model, parallel)

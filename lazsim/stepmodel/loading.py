@@ -69,9 +69,12 @@ def load_inputs(
         nodes = override(nodes, {"num_nodes": gpus // nodes.gpus_per_node}, cluster)
     gpu = load_spec(GpuSpec, nodes.gpu, "cluster")
     start = (load_spec(JobSpec, job, "job").parallel if job else None) or first_layout(nodes)
+    tables = tables_of(gpu)
     with prefix_errors("`layout`"):
-        chosen = override(start, dict(layout or {}), "parallel") if layout else start
-    return StepInputs(spec, gpu, nodes, chosen, tables_of(gpu), load_constants())
+        chosen = override(start, layout) if layout else start
+    given = [f"`job` {job}: parallel"] * (job is not None) + ["`layout`"] * bool(layout)
+    with prefix_errors(" with ".join(given)):
+        return StepInputs(spec, gpu, nodes, chosen, tables, load_constants())
 
 
 def first_layout(cluster: ClusterSpec) -> ParallelSpec:

@@ -63,15 +63,14 @@ def _parts(model: ModelSpec, stages: str, num_parts: int) -> tuple[Part, ...]:
         parts.append([])
         for letter in text:
             if letter not in "EtmL":
-                raise SpecError(f"`parallel`: stages {stages!r} has {letter!r}: use E, t, m, L, |, ( ) and *")
+                raise SpecError(f"stages {stages!r} has {letter!r}: use E, t, m, L, |, ( ) and *")
             name = next(remaining, "") if letter == "t" else names[letter]
             if not name:
-                raise SpecError(f"`parallel`: stages {stages!r} has more than {len(layers)} layers")
+                raise SpecError(f"stages {stages!r} has more than {len(layers)} layers")
             parts[-1].append(name)
     if len(parts) != num_parts or next(remaining, None) is not None:
         raise SpecError(
-            f"`parallel`: stages {stages!r} must have {num_parts} parts (pipeline x virtual_stages) and "
-            f"{len(layers)} layers"
+            f"stages {stages!r} must have {num_parts} parts (pipeline x virtual_stages) and {len(layers)} layers"
         )
     return tuple(_runs(part) for part in parts)
 

@@ -193,7 +193,7 @@ def _run(row: Row, lookup: Lookup) -> MeasuredRun:
         inputs = _inputs(row, lookup)
         settings["graphs"] = inputs.parallel.graphs
     except LazsimError as error:
-        skipped = str(error).replace("`parallel`: ", "")
+        skipped = str(error)
     return MeasuredRun(row["row_id"], row.get("source", ""), settings, row, measured, inputs, skipped)
 
 

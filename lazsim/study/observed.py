@@ -13,9 +13,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
+from lazsim.decoding import decode_json
 from lazsim.engine.simulate import SystemRun
 from lazsim.errors import LazsimError
-from lazsim.files import Faults, decode_json, decode_text, numbered_lines, read_bytes, unpack
+from lazsim.files import Faults, decode_text, numbered_lines, read_bytes, unpack
 from lazsim.limits import LONGEST_S, MAX_ROWS, MAX_WHOLE
 from lazsim.specs import sha256
 from lazsim.study.simulation import resolve_runs, simulate_scenarios

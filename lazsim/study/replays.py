@@ -18,12 +18,13 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 import numpy as np
 
+from lazsim.decoding import convert
 from lazsim.engine.simulate import SystemRun
-from lazsim.errors import LazsimError, SpecError
+from lazsim.errors import LazsimError, SpecError, prefix_errors
 from lazsim.routing import RecordedRouting
 from lazsim.scenario import Resolver
 from lazsim.specs import Spec, read_toml
-from lazsim.specs.record import Amount, Count, NumNodes, PositiveSeconds, Seconds, tell_fault
+from lazsim.specs.record import Amount, Count, NumNodes, PositiveSeconds, Seconds
 from lazsim.study.checkpoint_interval import SettingRuns
 from lazsim.study.deadline import Due, Purchase, compare_purchases, finish_s
 from lazsim.study.simulation import run_scenario
@@ -306,10 +307,8 @@ def _with(setup: Setup, inputs: Mapping[str, Any]) -> Setup:
             table[last] = _changed(name, setup.inputs[name].how, value, table.get(last))
     if setup.num_failures:
         plain["trace"]["duration_s"] = setup.num_failures * plain["trace"]["mtbf_s"]
-    try:
-        return msgspec.convert(plain, Setup)
-    except msgspec.ValidationError as error:
-        raise SpecError(f"`inputs`: {tell_fault(error, Setup)}") from None
+    with prefix_errors("`inputs`"):
+        return convert(plain, Setup)
 
 
 @dataclass(frozen=True)

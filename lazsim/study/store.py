@@ -7,8 +7,9 @@ from typing import Any
 
 import msgspec
 
+from lazsim.decoding import decode_json
 from lazsim.errors import LazsimError
-from lazsim.files import check_file, decode_json, plain_array
+from lazsim.files import check_file, plain_array
 from lazsim.specs import sha256
 
 ROWS = "rows.jsonl"

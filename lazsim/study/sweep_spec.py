@@ -10,13 +10,14 @@ from typing import Any, get_type_hints
 
 import msgspec
 
+from lazsim.decoding import convert
 from lazsim.engine.systems import DEFAULT_SYSTEMS, find_system
 from lazsim.errors import SpecError, prefix_errors, unknown_name
 from lazsim.files import read_bytes
 from lazsim.limits import MAX_SPEC_BYTES, MAX_SWEEP_POINTS
 from lazsim.scenario import DEFAULTS, PARTS_WITH_FIELDS, Defaults
 from lazsim.specs import Spec, read_toml
-from lazsim.specs.record import Number, tell_fault
+from lazsim.specs.record import Number
 
 Point = Mapping[str, Any]
 """Settings of a run by key, and the dotted names of fields; None where a value follows from others."""
@@ -116,11 +117,9 @@ def parse_sweep(document: Mapping[str, Any], *, name: str = "sweep", folder: Pat
     """
     with prefix_errors(name):
         try:
-            checked = msgspec.convert(document, _Document)
-        except msgspec.ValidationError as error:
-            raise SpecError(
-                f"{tell_fault(error, _Document)}; expected a table [base] and one or more tables [grid]"
-            ) from None
+            checked = convert(document, _Document)
+        except SpecError as error:
+            raise SpecError(f"{error}; expected a table [base] and one or more tables [grid]") from None
         base = _axes(checked.base)
         tables = [checked.grid] if isinstance(checked.grid, dict) else checked.grid
         if not tables:
@@ -172,10 +171,8 @@ def _values(key: str, value: Any) -> Sequence[Any]:
 
 def _check_value(key: str, value: Any) -> Any:
     kind: Any = TYPES.get(key, Number | bool | str)
-    try:
-        checked = msgspec.convert(value, kind)
-    except msgspec.ValidationError as error:
-        raise SpecError(f"{key}: {tell_fault(error, kind)}") from None
+    with prefix_errors(key):
+        checked: Any = convert(value, kind)
     if key == "system" and ":" not in str(checked):
         find_system(str(checked))
     return checked

@@ -8,11 +8,12 @@ from datetime import datetime
 
 import msgspec
 
+from lazsim.decoding import convert
 from lazsim.errors import SpecError, prefix_errors
 from lazsim.files import read_bytes
 from lazsim.limits import MAX_NODES
 from lazsim.specs import Spec, read_spec_bytes, read_toml
-from lazsim.specs.record import Count, NumNodes, tell_fault
+from lazsim.specs.record import Count, NumNodes
 from lazsim.trace.hosts import expand_hosts
 from lazsim.units import DURATIONS_S
 
@@ -189,10 +190,7 @@ def make_mapping(
         "time_zone": time_zone,
         "cluster_nodes": parse_nodes(cluster_nodes) if isinstance(cluster_nodes, str) else cluster_nodes,
     }
-    try:
-        return msgspec.convert(fields, TraceMapping)
-    except msgspec.ValidationError as error:
-        raise SpecError(tell_fault(error, TraceMapping)) from None
+    return convert(fields, TraceMapping)
 
 
 def parse_nodes(text: str) -> int | tuple[str, ...]:
@@ -223,8 +221,5 @@ def parse_columns(text: str) -> Columns:
         texts = [part.strip() for part in column.split("+")]
         parts = tuple(int(part[:MOST_DIGITS]) if part.isdecimal() else part for part in texts)
         columns[role.strip()] = parts if len(parts) > 1 else parts[0]
-    with prefix_errors("`columns`"):
-        try:
-            return msgspec.convert(columns, Columns)
-        except msgspec.ValidationError as error:
-            raise SpecError(f"{text[:80]}: {tell_fault(error, Columns)}") from None
+    with prefix_errors(f"`columns` {text[:80]}"):
+        return convert(columns, Columns)

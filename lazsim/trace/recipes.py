@@ -6,9 +6,10 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import NODEFAULT, Meta
 
+from lazsim.decoding import convert
 from lazsim.errors import SpecError
 from lazsim.specs import ClusterSpec, Spec, catalog_names, read_spec_bytes, read_toml
-from lazsim.specs.record import Amount, NumNodes, PositiveSeconds, Quantity, Seconds, Share, tell_fault
+from lazsim.specs.record import Amount, NumNodes, PositiveSeconds, Quantity, Seconds, Share
 from lazsim.units import DAY_S
 
 
@@ -346,11 +347,8 @@ def change_recipe(name: str | None, changes: Mapping[str, Any], cluster: Cluster
         if not changes:
             return recipe
         plain = msgspec.to_builtins(recipe) | changes
-    try:
-        decoded: Recipe = msgspec.convert(plain, Recipe)
-    except msgspec.ValidationError as error:
-        raise SpecError(tell_fault(error, Recipe)) from None
-    return decoded
+    decode: Callable[..., Recipe] = convert
+    return decode(plain, Recipe)
 
 
 def list_recipes() -> dict[str, Recipe]:

@@ -136,6 +136,8 @@ def placements_figure(result: RunResult) -> dict[str, bytes]:
 
 def time_unit(wall_s: float) -> tuple[str, float]:
     """Choose the unit of a time axis."""
+    if wall_s <= 3 * MINUTE_S:
+        return "s", 1.0
     if wall_s <= 3 * HOUR_S:
         return "min", MINUTE_S
     if wall_s <= 3 * DAY_S:

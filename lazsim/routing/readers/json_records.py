@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from lazsim.files import decode_json
+from lazsim.decoding import decode_json
 from lazsim.routing.records import RecordReader
 from lazsim.routing.source import Reader, Reading, Source, text_of
 

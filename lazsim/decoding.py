@@ -1,0 +1,147 @@
+"""Plain data and JSON as records; faults are told in plain words, the field first."""
+
+import codecs
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
+
+import msgspec
+import msgspec.inspect
+
+from lazsim.errors import SpecError, did_you_mean, known_names
+from lazsim.files import in_utf8
+
+RecordT = TypeVar("RecordT")
+
+_AT = re.compile(r"(.*?)(?: - at `(?:key in )?\$(.*)`)?", re.DOTALL)
+_PART = re.compile(r"\.\w+|\[[^]]*\]")
+_KIND = re.compile(r"`([a-z |]+)`")
+_BYTE = re.compile(r"(?:JSON is malformed: )?(.*) \(byte (\d+)\)", re.DOTALL)
+
+WORDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "str": "text",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "a table of fields",
+    "null": "null",
+}
+"""Types of msgspec, in plain words."""
+
+
+def tell_fault(error: msgspec.MsgspecError, spec_type: Any, inside: str = "") -> str:
+    """Return what msgspec says of a value as errors of lazsim have it: the field first, then what it may be.
+
+    Parameters
+    ----------
+    error
+        The error of decoding or converting to `spec_type`.
+    inside
+        Name of the specification; the name of a field begins with it.
+
+    Examples
+    --------
+    >>> from typing import Literal
+    >>> class Layout(msgspec.Struct, forbid_unknown_fields=True):
+    ...     recompute: Literal["none", "full"] = "none"
+    ...     tensor: int = 1
+    >>> for value in ({"recompute": "all"}, {"tensor": "2"}, {"tensr": 2}):
+    ...     try:
+    ...         msgspec.convert(value, Layout)
+    ...     except msgspec.ValidationError as error:
+    ...         tell_fault(error, Layout, "layout")
+    "`layout.recompute`: expected one of full, none, found 'all'"
+    '`layout.tensor`: expected a whole number, got text'
+    "`layout.tensr`: unknown field: did you mean 'tensor'? known: recompute, tensor"
+    """
+    found = _AT.fullmatch(str(error))
+    assert found is not None, "every text matches"
+    text, path = found[1], found[2] or ""
+    kinds = list(_alternatives([msgspec.inspect.type_info(spec_type)]))
+    for part in _PART.findall(path):
+        kinds = list(_alternatives(inner for kind in kinds for inner in _parts(kind, part)))
+    field = path.replace("[...]", "").lstrip(".")
+    if named := re.fullmatch(r"Object (contains unknown|missing required) field `(.*)`", text):
+        field = f"{field}.{named[2]}".lstrip(".")
+        text = "is missing"
+        if named[1].startswith("contains"):
+            fields = [field for kind in kinds for field in getattr(kind, "fields", ())]
+            known = dict.fromkeys(one.encode_name for one in fields)
+            text = f"unknown field: {did_you_mean(named[2], list(known))}{known_names(list(known))}"
+    elif told := re.fullmatch(r"Invalid (?:enum )?value (.*)", text):
+        words = sorted({str(word) for kind in kinds for word in _values(kind)})
+        text = f"expected one of {', '.join(words)}, found {told[1]}" if words else text
+    elif text.startswith("Expected "):
+        plain = _KIND.sub(lambda kind: " or ".join(WORDS.get(one, one) for one in kind[1].split(" | ")), text)
+        text = f"e{plain[1:]}"
+    field = ".".join(part for part in (inside, field) if part).replace(".[", "[")
+    return f"`{field}`: {text}" if field else text
+
+
+def _alternatives(kinds: Iterable[msgspec.inspect.Type]) -> Iterator[msgspec.inspect.Type]:
+    for kind in kinds:
+        yield from kind.types if isinstance(kind, msgspec.inspect.UnionType) else (kind,)
+
+
+def _values(kind: msgspec.inspect.Type) -> Iterable[object]:
+    return kind.values if isinstance(kind, msgspec.inspect.LiteralType) else ()
+
+
+def _parts(kind: msgspec.inspect.Type, part: str) -> list[msgspec.inspect.Type]:
+    """Return the types at ``.field`` or ``[...]`` of a type."""
+    if part.startswith("."):
+        fields = getattr(kind, "fields", ())
+        if isinstance(kind, msgspec.inspect.StructType) and kind.tag_field == part[1:]:
+            return [msgspec.inspect.LiteralType((kind.tag,))]
+        return [field.type for field in fields if field.encode_name == part[1:]]
+    return [getattr(kind, name) for name in ("item_type", "value_type") if hasattr(kind, name)]
+
+
+def convert(value: Any, kind: type[RecordT], inside: str = "", *, path: object = "", strict: bool = True) -> RecordT:
+    """Make a record of plain data.
+
+    Parameters
+    ----------
+    value, kind
+        The data, and the type to make.
+    inside
+        Name of the record; see `tell_fault`.
+    path
+        The file that the data is from, if any. Fields of a file are no options, though some have their names.
+    strict
+        Whether text is refused where a number is expected.
+
+    Raises
+    ------
+    SpecError
+        When the data is of another shape or out of range; see `tell_fault`.
+    """
+    try:
+        return msgspec.convert(value, kind, strict=strict, str_keys=True)
+    except msgspec.ValidationError as error:
+        told = tell_fault(error, kind, inside)
+        raise SpecError(f"{path}: {told.replace('`', '')}" if path else told) from None
+
+
+def decode_json(content: bytes | str | msgspec.Raw, kind: Any = Any) -> Any:
+    """Decode JSON of a type of msgspec; a ValueError says what is wrong, also where it is nested too deeply."""
+    if isinstance(content, bytes):
+        content = in_utf8(content).removeprefix(codecs.BOM_UTF8)
+    try:
+        return msgspec.json.decode(content, type=kind)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(str(error)) from None
+    except msgspec.ValidationError as error:
+        raise ValueError(tell_fault(error, kind).replace("`", "")) from None
+    except msgspec.DecodeError as error:
+        found = _BYTE.search(str(error))
+        if found is None:
+            raise ValueError("ends too early" if "truncated" in str(error) else str(error)) from None
+        text = content.encode() if isinstance(content, str) else bytes(content)
+        before = text[: int(found[2])].decode(errors="replace")
+        line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
+        place = f"line {line}, column {column}" if line > 1 else f"column {column}"
+        raise ValueError(f"{found[1]} at {place}") from None
