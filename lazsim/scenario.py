@@ -62,7 +62,7 @@ from lazsim.trace.cap import DEFAULT_CAP
 from lazsim.trace.mapping import OPTIONS, load_mapping, refuse_mapping
 from lazsim.trace.prices import Prices
 from lazsim.trace.recipes import MtbfSpec, Recipe
-from lazsim.units import parse_duration, parse_price
+from lazsim.units import counted, parse_duration, parse_price
 
 Settings = Mapping[str, Any]
 """Names, paths and values as a user gives them: keys of `Defaults`, and dotted names of fields."""
@@ -346,7 +346,9 @@ class Scenario:
             return NO_SPARES
         most_nodes = trace.most_nodes(self.wall_s(trace))
         if self.num_spares >= most_nodes:
-            raise SpecError(f"`spares` {self.num_spares}: the trace has at most {most_nodes} nodes; give fewer")
+            raise SpecError(
+                f"`spares` {self.num_spares}: the trace has at most {counted(most_nodes, 'node')}; give fewer"
+            )
         return Spares(most_nodes - self.num_spares, self.spare_start_s)
 
     def load_profile(self) -> Profile | None:

@@ -149,6 +149,17 @@ def four_digits(value: float) -> float:
     return float(f"{value:.4g}")
 
 
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """Return a number with its noun, in the plural unless there is one; a verb may follow the noun in both.
+
+    Examples
+    --------
+    >>> counted(1, "node"), counted(1024, "node"), counted(2, "row repeats", "rows repeat")
+    ('1 node', '1,024 nodes', '2 rows repeat')
+    """
+    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
+
+
 def format_duration(seconds: float) -> str:
     """Write seconds in the largest unit that keeps the number readable.
 

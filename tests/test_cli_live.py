@@ -10,8 +10,8 @@ torch = pytest.importorskip("torch", reason="live training needs torch: pip inst
     ("arguments", "said"),
     [
         (("--system", "lazarsu"), "did you mean 'lazarus'?"),
-        (("--nodes", 1), "8 experts do not fit on 1 nodes of 4 slots under lazarus"),
-        (("--nodes", 0), "--nodes: expected a whole number from 1 to 16,384, found '0'"),
+        (("--nodes", 1), "8 experts do not fit on 1 node of 4 slots under lazarus"),
+        (("--nodes", 0), "--nodes: expected a whole number from 1 to 1,024, found '0'"),
         (("--top-k", 9), "--top-k 9: live-small has 8 experts"),
         (("--model", "deepseek-v3"), "choose a GPT-2 shape"),
         (("--text", "missing.txt"), "missing.txt: cannot be read"),

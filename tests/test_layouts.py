@@ -14,7 +14,6 @@ from lazsim.errors import SpecError
 from lazsim.placement.plan import PlacementPlan
 from lazsim.scenario import resolve
 from lazsim.specs import ModelSpec, ParallelSpec, load_spec, sha256
-from lazsim.stepmodel.inputs import StepInputs
 from lazsim.stepmodel.predict import predict_step
 from lazsim.stepmodel.tables import read_tables
 
@@ -64,10 +63,7 @@ def test_the_step_under_even_loads_is_that_of_the_step_model():
     plan = SYSTEMS["checkpoint"].plan_evenly(found, 64)
     times = LayoutStepTimes(found, plan, SYSTEMS["checkpoint"].layout(found, np.arange(64)))
     even = np.ones((1, 58, 256), dtype=np.int64)
-    # Loads without chance: the busiest GPU has the mean.
-    constants = msgspec.structs.replace(found.inputs.constants, learned_imbalance=1.0)
-    parallel = msgspec.structs.replace(scenario.job.parallel, routing="learned")
-    inputs = StepInputs(scenario.model, scenario.gpu, scenario.cluster, parallel, found.inputs.tables, constants)
+    inputs = replace(found.inputs, cluster=scenario.cluster, parallel=scenario.job.parallel)
     assert times.step_s(even)[0] == pytest.approx(predict_step(inputs).step_s)
     assert times.samples_per_step == 8192
 

@@ -161,6 +161,89 @@ def test_a_slip_is_told_with_its_option_and_what_was_meant(lazsim, arguments, sa
     assert said in err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--layout", "tensor=3"), "--layout: tensor x pipeline x context (3) must divide the 32 GPUs"),
+        (("--layout", "tensr=3"), "--layout: tensr = 3: unknown field 'tensr': did you mean 'tensor'?"),
+        (("--layout", "stages=Et"), "--layout: stages 'Et' must have 1 part "),
+        (("--job", "mine.toml"), "--job mine.toml: parallel: tensor x pipeline x context (3) must divide the 32 GPUs"),
+        (
+            ("--job", "mine.toml", "--layout", "pipeline=4"),
+            "--job mine.toml: parallel with --layout: tensor x pipeline x context (12) must divide the 32 GPUs",
+        ),
+    ],
+)
+def test_a_layout_is_refused_by_the_option_or_the_job_that_the_user_gave(
+    lazsim, arguments, said, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    layout = "\n[parallel]\nglobal_batch = 64\ntensor = 3\n"
+    (tmp_path / "mine.toml").write_text((CATALOG_JOBS / "testbed-a.toml").read_text() + layout)
+    code, out, err = lazsim(*STEP, *arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"lazsim: {said}")
+
+
+PLACE = ("place", "--nodes", 4, "--slots", 4, "--experts", 4)
+
+
+@pytest.mark.parametrize("command", [RUN, ("trace", "info", "fail-every-5min"), PLACE, ("recovery", *PLACE[1:])])
+def test_lenient_is_refused_where_no_file_is_read(lazsim, command):
+    code, out, err = lazsim(*command, "--lenient")
+    assert (code, out) == (2, "")
+    assert err == "lazsim: --lenient repairs files of events or loads, and none is given; leave it out\n"
+
+
+JSON_FILES = {
+    '{"plans": 3}': "plans: expected a table of fields, got a whole number",
+    '{"plans": {"mro": [[0, 1], [2, "a"]]}}': "plans.mro[1][1]: expected a whole number or null, got text",
+    '{"plans": {\n"mro": nothing}}': "at line 2, column ",
+    '{"plans": {': "ends too early",
+}
+
+
+@pytest.mark.parametrize("content", JSON_FILES)
+def test_a_fault_of_json_is_told_as_one_of_toml(lazsim, tmp_path, content):
+    (tmp_path / "old.json").write_text(content)
+    code, out, err = lazsim(*PLACE, "--old", tmp_path / "old.json")
+    assert (code, out) == (2, "")
+    assert JSON_FILES[content] in err
+    assert not any(word in err for word in ("`", "$", "Expected", "object", "malformed"))
+
+
+def test_an_option_of_words_or_numbers_is_refused_with_those_it_takes(lazsim):
+    assert lazsim("list", "gpu")[2].startswith(
+        "lazsim: KIND: unknown value 'gpu': did you mean 'gpus'? known: models, "
+    )
+    assert lazsim(*PLACE, "--layer", "x")[2].startswith("lazsim: --layer: expected a whole number from 0 to ")
+    for slip in ("--layout", "--outt"):
+        _, _, err = lazsim(*RUN, slip, "x")
+        near = "did you mean '--out'? " if slip == "--outt" else ""
+        assert err == f"lazsim: unknown option '{slip}': {near}see lazsim run --help\n"
+
+
+def test_a_list_of_names_that_is_too_long_ends_early_and_keeps_what_follows(lazsim):
+    num_models = len(catalog_names("models"))
+    _, _, err = lazsim("run", "--trace", "fail-every-5min", "--model", "nope")
+    listed = err.partition("known: ")[2].partition(";")[0]
+    names, _, more = listed.partition(" and ")
+    assert len(names.split(", ")) + int(more.removesuffix(" more")) == num_models
+    assert err.endswith("lazsim list models tells of each\n")
+
+
+def test_notes_name_the_same_options_on_stderr_in_json_and_in_files(lazsim, tmp_path):
+    # 32 nodes of the recipe on a cluster of 10.
+    _, out, err = lazsim("run", "--trace", "spot-p3-like", "--duration", "1h", "--system", "ds", "--json",
+                         "--out", tmp_path / "out")  # fmt: skip
+    told = [line.removeprefix("note: ") for line in err.splitlines()]
+    notes = json.loads(out)["notes"]
+    assert any("--max-nodes 10 keeps to that" in note for note in notes)
+    for name in ("summary.json", "run.json"):
+        assert json.loads((tmp_path / "out" / name).read_text())["notes"] == notes
+    assert set(notes) <= set(told)
+
+
 FILES = {
     "[parallel]\nglobal_batch = 8\ntensor = 'two'": "parallel.tensor: expected a whole number, got text",
     "[parallel]\nglobal_batch = 8\ntensor = -1": "parallel.tensor: expected a whole number >= 1",

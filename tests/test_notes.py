@@ -43,7 +43,7 @@ def test_a_run_with_too_few_nodes_says_how_many_suffice():
 
 def test_a_model_that_no_cluster_of_this_size_holds_is_refused_with_the_nodes_that_suffice():
     # 256 experts: 42 nodes have 252 slots.
-    with pytest.raises(InfeasiblePlanError, match="10 nodes have 60 slots; use a cluster of 43 nodes or more"):
+    with pytest.raises(InfeasiblePlanError, match="for 60 slots of 10 nodes; use a cluster of 43 nodes or more"):
         notes_of(nodes_at(0.0, 4), model="deepseek-v3")
 
 
@@ -53,12 +53,20 @@ def test_kernels_of_another_gpu_are_told_where_the_layout_of_a_run_takes_them():
         assert (told in notes_of(nodes_at(0.0, 4), model="deepseek-v3", cluster=cluster)) == is_told
 
 
+def test_a_run_says_which_systems_change_the_layout_and_so_its_steps():
+    notes = notes_of(nodes_at(0.0, 64), ("lazarus", "checkpoint"), "deepseek-v3", cluster="h200x64")
+    told = (
+        "recovery from nodes, or padding, takes another layout than the job's, with other steps: sharding none: lazarus"
+    )
+    assert told in notes
+
+
 def test_a_run_whose_nodes_come_too_late_says_so_and_not_that_they_are_too_few():
     # A restart takes 30 s and 0.6 s a node.
     why = "are there for at most 95 s in a row, and a start takes 120 s of collecting new nodes and"
     first, second, _ = notes_of(nodes_at(5.0, 8, 100.0), routing="uniform")
-    assert first.startswith(f"lazarus trains nothing: the 3 nodes that it takes {why}")
-    assert second.startswith(f"ds trains nothing: the 4 nodes that it takes {why}")
+    assert first.startswith(f"lazarus trains nothing: 3 nodes, which it takes, {why}")
+    assert second.startswith(f"ds trains nothing: 4 nodes, which it takes, {why}")
 
 
 def test_a_run_that_outlasts_its_trace_says_that_the_trace_is_too_short():

@@ -115,7 +115,7 @@ def test_nodes_that_a_log_does_not_name_are_given_by_number_or_by_name(read):
     assert read(log, cluster_nodes=4).num_alive()[1].tolist() == [4, 2]
     named = read(log, cluster_nodes=("gpu-[1-4]",))
     assert set(named.names) == {"gpu-1", "gpu-2", "gpu-3", "gpu-4"}
-    assert any(note.startswith("1 nodes of the file are none of `cluster_nodes`") for note in named.notes)
+    assert any(note.startswith("1 node of the file not among `cluster_nodes`") for note in named.notes)
     with pytest.raises(LazsimError, match="none of the nodes"):
         read(log, cluster_nodes=("cpu-[1-4]",))
     with pytest.raises(LazsimError, match=r"100,000 nodes at once; at most 16,384"):
@@ -155,7 +155,7 @@ def test_kubernetes_event_that_stands_for_several_counts_at_its_first_and_last_t
         event("NodeReady", "a", "00:00:50", "01:00:50", count=3),
     ]})  # fmt: skip
     assert [one[0] for one in history(trace) if one[1]] == [0.001, 3600.0]
-    assert any(note.startswith("2 events between") for note in trace.notes)
+    assert any(note.startswith("2 events without a time, between") for note in trace.notes)
 
 
 def test_kubernetes_reboot_is_a_loss_though_the_node_is_back_at_once(read):
@@ -366,7 +366,7 @@ def test_sacctmgr_node_that_drains_is_lost_once_it_is_drained(read):
         "gpu-2|2025-03-01T03:00:00|2025-03-01T03:30:00|DOWN*|Not responding\n"
     )
     assert [(batch[0], batch[1]) for batch in history(trace) if batch[1]] == [(0.001, ["gpu-1"]), (7200.0, ["gpu-2"])]
-    assert any(note.startswith("1 rows are left out") for note in trace.notes)
+    assert any(note.startswith("1 row is left out") for note in trace.notes)
 
 
 @pytest.mark.parametrize(

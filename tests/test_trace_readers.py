@@ -92,8 +92,8 @@ def test_gcloud_rows_out_of_order_and_repeated_stamps_are_mended_and_told(write)
     trace = read_trace(write("\n".join(rows)))
     assert trace.num_alive()[0].tolist() == [0.0, 120.0]
     assert trace.num_alive()[1].tolist() == [2, 1]
-    assert any("1 rows step back" in note for note in trace.notes)
-    assert any("1 rows repeat" in note for note in trace.notes)
+    assert any("1 row steps back" in note for note in trace.notes)
+    assert any("1 row repeats" in note for note in trace.notes)
 
 
 def test_parcae_rows_carry_the_duration(write):
@@ -129,7 +129,7 @@ def test_infinitehbd_overlapping_faults_are_one_absence(write):
     faults = [fault("x", 1, "start"), fault("x", 2, "start"), fault("x", 3, "end"), fault("x", 4, "end")]
     trace = read_trace(write(json.dumps(faults)))
     assert [batch[0] / 86400 for batch in trace.batches()] == [0, 1, 4]
-    assert any(note.startswith("1 faults start while another") for note in trace.notes)
+    assert any(note.startswith("1 fault starts while another") for note in trace.notes)
 
 
 def test_infinitehbd_fault_of_no_length_interrupts_the_node(write):

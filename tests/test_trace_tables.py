@@ -133,7 +133,7 @@ def test_table_of_any_form_is_read_alike(write, form):
         ("time,event,node\n0,add,a\n9,remove,caf\xe9\n".encode("latin-1"), "line 3: not in UTF-8; save it as UTF-8"),
         ("zone,count\na,5\n", "its columns (zone, count) do not tell which nodes come and go; give `columns`"),
         (json_lines(COUNTS) + "\n{", "line 4: not valid JSON"),
-        (COUNTS + "2025-03-01 00:15:00\n", "line 5: 1 columns are too few"),
+        (COUNTS + "2025-03-01 00:15:00\n", "line 5: 1 column, too few"),
         (COUNTS + "2025-03-01 00:15:00,7.5\n", "line 5: '7.5' is not a count of nodes"),
         (COUNTS + "900,7\n", "line 5: '900' is not a date, as the times before are"),
         (
@@ -239,7 +239,7 @@ def test_mapping_names_words_and_says_whether_they_are_states(write):
         ({"columns": "time=1"}, "`columns` time=1: name the columns of one shape"),
         ({"columns": "when=1,count=2"}, "`when`: unknown field: known: time, count"),
         ({"columns": "time=0,count=2"}, ">= 1"),
-        ({"columns": "time=1,count=3"}, "line 1: 2 columns are too few"),
+        ({"columns": "time=1,count=3"}, "line 1: 2 columns, too few"),
         ({"columns": "time=day,count=2"}, "no column 'day'"),
         ({"where": "zone"}, "`where` 'zone': write COLUMN=PATTERN"),
         ({"where": "2=9"}, "none of its 3 rows has 2=9; change `where`"),

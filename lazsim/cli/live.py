@@ -26,6 +26,7 @@ from lazsim.cli.messages import Choice
 from lazsim.cli.progress import live_progress
 from lazsim.cli.replay import DEFAULT_CAP, MAPPING_FIELDS, read_stretch, replay_options
 from lazsim.errors import LazsimError
+from lazsim.units import counted
 
 if TYPE_CHECKING:
     from lazsim.live.coordinator import Coordinator
@@ -96,7 +97,7 @@ def build_spec(settings: dict[str, Any]) -> "LiveSpec":
     model = load_spec(ModelSpec, settings["model"], "model") if settings["model"] else SMALL_MODEL
     if settings["top_k"]:
         if settings["top_k"] > model.num_experts:
-            raise LazsimError(f"`top_k` {settings['top_k']}: {model.name} has {model.num_experts} experts")
+            raise LazsimError(f"`top_k` {settings['top_k']}: {model.name} has {counted(model.num_experts, 'expert')}")
         model = msgspec.structs.replace(model, top_k=settings["top_k"])
     return LiveSpec(
         model=msgspec.structs.replace(model, vocab_size=256),
@@ -148,7 +149,7 @@ def write_routing(path: Path | None, routing: Any) -> None:
     from lazsim.routing.table import write_csv
 
     write_whole(path, write_csv(routing))
-    note(f"loads of {len(routing.steps)} steps are in {path}")
+    note(f"{path} has the loads of {counted(len(routing.steps), 'step')}")
 
 
 @click.command()
@@ -235,7 +236,7 @@ def _run_on_cluster(spec: "LiveSpec", listen: str, settings: dict[str, Any]) -> 
         def announce(coordinator: "Coordinator") -> None:
             on_start(coordinator)
             worker = "python -m lazsim.live.worker --controller"
-            note(f"waiting for {num_nodes} workers: {worker} {host}:{coordinator.server.port}")
+            note(f"waiting for {counted(num_nodes, 'worker')}: {worker} {host}:{coordinator.server.port}")
 
         return await run_on_cluster(
             spec, secret, host, int(port), num_initial=num_nodes, device=device, on_start=announce

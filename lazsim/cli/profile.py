@@ -32,6 +32,7 @@ from lazsim.cli.common import (
 from lazsim.cli.messages import Choice, Group
 from lazsim.errors import LazsimError
 from lazsim.limits import MAX_EXPERTS
+from lazsim.units import counted
 
 if TYPE_CHECKING:
     from lazsim.stepmodel.tables import KernelTables
@@ -111,7 +112,10 @@ def command(out: Path | None, **settings: Any) -> None:
     for kernel, reason in header.skipped.items():
         note(f"skipped: {kernel}: {reason}")
     tell_notes(profile_notes(out, settings["model"]))
-    click.echo(f"{len(points)} points of {len(header.kernels)} kernels are in {out}; lazsim profile show {out}")
+    click.echo(
+        f"{out} has {counted(len(points), 'point')} of {counted(len(header.kernels), 'kernel')}; lazsim profile "
+        f"show {out}"
+    )
 
 
 def _tables(path: Path) -> "KernelTables | None":
@@ -207,7 +211,7 @@ def merge(files: tuple[Path, ...], remark: str, out: Path) -> None:
     if remark:
         header.conditions["note"] = remark
     save_profile(out, header, points)
-    click.echo(f"{len(points)} points of {len(files)} profiles are in {out}")
+    click.echo(f"{out} has {counted(len(points), 'point')} of {counted(len(files), 'profile')}")
 
 
 @command.command("import")
@@ -237,7 +241,7 @@ def import_command(path: str, gpu: str | None, stand_ins: tuple[str, ...], out: 
     imported = import_tables(path, gpu, parse_stand_ins(stand_ins))
     write_out(out, imported.text.encode())
     show(imported, imported.notes, tables_check_parts, as_json=as_json)
-    note(f"{imported.num_points} points are in {out}; lazsim profile show {out}")
+    note(f"{out} has {counted(imported.num_points, 'point')}; lazsim profile show {out}")
 
 
 @command.command()

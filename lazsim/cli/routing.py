@@ -25,6 +25,7 @@ from lazsim.cli.common import (
     write_out,
 )
 from lazsim.cli.messages import Group
+from lazsim.units import counted
 
 reading_options = options(
     click.argument("path", metavar="FILE"),
@@ -100,7 +101,9 @@ def generate(spec: str, layers: int, experts: int, steps: int, seed: int, out: P
 
     recorded = record(spec, layers, experts, steps, seed)
     write_out(out, write_csv(recorded))
-    note(f"{len(recorded.steps)} steps of {layers} layers and {experts} experts are in {out}")
+    note(
+        f"{out}: {counted(len(recorded.steps), 'step')} of {counted(layers, 'layer')} and {counted(experts, 'expert')}"
+    )
 
 
 @command.command()

@@ -18,6 +18,7 @@ from lazsim.cli.common import (
     worker_options,
     write_results,
 )
+from lazsim.units import counted
 
 MOST_FAILURES = 10
 """Failed runs that are named."""
@@ -57,4 +58,6 @@ def command(spec: Path, out: Path, as_json: bool, **workers: Any) -> None:
         note(f"{label}: {error}")
     if result.failures:
         num_runs = len(result.rows) + len(result.failures)
-        raise LazsimError(f"{spec}: {len(result.failures)} of {num_runs} runs failed; mend them and start it again")
+        raise LazsimError(
+            f"{spec}: {len(result.failures)} of {counted(num_runs, 'run')} failed; mend them and start it again"
+        )

@@ -29,7 +29,7 @@ from lazsim.cli.replay import max_nodes_option, read_stretch, replay_options
 from lazsim.trace import load_recipe, trace_bytes, trace_stats
 from lazsim.trace.fetch import BASE_URL, BASE_URL_VARIABLE
 from lazsim.trace.stats import rate_note
-from lazsim.units import format_duration
+from lazsim.units import counted, format_duration
 
 WRITERS = {"lazsim": trace_bytes}
 
@@ -67,7 +67,10 @@ def convert(to: str, out: Path, **reading: Any) -> None:
     trace = read_stretch(**reading)
     write_out(out, WRITERS[to](trace, {"source": Path(trace.name).name, "source_sha256": trace.sha256}))
     tell_notes(trace.notes)
-    note(f"{out}: {len(trace)} events of {len(trace.names)} nodes over {format_duration(trace.duration_s)}")
+    note(
+        f"{out}: {counted(len(trace), 'event')} of {counted(len(trace.names), 'node')} over "
+        f"{format_duration(trace.duration_s)}"
+    )
 
 
 mtbf_options = options(

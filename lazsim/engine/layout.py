@@ -18,6 +18,7 @@ from lazsim.errors import SpecError
 from lazsim.placement.grid import Grid
 from lazsim.placement.plan import Ints, PlacementPlan
 from lazsim.specs import WEIGHT_BYTES_PER_PARAM, ClusterSpec, GpuSpec, JobSpec, ModelSpec, ParallelSpec, StepConstants
+from lazsim.stepmodel.experts import chance_imbalance
 from lazsim.stepmodel.inputs import StepInputs
 from lazsim.stepmodel.loading import tables_of
 from lazsim.stepmodel.memory import ACTIVATION_BYTES, memory_bytes
@@ -98,19 +99,32 @@ class LayoutCosts(CostModel):
         )
 
     def step_s(self, num_nodes: int, imbalance_B: Floats) -> Floats:
-        """Return the seconds of steps whose busiest GPU has `imbalance_B` times the mean tokens for its experts."""
-        powers_B = np.log(np.maximum(imbalance_B, 1.0)) / math.log(IMBALANCE_RATIO)
+        """Return the seconds of steps whose busiest GPU has `imbalance_B` times the mean tokens for its experts.
+
+        Notes
+        -----
+        Loads are sums over a step: those of a micro-batch are uneven by chance also where these are even, as in
+        `lazsim.stepmodel.experts.imbalance`. Where loads are more uneven than that, chance adds nothing.
+        """
+        uneven_B = np.maximum(imbalance_B, self._least_imbalance)
+        powers_B = np.log(uneven_B / self._least_imbalance) / math.log(IMBALANCE_RATIO)
         powers = range(int(powers_B.min()), int(powers_B.max()) + 2)
         return np.interp(
-            np.maximum(imbalance_B, 1.0),
-            [IMBALANCE_RATIO**power for power in powers],
+            uneven_B,
+            [self._least_imbalance * IMBALANCE_RATIO**power for power in powers],
             [self._predicted_s(num_nodes, power) for power in powers],
         )
+
+    @cached_property
+    def _least_imbalance(self) -> float:
+        return chance_imbalance(self.inputs.own_tokens * self.model.top_k, self.inputs.parallel.expert)
 
     def _predicted_s(self, num_nodes: int, power: int) -> float:
         if (num_nodes, power) not in self._known_s:
             inputs = self.inputs_for(num_nodes)
-            constants = msgspec.structs.replace(inputs.constants, learned_imbalance=IMBALANCE_RATIO**power)
+            constants = msgspec.structs.replace(
+                inputs.constants, learned_imbalance=self._least_imbalance * IMBALANCE_RATIO**power
+            )
             parallel = msgspec.structs.replace(inputs.parallel, routing="learned")
             predicted = predict_step(replace(inputs, constants=constants, parallel=parallel))
             self._known_s[num_nodes, power] = predicted.step_s

@@ -18,6 +18,7 @@ from lazsim.reliability import SurvivalEstimate
 from lazsim.routing import Routing
 from lazsim.trace.prices import ONE, Prices, node_hours
 from lazsim.trace.table import Batch, Trace
+from lazsim.units import counted
 
 
 @dataclass(frozen=True)
@@ -258,15 +259,16 @@ def require_fit(system: System, costs: CostModel, most_nodes: int) -> None:
     num_slots, fewest = most_nodes * cluster.slots_per_node, system.fewest_nodes(costs)
     if num_slots < model.num_experts:
         raise InfeasiblePlanError(
-            f"{who}: {model.num_experts} experts, but {most_nodes} nodes have {num_slots} slots; use a cluster of "
-            f"{fewest} nodes or more, or a smaller model"
+            f"{who}: {model.num_experts} experts for {counted(num_slots, 'slot')} of "
+            f"{counted(most_nodes, 'node')}; use a cluster of "
+            f"{counted(fewest, 'node')} or more, or a smaller model"
         )
     if system.is_elastic:
         # The policy says why it does not apply.
         system.plan_evenly(costs, most_nodes)
     raise InfeasiblePlanError(
         f"{who}: equal chunks of {model.num_experts} experts, at most {cluster.slots_per_gpu} on a GPU, take groups of "
-        f"{fewest} nodes, and there are {most_nodes}; use a larger cluster, or leave {system.name} out"
+        f"{counted(fewest, 'node')}, and there are {most_nodes}; use a larger cluster, or leave {system.name} out"
     )
 
 

@@ -27,6 +27,7 @@ from lazsim.live.plan import Reached, hold_everything, is_same_placement, plan_g
 from lazsim.live.record import Recorder
 from lazsim.live.worker_server import WorkerConnection, WorkerServer
 from lazsim.placement.plan import Ints
+from lazsim.units import counted
 
 FAILURE_WINDOW_S = 0.02
 """Failures that the coordinator learns of within this time count as one."""
@@ -113,7 +114,7 @@ class Coordinator:
             raise LazsimError(f"`nodes` {minimum}: descriptors suffice for {server.max_workers}; raise `ulimit -n`")
         await server.wait_until(lambda: len(server.workers) >= minimum, self._start_timeout_s)
         if len(server.workers) < minimum:
-            self.stop(f"{len(server.workers)} of {minimum} workers came within {self._start_timeout_s:g} s")
+            self.stop(f"{len(server.workers)} of {counted(minimum, 'worker')} came within {self._start_timeout_s:g} s")
         if not self._usable_nodes(len(server.workers)):
             # The job waits from its first instant, and faults begin.
             await self._start_clock()

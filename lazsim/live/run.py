@@ -32,6 +32,7 @@ from lazsim.pytorch.device import check_memory, choose_device
 from lazsim.scenario import Scenario, resolve
 from lazsim.specs import sha256
 from lazsim.trace.table import Trace
+from lazsim.units import counted
 
 LOCAL_START_TIMEOUT_S = 60.0
 CLUSTER_START_TIMEOUT_S = 3600.0
@@ -64,8 +65,8 @@ def live_costs(spec: LiveSpec, num_nodes: int) -> CostModel:
     LIVE_SYSTEMS[spec.system].require(costs, num_nodes)
     if not LIVE_SYSTEMS[spec.system].usable_nodes(costs, num_nodes):
         raise LazsimError(
-            f"{spec.model.name}: {spec.model.num_experts} experts do not fit on {num_nodes} nodes of "
-            f"{spec.slots_per_node} slots under {spec.system}; use more `nodes` or `slots`"
+            f"{spec.model.name}: {spec.model.num_experts} experts do not fit on {counted(num_nodes, 'node')} of "
+            f"{counted(spec.slots_per_node, 'slot')} under {spec.system}; use more `nodes` or `slots`"
         )
     return costs
 

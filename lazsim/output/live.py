@@ -14,6 +14,7 @@ from lazsim.live.validate import NEGLIGIBLE_SHARE, ComparedQuantity, Validation
 from lazsim.output.plots.style import name_pictures
 from lazsim.output.report import Report, timeline_of
 from lazsim.output.table import Column, Part, Table, key
+from lazsim.units import counted
 
 NUM_STEPS_SHOWN = 6
 COUNTS = ("failures", "reconfigurations", "rebalances", "restarts", "lost_steps")
@@ -24,9 +25,9 @@ def live_parts(run: LiveRun) -> Iterator[Part]:
     """Show a live run: some of its steps, and every recovery."""
     total = run.run
     backends = f", exchanged by {' and '.join(run.exchanged_by)}" if run.exchanged_by else ""
-    counts = ", ".join(f"{total.counts[name]} {name.replace('_', ' ')}" for name in COUNTS)
+    counts = ", ".join(counted(total.counts[name], name.replace("_", " ").removesuffix("s")) for name in COUNTS)
     yield (
-        f"{total.system}: {total.steps} steps, {total.samples:,} samples in {total.wall_s:.1f} s, "
+        f"{total.system}: {counted(total.steps, 'step')}, {counted(total.samples, 'sample')} in {total.wall_s:.1f} s, "
         f"ETTR {total.ettr:.1%}{backends}\n{counts}"
     )
     if run.steps:
@@ -67,8 +68,8 @@ def validation_parts(validation: Validation) -> Iterator[Part]:
     run = validation.measured.run
     model = validation.inputs["spec"]["model"]["name"]
     yield (
-        f"{run.system}, {model}: {run.wall_s:.0f} s, {run.counts['failures']} failures, "
-        f"{run.counts['reconfigurations']} reconfigurations, {run.counts['restarts']} restarts"
+        f"{run.system}, {model}: {run.wall_s:.0f} s, {counted(run.counts['failures'], 'failure')}, "
+        f"{counted(run.counts['reconfigurations'], 'reconfiguration')}, {counted(run.counts['restarts'], 'restart')}"
     )
     columns = [key("", of="name"), Column("measured", ".4g", of="measured"), Column("predicted", ".4g", of="predicted")]
     columns += [Column("error", _error, of="error"), Column("judged", of=lambda one: _judge(one, validation.tolerance))]

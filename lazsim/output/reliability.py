@@ -15,7 +15,7 @@ from lazsim.reliability import SurvivalCurve
 from lazsim.reliability.comparison import NodeLoss, PlanComparison, all_inputs
 from lazsim.reliability.failure_scenarios import FailureScenarios
 from lazsim.reliability.survival import PolicyReliability, ReliabilityReport
-from lazsim.units import GIB, MIB
+from lazsim.units import GIB, MIB, counted
 
 MOST_LOST_SHOWN = 8
 """Lost experts that are named."""
@@ -127,7 +127,7 @@ def reliability_report(report: ReliabilityReport) -> Report:
         else "Exact: no set of failures is sampled."
     )
     return Report(
-        f"Do the experts survive on {report.task.num_nodes} nodes?",
+        f"Do the experts survive on {counted(report.task.num_nodes, 'node')}?",
         f"{answer}.",
         f"{sure} Plans are those of the loads given, and all {unit} are equally likely to fail.",
         all_inputs(report.task, names, report.scenarios.inputs),
@@ -192,7 +192,7 @@ def _memory_line(memory: Mapping[str, Any]) -> str:
 
 def _loss_parts(comparison: PlanComparison, *, all_mappings: bool) -> Iterator[Part]:
     nodes, num_left = ", ".join(map(str, comparison.lost)), comparison.task.num_nodes - len(comparison.lost)
-    yield f"after the loss of nodes {nodes}, planned anew on {num_left} nodes"
+    yield f"after the loss of nodes {nodes}, planned anew on {counted(num_left, 'node')}"
     keys = [key("policy"), *((key("mapping"), key("sharing")) if all_mappings else ())]
     columns: list[Column | str] = [*keys, "experts"]
     columns += [Column(name, ",.1f") for name in ("total", "sends", "receives", "bound")]

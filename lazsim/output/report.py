@@ -13,7 +13,7 @@ from lazsim.engine.log import FailureRecord, TimeSpan, longest
 from lazsim.engine.simulate import SystemRun
 from lazsim.output.plots.style import LOOKS, Look, looks_of
 from lazsim.output.table import Column, Part, cell_text
-from lazsim.units import format_duration
+from lazsim.units import counted, format_duration
 
 TEMPLATE, SCRIPT = (Path(__file__).with_name(name) for name in ("report.html.jinja", "report.js"))
 
@@ -113,7 +113,7 @@ def _part(part: Part) -> Any:
         for row in part.rows[:MOST_ROWS]
     ]
     more = len(part.rows) - len(rows)
-    notes = [*part.notes, *([f"{more:,} more rows are in the other files"] if more else [])]
+    notes = [*part.notes, *([f"{counted(more, 'more row is', 'more rows are')} in the other files"] if more else [])]
     return {"title": part.title, "columns": shown, "rows": rows, "notes": notes}
 
 

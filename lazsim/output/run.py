@@ -16,7 +16,7 @@ from lazsim.output.table import Column, Part, Table, key
 from lazsim.study.deadline import DeadlineResult, Purchase
 from lazsim.study.result import RunResult
 from lazsim.study.simulation import plan_of
-from lazsim.units import GIB, HOUR_S, format_duration
+from lazsim.units import GIB, HOUR_S, counted, format_duration
 
 MOST_WITH_DURATIONS = 3
 """Systems up to which durations stand beside shares."""
@@ -155,7 +155,7 @@ def _setting_text(run: SystemRun) -> str:
     others = [f"{name.replace('_', ' ')} {value or 'as published'}" for name, value in run.setting.items()]
     if run.lost_token_share is not None:
         others.append(f"loses {run.lost_token_share:.2%} of tokens")
-    return ", ".join([f"{run.interval_steps} steps", *others])
+    return ", ".join([f"{counted(run.interval_steps, 'step')}", *others])
 
 
 def _ledger_by_run_table(result: RunResult) -> Table:
@@ -196,7 +196,7 @@ def _deadline_table(result: DeadlineResult) -> Table:
         Column("$", ",.0f", of="cost_usd"),
         Column("$/M samples", ",.2f", of=per_million),
     ]
-    work = f"{_hours(due.work_s)} of work on {result.num_nodes} nodes ({result.samples:,} samples)"
+    work = f"{_hours(due.work_s)} of work on {counted(result.num_nodes, 'node')} ({counted(result.samples, 'sample')})"
     return Table.of(
         result.purchases, columns, f"{work}, due after {_hours(due.deadline_s)}: node-hours and cost until done"
     )

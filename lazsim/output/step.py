@@ -6,7 +6,7 @@ from lazsim.files import json_bytes
 from lazsim.output.plots.style import name_pictures
 from lazsim.output.table import Column, Part, Table, key
 from lazsim.study.step import StepResult
-from lazsim.units import GIB
+from lazsim.units import GIB, counted
 
 
 def step_parts(result: StepResult) -> Iterator[Part]:
@@ -15,13 +15,14 @@ def step_parts(result: StepResult) -> Iterator[Part]:
     parallel = inputs.parallel
     low, high = result.range_tokens_per_s
     yield (
-        f"{inputs.model.name} on {inputs.num_gpus} GPUs of {inputs.cluster.name}: "
+        f"{inputs.model.name} on {counted(inputs.num_gpus, 'GPU')} of {inputs.cluster.name}: "
         f"{time.tokens_per_s_per_gpu:,.0f} tokens/s a GPU ({low:,.0f} to {high:,.0f}), step {time.step_s:.2f} s, "
         f"MFU {time.mfu:.1%}"
     )
     yield (
         f"tensor {parallel.tensor}, pipeline {parallel.pipeline} x {parallel.virtual_stages}, context "
-        f"{parallel.context}, expert {parallel.expert}, data {inputs.data}; {parallel.global_batch} sequences of "
+        f"{parallel.context}, expert {parallel.expert}, data {inputs.data}; "
+        f"{counted(parallel.global_batch, 'sequence')} of "
         f"{inputs.model.sequence_length} tokens in micro-batches of {parallel.micro_batch}; {parallel.precision}, "
         f"{parallel.dispatcher}, recomputation {parallel.recompute}, graphs {parallel.graphs}"
     )

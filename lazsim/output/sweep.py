@@ -11,6 +11,7 @@ from lazsim.specs import sha256 as sha256_of
 from lazsim.study.comparison import Ranked
 from lazsim.study.intervals import MIN_SAMPLES, Interval
 from lazsim.study.sweep_result import Alternative, Contest, SpareCost, SweepResult, paying_spares
+from lazsim.units import counted
 
 MOST_SETTINGS = 20
 """Settings that are shown; table.csv has all of them."""
@@ -76,7 +77,7 @@ def sweep_report(result: SweepResult, name: str, sha256: str) -> Report:
     ids = [row["id"] for row in result.rows]
     hashed = {"name": f"{len(ids)}; table.csv has the hash of each", "sha256": sha256_of("".join(ids).encode())}
     return Report(
-        f"Sweep of {', '.join(result.setting_keys) or 'systems'}: {len(ids)} runs",
+        f"Sweep of {', '.join(result.setting_keys) or 'systems'}: {counted(len(ids), 'run')}",
         answer,
         f"{_explanation({row['num_runs'] for row in means}).capitalize()}.",
         {"specification": {"name": name, "sha256": sha256}, "runs": hashed},
@@ -127,7 +128,7 @@ def _along_axes(
     columns += [Column(run, has_name=True) for run in runs]
     shown = list(settings.items())[:MOST_SETTINGS]
     more = len(settings) - len(shown)
-    notes = [f"{more} more settings are in table.csv"] if more else []
+    notes = [f"{counted(more, 'more setting is', 'more settings are')} in table.csv"] if more else []
     yield Table(columns, [(*setting, *map(cells.get, runs)) for setting, cells in shown], title, notes)
 
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from lazsim.output.table import Column, Part, Table, facts, key, terminal_width
 from lazsim.trace.stats import TraceStats
 from lazsim.trace.table import Trace
-from lazsim.units import HOUR_S, format_duration
+from lazsim.units import HOUR_S, counted, format_duration
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -76,13 +76,13 @@ def _stats_rows(stats: TraceStats) -> Iterator[tuple[str, str]]:
     yield "distinct nodes", f"{stats.num_nodes}"
     yield "nodes alive", f"{mean} mean, {stats.min_nodes} to {stats.peak_nodes}, {stats.initial_nodes} at the start"
     yield "node-hours", f"{stats.node_hours:,.0f}" if stats.node_hours >= 100 else f"{stats.node_hours:.3g}"
-    yield "losses", f"{stats.num_losses:,}, of {stats.num_removals:,} nodes in all"
+    yield "losses", f"{stats.num_losses:,}, of {counted(stats.num_removals, 'node')} in all"
     yield "a node is lost", _loss_rate(per_hour)
     yield "nodes per loss", f"{_known(stats.loss_size_mean, '.3g')} mean, {stats.loss_size_max} at most"
     yield "losses that take all", _known(stats.take_all_share, ".1%")
     lifetime = f"{_duration(stats.lifetime_median_s)} median, {_duration(stats.lifetime_mean_s)} mean"
     yield "lifetime of lost nodes", lifetime
-    yield "alive at the end", f"{stats.num_censored} nodes, not in the lifetimes"
+    yield "alive at the end", f"{counted(stats.num_censored, 'node')}, not in the lifetimes"
     yield "between losses", f"{_duration(stats.loss_gap_mean_s)} mean"
     spread = "-1 as a clock, 0 at random, towards +1 in bursts"
     yield "burstiness", f"{_known(stats.burstiness, '+.2f')} ({spread})"

@@ -20,6 +20,7 @@ from lazsim.placement.steady import PlanChange, gpu_slots, lay_on, tell_change
 from lazsim.reliability.plans import PlanScore, make_plans, score_plan
 from lazsim.reliability.task import PlanningTask
 from lazsim.specs import ModelSpec, load_spec, sha256
+from lazsim.units import counted
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,5 +227,7 @@ def _checked_nodes(lose: Sequence[int], num_nodes: int) -> tuple[int, ...]:
     if lost and lost[-1] >= num_nodes:
         raise SpecError(f"`lose` {text}: no node {lost[-1]}; nodes are 0 to {num_nodes - 1}")
     if len(lost) == num_nodes:
-        raise SpecError(f"`lose` {text}: all {num_nodes} nodes fail and nothing is left to plan for; leave one")
+        raise SpecError(
+            f"`lose` {text}: all {counted(num_nodes, 'node')} fail and nothing is left to plan for; leave one"
+        )
     return tuple(lost)

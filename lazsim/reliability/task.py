@@ -16,6 +16,7 @@ from lazsim.placement.steady import check_move_cost
 from lazsim.reliability.loads import get_loads
 from lazsim.routing.loading import UNIFORM
 from lazsim.specs import ClusterSpec, load_spec, sha256
+from lazsim.units import counted
 
 DEFAULT_MIN_REPLICAS = 2
 """The published default of the fault threshold (Lazarus, arXiv 2407.04656)."""
@@ -120,7 +121,7 @@ def build_task(
     gpus_per_node = gpus_per_node or 1
     require_domains(domains, nodes)
     if slots % gpus_per_node:
-        text = f"{gpus_per_node} GPUs of a node share them evenly; give a multiple of {gpus_per_node}"
+        text = f"{counted(gpus_per_node, 'GPU')} of a node share them evenly; give a multiple of {gpus_per_node}"
         raise SpecError(f"`slots` {slots}: {text}")
     require_plan_size(layers or 1, experts or 1, nodes, slots)
     shape: dict[str, Any] = {"num_nodes": nodes, "num_slots": slots, "gpus_per_node": gpus_per_node, "seed": seed}
@@ -154,7 +155,7 @@ def build_task(
     least = DEFAULT_MIN_REPLICAS if min_replicas is None else min_replicas
     room, notes = nodes * slots, found.notes
     if least * num_experts > room:
-        note = f"{least} replicas of each of {num_experts} experts do not fit into {room} slots; at least "
+        note = f"{counted(least, 'replica')} of each of {num_experts} experts do not fit into {room} slots; at least "
         notes += (f"{note}{room // num_experts} of each are placed",)
     inputs = {
         "loads": {"name": found.name, "sha256": found.sha256},
@@ -173,7 +174,9 @@ def require_domains(domains: Sequence[str] | None, num_nodes: int) -> None:
     """Raise ReliabilityError unless each node has a failure domain, or none has."""
     if domains is not None and len(domains) != num_nodes:
         text = ",".join(domains)[:40]
-        raise ReliabilityError(f"`domains` {text}: {len(domains)} domains for {num_nodes} nodes; name one for each")
+        raise ReliabilityError(
+            f"`domains` {text}: {counted(len(domains), 'domain')} for {counted(num_nodes, 'node')}; name one for each"
+        )
 
 
 def with_old_plan(task: PlanningTask, name: str) -> PlanningTask:
@@ -193,7 +196,8 @@ def _checked_replicas(replicas: Sequence[int], nodes: int, slots: int) -> Ints:
     room = nodes * slots
     if sum(replicas) != room:
         raise SpecError(
-            f"`replicas` {text}: {sum(replicas)} replicas for {room} slots ({nodes} nodes of {slots}); "
+            f"`replicas` {text}: {counted(sum(replicas), 'replica')} for {counted(room, 'slot')} "
+            f"({counted(nodes, 'node')} of {slots}); "
             f"make them add up to {room}"
         )
     return np.array([replicas], dtype=np.int64)
@@ -207,6 +211,6 @@ def _require_divisor(groups: int, num_experts: int) -> None:
 def _require_room(field_name: str, num_experts: int, nodes: int, slots: int) -> None:
     if num_experts > nodes * slots:
         raise InfeasiblePlanError(
-            f"{field_name}: {num_experts} experts need as many slots, and {nodes} nodes of {slots} have "
-            f"{nodes * slots}; give more `nodes` or `slots`"
+            f"{field_name}: {num_experts} experts need as many slots, but there are {nodes * slots} on "
+            f"{counted(nodes, 'node')}; give more `nodes` or `slots`"
         )

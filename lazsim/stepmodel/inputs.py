@@ -11,6 +11,7 @@ from lazsim.specs import ClusterSpec, GpuSpec, ModelSpec, ParallelSpec, StepCons
 from lazsim.specs.step import Curve
 from lazsim.stepmodel.pipeline import parts_of
 from lazsim.stepmodel.tables import KERNEL_AXES, MICROSECOND, Grid, KernelTables
+from lazsim.units import counted
 
 MATMUL_KERNELS = {
     "bf16": "matmul_bf16",
@@ -165,8 +166,11 @@ def check_layout(model: ModelSpec, parallel: ParallelSpec, num_gpus: int) -> Non
         raise SpecError(f"{model.name}: its TOML file has no heads of attention; add a table [attention]")
     heads = model.attention.num_heads if model.attention else parallel.tensor
     rules = [
-        (num_gpus % replica, f"tensor x pipeline x context ({replica}) must divide the {num_gpus} GPUs"),
-        (num_gpus % experts, f"pipeline x expert x expert_tensor ({experts}) must divide the {num_gpus} GPUs"),
+        (num_gpus % replica, f"tensor x pipeline x context ({replica}) must divide the {counted(num_gpus, 'GPU')}"),
+        (
+            num_gpus % experts,
+            f"pipeline x expert x expert_tensor ({experts}) must divide the {counted(num_gpus, 'GPU')}",
+        ),
         (model.num_experts % parallel.expert, f"expert ({parallel.expert}) must divide {model.num_experts} experts"),
         (heads % parallel.tensor, f"tensor ({parallel.tensor}) must divide {heads} attention heads"),
         (
@@ -175,7 +179,8 @@ def check_layout(model: ModelSpec, parallel: ParallelSpec, num_gpus: int) -> Non
         ),
         (
             rest or not micro_batches,
-            f"global_batch ({parallel.global_batch}) must be a multiple of {data} data-parallel ranks x micro_batch "
+            f"global_batch ({parallel.global_batch}) must be a multiple of "
+            f"{counted(data, 'data-parallel rank')} x micro_batch "
             f"({parallel.micro_batch})",
         ),
         (
@@ -184,7 +189,7 @@ def check_layout(model: ModelSpec, parallel: ParallelSpec, num_gpus: int) -> Non
         ),
         (
             parallel.pipeline * parallel.virtual_stages > model.num_layers,
-            f"pipeline x virtual_stages must not exceed the {model.num_layers} layers",
+            f"pipeline x virtual_stages must not exceed the {counted(model.num_layers, 'layer')}",
         ),
     ]
     for broken, message in rules:

@@ -11,6 +11,7 @@ from lazsim.specs import ClusterSpec, GpuSpec, JobSpec, ModelSpec, ParallelSpec,
 from lazsim.specs.overrides import override
 from lazsim.stepmodel.inputs import StepInputs
 from lazsim.stepmodel.tables import KernelTables, load_tables
+from lazsim.units import counted
 
 CONSTANTS = "training"
 
@@ -65,7 +66,7 @@ def load_inputs(
                 nodes, {"gpus_per_node": gpus, "network.nic_bytes_per_s": f"x{gpus / nodes.gpus_per_node}"}, cluster
             )
         if gpus % nodes.gpus_per_node:
-            raise SpecError(f"`gpus` {gpus}: give a multiple of the {nodes.gpus_per_node} GPUs of a node")
+            raise SpecError(f"`gpus` {gpus}: give a multiple of the {counted(nodes.gpus_per_node, 'GPU')} of a node")
         nodes = override(nodes, {"num_nodes": gpus // nodes.gpus_per_node}, cluster)
     gpu = load_spec(GpuSpec, nodes.gpu, "cluster")
     start = (load_spec(JobSpec, job, "job").parallel if job else None) or first_layout(nodes)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from lazsim.errors import SpecError
 from lazsim.specs import ModelSpec, ParallelSpec
+from lazsim.units import counted
 
 Part = tuple[tuple[str, int], ...]
 """Blocks of a part in the order of the model, each as often as it follows itself: ``(("attention moe", 3), ...)``."""
@@ -70,7 +71,8 @@ def _parts(model: ModelSpec, stages: str, num_parts: int) -> tuple[Part, ...]:
             parts[-1].append(name)
     if len(parts) != num_parts or next(remaining, None) is not None:
         raise SpecError(
-            f"stages {stages!r} must have {num_parts} parts (pipeline x virtual_stages) and {len(layers)} layers"
+            f"stages {stages!r} must have {counted(num_parts, 'part')} (pipeline x virtual_stages) and "
+            f"{counted(len(layers), 'layer')}"
         )
     return tuple(_runs(part) for part in parts)
 

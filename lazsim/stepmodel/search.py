@@ -12,6 +12,7 @@ from lazsim.specs.parallel import Recompute, Recomputed
 from lazsim.stepmodel.inputs import StepInputs
 from lazsim.stepmodel.memory import memory_bytes
 from lazsim.stepmodel.predict import StepTime, predict_step
+from lazsim.units import counted
 
 MEMORY_SHARE = 0.92
 """Share of the memory that a layout may take: 3 % and more is lost to fragmentation, and predictions err."""
@@ -81,7 +82,7 @@ def search_layouts(inputs: StepInputs, most: int = 10) -> Search:
             f"the least of {valid} takes {least / 2**30:.0f} GiB" if valid else "none divides model, batch and GPUs"
         )
         raise SpecError(
-            f"no layout of {inputs.model.name} fits on {inputs.num_gpus} GPUs of "
+            f"no layout of {inputs.model.name} fits on {counted(inputs.num_gpus, 'GPU')} of "
             f"{inputs.gpu.memory_bytes / 2**30:.0f} GiB, {MEMORY_SHARE:.0%} of it for use: {reason}; give more GPUs"
         )
     found.sort(key=lambda candidate: candidate.time.step_s)
@@ -119,7 +120,7 @@ def default_layout(inputs: StepInputs) -> ParallelSpec:
             continue
         if needed <= limit and (sharding != "none" or tried.expert_data > 1):
             return msgspec.structs.replace(parallel, sharding=inputs.parallel.sharding)
-    raise SpecError(f"no layout of {inputs.model.name} fits on {inputs.num_gpus} GPUs")
+    raise SpecError(f"no layout of {inputs.model.name} fits on {counted(inputs.num_gpus, 'GPU')}")
 
 
 def _layouts(inputs: StepInputs) -> Iterator[ParallelSpec]:

@@ -260,7 +260,7 @@ def due_samples(
     staying = switch_to_on_demand(trace, 0.0, num_nodes, due.work_s)
     run = simulate(replace(scenario, duration_s=due.work_s), staying)
     if not run.samples:
-        told = f"{run.name} trains nothing in {due.work_s:g} s on {num_nodes} nodes that stay"
+        told = f"{run.name} trains nothing in {due.work_s:g} s on {num_nodes} lasting nodes"
         raise LazsimError(f"`work`: {told}; give more work, or another system first")
     return run.samples
 

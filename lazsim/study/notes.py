@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from lazsim.costmodel.measured import MeasuredCommunication, MeasuredCompute, missing_kernels
@@ -19,7 +20,7 @@ from lazsim.specs import ModelSpec
 from lazsim.study.memory import memory_notes
 from lazsim.trace.stats import rate_note, trace_stats
 from lazsim.trace.table import Event, Trace, build_trace
-from lazsim.units import GIB, format_duration
+from lazsim.units import GIB, counted, format_duration
 
 NUMBER = re.compile(r"\d[\d.,]*")
 
@@ -38,13 +39,19 @@ def describe_runs(scenarios: Sequence[Scenario], runs: Sequence[SystemRun], trac
 
 
 def _system_notes(scenarios: Sequence[Scenario], runs: Sequence[SystemRun]) -> list[str]:
-    """Say which interval each system has where it is not the job's, what it keeps in memory, and what it gives up."""
+    """Say where a system departs from the job: its interval, its steps, what it keeps in memory, what it gives up."""
     chosen = [
         f"{run.name} {run.interval_steps}"
         for scenario, run in zip(scenarios, runs, strict=True)
         if run.interval_steps != scenario.job.checkpoint_interval_steps.get(run.system)
     ]
     notes = [f"steps between checkpoints, not given by the job: {', '.join(chosen)}"] if chosen else []
+    changed: dict[str, list[str]] = {}
+    for scenario in scenarios:
+        changed.setdefault(_changed_layout(scenario), []).append(scenario.system)
+    told = "; ".join(f"{text}: {', '.join(dict.fromkeys(names))}" for text, names in changed.items() if text)
+    if told:
+        notes.append(f"recovery from nodes, or padding, takes another layout than the job's, with other steps: {told}")
     unsaved = [run.name for run in runs if not run.interval_steps]
     if unsaved:
         notes.append(f"makes no checkpoints, so that a restart goes back to step 0: {', '.join(unsaved)}")
@@ -56,6 +63,15 @@ def _system_notes(scenarios: Sequence[Scenario], runs: Sequence[SystemRun]) -> l
     if lost:
         notes.append(f"tokens whose updates of experts rollbacks lost, which no sample counts: {', '.join(lost)}")
     return notes
+
+
+def _changed_layout(scenario: Scenario) -> str:
+    """Return the fields of the layout that a system sets otherwise than the job, but for the batch of one replica."""
+    costs, given = scenario.costs(), scenario.job.parallel
+    if given is None or not isinstance(costs, LayoutCosts):
+        return ""
+    used = msgspec.structs.asdict(msgspec.structs.replace(costs.inputs.parallel, global_batch=given.global_batch))
+    return ", ".join(f"{name} {value}" for name, value in used.items() if value != getattr(given, name))
 
 
 def _run_notes(scenario: Scenario, run: SystemRun, trace: Trace, loads: Routing) -> list[str]:
@@ -121,7 +137,8 @@ def count_notes(notes_by_run: Sequence[Iterable[str]]) -> tuple[str, ...]:
         for note in notes:
             found.setdefault(without_numbers(note), []).append(note)
     return tuple(
-        f"{same[0]}{', or with other numbers' if len(set(same)) > 1 else ''} ({len(same)} of {len(notes_by_run)} runs)"
+        f"{same[0]}{', or with other numbers' if len(set(same)) > 1 else ''} ({len(same)} of "
+        f"{counted(len(notes_by_run), 'run')})"
         for same in found.values()
     )
 
@@ -141,12 +158,14 @@ def _input_notes(scenario: Scenario, trace: Trace, loads: Routing, wall_s: float
         most_nodes -= scenario.num_spares
         start_s = scenario.spare_start_s
         start = f"{format_duration(start_s)} after a loss" if start_s else "at once"
-        notes.append(f"at most {most_nodes} nodes train; spares that join {start}: {scenario.num_spares}")
+        notes.append(
+            f"{counted(most_nodes, 'node')} at most for training; spares that join {start}: {scenario.num_spares}"
+        )
     elif scenario.spare_start_s:
         notes.append("`spare_start` has no effect without `spares`")
     if most_nodes > cluster.num_nodes:
         notes.append(
-            f"the trace has up to {most_nodes} nodes, {cluster.name} has {cluster.num_nodes}; "
+            f"the trace has up to {counted(most_nodes, 'node')}, {cluster.name} has {cluster.num_nodes}; "
             f"`max_nodes` {cluster.num_nodes} keeps to that"
         )
     return notes
@@ -157,7 +176,11 @@ def threshold_note(scenario: Scenario, num_nodes: int) -> str | None:
     system, costs, asked = scenario.find_system(), scenario.costs(), scenario.job.fault_threshold
     used = system.usable_nodes(costs, num_nodes)
     fewest = system.plan_evenly(costs, used).fewest_nodes
-    return f"f {asked} does not fit: on {used} nodes, some expert is on {fewest} only" if fewest < asked else None
+    return (
+        f"f {asked} does not fit: on {counted(used, 'node')}, some expert is on {fewest} only"
+        if fewest < asked
+        else None
+    )
 
 
 def _idle_note(scenario: Scenario, run: SystemRun, trace: Trace) -> str:
@@ -167,18 +190,20 @@ def _idle_note(scenario: Scenario, run: SystemRun, trace: Trace) -> str:
     counts = range(system.fewest_nodes(costs), max(most_nodes, scenario.cluster.num_nodes) + 1)
     needed = next(count for count in counts if system.usable_nodes(costs, count))
     if needed > most_nodes:
-        return f"{run.name} waits throughout: it takes {needed} nodes, and the trace has at most {most_nodes}"
+        return (
+            f"{run.name} waits throughout: it takes {counted(needed, 'node')}, and the trace has at most {most_nodes}"
+        )
     if lost_steps := run.counts["lost_steps"]:
         why = "it makes no checkpoints"
         if run.interval_steps:
             why = f"no failure leaves time for a checkpoint after {run.interval_steps}"
-        return f"{run.name} keeps none of {lost_steps} steps: {why}"
+        return f"{run.name} keeps none of {counted(lost_steps, 'step')}: {why}"
     if run.ledger_s["compute"] + run.ledger_s["lost_work"]:
         return f"{run.name} trains nothing: none of its steps ends before the run or a failure does"
     wait_s, begin_s, longest_s = job.join_wait_s, restart_s(costs, needed), _longest_s(trace, needed, run.wall_s)
     why = "nodes go before a start is done"
     if longest_s < wait_s + begin_s:
-        why = f"the {needed} nodes that it takes are there for at most {format_duration(longest_s)} in a row"
+        why = f"{counted(needed, 'node')}, which it takes, are there for at most {format_duration(longest_s)} in a row"
     start = f"{format_duration(wait_s)} of collecting new nodes and {format_duration(begin_s)} of a restart"
     return f"{run.name} trains nothing: {why}, and a start takes {start}"
 

@@ -17,6 +17,7 @@ from lazsim.study.measured_runs import MeasuredRun, read_runs
 from lazsim.study.outcomes import Outcome, ReplayedOutcome, has_outcomes, read_outcomes, replay_outcome
 from lazsim.study.pairs import Pair, find_pairs
 from lazsim.study.replays import runs_of
+from lazsim.units import counted
 
 METRIC = "tokens_per_s_per_gpu"
 
@@ -141,7 +142,9 @@ class Verification:
         """Say what the numbers leave out."""
         rows: list[VerifiedRow | ReplayedOutcome] = [*self.rows, *self.outcomes]
         skipped = sum(row.predicted is None for row in rows)
-        notes = [f"{skipped} of {len(rows)} rows have no prediction; `json` says why of each"] if skipped else []
+        notes = (
+            [f"no prediction of {skipped} of {counted(len(rows), 'row')}; `json` says why of each"] if skipped else []
+        )
         if unknown := ", ".join(self.kernels.unknown):
             notes.append(f"measured, but not in the catalogue: {unknown}; give a TOML file as `gpu`")
         return notes

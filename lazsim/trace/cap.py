@@ -6,6 +6,7 @@ import numpy as np
 
 from lazsim.errors import LazsimError, unknown_name
 from lazsim.trace.table import Event, Trace
+from lazsim.units import counted
 
 
 def _follow_count(trace: Trace, visible_count: Callable[[int], int], rng: np.random.Generator) -> list[Event]:
@@ -61,12 +62,12 @@ def _offset(trace: Trace, max_nodes: int, rng: np.random.Generator) -> CappedEve
 
 def _clip(trace: Trace, max_nodes: int, rng: np.random.Generator) -> CappedEvents:
     events = _follow_count(trace, lambda num_alive: min(num_alive, max_nodes), rng)
-    return events, f"at most {max_nodes} nodes in use, the others are spares that step in at once"
+    return events, f"at most {counted(max_nodes, 'node')} in use, the others are spares that step in at once"
 
 
 def _first(trace: Trace, max_nodes: int, _rng: np.random.Generator) -> CappedEvents:
     followed = set(trace.names[:max_nodes])
-    return [event for event in trace.events() if event.node in followed], f"the first {max_nodes} names only"
+    return [event for event in trace.events() if event.node in followed], f"the first {counted(max_nodes, 'name')} only"
 
 
 def _members(trace: Trace, max_nodes: int, rng: np.random.Generator) -> CappedEvents:
@@ -81,7 +82,9 @@ def _members(trace: Trace, max_nodes: int, rng: np.random.Generator) -> CappedEv
         members.update(granted)
         events += [Event(batch.time_s, "remove", node) for node in lost]
         events += [Event(batch.time_s, "add", node) for node in granted]
-    what = f"a job of at most {max_nodes} nodes, which replaces those that it loses by newly granted ones only"
+    what = (
+        f"a job of at most {counted(max_nodes, 'node')}, which replaces those that it loses by newly granted ones only"
+    )
     return events, what
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from lazsim.errors import TraceFormatError
 from lazsim.trace.table import Event, check_size
+from lazsim.units import counted
 
 RULE = (
     "the source counts nodes without naming them: an increase adds fresh names, never used again, "
@@ -110,7 +111,10 @@ def events_from_outages(outages: Iterable[Outage]) -> tuple[list[Event], tuple[s
     num_merged = len(given) - sum(len(of_node) for of_node in absences.values())
     notes = ["every node is taken to be there at the start, and gone while any outage of it lasts"]
     if num_merged:
-        notes.append(f"{num_merged} outages begin while another of the same node lasts: they are one absence")
+        notes.append(
+            f"{counted(num_merged, 'outage begins', 'outages begin')} while another of the same node lasts: "
+            f"both are one absence"
+        )
     if any(outage.end_s == outage.start_s for outage in given):
         notes.append("an outage of zero length takes the node out and brings it back at the same instant")
     return [*(Event(0.0, "add", node) for node in absences), *changes], tuple(notes)
@@ -136,9 +140,13 @@ def events_from_states(states: Iterable[Event]) -> tuple[list[Event], tuple[str,
         # A node that is gone at time 0 must have been there to be lost.
         is_first = event.kind == "remove" and event.time_s < JUST_AFTER_S
         changes.append(event._replace(time_s=JUST_AFTER_S) if is_first else event)
-    notes = [f"{len(first)} nodes are first seen to go: taken to be there from the start"] if first else []
+    notes = (
+        [f"{counted(len(first), 'node is', 'nodes are')} first seen to go: taken to be there from the start"]
+        if first
+        else []
+    )
     if num_repeated:
-        notes.append(f"{num_repeated} rows repeat the state that their node is in")
+        notes.append(f"{counted(num_repeated, 'row repeats', 'rows repeat')} the state of a node")
     return first + changes, tuple(notes)
 
 
@@ -167,7 +175,7 @@ def other_nodes(
     """
     num_named = len(named)
     if cluster_nodes is None:
-        note = f"only the {num_named} nodes that the file names count; `cluster_nodes` says how many there are in all"
+        note = f"the file names {counted(num_named, 'node')}, and no others count; `cluster_nodes` says how many are"
         return [], (note,) if named else ()
     if not isinstance(cluster_nodes, int):
         healthy = [Event(0.0, "add", node) for node in cluster_nodes if node not in set(named)]
@@ -178,5 +186,6 @@ def other_nodes(
     check_size(name, 0, cluster_nodes, cluster_nodes)
     others = [Event(0.0, "add", f"healthy-{number:03d}") for number in range(1, cluster_nodes - num_named + 1)]
     return others, (
-        f"{num_named} nodes appear; {len(others)} more are taken to be healthy throughout ({cluster_nodes} in all)",
+        f"{counted(num_named, 'node appears', 'nodes appear')}; {counted(len(others), 'more is', 'more are')} "
+        f"taken to be healthy throughout ({cluster_nodes} in all)",
     )

@@ -17,7 +17,7 @@ from lazsim.trace.generate import generate_trace, weibull_scale
 from lazsim.trace.recipes import MtbfSpec, SpotSpec, WeibullSpec
 from lazsim.trace.stats import trace_stats
 from lazsim.trace.table import Batch, Trace
-from lazsim.units import HOUR_S, four_digits
+from lazsim.units import HOUR_S, counted, four_digits
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -99,7 +99,8 @@ def fit_spot(trace: Trace) -> SpotSpec:
     stats = trace_stats(trace)
     if stats.num_losses < LEAST_LOSSES or not seen.grant_sizes:
         raise LazsimError(
-            f"{trace.name}: {stats.num_losses} losses and {len(seen.grant_sizes)} grants are too few to fit a recipe; "
+            f"{trace.name}: too few to fit a recipe: {counted(stats.num_losses, 'loss', 'losses')} and "
+            f"{counted(len(seen.grant_sizes), 'grant')}; "
             f"give a trace with at least {LEAST_LOSSES} losses and a grant"
         )
     return SpotSpec(
@@ -148,7 +149,8 @@ def fit_mtbf(trace: Trace) -> MtbfSpec:
     num_lost, num_returned = sum(sizes), sum(not repair.cut for repair in repairs)
     if num_lost < LEAST_LOSSES or not num_returned:
         raise LazsimError(
-            f"{trace.name}: {num_lost} lost nodes and {num_returned} that come back are too few to fit failures and "
+            f"{trace.name}: {counted(num_lost, 'lost node')} and {num_returned} that come back are too few to "
+            f"fit failures and "
             f"repairs; give a trace with at least {LEAST_LOSSES} and 1, or fit the `kind` spot"
         )
     away_s = sum(repair.value for repair in repairs)

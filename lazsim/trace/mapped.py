@@ -23,6 +23,7 @@ from lazsim.trace.mapping import OPTIONAL, TraceMapping
 from lazsim.trace.order import NEWEST_FIRST, in_time_order, is_newest_first, refuse_set_back, settle
 from lazsim.trace.source import Reading, Source, count, shorten
 from lazsim.trace.table import Event, Kind
+from lazsim.units import counted
 
 WORDS: dict[Kind, str] = {
     "add": (
@@ -133,7 +134,8 @@ class _MappedTable:
             reading = self._read_events() if "event" in self._places else self._read_outages()
         if not self._num_left_out:
             return reading
-        left_out = f"{self._num_left_out} rows are left out: only those with {', '.join(self._mapping.where)} count"
+        num = counted(self._num_left_out, "row is", "rows are")
+        left_out = f"{num} left out: only those with {', '.join(self._mapping.where)} count"
         return reading._replace(notes=(*reading.notes, left_out))
 
     def _chosen(self) -> Iterator[tuple[int, dict[str, str]]]:
@@ -148,7 +150,7 @@ class _MappedTable:
                     continue
                 texts = {role: _joined(fields, places) for role, places in self._places.items()}
             except IndexError:
-                self._source.fault(line, f"{len(fields)} columns are too few: {shorten(' '.join(fields))}")
+                self._source.fault(line, f"{counted(len(fields), 'column')}, too few: {shorten(' '.join(fields))}")
                 continue
             clusters.setdefault(texts.get("cluster", ""), line)
             if len(clusters) > 1:

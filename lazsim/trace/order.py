@@ -6,7 +6,7 @@ from typing import Protocol, TypeVar
 
 from lazsim.files import Faults
 from lazsim.limits import LONGEST_S
-from lazsim.units import DAY_S, HOUR_S, MINUTE_S, format_duration
+from lazsim.units import DAY_S, HOUR_S, MINUTE_S, counted, format_duration
 
 NEWEST_FIRST = "the newest rows come first: read from the end"
 
@@ -98,9 +98,12 @@ def settle(rows: Sequence[TimedT]) -> tuple[list[TimedT], tuple[str, ...]]:
     if back:
         far = format_duration(max(step_s for step_s, _ in back))
         what = "later rows overtake earlier ones" if overlaps else "sorted"
-        notes.append(f"{len(back)} rows step back in time, by up to {far}: {what}")
+        notes.append(f"{counted(len(back), 'row steps', 'rows step')} back in time, by up to {far}: {what}")
     if len(kept) < len(rows):
-        notes.append(f"{len(rows) - len(kept)} rows repeat a stamp or are overtaken: the last row counts")
+        notes.append(
+            f"{counted(len(rows) - len(kept), 'row repeats', 'rows repeat')} a stamp or came too late: the last "
+            f"row counts"
+        )
     return kept, tuple(notes)
 
 

@@ -15,6 +15,7 @@ from lazsim.limits import LONGEST_S, MAX_EVENTS, MAX_NODES
 from lazsim.specs import sha256
 from lazsim.trace.order import in_time_order
 from lazsim.trace.prices import Prices
+from lazsim.units import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -166,7 +167,7 @@ def check_size(name: str, line: int, num_nodes: int, num_events: int) -> None:
     """Raise TraceFormatError for more nodes at once, or more events up to here, than any trace has."""
     where = f"{name}, line {line}" if line else name
     if num_nodes > MAX_NODES:
-        raise TraceFormatError(f"{where}: {num_nodes:,} nodes at once; at most {MAX_NODES:,} can be")
+        raise TraceFormatError(f"{where}: {counted(num_nodes, 'node')} at once; at most {MAX_NODES:,} can be")
     if num_events > MAX_EVENTS:
         raise TraceFormatError(f"{where}: more than {MAX_EVENTS:,} events of nodes; give a shorter trace")
 
@@ -234,7 +235,11 @@ def build_trace(
     faults = Faults(name, TraceFormatError, lenient)
     kept, num_restarts = _possible_events(in_time_order(events, faults), faults)
     if num_restarts:
-        notes = (*notes, f"{num_restarts} nodes come before they go at the same instant: taken to go and come back")
+        notes = (
+            *notes,
+            f"{counted(num_restarts, 'node comes before it goes', 'nodes come before they go')} at the same "
+            f"instant: taken to go and come back",
+        )
     names = tuple(dict.fromkeys(event.node for event in kept))
     index = {node: number for number, node in enumerate(names)}
     last_s = kept[-1].time_s if kept else 0.0

@@ -12,7 +12,7 @@ from lazsim.files import numbered_lines
 from lazsim.limits import MAX_WHOLE
 from lazsim.routing.source import LoadTable, Reader, Reading, Source, role_of, text_of, whole
 from lazsim.routing.table import CSV_COLUMNS, CSV_HEADER
-from lazsim.units import read_number
+from lazsim.units import counted, read_number
 
 SGLANG = re.compile(r"expert_distribution_rank(\d{1,9})_timestamp[\d.]+\.csv", re.ASCII)
 BETWEEN_ROUTES = re.compile(r"[^\w.+-]+", re.ASCII)
@@ -37,7 +37,7 @@ def read(source: Source) -> Reading:
         dumps.update([rank[1]] if rank else [])
     if len(dumps) == len(source.files) == 1:
         return table.reading("loads are those of one rank alone; give the folder to add up all ranks")
-    return table.reading(*[f"loads are the sum of {len(dumps)} ranks"] if dumps else [])
+    return table.reading(*[f"loads are the sum of {counted(len(dumps), 'rank')}"] if dumps else [])
 
 
 def _cells(line: str) -> list[str]:

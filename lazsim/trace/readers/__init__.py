@@ -16,7 +16,7 @@ from lazsim.trace.refusals import BINARY_BYTES, explain_binary, explain_text
 from lazsim.trace.source import GUESSED, Reader, Source
 from lazsim.trace.stats import rate_note, trace_stats
 from lazsim.trace.table import Event, Trace, build_trace
-from lazsim.units import format_duration
+from lazsim.units import counted, format_duration
 
 LEAST_GAP_S = 1.0
 LEAST_SPAN_S = 30.0
@@ -155,7 +155,7 @@ def _of_cluster(
         shown = ", ".join(sorted(others)[:3])
         raise TraceFormatError(f"{name}: none of the nodes of `cluster_nodes` is in it, but {shown}; give its names")
     kept = [event for event in events if event.node not in others]
-    return kept, (f"{len(others)} nodes of the file are none of `cluster_nodes`: left out",)
+    return kept, (f"{counted(len(others), 'node')} of the file not among `cluster_nodes`: left out",)
 
 
 def _find_reader(name: str) -> Reader:

@@ -11,7 +11,7 @@ from lazsim.trace.order import in_time_order
 from lazsim.trace.recipes import PublicSpec, load_recipe
 from lazsim.trace.source import Reader, Reading, Source, number, shorten
 from lazsim.trace.table import Event
-from lazsim.units import DAY_S
+from lazsim.units import DAY_S, counted
 
 LOOKS = '[{"node_id": ..., "event_time": days, "event_type": "fault_start"|"fault_end", ...}, ...]'
 PUBLISHED = "infinitehbd-faults"
@@ -88,8 +88,10 @@ def _notes(faults: list[_Fault], num_overlapping: int) -> tuple[str, ...]:
     num_other = sum("other" in fault.level.lower() for fault in starts)
     return (
         "every server is taken to be healthy at the start, and gone while any fault of it is open",
-        f"{num_overlapping} faults start while another of the same server is open: they are one absence",
-        f"{num_other} of {len(starts)} faults are of level Other (stress tests, changes); all faults count",
+        f"{counted(num_overlapping, 'fault starts', 'faults start')} while another of the same server is open: "
+        f"both are one absence",
+        f"{num_other} of {counted(len(starts), 'fault')} have the level Other (stress tests, changes); all "
+        f"faults count",
         "a fault of zero length takes the node out and brings it back at the same instant",
     )
 

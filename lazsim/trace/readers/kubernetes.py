@@ -6,6 +6,7 @@ from lazsim.errors import TraceFormatError
 from lazsim.trace.source import Reader, Reading, Source, matching_json
 from lazsim.trace.states import OPTIONS, StateLog, json_records, text_at
 from lazsim.trace.table import Kind
+from lazsim.units import counted
 
 LOOKS = 'kubectl get events -A -o json: {"items": [{"kind": "Event", "reason": "NodeNotReady", ...}, ...]}'
 REASONS: dict[str, tuple[Kind, ...]] = {
@@ -46,9 +47,14 @@ def read(source: Source) -> Reading:
         for kind in kinds:
             log.say(time_s, kind, node)
         last[node] = reason
-    notes = [f"{num_hidden} events between the first and the last of a kind have no time: left out"] * (num_hidden > 0)
+    notes = [f"{counted(num_hidden, 'event')} without a time, between the first and the last of a kind: left out"] * (
+        num_hidden > 0
+    )
     if num_nodes:
-        notes.append(f"{num_nodes} nodes tell only when they were made and last changed: earlier losses are missing")
+        notes.append(
+            f"{counted(num_nodes, 'node tells', 'nodes tell')} only of the first and the last change: losses "
+            f"between are missing"
+        )
     return log.reading(*notes)
 
 

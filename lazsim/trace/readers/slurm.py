@@ -7,7 +7,7 @@ from typing import Literal
 from lazsim.trace.hosts import expand_hosts
 from lazsim.trace.source import HEAD_CHARS, Reader, Reading, Source
 from lazsim.trace.states import OPTIONS, StateLog
-from lazsim.units import MINUTE_S, format_duration
+from lazsim.units import MINUTE_S, counted, format_duration
 
 LOOKS = "[2025-03-01T01:10:05.120] error: Nodes gpu-[01-02] not responding, setting DOWN"
 STAMP = r"(\d{4}-\d\d-\d\dT[\d:.,]+(?:Z|[+-]\d\d:?\d\d)?)"
@@ -82,7 +82,11 @@ def read(source: Source) -> Reading:
                 num_draining += 1
             elif said is not None:
                 log.say(time_s, said, node, line)
-    drained = (f"{num_draining} nodes begin to drain, which is no loss: their jobs go on",) if num_draining else ()
+    drained = (
+        (f"{counted(num_draining, 'node begins', 'nodes begin')} to drain, which is no loss: jobs there go on",)
+        if num_draining
+        else ()
+    )
     return log.reading(*drained)
 
 
