@@ -149,7 +149,7 @@ BAD_INPUTS = {
     "negative duration": (["--duration", "-5min"], "-5min"),
     "start past the end": (["--start", "30d"], "start before its end"),
     "no nodes": (["--max-nodes", "0"], "--max-nodes"),
-    "experts that do not fit": (["--model", "deepseek-v3"], "256 experts, but"),
+    "experts that do not fit": (["--model", "deepseek-v3"], "256 experts for 192 slots of 32 nodes"),
     "missing profile": (["--profile", "missing.csv"], "missing.csv: cannot be read"),
 }
 

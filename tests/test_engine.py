@@ -244,7 +244,7 @@ def test_a_node_that_fails_and_returns_at_once_has_lost_what_it_held():
 def test_a_model_that_the_whole_cluster_cannot_hold_is_refused():
     cost_model = costs()
     one_node = replace(cost_model, cluster=msgspec.structs.replace(cost_model.cluster, num_nodes=1))
-    with pytest.raises(InfeasiblePlanError, match="4 experts, but 1 nodes have 2 slots"):
+    with pytest.raises(InfeasiblePlanError, match="4 experts for 2 slots of 1 node;"):
         simulate_system(trace((0, "add", "a")), SYSTEMS["lazarus"], one_node, EvenLoads(2, 4), 100.0)
 
 
