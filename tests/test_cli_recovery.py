@@ -82,6 +82,19 @@ def test_domains_fail_as_a_whole(lazsim, tmp_path):
         assert found["guaranteed"] == 1
 
 
+def test_probabilities_and_failure_sets_of_domains_are_in_the_order_of_the_nodes(lazsim):
+    # Twelve racks of one node, whose names sort as 0, 1, 10, 11, 2. Expert 0 is on rack 2 alone, which always fails.
+    racks = ",".join(map(str, range(12)))
+    plan = ("--nodes", 12, "--slots", 1, "--replicas", "1,11", "--policy", "compact", "--domains", racks)
+    of_expert_0 = answer(lazsim, *plan)["policies"]["compact"]["minimal_failure_sets"][0]
+    assert len(of_expert_0) == 1
+    for rack in range(12):
+        probs = ",".join("1" if one == rack else "0" for one in range(12))
+        found = answer(lazsim, *plan, "--node-fail-prob", probs)
+        assert found["domains"] == racks.split(",")
+        assert found["policies"]["compact"]["node_fail_recovery_prob"] == (0 if [rack] == of_expert_0 else 1)
+
+
 def test_nodes_that_fail_on_their_own(lazsim):
     # Two experts on two nodes each, all alike: (1 - 0.1**2)**2; and with a node that never fails only the other pair.
     plan = ("--nodes", 4, "--slots", 1, "--replicas", "2,2", "--policy", "mro")

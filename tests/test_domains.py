@@ -18,7 +18,7 @@ from lazsim.placement.allocation import allocate
 from lazsim.placement.balanced import most_distinct
 from lazsim.placement.policies import find_policy, place
 from lazsim.placement.request import PlacementRequest
-from lazsim.reliability import recovery_curve
+from lazsim.reliability import IndependentFailures, recovery_curve, recovery_prob
 from tests.jobs import EvenLoads, StagedCosts, costs, trace
 from tests.test_euclid import optima
 
@@ -94,6 +94,14 @@ def test_the_probability_is_the_share_of_sets_of_failed_domains_that_leave_every
             sets = [len(list(itertools.combinations(domains, k))) for k in range(len(sizes) + 1)]
             kept = [survived(domains, plan.num_experts, k) for k in range(len(sizes) + 1)]
             assert curve.recovery_prob == pytest.approx(np.divide(kept, sets))
+
+
+@pytest.mark.parametrize("names", [range(12), [f"rack{rack}" for rack in range(12)], ["z", *"abcdefghijk"]])
+def test_each_domain_fails_with_its_own_probability_whatever_domains_are_called(names):
+    # The only expert is on the third of twelve domains, which fails in three of four cases; the others never do.
+    holds_LEN = np.arange(12)[None, None] == 2
+    failures = IndependentFailures([0.75 if domain == 2 else 0.0 for domain in range(12)])
+    assert recovery_prob(holds_LEN, failures, domain_N=list(names)).recovery_prob == 0.25
 
 
 def test_no_placement_survives_more_losses_of_equal_domains_wherever_the_optimum_is_known():

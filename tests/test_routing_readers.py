@@ -42,6 +42,17 @@ def test_dumps_of_sglang_add_up_over_ranks_and_follow_each_other_in_time(tmp_pat
     assert loads_of(str(tmp_path)) == ([0, 1], [3, 4], [[[6, 0, 1], [7, 2, 0]], [[2, 3, 0], [2, 3, 0]]])
 
 
+def test_dumps_of_sglang_follow_each_other_by_number_and_none_may_be_missing(tmp_path):
+    for time, count in (("99.5", 1), ("100.25", 2), ("1000", 3)):
+        for rank in (0, 1):
+            write(tmp_path, SGLANG.format(rank, time), f"layer_id,expert_id,count\n3,0,{count}\n3,1,1\n")
+    assert loads_of(str(tmp_path)) == ([0, 1, 2], [3], [[[2, 2]], [[4, 2]], [[6, 2]]])
+    (tmp_path / SGLANG.format(1, "100.25")).unlink()
+    with pytest.raises(RoutingFormatError, match="rank 0 has 3 dumps and rank 1 has 2"):
+        read_routing(str(tmp_path))
+    assert loads_of(str(tmp_path), lenient=True)[0] == [0, 1, 2]
+
+
 def test_one_rank_of_several_is_read_alone_and_said_to_be(tmp_path):
     path = write(tmp_path, SGLANG.format(1, "17"), "layer_id,expert_id,count\n3,0,5\n")
     found = read_routing(path)

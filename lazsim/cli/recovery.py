@@ -32,7 +32,7 @@ PICTURES = tuple(f"{name}.{kind}" for name in ("recovery", "failure-sets", "plac
     "--node-fail-prob",
     type=Parsed(parse_probs),
     metavar="P|P,P,...",
-    help="Also let each node fail independently, with this chance.",
+    help="Also let each node, or each domain in the order of the nodes, fail independently, with this chance.",
 )
 @click.option(
     "--failures-from",

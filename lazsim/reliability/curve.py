@@ -134,7 +134,7 @@ def recovery_prob(
     holds_LEN, method, rng, half_width, domain_N
         See `recovery_curve`.
     model
-        Failures of nodes, or of domains where `domain_N` is given.
+        Failures of nodes, or of domains where `domain_N` is given, in the order in which that names them first.
 
     Raises
     ------

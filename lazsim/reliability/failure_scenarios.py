@@ -105,7 +105,7 @@ def build_scenarios(
     failures, method, domains
         See `FailureScenarios`; failures are from 1 to all but one by default.
     node_fail_prob
-        Probability that a node, or domain, fails: one for all, or one for each.
+        Probability that a node, or domain, fails: one for all, or one for each, domains as the nodes name them.
     failures_from
         Path of a trace whose removals say how many nodes fail at once.
     seed, lenient

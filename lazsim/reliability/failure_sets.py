@@ -5,7 +5,7 @@ Axes: L layers, E experts, N nodes, M failure sets, m failure sets of one size s
 failed nodes, W words of 64 samples.
 """
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -77,17 +77,31 @@ def num_survivors_needed(sets_MN: Bools) -> int:
     return needed
 
 
+def number_domains(domains: Iterable[Hashable]) -> Ints:
+    """Return failure domains as numbers, from 0 in the order in which nodes name them.
+
+    Examples
+    --------
+    >>> number_domains(["rack2", "rack2", "rack10"]).tolist()
+    [0, 0, 1]
+    """
+    number: dict[Hashable, int] = {}
+    return np.array([number.setdefault(domain, len(number)) for domain in domains], dtype=np.int64)
+
+
 def domain_holds(holds_LEN: Bools, domain_N: npt.NDArray[Any]) -> Bools:
     """Merge the nodes of each failure domain (rack, zone, shared NIC) into one, shape (L, E, D).
 
-    A domain fails as a whole, so an expert is lost exactly when every domain that holds it fails.
+    A domain fails as a whole, so an expert is lost exactly when every domain that holds it fails. Domains are in the
+    order of `number_domains`.
 
     Examples
     --------
     >>> domain_holds(np.array([[[1, 0, 0], [0, 1, 1]]], dtype=bool), np.array([0, 0, 1])).astype(int).tolist()
     [[[1, 0], [1, 1]]]
     """
-    member_ND = domain_N[:, None] == np.unique(domain_N)
+    number_N = number_domains(domain_N.tolist())
+    member_ND = number_N[:, None] == np.arange(number_N.max(initial=-1) + 1)
     holds_LED: Bools = holds_LEN.astype(np.float32) @ member_ND.astype(np.float32) > 0
     return holds_LED
 

@@ -92,7 +92,7 @@ class ReliabilityReport:
         value: dict[str, Any] = {"policies": policies}
         if self.scenarios.domains is not None:
             # Minimal failure sets hold indices into these names.
-            value["domains"] = sorted(set(self.scenarios.domains))
+            value["domains"] = list(dict.fromkeys(self.scenarios.domains))
         if self.scenarios.trace is not None:
             value["trace"] = self.scenarios.trace.to_json()
         value["inputs"] = all_inputs(self.task, list(self.policies), self.scenarios.inputs)

@@ -13,6 +13,7 @@ from lazsim.placement.plan import Ints, PlacementPlan
 from lazsim.placement.plan_files import read_plan
 from lazsim.placement.request import PlacementRequest, require_plan_size
 from lazsim.placement.steady import check_move_cost
+from lazsim.reliability.failure_sets import number_domains
 from lazsim.reliability.loads import get_loads
 from lazsim.routing.loading import UNIFORM
 from lazsim.specs import ClusterSpec, load_spec, sha256
@@ -50,13 +51,8 @@ class PlanningTask(PlacementRequest):
         domains = self.domains and tuple(self.domains[node] for node in survivors)
         return replace(
             self, replicas_LE=replicas_LE, num_nodes=len(survivors), old=plan.nodes(survivors), domains=domains,
-            domain_N=numbered_domains(domains),
+            domain_N=None if domains is None else number_domains(domains),
         )  # fmt: skip
-
-
-def numbered_domains(domains: Sequence[str] | None) -> Ints | None:
-    """Return failure domains as numbers, from 0 without gaps; None where there are none."""
-    return None if domains is None else np.unique(np.array(domains), return_inverse=True)[1]
 
 
 def build_task(
@@ -129,7 +125,7 @@ def build_task(
     shape |= {} if move_cost is None else {"move_cost": check_move_cost("`move_cost`", move_cost)}
     inputs = shape | ({} if domains is None else {"domains": list(domains)})
     if domains is not None:
-        shape |= {"domains": tuple(domains), "domain_N": numbered_domains(domains)}
+        shape |= {"domains": tuple(domains), "domain_N": number_domains(domains)}
     if replicas is not None:
         others = {"experts": experts, "loads": loads, "min_replicas": min_replicas, "layers": layers, "step": step}
         for name, value in others.items():

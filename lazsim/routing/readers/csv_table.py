@@ -14,7 +14,7 @@ from lazsim.routing.source import LoadTable, Reader, Reading, Source, role_of, t
 from lazsim.routing.table import CSV_COLUMNS, CSV_HEADER
 from lazsim.units import counted, read_number
 
-SGLANG = re.compile(r"expert_distribution_rank(\d{1,9})_timestamp[\d.]+\.csv", re.ASCII)
+SGLANG = re.compile(r"expert_distribution_rank(\d{1,9})_timestamp(\d+(?:\.\d+)?)\.csv", re.ASCII)
 BETWEEN_ROUTES = re.compile(r"[^\w.+-]+", re.ASCII)
 MAX_QUOTED = 1 << 16
 MATRIX = re.compile(r"\s*[\d.eE+-]*\d[\d.eE+-]*\s*", re.ASCII)
@@ -30,14 +30,23 @@ def recognise(content: bytes) -> bool:
 def read(source: Source) -> Reading:
     """Read the rows of all files. SGLang has a file for each dump and rank: dumps are steps, ranks add up."""
     table, dumps = LoadTable(source), Counter[str]()
-    for name, content in source.files:
+    for name, content in sorted(source.files, key=_time):
         rank = SGLANG.search(name)
         file = replace(source, name=name)
         _read_file(file, text_of(file, content), table, dumps[rank[1]] if rank else 0)
         dumps.update([rank[1]] if rank else [])
+    if len(set(dumps.values())) > 1:
+        (most, num_most), *_, (fewest, num_fewest) = dumps.most_common()
+        what = f"rank {most} has {num_most} dumps and rank {fewest} has {num_fewest}"
+        source.fault("", what, "take the first dump of each rank for the same step, and so on")
     if len(dumps) == len(source.files) == 1:
         return table.reading("loads are those of one rank alone; give the folder to add up all ranks")
     return table.reading(*[f"loads are the sum of {counted(len(dumps), 'rank')}"] if dumps else [])
+
+
+def _time(file: tuple[str, bytes]) -> float:
+    found = SGLANG.search(file[0])
+    return float(found[2]) if found else 0.0
 
 
 def _cells(line: str) -> list[str]:
