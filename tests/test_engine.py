@@ -306,9 +306,10 @@ def scenarios(draw):
     time_s = 0.0
     for _ in range(draw(st.integers(0, 25))):
         time_s += draw(st.sampled_from([0.0, 1.0, 3.5, 9.75, 15.0, 40.0, 120.0, 301.0]))
-        node = draw(st.sampled_from(nodes))
-        changes.append((time_s, "remove" if node in present else "add", node))
-        present ^= {node}
+        # One, or all at one instant.
+        changed = draw(st.sampled_from([*([node] for node in nodes), nodes]))
+        changes += [(time_s, "remove" if node in present else "add", node) for node in changed]
+        present ^= set(changed)
     enough = [(time_s + 1.0, "add", node) for node in nodes if node not in present]
     return trace(*changes, *enough, duration_s=time_s + 2.0), time_s + draw(st.sampled_from([1.5, 100.0, 777.0]))
 
