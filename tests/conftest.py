@@ -9,6 +9,9 @@ from pathlib import Path
 
 # Before numpy comes: two processes of tests share two cores, and threads of products that small only wait.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# Before Triton comes: without a GPU, its interpreter runs its kernels.
+if not os.path.exists("/dev/nvidiactl"):
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 import pytest
 from hypothesis import settings

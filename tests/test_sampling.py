@@ -145,6 +145,18 @@ def test_json_says_how_plans_were_made_and_notes_tell_the_error():
     assert any(f"{row['samples_error']:.2%}" in note for note in result.notes)
 
 
+@pytest.mark.parametrize("seed", [4, 8, 11])
+def test_a_plan_that_stands_for_others_may_lose_experts_that_theirs_kept(seed):
+    # `compact` has most experts on one node, so that other plans keep other experts when the same nodes fail.
+    trace = failing_nodes(np.random.default_rng(seed), 8, 6, 4)
+    settings = {"job.rebalance_interval_steps": 200, "routing.slow_steps": 2000.0, "cluster.nodes_per_server": 1}
+    settings |= {"model": "gpt-s", "systems": ["lazarus"], "placements": ["compact"], "seed": seed}
+    exact, sampled = both(trace, settings)
+    assert sampled.planning == "sampled"
+    # Of three 95 % intervals, none misses by half its width.
+    assert abs(sampled.samples / exact.samples - 1) < 1.5 * sampled.samples_error
+
+
 def test_an_unknown_planning_is_refused_in_one_line():
     trace, settings = random_run(5)
     with pytest.raises(SpecError, match=r"unknown planning 'fast'.*auto, exact, sampled"):

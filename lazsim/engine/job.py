@@ -33,6 +33,7 @@ from lazsim.engine.step_timer import LOAD_SAMPLE_STEPS, MakeStepTimer, PacedStep
 from lazsim.engine.systems.system import FULL_PACE, StoppedJob, System
 from lazsim.errors import SpecError
 from lazsim.limits import MAX_STRETCHES
+from lazsim.placement.plan import with_lost_experts
 from lazsim.trace.table import Batch
 from lazsim.units import format_duration
 
@@ -553,7 +554,8 @@ class Job:
             stages_PH = held.stages_PN(grid) if grid.num_stages > 1 else None
             binding = bind_nodes(
                 self.costs,
-                holder.holds_LEN,
+                # Where another plan stands for this one, its survivors may have lost experts that this one's kept.
+                with_lost_experts(holder.holds_LEN) if self.sampler.is_on else holder.holds_LEN,
                 after.at(step).plan,
                 num_new=num_new,
                 stages_PH=stages_PH,
