@@ -1,6 +1,7 @@
 import inspect
 import json
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,9 +13,11 @@ from lazsim.study import advice
 from lazsim.study.advice import GOODPUT, advise
 from lazsim.study.checkpoint_interval import Start, fit_interval, hold_against_formulas
 from lazsim.study.comparison import rank
+from lazsim.study.deadline import Due, compare_purchases
 from lazsim.study.intervals import MIN_SAMPLES
 from lazsim.study.question import NUM_STRETCHES, Question
 from lazsim.study.search import Alternative, Goal, Search
+from lazsim.study.simulation import run_scenario
 from lazsim.trace import write_trace
 from lazsim.trace.recipes import change_recipe
 from lazsim.trace.table import Event, build_trace
@@ -394,18 +397,22 @@ def spot(tmp_path):
     return path
 
 
-def test_advice_for_a_deadline_agrees_with_the_ways_that_a_run_compares(lazsim, spot):
+def test_advice_for_a_deadline_agrees_with_the_ways_to_buy_nodes_for_one_stretch(lazsim, spot):
     asked = ("--trace", spot, "--system", "checkpoint", "--interval", 20, "--routing", "uniform", "--work", "21min")
     asked += ("--price", 1, "--on-demand-price", 3, "--json")
     code, out, err = lazsim("advise", *asked, "--goal", "deadline=30min", "--runs", 36, "--jobs", 1)
     assert code == 0, err
     ranking = {one["purchase"]: one for one in json.loads(out)["evidence"]["ranking"]}
     # Each stretch of 30 minutes is one period, so that all seeds are the run of the first.
-    ways = json.loads(lazsim("run", *asked, "--deadline", "30min")[1])["at_deadline"]["ways"]
-    for way in ways:
-        found = ranking[way["nodes"]]
-        assert found["value"] == pytest.approx(way["cost_usd"] / way["done_share"], rel=1e-3)
-        assert found["misses_deadline"] == (way["finish_s"] is None)
+    scenario = resolve(
+        {**EVEN, "trace": str(spot), "system": "checkpoint", "interval": 20, "price": 1, "duration": 1800.0}
+    )
+    again, trace = partial(run_scenario, loads=scenario.load_routing()), scenario.load_trace()
+    due = Due(21 * 60.0, 1800.0, 3.0)
+    for way in compare_purchases(due, scenario, again(scenario, trace), trace, again):
+        found = ranking[way.nodes]
+        assert found["value"] == pytest.approx(way.cost_usd / way.done_share, rel=1e-3)
+        assert found["misses_deadline"] == (way.finish_s is None)
     assert ranking["spot"]["misses_deadline"]
     assert list(ranking) == ["spot, then on-demand", "on-demand", "spot"]
 

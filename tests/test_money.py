@@ -1,16 +1,16 @@
 """Node-hours, prices and costs of runs."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
 
 from lazsim.errors import LazsimError
-from lazsim.output.run import run_parts
-from lazsim.output.table import render
 from lazsim.scenario import resolve
-from lazsim.study.deadline import parse_due
+from lazsim.study.deadline import Due, compare_purchases, parse_due
 from lazsim.study.result import run_row
+from lazsim.study.simulation import run_scenario
 from lazsim.study.simulation import simulate as simulate_systems
 from lazsim.trace import load
 from lazsim.trace.prices import Prices, node_hours
@@ -160,31 +160,29 @@ def write_spot(path, minutes):
     return path
 
 
-DUE = {"work": "30min", "deadline": "50min"}
+def ways_of(path, deadline_s=3000.0, on_demand_usd=None, **settings):
+    """Return the ways to buy half an hour of work by name."""
+    asked = {"system": "checkpoint", "routing": "uniform", "interval": 20, "price": 1, **settings}
+    scenario = resolve({**asked, "trace": str(path), "duration": deadline_s})
+    again, trace = partial(run_scenario, loads=scenario.load_routing()), scenario.load_trace()
+    found = compare_purchases(Due(1800.0, deadline_s, on_demand_usd), scenario, again(scenario, trace), trace, again)
+    return {one.nodes: one for one in found}
 
 
 @pytest.fixture(scope="module")
-def compared(tmp_path_factory):
+def ways(tmp_path_factory):
     """Half an hour of work, due after 50 min, on spot nodes that go after 20 min."""
-    path = write_spot(tmp_path_factory.mktemp("spot") / "spot.json", 20)
-    return simulate_systems(
-        path, systems=["checkpoint", "ds"], routing="uniform", price=1, on_demand_price=3, interval=20, **DUE
-    )
+    return ways_of(write_spot(tmp_path_factory.mktemp("spot") / "spot.json", 20), on_demand_usd=3.0)
 
 
-def by_nodes(result, run="checkpoint"):
-    return {one.nodes: one for one in result.at_deadline.purchases if one.run == run}
-
-
-def test_on_demand_nodes_do_the_work_in_the_time_that_it_takes_and_cost_their_price(compared):
-    staying = by_nodes(compared)["on-demand"]
+def test_on_demand_nodes_do_the_work_in_the_time_that_it_takes_and_cost_their_price(ways):
+    staying = ways["on-demand"]
     assert staying.finish_s == pytest.approx(1800, rel=2e-3)
     assert staying.cost_usd == pytest.approx(0.5 * 10 * 3.0, rel=2e-3)
     assert (staying.spot_node_hours, staying.done_share) == (0.0, 1.0)
 
 
-def test_spot_nodes_that_go_are_late_and_on_demand_nodes_then_do_what_is_left_as_late_as_they_can(compared):
-    ways = by_nodes(compared)
+def test_spot_nodes_that_go_are_late_and_on_demand_nodes_then_do_what_is_left_as_late_as_they_can(ways):
     assert ways["spot"].finish_s is None
     # Two thirds are done, but for the steps since the last save.
     assert ways["spot"].done_share == pytest.approx(2 / 3, abs=0.02)
@@ -199,28 +197,16 @@ def test_spot_nodes_that_go_are_late_and_on_demand_nodes_then_do_what_is_left_as
     assert both.cost_usd == pytest.approx((10 * 20 * 1 + 10 * 3 * (both.finish_s - both.switch_s) / 60) / 60)
 
 
-def test_a_slower_system_does_the_same_work_and_is_late_where_the_first_has_little_time_to_spare(compared, tmp_path):
-    needed_s = by_nodes(compared, "ds")["on-demand"].finish_s
-    assert 1830 < needed_s < 50 * 60
-    path = write_spot(tmp_path / "spot.json", 1)
-    due = {"work": "30min", "deadline": "1830s"}
-    tight = simulate_systems(path, systems=["checkpoint", "ds"], routing="uniform", interval=20, **due)
-    slower = by_nodes(tight, "ds")
-    assert slower["on-demand"].finish_s is slower["spot, then on-demand"].finish_s is None
-    assert slower["on-demand"].done_share == slower["spot, then on-demand"].done_share < 1
-
-
-def test_the_table_of_a_deadline_has_every_way_and_json_the_same_numbers(compared):
-    shown = render(run_parts(compared), 100)
-    assert f"0.5 h of work on 10 nodes ({compared.at_deadline.samples:,} samples), due after 0.8333 h" in shown
-    assert "spot, then on-demand" in shown
-    ways = compared.to_json()["at_deadline"]["ways"]
-    assert [way["nodes"] for way in ways] == ["on-demand", "spot", "spot, then on-demand"] * 2
+def test_work_that_leaves_little_time_to_spare_is_late_where_all_nodes_must_be_replaced(tmp_path):
+    tight = ways_of(write_spot(tmp_path / "spot.json", 1), deadline_s=1830.0)
+    assert tight["on-demand"].finish_s == pytest.approx(1800, rel=2e-3)
+    assert tight["spot, then on-demand"].finish_s == tight["on-demand"].finish_s
+    assert tight["spot"].done_share < 1
 
 
 def test_spot_nodes_that_stay_long_enough_need_no_others_and_without_a_price_only_hours_are_told(tmp_path):
     path = write_spot(tmp_path / "spot.json", 40)
-    ways = by_nodes(simulate_systems(path, systems=["checkpoint"], routing="uniform", price=1, **DUE))
+    ways = ways_of(path)
     both = ways["spot, then on-demand"]
     assert both.switch_s is None
     assert both.cost_usd == ways["spot"].cost_usd == pytest.approx(5.0, rel=2e-3)
@@ -235,20 +221,17 @@ def test_the_price_of_nodes_that_stay_is_the_clusters_unless_another_is_given():
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("goal", "options", "message"),
     [
-        (("--work", "64h"), "--work and --deadline go together"),
-        (("--deadline", "80h"), "--work and --deadline go together"),
-        (("--work", "80h", "--deadline", "64h"), "--work 80h: no node makes it by the --deadline 64h"),
-        (("--work", "0h", "--deadline", "1h"), "--work 0 s: choose more than 0"),
-        (("--work", "4", "--deadline", "1h"), "'4' is not a duration"),
-        (("--on-demand-price", "3"), "give --work and --deadline"),
-        (("--work", "1h", "--deadline", "2h", "--on-demand-price", "x"), "--on-demand-price: 'x': give US dollars"),
-        (("--work", "1h", "--deadline", "2h", "--duration", "2h"), "--duration: a run with a --deadline lasts until"),
+        ("deadline=64h", ("--work", "80h"), "--work 80h: no node makes it by the deadline 64h"),
+        ("deadline=1h", ("--work", "0h"), "--work 0 s: choose more than 0"),
+        ("deadline=1h", ("--work", "4"), "--work: '4' is not a duration"),
+        ("deadline=1", ("--work", "1h"), "--goal: '1' is not a duration"),
+        ("deadline=2h", ("--work", "1h", "--on-demand-price", "x"), "--on-demand-price: 'x': give US dollars"),
     ],
 )
-def test_work_that_is_badly_asked_for_is_refused_in_a_line(lazsim, options, message):
-    code, out, told = lazsim("run", "--trace", "fail-every-5min", *options)
+def test_work_that_is_badly_asked_for_is_refused_in_a_line(lazsim, goal, options, message):
+    code, out, told = lazsim("advise", "--trace", "fail-every-5min", "--goal", goal, *options)
     assert (code, out) == (2, "")
     assert message in told
     assert told.count("\n") == 1

@@ -135,8 +135,8 @@ def test_as_many_spares_as_nodes_are_refused(lazsim):
     told = lazsim("run", "--trace", "fail-every-5min", "--spares", 10)
     assert told == (2, "", "lazsim: --spares 10: the trace has at most 10 nodes; give fewer\n")
     assert lazsim("run", "--trace", "fail-every-5min", "--spares", -1)[0] == 2
-    due = ("--work", "1h", "--deadline", "2h")
-    assert "--spares" in lazsim("run", "--trace", "fail-every-5min", "--spares", 1, *due)[2]
+    due = ("--goal", "deadline=2h", "--work", "1h")
+    assert "--spares" in lazsim("advise", "--trace", "fail-every-5min", "--spares", 1, *due)[2]
 
 
 def test_the_number_of_spares_that_pays_is_that_of_the_cheapest_samples():

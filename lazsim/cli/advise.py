@@ -21,9 +21,7 @@ from lazsim.cli.common import (
 from lazsim.cli.parsing import Parsed, parse_spans
 from lazsim.cli.run import command as run
 
-ONLY_OF_RUN = (
-    "trace", "max_nodes", "interval", "placements", "spares", "work", "deadline", "on_demand_price", "out", "as_json"
-)  # fmt: skip
+ONLY_OF_RUN = ("trace", "max_nodes", "interval", "placements", "spares", "out", "as_json")
 """Options of ``lazsim run`` that this command lacks or has otherwise; the others are the same."""
 
 SPANS = Parsed(parse_spans)

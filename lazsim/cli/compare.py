@@ -8,9 +8,7 @@ import click
 from lazsim.cli.common import json_option, options_of, progress, show
 from lazsim.cli.run import command as run
 
-ONLY_OF_RUN = (
-    "placements", "price", "spares", "spare_start", "work", "deadline", "on_demand_price", "strict", "out", "as_json"
-)  # fmt: skip
+ONLY_OF_RUN = ("placements", "price", "spares", "spare_start", "strict", "out", "as_json")
 """Options of ``lazsim run`` that say nothing here; the others are the same."""
 
 

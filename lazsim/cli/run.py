@@ -90,16 +90,6 @@ RUN_FILES = (
     metavar="TIME",
     help="Time until a spare that is called joins, as 10min of a cold standby. Default: 0, a warm standby.",
 )
-@click.option(
-    "--work",
-    metavar="TIME",
-    help="Work that is due at --deadline, as 64h of the first system on nodes that stay: compares spot nodes, those of "
-    "the trace, with on-demand ones.",
-)
-@click.option("--deadline", metavar="TIME", help="When the work is due, as 80h; the run lasts until then.")
-@click.option(
-    "--on-demand-price", metavar="USD[/gpu]", help="As --price, of a node that stays. Default: the cluster's."
-)
 @click.option("--strict", is_flag=True, help="Refuse a job that does not fit into the memory of its GPUs.")
 @click.option(
     "--planning",

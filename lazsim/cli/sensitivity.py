@@ -8,11 +8,8 @@ from lazsim.cli.common import Number, options_of, progress_bar, show
 from lazsim.cli.run import command as run
 from lazsim.study.sensitivity import FACTORS, sensitivity
 
-ONLY_OF_RUN = ("work", "deadline", "on_demand_price", "out")
-"""Options of ``lazsim run`` that this command lacks; the others are the same."""
 
-
-@click.command(params=options_of(run, without=ONLY_OF_RUN))
+@click.command(params=options_of(run, without=("out",)))
 @click.option("--constant", "constants", multiple=True, metavar="NAME", help="Vary only this one; repeats.")
 @click.option(
     "--factor",

@@ -13,10 +13,9 @@ from lazsim.output.model import size_text
 from lazsim.output.plots.style import name_pictures
 from lazsim.output.report import Report, timeline_of
 from lazsim.output.table import Column, Part, Table, key
-from lazsim.study.deadline import DeadlineResult, Purchase
 from lazsim.study.result import RunResult
 from lazsim.study.simulation import plan_of
-from lazsim.units import GIB, HOUR_S, counted, format_duration
+from lazsim.units import GIB, counted, format_duration
 
 MOST_WITH_DURATIONS = 3
 """Systems up to which durations stand beside shares."""
@@ -50,8 +49,6 @@ def run_parts(result: RunResult) -> Iterator[Part]:
         yield _settings_table(result.best or result.runs, result.published or result.runs)
     yield _ledger_by_run_table(result) if result.compares_placements else _ledger_table(result)
     yield _hours_table(result)
-    if result.at_deadline is not None:
-        yield _deadline_table(result.at_deadline)
     yield _memory_table(result)
 
 
@@ -176,34 +173,6 @@ def _hours_table(result: RunResult) -> Table:
         columns += [Column("$", ",.2f", of="cost_usd"), Column("$/M samples", ",.2f", of="usd_per_million_samples")]
         columns += [Column("$/B tokens", ",.2f", of="usd_per_billion_tokens")]
     return Table.of(result.runs, columns, title)
-
-
-def _deadline_table(result: DeadlineResult) -> Table:
-    """Return what each way to buy nodes costs until the work is done."""
-    due = result.due
-
-    def per_million(one: Purchase) -> float | None:
-        made = result.samples * one.done_share
-        return None if one.cost_usd is None or not made else one.cost_usd / made * 1e6
-
-    columns = [
-        key("run", of="run"),
-        Column("nodes", kind="text", of="nodes"),
-        Column("done", of=lambda one: f"{one.done_share:.0%} late" if one.finish_s is None else _hours(one.finish_s)),
-        Column("switch", of=lambda one: _hours(one.switch_s) if one.switch_s else None),
-        Column("spot", ",.1f", of=lambda one: one.spot_node_hours or None),
-        Column("on-demand", ",.1f", of=lambda one: one.on_demand_node_hours or None),
-        Column("$", ",.0f", of="cost_usd"),
-        Column("$/M samples", ",.2f", of=per_million),
-    ]
-    work = f"{_hours(due.work_s)} of work on {counted(result.num_nodes, 'node')} ({counted(result.samples, 'sample')})"
-    return Table.of(
-        result.purchases, columns, f"{work}, due after {_hours(due.deadline_s)}: node-hours and cost until done"
-    )
-
-
-def _hours(seconds: float) -> str:
-    return f"{seconds / HOUR_S:.4g} h"
 
 
 def _memory_table(result: RunResult) -> Table:

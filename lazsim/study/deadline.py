@@ -1,7 +1,7 @@
 """Work that is due: on nodes of a trace, on nodes that stay, or on the first until it takes the others."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -45,9 +45,9 @@ class Purchase:
 
     Attributes
     ----------
-    run, nodes : str
-        The system, with the policy where one was chosen; and the nodes: those of the trace (``spot``), as many that
-        stay (``on-demand``), or the first until the work only just ends in time with the second.
+    nodes : str
+        Those of the trace (``spot``), as many that stay (``on-demand``), or the first until the work only just ends in
+        time with the second.
     finish_s : float or None
         When the work is done; None where it is not by the deadline.
     done_share : float
@@ -60,7 +60,6 @@ class Purchase:
         Their cost; None where one of the prices is not known.
     """
 
-    run: str
     nodes: str
     finish_s: float | None
     done_share: float
@@ -70,38 +69,13 @@ class Purchase:
     cost_usd: float | None
 
 
-@dataclass(frozen=True)
-class DeadlineResult:
-    """Ways to get work done in time, for each system the three of `Purchase`.
-
-    Attributes
-    ----------
-    num_nodes : int
-        On-demand nodes: the most that the trace has at once.
-    samples : int
-        The work.
-    """
-
-    due: Due
-    num_nodes: int
-    samples: int
-    purchases: tuple[Purchase, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain data."""
-        ways = [asdict(one) for one in self.purchases]
-        return {**asdict(self.due), "num_nodes": self.num_nodes, "samples": self.samples, "ways": ways}
-
-
-def parse_due(
-    work: str | float | None, deadline: str | float | None, on_demand_price: str | float | None, scenario: Scenario
-) -> Due | None:
-    """Return the work that is asked for; None where none is.
+def parse_due(work: str | float, deadline: str | float, on_demand_price: str | float | None, scenario: Scenario) -> Due:
+    """Return the work that is asked for.
 
     Raises
     ------
     LazsimError
-        When only a part is given, or the work takes longer than the deadline.
+        When the scenario has spares, or the work takes longer than the deadline.
     """
     cluster = scenario.cluster
     with prefix_errors("`on_demand_price`"):
@@ -109,16 +83,10 @@ def parse_due(
             price = cluster.on_demand_usd_per_node_hour
         else:
             price = parse_price(str(on_demand_price), cluster.gpus_per_node)
-    if work is None and deadline is None:
-        if on_demand_price is not None:
-            raise LazsimError("`on_demand_price` is for work that is due: give `work` and `deadline`, too")
-        return None
-    if work is None or deadline is None:
-        raise LazsimError("`work` and `deadline` go together, as 64h of work that is due after 80h; give both")
     if scenario.num_spares:
         raise LazsimError("`spares`: nodes for work that is due have none, as on-demand nodes stay; leave them out")
     times_s = []
-    for name, value in (("work", work), ("deadline", deadline)):
+    for name, value in (("work", work), ("goal", deadline)):
         with prefix_errors(f"`{name}`"):
             seconds = parse_duration(value) if isinstance(value, str) else value
         times_s.append(seconds)
@@ -126,7 +94,7 @@ def parse_due(
             raise LazsimError(f"`{name}` {seconds:g} s: choose more than 0 and up to 100 years")
     work_s, deadline_s = times_s
     if work_s > deadline_s:
-        raise LazsimError(f"`work` {work}: no node makes it by the `deadline` {deadline}; give less work, or more time")
+        raise LazsimError(f"`work` {work}: no node makes it by the deadline {deadline}; give less work, or more time")
     return Due(work_s, deadline_s, price)
 
 
@@ -204,7 +172,6 @@ class Buyer:
             0.0 if not on_demand_hours else None if staying_price is None else on_demand_hours * staying_price,
         )
         return Purchase(
-            run=run.name,
             nodes=nodes,
             finish_s=done_s,
             done_share=1.0 if done_s is not None else min(1.0, run.samples / self.samples),
@@ -216,31 +183,23 @@ class Buyer:
 
 
 def compare_purchases(
-    due: Due,
-    scenarios: Sequence[Scenario],
-    runs: Iterable[SystemRun],
-    trace: Trace,
-    simulate: Callable[[Scenario, Trace], SystemRun],
-) -> DeadlineResult:
-    """Compare the ways to get work done in time; see `Buyer`.
+    due: Due, scenario: Scenario, spot: SystemRun, trace: Trace, simulate: Callable[[Scenario, Trace], SystemRun]
+) -> list[Purchase]:
+    """Return the three ways to get work done by the deadline; see `Purchase` and `Buyer`.
 
     Parameters
     ----------
-    scenarios, runs
-        Scenarios that share all but the system and the placement, and their runs on the trace up to the deadline.
+    scenario, spot
+        What is simulated, and its run on the trace up to the deadline.
     simulate
         Simulates a scenario with another trace.
     """
     num_nodes = trace.most_nodes(due.deadline_s)
-    samples = 0
-    found: list[Purchase] = []
-    for scenario, spot in zip(scenarios, runs, strict=True):
-        same = replace(scenario, interval=spot.interval_steps, score_plans=False)
-        samples = samples or due_samples(due, same, trace, num_nodes, simulate)
-        again = partial(simulate, replace(same, duration_s=due.deadline_s))
-        buyer = Buyer(due, samples, num_nodes, trace, scenario.prices(trace), again)
-        found += [buyer.switch(ON_DEMAND, 0.0)[1], buyer.describe(spot, SPOT), buyer.switch_in_time(spot)[1]]
-    return DeadlineResult(due, num_nodes, samples, tuple(found))
+    same = replace(scenario, interval=spot.interval_steps, score_plans=False)
+    samples = due_samples(due, same, trace, num_nodes, simulate)
+    again = partial(simulate, replace(same, duration_s=due.deadline_s))
+    buyer = Buyer(due, samples, num_nodes, trace, scenario.prices(trace), again)
+    return [buyer.switch(ON_DEMAND, 0.0)[1], buyer.describe(spot, SPOT), buyer.switch_in_time(spot)[1]]
 
 
 def due_samples(

@@ -494,8 +494,7 @@ def _made(content: bytes, folder: Path) -> list[Replayed]:
         ways = {}
         if setup.due is not None:
             again = partial(run_scenario, loads=loads)
-            found = compare_purchases(Due(**setup.due), [scenario], [run], trace, again).purchases
-            ways = {one.nodes: one for one in found}
+            ways = {one.nodes: one for one in compare_purchases(Due(**setup.due), scenario, run, trace, again)}
         made.append(Replayed(setup, run, ways))
     return made
 

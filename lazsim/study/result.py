@@ -10,7 +10,6 @@ from lazsim.engine.ledger import RECOVERY_BUCKETS
 from lazsim.engine.log import FailureRecord
 from lazsim.engine.simulate import SystemRun
 from lazsim.scenario import Scenario
-from lazsim.study.deadline import DeadlineResult
 from lazsim.trace.table import Trace
 
 if TYPE_CHECKING:
@@ -41,8 +40,6 @@ class RunResult:
         Memory of one GPU.
     notes : tuple of str
         Remarks on the inputs and the results.
-    at_deadline : DeadlineResult or None
-        Ways to get work done in time, where that was asked for.
     published : tuple of SystemRun or None
         The same runs at the published settings, where `runs` are at the best that simulations find.
     best : tuple of SystemRun or None
@@ -57,7 +54,6 @@ class RunResult:
     runs: tuple[SystemRun, ...]
     gpu_memory_bytes: float
     notes: tuple[str, ...]
-    at_deadline: DeadlineResult | None = None
     published: tuple[SystemRun, ...] | None = None
     best: tuple[SystemRun, ...] | None = None
     scenarios: tuple[Scenario, ...] = field(default=(), repr=False, compare=False)
@@ -87,7 +83,6 @@ class RunResult:
             "trace": dict(self.trace),
             "runs": runs,
             "gpu_memory_bytes": self.gpu_memory_bytes,
-            **({"at_deadline": self.at_deadline.to_json()} if self.at_deadline else {}),
             "inputs": dict(self.inputs),
             "notes": list(self.notes),
         }

@@ -2,8 +2,8 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
-from functools import cache, partial
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from lazsim import __version__
 from lazsim.engine.planner import Planner
 from lazsim.engine.simulate import SystemRun
 from lazsim.engine.systems import DEFAULT_SYSTEMS, SYSTEMS, find_system
-from lazsim.errors import LazsimError, prefix_errors
+from lazsim.errors import prefix_errors
 from lazsim.placement.plan import PlacementPlan
 from lazsim.placement.policies import find_policy, policy_input
 from lazsim.routing import Routing
@@ -29,7 +29,6 @@ from lazsim.study.checkpoint_interval import (
     kept_note,
     other_draws,
 )
-from lazsim.study.deadline import Due, compare_purchases, parse_due
 from lazsim.study.memory import find_obstacle, require_memory
 from lazsim.study.notes import describe_runs
 from lazsim.study.result import RunResult, describe_trace, flat_row
@@ -45,9 +44,6 @@ def simulate(
     systems: Sequence[str] = DEFAULT_SYSTEMS,
     placements: Sequence[str] = (),
     progress: Callable[[Iterable[str]], Iterable[str]] = iter,
-    work: str | float | None = None,
-    deadline: str | float | None = None,
-    on_demand_price: str | float | None = None,
     **settings: Any,
 ) -> RunResult:
     """Replay a trace under one or more systems.
@@ -65,10 +61,6 @@ def simulate(
         scored.
     progress
         Wraps the names of the runs, as a progress bar does.
-    work, deadline, on_demand_price
-        Work that is due, as ``64h`` of the first system on nodes that stay, due after ``80h``; and the price of such
-        nodes, by default the cluster's. The run lasts until the deadline, and the result has the ways to be done in
-        time; see `lazsim.study.deadline`.
     **settings
         All else; see `lazsim.scenario.Defaults`. Also fields by dotted names, as in
         ``**{"cluster.network.nic_latency_s": "x0.5"}``. A `Trace` is taken as it is, and not cut.
@@ -87,14 +79,9 @@ def simulate(
     (0, 600.0)
     """
     settings["trace"] = trace if isinstance(trace, Trace) else str(trace)
-    if deadline is not None:
-        if settings.get("duration") is not None:
-            raise LazsimError("`duration`: a run with a `deadline` lasts until then; leave it out")
-        settings["duration"] = deadline
     scenarios, left_out = resolve_runs(settings, systems, placements)
-    due = parse_due(work, deadline, on_demand_price, scenarios[0])
     searches = ALL in systems and settings.get("interval") is None and not placements
-    return simulate_scenarios(scenarios, progress, due, left_out, searches=searches)
+    return simulate_scenarios(scenarios, progress, left_out, searches=searches)
 
 
 def resolve_runs(
@@ -151,7 +138,6 @@ def _with_distinct_policies(scenarios: list[Scenario]) -> list[Scenario]:
 def simulate_scenarios(
     scenarios: Sequence[Scenario],
     progress: Callable[[Iterable[str]], Iterable[str]] = iter,
-    due: Due | None = None,
     left_out: Sequence[str] = (),
     *,
     searches: bool = False,
@@ -171,12 +157,8 @@ def simulate_scenarios(
         runs.append(_run(by_setting))
         if searches or one.interval == AUTO:
             others.append(_run(by_setting, _choose(by_setting, AUTO if searches else None)))
-    inputs = _record(scenarios, trace, loads, wall_s) | (asdict(due) if due else {})
+    inputs = _record(scenarios, trace, loads, wall_s)
     chosen = [choice_note(first), *kept_note(*((others, runs) if searches else (runs, others)))] if others else []
-    at_deadline = None
-    if due is not None:
-        again = partial(run_scenario, loads=loads)
-        at_deadline = compare_purchases(due, scenarios, runs, trace, again)
     return RunResult(
         id=sha256(msgspec.json.encode(inputs, order="deterministic"))[:16],
         inputs=inputs,
@@ -184,7 +166,6 @@ def simulate_scenarios(
         runs=tuple(runs),
         gpu_memory_bytes=first.gpu.memory_bytes,
         notes=(*left_out, *chosen, *describe_runs(scenarios, runs, trace, loads)),
-        at_deadline=at_deadline,
         published=tuple(others) if others and not searches else None,
         best=tuple(others) if searches else None,
         scenarios=tuple(scenarios),
