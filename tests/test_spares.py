@@ -113,7 +113,7 @@ def test_a_trace_held_to_a_number_of_nodes_gets_the_spares_beside_them(tmp_path)
     path.write_text("# format: lazsim-trace 1\n# duration_s: 600\ntime_s,event,nodes\n0,add,a b c d e f g h i j k l\n")
     result = simulate(path, systems=["checkpoint"], routing="uniform", max_nodes=8, cap="first", spares=2)
     assert {state[1:3] for state in result.runs[0].states} == {(10, 8)}
-    assert "at most 8 nodes train; spares that join at once: 2" in result.notes
+    assert "8 nodes at most for training; spares that join at once: 2" in result.notes
 
 
 def test_a_recipe_of_failures_gets_as_many_nodes_more(tmp_path):
@@ -121,7 +121,7 @@ def test_a_recipe_of_failures_gets_as_many_nodes_more(tmp_path):
     path.write_text('kind = "mtbf"\nnum_nodes = 8\nmtbf_s = 1e6\nrepair_s = 60\nduration_s = 600\n')
     result = simulate(path, systems=["checkpoint"], routing="uniform", spares=2, spare_start=90.0)
     assert result.runs[0].states[0][1:3] == (10, 8)
-    assert "at most 8 nodes train; spares that join 90 s after a loss: 2" in result.notes
+    assert "8 nodes at most for training; spares that join 90 s after a loss: 2" in result.notes
 
 
 def test_a_start_of_spares_without_any_is_told(lazsim):
