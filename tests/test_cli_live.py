@@ -1,5 +1,7 @@
 """``lazsim live`` and ``lazsim validate``: what they refuse, and in how many words."""
 
+import socket
+
 import pytest
 
 torch = pytest.importorskip("torch", reason="live training needs torch: pip install 'lazsim[live]'")
@@ -56,6 +58,14 @@ def test_what_leads_workers_of_others_says_what_it_needs(lazsim, tmp_path, monke
     assert (code, out) == (2, "")
     assert said in err
     assert len(err.splitlines()) == 1
+
+
+def test_a_port_that_is_taken_is_told_once(lazsim, tmp_path, monkeypatch):
+    monkeypatch.setenv("LAZSIM_LIVE_SECRET", "ab" * 32)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        code, _, err = lazsim("live", "--listen", f"127.0.0.1:{port}", "--checkpoints", tmp_path)
+    assert (code, err) == (2, f"lazsim: cannot listen on 127.0.0.1:{port} (Address already in use); choose another\n")
 
 
 def test_a_job_that_cannot_go_on_is_one_line_and_exit_code_1(lazsim, tmp_path):

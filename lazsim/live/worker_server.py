@@ -117,7 +117,9 @@ class WorkerServer:
             self._listener = socket.create_server((self.host, self.port), backlog=BACKLOG)
         except OSError as error:
             port = self.port or "any port"
-            raise LazsimError(f"cannot listen on {self.host}:{port} ({error.strerror}); choose another") from None
+            # What follows in brackets repeats the address.
+            why = str(error.strerror).partition(" (")[0]
+            raise LazsimError(f"cannot listen on {self.host}:{port} ({why}); choose another") from None
         self._listener.setblocking(False)
         self.port = int(self._listener.getsockname()[1])
         self.max_workers = (free_descriptors() - MAX_STRANGERS) // DESCRIPTORS_PER_WORKER

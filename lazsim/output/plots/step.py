@@ -65,9 +65,10 @@ def _draw_passes(axes: Axes, result: StepResult) -> None:
     for kind in dict.fromkeys(kind for kind, _ in stages):
         axes.barh(0, 0, color=PASS_COLORS[kind], label=kind)
     forward = sum(slot.kind != "backward" for slot in schedule.slots if slot.stage == 0)
-    drawn = forward // result.inputs.parallel.virtual_stages
+    chunks = result.inputs.parallel.virtual_stages
+    each = f", each in {chunks} chunks of a stage" if chunks > 1 else ""
     axes.set(
-        xlabel=f"seconds: {drawn} of {result.inputs.num_micro_batches} micro-batches", ylabel="stage",
+        xlabel=f"seconds: {forward // chunks} of {result.inputs.num_micro_batches} micro-batches{each}", ylabel="stage",
         ylim=(pipeline - 0.4, -0.6),
     )  # fmt: skip
     axes.set_yticks(range(0, pipeline, max(1, pipeline // 8)))
