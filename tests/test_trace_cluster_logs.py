@@ -420,6 +420,9 @@ REFUSED = {
     "helios": ("job_id,user,vc,gpu_num,node_num,state,submit_time,start_time,end_time,duration,queue\n"
                "1,u,v,8,1,COMPLETED,2020-06-09 18:41:01,2020-06-09 18:41:01,2020-06-10 04:55:09,36848,0\n",
                "job log", "--node-mtbf D"),
+    # Two jobs of 40 nodes and 12 h: 960 node-hours with one failure.
+    "sacct of few columns": ("JobID|State|NNodes|ElapsedRaw\n1|NODE_FAIL|40|43200\n2|COMPLETED|40|43200\n", "job log",
+                             "in 960 node-hours, 0.001042 per node-hour"),
     "philly": ('[{"status": "Pass", "jobid": "a1", "attempts": [{"start_time": "2017-10-07"}]}]', "job log", "D"),
     "sacct": ("JobID|JobName|NNodes|State|Start|End\n1|a|4|COMPLETED|2025-03-01T00:00:00|2025-03-01T01:00:00\n",
               "job log", "sacctmgr"),

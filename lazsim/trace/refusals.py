@@ -57,9 +57,9 @@ TEXTS = {
 """Beginnings of texts that are no traces. Other job logs are told by their columns, and lists of hosts by all lines."""
 
 JOB_COLUMNS = {"jobid", "jobname", "jobidraw"}
-SPAN_COLUMNS = {"submittime", "submittedtime", "submit", "starttime", "start", "duration", "elapsed", "attempts"}
-NODE_COLUMNS = ("nodenum", "numnodes", "nnodes", "allocnodes", "nodes")
 SECONDS_COLUMNS = ("duration", "elapsedraw")
+SPAN_COLUMNS = {"submittime", "submittedtime", "submit", "starttime", "start", "elapsed", "attempts", *SECONDS_COLUMNS}
+NODE_COLUMNS = ("nodenum", "numnodes", "nnodes", "allocnodes", "nodes")
 """Names of columns of job logs, without case and signs: AcmeTrace, Helios, Philly and Slurm's sacct."""
 NODE_FAILURE = "NODE_FAIL"
 """How Slurm, and data sets from it, call the end of a job of which a node failed."""
