@@ -3,12 +3,12 @@
 import os
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from lazsim.errors import LazsimError, SpecError
+from lazsim.errors import LazsimError, SpecError, unknown_name
 from lazsim.files import read_bytes
 from lazsim.specs import sha256
 
@@ -44,7 +44,21 @@ def source_of(kind: str, group: str, name: str) -> dict[str, str]:
     return {"name": name, "origin": origin(installed(kind, group)[name])}
 
 
-def load_installed(kind: str, entry: "EntryPoint") -> Any:
+def load_extension(kind: str, what: str, group: str, name: str, own: Iterable[str]) -> Any:
+    """Load what a user offers: the object of ``path.py:object``, or that of an entry point of a group.
+
+    Raise SpecError, which suggests names of lazsim's `own` and of the group, when there is no such file, object or
+    entry point, or it cannot be imported. `kind` names the thing in errors, `what` the object of a file.
+    """
+    if ":" in name or name.endswith(".py"):
+        return _load_from_file(kind, what, name)
+    offered = installed(kind, group)
+    if name not in offered:
+        raise SpecError(unknown_name(kind, name, list(dict.fromkeys([*own, *offered])), f"path.py:{what}"))
+    return _load_installed(kind, offered[name])
+
+
+def _load_installed(kind: str, entry: "EntryPoint") -> Any:
     """Import the object of an entry point, or raise SpecError when that fails."""
     try:
         with printing_to_stderr():
@@ -53,7 +67,7 @@ def load_installed(kind: str, entry: "EntryPoint") -> Any:
         raise SpecError(f"{kind} {entry.name!r} ({origin(entry)}) cannot be imported: {in_a_line(error)}") from error
 
 
-def load_from_file(kind: str, what: str, name: str) -> Any:
+def _load_from_file(kind: str, what: str, name: str) -> Any:
     """Run a Python file and take an object from it; `name` is ``path.py:object``, and `what` names it in errors.
 
     Raise SpecError when there is no such file or object, or the file does not run.

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lazsim.errors import SpecError, unknown_name
-from lazsim.extensions import installed, load_from_file, load_installed, origin, source_of
+from lazsim.extensions import installed, load_extension, origin, source_of
 from lazsim.placement.balanced import place_balanced
 from lazsim.placement.baselines import place_compact, place_random, place_spread
 from lazsim.placement.custom import call_policy, require_callable
@@ -212,15 +211,7 @@ def find_policy(name: str) -> NamedPolicy:
     """
     if name in POLICIES:
         return POLICIES[name]
-    if ":" in name or name.endswith(".py"):
-        return _custom(name, load_from_file("policy", "function", name))
-    offered = installed_policies()
-    if name not in offered:
-        raise SpecError(unknown_name("policy", name, policy_names(), "path.py:function"))
-    return _custom(name, load_installed("policy", offered[name]))
-
-
-def _custom(name: str, function: object) -> NamedPolicy:
+    function = load_extension("policy", "function", ENTRY_POINT_GROUP, name, POLICIES)
     return NamedPolicy(name, require_callable(name, function), is_custom=True)
 
 

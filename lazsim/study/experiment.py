@@ -34,6 +34,7 @@ from lazsim.study.notes import count_notes
 from lazsim.study.sweep import run_sweep
 from lazsim.study.sweep_spec import parse_sweep
 from lazsim.trace import Trace, trace_bytes
+from lazsim.trace.fetch import cached_path
 from lazsim.trace.recipes import PublicSpec, load_recipe
 
 if TYPE_CHECKING:
@@ -190,11 +191,9 @@ class Context:
         """Return a trace as a sweep takes it; for a public one the path of its file, or None where that is missing."""
         if name not in RECORDED_TRACES:
             return name
-        import pooch
-
         public = load_recipe(name)
         assert isinstance(public, PublicSpec), "recorded traces are public ones"
-        places = [Path(pooch.os_cache("lazsim")) / f"{public.sha256[:12]}-{Path(public.path).name}"]
+        places = [cached_path(public)]
         if self.reference:
             places.insert(0, self.reference / RECORDED_TRACES[name])
         for path in places if self.recorded else ():

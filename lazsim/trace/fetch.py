@@ -23,6 +23,14 @@ def trace_url(public: PublicSpec, base_url: str = BASE_URL) -> str:
     return "/".join([base_url.rstrip("/"), public.repository, public.commit, public.path])
 
 
+def cached_path(public: PublicSpec, cache: Path | str | None = None) -> Path:
+    """Return where a fetched trace is kept: in a folder, by default the user's cache folder."""
+    import pooch
+
+    folder = pooch.os_cache("lazsim") if cache is None else cache
+    return Path(folder, f"{public.sha256[:12]}-{Path(public.path).name}")
+
+
 def fetch_trace(name: str, base_url: str = BASE_URL, cache: Path | str | None = None) -> bytes:
     """Fetch a public trace, or read it from the cache.
 
@@ -53,12 +61,11 @@ def fetch_trace(name: str, base_url: str = BASE_URL, cache: Path | str | None = 
     if not isinstance(public, PublicSpec):
         raise SpecError(f"{name}: a recipe, nothing to fetch; make it with lazsim trace generate {name}")
     url = trace_url(public, base_url)
-    folder = pooch.os_cache("lazsim") if cache is None else Path(cache)
+    kept = cached_path(public, cache)
     pooch.get_logger().setLevel(logging.ERROR)
-    file_name = f"{public.sha256[:12]}-{Path(public.path).name}"
     try:
         path = pooch.retrieve(
-            url, known_hash=f"sha256:{public.sha256}", fname=file_name, path=folder,
+            url, known_hash=f"sha256:{public.sha256}", fname=kept.name, path=kept.parent,
             # Not streamed: these files are small, and a failed stream leaves its socket open.
             downloader=pooch.HTTPDownloader(stream=False, timeout=TIMEOUT_S),
         )  # fmt: skip

@@ -16,8 +16,8 @@ from lazsim.engine.systems.recycle import RECYCLE
 from lazsim.engine.systems.replica_drop import REPLICA_DROP
 from lazsim.engine.systems.spare import SPARE
 from lazsim.engine.systems.system import System as System
-from lazsim.errors import SpecError, unknown_name
-from lazsim.extensions import installed, load_from_file, load_installed, source_of
+from lazsim.errors import SpecError
+from lazsim.extensions import load_extension, source_of
 
 SYSTEMS: Mapping[str, System] = {
     system.name: system
@@ -75,13 +75,7 @@ def find_system(name: str) -> System:
     """
     if name in SYSTEMS:
         return SYSTEMS[name]
-    if ":" in name or name.endswith(".py"):
-        system = load_from_file("system", "object", name)
-    else:
-        offered = installed("system", ENTRY_POINT_GROUP)
-        if name not in offered:
-            raise SpecError(unknown_name("system", name, [*SYSTEMS, *offered], "path.py:object"))
-        system = load_installed("system", offered[name])
+    system = load_extension("system", "object", ENTRY_POINT_GROUP, name, SYSTEMS)
     if not isinstance(system, System):
         raise SpecError(f"system {name!r} is of type {type(system).__name__}, not lazsim.engine.systems.System")
     # Names tell runs apart, and intervals of a job go by them.
