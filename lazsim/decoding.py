@@ -132,8 +132,8 @@ def decode_json(content: bytes | str | msgspec.Raw, kind: Any = Any) -> Any:
         return msgspec.json.decode(content, type=kind)
     except RecursionError:
         raise ValueError("nested too deeply") from None
-    except UnicodeDecodeError as error:
-        raise ValueError(str(error)) from None
+    except UnicodeDecodeError:
+        raise ValueError("no text in UTF-8") from None
     except msgspec.ValidationError as error:
         raise ValueError(tell_fault(error, kind).replace("`", "")) from None
     except msgspec.DecodeError as error:

@@ -236,3 +236,12 @@ def test_an_interrupt_while_help_is_written_is_one_line(lazsim, monkeypatch):
 
     monkeypatch.setattr("lazsim.cli.group.LazyGroup.format_commands", stop)
     assert lazsim("--help") == (130, "", "lazsim: interrupted\n")
+
+
+def test_a_run_writes_its_files_without_a_word_where_no_home_and_no_utf_8_are(run_process, tmp_path):
+    poor = {"HOME": "/proc/none", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    arguments = ("run", "--trace", "fail-every-5min", "--duration", "1min", "--system", "ds", "--out", tmp_path / "out")
+    ended = run_process(*PROGRAM, *arguments, env={**os.environ, **poor})
+    assert ended.returncode == 0
+    assert all(line.startswith("note: ") for line in ended.stderr.splitlines())
+    assert (tmp_path / "out" / "report.html").exists()

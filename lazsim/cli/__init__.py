@@ -1,14 +1,16 @@
 """The command line: one file per command, loaded only when it is called."""
 
 import gc
+import logging
 import os
 import signal
 import sys
 import threading
+import time
 from typing import NoReturn
 
-THREAD_S = 0.5
-"""Longest time that a thread gets to end after a command was told to."""
+THREADS_S = 1.0
+"""Longest time that threads get to end after a command was told to."""
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
@@ -26,6 +28,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
             if arguments is None:
                 # Pictures go to files; matplotlib refuses to load where the variable names no backend.
                 os.environ["MPLBACKEND"] = "agg"
+                # A home that cannot be written to costs matplotlib a moment, and nobody a line.
+                logging.getLogger("matplotlib").setLevel(logging.ERROR)
                 from lazsim.cli.streams import secure_streams
 
                 secure_streams()
@@ -47,7 +51,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 def _let_threads_end() -> None:
     """Let threads of loky clear away semaphores: Python's end freezes them, also between an unlink and its report."""
+    end_s = time.monotonic() + THREADS_S
     for thread in threading.enumerate():
         if thread is not threading.current_thread():
-            thread.join(THREAD_S)
+            thread.join(max(0.0, end_s - time.monotonic()))
     gc.collect()

@@ -74,7 +74,7 @@ def report_page(
     )
     pictures = {caption: base64.b64encode(files[name]).decode() for caption, name in report.pictures.items()}
     explored = {name: getattr(report, name) for name in ("timeline", "maps", "points") if getattr(report, name)}
-    page = environment.from_string(TEMPLATE.read_text()).render(
+    page = environment.from_string(TEMPLATE.read_text("utf-8")).render(
         page={**vars(report), "pictures": pictures},
         parts=[_part(part) for part in (*parts, *report.details) if part != report.answer],
         notes=notes,
@@ -82,7 +82,7 @@ def report_page(
         version=__version__,
         inputs=list(_inputs(report.inputs)),
         explored_json=jinja2.utils.htmlsafe_json_dumps(explored, dumps=_dumps) if explored else "",
-        scripts=Markup(_bokeh_js() + SCRIPT.read_text()) if explored else "",
+        scripts=Markup(_bokeh_js() + SCRIPT.read_text("utf-8")) if explored else "",
     )
     return page.encode()
 
@@ -96,7 +96,7 @@ def _bokeh_js() -> str:
     spec = find_spec("bokeh")
     assert spec, "lazsim depends on bokeh"
     folder = Path(str(spec.origin)).parent / "server" / "static" / "js"
-    return "\n".join((folder / name).read_text() for name in ("bokeh.min.js", "bokeh-api.min.js"))
+    return "\n".join((folder / name).read_text("utf-8") for name in ("bokeh.min.js", "bokeh-api.min.js"))
 
 
 def _part(part: Part) -> Any:

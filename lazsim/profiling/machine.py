@@ -72,7 +72,7 @@ def clocks(device: str) -> dict[str, Any]:
 def _processors(field: str) -> Iterator[str]:
     """Read a field of every processor, as far as the system tells it."""
     with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
+        for line in Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines():
             if line.startswith(field):
                 yield line.split(":", 1)[1].strip()
 

@@ -73,10 +73,11 @@ def read_toml(path: Path | str, text: bytes, spec_type: type[DecodedT]) -> Decod
         raise SpecError(f"{error}{hint}") from None
     except RecursionError:
         raise SpecError(f"{path}: nested too deeply; write tables that contain no more than numbers and text") from None
-    except UnicodeDecodeError as error:
-        raise SpecError(f"{path}: {error}") from None
+    except UnicodeDecodeError:
+        raise SpecError(f"{path}: no text in UTF-8; give a TOML file") from None
     except msgspec.DecodeError as error:
-        raise SpecError(f"{path}: {error}") from None
+        told = str(error).replace("Cannot overwrite a value", "a field is given twice")
+        raise SpecError(f"{path}: {told}") from None
     except ValueError:
         # Python refuses to read whole numbers of more than 4,300 digits.
         raise SpecError(f"{path}: a number has thousands of digits; write a smaller one") from None
@@ -90,7 +91,7 @@ def sized_cluster(name: str) -> bytes | None:
     gpu, _, nodes = name.rpartition("x")
     if gpu not in SIZED_CLUSTERS or not re.fullmatch(r"[1-9]\d{0,4}", nodes, re.ASCII) or int(nodes) > MAX_NODES:
         return None
-    base = (resources.files("lazsim") / "catalog" / "clusters" / f"{SIZED_CLUSTERS[gpu]}.toml").read_text()
+    base = (resources.files("lazsim") / "catalog" / "clusters" / f"{SIZED_CLUSTERS[gpu]}.toml").read_text("utf-8")
     spec = msgspec.toml.decode(base)
     storage = spec["network"]["storage_bytes_per_s"] * int(nodes) / spec["num_nodes"]
     values = {"name": f'"{name}"', "num_nodes": nodes, "storage_bytes_per_s": f"{storage:.4g}"}

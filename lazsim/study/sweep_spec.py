@@ -102,7 +102,7 @@ def load_sweep(path: Path | str) -> Sweep:
     try:
         document = read_toml(path, read_bytes(path, MAX_SPEC_BYTES), dict[str, Any])
     except SpecError as error:
-        hint = "; write dotted names in quotes" if "overwrite" in str(error) else ""
+        hint = "; write dotted names in quotes" if "given twice" in str(error) else ""
         raise SpecError(f"{error}{hint}") from None
     return parse_sweep(document, name=str(path), folder=path.parent)
 
