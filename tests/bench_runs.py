@@ -32,7 +32,7 @@ def replay_p3(cluster: str, max_nodes: int | None = None) -> Callable[[], object
     """Replay the P3 trace (or the bundled one that is fitted to it) for gpt-l under lazarus."""
     path = P3 if P3.exists() else ROOT / "traces" / "spot-p3-like.csv"
     trace = lazsim.load_trace(str(path), max_nodes=max_nodes)
-    return lambda: lazsim.simulate(trace, model="gpt-l", cluster=cluster, systems=["lazarus"])
+    return partial(lazsim.simulate, trace, model="gpt-l", cluster=cluster, systems=["lazarus"])
 
 
 def failing_nodes(num_nodes: int, num_days: float, per_node_day: float = FAILURES_PER_NODE_DAY) -> lazsim.Trace:
@@ -54,7 +54,7 @@ def replay_days(num_nodes: int, num_days: float, planning: str) -> Callable[[], 
     """Replay days of deepseek-v3 without a layout on nodes that fail and come back."""
     trace = failing_nodes(num_nodes, num_days)
     settings = {"model": "deepseek-v3", "cluster": "h200x128", "job": "testbed-a", "systems": ["lazarus"]}
-    return lambda: lazsim.simulate(trace, planning=planning, **settings)
+    return partial(lazsim.simulate, trace, planning=planning, **settings)
 
 
 def ten_short_runs() -> Callable[[], object]:

@@ -149,13 +149,16 @@ class StepCost:
         self._traffic_of: Callable[[slice], Traffic]
         if layout.group_N is None:
             # A plan for flexible dispatch is soon replaced, so its traffic is computed on demand.
-            replicas_LEN, replicas_LE = plan.replicas_LEN.astype(np.int32), plan.replicas_LE
+            replicas_LE = plan.replicas_LE
             self._traffic_of = lambda some: flexible_traffic(
-                replicas_LEN[some].astype(np.int64), replicas_LE[some], servers, gpus
+                plan.layers(some).replicas_LEN, replicas_LE[some], servers, gpus
             )
         else:
-            groups, all_LEN = Partition(layout.group_N), plan.replicas_LEN
-            traffic = {some.start: grouped_traffic(all_LEN[some], groups, servers, gpus) for some in self._layers}
+            groups = Partition(layout.group_N)
+            traffic = {
+                some.start: grouped_traffic(plan.layers(some).replicas_LEN, groups, servers, gpus)
+                for some in self._layers
+            }
             self._traffic_of = lambda some: traffic[some.start]
         self._gpus_V = servers.sizes_V * gpus
         self._num_nodes = plan.num_nodes
@@ -220,7 +223,7 @@ class StepCost:
         compute = costs.dense_s / expert.shape[1] + reorder + expert
         forward = PASS_SHARES[0] * compute + all_to_all / 2
         backward = compute + all_to_all - forward
-        late = np.maximum(0.0, self._launch_s[1] - backward.mean(axis=1, keepdims=True))
+        late = np.maximum(0.0, self._launch_s[1] - backward.sum(axis=1, keepdims=True) / expert.shape[1])
         seconds: Floats = costs.host_s[1] + np.maximum(0.0, self._launch_s[0] - forward) + late
         return seconds
 
@@ -366,15 +369,16 @@ def _in_turn_s(holds_LEN: Bools, ring_s_LE: Floats) -> float:
     3.0
     """
     # The loop is hot: few calls an expert, into arrays that exist.
-    done_LN, holds_LN, of_ring_LN = np.zeros((3, len(holds_LEN), holds_LEN.shape[2]))
+    done_LN, of_ring_LN = np.zeros((2, len(holds_LEN), holds_LEN.shape[2]))
     end_L = np.empty((len(done_LN), 1))
-    for expert, ring_s_L in enumerate(ring_s_LE.T[:, :, None]):
-        holds_LN[:] = holds_LEN[:, expert]
-        np.multiply(done_LN, holds_LN, out=of_ring_LN)
-        np.maximum.reduce(of_ring_LN, axis=1, out=end_L, keepdims=True)
-        np.add(end_L, ring_s_L, out=end_L)
-        np.multiply(end_L, holds_LN, out=of_ring_LN)
-        np.maximum(done_LN, of_ring_LN, out=done_LN)
+    holds_ELN, ring_s_EL = holds_LEN.swapaxes(0, 1), ring_s_LE.T[:, :, None]
+    for some in row_blocks(len(holds_ELN), done_LN.size):
+        for holds_LN, ring_s_L in zip(holds_ELN[some].astype(np.float64, order="C"), ring_s_EL[some], strict=True):
+            np.multiply(done_LN, holds_LN, out=of_ring_LN)
+            np.maximum.reduce(of_ring_LN, axis=1, out=end_L, keepdims=True)
+            np.add(end_L, ring_s_L, out=end_L)
+            np.multiply(end_L, holds_LN, out=of_ring_LN)
+            np.maximum(done_LN, of_ring_LN, out=done_LN)
     return float(done_LN.max(axis=1).sum())
 
 

@@ -507,7 +507,7 @@ class Job:
     def _planned(self, nodes: Sequence[str]) -> Planned:
         """Return the plan of now for these nodes, yet to be made."""
         domains = self._domains(nodes)
-        sizes = tuple(sorted(Counter(domains or ()).values()))
+        sizes = tuple(sorted(Counter(domains).values())) if domains else ()
         make = partial(self.planner.plan, domains=domains)
         doubled_stages = self.costs.grid.num_stages if self.system.doubles_stages else 0
         return Planned(len(nodes), self.progress.step, make, sizes, doubled_stages)

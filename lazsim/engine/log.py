@@ -155,7 +155,7 @@ class Log:
 
     def trained(self, since_s: float, until_s: float, samples_per_s: float) -> None:
         """Note steps made in a time that has passed."""
-        self._change(since_s, until_s, lambda state: state._replace(samples_per_s=samples_per_s))
+        self._change(since_s, until_s, lambda state: State(*state[:3], samples_per_s, state.lost_samples_per_s))
 
     def lost(self, since_s: float, until_s: float) -> None:
         """Note that all steps made in a time that has passed are lost."""
@@ -167,10 +167,10 @@ class Log:
         first = len(self.states)
         while self.states[first - 1].time_s > since_s:
             first -= 1
-        later = [self.states[first - 1]._replace(time_s=since_s), *self.states[first:]]
+        later = [State(since_s, *self.states[first - 1][1:]), *self.states[first:]]
         del self.states[first:]
         inside = [state for state in later if state.time_s < until_s]
-        after = [inside[-1]._replace(time_s=until_s), *later[len(inside) :]]
+        after = [State(until_s, *inside[-1][1:]), *later[len(inside) :]]
         for state in (*map(change, inside), *after):
             self.state(state)
 

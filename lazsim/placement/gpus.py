@@ -33,12 +33,13 @@ def spread_over_gpus(plan: PlacementPlan, gpus_per_node: int) -> PlacementPlan:
     >>> spread_over_gpus(plan, gpus_per_node=2).slots_LNS.tolist()
     [[[0, 0, 1, 2]]]
     """
-    if gpus_per_node == 1 or not _hold_twice(plan.slots_LNS, gpus_per_node).any():
+    if gpus_per_node == 1 or not (twice_LN := _hold_twice(plan.slots_LNS, gpus_per_node)).any():
         return plan
     slots_LNS = plan.slots_LNS.copy()
-    replicas_LEN = plan.replicas_LEN
-    for layer in np.flatnonzero((replicas_LEN > gpus_per_node).any(axis=(1, 2))):
-        _exchange(slots_LNS[layer], replicas_LEN[layer], gpus_per_node)
+    for layer in np.flatnonzero(twice_LN.any(axis=1)):
+        (replicas_EN,) = plan.layers(slice(layer, layer + 1)).replicas_LEN
+        if (replicas_EN > gpus_per_node).any():
+            _exchange(slots_LNS[layer], replicas_EN, gpus_per_node)
     twice_LN = _hold_twice(slots_LNS, gpus_per_node)
     slots_BS = slots_LNS[twice_LN]
     # Replicas of an expert in a row are on different GPUs.

@@ -48,35 +48,33 @@ class PlacementPlan:
 
     # Plans are kept for long, so that arrays many times as large as the slots are made when they are asked for.
 
-    @property
-    def _filled(self) -> tuple[Ints, Ints]:
-        """Where the expert of each filled slot is in arrays of shape (L, E) and (L, E, N)."""
-        num_layers, num_nodes = self.slots_LNS.shape[:2]
-        rows: Ints = np.arange(num_layers)[:, None, None] * self.num_experts + self.slots_LNS
-        cells: Ints = rows * num_nodes + np.arange(num_nodes)[:, None]
+    def _filled(self, num_nodes: int) -> Ints:
+        """Return where the expert of each filled slot is in an array of shape (L, E, N), or (L, E) for one node."""
+        cells: Ints = self.slots_LNS + np.arange(0, self.num_layers * self.num_experts, self.num_experts)[:, None, None]
+        if num_nodes > 1:
+            cells *= num_nodes
+            cells += np.arange(num_nodes)[:, None]
         is_filled = self.slots_LNS >= 0
-        if is_filled.all():
-            return rows.ravel(), cells.ravel()
-        return rows[is_filled], cells[is_filled]
+        return cells.ravel() if is_filled.all() else cells[is_filled]
 
     @property
     def replicas_LEN(self) -> Ints:
         """Replicas of each expert on each node, shape (L, E, N)."""
         shape = self.num_layers, self.num_experts, self.num_nodes
-        counts: Ints = np.bincount(self._filled[1], minlength=math.prod(shape))
+        counts: Ints = np.bincount(self._filled(self.num_nodes), minlength=math.prod(shape))
         return counts.reshape(shape)
 
     @cached_property
     def replicas_LE(self) -> Ints:
         """Replicas of each expert over all nodes, shape (L, E)."""
-        total: Ints = np.bincount(self._filled[0], minlength=self.num_layers * self.num_experts)
+        total: Ints = np.bincount(self._filled(1), minlength=self.num_layers * self.num_experts)
         return total.reshape(self.num_layers, self.num_experts)
 
     @cached_property
     def holds_LEN(self) -> Bools:
         """Whether a node holds a replica, shape (L, E, N)."""
         holds = np.zeros((self.num_layers, self.num_experts, self.num_nodes), dtype=np.bool_)
-        holds.ravel()[self._filled[1]] = True
+        holds.ravel()[self._filled(self.num_nodes)] = True
         return holds
 
     @cached_property
@@ -89,6 +87,10 @@ class PlacementPlan:
     def fewest_nodes(self) -> int:
         """The fewest nodes that any expert is on: fewer failures than these lose no expert."""
         return int(self.holds_LEN.sum(axis=2).min())
+
+    def layers(self, some: slice) -> "PlacementPlan":
+        """Keep some layers only."""
+        return PlacementPlan(self.slots_LNS[some], self.num_experts)
 
     def nodes(self, columns: npt.ArrayLike) -> "PlacementPlan":
         """Keep some nodes only, in the order given by their indices."""

@@ -1,6 +1,7 @@
 """Statistics of a trace: nodes alive, losses and their sizes, life times, burstiness."""
 
 import math
+import statistics
 from dataclasses import dataclass
 
 import numpy as np
@@ -116,7 +117,8 @@ def trace_stats(trace: Trace) -> TraceStats:
         loss_size_max=max(sizes, default=0),
         take_all_share=_ratio(num_take_all, len(sizes)),
         lifetime_mean_s=float(np.mean(lifetimes)) if lifetimes else math.nan,
-        lifetime_median_s=float(np.median(lifetimes)) if lifetimes else math.nan,
+        # np.median would load numpy.ma.
+        lifetime_median_s=float(statistics.median(lifetimes)) if lifetimes else math.nan,
         num_censored=len(born),
         loss_gap_mean_s=gap_mean_s,
         loss_gap_cv=gap_cv,
