@@ -71,7 +71,8 @@ def node_hours(time_s: npt.ArrayLike, num_nodes: npt.ArrayLike, end_s: float, pr
     # Every time between is one more rounding.
     is_change = np.diff(counts, prepend=-1) != 0
     times, counts = times[is_change], counts[is_change]
-    edges = np.unique(np.concatenate([times, prices.time_s, [end_s]]))
+    # np.unique would load numpy.ma.
+    edges = np.array(sorted({*times.tolist(), *prices.time_s.tolist(), float(end_s)}))
     edges = edges[(edges >= times[0]) & (edges <= end_s)]
     nodes, price = (
         values[np.maximum(0, np.searchsorted(since_s, edges[:-1], side="right") - 1)]
