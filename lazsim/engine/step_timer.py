@@ -19,7 +19,8 @@ NUM_KEPT = 64
 """Most timers kept for plans that come again: all of plain expert parallelism, many in another run of the system."""
 
 CELLS_KEPT = 2**25
-"""Most cells of all timers kept. A timer has a cell of five bytes for each expert of a layer on each node: 160 MiB."""
+"""Most cells of all timers kept. A timer has a cell of a byte for each expert of a layer on each node, 32 MiB, and some
+words for each slot."""
 
 MOST_AHEAD = 64
 """Samples of the loads that are taken at once."""
