@@ -5,16 +5,17 @@ When one expert draws several times its even share, how fast is the layer, and d
 Axes: L layers, E experts.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 
-from lazsim import allocate, recovery_curve
+from lazsim import recovery_curve
 from lazsim.costmodel.step import StepCost
 from lazsim.engine.systems import SYSTEMS
 from lazsim.errors import SpecError
 from lazsim.output.plots.charts import lines_figure
-from lazsim.placement.policies import place
-from lazsim.placement.request import PlacementRequest
+from lazsim.placement.policies import find_policy
 from lazsim.scenario import resolve
 from lazsim.study.experiment import Outcome
 
@@ -106,7 +107,5 @@ def layer_speed(system, costs, load_LE):
 
 def recovery_probs(policy, costs, load_LE, failures):
     """Return the exact probabilities that every expert survives, one for each number of failed nodes."""
-    cluster = costs.cluster
-    replicas_LE = allocate(load_LE, cluster.num_nodes * cluster.slots_per_node, costs.job.fault_threshold)
-    request = PlacementRequest(replicas_LE, cluster.num_nodes, cluster.slots_per_node, cluster.gpus_per_node, load_LE)
-    return recovery_curve(place(policy, request).holds_LEN, failures, "exact").recovery_prob.tolist()
+    plan = replace(SYSTEMS["lazarus"], policy=find_policy(policy)).plan(costs, costs.cluster.num_nodes, load_LE)
+    return recovery_curve(plan.holds_LEN, failures, "exact").recovery_prob.tolist()

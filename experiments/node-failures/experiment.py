@@ -5,12 +5,13 @@ When nodes fail together, how long until training goes on, and which placement k
 Axes: L layers, E experts, H servers, S steps.
 """
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
 import pandas as pd
 
-from lazsim import allocate, recovery_curve
+from lazsim import recovery_curve
 from lazsim.costmodel.recovery_times import checkpoint_load_s, restart_s
 from lazsim.costmodel.step import StepCost
 from lazsim.engine.planner import Planner
@@ -19,8 +20,7 @@ from lazsim.engine.reconfiguration import bind_nodes
 from lazsim.engine.systems import SYSTEMS
 from lazsim.output.plots.charts import lines_figure
 from lazsim.placement.plan import is_recoverable
-from lazsim.placement.policies import place
-from lazsim.placement.request import PlacementRequest
+from lazsim.placement.policies import find_policy
 from lazsim.routing import load_routing
 from lazsim.scenario import resolve
 from lazsim.study.comparison import average
@@ -171,11 +171,9 @@ def measure(case):
 
 def recovery_probs(policy, costs, load_LE):
     """Return each number of failed nodes with the exact probability that every expert survives."""
-    cluster = costs.cluster
-    replicas_LE = allocate(load_LE, cluster.num_nodes * cluster.slots_per_node, costs.job.fault_threshold)
-    request = PlacementRequest(replicas_LE, cluster.num_nodes, cluster.slots_per_node, cluster.gpus_per_node, load_LE)
-    failures = range(1, cluster.num_nodes)
-    curve = recovery_curve(place(policy, request).holds_LEN, list(failures), method="exact")
+    plan = replace(SYSTEMS["lazarus"], policy=find_policy(policy)).plan(costs, costs.cluster.num_nodes, load_LE)
+    failures = range(1, plan.num_nodes)
+    curve = recovery_curve(plan.holds_LEN, list(failures), method="exact")
     return list(zip(failures, curve.recovery_prob.tolist(), strict=True))
 
 
