@@ -36,6 +36,7 @@ import pandas as pd
 from lazsim.cli import main as lazsim
 from lazsim.decoding import decode_json
 from lazsim.files import TEMPORARY
+from lazsim.output.sweep import SWEEP_FILES
 from tests.conftest import ROOT
 from tests.test_trace_readers import SAMPLES
 
@@ -47,8 +48,9 @@ SILENCE_S = 240
 MEMORY_BYTES = 2 << 30
 
 CATALOG = ROOT / "lazsim" / "catalog"
-KEPT = ("rows.jsonl", "table.csv", ".lazsim.json")
-"""Files that a refused call may leave: a sweep keeps its runs, and says that the folder is its own."""
+KEPT = ("rows.jsonl", "table.csv", ".lazsim.json", *SWEEP_FILES)
+"""Files that a refused call may leave: a sweep some of whose runs fail keeps the others, and says that the folder is
+its own."""
 
 EXTREMES = (
     "0", "-0.0", "-1", "1", "1.5", "1e-320", "1e-300", "1e308", "1e309", "-1e300", "nan", "inf", "-inf", "30000000",

@@ -52,6 +52,15 @@ def test_json_has_every_row_and_the_means(lazsim, spec, tmp_path):
     assert answer["comparison"]["contests"][0]["among"] == {}
 
 
+def test_a_sweep_whose_runs_all_fail_prints_and_writes_no_results(lazsim, spec, tmp_path):
+    # More steps than can be simulated.
+    spec.write_text(SPEC.replace('"10min"', '"30000000min"'))
+    code, out, err = lazsim("sweep", spec, "--out", tmp_path / "out", "--jobs", 1)
+    assert (code, out) == (2, "")
+    assert err.splitlines()[-1].endswith("12 of 12 runs failed; mend them and start it again")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["rows.jsonl"]
+
+
 def test_runs_that_fail_are_named_and_the_others_kept(lazsim, spec, tmp_path):
     (tmp_path / "own.py").write_text(
         "from lazsim.placement.baselines import place_spread\n"

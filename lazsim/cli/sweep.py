@@ -48,12 +48,12 @@ def command(spec: Path, out: Path, as_json: bool, **workers: Any) -> None:
     options = take_workers(workers)
     refuse_foreign(out, SWEEP_FILES)
     result = run_sweep(load_sweep(spec), out, progress=progress_bar, **options)
-    show(result, result.notes, sweep_parts, as_json=as_json)
-    files = sweep_files(result)
-    files[REPORT] = page(
-        sweep_report(result, spec.name, sha256(read_bytes(spec))), sweep_parts(result), result.notes, files
-    )
-    note_written(out, ("table.csv", "rows.jsonl", *write_results(out, "pictures of a sweep", files)))
+    if result.rows:
+        show(result, result.notes, sweep_parts, as_json=as_json)
+        files = sweep_files(result)
+        report = sweep_report(result, spec.name, sha256(read_bytes(spec)))
+        files[REPORT] = page(report, sweep_parts(result), result.notes, files)
+        note_written(out, ("table.csv", "rows.jsonl", *write_results(out, "pictures of a sweep", files)))
     for label, error in result.failures[:MOST_FAILURES]:
         note(f"{label}: {error}")
     if result.failures:

@@ -42,7 +42,7 @@ def run_sweep(sweep: Sweep, folder: Path | None = None, **options: Any) -> Sweep
     axes = find_axes(points)
     labels = [describe_point(point, axes) for point in points]
     result = SweepResult.assemble(points, collect(simulate_point, scenarios, folder, labels=labels, **options))
-    if folder is not None:
+    if folder is not None and result.rows:
         write_whole(folder / TABLE, result.table())
     return result
 
