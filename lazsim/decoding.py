@@ -30,7 +30,7 @@ WORDS = {
 """Types of msgspec, in plain words."""
 
 
-def tell_fault(error: msgspec.MsgspecError, spec_type: Any, inside: str = "") -> str:
+def tell_fault(error: msgspec.MsgspecError, spec_type: Any, inside: str = "", value: Any = None) -> str:
     """Return what msgspec says of a value as errors of lazsim have it: the field first, then what it may be.
 
     Parameters
@@ -39,6 +39,8 @@ def tell_fault(error: msgspec.MsgspecError, spec_type: Any, inside: str = "") ->
         The error of decoding or converting to `spec_type`.
     inside
         Name of the specification; the name of a field begins with it.
+    value
+        What was converted, if known: its tag tells which of several types it is.
 
     Examples
     --------
@@ -59,6 +61,10 @@ def tell_fault(error: msgspec.MsgspecError, spec_type: Any, inside: str = "") ->
     assert found is not None, "every text matches"
     text, path = found[1], found[2] or ""
     kinds = list(_alternatives([msgspec.inspect.type_info(spec_type)]))
+    if isinstance(value, dict):
+        structs = [kind for kind in kinds if isinstance(kind, msgspec.inspect.StructType) and kind.tag_field]
+        tagged = [kind for kind in structs if value.get(str(kind.tag_field)) == kind.tag]
+        kinds = [*tagged] or kinds
     for part in _PART.findall(path):
         kinds = list(_alternatives(inner for kind in kinds for inner in _parts(kind, part)))
     field = path.replace("[...]", "").lstrip(".")
@@ -120,7 +126,7 @@ def convert(value: Any, kind: type[RecordT], inside: str = "", *, path: object =
     try:
         return msgspec.convert(value, kind, strict=strict, str_keys=True)
     except msgspec.ValidationError as error:
-        told = tell_fault(error, kind, inside)
+        told = tell_fault(error, kind, inside, value)
         raise SpecError(f"{path}: {told.replace('`', '')}" if path else told) from None
 
 

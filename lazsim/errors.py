@@ -109,8 +109,8 @@ def known_names(names: Sequence[str]) -> str:
 
     Examples
     --------
-    >>> known_names(["gpt-s", "gpt-l"]), known_names([f"model-{number}" for number in range(1000)])[-25:]
-    ('known: gpt-s, gpt-l', '14, model-15 and 984 more')
+    >>> known_names(["gpt-s", "gpt-l"]), known_names([f"model-{number}" for number in range(100, 130)])[-21:]
+    ('known: gpt-s, gpt-l', 'model-113 and 16 more')
     """
     text = ", ".join(names)
     if len(text) > LONGEST_LIST:

@@ -279,6 +279,17 @@ def test_a_number_with_separators_is_told_with_its_line_and_how_to_write_it(lazs
     assert "'1,024' has a separator of thousands; write 1024" in err
 
 
+def test_a_field_of_a_recipe_is_suggested_from_its_own_kind(lazsim, tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text('kind = "mtbf"\nnum_nodes = 4\nmtbf_s = "1d"\nrepair_s = "1h"\nduration_s = "30d"\ntick = 3\n')
+    code, _, err = lazsim("trace", "info", path)
+    assert code == 2
+    # A spot market has ticks, and is another kind.
+    assert err.startswith(f"lazsim: {path}: tick: unknown field: known: source, ")
+    assert "mtbf_s" in err
+    assert "tick_s" not in err
+
+
 def test_times_of_a_recipe_take_units(lazsim, tmp_path):
     texts = {"units.toml": ('"1d"', '"1h"', '"30d"'), "seconds.toml": (86400, 3600, 2592000)}
     for name, values in texts.items():
