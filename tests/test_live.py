@@ -392,7 +392,7 @@ def test_a_job_without_workers_ends_in_a_message(pool):
 def test_a_job_with_too_few_workers_ends_in_a_message(pool):
     # Four experts on two nodes of two slots: one of them does not hold all.
     acts = {("stepped", 4): [("kill", "n0")]}
-    with pytest.raises(LiveError, match="1 workers are left, too few to hold all experts, and none is to come"):
+    with pytest.raises(LiveError, match="too few to hold all experts: 1 worker, and none is to come"):
         run_live(tiny_spec(slots_per_node=2), Script(2, acts), pool)
 
 

@@ -319,7 +319,7 @@ def test_one_more_worker_than_descriptors_allow_is_told_so():
         server.max_workers = 1
         await Peer().join(server, "first")
         answer = await Peer().join(server, "second")
-        assert "descriptors for 1 workers" in answer.reason
+        assert "descriptors for 1 worker;" in answer.reason
 
     assert serve(script).joined == ["first"]
 

@@ -10,6 +10,7 @@ from lazsim.live.coordinator import Coordinator
 from lazsim.live.messages import LiveError
 from lazsim.live.worker_pool import WorkerArgs, WorkerPool
 from lazsim.trace.table import Trace
+from lazsim.units import counted
 
 WATCH_INTERVAL_S = 0.5
 """Time between two checks that workers are left."""
@@ -62,7 +63,7 @@ class LocalNodes:
                 # They ended by themselves: killed workers have no local rank any more.
                 coordinator.stop("all workers have ended")
             elif not injector.has_more and not coordinator.system.usable_nodes(coordinator.costs, num_left):
-                coordinator.stop(f"{num_left} workers are left, too few to hold all experts, and none is to come")
+                coordinator.stop(f"too few to hold all experts: {counted(num_left, 'worker')}, and none is to come")
 
 
 class FaultInjector(Protocol):

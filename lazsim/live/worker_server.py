@@ -12,6 +12,7 @@ from lazsim.errors import LazsimError
 from lazsim.live import messages
 from lazsim.live.messages import NONCE_BYTES, PROOF_BYTES, Hello, LiveError, Message, MessageAuth, Stop
 from lazsim.live.spec import LiveSpec
+from lazsim.units import counted
 
 MAX_MISSED_HEARTBEATS = 3
 """After this many missed heartbeats, another worker may take the name of a silent one."""
@@ -277,7 +278,7 @@ class WorkerServer:
             # The same worker, back before the end of its old connection was noticed.
             worker.disconnect()
         if len(self.workers) >= self.max_workers:
-            return f"the controller has descriptors for {self.max_workers} workers; raise its `ulimit -n`"
+            return f"the controller has descriptors for {counted(self.max_workers, 'worker')}; raise its `ulimit -n`"
         return None
 
     async def _disconnect_silent_workers(self) -> None:
