@@ -295,14 +295,17 @@ def main() -> None:
     session.report["conditions"].append(found_here)
     models = sorted(path.stem for path in (ROOT / "lazsim" / "catalog" / "models").glob("*.toml"))
     found = tasks(options.device, models, len(found_here["gpus"]))
+    has_run = False
     for task, left_s in pending(session, found, end_s, end_s - time.monotonic()):
         session.run(task, left_s)
         session.save(options.out)
+        has_run = True
     session.save(options.out)
     left = [task.name for task in found if not session.is_done(task.name)]
     failed = [name for name, noted in session.report["tasks"].items() if noted["status"] == "failed"]
     print(f"{len(found) - len(left)} of {len(found)} tasks have ended; failed: {', '.join(failed) or 'none'}")
-    print(f"results are in {options.state}" + (f"; to go on, run it again ({len(left)} left)" if left else ""))
+    ending = "to go on, run it again" if has_run else "none of the rest fits into this slice; give a longer budget"
+    print(f"results are in {options.state}" + (f"; {ending} ({len(left)} left)" if left else ""))
     sys.exit(1 if failed else 0)
 
 
