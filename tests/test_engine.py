@@ -186,6 +186,14 @@ def test_a_newcomer_that_fails_while_joining_does_not_take_the_job_down():
     assert result.states[-1].num_used == 2
 
 
+def test_another_failure_while_that_of_a_restart_is_noticed_starts_detection_again():
+    # f fails at 101; a to d restart from 116 on; d fails at 120 and c at 125: detected by 140, restarted by 170.
+    events = trace((0, "add", "a b c d e f"), (101, "remove", "f"), (120, "remove", "d"), (125, "remove", "c"))
+    result = run("ds", events, 200.0, **NEVER)
+    assert result.counts["failures"] == 3
+    assert spent(result) == {"lost_work": 101, "detect": 15 + 20, "restart": 4 + 30, "compute": 30}
+
+
 def test_ds_takes_new_nodes_in_by_a_checkpoint_and_a_restart():
     events = trace((0, "add", "a b"), (51, "add", "c d"))
     result = run("ds", events, 300.0, **NEVER)

@@ -223,12 +223,17 @@ class Job:
             # Those that are left join at the next step boundary.
             self._join_at_s = self.env.now
         self.progress.fail(self.env.now)
-        involved = set(self.state.involved)
+        before, removed = self.state, set(failure.removed)
+        involved = set(before.involved)
         failed = tuple(node for node in failure.removed if node in involved)
         self.log.failure, self._before_s = FailureRecord(self.env.now, failed), before_s
         self.log.failures.append(self.log.failure)
-        in_recovery = self.state.is_recovering
-        self.state = Detecting(self.state.held.without(failure.removed), rest_s=rest_s, in_recovery=in_recovery)
+        self.state = Detecting(
+            before.held.without(failure.removed),
+            survivors=tuple(node for node in before.involved if node not in removed),
+            rest_s=rest_s,
+            in_recovery=before.is_recovering,
+        )
         self.log.count("failures")
         self._log("failure", num_lost=len(failure.removed), num_joined=len(failure.added))
 

@@ -77,14 +77,22 @@ class Detecting(JobState):
 
     Attributes
     ----------
+    survivors : tuple of str
+        Nodes left of those that trained or recovered together, also where they hold no state yet.
     rest_s : float
         Seconds left of the step under way; 0 where none was.
     in_recovery : bool
         Whether survivors were recovering from another failure.
     """
 
+    survivors: tuple[str, ...] = ()
     rest_s: float = 0.0
     in_recovery: bool = False
+
+    @property
+    def involved(self) -> tuple[str, ...]:
+        """All survivors, so that another failure among them starts detection again."""
+        return self.survivors
 
     @property
     def is_recovering(self) -> bool:

@@ -71,7 +71,7 @@ class Kernels:
         if kernel != "matmul_bf16":
             quantised = self.inputs.copy_s(QUANTISE_BYTES * columns * rows)
             seconds = max(seconds - quantised, 0.3 * seconds)
-        if self.inputs.parallel.precision == "fp8_block" and kernel != "matmul_bf16":
+        if kernel == "matmul_fp8_block":
             seconds *= self.inputs.constants.block_weight_gradient_slowdown
         added_bytes = (2 * self.inputs.parallel.gradient_bytes - 2) * columns * inner
         gpu = self.inputs.gpu

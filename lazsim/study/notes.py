@@ -84,7 +84,7 @@ def _run_notes(scenario: Scenario, run: SystemRun, trace: Trace, loads: Routing)
         notes.append(f"{told} (`fault_threshold`); {why or f'f {threshold} fits while no node is lost'}")
     if loads.last_step is not None and run.steps > loads.last_step:
         notes.append(f"the recorded loads end at step {loads.last_step}; later steps use the last ones")
-    if run.planning == "sampled":
+    if run.planning == "sampled" and run.samples_error:
         notes.append(
             f"{run.name}: plans are sampled; its samples are within {run.samples_error:.2%} (95 % interval) of those "
             "of a run that makes every plan, as `planning` exact does"
