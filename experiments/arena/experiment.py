@@ -327,6 +327,7 @@ def rest(ordered):
         more = f" and {len(ties) - MOST_TIES} more" if len(ties) > MOST_TIES else ""
         said.append(f"or {', '.join(ties['system'].iloc[:MOST_TIES])}{more}")
     if len(behind):
-        share = behind["samples_per_s"].iloc[0] / ordered["samples_per_s"].iloc[0]
-        said.append(f"{behind['system'].iloc[0]} {1 - share:.0%} behind")
+        lacks = 1 - behind["samples_per_s"].iloc[0] / ordered["samples_per_s"].iloc[0]
+        told = f"{lacks:.0%}" if lacks >= 0.005 else "under 1%"
+        said.append(f"{behind['system'].iloc[0]} {told} behind")
     return "\n".join(said)
