@@ -3,12 +3,11 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import msgspec
-from threadpoolctl import ThreadpoolController
+from threadpoolctl import threadpool_limits
 
 from lazsim import __version__
 from lazsim.engine.planner import Planner
@@ -206,7 +205,7 @@ def _run(runs: SettingRuns, setting: Setting | None = None) -> SystemRun:
         usable = scenario.find_system().usable_nodes(scenario.costs(), trace.most_nodes(scenario.wall_s(trace)))
         require_memory(scenario, loads, usable)
     # Products of several threads are summed in another order: the same inputs would give other last digits.
-    with _libraries().limit(limits=1, user_api="blas"):
+    with threadpool_limits(1, user_api="blas"):
         [run] = runs.runs(setting or _choose(runs, interval_of(scenario)))
     if strict:
         require_memory(scenario, loads, run.most_nodes_used, run.steps)
@@ -232,11 +231,6 @@ def plan_of(scenario: Scenario) -> PlacementPlan | None:
     domains = tuple(node // per_domain for node in range(num_nodes)) if system.uses_domains(costs) else None
     planner = Planner(system, costs, scenario.load_routing())
     return planner.plan(num_nodes, costs.job.rebalance_interval_steps, domains)
-
-
-@cache
-def _libraries() -> ThreadpoolController:
-    return ThreadpoolController()
 
 
 def _record(scenarios: Sequence[Scenario], trace: Trace, loads: Routing, wall_s: float) -> dict[str, Any]:
