@@ -191,6 +191,9 @@ def test_parts_add_up_to_the_closed_form():
         ({"interleave_moe_layer_step": 4}, 2),
         ({"moe_layers": [1, 3, 5]}, 3),
         ({"moe_layer_freq": [0, 1, 1, 1, 1, 1, 1, 1]}, 7),
+        ({"moe_layer_freq": 1, "first_k_dense_replace": 3}, 5),
+        # Layers 2, 4 and 6: modeling_deepseek.py takes those whose number is a multiple.
+        ({"moe_layer_freq": 2, "first_k_dense_replace": 1}, 3),
         ({"mlp_layer_types": ["dense", *["sparse"] * 7]}, 7),
     ],
 )
@@ -216,6 +219,9 @@ def test_tied_embeddings_short_contexts_and_windows_are_read(tmp_path):
         ({"hidden_size": 4096}, "no num_local_experts or n_routed_experts"),
         ({**MIXTRAL, "num_local_experts": None}, "expected config.json of an MoE model"),
         ({**MIXTRAL, "hidden_size": "wide"}, "hidden_size: expected a whole number from 0 up, found 'wide'"),
+        ({**MIXTRAL, "moe_layer_freq": 0}, "a step of 0 between MoE layers"),
+        ({**MIXTRAL, "mlp_only_layers": [{}]}, "mlp_only_layers: expected a list of numbers or words, found '[{}]'"),
+        ({**MIXTRAL, "mlp_only_layers": "3"}, "mlp_only_layers: expected a list of numbers or words, found '3'"),
         ({**MIXTRAL, "hidden_size": -1}, "hidden_size: expected a whole number from 0 up, found '-1'"),
         ({**MIXTRAL, "num_hidden_layers": 10**6}, "num_hidden_layers: expected 1 to 4096"),
         ({**MIXTRAL, "num_experts_per_tok": 9}, "top_k (9) exceeds num_experts (8)"),

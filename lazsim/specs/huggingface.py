@@ -49,8 +49,13 @@ class _Config:
 
     def layers(self, *names: str) -> list[Any]:
         """Return a list with an element for each layer, or for some of them; empty where it is missing."""
-        lists = [self.fields[name] for name in names if isinstance(self.fields.get(name), list)]
-        return lists[0][:MAX_LAYERS] if lists else []
+        for name in names:
+            value = self.fields.get(name)
+            if value is not None:
+                if not isinstance(value, list) or not all(isinstance(one, int | str) for one in value):
+                    raise SpecError(f"{name}: expected a list of numbers or words, found {str(value)[:40]!r}")
+                return value[:MAX_LAYERS]
+        return []
 
     def has(self, name: str) -> bool:
         """Return whether a field is there and neither null nor false."""
@@ -116,18 +121,23 @@ def _name(config: _Config) -> str:
 
 def _moe_layers(config: _Config, num_layers: int) -> list[int]:
     """Return the layers whose feed-forward block has experts, by the rule of the model's family."""
-    chosen = config.layers("moe_layers")
-    kinds = config.layers("mlp_layer_types", "moe_layer_freq")
     start = config.number("first_k_dense_replace", "num_dense_layers", "moe_layer_start_index", default=0)
-    period = config.number("interleave_moe_layer_step", "decoder_sparse_step", "moe_layer_interval", default=1)
     dense = set(config.layers("mlp_only_layers"))
+    # DeepSeek counts the layers of a step from 0, others from 1.
+    counts_from = 0 if isinstance(config.fields.get("moe_layer_freq"), int) else 1
+    steps = (
+        ("interleave_moe_layer_step", "decoder_sparse_step", "moe_layer_interval")
+        if counts_from
+        else ("moe_layer_freq",)
+    )
+    period = config.number(*steps, default=1)
     if period == 0:
         raise SpecError("a step of 0 between MoE layers: a model without experts")
-    if kinds:
+    if kinds := config.layers("mlp_layer_types", *(("moe_layer_freq",) if counts_from else ())):
         return [layer for layer, kind in enumerate(kinds[:num_layers]) if kind in ("sparse", "moe", 1)]
-    if chosen:
+    if chosen := config.layers("moe_layers"):
         return [layer for layer in range(num_layers) if layer in chosen]
-    return [layer for layer in range(start, num_layers) if (layer + 1) % period == 0 and layer not in dense]
+    return [layer for layer in range(start, num_layers) if (layer + counts_from) % period == 0 and layer not in dense]
 
 
 def _shared_experts(config: _Config) -> dict[str, int]:
