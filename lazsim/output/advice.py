@@ -11,7 +11,7 @@ from lazsim.output.run import MAP_CAPTION
 from lazsim.output.table import Column, Part, Table, key, with_interval
 from lazsim.study.advice import Advice
 from lazsim.study.intervals import MIN_SAMPLES, Interval
-from lazsim.study.question import name_choice
+from lazsim.study.question import name_apart, name_choice
 from lazsim.study.search import Alternative
 from lazsim.study.simulation import plan_of
 from lazsim.units import format_duration
@@ -98,18 +98,19 @@ def _ranking_table(advice: Advice) -> Table:
     goal = advice.goal
     columns = [key("choice"), *map(Column, ("interval, steps", goal.heading, "best is better by", "seeds"))]
     columns += [Column("in time")] if goal.done is not None else []
-    rows = []
-    for place, one in enumerate(advice.ranking[:MOST_RANKED]):
+    rows, shown = [], advice.ranking[:MOST_RANKED]
+    names, common = name_apart([one.name.choice for one in shown])
+    for place, (one, chosen) in enumerate(zip(shown, names, strict=True)):
         tie = " (tie)" if place and one.is_tie else ""
         behind = f"{_percent(one.behind)}{tie}" if place else "-"
-        chosen = name_choice(one.name.choice)
         row = [chosen, one.name.interval_steps, with_interval(goal.shown(one.mean), goal.format), behind, one.num_seeds]
         if goal.done is not None:
             row += [f"{goal.in_time(advice.rows[one.name]).value:.0%}"]
             row[3] = "late" if place and advice.misses(one.name) else behind
         rows.append(row)
     left = len(advice.ranking) - len(rows)
-    notes = [f"{left} more are in --json"] if left else []
+    notes = [f"in all rows: {common}"] if common else []
+    notes += [f"{left} more are in --json"] if left else []
     notes += [f"cannot run: {reason}" for reason in dict.fromkeys(advice.refused.values())]
     return Table(columns, rows, "alternatives, each at its best interval", notes)
 

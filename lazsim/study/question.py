@@ -257,9 +257,21 @@ def simulate_due(asked: DueRun) -> Mapping[str, Any]:
     return {"row": flat_row(run, scored=False) | costs | ends, "notes": describe_runs([scenario], [run], trace, loads)}
 
 
-def name_choice(choice: Choice) -> str:
+def name_choice(choice: Iterable[tuple[str, Any]]) -> str:
     """Name all that was chosen, in a line."""
     return ", ".join(name_value(name, value) for name, value in choice)
+
+
+def name_apart(choices: Sequence[Choice]) -> tuple[list[str], str]:
+    """Name choices by what differs among them, and what all have in common.
+
+    Examples
+    --------
+    >>> name_apart([(("system", "ds"), ("num_nodes", 2)), (("system", "ds"), ("num_nodes", 4))])
+    (['nodes 2', 'nodes 4'], 'ds')
+    """
+    common = [part for part in choices[0] if len(choices) > 1 and all(part in choice for choice in choices)]
+    return [name_choice([part for part in choice if part not in common]) for choice in choices], name_choice(common)
 
 
 def name_value(name: str, value: Any) -> str:
