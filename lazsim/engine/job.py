@@ -353,6 +353,10 @@ class Job:
                 yield from self._checkpoint(state, waits=True)
             elif (left_s := self.progress.written_at_s() - self.env.now) > 0:
                 yield from self._spend("checkpoint", left_s)
+            if not self._newcomers(state.held):
+                # They went while the state was saved for them.
+                state.is_joining = False
+                return
             decision = self._decide(state.held, joins_due=True, paused=True)
         if decision.action in (protocol.Action.CONTINUE, protocol.Action.RECONFIGURE):
             self.state = Reconfiguring(state.held, decision, is_joining=True)
