@@ -202,7 +202,7 @@ def test_ds_takes_new_nodes_in_by_a_checkpoint_and_a_restart():
 
 
 def test_ds_trains_on_where_new_nodes_go_while_it_saves_for_them():
-    # c and d are collected until 171; the step ends at 172, and both go at 175, before the checkpoint is written at 182.
+    # c and d are collected until 171; the step ends at 172, and both go at 175; the checkpoint is written at 182.
     events = trace((0, "add", "a b"), (51, "add", "c d"), (175, "remove", "c d"))
     result = run("ds", events, 300.0, **NEVER)
     assert spent(result) == {"compute": 290, "checkpoint": 10}
