@@ -15,6 +15,19 @@ from tests.conftest import ROOT
 
 CATALOG_JOBS = ROOT / "lazsim" / "catalog" / "jobs"
 
+
+@pytest.fixture
+def refused(lazsim):
+    """Call a command with bad input; return its one line, without the name of the program."""
+
+    def call(*arguments):
+        code, out, err = lazsim(*arguments)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        return err.removeprefix("lazsim: ").removesuffix("\n")
+
+    return call
+
+
 NAMES = {
     "line ends": "a\nb\r\nc\x0b\x0cd\x85e\u2028f\u2029g",
     "control": "a\x1b[31m\x07\x00b".replace("\0", ""),
@@ -155,10 +168,8 @@ STEP = ("step", "--model", "mixtral-8x7b", "--cluster", "h100x4")
         ((*RUN, "--placement", "mor"), "--placement: unknown policy 'mor': did you mean 'mro'?"),
     ],
 )
-def test_a_slip_is_told_with_its_option_and_what_was_meant(lazsim, arguments, said):
-    code, out, err = lazsim(*arguments)
-    assert (code, out) == (2, "")
-    assert said in err
+def test_a_slip_is_told_with_its_option_and_what_was_meant(refused, arguments, said):
+    assert said in refused(*arguments)
 
 
 @pytest.mark.parametrize(
@@ -175,24 +186,22 @@ def test_a_slip_is_told_with_its_option_and_what_was_meant(lazsim, arguments, sa
     ],
 )
 def test_a_layout_is_refused_by_the_option_or_the_job_that_the_user_gave(
-    lazsim, arguments, said, tmp_path, monkeypatch
+    refused, arguments, said, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
     layout = "\n[parallel]\nglobal_batch = 64\ntensor = 3\n"
     (tmp_path / "mine.toml").write_text((CATALOG_JOBS / "testbed-a.toml").read_text() + layout)
-    code, out, err = lazsim(*STEP, *arguments)
-    assert (code, out) == (2, "")
-    assert err.startswith(f"lazsim: {said}")
+    assert refused(*STEP, *arguments).startswith(said)
 
 
 PLACE = ("place", "--nodes", 4, "--slots", 4, "--experts", 4)
 
 
 @pytest.mark.parametrize("command", [RUN, ("trace", "info", "fail-every-5min"), PLACE, ("recovery", *PLACE[1:])])
-def test_lenient_is_refused_where_no_file_is_read(lazsim, command):
-    code, out, err = lazsim(*command, "--lenient")
-    assert (code, out) == (2, "")
-    assert err == "lazsim: --lenient repairs files of events or loads, and none is given; leave it out\n"
+def test_lenient_is_refused_where_no_file_is_read(refused, command):
+    assert (
+        refused(*command, "--lenient") == "--lenient repairs files of events or loads, and none is given; leave it out"
+    )
 
 
 JSON_FILES = {
@@ -204,32 +213,27 @@ JSON_FILES = {
 
 
 @pytest.mark.parametrize("content", JSON_FILES)
-def test_a_fault_of_json_is_told_as_one_of_toml(lazsim, tmp_path, content):
+def test_a_fault_of_json_is_told_as_one_of_toml(refused, tmp_path, content):
     (tmp_path / "old.json").write_text(content)
-    code, out, err = lazsim(*PLACE, "--old", tmp_path / "old.json")
-    assert (code, out) == (2, "")
-    assert JSON_FILES[content] in err
-    assert not any(word in err for word in ("`", "$", "Expected", "object", "malformed"))
+    told = refused(*PLACE, "--old", tmp_path / "old.json")
+    assert JSON_FILES[content] in told
+    assert not any(word in told for word in ("`", "$", "Expected", "object", "malformed"))
 
 
-def test_an_option_of_words_or_numbers_is_refused_with_those_it_takes(lazsim):
-    assert lazsim("list", "gpu")[2].startswith(
-        "lazsim: KIND: unknown value 'gpu': did you mean 'gpus'? known: models, "
-    )
-    assert lazsim(*PLACE, "--layer", "x")[2].startswith("lazsim: --layer: expected a whole number from 0 to ")
-    for slip in ("--layout", "--outt"):
-        _, _, err = lazsim(*RUN, slip, "x")
-        near = "did you mean '--out'? " if slip == "--outt" else ""
-        assert err == f"lazsim: unknown option '{slip}': {near}see lazsim run --help\n"
+def test_an_option_of_words_or_numbers_is_refused_with_those_it_takes(refused):
+    assert refused("list", "gpu").startswith("KIND: unknown value 'gpu': did you mean 'gpus'? known: models, ")
+    assert refused(*PLACE, "--layer", "x").startswith("--layer: expected a whole number from 0 to ")
+    for slip, near in (("--layout", ""), ("--outt", "did you mean '--out'? ")):
+        assert refused(*RUN, slip, "x") == f"unknown option '{slip}': {near}see lazsim run --help"
 
 
-def test_a_list_of_names_that_is_too_long_ends_early_and_keeps_what_follows(lazsim):
+def test_a_list_of_names_that_is_too_long_ends_early_and_keeps_what_follows(refused):
     num_models = len(catalog_names("models"))
-    _, _, err = lazsim("run", "--trace", "fail-every-5min", "--model", "nope")
-    listed = err.partition("known: ")[2].partition(";")[0]
+    told = refused(*RUN, "--model", "nope")
+    listed = told.partition("known: ")[2].partition(";")[0]
     names, _, more = listed.partition(" and ")
     assert len(names.split(", ")) + int(more.removesuffix(" more")) == num_models
-    assert err.endswith("lazsim list models tells of each\n")
+    assert told.endswith("lazsim list models tells of each")
 
 
 def test_notes_name_the_same_options_on_stderr_in_json_and_in_files(lazsim, tmp_path):
@@ -254,12 +258,10 @@ FILES = {
 
 
 @pytest.mark.parametrize("content", FILES)
-def test_a_fault_of_a_file_is_told_with_option_file_and_field(lazsim, tmp_path, content):
+def test_a_fault_of_a_file_is_told_with_option_file_and_field(refused, tmp_path, content):
     path = tmp_path / "job.toml"
     path.write_text((CATALOG_JOBS / "testbed-a.toml").read_text() + "\n" + content)
-    code, _, err = lazsim(*STEP, "--job", path)
-    assert code == 2
-    assert err.startswith(f"lazsim: --job: {path}: {FILES[content]}")
+    assert refused(*STEP, "--job", path).startswith(f"--job: {path}: {FILES[content]}")
 
 
 TABLES = {
@@ -270,24 +272,22 @@ TABLES = {
 
 
 @pytest.mark.parametrize("command", TABLES)
-def test_a_number_with_separators_is_told_with_its_line_and_how_to_write_it(lazsim, tmp_path, command):
+def test_a_number_with_separators_is_told_with_its_line_and_how_to_write_it(refused, tmp_path, command):
     path = tmp_path / "table.csv"
     path.write_text(TABLES[command])
-    code, out, err = lazsim(*command, path)
-    assert (code, out) == (2, "")
-    assert f"{path}, line 2: " in err
-    assert "'1,024' has a separator of thousands; write 1024" in err
+    told = refused(*command, path)
+    assert f"{path}, line 2: " in told
+    assert "'1,024' has a separator of thousands; write 1024" in told
 
 
-def test_a_field_of_a_recipe_is_suggested_from_its_own_kind(lazsim, tmp_path):
+def test_a_field_of_a_recipe_is_suggested_from_its_own_kind(refused, tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text('kind = "mtbf"\nnum_nodes = 4\nmtbf_s = "1d"\nrepair_s = "1h"\nduration_s = "30d"\ntick = 3\n')
-    code, _, err = lazsim("trace", "info", path)
-    assert code == 2
+    told = refused("trace", "info", path)
     # A spot market has ticks, and is another kind.
-    assert err.startswith(f"lazsim: {path}: tick: unknown field: known: source, ")
-    assert "mtbf_s" in err
-    assert "tick_s" not in err
+    assert told.startswith(f"{path}: tick: unknown field: known: source, ")
+    assert "mtbf_s" in told
+    assert "tick_s" not in told
 
 
 def test_times_of_a_recipe_take_units(lazsim, tmp_path):

@@ -14,7 +14,7 @@ from lazsim.study.intervals import MIN_SAMPLES, Interval
 from lazsim.study.question import name_apart, name_choice
 from lazsim.study.search import Alternative
 from lazsim.study.simulation import plan_of
-from lazsim.units import format_duration
+from lazsim.units import counted, format_duration
 
 MOST_RANKED = 12
 """Choices that are shown; ``--json`` has all of them."""
@@ -48,7 +48,7 @@ def advice_report(advice: Advice) -> Report:
         part: {"name": Path(scenario.settings[part] or getattr(scenario, part).name).name, "sha256": sha256}
         for part, sha256 in scenario.hashes.items()
     }
-    seeds = _seeds_text(advice.ranking[0].num_seeds)
+    seeds = counted(advice.ranking[0].num_seeds, "seed")
     return Report(
         f"Which setting is best for {advice.goal.name}?",
         _answer(advice),
@@ -70,18 +70,15 @@ def _answer(advice: Advice) -> str:
     value = with_interval(goal.shown(advice.ranking[0].mean), goal.format)
     ettr = with_interval(Interval(*(100 * bound for bound in advice.mean("ettr"))), ".1f")
     num_ties = len(advice.ties)
-    told = f"; {num_ties} other{'s' * (num_ties > 1)} may be as good" if num_ties else ""
+    told = f"; {counted(num_ties, 'other')} may be as good" if num_ties else ""
     if any(one.is_tie is None for one in advice.ranking[1:]):
         told = f"; fewer than {MIN_SAMPLES} seeds cannot tell whether others are as good"
     in_time = "" if goal.done is None else f"in time in {_in_time(advice, best)}, "
+    seeds = counted(advice.ranking[0].num_seeds, "seed")
     return (
         f"advice for {goal.name}: {_name(advice, best)}\n"
-        f"{value} {goal.heading}, {in_time}ETTR {ettr} %, over {_seeds_text(advice.ranking[0].num_seeds)}{told}"
+        f"{value} {goal.heading}, {in_time}ETTR {ettr} %, over {seeds}{told}"
     )
-
-
-def _seeds_text(num_seeds: int) -> str:
-    return f"{num_seeds} seed{'s' * (num_seeds > 1)}"
 
 
 def _in_time(advice: Advice, one: Alternative) -> str:
@@ -91,7 +88,7 @@ def _in_time(advice: Advice, one: Alternative) -> str:
 
 def _name(advice: Advice, one: Alternative) -> str:
     steps, every = one.interval_steps, format_duration(advice.seconds(one))
-    return f"{name_choice(one.choice)}, a checkpoint every {steps} step{'s' * (steps > 1)} ({every})"
+    return f"{name_choice(one.choice)}, a checkpoint every {counted(steps, 'step')} ({every})"
 
 
 def _ranking_table(advice: Advice) -> Table:

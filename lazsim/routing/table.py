@@ -177,8 +177,7 @@ def top_experts(routing: RecordedRouting, num_layers: int, num_experts: int) -> 
     _, has_layers, has_experts = routing.tokens_SLE.shape
     if has_layers < num_layers or has_experts < num_experts:
         raise RoutingFormatError(
-            f"{routing.name}: {has_layers} layers of {has_experts} experts, but the model "
-            f"has {num_layers} of "
+            f"{routing.name}: {has_layers} layers of {has_experts} experts, but the model has {num_layers} of "
             f"{num_experts}; choose a smaller model, or generated loads"
         )
     if (has_layers, has_experts) == (num_layers, num_experts):

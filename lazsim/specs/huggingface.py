@@ -123,21 +123,19 @@ def _moe_layers(config: _Config, num_layers: int) -> list[int]:
     """Return the layers whose feed-forward block has experts, by the rule of the model's family."""
     start = config.number("first_k_dense_replace", "num_dense_layers", "moe_layer_start_index", default=0)
     dense = set(config.layers("mlp_only_layers"))
-    # DeepSeek counts the layers of a step from 0, others from 1.
-    counts_from = 0 if isinstance(config.fields.get("moe_layer_freq"), int) else 1
-    steps = (
-        ("interleave_moe_layer_step", "decoder_sparse_step", "moe_layer_interval")
-        if counts_from
-        else ("moe_layer_freq",)
-    )
+    steps, first = ["interleave_moe_layer_step", "decoder_sparse_step", "moe_layer_interval"], 1
+    lists = ["mlp_layer_types", "moe_layer_freq"]
+    if isinstance(config.fields.get("moe_layer_freq"), int):
+        # DeepSeek's is a step, and counts layers from 0; others have an element for each layer.
+        steps, first, lists = ["moe_layer_freq"], 0, ["mlp_layer_types"]
     period = config.number(*steps, default=1)
     if period == 0:
         raise SpecError("a step of 0 between MoE layers: a model without experts")
-    if kinds := config.layers("mlp_layer_types", *(("moe_layer_freq",) if counts_from else ())):
+    if kinds := config.layers(*lists):
         return [layer for layer, kind in enumerate(kinds[:num_layers]) if kind in ("sparse", "moe", 1)]
     if chosen := config.layers("moe_layers"):
         return [layer for layer in range(num_layers) if layer in chosen]
-    return [layer for layer in range(start, num_layers) if (layer + counts_from) % period == 0 and layer not in dense]
+    return [layer for layer in range(start, num_layers) if (layer + first) % period == 0 and layer not in dense]
 
 
 def _shared_experts(config: _Config) -> dict[str, int]:

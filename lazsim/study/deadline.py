@@ -11,7 +11,7 @@ from lazsim.limits import LONGEST_S
 from lazsim.scenario import Scenario
 from lazsim.trace.prices import ONE, Prices, node_hours
 from lazsim.trace.table import Event, Trace, build_trace
-from lazsim.units import parse_duration, parse_price
+from lazsim.units import counted, parse_duration, parse_price
 
 ROUNDS = 10
 """Halvings of the time in which the switch to on-demand nodes is searched: it is found to a thousandth of the deadline.
@@ -219,7 +219,7 @@ def due_samples(
     staying = switch_to_on_demand(trace, 0.0, num_nodes, due.work_s)
     run = simulate(replace(scenario, duration_s=due.work_s), staying)
     if not run.samples:
-        told = f"{run.name} trains nothing in {due.work_s:g} s on {num_nodes} lasting nodes"
+        told = f"{run.name} trains nothing in {due.work_s:g} s on {counted(num_nodes, 'on-demand node')}"
         raise LazsimError(f"`work`: {told}; give more work, or another system first")
     return run.samples
 

@@ -113,7 +113,7 @@ def events_from_outages(outages: Iterable[Outage]) -> tuple[list[Event], tuple[s
     if num_merged:
         notes.append(
             f"{counted(num_merged, 'outage begins', 'outages begin')} while another of the same node lasts: "
-            f"both are one absence"
+            "both are one absence"
         )
     if any(outage.end_s == outage.start_s for outage in given):
         notes.append("an outage of zero length takes the node out and brings it back at the same instant")

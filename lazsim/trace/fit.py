@@ -100,8 +100,7 @@ def fit_spot(trace: Trace) -> SpotSpec:
     if stats.num_losses < LEAST_LOSSES or not seen.grant_sizes:
         raise LazsimError(
             f"{trace.name}: too few to fit a recipe: {counted(stats.num_losses, 'loss', 'losses')} and "
-            f"{counted(len(seen.grant_sizes), 'grant')}; "
-            f"give a trace with at least {LEAST_LOSSES} losses and a grant"
+            f"{counted(len(seen.grant_sizes), 'grant')}; give a trace with at least {LEAST_LOSSES} losses and a grant"
         )
     return SpotSpec(
         source=_fitted_to(trace),
@@ -149,9 +148,8 @@ def fit_mtbf(trace: Trace) -> MtbfSpec:
     num_lost, num_returned = sum(sizes), sum(not repair.cut for repair in repairs)
     if num_lost < LEAST_LOSSES or not num_returned:
         raise LazsimError(
-            f"{trace.name}: {counted(num_lost, 'lost node')} and {num_returned} that come back are too few to "
-            f"fit failures and "
-            f"repairs; give a trace with at least {LEAST_LOSSES} and 1, or fit the `kind` spot"
+            f"{trace.name}: too few to fit failures and repairs: {counted(num_lost, 'lost node')}, and {num_returned} "
+            f"that come back; give a trace with at least {LEAST_LOSSES} and 1, or fit the `kind` spot"
         )
     away_s = sum(repair.value for repair in repairs)
     mtbf_s, repair_s = trace_stats(trace).node_hours * HOUR_S / num_lost, away_s / num_returned

@@ -101,8 +101,8 @@ def settle(rows: Sequence[TimedT]) -> tuple[list[TimedT], tuple[str, ...]]:
         notes.append(f"{counted(len(back), 'row steps', 'rows step')} back in time, by up to {far}: {what}")
     if len(kept) < len(rows):
         notes.append(
-            f"{counted(len(rows) - len(kept), 'row repeats', 'rows repeat')} a stamp or came too late: the last "
-            f"row counts"
+            f"{counted(len(rows) - len(kept), 'row repeats', 'rows repeat')} a stamp or came too late: the "
+            "last row counts"
         )
     return kept, tuple(notes)
 

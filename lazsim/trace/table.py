@@ -238,7 +238,7 @@ def build_trace(
         notes = (
             *notes,
             f"{counted(num_restarts, 'node comes before it goes', 'nodes come before they go')} at the same "
-            f"instant: taken to go and come back",
+            "instant: taken to go and come back",
         )
     names = tuple(dict.fromkeys(event.node for event in kept))
     index = {node: number for number, node in enumerate(names)}

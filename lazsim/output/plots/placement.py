@@ -20,6 +20,7 @@ from lazsim.output.maps import LayerMap
 from lazsim.output.plots.axes import amounts_map
 from lazsim.output.plots.style import STYLE, new_figure, to_files
 from lazsim.placement.plan import Bools, Ints
+from lazsim.units import counted
 
 EDGE_COLOR = "#b3261e"
 EMPTY_COLOR = "0.93"
@@ -111,11 +112,10 @@ def _draw_placement(one: LayerMap, norm: Normalize, axes: Axes, sides_inches: tu
     axes.set_yticks(range(0, num_nodes, _tick_step(sides_inches[1])))
     axes.tick_params(length=0, labelsize=6)
     axes.spines[:].set_visible(False)
-    nodes = f"{one.num_nodes} node{'s' if one.num_nodes > 1 else ''}"
     axes.set_title(one.title, loc="left", fontweight="bold", pad=14)
     axes.annotate(
-        f"least safe: expert {one.expert}, on {nodes}", (0, 1), (0, 4), xycoords="axes fraction",
-        textcoords="offset points", color=EDGE_COLOR, fontsize=7,
+        f"least safe: expert {one.expert}, on {counted(one.num_nodes, 'node')}", (0, 1), (0, 4),
+        xycoords="axes fraction", textcoords="offset points", color=EDGE_COLOR, fontsize=7,
     )  # fmt: skip
 
 

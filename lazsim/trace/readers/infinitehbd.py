@@ -89,9 +89,8 @@ def _notes(faults: list[_Fault], num_overlapping: int) -> tuple[str, ...]:
     return (
         "every server is taken to be healthy at the start, and gone while any fault of it is open",
         f"{counted(num_overlapping, 'fault starts', 'faults start')} while another of the same server is open: "
-        f"both are one absence",
-        f"{num_other} of {counted(len(starts), 'fault')} have the level Other (stress tests, changes); all "
-        f"faults count",
+        "both are one absence",
+        f"{num_other} of {counted(len(starts), 'fault')} have the level Other (stress tests, changes); all count",
         "a fault of zero length takes the node out and brings it back at the same instant",
     )
 

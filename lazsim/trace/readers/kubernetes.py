@@ -53,7 +53,7 @@ def read(source: Source) -> Reading:
     if num_nodes:
         notes.append(
             f"{counted(num_nodes, 'node tells', 'nodes tell')} only of the first and the last change: losses "
-            f"between are missing"
+            "between are missing"
         )
     return log.reading(*notes)
 
