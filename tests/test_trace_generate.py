@@ -252,7 +252,7 @@ def test_fit_finds_the_mtbf_and_repair_of_a_generated_trace(law):
 def test_fit_of_a_trace_of_fresh_names_is_a_spot_recipe_unless_asked():
     trace = generate_trace(spot(), np.random.default_rng(5))
     assert isinstance(fit_recipe(trace), SpotSpec)
-    with pytest.raises(LazsimError, match="too few to fit failures and repairs: .* and 0 that come back"):
+    with pytest.raises(LazsimError, match=r"too few to fit failures and repairs: .* and 0 that come back"):
         fit_recipe(trace, "mtbf")
 
 

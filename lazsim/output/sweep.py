@@ -180,8 +180,8 @@ def _contest_table(result: SweepResult, contests: Sequence[Contest], num_runs: i
         rows.append((among, name(best, contest), *told))
     columns = [key("of"), Column("best", kind="text"), Column("samples"), Column("held out", ",.0f")]
     columns += [Column("times the next"), Column("ties with", kind="text")]
-    note = "seeds judge what they choose, which flatters the best" + (
-        "; `held out`: the mean at each seed of what the others choose"
+    note = "the seeds that choose the best judge it, too, which flatters it" + (
+        "; held out: the mean over seeds, each of which judges what the others choose"
         if any(math.isfinite(contest.held_out) for contest in contests)
         else "; with two seeds or more, one can judge what the others choose"
     )

@@ -6,7 +6,7 @@ from matplotlib.ticker import NullLocator
 
 from lazsim.output.plots.style import STYLE, add_legend, looks_of, new_figure, to_files
 from lazsim.study.advice import Advice
-from lazsim.study.question import name_choice
+from lazsim.study.question import name_apart
 from lazsim.units import DAY_S, HOUR_S, format_duration
 
 TICKS_S = (
@@ -37,8 +37,9 @@ def advice_figure(advice: Advice) -> dict[str, bytes]:
     ranking = advice.ranking[: MOST_BARS + 1]
     figure = new_figure(7.0, max(2.6, 1.4 + 0.2 * len(ranking)))
     curves, bars = figure.subplots(1, 2)
-    names = {choice: name_choice(choice) for choice in advice.curves}
-    looks = looks_of(list(names.values()))
+    choices = list(dict.fromkeys([*advice.curves, *(one.name.choice for one in ranking)]))
+    names = dict(zip(choices, name_apart(choices)[0], strict=True))
+    looks = looks_of([names[choice] for choice in advice.curves])
     for choice, curve in advice.curves.items():
         look, step_s = looks[names[choice]], advice.starts[choice].step_s
         shown = [advice.goal.shown(found) for found in curve.values()]
@@ -70,7 +71,7 @@ def advice_figure(advice: Advice) -> dict[str, bytes]:
         reach = np.nan_to_num([[abs(share - bound)] for bound in sorted(bounds)])
         color = "#1b6ca8" if one.is_tie else "0.6"
         bars.errorbar([share], [place], xerr=reach, color=color, marker="o", markersize=4)
-    labels = [name_choice(one.name.choice) + " (late)" * advice.misses(one.name) for one in ranking]
+    labels = [names[one.name.choice] + " (late)" * advice.misses(one.name) for one in ranking]
     bars.set_yticks(range(len(ranking)), labels)
     bars.set_ylim(len(ranking) - 0.5, -0.5)
     bars.set_xlabel(f"{advice.goal.heading}, % of the best choice")
