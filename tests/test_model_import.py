@@ -227,8 +227,11 @@ def test_tied_embeddings_short_contexts_and_windows_are_read(tmp_path):
         ({**MIXTRAL, "num_experts_per_tok": 9}, "top_k (9) exceeds num_experts (8)"),
         ({**MIXTRAL, "decoder_sparse_step": 0}, "a step of 0 between MoE layers"),
         ({**MIXTRAL, "first_k_dense_replace": 32}, "num_moe_layers: expected a whole number >= 1"),
-        ({**MIXTRAL, "layer_types": ["linear_attention"]}, "linear-attention or state-space layers"),
-        ({**MIXTRAL, "mamba_num_heads": 8}, "mamba_num_heads: linear-attention"),
+        ({**MIXTRAL, "layer_types": ["linear_attention"]}, "layers of several kinds, such as linear attention"),
+        ({**MIXTRAL, "mamba_num_heads": 8}, "mamba_num_heads: layers of several kinds"),
+        ({**MIXTRAL, "attn_type_list": [0, 1]}, "layers of several kinds, such as linear attention"),
+        ({**MIXTRAL, "is_encoder_decoder": True}, "is_encoder_decoder: an encoder and a decoder"),
+        ({**MIXTRAL, "moe_intermediate_size": [512, 1024]}, "moe_intermediate_size: expected a whole number from 0 up"),
     ],
 )
 def test_a_config_that_is_none_of_an_moe_model_is_refused_in_one_line(lazsim, tmp_path, config, said):
@@ -258,6 +261,35 @@ def test_an_import_prints_the_counts_and_writes_a_model_that_a_run_takes(lazsim,
         assert code == 0, err
         assert out.startswith(f"{model.name} (46.70 B parameters, 12.88 B active) on h100x16")
     assert "mixtral: training sequences of 4096 tokens are assumed" in err
+
+
+# Arctic's dense block beside the experts, Hunyuan-Large's keys shared by two layers, JetMoE's experts of attention.
+@pytest.mark.parametrize("field", [{"parallel_attn_mlp_res": True}, {"use_cla": True}, {"kv_channels": 128}])
+def test_a_field_that_may_shape_the_model_is_told_on_import_and_refused_where_nobody_looks(lazsim, tmp_path, field):
+    path, (name,) = tmp_path / "config.json", field
+    path.write_text(json.dumps(MIXTRAL | field))
+    code, _, err = lazsim("model", "import", path, "--out", tmp_path / "mine.toml")
+    assert (code, f"note: not known, and may shape the model: {name}. Compare" in err) == (0, True)
+    assert load_spec(ModelSpec, str(tmp_path / "mine.toml")) == load(tmp_path, MIXTRAL)
+    path.write_text(json.dumps(MIXTRAL | field))
+    code, out, err = lazsim("model", "show", path)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"lazsim: {path}: {name}: may shape the model, and lazsim does not know it")
+
+
+def test_a_field_with_the_same_number_for_each_layer_is_that_number(tmp_path):
+    each = {"moe_intermediate_size": [512] * 32, "moe_topk": [2] * 32, "num_experts_per_tok": None}
+    once = MIXTRAL | {"moe_intermediate_size": 512}
+    assert load(tmp_path, MIXTRAL | each) == load(tmp_path, once)
+    # Hunyuan-A13B: 80 B in all, 13 B active (model card).
+    config = MIXTRAL | {
+        "num_local_experts": 64, "moe_intermediate_size": [3072] * 32, "moe_topk": [8] * 32,
+        "num_shared_expert": [1] * 32,
+        "num_experts_per_tok": None, "vocab_size": 128167, "tie_word_embeddings": True, "use_mixed_mlp_moe": True,
+        "n_group": False, "use_cla": False, "cla_share_factor": 2,
+    }  # fmt: skip
+    model = load(tmp_path, config)
+    assert (round(model.total_params / 1e9), round(model.active_params / 1e9)) == (80, 13)
 
 
 def test_any_model_shows_its_counts(lazsim, tmp_path):

@@ -20,6 +20,24 @@ NESTED = ("text_config", "language_config", "llm_config", "ffn_config", "attn_co
 OTHER_PARTS = ("vision_config", "audio_config", "index_n_heads")
 """Parts of a model that are not counted."""
 
+SHAPING = re.compile(
+    r".*_(size|dim|rank|heads?|groups?|layers?|channels|interval|period|step|enum|offset|frequency|modules|topk)"
+    r"|(num|n)_.*|.*(expert|moe|mlp|residual|cla$|attn_type).*"
+)
+"""Names of fields that may change the shapes of a model."""
+
+HARMLESS = re.compile(
+    r"(max|min|original|pretraining|num_(beam|return|labels|logits|media)|index|vit|image|moe_use)_?.*"
+    r"|.*(rotary|rope|dropout|coef|loss|bias|jitter|capacity|norm|ngram|scal|chunk_size|impl|token|router).*"
+    r"|(ep|tp|batch|qk_head)_(size|dim)"
+)
+"""Of these, names of fields that do not, or that `OTHER_PARTS` covers."""
+
+TOP_K = (
+    "num_experts_per_tok", "num_experts_per_token", "experts_per_token", "moe_k", "moe_topk", "moe_top_k"
+)  # fmt: skip
+"""Names of the number of experts that a token goes to."""
+
 NORMED = ("qwen3", "olmoe")
 """Families that norm each query and key head, of which their configs say nothing."""
 
@@ -33,13 +51,17 @@ class _Config:
     def __init__(self, fields: Mapping[str, Any]) -> None:
         nested = [fields[name] for name in NESTED if isinstance(fields.get(name), dict)]
         self.fields = ChainMap(*nested, dict(fields))
+        self.asked = set(NESTED)
         self.family = str(self.fields.get("model_type"))
 
     def number(self, *names: str, default: int | None = None) -> int:
-        """Return the first field that is there and not null, a whole number from 0 up."""
+        """Return the first field that is there and not null: a whole number from 0 up, or a list of equal ones."""
+        self.asked |= {*names}
         for name in names:
             value = self.fields.get(name)
-            if value is not None:
+            if isinstance(value, list) and value and all(one == value[0] for one in value):
+                value = value[0]
+            if value is not None and value is not False:
                 if not isinstance(value, int) or isinstance(value, bool) or value < 0:
                     raise SpecError(f"{name}: expected a whole number from 0 up, found {str(value)[:40]!r}")
                 return value
@@ -49,8 +71,11 @@ class _Config:
 
     def layers(self, *names: str) -> list[Any]:
         """Return a list with an element for each layer, or for some of them; empty where it is missing."""
+        self.asked |= {*names}
         for name in names:
             value = self.fields.get(name)
+            if isinstance(value, str) and re.fullmatch(r"\d+(,\d+)+", value, re.ASCII):
+                value = [int(one[:9]) for one in value.split(",")]
             if value is not None:
                 if not isinstance(value, list) or not all(isinstance(one, int | str) for one in value):
                     raise SpecError(f"{name}: expected a list of numbers or words, found {str(value)[:40]!r}")
@@ -59,11 +84,28 @@ class _Config:
 
     def has(self, name: str) -> bool:
         """Return whether a field is there and neither null nor false."""
+        self.asked.add(name)
         return bool(self.fields.get(name))
 
+    def unknown(self) -> list[str]:
+        """Name the fields that may change the shapes of the model and were not asked for."""
+        return [
+            name
+            for name, value in self.fields.items()
+            if name not in self.asked
+            and SHAPING.fullmatch(name)
+            and not HARMLESS.fullmatch(name)
+            # A null, false, 0 or 1 adds nothing, and texts choose among programs.
+            and (value is True or isinstance(value, list) or (isinstance(value, int) and value > 1))
+            and self.fields.get(f"use_{name.partition('_')[0]}") is not False
+        ]
 
-def import_config(path: str, content: bytes) -> bytes:
+
+def import_config(path: str, content: bytes, *, is_checked: bool = False) -> bytes:
     """Return the TOML of a model as the catalogue has them, from the content of a ``config.json``.
+
+    Where the caller checks the parameters, a comment names fields that may shape the model and that lazsim does not
+    know; else such a config is refused, as its model would be wrong in silence.
 
     Raises
     ------
@@ -77,11 +119,23 @@ def import_config(path: str, content: bytes) -> bytes:
             raise SpecError(f"not a config.json of Transformers ({error})") from None
         config = _Config(fields)
         values = _model(config)
+        unknown = config.unknown()
+        if unknown and not is_checked:
+            raise SpecError(
+                f"{unknown[0]}: may shape the model, and lazsim does not know it; "
+                "lazsim model import CONFIG.json --out mine.toml, check its parameters and give mine.toml"
+            )
     model = convert(values, ModelSpec, path=path)
-    return _toml(values, model, [name for name in OTHER_PARTS if config.has(name)])
+    return _toml(
+        values,
+        model,
+        {"counted": [name for name in OTHER_PARTS if config.has(name)], "known, and may shape the model": unknown},
+    )
 
 
 def _model(config: _Config) -> dict[str, Any]:
+    if config.has("is_encoder_decoder"):
+        raise SpecError("is_encoder_decoder: an encoder and a decoder; lazsim has models of one stack of layers")
     num_experts = config.number(
         "num_local_experts", "n_routed_experts", "num_experts", "moe_num_experts", "num_routed_experts"
     )
@@ -91,6 +145,7 @@ def _model(config: _Config) -> dict[str, Any]:
     d_model = config.number("hidden_size", "d_model")
     d_ff = config.number("intermediate_size", "ffn_hidden_size", default=0)
     d_ff_expert = config.number("moe_intermediate_size", "expert_ffn_hidden_size", default=d_ff)
+    d_ff_dense = config.number("intermediate_size_mlp", default=d_ff)
     num_moe_layers = len(_moe_layers(config, num_layers))
     values: dict[str, Any] = {
         "name": _name(config),
@@ -98,13 +153,13 @@ def _model(config: _Config) -> dict[str, Any]:
         "num_moe_layers": num_moe_layers,
         "d_model": d_model,
         "d_ff_expert": d_ff_expert,
-        "d_ff_dense": config.number("intermediate_size_mlp", default=d_ff) if num_moe_layers < num_layers else 0,
+        "d_ff_dense": d_ff_dense if num_moe_layers < num_layers else 0,
         "matrices_per_expert": 3,
         "num_experts": num_experts,
-        "top_k": config.number("num_experts_per_tok", "num_experts_per_token", "moe_k", "moe_topk", "moe_top_k"),
+        "top_k": config.number(*TOP_K),
         "num_expert_groups": config.number("n_group", default=1),
         "num_groups_per_token": config.number("topk_group", default=1),
-        "num_mtp_layers": config.number("num_nextn_predict_layers", "num_mtp_layers", default=0),
+        "num_mtp_layers": config.number("num_nextn_predict_layers", "num_mtp_layers", "num_mtp_modules", default=0),
         "sequence_length": min(SEQUENCE_LENGTH, config.number("max_position_embeddings", default=SEQUENCE_LENGTH)),
         "vocab_size": config.number("vocab_size"),
         "num_vocab_matrices": 1 if config.has("tie_word_embeddings") else 2,
@@ -133,16 +188,22 @@ def _moe_layers(config: _Config, num_layers: int) -> list[int]:
         raise SpecError("a step of 0 between MoE layers: a model without experts")
     if kinds := config.layers(*lists):
         return [layer for layer, kind in enumerate(kinds[:num_layers]) if kind in ("sparse", "moe", 1)]
-    if chosen := config.layers("moe_layers"):
+    if chosen := config.layers("moe_layers", "moe_layers_enum"):
         return [layer for layer in range(num_layers) if layer in chosen]
-    return [layer for layer in range(start, num_layers) if (layer + first) % period == 0 and layer not in dense]
+    end = min(num_layers, config.number("moe_layer_end_index", default=num_layers) + 1)
+    return [layer for layer in range(start, end) if (layer + first) % period == 0 and layer not in dense]
 
 
 def _shared_experts(config: _Config) -> dict[str, int]:
     # Llama 4 has one, of which its config says nothing.
-    default = 1 if config.family.startswith("llama4") or config.has("interleave_moe_layer_step") else 0
-    number = config.number("n_shared_experts", "num_shared_experts", "moe_num_shared_experts", default=default)
-    width = config.number("shared_expert_intermediate_size", "shared_intermediate_size", default=0)
+    has_one = config.has("interleave_moe_layer_step") or config.has("use_mixed_mlp_moe")
+    default = 1 if has_one or config.family.startswith("llama4") else 0
+    names = ("n_shared_experts", "num_shared_experts", "moe_num_shared_experts", "num_shared_expert")
+    number = config.number(*names, default=default)
+    width = config.number(
+        "shared_expert_intermediate_size", "moe_shared_expert_intermediate_size", "shared_intermediate_size",
+        "share_expert_dim", default=0,
+    )  # fmt: skip
     if width:
         return {"num_shared_experts": max(1, number), "d_ff_shared": max(1, number) * width}
     return {"num_shared_experts": number}
@@ -150,13 +211,17 @@ def _shared_experts(config: _Config) -> dict[str, int]:
 
 def _attention(config: _Config, num_layers: int, d_model: int) -> dict[str, Any]:
     kinds = [str(kind) for kind in config.layers("layer_types", "layers_block_type")]
+    # MiniMax has a 1 for each layer of full attention, and a 0 for each of linear attention.
+    kinds += [LINEAR[0] for kind in config.layers("attn_type_list") if kind == 0]
     hybrid = next((name for name in config.fields if name.startswith(("linear_", "mamba_", "hybrid_"))), None)
     if hybrid or any(word in kind for kind in kinds for word in LINEAR):
         found = hybrid or "layer_types"
         raise SpecError(
-            f"{found}: linear-attention or state-space layers are not imported; write a TOML file with them"
+            f"{found}: layers of several kinds, such as linear attention or state spaces, are not imported; "
+            "write a TOML file with them"
         )
     num_heads = config.number("num_attention_heads", "n_heads")
+    num_kv_heads = config.number("num_key_value_heads", "kv_n_heads", default=num_heads)
     if config.has("kv_lora_rank"):
         return {
             "kind": "latent",
@@ -169,8 +234,8 @@ def _attention(config: _Config, num_layers: int, d_model: int) -> dict[str, Any]
         }
     heads: dict[str, Any] = {
         "num_heads": num_heads,
-        "num_kv_heads": config.number("num_key_value_heads", "kv_n_heads", default=num_heads),
-        "head_dim": config.number("head_dim", default=d_model // max(1, num_heads)),
+        "num_kv_heads": num_kv_heads,
+        "head_dim": config.number("head_dim", "attention_head_dim", default=d_model // max(1, num_heads)),
     }
     if config.has("use_qk_norm") or config.family.startswith(NORMED):
         heads["normed"] = True
@@ -201,12 +266,11 @@ def _windows(config: _Config, num_layers: int, kinds: list[str]) -> dict[str, in
     return {"window": window, "num_window_layers": num_windows} if num_windows else {}
 
 
-def _toml(values: Mapping[str, Any], model: ModelSpec, left_out: list[str]) -> bytes:
-    """Write a model as TOML; comments tell its size and what was assumed."""
+def _toml(values: Mapping[str, Any], model: ModelSpec, left_out: Mapping[str, list[str]]) -> bytes:
+    """Write a model as TOML; comments tell its size, what was assumed, and which fields are not in it."""
     size = f"{model.total_params / 1e9:.2f} B parameters, {model.active_params / 1e9:.2f} B active"
     lines = [f"# From config.json: {size}."]
-    if left_out:
-        lines.append(f"# Not counted: {', '.join(left_out)}.")
+    lines += [f"# Not {what}: {', '.join(names)}." for what, names in left_out.items() if names]
     comments = {"sequence_length": "*assumption*: no config tells it", "matrices_per_expert": "SwiGLU"}
     for name, value in values.items():
         if not isinstance(value, dict):
