@@ -410,7 +410,9 @@ class Faults:
 
     def notes(self) -> tuple[str, ...]:
         """Return the repairs, a line each."""
-        return tuple(f"lenient: {times} times: {repair}" for repair, times in self.repairs.items())
+        return tuple(
+            f"lenient: {times} {'time' if times == 1 else 'times'}: {repair}" for repair, times in self.repairs.items()
+        )
 
 
 def check_folder(folder: Path) -> None:

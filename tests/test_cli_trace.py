@@ -167,7 +167,7 @@ def test_lenient_says_what_it_repaired(lazsim, tmp_path):
     assert lazsim("trace", "info", path)[0] == 2
     code, _, err = lazsim("trace", "info", path, "--lenient")
     assert code == 0
-    assert "lenient: 1 times" in err
+    assert "lenient: 1 time" in err
 
 
 BAD = {

@@ -171,9 +171,9 @@ def test_lenient_reading_repairs_a_csv_and_counts_what_it_repaired(tmp_path):
     assert routing.tokens_SLE.tolist() == [[[1], [2]], [[5], [6]]]
     assert routing.notes == (
         "lenient: 2 times: sort the steps",
-        "lenient: 1 times: skip what cannot be read",
-        "lenient: 1 times: keep the first of several",
-        "lenient: 1 times: hold the step before it",
+        "lenient: 1 time: skip what cannot be read",
+        "lenient: 1 time: keep the first of several",
+        "lenient: 1 time: hold the step before it",
     )
 
 

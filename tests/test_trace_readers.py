@@ -193,7 +193,7 @@ REPAIRABLE = [name for name in BAD if name.split()[-1] in KINDS]
 @pytest.mark.parametrize("name", REPAIRABLE)
 def test_lenient_repairs_and_counts(write, name):
     trace = read_trace(write(BAD[name][0]), lenient=True)
-    assert [note for note in trace.notes if note.startswith("lenient: 1 times: ")]
+    assert [note for note in trace.notes if note.startswith("lenient: 1 time: ")]
     assert np.all(np.diff(trace.time_s) >= 0)
 
 

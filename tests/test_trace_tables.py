@@ -132,6 +132,11 @@ def test_table_of_any_form_is_read_alike(write, form):
         ("time,event,node\n", "no row follows the header (time, event, node)"),
         ("time,event,node\n0,add,a\n9,remove,caf\xe9\n".encode("latin-1"), "line 3: not in UTF-8; save it as UTF-8"),
         ("zone,count\na,5\n", "its columns (zone, count) do not tell which nodes come and go; give `columns`"),
+        ("time,count\n0,100%\n60,90%\n", "column 'count' has '100%', which is no number of nodes; give whole ones"),
+        (
+            "time,host,state\n0,a,fine\n60,a,poorly\n",
+            "column 'state' has 'fine', which is no event; a mapping may name",
+        ),
         (json_lines(COUNTS) + "\n{", "line 4: not valid JSON"),
         (COUNTS + "2025-03-01 00:15:00\n", "line 5: 1 column, too few"),
         (COUNTS + "2025-03-01 00:15:00,7.5\n", "line 5: '7.5' is not a count of nodes"),

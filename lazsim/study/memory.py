@@ -141,6 +141,8 @@ def _shortage(scenario: Scenario, loads: Routing, memory: MemoryUse, num_nodes: 
         return any(lacks_memory(scenario.gpu, memory) for memory in uses(scenario.replace(path, value)))
 
     need = _need(f"{scenario.model.name} under {scenario.find_system().run_name}", memory, scenario.gpu)
+    if scenario.job.parallel is not None:
+        return f"{need}; a layout with more stages, sharding or recomputation takes less"
     for path in REDUCIBLE:
         smaller = range(1, scenario.field(path))
         largest = bisect.bisect_left(smaller, True, key=lambda value: takes_too_much(path, value))

@@ -10,9 +10,9 @@ from lazsim.files import Faults
 from lazsim.specs import describe_spec
 from lazsim.tables import HEAD_LINES, Table, read_table
 from lazsim.trace.clock import Clock, is_date, is_number, split_unit
-from lazsim.trace.mapped import event_kind, find_column, is_header, open_table, read_mapped
+from lazsim.trace.mapped import EVENT_NEEDED, event_kind, find_column, is_header, open_table, read_mapped
 from lazsim.trace.mapping import NO_MAPPING, OPTIONAL, SHAPES, Columns, TraceMapping, load_mapping
-from lazsim.trace.source import HEAD_CHARS, Reader
+from lazsim.trace.source import HEAD_CHARS, Reader, shorten
 
 NAMES = {
     "time": "time timestamp date datetime ts t at when eventtime elapsed offset since sincestart timein timesincestart",
@@ -116,6 +116,14 @@ def explain_columns(table: Table) -> str:
     names = ", ".join(table.header[:30]) or "without names"
     if not table.rows:
         return f"no row follows the header ({names}); give a trace with at least one node event"
+    roles = {name: _ROLES.get(split_unit(name)[0], "") for name in table.header}
+    columns = zip(table.header, zip(*(row.fields for row in table.rows), strict=False), strict=False)
+    for name, texts in columns if any(set(shape) <= {*roles.values()} for shape in SHAPES) else ():
+        if roles[name] not in ("count", "event"):
+            continue
+        if other := next((text for text in texts if text and _kind([text]) not in KINDS[roles[name]]), ""):
+            needed = {"count": "number of nodes; give whole ones", "event": EVENT_NEEDED}[roles[name]]
+            return f"column {name!r} has {shorten(other)}, which is no {needed}"
     return (
         f"its columns ({names}) do not tell which nodes come and go; give `columns`, such as time=1,count=2 or "
         "time=when,event=what,node=host or node=host,start=from,end=to"

@@ -28,16 +28,18 @@ from lazsim.units import counted
 WORDS: dict[Kind, str] = {
     "add": (
         "add added up join joined start started launch launched running ready online active available recovered "
-        "repaired fixed restored resumed created fault_end"
+        "healthy alive repaired fixed restored resumed created fault_end"
     ),
     "remove": (
         "remove removed down leave left stop stopped terminate terminated preempt preempted preemption fail failed "
-        "failure lost offline notready unavailable evicted killed deleted interrupted fault_start"
+        "unhealthy dead failure lost offline notready unavailable evicted killed deleted interrupted fault_start"
     ),
 }
 """Usual words for what happened to a node."""
 
 _KINDS = {word: kind for kind, words in WORDS.items() for word in words.split()}
+
+EVENT_NEEDED = "event; a mapping may name it in `add`, `remove` or `ignore`"
 
 CHANGE_WORDS = {"add", "remove", "added", "removed"}
 """Words for changes; all others may also be read as states."""
@@ -89,7 +91,7 @@ def event_kind(text: str, mapping: TraceMapping) -> Kind | None:
         if any(word == one.lower() for one in words):
             return kind
     if word not in _KINDS:
-        raise ValueError(f"{text[:40]!r} is no event; a mapping may name it in `add`, `remove` or `ignore`")
+        raise ValueError(f"{text[:40]!r} is no {EVENT_NEEDED}")
     return _KINDS[word]
 
 

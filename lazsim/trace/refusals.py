@@ -34,6 +34,7 @@ BINARY = {
 }
 """Beginnings of files that are not text."""
 
+GIVE = f"give {NODE_LOG}, or a table such as 2025-03-01 00:05,down,node7"
 SNAPSHOT = "a list of nodes at one instant ({}), which does not say when they come and go; give a log such as "
 JOBS = "a job log, in which no node comes or goes"
 JOBS_ALONE = f"{JOBS}; give {NODE_LOG}, or make a trace with lazsim trace generate --nodes N --node-mtbf D --repair D"
@@ -52,6 +53,21 @@ TEXTS = {
     r"\s*machine_?id,": SNAPSHOT.format("machines and their GPUs") + NODE_LOG,
     r'\s*\{\s*"SpotPriceHistory"': "a history of spot prices, in which no node comes or goes; give interruption "
     "warnings or aws autoscaling describe-scaling-activities",
+    r"\s*(NAMESPACE +)?LAST SEEN +TYPE +REASON": "events of Kubernetes without dates; give "
+    "kubectl get events -A -o json",
+    r"[A-Z][a-z]{2} [ \d]\d [\d:]{8} \S+ \S*slurmctld": "a journal without years; give that of "
+    "journalctl -u slurmctld -o short-iso",
+    r"[\s\S]{0,2000}NVRM: Xid": "a log of a kernel, whose GPU errors (Xid) do not say when a node goes "
+    f"and comes back; {GIVE}",
+    r"[\s\S]{0,2000}DCGM_FI_": f"counters of DCGM, which do not say when a node goes and comes back; {GIVE}",
+    r"[\s\S]{0,2000}\[\d{9,}\] (HOST|SERVICE|CURRENT HOST) ": f"a log of Nagios; {GIVE}",
+    r'\s*\{\s*"DocumentIncarnation"': f"what Azure schedules at one instant; {GIVE}",
+    r'[\s\S]{0,2000}"type\.googleapis\.com/google\.cloud\.audit': "a log of Google Cloud's audits; give "
+    "gcloud compute operations list --format=json",
+    r'\s*\{\s*"(spot_advisor|instance_types|global_rate|ranges)"': "AWS's spot advisor, which has the share "
+    "of instances that are interrupted in a month; "
+    "make a trace of a rate with lazsim trace generate --nodes N --node-mtbf D --repair D",
+    r'\s*\{\s*"status":\s*"error"': "an error of Prometheus; ask again, and give the answer",
     r"[^\n]*(gpu|cpu|mem)[^\n,]*util": f"a log of utilisation, in which no node comes or goes; give {NODE_LOG}",
 }
 """Beginnings of texts that are no traces. Other job logs are told by their columns, and lists of hosts by all lines."""
