@@ -65,12 +65,17 @@ def tell_fault(error: msgspec.MsgspecError, spec_type: Any, inside: str = "", va
         structs = [kind for kind in kinds if isinstance(kind, msgspec.inspect.StructType) and kind.tag_field]
         tagged = [kind for kind in structs if value.get(str(kind.tag_field)) == kind.tag]
         kinds = [*tagged] or kinds
+    outer = kinds
     for part in _PART.findall(path):
         kinds = list(_alternatives(inner for kind in kinds for inner in _parts(kind, part)))
     field = path.replace("[...]", "").lstrip(".")
     if named := re.fullmatch(r"Object (contains unknown|missing required) field `(.*)`", text):
+        tags = [str(getattr(kind, "tag", "")) for kind in kinds if getattr(kind, "tag_field", None) == named[2]]
+        missing = list(_missing(outer, value)) or [f"{field}.{named[2]}".lstrip(".")]
         field = f"{field}.{named[2]}".lstrip(".")
-        text = "is missing"
+        text = f"is missing; give one of {', '.join(tags)}" if tags else "is missing"
+        if len(missing) > 1 and named[1].startswith("missing"):
+            field, text = f"{', '.join(missing[:-1])} and {missing[-1]}", "are missing"
         if named[1].startswith("contains"):
             fields = [field for kind in kinds for field in getattr(kind, "fields", ())]
             known = dict.fromkeys(one.encode_name for one in fields)
@@ -80,9 +85,22 @@ def tell_fault(error: msgspec.MsgspecError, spec_type: Any, inside: str = "", va
         text = f"expected one of {', '.join(words)}, found {told[1]}" if words else text
     elif text.startswith("Expected "):
         plain = _KIND.sub(lambda kind: " or ".join(WORDS.get(one, one) for one in kind[1].split(" | ")), text)
-        text = f"e{plain[1:]}"
+        text = f"e{plain[1:]}".replace("whole number, got a number", "whole number, got a decimal number")
     field = ".".join(part for part in (inside, field) if part).replace(".[", "[")
     return f"`{field}`: {text}" if field else text
+
+
+def _missing(kinds: Iterable[msgspec.inspect.Type], value: Any, inside: str = "") -> Iterator[str]:
+    """Name the fields that a table and those in it lack."""
+    structs = [kind for kind in _alternatives(kinds) if isinstance(kind, msgspec.inspect.StructType)]
+    if len(structs) != 1 or not isinstance(value, dict):
+        return
+    for field in structs[0].fields:
+        name = f"{inside}{field.encode_name}"
+        if field.encode_name in value:
+            yield from _missing([field.type], value[field.encode_name], f"{name}.")
+        elif field.required:
+            yield name
 
 
 def _alternatives(kinds: Iterable[msgspec.inspect.Type]) -> Iterator[msgspec.inspect.Type]:

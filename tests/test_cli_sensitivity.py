@@ -36,6 +36,11 @@ def test_json_holds_both_factors_of_a_constant(lazsim, trace_file):
     assert all(set(change["ratio_change"]) == {"ds-ft", "ds"} for change in answer["changes"])
 
 
+def test_a_constant_may_be_named_as_in_a_sweep(lazsim, trace_file):
+    asked = ("sensitivity", "--trace", trace_file, "--routing", "uniform", "--system", "ds", "--json", "--constant")
+    assert lazsim(*asked, "cluster.recovery.detect_s") == lazsim(*asked, "detect_s")
+
+
 def test_a_system_that_cannot_run_says_none(lazsim, tmp_path):
     path = tmp_path / "two.csv"
     write_trace(make_trace(2, duration_s=900), path)
@@ -51,7 +56,8 @@ def test_a_system_that_cannot_run_says_none(lazsim, tmp_path):
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        (["--constant", "storage"], "unknown constant 'storage'"),
+        (["--constant", "storage"], "--constant: unknown constant 'storage'"),
+        (["--constant", "cluster.recovery.detct_s"], "'cluster.recovery.detct_s': did you mean 'detect_s'?"),
         (["--system", "dss"], "did you mean 'ds'"),
         (["--cluster", "rtx3090"], "did you mean 'rtx3090x10'"),
         (["--out", "x"], "unknown option '--out': see lazsim sensitivity --help"),

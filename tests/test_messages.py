@@ -253,6 +253,7 @@ FILES = {
     "[parallel]\nglobal_batch = 8\ntensor = -1": "parallel.tensor: expected a whole number >= 1",
     "[parallel]\nglobal_batch = 8\ntensr = 2": "parallel.tensr: unknown field: did you mean 'tensor'? known: tensor, ",
     "[parallel]\ntensor = 2": "parallel.global_batch: is missing",
+    "[parallel]\nglobal_batch = 8\ntensor = 2.0": "parallel.tensor: expected a whole number, got a decimal number",
     "[parallel]\nglobal_batch = 8\nprecision = 'fp7'": "parallel.precision: expected one of bf16, fp8, ",
 }
 
@@ -262,6 +263,17 @@ def test_a_fault_of_a_file_is_told_with_option_file_and_field(refused, tmp_path,
     path = tmp_path / "job.toml"
     path.write_text((CATALOG_JOBS / "testbed-a.toml").read_text() + "\n" + content)
     assert refused(*STEP, "--job", path).startswith(f"--job: {path}: {FILES[content]}")
+
+
+def test_all_fields_that_a_file_lacks_are_named_at_once(refused, tmp_path):
+    path = tmp_path / "mine.toml"
+    whole = (ROOT / "lazsim" / "catalog" / "clusters" / "a10gx16.toml").read_text().splitlines()
+    lacking = ("gpu =", "nic_latency_s", "detect_s")
+    path.write_text("\n".join(line for line in whole if not line.startswith(lacking)))
+    found = refused("run", "--trace", "fail-every-5min", "--cluster", path)
+    assert found == f"--cluster: {path}: gpu, network.nic_latency_s and recovery.detect_s: are missing"
+    path.write_text("num_nodes = 3\n")
+    assert refused("trace", "info", path).startswith(f"{path}: kind: is missing; give one of ")
 
 
 TABLES = {

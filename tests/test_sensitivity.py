@@ -170,7 +170,7 @@ def test_placements_and_profiles_are_varied_like_any_other_run():
 
 
 def test_an_unknown_constant_is_refused_and_the_nearest_offered():
-    with pytest.raises(SpecError, match="unknown constant 'detect': did you mean 'detect_s'"):
+    with pytest.raises(SpecError, match="`constant`: unknown constant 'detect': did you mean 'detect_s'"):
         vary(make_trace(), "detect")
 
 

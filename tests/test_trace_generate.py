@@ -305,7 +305,7 @@ def test_recipe_reads_back_from_the_toml_written_for_it(tmp_path, recipe):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("kind = 'spot'", "is missing"),
+        ("kind = 'spot'", "duration_s, tick_s, .* are missing"),
         ("kind = 'magic'", "magic"),
         ("kind = 'schedule'\nnum_nodes = 2\nnum_left = 3\ninterval_s = 1.0\nduration_s = 1.0", "num_left"),
         ("kind = 'schedule'\nnum_nodes = 2\nnum_lef = 1", "num_lef"),

@@ -9,6 +9,7 @@ from lazsim.limits import MAX_PLAN_CELLS, MAX_SLOTS
 from lazsim.loads import check_loads
 from lazsim.placement.plan import Ints, PlacementPlan
 from lazsim.placement.steady import MOVE_COST
+from lazsim.units import counted
 
 
 def require_plan_size(num_layers: int, num_experts: int, num_nodes: int, num_slots: int) -> None:
@@ -21,7 +22,7 @@ def require_plan_size(num_layers: int, num_experts: int, num_nodes: int, num_slo
     ...
     lazsim.errors.SpecError: 1 layers on 16,000 nodes of 2,000 slots: at most 16,777,216 slots can be planned for
     """
-    nodes = f"{num_layers:,} layers on {num_nodes:,} nodes"
+    nodes = f"{counted(num_layers, 'layer')} on {num_nodes:,} nodes"
     if num_layers * num_nodes * num_slots > MAX_SLOTS:
         raise SpecError(f"{nodes} of {num_slots:,} slots: at most {MAX_SLOTS:,} slots can be planned for")
     if num_layers * num_nodes * num_experts > MAX_PLAN_CELLS:

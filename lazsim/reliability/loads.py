@@ -15,7 +15,7 @@ from lazsim.routing import RecordedRouting, load_routing, read_routing, top_expe
 from lazsim.routing.loading import UNIFORM
 from lazsim.specs import sha256
 
-ZIPF = "zipf:"
+ZIPF = "zipf"
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,7 +137,7 @@ def _listed(source: Sequence[float], num_experts: int | None, num_layers: int | 
 def _zipf(source: str, num_experts: int, num_layers: int, seed: int) -> Ints:
     """Give the expert of rank ``i`` a load of ``i**-S``; layers after the first rank their experts at random."""
     try:
-        exponent = float(source.removeprefix(ZIPF))
+        exponent = float(source.removeprefix(f"{ZIPF}:"))
     except ValueError:
         exponent = math.nan
     if not 0 <= exponent <= 100:

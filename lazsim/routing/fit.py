@@ -9,7 +9,7 @@ import numpy as np
 from lazsim.errors import RoutingFormatError
 from lazsim.routing.generator import SHAPE_SCORES, GeneratedRouting, RoutingSpec
 from lazsim.routing.table import Floats, Ints, RecordedRouting, top_experts
-from lazsim.units import four_digits
+from lazsim.units import counted, four_digits
 
 SETTLED_SHARE = 0.04
 """Share of the recording, from its start, that is ramp and not drift."""
@@ -53,7 +53,8 @@ def fit_routing(routing: RecordedRouting) -> RoutingSpec:
     from scipy.special import ndtr
 
     if len(routing.steps) < MIN_STEPS:
-        raise RoutingFormatError(f"{routing.name}: {len(routing.steps)} steps recorded; a fit needs {MIN_STEPS}")
+        steps = counted(len(routing.steps), "step")
+        raise RoutingFormatError(f"{routing.name}: {steps} recorded; a fit needs {MIN_STEPS}")
     logs = log_loads(routing.tokens_SLE)
     settled = logs[_first_settled(len(logs)) :]
     skew_L = np.sqrt((settled**2).mean(axis=(0, 2)))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from lazsim.engine.systems import DEFAULT_SYSTEMS
-from lazsim.errors import SpecError, unknown_name
+from lazsim.errors import SpecError, did_you_mean, known_names
 from lazsim.scenario import Scenario
 from lazsim.specs import GpuSpec, HostSpec, JobSpec, NetworkSpec, RecoverySpec, StepConstants
 from lazsim.study.collect import collect
@@ -130,7 +130,8 @@ def sensitivity(
     systems, placements
         See `lazsim.study.simulation.simulate`. Ratios compare the first run with the others.
     constants
-        Names of constants, as `constant_paths` gives them; all that enter the steps of the job when empty.
+        Names of constants, as `constant_paths` gives them, or their dotted paths; all that enter the steps of the job
+        when empty.
     factors
         Factors above 0. One near 1 tells how large an effect chance alone has; see Notes.
     **options
@@ -149,9 +150,14 @@ def sensitivity(
     """
     systems = list(dict.fromkeys(systems))
     paths = constant_paths(systems)
+    # A sweep has the same constants by their dotted paths.
+    names = {path: name for name, path in paths.items()}
+    constants = [names.get(name, name) for name in constants]
     for name in constants:
         if name not in paths:
-            raise SpecError(unknown_name("constant", name, list(paths)))
+            # No name is near a path: its last part tells what is meant.
+            near = did_you_mean(name.rpartition(".")[2], list(paths))
+            raise SpecError(f"`constant`: unknown constant {name!r}: {near}{known_names(list(paths))}")
     scenarios, left_out = resolve_runs(settings, systems, placements)
     base = simulate_scenarios(scenarios, left_out=left_out)
     has_layout = scenarios[0].job.parallel is not None
