@@ -1,6 +1,5 @@
 """The command line as a program: ``python -m lazsim``, and the script ``lazsim``."""
 
-import atexit
 import os
 import signal
 
@@ -8,9 +7,6 @@ for number in (signal.SIGINT, signal.SIGTERM):
     if signal.getsignal(number) != signal.SIG_IGN:
         # Before the command line takes over, and after it, an end at once loses nothing; a traceback would be noise.
         signal.signal(number, lambda number, _: os._exit(128 + number))
-        # Called last, since it is registered first: Python gives signals their default effect again as it ends, and the
-        # exit code of a command that is done would be lost.
-        atexit.register(signal.signal, number, signal.SIG_IGN)
 
 from lazsim.cli import main  # noqa: E402 - not before
 

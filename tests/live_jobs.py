@@ -68,7 +68,8 @@ class Script:
     acts: dict[tuple[str, int], list[tuple[str, str]]] = field(default_factory=dict)
     seen: list[tuple[str, int, int]] = field(default_factory=list)
     nodes: LocalNodes | None = None
-    has_more: bool = False
+    brings_nodes: bool = False
+    is_awaited: bool = False
 
     def begin(self, nodes):
         self.nodes = nodes

@@ -54,14 +54,15 @@ def test_a_worker_that_is_killed_is_one_line(start_process, tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_while_python_itself_ends_changes_no_exit_code(number, run_process):
-    # Workers are cleared away first, and modules go last, when Python handles no signals any more.
+    # Workers are cleared away by what is registered meanwhile.
     script = (
         "import lazsim.__main__ as program, atexit, os, sys\n"
-        f"atexit.register(os.kill, os.getpid(), {int(number)})\n"
-        "class Late:\n"
-        "    def __del__(self, kill=os.kill, process=os.getpid()):\n"
-        f"        kill(process, {int(number)})\n"
-        "program.late = Late()\n"
+        "import lazsim.cli.group as group\n"
+        "run = group.run_command\n"
+        "def run_command(arguments):\n"
+        f"    atexit.register(os.kill, os.getpid(), {int(number)})\n"
+        "    return run(arguments)\n"
+        "group.run_command = run_command\n"
         "sys.argv = ['lazsim', 'list', 'policies']\n"
         "program.main()"
     )
@@ -245,3 +246,28 @@ def test_a_run_writes_its_files_without_a_word_where_no_home_and_no_utf_8_are(ru
     assert ended.returncode == 0
     assert all(line.startswith("note: ") for line in ended.stderr.splitlines())
     assert (tmp_path / "out" / "report.html").exists()
+
+
+@pytest.mark.parametrize("num_orders", [1, 2])
+def test_a_command_whose_exit_hangs_ends_when_it_is_told_and_loses_no_output(num_orders, start_process):
+    # Python waits for a thread, as for those of a pool of workers. After one order that takes a while, after two not.
+    script = (
+        "import lazsim.__main__ as program, lazsim.cli.ending as ending, sys, threading, time\n"
+        f"ending.CLEAR_S = {(0.2, 600.0)[num_orders - 1]}\n"
+        "def hang():\n"
+        "    threading.main_thread().join()\n"
+        "    print('clearing away', flush=True)\n"
+        "    time.sleep(600)\n"
+        "threading.Thread(target=hang).start()\n"
+        "sys.argv = ['lazsim', 'list', 'policies']\n"
+        "program.main()"
+    )
+    running = start_process(sys.executable, "-c", script, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    shown = list(iter(running.stdout.readline, "clearing away\n"))
+    for _ in range(num_orders):
+        running.send_signal(signal.SIGTERM)
+        # Two that come at once count as one.
+        time.sleep(0.5)
+    assert running.communicate(timeout=60) == ("", "")
+    assert running.returncode == 0
+    assert "mro" in "".join(shown)

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from contextlib import closing, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -28,7 +29,7 @@ from lazsim.engine.protocol import Action, Decision
 from lazsim.engine.systems import SYSTEMS
 from lazsim.errors import LazsimError
 from lazsim.live.calibration import Calibration
-from lazsim.live.checkpoint import BackgroundWriter, load_blocks
+from lazsim.live.checkpoint import BackgroundWriter, load_blocks, save_blocks
 from lazsim.live.coordinator import Coordinator
 from lazsim.live.fault_injector import TraceInjector
 from lazsim.live.messages import (
@@ -232,7 +233,7 @@ def test_survivors_are_taken_in_the_order_of_the_last_plan():
     coordinator, workers = decide_among(["a", "b", "c"], {"a": 0, "b": 1, "c": 2})
     a, b, c = workers
     coordinator._members, coordinator._held, coordinator._has_state = [a, b, c], places([c, a, b]), True
-    coordinator._has_trained = True
+    coordinator.has_trained = True
     for worker in workers:
         worker.held = HeldState(5, False, frozenset(range(9)))
     a.alive = False
@@ -243,7 +244,7 @@ def test_survivors_are_taken_in_the_order_of_the_last_plan():
 def test_a_job_that_has_lost_states_does_not_wait_for_workers_that_only_start(monkeypatch):
     monkeypatch.setattr("lazsim.live.coordinator.RECONNECT_GRACE_S", {"cpu": 60.0})
     coordinator, workers = decide_among(["a", "b"], {"a": 0, "b": 1})
-    coordinator._held, coordinator._has_state, coordinator._has_trained = places(list(workers)), True, True
+    coordinator._held, coordinator._has_state, coordinator.has_trained = places(list(workers)), True, True
     # Both were killed, and another one starts.
     coordinator.may_return = {"c"}.__contains__
     for worker in workers:
@@ -339,6 +340,41 @@ def test_a_kill_in_the_middle_of_a_recovery_is_survived(phase, pool, undisturbed
     assert largest_difference(blocks, undisturbed[1]) < ROUNDING
 
 
+@dataclass
+class LosesAtPause(Script):
+    """Kills nodes when training has paused."""
+
+    victims: tuple[str, ...] = ()
+
+    async def on_event(self, nodes, event, generation, step):
+        await super().on_event(nodes, event, generation, step)
+        if event == "paused" and self.victims:
+            server, victims, self.victims = nodes.coordinator.server, set(self.victims), ()
+            for node in victims:
+                nodes.kill(node)
+            await server.wait_until(lambda: victims.isdisjoint(worker.name for worker in server.workers))
+
+
+@pytest.mark.parametrize("system", ["ds", "ds-ft", "lazarus"])
+def test_a_job_trains_on_where_the_nodes_that_it_paused_for_go(system, pool, undisturbed):
+    # A group of experts is two nodes: one would not be waited for.
+    joins = {("stepped", 4): [("start", "m0"), ("start", "m1")]}
+    script = LosesAtPause(2, joins, victims=("m0", "m1"))
+    run, blocks = run_live(tiny_spec(system, num_steps=NUM_STEPS), script, pool)
+    assert script.victims == ()
+    assert largest_difference(blocks, undisturbed[1]) < ROUNDING
+    counts = {name: run.run.counts[name] for name in ("failures", "reconfigurations", "restarts", "lost_steps")}
+    assert counts == dict.fromkeys(counts, 0)
+
+
+def test_a_member_that_is_lost_in_a_pause_is_a_failure(pool, undisturbed):
+    script = LosesAtPause(2, {("stepped", 4): [("start", "m0")]}, victims=("n0",))
+    run, blocks = run_live(tiny_spec(slots_per_node=4), script, pool)
+    assert script.victims == ()
+    assert (run.run.counts["failures"], run.run.counts["restarts"]) == (1, 0)
+    assert largest_difference(blocks, undisturbed[1]) < ROUNDING
+
+
 def test_a_hung_worker_counts_as_dead(pool, undisturbed):
     def hang(nodes):
         pool.signal("n1", signal.SIGSTOP)
@@ -404,6 +440,41 @@ def test_workers_that_die_before_the_first_step_are_not_waited_for(pool, tmp_pat
     quiet = TraceInjector(quiet_trace(2), 1.0, is_awaited=False)
     with pytest.raises(LazsimError, match=r"dense\.npy: is no array"):
         asyncio.run(run_locally(spec, quiet, pool, num_initial=2, max_nodes=2))
+
+
+class KillsFromOutside(TraceInjector):
+    """A trace, and workers that others kill when an event happens."""
+
+    def __init__(self, trace, speedup, event, step, victims):
+        super().__init__(trace, speedup)
+        self._when, self._victims = (event, step), victims
+
+    async def on_event(self, nodes, event, generation, step):
+        await super().on_event(nodes, event, generation, step)
+        if (event, step) == self._when:
+            for name in self._victims:
+                nodes.pool.signal(name, signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("event", "step", "victims"), [("stepped", 3, ["a", "b"]), ("entered", 0, ["b"])], ids=["training", "preparing"]
+)
+def test_a_job_that_others_take_nodes_from_waits_for_those_that_its_trace_brings(event, step, victims, pool):
+    # Four experts on two nodes of two slots: one node does not hold all.
+    events = [Event(0.0, "add", "a"), Event(0.0, "add", "b"), Event(20.0, "add", "c"), Event(20.0, "add", "d")]
+    play = KillsFromOutside(build_trace(events, duration_s=40.0, name="taken"), 10.0, event, step, victims)
+    spec = msgspec.structs.replace(tiny_spec(slots_per_node=2), num_steps=None)
+    run = asyncio.run(run_locally(spec, play, pool, num_initial=2, max_nodes=4))
+    assert run.run.ledger_s["waiting"] > 0.5
+    assert run.steps[-1].num_nodes >= 2
+
+
+def test_a_worker_that_ends_before_the_first_step_is_not_waited_for(pool):
+    script = Script(2)
+    begin = script.begin
+    script.begin = lambda nodes: (begin(nodes), nodes.pool.signal("n1", signal.SIGKILL))
+    run, _ = run_live(tiny_spec(slots_per_node=4), script, pool)
+    assert {step.num_nodes for step in run.steps} == {1}
 
 
 def test_a_job_whose_nodes_are_all_taken_goes_on_to_the_end_of_the_trace(pool):
@@ -804,6 +875,19 @@ def test_a_job_goes_on_from_its_checkpoint_and_from_no_other(pool, tmp_path, und
     train(NUM_STEPS)
     blocks = load_blocks(tmp_path, NUM_STEPS, all_keys(tiny_spec()))
     assert largest_difference({key: values.numpy() for key, values in blocks.items()}, undisturbed[1]) < ROUNDING
+
+
+def test_a_folder_of_checkpoints_keeps_no_unfinished_one(pool, tmp_path):
+    def leave_unfinished(step):
+        save_blocks(tmp_path, step, {DENSE: torch.ones(3)})
+
+    leave_unfinished(99)
+    (tmp_path / "step-by-step.md").write_text("mine")
+    script = Script(2, {("stepped", 2): [("call", lambda _nodes: leave_unfinished(98))]})
+    spec = tiny_spec(num_steps=5, checkpoint_folder=str(tmp_path))
+    # What is left of a job that was killed is neither continued nor kept, nor is what this one leaves.
+    assert asyncio.run(run_locally(spec, script, pool, num_initial=2, max_nodes=2)).run.steps == 5
+    assert {path.name for path in tmp_path.iterdir()} == {"step-000000005", "step-by-step.md"}
 
 
 def test_a_worker_one_step_behind_catches_up_if_it_had_prepared():

@@ -13,6 +13,7 @@ from lazsim.engine.held import Held, Planned
 from lazsim.engine.protocol import Action, Decision, Situation, decide, find_newcomers, rebalance_is_due
 from lazsim.engine.simulate import simulate_system
 from lazsim.engine.systems import LIVE_SYSTEMS as SYSTEMS
+from lazsim.engine.systems.system import StoppedJob, decide_next
 from lazsim.live.coordinator import Coordinator
 from lazsim.live.messages import HeldState
 from lazsim.live.worker_server import WorkerConnection
@@ -95,6 +96,22 @@ def test_a_job_can_let_nodes_join_fault_tolerant_systems_by_a_restart():
     by_restart = SYSTEMS["ds-ft"].for_job(costs(regrouped_joins="restart").job)
     situation = Situation(tuple("ab"), tuple("abcd"), checkpoint_step=50, **JOINING)
     assert decide(by_restart, situation, usable_nodes("ds-ft"), lambda _nodes: True) == restart("abcd")
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_all_systems_train_on_as_before_where_the_nodes_that_they_paused_for_are_gone(system):
+    cost_model, kind = costs(), SYSTEMS[system]
+    held = Held.full(tuple("ab"), Planned(2, 0, lambda num, _step: kind.plan_evenly(cost_model, num)))
+
+    def decide_with(alive, **known):
+        situation = Situation(tuple("ab"), tuple(alive), checkpoint_step=50, **known)
+        stopped = StoppedJob(held, 60, 2.0, situation, usable_nodes(system), lambda _nodes: True)
+        return decide_next(kind, cost_model, stopped)
+
+    assert decide_with("ab", **JOINING) == Decision(Action.RESUME, "peers", tuple("ab"), 2)
+    assert decide_with("abcd", **JOINING).action is not Action.RESUME
+    # A pause to place anew is for those that are there.
+    assert decide_with("ab", paused=True).action is not Action.RESUME
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
@@ -187,7 +204,7 @@ def decide_live(kind, cost_model, num_used, survivors, others):
     members = [in_place.get(place) or worker(HeldState(), alive=False) for place in range(num_used)]
     coordinator._members = members
     coordinator._held = Held.full(members, Planned(num_used, 0, lambda num, _step: kind.plan_evenly(cost_model, num)))
-    coordinator._has_state = coordinator._has_trained = True
+    coordinator._has_state = coordinator.has_trained = True
     return coordinator._decide_now()
 
 

@@ -1,5 +1,6 @@
 """The command line: one file per command, loaded only when it is called."""
 
+import atexit
 import gc
 import logging
 import os
@@ -20,9 +21,13 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     """
     # Threads of the linear algebra would only wait for each other over matrices as small as these.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    from lazsim.cli.ending import Ending
+    from lazsim.cli.ending import Ending, await_end
 
     ending = Ending()
+    statuses: list[int] = []
+    if arguments is None:
+        # Called last, since it is registered first.
+        atexit.register(_end_process, statuses)
     try:
         with ending:
             if arguments is None:
@@ -41,12 +46,17 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         sys.stderr.write("lazsim: told to end\n" if ending.number == signal.SIGTERM else "lazsim: interrupted\n")
         status = 128 + (ending.number or signal.SIGINT)
     if arguments is None:
-        # Python clears workers away as it ends: an end at once would leave their semaphores to loky's tracker.
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
+        statuses.append(status)
+        await_end(status, is_ordered=ending.number > 0)
         if ending.number:
             _let_threads_end()
     sys.exit(status)
+
+
+def _end_process(statuses: list[int]) -> None:
+    """End the process of a command that is done before Python is taken apart, when it handles no signals any more."""
+    for status in statuses:
+        os._exit(status)
 
 
 def _let_threads_end() -> None:

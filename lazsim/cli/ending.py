@@ -15,6 +15,9 @@ AGAIN_S = 0.02
 LOST_S = 0.1
 """Time after which one that was raised is looked for: the way out is not disturbed sooner."""
 
+CLEAR_S = 5.0
+"""Time that Python has to end workers and threads after an order to end, when the command is done."""
+
 NOT_IN = (
     "<frozen importlib._bootstrap>",
     "weakref.py",
@@ -93,6 +96,23 @@ class Ending:
 def acknowledge() -> None:
     """Raise the interrupt that is being handled no more: the caller still has to write, and ends the command itself."""
     signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def await_end(status: int, *, is_ordered: bool) -> None:
+    """Let orders to end a process whose command is done end it with the status of the command.
+
+    Python ends workers and threads first: an end at once would leave their semaphores to loky's tracker. A second order
+    ends the process at once, and `CLEAR_S` after the first, which was perhaps given before, it ends in any case.
+    """
+
+    def on_signal(number: int, _frame: FrameType | None) -> None:
+        if signal.setitimer(signal.ITIMER_REAL, CLEAR_S)[0] or number == signal.SIGALRM:
+            os._exit(status)
+
+    for number in (signal.SIGALRM, signal.SIGTERM, signal.SIGINT):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, on_signal)
+    signal.setitimer(signal.ITIMER_REAL, CLEAR_S if is_ordered else 0)
 
 
 def _must_wait(frame: FrameType | None) -> bool:

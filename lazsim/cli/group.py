@@ -93,6 +93,7 @@ def run_command(arguments: list[str] | None) -> int:
         with contextlib.ExitStack() as held, cli.make_context("lazsim", list(given), obj=held) as context:
             context.meta["lazsim.arguments"] = given
             status = cli.invoke(context)
+        sys.stdout.flush()
         return status if isinstance(status, int) else 0
     except click.exceptions.Exit as end:
         return end.exit_code

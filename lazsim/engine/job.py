@@ -30,7 +30,7 @@ from lazsim.engine.sampled_steps import Point, StepTimers
 from lazsim.engine.sampling import Compute, FoundT, Sampler, nearly, window_s
 from lazsim.engine.states import Detecting, Ended, JobState, Reconfiguring, Restarting, Stretch, Training, Waiting
 from lazsim.engine.step_timer import LOAD_SAMPLE_STEPS, MakeStepTimer, PacedStepTimer
-from lazsim.engine.systems.system import FULL_PACE, StoppedJob, System
+from lazsim.engine.systems.system import FULL_PACE, StoppedJob, System, decide_next
 from lazsim.errors import SpecError
 from lazsim.limits import MAX_STRETCHES
 from lazsim.placement.plan import with_lost_experts
@@ -353,12 +353,10 @@ class Job:
                 yield from self._checkpoint(state, waits=True)
             elif (left_s := self.progress.written_at_s() - self.env.now) > 0:
                 yield from self._spend("checkpoint", left_s)
-            if not self._newcomers(state.held):
-                # They went while the state was saved for them.
-                state.is_joining = False
-                return
             decision = self._decide(state.held, joins_due=True, paused=True)
-        if decision.action in (protocol.Action.CONTINUE, protocol.Action.RECONFIGURE):
+        if decision.action is protocol.Action.RESUME:
+            state.is_joining = False
+        elif decision.action in (protocol.Action.CONTINUE, protocol.Action.RECONFIGURE):
             self.state = Reconfiguring(state.held, decision, is_joining=True)
         else:
             self.state = Restarting(decision=decision, is_joining=True)
@@ -507,7 +505,7 @@ class Job:
             in_recovery,
             self._copied_step(held),
         )
-        return self.system.decide(self.costs, stopped)
+        return decide_next(self.system, self.costs, stopped)
 
     def _domains(self, nodes: Sequence[str]) -> tuple[int, ...] | None:
         """Return the failure domain of each of these nodes where plans depend on it."""

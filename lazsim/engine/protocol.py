@@ -37,13 +37,15 @@ class Traits(Protocol):
 class Action(Enum):
     """The next action of a job that stands still.
 
-    Nodes bind to a new plan; nodes start anew; too few nodes are there; the survivors go on in their places.
+    Nodes bind to a new plan; nodes start anew; too few nodes are there; the survivors go on in their places; all go on
+    as before, since the nodes for which they paused are gone.
     """
 
     RECONFIGURE = auto()
     RESTART = auto()
     WAIT = auto()
     CONTINUE = auto()
+    RESUME = auto()
 
 
 @dataclass(frozen=True)

@@ -116,8 +116,10 @@ class CalibrationFaults:
         self._num_started = num_nodes
         self._num_used = self._num_steps = 0
 
+    is_awaited = False
+
     @property
-    def has_more(self) -> bool:
+    def brings_nodes(self) -> bool:
         """Whether the job waits for a node that will come."""
         return not self._usable_nodes(len(self._alive))
 

@@ -90,17 +90,31 @@ def complete(spec: LiveSpec, step: int) -> None:
     names = [_name(key) for key in all_keys(spec)]
     assert all((path / name).exists() for name in names), "every block has been written"
     write_whole(path / COMPLETE, msgspec.json.encode({"step": step, "job": job_hash(spec), "blocks": names}))
-    for older in folder.glob("step-*"):
-        if older < path:
-            # The list goes first, so that a half-removed checkpoint does not count.
-            (older / COMPLETE).unlink(missing_ok=True)
-            shutil.rmtree(older, ignore_errors=True)
+    _drop(older for number, older in _by_step(folder).items() if number < step)
+
+
+def drop_unfinished(folder: Path) -> None:
+    """Drop all but the last complete checkpoint: nobody finishes the others when no job runs."""
+    last = last_step(folder)
+    _drop(path for step, path in _by_step(folder).items() if step != last)
+
+
+def _drop(checkpoints: Iterable[Path]) -> None:
+    for path in checkpoints:
+        # The list goes first, so that a half-removed checkpoint does not count.
+        (path / COMPLETE).unlink(missing_ok=True)
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _by_step(folder: Path) -> dict[int, Path]:
+    """Return the folders of checkpoints, also of unfinished ones."""
+    paths = {path.name.removeprefix("step-"): path for path in folder.glob("step-*") if path.is_dir()}
+    return {int(step): path for step, path in paths.items() if STEP.fullmatch(step)}
 
 
 def last_step(folder: Path) -> int:
     """Return the step of the last complete checkpoint, 0 where there is none."""
-    steps = (path.parent.name.removeprefix("step-") for path in folder.glob(f"step-*/{COMPLETE}"))
-    return max((int(step) for step in steps if STEP.fullmatch(step)), default=0)
+    return max((step for step, path in _by_step(folder).items() if (path / COMPLETE).exists()), default=0)
 
 
 def refuse_other_jobs(spec: LiveSpec) -> None:

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
 import numpy as np
 
 from lazsim.costmodel.step import CostModel
@@ -19,7 +20,7 @@ from lazsim.engine import protocol
 from lazsim.engine.held import NOTHING
 from lazsim.engine.protocol import Action, Decision, Situation
 from lazsim.engine.systems import LIVE_SYSTEMS
-from lazsim.engine.systems.system import StoppedJob
+from lazsim.engine.systems.system import StoppedJob, decide_next
 from lazsim.errors import LazsimError
 from lazsim.live import checkpoint, messages
 from lazsim.live.messages import GenerationPlan, LiveError, Message
@@ -51,8 +52,10 @@ RECONNECT_GRACE_S = {"cpu": 0.5, "auto": 5.0, "cuda": 5.0}
 A worker on a GPU first has to close NCCL.
 """
 
-EVENTS = {"failure": "recovered", "join": "joined", "rebalance": "rebalanced", "start": "started"}
-"""Why a generation started -> its event in the record; any other is ``restarted``."""
+EVENTS = {
+    "failure": "recovered", "join": "joined", "rebalance": "rebalanced", "start": "started", "restart": "restarted"
+}  # fmt: skip
+"""Why a generation started -> its event in the record; none where all go on as before."""
 
 OnEvent = Callable[[str, int, int], Awaitable[None]]
 """Called with an event, the generation and the step.
@@ -74,6 +77,8 @@ class Coordinator:
         # The launcher's place of a worker, and whether one that has lost its connection may still run, by name.
         self.place_of: Callable[[str], int] = lambda _name: 0
         self.may_return: Callable[[str], bool] = lambda _name: True
+        # Workers of the launcher that have ended before the first step.
+        self.num_ended: Callable[[], int] = lambda: 0
         self.step = self._reported_step = 0
         self._min_workers, self._start_timeout_s = min_workers, start_timeout_s
         self._usable_nodes = partial(self.system.usable_nodes, costs)
@@ -87,11 +92,14 @@ class Coordinator:
         # Those that a regroup left out since the last restart.
         self._dropped: set[WorkerConnection] = set()
         self._plan: GenerationPlan | None = None
-        # Whether the ranks of the last generation hold the state of the job, and whether any has trained.
-        self._has_state = self._has_trained = False
+        # Whether the ranks of the last generation hold the state of the job.
+        self._has_state = False
+        self.has_trained = False
         # Why the ranks were asked to pause; empty where they were not.
         self._pause_cause = ""
         self._join_at_s: float | None = None
+        # Whether the generation takes in workers, until it trains.
+        self._is_joining = False
         self._failed_s: float | None = None
         # When the coordinator knew of the failure for which the job stands still.
         self._known_s: float | None = None
@@ -112,12 +120,9 @@ class Coordinator:
         server, minimum = self.server, self._min_workers
         if minimum > server.max_workers:
             raise LazsimError(f"`nodes` {minimum}: descriptors suffice for {server.max_workers}; raise `ulimit -n`")
-        await server.wait_until(lambda: len(server.workers) >= minimum, self._start_timeout_s)
-        if len(server.workers) < minimum:
+        await server.wait_until(lambda: len(server.workers) + self.num_ended() >= minimum, self._start_timeout_s)
+        if len(server.workers) + self.num_ended() < minimum:
             self.stop(f"{len(server.workers)} of {counted(minimum, 'worker')} came within {self._start_timeout_s:g} s")
-        if not self._usable_nodes(len(server.workers)):
-            # The job waits from its first instant, and faults begin.
-            await self._start_clock()
         while server.stopped is None:
             decision = await self._decide()
             if decision.action is Action.WAIT:
@@ -246,53 +251,52 @@ class Coordinator:
             )
             self.record.recovery("restart").rebuild_s += self.now_s() - begun_s
             decision = self._decide_now()
+        is_joining = self._pause_cause == "join"
+        if is_joining and decision.action is Action.RESTART and self._checkpoint_step() < self.step:
+            # Those that would have joined in place are gone: the others join after a save, for which all pause again.
+            return Decision(Action.RESUME, "peers", self._held.nodes, len(self._held.nodes))
         if decision.action is Action.WAIT:
             self._has_state = False
-        elif self._joins_are_due() and (
-            decision.action is Action.RESTART or self.system.is_elastic or self._pause_cause == "join"
-        ):
+        elif is_joining or decision.action is Action.RESTART:
             # This generation takes in all workers that have come.
             self._join_at_s = None
         return decision
 
-    def _holders(self) -> list[WorkerConnection]:
-        """Return those that trained last, in the order of the plan, as the simulation has them; then the joining."""
-        return [*self._held.nodes, *(member for member in self._members if member not in self._held.nodes)]
-
     def _lost(self) -> set[str]:
         """Return the names of those whose states are missing."""
-        return {holder.name for holder in self._holders()} - {worker.name for worker in self.server.workers}
+        return {holder.name for holder in self._held.nodes} - {worker.name for worker in self.server.workers}
 
     def _decide_now(self) -> Decision[WorkerConnection]:
-        survivors = [holder for holder in self._holders() if holder.alive and self._has_state]
+        """Decide as a simulated job does: the survivors recover first, and others join at the next step boundary."""
+        survivors = [holder for holder in self._held.nodes if holder.alive and self._has_state]
         alive = self._alive()
         situation = Situation(
             survivors=tuple(survivors),
             alive=tuple(alive),
             returned=tuple(worker for worker in alive if worker.held.blocks and worker not in survivors),
             paused=bool(self._pause_cause),
-            joins_due=self._joins_are_due(),
+            joins_due=self._pause_cause == "join",
             checkpoint_step=self._checkpoint_step(),
             dropped=self._dropped,
         )
         held = self._held.only(survivors) if self._has_state else NOTHING
         hold_all = partial(hold_everything, self.costs, reached=Reached(self.step, self._trained_generation))
         stopped = StoppedJob(held, self.step, self._step_s(), situation, self._usable_nodes, hold_all)
-        decision: Decision[Any] = self.system.decide(self.costs, stopped)
-        return decision
+        return decide_next(self.system, self.costs, stopped)
 
     def _step_s(self) -> float:
         return self.record.steps[-1].step_s if self.record.steps else 0.0
 
     def _alive(self) -> list[WorkerConnection]:
-        return sorted(self.server.workers, key=lambda worker: self.place_of(worker.name))
-
-    def _joins_are_due(self) -> bool:
-        return not self._has_trained or protocol.join_is_due(self._join_at_s, self.now_s())
+        alive = (worker for worker in self.server.workers if worker.alive)
+        return sorted(alive, key=lambda worker: self.place_of(worker.name))
 
     async def _wait_for_nodes(self) -> None:
         """Wait until there are enough nodes, and those that join together have been collected."""
         server = self.server
+        if not self._clock_runs:
+            # The job waits from its first instant, and faults begin.
+            await self._start_clock()
         self.record.stand_still("waiting", self._known_s)
         # Leaving the last generation is part of the wait.
         self.record.recovery("restart").rebuild_s, self._known_s = 0.0, None
@@ -312,16 +316,19 @@ class Coordinator:
         record = self.record
         begin_step = self._checkpoint_step() if decision.action is Action.RESTART else self.step
         load_LE = self._loads(begin_step)
-        members, held, plan, busiest_bytes = plan_generation(
-            self.system,
-            self.costs,
-            decision,
-            self._held,
-            Reached(begin_step, self._trained_generation),
-            load_LE,
-            self._members,
-            self.spec.global_batch,
-        )
+        if decision.action is Action.RESUME:
+            members, held, plan, busiest_bytes = self._members, self._held, self._plan_again(), 0.0
+        else:
+            members, held, plan, busiest_bytes = plan_generation(
+                self.system,
+                self.costs,
+                decision,
+                self._held,
+                Reached(begin_step, self._trained_generation),
+                load_LE,
+                self._members,
+                self.spec.global_batch,
+            )
         from_peers = plan.source == "peers"
         reuse = bool(self._pause_cause) and len(members) == plan.num_ranks and members == self._members
         if from_peers:
@@ -331,6 +338,9 @@ class Coordinator:
             self._has_state, self._dropped = False, set()
             record.roll_back(plan.step, max(0, self.step - plan.step))
         cause = self._pause_cause or ("failure" if from_peers else "restart")
+        if decision.action is Action.RESUME:
+            cause = "resume"
+        self._is_joining = cause == "join"
         self.step = self._reported_step = plan.step
         self._pause_cause = ""
         bucket = "rebalance" if cause == "rebalance" else "reconfigure" if from_peers else "restart"
@@ -362,26 +372,33 @@ class Coordinator:
         if decision.action is Action.CONTINUE and cause == "failure" and self._join_at_s is None:
             # Workers that stood by take free places at the next step boundary.
             self._join_at_s = self.now_s()
-        self._held, self._trained_generation = held, self._generation
+        self._held, self._trained_generation, self._is_joining = held, self._generation, False
         self._start_training(plan, cause)
         return True
 
+    def _plan_again(self) -> GenerationPlan:
+        """Return the plan in force, for its ranks to go on with at the step that they have reached."""
+        assert self._plan is not None, "a generation has trained"
+        names, holds = [one.name for one in self._members], [one.held.blocks for one in self._members]
+        return msgspec.structs.replace(self._plan, source="peers", step=self.step, members=names, holds=holds)
+
     def _start_training(self, plan: GenerationPlan, cause: str) -> None:
         record = self.record
-        if not self._has_trained and len(self.server.workers) > len(self._members):
+        if not self.has_trained and len(self.server.workers) > len(self._members):
             # Workers that came during the preparation join like those that come later.
             self._collect_joins()
         self._command("train")
         self._members, self._has_state = self._members[: plan.num_ranks], True
         record.num_used, record.num_sequences = plan.num_ranks, sum(map(len, plan.sequences))
-        if plan.source == "peers":
+        if plan.source != "peers":
+            record.log.count("restarts", int(self.has_trained))
+        elif cause != "resume":
             record.log.count("rebalances" if cause == "rebalance" else "reconfigurations")
-        elif self._has_trained:
-            record.log.count("restarts")
-        if not self._has_trained:
+        if not self.has_trained:
             record.first_step, cause = plan.step, "start"
-        self._has_trained = True
-        record.event(EVENTS.get(cause, "restarted"), self.step)
+        self.has_trained = True
+        if cause in EVENTS:
+            record.event(EVENTS[cause], self.step)
         record.state()
         record.enter("compute")
 
@@ -467,6 +484,8 @@ class Coordinator:
                 await self._emit("paused")
                 if self._is_finished():
                     self.stop()
+                    return
+            if not self._has_failed():
                 return
         await self._handle_failure()
 
@@ -474,6 +493,9 @@ class Coordinator:
         """Abort a generation that has failed; a member that does not leave counts as dead."""
         record, server = self.record, self.server
         self._pause_cause = ""
+        if self._is_joining:
+            # Those that are left join at the next step boundary.
+            self._join_at_s, self._is_joining = self.now_s(), False
         known_s = self._known_s = self.now_s()
         # A rank may report a lost peer before the peer's own connection ends here, on a GPU by more than the window.
         await asyncio.sleep(FAILURE_WINDOW_S)

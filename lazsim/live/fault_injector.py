@@ -12,8 +12,8 @@ from lazsim.live.worker_pool import WorkerArgs, WorkerPool
 from lazsim.trace.table import Trace
 from lazsim.units import counted
 
-WATCH_INTERVAL_S = 0.5
-"""Time between two checks that workers are left."""
+WATCH_INTERVAL_S = 0.2
+"""Time between two looks for workers that have ended by themselves."""
 
 
 @dataclass
@@ -51,27 +51,41 @@ class LocalNodes:
         number = self._starts[node]
         return node if number == 1 else f"{node}#{number}"
 
+    def num_ended(self) -> int:
+        """Count the workers that have ended by themselves, or were killed by others than the fault injector."""
+        return sum(not self.pool.is_running(self._worker(node)) for node in self._local_ranks)
+
     async def watch(self, injector: "FaultInjector") -> None:
         """Stop the job when too few workers are left and no more will come."""
         coordinator = self.coordinator
         while True:
             await asyncio.sleep(WATCH_INTERVAL_S)
             num_left = max(len(coordinator.server.workers), self.pool.num_workers)
+            goes_on = injector.brings_nodes or injector.is_awaited
+            if not num_left and self._local_ranks:
+                # They ended by themselves: killed ones have no local rank. Before the first step, so would the next.
+                goes_on = injector.brings_nodes and coordinator.has_trained
             if not self.pool.is_alive:
                 coordinator.stop("the process that starts workers has ended")
-            elif not num_left and (self._local_ranks or not injector.has_more):
-                # They ended by themselves: killed workers have no local rank any more.
+            elif not goes_on and not num_left:
                 coordinator.stop("all workers have ended")
-            elif not injector.has_more and not coordinator.system.usable_nodes(coordinator.costs, num_left):
+            elif not goes_on and not coordinator.system.usable_nodes(coordinator.costs, num_left):
                 coordinator.stop(f"too few to hold all experts: {counted(num_left, 'worker')}, and none is to come")
+            else:
+                coordinator.server.notify()
 
 
 class FaultInjector(Protocol):
     """Starts and kills the nodes of a run."""
 
     @property
-    def has_more(self) -> bool:
-        """Whether the run goes on with too few nodes: more will come, or its end is awaited."""
+    def brings_nodes(self) -> bool:
+        """Whether more nodes will come."""
+        ...
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether the run goes on to its end when it has lost too many nodes."""
         ...
 
     def begin(self, nodes: LocalNodes) -> None:
@@ -90,12 +104,18 @@ class TraceInjector:
     def __init__(self, trace: Trace, speedup: float, *, is_awaited: bool = True) -> None:
         self._batches = list(trace.batches())
         self._speedup = speedup
-        self._is_awaited = is_awaited
+        self.is_awaited = is_awaited
         self._end_s = trace.duration_s / speedup
         self._task: asyncio.Task[None] | None = None
-        self.has_more = True
         first = self._batches[0] if self._batches else None
         self.initial = first.added if first is not None and first.time_s == 0 else ()
+        if self.initial:
+            self._batches.pop(0)
+
+    @property
+    def brings_nodes(self) -> bool:
+        """See `FaultInjector`."""
+        return any(batch.added for batch in self._batches)
 
     def begin(self, nodes: LocalNodes) -> None:
         """Start the nodes of the first instant."""
@@ -110,14 +130,14 @@ class TraceInjector:
     async def _replay(self, nodes: LocalNodes) -> None:
         coordinator = nodes.coordinator
         try:
-            for batch in self._batches[1 if self.initial else 0 :]:
-                await asyncio.sleep(batch.time_s / self._speedup - coordinator.now_s())
+            while self._batches:
+                await asyncio.sleep(self._batches[0].time_s / self._speedup - coordinator.now_s())
+                batch = self._batches.pop(0)
                 for node in batch.removed:
                     nodes.kill(node)
                 for node in batch.added:
                     nodes.start(node)
         except LiveError as error:
             coordinator.stop(str(error))
-        self.has_more = self._is_awaited
         await asyncio.sleep(self._end_s - coordinator.now_s())
         coordinator.stop()

@@ -18,7 +18,7 @@ class Recovery:
     """The way from training back to training, in seconds by part."""
 
     cause: str
-    """``failure``, ``join``, ``rebalance`` or ``restart``."""
+    """``failure``, ``join``, ``rebalance``, ``restart`` or ``resume``: no node was left to join."""
     at_s: float
     num_nodes: int = 0
     """Nodes in use after it."""
@@ -47,7 +47,7 @@ class Recovery:
     @property
     def is_reconfiguration(self) -> bool:
         """Whether nodes went or came, and training went on at the same step."""
-        return self.source == "peers" and self.cause != "rebalance"
+        return self.source == "peers" and self.cause not in ("rebalance", "resume")
 
 
 @dataclass(frozen=True)

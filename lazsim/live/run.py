@@ -17,7 +17,7 @@ from lazsim.costmodel.step import CostModel
 from lazsim.engine.systems import LIVE_SYSTEMS
 from lazsim.errors import LazsimError
 from lazsim.files import check_folder, scratch_folder
-from lazsim.live.checkpoint import refuse_other_jobs
+from lazsim.live.checkpoint import drop_unfinished, refuse_other_jobs
 from lazsim.live.coordinator import Coordinator
 from lazsim.live.fault_injector import FaultInjector, LocalNodes
 from lazsim.live.messages import LiveError
@@ -144,7 +144,7 @@ async def run_locally(
         coordinator = Coordinator(server, costs, num_initial, LOCAL_START_TIMEOUT_S)
         nodes = LocalNodes(coordinator, pool, scratch / "workers.log")
         coordinator.place_of = lambda name: nodes.places.get(name, max_nodes)
-        coordinator.may_return = pool.is_running
+        coordinator.may_return, coordinator.num_ended = pool.is_running, nodes.num_ended
         coordinator.on_event = lambda event, generation, step: injector.on_event(nodes, event, generation, step)
         watching = asyncio.create_task(nodes.watch(injector))
         try:
@@ -155,6 +155,7 @@ async def run_locally(
         finally:
             watching.cancel()
             pool.kill_all()
+            drop_unfinished(Path(spec.checkpoint_folder))
 
 
 async def run_on_cluster(
@@ -198,4 +199,5 @@ def _make_ready(spec: LiveSpec, scratch: Path) -> LiveSpec:
     folder.mkdir(parents=True, exist_ok=True)
     spec = msgspec.structs.replace(spec, checkpoint_folder=str(folder))
     refuse_other_jobs(spec)
+    drop_unfinished(folder)
     return spec

@@ -23,6 +23,9 @@ from lazsim.live.worker import end_on_signals, run_worker
 
 PR_SET_PDEATHSIG = 1
 
+END_TIMEOUT_S = 5.0
+"""Longest wait for the end of a worker that was killed: the kernel first frees its memory."""
+
 
 class WorkerArgs(msgspec.Struct, frozen=True):
     """Arguments of a worker process: `secret` is hexadecimal, `log` the file for its errors."""
@@ -56,6 +59,7 @@ class WorkerPool:
         assert self._process.stdin is not None and self._process.stdout is not None, "both are pipes"  # noqa: PT018
         self._input, self._output = self._process.stdin, self._process.stdout
         self._workers: dict[str, int] = {}
+        self._killed: list[int] = []
         return self
 
     def __exit__(self, *_error: object) -> None:
@@ -100,14 +104,24 @@ class WorkerPool:
     def kill(self, name: str) -> None:
         """Kill a worker without warning, as a failure does."""
         self.signal(name, signal.SIGKILL)
-        descriptor = self._workers.pop(name, None)
-        if descriptor is not None:
-            os.close(descriptor)
+        if name in self._workers:
+            self._killed.append(self._workers.pop(name))
+        self._forget_ended(0)
 
     def kill_all(self) -> None:
-        """Kill every worker."""
+        """Kill every worker, and wait until they have ended: they write no more."""
         for name in list(self._workers):
             self.kill(name)
+        while self._killed and self._forget_ended(END_TIMEOUT_S):
+            pass
+
+    def _forget_ended(self, timeout_s: float) -> bool:
+        """Close the descriptors of killed workers once the first of them have ended; return whether any has in time."""
+        found = wait(self._killed, timeout_s)
+        for descriptor in [one for one in self._killed if one in found]:
+            self._killed.remove(descriptor)
+            os.close(descriptor)
+        return bool(found)
 
     def signal(self, name: str, number: signal.Signals) -> None:
         """Send a signal to a worker, if it has not ended."""

@@ -159,6 +159,10 @@ class WorkerServer:
         """End the job; the first reason counts, and an empty one means that all went well."""
         if self.stopped is None:
             self.stopped = reason
+        self.notify()
+
+    def notify(self) -> None:
+        """Let those who wait look again."""
         self._changed.set()
 
     async def wait_until(self, condition: Callable[[], bool], timeout_s: float | None = None) -> None:

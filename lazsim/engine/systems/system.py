@@ -16,7 +16,7 @@ from lazsim.costmodel.recovery_times import checkpoint_load_s, checkpoint_save_s
 from lazsim.costmodel.step import CostModel, NodeLayout
 from lazsim.engine import protocol
 from lazsim.engine.held import Held
-from lazsim.engine.protocol import Decision, Situation, UsableNodes
+from lazsim.engine.protocol import Action, Decision, Situation, UsableNodes
 from lazsim.errors import InfeasiblePlanError
 from lazsim.placement.allocation import allocate
 from lazsim.placement.expert_parallel import place_ep
@@ -328,6 +328,15 @@ class System:
     def choices(self) -> Mapping[str, Sequence[int]]:
         """Return the fields of the system that a search for its best setting may change, with the values to try."""
         return {"min_replicas": (1, 2, 3, 4)} if self.is_elastic else {}
+
+
+def decide_next(system: System, costs: CostModel, stopped: StoppedJob) -> Decision[Any]:
+    """Decide how a job goes on: as before where it paused for nodes that are gone by now, else as its system says."""
+    held, situation = stopped.held, stopped.situation
+    is_joining = situation.paused and situation.joins_due
+    if is_joining and not system.newcomers(costs, held, situation.alive, stopped.usable_nodes):
+        return Decision(Action.RESUME, "peers", held.nodes, len(held.nodes), why="no node is left to join")
+    return system.decide(costs, stopped)
 
 
 def node_state_bytes(costs: CostModel) -> float:
