@@ -136,6 +136,8 @@ def command(
     given = {name: value for name, value in given.items() if value is not None}
     chosen = {"system": systems, "fault_threshold": fault_threshold, "num_nodes": num_nodes, "spares": spares}
     chosen["placement"] = placements
+    if trace is None and not given:
+        raise click.UsageError("give --trace, or --node-mtbf and --repair")
     if trace is None:
         cluster = load_spec(ClusterSpec, settings["cluster"], "cluster")
         if batch_share and not cluster.nodes_per_domain:

@@ -122,6 +122,8 @@ def command(
 
     if gpu and not model:
         raise SpecError("`gpu` holds a model: give `model`, too")
+    if all_mappings and not lose:
+        raise SpecError("`all_mappings` are those after a loss: give `lose`, too")
     check_lenient(planning["lenient"], planning["loads"])
     task = build_task(**planning)
     if old is not None:

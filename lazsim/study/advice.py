@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lazsim.engine.systems import DEFAULT_SYSTEMS, SYSTEMS, find_system
-from lazsim.errors import SpecError, unknown_name
+from lazsim.errors import SpecError, prefix_errors, unknown_name
 from lazsim.scenario import Resolver, Scenario, Settings
 from lazsim.study.checkpoint_interval import AUTO, Formulas, Start, hold_against_formulas
 from lazsim.study.collect import Progress
@@ -20,6 +20,7 @@ from lazsim.study.question import CHOICES, MOST_STEPS, Question, distinct, name_
 from lazsim.study.search import Alternative, Choice, Goal, Round, Row, Search
 from lazsim.study.sensitivity import FACTORS, Assumption, constant_paths
 from lazsim.study.simulation import ALL
+from lazsim.units import parse_price
 
 MOST_RIVALS = 3
 """Alternatives, the nearest first, for which each assumption is changed, as far as there are runs for them."""
@@ -253,9 +254,17 @@ def advise(
     name, due = _parse_goal(goal, work, in_time_prob, on_demand_price, plain)
     if on_demand_price is None:
         on_demand_price = plain.cluster.on_demand_usd_per_node_hour
+    else:
+        with prefix_errors("`on_demand_price`"):
+            parse_price(str(on_demand_price), plain.cluster.gpus_per_node)
     chosen = {"system": DEFAULT_SYSTEMS, **choices}
     if ALL in chosen["system"]:
         chosen["system"] = tuple(SYSTEMS)
+    with prefix_errors("`system`"):
+        for system in chosen["system"]:
+            find_system(system)
+    if 0 in chosen.get("fault_threshold", ()):
+        raise SpecError("`fault_threshold` 0: give 1 or more")
     if on_demand_price is not None:
         chosen["purchase"] = (SPOT, ON_DEMAND) if due is None else (SPOT, ON_DEMAND, BOTH)
     if due is not None and any(chosen.get("spares", ())):
