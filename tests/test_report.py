@@ -116,6 +116,17 @@ def test_a_page_names_every_input_with_its_hash(outline):
     assert all(name in outline.text for name in ("gpt-s", "rtx3090x10", "testbed-a", "smartmoe-fit", "seed"))
 
 
+def test_a_table_of_more_systems_than_fit_has_a_row_for_each():
+    systems = [Column(f"system-{index}", ".1%", has_name=True) for index in range(9)]
+    buckets = [["compute", *[0.5] * 9], ["restart", *(index / 100 for index in range(9))]]
+    table = Table([key("bucket"), *systems], buckets, title="where the time went", notes=["a note"])
+    shown = report_page(Report("", "", "", {}), [table], [], "", {}).decode()
+    rows = re.findall("<tr>(.*?)</tr>", shown)
+    texts = [re.findall(r"<t[hd][^>]*>([^<]*)<", row) for row in rows]
+    assert texts[:3] == [["", "compute", "restart"], ["system-0", "50.0%", "0.0%"], ["system-1", "50.0%", "1.0%"]]
+    assert texts[9] == ["system-8", "50.0%", "8.0%"]
+
+
 def test_names_from_outside_are_text_and_no_markup():
     evil = "<script>alert(1)</script>"
     table = Table([key("<b>"), Column("n", ",d")], [[evil, 3]], title=evil)

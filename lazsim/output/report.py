@@ -3,7 +3,7 @@
 import base64
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,16 @@ from lazsim import __version__
 from lazsim.engine.log import FailureRecord, TimeSpan, longest
 from lazsim.engine.simulate import SystemRun
 from lazsim.output.plots.style import LOOKS, Look, looks_of
-from lazsim.output.table import Column, Part, cell_text
+from lazsim.output.table import Column, Part, cell_text, key
 from lazsim.units import counted, format_duration
 
 TEMPLATE, SCRIPT = (Path(__file__).with_name(name) for name in ("report.html.jinja", "report.js"))
 
 MOST_MARKS = 20_000
 """Failures and phases of all systems that a timeline shows, each the longest: 1 MB of text."""
+
+MOST_NAMES = 8
+"""Names that stand side by side as headings; with more, a table has a row for each."""
 
 MOST_ROWS = 1000
 """Rows of a table that a page shows."""
@@ -104,6 +107,10 @@ def _part(part: Part) -> Any:
     if isinstance(part, str):
         return part
     columns = [Column(one) if isinstance(one, str) else one for one in part.columns]
+    if len(columns) > MOST_NAMES + 1 and all(one.has_name for one in columns[1:]):
+        texts = [[cell_text(value, one.format) for value, one in zip(row, columns, strict=True)] for row in part.rows]
+        names, *cells = zip([columns[0].heading, *(one.heading for one in columns[1:])], *texts, strict=True)
+        return _part(replace(part, columns=[key(""), *names[1:]], rows=cells))
     shown = [
         {"heading": one.heading, "kind": one.kind, "is_key": one.is_key and index == 0}
         for index, one in enumerate(columns)
