@@ -49,12 +49,16 @@ def attention_items(kernels: Kernels, attention: AttentionSpec, window: int) -> 
     tensor, tokens, d_model = inputs.parallel.tensor, inputs.tokens, inputs.model.d_model
     latent = attention.kind == "latent"
     items, linears = [kernels.norm(graphed)], []
+    gathered = attention.rope_dim
     for outputs, width, divided in attention.projections(d_model):
-        module = "latent_up" if latent and divided else ""
-        linears.append(kernels.linear(outputs / tensor if divided else outputs, width, tokens, graphed, module=module))
-        items.append(linears[-1])
-        if latent and not divided:
-            items.append(kernels.norm(graphed, outputs, tokens))
+        if divided:
+            gathered += width
+            module = "latent_up" if latent else ""
+            linears.append(kernels.linear(outputs / tensor, width, tokens, graphed, module=module))
+            items.append(linears[-1])
+        else:
+            # Each rank makes the latent vectors of its own tokens (``parallel_mode`` "duplicated" in NVIDIA/Megatron-LM).
+            items += [kernels.linear(outputs, width, inputs.own_tokens, graphed), kernels.norm(graphed, outputs)]
     items += _split(kernels, attention)
     # Queries and keys turn by their positions.
     turned = (attention.query_dim + attention.num_kv_heads * attention.head_dim) / tensor
@@ -81,7 +85,7 @@ def attention_items(kernels: Kernels, attention: AttentionSpec, window: int) -> 
         ),
         down,
         kernels.residual(graphed),
-        *kernels.tensor_exchange((linears[-1], down)),
+        *kernels.tensor_exchange(graphed, gathered, d_model, (linears[-1], down)),
     ]
     return items
 
@@ -194,5 +198,5 @@ def state_space_items(kernels: Kernels, space: StateSpaceSpec) -> list[Item]:
         after = [kernels.copy(each * space.inner_dim, 0, 1, 0, graphed, tokens)]
     return [
         kernels.norm(graphed), up, *before, Item(scan(0, 10), scan(1, 29)), *after, down, kernels.residual(graphed),
-        *kernels.tensor_exchange((up, down)),
+        *kernels.tensor_exchange(graphed, d_model, d_model, (up, down)),
     ]  # fmt: skip

@@ -30,11 +30,13 @@ def blocks_of(inputs: StepInputs) -> dict[str, Item]:
         needed = _last_matmul(some) if parallel.recompute_stops_early and ends_layer else None
         blocks[name] = block_of(some, parallel.recomputed, parallel.recompute == "full", needed)
     width = model.d_model
-    blocks["embedding"] = block_of([kernels.copy(4 * width, 8 * width, 1, 1, kernels.graphed)])
+    lookup = kernels.copy(4 * width, 8 * width, 1, 1, kernels.graphed)
+    blocks["embedding"] = block_of([lookup, *kernels.tensor_exchange(kernels.graphed, 0, width)])
     blocks["head"] = block_of(_head(kernels))
     if model.num_mtp_layers:
-        join = block_of([kernels.linear(width, 2 * width, inputs.tokens, kernels.graphed)])
-        blocks["mtp"] = block_of([join, blocks["attention"], blocks["moe"], blocks["head"]])
+        join = kernels.linear(width / parallel.tensor, 2 * width, inputs.tokens, kernels.graphed)
+        joined = block_of([join, *kernels.tensor_exchange(kernels.graphed, 2 * width, width, [join])])
+        blocks["mtp"] = block_of([joined, blocks["attention"], blocks["moe"], blocks["head"]])
     return blocks
 
 
@@ -53,4 +55,5 @@ def _head(kernels: Kernels) -> list[Item]:
         kernels.norm(graphed),
         kernels.linear(columns, inputs.model.d_model, inputs.tokens, graphed, kernel),
         kernels.copy(6 * columns, 4 * columns, 3, 2, graphed, inputs.tokens),
+        *kernels.tensor_exchange(graphed, inputs.model.d_model, 0),
     ]

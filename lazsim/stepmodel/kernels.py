@@ -136,33 +136,33 @@ class Kernels:
         """Build a dense feed-forward block: up (and gate) in one projection, activation, down."""
         tokens, d_model = self.inputs.tokens, self.inputs.model.d_model
         matrices, width = self.inputs.model.matrices_per_expert, width / self.inputs.parallel.tensor
-        return [
-            self.linear((matrices - 1) * width, d_model, tokens, graphed),
-            self.copy(2 * matrices * width, (2 * matrices + 4) * width, 1, 1, graphed, tokens),
-            self.linear(d_model, width, tokens, graphed),
-        ]
+        up, down = self.linear((matrices - 1) * width, d_model, tokens, graphed), self.linear(d_model, width, tokens, graphed)
+        activation = self.copy(2 * matrices * width, (2 * matrices + 4) * width, 1, 1, graphed, tokens)
+        return [up, activation, down, *self.tensor_exchange(graphed, d_model, d_model, (up, down))]
 
     def exchange(self, part: str, exposed_s: float, hidden_s: float, kernels: int, graphed: bool) -> Operation:
         """Build an exchange of which a part runs behind the kernels beside it."""
         return Operation(part, exposed_s, kernels, kernels * self.launch_s, graphed, hidden_s=hidden_s)
 
-    def tensor_exchange(self, matmuls: Sequence[Item]) -> list[Item]:
-        """Gather the tokens of the tensor-parallel ranks before a block, scatter sums after it; once more backward.
+    def tensor_exchange(
+        self, graphed: bool, gathered: float, scattered: float, matmuls: Sequence[Item] = ()
+    ) -> list[Item]:
+        """Gather numbers of each token of the tensor-parallel ranks before a block, scatter sums of others after it.
 
-        Overlapped, it goes in pieces of one rank behind pieces of the matmul that needs or makes them: the first piece
-        stays, and what takes longer than the matmul.
+        Backward, gradients go the other way, and what was gathered is gathered again for the gradient of a weight.
+        Overlapped, each exchange goes in pieces of one rank behind pieces of the matmul that needs or makes them: the
+        first piece stays, and what takes longer than the matmul. Without matmuls, nothing hides it.
         """
-        parallel = self.inputs.parallel
+        parallel, tokens = self.inputs.parallel, self.inputs.tokens
         ranks = parallel.tensor
         if ranks == 1:
             return []
-        num_bytes = 2 * self.inputs.model.d_model * self.inputs.tokens
-        each_s = self.inputs.collective_s("all_gather", num_bytes, ranks, 1)
-        behind_s = sum(matmul.forward[0].gpu_s for matmul in matmuls) / len(matmuls) if parallel.overlap_tensor else 0.0
-        hidden_s = min((1 - 1 / ranks) * each_s, behind_s)
+        overlaps = parallel.overlap_tensor and matmuls
+        behind_s = sum(matmul.forward[0].gpu_s for matmul in matmuls) / len(matmuls) if overlaps else 0.0
 
-        def exchanges(number: int) -> tuple[Operation, ...]:
-            exposed_s = number * (each_s - hidden_s)
-            return (self.exchange("tensor_exchange", exposed_s, number * hidden_s, number, self.graphed_attention),)
+        def exchanges(*widths: float) -> tuple[Operation, ...]:
+            times_s = [self.inputs.collective_s("all_gather", 2 * width * tokens, ranks, 1) for width in widths if width]
+            hidden_s = sum(min((1 - 1 / ranks) * each_s, behind_s) for each_s in times_s)
+            return (self.exchange("tensor_exchange", sum(times_s) - hidden_s, hidden_s, len(times_s), graphed),)
 
-        return [Item(exchanges(2), exchanges(3))]
+        return [Item(exchanges(gathered, scattered), exchanges(gathered, gathered, scattered))]
