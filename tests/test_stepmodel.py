@@ -562,7 +562,9 @@ def test_gpus_that_share_an_experts_matrices_have_the_work_of_those_that_do_not(
     assert forward_s("expert_matmul", 2) == pytest.approx(forward_s("expert_matmul", 1), rel=0.05)
     inputs = inputs_of("mixtral-8x7b", expert=4, expert_tensor=2)
     gathered_s = inputs.collective_s("all_gather", 2 * 4096 * routed_tokens(inputs), 2, 1)
-    assert forward_s("expert_exchange", 2) - forward_s("expert_exchange", 1) == pytest.approx(2 * gathered_s)
+    # Chance is a little more even over the tokens of both.
+    exchanges_s = forward_s("expert_exchange", 2) - forward_s("expert_exchange", 1)
+    assert exchanges_s == pytest.approx(2 * gathered_s, rel=0.01)
 
 
 @pytest.mark.parametrize(("window", "measured"), [(128, (0.200, 0.274)), (512, (0.352, 0.411)), (1024, (0.539, 0.579))])

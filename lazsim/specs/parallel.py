@@ -40,6 +40,8 @@ class ParallelSpec(Spec, frozen=True, kw_only=True):
         Sequences of a step, and of a micro-batch of one data-parallel rank.
     sharding : str
         What data-parallel ranks divide: ``none``, ``optimizer`` states (ZeRO-1), or ``full``, parameters too (FSDP).
+        Where a pipeline has stages, these stay gathered, and gradients whole, from the first micro-batch of a step to
+        the last, as in ``torch.distributed.pipelining``.
     optimizer : str
         ``adam``, or ``muon``, which makes each update orthogonal by five Newton-Schulz iterations (arXiv 2502.16982).
     gradient_bytes : int
@@ -128,6 +130,16 @@ class ParallelSpec(Spec, frozen=True, kw_only=True):
             raise ValueError(f"eight_bit_parts need precision = 'mxfp8', not {self.precision!r}")
         if self.pad_to_capacity and not self.capacity_factor:
             raise ValueError("pad_to_capacity needs a capacity_factor, such as 1.0")
+
+    @property
+    def stages_of_part(self) -> int:
+        """Stages that hold the same part of the model."""
+        return 2 if self.schedule == "dualpipe" else 1
+
+    @property
+    def gathers_each_time(self) -> bool:
+        """Whether parameters are gathered, and gradients scattered, in every micro-batch and not once a step."""
+        return self.sharding == "full" and self.pipeline == 1
 
     @property
     def gpus_per_replica(self) -> int:

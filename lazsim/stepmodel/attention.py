@@ -57,7 +57,7 @@ def attention_items(kernels: Kernels, attention: AttentionSpec, window: int) -> 
             linears.append(kernels.linear(outputs / tensor, width, tokens, graphed, module=module))
             items.append(linears[-1])
         else:
-            # Each rank makes the latent vectors of its own tokens (``parallel_mode`` "duplicated" in NVIDIA/Megatron-LM).
+            # Each rank makes latent vectors of its own tokens (NVIDIA/Megatron-LM, ``parallel_mode`` "duplicated").
             items += [kernels.linear(outputs, width, inputs.own_tokens, graphed), kernels.norm(graphed, outputs)]
     items += _split(kernels, attention)
     # Queries and keys turn by their positions.

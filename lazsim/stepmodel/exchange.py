@@ -7,7 +7,7 @@ from typing import NamedTuple
 from lazsim.stepmodel.inputs import StepInputs
 from lazsim.stepmodel.memory import PARAM_BYTES, STATE_BYTES
 from lazsim.stepmodel.parameters import StageParameters
-from lazsim.stepmodel.pipeline import PartTime, Schedule
+from lazsim.stepmodel.pipeline import PartTime, Schedule, parts_of_stage
 
 BUCKET_PARAMS, BUCKET_PARAMS_PER_RANK = 40_000_000, 1_000_000
 """Parameters that are exchanged at once: at least, and for each data-parallel rank (NVIDIA/Megatron-LM, DDP)."""
@@ -28,8 +28,8 @@ def exchange_of(inputs: StepInputs, params: StageParameters, kernel: str, param_
     """Price an exchange of the parameters of a part over all ranks that hold them, bucket by bucket."""
     parallel = inputs.parallel
     groups = [
-        (params.dense, inputs.data * parallel.context, parallel.tensor),
-        (params.expert, inputs.expert_data, parallel.expert * parallel.expert_tensor),
+        (params.dense, inputs.dense_copies, parallel.tensor),
+        (params.expert, inputs.expert_copies, parallel.expert * parallel.expert_tensor),
     ]
     seconds = bucket_s = 0.0
     for held, ranks, stride in groups:
@@ -61,17 +61,16 @@ def exchanges_of_step(
     needs them; both keep the order of the parts and hide behind what the stage computes meanwhile.
     """
     parallel = inputs.parallel
-    if parallel.sharding == "full":
-        return 0.0, 0.0  # in every micro-batch
-    pipeline = parallel.pipeline
+    if parallel.gathers_each_time:
+        return 0.0, 0.0
     nothing = Exchange(0.0, 0.0)
     prices = {
-        held: (gradients_of(inputs, held), parameters_of(inputs, held) if parallel.sharding == "optimizer" else nothing)
+        held: (gradients_of(inputs, held), parameters_of(inputs, held) if parallel.sharding != "none" else nothing)
         for held in set(params)
     }
     exposed_s = all_s = 0.0
-    for stage in range(pipeline):
-        parts = range(stage, len(times), pipeline)
+    for stage in range(parallel.pipeline):
+        parts = parts_of_stage(parallel, stage)
         gradients, gathers = ({part: prices[params[part]][which] for part in parts} for which in (0, 1))
         gradient_s, gather_s = (sum(one.seconds for one in some.values()) for some in (gradients, gathers))
         late_s, early_s = gradient_s, gather_s
@@ -108,14 +107,14 @@ def sharded_exchange(
 ) -> ShardedExchange:
     """Price the gathers and the scatter of a part whose parameters are sharded, layer by layer.
 
-    Each layer's parameters are gathered before its forward pass and, without a pipeline, again before its backward
-    pass, which scatters gradients. The first gather and the last scatter of a part have nothing to hide behind.
+    Each layer's parameters are gathered before its forward pass and again before its backward pass, which scatters
+    gradients. The first gather and the last scatter of a part have nothing to hide behind.
     """
     parallel = inputs.parallel
-    if parallel.sharding != "full":
+    if not parallel.gathers_each_time:
         return ShardedExchange(0.0, 0.0, 0.0)
     gather_s, scatter_s = parameters_of(inputs, params).seconds, gradients_of(inputs, params).seconds
-    both = [(gather_s, forward_s), ((gather_s if parallel.pipeline == 1 else 0.0) + scatter_s, backward_s)]
+    both = [(gather_s, forward_s), (gather_s + scatter_s, backward_s)]
     exposed_s = sum(
         max(each_s / num_layers, each_s - behind_s) if overlaps else each_s
         for (each_s, behind_s), overlaps in zip(
@@ -154,8 +153,7 @@ def owned_params(inputs: StepInputs, params: StageParameters) -> StageParameters
     """Count the parameters whose optimizer states a GPU holds."""
     if inputs.parallel.sharding == "none":
         return params
-    dense = params.dense / (inputs.data * inputs.parallel.context)
-    return StageParameters(dense, params.expert / inputs.expert_data)
+    return StageParameters(params.dense / inputs.dense_copies, params.expert / inputs.expert_copies)
 
 
 def offload_s(inputs: StepInputs, params: StageParameters) -> float:

@@ -53,7 +53,7 @@ everything take those (``grouped_mlp.py`` of NVIDIA/TransformerEngine 2.14 and l
 NVIDIA-NeMo/Megatron-Bridge)."""
 
 
-def distinct_ranks(top_k: int, num_ranks: float) -> float:
+def distinct_ranks(top_k: float, num_ranks: float) -> float:
     """Return the ranks that the top-k experts of a token fall on, on average, when each rank is as likely.
 
     Examples
@@ -61,7 +61,7 @@ def distinct_ranks(top_k: int, num_ranks: float) -> float:
     >>> distinct_ranks(8, 1), distinct_ranks(2, 2)
     (1.0, 1.5)
     """
-    return num_ranks * (1 - (1 - 1 / num_ranks) ** top_k)
+    return num_ranks * (1 - math.pow(1 - 1 / num_ranks, top_k))
 
 
 def consecutive_ranks(top_k: int, num_experts: int, num_ranks: float) -> float:
@@ -78,12 +78,31 @@ def consecutive_ranks(top_k: int, num_experts: int, num_ranks: float) -> float:
     return sum(counts) / len(counts)
 
 
+def grouped_ranks(top_k: int, num_ranks: float, num_groups: int, groups_per_token: int) -> float:
+    """Return the ranks that the experts of a token fall on, on average, when they lie in a few groups of experts.
+
+    Each of these groups has as many of a token's experts, and any of them are as likely.
+
+    Examples
+    --------
+    >>> grouped_ranks(8, 8, 8, 4), grouped_ranks(8, 16, 8, 4), grouped_ranks(2, 2, 1, 1)
+    (4.0, 6.0, 1.5)
+    """
+    chosen = min(groups_per_token, top_k)
+    if num_ranks >= num_groups:
+        return chosen * distinct_ranks(top_k / chosen, num_ranks / num_groups)
+    elsewhere, missed = num_groups - num_groups / num_ranks, 1.0
+    for one in range(chosen):
+        missed *= max(0.0, elsewhere - one) / (num_groups - one)
+    return num_ranks * (1 - missed)
+
+
 def ranks_of_token(inputs: StepInputs, num_ranks: float) -> float:
     """Return the ranks, or domains of ranks, that have experts of a token, on average."""
     model = inputs.model
     if inputs.parallel.routing == "consecutive":
         return consecutive_ranks(model.top_k, model.num_experts, num_ranks)
-    return distinct_ranks(model.top_k, num_ranks)
+    return grouped_ranks(model.top_k, num_ranks, model.num_expert_groups, model.num_groups_per_token)
 
 
 def chance_imbalance(num_assignments: float, num_ranks: int) -> float:
@@ -104,7 +123,8 @@ def imbalance(inputs: StepInputs) -> float:
     if parallel.routing == "learned":
         busiest = inputs.constants.learned_imbalance
     elif parallel.routing == "balanced":
-        busiest = chance_imbalance(inputs.own_tokens * inputs.model.top_k, parallel.expert)
+        together = inputs.own_tokens * parallel.expert_tensor
+        busiest = chance_imbalance(together * inputs.model.top_k, parallel.expert)
     return min(busiest, parallel.capacity_factor) if parallel.capacity_factor else busiest
 
 
@@ -230,19 +250,19 @@ def _exchanges(kernels: Kernels) -> tuple[Item, Item]:
     GPUs that share the matrices of an expert gather its tokens, and scatter the sums of what they made of them.
     """
     inputs = kernels.inputs
-    latency_s = inputs.constants.exchange_latency_s if inputs.parallel.expert > inputs.domain else 0.0
+    latency_s = inputs.constants.exchange_latency_s if inputs.parallel.expert > inputs.expert_domain else 0.0
+    parallel, choices_s = inputs.parallel, 0.0
     shared_bytes = 2 * inputs.model.expert_dim * routed_tokens(inputs)
-    gathered_s = inputs.collective_s("all_gather", shared_bytes, inputs.parallel.expert_tensor, 1)
+    gathered_s = inputs.collective_s("all_gather", shared_bytes, parallel.expert_tensor, 1)
 
     def operation(token_bytes: float, before_s: float = 0.0) -> tuple[Operation, ...]:
-        seconds = exchange_s(inputs, token_bytes) * imbalance(inputs)
+        seconds = exchange_s(inputs, token_bytes) * (1.0 if parallel.dispatcher == "all_gather" else imbalance(inputs))
         seconds += before_s + latency_s if seconds else 0.0
         return kernels.launches("expert_exchange", seconds + gathered_s, 1, kernels.graphed)
 
-    parallel, choices_s = inputs.parallel, 0.0
     if parallel.dispatcher == "hybridep":
         choices = CHOICE_BYTES * inputs.model.num_experts * inputs.own_tokens * parallel.expert
-        choices_s = inputs.collective_s("all_gather", choices, parallel.expert, parallel.tensor)
+        choices_s = inputs.collective_s("all_gather", choices, parallel.expert, parallel.expert_tensor)
     wide = operation(2.0)
     dispatch = operation(FP8_TOKEN_BYTES if parallel.dispatch_precision == "fp8" else 2.0, choices_s)
     return Item(dispatch, wide), Item(wide, wide)
@@ -254,20 +274,21 @@ def exchange_s(inputs: StepInputs, token_bytes: float = 2.0) -> float:
     Notes
     -----
     A plain all-to-all sends a copy for each expert of a token, the others one for each rank; copies that stay on the
-    rank are not sent. Across domains one copy goes to each domain of a token, at most ``num_groups_per_token`` of them.
+    rank are not sent. Across domains one copy goes to each domain of a token.
     An all-gather sends every token to every rank. Links inside a domain, NICs and the links between pods work at the
     same time. Beyond the ranks of its table, a deduplicating exchange grows with all copies of a token, that on its own
     rank among them: from 8 to 16 ranks of a GB200 it takes 1.07 times as long (copies 1.23, remote ones 1.32), from 4
     to 8 Blackwell GPUs under DeepEP 1.21 times (1.46, 1.70; ai-dynamo/aiconfigurator).
     """
     model, parallel, constants = inputs.model, inputs.parallel, inputs.constants
-    ranks, domain = parallel.expert, inputs.domain
+    ranks = parallel.expert
     if ranks == 1:
         return 0.0
     sent = token_bytes * model.expert_dim * inputs.own_tokens
-    domains, pods = max(1.0, ranks / domain), max(1.0, ranks / inputs.pod)
+    domains = max(1.0, ranks / inputs.expert_domain)
+    pods = max(1.0, ranks * parallel.expert_tensor / inputs.pod)
     if parallel.dispatcher == "all_gather":
-        return inputs.collective_s("all_gather", sent * ranks, ranks, parallel.tensor)
+        return inputs.collective_s("all_gather", sent * ranks, ranks, parallel.expert_tensor)
     if parallel.dispatcher == "all_to_all":
         sent *= model.top_k
         within_s = inputs.tables.collective_s("all_to_all", sent, ranks)
@@ -280,8 +301,7 @@ def exchange_s(inputs: StepInputs, token_bytes: float = 2.0) -> float:
         measured = inputs.tables.collective_ranks[kernel]
         sent_share = 1 - 1 / min(ranks, measured)
         within_s = inputs.tables.time_s(kernel, ranks_of_token(inputs, ranks) * sent_share * sent)
-        limit = model.num_groups_per_token if model.num_expert_groups > 1 else domains
-        copies = min(ranks_of_token(inputs, domains), limit)
+        copies = ranks_of_token(inputs, domains)
         curve_us, share = constants.exchange_curve_us, constants.deduplicated_nic_share
         across, between = copies * (1 - 1 / domains) * sent, copies * (1 - 1 / pods) * sent
     return max(within_s, inputs.across_s(curve_us, max(across, between / inputs.cluster.network.spine_share), share))

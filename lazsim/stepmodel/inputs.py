@@ -58,9 +58,15 @@ class StepInputs:
         return self.num_gpus // self.parallel.gpus_per_replica
 
     @property
-    def expert_data(self) -> int:
-        """Data-parallel ranks of the expert parameters."""
-        return self.num_gpus // (self.parallel.pipeline * self.parallel.expert * self.parallel.expert_tensor)
+    def dense_copies(self) -> int:
+        """GPUs that hold the same dense parameters; with DualPipe, those of two stages."""
+        return self.data * self.parallel.context * self.parallel.stages_of_part
+
+    @property
+    def expert_copies(self) -> int:
+        """GPUs that hold the same parameters of experts."""
+        experts = self.parallel.pipeline * self.parallel.expert * self.parallel.expert_tensor
+        return self.num_gpus // experts * self.parallel.stages_of_part
 
     @property
     def num_micro_batches(self) -> int:
@@ -81,6 +87,11 @@ class StepInputs:
     def domain(self) -> int:
         """GPUs that fast links join."""
         return self.cluster.gpus_per_domain or self.cluster.gpus_per_node * self.cluster.nodes_per_server
+
+    @cached_property
+    def expert_domain(self) -> int:
+        """Expert-parallel ranks that fast links join; GPUs that share the matrices of an expert are neighbours."""
+        return max(1, self.domain // self.parallel.expert_tensor)
 
     @cached_property
     def pod(self) -> int:

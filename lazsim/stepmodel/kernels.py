@@ -136,7 +136,8 @@ class Kernels:
         """Build a dense feed-forward block: up (and gate) in one projection, activation, down."""
         tokens, d_model = self.inputs.tokens, self.inputs.model.d_model
         matrices, width = self.inputs.model.matrices_per_expert, width / self.inputs.parallel.tensor
-        up, down = self.linear((matrices - 1) * width, d_model, tokens, graphed), self.linear(d_model, width, tokens, graphed)
+        up = self.linear((matrices - 1) * width, d_model, tokens, graphed)
+        down = self.linear(d_model, width, tokens, graphed)
         activation = self.copy(2 * matrices * width, (2 * matrices + 4) * width, 1, 1, graphed, tokens)
         return [up, activation, down, *self.tensor_exchange(graphed, d_model, d_model, (up, down))]
 
@@ -161,7 +162,9 @@ class Kernels:
         behind_s = sum(matmul.forward[0].gpu_s for matmul in matmuls) / len(matmuls) if overlaps else 0.0
 
         def exchanges(*widths: float) -> tuple[Operation, ...]:
-            times_s = [self.inputs.collective_s("all_gather", 2 * width * tokens, ranks, 1) for width in widths if width]
+            times_s = [
+                self.inputs.collective_s("all_gather", 2 * width * tokens, ranks, 1) for width in widths if width
+            ]
             hidden_s = sum(min((1 - 1 / ranks) * each_s, behind_s) for each_s in times_s)
             return (self.exchange("tensor_exchange", sum(times_s) - hidden_s, hidden_s, len(times_s), graphed),)
 

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 
 from lazsim.stepmodel.inputs import StepInputs
-from lazsim.stepmodel.parameters import StageParameters, part_parameters, stage_blocks, stage_parameters
-from lazsim.stepmodel.pipeline import parts_of
+from lazsim.stepmodel.parameters import part_parameters, stage_parameters
+from lazsim.stepmodel.pipeline import parts_of, parts_of_stage, warm_up_parts
 
 PARAM_BYTES = 2
 
@@ -30,28 +30,21 @@ def memory_bytes(inputs: StepInputs) -> Mapping[str, float]:
     -----
     Data-parallel ranks divide parameters, gradients and optimizer states as in ZeRO (arXiv 1910.02054). Activations are
     what the backward pass reads; fused attention keeps no scores (Korthikanti et al., arXiv 2205.05198, equation 2
-    without dropout and scores). Stage ``s`` of ``p`` holds those of ``p - s`` micro-batches, ``(p - 1) / v`` more
-    where stages are interleaved, and one more part where two passes overlap. DualPipe holds two stages and ``p + 1``
-    micro-batches of one (deepseek-ai/DualPipe). Fragmentation is left out.
+    without dropout and scores). A stage holds those of the parts that went forward before its first backward pass, and
+    of one more; where two passes overlap, what one makes the other frees, layer by layer (NVIDIA/Megatron-LM, combined
+    1F1B). DualPipe holds two stages and ``p + 1`` micro-batches of one (deepseek-ai/DualPipe). Full recomputation keeps
+    the inputs of layers, and all of the layer that runs again. Fragmentation is left out.
     """
     parallel = inputs.parallel
     parts = parts_of(inputs.model, parallel)
-    blocks = stage_blocks(parts, parallel.pipeline)
-    params = stage_parameters(part_parameters(inputs, parts), parallel.pipeline)
-    if parallel.schedule == "dualpipe":
-        blocks = [
-            {name: one.get(name, 0) + other.get(name, 0) for name in {*one, *other}}
-            for one, other in zip(blocks, reversed(blocks), strict=True)
-        ]
-        params = [
-            StageParameters(one.dense + other.dense, one.expert + other.expert)
-            for one, other in zip(params, reversed(params), strict=True)
-        ]
-    kept = {block: _kept_bytes(inputs, block) for block in {block for counts in blocks for block in counts}}
-    needs = [
-        _stage_bytes(inputs, stage, counts, kept, *held)
-        for stage, (counts, held) in enumerate(zip(blocks, params, strict=True))
-    ]
+    kept = {name: sum(_kept_bytes(inputs, block) for block in name.split()) for part in parts for name, _ in part}
+    needs = []
+    for stage, held in enumerate(stage_parameters(part_parameters(inputs, parts), parallel)):
+        counts: dict[str, int] = {}
+        for part in parts_of_stage(parallel, stage):
+            for name, number in parts[part]:
+                counts[name] = counts.get(name, 0) + number
+        needs.append(_stage_bytes(inputs, stage, counts, kept, *held))
     return max(needs, key=lambda need: sum(need.values()))
 
 
@@ -59,29 +52,31 @@ def _stage_bytes(
     inputs: StepInputs, stage: int, counts: Mapping[str, int], kept: Mapping[str, float], dense: float, expert: float
 ) -> dict[str, float]:
     parallel = inputs.parallel
-    ranks, expert_ranks = inputs.data * parallel.context, inputs.expert_data
     held = dense + expert
-    divided = dense / ranks + expert / expert_ranks
-    in_flight: float = parallel.pipeline - stage
-    if parallel.virtual_stages > 1:
-        in_flight += (parallel.pipeline - 1) / parallel.virtual_stages
-    if parallel.overlap_expert:
-        in_flight += 1 / parallel.virtual_stages
-        if parallel.virtual_stages == 1:
-            in_flight += parallel.pipeline - stage - 1
+    divided = dense / inputs.dense_copies + expert / inputs.expert_copies
     if parallel.schedule == "dualpipe":
         in_flight = (parallel.pipeline + 1) / 2
+    else:
+        overlap = parallel.overlap_expert
+        warm_up = warm_up_parts(stage, parallel.pipeline, parallel.virtual_stages, overlap)
+        in_flight = (warm_up + (not overlap)) / parallel.virtual_stages
     optimizer_bytes = STATE_BYTES[parallel.optimizer] * (held if parallel.sharding == "none" else divided)
     if "optimizer" in parallel.offloaded:
         optimizer_bytes = 0.0
-    per_token = sum(number * kept[block] for block, number in counts.items())
+    runs_again = 0.0
+    if parallel.recompute == "full":
+        layers = [name for name in counts if name not in ("head", "embedding")]
+        runs_again = max((kept[name] for name in layers), default=0.0)
+        kept = {**kept, **dict.fromkeys(layers, ACTIVATION_BYTES * inputs.model.d_model)}
+    per_token = sum(number * kept[name] for name, number in counts.items())
     logits = LOGIT_BYTES * inputs.model.vocab_size / parallel.tensor * inputs.tokens
+    rests = divided if parallel.gathers_each_time else held
     return {
-        "parameters": PARAM_BYTES * (divided if parallel.sharding == "full" else held),
-        "gradients": parallel.gradient_bytes * (divided if parallel.sharding == "full" else held),
+        "parameters": PARAM_BYTES * rests,
+        "gradients": parallel.gradient_bytes * rests,
         "optimizer": optimizer_bytes,
-        "activations": min(in_flight, inputs.num_micro_batches) * per_token * inputs.own_tokens,
-        "logits": logits if "head" in counts else 0.0,
+        "activations": (min(in_flight, inputs.num_micro_batches) * per_token + runs_again) * inputs.own_tokens,
+        "logits": logits if counts.keys() & {"head", "mtp"} else 0.0,
         "runtime": RUNTIME_BYTES,
     }
 
@@ -89,8 +84,6 @@ def _stage_bytes(
 def _kept_bytes(inputs: StepInputs, block: str) -> float:
     """Return the bytes that a block keeps for its backward pass, for each token of a GPU."""
     model, parallel = inputs.model, inputs.parallel
-    if parallel.recompute == "full" and block not in ("head", "embedding"):
-        return ACTIVATION_BYTES * model.d_model
     # A norm keeps its input; a matmul its operand, in the precision of the matmul.
     operand = 1 if inputs.quantised else ACTIVATION_BYTES
     normed: list[tuple[float, str]] = [(ACTIVATION_BYTES * model.d_model, ""), (operand * model.d_model, "norm")]
@@ -106,7 +99,7 @@ def _kept_bytes(inputs: StepInputs, block: str) -> float:
             ((ACTIVATION_BYTES + operand) * attention.output_dim, ""),
         ]
     inner, matrices = model.d_ff_expert / parallel.expert_tensor, model.matrices_per_expert
-    routed = model.top_k * parallel.expert_tensor
+    routed = model.top_k * parallel.expert_tensor * (parallel.capacity_factor if parallel.pad_to_capacity else 1)
     experts = [
         *normed,
         (2 * ACTIVATION_BYTES * model.num_experts, ""),

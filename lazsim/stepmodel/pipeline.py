@@ -54,6 +54,13 @@ def parts_of(model: ModelSpec, parallel: ParallelSpec) -> tuple[Part, ...]:
     return _parts(model, parallel.stages, parallel.pipeline * parallel.virtual_stages)
 
 
+def parts_of_stage(parallel: ParallelSpec, stage: int) -> list[int]:
+    """List the parts that a stage holds; with DualPipe, that of the stage at the other end, too."""
+    if parallel.schedule == "dualpipe":
+        return sorted((stage, parallel.pipeline - 1 - stage))
+    return list(range(stage, parallel.pipeline * parallel.virtual_stages, parallel.pipeline))
+
+
 @lru_cache(maxsize=256)
 def _parts(model: ModelSpec, stages: str, num_parts: int) -> tuple[Part, ...]:
     layers = layers_of(model)
@@ -335,11 +342,16 @@ def _passes(pipeline: int, virtual: int, simulated: int, overlap: bool) -> Passe
     return Passes(order, list(kinds), counts)
 
 
-def _order(stage: int, pipeline: int, virtual: int, total: int, overlap: bool) -> list[tuple[int, int]]:
-    """List the passes of a stage: indices of a forward and a backward part, -1 where there is none."""
+def warm_up_parts(stage: int, pipeline: int, virtual: int, overlap: bool) -> int:
+    """Return the parts of which a stage runs the forward pass before its first backward pass."""
     # Two passes at once take as long as both: what a stage sends comes back later, so twice as many are on their way.
     rounds = 2 if virtual > 1 or overlap else 1
-    warm_up = min(total, (pipeline - stage - 1) * rounds + (virtual - 1) * pipeline + overlap)
+    return (pipeline - stage - 1) * rounds + (virtual - 1) * pipeline + overlap
+
+
+def _order(stage: int, pipeline: int, virtual: int, total: int, overlap: bool) -> list[tuple[int, int]]:
+    """List the passes of a stage: indices of a forward and a backward part, -1 where there is none."""
+    warm_up = min(total, warm_up_parts(stage, pipeline, virtual, overlap))
     order = [(index, -1) for index in range(warm_up)]
     for index in range(total - warm_up):
         order += [(warm_up + index, index)] if overlap else [(warm_up + index, -1), (-1, index)]

@@ -113,7 +113,7 @@ class _StepModel:
         _add(exposed, "gradient_exchange", late_s)
         _add(hidden, "gradient_exchange", exchange_s - late_s)
         _add(exposed, "overlap_slowdown", slowed_by(inputs, exchange_s - late_s))
-        most = max(stage_parameters(self.params, pipeline), key=sum)
+        most = max(stage_parameters(self.params, parallel), key=sum)
         moved_s = offload_s(inputs, most)
         _add(exposed, "offload", max(0.0, moved_s - running_s))
         _add(hidden, "offload", min(moved_s, running_s))

@@ -118,7 +118,7 @@ def default_layout(inputs: StepInputs) -> ParallelSpec:
             needed = sum(memory_bytes(tried).values())
         except SpecError:
             continue
-        if needed <= limit and (sharding != "none" or tried.expert_data > 1):
+        if needed <= limit and (sharding != "none" or tried.expert_copies > 1):
             return msgspec.structs.replace(parallel, sharding=inputs.parallel.sharding)
     raise SpecError(f"no layout of {inputs.model.name} fits on {counted(inputs.num_gpus, 'GPU')}")
 

@@ -1,0 +1,349 @@
+"""What holds for the step of any model under any layout: work, bytes and memory sum to those of the model."""
+
+import itertools
+import math
+from dataclasses import dataclass, replace
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from lazsim.errors import SpecError
+from lazsim.specs import AttentionSpec, ClusterSpec, GpuSpec, ModelSpec, ParallelSpec, load_spec
+from lazsim.specs.overrides import override
+from lazsim.stepmodel.blocks import blocks_of
+from lazsim.stepmodel.experts import exchange_s, grouped_ranks
+from lazsim.stepmodel.inputs import StepInputs
+from lazsim.stepmodel.loading import load_inputs
+from lazsim.stepmodel.memory import memory_bytes
+from lazsim.stepmodel.parameters import part_parameters, stage_parameters
+from lazsim.stepmodel.pipeline import PartTime, parts_of, run_pipeline, warm_up_parts
+from lazsim.stepmodel.predict import flop_per_token, predict_step
+from lazsim.stepmodel.tables import KernelTables
+
+FLOP_S = 1e-15
+"""Time of an operation in tables that count them."""
+
+
+@dataclass(frozen=True, eq=False)
+class CountingTables(KernelTables):
+    """Tables in which a matmul takes as long as it has operations, and all else no time."""
+
+    def time_s(self, kernel: str, *sizes: float) -> float:
+        return 2 * FLOP_S * math.prod(sizes) if kernel.startswith("matmul") else 0.0
+
+    def attention_s(self, kernel: str, heads: float, sequence: float) -> float:
+        return FLOP_S * heads * sequence**2
+
+    def sustained_rate(self, kernel: str) -> float:
+        return 1.0
+
+
+def counted(inputs: StepInputs) -> StepInputs:
+    """Return inputs under which the time of matmuls counts their operations."""
+    tables = CountingTables("counting", dict.fromkeys(inputs.tables.grids), inputs.tables.collective_ranks)
+    gpu = msgspec.structs.replace(inputs.gpu, memory_bytes_per_s=1e30, kernel_overhead_s=1e-30)
+    constants = msgspec.structs.replace(inputs.constants, kernel_gap_s=0.0, slowest_gpu_rate=1.0)
+    return replace(inputs, tables=tables, gpu=gpu, constants=constants)
+
+
+@st.composite
+def models(draw) -> ModelSpec:
+    heads = draw(st.sampled_from([8, 16]))
+    grouped = AttentionSpec(
+        num_heads=heads, num_kv_heads=draw(st.sampled_from([8, heads])), head_dim=128, normed=draw(st.booleans())
+    )
+    latent = AttentionSpec(
+        kind="latent", num_heads=heads, query_rank=draw(st.sampled_from([0, 512])), kv_rank=256, nope_dim=128,
+        rope_dim=128, value_dim=128,
+    )  # fmt: skip
+    num_layers = draw(st.integers(4, 9))
+    return ModelSpec(
+        name="any", num_layers=num_layers, num_moe_layers=draw(st.integers(1, num_layers)), d_model=1024,
+        d_ff_expert=1024, d_ff_dense=2048, matrices_per_expert=draw(st.sampled_from([2, 3])), num_experts=16,
+        num_shared_experts=draw(st.integers(0, 1)), top_k=draw(st.integers(1, 4)),
+        attention=draw(st.sampled_from([grouped, latent])), num_mtp_layers=draw(st.integers(0, 2)),
+        sequence_length=65536, vocab_size=8192, num_vocab_matrices=draw(st.integers(1, 2)),
+    )  # fmt: skip
+
+
+@st.composite
+def jobs(draw, **fixed) -> StepInputs:
+    """Draw a model on 64 GPUs of 8 to a node, and a layout that divides it."""
+    sizes = st.sampled_from([1, 2, 4, 8])
+    pipeline = draw(sizes)
+    fields = {
+        "tensor": draw(sizes), "pipeline": pipeline, "context": draw(st.sampled_from([1, 2])), "expert": draw(sizes),
+        "expert_tensor": draw(st.sampled_from([1, 2])), "micro_batch": draw(st.sampled_from([1, 2])),
+        "global_batch": 512, "virtual_stages": draw(st.sampled_from([1, 2])) if pipeline > 1 else 1,
+        "sharding": draw(st.sampled_from(["none", "optimizer", "full"])), "routing": "consecutive",
+        "dispatcher": draw(st.sampled_from(["all_gather", "all_to_all", "deepep"])),
+    }  # fmt: skip
+    inputs = load_inputs("qwen3-30b-a3b", "dgx-h100", None, {"global_batch": 512}, 64)
+    try:
+        parallel = override(ParallelSpec(global_batch=512), fields | fixed, "layout")
+        return replace(inputs, model=draw(models()), parallel=parallel)
+    except SpecError:
+        assume(False)
+
+
+def work_of_a_step(inputs: StepInputs) -> dict[str, float]:
+    """Sum what all GPUs compute, in operations."""
+    exposed = predict_step(counted(inputs)).exposed_s
+    names = ("dense_matmul", "expert_matmul", "attention")
+    return {name: exposed[name] * inputs.num_gpus / FLOP_S for name in names}
+
+
+@settings(max_examples=60, deadline=None)
+@given(jobs())
+def test_gpus_together_compute_what_the_model_does_however_it_is_divided(inputs):
+    model, tokens = inputs.model, 512 * inputs.model.sequence_length
+    d_model, experts = model.d_model, (model.num_moe_layers + model.num_mtp_layers) * model.top_k
+    attention = model.attention
+    if attention.kind == "grouped":
+        mixer = d_model * 128 * (2 * attention.num_heads + 2 * attention.num_kv_heads)
+    else:
+        queries = 256 * attention.num_heads
+        mixer = 512 * (d_model + queries) if attention.query_rank else d_model * queries
+        mixer += d_model * (256 + 128) + 256 * 256 * attention.num_heads + 128 * attention.num_heads * d_model
+    shared = model.num_shared_experts * (model.num_moe_layers + model.num_mtp_layers)
+    params = (
+        mixer * (model.num_layers + model.num_mtp_layers)
+        + model.matrices_per_expert * d_model * (2048 * (model.num_layers - model.num_moe_layers) + 1024 * shared)
+        + (1 + model.num_mtp_layers) * 8192 * d_model + model.num_mtp_layers * 2 * d_model**2
+    )  # fmt: skip
+    work = work_of_a_step(inputs)
+    # Forward, gradient of the input, gradient of the weight: 2 operations a parameter and token each.
+    assert work["dense_matmul"] == pytest.approx(6 * tokens * params, rel=1e-6)
+    assert work["expert_matmul"] == pytest.approx(
+        6 * tokens * experts * model.matrices_per_expert * d_model * 1024, rel=1e-6
+    )
+    ratio = {"grouped": 2.9, "latent": 3.3}[attention.kind]
+    layers = model.num_layers + model.num_mtp_layers
+    scores = 512 * attention.num_heads * model.sequence_length**2 * layers / 1.16
+    assert work["attention"] == pytest.approx((1 + ratio) * scores, rel=1e-6)
+    gates = (model.num_moe_layers) * d_model * 16
+    assert flop_per_token(inputs) == pytest.approx(
+        6 * (params + gates + experts * model.matrices_per_expert * d_model * 1024)
+        + 6 * model.score_dim * layers * model.sequence_length / 2
+    )
+
+
+@settings(max_examples=30, deadline=None)
+@given(jobs(), st.sampled_from([(), ("attention_core",), ("dense_block",), ("latent_up",)]))
+def test_recomputation_adds_the_forward_pass_of_what_runs_again(inputs, modules):
+    once = work_of_a_step(inputs)
+    fields = {"recompute": "selective", "recomputed": modules} if modules else {"recompute": "full"}
+    again = work_of_a_step(replace(inputs, parallel=msgspec.structs.replace(inputs.parallel, **fields)))
+    model, attention = inputs.model, inputs.model.attention
+    tokens = 512 * model.sequence_length
+    layers = model.num_layers + model.num_mtp_layers
+    backward = {"grouped": 2.9, "latent": 3.3}[attention.kind]
+    if modules == ("attention_core",):
+        assert again["attention"] == pytest.approx(once["attention"] * (2 + backward) / (1 + backward))
+        assert again["dense_matmul"] == pytest.approx(once["dense_matmul"])
+    elif modules == ("dense_block",):
+        dense = (model.num_layers - model.num_moe_layers) * model.matrices_per_expert * 1024 * 2048
+        assert again["dense_matmul"] - once["dense_matmul"] == pytest.approx(2 * tokens * dense, abs=1e9)
+    elif modules == ("latent_up",):
+        up = attention.num_heads * 256 * (256 + (attention.query_rank or 1024))
+        up = up if attention.kind == "latent" else 0
+        added = again["dense_matmul"] - once["dense_matmul"]
+        assert added == pytest.approx(2 * tokens * layers * up, rel=1e-6, abs=1e9)
+    else:
+        # All but the head, and the projection that joins two tokens' vectors.
+        ends = (1 + model.num_mtp_layers) * 8192 * 1024 + model.num_mtp_layers * 2 * 1024**2
+        layer_work = once["dense_matmul"] / 3 - 2 * tokens * ends
+        assert again["dense_matmul"] - once["dense_matmul"] == pytest.approx(layer_work, rel=1e-6)
+        assert again["expert_matmul"] == pytest.approx(4 / 3 * once["expert_matmul"])
+
+
+@settings(max_examples=60, deadline=None)
+@given(jobs())
+def test_gpus_together_hold_each_parameter_as_often_as_the_layout_says(inputs):
+    model, parallel = inputs.model, inputs.parallel
+    stages = stage_parameters(part_parameters(inputs, parts_of(model, parallel)), parallel)
+    layers = model.num_moe_layers + model.num_mtp_layers
+    experts = layers * 16 * model.matrices_per_expert * 1024 * 1024
+    assert sum(stage.expert for stage in stages) * parallel.expert * parallel.expert_tensor == pytest.approx(experts)
+    # Tensor-parallel ranks each hold gates and projections to latent vectors; tied embeddings are on both ends of a
+    # pipeline.
+    attention = model.attention
+    whole = layers * 1024 * 16
+    if attention.kind == "latent":
+        whole += (model.num_layers + model.num_mtp_layers) * 1024 * (256 + 128 + attention.query_rank)
+    further = model.num_mtp_layers * (model.block_params["mtp"])
+    copies = model.num_vocab_matrices == 1 and parallel.pipeline > 1
+    total = model.dense_params + further + copies * 8192 * 1024 + (parallel.tensor - 1) * whole
+    assert sum(stage.dense for stage in stages) * parallel.tensor == pytest.approx(total)
+
+
+@settings(max_examples=30, deadline=None)
+@given(jobs(schedule="dualpipe", virtual_stages=1, sharding="optimizer"))
+def test_optimizer_states_exist_once_though_dualpipe_holds_parameters_twice(inputs):
+    plain = replace(inputs, parallel=msgspec.structs.replace(inputs.parallel, schedule="1f1b"))
+    owned = []
+    for some in (plain, inputs):
+        stages = stage_parameters(part_parameters(some, parts_of(some.model, some.parallel)), some.parallel)
+        owned.append(sum(held.dense / some.dense_copies + held.expert / some.expert_copies for held in stages))
+    assert owned[1] == pytest.approx(owned[0])
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+@pytest.mark.parametrize(("pipeline", "virtual"), [(1, 1), *itertools.product((2, 4, 8), (1, 2, 4))])
+def test_a_stage_keeps_the_activations_of_parts_on_their_way_back(pipeline, virtual, overlap):
+    micro_batches = 4 * pipeline
+    schedule = run_pipeline([PartTime(1.0, 1.0)] * (pipeline * virtual), pipeline, micro_batches, 0.0, overlap)
+    for stage in range(pipeline):
+        kept = most = 0
+        for one in schedule.passes.order:
+            if one.stage == stage:
+                forward, backward = schedule.passes.kinds[one.kind]
+                # What one pass makes the other frees, where both run at once.
+                kept += (forward >= 0) - (backward >= 0)
+                most = max(most, kept)
+        assert kept == 0
+        assert most == warm_up_parts(stage, pipeline, virtual, overlap) + (not overlap)
+
+
+def test_memory_is_that_of_the_stage_that_keeps_most():
+    # 8 stages of 4 parts of a layer each; the first keeps 8 + 7 / 4 micro-batches of 4 layers, the last
+    # ((2 (8 - 8) + 3 * 8 + 1) / 4 of them and the logits, which are more.
+    layout = {"pipeline": 8, "virtual_stages": 4, "expert": 8, "global_batch": 64, "stages": "Et|" + "t|" * 30 + "tL"}
+    inputs = load_inputs("qwen3-30b-a3b", "dgx-h100", None, {"global_batch": 64}, 64)
+    model = msgspec.structs.replace(inputs.model, num_layers=32, num_moe_layers=32)
+    parallel = override(inputs.parallel, layout, "layout")
+    memory = memory_bytes(replace(inputs, model=model, parallel=parallel))
+    assert memory["logits"] == 6 * 151936 * 4096
+    # Of a layer and token: two norms 4 d, queries, keys and values, output 4, scores of 2 x 2 bytes, 8 experts of an
+    # input, 3 inner numbers; the head's norm 4 d.
+    layer = 2 * 4 * 2048 + 2 * (32 + 2 * 4) * 128 + 4 * 32 * 128 + 4 * 128 + 8 * (2 * 2048 + 2 * 3 * 768)
+    assert memory["activations"] == pytest.approx(25 / 4 * 4096 * (4 * layer + 4 * 2048))
+
+
+def test_full_recomputation_keeps_the_input_of_each_layer_and_one_layer():
+    memories = [
+        memory_bytes(load_inputs("qwen3-30b-a3b", "dgx-h100", None, {"global_batch": 64, "expert": 8, **more}, 8))
+        for more in ({}, {"recompute": "full"})
+    ]
+    kept, again = (memory["activations"] for memory in memories)
+    head = 4 * 2048 * 4096
+    # arXiv 2205.05198, section 5: 2 bytes for each number of a layer's input.
+    assert again == pytest.approx(48 * 2 * 2048 * 4096 + head + (kept - head) / 48)
+
+
+def test_two_passes_at_once_keep_no_more_than_one_without_a_pipeline():
+    # A mxfp8 run of Megatron-Bridge 0.5 (Qwen3-30B-A3B on 8 B300, 8 sequences, both passes at once, nothing
+    # recomputed) did fit.
+    layout = {"global_batch": 512, "micro_batch": 8, "expert": 8, "precision": "mxfp8", "gradient_bytes": 2}
+    one, both = (
+        memory_bytes(load_inputs("qwen3-30b-a3b", "dgx-b300", None, {**layout, "overlap_expert": overlap}, 8))
+        for overlap in (False, True)
+    )
+    assert both["activations"] == one["activations"]
+    assert sum(both.values()) < load_spec(GpuSpec, "b300").memory_bytes
+
+
+def test_padded_experts_keep_their_padding():
+    inputs = [
+        load_inputs("qwen3-30b-a3b", "dgx-h100", None, {"global_batch": 64, "expert": 8, **more}, 8)
+        for more in ({}, {"capacity_factor": 1.5, "pad_to_capacity": True})
+    ]
+    plain, padded = (memory_bytes(some)["activations"] for some in inputs)
+    # 8 experts of a token keep an input and 3 inner numbers of 2 bytes; half as many more.
+    assert padded - plain == pytest.approx(0.5 * 48 * 4096 * 8 * 2 * (2048 + 3 * 768))
+
+
+@pytest.mark.parametrize(
+    ("ranks", "groups", "chosen"), [(2, 8, 4), (4, 8, 4), (8, 8, 4), (16, 8, 4), (64, 8, 3), (8, 1, 1)]
+)
+def test_tokens_of_chosen_groups_go_to_as_many_ranks_as_drawn_ones(ranks, groups, chosen):
+    # Gates of DeepSeek-V3: the groups with the highest sums of two scores, then the highest scores in these.
+    scores = np.random.default_rng(0).lognormal(size=(4000, groups, 256 // groups))
+    sums = np.sort(scores, axis=2)[:, :, -2:].sum(axis=2)
+    in_group = sums >= np.sort(sums, axis=1)[:, -chosen][:, None]
+    tops = np.argsort(-(scores * in_group[:, :, None]).reshape(len(scores), -1), axis=1)[:, :8]
+    drawn = np.mean([len(set(top)) for top in tops // (256 // ranks)])
+    assert grouped_ranks(8, ranks, groups, chosen) == pytest.approx(drawn, rel=0.06)
+
+
+def experts_of(expert_tensor: int, cluster: ClusterSpec, dispatcher: str) -> StepInputs:
+    layout = {"global_batch": 64, "expert": 8, "expert_tensor": expert_tensor, "dispatcher": dispatcher}
+    inputs = load_inputs("qwen3-30b-a3b", "dgx-h100", None, {**layout, "routing": "consecutive"}, 64)
+    return replace(inputs, cluster=cluster)
+
+
+@pytest.mark.parametrize("dispatcher", ["all_gather", "all_to_all", "deepep"])
+def test_gpus_that_share_experts_leave_fewer_of_them_in_a_domain(dispatcher):
+    cluster = load_inputs("qwen3-30b-a3b", "dgx-h100", None, None, 64).cluster
+    halves = msgspec.structs.replace(cluster, gpus_per_domain=4)
+    # 8 ranks of 2 neighbours each lie over two nodes, as 8 ranks over two domains of 4 GPUs do.
+    shared, plain = exchange_s(experts_of(2, cluster, dispatcher)), exchange_s(experts_of(1, halves, dispatcher))
+    assert shared == pytest.approx(plain)
+    assert shared > 1.2 * exchange_s(experts_of(1, cluster, dispatcher))
+
+
+def test_expert_parallel_ranks_are_neighbours_whatever_the_tensor_parallelism():
+    # tp-cp-ep-dp-pp of NVIDIA/Megatron-LM, where experts have a tensor parallelism of their own: 8 ranks in a node.
+    def choices_s(tensor: int) -> float:
+        layout = {"global_batch": 64, "expert": 8, "tensor": tensor, "micro_batch": tensor, "dispatcher": "hybridep"}
+        forward = blocks_of(load_inputs("qwen3-30b-a3b", "dgx-b200", None, layout, 64))["moe"].forward
+        dispatch_s, combine_s = [one.gpu_s for one in forward if one.part == "expert_exchange"]
+        return dispatch_s - combine_s
+
+    assert choices_s(2) == pytest.approx(choices_s(1), rel=1e-3)
+
+
+def test_tensor_parallel_ranks_exchange_what_each_block_needs():
+    inputs = load_inputs("deepseek-v3", "dgx-h100", None, {"global_batch": 64, "tensor": 8, "expert": 8}, 64)
+    inputs = replace(inputs, model=msgspec.structs.replace(inputs.model, num_mtp_layers=1))
+    d_model, blocks = 7168, blocks_of(inputs)
+
+    def moved_s(*widths: int) -> float:
+        return sum(inputs.collective_s("all_gather", 2 * width * 4096, 8, 1) for width in widths)
+
+    # Latent vectors of queries (1536), of keys and values (512) and rotary keys (64) are made before the gather.
+    latent = 1536 + 512 + 64
+    expected = {
+        "attention": ([latent, d_model], [latent, latent, d_model]),
+        "dense": ([d_model, d_model], [d_model] * 3),
+        "moe": ([d_model, d_model], [d_model] * 3),  # the shared expert
+        "embedding": ([d_model], [d_model]),
+        "head": ([d_model], [d_model] * 2),
+    }
+    further = [2 * d_model, d_model], [2 * d_model, 2 * d_model, d_model]
+    parts = [further, *(expected[name] for name in ("attention", "moe", "head"))]
+    expected["mtp"] = tuple([width for part in parts for width in part[way]] for way in (0, 1))
+    for name, widths in expected.items():
+        for way, operations in enumerate((blocks[name].forward, blocks[name].backward)):
+            found = sum(one.gpu_s for one in operations if one.part == "tensor_exchange")
+            assert found == pytest.approx(moved_s(*widths[way])), (name, way)
+
+
+@pytest.mark.parametrize(("pipeline", "grows"), [(1, 2.0), (4, 1.0)])
+def test_stages_gather_sharded_parameters_once_a_step(pipeline, grows):
+    # ``torch.distributed.pipelining`` keeps them gathered, and gradients whole, until the last micro-batch.
+    layout = {"pipeline": pipeline, "expert": 8, "sharding": "full"}
+    steps = [
+        predict_step(load_inputs("qwen3-30b-a3b", "dgx-h100", None, {**layout, "global_batch": batch}, 64))
+        for batch in (512, 1024)
+    ]
+    moved = [step.exposed_s["gradient_exchange"] + step.hidden_s["gradient_exchange"] for step in steps]
+    assert moved[1] / moved[0] == pytest.approx(grows)
+    inputs = load_inputs("qwen3-30b-a3b", "dgx-h100", None, {**layout, "global_batch": 512}, 64)
+    parts = part_parameters(inputs, parts_of(inputs.model, inputs.parallel))
+    held = max(sum(stage) for stage in stage_parameters(parts, inputs.parallel))
+    parameters = memory_bytes(inputs)["parameters"]
+    assert parameters == pytest.approx(2 * held) if pipeline > 1 else parameters < held
+
+
+def test_dualpipe_sums_the_gradients_of_two_stages():
+    def moved_s(schedule: str) -> float:
+        layout = {"pipeline": 4, "expert": 8, "global_batch": 512, "schedule": schedule, "overlap_gradients": False}
+        step = predict_step(load_inputs("qwen3-30b-a3b", "dgx-h100", None, layout, 128))
+        return step.exposed_s["gradient_exchange"] + step.hidden_s["gradient_exchange"]
+
+    # Twice the parameters; of eight domains instead of four, 7/8 of them come from others instead of 3/4.
+    assert moved_s("dualpipe") / moved_s("1f1b") == pytest.approx(2 * (7 / 8) / (3 / 4), rel=0.1)
