@@ -37,6 +37,7 @@ def test_a_step_is_told_part_by_part(lazsim):
     step = json.loads(out)
     assert status == 0
     assert err == ""
+    assert step["fits"] is True
     assert sum(step["exposed_s"].values()) == pytest.approx(step["step_s"])
     # 256 sequences of 4096 tokens on 16 GPUs.
     assert step["tokens_per_s_per_gpu"] == pytest.approx(256 * 4096 / step["step_s"] / 16)
@@ -52,6 +53,7 @@ def test_a_layout_that_does_not_fit_is_told(lazsim):
     assert "the layout does not fit" in err
     assert "--search finds one that does" in err
     assert "memory of the fullest GPU" in out
+    assert out.startswith("mixtral-8x22b on 8 GPUs of dgx-h100: does not fit, as it takes ")
 
 
 def test_what_stands_in_for_measurements_is_told(lazsim, tmp_path):

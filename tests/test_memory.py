@@ -11,6 +11,8 @@ from lazsim.costmodel.memory import GpuShare, fullest_share, gpu_memory
 from lazsim.costmodel.step import NodeLayout
 from lazsim.engine.systems import LIVE_SYSTEMS as SYSTEMS
 from lazsim.errors import InfeasiblePlanError
+from lazsim.output.run import run_parts
+from lazsim.output.table import render
 from lazsim.placement.expert_parallel import place_ep
 from lazsim.placement.plan import PlacementPlan
 from lazsim.specs import JobSpec, ModelSpec, load_spec
@@ -164,6 +166,8 @@ def test_mixtral_on_ten_rtx_3090_is_said_not_to_fit(mixtral):
     assert note.startswith("mixtral-8x7b under lazarus does not fit: it takes 6")
     assert f"rtx3090 has 24.0; most is for optimizer states, {states / 2**30:.1f} GiB" in note
     assert "would leave" in note
+    # Beside the number, too, where a reader of the tables alone finds it.
+    assert "do not fit, so that their numbers hold for larger GPUs only: lazarus" in render(run_parts(result))
 
 
 def test_deepseek_v3_without_a_layout_on_an_h200_is_said_not_to_fit():

@@ -248,6 +248,14 @@ def test_notes_name_the_same_options_on_stderr_in_json_and_in_files(lazsim, tmp_
     assert set(notes) <= set(told)
 
 
+def test_a_file_whose_name_looks_like_a_field_keeps_it_in_json(lazsim, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "`max_nodes`").write_text("time_s,count\n0,10\n60,9\n600,10\n")
+    _, out, _ = lazsim("run", "--trace", "`max_nodes`", "--system", "ds", "--json", "--out", "out")
+    assert json.loads(out)["trace"]["name"] == "`max_nodes`"
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["trace"]["name"] == "`max_nodes`"
+
+
 FILES = {
     "[parallel]\nglobal_batch = 8\ntensor = 'two'": "parallel.tensor: expected a whole number, got text",
     "[parallel]\nglobal_batch = 8\ntensor = -1": "parallel.tensor: expected a whole number >= 1",

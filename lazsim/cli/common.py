@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 REPORT = "report.html"
 
+MESSAGES = {"notes", "error", "skipped", "why"}
+"""Fields of results that hold messages."""
+
 STDOUT = "-"
 """Path that stands for stdout."""
 
@@ -299,8 +302,29 @@ def write_results(folder: Path, kind: str, contents: Mapping[str, bytes]) -> lis
     """Write the files of a result, and return their names; texts in JSON name options, as those on stderr do."""
     from lazsim.folders import write_folder
 
-    texts = {name: told(content.decode()).encode() for name, content in contents.items() if name.endswith(".json")}
+    texts = {name: _told_json(content) for name, content in contents.items() if name.endswith(".json")}
     return write_folder(folder, kind, {**contents, **texts})
+
+
+def _told_json(content: bytes) -> bytes:
+    """Return JSON whose messages name options; names of files and nodes stay, whatever they are."""
+    # A large file without any is not read.
+    if b"`" not in content:
+        return content
+    import json
+
+    from lazsim.files import json_bytes
+
+    return json_bytes(json.loads(content, object_hook=_told_object))
+
+
+def _told_object(value: dict[str, Any]) -> dict[str, Any]:
+    for name in MESSAGES & value.keys():
+        if isinstance(value[name], str):
+            value[name] = told(value[name])
+        elif isinstance(value[name], list):
+            value[name] = [told(one) if isinstance(one, str) else one for one in value[name]]
+    return value
 
 
 def _command_line() -> str:
@@ -333,4 +357,4 @@ def print_json(value: Any) -> None:
     """Print one JSON object on stdout, keys in the order given; arrays become lists."""
     from lazsim.files import json_bytes
 
-    click.echo(told(json_bytes(value).decode()), nl=False)
+    click.echo(_told_json(json_bytes(value)), nl=False)

@@ -184,7 +184,9 @@ def _memory_table(result: RunResult) -> Table:
     ]
     columns = [key("run"), *(Column(part.partition("_")[0], ",.1f") for part in (*parts, "total"))]
     has = f"{result.inputs['gpu']['name']} has {result.gpu_memory_bytes / GIB:,.1f}"
-    return Table(columns, rows, f"memory of the fullest GPU at its peak, GiB; {has}")
+    over = [run.name for run in result.runs if run.memory and run.memory.total > result.gpu_memory_bytes]
+    notes = [f"do not fit, so that their numbers hold for larger GPUs only: {', '.join(over)}"] if over else []
+    return Table(columns, rows, f"memory of the fullest GPU at its peak, GiB; {has}", notes)
 
 
 def _share(share: float) -> str:

@@ -14,8 +14,9 @@ def step_parts(result: StepResult) -> Iterator[Part]:
     inputs, time = result.inputs, result.time
     parallel = inputs.parallel
     low, high = result.range_tokens_per_s
+    fits = "" if result.fits else f"does not fit, as it takes {result.memory_share:.3g} times the memory; else "
     yield (
-        f"{inputs.model.name} on {counted(inputs.num_gpus, 'GPU')} of {inputs.cluster.name}: "
+        f"{inputs.model.name} on {counted(inputs.num_gpus, 'GPU')} of {inputs.cluster.name}: {fits}"
         f"{time.tokens_per_s_per_gpu:,.0f} tokens/s a GPU ({low:,.0f} to {high:,.0f}), step {time.step_s:.2f} s, "
         f"MFU {time.mfu:.1%}"
     )

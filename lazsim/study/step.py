@@ -41,6 +41,11 @@ class StepResult:
         return sum(self.time.memory_bytes.values()) / self.inputs.gpu.memory_bytes
 
     @property
+    def fits(self) -> bool:
+        """Whether the layout fits into the memory of a GPU."""
+        return self.memory_share <= 1
+
+    @property
     def range_tokens_per_s(self) -> tuple[float, float]:
         """Throughput that nineteen of twenty measured runs with such graphs would have had at this prediction."""
         low, high = self.inputs.constants.measured_over_predicted[self.inputs.parallel.graphs]
@@ -56,7 +61,7 @@ class StepResult:
         """Say what makes the numbers not hold."""
         model, parallel, gpu = self.inputs.model, self.inputs.parallel, self.inputs.gpu
         notes = []
-        if self.memory_share > 1:
+        if not self.fits:
             part, most = max(self.time.memory_bytes.items(), key=lambda item: item[1])
             notes.append(
                 f"the layout does not fit: it takes {self.memory_share * gpu.memory_bytes / GIB:.0f} GiB of a GPU's "
@@ -96,6 +101,7 @@ class StepResult:
             "cluster": self.inputs.cluster.name,
             "gpus": self.inputs.num_gpus,
             "layout": _plain(self.inputs.parallel) | {"data": self.inputs.data},
+            "fits": self.fits,
             "step_s": self.time.step_s,
             "tokens_per_s_per_gpu": self.time.tokens_per_s_per_gpu,
             "tokens_per_s_per_gpu_range": [low, high],
