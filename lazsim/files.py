@@ -2,6 +2,7 @@
 
 import bz2
 import codecs
+import csv
 import errno
 import fcntl
 import functools
@@ -190,6 +191,13 @@ def json_bytes(value: Any) -> bytes:
     return msgspec.json.format(msgspec.json.encode(value, enc_hook=plain_array), indent=2) + b"\n"
 
 
+def csv_bytes(columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> bytes:
+    """Return a table as CSV; None is an empty cell."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([columns, *rows])
+    return text.getvalue().encode()
+
+
 def plain_array(value: Any) -> Any:
     """Return an array or a number of numpy as plain Python values: the hook of msgspec for unknown types."""
     if hasattr(value, "tolist"):
@@ -232,6 +240,16 @@ def signals_held() -> Iterator[None]:
             signal.signal(number, handler)
         for waiting in held:
             signal.raise_signal(waiting)
+
+
+@contextmanager
+def signals_blocked(*numbers: int) -> Iterator[None]:
+    """Start processes that such a signal to all of the terminal's processes does not reach: their parent ends them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def read_bytes(path: Path | str, most_bytes: int = MAX_FILE_BYTES) -> bytes:

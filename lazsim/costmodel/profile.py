@@ -13,7 +13,7 @@ from msgspec import Meta
 
 from lazsim.decoding import convert, decode_json
 from lazsim.errors import SpecError, unknown_name
-from lazsim.files import json_bytes, read_bytes, write_all
+from lazsim.files import csv_bytes, json_bytes, read_bytes, write_all
 from lazsim.specs import ModelSpec, sha256
 from lazsim.specs.record import Amount, Count, Number, PositiveSeconds, Quantity, Rate, Seconds
 from lazsim.units import THOUSANDS, read_number
@@ -170,12 +170,8 @@ def save_profile(path: Path, header: Header, points: Sequence[Point]) -> None:
     """Write both files of a profile, or none."""
     kernels = list(dict.fromkeys(point.kernel for point in points))
     head = msgspec.structs.replace(header, kernels=kernels)
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for point in points:
-        writer.writerow([_short(value) for value in msgspec.structs.astuple(point)])
-    write_all({path: stream.getvalue().encode(), header_path(path): json_bytes(head)})
+    rows = (map(_short, msgspec.structs.astuple(point)) for point in points)
+    write_all({path: csv_bytes(COLUMNS, rows), header_path(path): json_bytes(head)})
 
 
 def _short(value: str | float) -> str | float:

@@ -1,14 +1,12 @@
 """Live runs and validations as text and files."""
 
-import csv
-import io
 import math
 from collections.abc import Iterator
 from dataclasses import fields
 
 import numpy as np
 
-from lazsim.files import json_bytes
+from lazsim.files import csv_bytes, json_bytes
 from lazsim.live.record import LiveReport, LiveRun, StepRecord
 from lazsim.live.validate import NEGLIGIBLE_SHARE, ComparedQuantity, Validation
 from lazsim.output.plots.style import name_pictures
@@ -51,14 +49,13 @@ def live_files(report: LiveReport) -> dict[str, bytes]:
     """Return the content of every file of ``lazsim live --out``, by name."""
     from lazsim.output.plots.live import live_figure
 
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(field.name for field in fields(StepRecord))
-    for step in report.result.steps:
-        writer.writerow([step.step, f"{step.at_s:.6f}", step.num_nodes, f"{step.step_s:.6f}", f"{step.loss:.6f}"])
+    rows = (
+        [step.step, f"{step.at_s:.6f}", step.num_nodes, f"{step.step_s:.6f}", f"{step.loss:.6f}"]
+        for step in report.result.steps
+    )
     return {
         "live.json": json_bytes(report.to_json()),
-        "steps.csv": text.getvalue().encode(),
+        "steps.csv": csv_bytes((field.name for field in fields(StepRecord)), rows),
         **name_pictures("live", live_figure(report.result)),
     }
 

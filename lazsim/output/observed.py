@@ -1,17 +1,20 @@
 """A run's own log beside simulations, as tables."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from lazsim.output.table import Column, Part, Table, key
-from lazsim.study.observed import ObservedComparison, Phases
+from lazsim.study.observed import ObservedComparison
 from lazsim.units import format_duration
 
-ROWS = (
-    ("steps kept, with checkpoints", "training_s"),
-    ("steps done again", "lost_s"),
-    ("standing still", "stopped_s"),
-    ("median stop", "stop_s"),
+ROWS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
+    ("{unit} kept", "done", "{:,.0f}".format),
+    ("steps kept, with checkpoints", "training_s", format_duration),
+    ("steps done again", "lost_s", format_duration),
+    ("standing still", "stopped_s", format_duration),
+    ("median stop", "stop_s", format_duration),
+    ("stops", "num_stops", "{:,.0f}".format),
 )
+"""Labels, fields of `Phases`, and how each is written."""
 
 
 def observed_parts(found: ObservedComparison) -> Iterator[Part]:
@@ -30,18 +33,10 @@ def observed_parts(found: ObservedComparison) -> Iterator[Part]:
 
 
 def _rows(found: ObservedComparison) -> Iterator[list[str | float | None]]:
-    def row(label: str, field: str, seconds: bool) -> list[str | float | None]:
-        def text(phases: Phases) -> str:
-            value = getattr(phases, field)
-            return format_duration(value) if seconds else f"{value:,.0f}"
-
-        cells: list[str | float | None] = [label, text(found.observed)]
+    for label, field, write in ROWS:
         true = getattr(found.observed, field)
+        cells: list[str | float | None] = [label.format(unit=found.unit), write(true)]
         for phases in found.simulated.values():
-            cells += [text(phases), (getattr(phases, field) - true) / true if true else None]
-        return cells
-
-    yield row(f"{found.unit} kept", "done", seconds=False)
-    for label, field in ROWS:
-        yield row(label, field, seconds=True)
-    yield row("stops", "num_stops", seconds=False)
+            value = getattr(phases, field)
+            cells += [write(value), (value - true) / true if true else None]
+        yield cells

@@ -1,14 +1,12 @@
 """Predictions against measurements as tables and files."""
 
-import csv
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from lazsim.files import json_bytes
+from lazsim.files import csv_bytes, json_bytes
 from lazsim.output.plots.style import name_pictures
 from lazsim.output.table import Column, Part, Table, key
-from lazsim.study.outcomes import ReplayedOutcome
+from lazsim.study.outcomes import Prediction, ReplayedOutcome
 from lazsim.study.verify import GROUPS, NOISE, Verification, VerifiedRow, error_summary
 
 NUM_WORST = 10
@@ -71,7 +69,7 @@ def _outcome_parts(result: Verification) -> Iterator[Part]:
     yield from _skipped_parts("not replayed", result.outcomes)
 
 
-def _skipped_parts(heading: str, rows: Sequence[VerifiedRow | ReplayedOutcome]) -> Iterator[str]:
+def _skipped_parts(heading: str, rows: Sequence[Prediction]) -> Iterator[str]:
     """Name the rows that were skipped by the reason."""
     by_reason: dict[str, list[str]] = {}
     for row in rows:
@@ -141,14 +139,10 @@ def verify_files(result: Verification) -> dict[str, bytes]:
     rows = [row.to_json() for row in result.kernels.rows]
     columns: Sequence[str] = [*rows[0]] if rows else COLUMNS
     rows += [getattr(row, "settings", {}) | vars(row) for row in (*result.rows, *result.outcomes)]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    for row in rows:
-        cells = [row.get(name) for name in columns]
-        writer.writerow(f"{cell:.6g}" if isinstance(cell, int | float) else cell for cell in cells)
+    cells = ([row.get(name) for name in columns] for row in rows)
+    texts = ([f"{cell:.6g}" if isinstance(cell, int | float) else cell for cell in row] for row in cells)
     return {
-        "verify.csv": text.getvalue().encode(),
+        "verify.csv": csv_bytes(columns, texts),
         "verify.json": json_bytes(result.to_json()),
         **(name_pictures("verify", verify_figure(result)) if result.predicted_rows else {}),
     }

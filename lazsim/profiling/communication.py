@@ -21,7 +21,7 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from lazsim.capacity import MEMORY_SHARE, check_processes
 from lazsim.costmodel.profile import Header, Point
 from lazsim.errors import FailedError, LazsimError
-from lazsim.files import signals_held
+from lazsim.files import signals_blocked, signals_held
 from lazsim.profiling.exchanges import EXCHANGES, link_bytes, serve
 from lazsim.profiling.scheduler import Measurement, in_proportion
 from lazsim.profiling.timing import BATCH, CI_WIDTH, ci_width, make_point
@@ -83,18 +83,14 @@ class Ranks:
         # It lets signals through again as it starts.
         ensure_running()
         # An interrupt of the terminal is for the parent, which ends its processes in order, and not in mid-start.
-        with signals_held():
-            before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-            try:
-                for arguments in self._start_arguments:
-                    ours, theirs = context.Pipe()
-                    self._connections.append(ours)
-                    process = context.Process(target=serve, args=(theirs, *arguments), daemon=True)
-                    process.start()
-                    self._processes.append(process)
-                    theirs.close()
-            finally:
-                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        with signals_held(), signals_blocked(signal.SIGINT):
+            for arguments in self._start_arguments:
+                ours, theirs = context.Pipe()
+                self._connections.append(ours)
+                process = context.Process(target=serve, args=(theirs, *arguments), daemon=True)
+                process.start()
+                self._processes.append(process)
+                theirs.close()
 
     @property
     def pids(self) -> list[int]:

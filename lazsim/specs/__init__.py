@@ -11,7 +11,7 @@ from lazsim.specs.catalog import (
     sha256,
 )
 from lazsim.specs.hardware import ClusterSpec, FusedExpertsSpec, GpuSpec, HostSpec, NetworkSpec, RecoverySpec
-from lazsim.specs.job import JobSpec
+from lazsim.specs.job import JobSpec, TimesSpec
 from lazsim.specs.model import (
     STATE_BYTES_PER_PARAM,
     WEIGHT_BYTES_PER_PARAM,
@@ -22,7 +22,6 @@ from lazsim.specs.model import (
 from lazsim.specs.parallel import ParallelSpec
 from lazsim.specs.record import Spec
 from lazsim.specs.step import StepConstants
-from lazsim.specs.times import TimesSpec
 
 __all__ = [
     "CATALOG_KINDS",

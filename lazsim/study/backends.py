@@ -9,13 +9,12 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from itertools import islice
 from typing import Any, TypeVar
 
 from lazsim.capacity import check_processes
 from lazsim.errors import LazsimError
-from lazsim.files import signals_held
+from lazsim.files import signals_blocked, signals_held
 
 BatchT = TypeVar("BatchT")
 ResultT = TypeVar("ResultT")
@@ -58,7 +57,7 @@ def on_loky(
     results = None
     try:
         # Held as well as blocked: the main thread also handles what another thread receives.
-        with signals_held(), _signals_blocked():
+        with signals_held(), signals_blocked(signal.SIGINT, signal.SIGTERM):
             results = parallel(delayed(_call)(function, batch, os.getpid()) for batch in batches)
         for result in results:  # noqa: UP028 - so that an end by the caller comes here first
             yield result
@@ -70,16 +69,6 @@ def on_loky(
             warnings.simplefilter("ignore")
             if results is not None:
                 results.close()
-
-
-@contextmanager
-def _signals_blocked() -> Iterator[None]:
-    """Start processes that a signal to all of the terminal's processes does not reach: their parent ends them."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _call(function: Callable[[BatchT], ResultT], batch: BatchT, parent: int) -> ResultT:

@@ -6,7 +6,7 @@ import inspect
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -124,10 +124,14 @@ def collect(
     num_workers = num_workers or len(os.sched_getaffinity(0))
     by_id = {task.id: task for task in tasks}
     errors: dict[str, str] = {}
-    with _open_store(folder) as store:
+    with ExitStack() as stack:
+        store: Store | None = None
+        if folder is not None:
+            stack.enter_context(hold_folder(folder))
+            store = stack.enter_context(closing(Store(folder)))
         values = store.read(by_id) if store else {}
         todo = [task for task in by_id.values() if task.id not in values]
-        with (progress or _silent)(len(values), len(by_id)) as advance:
+        with progress(len(values), len(by_id)) if progress else nullcontext(_ignore) as advance:
             for results in _run_all(function, todo, backend, num_workers, address):
                 lines = [line for _, line, _ in results if line is not None]
                 if store:
@@ -138,15 +142,6 @@ def collect(
     return Outcomes(
         tuple(tasks), tuple(values.get(one.id) for one in tasks), tuple(errors.get(one.id, "") for one in tasks)
     )
-
-
-@contextmanager
-def _open_store(folder: Path | None) -> Iterator[Store | None]:
-    if folder is None:
-        yield None
-        return
-    with hold_folder(folder), closing(Store(folder)) as store:
-        yield store
 
 
 def task_id(function: Function, inputs: Any) -> str:
@@ -171,8 +166,8 @@ def _code_sha256(function: Function) -> str:
     return digest.hexdigest()
 
 
-def _silent(_num_done: int, _num_total: int) -> AbstractContextManager[Callable[[int], None]]:
-    return nullcontext(lambda _: None)
+def _ignore(_num_done: int) -> None:
+    pass
 
 
 def _run_all(

@@ -111,9 +111,11 @@ class Lookup:
         known = name.lower() in catalog_names("clusters")
         if not known and name not in self.systems:
             raise SpecError(f"no system {name!r} in the catalogue or beside the file")
-        cluster, gpu = (
-            _system_of(self.systems[name]) if name in self.systems and not known else _catalogued(name.lower())
-        )
+        if known:
+            cluster = load_spec(ClusterSpec, name.lower())
+            gpu = load_spec(GpuSpec, cluster.gpu)
+        else:
+            cluster, gpu = _system_of(self.systems[name])
         per_node = min(cluster.gpus_per_node, num_gpus)
         if num_gpus % per_node:
             raise SpecError(f"gpus {num_gpus}: give a multiple of the {per_node} GPUs of a node")
@@ -320,11 +322,6 @@ def _whole(row: Row, column: str, default: int = 0) -> int:
 
 def _flag(row: Row, column: str, default: bool) -> bool:
     return _choice(row, column, {"0": "", "1": column}, column if default else "") != ""
-
-
-def _catalogued(name: str) -> tuple[ClusterSpec, GpuSpec]:
-    cluster = load_spec(ClusterSpec, name)
-    return cluster, load_spec(GpuSpec, cluster.gpu)
 
 
 def _system_of(row: Row) -> tuple[ClusterSpec, GpuSpec]:

@@ -72,20 +72,17 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class ReplayedOutcome:
-    """A published outcome and its replay.
+class Prediction:
+    """A row of a table, and what lazsim predicts for it.
 
     Attributes
     ----------
+    id, group, metric, source : str
+        Name of the row, rows that it belongs to, what was measured or published, and where it is from.
     predicted, measured, error : float or None
-        The replayed figure, the published one, and ``predicted / measured - 1``. Of several figures, those that are
-        furthest off. None where the row was skipped.
-    within : bool or None
-        Whether every figure is within the tolerance.
-    echoes : bool
-        Whether the figure is an input of the replay.
-    why : str
-        Reason why the replay is not within the tolerance, where it is known.
+        Values in the unit of the metric, and ``predicted / measured - 1``; none where the row was skipped.
+    skipped : str
+        Reason why there is no prediction.
     """
 
     id: str
@@ -96,6 +93,22 @@ class ReplayedOutcome:
     error: float | None
     skipped: str
     source: str
+
+
+@dataclass(frozen=True)
+class ReplayedOutcome(Prediction):
+    """A published outcome and its replay; of several figures, the values are those that are furthest off.
+
+    Attributes
+    ----------
+    within : bool or None
+        Whether every figure is within the tolerance.
+    echoes : bool
+        Whether the figure is an input of the replay.
+    why : str
+        Reason why the replay is not within the tolerance, where it is known.
+    """
+
     unit: str
     tolerance: str
     within: bool | None

@@ -1,13 +1,12 @@
 """Results of a sweep: one row for each point, and means over seeds."""
 
-import csv
-import io
 import math
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from lazsim.files import csv_bytes
 from lazsim.study.collect import Outcomes
 from lazsim.study.comparison import BySeed, Ranked, held_out_mean, paired_ratio, rank
 from lazsim.study.intervals import MIN_SAMPLES, Interval, mean_interval, ratio_interval
@@ -171,13 +170,9 @@ class SweepResult:
 
     def table(self) -> bytes:
         """Return the rows as CSV, with exact numbers and empty cells for missing values."""
-        text = io.StringIO()
         columns = dict.fromkeys(key for row in self.rows for key in row)
         columns["id"] = columns.pop("id", None)
-        writer = csv.DictWriter(text, list(columns), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.rows)
-        return text.getvalue().encode()
+        return csv_bytes(columns, ([row.get(column) for column in columns] for row in self.rows))
 
     def timeline(self) -> "pd.DataFrame":
         """Return changes of state: system, placement and axes, then ``time_s, nodes_alive, nodes_used, samples_per_s``.

@@ -14,7 +14,7 @@ from lazsim.errors import SpecError
 from lazsim.stepmodel.predict import predict_step
 from lazsim.study.backends import on_loky
 from lazsim.study.measured_runs import MeasuredRun, read_runs
-from lazsim.study.outcomes import Outcome, ReplayedOutcome, has_outcomes, read_outcomes, replay_outcome
+from lazsim.study.outcomes import Outcome, Prediction, ReplayedOutcome, has_outcomes, read_outcomes, replay_outcome
 from lazsim.study.pairs import Pair, find_pairs
 from lazsim.study.replays import runs_of
 from lazsim.units import counted
@@ -40,28 +40,10 @@ NOISE = "the same settings differ by 1.6 % at the median and 6.5 % at nine of te
 
 
 @dataclass(frozen=True)
-class VerifiedRow:
-    """A measured run and its prediction.
+class VerifiedRow(Prediction):
+    """A measured run and its prediction; its group is its model and system."""
 
-    Attributes
-    ----------
-    id, group, metric : str
-        Name of the row; model and system; what was measured.
-    predicted, measured, error : float or None
-        Values in the unit of the metric, and ``predicted / measured - 1``; none where the row was skipped.
-    skipped : str
-        Reason why there is no prediction.
-    """
-
-    id: str
-    group: str
-    metric: str
-    predicted: float | None
-    measured: float | None
-    error: float | None
-    skipped: str
     settings: dict[str, str]
-    source: str
 
 
 @dataclass(frozen=True)
@@ -140,7 +122,7 @@ class Verification:
     @property
     def notes(self) -> list[str]:
         """Say what the numbers leave out."""
-        rows: list[VerifiedRow | ReplayedOutcome] = [*self.rows, *self.outcomes]
+        rows: list[Prediction] = [*self.rows, *self.outcomes]
         skipped = sum(row.predicted is None for row in rows)
         notes = (
             [f"no prediction of {skipped} of {counted(len(rows), 'row')}; `json` says why of each"] if skipped else []
@@ -263,5 +245,5 @@ def _verified(run: MeasuredRun) -> VerifiedRow:
     group = f"{run.settings['model_key']} {run.settings['system']}"
     return VerifiedRow(
         run.id, group, METRIC, predicted, None if math.isnan(measured) else measured, error, run.skipped,
-        dict(run.settings), run.source,
+        run.source, dict(run.settings),
     )  # fmt: skip

@@ -9,7 +9,7 @@ from lazsim.tables import array_items
 from lazsim.trace.events import JUST_AFTER_S, other_nodes
 from lazsim.trace.order import in_time_order
 from lazsim.trace.recipes import PublicSpec, load_recipe
-from lazsim.trace.source import Reader, Reading, Source, number, shorten
+from lazsim.trace.source import Reader, Reading, Source, matching_json, number, shorten
 from lazsim.trace.table import Event
 from lazsim.units import DAY_S, counted
 
@@ -25,12 +25,6 @@ class _Fault(NamedTuple):
     node: str
     level: str
     line: int
-
-
-def recognise(text: str) -> bool:
-    """Return whether a text opens a list of faults of nodes."""
-    head = text[:4096]
-    return head.lstrip().startswith("[") and '"node_id"' in head and '"event_t' in head
 
 
 def read(source: Source) -> Reading:
@@ -95,4 +89,5 @@ def _notes(faults: list[_Fault], num_overlapping: int) -> tuple[str, ...]:
     )
 
 
-READER = Reader(LOOKS, recognise, read, options=("cluster_nodes",))
+TYPICAL = r'\A\s*\[(?=[\s\S]*"node_id")(?=[\s\S]*"event_t)'
+READER = Reader(LOOKS, matching_json(TYPICAL, num_chars=4096), read, options=("cluster_nodes",))

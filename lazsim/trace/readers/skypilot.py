@@ -9,18 +9,13 @@ from lazsim.errors import TraceFormatError
 from lazsim.tables import array_items
 from lazsim.trace.events import RULE, Sample, events_from_counts
 from lazsim.trace.prices import Prices
-from lazsim.trace.source import Reader, Reading, Source, count, number, usd_per_hour
+from lazsim.trace.source import Reader, Reading, Source, count, matching_json, number, usd_per_hour
 
 LOOKS = '{"metadata": {"gap_seconds": 300}, "data": [live count, ...]}'
 AVAILABILITY = (
     "an availability trace says that a launch would have worked, not that a node lived on; "
     "here a drop of the count is taken for a loss of nodes"
 )
-
-
-def recognise(text: str) -> bool:
-    """Return whether a text opens an object with ticks."""
-    return text.lstrip().startswith("{") and re.search(r'"gap_seconds"|"data"\s*:\s*\[', text) is not None
 
 
 def read(source: Source) -> Reading:
@@ -70,4 +65,5 @@ def _tick_lines(text: str, num_ticks: int) -> list[int]:
     return [1] * num_ticks
 
 
-READER = Reader(LOOKS, recognise, read)
+TYPICAL = r'\A\s*\{[\s\S]*?(?:"gap_seconds"|"data"\s*:\s*\[)'
+READER = Reader(LOOKS, matching_json(TYPICAL, num_chars=None), read)
