@@ -282,7 +282,7 @@ def test_gpus_that_share_experts_leave_fewer_of_them_in_a_domain(dispatcher):
     # 8 ranks of 2 neighbours each lie over two nodes, as 8 ranks over two domains of 4 GPUs do.
     shared, plain = exchange_s(experts_of(2, cluster, dispatcher)), exchange_s(experts_of(1, halves, dispatcher))
     assert shared == pytest.approx(plain)
-    assert shared > 1.2 * exchange_s(experts_of(1, cluster, dispatcher))
+    assert shared > exchange_s(experts_of(1, cluster, dispatcher))
 
 
 def test_expert_parallel_ranks_are_neighbours_whatever_the_tensor_parallelism():

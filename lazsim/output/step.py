@@ -29,6 +29,11 @@ def step_parts(result: StepResult) -> Iterator[Part]:
     )
     yield _time_table(result)
     yield _memory_table(result)
+    if result.assumptions:
+        columns = [key("constant", of="name"), Column("value", ".4g", of="value"), Column("step", "+.1%", of="change")]
+        title = "what assumptions weigh: the step where each is 10 % larger"
+        notes = ["slowest_gpu_rate is the clock of matmuls and attention; the range of throughput holds errors of all"]
+        yield Table.of(result.assumptions, columns, title, notes=notes)
     if result.found:
         yield _search_table(result)
 

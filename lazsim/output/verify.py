@@ -108,6 +108,15 @@ def _run_parts(result: Verification) -> Iterator[Part]:
         Column("error", "+.0%", of="error"),
     ]  # fmt: skip
     yield Table.of(worst, columns, "the rows that are furthest off, tokens/s a GPU")
+    if result.nearest_rows:
+        yield Table.of(result.nearest_rows, columns, "rows that have settings of the nearest recipe, not their own")
+    if result.rankings:
+        columns = [
+            key("model, system", of="group"), Column("rows", of="num_runs"), Column("Spearman", ".2f", of="spearman"),
+            Column("perfect model", ".2f", of="perfect"), Column("19 of 20 above", ".2f", of="perfect_low"),
+        ]  # fmt: skip
+        notes = ["a perfect model misses an order by the noise of measurements alone"]
+        yield Table.of(result.rankings, columns, "order of the rows with all inputs known", notes=notes)
     if result.pairs:
         yield from _pair_parts(result)
 

@@ -16,12 +16,12 @@ The gate reads 16 bits and writes 32. Its gradients are matmuls of 32: inputs ar
 which that of the exchange is added (``RouterGatingLinearFunction`` of NVIDIA/Megatron-LM 0.16)."""
 
 PERMUTE_KERNELS = {
-    "all_gather": ((9, 2), (3, 2)),
-    "all_to_all": ((9, 3), (4, 2)),
-    "deepep": ((9, 5), (2, 2)),
-    "hybridep": ((5, 1), (1, 1)),
+    "all_gather": ((0, 0), (9, 2), (3, 2), (0, 0)),
+    "all_to_all": ((6, 1), (3, 2), (2, 1), (2, 1)),
+    "deepep": ((0, 0), (9, 5), (2, 2), (0, 0)),
+    "hybridep": ((0, 0), (5, 1), (1, 1), (0, 0)),
 }
-"""Kernels beside a dispatch and beside a combine, forward and backward.
+"""Kernels before and after a dispatch and before and after a combine, each forward and backward.
 
 Counted in the dispatchers of NVIDIA/Megatron-LM 0.16 with fused permutation: maps, permutation and sort by expert,
 exchange of probabilities, copies of counts to the host; backward, the maps are there already.
@@ -140,11 +140,13 @@ def moe_items(kernels: Kernels) -> list[Item]:
     narrow = [] if model.d_expert is None else [kernels.linear(width, model.d_model, tokens, kernels.graphed)]
     widen = [] if model.d_expert is None else [kernels.linear(model.d_model, width, tokens, kernels.graphed)]
     shared = kernels.mlp(model.shared_dim, kernels.graphed) if model.shared_dim else []
-    (permute, restore), (dispatch, combine) = _permutations(kernels), _exchanges(kernels)
+    (permute, sort, unsort, restore), (dispatch, combine) = _permutations(kernels), _exchanges(kernels)
+    # Graphs of the gate hold the permutation of a plain exchange as well; counts then leave after it.
+    counted = [permute, *_counts(kernels)] if kernels.graphed_gate else [*_counts(kernels), permute]
     pad = _alignment(kernels)
     items = [
-        kernels.norm(kernels.graphed_gate), *shared, *_gate(kernels), *narrow, permute, dispatch,
-        *pad, *_experts(kernels), *pad, combine, restore, *widen, kernels.residual(kernels.graphed),
+        kernels.norm(kernels.graphed_gate), *shared, *_gate(kernels), *narrow, *counted, dispatch, sort,
+        *pad, *_experts(kernels), *pad, unsort, combine, restore, *widen, kernels.residual(kernels.graphed),
     ]  # fmt: skip
     return items + _offload(kernels, items)
 
@@ -165,11 +167,18 @@ def _gate(kernels: Kernels) -> list[Item]:
             *kernels.launches("router", 2 * wide_s, 2, graphed),
         ),
     )
-    # Counts of tokens reach the host before it can launch what depends on them, unless one graph holds all or each
-    # expert has a fixed number.
-    waits = not (kernels.graphed or inputs.parallel.pad_to_capacity)
-    counts = Item((Operation("router", 0.0, 2, 2 * kernels.launch_s, False, waits=True),), ())
-    return [gate] * (inputs.parallel.routing != "consecutive") + [counts] * waits
+    return [gate] * (inputs.parallel.routing != "consecutive")
+
+
+def _needs_counts(kernels: Kernels) -> bool:
+    """Tell whether the host has to know the tokens of each expert: one graph of all and fixed numbers spare it."""
+    return not (kernels.graphed or kernels.inputs.parallel.pad_to_capacity)
+
+
+def _counts(kernels: Kernels) -> list[Item]:
+    """Send the tokens of each expert to the host, which waits for them before it launches the exchange."""
+    counts = Operation("router", 0.0, 2, 2 * kernels.launch_s, counts=True)
+    return [Item((counts,), ())] * _needs_counts(kernels)
 
 
 def _experts(kernels: Kernels) -> list[Item]:
@@ -217,17 +226,20 @@ def _experts(kernels: Kernels) -> list[Item]:
 
 
 def _permutations(kernels: Kernels) -> list[Item]:
-    """Build the reordering of tokens by expert, and back."""
+    """Build the reordering of tokens before and after a dispatch, and back before and after a combine."""
     inputs, parallel = kernels.inputs, kernels.inputs.parallel
     top_k, width = inputs.model.top_k, inputs.model.expert_dim
-    copies = ranks_of_token(inputs, parallel.expert)
     # A plain exchange takes tokens in the order of their experts and returns them in that of their ranks.
-    deduplicates = parallel.dispatcher in ("deepep", "hybridep")
-    passes = 2 * top_k + 2 * copies if deduplicates else 6 * top_k + 2
+    passes = {
+        "all_gather": (0, 6 * top_k + 2), "all_to_all": (2 * top_k + 2, 4 * top_k),
+    }.get(parallel.dispatcher, (0, 2 * top_k + 2 * ranks_of_token(inputs, parallel.expert)))  # fmt: skip
     return [
-        kernels.copy(passes * width, passes * width, *numbers, kernels.graphed, inputs.own_tokens)
-        for numbers in PERMUTE_KERNELS[parallel.dispatcher]
-    ]
+        kernels.copy(each * width, each * width, *numbers, graphed, inputs.own_tokens)
+        for each, numbers, graphed in zip(
+            (*passes, *reversed(passes)), PERMUTE_KERNELS[parallel.dispatcher],
+            (kernels.graphed_gate, kernels.graphed, kernels.graphed, kernels.graphed), strict=True,
+        )
+    ]  # fmt: skip
 
 
 def _alignment(kernels: Kernels) -> list[Item]:
@@ -255,16 +267,18 @@ def _exchanges(kernels: Kernels) -> tuple[Item, Item]:
     shared_bytes = 2 * inputs.model.expert_dim * routed_tokens(inputs)
     gathered_s = inputs.collective_s("all_gather", shared_bytes, parallel.expert_tensor, 1)
 
-    def operation(token_bytes: float, before_s: float = 0.0) -> tuple[Operation, ...]:
+    def operation(token_bytes: float, before_s: float = 0.0, waits: bool = False) -> tuple[Operation, ...]:
         seconds = exchange_s(inputs, token_bytes) * (1.0 if parallel.dispatcher == "all_gather" else imbalance(inputs))
         seconds += before_s + latency_s if seconds else 0.0
-        return kernels.launches("expert_exchange", seconds + gathered_s, 1, kernels.graphed)
+        (one,) = kernels.launches("expert_exchange", seconds + gathered_s, 1, kernels.graphed)
+        return (one._replace(waits=waits),)
 
     if parallel.dispatcher == "hybridep":
         choices = CHOICE_BYTES * inputs.model.num_experts * inputs.own_tokens * parallel.expert
         choices_s = inputs.collective_s("all_gather", choices, parallel.expert, parallel.expert_tensor)
     wide = operation(2.0)
-    dispatch = operation(FP8_TOKEN_BYTES if parallel.dispatch_precision == "fp8" else 2.0, choices_s)
+    token_bytes = FP8_TOKEN_BYTES if parallel.dispatch_precision == "fp8" else 2.0
+    dispatch = operation(token_bytes, choices_s, _needs_counts(kernels))
     return Item(dispatch, wide), Item(wide, wide)
 
 
@@ -300,7 +314,10 @@ def exchange_s(inputs: StepInputs, token_bytes: float = 2.0) -> float:
             kernel = "exchange_deepep"
         measured = inputs.tables.collective_ranks[kernel]
         sent_share = 1 - 1 / min(ranks, measured)
-        within_s = inputs.tables.time_s(kernel, ranks_of_token(inputs, ranks) * sent_share * sent)
+        tokens = inputs.own_tokens
+        each = ranks_of_token(inputs, ranks) * sent_share * sent / tokens
+        sizes = (tokens, each) if kernel == "exchange_deepep" else (tokens * each,)
+        within_s = inputs.tables.time_s(kernel, *sizes)
         copies = ranks_of_token(inputs, domains)
         curve_us, share = constants.exchange_curve_us, constants.deduplicated_nic_share
         across, between = copies * (1 - 1 / domains) * sent, copies * (1 - 1 / pods) * sent

@@ -73,14 +73,14 @@ class Source:
     time: str = "time_us"
 
 
-def _exchanged_bytes(row: Mapping[str, float], ranks: float) -> float:
+def _exchanged_bytes(row: Mapping[str, float], ranks: float, tokens: float) -> float:
     """Bytes that a rank sends to others in a combine of 16 bits: one copy for each rank of a token."""
     copies = distinct_ranks(int(row["topk"]), ranks) * (1 - 1 / ranks)
-    return int(copies * 2 * row["hidden"] * row["tokens_per_rank"])
+    return int(copies * 2 * row["hidden"] * tokens)
 
 
-DEEPSEEK = {"hidden": "7168", "topk": "8", "experts": "256"}
-"""Shape of the exchanges that were measured on all GPUs."""
+DEEPSEEK = {"topk": "8", "experts": "256"}
+"""Experts of the exchanges that were measured on all GPUs."""
 
 SOURCES: Mapping[str, Source] = {
     "gemm.csv": Source("matmul_{dtype}", lambda row: (row["m"], row["n"], row["k"]), ("m", "n", "k")),
@@ -102,7 +102,7 @@ SOURCES: Mapping[str, Source] = {
     ),
     "deepep_normal.csv": Source(
         "exchange_deepep",
-        lambda row: (_exchanged_bytes(row, row["gpus"]),),
+        lambda row: (row["tokens_per_rank"], _exchanged_bytes(row, row["gpus"], 1)),
         ("gpus", "topk", "hidden", "tokens_per_rank"),
         fixed={"nodes": "1", **DEEPSEEK},
         chosen=("sms", "version"),
@@ -111,9 +111,9 @@ SOURCES: Mapping[str, Source] = {
     ),
     "nvlink_alltoall.csv": Source(
         "exchange_hybridep",
-        lambda row: (_exchanged_bytes(row, row["ep"]),),
+        lambda row: (_exchanged_bytes(row, row["ep"], row["tokens_per_rank"]),),
         ("ep", "topk", "hidden", "tokens_per_rank"),
-        fixed={"strategy": "NVLinkOneSided", "phase": "combine", **DEEPSEEK},
+        fixed={"strategy": "NVLinkOneSided", "phase": "combine", "hidden": "7168", **DEEPSEEK},
         chosen=("ep",),
         ranks="ep",
     ),

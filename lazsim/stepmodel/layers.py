@@ -154,11 +154,13 @@ def _pieces(
         kernels    attention f            | experts b, experts f       | attention b
         exchanges              combine b  | dispatch f     dispatch b  | combine f
 
-    where f is forward and b backward.
+    where f is forward and b backward. The host waits for the counts of dispatch f after it launched experts b
+    (``TransformerLayerSchedulePlan.run`` of NVIDIA/Megatron-LM 0.16).
     """
     before, dispatch, experts, combine, after = _cut(forward)
     after_b, combine_b, experts_b, dispatch_b, before_b = _cut(backward)
-    kernels = [before, after_b + experts_b, experts, after + before_b]
+    waiting = [Operation("idle", 0.0, 0, 0.0, waits=True)] * dispatch[0].waits
+    kernels = [before, after_b + experts_b + waiting, experts, after + before_b]
     if not all(operation.graphed for operation in forward):
         kernels = [[Operation("idle", 0.0, 0, 2 * piece_s), *operations] for operations in kernels]
     exchanges = [

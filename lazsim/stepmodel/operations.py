@@ -21,8 +21,10 @@ class Operation(NamedTuple):
         Time of the host to launch them one by one.
     graphed : bool
         Whether a CUDA graph replays them.
+    counts : bool
+        Whether the host gets numbers when the GPU is done.
     waits : bool
-        Whether the host then waits until the GPU is done, since the next launches depend on a result.
+        Whether the host waits for these numbers before it launches this.
     hidden_s : float
         Time of an exchange that runs behind the kernels beside it, and so is not in `gpu_s`.
     """
@@ -32,6 +34,7 @@ class Operation(NamedTuple):
     kernels: int
     host_s: float
     graphed: bool = False
+    counts: bool = False
     waits: bool = False
     hidden_s: float = 0.0
 
@@ -57,10 +60,11 @@ class Span(NamedTuple):
 
 
 class Queues(NamedTuple):
-    """Moments at which the host and the GPU are done with what they have."""
+    """Moments at which the host and the GPU are done with what they have, and the host got the last numbers."""
 
     host_s: float = 0.0
     gpu_s: float = 0.0
+    counted_s: float = 0.0
 
 
 def block_of(
@@ -93,9 +97,14 @@ def play(
     The host runs ahead of the GPU until an operation waits. A graph is launched once for all operations in a row that
     it holds. ``idle`` is the time in which the GPU has nothing to do. `spans` gets what host and GPU do when.
     """
-    host_s, gpu_s = start
+    host_s, gpu_s, counted_s = start
     in_graph = False
-    for part, work_s, kernels, launch_s, graphed, waits, _ in operations:
+    for part, work_s, kernels, launch_s, graphed, counts, waits, _ in operations:
+        if waits:
+            until_s = max(host_s, counted_s) + constants.host_wait_s
+            if spans is not None:
+                spans.append(Span("host", "wait", host_s, until_s))
+            host_s = until_s
         before_s = host_s
         if not graphed:
             host_s += launch_s
@@ -110,8 +119,6 @@ def play(
         if spans is not None:
             spans += [Span("host", "launch", before_s, host_s), Span("kernels", part, gpu_s, gpu_s + busy_s)]
         gpu_s += busy_s
-        if waits:
-            if spans is not None:
-                spans.append(Span("host", "wait", host_s, gpu_s + constants.host_wait_s))
-            host_s = gpu_s + constants.host_wait_s
-    return Queues(host_s, gpu_s)
+        if counts:
+            counted_s = gpu_s
+    return Queues(host_s, gpu_s, counted_s)

@@ -27,6 +27,7 @@ KERNEL_AXES: Mapping[str, tuple[str, ...]] = (
     | {f"attention_{kind}": ("heads", "sequence") for kind in ("64", "128", "latent")}
     | {"quantise": ("elements",)}
     | dict.fromkeys(COLLECTIVES, ("bytes",))
+    | {"exchange_deepep": ("tokens", "bytes of a token")}
 )
 """Every kernel of a table, and its sizes: attention has the heads of all sequences and the length of each."""
 
@@ -87,7 +88,7 @@ class KernelTables:
         The GPU.
     grids : mapping
         Times by kernel: matmuls over rows, columns and inner size; attention over heads of all sequences and their
-        length; ``quantise`` over elements; collectives over bytes.
+        length; ``quantise`` over elements; collectives over bytes, DeepEP over tokens and the bytes that each sends.
     collective_ranks : mapping
         GPUs over which each collective was measured.
     remarks : tuple of str

@@ -51,6 +51,9 @@ GRAPHS = {"full_iteration": "full", "transformer_engine": "partial"}
 
 RECOMPUTE = {"selective": "selective", "full": "full"}
 
+OWN, NEAREST, UNKNOWN_INPUTS = "all known", "of the nearest recipe", "some unknown"
+"""How well the inputs of a row are known, its setting `inputs`."""
+
 NEEDED = ("row_id", "model_key", "system", "gpus", "gbs", "seq", "tok_s_gpu")
 """Columns that a table must have; the first names a row."""
 
@@ -184,7 +187,7 @@ def read_table(name: str, content: bytes, needed: Sequence[str]) -> list[Row]:
 def _run(row: Row, lookup: Lookup) -> MeasuredRun:
     names = ("model_key", "system", "precision", "dispatcher", "cuda_graph", "recompute", "source_family")
     settings = {name: row.get(name) or "unknown" for name in names}
-    settings["completeness"] = row.get("completeness") or "full"
+    settings["inputs"] = _known_inputs(row)
     settings["exchange"] = "behind compute" if row.get("a2a_overlap") == "1" else "alone"
     settings["pipeline"] = "pp = 1" if row.get("pp", "") in (*UNKNOWN, "1") else "pp > 1"
     inputs, skipped, measured = None, "", math.nan
@@ -197,6 +200,13 @@ def _run(row: Row, lookup: Lookup) -> MeasuredRun:
     except LazsimError as error:
         skipped = str(error)
     return MeasuredRun(row["row_id"], row.get("source", ""), settings, row, measured, inputs, skipped)
+
+
+def _known_inputs(row: Row) -> str:
+    """Tell how well inputs are known; where the recipe that was found is of another run, it is the nearest one."""
+    if (row.get("completeness") or "full") != "full":
+        return UNKNOWN_INPUTS
+    return OWN if (row.get("config_match") or "source itself") in ("exact", "source itself") else NEAREST
 
 
 def _inputs(row: Row, lookup: Lookup) -> StepInputs:

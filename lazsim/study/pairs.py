@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from lazsim.study.measured_runs import MeasuredRun
+from lazsim.study.measured_runs import OWN, MeasuredRun
 
 SETTINGS: Mapping[str, tuple[str, ...]] = {
     "precision": ("precision",),
@@ -60,7 +60,7 @@ def find_pairs(runs: Sequence[MeasuredRun], predicted: Mapping[str, float]) -> l
     predicted
         Throughput by the name of a row, of those that have a prediction.
     """
-    known = [run for run in runs if run.id in predicted and run.settings["completeness"] == "full"]
+    known = [run for run in runs if run.id in predicted and run.settings["inputs"] == OWN]
     pairs = []
     for one, other in itertools.combinations(known, 2):
         if any(one.columns.get(name) != other.columns.get(name) for name in SAME):

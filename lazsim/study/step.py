@@ -1,7 +1,8 @@
 """A predicted step with what a person needs to judge it: range, memory, notes, rivals."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import msgspec
@@ -12,6 +13,21 @@ from lazsim.stepmodel.operations import Span
 from lazsim.stepmodel.predict import StepTime, layer_timeline, predict_step
 from lazsim.stepmodel.search import Candidate, search_layouts
 from lazsim.units import GIB
+
+RAISED = 1.1
+"""Factor by which each assumed constant is raised."""
+
+LEAST_CHANGE = 5e-4
+"""Share of the step below which an assumption does not count."""
+
+
+@dataclass(frozen=True)
+class Assumption:
+    """An assumed constant of a step, its value, and the share by which the step changes where it is 10 % larger."""
+
+    name: str
+    value: float
+    change: float
 
 
 @dataclass(frozen=True)
@@ -50,6 +66,18 @@ class StepResult:
         """Throughput that nineteen of twenty measured runs with such graphs would have had at this prediction."""
         low, high = self.inputs.constants.measured_over_predicted[self.inputs.parallel.graphs]
         return low * self.time.tokens_per_s_per_gpu, high * self.time.tokens_per_s_per_gpu
+
+    @cached_property
+    def assumptions(self) -> list[Assumption]:
+        """Constants that are assumed, and what they weigh in this step, the heaviest first."""
+        constants, found = self.inputs.constants, []
+        for name in constants.assumed:
+            value = getattr(constants, name)
+            raised = msgspec.structs.replace(constants, **{name: RAISED * value})
+            step_s = predict_step(replace(self.inputs, constants=raised)).step_s
+            if abs(change := step_s / self.time.step_s - 1) >= LEAST_CHANGE:
+                found.append(Assumption(name, value, change))
+        return sorted(found, key=lambda one: -abs(one.change))
 
     @property
     def spans(self) -> list[Span]:
@@ -109,6 +137,7 @@ class StepResult:
             "exposed_s": dict(self.time.exposed_s),
             "hidden_s": dict(self.time.hidden_s),
             "memory_bytes": dict(self.time.memory_bytes),
+            "assumptions": [asdict(assumption) for assumption in self.assumptions],
             "memory_of_gpu_bytes": self.inputs.gpu.memory_bytes,
             "search": [
                 {

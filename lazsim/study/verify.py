@@ -13,9 +13,10 @@ from lazsim.costmodel.kernel_errors import KernelErrors
 from lazsim.errors import SpecError
 from lazsim.stepmodel.predict import predict_step
 from lazsim.study.backends import on_loky
-from lazsim.study.measured_runs import MeasuredRun, read_runs
+from lazsim.study.measured_runs import NEAREST, OWN, MeasuredRun, read_runs
 from lazsim.study.outcomes import Outcome, Prediction, ReplayedOutcome, has_outcomes, read_outcomes, replay_outcome
 from lazsim.study.pairs import Pair, find_pairs
+from lazsim.study.rankings import Ranking, rank
 from lazsim.study.replays import runs_of
 from lazsim.units import counted
 
@@ -23,7 +24,7 @@ METRIC = "tokens_per_s_per_gpu"
 
 GROUPS = (
     "model_key", "system", "precision", "dispatcher", "exchange", "cuda_graph", "recompute", "pipeline",
-    "source_family",
+    "source_family", "inputs",
 )  # fmt: skip
 """Settings of a run by which errors are grouped."""
 
@@ -58,6 +59,8 @@ class Verification:
         Published outcomes under failures.
     pairs : list of Pair
         Measured runs that differ in one setting.
+    rankings : list of Ranking
+        Measured runs of one model and system in their order.
     kernels : KernelErrors
         Errors over measured kernels and collectives, and the constants of a new fit.
     """
@@ -65,6 +68,7 @@ class Verification:
     rows: list[VerifiedRow] = field(default_factory=list)
     outcomes: list[ReplayedOutcome] = field(default_factory=list)
     pairs: list[Pair] = field(default_factory=list)
+    rankings: list[Ranking] = field(default_factory=list)
     kernels: KernelErrors = field(default_factory=KernelErrors)
 
     @property
@@ -72,23 +76,31 @@ class Verification:
         """Rows with a prediction."""
         return [row for row in self.rows if row.error is not None]
 
+    @property
+    def nearest_rows(self) -> list[VerifiedRow]:
+        """Rows with a prediction whose settings are in part those of another run's recipe."""
+        return [row for row in self.predicted_rows if row.settings["inputs"] == NEAREST]
+
     def summary(self) -> dict[str, Any]:
         """Return the number of runs with a prediction, the median error without sign, and shares within 10 and 20 %.
 
         ``outcomes`` counts published outcomes: those predicted, those of them within their tolerances, and those
         whose replay only gives an input back.
-        ``complete`` is the same of the rows with all inputs known; ``range_holds`` the share of these in the range of
-        rows with other models, and with other sources, where there are any. ``pairs`` counts those of runs that differ
-        in one setting, and those of them whose predictions go the measured way. ``kernels`` counts rows of kernels, and
-        has the largest median of those with the constants of the catalogue.
+        ``complete`` is the same of the rows with all inputs known, and ``nearest_recipe`` of those whose settings are
+        in part of another run's recipe; ``range_holds`` the share of both in the range of rows with other models, and
+        with other sources, where there are any. ``pairs`` counts those of runs that differ in one setting, and those of
+        them whose predictions go the measured way. ``kernels`` counts rows of kernels, and has the largest median of
+        those with the constants of the catalogue.
         """
         summary = error_summary(self.predicted_rows)
-        complete = [row for row in self.predicted_rows if row.settings["completeness"] == "full"]
+        complete = [row for row in self.predicted_rows if row.settings["inputs"] == OWN]
         summary["complete"] = error_summary(complete)
+        summary["nearest_recipe"] = error_summary(self.nearest_rows)
+        ranged = complete + self.nearest_rows
         summary["range_holds"] = {
-            name: held_out_share(complete, setting)
+            name: held_out_share(ranged, setting)
             for name, setting in (("model", "model_key"), ("source", "source_family"))
-            if len({row.settings[setting] for row in complete}) > 1
+            if len({row.settings[setting] for row in ranged}) > 1
         }
         replayed = [row for row in self.outcomes if row.within is not None]
         predicted = [bool(row.within) for row in replayed if not row.echoes]
@@ -115,7 +127,8 @@ class Verification:
         rows = [{name: value for name, value in asdict(row).items() if name != "settings"} for row in self.rows]
         rows += [asdict(row) for row in self.outcomes] + [row.to_json() for row in self.kernels.rows]
         return {
-            "rows": rows, "pairs": [asdict(pair) for pair in self.pairs], "summary": self.summary(),
+            "rows": rows, "pairs": [asdict(pair) for pair in self.pairs],
+            "rankings": [asdict(ranking) for ranking in self.rankings], "summary": self.summary(),
             "refit": self.kernels.refit, "notes": self.notes,
         }  # fmt: skip
 
@@ -206,7 +219,9 @@ def verify(
         else:
             result.rows.append(_verified(row))
     predicted = {row.id: row.predicted for row in result.rows if row.predicted is not None}
-    result.pairs.extend(find_pairs([row for row in wanted if isinstance(row, MeasuredRun)], predicted))
+    runs = [row for row in wanted if isinstance(row, MeasuredRun)]
+    result.pairs.extend(find_pairs(runs, predicted))
+    result.rankings.extend(rank(runs, predicted))
     return result
 
 

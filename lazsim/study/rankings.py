@@ -1,0 +1,89 @@
+"""Runs of one model and system in the order of their throughput: as predicted, and by a perfect model."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from lazsim.study.measured_runs import OWN, MeasuredRun
+from lazsim.study.pairs import SAME, SETTINGS
+
+Numbers = npt.NDArray[np.float64]
+
+MIN_RUNS = 5
+"""Runs below which an order says little."""
+
+NUM_DRAWS = 1000
+
+RELEASES = ((0.0, 0.5, 0.75, 0.9, 1.0), (0.0, 0.016, 0.047, 0.065, 0.144))
+"""Shares of 65 groups of the same settings, and by how much their releases differ at most."""
+
+TEAMS = 0.055
+"""Median by which two teams differ with the same recipe, of nine pairs."""
+
+MEDIAN_OF_NORMAL = 0.6745
+"""Median of a normal number without its sign."""
+
+COLUMNS = (*SAME, *(name for names in SETTINGS.values() for name in names))
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Runs of a model and system.
+
+    Attributes
+    ----------
+    group : str
+        Model and system.
+    num_runs : int
+        Those with all inputs known.
+    spearman : float
+        Rank correlation of predicted and measured throughput.
+    perfect, perfect_low : float
+        What a model without any error would get: mean of drawn noise, and a twentieth is below the second. Since
+        measured differences hold noise already, it would get a little less.
+    """
+
+    group: str
+    num_runs: int
+    spearman: float
+    perfect: float
+    perfect_low: float
+
+
+def rank(runs: Sequence[MeasuredRun], predicted: dict[str, float]) -> list[Ranking]:
+    """Rank the runs of each model and system that has `MIN_RUNS` with all inputs known.
+
+    A perfect model predicts the mean of runs with the same settings. Runs differ from it as releases do, and also as
+    teams do where a group is from several sources.
+    """
+    groups: dict[str, list[MeasuredRun]] = {}
+    for run in runs:
+        if run.id in predicted and run.settings["inputs"] == OWN:
+            groups.setdefault(f"{run.settings['model_key']} {run.settings['system']}", []).append(run)
+    return [_ranking(name, some, predicted) for name, some in groups.items() if len(some) >= MIN_RUNS]
+
+
+def _ranking(group: str, runs: Sequence[MeasuredRun], predicted: dict[str, float]) -> Ranking:
+    measured = np.array([run.tokens_per_s_per_gpu for run in runs])
+    alike = [tuple(run.columns.get(name) for name in COLUMNS) for run in runs]
+    truth = np.array([np.mean(measured[[other == one for other in alike]]) for one in alike])
+    generator = np.random.default_rng(0)
+    size = (NUM_DRAWS, len(runs))
+    # Published differences are those of two runs, each with its own noise.
+    noise = np.interp(generator.random(size), *RELEASES) * generator.choice([-1, 1], size)
+    if len({run.settings["source_family"] for run in runs}) > 1:
+        noise += generator.normal(0.0, TEAMS / MEDIAN_OF_NORMAL, size)
+    drawn = [_spearman(truth, row) for row in truth * (1 + noise / np.sqrt(2))]
+    found = _spearman(np.array([predicted[run.id] for run in runs]), measured)
+    return Ranking(group, len(runs), found, float(np.mean(drawn)), float(np.quantile(drawn, 0.05)))
+
+
+def _spearman(one: Numbers, other: Numbers) -> float:
+    """Correlate ranks, of which equal values share the mean; values that are all equal have no order and give 0."""
+    # Twice the ranks, less their mean.
+    ranks = [np.sign(values[:, None] - values).sum(axis=1) for values in (one, other)]
+    size = math.sqrt(np.dot(ranks[0], ranks[0]) * np.dot(ranks[1], ranks[1]))
+    return float(np.dot(*ranks) / size) if size else 0.0
