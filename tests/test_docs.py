@@ -1,6 +1,7 @@
 """The documentation: links that resolve, commands that exist, examples that run."""
 
 import importlib.util
+import json
 import pkgutil
 import re
 import shlex
@@ -10,6 +11,7 @@ import click
 import pytest
 
 from lazsim.cli.group import cli
+from lazsim.placement.policies import POLICIES
 from tests.conftest import ROOT
 
 REPOSITORY = re.compile(
@@ -104,6 +106,57 @@ def test_pictures_are_drawn_by_commands_that_pages_show():
     drawn = set(settings(recipe))
     assert len(drawn) == 5
     assert drawn <= shown
+
+
+def keys(value):
+    """Yield the keys of JSON, without those of what has names of its own: specifications, systems, policies, parts."""
+    for key, one in value.items() if isinstance(value, dict) else ():
+        yield key
+        if key not in SPECIFICATIONS:
+            yield from keys([*one.values()] if key in NAMED and isinstance(one, dict) else one)
+    for one in value if isinstance(value, list) else ():
+        yield from keys(one)
+
+
+SPECIFICATIONS = ("inputs", "spec", "layout", "recipe")
+# What these hold has names that systems, policies and parts have.
+NAMED = ("exposed_s", "hidden_s", "plans", "scores", "policies", "samples")
+NAMED += (
+    "samples_change",
+    "ratio_change",
+    "ledger_s",
+    "seconds",
+    "memory_bytes",
+    "params",
+    "fit",
+    "offers",
+    "simulated",
+)
+PLACED = ("--nodes", 4, "--slots", 4, "--experts", 8, "--loads", "zipf:1.2")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("run", "--trace", "fail-every-5min", "--duration", "7min", "--system", "lazarus", "--placement", "mro"),
+        ("sensitivity", "--trace", "fail-every-5min", "--duration", "2min", "--system", "ds", "--constant", "detect_s"),
+        ("place", *PLACED, "--lose", 0, "--model", "gpt-s", "--gpu", "a100"),
+        ("recovery", *PLACED, "--layers", 2, "--failures", 1, "--node-fail-prob", 0.1),
+        ("step", "--model", "mixtral-8x7b", "--cluster", "dgx-h100", "--gpus", 64, "--layout", "global_batch=64"),
+        ("trace", "info", "traces/spot-p3-like.csv"),
+        ("trace", "fit", "traces/spot-p3-like.csv", "--seeds", 1),
+        ("routing", "info", "traces/routing/live-deep.csv"),
+        ("model", "show", "gpt-s"),
+        ("profile", "check", "h200", "--model", "gpt-s"),
+    ],
+    ids=lambda command: " ".join(map(str, command[:2])),
+)
+def test_the_guide_names_every_key_of_json(lazsim, command):
+    code, out, err = lazsim(*command, "--json")
+    assert code == 0, err
+    said = set(re.findall(r"`(\w+)`", (ROOT / "docs" / "guides" / "json.md").read_text()))
+    statistics = re.compile(r".*_(step|top|layers)_\w+|\w+_steps")
+    assert {key for key in keys(json.loads(out)) if not statistics.fullmatch(key)} - said - {*POLICIES} == set()
 
 
 def example(name):

@@ -225,6 +225,16 @@ def test_text_that_a_terminal_cannot_show_is_escaped(run_process, tmp_path):
         run_process(*PROGRAM, *arguments, env={**os.environ, "PYTHONIOENCODING": "ascii"})
 
 
+def test_a_sparkline_is_of_digits_where_the_encoding_has_no_bars(run_process, tmp_path):
+    path = tmp_path / "\u00e9.csv"
+    path.write_text("# format: lazsim-trace 1\n# duration_s: 7600\ntime_s,event,nodes\n0,add,a b\n3800,remove,a\n")
+    poor = {**os.environ, "PYTHONIOENCODING": "latin-1"}
+    lines = run_process(*PROGRAM, "trace", "info", path, env=poor, encoding="latin-1").stdout.splitlines()
+    assert lines[0] == "\u00e9.csv (lazsim)"
+    # Two nodes for the first half of the time, one of two for the second.
+    assert lines[-1] == "8" * 38 + "4" * 38
+
+
 def test_a_group_without_a_command_shows_its_help(lazsim):
     for arguments in ((), ("trace",)):
         _, out, err = lazsim(*arguments)

@@ -403,7 +403,7 @@ def test_routing_commands_make_files_that_a_run_takes(lazsim, tmp_path):
     assert lazsim("routing", "generate", "smartmoe-fit", "--steps", 2000, "--out", made)[0] == 0
     assert lazsim("routing", "convert", made, "--layers", 12, "--experts", 8, "--out", taken)[0] == 0
     facts = json.loads(lazsim("routing", "info", taken, "--json")[1])
-    assert (facts["layers"], facts["experts"], facts["last step"]) == (12, 8, 1950)
+    assert (facts["num_layers"], facts["num_experts"], facts["last_step"]) == (12, 8, 1950)
     thin = tmp_path / "thin.csv"
     assert lazsim("routing", "convert", made, "--every", 4, "--out", thin)[0] == 0
     whole, every_fourth = read_routing(str(made)), read_routing(str(thin))

@@ -51,11 +51,11 @@ def info(as_json: bool, **reading: Any) -> None:
     recorded = read_routing(**reading)
     num_steps, num_layers, num_experts = recorded.tokens_SLE.shape
     facts: dict[str, Any] = {
-        "steps recorded": num_steps,
-        "first step": int(recorded.steps[0]),
-        "last step": int(recorded.steps[-1]),
-        "layers": num_layers,
-        "experts": num_experts,
+        "num_steps": num_steps,
+        "first_step": int(recorded.steps[0]),
+        "last_step": int(recorded.steps[-1]),
+        "num_layers": num_layers,
+        "num_experts": num_experts,
     }
     if num_steps > 2:
         facts |= routing_stats(recorded.steps, recorded.tokens_SLE)

@@ -1,5 +1,6 @@
 """Standard streams that may be closed, full or left by their reader."""
 
+import codecs
 import io
 import os
 import sys
@@ -9,6 +10,9 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 STREAMS = ("stdin", "stdout", "stderr")
+
+BARS = {ord(bar): str(height) for height, bar in enumerate("▁▂▃▄▅▆▇█", 1)}
+"""Digits for the bars of a sparkline, where the encoding has none."""
 
 
 class _Output(io.FileIO):
@@ -29,8 +33,16 @@ class _Output(io.FileIO):
         return memoryview(content).nbytes
 
 
+def _escape(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Write a character that the encoding lacks as an escape, and a bar as its height."""
+    assert isinstance(error, UnicodeEncodeError), "streams are written"
+    shown = error.object[error.start].translate(BARS)
+    return shown.encode("ascii", "backslashreplace").decode(), error.start + 1
+
+
 def secure_streams() -> None:
     """Open the standard streams that are closed, and let no reader, character or encoding end the command."""
+    codecs.register_error("lazsim", _escape)
     # The next file would get the number of a closed stream, and with it what others write there.
     while (descriptor := os.open(os.devnull, os.O_RDWR)) < len(STREAMS):
         os.set_inheritable(descriptor, True)
@@ -41,5 +53,5 @@ def secure_streams() -> None:
         present = getattr(sys, name)
         encoding = "utf-8" if present is None else present.encoding
         binary = io.BufferedWriter(_Output(descriptor, "w", closefd=False))
-        stream = io.TextIOWrapper(binary, encoding, "backslashreplace", line_buffering=True)
+        stream = io.TextIOWrapper(binary, encoding, "lazsim", line_buffering=True)
         setattr(sys, name, stream)

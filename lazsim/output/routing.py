@@ -6,10 +6,19 @@ from typing import Any
 
 from lazsim.output.table import Column, Table, facts, key, render, terminal_width
 
+FACTS = {
+    "num_steps": "steps recorded", "first_step": "first step", "last_step": "last step", "num_layers": "layers",
+    "num_experts": "experts",
+}  # fmt: skip
+"""Names of facts in tables, where they are other than in JSON."""
+
 
 def facts_table(found: Mapping[str, float | str]) -> Table:
     """List the facts of a recording."""
-    return facts((name, f"{value:.3f}" if isinstance(value, float) else str(value)) for name, value in found.items())
+    return facts(
+        (FACTS.get(name, name), f"{value:.3f}" if isinstance(value, float) else str(value))
+        for name, value in found.items()
+    )
 
 
 def balance_table(layers: Sequence[Mapping[str, float]]) -> Table:
