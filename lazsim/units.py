@@ -138,6 +138,11 @@ def read_number(text: str) -> float:
         raise ValueError(f"{text[:40]!r} is no number") from None
 
 
+def divide(above: float, below: float, otherwise: float = math.nan) -> float:
+    """Divide; where there is nothing to divide by, return something else."""
+    return above / below if below else otherwise
+
+
 def four_digits(value: float) -> float:
     """Round a fitted constant to four digits.
 

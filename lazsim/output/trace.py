@@ -1,6 +1,5 @@
 """Traces as tables: statistics, and a fit compared with its trace."""
 
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from lazsim.output.table import Column, Part, Table, facts, key, terminal_width
+from lazsim.output.table import Column, Part, Table, cell_text, facts, key, terminal_width
 from lazsim.trace.stats import TraceStats
 from lazsim.trace.table import Trace
 from lazsim.units import HOUR_S, counted, format_duration
@@ -71,21 +70,21 @@ def fit_table(trace: Trace, frame: "pd.DataFrame", num_generated: int) -> Table:
 
 def _stats_rows(stats: TraceStats) -> Iterator[tuple[str, str]]:
     per_hour = stats.removals_per_node_hour
-    mean = _known(stats.mean_nodes, ".4g")
+    mean = cell_text(stats.mean_nodes, ".4g")
     yield "span", format_duration(stats.span_s)
     yield "distinct nodes", f"{stats.num_nodes}"
     yield "nodes alive", f"{mean} mean, {stats.min_nodes} to {stats.peak_nodes}, {stats.initial_nodes} at the start"
     yield "node-hours", f"{stats.node_hours:,.0f}" if stats.node_hours >= 100 else f"{stats.node_hours:.3g}"
     yield "losses", f"{stats.num_losses:,}, of {counted(stats.num_removals, 'node')} in all"
     yield "a node is lost", _loss_rate(per_hour)
-    yield "nodes per loss", f"{_known(stats.loss_size_mean, '.3g')} mean, {stats.loss_size_max} at most"
-    yield "losses that take all", _known(stats.take_all_share, ".1%")
-    lifetime = f"{_duration(stats.lifetime_median_s)} median, {_duration(stats.lifetime_mean_s)} mean"
-    yield "lifetime of lost nodes", lifetime
+    yield "nodes per loss", f"{cell_text(stats.loss_size_mean, '.3g')} mean, {stats.loss_size_max} at most"
+    yield "losses that take all", cell_text(stats.take_all_share, ".1%")
+    median, lived = (cell_text(one_s, format_duration) for one_s in (stats.lifetime_median_s, stats.lifetime_mean_s))
+    yield "lifetime of lost nodes", f"{median} median, {lived} mean"
     yield "alive at the end", f"{counted(stats.num_censored, 'node')}, not in the lifetimes"
-    yield "between losses", f"{_duration(stats.loss_gap_mean_s)} mean"
+    yield "between losses", f"{cell_text(stats.loss_gap_mean_s, format_duration)} mean"
     spread = "-1 as a clock, 0 at random, towards +1 in bursts"
-    yield "burstiness", f"{_known(stats.burstiness, '+.2f')} ({spread})"
+    yield "burstiness", f"{cell_text(stats.burstiness, '+.2f')} ({spread})"
 
 
 def _loss_rate(per_hour: float) -> str:
@@ -95,11 +94,3 @@ def _loss_rate(per_hour: float) -> str:
     per_day = 24e3 * per_hour
     often = f"; {per_day:.3g} of 1000 nodes a day" if per_day < 500 else ""
     return f"every {format_duration(HOUR_S / per_hour)} that it is alive{often}"
-
-
-def _known(value: float, form: str) -> str:
-    return "-" if math.isnan(value) else format(value, form)
-
-
-def _duration(seconds: float) -> str:
-    return "-" if math.isnan(seconds) else format_duration(seconds)

@@ -20,7 +20,7 @@ from lazsim.study.question import CHOICES, MOST_STEPS, Question, distinct, name_
 from lazsim.study.search import Alternative, Choice, Goal, Round, Row, Search
 from lazsim.study.sensitivity import FACTORS, Assumption, constant_paths
 from lazsim.study.simulation import ALL
-from lazsim.units import parse_price
+from lazsim.units import divide, parse_price
 
 MOST_RIVALS = 3
 """Alternatives, the nearest first, for which each assumption is changed, as far as there are runs for them."""
@@ -310,17 +310,11 @@ def _find_goal(name: str, in_time_prob: float, scenarios: Sequence[Scenario]) ->
     column = "cost_usd" if priced == {True} else "node_hours_held"
     unit, form = COSTS[column]
     if name == "cost":
-        return Goal(
-            name, f"{unit}/M samples", form, lambda row: _divide(row["samples"], row[column], 0.0), False, 10**6
-        )
+        return Goal(name, f"{unit}/M samples", form, lambda row: divide(row["samples"], row[column], 0.0), False, 10**6)
     return Goal(
-        name, f"{unit} for the work", form, lambda row: _divide(row[column], row["done_share"], math.inf),
+        name, f"{unit} for the work", form, lambda row: divide(row[column], row["done_share"], math.inf),
         less_is_better=True, done=lambda row: float(row["done_share"]), least_prob=in_time_prob,
     )  # fmt: skip
-
-
-def _divide(above: float, below: float, otherwise: float) -> float:
-    return above / below if below else otherwise
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from lazsim.study.collect import collect
 from lazsim.study.notes import without_numbers
 from lazsim.study.result import RunResult
 from lazsim.study.simulation import resolve_runs, simulate_point, simulate_scenarios
+from lazsim.units import divide
 
 FACTORS = (0.5, 1.5)
 """Default factors by which each constant is multiplied."""
@@ -201,12 +202,8 @@ def _change(
         # A text says why there is no run.
         after[run], remarks = (None, [found]) if isinstance(found, str) else (found["row"]["samples"], found["notes"])
         notes |= dict.fromkeys(remark for remark in remarks if without_numbers(remark) not in known)
-    shares = {run: _divide(samples, before[run]) for run, samples in after.items()}
+    shares = {run: divide(math.nan if samples is None else samples, before[run]) for run, samples in after.items()}
     first, *others = shares
-    ratios = {other: _divide(shares[first], shares[other]) - 1 for other in others}
+    ratios = {other: divide(shares[first], shares[other]) - 1 for other in others}
     changes = {run: share - 1 for run, share in shares.items()}
     return Change(changed.constant, changed.factor, value, after, changes, ratios, tuple(notes))
-
-
-def _divide(above: float | None, below: float) -> float:
-    return above / below if above is not None and below else math.nan

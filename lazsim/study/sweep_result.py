@@ -13,6 +13,7 @@ from lazsim.study.intervals import MIN_SAMPLES, Interval, mean_interval, ratio_i
 from lazsim.study.notes import count_notes
 from lazsim.study.result import HISTORIES
 from lazsim.study.sweep_spec import SEEDS, Point
+from lazsim.units import divide
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -238,11 +239,12 @@ class SweepResult:
             costs = [row["cost_usd"] for row in rows]
             spent = hours if None in costs else costs
             each: BySeed = {
-                tuple(row.get(key) for key in SEEDS): _divide(*one) for row, *one in zip(rows, spent, made, strict=True)
+                tuple(row.get(key) for key in SEEDS): divide(cost, samples, math.inf)
+                for row, cost, samples in zip(rows, spent, made, strict=True)
             }
             per_million = Interval(*(1e6 * bound for bound in ratio_interval(spent, made)))
-            cost = None if None in costs else fmean(costs)
-            one = SpareCost(among, num_spares, fmean(made), fmean(hours), cost, per_million)
+            mean_cost = None if None in costs else fmean(costs)
+            one = SpareCost(among, num_spares, fmean(made), fmean(hours), mean_cost, per_million)
             found.setdefault(tuple(among.items()), []).append((one, each))
         return [_with_dearer(costs) for costs in found.values()]
 
@@ -331,10 +333,6 @@ def _with_dearer(costs: Sequence[tuple[SpareCost, BySeed]]) -> list[SpareCost]:
     least = next(each for one, each in costs if one is best)
     found = [one if one is best else replace(one, dearer=paired_ratio(each, least)) for one, each in costs]
     return sorted(found, key=lambda one: one.num_spares)
-
-
-def _divide(above: float, below: float) -> float:
-    return above / below if below else math.inf
 
 
 def _flat(what: str, found: Interval) -> dict[str, float]:

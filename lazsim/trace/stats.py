@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lazsim.trace.table import Trace
-from lazsim.units import HOUR_S, format_duration
+from lazsim.units import HOUR_S, divide, format_duration
 
 MOST_LOSSES_PER_NODE_HOUR = 60.0
 """A faster rate is taken for a mistake of units (assumption); spot nodes are lost 0.06 to 0.6 times an hour each."""
@@ -101,21 +101,21 @@ def trace_stats(trace: Trace) -> TraceStats:
         born |= dict.fromkeys(batch.added, batch.time_s)
     gaps_s = np.diff(loss_times) if len(loss_times) > 1 else np.array([math.nan])
     gap_mean_s = float(gaps_s.mean())
-    gap_cv = _ratio(float(gaps_s.std()), gap_mean_s)
+    gap_cv = divide(float(gaps_s.std()), gap_mean_s)
     return TraceStats(
         span_s=trace.duration_s,
         num_nodes=len(trace.names),
         initial_nodes=int(counts[0]),
         peak_nodes=int(counts.max()),
         min_nodes=int(counts.min()),
-        mean_nodes=_ratio(node_hours * HOUR_S, trace.duration_s),
+        mean_nodes=divide(node_hours * HOUR_S, trace.duration_s),
         node_hours=node_hours,
         num_losses=len(sizes),
         num_removals=len(lifetimes),
-        removals_per_node_hour=_ratio(len(lifetimes), node_hours),
-        loss_size_mean=_ratio(len(lifetimes), len(sizes)),
+        removals_per_node_hour=divide(len(lifetimes), node_hours),
+        loss_size_mean=divide(len(lifetimes), len(sizes)),
         loss_size_max=max(sizes, default=0),
-        take_all_share=_ratio(num_take_all, len(sizes)),
+        take_all_share=divide(num_take_all, len(sizes)),
         lifetime_mean_s=float(np.mean(lifetimes)) if lifetimes else math.nan,
         # np.median would load numpy.ma.
         lifetime_median_s=float(statistics.median(lifetimes)) if lifetimes else math.nan,
@@ -132,7 +132,3 @@ def rate_note(stats: TraceStats) -> tuple[str, ...]:
         return ()
     mean = format_duration(HOUR_S / stats.removals_per_node_hour)
     return (f"nodes are lost after {mean} in the mean: check the unit of time",)
-
-
-def _ratio(part: float, whole: float) -> float:
-    return part / whole if whole else math.nan
