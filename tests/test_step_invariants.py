@@ -21,6 +21,7 @@ from lazsim.stepmodel.memory import memory_bytes
 from lazsim.stepmodel.parameters import part_parameters, stage_parameters
 from lazsim.stepmodel.pipeline import PartTime, parts_of, run_pipeline, warm_up_parts
 from lazsim.stepmodel.predict import flop_per_token, predict_step
+from lazsim.stepmodel.search import search_layouts
 from lazsim.stepmodel.tables import KernelTables
 
 FLOP_S = 1e-15
@@ -347,3 +348,56 @@ def test_dualpipe_sums_the_gradients_of_two_stages():
 
     # Twice the parameters; of eight domains instead of four, 7/8 of them come from others instead of 3/4.
     assert moved_s("dualpipe") / moved_s("1f1b") == pytest.approx(2 * (7 / 8) / (3 / 4), rel=0.1)
+
+
+@pytest.mark.parametrize("micro_batches", [2, 9])
+def test_dualpipe_refuses_micro_batches_that_it_cannot_run(micro_batches):
+    layout = {"pipeline": 4, "schedule": "dualpipe", "expert": 4, "global_batch": 4 * micro_batches}
+    with pytest.raises(SpecError, match=f"even number of micro-batches, 8 or more, and not {micro_batches}"):
+        load_inputs("qwen3-30b-a3b", "dgx-h100", None, layout, 16)
+
+
+@pytest.mark.parametrize("dispatcher", ["deepep", "hybridep"])
+def test_a_dispatcher_that_was_not_measured_is_refused_in_a_line(dispatcher):
+    with pytest.raises(SpecError, match="no times of exchange_deepep in the tables of a100"):
+        predict_step(
+            load_inputs(
+                "olmoe-1b-7b", "dgx-a100-80g", None, {"global_batch": 64, "expert": 8, "dispatcher": dispatcher}, 8
+            )
+        )
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"schedule": "dualpipe", "pipeline": 2, "global_batch": 32},
+        {"recompute": "full", "recompute_stops_early": True, "expert_tensor": 2, "global_batch": 8},
+    ],
+)
+def test_the_search_finds_what_trying_all_finds_under_the_settings_given(given):
+    inputs = load_inputs("olmoe-1b-7b", "dgx-h100", None, given, 4)
+    best = search_layouts(inputs).candidates[0]
+    valid, times = 0, []
+    sizes, few = (1, 2, 4, 8, 16, 32, 64), (1, 2, 4, 8)
+    recomputed = {"none": [], "selective": ["norm", "expert_activation"], "full": []}
+    for tensor, pipeline, virtual, expert, micro_batch, recompute in itertools.product(
+        (1, 2, 4), (1, 2, 4), few, sizes[:3], few, recomputed
+    ):
+        layout = {
+            "tensor": tensor, "pipeline": pipeline, "virtual_stages": virtual, "expert": expert,
+            "micro_batch": micro_batch, "recompute": recompute, "recomputed": recomputed[recompute],
+            "recompute_stops_early": recompute == "full" and "recompute_stops_early" in given,
+        }  # fmt: skip
+        try:
+            tried = replace(inputs, parallel=override(inputs.parallel, layout, "layout"))
+        except SpecError:
+            continue
+        valid += 1
+        if sum(memory_bytes(tried).values()) <= 0.92 * tried.gpu.memory_bytes:
+            times.append(predict_step(tried).step_s)
+    found = search_layouts(inputs)
+    assert (found.num_valid, found.num_fitting) == (valid, len(times))
+    assert best.time.step_s == min(times)
+    # The layout found can be given.
+    again = replace(inputs, parallel=msgspec.convert(msgspec.to_builtins(best.parallel), ParallelSpec))
+    assert predict_step(again).step_s == best.time.step_s

@@ -87,9 +87,7 @@ class LayoutCosts(CostModel):
         """
         parallel, gpus = self.inputs.parallel, self.cluster.gpus_per_node
         ranks = num_nodes * gpus // parallel.gpus_per_replica
-        micro_batches = -(-self.samples_per_step // (ranks * parallel.micro_batch))
-        if parallel.virtual_stages > 1:
-            micro_batches = math.ceil(micro_batches / parallel.pipeline) * parallel.pipeline
+        micro_batches = parallel.whole_rounds(-(-self.samples_per_step // (ranks * parallel.micro_batch)))
         whole = max(1, num_nodes // self.grid.replica_nodes) * self.grid.replica_nodes
         data = whole * gpus // parallel.gpus_per_replica
         return replace(
@@ -253,7 +251,7 @@ def layout_costs(
     grid, gpus = grid_of(model, parallel, cluster.gpus_per_node), cluster.gpus_per_node
     cluster = msgspec.structs.replace(cluster, slots_per_gpu=model.num_experts // parallel.expert)
     ranks = grid.replica_nodes * gpus // parallel.gpus_per_replica
-    one = ranks * parallel.micro_batch * parallel.pipeline
+    one = ranks * parallel.micro_batch * parallel.pipeline * parallel.stages_of_part
     tables = tables_of(gpu)
     cluster_of_one = msgspec.structs.replace(cluster, num_nodes=grid.replica_nodes)
     parallel = msgspec.structs.replace(parallel, global_batch=-(-parallel.global_batch // one) * one)

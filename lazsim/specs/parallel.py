@@ -136,6 +136,16 @@ class ParallelSpec(Spec, frozen=True, kw_only=True):
         """Stages that hold the same part of the model."""
         return 2 if self.schedule == "dualpipe" else 1
 
+    def whole_rounds(self, micro_batches: int) -> int:
+        """Return the next number of micro-batches of a data-parallel rank that the schedule can run.
+
+        Interleaved stages take multiples of `pipeline` (NVIDIA/Megatron-LM), DualPipe as many from both ends, and twice
+        as many as there are stages or more (deepseek-ai/DualPipe).
+        """
+        if self.schedule == "dualpipe":
+            return max(2 * self.pipeline, micro_batches + micro_batches % 2)
+        return micro_batches + (-micro_batches % self.pipeline if self.virtual_stages > 1 else 0)
+
     @property
     def gathers_each_time(self) -> bool:
         """Whether parameters are gathered, and gradients scattered, in every micro-batch and not once a step."""

@@ -312,7 +312,7 @@ def exchange_s(inputs: StepInputs, token_bytes: float = 2.0) -> float:
         kernel = f"exchange_{parallel.dispatcher}"
         if kernel not in inputs.tables.grids:
             kernel = "exchange_deepep"
-        measured = inputs.tables.collective_ranks[kernel]
+        measured = inputs.tables.ranks_of(kernel)
         sent_share = 1 - 1 / min(ranks, measured)
         tokens = inputs.own_tokens
         each = ranks_of_token(inputs, ranks) * sent_share * sent / tokens

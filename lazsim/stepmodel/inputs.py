@@ -195,8 +195,11 @@ def check_layout(model: ModelSpec, parallel: ParallelSpec, num_gpus: int) -> Non
             f"({parallel.micro_batch})",
         ),
         (
-            parallel.virtual_stages > 1 and micro_batches % parallel.pipeline,
-            f"interleaved stages need micro-batches ({micro_batches}) in multiples of pipeline ({parallel.pipeline})",
+            micro_batches != parallel.whole_rounds(micro_batches),
+            f"dualpipe needs an even number of micro-batches, {2 * parallel.pipeline} or more, and not {micro_batches}"
+            if parallel.schedule == "dualpipe"
+            else f"interleaved stages need micro-batches ({micro_batches}) in multiples of pipeline "
+            f"({parallel.pipeline})",
         ),
         (
             parallel.pipeline * parallel.virtual_stages > model.num_layers,

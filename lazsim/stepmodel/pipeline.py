@@ -380,7 +380,7 @@ def run_dual_pipe(
     26.0
     """
     pipeline = len(times)
-    each_way = max(pipeline, min(num_micro_batches // 2, 2 * pipeline))
+    each_way = min(num_micro_batches // 2, 2 * pipeline)
     queues = [_dual_pipe_order(stage, pipeline, each_way) for stage in range(pipeline)]
     ends: dict[tuple[str, int, int, int], float] = {}
     free_s, saved_s, slots = [0.0] * pipeline, 0.0, list[Slot]()

@@ -56,7 +56,8 @@ def search_layouts(inputs: StepInputs, most: int = 10) -> Search:
     """Predict all layouts of the usual sizes and keep the fastest that fit.
 
     Tensor parallelism stays inside a node, expert parallelism goes over any ranks of a stage; recomputation is none,
-    that of norms and expert activations, or full. Batch, precision, dispatcher and all else are as given.
+    that of norms and expert activations, or full. Layers are divided evenly. Batch, precision, dispatcher and all else
+    are as given.
 
     Raises
     ------
@@ -129,7 +130,11 @@ def _layouts(inputs: StepInputs) -> Iterator[ParallelSpec]:
     ):
         if tensor > inputs.cluster.gpus_per_node or (virtual > 1 and pipeline == 1):
             continue
-        yield msgspec.structs.replace(
-            inputs.parallel, tensor=tensor, pipeline=pipeline, virtual_stages=virtual, expert=expert, stages="",
-            expert_tensor=1, micro_batch=micro_batch, recompute=recompute, recomputed=modules,
-        )  # fmt: skip
+        stops_early = inputs.parallel.recompute_stops_early and recompute == "full"
+        try:
+            yield msgspec.structs.replace(
+                inputs.parallel, tensor=tensor, pipeline=pipeline, virtual_stages=virtual, expert=expert, stages="",
+                micro_batch=micro_batch, recompute=recompute, recomputed=modules, recompute_stops_early=stops_early,
+            )  # fmt: skip
+        except ValueError:
+            continue  # stages that the schedule does not run

@@ -130,7 +130,12 @@ class KernelTables:
     def collective_s(self, kernel: str, num_bytes: float, num_ranks: int) -> float:
         """Scale a measured collective to another number of ranks at its bus bandwidth."""
         time_s = self.time_s(kernel, num_bytes)
-        return time_s * (1 - 1 / num_ranks) / (1 - 1 / self.collective_ranks[kernel])
+        return time_s * (1 - 1 / num_ranks) / (1 - 1 / self.ranks_of(kernel))
+
+    def ranks_of(self, kernel: str) -> int:
+        """Return the GPUs over which a collective was measured; a `SpecError` says that it was not."""
+        self._grid(kernel)
+        return self.collective_ranks[kernel]
 
     def sustained_rate(self, kernel: str) -> float:
         """Return the rate of the longest matmuls over the best rate of shorter ones: the clock falls under load."""
