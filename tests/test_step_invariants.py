@@ -376,8 +376,8 @@ def test_a_dispatcher_that_was_not_measured_is_refused_in_a_line(dispatcher):
 )
 def test_the_search_finds_what_trying_all_finds_under_the_settings_given(given):
     inputs = load_inputs("olmoe-1b-7b", "dgx-h100", None, given, 4)
-    best = search_layouts(inputs).candidates[0]
-    valid, times = 0, []
+    found = search_layouts(inputs)
+    best, valid, times = found.candidates[0], 0, []
     sizes, few = (1, 2, 4, 8, 16, 32, 64), (1, 2, 4, 8)
     recomputed = {"none": [], "selective": ["norm", "expert_activation"], "full": []}
     for tensor, pipeline, virtual, expert, micro_batch, recompute in itertools.product(
@@ -395,9 +395,59 @@ def test_the_search_finds_what_trying_all_finds_under_the_settings_given(given):
         valid += 1
         if sum(memory_bytes(tried).values()) <= 0.92 * tried.gpu.memory_bytes:
             times.append(predict_step(tried).step_s)
-    found = search_layouts(inputs)
     assert (found.num_valid, found.num_fitting) == (valid, len(times))
     assert best.time.step_s == min(times)
     # The layout found can be given.
     again = replace(inputs, parallel=msgspec.convert(msgspec.to_builtins(best.parallel), ParallelSpec))
     assert predict_step(again).step_s == best.time.step_s
+
+
+def simulated_s(times: list[PartTime], pipeline: int, micro_batches: int, transfer_s: float, overlap: bool) -> float:
+    """Run passes event by event in the order of NVIDIA/Megatron-LM."""
+    num_parts, virtual = len(times), len(times) // pipeline
+    parts = [divmod(number, pipeline * virtual) for number in range(micro_batches * virtual)]
+    forward = [(rest // pipeline, group * pipeline + rest % pipeline) for group, rest in parts]
+    backward = [(virtual - 1 - chunk, micro_batch) for chunk, micro_batch in forward]
+    queues = []
+    for stage in range(pipeline):
+        doubled = virtual > 1 or overlap
+        warm_up = (pipeline - stage - 1) * (1 + doubled) + (virtual - 1) * pipeline + overlap
+        warm_up = min(warm_up, len(parts))
+        queue = [[("F", *one)] for one in forward[:warm_up]]
+        for one, other in zip(forward[warm_up:], backward[: len(parts) - warm_up], strict=True):
+            both = [("F", *one), ("B", *other)]
+            queue += [both] if overlap else [[one] for one in both]
+        queues.append(queue + [[("B", *one)] for one in backward[len(parts) - warm_up :]])
+    done, clock = {}, [0.0] * pipeline
+    while any(queues):
+        for stage, queue in enumerate(queues):
+            while queue:
+                begun, lasts, saves = clock[stage], 0.0, []
+                for kind, chunk, micro_batch in queue[0]:
+                    part = chunk * pipeline + stage
+                    before = part - 1 if kind == "F" else part + 1
+                    if 0 <= before < num_parts:
+                        begun = max(begun, done.get((kind, before, micro_batch), math.inf) + transfer_s)
+                    lasts += times[part].forward_s if kind == "F" else times[part].backward_s
+                    saves.append(times[part].saved_s)
+                if begun == math.inf:
+                    break
+                clock[stage] = begun + lasts - (min(saves) if len(saves) == 2 else 0.0)
+                for kind, chunk, micro_batch in queue.pop(0):
+                    done[kind, chunk * pipeline + stage, micro_batch] = clock[stage]
+    return max(clock)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from([(1, 1), (2, 1), (2, 3), (4, 1), (4, 2), (4, 4)]), st.integers(1, 14), st.booleans(), st.data())
+def test_interleaved_and_overlapped_passes_take_what_an_event_simulation_takes(stages, rounds, overlap, data):
+    pipeline, virtual = stages
+    # As layers are: parts of a stage that are nearly alike, but for the first and the last.
+    parts = pipeline * virtual
+    scales = [data.draw(st.floats(0.97, 1.03)) for _ in range(parts)]
+    scales[0] *= data.draw(st.floats(0.7, 1))
+    scales[-1] *= data.draw(st.floats(1, 1.6))
+    times = [PartTime(scale, 2 * scale, 0.3 * overlap * scale) for scale in scales]
+    expected = simulated_s(times, pipeline, rounds * pipeline, 0.02, overlap)
+    found = run_pipeline(times, pipeline, rounds * pipeline, 0.02, overlap).total_s
+    assert found == pytest.approx(expected, rel=1e-9 if rounds <= 2 else 0.015)

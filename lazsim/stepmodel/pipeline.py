@@ -4,7 +4,7 @@ import itertools
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -203,8 +203,8 @@ def run_pipeline(
     -----
     Each stage keeps the order of Megatron-LM (arXiv 2104.04473): ``2 (p - s - 1) + (v - 1) p`` forward parts first for
     ``v > 1``, else ``p - s - 1``; then one forward and one backward in turn. After `SIMULATED_ROUNDS` times ``p``
-    micro-batches, and 16 at least, each further one costs what the slowest stage takes for it: an error of 3 % at most
-    where stages are as unequal as 1 to 4, and none where they are equal.
+    micro-batches, and 16 at least, each further ``p`` cost as much as the last ``p`` did: an error of 0.01 % on average
+    and of 1 % at most, or of 0.5 and 11 % where parts are as unequal as 1 to 4.
 
     Examples
     --------
@@ -213,12 +213,28 @@ def run_pipeline(
     >>> run_pipeline([PartTime(1.0, 2.0)] * 4, 4, 8, 0.0).total_s
     33.0
     """
-    num_parts = len(times)
     rounds = max(SIMULATED_ROUNDS, math.ceil(MIN_SIMULATED / pipeline))
     simulated = min(num_micro_batches, rounds * pipeline)
-    passes = _passes(pipeline, num_parts // pipeline, simulated, overlap)
+    schedule = _simulate(times, pipeline, simulated, transfer_s, overlap)
+    if simulated == num_micro_batches:
+        return schedule
+    fewer = _simulate(times, pipeline, simulated - pipeline, transfer_s, overlap)
+    further = (num_micro_batches - simulated) / pipeline
+    return replace(
+        schedule,
+        total_s=schedule.total_s + further * (schedule.total_s - fewer.total_s),
+        saved_s=schedule.saved_s + further * (schedule.saved_s - fewer.saved_s),
+    )
+
+
+def _simulate(
+    times: Sequence[PartTime], pipeline: int, micro_batches: int, transfer_s: float, overlap: bool
+) -> Schedule:
+    """Run the passes of all micro-batches."""
+    num_parts = len(times)
+    passes = _passes(pipeline, num_parts // pipeline, micro_batches, overlap)
     takes_s, saves_s = _kind_times(times, passes.kinds)
-    ready_s, free_s, ends_s = [0.0] * (2 * num_parts * simulated + 1), [0.0] * pipeline, list[float]()
+    ready_s, free_s, ends_s = [0.0] * (2 * num_parts * micro_batches + 1), [0.0] * pipeline, list[float]()
     for stage, kind, first, first_after, second, second_after in passes.order:
         start_s = free_s[stage]
         if ready_s[first_after] > start_s:
@@ -229,28 +245,15 @@ def run_pipeline(
         ends_s.append(end_s)
         free_s[stage] = end_s
         ready_s[first] = ready_s[second] = end_s + transfer_s
-    saved, pairs = [0.0] * pipeline, [0] * pipeline
-    for (forward, backward), count, saved_s in zip(passes.kinds, passes.counts, saves_s, strict=True):
-        if forward >= 0 and backward >= 0:
-            saved[forward % pipeline] += count * saved_s
-            pairs[forward % pipeline] += count
-    # Of the micro-batches that follow, each forward part runs beside a backward part.
-    further = num_micro_batches - simulated
-    virtual = num_parts // pipeline
-    steady = [virtual * saved[stage] / max(1, pairs[stage]) for stage in range(pipeline)]
-    slowest_s = max(
-        sum(time.forward_s + time.backward_s for time in times[stage::pipeline]) - steady[stage]
-        for stage in range(pipeline)
-    )
     end_s = max(free_s)
     return Schedule(
-        end_s + further * slowest_s,
-        (sum(saved) + further * sum(steady)) / pipeline,
+        end_s,
+        sum(count * saved_s for count, saved_s in zip(passes.counts, saves_s, strict=True)) / pipeline,
         passes,
         ends_s,
         takes_s,
         [ready_s[part] - transfer_s - times[part].forward_s for part in range(num_parts)],
-        [end_s + transfer_s - ready_s[(2 * simulated - 1) * num_parts + part] for part in range(num_parts)],
+        [end_s + transfer_s - ready_s[(2 * micro_batches - 1) * num_parts + part] for part in range(num_parts)],
     )
 
 
