@@ -34,8 +34,10 @@ FIXED = {
         "parallel",
         "times",
     ),
-    "step": ("name", "host_launch_clock_hz", "gather_curve_us", "exchange_curve_us", "measured_over_predicted"),
-}
+    "step": (
+        "name", "assumed", "host_launch_clock_hz", "gather_curve_us", "exchange_curve_us", "measured_over_predicted",
+    ),
+}  # fmt: skip
 """Fields that are not varied: names, datasheet figures, which only multiply efficiencies, what multiplies a clock or
 the rate of borrowed kernels, the pods of a network, the job itself: its batch, its joins, the kind of its kernels, its
 layout and known times, and curves."""
