@@ -70,6 +70,7 @@ BAD = {
     "brackets": ("[rank0] hello\n[rank1] world\n", "no log of steps; give a table"),
     "no number": ("time,step\n1,1\n2,x\n3,3\n", "line 3: expected a count"),
     "not finite": ("time,step\n1,1\n2,nan\n3,3\n", "line 3: expected a count"),
+    "NaN": ("time,step\n1,1\nnan,2\n3,3\n4,4\n", "line 3: expected a time in seconds or a date: 'nan' is no number"),
     "no time": ("time,step\n1,1\nsoon,2\n3,3\n", "line 3: expected a time"),
     "short row": ("time,step\n1,1\n2\n3,3\n", "line 3: expected 2 columns"),
     "no progress": ("time,step\n1,1\n2,1\n3,1\n", "--observed: its steps never rise"),

@@ -4,6 +4,7 @@ A log says when which step was done. Where it stands still or steps back, the jo
 on, and the steps done again, are those of a failure. What a stop was spent on, a log does not say.
 """
 
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -208,7 +209,10 @@ def _columns(header: Sequence[str]) -> tuple[int, int, str] | None:
 def _time(name: str, line: int, text: str) -> float:
     try:
         if not (":" in text and "-" in text[1:]):
-            return read_number(text)
+            time_s = read_number(text)
+            if not math.isfinite(time_s):
+                raise ValueError(f"{text[:40]!r} is no number")
+            return time_s
         date = read_date(text.replace(",", "."))
         # A date without a zone is in none that changes with summer time.
         return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
