@@ -349,6 +349,18 @@ def test_a_table_that_cannot_be_meant_is_refused_in_a_line(lazsim, tmp_path, cha
     assert message in err
 
 
+def test_a_row_without_expert_parallelism_needs_no_dispatcher(tmp_path):
+    table = tmp_path / "rows.csv"
+    for ep, refused in ((1, False), (8, True)):
+        table.write_text(
+            "row_id,model_key,system,gpus,gbs,mbs,seq,tp,pp,ep,sharding,dispatcher,tok_s_gpu\n"
+            f"mine,qwen3_30b_a3b,dgx-b200,8,64,8,8192,1,1,{ep},fsdp2,none (EP{ep}),19487\n"
+        )
+        (run,) = read_runs(str(table))
+        assert run.skipped.startswith("dispatcher 'none (EP8)'") == refused
+        assert (run.inputs is None) == refused
+
+
 def test_files_do_not_share_names_of_rows(lazsim):
     status, _, err = lazsim("verify", "--rows", str(MEASURED), "--rows", str(MEASURED))
     assert status == 2

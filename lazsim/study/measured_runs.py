@@ -258,7 +258,10 @@ def _layout(row: Row) -> ParallelSpec:
         # Frameworks that shard with PyTorch recompute with it, too.
         "recompute_stops_early": own_checkpoints,
         "offloaded": [ours for theirs, ours in OFFLOADED.items() if theirs in offload],
-        "dispatcher": _choice(row, "dispatcher", DISPATCHERS, "all_to_all"),
+        # Without expert parallelism there is nothing to dispatch, whatever a row says.
+        "dispatcher": _choice(row, "dispatcher", DISPATCHERS, "all_to_all")
+        if _whole(row, "ep", 1) > 1
+        else "all_to_all",
         "exchange_multiprocessors": _exchange_multiprocessors(row),
         "overlap_expert": _flag(row, "a2a_overlap", False),
         "overlap_gradients": _flag(row, "grad_reduce_overlap", True),
