@@ -34,7 +34,30 @@ def test_productive_time_follows_the_renewal_model():
     wall_s = between_s * math.exp(restart_s / between_s) * math.expm1(interval_s / between_s)
     inputs = "r_f=100; nodes=100; dt_cp=20 min; u0=10 min"
     asked = row(metric="ETTR", value=f"{interval_s / wall_s}", tolerance_hint="0.01", replay="ettr", inputs=inputs)
-    assert replay_outcome(outcome_of(asked, {})).within
+    assert replay_outcome(outcome_of(asked | {"unit": "share"}, {})).within
+    in_percent = {"value": f"{100 * interval_s / wall_s}", "tolerance_hint": "±1%", "unit": "%"}
+    assert replay_outcome(outcome_of(asked | in_percent, {})).within
+
+
+def test_times_are_in_the_unit_of_the_row_and_shares_are_no_times():
+    assert replay_outcome(outcome_of(row(value="0.5", unit="min", inputs="detect=30 s"), {})).predicted == 0.5
+    with pytest.raises(SpecError, match="mine: `unit` '%': the figure is in s"):
+        replay_outcome(outcome_of(row(value="0.5", unit="%", inputs="detect=30 s"), {}))
+
+
+def test_the_fewest_stacks_are_those_of_failures_that_the_groups_bear():
+    # The published bound: 4 groups of 10 cover the batch with ceil(10 / 4) stacks; other six failures wipe a shard out.
+    asked = row(metric="stacks", value="3", unit="stacks", tolerance_hint="exact", replay="stacks-after-failures")
+    assert replay_outcome(outcome_of(asked | {"inputs": "N=10, k=6"}, {})).predicted == 3
+
+
+@pytest.mark.parametrize("text", [
+    "6.5/1000 node-days", "6.50 failures per 1000 node-days", "0.0065 per node-day", "0.65/100 node-days",
+    "2.3725/node-year",
+])  # fmt: skip
+def test_rates_are_those_of_a_thousand_node_days(text):
+    [rate] = read_inputs(load_setups().setups["ettr"], f"r_f={text}; nodes=5")["r_f"]
+    assert rate == pytest.approx(6.5)
 
 
 def test_a_repair_pool_is_charged_as_it_is_drawn():
@@ -61,6 +84,11 @@ PROSE = (
     ("GEMINI", "P(recover from CPU memory)", "16 machines; m=3 replicas, k=3 machines lost at once: P>=1-N/(m*C(N,k))",
      {"nodes": [16], "m": [3], "k": [3]}),
     ("RESTART-SCALE", "init time", "nodes=8, 16,32", {"nodes": [8, 16, 32]}),
+    ("TORCHFT", "committed steps / attempted steps",
+     "20 replica groups, failure every 1.5 min, mean step 5 s; runs 2 d",
+     {"groups": [20], "period": [90], "step": [5], "hours": [172_800]}),
+    ("AIRESIM", "total failures", "recovery 1200 s; host selection 0.1 h; repair Exp(2 h)/Exp(2 d)",
+     {"recovery": [1200], "selection": [360], "auto": [7200], "manual": [172_800]}),
     ("AIRESIM-SENS", "total training time", "4096+16 of working pool 4600, spare 200; r=0.02/server-day (2x), bad 8% "
      "with +20r; recovery 60 min; auto/manual silent-fail 0.60/0.75; 14-day job; varied: "
      "multiplier of bad-server rate=3",

@@ -6,7 +6,9 @@ Two pipeline stages of two nodes each hold the model once. A step takes 2 s, det
 
 import bisect
 import itertools
+import json
 import math
+import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lazsim
+from lazsim.costmodel.fixed import FixedCommunication
 from lazsim.engine.held import Held, Planned
 from lazsim.engine.interval import daly_interval_s, interval_steps, young_interval_s
 from lazsim.engine.ledger import BUCKETS
@@ -28,9 +31,9 @@ from lazsim.errors import InfeasiblePlanError, SpecError
 from lazsim.output.run import run_parts
 from lazsim.output.table import render
 from lazsim.scenario import resolve
-from lazsim.study.checkpoint_interval import climb
+from lazsim.study.checkpoint_interval import climb, parse_interval
 from lazsim.study.memory import find_obstacle
-from tests.jobs import EvenLoads, RandomLoads, costs, staged_costs, trace
+from tests.jobs import SAVE_S, TRANSFER_S, EvenLoads, RandomLoads, costs, staged_costs, trace
 from tests.test_engine import scenarios, spent, trained
 
 NAMES = "a b c d e f g h i j k l"
@@ -191,6 +194,26 @@ def test_nodes_that_stood_by_take_free_places_at_once(system, goes_on_s, joins_s
     assert result.states[-1].num_used == 12
 
 
+@pytest.mark.parametrize("missing", [
+    *itertools.combinations(NODES, 2), *itertools.combinations(NODES[:8], 3), *itertools.combinations(NODES[:8], 4),
+])  # fmt: skip
+def test_newcomers_take_the_places_of_which_most_nodes_are_missing(missing):
+    cost_model = staged_costs()
+    lost = set(held(*missing).seats) ^ set(range(12))
+
+    def most_missing(filled):
+        # Seats 0, 2 and 4 are one place, as are 1, 3 and 5, and so on.
+        places = [(seat // 6, seat % 2) for seat in lost - set(filled)]
+        return max(map(places.count, places), default=0)
+
+    for count in range(len(lost) + 1):
+        taken = SYSTEMS["recycle"].free_seats(cost_model, held(*missing), count)
+        assert len(taken) == count
+        assert set(taken) <= lost
+        assert most_missing(taken) == min(map(most_missing, itertools.combinations(lost, count)))
+    assert set(SYSTEMS["recycle"].free_seats(cost_model, held(*missing), 99)) == lost
+
+
 def steps_by_brute_force(failures_s, duration_s, interval, persist_s=0.0, stall_s=0.0, lag=0):
     """Make the steps of 2 s and the saves one by one, and stand still after each failure."""
     now_s, step, copied, saves, failures_s = 0.0, 0, 0, [(0, 0.0)], [*failures_s, math.inf]
@@ -318,6 +341,13 @@ def test_dropped_replicas_share_commits_as_the_closed_form_says():
     assert result.steps / attempted == pytest.approx(1 - 10.9 / (60 - 2), abs=0.01)
 
 
+def test_ft_hsdp_stands_still_as_long_as_published():
+    # The step ends at 96 s; 3 min later the two other replicas go on.
+    result = run("ft-hsdp", (95, "remove", "a"))
+    assert [(event.time_s, event.event) for event in result.events[2:3]] == [(96 + 180 + 1, "recovered")]
+    assert result.samples == 47 * 48 + (400 - 277) // 2 * 32
+
+
 def test_oobleck_goes_on_with_the_throughput_of_the_nodes_left():
     # 94 s, then 15 + 10 + 7 s; from 127 s on, steps take 2 * 12 / 11 s.
     result = run("oobleck", (95, "remove", "a"))
@@ -349,6 +379,14 @@ def test_bamboo_forms_pipelines_anew_when_shadows_are_too_many():
     result = run("bamboo", (95, "remove", "a"))
     assert result.counts["reconfigurations"] == 1
     assert result.states[-2].num_used == 8
+
+
+def test_bamboo_takes_nodes_that_had_no_place_in_whole_pipelines_in_again_without_a_restart():
+    # Two pipelines go on at 120 s, and d and two others stand by. z comes at 130 s and joins at the step's end after
+    # 120 s; all 12 train from 262 s on.
+    result = run("bamboo", (95, "remove", "a"), (130, "add", "z"))
+    assert (result.counts["reconfigurations"], result.counts["restarts"]) == (2, 0)
+    assert [(state.time_s, state.num_used) for state in result.states if state.num_used][-1][1] == 12
 
 
 @pytest.mark.parametrize(("failed", "restarts"), [("a", 0), ("a c", 1)])
@@ -449,6 +487,60 @@ def test_a_job_with_enough_nodes_trains_again_in_the_end(scenario, system):
     assert simulate_system(*arguments, interval_steps=40).states[-1].num_used > 0
 
 
+@pytest.mark.parametrize("system", sorted(SYSTEMS))
+@pytest.mark.parametrize("interval", [1, 3, 40])
+def test_without_failures_saves_cost_what_they_stall_and_what_the_next_waits_for_them(system, interval):
+    save = SYSTEMS[system].save(staged_costs(), 2.0)
+    cycle_s = save.stall_s + max(2.0 * interval, save.persist_s)
+    result = run(system, duration_s=2.0 * interval + 20 * cycle_s + 0.001, interval_steps=interval)
+    assert (result.steps, result.samples) == (21 * interval, 21 * interval * 48)
+
+
+@settings(max_examples=60, deadline=None)
+@given(scenarios(), st.sampled_from(sorted(SYSTEMS)), st.sampled_from([1, 7, 40]))
+def test_faster_saves_never_hurt_and_a_name_changes_nothing(scenario, system, interval):
+    events, duration_s = scenario
+    plain, loads = staged_costs(num_nodes=8), EvenLoads(2, 4)
+    quick = replace(plain, communication=FixedCommunication(TRANSFER_S, SAVE_S / 4))
+    arguments = loads, duration_s
+    slow_run = simulate_system(events, SYSTEMS[system], plain, *arguments, interval_steps=interval)
+    quick_run = simulate_system(events, SYSTEMS[system], quick, *arguments, interval_steps=interval)
+    # At the end, each has a step under way.
+    assert quick_run.samples >= slow_run.samples - 8 * 4
+    other = replace(SYSTEMS[system], name="other")
+    renamed = simulate_system(events, other, plain, *arguments, interval_steps=interval)
+    assert replace(renamed, system=system, name=slow_run.name) == slow_run
+
+
+RETURNS = ("spare", *(name for name in SYSTEMS if name.endswith("-ft")))
+"""Systems under which a failure brings nodes back: those left out return with the restart that it is the reason for."""
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(1, 90), st.sampled_from(NODES)), max_size=5, unique_by=lambda one: one[1]),
+    st.integers(1, 400),
+    st.sampled_from(sorted(set(SYSTEMS) - set(RETURNS))),
+    st.sampled_from([7, 40, 10**6]),
+)
+def test_a_failure_after_all_others_gains_nothing(losses, later_s, system, interval):
+    losses = [(float(time_s), "remove", node) for time_s, node in sorted(losses)]
+    left = next(node for node in reversed(NODES) if node not in {loss[2] for loss in losses})
+    fewer = run(system, *losses, duration_s=600.0, interval_steps=interval)
+    more = run(system, *losses, (100.0 + later_s, "remove", left), duration_s=600.0, interval_steps=interval)
+    assert more.samples <= fewer.samples
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.floats(1.0, 500.0), st.sampled_from(NODES), st.sampled_from(sorted(SYSTEMS)), st.sampled_from([7, 40, 10**6]))
+def test_a_spare_never_hurts_where_a_node_fails_and_the_run_is_long(time_s, node, system, interval):
+    loss = (time_s, "remove", node)
+    without, spare = (
+        run(system, loss, duration_s=4000.0, interval_steps=interval, nodes=nodes) for nodes in (NAMES, NAMES + " z")
+    )
+    assert spare.samples >= without.samples
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.floats(1e-4, 0.1))
 def test_dalys_interval_is_where_his_wall_time_is_least(share):
@@ -461,11 +553,23 @@ def test_dalys_interval_is_where_his_wall_time_is_least(share):
     assert daly_interval_s(share, 1.0) < young_interval_s(share, 1.0)
 
 
-def test_the_example_of_the_guide_is_a_system(tmp_path):
+@pytest.mark.parametrize("way", ["file", "package"])
+def test_the_example_of_the_guide_is_a_system(lazsim, tmp_path, monkeypatch, way):
     guide = (Path(__file__).parents[1] / "docs" / "guides" / "systems.md").read_text()
     example = next(block for block in guide.split("```python\n")[1:] if "class InPlace" in block).split("```")[0]
-    (tmp_path / "mine.py").write_text(example)
-    system = find_system(f"{tmp_path}/mine.py:IN_PLACE")
+    (tmp_path / "own_system.py").write_text(example)
+    if way == "file":
+        system = find_system(f"{tmp_path}/own_system.py:IN_PLACE")
+    else:
+        info = tmp_path / "own_system-1.5.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: own-system\nVersion: 1.5\n")
+        (info / "entry_points.txt").write_text("[lazsim.systems]\nIN_PLACE = own_system:IN_PLACE\n")
+        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.delitem(sys.modules, "own_system", raising=False)
+        listed = json.loads(lazsim("list", "systems", "--json")[1])["systems"]
+        assert listed["IN_PLACE"] == "own_system:IN_PLACE of own-system 1.5"
+        system = find_system("IN_PLACE")
     events = trace((0, "add", NAMES), (95, "remove", "a"), duration_s=1000.0)
     result = simulate_system(events, system, staged_costs(), EvenLoads(2, 4), 400.0, interval_steps=10)
     # A rebuild (10 s) and a load (10 s) in place of a restart (30 s) and a load.
@@ -626,6 +730,12 @@ def test_the_best_setting_of_moc_loses_no_more_updates_than_its_budget():
     row = result.to_json()["runs"][0]
     assert row["published"]["lost_token_share"] == published.lost_token_share
     assert f"loses {best.lost_token_share:.2%} of tokens" in render(run_parts(result), 250)
+
+
+@pytest.mark.parametrize("value", [0, -5, 2.5, True, "0s", "1.5", "soon", "AUTO", "", [1], math.nan])
+def test_an_interval_that_is_none_is_refused_in_a_line(value):
+    with pytest.raises(SpecError, match=r"^[^\n]*: give `auto`, a number of steps, or a duration such as 30min"):
+        parse_interval(value)
 
 
 def test_no_interval_is_much_better_than_the_one_that_the_search_finds():

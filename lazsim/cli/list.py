@@ -51,12 +51,9 @@ def _entries(kind: str) -> tuple[dict[str, str], str]:
     from lazsim.specs import catalog_names, describe_spec
 
     if kind == "systems":
-        from lazsim.engine.systems import OWN_SYSTEMS, SYSTEMS
+        from lazsim.engine.systems import OWN_SYSTEMS, describe_systems
 
-        return {
-            system.name: f"{system.description}. Survives {system.survives}. Needs {system.needs}."
-            for system in SYSTEMS.values()
-        }, OWN_SYSTEMS
+        return describe_systems(), OWN_SYSTEMS
     if kind == "policies":
         from lazsim.placement.policies import OWN_POLICIES, describe_policy, policy_names
 

@@ -29,6 +29,11 @@ class Traits(Protocol):
         ...
 
     @property
+    def regroups_joins(self) -> bool:
+        """Whether new nodes join groups of plain expert parallelism, and those that it dropped wait for a restart."""
+        ...
+
+    @property
     def recovers_from_peers(self) -> bool:
         """Whether survivors that hold every state go on from the step that failed."""
         ...
@@ -67,7 +72,7 @@ class Situation(Generic[Node]):
     checkpoint_step : int
         Step of the last checkpoint; 0 where there is none.
     dropped : collection
-        Nodes that a regroup left out. Under plain expert parallelism they stay out until a restart.
+        Nodes that a regroup left out. Where plain expert parallelism regroups, they stay out until a restart.
     """
 
     survivors: tuple[Node, ...]
@@ -194,7 +199,7 @@ def find_joining_in_place(
     """Return those of `find_newcomers` that join without a restart."""
     if not system.joins_in_place:
         return ()
-    allowed = alive if system.is_elastic else [node for node in alive if node not in dropped]
+    allowed = [node for node in alive if node not in dropped] if system.regroups_joins else alive
     return find_newcomers(system, in_use, allowed, usable_nodes)
 
 

@@ -1,5 +1,6 @@
 """The setting of a system: published, given, by a formula, or the best that simulations find."""
 
+import contextlib
 import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,7 +21,7 @@ from lazsim.engine.planner import Planner
 from lazsim.engine.simulate import SystemRun, simulate_system
 from lazsim.engine.step_timer import step_timers_from
 from lazsim.engine.systems import System
-from lazsim.errors import SpecError, prefix_errors
+from lazsim.errors import LazsimError, SpecError, prefix_errors
 from lazsim.routing import Routing
 from lazsim.scenario import Scenario, TraceInput, make_trace
 from lazsim.study.comparison import BySeed
@@ -69,12 +70,15 @@ def parse_interval(value: Any) -> str | int | float | None:
         return None
     if value == AUTO:
         return AUTO
-    if isinstance(value, str) and not value.isdecimal():
-        return parse_duration(value)
-    steps = int(value)
-    if not steps:
-        raise SpecError("0 steps: give `auto`, 1 step or more, or a duration such as 30min")
-    return steps
+    interval: int | float = 0
+    if isinstance(value, str):
+        with contextlib.suppress(LazsimError):
+            interval = int(value) if value.isdecimal() else parse_duration(value)
+    elif isinstance(value, int) and not isinstance(value, bool):
+        interval = value
+    if interval <= 0:
+        raise SpecError(f"{value!r}: give `auto`, a number of steps, or a duration such as 30min, of more than 0")
+    return interval
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ A row of a table has an `id`, what was published (`metric`, `value`, `unit`), ho
 (`replay`), or it is that of the catalogue's row of the same id, or of rows of the same `group` and `metric`.
 """
 
+import itertools
 import math
 import re
 from collections.abc import Mapping
@@ -16,14 +17,24 @@ from typing import Any
 from lazsim.errors import LazsimError, SpecError, prefix_errors, unknown_name
 from lazsim.files import read_bytes
 from lazsim.study.measured_runs import Row, read_table
-from lazsim.study.replays import MEASURED, MissingError, Setup, figures_of, find_setup, load_setups, read_inputs, replay
+from lazsim.study.replays import (
+    MEASURED,
+    MissingError,
+    Setup,
+    figures_of,
+    find_setup,
+    load_setups,
+    read_inputs,
+    replay,
+    scale_of,
+)
 
 CATALOG = f"{MEASURED}/outcomes.csv"
 
 NEEDED = ("id", "metric", "value", "tolerance_hint")
 """Columns that a table of outcomes must have."""
 
-TOLERANCE = re.compile(r"(?P<bound>[<>]=?)?\s*(?P<number>\d+(\.\d+)?)\s*(?P<unit>%|points|h)?(?: \(.*\))?")
+TOLERANCE = re.compile(r"(?:±|\+/-)?(?P<bound>[<>]=?)?\s*(?P<number>\d+(\.\d+)?)\s*(?P<unit>%|points|h)?(?: \(.*\))?")
 LARGER_OF = re.compile(r"max\((?P<percent>[\d.]+)%, (?P<times>[\d.]+) sd\); sd=(?P<deviation>[\d.]+)(?: .*)?")
 """The larger of a share of the figure, and of a multiple of the deviation of published runs."""
 
@@ -40,7 +51,7 @@ class Outcome:
     Attributes
     ----------
     published : tuple of float
-        Figures in `unit`: one, or several that one replay gives.
+        Figures in `unit`: one, or several that one replay gives. Times and shares are converted to it.
     tolerance : str
         ``3%`` of the figure, ``0.01`` or ``2 points`` beside it, ``exact``, a bound such as ``>=0.9``, or ``max(2%, 2
         sd); sd=4``.
@@ -232,7 +243,9 @@ def replay_outcome(outcome: Outcome) -> ReplayedOutcome:
     if outcome.setup is not None:
         try:
             with prefix_errors(outcome.id):
-                found = replay(outcome.setup, outcome.figures, outcome.inputs, outcome.folder)
+                replayed = replay(outcome.setup, outcome.figures, outcome.inputs, outcome.folder)
+                scales = [scale_of(figure, outcome.unit) for figure in outcome.figures]
+                found = [figure * scale for figure, scale in zip(replayed, itertools.cycle(scales), strict=False)]
                 if len(found) != len(outcome.published):
                     raise SpecError(f"its replay gives {len(found)} figures, and `value` has another number")
         except LazsimError as error:

@@ -41,6 +41,17 @@ MOST_WAYS = 10_000
 """Ways to lose nodes that are all simulated, each in milliseconds."""
 
 UNITS = {"": 1.0, "s": 1.0, "min": MINUTE_S, "h": HOUR_S, "d": DAY_S, "day": DAY_S, "days": DAY_S, "%": 0.01}
+SCALES = {unit: scale for unit, scale in UNITS.items() if unit} | dict.fromkeys(("ratio", "share", "prob"), 1.0)
+"""Seconds of a unit of time, and the share that a unit of one stands for."""
+
+RATE = re.compile(
+    r"\s*~?(?P<number>\d+(?:\.\d+)?)\s*(?:failures?\s*)?(?:/|per)\s*(?P<nodes>\d+(?:\.\d+)?)?\s*node-(?P<unit>hour|day|year)s?"
+)
+"""Failures of so many node-days, or of one."""
+
+TIME = r"[\d.]+(?: ?(?:s|min|h|d|days?)(?![a-z]))?"
+"""What ``<time>`` stands for in the words of an input."""
+
 AMOUNT = re.compile(r"\s*~?(\d+(?:\.\d+)?)(?:\s*/\s*(\d+(?:\.\d+)?))?\s*(min|h|s|days?|d|%)?(?![a-z])")
 """A number, or two of which one divides the other, and a unit."""
 
@@ -93,7 +104,8 @@ class Input(Spec, frozen=True, kw_only=True):
     unit : str
         Unit where the row gives none.
     words : str
-        Pattern of the number in prose, beside ``name=``; its first group.
+        Pattern of the number in prose, beside ``name=``; its first group. ``<time>`` is a number with a unit or
+        without.
     is_needed : bool
         Whether a row that does not say it cannot be replayed.
     """
@@ -237,7 +249,7 @@ def _mentions(setup: Setup, text: str) -> Iterator[Mention]:
         for match in re.finditer(rf"(?<![\w.]){re.escape(name)}\s*=\s*([^;]+)", text):
             amount = AMOUNT.match(match[1])
             yield Mention(match.start(), match.start(1) + (amount.end() if amount else 0), name, match[1], True)
-        for match in re.finditer(one.words, text) if one.words else ():
+        for match in re.finditer(one.words.replace("<time>", TIME), text) if one.words else ():
             yield Mention(match.start(), match.end(), name, match[match.lastindex or 0], False)
 
 
@@ -258,14 +270,14 @@ def _is_amount(text: str) -> bool:
 def _amount(name: str, text: str, unit: str) -> float:
     found = AMOUNT.match(text)
     assert found is not None, "the text was looked at"
-    number = float(found[1])
-    divisor = float(found[2] or 1)
-    # 6.5/1000 node-days is a rate in 1000 days as it is.
-    if found[2] and not text[found.end() :].lstrip().startswith("node-days"):
-        if not divisor:
-            raise SpecError(f"`inputs` {name} = {text.strip()[:40]!r}: divides by 0")
-        number /= divisor
-    return number * UNITS[found[3] or unit]
+    rate = RATE.match(text)
+    divisor = float((rate["nodes"] if rate else found[2]) or 1)
+    if not divisor:
+        raise SpecError(f"`inputs` {name} = {text.strip()[:40]!r}: divides by 0")
+    if rate:
+        # Of 1000 node-days.
+        return float(rate["number"]) * (1000 / (divisor * {"hour": 1 / 24, "day": 1, "year": 365}[rate["unit"]]))
+    return float(found[1]) / divisor * UNITS[found[3] or unit]
 
 
 def variants(setup: Setup, inputs: Mapping[str, Sequence[float]]) -> list[Setup]:
@@ -421,7 +433,8 @@ FIGURES: Mapping[str, Callable[[Replayed], float]] = {
     "efficiency_percent": lambda one: 100 * _efficiency(one),
     "nodes_until_restart": _until_restart,
     "nodes_before_restart": lambda one: _until_restart(one) - one.setup.trace.num_at_once,  # type: ignore[union-attr]
-    "step_factor": lambda one: _rates(one)[0] / _rates(one)[-1],
+    # Where groups have failed that had all copies of a shard, the job starts anew, and tells nothing of the others.
+    "fewest_stacks": lambda one: math.inf if one.run.counts["restarts"] else _rates(one)[0] / _rates(one)[-1],
     "recoverable_prob": _recoverable_prob,
     "lost_prob": lambda one: 1 - _recoverable_prob(one),
     "wasted_minutes": lambda one: (
@@ -445,6 +458,35 @@ FIGURES: Mapping[str, Callable[[Replayed], float]] = {
 }
 """Figures by name, each read from one run."""
 
+LEAST = ("fewest_stacks",)
+"""Figures of which the least of all runs counts, not the mean."""
+
+FIGURE_UNITS = {"hours": "h", "minutes": "min", "s": "s", "percent": "%"} | dict.fromkeys(("ettr", "gap"), "ratio")
+"""Units by the words of a figure's name, beside those of `SCALES`."""
+
+
+def scale_of(figure: str, unit: str) -> float:
+    """Return what a figure is multiplied by to be in the unit of a row; 1 where either is no time and no share.
+
+    Raises
+    ------
+    SpecError
+        When one is a time and the other a share.
+
+    Examples
+    --------
+    >>> scale_of("hours_between_failures", "min"), scale_of("ettr", "%"), scale_of("samples_per_s", "1/h")
+    (60.0, 100.0, 1.0)
+    """
+    words = figure.split("_")
+    known = [FIGURE_UNITS.get(word, word) for word in words if "per" not in words]
+    own = next((one for one in known if one in SCALES), None)
+    if own is None or unit not in SCALES:
+        return 1.0
+    if (SCALES[own] <= 1 and own != "s") != (SCALES[unit] <= 1 and unit != "s"):
+        raise SpecError(f"`unit` {unit!r}: the figure is in {own}")
+    return SCALES[own] / SCALES[unit]
+
 
 def replay(setup: Setup, figures: Sequence[str], inputs: Mapping[str, Sequence[float]], folder: Path) -> list[float]:
     """Return figures of a set-up with the inputs of a row, each at every value of an input that has several.
@@ -460,7 +502,7 @@ def replay(setup: Setup, figures: Sequence[str], inputs: Mapping[str, Sequence[f
         When the inputs cannot be simulated, or a file is missing.
     """
     found = [
-        [mean(FIGURES[figure](one) for one in runs) for figure in figures]
+        [(min if figure in LEAST else mean)(FIGURES[figure](one) for one in runs) for figure in figures]
         for runs in (_runs(one, folder) for one in variants(setup, inputs))
     ]
     return [max(column) for column in zip(*found, strict=True)] if setup.largest else [*itertools.chain(*found)]

@@ -13,11 +13,11 @@ from lazsim.engine.systems.moc import MOC
 from lazsim.engine.systems.moevement import MOEVEMENT
 from lazsim.engine.systems.oobleck import OOBLECK
 from lazsim.engine.systems.recycle import RECYCLE
-from lazsim.engine.systems.replica_drop import REPLICA_DROP
+from lazsim.engine.systems.replica_drop import FT_HSDP, REPLICA_DROP
 from lazsim.engine.systems.spare import SPARE
 from lazsim.engine.systems.system import System as System
 from lazsim.errors import SpecError
-from lazsim.extensions import load_extension, source_of
+from lazsim.extensions import installed, load_extension, origin, source_of
 
 SYSTEMS: Mapping[str, System] = {
     system.name: system
@@ -35,6 +35,7 @@ SYSTEMS: Mapping[str, System] = {
         MOEVEMENT,
         MOC,
         REPLICA_DROP,
+        FT_HSDP,
         OOBLECK,
         BAMBOO,
         RECYCLE,
@@ -56,6 +57,18 @@ OWN_SYSTEMS = (
     "The path of a Python file and a System in it, as in mine.py:SYSTEM, works wherever a name does; "
     "a package offers systems under the entry points lazsim.systems."
 )
+
+
+def describe_systems() -> dict[str, str]:
+    """Describe every system by name in a few lines; for those of installed packages, name the origin without an import.
+
+    Examples
+    --------
+    >>> describe_systems()["checkpoint"].split(". ")[1]
+    'Survives nothing: every failure is a restart from the checkpoint'
+    """
+    own = {name: f"{one.description}. Survives {one.survives}. Needs {one.needs}." for name, one in SYSTEMS.items()}
+    return {name: origin(entry) for name, entry in installed("system", ENTRY_POINT_GROUP).items()} | own
 
 
 def find_system(name: str) -> System:

@@ -20,6 +20,7 @@ class ReplicaDrop(SeatSystem):
     ----------
     timeout_s : float
         From the end of the step until its collectives give up. A process that dies closes its connections: 0.
+        FT-HSDP: the 3 min in which all stand still.
     quorum_s : float
         Until the replicas left have new communicators (torchft with Gloo: under 1 s).
     is_led : bool
@@ -91,3 +92,12 @@ REPLICA_DROP = ReplicaDrop(
     survives="failures that leave one whole model replica",
     needs="two model replicas or more, whole optimizer states",
 )
+
+FT_HSDP = replace(
+    REPLICA_DROP,
+    name="ft-hsdp",
+    description="FT-HSDP: as replica-drop, with the 3 min that it takes on 100,000 GPUs until the others go on",
+    timeout_s=180.0,
+    is_live=False,
+)
+"""arXiv 2602.00277: 3 min of a stall for a failure, where a restart of all takes 10."""

@@ -36,8 +36,13 @@ class SeatSystem(System):
         return (("reconfigure", self.rebuild_s(costs)),)
 
     def free_seats(self, costs: CostModel, held: Held, num_newcomers: int) -> tuple[int, ...]:
-        """Return the places that newcomers take."""
-        return tuple(np.flatnonzero(~held.alive_N).tolist()[:num_newcomers])
+        """Return the places that newcomers take: where most nodes are missing, first."""
+        order_N = _order_by_replica(costs, held)
+        missing = ~_by_replica(costs, held)
+        rank_N = np.empty(held.num_seats, dtype=np.int64)
+        rank_N[order_N] = (missing * missing.cumsum(axis=0)).ravel()
+        seats = np.argsort(-rank_N, kind="stable")[: min(num_newcomers, int(missing.sum()))]
+        return tuple(np.sort(seats).tolist())
 
     def newcomers(
         self, costs: CostModel, held: Held, alive: Sequence[str], usable_nodes: UsableNodes
@@ -90,5 +95,9 @@ def broken_replicas(costs: CostModel, held: Held) -> Bools:
 
 def _by_replica(costs: CostModel, held: Held) -> Bools:
     """Return which nodes are there, by model replica and place."""
-    order = np.argsort(costs.grid.replica_N(held.num_seats), kind="stable")
-    return np.reshape(held.alive_N[order], (-1, costs.grid.replica_nodes))
+    return np.reshape(held.alive_N[_order_by_replica(costs, held)], (-1, costs.grid.replica_nodes))
+
+
+def _order_by_replica(costs: CostModel, held: Held) -> Ints:
+    """Return the nodes of the plan by model replica and place."""
+    return np.argsort(costs.grid.replica_N(held.num_seats), kind="stable")

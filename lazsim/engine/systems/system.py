@@ -112,7 +112,8 @@ class System:
     recovers_from_peers : bool
         Whether survivors go on from the step that failed when they hold every expert; else every failure is a restart.
     regroups_joins : bool
-        Whether new nodes join by regrouping where it is plain expert parallelism.
+        Whether new nodes join by regrouping where it is plain expert parallelism; those that it dropped wait for a
+        restart.
     is_live : bool
         Whether the live mode carries it out.
     min_replicas : int
