@@ -361,6 +361,16 @@ def test_a_row_without_expert_parallelism_needs_no_dispatcher(tmp_path):
         assert (run.inputs is None) == refused
 
 
+def test_a_row_with_fewer_layers_has_windows_in_their_share(tmp_path):
+    (tmp_path / "rows.csv").write_text(
+        "row_id,model_key,system,gpus,gbs,mbs,seq,tp,pp,ep,layers_override,tok_s_gpu\n"
+        "mine,gpt_oss_20b,dgx-b200,8,64,1,4096,1,1,8,6,20000\n"
+    )
+    (run,) = read_runs(str(tmp_path / "rows.csv"))
+    # 12 of 24 layers have a window.
+    assert (run.inputs.model.num_layers, run.inputs.model.attention.num_window_layers) == (6, 3)
+
+
 def test_files_do_not_share_names_of_rows(lazsim):
     status, _, err = lazsim("verify", "--rows", str(MEASURED), "--rows", str(MEASURED))
     assert status == 2

@@ -451,3 +451,17 @@ def test_interleaved_and_overlapped_passes_take_what_an_event_simulation_takes(s
     expected = simulated_s(times, pipeline, rounds * pipeline, 0.02, overlap)
     found = run_pipeline(times, pipeline, rounds * pipeline, 0.02, overlap).total_s
     assert found == pytest.approx(expected, rel=1e-9 if rounds <= 2 else 0.015)
+
+
+@pytest.mark.parametrize(
+    ("name", "fewer", "message"),
+    [
+        ("gpt-oss-20b", {"num_layers": 6, "num_moe_layers": 6}, r"num_window_layers \(12\) exceeds num_layers \(6\)"),
+        ("nemotron-3-nano", {"num_moe_layers": 20}, "are 49 together, and num_layers 52"),
+    ],
+)
+def test_a_model_whose_kinds_of_layers_are_others_than_its_layers_is_refused(name, fewer, message):
+    # Windows of 12 layers made a model of 6 layers one of 12.
+    inputs = load_inputs(name, "dgx-h100", None, {"global_batch": 64}, 8)
+    with pytest.raises(SpecError, match=message):
+        replace(inputs, model=msgspec.structs.replace(inputs.model, **fewer))

@@ -176,7 +176,15 @@ def check_layout(model: ModelSpec, parallel: ParallelSpec, num_gpus: int) -> Non
     if model.attention is None and model.attention_layers:
         raise SpecError(f"{model.name}: its TOML file has no heads of attention; add a table [attention]")
     heads = model.attention.num_heads if model.attention else parallel.tensor
+    windows = model.attention.num_window_layers if model.attention else 0
+    space = model.state_space
+    kinds = space.num_layers + model.attention_layers + model.num_moe_layers if space else model.num_layers
     rules = [
+        (windows > model.num_layers, f"num_window_layers ({windows}) exceeds num_layers ({model.num_layers})"),
+        (
+            kinds != model.num_layers,
+            f"layers of state space, attention and experts are {kinds} together, and num_layers {model.num_layers}",
+        ),
         (num_gpus % replica, f"tensor x pipeline x context ({replica}) must divide the {counted(num_gpus, 'GPU')}"),
         (
             num_gpus % experts,

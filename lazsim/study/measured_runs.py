@@ -218,6 +218,8 @@ def _inputs(row: Row, lookup: Lookup) -> StepInputs:
     if layers := _whole(row, "layers_override"):
         dense = model.num_layers - model.num_moe_layers
         changes |= {"num_layers": layers, "num_moe_layers": max(1, layers - dense)}
+        if model.attention and (windows := model.attention.num_window_layers):
+            changes["attention.num_window_layers"] = round(windows * layers / model.num_layers)
     model = override(model, changes, row["model_key"])
     cluster, gpu = lookup.cluster(row["system"], _whole(row, "gpus"))
     return StepInputs(model, gpu, cluster, _layout(row), tables_of(gpu), load_constants())
