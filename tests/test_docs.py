@@ -141,6 +141,7 @@ PLACED = ("--nodes", 4, "--slots", 4, "--experts", 8, "--loads", "zipf:1.2")
         ("run", "--trace", "fail-every-5min", "--duration", "7min", "--system", "lazarus", "--placement", "mro"),
         ("sensitivity", "--trace", "fail-every-5min", "--duration", "2min", "--system", "ds", "--constant", "detect_s"),
         ("place", *PLACED, "--lose", 0, "--model", "gpt-s", "--gpu", "a100"),
+        ("place", *PLACED, "--old", "{place}"),
         ("recovery", *PLACED, "--layers", 2, "--failures", 1, "--node-fail-prob", 0.1),
         ("step", "--model", "mixtral-8x7b", "--cluster", "dgx-h100", "--gpus", 64, "--layout", "global_batch=64"),
         ("trace", "info", "traces/spot-p3-like.csv"),
@@ -151,7 +152,9 @@ PLACED = ("--nodes", 4, "--slots", 4, "--experts", 8, "--loads", "zipf:1.2")
     ],
     ids=lambda command: " ".join(map(str, command[:2])),
 )
-def test_the_guide_names_every_key_of_json(lazsim, command):
+def test_the_guide_names_every_key_of_json(lazsim, tmp_path, command):
+    lazsim("place", *PLACED, "--policy", "mro", "--out", tmp_path)
+    command = [str(one).replace("{place}", f"{tmp_path}/place.json") for one in command]
     code, out, err = lazsim(*command, "--json")
     assert code == 0, err
     said = set(re.findall(r"`(\w+)`", (ROOT / "docs" / "guides" / "json.md").read_text()))
