@@ -39,10 +39,11 @@ def run_parts(result: RunResult) -> Iterator[Part]:
     trace, inputs = result.trace, result.inputs
     model = inputs["model"]
     size = size_text(model["total_params"], model["active_params"])
+    fewest, most = trace["fewest_nodes"], trace["most_nodes"]
+    nodes = f"{fewest} to {most} nodes" if fewest < most else counted(most, "node")
     yield (
         f"{model['name']} ({size}) on {inputs['cluster']['name']}, {trace['name']}: "
-        f"{format_duration(inputs['duration_s'])}, {trace['fewest_nodes']} to {trace['most_nodes']} nodes, "
-        f"{trace['nodes_lost']} lost"
+        f"{format_duration(inputs['duration_s'])}, {nodes}, {trace['nodes_lost']} lost"
     )
     yield _outcome_table(result)
     if result.published or result.best:
