@@ -41,8 +41,16 @@ def test_productive_time_follows_the_renewal_model():
 
 def test_times_are_in_the_unit_of_the_row_and_shares_are_no_times():
     assert replay_outcome(outcome_of(row(value="0.5", unit="min", inputs="detect=30 s"), {})).predicted == 0.5
+    assert replay_outcome(outcome_of(row(value="30", unit="seconds", inputs="detect=0.5 minutes"), {})).predicted == 30
+    assert replay_outcome(outcome_of(row(value="5", unit="ms", inputs="detect=5 ms"), {})).within
     with pytest.raises(SpecError, match="mine: `unit` '%': the figure is in s"):
         replay_outcome(outcome_of(row(value="0.5", unit="%", inputs="detect=30 s"), {}))
+
+
+def test_jobs_of_few_nodes_have_as_many_failures_as_there_are_in_thirty_years():
+    # One failure in 111 days, of which each takes an hour and half an hour of work.
+    asked = row(metric="ETTR", value="0.9994", tolerance_hint="0.0002", unit="", replay="ettr")
+    assert replay_outcome(outcome_of(asked | {"inputs": "r_f=1; nodes=9; dt_cp=1 h; u0=1 hour"}, {})).within
 
 
 def test_the_fewest_stacks_are_those_of_failures_that_the_groups_bear():

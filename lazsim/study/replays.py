@@ -37,11 +37,22 @@ from lazsim.units import DAY_S, HOUR_S, MINUTE_S
 
 MEASURED = "measured"
 
+MOST_S = 1e9
+"""Longest trace of failing nodes: more steps of a minute are not simulated."""
+
 MOST_WAYS = 10_000
 """Ways to lose nodes that are all simulated, each in milliseconds."""
 
-UNITS = {"": 1.0, "s": 1.0, "min": MINUTE_S, "h": HOUR_S, "d": DAY_S, "day": DAY_S, "days": DAY_S, "%": 0.01}
-SCALES = {unit: scale for unit, scale in UNITS.items() if unit} | dict.fromkeys(("ratio", "share", "prob"), 1.0)
+UNITS = {
+    "": 1.0, "ms": 0.001, "%": 0.01,
+    **dict.fromkeys(("s", "sec", "secs", "second", "seconds"), 1.0),
+    **dict.fromkeys(("min", "mins", "minute", "minutes"), MINUTE_S),
+    **dict.fromkeys(("h", "hr", "hrs", "hour", "hours"), HOUR_S),
+    **dict.fromkeys(("d", "day", "days"), DAY_S),
+}  # fmt: skip
+IN_WORDS = "|".join(filter(None, UNITS))
+SHARES = {"%": 0.01, "ratio": 1.0, "share": 1.0, "prob": 1.0}
+SCALES = {unit: scale for unit, scale in UNITS.items() if unit} | SHARES
 """Seconds of a unit of time, and the share that a unit of one stands for."""
 
 RATE = re.compile(
@@ -49,10 +60,10 @@ RATE = re.compile(
 )
 """Failures of so many node-days, or of one."""
 
-TIME = r"[\d.]+(?: ?(?:s|min|h|d|days?)(?![a-z]))?"
+TIME = rf"[\d.]+(?: ?(?:{IN_WORDS})(?![a-z]))?"
 """What ``<time>`` stands for in the words of an input."""
 
-AMOUNT = re.compile(r"\s*~?(\d+(?:\.\d+)?)(?:\s*/\s*(\d+(?:\.\d+)?))?\s*(min|h|s|days?|d|%)?(?![a-z])")
+AMOUNT = re.compile(rf"\s*~?(\d+(?:\.\d+)?)(?:\s*/\s*(\d+(?:\.\d+)?))?\s*({IN_WORDS})?(?![a-z])")
 """A number, or two of which one divides the other, and a unit."""
 
 
@@ -318,7 +329,8 @@ def _with(setup: Setup, inputs: Mapping[str, Any]) -> Setup:
             table, last = (plain[part], field) if dot else (plain, part)
             table[last] = _changed(name, setup.inputs[name].how, value, table.get(last))
     if setup.num_failures:
-        plain["trace"]["duration_s"] = setup.num_failures * plain["trace"]["mtbf_s"]
+        # Of few nodes, as many as there are in 30 years.
+        plain["trace"]["duration_s"] = min(setup.num_failures * plain["trace"]["mtbf_s"], MOST_S)
     with prefix_errors("`inputs`"):
         return convert(plain, Setup)
 
@@ -483,7 +495,7 @@ def scale_of(figure: str, unit: str) -> float:
     own = next((one for one in known if one in SCALES), None)
     if own is None or unit not in SCALES:
         return 1.0
-    if (SCALES[own] <= 1 and own != "s") != (SCALES[unit] <= 1 and unit != "s"):
+    if (own in SHARES) != (unit in SHARES):
         raise SpecError(f"`unit` {unit!r}: the figure is in {own}")
     return SCALES[own] / SCALES[unit]
 
