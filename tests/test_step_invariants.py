@@ -442,15 +442,11 @@ def simulated_s(times: list[PartTime], pipeline: int, micro_batches: int, transf
 @given(st.sampled_from([(1, 1), (2, 1), (2, 3), (4, 1), (4, 2), (4, 4)]), st.integers(1, 14), st.booleans(), st.data())
 def test_interleaved_and_overlapped_passes_take_what_an_event_simulation_takes(stages, rounds, overlap, data):
     pipeline, virtual = stages
-    # As layers are: parts of a stage that are nearly alike, but for the first and the last.
-    parts = pipeline * virtual
-    scales = [data.draw(st.floats(0.97, 1.03)) for _ in range(parts)]
-    scales[0] *= data.draw(st.floats(0.7, 1))
-    scales[-1] *= data.draw(st.floats(1, 1.6))
+    scales = [data.draw(st.floats(0.5, 2)) for _ in range(pipeline * virtual)]
     times = [PartTime(scale, 2 * scale, 0.3 * overlap * scale) for scale in scales]
     expected = simulated_s(times, pipeline, rounds * pipeline, 0.02, overlap)
     found = run_pipeline(times, pipeline, rounds * pipeline, 0.02, overlap).total_s
-    assert found == pytest.approx(expected, rel=1e-9 if rounds <= 2 else 0.015)
+    assert found == pytest.approx(expected, rel=1e-9 if rounds <= 4 else 0.03)
 
 
 @pytest.mark.parametrize(
