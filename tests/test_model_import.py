@@ -292,6 +292,19 @@ def test_a_field_with_the_same_number_for_each_layer_is_that_number(tmp_path):
     assert (round(model.total_params / 1e9), round(model.active_params / 1e9)) == (80, 13)
 
 
+def test_widths_of_dense_blocks_that_no_layer_has_change_nothing(tmp_path):
+    # MiniMax-M2: 230 B in all, 10 B active (model card), which may leave out embeddings of 1.2 B.
+    config = {
+        "model_type": "minimax_m2", "attn_type_list": [1] * 62, "head_dim": 128, "hidden_size": 3072,
+        "intermediate_size": 1536, "mlp_intermediate_size": 8192, "num_attention_heads": 48, "num_experts_per_tok": 8,
+        "num_hidden_layers": 62, "num_key_value_heads": 8, "num_local_experts": 256, "num_mtp_modules": 3,
+        "vocab_size": 200064,
+    }  # fmt: skip
+    model = load(tmp_path, config)
+    assert model.total_params / 1e9 == pytest.approx(230, rel=0.01)
+    assert model.active_params / 1e9 == pytest.approx(10 + 2 * 3072 * 200064 / 1e9, rel=0.05)
+
+
 def test_any_model_shows_its_counts(lazsim, tmp_path):
     assert "further-token layers have 3.988 more" in lazsim("model", "show", "glm-4.5")[1]
     assert json.loads(lazsim("model", "show", "gpt-s", "--json")[1])["mtp_params"] == 0

@@ -145,7 +145,7 @@ def _model(config: _Config) -> dict[str, Any]:
     d_model = config.number("hidden_size", "d_model")
     d_ff = config.number("intermediate_size", "ffn_hidden_size", default=0)
     d_ff_expert = config.number("moe_intermediate_size", "expert_ffn_hidden_size", default=d_ff)
-    d_ff_dense = config.number("intermediate_size_mlp", default=d_ff)
+    d_ff_dense = config.number("intermediate_size_mlp", "mlp_intermediate_size", default=d_ff)
     num_moe_layers = len(_moe_layers(config, num_layers))
     values: dict[str, Any] = {
         "name": _name(config),
