@@ -1,13 +1,16 @@
 """Train through random sequences of kills and joins: ``python -m tests.bench_live [COUNT]``.
 
-Under Lazarus, the parameters in the end are those of an undisturbed run; as many sequences for `replica-drop` and
-`async-checkpoint` together, whose runs keep what these systems promise.
+Under every system, the parameters in the end are those of an undisturbed run, under `replica-drop` those of one process
+that trains the same sequences. Lazarus has COUNT sequences, the others half as many each or, where they only restart or
+regroup, a quarter.
 """
 
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 
+from lazsim.engine.systems import LIVE_SYSTEMS
 from lazsim.live.record import LiveRun
 from lazsim.live.worker_pool import WorkerPool
 from tests.live_jobs import (
@@ -45,8 +48,19 @@ def main(num_sequences: int = 200) -> None:
             run, blocks = run_live(tiny_spec("async-checkpoint", interval=3), random_script(seed, Witness), pool)
             return run, largest_difference(blocks, calm[1])
 
-        shares = ((lazarus, num_sequences), (replica_drop, num_sequences // 2), (async_checkpoint, num_sequences // 2))
-        for train, number in shares:
+        def expert_parallel(system: str) -> Callable[[int], tuple[LiveRun, float]]:
+            def train(seed: int) -> tuple[LiveRun, float]:
+                run, blocks = run_live(tiny_spec(system, interval=4), random_script(seed), pool)
+                return run, largest_difference(blocks, calm[1])
+
+            train.__name__ = system
+            return train
+
+        systems = {lazarus: 1, replica_drop: 2, async_checkpoint: 2}
+        others = LIVE_SYSTEMS.keys() - {"lazarus", "replica-drop", "async-checkpoint"}
+        systems |= {expert_parallel(name): 4 for name in sorted(others)}
+        for train, part in systems.items():
+            number = num_sequences // part
             counts, worst, started_s = Counter[str](), 0.0, time.perf_counter()
             for seed in range(1000, 1000 + number):
                 run, difference = train(seed)

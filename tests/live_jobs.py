@@ -96,7 +96,8 @@ class Script:
 def random_script(seed: int, script_type: type[Script] = Script) -> Script:
     """Kill and start nodes at random: at and within steps, and in the middle of recoveries; rank 0 as likely as others.
 
-    One node of four is never touched, and one is always left beside it, so that there is somebody to go on.
+    One node of four is never touched, and one is always left beside it, so that there is somebody to go on. Some of
+    those that are started are killed soon.
     """
     draw = random.Random(seed)
     script = script_type(4)
@@ -115,7 +116,11 @@ def random_script(seed: int, script_type: type[Script] = Script) -> Script:
         elif act == "drop":
             script.acts.setdefault(when, []).append(("drop", draw.choice(["n0", "n1", "n2", "n3"])))
         else:
-            script.acts.setdefault(when, []).append(("start", f"m{len(script.acts)}"))
+            name, acts = f"m{len(script.acts)}", script.acts.setdefault(when, [])
+            acts.append(("start", name))
+            if draw.random() < 0.4:
+                # It takes some 100 ms to join: before that, while others pause or restart for it, or after it.
+                acts.append(("kill soon", (draw.uniform(0.0, 0.3), name)))
     return script
 
 

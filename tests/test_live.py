@@ -15,6 +15,7 @@ import time
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import numpy as np
@@ -32,6 +33,7 @@ from lazsim.live.calibration import Calibration
 from lazsim.live.checkpoint import BackgroundWriter, load_blocks, save_blocks
 from lazsim.live.coordinator import Coordinator
 from lazsim.live.fault_injector import TraceInjector
+from lazsim.live.generation import Generation
 from lazsim.live.messages import (
     Command,
     Heartbeat,
@@ -140,6 +142,27 @@ def test_what_is_written_behind_training_is_waited_for_and_its_error_comes_to_li
     writer.start(values, fail)
     with pytest.raises(LazsimError, match="the disk is full"):
         writer.wait()
+
+
+@pytest.mark.parametrize(("behind", "stood_still_s"), [(True, 3.0), (False, 10.0)])
+def test_only_the_wait_for_the_save_before_stops_training_where_saves_are_behind_it(behind, stood_still_s, monkeypatch):
+    now_s = 0.0
+
+    def take(seconds):
+        nonlocal now_s
+        now_s += seconds
+
+    monkeypatch.setattr("lazsim.live.generation.time", SimpleNamespace(monotonic=lambda: now_s))
+    monkeypatch.setattr("lazsim.live.generation.save_blocks", lambda *_: take(7.0))
+    rank = SimpleNamespace(
+        # To copy the state begins in the next step, and is part of its time.
+        _writer=SimpleNamespace(wait=lambda: take(3.0), start=lambda *_: take(5.0)),
+        _client=SimpleNamespace(send=lambda _message: None),
+        _state=SimpleNamespace(step=4, blocks={}),
+        _spec=tiny_spec(),
+        _start=SimpleNamespace(generation=1),
+    )
+    assert Generation._save(rank, behind=behind) == stood_still_s
 
 
 def test_float32_runs_agree_to_float32_summation_error(pool):

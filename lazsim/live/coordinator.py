@@ -147,6 +147,10 @@ class Coordinator:
     async def _start_clock(self) -> None:
         self._reset_clock()
         self._clock_runs = True
+        if self._join_at_s is not None:
+            # Workers that came during the preparation join like those that come now.
+            self._join_at_s = None
+            self._collect_joins()
         await self._emit("started")
 
     async def _emit(self, event: str, step: int | None = None) -> None:
@@ -157,7 +161,7 @@ class Coordinator:
 
     def on_join(self, worker: WorkerConnection) -> None:
         """Collect a worker that has come."""
-        if self._clock_runs:
+        if self._clock_runs or self._generation:
             self._collect_joins()
         self.record.registered(worker.name)
         self.record.alive(len(self.server.workers))
@@ -331,10 +335,7 @@ class Coordinator:
             )
         from_peers = plan.source == "peers"
         reuse = bool(self._pause_cause) and len(members) == plan.num_ranks and members == self._members
-        if from_peers:
-            if decision.action is Action.RECONFIGURE:
-                self._dropped |= set(self._held.nodes) - set(held.nodes)
-        else:
+        if not from_peers:
             self._has_state, self._dropped = False, set()
             record.roll_back(plan.step, max(0, self.step - plan.step))
         cause = self._pause_cause or ("failure" if from_peers else "restart")
@@ -372,6 +373,8 @@ class Coordinator:
         if decision.action is Action.CONTINUE and cause == "failure" and self._join_at_s is None:
             # Workers that stood by take free places at the next step boundary.
             self._join_at_s = self.now_s()
+        if decision.action is Action.RECONFIGURE:
+            self._dropped |= set(self._held.nodes) - set(held.nodes)
         self._held, self._trained_generation, self._is_joining = held, self._generation, False
         self._start_training(plan, cause)
         return True
@@ -384,9 +387,6 @@ class Coordinator:
 
     def _start_training(self, plan: GenerationPlan, cause: str) -> None:
         record = self.record
-        if not self.has_trained and len(self.server.workers) > len(self._members):
-            # Workers that came during the preparation join like those that come later.
-            self._collect_joins()
         self._command("train")
         self._members, self._has_state = self._members[: plan.num_ranks], True
         record.num_used, record.num_sequences = plan.num_ranks, sum(map(len, plan.sequences))
@@ -426,17 +426,13 @@ class Coordinator:
     async def _train(self) -> None:
         """Wait until the generation ends, by a failure or a pause."""
         while self.server.stopped is None and not self._is_broken():
-            join_at_s = None if self._pause_cause else self._join_at_s
-            if protocol.join_is_due(join_at_s, self.now_s()):
-                self._request_join()
-                continue
+            self._request_join()
+            is_due, num_alive = protocol.join_is_due(self._join_at_s, self.now_s()), len(self.server.workers)
             await self.server.wait_until(
-                lambda join_at_s=join_at_s: (  # type: ignore[misc]
-                    self._is_broken()
-                    or self.step > self._reported_step
-                    or (not self._pause_cause and self._join_at_s != join_at_s)
+                lambda num_alive=num_alive: (  # type: ignore[misc]
+                    self._is_broken() or self.step > self._reported_step or len(self.server.workers) != num_alive
                 ),
-                None if join_at_s is None else join_at_s - self.now_s(),
+                None if self._join_at_s is None or is_due else self._join_at_s - self.now_s(),
             )
             await self._report_steps()
         await self._report_steps()
@@ -445,17 +441,21 @@ class Coordinator:
         """Report the steps done since the last report."""
         while self._reported_step < self.step:
             self._reported_step += 1
+            if not self._request_join():
+                # Nobody is to join at this step boundary.
+                self._join_at_s = None
             self._request_rebalance(self._reported_step)
             await self._emit("stepped", self._reported_step)
 
-    def _request_join(self) -> None:
-        """Ask all ranks to pause where that brings more nodes into use."""
+    def _request_join(self) -> bool:
+        """Ask all ranks to pause where nodes are due that would come into use; return False where none would."""
+        if self._pause_cause or not protocol.join_is_due(self._join_at_s, self.now_s()):
+            return True
         alive: list[Any] = self._alive()
         if self.system.newcomers(self.costs, self._held, alive, self._usable_nodes):
             nodes = self.system, self._members, alive, self._usable_nodes
             self._request_pause("join", save=not protocol.find_joining_in_place(*nodes, self._dropped))
-        else:
-            self._join_at_s = None
+        return bool(self._pause_cause)
 
     def _request_rebalance(self, step: int) -> None:
         """Ask all ranks to pause where a rebalance is due and would move experts."""

@@ -298,14 +298,16 @@ class Generation:
                 client.send(messages.StepDone(generation, state.step, loss, now_s - begun_s, loads))
             begun_s = now_s
             if to_save or (interval_steps and state.step % interval_steps == 0):
-                self._save(behind=self._plan.saves_behind and not to_pause)
-                begun_s = time.monotonic()
+                begun_s += self._save(behind=self._plan.saves_behind and not to_pause)
             if to_pause and state.step != spec.num_steps:
                 self._writer.wait()
                 return
 
-    def _save(self, *, behind: bool = False) -> None:
-        """Write the blocks of which this rank is the first holder; `behind` the next steps, or before them."""
+    def _save(self, *, behind: bool = False) -> float:
+        """Write the blocks of which this rank is the first holder; `behind` the next steps, or before them.
+
+        Returns the seconds in which nothing trains. What it takes to begin a save behind steps is part of the next one.
+        """
         state, begun_s = self._state, time.monotonic()
         # One save is written at a time.
         self._writer.wait()
@@ -325,5 +327,6 @@ class Generation:
 
         if behind:
             self._writer.start(own, write)
-        else:
-            write(own)
+            return waited_s
+        write(own)
+        return time.monotonic() - begun_s
