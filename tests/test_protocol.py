@@ -3,7 +3,6 @@
 from dataclasses import replace
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -206,38 +205,6 @@ def decide_live(kind, cost_model, num_used, survivors, others):
     coordinator._held = Held.full(members, Planned(num_used, 0, lambda num, _step: kind.plan_evenly(cost_model, num)))
     coordinator._has_state = coordinator.has_trained = True
     return coordinator._decide_now()
-
-
-@given(
-    system=st.sampled_from(sorted(SYSTEMS)),
-    num_nodes=st.integers(2, 8),
-    failed=st.sets(st.integers(0, 7), min_size=1, max_size=5),
-)
-def test_a_simulated_and_a_live_job_go_on_alike_after_the_same_failure(system, num_nodes, failed):
-    names = [f"n{index}" for index in range(num_nodes)]
-    cost_model, kind = costs(**NEVER), SYSTEMS[system]
-    num_used = kind.usable_nodes(cost_model, num_nodes)
-    failed = {index for index in failed if index < num_nodes}
-    if failed.isdisjoint(range(num_used)):
-        return
-    gone = " ".join(names[index] for index in failed)
-    run = simulate_system(
-        trace((0, "add", " ".join(names)), (101, "remove", gone)), kind, cost_model, EvenLoads(2, 4), 300.0
-    )
-    sources = {"recovered": "peers", "restarted": "initial"}
-    # Spares that take free places join afterwards.
-    event = next((one for one in run.events if one.event in sources), run.events[-2])
-    simulated = sources.get(event.event, ""), event.num_used
-
-    holds_LEN = kind.plan_evenly(cost_model, num_used).holds_LEN
-    survivors = {
-        index: HeldState(50, False, frozenset([0, *(1 + np.flatnonzero(holds_LEN[:, :, index])).tolist()]))
-        for index in range(num_used)
-        if index not in failed
-    }
-    spares = [HeldState() for index in range(num_used, num_nodes) if index not in failed]
-    live = decide_live(kind, cost_model, num_used, survivors, spares)
-    assert simulated == (live.source, live.num_nodes)
 
 
 @pytest.mark.parametrize("action", [Action.RESTART, Action.RECONFIGURE])
