@@ -51,6 +51,7 @@ class AnalyticCommunication:
 
     def _overlapped_s(self, nic_bytes: Floats, local_bytes: Floats, efficiency: float) -> Floats:
         network = self.network
-        nic_s = np.where(nic_bytes > 0, network.nic_latency_s + nic_bytes / (network.nic_bytes_per_s * efficiency), 0.0)
-        local_s = np.where(local_bytes > 0, network.local_latency_s + local_bytes / network.local_bytes_per_s, 0.0)
-        return np.maximum(nic_s, local_s)
+        nic_s = (network.nic_latency_s + nic_bytes / (network.nic_bytes_per_s * efficiency)) * (nic_bytes > 0)
+        local_s = (network.local_latency_s + local_bytes / network.local_bytes_per_s) * (local_bytes > 0)
+        seconds: Floats = np.maximum(nic_s, local_s)
+        return seconds

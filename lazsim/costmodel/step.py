@@ -273,16 +273,17 @@ class StepCost:
         """
         busiest = self._busiest_bytes(tokens_BLE)
         expert_s = self._expert_s(tokens_BLE)
+        # Ranks first exchange their counts: E integers, whose latency alone matters.
+        both = np.array([busiest, busiest > 0])
+        of_tokens_s, of_counts_s = self.costs.communication.all_to_all_s(both[:, 0], both[:, 1])
         # In one chunk there are two exchanges in each pass, and nothing to hide them.
-        exchange_s = np.ascontiguousarray(4 * self.costs.communication.all_to_all_s(*busiest).T)
+        exchange_s = np.ascontiguousarray(4 * of_tokens_s.T)
         for num_chunks in range(2, self.layout.most_chunks + 1):
             more = self._in_chunks_s(tokens_BLE, busiest, num_chunks)
             is_faster = sum(more) < expert_s + exchange_s
             pairs = zip(more, (expert_s, exchange_s), strict=True)
             expert_s, exchange_s = (np.where(is_faster, *pair) for pair in pairs)
-        # Ranks first exchange their counts: E integers, whose latency alone matters.
-        counts_s = self.costs.communication.all_to_all_s(*(busiest > 0).astype(np.float64))
-        return expert_s, exchange_s + counts_s.T
+        return expert_s, exchange_s + of_counts_s.T
 
     def _in_chunks_s(self, tokens_BLE: Floats, busiest: Floats, num_chunks: int) -> tuple[Floats, Floats]:
         """Return the seconds of experts and of exchanges not behind them in each layer, in equal chunks.

