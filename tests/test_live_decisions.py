@@ -263,9 +263,7 @@ def changes(draw):
     return trace(*found, duration_s=time_s + 200)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
-@given(system=st.sampled_from(sorted(LIVE_SYSTEMS)), events=changes())
-def test_a_live_job_goes_on_as_a_simulated_one_through_any_failures_and_joins(system, events):
+def compare(system, events):
     cost_model = costs(
         join_wait_s=JOIN_WAIT_S,
         checkpoint_interval_steps=dict.fromkeys(LIVE_SYSTEMS, NEVER),
@@ -274,6 +272,19 @@ def test_a_live_job_goes_on_as_a_simulated_one_through_any_failures_and_joins(sy
     # A coordinator notices at once.
     recovery = msgspec.structs.replace(cost_model.cluster.recovery, detect_s=0.0)
     cost_model = replace(cost_model, cluster=msgspec.structs.replace(cost_model.cluster, recovery=recovery))
-    loads = EvenLoads(NUM_LAYERS, NUM_EXPERTS)
-    simulated = simulate_system(events, LIVE_SYSTEMS[system], cost_model, loads)
+    simulated = simulate_system(events, LIVE_SYSTEMS[system], cost_model, EvenLoads(NUM_LAYERS, NUM_EXPERTS))
     assert what_happened(lead(system, cost_model, events)) == what_happened(simulated)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(system=st.sampled_from(sorted(LIVE_SYSTEMS)), events=changes())
+def test_a_live_job_goes_on_as_a_simulated_one_through_any_failures_and_joins(system, events):
+    compare(system, events)
+
+
+@pytest.mark.parametrize("system", LIVE_SYSTEMS)
+@pytest.mark.parametrize("gone", ["c d", "c d e", "a", "a c d", "a b", "a b c d e"])
+def test_a_live_job_goes_on_as_a_simulated_one_that_loses_nodes_while_it_takes_others_in(gone, system):
+    # They are collected until 81 s and the step ends at 82 s. A save for them ends at 92 s, a reconfiguration at 99 s.
+    joining = (51.0, "add", "c d" if "e" not in gone else "c d e")
+    compare(system, trace((0.0, "add", "a b"), joining, (86.5, "remove", gone), (240.3, "add", "f g")))
