@@ -1,9 +1,11 @@
 """How a command ends early: interrupted (SIGINT), or told to end (SIGTERM)."""
 
+import math
 import os
 import signal
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from types import FrameType
@@ -37,7 +39,8 @@ class Ending:
     Workers and files are cleared away on the way out. The exception is not raised while a module is imported, since
     libraries take it for a fault of the module, nor in finalisers, where Python loses it and they would stay undone. It
     is raised again until it ends the command or is acknowledged: compiled libraries drop it where they call Python.
-    From then on threads that fail say nothing: loky's fails where its workers end before all work is handed out.
+    From then on threads and finalisers that fail say nothing: loky's thread fails where its workers end before all work
+    is handed out.
 
     Attributes
     ----------
@@ -85,7 +88,7 @@ class Ending:
         return interrupt
 
     def _on_unraisable(self, lost: "sys.UnraisableHookArgs") -> None:
-        if not (self.number and isinstance(lost.exc_value, KeyboardInterrupt)):
+        if not self.number:
             self._hook(lost)
 
     def _on_thread_error(self, failed: threading.ExceptHookArgs) -> None:
@@ -102,17 +105,23 @@ def await_end(status: int, *, is_ordered: bool) -> None:
     """Let orders to end a process whose command is done end it with the status of the command.
 
     Python ends workers and threads first: an end at once would leave their semaphores to loky's tracker. A second order
-    ends the process at once, and `CLEAR_S` after the first, which was perhaps given before, it ends in any case.
+    ends the process at once, and `CLEAR_S` after the first, which was perhaps given before, it ends in any case. Python
+    sees a signal that comes just before it waits for a thread only when the next one comes, which a timer sends.
     """
+    ends_at_s = time.monotonic() + CLEAR_S if is_ordered else math.inf
 
     def on_signal(number: int, _frame: FrameType | None) -> None:
-        if signal.setitimer(signal.ITIMER_REAL, CLEAR_S)[0] or number == signal.SIGALRM:
+        nonlocal ends_at_s
+        is_order, is_second = number != signal.SIGALRM, ends_at_s < math.inf
+        if time.monotonic() >= ends_at_s or (is_order and is_second):
             os._exit(status)
+        if is_order:
+            ends_at_s = time.monotonic() + CLEAR_S
 
     for number in (signal.SIGALRM, signal.SIGTERM, signal.SIGINT):
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, on_signal)
-    signal.setitimer(signal.ITIMER_REAL, CLEAR_S if is_ordered else 0)
+    signal.setitimer(signal.ITIMER_REAL, LOST_S, LOST_S)
 
 
 def _must_wait(frame: FrameType | None) -> bool:

@@ -20,7 +20,7 @@ def require_plan_size(num_layers: int, num_experts: int, num_nodes: int, num_slo
     >>> require_plan_size(1, 8, num_nodes=16_000, num_slots=2_000)
     Traceback (most recent call last):
     ...
-    lazsim.errors.SpecError: 1 layers on 16,000 nodes of 2,000 slots: at most 16,777,216 slots can be planned for
+    lazsim.errors.SpecError: 1 layer on 16,000 nodes of 2,000 slots: at most 16,777,216 slots can be planned for
     """
     nodes = f"{counted(num_layers, 'layer')} on {num_nodes:,} nodes"
     if num_layers * num_nodes * num_slots > MAX_SLOTS:
