@@ -37,7 +37,8 @@ def memory_bytes(inputs: StepInputs) -> Mapping[str, float]:
     """
     parallel = inputs.parallel
     parts = parts_of(inputs.model, parallel)
-    kept = {name: sum(_kept_bytes(inputs, block) for block in name.split()) for part in parts for name, _ in part}
+    names = {name for part in set(parts) for name, _ in part}
+    kept = {name: sum(_kept_bytes(inputs, block) for block in name.split()) for name in names}
     needs = []
     for stage, held in enumerate(stage_parameters(part_parameters(inputs, parts), parallel)):
         counts: dict[str, int] = {}
