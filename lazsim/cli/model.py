@@ -1,6 +1,5 @@
 """``lazsim model``: the parameters of models, and models of Hugging Face."""
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,13 +43,13 @@ def import_(config: str, out: Path | None, as_json: bool) -> None:
     from lazsim.specs import ModelSpec, read_toml
     from lazsim.specs.huggingface import import_config
 
-    toml = import_config(config, read_bytes(config, MAX_CONFIG_BYTES), is_checked=True)
+    toml, left_out = import_config(config, read_bytes(config, MAX_CONFIG_BYTES), is_checked=True)
     model = read_toml(config, toml, ModelSpec)
     if out is not None:
         write_whole(out, toml)
         note(f"the model is in {out}")
-    for comment in re.findall("^# Not (.*)$", toml.decode(), re.MULTILINE):
-        note(f"not {comment} Compare the parameters with the published ones")
+    for one in left_out:
+        note(f"{one} Compare the parameters with the published ones")
     note(f"training sequences of {model.sequence_length} tokens are assumed: no config tells their length")
     _show(model, as_json)
 

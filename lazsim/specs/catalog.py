@@ -128,7 +128,7 @@ def read_spec_bytes(kind: str, name: str) -> bytes:
     if name.endswith(".toml"):
         return read_bytes(name, MAX_SPEC_BYTES)
     if kind == "models" and name.endswith(".json"):
-        return import_config(name, read_bytes(name, MAX_CONFIG_BYTES))
+        return import_config(name, read_bytes(name, MAX_CONFIG_BYTES))[0]
     known = catalog_names(kind)
     if name not in known:
         sized = sized_cluster(name) if kind == "clusters" else None

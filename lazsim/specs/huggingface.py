@@ -3,7 +3,7 @@
 import json
 import re
 from collections import ChainMap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lazsim.decoding import convert, decode_json
@@ -101,11 +101,11 @@ class _Config:
         ]
 
 
-def import_config(path: str, content: bytes, *, is_checked: bool = False) -> bytes:
-    """Return the TOML of a model as the catalogue has them, from the content of a ``config.json``.
+def import_config(path: str, content: bytes, *, is_checked: bool = False) -> tuple[bytes, list[str]]:
+    """Return the TOML of a model as the catalogue has them, and what it leaves out of the ``config.json``.
 
-    Where the caller checks the parameters, a comment names fields that may shape the model and that lazsim does not
-    know; else such a config is refused, as its model would be wrong in silence.
+    A field that may shape the model and that lazsim does not know is left out where the caller checks the parameters;
+    else the config is refused, as its model would be wrong in silence.
 
     Raises
     ------
@@ -126,11 +126,10 @@ def import_config(path: str, content: bytes, *, is_checked: bool = False) -> byt
                 "lazsim model import CONFIG.json --out mine.toml, check its parameters and give mine.toml"
             )
     model = convert(values, ModelSpec, path=path)
-    return _toml(
-        values,
-        model,
-        {"counted": [name for name in OTHER_PARTS if config.has(name)], "known, and may shape the model": unknown},
-    )
+    parts = [name for name in OTHER_PARTS if config.has(name)]
+    found = {"not counted": parts, "not known, and may shape the model": unknown}
+    left_out = [f"{what}: {', '.join(names)}." for what, names in found.items() if names]
+    return _toml(values, model, left_out), left_out
 
 
 def _model(config: _Config) -> dict[str, Any]:
@@ -266,11 +265,10 @@ def _windows(config: _Config, num_layers: int, kinds: list[str]) -> dict[str, in
     return {"window": window, "num_window_layers": num_windows} if num_windows else {}
 
 
-def _toml(values: Mapping[str, Any], model: ModelSpec, left_out: Mapping[str, list[str]]) -> bytes:
+def _toml(values: Mapping[str, Any], model: ModelSpec, left_out: Sequence[str]) -> bytes:
     """Write a model as TOML; comments tell its size, what was assumed, and which fields are not in it."""
     size = f"{model.total_params / 1e9:.2f} B parameters, {model.active_params / 1e9:.2f} B active"
-    lines = [f"# From config.json: {size}."]
-    lines += [f"# Not {what}: {', '.join(names)}." for what, names in left_out.items() if names]
+    lines = [f"# From config.json: {size}.", *(f"# {one[0].upper()}{one[1:]}" for one in left_out)]
     comments = {"sequence_length": "*assumption*: no config tells it", "matrices_per_expert": "SwiGLU"}
     for name, value in values.items():
         if not isinstance(value, dict):

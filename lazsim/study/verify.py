@@ -15,7 +15,7 @@ from lazsim.stepmodel.predict import predict_step
 from lazsim.study.backends import on_loky
 from lazsim.study.measured_runs import NEAREST, OWN, MeasuredRun, read_runs
 from lazsim.study.outcomes import Outcome, Prediction, ReplayedOutcome, has_outcomes, read_outcomes, replay_outcome
-from lazsim.study.pairs import Pair, find_pairs
+from lazsim.study.pairs import RELEASES, Pair, find_pairs
 from lazsim.study.rankings import Ranking, rank
 from lazsim.study.replays import runs_of
 from lazsim.units import counted
@@ -37,7 +37,10 @@ FEW_OUTCOMES = 24
 Batch = list[tuple[int, Outcome]]
 """Outcomes, with their places among all, that have the same runs."""
 
-NOISE = "the same settings differ by 1.6 % at the median and 6.5 % at nine of ten from release to release"
+NOISE = (
+    f"the same settings differ by {100 * RELEASES[1][1]:.1f} % at the median and {100 * RELEASES[1][3]:.1f} % at nine "
+    "of ten from release to release"
+)
 
 
 @dataclass(frozen=True)
