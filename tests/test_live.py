@@ -365,12 +365,19 @@ def test_a_kill_in_the_middle_of_a_recovery_is_survived(phase, pool, undisturbed
 
 @dataclass
 class LosesAtPause(Script):
-    """Kills nodes when training has paused."""
+    """Kills nodes when training has paused. It stands still while nodes start, which may take longer than all steps."""
 
     victims: tuple[str, ...] = ()
 
     async def on_event(self, nodes, event, generation, step):
+        starting = {act[1] for act in self.acts.get((event, step), ()) if act[0] == "start"}
+        if starting:
+            nodes.pool.signal("n1", signal.SIGSTOP)
         await super().on_event(nodes, event, generation, step)
+        if starting:
+            server = nodes.coordinator.server
+            await server.wait_until(lambda: starting <= {worker.name for worker in server.workers}, 20)
+            nodes.pool.signal("n1", signal.SIGCONT)
         if event == "paused" and self.victims:
             server, victims, self.victims = nodes.coordinator.server, set(self.victims), ()
             for node in victims:
