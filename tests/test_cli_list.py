@@ -1,7 +1,9 @@
+import configparser
 import json
 
 from lazsim.output.table import PIPED_WIDTH
 from lazsim.routing import load_routing
+from tests.conftest import ROOT
 
 
 def test_every_name_of_loads_is_listed_and_can_be_used(lazsim):
@@ -23,3 +25,9 @@ def test_a_missing_kind_is_told_in_a_line_that_names_all(lazsim):
     assert (code, out) == (2, "")
     assert "Choose from: models, clusters, gpus," in err
     assert "\\" not in err
+
+
+def test_the_version_told_is_that_of_the_package(lazsim):
+    package = configparser.ConfigParser()
+    package.read(ROOT / "setup.cfg")
+    assert lazsim("-V") == (0, f"lazsim, version {package['metadata']['version']}\n", "")

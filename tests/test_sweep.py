@@ -1,6 +1,7 @@
 import itertools
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -16,7 +17,7 @@ from lazsim.errors import LazsimError
 from lazsim.study.collect import BATCH_S, Batches, collect
 from lazsim.study.simulation import simulate_point
 from lazsim.study.sweep import resolve_points, run_sweep
-from lazsim.study.sweep_spec import load_sweep, parse_sweep
+from lazsim.study.sweep_spec import TYPES, load_sweep, parse_sweep
 from lazsim.trace import generate_trace, load_recipe
 
 BASE = {"trace": "fail-every-5min", "routing": "uniform", "duration": "10min"}
@@ -299,7 +300,14 @@ def test_an_unknown_backend_is_refused():
         collect(square, [1], backend="lokey")
 
 
+GUIDE = (Path(__file__).parent.parent / "docs" / "guides" / "sweeps.md").read_text()
+
+
+def test_the_guide_has_a_row_for_every_key():
+    rows = re.findall(r"^\| (`.*?) \| ", GUIDE, re.MULTILINE)
+    assert {key for row in rows for key in re.findall(r"`(\w+)`", row)} == set(TYPES)
+
+
 def test_the_example_of_the_documentation_runs(tmp_path):
-    text = (Path(__file__).parent.parent / "docs" / "guides" / "sweeps.md").read_text()
-    (tmp_path / "sweep.toml").write_text(text.split("```toml\n")[1].split("```")[0])
+    (tmp_path / "sweep.toml").write_text(GUIDE.split("```toml\n")[1].split("```")[0])
     assert load_sweep(tmp_path / "sweep.toml").points()

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from lazsim import __version__
 from lazsim.cli.messages import Group, called_commands, in_a_line, usage_message, with_options
 from lazsim.errors import FailedError, LazsimError
 
@@ -69,7 +70,7 @@ class LazyGroup(Group):
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(None, "-V", "--version", package_name="lazsim")
+@click.version_option(__version__, "-V", "--version")
 def cli() -> None:
     """Tell what failures cost a Mixture-of-Experts training job, and how to place its experts."""
 
