@@ -109,6 +109,10 @@ def test_a_table_without_headings_has_no_head(entries: dict[str, str], width: in
     assert " ".join(lines).split() == [word for entry in entries.items() for word in entry]
 
 
+def test_a_table_without_rows_is_left_out() -> None:
+    assert render(["before", Table(["samples"], [], title="what 80 min gave"), "after"]) == "before\n\nafter"
+
+
 def test_numbers_that_are_missing_show_a_dash() -> None:
     table = Table(
         [Column("a", ".1f"), Column("b", ".1f"), Column("c", lambda value: f"<{value}>")], [[None, float("nan"), 3]]

@@ -138,7 +138,8 @@ def render(parts: Iterable[Part], width: int | None = None) -> str:
     Parameters
     ----------
     parts
-        Tables and paragraphs. The lines of a paragraph stay apart; one that is too long is wrapped.
+        Tables and paragraphs. The lines of a paragraph stay apart; one that is too long is wrapped. A table without
+        rows is left out.
     width
         Columns of the terminal; by default those of `terminal_width`. Less than `MIN_WIDTH` counts as that.
 
@@ -311,6 +312,8 @@ class _Strip:
 
 
 def _table(table: Table, width: int) -> list[str]:
+    if not table.rows:
+        return []
     columns = [Column(one) if isinstance(one, str) else one for one in table.columns]
     columns = [replace(one, heading=printable(one.heading)) for one in columns]
     rows = [[cell_text(value, one.format) for value, one in zip(row, columns, strict=True)] for row in table.rows]

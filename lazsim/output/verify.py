@@ -8,6 +8,7 @@ from lazsim.output.plots.style import name_pictures
 from lazsim.output.table import Column, Part, Table, key
 from lazsim.study.outcomes import Prediction, ReplayedOutcome
 from lazsim.study.verify import GROUPS, NOISE, Verification, VerifiedRow, error_summary
+from lazsim.units import counted
 
 NUM_WORST = 10
 
@@ -28,12 +29,11 @@ def verify_parts(result: Verification) -> Iterator[Part]:
     yield from _skipped_parts("not predicted", result.rows)
     if result.outcomes:
         yield from _outcome_parts(result)
-    if result.kernels.rows:
-        columns = [key("gpu", of="group"), key("measured", of="metric"), key("model", of="model")]
-        columns += [key("points", of="points"), Column("count", of="error.num_points")]
-        columns += [Column("median", ".1%", of="error.median"), Column("90 %", ".1%", of="error.p90")]
-        columns += [Column("max", ".1%", of="error.max")]
-        yield Table.of(result.kernels.rows, columns, "errors of predicted over measured times of kernels, without sign")
+    columns = [key("gpu", of="group"), key("measured", of="metric"), key("model", of="model")]
+    columns += [key("points", of="points"), Column("count", of="error.num_points")]
+    columns += [Column("median", ".1%", of="error.median"), Column("90 %", ".1%", of="error.p90")]
+    columns += [Column("max", ".1%", of="error.max")]
+    yield Table.of(result.kernels.rows, columns, "errors of predicted over measured times of kernels, without sign")
 
 
 def refit_parts(result: Verification) -> Iterator[str]:
@@ -52,8 +52,8 @@ def _outcome_parts(result: Verification) -> Iterator[Part]:
     counts = result.summary()["outcomes"]
     others = len(result.outcomes) - counts["num_rows"] - counts["num_echoes"]
     yield (
-        f"{counts['num_rows']} published outcomes under failures, predicted: {counts['num_within']} are within their "
-        f"tolerances. {counts['num_echoes']} more only give an input back. {others} are not replayed."
+        f"{counted(counts['num_rows'], 'published outcome')} under failures, predicted: {counts['num_within']} within "
+        f"the tolerance. {counts['num_echoes']} more only give an input back. {others} not replayed."
     )
     columns = [
         key("row", of="id"), Column("metric", kind="name", of="metric"), Column("published", ",.4g", of="measured"),
@@ -61,8 +61,7 @@ def _outcome_parts(result: Verification) -> Iterator[Part]:
         Column("tolerance", kind="name", of="tolerance"), Column("within", kind="name", of=_verdict),
     ]  # fmt: skip
     replayed = [row for row in result.outcomes if row.within is not None]
-    if replayed:
-        yield Table.of(replayed, columns, "outcomes under failures")
+    yield Table.of(replayed, columns, "outcomes under failures")
     for row in replayed:
         if row.why:
             yield f"{row.id} is out of its tolerance: {row.why}."
@@ -89,7 +88,7 @@ def _run_parts(result: Verification) -> Iterator[Part]:
     rows = result.predicted_rows
     summary = result.summary()
     yield (
-        f"{len(rows)} measured runs: error {summary['median_abs_error']:.1%} at the median, "
+        f"{counted(len(rows), 'measured run')}: error {summary['median_abs_error']:.1%} at the median, "
         f"{summary['within_10']:.0%} of them within 10 %, {summary['within_20']:.0%} within 20 %; predictions are "
         f"{summary['median_error']:+.1%} off at the median. Noise: {NOISE}."
     )
@@ -108,15 +107,13 @@ def _run_parts(result: Verification) -> Iterator[Part]:
         Column("error", "+.0%", of="error"),
     ]  # fmt: skip
     yield Table.of(worst, columns, "the rows that are furthest off, tokens/s a GPU")
-    if result.nearest_rows:
-        yield Table.of(result.nearest_rows, columns, "rows that have settings of the nearest recipe, not their own")
-    if result.rankings:
-        columns = [
-            key("model, system", of="group"), Column("rows", of="num_runs"), Column("Spearman", ".2f", of="spearman"),
-            Column("perfect model", ".2f", of="perfect"), Column("19 of 20 above", ".2f", of="perfect_low"),
-        ]  # fmt: skip
-        notes = ["a perfect model misses an order by the noise of measurements alone"]
-        yield Table.of(result.rankings, columns, "order of the rows with all inputs known", notes=notes)
+    yield Table.of(result.nearest_rows, columns, "rows that have settings of the nearest recipe, not their own")
+    columns = [
+        key("model, system", of="group"), Column("rows", of="num_runs"), Column("Spearman", ".2f", of="spearman"),
+        Column("perfect model", ".2f", of="perfect"), Column("19 of 20 above", ".2f", of="perfect_low"),
+    ]  # fmt: skip
+    notes = ["a perfect model misses an order by the noise of measurements alone"]
+    yield Table.of(result.rankings, columns, "order of the rows with all inputs known", notes=notes)
     if result.pairs:
         yield from _pair_parts(result)
 
@@ -125,8 +122,8 @@ def _pair_parts(result: Verification) -> Iterator[Part]:
     """Count pairs of runs by the setting in which they differ, and list those that are predicted the other way."""
     counts = result.summary()["pairs"]
     yield (
-        f"{counts['num_pairs']} pairs of runs differ in one setting, and by more than the noise: {counts['num_right']} "
-        "are predicted in the measured direction."
+        f"{counted(counts['num_pairs'], 'pair of runs differs', 'pairs of runs differ')} in one setting, and by more "
+        f"than the noise: {counts['num_right']} predicted in the measured direction."
     )
     columns = [key("setting"), Column("pairs"), Column("right")]
     settings = dict.fromkeys(pair.setting for pair in result.pairs)
@@ -137,8 +134,8 @@ def _pair_parts(result: Verification) -> Iterator[Part]:
         key("faster", of="faster"), key("slower", of="slower"), Column("setting", kind="name", of="setting"),
         Column("measured", ".2f", of="measured"), Column("predicted", ".2f", of="predicted"),
     ]  # fmt: skip
-    if wrong := [pair for pair in result.pairs if not pair.right]:
-        yield Table.of(wrong, columns, "pairs in the other direction, the first over the second")
+    wrong = [pair for pair in result.pairs if not pair.right]
+    yield Table.of(wrong, columns, "pairs in the other direction, the first over the second")
 
 
 def verify_files(result: Verification) -> dict[str, bytes]:
