@@ -407,6 +407,24 @@ def test_a_slower_host_launches_later():
     assert predict_step(replace(inputs, cluster=slow)).exposed_s["idle"] > predict_step(inputs).exposed_s["idle"]
 
 
+@pytest.mark.parametrize(
+    ("precision", "forward_us", "backward_us"),
+    [
+        # Up and down projections of 8 of 128 experts. In 16 bits each is a call of 76 us with 8 launches of 9 us and
+        # 4.1 us for each expert; backward two calls, 8 launches each, and 8.6 us for each expert.
+        ("bf16", 2 * (76 + 8 * 9 + 8 * 4.1), 2 * (2 * (76 + 8 * 9) + 8 * 8.6)),
+        # Quantising launches 8 kernels more, backward for the first of the calls; scales take 2 in each call.
+        ("mxfp8", 2 * (76 + 18 * 9 + 8 * 12.0), 2 * ((76 + 18 * 9) + (76 + 10 * 9) + 8 * 15.6)),
+        ("fp8_block", 2 * (76 + 16 * 9 + 8 * 12.0), 2 * ((76 + 16 * 9) + (76 + 8 * 9) + 8 * 15.6)),
+    ],
+)
+def test_the_host_quantises_the_operands_of_experts_once_and_handles_each_expert(precision, forward_us, backward_us):
+    block = blocks_of(inputs_of(expert=16, precision=precision))["moe"]
+    for operations, expected_us in ((block.forward, forward_us), (block.backward, backward_us)):
+        host_s = sum(one.host_s for one in operations if one.part == "expert_matmul")
+        assert host_s == pytest.approx(1e-6 * expected_us)
+
+
 def test_a_grace_takes_as_much_longer_to_call_as_was_measured_and_its_clock_tells_the_rest():
     grace, x86 = (Kernels(inputs_of(cluster=name, gpus=8)) for name in ("gb200-nvl72", "dgx-h100"))
     # Medians of small all-reduces from Python, us, over 2 and 4 GPUs: SGLang 72.2 and 71.0, vLLM 49.8 and 43.8 on

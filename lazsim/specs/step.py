@@ -33,6 +33,8 @@ class StepConstants(Spec, frozen=True, kw_only=True):
     host_launch_s: Seconds
     host_launch_clock_hz: Rate
     host_native_launch_s: Seconds
+    host_expert_s: tuple[Seconds, Seconds]
+    host_quantised_expert_s: tuple[Seconds, Seconds]
     host_wait_s: Seconds
     graph_launch_s: Seconds
     kernel_gap_s: Seconds

@@ -182,7 +182,10 @@ def _counts(kernels: Kernels) -> list[Item]:
 
 
 def _experts(kernels: Kernels) -> list[Item]:
-    """Build the experts of a GPU: one matmul for each expert, all launched by one call."""
+    """Build the experts of a GPU: one matmul for each expert, all launched by one call.
+
+    Operands are quantised expert by expert, and once for both gradients (``GroupedLinear`` of TransformerEngine 2.9).
+    """
     inputs = kernels.inputs
     model, parallel = inputs.model, inputs.parallel
     local = model.num_experts // parallel.expert
@@ -190,21 +193,23 @@ def _experts(kernels: Kernels) -> list[Item]:
     rows = max(1.0, routed / local)
     inner, width = model.d_ff_expert / parallel.expert_tensor, model.expert_dim
     matrices, kernel, graphed = model.matrices_per_expert, inputs.matmul_kernel, kernels.graphed
-    host_s = kernels.launch_s + local * kernels.native_launch_s * (1 + kernels.quantise_kernels)
 
     def grouped(outputs: float, width: float) -> Item:
-        def operation(seconds: float) -> Operation:
+        def operation(seconds: float, quantise: int, expert_s: float = 0.0) -> Operation:
+            native = local * (quantise + 1) + kernels.scale_kernels
+            host_s = kernels.launch_s + native * kernels.native_launch_s + local * expert_s
             return Operation("expert_matmul", local * seconds, local, host_s, graphed)
 
+        quantise, (forward_s, backward_s) = kernels.quantise_kernels, kernels.expert_s
         return Item(
             (
-                operation(kernels.matmul_s(rows, outputs, width, kernel)),
+                operation(kernels.matmul_s(rows, outputs, width, kernel), quantise, forward_s),
                 *kernels.second_copy(width, routed, kernel, graphed),
             ),
             (
                 *kernels.second_copy(outputs, routed, kernel, graphed),
-                operation(kernels.matmul_s(rows, width, outputs, kernel)),
-                operation(kernels.weight_gradient_s(rows, outputs, width, kernel)),
+                operation(kernels.matmul_s(rows, width, outputs, kernel), quantise, backward_s),
+                operation(kernels.weight_gradient_s(rows, outputs, width, kernel), 0),
             ),
         )
 

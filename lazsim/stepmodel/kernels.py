@@ -17,9 +17,14 @@ In four bits the largest value takes a read of its own, and so does the copy, wh
 bytes in all (arXiv 2509.25149)."""
 
 
-QUANTISE_KERNELS = {"bf16": 0, "fp8": 3, "fp8_block": 1, "mxfp8": 3, "nvfp4": 5}
-"""Small kernels before a matmul: largest value, scale and cast of a tensor; one cast by blocks; a cast, and two that
-put the scales in order; for four bits the largest value and a rotation as well (NVIDIA/TransformerEngine)."""
+QUANTISE_KERNELS = {"bf16": 0, "fp8": 3, "fp8_block": 1, "mxfp8": 1, "nvfp4": 3}
+"""Small kernels that quantise an operand: largest value, scale and cast of a tensor; a cast by blocks; for four bits
+the largest value and a rotation as well (NVIDIA/TransformerEngine)."""
+
+
+SCALE_KERNELS = {"mxfp8": 2, "nvfp4": 2}
+"""Kernels that put the scales of both operands in order before a matmul, or before all matmuls of a group (``gemm.cpp``
+of NVIDIA/TransformerEngine 2.7 and later)."""
 
 
 TILE = 128
@@ -37,9 +42,13 @@ class Kernels:
     def __init__(self, inputs: StepInputs) -> None:
         self.inputs = inputs
         host, clock_hz = inputs.cluster.host, inputs.constants.host_launch_clock_hz
-        self.launch_s = clock_hz / host.launch_clock_hz * inputs.constants.host_launch_s
-        self.native_launch_s = clock_hz / host.clock_hz * inputs.constants.host_native_launch_s
+        constants, slower = inputs.constants, clock_hz / host.launch_clock_hz
+        self.launch_s = slower * constants.host_launch_s
+        expert_s = constants.host_quantised_expert_s if inputs.quantised else constants.host_expert_s
+        self.expert_s = slower * expert_s[0], slower * expert_s[1]
+        self.native_launch_s = clock_hz / host.clock_hz * constants.host_native_launch_s
         self.quantise_kernels = QUANTISE_KERNELS[inputs.parallel.precision]
+        self.scale_kernels = SCALE_KERNELS.get(inputs.parallel.precision, 0)
         graphs = inputs.parallel.graphs
         self.graphed = graphs == "full"
         self.graphed_gate = graphs != "none"
@@ -92,12 +101,13 @@ class Kernels:
     ) -> Item:
         """Build a projection: forward, gradient of its input, gradient of its weight; 8-bit operands are quantised."""
         kernel = kernel or self.inputs.matmul_kernel
-        before = self.quantise_kernels if kernel != "matmul_bf16" else 0
-        # One call quantises, whatever its kernels, and one multiplies.
-        host_s = self.host_s(1 + before, 2 if before else 1)
+        wide = kernel == "matmul_bf16"
+        quantise, multiply = 0 if wide else self.quantise_kernels, 1 if wide else 1 + self.scale_kernels
 
-        def matmul(seconds: float) -> Operation:
-            return Operation("dense_matmul", seconds, 1 + before, host_s, graphed)
+        def matmul(seconds: float, quantise: int = quantise) -> Operation:
+            # One call quantises, whatever its kernels, and one multiplies.
+            (one,) = self.launches("dense_matmul", seconds, quantise + multiply, graphed, 1 + (quantise > 0))
+            return one
 
         forward = (
             matmul(self.matmul_s(tokens, outputs, inputs, kernel)),
@@ -106,7 +116,7 @@ class Kernels:
         backward = (
             *self.second_copy(outputs, tokens, kernel, graphed),
             matmul(self.matmul_s(tokens, inputs, outputs, kernel)),
-            *self.launches("dense_matmul", self.weight_gradient_s(tokens, outputs, inputs, kernel), 1, graphed),
+            matmul(self.weight_gradient_s(tokens, outputs, inputs, kernel), 0),
         )
         return Item(forward, backward, module)
 
