@@ -31,8 +31,9 @@ is half a copy each (Tutel, ``tutel/impls/fast_dispatch.py`` and ``communicate.p
 
 KERNELS = (53, 3), (30, 6)
 """Kernels that a MoE layer without its experts and each expert launch, forward and backward: those of
-`lazsim.pytorch` as torch's profiler counts them (``python -m tests.measure_launches``: 46 and 28, 3 and 6), with an
-exchange of counts and two of tokens, four copies of indices to the GPU, and two exchanges backward."""
+`lazsim.pytorch` as torch's profiler counted them (``python -m tests.measure_launches``: 46 and 28, 3 and 6; 47 and 30
+since its operators run models of all kinds), with an exchange of counts and two of tokens, four copies of indices to
+the GPU, and two exchanges backward."""
 
 
 class StepTimes(Protocol):
