@@ -76,93 +76,72 @@ DEFAULT_JOB = "testbed-a"
 
 
 class Defaults(Spec, frozen=True, kw_only=True):
-    """The settings of a run; the options of ``lazsim run`` mean the same.
-
-    Attributes
-    ----------
-    trace : str, Recipe, Trace or None
-        A recipe by name, as a ``.toml`` file or itself, a file of node events, or a trace; none where only costs are
-        asked for.
-    model, cluster, gpu, job : str
-        Names of the catalogue, or paths of TOML files; the GPU is the cluster's when None, and the job the model's own
-        where the catalogue has one and measured kernels of the GPU, else `DEFAULT_JOB`, with the layout of
-        `lazsim.stepmodel.search.default_layout` where there are such kernels.
-    step : str
-        What a step costs beside kernels and links, the same for all of these; a name or a path, too.
-    routing : str
-        Expert loads: a file, a generator of the catalogue, or ``uniform``.
-    layers_from : int
-        First MoE layer of a file of loads that numbers layers as the model does.
-    profile : str or None
-        Measured times that replace the analytic ones: a CSV or a device of the catalogue; see docs/guides/profiles.md.
-    extrapolate : bool
-        Whether to use the analytic times, scaled to meet it, beyond the sizes of the profile.
-    trace_format, start, max_nodes, cap
-        How a file or recipe is read and cut; see `lazsim.trace.load`. A time is text with a unit, or seconds.
-    columns, where, time_unit, time_format, time_zone, cluster_nodes
-        What the file does not say; see `lazsim.trace.make_mapping`.
-    duration : str, float or None
-        How long to simulate; the length of the trace when None.
-    lenient : bool
-        Whether to repair what is repairable in the trace and in recorded loads.
-    interval : str, int or None
-        Steps between checkpoints, a duration such as ``30min``, or ``auto`` for the best that simulations find; the
-        job's own when None, and Young's where it has none.
-    strict : bool
-        Whether to refuse a job that does not fit into the memory of its GPUs.
-    score_plans : bool
-        Whether to find the probability that the plans in force survive the next failure.
-    history : bool
-        Whether a sweep keeps the states and events of each run.
-    placement : str or None
-        The placement policy; the one that the system publishes when None.
-    price : str, float or None
-        US dollars for an hour of a node, or of a GPU as ``3.06/gpu``; the trace's when None, or else the cluster's.
-    spares : int
-        Nodes held beside those that train: a job trains on the most nodes that the trace has, without these. A trace
-        held to `max_nodes`, or else a recipe of failures and repairs, gets as many more.
-    spare_start : str or float
-        Time until a spare joins, once it is called: 0 for a warm standby.
-    planning : str
-        ``exact`` makes every plan, ``sampled`` some, and ``auto`` all where that takes under about a second; see
-        `lazsim.engine.sampling`.
-    seed, trace_seed : int
-        Seed of loads and all other draws, and of the trace; for the trace `seed`, too, when None.
-    """
+    """The settings of a run; the options of ``lazsim run`` mean the same."""
 
     trace: Any = None
+    """A recipe by name, as a ``.toml`` file or itself, a file of node events, or a trace; none where only costs are
+    asked for."""
     model: str = "gpt-s"
+    """A name of the catalogue, or the path of a TOML file, as for `cluster`, `gpu` and `job`."""
     cluster: str = "rtx3090x10"
     gpu: str | None = None
+    """The cluster's when None."""
     job: str | None = None
+    """When None, the model's own where the catalogue has one and measured kernels of the GPU, else `DEFAULT_JOB`, with
+    the layout of `lazsim.stepmodel.search.default_layout` where there are such kernels."""
     step: str = CONSTANTS
+    """What a step costs beside kernels and links, the same for all of these; a name or a path, too."""
     routing: str = "smartmoe-fit"
+    """Expert loads: a file, a generator of the catalogue, or ``uniform``."""
     layers_from: LayerNumber = 0
+    """First MoE layer of a file of loads that numbers layers as the model does."""
     profile: str | None = None
+    """Measured times in place of the analytic ones: a CSV or a device of the catalogue; see docs/guides/profiles.md."""
     extrapolate: bool = False
+    """Whether to use the analytic times, scaled to meet it, beyond the sizes of the profile."""
     trace_format: str = "auto"
+    """How a file or recipe is read; see `lazsim.trace.load`."""
     columns: str | None = None
     where: str | tuple[str, ...] = ()
     time_unit: str | None = None
     time_format: str | None = None
     time_zone: str | None = None
     cluster_nodes: NumNodes | str | None = None
+    """What the file does not say; see `lazsim.trace.make_mapping`."""
     trace_seed: Seed | None = None
+    """Seed of the trace; `seed` when None."""
     start: str | float = 0.0
+    """Where in the trace to begin; a time is text with a unit, or seconds."""
     duration: str | float | None = None
+    """How long to simulate; the length of the trace when None."""
     max_nodes: NumNodes | None = None
     cap: str = DEFAULT_CAP
+    """How a file or recipe is cut; see `lazsim.trace.load`."""
     lenient: bool = False
+    """Whether to repair what is repairable in the trace and in recorded loads."""
     strict: bool = False
+    """Whether to refuse a job that does not fit into the memory of its GPUs."""
     score_plans: bool = False
+    """Whether to find the probability that the plans in force survive the next failure."""
     history: bool = False
+    """Whether a sweep keeps the states and events of each run."""
     placement: str | None = None
+    """The placement policy; the one that the system publishes when None."""
     interval: Any = None
+    """Steps between checkpoints, a duration such as ``30min``, or ``auto`` for the best that simulations find; the
+    job's own when None, and Young's where it has none."""
     price: str | float | None = None
+    """US dollars for an hour of a node, or of a GPU as ``3.06/gpu``; the trace's when None, or else the cluster's."""
     spares: NumSpares = 0
+    """Nodes held beside those that train: a job trains on the most nodes that the trace has, without these. A trace
+    held to `max_nodes`, or else a recipe of failures and repairs, gets as many more."""
     spare_start: str | float = 0.0
+    """Time until a spare joins, once it is called: 0 for a warm standby."""
     planning: str = "auto"
+    """``exact`` makes every plan, ``sampled`` some, and ``auto`` all where that takes under about a second; see
+    `lazsim.engine.sampling`."""
     seed: Seed = 0
+    """Seed of loads and all other draws."""
     system: str = "lazarus"
 
 
@@ -200,23 +179,7 @@ class RoutingInput(Spec, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, eq=False)
 class Scenario:
-    """Every input of a run under one system; see `Defaults` for the meaning of each.
-
-    Attributes
-    ----------
-    system_origin : mapping or None
-        Where a user's own system comes from: its name, and the hash of its file or its package.
-    placement : mapping or None
-        The placement policy where one was chosen: its name, and the hash or origin of a user's own.
-    settings : mapping
-        What the scenario was resolved from.
-    name, folder : str, Path
-        How errors name the source of the settings, and where relative paths begin.
-    paths : mapping
-        Paths of the files that are read, by setting. Results depend on their content, not on the paths.
-    hashes : mapping
-        SHA-256 of the TOML text of each specification.
-    """
+    """Every input of a run under one system; see `Defaults` for the meaning of each."""
 
     model: ModelSpec
     gpu: GpuSpec
@@ -225,7 +188,9 @@ class Scenario:
     step: StepConstants
     system: str
     system_origin: Mapping[str, str] | None
+    """Where a user's own system comes from: its name, and the hash of its file or its package."""
     placement: Mapping[str, str] | None
+    """The placement policy where one was chosen: its name, and the hash or origin of a user's own."""
     routing: RoutingInput
     trace: TraceInput | None
     duration_s: float | None
@@ -240,10 +205,15 @@ class Scenario:
     num_spares: int
     spare_start_s: float
     settings: Settings
+    """What the scenario was resolved from."""
     name: str = ""
+    """How errors name the source of the settings."""
     folder: Path = Path()
+    """Where relative paths begin."""
     paths: Mapping[str, str] = field(default_factory=dict)
+    """Paths of the files that are read, by setting. Results depend on their content, not on the paths."""
     hashes: Mapping[str, str] = field(default_factory=dict)
+    """SHA-256 of the TOML text of each specification."""
 
     @functools.cached_property
     def inputs(self) -> dict[str, Any]:

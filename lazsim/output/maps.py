@@ -23,23 +23,16 @@ MOST_CELLS = 100_000
 
 @dataclass(frozen=True, eq=False)
 class LayerMap:
-    """One layer of a plan, to be drawn.
-
-    Attributes
-    ----------
-    title
-        The policy's name, shortened, with the layer where there are several.
-    slots_NS, share_E
-        Expert in each slot, -1 where it is empty; and the part of the layer's tokens that each expert gets.
-    expert, num_nodes
-        The layer's most endangered expert, and the number of nodes that hold it.
-    """
+    """One layer of a plan, to be drawn."""
 
     title: str
+    """The policy's name, shortened, with the layer where there are several."""
     slots_NS: Ints
     share_E: npt.NDArray[np.float64]
+    """Expert in each slot, -1 where it is empty; and the part of the layer's tokens that each expert gets."""
     expert: int
     num_nodes: int
+    """The layer's most endangered expert, and the number of nodes that hold it."""
 
 
 def layer_maps(task: PlanningTask, plans: Mapping[str, PlacementPlan], layer_shown: int | None) -> list[LayerMap]:

@@ -38,31 +38,22 @@ BUCKET_COLORS = dict(
 
 @dataclass(frozen=True)
 class Report:
-    """The content of a page beside the tables of the terminal and the notes.
-
-    Attributes
-    ----------
-    title, answer, certainty : str
-        What was asked, the answer in a sentence, and how sure it is.
-    inputs : mapping
-        Every input by name; those that are files have their ``sha256``.
-    timeline, maps, points : mapping or None
-        What can be explored; see `timeline_of`, `lazsim.output.maps.plan_maps` and `lazsim.output.sweep.sweep_points`.
-    details : sequence of Table or str
-        Parts that follow those of the terminal.
-    pictures : mapping
-        Name of a PNG of the result by its caption, which also stands for the picture where it is not seen.
-    """
+    """The content of a page beside the tables of the terminal and the notes."""
 
     title: str
     answer: str
     certainty: str
+    """What was asked, the answer in a sentence, and how sure it is."""
     inputs: Mapping[str, Any]
+    """Every input by name; those that are files have their ``sha256``."""
     timeline: Mapping[str, Any] | None = None
     maps: Mapping[str, Any] | None = None
     points: Mapping[str, Any] | None = None
+    """What can be explored; see `timeline_of`, `lazsim.output.maps.plan_maps`, `lazsim.output.sweep.sweep_points`."""
     details: Sequence[Part] = ()
+    """Parts that follow those of the terminal."""
     pictures: Mapping[str, str] = field(default_factory=dict)
+    """Name of a PNG of the result by its caption, which also stands for the picture where it is not seen."""
 
 
 def report_page(

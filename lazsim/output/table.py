@@ -44,31 +44,21 @@ Format = str | Callable[[Any], str]
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table.
-
-    Attributes
-    ----------
-    heading : str
-        Text above the column; it may wrap at spaces, ``_`` and ``/``.
-    format : str or callable
-        How a value becomes text: a format specification such as ``",.1f"``, or a function. Text is taken as it is;
-        None and NaN become ``-``.
-    kind : {"number", "name", "text"}
-        A number is never broken or shortened; a name is shortened where room is scarce; a text wraps at spaces.
-    is_key : bool
-        Whether it tells the rows apart: it is repeated where the table is cut.
-    has_name : bool
-        Whether the heading is a name, such as that of a system: it is shortened and not wrapped.
-    of : str or callable
-        How `Table.of` takes the value from the thing that a row shows: a dotted attribute, or a function.
-    """
+    """A column of a table."""
 
     heading: str
+    """Text above the column; it may wrap at spaces, ``_`` and ``/``."""
     format: Format = ""
+    """How a value becomes text: a format specification such as ``",.1f"``, or a function. Text is taken as it is; None
+    and NaN become ``-``."""
     kind: Kind = "number"
+    """A number is never broken or shortened; a name is shortened where room is scarce; a text wraps at spaces."""
     is_key: bool = False
+    """Whether it tells the rows apart: it is repeated where the table is cut."""
     has_name: bool = False
+    """Whether the heading is a name, such as that of a system: it is shortened and not wrapped."""
     of: str | Callable[[Any], Any] = ""
+    """How `Table.of` takes the value from the thing that a row shows: a dotted attribute, or a function."""
 
 
 def key(
@@ -83,24 +73,16 @@ def key(
 
 @dataclass(frozen=True)
 class Table:
-    """Data to be written as a table.
-
-    Attributes
-    ----------
-    columns : sequence of Column or str
-        Columns; text is the heading of a column of numbers. Without any heading the table has no head.
-    rows : sequence of sequence
-        A value or a text for each column.
-    title : str
-        A line above.
-    notes : sequence of str
-        Lines below.
-    """
+    """Data to be written as a table."""
 
     columns: Sequence[Column | str]
+    """Columns; text is the heading of a column of numbers. Without any heading the table has no head."""
     rows: Sequence[Sequence[Any]]
+    """A value or a text for each column."""
     title: str = ""
+    """A line above."""
     notes: Sequence[str] = ()
+    """Lines below."""
 
     @classmethod
     def of(

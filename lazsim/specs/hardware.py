@@ -9,13 +9,7 @@ from lazsim.specs.record import Amount, Count, Factor, NumNodes, Price, Quantity
 
 
 class FusedExpertsSpec(Spec, frozen=True, kw_only=True):
-    """Efficiencies of kernels that run all experts of a layer at once.
-
-    Attributes
-    ----------
-    matmul_efficiency, matmul_fill_outputs, matmul_fill_k, matmul_memory_efficiency, kernel_overhead_s : float
-        As those of `GpuSpec`.
-    """
+    """Efficiencies of kernels that run all experts of a layer at once; the fields are as those of `GpuSpec`."""
 
     matmul_efficiency: Factor
     matmul_fill_outputs: Quantity
@@ -34,56 +28,41 @@ class GpuSpec(Spec, frozen=True, kw_only=True):
 
     and an element-wise kernel ``overhead + bytes / (memory_efficiency memory_bytes_per_s)``; see
     `lazsim.costmodel.kernels`.
-
-    Attributes
-    ----------
-    name : str
-        Name in results.
-    peak_flop_per_s : float
-        Datasheet peak of dense half-precision matmuls with fp32 accumulation.
-    memory_bytes_per_s, memory_bytes : float
-        Datasheet bandwidth and size of the device memory; datasheets count sizes in units of 2^30 bytes.
-    matmul_efficiency : float
-        Share of the peak that a very large matmul reaches.
-    matmul_fill_outputs : float
-        Output elements at which a matmul reaches half of `matmul_efficiency`, since few outputs do not fill the GPU.
-    matmul_fill_k : float
-        Cost of the start and end of each output tile, as a length of the inner dimension.
-    matmul_memory_efficiency : float
-        Share of the memory bandwidth at which a matmul of few rows reads its weights.
-    memory_efficiency : float
-        Share of the memory bandwidth that an element-wise kernel or a copy reaches.
-    kernel_overhead_s : float
-        Fixed time of one kernel.
-    peak_fp8_flop_per_s, peak_fp4_flop_per_s : float
-        Datasheet peaks of dense matmuls with eight and four bits; 0 where the GPU has none.
-    kernels : str
-        Tables of measured kernels in the catalogue, or a path to those of ``lazsim profile import``, which ends in
-        ``.csv`` and is relative to the current directory; empty where there are none.
-    kernels_speedup : float
-        Rate of kernels over those of the tables, where these stand in for another GPU's.
-    source : str
-        Source of the datasheet figures and the efficiencies; "assumption" without a measurement.
-    fused_experts : FusedExpertsSpec, optional
-        Matmul efficiencies of experts in jobs with fused kernels; none where no such kernel was measured.
     """
 
     name: str
+    """Name in results."""
     peak_flop_per_s: Rate
+    """Datasheet peak of dense half-precision matmuls with fp32 accumulation."""
     memory_bytes_per_s: Rate
+    """Datasheet bandwidth of the device memory."""
     memory_bytes: Rate
+    """Datasheet size of the device memory; datasheets count it in units of 2^30 bytes."""
     matmul_efficiency: Factor
+    """Share of the peak that a very large matmul reaches."""
     matmul_fill_outputs: Quantity
+    """Output elements at which a matmul reaches half of `matmul_efficiency`, since few outputs do not fill the GPU."""
     matmul_fill_k: Quantity
+    """Cost of the start and end of each output tile, as a length of the inner dimension."""
     matmul_memory_efficiency: Factor
+    """Share of the memory bandwidth at which a matmul of few rows reads its weights."""
     memory_efficiency: Factor
+    """Share of the memory bandwidth that an element-wise kernel or a copy reaches."""
     kernel_overhead_s: Seconds
+    """Fixed time of one kernel."""
     peak_fp8_flop_per_s: Quantity = 0.0
+    """Datasheet peak of dense matmuls with eight bits; 0 where the GPU has none."""
     peak_fp4_flop_per_s: Quantity = 0.0
+    """Datasheet peak of dense matmuls with four bits; 0 where the GPU has none."""
     kernels: str = ""
+    """Tables of measured kernels in the catalogue, or a path to those of ``lazsim profile import``, which ends in
+    ``.csv`` and is relative to the current directory; empty where there are none."""
     kernels_speedup: Factor = 1.0
+    """Rate of kernels over those of the tables, where these stand in for another GPU's."""
     source: str
+    """Source of the datasheet figures and the efficiencies; "assumption" without a measurement."""
     fused_experts: FusedExpertsSpec | None = None
+    """Matmul efficiencies of experts in jobs with fused kernels; none where no such kernel was measured."""
 
     def peak_of(self, precision: str) -> float:
         """Return the matmul peak of a precision of `lazsim.specs.ParallelSpec`, or of half precision if it has none."""
@@ -92,67 +71,52 @@ class GpuSpec(Spec, frozen=True, kw_only=True):
 
 
 class NetworkSpec(Spec, frozen=True, kw_only=True):
-    """Links of a cluster.
-
-    Attributes
-    ----------
-    nic_bytes_per_s : float
-        Line rate in each direction of all NICs of one server together.
-    all_to_all_efficiency, all_reduce_efficiency, point_to_point_efficiency : float
-        Share of the line rate that a large transfer of each kind reaches.
-    nic_latency_s : float
-        Floor of one message between servers.
-    nodes_per_pod : int
-        Nodes that one set of leaf switches joins at the full rate of their NICs, such as a rail group; 0: all.
-    spine_share : float
-        Share of the NICs' rate that the links between pods carry.
-    local_bytes_per_s, local_latency_s : float
-        Rate of a GPU's link inside a server, in each direction, and floor of one exchange: all-to-all, point to point.
-    local_all_reduce_bytes_per_s, local_all_reduce_latency_s : float
-        The same for all-reduces, whose latency is that of one hop of the ring.
-    storage_bytes_per_s, storage_read_bytes_per_s : float
-        Rates at which the shared storage takes checkpoints and gives them back, all nodes together; 0: the same.
-    """
+    """Links of a cluster."""
 
     nic_bytes_per_s: Rate
+    """Line rate in each direction of all NICs of one server together."""
     all_to_all_efficiency: Factor
+    """Share of the line rate that a large all-to-all reaches."""
     all_reduce_efficiency: Factor
+    """Share of the line rate that a large all-reduce reaches."""
     point_to_point_efficiency: Factor
+    """Share of the line rate that a large transfer from one to one reaches."""
     nic_latency_s: Seconds
+    """Floor of one message between servers."""
     local_bytes_per_s: Rate
+    """Rate of a GPU's link inside a server, in each direction: all-to-all, point to point."""
     local_latency_s: Seconds
+    """Floor of one such exchange."""
     local_all_reduce_bytes_per_s: Rate
+    """The same rate for all-reduces."""
     local_all_reduce_latency_s: Seconds
+    """Latency of one hop of the ring of an all-reduce inside a server."""
     storage_bytes_per_s: Rate
+    """Rate at which the shared storage takes checkpoints, all nodes together."""
     storage_read_bytes_per_s: Quantity = 0.0
+    """Rate at which it gives them back; 0: the same."""
     nodes_per_pod: Amount = 0
+    """Nodes that one set of leaf switches joins at the full rate of their NICs, such as a rail group; 0: all."""
     spine_share: Factor = 1.0
+    """Share of the NICs' rate that the links between pods carry."""
 
 
 class RecoverySpec(Spec, frozen=True, kw_only=True):
-    """Fixed times around a failure.
-
-    Attributes
-    ----------
-    detect_s : float
-        From a failure until the survivors detect it.
-    rebuild_s : float
-        To plan again and rebuild the communicators of a running job.
-    regroup_s : float
-        To change the expert groups of a running job on the same nodes, as in a rebalance.
-    restart_base_s, restart_per_node_s : float
-        To restart the job on ``N`` nodes: ``base + per_node * N``, without the load of the checkpoint.
-    connect_s : float
-        To connect two processes when the first state moves between them: 0.39 s for the 7 peers of a rank
-        (NVIDIA/nccl#1646, 8 B200).
-    """
+    """Fixed times around a failure."""
 
     detect_s: Seconds
+    """From a failure until the survivors detect it."""
     rebuild_s: Seconds
+    """To plan again and rebuild the communicators of a running job."""
     regroup_s: Seconds
+    """To change the expert groups of a running job on the same nodes, as in a rebalance."""
     restart_base_s: Seconds
+    """To restart the job on ``N`` nodes, without the load of the checkpoint: ``base + per_node * N``."""
     restart_per_node_s: Seconds
+    """The part of that for each node."""
     connect_s: Seconds = 0.056
+    """To connect two processes when the first state moves between them: 0.39 s for the 7 peers of a rank
+    (NVIDIA/nccl#1646, 8 B200)."""
 
 
 HOST_BYTES_PER_GPU = 256 * 2.0**30
@@ -160,28 +124,19 @@ HOST_BYTES_PER_GPU = 256 * 2.0**30
 
 
 class HostSpec(Spec, frozen=True, kw_only=True):
-    """The processors beside the GPUs of a node.
-
-    Attributes
-    ----------
-    clock_hz : float
-        Datasheet clock of one core under load; the time to launch kernels goes with it.
-    launches_per_clock : float
-        Launches in a clock over those of an x86 core.
-    link_bytes_per_s : float
-        Rate from the memory of the host to a GPU, and back; 52.8 GB/s of an H100 over PCIe 5 (NVIDIA/nvbandwidth#24).
-    serialise_bytes_per_s : float
-        Rate at which one process turns tensors into a file and back: ``torch.save`` reaches 0.65 GiB/s on a disk of
-        more than 2 (ServiceNow/Fast-LLM#26), and 0.7 GB/s both ways (Lightning-AI/litgpt#1852).
-    memory_bytes : float
-        Memory of the processors of one node; 0: 256 GiB for each GPU, as a DGX H100 has.
-    """
+    """The processors beside the GPUs of a node."""
 
     clock_hz: Rate = 3.8e9
+    """Datasheet clock of one core under load; the time to launch kernels goes with it."""
     launches_per_clock: Factor = 1.0
+    """Launches in a clock over those of an x86 core."""
     link_bytes_per_s: Rate = 52.8e9
+    """Rate from the memory of the host to a GPU, and back; 52.8 GB/s of an H100 over PCIe 5 (NVIDIA/nvbandwidth#24)."""
     serialise_bytes_per_s: Rate = 0.7e9
+    """Rate at which one process turns tensors into a file and back: ``torch.save`` reaches 0.65 GiB/s on a disk of more
+    than 2 (ServiceNow/Fast-LLM#26), and 0.7 GB/s both ways (Lightning-AI/litgpt#1852)."""
     memory_bytes: Quantity = 0.0
+    """Memory of the processors of one node; 0: 256 GiB for each GPU, as a DGX H100 has."""
 
     @property
     def launch_clock_hz(self) -> float:
@@ -194,51 +149,35 @@ class ClusterSpec(Spec, frozen=True, kw_only=True):
 
     Rates, sizes and times may be text with a unit, such as ``"400Gbps"``, ``"80GiB"`` or ``"10us"``; without one, they
     are in the unit that the name of the key ends in.
-
-    Attributes
-    ----------
-    name : str
-        Name in results.
-    num_nodes : int
-        Nodes of the full cluster; a node is the unit of failure.
-    gpu : str
-        A name in the catalogue of GPUs, or a path to a TOML file.
-    gpus_per_node : int
-        GPUs of a node; the dense part of the model is tensor-parallel over them.
-    nodes_per_server : int
-        Nodes in one server, which share its NICs.
-    slots_per_gpu : int
-        Expert replicas that a GPU holds in one layer.
-    gpus_per_domain : int
-        GPUs that fast links join, such as NVLink in a rack; 0: those of a server.
-    nodes_per_domain : int
-        Nodes of one failure domain, such as a rack, switch or zone: successive nodes, of which the last domain may have
-        fewer. They may fail together. 0: no domains.
-    host : HostSpec
-        Processors of a node; those of a DGX H100 where they are not given.
-    network : NetworkSpec
-        Links.
-    recovery : RecoverySpec
-        Times around a failure.
-    usd_per_node_hour : float, optional
-        Price of a node; a price that is asked for, or that the trace has, goes before it.
-    on_demand_usd_per_node_hour : float, optional
-        Price of a node that is not taken away, for comparisons of spot with on-demand nodes.
     """
 
     name: str
+    """Name in results."""
     num_nodes: NumNodes
+    """Nodes of the full cluster; a node is the unit of failure."""
     gpu: str
+    """A name in the catalogue of GPUs, or a path to a TOML file."""
     gpus_per_node: Annotated[int, Meta(ge=1, le=MAX_GPUS_PER_NODE)]
+    """GPUs of a node; the dense part of the model is tensor-parallel over them."""
     nodes_per_server: Count = 1
+    """Nodes in one server, which share its NICs."""
     slots_per_gpu: Count
+    """Expert replicas that a GPU holds in one layer."""
     gpus_per_domain: Amount = 0
+    """GPUs that fast links join, such as NVLink in a rack; 0: those of a server."""
     nodes_per_domain: Amount = 0
+    """Nodes of one failure domain, such as a rack, switch or zone: successive nodes, of which the last domain may have
+    fewer. They may fail together. 0: no domains."""
     host: HostSpec = HostSpec()
+    """Processors of a node; those of a DGX H100 where they are not given."""
     network: NetworkSpec
+    """Links."""
     recovery: RecoverySpec
+    """Times around a failure."""
     usd_per_node_hour: Price | None = None
+    """Price of a node; a price that is asked for, or that the trace has, goes before it."""
     on_demand_usd_per_node_hour: Price | None = None
+    """Price of a node that is not taken away, for comparisons of spot with on-demand nodes."""
 
     @property
     def slots_per_node(self) -> int:

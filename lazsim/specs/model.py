@@ -16,43 +16,37 @@ STATE_BYTES_PER_PARAM = 14
 
 
 class AttentionSpec(Spec, frozen=True, kw_only=True):
-    """The heads of an attention layer.
-
-    Attributes
-    ----------
-    kind : str
-        ``grouped``: query heads share key-value heads (GQA; MHA when there are as many of both). ``latent``: keys and
-        values are projected from one latent vector of a token (MLA, arXiv 2405.04434).
-    num_heads, num_kv_heads, head_dim : int
-        Query heads, key-value heads, and the width of one; latent attention has no use for the last two.
-    query_rank, kv_rank : int
-        Width of the latent vectors of queries (0: queries are projected directly) and of keys and values.
-    nope_dim, rope_dim, value_dim : int
-        Width of a head of latent attention: without and with rotary positions, and of its values.
-    normed : bool
-        Whether each query and key head is normed before attention.
-    scaled_positions : bool
-        Whether rotations by position are scaled (YaRN, arXiv 2309.00071), for which trainers have no fused kernel.
-    sinks : bool
-        Whether each head has a learned sink, a score without a key.
-    window, num_window_layers : int
-        Tokens that a sliding window sees, and the layers that have one.
-    """
+    """The heads of an attention layer."""
 
     kind: Literal["grouped", "latent"] = "grouped"
+    """``grouped``: query heads share key-value heads (GQA; MHA when there are as many of both). ``latent``: keys and
+    values are projected from one latent vector of a token (MLA, arXiv 2405.04434)."""
     num_heads: Count
+    """Query heads."""
     num_kv_heads: Amount = 0
+    """Key-value heads; latent attention has no use for them."""
     head_dim: Amount = 0
+    """Width of a head; latent attention has no use for it."""
     query_rank: Amount = 0
+    """Width of the latent vector of queries; 0: queries are projected directly."""
     kv_rank: Amount = 0
+    """Width of the latent vector of keys and values."""
     nope_dim: Amount = 0
+    """Width of a head of latent attention without rotary positions."""
     rope_dim: Amount = 0
+    """Width of a head of latent attention with rotary positions."""
     value_dim: Amount = 0
+    """Width of the values of a head of latent attention."""
     normed: bool = False
+    """Whether each query and key head is normed before attention."""
     scaled_positions: bool = False
+    """Whether rotations by position are scaled (YaRN, arXiv 2309.00071), for which trainers have no fused kernel."""
     sinks: bool = False
+    """Whether each head has a learned sink, a score without a key."""
     window: Amount = 0
+    """Tokens that a sliding window sees."""
     num_window_layers: Annotated[int, Meta(ge=0, le=MAX_LAYERS)] = 0
+    """Layers that have a sliding window."""
 
     def __post_init__(self) -> None:
         needed = {
@@ -94,21 +88,18 @@ class AttentionSpec(Spec, frozen=True, kw_only=True):
 
 
 class StateSpaceSpec(Spec, frozen=True, kw_only=True):
-    """Layers of a state-space model (Mamba-2, arXiv 2405.21060) among those of a transformer.
-
-    Attributes
-    ----------
-    num_layers : int
-        State-space layers of the model; each replaces an attention layer and has no feed-forward block.
-    num_heads, head_dim, state_dim, num_groups : int
-        Heads, width of one, width of its state, groups that share input and output projections of the state.
-    """
+    """Layers of a state-space model (Mamba-2, arXiv 2405.21060) among those of a transformer."""
 
     num_layers: NumLayers
+    """State-space layers of the model; each replaces an attention layer and has no feed-forward block."""
     num_heads: Count
+    """Heads of a layer."""
     head_dim: Count
+    """Width of a head."""
     state_dim: Count
+    """Width of the state of a head."""
     num_groups: Count = 1
+    """Groups that share input and output projections of the state."""
 
     @property
     def inner_dim(self) -> int:
@@ -126,77 +117,61 @@ class StateSpaceSpec(Spec, frozen=True, kw_only=True):
 
 
 class ModelSpec(Spec, frozen=True, kw_only=True, dict=True):
-    """An MoE transformer.
-
-    Attributes
-    ----------
-    name : str
-        Name in results.
-    num_layers, num_moe_layers : int
-        All transformer layers, and the last layers, whose feed-forward block is an MoE layer.
-    d_model : int
-        Width of the residual stream.
-    d_ff_expert, d_ff_dense : int
-        Inner width of one expert, and of the feed-forward block of a layer that is not MoE, where there are any.
-    matrices_per_expert : int
-        2 for a plain feed-forward block, 3 for SwiGLU; the same for dense blocks.
-    num_experts, num_shared_experts, top_k : int
-        Routed experts of a layer, experts that every token visits, routed experts that a token visits.
-    attention : AttentionSpec, optional
-        Heads of an attention layer; without them, the two numbers below.
-    attention_params : int
-        Parameters of one layer's attention projections.
-    attention_score_dim : int
-        Query-key plus value width summed over heads; scores and their product with values take
-        ``2 * attention_score_dim`` operations for each pair of positions.
-    num_attention_layers : int, optional
-        Layers with attention; all when not given.
-    state_space : StateSpaceSpec, optional
-        State-space layers of a hybrid model.
-    d_ff_shared : int, optional
-        Inner width of all shared experts of a layer together; ``num_shared_experts * d_ff_expert`` when not given.
-    d_expert : int, optional
-        Width of the tokens that routed experts receive; `d_model` when not given.
-    expert_bias : bool
-        Whether each expert adds a bias after its matmuls.
-    clamped_activation : bool
-        Whether what the activation of experts reads is kept within bounds.
-    num_expert_groups, num_groups_per_token : int
-        Groups of a layer's experts, and the groups that one token may visit; no limit when 1.
-    num_mtp_layers : int
-        Layers that predict further tokens, each one MoE layer with a projection and a pass of the head.
-    sequence_length : int
-        Tokens of one sequence, which is one sample.
-    vocab_size, num_vocab_matrices, num_learned_positions : int
-        Vocabulary, embedding matrices (1 when input and output share theirs), learned positions.
-    """
+    """An MoE transformer."""
 
     name: str
+    """Name in results."""
     num_layers: NumLayers
+    """All transformer layers."""
     num_moe_layers: NumLayers
+    """The last layers, whose feed-forward block is an MoE layer."""
     d_model: Count
+    """Width of the residual stream."""
     d_ff_expert: Count
+    """Inner width of one expert."""
     d_ff_dense: Amount = 0
+    """Inner width of the feed-forward block of a layer that is not MoE, where there are any."""
     matrices_per_expert: NumLayers
+    """2 for a plain feed-forward block, 3 for SwiGLU; the same for dense blocks."""
     num_experts: NumExperts
+    """Routed experts of a layer."""
     num_shared_experts: Amount = 0
+    """Experts that every token visits."""
     top_k: NumExperts
+    """Routed experts that a token visits."""
     attention: AttentionSpec | None = None
+    """Heads of an attention layer; without them, the two numbers below."""
     attention_params: Params = 0
+    """Parameters of one layer's attention projections."""
     attention_score_dim: Amount = 0
+    """Query-key plus value width summed over heads; scores and their product with values take ``2 *
+    attention_score_dim`` operations for each pair of positions."""
     num_attention_layers: Annotated[int, Meta(ge=0, le=MAX_LAYERS)] | None = None
+    """Layers with attention; all when not given."""
     state_space: StateSpaceSpec | None = None
+    """State-space layers of a hybrid model."""
     d_ff_shared: Amount | None = None
+    """Inner width of all shared experts of a layer together; ``num_shared_experts * d_ff_expert`` when not given."""
     d_expert: Count | None = None
+    """Width of the tokens that routed experts receive; `d_model` when not given."""
     expert_bias: bool = False
+    """Whether each expert adds a bias after its matmuls."""
     clamped_activation: bool = False
+    """Whether what the activation of experts reads is kept within bounds."""
     num_expert_groups: NumExperts = 1
+    """Groups of a layer's experts; no limit when 1."""
     num_groups_per_token: NumExperts = 1
+    """Groups that one token may visit."""
     num_mtp_layers: Annotated[int, Meta(ge=0, le=MAX_LAYERS)] = 0
+    """Layers that predict further tokens, each one MoE layer with a projection and a pass of the head."""
     sequence_length: Count
+    """Tokens of one sequence, which is one sample."""
     vocab_size: Amount
+    """Tokens of the vocabulary."""
     num_vocab_matrices: Amount
+    """Embedding matrices; 1 when input and output share theirs."""
     num_learned_positions: Amount = 0
+    """Positions that have a learned embedding."""
 
     def __post_init__(self) -> None:
         if self.num_moe_layers > self.num_layers:

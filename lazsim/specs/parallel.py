@@ -21,101 +21,80 @@ Recomputed = Literal["latent_up", "attention_core", "expert_activation", "norm",
 
 
 class ParallelSpec(Spec, frozen=True, kw_only=True):
-    """The layout of a training job, its batch, and what it does to save memory and time.
-
-    Attributes
-    ----------
-    tensor, pipeline, context, expert, expert_tensor : int
-        GPUs that share a matrix, stages, GPUs that share a sequence, GPUs that share a layer's experts, GPUs that share
-        one expert's matrices. The other GPUs are data-parallel.
-    schedule : str
-        Order of micro-batches: ``1f1b``, interleaved where stages have several parts, or ``dualpipe``, which feeds them
-        from both ends of the pipeline, hides exchanges of tokens and holds each parameter twice (arXiv 2412.19437).
-    virtual_stages : int
-        Parts of the model that a stage holds (interleaved 1F1B, arXiv 2104.04473).
-    stages : str
-        The layers of each part in the order of the model, parts divided by ``|``: E embedding, t layer, m further-token
-        layer, L head; ``t*3`` and ``(tt|)*4`` repeat. Empty: as even as possible.
-    global_batch, micro_batch : int
-        Sequences of a step, and of a micro-batch of one data-parallel rank.
-    sharding : str
-        What data-parallel ranks divide: ``none``, ``optimizer`` states (ZeRO-1), or ``full``, parameters too (FSDP).
-        Where a pipeline has stages, these stay gathered, and gradients whole, from the first micro-batch of a step to
-        the last, as in ``torch.distributed.pipelining``.
-    optimizer : str
-        ``adam``, or ``muon``, which makes each update orthogonal by five Newton-Schulz iterations (arXiv 2502.16982).
-    gradient_bytes : int
-        Bytes of a gradient while it is accumulated and reduced.
-    precision : str
-        Operands of the matmuls of layers; the head, attention scores and gradients have 16 bits or more.
-    eight_bit_parts : tuple of str
-        ``attention`` and ``head``, where these have 8 bits, too (mxfp8).
-    recompute : str
-        ``none``, ``selective`` (the `recomputed` modules), or ``full``: every layer's forward pass again.
-    recomputed : tuple of str
-        Any of ``latent_up``, ``attention_core``, ``expert_activation``, ``norm``, ``dense_block``.
-    recompute_stops_early : bool
-        Whether full recomputation of a layer ends with the last tensor that the backward pass reads, as PyTorch's own
-        does, and not with the layer.
-    offloaded : tuple of str
-        What host memory holds: ``optimizer`` states, ``expert_input`` and ``expert_activation`` between the forward and
-        the backward pass.
-    context_exchange : str
-        How ranks of one sequence see the keys of the others: passed around a ``ring`` behind attention, gathered first
-        (``all_gather``), or heads exchanged for positions (``all_to_all``).
-    dispatcher : str
-        See `Dispatcher`.
-    exchange_multiprocessors : int
-        Multiprocessors that ``deepep`` or ``hybridep`` takes from kernels beside it; 0: 20 or 16, their defaults.
-    dispatch_precision : str
-        Type of tokens on their way to experts, ``bf16`` or ``fp8``; back from them they have 16 bits.
-    overlap_expert, overlap_gradients, overlap_parameters, overlap_tensor : bool
-        Whether exchanges of tokens, gradients, parameters and tensor-parallel activations run behind compute.
-    graphs : str
-        What CUDA graphs replay: ``none``, ``partial`` (attention, gate) or ``full``: the whole iteration.
-    graph_attention : bool
-        Whether partial graphs hold attention, beside the gate.
-    routing : str
-        ``balanced``: forced to be even but for chance; ``learned``: by a trained gate; ``consecutive``: without a gate,
-        each token goes to the experts that follow those of the token before, so to few ranks.
-    capacity_factor : float
-        Tokens that an expert takes at most, over the mean; 0: all, none is dropped.
-    pad_to_capacity : bool
-        Whether experts always compute with as many, so that the host need not know how many there are.
-    """
+    """The layout of a training job, its batch, and what it does to save memory and time."""
 
     tensor: Count = 1
+    """GPUs that share a matrix; those that share nothing are data-parallel."""
     pipeline: Count = 1
+    """Stages."""
     context: Count = 1
+    """GPUs that share a sequence."""
     expert: Count = 1
+    """GPUs that share a layer's experts."""
     expert_tensor: Count = 1
+    """GPUs that share one expert's matrices."""
     schedule: Literal["1f1b", "dualpipe"] = "1f1b"
+    """Order of micro-batches: ``1f1b``, interleaved where stages have several parts, or ``dualpipe``, which feeds them
+    from both ends of the pipeline, hides exchanges of tokens and holds each parameter twice (arXiv 2412.19437)."""
     virtual_stages: NumLayers = 1
+    """Parts of the model that a stage holds (interleaved 1F1B, arXiv 2104.04473)."""
     stages: str = ""
+    """The layers of each part in the order of the model, parts divided by ``|``: E embedding, t layer, m further-token
+    layer, L head; ``t*3`` and ``(tt|)*4`` repeat. Empty: as even as possible."""
     global_batch: Count
+    """Sequences of a step."""
     micro_batch: Count = 1
+    """Sequences of a micro-batch of one data-parallel rank."""
     sharding: Literal["none", "optimizer", "full"] = "optimizer"
+    """What data-parallel ranks divide: ``none``, ``optimizer`` states (ZeRO-1), or ``full``, parameters too (FSDP).
+    Where a pipeline has stages, these stay gathered, and gradients whole, from the first micro-batch of a step to the
+    last, as in ``torch.distributed.pipelining``."""
     optimizer: Literal["adam", "muon"] = "adam"
+    """``adam``, or ``muon``, which makes each update orthogonal by five Newton-Schulz iterations (arXiv 2502.16982)."""
     gradient_bytes: Literal[2, 4] = 4
+    """Bytes of a gradient while it is accumulated and reduced."""
     precision: Precision = "bf16"
+    """Operands of the matmuls of layers; the head, attention scores and gradients have 16 bits or more."""
     eight_bit_parts: tuple[Literal["attention", "head"], ...] = ()
+    """``attention`` and ``head``, where these have 8 bits, too (mxfp8)."""
     recompute: Recompute = "none"
+    """``none``, ``selective`` (the `recomputed` modules), or ``full``: every layer's forward pass again."""
     recomputed: tuple[Recomputed, ...] = ()
+    """Any of ``latent_up``, ``attention_core``, ``expert_activation``, ``norm``, ``dense_block``."""
     recompute_stops_early: bool = False
+    """Whether full recomputation of a layer ends with the last tensor that the backward pass reads, as PyTorch's own
+    does, and not with the layer."""
     offloaded: tuple[Literal["optimizer", "expert_input", "expert_activation"], ...] = ()
+    """What host memory holds: ``optimizer`` states, ``expert_input`` and ``expert_activation`` between the forward and
+    the backward pass."""
     context_exchange: Literal["ring", "all_gather", "all_to_all"] = "ring"
+    """How ranks of one sequence see the keys of the others: passed around a ``ring`` behind attention, gathered first
+    (``all_gather``), or heads exchanged for positions (``all_to_all``)."""
     dispatcher: Dispatcher = "all_to_all"
+    """See `Dispatcher`."""
     exchange_multiprocessors: Annotated[int, Meta(ge=0, le=64)] = 0
+    """Multiprocessors that ``deepep`` or ``hybridep`` takes from kernels beside it; 0: 20 or 16, their defaults."""
     dispatch_precision: Literal["bf16", "fp8"] = "bf16"
+    """Type of tokens on their way to experts, ``bf16`` or ``fp8``; back from them they have 16 bits."""
     overlap_expert: bool = False
+    """Whether exchanges of tokens run behind compute."""
     overlap_gradients: bool = True
+    """Whether exchanges of gradients run behind compute."""
     overlap_parameters: bool = True
+    """Whether exchanges of parameters run behind compute."""
     overlap_tensor: bool = False
+    """Whether exchanges of tensor-parallel activations run behind compute."""
     graphs: Literal["none", "partial", "full"] = "none"
+    """What CUDA graphs replay: ``none``, ``partial`` (attention, gate) or ``full``: the whole iteration."""
     graph_attention: bool = True
+    """Whether partial graphs hold attention, beside the gate."""
     routing: Literal["balanced", "learned", "consecutive"] = "balanced"
+    """``balanced``: forced to be even but for chance; ``learned``: by a trained gate; ``consecutive``: without a gate,
+    each token goes to the experts that follow those of the token before, so to few ranks."""
     capacity_factor: Annotated[float, Meta(ge=0, le=1000)] = 0.0
+    """Tokens that an expert takes at most, over the mean; 0: all, none is dropped."""
     pad_to_capacity: bool = False
+    """Whether experts always compute with as many, so that the host need not know how many there are."""
 
     def __post_init__(self) -> None:
         if self.virtual_stages > 1 and self.pipeline == 1:

@@ -95,49 +95,29 @@ class Turns:
 
 @dataclass(frozen=True)
 class Advice:
-    """The advice, and what it rests on.
-
-    Attributes
-    ----------
-    goal : Goal
-        The quantity to optimise.
-    best : Alternative
-        The best setting.
-    ranking : tuple of Ranked
-        Every choice at its best interval, the best first.
-    formulas : Formulas
-        The interval beside those of Young and Daly.
-    off : tuple of Off
-        Costs of being off.
-    turns : Turns
-        Assumptions that change the advice.
-    curves : mapping
-        For each choice that was tuned, the value with its interval by steps between checkpoints.
-    starts : mapping
-        Seconds of a step, of a save and between failures, by choice.
-    rows : mapping
-        The runs of each alternative of the ranking, as those of a sweep.
-    rounds, num_runs, refused
-        Rounds of the race, runs made, and choices that cannot run, with the reason.
-    scenario : Scenario
-        The first run of the best setting.
-    notes : tuple of str
-        Remarks on the runs.
-    """
+    """The advice, and what it rests on."""
 
     goal: Goal
     best: Alternative
     ranking: tuple[Ranked[Alternative], ...]
+    """Every choice at its best interval, the best first."""
     formulas: Formulas
+    """The interval beside those of Young and Daly."""
     off: tuple[Off, ...]
     turns: Turns
     curves: Mapping[Choice, Mapping[int, Interval]]
+    """For each choice that was tuned, the value with its interval by steps between checkpoints."""
     starts: Mapping[Choice, Start]
+    """Seconds of a step, of a save and between failures, by choice."""
     rows: Mapping[Alternative, Sequence[Row]]
+    """The runs of each alternative of the ranking, as those of a sweep."""
     rounds: tuple[Round, ...]
+    """Rounds of the race."""
     num_runs: int
     refused: Mapping[Choice, str]
+    """Choices that cannot run, with the reason."""
     scenario: Scenario
+    """The first run of the best setting."""
     notes: tuple[str, ...]
 
     @property

@@ -292,28 +292,20 @@ def fit_interval(values: Mapping[int, BySeed]) -> Interval | None:
 
 
 class Start(NamedTuple):
-    """Where a search for the best interval begins, and what formulas of it take.
-
-    Attributes
-    ----------
-    steps : int
-        The interval asked for, or Young's.
-    step_s, stall_s, persist_s : float
-        Seconds of a step on all nodes, of a save, and until it is written.
-    between_s, gaps_cv : float
-        Mean time between instants at which nodes go, and the coefficient of variation of these times: 1 for a Poisson
-        process, NaN where there are too few.
-    wall_s : float
-        Length of a run.
-    """
+    """Where a search for the best interval begins, and what formulas of it take."""
 
     steps: int
+    """The interval asked for, or Young's."""
     step_s: float
     stall_s: float
     persist_s: float
+    """Seconds of a step on all nodes, of a save, and until it is written."""
     between_s: float
     gaps_cv: float
+    """Mean time between instants at which nodes go, and the coefficient of variation of these times: 1 for a Poisson
+    process, NaN where there are too few."""
     wall_s: float
+    """Length of a run."""
 
     @property
     def most_steps(self) -> int:
@@ -340,27 +332,18 @@ def find_start(scenario: Scenario, traces: Sequence[Trace], num_nodes: int) -> S
 
 @dataclass(frozen=True)
 class Formulas:
-    """The interval found, and those of formulas, in seconds.
-
-    Attributes
-    ----------
-    found_s : Interval
-        Where the fitted curve is highest; NaN where the best interval is at an end of those tried.
-    young_s, daly_s : float
-        From the seconds that a save stops training, and the mean time between instants at which nodes go; NaN where a
-        save stops nothing, which formulas do not cover.
-    stall_s, between_s : float
-        These two.
-    reasons : tuple of str
-        Why they differ from the interval found.
-    """
+    """The interval found, and those of formulas, in seconds."""
 
     found_s: Interval
+    """Where the fitted curve is highest; NaN where the best interval is at an end of those tried."""
     young_s: float
     daly_s: float
+    """From the two below; NaN where a save stops nothing, which formulas do not cover."""
     stall_s: float
     between_s: float
+    """Seconds that a save stops training, and mean time between instants at which nodes go."""
     reasons: tuple[str, ...]
+    """Why they differ from the interval found."""
 
 
 def hold_against_formulas(

@@ -34,22 +34,15 @@ Progress = Callable[[int, int], AbstractContextManager[Callable[[int], None]]]
 
 
 class Task(NamedTuple):
-    """A call to make.
-
-    Attributes
-    ----------
-    id : str
-        Hash of everything that the result depends on; see `task_id`. Results are kept under it.
-    label : str
-        Name of the task in errors.
-    inputs, argument : Any
-        Everything that the result depends on, as plain data; the same as the function takes it, with places of files.
-    """
+    """A call to make."""
 
     id: str
+    """Hash of everything that the result depends on; see `task_id`. Results are kept under it."""
     label: str
+    """Name of the task in errors."""
     inputs: Any
     argument: Any
+    """Everything that the result depends on, as plain data; the same as the function takes it, with places of files."""
 
 
 @dataclass(frozen=True)

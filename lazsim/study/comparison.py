@@ -34,29 +34,19 @@ def paired_ratio(above: BySeed, below: BySeed) -> Interval:
 
 @dataclass(frozen=True)
 class Ranked(Generic[Name]):
-    """An alternative in its place among others.
-
-    Attributes
-    ----------
-    name : hashable
-        The alternative.
-    num_seeds : int
-        Seeds that it has.
-    mean : Interval
-        Mean over these, with its 95 % interval.
-    behind : Interval
-        The total of the best alternative over the total of this one, at the seeds of both, with its 95 % interval; the
-        other way round where less is better.
-    is_tie : bool or None
-        Whether it may be as good as the best: their values are the same, or the interval of `behind` begins at 1 or
-        below. None where there are too few seeds to tell.
-    """
+    """An alternative in its place among others."""
 
     name: Name
     num_seeds: int
+    """Seeds that it has."""
     mean: Interval
+    """Mean over these, with its 95 % interval."""
     behind: Interval
+    """The total of the best alternative over the total of this one, at the seeds of both, with its 95 % interval; the
+    other way round where less is better."""
     is_tie: bool | None
+    """Whether it may be as good as the best: their values are the same, or the interval of `behind` begins at 1 or
+    below. None where there are too few seeds to tell."""
 
 
 def is_beyond_chance(ratio: Interval) -> bool:

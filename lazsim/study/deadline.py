@@ -22,51 +22,34 @@ SPOT, ON_DEMAND, BOTH = "spot", "on-demand", "spot, then on-demand"
 
 @dataclass(frozen=True)
 class Due:
-    """Work that is due.
-
-    Attributes
-    ----------
-    work_s : float
-        The work, as the time that it takes the first system on nodes that stay.
-    deadline_s : float
-        When it is due.
-    on_demand_usd_per_node_hour : float or None
-        Price of a node that stays.
-    """
+    """Work that is due."""
 
     work_s: float
+    """The work, as the time that it takes the first system on nodes that stay."""
     deadline_s: float
+    """When it is due."""
     on_demand_usd_per_node_hour: float | None
+    """Price of a node that stays."""
 
 
 @dataclass(frozen=True)
 class Purchase:
-    """One way to buy the nodes for the work.
-
-    Attributes
-    ----------
-    nodes : str
-        Those of the trace (``spot``), as many that stay (``on-demand``), or the first until the work only just ends in
-        time with the second.
-    finish_s : float or None
-        When the work is done; None where it is not by the deadline.
-    done_share : float
-        The part of the work done by the deadline, 0..1.
-    switch_s : float or None
-        When on-demand nodes take over; None where they never do.
-    spot_node_hours, on_demand_node_hours : float
-        Hours of the nodes held, until the work is done or else until the deadline.
-    cost_usd : float or None
-        Their cost; None where one of the prices is not known.
-    """
+    """One way to buy the nodes for the work."""
 
     nodes: str
+    """Those of the trace (``spot``), as many that stay (``on-demand``), or the first until the work only just ends in
+    time with the second."""
     finish_s: float | None
+    """When the work is done; None where it is not by the deadline."""
     done_share: float
+    """The part of the work done by the deadline, 0..1."""
     switch_s: float | None
+    """When on-demand nodes take over; None where they never do."""
     spot_node_hours: float
     on_demand_node_hours: float
+    """Hours of the nodes held, until the work is done or else until the deadline."""
     cost_usd: float | None
+    """Their cost; None where one of the prices is not known."""
 
 
 def parse_due(work: str | float, deadline: str | float, on_demand_price: str | float | None, scenario: Scenario) -> Due:
@@ -102,21 +85,6 @@ def parse_due(work: str | float, deadline: str | float, on_demand_price: str | f
 class Buyer:
     """Buys the nodes for the work of one scenario.
 
-    Attributes
-    ----------
-    due : Due
-        The work.
-    samples : int
-        The samples that it is.
-    num_nodes : int
-        On-demand nodes.
-    trace : Trace
-        Spot nodes.
-    prices : Prices or None
-        Their prices.
-    simulate : callable
-        Makes the run of the scenario on a trace, up to the deadline.
-
     Notes
     -----
     The setting is that of Can't Be Late (Wu et al., NSDI 2024). A run that goes on with on-demand nodes switches at the
@@ -126,10 +94,15 @@ class Buyer:
 
     due: Due
     samples: int
+    """The samples that it is."""
     num_nodes: int
+    """On-demand nodes."""
     trace: Trace
+    """Spot nodes."""
     prices: Prices | None
+    """Their prices."""
     simulate: Callable[[Trace], SystemRun]
+    """Makes the run of the scenario on a trace, up to the deadline."""
 
     def switch(self, nodes: str, switch_s: float) -> tuple[SystemRun, Purchase]:
         """Let on-demand nodes take over at a time."""

@@ -55,56 +55,35 @@ NO_LOADS = "no recorded loads at hand: generated ones only"
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """Results of an experiment.
-
-    Attributes
-    ----------
-    tables : mapping of DataFrame
-        Tables by name; the first one holds the answer.
-    figures : mapping
-        Pictures by name, each as bytes by file type.
-    notes : tuple of str
-        Which data were used, which are missing, and remarks on the runs.
-    inputs : mapping
-        Version, settings, and hashes of recorded data.
-    """
+    """Results of an experiment."""
 
     tables: Mapping[str, pd.DataFrame]
+    """Tables by name; the first one holds the answer."""
     figures: Mapping[str, Mapping[str, bytes]] = field(default_factory=dict)
+    """Pictures by name, each as bytes by file type."""
     notes: tuple[str, ...] = ()
+    """Which data were used, which are missing, and remarks on the runs."""
     inputs: Mapping[str, Any] = field(default_factory=dict)
+    """Version, settings, and hashes of recorded data."""
 
 
 @dataclass(frozen=True)
 class Context:
-    """How experiments run.
-
-    Attributes
-    ----------
-    name : str
-        The experiment that runs.
-    small : bool
-        Whether experiments run in their small versions.
-    store : Path, optional
-        Folder that keeps finished runs, so that none is made twice.
-    num_workers, backend, progress
-        See `lazsim.study.collect.collect`.
-    reference : Path, optional
-        Folder of recorded data; see `find_reference`.
-    recorded : bool
-        Whether recorded data are used; generated ones alone where not.
-    run_notes : list of list of str
-        Remarks on each run so far.
-    """
+    """How experiments run."""
 
     name: str = ""
     small: bool = False
+    """Whether experiments run in their small versions."""
     store: Path | None = None
+    """Folder that keeps finished runs, so that none is made twice."""
     num_workers: int | None = 1
     backend: str = "loky"
     progress: Progress | None = None
+    """See `lazsim.study.collect.collect`."""
     reference: Path | None = None
+    """Folder of recorded data; see `find_reference`."""
     recorded: bool = True
+    """Whether recorded data are used; generated ones alone where not."""
     run_notes: list[Sequence[str]] = field(default_factory=list)
 
     def sweep(self, base: Mapping[str, Any], grids: Sequence[Mapping[str, Any]], **labels: Any) -> pd.DataFrame:

@@ -67,31 +67,19 @@ ALIKE = 0.85
 
 @dataclass(frozen=True)
 class MeasuredRun:
-    """A measured run.
-
-    Attributes
-    ----------
-    id, source : str
-        Name of the row and where it is from.
-    settings : mapping
-        Model, system, precision, dispatcher, graphs and others, by which runs are grouped.
-    columns : mapping
-        The row as it is.
-    tokens_per_s_per_gpu : float
-        Measured throughput.
-    inputs : StepInputs or None
-        Inputs of the step; none where the row cannot be predicted.
-    skipped : str
-        Reason why not.
-    """
+    """A measured run."""
 
     id: str
     source: str
+    """Name of the row and where it is from."""
     settings: Mapping[str, str]
+    """Model, system, precision, dispatcher, graphs and others, by which runs are grouped."""
     columns: Row
     tokens_per_s_per_gpu: float
     inputs: StepInputs | None
+    """Inputs of the step; none where the row cannot be predicted."""
     skipped: str = ""
+    """Reason why not."""
 
 
 @dataclass(frozen=True)

@@ -59,27 +59,19 @@ class Mark(NamedTuple):
 
 @dataclass(frozen=True)
 class Phases:
-    """A run in the parts that its log shows.
-
-    Attributes
-    ----------
-    wall_s, training_s, lost_s, stopped_s : float
-        All of it; steps that were kept, with checkpoints between them; steps done again; and standing still.
-    num_stops : int
-        Times that it stood still.
-    stop_s : float
-        Median of these; 0 without any.
-    done : float
-        Steps, or samples, kept.
-    """
+    """A run in the parts that its log shows."""
 
     wall_s: float
     training_s: float
     lost_s: float
     stopped_s: float
+    """All of it; steps that were kept, with checkpoints between them; steps done again; and standing still."""
     num_stops: int
+    """Times that it stood still."""
     stop_s: float
+    """Median of these; 0 without any."""
     done: float
+    """Steps, or samples, kept."""
 
 
 @dataclass(frozen=True)

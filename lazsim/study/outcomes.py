@@ -46,25 +46,7 @@ ROUNDING = 1e-9
 
 @dataclass(frozen=True)
 class Outcome:
-    """A published outcome.
-
-    Attributes
-    ----------
-    published : tuple of float
-        Figures in `unit`: one, or several that one replay gives. Times and shares are converted to it.
-    tolerance : str
-        ``3%`` of the figure, ``0.01`` or ``2 points`` beside it, ``exact``, a bound such as ``>=0.9``, or ``max(2%, 2
-        sd); sd=4``.
-    setup, figures, inputs, folder
-        Arguments of `lazsim.study.replays.replay`; no set-up where the row cannot be replayed.
-    names_setup : bool
-        Whether the row names its set-up, so that one that cannot be simulated is a mistake. The inputs of other rows
-        are prose that others wrote: they are skipped.
-    skipped : str
-        Reason why not.
-    why : str
-        Reason why a replay differs, where it is known.
-    """
+    """A published outcome."""
 
     id: str
     group: str
@@ -72,59 +54,56 @@ class Outcome:
     unit: str
     source: str
     published: tuple[float, ...]
+    """Figures in `unit`: one, or several that one replay gives. Times and shares are converted to it."""
     tolerance: str
+    """``3%`` of the figure, ``0.01`` or ``2 points`` beside it, ``exact``, a bound such as ``>=0.9``, or ``max(2%, 2
+    sd); sd=4``."""
     setup: Setup | None = None
     figures: tuple[str, ...] = ()
     inputs: Mapping[str, Any] = field(default_factory=dict)
     folder: Path = Path()
+    """Arguments of `lazsim.study.replays.replay`; no set-up where the row cannot be replayed."""
     names_setup: bool = False
+    """Whether the row names its set-up, so that one that cannot be simulated is a mistake. The inputs of other rows are
+    prose that others wrote: they are skipped."""
     skipped: str = ""
+    """Reason why not."""
     why: str = ""
+    """Reason why a replay differs, where it is known."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """A row of a table, and what lazsim predicts for it.
-
-    Attributes
-    ----------
-    id, group, metric, source : str
-        Name of the row, rows that it belongs to, what was measured or published, and where it is from.
-    predicted, measured, error : float or None
-        Values in the unit of the metric, and ``predicted / measured - 1``; none where the row was skipped.
-    skipped : str
-        Reason why there is no prediction.
-    """
+    """A row of a table, and what lazsim predicts for it."""
 
     id: str
+    """Name of the row."""
     group: str
+    """Rows that it belongs to."""
     metric: str
+    """What was measured or published."""
     predicted: float | None
     measured: float | None
     error: float | None
+    """Values in the unit of the metric, and ``predicted / measured - 1``; none where the row was skipped."""
     skipped: str
+    """Reason why there is no prediction."""
     source: str
+    """Where it is from."""
 
 
 @dataclass(frozen=True)
 class ReplayedOutcome(Prediction):
-    """A published outcome and its replay; of several figures, the values are those that are furthest off.
-
-    Attributes
-    ----------
-    within : bool or None
-        Whether every figure is within the tolerance.
-    echoes : bool
-        Whether the figure is an input of the replay.
-    why : str
-        Reason why the replay is not within the tolerance, where it is known.
-    """
+    """A published outcome and its replay; of several figures, the values are those that are furthest off."""
 
     unit: str
     tolerance: str
     within: bool | None
+    """Whether every figure is within the tolerance."""
     echoes: bool
+    """Whether the figure is an input of the replay."""
     why: str = ""
+    """Reason why the replay is not within the tolerance, where it is known."""
 
 
 def read_outcomes(path: str | None = None) -> list[Outcome]:

@@ -36,24 +36,17 @@ NOISE = RELEASES[1][1]
 
 @dataclass(frozen=True)
 class Pair:
-    """Two runs that differ in one setting, the faster first.
-
-    Attributes
-    ----------
-    setting, faster, slower : str
-        What differs, and names of the rows.
-    measured, predicted : float
-        Throughput of the first over that of the second.
-    right : bool
-        Whether the first is predicted to be faster, too.
-    """
+    """Two runs that differ in one setting, the faster first."""
 
     setting: str
     faster: str
     slower: str
+    """What differs, and names of the rows."""
     measured: float
     predicted: float
+    """Throughput of the first over that of the second."""
     right: bool
+    """Whether the first is predicted to be faster, too."""
 
 
 def find_pairs(runs: Sequence[MeasuredRun], predicted: Mapping[str, float]) -> list[Pair]:

@@ -28,26 +28,18 @@ COLUMNS = (*SAME, *(name for names in SETTINGS.values() for name in names))
 
 @dataclass(frozen=True)
 class Ranking:
-    """Runs of a model and system.
-
-    Attributes
-    ----------
-    group : str
-        Model and system.
-    num_runs : int
-        Those with all inputs known.
-    spearman : float
-        Rank correlation of predicted and measured throughput.
-    perfect, perfect_low : float
-        What a model without any error would get: mean of drawn noise, and a twentieth is below the second. Since
-        measured differences hold noise already, it would get a little less.
-    """
+    """Runs of a model and system."""
 
     group: str
+    """Model and system."""
     num_runs: int
+    """Those with all inputs known."""
     spearman: float
+    """Rank correlation of predicted and measured throughput."""
     perfect: float
     perfect_low: float
+    """What a model without any error would get: mean of drawn noise, and a twentieth is below the second. Since
+    measured differences hold noise already, it would get a little less."""
 
 
 def rank(runs: Sequence[MeasuredRun], predicted: dict[str, float]) -> list[Ranking]:

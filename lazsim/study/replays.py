@@ -76,109 +76,77 @@ class MissingError(LazsimError):
 
 
 class LossesSpec(Spec, frozen=True, kw_only=True, tag_field="kind", tag="losses"):
-    """Nodes that are lost and do not come back.
-
-    Attributes
-    ----------
-    num_nodes, num_lost : int
-        Nodes at the start, and those lost.
-    order : str
-        ``ways``: at once, in each way there is; ``random``: one after the other; ``row``: the first ones, likewise.
-    num_at_once : int
-        Nodes that are lost together, where they are in an order.
-    gap_s : float
-        Time before each loss; the trace lasts two more of these.
-    """
+    """Nodes that are lost and do not come back."""
 
     num_nodes: NumNodes
     num_lost: NumNodes
+    """Nodes at the start, and those lost."""
     order: Literal["ways", "random", "row"] = "ways"
+    """``ways``: at once, in each way there is; ``random``: one after the other; ``row``: the first ones, likewise."""
     num_at_once: Count = 1
+    """Nodes that are lost together, where they are in an order."""
     gap_s: PositiveSeconds = 100.0
+    """Time before each loss; the trace lasts two more of these."""
 
 
 class Input(Spec, frozen=True, kw_only=True):
-    """How a number of a row enters its set-up.
-
-    Attributes
-    ----------
-    to : tuple of str
-        Dotted names in the set-up.
-    how : str
-        What becomes of the value in the set-up:
-
-        - ``replace``: the number takes its place.
-        - ``divide``: the number divides it.
-        - ``per_1000_days``: the number is a rate, and 1000 days over it, in seconds, take its place.
-        - ``one_minus``: 1 less the number takes its place.
-        - ``file``: the words are the name of a file, which takes its place.
-    unit : str
-        Unit where the row gives none.
-    words : str
-        Pattern of the number in prose, beside ``name=``; its first group. ``<time>`` is a number with a unit or
-        without.
-    is_needed : bool
-        Whether a row that does not say it cannot be replayed.
-    """
+    """How a number of a row enters its set-up."""
 
     to: tuple[str, ...]
+    """Dotted names in the set-up."""
     how: Literal["replace", "divide", "per_1000_days", "one_minus", "file"] = "replace"
+    """What becomes of the value in the set-up:
+
+    - ``replace``: the number takes its place.
+    - ``divide``: the number divides it.
+    - ``per_1000_days``: the number is a rate, and 1000 days over it, in seconds, take its place.
+    - ``one_minus``: 1 less the number takes its place.
+    - ``file``: the words are the name of a file, which takes its place.
+    """
     unit: str = ""
+    """Unit where the row gives none."""
     words: str = ""
+    """Pattern of the number in prose, beside ``name=``: its first group. ``<time>`` is a number, maybe with a unit."""
     is_needed: bool = True
+    """Whether a row that does not say it cannot be replayed."""
 
 
 class Setup(Spec, frozen=True, kw_only=True):
-    """A way to replay rows of a table of outcomes.
-
-    Attributes
-    ----------
-    groups, systems : tuple of str
-        Groups of the rows for which it is, and their systems where not all, unless they name another set-up.
-    figures : mapping
-        Names in `FIGURES`, by the beginning of a row's metric.
-    system, fields
-        The system, and values of its fields.
-    interval_steps, interval_s : int, float
-        Steps between checkpoints, or else seconds; none are made where both are 0.
-    trace
-        What happens to the nodes: a recipe, losses, or a file beside the rows.
-    times, settings
-        Known times of the job (`lazsim.specs.TimesSpec`), and other settings of the scenario.
-    draws : int
-        Traces drawn; figures are means over them. Of a pool, one run stands for all.
-    num_failures : int
-        Mean number of failures after which a trace of failing nodes ends, in place of its length; 0 for that.
-    largest : bool
-        Whether the figure is the largest of several values of an input, in place of one figure for each.
-    echoes : bool
-        Whether the figure is an input, or of a line through published figures: the replay shows what the engine counts
-        and charges, and predicts nothing.
-    due : mapping, optional
-        Work that is due: `lazsim.study.deadline.Due`.
-    loads : tuple of int
-        Loads of the experts, which do not change; even where none are given.
-    constants : mapping
-        Numbers that figures need beside those of the run.
-    """
+    """A way to replay rows of a table of outcomes."""
 
     groups: tuple[str, ...]
+    """Groups of the rows for which it is, unless they name another set-up."""
     figures: Mapping[str, tuple[str, ...]]
+    """Names in `FIGURES`, by the beginning of a row's metric."""
     systems: tuple[str, ...] = ()
+    """Systems of these rows, where not all."""
     system: str
     trace: MtbfSpec | ScheduleSpec | MarketSpec | PoolSpec | LossesSpec | str
+    """What happens to the nodes: a recipe, losses, or a file beside the rows."""
     times: Mapping[str, Any]
+    """Known times of the job (`lazsim.specs.TimesSpec`)."""
     fields: Mapping[str, Any] = {}
+    """Values of fields of the system."""
     interval_steps: int = 0
     interval_s: Seconds = 0.0
+    """Steps between checkpoints, or else seconds; none are made where both are 0."""
     settings: Mapping[str, Any] = {}
+    """Other settings of the scenario."""
     draws: Count = 1
+    """Traces drawn; figures are means over them. Of a pool, one run stands for all."""
     num_failures: Amount = 0
+    """Mean number of failures after which a trace of failing nodes ends, in place of its length; 0 for that."""
     largest: bool = False
+    """Whether the figure is the largest of several values of an input, in place of one figure for each."""
     echoes: bool = False
+    """Whether the figure is an input, or of a line through published figures: the replay shows what the engine counts
+    and charges, and predicts nothing."""
     due: Mapping[str, float] | None = None
+    """Work that is due: `lazsim.study.deadline.Due`."""
     loads: tuple[int, ...] = ()
+    """Loads of the experts, which do not change; even where none are given."""
     constants: Mapping[str, float] = {}
+    """Numbers that figures need beside those of the run."""
     inputs: Mapping[str, Input] = {}
 
 
@@ -337,17 +305,12 @@ def _with(setup: Setup, inputs: Mapping[str, Any]) -> Setup:
 
 @dataclass(frozen=True)
 class Replayed:
-    """A run of a set-up: what figures are read from.
-
-    Attributes
-    ----------
-    ways : mapping
-        Ways to buy nodes for work that is due, by `Purchase.nodes`; none where none is.
-    """
+    """A run of a set-up: what figures are read from."""
 
     setup: Setup
     run: SystemRun
     ways: Mapping[str, Purchase]
+    """Ways to buy nodes for work that is due, by `Purchase.nodes`; none where none is."""
 
     @property
     def counts(self) -> Mapping[str, float]:

@@ -24,39 +24,26 @@ HISTORIES = {
 
 @dataclass(frozen=True)
 class RunResult:
-    """The results of replaying one trace under several systems.
-
-    Attributes
-    ----------
-    id : str
-        Hash of every input: equal inputs, equal result.
-    inputs : mapping
-        Every input by name, with its SHA-256 where it is a file; seed and version.
-    trace : mapping
-        Description of the replayed stretch of the trace; see `describe_trace`.
-    runs : tuple of SystemRun
-        One for each system, in the order asked for; systems with flexible dispatch once for each placement asked for.
-    gpu_memory_bytes : float
-        Memory of one GPU.
-    notes : tuple of str
-        Remarks on the inputs and the results.
-    published : tuple of SystemRun or None
-        The same runs at the published settings, where `runs` are at the best that simulations find.
-    best : tuple of SystemRun or None
-        The same runs at the best settings, where `runs` are at the published ones and every system was asked for.
-    scenarios : tuple of Scenario
-        What each run simulates.
-    """
+    """The results of replaying one trace under several systems."""
 
     id: str
+    """Hash of every input: equal inputs, equal result."""
     inputs: Mapping[str, Any]
+    """Every input by name, with its SHA-256 where it is a file; seed and version."""
     trace: Mapping[str, Any]
+    """Description of the replayed stretch of the trace; see `describe_trace`."""
     runs: tuple[SystemRun, ...]
+    """One for each system, in the order asked for; systems with flexible dispatch once for each placement asked for."""
     gpu_memory_bytes: float
+    """Memory of one GPU."""
     notes: tuple[str, ...]
+    """Remarks on the inputs and the results."""
     published: tuple[SystemRun, ...] | None = None
+    """The same runs at the published settings, where `runs` are at the best that simulations find."""
     best: tuple[SystemRun, ...] | None = None
+    """The same runs at the best settings, where `runs` are at the published ones and every system was asked for."""
     scenarios: tuple[Scenario, ...] = field(default=(), repr=False, compare=False)
+    """What each run simulates."""
 
     @property
     def compares_placements(self) -> bool:

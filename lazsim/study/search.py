@@ -64,30 +64,21 @@ class Round:
 
 @dataclass(frozen=True)
 class Goal:
-    """A quantity to optimise, and how people name it.
-
-    Attributes
-    ----------
-    value : callable
-        From a row; the more the better, but where `less_is_better`.
-    heading, format : str
-        Heading of what is shown, and its format.
-    cost_of : int
-        Samples whose cost is shown in place of a value of samples for each unit of cost; 0 where the value is shown.
-    done : callable or None
-        From a row to the part that is done in time of what must be, 1 for all of it; None where nothing must be.
-    least_prob : float
-        Probability with which all of it must be done: alternatives with less are worse than all others.
-    """
+    """A quantity to optimise, and how people name it."""
 
     name: str
     heading: str
     format: str
+    """Heading of what is shown, and its format."""
     value: Callable[[Row], float]
+    """From a row; the more the better, but where `less_is_better`."""
     less_is_better: bool = False
     cost_of: int = 0
+    """Samples whose cost is shown in place of a value of samples for each unit of cost; 0 where the value is shown."""
     done: Callable[[Row], float] | None = None
+    """From a row to the part that is done in time of what must be, 1 for all of it; None where nothing must be."""
     least_prob: float = 0.0
+    """Probability with which all of it must be done: alternatives with less are worse than all others."""
 
     @property
     def is_cost(self) -> bool:

@@ -60,27 +60,19 @@ class Assumption(NamedTuple):
 
 @dataclass(frozen=True)
 class Change:
-    """One constant multiplied by a factor, the product, and its effect.
-
-    Attributes
-    ----------
-    samples : mapping
-        Samples that each run trains; None where it cannot run.
-    samples_change : mapping
-        Their relative change: 0.1 is a tenth more; NaN where there is none to tell.
-    ratio_change : mapping
-        For each run but the first, the relative change of the ratio first run : that run.
-    notes : tuple of str
-        Remarks on the changed runs that do not hold of the runs as things stand.
-    """
+    """One constant multiplied by a factor, the product, and its effect."""
 
     constant: str
     factor: float
     value: float
     samples: Mapping[str, int | None]
+    """Samples that each run trains; None where it cannot run."""
     samples_change: Mapping[str, float]
+    """Their relative change: 0.1 is a tenth more; NaN where there is none to tell."""
     ratio_change: Mapping[str, float]
+    """For each run but the first, the relative change of the ratio first run : that run."""
     notes: tuple[str, ...] = ()
+    """Remarks on the changed runs that do not hold of the runs as things stand."""
 
     @property
     def effect(self) -> float:

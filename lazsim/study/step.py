@@ -32,24 +32,15 @@ class Assumption:
 
 @dataclass(frozen=True)
 class StepResult:
-    """The step of a layout, and the layouts that a search found.
-
-    Attributes
-    ----------
-    inputs : StepInputs
-        Model, cluster, layout, tables and constants.
-    time : StepTime
-        The prediction.
-    found : list of Candidate
-        The fastest layouts that fit, where they were searched for.
-    searched : mapping
-        Number of layouts that divide the job, and of those that fit.
-    """
+    """The step of a layout, and the layouts that a search found."""
 
     inputs: StepInputs
+    """Model, cluster, layout, tables and constants."""
     time: StepTime
     found: list[Candidate]
+    """The fastest layouts that fit, where they were searched for."""
     searched: Mapping[str, int]
+    """Number of layouts that divide the job, and of those that fit."""
 
     @property
     def memory_share(self) -> float:

@@ -27,21 +27,13 @@ Alternative = tuple[str, tuple[Any, ...]]
 
 @dataclass(frozen=True)
 class Contest:
-    """Alternatives of a sweep by the samples that they train, the most first.
-
-    Attributes
-    ----------
-    among : mapping
-        What they have in common: a value of the first axis, a ``run``, or nothing.
-    ranking : tuple of Ranked
-        The alternatives.
-    held_out : float
-        Samples where no seed judges what it helped to choose: see `lazsim.study.comparison.held_out_mean`.
-    """
+    """Alternatives of a sweep by the samples that they train, the most first."""
 
     among: Mapping[str, Any]
+    """What they have in common: a value of the first axis, a ``run``, or nothing."""
     ranking: tuple[Ranked[Alternative], ...]
     held_out: float
+    """Samples where no seed judges what it helped to choose: see `lazsim.study.comparison.held_out_mean`."""
 
 
 THE_SAME = Interval(1.0, 1.0, 1.0)
@@ -49,31 +41,21 @@ THE_SAME = Interval(1.0, 1.0, 1.0)
 
 @dataclass(frozen=True)
 class SpareCost:
-    """Means over seeds of runs with a number of spares.
-
-    Attributes
-    ----------
-    among : mapping
-        The run, and the values of the other axes.
-    num_spares : int
-        Nodes held beside those that train.
-    samples, node_hours : float
-        Samples kept, and hours of all nodes held.
-    cost_usd : float or None
-        Their cost, where prices are known.
-    per_million_samples : Interval
-        US dollars for a million samples, or node-hours where prices are not known.
-    dearer : Interval
-        How many times that of the number of spares with the least, at the same seeds.
-    """
+    """Means over seeds of runs with a number of spares."""
 
     among: Mapping[str, Any]
+    """The run, and the values of the other axes."""
     num_spares: int
+    """Nodes held beside those that train."""
     samples: float
     node_hours: float
+    """Samples kept, and hours of all nodes held."""
     cost_usd: float | None
+    """Their cost, where prices are known."""
     per_million_samples: Interval
+    """US dollars for a million samples, or node-hours where prices are not known."""
     dearer: Interval = THE_SAME
+    """How many times that of the number of spares with the least, at the same seeds."""
 
     @property
     def name(self) -> str:
@@ -110,28 +92,19 @@ def paying_spares(costs: Sequence[SpareCost]) -> SpareCost:
 
 @dataclass(frozen=True)
 class SweepResult:
-    """The runs of a sweep.
-
-    Attributes
-    ----------
-    axes : tuple of str
-        Keys with several values, except system and placement.
-    rows : tuple of mapping
-        One for each point that ran, in the order of the points: ``system``, ``placement``, the axes, the results as in
-        ``lazsim run --json``, seconds by bucket, and the id of the run.
-    histories : tuple of mapping
-        For each row, ``states`` and ``events``, where the sweep keeps histories.
-    failures : tuple of (str, str)
-        Label and error of each point that failed.
-    run_notes : tuple of sequence of str
-        For each row, remarks on the inputs and the result.
-    """
+    """The runs of a sweep."""
 
     axes: tuple[str, ...]
+    """Keys with several values, except system and placement."""
     rows: tuple[Mapping[str, Any], ...]
+    """One for each point that ran, in the order of the points: ``system``, ``placement``, the axes, the results as in
+    ``lazsim run --json``, seconds by bucket, and the id of the run."""
     histories: tuple[Mapping[str, Sequence[Any]], ...]
+    """For each row, ``states`` and ``events``, where the sweep keeps histories."""
     failures: tuple[tuple[str, str], ...]
+    """Label and error of each point that failed."""
     run_notes: tuple[Sequence[str], ...]
+    """For each row, remarks on the inputs and the result."""
 
     @classmethod
     def assemble(cls, points: Sequence[Point], outcomes: Outcomes) -> "SweepResult":

@@ -45,13 +45,6 @@ class _Document(Spec, frozen=True, kw_only=True):
 class Sweep:
     """The runs of a sweep; `name` is that in errors, the path of its file, and relative paths begin at `folder`.
 
-    Attributes
-    ----------
-    base : mapping
-        Values that hold in every grid, a tuple for each key.
-    grids : tuple of mapping
-        Values that vary, a tuple for each key. Every combination of a grid's values with the base is a point.
-
     Examples
     --------
     >>> sweep = parse_sweep({"base": {"trace": "fail-every-5min", "system": "lazarus"}, "grid": {"seed": "0-2"}})
@@ -62,7 +55,9 @@ class Sweep:
     name: str
     folder: Path
     base: Mapping[str, tuple[Any, ...]]
+    """Values that hold in every grid, a tuple for each key."""
     grids: tuple[Mapping[str, tuple[Any, ...]], ...]
+    """Values that vary, a tuple for each key. Every combination of a grid's values with the base is a point."""
 
     def points(self) -> tuple[Point, ...]:
         """Return every point once, in the order of the file: in a grid, the last key varies fastest."""

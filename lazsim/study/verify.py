@@ -52,27 +52,18 @@ class VerifiedRow(Prediction):
 
 @dataclass(frozen=True)
 class Verification:
-    """All rows; see `lazsim.output.verify` for how they are shown.
-
-    Attributes
-    ----------
-    rows : list of VerifiedRow
-        Measured runs.
-    outcomes : list of ReplayedOutcome
-        Published outcomes under failures.
-    pairs : list of Pair
-        Measured runs that differ in one setting.
-    rankings : list of Ranking
-        Measured runs of one model and system in their order.
-    kernels : KernelErrors
-        Errors over measured kernels and collectives, and the constants of a new fit.
-    """
+    """All rows; see `lazsim.output.verify` for how they are shown."""
 
     rows: list[VerifiedRow] = field(default_factory=list)
+    """Measured runs."""
     outcomes: list[ReplayedOutcome] = field(default_factory=list)
+    """Published outcomes under failures."""
     pairs: list[Pair] = field(default_factory=list)
+    """Measured runs that differ in one setting."""
     rankings: list[Ranking] = field(default_factory=list)
+    """Measured runs of one model and system in their order."""
     kernels: KernelErrors = field(default_factory=KernelErrors)
+    """Errors over measured kernels and collectives, and the constants of a new fit."""
 
     @property
     def predicted_rows(self) -> list[VerifiedRow]:

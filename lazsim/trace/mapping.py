@@ -31,31 +31,22 @@ OPTIONAL = ("cluster", "cluster_nodes")
 
 
 class Columns(Spec, frozen=True, kw_only=True):
-    """The columns of one of three shapes: live counts, events of nodes, or outages of nodes.
-
-    Attributes
-    ----------
-    time, count
-        Live counts: when, and the number of nodes alive.
-    event, node
-        Events: with `time`, what happened to which node.
-    start, end
-        Outages: with `node`, from when to when it was away. An empty end, or a word such as ``Unknown``, is an outage
-        that goes on.
-    cluster
-        Optional: what must be the same in all rows, since node names repeat from cluster to cluster.
-    cluster_nodes
-        Optional: the number of nodes of the cluster.
-    """
+    """The columns of one of three shapes: live counts, events of nodes, or outages of nodes."""
 
     time: Column | None = None
     count: Column | None = None
+    """Live counts: when, and the number of nodes alive."""
     event: Column | None = None
     node: Column | None = None
+    """Events: with `time`, what happened to which node."""
     start: Column | None = None
     end: Column | None = None
+    """Outages: with `node`, from when to when it was away. An empty end, or a word such as ``Unknown``, is an outage
+    that goes on."""
     cluster: Column | None = None
+    """Optional: what must be the same in all rows, since node names repeat from cluster to cluster."""
     cluster_nodes: Column | None = None
+    """Optional: the number of nodes of the cluster."""
 
     def __post_init__(self) -> None:
         if set(self.given()) - set(OPTIONAL) not in map(set, SHAPES):
@@ -68,44 +59,31 @@ class Columns(Spec, frozen=True, kw_only=True):
 
 
 class TraceMapping(Spec, frozen=True, kw_only=True):
-    """How a table is read; the options of ``lazsim trace info`` mean the same.
-
-    Attributes
-    ----------
-    columns : Columns, optional
-        Where things stand; guessed from the header when not given.
-    num_columns : int, optional
-        How many columns a file without a header has, by which it is recognised.
-    add, remove, ignore : tuple of str
-        Words of the `event` column, in any case, besides the usual ones; rows with a word to ignore change nothing.
-    states : bool
-        Whether an event is the state of a node from then on: a repeated one changes nothing, and a node that is first
-        seen to go was there from the start. By default, whether words other than add and remove are used.
-    where : tuple of str
-        ``COLUMN=PATTERN`` each: only rows with such a text count; ``*`` and ``?`` stand for any characters, ``[ab]``
-        for one of some. ``COLUMN!=PATTERN``: only rows with another text, or without that column.
-    time_unit : str, optional
-        Unit of times that are numbers: ``ns``, ``us``, ``ms``, ``s``, ``min``, ``h`` or ``d``.
-    time_format : tuple of str
-        How other times than ISO's are written, as ``strptime`` has it; the first that fits counts.
-    time_zone : str, optional
-        Zone of times that name none, such as ``America/New_York``.
-    cluster_nodes : int or tuple of str, optional
-        How many nodes the cluster has, or which, where the file names only those to which something happened. Names
-        may be lists of hosts, such as ``gpu-[01-16]``; nodes that are not among them are left out.
-    """
+    """How a table is read; the options of ``lazsim trace info`` mean the same."""
 
     columns: Columns | None = None
+    """Where things stand; guessed from the header when not given."""
     num_columns: Count | None = None
+    """How many columns a file without a header has, by which it is recognised."""
     add: tuple[str, ...] = ()
     remove: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
+    """Words of the `event` column, in any case, besides the usual ones; rows with a word to ignore change nothing."""
     states: bool | None = None
+    """Whether an event is the state of a node from then on: a repeated one changes nothing, and a node that is first
+    seen to go was there from the start. By default, whether words other than add and remove are used."""
     where: tuple[str, ...] = ()
+    """``COLUMN=PATTERN`` each: only rows with such a text count; ``*`` and ``?`` stand for any characters, ``[ab]`` for
+    one of some. ``COLUMN!=PATTERN``: only rows with another text, or without that column."""
     time_unit: str | None = None
+    """Unit of times that are numbers: ``ns``, ``us``, ``ms``, ``s``, ``min``, ``h`` or ``d``."""
     time_format: tuple[str, ...] = ()
+    """How other times than ISO's are written, as ``strptime`` has it; the first that fits counts."""
     time_zone: str | None = None
+    """Zone of times that name none, such as ``America/New_York``."""
     cluster_nodes: NumNodes | tuple[str, ...] | None = None
+    """How many nodes the cluster has, or which, where the file names only those to which something happened. Names may
+    be lists of hosts, such as ``gpu-[01-16]``; nodes that are not among them are left out."""
 
     def __post_init__(self) -> None:
         if isinstance(self.cluster_nodes, tuple):

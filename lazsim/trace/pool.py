@@ -20,22 +20,15 @@ KINDS: tuple[Kind, Kind] = ("remove", "add")
 
 @dataclass
 class PoolDraw:
-    """Failures of a job until its work is done.
-
-    Attributes
-    ----------
-    stops : list of tuple
-        When a server fails, at which the job goes, and when another has taken over, and it is back.
-    end_s : float
-        When the work is done.
-    counts : Counter
-        ``systematic`` failures of bad servers, beyond those of good ones; ``selections`` of standbys and
-        ``preemptions`` of servers of the other pool; ``escalated`` and ``failed`` repairs.
-    """
+    """Failures of a job until its work is done."""
 
     stops: list[tuple[float, float]] = field(default_factory=list)
+    """When a server fails, at which the job goes, and when another has taken over, and it is back."""
     end_s: float = 0.0
+    """When the work is done."""
     counts: Counter[str] = field(default_factory=Counter)
+    """``systematic`` failures of bad servers, beyond those of good ones; ``selections`` of standbys and ``preemptions``
+    of servers of the other pool; ``escalated`` and ``failed`` repairs."""
 
     @property
     def events(self) -> list[Event]:

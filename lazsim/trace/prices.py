@@ -11,18 +11,12 @@ from lazsim.units import HOUR_S
 
 @dataclass(frozen=True, eq=False)
 class Prices:
-    """The price of a node over time; the first one also holds before its time.
-
-    Attributes
-    ----------
-    time_s : ndarray of float64, shape (K,)
-        Ascending times, the first at the begin of the trace.
-    usd_per_hour : ndarray of float64, shape (K,)
-        US dollars for an hour of one node, from each time on.
-    """
+    """The price of a node over time; the first one also holds before its time."""
 
     time_s: npt.NDArray[np.float64]
+    """Ascending times, the first at the begin of the trace; shape (K,)."""
     usd_per_hour: npt.NDArray[np.float64]
+    """US dollars for an hour of one node, from each time on; shape (K,)."""
 
     @classmethod
     def constant(cls, usd_per_hour: float) -> "Prices":

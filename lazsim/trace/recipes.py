@@ -16,13 +16,6 @@ from lazsim.units import DAY_S
 class WeibullSpec(Spec, frozen=True, kw_only=True):
     """A discrete Weibull law: a Weibull draw rounded up to a whole number.
 
-    Attributes
-    ----------
-    scale : float
-        The 63 % quantile before rounding up: seconds for a gap, nodes for a size.
-    shape : float
-        1 is memoryless (geometric after rounding); below 1, short and long values are both more frequent: bursts.
-
     Notes
     -----
     ``P(X > x) = exp(-(x / scale) ** shape)``, Nakagawa and Osaki, IEEE Transactions on Reliability 24 (1975) 300. Times
@@ -30,46 +23,34 @@ class WeibullSpec(Spec, frozen=True, kw_only=True):
     """
 
     scale: PositiveSeconds
+    """The 63 % quantile before rounding up: seconds for a gap, nodes for a size."""
     shape: Annotated[float, Meta(ge=0.01, le=100)]
+    """1 is memoryless (geometric after rounding); below 1, short and long values are both more frequent: bursts."""
 
 
 class SpotSpec(Spec, frozen=True, kw_only=True, tag_field="kind", tag="spot"):
-    """Nodes that a provider takes away in batches and grants again, up to a target.
-
-    Attributes
-    ----------
-    source : str
-        The trace behind the parameters.
-    duration_s, tick_s : float
-        Length of the trace; all times are whole multiples of the tick.
-    target_nodes, initial_nodes : int
-        Requested nodes, and nodes alive at the start.
-    loss_gap : WeibullSpec
-        Seconds from a loss to the next, while any node is alive.
-    loss_size : WeibullSpec
-        Nodes of a loss that does not take all.
-    take_all_prob : float
-        Probability that a loss takes every node.
-    age_exponent : float
-        Exponent of a node's age in its chance to be lost: 0 for a memoryless choice, below 0 where young nodes go
-        first.
-    refill_gap : WeibullSpec
-        Seconds from a grant, or from the first loss below the target, to the next grant.
-    refill_size : WeibullSpec
-        Nodes of a grant, cut at the target.
-    """
+    """Nodes that a provider takes away in batches and grants again, up to a target."""
 
     source: str = ""
+    """The trace behind the parameters."""
     duration_s: PositiveSeconds
     tick_s: PositiveSeconds
+    """Length of the trace; all times are whole multiples of the tick."""
     target_nodes: NumNodes
     initial_nodes: Amount
+    """Requested nodes, and nodes alive at the start."""
     loss_gap: WeibullSpec
+    """Seconds from a loss to the next, while any node is alive."""
     loss_size: WeibullSpec
+    """Nodes of a loss that does not take all."""
     take_all_prob: Share
+    """Probability that a loss takes every node."""
     age_exponent: Annotated[float, Meta(ge=-10, le=10)]
+    """Exponent of a node's age in its chance to be lost: 0 for a memoryless choice, below 0 if young ones go first."""
     refill_gap: WeibullSpec
+    """Seconds from a grant, or from the first loss below the target, to the next grant."""
     refill_size: WeibullSpec
+    """Nodes of a grant, cut at the target."""
 
     def __post_init__(self) -> None:
         _require(self.tick_s <= self.duration_s, "need tick_s <= duration_s")
@@ -77,29 +58,20 @@ class SpotSpec(Spec, frozen=True, kw_only=True, tag_field="kind", tag="spot"):
 
 
 class ScheduleSpec(Spec, frozen=True, kw_only=True, tag_field="kind", tag="schedule", omit_defaults=True):
-    """One node, drawn uniformly from those alive, fails after each interval.
-
-    Attributes
-    ----------
-    source : str
-        Origin of the schedule.
-    num_nodes, num_left : int
-        Nodes alive at the start, and the number at which no more fail.
-    interval_s, duration_s : float
-        Time between failures, the first of which comes after one interval; length of the trace.
-    jitter : float
-        Share by which an interval is shorter or longer, at most: 1 draws it uniformly from 0 to twice its length.
-    absent_s : float
-        Time until a failed node is back; 0 where none comes back.
-    """
+    """One node, drawn uniformly from those alive, fails after each interval."""
 
     source: str = ""
+    """Origin of the schedule."""
     num_nodes: NumNodes
     num_left: Amount
+    """Nodes alive at the start, and the number at which no more fail."""
     interval_s: PositiveSeconds
     duration_s: PositiveSeconds
+    """Time between failures, the first of which comes after one interval; length of the trace."""
     jitter: Share = 0.0
+    """Share by which an interval is shorter or longer, at most: 1 draws it uniformly from 0 to twice its length."""
     absent_s: Seconds = 0.0
+    """Time until a failed node is back; 0 where none comes back."""
 
     def __post_init__(self) -> None:
         _require(self.num_left <= self.num_nodes, "need num_left <= num_nodes")
@@ -107,17 +79,6 @@ class ScheduleSpec(Spec, frozen=True, kw_only=True, tag_field="kind", tag="sched
 
 class MarketSpec(Spec, frozen=True, kw_only=True, tag_field="kind", tag="market"):
     """Nodes that a spot market takes and grants by the hour, each for itself (Bamboo's simulator, NSDI 2023).
-
-    Attributes
-    ----------
-    source : str
-        Origin of the probabilities.
-    num_nodes : int
-        Requested nodes.
-    loss_prob : float
-        Probability that a node is taken in an hour of its life.
-    duration_s : float
-        Length of the trace.
 
     Notes
     -----
@@ -127,41 +88,19 @@ class MarketSpec(Spec, frozen=True, kw_only=True, tag_field="kind", tag="market"
     """
 
     source: str = ""
+    """Origin of the probabilities."""
     num_nodes: NumNodes
+    """Requested nodes."""
     loss_prob: Share
+    """Probability that a node is taken in an hour of its life."""
     duration_s: PositiveSeconds
+    """Length of the trace."""
 
 
 class PoolSpec(Spec, frozen=True, kw_only=True, tag_field="kind", tag="pool"):
     """A job whose failed servers are replaced from a pool and repaired, as one node (AIReSim, arXiv 2603.07041).
 
     The node is gone while a server is missing. Each failure stops the job, and servers fail only while it runs.
-
-    Attributes
-    ----------
-    source : str
-        Origin of the numbers.
-    num_servers, num_standbys : int
-        Servers that the job needs, and those that it holds ready.
-    pool_servers, spare_servers : int
-        Servers of the pool that both are from, and of another one, from which servers are taken when that is empty.
-    failures_per_day : float
-        Failures of a good server in a day of work.
-    bad_share, bad_multiple : float
-        Share of bad servers, and how many times the rate of a good one they have on top.
-    recovery_s : float
-        Time for which a failure stops the job.
-    selection_s, preemption_s : float
-        More time when no standby is left: to choose standbys anew, and to get each server of the other pool.
-    auto_repair_s, manual_repair_s : float
-        Mean times of repairs, which are exponential.
-    manual_share, auto_fail_prob, manual_fail_prob : float
-        Share of failures that need a manual repair after the automatic one; probabilities that a repair leaves a bad
-        server bad.
-    undiagnosed_share : float
-        Share of failures after which the server is a standby at once, as it was.
-    work_s : float
-        Work of the job.
 
     Notes
     -----
@@ -170,23 +109,35 @@ class PoolSpec(Spec, frozen=True, kw_only=True, tag_field="kind", tag="pool"):
     """
 
     source: str = ""
+    """Origin of the numbers."""
     num_servers: NumNodes
     num_standbys: Amount
+    """Servers that the job needs, and those that it holds ready."""
     pool_servers: NumNodes
     spare_servers: Amount
+    """Servers of the pool that both are from, and of another one, from which servers are taken when that is empty."""
     failures_per_day: Quantity
+    """Failures of a good server in a day of work."""
     bad_share: Share
     bad_multiple: Quantity
+    """Share of bad servers, and how many times the rate of a good one they have on top."""
     recovery_s: Seconds
+    """Time for which a failure stops the job."""
     selection_s: Seconds
     preemption_s: Seconds
+    """More time when no standby is left: to choose standbys anew, and to get each server of the other pool."""
     auto_repair_s: PositiveSeconds
     manual_repair_s: PositiveSeconds
+    """Mean times of repairs, which are exponential."""
     manual_share: Share
     auto_fail_prob: Share
     manual_fail_prob: Share
+    """Share of failures that need a manual repair after the automatic one; probabilities that a repair leaves a bad
+    server bad."""
     undiagnosed_share: Share = 0.0
+    """Share of failures after which the server is a standby at once, as it was."""
     work_s: PositiveSeconds
+    """Work of the job."""
 
     def __post_init__(self) -> None:
         _require(
@@ -199,37 +150,6 @@ class PoolSpec(Spec, frozen=True, kw_only=True, tag_field="kind", tag="pool"):
 class MtbfSpec(Spec, frozen=True, kw_only=True, tag_field="kind", tag="mtbf"):
     """Nodes that fail at a rate of their own, alone or in batches, and come back under their names when repaired.
 
-    Attributes
-    ----------
-    source : str
-        Origin of the rates.
-    num_nodes : int
-        Nodes of the cluster; all are alive at the start.
-    mtbf_s : float
-        Mean time alive of a node between its failures, batches included. A node is alive for
-        ``mtbf_s / (mtbf_s + repair_s)`` of the time.
-    shape : float
-        Shape of the Weibull law of the times alive: 1 is memoryless (exponential). Below 1, nodes that come back tend
-        to fail again soon (infant failures); above 1 they wear out.
-    new_nodes : bool
-        Whether every node is new at the start, so that infant failures come first. By default the cluster has run for
-        long, and the rate of failures is that of the mean from the start.
-    repair_s : float
-        Mean time from a failure to the return.
-    repair_sigma : float, optional
-        Standard deviation of the logarithm of a log-normal repair time; 0 is always the mean. By default repair times
-        are exponential.
-    batch_share : float
-        Share of a node's failures in which a batch of nodes fails, and comes back, together.
-    num_domains : int
-        Failure domains, such as racks, of equal size and successive nodes; a batch is a whole domain.
-    nodes_per_domain : int
-        Nodes of a domain, of which the last may have fewer, in place of their number: as a cluster's file has them.
-    batch_nodes : int
-        Nodes of a batch that are drawn from the whole cluster, in place of domains.
-    duration_s : float
-        Length of the trace.
-
     Notes
     -----
     Times between failures of a node follow Weibull laws of shape 0.7 to 0.8, and repair times log-normal ones:
@@ -238,17 +158,33 @@ class MtbfSpec(Spec, frozen=True, kw_only=True, tag_field="kind", tag="mtbf"):
     """
 
     source: str = ""
+    """Origin of the rates."""
     num_nodes: NumNodes
+    """Nodes of the cluster; all are alive at the start."""
     mtbf_s: PositiveSeconds
+    """Mean time alive of a node between its failures, batches included. A node is alive for ``mtbf_s / (mtbf_s +
+    repair_s)`` of the time."""
     shape: Annotated[float, Meta(ge=0.2, le=20)] = 1.0
+    """Shape of the Weibull law of the times alive: 1 is memoryless (exponential). Below 1, nodes that come back tend to
+    fail again soon (infant failures); above 1 they wear out."""
     new_nodes: bool = False
+    """Whether every node is new at the start, so that infant failures come first. By default the cluster has run for
+    long, and the rate of failures is that of the mean from the start."""
     repair_s: PositiveSeconds
+    """Mean time from a failure to the return."""
     repair_sigma: Annotated[float, Meta(ge=0, le=5)] | None = None
+    """Standard deviation of the logarithm of a log-normal repair time; 0 is always the mean. By default repair times
+    are exponential."""
     batch_share: Share = 0.0
+    """Share of a node's failures in which a batch of nodes fails, and comes back, together."""
     num_domains: Amount = 0
+    """Failure domains, such as racks, of equal size and successive nodes; a batch is a whole domain."""
     nodes_per_domain: Amount = 0
+    """Nodes of a domain, of which the last may have fewer, in place of their number: as a cluster's file has them."""
     batch_nodes: Amount = 0
+    """Nodes of a batch that are drawn from the whole cluster, in place of domains."""
     duration_s: PositiveSeconds
+    """Length of the trace."""
 
     def __post_init__(self) -> None:
         sizes = [size for size in (self.num_domains, self.nodes_per_domain, self.batch_nodes) if size]
@@ -261,26 +197,18 @@ class MtbfSpec(Spec, frozen=True, kw_only=True, tag_field="kind", tag="mtbf"):
 
 
 class PublicSpec(Spec, frozen=True, kw_only=True, tag_field="kind", tag="public"):
-    """A trace that others published, at a fixed commit of a repository.
-
-    Attributes
-    ----------
-    licence : str
-        Terms of its publication.
-    repository, commit, path : str
-        ``owner/name``, commit and path of the file.
-    sha256 : str
-        Hash of the file's bytes.
-    format : str
-        Format for the reader.
-    """
+    """A trace that others published, at a fixed commit of a repository."""
 
     licence: str
+    """Terms of its publication."""
     repository: str
     commit: str
     path: str
+    """``owner/name``, commit and path of the file."""
     sha256: str
+    """Hash of the file's bytes."""
     format: str
+    """Format for the reader."""
 
 
 Recipe = SpotSpec | MtbfSpec | ScheduleSpec | MarketSpec | PoolSpec | PublicSpec

@@ -26,49 +26,32 @@ GUESSED = 0.9
 
 
 class Reading(NamedTuple):
-    """Result of a reader.
-
-    Attributes
-    ----------
-    events : list of Event
-        In file order.
-    duration_s : float or None
-        Seconds observed; until the last event when None.
-    notes : tuple of str
-        What the reader assumed, a line each.
-    assumed_unit : str or None
-        The unit of time, where neither the file nor the user names it.
-    prices : Prices or None
-        Prices of a node, where the file has them.
-    """
+    """Result of a reader."""
 
     events: list[Event]
+    """In file order."""
     duration_s: float | None = None
+    """Seconds observed; until the last event when None."""
     notes: tuple[str, ...] = ()
+    """What the reader assumed, a line each."""
     assumed_unit: str | None = None
+    """The unit of time, where neither the file nor the user names it."""
     prices: Prices | None = None
+    """Prices of a node, where the file has them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source(Faults):
-    """A file to read: its text, a generator for draws, and its faults.
-
-    Attributes
-    ----------
-    text : str
-        The text, empty for a binary file.
-    content : bytes
-        The same as bytes, unpacked.
-    rng : numpy.random.Generator
-        Source of all draws.
-    asked : TraceMapping
-        What the user says of the file.
-    """
+    """A file to read: its text, a generator for draws, and its faults."""
 
     text: str
+    """The text, empty for a binary file."""
     content: bytes = b""
+    """The same as bytes, unpacked."""
     rng: np.random.Generator
+    """Source of all draws."""
     asked: TraceMapping = NO_MAPPING
+    """What the user says of the file."""
 
     def lines(self) -> Iterator[tuple[int, str]]:
         """Yield line number and stripped text of every line that is not blank."""
@@ -88,24 +71,16 @@ class Source(Faults):
 
 
 class Reader(NamedTuple):
-    """A format of traces.
-
-    Attributes
-    ----------
-    looks : str
-        Pattern of a row, for people.
-    recognise : callable
-        Returns how well a text fits the format, from 0 to 1; the format that fits best is chosen.
-    read : callable
-        Reads a file into events.
-    options : tuple of str
-        Fields of `Source.asked` that `read` heeds; others are refused.
-    """
+    """A format of traces."""
 
     looks: str
+    """Pattern of a row, for people."""
     recognise: Callable[[str], float]
+    """Returns how well a text fits the format, from 0 to 1; the format that fits best is chosen."""
     read: Callable[[Source], Reading]
+    """Reads a file into events."""
     options: tuple[str, ...] = ()
+    """Fields of `Source.asked` that `read` heeds; others are refused."""
 
 
 def matching_lines(pattern: str) -> Callable[[str], float]:

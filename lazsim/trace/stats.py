@@ -17,61 +17,45 @@ MOST_LOSSES_PER_NODE_HOUR = 60.0
 class TraceStats:
     """Statistics of a trace; undefined ones are NaN.
 
-    Attributes
-    ----------
-    span_s : float
-        Length of the observation.
-    num_nodes : int
-        Distinct names.
-    initial_nodes, peak_nodes, min_nodes : int
-        Nodes alive after the first instant, at most and at least.
-    mean_nodes, node_hours : float
-        Time average and time integral of the nodes alive.
-    num_losses, num_removals : int
-        Instants with removals, and removed nodes.
-    removals_per_node_hour : float
-        Rate of removals of a node.
-    loss_size_mean : float
-        Mean nodes of a loss, which is all removals of one instant.
-    loss_size_max : int
-        Most nodes of a loss.
-    take_all_share : float
-        Share of the losses that leave no node alive, 0..1.
-    lifetime_mean_s, lifetime_median_s : float
-        From a node's addition to its removal, for stays that ended. Stays that the end of the trace cuts off count in
-        `num_censored` only, and a stay from before the trace counts from its start; both make the true life times
-        longer than these.
-    num_censored : int
-        Nodes alive at the end.
-    loss_gap_mean_s, loss_gap_cv : float
-        Mean of the times between successive losses, and their coefficient of variation: 1 for a Poisson process.
-    burstiness : float
-        ``(cv - 1) / (cv + 1)``: -1 for a clock, 0 for a Poisson process, towards 1 for bursts.
-
     Notes
     -----
     Burstiness is that of Goh and Barabasi, Europhysics Letters 81 (2008) 48002, doi:10.1209/0295-5075/81/48002.
     """
 
     span_s: float
+    """Length of the observation."""
     num_nodes: int
+    """Distinct names."""
     initial_nodes: int
     peak_nodes: int
     min_nodes: int
+    """Nodes alive after the first instant, at most and at least."""
     mean_nodes: float
     node_hours: float
+    """Time average and time integral of the nodes alive."""
     num_losses: int
     num_removals: int
+    """Instants with removals, and removed nodes."""
     removals_per_node_hour: float
+    """Rate of removals of a node."""
     loss_size_mean: float
+    """Mean nodes of a loss, which is all removals of one instant."""
     loss_size_max: int
+    """Most nodes of a loss."""
     take_all_share: float
+    """Share of the losses that leave no node alive, 0..1."""
     lifetime_mean_s: float
     lifetime_median_s: float
+    """From a node's addition to its removal, for stays that ended. Stays that the end of the trace cuts off count in
+    `num_censored` only, and a stay from before the trace counts from its start; both make the true life times longer
+    than these."""
     num_censored: int
+    """Nodes alive at the end."""
     loss_gap_mean_s: float
     loss_gap_cv: float
+    """Mean of the times between successive losses, and their coefficient of variation: 1 for a Poisson process."""
     burstiness: float
+    """``(cv - 1) / (cv + 1)``: -1 for a clock, 0 for a Poisson process, towards 1 for bursts."""
 
 
 def trace_stats(trace: Trace) -> TraceStats:

@@ -45,38 +45,26 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """Node events in time order, valid: a node is added while absent and removed while present.
-
-    Attributes
-    ----------
-    time_s : ndarray of float64, shape (M,)
-        Seconds since the trace began, ascending.
-    change : ndarray of int8, shape (M,)
-        +1 where a node is added, -1 where one is removed.
-    node : ndarray of int32, shape (M,)
-        Index into `names`.
-    names : tuple of str
-        Nodes by first appearance.
-    duration_s : float
-        Length of the observation, at least the time of the last event.
-    name, format, sha256 : str
-        File or recipe of the trace, its format and the hash of its bytes.
-    notes : tuple of str
-        Assumptions and repairs of the reader, a line each.
-    prices : Prices or None
-        Prices of a node, where the file has them.
-    """
+    """Node events in time order, valid: a node is added while absent and removed while present."""
 
     time_s: npt.NDArray[np.float64]
+    """Seconds since the trace began, ascending; shape (M,)."""
     change: npt.NDArray[np.int8]
+    """+1 where a node is added, -1 where one is removed; shape (M,)."""
     node: npt.NDArray[np.int32]
+    """Index into `names`; shape (M,)."""
     names: tuple[str, ...]
+    """Nodes by first appearance."""
     duration_s: float
+    """Length of the observation, at least the time of the last event."""
     name: str = ""
     format: str = ""
     sha256: str = ""
+    """File or recipe of the trace, its format and the hash of its bytes."""
     notes: tuple[str, ...] = ()
+    """Assumptions and repairs of the reader, a line each."""
     prices: Prices | None = None
+    """Prices of a node, where the file has them."""
 
     def __len__(self) -> int:
         return len(self.time_s)
