@@ -73,19 +73,13 @@ SMALLEST_SHARE = 1e-12
 
 @dataclass(frozen=True, eq=False)
 class Traffic:
-    """Traffic of an expert's tokens, as fractions of them, when every node routes an equal share.
-
-    Attributes
-    ----------
-    leaving_LEV, entering_LEV : ndarray of float64, shape (L, E, V)
-        Tokens that leave and enter each server through its NICs.
-    local_LEV : ndarray of float64, shape (L, E, V)
-        Tokens that go from one GPU to another of the same server.
-    """
+    """Traffic of an expert's tokens, as fractions of them, when every node routes an equal share."""
 
     leaving_LEV: Floats
     entering_LEV: Floats
+    """Tokens that leave and enter each server through its NICs."""
     local_LEV: Floats
+    """Tokens that go from one GPU to another of the same server."""
 
 
 @dataclass(frozen=True, eq=False)

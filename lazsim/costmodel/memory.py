@@ -31,28 +31,19 @@ RUNTIME_BYTES = 0.3e9 + 0.688e9
 
 @dataclass(frozen=True)
 class MemoryUse:
-    """Bytes on one GPU, by part.
-
-    Attributes
-    ----------
-    weights, gradients : float
-        In half precision.
-    optimizer_states : float
-        Master weights and moments.
-    activations : float
-        Kept from the forward pass of a micro-batch for its backward pass.
-    buffers : float
-        Tokens on their way to experts and back, in one layer at a time.
-    runtime : float
-        CUDA and NCCL.
-    """
+    """Bytes on one GPU, by part."""
 
     weights: float
     gradients: float
+    """In half precision."""
     optimizer_states: float
+    """Master weights and moments."""
     activations: float
+    """Kept from the forward pass of a micro-batch for its backward pass."""
     buffers: float
+    """Tokens on their way to experts and back, in one layer at a time."""
     runtime: float
+    """CUDA and NCCL."""
 
     @property
     def total(self) -> float:
@@ -67,32 +58,22 @@ class MemoryUse:
 
 @dataclass(frozen=True, eq=False)
 class GpuShare:
-    """What one GPU holds, and what it computes in a micro-batch.
-
-    Attributes
-    ----------
-    dense_params, expert_params : float
-        Parameters outside the routed experts, and of the experts in its slots.
-    num_tokens : int
-        Tokens of its own sequences.
-    rows_L : ndarray of float64, shape (L,)
-        Rows of tokens that its experts compute in each MoE layer, padding included.
-    sent_L : ndarray of float64, shape (L,)
-        Rows that its own tokens take in the exchange of each layer, padding included.
-    dense_replicas, expert_replicas : float
-        GPUs that hold the same parameters, all experts averaged.
-    masked_reorder : bool
-        See `lazsim.costmodel.step.NodeLayout`.
-    """
+    """What one GPU holds, and what it computes in a micro-batch."""
 
     dense_params: float
     expert_params: float
+    """Parameters outside the routed experts, and of the experts in its slots."""
     num_tokens: int
+    """Tokens of its own sequences."""
     rows_L: Floats
+    """Rows of tokens that its experts compute in each MoE layer, padding included."""
     sent_L: Floats
+    """Rows that its own tokens take in the exchange of each layer, padding included."""
     dense_replicas: float = 1.0
     expert_replicas: float = 1.0
+    """GPUs that hold the same parameters, all experts averaged."""
     masked_reorder: bool = False
+    """See `lazsim.costmodel.step.NodeLayout`."""
 
 
 def layer_activation_bytes(model: ModelSpec, share: GpuShare) -> tuple[float, Floats]:

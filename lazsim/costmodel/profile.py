@@ -92,39 +92,27 @@ COLUMNS = Point.__struct_fields__
 
 
 class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Conditions of a measurement, and the peaks of the device.
-
-    Attributes
-    ----------
-    format_version : int
-        Version of the files.
-    lazsim, torch : str
-        Versions of the software.
-    device, dtype : str
-        ``cpu`` or ``cuda``, and the type of the tensors.
-    model : ModelSpec
-        Model whose shapes the kernels have.
-    conditions : dict
-        Name of the device, driver, clocks, threads, caches, as far as they can be read.
-    matmul_flop_per_s, copy_bytes_per_s : float
-        Measured peaks of the device, to which shares refer.
-    kernels : list of str
-        Kernels that have rows.
-    skipped : dict
-        Kernels and sizes that were not measured, and why.
-    """
+    """Conditions of a measurement, and the peaks of the device."""
 
     format_version: int
+    """Version of the files."""
     lazsim: str
     torch: str
+    """Versions of the software."""
     device: str
     dtype: str
+    """``cpu`` or ``cuda``, and the type of the tensors."""
     model: ModelSpec
+    """Model whose shapes the kernels have."""
     conditions: dict[str, str | Number | bool | None]
+    """Name of the device, driver, clocks, threads, caches, as far as they can be read."""
     matmul_flop_per_s: Rate
     copy_bytes_per_s: Rate
+    """Measured peaks of the device, to which shares refer."""
     kernels: list[str] = []
+    """Kernels that have rows."""
     skipped: dict[str, str] = {}
+    """Kernels and sizes that were not measured, and why."""
 
 
 @dataclass(frozen=True)

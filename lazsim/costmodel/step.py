@@ -110,27 +110,18 @@ class CostModel:
 
 @dataclass(frozen=True, eq=False)
 class NodeLayout:
-    """Grouping of the nodes of a plan, and properties of its expert buffers.
-
-    Attributes
-    ----------
-    server_N : ndarray of int64, shape (N,)
-        Server of each node, 0 .. V - 1.
-    group_N : ndarray of int64, shape (N,), optional
-        Expert-parallel group of each node, inside which tokens stay; none under flexible dispatch.
-    padded : bool
-        Whether every expert's buffer has the size of the largest.
-    masked_reorder : bool
-        Whether tokens are reordered by a matmul with a one-hot mask.
-    most_chunks : int
-        Chunks in which an exchange can go behind the experts; the fastest number of them is taken in each layer.
-    """
+    """Grouping of the nodes of a plan, and properties of its expert buffers."""
 
     server_N: npt.NDArray[np.int64]
+    """Server of each node, 0 .. V - 1."""
     group_N: npt.NDArray[np.int64] | None = None
+    """Expert-parallel group of each node, inside which tokens stay; none under flexible dispatch."""
     padded: bool = False
+    """Whether every expert's buffer has the size of the largest."""
     masked_reorder: bool = False
+    """Whether tokens are reordered by a matmul with a one-hot mask."""
     most_chunks: int = 1
+    """Chunks in which an exchange can go behind the experts; the fastest number of them is taken in each layer."""
 
     @cached_property
     def servers(self) -> Partition:

@@ -38,21 +38,14 @@ class Planned:
 
 @dataclass(frozen=True, eq=False)
 class Held:
-    """Nodes that hold the training state, and the plan that says which part of it; None without nodes.
-
-    Attributes
-    ----------
-    nodes : tuple
-        The nodes, in the order of their seats: names, or the connections of a live job.
-    made : Planned or None
-        The plan as it was made.
-    seats : tuple of int
-        The node of the plan that each of them is.
-    """
+    """Nodes that hold the training state, and the plan that says which part of it; None without nodes."""
 
     nodes: tuple[Any, ...] = ()
+    """The nodes, in the order of their seats: names, or the connections of a live job."""
     made: Planned | None = None
+    """The plan as it was made."""
     seats: tuple[int, ...] = ()
+    """The node of the plan that each of them is."""
 
     @classmethod
     def full(cls, nodes: Sequence[Any], plan: Planned) -> "Held":

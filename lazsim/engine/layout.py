@@ -31,15 +31,10 @@ IMBALANCE_RATIO = 1.25
 
 @dataclass(frozen=True, kw_only=True)
 class LayoutCosts(CostModel):
-    """A cost model whose steps come from the kernels of a GPU and a layout; see `lazsim.stepmodel`.
-
-    Attributes
-    ----------
-    inputs : StepInputs
-        Model, layout, tables and constants, on the nodes that hold the model once.
-    """
+    """A cost model whose steps come from the kernels of a GPU and a layout; see `lazsim.stepmodel`."""
 
     inputs: StepInputs
+    """Model, layout, tables and constants, on the nodes that hold the model once."""
 
     @property
     def samples_per_step(self) -> int:

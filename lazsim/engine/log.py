@@ -33,40 +33,28 @@ class JobEvent(NamedTuple):
 
 @dataclass
 class FailureRecord:
-    """A failure that the job felt, up to the next step, the next failure or the end of the run.
-
-    Attributes
-    ----------
-    time_s : float
-        Time of the failure.
-    nodes : tuple of str
-        The nodes of the job that failed.
-    detected_s : float or None
-        Time at which the job noticed it; None where something else came first.
-    decision, source, why : str
-        The actions of `lazsim.engine.protocol`, the origin of the states, and the reason for the first action.
-    seconds : mapping
-        Seconds by bucket of the ledger; those of ``lost_work`` were spent before.
-    experts_moved, bytes_moved : int, float or None
-        States of experts, and bytes in all, that nodes fetched from each other or read from a checkpoint; None where
-        the system knows no more than the time that this takes.
-    lost_steps : int
-        Steps rolled back.
-    trains_at_s : float or None
-        Time at which training went on; None where another failure or the end of the run came first.
-    """
+    """A failure that the job felt, up to the next step, the next failure or the end of the run."""
 
     time_s: float
+    """Time of the failure."""
     nodes: tuple[str, ...]
+    """The nodes of the job that failed."""
     detected_s: float | None = None
+    """Time at which the job noticed it; None where something else came first."""
     decision: str = ""
     source: str = ""
     why: str = ""
+    """The actions of `lazsim.engine.protocol`, the origin of the states, and the reason for the first action."""
     seconds: Mapping[str, float] = field(default_factory=dict)
+    """Seconds by bucket of the ledger; those of ``lost_work`` were spent before."""
     experts_moved: int | None = 0
     bytes_moved: float | None = 0.0
+    """States of experts, and bytes in all, that nodes fetched from each other or read from a checkpoint; None where the
+    system knows no more than the time that this takes."""
     lost_steps: int = 0
+    """Steps rolled back."""
     trains_at_s: float | None = None
+    """Time at which training went on; None where another failure or the end of the run came first."""
 
 
 class TimeSpan(NamedTuple):

@@ -10,18 +10,12 @@ from lazsim.trace.table import Batch
 
 
 class Spares(NamedTuple):
-    """Nodes on standby: held, alive and not training.
-
-    Attributes
-    ----------
-    most_in_service : int or None
-        Nodes that a job may use; those beyond them are spares. None where it may use all.
-    start_s : float
-        Seconds from the call of a spare until it is in service: 0 for a warm standby.
-    """
+    """Nodes on standby: held, alive and not training."""
 
     most_in_service: int | None = None
+    """Nodes that a job may use; those beyond them are spares. None where it may use all."""
     start_s: float = 0.0
+    """Seconds from the call of a spare until it is in service: 0 for a warm standby."""
 
 
 NO_SPARES = Spares()

@@ -19,28 +19,19 @@ class Made:
 
 @dataclass
 class Saved:
-    """A state that was saved.
-
-    Attributes
-    ----------
-    step, samples : int
-        Steps and samples that it holds.
-    until_s : float
-        Time of the save: all that was trained before is kept.
-    counts_at_s : float
-        Time from which on it can be used.
-    since : list of Made
-        Steps made since.
-    since_s : float
-        Seconds of these.
-    """
+    """A state that was saved."""
 
     step: int = 0
     samples: int = 0
+    """Steps and samples that it holds."""
     until_s: float = 0.0
+    """Time of the save: all that was trained before is kept."""
     counts_at_s: float = 0.0
+    """Time from which on it can be used."""
     since: list[Made] = field(default_factory=list)
+    """Steps made since."""
     since_s: float = 0.0
+    """Seconds of these."""
 
 
 @dataclass(frozen=True)

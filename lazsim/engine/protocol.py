@@ -55,60 +55,40 @@ class Action(Enum):
 
 @dataclass(frozen=True)
 class Situation(Generic[Node]):
-    """A job that stands still.
-
-    Attributes
-    ----------
-    survivors : tuple
-        Nodes of the last plan that are alive, in the order of the plan; empty when what they hold no longer counts.
-    alive : tuple
-        All nodes alive, in the order of preference.
-    returned : tuple
-        Nodes beside the survivors that hold states: they lost their connection only.
-    paused : bool
-        Whether training stopped in order, at a step boundary. False after a failure.
-    joins_due : bool
-        Whether nodes that are alive and not in use may join now.
-    checkpoint_step : int
-        Step of the last checkpoint; 0 where there is none.
-    dropped : collection
-        Nodes that a regroup left out. Where plain expert parallelism regroups, they stay out until a restart.
-    """
+    """A job that stands still."""
 
     survivors: tuple[Node, ...]
+    """Nodes of the last plan that are alive, in the order of the plan; empty when what they hold no longer counts."""
     alive: tuple[Node, ...]
+    """All nodes alive, in the order of preference."""
     returned: tuple[Node, ...] = ()
+    """Nodes beside the survivors that hold states: they lost their connection only."""
     paused: bool = False
+    """Whether training stopped in order, at a step boundary. False after a failure."""
     joins_due: bool = False
+    """Whether nodes that are alive and not in use may join now."""
     checkpoint_step: int = 0
+    """Step of the last checkpoint; 0 where there is none."""
     dropped: Collection[Node] = ()
+    """Nodes that a regroup left out. Where plain expert parallelism regroups, they stay out until a restart."""
 
 
 @dataclass(frozen=True)
 class Decision(Generic[Node]):
-    """The next action of a job, and the nodes that take part.
-
-    Attributes
-    ----------
-    source : str
-        Origin of the states: ``peers``, ``memory``, ``checkpoint`` or ``initial``; of a wait, what is kept for its end.
-    num_nodes : int
-        Nodes of the next plan. A reconfiguration binds this many of `nodes`; the rest only send what they hold.
-    phases : tuple
-        Buckets of the ledger and seconds that the job takes besides, such as for replaying steps.
-    seats : tuple of int
-        Free places of the plan in force that the last of `nodes` take, where the job goes on.
-    why : str
-        The reason, in a few words.
-    """
+    """The next action of a job, and the nodes that take part."""
 
     action: Action = Action.WAIT
     source: str = ""
+    """Origin of the states: ``peers``, ``memory``, ``checkpoint`` or ``initial``; of a wait, what its end finds."""
     nodes: tuple[Node, ...] = ()
     num_nodes: int = 0
+    """Nodes of the next plan. A reconfiguration binds this many of `nodes`; the rest only send what they hold."""
     phases: tuple[tuple[str, float], ...] = field(default=(), repr=False)
+    """Buckets of the ledger and seconds that the job takes besides, such as for replaying steps."""
     seats: tuple[int, ...] = field(default=(), repr=False)
+    """Free places of the plan in force that the last of `nodes` take, where the job goes on."""
     why: str = field(default="", compare=False, repr=False)
+    """The reason, in a few words."""
 
 
 WAIT: Decision[Any] = Decision(why="the nodes alive are too few to hold every expert")

@@ -16,24 +16,16 @@ from lazsim.placement.transfers import migrate
 
 @dataclass(frozen=True, eq=False)
 class Binding:
-    """Candidates bound to the nodes of a plan.
-
-    Attributes
-    ----------
-    chosen_N : ndarray of int64, shape (N,)
-        The candidate that becomes each node of the plan.
-    order_H : ndarray of int64, shape (H,)
-        All candidates: those chosen, then the others.
-    bytes_HH : ndarray of float64, shape (H, H)
-        Bytes that each candidate sends to each other, both in the order of `order_H`.
-    num_states : int
-        Expert states fetched.
-    """
+    """Candidates bound to the nodes of a plan."""
 
     chosen_N: Ints
+    """The candidate that becomes each node of the plan."""
     order_H: Ints
+    """All candidates: those chosen, then the others."""
     bytes_HH: Floats
+    """Bytes that each candidate sends to each other, both in the order of `order_H`."""
     num_states: int
+    """Expert states fetched."""
 
     def transfer_s(self, costs: CostModel, server_H: Ints) -> float:
         """Return the seconds until all have the states that they lack, from the server of each candidate."""

@@ -15,21 +15,14 @@ MOST_AVERAGED = 8
 
 
 class Point(NamedTuple):
-    """A plan that stands for others.
-
-    Attributes
-    ----------
-    fewest_nodes : int
-        The fewest nodes that any expert is on.
-    extrapolated_share : float
-        The part of the time of its steps that is extrapolated.
-    plan : PlacementPlan or None
-        The plan itself, where plans are scored.
-    """
+    """A plan that stands for others."""
 
     fewest_nodes: int
+    """The fewest nodes that any expert is on."""
     extrapolated_share: float
+    """The part of the time of its steps that is extrapolated."""
     plan: PlacementPlan | None
+    """The plan itself, where plans are scored."""
 
 
 class StepTimers:

@@ -23,83 +23,58 @@ from lazsim.units import counted
 
 @dataclass(frozen=True)
 class SystemRun:
-    """The work that a system got done, and the use of its time.
-
-    Attributes
-    ----------
-    system, name : str
-        The system; `name` adds the policy where that was chosen, and tells runs of one system apart.
-    placement : str or None
-        Its placement policy; None under plain expert parallelism.
-    wall_s : float
-        Simulated time.
-    steps, samples : int
-        Steps and sequences trained and kept.
-    ledger_s : mapping
-        Seconds by bucket; they add up to `wall_s`.
-    counts : mapping
-        ``failures``, ``reconfigurations``, ``restarts``, ``rebalances``, ``checkpoints`` and ``lost_steps``.
-    states, events : tuple
-        Changes of state over time, and events.
-    failures : tuple of FailureRecord
-        Every failure that the job felt, and the way back to training.
-    phases, node_spans : tuple of TimeSpan
-        The buckets of the ledger over time, and the times at which each node is in use or spare; the longest of too
-        many.
-    plan_recovery : SurvivalEstimate or None
-        The probability that every expert survives when nodes next go, where it was asked for; see
-        `lazsim.engine.plan_reliability`.
-    below_threshold_s : float
-        Seconds of steps, later lost ones included, under plans that keep some expert on fewer nodes than the job's
-        fault threshold. A system without flexible dispatch keeps none, and has 0.
-    extrapolated_s : float or None
-        Seconds of steps, later lost ones included, that come from beyond the sizes of a profile, where that is allowed.
-    lost_token_share : float or None
-        Share of the tokens trained whose updates of experts were lost; None for systems that lose none.
-    interval_steps : int
-        Steps between checkpoints; 0 where none are made.
-    host_bytes : float
-        Bytes of each node's own memory that copies and logs take.
-    setting : mapping
-        Values of the fields of the system that a search may change; see `System.choices`.
-    memory : MemoryUse or None
-        Bytes that a GPU needs at the peak; None where the job never trains. See `lazsim.engine.memory`.
-    planning : str
-        ``exact`` where every plan was made, or ``sampled``; see `lazsim.engine.sampling`.
-    samples_error : float
-        Half of the 95 % interval of the samples that sampling leaves, as a share of them; 0 where planning is exact.
-    gpus_per_node, tokens_per_sample : int
-        GPUs of a node, and tokens of a sequence.
-    prices : Prices or None
-        Prices of a node, where they are known.
-    """
+    """The work that a system got done, and the use of its time."""
 
     system: str
     placement: str | None
+    """Its placement policy; None under plain expert parallelism."""
     name: str
+    """The system, with the policy where that was chosen, which tells runs of one system apart."""
     wall_s: float
+    """Simulated time."""
     steps: int
     samples: int
+    """Steps and sequences trained and kept."""
     ledger_s: Mapping[str, float]
+    """Seconds by bucket; they add up to `wall_s`."""
     counts: Mapping[str, int]
+    """``failures``, ``reconfigurations``, ``restarts``, ``rebalances``, ``checkpoints`` and ``lost_steps``."""
     states: tuple[State, ...]
     events: tuple[JobEvent, ...]
+    """Changes of state over time, and events."""
     failures: tuple[FailureRecord, ...] = ()
+    """Every failure that the job felt, and the way back to training."""
     phases: tuple[TimeSpan, ...] = ()
     node_spans: tuple[TimeSpan, ...] = ()
+    """The buckets of the ledger over time, and the times at which each node is in use or spare; the longest of too
+    many."""
     plan_recovery: SurvivalEstimate | None = None
+    """The probability that every expert survives when nodes next go, where it was asked for; see
+    `lazsim.engine.plan_reliability`."""
     below_threshold_s: float = 0.0
+    """Seconds of steps, later lost ones included, under plans that keep some expert on fewer nodes than the job's fault
+    threshold. A system without flexible dispatch keeps none, and has 0."""
     extrapolated_s: float | None = None
+    """Seconds of steps, later lost ones included, from beyond the sizes of a profile, where that is allowed."""
     memory: MemoryUse | None = None
+    """Bytes that a GPU needs at the peak; None where the job never trains. See `lazsim.engine.memory`."""
     lost_token_share: float | None = None
+    """Share of the tokens trained whose updates of experts were lost; None for systems that lose none."""
     interval_steps: int = 0
+    """Steps between checkpoints; 0 where none are made."""
     host_bytes: float = 0.0
+    """Bytes of each node's own memory that copies and logs take."""
     setting: Mapping[str, int] = field(default_factory=dict)
+    """Values of the fields of the system that a search may change; see `System.choices`."""
     planning: str = "exact"
+    """``exact`` where every plan was made, or ``sampled``; see `lazsim.engine.sampling`."""
     samples_error: float = 0.0
+    """Half of the 95 % interval of the samples that sampling leaves, as a share of them; 0 where planning is exact."""
     gpus_per_node: int = 1
     tokens_per_sample: int = 1
+    """GPUs of a node, and tokens of a sequence."""
     prices: Prices | None = None
+    """Prices of a node, where they are known."""
 
     @property
     def node_hours_held(self) -> float:

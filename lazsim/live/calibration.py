@@ -47,36 +47,26 @@ NOTHING_MOVED_BYTES_PER_S = 1e12
 
 @dataclass(frozen=True)
 class Calibration:
-    """Costs on this machine, means over a calibration run.
-
-    Attributes
-    ----------
-    step_s, first_step_s : mapping
-        Step time by the number of nodes in use, and that of first steps after recoveries, which take longer where
-        workers are new.
-    resume_s : float
-        Of all these first steps.
-    restart_s : float
-        Of a restart, the load of the checkpoint included.
-    transfer_bytes_per_s : float
-        Rate of states over the busiest node's link.
-    start_up_s : float
-        From the start of a node until the job knows it.
-    kill_ages_s : tuple of float
-        Ages of the nodes killed.
-    """
+    """Costs on this machine, means over a calibration run."""
 
     step_s: Mapping[int, float]
+    """Step time by the number of nodes in use."""
     detect_s: float
     rebuild_s: float
     resume_s: float
+    """Of a first step after a recovery, whatever the nodes."""
     restart_s: float
+    """Of a restart, the load of the checkpoint included."""
     save_s: float
     transfer_bytes_per_s: float
+    """Rate of states over the busiest node's link."""
     start_up_s: float
+    """From the start of a node until the job knows it."""
     kill_ages_s: tuple[float, ...]
+    """Ages of the nodes killed."""
     routing: RecordedRouting
     first_step_s: Mapping[int, float] = field(default_factory=dict)
+    """Time of first steps after recoveries by the number of nodes in use: they take longer where workers are new."""
 
     def step_of(self, num_nodes: int, *, is_first: bool = False) -> float:
         """Return the seconds of a step with `num_nodes` nodes in use."""

@@ -11,15 +11,10 @@ from lazsim.placement.serving import rebalance_experts
 
 
 class VllmPolicy:
-    """A policy for ``vllm.distributed.eplb.policy.EPLB_POLICIES``; a subclass may set other `options`.
-
-    Attributes
-    ----------
-    options : mapping
-        Further arguments of `rebalance_experts`, such as ``{"fault_threshold": 2}``.
-    """
+    """A policy for ``vllm.distributed.eplb.policy.EPLB_POLICIES``; a subclass may set other `options`."""
 
     options: ClassVar[Mapping[str, Any]] = {}
+    """Further arguments of `rebalance_experts`, such as ``{"fault_threshold": 2}``."""
 
     @classmethod
     def rebalance_experts(

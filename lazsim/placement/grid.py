@@ -13,24 +13,16 @@ from lazsim.placement.plan import Bools, Ints, PlacementPlan
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """How a job uses nodes: each pipeline stage has equally many, which follow each other in a plan.
-
-    Attributes
-    ----------
-    stage_L : ndarray of int64, shape (L,)
-        Stage of each MoE layer.
-    num_stages : int
-        Pipeline stages.
-    unit_nodes : int
-        Nodes of a stage that hold its experts once under plain expert parallelism.
-    column_nodes : int
-        Nodes that divide sequences and matrices among them: a stage has a multiple of these.
-    """
+    """How a job uses nodes: each pipeline stage has equally many, which follow each other in a plan."""
 
     stage_L: Ints
+    """Stage of each MoE layer."""
     num_stages: int
+    """Pipeline stages."""
     unit_nodes: int
+    """Nodes of a stage that hold its experts once under plain expert parallelism."""
     column_nodes: int = 1
+    """Nodes that divide sequences and matrices among them: a stage has a multiple of these."""
 
     @property
     def replica_nodes(self) -> int:

@@ -38,21 +38,14 @@ class MigrationRow:
 
 @dataclass(frozen=True)
 class MigrationReport:
-    """Every mapping with every sharing, and lower bounds over all of them.
-
-    Attributes
-    ----------
-    rows : tuple of MigrationRow
-        Mappings in the order of `MAPPINGS`, for each the sharings in the order of `SHARINGS`.
-    least_bytes : float
-        Fewest bytes that a mapping moves; some mapping reaches it.
-    bound_bytes : float
-        Lower bound of the busiest node's bytes for any mapping and sharing; perhaps none reaches it.
-    """
+    """Every mapping with every sharing, and lower bounds over all of them."""
 
     rows: tuple[MigrationRow, ...]
+    """Mappings in the order of `MAPPINGS`, for each the sharings in the order of `SHARINGS`."""
     least_bytes: float
+    """Fewest bytes that a mapping moves; some mapping reaches it."""
     bound_bytes: float
+    """Lower bound of the busiest node's bytes for any mapping and sharing; perhaps none reaches it."""
 
 
 def migration_report(

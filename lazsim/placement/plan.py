@@ -19,13 +19,6 @@ Bools = npt.NDArray[np.bool_]
 class PlacementPlan:
     """The replicas that every node holds.
 
-    Attributes
-    ----------
-    slots_LNS : ndarray of int64, shape (L, N, S)
-        Expert in each slot, -1 where it is empty.
-    num_experts : int
-        Experts of a layer.
-
     Examples
     --------
     >>> plan = PlacementPlan(np.array([[[0, 1], [1, 1]]]), num_experts=2)
@@ -34,7 +27,9 @@ class PlacementPlan:
     """
 
     slots_LNS: Ints
+    """Expert in each slot, -1 where it is empty."""
     num_experts: int
+    """Experts of a layer."""
 
     @property
     def num_layers(self) -> int:

@@ -32,30 +32,20 @@ DOMAINS = "domains"
 
 @dataclass(frozen=True)
 class NamedPolicy:
-    """A placement policy.
-
-    Attributes
-    ----------
-    name : str
-        Its name; for a function in a file, ``path.py:function``.
-    function : callable
-        Takes a `PlacementRequest` and returns a plan; a custom one may also return an array of its slots.
-    description : str
-        One line for people.
-    is_custom : bool
-        Whether it comes from a user's file or another package.
-    allocates : bool
-        Whether it chooses the replicas itself; other policies of lazsim place exactly the replicas of the request.
-    plans_layers_alone : bool
-        Whether the plan of a layer depends on that layer alone; one request may then hold layers of several plans.
-    """
+    """A placement policy."""
 
     name: str
+    """Its name; for a function in a file, ``path.py:function``."""
     function: Callable[[PlacementRequest], Any]
+    """Takes a `PlacementRequest` and returns a plan; a custom one may also return an array of its slots."""
     description: str = ""
+    """One line for people."""
     is_custom: bool = False
+    """Whether it comes from a user's file or another package."""
     allocates: bool = False
+    """Whether it chooses the replicas itself; other policies of lazsim place exactly the replicas of the request."""
     plans_layers_alone: bool = False
+    """Whether the plan of a layer depends on that layer alone; one request may then hold layers of several plans."""
 
 
 def _on_nodes(place_nodes: Callable[[PlacementRequest], PlacementPlan]) -> Callable[[PlacementRequest], PlacementPlan]:

@@ -33,41 +33,28 @@ def require_plan_size(num_layers: int, num_experts: int, num_nodes: int, num_slo
 
 @dataclass(frozen=True, eq=False)
 class PlacementRequest:
-    """The input of a policy; its arrays are read-only.
-
-    Attributes
-    ----------
-    replicas_LE : ndarray of int64, shape (L, E)
-        Replicas allocated to each expert. A policy that allocates by itself may place others.
-    num_nodes, num_slots : int
-        Nodes, and replica slots of a node in one layer; replicas fill all slots.
-    gpus_per_node : int
-        GPUs of a node; slot ``s`` of a node belongs to its GPU ``s % gpus_per_node``.
-    load_LE : ndarray of int64, shape (L, E)
-        Tokens routed to each expert; the replicas where loads are unknown.
-    seed : int
-        Seed of a policy that draws.
-    num_groups : int
-        Groups of experts in group-limited routing, which follow one another and are equally large.
-    old : PlacementPlan, optional
-        The plan that the nodes hold, for policies that change it: of the same layers, experts and nodes, and of at most
-        as many slots, to which empty ones are added.
-    move_cost : float
-        What a policy that changes that plan must gain; see `lazsim.placement.steady.keep_steady`.
-    domain_N : ndarray of int64, shape (N,), optional
-        Failure domain of each node, such as its rack, numbered from 0 without gaps; none where nodes fail alone.
-    """
+    """The input of a policy; its arrays are read-only."""
 
     replicas_LE: Ints
+    """Replicas allocated to each expert. A policy that allocates by itself may place others."""
     num_nodes: int
     num_slots: int
+    """Nodes, and replica slots of a node in one layer; replicas fill all slots."""
     gpus_per_node: int = 1
+    """GPUs of a node; slot ``s`` of a node belongs to its GPU ``s % gpus_per_node``."""
     load_LE: Ints = field(default_factory=lambda: np.empty((0, 0), dtype=np.int64))
+    """Tokens routed to each expert; the replicas where loads are unknown."""
     seed: int = 0
+    """Seed of a policy that draws."""
     num_groups: int = 1
+    """Groups of experts in group-limited routing, which follow one another and are equally large."""
     old: PlacementPlan | None = None
+    """The plan that the nodes hold, for policies that change it: of the same layers, experts and nodes, and of at most
+    as many slots, to which empty ones are added."""
     move_cost: float = MOVE_COST
+    """What a policy that changes that plan must gain; see `lazsim.placement.steady.keep_steady`."""
     domain_N: Ints | None = None
+    """Failure domain of each node, such as its rack, numbered from 0 without gaps; none where nodes fail alone."""
 
     def __post_init__(self) -> None:
         """Check replicas and loads, make both read-only, and take the replicas for loads that are not given."""

@@ -34,43 +34,29 @@ ROUNDING = 1e-12
 
 @dataclass(frozen=True, eq=False)
 class Rules:
-    """What every changed plan must keep.
-
-    Attributes
-    ----------
-    node_G : ndarray of int64, shape (G,)
-        Node of each GPU.
-    fewest_nodes : int
-        Distinct nodes of each expert, at least.
-    num_groups : int
-        Groups of experts, each on one node; 1 where they need not be kept together.
-    """
+    """What every changed plan must keep."""
 
     node_G: Ints
+    """Node of each GPU."""
     fewest_nodes: int = 1
+    """Distinct nodes of each expert, at least."""
     num_groups: int = 1
+    """Groups of experts, each on one node; 1 where they need not be kept together."""
 
 
 @dataclass(frozen=True)
 class PlanChange:
-    """What a change of plan moves and gains.
-
-    Attributes
-    ----------
-    num_moved, num_slots : int
-        Replicas that a GPU has now and had not, in all layers, and all slots.
-    moved_bytes : float
-        Size of the replicas moved.
-    busiest_before, busiest_after : float
-        Load of the busiest GPU over the mean of all, averaged over layers; before, infinite where an expert has no
-        replica.
-    """
+    """What a change of plan moves and gains."""
 
     num_moved: int
     num_slots: int
+    """Replicas that a GPU has now and had not, in all layers, and all slots."""
     moved_bytes: float
+    """Size of the replicas moved."""
     busiest_before: float
     busiest_after: float
+    """Load of the busiest GPU over the mean of all, averaged over layers; before, infinite where an expert has no
+    replica."""
 
     def __str__(self) -> str:
         """Tell it in a line."""

@@ -14,24 +14,16 @@ from lazsim.placement.plan import Bools, Floats
 
 @dataclass(frozen=True, eq=False)
 class Migration:
-    """Bytes between nodes that bring every node the states of a plan.
-
-    Attributes
-    ----------
-    bytes_NN : ndarray of float64, shape (N, N)
-        Bytes that each node sends to each other.
-    received_bytes_N : ndarray of float64, shape (N,)
-        Bytes that each node receives: counted, so free of the rounding of shares.
-    num_states : int
-        Expert states fetched.
-    sender_bound_bytes : float
-        Lower bound of the busiest sender's bytes, however owners share the sending; 0 where it is not computed.
-    """
+    """Bytes between nodes that bring every node the states of a plan."""
 
     bytes_NN: Floats
+    """Bytes that each node sends to each other."""
     received_bytes_N: Floats
+    """Bytes that each node receives: counted, so free of the rounding of shares."""
     num_states: int
+    """Expert states fetched."""
     sender_bound_bytes: float = 0.0
+    """Lower bound of the busiest sender's bytes, however owners share the sending; 0 where it is not computed."""
 
 
 def migrate(has_LEN: Bools, wants_LEN: Bools, state_bytes: float, has_dense_N: Bools, dense_bytes: float) -> Migration:

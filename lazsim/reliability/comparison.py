@@ -25,55 +25,39 @@ from lazsim.units import counted
 
 @dataclass(frozen=True, eq=False)
 class NodeLoss:
-    """The consequences of a loss of nodes under one policy.
-
-    Attributes
-    ----------
-    lost_experts : tuple of (layer, expert)
-        Those that no survivor holds: training restarts from a checkpoint.
-    plan, refusal
-        That of the same policy for the survivors, or why there is none.
-    report : MigrationReport, optional
-        State that each kind of migration moves, where no expert is lost.
-    """
+    """The consequences of a loss of nodes under one policy."""
 
     lost_experts: tuple[tuple[int, int], ...]
+    """Those that no survivor holds: training restarts from a checkpoint."""
     plan: PlacementPlan | None
+    """That of the same policy for the survivors."""
     report: MigrationReport | None
+    """State that each kind of migration moves, where no expert is lost."""
     refusal: str = ""
+    """Why there is no plan."""
 
 
 @dataclass(frozen=True, eq=False)
 class PlanComparison:
-    """Plans of several policies for one task, with notes for the user.
-
-    Attributes
-    ----------
-    plans, scores, losses : mapping
-        By policy; no losses where no node fails.
-    lost : tuple of int
-        Nodes that then fail.
-    model, state_bytes
-        Model whose experts move when nodes fail, or whose memory is shown, and the training state of one of them.
-    layer : int, optional
-        The layer to show; by default the most endangered one of each plan.
-    changes : mapping
-        What each policy moves and gains from the old plan of the task, by policy.
-    memory : mapping, optional
-        Bytes on each GPU by part, and the model and GPU that they are of; see `lazsim.study.memory.with_memory`.
-    """
+    """Plans of several policies for one task, with notes for the user."""
 
     task: PlanningTask
     plans: Mapping[str, PlacementPlan]
     scores: Mapping[str, PlanScore]
+    """By policy, as `plans` and `losses` are; no losses where no node fails."""
     notes: tuple[str, ...]
     lost: tuple[int, ...]
+    """Nodes that then fail."""
     losses: Mapping[str, NodeLoss]
     model: str
     state_bytes: int
+    """Model whose experts move when nodes fail, or whose memory is shown, and the training state of one of them."""
     layer: int | None
+    """The layer to show; by default the most endangered one of each plan."""
     memory: Mapping[str, Any] | None = None
+    """Bytes on each GPU by part, and the model and GPU that they are of; see `lazsim.study.memory.with_memory`."""
     changes: Mapping[str, PlanChange] = field(default_factory=dict)
+    """What each policy moves and gains from the old plan of the task, by policy."""
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data, the shape that ``lazsim place --json`` prints."""

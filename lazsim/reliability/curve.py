@@ -37,25 +37,18 @@ MAX_EXACT_WORK = 5e10
 
 @dataclass(frozen=True, eq=False)
 class SurvivalCurve:
-    """Probability that all experts survive, by the number of nodes that fail together.
-
-    Attributes
-    ----------
-    failures : ndarray of int64, shape (F,)
-        Failed nodes, or failed domains.
-    recovery_prob, ci_low, ci_high : ndarray of float64, shape (F,)
-        Probability that every expert of every layer survives, and the 95 % interval of each on its own; all three are
-        the same where `method` is ``exact``, not ``montecarlo``.
-    guaranteed : int
-        The fault threshold that holds: the fewest failures that can lose an expert. Fewer are always survived.
-    """
+    """Probability that all experts survive, by the number of nodes that fail together."""
 
     failures: Ints
+    """Failed nodes, or failed domains. Shape (F,)."""
     recovery_prob: Floats
     ci_low: Floats
     ci_high: Floats
+    """Probability that every expert of every layer survives, and the 95 % interval of each on its own; all three are
+    the same where `method` is ``exact``, not ``montecarlo``. Shape (F,)."""
     method: str
     guaranteed: int
+    """The fault threshold that holds: the fewest failures that can lose an expert. Fewer are always survived."""
 
 
 @dataclass(frozen=True)

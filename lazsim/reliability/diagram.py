@@ -22,19 +22,13 @@ MAX_NODES = 1 << 11
 
 @dataclass(frozen=True, eq=False)
 class Diagram:
-    """Fate of the experts, node by node.
-
-    Attributes
-    ----------
-    order : ndarray of int64, shape (n,)
-        Nodes in the order in which they are decided.
-    next_states : tuple of ndarray of int64, shape (2, S)
-        For each node in that order: where each state leads when the node lives, and when it fails, or `LOST`. One
-        state is left after the last node: all experts survive.
-    """
+    """Fate of the experts, node by node."""
 
     order: Ints
+    """Nodes in the order in which they are decided. Shape (n,)."""
     next_states: tuple[Ints, ...]
+    """For each node in that order: where each state leads when the node lives, and when it fails, or `LOST`. One state
+    is left after the last node: all experts survive. Shape (2, S)."""
 
     def survival_by_count(self) -> Floats:
         """Return the share of the subsets of each size 0..n that are survived, shape (n + 1,).

@@ -21,13 +21,6 @@ class IndependentFailures:
 class BatchFailures:
     """As many nodes fail as in a batch of a trace, all equally likely; ``BatchFailures([k])`` is any `k` of them.
 
-    Attributes
-    ----------
-    sizes
-        Nodes that failed in each batch observed, or each distinct number of them; 0..N.
-    weights
-        Number of times that each was observed; once by default.
-
     Examples
     --------
     Two single failures and one of three nodes:
@@ -37,7 +30,9 @@ class BatchFailures:
     """
 
     sizes: Sequence[int] | Ints
+    """Nodes that failed in each batch observed, or each distinct number of them; 0..N."""
     weights: Sequence[float] | Floats | None = None
+    """Number of times that each was observed; once by default."""
 
 
 FailureModel = IndependentFailures | BatchFailures

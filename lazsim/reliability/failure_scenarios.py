@@ -18,24 +18,17 @@ MAX_EVERY = 32
 
 @dataclass(frozen=True, eq=False)
 class TraceBatches:
-    """How many nodes of a trace fail at once.
-
-    Attributes
-    ----------
-    sizes, counts
-        Sizes, at most the nodes of a plan, ascending; and the number of batches of each size.
-    num_capped
-        Batches of more nodes than a plan has, which count as the loss of all.
-    sha256, notes
-        Hash of the trace's bytes, and assumptions made while reading it.
-    """
+    """How many nodes of a trace fail at once."""
 
     sizes: tuple[int, ...]
     counts: tuple[int, ...]
+    """Sizes, at most the nodes of a plan, ascending; and the number of batches of each size."""
     num_capped: int
+    """Batches of more nodes than a plan has, which count as the loss of all."""
     name: str
     sha256: str
     notes: tuple[str, ...] = ()
+    """Hash of the trace's bytes, and assumptions made while reading it."""
 
     @property
     def model(self) -> BatchFailures:
@@ -55,29 +48,20 @@ class TraceBatches:
 
 @dataclass(frozen=True, eq=False)
 class FailureScenarios:
-    """Failures that plans are held against.
-
-    Attributes
-    ----------
-    failures, was_chosen
-        Numbers of nodes, or domains, that fail together; and whether the user asked for these numbers.
-    method
-        See `recovery_curve`.
-    domains
-        Failure domain of each node, by name.
-    nodes, trace
-        Probability that each node, or domain, fails; and sizes of batches.
-    inputs
-        All that it was made from.
-    """
+    """Failures that plans are held against."""
 
     failures: tuple[int, ...]
     was_chosen: bool
+    """Numbers of nodes, or domains, that fail together; and whether the user asked for these numbers."""
     method: Method
+    """See `recovery_curve`."""
     domains: tuple[str, ...] | None
+    """Failure domain of each node, by name."""
     nodes: IndependentFailures | None
     trace: TraceBatches | None
+    """Probability that each node, or domain, fails; and sizes of batches."""
     inputs: dict[str, Any]
+    """All that it was made from."""
 
     @property
     def unit(self) -> str:

@@ -27,18 +27,12 @@ LACKS_NODE = [sum(1 << x for x in range(64) if not x >> v & 1) for v in range(WO
 
 @dataclass(frozen=True, eq=False)
 class Lattice:
-    """Whether each subset of the nodes may fail.
-
-    Attributes
-    ----------
-    num_nodes : int
-        Nodes, ``n``.
-    survived : ndarray of uint8
-        The bit of each subset, 1 where every expert survives its failure; ``2**n`` bits, at least one word.
-    """
+    """Whether each subset of the nodes may fail."""
 
     num_nodes: int
+    """Nodes, ``n``."""
     survived: Bytes
+    """The bit of each subset, 1 where every expert survives its failure; ``2**n`` bits, at least one word."""
 
     def survival_by_count(self) -> Floats:
         """Return the share of the subsets of each size 0..n that are survived, shape (n + 1,)."""

@@ -20,22 +20,15 @@ ZIPF = "zipf"
 
 @dataclass(frozen=True, eq=False)
 class Loads:
-    """Tokens routed to each expert.
-
-    Attributes
-    ----------
-    load_LE : ndarray of int64, shape (L, E)
-        Only ratios within a layer count.
-    name, sha256
-        Where they come from, and its hash.
-    has_layers
-        Whether the layers are real ones; otherwise one stands for any.
-    """
+    """Tokens routed to each expert."""
 
     load_LE: Ints
+    """Only ratios within a layer count."""
     name: str
     sha256: str
+    """Where they come from, and its hash."""
     has_layers: bool = False
+    """Whether the layers are real ones; otherwise one stands for any."""
     notes: tuple[str, ...] = ()
 
 

@@ -20,31 +20,22 @@ from lazsim.reliability.task import PlanningTask
 
 @dataclass(frozen=True)
 class PlanScore:
-    """How a plan spreads experts and load.
-
-    Attributes
-    ----------
-    num_slots, num_slots_used
-        Slots of all layers, and those that hold a replica.
-    guaranteed
-        The fault threshold that holds: the fewest failures that can lose an expert, which are the distinct nodes of the
-        least spread one. Fewer failures are always survived.
-    num_deadly, num_sets
-        Sets of `guaranteed` nodes whose failure loses an expert, and all sets of that size: infinite beyond floats.
-    layer, expert
-        The most endangered expert: on the fewest nodes, and of those the one with most load.
-    max_mean_load
-        Load of the fullest node over the mean of all nodes, in a layer; averaged over layers.
-    """
+    """How a plan spreads experts and load."""
 
     num_slots: int
     num_slots_used: int
+    """Slots of all layers, and those that hold a replica."""
     guaranteed: int
+    """The fault threshold that holds: the fewest failures that can lose an expert, which are the distinct nodes of the
+    least spread one. Fewer failures are always survived."""
     num_deadly: int
     num_sets: float
+    """Sets of `guaranteed` nodes whose failure loses an expert, and all sets of that size: infinite beyond floats."""
     layer: int
     expert: int
+    """The most endangered expert: on the fewest nodes, and of those the one with most load."""
     max_mean_load: float
+    """Load of the fullest node over the mean of all nodes, in a layer; averaged over layers."""
 
 
 def make_plans(task: PlanningTask, policies: Sequence[str] = ()) -> tuple[dict[str, PlacementPlan], tuple[str, ...]]:

@@ -31,27 +31,20 @@ MAX_SETS_LISTED = 64
 
 @dataclass(frozen=True, eq=False)
 class PolicyReliability:
-    """How likely the plan of one policy keeps every expert.
-
-    Attributes
-    ----------
-    curve, layers
-        Survival of the whole model, and of each layer alone.
-    sets_MN : ndarray of bool, shape (M, N)
-        Minimal failure sets of the model, of nodes or domains, smallest first.
-    shuffled_RF : ndarray of float64, shape (R, F)
-        Survival of the whole model when each layer numbers its nodes at random; no rows for a model of one layer.
-    trace, nodes
-        Survival when as many nodes fail as in a batch of a trace, and when each node fails independently.
-    """
+    """How likely the plan of one policy keeps every expert."""
 
     curve: SurvivalCurve
+    """Survival of the whole model."""
     sets_MN: Bools
+    """Minimal failure sets of the model, of nodes or domains, smallest first."""
     layers: tuple[SurvivalCurve, ...]
+    """Survival of each layer alone."""
     shuffled_RF: Floats
+    """Survival of the whole model when each layer numbers its nodes at random; no rows for a model of one layer."""
     shuffled_method: str = ""
     trace: SurvivalEstimate | None = None
     nodes: SurvivalEstimate | None = None
+    """Survival when as many nodes fail as in a batch of a trace, and when each node fails independently."""
 
     def to_json(self, *, has_layers: bool) -> dict[str, Any]:
         """Return plain data."""

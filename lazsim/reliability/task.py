@@ -25,24 +25,16 @@ DEFAULT_MIN_REPLICAS = 2
 
 @dataclass(frozen=True, eq=False)
 class PlanningTask(PlacementRequest):
-    """A request for a plan, and what it was made from.
-
-    Attributes
-    ----------
-    min_replicas
-        Fewest replicas of an expert, where nodes are enough.
-    domains
-        Failure domain of each node, by name; none where nodes fail alone.
-    has_layers
-        Whether results have an axis of layers.
-    inputs
-        All that it was made from, with the hashes of files.
-    """
+    """A request for a plan, and what it was made from."""
 
     min_replicas: int = 1
+    """Fewest replicas of an expert, where nodes are enough."""
     domains: tuple[str, ...] | None = None
+    """Failure domain of each node, by name; none where nodes fail alone."""
     has_layers: bool = False
+    """Whether results have an axis of layers."""
     inputs: Mapping[str, Any] = field(default_factory=dict)
+    """All that it was made from, with the hashes of files."""
     notes: tuple[str, ...] = ()
 
     def on_survivors(self, survivors: Ints, plan: PlacementPlan) -> PlacementRequest:

@@ -48,42 +48,30 @@ class RoutingSpec(Spec, frozen=True, kw_only=True):
 
     The logarithm of an expert's load, relative to its layer, follows one distribution, scaled to the layer's standard
     deviation. Over training it follows a Gaussian process with a fast and a slow part.
-
-    Attributes
-    ----------
-    skew, skew_spread : float
-        Mean and standard deviation, over layers, of the standard deviation of log loads.
-    num_experts : int
-        Experts of a layer in the recording. A model with fewer experts gets the most loaded ones; in a model with more
-        experts, loads spread no further.
-    shape : tuple of float
-        Quantiles of log loads in units of the layer's standard deviation, at the normal scores `SHAPE_SCORES`.
-    start_share : float
-        Share of a layer's skew at step 0.
-    ramp_steps : float
-        Steps in which the missing skew falls to 1/e.
-    fast_share : float
-        Share of the fast part in the variance.
-    fast_steps, slow_steps : float
-        Steps in which the autocorrelation of each part falls to 1/e.
-    interval_steps : int
-        Steps for which loads stay the same.
-    source : str
-        Recording behind the parameters, and quality of the fit.
     """
 
     name: str
     skew: Factor
     skew_spread: float
+    """Mean and standard deviation, over layers, of the standard deviation of log loads."""
     num_experts: NumExperts
+    """Experts of a layer in the recording. A model with fewer experts gets the most loaded ones; in a model with more
+    experts, loads spread no further."""
     shape: tuple[Annotated[float, Meta(ge=-1e6, le=1e6)], ...]
+    """Quantiles of log loads in units of the layer's standard deviation, at the normal scores `SHAPE_SCORES`."""
     start_share: Share
+    """Share of a layer's skew at step 0."""
     ramp_steps: Steps
+    """Steps in which the missing skew falls to 1/e."""
     fast_share: Share
+    """Share of the fast part in the variance."""
     fast_steps: Steps
     slow_steps: Steps
+    """Steps in which the autocorrelation of each part falls to 1/e."""
     interval_steps: Count
+    """Steps for which loads stay the same."""
     source: str
+    """Recording behind the parameters, and quality of the fit."""
 
     def __post_init__(self) -> None:
         if len(self.shape) != len(SHAPE_SCORES):

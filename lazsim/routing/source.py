@@ -78,24 +78,16 @@ class Source(Faults):
 
 @dataclass(frozen=True)
 class Reader:
-    """A format of expert loads.
-
-    Attributes
-    ----------
-    looks : str
-        What it is, for people.
-    recognise : callable
-        Returns whether a content is of this format.
-    read : callable
-        Reads one or more files into loads.
-    names : str
-        Names of files of this format, with ``*``; those of a folder are read together. None where empty.
-    """
+    """A format of expert loads."""
 
     looks: str
+    """What it is, for people."""
     recognise: Callable[[bytes], bool]
+    """Returns whether a content is of this format."""
     read: Callable[[Source], Reading]
+    """Reads one or more files into loads."""
     names: str = ""
+    """Names of files of this format, with ``*``; those of a folder are read together. None where empty."""
 
     def belongs(self, path: str) -> bool:
         """Return whether a file is of this format by its name, also when compressed."""

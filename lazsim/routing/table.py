@@ -23,15 +23,6 @@ Floats = npt.NDArray[np.float64]
 class RecordedRouting:
     """Loads recorded at some steps; each record applies until the next.
 
-    Attributes
-    ----------
-    steps : ndarray of int64, shape (S,)
-        Recorded steps, ascending; the first record applies to all steps before it, too.
-    tokens_SLE : ndarray of int64, shape (S, L, E)
-        Tokens routed to each expert.
-    layers : tuple of int
-        Number of each layer in its model, where dense layers count, too; empty where layers are numbered from 0.
-
     Examples
     --------
     >>> recorded = RecordedRouting(np.array([1, 11]), np.array([[[3, 1]], [[0, 4]]]))
@@ -40,11 +31,14 @@ class RecordedRouting:
     """
 
     steps: Ints
+    """Recorded steps, ascending; the first record applies to all steps before it, too. Shape (S,)."""
     tokens_SLE: Ints
+    """Tokens routed to each expert."""
     name: str = ""
     sha256: str = ""
     notes: tuple[str, ...] = ()
     layers: tuple[int, ...] = ()
+    """Number of each layer in its model, where dense layers count, too; empty where layers are numbered from 0."""
 
     @property
     def layer_numbers(self) -> tuple[int, ...]:

@@ -46,31 +46,21 @@ FORWARD_ONLY = (
 
 @dataclass(frozen=True)
 class Source:
-    """Rows of a file that hold one family of kernels.
-
-    Attributes
-    ----------
-    kernel : str
-        Name of the kernel, with columns of the row in braces.
-    sizes : callable
-        Sizes of the kernel from a row, in the order of `KERNEL_AXES`.
-    columns : tuple of str
-        Columns that `sizes` needs.
-    fixed : mapping
-        Values that rows must have.
-    chosen : tuple of str
-        Columns of which one value is taken, in this order: the one with the most rows, then the largest.
-    ranks, time : str
-        Columns of the number of GPUs and of the time.
-    """
+    """Rows of a file that hold one family of kernels."""
 
     kernel: str
+    """Name of the kernel, with columns of the row in braces."""
     sizes: Callable[[Mapping[str, float]], tuple[float, ...]]
+    """Sizes of the kernel from a row, in the order of `KERNEL_AXES`."""
     columns: tuple[str, ...]
+    """Columns that `sizes` needs."""
     fixed: Mapping[str, str] = field(default_factory=dict)
+    """Values that rows must have."""
     chosen: tuple[str, ...] = ()
+    """Columns of which one value is taken, in this order: the one with the most rows, then the largest."""
     ranks: str = ""
     time: str = "time_us"
+    """Columns of the number of GPUs and of the time."""
 
 
 def _exchanged_bytes(row: Mapping[str, float], ranks: float, tokens: float) -> float:
@@ -131,24 +121,16 @@ NCCL_TESTS_COLUMNS = 11
 
 @dataclass(frozen=True)
 class ImportedTables(TablesCheck):
-    """Kernel tables of one GPU, and how well they interpolate.
-
-    Attributes
-    ----------
-    gpu : str
-        The GPU.
-    text : str
-        The file.
-    num_points : int
-        Points of all kernels.
-    notes : list of str
-        Everything that was left out, filled in, changed, or looks wrong.
-    """
+    """Kernel tables of one GPU, and how well they interpolate."""
 
     gpu: str
+    """The GPU."""
     text: str
+    """The file."""
     num_points: int
+    """Points of all kernels."""
     notes: list[str]
+    """Everything that was left out, filled in, changed, or looks wrong."""
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""

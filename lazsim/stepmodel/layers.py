@@ -15,46 +15,31 @@ EXCHANGE = "expert_exchange"
 
 @dataclass(frozen=True)
 class LayerTime:
-    """A layer in the steady state, for one micro-batch.
-
-    Attributes
-    ----------
-    forward_s, backward_s : float
-        Time of each pass where nothing else runs.
-    exposed_s, hidden_s : mapping
-        Time of each part in both passes: what adds to them, which sums to both, and exchanges behind kernels.
-    weight_gradient_s : float
-        Time of the backward pass for which the layer before does not wait.
-    pair : PairTime or None
-        The forward pass beside the backward pass of another micro-batch; none where there is no exchange to hide.
-    """
+    """A layer in the steady state, for one micro-batch."""
 
     forward_s: float
     backward_s: float
+    """Time of each pass where nothing else runs."""
     exposed_s: Mapping[str, float]
     hidden_s: Mapping[str, float]
+    """Time of each part in both passes: what adds to them, which sums to both, and exchanges behind kernels."""
     weight_gradient_s: float
+    """Time of the backward pass for which the layer before does not wait."""
     pair: "PairTime | None"
+    """The forward pass beside the backward pass of another micro-batch; none where there is no exchange to hide."""
 
 
 @dataclass(frozen=True)
 class PairTime:
-    """A forward and a backward pass of a layer at the same time.
-
-    Attributes
-    ----------
-    total_s, idle_s : float
-        Time of both, and the time in it in which the GPU waits for the host.
-    hidden_s : float
-        Exchange that runs behind kernels; they wait for the rest.
-    slowed_s : float
-        Time by which kernels take longer beside an exchange.
-    """
+    """A forward and a backward pass of a layer at the same time."""
 
     total_s: float
     idle_s: float
+    """Time of both, and the time in it in which the GPU waits for the host."""
     hidden_s: float
+    """Exchange that runs behind kernels; they wait for the rest."""
     slowed_s: float
+    """Time by which kernels take longer beside an exchange."""
 
 
 KERNEL_PIECES = ("attention forward", "experts backward", "experts forward", "attention backward")

@@ -7,36 +7,24 @@ from lazsim.specs import StepConstants
 
 
 class Operation(NamedTuple):
-    """Kernels that follow one another without a decision of the host.
-
-    Attributes
-    ----------
-    part : str
-        Part of the step to which its time counts.
-    gpu_s : float
-        Time on the GPU.
-    kernels : int
-        Kernels, between which the GPU pauses.
-    host_s : float
-        Time of the host to launch them one by one.
-    graphed : bool
-        Whether a CUDA graph replays them.
-    counts : bool
-        Whether the host gets numbers when the GPU is done.
-    waits : bool
-        Whether the host waits for these numbers before it launches this.
-    hidden_s : float
-        Time of an exchange that runs behind the kernels beside it, and so is not in `gpu_s`.
-    """
+    """Kernels that follow one another without a decision of the host."""
 
     part: str
+    """Part of the step to which its time counts."""
     gpu_s: float
+    """Time on the GPU."""
     kernels: int
+    """Kernels, between which the GPU pauses."""
     host_s: float
+    """Time of the host to launch them one by one."""
     graphed: bool = False
+    """Whether a CUDA graph replays them."""
     counts: bool = False
+    """Whether the host gets numbers when the GPU is done."""
     waits: bool = False
+    """Whether the host waits for these numbers before it launches this."""
     hidden_s: float = 0.0
+    """Time of an exchange that runs behind the kernels beside it, and so is not in `gpu_s`."""
 
 
 class Item(NamedTuple):

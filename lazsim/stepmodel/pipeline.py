@@ -113,50 +113,34 @@ def _runs(names: Sequence[str]) -> Part:
 
 
 class PartTime(NamedTuple):
-    """Time of a part of the pipeline for a micro-batch.
-
-    Attributes
-    ----------
-    forward_s, backward_s : float
-        Each pass alone.
-    saved_s : float
-        What is saved where another micro-batch goes the other way at the same time.
-    """
+    """Time of a part of the pipeline for a micro-batch."""
 
     forward_s: float
     backward_s: float
+    """Each pass alone."""
     saved_s: float = 0.0
+    """What is saved where another micro-batch goes the other way at the same time."""
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """The passes of a step over the stages.
-
-    Attributes
-    ----------
-    total_s : float
-        Time until the last stage is done.
-    saved_s : float
-        What is saved by passes at the same time, the mean of the stages.
-    passes : Passes
-        Passes of the micro-batches that were simulated, which are the first ones.
-    ends_s, takes_s : list of float
-        When each pass ends, and how long each kind of them takes.
-    first_s, last_s : list of float
-        Of each part, the start of the first forward pass, and how long before the end of the step the last backward
-        pass ends.
-    dual_pipe : tuple of Slot
-        Passes of DualPipe in place of these, where the step takes it.
-    """
+    """The passes of a step over the stages."""
 
     total_s: float
+    """Time until the last stage is done."""
     saved_s: float
+    """What is saved by passes at the same time, the mean of the stages."""
     passes: "Passes"
+    """Passes of the micro-batches that were simulated, which are the first ones."""
     ends_s: list[float]
     takes_s: list[float]
+    """When each pass ends, and how long each kind of them takes."""
     first_s: list[float]
     last_s: list[float]
+    """Of each part, the start of the first forward pass, and how long before the end of the step the last backward pass
+    ends."""
     dual_pipe: tuple["Slot", ...] = ()
+    """Passes of DualPipe in place of these, where the step takes it."""
 
     @property
     def slots(self) -> Sequence["Slot"]:

@@ -27,33 +27,22 @@ SLOWEST = 0.9
 
 @dataclass(frozen=True)
 class StepTime:
-    """Predicted step of a layout.
-
-    Attributes
-    ----------
-    step_s : float
-        Time of a step.
-    tokens_per_s_per_gpu : float
-        Tokens that are trained, for each GPU.
-    mfu : float
-        Model FLOP utilisation: operations of the model without recomputation over the peak of its precision.
-    exposed_s : mapping
-        Time of each part that adds to the step; the values sum to `step_s`.
-    hidden_s : mapping
-        Time of exchanges that run behind compute.
-    memory_bytes : mapping
-        Memory of each part on the GPU that needs most; the values sum to what it needs.
-    schedule : Schedule
-        Passes over the stages.
-    """
+    """Predicted step of a layout."""
 
     step_s: float
+    """Time of a step."""
     tokens_per_s_per_gpu: float
+    """Tokens that are trained, for each GPU."""
     mfu: float
+    """Model FLOP utilisation: operations of the model without recomputation over the peak of its precision."""
     exposed_s: Mapping[str, float]
+    """Time of each part that adds to the step; the values sum to `step_s`."""
     hidden_s: Mapping[str, float]
+    """Time of exchanges that run behind compute."""
     memory_bytes: Mapping[str, float]
+    """Memory of each part on the GPU that needs most; the values sum to what it needs."""
     schedule: Schedule
+    """Passes over the stages."""
 
 
 def predict_step(inputs: StepInputs) -> StepTime:

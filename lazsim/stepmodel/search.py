@@ -37,19 +37,13 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Search:
-    """Layouts by their step time, and how many were looked at.
-
-    Attributes
-    ----------
-    candidates : list of Candidate
-        Layouts that fit, the fastest first.
-    num_valid, num_fitting : int
-        Layouts that divide model, batch and GPUs, and those of them that fit into memory.
-    """
+    """Layouts by their step time, and how many were looked at."""
 
     candidates: list[Candidate]
+    """Layouts that fit, the fastest first."""
     num_valid: int
     num_fitting: int
+    """Layouts that divide model, batch and GPUs, and those of them that fit into memory."""
 
 
 def search_layouts(inputs: StepInputs, most: int = 10) -> Search:

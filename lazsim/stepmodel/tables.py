@@ -80,25 +80,17 @@ class Grid:
 
 @dataclass(frozen=True, eq=False)
 class KernelTables:
-    """Measured kernels of one GPU.
-
-    Attributes
-    ----------
-    name : str
-        The GPU.
-    grids : mapping
-        Times by kernel: matmuls over rows, columns and inner size; attention over heads of all sequences and their
-        length; ``quantise`` over elements; collectives over bytes, DeepEP over tokens and the bytes that each sends.
-    collective_ranks : mapping
-        GPUs over which each collective was measured.
-    remarks : tuple of str
-        Comments at the head of the file.
-    """
+    """Measured kernels of one GPU."""
 
     name: str
+    """The GPU."""
     grids: Mapping[str, Grid]
+    """Times by kernel: matmuls over rows, columns and inner size; attention over heads of all sequences and their
+    length; ``quantise`` over elements; collectives over bytes, DeepEP over tokens and the bytes that each sends."""
     collective_ranks: Mapping[str, int]
+    """GPUs over which each collective was measured."""
     remarks: tuple[str, ...] = ()
+    """Comments at the head of the file."""
     _times: dict[tuple[object, ...], float] = field(default_factory=dict)
     _sustained: dict[str, float] = field(default_factory=dict)
 

@@ -16,14 +16,6 @@ from lazsim.engine.systems.system import FULL_PACE, Pace, StoppedJob, node_state
 class Bamboo(SeatSystem):
     """Each node also holds the next stage and computes it forward in the bubbles; it takes over when that one fails.
 
-    Attributes
-    ----------
-    shadow_factor : float
-        Steps while a node computes two stages, against others (published simulator: 1.5).
-    most_shadow_share : float
-        Twice the missing nodes over those left beyond which the pipelines form anew from all nodes alive, where they
-        hold every state (published simulator: 0.05).
-
     Notes
     -----
     The forward pass of the next stage is taken to hide in the bubbles of the pipeline. The pipeline of a node goes
@@ -31,8 +23,11 @@ class Bamboo(SeatSystem):
     """
 
     shadow_factor: float = 1.5
+    """Steps while a node computes two stages, against others (published simulator: 1.5)."""
     stage_use: str = "has a stage stand in for the next"
     most_shadow_share: float = 0.05
+    """Twice the missing nodes over those left beyond which the pipelines form anew from all nodes alive, where they
+    hold every state (published simulator: 0.05)."""
     doubles_stages: bool = True
 
     def decide(self, costs: CostModel, stopped: StoppedJob) -> Decision[str]:

@@ -13,18 +13,12 @@ from lazsim.placement.plan import PlacementPlan
 
 @dataclass(frozen=True)
 class Gemini(System):
-    """Every node sends its share of the state to others of its group while the network is idle; all go back to it.
-
-    Attributes
-    ----------
-    num_copies : int
-        Nodes of a group: each keeps the shares of all (published: 2).
-    idle_share : float
-        Share of a step in which the network is idle: an assumption. What does not fit into one step takes several.
-    """
+    """Every node sends its share of the state to others of its group while the network is idle; all go back to it."""
 
     num_copies: int = 2
+    """Nodes of a group: each keeps the shares of all (published: 2)."""
     idle_share: float = 0.5
+    """Share of a step in which the network is idle: an assumption. What does not fit into one step takes several."""
 
     def copies_survive(self, held: Held) -> bool:
         """Tell whether some node of each group of consecutive ones is left; the last group takes in the rest."""

@@ -13,14 +13,6 @@ from lazsim.engine.systems.system import Save, System, copy_to_host_s, node_stat
 class PartialExperts(System):
     """Saves all that is dense and a few experts in turn; after a failure each expert goes back to its own newest save.
 
-    Attributes
-    ----------
-    num_turns : int
-        Checkpoints in which every expert is saved once: each has an equal share of the experts (published: 16).
-    raises_share : bool
-        Whether to save more experts at a time when failures accumulate, so that lost updates stay within
-        `most_lost_tokens`. That the share doubles is an assumption.
-
     Notes
     -----
     Steps are replayed as from a whole checkpoint. What the experts saved longer ago had learned since is gone: see
@@ -28,7 +20,10 @@ class PartialExperts(System):
     """
 
     num_turns: int = 16
+    """Checkpoints in which every expert is saved once: each has an equal share of the experts (published: 16)."""
     raises_share: bool = False
+    """Whether to save more experts at a time when failures accumulate, so that lost updates stay within
+    `most_lost_tokens`. That the share doubles is an assumption."""
     most_lost_tokens: float = 0.0375
 
     def save(self, costs: CostModel, step_s: float) -> Save:

@@ -22,11 +22,6 @@ STATE_BYTES, WEIGHT_BYTES = 12, 2
 class MoEvement(System):
     """A window of steps saves every operator once; a spare replays the steps of a failed stage from its logs.
 
-    Attributes
-    ----------
-    num_peers : int
-        Data-parallel peers that keep a node's snapshots (published: 2).
-
     Notes
     -----
     In each step ``a`` of a GPU's ``P`` parameters are saved whole and the others' weights as long as
@@ -39,6 +34,7 @@ class MoEvement(System):
     """
 
     num_peers: int = 2
+    """Data-parallel peers that keep a node's snapshots (published: 2)."""
     recovers_from_peers: bool = True
     stage_use: str = "replays single pipeline stages"
 

@@ -12,11 +12,6 @@ from lazsim.engine.systems.system import FULL_PACE, Pace
 class ReCycle(SeatSystem):
     """Peers of the same stage in other pipelines compute the micro-batches of a failed node, in their bubbles.
 
-    Attributes
-    ----------
-    usable_bubbles : float
-        Share of the bubbles that rerouted micro-batches fill: an assumption; 1 is perfect.
-
     Notes
     -----
     With ``m`` micro-batches, ``p`` stages and ``k`` of ``d`` nodes of a place missing, a step takes
@@ -24,6 +19,7 @@ class ReCycle(SeatSystem):
     """
 
     usable_bubbles: float = 0.5
+    """Share of the bubbles that rerouted micro-batches fill: an assumption; 1 is perfect."""
 
     def goes_on(self, costs: CostModel, held: Held) -> bool:
         """See `SeatSystem.goes_on`: every place has a node in some replica."""

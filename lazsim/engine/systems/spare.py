@@ -17,13 +17,6 @@ from lazsim.placement.plan import Bools
 class StackedShards(SeatSystem):
     """Every group has the data of the next ones, too, and computes as many shards as cover the batch.
 
-    Attributes
-    ----------
-    num_stacks : int
-        Shards that a group has; 0 for the published optimum, ``floor(log2(groups) + 0.833)``.
-    shrink_s : float
-        Until the groups left have a communicator without the others: 0.1 s, and 0.1 s of the controller (published).
-
     Notes
     -----
     The step of ``s`` shards takes ``s`` times as long; its all-reduce, the same for all, is left out. Groups return
@@ -31,7 +24,9 @@ class StackedShards(SeatSystem):
     """
 
     num_stacks: int = 0
+    """Shards that a group has; 0 for the published optimum, ``floor(log2(groups) + 0.833)``."""
     shrink_s: float = 0.2
+    """Until the groups left have a communicator without the others: 0.1 s, and 0.1 s of the controller (published)."""
     recovers_from_peers: bool = False
     takes_two_replicas: bool = True
 

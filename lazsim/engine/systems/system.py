@@ -37,50 +37,33 @@ FULL_PACE = Pace()
 
 
 class Save(NamedTuple):
-    """A save of the training state.
-
-    Attributes
-    ----------
-    stall_s : float
-        Time in which training waits.
-    persist_s : float
-        Time until it counts, beside training; the next save waits for it.
-    """
+    """A save of the training state."""
 
     stall_s: float
+    """Time in which training waits."""
     persist_s: float = 0.0
+    """Time until it counts, beside training; the next save waits for it."""
 
 
 @dataclass(frozen=True)
 class StoppedJob:
-    """A job that stands still: after a failure, or at a step boundary to let nodes join.
-
-    Attributes
-    ----------
-    held : Held
-        The nodes left, names or the connections of a live job; empty when what they hold no longer counts.
-    step : int
-        Steps made.
-    step_s : float
-        Seconds of the last step; 0 before the first.
-    situation : Situation
-        The same for the protocol.
-    usable_nodes, hold_everything
-        See `lazsim.engine.protocol.decide`.
-    in_recovery : bool
-        Whether the job stood still already: nodes failed while others recovered from a failure.
-    copied_step : int
-        Step of the newest copy in the memory of nodes; 0 where there is none.
-    """
+    """A job that stands still: after a failure, or at a step boundary to let nodes join."""
 
     held: Held
+    """The nodes left, names or the connections of a live job; empty when what they hold no longer counts."""
     step: int
+    """Steps made."""
     step_s: float
+    """Seconds of the last step; 0 before the first."""
     situation: Situation[Any]
+    """The same for the protocol."""
     usable_nodes: UsableNodes
     hold_everything: Callable[[Sequence[str]], bool]
+    """See `lazsim.engine.protocol.decide`."""
     in_recovery: bool = False
+    """Whether the job stood still already: nodes failed while others recovered from a failure."""
     copied_step: int = 0
+    """Step of the newest copy in the memory of nodes; 0 where there is none."""
 
     @property
     def num_usable(self) -> int:
@@ -95,57 +78,40 @@ class StoppedJob:
 
 @dataclass(frozen=True)
 class System:
-    """A system, by what tells it from the others.
-
-    Attributes
-    ----------
-    survives, needs : str
-        Failures after which it goes on without a checkpoint, and what it takes for that, in a few words.
-    policy : NamedPolicy or None
-        Placement policy under flexible dispatch; none for plain expert parallelism.
-    placement : str
-        Name of a policy that was chosen; empty where it is the one that the system publishes.
-    seed : int
-        Seed of a policy that draws.
-    padded, masked_reorder, most_chunks
-        See `lazsim.costmodel.step.NodeLayout`.
-    recovers_from_peers : bool
-        Whether survivors go on from the step that failed when they hold every expert; else every failure is a restart.
-    regroups_joins : bool
-        Whether new nodes join by regrouping where it is plain expert parallelism; those that it dropped wait for a
-        restart.
-    is_live : bool
-        Whether the live mode carries it out.
-    min_replicas : int
-        Fewest replicas of an expert under flexible dispatch; 0 for the fault threshold of the job.
-    most_lost_tokens : float
-        Most that its best setting may lose of the updates of experts (MoC's budget, arXiv 2408.04307: 3.75 %).
-    stage_use : str
-        What it does with pipeline stages, in a few words, where it needs two or more.
-    takes_two_replicas : bool
-        Whether it needs two model replicas or more.
-    doubles_stages : bool
-        Whether each node also holds the states of its place in the next pipeline stage.
-    """
+    """A system, by what tells it from the others."""
 
     name: str
     description: str
     survives: str = "nothing: every failure is a restart from the checkpoint"
     needs: str = "storage for checkpoints"
+    """Failures after which it goes on without a checkpoint, and what it takes for that, in a few words."""
     policy: NamedPolicy | None = None
+    """Placement policy under flexible dispatch; none for plain expert parallelism."""
     placement: str = ""
+    """Name of a policy that was chosen; empty where it is the one that the system publishes."""
     seed: int = 0
+    """Seed of a policy that draws."""
     padded: bool = False
     masked_reorder: bool = False
     most_chunks: int = 1
+    """See `lazsim.costmodel.step.NodeLayout`."""
     recovers_from_peers: bool = False
+    """Whether survivors that hold every expert go on from the step that failed; else every failure is a restart."""
     regroups_joins: bool = False
+    """Whether new nodes join by regrouping where it is plain expert parallelism; those that it dropped wait for a
+    restart."""
     is_live: bool = False
+    """Whether the live mode carries it out."""
     min_replicas: int = 0
+    """Fewest replicas of an expert under flexible dispatch; 0 for the fault threshold of the job."""
     most_lost_tokens: float = 1.0
+    """Most that its best setting may lose of the updates of experts (MoC's budget, arXiv 2408.04307: 3.75 %)."""
     stage_use: str = ""
+    """What it does with pipeline stages, in a few words, where it needs two or more."""
     takes_two_replicas: bool = False
+    """Whether it needs two model replicas or more."""
     doubles_stages: bool = False
+    """Whether each node also holds the states of its place in the next pipeline stage."""
 
     @property
     def is_elastic(self) -> bool:
