@@ -42,6 +42,7 @@ from lazsim.specs import (
     GpuSpec,
     JobSpec,
     ModelSpec,
+    ParallelSpec,
     Spec,
     SpecT,
     StepConstants,
@@ -236,7 +237,7 @@ class Scenario:
 
     @property
     def has_chosen_layout(self) -> bool:
-        """Whether the layout is the first that fits, since no job was given."""
+        """Whether the layout is the fastest that fits, since no job was given."""
         return self.settings["job"] is None and self.job.parallel is not None and self.job.name == DEFAULT_JOB
 
     def replace(self, path: str, value: Any) -> "Scenario":
@@ -424,7 +425,7 @@ class Resolver:
         step = spec(StepConstants, asked["step"])
         job = _own_interval(spec(JobSpec, asked["job"] or _own_job(model, gpu, cluster, step)), system.name)
         if asked["job"] is None and asked["profile"] is None and job.parallel is None and job.times is None:
-            job = _with_layout(model, gpu, cluster, job, step)
+            job = _with_layout(model, gpu, cluster, job, step, keeps_whole_states=system.keeps_whole_states)
         with prefix_errors(f"{self._where}`duration`"):
             duration_s = _seconds(asked["duration"])
             if duration_s is not None and not 0 < duration_s <= LONGEST_S:
@@ -637,16 +638,28 @@ def _own_job(model: ModelSpec, gpu: GpuSpec, cluster: ClusterSpec, step: StepCon
     return job.name if _has_steps(model, gpu, cluster, job, step) else DEFAULT_JOB
 
 
-def _with_layout(model: ModelSpec, gpu: GpuSpec, cluster: ClusterSpec, job: JobSpec, step: StepConstants) -> JobSpec:
+def _with_layout(
+    model: ModelSpec, gpu: GpuSpec, cluster: ClusterSpec, job: JobSpec, step: StepConstants, *, keeps_whole_states: bool
+) -> JobSpec:
     """Return the job with the layout that `default_layout` chooses, if the GPU has kernels and some layout fits."""
     if not gpu.kernels:
         return job
     try:
-        start = StepInputs(model, gpu, cluster, first_layout(cluster), tables_of(gpu), step)
-        chosen = msgspec.structs.replace(job, parallel=default_layout(start))
+        layout = _chosen_layout(model, gpu, cluster, msgspec.json.encode(step, order="sorted"), keeps_whole_states)
     except SpecError:
         return job
+    chosen = msgspec.structs.replace(job, parallel=layout)
     return chosen if _has_steps(model, gpu, cluster, chosen, step) else job
+
+
+@functools.lru_cache(maxsize=256)
+def _chosen_layout(
+    model: ModelSpec, gpu: GpuSpec, cluster: ClusterSpec, step: bytes, keeps_whole_states: bool
+) -> ParallelSpec:
+    """Search once for all runs of a model on a cluster, which takes seconds; `step` is JSON, which can be hashed."""
+    constants = msgspec.json.decode(step, type=StepConstants)
+    start = StepInputs(model, gpu, cluster, first_layout(cluster), tables_of(gpu), constants)
+    return default_layout(start, keeps_whole_states=keeps_whole_states)
 
 
 def _has_steps(model: ModelSpec, gpu: GpuSpec, cluster: ClusterSpec, job: JobSpec, step: StepConstants) -> bool:

@@ -14,8 +14,10 @@ from lazsim.errors import SpecError
 from lazsim.placement.plan import PlacementPlan
 from lazsim.scenario import resolve
 from lazsim.specs import ModelSpec, ParallelSpec, load_spec, sha256
+from lazsim.stepmodel.loading import load_inputs
 from lazsim.stepmodel.predict import predict_step
 from lazsim.stepmodel.tables import read_tables
+from lazsim.study.step import predict_layout
 
 DEEPSEEK = {"model": "deepseek-v3", "cluster": "dgx-h100", "job": "deepseek-v3"}
 SMALL = DEEPSEEK | {"job.parallel.expert": 8, "job.parallel.tensor": 1}
@@ -184,18 +186,31 @@ def test_a_model_is_trained_by_its_own_job_where_kernels_were_measured(model, cl
     assert resolve({"model": model, "cluster": cluster}).job.name == job
 
 
-def test_a_job_without_a_layout_gets_the_first_that_fits():
-    scenario = resolve({"model": "qwen3-30b-a3b", "cluster": "dgx-h100", "system": "lazarus"})
-    parallel = scenario.job.parallel
-    assert (parallel.tensor, parallel.pipeline, parallel.expert, parallel.recompute) == (1, 2, 8, "none")
-    # 30.5 B parameters, all but 1.5 B of them of experts, which 8 GPUs hold: 5.1 B a GPU, and 18 bytes for each of them
-    # where states are whole, are more than the 80 GiB of a GPU. Two stages hold half.
-    assert 18 * (29e9 / 8 + 1.5e9) > scenario.gpu.memory_bytes > 18 * (29e9 / 8 + 1.5e9) / 2
-    assert even_memory(scenario, 2).total < scenario.gpu.memory_bytes
-    again = scenario.replace("seed", 7)
-    assert again.job == scenario.job
-    for settings in ({"job": "testbed-a"}, {"cluster": "rtx3090x10"}, {"model": "gpt-s"}):
-        assert resolve(scenario.settings | settings).job.parallel is None
+def test_a_run_without_a_job_takes_the_layout_that_the_search_for_steps_finds():
+    settings = {"model": "qwen3-30b-a3b", "cluster": "h100x4"}
+    run = resolve({**settings, "system": "checkpoint"})
+    searched = predict_layout(load_inputs(settings["model"], settings["cluster"]), search=True)
+    assert run.job.parallel == searched.inputs.parallel
+    # So both tell the same throughput, but for the loads, which a run has even here.
+    assert run.costs().step_s(4, np.ones(1))[0] == pytest.approx(searched.time.step_s)
+    assert run.replace("seed", 7).job == run.job
+    for other in ({"job": "testbed-a"}, {"cluster": "rtx3090x10"}, {"model": "gpt-s"}):
+        assert resolve(run.settings | other).job.parallel is None
+
+
+def test_whole_optimizer_states_fit_into_the_layout_of_a_system_that_keeps_them():
+    settings = {"model": "qwen3-30b-a3b", "cluster": "h100x4"}
+    shared, whole = (resolve({**settings, "system": system}) for system in ("checkpoint", "lazarus"))
+    assert even_memory(whole, 4).total < whole.gpu.memory_bytes
+    # In the layout of the other system, which shares them between replicas, they would not.
+    assert even_memory(replace(whole, job=shared.job), 4).total > whole.gpu.memory_bytes
+
+
+def test_a_layout_that_was_chosen_has_every_expert_twice_where_that_fits():
+    # One node holds the model: with one copy, a job on two nodes would wait for each node that is lost.
+    for system in ("checkpoint", "lazarus"):
+        parallel = resolve({"model": "olmoe-1b-7b", "cluster": "h100x2", "system": system}).job.parallel
+        assert 2 * parallel.pipeline * parallel.expert <= 16
 
 
 def test_inputs_of_a_run_have_the_hash_of_its_kernels(tmp_path):

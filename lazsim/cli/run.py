@@ -43,7 +43,7 @@ RUN_FILES = (
     "--job",
     metavar="NAME|TOML",
     help="How the model is trained. Default: the job named as the model where the GPU has measured kernels, else "
-    "testbed-a, with the first layout that fits where there are kernels.",
+    "testbed-a, with the fastest layout that fits where there are kernels.",
 )
 @click.option(
     "--system",

@@ -1,5 +1,6 @@
 """The fastest layout that fits into memory."""
 
+import contextlib
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -46,12 +47,12 @@ class Search:
     """Layouts that divide model, batch and GPUs, and those of them that fit into memory."""
 
 
-def search_layouts(inputs: StepInputs, most: int = 10) -> Search:
+def search_layouts(inputs: StepInputs, most: int = 10, least_copies: int = 1) -> Search:
     """Predict all layouts of the usual sizes and keep the fastest that fit.
 
     Tensor parallelism stays inside a node, expert parallelism goes over any ranks of a stage; recomputation is none,
     that of norms and expert activations, or full. Layers are divided evenly. Batch, precision, dispatcher and all else
-    are as given.
+    are as given. Layouts that hold experts in fewer than `least_copies` places are left out.
 
     Raises
     ------
@@ -66,6 +67,8 @@ def search_layouts(inputs: StepInputs, most: int = 10) -> Search:
         try:
             changed = replace(inputs, parallel=parallel)
         except SpecError:
+            continue
+        if changed.expert_copies < least_copies:
             continue
         valid += 1
         needed = sum(memory_bytes(changed).values())
@@ -84,38 +87,24 @@ def search_layouts(inputs: StepInputs, most: int = 10) -> Search:
     return Search(found[:most], valid, len(found))
 
 
-def default_layout(inputs: StepInputs) -> ParallelSpec:
-    """Return the first layout that fits, without the prediction of a step.
+def default_layout(inputs: StepInputs, *, keeps_whole_states: bool) -> ParallelSpec:
+    """Return the fastest layout that fits of those that hold every expert twice, or else of all.
 
-    Experts are spread over as many GPUs as fast links join. Then recomputation is tried as `search_layouts` does, none
-    first; then tensor parallelism, none first; then stages, the fewest first; one sequence is a micro-batch. Two or
-    more replicas with whole optimizer states, as recovery from other nodes takes, are tried before those of the layout.
+    With one copy of an expert, a job waits for each lost node. Where a system keeps whole optimizer states, layouts in
+    which these fit come first.
 
     Raises
     ------
     SpecError
         When no layout fits.
     """
-    limit = MEMORY_SHARE * inputs.gpu.memory_bytes
-    joined = min(inputs.domain, inputs.num_gpus, inputs.model.num_experts)
-    experts = [size for size in SIZES if size <= joined and inputs.model.num_experts % size == 0]
-    for sharding, (recompute, modules), tensor, pipeline in itertools.product(
-        dict.fromkeys(("none", inputs.parallel.sharding)), RECOMPUTES, SIZES, SIZES
-    ):
-        if tensor > inputs.cluster.gpus_per_node:
-            continue
-        parallel = msgspec.structs.replace(
-            inputs.parallel, tensor=tensor, pipeline=pipeline, expert=max(experts), sharding=sharding,
-            recompute=recompute, recomputed=modules,
-        )  # fmt: skip
-        try:
-            tried = replace(inputs, parallel=parallel)
-            needed = sum(memory_bytes(tried).values())
-        except SpecError:
-            continue
-        if needed <= limit and (sharding != "none" or tried.expert_copies > 1):
-            return msgspec.structs.replace(parallel, sharding=inputs.parallel.sharding)
-    raise SpecError(f"no layout of {inputs.model.name} fits on {counted(inputs.num_gpus, 'GPU')}")
+    given = inputs.parallel.sharding
+    for sharding, least_copies in [("none", 2)] * keeps_whole_states + [(given, 2)]:
+        parallel = msgspec.structs.replace(inputs.parallel, sharding=sharding)
+        with contextlib.suppress(SpecError):
+            found = search_layouts(replace(inputs, parallel=parallel), 1, least_copies)
+            return msgspec.structs.replace(found.candidates[0].parallel, sharding=given)
+    return search_layouts(inputs, 1).candidates[0].parallel
 
 
 def _layouts(inputs: StepInputs) -> Iterator[ParallelSpec]:

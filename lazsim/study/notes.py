@@ -34,7 +34,7 @@ def describe_runs(scenarios: Sequence[Scenario], runs: Sequence[SystemRun], trac
     notes += _system_notes(scenarios, runs)
     if first.settings["model"].endswith(".json"):
         notes.append(f"{first.model.name}: training sequences of {first.model.sequence_length} tokens are assumed")
-    notes += [*_model_notes(first.model), *_cost_notes(first)]
+    notes += [*_model_notes(first.model), *_cost_notes(scenarios)]
     return list(dict.fromkeys(notes + (_placement_notes(scenarios, runs, trace) if first.score_plans else [])))
 
 
@@ -229,16 +229,15 @@ def _model_notes(model: ModelSpec) -> list[str]:
     return notes
 
 
-def _cost_notes(scenario: Scenario) -> list[str]:
+def _cost_notes(scenarios: Sequence[Scenario]) -> list[str]:
     """Say which times are measured and which are analytic."""
+    scenario = scenarios[0]
     costs = scenario.costs()
     if isinstance(costs, LayoutCosts):
         kernels = scenario.gpu.kernels
         whose = f"job {scenario.job.name}"
         if scenario.has_chosen_layout:
-            parallel = costs.inputs.parallel
-            whose = f"tensor {parallel.tensor}, pipeline {parallel.pipeline}, expert {parallel.expert}, recompute "
-            whose += f"{parallel.recompute}: the first that fits, as `job` gives none"
+            whose = f"the fastest that fits, as `job` gives none: {_chosen_layouts(scenarios)}"
         notes = [f"steps are those of a layout ({whose}) from measured kernels of {kernels}"]
         notes += costs.inputs.kernel_remarks
         if scenario.routing.name.startswith("smartmoe"):
@@ -262,6 +261,19 @@ def _cost_notes(scenario: Scenario) -> list[str]:
     if header is not None and header.device == "cpu" and times.tables:
         notes.append(f"times of a CPU stand in for those of {costs.cluster.gpu}: no real machine is like this run's")
     return notes
+
+
+def _chosen_layouts(scenarios: Sequence[Scenario]) -> str:
+    """Name the layouts that were chosen, and their systems where these have several."""
+    systems: dict[str, list[str]] = {}
+    for scenario in scenarios:
+        parallel = scenario.job.parallel
+        if parallel is not None:
+            text = f"tensor {parallel.tensor}, pipeline {parallel.pipeline} x {parallel.virtual_stages}, expert "
+            text += f"{parallel.expert}, micro-batch {parallel.micro_batch}, recompute {parallel.recompute}"
+            systems.setdefault(text, []).append(scenario.system)
+    told = [f"{', '.join(dict.fromkeys(names))}: {text}" for text, names in systems.items()]
+    return "; ".join(told) if len(told) > 1 else next(iter(systems))
 
 
 def _placement_notes(scenarios: Sequence[Scenario], runs: Sequence[SystemRun], trace: Trace) -> list[str]:

@@ -243,7 +243,10 @@ def _record(scenarios: Sequence[Scenario], trace: Trace, loads: Routing, wall_s:
     for part in ("model", "cluster", "gpu", "job", "step"):
         record[part] = {"name": Path(names[part]).name, "sha256": first.hashes[part]}
     if first.job.parallel is not None:
-        record["job"]["layout"] = msgspec.to_builtins(first.job.parallel)
+        layouts = {one.system: msgspec.to_builtins(one.job.parallel) for one in scenarios}
+        record["job"]["layout"] = layouts[first.system]
+        if any(layout != layouts[first.system] for layout in layouts.values()):
+            record["job"]["layouts"] = layouts
         record["kernels"] = {"name": Path(first.gpu.kernels).name, "sha256": first.inputs["kernels_sha256"]}
     record["model"] |= {"total_params": first.model.total_params, "active_params": first.model.active_params}
     record["routing"] = {"name": loads.name, "sha256": first.hashes.get("routing", loads.sha256)}
