@@ -190,9 +190,11 @@ def test_a_run_without_a_job_takes_the_layout_that_the_search_for_steps_finds():
     settings = {"model": "qwen3-30b-a3b", "cluster": "h100x4"}
     run = resolve({**settings, "system": "checkpoint"})
     searched = predict_layout(load_inputs(settings["model"], settings["cluster"]), search=True)
-    assert run.job.parallel == searched.inputs.parallel
+    # Of the fastest on 32 GPUs, the first that holds every expert twice.
+    best = next(one for one in searched.found if 2 * one.parallel.pipeline * one.parallel.expert <= 32)
+    assert run.job.parallel == best.parallel
     # So both tell the same throughput, but for the loads, which a run has even here.
-    assert run.costs().step_s(4, np.ones(1))[0] == pytest.approx(searched.time.step_s)
+    assert run.costs().step_s(4, np.ones(1))[0] == pytest.approx(best.time.step_s)
     assert run.replace("seed", 7).job == run.job
     for other in ({"job": "testbed-a"}, {"cluster": "rtx3090x10"}, {"model": "gpt-s"}):
         assert resolve(run.settings | other).job.parallel is None
