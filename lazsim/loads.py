@@ -69,34 +69,44 @@ def check_layer_totals(total_L: npt.NDArray[np.float64]) -> None:
 
 
 def whole_loads(loads: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.int64], int]:
-    """Return loads as whole numbers, and the power of two by which all were multiplied for that.
+    """Return loads as whole numbers, and the number by which all were multiplied for that.
 
     Parameters
     ----------
     loads
-        Numbers from 0 up, shape (..., L, E). Only ratios within a layer matter.
+        Numbers from 0 up, not all 0, shape (..., L, E). Only ratios within a layer matter.
 
     Returns
     -------
     whole
-        The loads themselves where all are whole. Fractions, such as shares or means, are multiplied so that the
-        fullest layer has up to `FINEST` tokens, and rounded.
+        The loads themselves where all are whole. Fractions, such as shares or means, are multiplied by the power of two
+        that gives the fullest layer up to `FINEST` tokens, by a smaller power of ten where only that makes them whole.
+        What is then left of fractions is rounded.
     factor
         The factor, 1 for whole loads.
 
     Raises
     ------
     RoutingFormatError
-        When a layer has more than `MAX_TOKENS`.
+        When the fullest layer has more than `MAX_TOKENS`, or less than their inverse.
 
     Examples
     --------
-    >>> whole_loads(np.array([[0.75, 0.25]]))
-    (array([[12582912,  4194304]]), 16777216)
+    >>> whole_loads(np.array([[0.75, 0.25]])), whole_loads(np.array([[0.8, 0.2]]))
+    ((array([[12582912,  4194304]]), 16777216), (array([[8, 2]]), 10))
     """
     total_L = loads.sum(axis=-1).reshape(-1, loads.shape[-2]).max(axis=0)
     check_layer_totals(total_L)
-    factor = 1
-    if (loads != np.rint(loads)).any():
-        factor = 2 ** max(0, math.floor(math.log2(FINEST / total_L.max())))
+    total = float(total_L.max())
+    if total < 1 / MAX_TOKENS:
+        raise RoutingFormatError(f"loads: {total:.4g} tokens in the fullest layer; give 1e-12 or more")
+    finest = FINEST / total
+    tens = (10**digits for digits in range(1, 1 + int(math.log10(finest))))
+    factors = 1, 2 ** max(0, math.floor(math.log2(finest))), *tens
+    factor = next((one for one in factors if _are_whole(loads * one)), factors[1])
     return np.rint(loads * factor).astype(np.int64), factor
+
+
+def _are_whole(numbers: npt.NDArray[np.float64]) -> bool:
+    """Tell whether numbers are whole but for the rounding of a float and of its product."""
+    return bool((np.abs(numbers - np.rint(numbers)) <= numbers * np.finfo(np.float64).eps).all())

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from lazsim.errors import InfeasiblePlanError, LazsimError, RoutingFormatError
 from lazsim.loads import MAX_SLOTS, MAX_TOKENS
 from lazsim.placement.allocation import allocate
-from lazsim.placement.balanced import replicate_evenly
 from lazsim.placement.eplb import place_eplb, replicate_greedily
 from lazsim.placement.policies import POLICIES, place
 from lazsim.placement.request import PlacementRequest
@@ -84,13 +83,12 @@ def test_the_largest_loads_are_allocated_as_in_unbounded_integers(problem, fault
 @given(largest_problems())
 def test_the_heaviest_replica_of_the_largest_loads_is_as_light_as_exact_arithmetic_makes_it(problem):
     load, num_slots = problem
-    for replicate in (replicate_greedily, lambda load_LE, slots: replicate_evenly(load_LE, slots, 1)):
-        replicas = replicate(np.array([load]), num_slots)[0].tolist()
-        assert sum(replicas) == num_slots
-        heaviest = max(map(Fraction, load, replicas))
-        # Below this level, by more than the rounding of a float, the experts need more slots than there are.
-        lower = heaviest * (1 - Fraction(1, 2**50))
-        assert sum(max(1, math.ceil(tokens / lower)) for tokens in load) > num_slots
+    replicas = replicate_greedily(np.array([load]), num_slots)[0].tolist()
+    assert sum(replicas) == num_slots
+    heaviest = max(map(Fraction, load, replicas))
+    # Below this level, by more than the rounding of a float, the experts need more slots than there are.
+    lower = heaviest * (1 - Fraction(1, 2**50))
+    assert sum(max(1, math.ceil(tokens / lower)) for tokens in load) > num_slots
 
 
 @pytest.mark.parametrize("dtype", [np.int64, np.uint64, object])
@@ -99,7 +97,6 @@ def test_loads_beyond_exact_arithmetic_are_refused_wherever_they_come_in(excess,
     load = np.array([[1, 1], [MAX_TOKENS, excess]], dtype=dtype)
     takers = {
         "allocate": lambda: allocate(load, 4, 1),
-        "evenly": lambda: replicate_evenly(load, 4, 1),
         "greedily": lambda: replicate_greedily(load, 4),
         "eplb": lambda: place_eplb(load, 2, 2),
         "request": lambda: PlacementRequest(np.full((2, 2), 2), 2, 2, load_LE=load),

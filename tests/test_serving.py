@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lazsim.errors import InfeasiblePlanError, LazsimError, RoutingFormatError, SpecError
-from lazsim.placement.balanced import most_distinct, place_balanced, replicate_evenly
+from lazsim.placement.balanced import most_distinct, place_balanced
 from lazsim.placement.eplb import place_eplb, replicate_greedily
 from lazsim.placement.gpus import pack_gpus
 from lazsim.placement.policies import POLICIES
@@ -92,18 +92,10 @@ def least_heaviest_replica(loads, num_slots, floor):
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=4), st.integers(0, 5), st.integers(1, 2))
 def test_replication_makes_the_heaviest_replica_as_light_as_exhaustive_search_does(loads, num_more, floor):
     num_slots = floor * len(loads) + num_more
-    replicas = replicate_evenly(np.array([loads]), num_slots, floor)
+    replicas = replicate_greedily(np.array([loads]), num_slots, floor)
     assert replicas.sum() == num_slots
     assert replicas.min() >= floor
     assert (np.array([loads]) / replicas).max() == least_heaviest_replica(loads, num_slots, floor)
-
-
-@given(problems())
-def test_without_a_threshold_experts_get_the_replicas_of_the_greedy_balancer(problem):
-    loads, num_replicas, _, _ = problem
-    evenly, greedily = replicate_evenly(loads, num_replicas, 1), replicate_greedily(loads, num_replicas)
-    assert (evenly.sum(axis=1) == num_replicas).all()
-    np.testing.assert_allclose((loads / evenly).max(axis=1), (loads / greedily).max(axis=1))
 
 
 def test_replicas_are_dealt_to_the_lightest_node_that_lacks_the_expert():

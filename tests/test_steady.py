@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from lazsim.errors import SpecError
 from lazsim.placement import steady
-from lazsim.placement.balanced import most_distinct, place_on_uneven, replicate_evenly
+from lazsim.placement.balanced import most_distinct, place_on_uneven
+from lazsim.placement.eplb import replicate_greedily
 from lazsim.placement.plan import PlacementPlan
 from lazsim.placement.policies import place
 from lazsim.placement.request import PlacementRequest
@@ -54,7 +55,7 @@ def changes(draw):
     threshold = min(draw(st.integers(1, 2)), num_nodes, num_nodes * num_slots // num_experts)
     plans = []
     for load_LE in (before, today):
-        replicas_LE = replicate_evenly(load_LE, num_nodes * num_slots, threshold)
+        replicas_LE = replicate_greedily(load_LE, num_nodes * num_slots, threshold)
         request = PlacementRequest(replicas_LE, num_nodes, num_slots, gpus_per_node, load_LE)
         plans.append(gpu_slots(place("balanced", request), gpus_per_node))
     return *plans, today, Rules(np.arange(num_nodes).repeat(gpus_per_node), threshold)
@@ -246,7 +247,7 @@ def test_on_uneven_nodes_every_threshold_that_exhaustive_search_finds_is_kept(nu
     threshold = largest_threshold(num_experts, slots)
     assert most_distinct(num_experts, slots_N) == threshold
     load = np.array([data.draw(st.lists(st.integers(1, 50), min_size=num_experts, max_size=num_experts))])
-    replicas = replicate_evenly(load, int(slots_N.sum()), threshold)
+    replicas = replicate_greedily(load, int(slots_N.sum()), threshold)
     plan = place_on_uneven(replicas, load, slots_N, threshold).check(replicas)
     assert plan.fewest_nodes >= threshold
     assert (plan.slots_LNS[0] >= 0).sum(axis=1).tolist() == slots

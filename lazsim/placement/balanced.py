@@ -5,62 +5,7 @@ Axes: L layers, E experts, N nodes, S slots of a node.
 
 import numpy as np
 
-from lazsim.placement.allocation import prepare_loads
 from lazsim.placement.plan import Ints, PlacementPlan
-
-NUM_BISECTIONS = 64
-"""More than a float64 has bits, so that the level is exact."""
-
-
-def replicate_evenly(load_LE: Ints, num_slots: int, fault_threshold: int) -> Ints:
-    """Give experts replicas so that the heaviest replica is as light as possible, but at least `fault_threshold` each.
-
-    Parameters
-    ----------
-    load_LE
-        Tokens routed to each expert, shape (L, E). A layer without tokens counts as evenly loaded.
-    num_slots
-        Slots of one layer on all nodes, all of which are filled.
-    fault_threshold
-        Fewest replicas of an expert; where they do not fit, the largest number that fits.
-
-    Returns
-    -------
-    ndarray of int64, shape (L, E)
-        Replicas; equal candidates by index.
-
-    Raises
-    ------
-    InfeasiblePlanError
-        When there are fewer slots than experts.
-    RoutingFormatError
-        When loads are refused by `lazsim.loads.check_loads`.
-
-    Notes
-    -----
-    An expert of load ``t`` needs ``max(f, ceil(t / level))`` replicas so that none carries more than the level;
-    bisection finds the lowest level that the slots allow. For ``f = 1`` DeepSeek's EPLB
-    (github.com/deepseek-ai/EPLB) finds the same: each further replica goes to the expert with most load per replica.
-
-    Examples
-    --------
-    >>> replicate_evenly(np.array([[60, 30, 10]]), num_slots=7, fault_threshold=2).tolist()
-    [[3, 2, 2]]
-    """
-    load = prepare_loads(load_LE, num_slots).astype(np.float64)
-    num_layers, num_experts = load.shape
-    floor = max(1, min(fault_threshold, num_slots // num_experts))
-    low_L, high_L = np.zeros(num_layers), load.max(axis=1)
-    for _ in range(NUM_BISECTIONS):
-        middle_L = (low_L + high_L) / 2
-        fits_L = np.maximum(np.ceil(load / middle_L[:, None]), floor).sum(axis=1) <= num_slots
-        low_L, high_L = np.where(fits_L, low_L, middle_L), np.where(fits_L, middle_L, high_L)
-    replicas_LE: Ints = np.maximum(np.ceil(load / high_L[:, None]), floor).astype(np.int64)
-    # Slots are left over when more experts reach the level at once than there are slots for another replica.
-    left_L = num_slots - replicas_LE.sum(axis=1)
-    rank_LE = np.argsort(np.argsort(-load / replicas_LE, axis=1, kind="stable"), axis=1)
-    replicas_LE += rank_LE < left_L[:, None]
-    return replicas_LE
 
 
 def place_balanced(replicas_LE: Ints, load_LE: Ints, num_nodes: int, num_slots: int) -> PlacementPlan:

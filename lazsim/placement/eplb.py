@@ -117,8 +117,10 @@ def _groups_of_nodes(num_groups: int, group_size: int, slots_N: Ints) -> Ints:
     return groups_N
 
 
-def replicate_greedily(load_LE: Ints, num_slots: int) -> Ints:
-    """Give each expert one replica, and each further one to the expert with most load per replica.
+def replicate_greedily(load_LE: Ints, num_slots: int, fault_threshold: int = 1) -> Ints:
+    """Give each expert `fault_threshold` replicas, and each further one to the expert with most load per replica.
+
+    So the heaviest replica is as light as can be.
 
     Parameters
     ----------
@@ -126,6 +128,8 @@ def replicate_greedily(load_LE: Ints, num_slots: int) -> Ints:
         Tokens routed to each expert, shape (L, E). A layer without tokens counts as evenly loaded.
     num_slots
         Slots of one layer on all nodes, all of which are filled.
+    fault_threshold
+        Fewest replicas of an expert, at least 1; where they do not fit, the largest number that fits.
 
     Returns
     -------
@@ -141,18 +145,23 @@ def replicate_greedily(load_LE: Ints, num_slots: int) -> Ints:
 
     Notes
     -----
-    An expert's replica after its ``j``-th has the quotient ``t[e] / j``; the ``m = num_slots - E`` largest quotients
-    win. At most ``m`` of them exceed ``sum(t) / m``, so each expert has ``ceil(m t[e] / sum(t))`` replicas at once; at
-    most ``E`` are then left to add one by one.
+    Without a threshold, the replication of DeepSeek's EPLB (github.com/deepseek-ai/EPLB). An expert's replica after its
+    ``j``-th has the quotient ``t[e] / j``; the ``m = num_slots - E * f`` largest quotients with ``j >= f`` win. At most
+    ``m`` of them exceed ``sum(t) / m``, so each expert has ``ceil(m t[e] / sum(t))`` replicas at once. At most
+    ``E * f`` are then left to add one by one.
 
     Examples
     --------
     >>> replicate_greedily(np.array([[60, 30, 10]]), 6).tolist()
     [[3, 2, 1]]
+    >>> replicate_greedily(np.array([[60, 30, 10]]), 7, fault_threshold=2).tolist()
+    [[3, 2, 2]]
     """
     load_LE = prepare_loads(load_LE, num_slots)
-    num_more = num_slots - load_LE.shape[1]
-    replicas_LE: Ints = np.maximum(1, -(-num_more * load_LE // load_LE.sum(axis=1, keepdims=True)))
+    num_experts = load_LE.shape[1]
+    threshold = min(fault_threshold, num_slots // num_experts)
+    num_more = num_slots - threshold * num_experts
+    replicas_LE: Ints = np.maximum(threshold, -(-num_more * load_LE // load_LE.sum(axis=1, keepdims=True)))
     left_L = num_slots - replicas_LE.sum(axis=1)
     while left_L.any():
         layer = left_L.nonzero()[0]

@@ -5,6 +5,7 @@ used, K slots of a GPU.
 """
 
 import logging
+import math
 import operator
 import sys
 import warnings
@@ -17,8 +18,8 @@ import numpy.typing as npt
 
 from lazsim.errors import InfeasiblePlanError, RoutingFormatError, SpecError
 from lazsim.loads import MAX_TOKENS, check_loads
-from lazsim.placement.balanced import most_distinct, place_on_uneven, replicate_evenly
-from lazsim.placement.eplb import place_groups
+from lazsim.placement.balanced import most_distinct, place_on_uneven
+from lazsim.placement.eplb import place_groups, replicate_greedily
 from lazsim.placement.gpus import pack_gpus
 from lazsim.placement.plan import Bools, Ints
 from lazsim.placement.policies import place
@@ -35,8 +36,8 @@ from lazsim.placement.steady import (
 
 log = logging.getLogger(__name__)
 
-FINEST = 2**32
-"""Resolution of loads that are not counts: the heaviest load of a layer becomes this integer."""
+FINEST_BITS = 32
+"""Bits of the heaviest load of a layer where loads are not counts."""
 
 
 def rebalance_experts(
@@ -126,7 +127,7 @@ def rebalance_experts(
     `active_ranks`. The other arguments are added. `lazsim.placement.adapters` returns what these stacks expect.
 
     Counts of tokens are used as they are, up to `lazsim.loads.MAX_TOKENS` of a layer; other weights are rounded to
-    2**-32 of the heaviest weight of their layer. The change from an old placement is logged at level INFO.
+    2**-31 of the heaviest weight of their layer. The change from an old placement is logged at level INFO.
 
     Examples
     --------
@@ -230,7 +231,7 @@ def _fill(load_LE: Ints, gpus: _Gpus, policy: str, fault_threshold: int, num_gro
     slots_N, most_gpus = gpus_N * gpus.slots_per_gpu, int(gpus_N.max())
     # A threshold above the nodes that an expert can be on cannot be met.
     fault_threshold = min(fault_threshold, max(1, most_distinct(num_experts, slots_N)))
-    replicas_LE = replicate_evenly(load_LE, int(slots_N.sum()), fault_threshold)
+    replicas_LE = replicate_greedily(load_LE, int(slots_N.sum()), fault_threshold)
     plan, is_uneven = None, (gpus_N != most_gpus).any()
     if num_groups > 1:
         try:
@@ -344,10 +345,13 @@ def _integer_loads(weight: npt.NDArray[Any]) -> Ints:
         raise RoutingFormatError(
             f"weight of expert {expert} in layer {layer} is {weight[layer, expert]}; expected a finite number from 0 up"
         )
-    if weight_LE.sum(axis=1).max() <= MAX_TOKENS and (weight_LE == np.rint(weight_LE)).all():
+    if (weight_LE / MAX_TOKENS).sum(axis=1).max() <= 1 and (weight_LE == np.rint(weight_LE)).all():
         return weight_LE.astype(np.int64)
-    heaviest_L = weight_LE.max(axis=1, keepdims=True)
-    return np.rint(weight_LE / np.where(heaviest_L > 0, heaviest_L, 1.0) * FINEST).astype(np.int64)
+    # By a power of two, which keeps the ratios of weights.
+    bits = min(FINEST_BITS, int(math.log2(MAX_TOKENS / weight_LE.shape[1])))
+    _, exponent_L = np.frexp(weight_LE.max(axis=1, keepdims=True))
+    load_LE: Ints = np.rint(np.ldexp(weight_LE, bits - exponent_L)).astype(np.int64)
+    return load_LE
 
 
 def _placement(name: str, value: Any, shape: tuple[int, ...]) -> Ints:

@@ -170,7 +170,7 @@ def _failure_sets(holds_LEN: Bools, domain_N: Domains | None) -> tuple[Bools, st
     """Return the minimal failure sets, and the unit of failure: nodes or domains."""
     if domain_N is None:
         return minimal_failure_sets(holds_LEN), "nodes"
-    domains, num_nodes = np.asarray(domain_N), holds_LEN.shape[-1]
+    domains, num_nodes = np.asarray(domain_N), np.shape(holds_LEN)[-1]
     if domains.shape != (num_nodes,):
         raise ReliabilityError(
             f"{domains.size} failure domains named for {num_nodes} nodes: expected one for each node"

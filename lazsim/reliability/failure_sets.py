@@ -40,6 +40,8 @@ def minimal_failure_sets(holds_LEN: Bools) -> Bools:
     >>> minimal_failure_sets(np.array([[[1, 1, 0], [1, 1, 1]]], dtype=bool)).astype(int).tolist()
     [[1, 1, 0]]
     """
+    # Counts of replicas will do, too. Rows are compared as bytes, so that they must be in one piece.
+    holds_LEN = np.ascontiguousarray(holds_LEN, dtype=np.bool_)
     return _minimal(holds_LEN.reshape(-1, holds_LEN.shape[-1]))
 
 
@@ -102,7 +104,7 @@ def domain_holds(holds_LEN: Bools, domain_N: npt.NDArray[Any]) -> Bools:
     """
     number_N = number_domains(domain_N.tolist())
     member_ND = number_N[:, None] == np.arange(number_N.max(initial=-1) + 1)
-    holds_LED: Bools = holds_LEN.astype(np.float32) @ member_ND.astype(np.float32) > 0
+    holds_LED: Bools = np.asarray(holds_LEN, dtype=np.float32) @ member_ND.astype(np.float32) > 0
     return holds_LED
 
 

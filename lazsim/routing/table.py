@@ -75,7 +75,7 @@ def check_tokens(faults: Faults, steps: Floats, tokens_SLE: Floats, layers: tupl
     """Check the loads of a file, repair them when lenient, and convert steps and loads to whole numbers.
 
     Layers without tokens at all steps are dense: they are left out, as are steps without any tokens. Loads that are
-    fractions, such as shares, are multiplied by a power of two; see `lazsim.loads.whole_loads`.
+    fractions, such as shares, are multiplied by one number; see `lazsim.loads.whole_loads`.
 
     Raises
     ------
