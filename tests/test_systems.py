@@ -9,10 +9,11 @@ import itertools
 import json
 import math
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -30,10 +31,11 @@ from lazsim.engine.systems.system import node_state_bytes, saved_behind
 from lazsim.errors import InfeasiblePlanError, SpecError
 from lazsim.output.run import run_parts
 from lazsim.output.table import render
+from lazsim.placement.grid import Grid
 from lazsim.scenario import resolve
 from lazsim.study.checkpoint_interval import climb, parse_interval
 from lazsim.study.memory import find_obstacle
-from tests.jobs import SAVE_S, TRANSFER_S, EvenLoads, RandomLoads, costs, staged_costs, trace
+from tests.jobs import SAVE_S, TRANSFER_S, EvenLoads, RandomLoads, StagedCosts, costs, staged_costs, trace
 from tests.test_engine import scenarios, spent, trained
 
 NAMES = "a b c d e f g h i j k l"
@@ -125,6 +127,13 @@ def test_gemini_falls_back_to_the_checkpoint_when_a_whole_group_is_lost():
     assert run("gemini", (95, "remove", "b c"), interval_steps=10).counts["lost_steps"] == 32 - 30
 
 
+def test_gemini_does_not_find_copies_on_a_node_that_died_while_it_was_left_out_of_a_restart():
+    # Eight of the eleven nodes left restart at 110 s; i is one of them and j, the other of its group, is not.
+    first = (95, "remove", "a"), (120, "remove", "j")
+    assert run("gemini", *first, (125, "remove", "h")).failures[-1].source == "memory"
+    assert run("gemini", *first, (125, "remove", "i")).failures[-1].source == "initial"
+
+
 def gemini_survival(num_nodes, num_copies, num_lost):
     """The published lower bound of the probability that copies survive, exact where groups divide the nodes."""
     pairs = math.comb(num_nodes - num_copies, num_lost - num_copies)
@@ -172,6 +181,37 @@ def test_moevement_goes_back_to_the_checkpoint_where_its_snapshots_are_not_enoug
     result = run("moevement", *changes, nodes=NAMES + " s t u", interval_steps=10)
     assert result.failures[-1].why == why
     assert result.counts["restarts"] == 1
+
+
+def test_moevement_has_no_window_from_before_a_restart():
+    # Restarted at 150 s; a node fails in the first step from then on.
+    changes = (95, "remove", "a b c"), (151, "remove", "e")
+    result = run("moevement", *changes, nodes=NAMES + " s t u v", interval_steps=10)
+    assert [failure.why for failure in result.failures] == ["a snapshot is lost", "no window is whole"]
+    assert result.counts["restarts"] == 2
+
+
+@dataclass(frozen=True)
+class ThreeStages(StagedCosts):
+    """Three stages of three nodes each hold the model once."""
+
+    @property
+    def grid(self):
+        return Grid(np.arange(3), num_stages=3, unit_nodes=3)
+
+
+def test_steps_are_lost_where_a_wait_for_nodes_ends_at_the_checkpoint():
+    # Two replicas of nine nodes. The six left, at 95 s after 32 steps, have all snapshots and logs, but replace no
+    # stage; with three others there are enough for a restart, and too few for the places of twelve.
+    names = [f"n{index}" for index in range(18)]
+    lost = [name for index, name in enumerate(names) if index not in (0, 3, 7, 10, 14, 17)]
+    plain = staged_costs(num_nodes=18)
+    model = msgspec.structs.replace(plain.model, num_experts=6, num_layers=3, num_moe_layers=3)
+    cost_model = ThreeStages(model, plain.cluster, plain.job, plain.constants, plain.compute, plain.communication)
+    events = trace((0, "add", " ".join(names)), (95, "remove", " ".join(lost)), (200, "add", "x y z"))
+    result = simulate_system(events, SYSTEMS["moevement"], cost_model, EvenLoads(3, 6), 380.0, interval_steps=10)
+    assert (result.failures[0].decision, result.failures[0].lost_steps) == ("wait, restart", 2)
+    assert result.steps == 30 + (380 - 320 - 40) // 2
 
 
 @pytest.mark.parametrize("window", [1, 2, 7, 40])
@@ -301,6 +341,21 @@ def test_replica_drop_loses_one_step_and_goes_on_with_fewer_samples():
     result = run("replica-drop", (95, "remove", "a"))
     assert spent(result) == {"compute": 94 + 303, "lost_work": 1, "detect": 1, "reconfigure": 1}
     assert result.samples == 47 * 48 + 151 * 32
+    assert result.states[-1].num_used == 8
+
+
+def test_replicas_notice_two_failures_in_one_step_at_its_end():
+    # The step ends at 96 s.
+    once, twice = (run("replica-drop", (95, "remove", "a"), *more) for more in ((), ((95.5, "remove", "b"),)))
+    assert once.events[-2].time_s == twice.events[-2].time_s == 97
+    assert once.samples == twice.samples
+
+
+@pytest.mark.parametrize("system", ["replica-drop", "spare"])
+def test_a_node_of_a_replica_that_is_broken_already_is_not_in_use(system):
+    # Seats 0, 1, 6 and 7 are a replica.
+    result = run(system, (95, "remove", "a"), (200, "remove", "b"))
+    assert result.counts["failures"] == 1
     assert result.states[-1].num_used == 8
 
 
@@ -653,6 +708,14 @@ def test_copies_and_logs_take_what_their_papers_say_of_a_nodes_own_memory():
     # Of the 14 bytes, those of the half-precision weight follow from the others.
     assert node == pytest.approx(2 * (3 * 12 / 14 * node_state_bytes(scenario.costs()) + logs))
     assert node_state_bytes(scenario.costs()) == pytest.approx(model_bytes / 64, rel=0.2)
+    # The 64 nodes that hold the model once save it: all of it, or all that is dense and a sixteenth of the experts.
+    experts_bytes = 14 * scenario.model.num_moe_layers * scenario.model.num_experts * scenario.model.expert_params
+    saved_bytes = model_bytes - experts_bytes * 15 / 16
+    assert SYSTEMS["async-checkpoint"].host_bytes(scenario.costs(), 128, 20.0) == pytest.approx(model_bytes / 64)
+    assert SYSTEMS["moc"].host_bytes(scenario.costs(), 128, 20.0) == pytest.approx(3 * saved_bytes / 64)
+    # Two GPUs share the dense part of one of 8 stages, and 64 its experts.
+    extra_bytes = ((model_bytes - experts_bytes) / 2 + experts_bytes / 64) / 8
+    assert SYSTEMS["bamboo"].extra_gpu_bytes(scenario.costs(), 128) == pytest.approx(extra_bytes)
 
 
 SMALL_MEMORY = {

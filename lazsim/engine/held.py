@@ -102,7 +102,8 @@ class Held:
 
     def without(self, failed: Collection[Any]) -> "Held":
         """Return what is left when nodes fail."""
-        return self.only([node for node in self.nodes if node not in failed])
+        kept = [node for node in self.nodes if node not in failed]
+        return self if len(kept) == len(self.nodes) else self.only(kept)
 
     def only(self, kept: Collection[Any]) -> "Held":
         """Return what some of the nodes hold."""

@@ -156,6 +156,8 @@ class Job:
         if failed:
             self._interrupt(batch)
         else:
+            # Those that take no part in what is going on may hold copies.
+            self.state.held = self.state.held.without(batch.removed)
             self._log("nodes", num_lost=len(batch.removed), num_joined=len(batch.added))
 
     def end(self) -> None:
@@ -210,9 +212,11 @@ class Job:
         """End whatever is going on, by a failure or at the end of the simulation."""
         self.ledger.close(self.env.now)
         self._end_failure()
-        before_s, rest_s = self.ledger.seconds(), 0.0
-        if isinstance(self.state, Training) and (stretch := self.state.stretch) is not None:
-            rest_s = stretch.start_s + (stretch.steps_made(self.env.now) + 1) * stretch.step_s - self.env.now
+        before_s, step_end_s = self.ledger.seconds(), self.env.now
+        if isinstance(self.state, Detecting):
+            step_end_s = self.state.step_end_s
+        elif isinstance(self.state, Training) and (stretch := self.state.stretch) is not None:
+            step_end_s = stretch.start_s + (stretch.steps_made(self.env.now) + 1) * stretch.step_s
             self.sampler.interrupted(stretch.step_s)
             self._book_steps(self.state, stretch, has_failed=failure is not None)
         if failure is None:
@@ -231,7 +235,7 @@ class Job:
         self.state = Detecting(
             before.held.without(failure.removed),
             survivors=tuple(node for node in before.involved if node not in removed),
-            rest_s=rest_s,
+            step_end_s=step_end_s,
             in_recovery=before.is_recovering,
         )
         self.log.count("failures")
@@ -249,32 +253,18 @@ class Job:
                 if interrupt.cause is not Signal.JOIN:
                     raise
                 self._join_at_s = None
-        decision = self._decide(state.held)
-        self.log.decide(decision.action.name.lower(), decision.source, decision.why)
-        if decision.action is protocol.Action.CONTINUE:
-            self.state = Reconfiguring(state.held, decision)
-        else:
-            self.state = self._restarting(state.held, decision)
+        self._carry_out(state.held, self._decide(state.held))
 
     def _detect(self, state: Detecting) -> Activity:
-        yield from self._spend("detect", self.system.detect_s(self.costs, state.rest_s))
+        rest_s = max(0.0, state.step_end_s - self.env.now)
+        yield from self._spend("detect", self.system.detect_s(self.costs, rest_s))
         assert self.log.failure is not None, "a failure is detected"
         self.log.failure.detected_s = self.env.now
         # A system that plans anew does so once, with the spares that have come into service.
         takes_spares = self.spares.most_in_service is not None and self.system.is_elastic and self._join_is_due()
         decision = self._decide(state.held, joins_due=takes_spares, in_recovery=state.in_recovery)
-        self.log.decide(decision.action.name.lower(), decision.source, decision.why)
         self._note_doubt(state.held, decision)
-        if decision.action in (protocol.Action.CONTINUE, protocol.Action.RECONFIGURE):
-            self.state = Reconfiguring(state.held, decision)
-            return
-        if decision.source != "peers":
-            self._roll_back(self._copied_step(state.held) if decision.source == "memory" else 0)
-        if decision.action is protocol.Action.WAIT:
-            self._assign(())
-            self.state = Waiting(state.held if decision.source else NOTHING)
-        else:
-            self.state = self._restarting(state.held, decision)
+        self._carry_out(state.held, decision)
 
     def _reconfigure(self, state: Reconfiguring) -> Activity:
         """Plan anew, rebuild communicators and fetch missing states, or keep the places; go on at the same step."""
@@ -399,9 +389,20 @@ class Job:
 
     # What the states share.
 
-    def _restarting(self, held: Held, decision: protocol.Decision[str]) -> Restarting:
-        """Return a restart, during which nodes keep their copies in memory where it is from these."""
-        return Restarting(held if decision.source == "memory" else NOTHING, decision)
+    def _carry_out(self, held: Held, decision: protocol.Decision[str]) -> None:
+        """Go back as far as a decision says, and enter the state to which it leads."""
+        self.log.decide(decision.action.name.lower(), decision.source, decision.why)
+        if decision.action in (protocol.Action.CONTINUE, protocol.Action.RECONFIGURE):
+            self.state = Reconfiguring(held, decision)
+            return
+        if decision.source != "peers":
+            self._roll_back(self._copied_step(held) if decision.source == "memory" else 0)
+        if decision.action is protocol.Action.WAIT:
+            self._assign(())
+            self.state = Waiting(held if decision.source else NOTHING)
+        else:
+            # Nodes keep their copies in memory during a restart from these.
+            self.state = Restarting(held if decision.source == "memory" else NOTHING, decision)
 
     def _copied_step(self, held: Held) -> int:
         """Return the step of the newest copy in the memory of nodes; 0 where there is none."""
@@ -445,7 +446,7 @@ class Job:
             self.log.lost(lost.since_s, self.env.now)
             self._log("rolled_back", lost_steps=lost.steps)
         if self.log.failure is not None:
-            self.log.failure.lost_steps = lost.steps
+            self.log.failure.lost_steps += lost.steps
 
     def _lose_updates(self) -> None:
         """Count the updates of experts that a rollback loses, which may change what the system saves."""

@@ -79,14 +79,14 @@ class Detecting(JobState):
     ----------
     survivors : tuple of str
         Nodes left of those that trained or recovered together, also where they hold no state yet.
-    rest_s : float
-        Seconds left of the step under way; 0 where none was.
+    step_end_s : float
+        Time at which the step under way would have ended; that of the failure where none was.
     in_recovery : bool
         Whether survivors were recovering from another failure.
     """
 
     survivors: tuple[str, ...] = ()
-    rest_s: float = 0.0
+    step_end_s: float = 0.0
     in_recovery: bool = False
 
     @property

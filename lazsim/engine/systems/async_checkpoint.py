@@ -18,12 +18,11 @@ class AsyncCheckpoint(System):
 
     def save(self, costs: CostModel, step_s: float) -> Save:
         """See `System.save`."""
-        copy_s = copy_to_host_s(costs, costs.grid.replica_nodes)
-        return saved_behind(copy_s, checkpoint_save_s(costs), step_s)
+        return saved_behind(copy_to_host_s(costs), checkpoint_save_s(costs), step_s)
 
     def host_bytes(self, costs: CostModel, num_nodes: int, step_s: float) -> float:
-        """Return the bytes of the copy that a node keeps while it is written."""
-        return state_bytes(costs) / num_nodes
+        """Return the bytes of the copy that a node of the model replica that saves keeps while it is written."""
+        return state_bytes(costs) / costs.grid.replica_nodes
 
 
 ASYNC_CHECKPOINT = AsyncCheckpoint(

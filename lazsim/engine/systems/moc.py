@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from lazsim.costmodel.recovery_times import checkpoint_save_s
 from lazsim.costmodel.step import CostModel
-from lazsim.engine.systems.system import Save, System, copy_to_host_s, node_state_bytes, saved_behind
+from lazsim.engine.systems.system import Save, System, copy_to_host_s, saved_behind, state_bytes
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,7 @@ class PartialExperts(System):
 
     def save(self, costs: CostModel, step_s: float) -> Save:
         """Return what a checkpoint takes: its copy hides behind a step, and it is written beside training."""
-        model = costs.model
-        experts = model.num_moe_layers * model.num_experts * model.expert_state_bytes
-        saved = model.dense_state_bytes + experts / self.num_turns
-        copy_s = copy_to_host_s(costs, costs.grid.replica_nodes) * saved / (model.dense_state_bytes + experts)
+        copy_s = copy_to_host_s(costs) * self._saved_bytes(costs) / state_bytes(costs)
         return saved_behind(copy_s, checkpoint_save_s(costs, 1 / self.num_turns), step_s)
 
     def stale_steps(self, interval_steps: int, since_steps: float = math.inf) -> float:
@@ -59,12 +56,17 @@ class PartialExperts(System):
         return system
 
     def host_bytes(self, costs: CostModel, num_nodes: int, step_s: float) -> float:
-        """Return the bytes of three buffers of what a node saves."""
-        return 3 / self.num_turns * node_state_bytes(costs)
+        """Return the bytes of three buffers of what a node of the model replica that saves writes."""
+        return 3 * self._saved_bytes(costs) / costs.grid.replica_nodes
 
     def choices(self) -> Mapping[str, Sequence[int]]:
         """See `System.choices`."""
         return {"num_turns": (1, 2, 4, 8, 16)}
+
+    def _saved_bytes(self, costs: CostModel) -> float:
+        model = costs.model
+        experts = model.num_moe_layers * model.num_experts * model.expert_state_bytes
+        return model.dense_state_bytes + experts / self.num_turns
 
 
 MOC = PartialExperts(

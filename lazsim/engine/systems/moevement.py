@@ -29,8 +29,9 @@ class MoEvement(System):
     last whole window, replays its steps and those after it; the other nodes wait. Replayed steps take their stage no
     fill and drain of the pipeline, which is left out here: a replayed step counts as a step.
 
-    All go back to the checkpoint where no window is whole yet, where a pipeline has lost every stage, so that no
-    neighbour has logs for it, and where nodes fail while others recover (its documentation and code).
+    All go back to the checkpoint where no window is whole since the start or the last restart, where a pipeline has
+    lost every stage, so that no neighbour has logs for it, and where nodes fail while others recover (its documentation
+    and code).
     """
 
     num_peers: int = 2
@@ -67,14 +68,16 @@ class MoEvement(System):
         if situation.paused:
             return super().decide(costs, stopped)
         window = self.window_steps(costs, stopped.step_s) if stopped.step_s else 1
-        is_whole = held.made is not None and stopped.step >= window and not stopped.in_recovery
+        # Windows follow each other from the start or the last restart on.
+        num_steps = stopped.step - held.made.step if held.made is not None else 0
+        is_whole = num_steps >= window and not stopped.in_recovery
         survive = is_whole and self.snapshots_survive(costs, held)
         if survive and num_lost > len(stopped.newcomers) and not stopped.num_usable:
             return Decision(Action.WAIT, "peers", why="snapshots are left, but too few nodes")
         if survive and num_lost <= len(stopped.newcomers):
             seats = tuple(np.flatnonzero(~held.alive_N).tolist())
             nodes = held.nodes + stopped.newcomers[:num_lost]
-            replayed = window + stopped.step % window
+            replayed = window + num_steps % window
             phases = (
                 ("reconfigure", self.rebuild_s(costs)),
                 ("transfer", fetch_s(costs, self.window_bytes(costs, window))),

@@ -8,12 +8,12 @@ from lazsim.costmodel.step import CostModel
 from lazsim.engine import protocol
 from lazsim.engine.held import Held
 from lazsim.engine.protocol import Decision
-from lazsim.engine.systems.seats import SeatSystem, broken_replicas
+from lazsim.engine.systems.seats import ReplicaSystem, broken_replicas
 from lazsim.engine.systems.system import FULL_PACE, Pace, StoppedJob
 
 
 @dataclass(frozen=True)
-class ReplicaDrop(SeatSystem):
+class ReplicaDrop(ReplicaSystem):
     """The replica of a failed node leaves the next quorum; the others go on with a smaller batch.
 
     Attributes
@@ -36,7 +36,6 @@ class ReplicaDrop(SeatSystem):
     timeout_s: float = 0.0
     quorum_s: float = 1.0
     is_led: bool = False
-    takes_two_replicas: bool = True
 
     def as_live(self) -> "ReplicaDrop":
         """See `System.as_live`."""
@@ -49,11 +48,6 @@ class ReplicaDrop(SeatSystem):
     def rebuild_s(self, costs: CostModel) -> float:
         """See `System.rebuild_s`."""
         return super().rebuild_s(costs) if self.is_led else self.quorum_s
-
-    def keep(self, costs: CostModel, held: Held) -> Held:
-        """Return the nodes of whole replicas."""
-        broken_N = broken_replicas(costs, held)[costs.grid.replica_N(held.num_seats)]
-        return held.only([node for node, seat in zip(held.nodes, held.seats, strict=True) if not broken_N[seat]])
 
     def goes_on(self, costs: CostModel, held: Held) -> bool:
         """See `SeatSystem.goes_on`: one replica suffices."""

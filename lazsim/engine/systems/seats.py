@@ -74,6 +74,18 @@ class SeatSystem(System):
         return fetch_s(costs, node_state_bytes(costs))
 
 
+@dataclass(frozen=True)
+class ReplicaSystem(SeatSystem):
+    """A system of which only whole model replicas go on: the other nodes of one that fails stand by."""
+
+    takes_two_replicas: bool = True
+
+    def keep(self, costs: CostModel, held: Held) -> Held:
+        """Return the nodes of whole replicas."""
+        broken_N = broken_replicas(costs, held)[costs.grid.replica_N(held.num_seats)]
+        return held.only([node for node, seat in zip(held.nodes, held.seats, strict=True) if not broken_N[seat]])
+
+
 def missing_of_place(costs: CostModel, held: Held) -> tuple[Ints, int]:
     """Count the replicas of each place of a model replica that are missing.
 

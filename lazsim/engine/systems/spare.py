@@ -8,13 +8,13 @@ import numpy as np
 
 from lazsim.costmodel.step import CostModel
 from lazsim.engine.held import Held
-from lazsim.engine.systems.seats import SeatSystem, broken_replicas
+from lazsim.engine.systems.seats import ReplicaSystem, broken_replicas
 from lazsim.engine.systems.system import FULL_PACE, Pace
 from lazsim.placement.plan import Bools
 
 
 @dataclass(frozen=True)
-class StackedShards(SeatSystem):
+class StackedShards(ReplicaSystem):
     """Every group has the data of the next ones, too, and computes as many shards as cover the batch.
 
     Notes
@@ -28,7 +28,6 @@ class StackedShards(SeatSystem):
     shrink_s: float = 0.2
     """Until the groups left have a communicator without the others: 0.1 s, and 0.1 s of the controller (published)."""
     recovers_from_peers: bool = False
-    takes_two_replicas: bool = True
 
     @property
     def joins_in_place(self) -> bool:

@@ -334,9 +334,7 @@ def saved_behind(copy_s: float, write_s: float, step_s: float) -> Save:
     return Save(stall_s, copy_s - stall_s + write_s)
 
 
-def copy_to_host_s(costs: CostModel, num_nodes: int) -> float:
-    """Return the seconds in which every GPU copies its share of the state to the memory of its node.
-
-    The state is divided over all GPUs.
-    """
-    return state_bytes(costs) / (num_nodes * costs.cluster.gpus_per_node * costs.cluster.host.link_bytes_per_s)
+def copy_to_host_s(costs: CostModel) -> float:
+    """Return the seconds in which the GPUs of a model replica copy their shares of the state to the nodes' memory."""
+    cluster = costs.cluster
+    return state_bytes(costs) / (costs.grid.replica_nodes * cluster.gpus_per_node * cluster.host.link_bytes_per_s)
