@@ -1,7 +1,7 @@
 """Errors of bad input: one line each, exit code 2. Only a `FailedError` is none, and has 1.
 
 A message names fields of the call in backquotes, as in "`duration` 0 s: give more than 0". The command line writes the
-option that sets such a field in its place.
+option that sets such a field in its place. What a user wrote stays as it is where it is quoted; see `literal`.
 
 A broken invariant inside lazsim is never one of these: it is an ``AssertionError`` and a bug.
 """
@@ -67,6 +67,17 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+
+
+def literal(text: str) -> str:
+    """Return a text of a user for a message, in quotes where it could be taken for one that names a field.
+
+    Examples
+    --------
+    >>> literal("by hand"), literal("`start` is that of the job")
+    ('by hand', "'`start` is that of the job'")
+    """
+    return repr(text) if "`" in text else text
 
 
 @contextmanager

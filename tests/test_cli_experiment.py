@@ -44,6 +44,15 @@ def test_a_run_leaves_tables_figures_and_inputs_and_is_not_repeated(lazsim, tmp_
     assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == before
 
 
+def test_a_foreign_folder_of_a_later_experiment_is_refused_before_the_first_runs(lazsim, tmp_path):
+    (tmp_path / "out" / "expert-loads").mkdir(parents=True)
+    (tmp_path / "out" / "expert-loads" / "run.json").write_text("mine")
+    code, out, err = lazsim("experiment", "run", "failures-5min", "expert-loads", "--small", "--out", tmp_path / "out")
+    assert (code, out) == (2, "")
+    assert "expert-loads: holds run.json, which lazsim did not write there" in err
+    assert [path.name for path in (tmp_path / "out").iterdir() if not path.name.startswith(".")] == ["expert-loads"]
+
+
 def test_recorded_loads_are_used_where_they_are_at_hand(lazsim, tmp_path):
     routing = tmp_path / "data" / "routing"
     routing.mkdir(parents=True)

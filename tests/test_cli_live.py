@@ -21,9 +21,9 @@ torch = pytest.importorskip("torch", reason="live training needs torch: pip inst
         (("--record-routing", "a-file/routing.csv"), "a-file"),
         (("--device", "cuda"), "--device cuda: torch finds no GPU"),
         (("--speedup", "nan"), "--speedup: expected a number above 0, found 'nan'"),
-        (("--duration", "10s"), "--duration: selects part of a trace; give one as --trace"),
-        (("--cap", "clip"), "--cap: selects part of a trace; give one as --trace"),
-        (("--format", "bamboo"), "--format: selects part of a trace; give one as --trace"),
+        (("--duration", "10s"), "--duration has no effect without --trace"),
+        (("--cap", "clip"), "--cap has no effect without --trace"),
+        (("--format", "bamboo"), "--format has no effect without --trace"),
     ],
 )
 def test_bad_input_is_one_clear_line_and_exit_code_2(lazsim, tmp_path, monkeypatch, command, arguments, said):
@@ -38,13 +38,20 @@ def test_bad_input_is_one_clear_line_and_exit_code_2(lazsim, tmp_path, monkeypat
     assert [path.name for path in tmp_path.iterdir()] == ["a-file"]
 
 
+@pytest.mark.parametrize("command", ["live", "validate"])
+def test_nodes_that_cannot_hold_the_experts_are_refused_before_any_work(lazsim, command):
+    # Four nodes of one slot for eight experts.
+    told = "live-small: 8 experts do not fit on 4 nodes of 1 slot under lazarus; use more --nodes or --slots"
+    assert lazsim(command, "--slots", 1) == (2, "", f"lazsim: {told}\n")
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (("--listen", "nowhere"), "--listen 'nowhere': give HOST:PORT"),
         (("--listen", "127.0.0.1:70000"), "give HOST:PORT"),
         (("--listen", "127.0.0.1:0"), "give a folder that all workers share as --checkpoints"),
-        (("--listen", "127.0.0.1:0", "--trace", "x.csv"), "leave --trace out"),
+        (("--listen", "127.0.0.1:0", "--trace", "x.csv"), "--trace has no effect beside --listen"),
         (("--listen", "127.0.0.1:0", "--checkpoints", "here"), "LAZSIM_LIVE_SECRET is not set"),
         (("--listen", "203.0.113.1:29600", "--checkpoints", "here"), "cannot listen on 203.0.113.1:29600"),
     ],

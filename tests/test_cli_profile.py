@@ -396,6 +396,15 @@ def test_bad_input_is_one_clear_line_and_exit_code_2(lazsim, tmp_path, monkeypat
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("kernel", ["checkpoint_save", "feed_forward"])
+def test_a_kernel_that_cannot_be_measured_is_refused_before_any_work(lazsim, tmp_path, monkeypatch, kernel):
+    pytest.importorskip("torch", reason="needs torch: pip install 'lazsim[live]'")
+    measured = []
+    monkeypatch.setattr("lazsim.profiling.session.measure_peaks", lambda *_: measured.append(1) or (1.0, 1.0))
+    assert lazsim("profile", "--out", tmp_path / "a.csv", "--device", "cpu", "--kernel", kernel)[0] == 2
+    assert not measured
+
+
 def test_without_torch_it_says_how_to_get_it(lazsim, tmp_path, monkeypatch):
     import importlib.util
 

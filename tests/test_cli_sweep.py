@@ -81,7 +81,7 @@ def test_runs_that_fail_are_named_and_the_others_kept(lazsim, spec, tmp_path):
     ("options", "complaint"),
     [
         (["--backend", "dask"], "--backend: unknown value 'dask': known: loky, ray"),
-        (["--address", "here:1"], "add --backend ray"),
+        (["--address", "here:1"], "--address has no effect without --backend ray"),
         (["--jobs", "0"], "--jobs: expected a whole number from 1 to"),
     ],
 )

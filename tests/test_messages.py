@@ -318,3 +318,50 @@ def test_times_of_a_recipe_take_units(lazsim, tmp_path):
         (tmp_path / name).write_text("\n".join(lines))
     events = [lazsim("trace", "generate", tmp_path / name)[1].partition("\ntime_s")[2] for name in texts]
     assert events[0] == events[1] != ""
+
+
+def test_backquotes_of_the_user_are_no_fields(refused, lazsim, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert refused(*RUN, "--model", "`trace` `out`").startswith("--model: unknown model '`trace` `out`'")
+    assert refused("run", "--trace", "`seed`.csv").startswith("--trace: `seed`.csv: cannot be read")
+    table = tmp_path / "table.csv"
+    table.write_text("`start`,b\nx,y\n")
+    assert "its columns ('`start`', b) do not tell" in refused("trace", "info", table)
+    trace = tmp_path / "mine.csv"
+    trace.write_text("# format: lazsim-trace 1\n# duration_s: 60\n# note: `start` is that of the job\n"
+                     "time_s,event,nodes\n0,add,a b\n")  # fmt: skip
+    assert "note: '`start` is that of the job'\n" in lazsim("trace", "info", trace)[2]
+
+
+def test_a_converted_trace_has_the_notes_that_were_told(lazsim, tmp_path):
+    outages, converted = tmp_path / "outages.csv", tmp_path / "converted.csv"
+    outages.write_text("node,start,end\na,2024-01-01 00:00,2024-01-01 01:00\nb,2024-01-02 00:00,2024-01-02 01:00\n")
+    told = lazsim("trace", "convert", outages, "--out", converted)[2].splitlines()
+    notes = [line.removeprefix("# ") for line in converted.read_text().splitlines() if line.startswith("# note")]
+    assert any("--cluster-nodes" in note for note in notes)
+    assert notes == told[: len(notes)]
+    assert told[: len(notes)] == lazsim("trace", "info", converted)[2].splitlines()[: len(notes)]
+
+
+TRACE_COMMANDS = {
+    "trace info": ("trace", "info"),
+    "run": ("run", "--trace"),
+    "recovery": ("recovery", *PLACE[1:], "--failures-from"),
+    "advise": ("advise", "--trace"),
+}
+
+
+@pytest.mark.parametrize("command", TRACE_COMMANDS)
+@pytest.mark.parametrize(
+    ("content", "option"),
+    [
+        ("when,who,what\n2024-01-01,a,x\n", "--columns"),
+        ("time,node,event\n01/02/2024 00:00,a,fail\n01/03/2024 00:00,b,fail\n", "--time-format"),
+        ("time,count\n0,3\n86400,2\n", "--time-unit"),
+    ],
+)
+def test_a_command_suggests_no_option_that_it_lacks(refused, tmp_path, command, content, option):
+    (tmp_path / "table.csv").write_text(content)
+    told = refused(*TRACE_COMMANDS[command], tmp_path / "table.csv")
+    assert option in told
+    assert (f"{option} of lazsim trace convert" in told) == (command == "recovery")

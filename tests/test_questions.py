@@ -21,7 +21,11 @@ def test_the_commands_of_a_question_run_and_print_what_the_page_shows(
         (tmp_path / name).write_text(content)
     monkeypatch.chdir(tmp_path)
     for command in commands.strip().splitlines():
-        words = [*shlex.split(command)[1:], *shlex.split(small)]
+        words = shlex.split(command)[1:]
+        others = shlex.split(small)
+        for option in set(words) & {one for one in others if one.startswith("--")}:
+            del words[words.index(option) : words.index(option) + 2]
+        words += others
         code, out, err = lazsim(*words, *(("--jobs", 1) if words[0] == "advise" else ()))
         assert code == 0, err
     if small:

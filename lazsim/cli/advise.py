@@ -15,9 +15,9 @@ from lazsim.cli.common import (
     options_of,
     progress_bar,
     show,
-    take_workers,
     worker_options,
 )
+from lazsim.cli.messages import Checked
 from lazsim.cli.parsing import Parsed, parse_spans
 from lazsim.cli.run import command as run
 
@@ -27,7 +27,7 @@ ONLY_OF_RUN = ("trace", "max_nodes", "interval", "placements", "spares", "out", 
 SPANS = Parsed(parse_spans)
 
 
-@click.command(params=options_of(run, without=ONLY_OF_RUN))
+@click.command(cls=Checked, params=options_of(run, without=ONLY_OF_RUN))
 @click.option("--trace", metavar="FILE|RECIPE", help="Node events; or give --node-mtbf and --repair.")
 @click.option(
     "--nodes",
@@ -131,7 +131,7 @@ def command(
     from lazsim.study.advice import advise
     from lazsim.trace.recipes import change_recipe
 
-    workers = take_workers(settings)
+    workers = {name: settings.pop(name) for name in ("backend", "num_workers", "address")}
     given = {"mtbf_s": mtbf_s, "repair_s": repair_s, "shape": shape, "batch_share": batch_share}
     given = {name: value for name, value in given.items() if value is not None}
     chosen = {"system": systems, "fault_threshold": fault_threshold, "num_nodes": num_nodes, "spares": spares}
@@ -143,10 +143,6 @@ def command(
         if batch_share and not cluster.nodes_per_domain:
             raise click.UsageError(f"--batch-share: {cluster.name} has no failure domains (nodes_per_domain)")
         trace = change_recipe(None, given | ({"num_nodes": num_nodes[0]} if num_nodes else {}), cluster)
-    elif given:
-        raise click.UsageError(
-            "--node-mtbf, --repair, --shape and --batch-share make a trace; leave them out, or --trace"
-        )
     settings["trace"] = trace
     if out is not None:
         refuse_foreign(out, ADVICE_FILES)

@@ -191,17 +191,9 @@ worker_options = options(
 )
 
 
-def take_workers(settings: dict[str, Any]) -> dict[str, Any]:
-    """Take the values of `worker_options` out of those of all options, and check them."""
-    workers = {name: settings.pop(name) for name in ("backend", "num_workers", "address")}
-    if workers["address"] is not None and workers["backend"] != "ray":
-        raise click.UsageError("--address is that of a Ray cluster; add --backend ray")
-    return workers
-
-
 def told(text: str) -> str:
     """Return a text for the user: fields that it names are the options of the command that runs."""
-    return with_options(text, _running_commands())
+    return with_options(text, _running_commands(), _arguments())
 
 
 def note(text: str) -> None:
@@ -222,6 +214,11 @@ def _running_commands() -> list[click.Command]:
         commands.append(context.command)
         context = context.parent
     return commands[::-1]
+
+
+def _arguments() -> list[str]:
+    context = click.get_current_context(silent=True)
+    return [] if context is None else list(context.meta.get("lazsim.arguments", ()))
 
 
 @contextmanager
@@ -329,7 +326,7 @@ def _told_object(value: dict[str, Any]) -> dict[str, Any]:
 
 def _command_line() -> str:
     """Return the command line that is being run, with DIR for the folder of results."""
-    given: list[str] = list(click.get_current_context().meta["lazsim.arguments"])
+    given = _arguments()
     for place, argument in enumerate(given):
         if argument == "--out":
             given[place + 1] = "DIR"

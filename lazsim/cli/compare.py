@@ -6,13 +6,14 @@ from typing import Any
 import click
 
 from lazsim.cli.common import json_option, options_of, progress, show
+from lazsim.cli.messages import Checked
 from lazsim.cli.run import command as run
 
 ONLY_OF_RUN = ("placements", "price", "spares", "spare_start", "strict", "out", "as_json")
 """Options of ``lazsim run`` that say nothing here; the others are the same."""
 
 
-@click.command(params=options_of(run, without=ONLY_OF_RUN))
+@click.command(cls=Checked, params=options_of(run, without=ONLY_OF_RUN))
 @click.option(
     "--observed",
     type=click.Path(path_type=Path),

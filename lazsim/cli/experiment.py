@@ -67,10 +67,12 @@ def run(names: tuple[str, ...], out: Path, reference: Path | None, as_json: bool
 
     context = Context(store=out / STORE, reference=find_reference(reference), progress=progress_bar, **options)
     asked = [each for given in names for each in (experiment_titles() if given == "all" else [given])]
+    experiments = [load_experiment(name) for name in dict.fromkeys(asked)]
+    for experiment in experiments:
+        refuse_foreign(out / experiment.name, ["run.json"])
     done = {}
-    for experiment in [load_experiment(name) for name in dict.fromkeys(asked)]:
+    for experiment in experiments:
         folder = out / experiment.name
-        refuse_foreign(folder, ["run.json"])
         outcome = experiment.run(context)
         written = write_results(folder, experiment.name, outcome_files(outcome, experiment.name))
         for text in outcome.notes:

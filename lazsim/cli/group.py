@@ -99,7 +99,7 @@ def run_command(arguments: list[str] | None) -> int:
     except click.exceptions.Exit as end:
         return end.exit_code
     except LazsimError as error:
-        _say(with_options(str(error), called_commands(cli, click.Context(cli), given)))
+        _say(with_options(str(error), called_commands(cli, click.Context(cli), given), given))
         return 1 if isinstance(error, FailedError) else 2
     except NO_ARGUMENTS as error:
         error.show()

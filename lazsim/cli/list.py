@@ -3,7 +3,7 @@
 import click
 
 from lazsim.cli.common import json_option, print_json, show
-from lazsim.cli.messages import Choice
+from lazsim.cli.messages import Checked, Choice
 
 KINDS = (
     "models", "clusters", "gpus", "jobs", "systems", "policies", "formats", "load-formats", "routing", "traces",
@@ -14,7 +14,7 @@ IN_TOML = ("models", "clusters", "gpus", "jobs", "routing", "traces")
 OWN_TOML = "The path of a .toml file of the same shape works wherever a name does."
 
 
-@click.command()
+@click.command(cls=Checked)
 @click.argument("kind", type=Choice(KINDS), metavar="KIND")
 @click.argument("name", required=False)
 @json_option

@@ -21,10 +21,11 @@ from lazsim.cli.common import (
     show,
     tell_notes,
 )
+from lazsim.cli.effects import MAPPING
 from lazsim.cli.ending import acknowledge
-from lazsim.cli.messages import Choice
+from lazsim.cli.messages import Checked, Choice
 from lazsim.cli.progress import live_progress
-from lazsim.cli.replay import DEFAULT_CAP, MAPPING_FIELDS, read_stretch, replay_options
+from lazsim.cli.replay import read_stretch, replay_options
 from lazsim.errors import LazsimError
 from lazsim.units import counted
 
@@ -121,21 +122,17 @@ class Replay(NamedTuple):
 
 
 def load_live_trace(spec: "LiveSpec", settings: dict[str, Any], default: Callable[[int], "Trace"]) -> Replay:
-    """Read the trace, or return the default one; refuse more nodes than this machine can hold."""
-    from lazsim.live.run import check_machine
+    """Read the trace, or return the default one; refuse nodes that cannot hold the job, or that this machine cannot."""
+    from lazsim.live.run import check_job
 
-    usual = {"trace_format": "auto", "start": 0.0, "duration": None, "cap": DEFAULT_CAP, "lenient": False, "where": ()}
-    names = ("trace_format", "start", "duration", "cap", "lenient", *MAPPING_FIELDS)
-    reading = {name: settings[name] for name in names}
     if settings["trace_path"] is None:
-        for name, value in reading.items():
-            if value != usual.get(name):
-                raise LazsimError(f"`{name}`: selects part of a trace; give one as `trace`")
-        check_machine(spec, settings["nodes"], settings["device"])
+        check_job(spec, settings["nodes"], settings["device"])
         return Replay(default(settings["nodes"]), settings["speedup"] or DEFAULT_SPEEDUP, {})
+    names = ("trace_format", "start", "duration", "cap", "lenient", *MAPPING)
+    reading = {name: settings[name] for name in names}
     trace = read_stretch(settings["trace_path"], max_nodes=settings["nodes"], seed=settings["seed"], **reading)
     tell_notes(trace.notes)
-    check_machine(spec, int(trace.num_alive()[1].max()), settings["device"])
+    check_job(spec, int(trace.num_alive()[1].max()), settings["device"])
     stretch = {"start_s": settings["start"], "duration_s": settings["duration"], "max_nodes": settings["nodes"]}
     stretch |= {"cap": settings["cap"], "lenient": settings["lenient"]}
     return Replay(trace, settings["speedup"] or max(1.0, trace.duration_s / 60.0), stretch)
@@ -152,7 +149,7 @@ def write_routing(path: Path | None, routing: Any) -> None:
     note(f"{path} has the loads of {counted(len(routing.steps), 'step')}")
 
 
-@click.command()
+@click.command(cls=Checked)
 @live_options
 @job_option("testbed-a")
 @click.option("--steps", type=COUNT, help="Stop after this many steps; default 100 without a trace.")
@@ -226,8 +223,6 @@ def _run_on_cluster(spec: "LiveSpec", listen: str, settings: dict[str, Any]) -> 
     host, _, port = listen.rpartition(":")
     if not host or not port.isdecimal() or int(port) > LAST_PORT:
         raise LazsimError(f"`listen` {listen!r}: give HOST:PORT; port 0 takes any free one")
-    if settings["trace_path"] is not None:
-        raise LazsimError("`listen`: workers are started and stopped elsewhere; leave `trace` out")
     if settings["checkpoints"] is None:
         raise LazsimError("`listen`: give a folder that all workers share as `checkpoints`")
     secret, num_nodes, device = secret_from_environment(), settings["nodes"], settings["device"]

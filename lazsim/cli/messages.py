@@ -2,23 +2,29 @@
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import click
 
+from lazsim.cli.effects import MAPPING, flag, is_given, refuse_repeated, refuse_without_effect
 from lazsim.errors import did_you_mean, printable, unknown_name
 
 LONGEST = 400
 """Characters of a message, the longest text that is read at a glance."""
 
-FIELD = re.compile(r"`([\w.]+)`")
+FIELD = r"`(?P<field>[\w.]+)`"
 """How the library names a field in a message; see `lazsim.errors`."""
 
+QUOTED = r"""(?<!\w)(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")(?!\w)"""
+"""How it quotes what a user wrote, which stays as it is."""
 
-def with_options(text: str, commands: Sequence[click.Command]) -> str:
+
+def with_options(text: str, commands: Sequence[click.Command], arguments: Sequence[str] = ()) -> str:
     """Write each field as the option that sets it; a field that no command has stays a plain word.
 
-    `commands` are the command that runs, after the groups that it belongs to.
+    `commands` are the command that runs, after the groups that it belongs to, and `arguments` those of the user, which
+    stay as they are. A command that reads traces without options for them is told those of ``lazsim trace convert``.
 
     Examples
     --------
@@ -26,15 +32,27 @@ def with_options(text: str, commands: Sequence[click.Command]) -> str:
     >>> command = click.Command("place", params=options)
     >>> with_options("`gpus_per_node` 3: does not divide `slots`; see `policy`", [command])
     '--gpus-per-node 3: does not divide slots; see --policy'
+    >>> with_options("`policy` `slots`: unknown policy '`slots`'", [command], ["place", "--policy", "`slots`"])
+    "--policy `slots`: unknown policy '`slots`'"
     """
+    if "`" not in text:
+        return text
     options: dict[str, str] = {}
     for command in commands:
         for option in command.params:
             if isinstance(option, click.Option):
-                flag = max(option.opts, key=len)
                 options |= {name.lstrip("-").replace("-", "_"): name for name in option.opts}
-                options.setdefault(option.name or "", flag)
-    return FIELD.sub(lambda field: options.get(field[1], field[1]), text)
+                options.setdefault(option.name or "", flag(option))
+    if "failures_from" in options and "columns" not in options:
+        options |= {field: f"--{field.replace('_', '-')} of lazsim trace convert" for field in MAPPING}
+    own = {one for given in arguments for one in (given, given.partition("=")[2], Path(given).name) if "`" in one}
+    kept = "|".join((*map(re.escape, sorted(own, key=len, reverse=True)), QUOTED))
+
+    def written(found: re.Match[str]) -> str:
+        field = found["field"]
+        return found[0] if field is None else options.get(field, field)
+
+    return re.sub(f"{kept}|{FIELD}", written, text)
 
 
 def usage_message(error: click.ClickException) -> str:
@@ -76,8 +94,23 @@ def in_a_line(text: str) -> str:
     return f"{text[:num_first]} ... {text[num_first + len(' ... ') - LONGEST :]}"
 
 
-class Group(click.Group):
+class Checked(click.Command):
+    """A command that refuses options without effect."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the arguments, and check that each option has an effect."""
+        if not ctx.resilient_parsing:
+            refuse_repeated(ctx, args)
+        left = super().parse_args(ctx, args)
+        if not ctx.resilient_parsing:
+            refuse_without_effect(ctx)
+        return left
+
+
+class Group(Checked, click.Group):
     """A group that names the command nearest to one that it does not have."""
+
+    command_class = Checked
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -86,6 +119,11 @@ class Group(click.Group):
         name = args[0]
         if not name.startswith("-") and self.get_command(ctx, name) is None:
             raise click.UsageError(unknown_name("command", name, self.list_commands(ctx)), ctx)
+        for option in self.params:
+            if is_given(ctx, option.name or ""):
+                raise click.UsageError(
+                    f"{flag(option)} has no effect on {ctx.command_path} {name}: give it after {name}, or leave it out"
+                )
         return super().resolve_command(ctx, args)
 
 

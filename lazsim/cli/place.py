@@ -22,8 +22,8 @@ from lazsim.cli.common import (
     seed_option,
     show,
 )
+from lazsim.cli.messages import Checked
 from lazsim.cli.parsing import Parsed, parse_counts, parse_domains, parse_loads
-from lazsim.errors import SpecError
 
 planning_options = options(
     click.option("--nodes", type=NODES, help="Nodes; a node fails as a whole."),
@@ -68,7 +68,7 @@ planning_options = options(
 """Options that describe the experts, the nodes and the policies."""
 
 
-@click.command()
+@click.command(cls=Checked)
 @planning_options
 @click.option(
     "--lose", type=Parsed(parse_counts), default=(), metavar="0,3",
@@ -93,7 +93,7 @@ planning_options = options(
     metavar="NAME|TOML|JSON",
     help="Model whose experts move (default: gpt-s), and whose memory on each GPU is shown.",
 )
-@click.option("--gpu", metavar="NAME|TOML", help="GPU whose memory must hold that; needs --model.")
+@click.option("--gpu", metavar="NAME|TOML", help="GPU whose memory must hold that; takes --model.")
 @click.option("--layer", type=LAYER, help="The layer to show; default: each plan's most endangered.")
 @out_option("Write the plans and a picture to this folder.", "place.json", "placement.png", "placement.pdf")
 @json_option
@@ -120,10 +120,6 @@ def command(
     from lazsim.reliability.task import build_task, with_old_plan
     from lazsim.study.memory import with_memory
 
-    if gpu and not model:
-        raise SpecError("`gpu` holds a model: give `model`, too")
-    if all_mappings and not lose:
-        raise SpecError("`all_mappings` are those after a loss: give `lose`, too")
     check_lenient(planning["lenient"], planning["loads"])
     task = build_task(**planning)
     if old is not None:

@@ -29,6 +29,7 @@ from lazsim.cli.common import (
     tell_notes,
     write_out,
 )
+from lazsim.cli.effects import is_given
 from lazsim.cli.messages import Choice, Group
 from lazsim.errors import LazsimError
 from lazsim.limits import MAX_EXPERTS
@@ -118,6 +119,15 @@ def command(out: Path | None, **settings: Any) -> None:
     )
 
 
+def _find_profile(file: str, model: str) -> Path:
+    """Return the file of a profile; a model chooses one only among those of a device."""
+    from lazsim.costmodel.profile import find_profile
+
+    if file.endswith(".csv") and is_given(click.get_current_context(), "model"):
+        raise LazsimError(f"`model` has no effect on a file such as {file}, which is of one model: leave it out")
+    return find_profile(file, model)
+
+
 def _tables(path: Path) -> "KernelTables | None":
     """Read kernel tables; none where the file holds something else."""
     from lazsim.files import read_bytes
@@ -146,11 +156,11 @@ def show_command(file: str, model: str, out: Path | None, as_json: bool) -> None
 
     Of imported kernel tables, show kernels, sizes and times.
     """
-    from lazsim.costmodel.profile import find_profile, read_profile, require_header
+    from lazsim.costmodel.profile import read_profile, require_header
     from lazsim.output.profile import profile_files, profile_parts, tables_parts
     from lazsim.stepmodel.check_tables import describe_tables
 
-    path = find_profile(file, model)
+    path = _find_profile(file, model)
     if (tables := _tables(path)) is not None:
         if out is not None:
             raise LazsimError(f"`out`: there are no pictures of kernel tables such as {file}; leave it out")
@@ -172,12 +182,12 @@ def check(file: str, model: str, gpu: str | None, as_json: bool) -> None:
     Then compare grouped experts with one expert, moved tokens with a plain copy, and with --gpu the analytic model.
     Of imported kernel tables, hold out every second value of each size in turn.
     """
-    from lazsim.costmodel.profile import find_profile, read_profile
+    from lazsim.costmodel.profile import read_profile
     from lazsim.output.profile import check_parts, tables_check_parts
     from lazsim.profiling.check import held_out_errors, modelled_errors, reached_shares
     from lazsim.specs import GpuSpec, load_spec
 
-    path = find_profile(file, model)
+    path = _find_profile(file, model)
     if (tables := _tables(path)) is not None:
         from lazsim.stepmodel.check_tables import check_tables
 

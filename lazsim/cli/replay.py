@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lazsim.cli.common import DURATION, NODES, options
+from lazsim.cli.effects import MAPPING
 from lazsim.cli.messages import Choice
 
 if TYPE_CHECKING:
@@ -15,9 +16,6 @@ DEFAULT_CAP = CAPS[0]
 TIME_UNITS = ("ns", "us", "ms", "s", "min", "h", "d")
 """`lazsim.trace.CAP_RULES`, `lazsim.trace.cap.DEFAULT_CAP` and names of units, here so that ``--help`` need not import
 them."""
-
-MAPPING_FIELDS = ("columns", "where", "time_unit", "time_format", "time_zone", "cluster_nodes")
-"""Options that say what a file does not."""
 
 max_nodes_option = click.option("--max-nodes", type=NODES, help="Hold the trace to this many nodes.")
 
@@ -67,5 +65,5 @@ def read_stretch(path: str, *, trace_format: str, start: float, duration: float 
     from lazsim.trace import load, make_mapping
 
     check_lenient(options["lenient"], path)
-    mapping = make_mapping(**{name: options.pop(name) for name in MAPPING_FIELDS})
+    mapping = make_mapping(**{name: options.pop(name) for name in MAPPING})
     return load(path, format=trace_format, start_s=start, duration_s=duration, mapping=mapping, **options)

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from lazsim.cli.common import DURATION, Whole, json_option, layers_from_option, out_option, progress, seed_option, show
-from lazsim.cli.messages import Choice
+from lazsim.cli.messages import Checked, Choice
 from lazsim.cli.replay import max_nodes_option, replay_options
 from lazsim.limits import MAX_NODES
 
@@ -26,7 +26,7 @@ RUN_FILES = (
 )
 
 
-@click.command()
+@click.command(cls=Checked)
 @click.option("--trace", required=True, metavar="FILE|RECIPE", help="Node events.")
 @replay_options
 @max_nodes_option

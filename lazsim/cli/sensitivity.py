@@ -5,11 +5,12 @@ from typing import Any
 import click
 
 from lazsim.cli.common import Number, options_of, progress_bar, show
+from lazsim.cli.messages import Checked
 from lazsim.cli.run import command as run
 from lazsim.study.sensitivity import FACTORS, sensitivity
 
 
-@click.command(params=options_of(run, without=("out",)))
+@click.command(cls=Checked, params=options_of(run, without=("out", "price")))
 @click.option("--constant", "constants", multiple=True, metavar="NAME", help="Vary only this one; repeats.")
 @click.option(
     "--factor",

@@ -5,9 +5,10 @@ from pathlib import Path
 import click
 
 from lazsim.cli.common import COUNT, json_option, out_option, show
+from lazsim.cli.messages import Checked
 
 
-@click.command()
+@click.command(cls=Checked)
 @click.option("--model", required=True, metavar="NAME|TOML|JSON")
 @click.option("--cluster", required=True, metavar="NAME|TOML")
 @click.option("--job", metavar="NAME|TOML", help="Job whose [parallel] table is the layout.")

@@ -14,17 +14,17 @@ from lazsim.cli.common import (
     page,
     progress_bar,
     show,
-    take_workers,
     worker_options,
     write_results,
 )
+from lazsim.cli.messages import Checked
 from lazsim.units import counted
 
 MOST_FAILURES = 10
 """Failed runs that are named."""
 
 
-@click.command()
+@click.command(cls=Checked)
 @click.argument("spec", type=click.Path(path_type=Path), metavar="SPEC.toml")
 @click.option("--out", type=OUT_PATH, required=True, metavar="DIR", help="Keep every run there.")
 @worker_options
@@ -45,9 +45,8 @@ def command(spec: Path, out: Path, as_json: bool, **workers: Any) -> None:
     from lazsim.study.sweep import run_sweep
     from lazsim.study.sweep_spec import load_sweep
 
-    options = take_workers(workers)
     refuse_foreign(out, SWEEP_FILES)
-    result = run_sweep(load_sweep(spec), out, progress=progress_bar, **options)
+    result = run_sweep(load_sweep(spec), out, progress=progress_bar, **workers)
     if result.rows:
         show(result, result.notes, sweep_parts, as_json=as_json)
         files = sweep_files(result)

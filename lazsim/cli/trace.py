@@ -22,6 +22,7 @@ from lazsim.cli.common import (
     seed_option,
     show,
     tell_notes,
+    told,
     write_out,
 )
 from lazsim.cli.messages import Choice, Group
@@ -65,6 +66,7 @@ def info(as_json: bool, **reading: Any) -> None:
 def convert(to: str, out: Path, **reading: Any) -> None:
     """Write FILE, or a stretch of it, in lazsim's own format."""
     trace = read_stretch(**reading)
+    trace = dataclasses.replace(trace, notes=tuple(map(told, trace.notes)))
     write_out(out, WRITERS[to](trace, {"source": Path(trace.name).name, "source_sha256": trace.sha256}))
     tell_notes(trace.notes)
     note(

@@ -7,6 +7,7 @@ import click
 
 from lazsim.cli.common import REPORT, Number, json_option, note, out_option, show
 from lazsim.cli.live import build_spec, job_option, live_options, load_live_trace, require_torch, write_routing
+from lazsim.cli.messages import Checked
 from lazsim.cli.progress import live_progress
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ DEFAULT_TOLERANCE = 0.5
 """Repeated runs stay within it: the luck of lost work was off by up to 39 %; see docs/guides/live.md."""
 
 
-@click.command()
+@click.command(cls=Checked)
 @live_options
 @job_option("live")
 @click.option(

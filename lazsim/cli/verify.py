@@ -5,9 +5,10 @@ from pathlib import Path
 import click
 
 from lazsim.cli.common import Number, json_option, out_option, progress, show
+from lazsim.cli.messages import Checked
 
 
-@click.command()
+@click.command(cls=Checked)
 @click.option(
     "--only", default="", metavar="TEXT", help="Rows whose name, model, system, settings, metric or source has TEXT."
 )
@@ -61,12 +62,6 @@ def command(
     fit" the same formula fitted to these kernels alone. Collectives count from 1 MiB up; the fit takes all points of a
     whole node.
     """  # fmt: skip
-    if kernels is None and (gpus or refit):
-        raise click.UsageError(f"{'--gpu' if gpus else '--refit'} is for measured kernels; add --kernels DIR")
-    if kernels is not None and paths:
-        raise click.UsageError("--rows takes runs, and --kernels takes kernels; give one of them")
-    if refit and only:
-        raise click.UsageError("--only keeps rows, and --refit prints none; leave one out")
     from lazsim.costmodel.kernel_errors import compare_kernels
     from lazsim.output.verify import refit_parts, verify_files, verify_parts
     from lazsim.study.verify import Verification, verify

@@ -71,8 +71,9 @@ def live_costs(spec: LiveSpec, num_nodes: int) -> CostModel:
     return costs
 
 
-def check_machine(spec: LiveSpec, num_nodes: int, device: str) -> None:
-    """Raise a LazsimError where this machine cannot hold the workers of a job, nor their states on a CPU."""
+def check_job(spec: LiveSpec, num_nodes: int, device: str) -> None:
+    """Raise a LazsimError where this machine cannot hold the workers of a job, or these cannot hold all experts."""
+    live_costs(spec, num_nodes)
     state_bytes = 0
     if choose_device(device) == "cpu":
         num_experts = spec.model.num_moe_layers * spec.slots_per_node
@@ -136,7 +137,7 @@ async def run_locally(
     The first step waits for `num_initial` nodes; there are never more than `max_nodes`. Raises a LazsimError where the
     job cannot go on, or there is no GPU where `device` (``auto``, ``cpu`` or ``cuda``) asks for one.
     """
-    check_machine(spec, max_nodes, device)
+    check_job(spec, max_nodes, device)
     with scratch_folder() as scratch:
         costs = live_costs(spec, max_nodes)
         spec = _make_ready(spec, scratch)

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lazsim.costmodel.profile import SIZE_UNITS, Profile, require_header
+from lazsim.errors import literal
 from lazsim.files import json_bytes
 from lazsim.output.plots.style import name_pictures
 from lazsim.output.table import Column, Part, Table, key
@@ -25,7 +26,8 @@ ERRORS = {"median": "median", "90 %": "p90", "worst": "worst"}
 def profile_parts(profile: Profile) -> list[Part]:
     """Report a profile: its conditions, then the smallest and the largest size of each kernel."""
     header = require_header(profile)
-    conditions = ", ".join(f"{name} {header.conditions[name]}" for name in SHOWN if name in header.conditions)
+    found = {name: literal(str(header.conditions[name])) for name in SHOWN if name in header.conditions}
+    conditions = ", ".join(f"{name} {value}" for name, value in found.items())
     head = (
         f"{header.model.name} on {header.device}, {header.dtype}; torch {header.torch}, lazsim {header.lazsim}\n"
         f"{conditions}\n"

@@ -26,6 +26,7 @@ from lazsim.files import check_folder
 from lazsim.profiling.communication import GROUPS, choose_ranks, exchange_measurements, group_measurements, rank_counts
 from lazsim.profiling.compute import compute_measurements
 from lazsim.profiling.exchanges import EXCHANGES
+from lazsim.profiling.kernels import kernels_of
 from lazsim.profiling.machine import clocks, conditions, measure_peaks
 from lazsim.profiling.merge import difference, format_skipped, in_order, keep_fastest, label_of
 from lazsim.profiling.scheduler import Measurement, Progress, Scheduler
@@ -158,11 +159,12 @@ def measure_profile(path: Path, options: Options, progress: Progress = iter) -> 
     num_ranks, backend, why_alone = choose_ranks(device, options.num_ranks, options.backend)
     if options.storage is not None:
         check_folder(options.storage)
+    _refuse_kernels(options, model, why_alone)
     session = begin(path, options, model)
     if options.note:
         session.header.conditions["note"] = options.note
     kernels, unknown = compute_measurements(session.header)
-    _record_skipped(session, options, why_alone, unknown, {one.kernel for one in kernels})
+    _record_skipped(session, why_alone, unknown)
     try:
         _run_parts(session, kernels, options, num_ranks, backend, progress)
     finally:
@@ -177,21 +179,24 @@ def measure_profile(path: Path, options: Options, progress: Progress = iter) -> 
     return require_header(result), list(result.points)
 
 
-def _record_skipped(
-    session: Session, options: Options, why_alone: str, unknown: dict[str, str], kernels: set[str]
-) -> None:
-    """Record kernels that cannot be measured; refuse those that were asked for by name."""
+def _refuse_kernels(options: Options, model: ModelSpec, why_alone: str) -> None:
+    """Refuse kernels that are asked for by name and cannot be measured."""
+    # How experts are grouped changes no name.
+    kernels, reasons = kernels_of(model, use_grouped_mm=False)
+    reasons |= dict.fromkeys((*EXCHANGES, *GROUPS), why_alone) if why_alone else {}
+    reasons |= {} if options.storage is not None else dict.fromkeys(STORAGE, "give the storage as `checkpoint_path`")
+    for name in options.kernels:
+        if name in reasons or name not in {*(one.name for one in kernels), *EXCHANGES, *GROUPS, *STORAGE}:
+            raise SpecError(f"`kernel` {name}: {reasons.get(name, f'{model.name} has none')}")
+
+
+def _record_skipped(session: Session, why_alone: str, unknown: dict[str, str]) -> None:
+    """Record kernels that cannot be measured."""
     if session.wants(*EXCHANGES, *GROUPS):
         # An earlier session may have had no other ranks.
         session.header.skipped.pop("communication", None)
         if why_alone:
             session.header.skipped["communication"] = why_alone.replace("`", "")
-    reasons = dict.fromkeys((*EXCHANGES, *GROUPS), why_alone) if why_alone else {}
-    reasons |= {} if options.storage is not None else dict.fromkeys(STORAGE, "give the storage as `checkpoint_path`")
-    for name in options.kernels:
-        if name in reasons or name not in {*kernels, *EXCHANGES, *GROUPS, *STORAGE}:
-            why = reasons.get(name) or unknown.get(name) or f"{session.header.model.name} has none"
-            raise SpecError(f"`kernel` {name}: {why}")
     session.header.skipped.update({name: why for name, why in unknown.items() if session.wants(name)})
 
 

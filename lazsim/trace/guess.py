@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from lazsim.errors import SpecError, TraceFormatError
+from lazsim.errors import SpecError, TraceFormatError, literal
 from lazsim.files import Faults
 from lazsim.specs import describe_spec
 from lazsim.tables import HEAD_LINES, Table, read_table
@@ -113,7 +113,7 @@ def guess_mapping(table: Table) -> Guess | None:
 
 def explain_columns(table: Table) -> str:
     """Return why the columns of a table are not guessed, and what is needed."""
-    names = ", ".join(table.header[:30]) or "without names"
+    names = ", ".join(map(literal, table.header[:30])) or "without names"
     if not table.rows:
         return f"no row follows the header ({names}); give a trace with at least one node event"
     roles = {name: _ROLES.get(split_unit(name)[0], "") for name in table.header}

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
-from lazsim.errors import TraceFormatError
+from lazsim.errors import TraceFormatError, literal
 from lazsim.tables import HEAD_LINES, PARQUET, Table, read_parquet, read_table
 from lazsim.trace.clock import Clock, is_date, is_number
 from lazsim.trace.events import (
@@ -187,7 +187,7 @@ class _MappedTable:
         for part in parts:
             index = self._index(part)
             if index is None:
-                known = ", ".join(self._table.header[:30]) or "without names"
+                known = ", ".join(map(literal, self._table.header[:30])) or "without names"
                 raise TraceFormatError(f"{self._source.name}: no column {part!r}; its columns are {known}")
             places.append(index)
         return tuple(places)

@@ -1,0 +1,98 @@
+"""Options that would have no effect: without another one, beside another one, or where they are given again."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import click
+from click.core import ParameterSource
+
+
+class Need(NamedTuple):
+    """Options that have no effect without another one: `needed`, with one of `values` if not with any.
+
+    It binds each command that has all of them, or only the one of the name `command`, and where there is another
+    option `beside` them, only where that is given.
+    """
+
+    options: tuple[str, ...]
+    needed: str
+    values: tuple[str, ...] = ("",)
+    beside: str = ""
+    command: str = ""
+
+
+MAPPING = ("columns", "where", "time_unit", "time_format", "time_zone", "cluster_nodes")
+"""Options that say what the file of a trace does not."""
+
+_READING = ("trace_format", *MAPPING, "lenient")
+
+NEEDS = (
+    Need(("cap",), "max_nodes"),
+    Need((*_READING, "start", "duration", "cap"), "trace_path"),
+    Need(_READING, "trace"),
+    Need(("speedup",), "trace_path", command="live"),
+    Need(("shape", "batch_share"), "mtbf_s", command="advise"),
+    Need(("cluster",), "batch_share", beside="num_nodes", command="generate"),
+    Need(("work", "in_time_prob"), "goal", ("deadline=TIME",)),
+    Need(("price",), "goal", ("cost", "deadline=TIME")),
+    Need(("spare_start",), "spares"),
+    Need(("address",), "backend", ("ray",)),
+    Need(("gpu",), "model"),
+    Need(("gpus", "refit"), "kernels", command="verify"),
+    Need(("all_mappings",), "lose"),
+    Need(("move_cost",), "old"),
+)
+"""What has no effect without another option, by the names of fields."""
+
+EXCLUSIONS = (
+    ("paths", "kernels"),
+    ("only", "refit"),
+    ("mtbf_s", "trace"),
+    ("repair_s", "trace"),
+    ("trace_path", "listen"),
+)
+"""Pairs of options of which the first has no effect beside the second."""
+
+
+def refuse_repeated(context: click.Context, arguments: Sequence[str]) -> None:
+    """Raise a UsageError where an option that takes one value is among the arguments of a command more than once."""
+    _, _, order = context.command.make_parser(context).parse_args(list(arguments))
+    for option, times in Counter(order).items():
+        is_single = isinstance(option, click.Option) and not (option.multiple or option.is_flag)
+        if is_single and times > 1 and not any(one.is_eager for one in order):
+            raise click.UsageError(f"{flag(option)} takes one value: give it once", context)
+
+
+def refuse_without_effect(context: click.Context) -> None:
+    """Raise a UsageError where an option of a command that has been parsed has no effect."""
+    options = {one.name: one for one in context.command.params if isinstance(one, click.Option)}
+    for need in NEEDS:
+        if need.command not in ("", context.info_name) or need.needed not in options:
+            continue
+        found = context.params[need.needed]
+        is_met = bool(found) and str(found).startswith(tuple(value.partition("=")[0] for value in need.values))
+        if is_met or (need.beside and not context.params[need.beside]):
+            continue
+        beside = f" beside {flag(options[need.beside])}" if need.beside else ""
+        needed = f"{flag(options[need.needed])} {' or '.join(need.values)}".strip()
+        for name in filter(options.__contains__, need.options):
+            if is_given(context, name):
+                given = flag(options[name])
+                raise click.UsageError(
+                    f"{given} has no effect without {needed}{beside}: add that, or leave {given} out", context
+                )
+    for name, other in EXCLUSIONS:
+        if name in options and other in options and is_given(context, name) and is_given(context, other):
+            first, second = flag(options[name]), flag(options[other])
+            raise click.UsageError(f"{first} has no effect beside {second}: leave one of them out", context)
+
+
+def flag(option: click.Parameter) -> str:
+    """Return an option as a user writes it."""
+    return max(option.opts, key=len)
+
+
+def is_given(context: click.Context, name: str) -> bool:
+    """Return whether the user gave an option, if only in the environment."""
+    return context.get_parameter_source(name) in (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)

@@ -1,0 +1,141 @@
+"""No option of any command is ignored without a word."""
+
+import contextlib
+
+import click
+import pytest
+
+from lazsim.cli.effects import EXCLUSIONS, NEEDS
+from lazsim.cli.group import cli
+from lazsim.cli.messages import Checked
+
+REQUIRED = {
+    "run": ("--trace", "x"), "compare": ("--trace", "x", "--observed", "x"), "sensitivity": ("--trace", "x"),
+    "trace info": ("x",), "trace fit": ("x",), "trace convert": ("x", "--out", "-"),
+    "trace plot": ("x", "--out", "x.png"), "sweep": ("x.toml", "--out", "x"),
+    "step": ("--model", "x", "--cluster", "x"),
+}  # fmt: skip
+"""What commands cannot do without."""
+
+VALUES = {"cap": "clip", "where": "a=b", "time_unit": "h", "start": "1h", "duration": "1h", "goal": "deadline=80h",
+          "backend": "ray", "lose": "1", "repair_s": "1h", "mtbf_s": "50d", "listen": "localhost:1",
+          "spare_start": "1min", "shape": "0.7", "in_time_prob": "0.8", "address": "x:1"}  # fmt: skip
+"""Values of options that not any number will do for."""
+
+
+def commands(group=cli, path=()):
+    for name in group.list_commands(click.Context(group)):
+        command = group.get_command(click.Context(group), name)
+        yield " ".join((*path, name)), command
+        if isinstance(command, click.Group):
+            yield from commands(command, (*path, name))
+
+
+COMMANDS = dict(commands())
+
+
+def options(command):
+    return {option.name: option for option in command.params if isinstance(option, click.Option)}
+
+
+def give(command, *fields):
+    found = []
+    for field in fields:
+        option = options(command)[field]
+        found.append(max(option.opts, key=len))
+        found += [] if option.is_flag else [VALUES.get(field, "0.5" if "share" in field else "1")]
+    return found
+
+
+def parse(name, arguments):
+    """Return what a command says to arguments; empty where it takes them."""
+    with contextlib.ExitStack() as held:
+        try:
+            COMMANDS[name].make_context(name.split()[-1], [*REQUIRED.get(name, ()), *arguments], obj=held)
+        except click.UsageError as error:
+            return error.format_message()
+    return ""
+
+
+PAIRS = [
+    (name, field, need)
+    for need in NEEDS
+    for name, command in COMMANDS.items()
+    for field in need.options
+    if {field, need.needed, *filter(None, [need.beside])} <= options(command).keys()
+    and need.command in ("", name.split()[-1])
+    and not options(command)[need.needed].required
+    # The model of these has a default.
+    and (field, options(command)[need.needed].default) != ("gpu", "gpt-s")
+]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize(("name", "field", "need"), PAIRS, ids=lambda one: one if isinstance(one, str) else "")
+def test_an_option_that_needs_another_is_refused_without_it_and_taken_with_it(name, field, need):
+    command = COMMANDS[name]
+    beside = [need.beside] if need.beside else []
+    option, needed = give(command, field)[0], give(command, need.needed)[0]
+    assert parse(name, give(command, field, *beside)).startswith(f"{option} has no effect without {needed}")
+    assert "no effect" not in parse(name, give(command, field, need.needed, *beside))
+    assert "no effect" not in parse(name, give(command, need.needed))
+
+
+def test_every_pair_is_of_options_that_some_command_has():
+    assert {need for _, _, need in PAIRS} == set(NEEDS)
+    for need in NEEDS:
+        assert {field for _, field, other in PAIRS if other == need} == set(need.options)
+    for pair in EXCLUSIONS:
+        assert any(set(pair) <= options(command).keys() for command in COMMANDS.values())
+
+
+@pytest.mark.parametrize(("field", "other"), EXCLUSIONS)
+def test_options_of_which_one_has_no_effect_beside_the_other_are_refused_together(field, other):
+    (name,) = [name for name, command in COMMANDS.items() if {field, other} <= options(command).keys()]
+    command = COMMANDS[name]
+    # An option that goes before this check may be asked for.
+    extra = {"refit": ["kernels"]}.get(other, [])
+    given = dict.fromkeys([field, other, *extra])
+    first, second = give(command, field)[0], give(command, other)[0]
+    assert parse(name, give(command, *given)) == f"{first} has no effect beside {second}: leave one of them out"
+
+
+REPEATED = [
+    (name, field)
+    for name, command in COMMANDS.items()
+    for field, option in options(command).items()
+    if not option.multiple and not option.is_flag
+]
+
+
+@pytest.mark.parametrize("name", dict(REPEATED))
+def test_an_option_of_one_value_that_is_given_twice_is_refused(name):
+    for field in (field for command, field in REPEATED if command == name):
+        option = give(COMMANDS[name], field)[0]
+        said = parse(name, give(COMMANDS[name], field) * 2)
+        assert said == f"{option} takes one value: give it once"
+
+
+def test_every_command_checks_its_options():
+    assert all(isinstance(command, Checked) for command in COMMANDS.values())
+
+
+def test_a_flag_and_an_option_that_repeats_may_be_given_again():
+    assert parse("run", ["--json", "--json", "--system", "ds", "--system", "ds"]) == ""
+
+
+def test_an_option_of_a_group_is_refused_before_a_command_of_it(lazsim):
+    code, out, err = lazsim("profile", "--device", "cpu", "show", "h200")
+    assert (code, out) == (2, "")
+    assert err == "lazsim: --device has no effect on lazsim profile show: give it after show, or leave it out\n"
+
+
+@pytest.mark.parametrize("command", ["show", "check"])
+def test_a_model_is_refused_with_a_profile_that_is_a_file(lazsim, command):
+    code, out, err = lazsim("profile", command, "mine.csv", "--model", "gpt-l")
+    assert (code, out) == (2, "")
+    assert err.startswith("lazsim: --model has no effect on a file such as mine.csv")
