@@ -100,7 +100,7 @@ def test_bad_input_is_one_line_and_code_2(lazsim, measurements, options, complai
 def test_a_folder_without_measurements_is_refused(lazsim):
     code, out, err = lazsim("verify", "--kernels", "nowhere")
     assert (code, out) == (2, "")
-    assert err.startswith("lazsim: nowhere: holds none of gemm_bf16.csv")
+    assert err.startswith("lazsim: --kernels nowhere: holds none of gemm_bf16.csv")
 
 
 def test_the_former_command_names_the_new_one(lazsim):
