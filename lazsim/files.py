@@ -385,12 +385,9 @@ def numbered_lines(text: str) -> Iterator[tuple[int, str]]:
 
 def check_lenient(lenient: bool, *sources: object) -> None:
     """Raise a LazsimError where the repair of files is asked for, but all sources are recipes or names."""
-    if lenient and not any(isinstance(one, str) and (one == STDIN or _is_table(Path(one))) for one in sources):
+    files = (one for one in sources if isinstance(one, str) and not one.endswith(".toml"))
+    if lenient and not any(one == STDIN or Path(one).exists() for one in files):
         raise LazsimError("`lenient` repairs files of events or loads, and none is given; leave it out")
-
-
-def _is_table(path: Path) -> bool:
-    return path.suffix != ".toml" and path.exists()
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ own. Times of the format are microseconds.
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
@@ -27,7 +27,6 @@ ROUTINE = ("nodes", "rebalanced")
 """Events that are left out first."""
 
 Entry = dict[str, Any]
-ItemT = TypeVar("ItemT")
 
 
 def chrome_trace(result: RunResult) -> bytes:
@@ -57,7 +56,7 @@ def _process(pid: int, run: SystemRun, most: int) -> Iterator[Entry]:
     for event in events[:most]:
         yield _entry("i", pid, pid, event.time_s, event.event, s="t", args=event._asdict())
     changes = [next(same) for _, same in groupby(run.states, key=lambda state: state[1:3])]
-    for state in _every_nth(changes, most):
+    for state in changes[:: -(-len(changes) // most)]:
         yield _entry("C", pid, pid, state.time_s, "nodes", args={"alive": state.num_alive, "in use": state.num_used})
     for time_s, kept, lost in _rates(run.states, run.wall_s, most):
         yield _entry("C", pid, pid, time_s, "samples/s", args={"kept": kept, "lost again": lost})
@@ -90,7 +89,3 @@ def _rates(states: Sequence[State], wall_s: float, most: int) -> Iterator[tuple[
 
     bounds_s, kept, lost = windows(states, wall_s)
     yield from zip(bounds_s.tolist(), kept.tolist(), lost.tolist(), strict=False)
-
-
-def _every_nth(items: Sequence[ItemT], most: int) -> Sequence[ItemT]:
-    return items[:: -(-len(items) // most)]

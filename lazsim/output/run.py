@@ -25,12 +25,7 @@ MOST_COMPARED = 3
 
 MAP_CAPTION = "The plans are those on all nodes at the first rebalance; each next change of nodes brings another."
 
-SHORT_BUCKETS = {
-    "checkpoint": "ckpt",
-    "lost_work": "lost",
-    "reconfigure": "reconf",
-    "rebalance": "rebal",
-}
+SHORT_BUCKETS = {"checkpoint": "ckpt", "lost_work": "lost", "reconfigure": "reconf", "rebalance": "rebal"}
 """Headings of a table with a column for each bucket."""
 
 

@@ -12,13 +12,7 @@ from lazsim.specs.catalog import (
 )
 from lazsim.specs.hardware import ClusterSpec, FusedExpertsSpec, GpuSpec, HostSpec, NetworkSpec, RecoverySpec
 from lazsim.specs.job import JobSpec, TimesSpec
-from lazsim.specs.model import (
-    STATE_BYTES_PER_PARAM,
-    WEIGHT_BYTES_PER_PARAM,
-    AttentionSpec,
-    ModelSpec,
-    StateSpaceSpec,
-)
+from lazsim.specs.model import STATE_BYTES_PER_PARAM, WEIGHT_BYTES_PER_PARAM, AttentionSpec, ModelSpec, StateSpaceSpec
 from lazsim.specs.parallel import ParallelSpec
 from lazsim.specs.record import Spec
 from lazsim.specs.step import StepConstants

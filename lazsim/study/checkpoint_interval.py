@@ -10,13 +10,7 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from lazsim.engine.interval import (
-    between_failures_s,
-    daly_interval_s,
-    interval_steps,
-    steady_step_s,
-    young_interval_s,
-)
+from lazsim.engine.interval import between_failures_s, daly_interval_s, interval_steps, steady_step_s, young_interval_s
 from lazsim.engine.planner import Planner
 from lazsim.engine.simulate import SystemRun, simulate_system
 from lazsim.engine.step_timer import step_timers_from

@@ -124,7 +124,7 @@ def collect(
             store = stack.enter_context(closing(Store(folder)))
         values = store.read(by_id) if store else {}
         todo = [task for task in by_id.values() if task.id not in values]
-        with progress(len(values), len(by_id)) if progress else nullcontext(_ignore) as advance:
+        with progress(len(values), len(by_id)) if progress else nullcontext(lambda _: None) as advance:
             for results in _run_all(function, todo, backend, num_workers, address):
                 lines = [line for _, line, _ in results if line is not None]
                 if store:
@@ -157,10 +157,6 @@ def _code_sha256(function: Function) -> str:
     for path in sorted(files):
         digest.update(path.read_bytes())
     return digest.hexdigest()
-
-
-def _ignore(_num_done: int) -> None:
-    pass
 
 
 def _run_all(

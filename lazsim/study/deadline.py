@@ -176,11 +176,7 @@ def compare_purchases(
 
 
 def due_samples(
-    due: Due,
-    scenario: Scenario,
-    trace: Trace,
-    num_nodes: int,
-    simulate: Callable[[Scenario, Trace], SystemRun],
+    due: Due, scenario: Scenario, trace: Trace, num_nodes: int, simulate: Callable[[Scenario, Trace], SystemRun]
 ) -> int:
     """Return the samples that a scenario trains on nodes that stay in the time that the work takes.
 

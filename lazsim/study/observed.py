@@ -39,13 +39,7 @@ LOG_PREFIX = re.compile(r"\s*\[(?!\s*[\[{])")
 """A line of a log that begins as an array of JSON would, such as ``[rank0]``."""
 
 TIMES = ("time", "time_s", "timestamp", "seconds", "wall_time")
-COUNTS = {
-    "step": "steps",
-    "steps": "steps",
-    "iteration": "steps",
-    "samples": "samples",
-    "consumed_samples": "samples",
-}
+COUNTS = {"step": "steps", "steps": "steps", "iteration": "steps", "samples": "samples", "consumed_samples": "samples"}
 """Columns of a table with a time, and with a count of steps or samples."""
 
 

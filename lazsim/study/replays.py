@@ -478,13 +478,9 @@ def replay(setup: Setup, figures: Sequence[str], inputs: Mapping[str, Sequence[f
     """
     found = [
         [(min if figure in LEAST else mean)(FIGURES[figure](one) for one in runs) for figure in figures]
-        for runs in (_runs(one, folder) for one in variants(setup, inputs))
+        for runs in (_made(runs_of(one), folder) for one in variants(setup, inputs))
     ]
     return [max(column) for column in zip(*found, strict=True)] if setup.largest else [*itertools.chain(*found)]
-
-
-def _runs(setup: Setup, folder: Path) -> list[Replayed]:
-    return _made(runs_of(setup), folder)
 
 
 def runs_of(setup: Setup) -> bytes:

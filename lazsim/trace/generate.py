@@ -12,16 +12,7 @@ import numpy as np
 from lazsim.errors import SpecError
 from lazsim.trace.pool import draw_pool
 from lazsim.trace.readers.lazsim import trace_bytes
-from lazsim.trace.recipes import (
-    MarketSpec,
-    MtbfSpec,
-    PoolSpec,
-    PublicSpec,
-    Recipe,
-    ScheduleSpec,
-    SpotSpec,
-    WeibullSpec,
-)
+from lazsim.trace.recipes import MarketSpec, MtbfSpec, PoolSpec, PublicSpec, Recipe, ScheduleSpec, SpotSpec, WeibullSpec
 from lazsim.trace.table import Event, Trace, build_trace, check_size
 from lazsim.units import HOUR_S
 

@@ -12,12 +12,7 @@ LOOKS = (
     'aws autoscaling describe-scaling-activities: {"Activities": [{"Description": "Terminating EC2 instance: i-1"}]}, '
     'or EventBridge: {"detail-type": "EC2 Spot Instance Interruption Warning", ...}'
 )
-ACTIVITIES: dict[str, Kind] = {
-    "launching": "add",
-    "attaching": "add",
-    "terminating": "remove",
-    "detaching": "remove",
-}
+ACTIVITIES: dict[str, Kind] = {"launching": "add", "attaching": "add", "terminating": "remove", "detaching": "remove"}
 """First words of a description."""
 STANDBY: dict[str, Kind] = {"out of standby": "add", "to standby": "remove", "into standby": "remove"}
 STATES: dict[str, Kind] = {

@@ -129,18 +129,14 @@ def trace_bytes(trace: Trace, header: Mapping[str, str] | None = None) -> bytes:
     lines += [f"# note: {' '.join(text.split())}" for text in trace.notes]
     lines.append(COLUMNS)
     for (time_s, kind), group in itertools.groupby(trace.events(), key=lambda event: (event.time_s, event.kind)):
-        names = " ".join(_encode(event.node) for event in group)
-        lines.append(f"{_seconds(time_s)},{kind},{names}")
+        names = (quote(event.node, safe=SAFE_IN_NAMES, errors="surrogatepass") or EMPTY_NAME for event in group)
+        lines.append(f"{_seconds(time_s)},{kind},{' '.join(names)}")
     return ("\n".join(lines) + "\n").encode()
 
 
 def write_trace(trace: Trace, path: Path | str, header: Mapping[str, str] | None = None) -> None:
     """Write a trace in lazsim's format, whole or not at all, or raise LazsimError; see `trace_bytes`."""
     write_whole(Path(path), trace_bytes(trace, header))
-
-
-def _encode(name: str) -> str:
-    return quote(name, safe=SAFE_IN_NAMES, errors="surrogatepass") or EMPTY_NAME
 
 
 def _seconds(value: float) -> str:
