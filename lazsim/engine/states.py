@@ -73,21 +73,14 @@ class Waiting(JobState):
 
 @dataclass(eq=False)
 class Detecting(JobState):
-    """Nodes failed, which the survivors are yet to notice.
-
-    Attributes
-    ----------
-    survivors : tuple of str
-        Nodes left of those that trained or recovered together, also where they hold no state yet.
-    step_end_s : float
-        Time at which the step under way would have ended; that of the failure where none was.
-    in_recovery : bool
-        Whether survivors were recovering from another failure.
-    """
+    """Nodes failed, which the survivors are yet to notice."""
 
     survivors: tuple[str, ...] = ()
+    """Nodes left of those that trained or recovered together, also where they hold no state yet."""
     step_end_s: float = 0.0
+    """Time at which the step under way would have ended; that of the failure where none was."""
     in_recovery: bool = False
+    """Whether survivors were recovering from another failure."""
 
     @property
     def involved(self) -> tuple[str, ...]:
@@ -115,26 +108,18 @@ class Restarting(JobState):
 
 @dataclass(eq=False, kw_only=True)
 class Training(JobState):
-    """Nodes make steps, and checkpoint and rebalance at step boundaries.
-
-    Attributes
-    ----------
-    planned_step : int
-        Steps made when the plan in force was made.
-    is_below_threshold : bool
-        Whether some expert is on fewer nodes than the fault threshold.
-    joins_first : bool
-        Whether the first thing at the first step boundary is to let nodes join. Not after a join or a rebalance, which
-        the rest of the work at the boundary follows.
-    stretch : Stretch or None
-        The steps under way.
-    """
+    """Nodes make steps, and checkpoint and rebalance at step boundaries."""
 
     timer: StepTimer
     planned_step: int
+    """Steps made when the plan in force was made."""
     is_below_threshold: bool = False
+    """Whether some expert is on fewer nodes than the fault threshold."""
     joins_first: bool = True
+    """Whether the first thing at the first step boundary is to let nodes join. Not after a join or a rebalance, which
+    the rest of the work at the boundary follows."""
     stretch: Stretch | None = None
+    """The steps under way."""
     is_training = True
 
     @property

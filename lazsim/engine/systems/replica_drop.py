@@ -16,17 +16,6 @@ from lazsim.engine.systems.system import FULL_PACE, Pace, StoppedJob
 class ReplicaDrop(ReplicaSystem):
     """The replica of a failed node leaves the next quorum; the others go on with a smaller batch.
 
-    Attributes
-    ----------
-    timeout_s : float
-        From the end of the step until its collectives give up. A process that dies closes its connections: 0.
-        FT-HSDP: the 3 min in which all stand still.
-    quorum_s : float
-        Until the replicas left have new communicators (torchft with Gloo: under 1 s).
-    is_led : bool
-        Whether a coordinator leads the replicas, as in the live mode. It stops all of them as soon as it knows of a
-        failure, all build new communicators as other systems do, and all wait for the copy to a replica that returns.
-
     Notes
     -----
     The step under way is lost for all: the others find out at its all-reduce. A replica that is whole again copies
@@ -34,8 +23,13 @@ class ReplicaDrop(ReplicaSystem):
     """
 
     timeout_s: float = 0.0
+    """From the end of the step until its collectives give up. A process that dies closes its connections: 0. FT-HSDP:
+    the 3 min in which all stand still."""
     quorum_s: float = 1.0
+    """Until the replicas left have new communicators (torchft with Gloo: under 1 s)."""
     is_led: bool = False
+    """Whether a coordinator leads the replicas, as in the live mode. It stops all of them as soon as it knows of a
+    failure, all build new communicators as other systems do, and all wait for the copy to a replica that returns."""
 
     def as_live(self) -> "ReplicaDrop":
         """See `System.as_live`."""
