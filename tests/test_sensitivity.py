@@ -153,6 +153,14 @@ def test_a_factor_of_1_changes_nothing():
     assert [change.effect for change in result.changes] == [0] * (num_others + len(OF_EVERY_STEP))
 
 
+def test_a_remark_that_holds_of_all_runs_is_not_told_of_changed_ones():
+    """The job names the interval of neither system: one remark tells both."""
+    settings = {"trace": make_trace(failures_s=[700]), "routing": "uniform"}
+    result = sensitivity(settings, systems=["checkpoint", "async-checkpoint"], constants=["detect_s"])
+    assert any("not given by the job: checkpoint" in note and ", async-" in note for note in result.base.notes)
+    assert [note for change in result.changes for note in change.notes] == []
+
+
 def test_placements_and_profiles_are_varied_like_any_other_run():
     settings = {
         "trace": make_trace(failures_s=[700]),

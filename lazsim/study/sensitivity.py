@@ -1,7 +1,7 @@
 """The effect of each constant on an outcome: halve it, then raise it by half."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -10,7 +10,7 @@ from lazsim.errors import SpecError, did_you_mean, known_names
 from lazsim.scenario import Scenario
 from lazsim.specs import GpuSpec, HostSpec, JobSpec, NetworkSpec, RecoverySpec, StepConstants
 from lazsim.study.collect import collect
-from lazsim.study.notes import without_numbers
+from lazsim.study.notes import describe_runs, without_numbers
 from lazsim.study.result import RunResult
 from lazsim.study.simulation import resolve_runs, simulate_point, simulate_scenarios
 from lazsim.units import divide
@@ -166,7 +166,11 @@ def sensitivity(
     points = [scenario for each in varied for scenario in each]
     results = collect(simulate_point, points, labels=labels, **{"num_workers": 1, **options}).results()
     by_assumption = [results[start : start + len(scenarios)] for start in range(0, len(results), len(scenarios))]
-    changes = [_change(*each, base) for each in zip(assumptions, varied, by_assumption, strict=True)]
+    trace, loads = scenarios[0].load_trace(), scenarios[0].load_routing()
+    # Remarks that runs share are told once for all of them, and a changed run is alone.
+    alone = [describe_runs([one], [run], trace, loads) for one, run in zip(scenarios, base.runs, strict=True)]
+    known = {without_numbers(note) for notes in (base.notes, *alone) for note in notes}
+    changes = [_change(*each, base, known) for each in zip(assumptions, varied, by_assumption, strict=True)]
     effect: dict[str, float] = {}
     for one in changes:
         effect[one.constant] = max(effect.get(one.constant, 0.0), one.effect)
@@ -185,11 +189,15 @@ def constant_paths(systems: Sequence[str]) -> dict[str, str]:
 
 
 def _change(
-    changed: Assumption, scenarios: Sequence[Scenario], results: Sequence[Mapping[str, Any] | str], base: RunResult
+    changed: Assumption,
+    scenarios: Sequence[Scenario],
+    results: Sequence[Mapping[str, Any] | str],
+    base: RunResult,
+    known: Collection[str],
 ) -> Change:
-    """Hold the runs with one constant multiplied against those as things stand."""
+    """Hold the runs with one constant multiplied against those as things stand, of which remarks are known."""
     value = next(one.field(changed.path) for one in scenarios if one.field(changed.path) is not None)
-    before, known = {run.name: run.samples for run in base.runs}, set(map(without_numbers, base.notes))
+    before = {run.name: run.samples for run in base.runs}
     after: dict[str, int | None] = {}
     notes: dict[str, None] = {}
     for run, found in zip(before, results, strict=True):
