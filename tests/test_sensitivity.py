@@ -121,8 +121,8 @@ def test_every_number_of_a_cluster_and_its_gpu_and_job_is_varied_once(system):
     for name, path in names.items():
         assert path.endswith(f".{name}")
         before, after = scenario.field(path), scenario.replace(path, "x1.5").field(path)
-        # A whole number is rounded and stays at least 1.
-        assert after == pytest.approx(1.5 * before, abs=0.5 if isinstance(before, int) else 0), name
+        # A whole number is rounded and stays at least 1; of several, each is multiplied.
+        assert after == pytest.approx(1.5 * np.asarray(before), abs=0.5 if isinstance(before, int) else 0), name
 
 
 def test_constants_of_a_layout_are_varied_only_where_there_is_one():

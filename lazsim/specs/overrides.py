@@ -56,16 +56,25 @@ def override(
         raise SpecError(f"{', '.join(told)}: {str(error).removeprefix(only)}") from None
 
 
-def scale(number: float, factor: float) -> float:
-    """Multiply a constant; a whole number, such as of steps, is rounded and stays at least 1, if it is not 0.
+def is_scalable(value: Any) -> bool:
+    """Return whether a factor can multiply a value: a number, or several."""
+    return isinstance(value, int | float) or (
+        isinstance(value, list | tuple) and all(isinstance(one, int | float) for one in value)
+    )
+
+
+def scale(value: Any, factor: float) -> Any:
+    """Multiply a constant, each of several; a whole number, such as of steps, is rounded and stays 1 or more, or 0.
 
     Examples
     --------
-    >>> scale(7, 1.5), scale(5.0, 0.5), scale(0, 2.0)
-    (10, 2.5, 0)
+    >>> scale(7, 1.5), scale(5.0, 0.5), scale(0, 2.0), scale((1.0, 3.0), 2.0)
+    (10, 2.5, 0, [2.0, 6.0])
     """
+    if isinstance(value, list | tuple):
+        return [scale(one, factor) for one in value]
     # An endless product becomes a number that is too large for any field.
-    return max(min(number, 1), round(min(MAX_WHOLE, number * factor))) if isinstance(number, int) else number * factor
+    return max(min(value, 1), round(min(MAX_WHOLE, value * factor))) if isinstance(value, int) else value * factor
 
 
 def field_at(value: Any, path: str) -> Any:
@@ -92,4 +101,4 @@ def _set(plain: dict[str, Any], path: list[str], value: Any, system: str, system
         raise SpecError(unknown_name("field", last, list(table)))
     factor = FACTOR.fullmatch(value) if isinstance(value, str) else None
     old = table.get(last)
-    table[last] = scale(old, float(factor[1])) if factor and isinstance(old, int | float) else value
+    table[last] = scale(old, float(factor[1])) if factor and is_scalable(old) else value

@@ -64,7 +64,8 @@ class Change:
 
     constant: str
     factor: float
-    value: float
+    value: Any
+    """A number, or several."""
     samples: Mapping[str, int | None]
     """Samples that each run trains; None where it cannot run."""
     samples_change: Mapping[str, float]
