@@ -66,6 +66,7 @@ WAYS = {
     "two measures.csv": "layer,expert,tokens,share\n0,0,1,0.3\n0,1,2,0.7\n1,0,4,0.4\n1,2,5,0.6\n",
     "tabs.tsv": "layer\texpert\tcount\n0\t0\t1\n0\t1\t2\n1\t0\t4\n1\t2\t5\n",
     "wide.csv": "layer,e0,e1,e2\n0,1,2,0\n1,4,0,5\n",
+    "wide and a sum.csv": "layer,tokens,e2,e0,e1\n0,3,0,1,2\n1,9,5,4,0\n",
     "wide names.csv": "step,layer,expert_0,expert_1,expert_2\n0,0,1,2,0\n0,1,4,0,5\n",
     "ranks.csv": "rank,layer,expert,tokens\n0,0,0,1\n0,0,1,1\n1,0,1,1\n0,1,0,4\n1,1,2,5\n",
     "matrix.txt": "1.0 2.0 0.0\n4.0 0.0 5.0\n",
@@ -83,6 +84,10 @@ WAYS = {
         {"layer": 1, "tokens_per_expert": [[4, 0, 0], [0, 0, 5]]},
     ],
     "mapping.jsonl": [{"iteration": 0, "tokens_per_expert": {"layers.0": [1, 2, 0], "layers.1": [4, 0, 5]}}],
+    "wide.jsonl": [{"layer": 0, "e0": 1, "e2": 0, "e1": 2}, {"layer": 1, "e0": 4, "e2": 5, "e1": 0}],
+    "counters.jsonl": [{"layer": 0, "tokens": {"0": 1, "1": 2}}, {"layer": 1, "tokens": {"2": 5, "0": 4}}],
+    "layers of counters.json": '{"layer_0": {"expert_1": 2, "expert_0": 1}, "layer_1": {"expert_0": 4, "expert_2": 5}}',
+    "steps of counters.json": '{"0": {"0": {"0": 1, "1": 2}, "1": {"0": 4, "2": 5}}}',
     "cells.jsonl": [{"layer": layer, "expert": expert, "count": SAME[0][layer][expert]}
                     for layer in range(2) for expert in range(3)],
 }  # fmt: skip
@@ -102,6 +107,8 @@ ROUTES = {
                      {"type": "route", "layer": 4, "topk_ids": [0, 2], "topk_weights": [0.7, 0.3]}],
     "columns.csv": "token,layer,topk_ids_0,topk_ids_1\n0,3,0,2\n1,3,1,2\n2,3,2,1\n0,4,0,2\n",
     "numbered.csv": "token_id,layer_id,expert_0,expert_1\n0,3,0,2\n1,3,1,2\n2,3,2,1\n0,4,0,2\n",
+    "numbered.jsonl": [{"token": token, "layer": 3 + token // 3, "expert_0": first, "expert_1": second}
+                       for token, (first, second) in enumerate([(0, 2), (1, 2), (2, 1), (0, 2)])],
     "lists.csv": 'token,layer,topk_ids\n0,3,"[0, 2]"\n1,3,"[1, 2]"\n2,3,2 1\n0,4,0 2\n',
     "floats.csv": "token,layer,topk_ids\n0,3,0.0 2.0\n1,3,1.0|2.0\n2,3,2.0 1.0\n0,4,0.0 2.0\n",
     "long.csv": "token,layer,expert\n0,3,0\n0,3,2\n1,3,1\n1,3,2\n2,3,2\n2,3,1\n0,4,0\n0,4,2\n",
@@ -319,6 +326,8 @@ def test_pickles_that_ask_for_more_than_data_are_refused(tmp_path, code):
 BAD = {
     "rows.csv": ("layer,expert,count\n0,0,5\n0,one,3\n", "line 3: expected layer,expert,count, numbers from 0 up"),
     "twice.csv": ("layer,expert,count\n0,0,5\n0,0,3\n", "line 3: a second row for step 0, layer 0, expert 0"),
+    "rank.csv": ("rank,layer,expert,count\n0,0,0,5\n1,0,0,5\n0,0,0,3\n", "line 4: a second row for step 0, layer 0"),
+    "rows.json": ('{"layer": 0, "e0": [1, 2], "e1": [3, 4]}', "a field of one expert has several loads"),
     "far.csv": ("layer,topk_ids\n0,99999999\n", "line 2: expected layer,topk_ids, numbers from 0 up"),
     "columns.csv": ("time,tokens\n0,5\n", "not a format of expert loads"),
     SGLANG.format(0, 1): ("layer_id,expert\n", "no loads; give at least one step"),

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from lazsim.limits import MAX_EXPERTS
-from lazsim.routing.source import LoadTable, Reading, Source, role_of, whole
+from lazsim.routing.source import LoadTable, Reading, Source, parts_of, whole
 from lazsim.routing.table import Floats
 
 EXPECTED = (
@@ -15,13 +15,16 @@ EXPECTED = (
     "experts of each token, such as topk_ids"
 )
 
+SEVERAL = Mapping, list, tuple, np.ndarray
+"""Types of several loads."""
+
 
 class RecordReader:
     """Adds up records: arrays, or mappings with loads or routes, which may have the fields step, layer and expert.
 
     Records that have all layers and no step follow each other; others without a step are of one. Loads may be a mapping
-    of layers whose names have a number, or of steps to such mappings. A record without loads is skipped; it may tell
-    the number of experts.
+    of experts, of layers, or of steps to layers, whose names have a number. A record without loads is skipped; it may
+    tell the number of experts.
     """
 
     def __init__(self, source: Source) -> None:
@@ -50,7 +53,11 @@ class RecordReader:
         loads, routes = parts.get("loads"), parts.get("routes", parts.get("expert"))
         if isinstance(loads, Mapping):
             for name, row in loads.items():
-                if isinstance(row, Mapping) and "step" not in parts:
+                if not isinstance(row, SEVERAL):
+                    table.add(where, step, parts.get("layer", 0), row, _number_in(name))
+                elif isinstance(row, Mapping) and not any(isinstance(one, SEVERAL) for one in row.values()):
+                    self._add(where, {"step": step, "layer": _number_in(name), "loads": row})
+                elif isinstance(row, Mapping) and "step" not in parts:
                     self._add(where, {"step": _number_in(name), "loads": row})
                 else:
                     table.add(where, step, _number_in(name), row)
@@ -68,11 +75,12 @@ class RecordReader:
 
 
 def _parts(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the parts of a record by their roles; the first of several names for one part counts."""
-    parts: dict[str, Any] = {}
-    for name, value in record.items():
-        if role := role_of(str(name)):
-            parts.setdefault(role, value)
+    """Return the parts of a record by their roles; see `parts_of`."""
+    values = list(record.values())
+    found = parts_of(list(map(str, record)))
+    parts = {role: [values[at] for at in ats] if len(ats) > 1 else values[ats[0]] for role, ats in found.items()}
+    if len(found.get("loads", ())) > 1 and any(isinstance(load, SEVERAL) for load in parts["loads"]):
+        raise ValueError("a field of one expert has several loads")
     if not parts and record and all(_number_in(name) for name in record):
         return {"loads": record}
     if "physical" in parts:

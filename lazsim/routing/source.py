@@ -4,7 +4,7 @@ import fnmatch
 import functools
 import re
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -53,6 +53,28 @@ def role_of(name: str) -> str:
     if bare == plain:
         return ROLES.get(plain, "")
     return {"expert": "loads", "loads": "loads", "routes": "routes"}.get(role, "")
+
+
+def parts_of(names: Sequence[str]) -> dict[str, list[int]]:
+    """Return the positions of the names of each part of a record: all numbered ones by their number, else the first.
+
+    Examples
+    --------
+    >>> parts_of(["layer", "tokens", "e1", "e0", "seed"])
+    {'layer': [0], 'loads': [3, 2]}
+    """
+    first: dict[str, list[int]] = {}
+    numbered: dict[str, dict[int, int]] = {}
+    for at, name in enumerate(names):
+        if number := re.search(r"\d{1,9}$", name.strip(), re.ASCII):
+            numbered.setdefault(role_of(name), {})[int(number[0])] = at
+        else:
+            first.setdefault(role_of(name), [at])
+    if "token" in first and "expert" not in first and "loads" in numbered:
+        # With a token in each record, expert_0 and expert_1 are its experts.
+        numbered["routes"] = numbered.pop("loads")
+    found = first | {role: [at for _, at in sorted(ats.items())] for role, ats in numbered.items()}
+    return {role: ats for role, ats in found.items() if role}
 
 
 class Reading(NamedTuple):

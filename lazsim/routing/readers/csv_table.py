@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from lazsim.files import numbered_lines
 from lazsim.limits import MAX_WHOLE
-from lazsim.routing.source import LoadTable, Reader, Reading, Source, role_of, text_of, whole
+from lazsim.routing.source import LoadTable, Reader, Reading, Source, parts_of, role_of, text_of, whole
 from lazsim.routing.table import CSV_COLUMNS, CSV_HEADER
 from lazsim.units import counted, read_number
 
@@ -63,15 +63,7 @@ def _columns(header: str) -> Mapping[str, list[int]]:
     cells = _cells(header)
     if len(cells) > 1 and all(map(MATRIX.fullmatch, cells)):
         return {"matrix": list(range(len(cells)))}
-    found: dict[str, list[int]] = {}
-    for at, name in enumerate(cells):
-        # Of several names for one part the first counts; only numbered columns belong together.
-        if role_of(name) not in found or name.strip()[-1:].isdigit():
-            found.setdefault(role_of(name), []).append(at)
-    if "token" in found and "expert" not in found and "loads" in found:
-        # With a token in each row, expert_0 and expert_1 are its experts.
-        found["routes"] = found.pop("loads")
-    return found
+    return parts_of(cells)
 
 
 def _are_loads(columns: Mapping[str, list[int]]) -> bool:
@@ -93,7 +85,8 @@ def _read_file(source: Source, text: str, table: LoadTable, dump: int) -> None:
         raise source.refuse(number, f"expected {CSV_COLUMNS if is_ours else 'columns such as layer,expert,tokens'}")
     rows = itertools.chain([(number, header)] if "matrix" in columns else [], lines)
     values = next(columns[role] for role in ("matrix", "loads", "routes", "expert") if role in columns)
-    seen: set[tuple[int, ...]] = set()
+    in_parts = [at for at, name in enumerate(_cells(header)) if role_of(name) == "part"]
+    seen: set[tuple[object, ...]] = set()
     latest = 0
     for row, (number, line) in enumerate(rows):
         try:
@@ -105,6 +98,7 @@ def _read_file(source: Source, text: str, table: LoadTable, dump: int) -> None:
             if not columns.keys() & {"matrix", "loads"}:
                 table.add_routes(number, step, layer, [one for at in values for one in _routes_of(cells[at])])
                 continue
+            key = step, layer, expert, *(cells[at].strip() for at in in_parts)
             loads = [read_number(cells[at]) for at in values]
             if not all(0 <= load < math.inf for load in loads):
                 raise ValueError("a load is no number from 0 up")
@@ -114,11 +108,11 @@ def _read_file(source: Source, text: str, table: LoadTable, dump: int) -> None:
             continue
         if is_ours and step < latest:
             source.fault(number, f"step {step} comes after step {latest}", "sort the steps")
-        if "part" not in columns and (step, layer, expert) in seen:
+        if key in seen:
             what = f"a second row for step {step}, layer {layer}, expert {expert}"
             source.fault(number, what, "keep the first of several")
             continue
-        seen.add((step, layer, expert))
+        seen.add(key)
         latest = max(latest, step)
         table.add(number, step, layer, loads, expert)
 
