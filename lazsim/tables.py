@@ -138,7 +138,8 @@ def _separated_lines(text: str, separator: str, faults: Faults) -> Iterator[Row]
         except csv.Error as error:
             faults.fault(reader.line_num, f"no row of a table ({error})")
             continue
-        if any(fields):
+        # Rules of Markdown and of terminals, such as |---|:-:|, have no texts.
+        if any(field.strip("-:=+ ") for field in fields):
             yield Row(reader.line_num, fields)
 
 

@@ -116,6 +116,7 @@ def parse_price(text: str, gpus_per_node: int) -> float:
 
 
 THOUSANDS = re.compile(r"\s*[+-]?\d{1,3}([,' \u00a0\u202f])\d{3}(\1\d{3})*(\.\d*)?\s*", re.ASCII)
+DECIMAL_COMMA = re.compile(r"\s*[+-]?(\d+|\d{1,3}(\.\d{3})+),\d+\s*", re.ASCII)
 
 
 def read_number(text: str) -> float:
@@ -128,10 +129,19 @@ def read_number(text: str) -> float:
     >>> read_number("1,024")
     Traceback (most recent call last):
     ...
-    ValueError: '1,024' has a separator of thousands; write 1024
+    ValueError: '1,024' has a separator of thousands; write 1024, or 1.024 if its comma begins decimals
+    >>> read_number("1.128,5")
+    Traceback (most recent call last):
+    ...
+    ValueError: '1.128,5' has a decimal comma; write 1128.5
     """
+    is_decimal = DECIMAL_COMMA.fullmatch(text)
+    decimal = text.strip().replace(".", "").replace(",", ".")
     if found := THOUSANDS.fullmatch(text):
-        raise ValueError(f"{text[:40]!r} has a separator of thousands; write {text.strip().replace(found[1], '')}")
+        plain = text.strip().replace(found[1], "") + f", or {decimal} if its comma begins decimals" * bool(is_decimal)
+        raise ValueError(f"{text[:40]!r} has a separator of thousands; write {plain}")
+    if is_decimal:
+        raise ValueError(f"{text[:40]!r} has a decimal comma; write {decimal[:40]}")
     try:
         return float(text)
     except ValueError:

@@ -423,6 +423,13 @@ REFUSED = {
     # Two jobs of 40 nodes and 12 h: 960 node-hours with one failure.
     "sacct of few columns": ("JobID|State|NNodes|ElapsedRaw\n1|NODE_FAIL|40|43200\n2|COMPLETED|40|43200\n", "job log",
                              "in 960 node-hours, 0.001042 per node-hour"),
+    # 40 nodes for 1 day and 12 h, and for 12 h by the dates: 1,920 node-hours with one failure.
+    "sacct as people ask for it": ("JobID|State|NNodes|Elapsed\n1|NODE_FAIL|40|1-12:00:00\n2|COMPLETED|40|12:00:00\n",
+                                   "job log", "in 1920 node-hours, 0.0005208 per node-hour"),
+    "sacct with dates": ("JobID|AllocNodes|State|Start|End\n1|40|NODE_FAIL|2025-03-01T00:00:00|2025-03-02T12:00:00\n"
+                         "2|40|CANCELLED by 1000|2025-03-03T00:00:00|2025-03-03T12:00:00\n"
+                         "3|40|RUNNING|2025-03-03T12:00:00|Unknown\n",
+                         "job log", "in 1920 node-hours, 0.0005208 per node-hour"),
     "philly": ('[{"status": "Pass", "jobid": "a1", "attempts": [{"start_time": "2017-10-07"}]}]', "job log", "D"),
     "sacct": ("JobID|JobName|NNodes|State|Start|End\n1|a|4|COMPLETED|2025-03-01T00:00:00|2025-03-01T01:00:00\n",
               "job log", "sacctmgr"),

@@ -112,6 +112,13 @@ FORMS = {
         "timestamp,count\n20250301T000000Z,8\n20250301T000500Z,7\n20250301T001000Z,8\n",
         COUNTED,
     ),
+    "outages in Markdown": lambda: (
+        "# Incidents\n\n"
+        + "".join(f"| {' | '.join(line.split(','))} |\n" for line in OUTAGES.splitlines()).replace(
+            " |\n", " |\n| --- | :---: | ---: |\n", 1
+        ),
+        AWAY,
+    ),
     "outages without a header": lambda: (OUTAGES.split("\n", 1)[1].replace(",\n", ",2025-03-01 03:00\n"), AWAY),
 }
 
@@ -140,6 +147,9 @@ def test_table_of_any_form_is_read_alike(write, form):
         (json_lines(COUNTS) + "\n{", "line 4: not valid JSON"),
         (COUNTS + "2025-03-01 00:15:00\n", "line 5: 1 column, too few"),
         (COUNTS + "2025-03-01 00:15:00,7.5\n", "line 5: '7.5' is not a count of nodes"),
+        ("Time (h);count\n0,5;8\n28,25;7\n", "line 2: '0,5' has a decimal comma; write 0.5"),
+        ("Time (h);count\n1.128,5;8\n", "line 2: '1.128,5' has a decimal comma; write 1128.5"),
+        ("Time (h);count\n0;8\n28,125;7\n", "line 3: '28,125' has a separator of thousands; write 28125, or 28.125 if"),
         (COUNTS + "900,7\n", "line 5: '900' is not a date, as the times before are"),
         (
             "time,count\n3/1/2025 0:00,8\n",
@@ -250,6 +260,8 @@ def test_mapping_names_words_and_says_whether_they_are_states(write):
         ({"where": "2=9"}, "none of its 3 rows has 2=9; change `where`"),
         ({"time_zone": "Mars/Base"}, "`time_zone` 'Mars/Base': no such zone"),
         ({"time_format": "%Y %Y"}, "`time_format` '%Y %Y': redefinition"),
+        # Nights would count as 0 days, and every day as the same.
+        ({"time_format": "%H:%M"}, "`time_format` '%H:%M' has no day, as in"),
         ({"time_format": "%d.%m.%Y"}, "is not a time as '%d.%m.%Y'"),
         ({"time_unit": "s"}, "its times are dates, not numbers; leave `time_unit` out"),
         ({"cluster_nodes": 4}, "leave `cluster_nodes` out"),

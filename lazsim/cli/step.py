@@ -20,7 +20,12 @@ from lazsim.cli.messages import Checked
     help="Other value of a field of the layout, such as tensor=2 or precision=mxfp8; repeats.",
 )
 @click.option("--gpus", type=COUNT, help="GPUs of the job; default: all of the cluster.")
-@click.option("--search", "searches", is_flag=True, help="Find the fastest layouts that fit into memory.")
+@click.option(
+    "--search",
+    "searches",
+    is_flag=True,
+    help="Find the fastest layouts that fit into memory; all else as given.",
+)
 @out_option("Write step.json, step.png and step.pdf to this folder.", "step.json", "step.png", "step.pdf")
 @json_option
 def command(
@@ -36,7 +41,7 @@ def command(
     """Predict the training step of a layout, part by part, from measured kernels.
 
     Prints the time of each part, exposed and hidden, throughput, utilisation and memory of a GPU. Without --job and
-    --layout, the layout is the fastest that fits; with --search, the ten fastest are listed.
+    --layout, or with --search, the layout is the fastest that fits, and the ten fastest are listed.
     """  # fmt: skip
     from lazsim.output.step import step_files, step_parts
     from lazsim.stepmodel.loading import load_inputs, parse_layout

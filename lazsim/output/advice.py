@@ -107,6 +107,8 @@ def _ranking_table(advice: Advice) -> Table:
         rows.append(row)
     left = len(advice.ranking) - len(rows)
     notes = [f"in all rows: {common}"] if common else []
+    if len({one.num_seeds for one in shown}) > 1:
+        notes.append("values are means over the seeds of their row; the best is compared at the same seeds")
     notes += [f"{left} more are in --json"] if left else []
     notes += [f"cannot run: {reason}" for reason in dict.fromkeys(advice.refused.values())]
     return Table(columns, rows, "alternatives, each at its best interval", notes)

@@ -81,7 +81,7 @@ def run_report(result: RunResult) -> Report:
     plans = {name: plan for name, plan in found.items() if plan is not None}
     return Report(
         f"{result.inputs['model']['name']} on {result.inputs['cluster']['name']} under {result.trace['name']}",
-        f"Over {format_duration(best.wall_s)}, {trains}{error}; {best.ettr:.0%} of its time is productive (ETTR).",
+        f"Over {format_duration(best.wall_s)}, {trains}{error}; {best.ettr:.1%} of its time is productive (ETTR).",
         "One replay of one stretch of a trace: a failure may by luck hit just before a checkpoint, or just after it. "
         "lazsim sweep with several seeds or starts gives intervals.",
         result.inputs,

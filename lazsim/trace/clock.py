@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 from lazsim.errors import LazsimError, TraceFormatError
 from lazsim.limits import LONGEST_S
 from lazsim.trace.mapping import UNITS_S, TraceMapping
-from lazsim.units import DAY_S, THOUSANDS, format_duration, read_number
+from lazsim.units import DAY_S, DECIMAL_COMMA, THOUSANDS, format_duration, read_number
 
 EPOCHS_S = (datetime(2000, 1, 1, tzinfo=UTC).timestamp(), datetime(2100, 1, 1, tzinfo=UTC).timestamp())
 """Numbers between these are stamps since 1970, in the one unit in which they are."""
@@ -180,9 +180,9 @@ def to_seconds(time: float, unit: str) -> float:
 
 
 def is_number(text: str) -> bool:
-    """Return whether a text is a finite number, or would be one without separators of thousands."""
+    """Return whether a text is a finite number, or would be one with a decimal point and no other separator."""
     try:
-        return bool(THOUSANDS.fullmatch(text)) or math.isfinite(float(text))
+        return any(form.fullmatch(text) for form in (THOUSANDS, DECIMAL_COMMA)) or math.isfinite(float(text))
     except ValueError:
         return False
 

@@ -103,7 +103,12 @@ class TraceMapping(Spec, frozen=True, kw_only=True):
                 raise ValueError(f"`time_format` {time_format!r}: {error}") from None
             except ValueError:
                 # No time is as an unknown part says, which the first row tells.
-                continue
+                pass
+            if not re.search(DAY, time_format):
+                raise ValueError(
+                    f"`time_format` {time_format!r} has no day, as in %d/%m/%Y %H:%M; if another column has it, join "
+                    "both in `columns`, as time=day+clock"
+                )
         for text in self.where:
             if not text.partition("=")[1]:
                 raise ValueError(f"`where` {text!r}: write COLUMN=PATTERN")
@@ -118,6 +123,9 @@ class TraceMapping(Spec, frozen=True, kw_only=True):
 
 
 NO_MAPPING = TraceMapping()
+
+DAY = r"%[djxc]|%[UWV].*%[waAu]|%[waAu].*%[UWV]"
+"""Parts of a time format that say which day it is."""
 
 MOST_DIGITS = 20
 """Digits of a number that are read: with more it is refused all the same."""

@@ -2,11 +2,13 @@
 
 import math
 import re
+from collections.abc import Mapping
 from contextlib import suppress
 
 from lazsim.errors import TraceFormatError
 from lazsim.files import Faults, numbered_lines
 from lazsim.tables import Table, read_table
+from lazsim.trace.clock import read_date
 from lazsim.trace.guess import open_head
 from lazsim.trace.mapped import is_header
 from lazsim.trace.source import number
@@ -77,6 +79,8 @@ SECONDS_COLUMNS = ("duration", "elapsedraw")
 SPAN_COLUMNS = {"submittime", "submittedtime", "submit", "starttime", "start", "elapsed", "attempts", *SECONDS_COLUMNS}
 NODE_COLUMNS = ("nodenum", "numnodes", "nnodes", "allocnodes", "nodes")
 """Names of columns of job logs, without case and signs: AcmeTrace, Helios, Philly and Slurm's sacct."""
+ELAPSED = re.compile(r"(?:(\d{1,6})-)?(\d{1,4}):(\d\d):(\d\d)(?:\.\d+)?", re.ASCII)
+"""How sacct writes the time that a job ran: ``1-04:11:05``."""
 NODE_FAILURE = "NODE_FAIL"
 """How Slurm, and data sets from it, call the end of a job of which a node failed."""
 _HOST = re.compile(r"(?=\S*[A-Za-z])(?=\S*\d)[\w.-]+(\[[\d,-]+\][\w.-]*)*(\s+(slots|max_slots)\s*=\s*\d+)*", re.ASCII)
@@ -113,15 +117,14 @@ def _explain_jobs(text: str) -> str:
         table = read_table(text, Faults("", TraceFormatError, lenient=True), is_header)
     except TraceFormatError:
         table = Table((), [])
-    places = {_plain(name): index for index, name in enumerate(table.header)}
-    nodes, seconds = (next((places[name] for name in names if name in places), len(places))
-                      for names in (NODE_COLUMNS, SECONDS_COLUMNS))  # fmt: skip
+    columns = [_plain(name) for name in table.header]
     num_failures, node_s = 0, 0.0
     for _, fields in table.rows:
-        with suppress(ValueError, IndexError):
-            used_s = number(fields[nodes]) * number(fields[seconds])
+        texts = dict(zip(columns, fields, strict=False))
+        with suppress(ValueError, StopIteration):
+            used_s = number(next(texts[name] for name in NODE_COLUMNS if name in texts)) * _job_s(texts)
             node_s += used_s if math.isfinite(used_s) else 0.0
-            num_failures += fields[places["state"]].upper().startswith(NODE_FAILURE) if "state" in places else 0
+            num_failures += texts.get("state", "").upper().startswith(NODE_FAILURE)
     if not (num_failures and node_s):
         return JOBS_ALONE
     hours = node_s / HOUR_S
@@ -130,6 +133,18 @@ def _explain_jobs(text: str) -> str:
         f"{num_failures / hours:.4g} per node-hour: make a trace of that rate with lazsim trace generate --nodes N "
         f"--node-mtbf {hours / num_failures:.4g}h --repair D"
     )
+
+
+def _job_s(texts: Mapping[str, str]) -> float:
+    """Return how long a job ran, of a row by its columns; StopIteration or ValueError where nothing tells."""
+    if elapsed := ELAPSED.fullmatch(texts.get("elapsed", "")):
+        days, hours, minutes, seconds = (int(part or 0) for part in elapsed.groups())
+        return ((24 * days + hours) * 60 + minutes) * 60 + seconds
+    for name in SECONDS_COLUMNS:
+        if name in texts:
+            return number(texts[name])
+    start, end = (next(texts[name] for name in (when, f"{when}time") if name in texts) for when in ("start", "end"))
+    return (read_date(end) - read_date(start)).total_seconds()
 
 
 def _plain(name: str) -> str:

@@ -2,7 +2,7 @@
 
 import matplotlib
 import numpy as np
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 from lazsim.output.plots.style import STYLE, add_legend, looks_of, new_figure, to_files
 from lazsim.study.advice import Advice
@@ -74,6 +74,7 @@ def advice_figure(advice: Advice) -> dict[str, bytes]:
     labels = [names[one.name.choice] + " (late)" * advice.misses(one.name) for one in ranking]
     bars.set_yticks(range(len(ranking)), labels)
     bars.set_ylim(len(ranking) - 0.5, -0.5)
+    bars.xaxis.set_major_locator(MaxNLocator(MOST_TICKS - 1))
     bars.set_xlabel(f"{advice.goal.heading}, % of the best choice")
     return to_files(figure)
 
