@@ -25,6 +25,7 @@ from lazsim.live.messages import (
     Command,
     HeldState,
     Left,
+    LiveError,
     Reached,
     StartGeneration,
     StepDone,
@@ -217,10 +218,9 @@ def lead(system, cost_model, events):
             coordinator.place_of = nodes.places.__getitem__
             coordinator.may_return, coordinator.num_ended = pool.is_running, nodes.num_ended
             coordinator.on_event = lambda *event: injector.on_event(nodes, *event)
-            watching = asyncio.create_task(nodes.watch(injector))
+            server.start(nodes.watch(injector))
             injector.begin(nodes)
             await coordinator.run()
-            watching.cancel()
             return coordinator.record.result(coordinator.step, coordinator.now_s()).run
 
         try:
@@ -288,3 +288,18 @@ def test_a_live_job_goes_on_as_a_simulated_one_that_loses_nodes_while_it_takes_o
     # They are collected until 81 s and the step ends at 82 s. A save for them ends at 92 s, a reconfiguration at 99 s.
     joining = (51.0, "add", "c d" if "e" not in gone else "c d e")
     compare(system, trace((0.0, "add", "a b"), joining, (86.5, "remove", gone), (240.3, "add", "f g")))
+
+
+@pytest.mark.parametrize("error", [LiveError("no process is left"), OSError("no descriptor is left")])
+def test_a_job_ends_with_the_error_of_a_node_that_cannot_be_started_later(error, monkeypatch):
+    start = CountingPool.start
+
+    def start_first_two(pool, args):
+        if len(pool.running) == 2:
+            raise error
+        start(pool, args)
+
+    monkeypatch.setattr(CountingPool, "start", start_first_two)
+    cost_model = costs(checkpoint_interval_steps=dict.fromkeys(LIVE_SYSTEMS, NEVER))
+    with pytest.raises(type(error), match=str(error)):
+        lead("lazarus", cost_model, trace((0.0, "add", "a b"), (51.0, "add", "c"), (240.0, "add", "d")))

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import errno
 import gc
 import json
 import os
@@ -390,6 +391,24 @@ def test_a_worker_reads_no_line_without_end(monkeypatch):
 
     client = ControllerClient(Controller(talk).address, SECRET, lambda: None)
     assert client.inbox.get(timeout=5) is None
+    client.close()
+
+
+def test_a_worker_knows_that_its_controller_is_gone_also_where_its_group_cannot_be_aborted(monkeypatch):
+    told = threading.Event()
+    monkeypatch.setattr(threading, "excepthook", lambda _: told.set())
+
+    def talk(connection):
+        connection.sendall(nonce := messages.new_nonce())
+        auth = MessageAuth(SECRET, nonce + connection.recv(HELLO, socket.MSG_WAITALL)[:32], "controller")
+        connection.sendall(auth.prove())
+
+    def abort():
+        raise OSError(errno.EMFILE, "no descriptor is left to look for sockets")
+
+    client = ControllerClient(Controller(talk).address, SECRET, abort)
+    assert client.inbox.get(timeout=5) is None
+    assert told.wait(5), "the log of the worker has the error"
     client.close()
 
 

@@ -7,6 +7,7 @@ import signal
 from contextlib import nullcontext
 from dataclasses import replace
 from itertools import groupby
+from pathlib import Path
 from types import SimpleNamespace
 
 import msgspec
@@ -30,6 +31,7 @@ from lazsim.live.calibration import (
     kill_ages_s,
     summarise,
 )
+from lazsim.live.fault_injector import LocalNodes
 from lazsim.live.messages import LiveError
 from lazsim.live.record import LiveRun, Recovery, StepRecord
 from lazsim.live.run import prepare
@@ -125,8 +127,9 @@ def test_a_calibration_kills_workers_that_are_as_old_as_those_of_the_trace(monke
     killed: dict[str, float] = {}
     record = SimpleNamespace(num_used=0, steps=[SimpleNamespace(step_s=0.0)], started_s={})
     coordinator = SimpleNamespace(record=record, now_s=lambda: now_s, stop=lambda: None)
+    nodes = LocalNodes(coordinator, SimpleNamespace(num_workers=99), Path("log"))
+    coordinator.server = SimpleNamespace(start=asyncio.create_task)
     alive: set[str] = set()
-    nodes = SimpleNamespace(coordinator=coordinator, pool=SimpleNamespace(num_workers=99))
     nodes.start = lambda name: (alive.add(name), record.started_s.setdefault(name, now_s))
     nodes.kill = lambda name: (alive.remove(name), killed.setdefault(name, now_s - record.started_s[name]))
     faults = CalibrationFaults(3, lambda count: count if count >= 2 else 0, ages_s)

@@ -4,7 +4,6 @@ A calibration run loses one node and gets another, then two at once, and so on; 
 Nodes are killed when they are as old as those that the trace kills, since an old process takes longer to end.
 """
 
-import asyncio
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -123,7 +122,7 @@ class CalibrationFaults:
         if event in ("failed", "stepped") and nodes.pool.num_workers < len(self._alive):
             nodes.coordinator.stop("a worker ended by itself, so that its costs cannot be measured")
         elif event == "failed" and not self._usable_nodes(len(self._alive)):
-            asyncio.get_running_loop().call_later(RETURN_S, self._start_missing, nodes)
+            nodes.later(RETURN_S, self._start_missing, nodes)
         elif event == "stepped":
             num_used = nodes.coordinator.record.num_used
             self._num_steps = self._num_steps + 1 if num_used == self._num_used else 1
@@ -151,7 +150,7 @@ class CalibrationFaults:
         # Real failures come at any time within a step, so each comes at another one.
         delay_s = len(self._losses) * GOLDEN_RATIO % 1 * record.steps[-1].step_s
         for node in victims:
-            asyncio.get_running_loop().call_later(delay_s, nodes.kill, node)
+            nodes.later(delay_s, nodes.kill, node)
 
     def _start_missing(self, nodes: LocalNodes) -> None:
         self._num_steps = 0

@@ -153,9 +153,11 @@ class ControllerClient:
                 self.inbox.put(message)
         except (OSError, ValueError, LiveError):
             pass
-        self.lost = True
-        self._abort()
-        self.inbox.put(None)
+        finally:
+            # First of all, since an abort may fail, as where no descriptor is left.
+            self.lost = True
+            self.inbox.put(None)
+            self._abort()
 
     def _abort(self) -> None:
         # A connection that this end has closed must not abort what the next one builds.

@@ -1,13 +1,13 @@
 """Faults of a live run on this machine: start and kill its workers, as a trace says or in another way."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from lazsim.live.coordinator import Coordinator
-from lazsim.live.messages import LiveError
 from lazsim.live.worker_pool import WorkerArgs, WorkerPool
 from lazsim.trace.table import Trace
 from lazsim.units import counted
@@ -54,6 +54,15 @@ class LocalNodes:
     def num_ended(self) -> int:
         """Count the workers that have ended by themselves, or were killed by others than the fault injector."""
         return sum(not self.pool.is_running(self._worker(node)) for node in self._local_ranks)
+
+    def later(self, delay_s: float, change: Callable[..., None], *arguments: Any) -> None:
+        """Make a change of the nodes after a delay, unless the run is over by then."""
+
+        async def wait() -> None:
+            await asyncio.sleep(delay_s)
+            change(*arguments)
+
+        self.coordinator.server.start(wait())
 
     async def watch(self, injector: "FaultInjector") -> None:
         """Stop the job when too few workers are left and no more will come."""
@@ -106,7 +115,6 @@ class TraceInjector:
         self._speedup = speedup
         self.is_awaited = is_awaited
         self._end_s = trace.duration_s / speedup
-        self._task: asyncio.Task[None] | None = None
         first = self._batches[0] if self._batches else None
         self.initial = first.added if first is not None and first.time_s == 0 else ()
         if self.initial:
@@ -125,19 +133,16 @@ class TraceInjector:
     async def on_event(self, nodes: LocalNodes, event: str, _generation: int, _step: int) -> None:
         """Begin the trace when the job begins."""
         if event == "started":
-            self._task = asyncio.create_task(self._replay(nodes))
+            nodes.coordinator.server.start(self._replay(nodes))
 
     async def _replay(self, nodes: LocalNodes) -> None:
         coordinator = nodes.coordinator
-        try:
-            while self._batches:
-                await asyncio.sleep(self._batches[0].time_s / self._speedup - coordinator.now_s())
-                batch = self._batches.pop(0)
-                for node in batch.removed:
-                    nodes.kill(node)
-                for node in batch.added:
-                    nodes.start(node)
-        except LiveError as error:
-            coordinator.stop(str(error))
+        while self._batches:
+            await asyncio.sleep(self._batches[0].time_s / self._speedup - coordinator.now_s())
+            batch = self._batches.pop(0)
+            for node in batch.removed:
+                nodes.kill(node)
+            for node in batch.added:
+                nodes.start(node)
         await asyncio.sleep(self._end_s - coordinator.now_s())
         coordinator.stop()

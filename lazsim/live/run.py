@@ -1,6 +1,5 @@
 """Make a live run: on this machine with workers that a fault injector starts and kills, or with workers elsewhere."""
 
-import asyncio
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -147,14 +146,17 @@ async def run_locally(
         coordinator.place_of = lambda name: nodes.places.get(name, max_nodes)
         coordinator.may_return, coordinator.num_ended = pool.is_running, nodes.num_ended
         coordinator.on_event = lambda event, generation, step: injector.on_event(nodes, event, generation, step)
-        watching = asyncio.create_task(nodes.watch(injector))
+
+        def begin() -> None:
+            server.start(nodes.watch(injector))
+            injector.begin(nodes)
+
         try:
-            return await _lead(coordinator, on_start, lambda: injector.begin(nodes))
+            return await _lead(coordinator, on_start, begin)
         except LiveError as error:
             last = last_error(nodes.log)
             raise LiveError(f"{error}; a worker's last words: {last}" if last else str(error)) from None
         finally:
-            watching.cancel()
             pool.kill_all()
             drop_unfinished(Path(spec.checkpoint_folder))
 

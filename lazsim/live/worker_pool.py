@@ -71,7 +71,7 @@ class WorkerPool:
         self._process.wait()
 
     def start(self, args: WorkerArgs) -> None:
-        """Start a worker; raise a LiveError where the pool's process has ended."""
+        """Start a worker; raise a LiveError where the pool's process has ended or none can be added."""
         try:
             self._input.write(msgspec.json.encode(args) + b"\n")
             self._input.flush()
@@ -82,9 +82,13 @@ class WorkerPool:
             raise LiveError("the process that starts workers has ended; its error is above")
         if not answer.strip().isdigit():
             raise LiveError(f"{args.name}: cannot be started ({answer.decode().strip()})")
-        # A worker that has ended already says why in its log.
-        with contextlib.suppress(ProcessLookupError):
+        try:
             self._workers[args.name] = when_possible(lambda: os.pidfd_open(int(answer)))
+        except ProcessLookupError:
+            # A worker that has ended already says why in its log.
+            pass
+        except OSError as error:
+            raise LiveError(f"{args.name}: cannot be started ({error.strerror})") from None
 
     @property
     def is_alive(self) -> bool:

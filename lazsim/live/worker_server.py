@@ -93,7 +93,7 @@ class WorkerServer:
     """Accepts the workers of a run; `workers` are those alive.
 
     It listens on a port; port 0 takes any free one. `stopped` tells why the job is over, empty where it ended well,
-    None while it goes on. `bug` is an exception of the handler, which stops the job.
+    None while it goes on. `bug` is an exception of a task, which stops the job.
 
     Anybody who reaches the port can connect. Until a peer has proved that it has the secret, it costs one descriptor,
     one of `MAX_STRANGERS`, and a hundred bytes. `max_workers` leaves the rest of the descriptors to this process. A
@@ -105,7 +105,7 @@ class WorkerServer:
         self.host, self.port = host, port
         self.workers: list[WorkerConnection] = []
         self.stopped: str | None = None
-        self.bug: Exception | None = None
+        self.bug: BaseException | None = None
         self._changed = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         # The oldest first.
@@ -125,14 +125,23 @@ class WorkerServer:
         self.port = int(self._listener.getsockname()[1])
         self.max_workers = (free_descriptors() - MAX_STRANGERS) // DESCRIPTORS_PER_WORKER
         self._listen(0.0)
-        self._start(self._disconnect_silent_workers())
+        self.start(self._disconnect_silent_workers())
 
-    def _start(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Start a task, which `close` ends."""
+    def start(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Start a task of the run, which `close` ends; where it fails, the job stops."""
         task = asyncio.create_task(coroutine)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._forget)
         return task
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, LiveError):
+            self.stop(str(error))
+        elif error is not None:
+            self.bug = error
+            self.stop("a bug of the controller")
 
     async def close(self) -> None:
         """Tell all workers that the job is over, and stop listening."""
@@ -188,7 +197,7 @@ class WorkerServer:
             return
         if len(self._strangers) == MAX_STRANGERS:
             next(iter(self._strangers)).cancel()
-        task = self._start(self._serve(connection))
+        task = self.start(self._serve(connection))
         self._strangers[task] = None
         task.add_done_callback(lambda task: self._strangers.pop(task, None))
         self._listen(ACCEPT_INTERVAL_S)
@@ -223,9 +232,6 @@ class WorkerServer:
         except (LiveError, OSError, ValueError, TimeoutError, EOFError, asyncio.CancelledError):
             # A stranger or a lost connection; `close` cancels the connections that are left.
             pass
-        except Exception as error:
-            self.bug = error
-            self.stop("a bug of the controller")
         finally:
             if worker is not None:
                 worker.alive, worker.stage = False, "idle"
