@@ -29,17 +29,8 @@ class TimeTable:
     def time_s(self, size: Floats, extrapolate: Callable[[Floats, Floats], Floats] | None = None) -> Floats:
         """Interpolate linearly between logarithms; size 0 takes no time and a fraction of one unit counts as one.
 
-        Parameters
-        ----------
-        size
-            Sizes, any shape.
-        extrapolate
-            Takes the sizes and the nearest measured sizes; returns the ratio of their times.
-
-        Raises
-        ------
-        CostRangeError
-            When a size lies outside the measured ones and `extrapolate` is not given.
+        Outside the measured sizes, `extrapolate` takes sizes and the nearest measured ones, and returns the ratio of
+        their times; without it, such a size is a `CostRangeError`.
         """
         size = np.asarray(size, dtype=np.float64)
         busy = size > 0

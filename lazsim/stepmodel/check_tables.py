@@ -63,21 +63,12 @@ class TablesRange:
 
 def check_tables(tables: KernelTables) -> TablesCheck:
     """Interpolate every second value of each size in turn from the others; the first and the last stay."""
-    errors = {kernel: _held_out_errors(grid) for kernel, grid in tables.grids.items()}
-    return TablesCheck(
-        [
-            HeldOutError(
-                kernel,
-                np.size(tables.grids[kernel].times_s),
-                len(held),
-                float(np.median(held)),
-                float(np.quantile(held, 0.9)),
-                max(held),
-            )
-            for kernel, held in errors.items()
-            if held
-        ]
-    )
+    errors = []
+    for kernel, grid in tables.grids.items():
+        if held := _held_out_errors(grid):
+            median, p90 = float(np.median(held)), float(np.quantile(held, 0.9))
+            errors.append(HeldOutError(kernel, np.size(grid.times_s), len(held), median, p90, max(held)))
+    return TablesCheck(errors)
 
 
 def _held_out_errors(grid: Grid) -> list[float]:

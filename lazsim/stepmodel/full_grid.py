@@ -35,26 +35,10 @@ MEASURED_SHARE = 0.5
 
 
 def full_grid(kernel: str, points: Points, notes: list[str]) -> tuple[list[list[float]], Times]:
-    """Arrange points in a grid without holes, bad ones repaired.
+    """Arrange points in a grid without holes, bad ones repaired; return the values of each size, and times in us.
 
-    Parameters
-    ----------
-    kernel
-        Name of the kernel, one of `KERNEL_AXES`.
-    points
-        Times in microseconds, by sizes.
-    notes
-        Gets a line for everything that is left out, filled in, changed, or looks wrong.
-
-    Returns
-    -------
-    tuple
-        The values of each size, and the times on their grid.
-
-    Raises
-    ------
-    SpecError
-        When the points are too few for their grid, or too many are bad.
+    The `notes` get a line for everything that is left out, filled in, changed, or looks wrong. A `SpecError` says that
+    the points are too few for their grid, or that too many are bad.
     """
     axes = [sorted(set(axis)) for axis in zip(*points, strict=True)]
     if math.prod(map(len, axes)) > MOST_HOLES * len(points):

@@ -140,19 +140,9 @@ class ImportedTables(TablesCheck):
 def import_tables(path: str, gpu: str | None = None, stand_ins: Mapping[str, str] | None = None) -> ImportedTables:
     """Read a folder of the files in `SOURCES`, one such file, or the text output of a program of nccl-tests.
 
-    Parameters
-    ----------
-    path
-        The folder or file.
-    gpu
-        GPU whose rows are taken; without it, the only one in the files. nccl-tests tells none, so it is a name then.
-    stand_ins
-        Other GPU whose rows are taken, by file name.
-
-    Raises
-    ------
-    LazsimError
-        When a file cannot be read or lacks columns, a number is none, or no kernel of the GPU is found.
+    Rows of one GPU are taken; without `gpu`, of the only one in the files. nccl-tests tells none, so it is a name then.
+    The `stand_ins` are other GPUs whose rows are taken, by file name. A `LazsimError` says that a file cannot be read
+    or lacks columns, that a number is none, or that no kernel of the GPU is found.
     """
     stand_ins = stand_ins or {}
     notes: list[str] = []

@@ -29,13 +29,7 @@ QUANTISE_BYTES = 3
 
 @dataclass(frozen=True, eq=False)
 class StepInputs:
-    """Specifications, kernel tables and constants of a step.
-
-    Raises
-    ------
-    SpecError
-        When the layout does not fit the model or the cluster.
-    """
+    """Specifications, kernel tables and constants of a step; a layout that does not fit the others is a `SpecError`."""
 
     model: ModelSpec
     gpu: GpuSpec

@@ -57,14 +57,8 @@ class Task(NamedTuple):
 def layer_time(blocks: Sequence[Item], constants: StepConstants, slowdown: float | None, piece_s: float) -> LayerTime:
     """Play the blocks of a layer.
 
-    Parameters
-    ----------
-    blocks, constants
-        Operations of the layer, and what they cost beside kernels.
-    slowdown
-        Share by which kernels are slower beside an exchange; none where nothing overlaps.
-    piece_s
-        Time of the host for each of the eight pieces of a pair of passes.
+    The `slowdown` is the share by which kernels are slower beside an exchange, none where nothing overlaps; `piece_s`
+    the time of the host for each of the eight pieces of a pair of passes.
     """
     forward, backward, _ = block_of(blocks)
     exposed: dict[str, float] = {}

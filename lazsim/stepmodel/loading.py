@@ -44,19 +44,9 @@ def load_inputs(
 ) -> StepInputs:
     """Resolve the inputs of a step.
 
-    Parameters
-    ----------
-    model, cluster, job
-        Names of the catalogue or paths of TOML files; the layout is the job's ``[parallel]``.
-    layout
-        Other values of fields of the layout; without a job they start from `ParallelSpec`'s defaults.
-    gpus
-        GPUs of the job, in place of those of the cluster.
-
-    Raises
-    ------
-    SpecError
-        When a name or a field is unknown, or the layout does not fit.
+    Model, cluster and job are names of the catalogue or paths of TOML files. The fields of the `layout` replace those
+    of the job's ``[parallel]``, or of `first_layout`; `gpus` those of the cluster. A `SpecError` says that a name or a
+    field is unknown, or that the layout does not fit.
     """
     spec = load_spec(ModelSpec, model, "model")
     nodes = load_spec(ClusterSpec, cluster, "cluster")

@@ -44,12 +44,8 @@ def parts_of(model: ModelSpec, parallel: ParallelSpec) -> tuple[Part, ...]:
     """Divide a model into ``pipeline * virtual_stages`` parts, in the order of the model.
 
     Part ``c * pipeline + s`` is the ``c``-th of stage ``s``. Without `stages`, layers are divided evenly where that is
-    possible, else with the embedding and the head counted as a layer each.
-
-    Raises
-    ------
-    SpecError
-        When `stages` names other numbers of parts or layers than the layout and the model have.
+    possible, else with the embedding and the head counted as a layer each. A `SpecError` says that `stages` names other
+    numbers of parts or layers than the layout and the model have.
     """
     return _parts(model, parallel.stages, parallel.pipeline * parallel.virtual_stages)
 
@@ -167,21 +163,12 @@ class Slot(NamedTuple):
 def run_pipeline(
     times: Sequence[PartTime], pipeline: int, num_micro_batches: int, transfer_s: float, overlap: bool = False
 ) -> Schedule:
-    """Run one-forward-one-backward, interleaved where a stage has several parts.
+    """Run one-forward-one-backward over `pipeline` stages, interleaved where a stage has several parts.
 
-    Parameters
-    ----------
-    times
-        Time of each part, in the order of the model.
-    pipeline
-        Stages; part ``v`` is on stage ``v % pipeline``.
-    num_micro_batches
-        Micro-batches of the step; a multiple of `pipeline` where stages have several parts.
-    transfer_s
-        Time until the next stage has what a stage sends; the sender does not wait for it.
-    overlap
-        Whether one forward and one backward pass run at the same time; warm-up is then one longer, and as long as
-        with several parts.
+    The `times` are those of the parts in the order of the model; part ``v`` is on stage ``v % pipeline``, and where
+    stages have several, micro-batches are a multiple of `pipeline`. After `transfer_s` the next stage has what a stage
+    sends; the sender does not wait for it. With `overlap`, one forward and one backward pass run at the same time;
+    warm-up is then one longer, and as long as with several parts.
 
     Notes
     -----

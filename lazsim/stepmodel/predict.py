@@ -46,13 +46,7 @@ class StepTime:
 
 
 def predict_step(inputs: StepInputs) -> StepTime:
-    """Predict the time of a step.
-
-    Raises
-    ------
-    SpecError
-        When the layout's stages do not fit the model, or the tables have no kernel of the model's attention.
-    """
+    """Predict the time of a step; a `SpecError` says that the tables have no kernel of the model's attention."""
     return _StepModel(inputs).predict()
 
 

@@ -52,12 +52,8 @@ def search_layouts(inputs: StepInputs, most: int = 10, least_copies: int = 1) ->
 
     Tensor parallelism stays inside a node, expert parallelism goes over any ranks of a stage; recomputation is none,
     that of norms and expert activations, or full. Layers are divided evenly. Batch, precision, dispatcher and all else
-    are as given. Layouts that hold experts in fewer than `least_copies` places are left out.
-
-    Raises
-    ------
-    SpecError
-        When no layout fits; the message names what the one that needs least would take.
+    are as given. Layouts that hold experts in fewer than `least_copies` places are left out. Where no layout fits, a
+    `SpecError` names what the one that needs least would take.
     """
     valid = 0
     found: list[Candidate] = []
@@ -91,12 +87,7 @@ def default_layout(inputs: StepInputs, *, keeps_whole_states: bool) -> ParallelS
     """Return the fastest layout that fits of those that hold every expert twice, or else of all.
 
     With one copy of an expert, a job waits for each lost node. Where a system keeps whole optimizer states, layouts in
-    which these fit come first.
-
-    Raises
-    ------
-    SpecError
-        When no layout fits.
+    which these fit come first. A `SpecError` says that none fits.
     """
     given = inputs.parallel.sharding
     for sharding, least_copies in [("none", 2)] * keeps_whole_states + [(given, 2)]:

@@ -160,10 +160,7 @@ def _sustained(grid: Grid) -> float:
 def load_tables(name: str) -> KernelTables:
     """Read the tables of a GPU from the catalogue, or from a path that ends in ``.csv``.
 
-    Raises
-    ------
-    LazsimError
-        When the catalogue has no tables of this GPU, or the file cannot be read or holds no tables.
+    A `LazsimError` says that the catalogue has none of this GPU, or that the file cannot be read or holds no tables.
     """
     return parse_tables(name, read_tables(name))
 
@@ -191,10 +188,7 @@ def holds_tables(content: bytes) -> bool:
 def parse_tables(name: str, content: bytes) -> KernelTables:
     """Build tables from CSV rows of ``kernel,size,columns,inner,num_ranks,time_us``; lines of ``#`` are remarks.
 
-    Raises
-    ------
-    SpecError
-        When a row has no known kernel, not its sizes or no time, or the grid of a kernel has holes.
+    A `SpecError` says that a row has no known kernel, not its sizes or no time, or that a kernel's grid has holes.
     """
     if not holds_tables(content):
         raise SpecError(f"{name}: no kernel tables; they begin with a line {','.join(COLUMNS)}")
