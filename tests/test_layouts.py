@@ -10,6 +10,7 @@ from lazsim.costmodel.step import NodeLayout
 from lazsim.engine.layout import LayoutStepTimes, grid_of
 from lazsim.engine.reconfiguration import bind_nodes
 from lazsim.engine.systems import SYSTEMS
+from lazsim.engine.systems.system import node_state_bytes
 from lazsim.errors import SpecError
 from lazsim.placement.plan import PlacementPlan
 from lazsim.scenario import resolve
@@ -236,3 +237,24 @@ def test_smaller_units_than_a_node_share_it():
     parallel = ParallelSpec(global_batch=64, pipeline=2, expert=4)
     grid = grid_of(load_spec(ModelSpec, "qwen3-30b-a3b"), parallel, 8)
     assert (grid.unit_nodes, grid.replica_nodes, grid.column_nodes) == (1, 2, 1)
+
+
+@pytest.mark.parametrize(("parallel", "dense_share", "experts_share"), [
+    # A node of 8 GPUs has a copy of its stage's dense part, and the experts of 8 of 64 or all of them, some twice.
+    ({"expert": 64}, 1, 8 / 64),
+    ({"expert": 4}, 1, 1),
+    # Sixteen GPUs of two nodes share matrices, or matrices and sequences; each node has all experts.
+    ({"tensor": 16, "expert": 8}, 1 / 2, 1),
+    ({"tensor": 8, "context": 2, "expert": 8}, 1, 1),
+])  # fmt: skip
+def test_a_node_holds_the_states_of_the_ranks_on_it(parallel, dense_share, experts_share):
+    settings = DEEPSEEK | {"job.parallel.tensor": 1} | {f"job.parallel.{name}": size for name, size in parallel.items()}
+    found = costs(settings)
+    model = found.model
+    # Eight stages have 7.25 of 58 layers on average.
+    experts = experts_share * 7.25 * 256 * model.expert_state_bytes
+    expected = dense_share * model.dense_state_bytes / 8 + experts
+    assert node_state_bytes(found) == pytest.approx(expected)
+    # The plan says the same of experts.
+    plan = SYSTEMS["checkpoint"].plan_evenly(found, found.grid.replica_nodes)
+    assert plan.num_held_N.mean() * model.expert_state_bytes == pytest.approx(experts)

@@ -9,7 +9,7 @@ from lazsim.engine import protocol
 from lazsim.engine.held import Held
 from lazsim.engine.protocol import Decision
 from lazsim.engine.systems.seats import SeatSystem
-from lazsim.engine.systems.system import FULL_PACE, Pace, StoppedJob
+from lazsim.engine.systems.system import FULL_PACE, Pace, StoppedJob, held_state_bytes
 
 
 @dataclass(frozen=True)
@@ -54,11 +54,7 @@ class Bamboo(SeatSystem):
 
     def extra_gpu_bytes(self, costs: CostModel, num_nodes: int) -> float:
         """Return the bytes of the states of its place in another stage."""
-        model, grid, gpus, parallel = costs.model, costs.grid, costs.cluster.gpus_per_node, costs.job.parallel
-        # Without a layout, the GPUs of a node share the dense part, and those of a stage's nodes its experts.
-        tensor, expert = (parallel.tensor, parallel.expert) if parallel else (gpus, grid.unit_nodes * gpus)
-        experts = model.num_moe_layers * model.num_experts * model.expert_state_bytes
-        return (model.dense_state_bytes / tensor + experts / expert) / grid.num_stages
+        return held_state_bytes(costs, 1)
 
 
 BAMBOO = Bamboo(

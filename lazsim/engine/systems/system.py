@@ -308,9 +308,17 @@ def decide_next(system: System, costs: CostModel, stopped: StoppedJob) -> Decisi
 
 def node_state_bytes(costs: CostModel) -> float:
     """Return the training state on one node under plain expert parallelism: of its stage, and of its experts."""
-    model, grid = costs.model, costs.grid
-    experts = model.num_moe_layers * model.num_experts / grid.replica_nodes
-    return model.dense_state_bytes / grid.num_stages + experts * model.expert_state_bytes
+    return held_state_bytes(costs, costs.cluster.gpus_per_node)
+
+
+def held_state_bytes(costs: CostModel, num_gpus: int) -> float:
+    """Return the training state, each part once, on GPUs that follow each other under plain expert parallelism."""
+    model, grid, gpus, parallel = costs.model, costs.grid, costs.cluster.gpus_per_node, costs.job.parallel
+    # Without a layout, the GPUs of a node share the dense part, and those of a stage's nodes its experts.
+    tensor, expert = (parallel.tensor, parallel.expert) if parallel else (gpus, grid.unit_nodes * gpus)
+    experts = model.num_moe_layers * model.num_experts * model.expert_state_bytes
+    shares = model.dense_state_bytes * min(1.0, num_gpus / tensor) + experts * min(1.0, num_gpus / expert)
+    return shares / grid.num_stages
 
 
 def state_bytes(costs: CostModel) -> float:
