@@ -5,18 +5,8 @@ from typing import Any
 
 import click
 
-from lazsim.cli.common import (
-    COUNT,
-    DURATION,
-    OUT_PATH,
-    Number,
-    json_option,
-    note,
-    options_of,
-    progress_bar,
-    show,
-    worker_options,
-)
+from lazsim.cli import kinds
+from lazsim.cli.common import json_option, note, options_of, progress_bar, show, worker_options
 from lazsim.cli.messages import Checked
 from lazsim.cli.parsing import Parsed, parse_spans
 from lazsim.cli.run import command as run
@@ -36,12 +26,14 @@ SPANS = Parsed(parse_spans)
     metavar="N,...",
     help="Nodes of the cluster, or at most of the trace; several, as 60-64,72, are tried. Default: the cluster's.",
 )
-@click.option("--node-mtbf", "mtbf_s", type=DURATION, help="Mean time between the failures of a node, as 50d.")
-@click.option("--repair", "repair_s", type=DURATION, help="Mean time until a node is back, as 4h.")
-@click.option("--shape", type=Number(0, min_open=True), help="Of the Weibull law of failures; default 1, memoryless.")
+@click.option("--node-mtbf", "mtbf_s", type=kinds.DURATION, help="Mean time between the failures of a node, as 50d.")
+@click.option("--repair", "repair_s", type=kinds.DURATION, help="Mean time until a node is back, as 4h.")
+@click.option(
+    "--shape", type=kinds.Number(0, min_open=True), help="Of the Weibull law of failures; default 1, memoryless."
+)
 @click.option(
     "--batch-share",
-    type=Number(0, 1),
+    type=kinds.Number(0, 1),
     help="Share of a node's failures in which its whole failure domain fails, such as a rack: those of --cluster.",
 )
 @click.option(
@@ -57,7 +49,7 @@ SPANS = Parsed(parse_spans)
 )
 @click.option(
     "--in-time-prob",
-    type=Number(0.5, 1, max_open=True),
+    type=kinds.Number(0.5, 1, max_open=True),
     default=0.9,
     show_default=True,
     help="Probability with which a setting must end the work by the deadline.",
@@ -90,9 +82,9 @@ SPANS = Parsed(parse_spans)
     help="As --price, of a node that stays: try such nodes, too, in place of those of the trace, and before a deadline "
     "also after them. Default: the cluster's.",
 )
-@click.option("--runs", "max_runs", type=COUNT, default=1000, show_default=True, help="Simulations at most.")
+@click.option("--runs", "max_runs", type=kinds.COUNT, default=1000, show_default=True, help="Simulations at most.")
 @click.option(
-    "--out", type=OUT_PATH, metavar="DIR", help="Keep every run there; write the advice, a picture and a report."
+    "--out", type=kinds.OUT_PATH, metavar="DIR", help="Keep every run there; write the advice, a picture and a report."
 )
 @worker_options
 @json_option

@@ -1,6 +1,5 @@
-"""Parts that several commands share: option types with units, notes, JSON."""
+"""Parts that several commands share: options, notes, progress, results on stdout and in folders."""
 
-import math
 import os
 import shlex
 import sys
@@ -12,9 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from lazsim import limits, units
+from lazsim.cli import kinds
 from lazsim.cli.messages import Choice, in_a_line, with_options
-from lazsim.errors import LazsimError
 
 if TYPE_CHECKING:
     from lazsim.output.report import Report
@@ -25,137 +23,23 @@ REPORT = "report.html"
 MESSAGES = {"notes", "error", "skipped", "why"}
 """Fields of results that hold messages."""
 
-STDOUT = "-"
-"""Path that stands for stdout."""
-
-
 ItemT = TypeVar("ItemT")
 
-
-class Duration(click.ParamType):  # type: ignore[type-arg]  # not generic before click 8.4
-    """An option that takes a time with a unit."""
-
-    name = "duration"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Parse the text of the option."""
-        if isinstance(value, int | float):
-            return float(value)
-        try:
-            return units.parse_duration(value)
-        except LazsimError as error:
-            self.fail(str(error), param, ctx)
-
-
-class OutPath(click.Path):
-    """An option that takes a place to write to; an empty text, as of an unset variable, is refused.
-
-    A file is refused before any work where it cannot be written, or its name has none of the `suffixes`; ``-`` is
-    stdout where that is allowed.
-    """
-
-    def __init__(self, *, is_file: bool = False, stdout: bool = False, suffixes: Collection[str] = ()) -> None:
-        super().__init__(path_type=Path)
-        self.is_file, self._stdout, self._suffixes = is_file, stdout, suffixes
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Make a path of the text of the option."""
-        if value == "":
-            self.fail("is empty; give a place to write to", param, ctx)
-        if value == STDOUT and not self._stdout:
-            self.fail("'-' is stdout, which does not take this; give a path", param, ctx)
-        path: Any = super().convert(value, param, ctx)
-        if self.is_file and value != STDOUT:
-            from lazsim.files import check_file
-
-            check_file(path)
-            if self._suffixes and path.suffix.lower() not in self._suffixes:
-                raise LazsimError(f"`out` {value}: give a name that ends in {' or '.join(self._suffixes)}")
-        return path
-
-
-class OutFolder(OutPath):
-    """The same for a folder, which the command alone writes to until it ends.
-
-    One that cannot be written to, or holds some of the files in `names` though lazsim did not write them, is refused
-    before any work.
-    """
-
-    def __init__(self, *names: str) -> None:
-        super().__init__()
-        self._names = names
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Make a path of the text of the option."""
-        from lazsim.folders import hold_folder, refuse_foreign
-
-        folder = super().convert(value, param, ctx)
-        assert ctx is not None, "options are read for a command"
-        ctx.obj.enter_context(hold_folder(folder))
-        refuse_foreign(folder, self._names)
-        return folder
-
-
-class Whole(click.IntRange):
-    """An option that takes a whole number in a range."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Parse the text of the option."""
-        try:
-            return super().convert(value, param, ctx)
-        except click.BadParameter:
-            self.fail(f"expected a whole number from {self.min:,} to {self.max:,}, found {value!r}", param, ctx)
-
-
-class Number(click.FloatRange):
-    """An option that takes a finite number in a range: NaN is in none, though click does not say so."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Parse the text of the option."""
-        try:
-            number = super().convert(value, param, ctx)
-        except click.BadParameter:
-            number = math.nan
-        if not math.isfinite(number):
-            low = f"above {self.min:g}" if self.min_open else f"from {self.min:g}"
-            high = "up" if self.max is None else f"{'to less than' if self.max_open else 'to'} {self.max:g}"
-            bounds = low if self.min_open and self.max is None else f"{low} {high}"
-            self.fail(f"expected a number {bounds}, found {value!r}", param, ctx)
-        return number
-
-
-OUT_PATH = OutPath()
-OUT_FILE = OutPath(is_file=True)
-OUT_FILE_OR_STDOUT = OutPath(is_file=True, stdout=True)
-OUT_PICTURE = OutPath(is_file=True, suffixes=(".png", ".pdf"))
-DURATION = Duration()
-
-NODES = Whole(1, limits.MAX_NODES)
-SLOTS = Whole(1, limits.MAX_SLOTS)
-GPUS = Whole(1, limits.MAX_GPUS_PER_NODE)
-EXPERTS = Whole(1, limits.MAX_EXPERTS)
-LAYERS = Whole(1, limits.MAX_LAYERS)
-LAYER = Whole(0, limits.MAX_LAYERS)
-COUNT = Whole(1, limits.MAX_DIMENSION)
-WHOLE = Whole(0, limits.MAX_WHOLE)
-WORKERS = Whole(1, limits.MAX_WORKERS)
-COMPARED = Whole(1, limits.MAX_COMPARED)
-"""Whole numbers that are limited as inputs of each kind are."""
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 layers_from_option = click.option(
     "--layers-from",
-    type=LAYER,
+    type=kinds.LAYER,
     default=0,
     metavar="N",
     help="First MoE layer, where loads number layers as the model does; dense layers before it are left out.",
 )
-seed_option = click.option("--seed", type=WHOLE, default=0, show_default=True, help="Seed of every draw.")
+seed_option = click.option("--seed", type=kinds.WHOLE, default=0, show_default=True, help="Seed of every draw.")
 
 
 def out_option(text: str, *names: str) -> Callable[[Any], Any]:
-    """Return the option of a folder for files of these names; see `OutFolder`."""
-    return click.option("--out", type=OutFolder(*names), metavar="DIR", help=text)
+    """Return the option of a folder for files of these names; see `lazsim.cli.kinds.OutFolder`."""
+    return click.option("--out", type=kinds.OutFolder(*names), metavar="DIR", help=text)
 
 
 def options(*decorators: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -175,7 +59,7 @@ def options_of(command: click.Command, without: Collection[str]) -> list[click.P
 
 
 jobs_option = click.option(
-    "--jobs", "num_workers", type=WORKERS, metavar="N", help="Worker processes; default: one for each core."
+    "--jobs", "num_workers", type=kinds.WORKERS, metavar="N", help="Worker processes; default: one for each core."
 )
 backend_option = click.option(
     "--backend",
@@ -342,7 +226,7 @@ def note_written(folder: Path, names: Iterable[str]) -> None:
 
 def write_out(path: Path, content: bytes) -> None:
     """Write a file completely or not at all, or to stdout where the path is ``-``."""
-    if str(path) == STDOUT:
+    if str(path) == kinds.STDOUT:
         click.echo(content, nl=False)
         return
     from lazsim.files import write_whole

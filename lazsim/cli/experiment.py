@@ -5,16 +5,8 @@ from typing import Any
 
 import click
 
-from lazsim.cli.common import (
-    OutFolder,
-    backend_option,
-    jobs_option,
-    json_option,
-    note,
-    print_json,
-    progress_bar,
-    write_results,
-)
+from lazsim.cli import kinds
+from lazsim.cli.common import backend_option, jobs_option, json_option, note, print_json, progress_bar, write_results
 from lazsim.cli.list import command as list_names
 from lazsim.cli.messages import Group
 
@@ -40,7 +32,9 @@ def list_command(context: click.Context, as_json: bool) -> None:
 
 @command.command()
 @click.argument("names", nargs=-1, required=True, metavar="NAME|SCRIPT|all...")
-@click.option("--out", type=OutFolder(), required=True, metavar="DIR", help="Write a folder for each experiment there.")
+@click.option(
+    "--out", type=kinds.OutFolder(), required=True, metavar="DIR", help="Write a folder for each experiment there."
+)
 @click.option("--small", is_flag=True, help="Run the small versions: fewer models, seeds and hours; under a minute.")
 @jobs_option
 @backend_option

@@ -6,21 +6,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from lazsim.cli.common import (
-    COUNT,
-    EXPERTS,
-    OUT_FILE,
-    OUT_PATH,
-    WORKERS,
-    Number,
-    json_option,
-    note,
-    options,
-    out_option,
-    seed_option,
-    show,
-    tell_notes,
-)
+from lazsim.cli import kinds
+from lazsim.cli.common import json_option, note, options, out_option, seed_option, show, tell_notes
 from lazsim.cli.effects import MAPPING
 from lazsim.cli.ending import acknowledge
 from lazsim.cli.messages import Checked, Choice
@@ -43,10 +30,14 @@ DEFAULT_SPEEDUP = 30.0
 
 live_options = options(
     click.option("--system", default="lazarus", show_default=True, metavar="NAME", help="As in lazsim list systems."),
-    click.option("--nodes", type=WORKERS, default=4, show_default=True, help="Largest number of workers at once."),
+    click.option(
+        "--nodes", type=kinds.WORKERS, default=4, show_default=True, help="Largest number of workers at once."
+    ),
     click.option("--trace", "trace_path", metavar="FILE|RECIPE", help="Node events: workers are killed and started."),
     replay_options,
-    click.option("--speedup", type=Number(min=0, min_open=True), help="Seconds of the trace in one second of the run."),
+    click.option(
+        "--speedup", type=kinds.Number(min=0, min_open=True), help="Seconds of the trace in one second of the run."
+    ),
     click.option(
         "--device",
         type=Choice(("auto", "cpu", "cuda")),
@@ -55,15 +46,18 @@ live_options = options(
         help="Device of the workers.",
     ),
     click.option("--model", metavar="NAME|TOML", help="GPT-2 in shape; default: 4 layers, 8 experts."),
-    click.option("--top-k", type=EXPERTS, help="Experts per token; default: the model's."),
-    click.option("--heads", type=COUNT, default=4, show_default=True, help="Attention heads."),
-    click.option("--slots", type=COUNT, default=4, show_default=True, help="Expert slots per node."),
-    click.option("--batch", type=COUNT, default=16, show_default=True, help="Sequences per step."),
+    click.option("--top-k", type=kinds.EXPERTS, help="Experts per token; default: the model's."),
+    click.option("--heads", type=kinds.COUNT, default=4, show_default=True, help="Attention heads."),
+    click.option("--slots", type=kinds.COUNT, default=4, show_default=True, help="Expert slots per node."),
+    click.option("--batch", type=kinds.COUNT, default=16, show_default=True, help="Sequences per step."),
     click.option("--text", default="", metavar="FILE", help="Training text; default: Python's documentation."),
     click.option(
-        "--checkpoints", type=OUT_PATH, metavar="DIR", help="Keep checkpoints there; default: only during the run."
+        "--checkpoints",
+        type=kinds.OUT_PATH,
+        metavar="DIR",
+        help="Keep checkpoints there; default: only during the run.",
     ),
-    click.option("--record-routing", type=OUT_FILE, metavar="FILE", help="Write the loads of the gates there."),
+    click.option("--record-routing", type=kinds.OUT_FILE, metavar="FILE", help="Write the loads of the gates there."),
     seed_option,
 )
 """Options of the job and of the faults, without the next one."""
@@ -152,7 +146,7 @@ def write_routing(path: Path | None, routing: Any) -> None:
 @click.command(cls=Checked)
 @live_options
 @job_option("testbed-a")
-@click.option("--steps", type=COUNT, help="Stop after this many steps; default 100 without a trace.")
+@click.option("--steps", type=kinds.COUNT, help="Stop after this many steps; default 100 without a trace.")
 @click.option(
     "--listen",
     metavar="HOST:PORT",

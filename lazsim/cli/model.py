@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lazsim.cli.common import OUT_FILE, json_option, note, show
+from lazsim.cli import kinds
+from lazsim.cli.common import json_option, note, show
 from lazsim.cli.messages import Group
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def show_command(model: str, as_json: bool) -> None:
 @command.command(name="import")
 @click.argument("config", metavar="CONFIG.json")
 @click.option(
-    "--out", type=OUT_FILE, metavar="FILE.toml", help="Write the model as TOML, in which any number may change."
+    "--out", type=kinds.OUT_FILE, metavar="FILE.toml", help="Write the model as TOML, in which any number may change."
 )
 @json_option
 def import_(config: str, out: Path | None, as_json: bool) -> None:

@@ -7,29 +7,16 @@ from typing import Any
 
 import click
 
-from lazsim.cli.common import (
-    EXPERTS,
-    GPUS,
-    LAYER,
-    LAYERS,
-    NODES,
-    SLOTS,
-    WHOLE,
-    Number,
-    json_option,
-    options,
-    out_option,
-    seed_option,
-    show,
-)
+from lazsim.cli import kinds
+from lazsim.cli.common import json_option, options, out_option, seed_option, show
 from lazsim.cli.messages import Checked
 from lazsim.cli.parsing import Parsed, parse_counts, parse_domains, parse_loads
 
 planning_options = options(
-    click.option("--nodes", type=NODES, help="Nodes; a node fails as a whole."),
-    click.option("--slots", type=SLOTS, help="Replica slots of a node in a layer."),
+    click.option("--nodes", type=kinds.NODES, help="Nodes; a node fails as a whole."),
+    click.option("--slots", type=kinds.SLOTS, help="Replica slots of a node in a layer."),
     click.option(
-        "--gpus-per-node", type=GPUS,
+        "--gpus-per-node", type=kinds.GPUS,
         help="GPUs of a node; slot s belongs to GPU s modulo this number. Default: 1, or the cluster's.",
     ),
     click.option(
@@ -43,20 +30,20 @@ planning_options = options(
         "--replicas", type=Parsed(parse_counts), metavar="2,2,3,...",
         help="Replicas of each expert; they must fill all slots.",
     ),
-    click.option("--experts", type=EXPERTS, help="Experts of a layer, in place of --replicas."),
+    click.option("--experts", type=kinds.EXPERTS, help="Experts of a layer, in place of --replicas."),
     click.option(
         "--loads", type=Parsed(parse_loads), metavar="uniform|zipf:S|T,T,...|FILE|SPEC",
         help="Loads of the experts: even, proportional to 1 over the rank to the power of S, tokens of each, a "
         "recording, or a generator (see lazsim list routing). Default: uniform.",
     ),
     click.option(
-        "--groups", type=EXPERTS, default=1, show_default=True,
+        "--groups", type=kinds.EXPERTS, default=1, show_default=True,
         help="Groups of experts in group-limited routing: eplb keeps each on one node, for a multiple of --nodes.",
     ),
-    click.option("--min-replicas", type=SLOTS, help="Fewest replicas of an expert; default 2."),
-    click.option("--layers", type=LAYERS, help="Layers: the first of a FILE, or their number."),
+    click.option("--min-replicas", type=kinds.SLOTS, help="Fewest replicas of an expert; default 2."),
+    click.option("--layers", type=kinds.LAYERS, help="Layers: the first of a FILE, or their number."),
     click.option(
-        "--step", "--iteration", "step", type=WHOLE, help="Training step of a FILE or SPEC."
+        "--step", "--iteration", "step", type=kinds.WHOLE, help="Training step of a FILE or SPEC."
     ),
     click.option("--lenient", is_flag=True, help="Repair defects of files where possible, and report them."),
     click.option(
@@ -84,7 +71,7 @@ planning_options = options(
     help="The plan that the nodes hold, from --out or --json: show what each policy moves and gains.",
 )
 @click.option(
-    "--move-cost", type=Number(min=0), metavar="X",
+    "--move-cost", type=kinds.Number(min=0), metavar="X",
     help="What moving all replicas must gain under the policy steady: the load of the busiest GPU, as a share of the "
     "mean; default 0.1.",
 )  # fmt: skip
@@ -94,7 +81,7 @@ planning_options = options(
     help="Model whose experts move (default: gpt-s), and whose memory on each GPU is shown.",
 )
 @click.option("--gpu", metavar="NAME|TOML", help="GPU whose memory must hold that; takes --model.")
-@click.option("--layer", type=LAYER, help="The layer to show; default: each plan's most endangered.")
+@click.option("--layer", type=kinds.LAYER, help="The layer to show; default: each plan's most endangered.")
 @out_option("Write the plans and a picture to this folder.", "place.json", "placement.png", "placement.pdf")
 @json_option
 def command(

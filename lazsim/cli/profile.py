@@ -8,27 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lazsim.cli.common import (
-    COUNT,
-    DURATION,
-    LAYERS,
-    NODES,
-    OUT_FILE,
-    SLOTS,
-    WHOLE,
-    WORKERS,
-    Number,
-    Whole,
-    json_option,
-    note,
-    options,
-    out_option,
-    progress,
-    seed_option,
-    show,
-    tell_notes,
-    write_out,
-)
+from lazsim.cli import kinds
+from lazsim.cli.common import json_option, note, options, out_option, progress, seed_option, show, tell_notes, write_out
 from lazsim.cli.effects import is_given
 from lazsim.cli.messages import Choice, Group
 from lazsim.errors import LazsimError
@@ -52,8 +33,8 @@ virtual_rank_options = options(
     device_option,
     dtype_option,
     click.option("--profile", metavar="FILE|NAME", help="Predict from this; default: measure one expert first."),
-    click.option("--threads", type=WORKERS, help="Threads of a kernel on a CPU; see lazsim profile."),
-    click.option("--budget", type=DURATION, default="10min", show_default=True),
+    click.option("--threads", type=kinds.WORKERS, help="Threads of a kernel on a CPU; see lazsim profile."),
+    click.option("--budget", type=kinds.DURATION, default="10min", show_default=True),
     seed_option,
 )
 
@@ -68,7 +49,7 @@ virtual_rank_options = options(
 @click.option(
     "--budget",
     "budget_s",
-    type=DURATION,
+    type=kinds.DURATION,
     default="10min",
     show_default=True,
     help="Time for all of it; large sizes come last.",
@@ -76,7 +57,7 @@ virtual_rank_options = options(
 @click.option(
     "--ranks",
     "num_ranks",
-    type=WORKERS,
+    type=kinds.WORKERS,
     help="Processes that exchange; 1: none. Default: 2, or all GPUs.",
 )
 @click.option("--backend", metavar="gloo|nccl", help="Backend of the exchanges; default: nccl on GPUs, else gloo.")
@@ -86,12 +67,12 @@ virtual_rank_options = options(
 @click.option(
     "--threads",
     "num_threads",
-    type=WORKERS,
+    type=kinds.WORKERS,
     help="Threads of a kernel on a CPU; default: all. One is timed by its own processor time: good on a busy machine.",
 )
 @click.option("--note", default="", metavar="TEXT", help="Other conditions of the times, kept in the header.")
 @click.option("--fresh", is_flag=True, help="Measure again the points in FILE, or those of each --kernel.")
-@click.option("--out", type=OUT_FILE, metavar="FILE", help="The profile, FILE.csv; its header is FILE.json.")
+@click.option("--out", type=kinds.OUT_FILE, metavar="FILE", help="The profile, FILE.csv; its header is FILE.json.")
 def command(out: Path | None, **settings: Any) -> None:
     """Measure the times of a model's kernels, of exchanges and of checkpoints on this machine.
 
@@ -208,7 +189,7 @@ def check(file: str, model: str, gpu: str | None, as_json: bool) -> None:
 @command.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE...")
 @click.option("--note", "remark", default="", metavar="TEXT", help="Kept in the header, in place of the last FILE's.")
-@click.option("--out", type=OUT_FILE, required=True, metavar="FILE", help="The merged profile.")
+@click.option("--out", type=kinds.OUT_FILE, required=True, metavar="FILE", help="The merged profile.")
 def merge(files: tuple[Path, ...], remark: str, out: Path) -> None:
     """Merge profiles of one model on one device, and keep the fastest of each point.
 
@@ -234,7 +215,7 @@ def merge(files: tuple[Path, ...], remark: str, out: Path) -> None:
     metavar="FILE=GPU",
     help="Take the rows of another GPU from this file, such as nvlink_alltoall.csv=gb200; repeats.",
 )
-@click.option("--out", type=OUT_FILE, required=True, metavar="FILE", help="The kernel tables, FILE.csv.")
+@click.option("--out", type=kinds.OUT_FILE, required=True, metavar="FILE", help="The kernel tables, FILE.csv.")
 @json_option
 def import_command(path: str, gpu: str | None, stand_ins: tuple[str, ...], out: Path, as_json: bool) -> None:
     """Make kernel tables of a GPU from times that others measured, and print the error of interpolating them.
@@ -258,19 +239,19 @@ def import_command(path: str, gpu: str | None, stand_ins: tuple[str, ...], out: 
 @virtual_rank_options
 @click.option(
     "--width",
-    type=COUNT,
+    type=kinds.COUNT,
     default=1024,
     show_default=True,
     help="d_model; experts are four times as wide.",
 )
-@click.option("--experts", type=Whole(2, MAX_EXPERTS), default=8, show_default=True)
-@click.option("--nodes", type=NODES, default=10, show_default=True, help="Virtual ranks.")
-@click.option("--slots", type=SLOTS, default=6, show_default=True, help="Replicas of each rank.")
-@click.option("--tokens", type=COUNT, default=4096, show_default=True, help="Tokens of each rank.")
+@click.option("--experts", type=kinds.Whole(2, MAX_EXPERTS), default=8, show_default=True)
+@click.option("--nodes", type=kinds.NODES, default=10, show_default=True, help="Virtual ranks.")
+@click.option("--slots", type=kinds.SLOTS, default=6, show_default=True, help="Replicas of each rank.")
+@click.option("--tokens", type=kinds.COUNT, default=4096, show_default=True, help="Tokens of each rank.")
 @click.option(
     "--skew",
     "skews",
-    type=Number(min=1),
+    type=kinds.Number(min=1),
     multiple=True,
     help="Times its even share that one expert draws; repeats. Default: 1, 2, 4, ... up to all.",
 )
@@ -297,10 +278,10 @@ def skew(out: Path | None, as_json: bool, **settings: Any) -> None:
 @click.option("--job", default="testbed-a", show_default=True, metavar="NAME|TOML")
 @click.option("--system", default="lazarus", show_default=True, metavar="NAME")
 @click.option("--routing", default="smartmoe-fit", show_default=True, metavar="FILE|SPEC", help="Expert loads.")
-@click.option("--step", type=WHOLE, default=1000, show_default=True, help="Step whose loads are taken.")
-@click.option("--layers", type=LAYERS, default=2, show_default=True, help="Layers to measure, from the first.")
-@click.option("--tokens", type=COUNT, help="Tokens of each rank; default: as the job has them.")
-@click.option("--tolerance", type=Number(min=0), help="Exit with 1 when a layer's relative error is larger.")
+@click.option("--step", type=kinds.WHOLE, default=1000, show_default=True, help="Step whose loads are taken.")
+@click.option("--layers", type=kinds.LAYERS, default=2, show_default=True, help="Layers to measure, from the first.")
+@click.option("--tokens", type=kinds.COUNT, help="Tokens of each rank; default: as the job has them.")
+@click.option("--tolerance", type=kinds.Number(min=0), help="Exit with 1 when a layer's relative error is larger.")
 @out_option("Keep ranks.json there.", "ranks.json")
 @json_option
 def ranks(tolerance: float | None, out: Path | None, as_json: bool, **settings: Any) -> int:

@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lazsim.cli.common import DURATION, NODES, options
+from lazsim.cli import kinds
+from lazsim.cli.common import options
 from lazsim.cli.effects import MAPPING
 from lazsim.cli.messages import Choice
 
@@ -17,7 +18,7 @@ TIME_UNITS = ("ns", "us", "ms", "s", "min", "h", "d")
 """`lazsim.trace.CAP_RULES`, `lazsim.trace.cap.DEFAULT_CAP` and names of units, here so that ``--help`` need not import
 them."""
 
-max_nodes_option = click.option("--max-nodes", type=NODES, help="Hold the trace to this many nodes.")
+max_nodes_option = click.option("--max-nodes", type=kinds.NODES, help="Hold the trace to this many nodes.")
 
 
 replay_options = options(
@@ -43,8 +44,8 @@ replay_options = options(
         metavar="N|HOSTS|FILE",
         help="All nodes, if the file names only those with a failure: how many, or which, as gpu-[01-16].",
     ),
-    click.option("--start", type=DURATION, default=0.0, help="Where in the trace to begin; default 0."),
-    click.option("--duration", type=DURATION, help="How much of it, as 80min; default: to its end."),
+    click.option("--start", type=kinds.DURATION, default=0.0, help="Where in the trace to begin; default 0."),
+    click.option("--duration", type=kinds.DURATION, help="How much of it, as 80min; default: to its end."),
     click.option(
         "--cap",
         type=Choice(CAPS),

@@ -6,14 +6,8 @@ from typing import Any
 
 import click
 
+from lazsim.cli import kinds
 from lazsim.cli.common import (
-    COMPARED,
-    COUNT,
-    EXPERTS,
-    LAYER,
-    LAYERS,
-    OUT_FILE_OR_STDOUT,
-    OUT_PICTURE,
     json_option,
     layers_from_option,
     note,
@@ -66,7 +60,7 @@ def info(as_json: bool, **reading: Any) -> None:
 
 @command.command()
 @reading_options
-@click.option("--seeds", type=COMPARED, default=5, show_default=True, help="Generated runs to compare with.")
+@click.option("--seeds", type=kinds.COMPARED, default=5, show_default=True, help="Generated runs to compare with.")
 @json_option
 def fit(seeds: int, as_json: bool, **reading: Any) -> None:
     """Fit a generator to a recording; print its TOML, and compare generated loads with the recording."""
@@ -89,11 +83,11 @@ def fit(seeds: int, as_json: bool, **reading: Any) -> None:
 
 @command.command()
 @click.argument("spec")
-@click.option("--layers", type=LAYERS, default=12, show_default=True)
-@click.option("--experts", type=EXPERTS, default=16, show_default=True)
-@click.option("--steps", type=COUNT, default=5000, show_default=True, help="Training steps to cover.")
+@click.option("--layers", type=kinds.LAYERS, default=12, show_default=True)
+@click.option("--experts", type=kinds.EXPERTS, default=16, show_default=True)
+@click.option("--steps", type=kinds.COUNT, default=5000, show_default=True, help="Training steps to cover.")
 @seed_option
-@click.option("--out", type=OUT_FILE_OR_STDOUT, required=True, metavar="FILE.csv")
+@click.option("--out", type=kinds.OUT_FILE_OR_STDOUT, required=True, metavar="FILE.csv")
 def generate(spec: str, layers: int, experts: int, steps: int, seed: int, out: Path) -> None:
     """Draw loads from a generator of the catalogue or a .toml file, and write them as CSV."""
     from lazsim.routing.loading import record
@@ -108,10 +102,10 @@ def generate(spec: str, layers: int, experts: int, steps: int, seed: int, out: P
 
 @command.command()
 @reading_options
-@click.option("--layers", type=LAYERS, help="Keep this many layers, the first ones.")
-@click.option("--experts", type=EXPERTS, help="Keep this many experts of each layer, the fullest ones.")
-@click.option("--every", type=COUNT, default=1, help="Keep every N-th record.")
-@click.option("--out", type=OUT_FILE_OR_STDOUT, required=True, metavar="FILE.csv")
+@click.option("--layers", type=kinds.LAYERS, help="Keep this many layers, the first ones.")
+@click.option("--experts", type=kinds.EXPERTS, help="Keep this many experts of each layer, the fullest ones.")
+@click.option("--every", type=kinds.COUNT, default=1, help="Keep every N-th record.")
+@click.option("--out", type=kinds.OUT_FILE_OR_STDOUT, required=True, metavar="FILE.csv")
 def convert(layers: int | None, experts: int | None, every: int, out: Path, **reading: Any) -> None:
     """Convert a recording to lazsim's CSV, whole or only its first layers and fullest experts."""
     from lazsim.routing import read_routing, top_experts
@@ -126,8 +120,8 @@ def convert(layers: int | None, experts: int | None, every: int, out: Path, **re
 
 @command.command()
 @reading_options
-@click.option("--layer", "layers", type=LAYER, multiple=True, help="Repeats; default: first, middle, last.")
-@click.option("--out", type=OUT_PICTURE, required=True, metavar="FILE.png|pdf")
+@click.option("--layer", "layers", type=kinds.LAYER, multiple=True, help="Repeats; default: first, middle, last.")
+@click.option("--out", type=kinds.OUT_PICTURE, required=True, metavar="FILE.png|pdf")
 def plot(layers: tuple[int, ...], out: Path, **reading: Any) -> None:
     """Plot how the experts of some layers share the tokens over training."""
     from lazsim.errors import LazsimError

@@ -5,7 +5,8 @@ from typing import Any
 
 import click
 
-from lazsim.cli.common import DURATION, Whole, json_option, layers_from_option, out_option, progress, seed_option, show
+from lazsim.cli import kinds
+from lazsim.cli.common import json_option, layers_from_option, out_option, progress, seed_option, show
 from lazsim.cli.messages import Checked, Choice
 from lazsim.cli.replay import max_nodes_option, replay_options
 from lazsim.limits import MAX_NODES
@@ -77,7 +78,7 @@ RUN_FILES = (
 )
 @click.option(
     "--spares",
-    type=Whole(0, MAX_NODES),
+    type=kinds.Whole(0, MAX_NODES),
     default=0,
     metavar="N",
     help="Nodes held beside those that train, to step in for lost ones. A trace held to --max-nodes, or else a recipe "
@@ -85,7 +86,7 @@ RUN_FILES = (
 )
 @click.option(
     "--spare-start",
-    type=DURATION,
+    type=kinds.DURATION,
     default=0.0,
     metavar="TIME",
     help="Time until a spare that is called joins, as 10min of a cold standby. Default: 0, a warm standby.",

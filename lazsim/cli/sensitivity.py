@@ -4,7 +4,8 @@ from typing import Any
 
 import click
 
-from lazsim.cli.common import Number, options_of, progress_bar, show
+from lazsim.cli import kinds
+from lazsim.cli.common import options_of, progress_bar, show
 from lazsim.cli.messages import Checked
 from lazsim.cli.run import command as run
 from lazsim.study.sensitivity import FACTORS, sensitivity
@@ -16,7 +17,7 @@ from lazsim.study.sensitivity import FACTORS, sensitivity
     "--factor",
     "factors",
     multiple=True,
-    type=Number(min=0, min_open=True),
+    type=kinds.Number(min=0, min_open=True),
     default=FACTORS,
     show_default=True,
     help="Multiply by this; repeats.",

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import click
 
-from lazsim.cli.common import COUNT, json_option, out_option, show
+from lazsim.cli import kinds
+from lazsim.cli.common import json_option, out_option, show
 from lazsim.cli.messages import Checked
 
 
@@ -19,7 +20,7 @@ from lazsim.cli.messages import Checked
     metavar="FIELD=VALUE",
     help="Other value of a field of the layout, such as tensor=2 or precision=mxfp8; repeats.",
 )
-@click.option("--gpus", type=COUNT, help="GPUs of the job; default: all of the cluster.")
+@click.option("--gpus", type=kinds.COUNT, help="GPUs of the job; default: all of the cluster.")
 @click.option(
     "--search",
     "searches",

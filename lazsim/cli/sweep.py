@@ -5,8 +5,8 @@ from typing import Any
 
 import click
 
+from lazsim.cli import kinds
 from lazsim.cli.common import (
-    OUT_PATH,
     REPORT,
     json_option,
     note,
@@ -26,7 +26,7 @@ MOST_FAILURES = 10
 
 @click.command(cls=Checked)
 @click.argument("spec", type=click.Path(path_type=Path), metavar="SPEC.toml")
-@click.option("--out", type=OUT_PATH, required=True, metavar="DIR", help="Keep every run there.")
+@click.option("--out", type=kinds.OUT_PATH, required=True, metavar="DIR", help="Keep every run there.")
 @worker_options
 @json_option
 def command(spec: Path, out: Path, as_json: bool, **workers: Any) -> None:

@@ -6,14 +6,8 @@ from typing import Any
 
 import click
 
+from lazsim.cli import kinds
 from lazsim.cli.common import (
-    COMPARED,
-    DURATION,
-    NODES,
-    OUT_FILE,
-    OUT_FILE_OR_STDOUT,
-    OUT_PICTURE,
-    Number,
     json_option,
     note,
     options,
@@ -62,7 +56,7 @@ def info(as_json: bool, **reading: Any) -> None:
 @command.command()
 @reading_options
 @click.option("--to", type=Choice(list(WRITERS)), default="lazsim", show_default=True, help="Format to write.")
-@click.option("--out", required=True, type=OUT_FILE_OR_STDOUT, help="File to write.")
+@click.option("--out", required=True, type=kinds.OUT_FILE_OR_STDOUT, help="File to write.")
 def convert(to: str, out: Path, **reading: Any) -> None:
     """Write FILE, or a stretch of it, in lazsim's own format."""
     trace = read_stretch(**reading)
@@ -76,23 +70,27 @@ def convert(to: str, out: Path, **reading: Any) -> None:
 
 
 mtbf_options = options(
-    click.option("--nodes", "num_nodes", type=NODES, help="Nodes of the cluster."),
-    click.option("--node-mtbf", "mtbf_s", type=DURATION, help="Mean time between the failures of a node, as 50d."),
-    click.option("--repair", "repair_s", type=DURATION, help="Mean time until a node is back, as 4h."),
+    click.option("--nodes", "num_nodes", type=kinds.NODES, help="Nodes of the cluster."),
+    click.option(
+        "--node-mtbf", "mtbf_s", type=kinds.DURATION, help="Mean time between the failures of a node, as 50d."
+    ),
+    click.option("--repair", "repair_s", type=kinds.DURATION, help="Mean time until a node is back, as 4h."),
     click.option(
         "--shape",
-        type=Number(0, min_open=True),
+        type=kinds.Number(0, min_open=True),
         help="Of the Weibull law of failures: below 1, nodes that come back fail again soon.",
     ),
     click.option("--new-nodes", is_flag=True, default=None, help="All nodes are new: infant failures come first."),
-    click.option("--repair-sigma", type=Number(0), help="Spread of a log-normal repair time; default: exponential."),
     click.option(
-        "--batch-share", type=Number(0, 1), help="Share of a node's failures that take a batch of nodes with it."
+        "--repair-sigma", type=kinds.Number(0), help="Spread of a log-normal repair time; default: exponential."
     ),
-    click.option("--domains", "num_domains", type=NODES, help="Racks or the like: a batch is all nodes of one."),
+    click.option(
+        "--batch-share", type=kinds.Number(0, 1), help="Share of a node's failures that take a batch of nodes with it."
+    ),
+    click.option("--domains", "num_domains", type=kinds.NODES, help="Racks or the like: a batch is all nodes of one."),
     click.option("--cluster", metavar="NAME|TOML", help="Has the nodes, and the domains that --batch-share lets fail."),
-    click.option("--batch-nodes", type=NODES, help="Nodes of a batch, anywhere in the cluster."),
-    click.option("--duration", "duration_s", type=DURATION, help="Length of the trace; default: 30d, or SPEC's."),
+    click.option("--batch-nodes", type=kinds.NODES, help="Nodes of a batch, anywhere in the cluster."),
+    click.option("--duration", "duration_s", type=kinds.DURATION, help="Length of the trace; default: 30d, or SPEC's."),
 )
 """Fields of a recipe of failures and repairs; an option's name is that of the field."""
 
@@ -101,7 +99,7 @@ mtbf_options = options(
 @click.argument("spec", required=False)
 @mtbf_options
 @seed_option
-@click.option("--out", default="-", type=OUT_FILE_OR_STDOUT, help="File to write; default: stdout.")
+@click.option("--out", default="-", type=kinds.OUT_FILE_OR_STDOUT, help="File to write; default: stdout.")
 def generate(spec: str | None, seed: int, cluster: str | None, out: Path, **fields: Any) -> None:
     """Make a trace, in lazsim's own format.
 
@@ -128,8 +126,8 @@ def generate(spec: str | None, seed: int, cluster: str | None, out: Path, **fiel
     show_default=True,
     help="Of the recipe: grants of new nodes, or failures and repairs; auto is mtbf where nodes come back by name.",
 )
-@click.option("--seeds", type=COMPARED, default=20, show_default=True, help="Traces to compare with.")
-@click.option("--out", type=OUT_FILE, help="TOML file to write the recipe to.")
+@click.option("--seeds", type=kinds.COMPARED, default=20, show_default=True, help="Traces to compare with.")
+@click.option("--out", type=kinds.OUT_FILE, help="TOML file to write the recipe to.")
 @json_option
 def fit(kind: str, seeds: int, out: Path | None, as_json: bool, **reading: Any) -> None:
     """Find a recipe for FILE; print it, and compare its traces with FILE."""
@@ -155,7 +153,7 @@ def fit(kind: str, seeds: int, out: Path | None, as_json: bool, **reading: Any) 
 
 @command.command()
 @click.argument("name")
-@click.option("--out", type=OUT_FILE_OR_STDOUT, help="File to write; default: its name, in the current folder.")
+@click.option("--out", type=kinds.OUT_FILE_OR_STDOUT, help="File to write; default: its name, in the current folder.")
 @click.option(
     "--base-url", default=BASE_URL, envvar=BASE_URL_VARIABLE, show_default=True, show_envvar=True,
     help="Where to fetch from: a mirror with the layout of raw.githubusercontent.com.",
@@ -183,8 +181,8 @@ def list_command(as_json: bool) -> None:
     from lazsim.trace.recipes import PublicSpec, list_recipes
 
     recipes = list_recipes()
-    kinds = {name: str(type(recipe).__struct_config__.tag) for name, recipe in recipes.items()}
-    told = {name: {"kind": kind, "description": describe_spec("traces", name)} for name, kind in kinds.items()}
+    tags = {name: str(type(recipe).__struct_config__.tag) for name, recipe in recipes.items()}
+    told = {name: {"kind": kind, "description": describe_spec("traces", name)} for name, kind in tags.items()}
     parts: list[Part] = []
     for title, is_public in (("generate", False), ("fetch", True)):
         names = [name for name, recipe in recipes.items() if isinstance(recipe, PublicSpec) == is_public]
@@ -196,7 +194,7 @@ def list_command(as_json: bool) -> None:
 
 @command.command()
 @reading_options
-@click.option("--out", required=True, type=OUT_PICTURE, help="Picture to write: .png or .pdf.")
+@click.option("--out", required=True, type=kinds.OUT_PICTURE, help="Picture to write: .png or .pdf.")
 def plot(out: Path, **reading: Any) -> None:
     """Draw the nodes alive over time in FILE, with losses marked."""
     from lazsim.output.plots.trace import draw_trace

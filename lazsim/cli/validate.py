@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lazsim.cli.common import REPORT, Number, json_option, note, out_option, show
+from lazsim.cli import kinds
+from lazsim.cli.common import REPORT, json_option, note, out_option, show
 from lazsim.cli.live import build_spec, job_option, live_options, load_live_trace, require_torch, write_routing
 from lazsim.cli.messages import Checked
 from lazsim.cli.progress import live_progress
@@ -23,7 +24,7 @@ DEFAULT_TOLERANCE = 0.5
 @job_option("live")
 @click.option(
     "--tolerance",
-    type=Number(min=0),
+    type=kinds.Number(min=0),
     default=DEFAULT_TOLERANCE,
     show_default=True,
     help="Exit with 1 when the relative error of a judged row is larger.",

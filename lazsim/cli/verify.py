@@ -4,7 +4,8 @@ from pathlib import Path
 
 import click
 
-from lazsim.cli.common import Number, json_option, out_option, progress, show
+from lazsim.cli import kinds
+from lazsim.cli.common import json_option, out_option, progress, show
 from lazsim.cli.messages import Checked
 
 
@@ -33,7 +34,7 @@ from lazsim.cli.messages import Checked
 @click.option("--refit", is_flag=True, help="Print constants fitted to the kernels, as the catalogue has them.")
 @click.option(
     "--tolerance",
-    type=Number(min=0),
+    type=kinds.Number(min=0),
     help="Exit with 1 where the median error of runs, as a share, or of a kernel with the constants of the catalogue "
     "is larger, or an outcome is out of its own range.",
 )
