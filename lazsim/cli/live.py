@@ -155,12 +155,7 @@ def write_routing(path: Path | None, routing: Any) -> None:
 @out_option("Write the record, every step and a picture there.", "live.json", "steps.csv", "live.png", "live.pdf")
 @json_option
 def command(
-    steps: int | None,
-    listen: str | None,
-    record_routing: Path | None,
-    out: Path | None,
-    as_json: bool,
-    **settings: Any,
+    steps: int | None, listen: str | None, record_routing: Path | None, out: Path | None, as_json: bool, **settings: Any
 ) -> None:
     """Train a small MoE for real, one process per node, while workers are killed and started as a trace says.
 

@@ -55,10 +55,7 @@ virtual_rank_options = options(
     help="Time for all of it; large sizes come last.",
 )
 @click.option(
-    "--ranks",
-    "num_ranks",
-    type=kinds.WORKERS,
-    help="Processes that exchange; 1: none. Default: 2, or all GPUs.",
+    "--ranks", "num_ranks", type=kinds.WORKERS, help="Processes that exchange; 1: none. Default: 2, or all GPUs."
 )
 @click.option("--backend", metavar="gloo|nccl", help="Backend of the exchanges; default: nccl on GPUs, else gloo.")
 @click.option(
@@ -238,11 +235,7 @@ def import_command(path: str, gpu: str | None, stand_ins: tuple[str, ...], out: 
 @command.command()
 @virtual_rank_options
 @click.option(
-    "--width",
-    type=kinds.COUNT,
-    default=1024,
-    show_default=True,
-    help="d_model; experts are four times as wide.",
+    "--width", type=kinds.COUNT, default=1024, show_default=True, help="d_model; experts are four times as wide."
 )
 @click.option("--experts", type=kinds.Whole(2, MAX_EXPERTS), default=8, show_default=True)
 @click.option("--nodes", type=kinds.NODES, default=10, show_default=True, help="Virtual ranks.")

@@ -22,10 +22,7 @@ from lazsim.cli.messages import Checked
 )
 @click.option("--gpus", type=kinds.COUNT, help="GPUs of the job; default: all of the cluster.")
 @click.option(
-    "--search",
-    "searches",
-    is_flag=True,
-    help="Find the fastest layouts that fit into memory; all else as given.",
+    "--search", "searches", is_flag=True, help="Find the fastest layouts that fit into memory; all else as given."
 )
 @out_option("Write step.json, step.png and step.pdf to this folder.", "step.json", "step.png", "step.pdf")
 @json_option
