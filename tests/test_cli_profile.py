@@ -138,6 +138,7 @@ def test_only_what_was_measured_alike_is_put_together(lazsim, tmp_path):
         ({"dtype": "bfloat16"}, "measured with dtype bfloat16"),
         ({"conditions": {"num_threads": 1}}, "measured with num_threads 1"),
         ({"model": load_spec(ModelSpec, "gpt-m")}, "measured with model gpt-m"),
+        ({"model": msgspec.structs.replace(HEADER.model, d_ff_expert=64)}, "measured with model.d_ff_expert 64"),
     ]:
         write_profile(two, {1: 1.0}, **changes)
         code, _, err = lazsim("profile", "merge", one, two, "--out", tmp_path / "out.csv")

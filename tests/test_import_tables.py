@@ -9,7 +9,7 @@ from lazsim.errors import SpecError
 from lazsim.specs.catalog import read_spec_bytes
 from lazsim.stepmodel.check_tables import check_tables
 from lazsim.stepmodel.import_tables import import_tables
-from lazsim.stepmodel.tables import CATALOG, load_tables, parse_tables
+from lazsim.stepmodel.tables import CATALOG, holds_tables, load_tables, parse_tables
 
 GEMM = "gpu,dtype,m,n,k,time_us\n"
 HEAD = "kernel,size,columns,inner,num_ranks,time_us\n"
@@ -250,6 +250,7 @@ def test_a_step_runs_on_tables_of_its_own_in_the_current_folder(tmp_path, lazsim
         ("quantise,1,,,,nan", "line 2: 'nan' is no number from"),
         ("quantise,1,,,,", "line 2: '' is no number"),
         ("quantise,1,,", "line 2: 4 columns; give kernel,size"),
+        ("", "no times of any kernel; give rows below the line kernel,size"),
         ("all_reduce,1,,,1,1", "line 2: `num_ranks` 1: give a whole number"),
         ("all_reduce,1,,,2,1\nall_reduce,2,,,4,1", "line 3: all_reduce over 4 GPUs after 2"),
         ("quantise,1,,,,1\nquantise,1,,,,2", "line 3: a second time for quantise"),
@@ -301,6 +302,15 @@ def test_a_table_of_bad_points_is_refused(tmp_path):
     path.write_text("\n".join(["gpu,op,num_gpus,nbytes,time_us", *rows]))
     with pytest.raises(SpecError, match="all_reduce: 100 points are off by more than 2 from their neighbours"):
         import_tables(str(path))
+
+
+def test_tables_are_read_as_spreadsheets_and_editors_save_them():
+    """With a byte order mark, lines of Windows, blank lines and blanks at the end of lines."""
+    rows = HEAD + "quantise,16,,,,1\nquantise,32,,,,2\n"
+    for text in ("\ufeff# a remark\n" + rows, rows.replace("\n", " \r\n"), "\n" + rows):
+        content = text.encode()
+        assert holds_tables(content)
+        assert parse_tables("x", content).time_s("quantise", 32) == pytest.approx(2e-6)
 
 
 def test_points_that_fill_too_little_of_their_grid_are_refused(tmp_path):

@@ -45,7 +45,7 @@ from lazsim.live.messages import (
     new_nonce,
     secret_from_environment,
 )
-from lazsim.live.plan import Reached, agree_on_step, plan_generation
+from lazsim.live.plan import LastStep, agree_on_step, plan_generation
 from lazsim.live.record import Recorder
 from lazsim.live.run import live_costs, prepare, run_locally
 from lazsim.live.spec import check_model
@@ -319,7 +319,7 @@ def test_ranks_that_stay_keep_their_order_whatever_the_plan_binds_them_to():
     costs = live_costs(tiny_spec(), 4)
     decision = Decision(Action.RECONFIGURE, "peers", (c, a, b), 3)
     load_LE = np.ones((2, 4), dtype=np.int64)
-    plan = plan_generation(SYSTEMS["lazarus"], costs, decision, NOTHING, Reached(5), load_LE, [b, c, a], 6)
+    plan = plan_generation(SYSTEMS["lazarus"], costs, decision, NOTHING, LastStep(5), load_LE, [b, c, a], 6)
     assert plan.members == [b, c, a]
     assert set(plan.held.nodes) == {a, b, c}
     slots = SYSTEMS["lazarus"].plan_evenly(costs, 3).slots_LNS
@@ -937,11 +937,11 @@ def test_a_worker_one_step_behind_catches_up_if_it_had_prepared():
     assert agree_on_step([stranger, prepared, late], has(1, 2)) == (4, [frozenset(), frozenset({1}), frozenset({2})])
     assert agree_on_step([ahead, late], has(0, 1, 2)) == (0, [frozenset(), frozenset()])
     # Step 5 was reported, and the rank that had made it is lost: the one that had prepared it commits it.
-    assert agree_on_step([prepared], has(1), Reached(5)) == (5, [frozenset({1})])
+    assert agree_on_step([prepared], has(1), LastStep(5)) == (5, [frozenset({1})])
     # The others have trained step 5 again since, on other sequences: what was prepared before is of no use.
-    assert agree_on_step([ahead, prepared], has(0, 1), Reached(4, generation=2)) == (0, [frozenset(), frozenset()])
+    assert agree_on_step([ahead, prepared], has(0, 1), LastStep(4, generation=2)) == (0, [frozenset(), frozenset()])
     # Whoever has been away since step 4 does not take the job back there.
-    assert agree_on_step([late], has(2), Reached(5)) == (0, [frozenset()])
+    assert agree_on_step([late], has(2), LastStep(5)) == (0, [frozenset()])
 
 
 def test_the_optimizer_is_that_of_torch():

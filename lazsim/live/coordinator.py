@@ -24,7 +24,7 @@ from lazsim.engine.systems.system import StoppedJob, decide_next
 from lazsim.errors import LazsimError
 from lazsim.live import checkpoint, messages
 from lazsim.live.messages import GenerationPlan, LiveError, Message
-from lazsim.live.plan import Reached, hold_everything, is_same_placement, plan_generation
+from lazsim.live.plan import LastStep, hold_everything, is_same_placement, plan_generation
 from lazsim.live.record import Recorder
 from lazsim.live.worker_server import WorkerConnection, WorkerServer
 from lazsim.placement.plan import Ints
@@ -284,7 +284,7 @@ class Coordinator:
             dropped=self._dropped,
         )
         held = self._held.only(survivors) if self._has_state else NOTHING
-        hold_all = partial(hold_everything, self.costs, reached=Reached(self.step, self._trained_generation))
+        hold_all = partial(hold_everything, self.costs, reached=LastStep(self.step, self._trained_generation))
         stopped = StoppedJob(held, self.step, self._step_s(), situation, self._usable_nodes, hold_all)
         return decide_next(self.system, self.costs, stopped)
 
@@ -328,7 +328,7 @@ class Coordinator:
                 self.costs,
                 decision,
                 self._held,
-                Reached(begin_step, self._trained_generation),
+                LastStep(begin_step, self._trained_generation),
                 load_LE,
                 self._members,
                 self.spec.global_batch,

@@ -90,12 +90,10 @@ class FaultInjector(Protocol):
     @property
     def brings_nodes(self) -> bool:
         """Whether more nodes will come."""
-        ...
 
     @property
     def is_awaited(self) -> bool:
         """Whether the run goes on to its end when it has lost too many nodes."""
-        ...
 
     def begin(self, nodes: LocalNodes) -> None:
         """Start the first nodes."""

@@ -24,14 +24,14 @@ Blocks = frozenset[int]
 """Numbers of blocks, their places in `lazsim.live.state.all_keys`."""
 
 
-class Reached(NamedTuple):
+class LastStep(NamedTuple):
     """A step that the job has made, so that all of the generation that trained last had prepared it."""
 
     step: int = 0
     generation: int = 0
 
 
-NOT_BEGUN = Reached()
+NOT_BEGUN = LastStep()
 """The job has made no step."""
 
 
@@ -49,7 +49,7 @@ def plan_generation(
     costs: CostModel,
     decision: Decision[WorkerConnection],
     held: Held,
-    reached: Reached,
+    reached: LastStep,
     load_LE: Ints,
     members_before: Sequence[WorkerConnection],
     global_batch: int,
@@ -89,7 +89,9 @@ def plan_generation(
     return NextGeneration(members, now_held, generation, busiest_bytes)
 
 
-def _plan_going_on(system: System, costs: CostModel, held: Held, reached: Reached, global_batch: int) -> NextGeneration:
+def _plan_going_on(
+    system: System, costs: CostModel, held: Held, reached: LastStep, global_batch: int
+) -> NextGeneration:
     """Plan a generation whose ranks keep their places, or take free ones."""
     members, plan = list(held.nodes), held.plan
     assert plan is not None, "some nodes hold states"
@@ -132,7 +134,7 @@ def _generation(
     )
 
 
-def hold_everything(costs: CostModel, workers: Sequence[WorkerConnection], reached: Reached) -> bool:
+def hold_everything(costs: CostModel, workers: Sequence[WorkerConnection], reached: LastStep) -> bool:
     """Tell whether workers together hold every block after the step that is reached, or after the same later one."""
     _, holds = agree_on_step([worker.held for worker in workers], partial(_are_complete, costs), reached)
     return _are_complete(costs, holds)
@@ -143,7 +145,7 @@ def _are_complete(costs: CostModel, holds: Sequence[Blocks]) -> bool:
 
 
 def agree_on_step(
-    held: Sequence[HeldState], are_complete: Callable[[list[Blocks]], bool], reached: Reached = NOT_BEGUN
+    held: Sequence[HeldState], are_complete: Callable[[list[Blocks]], bool], reached: LastStep = NOT_BEGUN
 ) -> tuple[int, list[Blocks]]:
     """Return the step to go on from, and the blocks that each worker holds after it.
 

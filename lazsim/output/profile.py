@@ -11,7 +11,7 @@ from lazsim.errors import literal
 from lazsim.files import json_bytes
 from lazsim.output.plots.style import name_pictures
 from lazsim.output.table import Column, Part, Table, key
-from lazsim.profiling.check import HeldOut, Modelled, Reached
+from lazsim.profiling.check import HeldOut, Modelled, RateShare
 from lazsim.profiling.results import RankResult, SkewResult
 from lazsim.stepmodel.check_tables import TablesCheck, TablesRange
 from lazsim.units import format_duration
@@ -63,7 +63,7 @@ def profile_files(profile: Profile) -> dict[str, bytes]:
 def check_parts(
     errors: Sequence[HeldOut],
     together: npt.NDArray[np.float64],
-    reached: Sequence[Reached],
+    reached: Sequence[RateShare],
     modelled: Sequence[Modelled] = (),
 ) -> list[Part]:
     """Report the error of the interpolation at held-out points, how near kernels come to plain ones, and the model."""

@@ -26,7 +26,7 @@ class HeldOut(msgspec.Struct, frozen=True, kw_only=True):
     median_ci_share: float
 
 
-class Reached(msgspec.Struct, frozen=True, kw_only=True):
+class RateShare(msgspec.Struct, frozen=True, kw_only=True):
     """Rate of a kernel at one size, as a share of the rate of a plain kernel with the same work."""
 
     kernel: str
@@ -39,15 +39,15 @@ MANY_TOKENS = 4096
 """Least tokens per expert at which grouped experts are compared with one expert of the same size."""
 
 
-def reached_shares(profile: Profile) -> list[Reached]:
+def reached_shares(profile: Profile) -> list[RateShare]:
     """Compare grouped experts with one expert, and moved tokens with a plain copy, if both were measured.
 
     The lowest share of grouped experts from `MANY_TOKENS` up counts, else that of the most tokens, and the share of the
-    most moved tokens, without the time of their schedule, which moves none.
+    most moved tokens, without the time of their schedule, which moves none, unless that was measured to take all of it.
     """
     expert = {point.size: point for point in profile.of("expert")}
     shares = [
-        Reached(kernel="grouped", size=point.size, share=_rate(point) / _rate(expert[point.size]), of="one expert")
+        RateShare(kernel="grouped", size=point.size, share=_rate(point) / _rate(expert[point.size]), of="one expert")
         for point in profile.of("grouped")
         if point.size in expert and point.flop and expert[point.size].flop
     ]
@@ -56,8 +56,9 @@ def reached_shares(profile: Profile) -> list[Reached]:
     schedule_s = {point.size: point.time_s for point in profile.of("schedule")}
     for point in profile.of("permute")[-1:]:
         moving = 1 - schedule_s.get(point.size, 0.0) / point.time_s
-        share = point.copy_peak_share / moving
-        found.append(Reached(kernel="permute", size=point.size, share=share, of="the copy"))
+        if moving > 0:
+            share = point.copy_peak_share / moving
+            found.append(RateShare(kernel="permute", size=point.size, share=share, of="the copy"))
     return found
 
 

@@ -8,6 +8,7 @@ import msgspec
 
 from lazsim.costmodel.profile import Header, Point, read_profile, require_header
 from lazsim.errors import SpecError
+from lazsim.specs import ModelSpec
 
 SAME = ("processor", "num_processors", "num_threads", "gpu", "driver_version", "grouped")
 """Conditions that all times of a profile share."""
@@ -66,8 +67,12 @@ def difference(header: Header, same: Mapping[str, Any], conditions: Mapping[str,
     pairs = {name: (getattr(header, name), now) for name, now in same.items()}
     pairs |= {name: (header.conditions.get(name), conditions.get(name)) for name in SAME}
     for name, (before, now) in pairs.items():
+        if before != now and isinstance(before, ModelSpec):
+            field = next(one for one in before.__struct_fields__ if getattr(before, one) != getattr(now, one))
+            name = "model" if field == "name" else f"model.{field}"
+            before, now = getattr(before, field), getattr(now, field)
         if before != now:
-            return (name, before.name, now.name) if name == "model" else (name, before, now)
+            return name, before, now
     return None
 
 

@@ -1,6 +1,7 @@
 """Times of kernels by shape, interpolated in the measured tables of one GPU."""
 
 import bisect
+import codecs
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -181,7 +182,8 @@ def tables_names() -> list[str]:
 
 def holds_tables(content: bytes) -> bool:
     """Whether a file begins as kernel tables do, and not as a profile."""
-    first = next((line for line in content.splitlines() if not line.startswith(b"#")), b"")
+    lines = content.removeprefix(codecs.BOM_UTF8).splitlines()
+    first = next((line for line in lines if line.strip() and not line.startswith(b"#")), b"")
     return first.strip() == ",".join(COLUMNS).encode()
 
 
@@ -193,13 +195,13 @@ def parse_tables(name: str, content: bytes) -> KernelTables:
     if not holds_tables(content):
         raise SpecError(f"{name}: no kernel tables; they begin with a line {','.join(COLUMNS)}")
     try:
-        lines = content.decode().splitlines()
+        lines = [line.strip() for line in content.decode("utf-8-sig").splitlines()]
     except UnicodeDecodeError as error:
         raise SpecError(f"{name}: no text in UTF-8 ({error})") from None
     points: dict[str, dict[tuple[float, ...], float]] = {}
     ranks: dict[str, int] = {}
     for number, line in enumerate(lines, start=1):
-        if line.startswith("#") or line == ",".join(COLUMNS) or not line.strip():
+        if line.startswith("#") or line in ("", ",".join(COLUMNS)):
             continue
         with prefix_errors(f"{name}, line {number}"):
             kernel, sizes, num_ranks, time_us = _parse_row(line.split(","))
@@ -208,6 +210,8 @@ def parse_tables(name: str, content: bytes) -> KernelTables:
             if ranks.setdefault(kernel, num_ranks) != num_ranks:
                 raise SpecError(f"{kernel} over {num_ranks} GPUs after {ranks[kernel]}; keep those of one number")
         points[kernel][sizes] = time_us * MICROSECOND
+    if not points:
+        raise SpecError(f"{name}: no times of any kernel; give rows below the line {','.join(COLUMNS)}")
     remarks = tuple(line[1:].strip() for line in lines if line.startswith("#"))
     with prefix_errors(name):
         grids = {kernel: _grid(kernel, times) for kernel, times in points.items()}
