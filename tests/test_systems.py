@@ -33,7 +33,7 @@ from lazsim.output.run import run_parts
 from lazsim.output.table import render
 from lazsim.placement.grid import Grid
 from lazsim.scenario import resolve
-from lazsim.study.checkpoint_interval import climb, parse_interval
+from lazsim.study.checkpoint_interval import climb, parse_interval, went_back
 from lazsim.study.memory import find_obstacle
 from tests.jobs import SAVE_S, TRANSFER_S, EvenLoads, RandomLoads, StagedCosts, costs, staged_costs, trace
 from tests.test_engine import scenarios, spent, trained
@@ -809,6 +809,15 @@ def test_the_best_setting_of_moc_loses_no_more_updates_than_its_budget():
 def test_an_interval_that_is_none_is_refused_in_a_line(value):
     with pytest.raises(SpecError, match=r"^[^\n]*: give `auto`, a number of steps, or a duration such as 30min"):
         parse_interval(value)
+
+
+def test_a_failure_that_goes_back_to_the_step_saved_last_lets_the_search_go_on():
+    # Steps of 2 s and saves of 10 s take turns: at 97 s the ninth step is under way, and eight are saved.
+    result = run("checkpoint", (97, "remove", "a"), interval_steps=1)
+    assert result.counts["lost_steps"] == 0
+    assert went_back(result)
+    assert not went_back(run("checkpoint", interval_steps=1))
+    assert not went_back(run("gemini", (97, "remove", "a")))
 
 
 def test_no_interval_is_much_better_than_the_one_that_the_search_finds():

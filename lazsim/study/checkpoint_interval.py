@@ -180,7 +180,11 @@ class SettingRuns:
 
 def went_back(run: SystemRun) -> bool:
     """Tell whether a failure of a run went back to a checkpoint on storage."""
-    return any(failure.lost_steps and failure.source != "memory" for failure in run.failures)
+    # With a save after each step, nothing may be lost.
+    return any(
+        failure.source == "checkpoint" or (failure.lost_steps and failure.source != "memory")
+        for failure in run.failures
+    )
 
 
 def kept_note(best: Iterable[SystemRun], published: Iterable[SystemRun]) -> list[str]:
