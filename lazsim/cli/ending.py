@@ -41,15 +41,11 @@ class Ending:
     is raised again until it ends the command or is acknowledged: compiled libraries drop it where they call Python.
     From then on threads and finalisers that fail say nothing: loky's thread fails where its workers end before all work
     is handed out.
-
-    Attributes
-    ----------
-    number : int
-        The signal that came; 0 where none did.
     """
 
     def __init__(self) -> None:
         self.number = 0
+        """The signal that came; 0 where none did."""
         self._raised: Callable[[], Interrupt | None] = lambda: None
         self._before: dict[int, Any] = {}
         self._hook, self._thread_hook = sys.unraisablehook, threading.excepthook

@@ -81,24 +81,17 @@ def nearly(num_nodes: int) -> int:
 
 
 class Series:
-    """A value at some windows, each of which stands for a stretch of windows around it.
-
-    Attributes
-    ----------
-    start, length : int
-        The present stretch, in windows. A stretch of one window is not sampled: its own plan is made.
-    window : int
-        The window of the stretch at which the value is found.
-    seconds : float or None
-        The value for the present stretch; None where it is yet to be found.
-    found : any
-        What else is known there.
-    """
+    """A value at some windows, each of which stands for a stretch of windows around it."""
 
     def __init__(self) -> None:
-        self.start, self.length, self.window = -1, 0, -1
+        self.start, self.length = -1, 0
+        """The present stretch, in windows. A stretch of one window is not sampled: its own plan is made."""
+        self.window = -1
+        """The window of the stretch at which the value is found."""
         self.seconds: float | None = None
+        """The value for the present stretch; None where it is yet to be found."""
         self.found: Any = None
+        """What else is known there."""
         self.total_uses = self._past_s = 0.0
         self._last_s: float | None = None
         self._uses = self._last_uses = self._variance_s2 = 0.0

@@ -55,19 +55,7 @@ def distinct(choices: Iterable[Choice]) -> list[Choice]:
 
 
 class Question:
-    """The scenarios that choices stand for, and their runs: all meet the same events and loads at the same seed.
-
-    Attributes
-    ----------
-    starts : mapping
-        The state of each choice that can run, before its first run.
-    notes : mapping
-        Remarks on each run of an alternative.
-    remarks : mapping
-        Remarks on all runs, as keys.
-    most_seeds : int or None
-        Stretches of a recorded trace; None where others can be generated.
-    """
+    """The scenarios that choices stand for, and their runs: all meet the same events and loads at the same seed."""
 
     def __init__(
         self,
@@ -78,7 +66,9 @@ class Question:
         options: Mapping[str, Any],
     ) -> None:
         self.starts: dict[Choice, Start] = {}
+        """The state of each choice that can run, before its first run."""
         self.notes: dict[Alternative, list[Sequence[str]]] = {}
+        """Remarks on each run of an alternative."""
         self._settings, self._on_demand_price, self._due, self._options = settings, on_demand_price, due, options
         self._resolver = Resolver()
         self._whole: dict[Choice, Trace] = {}
@@ -87,7 +77,9 @@ class Question:
         assert plain.trace is not None, "a question has a trace"
         recipe = plain.trace.recipe
         self.remarks: dict[str, None] = {}
+        """Remarks on all runs, as keys."""
         self.most_seeds = NUM_STRETCHES if recipe is None else None
+        """Stretches of a recorded trace; None where others can be generated."""
         self._is_sized = plain.field("trace.num_nodes") is not None
         if plain.cluster.nodes_per_domain and plain.field("trace.batch_share") == 0:
             size = plain.cluster.nodes_per_domain

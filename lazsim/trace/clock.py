@@ -68,13 +68,6 @@ class Clock:
 
     The user or the format says what they are (`mapping`), the user alone (`asked`), who goes before the file's header,
     and the name of their column, which may have the unit.
-
-    Attributes
-    ----------
-    is_local : bool
-        Whether they are of a zone that nothing names, so that a change of the clock cannot be told.
-    assumed_unit : str or None
-        The unit of numbers, where only the format says it.
     """
 
     def __init__(self, mapping: TraceMapping, asked: TraceMapping, column: str = "") -> None:
@@ -87,7 +80,9 @@ class Clock:
         self._origin = 0.0
         self._kind = ""
         self.is_local = False
+        """Whether they are of a zone that nothing names, so that a change of the clock cannot be told."""
         self.assumed_unit: str | None = None
+        """The unit of numbers, where only the format says it."""
 
     @property
     def is_absolute(self) -> bool:

@@ -16,16 +16,11 @@ OPTIONS = ("time_zone", "cluster_nodes")
 
 
 class StateLog:
-    """The states of nodes at the dates of a log; the trace begins with the first date and ends with the last.
-
-    Attributes
-    ----------
-    source : Source
-        The file; its faults count what cannot be read.
-    """
+    """The states of nodes at the dates of a log; the trace begins with the first date and ends with the last."""
 
     def __init__(self, source: Source) -> None:
         self.source = source
+        """The file; its faults count what cannot be read."""
         self._clock = Clock(source.asked, source.asked)
         self._rows: list[Event] = []
         self._nodes: dict[str, None] = {}
