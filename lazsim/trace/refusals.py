@@ -2,8 +2,9 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from datetime import UTC
 
 from lazsim.errors import TraceFormatError
 from lazsim.files import Faults, numbered_lines
@@ -121,8 +122,8 @@ def _explain_jobs(text: str) -> str:
     num_failures, node_s = 0, 0.0
     for _, fields in table.rows:
         texts = dict(zip(columns, fields, strict=False))
-        with suppress(ValueError, StopIteration):
-            used_s = number(next(texts[name] for name in NODE_COLUMNS if name in texts)) * _job_s(texts)
+        with suppress(ValueError):
+            used_s = number(_first(texts, NODE_COLUMNS)) * _job_s(texts)
             node_s += used_s if math.isfinite(used_s) else 0.0
             num_failures += texts.get("state", "").upper().startswith(NODE_FAILURE)
     if not (num_failures and node_s):
@@ -136,15 +137,20 @@ def _explain_jobs(text: str) -> str:
 
 
 def _job_s(texts: Mapping[str, str]) -> float:
-    """Return how long a job ran, of a row by its columns; StopIteration or ValueError where nothing tells."""
+    """Return how long a job ran, of a row by its columns; ValueError where nothing tells."""
     if elapsed := ELAPSED.fullmatch(texts.get("elapsed", "")):
         days, hours, minutes, seconds = (int(part or 0) for part in elapsed.groups())
         return ((24 * days + hours) * 60 + minutes) * 60 + seconds
-    for name in SECONDS_COLUMNS:
-        if name in texts:
-            return number(texts[name])
-    start, end = (next(texts[name] for name in (when, f"{when}time") if name in texts) for when in ("start", "end"))
-    return (read_date(end) - read_date(start)).total_seconds()
+    if seconds_text := _first(texts, SECONDS_COLUMNS):
+        return number(seconds_text)
+    dates = [read_date(_first(texts, (when, f"{when}time"))) for when in ("start", "end")]
+    start, end = (date.replace(tzinfo=date.tzinfo or UTC) for date in dates)
+    return (end - start).total_seconds()
+
+
+def _first(texts: Mapping[str, str], names: Iterable[str]) -> str:
+    """Return the text of the first of some columns that a row has, or none."""
+    return next((texts[name] for name in names if name in texts), "")
 
 
 def _plain(name: str) -> str:
