@@ -1,7 +1,5 @@
 """Spares: nodes held beside those that train, which step in for lost ones."""
 
-from dataclasses import asdict
-
 import pytest
 
 from lazsim.engine.nodes import Nodes
@@ -124,9 +122,9 @@ def test_a_recipe_of_failures_gets_as_many_nodes_more(tmp_path):
     assert "8 nodes at most for training; spares that join 90 s after a loss: 2" in result.notes
 
 
-def test_a_start_of_spares_without_any_is_told(lazsim):
-    _, _, err = lazsim("run", "--trace", "fail-every-5min", "--system", "checkpoint", "--spare-start", "5min")
-    assert "note: --spare-start has no effect without --spares" in err.splitlines()
+def test_a_start_of_spares_without_any_is_told():
+    found = simulate("fail-every-5min", systems=["checkpoint"], routing="uniform", spare_start="5min")
+    assert "`spare_start` has no effect without `spares`" in found.notes
 
 
 def test_as_many_spares_as_nodes_are_refused(lazsim):
@@ -142,7 +140,10 @@ def test_as_many_spares_as_nodes_are_refused(lazsim):
 def test_the_number_of_spares_that_pays_is_that_of_the_cheapest_samples():
     # 100 node-hours for 100 samples; the first spare takes 6 and brings 20, the second takes 6 and brings 2.
     found = ((0, 100.0, 100.0), (1, 120.0, 106.0), (2, 122.0, 112.0))
-    costs = [SpareCost({}, *one, None, Interval(one[2] / one[1], 0.0, 0.0)) for one in found]
+    costs = [
+        SpareCost({}, number, Interval(samples, samples, samples), hours, None, Interval(hours / samples, 0.0, 0.0))
+        for number, samples, hours in found
+    ]
     assert paying_spares(costs).num_spares == 1
     assert paying_spares(costs[::2]).num_spares == 2
 
@@ -157,7 +158,7 @@ def test_a_sweep_over_spares_says_which_number_pays_and_draws_it():
     result = SweepResult(("spares", "seed"), rows, (), (), ((),) * len(rows))
     (costs,) = result.spares()
     # Means over seeds: 120 samples for 106 node-hours with one spare.
-    assert [tuple(asdict(one).values())[1:5] for one in costs] == [
+    assert [(one.num_spares, one.samples.value, one.node_hours, one.cost_usd) for one in costs] == [
         (0, 100.0, 100.0, 200.0), (1, 120.0, 106.0, 212.0), (2, 122.0, 112.0, 224.0)
     ]  # fmt: skip
     shown = render(list(sweep_parts(result)), 100)
@@ -184,6 +185,25 @@ def test_numbers_of_spares_that_cost_the_same_within_chance_cannot_be_told_apart
     assert costs[2].per_million_samples == pytest.approx((1.01e6, 1.01e6 - 3.576e4, 1.01e6 + 3.576e4), rel=1e-3)
     assert "numbers that cannot be told from 0: 2" in render(list(sweep_parts(result)), 100)
     assert result.to_json()["spares"][1]["dearer"] == pytest.approx(1.05035)
+
+
+def test_the_picture_of_spares_shows_the_intervals_of_samples_and_of_costs(monkeypatch):
+    rows = tuple(
+        {"system": "ds", "placement": None, "cost_usd": None, "id": "x", "spares": number, "seed": seed}
+        | {"samples": 100.0 + 4 * (-1) ** seed, "node_hours_held": 100.0 + number}
+        for number in range(2)
+        for seed in range(8)
+    )
+    result = SweepResult(("spares", "seed"), rows, (), (), ((),) * len(rows))
+    monkeypatch.setattr("lazsim.output.plots.sweep.to_files", lambda figure: figure)
+    # Student's t of 7 degrees of freedom is 2.365, and the standard error 4.28 / sqrt(8).
+    for axes, around in zip(spares_figure(result.spares()).axes, (100.0, 1e6), strict=True):
+        bars = [line.get_segments() for line in axes.collections]
+        assert len(bars[0]) == 2, "a bar for each number of spares"
+        (_, low), (_, high) = bars[0][0]
+        assert high - low == pytest.approx(around * 2 * 0.03576, rel=0.02)
+    found = result.to_json()["spares"][0]
+    assert (found["samples_ci_low"], found["samples_ci_high"]) == pytest.approx((96.42, 103.58), abs=0.01)
 
 
 def test_spares_are_an_axis_of_sweeps():

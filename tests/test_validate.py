@@ -20,6 +20,7 @@ from lazsim.engine.ledger import BUCKETS
 from lazsim.engine.log import State
 from lazsim.engine.simulate import SystemRun
 from lazsim.engine.systems import LIVE_SYSTEMS
+from lazsim.files import json_bytes
 from lazsim.live import validate as validation
 from lazsim.live.calibration import (
     NUM_ROUNDS,
@@ -33,7 +34,7 @@ from lazsim.live.calibration import (
 )
 from lazsim.live.fault_injector import LocalNodes
 from lazsim.live.messages import LiveError
-from lazsim.live.record import LiveRun, Recovery, StepRecord
+from lazsim.live.record import LiveReport, LiveRun, Recovery, StepRecord
 from lazsim.live.run import prepare
 from lazsim.live.spec import SMALL_MODEL, LiveSpec
 from lazsim.live.validate import Validation, compare, compress, forecast_notes, kills_and_joins, predict, quiet_trace
@@ -45,6 +46,7 @@ from lazsim.specs import JobSpec, load_spec
 from lazsim.trace import build_trace
 from lazsim.trace.table import Event
 from tests.live_jobs import TINY, tiny_spec
+from tests.test_docs import unnamed_keys
 
 ROUTING = RecordedRouting(np.array([0]), np.full((1, 2, 4), 10))
 COSTS = Calibration(
@@ -329,6 +331,12 @@ def test_costs_counts_and_buckets_stand_beside_the_forecast():
     assert found["ETTR"] == pytest.approx((0.5, 0.25))
     assert found["reconfigurations"] == (0, 2)
     assert found["time in detect (s)"] == (30.0, 45.0)
+
+
+def test_the_guide_names_every_key_of_the_json_of_live_runs():
+    measured = live_run({4: 0.4}, (Recovery("failure", 0.0),))
+    for found in (LiveReport({}, measured).to_json(), validated(measured, measured.run).to_json()):
+        assert unnamed_keys(json.loads(json_bytes(found))) == set()
 
 
 def test_every_bucket_is_judged_that_stands_for_a_part_of_the_time():

@@ -140,7 +140,7 @@ def _spares_table(costs: Sequence[SpareCost]) -> Table:
     rows = []
     for one in costs:
         told = with_interval(one.per_million_samples, ",.4g"), None if one is best else _more(one)
-        rows.append((one.num_spares, one.samples, one.node_hours, one.cost_usd, *told))
+        rows.append((one.num_spares, one.samples.value, one.node_hours, one.cost_usd, *told))
     more = [one for one in costs if one.num_spares > best.num_spares]
     pays = f"{best.name}: spares that pay: {best.num_spares}; " + (
         f"with {more[0].num_spares}, samples cost {_more(more[0])} more" if more else "more were not tried"

@@ -1,6 +1,5 @@
 """Runs of one model and system in the order of their throughput: as predicted, and by a perfect model."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -65,14 +64,16 @@ def _ranking(group: str, runs: Sequence[MeasuredRun], predicted: dict[str, float
     noise = np.interp(generator.random(size), *RELEASES) * generator.choice([-1, 1], size)
     if len({run.settings["source_family"] for run in runs}) > 1:
         noise += generator.normal(0.0, TEAMS / MEDIAN_OF_NORMAL, size)
-    drawn = [_spearman(truth, row) for row in truth * (1 + noise / np.sqrt(2))]
-    found = _spearman(np.array([predicted[run.id] for run in runs]), measured)
-    return Ranking(group, len(runs), found, float(np.mean(drawn)), float(np.quantile(drawn, 0.05)))
+    drawn = _spearman(truth, truth * (1 + noise / np.sqrt(2)))
+    (found,) = _spearman(measured, np.array([[predicted[run.id] for run in runs]]))
+    return Ranking(group, len(runs), float(found), float(np.mean(drawn)), float(np.quantile(drawn, 0.05)))
 
 
-def _spearman(one: Numbers, other: Numbers) -> float:
-    """Correlate ranks, of which equal values share the mean; values that are all equal have no order and give 0."""
-    # Twice the ranks, less their mean.
-    ranks = [np.sign(values[:, None] - values).sum(axis=1) for values in (one, other)]
-    size = math.sqrt(np.dot(ranks[0], ranks[0]) * np.dot(ranks[1], ranks[1]))
-    return float(np.dot(*ranks) / size) if size else 0.0
+def _spearman(one: Numbers, others: Numbers) -> Numbers:
+    """Correlate the ranks of values with those of each row of others; equal values have no order, which gives 0."""
+    from scipy.stats import spearmanr
+
+    if not np.ptp(one) or not np.ptp(others, axis=1).all():
+        return np.zeros(len(others))
+    # Of two variables, a number; of more, a matrix.
+    return np.atleast_2d(spearmanr(np.vstack([one, others]), axis=1).statistic)[0, -len(others) :]

@@ -47,9 +47,10 @@ class SpareCost:
     """The run, and the values of the other axes."""
     num_spares: int
     """Nodes held beside those that train."""
-    samples: float
+    samples: Interval
+    """Samples kept."""
     node_hours: float
-    """Samples kept, and hours of all nodes held."""
+    """Hours of all nodes held."""
     cost_usd: float | None
     """Their cost, where prices are known."""
     per_million_samples: Interval
@@ -217,7 +218,7 @@ class SweepResult:
             }
             per_million = Interval(*(1e6 * bound for bound in ratio_interval(spent, made)))
             mean_cost = None if None in costs else fmean(costs)
-            one = SpareCost(among, num_spares, fmean(made), fmean(hours), mean_cost, per_million)
+            one = SpareCost(among, num_spares, mean_interval(made), fmean(hours), mean_cost, per_million)
             found.setdefault(tuple(among.items()), []).append((one, each))
         return [_with_dearer(costs) for costs in found.values()]
 
@@ -262,6 +263,7 @@ class SweepResult:
     def _spares_json(self) -> list[dict[str, Any]]:
         return [
             asdict(one)
+            | one.samples.named("samples")
             | one.per_million_samples.named("per_million_samples")
             | one.dearer.named("dearer")
             | {"pays_most": one is paying_spares(costs), "is_tie": one.is_tie}

@@ -44,17 +44,19 @@ def sweep_figure(result: SweepResult) -> dict[str, bytes]:
 
 @matplotlib.rc_context(PAPER)
 def spares_figure(by_run: Sequence[Sequence[SpareCost]]) -> dict[str, bytes]:
-    """Draw samples, and their cost, against the number of spares; a ring marks where one more does not pay."""
+    """Draw samples and their cost against the number of spares, with intervals; a ring marks the cheapest samples."""
     figure = new_figure(COLUMN_INCHES, 3.2)
     samples, cost = figure.subplots(2, 1, sharex=True)
     names = [costs[0].name for costs in by_run]
     for (name, look), costs in zip(looks_of(names).items(), by_run, strict=True):
         numbers = [one.num_spares for one in costs]
         style = {"color": look.color, "marker": look.marker, "linestyle": look.line, "label": name}
-        samples.plot(numbers, [one.samples for one in costs], **style)
-        each = [one.per_million_samples for one in costs]
-        reach = np.nan_to_num([[one.value - one.low, one.high - one.value] for one in each]).T
-        cost.errorbar(numbers, [one.value for one in each], reach, capsize=2, elinewidth=0.7, **style)
+        for axes, found in (
+            (samples, [one.samples for one in costs]),
+            (cost, [one.per_million_samples for one in costs]),
+        ):
+            reach = np.nan_to_num([[one.value - one.low, one.high - one.value] for one in found]).T
+            axes.errorbar(numbers, [one.value for one in found], reach, capsize=2, elinewidth=0.7, **style)
         best = paying_spares(costs)
         cost.plot(
             best.num_spares,
