@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -325,6 +326,24 @@ def test_text_stands_out_in_both_colour_schemes(tab, scheme):
     for paper in (1.0, luminance(back)) if scheme == "dark" else (1.0,):
         dark, light = sorted((rgb_luminance(drawn), paper))
         assert (light + 0.05) / (dark + 0.05) > 3
+
+
+def test_many_systems_leave_the_timeline_its_room_on_a_phone(browser, result, tmp_path):
+    runs = tuple(replace(result.runs[0], system=f"system-{number}", name=f"system-{number}") for number in range(15))
+    many = replace(result, runs=runs, scenarios=result.scenarios[:1] * 15)
+    (tmp_path / "report.html").write_bytes(report_page(run_report(many), run_parts(many), (), "lazsim run", {}))
+    tab = browser.new_page(viewport={"width": 400, "height": 800})
+    tab.set_default_timeout(120_000)
+    tab.goto((tmp_path / "report.html").as_uri())
+    wait_for(tab, "Bokeh.documents.length && Bokeh.documents[0].is_idle")
+    assert len(tab.evaluate(f"{RATES}.legend.items")) == 15
+    # The names of few systems leave it 200 of the panel's 300 pixels.
+    height, width = tab.evaluate(
+        f"(() => {{const {{frame}} = Bokeh.index.find_one({RATES}); return [frame.bbox.height, frame.bbox.width]}})()"
+    )
+    tab.close()
+    assert height > 180
+    assert width > 180
 
 
 def test_a_page_fits_a_phone(tab):

@@ -58,8 +58,11 @@
   }
 
   function turn_off_by_name(plot) {
+    const ncols = Math.max(1, Math.floor(find("page").clientWidth / 170));
     Object.assign(plot.legend, {click_policy: "hide", background_fill_alpha: 0, border_line_color: null,
-      label_text_color: text_color(), orientation: "horizontal", ncols: Math.max(1, Math.floor(find("page").clientWidth / 170))});
+      label_text_color: text_color(), orientation: "horizontal", ncols});
+    // Names take no room from what is drawn: a row of them is 23 pixels high.
+    plot.height += 23 * (Math.ceil(plot.legend.items.length / ncols) - 1);
     plot.add_layout(plot.legend, "above");
   }
 
