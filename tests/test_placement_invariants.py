@@ -1,5 +1,6 @@
 """What must not change a plan or a probability: the unit of loads, and how an array lies in memory."""
 
+import warnings
 from fractions import Fraction
 
 import numpy as np
@@ -10,6 +11,8 @@ from hypothesis import strategies as st
 from lazsim.errors import RoutingFormatError
 from lazsim.loads import whole_loads
 from lazsim.placement.eplb import replicate_greedily
+from lazsim.placement.policies import place
+from lazsim.placement.request import PlacementRequest
 from lazsim.placement.serving import rebalance_experts
 from lazsim.reliability import IndependentFailures, recovery_curve, recovery_prob
 from lazsim.reliability.loads import get_loads
@@ -51,6 +54,32 @@ def test_a_replica_above_the_threshold_goes_to_the_first_expert_with_most_load_p
 def test_the_unit_of_weights_does_not_change_a_plan_for_serving(weight, unit):
     counts, weights = ([[load * one for load in weight]] for one in (1, unit))
     plans = [rebalance_experts(one, 12, None, 2, 6)[0].tolist() for one in (counts, weights)]
+    assert plans[0] == plans[1]
+
+
+@given(st.lists(st.integers(1, 4), min_size=2, max_size=4), st.integers(1, 2), st.data())
+def test_groups_stay_whole_on_uneven_nodes_wherever_each_node_has_room_for_one_and_all_have_for_the_rest(
+    gpus_N, times, data
+):
+    num_nodes, num_groups = len(gpus_N), len(gpus_N) * times
+    # Whole groups fit where GPUs have as many slots as a group has experts, and nodes have as many GPUs as groups.
+    gpus_N = gpus_N if sum(gpus_N) >= num_groups else [gpus * times for gpus in gpus_N]
+    size, num_experts = 3, 3 * num_groups
+    weight = [data.draw(st.lists(st.integers(0, 99), min_size=num_experts, max_size=num_experts))]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        physical, _, _ = rebalance_experts(weight, size * sum(gpus_N), num_groups, num_nodes, gpus_N)
+    node = np.arange(num_nodes).repeat(np.array(gpus_N) * size)
+    assert all(len(set(node[physical[0] // size == group])) == 1 for group in range(num_groups))
+
+
+@pytest.mark.parametrize("domains", [[0, 2, 2, 2], [7, 9, 9, 9], [-1, 0, 0, 0]])
+def test_the_numbers_of_domains_do_not_change_a_plan(domains):
+    replicas = np.full((1, 4), 2)
+    plans = [
+        place("domains", PlacementRequest(replicas, 4, 2, domain_N=np.array(numbers))).slots_LNS.tolist()
+        for numbers in ([0, 1, 1, 1], domains)
+    ]
     assert plans[0] == plans[1]
 
 

@@ -19,7 +19,7 @@ from lazsim.routing import (
     read_routing,
     top_experts,
 )
-from lazsim.routing.fit import autocorrelation, log_loads, moved_share
+from lazsim.routing.fit import autocorrelation, log_loads, moved_share, routing_stats
 from lazsim.routing.generator import SHAPE_SCORES
 from lazsim.routing.table import write_csv
 from lazsim.specs import catalog_names, read_spec_bytes, read_toml
@@ -320,6 +320,18 @@ def test_a_fit_finds_the_parameters_that_made_the_loads():
 def test_a_fit_needs_enough_steps():
     with pytest.raises(RoutingFormatError, match="2 steps recorded; a fit needs 30"):
         fit_routing(recorded([[[1, 2]], [[2, 1]]]))
+
+
+@pytest.mark.parametrize("layers", [[[5, 5]], [[5, 5], [1, 99]], [[7, 8]] * 9 + [[1, 10**6]]])
+def test_a_fit_refuses_even_layers_and_layers_too_different_for_one_generator(layers):
+    with pytest.raises(RoutingFormatError, match="log loads of a layer have standard deviations of"):
+        fit_routing(recorded([layers] * 40))
+
+
+def test_loads_that_stay_even_have_statistics_but_no_correlation():
+    found = routing_stats(np.arange(0, 400, 10), np.full((40, 2, 4), 3))
+    assert found["share_moved_50_steps"] == 0
+    assert np.isnan(found["autocorrelation_50_steps"])
 
 
 def test_loads_come_from_a_name_a_file_or_nowhere(tmp_path):

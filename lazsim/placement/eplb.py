@@ -105,15 +105,15 @@ def place_groups(load_LE: Ints, num_groups: int, slots_N: Ints, gpus_N: Ints) ->
 
 
 def _groups_of_nodes(num_groups: int, group_size: int, slots_N: Ints) -> Ints:
-    """Share groups among nodes in proportion to their slots, as far as these hold them, shape (N,)."""
-    groups_N = np.zeros_like(slots_N)
-    for _ in range(num_groups):
-        share_N = np.where((groups_N + 1) * group_size <= slots_N, slots_N / (groups_N + 1), 0.0)
-        if not share_N.any():
-            raise InfeasiblePlanError(f"{num_groups} groups of {group_size} experts do not fit whole on these nodes")
-        groups_N[share_N.argmax()] += 1
-    if not groups_N.all():
+    """Share groups among nodes in proportion to their slots, at least one each, as far as these hold them, (N,)."""
+    if num_groups < len(slots_N):
         raise InfeasiblePlanError(f"{num_groups} groups of {group_size} experts leave a node without any")
+    groups_N = np.ones_like(slots_N)
+    for _ in range(num_groups - len(slots_N)):
+        share_N = np.where((groups_N + 1) * group_size <= slots_N, slots_N / (groups_N + 1), 0.0)
+        groups_N[share_N.argmax()] += 1
+    if (groups_N * group_size > slots_N).any():
+        raise InfeasiblePlanError(f"{num_groups} groups of {group_size} experts do not fit whole on these nodes")
     return groups_N
 
 

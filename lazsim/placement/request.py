@@ -54,7 +54,8 @@ class PlacementRequest:
     move_cost: float = MOVE_COST
     """What a policy that changes that plan must gain; see `lazsim.placement.steady.keep_steady`."""
     domain_N: Ints | None = None
-    """Failure domain of each node, such as its rack, numbered from 0 without gaps; none where nodes fail alone."""
+    """Failure domain of each node, such as its rack, by any numbers; none where nodes fail alone. Policies get numbers
+    from 0 without gaps."""
 
     def __post_init__(self) -> None:
         """Check replicas and loads, make both read-only, and take the replicas for loads that are not given."""
@@ -69,8 +70,10 @@ class PlacementRequest:
             object.__setattr__(self, name, view)
         if self.old is not None:
             object.__setattr__(self, "old", self._checked_old(self.old))
-        if self.domain_N is not None and len(self.domain_N) != self.num_nodes:
-            raise SpecError(f"domains: {len(self.domain_N)} for {self.num_nodes} nodes; give one for each")
+        if self.domain_N is not None:
+            if len(self.domain_N) != self.num_nodes:
+                raise SpecError(f"domains: {len(self.domain_N)} for {self.num_nodes} nodes; give one for each")
+            object.__setattr__(self, "domain_N", np.unique(self.domain_N, return_inverse=True)[1].reshape(-1))
 
     def _checked_old(self, old: PlacementPlan) -> PlacementPlan:
         num_layers, num_experts = self.replicas_LE.shape

@@ -29,9 +29,10 @@ def log_loads(tokens_SLE: Ints) -> Floats:
 
 
 def autocorrelation(log_load_SLE: Floats, lag: int) -> float:
-    """Return the correlation of log loads with those `lag` records later, over all layers and experts."""
+    """Return the correlation of log loads with those `lag` records later, over all layers and experts; nan if even."""
     first, second = log_load_SLE[:-lag], log_load_SLE[lag:]
-    return float((first * second).sum() / math.sqrt((first**2).sum() * (second**2).sum()))
+    scale = math.sqrt(float((first**2).sum()) * float((second**2).sum()))
+    return float((first * second).sum()) / scale if scale else math.nan
 
 
 def fit_routing(routing: RecordedRouting) -> RoutingSpec:
@@ -40,7 +41,7 @@ def fit_routing(routing: RecordedRouting) -> RoutingSpec:
     Raises
     ------
     RoutingFormatError
-        When fewer than 30 steps were recorded.
+        When fewer than 30 steps were recorded, loads of a layer are even, or layers differ beyond the generator's.
 
     Notes
     -----
@@ -58,6 +59,13 @@ def fit_routing(routing: RecordedRouting) -> RoutingSpec:
     logs = log_loads(routing.tokens_SLE)
     settled = logs[_first_settled(len(logs)) :]
     skew_L = np.sqrt((settled**2).mean(axis=(0, 2)))
+    skew, skew_spread = four_digits(float(skew_L.mean())), four_digits(float(skew_L.std()))
+    if not (skew_L.min() > 0 and skew_spread < skew):
+        found = f"{skew_L.min():.3g} to {skew_L.max():.3g}"
+        raise RoutingFormatError(
+            f"{routing.name}: log loads of a layer have standard deviations of {found}; a fit needs all above 0, and "
+            "their own standard deviation below their mean"
+        )
     early = np.median(logs[:2].std(axis=2), axis=1) / np.median(skew_L)
     interval = float(np.median(np.diff(routing.steps)))
     start_share = float(np.clip(early[0], 0.0, 0.99))
@@ -72,8 +80,8 @@ def fit_routing(routing: RecordedRouting) -> RoutingSpec:
     share, fast_steps, slow_steps = _fit_decay(lags * interval, decay, interval)
     return RoutingSpec(
         name="fit",
-        skew=four_digits(float(skew_L.mean())),
-        skew_spread=four_digits(float(skew_L.std())),
+        skew=skew,
+        skew_spread=skew_spread,
         num_experts=logs.shape[2],
         shape=tuple(map(four_digits, shape.tolist())),
         start_share=four_digits(start_share),
