@@ -350,3 +350,14 @@ def test_a_page_fits_a_phone(tab):
     tab.set_viewport_size({"width": 400, "height": 800})
     # Charts take their new width a moment later.
     wait_for(tab, "document.documentElement.scrollWidth <= 400")
+
+
+def test_the_page_of_policies_that_agree_tells_the_first_number_of_failures_that_can_lose_an_expert(lazsim, tmp_path):
+    # Two copies of each expert survive any single failure under either policy, and pairs at 4 of 6.
+    plan = ["--nodes", 4, "--slots", 1, "--replicas", "2,2", "--policy", "mro", "--policy", "spread"]
+    lazsim("recovery", *plan, "--failures", "1-2", "--out", tmp_path)
+    told = "When 2 nodes fail together, every expert survives with probability 0.667 under each policy."
+    assert told in Outline((tmp_path / "report.html").read_text()).text
+    lazsim("recovery", *plan, "--failures", "1", "--out", tmp_path)
+    told = "When 1 node fails, every expert survives with probability 1.000 under each policy."
+    assert told in Outline((tmp_path / "report.html").read_text()).text

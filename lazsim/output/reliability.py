@@ -112,14 +112,18 @@ def reliability_report(report: ReliabilityReport) -> Report:
     """Return what the page says: the policies that differ most at some number of failures."""
     curves = {name: found.curve for name, found in report.policies.items()}
     probs_PF = np.array([curve.recovery_prob for curve in curves.values()])
-    column = int(np.argmax(np.ptp(probs_PF, axis=0)))
+    spread_F = np.ptp(probs_PF, axis=0)
+    # Where all agree, the first number of failures that may lose an expert says most.
+    column = int(np.argmax(spread_F if spread_F.any() else probs_PF[0] < 1))
     names, prob_P = list(curves), probs_PF[:, column]
     failed, unit = next(iter(curves.values())).failures[column], report.scenarios.unit
     best, worst = int(prob_P.argmax()), int(prob_P.argmin())
-    answer = f"When {failed} {unit} fail together, every expert survives with probability "
-    answer += f"{prob_P[best]:.3f} under {names[best]}"
+    failing = f"{failed} {unit} fail together" if failed > 1 else f"1 {unit.removesuffix('s')} fails"
+    answer = f"When {failing}, every expert survives with probability {prob_P[best]:.3f} under "
     if prob_P[worst] < prob_P[best]:
-        answer += f", and {prob_P[worst]:.3f} under {names[worst]}"
+        answer += f"{names[best]}, and {prob_P[worst]:.3f} under {names[worst]}"
+    else:
+        answer += names[best] if len(names) == 1 else "each policy"
     widest = max(float((curve.ci_high - curve.ci_low).max()) for curve in curves.values()) / 2
     sure = (
         f"Sampled; half of the widest 95 % interval is {widest:.2g}."
