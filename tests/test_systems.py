@@ -778,6 +778,17 @@ def test_a_system_whose_copies_do_not_fit_runs_with_a_note_where_it_is_asked_for
         small_memory(systems=["gemini"], strict=True)
 
 
+def test_memory_is_that_of_the_fewest_nodes_that_train():
+    # Two of four nodes are left, 16 GPUs: these divide the optimizer states, 12 bytes a parameter, and copies.
+    lost = trace((0, "add", "a b c d"), (3000, "remove", "a b"), duration_s=6000.0)
+    checkpoint, gemini = small_memory(lost, systems=["checkpoint", "gemini"]).runs
+    params = resolve(SMALL_MEMORY).model.total_params
+    assert checkpoint.memory.optimizer_states == pytest.approx(12 * params / 16, rel=0.001)
+    assert gemini.host_bytes == pytest.approx(2 * 2 * 14 * params / 2)
+    with pytest.raises(InfeasiblePlanError, match="its copies and logs take 410 GiB"):
+        small_memory(lost, systems=["gemini"], strict=True, **{"cluster.host.memory_bytes": "300GiB"})
+
+
 def test_the_best_setting_trains_no_fewer_samples_than_the_published_one_and_both_are_told():
     result = small_memory(systems=["checkpoint", "gemini"], interval="auto", **{"cluster.host.memory_bytes": "300GiB"})
     assert result.published is not None

@@ -137,7 +137,7 @@ def memories(settings, cluster, all_slots):
             for system in settings["systems"]:
                 scenario = resolve(names_of(settings, cluster, loads, slots) | {"system": system})
                 nodes = scenario.cluster.num_nodes
-                needs = peak_memory(scenario.find_system(), scenario.costs(), scenario.load_routing(), nodes, STEPS)
+                needs = peak_memory(scenario.find_system(), scenario.costs(), scenario.load_routing(), {nodes}, STEPS)
                 fits = needs.total <= scenario.gpu.memory_bytes
                 rows.append({"slots": slots, "loads": loads, "system": system, "gib": needs.total / GIB, "fits": fits})
     return pd.DataFrame(rows)

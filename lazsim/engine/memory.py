@@ -1,6 +1,6 @@
 """The memory that a job needs at its peak."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -17,10 +17,10 @@ NUM_SAMPLES = 5
 
 
 def peak_memory(
-    system: System, costs: CostModel, routing: Routing, num_nodes: int, num_steps: int, *, saving: bool = False
+    system: System, costs: CostModel, routing: Routing, sizes: Collection[int], num_steps: int
 ) -> MemoryUse:
-    """Return the most that a GPU needs; see `memory_uses`."""
-    uses = memory_uses(system, costs, routing, num_nodes, num_steps, saving=saving)
+    """Return the most that a GPU needs on any of these numbers of nodes; see `memory_uses`."""
+    uses = (use for size in sorted(sizes) for use in memory_uses(system, costs, routing, size, num_steps))
     return max(uses, key=lambda memory: memory.total)
 
 

@@ -63,7 +63,7 @@ class SystemRun:
     interval_steps: int = 0
     """Steps between checkpoints; 0 where none are made."""
     host_bytes: float = 0.0
-    """Bytes of each node's own memory that copies and logs take."""
+    """Bytes of a node's own memory that copies and logs take at the peak."""
     setting: Mapping[str, int] = field(default_factory=dict)
     """Values of the fields of the system that a search may change; see `System.choices`."""
     planning: str = "exact"
@@ -192,7 +192,9 @@ def simulate_system(
     job = Job(env, system, costs, planner, make_timer, wall_s, on_plan, interval_steps, planning, spares)
     env.process(_play(env, job, trace.batches(), wall_s))
     env.run()
-    most_used = max(state.num_used for state in job.log.states)
+    used = {state.num_used for state in job.log.states} - {0}
+    # With fewer nodes, each has a larger share of what all of them hold together.
+    sizes = {max(used), planner.usable_nodes(min(used))} - {0} if used else set()
     ledger_s = job.ledger.seconds()
     return SystemRun(
         system=system.name,
@@ -213,9 +215,9 @@ def simulate_system(
         extrapolated_s=job.extrapolated_s if costs.measured_part is not None else None,
         lost_token_share=job.lost_token_share,
         interval_steps=job.interval_steps,
-        host_bytes=system.host_bytes(costs, most_used, job.step_s) if most_used and job.step_s else 0.0,
+        host_bytes=max((system.host_bytes(costs, size, job.step_s) for size in sizes if job.step_s), default=0.0),
         setting={name: getattr(system, name) for name in system.choices()},
-        memory=peak_memory(system, costs, routing, most_used, job.progress.step) if most_used else None,
+        memory=peak_memory(system, costs, routing, sizes, job.progress.step) if sizes else None,
         planning="sampled" if job.sampler.has_sampled else "exact",
         samples_error=job.sampler.error(ledger_s["compute"] + ledger_s["lost_work"]),
         gpus_per_node=costs.cluster.gpus_per_node,

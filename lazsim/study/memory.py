@@ -28,13 +28,13 @@ def lacks_memory(gpu: GpuSpec, memory: MemoryUse | None) -> bool:
     return memory is not None and memory.total > gpu.memory_bytes
 
 
-def require_memory(scenario: Scenario, loads: Routing, num_nodes: int, num_steps: int = 0) -> None:
-    """Refuse a job that does not fit into the memory of its GPUs and nodes; see `lazsim.engine.memory`."""
+def require_memory(scenario: Scenario, loads: Routing, num_nodes: int) -> None:
+    """Refuse a job whose first steps do not fit into the memory of its GPUs and nodes."""
     if not num_nodes:
         return
-    memory = peak_memory(scenario.find_system(), scenario.costs(), loads, num_nodes, num_steps)
+    memory = peak_memory(scenario.find_system(), scenario.costs(), loads, {num_nodes}, num_steps=0)
     if lacks_memory(scenario.gpu, memory):
-        raise InfeasiblePlanError(_shortage(scenario, loads, memory, num_nodes, num_steps))
+        raise InfeasiblePlanError(_shortage(scenario, loads, memory, num_nodes, num_steps=0))
     if shortage := _host_shortage(scenario, scenario.find_system(), loads, num_nodes):
         raise InfeasiblePlanError(shortage)
 
@@ -51,7 +51,7 @@ def find_obstacle(scenario: Scenario, system: System, loads: Routing, num_nodes:
         return str(error)
     num_used = system.usable_nodes(costs, num_nodes)
     num_steps = int(wall_s / steady_step_s(system, costs, loads, num_used)) if system.padded else 0
-    memory = peak_memory(system, costs, loads, num_used, num_steps)
+    memory = peak_memory(system, costs, loads, {num_used}, num_steps)
     if lacks_memory(scenario.gpu, memory):
         return _need(f"{scenario.model.name} under {system.run_name}", memory, scenario.gpu)
     return _host_shortage(scenario, system, loads, num_used)

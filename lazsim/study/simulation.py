@@ -13,7 +13,7 @@ from lazsim import __version__
 from lazsim.engine.planner import Planner
 from lazsim.engine.simulate import SystemRun
 from lazsim.engine.systems import DEFAULT_SYSTEMS, SYSTEMS, find_system
-from lazsim.errors import prefix_errors
+from lazsim.errors import InfeasiblePlanError, prefix_errors
 from lazsim.placement.plan import PlacementPlan
 from lazsim.placement.policies import find_policy, policy_input
 from lazsim.routing import Routing
@@ -28,7 +28,7 @@ from lazsim.study.checkpoint_interval import (
     kept_note,
     other_draws,
 )
-from lazsim.study.memory import find_obstacle, require_memory
+from lazsim.study.memory import find_obstacle, memory_notes, require_memory
 from lazsim.study.notes import describe_runs
 from lazsim.study.result import RunResult, describe_trace, flat_row
 from lazsim.trace.table import Trace
@@ -207,8 +207,8 @@ def _run(runs: SettingRuns, setting: Setting | None = None) -> SystemRun:
     # Products of several threads are summed in another order: the same inputs would give other last digits.
     with threadpool_limits(1, user_api="blas"):
         [run] = runs.runs(setting or _choose(runs, interval_of(scenario)))
-    if strict:
-        require_memory(scenario, loads, run.most_nodes_used, run.steps)
+    if strict and (shortages := memory_notes([scenario], [run], loads)):
+        raise InfeasiblePlanError(shortages[0])
     return run
 
 
