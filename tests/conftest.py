@@ -7,8 +7,9 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-# Before numpy comes: two processes of tests share two cores, and threads of products that small only wait.
+# Before numpy and torch come: two processes of tests share two cores, and threads of products that small only wait.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Before Triton comes: without a GPU, its interpreter runs its kernels.
 if not os.path.exists("/dev/nvidiactl"):
     os.environ.setdefault("TRITON_INTERPRET", "1")

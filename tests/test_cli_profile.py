@@ -32,15 +32,37 @@ TRACE = ROOT / "traces" / "fail-every-5min.csv"
 
 
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory):
-    """The path of a profile of a tiny model, measured on this machine within seconds, and the model's."""
+def quickly_measured():
+    """Few repetitions of small sizes, and peaks that take no time: no machine is too busy for the budget."""
     pytest.importorskip("torch", reason="needs torch: pip install 'lazsim[live]'")
+    from lazsim.profiling import communication, compute, rank_loads, session, storage, timing
+
+    def small(header):
+        measurements, unknown = compute.compute_measurements(header)
+        # Those of the optimizer are numbers of parameters, the others tokens.
+        return [one for one in measurements if one.size <= 2 ** (14 if one.kernel == "optimizer" else 8)], unknown
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(timing, "MOST_REPETITIONS", 12)
+        patch.setattr(compute, "cache_bytes", lambda _: 2**20)
+        patch.setattr(session, "compute_measurements", small)
+        patch.setattr(session, "group_measurements", lambda *_: [])
+        patch.setattr(storage, "STORAGE_SIZES", (2**20,))
+        patch.setattr(communication, "CI_WIDTH", float("inf"))
+        patch.setattr(communication, "MESSAGE_SIZES", (1024, 4096))
+        for module in (rank_loads, session):
+            patch.setattr(module, "measure_peaks", lambda *_: (1e11, 1e10))
+        yield
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory, quickly_measured):
+    """The path of a profile of a tiny model, measured on this machine within seconds, and the model's."""
     from lazsim.cli import main
 
     folder = tmp_path_factory.mktemp("profile")
     (folder / "tiny.toml").write_text(TINY)
-    # One thread, timed by its processor time, gets on on a busy machine, too.
-    arguments = ["--device", "cpu", "--threads", 1, "--model", folder / "tiny.toml", "--budget", "15s"]
+    arguments = ["--device", "cpu", "--threads", 1, "--model", folder / "tiny.toml", "--budget", "2min"]
     arguments += ["--out", folder / "tiny.csv", "--checkpoint-path", folder / "storage", "--note", "a test"]
     with pytest.raises(SystemExit) as stopped:
         main(["profile", *map(str, arguments)])
@@ -82,7 +104,7 @@ def test_a_kernel_is_measured_again_and_the_others_stay(lazsim, measured, tmp_pa
     copy = tmp_path / "copy.csv"
     for suffix in (".csv", ".json"):
         shutil.copy(path.with_suffix(suffix), copy.with_suffix(suffix))
-    options = ("--device", "cpu", "--threads", 1, "--model", model, "--budget", "4s", "--kernel", "gate")
+    options = ("--device", "cpu", "--threads", 1, "--model", model, "--budget", "2min", "--kernel", "gate")
     assert lazsim("profile", *options, "--fresh", "--out", copy)[0] == 0
     before, after = (file.read_text().splitlines() for file in (path, copy))
     old, new = ([row for row in rows if row.startswith("gate,")] for rows in (before, after))
@@ -95,7 +117,6 @@ def test_a_kernel_is_measured_again_and_the_others_stay(lazsim, measured, tmp_pa
 
 
 def test_only_the_kernels_that_are_named_are_measured(lazsim, measured, tmp_path):
-    # All sizes take two seconds of an idle core: a busy one has time enough.
     options = ("--device", "cpu", "--threads", 1, "--model", measured[1], "--budget", "2min")
     code, out, _ = lazsim(
         "profile", *options, "--kernel", "gate", "--kernel", "schedule", "--out", tmp_path / "two.csv"
@@ -220,16 +241,6 @@ def test_a_shipped_profile_is_used_by_name(lazsim):
     assert json.loads(out)["inputs"]["profile"]["name"] == name
     assert "gpt-s.csv: measured on cpu" in err
     assert lazsim("profile", "check", name)[0] == 0
-
-
-@pytest.fixture
-def quickly_measured(monkeypatch):
-    """Peaks that take no time, and few repetitions: a budget that does on a busy machine is not used up on any."""
-    pytest.importorskip("torch", reason="needs torch: pip install 'lazsim[live]'")
-    from lazsim.profiling import rank_loads, timing
-
-    monkeypatch.setattr(timing, "MOST_REPETITIONS", 12)
-    monkeypatch.setattr(rank_loads, "measure_peaks", lambda *_: (1e11, 1e10))
 
 
 def test_a_shipped_profile_runs_its_model_without_going_beyond_it(lazsim):

@@ -4,6 +4,7 @@ import configparser
 import doctest
 import io
 from collections import Counter
+from functools import cache
 
 import matplotlib.image
 import pandas as pd
@@ -13,9 +14,12 @@ from lazsim.output.outcome import csv_bytes, outcome_text
 from lazsim.output.plots.style import COLUMN_INCHES, LOOKS, POLICY_LOOKS, SYSTEM_LOOKS
 from lazsim.study.experiment import TOO_FEW, Context, Outcome, experiment_titles, load_experiment
 from tests.conftest import ROOT
-from tests.golden_experiments import FOLDER, small
+from tests.golden_experiments import FOLDER
+from tests.golden_experiments import small as run_small
 
 NAMES = list(experiment_titles())
+
+small = cache(run_small)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -116,7 +120,7 @@ def test_figures_are_one_column_wide():
 
 
 def test_the_same_experiment_gives_the_same_bytes():
-    assert small("toy-placement").figures == small("toy-placement").figures
+    assert small("toy-placement").figures == run_small("toy-placement").figures
 
 
 def test_series_can_be_told_apart_without_colour():

@@ -69,6 +69,7 @@ from tests.live_jobs import (
     largest_difference,
     random_script,
     run_live,
+    tiny_options,
     tiny_spec,
     train_alone,
 )
@@ -534,13 +535,16 @@ def test_a_job_whose_trace_begins_without_nodes_waits_for_them(pool):
     assert run.run.steps > 0
 
 
+def live_command(folder: Path, *options: object) -> list[object]:
+    """Return the command of a live job of a tiny model on two nodes."""
+    return [sys.executable, "-m", "lazsim", "live", "--nodes", 2, *tiny_options(folder), *options]
+
+
 def test_workers_started_elsewhere_are_led(tmp_path, start_process, run_process):
     secret = "ab" * 32
     environment = {**os.environ, "LAZSIM_LIVE_SECRET": secret}
-    command = [sys.executable, "-m", "lazsim", "live", "--listen", "127.0.0.1:0", "--nodes", "2", "--steps", "3"]
-    leader = start_process(
-        *command, "--checkpoints", tmp_path, "--json", env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    command = live_command(tmp_path, "--listen", "127.0.0.1:0", "--steps", 3, "--checkpoints", tmp_path, "--json")
+    leader = start_process(*command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     address = leader.stderr.readline().split()[-1]
     worker = [sys.executable, "-m", "lazsim.live.worker", "--controller", address, "--name"]
     workers = [start_process(*worker, name, env=environment) for name in ("a", "b")]
@@ -562,7 +566,7 @@ def job_that_saves_each_step(folder: Path) -> Path:
 
 def test_workers_started_elsewhere_end_when_their_controller_is_killed(tmp_path, start_process):
     environment = {**os.environ, "LAZSIM_LIVE_SECRET": "ab" * 32}
-    command = [sys.executable, "-m", "lazsim", "live", "--listen", "127.0.0.1:0", "--nodes", "2", "--steps", "100000"]
+    command = live_command(tmp_path, "--listen", "127.0.0.1:0", "--steps", 100000)
     command += ["--job", job_that_saves_each_step(tmp_path), "--checkpoints", tmp_path / "checkpoints"]
     leader = start_process(*command, env=environment, stderr=subprocess.PIPE)
     worker = [sys.executable, "-m", "lazsim.live.worker", "--controller", leader.stderr.readline().split()[-1]]
@@ -695,23 +699,32 @@ def members_of(running: subprocess.Popen) -> list[int]:
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
 def test_an_interrupt_leaves_nothing_behind(number, code, tmp_path, start_process):
-    environment = {**os.environ, "TMPDIR": str(tmp_path)}
-    command = [sys.executable, "-m", "lazsim", "live", "--nodes", "2", "--steps", "100000"]
+    (folder := tmp_path / "temporary").mkdir()
+    command = live_command(tmp_path, "--steps", 100000)
+    if number == signal.SIGTERM:
+        # It ignores interrupts, as under nohup, or in the background of a shell script.
+        command = ["sh", "-c", 'trap "" INT; exec "$@"', "sh", *command]
+    environment = {**os.environ, "TMPDIR": str(folder)}
     running = start_process(*command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
     members = members_of(running)
-    os.killpg(running.pid, number) if number == signal.SIGINT else running.send_signal(number)
+    if number != signal.SIGKILL:
+        # A terminal sends it to all.
+        os.killpg(running.pid, signal.SIGINT)
+    if number != signal.SIGINT:
+        running.send_signal(number)
     assert running.wait(timeout=60) == code
     wait_until(lambda: not any(b"lazsim.live" in command_of(pid) for pid in members))
     if number != signal.SIGKILL:
-        assert list(tmp_path.iterdir()) == []
+        assert list(folder.iterdir()) == []
 
 
-ENDS = [(signal.SIGINT, 130, "lazsim: interrupted\n"), (signal.SIGTERM, 143, "lazsim: told to end\n")]
-
-
-@pytest.mark.parametrize(("number", "code", "said"), ENDS)
-@pytest.mark.parametrize("moment", ["imports", "waits"])
+@pytest.mark.parametrize(
+    ("moment", "number", "code", "said"),
+    [
+        ("imports", signal.SIGTERM, 143, "lazsim: told to end\n"),
+        ("waits", signal.SIGINT, 130, "lazsim: interrupted\n"),
+    ],
+)
 def test_a_worker_that_is_told_to_end_says_so_in_one_line(moment, number, code, said, start_process):
     with socket.create_server(("127.0.0.1", 0)) as controller:
         command = [sys.executable, "-m", "lazsim.live.worker", "--controller"]
@@ -752,23 +765,10 @@ def test_an_interrupt_of_a_terminal_ends_processes_that_exchange_without_a_word(
     wait_until(lambda: not any(command_of(pid) for pid in members))
 
 
-def test_a_run_that_ignores_interrupts_ends_with_its_workers_when_told_to(start_process):
-    command = [sys.executable, "-m", "lazsim", "live", "--nodes", "2", "--steps", "100000"]
-    # As under nohup, or in the background of a shell script.
-    ignoring = ["sh", "-c", 'trap "" INT; exec "$@"', "sh", *command]
-    running = start_process(*ignoring, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    members = members_of(running)
-    running.send_signal(signal.SIGINT)
-    running.send_signal(signal.SIGTERM)
-    assert running.wait(timeout=60) == 143
-    wait_until(lambda: not any(b"lazsim.live" in command_of(pid) for pid in members))
-
-
 def test_an_interrupted_run_reports_its_results(tmp_path, start_process):
     out, checkpoints = tmp_path / "out", tmp_path / "checkpoints"
-    command = [sys.executable, "-m", "lazsim", "live", "--nodes", "2", "--steps", "100000"]
-    command += ["--job", str(job_that_saves_each_step(tmp_path))]
-    command += ["--out", str(out), "--checkpoints", str(checkpoints), "--json"]
+    command = live_command(tmp_path, "--steps", 100000, "--job", job_that_saves_each_step(tmp_path))
+    command += ["--out", out, "--checkpoints", checkpoints, "--json"]
     running = start_process(*command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     wait_until(lambda: list(checkpoints.glob("step-*/complete.json")))
     running.send_signal(signal.SIGINT)

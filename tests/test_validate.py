@@ -45,7 +45,7 @@ from lazsim.routing.table import RecordedRouting
 from lazsim.specs import JobSpec, load_spec
 from lazsim.trace import build_trace
 from lazsim.trace.table import Event
-from tests.live_jobs import TINY, tiny_spec
+from tests.live_jobs import tiny_options, tiny_spec
 from tests.test_docs import unnamed_keys
 
 ROUTING = RecordedRouting(np.array([0]), np.full((1, 2, 4), 10))
@@ -231,7 +231,7 @@ def test_a_forecast_uses_only_what_was_known_before_the_run(monkeypatch):
         monkeypatch.setattr(validation, "calibrate", fake_calibrate)
         monkeypatch.setattr(validation, "run_locally", fake_run)
         monkeypatch.setattr(validation, "predict", forecast)
-        monkeypatch.setattr(validation, "WorkerPool", lambda: nullcontext())
+        monkeypatch.setattr(validation, "WorkerPool", lambda _text: nullcontext())
         found = validation.validate(tiny_spec(num_steps=None), kills_and_joins(4), speedup=30.0, tolerance=0.3)
         assert calls == ["calibrate", "forecast", "run", "calibrate"]
         return found
@@ -379,17 +379,14 @@ def test_a_plan_that_cannot_keep_the_fault_threshold_is_told(num_nodes, num_note
 
 
 def test_a_trace_is_played_predicted_and_reported(lazsim, tmp_path):
-    trace, model = tmp_path / "trace.csv", tmp_path / "tiny.toml"
+    trace = tmp_path / "trace.csv"
     rows = ["0,add,a", "0,add,b", "0,add,c", "200,remove,b", "300,add,b"]
     trace.write_text("\n".join(["# format: lazsim-trace 1", "# duration_s: 600", "time_s,event,nodes", *rows]) + "\n")
-    fields = {name: value for name, value in msgspec.to_builtins(TINY).items() if value is not None}
-    model.write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in fields.items()))
     out, checkpoints = tmp_path / "out", tmp_path / "checkpoints"
     # A checkpoint of an earlier run must not be gone on from.
     (checkpoints / "step-000000900").mkdir(parents=True)
     (checkpoints / "step-000000900" / "complete.json").write_text('{"step": 900, "job": "another", "blocks": []}')
-    options = ("--model", model, "--heads", 2, "--slots", 3, "--batch", 6, "--speedup", 100)
-    options += ("--checkpoints", checkpoints)
+    options = (*tiny_options(tmp_path), "--speedup", 100, "--checkpoints", checkpoints)
     code, printed, err = lazsim("validate", "--trace", trace, *options, "--out", out, "--json", "--tolerance", 1e-9)
     assert code == 1, err
     found = json.loads(printed)

@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -25,6 +25,8 @@ from lazsim.units import MIB
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    Columns = pd.DataFrame | Mapping[str, npt.NDArray[Any]]
 
 TABLES: Mapping[str, tuple[str, ...]] = {
     "gemm_bf16.csv": ("m", "n", "k"),
@@ -61,7 +63,7 @@ KERNEL_PARAMETERS: Mapping[str, tuple[float, float, float]] = {
     "kernel_overhead_s": (1e-8, 4e-6, 1e-3),
 }
 
-KernelModel = Callable[[GpuSpec, "pd.DataFrame"], Floats]
+KernelModel = Callable[[GpuSpec, "Columns"], Floats]
 
 
 @dataclass(frozen=True)
@@ -154,23 +156,24 @@ def summarise(predicted_s: Floats, table: "pd.DataFrame") -> ErrorSummary:
     )
 
 
-def matmul_times_s(gpu: GpuSpec, table: "pd.DataFrame") -> Floats:
+def matmul_times_s(gpu: GpuSpec, table: "Columns") -> Floats:
     """Predict each matmul of a table with columns m, n and k."""
-    return matmul_s(gpu, *(table[column].to_numpy() for column in "mnk"))
+    return matmul_s(gpu, *(table[column] for column in "mnk"))
 
 
-def tokens_per_expert(table: "pd.DataFrame") -> Floats:
+def tokens_per_expert(table: "Columns") -> Floats:
     """Return the mean tokens of an expert in each row of a table of expert layers."""
-    return np.asarray(table["num_tokens"] * table["topk"] / table["num_experts"], dtype=np.float64)
+    tokens, top_k, experts = (np.asarray(table[name]) for name in ("num_tokens", "topk", "num_experts"))
+    return np.asarray(tokens * top_k / experts, dtype=np.float64)
 
 
-def expert_times_s(gpu: GpuSpec, table: "pd.DataFrame") -> Floats:
+def expert_times_s(gpu: GpuSpec, table: "Columns") -> Floats:
     """Predict each whole expert layer of a table: three matmuls for each expert, forward, one after the other.
 
     Every expert is taken to get the mean number of tokens, and all experts of the layer to be on the one GPU.
     """
     tokens = tokens_per_expert(table)
-    hidden, inner, experts = (table[name].to_numpy() for name in ("hidden_size", "inter_size", "num_experts"))
+    hidden, inner, experts = (np.asarray(table[name]) for name in ("hidden_size", "inter_size", "num_experts"))
     up_and_gate = 2.0 * matmul_s(gpu, tokens, inner, hidden)
     return np.asarray(experts * (up_and_gate + matmul_s(gpu, tokens, hidden, inner)), dtype=np.float64)
 
@@ -183,12 +186,14 @@ def fit_kernels(gpu: GpuSpec, table: "pd.DataFrame", times_s: KernelModel = matm
     """
     fitted = table[~held_out(len(table))]
     low, start, high = np.log(np.array(list(KERNEL_PARAMETERS.values())).T)
+    # A fit asks thousands of times, and pandas takes longer to find a column than numpy for all its times.
+    columns = {str(name): fitted[name].to_numpy() for name in fitted}
 
     def spec(logarithms: Floats) -> GpuSpec:
         values = dict(zip(KERNEL_PARAMETERS, np.exp(logarithms).tolist(), strict=True))
         return msgspec.structs.replace(gpu, **values)
 
-    return spec(_fit_logarithms(lambda x: times_s(spec(x), fitted), _measured_s(fitted), low, start, high))
+    return spec(_fit_logarithms(lambda x: times_s(spec(x), columns), _measured_s(fitted), low, start, high))
 
 
 def fit_memory(gpu: GpuSpec, table: "pd.DataFrame") -> GpuSpec:

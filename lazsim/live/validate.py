@@ -175,7 +175,7 @@ def validate(
             inputs, measured, predicted, calibration, drift(before, after), tolerance, components, tuple(notes)
         )
 
-    with WorkerPool() as pool:
+    with WorkerPool(spec.text) as pool:
         return asyncio.run(run(pool))
 
 

@@ -1,4 +1,4 @@
-"""Start and kill workers on this machine: ``python -m lazsim.live.worker_pool`` imports torch once and forks on demand.
+"""Start and kill workers on this machine: ``python -m lazsim.live.worker_pool TEXT`` imports torch, forks on demand.
 
 It reads a JSON line for each worker to start and answers with the worker's process number. It ends when its input
 ends, and all its workers end with it.
@@ -41,14 +41,17 @@ class WorkerArgs(msgspec.Struct, frozen=True):
 class WorkerPool:
     """Worker processes of this machine; a context manager that ends all of them.
 
-    A fork of a process that has imported torch takes milliseconds. A new Python takes seconds of both cores, which
-    would disturb the workers that train.
+    A fork of a process that has imported torch and read the `text` takes milliseconds. A new Python takes seconds of
+    both cores, which would disturb the workers that train.
     """
+
+    def __init__(self, text: str = "") -> None:
+        self._text = text
 
     def __enter__(self) -> Self:
         self._process = when_possible(
             lambda: subprocess.Popen(
-                [sys.executable, "-m", "lazsim.live.worker_pool"],
+                [sys.executable, "-m", "lazsim.live.worker_pool", self._text],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 # An interrupt of the terminal is for the command, which ends the workers in order.
@@ -171,7 +174,7 @@ def main() -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     # Workers find in memory what takes seconds.
     importlib.import_module("lazsim.live.generation")
-    importlib.import_module("lazsim.live.text").load_text("")
+    importlib.import_module("lazsim.live.text").load_text(sys.argv[1])
     for line in sys.stdin.buffer:
         args = msgspec.json.decode(line, type=WorkerArgs)
         try:
