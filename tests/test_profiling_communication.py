@@ -4,6 +4,7 @@
 
 import os
 import signal
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import msgspec
@@ -62,7 +63,8 @@ def test_every_exchange_delivers_what_was_sent_and_is_timed():
 
 
 def test_wrong_data_is_noticed(monkeypatch):
-    monkeypatch.setattr(Ranks, "ask", lambda self, *command, **_: [([1e-3] * 6, 1.0)])
+    ranks = SimpleNamespace(ask=lambda *command, **_: [([1e-3] * 6, 1.0)])
+    monkeypatch.setattr(communication, "Ranks", lambda *_: nullcontext(ranks))
     with exchange_measurements(HEADER, 2, "gloo") as tasks, pytest.raises(LazsimError, match="delivered wrong data"):
         tasks[0].measure(0.0)
 
@@ -115,16 +117,15 @@ def test_gloo_does_not_send_from_a_gpu_and_says_so(monkeypatch):
     assert label_of(task.kernel, task.size, task.num_ranks) == "point_to_point over 2"
 
 
-@pytest.mark.parametrize("victim", [0, 1])
-def test_a_process_killed_in_mid_measurement_ends_all_with_one_line(victim):
+def test_a_process_killed_in_mid_measurement_ends_all_with_one_line():
     with Ranks(2, "gloo", "cpu") as ranks:
         pids = ranks.pids
         ranks.ask("forming a group", "join", "test", 2)
         # The others are told to start; the victim is gone before it can take part, so that they wait for it.
-        os.kill(pids[victim], signal.SIGKILL)
+        os.kill(pids[0], signal.SIGKILL)
         with pytest.raises(LazsimError) as caught:
             ranks.ask("measuring all_reduce of 1048576 bytes", "exchange", "all_reduce", 2**20, 1, 10**6)
-    said = f"process of rank {victim} died (SIGKILL) while measuring all_reduce of 1048576 bytes"
+    said = "process of rank 0 died (SIGKILL) while measuring all_reduce of 1048576 bytes"
     assert str(caught.value).startswith(said)
     assert "\n" not in str(caught.value)
     assert not any(is_running(pid) for pid in pids)
