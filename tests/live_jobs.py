@@ -42,14 +42,14 @@ TINY = msgspec.structs.replace(
 NUM_STEPS = 16
 
 
-def tiny_options(folder: Path) -> tuple[str, ...]:
+def tiny_options(folder: Path, slots: int = 3) -> tuple[str, ...]:
     """Write the model and a text to a folder; return the options with which commands train it."""
     fields = {name: value for name, value in msgspec.to_builtins(TINY).items() if value is not None}
     path = folder / "tiny.toml"
     path.write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in fields.items()))
     # The default text takes a second to read.
     (folder / "text").write_bytes(random.Random(0).randbytes(1000))
-    options = ("--model", path, "--heads", 2, "--slots", 3, "--batch", 6, "--text", folder / "text")
+    options = ("--model", path, "--heads", 2, "--slots", slots, "--batch", 6, "--text", folder / "text")
     return tuple(map(str, options))
 
 

@@ -80,7 +80,7 @@ def test_a_port_that_is_taken_is_told_once(lazsim, tmp_path, monkeypatch):
 def test_a_job_that_cannot_go_on_is_one_line_and_exit_code_1(lazsim, tmp_path):
     # A file stands where the folder of the last checkpoint goes. Bad input would have code 2.
     (tmp_path / "step-000000002").write_text("")
-    options = (*tiny_options(tmp_path), "--slots", 8, "--steps", 2, "--checkpoints", tmp_path)
+    options = (*tiny_options(tmp_path, slots=8), "--steps", 2, "--checkpoints", tmp_path)
     code, out, err = lazsim("live", "--nodes", 1, *options)
     assert (code, out) == (1, "")
     assert "all workers have ended; a worker's last words" in err
