@@ -78,7 +78,7 @@ def test_numbers_of_failures_that_are_surely_survived_or_lost_are_not_sampled():
 def test_nodes_fail_as_often_as_they_do_among_so_many():
     fail_prob_N = np.array([0.1, 0.5, 0.0, 0.7, 1.0])
     num_failed = np.full(60_000, 3)
-    counts_prob = independent_counts(fail_prob_N)
+    counts_prob = np.array(list(independent_counts(fail_prob_N)))
     failed = draw_failed(np.random.default_rng(0), fail_prob_N, counts_prob, num_failed)
     assert (failed.sum(axis=0) == 3).all()
     # Node 4 and two of nodes 0, 1 and 3: odds 1/9, 1 and 7/3, so that pairs are as 3 to 7 to 63.

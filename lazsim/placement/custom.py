@@ -64,10 +64,3 @@ def checked_plan(name: str, result: Any, shape: tuple[int, int, int], num_expert
     for layer, expert in np.argwhere(plan.replicas_LE == 0)[:1]:
         refuse(f"expert {expert} of layer {layer} is on no node")
     return plan
-
-
-def require_callable(name: str, function: object) -> Callable[..., Any]:
-    """Return a function, or raise SpecError when it is none."""
-    if not callable(function):
-        raise SpecError(f"policy {name!r} is no function but of type {type(function).__name__}")
-    return function

@@ -186,21 +186,17 @@ def _pack(load_P: Floats, room_G: Ints) -> Ints:
         total_G[gpus] = raised
         left_G[gpus] -= 1
         start += len(gpus)
-    singly = _pack_singly(load_P[start:].tolist(), total_G.tolist(), left_G.tolist())
-    return np.concatenate([*rounds, np.array(singly, dtype=np.int64)])
-
-
-def _pack_singly(loads: list[float], total_G: list[float], left_G: list[int]) -> list[int]:
-    """Do the same one by one, onto GPUs that have some load already."""
-    heap = [(total, gpu) for gpu, total in enumerate(total_G) if left_G[gpu]]
+    # The others one by one, onto GPUs that have some load already.
+    left = left_G.tolist()
+    heap = [(total, gpu) for gpu, total in enumerate(total_G.tolist()) if left[gpu]]
     heapq.heapify(heap)
-    gpus = []
-    for load in loads:
+    gpus_left = []
+    for load in load_P[start:].tolist():
         total, gpu = heap[0]
-        gpus.append(gpu)
-        left_G[gpu] -= 1
-        if left_G[gpu]:
+        gpus_left.append(gpu)
+        left[gpu] -= 1
+        if left[gpu]:
             heapq.heapreplace(heap, (total + load, gpu))
         else:
             heapq.heappop(heap)
-    return gpus
+    return np.concatenate([*rounds, np.array(gpus_left, dtype=np.int64)])

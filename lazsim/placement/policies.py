@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lazsim.errors import SpecError
 from lazsim.extensions import installed, load_extension, origin, source_of
 from lazsim.placement.balanced import place_balanced
 from lazsim.placement.baselines import place_compact, place_random, place_spread
-from lazsim.placement.custom import call_policy, require_callable
+from lazsim.placement.custom import call_policy
 from lazsim.placement.domains import place_over_domains
 from lazsim.placement.eplb import place_eplb, place_groups
 from lazsim.placement.euclid import place_euclid
@@ -202,7 +203,9 @@ def find_policy(name: str) -> NamedPolicy:
     if name in POLICIES:
         return POLICIES[name]
     function = load_extension("policy", "function", ENTRY_POINT_GROUP, name, POLICIES)
-    return NamedPolicy(name, require_callable(name, function), is_custom=True)
+    if not callable(function):
+        raise SpecError(f"policy {name!r} is no function but of type {type(function).__name__}")
+    return NamedPolicy(name, function, is_custom=True)
 
 
 def installed_policies() -> Mapping[str, "EntryPoint"]:

@@ -3,6 +3,7 @@
 Axes: L layers, E experts, N nodes, M failure sets, F numbers of failures.
 """
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -156,7 +157,8 @@ def recovery_prob(
         if (probs != probs[:1]).any():
             found, found_by = _independent(sets, probs, method, rng, half_width)
             return SurvivalEstimate(float(found.prob[0]), float(found.ci_low[0]), float(found.ci_high[0]), found_by)
-        weights = independent_counts(probs)[-1]
+        # A table of all rows fills the memory for thousands of nodes.
+        (weights,) = deque(independent_counts(probs), maxlen=1)
         counts = np.flatnonzero(weights > NEGLIGIBLE_PROB)
         weights = weights[counts]
     else:

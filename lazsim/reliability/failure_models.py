@@ -1,7 +1,7 @@
 """Models of nodes that fail together. Axes: N nodes or failure domains, K batch sizes."""
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,23 +52,23 @@ def count_distribution(model: BatchFailures, num_nodes: int, unit: str = "nodes"
     return distinct, np.bincount(index, weights) / weights.sum()
 
 
-def independent_counts(fail_prob_N: Floats) -> Floats:
-    """Return the probability that 0..N of the first ``n`` nodes fail independently, in row ``n``, shape (N + 1, N + 1).
+def independent_counts(fail_prob_N: Floats) -> Iterator[Floats]:
+    """Yield the probability that 0..N of the first 0, 1, .. N nodes fail independently, each of shape (N + 1,).
 
     This is the Poisson binomial distribution, and the binomial one where all probabilities are equal.
 
     Examples
     --------
-    >>> independent_counts(np.array([0.5, 0.5])).tolist()
+    >>> [counts.tolist() for counts in independent_counts(np.array([0.5, 0.5]))]
     [[1.0, 0.0, 0.0], [0.5, 0.5, 0.0], [0.25, 0.5, 0.25]]
     """
-    num_nodes = len(fail_prob_N)
-    table = np.zeros((num_nodes + 1, num_nodes + 1))
-    table[0, 0] = 1.0
-    for node, prob in enumerate(fail_prob_N):
-        table[node + 1] = table[node] * (1 - prob)
-        table[node + 1, 1:] += table[node, :-1] * prob
-    return table
+    counts = np.zeros(len(fail_prob_N) + 1)
+    counts[0] = 1.0
+    yield counts
+    for prob in fail_prob_N:
+        before, counts = counts, counts * (1 - prob)
+        counts[1:] += before[:-1] * prob
+        yield counts
 
 
 def checked_failures(failures: Sequence[int] | Ints, num_nodes: int, unit: str = "nodes") -> Ints:

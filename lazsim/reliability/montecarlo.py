@@ -102,7 +102,7 @@ def sample_independent(sets_MN: Bools, fail_prob_N: Floats, rng: np.random.Gener
     A pilot run shows how many samples are needed, as in `sample_curve`; since losses may be rare in it, the variance
     that counts is the largest within its interval.
     """
-    counts_prob = independent_counts(fail_prob_N)
+    counts_prob = np.array(list(independent_counts(fail_prob_N)))
     weight, count = counts_prob[-1], np.arange(len(fail_prob_N) + 1)
     sure = count < guaranteed_failures(sets_MN)
     unsure = ~sure & (count <= len(fail_prob_N) - num_survivors_needed(sets_MN))
