@@ -247,7 +247,7 @@ def test_place_shows_the_memory_of_a_model_and_says_when_a_gpu_has_less(lazsim, 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--gpu", "rtx3090"], "--gpu holds a model: give --model, too"),
+        (["--gpu", "rtx3090"], "--gpu has no effect without --model: add that, or leave --gpu out"),
         (["--model", "gpt-l", "--gpu", "rtx309"], "--gpu: unknown gpu 'rtx309': did you mean 'rtx3090'?"),
         (["--model", "gpt-x", "--gpu", "rtx3090"], "--model: unknown model 'gpt-x'"),
     ],
