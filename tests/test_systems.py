@@ -680,7 +680,8 @@ def test_systems_that_rarely_go_back_to_a_checkpoint_save_five_times_as_rarely(s
     # sqrt(2 * 10 s * 600 s) is 54.8 steps of 2 s. A save beside training stops nothing, and is written in five steps
     # after its copy.
     steps = interval_steps(SYSTEMS[system], staged_costs(), EvenLoads(2, 4), 12, between_s=600.0)
-    restarting = "ds", "tutel", "dropless", "checkpoint"
+    # Of few groups, spare bears few failures.
+    restarting = "ds", "tutel", "dropless", "checkpoint", "spare"
     expected = {"async-checkpoint": 6, "moc": 6} | dict.fromkeys(restarting, 55)
     assert steps == expected.get(system, 274)
 

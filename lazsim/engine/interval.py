@@ -59,12 +59,12 @@ def between_failures_s(trace: Trace, wall_s: float) -> float:
 def interval_steps(system: System, costs: CostModel, routing: Routing, num_nodes: int, between_s: float) -> int:
     """Return Young's interval in steps of a system on the most nodes that it can use of `num_nodes`; at least 1.
 
-    A system whose survivors go on rarely goes back to a checkpoint: its interval is `FALLBACK_FACTOR` times it.
+    A system that recovers from survivors rarely goes back to a checkpoint: its interval is `FALLBACK_FACTOR` times it.
     One that writes beside training saves as soon as the last save is written.
     """
     step_s = steady_step_s(system, costs, routing, num_nodes)
     save = system.save(costs, step_s)
-    rarely = system.keeps_whole_states or system.memory_lag_steps(costs, num_nodes, step_s) is not None
+    rarely = system.recovers_from_peers or system.memory_lag_steps(costs, num_nodes, step_s) is not None
     interval_s = young_interval_s(save.stall_s, between_s) * (FALLBACK_FACTOR if rarely else 1)
     return max(1, round(interval_s / step_s), math.ceil(save.persist_s / step_s))
 
