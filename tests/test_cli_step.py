@@ -107,6 +107,10 @@ def test_a_step_is_drawn(lazsim, tmp_path):
         (("--model", "gpt-oss-20b", "--cluster", "dgx-h100", "--gpus", "12"), "--gpus 12: give a multiple of the 8"),
         (("--model", "gpt-oss-20b", "--cluster", "dgx-h100", "--layout", "tensor"), "--layout tensor: give a field"),
         (("--model", "gpt-oss-20b", "--cluster", "dgx-h100", "--layout", "tensor=two"), "tensor"),
+        (
+            ("--model", "gpt-oss-20b", "--cluster", "dgx-h100", "--layout", "tensor=2", "--layout", "tensor = 4"),
+            "--layout tensor = 4: tensor is given twice",
+        ),
         (("--model", "gpt-oss-20b", "--cluster", "dgx-h100", "--layout", "tensor=3"), "must divide"),
         (("--model", "gpt-l", "--cluster", "dgx-h100", "--layout", "expert=8"), "no heads of attention"),
     ],

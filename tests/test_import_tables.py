@@ -279,6 +279,7 @@ def test_tables_that_cannot_be_used_are_refused_in_a_line(rows, message):
         ("gemm.csv", GEMM + "x1,bf16,64,64,64,1\n", (), "one of its sizes has a single value"),
         ("matmul.csv", "gpu\n", (), "unknown file of kernel times 'matmul.csv'"),
         ("gemm.csv", "gpu\n", ("--stand-in", "gemm=x1"), "--stand-in gemm: give FILE=GPU"),
+        ("gemm.csv", "gpu\n", ("--stand-in", "gemm.csv=x1", "--stand-in", "gemm.csv=x2"), "gemm.csv is given twice"),
         ("some.txt", "no table", (), "neither a folder, a .csv file nor the output of nccl-tests"),
         ("some.txt", NCCL_TESTS, ("--gpu", "x1"), "does not tell the collective"),
         ("all_reduce.txt", NCCL_TESTS.replace("Rank", "rank"), ("--gpu", "x1"), "has 0 lines '# Rank ...'"),

@@ -58,14 +58,14 @@ TIMEOUT_S = 60.0
 class Ranks:
     """Processes that exchange messages; none is left when the context ends."""
 
-    def __init__(self, num_ranks: int, backend: str, device: str, timeout_s: float = TIMEOUT_S) -> None:
-        self.timeout_s = timeout_s
+    def __init__(self, num_ranks: int, backend: str, device: str) -> None:
+        self.timeout_s = TIMEOUT_S
         self.doing = "starting"
         if backend == "gloo":
             # By default gloo looks up the host's name, which need not lead to an interface of this machine.
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         self._store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-        self._start_arguments = [(rank, self._store.port, backend, device, timeout_s) for rank in range(num_ranks)]
+        self._start_arguments = [(rank, self._store.port, backend, device, TIMEOUT_S) for rank in range(num_ranks)]
         self._processes: list[SpawnProcess] = []
         self._connections: list[Connection] = []
 

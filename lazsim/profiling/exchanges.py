@@ -151,7 +151,7 @@ def _answer(connection: Connection, run: Callable[[], Any]) -> None:
     try:
         connection.send(("ok", run()))
     except Exception as error:  # The parent reports it in one line, whatever it is.
-        connection.send(("error", f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"))
+        connection.send(("error", f"{type(error).__name__}: " + str(error).partition("\n")[0]))
 
 
 def _end_with_parent() -> None:

@@ -61,7 +61,7 @@ def _measure(kernel: str, size: int, folder: Path, budget_s: float) -> Point:
         if is_out_of_memory(error):
             raise
         # When a disk fills up, torch raises an error of its own.
-        why = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
+        why = error.strerror if isinstance(error, OSError) else str(error).partition("\n")[0]
         raise LazsimError(f"{folder}: cannot be written ({why}); choose another `checkpoint_path`") from None
     return make_point(kernel, size, samples_s, num_buffers=1, buffers_bytes=size, moved_bytes=size)
 

@@ -190,11 +190,15 @@ def parse_stand_ins(texts: Iterable[str]) -> dict[str, str]:
     >>> parse_stand_ins(["deepep_normal.csv=h100"])
     {'deepep_normal.csv': 'h100'}
     """
-    pairs = [text.partition("=")[::2] for text in texts]
-    for file, gpu in pairs:
+    found: dict[str, str] = {}
+    for text in texts:
+        file, _, gpu = text.partition("=")
         if file not in SOURCES or not gpu:
             raise SpecError(f"`stand_in` {file}: give FILE=GPU, where FILE is one of {', '.join(SOURCES)}")
-    return dict(pairs)
+        if file in found:
+            raise SpecError(f"`stand_in` {text}: {file} is given twice; keep one of them")
+        found[file] = gpu
+    return found
 
 
 def _read_files(path: str, notes: list[str]) -> dict[str, list[Row]]:

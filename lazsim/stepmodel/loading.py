@@ -83,13 +83,16 @@ def parse_layout(texts: tuple[str, ...]) -> dict[str, Any]:
     """
     fields: dict[str, Any] = {}
     for text in texts:
-        name, equals, value = text.partition("=")
+        name, equals, value = (part.strip() for part in text.partition("="))
         if not equals:
             raise SpecError(f"`layout` {text}: give a field and its value, such as tensor=2")
+        if name in fields:
+            raise SpecError(f"`layout` {text}: {name} is given twice; keep one of them")
+        if name in LISTS:
+            fields[name] = [part.strip() for part in value.split(",") if part.strip()]
+            continue
         try:
-            fields[name.strip()] = msgspec.toml.decode(f"value = {value.strip()}".encode())["value"]
+            fields[name] = msgspec.toml.decode(f"value = {value}".encode())["value"]
         except msgspec.DecodeError:
-            fields[name.strip()] = value.strip()
-        if name.strip() in LISTS:
-            fields[name.strip()] = [part.strip() for part in value.split(",") if part.strip()]
+            fields[name] = value
     return fields
