@@ -155,7 +155,12 @@ def recovery_prob(
     if isinstance(model, IndependentFailures):
         probs = checked_probs(model, sets.shape[1], unit)
         if (probs != probs[:1]).any():
-            found, found_by = _independent(sets, probs, method, rng, half_width)
+            found, found_by = _answer(
+                sets,
+                method,
+                lambda max_work: exact.survival_prob(sets, probs, max_work),
+                lambda: sample_independent(sets, probs, rng, half_width),
+            )
             return SurvivalEstimate(float(found.prob[0]), float(found.ci_low[0]), float(found.ci_high[0]), found_by)
         # A table of all rows fills the memory for thousands of nodes.
         (weights,) = deque(independent_counts(probs), maxlen=1)
@@ -202,24 +207,14 @@ def _curve(
     return _answer(sets, method, solve, lambda: sample_curve(sets, failures, rng, half_width))
 
 
-def _independent(
-    sets_MN: Bools, fail_prob_N: Floats, method: Method, rng: np.random.Generator, half_width: float
-) -> tuple[Estimate, str]:
-    def solve(max_work: float) -> Floats | None:
-        prob = exact.survival_prob(sets_MN, fail_prob_N, max_work)
-        return None if prob is None else np.array([prob])
-
-    return _answer(sets_MN, method, solve, lambda: sample_independent(sets_MN, fail_prob_N, rng, half_width))
-
-
 def _answer(
-    sets_MN: Bools, method: Method, solve: Callable[[float], Floats | None], sample: Callable[[], Estimate]
+    sets_MN: Bools, method: Method, solve: Callable[[float], Floats | float | None], sample: Callable[[], Estimate]
 ) -> tuple[Estimate, str]:
     """Answer by the method; an expert that no node holds leaves nothing to sample."""
     if method != "montecarlo" or guaranteed_failures(sets_MN) == 0:
         prob = solve(MAX_EXACT_WORK if method == "exact" else exact.MAX_WORK)
         if prob is not None:
-            return Estimate(prob, prob.copy(), prob.copy()), "exact"
+            return Estimate(*(np.array(prob, ndmin=1) for _ in range(3))), "exact"
         if method == "exact":
             raise ReliabilityError(
                 "an exact recovery probability would take too long here: use method auto or montecarlo"
