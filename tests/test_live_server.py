@@ -11,14 +11,17 @@ import threading
 import time
 import warnings
 from contextlib import suppress
+from types import SimpleNamespace
 
 import pytest
 
 pytest.importorskip("torch", reason="live training needs torch: pip install 'lazsim[live]'")
 
 from lazsim.live import controller_client, messages, worker_server
+from lazsim.live.checkpoint import job_hash
 from lazsim.live.controller_client import ControllerClient, DisconnectedError
-from lazsim.live.messages import Heartbeat, HeldState, Hello, LiveError, MessageAuth
+from lazsim.live.generation import Worker
+from lazsim.live.messages import Heartbeat, HeldState, Hello, LiveError, MessageAuth, Stop, Welcome
 from lazsim.live.worker_server import WorkerServer
 from tests.live_jobs import descriptors_left, tiny_spec
 
@@ -313,6 +316,31 @@ def test_a_line_that_comes_a_byte_at_a_time_keeps_no_worker_alive():
         await until(lambda: not server.workers)
 
     assert serve(script, silence_s=0.3, heartbeat_s=0.05).left == ["worker"]
+
+
+def test_a_worker_with_the_state_of_another_job_is_told_so_and_one_with_that_of_this_job_is_taken():
+    async def script(server):
+        answers = []
+        # The first names a block that the model of this job does not have.
+        for job, block in (("another", 10**6), (job_hash(tiny_spec(seed=1)), 0), (job_hash(tiny_spec()), 0)):
+            peer = await Peer().connect(server)
+            peer.say(Hello(f"worker-{len(answers)}", "instance", HeldState(blocks=frozenset([block])), job))
+            answers.append(peer.auth.verify(await peer.reader.readline()))
+        told = "holds the state of another job; end it, and start a worker for this one"
+        assert answers[:2] == [Stop(f"worker-{number}: {told}") for number in range(2)]
+        assert isinstance(answers[2], Welcome)
+
+    assert serve(script).joined == ["worker-2"]
+
+
+def test_a_worker_tells_the_job_of_the_state_that_it_holds():
+    said = []
+    answered = SimpleNamespace(send=said.append, inbox=SimpleNamespace(get=lambda timeout: Stop("over")))
+    worker = Worker(("127.0.0.1", 1), "worker", SECRET, "", 0)
+    worker._serve(answered)
+    worker._state = SimpleNamespace(held=HeldState, spec=tiny_spec(seed=1))
+    assert worker._serve(answered) == "over"
+    assert [one.job for one in said] == ["", job_hash(tiny_spec(seed=1))]
 
 
 def test_one_more_worker_than_descriptors_allow_is_told_so():

@@ -15,7 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from lazsim.live import messages
-from lazsim.live.checkpoint import BackgroundWriter, load_blocks, save_blocks
+from lazsim.live.checkpoint import BackgroundWriter, job_hash, load_blocks, save_blocks
 from lazsim.live.controller_client import RECONNECT_TIMEOUT_S, WELCOME_TIMEOUT_S, ControllerClient, DisconnectedError
 from lazsim.live.messages import SECRET_VARIABLE, LiveError, StartGeneration, Stop, Welcome
 from lazsim.live.state import DENSE, Key, TrainingState, all_keys, initial_values
@@ -96,8 +96,10 @@ class Worker:
             group.close()
 
     def _serve(self, client: ControllerClient) -> str:
-        held = messages.HeldState() if self._state is None else self._state.held()
-        client.send(messages.Hello(self.name, self._instance, held))
+        hello = messages.Hello(self.name, self._instance, messages.HeldState())
+        if self._state is not None:
+            hello = messages.Hello(self.name, self._instance, self._state.held(), job_hash(self._state.spec))
+        client.send(hello)
         try:
             welcome = client.inbox.get(timeout=WELCOME_TIMEOUT_S)
         except queue.Empty:

@@ -65,11 +65,15 @@ class HeldState(msgspec.Struct, frozen=True):
 
 
 class Hello(Message, frozen=True, tag=True):
-    """A worker registers; `instance` tells a worker that reconnects from another one of the same name."""
+    """A worker registers; `instance` tells a worker that reconnects from another one of the same name.
+
+    What it holds is of a `job`; see `lazsim.live.checkpoint.job_hash`. The job is empty where it holds nothing yet.
+    """
 
     name: Text
     instance: Text
     held: HeldState
+    job: Text = ""
 
 
 class Heartbeat(Message, frozen=True, tag=True):

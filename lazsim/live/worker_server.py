@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from lazsim.capacity import free_descriptors
 from lazsim.errors import LazsimError
 from lazsim.live import messages
+from lazsim.live.checkpoint import job_hash
 from lazsim.live.messages import NONCE_BYTES, PROOF_BYTES, Hello, LiveError, Message, MessageAuth, Stop
 from lazsim.live.spec import LiveSpec
 from lazsim.units import counted
@@ -103,6 +104,7 @@ class WorkerServer:
     def __init__(self, spec: LiveSpec, secret: bytes, device: str, host: str = "127.0.0.1", port: int = 0) -> None:
         self.spec, self.secret, self.device = spec, secret, device
         self.host, self.port = host, port
+        self._job = job_hash(spec)
         self.workers: list[WorkerConnection] = []
         self.stopped: str | None = None
         self.bug: BaseException | None = None
@@ -217,7 +219,8 @@ class WorkerServer:
                 auth = await self._prove(connection)
                 limit = messages.max_report_bytes(self.spec)
                 reader, writer = await asyncio.open_connection(sock=connection, limit=limit)
-                hello = self._verified(auth, await reader.readline())
+                # What it holds may be of another job.
+                hello = auth.verify(await reader.readline())
             self._strangers.pop(asyncio.current_task())  # type: ignore[arg-type]
             if isinstance(hello, Hello):
                 worker = self._register(hello, writer, auth)
@@ -268,6 +271,7 @@ class WorkerServer:
         if refusal is not None:
             writer.write(auth.sign(Stop(refusal)))
             return None
+        messages.check_report(self.spec, hello)
         worker = WorkerConnection(hello.name, hello.instance, writer, auth, hello.held, time.monotonic())
         self.workers.append(worker)
         worker.send(messages.Welcome(self.spec, self.device))
@@ -279,6 +283,8 @@ class WorkerServer:
         """Return the reason to turn a worker away, if any; the job is over where it is empty."""
         if self.stopped is not None:
             return self.stopped
+        if hello.job not in ("", self._job):
+            return f"{hello.name}: holds the state of another job; end it, and start a worker for this one"
         for worker in self.workers:
             if worker.name != hello.name:
                 continue
