@@ -35,6 +35,7 @@ from lazsim.placement.grid import Grid
 from lazsim.scenario import resolve
 from lazsim.study.checkpoint_interval import climb, parse_interval, went_back
 from lazsim.study.memory import find_obstacle
+from lazsim.study.simulation import resolve_runs
 from tests.jobs import SAVE_S, TRANSFER_S, EvenLoads, RandomLoads, StagedCosts, costs, staged_costs, trace
 from tests.test_engine import scenarios, spent, trained
 
@@ -630,6 +631,24 @@ def test_the_example_of_the_guide_is_a_system(lazsim, tmp_path, monkeypatch, way
     # A rebuild (10 s) and a load (10 s) in place of a restart (30 s) and a load.
     assert result.ledger_s["restart"] == 20
     assert result.system == "IN_PLACE"
+
+
+def test_all_systems_are_those_of_packages_too_and_those_named_beside_them(tmp_path, monkeypatch):
+    own = "from lazsim.engine.systems import SYSTEMS\n"
+    (tmp_path / "offered.py").write_text(own + "OFFERED = SYSTEMS['ds-ft']\n")
+    (tmp_path / "mine.py").write_text(own + "MINE = SYSTEMS['checkpoint']\n")
+    info = tmp_path / "offered-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: offered\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[lazsim.systems]\noffered = offered:OFFERED\nbroken = offered:MISSING\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "offered", raising=False)
+    settings = {"trace": "fail-every-5min", "routing": "uniform", "duration": "1min"}
+    scenarios, left_out = resolve_runs(settings, ("all", f"{tmp_path}/mine.py:MINE"), ())
+    names = [one.find_system().name for one in scenarios]
+    assert names[-2:] == ["offered", "MINE"]
+    assert {"lazarus", "ds-ft"} < set(names)
+    assert any(note.startswith("broken is left out: ") and "cannot be imported" in note for note in left_out)
 
 
 @pytest.mark.parametrize(("name", "message"), [

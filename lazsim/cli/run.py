@@ -51,8 +51,8 @@ RUN_FILES = (
     "systems",
     multiple=True,
     metavar="NAME",
-    help="Repeats; all stands for every system that can run the job, at its published and its best setting. Default: "
-    "lazarus, ds-ft, ds.",
+    help="Repeats; all stands for every system that can run the job, also of installed packages, at its published and "
+    "its best setting. Default: lazarus, ds-ft, ds.",
 )
 @click.option(
     "--interval",

@@ -21,7 +21,7 @@ from lazsim.loads import MAX_TOKENS, check_loads
 from lazsim.placement.balanced import most_distinct, place_on_uneven
 from lazsim.placement.eplb import place_groups, replicate_greedily
 from lazsim.placement.gpus import pack_gpus
-from lazsim.placement.plan import Bools, Ints
+from lazsim.placement.plan import Bools, Floats, Ints
 from lazsim.placement.policies import place
 from lazsim.placement.request import PlacementRequest
 from lazsim.placement.steady import (
@@ -247,11 +247,26 @@ def _fill(load_LE: Ints, gpus: _Gpus, policy: str, fault_threshold: int, num_gro
     elif plan is None:
         plan = place(policy, PlacementRequest(replicas_LE, len(gpus_N), int(slots_N[0]), most_gpus, load_LE))
     plan = plan.with_slots(int(slots_N.max()))
-    slots_LGK = pack_gpus(plan, load_LE, most_gpus, gpus_N)[:, np.arange(most_gpus) < gpus_N[:, None]]
+    is_used = np.arange(most_gpus) < gpus_N[:, None]
+    slots_LGK = pack_gpus(plan, load_LE, most_gpus, gpus_N)[:, is_used]
+    if num_groups > 1:
+        # It costs balance to keep replicas of an expert apart: EPLB's own GPUs stay where their busiest has less load.
+        own = [plan.slots_LNS[:, node, : num * gpus.slots_per_gpu] for node, num in enumerate(gpus_N.tolist())]
+        gpus_of = [one.reshape(len(one), -1, num).swapaxes(1, 2) for one, num in zip(own, gpus_N.tolist(), strict=True)]
+        own_LGK, share_LE = np.concatenate(gpus_of, axis=1), load_LE / plan.replicas_LE
+        own_L, packed_L = (_busiest(share_LE, slots) for slots in (own_LGK, slots_LGK))
+        slots_LGK[own_L < packed_L] = own_LGK[own_L < packed_L]
     rules = Rules(node_G, min(fault_threshold, plan.fewest_nodes), num_groups)
     if is_uneven and num_groups == 1:
         slots_LGK = even_out(slots_LGK, load_LE, rules)
     return slots_LGK, rules
+
+
+def _busiest(share_LE: Floats, slots_LGK: Ints) -> Floats:
+    """Return the load of the busiest GPU of each layer, of replicas that have these loads."""
+    share_LP = np.take_along_axis(share_LE, slots_LGK.reshape(len(slots_LGK), -1), axis=1)
+    load_L: Floats = share_LP.reshape(slots_LGK.shape).sum(axis=2).max(axis=1)
+    return load_L
 
 
 def _kept_groups(

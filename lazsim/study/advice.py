@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lazsim.engine.systems import DEFAULT_SYSTEMS, SYSTEMS, find_system
+from lazsim.engine.systems import DEFAULT_SYSTEMS, find_system, system_names
 from lazsim.errors import SpecError, prefix_errors, unknown_name
 from lazsim.scenario import Resolver, Scenario, Settings
 from lazsim.study.checkpoint_interval import AUTO, Formulas, Start, hold_against_formulas
@@ -239,7 +239,7 @@ def advise(
             parse_price(str(on_demand_price), plain.cluster.gpus_per_node)
     chosen = {"system": DEFAULT_SYSTEMS, **choices}
     if ALL in chosen["system"]:
-        chosen["system"] = tuple(SYSTEMS)
+        chosen["system"] = [*system_names(), *(one for one in chosen["system"] if one != ALL)]
     with prefix_errors("`system`"):
         for system in chosen["system"]:
             find_system(system)

@@ -12,8 +12,8 @@ from threadpoolctl import threadpool_limits
 from lazsim import __version__
 from lazsim.engine.planner import Planner
 from lazsim.engine.simulate import SystemRun
-from lazsim.engine.systems import DEFAULT_SYSTEMS, SYSTEMS, find_system
-from lazsim.errors import InfeasiblePlanError, prefix_errors
+from lazsim.engine.systems import DEFAULT_SYSTEMS, SYSTEMS, find_system, system_names
+from lazsim.errors import InfeasiblePlanError, SpecError, prefix_errors
 from lazsim.placement.plan import PlacementPlan
 from lazsim.placement.policies import find_policy, policy_input
 from lazsim.routing import Routing
@@ -92,7 +92,8 @@ def resolve_runs(
     """
     resolver, left_out = Resolver(), list[str]()
     if ALL in systems:
-        systems, left_out = _all_that_run(resolver, settings)
+        found, left_out = _all_that_run(resolver, settings)
+        systems = list(dict.fromkeys((*found, *(name for name in systems if name != ALL))))
     scenarios: list[Scenario] = []
     for system in systems:
         elastic = placements and find_system(system).is_elastic
@@ -110,12 +111,20 @@ def resolve_runs(
 def _all_that_run(resolver: Resolver, settings: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     """Return the systems that can run a job and fit into memory, and why the others cannot; all where none does."""
     found, left_out = [], []
-    for system in SYSTEMS:
-        scenario = resolver.resolve({**settings, "system": system})
+    for system in system_names():
+        try:
+            scenario = resolver.resolve({**settings, "system": system})
+            of_system = scenario.find_system()
+        except SpecError as error:
+            # A package that is broken is no reason to run nothing.
+            if system in SYSTEMS:
+                raise
+            left_out.append(f"{system} is left out: {error}")
+            continue
         trace = scenario.load_trace()
         wall_s = scenario.wall_s(trace)
         most_nodes = max(scenario.cluster.num_nodes, trace.most_nodes(wall_s))
-        obstacle = find_obstacle(scenario, scenario.find_system(), scenario.load_routing(), most_nodes, wall_s)
+        obstacle = find_obstacle(scenario, of_system, scenario.load_routing(), most_nodes, wall_s)
         if obstacle:
             left_out.append(f"{system} is left out: {obstacle}")
         else:

@@ -59,6 +59,11 @@ OWN_SYSTEMS = (
 )
 
 
+def system_names() -> list[str]:
+    """List the names of lazsim's systems, then those of installed packages, sorted."""
+    return [*SYSTEMS, *(name for name in installed("system", ENTRY_POINT_GROUP) if name not in SYSTEMS)]
+
+
 def describe_systems() -> dict[str, str]:
     """Describe every system by name in a few lines; for those of installed packages, name the origin without an import.
 
