@@ -6,6 +6,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from lazsim.costmodel.recovery_times import checkpoint_load_bytes
 from lazsim.costmodel.step import NodeLayout
 from lazsim.engine.layout import LayoutStepTimes, grid_of
 from lazsim.engine.reconfiguration import bind_nodes
@@ -118,6 +119,15 @@ def test_peers_that_recover_hold_whole_optimizer_states_and_take_the_memory():
     expert_bytes = 656e9 / 64 / 8 * 12
     assert whole.optimizer_states - sharded.optimizer_states > expert_bytes / 2
     assert whole.total > sharded.total
+
+
+def test_replicas_that_divide_optimizer_states_read_each_once_after_a_failure():
+    # Two replicas on 16 nodes: each reads 2 bytes of weights a parameter, and both together 12 of its states once, or
+    # each all 14 where it keeps states whole.
+    for system, bytes_per_param in (("checkpoint", 2 * 2 + 12), ("oobleck", 2 * 14)):
+        cost_model = costs(system=system)
+        read_N = checkpoint_load_bytes(cost_model, SYSTEMS[system].plan_evenly(cost_model, 16))
+        assert read_N.sum() == pytest.approx(bytes_per_param * cost_model.model.total_params)
 
 
 def even_memory(scenario, num_nodes):

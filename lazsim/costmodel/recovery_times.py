@@ -5,6 +5,7 @@ import numpy as np
 from lazsim.costmodel.step import CostModel
 from lazsim.dispatch import Floats, Ints
 from lazsim.placement.plan import PlacementPlan
+from lazsim.specs import STATE_BYTES_PER_PARAM, WEIGHT_BYTES_PER_PARAM
 
 
 def transfer_s(costs: CostModel, bytes_NN: Floats, server_N: Ints) -> float:
@@ -49,9 +50,16 @@ def checkpoint_save_s(costs: CostModel, experts_share: float = 1.0) -> float:
 
 
 def checkpoint_load_bytes(costs: CostModel, plan: PlacementPlan) -> Floats:
-    """Return the bytes of the dense state of its stage and the states of its experts that each node reads."""
+    """Return the bytes of the dense state of its stage and the states of its experts that each node reads.
+
+    Notes
+    -----
+    Weights are read whole. Where replicas divide optimizer states, as ZeRO does, a node reads its share of these.
+    """
+    read_share = WEIGHT_BYTES_PER_PARAM / STATE_BYTES_PER_PARAM
+    read_share += (1 - read_share) / costs.num_state_shares(plan.num_nodes)
     dense_bytes, held_N = costs.model.dense_state_bytes / costs.grid.num_stages, plan.num_held_N
-    return dense_bytes + held_N.astype(np.float64) * float(costs.model.expert_state_bytes)
+    return read_share * (dense_bytes + held_N.astype(np.float64) * float(costs.model.expert_state_bytes))
 
 
 def checkpoint_load_s(costs: CostModel, plan: PlacementPlan) -> float:

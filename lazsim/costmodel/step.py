@@ -99,6 +99,10 @@ class CostModel:
         """Return the bytes that a node sends to other pipeline stages in a step: none, since there is one stage."""
         return 0.0
 
+    def num_state_shares(self, num_nodes: int) -> int:
+        """Return in how many shares replicas on `num_nodes` nodes keep an optimizer state: each has it whole here."""
+        return 1
+
     def part_step_factor(self, num_nodes: int, num_left: int) -> float:
         """Return how many times as long a step is in which only some nodes of a plan do their part: no nodes share."""
         return 1.0

@@ -55,6 +55,10 @@ class LayoutCosts(CostModel):
         """Return the micro-batches of a data-parallel rank in a step on `num_nodes` nodes."""
         return self.inputs_for(num_nodes).num_micro_batches
 
+    def num_state_shares(self, num_nodes: int) -> int:
+        """Return in how many shares the replicas on `num_nodes` nodes keep an optimizer state."""
+        return 1 if self.inputs.parallel.sharding == "none" else max(1, num_nodes // self.grid.replica_nodes)
+
     def stage_bytes_per_node(self, num_nodes: int) -> float:
         """Return the bytes that a node sends to other pipeline stages in a step: activations forward, gradients back.
 

@@ -190,9 +190,15 @@ def _run(row: Row, lookup: Lookup) -> MeasuredRun:
     return MeasuredRun(row["row_id"], row.get("source", ""), settings, row, measured, inputs, skipped)
 
 
+DECISIVE = ("precision", "recompute", "dispatcher", "cuda_graph")
+"""Settings without which a row that says nothing of its `completeness` has not all inputs known."""
+
+
 def _known_inputs(row: Row) -> str:
     """Tell how well inputs are known; where the recipe that was found is of another run, it is the nearest one."""
-    if (row.get("completeness") or "full") != "full":
+    # A setting may be known to be none.
+    is_told = all((row.get(column) or "") not in set(UNKNOWN) - {"none"} for column in DECISIVE)
+    if (row.get("completeness") or ("full" if is_told else "")) != "full":
         return UNKNOWN_INPUTS
     return OWN if (row.get("config_match") or "source itself") in ("exact", "source itself") else NEAREST
 
