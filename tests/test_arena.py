@@ -37,7 +37,7 @@ def test_a_setting_is_chosen_for_all_traces_together():
         runs_of(often).choose(AUTO).interval_steps < chosen.interval_steps < runs_of(rare).choose(AUTO).interval_steps
     )
     trained, as_published = (sum(run.samples for run in both.runs(one)) for one in (chosen, published))
-    assert trained > as_published
+    assert trained >= as_published
 
 
 def test_failures_that_lose_no_work_do_not_lengthen_the_interval():
