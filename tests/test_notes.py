@@ -74,6 +74,21 @@ def test_a_run_that_outlasts_its_trace_says_that_the_trace_is_too_short():
     assert note in notes_of(nodes_at(5.0, 8, 100.0), duration=400)
 
 
+def test_a_run_that_spends_a_tenth_of_its_time_in_restarts_says_how_long_one_takes():
+    # On testbed A's 10 nodes a restart takes 26.9 + 10 x 2.13 s. One in 10 min is a tenth with the load, not in 1 h.
+    def told(duration_s):
+        failure = Event(300.0, "remove", "n0")
+        return [
+            note for note in notes_of(nodes_at(0.0, 10, duration_s, failure)) if note.startswith("the time of a re")
+        ]
+
+    [note] = told(600.0)
+    assert "48.2 s on 10 nodes" in note
+    assert ": ds " in note
+    assert "lazarus" not in note
+    assert told(3600.0) == []
+
+
 def test_a_run_that_never_reaches_a_checkpoint_says_that_it_keeps_no_step():
     # Under ds, any failure is a restart from a checkpoint, the first of which is after 50 steps.
     changes = [Event(20.0 * turn, kind, "n0") for turn in range(1, 30) for kind in ("remove", "add")]

@@ -213,7 +213,7 @@ def test_grouped_experts_are_held_against_one_and_moved_tokens_against_a_copy():
     # An eighth of the second is the schedule, so that the moves alone reach 8/7 of 0.7.
     found = reached_shares(profile_of(moved, [point("schedule", 4096, 0.125, 0.0)]))
     assert [one.share for one in found] == [pytest.approx(0.8)]
-    # On a busy machine, the schedule alone may seem to take longer than all of it: nothing is told of the moves.
+    # A busy machine may measure a schedule that takes longer than the whole. Then nothing is said of the moves.
     for schedule_s in (1.0, 1.5):
         assert reached_shares(profile_of(moved, [point("schedule", 4096, schedule_s, 0.0)])) == []
     # Where no more than 1,024 tokens for each were measured, those have to do.

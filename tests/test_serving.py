@@ -293,11 +293,12 @@ def test_groups_are_on_the_nodes_and_in_the_numbers_of_the_original_hierarchical
             greedily = naive_replicas(own_load, per_node)
             heaviest = max(map(operator.truediv, own_load, greedily))
             assert max(load[expert] / count[layer, expert] for expert in experts) == pytest.approx(heaviest)
-            # The original packs replicas, heaviest first, each on the lightest GPU with a free slot.
-            gpus = physical[layer].reshape(num_nodes, num_gpus // num_nodes, -1)[node]
-            replicas = [one / num for one, num in zip(own_load, greedily, strict=True) for _ in range(num)]
-            busiest += [sum(load[expert] / count[layer, expert] for expert in gpu) for gpu in gpus.tolist()]
-            of_original.append(pack(replicas, *gpus.shape))
+            # The original packs these replicas, heaviest first, each on the lightest GPU with a free slot. Where
+            # experts tie for a further replica, it may have others.
+            gpus = physical[layer].reshape(num_nodes, num_gpus // num_nodes, -1)[node].tolist()
+            replicas = [load[expert] / count[layer, expert] for gpu in gpus for expert in gpu]
+            busiest += [sum(load[expert] / count[layer, expert] for expert in gpu) for gpu in gpus]
+            of_original.append(pack(replicas, len(gpus), len(gpus[0])))
         # One node keeps no groups.
         assert num_nodes == 1 or max(busiest) <= max(of_original) * (1 + 1e-9)
 

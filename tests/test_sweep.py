@@ -241,6 +241,7 @@ def test_history_is_that_of_the_runs():
     for ours, theirs in ((result.timeline(), alone.timeline()), (result.events(), alone.events())):
         mine = ours[ours["seed"] == 1].reset_index(drop=True)
         assert mine[list(theirs.columns)].to_dict("records") == theirs.to_dict("records")
+    assert alone.summary()["samples"].tolist() == [run.samples for run in alone.runs]
 
 
 def test_the_summary_pairs_runs_by_seed():
@@ -260,10 +261,12 @@ def test_the_summary_pairs_runs_by_seed():
 def test_notes_count_the_runs_that_they_are_about():
     sweep = parse_sweep({"base": BASE | {"cluster.num_nodes": 8}, "grid": {"system": ["lazarus", "ds"]}})
     notes = run_sweep(sweep, num_workers=1).notes
-    assert notes == (
-        "the trace has up to 10 nodes, rtx3090x10 has 8; `max_nodes` 8 keeps to that (2 of 2 runs)",
-        "costs are analytic: no profile was given (2 of 2 runs)",
-    )
+    nodes, costs, restarts = notes
+    assert nodes == "the trace has up to 10 nodes, rtx3090x10 has 8; `max_nodes` 8 keeps to that (2 of 2 runs)"
+    # Only `ds` restarts at each failure.
+    assert restarts.startswith("the time of a restart decides much: 43.9 s on 8 nodes")  # 26.9 + 8 x 2.13 s
+    assert restarts.endswith("(1 of 2 runs)")
+    assert costs == "costs are analytic: no profile was given (2 of 2 runs)"
 
 
 def test_batches_hold_each_task_once_and_last_as_long_as_they_should():

@@ -63,8 +63,7 @@ def matmul_s(gpu: GpuSpec, m: npt.ArrayLike, n: npt.ArrayLike, k: npt.ArrayLike)
 def memory_s(gpu: GpuSpec, num_bytes: npt.ArrayLike) -> Floats:
     """Predict the seconds of an element-wise kernel or a copy, which reads and writes `num_bytes`; none for 0 bytes."""
     moved = np.asarray(num_bytes, dtype=np.float64)
-    rate = gpu.memory_efficiency * gpu.memory_bytes_per_s
-    seconds: Floats = (moved / rate + gpu.kernel_overhead_s) * (moved > 0)
+    seconds: Floats = (moved / gpu.moved_bytes_per_s + gpu.kernel_overhead_s) * (moved > 0)
     return seconds
 
 

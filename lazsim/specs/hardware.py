@@ -64,6 +64,11 @@ class GpuSpec(Spec, frozen=True, kw_only=True):
     fused_experts: FusedExpertsSpec | None = None
     """Matmul efficiencies of experts in jobs with fused kernels; none where no such kernel was measured."""
 
+    @property
+    def moved_bytes_per_s(self) -> float:
+        """Rate at which an element-wise kernel or a copy reads and writes the memory."""
+        return self.memory_efficiency * self.memory_bytes_per_s
+
     def peak_of(self, precision: str) -> float:
         """Return the matmul peak of a precision of `lazsim.specs.ParallelSpec`, or of half precision if it has none."""
         peaks = {"bf16": 0.0, "nvfp4": self.peak_fp4_flop_per_s}

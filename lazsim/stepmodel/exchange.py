@@ -134,7 +134,7 @@ def slowed_by(inputs: StepInputs, hidden_s: float) -> float:
 def optimizer_s(inputs: StepInputs, params: StageParameters) -> float:
     """Return the time to update the parameters whose states a GPU holds."""
     owned, model = owned_params(inputs, params), inputs.model
-    rate = inputs.gpu.memory_efficiency * inputs.gpu.memory_bytes_per_s
+    rate = inputs.gpu.moved_bytes_per_s
     seconds = inputs.constants.optimizer_bytes_per_param * sum(owned) / rate
     if inputs.parallel.optimizer == "muon":
         expert = sorted((model.expert_dim, model.d_ff_expert))

@@ -127,8 +127,7 @@ class StepInputs:
             return 0.0
         if "quantise" in self.tables.grids:
             return self.tables.time_s("quantise", max(num_bytes / QUANTISE_BYTES, 1.0))
-        rate = self.gpu.memory_efficiency * self.gpu.memory_bytes_per_s
-        return self.gpu.kernel_overhead_s + num_bytes / rate
+        return self.gpu.kernel_overhead_s + num_bytes / self.gpu.moved_bytes_per_s
 
     def across_s(self, curve_us: Curve, num_bytes: float, share: float) -> float:
         """Return the time of bytes through a NIC by a measured curve, stretched to this NIC's rate.

@@ -83,8 +83,7 @@ class Kernels:
         if kernel == "matmul_fp8_block":
             seconds *= self.inputs.constants.block_weight_gradient_slowdown
         added_bytes = (2 * self.inputs.parallel.gradient_bytes - 2) * columns * inner
-        gpu = self.inputs.gpu
-        return seconds + added_bytes / (gpu.memory_efficiency * gpu.memory_bytes_per_s)
+        return seconds + added_bytes / self.inputs.gpu.moved_bytes_per_s
 
     def second_copy(self, width: float, tokens: float, kernel: str, graphed: bool) -> tuple[Operation, ...]:
         """Write an 8-bit operand once more, with scales along the other axis, for the gradient of the weight.

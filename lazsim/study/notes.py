@@ -22,6 +22,9 @@ from lazsim.trace.stats import rate_note, trace_stats
 from lazsim.trace.table import Event, Trace, build_trace
 from lazsim.units import GIB, counted, format_duration
 
+DECISIVE_SHARE = 0.1
+"""Share of the time in restarts from which on their assumed length is told."""
+
 NUMBER = re.compile(r"\d[\d.,]*")
 
 
@@ -55,6 +58,15 @@ def _system_notes(scenarios: Sequence[Scenario], runs: Sequence[SystemRun]) -> l
     unsaved = [run.name for run in runs if not run.interval_steps]
     if unsaved:
         notes.append(f"makes no checkpoints, so that a restart goes back to step 0: {', '.join(unsaved)}")
+    shares = {run.name: run.ledger_s["restart"] / run.wall_s for run in runs}
+    restarting = [f"{name} {share:.0%}" for name, share in shares.items() if share >= DECISIVE_SHARE]
+    if restarting:
+        cluster = scenarios[0].cluster
+        each_s = restart_s(scenarios[0].costs(), cluster.num_nodes)
+        notes.append(
+            f"the time of a restart decides much: {format_duration(each_s)} on {counted(cluster.num_nodes, 'node')} "
+            f"before it reads a checkpoint (`cluster.recovery`). Share of the time in restarts: {', '.join(restarting)}"
+        )
     copies = [f"{run.name} {run.host_bytes / GIB:,.0f}" for run in runs if run.host_bytes]
     if copies:
         has = scenarios[0].cluster.host_memory_bytes / GIB

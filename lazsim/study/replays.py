@@ -58,7 +58,7 @@ SCALES = {unit: scale for unit, scale in UNITS.items() if unit} | SHARES
 RATE = re.compile(
     r"\s*~?(?P<number>\d+(?:\.\d+)?)\s*(?:failures?\s*)?(?:/|per)\s*(?P<nodes>\d+(?:\.\d+)?)?\s*node-(?P<unit>hour|day|year)s?"
 )
-"""Failures, such as 6.5/1000 node-days, in so many node-hours, node-days or node-years; in one without a number."""
+"""A rate of failures, such as 6.5/1000 node-days. Without a number of node-hours, node-days or node-years, it is 1."""
 
 TIME = rf"[\d.]+(?: ?(?:{IN_WORDS})(?![a-z]))?"
 """What ``<time>`` stands for in the words of an input."""
