@@ -233,8 +233,7 @@ def _report(
     inputs: dict[str, Any], run: "Callable[[OnStart], Coroutine[Any, Any, LiveRun]]", wall_s: float | None
 ) -> "LiveReport":
     """Make a run and report on it; after an interrupt, on its part up to then, if it had begun."""
-    import asyncio
-
+    from lazsim.live.orders import run_until_ordered
     from lazsim.live.record import LiveReport
 
     started: list[Coordinator] = []
@@ -246,7 +245,7 @@ def _report(
             show_progress("training", wall_s)(coordinator)
 
         try:
-            return LiveReport(inputs, asyncio.run(run(on_start)))
+            return LiveReport(inputs, run_until_ordered(run(on_start)))
         except KeyboardInterrupt:
             if not started or not started[0].record.steps:
                 raise

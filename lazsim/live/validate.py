@@ -4,7 +4,6 @@ The forecast is the simulation's own, from costs measured on the same machine be
 run only tells how much the speed of the machine has changed.
 """
 
-import asyncio
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -32,6 +31,7 @@ from lazsim.live.calibration import (
     summarise,
 )
 from lazsim.live.fault_injector import TraceInjector
+from lazsim.live.orders import run_until_ordered
 from lazsim.live.record import LiveRun
 from lazsim.live.run import OnStart, describe_inputs, live_scenario, prepare, run_locally
 from lazsim.live.spec import LiveSpec
@@ -176,7 +176,7 @@ def validate(
         )
 
     with WorkerPool(spec.text) as pool:
-        return asyncio.run(run(pool))
+        return run_until_ordered(run(pool))
 
 
 @contextmanager
