@@ -108,6 +108,7 @@ class Defaults(Spec, frozen=True, kw_only=True):
     time_format: str | None = None
     time_zone: str | None = None
     cluster_nodes: NumNodes | str | None = None
+    span: str | None = None
     """What the file does not say; see `lazsim.trace.make_mapping`."""
     trace_seed: Seed | None = None
     """Seed of the trace; `seed` when None."""

@@ -50,6 +50,8 @@ def read_table(text: str, faults: Faults, is_header: Callable[[list[str]], bool]
     rows: Iterator[Row]
     if text.lstrip()[:1] in ("{", "["):
         return _align(_json_values(text, faults), faults)
+    # Excel's first line for the separator, which Grafana writes, too.
+    text = re.sub(r"\Asep=.\r?\n", "\n", text)
     separator = find_separator(text)
     rows = _split_lines(text) if separator is None else _separated_lines(text, separator, faults)
     found = _limited(rows, faults)

@@ -93,6 +93,55 @@ def test_slurm_node_that_drains_is_lost_when_it_is_drained_or_down(read):
     assert any(note.startswith("3 nodes begin to drain") for note in trace.notes)
 
 
+@pytest.mark.parametrize(
+    "reason",
+    ["Xid 79", "XID 94 on GPU 3", "NVRM: GPU has fallen off the bus", "NODE_FAIL", "GPU 3 is lost",
+     "gres/gpu count reported lower than configured (7 < 8)"],
+)  # fmt: skip
+def test_slurm_node_that_drains_since_a_gpu_failed_is_lost_at_once(read, reason):
+    trace = read(slurm(
+        f"00:01:00.000] update_node: node gpu-1 reason set to: {reason}",
+        "00:01:00.000] update_node: node gpu-1 state set to DRAINING",
+        "00:02:00.000] update_node: node gpu-2 state set to DRAINING",
+        f"00:02:00.000] update_node: node gpu-2 reason set to: {reason}",
+        "00:03:00.000] update_node: node gpu-3 reason set to: swap the rack, new kernel",
+        "00:03:00.000] update_node: node gpu-3 state set to DRAINING",
+        "00:04:00.000] update_node: node gpu-1 state set to DRAINED",
+        "00:05:00.000] update_node: node gpu-[1-3] state set to RESUME",
+        # The old reason is no reason any more.
+        "00:06:00.000] update_node: node gpu-1 state set to DRAINING",
+    ))  # fmt: skip
+    assert [one[:2] for one in history(trace) if one[1]] == [(60.0, ["gpu-1"]), (120.0, ["gpu-2"])]
+    assert any(note.startswith("2 nodes drain since a GPU failed") for note in trace.notes)
+    assert any(note.startswith("2 nodes begin to drain, which is no loss") for note in trace.notes)
+    rows = read(
+        "NodeName|TimeStart|TimeEnd|State|Reason\n"
+        f"gpu-1|2025-03-01T00:00:00|2025-03-01T01:00:00|DRAINING|{reason}\n"
+        "gpu-2|2025-03-01T01:00:00|2025-03-01T02:00:00|DRAIN|new kernel\n"
+        f"gpu-2|2025-03-01T03:00:00|2025-03-01T04:00:00|DRAIN*|{reason}\n"
+    )
+    assert [one[:2] for one in history(rows) if one[1]] == [(0.001, ["gpu-1"]), (10800.0, ["gpu-2"])]
+    assert any(note.startswith("1 row is left out") for note in rows.notes)
+
+
+def test_sacctmgr_without_reasons_is_read_by_its_states(read):
+    trace = read(
+        "NodeName|TimeStart|TimeEnd|State\n"
+        "gpu-1|2025-03-01T00:00:00|2025-03-01T01:00:00|DRAIN\n"
+        "gpu-1|2025-03-01T01:00:00|2025-03-01T02:00:00|DRAINED\n"
+    )
+    assert trace.duration_s == 3600.0
+
+
+def test_log_is_observed_for_as_long_as_is_said(read):
+    log = slurm("00:01:00.000] Nodes gpu-1 not responding, setting DOWN", "01:00:00.000] Node gpu-1 now responding")
+    trace = read(log, span=("2025-02-28", "2025-03-02"))
+    assert trace.duration_s == 2 * 86400.0
+    assert history(trace) == [(0.0, [], ["gpu-1"]), (86460.0, ["gpu-1"], []), (90000.0, [], ["gpu-1"])]
+    with pytest.raises(TraceFormatError, match="has rows after what `span` says"):
+        read(log, span=("", "2025-03-01"))
+
+
 def test_slurm_clock_that_is_set_back_is_refused_unless_the_zone_is_given(read):
     log = (
         "[2025-11-02T01:50:00.000] error: Nodes gpu-1 not responding, setting DOWN\n"

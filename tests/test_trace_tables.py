@@ -400,6 +400,14 @@ def test_file_that_names_more_nodes_than_the_cluster_has_is_refused(write):
         read_trace(write(OUTAGES), mapping=TraceMapping(cluster_nodes=1))
 
 
+def test_nodes_that_a_mapping_does_not_name_are_left_out(write):
+    path = write("node,start,end\na,2025-03-01,2025-03-02\nb,2025-03-03,2025-03-04\n")
+    write('cluster_nodes = ["a", "z"]\n[columns]\nnode = 1\nstart = 2\nend = 3\n', "mine.toml")
+    trace = read_trace(path, format=str(path.with_name("mine.toml")))
+    assert set(trace.names) == {"a", "z"}
+    assert any(note.startswith("1 node of the file not among") for note in trace.notes)
+
+
 def test_outages_of_several_clusters_are_not_taken_for_one(write):
     rows = "System,nodes,nodenum,Prob Started,Prob Fixed\n2,4,1,6/21/05 10:54,6/21/05 11:00\n20,9,1,6/22/05 10:54,\n"
     with pytest.raises(TraceFormatError, match="line 3: System is '2' before and '20' here"):
@@ -412,3 +420,209 @@ def test_fault_that_ends_though_it_never_started_began_before_the_trace(write):
     faults = [{"node_id": "x", "event_time": 1.0, "event_type": "fault_end"}]
     trace = read_trace(write(json.dumps(faults)), lenient=True)
     assert outcome(trace) == (86400.0, 1, 0.0)
+
+
+# Lengths of outages.
+
+
+@pytest.mark.parametrize(
+    ("header", "text", "minutes"),
+    [
+        ("duration_s", "5400", 90), ("duration_min", "90", 90), ("downtime (hours)", "1.5", 90),
+        ("Duration [d]", "2", 2880),
+        ("outage (hh:mm:ss)", "01:30:00", 90), ("duration", "1 02:03:30", 24 * 60 + 123.5), ("ttr", "1-00:00:00", 1440),
+        ("downtime", "1 day, 2:00:00", 26 * 60), ("duration", "2.5h", 150), ("duration", "1h 30min", 90),
+        ("duration", "1 hour, 30 minutes", 90), ("downtime_min", "2h", 120), ("down for", "45s", 0.75),
+    ],
+)  # fmt: skip
+def test_outage_has_a_length_in_the_unit_of_its_header_or_of_its_text(write, header, text, minutes):
+    rows = f'node,start,{header}\na,2025-03-01 00:00,"{text}"\nb,2025-03-05 00:00,0 s\n'
+    # Two nodes for four days, of which one is away.
+    assert outcome(read_trace(write(rows))) == (4 * 86400.0, 2, 8 * 86400.0 - 60 * minutes)
+
+
+UNITLESS = "node,start,duration\na,2025-03-01 00:00,90\nb,2025-03-01 03:00,\n"
+
+
+def test_length_of_an_outage_without_a_unit_asks_for_it(write):
+    with pytest.raises(TraceFormatError, match="line 2: '90' is a duration without a unit; give `time_unit`"):
+        read_trace(write(UNITLESS))
+    trace = read_trace(write(UNITLESS), mapping=TraceMapping(time_unit="min"))
+    # b goes as the trace ends, and an empty length goes on.
+    assert outcome(trace) == (10800.0, 2, 2 * 10800.0 - 5400.0)
+
+
+def test_unit_that_is_given_is_that_of_lengths_where_times_are_stamps_since_1970(write):
+    rows = "node,start,duration\na,1740787200,90\nb,1740798000,30\n"
+    trace = read_trace(write(rows), mapping=TraceMapping(time_unit="min"))
+    assert outcome(trace) == (10800.0 + 1800.0, 2, 2 * 12600.0 - 5400.0 - 1800.0)
+
+
+@pytest.mark.parametrize("text", ["2:30", "-1h", "3 fortnights", "1M", "1,5h", "nan h", "9999999d"])
+def test_length_that_may_mean_several_things_is_refused(write, text):
+    with pytest.raises(TraceFormatError, match=r"line 2: .* is no duration, such as 90 in a unit, 2.5h or 1 02:03:04"):
+        read_trace(write(f'node,start,duration\na,2025-03-01,"{text}"\n'))
+
+
+def test_end_of_an_outage_goes_before_its_length(write):
+    rows = "node,start,end,duration_min\na,2025-03-01 00:00,2025-03-01 01:00,7\nb,2025-03-01 03:00,,\n"
+    assert outcome(read_trace(write(rows))) == AWAY
+
+
+# From when to when nodes were observed.
+
+
+@pytest.mark.parametrize(
+    ("observed", "span_d", "away_d"),
+    [
+        (None, 3, 2), ("2025-02-01..2025-05-01", 89, 2), ("..2025-03-03 12:00", 2.5, 1.5), ("2025-02-28..", 4, 2),
+        ("2025-02-28T00:00:00+00:00..2025-03-31", 31, 2),
+    ],
+)  # fmt: skip
+def test_outages_are_observed_for_as_long_as_is_said(write, observed, span_d, away_d):
+    rows = "node,start,end\na,2025-03-01,2025-03-02\nb,2025-03-03,2025-03-04\n"
+    trace = read_trace(write(rows), mapping=make_mapping(span=observed))
+    assert outcome(trace) == (86400 * span_d, 2, 86400 * (2 * span_d - away_d))
+    said = observed.partition("..")[2] or "with the last one" if observed else "`span` says from when"
+    assert any(said in note for note in trace.notes)
+
+
+def test_span_is_written_as_the_file_writes_times_or_as_iso_does(write):
+    rows = "node,start,duration_h\na,01.03.2025 00:00,24\n"
+    for observed in ("01.02.2025 00:00..01.04.2025 00:00", "2025-02-01..2025-04-01"):
+        mapping = make_mapping(time_format="%d.%m.%Y %H:%M", span=observed)
+        assert outcome(read_trace(write(rows), mapping=mapping)) == (59 * 86400.0, 1, 58 * 86400.0)
+    hours = write("node,start_h,end_h\na,10,20\n")
+    assert outcome(read_trace(hours, mapping=make_mapping(span="0..100"))) == (100 * 3600.0, 1, 90 * 3600.0)
+
+
+def test_events_of_states_are_observed_for_as_long_as_is_said(write):
+    rows = "time,event,node\n2025-03-01,down,a\n2025-03-02,up,a\n"
+    trace = read_trace(write(rows), mapping=make_mapping(span="2025-02-27..2025-03-05"))
+    assert outcome(trace) == (6 * 86400.0, 1, 5 * 86400.0)
+
+
+@pytest.mark.parametrize(
+    ("rows", "observed", "says"),
+    [
+        ("node,start,end\na,2025-03-01,2025-03-02\n", "2025-03-01..2025-02-01", "has rows after what `span` says"),
+        ("node,start,end\na,2025-03-01,2025-03-02\n", "2025-03-02..", "has rows before what `span` says"),
+        ("node,start,end\na,2025-03-01,2025-03-02\n", "2025-03-01", "write FROM..TO"),
+        ("node,start,end\na,2025-03-01,2025-03-02\n", "5..9", "`span`: '5' is not a date"),
+        ("node,start_h,end_h\na,5,6\n", "3..9", "its times count from 0"),
+        (COUNTS, "2025-01-01..", "leave `span` out"),
+        ("0,add,a\n90000,remove,a\n", "..9", "has rows after"),
+    ],
+)
+def test_span_that_a_file_contradicts_is_refused(write, rows, observed, says):
+    with pytest.raises(LazsimError) as error:
+        read_trace(write(rows), mapping=make_mapping(span=observed))
+    assert says in str(error.value)
+
+
+# Samples.
+
+SAMPLED = [("a", "1101"), ("b", "1110"), ("c", " 111")]
+"""Nodes and their samples, a minute apart: two are lost, a and b, and c comes."""
+STAMPS = [f"2025-03-01 00:0{minute}:00" for minute in range(4)]
+
+
+def wide(names, text, start="Time"):
+    rows = ["".join(row) for row in zip(*(samples for _, samples in SAMPLED), strict=True)]
+    lines = [",".join([stamp, *(text[cell] for cell in row)]) for stamp, row in zip(STAMPS, rows, strict=True)]
+    return "\n".join([",".join([start, *names]), *lines]) + "\n"
+
+
+def long(header, name):
+    rows = [
+        f'{stamp},"{name.format(node)}",{value}'
+        for node, samples in SAMPLED
+        for stamp, value in zip(STAMPS, samples, strict=True)
+        if value != " "
+    ]
+    return "\n".join([header, *rows]) + "\n"
+
+
+DIGITS = {"1": "1", "0": "0", " ": ""}
+SAMPLES = {
+    "columns": wide("abc", DIGITS),
+    "words": wide("abc", {"1": "up", "0": "down", " ": ""}),
+    "blanks": wide("abc", {"1": "1.0", "0": "", " ": ""}),
+    "NaN": wide("abc", {"1": "1", "0": "0", " ": "NaN"}),
+    "labels": wide([f'"up{{instance=""{node}:9100"", job=""node""}}"' for node in "abc"], DIGITS, '"Time"'),
+    "Excel": "sep=,\r\n" + wide("abc", DIGITS).replace("\n", "\r\n"),
+    "rows": long("Time,instance,Value", "{}:9100"),
+    "rows of series": long("Time,Metric,Value", 'up{{instance=""{}:9100""}}'),
+    "poll": long("time,host,alive", "{}"),
+}
+
+
+@pytest.mark.parametrize("form", SAMPLES)
+def test_node_is_gone_while_its_samples_are_0_or_missing(write, form):
+    trace = read_trace(write(SAMPLES[form]))
+    assert losses(trace) == [(120.0, 1), (180.0, 1)]
+    # a for two minutes, b for three, c for two.
+    assert outcome(trace) == (180.0, 2, 60.0 * (2 + 3 + 2))
+    assert sorted(trace.names) == ["a", "b", "c"]
+
+
+def test_gap_of_all_samples_is_no_loss(write):
+    rows = "Time,a,b\n2025-03-01 00:00,1,1\n2025-03-01 00:01,,\n2025-03-01 00:02,1,1\n"
+    assert outcome(read_trace(write(rows))) == (120.0, 0, 240.0)
+
+
+def test_columns_that_are_nodes_are_named_by_a_pattern_and_series_by_their_labels(write):
+    rows = wide(["gpu-1", "gpu-2", "load"], DIGITS).replace("load", "load of all")
+    trace = read_trace(write(rows), mapping=make_mapping(columns="time=Time,nodes=gpu-*"))
+    assert trace.names == ("gpu-1", "gpu-2")
+    two = [f'"up{{instance=""{node}"",job=""{job}""}}"' for node, job in (("a", "dcgm"), ("a", "node"), ("b", "node"))]
+    with pytest.raises(TraceFormatError, match=r"jobs dcgm, node, .* choose one with `where` 'job=dcgm'"):
+        read_trace(write(wide(two, DIGITS)))
+    assert read_trace(write(wide(two, DIGITS)), mapping=make_mapping(where="job=node")).names == ("a", "b")
+
+
+def test_status_that_is_not_ready_is_a_loss(write):
+    name = '"kube_node_status_condition{{condition=""Ready"",node=""{}"",status=""{}""}}"'
+    rows = f"Time,{name.format('a', 'false')},{name.format('b', 'true')}\n{STAMPS[0]},0,1\n{STAMPS[1]},1,1\n"
+    assert losses(read_trace(write(rows))) == [(60.0, 1)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        (
+            "Time,a,b\n2025-03-01 00:00,1,1\n2025-03-01 00:01,3,1\n2025-03-01 00:02,1,1\n",
+            "line 3: '3' is neither 0 nor 1",
+        ),
+        ("Time,a,b\n2025-03-01 00:00,1,1\n2025-03-01 00:01,1\n", "line 3: 2 columns, too few"),
+        # Counts of two kinds of nodes, or loads.
+        (
+            "Time,a,b\n2025-03-01 00:00,3,1\n2025-03-01 00:01,3,2\n",
+            "or of samples time=when,node=host,value=up or time=when,nodes=gpu-*",
+        ),
+        ('Time,"load{node=""a""}"\n2025-03-01 00:00,1\n', "Prometheus's load, which does not say"),
+        # Which of the two is it at 00:00?
+        ("time,node,job,value\n2025-03-01,a,x,1\n2025-03-01,a,y,0\n", "line 3: another sample of 'a' at this time"),
+        # Polled one after the other.
+        (
+            "time,node,value\n0,a,1\n1,b,1\n60,a,1\n61,b,0\n120,a,1\n121,b,1\n",
+            "no node has samples at more than 60% of",
+        ),
+    ],
+)
+def test_samples_that_do_not_say_which_node_is_there_are_refused_in_one_line(write, rows, says):
+    with pytest.raises(TraceFormatError) as error:
+        read_trace(write(rows), mapping=make_mapping(time_unit="s") if "\n0," in rows else TraceMapping())
+    assert says in str(error.value)
+
+
+def test_one_of_the_conditions_in_a_list_must_hold(write):
+    rows = "host,down since,up at,kind\n" + "".join(
+        f"{kind},2025-03-01 0{hour}:00,2025-03-01 0{hour}:30,{kind}\n"
+        for hour, kind in enumerate(["gpu", "net", "test"])
+    )
+    path = write(rows)
+    write('where = [["kind=g*", "kind=n*"]]\n[columns]\nnode = 1\nstart = 2\nend = 3\n', "mine.toml")
+    trace = read_trace(path, format=str(path.with_name("mine.toml")))
+    assert set(trace.names) == {"gpu", "net"}
+    assert "1 row is left out: only those with kind=g* or kind=n* count" in trace.notes

@@ -22,7 +22,7 @@ class Need(NamedTuple):
     command: str = ""
 
 
-MAPPING = ("columns", "where", "time_unit", "time_format", "time_zone", "cluster_nodes")
+MAPPING = ("columns", "where", "time_unit", "time_format", "time_zone", "cluster_nodes", "span")
 """Options that say what the file of a trace does not."""
 
 _READING = ("trace_format", *MAPPING, "lenient")

@@ -33,16 +33,24 @@ replay_options = options(
     click.option(
         "--columns",
         metavar="ROLE=COLUMN,...",
-        help="Columns of a table, by name or number: time and count; time, event and node; or node, start and end.",
+        help="Columns of a table, by name or number: time and count; time, event and node; node, start, and end or "
+        "duration; or time with node and value, or with nodes, which are columns.",
     ),
     click.option("--where", multiple=True, metavar="COLUMN=PATTERN", help="Only such rows of a table; repeats."),
-    click.option("--time-unit", type=Choice(TIME_UNITS), help="Of times that are numbers, if the file is silent."),
+    click.option(
+        "--time-unit", type=Choice(TIME_UNITS), help="Of times and durations that are numbers, if the file is silent."
+    ),
     click.option("--time-format", metavar="TEXT", help="Of dates, as %d/%m/%Y %H:%M; ISO 8601 needs none."),
     click.option("--time-zone", metavar="NAME", help="Of dates that name none, as Europe/Berlin; default UTC."),
     click.option(
         "--cluster-nodes",
         metavar="N|HOSTS|FILE",
         help="All nodes, if the file names only those with a failure: how many, or which, as gpu-[01-16].",
+    ),
+    click.option(
+        "--span",
+        metavar="FROM..TO",
+        help="When nodes were observed, if the file has only what happened to them, as 2025-01-01..2025-06-30.",
     ),
     click.option("--start", type=kinds.DURATION, default=0.0, help="Where in the trace to begin; default 0."),
     click.option("--duration", type=kinds.DURATION, help="How much of it, as 80min; default: to its end."),

@@ -26,6 +26,12 @@ UNIT_WORDS = {
 }
 _UNITS = {word: unit for unit, words in UNIT_WORDS.items() for word in words}
 
+HOURS = re.compile(r"(?:(\d{1,6})(?:-|,? |d,? ?| days?,? ))?(\d{1,6}):(\d\d):(\d\d(?:\.\d*)?)", re.ASCII)
+"""Lengths of time as Slurm, Python and many others write them: ``1-02:03:04``, ``1 day, 2:03:04``."""
+
+PART = r"(\d{1,9}(?:\.\d*)?)\s*([a-z]+)"
+LENGTHS = {**_UNITS, "m": "min"}
+
 YEAR_S = 365.25 * DAY_S
 
 LONGEST_SILENCE_S = 10 * YEAR_S
@@ -33,16 +39,44 @@ LONGEST_SILENCE_S = 10 * YEAR_S
 
 
 def split_unit(name: str) -> tuple[str, str | None]:
-    """Split the unit off the name of a column.
+    """Split the unit, and what else is in brackets, off the name of a column.
 
     Examples
     --------
     >>> split_unit("time_ms"), split_unit("Time (s)"), split_unit("hours since start"), split_unit("timestamp")
     (('time', 'ms'), ('time', 's'), ('sincestart', 'h'), ('timestamp', None))
     """
-    words = re.findall("[a-z0-9]+", name.lower())
-    units = {_UNITS[word] for word in words if word in _UNITS}
+    units = {_UNITS[word] for word in re.findall("[a-z0-9]+", name.lower()) if word in _UNITS}
+    words = re.findall("[a-z0-9]+", re.sub(r"\(.*?\)|\[.*?\]", " ", name.lower()))
     return "".join(word for word in words if word not in _UNITS) or "time", units.pop() if len(units) == 1 else None
+
+
+def read_length(text: str, unit: str | None) -> float:
+    """Read a length of time in seconds: a number in a unit, ``1 02:03:04``, or numbers with units such as ``2h 30min``.
+
+    Examples
+    --------
+    >>> read_length("90", "min"), read_length("1-00:00:30", None), read_length("1.5 hours", "min")
+    (5400.0, 86430.0, 5400.0)
+    """
+    plain = text.strip()
+    length_s = -1.0
+    if is_number(plain):
+        if unit is None:
+            raise ValueError(f"{text[:40]!r} is a duration without a unit; give `time_unit`")
+        length_s = to_seconds(read_number(plain), unit)
+    elif found := HOURS.fullmatch(plain):
+        days, hours, minutes, seconds = (float(part or 0) for part in found.groups())
+        length_s = ((24 * days + hours) * 60 + minutes) * 60 + seconds
+    elif re.fullmatch(rf"({PART}[,\s]*)+", plain):
+        parts = [(float(number), LENGTHS.get(word)) for number, word in re.findall(PART, plain)]
+        if all(one for _, one in parts):
+            length_s = math.fsum(to_seconds(number, one) for number, one in parts if one)
+    if not 0 <= length_s <= LONGEST_S:
+        raise ValueError(
+            f"{text[:40]!r} is no duration, such as 90 in a unit, 2.5h or 1 02:03:04 (days, hours, minutes, seconds)"
+        )
+    return length_s
 
 
 def read_date(text: str) -> datetime:
@@ -67,18 +101,24 @@ class Clock:
     """Read the times of one file, all of which are numbers or all of which are dates.
 
     The user or the format says what they are (`mapping`), the user alone (`asked`), who goes before the file's header,
-    and the name of their column, which may have the unit.
+    and the name of their column, which may have the unit. So may that of lengths of time, which else are in the unit
+    that the user gives, and he need not give one for the times then.
     """
 
-    def __init__(self, mapping: TraceMapping, asked: TraceMapping, column: str = "") -> None:
+    def __init__(
+        self, mapping: TraceMapping, asked: TraceMapping, column: str = "", lengths: str | None = None
+    ) -> None:
         self._formats = mapping.time_format
         self._zone = _find_zone(mapping.time_zone)
         self._asked_unit = asked.time_unit
         self._named_unit = split_unit(column)[1]
         self._usual_unit = mapping.time_unit
+        self._has_lengths = lengths is not None
+        self._length_unit = split_unit(lengths or "")[1] or mapping.time_unit
         self._unit = "s"
         self._origin = 0.0
         self._kind = ""
+        self._span: tuple[float | None, float | None] = (None, None)
         self.is_local = False
         """Whether they are of a zone that nothing names, so that a change of the clock cannot be told."""
         self.assumed_unit: str | None = None
@@ -101,6 +141,29 @@ class Clock:
         self._kind = kind
         return time
 
+    def read_length(self, text: str) -> float:
+        """Read a length of time, in seconds; see the function of this name."""
+        return read_length(text, self._length_unit)
+
+    def read_span(self, span: tuple[str, str], name: str) -> tuple[float | None, float | None]:
+        """Read from when to when a file was observed, as the file writes times or as dates of ISO 8601; None is empty.
+
+        Raises
+        ------
+        TraceFormatError
+            When a text is neither.
+        """
+        is_local, formats = self.is_local, self._formats
+        found = []
+        for text in span:
+            self._formats = () if is_date(text) else formats
+            try:
+                found.append(self.read(text) if text else None)
+            except ValueError as error:
+                raise TraceFormatError(f"{name}: `span`: {error}") from None
+        self.is_local, self._formats = is_local, formats
+        return found[0], found[1]
+
     def _read_date(self, text: str, after: float) -> float:
         date = read_date(text) if not self._formats else self._read_format(text)
         if date.tzinfo is None:
@@ -117,18 +180,20 @@ class Clock:
                 continue
         raise ValueError(f"{text[:40]!r} is not a time as {self._formats[0]!r}")
 
-    def start(self, times: Iterable[float], name: str) -> None:
-        """Settle the unit and the origin of all times of the file.
+    def start(self, times: Iterable[float], name: str, span: tuple[str, str] | None = None) -> None:
+        """Settle the unit and the origin of all times of the file, and of what the user says that was observed.
 
         Raises
         ------
         TraceFormatError
-            When times are numbers whose unit nothing tells, or dates for which the user gives one.
+            When times are numbers whose unit nothing tells, or dates for which the user gives one, or when `span`
+            has no times like these.
         """
-        known = sorted(times) or [0.0]
+        self._span = self.read_span(span or ("", ""), name)
+        known = sorted([*times, *(time for time in self._span if time is not None)]) or [0.0]
         first, last = known[0], known[-1]
         if self._kind == "date":
-            if self._asked_unit is not None:
+            if self._asked_unit is not None and not self._has_lengths:
                 raise TraceFormatError(f"{name}: its times are dates, not numbers; leave `time_unit` out")
             self._origin = first
             self._refuse_silence(known, name)
@@ -136,6 +201,8 @@ class Clock:
         epoch = next(
             (unit for unit in ("s", "ms", "us", "ns") if _is_epoch(first, unit) and _is_epoch(last, unit)), None
         )
+        if epoch and self._has_lengths:
+            self._asked_unit = None
         unit = self._asked_unit or epoch or self._named_unit or self._usual_unit
         if unit is None:
             spans = ", ".join(f"{one}: {format_duration(to_seconds(last - first, one))}" for one in ("ms", "s", "h"))
@@ -154,6 +221,20 @@ class Clock:
                 f"{self.seconds(before):g} s; leave out rows of a clock that was not set"
             )
 
+    def end(self, times_s: Sequence[float], name: str, last_s: float = 0.0) -> float:
+        """Return when the observation ends: as the user says, or at the last of some times and `last_s`.
+
+        Raises
+        ------
+        TraceFormatError
+            When one of the times is not in the span that the user says.
+        """
+        begin_s, end_s = (None if time is None else self.seconds(time) for time in self._span)
+        if begin_s and not self.is_absolute:
+            raise TraceFormatError(f"{name}: its times count from 0; begin `span` with 0, or with nothing")
+        refuse_outside(begin_s, end_s, times_s, name)
+        return max(last_s, *times_s, 0.0) if end_s is None else end_s
+
     def seconds(self, time: float) -> float:
         """Return the seconds since the first time where times are absolute, and else since time 0."""
         if self._origin == 0.0:
@@ -166,6 +247,23 @@ class Clock:
         if self.is_local:
             return ("times name no zone: taken for UTC; `time_zone` says otherwise",)
         return (f"times are in {self._unit} since 1970",) if self._kind == "number" and self.is_absolute else ()
+
+
+def refuse_outside(begin: float | None, end: float | None, times: Sequence[float], name: str) -> None:
+    """Raise TraceFormatError where some times are not in the span of the observation."""
+    is_before = begin is not None and begin > min(times, default=begin)
+    if is_before or (end is not None and end < max(times, default=end)):
+        raise TraceFormatError(
+            f"{name}: has rows {'before' if is_before else 'after'} what `span` says; give a longer span, and cut "
+            "the trace with `start` and `duration`"
+        )
+
+
+def span_note(span: tuple[str, str]) -> str:
+    """Return a note on the span that the user gives."""
+    begin, end = span
+    begins, ends = begin or "with the first time in the file", end or "with the last one"
+    return f"the trace begins {begins} and ends {ends}, as `span` says"
 
 
 def to_seconds(time: float, unit: str) -> float:

@@ -2,7 +2,7 @@
 
 import functools
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from lazsim.errors import SpecError, TraceFormatError, literal
@@ -10,7 +10,7 @@ from lazsim.files import Faults
 from lazsim.specs import describe_spec
 from lazsim.tables import HEAD_LINES, Table, read_table
 from lazsim.trace.clock import Clock, is_date, is_number, split_unit
-from lazsim.trace.mapped import EVENT_NEEDED, event_kind, find_column, is_header, open_table, read_mapped
+from lazsim.trace.mapped import EVENT_NEEDED, event_kind, find_column, is_header, open_table, read_mapped, sampled_value
 from lazsim.trace.mapping import NO_MAPPING, OPTIONAL, SHAPES, Columns, TraceMapping, load_mapping
 from lazsim.trace.source import HEAD_CHARS, Reader, shorten
 
@@ -21,15 +21,22 @@ NAMES = {
         "alivenodes livecount nodecount instancecount activenodes runningnodes availablenodes"
     ),
     "event": "event eventtype action kind state status change transition what happened",
-    "node": "node nodeid nodename host hostname machine machineid instance instanceid server serverid vm name",
+    "node": (
+        "node nodeid nodename host hostname machine machineid instance instanceid server serverid vm name series metric"
+    ),
     "start": "start starttime started begin from downsince downat downfrom failedat timestart outagestart",
     "end": "end endtime ended until to upat upsince fixed fixedat resolved resolvedat recovered timeend outageend",
+    "duration": (
+        "duration downtime downfor timedown downduration outage outagelength outageduration outagetime length "
+        "repairtime timetorepair ttr"
+    ),
+    "value": "value up isup",
 }
 """Names of columns by role, without case, signs and unit."""
 
 _ROLES = {name: role for role, names in NAMES.items() for name in names.split()}
 
-KINDS = {"time": ("number", "date", "text"), "count": ("number",), "event": ("word",)}
+KINDS = {"time": ("number", "date", "text"), "count": ("number",), "event": ("word",), "value": ("number", "word")}
 """Kinds of content that columns of a role may have; dates in other forms than ISO's are texts."""
 
 
@@ -106,8 +113,9 @@ def guess_mapping(table: Table) -> Guess | None:
     width = statistics.mode(len(row.fields) for row in table.rows)
     rows = [row.fields for row in table.rows if len(row.fields) == width]
     kinds = [_kind(column) for column in zip(*rows, strict=True)]
-    named = _by_name(table.header, kinds)
-    columns = named or _by_content(kinds)
+    are_samples = [_most(column, _is_sample) for column in zip(*rows, strict=True)]
+    named = _by_name(table.header, kinds, are_samples)
+    columns = named or _by_node(table.header, kinds, are_samples) or _by_content(kinds)
     return None if columns is None else Guess(TraceMapping(columns=columns), named is not None)
 
 
@@ -116,7 +124,7 @@ def explain_columns(table: Table) -> str:
     names = ", ".join(map(literal, table.header[:30])) or "without names"
     if not table.rows:
         return f"no row follows the header ({names}); give a trace with at least one node event"
-    roles = {name: _ROLES.get(split_unit(name)[0], "") for name in table.header}
+    roles = {name: _role(name) for name in table.header}
     columns = zip(table.header, zip(*(row.fields for row in table.rows), strict=False), strict=False)
     for name, texts in columns if any(set(shape) <= {*roles.values()} for shape in SHAPES) else ():
         if roles[name] not in ("count", "event"):
@@ -125,20 +133,43 @@ def explain_columns(table: Table) -> str:
             needed = {"count": "number of nodes; give whole ones", "event": EVENT_NEEDED}[roles[name]]
             return f"column {name!r} has {shorten(other)}, which is no {needed}"
     return (
-        f"its columns ({names}) do not tell which nodes come and go; give `columns`, such as time=1,count=2 or "
-        "time=when,event=what,node=host or node=host,start=from,end=to"
+        f"its columns ({names}) do not tell which nodes come and go; give `columns`, such as time=1,count=2, "
+        "time=when,event=what,node=host, node=host,start=from,end=to (or duration=for), or of samples "
+        "time=when,node=host,value=up or time=when,nodes=gpu-*"
     )
 
 
-def _by_name(header: Iterable[str], kinds: list[str]) -> Columns | None:
-    places: dict[str, list[int]] = {role: [] for role in NAMES}
+def _by_name(header: Sequence[str], kinds: list[str], are_samples: list[bool]) -> Columns | None:
+    places: dict[str, list[int]] = {role: [] for role in (*NAMES, "nodes")}
+    names_nodes = any(_role(name) == "node" for name in header)
     # A row may have more fields than the header.
-    for index, (name, kind) in enumerate(zip(header, kinds, strict=False)):
-        role = _ROLES.get(split_unit(name)[0], "")
+    for index, (name, kind, is_sample) in enumerate(zip(header, kinds, are_samples, strict=False)):
+        role = _role(name)
+        # Beside the name of a node, 0 or 1 says whether that is alive.
+        if role == "count" and names_nodes and is_sample:
+            role = "value"
         if role and kind in KINDS.get(role, (kind,)):
             places[role].append(index + 1)
+    if places["end"]:
+        places["duration"].clear()
     fitting = [shape for shape in SHAPES if all(len(places[role]) == 1 for role in shape)]
     return Columns(**{role: places[role][0] for role in fitting[0]}) if len(fitting) == 1 else None
+
+
+def _by_node(header: Sequence[str], kinds: list[str], are_samples: list[bool]) -> Columns | None:
+    """Tell a table of a time and samples, of a node in each other column: several ones, or one with labels."""
+    times = [index for index, name in enumerate(header) if _role(name) == "time"]
+    others = [index for index in range(len(header)) if index not in times]
+    is_labelled = all("{" in header[index] for index in others)
+    if len(times) != 1 or len(header) != len(kinds) or not others or not (is_labelled or len(others) > 1):
+        return None
+    if any(_role(header[index]) or _is_event(header[index]) or not are_samples[index] for index in others):
+        return None
+    return Columns(time=times[0] + 1, nodes="*")
+
+
+def _role(name: str) -> str:
+    return _ROLES.get(split_unit(name)[0], "")
 
 
 def _by_content(kinds: list[str]) -> Columns | None:
@@ -159,11 +190,22 @@ def _by_content(kinds: list[str]) -> Columns | None:
 
 def _kind(texts: Sequence[str]) -> str:
     """Return what most texts of a column are, but for empty ones: numbers, dates, words for events, or any others."""
+    tests = (("number", is_number), ("date", is_date), ("word", _is_event))
+    return next((kind for kind, fits in tests if any(texts) and _most(texts, fits)), "text")
+
+
+def _most(texts: Sequence[str], fits: Callable[[str], bool]) -> bool:
+    """Return whether most texts that are not empty fit, or all are empty."""
     given = [text for text in texts if text]
-    for kind, fits in (("number", is_number), ("date", is_date), ("word", _is_event)):
-        if 2 * sum(map(fits, given)) > len(given):
-            return kind
-    return "text"
+    return not given or 2 * sum(map(fits, given)) > len(given)
+
+
+def _is_sample(text: str) -> bool:
+    try:
+        sampled_value(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _is_event(text: str) -> bool:

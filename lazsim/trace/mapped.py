@@ -1,14 +1,15 @@
 """Read a table by a mapping of its columns: pick the rows and columns that it names, and make events of them."""
 
 import fnmatch
+import itertools
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from lazsim.errors import TraceFormatError, literal
 from lazsim.tables import HEAD_LINES, PARQUET, Table, read_parquet, read_table
-from lazsim.trace.clock import Clock, is_date, is_number
+from lazsim.trace.clock import Clock, is_date, is_number, span_note
 from lazsim.trace.events import (
     RULE,
     Outage,
@@ -19,9 +20,11 @@ from lazsim.trace.events import (
     other_nodes,
 )
 from lazsim.trace.hosts import expand_hosts
-from lazsim.trace.mapping import OPTIONAL, TraceMapping
+from lazsim.trace.mapping import NO_MAPPING, OPTIONAL, TraceMapping
 from lazsim.trace.order import NEWEST_FIRST, in_time_order, is_newest_first, refuse_set_back, settle
+from lazsim.trace.series import IS_THERE, choose_series, find_node, read_labels, sampled_states
 from lazsim.trace.source import Reading, Source, count, shorten
+from lazsim.trace.states import StateLog
 from lazsim.trace.table import Event, Kind
 from lazsim.units import counted
 
@@ -46,6 +49,8 @@ CHANGE_WORDS = {"add", "remove", "added", "removed"}
 
 OPEN_WORDS = ("", "unknown", "none", "null", "nan", "nat", "-", "ongoing", "n/a")
 """Ends of outages that go on."""
+
+NO_SAMPLE = ("", "nan", "null", "none", "-", "n/a", "undefined")
 
 ENDS = "the trace is taken to end with its last event"
 RowT = TypeVar("RowT")
@@ -103,7 +108,8 @@ def read_mapped(source: Source, table: Table, mapping: TraceMapping) -> Reading:
     TraceFormatError
         When the table has no such columns, rows of several clusters, or a row that is wrong.
     """
-    return _MappedTable(source, table, source.asked.under(mapping)).read()
+    reading = _MappedTable(source, table, source.asked.under(mapping)).read()
+    return reading._replace(cluster_nodes=mapping.cluster_nodes)
 
 
 class _MappedTable:
@@ -115,42 +121,52 @@ class _MappedTable:
         self._places = {
             role: self._find(parts)
             for role, parts in mapping.columns.given().items()
-            if role not in OPTIONAL or None not in map(self._index, parts)
+            if role != "nodes" and (role not in OPTIONAL or None not in map(self._index, parts))
         }
+        self._is_sampled = mapping.columns.nodes is not None or mapping.columns.value is not None
+        self._nodes = self._find_nodes(mapping.columns.given().get("nodes", ()))
         self._num_left_out = 0
         self._rows = list(self._chosen())
         if not self._rows and self._num_left_out and mapping.cluster_nodes is None:
-            asked = ", ".join(mapping.where)
+            asked = _conditions_text(mapping)
             raise TraceFormatError(f"{source.name}: none of its {self._num_left_out} rows has {asked}; change `where`")
         times = self._places.get("time") or self._places["start"]
-        time_column = " ".join(table.header[index] for index in times if index < len(table.header))
-        self._clock = Clock(mapping, source.asked, time_column)
+        lengths = self._header(self._places["duration"]) if "duration" in self._places else None
+        self._clock = Clock(mapping, source.asked, self._header(times), lengths)
         # Dates go on from that of the last row read.
         self._last = -math.inf
 
     def read(self) -> Reading:
         """Make events of the rows, in the shape that the columns tell."""
-        if "count" in self._places:
+        if self._mapping.span is not None and ("count" in self._places or self._is_sampled):
+            raise TraceFormatError(f"{self._source.name}: its rows say when nodes were observed; leave `span` out")
+        if self._is_sampled:
+            reading = self._read_samples()
+        elif "count" in self._places:
             reading = self._read_counts()
         else:
             reading = self._read_events() if "event" in self._places else self._read_outages()
         if not self._num_left_out:
             return reading
         num = counted(self._num_left_out, "row is", "rows are")
-        left_out = f"{num} left out: only those with {', '.join(self._mapping.where)} count"
+        left_out = f"{num} left out: only those with {_conditions_text(self._mapping)} count"
         return reading._replace(notes=(*reading.notes, left_out))
 
     def _chosen(self) -> Iterator[tuple[int, dict[str, str]]]:
         """Yield the line and the texts by role of the rows that count."""
-        wanted = list(self._conditions())
+        wanted = [
+            [self._holds(one, len(conditions) == 1) for one in conditions]
+            for conditions in self._mapping.conditions()
+            if not self._is_of_labels(conditions)
+        ]
         clusters: dict[str, int] = {}
         for line, fields in self._table.rows:
             try:
-                matches = [fnmatch.fnmatchcase(_joined(fields, places), pattern) for places, pattern, _ in wanted]
-                if matches != [fits for _, _, fits in wanted]:
+                if not all(any(holds(fields) for holds in one) for one in wanted):
                     self._num_left_out += 1
                     continue
                 texts = {role: _joined(fields, places) for role, places in self._places.items()}
+                cells = {str(index): fields[index] for index in self._nodes}
             except IndexError:
                 self._source.fault(line, f"{counted(len(fields), 'column')}, too few: {shorten(' '.join(fields))}")
                 continue
@@ -162,6 +178,9 @@ class _MappedTable:
                     f"{self._source.name}, line {line}: {column} is {first!r} before and {second!r} here, and their "
                     f"nodes may share names; choose one with `where` '{column}={first}'"
                 )
+            if self._nodes:
+                yield line, texts | cells
+                continue
             for node in self._hosts(line, texts.get("node", "")):
                 yield line, texts | {"node": node}
 
@@ -173,14 +192,35 @@ class _MappedTable:
             self._source.fault(line, str(error))
             return []
 
-    def _conditions(self) -> Iterator[tuple[tuple[int, ...], str, bool]]:
-        """Yield the columns of each condition, its pattern, and whether rows must fit it or must not."""
-        for name, _, pattern in (text.partition("=") for text in self._mapping.where):
-            fits = not name.endswith("!")
-            column = name.removesuffix("!")
-            place = int(column) if column.isdecimal() else column
-            if fits or self._index(place) is not None:
-                yield self._find((place,)), pattern, fits
+    def _is_of_labels(self, conditions: Sequence[str]) -> bool:
+        """Return whether conditions are of labels of samples, since there is no such column."""
+        names = (one.partition("=")[0].removesuffix("!") for one in conditions)
+        return self._is_sampled and all(self._index(_place(name)) is None for name in names)
+
+    def _holds(self, condition: str, is_alone: bool) -> Callable[[Sequence[str]], bool]:
+        """Return whether a row fits a condition; without its column, none is what it asks for."""
+        name, _, pattern = condition.partition("=")
+        fits = not name.endswith("!")
+        place = _place(name.removesuffix("!"))
+        if self._index(place) is None and not (fits and is_alone):
+            return lambda _: not fits
+        places = self._find((place,))
+        return lambda fields: fnmatch.fnmatchcase(_joined(fields, places), pattern) == fits
+
+    def _find_nodes(self, patterns: tuple[str | int, ...]) -> dict[int, str]:
+        """Return the names of the columns that are nodes by their indices."""
+        others = {index for places in self._places.values() for index in places}
+        found = {
+            index: name
+            for index, name in enumerate(self._table.header)
+            if index not in others and any(fnmatch.fnmatchcase(name, str(pattern)) for pattern in patterns)
+        }
+        if patterns and not found:
+            self._find(patterns)
+        return found
+
+    def _header(self, places: Iterable[int]) -> str:
+        return " ".join(self._table.header[index] for index in places if index < len(self._table.header))
 
     def _find(self, parts: tuple[str | int, ...]) -> tuple[int, ...]:
         places = []
@@ -220,15 +260,15 @@ class _MappedTable:
     def _read_events(self) -> Reading:
         words: set[str] = set()
         rows = list(self._read(lambda line, texts: self._event(line, texts, words)))
-        self._clock.start((event.time_s for event in rows), self._source.name)
+        self._clock.start((event.time_s for event in rows), self._source.name, self._mapping.span)
         events = [event._replace(time_s=self._clock.seconds(event.time_s)) for event in rows]
-        notes = [ENDS, *self._clock.notes()]
+        notes = [self._ends(ENDS), *self._clock.notes()]
         if self._clock.is_absolute and is_newest_first(events):
             events.reverse()
             notes.append(NEWEST_FIRST)
         if self._clock.is_local:
             refuse_set_back(events, self._source, "sort what is out of order")
-        end_s = max((event.time_s for event in events), default=0.0)
+        end_s = self._clock.end([event.time_s for event in events], self._source.name)
         is_states = self._mapping.states
         is_states = not (words <= CHANGE_WORDS or self._mapping.add) if is_states is None else is_states
         if is_states:
@@ -241,18 +281,55 @@ class _MappedTable:
 
     def _read_outages(self) -> Reading:
         rows = list(self._read(self._outage))
-        known = [time for row in rows for time in (row.start_s, row.end_s) if math.isfinite(time)]
-        self._clock.start(known, self._source.name)
-        outages = [
-            row._replace(start_s=self._clock.seconds(row.start_s), end_s=self._clock.seconds(row.end_s)) for row in rows
-        ]
+        known = [time for row, _ in rows for time in (row.start_s, row.end_s) if math.isfinite(time)]
+        self._clock.start(known, self._source.name, self._mapping.span)
+        outages = []
+        for row, length_s in rows:
+            start_s, end_s = self._clock.seconds(row.start_s), self._clock.seconds(row.end_s)
+            outages.append(row._replace(start_s=start_s, end_s=end_s if length_s is None else start_s + length_s))
+        last_s = max((one.end_s for one in outages if math.isfinite(one.end_s)), default=0.0)
+        end_s = self._clock.end([outage.start_s for outage in outages], self._source.name, last_s)
+        outages = [one._replace(end_s=math.inf) if one.end_s > end_s else one for one in outages]
         events, notes = events_from_outages(outages)
         others, more = other_nodes({outage.node for outage in outages}, self._cluster_nodes(), self._source.name)
-        events = [*others, *events]
-        end_s = self._clock.seconds(max(known)) if known else None
         begins = "begin with the first outage and to " if self._clock.is_absolute else ""
-        ends = f"the trace is taken to {begins}end with the last time in the file"
-        return Reading(events, end_s, (ends, *notes, *more, *self._clock.notes()), self._clock.assumed_unit)
+        ends = self._ends(
+            f"the trace is taken to {begins}end with the last time in the file; `span` says from when to when "
+            "nodes were observed"
+        )
+        return Reading(
+            [*others, *events], end_s if outages else None, (ends, *notes, *more, *self._clock.notes()),
+            self._clock.assumed_unit,
+        )  # fmt: skip
+
+    def _ends(self, assumed: str) -> str:
+        return assumed if self._mapping.span is None else span_note(self._mapping.span)
+
+    def _read_samples(self) -> Reading:
+        rows = list(self._read(self._samples))
+        self._clock.start((time for _, time, _ in rows), self._source.name)
+        if self._clock.is_local:
+            stamps = [Sample(self._clock.seconds(time), 0, line) for line, time, _ in rows]
+            refuse_set_back(stamps, self._source, "take the first sample of a time")
+        series: dict[str, dict[float, float]] = {}
+        for line, time, values in rows:
+            time_s = self._clock.seconds(time)
+            for name, value in values:
+                samples = series.setdefault(name, {})
+                if samples.setdefault(time_s, value) != value:
+                    what = f"another sample of {shorten(name)} at this time; choose rows by another column with `where`"
+                    self._source.fault(line, what, "take the first sample of a time")
+        wanted = itertools.chain(*filter(self._is_of_labels, self._mapping.conditions()))
+        labelled = [(read_labels(name), samples) for name, samples in series.items()]
+        chosen = choose_series(labelled, wanted, self._source.name)
+        log = StateLog(self._source, self._mapping)
+        log.say_sampled(sampled_states(((labels, samples.items()) for labels, samples in chosen), self._source))
+        notes = [IS_THERE, *self._clock.notes()]
+        if self._nodes:
+            nodes = dict.fromkeys(literal(find_node(labels)) for labels, _ in chosen)
+            shown = ", ".join(list(nodes)[:3]) + ", ..." * (len(nodes) > 3)
+            notes.append(f"columns are taken for nodes: {shown} ({len(nodes)} in all)")
+        return log.reading(*notes)._replace(assumed_unit=self._clock.assumed_unit)
 
     def _refuse_several(self, samples: list[Sample]) -> None:
         """Make faults of other counts at the same time: another column may tell zones or kinds of nodes apart."""
@@ -289,20 +366,61 @@ class _MappedTable:
         words.add(texts["event"].strip().lower())
         return Event(self._last, kind, node, line)
 
-    def _outage(self, line: int, texts: dict[str, str]) -> Outage:
+    def _outage(self, line: int, texts: dict[str, str]) -> tuple[Outage, float | None]:
+        """Read an outage, and its length in seconds where it has one in place of an end."""
         node = _named(texts["node"])
         start = self._clock.read(texts["start"])
-        is_open = texts["end"].strip().lower() in OPEN_WORDS
-        end = math.inf if is_open else self._clock.read(texts["end"], start)
+        text = texts.get("duration", texts.get("end", ""))
+        if text.strip().lower() in OPEN_WORDS:
+            return Outage(node, start, math.inf, line), None
+        if "duration" in texts:
+            return Outage(node, start, math.inf, line), self._clock.read_length(text)
+        end = self._clock.read(text, start)
         if end < start:
             hint = "; if the clock was set back, give `time_zone`" if self._clock.is_local else ""
-            raise ValueError(f"the outage ends, at {texts['end']!r}, before it starts, at {texts['start']!r}{hint}")
-        return Outage(node, start, end, line)
+            raise ValueError(f"the outage ends, at {text!r}, before it starts, at {texts['start']!r}{hint}")
+        return Outage(node, start, end, line), None
+
+    def _samples(self, line: int, texts: dict[str, str]) -> tuple[int, float, list[tuple[str, float]]]:
+        """Read the samples of a row: its line, its time, and the series and the value of each."""
+        self._last = self._clock.read(texts["time"], self._last)
+        cells = [(name, texts[str(index)]) for index, name in self._nodes.items()]
+        if not self._nodes:
+            cells = [(_named(texts["node"]), texts["value"])]
+        values = [(name, sampled_value(text, self._mapping)) for name, text in cells]
+        return line, self._last, [(name, value) for name, value in values if value is not None]
 
     def _cluster_nodes(self) -> int | tuple[str, ...] | None:
         if self._mapping.cluster_nodes is not None or "cluster_nodes" not in self._places:
             return self._mapping.cluster_nodes
         return max(self._read(lambda _, texts: count(texts["cluster_nodes"]) or None), default=None)
+
+
+def sampled_value(text: str, mapping: TraceMapping = NO_MAPPING) -> float | None:
+    """Return 1 where a sample says that a node is there, 0 where it is not, and None where there is none.
+
+    Raises
+    ------
+    ValueError
+        When the text is neither 0 nor 1 nor a word that says so.
+    """
+    word = text.strip().lower()
+    if word in NO_SAMPLE:
+        return None
+    if is_number(word):
+        if float(word) in (0, 1):
+            return float(word)
+        raise ValueError(f"{text[:40]!r} is neither 0 nor 1, as a sample of a node is")
+    kind = event_kind(text, mapping)
+    return None if kind is None else float(kind == "add")
+
+
+def _conditions_text(mapping: TraceMapping) -> str:
+    return ", ".join(" or ".join(conditions) for conditions in mapping.conditions())
+
+
+def _place(column: str) -> str | int:
+    return int(column) if column.isdecimal() else column
 
 
 def _joined(fields: Sequence[str], places: tuple[int, ...]) -> str:

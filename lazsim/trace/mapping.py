@@ -23,15 +23,18 @@ Column = str | Count | tuple[str | Count, ...]
 UNITS_S = {"ns": 1e-9, "us": 1e-6, **DURATIONS_S}
 """Seconds of the units that numbers may be times in."""
 
-SHAPES = (("time", "count"), ("time", "event", "node"), ("node", "start", "end"))
-"""Roles of the columns that a table must have: live counts, events or outages."""
+SHAPES = (
+    ("time", "count"), ("time", "event", "node"), ("node", "start", "end"), ("node", "start", "duration"),
+    ("time", "node", "value"), ("time", "nodes"),
+)  # fmt: skip
+"""Roles of the columns that a table must have: live counts, events, outages or samples."""
 
 OPTIONAL = ("cluster", "cluster_nodes")
 """Roles of columns that count only where the table has them."""
 
 
 class Columns(Spec, frozen=True, kw_only=True):
-    """The columns of one of three shapes: live counts, events of nodes, or outages of nodes."""
+    """The columns of one shape: live counts, events of nodes, outages of nodes, or samples of nodes."""
 
     time: Column | None = None
     count: Column | None = None
@@ -43,6 +46,14 @@ class Columns(Spec, frozen=True, kw_only=True):
     end: Column | None = None
     """Outages: with `node`, from when to when it was away. An empty end, or a word such as ``Unknown``, is an outage
     that goes on."""
+    duration: Column | None = None
+    """In place of `end`, for how long: a number, or text such as ``2.5h`` or ``1 02:03:04``."""
+    value: Column | None = None
+    """Samples: with `time` and `node`, 1 or a word such as ``up`` where it is there, 0 or one such as ``down`` where it
+    is gone. It is also gone at the times at which it has no sample, though other nodes have."""
+    nodes: Column | None = None
+    """In place of `node` and `value`, by patterns such as ``gpu-*``, the columns that each have the samples of the node
+    in their header."""
     cluster: Column | None = None
     """Optional: what must be the same in all rows, since node names repeat from cluster to cluster."""
     cluster_nodes: Column | None = None
@@ -72,11 +83,11 @@ class TraceMapping(Spec, frozen=True, kw_only=True):
     states: bool | None = None
     """Whether an event is the state of a node from then on: a repeated one changes nothing, and a node that is first
     seen to go was there from the start. By default, whether words other than add and remove are used."""
-    where: tuple[str, ...] = ()
+    where: tuple[str | tuple[str, ...], ...] = ()
     """``COLUMN=PATTERN`` each: only rows with such a text count; ``*`` and ``?`` stand for any characters, ``[ab]`` for
-    one of some. ``COLUMN!=PATTERN``: only rows with another text, or without that column."""
+    one of some. ``COLUMN!=PATTERN``: only rows with another text, or without that column. One of a list must hold."""
     time_unit: str | None = None
-    """Unit of times that are numbers: ``ns``, ``us``, ``ms``, ``s``, ``min``, ``h`` or ``d``."""
+    """Unit of times and durations that are numbers: ``ns``, ``us``, ``ms``, ``s``, ``min``, ``h`` or ``d``."""
     time_format: tuple[str, ...] = ()
     """How other times than ISO's are written, as ``strptime`` has it; the first that fits counts."""
     time_zone: str | None = None
@@ -84,6 +95,10 @@ class TraceMapping(Spec, frozen=True, kw_only=True):
     cluster_nodes: NumNodes | tuple[str, ...] | None = None
     """How many nodes the cluster has, or which, where the file names only those to which something happened. Names may
     be lists of hosts, such as ``gpu-[01-16]``; nodes that are not among them are left out."""
+
+    span: tuple[str, str] | None = None
+    """From when to when nodes were observed, as the file writes times, where it has only what happened to them; an
+    empty text is the first or last time in the file."""
 
     def __post_init__(self) -> None:
         if isinstance(self.cluster_nodes, tuple):
@@ -109,9 +124,13 @@ class TraceMapping(Spec, frozen=True, kw_only=True):
                     f"`time_format` {time_format!r} has no day, as in %d/%m/%Y %H:%M; if another column has it, join "
                     "both in `columns`, as time=day+clock"
                 )
-        for text in self.where:
+        for text in itertools.chain.from_iterable(self.conditions()):
             if not text.partition("=")[1]:
                 raise ValueError(f"`where` {text!r}: write COLUMN=PATTERN")
+
+    def conditions(self) -> list[tuple[str, ...]]:
+        """Return the conditions of `where`, of each of which one text must hold."""
+        return [(one,) if isinstance(one, str) else one for one in self.where]
 
     def given(self) -> list[str]:
         """Return the names of the fields that are not at their defaults."""
@@ -130,7 +149,7 @@ DAY = r"%[djxc]|%[UWV].*%[waAu]|%[waAu].*%[UWV]"
 MOST_DIGITS = 20
 """Digits of a number that are read: with more it is refused all the same."""
 
-OPTIONS = ("columns", "where", "time_unit", "time_format", "time_zone", "cluster_nodes")
+OPTIONS = ("columns", "where", "time_unit", "time_format", "time_zone", "cluster_nodes", "span")
 """Fields that options and settings give as text; see `make_mapping`."""
 
 
@@ -153,10 +172,11 @@ def make_mapping(
     time_format: str | None = None,
     time_zone: str | None = None,
     cluster_nodes: int | str | None = None,
+    span: str | None = None,
 ) -> TraceMapping:
     """Make a mapping of the texts of options.
 
-    `cluster_nodes` may be a number, a list of hosts, or a file with a name on each line.
+    `cluster_nodes` may be a number, a list of hosts, or a file with a name on each line; `span` is ``FROM..TO``.
 
     Raises
     ------
@@ -175,6 +195,7 @@ def make_mapping(
         "time_format": () if time_format is None else (time_format,),
         "time_zone": time_zone,
         "cluster_nodes": parse_nodes(cluster_nodes) if isinstance(cluster_nodes, str) else cluster_nodes,
+        "span": None if span is None else parse_span(span),
     }
     return convert(fields, TraceMapping)
 
@@ -192,6 +213,14 @@ def parse_nodes(text: str) -> int | tuple[str, ...]:
     except UnicodeDecodeError:
         raise SpecError(f"`cluster_nodes` {text}: not a text file; give names of hosts, a line each") from None
     return tuple(line.split()[0] for line in lines if line.split("#")[0].strip())
+
+
+def parse_span(text: str) -> tuple[str, str]:
+    """Read ``FROM..TO``, of which one may be empty."""
+    begin, between, end = (part.strip() for part in text.partition(".."))
+    if not between or not (begin or end):
+        raise SpecError(f"`span` {text[:40]!r}: write FROM..TO, as 2025-01-01..2025-06-30")
+    return begin, end
 
 
 def parse_columns(text: str) -> Columns:

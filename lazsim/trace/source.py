@@ -38,6 +38,8 @@ class Reading(NamedTuple):
     """The unit of time, where neither the file nor the user names it."""
     prices: Prices | None = None
     """Prices of a node, where the file has them."""
+    cluster_nodes: int | tuple[str, ...] | None = None
+    """Those of a mapping, where the user does not say which nodes there are."""
 
 
 @dataclass(frozen=True, kw_only=True)

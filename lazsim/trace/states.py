@@ -2,26 +2,34 @@
 
 import json
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lazsim.errors import TraceFormatError
-from lazsim.trace.clock import Clock
+from lazsim.trace.clock import Clock, refuse_outside, span_note
 from lazsim.trace.events import events_from_states, other_nodes
+from lazsim.trace.mapping import TraceMapping
 from lazsim.trace.source import Reading, Source
 from lazsim.trace.table import Event, Kind
 
-OPTIONS = ("time_zone", "cluster_nodes")
+OPTIONS = ("time_zone", "cluster_nodes", "span")
 """Fields of `Source.asked` that a log of states heeds."""
+
+
+LEAST_SHARE = 0.75
+"""Of the times of samples between its first and its last, the node that has most has at least this share. Of two nodes
+that take turns, each has a half, or two of three (assumption)."""
 
 
 class StateLog:
     """The states of nodes at the dates of a log; the trace begins with the first date and ends with the last."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, asked: TraceMapping | None = None) -> None:
         self.source = source
         """The file; its faults count what cannot be read."""
-        self._clock = Clock(source.asked, source.asked)
+        self._asked = source.asked if asked is None else asked
+        self._clock = Clock(self._asked, self._asked)
         self._rows: list[Event] = []
         self._nodes: dict[str, None] = {}
         self._first_s, self._last_s = math.inf, -math.inf
@@ -51,8 +59,14 @@ class StateLog:
         states
             By node, whether it is there by each of its sources, by time. It is gone where one has no sample, though
             another node has.
+
+        Raises
+        ------
+        TraceFormatError
+            When nodes have samples at different times, so that one without a sample may be there.
         """
         grid = sorted({self.observe(time) for of_node in states.values() for samples in of_node for time in samples})
+        _refuse_uncommon(grid, states, self.source.name)
         for node, of_node in states.items():
             was_there = False
             for time in grid:
@@ -63,17 +77,39 @@ class StateLog:
 
     def reading(self, *notes: str) -> Reading:
         """Return the events of the nodes, and what was assumed."""
+        asked = self._asked.span
+        window = "the trace begins with the first date in the file and ends with the last"
+        if asked is not None and self._rows:
+            begin_s, end_s = self._clock.read_span(asked, self.source.name)
+            refuse_outside(begin_s, end_s, [row.time_s for row in self._rows], self.source.name)
+            self._first_s = self._first_s if begin_s is None else begin_s
+            self._last_s = self._last_s if end_s is None else end_s
+            window = span_note(asked)
         rows = sorted((row._replace(time_s=round(row.time_s - self._first_s, 6)) for row in self._rows),
                       key=lambda row: row.time_s)  # fmt: skip
         events, more = events_from_states(rows)
         named = {row.node for row in rows}
         still = [Event(0.0, "add", node) for node in self._nodes if node not in named]
-        others, most = other_nodes(named | set(self._nodes), self.source.asked.cluster_nodes, self.source.name)
-        window = "the trace begins with the first date in the file and ends with the last"
+        others, most = other_nodes(named | set(self._nodes), self._asked.cluster_nodes, self.source.name)
         events = [*others, *still, *events]
         last_s = max((event.time_s for event in events), default=0.0)
         duration_s = max(last_s, round(self._last_s - self._first_s, 6)) if events else None
         return Reading(events, duration_s, (window, *notes, *more, *most, *self._clock.notes()))
+
+
+def _refuse_uncommon(grid: Sequence[float], states: Mapping[str, Sequence[Mapping[float, bool]]], name: str) -> None:
+    """Refuse samples of which no node has most, from its first to its last."""
+    shares = [
+        len(samples) / (bisect_right(grid, max(samples)) - bisect_left(grid, min(samples)))
+        for of_node in states.values()
+        for samples in of_node
+        if len(samples) > 1
+    ]
+    if max(shares, default=1.0) < LEAST_SHARE:
+        raise TraceFormatError(
+            f"{name}: no node has samples at more than {max(shares):.0%} of the times from its first to its last; take "
+            "samples of all nodes at the same times, or leave rows without a change out and name `columns` of events"
+        )
 
 
 def json_records(source: Source, *lists: str) -> Iterator[tuple[str, dict[str, Any]]]:

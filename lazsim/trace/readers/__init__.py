@@ -126,7 +126,7 @@ def read_trace(
         asked=mapping,
     )  # fmt: skip
     reading = reader.read(source)
-    events, notes = _of_cluster(reading.events, mapping.cluster_nodes, name)
+    events, notes = _of_cluster(reading.events, mapping.cluster_nodes or reading.cluster_nodes, name)
     trace = build_trace(
         events, duration_s=reading.duration_s, name=name, format=Path(format).stem, sha256=sha256(packed),
         notes=(*reading.notes, *notes, *source.notes()), lenient=lenient, prices=reading.prices,

@@ -1,41 +1,27 @@
 """Prometheus: the answer of ``query_range`` on ``up`` or ``kube_node_status_condition``."""
 
-import fnmatch
-import re
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from lazsim.errors import TraceFormatError
 from lazsim.trace.clock import EPOCHS_S
 from lazsim.trace.events import RULE, Sample, events_from_counts
+from lazsim.trace.series import IS_THERE, choose_series, find_node, refusal, sampled_states
 from lazsim.trace.source import Reader, Reading, Source, count, matching_json, number
 from lazsim.trace.states import StateLog, json_records
 
 LOOKS = 'query_range: {"data": {"resultType": "matrix", "result": [{"metric": {...}, "values": [[s, "1"], ...]}, ...]}}'
-QUERIES = 'up{job="..."} or kube_node_status_condition{condition="Ready",status="true"}'
-METRICS = ("", "up", "probe_success", "kube_node_status_condition")
-NODE_LABELS = ("node", "nodename", "hostname", "host", "kubernetes_node", "instance")
 
 
 def read(source: Source) -> Reading:
     """Read the series: a node is there while all its series are 1, and gone where one is 0, NaN or has no sample."""
-    chosen = [series for series in _series(source) if _is_chosen(series["metric"], source)]
-    if not chosen:
-        raise _refusal(source, "no series of a node in it")
-    if len(chosen) == 1 and not _node(chosen[0]["metric"]):
-        return _read_counts(source, chosen[0])
-    jobs = sorted({str(one["metric"].get("job", "")) for one in chosen if one["metric"].get("__name__") == "up"})
-    if len(jobs) > 1:
-        what = f"targets of the jobs {', '.join(jobs)[:80]}, one of which may fail without its node"
-        raise TraceFormatError(f"{source.name}: {what}; choose one with `where` 'job={jobs[0]}'")
+    series = [(one["metric"], one) for one in _series(source)]
+    chosen = choose_series(series, itertools.chain(*source.asked.conditions()), source.name)
+    if len(chosen) == 1 and not find_node(chosen[0][0]):
+        return _read_counts(source, chosen[0][1])
     log = StateLog(source)
-    found: dict[str, list[dict[float, bool]]] = {}
-    for series in chosen:
-        there = 0.0 if series["metric"].get("status") in ("false", "unknown") else 1.0
-        samples = {time: value == there for time, value in _samples(source, series, number)}
-        found.setdefault(_node(series["metric"]), []).append(samples)
-    log.say_sampled(found)
-    return log.reading("a node changed some time before the sample that shows it, and is gone where it has no sample")
+    log.say_sampled(sampled_states(((labels, _samples(source, one, number)) for labels, one in chosen), source))
+    return log.reading(IS_THERE)
 
 
 def _series(source: Source) -> list[dict[str, Any]]:
@@ -44,32 +30,14 @@ def _series(source: Source) -> list[dict[str, Any]]:
     for _, record in json_records(source):
         data = record.get("data", record)
         if "error" in record:
-            raise _refusal(source, f"an error of Prometheus ({str(record['error'])[:80]})")
+            raise refusal(source.name, f"an error of Prometheus ({str(record['error'])[:80]})")
         if not isinstance(data, dict) or data.get("resultType", "matrix") != "matrix":
-            raise _refusal(source, "an answer of Prometheus for one instant")
+            raise refusal(source.name, "an answer of Prometheus for one instant")
         found += data["result"] if isinstance(data.get("result"), list) else [data]
     for series in found:
         if not isinstance(series, dict) or not isinstance(series.get("metric"), dict) or "values" not in series:
-            raise _refusal(source, f"a series without a metric or values, which are expected as {LOOKS}")
-        name = str(series["metric"].get("__name__", ""))
-        if name not in METRICS:
-            raise _refusal(source, f"Prometheus's {name[:40]}, which does not say whether a node is there")
+            raise refusal(source.name, f"a series without a metric or values, which are expected as {LOOKS}")
     return found
-
-
-def _refusal(source: Source, what: str) -> TraceFormatError:
-    return TraceFormatError(f"{source.name}: {what}; ask /api/v1/query_range for {QUERIES}")
-
-
-def _is_chosen(labels: dict[str, Any], source: Source) -> bool:
-    """Return whether a series is not of another condition than readiness, and has the labels that the user asks for."""
-    wanted = [*source.asked.where, *(["condition=Ready"] if "condition" in labels else [])]
-    pairs = (text.partition("=") for text in wanted)
-    return all(fnmatch.fnmatchcase(str(labels.get(name, "")), pattern) for name, _, pattern in pairs)
-
-
-def _node(labels: dict[str, Any]) -> str:
-    return re.sub(r":\d+$", "", next((str(labels[label]) for label in NODE_LABELS if labels.get(label)), ""))
 
 
 def _samples(source: Source, series: dict[str, Any], read_value: Callable[[Any], Any]) -> Iterator[tuple[float, Any]]:

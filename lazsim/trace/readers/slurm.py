@@ -1,10 +1,13 @@
 """Slurm's log of its controller, ``slurmctld.log``; ``sacctmgr show event`` is a mapping of the catalogue."""
 
+import itertools
 import math
 import re
+from fnmatch import fnmatchcase
 from typing import Literal
 
 from lazsim.trace.hosts import expand_hosts
+from lazsim.trace.mapping import load_mapping
 from lazsim.trace.source import HEAD_CHARS, Reader, Reading, Source
 from lazsim.trace.states import OPTIONS, StateLog
 from lazsim.units import MINUTE_S, counted, format_duration
@@ -24,8 +27,16 @@ MESSAGES: dict[str, Said] = {
     r"[Nn]ode (\S+) returned to service": "add",
     r"[Nn]odes? (\S+) state set to (\S+)": None,
     r"[Ss]etting node (\S+) (?:state )?to (\S+)": None,
+    r"[Nn]odes? (\S+) (reason) set to": None,
 }
 """Messages, and what they say of the nodes in them; where None, the state in them does."""
+REASON = re.compile(r"reason(?: set to)?:\s*(.*)", re.IGNORECASE)
+HARDWARE = [
+    condition.removeprefix("Reason=")
+    for condition in itertools.chain(*load_mapping("sacctmgr").conditions())
+    if condition.startswith("Reason=")
+]
+"""Patterns of reasons for which a node that drains has lost its jobs already."""
 _MESSAGES = [(re.compile(message), kind) for message, kind in MESSAGES.items()]
 GONE = {"DOWN", "DRAINED", "FAIL", "ERROR", "POWER_DOWN", "POWERING_DOWN", "POWERED_DOWN"}
 THERE = {"IDLE", "ALLOCATED", "ALLOC", "MIXED", "MIX", "RESUME", "UNDRAIN", "UP"}
@@ -62,14 +73,16 @@ def read(source: Source) -> Reading:
     """Read the messages on nodes; all other lines only say that the controller was running."""
     log = StateLog(source)
     last_s = -math.inf
-    num_draining = 0
+    reasons: dict[str, str] = {}
+    draining: set[str] = set()
+    num_drains, num_failed = 0, 0
     for line, text in source.lines():
         found = LINE.match(text)
         if not found:
             continue
         try:
             time_s = log.at(found[1] or found[2], last_s)
-            said, nodes = _message(found[3])
+            said, nodes, reason = _message(found[3])
         except ValueError as error:
             source.fault(line, str(error))
             continue
@@ -78,25 +91,39 @@ def read(source: Source) -> Reading:
             source.fault(line, f"steps back by {back}; give `time_zone` if the clock was set back", "sort the lines")
         last_s = max(last_s, time_s)
         for node in nodes:
+            if reason:
+                reasons[node] = reason
             if said == "drain":
-                num_draining += 1
+                draining.add(node)
+                num_drains += 1
             elif said is not None:
+                draining.discard(node)
                 log.say(time_s, said, node, line)
-    drained = (
-        (f"{counted(num_draining, 'node begins', 'nodes begin')} to drain, which is no loss: jobs there go on",)
-        if num_draining
-        else ()
-    )
-    return log.reading(*drained)
+            if said == "add":
+                reasons.pop(node, None)
+            if node in draining and any(fnmatchcase(reasons.get(node, ""), pattern) for pattern in HARDWARE):
+                draining.discard(node)
+                num_failed += 1
+                log.say(time_s, "remove", node, line)
+    notes = []
+    if num_failed:
+        failed = counted(num_failed, "node drains", "nodes drain")
+        notes.append(f"{failed} since a GPU failed, as the reason says, which is a loss")
+    if num_drains > num_failed:
+        others = counted(num_drains - num_failed, "node begins", "nodes begin")
+        notes.append(f"{others} to drain, which is no loss: jobs there go on")
+    return log.reading(*notes)
 
 
-def _message(text: str) -> tuple[Said, list[str]]:
-    """Return what a message says, and of which nodes; of none where it is about something else."""
+def _message(text: str) -> tuple[Said, list[str], str]:
+    """Return what a message says, of which nodes, and for which reason; of none where it is about something else."""
+    told = REASON.search(text)
+    reason = told[1] if told else ""
     for pattern, kind in _MESSAGES:
         if found := pattern.search(text):
             said = state_kind(found[2]) if kind is None else kind
-            return said, [] if said is None else expand_hosts(found[1])
-    return None, []
+            return said, expand_hosts(found[1]) if said or reason else [], reason
+    return None, [], ""
 
 
 READER = Reader(LOOKS, recognise, read, OPTIONS)
