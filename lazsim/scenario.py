@@ -36,6 +36,7 @@ from lazsim.files import STDIN, check_lenient, read_bytes
 from lazsim.limits import LONGEST_S
 from lazsim.placement.policies import find_policy, policy_input
 from lazsim.routing import GeneratedRouting, Routing, RoutingSpec, load_routing
+from lazsim.routing.loading import UNIFORM
 from lazsim.specs import (
     CATALOG_KINDS,
     ClusterSpec,
@@ -75,6 +76,9 @@ PARTS_WITH_FIELDS = ("model", "gpu", "cluster", "job", "step", "trace", "routing
 DEFAULT_JOB = "testbed-a"
 """The job of a model without one of its own."""
 
+SKEWED_LOADS = "smartmoe-fit"
+"""Loads of jobs without a layout: a small model, whose gate is not held to even loads."""
+
 
 class Defaults(Spec, frozen=True, kw_only=True):
     """The settings of a run; the options of ``lazsim run`` mean the same."""
@@ -92,8 +96,9 @@ class Defaults(Spec, frozen=True, kw_only=True):
     the layout of `lazsim.stepmodel.search.default_layout` where there are such kernels."""
     step: str = CONSTANTS
     """What a step costs beside kernels and links, the same for all of these; a name or a path, too."""
-    routing: str = "smartmoe-fit"
-    """Expert loads: a file, a generator of the catalogue, or ``uniform``."""
+    routing: str | None = None
+    """Expert loads: a file, a generator of the catalogue, or ``uniform``. When None, ``uniform`` where the job has a
+    layout, as `lazsim.stepmodel` has for its steps, else `SKEWED_LOADS`."""
     layers_from: LayerNumber = 0
     """First MoE layer of a file of loads that numbers layers as the model does."""
     profile: str | None = None
@@ -436,7 +441,9 @@ class Resolver:
         with prefix_errors(f"{self._where}`price`"):
             price = None if asked["price"] is None else parse_price(str(asked["price"]), cluster.gpus_per_node)
         trace = self._trace(asked, changes["trace"], duration_s, paths)
-        routing = self._routing(asked, changes["routing"], model, paths, hashes)
+        is_even = job.parallel is not None and not changes["routing"]
+        loads = asked["routing"] or (UNIFORM if is_even else SKEWED_LOADS)
+        routing = self._routing(asked, loads, changes["routing"], model, paths, hashes)
         with prefix_errors(self._name):
             check_lenient(asked["lenient"], paths.get("trace"), paths.get("routing"))
         return Scenario(
@@ -559,24 +566,25 @@ class Resolver:
     def _routing(
         self,
         asked: Settings,
+        name: str,
         changes: Mapping[str, Any],
         model: ModelSpec,
         paths: dict[str, str],
         hashes: dict[str, str],
     ) -> RoutingInput:
-        name, reading = asked["routing"], {key: asked[key] for key in ("lenient", "layers_from")}
+        reading = {key: asked[key] for key in ("lenient", "layers_from")}
         layers, experts, seed = model.num_moe_layers, model.num_experts, asked["seed"]
         source = RoutingInput(
             name=Path(name).name, seed=seed, num_layers=layers, num_experts=experts, **reading
         )  # fmt: skip
         is_generator = name.endswith(".toml") or name in self._once(catalog_names, "routing")
-        if source.layers_from and (is_generator or name == "uniform"):
+        if source.layers_from and (is_generator or name == UNIFORM):
             raise SpecError(f"{self._where}`layers_from`: {name} has MoE layers alone; leave it out")
         if is_generator:
             generator, hashes["routing"] = self._spec(RoutingSpec, "routing", name, changes)
             return msgspec.structs.replace(source, generator=generator)
         self._refuse_changes("routing", name, changes)
-        if name != "uniform":
+        if name != UNIFORM:
             paths["routing"] = self._file("routing", name)
         with prefix_errors(f"{self._where}`routing`"):
             loads = self._once(load_routing, paths.get("routing", name), layers, experts, 0, *reading.values())

@@ -6,6 +6,7 @@ import msgspec
 import numpy as np
 import pytest
 
+import lazsim
 from lazsim.costmodel.recovery_times import checkpoint_load_bytes
 from lazsim.costmodel.step import NodeLayout
 from lazsim.engine.layout import LayoutStepTimes, grid_of
@@ -20,6 +21,7 @@ from lazsim.stepmodel.loading import load_inputs
 from lazsim.stepmodel.predict import predict_step
 from lazsim.stepmodel.tables import read_tables
 from lazsim.study.step import predict_layout
+from lazsim.trace.table import Event, build_trace
 
 DEEPSEEK = {"model": "deepseek-v3", "cluster": "dgx-h100", "job": "deepseek-v3"}
 SMALL = DEEPSEEK | {"job.parallel.expert": 8, "job.parallel.tensor": 1}
@@ -204,11 +206,25 @@ def test_a_run_without_a_job_takes_the_layout_that_the_search_for_steps_finds():
     # Of the fastest on 32 GPUs, the first that holds every expert twice.
     best = next(one for one in searched.found if 2 * one.parallel.pipeline * one.parallel.expert <= 32)
     assert run.job.parallel == best.parallel
-    # So both tell the same throughput, but for the loads, which a run has even here.
+    # So both tell the same throughput.
     assert run.costs().step_s(4, np.ones(1))[0] == pytest.approx(best.time.step_s)
     assert run.replace("seed", 7).job == run.job
     for other in ({"job": "testbed-a"}, {"cluster": "rtx3090x10"}, {"model": "gpt-s"}):
         assert resolve(run.settings | other).job.parallel is None
+
+
+def test_a_run_of_a_job_with_a_layout_takes_the_step_that_is_told_for_it_unless_loads_are_given():
+    step_s = predict_step(load_inputs("deepseek-v3", "dgx-h100", "deepseek-v3", gpus=1024)).step_s
+    nodes = build_trace([Event(0.0, "add", str(node)) for node in range(128)], duration_s=7200.0)
+    quiet = DEEPSEEK | {"trace": nodes}
+    even, skewed = (
+        lazsim.simulate(**quiet, systems=["checkpoint"], **loads).runs[0] for loads in ({}, {"routing": "smartmoe-fit"})
+    )
+    # The end cuts a step.
+    assert 0 <= even.ledger_s["compute"] - even.steps * step_s < step_s
+    assert skewed.ledger_s["compute"] / skewed.steps > 1.1 * step_s
+    assert resolve({"model": "gpt-s", "cluster": "dgx-h100"}).routing.name == "smartmoe-fit"
+    assert resolve(DEEPSEEK | {"routing.skew": 3.0}).routing.generator is not None
 
 
 def test_whole_optimizer_states_fit_into_the_layout_of_a_system_that_keeps_them():

@@ -67,7 +67,11 @@ RUN_FILES = (
     help="Policy for systems with flexible dispatch, in place of the published mro; repeats, and compares goodput with "
     "the probability that every expert survives. See lazsim list policies.",
 )
-@click.option("--routing", default="smartmoe-fit", show_default=True, metavar="FILE|SPEC", help="Expert loads.")
+@click.option(
+    "--routing",
+    metavar="FILE|SPEC",
+    help="Expert loads. Default: uniform for a job with a layout, else smartmoe-fit, which is skewed.",
+)
 @layers_from_option
 @click.option("--profile", metavar="FILE|NAME", help="Measured times in place of analytic ones; see lazsim profile.")
 @click.option(

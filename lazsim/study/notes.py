@@ -8,14 +8,15 @@ import msgspec
 import numpy as np
 
 from lazsim.costmodel.measured import MeasuredCommunication, MeasuredCompute, missing_kernels
-from lazsim.costmodel.profile import BARE_KERNELS, SIZE_UNITS
+from lazsim.costmodel.profile import BARE_KERNELS, SIZE_UNITS, profile_names, profile_paths
 from lazsim.costmodel.recovery_times import restart_s
 from lazsim.engine.layout import LayoutCosts
 from lazsim.engine.simulate import SystemRun, simulate_system
 from lazsim.engine.systems import DEFAULT_SYSTEMS
 from lazsim.errors import CostRangeError, InfeasiblePlanError
 from lazsim.routing import Routing
-from lazsim.scenario import Scenario, resolve
+from lazsim.routing.loading import UNIFORM
+from lazsim.scenario import SKEWED_LOADS, Scenario, resolve
 from lazsim.specs import ModelSpec
 from lazsim.study.memory import memory_notes
 from lazsim.trace.stats import rate_note, trace_stats
@@ -252,15 +253,17 @@ def _cost_notes(scenarios: Sequence[Scenario]) -> list[str]:
             whose = f"the fastest that fits, as `job` gives none: {_chosen_layouts(scenarios)}"
         notes = [f"steps are those of a layout ({whose}) from measured kernels of {kernels}"]
         notes += costs.inputs.kernel_remarks
-        if scenario.routing.name.startswith("smartmoe"):
+        if scenario.settings["routing"] is None and scenario.routing.name == UNIFORM:
+            notes.append(f"loads of experts are even, as in `lazsim step`; `routing` {SKEWED_LOADS} has skewed ones")
+        elif scenario.routing.name == SKEWED_LOADS:
             notes.append(
-                f"loads are as skewed as those of a small model ({scenario.routing.name}); a model trained to balance, "
-                "such as DeepSeek-V3, has even ones: `routing` uniform"
+                f"loads are as skewed as those of a small model ({SKEWED_LOADS}); a model trained to balance, "
+                f"such as DeepSeek-V3, has even ones: `routing` {UNIFORM}"
             )
         return notes
     profile = scenario.load_profile()
     if profile is None:
-        return ["costs are analytic: no profile was given"]
+        return [f"costs are analytic: no profile was given{_shipped_profile(scenario)}"]
     times, links = costs.compute, costs.communication
     assert isinstance(times, MeasuredCompute)
     assert isinstance(links, MeasuredCommunication)
@@ -273,6 +276,14 @@ def _cost_notes(scenarios: Sequence[Scenario]) -> list[str]:
     if header is not None and header.device == "cpu" and times.tables:
         notes.append(f"times of a CPU stand in for those of {costs.cluster.gpu}: no real machine is like this run's")
     return notes
+
+
+def _shipped_profile(scenario: Scenario) -> str:
+    """Name the profile of the catalogue that has the model on this GPU, if there is one."""
+    gpu, model = scenario.gpu.name, scenario.model.name
+    if gpu not in profile_names() or model not in [path.stem for path in profile_paths(gpu)]:
+        return ""
+    return f"; `profile` {gpu} has times that were measured, and `extrapolate` goes beyond their sizes"
 
 
 def _chosen_layouts(scenarios: Sequence[Scenario]) -> str:
