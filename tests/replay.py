@@ -1,0 +1,517 @@
+"""A second account of every strategy, in plain loops over the events of a trace, against which runs are held.
+
+It follows the descriptions (docs/guides/systems.md and the publications named there) and shares no code with the
+engine. One number stands for each duration, as in `tests.jobs`; nothing is sampled or skipped ahead.
+"""
+
+import itertools
+import math
+from collections import Counter, defaultdict
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import maximum_bipartite_matching
+
+from tests.jobs import DETECT_S, JOIN_WAIT_S, REBUILD_S, RESTART_S, SAMPLES_PER_NODE, SAVE_S, TRANSFER_S
+
+QUORUM_S, SHRINK_S, STALL_S = 1.0, 0.2, 180.0
+"""Gloo under 1 s (torchft); 0.1 s, and 0.1 s of the controller (SPARe); 3 min (FT-HSDP)."""
+
+
+class Job(NamedTuple):
+    """What a strategy is given. Seats of a plan are numbered by stage, then by replica, then by share of the experts.
+
+    Nodes beyond `most_in_service` stand by; a spare that is called takes `spare_start_s`. `placement` says what each of
+    some nodes holds, and is None for plain expert parallelism.
+    """
+
+    step_s: float
+    stages: int
+    shares: int
+    micro_batches: int
+    copy_s: float  # In which the GPUs of a model replica copy the state to the memory of their nodes.
+    expert_share: float  # Part of the state that is experts.
+    interval_steps: int
+    most_in_service: int | None
+    spare_start_s: float
+    placement: object
+
+
+class FailedError(Exception):
+    """A node that takes part has failed."""
+
+
+class EndedError(Exception):
+    """The time is up."""
+
+
+class Replay:
+    """One job from the first event to the last. Each activity returns the next one."""
+
+    def __init__(self, system, job, initial, events, end_s):
+        self.system, self.rules, self.job, self.end_s = system, RULES[system], job, end_s
+        self.events = [(time_s, removed, added, ()) for time_s, removed, added in events]
+        self.now = self.step_end = 0.0
+        self.place, self.standby, self.called, self.dropped = {}, [], {}, set()
+        self.due = None  # When the nodes that are being collected may join.
+        self.seats, self.num_seats, self.planned_step = {}, 0, 0  # Who holds the states, by seat.
+        self.steps, self.copied = [], 0  # Samples and seconds of each step kept; the step of the copy gone back to.
+        self.saves = [(0, 0.0)]  # Step, and when it is written.
+        self.has_started = self.recovering = False
+        self.ledger, self.counts = defaultdict(float), Counter()
+        self.change((), initial)
+        self.due = None
+
+    def run(self):
+        """Return the samples kept, the seconds by bucket and the counts."""
+        nodes = self.usable(self.alive())
+        self.train_on(nodes)
+        self.has_started, activity = bool(nodes), self.train if nodes else self.wait
+        try:
+            while True:
+                try:
+                    activity = activity()
+                except FailedError:
+                    # A save in flight is void.
+                    self.saves = [save for save in self.saves if save[1] <= self.now]
+                    self.counts["failures"] += 1
+                    activity = self.detect
+        except EndedError:
+            return sum(samples for samples, _ in self.steps), self.ledger, self.counts
+
+    # Time and nodes.
+
+    def spend(self, bucket, seconds, nodes, *, with_last=False):
+        """Let time pass, `with_last` with what happens at its end. A failure of one of `nodes` is one of the job."""
+        nodes, end = set(nodes), self.now + seconds
+        until = min(end, self.end_s)
+        while self.events and (self.events[0][0] < until or (with_last and self.events[0][0] == until < self.end_s)):
+            time_s, removed, added, started = self.events.pop(0)
+            self.ledger[bucket] += time_s - self.now
+            self.now = time_s
+            self.change(removed, added, started)
+            if not nodes.isdisjoint(removed):
+                self.survivors = nodes - set(removed)
+                raise FailedError
+        self.ledger[bucket] += until - self.now
+        self.now = until
+        if end > self.end_s:
+            raise EndedError
+
+    def change(self, removed, added, started=()):
+        """Let nodes go and come; the oldest spares are called for those that go."""
+        for node in removed:
+            del self.place[node]
+            self.called.pop(node, None)
+            self.dropped.discard(node)
+        self.standby = [node for node in self.standby if node not in removed]
+        self.seats = {seat: node for seat, node in self.seats.items() if node not in removed}
+        called, self.standby = self.standby[: self.room()], self.standby[self.room() :]
+        starts_at = self.now + self.job.spare_start_s
+        self.called |= dict.fromkeys(called, starts_at)
+        if called and self.job.spare_start_s:
+            self.events = sorted([*self.events, (starts_at, (), (), called)], key=lambda event: event[0])
+        for node in added:
+            if not self.room():
+                self.standby.append(node)
+            elif self.due is None:
+                self.due = self.now + JOIN_WAIT_S
+            self.place[node] = next(place for place in itertools.count() if place not in self.place.values())
+        for node in started if self.job.spare_start_s else called:
+            if self.called.get(node) == self.now:
+                del self.called[node]
+                self.due = self.now
+
+    def room(self):
+        most = self.job.most_in_service
+        return 10**6 if most is None else max(0, most - (len(self.place) - len(self.standby)))
+
+    def alive(self):
+        return sorted(set(self.place) - set(self.standby) - set(self.called), key=self.place.get)
+
+    def usable(self, nodes):
+        """Return as many of some nodes as are of use: whole replicas."""
+        replica = self.job.stages * self.job.shares
+        if self.job.placement is not None:
+            return nodes if len(nodes) >= replica else []
+        return nodes[: len(nodes) // replica * replica]
+
+    def join_is_due(self):
+        return self.due is not None and self.due <= self.now
+
+    # What nodes hold.
+
+    def where(self, seat):
+        """Return replica, stage and share of a seat."""
+        stage, rest = divmod(seat, self.num_seats // self.job.stages)
+        return rest // self.job.shares, stage, rest % self.job.shares
+
+    def holds(self, seat, num_seats, *, shadows=True):
+        if self.job.placement is not None:
+            return self.job.placement(num_seats)[seat]
+        stage, rest = divmod(seat, num_seats // self.job.stages)
+        stages = [stage, (stage + 1) % self.job.stages] if self.system == "bamboo" and shadows else [stage]
+        return {(one, rest % self.job.shares) for one in stages}
+
+    def hold_all(self):
+        some, every = (
+            set().union(*(self.holds(seat, self.num_seats) for seat in seats))
+            for seats in (self.seats, range(self.num_seats))
+        )
+        return some == every
+
+    def replicas(self):
+        return self.num_seats // (self.job.stages * self.job.shares)
+
+    def missing(self):
+        return [seat for seat in range(self.num_seats) if seat not in self.seats]
+
+    def gone(self):
+        """Count the replicas of each place, a stage and a share, that are missing."""
+        return Counter(self.where(seat)[1:] for seat in self.missing())
+
+    def whole(self):
+        return set(range(self.replicas())) - {self.where(seat)[0] for seat in self.missing()}
+
+    def train_on(self, nodes, dropped=()):
+        self.seats, self.num_seats = dict(enumerate(nodes)), len(nodes)
+        self.planned_step, self.dropped = len(self.steps), set(dropped)
+
+    # Training.
+
+    def train(self, *, after_join=False):
+        """Do what is due at a step boundary, and make a step."""
+        if not after_join and self.join_is_due():
+            self.due = None
+            if self.newcomers():
+                return self.join
+        step, interval = len(self.steps), self.job.interval_steps
+        if interval and step // interval > self.saves[-1][0] // interval:
+            self.save()
+        if self.join_is_due():
+            return self.train
+        slower, share = self.rules.pace(self) if self.missing() else (1.0, 1.0)
+        seconds, begun = self.job.step_s * slower, self.now
+        self.step_end = self.now + seconds
+        try:
+            self.spend("compute", seconds, self.seats.values())
+        except FailedError:
+            self.lose(self.now - begun)
+            raise
+        self.steps.append((round(SAMPLES_PER_NODE * self.num_seats * share), seconds))
+        return self.train
+
+    def lose(self, seconds):
+        self.ledger["compute"] -= seconds
+        self.ledger["lost_work"] += seconds
+
+    def save(self, *, waits=False):
+        """Save, once the save before is written; a copy ends before the next update, the write goes on beside."""
+        stall, write = SAVE_S, 0.0
+        if self.rules.saved_behind:
+            copy = self.job.copy_s * self.rules.saved_behind(self.job)
+            stall = max(0.0, copy - self.job.step_s)
+            write = copy - stall + SAVE_S
+        before = max(0.0, self.saves[-1][1] - self.now)
+        self.spend("checkpoint", before + stall + (write if waits else 0.0), self.seats.values())
+        self.saves.append((len(self.steps), self.now + (0.0 if waits else write)))
+        self.counts["checkpoints"] += 1
+
+    # Failures.
+
+    def detect(self):
+        """Wait until the survivors notice; another failure among them starts anew."""
+        rest = max(0.0, self.step_end - self.now)
+        self.spend("detect", DETECT_S if self.rules.timeout_s is None else rest + self.rules.timeout_s, self.survivors)
+        return self.decide()
+
+    def decide(self):
+        """Go on as the strategy can; else restart from the last save that is written."""
+        activity = self.rules.recover(self) if self.num_seats else None
+        self.recovering = False
+        if activity is None:
+            self.go_back(self.saves[-1][0])
+            self.copied = 0
+            self.train_on([])
+            activity = self.restart_or_wait()
+        return activity
+
+    def restart_or_wait(self):
+        return self.restart if self.usable(self.alive()) else self.wait
+
+    def go_back(self, step):
+        lost, self.steps = self.steps[step:], self.steps[:step]
+        self.lose(sum(seconds for _, seconds in lost))
+        self.counts["lost_steps"] += len(lost)
+
+    def wait(self):
+        """Wait for enough nodes, and for those that are being collected."""
+        self.due = None if self.join_is_due() else self.due
+        while not self.usable(self.alive()) or self.due is not None:
+            next_s = min([event[0] for event in self.events[:1]] + [self.due or math.inf], default=math.inf)
+            self.spend("waiting", next_s - self.now, self.seats.values(), with_last=True)
+            self.due = None if self.join_is_due() else self.due
+        return self.decide()
+
+    def restart(self):
+        """Start anew on all nodes that are of use, with the states from memory, from storage or initial ones."""
+        nodes = self.usable(self.alive())
+        self.due, self.dropped = None, set()
+        load_s = SAVE_S if self.steps else 0.0
+        if self.copied and self.copied == len(self.steps):
+            load_s = TRANSFER_S
+        self.spend("restart", RESTART_S - SAVE_S + load_s, nodes)
+        self.train_on(nodes)
+        self.counts["restarts"] += self.has_started
+        self.has_started = True
+        return self.train
+
+    def from_memory(self):
+        """Gemini: all go back to the last copy but one, if each group of two consecutive nodes has one left."""
+        # A copy goes through a network that is idle for half a step.
+        lag = math.ceil(TRANSFER_S / (0.5 * self.job.step_s))
+        copy = max(self.copied, (len(self.steps) // lag - 1) * lag)
+        groups = max(1, self.num_seats // 2)
+        left = {min(seat // 2, groups - 1) for seat in self.seats}
+        if copy <= self.saves[-1][0] or len(left) < groups:
+            return None
+        self.go_back(copy)
+        self.copied = copy
+        return self.restart_or_wait()
+
+    def replay_stage(self):
+        """MoEvement: spares replay a window and the steps since; not if nodes failed while others recovered."""
+        job, per_stage, missing = self.job, self.num_seats // self.job.stages, self.missing()
+        # In a step, 12 bytes a parameter of some and 2 of the others go to the host. All of a node's take 14 bytes; the
+        # nodes of a stage divide its experts, and each has the dense part.
+        node_s = job.copy_s * ((1 - job.expert_share) * job.shares + job.expert_share)
+        active = (14 * job.step_s / node_s - 2) / 10
+        window = max(1, math.ceil(1 / max(active, 1 / 1000)))
+        since = len(self.steps) - self.planned_step
+        # A node and the next two of its stage keep its snapshots; a pipeline needs one of its nodes for the logs.
+        keep = [{seat // per_stage * per_stage + (seat + k) % per_stage for k in range(3)} for seat in missing]
+        kept = (
+            all(ring & set(self.seats) for ring in keep) and len({seat % per_stage for seat in self.seats}) == per_stage
+        )
+        if self.recovering or since < window or not kept:
+            return None
+        spares = [node for node in self.alive() if node not in self.seats.values()]
+        if len(missing) > len(spares):
+            return None if self.usable(self.alive()) else self.wait
+        phases = {"reconfigure": REBUILD_S, "transfer": TRANSFER_S, "lost_work": (window + since % window) * job.step_s}
+        return lambda: self.go_on(phases, dict(zip(missing, spares, strict=False)))
+
+    def keep_places(self):
+        """The nodes left go on in their places, where they can; those that only make a broken replica stand by."""
+        if self.rules.whole_replicas:
+            up = self.whole()
+            self.seats = {seat: node for seat, node in self.seats.items() if self.where(seat)[0] in up}
+        can = self.seats and self.rules.goes_on(self)
+        return (lambda: self.go_on(self.rules.go_on_s, {})) if can else None
+
+    def go_on(self, phases, fill):
+        """Spend the time until the nodes left, and those that fill places, train on at the same step."""
+        self.recovering = True
+        for bucket, seconds in phases.items():
+            self.spend(bucket, seconds, [*self.seats.values(), *fill.values()])
+        self.recovering = False
+        self.seats |= fill
+        self.counts["reconfigurations"] += 1
+        if self.due is None and self.newcomers():
+            self.due = self.now  # Spares take free places at the next boundary.
+        return self.train
+
+    def keep_pipelines(self):
+        """Bamboo: shadows take over; with more than one node in 40 missing, pipelines form anew from all alive."""
+        if 2 * len(self.missing()) <= 0.05 * len(self.seats):
+            return self.keep_places() or self.regroup()
+        usable = self.usable(self.alive())
+        return self.regroup(usable if len(usable) > len(self.seats) else ())
+
+    def regroup(self, joining=()):
+        """Survivors that hold every state form whole groups anew, with those that are `joining`."""
+        if self.system == "lazarus" and self.job.most_in_service is not None and self.join_is_due():
+            joining = self.alive()  # It plans once, with spares that have come into service.
+        can = self.hold_all() and self.usable(self.with_survivors(joining))
+        return (lambda: self.form(joining)) if can else None
+
+    def with_survivors(self, others):
+        survivors = [self.seats[seat] for seat in sorted(self.seats)]
+        return survivors + [node for node in others if node not in survivors]
+
+    def form(self, joining):
+        """Make a plan for survivors and newcomers; the pair of node and seat that lacks least is matched first."""
+        nodes = self.with_survivors(joining)
+        count = len(self.usable(nodes))
+        held = {node: self.holds(seat, self.num_seats) for seat, node in self.seats.items()}
+        pairs = itertools.product(range(len(nodes)), range(count))
+        lacks = {
+            (i, seat): len(self.holds(seat, count, shadows=False) - held.get(nodes[i], set())) for i, seat in pairs
+        }
+        chosen, moves = {}, 0
+        for i, seat in sorted(lacks, key=lambda pair: (lacks[pair], pair)):
+            if seat not in chosen and nodes[i] not in chosen.values():
+                chosen[seat] = nodes[i]
+                moves += lacks[i, seat]
+        self.spend("reconfigure", self.rules.rebuild_s, nodes)
+        self.spend("transfer", TRANSFER_S if moves else 0.0, nodes)
+        left_out = set(self.seats.values()) - set(chosen.values())
+        self.train_on([chosen[seat] for seat in range(count)], self.dropped | left_out)
+        self.counts["reconfigurations"] += 1
+        return self.train
+
+    # Joins.
+
+    def newcomers(self):
+        """Return the nodes for which training pauses: those that would come into use."""
+        usable, used = self.usable(self.alive()), set(self.seats.values())
+        others = [node for node in self.alive() if node not in used]
+        if self.rules.keeps_places:
+            return others if len(usable) > self.num_seats else others[: len(self.free_seats(len(others)))]
+        worth = len(usable) > len(used) or self.job.placement is not None
+        return [node for node in usable if node not in used] if worth else []
+
+    def free_seats(self, count):
+        """Return the places that newcomers take: of whole replicas, or where most are missing first."""
+        if self.rules.whole_replicas:
+            broken = sorted(set(range(self.replicas())) - self.whole())[: count // (self.job.stages * self.job.shares)]
+            broken = [] if self.system == "spare" else broken  # Its groups return with a restart.
+            return [seat for seat in range(self.num_seats) if self.where(seat)[0] in broken]
+        missing, gone, taken = self.missing(), self.gone(), []
+        for _ in range(min(count, len(missing))):
+            last_of_place = {self.where(seat)[1:]: seat for seat in missing}
+            taken.append(min(last_of_place.values(), key=lambda seat: (-gone[self.where(seat)[1:]], seat)))
+            missing.remove(taken[-1])
+            gone[self.where(taken[-1])[1:]] -= 1
+        return sorted(taken)
+
+    def join(self):
+        """Take in the nodes collected; after a failure meanwhile, those left join at the next boundary."""
+        try:
+            return self.rules.join(self)
+        except FailedError:
+            self.due = self.now
+            raise
+
+    def join_by_restart(self):
+        """Save what is not saved, wait until it is written, and restart with all."""
+        if len(self.steps) > self.saves[-1][0]:
+            self.save(waits=True)
+        self.spend("checkpoint", max(0.0, self.saves[-1][1] - self.now), self.seats.values())
+        if not self.newcomers():
+            return self.train
+        self.copied = 0
+        self.train_on([])
+        return self.restart()
+
+    def join_groups(self):
+        """Form anew with the newcomers; nodes that expert parallelism left out before wait for a restart."""
+        plain = self.job.placement is None
+        usable = self.usable([node for node in self.alive() if not plain or node not in self.dropped])
+        if plain and len(usable) <= len(self.seats):
+            return self.join_by_restart()
+        self.form(usable)
+        return lambda: self.train(after_join=True)
+
+    def join_places(self):
+        """Fill free places; form anew where there are more nodes than places."""
+        usable, newcomers = self.usable(self.alive()), self.newcomers()
+        if len(usable) > self.num_seats:
+            self.form(usable)
+        else:
+            self.go_on(self.rules.join_s, dict(zip(self.free_seats(len(newcomers)), newcomers, strict=True)))
+        return lambda: self.train(after_join=True)
+
+    # While nodes are missing: what a step takes and the share of its samples, and whether the nodes left can go on.
+
+    def rerouted(self):
+        """ReCycle: peers take the micro-batches; half of the bubbles of the pipeline take some in."""
+        most, micro, bubbles = max(self.gone().values()), self.job.micro_batches, self.job.stages - 1
+        extra = max(0.0, micro * most / (self.replicas() - most) - 0.5 * bubbles)
+        return (micro + bubbles + extra) / (micro + bubbles), 1.0
+
+    def stacked(self):
+        """SPARe: groups compute as many shards as cover the batch; none where a shard is lost."""
+        return fewest_stacks(self.replicas(), frozenset(self.whole())), 1.0
+
+    def has_each_place(self):
+        return max(self.gone().values(), default=0) < self.replicas()
+
+    def has_shadows(self):
+        per_stage = self.num_seats // self.job.stages
+        return all((seat + per_stage) % self.num_seats in self.seats for seat in self.missing())
+
+
+@cache
+def fewest_stacks(groups, up):
+    """Return the fewest shards a group with which groups can cover all: `g` has the data of `g` to `g + stacks - 1`."""
+    stacks = min(max(1, math.floor(math.log2(groups) + 0.833)), groups)
+    has = np.array(
+        [[group in up and (shard - group) % groups < stacks for group in range(groups)] for shard in range(groups)]
+    )
+    for most in range(1, stacks + 1):
+        if (maximum_bipartite_matching(csr_array(np.repeat(has, most, axis=1)), "column") >= 0).all():
+            return most
+    return 0
+
+
+class Rules(NamedTuple):
+    """What tells a strategy from the others; by default all restart from the last save, after a failure or to join.
+
+    A failure is noticed `timeout_s` after the end of the step, or by detection. A share of the state, `saved_behind`,
+    is copied behind a step and written beside training; else training waits for saves.
+    """
+
+    recover: object = lambda replay: None
+    join: object = Replay.join_by_restart
+    timeout_s: float | None = None
+    saved_behind: object = None
+    rebuild_s: float = REBUILD_S
+    keeps_places: bool = False
+    whole_replicas: bool = False
+    goes_on: object = None
+    pace: object = None
+    go_on_s: object = None
+    join_s: object = None
+
+
+REGROUPS = Rules(recover=Replay.regroup, join=Replay.join_groups)
+FETCH, QUORUM = {"reconfigure": REBUILD_S, "transfer": TRANSFER_S}, {"reconfigure": QUORUM_S}
+PLACES = Rules(recover=Replay.keep_places, join=Replay.join_places, keeps_places=True, join_s=FETCH)
+DROPS = PLACES._replace(
+    timeout_s=0.0,
+    rebuild_s=QUORUM_S,
+    whole_replicas=True,
+    goes_on=Replay.whole,
+    pace=lambda replay: (1.0, len(replay.whole()) / replay.replicas()),
+    go_on_s=QUORUM,
+    join_s=QUORUM,
+)
+RULES = {
+    **dict.fromkeys(("ds", "tutel", "dropless", "checkpoint"), Rules()),
+    **dict.fromkeys(("ds-ft", "tutel-ft", "dropless-ft", "lazarus"), REGROUPS),
+    "async-checkpoint": Rules(saved_behind=lambda job: 1.0),
+    "moc": Rules(saved_behind=lambda job: 1 - job.expert_share * 15 / 16),
+    "gemini": Rules(recover=Replay.from_memory),
+    "moevement": Rules(recover=Replay.replay_stage),
+    "replica-drop": DROPS,
+    "ft-hsdp": DROPS._replace(timeout_s=STALL_S),
+    "oobleck": PLACES._replace(
+        goes_on=lambda replay: replay.has_each_place() and replay.usable(list(replay.seats)),
+        pace=lambda replay: (replay.num_seats / len(replay.seats), 1.0),
+        go_on_s=FETCH,
+    ),
+    "recycle": PLACES._replace(goes_on=Replay.has_each_place, pace=Replay.rerouted, go_on_s={"reconfigure": REBUILD_S}),
+    "bamboo": PLACES._replace(
+        recover=Replay.keep_pipelines, goes_on=Replay.has_shadows, pace=lambda replay: (1.5, 1.0), go_on_s={}
+    ),
+    "spare": PLACES._replace(
+        join=Replay.join_by_restart,
+        whole_replicas=True,
+        goes_on=lambda replay: replay.stacked()[0],
+        pace=Replay.stacked,
+        go_on_s={"reconfigure": SHRINK_S},
+    ),
+}
