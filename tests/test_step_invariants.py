@@ -125,7 +125,7 @@ def test_gpus_together_compute_what_the_model_does_however_it_is_divided(inputs)
     layers = model.num_layers + model.num_mtp_layers
     scores = 512 * attention.num_heads * model.sequence_length**2 * layers / 1.16
     assert work["attention"] == pytest.approx((1 + ratio) * scores, rel=1e-6)
-    gates = (model.num_moe_layers) * d_model * 16
+    gates = (model.num_moe_layers + model.num_mtp_layers) * d_model * 16
     assert flop_per_token(inputs) == pytest.approx(
         6 * (params + gates + experts * model.matrices_per_expert * d_model * 1024)
         + 6 * model.score_dim * layers * model.sequence_length / 2
@@ -321,6 +321,23 @@ def test_tensor_parallel_ranks_exchange_what_each_block_needs():
         for way, operations in enumerate((blocks[name].forward, blocks[name].backward)):
             found = sum(one.gpu_s for one in operations if one.part == "tensor_exchange")
             assert found == pytest.approx(moved_s(*widths[way])), (name, way)
+
+
+@pytest.mark.parametrize("micro_batch", [1, 4])
+@pytest.mark.parametrize("graphs", ["none", "partial", "full"])
+@pytest.mark.parametrize("sharding", ["optimizer", "full"])
+def test_slower_kernels_and_hosts_never_shorten_a_step(sharding, graphs, micro_batch):
+    layout = {
+        "tensor": 2, "expert": 2, "micro_batch": micro_batch, "global_batch": 512, "sharding": sharding,
+        "graphs": graphs, "dispatcher": "deepep", "overlap_expert": True,
+    }  # fmt: skip
+    inputs = load_inputs("qwen3-30b-a3b", "dgx-h100", None, layout, 64)
+    slower = [
+        replace(inputs, constants=msgspec.structs.replace(inputs.constants, slowest_gpu_rate=0.8)),
+        replace(inputs, cluster=override(inputs.cluster, {"host.clock_hz": "x0.7"}, "cluster")),
+    ]
+    step_s = predict_step(inputs).step_s
+    assert all(predict_step(one).step_s >= step_s for one in slower)
 
 
 @pytest.mark.parametrize(("pipeline", "grows"), [(1, 2.0), (4, 1.0)])

@@ -744,6 +744,25 @@ def test_stages_are_read_as_written():
     assert parts_of(model, parallel) == tuple(expected)
 
 
+def test_a_stage_without_layers_takes_no_time():
+    steps = [predict_step(inputs_of(pipeline=2, stages=stages)) for stages in ("|Et*48L", "E|t*48L")]
+    assert steps[0].step_s == pytest.approx(steps[1].step_s, rel=0.01)
+
+
+def test_states_go_to_the_host_while_gradients_are_exchanged():
+    slow = override(load_spec(ClusterSpec, "dgx-h100"), {"host.link_bytes_per_s": 1e9}, "cluster")
+    inputs = replace(inputs_of(), cluster=override(slow, {"num_nodes": 2}, "cluster"))
+    steps = [
+        predict_step(replace(inputs, parallel=msgspec.structs.replace(inputs.parallel, **fields)))
+        for fields in ({}, {"offloaded": ("optimizer",)}, {"offloaded": ("optimizer",), "overlap_gradients": False})
+    ]
+    # 1.5 billion parameters outside experts over 16 ranks, and 16 of 128 experts of 29 billion over two.
+    moved_s = 2 * memory_bytes(inputs)["optimizer"] / 1e9
+    assert moved_s > 2 * steps[0].step_s
+    for step in steps[1:]:
+        assert step.step_s == pytest.approx(moved_s + step.exposed_s["optimizer"] + step.exposed_s["fixed"])
+
+
 def test_a_mixture_of_a_published_run_takes_the_memory_it_took():
     # Qwen3-30B-A3B in 16 bits on 16 H100, expert parallelism 16, sequences of 4096: at most 61.35 GB allocated
     # (NVIDIA-NeMo/Megatron-Bridge, training/moe-optimization), which leaves out context and NCCL.
@@ -763,7 +782,12 @@ def test_a_mixture_of_a_published_run_takes_the_memory_it_took():
         ({"precision": "fp7"}, "`precision`: expected one of bf16, fp8, fp8_block, mxfp8, nvfp4, found 'fp7'"),
         ({"tensr": 2}, "did you mean 'tensor'"),
         ({"pipeline": 2, "stages": "Et|tL"}, "must have 2 parts"),
-        ({"pipeline": 2, "stages": "Ex|tL"}, "has 'x'"),
+        ({"stages": "Ex*48L"}, "of E, 48 t and L in this order"),
+        ({"stages": "t*48"}, "of E, 48 t and L in this order"),
+        ({"stages": "Et*48LL"}, "of E, 48 t and L in this order"),
+        ({"stages": "LEt*48"}, "of E, 48 t and L in this order"),
+        ({"stages": "Et*48mL"}, "of E, 48 t and L in this order"),
+        ({"stages": "(((((t*999)*999)*999)*999)*999)*999"}, "of E, 48 t and L in this order"),
         ({"schedule": "dualpipe", "pipeline": 3}, "dualpipe needs an even number of stages"),
         ({"pad_to_capacity": True}, "pad_to_capacity needs a capacity_factor"),
         ({"recompute_stops_early": True}, "needs recompute = 'full'"),

@@ -103,25 +103,27 @@ class ShardedExchange(NamedTuple):
 
 
 def sharded_exchange(
-    inputs: StepInputs, params: StageParameters, forward_s: float, backward_s: float, num_layers: int
+    inputs: StepInputs, params: StageParameters, forward_s: float, backward_s: float, saved_s: float, num_layers: int
 ) -> ShardedExchange:
     """Price the gathers and the scatter of a part whose parameters are sharded, layer by layer.
 
     Each layer's parameters are gathered before its forward pass and again before its backward pass, which scatters
-    gradients. The first gather and the last scatter of a part have nothing to hide behind.
+    gradients. The first gather and the last scatter of a part have nothing to hide behind. Where both passes run at
+    once, which saves `saved_s`, so do their exchanges, and share the time.
     """
     parallel = inputs.parallel
     if not parallel.gathers_each_time:
         return ShardedExchange(0.0, 0.0, 0.0)
     gather_s, scatter_s = parameters_of(inputs, params).seconds, gradients_of(inputs, params).seconds
-    both = [(gather_s, forward_s), (gather_s + scatter_s, backward_s)]
+    times_s, overlaps = (gather_s, gather_s + scatter_s), (parallel.overlap_parameters, parallel.overlap_gradients)
+    behind_s = [forward_s, backward_s]
+    if saved_s:
+        behind_s = [(forward_s + backward_s - saved_s) * each_s / (sum(times_s) or 1.0) for each_s in times_s]
     exposed_s = sum(
-        max(each_s / num_layers, each_s - behind_s) if overlaps else each_s
-        for (each_s, behind_s), overlaps in zip(
-            both, (parallel.overlap_parameters, parallel.overlap_gradients), strict=True
-        )
+        max(each_s / num_layers, each_s - beside_s) if overlap else each_s
+        for each_s, beside_s, overlap in zip(times_s, behind_s, overlaps, strict=True)
     )
-    hidden_s = sum(each_s for each_s, _ in both) - exposed_s
+    hidden_s = sum(times_s) - exposed_s
     return ShardedExchange(exposed_s, hidden_s, slowed_by(inputs, hidden_s))
 
 

@@ -59,43 +59,35 @@ def parts_of_stage(parallel: ParallelSpec, stage: int) -> list[int]:
 
 @lru_cache(maxsize=256)
 def _parts(model: ModelSpec, stages: str, num_parts: int) -> tuple[Part, ...]:
-    layers = layers_of(model)
-    names = {"E": "embedding", "m": "mtp", "L": "head"}
-    parts: list[list[str]] = []
-    remaining = iter(layers)
-    for text in _expanded(stages).split("|") if stages else _even(model, layers, num_parts):
-        parts.append([])
-        for letter in text:
-            if letter not in "EtmL":
-                raise SpecError(f"stages {stages!r} has {letter!r}: use E, t, m, L, |, ( ) and *")
-            name = next(remaining, "") if letter == "t" else names[letter]
-            if not name:
-                raise SpecError(f"stages {stages!r} has more than {len(layers)} layers")
-            parts[-1].append(name)
-    if len(parts) != num_parts or next(remaining, None) is not None:
+    layers, further = layers_of(model), model.num_mtp_layers
+    blocks, letters = ["embedding", *layers, *["mtp"] * further, "head"], "E" + len(layers) * "t" + further * "m" + "L"
+    texts = _even(letters, len(layers), num_parts)
+    if stages:
+        texts = _expanded(stages, len(stages) + len(letters) + num_parts).split("|")
+    if len(texts) != num_parts or "".join(texts) != letters:
         raise SpecError(
-            f"stages {stages!r} must have {counted(num_parts, 'part')} (pipeline x virtual_stages) and "
-            f"{counted(len(layers), 'layer')}"
+            f"stages {stages!r} must have {counted(num_parts, 'part')} (pipeline x virtual_stages), divided by |, of "
+            f"E, {len(layers)} t{f', {further} m' * (further > 0)} and L in this order; t*3 and (tt|)*4 repeat"
         )
-    return tuple(_runs(part) for part in parts)
+    remaining = iter(blocks)
+    return tuple(_runs(list(itertools.islice(remaining, len(text)))) for text in texts)
 
 
-def _expanded(stages: str) -> str:
-    while group := re.search(r"\(([^()]*)\)\*(\d{1,3})", stages):
+def _expanded(stages: str, most: int) -> str:
+    """Write out what is repeated, groups until the text has more than `most` characters."""
+    while len(stages) <= most and (group := re.search(r"\(([^()]*)\)\*(\d{1,3})", stages)):
         stages = stages[: group.start()] + group[1] * int(group[2]) + stages[group.end() :]
     return re.sub(r"([A-Za-z])\*(\d{1,3})", lambda letter: letter[1] * int(letter[2]), stages)
 
 
-def _even(model: ModelSpec, layers: Sequence[str], num_parts: int) -> list[str]:
-    ends = 0 if len(layers) % num_parts == 0 else 1
-    units = len(layers) + 2 * ends
+def _even(letters: str, num_layers: int, num_parts: int) -> list[str]:
+    ends = 0 if num_layers % num_parts == 0 else 1
+    units = num_layers + 2 * ends
     sizes = [units // num_parts + (index < units % num_parts) for index in range(num_parts)]
-    sizes[0] -= ends
-    sizes[-1] -= ends
-    parts = ["t" * size for size in sizes]
-    parts[0] = "E" + parts[0]
-    parts[-1] += "m" * model.num_mtp_layers + "L"
-    return parts
+    # The embedding is a unit of the first part or none, the head one of the last.
+    sizes[0] += 1 - ends
+    bounds = [0, *itertools.accumulate(sizes[:-1]), len(letters)]
+    return [letters[start:end] for start, end in itertools.pairwise(bounds)]
 
 
 def _runs(names: Sequence[str]) -> Part:

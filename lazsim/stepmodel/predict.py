@@ -97,9 +97,10 @@ class _StepModel:
         _add(hidden, "gradient_exchange", exchange_s - late_s)
         _add(exposed, "overlap_slowdown", slowed_by(inputs, exchange_s - late_s))
         most = max(stage_parameters(self.params, parallel), key=sum)
-        moved_s = offload_s(inputs, most)
-        _add(exposed, "offload", max(0.0, moved_s - running_s))
-        _add(hidden, "offload", min(moved_s, running_s))
+        # The link to the host carries none of this.
+        meanwhile_s, moved_s = sum(exposed.values()), offload_s(inputs, most)
+        _add(exposed, "offload", max(0.0, moved_s - meanwhile_s))
+        _add(hidden, "offload", min(moved_s, meanwhile_s))
         exposed |= {"optimizer": optimizer_s(inputs, most), "fixed": inputs.constants.fixed_s}
         step_s = sum(exposed.values())
         tokens = parallel.global_batch * inputs.model.sequence_length / step_s / inputs.num_gpus
@@ -111,26 +112,29 @@ class _StepModel:
     def _sum(self, part: Part, name: str) -> float:
         return float(sum(count * getattr(self.layers[layer], name) for layer, count in part))
 
+    def _saved_s(self, part: Part) -> float:
+        layers = [(self.layers[name], count) for name, count in part]
+        return sum(
+            count * (layer.forward_s + layer.backward_s - layer.pair.total_s) for layer, count in layers if layer.pair
+        )
+
     def _time(self, part: Part, sharded: ShardedExchange) -> PartTime:
-        saved_s = 0.0
-        for name, count in part:
-            layer = self.layers[name]
-            if layer.pair is not None:
-                saved_s += count * (layer.forward_s + layer.backward_s - layer.pair.total_s)
         extra_s = sharded.exposed_s + sharded.slowed_s
         forward_s, backward_s = self._sum(part, "forward_s"), self._sum(part, "backward_s")
-        longer = 1 + extra_s / (forward_s + backward_s)
-        return PartTime(longer * forward_s, longer * backward_s, saved_s)
+        longer = 1 + extra_s / ((forward_s + backward_s) or 1.0)
+        return PartTime(longer * forward_s, longer * backward_s, self._saved_s(part))
 
     def _sharded(self, part: Part, params: StageParameters) -> ShardedExchange:
         seconds = self._sum(part, "forward_s"), self._sum(part, "backward_s")
-        return sharded_exchange(self.inputs, params, *seconds, sum(count for _, count in part))
+        # Without stages, all but the first forward and the last backward pass run two at once.
+        saved_s = (1 - 1 / self.inputs.num_micro_batches) * self._saved_s(part)
+        return sharded_exchange(self.inputs, params, *seconds, saved_s, sum(count for _, count in part))
 
     def _by_part(self, share: float, saved_s: float) -> tuple[dict[str, float], dict[str, float]]:
         """Sum what each kind of work takes: all micro-batches of the mean stage, with passes that save `saved_s`."""
         exposed: dict[str, float] = {}
         hidden: dict[str, float] = {}
-        could_save_s = 0.0
+        could_save_s = sum(self._saved_s(part) for part in self.parts)
         paired: dict[str, float] = {}
         for part in self.parts:
             for name, count in part:
@@ -141,7 +145,6 @@ class _StepModel:
                 pair = layer.pair
                 if pair is None:
                     continue
-                could_save_s += count * (layer.forward_s + layer.backward_s - pair.total_s)
                 changes = {
                     "idle": pair.idle_s - layer.exposed_s.get("idle", 0.0), "overlap_slowdown": pair.slowed_s,
                     EXCHANGE: -pair.hidden_s, "hidden": pair.hidden_s,
@@ -192,9 +195,8 @@ def flop_per_token(inputs: StepInputs) -> float:
     experts = model.num_moe_layers * model.top_k * model.expert_params
     embedding = (model.num_vocab_matrices - 1) * model.vocab_size + model.num_learned_positions
     further = model.num_mtp_layers * (
-        model.params_per_attention + model.top_k * model.expert_params + model.d_model * (2 * model.d_model)
-        + model.matrices_per_expert * model.d_model * model.shared_dim + model.vocab_size * model.d_model
-    )  # fmt: skip
+        model.block_params["mtp"] + model.block_params["vocabulary"] + model.top_k * model.expert_params
+    )
     windows = model.attention.num_window_layers if model.attention else 0
     window = min(model.attention.window, model.sequence_length) if model.attention else 0
     pairs = (model.attention_layers + model.num_mtp_layers - windows) * model.sequence_length / 2
