@@ -158,6 +158,44 @@ def test_nccl_tests_may_name_its_program(tmp_path):
     assert "all_to_all,256,,,2,10.5\n" in import_tables(str(path), "mine").text
 
 
+def test_times_in_another_unit_are_told_and_those_of_a_slow_gpu_are_not(tmp_path):
+    matmul = load_tables("a100").grids["matmul_bf16"]
+    sizes = list(itertools.product(*(axis[::4] for axis in matmul.axes)))
+    # A third of an A100; in milliseconds and seconds, nearest to the fastest; in nanoseconds, to the slowest.
+    for factor, note in (
+        (3e6, ""),
+        (1e3, "times those of gb200"),
+        (1.0, "times those of gb200"),
+        (1e9, "times those of l40s"),
+    ):
+        rows = [f"x1,bf16,{m:.0f},{n:.0f},{k:.0f},{factor * matmul.time_s(m, n, k):.9g}" for m, n, k in sizes]
+        notes = told(import_tables(write_gemm(tmp_path, *rows)), "in microseconds")
+        assert note in notes[0] if note else not notes
+
+
+def test_points_with_several_times_are_told(tmp_path):
+    imported = import_tables(write_gemm(tmp_path, *matmuls(), *matmuls(), "x1,bf16,64,64,64,52.4288"))
+    assert told(imported, "matmul_bf16: 1 of 125 points have several times, up to a factor of 2 apart")
+
+
+def test_nccl_tests_with_timestamps_and_groups_are_read_as_without(tmp_path):
+    plain, stamped = tmp_path / "all_reduce.txt", tmp_path / "all_reduce_stamped.txt"
+    plain.write_text(NCCL_TESTS)
+    # Two pairs of GPUs at the same time (NCCL_TESTS_SPLIT), and --report_timestamps.
+    ranks = [line for line in NCCL_TESTS.splitlines() if "Rank" in line]
+    more = [
+        line.replace(f"Rank  {one}", f"Rank  {one + 2}").replace("Group  0", "Group  1")
+        for one, line in enumerate(ranks)
+    ]
+    text = NCCL_TESTS.replace(ranks[1], "\n".join([ranks[1], *more])).replace(
+        "      0\n", "      0  2026-01-31 10:11:12\n"
+    )
+    stamped.write_text(text)
+    tables = [import_tables(str(path), "mine") for path in (plain, stamped)]
+    assert tables[0].text == tables[1].text
+    assert told(tables[0], "all_reduce.txt: of NVIDIA A100-SXM4-80GB")
+
+
 def test_a_latency_before_a_rate_is_no_bad_point(tmp_path):
     # 10 us, then 1 GB/s: with sizes so far apart, the middle one lies far below the line through the others.
     times = {1024: 11.024, 2**20: 1058.576, 2**30: 1073751.824}
@@ -205,7 +243,8 @@ def test_import_show_and_check_agree(tmp_path, lazsim):
     code, printed, notes = lazsim("profile", "import", write_gemm(tmp_path, *matmuls()), "--out", out, "--json")
     imported = json.loads(printed)
     assert (code, imported["gpu"], imported["forward_only"]) == (0, "x1", True)
-    assert len(imported["notes"]) == 6
+    # Six files are not there, and such times are no GPU's.
+    assert len(imported["notes"]) == 7
     assert "mla_prefill.csv: not in" in notes
     checked = json.loads(lazsim("profile", "check", out, "--json")[1])
     assert checked == {"kernels": imported["kernels"], "median_error": imported["median_error"]}
@@ -277,6 +316,8 @@ def test_tables_that_cannot_be_used_are_refused_in_a_line(rows, message):
             "--gpu: give the name of one, of x1",
         ),
         ("gemm.csv", GEMM + "x1,bf16,64,64,64,1\n", (), "one of its sizes has a single value"),
+        ("gemm.csv", GEMM + "x1,bf16,64,64,64,1,234\n", (), "line 2: has more cells than the first line has columns"),
+        ("gemm.csv", "time_us," + GEMM + "1,x1,bf16,64,64,64,2\n", (), "has two columns time_us; keep one of them"),
         ("matmul.csv", "gpu\n", (), "unknown file of kernel times 'matmul.csv'"),
         ("gemm.csv", "gpu\n", ("--stand-in", "gemm=x1"), "--stand-in gemm: give FILE=GPU"),
         ("gemm.csv", "gpu\n", ("--stand-in", "gemm.csv=x1", "--stand-in", "gemm.csv=x2"), "gemm.csv is given twice"),
@@ -284,6 +325,14 @@ def test_tables_that_cannot_be_used_are_refused_in_a_line(rows, message):
         ("some.txt", NCCL_TESTS, ("--gpu", "x1"), "does not tell the collective"),
         ("all_reduce.txt", NCCL_TESTS.replace("Rank", "rank"), ("--gpu", "x1"), "has 0 lines '# Rank ...'"),
         ("all_reduce.txt", NCCL_TESTS[: NCCL_TESTS.index("0.08")], ("--gpu", "x1"), "line 13: is cut short"),
+        ("all_reduce.txt", NCCL_TESTS.replace("root     time", "root  cputime"), (), "has times of the CPU"),
+        ("all_reduce.txt", NCCL_TESTS + NCCL_TESTS.replace("#  Rank  1", "#"), (), "over different numbers of GPUs"),
+        (
+            "all_reduce.txt",
+            NCCL_TESTS.replace("Group  0 Pid   1234", "Group  1 Pid", 1),
+            (),
+            "has 1 lines '# Rank ...'",
+        ),
         ("log", "broadcast_perf\n" + NCCL_TESTS, ("--gpu", "x1"), "is of broadcast; give the output of one of"),
         ("log", "all_gather_perf\nalltoall_perf\n" + NCCL_TESTS, ("--gpu", "x1"), "is of all_gather, alltoall"),
     ],

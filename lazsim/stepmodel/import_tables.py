@@ -7,6 +7,7 @@ was left out, filled in or changed on the way is told. docs/guides/steps.md list
 import csv
 import io
 import itertools
+import math
 import re
 import statistics
 from collections import Counter, defaultdict
@@ -34,6 +35,12 @@ from lazsim.stepmodel.tables import (
 )
 
 Row = Mapping[str, str]
+
+UNLIKELY_FACTOR = 10.0
+"""Times of a kernel this far from those of all GPUs of the catalogue, at the median, may have another unit."""
+
+MOST_COMPARED = 200
+"""Points of a kernel that are compared with the catalogue."""
 
 COPY_SHARE = 0.5
 """Share of identical times from which a table counts as a copy; tables of different GPUs share up to 1.5 %."""
@@ -115,6 +122,8 @@ NAMES = {"alltoall": "all_to_all"}
 
 NCCL_TESTS = "nccl_single_node.csv"
 NCCL_TESTS_OPS = ("all_reduce", "all_gather", "reduce_scatter", "alltoall")
+NCCL_TESTS_RANK = r"#\s+Rank\s+(\d+)\b(?:\s+Group\s+(\d+))?.*?\bon\s+(\S+)(?:\s+device\s+\d+\s+\[[^\]]*\]\s+(.+?)\s*$)?"
+NCCL_TESTS_TIMESTAMP = r"\s+\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d\S*\s*$"
 NCCL_TESTS_COLUMNS = 11
 """Size, count and type, then time, two rates and wrong results, out of place and in place."""
 
@@ -152,7 +161,8 @@ def import_tables(path: str, gpu: str | None = None, stand_ins: Mapping[str, str
         if len(known) != 1:
             raise SpecError(f"`gpu`: give the name of one, of {', '.join(known) or 'your choice'}")
         gpu = known[0]
-    catalogue = {name: load_tables(name) for name in tables_names() if name not in known}
+    catalogue = {name: load_tables(name) for name in tables_names()}
+    unnamed = {name: tables for name, tables in catalogue.items() if name not in known}
     head, lines = [f"{printable(gpu)}: {FORWARD_ONLY}"], []
     for file, rows in files.items():
         taken = stand_ins.get(file, gpu)
@@ -164,7 +174,8 @@ def import_tables(path: str, gpu: str | None = None, stand_ins: Mapping[str, str
             notes.append(f"{file}: no rows of {taken} are of use")
         for kernel, (points, ranks) in kernels.items():
             others = {other: found[kernel][0] for other, found in beside.items() if kernel in found}
-            notes += _copies(kernel, gpu, points, others | _catalogued(kernel, catalogue))
+            notes += _copies(kernel, gpu, points, others | _catalogued(kernel, unnamed))
+            notes += _unlikely(kernel, points, catalogue)
             axes, times = full_grid(kernel, points, notes)
             if min(times.shape) < 2:
                 notes.append(f"{kernel}: left out, since one of its sizes has a single value")
@@ -218,7 +229,7 @@ def _read_files(path: str, notes: list[str]) -> dict[str, list[Row]]:
 
 def _read_csv(path: Path, source: Source) -> list[Row]:
     try:
-        reader = csv.DictReader(io.StringIO(read_bytes(path).decode("utf-8-sig"), newline=""), restkey="", restval="")
+        reader = csv.DictReader(io.StringIO(read_bytes(path).decode("utf-8-sig"), newline=""), restval="")
         rows: list[Row] = [row | {"line": f"{path}, line {reader.line_num}"} for row in reader]
     except (UnicodeDecodeError, csv.Error) as error:
         raise SpecError(f"{path}: no table of comma-separated UTF-8 text ({error})") from None
@@ -226,16 +237,30 @@ def _read_csv(path: Path, source: Source) -> list[Row]:
     needed = dict.fromkeys(["gpu", *named, *source.columns, *source.fixed, *source.chosen, source.time])
     if missing := [column for column in needed if column not in (reader.fieldnames or ())]:
         raise SpecError(f"{path}: has no column {missing[0]}; it needs {', '.join(needed)}")
+    if twice := [column for column in needed if (reader.fieldnames or []).count(column) > 1]:
+        raise SpecError(f"{path}: has two columns {twice[0]}; keep one of them")
+    if longer := [row["line"] for row in rows if None in row]:
+        raise SpecError(f"{longer[0]}: has more cells than the first line has columns; write numbers without commas")
     return rows
 
 
 def _read_nccl_tests(path: str, notes: list[str]) -> list[Row]:
     """Read the table that a program of nccl-tests prints: out-of-place times, which come first."""
     lines = read_bytes(path).decode(errors="replace").splitlines()
-    places = [found[1] for line in lines if (found := re.match(r"#\s+Rank\s+\d+\b.*?\bon\s+(\S+)", line))]
+    if any(re.match(r"#\s+size\b.*\bcputime\b", line) for line in lines):
+        raise SpecError(f"{path}: has times of the CPU; run nccl-tests without --report_cputime")
+    ranks = [found.groups() for line in lines if (found := re.match(NCCL_TESTS_RANK, line))]
+    if len(set(Counter(rank for rank, *_ in ranks).values())) > 1:
+        raise SpecError(f"{path}: holds outputs over different numbers of GPUs; give each a file of its own")
+    # Groups exchange at the same time, each its own buffer.
+    groups = {group for _, group, *_ in ranks}
+    num_gpus, rest = divmod(len({rank for rank, *_ in ranks}), max(1, len(groups)))
+    if rest:
+        raise SpecError(f"{path}: has groups of different numbers of GPUs; give the output of equal ones")
+    notes += [f"{path}: of {name}" for name in dict.fromkeys(name for *_, name in ranks if name)]
     rows: list[Row] = []
     for number, line in enumerate(lines, start=1):
-        where, cells = f"{path}, line {number}", line.split()
+        where, cells = f"{path}, line {number}", re.sub(NCCL_TESTS_TIMESTAMP, "", line).split()
         if not re.match(r"\s*\d+\s+\d+\s+[a-z]", line) or cells[0] == "0":
             continue
         # Older releases have no root, and name no reduction where there is none: columns count from the end.
@@ -245,9 +270,7 @@ def _read_nccl_tests(path: str, notes: list[str]) -> list[Row]:
         if wrong.isdigit() and int(wrong):
             notes.append(f"{where}: left out, since {wrong} results are wrong")
         else:
-            rows.append(
-                {"gpu": "", "num_gpus": str(len(places)), "nbytes": cells[0], "time_us": time_us, "line": where}
-            )
+            rows.append({"gpu": "", "num_gpus": str(num_gpus), "nbytes": cells[0], "time_us": time_us, "line": where})
     if not rows:
         raise SpecError(f"{path}: neither a folder, a .csv file nor the output of nccl-tests; check the path")
     told = set(re.findall(r"(\w+)_perf\b", "\n".join(lines))) or set(
@@ -259,14 +282,10 @@ def _read_nccl_tests(path: str, notes: list[str]) -> list[Row]:
         raise SpecError(
             f"{path}: is of {', '.join(sorted(told))}; give the output of one of {', '.join(NCCL_TESTS_OPS)}"
         )
-    if len(places) < 2:
-        raise SpecError(
-            f"{path}: has {len(places)} lines '# Rank ...'; keep the head of the output, of at least 2 GPUs"
-        )
-    if len(set(places)) > 1:
-        notes.append(
-            f"{path}: {len(set(places))} nodes take part; they must be in one domain of NVLink, as tables are for"
-        )
+    if num_gpus < 2:
+        raise SpecError(f"{path}: has {num_gpus} lines '# Rank ...'; keep the head of the output, of at least 2 GPUs")
+    if (nodes := len({place for _, _, place, _ in ranks})) > 1:
+        notes.append(f"{path}: {nodes} nodes take part; they must be in one domain of NVLink, as tables are for")
     return [{**row, "op": min(told)} for row in rows]
 
 
@@ -292,6 +311,12 @@ def _kernels(source: Source, rows: Iterable[Row], gpu: str, notes: list[str]) ->
                 both = [row[column] for column in (source.time, "earlier_time_us") if row.get(column)]
                 times[source.sizes(numbers)].append(min(map(positive_number, both or [""])))
         ranks = int(positive_number(family[0][source.ranks])) if source.ranks else 0
+        apart = [max(some) / min(some) for some in times.values() if max(some) > min(some)]
+        if apart:
+            notes.append(
+                f"{kernel}: {len(apart)} of {len(times)} points have several times, up to a factor of {max(apart):.3g} "
+                "apart; their medians count"
+            )
         kernels[kernel] = {sizes: statistics.median(times[sizes]) for sizes in sorted(times)}, ranks
     return kernels
 
@@ -311,6 +336,23 @@ def _catalogued(kernel: str, catalogue: Mapping[str, KernelTables]) -> dict[str,
         )
         for name, grid in grids.items()
     }
+
+
+def _unlikely(kernel: str, points: Points, catalogue: Mapping[str, KernelTables]) -> list[str]:
+    """Tell that times of a kernel are far from those of all GPUs of the catalogue."""
+    some = list(points.items())[:: math.ceil(len(points) / MOST_COMPARED)]
+    factors = {
+        name: statistics.median(time_us * MICROSECOND / tables.time_s(kernel, *sizes) for sizes, time_us in some)
+        for name, tables in catalogue.items()
+        if kernel in tables.grids
+    }
+    name, factor = min(factors.items(), key=lambda item: abs(math.log(item[1])), default=("", 1.0))
+    if 1 / UNLIKELY_FACTOR < factor < UNLIKELY_FACTOR:
+        return []
+    return [
+        f"{kernel}: times are {factor:.2g} times those of {name}, the nearest GPU of the catalogue; check that they "
+        "are in microseconds"
+    ]
 
 
 def _copies(kernel: str, gpu: str, points: Points, others: Mapping[str, Points]) -> list[str]:
