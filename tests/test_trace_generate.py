@@ -359,3 +359,41 @@ def test_a_recipe_drawn_up_to_an_earlier_end_has_the_events_of_the_whole_up_to_t
     assert list(part.events()) == early
     assert len(part) < len(whole)
     assert part.duration_s == whole.duration_s
+
+
+def mean_fit(fit, recipe, fields, num_seeds=20):
+    """Return the mean of each fitted field over traces of a recipe, with its standard error."""
+    found = [fit(generate_trace(recipe, np.random.default_rng(seed))) for seed in range(num_seeds)]
+    values = np.array([[getattr(one, field) for field in fields] for one in found], dtype=float)
+    return values.mean(axis=0), values.std(axis=0, ddof=1) / math.sqrt(num_seeds)
+
+
+def test_fit_of_few_failures_takes_no_shape_that_they_do_not_show():
+    # About 12 failures of 64 nodes, most of which never fail. With a shape of 1, twice the gain of likelihood exceeds
+    # 2 with probability 0.16: the upper tail of a chi-squared variable with one degree of freedom.
+    recipe = MtbfSpec(num_nodes=64, mtbf_s=240 * HOUR_S, repair_s=6 * HOUR_S, duration_s=48 * HOUR_S)
+    found = [fit_recipe(generate_trace(recipe, np.random.default_rng(seed)), "mtbf") for seed in range(40)]
+    assert np.mean([one.shape == 1.0 for one in found]) > 0.84 - 3 * math.sqrt(0.84 * 0.16 / 40)
+    assert np.mean([1 / one.mtbf_s for one in found]) == pytest.approx(1 / recipe.mtbf_s, rel=3 / math.sqrt(12 * 40))
+
+
+@pytest.mark.parametrize("sigma", [0.5, 1.0])
+def test_fit_finds_the_mean_of_log_normal_repairs_that_the_end_of_the_trace_cuts_off(sigma):
+    recipe = MtbfSpec(
+        num_nodes=200, mtbf_s=240 * HOUR_S, repair_s=120 * HOUR_S, repair_sigma=sigma, duration_s=360 * HOUR_S
+    )
+    mean, error = mean_fit(fit_recipe, recipe, ("mtbf_s", "repair_s", "repair_sigma"))
+    assert np.all(np.abs(mean - [recipe.mtbf_s, recipe.repair_s, sigma]) < 4 * error)
+
+
+def test_fit_tells_losses_that_take_all_from_those_of_all_that_are_left():
+    # Grants are slow, so that few nodes are alive and losses of any size often take all of them.
+    recipe = spot(
+        duration_s=200 * HOUR_S, tick_s=60.0, target_nodes=32, initial_nodes=32, take_all_prob=0.02, age_exponent=0.0,
+        loss_gap=WeibullSpec(scale=900.0, shape=0.8), loss_size=WeibullSpec(scale=1.6, shape=1.0),
+        refill_gap=WeibullSpec(scale=3000.0, shape=0.8), refill_size=WeibullSpec(scale=2.0, shape=0.9),
+    )  # fmt: skip
+    found = [fit_spot(generate_trace(recipe, np.random.default_rng(seed))) for seed in range(8)]
+    probs, scales = [one.take_all_prob for one in found], [one.loss_size.scale for one in found]
+    for values, true in ((probs, 0.02), (scales, 1.6)):
+        assert abs(np.mean(values) - true) < 4 * np.std(values, ddof=1) / math.sqrt(len(values))

@@ -1,6 +1,7 @@
 """Fit a recipe to a real trace, and compare the two."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -29,6 +30,7 @@ FITTED_STATS = (
 LEAST_LOSSES = 5
 SHAPE_BOUNDS = (math.log(0.2), math.log(5.0))
 SIGMA_BOUNDS = (0.01, 5.0)
+SHARE_BOUNDS = (0.0, 1 - 1e-6)
 SHORTEST_LIFE_S = 1.0
 """Stamps of logs are whole seconds: a time of 0 is one that was rounded."""
 SCALE_BOUNDS = (math.log(0.05), math.log(1e7))
@@ -50,7 +52,6 @@ class _Draws:
     loss_sizes: list[_Seen] = field(default_factory=list)
     grant_gaps: list[_Seen] = field(default_factory=list)
     grant_sizes: list[_Seen] = field(default_factory=list)
-    took_all: list[bool] = field(default_factory=list)
     choices: list[tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]] = field(default_factory=list)
 
 
@@ -89,7 +90,8 @@ def fit_spot(trace: Trace) -> SpotSpec:
     -----
     The clocks are those of the generator: the loss clock runs while a node is alive, the grant clock below the peak.
     The time from the last event to the end of the trace is a censored gap; a grant that reaches the peak is a censored
-    size. ``take_all_prob`` is the share of losses that took all of two or more nodes; sizes are fitted to the others.
+    size. A loss that took all of two or more nodes is one of at least as many, or one that takes all whatever there is:
+    sizes and ``take_all_prob`` maximise the likelihood of both.
     ``age_exponent`` maximises the likelihood that each loss took its nodes one by one with weights ``age ** exponent``
     (the partial likelihood of Cox, with Efron's treatment of ties). It is 0 where the trace names no nodes, because the
     reader then drew victims regardless of age.
@@ -102,6 +104,7 @@ def fit_spot(trace: Trace) -> SpotSpec:
             f"{trace.name}: too few to fit a recipe: {counted(stats.num_losses, 'loss', 'losses')} and "
             f"{counted(len(seen.grant_sizes), 'grant')}; give a trace with at least {LEAST_LOSSES} losses and a grant"
         )
+    loss_size, take_all_prob = _fit_sizes(seen.loss_sizes)
     return SpotSpec(
         source=_fitted_to(trace),
         duration_s=trace.duration_s,
@@ -109,8 +112,8 @@ def fit_spot(trace: Trace) -> SpotSpec:
         target_nodes=stats.peak_nodes,
         initial_nodes=stats.peak_nodes,
         loss_gap=_fit_weibull(seen.loss_gaps, tick_s),
-        loss_size=_fit_weibull(seen.loss_sizes, 1.0),
-        take_all_prob=four_digits(float(np.mean(seen.took_all))) if seen.took_all else 0.0,
+        loss_size=loss_size,
+        take_all_prob=take_all_prob,
         age_exponent=0.0 if RULE in trace.notes else _fit_age_exponent(seen.choices),
         refill_gap=_fit_weibull(seen.grant_gaps, tick_s),
         refill_size=_fit_weibull(seen.grant_sizes, 1.0),
@@ -138,11 +141,13 @@ def fit_mtbf(trace: Trace) -> MtbfSpec:
 
     Notes
     -----
-    ``mtbf_s`` and ``repair_s`` are the time alive over the losses and the time away over the returns, which the end of
-    the trace does not bias. The shape of the law of failures that take one node maximises the likelihood of the times
-    alive between them. Nodes present at the start have an age that nobody knows, as in a process that has run for long;
-    nodes present at the end are censored. Repair times are log-normal where that is likelier than exponential by more
-    than the number of parameters (Akaike's criterion).
+    ``mtbf_s`` and ``repair_s`` are the time alive over the losses and the time away over the returns. The end of the
+    trace does not bias the first, nor the second where repairs are exponential. Of log-normal ones that it cuts off, if
+    at most half, each counts for as long as the law has it go on. The shape of the law of failures that take one node
+    maximises the likelihood of the times alive between them. Nodes present at the start have an age that nobody knows,
+    as in a process that has run for long; nodes present at the end are censored. The shape is 1, and repair times are
+    exponential, unless another shape, or a log-normal law, is likelier by more than the number of parameters (Akaike's
+    criterion). From few losses or returns, the means are too high, by about one part in their number.
     """
     lives, repairs, sizes = _observe_repairs(trace)
     num_lost, num_returned = sum(sizes), sum(not repair.cut for repair in repairs)
@@ -153,6 +158,10 @@ def fit_mtbf(trace: Trace) -> MtbfSpec:
         )
     away_s = sum(repair.value for repair in repairs)
     mtbf_s, repair_s = trace_stats(trace).node_hours * HOUR_S / num_lost, away_s / num_returned
+    sigma = _fit_sigma(repairs, repair_s) if repair_s else None
+    if sigma is not None and num_returned < len(repairs) <= 2 * num_returned:
+        repair_s = _lognormal_mean(repairs)
+        sigma = _fit_sigma(repairs, repair_s) or sigma
     batches = [size for size in sizes if size > 1]
     own_mean_s = mtbf_s * num_lost / max(1, num_lost - sum(batches))
     return MtbfSpec(
@@ -161,7 +170,7 @@ def fit_mtbf(trace: Trace) -> MtbfSpec:
         mtbf_s=four_digits(mtbf_s),
         shape=_fit_shape(lives, own_mean_s),
         repair_s=max(SHORTEST_S, four_digits(repair_s)),
-        repair_sigma=_fit_sigma(repairs, repair_s) if repair_s else None,
+        repair_sigma=sigma,
         batch_share=four_digits(sum(batches) / num_lost),
         batch_nodes=round(float(np.mean(batches))) if batches else 0,
         duration_s=trace.duration_s,
@@ -231,7 +240,8 @@ def _fit_shape(lives: list[_Seen], mean_s: float) -> float:
         lasts = np.log(np.maximum(gammaincc(1 / shape, hazard), 1e-300))
         return -float(np.sum(np.where(cut, np.where(aged, lasts, -hazard), ends - hazard)))
 
-    return four_digits(math.exp(minimize_scalar(loss, bounds=SHAPE_BOUNDS, method="bounded").x))
+    found = minimize_scalar(loss, bounds=SHAPE_BOUNDS, method="bounded")
+    return four_digits(math.exp(found.x)) if found.fun + 1 < loss(0.0) else 1.0
 
 
 def _fit_sigma(repairs: list[_Seen], mean_s: float) -> float | None:
@@ -247,6 +257,23 @@ def _fit_sigma(repairs: list[_Seen], mean_s: float) -> float | None:
     found = minimize_scalar(loss, bounds=SIGMA_BOUNDS, method="bounded")
     exponential = float(np.sum(repair_s / mean_s + np.where(cut, 0.0, math.log(mean_s))))
     return four_digits(float(found.x)) if found.fun + 1 < exponential else None
+
+
+def _lognormal_mean(repairs: list[_Seen]) -> float:
+    """Return the mean of repairs, of which those that are cut go on as the likeliest log-normal law has it."""
+    repair_s = np.maximum([repair.value for repair in repairs], SHORTEST_LIFE_S)
+    cut = np.array([repair.cut for repair in repairs])
+    logs = np.log(repair_s)
+
+    def loss(law: npt.NDArray[np.float64]) -> float:
+        z = (logs - law[0]) / law[1]
+        return -float(np.sum(np.where(cut, log_ndtr(-z), -(z**2) / 2 - math.log(law[1]))))
+
+    start = np.array([logs.mean(), max(0.1, logs.std())])
+    mean, sigma = minimize(loss, start, method="Nelder-Mead", bounds=[(None, None), SIGMA_BOUNDS]).x
+    z = (logs - mean) / sigma
+    at_last_s = np.exp(mean + sigma**2 / 2 + log_ndtr(sigma - z) - log_ndtr(-z))
+    return float(np.where(cut, at_last_s, repair_s).mean())
 
 
 def _fitted_to(trace: Trace) -> str:
@@ -293,9 +320,8 @@ def _observe_loss(seen: _Draws, batch: Batch, born: dict[str, float], tick_s: fl
     nodes = list(born)
     took_all = len(batch.removed) == len(nodes)
     if len(nodes) >= 2:
-        seen.took_all.append(took_all)
+        seen.loss_sizes.append(_Seen(len(batch.removed), took_all))
     if not took_all:
-        seen.loss_sizes.append(_Seen(len(batch.removed), False))
         gone = set(batch.removed)
         ages = np.array([(batch.time_s - born[node]) / tick_s + 1.0 for node in nodes])
         seen.choices.append((ages, np.array([node in gone for node in nodes])))
@@ -303,23 +329,52 @@ def _observe_loss(seen: _Draws, batch: Batch, born: dict[str, float], tick_s: fl
         del born[node]
 
 
+def _fit_sizes(losses: list[_Seen]) -> tuple[WeibullSpec, float]:
+    """Fit the sizes of losses, of which those that took all are cut, and the probability to take all anyway."""
+    if all(loss.cut for loss in losses):
+        return WeibullSpec(scale=1.0, shape=1.0), float(bool(losses))
+    *logs, take_all_prob = _maximise(losses, float(np.mean([loss.cut for loss in losses])))
+    return _weibull(logs, 1.0), four_digits(take_all_prob)
+
+
 def _fit_weibull(draws: list[_Seen], unit: float) -> WeibullSpec:
-    """Fit ``P(X >= x) = exp(-((x - 1) / scale) ** shape)`` to draws, some of them censored, by likelihood."""
-    if not draws:
-        return WeibullSpec(scale=unit, shape=1.0)
+    """Fit a discrete law to draws, some of them censored."""
+    return _weibull(_maximise(draws)[:2], unit) if draws else WeibullSpec(scale=unit, shape=1.0)
+
+
+def _weibull(logs: Sequence[float], unit: float) -> WeibullSpec:
+    scale, shape = np.exp(logs).tolist()
+    return WeibullSpec(scale=four_digits(scale * unit), shape=four_digits(shape))
+
+
+def _maximise(draws: list[_Seen], share: float = 0.0) -> list[float]:
+    """Maximise the likelihood of ``P(X >= x) = exp(-((x - 1) / scale) ** shape)``; return the logarithms of both.
+
+    The third number is the probability that a draw is cut for another reason than its value; 0 where `share`, from
+    which the search starts, is 0.
+    """
     values = np.array([max(1.0, draw.value) for draw in draws])
     cut = np.array([draw.cut for draw in draws])
 
     def loss(logs: npt.NDArray[np.float64]) -> float:
-        scale, shape = np.exp(logs)
+        scale, shape = np.exp(logs[:2])
+        other = logs[2] if share else 0.0
         at_least, more = -(((values - 1) / scale) ** shape), -((values / scale) ** shape)
         exactly = at_least + np.log(np.maximum(-np.expm1(more - at_least), 1e-300))
-        return -float(np.sum(np.where(cut, at_least, exactly)))
+        if not share:
+            return -float(np.sum(np.where(cut, at_least, exactly)))
+        return -float(
+            np.sum(
+                np.where(
+                    cut, np.log(np.maximum(other + (1 - other) * np.exp(at_least), 1e-300)), np.log1p(-other) + exactly
+                )
+            )
+        )
 
-    start = np.array([math.log(values.mean()), 0.0])
-    found = minimize(loss, start, method="Nelder-Mead", bounds=[SCALE_BOUNDS, SHAPE_BOUNDS], options={"xatol": 1e-6})
-    scale, shape = np.exp(found.x).tolist()
-    return WeibullSpec(scale=four_digits(scale * unit), shape=four_digits(shape))
+    start = np.array([math.log(values.mean()), 0.0, *([share] if share else [])])
+    bounds = [SCALE_BOUNDS, SHAPE_BOUNDS, *([SHARE_BOUNDS] if share else [])]
+    found = minimize(loss, start, method="Nelder-Mead", bounds=bounds, options={"xatol": 1e-6})
+    return [*found.x.tolist(), *([] if share else [0.0])]
 
 
 def _fit_age_exponent(choices: list[tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]]) -> float:
