@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import msgspec
 import numpy as np
@@ -27,6 +27,7 @@ from lazsim.costmodel.measured import (
 from lazsim.costmodel.network import AnalyticCommunication
 from lazsim.costmodel.profile import Profile, find_profile, read_profile
 from lazsim.costmodel.step import CostModel
+from lazsim.decoding import convert
 from lazsim.engine.layout import layout_costs
 from lazsim.engine.nodes import NO_SPARES, Spares
 from lazsim.engine.sampling import PLANNINGS
@@ -122,7 +123,7 @@ class Defaults(Spec, frozen=True, kw_only=True):
     duration: str | float | None = None
     """How long to simulate; the length of the trace when None."""
     max_nodes: NumNodes | None = None
-    cap: str = DEFAULT_CAP
+    cap: str | None = None
     """How a file or recipe is cut; see `lazsim.trace.load`."""
     lenient: bool = False
     """Whether to repair what is repairable in the trace and in recorded loads."""
@@ -142,8 +143,8 @@ class Defaults(Spec, frozen=True, kw_only=True):
     spares: NumSpares = 0
     """Nodes held beside those that train: a job trains on the most nodes that the trace has, without these. A trace
     held to `max_nodes`, or else a recipe of failures and repairs, gets as many more."""
-    spare_start: str | float = 0.0
-    """Time until a spare joins, once it is called: 0 for a warm standby."""
+    spare_start: str | float | None = None
+    """Time until a spare joins, once it is called: 0, a warm standby, when None."""
     planning: str = "auto"
     """``exact`` makes every plan, ``sampled`` some, and ``auto`` all where that takes under about a second; see
     `lazsim.engine.sampling`."""
@@ -153,6 +154,12 @@ class Defaults(Spec, frozen=True, kw_only=True):
 
 
 DEFAULTS: Settings = msgspec.structs.asdict(Defaults())
+
+OF_TRACES = ("trace_format", *OPTIONS, "trace_seed", "start", "max_nodes", "cap")
+"""Settings of how a file or recipe becomes a trace."""
+
+NEEDS = dict.fromkeys(OF_TRACES, "trace") | {"cap": "max_nodes", "spare_start": "spares", "extrapolate": "profile"}
+"""Settings that have no effect without another one."""
 
 
 class TraceInput(Spec, frozen=True, kw_only=True):
@@ -409,6 +416,7 @@ class Resolver:
         LazsimError
             When a name is unknown, a file cannot be read, or a value is not valid; the message names the setting.
         """
+        settings = _checked(settings, self._where)
         asked = {**DEFAULTS, **settings}
         changes = _changes(asked)
         paths: dict[str, str] = {}
@@ -496,8 +504,6 @@ class Resolver:
                 # A path begins at the folder of the settings; a device of the catalogue does not.
                 paths["profile"] = str(self._folder / find_profile(asked["profile"], model))
                 return sha256(self._once(read_bytes, paths["profile"]))
-            if asked["extrapolate"]:
-                raise SpecError("`extrapolate` goes beyond the sizes of a profile, and there is none")
             return None
 
     def _extension(self, find: Callable[[str], Any], part: str, name: str, paths: dict[str, str]) -> Any:
@@ -527,8 +533,10 @@ class Resolver:
         max_nodes, num_spares = asked["max_nodes"], asked["spares"]
         held = max_nodes and max_nodes + num_spares
         cut: dict[str, Any] = {"start_s": start_s, "duration_s": duration_s, "max_nodes": held}
-        cut |= {"cap": asked["cap"], "format": asked["trace_format"], "lenient": asked["lenient"], "seed": seed}
+        cut |= {"cap": asked["cap"] or DEFAULT_CAP, "format": asked["trace_format"]}
+        cut |= {"lenient": asked["lenient"], "seed": seed}
         if name is None:
+            self._refuse_changes("trace", "there is no trace, which", changes)
             return None
         with prefix_errors(f"{self._where}`trace`"):
             cut["mapping"] = make_mapping(**{field: asked[field] for field in OPTIONS})
@@ -537,6 +545,7 @@ class Resolver:
                 cut["mapping"] = cut["mapping"].under(load_mapping(self._toml_path(cut["format"])))
                 cut["format"] = "table"
         if isinstance(name, Trace):
+            self._refuse_changes("trace", "a Trace", changes)
             prices = [] if name.prices is None else [name.prices.time_s.tobytes(), name.prices.usd_per_hour.tobytes()]
             digest = sha256(b"".join([name.events_sha256.encode(), *prices])) if prices else name.events_sha256
             return TraceInput(name=Path(name.name).name, sha256=digest, **cut)
@@ -552,7 +561,7 @@ class Resolver:
                     recipe = override(recipe, {"num_nodes": recipe.num_nodes + num_spares}, "trace")
             source, path = TraceInput(name=Path(name).stem, recipe=recipe, **cut), None
         else:
-            self._refuse_changes("trace", name, changes)
+            self._refuse_changes("trace", f"{name} is a file, which", changes)
             path = paths["trace"] = self._file("trace", name)
             if re.fullmatch(r"[\w -]*", name) and name != STDIN and not (name and os.path.exists(path)):
                 known = self._once(catalog_names, "traces")
@@ -583,16 +592,16 @@ class Resolver:
         if is_generator:
             generator, hashes["routing"] = self._spec(RoutingSpec, "routing", name, changes)
             return msgspec.structs.replace(source, generator=generator)
-        self._refuse_changes("routing", name, changes)
+        self._refuse_changes("routing", f"{name} is a file, which", changes)
         if name != UNIFORM:
             paths["routing"] = self._file("routing", name)
         with prefix_errors(f"{self._where}`routing`"):
             loads = self._once(load_routing, paths.get("routing", name), layers, experts, 0, *reading.values())
         return msgspec.structs.replace(source, sha256=loads.sha256)
 
-    def _refuse_changes(self, part: str, name: str, changes: Mapping[str, Any]) -> None:
+    def _refuse_changes(self, part: str, what: str, changes: Mapping[str, Any]) -> None:
         if changes:
-            raise SpecError(f"{self._where}{part}.{next(iter(changes))}: {name} is a file, which has no such field")
+            raise SpecError(f"{self._where}{part}.{next(iter(changes))}: {what} has no such field")
 
 
 def make_trace(source: TraceInput, path: str | None) -> Trace:
@@ -611,8 +620,8 @@ def make_trace(source: TraceInput, path: str | None) -> Trace:
         assert path is not None, "a trace is a recipe or a file"
         trace = read_trace(path, format=source.format, seed=source.seed, lenient=source.lenient, mapping=source.mapping)
         _require_unchanged(path, source.sha256, trace.sha256)
-    limits = {key: getattr(source, key) for key in ("start_s", "duration_s", "max_nodes", "cap", "seed")}
-    return cut_trace(trace, **limits)
+    limits = {key: getattr(source, key) for key in ("start_s", "duration_s", "max_nodes", "seed")}
+    return cut_trace(trace, cap=source.cap if source.max_nodes else None, **limits)
 
 
 def make_routing(source: RoutingInput, path: str | None) -> Routing:
@@ -703,4 +712,27 @@ def _changes(settings: Settings) -> dict[str, dict[str, Any]]:
 
 
 def _seconds(value: str | float | None) -> float | None:
-    return parse_duration(value) if isinstance(value, str) else value
+    seconds = parse_duration(value) if isinstance(value, str) else value
+    if seconds is not None and not 0 <= seconds <= LONGEST_S:
+        raise SpecError(f"{value}: choose 0 or more, and up to 100 years")
+    return seconds
+
+
+_TYPES = get_type_hints(Defaults, include_extras=True)
+
+
+def _checked(settings: Settings, where: str) -> dict[str, Any]:
+    """Return the settings that are given, once their types are checked; refuse those that have no effect."""
+    plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in settings.items()}
+    given = {name: value for name, value in plain.items() if value is not None or name not in DEFAULTS}
+    for name in filter(_TYPES.__contains__, given):
+        with prefix_errors(f"{where}`{name}`"):
+            convert(given[name], _TYPES[name])
+    for name, needed in NEEDS.items():
+        if given.get(name, DEFAULTS[name]) == DEFAULTS[name]:
+            continue
+        if needed not in given:
+            raise SpecError(f"{where}`{name}` has no effect without `{needed}`: add that, or leave `{name}` out")
+        if name in OF_TRACES and isinstance(given["trace"], Trace):
+            raise SpecError(f"{where}`{name}` has no effect on a Trace, which is taken as it is: leave `{name}` out")
+    return given

@@ -389,6 +389,95 @@ def test_of_alternatives_that_all_miss_the_one_that_does_most_of_the_work_comes_
     assert made.make_sure([raced[0].name]) == raced[0].name
 
 
+def test_one_late_run_of_six_is_too_few_to_leave_the_cheapest_out():
+    def measure(wanted, _changes):
+        """The first of "a" is late, and no other: one of six misses nine tenths, and one of 29 does not."""
+        return [
+            {"cost": {"a": 1.0, "bb": 2.0}[one.choice[0][1]], "done": 0.5 if (one.choice, seed) == late else 1.0}
+            for one, seed in wanted
+        ]
+
+    cheap, dear = (Alternative(choice, 1) for choice in of("a", "bb"))
+    late = cheap.choice, 0
+    made = Search(measure, TEN_MINUTES, 1000, 1000)
+    made.run([cheap, dear], MIN_SAMPLES)
+    assert made.make_sure(made.better_first([cheap, dear])) == cheap
+    assert len(made.rows[cheap, ()]) == 29
+
+
+def test_what_is_better_beyond_chance_at_the_seeds_that_judge_is_the_best_and_a_tie_is_not():
+    def value(one, seed, _changes):
+        return {"ds": 10.0, "ds-ft": 11.0, "lazarus": 12.0, "moc": 10.0}[one.choice[0][1]] + 0.01 * seed
+
+    found, good, better, tie = (Alternative(choice, 1) for choice in of("ds", "ds-ft", "lazarus", "moc"))
+    made = Made(value).search(1000)
+    made.run([found, good, better, tie], MIN_SAMPLES - 1)
+    # Five seeds bear out no interval.
+    assert made.better_first([found, good, better, tie])[0] == found
+    made.run([found, good, better, tie], MIN_SAMPLES)
+    assert made.better_first([found, good, better, tie]) == [better, found, good, tie]
+    assert made.better_first([found, tie]) == [found, tie]
+
+
+def test_a_setting_that_loses_more_updates_than_its_system_may_is_worse_than_all_others():
+    def measure(wanted, _changes):
+        """Of "a", more steps between checkpoints train more and lose more; half of its intervals may not be."""
+        return [
+            {"goodput_samples_per_s": 10.0 + one.interval_steps, "lost_token_share": 0.01 * one.interval_steps}
+            | {"most_lost_tokens": 0.035}
+            if one.choice == of("a")[0]
+            else {"goodput_samples_per_s": 5.0, "lost_token_share": None, "most_lost_tokens": 1.0}
+            for one, _ in wanted
+        ]
+
+    made = Search(measure, GOODPUT, 1000, 1000)
+    alternatives = [Alternative(choice, steps) for choice in of("a", "bb") for steps in (2, 3, 4, 8)]
+    made.run(alternatives, MIN_SAMPLES)
+    ranked = [one.name for one in made.rank(alternatives)]
+    assert ranked[0] == Alternative(of("a")[0], 3)
+    assert set(ranked[-2:]) == {Alternative(of("a")[0], 4), Alternative(of("a")[0], 8)}
+    assert made.make_sure(alternatives[2:]) == Alternative(of("bb")[0], 2)
+    # Where all lose too much, the one that loses the least is the nearest.
+    assert made.make_sure(alternatives[2:4]) == Alternative(of("a")[0], 4)
+
+
+def test_moc_begins_at_an_interval_that_keeps_its_budget_of_lost_updates():
+    made = question(poisson(5), *of("moc"))
+    assert made.start(of("moc")[0], "auto") == ""
+    start = made.starts[of("moc")[0]]
+    # Of 16 saves in turn, an expert's own is 7.5 intervals old on average, and 3.75 % of the steps between failures may
+    # be lost.
+    assert start.steps == int(0.0375 * start.between_s / start.step_s / 7.5)
+
+
+def test_settings_of_a_question_hold_where_they_are_no_choices(tmp_path):
+    asked = {**EVEN, "trace": poisson(3), "duration": 600.0, "system": "checkpoint"}
+    found = advise(asked, {}, interval=100, max_runs=12, num_workers=1)
+    assert found.best.choice == of("checkpoint")[0]
+    with pytest.raises(LazsimError, match=r"^`interval` has no effect among the settings: give it beside them$"):
+        advise({**asked, "interval": 50}, {})
+    with pytest.raises(LazsimError, match=r"^`cap` has no effect without `max_nodes`"):
+        advise({**asked, "cap": "clip"}, {}, interval=100)
+    # A seed of the trace alone goes on from seed to seed, too.
+    made = Question({**asked, "trace_seed": 5}, None, None, of("ds"), {})
+    first, second = (made.scenario(of("ds")[0], seed).load_trace() for seed in (0, 1))
+    assert first.events_sha256 != second.events_sha256
+    assert first.events_sha256 == resolve({**asked, "trace_seed": 5, "duration": 600.0}).load_trace().events_sha256
+
+
+def test_a_recorded_trace_is_read_as_the_settings_say_and_cut_into_stretches_once(tmp_path):
+    path = tmp_path / "own.csv"
+    rows = [*(f"0,up,n{index}" for index in range(6)), "0.5,down,n0", "1,up,n6", "1,up,n6"]
+    path.write_text("when,what,who\n" + "".join(f"{row}\n" for row in rows))
+    reading = {"columns": "time=when,event=what,node=who", "time_unit": "h", "lenient": True, "cap": "first"}
+    choice = (("system", "ds"), ("num_nodes", 4))
+    made = Question({**EVEN, "trace": str(path), **reading}, None, None, [choice], {})
+    stretches = [made.scenario(choice, seed).load_trace() for seed in range(NUM_STRETCHES)]
+    # An hour of the first four nodes, of which one goes after half of it, at the start of the fourth stretch.
+    assert [stretch.duration_s for stretch in stretches] == [600.0] * NUM_STRETCHES
+    assert [stretch.num_alive()[1][0] for stretch in stretches] == [4, 4, 4, 3, 3, 3]
+
+
 @pytest.fixture
 def spot(tmp_path):
     """Ten nodes that all go after 20 minutes, every half an hour, for three hours."""

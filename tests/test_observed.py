@@ -5,7 +5,7 @@ import json
 import pytest
 
 import lazsim as package
-from lazsim.study.observed import observed_phases, read_log
+from lazsim.study.observed import Mark, observed_phases, read_log
 from lazsim.trace import build_trace, write_trace
 from lazsim.trace.table import Event
 
@@ -59,6 +59,25 @@ def test_a_pause_is_a_stop_and_a_step_back_is_lost_work(tmp_path):
     found = observed_phases(read_log(path)[1])
     assert (found.wall_s, found.stopped_s, found.num_stops, found.stop_s) == (360, 80 + 100, 2, 90)
     assert (found.lost_s, found.training_s, found.done) == (40, 140, 70)
+
+
+def test_saves_that_stop_training_at_every_so_many_steps_are_no_stops():
+    # A step a second, and a save of 14 s after each 50 steps. At step 230 the job stands for 120 s and goes back to the
+    # save at 200: 30 steps are lost, of which the first line after the stop cannot tell the stop from one step.
+    marks, time_s = [Mark(0, 0.0, 0)], 0.0
+    for step in (*range(1, 231), *range(201, 401)):
+        time_s += 1.0 + (120.0 if step == 201 and marks[-1].done == 230 else 0.0)
+        time_s += 14.0 if step % 50 == 1 and step > 1 and marks[-1].done == step - 1 else 0.0
+        marks.append(Mark(0, time_s, step))
+    found = observed_phases(marks)
+    assert (found.num_stops, found.stop_s, found.lost_s, found.done) == (1, 120.0, 30.0, 400)
+    # 400 steps that were kept, and saves after 50, 100, 150, 200, 250, 300 and 350 steps.
+    assert found.training_s == 400 + 7 * 14
+
+
+def test_a_few_slow_lines_in_a_row_are_stops():
+    times = [*range(50), *(50 + 30 * late for late in range(3)), *range(141, 241)]
+    assert observed_phases([Mark(0, float(time), step) for step, time in enumerate(times)]).num_stops == 3
 
 
 BAD = {

@@ -1,14 +1,17 @@
 """Scenarios: every input resolved once, hashed once, and replaced one at a time."""
 
 import msgspec
+import numpy as np
 import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
 import lazsim
 from lazsim.engine.simulate import simulate_system
 from lazsim.errors import LazsimError, SpecError
-from lazsim.scenario import resolve
+from lazsim.scenario import NEEDS, resolve
 from lazsim.specs import ClusterSpec, load_spec
+from lazsim.study.sweep import resolve_points
+from lazsim.study.sweep_spec import parse_sweep
 from lazsim.trace.table import Event, build_trace
 from tests.conftest import ROOT
 
@@ -88,7 +91,12 @@ def test_changes_of_fields_reach_a_run():
         ({"cluster.network.nic_latency_s": "x-1"}, "'x-1' is not a duration"),
         ({"cluster": "rtx"}, "`cluster`: unknown cluster 'rtx': did you mean"),
         ({"duration": "0s"}, "`duration`: 0s: choose more than 0"),
-        ({"extrapolate": True}, "`extrapolate` goes beyond the sizes of a profile"),
+        ({"extrapolate": True}, "`extrapolate` has no effect without `profile`: add that, or leave `extrapolate` out"),
+        ({"spares": -1}, "`spares`: expected a whole number >= 0"),
+        ({"spares": 1.5}, "`spares`: expected a whole number, got a decimal number"),
+        ({"spares": 1, "spare_start": -5.0}, "`spare_start`: -5.0: choose 0 or more"),
+        ({"trace": "fail-every-5min", "start": -5.0}, "`start`: -5.0: choose 0 or more"),
+        ({"strict": "no"}, "`strict`: expected true or false, got text"),
     ],
 )
 def test_settings_that_cannot_be_are_refused_in_one_line(settings, complaint):
@@ -96,6 +104,60 @@ def test_settings_that_cannot_be_are_refused_in_one_line(settings, complaint):
         resolve(settings)
     assert complaint in str(found.value)
     assert "\n" not in str(found.value)
+
+
+FOUR_NODES = build_trace([Event(0, "add", f"n{index}") for index in range(4)], duration_s=100.0)
+
+VALUES = {
+    "cap": "members", "max_nodes": 2, "spare_start": "1min", "spares": 0, "extrapolate": True, "profile": "h100",
+    "trace": "fail-every-5min", "trace_format": "bamboo", "columns": "time=1", "where": "a=b", "time_unit": "h",
+    "time_format": "%d", "time_zone": "UTC", "cluster_nodes": 4, "trace_seed": 0, "start": "1min",
+}  # fmt: skip
+"""A value of each setting that has no effect by itself, and of those that it needs."""
+
+
+@pytest.mark.parametrize(("name", "needed"), NEEDS.items())
+def test_a_setting_without_effect_is_refused_wherever_it_is_resolved(name, needed):
+    told = f"`{name}` has no effect without `{needed}`"
+    with pytest.raises(SpecError, match=f"^{told}: add that, or leave `{name}` out$"):
+        resolve({name: VALUES[name]})
+    if needed == "trace":
+        return
+    base = {"trace": "fail-every-5min", name: VALUES[name]}
+    with pytest.raises(SpecError, match=f"^my.toml: {told}"):
+        resolve_points(parse_sweep({"base": base}, name="my.toml"))
+    with pytest.raises(SpecError, match=told):
+        lazsim.simulate(**base)
+
+
+@pytest.mark.parametrize("name", [name for name, needed in NEEDS.items() if needed == "trace"])
+def test_a_trace_is_taken_as_it_is_and_settings_that_would_cut_it_are_refused(name):
+    with pytest.raises(SpecError, match="has no effect on a Trace, which is taken as it is: leave `"):
+        lazsim.simulate(FOUR_NODES, **{name: VALUES[name]})
+
+
+def test_a_sweep_over_spares_may_say_how_long_they_take_to_start():
+    base = {"trace": "fail-every-5min", "duration": "10min", "system": "ds", "spare_start": "1min"}
+    _, scenarios = resolve_points(parse_sweep({"base": base, "grid": {"spares": [0, 1]}}))
+    assert [one.num_spares for one in scenarios] == [0, 1]
+
+
+def test_what_simulate_takes_a_list_of_is_no_setting_of_it_and_plans_are_scored_where_asked_for():
+    for name in ("system", "placement"):
+        with pytest.raises(SpecError, match=f"^`{name}` has no effect here: give it among `{name}s`$"):
+            lazsim.simulate(FOUR_NODES, **{name: "ds"})
+    with pytest.raises(SpecError, match=r"^`systems` is empty: name one or more$"):
+        lazsim.simulate(FOUR_NODES, systems=[])
+    trace = build_trace([*FOUR_NODES.events(), Event(50, "remove", "n3")], duration_s=100.0)
+    asked = {"systems": ["lazarus"], "routing": "uniform"}
+    (run,) = lazsim.simulate(trace, **asked, score_plans=True).runs
+    # The published policy is mro, and a comparison of policies scores their plans.
+    (other,) = lazsim.simulate(trace, **asked, placements=["mro"]).runs
+    assert 0 < run.plan_recovery.recovery_prob == other.plan_recovery.recovery_prob < 1
+
+
+def test_numbers_of_numpy_are_numbers():
+    assert resolve({"seed": np.int64(3)}).id == resolve({"seed": 3}).id
 
 
 def test_a_run_sums_products_in_one_thread_whatever_the_program_has(monkeypatch):

@@ -122,8 +122,8 @@ def test_a_recipe_of_failures_gets_as_many_nodes_more(tmp_path):
     assert "8 nodes at most for training; spares that join 90 s after a loss: 2" in result.notes
 
 
-def test_a_start_of_spares_without_any_is_told():
-    found = simulate("fail-every-5min", systems=["checkpoint"], routing="uniform", spare_start="5min")
+def test_a_start_of_no_spares_is_told():
+    found = simulate("fail-every-5min", systems=["checkpoint"], routing="uniform", spares=0, spare_start="5min")
     assert "`spare_start` has no effect without `spares`" in found.notes
 
 

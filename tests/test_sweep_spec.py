@@ -30,7 +30,7 @@ def test_a_grid_is_every_combination_and_its_last_key_varies_fastest():
 
 def test_several_grids_are_joined_and_a_point_that_two_have_is_there_once():
     base = {"trace": "fail-every-5min", "system": "ds"}
-    found = points({"base": base, "grid": [{"seed": [0, 1]}, {"seed": [1, 2], "cap": "members"}, {"max_nodes": 8}]})
+    found = points({"base": base, "grid": [{"seed": [0, 1]}, {"seed": [1, 2], "planning": "auto"}, {"max_nodes": 8}]})
     assert [(point["seed"], point["max_nodes"]) for point in found] == [(0, None), (1, None), (2, None), (0, 8)]
 
 

@@ -28,27 +28,28 @@ MAPPING = ("columns", "where", "time_unit", "time_format", "time_zone", "cluster
 _READING = ("trace_format", *MAPPING, "lenient")
 
 NEEDS = (
-    Need(("cap",), "max_nodes"),
     Need((*_READING, "start", "duration", "cap"), "trace_path"),
     Need(_READING, "trace"),
     Need(("speedup",), "trace_path", command="live"),
+    Need(("cap",), "num_nodes", command="advise"),
     Need(("shape", "batch_share"), "mtbf_s", command="advise"),
     Need(("cluster",), "batch_share", beside="num_nodes", command="generate"),
     Need(("work", "in_time_prob"), "goal", ("deadline=TIME",)),
     Need(("price",), "goal", ("cost", "deadline=TIME")),
-    Need(("spare_start",), "spares"),
     Need(("address",), "backend", ("ray",)),
     Need(("gpu",), "model"),
     Need(("gpus", "refit"), "kernels", command="verify"),
     Need(("all_mappings",), "lose"),
     Need(("move_cost",), "old"),
 )
-"""What has no effect without another option, by the names of fields."""
+"""What has no effect without another option, by the names of fields; `lazsim.scenario.NEEDS` has the settings of a run.
+"""
 
 EXCLUSIONS = (
     ("paths", "kernels"),
     ("only", "refit"),
     ("mtbf_s", "trace"),
+    ("cap", "mtbf_s"),
     ("repair_s", "trace"),
     ("trace_path", "listen"),
 )
@@ -67,6 +68,10 @@ def refuse_repeated(context: click.Context, arguments: Sequence[str]) -> None:
 def refuse_without_effect(context: click.Context) -> None:
     """Raise a UsageError where an option of a command that has been parsed has no effect."""
     options = {one.name: one for one in context.command.params if isinstance(one, click.Option)}
+    for name, other in EXCLUSIONS:
+        if name in options and other in options and is_given(context, name) and is_given(context, other):
+            first, second = flag(options[name]), flag(options[other])
+            raise click.UsageError(f"{first} has no effect beside {second}: leave one of them out", context)
     for need in NEEDS:
         if need.command not in ("", context.info_name) or need.needed not in options:
             continue
@@ -82,10 +87,6 @@ def refuse_without_effect(context: click.Context) -> None:
                 raise click.UsageError(
                     f"{given} has no effect without {needed}{beside}: add that, or leave {given} out", context
                 )
-    for name, other in EXCLUSIONS:
-        if name in options and other in options and is_given(context, name) and is_given(context, other):
-            first, second = flag(options[name]), flag(options[other])
-            raise click.UsageError(f"{first} has no effect beside {second}: leave one of them out", context)
 
 
 def flag(option: click.Parameter) -> str:

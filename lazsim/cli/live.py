@@ -12,7 +12,7 @@ from lazsim.cli.effects import MAPPING
 from lazsim.cli.ending import acknowledge
 from lazsim.cli.messages import Checked, Choice
 from lazsim.cli.progress import live_progress
-from lazsim.cli.replay import read_stretch, replay_options
+from lazsim.cli.replay import CAPS, read_stretch, replay_options
 from lazsim.errors import LazsimError
 from lazsim.units import counted
 
@@ -128,7 +128,7 @@ def load_live_trace(spec: "LiveSpec", settings: dict[str, Any], default: Callabl
     tell_notes(trace.notes)
     check_job(spec, int(trace.num_alive()[1].max()), settings["device"])
     stretch = {"start_s": settings["start"], "duration_s": settings["duration"], "max_nodes": settings["nodes"]}
-    stretch |= {"cap": settings["cap"], "lenient": settings["lenient"]}
+    stretch |= {"cap": settings["cap"] or CAPS[0], "lenient": settings["lenient"]}
     return Replay(trace, settings["speedup"] or max(1.0, trace.duration_s / 60.0), stretch)
 
 

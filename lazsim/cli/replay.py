@@ -13,10 +13,8 @@ if TYPE_CHECKING:
     from lazsim.trace import Trace
 
 CAPS = ("members", "offset", "clip", "first")
-DEFAULT_CAP = CAPS[0]
 TIME_UNITS = ("ns", "us", "ms", "s", "min", "h", "d")
-"""`lazsim.trace.CAP_RULES`, `lazsim.trace.cap.DEFAULT_CAP` and names of units, here so that ``--help`` need not import
-them."""
+"""`lazsim.trace.CAP_RULES`, the default first, and names of units, here so that ``--help`` need not import them."""
 
 max_nodes_option = click.option("--max-nodes", type=kinds.NODES, help="Hold the trace to this many nodes.")
 
@@ -57,11 +55,9 @@ replay_options = options(
     click.option(
         "--cap",
         type=Choice(CAPS),
-        default=DEFAULT_CAP,
-        show_default=True,
         help="How a trace with more nodes is held to fewer: a job whose nodes fail as often as those of the trace, and "
         "are replaced by newly granted ones only; subtract a constant, so that every loss is felt; keep the others as "
-        "spares that step in at once; follow the first names.",
+        "spares that step in at once; follow the first names. Default: members.",
     ),
     click.option("--lenient", is_flag=True, help="Repair what is repairable in a file, and say how often."),
 )

@@ -83,7 +83,6 @@ RUN_FILES = (
 @click.option(
     "--spares",
     type=kinds.Whole(0, MAX_NODES),
-    default=0,
     metavar="N",
     help="Nodes held beside those that train, to step in for lost ones. A trace held to --max-nodes, or else a recipe "
     "of failures and repairs, gets N more; any other trace gives N of its own.",
@@ -91,7 +90,6 @@ RUN_FILES = (
 @click.option(
     "--spare-start",
     type=kinds.DURATION,
-    default=0.0,
     metavar="TIME",
     help="Time until a spare that is called joins, as 10min of a cold standby. Default: 0, a warm standby.",
 )

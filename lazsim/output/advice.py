@@ -62,7 +62,13 @@ def advice_report(advice: Advice) -> Report:
 
 def _answer(advice: Advice) -> str:
     best, goal = advice.best, advice.goal
-    if advice.misses(best):
+    fault = advice.fault(best)
+    if fault == "loses updates":
+        return (
+            "no setting loses as few updates of tokens as its system may\n"
+            f"nearest: {_name(advice, best)}; it loses {100 * advice.mean('lost_token_share').value:.1f} %"
+        )
+    if fault:
         return (
             f"no setting is done in time with a probability of {goal.least_prob:.0%}\n"
             f"nearest: {_name(advice, best)}; in time in {_in_time(advice, best)}"
@@ -103,7 +109,8 @@ def _ranking_table(advice: Advice) -> Table:
         row = [chosen, one.name.interval_steps, with_interval(goal.shown(one.mean), goal.format), behind, one.num_seeds]
         if goal.done is not None:
             row += [f"{goal.in_time(advice.rows[one.name]).value:.0%}"]
-            row[3] = "late" if place and advice.misses(one.name) else behind
+        if place:
+            row[3] = advice.fault(one.name) or behind
         rows.append(row)
     left = len(advice.ranking) - len(rows)
     notes = [f"in all rows: {common}"] if common else []

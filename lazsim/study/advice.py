@@ -16,8 +16,8 @@ from lazsim.study.comparison import Ranked, is_beyond_chance
 from lazsim.study.deadline import BOTH, ON_DEMAND, SPOT, Due, parse_due
 from lazsim.study.intervals import MIN_SAMPLES, Interval, mean_interval
 from lazsim.study.notes import count_notes
-from lazsim.study.question import CHOICES, MOST_STEPS, Question, distinct, name_value
-from lazsim.study.search import Alternative, Choice, Goal, Round, Row, Search
+from lazsim.study.question import CHOICES, MOST_STEPS, Question, distinct, name_value, without_choices
+from lazsim.study.search import Alternative, Choice, Goal, Round, Row, Search, loses_too_much
 from lazsim.study.sensitivity import FACTORS, Assumption, constant_paths
 from lazsim.study.simulation import ALL
 from lazsim.units import divide, parse_price
@@ -129,9 +129,11 @@ class Advice:
         """Return the mean of a column over the runs of the best setting."""
         return mean_interval(float(row[column]) for row in self.rows[self.best])
 
-    def misses(self, one: Alternative) -> bool:
-        """Whether too few runs of an alternative of the ranking are done in time."""
-        return self.goal.is_missed(self.rows[one])
+    def fault(self, one: Alternative) -> str:
+        """Say why an alternative of the ranking will not do; empty where it will."""
+        if loses_too_much(self.rows[one]):
+            return "loses updates"
+        return "late" if self.goal.is_missed(self.rows[one]) else ""
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data, the shape that ``lazsim advise --json`` prints."""
@@ -144,7 +146,9 @@ class Advice:
             measured = {**self.goal.shown(one.mean).named("value"), **one.behind.named("behind")}
             if self.goal.done is not None:
                 measured |= self.goal.in_time(self.rows[one.name]).named("in_time_prob")
-                measured["misses_deadline"] = self.misses(one.name)
+                measured["misses_deadline"] = self.goal.is_missed(self.rows[one.name])
+            if loses_too_much(self.rows[one.name]):
+                measured["loses_too_many_updates"] = True
             return {**describe(one.name), "num_seeds": one.num_seeds, **measured, "is_tie": one.is_tie}
 
         of_best = {name: self.mean(name).value for name in ("goodput_samples_per_s", "ettr")}
@@ -230,14 +234,16 @@ def advise(
     for name in choices:
         if name not in CHOICES:
             raise SpecError(unknown_name("choice", name, list(CHOICES)))
-    plain = Resolver().resolve(settings)
+    plain = Resolver().resolve(without_choices(settings))
+    if settings.get("interval") is not None:
+        raise SpecError("`interval` has no effect among the settings: give it beside them")
     name, due = _parse_goal(goal, work, in_time_prob, on_demand_price, plain)
     if on_demand_price is None:
         on_demand_price = plain.cluster.on_demand_usd_per_node_hour
     else:
         with prefix_errors("`on_demand_price`"):
             parse_price(str(on_demand_price), plain.cluster.gpus_per_node)
-    chosen = {"system": DEFAULT_SYSTEMS, **choices}
+    chosen = {"system": [settings["system"]] if settings.get("system") else DEFAULT_SYSTEMS, **choices}
     if ALL in chosen["system"]:
         chosen["system"] = [*system_names(), *(one for one in chosen["system"] if one != ALL)]
     with prefix_errors("`system`"):
@@ -351,7 +357,7 @@ def _advise(
     }
     search.num_kept = kept
     num_seeds, remarks = _judge(search, list(tuned), others, num_seeds)
-    best = search.make_sure(ordered)
+    best = search.make_sure(search.better_first(ordered))
     # Tables show what is paid also where that is too late.
     rows = {one: tuple(search.rows[one, ()].values()) for one in finalists if (one, ()) in search.rows}
     ranking = [

@@ -293,7 +293,7 @@ class Start(NamedTuple):
     """Where a search for the best interval begins, and what formulas of it take."""
 
     steps: int
-    """The interval asked for, or Young's."""
+    """The interval asked for, or Young's; no longer than lets a system lose as many updates as it may."""
     step_s: float
     stall_s: float
     persist_s: float
@@ -320,6 +320,9 @@ def find_start(scenario: Scenario, traces: Sequence[Trace], num_nodes: int) -> S
     save = system.save(costs, step_s)
     if scenario.interval is None:
         steps = interval_steps(system, costs, loads, num_nodes, between_s)
+        if lost := system.stale_steps(1):
+            # A failure loses as many updates as its interval is long.
+            steps = max(1, min(steps, int(system.most_lost_tokens * between_s / step_s / lost)))
     else:
         steps = SettingRuns(scenario, traces[:1], loads).choose(interval_of(scenario)).interval_steps
     # Few gaps look regular, whatever their law.

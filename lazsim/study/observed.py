@@ -6,6 +6,7 @@ on, and the steps done again, are those of a failure. What a stop was spent on, 
 
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC
@@ -28,6 +29,10 @@ from lazsim.units import read_number
 STOP_FACTOR, STOP_S = 3.0, 5.0
 """Times the usual time of its steps, and seconds beyond it, after which an interval has a stop. *Assumption*."""
 
+FEWEST_SAVES, SAVED_SHARE, MOST_SPACINGS = 3, 0.8, 5
+"""Stops at multiples of one number of steps from which on these are saves, share of the multiples that have one, and
+numbers of steps that are tried, the commonest first. *Assumption*."""
+
 FEWEST_LINES = 3
 
 DATE = r"(\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(?:[.,]\d+)?)"
@@ -49,6 +54,14 @@ class Mark(NamedTuple):
     line: int
     time_s: float
     done: float
+
+
+class Pause(NamedTuple):
+    """An interval between two lines that takes longer than its steps do, and by how much."""
+
+    before: Mark
+    after: Mark
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -222,7 +235,8 @@ def observed_phases(marks: list[Mark]) -> Phases:
     Notes
     -----
     The usual pace is the median over the intervals in which the count rises. After a step back, the first line is
-    taken to come as many steps after the checkpoint as lines are apart: by so much lost steps may be off.
+    taken to come as many steps after the checkpoint as lines are apart: by so much lost steps may be off. Saves are
+    training; see `saves_in`.
 
     Examples
     --------
@@ -237,17 +251,37 @@ def observed_phases(marks: list[Mark]) -> Phases:
     if not paces:
         raise LazsimError("`observed`: its steps never rise; give a log of a run that trains")
     pace_s, apart = median(paces), median([done for _, done in rising if done > 0])
-    stops_s, lost = [], 0.0
-    for seconds, done in rising:
+    pauses, lost = [], 0.0
+    for (seconds, done), (before, after) in zip(rising, pairwise(marks), strict=True):
         if done < 0:
             lost += apart - done
         made_s = (apart if done < 0 else done) * pace_s
         if done < 0 or seconds > max(STOP_FACTOR * made_s, made_s + STOP_S):
-            stops_s.append(max(0.0, seconds - made_s))
+            pauses.append(Pause(before, after, max(0.0, seconds - made_s)))
+    saves = saves_in(pauses, marks)
+    stops_s = [one.seconds for one in pauses if one not in saves]
     wall_s, lost_s, stopped_s = marks[-1].time_s - marks[0].time_s, lost * pace_s, sum(stops_s)
     training_s = max(0.0, wall_s - lost_s - stopped_s)
     middle_s = median(stops_s) if stops_s else 0.0
     return Phases(wall_s, training_s, lost_s, stopped_s, len(stops_s), middle_s, marks[-1].done - marks[0].done)
+
+
+def saves_in(pauses: Sequence[Pause], marks: Sequence[Mark]) -> set[Pause]:
+    """Return the pauses that are saves: those without a step back at nearly all multiples of one number of steps.
+
+    Those that take far longer than usual are stops.
+    """
+    least, *_, most = sorted(one.done for one in marks)
+    rising = [one for one in pauses if one.after.done > one.before.done]
+    spacings = Counter(later.before.done - sooner.before.done for sooner, later in pairwise(rising))
+    for every, _ in spacings.most_common(MOST_SPACINGS):
+        if every <= 0:
+            continue
+        at = {one: one.after.done // every for one in rising if one.after.done // every * every >= one.before.done}
+        if len(set(at.values())) >= max(FEWEST_SAVES, SAVED_SHARE * (most // every - least // every)):
+            most_s = STOP_FACTOR * median(one.seconds for one in at)
+            return {one for one in at if one.seconds <= most_s}
+    return set()
 
 
 def simulated_phases(run: SystemRun, unit: str) -> Phases:

@@ -10,7 +10,7 @@ from lazsim.engine.simulate import require_fit
 from lazsim.engine.systems import find_system
 from lazsim.errors import InfeasiblePlanError, SpecError
 from lazsim.limits import LONGEST_S
-from lazsim.scenario import Resolver, Scenario, Settings
+from lazsim.scenario import OF_TRACES, Resolver, Scenario, Settings
 from lazsim.study.checkpoint_interval import AUTO, Start, find_start
 from lazsim.study.collect import Function, collect
 from lazsim.study.deadline import BOTH, ON_DEMAND, SPOT, Buyer, Due, due_samples, switch_to_on_demand
@@ -19,6 +19,7 @@ from lazsim.study.notes import describe_runs, threshold_note
 from lazsim.study.result import flat_row
 from lazsim.study.search import Alternative, Changes, Choice, Row
 from lazsim.study.simulation import run_scenario, simulate_point
+from lazsim.study.sweep_spec import SEEDS
 from lazsim.trace import Trace
 from lazsim.trace.recipes import MtbfSpec
 from lazsim.units import format_duration
@@ -54,6 +55,11 @@ def distinct(choices: Iterable[Choice]) -> list[Choice]:
     return list(found)
 
 
+def without_choices(settings: Settings) -> Settings:
+    """Return the settings without those that only have an effect with a choice, which tells whether they have."""
+    return {**settings, "cap": None, "spare_start": None}
+
+
 class Question:
     """The scenarios that choices stand for, and their runs: all meet the same events and loads at the same seed."""
 
@@ -73,7 +79,7 @@ class Question:
         self._resolver = Resolver()
         self._whole: dict[Choice, Trace] = {}
         self._samples_due = 0
-        plain = self._resolver.resolve(settings)
+        plain = self._resolver.resolve(without_choices(settings))
         assert plain.trace is not None, "a question has a trace"
         recipe = plain.trace.recipe
         self.remarks: dict[str, None] = {}
@@ -123,7 +129,8 @@ class Question:
     def _asked(self, choice: Choice, seed: int, interval: Any = None) -> Scenario:
         """Return the scenario of a choice at a seed, under the whole trace."""
         settings = {**self._settings, **self._settings_of(choice), "interval": interval}
-        return self._resolver.resolve({**settings, "seed": settings.get("seed", 0) + seed})
+        seeds = {name: settings[name] + seed for name in SEEDS if settings.get(name) is not None}
+        return self._resolver.resolve({**settings, "seed": seed, **seeds})
 
     def whole(self, choice: Choice, seed: int = 0) -> Trace:
         """Return the trace of a choice: a recorded one before it is cut into stretches."""
@@ -146,9 +153,10 @@ class Question:
             trace = whole.window(start_s, wall_s)
         if stays:
             trace = switch_to_on_demand(trace, 0.0, whole.most_nodes(asked.wall_s(whole)), wall_s)
-        whole_trace = {"start": 0.0, "max_nodes": None, "trace_format": "auto"}
-        own = {name: None for name in asked.settings if name.startswith("trace.")}
-        return self._resolver.resolve({**asked.settings, **whole_trace, **own, "trace": trace, "duration": wall_s})
+        own = {name: value for name, value in asked.settings.items() if not name.startswith("trace.")}
+        cut = dict.fromkeys(OF_TRACES)
+        lenient = own["lenient"] and "routing" in asked.paths
+        return self._resolver.resolve({**own, **cut, "lenient": lenient, "trace": trace, "duration": wall_s})
 
     def _stretch(self, seed: int, whole_s: float) -> tuple[float, float]:
         """Return where the stretch of a seed begins, and how long it is: up to a deadline, or as long as can be."""
@@ -212,10 +220,16 @@ class Question:
         function: Function = simulate_point if self._due is None else simulate_due
         labels = [f"{name_choice(one.choice)}, interval {one.interval_steps}, seed {seed}" for one, seed in wanted]
         found = collect(function, points, labels=labels, **self._options).results()
-        for (one, _), result in zip(wanted, found, strict=True):
-            if not isinstance(result, str) and not changes:
+        rows: list[Row | str] = []
+        for (one, seed), result in zip(wanted, found, strict=True):
+            if isinstance(result, str):
+                rows.append(result)
+                continue
+            if not changes:
                 self.notes.setdefault(one, []).append(result["notes"])
-        return [result if isinstance(result, str) else result["row"] for result in found]
+            most_lost = self._asked(one.choice, seed).find_system().most_lost_tokens
+            rows.append({**result["row"], "most_lost_tokens": most_lost})
+        return rows
 
 
 class DueRun(NamedTuple):

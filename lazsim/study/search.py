@@ -5,7 +5,7 @@ An alternative is a choice and a number of steps. The caller knows what they sta
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -96,9 +96,16 @@ class Goal:
         are_done = [self.done is None or self.done(row) >= 1 for row in rows]
         return share_interval(sum(are_done), len(are_done))
 
-    def is_missed(self, rows: Iterable[Row]) -> bool:
-        """Whether too few runs do in time what must be done."""
-        return self.done is not None and self.in_time(rows).value < self.least_prob
+    def is_missed(self, rows: Collection[Row]) -> bool:
+        """Whether too few runs do in time what must be done, or runs lose more updates than they may."""
+        is_late = self.done is not None and self.in_time(rows).value < self.least_prob
+        return is_late or loses_too_much(rows)
+
+
+def loses_too_much(rows: Iterable[Row]) -> bool:
+    """Tell whether runs lose a larger share of the updates of tokens than their system may, in the mean."""
+    excess = [(row.get("lost_token_share") or 0.0) - row.get("most_lost_tokens", 1.0) for row in rows]
+    return math.fsum(excess) > 0
 
 
 class Search:
@@ -177,14 +184,14 @@ class Search:
     def rank(self, alternatives: Iterable[Alternative], best: Alternative | None = None) -> list[Ranked[Alternative]]:
         """Order alternatives that have run; see `lazsim.study.comparison.rank`.
 
-        Where all miss what must be done, the one that has done most of it is the best.
+        Where all miss what must be done, the one that has done most of it is the best, or that has lost the least.
         """
         rows = {one: self.rows[one, ()] for one in alternatives if (one, ()) in self.rows}
         rows = {one: found for one, found in rows.items() if one.choice not in self.refused}
         if not rows:
             return []
-        done = self.goal.done
-        if done is not None and all(self.goal.is_missed(found.values()) for found in rows.values()):
+        done = self.goal.done or (lambda row: 1 - (row.get("lost_token_share") or 0.0))
+        if all(self.goal.is_missed(found.values()) for found in rows.values()):
             return list(rank({one: {seed: done(row) for seed, row in found.items()} for one, found in rows.items()}))
         return list(rank({one: self.values(one) for one in rows}, best, less_is_better=self.goal.less_is_better))
 
@@ -265,7 +272,7 @@ class Search:
             return tuned, None
         best_tried = self.rank(tried)[0].name
         # The curve knows more than the best of a few runs, unless the runs say otherwise beyond chance.
-        if tuned not in tried or is_beyond_chance(self.better_by(best_tried, tuned)):
+        if tuned not in tried or self._is_missed(tuned) or is_beyond_chance(self.better_by(best_tried, tuned)):
             return best_tried, None
         return tuned, found
 
@@ -274,19 +281,31 @@ class Search:
         found = (one for (one, changes), rows in self.rows.items() if not changes and len(rows) >= num_seeds)
         return sorted(one for one in found if one.choice == choice)
 
+    def _is_missed(self, one: Alternative) -> bool:
+        rows = self.rows.get((one, ()), {}).values()
+        return not rows or self.goal.is_missed(rows)
+
+    def better_first(self, ordered: Sequence[Alternative]) -> list[Alternative]:
+        """Return some with the best of those in front that are better than the first beyond chance, if any is."""
+        fine = [one for one in ordered if not self._is_missed(one)]
+        better = [one for one in fine if ordered[0] in fine and is_beyond_chance(self.better_by(one, ordered[0]))]
+        first = self.rank(better)[0].name if better else ordered[0]
+        return [first, *(one for one in ordered if one != first)]
+
     def make_sure(self, ordered: Sequence[Alternative]) -> Alternative:
         """Return the first of some that does what must be done, at enough seeds to bear out its probability.
 
         Where ``n`` runs of ``n`` do what must be done, a probability below ``DOUBT ** (1 / n)`` is ruled out. Where all
         miss it, the one that has done most is returned.
         """
-        if self.goal.done is None:
-            return ordered[0]
-        enough = min(self.most_seeds, math.ceil(math.log(DOUBT) / math.log(self.goal.least_prob)))
+        enough = 0
+        if self.goal.done is not None:
+            enough = min(self.most_seeds, math.ceil(math.log(DOUBT) / math.log(self.goal.least_prob)))
         for one in ordered:
             rows = self.rows.get((one, ()), {})
-            if rows and not self.goal.is_missed(rows.values()):
+            # Few runs do not tell that too many are late.
+            if rows and self.goal.in_time(rows.values()).high >= self.goal.least_prob:
                 self.run([one], min(enough, len(rows) + self.num_left))
-                if not self.goal.is_missed(rows.values()):
+                if not self._is_missed(one):
                     return one
         return self.rank(ordered)[0].name

@@ -91,6 +91,11 @@ def resolve_runs(
     Also return why systems are left out, where all are asked for.
     """
     resolver, left_out = Resolver(), list[str]()
+    for name in ("system", "placement"):
+        if settings.get(name) is not None:
+            raise SpecError(f"`{name}` has no effect here: give it among `{name}s`")
+    if not systems:
+        raise SpecError("`systems` is empty: name one or more")
     if ALL in systems:
         found, left_out = _all_that_run(resolver, settings)
         systems = list(dict.fromkeys((*found, *(name for name in systems if name != ALL))))
@@ -103,8 +108,8 @@ def resolve_runs(
                 with prefix_errors("`placement`"):
                     find_policy(name)
         for placement in dict.fromkeys(placements) if elastic else [None]:
-            chosen = {"system": system, "placement": placement, "score_plans": bool(placements)}
-            scenarios.append(resolver.resolve({**settings, **chosen}))
+            scores = {"score_plans": True} if placements else {}
+            scenarios.append(resolver.resolve({**settings, **scores, "system": system, "placement": placement}))
     return _with_distinct_policies(scenarios), left_out
 
 
@@ -267,7 +272,8 @@ def _record(scenarios: Sequence[Scenario], trace: Trace, loads: Routing, wall_s:
     if first.score_plans:
         chosen = dict.fromkeys(one.settings["placement"] for one in scenarios)
         record["placements"] = [policy_input(name) for name in chosen if name]
-    replay = {"start_s": replayed.start_s, **{key: asked[key] for key in ("max_nodes", "cap", "lenient")}}
+    replay = {"start_s": replayed.start_s, "max_nodes": asked["max_nodes"], "cap": replayed.cap}
+    replay |= {"lenient": asked["lenient"]}
     replay |= {name: getattr(replayed.mapping, name) for name in replayed.mapping.given()}
     record["replay"] = {} if isinstance(asked["trace"], Trace) else replay
     record["trace_events"] = trace.events_sha256

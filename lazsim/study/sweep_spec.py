@@ -62,11 +62,12 @@ class Sweep:
     def points(self) -> tuple[Point, ...]:
         """Return every point once, in the order of the file: in a grid, the last key varies fastest."""
         found: dict[frozenset[Any], Point] = {}
+        named = {key for grid in self.grids for key in grid if key in DEFAULTS}
         for grid in self.grids:
             axes = {**self.base, **grid}
             for values in itertools.product(*axes.values()):
                 chosen = dict(zip(axes, values, strict=True))
-                point = chosen | {key: value for key, value in DEFAULTS.items() if key not in chosen}
+                point = chosen | {key: value for key, value in DEFAULTS.items() if key in named - chosen.keys()}
                 found.setdefault(frozenset(point.items()), point)
         return tuple(found.values())
 

@@ -22,7 +22,7 @@ def cut_trace(
     start_s: float = 0.0,
     duration_s: float | None = None,
     max_nodes: int | None = None,
-    cap: str = DEFAULT_CAP,
+    cap: str | None = None,
     seed: int = 0,
 ) -> Trace:
     """Cut a stretch out of a trace, then cap its nodes.
@@ -34,14 +34,15 @@ def cut_trace(
     start_s, duration_s
         The stretch, by default to the end of the trace. A longer one ends with the trace, and a note says so.
     max_nodes, cap
-        See `lazsim.trace.cap_trace`; no cap without a maximum.
+        See `lazsim.trace.cap_trace`; `DEFAULT_CAP` when None.
     seed
         Seed of the cap's draws.
 
     Raises
     ------
     LazsimError
-        When the stretch starts at or after the end of the trace or has no length, or the cap is not valid.
+        When the stretch starts at or after the end of the trace or has no length, or the cap is not valid or has no
+        maximum.
     """
     if duration_s is not None and duration_s <= 0:
         raise LazsimError(f"`duration` {duration_s:g} s: give more than 0")
@@ -52,9 +53,11 @@ def cut_trace(
     if duration_s is not None and start_s + duration_s > trace.duration_s:
         note = f"{format_duration(duration_s)} asked for, but the trace ends after {format_duration(cut.duration_s)}"
         cut = dataclasses.replace(cut, notes=(*cut.notes, note))
+    if max_nodes is None and cap is not None:
+        raise LazsimError("`cap` has no effect without `max_nodes`: add that, or leave `cap` out")
     if max_nodes is None:
         return cut
-    return cap_trace(cut, max_nodes, cap, np.random.default_rng(seed).spawn(2)[1])
+    return cap_trace(cut, max_nodes, cap or DEFAULT_CAP, np.random.default_rng(seed).spawn(2)[1])
 
 
 def load(
@@ -64,7 +67,7 @@ def load(
     start_s: float = 0.0,
     duration_s: float | None = None,
     max_nodes: int | None = None,
-    cap: str = DEFAULT_CAP,
+    cap: str | None = None,
     seed: int = 0,
     lenient: bool = False,
     mapping: TraceMapping = NO_MAPPING,

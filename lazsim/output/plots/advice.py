@@ -71,7 +71,7 @@ def advice_figure(advice: Advice) -> dict[str, bytes]:
         reach = np.nan_to_num([[abs(share - bound)] for bound in sorted(bounds)])
         color = "#1b6ca8" if one.is_tie else "0.6"
         bars.errorbar([share], [place], xerr=reach, color=color, marker="o", markersize=4)
-    labels = [names[one.name.choice] + " (late)" * advice.misses(one.name) for one in ranking]
+    labels = [names[one.name.choice] + (f" ({fault})" if (fault := advice.fault(one.name)) else "") for one in ranking]
     bars.set_yticks(range(len(ranking)), labels)
     bars.set_ylim(len(ranking) - 0.5, -0.5)
     bars.xaxis.set_major_locator(MaxNLocator(MOST_TICKS - 1))
