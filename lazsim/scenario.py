@@ -450,7 +450,7 @@ class Resolver:
             price = None if asked["price"] is None else parse_price(str(asked["price"]), cluster.gpus_per_node)
         trace = self._trace(asked, changes["trace"], duration_s, paths)
         is_even = job.parallel is not None and not changes["routing"]
-        loads = asked["routing"] or (UNIFORM if is_even else SKEWED_LOADS)
+        loads = (UNIFORM if is_even else SKEWED_LOADS) if asked["routing"] is None else asked["routing"]
         routing = self._routing(asked, loads, changes["routing"], model, paths, hashes)
         with prefix_errors(self._name):
             check_lenient(asked["lenient"], paths.get("trace"), paths.get("routing"))

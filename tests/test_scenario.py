@@ -111,7 +111,8 @@ FOUR_NODES = build_trace([Event(0, "add", f"n{index}") for index in range(4)], d
 VALUES = {
     "cap": "members", "max_nodes": 2, "spare_start": "1min", "spares": 0, "extrapolate": True, "profile": "h100",
     "trace": "fail-every-5min", "trace_format": "bamboo", "columns": "time=1", "where": "a=b", "time_unit": "h",
-    "time_format": "%d", "time_zone": "UTC", "cluster_nodes": 4, "trace_seed": 0, "start": "1min",
+    "time_format": "%d", "time_zone": "UTC", "cluster_nodes": 4, "span": "2025-01-01..2025-06-30", "trace_seed": 0,
+    "start": "1min",
 }  # fmt: skip
 """A value of each setting that has no effect by itself, and of those that it needs."""
 
