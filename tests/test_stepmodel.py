@@ -31,7 +31,7 @@ from lazsim.stepmodel.loading import load_constants, load_inputs
 from lazsim.stepmodel.memory import memory_bytes
 from lazsim.stepmodel.operations import Item, Operation, Queues, play
 from lazsim.stepmodel.pipeline import PartTime, layers_of, parts_of, run_dual_pipe, run_pipeline
-from lazsim.stepmodel.predict import flop_per_token, layer_timeline, predict_step
+from lazsim.stepmodel.predict import StepModel, flop_per_token, layer_timeline, predict_step
 from lazsim.stepmodel.search import search_layouts
 from lazsim.stepmodel.tables import Grid, load_tables, parse_tables
 
@@ -812,6 +812,22 @@ def test_the_search_finds_the_fastest_of_the_layouts_that_fit():
         rival = inputs_of(gpus=8, **layout)
         if sum(memory_bytes(rival).values()) <= 0.92 * rival.gpu.memory_bytes:
             assert predict_step(rival).step_s >= best.time.step_s * (1 - 1e-9)
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        {}, {"overlap_expert": True}, {"sharding": "full"}, {"pipeline": 4, "schedule": "dualpipe"},
+        {"pipeline": 4, "virtual_stages": 2, "overlap_expert": True}, {"pipeline": 2, "offloaded": ["optimizer"]},
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("global_batch", [128, 1024])
+def test_no_step_is_shorter_than_the_bound_by_which_a_search_leaves_it_out(layout, global_batch):
+    for expert, pipeline in itertools.product((1, 8), (1, 2, 4)):
+        wide = {"pipeline": pipeline, "tensor": 2, "expert": expert, "global_batch": global_batch} | layout
+        model = StepModel(inputs_of(gpus=32, **wide))
+        step_s = model.predict().step_s
+        assert 0.3 * step_s < model.least_s() <= step_s * (1 + 1e-9)
 
 
 def test_a_model_that_no_layout_holds_is_refused():

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from lazsim.cli import kinds
-from lazsim.cli.common import json_option, note, options_of, progress_bar, show, worker_options
+from lazsim.cli.common import json_option, note, options_of, progress_bar, show, worker_options, working
 from lazsim.cli.messages import Checked
 from lazsim.cli.parsing import Parsed, parse_spans
 from lazsim.cli.run import command as run
@@ -139,10 +139,11 @@ def command(
     if out is not None:
         refuse_foreign(out, ADVICE_FILES)
     choices = {name: values for name, values in chosen.items() if values}
-    result = advise(
-        settings, choices, goal=goal, work=work, in_time_prob=in_time_prob, interval=interval,
-        on_demand_price=on_demand_price, max_runs=max_runs, folder=out, progress=progress_bar, tell=note, **workers,
-    )  # fmt: skip
+    with working("reading inputs and choosing layouts"):
+        result = advise(
+            settings, choices, goal=goal, work=work, in_time_prob=in_time_prob, interval=interval,
+            on_demand_price=on_demand_price, max_runs=max_runs, folder=out, progress=progress_bar, tell=note, **workers,
+        )  # fmt: skip
     show(
         result, result.notes, advice_parts, as_json=as_json, out=out, files=advice_files, report=advice_report
     )  # fmt: skip

@@ -23,6 +23,9 @@ REPORT = "report.html"
 MESSAGES = {"notes", "error", "skipped", "why"}
 """Fields of results that hold messages."""
 
+STATUS = "lazsim.status"
+"""Place in the context of a command of what it shows until its progress bar."""
+
 ItemT = TypeVar("ItemT")
 
 
@@ -105,15 +108,35 @@ def _arguments() -> list[str]:
     return [] if context is None else list(context.meta.get("lazsim.arguments", ()))
 
 
+def _can_show_progress() -> bool:
+    """Tell whether stderr is a terminal that can go back."""
+    return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+
+
+@contextmanager
+def working(doing: str) -> Iterator[None]:
+    """Show on stderr, where that is a terminal that can go back, what is being done, until a progress bar follows."""
+    if not _can_show_progress():
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(doing) as status:
+        click.get_current_context().meta[STATUS] = status
+        yield
+
+
 @contextmanager
 def progress_bar(num_done: int, num_total: int, doing: str = "runs") -> Iterator[Callable[[int], None]]:
     """Show on stderr, where that is a terminal that can go back, the runs that are done and the time for the others."""
-    if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
+    if not _can_show_progress():
         yield lambda _: None
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    if (status := click.get_current_context().meta.pop(STATUS, None)) is not None:
+        status.stop()
     columns = (TextColumn(doing), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("left"))
     with Progress(*columns, console=Console(stderr=True), transient=True, speed_estimate_period=60) as bar:
         task = bar.add_task(doing, total=num_total, completed=num_done)

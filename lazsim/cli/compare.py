@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from lazsim.cli.common import json_option, options_of, progress, show
+from lazsim.cli.common import json_option, options_of, progress, show, working
 from lazsim.cli.messages import Checked
 from lazsim.cli.run import command as run
 
@@ -34,5 +34,6 @@ def command(observed: Path, systems: tuple[str, ...], as_json: bool, **settings:
     from lazsim.study.observed import compare_observed
 
     systems = tuple(dict.fromkeys(systems)) or DEFAULT_SYSTEMS
-    found = compare_observed(observed, settings, systems, progress)
+    with working("reading inputs and choosing layouts"):
+        found = compare_observed(observed, settings, systems, progress)
     show(found, found.notes, observed_parts, as_json=as_json)

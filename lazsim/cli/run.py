@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from lazsim.cli import kinds
-from lazsim.cli.common import json_option, layers_from_option, out_option, progress, seed_option, show
+from lazsim.cli.common import json_option, layers_from_option, out_option, progress, seed_option, show, working
 from lazsim.cli.messages import Checked, Choice
 from lazsim.cli.replay import max_nodes_option, replay_options
 from lazsim.limits import MAX_NODES
@@ -121,5 +121,6 @@ def command(
     from lazsim.study.simulation import simulate
 
     systems = tuple(dict.fromkeys(systems)) or DEFAULT_SYSTEMS
-    result = simulate(systems=systems, placements=placements, progress=progress, **settings)
+    with working("reading inputs and choosing layouts"):
+        result = simulate(systems=systems, placements=placements, progress=progress, **settings)
     show(result, result.notes, run_parts, as_json=as_json, out=out, files=run_files, report=run_report)

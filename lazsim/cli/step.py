@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from lazsim.cli import kinds
-from lazsim.cli.common import json_option, out_option, show
+from lazsim.cli.common import json_option, out_option, show, working
 from lazsim.cli.messages import Checked
 
 
@@ -46,5 +46,6 @@ def command(
     from lazsim.study.step import predict_layout
 
     inputs = load_inputs(model, cluster, job, parse_layout(fields), gpus)
-    result = predict_layout(inputs, search=searches or not (job or any("=" in text for text in fields)))
+    with working("searching layouts"):
+        result = predict_layout(inputs, search=searches or not (job or any("=" in text for text in fields)))
     show(result, result.notes, step_parts, as_json=as_json, out=out, files=step_files)

@@ -15,6 +15,7 @@ from lazsim.cli.common import (
     progress_bar,
     show,
     worker_options,
+    working,
     write_results,
 )
 from lazsim.cli.messages import Checked
@@ -46,7 +47,8 @@ def command(spec: Path, out: Path, as_json: bool, **workers: Any) -> None:
     from lazsim.study.sweep_spec import load_sweep
 
     refuse_foreign(out, SWEEP_FILES)
-    result = run_sweep(load_sweep(spec), out, progress=progress_bar, **workers)
+    with working("reading inputs and choosing layouts"):
+        result = run_sweep(load_sweep(spec), out, progress=progress_bar, **workers)
     if result.rows:
         show(result, result.notes, sweep_parts, as_json=as_json)
         files = sweep_files(result)

@@ -30,7 +30,7 @@ from lazsim.engine.sampled_steps import Point, StepTimers
 from lazsim.engine.sampling import Compute, FoundT, Sampler, nearly, window_s
 from lazsim.engine.states import Detecting, Ended, JobState, Reconfiguring, Restarting, Stretch, Training, Waiting
 from lazsim.engine.step_timer import LOAD_SAMPLE_STEPS, MakeStepTimer, PacedStepTimer
-from lazsim.engine.systems.system import FULL_PACE, StoppedJob, System, decide_next
+from lazsim.engine.systems.system import FULL_PACE, Save, StoppedJob, System, decide_next
 from lazsim.errors import SpecError
 from lazsim.limits import MAX_STRETCHES
 from lazsim.placement.plan import with_lost_experts
@@ -114,6 +114,7 @@ class Job:
         own_steps = costs.job.checkpoint_interval_steps
         self.interval_steps = own_steps[system.name] if interval_steps is None else interval_steps
         self._boundaries = [steps for steps in (self.interval_steps, costs.job.rebalance_interval_steps) if steps]
+        self._last_save: tuple[System, float, Save] | None = None
         self._join_at_s: float | None = None
         self._before_s: Mapping[str, float] = {}
         self._dropped: set[str] = set()
@@ -362,13 +363,19 @@ class Job:
 
     def _checkpoint(self, state: Training, *, waits: bool = False) -> Activity:
         """Save the state, after the save before is written; where it `waits`, training goes on when all is written."""
-        save = self.system.save(self.costs, state.timer.step_s(self.progress.step))
+        save = self._save(state.timer.step_s(self.progress.step))
         before_s = max(0.0, self.progress.written_at_s() - self.env.now)
         stopped_s = before_s + save.stall_s + (save.persist_s if waits else 0.0)
         if stopped_s:
             yield from self._spend("checkpoint", stopped_s)
         self.progress.save(self.env.now, 0.0 if waits else save.persist_s)
         self.log.count("checkpoints")
+
+    def _save(self, step_s: float) -> Save:
+        """Return what a checkpoint takes, which is mostly what the last one took."""
+        if self._last_save is None or self._last_save[:2] != (self.system, step_s):
+            self._last_save = self.system, step_s, self.system.save(self.costs, step_s)
+        return self._last_save[2]
 
     def _compute(self, state: Training, most_steps: int) -> Activity:
         """Make steps that take as long as each other; when nodes are to join, stop after the step under way."""

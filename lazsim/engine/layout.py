@@ -3,6 +3,7 @@
 Axes: B samples of the loads, L MoE layers, E experts, G GPUs.
 """
 
+import functools
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -23,7 +24,7 @@ from lazsim.stepmodel.inputs import StepInputs
 from lazsim.stepmodel.loading import tables_of
 from lazsim.stepmodel.memory import ACTIVATION_BYTES, memory_bytes
 from lazsim.stepmodel.pipeline import parts_of
-from lazsim.stepmodel.predict import predict_step
+from lazsim.stepmodel.predict import Layers, predict_step
 
 IMBALANCE_RATIO = 1.25
 """Ratio of the imbalances for which steps are predicted; steps are nearly linear between them."""
@@ -48,8 +49,13 @@ class LayoutCosts(CostModel):
         return grid_of(self.model, self.inputs.parallel, self.cluster.gpus_per_node)
 
     @cached_property
-    def _known_s(self) -> dict[tuple[int, int], float]:
-        return {}
+    def _known(self) -> "KnownSteps":
+        """The steps found so far, those of other systems with the same layout among them."""
+        one, parallel = self.inputs, self.job.parallel
+        # The tables are those of the GPU, and the inputs of a step on any nodes follow from these.
+        return _known_steps(
+            msgspec.json.encode([one.model, one.gpu, self.cluster, one.parallel, parallel, one.constants])
+        )
 
     def num_micro_batches(self, num_nodes: int) -> int:
         """Return the micro-batches of a data-parallel rank in a step on `num_nodes` nodes."""
@@ -117,15 +123,16 @@ class LayoutCosts(CostModel):
         return chance_imbalance(self.inputs.own_tokens * self.model.top_k, self.inputs.parallel.expert)
 
     def _predicted_s(self, num_nodes: int, power: int) -> float:
-        if (num_nodes, power) not in self._known_s:
+        known_s = self._known.step_s
+        if (num_nodes, power) not in known_s:
             inputs = self.inputs_for(num_nodes)
             constants = msgspec.structs.replace(
                 inputs.constants, learned_imbalance=self._least_imbalance * IMBALANCE_RATIO**power
             )
             parallel = msgspec.structs.replace(inputs.parallel, routing="learned")
-            predicted = predict_step(replace(inputs, constants=constants, parallel=parallel))
-            self._known_s[num_nodes, power] = predicted.step_s
-        return self._known_s[num_nodes, power]
+            learned = replace(inputs, constants=constants, parallel=parallel)
+            known_s[num_nodes, power] = predict_step(learned, self._known.layers).step_s
+        return known_s[num_nodes, power]
 
     def masked_s(self, num_nodes: int, padding_BL: Floats) -> Floats:
         """Return the seconds of a step to reorder tokens by masks, shape (B,)."""
@@ -163,6 +170,19 @@ class LayoutCosts(CostModel):
             buffers=sum(num_bytes for name, num_bytes in parts.items() if name not in MEMORY_PARTS),
             runtime=parts["runtime"],
         )
+
+
+class KnownSteps:
+    """Steps by number of nodes and power of `IMBALANCE_RATIO`, and the layers that they share."""
+
+    def __init__(self) -> None:
+        self.step_s: dict[tuple[int, int], float] = {}
+        self.layers = Layers()
+
+
+@functools.lru_cache(maxsize=64)
+def _known_steps(inputs: bytes) -> KnownSteps:  # noqa: ARG001 (the key)
+    return KnownSteps()
 
 
 MEMORY_PARTS = ("parameters", "gradients", "optimizer", "activations", "runtime")

@@ -43,7 +43,7 @@ def spread_over_gpus(plan: PlacementPlan, gpus_per_node: int) -> PlacementPlan:
     twice_LN = _hold_twice(slots_LNS, gpus_per_node)
     slots_BS = slots_LNS[twice_LN]
     # Replicas of an expert in a row are on different GPUs.
-    first_BS = (slots_BS[:, :, None] == slots_BS[:, None]).argmax(axis=2)
+    first_BS = _first(slots_BS)
     slots_LNS[twice_LN] = np.take_along_axis(slots_BS, np.argsort(first_BS, axis=1, kind="stable"), axis=1)
     return PlacementPlan(slots_LNS, plan.num_experts)
 
@@ -57,6 +57,19 @@ def _hold_twice(slots_LNS: Ints, gpus_per_node: int) -> Bools:
         later = slots_LNS[:, :, apart:]
         twice_LN |= ((slots_LNS[:, :, :-apart] == later) & (later >= 0)).any(axis=2)
     return twice_LN
+
+
+def _first(slots_BS: Ints) -> Ints:
+    """Return for each slot of a node the first one with the same expert."""
+    # Short integers are sorted digit by digit.
+    order_BS = np.argsort(slots_BS.astype(np.min_scalar_type(-1 - int(slots_BS.max(initial=0)))), axis=1, kind="stable")
+    sorted_BS = np.take_along_axis(slots_BS, order_BS, axis=1)
+    begins_BS = np.ones(slots_BS.shape, dtype=np.bool_)
+    begins_BS[:, 1:] = sorted_BS[:, 1:] != sorted_BS[:, :-1]
+    begin_BS = np.maximum.accumulate(np.where(begins_BS, np.arange(slots_BS.shape[1]), 0), axis=1)
+    first_BS = np.empty_like(order_BS)
+    np.put_along_axis(first_BS, order_BS, np.take_along_axis(order_BS, begin_BS, axis=1), axis=1)
+    return first_BS
 
 
 def _exchange(slots_NS: Ints, replicas_EN: Ints, gpus_per_node: int) -> None:

@@ -305,14 +305,13 @@ def exchange_s(inputs: StepInputs, token_bytes: float = 2.0) -> float:
         return 0.0
     sent = token_bytes * model.expert_dim * inputs.own_tokens
     domains = max(1.0, ranks / inputs.expert_domain)
-    pods = max(1.0, ranks * parallel.expert_tensor / inputs.pod)
     if parallel.dispatcher == "all_gather":
         return inputs.collective_s("all_gather", sent * ranks, ranks, parallel.expert_tensor)
     if parallel.dispatcher == "all_to_all":
         sent *= model.top_k
         within_s = inputs.tables.collective_s("all_to_all", sent, ranks)
         curve_us, share = constants.gather_curve_us, constants.all_to_all_nic_share
-        across, between = sent * (1 - 1 / domains), sent * (1 - 1 / pods)
+        across, between = sent * (1 - 1 / domains), sent * (1 - 1 / inputs.num_pods)
     else:
         kernel = f"exchange_{parallel.dispatcher}"
         if kernel not in inputs.tables.grids:
@@ -325,7 +324,7 @@ def exchange_s(inputs: StepInputs, token_bytes: float = 2.0) -> float:
         within_s = inputs.tables.time_s(kernel, *sizes)
         copies = ranks_of_token(inputs, domains)
         curve_us, share = constants.exchange_curve_us, constants.deduplicated_nic_share
-        across, between = copies * (1 - 1 / domains) * sent, copies * (1 - 1 / pods) * sent
+        across, between = copies * (1 - 1 / domains) * sent, copies * (1 - 1 / inputs.num_pods) * sent
     return max(within_s, inputs.across_s(curve_us, max(across, between / inputs.cluster.network.spine_share), share))
 
 

@@ -93,6 +93,11 @@ class StepInputs:
         return (self.cluster.network.nodes_per_pod or self.cluster.num_nodes) * self.cluster.gpus_per_node
 
     @cached_property
+    def num_pods(self) -> float:
+        """Pods over which the expert-parallel ranks spread; at least 1."""
+        return max(1.0, self.parallel.expert * self.parallel.expert_tensor / self.pod)
+
+    @cached_property
     def nic_bytes_per_s(self) -> float:
         """Line rate of the network for one GPU, in each direction."""
         server = self.cluster.gpus_per_node * self.cluster.nodes_per_server

@@ -1,7 +1,9 @@
 """The step of a layout: micro-batches through the pipeline, exchange of gradients, optimizer."""
 
-from collections.abc import Mapping
+import operator
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from lazsim.specs import ParallelSpec, StepConstants
 from lazsim.stepmodel.blocks import blocks_of
@@ -15,11 +17,11 @@ from lazsim.stepmodel.exchange import (
 )
 from lazsim.stepmodel.inputs import StepInputs
 from lazsim.stepmodel.kernels import Kernels
-from lazsim.stepmodel.layers import EXCHANGE, layer_spans, layer_time
+from lazsim.stepmodel.layers import EXCHANGE, LayerTime, layer_spans, layer_time
 from lazsim.stepmodel.memory import memory_bytes
-from lazsim.stepmodel.operations import Span
+from lazsim.stepmodel.operations import Item, Span
 from lazsim.stepmodel.parameters import StageParameters, part_parameters, stage_parameters
-from lazsim.stepmodel.pipeline import Part, PartTime, Schedule, parts_of, run_dual_pipe, run_pipeline
+from lazsim.stepmodel.pipeline import Part, PartTime, Schedule, parts_of, parts_of_stage, run_dual_pipe, run_pipeline
 
 SLOWEST = 0.9
 """Largest slowdown beside an exchange: it takes no more than its share of the multiprocessors."""
@@ -45,40 +47,88 @@ class StepTime:
     """Passes over the stages."""
 
 
-def predict_step(inputs: StepInputs) -> StepTime:
-    """Predict the time of a step; a `SpecError` says that the tables have no kernel of the model's attention."""
-    return _StepModel(inputs).predict()
+def predict_step(inputs: StepInputs, layers: "Layers | None" = None) -> StepTime:
+    """Predict the time of a step; a `SpecError` says that the tables have no kernel of the model's attention.
+
+    `layers` may be shared by steps; see there.
+    """
+    return StepModel(inputs, layers).predict()
 
 
-class _StepModel:
+BEYOND_LAYERS = ("pipeline", "virtual_stages", "stages", "global_batch", "sharding")
+"""Fields of a layout on which no layer depends."""
+
+_LAYER_FIELDS = operator.attrgetter(*(name for name in ParallelSpec.__struct_fields__ if name not in BEYOND_LAYERS))
+
+
+class Layers:
+    """The layers of a model under layouts, each played once.
+
+    They may be shared by steps of one model, GPU, network and set of constants: the layout, the number of nodes and the
+    imbalance of learned routing may differ.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[Hashable, tuple[Mapping[str, Item], dict[str, LayerTime]]] = {}
+
+    def of(self, inputs: StepInputs, names: Iterable[str]) -> tuple[Mapping[str, Item], Mapping[str, LayerTime]]:
+        """Return the blocks of the model, and the time of each layer of these names."""
+        key = (_LAYER_FIELDS(inputs.parallel), inputs.num_pods, inputs.constants.learned_imbalance)
+        if key not in self._known:
+            self._known[key] = blocks_of(inputs), {}
+        blocks, times = self._known[key]
+        for name in names:
+            if name not in times:
+                times[name] = layer_time([blocks[block] for block in name.split()], *_settings(inputs))
+        return blocks, times
+
+
+class StepModel:
     """The layers of a model under a layout, put together to a step."""
 
-    def __init__(self, inputs: StepInputs) -> None:
+    def __init__(self, inputs: StepInputs, layers: Layers | None = None) -> None:
         self.inputs = inputs
-        parallel, constants = inputs.parallel, inputs.constants
-        self.overlap = parallel.overlap_expert or parallel.schedule == "dualpipe"
-        slowdown = _slowdown(parallel, constants) if self.overlap else None
-        kernels = Kernels(inputs)
-        # A piece has a backward graph of its own to start, waits for an event of the other stream and records one
-        # (NVIDIA/Megatron-LM, combined 1F1B).
-        piece_s = kernels.launch_s + 2 * kernels.native_launch_s
-        self.settings = (constants, slowdown, piece_s)
-        self.blocks = blocks_of(inputs)
-        self.parts = parts_of(inputs.model, parallel)
-        names = {name for part in self.parts for name, _ in part}
-        self.layers = {
-            name: layer_time([self.blocks[block] for block in name.split()], *self.settings) for name in names
-        }
+        self.overlap = _overlaps(inputs.parallel)
+        self.parts = parts_of(inputs.model, inputs.parallel)
+        names = {name for part in set(self.parts) for name, _ in part}
+        self.blocks, self.layers = (layers or Layers()).of(inputs, names)
         self.params = part_parameters(inputs, self.parts)
+        # Most parts are alike.
+        whole = list(zip(self.parts, self.params, strict=True))
+        sharded = {each: self._sharded(*each) for each in set(whole)}
+        times = {each: self._time(each[0], extra) for each, extra in sharded.items()}
+        self.sharded, self.times = [sharded[each] for each in whole], [times[each] for each in whole]
+
+    @cached_property
+    def transfer_s(self) -> float:
+        """Time to send what a micro-batch makes to the next stage."""
+        inputs = self.inputs
+        if inputs.parallel.pipeline == 1:
+            return 0.0
+        return 2 * inputs.model.d_model * inputs.own_tokens / inputs.nic_bytes_per_s
+
+    def least_s(self) -> float:
+        """Return a time that the step takes at least: that of the busiest stage, with the way there and back.
+
+        A stage waits until the first micro-batch went forward through those before it, and these wait for its last one
+        on the way back. Passes at the same time save what either could, at most, or nothing. All exchanges hide.
+        """
+        inputs, parallel = self.inputs, self.inputs.parallel
+        each = inputs.num_micro_batches / parallel.stages_of_part
+        before_s = least_s = 0.0
+        for stage in range(parallel.pipeline):
+            held = [self.times[part] for part in parts_of_stage(parallel, stage)]
+            busy_s = each * sum(time.forward_s + time.backward_s - max(0.0, time.saved_s) for time in held)
+            least_s = max(least_s, busy_s + before_s)
+            if parallel.schedule == "1f1b":
+                before_s += sum(self.times[stage][:2]) + 2 * self.transfer_s
+        return least_s + self._once_s()[0] + inputs.constants.fixed_s
 
     def predict(self) -> StepTime:
         """Run the parts through the pipeline and add what is done once a step."""
-        inputs, parallel, parts = self.inputs, self.inputs.parallel, self.parts
-        pipeline, micro_batches = parallel.pipeline, inputs.num_micro_batches
-        sharded = [self._sharded(part, params) for part, params in zip(parts, self.params, strict=True)]
-        times = [self._time(part, extra) for part, extra in zip(parts, sharded, strict=True)]
-        transfer_s = 2 * inputs.model.d_model * inputs.own_tokens / inputs.nic_bytes_per_s if pipeline > 1 else 0.0
-        schedule = run_pipeline(times, pipeline, micro_batches, transfer_s, self.overlap)
+        inputs, parallel, sharded, times = self.inputs, self.inputs.parallel, self.sharded, self.times
+        parts, pipeline, micro_batches = self.parts, parallel.pipeline, inputs.num_micro_batches
+        schedule = run_pipeline(times, pipeline, micro_batches, self.transfer_s, self.overlap)
         if parallel.schedule == "dualpipe":
             weight_s = sum(self._sum(part, "weight_gradient_s") for part in parts) / pipeline
             running_s, saved_s, slots = run_dual_pipe(times, weight_s, micro_batches)
@@ -96,18 +146,23 @@ class _StepModel:
         _add(exposed, "gradient_exchange", late_s)
         _add(hidden, "gradient_exchange", exchange_s - late_s)
         _add(exposed, "overlap_slowdown", slowed_by(inputs, exchange_s - late_s))
-        most = max(stage_parameters(self.params, parallel), key=sum)
+        updated_s, moved_s = self._once_s()
         # The link to the host carries none of this.
-        meanwhile_s, moved_s = sum(exposed.values()), offload_s(inputs, most)
+        meanwhile_s = sum(exposed.values())
         _add(exposed, "offload", max(0.0, moved_s - meanwhile_s))
         _add(hidden, "offload", min(moved_s, meanwhile_s))
-        exposed |= {"optimizer": optimizer_s(inputs, most), "fixed": inputs.constants.fixed_s}
+        exposed |= {"optimizer": updated_s, "fixed": inputs.constants.fixed_s}
         step_s = sum(exposed.values())
         tokens = parallel.global_batch * inputs.model.sequence_length / step_s / inputs.num_gpus
         peak = inputs.gpu.peak_of(parallel.precision)
         return StepTime(
             step_s, tokens, tokens * flop_per_token(inputs) / peak, exposed, hidden, memory_bytes(inputs), schedule
         )
+
+    def _once_s(self) -> tuple[float, float]:
+        """Return the time of the optimizer, and that to move its states, on the stage with most parameters."""
+        most = max(stage_parameters(self.params, self.inputs.parallel), key=sum)
+        return optimizer_s(self.inputs, most), offload_s(self.inputs, most)
 
     def _sum(self, part: Part, name: str) -> float:
         return float(sum(count * getattr(self.layers[layer], name) for layer, count in part))
@@ -165,12 +220,26 @@ class _StepModel:
             for name, count in part:
                 counts[name] = counts.get(name, 0) + count
         name = max(counts, key=lambda one: ("moe" in one.split(), counts[one]))
-        return layer_spans([self.blocks[block] for block in name.split()], *self.settings)
+        return layer_spans([self.blocks[block] for block in name.split()], *_settings(self.inputs))
 
 
 def layer_timeline(inputs: StepInputs) -> list[Span]:
     """Return what host, kernels and exchanges of the most frequent layer do, forward and backward."""
-    return _StepModel(inputs).spans()
+    return StepModel(inputs).spans()
+
+
+def _overlaps(parallel: ParallelSpec) -> bool:
+    """Tell whether two passes run at the same time."""
+    return parallel.overlap_expert or parallel.schedule == "dualpipe"
+
+
+def _settings(inputs: StepInputs) -> tuple[StepConstants, float | None, float]:
+    """Return what the time of a layer depends on beside its blocks; see `layer_time`."""
+    kernels, parallel = Kernels(inputs), inputs.parallel
+    # A piece has a backward graph of its own to start, waits for an event of the other stream and records one
+    # (NVIDIA/Megatron-LM, combined 1F1B).
+    piece_s = kernels.launch_s + 2 * kernels.native_launch_s
+    return inputs.constants, _slowdown(parallel, inputs.constants) if _overlaps(parallel) else None, piece_s
 
 
 def _slowdown(parallel: ParallelSpec, constants: StepConstants) -> float:

@@ -1,5 +1,6 @@
 """The fastest layout that fits into memory."""
 
+import bisect
 import contextlib
 import itertools
 from collections.abc import Iterator
@@ -12,11 +13,14 @@ from lazsim.specs import ParallelSpec
 from lazsim.specs.parallel import Recompute, Recomputed
 from lazsim.stepmodel.inputs import StepInputs
 from lazsim.stepmodel.memory import memory_bytes
-from lazsim.stepmodel.predict import StepTime, predict_step
+from lazsim.stepmodel.predict import Layers, StepModel, StepTime
 from lazsim.units import counted
 
 MEMORY_SHARE = 0.92
 """Share of the memory that a layout may take: 3 % and more is lost to fragmentation, and predictions err."""
+
+ROUNDING = 1e-6
+"""Share by which rounding may put a bound above what it bounds, and far more."""
 
 SIZES = (1, 2, 4, 8, 16, 32, 64)
 MICRO_BATCHES = (1, 2, 4, 8)
@@ -47,18 +51,24 @@ class Search:
     """Layouts that divide model, batch and GPUs, and those of them that fit into memory."""
 
 
-def search_layouts(inputs: StepInputs, most: int = 10, least_copies: int = 1) -> Search:
-    """Predict all layouts of the usual sizes and keep the fastest that fit.
+def search_layouts(inputs: StepInputs, most: int = 10, least_copies: int = 1, layers: Layers | None = None) -> Search:
+    """Predict the layouts of the usual sizes that may be the fastest, and keep those of them that fit.
 
     Tensor parallelism stays inside a node, expert parallelism goes over any ranks of a stage; recomputation is none,
     that of norms and expert activations, or full. Layers are divided evenly. Batch, precision, dispatcher and all else
-    are as given. Layouts that hold experts in fewer than `least_copies` places are left out. Where no layout fits, a
-    `SpecError` names what the one that needs least would take.
+    are as given. Layouts that hold experts in fewer than `least_copies` places are left out; `layers` may be shared by
+    searches. Where no layout fits, a `SpecError` names what the one that needs least would take.
+
+    Notes
+    -----
+    Layouts are predicted in the order of a bound that their step cannot go below (`StepModel.least_s`), until the bound
+    exceeds the steps of the `most` best: branch and bound, which finds what predicting all of them would.
     """
     valid = 0
-    found: list[Candidate] = []
+    fitting: list[StepModel] = []
     least = float("inf")
     limit = MEMORY_SHARE * inputs.gpu.memory_bytes
+    layers = layers or Layers()
     for parallel in _layouts(inputs):
         try:
             changed = replace(inputs, parallel=parallel)
@@ -70,8 +80,8 @@ def search_layouts(inputs: StepInputs, most: int = 10, least_copies: int = 1) ->
         needed = sum(memory_bytes(changed).values())
         least = min(least, needed)
         if needed <= limit:
-            found.append(Candidate(parallel, predict_step(changed)))
-    if not found:
+            fitting.append(StepModel(changed, layers))
+    if not fitting:
         reason = (
             f"the least of {valid} takes {least / 2**30:.0f} GiB" if valid else "none divides model, batch and GPUs"
         )
@@ -79,8 +89,15 @@ def search_layouts(inputs: StepInputs, most: int = 10, least_copies: int = 1) ->
             f"no layout of {inputs.model.name} fits on {counted(inputs.num_gpus, 'GPU')} of "
             f"{inputs.gpu.memory_bytes / 2**30:.0f} GiB, {MEMORY_SHARE:.0%} of it for use: {reason}; give more GPUs"
         )
-    found.sort(key=lambda candidate: candidate.time.step_s)
-    return Search(found[:most], valid, len(found))
+    # Of equal steps, the first stands first, in whatever order they were predicted.
+    best: list[tuple[float, int, StepTime]] = []
+    for least_s, order in sorted((model.least_s(), order) for order, model in enumerate(fitting)):
+        if len(best) == most and (1 - ROUNDING) * least_s > best[-1][0]:
+            break
+        time = fitting[order].predict()
+        bisect.insort(best, (time.step_s, order, time), key=lambda one: one[:2])
+        del best[most:]
+    return Search([Candidate(fitting[order].inputs.parallel, time) for _, order, time in best], valid, len(fitting))
 
 
 def default_layout(inputs: StepInputs, *, keeps_whole_states: bool) -> ParallelSpec:
@@ -89,13 +106,13 @@ def default_layout(inputs: StepInputs, *, keeps_whole_states: bool) -> ParallelS
     With one copy of an expert, a job waits for each lost node. Where a system keeps whole optimizer states, layouts in
     which these fit come first. A `SpecError` says that none fits.
     """
-    given = inputs.parallel.sharding
+    given, layers = inputs.parallel.sharding, Layers()
     for sharding, least_copies in [("none", 2)] * keeps_whole_states + [(given, 2)]:
         parallel = msgspec.structs.replace(inputs.parallel, sharding=sharding)
         with contextlib.suppress(SpecError):
-            found = search_layouts(replace(inputs, parallel=parallel), 1, least_copies)
+            found = search_layouts(replace(inputs, parallel=parallel), 1, least_copies, layers)
             return msgspec.structs.replace(found.candidates[0].parallel, sharding=given)
-    return search_layouts(inputs, 1).candidates[0].parallel
+    return search_layouts(inputs, 1, layers=layers).candidates[0].parallel
 
 
 def _layouts(inputs: StepInputs) -> Iterator[ParallelSpec]:
