@@ -241,6 +241,8 @@ class Scenario:
         plain: dict[str, Any] = msgspec.to_builtins(values)
         if self.job.times is None:
             del plain["job"]["times"]
+        if self.model.attention is not None and not self.model.attention.gated:
+            del plain["model"]["attention"]["gated"]
         return plain
 
     @functools.cached_property

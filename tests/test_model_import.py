@@ -102,6 +102,23 @@ CONFIGS = {
         "vocab_size": 32064, "sliding_window": 131072, "max_position_embeddings": 131072,
     },
 }  # fmt: skip
+NEMOTRON = {
+    "model_type": "nemotron_h", "head_dim": 128, "mamba_head_dim": 64, "mlp_hidden_act": "relu2", "n_groups": 8,
+    "n_shared_experts": 1, "num_attention_heads": 32, "num_key_value_heads": 2, "ssm_state_size": 128,
+    "vocab_size": 131072,
+}  # fmt: skip
+CONFIGS |= {
+    "nemotron-3-nano": NEMOTRON | {
+        "hidden_size": 2688, "hybrid_override_pattern": "ME" * 23 + "*" * 6, "mamba_num_heads": 64,
+        "moe_intermediate_size": 1856, "moe_shared_expert_intermediate_size": 3712, "n_routed_experts": 128,
+        "num_experts_per_tok": 6, "num_hidden_layers": 52,
+    },
+    "nemotron-3-super": NEMOTRON | {
+        "hidden_size": 4096, "layers_block_type": ["linear_attention", "moe"] * 40 + ["full_attention"] * 8,
+        "mamba_num_heads": 128, "moe_intermediate_size": 2688, "moe_latent_size": 1024,
+        "moe_shared_expert_intermediate_size": 5376, "n_routed_experts": 512, "num_experts_per_tok": 22,
+    },
+}  # fmt: skip
 
 
 def load(folder, config):
@@ -338,3 +355,168 @@ def test_published_counts_of_shared_models_are_met(shared):
         # Grok-1 and Nemotron 3 Super are published rounded.
         share = {"grok1_314b": 0.006, "nemotron_3_super": 0.01}.get(key, 0.005)
         assert (model.total_params + extra.get(key, 0)) / 1e9 == pytest.approx(total, rel=share), key
+
+
+SMALL = {
+    "hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "num_hidden_layers": 6,
+    "num_key_value_heads": 2, "num_experts_per_tok": 2, "tie_word_embeddings": False, "vocab_size": 1000,
+}  # fmt: skip
+LINEAR = ["linear_attention"]
+QWEN3_NEXT = SMALL | {
+    "decoder_sparse_step": 1, "head_dim": 32, "linear_conv_kernel_dim": 4, "linear_key_head_dim": 16,
+    "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_value_head_dim": 24, "mlp_only_layers": [],
+    "model_type": "qwen3_next", "moe_intermediate_size": 48, "num_experts": 8, "shared_expert_intermediate_size": 40,
+}  # fmt: skip
+GRANITE = SMALL | {
+    "layer_types": LINEAR * 4 + ["full_attention"] + LINEAR, "mamba_chunk_size": 256, "mamba_conv_bias": True,
+    "mamba_d_conv": 4, "mamba_d_head": 16, "mamba_d_state": 12, "mamba_expand": 2, "mamba_n_groups": 2,
+    "mamba_n_heads": 8, "model_type": "granitemoehybrid", "num_local_experts": 8, "shared_intermediate_size": 80,
+    "tie_word_embeddings": True,
+}  # fmt: skip
+# Configs as Transformers 5.24 writes them, less fields of training. The counts are those of parameters with two or more
+# axes, less convolutions and biases, of `AutoModelForCausalLM.from_config` on the meta device of PyTorch: all of them,
+# and those below `experts`.
+COUNTED = {
+    # Less what lazsim does not count: a vector for the gate of the shared expert of 6 layers, and for each of 4 heads
+    # of 5 layers of linear attention, which has two numbers a head where a state space has one.
+    "qwen3_next": (QWEN3_NEXT, 767_872 - 6 * 64 - 5 * 4 * 64, 442_368),
+    "qwen3_next with layer_types": (
+        QWEN3_NEXT | {"layer_types": LINEAR * 3 + ["full_attention"] + LINEAR * 2},
+        767_872 - 6 * 64 - 5 * 4 * 64, 442_368,
+    ),
+    "granitemoehybrid": (GRANITE, 1_197_056, 884_736),
+    "granitemoehybrid of Transformers 4": (
+        GRANITE | {"layer_types": ["mamba"] * 4 + ["attention"] + ["mamba"]}, 1_197_056, 884_736,
+    ),
+    "nemotron_h with narrow experts": (
+        SMALL | {
+            "head_dim": 20, "layers_block_type": ["linear_attention", "moe", "full_attention", "moe", *LINEAR, "moe"],
+            "mamba_head_dim": 10, "mamba_num_heads": 8, "model_type": "nemotron_h", "moe_intermediate_size": 48,
+            "moe_latent_size": 32, "moe_shared_expert_intermediate_size": 80, "moe_shared_expert_overlap": True,
+            "mtp_layers_block_type": ["full_attention", "moe"], "n_groups": 2, "n_routed_experts": 8,
+            "n_shared_experts": 1, "num_nextn_predict_layers": 1, "ssm_state_size": 12,
+        },
+        299_520, 73_728,
+    ),
+    "afmoe": (
+        SMALL | {
+            "global_attn_every_n_layers": 4, "head_dim": 16, "model_type": "afmoe", "moe_intermediate_size": 48,
+            "layer_types": ["sliding_attention"] * 3 + ["full_attention"] + ["sliding_attention"] * 2,
+            "num_dense_layers": 2, "num_experts": 8, "num_shared_experts": 1, "sliding_window": 1024,
+        },
+        596_992, 294_912,
+    ),
+    "ernie4_5_moe": (
+        SMALL | {
+            "model_type": "ernie4_5_moe", "moe_intermediate_size": 48, "moe_k": 2, "moe_layer_end_index": 4,
+            "moe_layer_interval": 2, "moe_layer_start_index": 1, "moe_num_experts": 8, "moe_num_shared_experts": 2,
+            "tie_word_embeddings": None,
+        },
+        396_800, 147_456,
+    ),
+    "hunyuan_v1_moe": (
+        SMALL | {"head_dim": 16, "model_type": "hunyuan_v1_moe", "moe_topk": 2, "num_experts": 8}, 1_200_128, 884_736,
+    ),
+    "deepseek_v3": (
+        SMALL | {
+            "first_k_dense_replace": 2, "head_dim": 8, "kv_lora_rank": 16, "model_type": "deepseek_v3",
+            "moe_intermediate_size": 48, "n_group": 4, "n_routed_experts": 8, "n_shared_experts": 2,
+            "num_nextn_predict_layers": 1, "q_lora_rank": 24, "qk_head_dim": 24, "qk_nope_head_dim": 16,
+            "qk_rope_head_dim": 8, "topk_group": 2, "v_head_dim": 12,
+            "quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]},
+        },
+        596_992, 294_912,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_counts_are_those_of_the_model_that_transformers_builds(tmp_path, name):
+    config, total, experts = COUNTED[name]
+    model = load(tmp_path, config)
+    assert (model.total_params, model.params["routed experts"]) == (total, experts)
+    assert model.active_params == total - experts + experts * model.top_k // model.num_experts
+
+
+def test_the_defaults_of_qwen3_next_count_as_the_model_does(tmp_path):
+    # Qwen3-Next-80B-A3B: 79,672,999,936 parameters by the same count, less the vectors of 48 shared experts and of 32
+    # heads in 36 layers. Of its experts of 77,309,411,328 a token visits 10 of 512.
+    config = QWEN3_NEXT | {
+        "head_dim": 256, "hidden_size": 2048, "linear_key_head_dim": 128, "linear_num_key_heads": 16,
+        "linear_num_value_heads": 32, "linear_value_head_dim": 128, "moe_intermediate_size": 512,
+        "num_attention_heads": 16, "num_experts": 512, "num_experts_per_tok": 10, "num_hidden_layers": 48,
+        "shared_expert_intermediate_size": 512, "vocab_size": 151936,
+    }  # fmt: skip
+    model = load(tmp_path, config)
+    assert model.total_params == 79_672_999_936 - (48 + 36 * 32) * 2048
+    assert model.active_params == model.total_params - 77_309_411_328 * 502 // 512
+
+
+def test_a_wrapper_decides_whether_the_embeddings_of_its_language_model_are_tied(tmp_path):
+    # Qwen3VLMoeForConditionalGeneration has a head of its own though its text_config says that both are tied.
+    config = {"model_type": "qwen3_vl_moe", "tie_word_embeddings": False, "text_config": {
+        **QWEN3, "hidden_size": 64, "num_hidden_layers": 2, "moe_intermediate_size": 48, "tie_word_embeddings": True,
+    }}  # fmt: skip
+    assert load(tmp_path, config).num_vocab_matrices == 2
+
+
+def test_scaled_positions_are_read_from_the_field_of_transformers_5(tmp_path):
+    old = GPT_OSS | {"num_hidden_layers": 24, "num_local_experts": 32}
+    yarn = old["rope_scaling"]
+    for scaling in (yarn, {"full_attention": yarn}):
+        assert load(tmp_path, old | {"rope_scaling": None, "rope_parameters": scaling}) == load(tmp_path, old)
+    plain = load(tmp_path, old | {"rope_scaling": None, "rope_parameters": {"rope_type": "default"}})
+    assert not plain.attention.scaled_positions
+
+
+# DeepSeek-V3.2 has projections that choose keys; Zaya, which no field tells, convolutions and deeper gates.
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (DEEPSEEK | {"index_n_heads": 64}, "index_n_heads"),
+        (MIXTRAL | {"model_type": "zaya"}, "model_type zaya"),
+        (MIXTRAL | {"layer_types": ["full_attention", "hybrid"] * 16}, "layer_types hybrid"),
+    ],
+)
+def test_parts_and_families_that_were_not_counted_are_refused_where_nobody_looks(lazsim, tmp_path, config, said):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(config))
+    code, _, err = lazsim("model", "import", path)
+    assert (code, f"note: not known, and may shape the model: {said}. Compare" in err) == (0, True)
+    code, out, err = lazsim("model", "show", path)
+    assert (code, out) == (2, "")
+    assert f"{said}: may shape the model, and lazsim does not know it" in err
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        # Jamba has Mamba-1; LongCat counts num_layers of two attentions each; DeepSeek-V4 chooses experts by a hash.
+        (SMALL | {"model_type": "jamba", "mamba_d_state": 16, "num_experts": 8}, "Qwen3-Next and Qwen3.5 only"),
+        (MIXTRAL | {"model_type": "longcat_flash", "num_hidden_layers": None}, "(model_type longcat_flash is not"),
+        (MIXTRAL | {"mlp_layer_types": ["hash_moe"] * 32}, "feed-forward blocks of the kind 'hash_moe'"),
+        (QWEN3_NEXT | {"mlp_only_layers": [0]}, "1 layers beside those of state space, attention and experts"),
+    ],
+)
+def test_models_that_lazsim_has_no_shapes_of_are_refused_with_the_reason(lazsim, tmp_path, config, said):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(config))
+    code, out, err = lazsim("model", "import", path)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert said in err
+
+
+def test_an_imported_hybrid_says_how_it_counts_linear_attention_and_runs(lazsim, tmp_path):
+    path, mine = tmp_path / "config.json", tmp_path / "mine.toml"
+    path.write_text(json.dumps(QWEN3_NEXT))
+    code, _, err = lazsim("model", "import", path, "--out", mine)
+    assert code == 0, err
+    assert "counted as state-space layers of the same widths: layers of linear attention." in err
+    model = load_spec(ModelSpec, str(mine))
+    assert model == load_spec(ModelSpec, str(path))
+    # Six layers, each of a mixer and experts.
+    assert (model.num_layers, model.num_moe_layers) == (12, 6)
+    assert (model.attention_layers, model.state_space.num_layers) == (1, 5)
+    run = ("run", "--trace", "fail-every-5min", "--duration", "1min", "--cluster", "h100x16", "--system", "ds")
+    code, _, err = lazsim(*run, "--model", path)
+    assert code == 0, err

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from lazsim.errors import SpecError
 from lazsim.specs import ClusterSpec, ModelSpec, load_spec
 from lazsim.specs.overrides import override
-from lazsim.stepmodel.attention import state_space_items
+from lazsim.stepmodel.attention import attention_items, state_space_items
 from lazsim.stepmodel.blocks import blocks_of
 from lazsim.stepmodel.experts import (
     chance_imbalance,
@@ -579,6 +579,19 @@ def test_a_scan_takes_the_operations_and_bytes_of_its_kernels():
     rate = inputs.constants.scan_peak_share * inputs.gpu.peak_flop_per_s
     assert scan.forward[0].gpu_s == pytest.approx(flop * inputs.tokens / rate + inputs.copy_s(moved * inputs.tokens))
     assert 2 < scan.backward[0].gpu_s / scan.forward[0].gpu_s < 3
+
+
+def test_a_gate_of_attention_takes_a_projection_as_wide_as_the_heads_and_a_product():
+    plain = inputs_of(micro_batch=2)
+    gated = replace(plain, model=override(plain.model, {"attention.gated": True}, "gated"))
+    # 32 heads of 128 numbers and a width of 2048, in 48 layers: six operations for each parameter.
+    assert flop_per_token(gated) - flop_per_token(plain) == 48 * 6 * 32 * 128 * 2048
+    kernels = [
+        [sum(len(getattr(one, name)) for one in attention_items(Kernels(inputs), inputs.model.attention, 0))
+         for name in ("forward", "backward")]
+        for inputs in (plain, gated)
+    ]  # fmt: skip
+    assert np.subtract(kernels[1], kernels[0]).tolist() == [1, 1]
 
 
 def test_scans_take_sequences_first():

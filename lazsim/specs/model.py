@@ -39,6 +39,8 @@ class AttentionSpec(Spec, frozen=True, kw_only=True):
     """Width of the values of a head of latent attention."""
     normed: bool = False
     """Whether each query and key head is normed before attention."""
+    gated: bool = False
+    """Whether what the heads write is multiplied by a gate, which a projection as wide makes of the layer's input."""
     scaled_positions: bool = False
     """Whether rotations by position are scaled (YaRN, arXiv 2309.00071), for which trainers have no fused kernel."""
     sinks: bool = False
@@ -53,6 +55,8 @@ class AttentionSpec(Spec, frozen=True, kw_only=True):
             "grouped": ("num_heads", "num_kv_heads", "head_dim"),
             "latent": ("num_heads", "kv_rank", "nope_dim", "rope_dim", "value_dim"),
         }
+        if self.gated and self.kind == "latent":
+            raise ValueError("gated: only grouped attention has a gate")
         for field in needed[self.kind]:
             if not getattr(self, field):
                 raise ValueError(f"{field} is missing, which {self.kind} attention needs")
@@ -72,10 +76,15 @@ class AttentionSpec(Spec, frozen=True, kw_only=True):
         """Numbers in the keys and values of a token, as attention reads them."""
         return self.query_dim + self.output_dim if self.kind == "latent" else 2 * self.num_kv_heads * self.head_dim
 
+    @property
+    def projected_dim(self) -> int:
+        """Outputs of the joint projection of grouped heads: queries, gate, keys and values."""
+        return (self.num_heads * (2 if self.gated else 1) + 2 * self.num_kv_heads) * self.head_dim
+
     def projections(self, d_model: int) -> tuple[tuple[int, int, bool], ...]:
         """List the projections before the heads: outputs, inputs, and whether tensor parallelism cuts the outputs."""
         if self.kind == "grouped":
-            return (((self.num_heads + 2 * self.num_kv_heads) * self.head_dim, d_model, True),)
+            return ((self.projected_dim, d_model, True),)
         queries: tuple[tuple[int, int, bool], ...] = ((self.query_dim, d_model, True),)
         if self.query_rank:
             queries = ((self.query_rank, d_model, False), (self.query_dim, self.query_rank, True))

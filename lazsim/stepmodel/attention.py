@@ -76,6 +76,11 @@ def attention_items(kernels: Kernels, attention: AttentionSpec, window: int) -> 
         core_s /= constants.eight_bit_attention_speedup
         ratio *= constants.eight_bit_attention_speedup / constants.eight_bit_attention_backward_speedup
     down = kernels.linear(d_model, attention.output_dim / tensor, tokens, graphed)
+    gate = []
+    if attention.gated:
+        # Reads both factors and writes the product; backward reads its gradient, too, and writes two.
+        written = attention.output_dim / tensor
+        gate = [kernels.copy(6 * written, 10 * written, 1, 1, graphed, tokens)]
     items += [
         *_context_exchange(kernels, attention, core_s, ratio),
         Item(
@@ -83,6 +88,7 @@ def attention_items(kernels: Kernels, attention: AttentionSpec, window: int) -> 
             kernels.launches("attention", ratio * core_s + sink_s, 3, graphed),
             "attention_core",
         ),
+        *gate,
         down,
         kernels.residual(graphed),
         *kernels.tensor_exchange(graphed, gathered, d_model, (linears[-1], down)),
@@ -101,7 +107,7 @@ def _split(kernels: Kernels, attention: AttentionSpec) -> list[Item]:
     inputs, graphed = kernels.inputs, kernels.graphed_attention
     tensor = inputs.parallel.tensor
     keys = attention.num_kv_heads * attention.head_dim
-    width = (attention.query_dim + 2 * keys) / tensor
+    width = attention.projected_dim / tensor
     items = [kernels.copy(4 * attention.query_dim / tensor, 4 * width, 1, 1, graphed, inputs.tokens)]
     if attention.normed:
         norm = kernels.norm(graphed, (attention.query_dim + keys) / tensor, inputs.tokens)

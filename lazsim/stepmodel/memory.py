@@ -97,7 +97,7 @@ def _kept_bytes(inputs: StepInputs, block: str) -> float:
             *normed,
             ((ACTIVATION_BYTES + operand) * narrow, ""),
             (ACTIVATION_BYTES * (attention.query_dim + attention.key_value_dim), "latent_up" if latent else ""),
-            ((ACTIVATION_BYTES + operand) * attention.output_dim, ""),
+            ((ACTIVATION_BYTES * (2 if attention.gated else 1) + operand) * attention.output_dim, ""),
         ]
     inner, matrices = model.d_ff_expert / parallel.expert_tensor, model.matrices_per_expert
     routed = model.top_k * parallel.expert_tensor * (parallel.capacity_factor if parallel.pad_to_capacity else 1)
