@@ -23,11 +23,14 @@ def num_missing(has_LEH: Bools, wants_LEN: Bools) -> Ints:
     lacks_RH = ~has_LEH.reshape(-1, has_LEH.shape[2])
     wants_RN = wants_LEN.reshape(-1, wants_LEN.shape[2])
     # float32 counts exactly up to 2**24, far above layers times experts.
-    missing = np.zeros((lacks_RH.shape[1], wants_RN.shape[1]), dtype=np.float32)
+    missing_HN = np.zeros((lacks_RH.shape[1], wants_RN.shape[1]), dtype=np.float32)
     # A product of blocks several times as large as the nearest cache is faster: a seventh on 512 nodes.
     for some in row_blocks(len(lacks_RH), lacks_RH.shape[1] // 4):
-        missing += lacks_RH[some].T.astype(np.float32) @ wants_RN[some].astype(np.float32)
-    return missing.astype(np.int64)
+        # In a pipeline, only the nodes of a stage, which follow one another, want the experts of a block.
+        wanting = np.flatnonzero(wants_RN[some].any(axis=0))
+        near = slice(wanting[0], wanting[-1] + 1) if len(wanting) else slice(0)
+        missing_HN[:, near] += lacks_RH[some].T.astype(np.float32) @ wants_RN[some, near].astype(np.float32)
+    return missing_HN.astype(np.int64)
 
 
 def keep_domains(missing_HN: Ints, domain_H: Ints, domain_N: Ints) -> Ints:
@@ -78,14 +81,18 @@ def map_greedily(missing_HN: Ints | Floats) -> Ints:
     if keys.dtype.kind == "i" and keys.max() < 1 << 16:
         # Numbers of 16 bits are sorted digit by digit, several times faster.
         keys = keys.astype(np.uint16)
-    pairs = np.divmod(np.argsort(keys, axis=None, kind="stable"), num_plan)
-    for hand, plan in zip(*map(np.ndarray.tolist, pairs), strict=True):
-        if free[hand] and bound[plan] < 0:
-            bound[plan] = hand
-            free[hand] = False
-            left -= 1
-            if not left:
-                break
+    order = np.argsort(keys, axis=None, kind="stable")
+    for some in row_blocks(len(order), 1):
+        hand, plan = np.divmod(order[some], num_plan)
+        both = np.array(free)[hand] & (np.array(bound) < 0)[plan]
+        for one, other in zip(hand[both].tolist(), plan[both].tolist(), strict=True):
+            if free[one] and bound[other] < 0:
+                bound[other], free[one] = one, False
+                left -= 1
+                if not left:
+                    break
+        if not left:
+            break
     return np.array(bound, dtype=np.int64)
 
 
