@@ -396,15 +396,17 @@ class Replay:
             raise
 
     def join_by_restart(self):
-        """Save what is not saved, wait until it is written, and restart with all."""
-        if len(self.steps) > self.saves[-1][0]:
+        """Restart with all, once all is saved and written; those who come meanwhile may change how nodes join."""
+        step, written_at = self.saves[-1]
+        if step == len(self.steps) and written_at <= self.now:
+            self.copied = 0
+            self.train_on([])
+            return self.restart()
+        if step < len(self.steps):
             self.save(waits=True)
-        self.spend("checkpoint", max(0.0, self.saves[-1][1] - self.now), self.seats.values())
-        if not self.newcomers():
-            return self.train
-        self.copied = 0
-        self.train_on([])
-        return self.restart()
+        else:
+            self.spend("checkpoint", written_at - self.now, self.seats.values())
+        return self.rules.join(self) if self.newcomers() else self.train
 
     def join_groups(self):
         """Form anew with the newcomers; nodes that expert parallelism left out before wait for a restart."""
@@ -499,7 +501,7 @@ RULES = {
     "replica-drop": DROPS,
     "ft-hsdp": DROPS._replace(timeout_s=STALL_S),
     "oobleck": PLACES._replace(
-        goes_on=lambda replay: replay.has_each_place() and replay.usable(list(replay.seats)),
+        goes_on=Replay.has_each_place,
         pace=lambda replay: (replay.num_seats / len(replay.seats), 1.0),
         go_on_s=FETCH,
     ),

@@ -62,6 +62,14 @@ def test_a_failure_at_the_very_end_of_a_step_loses_nothing():
     assert (result.steps, spent(result)) == (50, {"compute": 100, "detect": 15, "reconfigure": 5})
 
 
+def test_a_failure_at_the_very_end_of_a_save_or_of_a_restart_finds_it_done():
+    # 40 steps to 80 s, a save to 90. Detect to 105, restart to 145, detect to 160, and 40 s of a restart of 40.
+    events = trace((0, "add", "a b c d e f"), (40, "add", "g"), (90, "remove", "f"), (145, "remove", "e"))
+    result = run("ds", events, 200.0)
+    assert spent(result) == {"compute": 80, "checkpoint": 10, "detect": 30, "restart": 80}
+    assert (result.steps, result.counts["checkpoints"], result.counts["restarts"]) == (40, 1, 2)
+
+
 def test_ds_restarts_from_the_last_checkpoint_on_a_multiple_of_its_group():
     # 40 steps to 80 s, checkpoint to 90, 5 steps and 1 s to 101: lost. Detect to 116, restart to 156 on 2 of 3 nodes,
     # 22 steps to 200.

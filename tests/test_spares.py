@@ -36,10 +36,11 @@ def test_nodes_beyond_those_in_service_stand_by_and_the_oldest_is_called():
     nodes = Nodes(1, most_in_service=2)
     assert nodes.apply(Batch(0.0, (), ("a", "b", "c", "d"))) == ()
     assert (nodes.in_order(), len(nodes)) == (("a", "b"), 4)
-    assert nodes.apply(Batch(1.0, ("a", "d"), ("e",))) == ("c",)
+    called = nodes.apply(Batch(1.0, ("a", "d"), ("e",)))
+    assert called == ("c",)
     # It serves once it has started; who comes while it starts stands by.
     assert nodes.in_order() == ("b",)
-    assert nodes.start(("c",)) == ("c",)
+    assert nodes.start(called) == ("c",)
     assert set(nodes.in_order()) == {"b", "c"}
     assert nodes.apply(Batch(2.0, ("b",), ())) == ("e",)
 
@@ -50,6 +51,16 @@ def test_a_spare_that_goes_while_it_starts_is_not_started():
     called = nodes.apply(Batch(1.0, ("a",), ()))
     nodes.apply(Batch(2.0, ("b",), ()))
     assert (called, nodes.start(called), nodes.in_order()) == (("b",), (), ())
+
+
+def test_a_spare_that_goes_and_is_called_again_starts_by_its_second_call():
+    nodes = Nodes(1, most_in_service=1)
+    nodes.apply(Batch(0.0, (), ("a", "b")))
+    first = nodes.apply(Batch(1.0, ("a",), ()))
+    nodes.apply(Batch(2.0, ("b",), ("c", "b")))
+    second = nodes.apply(Batch(3.0, ("c",), ()))
+    assert (first, second, nodes.start(first)) == (("b",), ("b",), ())
+    assert nodes.start(second) == ("b",)
 
 
 @pytest.mark.parametrize("system", ["lazarus", "checkpoint", "ds-ft", "oobleck"])

@@ -33,7 +33,7 @@ class Nodes:
         self._most_in_service = most_in_service
         self._place: dict[str, int] = {}
         self._standby: dict[str, None] = {}
-        self._called: dict[str, None] = {}
+        self._called: dict[str, tuple[str, ...]] = {}
 
     def __len__(self) -> int:
         return len(self._place)
@@ -46,7 +46,8 @@ class Nodes:
             self._called.pop(node, None)
         called = tuple(self._standby)[: self._room()]
         for node in called:
-            self._called[node] = self._standby.pop(node)
+            del self._standby[node]
+            self._called[node] = called
         taken = set(self._place.values())
         place = 0
         for node in batch.added:
@@ -60,8 +61,9 @@ class Nodes:
         return called
 
     def start(self, called: Sequence[str]) -> tuple[str, ...]:
-        """Put spares into service that were called; return those of them that are still alive."""
-        started = tuple(node for node in called if node in self._called)
+        """Put spares into service that were called together; return those of them that did not go meanwhile."""
+        # One that came back may have been called again, and starts later.
+        started = tuple(node for node in called if self._called.get(node) is called)
         for node in started:
             del self._called[node]
         return started

@@ -259,7 +259,10 @@ def _play(env: Clock, job: Job, batches: Iterator[Batch], wall_s: float) -> Acti
         job.begin(Batch(0.0, (), ()))
     while batch is not None and batch.time_s < wall_s:
         yield env.timeout(batch.time_s - env.now)
+        # What ends at this very instant has ended before nodes go.
+        yield env.timeout(0)
         job.change(batch)
         batch = next(batches, None)
     yield env.timeout(wall_s - env.now)
+    yield env.timeout(0)
     job.end()

@@ -20,9 +20,9 @@ class Oobleck(SeatSystem):
     """
 
     def goes_on(self, costs: CostModel, held: Held) -> bool:
-        """See `SeatSystem.goes_on`: every place has a node in some replica, and the nodes left hold the model."""
+        """See `SeatSystem.goes_on`: every place has a node in some replica, so that the nodes left hold the model."""
         missing, replicas = missing_of_place(costs, held)
-        return bool((missing < replicas).all()) and len(held.nodes) >= costs.grid.replica_nodes
+        return bool((missing < replicas).all())
 
     def continue_s(self, costs: CostModel, held: Held) -> tuple[tuple[str, float], ...]:
         """See `SeatSystem.continue_s`."""
