@@ -69,6 +69,21 @@ def test_run_takes_the_options_of_a_table_and_keeps_them_with_the_result(lazsim,
     assert json.loads(out)["inputs"]["replay"]["time_unit"] == "s"
 
 
+def test_rate_of_a_list_of_outages_is_that_of_the_span_in_which_nodes_were_observed(lazsim, tmp_path):
+    path = tmp_path / "outages.csv"
+    path.write_text("node,start,downtime (h)\na,2025-02-01,12\nb,2025-03-01,12\n")
+    options = ("--cluster-nodes", 10, "--span", "2025-01-01..2025-04-11", "--json")
+    code, out, err = lazsim("trace", "info", path, *options)
+    assert code == 0, err
+    info = json.loads(out)
+    # 100 days of ten nodes, less one day.
+    assert (info["span_s"], info["node_hours"]) == (100 * 86400, pytest.approx(999 * 24))
+    assert "the trace begins 2025-01-01 and ends 2025-04-11, as --span says" in info["notes"]
+    code, out, err = lazsim("run", "--trace", path, *options, "--system", "ds", "--max-nodes", 4)
+    assert code == 0, err
+    assert json.loads(out)["inputs"]["replay"]["span"] == ["2025-01-01", "2025-04-11"]
+
+
 def test_a_recipe_refuses_what_only_files_have(lazsim):
     code, _, err = lazsim("trace", "info", "fail-every-5min", "--time-unit", "s")
     assert (code, err.count("\n")) == (2, 1)

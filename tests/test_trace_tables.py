@@ -433,6 +433,7 @@ def test_fault_that_ends_though_it_never_started_began_before_the_trace(write):
         ("outage (hh:mm:ss)", "01:30:00", 90), ("duration", "1 02:03:30", 24 * 60 + 123.5), ("ttr", "1-00:00:00", 1440),
         ("downtime", "1 day, 2:00:00", 26 * 60), ("duration", "2.5h", 150), ("duration", "1h 30min", 90),
         ("duration", "1 hour, 30 minutes", 90), ("downtime_min", "2h", 120), ("down for", "45s", 0.75),
+        ("minutes_down", "90", 90), ("duration", "P1DT2H30M", 26.5 * 60),
     ],
 )  # fmt: skip
 def test_outage_has_a_length_in_the_unit_of_its_header_or_of_its_text(write, header, text, minutes):
@@ -458,7 +459,7 @@ def test_unit_that_is_given_is_that_of_lengths_where_times_are_stamps_since_1970
     assert outcome(trace) == (10800.0 + 1800.0, 2, 2 * 12600.0 - 5400.0 - 1800.0)
 
 
-@pytest.mark.parametrize("text", ["2:30", "-1h", "3 fortnights", "1M", "1,5h", "nan h", "9999999d"])
+@pytest.mark.parametrize("text", ["2:30", "-1h", "3 fortnights", "1M", "P1M", "PT", "1,5h", "nan h", "9999999d"])
 def test_length_that_may_mean_several_things_is_refused(write, text):
     with pytest.raises(TraceFormatError, match=r"line 2: .* is no duration, such as 90 in a unit, 2.5h or 1 02:03:04"):
         read_trace(write(f'node,start,duration\na,2025-03-01,"{text}"\n'))
@@ -603,6 +604,7 @@ def test_status_that_is_not_ready_is_a_loss(write):
         ('Time,"load{node=""a""}"\n2025-03-01 00:00,1\n', "Prometheus's load, which does not say"),
         # Which of the two is it at 00:00?
         ("time,node,job,value\n2025-03-01,a,x,1\n2025-03-01,a,y,0\n", "line 3: another sample of 'a' at this time"),
+        ("time,node,state\n2025-03-01,a,1\n2025-03-02,a,0\n", "give `columns` with value=state if 1"),
         # Polled one after the other.
         (
             "time,node,value\n0,a,1\n1,b,1\n60,a,1\n61,b,0\n120,a,1\n121,b,1\n",

@@ -29,6 +29,9 @@ _UNITS = {word: unit for unit, words in UNIT_WORDS.items() for word in words}
 HOURS = re.compile(r"(?:(\d{1,6})(?:-|,? |d,? ?| days?,? ))?(\d{1,6}):(\d\d):(\d\d(?:\.\d*)?)", re.ASCII)
 """Lengths of time as Slurm, Python and many others write them: ``1-02:03:04``, ``1 day, 2:03:04``."""
 
+ISO = re.compile(r"P(?=[\dT])(\d+D)?(T(\d+H)?(\d+M)?([\d.]+S)?)?", re.ASCII)
+"""Lengths of time of ISO 8601, without months and years."""
+
 PART = r"(\d{1,9}(?:\.\d*)?)\s*([a-z]+)"
 LENGTHS = {**_UNITS, "m": "min"}
 
@@ -60,6 +63,7 @@ def read_length(text: str, unit: str | None) -> float:
     (5400.0, 86430.0, 5400.0)
     """
     plain = text.strip()
+    plain = plain[1:].replace("T", "").lower() if ISO.fullmatch(plain) else plain
     length_s = -1.0
     if is_number(plain):
         if unit is None:

@@ -27,7 +27,7 @@ NAMES = {
     "start": "start starttime started begin from downsince downat downfrom failedat timestart outagestart",
     "end": "end endtime ended until to upat upsince fixed fixedat resolved resolvedat recovered timeend outageend",
     "duration": (
-        "duration downtime downfor timedown downduration outage outagelength outageduration outagetime length "
+        "duration down downtime downfor timedown downduration outage outagelength outageduration outagetime length "
         "repairtime timetorepair ttr"
     ),
     "value": "value up isup",
@@ -129,6 +129,11 @@ def explain_columns(table: Table) -> str:
     for name, texts in columns if any(set(shape) <= {*roles.values()} for shape in SHAPES) else ():
         if roles[name] not in ("count", "event"):
             continue
+        if roles[name] == "event" and _most(texts, _is_sample):
+            return (
+                f"column {name!r} has 0 or 1, and nothing says which is a loss; give `columns` with value={name} if 1 "
+                "is a node that is there, or a mapping that has both in `add` and `remove`"
+            )
         if other := next((text for text in texts if text and _kind([text]) not in KINDS[roles[name]]), ""):
             needed = {"count": "number of nodes; give whole ones", "event": EVENT_NEEDED}[roles[name]]
             return f"column {name!r} has {shorten(other)}, which is no {needed}"
