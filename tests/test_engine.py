@@ -442,7 +442,7 @@ def test_a_restart_tells_the_steps_lost_and_what_the_nodes_read():
     assert (one.decision, one.source, one.lost_steps, one.trains_at_s) == ("restart", "checkpoint", 5, 156)
     assert {b: s for b, s in one.seconds.items() if s} == {"lost_work": 11, "detect": 15, "restart": 40}
     model = costs().model
-    assert (one.experts_moved, one.bytes_moved) == (8, 8 * model.expert_state_bytes + 2 * model.dense_state_bytes)
+    assert (one.experts_moved, one.bytes_moved) == (8, 8 * model.expert_state_bytes + 2 * 14 * model.dense_params)
 
 
 def test_a_failure_during_recovery_ends_the_record_of_the_first():

@@ -9,6 +9,7 @@ import pytest
 import lazsim
 from lazsim.costmodel.recovery_times import checkpoint_load_bytes
 from lazsim.costmodel.step import NodeLayout
+from lazsim.engine.held import Held, Planned
 from lazsim.engine.layout import LayoutStepTimes, grid_of
 from lazsim.engine.reconfiguration import bind_nodes
 from lazsim.engine.systems import SYSTEMS
@@ -102,17 +103,17 @@ def test_a_node_that_changes_its_stage_fetches_the_dense_part_of_the_new_one():
     left = plan.nodes(kept)
     eight = SYSTEMS["checkpoint"].plan_evenly(small, 8)
     of_stage = np.eye(8, dtype=bool)
-    still = bind_nodes(small, left.holds_LEN, eight, stages_PH=of_stage)
+    still = bind_nodes(small, left.holds_LEN, eight, dense_PH=of_stage)
     assert still.bytes_HH.sum() == 0
     # A newcomer takes the place of stage 7 from the other of its nodes: its experts, and an eighth of the dense part.
     old = plan.nodes([*kept[:7], 15, 13])
-    moved = bind_nodes(small, old.holds_LEN, eight, num_new=0, stages_PH=of_stage[:, [0, 1, 2, 3, 4, 5, 6, 7, 6]])
+    moved = bind_nodes(small, old.holds_LEN, eight, num_new=0, dense_PH=of_stage[:, [0, 1, 2, 3, 4, 5, 6, 7, 6]])
     assert moved.bytes_HH.sum() == 0
     without = PlacementPlan(np.delete(plan.slots_LNS, [15], axis=1), plan.num_experts)
-    stages = small.grid.holds_stages_PN(16)[:, :15]
-    joined = bind_nodes(small, without.holds_LEN, plan, num_new=1, stages_PH=stages)
+    stages = small.grid.holds_dense_PN(16)[:, :15]
+    joined = bind_nodes(small, without.holds_LEN, plan, num_new=1, dense_PH=stages)
     experts = (small.grid.stage_L == 7).sum() * 256 * small.model.expert_state_bytes
-    assert joined.bytes_HH.sum() == pytest.approx(experts + small.model.dense_state_bytes / 8)
+    assert joined.bytes_HH.sum() == pytest.approx(experts + 14 * small.model.dense_params / 8)
 
 
 def test_peers_that_recover_hold_whole_optimizer_states_and_take_the_memory():
@@ -279,8 +280,61 @@ def test_a_node_holds_the_states_of_the_ranks_on_it(parallel, dense_share, exper
     model = found.model
     # Eight stages have 7.25 of 58 layers on average.
     experts = experts_share * 7.25 * 256 * model.expert_state_bytes
-    expected = dense_share * model.dense_state_bytes / 8 + experts
+    expected = dense_share * 14 * model.dense_params / 8 + experts
     assert node_state_bytes(found) == pytest.approx(expected)
     # The plan says the same of experts.
     plan = SYSTEMS["checkpoint"].plan_evenly(found, found.grid.replica_nodes)
     assert plan.num_held_N.mean() * model.expert_state_bytes == pytest.approx(experts)
+
+
+LAYOUTS = [
+    # Tensor, context, expert and pipeline size, and data-parallel copies of the smallest unit.
+    (1, 1, 8, 8, 2), (1, 1, 64, 8, 1), (2, 1, 64, 8, 3), (4, 2, 16, 4, 2), (8, 1, 8, 2, 3), (16, 1, 8, 2, 2),
+    (16, 2, 64, 1, 2), (32, 1, 16, 1, 1), (2, 1, 4, 4, 5),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("sharding", ["none", "optimizer", "full"])
+@pytest.mark.parametrize("optimizer", ["adam", "muon"])
+@pytest.mark.parametrize(("tensor", "context", "expert", "pipeline", "copies"), LAYOUTS)
+def test_a_node_reads_what_its_ranks_hold_and_own(tensor, context, expert, pipeline, copies, optimizer, sharding):
+    sizes = {"tensor": tensor, "context": context, "expert": expert, "pipeline": pipeline, "virtual_stages": 1}
+    parallel = {"optimizer": optimizer, "sharding": sharding, "overlap_expert": False, **sizes}
+    found = costs(DEEPSEEK | {f"job.parallel.{name}": value for name, value in parallel.items()})
+    unit = np.lcm(np.lcm(tensor * context, expert), 8)
+    num_nodes = pipeline * copies * unit // 8
+    num_ranks, optimizer_bytes = num_nodes * 8 // pipeline, {"adam": 12, "muon": 8}[optimizer]
+    # Megatron's order: tensor ranks are neighbours, and so are expert ranks; a stage is all ranks that follow.
+    read_N = []
+    for node in range(num_nodes):
+        ranks = [rank % num_ranks for rank in range(8 * node, 8 * node + 8)]
+        num_bytes = 0.0
+        for size, params in ((tensor, found.model.dense_params / pipeline), (expert, None)):
+            if params is None:
+                params = (found.grid.stage_L == node * pipeline // num_nodes).sum() * 256 * found.model.expert_params
+            parts = {rank % size for rank in ranks}
+            owned = params / size * len(ranks) * size / num_ranks
+            held = params / size * len(parts)
+            num_bytes += 2 * (owned if sharding == "full" and pipeline == 1 else held)
+            num_bytes += optimizer_bytes * (held if sharding == "none" else owned)
+        read_N.append(num_bytes)
+    plan = SYSTEMS["checkpoint"].plan_evenly(found, num_nodes)
+    assert checkpoint_load_bytes(found, plan) == pytest.approx(np.array(read_N))
+
+
+def test_parts_of_matrices_that_span_nodes_are_lost_and_fetched_apart():
+    # 16 tensor ranks on two nodes: of four nodes the first and third have one half of the matrices, the others another.
+    found = costs(DEEPSEEK | {
+        "job.parallel.tensor": 16, "job.parallel.expert": 8, "job.parallel.pipeline": 1,
+        "job.parallel.virtual_stages": 1, "job.parallel.overlap_expert": False,
+    }, "lazarus")  # fmt: skip
+    made = Planned(4, 0, lambda num_nodes, _step: SYSTEMS["lazarus"].plan_evenly(found, num_nodes))
+    held = Held.full("abcd", made)
+    assert held.without("ab").is_complete(found.grid)
+    # Both have every expert, but halves that are the same.
+    assert not held.without("bd").is_complete(found.grid)
+    # A newcomer in the place of the first fetches its half from the third, and the experts.
+    left = held.without("a")
+    bound = bind_nodes(found, left.holds_LEN, made.plan, num_new=1, dense_PH=left.dense_PN(found.grid))
+    num_bytes = 14 * (found.model.dense_params / 2 + 58 * 256 * found.model.expert_params)
+    assert bound.bytes_HH.sum() == pytest.approx(num_bytes)

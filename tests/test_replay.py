@@ -52,7 +52,7 @@ def grid_costs(job):
 
 
 def state_bytes(model):
-    return model.dense_state_bytes, model.num_moe_layers * model.num_experts * model.expert_state_bytes
+    return 14 * model.dense_params, model.num_moe_layers * model.num_experts * model.expert_state_bytes
 
 
 @cache

@@ -5,7 +5,6 @@ import numpy as np
 from lazsim.costmodel.step import CostModel
 from lazsim.dispatch import Floats, Ints
 from lazsim.placement.plan import PlacementPlan
-from lazsim.specs import STATE_BYTES_PER_PARAM, WEIGHT_BYTES_PER_PARAM
 
 
 def transfer_s(costs: CostModel, bytes_NN: Floats, server_N: Ints) -> float:
@@ -44,22 +43,19 @@ def checkpoint_save_s(costs: CostModel, experts_share: float = 1.0) -> float:
     one rank of each stage the dense state beside. Of the replicas of a system without groups as many ranks write.
     """
     model, grid, gpus = costs.model, costs.grid, costs.cluster.gpus_per_node
-    experts = experts_share * model.num_moe_layers * model.num_experts * model.expert_state_bytes
-    of_writer = model.dense_state_bytes / (grid.num_stages * gpus) + experts / (grid.replica_nodes * gpus)
-    return costs.communication.save_s(model.dense_state_bytes + experts, of_writer)
+    experts = experts_share * model.num_moe_layers * model.num_experts * costs.expert_state_bytes
+    of_writer = costs.dense_state_bytes / (grid.num_stages * gpus) + experts / (grid.replica_nodes * gpus)
+    return costs.communication.save_s(costs.dense_state_bytes + experts, of_writer)
 
 
 def checkpoint_load_bytes(costs: CostModel, plan: PlacementPlan) -> Floats:
-    """Return the bytes of the dense state of its stage and the states of its experts that each node reads.
+    """Return the bytes that each node reads: its part of the dense state of its stage, and the states of its experts.
 
-    Notes
-    -----
-    Weights are read whole. Where replicas divide optimizer states, as ZeRO does, a node reads its share of these.
+    Where nodes divide states among them, each reads its share; see `read_shares` of the costs.
     """
-    read_share = WEIGHT_BYTES_PER_PARAM / STATE_BYTES_PER_PARAM
-    read_share += (1 - read_share) / costs.num_state_shares(plan.num_nodes)
-    dense_bytes, held_N = costs.model.dense_state_bytes / costs.grid.num_stages, plan.num_held_N
-    return read_share * (dense_bytes + held_N.astype(np.float64) * float(costs.model.expert_state_bytes))
+    dense_share, expert_share = costs.read_shares(plan.num_nodes)
+    held_N = plan.num_held_N.astype(np.float64)
+    return dense_share * costs.dense_bytes_per_node + expert_share * held_N * float(costs.expert_state_bytes)
 
 
 def checkpoint_load_s(costs: CostModel, plan: PlacementPlan) -> float:

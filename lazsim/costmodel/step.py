@@ -18,7 +18,14 @@ from lazsim.dispatch import Partition, Traffic, flexible_traffic, grouped_traffi
 from lazsim.placement.expert_parallel import ep_unit_nodes
 from lazsim.placement.grid import Grid
 from lazsim.placement.plan import Bools, Ints, PlacementPlan
-from lazsim.specs import WEIGHT_BYTES_PER_PARAM, ClusterSpec, JobSpec, ModelSpec, StepConstants
+from lazsim.specs import (
+    OPTIMIZER_BYTES_PER_PARAM,
+    WEIGHT_BYTES_PER_PARAM,
+    ClusterSpec,
+    JobSpec,
+    ModelSpec,
+    StepConstants,
+)
 
 PASS_SHARES = (1 / 3, 2 / 3)
 """Shares of kernels in the forward and the backward pass, which has two matmuls for each of the former. Exchanges take
@@ -77,6 +84,28 @@ class CostModel:
         """Sequences that a node trains in a step."""
         return self.cluster.gpus_per_node * self.job.sequences_per_gpu * self.job.num_micro_batches
 
+    @property
+    def state_bytes_per_param(self) -> int:
+        """Training state of a parameter: its weight, and what the optimizer keeps."""
+        optimizer = self.job.parallel.optimizer if self.job.parallel else "adam"
+        return WEIGHT_BYTES_PER_PARAM + OPTIMIZER_BYTES_PER_PARAM[optimizer]
+
+    @property
+    def expert_state_bytes(self) -> int:
+        """Training state of one expert of one layer."""
+        return self.state_bytes_per_param * self.model.expert_params
+
+    @property
+    def dense_state_bytes(self) -> int:
+        """Training state outside the routed experts, once."""
+        return self.state_bytes_per_param * self.model.dense_params
+
+    @property
+    def dense_bytes_per_node(self) -> float:
+        """Training state outside the routed experts on one node: of its stage, what its GPUs hold of the matrices."""
+        gpus, parallel = self.cluster.gpus_per_node, self.job.parallel
+        return self.dense_state_bytes / self.grid.num_stages * min(1.0, gpus / (parallel.tensor if parallel else gpus))
+
     @cached_property
     def host_s(self) -> tuple[float, float]:
         """Seconds of the host to launch a kernel, and to read a number from the GPU and launch what depends on it."""
@@ -99,9 +128,9 @@ class CostModel:
         """Return the bytes that a node sends to other pipeline stages in a step: none, since there is one stage."""
         return 0.0
 
-    def num_state_shares(self, num_nodes: int) -> int:
-        """Return in how many shares replicas on `num_nodes` nodes keep an optimizer state: each has it whole here."""
-        return 1
+    def read_shares(self, num_nodes: int) -> tuple[float, float]:
+        """Return what a node reads of its dense state and of its experts' when `num_nodes` restart: all, here."""
+        return 1.0, 1.0
 
     def part_step_factor(self, num_nodes: int, num_left: int) -> float:
         """Return how many times as long a step is in which only some nodes of a plan do their part: no nodes share."""

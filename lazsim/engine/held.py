@@ -86,18 +86,18 @@ class Held:
         return alive_N
 
     def is_complete(self, grid: Grid) -> bool:
-        """Tell whether every expert, and the dense part of every stage, is on some node."""
-        return self.has_stages(grid) and is_recoverable(self.holds_LEN)
+        """Tell whether every expert, and every part of the dense state, is on some node."""
+        return self.has_dense(grid) and is_recoverable(self.holds_LEN)
 
-    def has_stages(self, grid: Grid) -> bool:
-        """Tell whether every stage is on some node."""
-        return self.made is not None and bool(self.stages_PN(grid).any(axis=1).all())
+    def has_dense(self, grid: Grid) -> bool:
+        """Tell whether every part of the dense state is on some node."""
+        return self.made is not None and bool(self.dense_PN(grid).any(axis=1).all())
 
-    def stages_PN(self, grid: Grid) -> Bools:
-        """Return whether each of the nodes holds the dense part of each stage, shape (P, N)."""
-        whole = grid.holds_stages_PN(self.num_seats)
+    def dense_PN(self, grid: Grid) -> Bools:
+        """Return whether each of the nodes holds each part of the dense state, shape (P, N)."""
+        whole = grid.holds_dense_PN(self.num_seats)
         if self.made is not None and self.made.doubled_stages:
-            whole = whole | np.roll(whole, 1, axis=0)
+            whole = whole | np.roll(whole, grid.matrix_nodes, axis=0)
         return whole.take(self.seats, axis=1)
 
     def without(self, failed: Collection[Any]) -> "Held":

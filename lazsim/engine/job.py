@@ -533,10 +533,10 @@ class Job:
         return self._timers.points.get(held.num_seats) if self.system.is_elastic else None
 
     def _is_complete(self, held: Held) -> bool:
-        """Tell whether nodes hold every expert, and the dense part of every stage."""
+        """Tell whether nodes hold every expert, and every part of the dense state."""
         point = self._point(held)
         if point is not None and held.num_seats - len(held.nodes) < point.fewest_nodes:
-            return held.has_stages(self.costs.grid)
+            return held.has_dense(self.costs.grid)
         return held.is_complete(self.costs.grid)
 
     def _note_doubt(self, held: Held, decision: protocol.Decision[str]) -> None:
@@ -567,14 +567,14 @@ class Job:
 
         def bind(step: int, *, is_sampled: bool) -> tuple[float, tuple[Moved, list[int] | None]]:
             holder = replace(held, made=before.at(max(0, step - age_steps))) if is_sampled else held
-            stages_PH = held.stages_PN(grid) if grid.num_stages > 1 else None
+            dense_PH = held.dense_PN(grid) if grid.num_dense_parts > 1 else None
             binding = bind_nodes(
                 self.costs,
                 # Where another plan stands for this one, its survivors may have lost experts that this one's kept.
                 with_lost_experts(holder.holds_LEN) if self.sampler.is_on else holder.holds_LEN,
                 after.at(step).plan,
                 num_new=num_new,
-                stages_PH=stages_PH,
+                dense_PH=dense_PH,
                 domain_H=domain_H,
             )
             seconds = binding.transfer_s(self.costs, self.nodes.servers(candidates))

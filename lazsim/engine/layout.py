@@ -61,9 +61,21 @@ class LayoutCosts(CostModel):
         """Return the micro-batches of a data-parallel rank in a step on `num_nodes` nodes."""
         return self.inputs_for(num_nodes).num_micro_batches
 
-    def num_state_shares(self, num_nodes: int) -> int:
-        """Return in how many shares the replicas on `num_nodes` nodes keep an optimizer state."""
-        return 1 if self.inputs.parallel.sharding == "none" else max(1, num_nodes // self.grid.replica_nodes)
+    def read_shares(self, num_nodes: int) -> tuple[float, float]:
+        """Return what a node reads of its dense state and of its experts' when `num_nodes` restart.
+
+        Notes
+        -----
+        Nodes with the same parameters divide optimizer states, as ZeRO does, and parameters where these are gathered
+        each time. Every GPU of a stage owns as much of its dense state as any other, and of its experts.
+        """
+        parallel, grid = self.inputs.parallel, self.grid
+        if parallel.sharding == "none":
+            return super().read_shares(num_nodes)
+        whole = 0.0 if parallel.gathers_each_time else WEIGHT_BYTES_PER_PARAM / self.state_bytes_per_param
+        once_nodes = grid.num_dense_parts, grid.num_stages * max(1, parallel.expert // self.cluster.gpus_per_node)
+        dense, experts = (whole + (1 - whole) * min(1.0, nodes / num_nodes) for nodes in once_nodes)
+        return dense, experts
 
     def stage_bytes_per_node(self, num_nodes: int) -> float:
         """Return the bytes that a node sends to other pipeline stages in a step: activations forward, gradients back.
@@ -300,5 +312,8 @@ def grid_of(model: ModelSpec, parallel: ParallelSpec, gpus_per_node: int) -> Gri
         for name, number in part
         for _ in range(number if "moe" in name.split() else 0)
     ]
-    column = -(-parallel.tensor * parallel.context // gpus_per_node)
-    return Grid(np.array(stages), parallel.pipeline, max(1, unit_gpus // gpus_per_node), column)
+    column, matrix = (
+        math.lcm(ranks, gpus_per_node) // gpus_per_node if ranks > gpus_per_node else 1
+        for ranks in (parallel.tensor * parallel.context, parallel.tensor)
+    )
+    return Grid(np.array(stages), parallel.pipeline, max(1, unit_gpus // gpus_per_node), column, matrix)

@@ -42,7 +42,7 @@ def bind_nodes(
     plan: PlacementPlan,
     num_new: int = 0,
     has_dense_H: Bools | None = None,
-    stages_PH: Bools | None = None,
+    dense_PH: Bools | None = None,
     domain_H: Ints | None = None,
 ) -> Binding:
     """Bind candidates to the nodes of a plan, greedily where the fewest states are missing.
@@ -56,9 +56,9 @@ def bind_nodes(
     num_new
         Candidates after these, which hold nothing.
     has_dense_H
-        Candidates that hold the dense part of their stage; all but the new ones if not given.
-    stages_PH
-        Pipeline stages of which the first candidates hold the dense part, shape (P, H); not needed where there is one.
+        Candidates that hold their part of the dense state; all but the new ones if not given.
+    dense_PH
+        Parts of the dense state that the first candidates hold, shape (P, H); not needed where every node holds all.
     domain_H
         Failure domain of each candidate, where the plan is for those of the first: its nodes stay in their domains.
     """
@@ -66,6 +66,11 @@ def bind_nodes(
         has_dense_H = np.arange(has_LEH.shape[2] + num_new) < has_LEH.shape[2]
     has_LEH = with_more_nodes(has_LEH, num_new)
     missing_HN = num_missing(has_LEH, plan.holds_LEN)
+    if dense_PH is not None:
+        # The part of the dense state counts as one expert does.
+        dense_PH = with_more_nodes(dense_PH[None], num_new)[0] & has_dense_H
+        wants_PN = costs.grid.holds_dense_PN(plan.num_nodes)
+        missing_HN = missing_HN + num_missing(dense_PH[None], wants_PN[None])
     if domain_H is not None:
         missing_HN = keep_domains(missing_HN, domain_H, domain_H[: plan.num_nodes])
     order_H = chosen_N = map_greedily(missing_HN)
@@ -73,15 +78,12 @@ def bind_nodes(
     if num_left_out:
         order_H = np.concatenate([chosen_N, np.setdiff1d(np.arange(len(has_dense_H)), chosen_N)])
     has_LEH, wants_LEH = has_LEH.take(order_H, axis=2), with_more_nodes(plan.holds_LEN, num_left_out)
-    if costs.grid.num_stages == 1 or stages_PH is None:
-        moved = migrate(
-            has_LEH, wants_LEH, costs.model.expert_state_bytes, has_dense_H[order_H], costs.model.dense_state_bytes
-        )
+    if dense_PH is None:
+        moved = migrate(has_LEH, wants_LEH, costs.expert_state_bytes, has_dense_H[order_H], costs.dense_state_bytes)
         return Binding(chosen_N, order_H, moved.bytes_NN, moved.num_states)
-    # The dense part of a stage moves as an expert does, to the nodes of that stage.
+    # A part of the dense state moves as an expert does, to the nodes that hold it in the plan.
     all_H = np.ones(len(order_H), dtype=np.bool_)
-    moved = migrate(has_LEH, wants_LEH, costs.model.expert_state_bytes, all_H, 0.0)
-    has_PH = (with_more_nodes(stages_PH[None], num_new)[0] & has_dense_H)[:, order_H]
-    wants_PH = with_more_nodes(costs.grid.holds_stages_PN(plan.num_nodes)[None], num_left_out)[0]
-    dense = migrate(has_PH[None], wants_PH[None], costs.model.dense_state_bytes / costs.grid.num_stages, all_H, 0.0)
+    moved = migrate(has_LEH, wants_LEH, costs.expert_state_bytes, all_H, 0.0)
+    wants_PH = with_more_nodes(wants_PN[None], num_left_out)
+    dense = migrate(dense_PH[None, :, order_H], wants_PH, costs.dense_bytes_per_node, all_H, 0.0)
     return Binding(chosen_N, order_H, moved.bytes_NN + dense.bytes_NN, moved.num_states)

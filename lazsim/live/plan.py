@@ -97,9 +97,9 @@ def _plan_going_on(
     assert plan is not None, "some nodes hold states"
     step, holds = agree_on_step([worker.held for worker in members], partial(_are_complete, costs), reached)
     assert _are_complete(costs, holds), "those that keep their places hold all"
-    model, has_dense = costs.model, np.array([0 in blocks for blocks in holds])
+    has_dense = np.array([0 in blocks for blocks in holds])
     moved = migrate(
-        _experts_LEH(costs, holds), plan.holds_LEN, model.expert_state_bytes, has_dense, model.dense_state_bytes
+        _experts_LEH(costs, holds), plan.holds_LEN, costs.expert_state_bytes, has_dense, costs.dense_state_bytes
     )
     busiest_bytes = float(max(moved.bytes_NN.sum(axis=0).max(), moved.bytes_NN.sum(axis=1).max()))
     generation = _generation(system, costs, "peers", step, members, holds, plan.slots_LNS, held, global_batch)

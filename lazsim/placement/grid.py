@@ -1,6 +1,6 @@
 """Nodes of a job by pipeline stage, and plans over them.
 
-Axes: L MoE layers, E experts, N nodes, P stages.
+Axes: L MoE layers, E experts, N nodes, P stages or parts of their dense states.
 """
 
 from collections.abc import Callable
@@ -23,6 +23,8 @@ class Grid:
     """Nodes of a stage that hold its experts once under plain expert parallelism."""
     column_nodes: int = 1
     """Nodes that divide sequences and matrices among them: a stage has a multiple of these."""
+    matrix_nodes: int = 1
+    """Of these, nodes that divide matrices: each has another part of the dense state of its stage."""
 
     @property
     def replica_nodes(self) -> int:
@@ -85,7 +87,22 @@ class Grid:
             slots_LPNS[rows, stage_R[rows]] = slots
         return PlacementPlan(slots_LPNS.reshape(len(load_LE), num_nodes, -1), load_LE.shape[1])
 
-    def holds_stages_PN(self, num_nodes: int) -> Bools:
-        """Return whether a node of a plan holds the dense part of a stage, shape (P, N)."""
-        holds: Bools = self.stage_N(num_nodes) == np.arange(self.num_stages)[:, None]
+    @property
+    def num_dense_parts(self) -> int:
+        """Parts of the dense state that are on different nodes."""
+        return self.num_stages * self.matrix_nodes
+
+    def holds_dense_PN(self, num_nodes: int) -> Bools:
+        """Return whether a node of a plan holds a part of the dense state, those of a stage in a row, shape (P, N).
+
+        Examples
+        --------
+        >>> grid = Grid(np.array([0]), num_stages=1, unit_nodes=2, column_nodes=2, matrix_nodes=2)
+        >>> grid.holds_dense_PN(4).astype(int)
+        array([[1, 0, 1, 0],
+               [0, 1, 0, 1]])
+        """
+        place_N = np.arange(num_nodes) % (num_nodes // self.num_stages)
+        part_N = self.stage_N(num_nodes) * self.matrix_nodes + place_N % self.matrix_nodes
+        holds: Bools = part_N == np.arange(self.num_dense_parts)[:, None]
         return holds

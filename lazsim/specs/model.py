@@ -298,10 +298,5 @@ class ModelSpec(Spec, frozen=True, kw_only=True, dict=True):
 
     @property
     def expert_state_bytes(self) -> int:
-        """Training state of one expert of one layer."""
+        """Training state of one expert of one layer under Adam."""
         return STATE_BYTES_PER_PARAM * self.expert_params
-
-    @property
-    def dense_state_bytes(self) -> int:
-        """Training state outside the routed experts, which every node holds."""
-        return STATE_BYTES_PER_PARAM * self.dense_params

@@ -4,8 +4,9 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from lazsim.specs import OPTIMIZER_BYTES_PER_PARAM
 from lazsim.stepmodel.inputs import StepInputs
-from lazsim.stepmodel.memory import PARAM_BYTES, STATE_BYTES
+from lazsim.stepmodel.memory import PARAM_BYTES
 from lazsim.stepmodel.parameters import StageParameters
 from lazsim.stepmodel.pipeline import PartTime, Schedule, parts_of_stage
 
@@ -162,5 +163,5 @@ def offload_s(inputs: StepInputs, params: StageParameters) -> float:
     """Return the time to move the optimizer's states from the host and back."""
     if "optimizer" not in inputs.parallel.offloaded:
         return 0.0
-    moved = 2 * STATE_BYTES[inputs.parallel.optimizer] * sum(owned_params(inputs, params))
+    moved = 2 * OPTIMIZER_BYTES_PER_PARAM[inputs.parallel.optimizer] * sum(owned_params(inputs, params))
     return moved / inputs.cluster.host.link_bytes_per_s

@@ -2,14 +2,12 @@
 
 from collections.abc import Mapping
 
+from lazsim.specs import OPTIMIZER_BYTES_PER_PARAM
 from lazsim.stepmodel.inputs import StepInputs
 from lazsim.stepmodel.parameters import part_parameters, stage_parameters
 from lazsim.stepmodel.pipeline import parts_of, parts_of_stage, warm_up_parts
 
 PARAM_BYTES = 2
-
-STATE_BYTES = {"adam": 12, "muon": 8}
-"""fp32 master weight and the two moments of Adam (ZeRO, arXiv 1910.02054), or the one of Muon."""
 
 LOGIT_BYTES = 6
 """Logits in 16 bits and their gradient in fp32."""
@@ -61,7 +59,7 @@ def _stage_bytes(
         overlap = parallel.overlap_expert
         warm_up = warm_up_parts(stage, parallel.pipeline, parallel.virtual_stages, overlap)
         in_flight = (warm_up + (not overlap)) / parallel.virtual_stages
-    optimizer_bytes = STATE_BYTES[parallel.optimizer] * (held if parallel.sharding == "none" else divided)
+    optimizer_bytes = OPTIMIZER_BYTES_PER_PARAM[parallel.optimizer] * (held if parallel.sharding == "none" else divided)
     if "optimizer" in parallel.offloaded:
         optimizer_bytes = 0.0
     runs_again = 0.0

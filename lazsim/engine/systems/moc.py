@@ -64,9 +64,8 @@ class PartialExperts(System):
         return {"num_turns": (1, 2, 4, 8, 16)}
 
     def _saved_bytes(self, costs: CostModel) -> float:
-        model = costs.model
-        experts = model.num_moe_layers * model.num_experts * model.expert_state_bytes
-        return model.dense_state_bytes + experts / self.num_turns
+        experts = state_bytes(costs) - costs.dense_state_bytes
+        return costs.dense_state_bytes + experts / self.num_turns
 
 
 MOC = PartialExperts(

@@ -12,10 +12,7 @@ from lazsim.engine.held import Held
 from lazsim.engine.protocol import Action, Decision
 from lazsim.engine.systems.system import StoppedJob, System, fetch_s, node_state_bytes
 from lazsim.placement.plan import Ints
-from lazsim.specs import STATE_BYTES_PER_PARAM
-
-STATE_BYTES, WEIGHT_BYTES = 12, 2
-"""Bytes that a snapshot takes of a parameter whose turn it is, and of one whose turn is to come (scheduler.py)."""
+from lazsim.specs import WEIGHT_BYTES_PER_PARAM
 
 
 @dataclass(frozen=True)
@@ -41,9 +38,9 @@ class MoEvement(System):
 
     def window_steps(self, costs: CostModel, step_s: float) -> int:
         """Return the steps in which every operator is saved once."""
-        params = node_state_bytes(costs) / STATE_BYTES_PER_PARAM / costs.cluster.gpus_per_node
-        room = step_s * costs.cluster.host.link_bytes_per_s - WEIGHT_BYTES * params
-        active = max(room / (STATE_BYTES - WEIGHT_BYTES), params / 1000)
+        params = node_state_bytes(costs) / costs.state_bytes_per_param / costs.cluster.gpus_per_node
+        room = step_s * costs.cluster.host.link_bytes_per_s - WEIGHT_BYTES_PER_PARAM * params
+        active = max(room / (self._saved_bytes(costs) - WEIGHT_BYTES_PER_PARAM), params / 1000)
         return max(1, math.ceil(params / active))
 
     def window_bytes(self, costs: CostModel, window: int) -> float:
@@ -52,8 +49,8 @@ class MoEvement(System):
         Those of whole parameters, and in each step the weights of those whose turn is to come: half of them on average,
         in all steps but the last.
         """
-        params = node_state_bytes(costs) / STATE_BYTES_PER_PARAM
-        return params * (STATE_BYTES + WEIGHT_BYTES * (window - 1) / 2)
+        params = node_state_bytes(costs) / costs.state_bytes_per_param
+        return params * (self._saved_bytes(costs) + WEIGHT_BYTES_PER_PARAM * (window - 1) / 2)
 
     def snapshots_survive(self, costs: CostModel, held: Held) -> bool:
         """Tell whether a node of each pipeline is left, and each missing node or one of its next peers of its stage."""
@@ -101,6 +98,10 @@ class MoEvement(System):
     def choices(self) -> Mapping[str, Sequence[int]]:
         """See `System.choices`."""
         return {"num_peers": (1, 2, 3)}
+
+    def _saved_bytes(self, costs: CostModel) -> int:
+        """Return the bytes that a snapshot takes of a parameter whose turn it is (12 of Adam in scheduler.py)."""
+        return costs.state_bytes_per_param - WEIGHT_BYTES_PER_PARAM
 
     def _peers_NR(self, costs: CostModel, num_nodes: int) -> Ints:
         """Return the next nodes of the same stage, as far as there are others."""

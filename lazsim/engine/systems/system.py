@@ -313,18 +313,17 @@ def node_state_bytes(costs: CostModel) -> float:
 
 def held_state_bytes(costs: CostModel, num_gpus: int) -> float:
     """Return the training state, each part once, on GPUs that follow each other under plain expert parallelism."""
-    model, grid, gpus, parallel = costs.model, costs.grid, costs.cluster.gpus_per_node, costs.job.parallel
+    grid, gpus, parallel = costs.grid, costs.cluster.gpus_per_node, costs.job.parallel
     # Without a layout, the GPUs of a node share the dense part, and those of a stage's nodes its experts.
     tensor, expert = (parallel.tensor, parallel.expert) if parallel else (gpus, grid.unit_nodes * gpus)
-    experts = model.num_moe_layers * model.num_experts * model.expert_state_bytes
-    shares = model.dense_state_bytes * min(1.0, num_gpus / tensor) + experts * min(1.0, num_gpus / expert)
+    experts = state_bytes(costs) - costs.dense_state_bytes
+    shares = costs.dense_state_bytes * min(1.0, num_gpus / tensor) + experts * min(1.0, num_gpus / expert)
     return shares / grid.num_stages
 
 
 def state_bytes(costs: CostModel) -> float:
     """Return the training state of the whole model, once."""
-    model = costs.model
-    return model.dense_state_bytes + model.num_moe_layers * model.num_experts * model.expert_state_bytes
+    return costs.dense_state_bytes + costs.model.num_moe_layers * costs.model.num_experts * costs.expert_state_bytes
 
 
 def fetch_s(costs: CostModel, num_bytes: float) -> float:
