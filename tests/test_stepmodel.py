@@ -449,6 +449,37 @@ def test_latent_attention_on_an_h200_takes_what_was_measured_there():
     assert inference_s / load_constants().training_attention_speedup == pytest.approx(2.29e-3, rel=0.05)
 
 
+@pytest.mark.parametrize(
+    ("model", "cluster", "heads", "ratio"),
+    [
+        ("deepseek-v3", "dgx-h100", {}, 1),
+        # Queries of 256 and values of 256 over those of 192 and 128.
+        ("deepseek-v3", "dgx-h100", {"nope_dim": 192, "value_dim": 256}, 512 / 320),
+        ("gpt-oss-20b", "dgx-h100", {}, 1),
+        # The tables of A100 have no heads of 64.
+        ("gpt-oss-20b", "dgx-a100-80g", {}, 0.5),
+        ("qwen3-30b-a3b", "dgx-h100", {"head_dim": 96}, 0.75),
+    ],
+)
+def test_attention_of_heads_of_another_width_is_scaled_and_told(model, cluster, heads, ratio):
+    inputs = inputs_of(model, cluster, graphs="full")
+    attention = msgspec.structs.replace(inputs.model.attention, **heads)
+    inputs = replace(inputs, model=msgspec.structs.replace(inputs.model, attention=attention))
+    assert inputs.attention_kernel[1] == ratio
+    remarks = [remark for remark in inputs.kernel_remarks if "another width" in remark]
+    assert remarks == [f"attention takes {ratio:.3g} times the time of measured heads, which have another width"] * (
+        ratio != 1
+    )
+
+
+def test_latent_attention_takes_time_in_proportion_to_its_heads():
+    inputs = inputs_of("deepseek-v3", graphs="full")
+    wider = msgspec.structs.replace(inputs.model.attention, nope_dim=320, value_dim=256)
+    both = inputs, replace(inputs, model=msgspec.structs.replace(inputs.model, attention=wider))
+    times_s = [predict_step(one).exposed_s["attention"] for one in both]
+    assert times_s[1] / times_s[0] == pytest.approx(2, rel=1e-3)
+
+
 def test_padded_experts_spare_the_host_its_wait():
     padded = inputs_of(capacity_factor=1.0, pad_to_capacity=True)
     waits = [sum(operation.waits for operation in blocks_of(some)["moe"].forward) for some in (inputs_of(), padded)]

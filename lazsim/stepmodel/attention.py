@@ -131,11 +131,10 @@ def _scores_s(kernels: Kernels, attention: AttentionSpec, window: int) -> tuple[
     heads = parallel.micro_batch * attention.num_heads / parallel.tensor / parallel.context
     # Attention keeps its clock where long matmuls do not: 0.92 to 1.10 times what was measured on an H200.
     rate = constants.slowest_gpu_rate * constants.training_attention_speedup
+    kernel, ratio = inputs.attention_kernel
+    seconds = ratio * tables.attention_s(kernel, heads, sequence)
     if attention.kind == "latent":
-        return tables.attention_s("attention_latent", heads, sequence) / rate, constants.latent_attention_backward
-    width = 64 if attention.head_dim <= 64 and "attention_64" in tables.grids else 128
-    kernel = f"attention_{width}"
-    seconds = tables.attention_s(kernel, heads, sequence) * attention.head_dim / width
+        return seconds / rate, constants.latent_attention_backward
     # The tables hold the turn of queries and keys and the write of keys and values, too.
     touched = (attention.num_heads + 2 * attention.num_kv_heads) * attention.head_dim / parallel.tensor
     seconds = max(seconds - inputs.copy_s(4 * touched * inputs.tokens), 0.3 * seconds)

@@ -23,6 +23,9 @@ MATMUL_KERNELS = {
 """Table of each precision. Scales of 32 numbers and four-bit matmuls have no table: that of 128 stands in for them."""
 
 
+LATENT_WIDTH = 192 + 128
+"""Queries and values of the measured heads of latent attention, those of DeepSeek-V3."""
+
 QUANTISE_BYTES = 3
 """A number of 16 bits is read, one of 8 bits is written."""
 
@@ -109,14 +112,27 @@ class StepInputs:
         return MATMUL_KERNELS[self.parallel.precision]
 
     @property
+    def attention_kernel(self) -> tuple[str, float]:
+        """Table of the model's attention, and the width of its heads over that of the measured ones."""
+        attention = self.model.attention
+        assert attention is not None, "tables are asked for heads that the model has"
+        if attention.kind == "latent":
+            return "attention_latent", (attention.query_dim + attention.output_dim) / attention.num_heads / LATENT_WIDTH
+        width = 64 if attention.head_dim <= 64 and "attention_64" in self.tables.grids else 128
+        return f"attention_{width}", attention.head_dim / width
+
+    @property
     def kernel_remarks(self) -> list[str]:
-        """Remarks of the tables on kernels that the step may take, such as another GPU's that stand in."""
+        """Remarks on kernels that the step may take: those of the tables, such as another GPU's, and scaled heads."""
         attention = self.model.attention
         is_latent = attention is not None and attention.kind == "latent"
         unused = {"attention_64", "attention_128"} if is_latent else {"attention_latent"}
         unused |= {"exchange_deepep", "exchange_hybridep"} - {f"exchange_{self.parallel.dispatcher}"}
         told = KERNEL_AXES.keys() - unused
-        return [remark for remark in self.tables.remarks if remark.partition(":")[0] in told]
+        remarks = [remark for remark in self.tables.remarks if remark.partition(":")[0] in told]
+        if attention is not None and (ratio := self.attention_kernel[1]) != 1:
+            remarks.append(f"attention takes {ratio:.3g} times the time of measured heads, which have another width")
+        return remarks
 
     @property
     def quantised(self) -> bool:

@@ -93,9 +93,7 @@ class StepResult:
             notes.append(f"kernels of {gpu.kernels}{faster} stand in for those of {gpu.name}, which were not measured")
         if parallel.precision in ("mxfp8", "nvfp4"):
             notes.append(f"matmuls in {parallel.precision} take the table of 8 bits with a scale for each 128 numbers")
-        if model.attention is not None and model.attention.head_dim not in (0, 64, 128):
-            notes.append(f"attention heads of width {model.attention.head_dim} are scaled from those of 64 or 128")
-        kernel = "attention_latent" if model.attention and model.attention.kind == "latent" else "attention_128"
+        kernel = self.inputs.attention_kernel[0] if model.attention else ""
         notes += self.inputs.kernel_remarks
         longest = self.inputs.tables.grids[kernel].axes[1][-1] if kernel in self.inputs.tables.grids else 0
         if 0 < longest < model.sequence_length:
