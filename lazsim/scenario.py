@@ -255,6 +255,15 @@ class Scenario:
         """Whether the layout is the fastest that fits, since no job was given."""
         return self.settings["job"] is None and self.job.parallel is not None and self.job.name == DEFAULT_JOB
 
+    @property
+    def why_no_layout(self) -> str:
+        """Why a run that was given no job has no layout, though its GPU has measured kernels; empty for others."""
+        if self.settings["job"] is not None or self.job.parallel is not None or not self.gpu.kernels:
+            return ""
+        step, keeps_whole_states = msgspec.json.encode(self.step, order="sorted"), self.find_system().keeps_whole_states
+        found = _chosen_layout(self.model, self.gpu, self.cluster, step, keeps_whole_states)
+        return str(found) if isinstance(found, SpecError) else "its tables lack a kernel"
+
     def replace(self, path: str, value: Any) -> "Scenario":
         """Return the scenario with another value of one setting, or of one field by its dotted name.
 
@@ -664,9 +673,8 @@ def _with_layout(
     """Return the job with the layout that `default_layout` chooses, if the GPU has kernels and some layout fits."""
     if not gpu.kernels:
         return job
-    try:
-        layout = _chosen_layout(model, gpu, cluster, msgspec.json.encode(step, order="sorted"), keeps_whole_states)
-    except SpecError:
+    layout = _chosen_layout(model, gpu, cluster, msgspec.json.encode(step, order="sorted"), keeps_whole_states)
+    if isinstance(layout, SpecError):
         return job
     chosen = msgspec.structs.replace(job, parallel=layout)
     return chosen if _has_steps(model, gpu, cluster, chosen, step) else job
@@ -675,11 +683,17 @@ def _with_layout(
 @functools.lru_cache(maxsize=256)
 def _chosen_layout(
     model: ModelSpec, gpu: GpuSpec, cluster: ClusterSpec, step: bytes, keeps_whole_states: bool
-) -> ParallelSpec:
-    """Search once for all runs of a model on a cluster, which takes seconds; `step` is JSON, which can be hashed."""
+) -> ParallelSpec | SpecError:
+    """Search once for all runs of a model on a cluster, which takes seconds; an error says why there is no layout.
+
+    `step` is JSON, which can be hashed.
+    """
     constants = msgspec.json.decode(step, type=StepConstants)
-    start = StepInputs(model, gpu, cluster, first_layout(cluster), tables_of(gpu), constants)
-    return default_layout(start, keeps_whole_states=keeps_whole_states)
+    try:
+        start = StepInputs(model, gpu, cluster, first_layout(cluster), tables_of(gpu), constants)
+        return default_layout(start, keeps_whole_states=keeps_whole_states)
+    except SpecError as error:
+        return error
 
 
 def _has_steps(model: ModelSpec, gpu: GpuSpec, cluster: ClusterSpec, job: JobSpec, step: StepConstants) -> bool:

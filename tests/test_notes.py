@@ -53,6 +53,19 @@ def test_kernels_of_another_gpu_are_told_where_the_layout_of_a_run_takes_them():
         assert (told in notes_of(nodes_at(0.0, 4), model="deepseek-v3", cluster=cluster)) == is_told
 
 
+def test_analytic_costs_on_a_gpu_with_measured_kernels_say_why_there_is_no_layout_and_name_a_profile():
+    told = (
+        "h200 has measured kernels, but no layout can be chosen by them: gpt-s: its TOML file has no heads of attention"
+    )
+    notes = notes_of(nodes_at(0.0, 4), ("ds",), model="gpt-s", cluster="h200x4")
+    assert (
+        f"{ANALYTIC}; `profile` h200 has times that were measured, and `extrapolate` goes beyond their sizes" in notes
+    )
+    assert any(note.startswith(told) for note in notes)
+    for chosen in ({"cluster": "rtx3090x10"}, {"cluster": "h200x4", "job": "testbed-a"}):
+        assert not any("measured kernels" in note for note in notes_of(nodes_at(0.0, 4), ("ds",), "gpt-s", **chosen))
+
+
 def test_a_run_says_which_systems_change_the_layout_and_so_its_steps():
     notes = notes_of(nodes_at(0.0, 64), ("lazarus", "checkpoint"), "deepseek-v3", cluster="h200x64")
     told = (

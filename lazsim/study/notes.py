@@ -263,7 +263,10 @@ def _cost_notes(scenarios: Sequence[Scenario]) -> list[str]:
         return notes
     profile = scenario.load_profile()
     if profile is None:
-        return [f"costs are analytic: no profile was given{_shipped_profile(scenario)}"]
+        notes = [f"costs are analytic: no profile was given{_shipped_profile(scenario)}"]
+        if why := scenario.why_no_layout:
+            notes.append(f"{scenario.gpu.name} has measured kernels, but no layout can be chosen by them: {why}")
+        return notes
     times, links = costs.compute, costs.communication
     assert isinstance(times, MeasuredCompute)
     assert isinstance(links, MeasuredCommunication)
