@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -27,7 +27,7 @@ from lazsim.costmodel.measured import (
 from lazsim.costmodel.network import AnalyticCommunication
 from lazsim.costmodel.profile import Profile, find_profile, read_profile
 from lazsim.costmodel.step import CostModel
-from lazsim.decoding import convert
+from lazsim.engine.default_job import DEFAULT_JOB, own_job, with_layout
 from lazsim.engine.layout import layout_costs
 from lazsim.engine.nodes import NO_SPARES, Spares
 from lazsim.engine.sampling import PLANNINGS
@@ -38,27 +38,22 @@ from lazsim.limits import LONGEST_S
 from lazsim.placement.policies import find_policy, policy_input
 from lazsim.routing import GeneratedRouting, Routing, RoutingSpec, load_routing
 from lazsim.routing.loading import UNIFORM
+from lazsim.settings import DEFAULTS, SKEWED_LOADS, Settings, changed_fields, check_settings
 from lazsim.specs import (
     CATALOG_KINDS,
     ClusterSpec,
     GpuSpec,
     JobSpec,
     ModelSpec,
-    ParallelSpec,
     Spec,
     SpecT,
     StepConstants,
     catalog_names,
-    load_spec,
     read_spec_bytes,
     read_toml,
     sha256,
 )
 from lazsim.specs.overrides import FACTOR, field_at, override, scale
-from lazsim.specs.record import LayerNumber, NumNodes, NumSpares, Seed
-from lazsim.stepmodel.inputs import StepInputs
-from lazsim.stepmodel.loading import CONSTANTS, first_layout, tables_of
-from lazsim.stepmodel.search import default_layout
 from lazsim.stepmodel.tables import read_tables
 from lazsim.trace import Trace, TraceMapping, cut_trace, generate_trace, load_recipe, make_mapping, read_trace
 from lazsim.trace.cap import DEFAULT_CAP
@@ -66,100 +61,6 @@ from lazsim.trace.mapping import OPTIONS, load_mapping, refuse_mapping
 from lazsim.trace.prices import Prices
 from lazsim.trace.recipes import MtbfSpec, Recipe
 from lazsim.units import counted, parse_duration, parse_price
-
-Settings = Mapping[str, Any]
-"""Names, paths and values as a user gives them: keys of `Defaults`, and dotted names of fields."""
-
-PARTS_WITH_FIELDS = ("model", "gpu", "cluster", "job", "step", "trace", "routing")
-"""Settings whose fields have dotted names."""
-
-
-DEFAULT_JOB = "testbed-a"
-"""The job of a model without one of its own."""
-
-SKEWED_LOADS = "smartmoe-fit"
-"""Loads of jobs without a layout: a small model, whose gate is not held to even loads."""
-
-
-class Defaults(Spec, frozen=True, kw_only=True):
-    """The settings of a run; the options of ``lazsim run`` mean the same."""
-
-    trace: Any = None
-    """A recipe by name, as a ``.toml`` file or itself, a file of node events, or a trace; none where only costs are
-    asked for."""
-    model: str = "gpt-s"
-    """A name of the catalogue, or the path of a TOML file, as for `cluster`, `gpu` and `job`."""
-    cluster: str = "rtx3090x10"
-    gpu: str | None = None
-    """The cluster's when None."""
-    job: str | None = None
-    """When None, the model's own where the catalogue has one and measured kernels of the GPU, else `DEFAULT_JOB`, with
-    the layout of `lazsim.stepmodel.search.default_layout` where there are such kernels."""
-    step: str = CONSTANTS
-    """What a step costs beside kernels and links, the same for all of these; a name or a path, too."""
-    routing: str | None = None
-    """Expert loads: a file, a generator of the catalogue, or ``uniform``. When None, ``uniform`` where the job has a
-    layout, as `lazsim.stepmodel` has for its steps, else `SKEWED_LOADS`."""
-    layers_from: LayerNumber = 0
-    """First MoE layer of a file of loads that numbers layers as the model does."""
-    profile: str | None = None
-    """Measured times in place of the analytic ones: a CSV or a device of the catalogue; see docs/guides/profiles.md."""
-    extrapolate: bool = False
-    """Whether to use the analytic times, scaled to meet it, beyond the sizes of the profile."""
-    trace_format: str = "auto"
-    """How a file or recipe is read; see `lazsim.trace.load`."""
-    columns: str | None = None
-    where: str | tuple[str, ...] = ()
-    time_unit: str | None = None
-    time_format: str | None = None
-    time_zone: str | None = None
-    cluster_nodes: NumNodes | str | None = None
-    span: str | None = None
-    """What the file does not say; see `lazsim.trace.make_mapping`."""
-    trace_seed: Seed | None = None
-    """Seed of the trace; `seed` when None."""
-    start: str | float = 0.0
-    """Where in the trace to begin; a time is text with a unit, or seconds."""
-    duration: str | float | None = None
-    """How long to simulate; the length of the trace when None."""
-    max_nodes: NumNodes | None = None
-    cap: str | None = None
-    """How a file or recipe is cut; see `lazsim.trace.load`."""
-    lenient: bool = False
-    """Whether to repair what is repairable in the trace and in recorded loads."""
-    strict: bool = False
-    """Whether to refuse a job that does not fit into the memory of its GPUs."""
-    score_plans: bool = False
-    """Whether to find the probability that the plans in force survive the next failure."""
-    history: bool = False
-    """Whether a sweep keeps the states and events of each run."""
-    placement: str | None = None
-    """The placement policy; the one that the system publishes when None."""
-    interval: Any = None
-    """Steps between checkpoints, a duration such as ``30min``, or ``auto`` for the best that simulations find; the
-    job's own when None, and Young's where it has none."""
-    price: str | float | None = None
-    """US dollars for an hour of a node, or of a GPU as ``3.06/gpu``; the trace's when None, or else the cluster's."""
-    spares: NumSpares = 0
-    """Nodes held beside those that train: a job trains on the most nodes that the trace has, without these. A trace
-    held to `max_nodes`, or else a recipe of failures and repairs, gets as many more."""
-    spare_start: str | float | None = None
-    """Time until a spare joins, once it is called: 0, a warm standby, when None."""
-    planning: str = "auto"
-    """``exact`` makes every plan, ``sampled`` some, and ``auto`` all where that takes under about a second; see
-    `lazsim.engine.sampling`."""
-    seed: Seed = 0
-    """Seed of loads and all other draws."""
-    system: str = "lazarus"
-
-
-DEFAULTS: Settings = msgspec.structs.asdict(Defaults())
-
-OF_TRACES = ("trace_format", *OPTIONS, "trace_seed", "start", "max_nodes", "cap")
-"""Settings of how a file or recipe becomes a trace."""
-
-NEEDS = dict.fromkeys(OF_TRACES, "trace") | {"cap": "max_nodes", "spare_start": "spares", "extrapolate": "profile"}
-"""Settings that have no effect without another one."""
 
 
 class TraceInput(Spec, frozen=True, kw_only=True):
@@ -260,9 +161,11 @@ class Scenario:
         """Why a run that was given no job has no layout, though its GPU has measured kernels; empty for others."""
         if self.settings["job"] is not None or self.job.parallel is not None or not self.gpu.kernels:
             return ""
-        step, keeps_whole_states = msgspec.json.encode(self.step, order="sorted"), self.find_system().keeps_whole_states
-        found = _chosen_layout(self.model, self.gpu, self.cluster, step, keeps_whole_states)
-        return str(found) if isinstance(found, SpecError) else "its tables lack a kernel"
+        keeps_whole_states = self.find_system().keeps_whole_states
+        found = with_layout(
+            self.model, self.gpu, self.cluster, self.job, self.step, keeps_whole_states=keeps_whole_states
+        )
+        return str(found) if isinstance(found, SpecError) else ""
 
     def replace(self, path: str, value: Any) -> "Scenario":
         """Return the scenario with another value of one setting, or of one field by its dotted name.
@@ -427,9 +330,9 @@ class Resolver:
         LazsimError
             When a name is unknown, a file cannot be read, or a value is not valid; the message names the setting.
         """
-        settings = _checked(settings, self._where)
+        settings = check_settings(settings, self._where)
         asked = {**DEFAULTS, **settings}
-        changes = _changes(asked)
+        changes = changed_fields(asked)
         paths: dict[str, str] = {}
         hashes: dict[str, str] = {}
         system: System = self._extension(find_system, "system", asked["system"], paths)
@@ -448,9 +351,11 @@ class Resolver:
         with prefix_errors("" if asked["gpu"] else f"`cluster` {asked['cluster']}"):
             gpu = spec(GpuSpec, asked["gpu"] or cluster.gpu)
         step = spec(StepConstants, asked["step"])
-        job = _own_interval(spec(JobSpec, asked["job"] or _own_job(model, gpu, cluster, step)), system.name)
-        if asked["job"] is None and asked["profile"] is None and job.parallel is None and job.times is None:
-            job = _with_layout(model, gpu, cluster, job, step, keeps_whole_states=system.keeps_whole_states)
+        job = _own_interval(spec(JobSpec, asked["job"] or own_job(model, gpu, cluster, step)), system.name)
+        is_plain = job.parallel is None and job.times is None
+        if is_plain and gpu.kernels and asked["job"] is None and asked["profile"] is None:
+            found = with_layout(model, gpu, cluster, job, step, keeps_whole_states=system.keeps_whole_states)
+            job = job if isinstance(found, SpecError) else found
         with prefix_errors(f"{self._where}`duration`"):
             duration_s = _seconds(asked["duration"])
             if duration_s is not None and not 0 < duration_s <= LONGEST_S:
@@ -655,76 +560,10 @@ def _require_unchanged(path: str, before: str, now: str) -> None:
         raise SpecError(f"{path}: changed after it was first read; start again")
 
 
-def _own_job(model: ModelSpec, gpu: GpuSpec, cluster: ClusterSpec, step: StepConstants) -> str:
-    """Return the job of the catalogue whose name the model's begins with, if the GPU has the kernels of its layout.
-
-    All else is trained as on the published testbed.
-    """
-    named = [name for name in catalog_names("jobs") if model.name == name or model.name.startswith(f"{name}-")]
-    if not named or not gpu.kernels:
-        return DEFAULT_JOB
-    job = load_spec(JobSpec, max(named, key=len))
-    return job.name if _has_steps(model, gpu, cluster, job, step) else DEFAULT_JOB
-
-
-def _with_layout(
-    model: ModelSpec, gpu: GpuSpec, cluster: ClusterSpec, job: JobSpec, step: StepConstants, *, keeps_whole_states: bool
-) -> JobSpec:
-    """Return the job with the layout that `default_layout` chooses, if the GPU has kernels and some layout fits."""
-    if not gpu.kernels:
-        return job
-    layout = _chosen_layout(model, gpu, cluster, msgspec.json.encode(step, order="sorted"), keeps_whole_states)
-    if isinstance(layout, SpecError):
-        return job
-    chosen = msgspec.structs.replace(job, parallel=layout)
-    return chosen if _has_steps(model, gpu, cluster, chosen, step) else job
-
-
-@functools.lru_cache(maxsize=256)
-def _chosen_layout(
-    model: ModelSpec, gpu: GpuSpec, cluster: ClusterSpec, step: bytes, keeps_whole_states: bool
-) -> ParallelSpec | SpecError:
-    """Search once for all runs of a model on a cluster, which takes seconds; an error says why there is no layout.
-
-    `step` is JSON, which can be hashed.
-    """
-    constants = msgspec.json.decode(step, type=StepConstants)
-    try:
-        start = StepInputs(model, gpu, cluster, first_layout(cluster), tables_of(gpu), constants)
-        return default_layout(start, keeps_whole_states=keeps_whole_states)
-    except SpecError as error:
-        return error
-
-
-def _has_steps(model: ModelSpec, gpu: GpuSpec, cluster: ClusterSpec, job: JobSpec, step: StepConstants) -> bool:
-    """Tell whether steps of a job with a layout can be predicted; tables may lack a kernel of the model."""
-    times = AnalyticCompute(model, gpu, cluster, job), AnalyticCommunication(cluster.network, cluster.host)
-    try:
-        costs = layout_costs(model, gpu, cluster, job, step, times, keeps_whole_states=False, exchanges_plainly=False)
-        costs.step_s(costs.grid.replica_nodes, np.ones(1))
-    except SpecError:
-        return False
-    return True
-
-
 def _own_interval(job: JobSpec, system: str) -> JobSpec:
     """Return the job without the intervals of other systems, which are no inputs of this run."""
     interval = {name: steps for name, steps in job.checkpoint_interval_steps.items() if name == system}
     return msgspec.structs.replace(job, checkpoint_interval_steps=interval)
-
-
-def _changes(settings: Settings) -> dict[str, dict[str, Any]]:
-    """Return the fields that settings change, by the part that has them."""
-    found: dict[str, dict[str, Any]] = {part: {} for part in PARTS_WITH_FIELDS}
-    for name, value in settings.items():
-        part, dot, path = name.partition(".")
-        if dot and value is not None:
-            if part not in found:
-                raise SpecError(f"{name}: only {', '.join(PARTS_WITH_FIELDS)} have fields")
-            found[part][path] = value
-        elif not dot and name not in DEFAULTS:
-            raise SpecError(unknown_name("setting", name, list(DEFAULTS)))
-    return found
 
 
 def _seconds(value: str | float | None) -> float | None:
@@ -732,23 +571,3 @@ def _seconds(value: str | float | None) -> float | None:
     if seconds is not None and not 0 <= seconds <= LONGEST_S:
         raise SpecError(f"{value}: choose 0 or more, and up to 100 years")
     return seconds
-
-
-_TYPES = get_type_hints(Defaults, include_extras=True)
-
-
-def _checked(settings: Settings, where: str) -> dict[str, Any]:
-    """Return the settings that are given, once their types are checked; refuse those that have no effect."""
-    plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in settings.items()}
-    given = {name: value for name, value in plain.items() if value is not None or name not in DEFAULTS}
-    for name in filter(_TYPES.__contains__, given):
-        with prefix_errors(f"{where}`{name}`"):
-            convert(given[name], _TYPES[name])
-    for name, needed in NEEDS.items():
-        if given.get(name, DEFAULTS[name]) == DEFAULTS[name]:
-            continue
-        if needed not in given:
-            raise SpecError(f"{where}`{name}` has no effect without `{needed}`: add that, or leave `{name}` out")
-        if name in OF_TRACES and isinstance(given["trace"], Trace):
-            raise SpecError(f"{where}`{name}` has no effect on a Trace, which is taken as it is: leave `{name}` out")
-    return given

@@ -441,6 +441,11 @@ def test_a_setting_that_loses_more_updates_than_its_system_may_is_worse_than_all
     assert made.make_sure(alternatives[2:4]) == Alternative(of("a")[0], 4)
 
 
+def test_who_loses_too_many_updates_in_time_is_not_late():
+    rows = [{"cost": 1.0, "done": 1.0, "lost_token_share": 0.05, "most_lost_tokens": 0.035}] * MIN_SAMPLES
+    assert (TEN_MINUTES.is_late(rows), TEN_MINUTES.is_missed(rows)) == (False, True)
+
+
 def test_moc_begins_at_an_interval_that_keeps_its_budget_of_lost_updates():
     made = question(poisson(5), *of("moc"))
     assert made.start(of("moc")[0], "auto") == ""

@@ -21,6 +21,7 @@ LAYERS = [
     {"reliability"},
     {"costmodel"},
     {"stepmodel"},
+    {"settings"},
     {"engine"},
     {"scenario"},
     {"study", "pytorch"},

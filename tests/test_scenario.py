@@ -8,7 +8,8 @@ from threadpoolctl import threadpool_info, threadpool_limits
 import lazsim
 from lazsim.engine.simulate import simulate_system
 from lazsim.errors import LazsimError, SpecError
-from lazsim.scenario import NEEDS, resolve
+from lazsim.scenario import resolve
+from lazsim.settings import NEEDS
 from lazsim.specs import ClusterSpec, load_spec
 from lazsim.study.sweep import resolve_points
 from lazsim.study.sweep_spec import parse_sweep
@@ -149,6 +150,10 @@ def test_what_simulate_takes_a_list_of_is_no_setting_of_it_and_plans_are_scored_
             lazsim.simulate(FOUR_NODES, **{name: "ds"})
     with pytest.raises(SpecError, match=r"^`systems` is empty: name one or more$"):
         lazsim.simulate(FOUR_NODES, systems=[])
+    for name in ("systems", "placements"):
+        with pytest.raises(SpecError, match=f"^`{name}` 'ds': give a list of names$"):
+            lazsim.simulate(FOUR_NODES, **{name: "ds"})
+    assert [run.name for run in lazsim.simulate(FOUR_NODES, systems=["ds", "ds"]).runs] == ["ds"]
     trace = build_trace([*FOUR_NODES.events(), Event(50, "remove", "n3")], duration_s=100.0)
     asked = {"systems": ["lazarus"], "routing": "uniform"}
     (run,) = lazsim.simulate(trace, **asked, score_plans=True).runs

@@ -1,5 +1,6 @@
 """The step of a layout, against closed forms, brute force and published figures."""
 
+import contextlib
 import itertools
 import math
 from dataclasses import replace
@@ -32,7 +33,7 @@ from lazsim.stepmodel.memory import memory_bytes
 from lazsim.stepmodel.operations import Item, Operation, Queues, play
 from lazsim.stepmodel.pipeline import PartTime, layers_of, parts_of, run_dual_pipe, run_pipeline
 from lazsim.stepmodel.predict import StepModel, flop_per_token, layer_timeline, predict_step
-from lazsim.stepmodel.search import search_layouts
+from lazsim.stepmodel.search import MEMORY_SHARE, search_layouts
 from lazsim.stepmodel.tables import Grid, load_tables, parse_tables
 
 
@@ -856,6 +857,31 @@ def test_the_search_finds_the_fastest_of_the_layouts_that_fit():
         rival = inputs_of(gpus=8, **layout)
         if sum(memory_bytes(rival).values()) <= 0.92 * rival.gpu.memory_bytes:
             assert predict_step(rival).step_s >= best.time.step_s * (1 - 1e-9)
+
+
+@pytest.mark.parametrize("layout", [{}, {"overlap_expert": True}, {"sharding": "full", "optimizer": "muon"}])
+def test_a_search_finds_what_predicting_every_layout_that_fits_finds(layout):
+    inputs = inputs_of("olmoe-1b-7b", gpus=8, global_batch=64, **layout)
+    found = search_layouts(inputs, 5)
+    limit = MEMORY_SHARE * inputs.gpu.memory_bytes
+    steps_s, sizes = [], (1, 2, 4, 8)
+    # None, that of norms and expert activations, and all of it.
+    recomputes = [("none", ()), ("selective", ("norm", "expert_activation")), ("full", ())]
+    for tensor, pipeline, virtual, expert, micro, (recompute, modules) in itertools.product(
+        sizes, sizes, sizes, sizes, sizes, recomputes
+    ):
+        fields = {
+            "tensor": tensor, "pipeline": pipeline, "virtual_stages": virtual, "expert": expert, "micro_batch": micro,
+            "recompute": recompute, "recomputed": modules,
+        }  # fmt: skip
+        if virtual > 1 and pipeline == 1:
+            continue
+        with contextlib.suppress(SpecError, ValueError):
+            one = replace(inputs, parallel=msgspec.structs.replace(inputs.parallel, **fields))
+            if sum(memory_bytes(one).values()) <= limit:
+                steps_s.append(predict_step(one).step_s)
+    assert found.num_fitting == len(steps_s)
+    assert [one.time.step_s for one in found.candidates] == sorted(steps_s)[:5]
 
 
 @pytest.mark.parametrize(

@@ -139,7 +139,7 @@ def command(
     if out is not None:
         refuse_foreign(out, ADVICE_FILES)
     choices = {name: values for name, values in chosen.items() if values}
-    with working("reading inputs and choosing layouts"):
+    with working():
         result = advise(
             settings, choices, goal=goal, work=work, in_time_prob=in_time_prob, interval=interval,
             on_demand_price=on_demand_price, max_runs=max_runs, folder=out, progress=progress_bar, tell=note, **workers,

@@ -114,7 +114,7 @@ def _can_show_progress() -> bool:
 
 
 @contextmanager
-def working(doing: str) -> Iterator[None]:
+def working(doing: str = "reading inputs and choosing layouts") -> Iterator[None]:
     """Show on stderr, where that is a terminal that can go back, what is being done, until a progress bar follows."""
     if not _can_show_progress():
         yield

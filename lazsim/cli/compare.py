@@ -34,6 +34,6 @@ def command(observed: Path, systems: tuple[str, ...], as_json: bool, **settings:
     from lazsim.study.observed import compare_observed
 
     systems = tuple(dict.fromkeys(systems)) or DEFAULT_SYSTEMS
-    with working("reading inputs and choosing layouts"):
+    with working():
         found = compare_observed(observed, settings, systems, progress)
     show(found, found.notes, observed_parts, as_json=as_json)

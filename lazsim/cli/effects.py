@@ -42,7 +42,7 @@ NEEDS = (
     Need(("all_mappings",), "lose"),
     Need(("move_cost",), "old"),
 )
-"""What has no effect without another option, by the names of fields; `lazsim.scenario.NEEDS` has the settings of a run.
+"""What has no effect without another option, by the names of fields; `lazsim.settings.NEEDS` has the settings of a run.
 """
 
 EXCLUSIONS = (

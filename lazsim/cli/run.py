@@ -121,6 +121,6 @@ def command(
     from lazsim.study.simulation import simulate
 
     systems = tuple(dict.fromkeys(systems)) or DEFAULT_SYSTEMS
-    with working("reading inputs and choosing layouts"):
+    with working():
         result = simulate(systems=systems, placements=placements, progress=progress, **settings)
     show(result, result.notes, run_parts, as_json=as_json, out=out, files=run_files, report=run_report)

@@ -47,7 +47,7 @@ def command(spec: Path, out: Path, as_json: bool, **workers: Any) -> None:
     from lazsim.study.sweep_spec import load_sweep
 
     refuse_foreign(out, SWEEP_FILES)
-    with working("reading inputs and choosing layouts"):
+    with working():
         result = run_sweep(load_sweep(spec), out, progress=progress_bar, **workers)
     if result.rows:
         show(result, result.notes, sweep_parts, as_json=as_json)

@@ -14,7 +14,7 @@ from lazsim.specs import WEIGHT_BYTES_PER_PARAM, ClusterSpec, FusedExpertsSpec, 
 FORWARD_AND_BACKWARD = 3
 """A backward pass repeats each forward matmul twice: for the gradients of inputs and of weights."""
 
-OPTIMIZER_BYTES_PER_PARAM = 28
+OPTIMIZER_TRAFFIC_BYTES_PER_PARAM = 28
 """Adam in mixed precision: reads gradient 2, master 4, moments 8; writes master 4, moments 8, weight 2."""
 
 REORDER_COPIES = 8
@@ -105,7 +105,7 @@ class AnalyticCompute:
 
     def optimizer_s(self, num_params: Floats) -> Floats:
         """Adam, bound by memory bandwidth."""
-        return memory_s(self.gpu, OPTIMIZER_BYTES_PER_PARAM * num_params)
+        return memory_s(self.gpu, OPTIMIZER_TRAFFIC_BYTES_PER_PARAM * num_params)
 
     def _matmul_s(self, rows: float, columns: float, inner: float | None = None) -> float:
         return float(matmul_s(self.gpu, rows, columns, self.model.d_model if inner is None else inner))

@@ -14,10 +14,7 @@ import numpy as np
 from lazsim.costmodel.step import NodeLayout, assigned_tokens, slots_by_gpu
 from lazsim.costmodel.times import Floats
 from lazsim.placement.plan import Ints, PlacementPlan
-from lazsim.specs import STATE_BYTES_PER_PARAM, WEIGHT_BYTES_PER_PARAM, JobSpec, ModelSpec
-
-OPTIMIZER_STATE_BYTES_PER_PARAM = STATE_BYTES_PER_PARAM - WEIGHT_BYTES_PER_PARAM
-"""Adam in mixed precision: fp32 master weight and two moments (ZeRO, arXiv 1910.02054, 3.1)."""
+from lazsim.specs import OPTIMIZER_STATE_BYTES_PER_PARAM, WEIGHT_BYTES_PER_PARAM, JobSpec, ModelSpec
 
 MASK_BYTES = 4
 """An entry of both one-hot masks that DeepSpeed-MoE keeps for the backward pass, in half precision (sharded_moe.py)."""
@@ -134,7 +131,7 @@ def gpu_memory(model: ModelSpec, share: GpuShare, *, saving: bool = False) -> Me
     return MemoryUse(
         weights=params * half,
         gradients=params * half,
-        optimizer_states=owned * OPTIMIZER_STATE_BYTES_PER_PARAM,
+        optimizer_states=owned * OPTIMIZER_STATE_BYTES_PER_PARAM["adam"],
         activations=kept + head,
         buffers=float(buffers_L.max()),
         runtime=RUNTIME_BYTES,
@@ -163,7 +160,7 @@ def fullest_share(
     slots = slots_by_gpu(plan, gpus_per_node)
     rows_LG, held_LG = by_expert.reshape(2, -1).take(slots, axis=1).sum(axis=1)
     row_bytes = WEIGHT_BYTES_PER_PARAM * (model.expert_dim + model.matrices_per_expert * model.d_ff_expert)
-    state_bytes = (STATE_BYTES_PER_PARAM + WEIGHT_BYTES_PER_PARAM) * model.expert_params
+    state_bytes = model.expert_state_bytes + WEIGHT_BYTES_PER_PARAM * model.expert_params
     fullest = int((rows_LG.sum(axis=0) * row_bytes + held_LG.sum(axis=0) * state_bytes).argmax())
     return GpuShare(
         dense_params=model.dense_params / gpus_per_node,

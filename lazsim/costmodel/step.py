@@ -19,7 +19,7 @@ from lazsim.placement.expert_parallel import ep_unit_nodes
 from lazsim.placement.grid import Grid
 from lazsim.placement.plan import Bools, Ints, PlacementPlan
 from lazsim.specs import (
-    OPTIMIZER_BYTES_PER_PARAM,
+    OPTIMIZER_STATE_BYTES_PER_PARAM,
     WEIGHT_BYTES_PER_PARAM,
     ClusterSpec,
     JobSpec,
@@ -88,7 +88,7 @@ class CostModel:
     def state_bytes_per_param(self) -> int:
         """Training state of a parameter: its weight, and what the optimizer keeps."""
         optimizer = self.job.parallel.optimizer if self.job.parallel else "adam"
-        return WEIGHT_BYTES_PER_PARAM + OPTIMIZER_BYTES_PER_PARAM[optimizer]
+        return WEIGHT_BYTES_PER_PARAM + OPTIMIZER_STATE_BYTES_PER_PARAM[optimizer]
 
     @property
     def expert_state_bytes(self) -> int:

@@ -188,7 +188,8 @@ class Job:
 
     def _wake_to_join(self, at_s: float) -> Activity:
         yield self.env.timeout(at_s - self.env.now)
-        # What happens to nodes at this very instant comes first: who comes now still joins.
+        # First what ends at this very instant, then what happens to nodes, for which `_play` waits once: who comes now
+        # still joins.
         for _ in range(2):
             yield self.env.timeout(0)
         if self._join_at_s == at_s and self.state.hears_joins:

@@ -12,15 +12,20 @@ from lazsim.specs.catalog import (
 )
 from lazsim.specs.hardware import ClusterSpec, FusedExpertsSpec, GpuSpec, HostSpec, NetworkSpec, RecoverySpec
 from lazsim.specs.job import JobSpec, TimesSpec
-from lazsim.specs.model import STATE_BYTES_PER_PARAM, WEIGHT_BYTES_PER_PARAM, AttentionSpec, ModelSpec, StateSpaceSpec
-from lazsim.specs.parallel import OPTIMIZER_BYTES_PER_PARAM, ParallelSpec
+from lazsim.specs.model import (
+    OPTIMIZER_STATE_BYTES_PER_PARAM,
+    WEIGHT_BYTES_PER_PARAM,
+    AttentionSpec,
+    ModelSpec,
+    StateSpaceSpec,
+)
+from lazsim.specs.parallel import ParallelSpec
 from lazsim.specs.record import Spec
 from lazsim.specs.step import StepConstants
 
 __all__ = [
     "CATALOG_KINDS",
-    "OPTIMIZER_BYTES_PER_PARAM",
-    "STATE_BYTES_PER_PARAM",
+    "OPTIMIZER_STATE_BYTES_PER_PARAM",
     "WEIGHT_BYTES_PER_PARAM",
     "AttentionSpec",
     "ClusterSpec",

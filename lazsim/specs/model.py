@@ -11,8 +11,10 @@ from lazsim.specs.record import Amount, Count, NumExperts, NumLayers, Params, Sp
 WEIGHT_BYTES_PER_PARAM = 2
 """A parameter, its gradient and an activation in half precision."""
 
-STATE_BYTES_PER_PARAM = 14
-"""Training state: fp16 weight 2, fp32 master weight 4, two fp32 Adam moments 8 (Lazarus, arXiv 2407.04656)."""
+OPTIMIZER_STATE_BYTES_PER_PARAM = {"adam": 12, "muon": 8}
+"""fp32 master weight 4, and fp32 moments: two of Adam 8 (ZeRO, arXiv 1910.02054, 3.1), or the one of Muon 4 (arXiv
+2502.16982, 2.1). Embeddings, which Muon leaves to Adam there, count as other weights: they are a hundredth of large
+models."""
 
 
 class AttentionSpec(Spec, frozen=True, kw_only=True):
@@ -299,4 +301,4 @@ class ModelSpec(Spec, frozen=True, kw_only=True, dict=True):
     @property
     def expert_state_bytes(self) -> int:
         """Training state of one expert of one layer under Adam."""
-        return STATE_BYTES_PER_PARAM * self.expert_params
+        return (WEIGHT_BYTES_PER_PARAM + OPTIMIZER_STATE_BYTES_PER_PARAM["adam"]) * self.expert_params

@@ -20,12 +20,6 @@ Recomputed = Literal["latent_up", "attention_core", "expert_activation", "norm",
 """A module whose forward pass runs again before its backward pass."""
 
 
-OPTIMIZER_BYTES_PER_PARAM = {"adam": 12, "muon": 8}
-"""fp32 master weight 4, and fp32 moments: two of Adam 8 (ZeRO, arXiv 1910.02054), or the one of Muon 4 (arXiv
-2502.16982, 2.1). Embeddings, which Muon leaves to Adam there, count as other weights: they are a hundredth of large
-models."""
-
-
 class ParallelSpec(Spec, frozen=True, kw_only=True):
     """The layout of a training job, its batch, and what it does to save memory and time."""
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from lazsim.specs import OPTIMIZER_BYTES_PER_PARAM
+from lazsim.specs import OPTIMIZER_STATE_BYTES_PER_PARAM
 from lazsim.stepmodel.inputs import StepInputs
 from lazsim.stepmodel.memory import PARAM_BYTES
 from lazsim.stepmodel.parameters import StageParameters
@@ -163,5 +163,5 @@ def offload_s(inputs: StepInputs, params: StageParameters) -> float:
     """Return the time to move the optimizer's states from the host and back."""
     if "optimizer" not in inputs.parallel.offloaded:
         return 0.0
-    moved = 2 * OPTIMIZER_BYTES_PER_PARAM[inputs.parallel.optimizer] * sum(owned_params(inputs, params))
+    moved = 2 * OPTIMIZER_STATE_BYTES_PER_PARAM[inputs.parallel.optimizer] * sum(owned_params(inputs, params))
     return moved / inputs.cluster.host.link_bytes_per_s

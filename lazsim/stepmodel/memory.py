@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from lazsim.specs import OPTIMIZER_BYTES_PER_PARAM
+from lazsim.specs import OPTIMIZER_STATE_BYTES_PER_PARAM
 from lazsim.stepmodel.inputs import StepInputs
 from lazsim.stepmodel.parameters import part_parameters, stage_parameters
 from lazsim.stepmodel.pipeline import parts_of, parts_of_stage, warm_up_parts
@@ -59,7 +59,9 @@ def _stage_bytes(
         overlap = parallel.overlap_expert
         warm_up = warm_up_parts(stage, parallel.pipeline, parallel.virtual_stages, overlap)
         in_flight = (warm_up + (not overlap)) / parallel.virtual_stages
-    optimizer_bytes = OPTIMIZER_BYTES_PER_PARAM[parallel.optimizer] * (held if parallel.sharding == "none" else divided)
+    optimizer_bytes = OPTIMIZER_STATE_BYTES_PER_PARAM[parallel.optimizer] * (
+        held if parallel.sharding == "none" else divided
+    )
     if "optimizer" in parallel.offloaded:
         optimizer_bytes = 0.0
     runs_again = 0.0

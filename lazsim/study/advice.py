@@ -9,7 +9,8 @@ from typing import Any
 
 from lazsim.engine.systems import DEFAULT_SYSTEMS, find_system, system_names
 from lazsim.errors import SpecError, prefix_errors, unknown_name
-from lazsim.scenario import Resolver, Scenario, Settings
+from lazsim.scenario import Resolver, Scenario
+from lazsim.settings import Settings
 from lazsim.study.checkpoint_interval import AUTO, Formulas, Start, hold_against_formulas
 from lazsim.study.collect import Progress
 from lazsim.study.comparison import Ranked, is_beyond_chance
@@ -133,7 +134,7 @@ class Advice:
         """Say why an alternative of the ranking will not do; empty where it will."""
         if loses_too_much(self.rows[one]):
             return "loses updates"
-        return "late" if self.goal.is_missed(self.rows[one]) else ""
+        return "late" if self.goal.is_late(self.rows[one]) else ""
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data, the shape that ``lazsim advise --json`` prints."""
@@ -146,7 +147,7 @@ class Advice:
             measured = {**self.goal.shown(one.mean).named("value"), **one.behind.named("behind")}
             if self.goal.done is not None:
                 measured |= self.goal.in_time(self.rows[one.name]).named("in_time_prob")
-                measured["misses_deadline"] = self.goal.is_missed(self.rows[one.name])
+                measured["misses_deadline"] = self.goal.is_late(self.rows[one.name])
             if loses_too_much(self.rows[one.name]):
                 measured["loses_too_many_updates"] = True
             return {**describe(one.name), "num_seeds": one.num_seeds, **measured, "is_tie": one.is_tie}
@@ -204,7 +205,7 @@ def advise(
     Parameters
     ----------
     settings
-        Trace, model and all else that the runs share; see `lazsim.scenario.Defaults`. A generated trace is another at
+        Trace, model and all else that the runs share; see `lazsim.settings.Defaults`. A generated trace is another at
         each seed; a recorded one is cut into as many stretches as there are seeds. Where the trace is a `MtbfSpec`, it
         lasts as long as a run: the duration given, or one in which there are `NUM_FAILURES`.
     choices

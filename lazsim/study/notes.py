@@ -16,7 +16,8 @@ from lazsim.engine.systems import DEFAULT_SYSTEMS
 from lazsim.errors import CostRangeError, InfeasiblePlanError
 from lazsim.routing import Routing
 from lazsim.routing.loading import UNIFORM
-from lazsim.scenario import SKEWED_LOADS, Scenario, resolve
+from lazsim.scenario import Scenario, resolve
+from lazsim.settings import SKEWED_LOADS
 from lazsim.specs import ModelSpec
 from lazsim.study.memory import memory_notes
 from lazsim.trace.stats import rate_note, trace_stats

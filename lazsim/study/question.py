@@ -10,7 +10,8 @@ from lazsim.engine.simulate import require_fit
 from lazsim.engine.systems import find_system
 from lazsim.errors import InfeasiblePlanError, SpecError
 from lazsim.limits import LONGEST_S
-from lazsim.scenario import OF_TRACES, Resolver, Scenario, Settings
+from lazsim.scenario import Resolver, Scenario
+from lazsim.settings import OF_TRACES, Settings
 from lazsim.study.checkpoint_interval import AUTO, Start, find_start
 from lazsim.study.collect import Function, collect
 from lazsim.study.deadline import BOTH, ON_DEMAND, SPOT, Buyer, Due, due_samples, switch_to_on_demand

@@ -96,10 +96,13 @@ class Goal:
         are_done = [self.done is None or self.done(row) >= 1 for row in rows]
         return share_interval(sum(are_done), len(are_done))
 
+    def is_late(self, rows: Iterable[Row]) -> bool:
+        """Whether too few runs do in time what must be done."""
+        return self.done is not None and self.in_time(rows).value < self.least_prob
+
     def is_missed(self, rows: Collection[Row]) -> bool:
-        """Whether too few runs do in time what must be done, or runs lose more updates than they may."""
-        is_late = self.done is not None and self.in_time(rows).value < self.least_prob
-        return is_late or loses_too_much(rows)
+        """Whether runs are late, or lose more updates than they may."""
+        return self.is_late(rows) or loses_too_much(rows)
 
 
 def loses_too_much(rows: Iterable[Row]) -> bool:

@@ -122,7 +122,7 @@ def sensitivity(
     Parameters
     ----------
     settings
-        Trace, model and all else that the runs share; see `lazsim.scenario.Defaults`.
+        Trace, model and all else that the runs share; see `lazsim.settings.Defaults`.
     systems, placements
         See `lazsim.study.simulation.simulate`. Ratios compare the first run with the others.
     constants

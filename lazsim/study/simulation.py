@@ -17,7 +17,8 @@ from lazsim.errors import InfeasiblePlanError, SpecError, prefix_errors
 from lazsim.placement.plan import PlacementPlan
 from lazsim.placement.policies import find_policy, policy_input
 from lazsim.routing import Routing
-from lazsim.scenario import DEFAULTS, Resolver, Scenario
+from lazsim.scenario import Resolver, Scenario
+from lazsim.settings import DEFAULTS
 from lazsim.specs import sha256
 from lazsim.study.checkpoint_interval import (
     AUTO,
@@ -61,7 +62,7 @@ def simulate(
     progress
         Wraps the names of the runs, as a progress bar does.
     **settings
-        All else; see `lazsim.scenario.Defaults`. Also fields by dotted names, as in
+        All else; see `lazsim.settings.Defaults`. Also fields by dotted names, as in
         ``**{"cluster.network.nic_latency_s": "x0.5"}``. A `Trace` is taken as it is, and not cut.
 
     Raises
@@ -94,13 +95,16 @@ def resolve_runs(
     for name in ("system", "placement"):
         if settings.get(name) is not None:
             raise SpecError(f"`{name}` has no effect here: give it among `{name}s`")
+    for name, given in (("systems", systems), ("placements", placements)):
+        if isinstance(given, str):
+            raise SpecError(f"`{name}` {given!r}: give a list of names")
     if not systems:
         raise SpecError("`systems` is empty: name one or more")
     if ALL in systems:
         found, left_out = _all_that_run(resolver, settings)
-        systems = list(dict.fromkeys((*found, *(name for name in systems if name != ALL))))
+        systems = [*found, *(name for name in systems if name != ALL)]
     scenarios: list[Scenario] = []
-    for system in systems:
+    for system in dict.fromkeys(systems):
         elastic = placements and find_system(system).is_elastic
         if not elastic:
             # They have no effect, but a slip is one all the same.

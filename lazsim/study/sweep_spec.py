@@ -15,7 +15,7 @@ from lazsim.engine.systems import DEFAULT_SYSTEMS, find_system
 from lazsim.errors import SpecError, prefix_errors, unknown_name
 from lazsim.files import read_bytes
 from lazsim.limits import MAX_SPEC_BYTES, MAX_SWEEP_POINTS
-from lazsim.scenario import DEFAULTS, PARTS_WITH_FIELDS, Defaults
+from lazsim.settings import DEFAULTS, PARTS_WITH_FIELDS, Defaults
 from lazsim.specs import Spec, read_toml
 from lazsim.specs.record import Number
 

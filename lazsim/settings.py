@@ -1,0 +1,151 @@
+"""The settings of a run, as a user gives them: their types, their defaults, and what each needs to have an effect."""
+
+from collections.abc import Mapping
+from typing import Any, get_type_hints
+
+import msgspec
+import numpy as np
+
+from lazsim.decoding import convert
+from lazsim.errors import SpecError, prefix_errors, unknown_name
+from lazsim.specs import Spec
+from lazsim.specs.record import LayerNumber, NumNodes, NumSpares, Seed
+from lazsim.stepmodel.loading import CONSTANTS
+from lazsim.trace import Trace
+from lazsim.trace.mapping import OPTIONS
+
+Settings = Mapping[str, Any]
+"""Names, paths and values as a user gives them: keys of `Defaults`, and dotted names of fields."""
+
+PARTS_WITH_FIELDS = ("model", "gpu", "cluster", "job", "step", "trace", "routing")
+"""Settings whose fields have dotted names."""
+
+SKEWED_LOADS = "smartmoe-fit"
+"""Loads of jobs without a layout: a small model, whose gate is not held to even loads."""
+
+
+class Defaults(Spec, frozen=True, kw_only=True):
+    """The settings of a run; the options of ``lazsim run`` mean the same."""
+
+    trace: Any = None
+    """A recipe by name, as a ``.toml`` file or itself, a file of node events, or a trace; none where only costs are
+    asked for."""
+    model: str = "gpt-s"
+    """A name of the catalogue, or the path of a TOML file, as for `cluster`, `gpu` and `job`."""
+    cluster: str = "rtx3090x10"
+    gpu: str | None = None
+    """The cluster's when None."""
+    job: str | None = None
+    """When None, the model's own where the catalogue has one and measured kernels of the GPU, else testbed-a, with
+    the layout of `lazsim.stepmodel.search.default_layout` where there are such kernels."""
+    step: str = CONSTANTS
+    """What a step costs beside kernels and links, the same for all of these; a name or a path, too."""
+    routing: str | None = None
+    """Expert loads: a file, a generator of the catalogue, or ``uniform``. When None, ``uniform`` where the job has a
+    layout, as `lazsim.stepmodel` has for its steps, else `SKEWED_LOADS`."""
+    layers_from: LayerNumber = 0
+    """First MoE layer of a file of loads that numbers layers as the model does."""
+    profile: str | None = None
+    """Measured times in place of the analytic ones: a CSV or a device of the catalogue; see docs/guides/profiles.md."""
+    extrapolate: bool = False
+    """Whether to use the analytic times, scaled to meet it, beyond the sizes of the profile."""
+    trace_format: str = "auto"
+    """How a file or recipe is read; see `lazsim.trace.load`."""
+    columns: str | None = None
+    where: str | tuple[str, ...] = ()
+    time_unit: str | None = None
+    time_format: str | None = None
+    time_zone: str | None = None
+    cluster_nodes: NumNodes | str | None = None
+    span: str | None = None
+    """What the file does not say; see `lazsim.trace.make_mapping`."""
+    trace_seed: Seed | None = None
+    """Seed of the trace; `seed` when None."""
+    start: str | float = 0.0
+    """Where in the trace to begin; a time is text with a unit, or seconds."""
+    duration: str | float | None = None
+    """How long to simulate; the length of the trace when None."""
+    max_nodes: NumNodes | None = None
+    cap: str | None = None
+    """How a file or recipe is cut; see `lazsim.trace.load`."""
+    lenient: bool = False
+    """Whether to repair what is repairable in the trace and in recorded loads."""
+    strict: bool = False
+    """Whether to refuse a job that does not fit into the memory of its GPUs."""
+    score_plans: bool = False
+    """Whether to find the probability that the plans in force survive the next failure."""
+    history: bool = False
+    """Whether a sweep keeps the states and events of each run."""
+    placement: str | None = None
+    """The placement policy; the one that the system publishes when None."""
+    interval: Any = None
+    """Steps between checkpoints, a duration such as ``30min``, or ``auto`` for the best that simulations find; the
+    job's own when None, and Young's where it has none."""
+    price: str | float | None = None
+    """US dollars for an hour of a node, or of a GPU as ``3.06/gpu``; the trace's when None, or else the cluster's."""
+    spares: NumSpares = 0
+    """Nodes held beside those that train: a job trains on the most nodes that the trace has, without these. A trace
+    held to `max_nodes`, or else a recipe of failures and repairs, gets as many more."""
+    spare_start: str | float | None = None
+    """Time until a spare joins, once it is called: 0, a warm standby, when None."""
+    planning: str = "auto"
+    """``exact`` makes every plan, ``sampled`` some, and ``auto`` all where that takes under about a second; see
+    `lazsim.engine.sampling`."""
+    seed: Seed = 0
+    """Seed of loads and all other draws."""
+    system: str = "lazarus"
+
+
+DEFAULTS: Settings = msgspec.structs.asdict(Defaults())
+
+OF_TRACES = ("trace_format", *OPTIONS, "trace_seed", "start", "max_nodes", "cap")
+"""Settings of how a file or recipe becomes a trace."""
+
+NEEDS = dict.fromkeys(OF_TRACES, "trace") | {"cap": "max_nodes", "spare_start": "spares", "extrapolate": "profile"}
+"""Settings that have no effect without another one."""
+
+
+def changed_fields(settings: Settings) -> dict[str, dict[str, Any]]:
+    """Return the fields that settings change, by the part that has them.
+
+    Raises
+    ------
+    SpecError
+        When a part has no fields, or there is no such setting.
+    """
+    found: dict[str, dict[str, Any]] = {part: {} for part in PARTS_WITH_FIELDS}
+    for name, value in settings.items():
+        part, dot, path = name.partition(".")
+        if dot and value is not None:
+            if part not in found:
+                raise SpecError(f"{name}: only {', '.join(PARTS_WITH_FIELDS)} have fields")
+            found[part][path] = value
+        elif not dot and name not in DEFAULTS:
+            raise SpecError(unknown_name("setting", name, list(DEFAULTS)))
+    return found
+
+
+_TYPES = get_type_hints(Defaults, include_extras=True)
+
+
+def check_settings(settings: Settings, where: str) -> dict[str, Any]:
+    """Return the settings that are given, once their types are checked.
+
+    Raises
+    ------
+    SpecError
+        When one has another type or no effect; the message begins with `where`.
+    """
+    plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in settings.items()}
+    given = {name: value for name, value in plain.items() if value is not None or name not in DEFAULTS}
+    for name in filter(_TYPES.__contains__, given):
+        with prefix_errors(f"{where}`{name}`"):
+            convert(given[name], _TYPES[name])
+    for name, needed in NEEDS.items():
+        if given.get(name, DEFAULTS[name]) == DEFAULTS[name]:
+            continue
+        if needed not in given:
+            raise SpecError(f"{where}`{name}` has no effect without `{needed}`: add that, or leave `{name}` out")
+        if name in OF_TRACES and isinstance(given["trace"], Trace):
+            raise SpecError(f"{where}`{name}` has no effect on a Trace, which is taken as it is: leave `{name}` out")
+    return given
