@@ -452,9 +452,10 @@ def test_a_worker_that_comes_before_the_first_step_joins(pool):
 
 
 def test_a_job_without_workers_ends_in_a_message(pool):
+    # One worker holds all four experts, so that the job goes on where it knows of the first death before the second.
     acts = {("stepped", 4): [("kill", "n0"), ("kill", "n1")]}
     with pytest.raises(LiveError, match="all workers have ended"):
-        run_live(tiny_spec(), Script(2, acts), pool)
+        run_live(tiny_spec(slots_per_node=4), Script(2, acts), pool)
 
 
 def test_a_job_with_too_few_workers_ends_in_a_message(pool):
