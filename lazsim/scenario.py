@@ -25,7 +25,7 @@ from lazsim.costmodel.measured import (
     compute_tables,
 )
 from lazsim.costmodel.network import AnalyticCommunication
-from lazsim.costmodel.profile import Profile, find_profile, read_profile
+from lazsim.costmodel.profile import Profile, find_profile, own_profile, read_profile
 from lazsim.costmodel.step import CostModel
 from lazsim.engine.default_job import DEFAULT_JOB, own_job, with_layout
 from lazsim.engine.layout import layout_costs
@@ -38,7 +38,7 @@ from lazsim.limits import LONGEST_S
 from lazsim.placement.policies import find_policy, policy_input
 from lazsim.routing import GeneratedRouting, Routing, RoutingSpec, load_routing
 from lazsim.routing.loading import UNIFORM
-from lazsim.settings import DEFAULTS, SKEWED_LOADS, Settings, changed_fields, check_settings
+from lazsim.settings import ANALYTIC, DEFAULTS, SKEWED_LOADS, Settings, changed_fields, check_settings
 from lazsim.specs import (
     CATALOG_KINDS,
     ClusterSpec,
@@ -158,8 +158,9 @@ class Scenario:
 
     @property
     def why_no_layout(self) -> str:
-        """Why a run that was given no job has no layout, though its GPU has measured kernels; empty for others."""
-        if self.settings["job"] is not None or self.job.parallel is not None or not self.gpu.kernels:
+        """Why a run without job and profile has no layout, though its GPU has measured kernels; empty for others."""
+        is_chosen = any(self.settings[name] is not None for name in ("job", "profile"))
+        if is_chosen or self.job.parallel is not None or not self.gpu.kernels:
             return ""
         keeps_whole_states = self.find_system().keeps_whole_states
         found = with_layout(
@@ -356,6 +357,9 @@ class Resolver:
         if is_plain and gpu.kernels and asked["job"] is None and asked["profile"] is None:
             found = with_layout(model, gpu, cluster, job, step, keeps_whole_states=system.keeps_whole_states)
             job = job if isinstance(found, SpecError) else found
+        profile = asked["profile"]
+        if profile is None and job.parallel is None and job.times is None and not changes["model"]:
+            profile = own_profile(asked["gpu"] or cluster.gpu, asked["model"])
         with prefix_errors(f"{self._where}`duration`"):
             duration_s = _seconds(asked["duration"])
             if duration_s is not None and not 0 < duration_s <= LONGEST_S:
@@ -379,14 +383,15 @@ class Resolver:
             system=system.name,
             system_origin=system_origin,
             placement=self._placement(asked, system, paths),
-            profile_sha256=self._profile(asked, model.name, paths),
+            profile_sha256=self._profile(profile, model.name, paths),
             trace=trace,
             routing=routing,
             duration_s=duration_s,
             usd_per_node_hour=price,
             num_spares=asked["spares"],
             spare_start_s=spare_start_s,
-            **{name: asked[name] for name in ("seed", "extrapolate", "score_plans", "history", "interval", "planning")},
+            **{name: asked[name] for name in ("seed", "score_plans", "history", "interval", "planning")},
+            extrapolate=asked["extrapolate"] or profile != asked["profile"],
             settings=asked,
             name=self._name,
             folder=self._folder,
@@ -414,13 +419,13 @@ class Resolver:
             raise SpecError(f"{self._where}`{part}` {name!r}: the runs of a sweep cannot read stdin; give a file")
         return str(self._folder / name)
 
-    def _profile(self, asked: Settings, model: str, paths: dict[str, str]) -> str | None:
-        with prefix_errors(f"{self._where}`profile`"):
-            if asked["profile"] is not None:
-                # A path begins at the folder of the settings; a device of the catalogue does not.
-                paths["profile"] = str(self._folder / find_profile(asked["profile"], model))
-                return sha256(self._once(read_bytes, paths["profile"]))
+    def _profile(self, name: str | None, model: str, paths: dict[str, str]) -> str | None:
+        if name in (None, ANALYTIC):
             return None
+        with prefix_errors(f"{self._where}`profile`"):
+            # A path begins at the folder of the settings; a device of the catalogue does not.
+            paths["profile"] = str(self._folder / find_profile(name, model))
+            return sha256(self._once(read_bytes, paths["profile"]))
 
     def _extension(self, find: Callable[[str], Any], part: str, name: str, paths: dict[str, str]) -> Any:
         """Find a system or a policy by its name; the path of a user's own begins at the folder of the settings."""

@@ -24,6 +24,10 @@ SKEWED_LOADS = "smartmoe-fit"
 """Loads of jobs without a layout: a small model, whose gate is not held to even loads."""
 
 
+ANALYTIC = "analytic"
+"""The profile of a run that takes no measured times."""
+
+
 class Defaults(Spec, frozen=True, kw_only=True):
     """The settings of a run; the options of ``lazsim run`` mean the same."""
 
@@ -46,7 +50,9 @@ class Defaults(Spec, frozen=True, kw_only=True):
     layers_from: LayerNumber = 0
     """First MoE layer of a file of loads that numbers layers as the model does."""
     profile: str | None = None
-    """Measured times in place of the analytic ones: a CSV or a device of the catalogue; see docs/guides/profiles.md."""
+    """Measured times in place of the analytic ones: a CSV or a device of the catalogue, or `ANALYTIC` for none; see
+    docs/guides/profiles.md. When None, those of the catalogue for this GPU and model, extrapolated beyond their sizes,
+    where the job has no layout."""
     extrapolate: bool = False
     """Whether to use the analytic times, scaled to meet it, beyond the sizes of the profile."""
     trace_format: str = "auto"

@@ -53,14 +53,13 @@ def test_kernels_of_another_gpu_are_told_where_the_layout_of_a_run_takes_them():
         assert (told in notes_of(nodes_at(0.0, 4), model="deepseek-v3", cluster=cluster)) == is_told
 
 
-def test_analytic_costs_on_a_gpu_with_measured_kernels_say_why_there_is_no_layout_and_name_a_profile():
+def test_costs_without_a_layout_on_a_gpu_with_measured_kernels_say_why_and_which_profile_they_take():
     told = (
         "h200 has measured kernels, but no layout can be chosen by them: gpt-s: its TOML file has no heads of attention"
     )
     notes = notes_of(nodes_at(0.0, 4), ("ds",), model="gpt-s", cluster="h200x4")
-    assert (
-        f"{ANALYTIC}; `profile` h200 has times that were measured, and `extrapolate` goes beyond their sizes" in notes
-    )
+    assert "the catalogue has a profile of this GPU and model, which is used; `profile` analytic leaves it out" in notes
+    assert "analytic: dense, masks of ds, links between servers, storage" in notes
     assert any(note.startswith(told) for note in notes)
     for chosen in ({"cluster": "rtx3090x10"}, {"cluster": "h200x4", "job": "testbed-a"}):
         assert not any("measured kernels" in note for note in notes_of(nodes_at(0.0, 4), ("ds",), "gpt-s", **chosen))

@@ -19,6 +19,21 @@ from tests.conftest import ROOT
 SPOT = str(ROOT / "traces" / "spot-p3-like.csv")
 
 
+def test_a_run_takes_the_profile_of_the_catalogue_of_its_gpu_and_model_unless_told_otherwise():
+    shipped = {"model": "gpt-s", "cluster": "h200x4"}
+    chosen = resolve({**shipped, "profile": "h200", "extrapolate": True})
+    assert resolve(shipped).id == chosen.id
+    assert resolve({**shipped, "gpu.memory_bytes_per_s": 1e12}).profile_sha256 == chosen.profile_sha256
+    without = (
+        {"profile": "analytic"},  # asked for
+        {"gpu": "rtx3090"},  # no profile of the GPU
+        {"model.top_k": 2},  # not the model that was measured
+        {"model": "deepseek-v3", "cluster": "h200x64"},  # has a layout, and kernels of its own
+    )
+    for change in without:
+        assert resolve({**shipped, **change}).profile_sha256 is None
+
+
 def test_a_replaced_field_is_the_only_difference():
     before = resolve({"cluster": "rtx3090x10"})
     after = before.replace("cluster.network.nic_latency_s", 1e-3)

@@ -73,7 +73,11 @@ RUN_FILES = (
     help="Expert loads. Default: uniform for a job with a layout, else smartmoe-fit, which is skewed.",
 )
 @layers_from_option
-@click.option("--profile", metavar="FILE|NAME", help="Measured times in place of analytic ones; see lazsim profile.")
+@click.option(
+    "--profile",
+    metavar="FILE|NAME",
+    help="Measured times, or analytic for none. Default: those that the catalogue has of this GPU and model.",
+)
 @click.option(
     "--price",
     metavar="USD[/gpu]",

@@ -185,6 +185,12 @@ def find_profile(name: str, model: str) -> Path:
     return paths[model]
 
 
+def own_profile(gpu: str, model: str) -> str | None:
+    """Return the name of the profile of a GPU that the catalogue has for a model, or None."""
+    is_there = gpu in profile_names() and model in [path.stem for path in profile_paths(gpu)]
+    return gpu if is_there else None
+
+
 def profile_paths(name: str) -> list[Path]:
     """List the files of a profile: the path that ends in ``.csv``, or those of all models on a device of the catalogue.
 

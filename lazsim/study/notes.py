@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 
 from lazsim.costmodel.measured import MeasuredCommunication, MeasuredCompute, missing_kernels
-from lazsim.costmodel.profile import BARE_KERNELS, SIZE_UNITS, profile_names, profile_paths
+from lazsim.costmodel.profile import BARE_KERNELS, SIZE_UNITS
 from lazsim.costmodel.recovery_times import restart_s
 from lazsim.engine.layout import LayoutCosts
 from lazsim.engine.simulate import SystemRun, simulate_system
@@ -17,7 +17,7 @@ from lazsim.errors import CostRangeError, InfeasiblePlanError
 from lazsim.routing import Routing
 from lazsim.routing.loading import UNIFORM
 from lazsim.scenario import Scenario, resolve
-from lazsim.settings import SKEWED_LOADS
+from lazsim.settings import ANALYTIC, SKEWED_LOADS
 from lazsim.specs import ModelSpec
 from lazsim.study.memory import memory_notes
 from lazsim.trace.stats import rate_note, trace_stats
@@ -262,12 +262,15 @@ def _cost_notes(scenarios: Sequence[Scenario]) -> list[str]:
                 f"such as DeepSeek-V3, has even ones: `routing` {UNIFORM}"
             )
         return notes
+    why = scenario.why_no_layout
+    notes = [f"{scenario.gpu.name} has measured kernels, but no layout can be chosen by them: {why}"] if why else []
     profile = scenario.load_profile()
     if profile is None:
-        notes = [f"costs are analytic: no profile was given{_shipped_profile(scenario)}"]
-        if why := scenario.why_no_layout:
-            notes.append(f"{scenario.gpu.name} has measured kernels, but no layout can be chosen by them: {why}")
-        return notes
+        return ["costs are analytic: no profile was given", *notes]
+    if scenario.settings["profile"] is None:
+        notes.append(
+            f"the catalogue has a profile of this GPU and model, which is used; `profile` {ANALYTIC} leaves it out"
+        )
     times, links = costs.compute, costs.communication
     assert isinstance(times, MeasuredCompute)
     assert isinstance(links, MeasuredCommunication)
@@ -275,19 +278,18 @@ def _cost_notes(scenarios: Sequence[Scenario]) -> list[str]:
     where = f" on {header.device}, {header.dtype}" if header is not None else ""
     measured = [*times.tables, *(f"{name} inside a server" for name in links.tables)]
     analytic = [name for name in BARE_KERNELS if name not in times.tables]
-    notes = [f"{profile.name}: measured{where}: {', '.join(measured) or 'no part of a step'}"]
-    notes.append(f"analytic: {', '.join([*analytic, 'links between servers', 'storage'])}")
+    notes.append(f"{profile.name}: measured{where}: {', '.join(measured) or 'no part of a step'}")
+    masked = [one.system for one in scenarios if one.find_system().masked_reorder]
+    masks = [f"masks of {', '.join(masked)}"] if masked and "reorder" in times.tables else []
+    notes.append(f"analytic: {', '.join([*analytic, *masks, 'links between servers', 'storage'])}")
+    changed = [name for name in scenario.settings if name.startswith("gpu.")]
+    if changed and times.tables:
+        notes.append(
+            f"{', '.join(changed)}: measured times do not change with it; `profile` {ANALYTIC} leaves them out"
+        )
     if header is not None and header.device == "cpu" and times.tables:
         notes.append(f"times of a CPU stand in for those of {costs.cluster.gpu}: no real machine is like this run's")
     return notes
-
-
-def _shipped_profile(scenario: Scenario) -> str:
-    """Name the profile of the catalogue that has the model on this GPU, if there is one."""
-    gpu, model = scenario.gpu.name, scenario.model.name
-    if gpu not in profile_names() or model not in [path.stem for path in profile_paths(gpu)]:
-        return ""
-    return f"; `profile` {gpu} has times that were measured, and `extrapolate` goes beyond their sizes"
 
 
 def _chosen_layouts(scenarios: Sequence[Scenario]) -> str:

@@ -269,7 +269,7 @@ def _record(scenarios: Sequence[Scenario], trace: Trace, loads: Routing, wall_s:
     record["model"] |= {"total_params": first.model.total_params, "active_params": first.model.active_params}
     record["routing"] = {"name": loads.name, "sha256": first.hashes.get("routing", loads.sha256)}
     if (profile := first.load_profile()) is not None:
-        name = Path(asked["profile"]).name
+        name = Path(asked["profile"] or names["gpu"]).name
         record["profile"] = {"name": name, "sha256": profile.sha256, "extrapolate": first.extrapolate}
     systems = list(dict.fromkeys(one.system for one in scenarios))
     record |= {"systems": systems, "duration_s": wall_s, "seed": first.seed, "version": __version__}
