@@ -148,11 +148,11 @@ class Replay:
         stage, rest = divmod(seat, self.num_seats // self.job.stages)
         return rest // self.job.shares, stage, rest % self.job.shares
 
-    def holds(self, seat, num_seats, *, shadows=True):
+    def holds(self, seat, num_seats):
         if self.job.placement is not None:
             return self.job.placement(num_seats)[seat]
         stage, rest = divmod(seat, num_seats // self.job.stages)
-        stages = [stage, (stage + 1) % self.job.stages] if self.system == "bamboo" and shadows else [stage]
+        stages = [stage, (stage + 1) % self.job.stages] if self.system == "bamboo" else [stage]
         return {(one, rest % self.job.shares) for one in stages}
 
     def hold_all(self):
@@ -347,9 +347,7 @@ class Replay:
         count = len(self.usable(nodes))
         held = {node: self.holds(seat, self.num_seats) for seat, node in self.seats.items()}
         pairs = itertools.product(range(len(nodes)), range(count))
-        lacks = {
-            (i, seat): len(self.holds(seat, count, shadows=False) - held.get(nodes[i], set())) for i, seat in pairs
-        }
+        lacks = {(i, seat): len(self.holds(seat, count) - held.get(nodes[i], set())) for i, seat in pairs}
         chosen, moves = {}, 0
         for i, seat in sorted(lacks, key=lambda pair: (lacks[pair], pair)):
             if seat not in chosen and nodes[i] not in chosen.values():

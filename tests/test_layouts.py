@@ -103,17 +103,42 @@ def test_a_node_that_changes_its_stage_fetches_the_dense_part_of_the_new_one():
     left = plan.nodes(kept)
     eight = SYSTEMS["checkpoint"].plan_evenly(small, 8)
     of_stage = np.eye(8, dtype=bool)
-    still = bind_nodes(small, left.holds_LEN, eight, dense_PH=of_stage)
+    wants_PN = small.grid.holds_dense_PN(8)
+    still = bind_nodes(small, left.holds_LEN, eight.holds_LEN, dense_PH=of_stage, wants_PN=wants_PN)
     assert still.bytes_HH.sum() == 0
     # A newcomer takes the place of stage 7 from the other of its nodes: its experts, and an eighth of the dense part.
     old = plan.nodes([*kept[:7], 15, 13])
-    moved = bind_nodes(small, old.holds_LEN, eight, num_new=0, dense_PH=of_stage[:, [0, 1, 2, 3, 4, 5, 6, 7, 6]])
+    has_PH = of_stage[:, [0, 1, 2, 3, 4, 5, 6, 7, 6]]
+    moved = bind_nodes(small, old.holds_LEN, eight.holds_LEN, dense_PH=has_PH, wants_PN=wants_PN)
     assert moved.bytes_HH.sum() == 0
     without = PlacementPlan(np.delete(plan.slots_LNS, [15], axis=1), plan.num_experts)
-    stages = small.grid.holds_dense_PN(16)[:, :15]
-    joined = bind_nodes(small, without.holds_LEN, plan, num_new=1, dense_PH=stages)
+    stages = small.grid.holds_dense_PN(16)
+    joined = bind_nodes(small, without.holds_LEN, plan.holds_LEN, num_new=1, dense_PH=stages[:, :15], wants_PN=stages)
     experts = (small.grid.stage_L == 7).sum() * 256 * small.model.expert_state_bytes
     assert joined.bytes_HH.sum() == pytest.approx(experts + 14 * small.model.dense_params / 8)
+
+
+def test_a_node_of_bamboo_fetches_and_reads_the_next_stage_beside_its_own():
+    # Two replicas of eight nodes, a stage each.
+    found, bamboo = costs(system="bamboo"), SYSTEMS["bamboo"]
+    layers_S = np.bincount(found.grid.stage_L)
+    stage_bytes_S = 14 * (found.model.dense_params / 8 + layers_S * 256 * found.model.expert_params)
+    of_two_S = stage_bytes_S + np.roll(stage_bytes_S, -1)
+    made, eight = (
+        Planned(count, 0, lambda num_nodes, _step: bamboo.plan_evenly(found, num_nodes), doubled_stages=8)
+        for count in (16, 8)
+    )
+    read_N = bamboo.load_bytes(found, made.plan)
+    assert read_N == pytest.approx(np.repeat(of_two_S, 2))
+    held = Held.full(range(16), made)
+    joining_s = bamboo.join_s(found, held.without([0]), [0])
+    assert joining_s == pytest.approx(float(found.communication.transfer_s(of_two_S[0], 0.0)))
+    # Both nodes of the first stage are lost. One of the last, which has its states as a copy, takes its place and
+    # fetches the copy of the second.
+    left = held.without([0, 1])
+    dense = {"dense_PH": left.dense_PN(found.grid), "wants_PN": eight.dense_PN(found.grid)}
+    moved = bind_nodes(found, left.holds_LEN, eight.holds_LEN, **dense)
+    assert moved.bytes_HH.sum() == pytest.approx(stage_bytes_S[1])
 
 
 def test_peers_that_recover_hold_whole_optimizer_states_and_take_the_memory():
@@ -335,6 +360,7 @@ def test_parts_of_matrices_that_span_nodes_are_lost_and_fetched_apart():
     assert not held.without("bd").is_complete(found.grid)
     # A newcomer in the place of the first fetches its half from the third, and the experts.
     left = held.without("a")
-    bound = bind_nodes(found, left.holds_LEN, made.plan, num_new=1, dense_PH=left.dense_PN(found.grid))
+    dense = {"dense_PH": left.dense_PN(found.grid), "wants_PN": made.dense_PN(found.grid)}
+    bound = bind_nodes(found, left.holds_LEN, made.holds_LEN, num_new=1, **dense)
     num_bytes = 14 * (found.model.dense_params / 2 + 58 * 256 * found.model.expert_params)
     assert bound.bytes_HH.sum() == pytest.approx(num_bytes)

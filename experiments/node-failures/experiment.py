@@ -220,7 +220,7 @@ def recovery_times(system, costs, loads, step, sets):
         usable = decision.num_nodes
         if decision.action is Action.RECONFIGURE:
             _, server_H = np.unique(np.array(kept) // costs.cluster.nodes_per_server, return_inverse=True)
-            binding = bind_nodes(costs, left.holds_LEN, planner.plan(usable, step))
+            binding = bind_nodes(costs, left.holds_LEN, planner.plan(usable, step).holds_LEN)
             seconds = binding.transfer_s(costs, server_H.astype(np.int64))
             return outcome(costs.cluster.recovery.detect_s + costs.cluster.recovery.rebuild_s + seconds)
         load_s = checkpoint_load_s(costs, planner.plan(usable, step)) if usable and interval_steps else 0.0

@@ -60,7 +60,11 @@ def checkpoint_load_bytes(costs: CostModel, plan: PlacementPlan) -> Floats:
 
 def checkpoint_load_s(costs: CostModel, plan: PlacementPlan) -> float:
     """Return the seconds in which every node reads these."""
-    bytes_N = checkpoint_load_bytes(costs, plan)
+    return read_s(costs, checkpoint_load_bytes(costs, plan))
+
+
+def read_s(costs: CostModel, bytes_N: Floats) -> float:
+    """Return the seconds in which each node reads its bytes from the shared storage."""
     return costs.communication.load_s(float(bytes_N.sum()), float(bytes_N.max()) / costs.cluster.gpus_per_node)
 
 

@@ -31,6 +31,20 @@ class Planned:
         """The plan."""
         return self.make(self.num_nodes, self.step)
 
+    @cached_property
+    def holds_LEN(self) -> Bools:
+        """Whether each node of the plan holds each expert, shape (L, E, N)."""
+        holds_LEN = self.plan.holds_LEN
+        if not self.doubled_stages:
+            return holds_LEN
+        doubled: Bools = holds_LEN | np.roll(holds_LEN, -(self.num_nodes // self.doubled_stages), axis=2)
+        return doubled
+
+    def dense_PN(self, grid: Grid) -> Bools:
+        """Return whether each node of the plan holds each part of the dense state, shape (P, N)."""
+        dense_PN = grid.holds_dense_PN(self.num_nodes)
+        return dense_PN | np.roll(dense_PN, grid.matrix_nodes, axis=0) if self.doubled_stages else dense_PN
+
     def at(self, step: int) -> "Planned":
         """Return the plan that is made at another step."""
         return self if step == self.step else replace(self, step=step)
@@ -63,10 +77,7 @@ class Held:
     def holds_LEN(self) -> Bools:
         """Whether each of the nodes holds each expert, shape (L, E, N)."""
         assert self.made is not None, "some nodes hold states"
-        whole = self.made.plan.holds_LEN
-        if self.made.doubled_stages:
-            whole = whole | np.roll(whole, -(self.num_seats // self.made.doubled_stages), axis=2)
-        return whole if self.is_whole else whole.take(self.seats, axis=2)
+        return self.made.holds_LEN if self.is_whole else self.made.holds_LEN.take(self.seats, axis=2)
 
     @property
     def num_seats(self) -> int:
@@ -95,10 +106,8 @@ class Held:
 
     def dense_PN(self, grid: Grid) -> Bools:
         """Return whether each of the nodes holds each part of the dense state, shape (P, N)."""
-        whole = grid.holds_dense_PN(self.num_seats)
-        if self.made is not None and self.made.doubled_stages:
-            whole = whole | np.roll(whole, grid.matrix_nodes, axis=0)
-        return whole.take(self.seats, axis=1)
+        assert self.made is not None, "some nodes hold states"
+        return self.made.dense_PN(grid).take(self.seats, axis=1)
 
     def without(self, failed: Collection[Any]) -> "Held":
         """Return what is left when nodes fail."""

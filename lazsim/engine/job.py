@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import simpy
 
-from lazsim.costmodel.recovery_times import checkpoint_load_bytes
 from lazsim.costmodel.step import CostModel
 from lazsim.engine import protocol
 from lazsim.engine.held import NOTHING, Held, Planned
@@ -300,9 +299,8 @@ class Job:
         def restart(step: int, *, is_sampled: bool) -> tuple[float, Moved]:  # noqa: ARG001 (one interface)
             plan = planned.at(step).plan
             seconds = self.system.restart_s(self.costs, decision, plan)
-            return seconds, Moved(
-                int(plan.num_held_N.sum()), float(checkpoint_load_bytes(self.costs, plan).sum()), seconds
-            )
+            num_experts = int(plan.num_held_N.sum()) * (1 + self.system.doubles_stages)
+            return seconds, Moved(num_experts, float(self.system.load_bytes(self.costs, plan).sum()), seconds)
 
         key = "restart", decision.num_nodes, decision.source
         moved = self._find(key, planned.step, restart)
@@ -568,14 +566,15 @@ class Job:
 
         def bind(step: int, *, is_sampled: bool) -> tuple[float, tuple[Moved, list[int] | None]]:
             holder = replace(held, made=before.at(max(0, step - age_steps))) if is_sampled else held
-            dense_PH = held.dense_PN(grid) if grid.num_dense_parts > 1 else None
+            next_plan, divides_dense = after.at(step), grid.num_dense_parts > 1
             binding = bind_nodes(
                 self.costs,
                 # Where another plan stands for this one, its survivors may have lost experts that this one's kept.
                 with_lost_experts(holder.holds_LEN) if self.sampler.is_on else holder.holds_LEN,
-                after.at(step).plan,
+                next_plan.holds_LEN,
                 num_new=num_new,
-                dense_PH=dense_PH,
+                dense_PH=held.dense_PN(grid) if divides_dense else None,
+                wants_PN=next_plan.dense_PN(grid) if divides_dense else None,
                 domain_H=domain_H,
             )
             seconds = binding.transfer_s(self.costs, self.nodes.servers(candidates))

@@ -10,7 +10,7 @@ import numpy as np
 from lazsim.costmodel.recovery_times import transfer_s
 from lazsim.costmodel.step import CostModel
 from lazsim.placement.mapping import keep_domains, map_greedily, num_missing
-from lazsim.placement.plan import Bools, Floats, Ints, PlacementPlan, with_more_nodes
+from lazsim.placement.plan import Bools, Floats, Ints, with_more_nodes
 from lazsim.placement.transfers import migrate
 
 
@@ -39,10 +39,11 @@ class Binding:
 def bind_nodes(
     costs: CostModel,
     has_LEH: Bools,
-    plan: PlacementPlan,
+    wants_LEN: Bools,
     num_new: int = 0,
     has_dense_H: Bools | None = None,
     dense_PH: Bools | None = None,
+    wants_PN: Bools | None = None,
     domain_H: Ints | None = None,
 ) -> Binding:
     """Bind candidates to the nodes of a plan, greedily where the fewest states are missing.
@@ -51,34 +52,35 @@ def bind_nodes(
     ----------
     has_LEH
         Experts that the first candidates hold.
-    plan
-        The next plan, with at most one node a candidate. Candidates left out still send what they hold.
+    wants_LEN
+        Experts that each node of the next plan holds, with at most one node a candidate. Candidates left out still send
+        what they hold.
     num_new
         Candidates after these, which hold nothing.
     has_dense_H
         Candidates that hold their part of the dense state; all but the new ones if not given.
-    dense_PH
-        Parts of the dense state that the first candidates hold, shape (P, H); not needed where every node holds all.
+    dense_PH, wants_PN
+        Parts of the dense state that the first candidates hold, shape (P, H), and nodes of the next plan; not needed
+        where every node holds all.
     domain_H
         Failure domain of each candidate, where the plan is for those of the first: its nodes stay in their domains.
     """
     if has_dense_H is None:
         has_dense_H = np.arange(has_LEH.shape[2] + num_new) < has_LEH.shape[2]
     has_LEH = with_more_nodes(has_LEH, num_new)
-    missing_HN = num_missing(has_LEH, plan.holds_LEN)
-    if dense_PH is not None:
-        # The part of the dense state counts as one expert does.
+    missing_HN = num_missing(has_LEH, wants_LEN)
+    if dense_PH is not None and wants_PN is not None:
+        # A part of the dense state counts as one expert does.
         dense_PH = with_more_nodes(dense_PH[None], num_new)[0] & has_dense_H
-        wants_PN = costs.grid.holds_dense_PN(plan.num_nodes)
         missing_HN = missing_HN + num_missing(dense_PH[None], wants_PN[None])
     if domain_H is not None:
-        missing_HN = keep_domains(missing_HN, domain_H, domain_H[: plan.num_nodes])
+        missing_HN = keep_domains(missing_HN, domain_H, domain_H[: wants_LEN.shape[2]])
     order_H = chosen_N = map_greedily(missing_HN)
     num_left_out = len(has_dense_H) - len(chosen_N)
     if num_left_out:
         order_H = np.concatenate([chosen_N, np.setdiff1d(np.arange(len(has_dense_H)), chosen_N)])
-    has_LEH, wants_LEH = has_LEH.take(order_H, axis=2), with_more_nodes(plan.holds_LEN, num_left_out)
-    if dense_PH is None:
+    has_LEH, wants_LEH = has_LEH.take(order_H, axis=2), with_more_nodes(wants_LEN, num_left_out)
+    if dense_PH is None or wants_PN is None:
         moved = migrate(has_LEH, wants_LEH, costs.expert_state_bytes, has_dense_H[order_H], costs.dense_state_bytes)
         return Binding(chosen_N, order_H, moved.bytes_NN, moved.num_states)
     # A part of the dense state moves as an expert does, to the nodes that hold it in the plan.

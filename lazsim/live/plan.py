@@ -71,7 +71,7 @@ def plan_generation(
     else:
         step, holds = agree_on_step([worker.held for worker in workers], partial(_are_complete, costs), reached)
         has_dense_H = np.array([0 in blocks for blocks in holds])
-        binding = bind_nodes(costs, _experts_LEH(costs, holds), plan, has_dense_H=has_dense_H)
+        binding = bind_nodes(costs, _experts_LEH(costs, holds), plan.holds_LEN, has_dense_H=has_dense_H)
         busiest_bytes, chosen_N, order = binding.busiest_bytes(), binding.chosen_N, np.arange(num_ranks)
         if system.is_elastic:
             # Without expert-parallel groups the order of ranks is free; ranks that keep their place keep communicators.

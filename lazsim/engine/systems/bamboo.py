@@ -10,6 +10,7 @@ from lazsim.engine.held import Held
 from lazsim.engine.protocol import Decision
 from lazsim.engine.systems.seats import SeatSystem
 from lazsim.engine.systems.system import FULL_PACE, Pace, StoppedJob, held_state_bytes
+from lazsim.placement.plan import Floats, PlacementPlan
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,11 @@ class Bamboo(SeatSystem):
     def pace(self, costs: CostModel, held: Held, step_s: float) -> Pace:
         """See `System.pace`."""
         return FULL_PACE if held.is_whole else Pace(self.shadow_factor)
+
+    def load_bytes(self, costs: CostModel, plan: PlacementPlan) -> Floats:
+        """See `System.load_bytes`: those of its place in the next stage, too."""
+        own_N = super().load_bytes(costs, plan)
+        return own_N + np.roll(own_N, -(plan.num_nodes // costs.grid.num_stages))
 
     def extra_gpu_bytes(self, costs: CostModel, num_nodes: int) -> float:
         """Return the bytes of the states of its place in another stage."""

@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from lazsim.costmodel.step import CostModel
 from lazsim.engine.held import Held
 from lazsim.engine.systems.seats import SeatSystem, missing_of_place
-from lazsim.engine.systems.system import FULL_PACE, Pace, fetch_s, node_state_bytes
+from lazsim.engine.systems.system import FULL_PACE, Pace
 
 
 @dataclass(frozen=True)
@@ -16,7 +18,7 @@ class Oobleck(SeatSystem):
     -----
     Templates of ``n0`` to ``2 n0 - 1`` nodes, ``n0`` those that hold the model once, cover every number of nodes from
     ``n0`` on, and batches are divided so that pipelines end together: throughput goes with the nodes left. The
-    imbalance of uneven stages is left out. The busiest copy is the state of one node.
+    imbalance of uneven stages is left out. The busiest copy is the state of one of the missing nodes.
     """
 
     def goes_on(self, costs: CostModel, held: Held) -> bool:
@@ -26,7 +28,10 @@ class Oobleck(SeatSystem):
 
     def continue_s(self, costs: CostModel, held: Held) -> tuple[tuple[str, float], ...]:
         """See `SeatSystem.continue_s`."""
-        return (("reconfigure", self.rebuild_s(costs)), ("transfer", fetch_s(costs, node_state_bytes(costs))))
+        return (
+            ("reconfigure", self.rebuild_s(costs)),
+            ("transfer", self.fetch_s(costs, held, np.flatnonzero(~held.alive_N).tolist())),
+        )
 
     def pace(self, costs: CostModel, held: Held, step_s: float) -> Pace:
         """See `System.pace`."""

@@ -1,5 +1,6 @@
 """Drop a data-parallel replica (torchft; FT-HSDP)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -68,9 +69,9 @@ class ReplicaDrop(ReplicaSystem):
         missing = np.flatnonzero(broken_replicas(costs, held))[: num_newcomers // costs.grid.replica_nodes]
         return tuple(np.flatnonzero(np.isin(replica_N, missing)).tolist())
 
-    def join_s(self, costs: CostModel) -> float:
+    def join_s(self, costs: CostModel, held: Held, seats: Sequence[int]) -> float:
         """Return no time, unless the replicas that train wait for the copy."""
-        return super().join_s(costs) if self.is_led else 0.0
+        return super().join_s(costs, held, seats) if self.is_led else 0.0
 
 
 REPLICA_DROP = ReplicaDrop(

@@ -8,7 +8,7 @@ import numpy as np
 from lazsim.costmodel.step import CostModel
 from lazsim.engine.held import Held
 from lazsim.engine.protocol import Action, Decision, UsableNodes
-from lazsim.engine.systems.system import StoppedJob, System, fetch_s, node_state_bytes
+from lazsim.engine.systems.system import StoppedJob, System, fetch_s
 from lazsim.placement.plan import Bools, Ints
 
 
@@ -59,7 +59,7 @@ class SeatSystem(System):
         situation, held = stopped.situation, stopped.held
         if situation.paused and stopped.num_usable <= held.num_seats:
             seats = self.free_seats(costs, held, len(stopped.newcomers))
-            phases = (("reconfigure", self.rebuild_s(costs)), ("transfer", self.join_s(costs)))
+            phases = (("reconfigure", self.rebuild_s(costs)), ("transfer", self.join_s(costs, held, seats)))
             nodes = held.nodes + stopped.newcomers[: len(seats)]
             return Decision(Action.CONTINUE, "peers", nodes, len(nodes), phases, seats)
         if not situation.paused and held.made is not None:
@@ -69,9 +69,14 @@ class SeatSystem(System):
                 return Decision(Action.CONTINUE, "peers", kept.nodes, len(kept.nodes), go_on_s, why=why)
         return super().decide(costs, stopped)
 
-    def join_s(self, costs: CostModel) -> float:
-        """Return the seconds in which a newcomer fetches the states of its place, while all wait."""
-        return fetch_s(costs, node_state_bytes(costs))
+    def join_s(self, costs: CostModel, held: Held, seats: Sequence[int]) -> float:
+        """Return the seconds in which newcomers fetch the states of their places, while all wait."""
+        return self.fetch_s(costs, held, seats)
+
+    def fetch_s(self, costs: CostModel, held: Held, seats: Sequence[int]) -> float:
+        """Return the seconds in which the states of places are fetched from other nodes, as much as for a restart."""
+        assert held.made is not None, "some nodes hold states"
+        return fetch_s(costs, float(self.load_bytes(costs, held.made.plan)[list(seats)].max(initial=0.0)))
 
 
 @dataclass(frozen=True)

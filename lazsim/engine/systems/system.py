@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from lazsim.costmodel.recovery_times import checkpoint_load_s, checkpoint_save_s, restart_s
+from lazsim.costmodel.recovery_times import checkpoint_load_bytes, checkpoint_save_s, read_s, restart_s
 from lazsim.costmodel.step import CostModel, NodeLayout
 from lazsim.engine import protocol
 from lazsim.engine.held import Held
@@ -20,7 +20,7 @@ from lazsim.engine.protocol import Action, Decision, Situation, UsableNodes
 from lazsim.errors import InfeasiblePlanError
 from lazsim.placement.allocation import allocate
 from lazsim.placement.expert_parallel import place_ep
-from lazsim.placement.plan import Ints, PlacementPlan
+from lazsim.placement.plan import Floats, Ints, PlacementPlan
 from lazsim.placement.policies import DOMAINS, NamedPolicy, place
 from lazsim.placement.request import PlacementRequest, require_plan_size
 from lazsim.specs import JobSpec
@@ -266,8 +266,14 @@ class System:
 
     def restart_s(self, costs: CostModel, decision: Decision[str], plan: PlacementPlan) -> float:
         """Return the seconds of a restart, with the load of the states."""
-        load_s = checkpoint_load_s(costs, plan) if decision.source == "checkpoint" else 0.0
+        load_s = 0.0
+        if decision.source == "checkpoint":
+            load_s = read_s(costs, self.load_bytes(costs, plan))
         return restart_s(costs, decision.num_nodes) + load_s
+
+    def load_bytes(self, costs: CostModel, plan: PlacementPlan) -> Floats:
+        """Return the bytes of the checkpoint that each node of a plan reads, shape (N,)."""
+        return checkpoint_load_bytes(costs, plan)
 
     def rebuild_s(self, costs: CostModel) -> float:
         """Return the seconds in which a running job plans again and rebuilds its communicators."""
