@@ -41,6 +41,18 @@ def test_a_run_with_too_few_nodes_says_how_many_suffice():
     ]
 
 
+def test_a_run_that_long_has_too_few_nodes_says_for_how_long():
+    # ds takes 4 nodes, as above, lazarus 3. One of 4 goes for the second half of an hour.
+    told = "training stands still while there are fewer nodes than a system takes: fewer than 4 for 50% of the time: ds"
+    assert told in notes_of(nodes_at(0.0, 4, 3600.0, Event(1800.0, "remove", "n0")))
+
+
+def test_nodes_held_as_spares_do_not_count_among_those_that_train():
+    assert "ds waits throughout: it takes 4 nodes, and at most 3 train beside the spares" in notes_of(
+        nodes_at(0.0, 5), spares=2
+    )
+
+
 def test_a_model_that_no_cluster_of_this_size_holds_is_refused_with_the_nodes_that_suffice():
     # 256 experts: 42 nodes have 252 slots.
     with pytest.raises(InfeasiblePlanError, match="for 60 slots of 10 nodes; use a cluster of 43 nodes or more"):

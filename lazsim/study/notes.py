@@ -10,6 +10,7 @@ import numpy as np
 from lazsim.costmodel.measured import MeasuredCommunication, MeasuredCompute, missing_kernels
 from lazsim.costmodel.profile import BARE_KERNELS, SIZE_UNITS
 from lazsim.costmodel.recovery_times import restart_s
+from lazsim.costmodel.times import Floats
 from lazsim.engine.layout import LayoutCosts
 from lazsim.engine.simulate import SystemRun, simulate_system
 from lazsim.engine.systems import DEFAULT_SYSTEMS
@@ -25,7 +26,7 @@ from lazsim.trace.table import Event, Trace, build_trace
 from lazsim.units import GIB, counted, format_duration
 
 DECISIVE_SHARE = 0.1
-"""Share of the time in restarts from which on their assumed length is told."""
+"""Share of the time that a run waits or restarts from which on it is told why."""
 
 NUMBER = re.compile(r"\d[\d.,]*")
 
@@ -36,7 +37,7 @@ def describe_runs(scenarios: Sequence[Scenario], runs: Sequence[SystemRun], trac
     notes = [*_input_notes(first, trace, loads, runs[0].wall_s), *memory_notes(scenarios, runs, loads)]
     for scenario, run in zip(scenarios, runs, strict=True):
         notes += _run_notes(scenario, run, trace, loads)
-    notes += _system_notes(scenarios, runs)
+    notes += [*_waiting_notes(scenarios, runs, trace), *_system_notes(scenarios, runs)]
     if first.settings["model"].endswith(".json"):
         notes.append(f"{first.model.name}: training sequences of {first.model.sequence_length} tokens are assumed")
     notes += [*_model_notes(first.model), *_cost_notes(scenarios)]
@@ -77,6 +78,19 @@ def _system_notes(scenarios: Sequence[Scenario], runs: Sequence[SystemRun]) -> l
     if lost:
         notes.append(f"tokens whose updates of experts rollbacks lost, which no sample counts: {', '.join(lost)}")
     return notes
+
+
+def _waiting_notes(scenarios: Sequence[Scenario], runs: Sequence[SystemRun], trace: Trace) -> list[str]:
+    """Say for how long there are fewer nodes than a system takes at least, where that is long."""
+    waiting: dict[str, list[str]] = {}
+    for scenario, run in zip(scenarios, runs, strict=True):
+        if run.steps and run.ledger_s["waiting"] / run.wall_s >= DECISIVE_SHARE:
+            needed = _needed_nodes(scenario)
+            share = 1.0 - float(_spans_s(trace, needed, run.wall_s).sum()) / run.wall_s
+            if share >= DECISIVE_SHARE:
+                waiting.setdefault(f"fewer than {needed} for {share:.0%} of the time", []).append(run.name)
+    told = "; ".join(f"{text}: {', '.join(names)}" for text, names in waiting.items())
+    return [f"training stands still while there are fewer nodes than a system takes: {told}"] if told else []
 
 
 def _changed_layout(scenario: Scenario) -> str:
@@ -199,14 +213,11 @@ def threshold_note(scenario: Scenario, num_nodes: int) -> str | None:
 
 def _idle_note(scenario: Scenario, run: SystemRun, trace: Trace) -> str:
     """Say why a run trains nothing."""
-    system, costs, job = scenario.find_system(), scenario.costs(), scenario.job
-    most_nodes = trace.most_nodes(run.wall_s)
-    counts = range(system.fewest_nodes(costs), max(most_nodes, scenario.cluster.num_nodes) + 1)
-    needed = next(count for count in counts if system.usable_nodes(costs, count))
+    costs, job, needed = scenario.costs(), scenario.job, _needed_nodes(scenario)
+    most_nodes = trace.most_nodes(run.wall_s) - scenario.num_spares
     if needed > most_nodes:
-        return (
-            f"{run.name} waits throughout: it takes {counted(needed, 'node')}, and the trace has at most {most_nodes}"
-        )
+        there = "at most {} train beside the spares" if scenario.num_spares else "the trace has at most {}"
+        return f"{run.name} waits throughout: it takes {counted(needed, 'node')}, and {there.format(most_nodes)}"
     if lost_steps := run.counts["lost_steps"]:
         why = "it makes no checkpoints"
         if run.interval_steps:
@@ -214,7 +225,8 @@ def _idle_note(scenario: Scenario, run: SystemRun, trace: Trace) -> str:
         return f"{run.name} keeps none of {counted(lost_steps, 'step')}: {why}"
     if run.ledger_s["compute"] + run.ledger_s["lost_work"]:
         return f"{run.name} trains nothing: none of its steps ends before the run or a failure does"
-    wait_s, begin_s, longest_s = job.join_wait_s, restart_s(costs, needed), _longest_s(trace, needed, run.wall_s)
+    wait_s, begin_s = job.join_wait_s, restart_s(costs, needed)
+    longest_s = max(_spans_s(trace, needed, run.wall_s), default=0.0)
     why = "nodes go before a start is done"
     if longest_s < wait_s + begin_s:
         why = f"{counted(needed, 'node')}, which it takes, are there for at most {format_duration(longest_s)} in a row"
@@ -222,13 +234,21 @@ def _idle_note(scenario: Scenario, run: SystemRun, trace: Trace) -> str:
     return f"{run.name} trains nothing: {why}, and a start takes {start}"
 
 
-def _longest_s(trace: Trace, num_nodes: int, wall_s: float) -> float:
-    """Return the longest time for which a trace has `num_nodes` nodes or more."""
+def _needed_nodes(scenario: Scenario) -> int:
+    """Return the fewest nodes on which a run trains."""
+    system, costs = scenario.find_system(), scenario.costs()
+    fewest = system.fewest_nodes(costs)
+    counts = range(fewest, scenario.cluster.num_nodes + 1)
+    return next((count for count in counts if system.usable_nodes(costs, count)), fewest)
+
+
+def _spans_s(trace: Trace, num_nodes: int, wall_s: float) -> Floats:
+    """Return the lengths of the times in which a trace has `num_nodes` nodes or more."""
     times_s, num_alive = trace.num_alive()
     edges_s = np.append(times_s[times_s < wall_s], wall_s)
     enough = num_alive[: len(edges_s) - 1] >= num_nodes
-    changes_s = edges_s[np.diff(enough, prepend=False, append=False)]
-    return float((changes_s[1::2] - changes_s[::2]).max())
+    changes_s: Floats = edges_s[np.diff(enough, prepend=False, append=False)]
+    return changes_s[1::2] - changes_s[::2]
 
 
 def _model_notes(model: ModelSpec) -> list[str]:
