@@ -4,9 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lazsim.costmodel.collectives import all_to_all_s, ring_all_reduce_s
 from lazsim.costmodel.compute import AnalyticCompute
-from lazsim.costmodel.network import AnalyticCommunication
+from lazsim.costmodel.network import AnalyticCommunication, all_to_all_s, ring_all_reduce_s
 from lazsim.specs import ClusterSpec, GpuSpec, HostSpec, JobSpec, ModelSpec, NetworkSpec, load_spec
 
 

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch", reason="needs torch: pip install 'lazsim[live]'")
 
+from lazsim.costmodel.measured import TimeTable
 from lazsim.costmodel.profile import Point, read_profile
-from lazsim.costmodel.tables import TimeTable
 from lazsim.dispatch import dispatch_tokens
 from lazsim.errors import LazsimError, SpecError
 from lazsim.profiling import compute, machine, session, storage

@@ -9,10 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lazsim.costmodel.compute import AnalyticCompute
-from lazsim.costmodel.measured import MeasuredCommunication, MeasuredCompute, communication_tables, compute_tables
+from lazsim.costmodel.measured import (
+    MeasuredCommunication,
+    MeasuredCompute,
+    TimeTable,
+    communication_tables,
+    compute_tables,
+    table_of,
+)
 from lazsim.costmodel.network import AnalyticCommunication
 from lazsim.costmodel.profile import Header, Point, Profile, find_profile, profile_names, read_profile, save_profile
-from lazsim.costmodel.tables import TimeTable, table_of
 from lazsim.errors import CostRangeError, SpecError
 from lazsim.output.plots.profile import profile_figure
 from lazsim.profiling.check import held_out_errors, modelled_errors, reached_shares

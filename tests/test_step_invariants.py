@@ -199,13 +199,13 @@ def test_optimizer_states_exist_once_though_dualpipe_holds_parameters_twice(inpu
 def test_a_stage_keeps_the_activations_of_parts_on_their_way_back(pipeline, virtual, overlap):
     micro_batches = 4 * pipeline
     schedule = run_pipeline([PartTime(1.0, 1.0)] * (pipeline * virtual), pipeline, micro_batches, 0.0, overlap)
+    kinds = list(schedule.passes.kinds)
     for stage in range(pipeline):
         kept = most = 0
         for one in schedule.passes.order:
             if one.stage == stage:
-                forward, backward = schedule.passes.kinds[one.kind]
                 # What one pass makes the other frees, where both run at once.
-                kept += (forward >= 0) - (backward >= 0)
+                kept += sum({"F": 1, "B": -1}[half] for half, _ in kinds[one.kind])
                 most = max(most, kept)
         assert kept == 0
         assert most == warm_up_parts(stage, pipeline, virtual, overlap) + (not overlap)

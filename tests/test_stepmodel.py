@@ -361,16 +361,16 @@ def test_passes_at_once_save_time_on_every_stage(pipeline, virtual, rounds, save
 def test_dualpipe_has_the_published_bubble():
     # 1 s forward, 2 s backward of which 1 s for weights: m * 3 + (p / 2 - 1) * (3 + 2 - 3) (deepseek-ai/DualPipe).
     for pipeline, micro_batches in ((2, 4), (4, 8), (8, 20), (8, 100), (16, 64)):
-        total_s, _, slots = run_dual_pipe([PartTime(1.0, 2.0)] * pipeline, 1.0, micro_batches)
-        assert total_s == pytest.approx(3 * micro_batches + (pipeline / 2 - 1) * 2)
+        found = run_dual_pipe([PartTime(1.0, 2.0)] * pipeline, 1.0, micro_batches)
+        assert found.total_s == pytest.approx(3 * micro_batches + (pipeline / 2 - 1) * 2)
         for stage in range(pipeline):
-            times = sorted(slot[1:3] for slot in slots if slot.stage == stage)
+            times = sorted(slot[1:3] for slot in found.slots if slot.stage == stage)
             assert all(one[1] <= other[0] + 1e-9 for one, other in itertools.pairwise(times))
     # Two passes at once save half a second, but those that fill and drain the pipeline have no partner: 20 + 3 s is the
     # formula's, with a partner for all, and 26 s without.
-    total_s, saved_s, _ = run_dual_pipe([PartTime(1.0, 2.0, 0.5)] * 4, 0.5, 8)
-    assert 23 < total_s < 26
-    assert 0 < saved_s < 8 * 0.5
+    found = run_dual_pipe([PartTime(1.0, 2.0, 0.5)] * 4, 0.5, 8)
+    assert 23 < found.total_s < 26
+    assert 0 < found.saved_s < 8 * 0.5
 
 
 def test_dualpipe_hides_exchanges_and_holds_parameters_twice():

@@ -5,9 +5,9 @@ from functools import cached_property
 
 import msgspec
 
-from lazsim.costmodel.collectives import ring_all_reduce_s
 from lazsim.costmodel.kernels import matmul_s, memory_s
-from lazsim.costmodel.times import Floats
+from lazsim.costmodel.network import ring_all_reduce_s
+from lazsim.costmodel.times import ComputeTimes, Floats
 from lazsim.errors import SpecError
 from lazsim.specs import WEIGHT_BYTES_PER_PARAM, ClusterSpec, FusedExpertsSpec, GpuSpec, JobSpec, ModelSpec
 
@@ -31,7 +31,7 @@ def fused_gpu(gpu: GpuSpec, fused: FusedExpertsSpec) -> GpuSpec:
 
 
 @dataclass(frozen=True)
-class AnalyticCompute:
+class AnalyticCompute(ComputeTimes):
     """Times from operations, bytes and the GPU's fitted efficiency; see `lazsim.costmodel.times.ComputeTimes`."""
 
     model: ModelSpec

@@ -6,7 +6,7 @@ from functools import cached_property
 import numpy as np
 
 from lazsim.costmodel.step import CostModel, NodeLayout, StepTimes
-from lazsim.costmodel.times import Floats
+from lazsim.costmodel.times import CommunicationTimes, ComputeTimes, Floats
 from lazsim.errors import SpecError
 from lazsim.placement.expert_parallel import ep_unit_nodes
 from lazsim.placement.grid import Grid
@@ -15,7 +15,7 @@ from lazsim.specs import ClusterSpec, JobSpec, ModelSpec, StepConstants, TimesSp
 
 
 @dataclass(frozen=True)
-class FixedCompute:
+class FixedCompute(ComputeTimes):
     """Every micro-batch takes as long; experts, reorders and the optimizer count in it."""
 
     step_s: float
@@ -24,37 +24,13 @@ class FixedCompute:
         """See `lazsim.costmodel.times.ComputeTimes`."""
         return self.step_s
 
-    def expert_s(self, num_tokens: Floats) -> Floats:
-        """See `lazsim.costmodel.times.ComputeTimes`."""
-        return np.zeros_like(num_tokens)
-
-    def reorder_s(self, num_tokens: Floats) -> Floats:
-        """See `lazsim.costmodel.times.ComputeTimes`."""
-        return np.zeros_like(num_tokens)
-
-    def masked_reorder_s(self, num_tokens: float, capacity: Floats) -> Floats:
-        """See `lazsim.costmodel.times.ComputeTimes`."""
-        return np.zeros_like(capacity)
-
-    def optimizer_s(self, num_params: Floats) -> Floats:
-        """See `lazsim.costmodel.times.ComputeTimes`."""
-        return 0.0 * num_params
-
 
 @dataclass(frozen=True)
-class FixedCommunication:
+class FixedCommunication(CommunicationTimes):
     """Collectives count in the step; every transfer, and every save or load, takes as long."""
 
     transfer_time_s: float = 0.0
     storage_time_s: float = 0.0
-
-    def all_to_all_s(self, nic_bytes: Floats, local_bytes: Floats) -> Floats:
-        """See `lazsim.costmodel.times.CommunicationTimes`."""
-        return 0.0 * nic_bytes
-
-    def all_reduce_s(self, nic_bytes: Floats, local_bytes: Floats, nic_hops: Floats, local_hops: Floats) -> Floats:
-        """See `lazsim.costmodel.times.CommunicationTimes`."""
-        return 0.0 * nic_bytes
 
     def transfer_s(self, nic_bytes: Floats, local_bytes: Floats) -> Floats:
         """See `lazsim.costmodel.times.CommunicationTimes`."""

@@ -26,7 +26,7 @@ from lazsim.costmodel.fit import (
 )
 from lazsim.costmodel.times import Floats
 from lazsim.errors import LazsimError
-from lazsim.specs import ClusterSpec, GpuSpec, NetworkSpec, catalog_names, load_spec
+from lazsim.specs import ClusterSpec, GpuSpec, catalog_names, load_spec
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -158,7 +158,10 @@ def _compare_experts(gpu: GpuSpec, table: "pd.DataFrame", refit: Refit) -> Itera
 
 
 def _compare_collectives(gpu: GpuSpec, table: "pd.DataFrame", refit: Refit) -> Iterator[KernelRow]:
-    network, fields = _node_network(gpu.name), dict[str, float]()
+    # That of the first cluster of the catalogue with several of these GPUs in a node.
+    clusters = (load_spec(ClusterSpec, name) for name in catalog_names("clusters"))
+    network = next((one.network for one in clusters if one.gpu == gpu.name and one.gpus_per_node > 1), None)
+    fields: dict[str, float] = {}
     for operation, collective in COLLECTIVES.items():
         mine = large_exchanges(table, operation)
         if not len(mine):
@@ -173,12 +176,6 @@ def _compare_collectives(gpu: GpuSpec, table: "pd.DataFrame", refit: Refit) -> I
         sizes = (mine["nbytes"], mine["num_gpus"])
         predicted_s = {model: collective.times_s(*sizes, *links) for model, links in models.items()}
         yield from _rows(gpu.name, operation, predicted_s, mine, {"whole node": whole, "part of a node": ~whole})
-
-
-def _node_network(gpu: str) -> NetworkSpec | None:
-    """Return the network of the first cluster of the catalogue with several of these GPUs in a node."""
-    clusters = (load_spec(ClusterSpec, name) for name in catalog_names("clusters"))
-    return next((one.network for one in clusters if one.gpu == gpu and one.gpus_per_node > 1), None)
 
 
 Compare = Callable[[GpuSpec, "pd.DataFrame", Refit], Iterator[KernelRow]]

@@ -46,7 +46,10 @@ def matmul_s(gpu: GpuSpec, m: npt.ArrayLike, n: npt.ArrayLike, k: npt.ArrayLike)
     [0.0, 0.021475]
     """
     rows = np.asarray(m, dtype=np.float64)
-    columns, inner = (_scalar_or_array(size) for size in (n, k))
+    # Arithmetic on plain numbers costs a tenth of that on arrays of one element.
+    columns, inner = (
+        float(size) if isinstance(size, int | float) else np.asarray(size, dtype=np.float64) for size in (n, k)
+    )
     # Both sides of the roofline are a line in the rows: few passes over the array, since this runs in the main loop.
     operation = (inner + gpu.matmul_fill_k) * (2.0 / (gpu.matmul_efficiency * gpu.peak_flop_per_s))
     seconds: Floats = rows * (columns * operation)
@@ -65,8 +68,3 @@ def memory_s(gpu: GpuSpec, num_bytes: npt.ArrayLike) -> Floats:
     moved = np.asarray(num_bytes, dtype=np.float64)
     seconds: Floats = (moved / gpu.moved_bytes_per_s + gpu.kernel_overhead_s) * (moved > 0)
     return seconds
-
-
-def _scalar_or_array(size: npt.ArrayLike) -> float | Floats:
-    """Keep plain numbers, on which arithmetic costs a tenth of that on arrays of one element."""
-    return float(size) if isinstance(size, int | float) else np.asarray(size, dtype=np.float64)

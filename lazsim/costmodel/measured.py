@@ -1,15 +1,18 @@
-"""Replace analytic times by measured ones, kernel by kernel; kernels without a measurement stay analytic."""
+"""Replace analytic times by measured ones, kernel by kernel; kernels without a measurement stay analytic.
 
-from collections.abc import Callable, Mapping
+Tables interpolate between sizes in log space, and extrapolate on request only.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
-from lazsim.costmodel.profile import BARE_KERNELS, Profile
-from lazsim.costmodel.tables import TimeTable, sum_of, table_of
+from lazsim.costmodel.profile import BARE_KERNELS, Point, Profile
 from lazsim.costmodel.times import CommunicationTimes, ComputeTimes, Floats
-from lazsim.errors import SpecError
+from lazsim.errors import CostRangeError, SpecError
 from lazsim.specs import ModelSpec
 
 Beyond = Literal["raise", "analytic", "nothing"]
@@ -21,8 +24,77 @@ The last shows how much of a time is extrapolated.
 COMMUNICATION_KERNELS = ("all_to_all", "all_reduce", "point_to_point")
 
 
+@dataclass(frozen=True, eq=False)
+class TimeTable:
+    """Times of one kernel by size, both ascending.
+
+    Examples
+    --------
+    >>> table = TimeTable("expert", np.array([100.0, 400.0]), np.array([1e-3, 4e-3]))
+    >>> round(float(table.time_s(np.array(200.0))), 6)
+    0.002
+    """
+
+    kernel: str
+    sizes: Floats
+    times_s: Floats
+
+    def time_s(self, size: Floats, extrapolate: Callable[[Floats, Floats], Floats] | None = None) -> Floats:
+        """Interpolate linearly between logarithms; size 0 takes no time and a fraction of one unit counts as one.
+
+        Outside the measured sizes, `extrapolate` takes sizes and the nearest measured ones, and returns the ratio of
+        their times; without it, such a size is a `CostRangeError`.
+        """
+        size = np.asarray(size, dtype=np.float64)
+        busy = size > 0
+        asked = np.where(busy, np.maximum(size, 1.0), self.sizes[0])
+        inside = np.clip(asked, self.sizes[0], self.sizes[-1])
+        times_s: Floats = np.exp(np.interp(np.log(inside), np.log(self.sizes), np.log(self.times_s)))
+        if (inside != asked).any():
+            if extrapolate is None:
+                worst = asked.max() if asked.max() > self.sizes[-1] else asked.min()
+                raise CostRangeError(
+                    f"the profile has {self.kernel} from {self.sizes[0]:g} to {self.sizes[-1]:g}, but {worst:g} is "
+                    "needed; measure that size too, or go on by the analytic model with `extrapolate`"
+                )
+            times_s *= extrapolate(asked, inside)
+        return np.where(busy, times_s, 0.0)
+
+
+def table_of(points: Sequence[Point]) -> TimeTable:
+    """Build the table of one kernel; times never fall with size.
+
+    A smaller size takes no longer than a larger one, to which its work could be padded: other work on the machine only
+    adds to times, and some libraries have a slower kernel for a single row.
+    """
+    ordered = sorted(points, key=lambda point: point.size)
+    sizes = np.array([point.size for point in ordered])
+    return TimeTable(ordered[0].kernel, sizes, np.minimum.accumulate([point.time_s for point in ordered[::-1]])[::-1])
+
+
+def sum_of(kernel: str, parts: Sequence[tuple[float, TimeTable]]) -> TimeTable | None:
+    """Add up multiples of tables, over the sizes that all of them cover.
+
+    Examples
+    --------
+    >>> one = TimeTable("a", np.array([1.0, 4.0]), np.array([1.0, 4.0]))
+    >>> two = TimeTable("b", np.array([2.0, 8.0]), np.array([1.0, 1.0]))
+    >>> whole = sum_of("c", [(2, one), (1, two)])
+    >>> whole.sizes.tolist(), whole.times_s.round(9).tolist()
+    ([2.0, 4.0], [5.0, 9.0])
+    """
+    low = max(table.sizes[0] for _, table in parts)
+    high = min(table.sizes[-1] for _, table in parts)
+    if math.isclose(low, high) or low > high:
+        return None
+    sizes = np.unique(np.concatenate([table.sizes for _, table in parts]))
+    sizes = sizes[(sizes >= low) & (sizes <= high)]
+    times_s = sum((count * table.time_s(sizes) for count, table in parts), np.zeros(len(sizes)))
+    return TimeTable(kernel, sizes, times_s)
+
+
 @dataclass(frozen=True)
-class MeasuredCompute:
+class MeasuredCompute(ComputeTimes):
     """Times from tables of ``dense``, ``expert``, ``reorder`` and ``optimizer``, or some of them; else analytic.
 
     See `lazsim.costmodel.times.ComputeTimes`, and `Beyond` for sizes outside the tables.
@@ -69,7 +141,7 @@ def _look_up(table: TimeTable, size: Floats, analytic_s: Callable[[Floats], Floa
 
 
 @dataclass(frozen=True)
-class MeasuredCommunication:
+class MeasuredCommunication(CommunicationTimes):
     """Times of links inside a server from tables, by the bytes on a link; NICs and storage stay analytic.
 
     There are tables of ``all_to_all`` and ``point_to_point`` by bytes through the busiest link, and of one hop of an

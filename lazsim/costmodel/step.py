@@ -194,10 +194,12 @@ class StepCost:
         self._holds_LEN = plan.holds_LEN
         holds_RN = plan.holds_LEN.reshape(-1, plan.num_nodes)
         nic_V, rings_XR, held_N = _expert_rings(holds_RN, servers, costs.model.expert_params)
+        # The dense parameters and the experts of the fullest node, evenly over its GPUs.
+        num_params = costs.model.dense_params / gpus + held_N.max() / gpus * costs.model.expert_params
         self._fixed_s = {
             "dense": costs.job.num_micro_batches * costs.dense_s,
             "gradients": self._gradients_s(nic_V, rings_XR, servers),
-            "optimizer": _optimizer_s(costs, held_N),
+            "optimizer": float(costs.compute.optimizer_s(np.array(num_params))),
         }
 
     @property
@@ -418,10 +420,3 @@ def _count_once(slots: Ints, num_experts: int) -> tuple[Ints, int]:
     num_different = len(once) - is_again.sum(axis=0) - (once[0] % (num_experts + 1) == num_experts)
     np.copyto(once[1:], num_experts, where=is_again)
     return once, int(num_different.max())
-
-
-def _optimizer_s(costs: CostModel, held_N: Floats) -> float:
-    """Return the seconds to update the dense parameters and the experts of the fullest node, evenly over its GPUs."""
-    gpus = costs.cluster.gpus_per_node
-    num_params = costs.model.dense_params / gpus + held_N.max() / gpus * costs.model.expert_params
-    return float(costs.compute.optimizer_s(np.array(num_params)))

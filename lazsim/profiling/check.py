@@ -6,9 +6,8 @@ import msgspec
 import numpy as np
 
 from lazsim.costmodel.compute import AnalyticCompute
-from lazsim.costmodel.measured import compute_tables
+from lazsim.costmodel.measured import compute_tables, table_of
 from lazsim.costmodel.profile import Point, Profile, require_header
-from lazsim.costmodel.tables import table_of
 from lazsim.costmodel.times import Floats
 from lazsim.errors import SpecError
 from lazsim.specs import ClusterSpec, GpuSpec, JobSpec, load_spec

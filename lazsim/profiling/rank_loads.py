@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from lazsim import __version__
+from lazsim.costmodel.measured import TimeTable, table_of
 from lazsim.costmodel.profile import Header, Point, Profile
-from lazsim.costmodel.tables import TimeTable, table_of
 from lazsim.errors import SpecError
 from lazsim.profiling.compute import Target, kernel_measurement, measure_kernel, need_of
 from lazsim.profiling.kernels import Kernel, arrived_rows_kernel, grouped_kernel, kernels_of, own_rows_kernel

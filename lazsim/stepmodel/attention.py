@@ -70,11 +70,14 @@ def attention_items(kernels: Kernels, attention: AttentionSpec, window: int) -> 
     core_s, ratio = _scores_s(kernels, attention, window)
     sink_s = inputs.constants.sink_gradient_s * inputs.tokens * attention.num_heads / tensor if attention.sinks else 0.0
     if "attention" in inputs.parallel.eight_bit_parts:
-        items.append(_quantised(kernels, attention))
-    if "attention" in inputs.parallel.eight_bit_parts and attention.query_dim >= WIDE_HEAD * attention.num_heads:
-        constants = inputs.constants
-        core_s /= constants.eight_bit_attention_speedup
-        ratio *= constants.eight_bit_attention_speedup / constants.eight_bit_attention_backward_speedup
+        # Queries, keys and values along both axes, and backward the gradient of what attention gives.
+        each = (QUANTISE_BYTES + SECOND_COPY_BYTES[inputs.parallel.precision]) / tensor
+        read, given = each * (attention.query_dim + attention.key_value_dim), each * attention.output_dim
+        items.append(kernels.copy(read, given, 3, 1, graphed, tokens))
+        if attention.query_dim >= WIDE_HEAD * attention.num_heads:
+            constants = inputs.constants
+            core_s /= constants.eight_bit_attention_speedup
+            ratio *= constants.eight_bit_attention_speedup / constants.eight_bit_attention_backward_speedup
     down = kernels.linear(d_model, attention.output_dim / tensor, tokens, graphed)
     gate = []
     if attention.gated:
@@ -113,14 +116,6 @@ def _split(kernels: Kernels, attention: AttentionSpec) -> list[Item]:
         norm = kernels.norm(graphed, (attention.query_dim + keys) / tensor, inputs.tokens)
         items.append(norm._replace(module=""))
     return items
-
-
-def _quantised(kernels: Kernels, attention: AttentionSpec) -> Item:
-    """Quantise queries, keys and values along both axes, and backward the gradient of what attention gives."""
-    inputs = kernels.inputs
-    each = (QUANTISE_BYTES + SECOND_COPY_BYTES[inputs.parallel.precision]) / inputs.parallel.tensor
-    forward, backward = each * (attention.query_dim + attention.key_value_dim), each * attention.output_dim
-    return kernels.copy(forward, backward, 3, 1, kernels.graphed_attention, inputs.tokens)
 
 
 def _scores_s(kernels: Kernels, attention: AttentionSpec, window: int) -> tuple[float, float]:

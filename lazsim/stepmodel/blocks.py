@@ -27,7 +27,8 @@ def blocks_of(inputs: StepInputs) -> dict[str, Item]:
     for name, some in items.items():
         # The backward pass reads what the last matmul of a layer got, and nothing that comes after it.
         ends_layer = name in ("moe", "dense") or model.state_space is not None
-        needed = _last_matmul(some) if parallel.recompute_stops_early and ends_layer else None
+        matmuls = [i for i, item in enumerate(some, 1) if any(one.part in MATMULS for one in item.forward)]
+        needed = matmuls[-1] if parallel.recompute_stops_early and ends_layer else None
         blocks[name] = block_of(some, parallel.recomputed, parallel.recompute == "full", needed)
     width = model.d_model
     lookup = kernels.copy(4 * width, 8 * width, 1, 1, kernels.graphed)
@@ -38,13 +39,6 @@ def blocks_of(inputs: StepInputs) -> dict[str, Item]:
         joined = block_of([join, *kernels.tensor_exchange(kernels.graphed, 2 * width, width, [join])])
         blocks["mtp"] = block_of([joined, blocks["attention"], blocks["moe"], blocks["head"]])
     return blocks
-
-
-def _last_matmul(items: list[Item]) -> int:
-    """Return the number of items up to the last with a matmul."""
-    return max(
-        index for index, item in enumerate(items, 1) if any(operation.part in MATMULS for operation in item.forward)
-    )
 
 
 def _head(kernels: Kernels) -> list[Item]:

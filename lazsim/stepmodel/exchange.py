@@ -18,14 +18,14 @@ NEWTON_SCHULZ_ITERATIONS = 5
 """Of Muon (arXiv 2502.16982)."""
 
 
-class Exchange(NamedTuple):
+class ExchangeTime(NamedTuple):
     """Time to exchange gradients or parameters of a part, and its first or last bucket, which nothing can hide."""
 
     seconds: float
     bucket_s: float
 
 
-def exchange_of(inputs: StepInputs, params: StageParameters, kernel: str, param_bytes: float) -> Exchange:
+def exchange_of(inputs: StepInputs, params: StageParameters, kernel: str, param_bytes: float) -> ExchangeTime:
     """Price an exchange of the parameters of a part over all ranks that hold them, bucket by bucket."""
     parallel = inputs.parallel
     groups = [
@@ -39,16 +39,16 @@ def exchange_of(inputs: StepInputs, params: StageParameters, kernel: str, param_
             each_s = inputs.collective_s(kernel, param_bytes * held / number, ranks, stride)
             seconds += number * each_s
             bucket_s = max(bucket_s, each_s)
-    return Exchange(seconds, bucket_s)
+    return ExchangeTime(seconds, bucket_s)
 
 
-def gradients_of(inputs: StepInputs, params: StageParameters) -> Exchange:
+def gradients_of(inputs: StepInputs, params: StageParameters) -> ExchangeTime:
     """Price the sum of the gradients of a part: scattered, and gathered again where nothing is sharded."""
     once = exchange_of(inputs, params, "reduce_scatter", inputs.parallel.gradient_bytes)
-    return Exchange(2 * once.seconds, 2 * once.bucket_s) if inputs.parallel.sharding == "none" else once
+    return ExchangeTime(2 * once.seconds, 2 * once.bucket_s) if inputs.parallel.sharding == "none" else once
 
 
-def parameters_of(inputs: StepInputs, params: StageParameters) -> Exchange:
+def parameters_of(inputs: StepInputs, params: StageParameters) -> ExchangeTime:
     """Price the gather of the parameters of a part."""
     return exchange_of(inputs, params, "all_gather", PARAM_BYTES)
 
@@ -64,7 +64,7 @@ def exchanges_of_step(
     parallel = inputs.parallel
     if parallel.gathers_each_time:
         return 0.0, 0.0
-    nothing = Exchange(0.0, 0.0)
+    nothing = ExchangeTime(0.0, 0.0)
     prices = {
         held: (gradients_of(inputs, held), parameters_of(inputs, held) if parallel.sharding != "none" else nothing)
         for held in set(params)
@@ -142,14 +142,10 @@ def optimizer_s(inputs: StepInputs, params: StageParameters) -> float:
     if inputs.parallel.optimizer == "muon":
         expert = sorted((model.expert_dim, model.d_ff_expert))
         for number, (narrow, wide) in zip(owned, ((model.d_model, model.d_model), expert), strict=True):
-            seconds += number / (narrow * wide) * _newton_schulz_s(inputs, narrow, wide)
+            # An update is made orthogonal by its square, the square of that and a product.
+            twice, once = (inputs.tables.time_s("matmul_bf16", narrow, narrow, inner) for inner in (wide, narrow))
+            seconds += number / (narrow * wide) * (NEWTON_SCHULZ_ITERATIONS * (2 * twice + once))
     return seconds
-
-
-def _newton_schulz_s(inputs: StepInputs, narrow: int, wide: int) -> float:
-    """Return the time to make the update of one matrix orthogonal: its square, the square of that, a product."""
-    twice, once = (inputs.tables.time_s("matmul_bf16", narrow, narrow, inner) for inner in (wide, narrow))
-    return NEWTON_SCHULZ_ITERATIONS * (2 * twice + once)
 
 
 def owned_params(inputs: StepInputs, params: StageParameters) -> StageParameters:

@@ -81,7 +81,11 @@ def layer_time(blocks: Sequence[Item], constants: StepConstants, slowdown: float
     weight_s = sum(operation.gpu_s for operation in forward if operation.part.endswith("matmul"))
     pair = None
     if slowdown is not None and _exchanges_tokens(forward):
-        pair = _pair(_pieces(forward, backward, constants, piece_s), constants, slowdown)
+        pieces = _pieces(forward, backward, constants, piece_s)
+        one, run = (_run_layers(pieces, repeats, slowdown) for repeats in (REPEATS - 1, REPEATS))
+        total_s, waiting_s = run.total_s - one.total_s, run.waiting_s - one.waiting_s
+        hidden_s, slowed_s = sum(pieces.exchanges_s) - waiting_s, total_s - waiting_s - sum(pieces.kernels_s)
+        pair = PairTime(total_s, pieces.idle_s, hidden_s, slowed_s)
     return LayerTime(seconds[0], seconds[1], exposed, hidden, weight_s, pair)
 
 
@@ -92,9 +96,7 @@ def layer_spans(blocks: Sequence[Item], constants: StepConstants, slowdown: floa
     """
     forward, backward, _ = block_of(blocks)
     if slowdown is not None and _exchanges_tokens(forward):
-        pieces = _pieces(forward, backward, constants, piece_s)
-        times_s, _ = _play_pieces(pieces, constants)
-        run = run_streams(*_repeated(times_s, pieces.exchanges, REPEATS), slowdown)
+        run = _run_layers(_pieces(forward, backward, constants, piece_s), REPEATS, slowdown)
         names = (KERNEL_PIECES, EXCHANGE_PIECES)
         spans = [
             Span(stream, name, *time)
@@ -117,16 +119,17 @@ def _exchanges_tokens(forward: Sequence[Operation]) -> bool:
 
 
 class Pieces(NamedTuple):
-    """The kernels of a pair of passes, in four pieces, and the times of the exchanges beside them."""
+    """Times of the pieces of a pair of passes in the steady state, and that in which the GPU waits for the host."""
 
-    kernels: list[list[Operation]]
-    exchanges: list[float]
+    kernels_s: list[float]
+    exchanges_s: list[float]
+    idle_s: float
 
 
 def _pieces(
     forward: Sequence[Operation], backward: Sequence[Operation], constants: StepConstants, piece_s: float
 ) -> Pieces:
-    """Cut both passes in the order of Megatron-LM (combined 1F1B).
+    """Cut both passes in the order of Megatron-LM (combined 1F1B), and play the kernels.
 
     ::
 
@@ -142,32 +145,19 @@ def _pieces(
     kernels = [before, after_b + experts_b + waiting, experts, after + before_b]
     if not all(operation.graphed for operation in forward):
         kernels = [[Operation("idle", 0.0, 0, 2 * piece_s), *operations] for operations in kernels]
-    exchanges = [
+    exchanges_s = [
         one.gpu_s + one.kernels * constants.kernel_gap_s for (one,) in (combine_b, dispatch, dispatch_b, combine)
     ]
-    return Pieces(kernels, exchanges)
-
-
-def _play_pieces(pieces: Pieces, constants: StepConstants) -> tuple[list[float], float]:
-    """Return the time of each piece in the steady state, and the time in which the GPU waits for the host."""
-    queues, times_s, idle_s = Queues(), [0.0] * len(pieces.kernels), 0.0
+    queues, kernels_s, idle_s = Queues(), [0.0] * len(kernels), 0.0
     for _ in range(REPEATS):
         idle_s = 0.0
-        for index, operations in enumerate(pieces.kernels):
+        for index, operations in enumerate(kernels):
             parts: dict[str, float] = {}
             before_s = queues.gpu_s
             queues = play(operations, queues, constants, parts)
-            times_s[index] = queues.gpu_s - before_s
+            kernels_s[index] = queues.gpu_s - before_s
             idle_s += parts.get("idle", 0.0)
-    return times_s, idle_s
-
-
-def _pair(pieces: Pieces, constants: StepConstants, slowdown: float) -> PairTime:
-    """Run both passes on a stream of kernels and a stream of exchanges."""
-    times_s, idle_s = _play_pieces(pieces, constants)
-    runs = [run_streams(*_repeated(times_s, pieces.exchanges, repeats), slowdown) for repeats in (REPEATS - 1, REPEATS)]
-    total_s, waiting_s = runs[1].total_s - runs[0].total_s, runs[1].waiting_s - runs[0].waiting_s
-    return PairTime(total_s, idle_s, sum(pieces.exchanges) - waiting_s, total_s - waiting_s - sum(times_s))
+    return Pieces(kernels_s, exchanges_s, idle_s)
 
 
 def _cut(operations: Sequence[Operation]) -> list[list[Operation]]:
@@ -182,18 +172,16 @@ def _cut(operations: Sequence[Operation]) -> list[list[Operation]]:
     ]
 
 
-def _repeated(kernels_s: Sequence[float], exchanges_s: Sequence[float], repeats: int) -> tuple[list[Task], list[Task]]:
-    """List the tasks of layers that follow one another: each waits for one of the other stream."""
-    kernels, exchanges = [], []
-    for layer in range(0, 4 * repeats, 4):
-        # The last task of the other stream in the layer before, then its first three in this one.
-        after = (layer - 1, layer, layer + 1, layer + 2)
-        kernels += [Task(seconds, index) for seconds, index in zip(kernels_s, after, strict=True)]
-        exchanges += [Task(seconds, index) for seconds, index in zip(exchanges_s, after, strict=True)]
-    return kernels, exchanges
+def _run_layers(pieces: Pieces, repeats: int, slowdown: float) -> "StreamsRun":
+    """Run pairs of layers that follow one another: each piece waits for the one before it in the other stream."""
+    kernels, exchanges = (
+        [Task(seconds, index - 1) for index, seconds in enumerate(times_s * repeats)]
+        for times_s in (pieces.kernels_s, pieces.exchanges_s)
+    )
+    return run_streams(kernels, exchanges, slowdown)
 
 
-class Run(NamedTuple):
+class StreamsRun(NamedTuple):
     """Two streams: the time of all, that in which kernels wait for an exchange, and start and end of each task."""
 
     total_s: float
@@ -202,7 +190,7 @@ class Run(NamedTuple):
     exchanges: list[tuple[float, float]]
 
 
-def run_streams(kernels: Sequence[Task], exchanges: Sequence[Task], slowdown: float) -> Run:
+def run_streams(kernels: Sequence[Task], exchanges: Sequence[Task], slowdown: float) -> StreamsRun:
     """Run two streams, each in order; kernels slow down while an exchange runs.
 
     Examples
@@ -235,4 +223,4 @@ def run_streams(kernels: Sequence[Task], exchanges: Sequence[Task], slowdown: fl
                 left[one] = tasks[one][len(times[one])].seconds if len(times[one]) < len(tasks[one]) else 0.0
                 begun_s[one] = -1.0
         now_s += step_s
-    return Run(now_s, waiting_s, *times)
+    return StreamsRun(now_s, waiting_s, *times)

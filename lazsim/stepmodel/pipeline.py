@@ -3,7 +3,7 @@
 import itertools
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
@@ -127,18 +127,13 @@ class Schedule:
     last_s: list[float]
     """Of each part, the start of the first forward pass, and how long before the end of the step the last backward pass
     ends."""
-    dual_pipe: tuple["Slot", ...] = ()
-    """Passes of DualPipe in place of these, where the step takes it."""
 
     @property
     def slots(self) -> Sequence["Slot"]:
         """Passes for a picture."""
-        if self.dual_pipe:
-            return self.dual_pipe
-        names = {(True, False): "forward", (False, True): "backward", (True, True): "both at once"}
-        kinds = [names[forward >= 0, backward >= 0] for forward, backward in self.passes.kinds]
+        names = ["both at once" if len(kind) == 2 else PICTURED[kind[0][0]] for kind in self.passes.kinds]
         return [
-            Slot(one.stage, end_s - self.takes_s[one.kind], end_s, kinds[one.kind])
+            Slot(one.stage, end_s - self.takes_s[one.kind], end_s, names[one.kind])
             for one, end_s in zip(self.passes.order, self.ends_s, strict=True)
         ]
 
@@ -150,6 +145,40 @@ class Slot(NamedTuple):
     start_s: float
     end_s: float
     kind: str
+
+
+PICTURED = {"F": "forward", "B": "backward", "b": "backward", "W": "backward"}
+
+Half = tuple[str, int, int]
+"""F forward, B backward, b backward without gradients of weights or W these; the part and the micro-batch."""
+
+Kind = tuple[tuple[str, int], ...]
+"""The same without the micro-batch, of one pass or of two at once."""
+
+
+class Pass(NamedTuple):
+    """A pass on a stage: its kind, and for each half its number and that of the half it waits for.
+
+    One of a single half has it twice.
+    """
+
+    stage: int
+    kind: int
+    first: int
+    first_after: int
+    second: int
+    second_after: int
+
+
+class Passes(NamedTuple):
+    """Passes in an order in which each comes after those that it waits for, and how many there are of each kind."""
+
+    order: list[Pass]
+    kinds: dict[Kind, int]
+
+
+UNAWAITED, NOTHING = -2, -1
+"""Numbers of a half that no other waits for, and of what a half waits for that waits for none."""
 
 
 def run_pipeline(
@@ -177,35 +206,74 @@ def run_pipeline(
     >>> run_pipeline([PartTime(1.0, 2.0)] * 4, 4, 8, 0.0).total_s
     33.0
     """
+    num_parts = len(times)
     rounds = max(SIMULATED_ROUNDS, math.ceil(MIN_SIMULATED / pipeline))
     simulated = min(num_micro_batches, rounds * pipeline)
-    schedule, round_s = _simulate(times, pipeline, simulated, transfer_s, overlap)
+    passes = _interleaved_passes(pipeline, num_parts // pipeline, simulated, overlap)
+    schedule, ready_s = _play(passes, times, pipeline, simulated, transfer_s)
     if simulated == num_micro_batches:
         return schedule
-    counts = dict(zip(schedule.passes.kinds, schedule.passes.counts, strict=True))
-    fewer = _passes(pipeline, len(times) // pipeline, simulated - pipeline, overlap)
-    for kind, count in zip(fewer.kinds, fewer.counts, strict=True):
-        counts[kind] -= count
+    fewer = _interleaved_passes(pipeline, num_parts // pipeline, simulated - pipeline, overlap).kinds
     busy_s, saved_s = [0.0] * pipeline, 0.0
-    for (kind, count), takes_s, saves_s in zip(counts.items(), *_kind_times(times, list(counts)), strict=True):
-        busy_s[max(kind) % pipeline] += count * takes_s
-        saved_s += count * saves_s / pipeline
+    for (kind, count), takes_s, saves_s in zip(passes.kinds.items(), *_kind_times(times, passes.kinds), strict=True):
+        number = count - fewer.get(kind, 0)
+        busy_s[kind[0][1] % pipeline] += number * takes_s
+        saved_s += number * saves_s / pipeline
+    forward_s = ready_s[num_parts - 1 : num_parts * simulated : num_parts]
     further = (num_micro_batches - simulated) / pipeline
     return replace(
         schedule,
-        total_s=schedule.total_s + further * max(round_s, *busy_s),
+        total_s=schedule.total_s + further * max(forward_s[-1] - forward_s[-1 - pipeline], *busy_s),
         saved_s=schedule.saved_s + further * saved_s,
     )
 
 
-def _simulate(
-    times: Sequence[PartTime], pipeline: int, micro_batches: int, transfer_s: float, overlap: bool
-) -> tuple[Schedule, float]:
-    """Run the passes of all micro-batches, and say how long the last part took for its last `pipeline` forward ones."""
+def run_dual_pipe(times: Sequence[PartTime], weight_gradient_s: float, num_micro_batches: int) -> Schedule:
+    """Run DualPipe, which feeds micro-batches from both ends of the pipeline.
+
+    Notes
+    -----
+    Each stage holds its part and that of the stage at the other end, and keeps the order of deepseek-ai/DualPipe.
+    Passes that drain the pipeline leave the gradients of weights for later. Of each direction, twice as many
+    micro-batches as there are stages are simulated at most; a further one costs what the slowest stage takes for it.
+
+    Examples
+    --------
+    Four equal stages, eight micro-batches of 1 s forward, 2 s backward, of which 1 s for weights: the published bubble
+    is ``(p / 2 - 1) (F&B + B - 3 W)``, 2 s.
+
+    >>> run_dual_pipe([PartTime(1.0, 2.0)] * 4, 1.0, 8).total_s
+    26.0
+    """
+    pipeline = len(times)
+    each_way = min(num_micro_batches // 2, 2 * pipeline)
+    passes = _dual_pipe_passes(pipeline, each_way)
+    schedule, _ = _play(passes, times, pipeline, 2 * each_way, 0.0, weight_gradient_s)
+    pairs = list(zip(times, reversed(times), strict=True))
+    steady_s = [min(time.saved_s for time in pair) for pair in pairs]
+    slowest_s = max(
+        (sum(one[:2]) + sum(other[:2])) / 2 - saved_s for (one, other), saved_s in zip(pairs, steady_s, strict=True)
+    )
+    further = num_micro_batches - 2 * each_way
+    return replace(
+        schedule,
+        total_s=schedule.total_s + further * slowest_s,
+        saved_s=schedule.saved_s + further * sum(steady_s) / pipeline,
+    )
+
+
+def _play(
+    passes: Passes,
+    times: Sequence[PartTime],
+    pipeline: int,
+    micro_batches: int,
+    transfer_s: float,
+    later_s: float = 0.0,
+) -> tuple[Schedule, list[float]]:
+    """Run passes, and say when the next stage has what each half sends; `later_s` is the time of W."""
     num_parts = len(times)
-    passes = _passes(pipeline, num_parts // pipeline, micro_batches, overlap)
-    takes_s, saves_s = _kind_times(times, passes.kinds)
-    ready_s, free_s, ends_s = [0.0] * (2 * num_parts * micro_batches + 1), [0.0] * pipeline, list[float]()
+    takes_s, saves_s = _kind_times(times, passes.kinds, later_s)
+    ready_s, free_s, ends_s = [0.0] * (2 * num_parts * micro_batches + 2), [0.0] * pipeline, list[float]()
     for stage, kind, first, first_after, second, second_after in passes.order:
         start_s = free_s[stage]
         if ready_s[first_after] > start_s:
@@ -219,93 +287,64 @@ def _simulate(
     end_s = max(free_s)
     schedule = Schedule(
         end_s,
-        sum(count * saved_s for count, saved_s in zip(passes.counts, saves_s, strict=True)) / pipeline,
+        sum(count * saved_s for count, saved_s in zip(passes.kinds.values(), saves_s, strict=True)) / pipeline,
         passes,
         ends_s,
         takes_s,
         [ready_s[part] - transfer_s - times[part].forward_s for part in range(num_parts)],
         [end_s + transfer_s - ready_s[(2 * micro_batches - 1) * num_parts + part] for part in range(num_parts)],
     )
-    forward_s = ready_s[num_parts - 1 : num_parts * micro_batches : num_parts]
-    return schedule, forward_s[-1] - forward_s[-1 - pipeline] if micro_batches > pipeline else 0.0
+    return schedule, ready_s
 
 
-def _kind_times(times: Sequence[PartTime], kinds: Sequence[tuple[int, int]]) -> tuple[list[float], list[float]]:
+def _kind_times(
+    times: Sequence[PartTime], kinds: Iterable[Kind], later_s: float = 0.0
+) -> tuple[list[float], list[float]]:
     """Return what each kind of pass takes, and what is saved where it is one of two."""
     takes_s, saves_s = [], []
-    for forward, backward in kinds:
-        both = forward >= 0 and backward >= 0
-        saved_s = min(times[forward].saved_s, times[backward].saved_s) if both else 0.0
-        forward_s, backward_s = (times[forward].forward_s, times[backward].backward_s)
-        takes_s.append((forward_s if forward >= 0 else 0.0) + (backward_s if backward >= 0 else 0.0) - saved_s)
+    for kind in kinds:
+        saved_s = min(times[part].saved_s for _, part in kind) if len(kind) == 2 else 0.0
+        takes_s.append(sum(_half_s(half, times[part], later_s) for half, part in kind) - saved_s)
         saves_s.append(saved_s)
     return takes_s, saves_s
 
 
-class Pass(NamedTuple):
-    """A pass on a stage: its kind, and for each half its number and that of the half it waits for, -1: none.
-
-    One of a single half has it twice.
-    """
-
-    stage: int
-    kind: int
-    first: int
-    first_after: int
-    second: int
-    second_after: int
+def _half_s(half: str, time: PartTime, later_s: float) -> float:
+    if half in "FB":
+        return time.forward_s if half == "F" else time.backward_s
+    later_s = min(later_s, time.backward_s)
+    return later_s if half == "W" else time.backward_s - later_s
 
 
-class Passes(NamedTuple):
-    """Passes in an order in which each comes after those that it waits for.
+def _passes(queues: Sequence[Sequence[tuple[Half, ...]]], num_parts: int, micro_batches: int) -> Passes:
+    """Put the passes of all stages, each in its order, behind those of other stages that they wait for."""
 
-    A kind is the forward and the backward part of a pass, -1: none; `counts` has the passes of each kind.
-    """
-
-    order: list[Pass]
-    kinds: list[tuple[int, int]]
-    counts: list[int]
-
-
-@lru_cache(maxsize=256)
-def _passes(pipeline: int, virtual: int, simulated: int, overlap: bool) -> Passes:
-    """List the passes of all stages."""
-    num_parts, total = pipeline * virtual, simulated * virtual
-
-    def half(stage: int, index: int, is_backward: bool) -> tuple[int, int, int]:
-        """Return the part, the number and that of the half that it waits for."""
-        if index < 0:
-            return -1, -1, -1
-        chunk = index // pipeline % virtual
-        part = (virtual - 1 - chunk if is_backward else chunk) * pipeline + stage
-        number = (index // num_parts * pipeline + index % pipeline) * num_parts + part
-        if not is_backward:
-            return part, number, number - 1 if part else -1
-        number += num_parts * simulated
+    def numbers(half: str, part: int, micro_batch: int) -> tuple[int, int]:
+        """Return the number of a half, and that of the half it waits for."""
+        number = micro_batch * num_parts + part
+        if half == "F":
+            return number, number - 1 if part else NOTHING
+        if half == "W":
+            return UNAWAITED, NOTHING
+        number += num_parts * micro_batches
         # The last part's backward pass waits for its own forward pass, which is earlier on the same stage.
-        return part, number, number + 1 if part < num_parts - 1 else -1
+        return number, number + 1 if part < num_parts - 1 else NOTHING
 
-    kinds: dict[tuple[int, int], int] = {}
-    counts: list[int] = []
+    kinds: dict[Kind, int] = {}
+    known: dict[Kind, int] = {}
 
-    def pass_of(stage: int, forward: int, backward: int) -> Pass:
-        halves = half(stage, forward, False), half(stage, backward, True)
-        kind = kinds.setdefault((halves[0][0], halves[1][0]), len(kinds))
-        counts.extend([0] * (len(kinds) - len(counts)))
-        counts[kind] += 1
-        one, other = (halves[0] if forward >= 0 else halves[1]), (halves[1] if backward >= 0 else halves[0])
-        return Pass(stage, kind, *one[1:], *other[1:])
+    def pass_of(stage: int, halves: tuple[Half, ...]) -> Pass:
+        kind = tuple(half[:2] for half in halves)
+        kinds[kind] = kinds.get(kind, 0) + 1
+        return Pass(stage, known.setdefault(kind, len(known)), *numbers(*halves[0]), *numbers(*halves[-1]))
 
-    queues = [
-        [pass_of(stage, *indices) for indices in _order(stage, pipeline, virtual, total, overlap)]
-        for stage in range(pipeline)
-    ]
-    done = [False] * (2 * num_parts * simulated) + [True]
-    positions = [0] * pipeline
+    waiting = [[pass_of(stage, halves) for halves in queue] for stage, queue in enumerate(queues)]
+    done = [False] * (2 * num_parts * micro_batches + 1) + [True]
+    positions = [0] * len(queues)
     order: list[Pass] = []
     while len(order) < sum(map(len, queues)):
         before = len(order)
-        for stage, queue in enumerate(queues):
+        for stage, queue in enumerate(waiting):
             while positions[stage] < len(queue):
                 one = queue[positions[stage]]
                 if not (done[one.first_after] and done[one.second_after]):
@@ -315,7 +354,7 @@ def _passes(pipeline: int, virtual: int, simulated: int, overlap: bool) -> Passe
                 positions[stage] += 1
         if len(order) == before:
             raise RuntimeError("the pipeline's order has a part wait for one that comes later")
-    return Passes(order, list(kinds), counts)
+    return Passes(order, kinds)
 
 
 def warm_up_parts(stage: int, pipeline: int, virtual: int, overlap: bool) -> int:
@@ -325,102 +364,47 @@ def warm_up_parts(stage: int, pipeline: int, virtual: int, overlap: bool) -> int
     return (pipeline - stage - 1) * rounds + (virtual - 1) * pipeline + overlap
 
 
-def _order(stage: int, pipeline: int, virtual: int, total: int, overlap: bool) -> list[tuple[int, int]]:
-    """List the passes of a stage: indices of a forward and a backward part, -1 where there is none."""
-    warm_up = min(total, warm_up_parts(stage, pipeline, virtual, overlap))
-    order = [(index, -1) for index in range(warm_up)]
-    for index in range(total - warm_up):
-        order += [(warm_up + index, index)] if overlap else [(warm_up + index, -1), (-1, index)]
-    return order + [(-1, index) for index in range(total - warm_up, total)]
+@lru_cache(maxsize=256)
+def _interleaved_passes(pipeline: int, virtual: int, micro_batches: int, overlap: bool) -> Passes:
+    num_parts, total = pipeline * virtual, micro_batches * virtual
+
+    def halves(half: str, stage: int) -> list[Half]:
+        """List the halves of a stage in their order."""
+        chunks = (index // pipeline % virtual for index in range(total))
+        parts = ((virtual - 1 - chunk if half == "B" else chunk) * pipeline + stage for chunk in chunks)
+        return [(half, part, i // num_parts * pipeline + i % pipeline) for i, part in enumerate(parts)]
+
+    queues: list[list[tuple[Half, ...]]] = []
+    for stage in range(pipeline):
+        warm_up = min(total, warm_up_parts(stage, pipeline, virtual, overlap))
+        forward, backward = halves("F", stage), halves("B", stage)
+        pairs = list(zip(forward[warm_up:], backward, strict=False))
+        steady = pairs if overlap else [(half,) for pair in pairs for half in pair]
+        queues.append([*zip(forward[:warm_up]), *steady, *zip(backward[total - warm_up :])])
+    return _passes(queues, num_parts, micro_batches)
 
 
-def run_dual_pipe(
-    times: Sequence[PartTime], weight_gradient_s: float, num_micro_batches: int
-) -> tuple[float, float, tuple[Slot, ...]]:
-    """Run DualPipe, which feeds micro-batches from both ends of the pipeline.
-
-    Returns the time of a step, what passes at the same time save in it, the mean of the stages, and the passes.
-
-    Notes
-    -----
-    Each stage holds its part and that of the stage at the other end, and keeps the order of deepseek-ai/DualPipe.
-    Passes that drain the pipeline leave the gradients of weights for later. Of each direction, twice as many
-    micro-batches as there are stages are simulated at most; a further one costs what the slowest stage takes for it.
-
-    Examples
-    --------
-    Four equal stages, eight micro-batches of 1 s forward, 2 s backward, of which 1 s for weights: the published bubble
-    is ``(p / 2 - 1) (F&B + B - 3 W)``, 2 s.
-
-    >>> run_dual_pipe([PartTime(1.0, 2.0)] * 4, 1.0, 8)[0]
-    26.0
-    """
-    pipeline = len(times)
-    each_way = min(num_micro_batches // 2, 2 * pipeline)
+@lru_cache(maxsize=256)
+def _dual_pipe_passes(pipeline: int, each_way: int) -> Passes:
     queues = [_dual_pipe_order(stage, pipeline, each_way) for stage in range(pipeline)]
-    ends: dict[tuple[str, int, int, int], float] = {}
-    free_s, saved_s, slots = [0.0] * pipeline, 0.0, list[Slot]()
-    while any(queues):
-        before = len(slots)
-        for stage, queue in enumerate(queues):
-            pair = times[stage], times[pipeline - 1 - stage]
-            while queue and (needs := _needs(queue[0], stage, pipeline)) <= ends.keys():
-                passes = queue.pop(0)
-                start_s = max([free_s[stage], *(ends[need] for need in needs)])
-                free_s[stage] = start_s + sum(_pass_s(kind, pair[way], weight_gradient_s) for kind, way, _ in passes)
-                if len(passes) == 2:
-                    saved = min(time.saved_s for time in pair)
-                    free_s[stage], saved_s = free_s[stage] - saved, saved_s + saved
-                ends |= {(kind.upper(), way, index, stage): free_s[stage] for kind, way, index in passes}
-                kind = "both at once" if len(passes) == 2 else "forward" if passes[0][0] == "F" else "backward"
-                slots.append(Slot(stage, start_s, free_s[stage], kind))
-        if len(slots) == before:
-            raise RuntimeError("the order of DualPipe has a pass wait for one that comes later")
-    steady = [min(time.saved_s for time in pair) for pair in zip(times, reversed(times), strict=True)]
-    slowest_s = max(
-        (sum(one[:2]) + sum(other[:2])) / 2 - saved
-        for one, other, saved in zip(times, reversed(times), steady, strict=True)
-    )
-    further = num_micro_batches - 2 * each_way
-    return max(free_s) + further * slowest_s, (saved_s + further * sum(steady)) / pipeline, tuple(slots)
+    return _passes(queues, pipeline, 2 * each_way)
 
 
-_DualPass = tuple[str, int, int]
-"""Kind (F forward, B backward, b backward without gradients of weights, W these), direction and micro-batch."""
-
-
-def _pass_s(kind: str, time: PartTime, weight_gradient_s: float) -> float:
-    later_s = min(weight_gradient_s, time.backward_s)
-    return {"F": time.forward_s, "B": time.backward_s, "b": time.backward_s - later_s, "W": later_s}[kind]
-
-
-def _needs(passes: Sequence[_DualPass], stage: int, pipeline: int) -> set[tuple[str, int, int, int]]:
-    """Return the passes that have to end first: on the stage before, or forward on the last one."""
-    needs = set()
-    for kind, way, index in passes:
-        before = stage + (1 if (kind == "F") == bool(way) else -1)
-        if kind != "W" and 0 <= before < pipeline:
-            needs.add((kind.upper(), way, index, before))
-        elif kind in "Bb":
-            needs.add(("F", way, index, stage))
-    return needs
-
-
-def _dual_pipe_order(stage: int, pipeline: int, each_way: int) -> list[tuple[_DualPass, ...]]:
+def _dual_pipe_order(stage: int, pipeline: int, each_way: int) -> list[tuple[Half, ...]]:
     """List the passes of a stage in the eight phases of deepseek-ai/DualPipe; those in a pair run at once."""
     near = min(stage, pipeline - 1 - stage)
     far, flipped = pipeline // 2 - near - 1, int(stage >= pipeline // 2)
     done = dict.fromkeys(itertools.product("FB", (0, 1)), 0)
-    order: list[tuple[_DualPass, ...]] = []
-    left: list[_DualPass] = []
+    order: list[tuple[Half, ...]] = []
+    left: list[Half] = []
 
-    def one(kind: str, way: int) -> _DualPass:
+    def one(half: str, way: int) -> Half:
         way ^= flipped
-        index = done[kind.upper(), way]
-        done[kind.upper(), way] += 1
-        if kind == "b":
-            left.append(("W", way, index))
-        return kind, way, index
+        part, micro_batch = pipeline - 1 - stage if way else stage, way * each_way + done[half.upper(), way]
+        done[half.upper(), way] += 1
+        if half == "b":
+            left.append(("W", part, micro_batch))
+        return half, part, micro_batch
 
     order += [(one("F", 0),) for _ in range(2 * far)]
     for _ in range(near + 1):

@@ -131,17 +131,16 @@ class StepModel:
         schedule = run_pipeline(times, pipeline, micro_batches, self.transfer_s, self.overlap)
         if parallel.schedule == "dualpipe":
             weight_s = sum(self._sum(part, "weight_gradient_s") for part in parts) / pipeline
-            running_s, saved_s, slots = run_dual_pipe(times, weight_s, micro_batches)
-            schedule = replace(schedule, dual_pipe=slots)
-        else:
-            running_s, saved_s = schedule.total_s, schedule.saved_s
+            # Gradients are exchanged when one-forward-one-backward has them.
+            dual = run_dual_pipe(times, weight_s, micro_batches)
+            schedule = replace(dual, first_s=schedule.first_s, last_s=schedule.last_s)
         share = micro_batches / pipeline
-        exposed, hidden = self._by_part(share, saved_s)
+        exposed, hidden = self._by_part(share, schedule.saved_s)
         _add(exposed, "gradient_exchange", share * sum(extra.exposed_s for extra in sharded))
         _add(hidden, "gradient_exchange", share * sum(extra.hidden_s for extra in sharded))
         _add(exposed, "overlap_slowdown", share * sum(extra.slowed_s for extra in sharded))
-        bubble_s = running_s - sum(exposed.values())
-        exposed["bubble"] = bubble_s if abs(bubble_s) > 1e-9 * running_s else 0.0
+        bubble_s = schedule.total_s - sum(exposed.values())
+        exposed["bubble"] = bubble_s if abs(bubble_s) > 1e-9 * schedule.total_s else 0.0
         late_s, exchange_s = exchanges_of_step(inputs, self.params, times, schedule)
         _add(exposed, "gradient_exchange", late_s)
         _add(hidden, "gradient_exchange", exchange_s - late_s)
