@@ -4,8 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lazsim.costmodel.compute import AnalyticCompute
-from lazsim.costmodel.kernels import matmul_s, memory_s
+from lazsim.costmodel.compute import AnalyticCompute, matmul_s, memory_s
 from lazsim.specs import ClusterSpec, GpuSpec, JobSpec, ModelSpec, load_spec
 
 IDEAL = GpuSpec(

@@ -25,12 +25,10 @@ from lazsim.profiling.communication import (
 )
 from lazsim.profiling.exchanges import (
     EXCHANGES,
+    SPLITS,
     RankWorker,
-    empty_parts,
-    even_parts,
     leave_group,
     link_bytes,
-    skewed_parts,
 )
 from lazsim.profiling.merge import label_of
 from lazsim.profiling.timing import HostClock
@@ -242,10 +240,16 @@ def test_a_device_that_cannot_be_had_is_told_in_one_line():
     assert not any(is_running(pid) for pid in pids)
 
 
-@pytest.mark.parametrize("split", [even_parts, skewed_parts, empty_parts])
+@pytest.mark.parametrize("split", SPLITS.values(), ids=SPLITS)
 @pytest.mark.parametrize("count", [0, 1, 7, 256])
 def test_parts_add_up(split, count):
     for num_ranks in (1, 2, 5):
         parts = split(num_ranks, count)
         assert (len(parts), sum(parts)) == (num_ranks, count)
         assert min(parts) >= 0
+
+
+def test_parts_are_even_halved_or_one():
+    assert {kernel: split(3, 8) for kernel, split in SPLITS.items()} == {
+        "all_to_all": [3, 3, 2], "all_to_all_skewed": [4, 2, 2], "all_to_all_empty": [8, 0, 0]
+    }  # fmt: skip

@@ -17,8 +17,7 @@ from lazsim.stepmodel.blocks import blocks_of
 from lazsim.stepmodel.experts import exchange_s, grouped_ranks
 from lazsim.stepmodel.inputs import StepInputs
 from lazsim.stepmodel.loading import load_inputs
-from lazsim.stepmodel.memory import memory_bytes
-from lazsim.stepmodel.parameters import part_parameters, stage_parameters
+from lazsim.stepmodel.memory import memory_bytes, part_parameters, stage_parameters
 from lazsim.stepmodel.pipeline import PartTime, parts_of, run_pipeline, warm_up_parts
 from lazsim.stepmodel.predict import flop_per_token, predict_step
 from lazsim.stepmodel.search import search_layouts

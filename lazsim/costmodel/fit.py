@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from lazsim.costmodel.kernels import matmul_s
+from lazsim.costmodel.compute import matmul_s
 from lazsim.costmodel.network import all_to_all_s, ring_all_reduce_s
 from lazsim.costmodel.times import Floats
 from lazsim.errors import LazsimError

@@ -84,13 +84,7 @@ class FixedCosts(CostModel):
 
 
 def fixed_costs(model: ModelSpec, cluster: ClusterSpec, job: JobSpec, constants: StepConstants) -> FixedCosts:
-    """Return the costs of a job with known times.
-
-    Raises
-    ------
-    SpecError
-        When there are more stages than MoE layers.
-    """
+    """Return the costs of a job with known times; a `SpecError` says that their stages fit no layers or nodes."""
     times = job.times
     assert times is not None, "the job has known times"
     if times.num_stages > model.num_moe_layers:

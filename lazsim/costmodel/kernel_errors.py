@@ -78,6 +78,9 @@ class KernelErrors:
 def compare_kernels(folder: Path, names: Iterable[str] = (), only: str = "") -> KernelErrors:
     """Compare the models of GPUs with measured tables, and fit them anew.
 
+    A `LazsimError` says that a table cannot be read, a named GPU is unknown or was not measured, none was, or no row
+    has the text.
+
     Parameters
     ----------
     folder
@@ -86,11 +89,6 @@ def compare_kernels(folder: Path, names: Iterable[str] = (), only: str = "") -> 
         GPUs: names in the catalogue or paths to TOML files; by default, all measured GPUs in the catalogue.
     only
         Keep rows with this text in their name.
-
-    Raises
-    ------
-    LazsimError
-        When a table cannot be read, a named GPU is unknown or was not measured, none was, or no row has the text.
     """
     tables = read_measurements(folder)
     measured = sorted({str(gpu) for table in tables.values() for gpu in table["gpu"]})

@@ -172,10 +172,7 @@ def _short(value: str | float) -> str | float:
 def find_profile(name: str, model: str) -> Path:
     """Return the file of a profile: a path that ends in ``.csv``, or a device of the catalogue that has the model.
 
-    Raises
-    ------
-    SpecError
-        When the catalogue has no such device, or no profile of the model on it.
+    A `SpecError` says that the catalogue has no such device, or no profile of the model on it.
     """
     if name.endswith(".csv"):
         return Path(name)
@@ -211,10 +208,7 @@ def profile_names() -> list[str]:
 def read_profile(path: Path | str) -> Profile:
     """Read a profile, or a bare table of ``kernel,size,time_s``.
 
-    Raises
-    ------
-    SpecError
-        When the version differs, a kernel of the header has no rows, or a number is missing, NaN or negative.
+    A `SpecError` says that the version differs, a kernel of the header has no rows, or a number is missing or bad.
     """
     path = Path(path)
     content = read_bytes(path)

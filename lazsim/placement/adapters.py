@@ -49,6 +49,8 @@ def sglang_rebalance_experts(
 ) -> tuple[Any, Any, Any]:
     """Plan in the place of ``rebalance_experts`` of ``sglang.srt.eplb.eplb_algorithms``, or of its ``deepseek_vec``.
 
+    Errors are those of `lazsim.placement.serving.rebalance_experts`.
+
     Parameters
     ----------
     tokens_per_expert : array or torch tensor of shape (steps, L, E)
@@ -69,11 +71,6 @@ def sglang_rebalance_experts(
     -------
     tuple
         As for that function, but slots of GPUs that are not used have expert 0, since SGLang takes them for indices.
-
-    Raises
-    ------
-    LazsimError
-        As that function does.
     """
     if getattr(tokens_per_expert, "ndim", 0) != 3:
         shape = tuple(getattr(tokens_per_expert, "shape", ()))

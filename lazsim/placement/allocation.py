@@ -8,7 +8,7 @@ from lazsim.placement.plan import Ints
 
 
 def allocate(load_LE: Ints, num_slots: int, fault_threshold: int) -> Ints:
-    """Give each expert replicas in proportion to its load, but at least `fault_threshold`.
+    """Give each expert replicas in proportion to its load, but at least `fault_threshold`; see `prepare_loads`.
 
     Parameters
     ----------
@@ -23,13 +23,6 @@ def allocate(load_LE: Ints, num_slots: int, fault_threshold: int) -> Ints:
     -------
     ndarray of int64, shape (L, E)
         Replicas. Those of a layer add up to `num_slots` and ascend with load; equal loads by index.
-
-    Raises
-    ------
-    InfeasiblePlanError
-        When there are fewer slots than experts.
-    RoutingFormatError
-        When loads are refused by `lazsim.loads.check_loads`.
 
     Notes
     -----
@@ -65,12 +58,8 @@ def allocate(load_LE: Ints, num_slots: int, fault_threshold: int) -> Ints:
 def prepare_loads(load_LE: Ints, num_slots: int) -> Ints:
     """Check the loads of an allocation, and give the experts of a layer without tokens one token each.
 
-    Raises
-    ------
-    InfeasiblePlanError
-        When a layer has more experts than slots.
-    RoutingFormatError
-        When loads are refused by `lazsim.loads.check_loads`.
+    An `InfeasiblePlanError` says that a layer has more experts than slots, and errors of `lazsim.loads.check_loads`
+    what is wrong with loads.
     """
     load_LE = check_loads(load_LE, num_slots)
     num_experts = load_LE.shape[1]

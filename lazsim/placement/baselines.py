@@ -9,14 +9,7 @@ from lazsim.placement.plan import Ints, PlacementPlan
 
 
 def place_spread(replicas_LE: Ints, num_nodes: int, num_slots: int) -> PlacementPlan:
-    """Deal replicas out over the nodes in turn, expert by expert.
-
-    Parameters
-    ----------
-    replicas_LE
-        Replicas of each expert, at least one each and at most ``num_nodes * num_slots`` in a layer, shape (L, E).
-    num_nodes, num_slots
-        Nodes, and slots of a node.
+    """Deal replicas out over the nodes in turn, expert by expert; arguments as for `lazsim.placement.mro.place_mro`.
 
     Notes
     -----

@@ -59,7 +59,7 @@ def lack(least: list[int], num_nodes: int, num_lacking: int) -> Cover | None:
 
 def _groups(replicas: list[int], num_nodes: int, num_slots: int) -> Iterator[Cover]:
     sizes = [min(size, num_nodes) for size in replicas[::num_slots]]
-    fitted = _lower(sizes, num_nodes)
+    fitted = _levelled(sizes, num_nodes, -1)
     if min(fitted) >= sizes[0]:
         num_surviving = prod(map(_first, fitted)) << (num_nodes - sum(fitted))
         yield Cover(num_surviving, _lay_out(fitted, repeat(num_slots))[: len(replicas)])
@@ -71,8 +71,8 @@ def _groups(replicas: list[int], num_nodes: int, num_slots: int) -> Iterator[Cov
         lacking = lack([max(left - most, 0) for most in rest], left, num_short) if left >= max(sizes[0], 1) else None
         if lacking:
             num_surviving = lacking.num_surviving * prod(map(_first, ahead))
-            held = [_first(left) & ~nodes for nodes in lacking.nodes]
-            yield Cover(num_surviving, _behind(_lay_out(ahead, repeat(num_slots)), sum(ahead), held))
+            held = [(_first(left) & ~nodes) << sum(ahead) for nodes in lacking.nodes]
+            yield Cover(num_surviving, _lay_out(ahead, repeat(num_slots)) + held)
 
 
 def _blocks(least: list[int], num_nodes: int, num_lacking: int) -> Iterator[Cover]:
@@ -80,7 +80,7 @@ def _blocks(least: list[int], num_nodes: int, num_lacking: int) -> Iterator[Cove
     for num_blocks in range(2, len(least) // num_lacking + 1):
         counts, sizes = _cut(least, num_blocks, num_lacking)
         excess = sum(sizes) - num_nodes
-        sizes = _raise(sizes, num_nodes)
+        sizes = _levelled(sizes, num_nodes, 1)
         if sizes[0] > least[0] or excess >= sizes[1]:
             continue
         overlap = max(excess, 0)
@@ -100,8 +100,8 @@ def _blocks_and_rest(least: list[int], num_nodes: int, num_lacking: int) -> Iter
         held = hold([left - fewest for fewest in rest], left, num_rest - num_lacking)
         if held:
             num_lost = sum(map(_first, sizes)) + (1 << left) - held.num_surviving
-            lacking = [_first(left) & ~nodes for nodes in held.nodes]
-            yield Cover((1 << num_nodes) - num_lost, _behind(_lay_out(sizes, counts), sum(sizes), lacking))
+            lacking = [(_first(left) & ~nodes) << sum(sizes) for nodes in held.nodes]
+            yield Cover((1 << num_nodes) - num_lost, _lay_out(sizes, counts) + lacking)
 
 
 def _ring(least: list[int], num_nodes: int, num_lacking: int) -> Cover | None:
@@ -129,24 +129,11 @@ def _lay_out(sizes: list[int], counts: Iterable[int], overlap: int = 0) -> list[
     return [_first(size) << start for size, start, n in zip(sizes, starts, counts, strict=False) for _ in range(n)]
 
 
-def _behind(nodes: list[int], num_used: int, others: list[int]) -> list[int]:
-    """Add sets of the nodes that come after those used."""
-    return nodes + [other << num_used for other in others]
-
-
-def _lower(sizes: list[int], total: int) -> list[int]:
-    """Lower the largest sizes, level, until they add up to the total or less."""
-    sizes = list(sizes)
-    for _ in range(sum(sizes) - total):
-        sizes[max(range(len(sizes)), key=sizes.__getitem__)] -= 1
-    return sizes
-
-
-def _raise(sizes: list[int], total: int) -> list[int]:
-    """Raise the smallest sizes, level, until they add up to the total or more."""
-    sizes = list(sizes)
-    for _ in range(total - sum(sizes)):
-        sizes[min(range(len(sizes)), key=sizes.__getitem__)] += 1
+def _levelled(sizes: list[int], total: int, step: int) -> list[int]:
+    """Raise the smallest sizes by 1, or lower the largest by a `step` of -1, until they add up to the total."""
+    sizes, pick = list(sizes), min if step > 0 else max
+    for _ in range(step * (total - sum(sizes))):
+        sizes[pick(range(len(sizes)), key=sizes.__getitem__)] += step
     return sizes
 
 

@@ -14,12 +14,7 @@ from lazsim.placement.request import PlacementRequest
 def call_policy(name: str, function: Callable[..., Any], request: PlacementRequest) -> PlacementPlan:
     """Call a custom policy, which returns a plan or an array of its slots, and check its plan.
 
-    Raises
-    ------
-    InfeasiblePlanError
-        When the policy raises it because it does not apply.
-    SpecError
-        When it raises anything else, or its plan is invalid.
+    Its own `InfeasiblePlanError` says that it does not apply. Any other error, and a bad plan, is a `SpecError`.
     """
     try:
         with printing_to_stderr():

@@ -15,19 +15,14 @@ from lazsim.placement.plan import Floats, Ints, PlacementPlan
 def place_eplb(load_LE: Ints, num_nodes: int, num_slots: int, gpus_per_node: int = 1) -> PlacementPlan:
     """Replicate the experts with most load per replica, then pack replicas onto GPUs evenly by load.
 
+    Loads that do not fit are errors of `lazsim.placement.allocation.prepare_loads`.
+
     Parameters
     ----------
     load_LE
         Tokens routed to each expert, integers from 0 up, shape (L, E).
     num_nodes, num_slots, gpus_per_node
         Nodes, and slots and GPUs of a node; slot ``s`` belongs to GPU ``s % gpus_per_node``.
-
-    Raises
-    ------
-    InfeasiblePlanError
-        When there are fewer slots than experts.
-    RoutingFormatError
-        When loads are refused by `lazsim.loads.check_loads`.
 
     Notes
     -----
@@ -60,6 +55,8 @@ def place_eplb(load_LE: Ints, num_nodes: int, num_slots: int, gpus_per_node: int
 def place_groups(load_LE: Ints, num_groups: int, slots_N: Ints, gpus_N: Ints) -> PlacementPlan:
     """Keep each group of experts on one node, and place the experts of each node as `place_eplb` does.
 
+    An `InfeasiblePlanError` says that groups do not fit on nodes, or that there are fewer groups than nodes.
+
     Parameters
     ----------
     load_LE
@@ -68,11 +65,6 @@ def place_groups(load_LE: Ints, num_groups: int, slots_N: Ints, gpus_N: Ints) ->
         Groups of experts, which follow one another and are equally large.
     slots_N, gpus_N
         Slots and GPUs of each node; slot ``s`` belongs to GPU ``s % gpus_N[node]``.
-
-    Raises
-    ------
-    InfeasiblePlanError
-        When groups do not fit on nodes, or there are fewer groups than nodes.
 
     Notes
     -----
@@ -120,7 +112,7 @@ def _groups_of_nodes(num_groups: int, group_size: int, slots_N: Ints) -> Ints:
 def replicate_greedily(load_LE: Ints, num_slots: int, fault_threshold: int = 1) -> Ints:
     """Give each expert `fault_threshold` replicas, and each further one to the expert with most load per replica.
 
-    So the heaviest replica is as light as can be.
+    So the heaviest replica is as light as can be. Loads that do not fit are errors of `prepare_loads`.
 
     Parameters
     ----------
@@ -135,13 +127,6 @@ def replicate_greedily(load_LE: Ints, num_slots: int, fault_threshold: int = 1) 
     -------
     ndarray of int64, shape (L, E)
         Replicas; ties go to the first expert.
-
-    Raises
-    ------
-    InfeasiblePlanError
-        When there are fewer slots than experts.
-    RoutingFormatError
-        When loads are refused by `lazsim.loads.check_loads`.
 
     Notes
     -----

@@ -15,12 +15,7 @@ from lazsim.placement.plan import Ints, PlacementPlan
 def place_euclid(replicas_LE: Ints, num_nodes: int, num_slots: int) -> PlacementPlan:
     """Place a model as if each layer had the fewest replicas of any: then all layers share their failure sets.
 
-    Parameters
-    ----------
-    replicas_LE
-        Replicas of each expert, at least one each and at most ``num_nodes * num_slots`` in a layer, shape (L, E).
-    num_nodes, num_slots
-        Nodes, and slots of a node.
+    Arguments are those of `lazsim.placement.mro.place_mro`.
 
     Notes
     -----

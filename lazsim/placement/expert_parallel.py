@@ -51,15 +51,8 @@ def place_ep_on_most(
 ) -> PlacementPlan:
     """Place by plain expert parallelism on the most nodes that whole groups fill; the others stay empty.
 
-    Parameters
-    ----------
-    num_nodes, num_slots, gpus_per_node
-        Nodes, and slots and GPUs of a node; all GPUs have equally many slots, the rest stay empty.
-
-    Raises
-    ------
-    InfeasiblePlanError
-        When a GPU has no slot, or there are too few nodes for equal chunks of the experts.
+    All GPUs have equally many of a node's slots, the rest stay empty. An `InfeasiblePlanError` says that a GPU has no
+    slot, or that there are too few nodes for equal chunks of the experts.
 
     Examples
     --------

@@ -58,6 +58,8 @@ def migration_report(
 ) -> MigrationReport:
     """Compare ways to turn the live nodes into the nodes of a plan.
 
+    An `InfeasiblePlanError` says that there are too few live nodes, or that an expert is on none of them.
+
     Parameters
     ----------
     has_LEH
@@ -74,11 +76,6 @@ def migration_report(
         Size of that state.
     domain_N
         Failure domain of each node of the plan, in which it stays; the live nodes are as many and in the same order.
-
-    Raises
-    ------
-    InfeasiblePlanError
-        When there are too few live nodes, or an expert is on none of them.
 
     Notes
     -----
@@ -115,8 +112,11 @@ def migration_report(
     busiest = bytes_HN[map_bottleneck(bytes_HN), column_N].max()
     # Nodes with experts send, and while some are new, so do all that have the dense state.
     num_senders = int((has_LEH.any(axis=(0, 1)) | (has_dense_H & (not has_dense_H.all()))).sum())
-    bound_bytes = max(float(busiest), _sender_bound_bytes(has_LEH, wants_LEN, state_bytes), least_bytes / num_senders)
-    return MigrationReport(tuple(rows), least_bytes, bound_bytes)
+    # At least this many nodes fetch a state, whichever nodes the mapping chooses.
+    has_RH = has_LEH.reshape(-1, has_LEH.shape[2])
+    more_R = np.maximum(wants_LEN.reshape(len(has_RH), -1).sum(axis=1) - has_RH.sum(axis=1), 0)
+    _, sender_bytes = balance_senders(has_RH[more_R > 0], more_R[more_R > 0] * float(state_bytes))
+    return MigrationReport(tuple(rows), least_bytes, max(float(busiest), sender_bytes, least_bytes / num_senders))
 
 
 def _rows(mapping: str, moved: Mapping[str, Migration]) -> Iterator[MigrationRow]:
@@ -126,15 +126,6 @@ def _rows(mapping: str, moved: Mapping[str, Migration]) -> Iterator[MigrationRow
         sent, received = float(migration.bytes_NN.sum(axis=1).max()), float(migration.received_bytes_N.max())
         total = float(migration.received_bytes_N.sum())
         yield MigrationRow(mapping, sharing, migration.num_states, total, sent, received, max(bound_bytes, received))
-
-
-def _sender_bound_bytes(has_LEH: Bools, wants_LEN: Bools, state_bytes: float) -> float:
-    """Return a lower bound of the busiest sender's bytes for any mapping."""
-    has_RH = has_LEH.reshape(-1, has_LEH.shape[2])
-    # At least this many nodes fetch the state, whichever nodes the mapping chooses.
-    more_R = np.maximum(wants_LEN.reshape(len(has_RH), -1).sum(axis=1) - has_RH.sum(axis=1), 0)
-    _, bound_bytes = balance_senders(has_RH[more_R > 0], more_R[more_R > 0] * float(state_bytes))
-    return bound_bytes
 
 
 def _require_feasible(has_LEH: Bools, wants_LEN: Bools, has_dense_H: Bools) -> None:

@@ -98,19 +98,7 @@ class PlacementPlan:
         return PlacementPlan(slots_LNS, self.num_experts)
 
     def check(self, replicas_LE: Ints | None = None) -> "PlacementPlan":
-        """Assert what holds of every plan of a policy.
-
-        Parameters
-        ----------
-        replicas_LE
-            The allocation that the plan was made for, shape (L, E).
-
-        Raises
-        ------
-        AssertionError
-            When a slot holds no known expert, an expert of a layer has no replica, or the replicas placed are not
-            those allocated.
-        """
+        """Assert what holds of every plan of a policy, and that it places the allocation `replicas_LE`, if given."""
         assert self.slots_LNS.ndim == 3, "slots have axes layer, node, slot"
         assert self.slots_LNS.min() >= -1 and self.slots_LNS.max() < self.num_experts, "a slot holds a known expert"  # noqa: PT018
         assert self.replicas_LE.min() >= 1, "every expert of every layer has a replica"
@@ -127,23 +115,12 @@ def with_more_nodes(holds_LEN: Bools, num_more: int) -> Bools:
 
 
 def is_recoverable(holds_LEN: Bools) -> bool:
-    """Tell whether every expert of every layer is on some node.
-
-    Parameters
-    ----------
-    holds_LEN
-        Experts that each survivor holds, shape (L, E, N).
-    """
+    """Tell whether every expert of every layer is on some of the nodes, which hold `holds_LEN`."""
     return bool(holds_LEN.any(axis=2).all())
 
 
 def with_lost_experts(holds_LEN: Bools) -> Bools:
     """Deal the experts that no survivor holds out over the survivors, so that each of them is on one.
-
-    Parameters
-    ----------
-    holds_LEN
-        Experts that each survivor holds, shape (L, E, N).
 
     Examples
     --------

@@ -24,6 +24,8 @@ class PlanFile(msgspec.Struct):
 def read_plan(name: str, shape: tuple[int, int, int], num_experts: int) -> tuple[PlacementPlan, bytes]:
     """Read a plan from the JSON of ``lazsim place``; return it and the content of the file.
 
+    A `LazsimError` says that the file cannot be read, has no such plan, or one of another shape or other experts.
+
     Parameters
     ----------
     name
@@ -32,11 +34,6 @@ def read_plan(name: str, shape: tuple[int, int, int], num_experts: int) -> tuple
         Layers, nodes and slots that the plan must have, (L, N, S).
     num_experts
         Experts of a layer.
-
-    Raises
-    ------
-    LazsimError
-        When the file cannot be read, has no such plan, or the plan is of another shape or has other experts.
     """
     path, _, policy = (name, "", "") if os.path.exists(name) else name.rpartition(":")
     content = read_bytes(path or name)

@@ -188,10 +188,7 @@ def describe_policy(name: str) -> str:
 def find_policy(name: str) -> NamedPolicy:
     """Find a policy: a name of `POLICIES`, an entry point of an installed package, or ``path.py:function``.
 
-    Raises
-    ------
-    SpecError
-        When there is no such name, file or function, or it cannot be imported.
+    A `SpecError` says that there is no such name, file or function, or that it cannot be imported.
 
     Examples
     --------
@@ -227,21 +224,10 @@ def policy_input(name: str) -> dict[str, str]:
 
 
 def place(policy: NamedPolicy | str, request: PlacementRequest) -> PlacementPlan:
-    """Call a policy and check its plan.
+    """Call a policy, given itself or by name, and check its plan; an invalid one of `POLICIES` is a bug of lazsim.
 
-    Parameters
-    ----------
-    policy
-        A policy or its name.
-
-    Raises
-    ------
-    InfeasiblePlanError
-        When the policy does not apply, as plain expert parallelism on too few nodes.
-    SpecError
-        When there is no such policy, or a custom one fails or returns no plan for the request.
-    AssertionError
-        When a plan of one of `POLICIES` is invalid, which is a bug of lazsim.
+    An `InfeasiblePlanError` says that the policy does not apply, as plain expert parallelism on too few nodes, a
+    `SpecError` that there is no such policy, or that a custom one fails or returns no plan for the request.
 
     Examples
     --------

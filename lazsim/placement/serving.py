@@ -162,7 +162,7 @@ def rebalance_experts(
 def placement_change(
     old_placement: Any, new_placement: Any, weight: Any, num_gpus: int, expert_bytes: float = 0.0
 ) -> PlanChange:
-    """Tell what a change of placement moves and gains.
+    """Tell what a change of placement moves and gains; an error says that arguments do not fit together.
 
     Parameters
     ----------
@@ -172,11 +172,6 @@ def placement_change(
         As for `rebalance_experts`.
     expert_bytes
         Size of the weights of an expert of one layer.
-
-    Raises
-    ------
-    RoutingFormatError, SpecError
-        When arguments do not fit together.
 
     Examples
     --------

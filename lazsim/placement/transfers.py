@@ -29,6 +29,8 @@ class Migration:
 def migrate(has_LEN: Bools, wants_LEN: Bools, state_bytes: float, has_dense_N: Bools, dense_bytes: float) -> Migration:
     """Fetch each missing expert state, and the dense state where a node lacks it, from the nodes that have it.
 
+    Some node holds each state that is needed: else the caller restarts from a checkpoint.
+
     Parameters
     ----------
     has_LEN, wants_LEN
@@ -43,11 +45,6 @@ def migrate(has_LEN: Bools, wants_LEN: Bools, state_bytes: float, has_dense_N: B
     Notes
     -----
     All owners of a state share the sending evenly, as in the system of Lazarus (arXiv 2407.04656).
-
-    Raises
-    ------
-    AssertionError
-        When no node holds a state that is needed: the caller must have restarted from a checkpoint.
     """
     has, missing = _moving(has_LEN, wants_LEN)
     owners = has.sum(axis=1, dtype=np.float32)

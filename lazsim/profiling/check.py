@@ -44,9 +44,13 @@ def reached_shares(profile: Profile) -> list[RateShare]:
     The lowest share of grouped experts from `MANY_TOKENS` up counts, else that of the most tokens, and the share of the
     most moved tokens, without the time of their schedule, which moves none, unless that was measured to take all of it.
     """
+
+    def rate(point: Point) -> float:
+        return point.flop / point.time_s
+
     expert = {point.size: point for point in profile.of("expert")}
     shares = [
-        RateShare(kernel="grouped", size=point.size, share=_rate(point) / _rate(expert[point.size]), of="one expert")
+        RateShare(kernel="grouped", size=point.size, share=rate(point) / rate(expert[point.size]), of="one expert")
         for point in profile.of("grouped")
         if point.size in expert and point.flop and expert[point.size].flop
     ]
@@ -59,10 +63,6 @@ def reached_shares(profile: Profile) -> list[RateShare]:
             share = point.copy_peak_share / moving
             found.append(RateShare(kernel="permute", size=point.size, share=share, of="the copy"))
     return found
-
-
-def _rate(point: Point) -> float:
-    return point.flop / point.time_s
 
 
 class Modelled(msgspec.Struct, frozen=True, kw_only=True):

@@ -118,7 +118,8 @@ def check_kernel(kernel: Kernel, target: Target) -> float:
     exact = [_leaf(tensor.double()) if tensor.is_floating_point() else tensor for tensor in tensors]
     expected = _results(kernel, kernel.reference, exact, target)
     found = _results(kernel, kernel.forward, [_leaf(tensor.clone()) for tensor in tensors], target)
-    error = max(_relative_error(ours, theirs) for ours, theirs in zip(found, expected, strict=True))
+    pairs = zip(*((one.detach().double() for one in some) for some in (found, expected)), strict=True)
+    error = max(float((ours - theirs).norm() / theirs.norm().clamp(min=1e-300)) for ours, theirs in pairs)
     if not error <= MAX_REFERENCE_ERROR[target.dtype]:
         raise LazsimError(
             f"{kernel.name} in {target.dtype} on {target.device} is wrong by {error:.2g} where "
@@ -140,11 +141,6 @@ def _results(kernel: Kernel, run: Callable[..., Any], tensors: Sequence[Any], ta
     weights = torch.randn(output.shape, device=target.device, generator=generator, dtype=torch.float64)
     leaves = [tensor for tensor in tensors if tensor.requires_grad]
     return [output, *torch.autograd.grad(output, leaves, weights.to(output.dtype))]
-
-
-def _relative_error(ours: Any, theirs: Any) -> float:
-    ours, theirs = ours.detach().double(), theirs.detach().double()
-    return float((ours - theirs).norm() / theirs.norm().clamp(min=1e-300))
 
 
 def measure_kernel(kernel: Kernel, size: int, target: Target, budget_s: float, reference_error: float = 0.0) -> Point:

@@ -37,40 +37,6 @@ class Exchange(NamedTuple):
         return float((buffer[-1] - self.expected()).abs().max()) if buffer[-1].numel() else 0.0
 
 
-def even_parts(num_ranks: int, count: int) -> list[int]:
-    """Split evenly; the first ranks get the remainder.
-
-    Examples
-    --------
-    >>> even_parts(3, 8)
-    [3, 3, 2]
-    """
-    return [count // num_ranks + (rank < count % num_ranks) for rank in range(num_ranks)]
-
-
-def skewed_parts(num_ranks: int, count: int) -> list[int]:
-    """Send half to rank 0, half of the rest to rank 1 and so on; the last gets the remainder.
-
-    Examples
-    --------
-    >>> skewed_parts(3, 8)
-    [4, 2, 2]
-    """
-    parts = [count >> (rank + 1) for rank in range(num_ranks - 1)]
-    return [*parts, count - sum(parts)]
-
-
-def empty_parts(num_ranks: int, count: int) -> list[int]:
-    """Send all to rank 0 and nothing to the others.
-
-    Examples
-    --------
-    >>> empty_parts(3, 8)
-    [8, 0, 0]
-    """
-    return [count, *[0] * (num_ranks - 1)]
-
-
 def _all_to_all(split: Callable[[int, int], list[int]]) -> Callable[[int, int, int, str], Exchange]:
     def make(rank: int, num_ranks: int, count: int, device: str) -> Exchange:
         sends = split(num_ranks, count)
@@ -106,7 +72,15 @@ def _send_to_1(rank: int, buffer: Any) -> None:
         dist.recv(buffer, 0)
 
 
-SPLITS = {"all_to_all": even_parts, "all_to_all_skewed": skewed_parts, "all_to_all_empty": empty_parts}
+SPLITS: dict[str, Callable[[int, int], list[int]]] = {
+    "all_to_all": lambda ranks, count: [count // ranks + (rank < count % ranks) for rank in range(ranks)],
+    "all_to_all_skewed": lambda ranks, count: [
+        *(count >> rank for rank in range(1, ranks)), count - sum(count >> rank for rank in range(1, ranks))
+    ],
+    "all_to_all_empty": lambda ranks, count: [count, *[0] * (ranks - 1)],
+}  # fmt: skip
+"""What each rank gets of a buffer, from the number of ranks and the elements: even parts; half to rank 0, half of the
+rest to rank 1 and so on; all to rank 0."""
 
 EXCHANGES: dict[str, Callable[[int, int, int, str], Exchange]] = {
     **{kernel: _all_to_all(split) for kernel, split in SPLITS.items()},
@@ -134,7 +108,14 @@ def link_bytes(kernel: str, num_ranks: int, num_bytes: int) -> float:
 
 def serve(connection: Connection, rank: int, port: int, backend: str, device: str, timeout_s: float) -> None:
     """Answer the commands of the parent until it ends."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    parent = parent_process()
+    assert parent is not None, "started by the parent"
+
+    def end_with_parent() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     survive_failed_collectives()
     worker = RankWorker(rank, port, backend, device, timeout_s)
@@ -152,13 +133,6 @@ def _answer(connection: Connection, run: Callable[[], Any]) -> None:
         connection.send(("ok", run()))
     except Exception as error:  # The parent reports it in one line, whatever it is.
         connection.send(("error", f"{type(error).__name__}: " + str(error).partition("\n")[0]))
-
-
-def _end_with_parent() -> None:
-    parent = parent_process()
-    assert parent is not None, "started by the parent"
-    wait([parent.sentinel])
-    os._exit(1)
 
 
 class RankWorker:

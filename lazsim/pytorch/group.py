@@ -118,8 +118,13 @@ class Gloo(Transport):
         """
         self._is_aborted = True
         for inode, descriptor in _sockets().items():
-            if inode not in self._sockets_before:
-                _shut_down(descriptor)
+            if inode in self._sockets_before:
+                continue
+            with contextlib.suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as connection:
+                if connection.family in (socket.AF_INET, socket.AF_INET6):
+                    # A listening socket has no peer and stays: gloo ends the process when it breaks.
+                    connection.getpeername()
+                    connection.shutdown(socket.SHUT_RDWR)
 
 
 def _sockets() -> dict[str, int]:
@@ -129,14 +134,6 @@ def _sockets() -> dict[str, int]:
         with contextlib.suppress(OSError):
             found[os.readlink(f"/proc/self/fd/{name}")] = int(name)
     return {target: descriptor for target, descriptor in found.items() if target.startswith("socket:")}
-
-
-def _shut_down(descriptor: int) -> None:
-    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as connection:
-        if connection.family in (socket.AF_INET, socket.AF_INET6):
-            # A listening socket has no peer and stays: gloo ends the process when it breaks.
-            connection.getpeername()
-            connection.shutdown(socket.SHUT_RDWR)
 
 
 class Nccl(Transport):

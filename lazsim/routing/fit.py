@@ -38,10 +38,8 @@ def autocorrelation(log_load_SLE: Floats, lag: int) -> float:
 def fit_routing(routing: RecordedRouting) -> RoutingSpec:
     """Estimate the generator's parameters from a recording, by moments.
 
-    Raises
-    ------
-    RoutingFormatError
-        When fewer than 30 steps were recorded, loads of a layer are even, or layers differ beyond the generator's.
+    A `RoutingFormatError` says that fewer than 30 steps were recorded, loads of a layer are even, or layers differ
+    beyond the generator's.
 
     Notes
     -----

@@ -129,16 +129,13 @@ class GeneratedRouting:
             raise RoutingFormatError(f"{self.name}: loads are generated for the first {most:,} steps; ask for these")
         tokens_BLE = np.empty((len(points), self.num_layers, self.num_experts), dtype=np.int64)
         for tokens, point in zip(tokens_BLE, points, strict=True):
-            tokens[:] = self._piece(point // self._piece_points)[point % self._piece_points]
+            piece, place = divmod(point, self._piece_points)
+            if piece not in self._pieces:
+                if len(self._pieces) >= MAX_POINTS // self._piece_points:
+                    del self._pieces[next(iter(self._pieces))]
+                self._pieces[piece] = self._tokens_at(np.arange(self._piece_points) + piece * self._piece_points)
+            tokens[:] = self._pieces[piece][place]
         return tokens_BLE
-
-    def _piece(self, piece: int) -> Ints:
-        """Return the tokens at the points of a piece of a block."""
-        if piece not in self._pieces:
-            if len(self._pieces) >= MAX_POINTS // self._piece_points:
-                del self._pieces[next(iter(self._pieces))]
-            self._pieces[piece] = self._tokens_at(np.arange(self._piece_points) + piece * self._piece_points)
-        return self._pieces[piece]
 
     def _stream(self, number: int) -> np.random.Generator:
         return np.random.default_rng(np.random.SeedSequence(self._seed, spawn_key=(number,)))

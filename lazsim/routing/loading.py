@@ -19,7 +19,7 @@ UNIFORM = "uniform"
 def load_routing(
     source: str, num_layers: int, num_experts: int, seed: int, lenient: bool = False, layers_from: int = 0
 ) -> Routing:
-    """Load the routing of a model.
+    """Load the routing of a model; a `LazsimError` says that no file or name is such, or a recording is too small.
 
     Parameters
     ----------
@@ -31,11 +31,6 @@ def load_routing(
         Seed of generated loads.
     lenient, layers_from
         How a recording is read; see `read_routing`.
-
-    Raises
-    ------
-    LazsimError
-        When there is no such file or name, or a recording is too small.
     """
     if source == UNIFORM:
         even = np.ones((1, num_layers, num_experts), dtype=np.int64)

@@ -75,13 +75,8 @@ def check_tokens(faults: Faults, steps: Floats, tokens_SLE: Floats, layers: tupl
     """Check the loads of a file, repair them when lenient, and convert steps and loads to whole numbers.
 
     Layers without tokens at all steps are dense: they are left out, as are steps without any tokens. Loads that are
-    fractions, such as shares, are multiplied by one number; see `lazsim.loads.whole_loads`.
-
-    Raises
-    ------
-    RoutingFormatError
-        When a load is no number from 0 up, a layer has tokens at some steps only, or more than
-        `lazsim.loads.MAX_TOKENS`, or steps do not ascend.
+    fractions, such as shares, are multiplied by one number; see `lazsim.loads.whole_loads`. A `RoutingFormatError` says
+    that a load is no number from 0 up, a layer has tokens at some steps only or too many, or steps do not ascend.
     """
     bad = ~((tokens_SLE >= 0) & np.isfinite(tokens_SLE))
     if bad.any():
@@ -146,21 +141,10 @@ def spans(numbers: Sequence[int]) -> str:
 
 
 def top_experts(routing: RecordedRouting, num_layers: int, num_experts: int) -> RecordedRouting:
-    """Take a smaller model's loads from a larger one's recording.
+    """Take a smaller model's loads from a larger one's recording; a `RoutingFormatError` says that it is too small.
 
-    Parameters
-    ----------
-    routing
-        The recording.
-    num_layers
-        Layers to take, from the first.
-    num_experts
-        Experts to take of each layer: those with the highest total load over the recording, by number.
-
-    Raises
-    ------
-    RoutingFormatError
-        When the recording has fewer layers or experts.
+    They are those of the first `num_layers` layers, and in each of the `num_experts` experts with the highest total
+    load over the recording, by number.
 
     Examples
     --------

@@ -27,7 +27,7 @@ class GpuSpec(Spec, frozen=True, kw_only=True):
                        bytes / (matmul_memory_efficiency memory_bytes_per_s))
 
     and an element-wise kernel ``overhead + bytes / (memory_efficiency memory_bytes_per_s)``; see
-    `lazsim.costmodel.kernels`.
+    `lazsim.costmodel.compute`.
     """
 
     name: str

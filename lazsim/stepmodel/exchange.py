@@ -6,8 +6,7 @@ from typing import NamedTuple
 
 from lazsim.specs import OPTIMIZER_STATE_BYTES_PER_PARAM
 from lazsim.stepmodel.inputs import StepInputs
-from lazsim.stepmodel.memory import PARAM_BYTES
-from lazsim.stepmodel.parameters import StageParameters
+from lazsim.stepmodel.memory import PARAM_BYTES, StageParameters
 from lazsim.stepmodel.pipeline import PartTime, Schedule, parts_of_stage
 
 BUCKET_PARAMS, BUCKET_PARAMS_PER_RANK = 40_000_000, 1_000_000

@@ -18,9 +18,8 @@ from lazsim.stepmodel.exchange import (
 from lazsim.stepmodel.inputs import StepInputs
 from lazsim.stepmodel.kernels import Kernels
 from lazsim.stepmodel.layers import EXCHANGE, LayerTime, layer_spans, layer_time
-from lazsim.stepmodel.memory import memory_bytes
+from lazsim.stepmodel.memory import StageParameters, memory_bytes, part_parameters, stage_parameters
 from lazsim.stepmodel.operations import Item, Span
-from lazsim.stepmodel.parameters import StageParameters, part_parameters, stage_parameters
 from lazsim.stepmodel.pipeline import Part, PartTime, Schedule, parts_of, parts_of_stage, run_dual_pipe, run_pipeline
 
 SLOWEST = 0.9
@@ -234,20 +233,16 @@ def _overlaps(parallel: ParallelSpec) -> bool:
 
 def _settings(inputs: StepInputs) -> tuple[StepConstants, float | None, float]:
     """Return what the time of a layer depends on beside its blocks; see `layer_time`."""
-    kernels, parallel = Kernels(inputs), inputs.parallel
+    kernels, parallel, constants = Kernels(inputs), inputs.parallel, inputs.constants
     # A piece has a backward graph of its own to start, waits for an event of the other stream and records one
     # (NVIDIA/Megatron-LM, combined 1F1B).
     piece_s = kernels.launch_s + 2 * kernels.native_launch_s
-    return inputs.constants, _slowdown(parallel, inputs.constants) if _overlaps(parallel) else None, piece_s
-
-
-def _slowdown(parallel: ParallelSpec, constants: StepConstants) -> float:
-    """Return the share by which kernels are slower beside an exchange of tokens."""
+    # Multiprocessors by default, beside the share by which kernels are slower next to an exchange of tokens.
     own = {"deepep": (constants.deepep_slowdown, 20), "hybridep": (constants.hybridep_slowdown, 16)}
     slowdown, multiprocessors = own.get(parallel.dispatcher, (constants.nccl_slowdown, 0))
     if multiprocessors and parallel.exchange_multiprocessors:
         slowdown *= parallel.exchange_multiprocessors / multiprocessors
-    return min(slowdown, SLOWEST)
+    return constants, min(slowdown, SLOWEST) if _overlaps(parallel) else None, piece_s
 
 
 def _add(into: dict[str, float], name: str, seconds: float) -> None:

@@ -21,6 +21,8 @@ READERS: dict[str, Reader] = {
 def read_routing(path: str, lenient: bool = False, layers_from: int = 0) -> RecordedRouting:
     """Read recorded loads in any of the formats of `READERS`.
 
+    A `RoutingFormatError` says that the format is unknown, a line is bad, or there are no loads.
+
     Parameters
     ----------
     path
@@ -31,11 +33,6 @@ def read_routing(path: str, lenient: bool = False, layers_from: int = 0) -> Reco
         repeated rows, sort steps, and repeat the step before where a layer has no tokens.
     layers_from
         The first MoE layer, where a file numbers layers as the model does; those before it are dense, and left out.
-
-    Raises
-    ------
-    RoutingFormatError
-        When the format is unknown, a line is bad, or there are no loads.
     """
     reader, files = _find(path)
     source = Source(path, RoutingFormatError, lenient, files=files)

@@ -72,11 +72,6 @@ def _are_loads(columns: Mapping[str, list[int]]) -> bool:
     return named or "matrix" in columns
 
 
-def _routes_of(cell: str) -> list[float]:
-    """Return the numbers of the experts that a cell lists, in any brackets; a ValueError for what is none."""
-    return [float(part) for part in BETWEEN_ROUTES.split(cell) if any(map(str.isdigit, part))]
-
-
 def _read_file(source: Source, text: str, table: LoadTable, dump: int) -> None:
     lines = ((number, line) for number, line in numbered_lines(text) if not line.startswith("#"))
     number, header = next(lines, (2, ""))
@@ -96,7 +91,8 @@ def _read_file(source: Source, text: str, table: LoadTable, dump: int) -> None:
                 for role, default in (("step", dump), ("layer", row), ("expert", 0))
             )
             if not columns.keys() & {"matrix", "loads"}:
-                table.add_routes(number, step, layer, [one for at in values for one in _routes_of(cells[at])])
+                parts = (part for at in values for part in BETWEEN_ROUTES.split(cells[at]))
+                table.add_routes(number, step, layer, [float(part) for part in parts if any(map(str.isdigit, part))])
                 continue
             key = step, layer, expert, *(cells[at].strip() for at in in_parts)
             loads = [read_number(cells[at]) for at in values]
