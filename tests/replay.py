@@ -31,8 +31,8 @@ class Job(NamedTuple):
     stages: int
     shares: int
     micro_batches: int
-    copy_s: float  # In which the GPUs of a model replica copy the state to the memory of their nodes.
-    expert_share: float  # Part of the state that is experts.
+    copy_s: float  # In which the GPUs of a node copy its state to the memory of the node.
+    expert_share: float  # Part of that state that is experts.
     interval_steps: int
     most_in_service: int | None
     spare_start_s: float
@@ -284,10 +284,8 @@ class Replay:
     def replay_stage(self):
         """MoEvement: spares replay a window and the steps since; not if nodes failed while others recovered."""
         job, per_stage, missing = self.job, self.num_seats // self.job.stages, self.missing()
-        # In a step, 12 bytes a parameter of some and 2 of the others go to the host. All of a node's take 14 bytes; the
-        # nodes of a stage divide its experts, and each has the dense part.
-        node_s = job.copy_s * ((1 - job.expert_share) * job.shares + job.expert_share)
-        active = (14 * job.step_s / node_s - 2) / 10
+        # In a step, 12 bytes a parameter of some and 2 of the others go to the host. All of a node's take 14 bytes.
+        active = (14 * job.step_s / job.copy_s - 2) / 10
         window = max(1, math.ceil(1 / max(active, 1 / 1000)))
         since = len(self.steps) - self.planned_step
         # A node and the next two of its stage keep its snapshots; a pipeline needs one of its nodes for the logs.

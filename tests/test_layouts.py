@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 import lazsim
-from lazsim.costmodel.recovery_times import checkpoint_load_bytes
+from lazsim.costmodel.recovery_times import checkpoint_load_bytes, checkpoint_save_s
 from lazsim.costmodel.step import NodeLayout
 from lazsim.engine.held import Held, Planned
 from lazsim.engine.layout import LayoutStepTimes, grid_of
 from lazsim.engine.reconfiguration import bind_nodes
 from lazsim.engine.systems import SYSTEMS
-from lazsim.engine.systems.system import node_state_bytes
+from lazsim.engine.systems.system import copy_to_host_s, held_state_bytes
 from lazsim.errors import SpecError
 from lazsim.placement.plan import PlacementPlan
 from lazsim.scenario import resolve
@@ -106,7 +106,7 @@ def test_a_node_that_changes_its_stage_fetches_the_dense_part_of_the_new_one():
     wants_PN = small.grid.holds_dense_PN(8)
     still = bind_nodes(small, left.holds_LEN, eight.holds_LEN, dense_PH=of_stage, wants_PN=wants_PN)
     assert still.bytes_HH.sum() == 0
-    # A newcomer takes the place of stage 7 from the other of its nodes: its experts, and an eighth of the dense part.
+    # A newcomer takes the place of stage 7 from the other of its nodes: its experts, and its dense part.
     old = plan.nodes([*kept[:7], 15, 13])
     has_PH = of_stage[:, [0, 1, 2, 3, 4, 5, 6, 7, 6]]
     moved = bind_nodes(small, old.holds_LEN, eight.holds_LEN, dense_PH=has_PH, wants_PN=wants_PN)
@@ -114,15 +114,16 @@ def test_a_node_that_changes_its_stage_fetches_the_dense_part_of_the_new_one():
     without = PlacementPlan(np.delete(plan.slots_LNS, [15], axis=1), plan.num_experts)
     stages = small.grid.holds_dense_PN(16)
     joined = bind_nodes(small, without.holds_LEN, plan.holds_LEN, num_new=1, dense_PH=stages[:, :15], wants_PN=stages)
-    experts = (small.grid.stage_L == 7).sum() * 256 * small.model.expert_state_bytes
-    assert joined.bytes_HH.sum() == pytest.approx(experts + 14 * small.model.dense_params / 8)
+    # Of 32 parts of two layers, the last of stage 7 has the head alone.
+    block, experts = small.model.block_params, 6 * 256 * small.model.expert_params
+    dense = 6 * (block["attention"] + block["moe"]) + block["vocabulary"]
+    assert joined.bytes_HH.sum() == pytest.approx(14 * (experts + dense))
 
 
 def test_a_node_of_bamboo_fetches_and_reads_the_next_stage_beside_its_own():
     # Two replicas of eight nodes, a stage each.
-    found, bamboo = costs(system="bamboo"), SYSTEMS["bamboo"]
-    layers_S = np.bincount(found.grid.stage_L)
-    stage_bytes_S = 14 * (found.model.dense_params / 8 + layers_S * 256 * found.model.expert_params)
+    found, bamboo = costs(SMALL | uneven_stages(8), "bamboo"), SYSTEMS["bamboo"]
+    stage_bytes_S = [14 * sum(params_of_stage(found.model, 8, stage)) for stage in range(8)]
     of_two_S = stage_bytes_S + np.roll(stage_bytes_S, -1)
     made, eight = (
         Planned(count, 0, lambda num_nodes, _step: bamboo.plan_evenly(found, num_nodes), doubled_stages=8)
@@ -133,12 +134,12 @@ def test_a_node_of_bamboo_fetches_and_reads_the_next_stage_beside_its_own():
     held = Held.full(range(16), made)
     joining_s = bamboo.join_s(found, held.without([0]), [0])
     assert joining_s == pytest.approx(float(found.communication.transfer_s(of_two_S[0], 0.0)))
-    # Both nodes of the first stage are lost. One of the last, which has its states as a copy, takes its place and
-    # fetches the copy of the second.
+    # Both nodes of the first stage are lost. One of the second takes its place, with the copy that it needs there, and
+    # fetches the first stage from the copy on a node of the last.
     left = held.without([0, 1])
     dense = {"dense_PH": left.dense_PN(found.grid), "wants_PN": eight.dense_PN(found.grid)}
     moved = bind_nodes(found, left.holds_LEN, eight.holds_LEN, **dense)
-    assert moved.bytes_HH.sum() == pytest.approx(stage_bytes_S[1])
+    assert moved.bytes_HH.sum() == pytest.approx(stage_bytes_S[0])
 
 
 def test_peers_that_recover_hold_whole_optimizer_states_and_take_the_memory():
@@ -246,8 +247,8 @@ def test_a_run_of_a_job_with_a_layout_takes_the_step_that_is_told_for_it_unless_
     even, skewed = (
         lazsim.simulate(**quiet, systems=["checkpoint"], **loads).runs[0] for loads in ({}, {"routing": "smartmoe-fit"})
     )
-    # The end cuts a step.
-    assert 0 <= even.ledger_s["compute"] - even.steps * step_s < step_s
+    # The end cuts a step, or a save.
+    assert -1e-6 <= even.ledger_s["compute"] - even.steps * step_s < step_s
     assert skewed.ledger_s["compute"] / skewed.steps > 1.1 * step_s
     assert resolve({"model": "gpt-s", "cluster": "dgx-h100"}).routing.name == "smartmoe-fit"
     assert resolve(DEEPSEEK | {"routing.skew": 3.0}).routing.generator is not None
@@ -291,25 +292,28 @@ def test_smaller_units_than_a_node_share_it():
     assert (grid.unit_nodes, grid.replica_nodes, grid.column_nodes) == (1, 2, 1)
 
 
-@pytest.mark.parametrize(("parallel", "dense_share", "experts_share"), [
+@pytest.mark.parametrize(("parallel", "parts", "experts_share"), [
     # A node of 8 GPUs has a copy of its stage's dense part, and the experts of 8 of 64 or all of them, some twice.
     ({"expert": 64}, 1, 8 / 64),
     ({"expert": 4}, 1, 1),
     # Sixteen GPUs of two nodes share matrices, or matrices and sequences; each node has all experts.
-    ({"tensor": 16, "expert": 8}, 1 / 2, 1),
+    ({"tensor": 16, "expert": 8}, 2, 1),
     ({"tensor": 8, "context": 2, "expert": 8}, 1, 1),
 ])  # fmt: skip
-def test_a_node_holds_the_states_of_the_ranks_on_it(parallel, dense_share, experts_share):
+def test_a_node_holds_the_states_of_the_ranks_on_it(parallel, parts, experts_share):
     settings = DEEPSEEK | {"job.parallel.tensor": 1} | {f"job.parallel.{name}": size for name, size in parallel.items()}
-    found = costs(settings)
-    model = found.model
-    # Eight stages have 7.25 of 58 layers on average.
-    experts = experts_share * 7.25 * 256 * model.expert_state_bytes
-    expected = dense_share * 14 * model.dense_params / 8 + experts
-    assert node_state_bytes(found) == pytest.approx(expected)
-    # The plan says the same of experts.
-    plan = SYSTEMS["checkpoint"].plan_evenly(found, found.grid.replica_nodes)
-    assert plan.num_held_N.mean() * model.expert_state_bytes == pytest.approx(experts)
+    found = costs(settings | uneven_stages(8))
+    held = [params_of_stage(found.model, 8, stage) for stage in range(8)]
+    node_S = [14 * (divided / parts + each + experts_share * experts) for divided, each, experts in held]
+    assert held_state_bytes(found, 8) == pytest.approx(max(node_S))
+    # A node that takes a place fetches the states of its stage, with those of further-token layers in the last one.
+    dense_S = [14 * (divided / parts + each) for divided, each, _ in held]
+    assert np.add(*found.stage_bytes(8)) == pytest.approx(node_S)
+    assert found.stage_bytes(8)[0] == pytest.approx(dense_S)
+    # Gemini: the nodes of a stage divide what it has, in two versions of two copies.
+    num_nodes = found.grid.replica_nodes * 2
+    share = max(14 * sum(params) for params in held) / (num_nodes / 8)
+    assert SYSTEMS["gemini"].host_bytes(found, num_nodes, 20.0) == pytest.approx(4 * share)
 
 
 LAYOUTS = [
@@ -319,32 +323,69 @@ LAYOUTS = [
 ]  # fmt: skip
 
 
+LAYERS = {8: [8] * 7 + [5], 4: [16, 16, 16, 13], 2: [40, 21], 1: [61]}
+"""Layers of each stage of DeepSeek-V3, of which the first three are dense. The last stage has a further-token layer,
+too."""
+
+
+def uneven_stages(pipeline):
+    """Return such stages as settings."""
+    text = "|".join(f"t*{number}" for number in LAYERS[pipeline])
+    return {
+        "model.num_mtp_layers": 1, "job.parallel.pipeline": pipeline, "job.parallel.virtual_stages": 1,
+        "job.parallel.stages": f"E{text}mL", "job.parallel.overlap_expert": False,
+    }  # fmt: skip
+
+
+def params_of_stage(model, pipeline, stage):
+    """Count the parameters that tensor-parallel ranks divide, those that each of them has, and those of experts."""
+    block, width = model.block_params, model.d_model
+    first, last = stage == 0, stage == pipeline - 1
+    num_layers, dense_layers = LAYERS[pipeline][stage], 3 * first
+    moe_layers = num_layers - dense_layers
+    total = num_layers * block["attention"] + dense_layers * block["dense"] + moe_layers * block["moe"]
+    total += (first + last) * block["vocabulary"] + last * block["mtp"]
+    # Projections to latent vectors, and gates.
+    each = (num_layers + last) * width * (1536 + 512 + 64) + (moe_layers + last) * width * 256
+    return total - each, each, (moe_layers + last) * 256 * model.expert_params
+
+
 @pytest.mark.parametrize("sharding", ["none", "optimizer", "full"])
 @pytest.mark.parametrize("optimizer", ["adam", "muon"])
 @pytest.mark.parametrize(("tensor", "context", "expert", "pipeline", "copies"), LAYOUTS)
-def test_a_node_reads_what_its_ranks_hold_and_own(tensor, context, expert, pipeline, copies, optimizer, sharding):
-    sizes = {"tensor": tensor, "context": context, "expert": expert, "pipeline": pipeline, "virtual_stages": 1}
-    parallel = {"optimizer": optimizer, "sharding": sharding, "overlap_expert": False, **sizes}
-    found = costs(DEEPSEEK | {f"job.parallel.{name}": value for name, value in parallel.items()})
-    unit = np.lcm(np.lcm(tensor * context, expert), 8)
-    num_nodes = pipeline * copies * unit // 8
+def test_ranks_save_and_nodes_read_what_they_hold_and_own(
+    tensor, context, expert, pipeline, copies, optimizer, sharding
+):
+    sizes = {"tensor": tensor, "context": context, "expert": expert, "optimizer": optimizer, "sharding": sharding}
+    settings = DEEPSEEK | uneven_stages(pipeline) | {f"job.parallel.{name}": value for name, value in sizes.items()}
+    found = costs(settings)
+    num_nodes = pipeline * copies * int(np.lcm(np.lcm(tensor * context, expert), 8)) // 8
     num_ranks, optimizer_bytes = num_nodes * 8 // pipeline, {"adam": 12, "muon": 8}[optimizer]
-    # Megatron's order: tensor ranks are neighbours, and so are expert ranks; a stage is all ranks that follow.
-    read_N = []
-    for node in range(num_nodes):
-        ranks = [rank % num_ranks for rank in range(8 * node, 8 * node + 8)]
-        num_bytes = 0.0
-        for size, params in ((tensor, found.model.dense_params / pipeline), (expert, None)):
-            if params is None:
-                params = (found.grid.stage_L == node * pipeline // num_nodes).sum() * 256 * found.model.expert_params
-            parts = {rank % size for rank in ranks}
-            owned = params / size * len(ranks) * size / num_ranks
-            held = params / size * len(parts)
-            num_bytes += 2 * (owned if sharding == "full" and pipeline == 1 else held)
-            num_bytes += optimizer_bytes * (held if sharding == "none" else owned)
-        read_N.append(num_bytes)
+    saved, read_N = [], []
+    for stage in range(pipeline):
+        divided, each, experts = params_of_stage(found.model, pipeline, stage)
+        # Megatron's order: tensor ranks are neighbours, and so are expert ranks; a stage is all ranks that follow.
+        for unit, by_unit in ((1, saved), (8, read_N)):
+            units = [range(first, first + unit) for first in range(0, num_ranks, unit)]
+            bytes_U = np.zeros(len(units))
+            for size, of_part, of_each in ((tensor, divided / tensor, each), (expert, experts / expert, 0)):
+                parts_U = [frozenset(rank % size for rank in ranks) for ranks in units]
+                for index, parts in enumerate(parts_U):
+                    held = of_each + len(parts) * of_part
+                    owned = held / parts_U.count(parts)
+                    # Weights that several have, one saves and all read; and so all states that are not divided.
+                    whole = held if unit == 8 or index == parts_U.index(parts) else 0
+                    bytes_U[index] += 2 * (owned if sharding == "full" else whole)
+                    bytes_U[index] += optimizer_bytes * (whole if sharding == "none" else owned)
+            by_unit += bytes_U.tolist()
     plan = SYSTEMS["checkpoint"].plan_evenly(found, num_nodes)
     assert checkpoint_load_bytes(found, plan) == pytest.approx(np.array(read_N))
+    assert found.saved_bytes(num_nodes, 1) == pytest.approx(max(saved))
+    # All write the model once.
+    num_bytes = (2 + optimizer_bytes) * (found.model.total_params + found.model.mtp_params)
+    save_s, (total, of_rank) = checkpoint_save_s(found, num_nodes), (num_bytes, max(saved))
+    assert save_s == pytest.approx(found.communication.save_s(total, of_rank))
+    assert copy_to_host_s(found, num_nodes) == pytest.approx(of_rank / found.cluster.host.link_bytes_per_s)
 
 
 def test_parts_of_matrices_that_span_nodes_are_lost_and_fetched_apart():
@@ -362,5 +403,7 @@ def test_parts_of_matrices_that_span_nodes_are_lost_and_fetched_apart():
     left = held.without("a")
     dense = {"dense_PH": left.dense_PN(found.grid), "wants_PN": made.dense_PN(found.grid)}
     bound = bind_nodes(found, left.holds_LEN, made.holds_LEN, num_new=1, **dense)
-    num_bytes = 14 * (found.model.dense_params / 2 + 58 * 256 * found.model.expert_params)
+    # Both halves have the projections to latent vectors, and the gates.
+    each = found.model.d_model * (61 * (1536 + 512 + 64) + 58 * 256)
+    num_bytes = 14 * ((found.model.dense_params + each) / 2 + 58 * 256 * found.model.expert_params)
     assert bound.bytes_HH.sum() == pytest.approx(num_bytes)

@@ -242,6 +242,7 @@ def test_a_profile_of_blocks_that_none_can_have_says_so(tmp_path):
     ],
 )
 def test_a_block_that_runs_do_not_price_is_told(model, note):
-    settings = {"model": model, "cluster": "dgx-h100", "duration": "1min"}
-    result = simulate("fail-every-40min", systems=["lazarus"], **settings)
-    assert any(note in one for one in result.notes)
+    settings = {"model": model, "cluster": "dgx-h100", "duration": "1min", "systems": ["checkpoint"]}
+    assert any(note in one for one in simulate("fail-every-40min", job="testbed-a", **settings).notes)
+    # Steps of a layout have it.
+    assert not any(note in one for one in simulate("fail-every-40min", **settings).notes)

@@ -43,8 +43,9 @@ def grid_costs(job):
     model = msgspec.structs.replace(
         plain.model, num_experts=2 * job.shares, num_layers=job.stages, num_moe_layers=job.stages
     )
-    num_gpus = job.stages * job.shares * plain.cluster.gpus_per_node
-    link = sum(state_bytes(model)) / (num_gpus * job.copy_s)
+    # A GPU of the dense part of a stage has a share of its experts, too.
+    dense, experts = state_bytes(model)
+    link = (dense + experts / job.shares) / (job.stages * plain.cluster.gpus_per_node * job.copy_s)
     host = msgspec.structs.replace(plain.cluster.host, link_bytes_per_s=link)
     cluster = msgspec.structs.replace(plain.cluster, num_nodes=2 * job.stages * job.shares, host=host)
     rest = plain.job, plain.constants, plain.compute, plain.communication
@@ -86,7 +87,7 @@ def random_job(rng, system):
         placement=lazarus_plan if system == "lazarus" else None,
     )
     dense, experts = state_bytes(grid_costs(job).model)
-    return job._replace(expert_share=experts / (dense + experts))
+    return job._replace(expert_share=experts / (job.shares * dense + experts))
 
 
 def random_trace(rng, replica, many=1):

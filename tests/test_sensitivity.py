@@ -36,7 +36,7 @@ def write_cluster_of_two(path):
 def test_halving_the_storage_rate_doubles_the_seconds_that_the_bytes_of_a_checkpoint_take():
     scenario = resolve({})
     varied = scenario.replace(constant_paths([])["storage_bytes_per_s"], "x0.5")
-    more_s = checkpoint_save_s(varied.costs()) - checkpoint_save_s(scenario.costs())
+    more_s = checkpoint_save_s(varied.costs(), 10) - checkpoint_save_s(scenario.costs(), 10)
     # 521 M parameters of 14 bytes at 0.9 GB/s.
     assert more_s == pytest.approx(14 * scenario.model.total_params / 0.9e9)
     assert scenario.cluster == load_spec(ClusterSpec, "rtx3090x10")

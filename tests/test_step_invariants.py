@@ -166,7 +166,7 @@ def test_recomputation_adds_the_forward_pass_of_what_runs_again(inputs, modules)
 @given(jobs())
 def test_gpus_together_hold_each_parameter_as_often_as_the_layout_says(inputs):
     model, parallel = inputs.model, inputs.parallel
-    stages = stage_parameters(part_parameters(inputs, parts_of(model, parallel)), parallel)
+    stages = stage_parameters(part_parameters(model, parallel, parts_of(model, parallel)), parallel)
     layers = model.num_moe_layers + model.num_mtp_layers
     experts = layers * 16 * model.matrices_per_expert * 1024 * 1024
     assert sum(stage.expert for stage in stages) * parallel.expert * parallel.expert_tensor == pytest.approx(experts)
@@ -188,7 +188,9 @@ def test_optimizer_states_exist_once_though_dualpipe_holds_parameters_twice(inpu
     plain = replace(inputs, parallel=msgspec.structs.replace(inputs.parallel, schedule="1f1b"))
     owned = []
     for some in (plain, inputs):
-        stages = stage_parameters(part_parameters(some, parts_of(some.model, some.parallel)), some.parallel)
+        stages = stage_parameters(
+            part_parameters(some.model, some.parallel, parts_of(some.model, some.parallel)), some.parallel
+        )
         owned.append(sum(held.dense / some.dense_copies + held.expert / some.expert_copies for held in stages))
     assert owned[1] == pytest.approx(owned[0])
 
@@ -352,7 +354,7 @@ def test_stages_gather_sharded_parameters_once_a_step(pipeline, grows):
     moved = [step.exposed_s["gradient_exchange"] + step.hidden_s["gradient_exchange"] for step in steps]
     assert moved[1] / moved[0] == pytest.approx(grows)
     inputs = load_inputs("qwen3-30b-a3b", "dgx-h100", None, {**layout, "global_batch": 512}, 64)
-    parts = part_parameters(inputs, parts_of(inputs.model, inputs.parallel))
+    parts = part_parameters(inputs.model, inputs.parallel, parts_of(inputs.model, inputs.parallel))
     held = max(sum(stage) for stage in stage_parameters(parts, inputs.parallel))
     parameters = memory_bytes(inputs)["parameters"]
     assert parameters == pytest.approx(2 * held) if pipeline > 1 else parameters < held

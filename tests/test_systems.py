@@ -27,7 +27,7 @@ from lazsim.engine.ledger import BUCKETS
 from lazsim.engine.simulate import simulate_system
 from lazsim.engine.systems import LIVE_SYSTEMS, SYSTEMS, find_system
 from lazsim.engine.systems.spare import SPARE
-from lazsim.engine.systems.system import node_state_bytes, saved_behind
+from lazsim.engine.systems.system import held_state_bytes, saved_behind
 from lazsim.errors import InfeasiblePlanError, SpecError
 from lazsim.output.run import run_parts
 from lazsim.output.table import render
@@ -218,7 +218,7 @@ def test_steps_are_lost_where_a_wait_for_nodes_ends_at_the_checkpoint():
 @pytest.mark.parametrize("window", [1, 2, 7, 40])
 def test_the_snapshots_of_a_window_are_what_its_steps_copy(window):
     # scheduler.py of MoEvement: 12 bytes of those whose turn it is, 2 of those whose turn is to come.
-    params = node_state_bytes(staged_costs()) / 14
+    params = held_state_bytes(staged_costs(), 1) / 14
     copied = sum(12 * params / window + 2 * (params - turn * params / window) for turn in range(1, window + 1))
     assert SYSTEMS["moevement"].window_bytes(staged_costs(), window) == pytest.approx(copied)
 
@@ -290,7 +290,7 @@ def steps_by_brute_force(failures_s, duration_s, interval, persist_s=0.0, stall_
 )
 def test_steps_kept_are_those_of_going_step_by_step(places, interval, system):
     # Saves take 10 s, or as long beside training after a copy of some milliseconds; copies in memory take 7 steps.
-    save = SYSTEMS[system].save(staged_costs(), 2.0)
+    save = SYSTEMS[system].save(staged_costs(), 12, 2.0)
     assert sum(save) == pytest.approx(10.0, abs=0.02)
     times = {"persist_s": save.persist_s, "stall_s": save.stall_s, "lag": 7 if system == "gemini" else 0}
     # A node of each group of two fails, never at the end of a step or a save, nor while another failure is noticed;
@@ -546,7 +546,7 @@ def test_a_job_with_enough_nodes_trains_again_in_the_end(scenario, system):
 @pytest.mark.parametrize("system", sorted(SYSTEMS))
 @pytest.mark.parametrize("interval", [1, 3, 40])
 def test_without_failures_saves_cost_what_they_stall_and_what_the_next_waits_for_them(system, interval):
-    save = SYSTEMS[system].save(staged_costs(), 2.0)
+    save = SYSTEMS[system].save(staged_costs(), 12, 2.0)
     cycle_s = save.stall_s + max(2.0 * interval, save.persist_s)
     result = run(system, duration_s=2.0 * interval + 20 * cycle_s + 0.001, interval_steps=interval)
     assert (result.steps, result.samples) == (21 * interval, 21 * interval * 48)
@@ -727,25 +727,30 @@ def test_a_run_says_which_interval_was_chosen_what_copies_take_and_what_is_given
 
 
 def test_copies_and_logs_take_what_their_papers_say_of_a_nodes_own_memory():
-    # DeepSeek-V3 on 128 nodes of eight GPUs: 671 billion parameters of 14 bytes are 9.4 TB. Gemini keeps two versions
-    # of two copies: 4 / 128 of it. MoEvement's window is a step here: twice the states of three nodes of 64, and what
-    # four parts of a stage send forward and back, 8192 x 4096 tokens of 7168 numbers of two bytes, over 16 nodes.
+    # DeepSeek-V3 on 128 nodes of eight GPUs, 16 for each of eight stages. Four parts of most stages have eight layers.
+    # Gemini keeps two versions of two copies: 4 / 16 of it. MoEvement's window is a step here: twice the states of
+    # three nodes, and what four parts of a stage send forward and back, 8192 x 4096 tokens of 7168 numbers of two
+    # bytes, over 16 nodes.
     scenario = resolve({"model": "deepseek-v3", "cluster": "dgx-h100", "cluster.num_nodes": 128, "system": "gemini"})
-    model_bytes = 14 * scenario.model.total_params
-    assert SYSTEMS["gemini"].host_bytes(scenario.costs(), 128, 20.0) == pytest.approx(model_bytes * 4 / 128)
+    block = scenario.model.block_params
+    dense, experts = 8 * (block["attention"] + block["moe"]), 8 * 256 * block["expert"]
+    assert SYSTEMS["gemini"].host_bytes(scenario.costs(), 128, 20.0) == pytest.approx(14 * (dense + experts) * 4 / 16)
     logs = 2 * 4 * 8192 * 4096 * 7168 * 2 / 16
     node = SYSTEMS["moevement"].host_bytes(scenario.costs(), 128, 20.0)
-    # Beside a sixty-fourth of the experts, the eight nodes of a stage have its dense part each.
+    # Beside an eighth of the experts, the nodes of a stage have its dense part each.
     # Of the 14 bytes, those of the half-precision weight follow from the others.
-    assert node == pytest.approx(2 * (3 * 12 / 14 * node_state_bytes(scenario.costs()) + logs))
-    assert node_state_bytes(scenario.costs()) == pytest.approx(model_bytes / 64, rel=0.2)
-    # The 64 nodes that hold the model once save it: all of it, or all that is dense and a sixteenth of the experts.
-    experts_bytes = 14 * scenario.model.num_moe_layers * scenario.model.num_experts * scenario.model.expert_params
-    saved_bytes = model_bytes - experts_bytes * 15 / 16
-    assert SYSTEMS["async-checkpoint"].host_bytes(scenario.costs(), 128, 20.0) == pytest.approx(model_bytes / 64)
-    assert SYSTEMS["moc"].host_bytes(scenario.costs(), 128, 20.0) == pytest.approx(3 * saved_bytes / 64)
-    # Two GPUs share the dense part of one of 8 stages, and 64 its experts.
-    extra_bytes = ((model_bytes - experts_bytes) / 2 + experts_bytes / 64) / 8
+    assert node == pytest.approx(2 * (3 * 12 * (dense + experts / 8) + logs))
+    # A node saves its weights, 2 bytes, and a sixteenth of the 12 bytes of optimizer states that 16 divide, or half of
+    # those of experts, which two have.
+    saved_bytes = dense * (2 + 12 / 16) + experts / 8 * (2 + 12 / 2)
+    assert SYSTEMS["async-checkpoint"].host_bytes(scenario.costs(), 128, 20.0) == pytest.approx(saved_bytes)
+    # With a sixteenth of its experts, the first stage saves most: it has the embedding, and a dense layer of seven.
+    first = 7 * block["attention"] + block["dense"] + 6 * block["moe"] + block["vocabulary"]
+    saved_bytes = first * (2 + 12 / 16) + 6 / 8 * experts / 8 * (2 + 12 / 2) / 16
+    assert SYSTEMS["moc"].host_bytes(scenario.costs(), 128, 20.0) == pytest.approx(3 * saved_bytes)
+    # Two GPUs share the dense part of a stage, but for projections to latent vectors and gates, and 64 its experts.
+    each = 7168 * (7 * (1536 + 512 + 64) + 6 * 256)
+    extra_bytes = 14 * ((first + each) / 2 + 6 / 8 * experts / 64)
     assert SYSTEMS["bamboo"].extra_gpu_bytes(scenario.costs(), 128) == pytest.approx(extra_bytes)
 
 

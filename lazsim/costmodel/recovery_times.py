@@ -34,28 +34,29 @@ def transfer_s(costs: CostModel, bytes_NN: Floats, server_N: Ints) -> float:
     return connect_s + float(costs.communication.transfer_s(nic, busiest_local))
 
 
-def checkpoint_save_s(costs: CostModel, experts_share: float = 1.0) -> float:
+def checkpoint_save_s(costs: CostModel, num_nodes: int, experts_share: float = 1.0) -> float:
     """Return the seconds to write the training state, or a share of its experts, once to the shared storage.
 
     Notes
     -----
     As in DeepSpeed (``_save_moe_checkpoint``), the ranks of one expert-parallel group write, each its own experts, and
-    one rank of each stage the dense state beside. Of the replicas of a system without groups as many ranks write.
+    one data-parallel rank of each stage the dense state beside. What ranks divide, each writes its part of. Of the
+    replicas of a system without groups as many ranks write.
     """
-    model, grid, gpus = costs.model, costs.grid, costs.cluster.gpus_per_node
-    experts = experts_share * model.num_moe_layers * model.num_experts * costs.expert_state_bytes
-    of_writer = costs.dense_state_bytes / (grid.num_stages * gpus) + experts / (grid.replica_nodes * gpus)
-    return costs.communication.save_s(costs.dense_state_bytes + experts, of_writer)
+    num_bytes = costs.dense_state_bytes + experts_share * costs.expert_states_bytes
+    return costs.communication.save_s(num_bytes, costs.saved_bytes(num_nodes, 1, experts_share))
 
 
 def checkpoint_load_bytes(costs: CostModel, plan: PlacementPlan) -> Floats:
     """Return the bytes that each node reads: its part of the dense state of its stage, and the states of its experts.
 
-    Where nodes divide states among them, each reads its share; see `read_shares` of the costs.
+    Where nodes divide states among them, each reads its share; see `kept_shares` of the costs.
     """
-    dense_share, expert_share = costs.read_shares(plan.num_nodes)
-    held_N = plan.num_held_N.astype(np.float64)
-    return dense_share * costs.dense_bytes_per_node + expert_share * held_N * float(costs.expert_state_bytes)
+    gpus, stage_N = costs.cluster.gpus_per_node, costs.grid.stage_N(plan.num_nodes)
+    dense_share, expert_share = costs.kept_shares(plan.num_nodes, gpus)
+    experts_N = plan.num_held_N * float(costs.expert_state_bytes) + costs.further_expert_bytes_S[stage_N]
+    dense_N: Floats = costs.stage_bytes(gpus)[0][stage_N]
+    return dense_share * dense_N + expert_share * experts_N
 
 
 def checkpoint_load_s(costs: CostModel, plan: PlacementPlan) -> float:

@@ -1,6 +1,7 @@
 """Predict the time of a training step from a plan and the loads.
 
-Axes: B samples of the loads, L layers, E experts, R experts of all layers, N nodes, S slots of a node, V servers.
+Axes: B samples of the loads, L layers, E experts, R experts of all layers, N nodes, S slots of a node, or
+stages, V servers.
 """
 
 from collections.abc import Callable
@@ -101,10 +102,43 @@ class CostModel:
         return self.state_bytes_per_param * self.model.dense_params
 
     @property
-    def dense_bytes_per_node(self) -> float:
-        """Training state outside the routed experts on one node: of its stage, what its GPUs hold of the matrices."""
-        gpus, parallel = self.cluster.gpus_per_node, self.job.parallel
-        return self.dense_state_bytes / self.grid.num_stages * min(1.0, gpus / (parallel.tensor if parallel else gpus))
+    def expert_states_bytes(self) -> int:
+        """Training state of all routed experts, once."""
+        return self.model.num_moe_layers * self.model.num_experts * self.expert_state_bytes
+
+    @property
+    def further_expert_bytes_S(self) -> Floats:
+        """Training state of experts that no plan places on one node of each stage: none, here."""
+        return np.zeros(self.grid.num_stages)
+
+    def stage_bytes(self, num_gpus: int) -> tuple[Floats, Floats]:
+        """Return the training state of `num_gpus` GPUs of each stage that follow each other, each part once.
+
+        Of the GPUs of a node, which share the dense part, and of those that hold the experts once.
+
+        Returns
+        -------
+        dense_S, experts_S : ndarray of float64, shape (S,)
+            Bytes outside the routed experts, and of these under plain expert parallelism.
+        """
+        gpus, stages = self.cluster.gpus_per_node, self.grid.num_stages
+        dense_S = np.full(stages, self.dense_state_bytes / (stages * max(1.0, gpus / num_gpus)))
+        layers_S = np.bincount(self.grid.stage_L, minlength=stages)
+        of_layer = self.model.num_experts * self.expert_state_bytes
+        return dense_S, layers_S * of_layer / max(1.0, self.grid.unit_nodes * gpus / num_gpus)
+
+    def kept_shares(self, num_nodes: int, num_gpus: int) -> tuple[float, float]:
+        """Return what GPUs save and read again of the dense state and of the experts that `num_gpus` of them hold.
+
+        All, here: of the GPUs that hold the same, one saves it, and each reads it.
+        """
+        return 1.0, 1.0
+
+    def saved_bytes(self, num_nodes: int, num_gpus: int, experts_share: float = 1.0) -> float:
+        """Return what those `num_gpus` GPUs save that save most, with a share of their experts."""
+        dense_share, expert_share = self.kept_shares(num_nodes, num_gpus)
+        dense_S, experts_S = self.stage_bytes(num_gpus)
+        return float((dense_share * dense_S + experts_share * expert_share * experts_S).max())
 
     @cached_property
     def host_s(self) -> tuple[float, float]:
@@ -127,10 +161,6 @@ class CostModel:
     def stage_bytes_per_node(self, num_nodes: int) -> float:
         """Return the bytes that a node sends to other pipeline stages in a step: none, since there is one stage."""
         return 0.0
-
-    def read_shares(self, num_nodes: int) -> tuple[float, float]:
-        """Return what a node reads of its dense state and of its experts' when `num_nodes` restart: all, here."""
-        return 1.0, 1.0
 
     def part_step_factor(self, num_nodes: int, num_left: int) -> float:
         """Return how many times as long a step is in which only some nodes of a plan do their part: no nodes share."""

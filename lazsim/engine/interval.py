@@ -63,7 +63,7 @@ def interval_steps(system: System, costs: CostModel, routing: Routing, num_nodes
     One that writes beside training saves as soon as the last save is written.
     """
     step_s = steady_step_s(system, costs, routing, num_nodes)
-    save = system.save(costs, step_s)
+    save = system.save(costs, system.usable_nodes(costs, num_nodes), step_s)
     rarely = system.recovers_from_peers or system.memory_lag_steps(costs, num_nodes, step_s) is not None
     interval_s = young_interval_s(save.stall_s, between_s) * (FALLBACK_FACTOR if rarely else 1)
     return max(1, round(interval_s / step_s), math.ceil(save.persist_s / step_s))

@@ -113,7 +113,7 @@ class Job:
         own_steps = costs.job.checkpoint_interval_steps
         self.interval_steps = own_steps[system.name] if interval_steps is None else interval_steps
         self._boundaries = [steps for steps in (self.interval_steps, costs.job.rebalance_interval_steps) if steps]
-        self._last_save: tuple[System, float, Save] | None = None
+        self._last_save: tuple[System, int, float, Save] | None = None
         self._join_at_s: float | None = None
         self._before_s: Mapping[str, float] = {}
         self._dropped: set[str] = set()
@@ -363,7 +363,7 @@ class Job:
 
     def _checkpoint(self, state: Training, *, waits: bool = False) -> Activity:
         """Save the state, after the save before is written; where it `waits`, training goes on when all is written."""
-        save = self._save(state.timer.step_s(self.progress.step))
+        save = self._save(state.held.num_seats, state.timer.step_s(self.progress.step))
         before_s = max(0.0, self.progress.written_at_s() - self.env.now)
         stopped_s = before_s + save.stall_s + (save.persist_s if waits else 0.0)
         if stopped_s:
@@ -371,11 +371,11 @@ class Job:
         self.progress.save(self.env.now, 0.0 if waits else save.persist_s)
         self.log.count("checkpoints")
 
-    def _save(self, step_s: float) -> Save:
+    def _save(self, num_nodes: int, step_s: float) -> Save:
         """Return what a checkpoint takes, which is mostly what the last one took."""
-        if self._last_save is None or self._last_save[:2] != (self.system, step_s):
-            self._last_save = self.system, step_s, self.system.save(self.costs, step_s)
-        return self._last_save[2]
+        if self._last_save is None or self._last_save[:3] != (self.system, num_nodes, step_s):
+            self._last_save = self.system, num_nodes, step_s, self.system.save(self.costs, num_nodes, step_s)
+        return self._last_save[3]
 
     def _compute(self, state: Training, most_steps: int) -> Activity:
         """Make steps that take as long as each other; when nodes are to join, stop after the step under way."""

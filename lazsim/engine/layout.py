@@ -22,7 +22,7 @@ from lazsim.specs import WEIGHT_BYTES_PER_PARAM, ClusterSpec, GpuSpec, JobSpec, 
 from lazsim.stepmodel.experts import chance_imbalance
 from lazsim.stepmodel.inputs import StepInputs
 from lazsim.stepmodel.loading import tables_of
-from lazsim.stepmodel.memory import ACTIVATION_BYTES, memory_bytes
+from lazsim.stepmodel.memory import ACTIVATION_BYTES, memory_bytes, part_parameters
 from lazsim.stepmodel.pipeline import parts_of
 from lazsim.stepmodel.predict import Layers, predict_step
 
@@ -61,20 +61,57 @@ class LayoutCosts(CostModel):
         """Return the micro-batches of a data-parallel rank in a step on `num_nodes` nodes."""
         return self.inputs_for(num_nodes).num_micro_batches
 
-    def read_shares(self, num_nodes: int) -> tuple[float, float]:
-        """Return what a node reads of its dense state and of its experts' when `num_nodes` restart.
+    @property
+    def dense_state_bytes(self) -> int:
+        """Training state outside the routed experts, once, with that of further-token layers."""
+        further = self.model.num_mtp_layers * self.model.block_params["mtp"]
+        return super().dense_state_bytes + self.state_bytes_per_param * further
+
+    @property
+    def expert_states_bytes(self) -> int:
+        """Training state of all routed experts, once, with those of further-token layers."""
+        further = self.model.num_mtp_layers * self.model.num_experts * self.expert_state_bytes
+        return super().expert_states_bytes + further
+
+    @cached_property
+    def further_expert_bytes_S(self) -> Floats:
+        """Training state of the experts of further-token layers on one node of each stage.
+
+        They are divided as in the layout: plans have the experts of other layers.
+        """
+        stages = stages_of(self.model, self.inputs.parallel, "mtp")
+        layers_S = np.bincount(stages, minlength=self.grid.num_stages)
+        nodes = max(1.0, self.inputs.parallel.expert / self.cluster.gpus_per_node)
+        bytes_S: Floats = layers_S.astype(np.float64) * (self.model.num_experts * self.expert_state_bytes / nodes)
+        return bytes_S
+
+    def stage_bytes(self, num_gpus: int) -> tuple[Floats, Floats]:
+        """See `CostModel.stage_bytes`: with all that the layers of a stage have, and further-token layers."""
+        parallel = self.inputs.parallel
+        # GPUs that follow each other hold what one does of as many times fewer ranks.
+        ranks = {name: max(1, getattr(parallel, name) // num_gpus) for name in ("tensor", "expert")}
+        parts = part_parameters(self.model, msgspec.structs.replace(parallel, **ranks), parts_of(self.model, parallel))
+        dense_S, experts_S = np.reshape(parts, (-1, parallel.pipeline, 2)).sum(axis=0).T * self.state_bytes_per_param
+        return dense_S, experts_S
+
+    def kept_shares(self, num_nodes: int, num_gpus: int) -> tuple[float, float]:
+        """See `CostModel.kept_shares`.
 
         Notes
         -----
-        Nodes with the same parameters divide optimizer states, as ZeRO does, and parameters where these are gathered
-        each time. Every GPU of a stage owns as much of its dense state as any other, and of its experts.
+        GPUs with the same parameters divide optimizer states, as ZeRO does, and under full sharding parameters: between
+        steps no GPU has these gathered. Each GPU of a stage owns as much of its dense state as any other, and of its
+        experts. Of weights that all have whole, one GPU saves each, and all read them.
         """
-        parallel, grid = self.inputs.parallel, self.grid
+        parallel = self.inputs.parallel
         if parallel.sharding == "none":
-            return super().read_shares(num_nodes)
-        whole = 0.0 if parallel.gathers_each_time else WEIGHT_BYTES_PER_PARAM / self.state_bytes_per_param
-        once_nodes = grid.num_dense_parts, grid.num_stages * max(1, parallel.expert // self.cluster.gpus_per_node)
-        dense, experts = (whole + (1 - whole) * min(1.0, nodes / num_nodes) for nodes in once_nodes)
+            return super().kept_shares(num_nodes, num_gpus)
+        whole = WEIGHT_BYTES_PER_PARAM / self.state_bytes_per_param if parallel.sharding == "optimizer" else 0.0
+        stage_gpus = num_nodes * self.cluster.gpus_per_node // parallel.pipeline
+        dense, experts = (
+            whole + (1 - whole) * min(1.0, max(num_gpus, ranks) / stage_gpus)
+            for ranks in (parallel.tensor, parallel.expert)
+        )
         return dense, experts
 
     def stage_bytes_per_node(self, num_nodes: int) -> float:
@@ -306,14 +343,21 @@ def grid_of(model: ModelSpec, parallel: ParallelSpec, gpus_per_node: int) -> Gri
             f"the {unit_gpus} GPUs that hold the experts of a stage once and the {gpus_per_node} of a node "
             "must divide each other"
         )
-    stages = [
-        index % parallel.pipeline
-        for index, part in enumerate(parts_of(model, parallel))
-        for name, number in part
-        for _ in range(number if "moe" in name.split() else 0)
-    ]
     column, matrix = (
         math.lcm(ranks, gpus_per_node) // gpus_per_node if ranks > gpus_per_node else 1
         for ranks in (parallel.tensor * parallel.context, parallel.tensor)
     )
-    return Grid(np.array(stages), parallel.pipeline, max(1, unit_gpus // gpus_per_node), column, matrix)
+    return Grid(
+        stages_of(model, parallel, "moe"), parallel.pipeline, max(1, unit_gpus // gpus_per_node), column, matrix
+    )
+
+
+def stages_of(model: ModelSpec, parallel: ParallelSpec, block: str) -> Ints:
+    """Return the stage of each layer that has a block, such as ``moe``, in the order of the model."""
+    stages = [
+        index % parallel.pipeline
+        for index, part in enumerate(parts_of(model, parallel))
+        for name, number in part
+        for _ in range(number if block in name.split() else 0)
+    ]
+    return np.array(stages, dtype=np.int64)

@@ -130,7 +130,7 @@ def _generation(
         padded=system.padded,
         sequences=[list(range(global_batch)[piece(global_batch, held.num_seats, seat)]) for seat in seats],
         # It writes checkpoints beside training.
-        saves_behind=system.save(costs, step_s=0.0).persist_s > 0,
+        saves_behind=system.save(costs, held.num_seats, step_s=0.0).persist_s > 0,
     )
 
 

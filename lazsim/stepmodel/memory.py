@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from lazsim.specs import OPTIMIZER_STATE_BYTES_PER_PARAM, ParallelSpec
+from lazsim.specs import OPTIMIZER_STATE_BYTES_PER_PARAM, ModelSpec, ParallelSpec
 from lazsim.stepmodel.inputs import StepInputs
 from lazsim.stepmodel.pipeline import Part, parts_of, parts_of_stage, warm_up_parts
 
@@ -28,12 +28,12 @@ class StageParameters(NamedTuple):
     expert: float
 
 
-def part_parameters(inputs: StepInputs, parts: Sequence[Part]) -> list[StageParameters]:
+def part_parameters(model: ModelSpec, parallel: ParallelSpec, parts: Sequence[Part]) -> list[StageParameters]:
     """Count the parameters of each part on a GPU of its stage.
 
     Tensor-parallel ranks divide all but gates, projections to latent vectors, and those around narrow experts.
     """
-    model, parallel, width = inputs.model, inputs.parallel, inputs.model.d_model
+    width = model.d_model
     experts = model.num_experts / parallel.expert / parallel.expert_tensor * model.expert_params
     params = model.block_params
     positions = model.num_learned_positions * width
@@ -85,7 +85,7 @@ def memory_bytes(inputs: StepInputs) -> Mapping[str, float]:
     names = {name for part in set(parts) for name, _ in part}
     kept = {name: sum(_kept_bytes(inputs, block) for block in name.split()) for name in names}
     needs = []
-    for stage, held in enumerate(stage_parameters(part_parameters(inputs, parts), parallel)):
+    for stage, held in enumerate(stage_parameters(part_parameters(inputs.model, parallel, parts), parallel)):
         counts: dict[str, int] = {}
         for part in parts_of_stage(parallel, stage):
             for name, number in parts[part]:

@@ -91,7 +91,7 @@ class StepModel:
         self.parts = parts_of(inputs.model, inputs.parallel)
         names = {name for part in set(self.parts) for name, _ in part}
         self.blocks, self.layers = (layers or Layers()).of(inputs, names)
-        self.params = part_parameters(inputs, self.parts)
+        self.params = part_parameters(inputs.model, inputs.parallel, self.parts)
         # Most parts are alike.
         whole = list(zip(self.parts, self.params, strict=True))
         sharded = {each: self._sharded(*each) for each in set(whole)}

@@ -317,7 +317,7 @@ def find_start(scenario: Scenario, traces: Sequence[Trace], num_nodes: int) -> S
     wall_s = scenario.wall_s(traces[0])
     between_s = mean_between_s(scenario, traces)
     step_s = steady_step_s(system, costs, loads, num_nodes)
-    save = system.save(costs, step_s)
+    save = system.save(costs, system.usable_nodes(costs, num_nodes), step_s)
     if scenario.interval is None:
         steps = interval_steps(system, costs, loads, num_nodes, between_s)
         if lost := system.stale_steps(1):

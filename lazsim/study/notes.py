@@ -40,7 +40,8 @@ def describe_runs(scenarios: Sequence[Scenario], runs: Sequence[SystemRun], trac
     notes += [*_waiting_notes(scenarios, runs, trace), *_system_notes(scenarios, runs)]
     if first.settings["model"].endswith(".json"):
         notes.append(f"{first.model.name}: training sequences of {first.model.sequence_length} tokens are assumed")
-    notes += [*_model_notes(first.model), *_cost_notes(scenarios)]
+    has_layout = isinstance(first.costs(), LayoutCosts)
+    notes += [*([] if has_layout else _model_notes(first.model)), *_cost_notes(scenarios)]
     return list(dict.fromkeys(notes + (_placement_notes(scenarios, runs, trace) if first.score_plans else [])))
 
 
@@ -252,7 +253,7 @@ def _spans_s(trace: Trace, num_nodes: int, wall_s: float) -> Floats:
 
 
 def _model_notes(model: ModelSpec) -> list[str]:
-    """Say which blocks of a model cost too much or nothing in a run; `lazsim.stepmodel` has them."""
+    """Say which blocks of a model cost too much or nothing in a run without a layout; `lazsim.stepmodel` has them."""
     notes = []
     if model.attention is not None and model.attention.num_window_layers:
         notes.append(f"{model.name}: sliding windows count as attention to the whole sequence, so steps are too long")

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from lazsim.costmodel.recovery_times import checkpoint_save_s
 from lazsim.costmodel.step import CostModel
-from lazsim.engine.systems.system import Save, System, copy_to_host_s, saved_behind, state_bytes
+from lazsim.engine.systems.system import Save, System, copy_to_host_s, saved_behind
 
 
 @dataclass(frozen=True)
@@ -16,13 +16,13 @@ class AsyncCheckpoint(System):
     A save counts once it is written; one is written at a time.
     """
 
-    def save(self, costs: CostModel, step_s: float) -> Save:
+    def save(self, costs: CostModel, num_nodes: int, step_s: float) -> Save:
         """See `System.save`."""
-        return saved_behind(copy_to_host_s(costs), checkpoint_save_s(costs), step_s)
+        return saved_behind(copy_to_host_s(costs, num_nodes), checkpoint_save_s(costs, num_nodes), step_s)
 
     def host_bytes(self, costs: CostModel, num_nodes: int, step_s: float) -> float:
-        """Return the bytes of the copy that a node of the model replica that saves keeps while it is written."""
-        return state_bytes(costs) / costs.grid.replica_nodes
+        """Return the bytes of the copy that the node which saves most keeps while it is written."""
+        return costs.saved_bytes(num_nodes, costs.cluster.gpus_per_node)
 
 
 ASYNC_CHECKPOINT = AsyncCheckpoint(

@@ -59,7 +59,7 @@ class Bamboo(SeatSystem):
         return own_N + np.roll(own_N, -(plan.num_nodes // costs.grid.num_stages))
 
     def extra_gpu_bytes(self, costs: CostModel, num_nodes: int) -> float:
-        """Return the bytes of the states of its place in another stage."""
+        """Return the bytes of the states of its place in another stage, at most."""
         return held_state_bytes(costs, 1)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from lazsim.costmodel.step import CostModel
 from lazsim.engine.held import Held
 from lazsim.engine.protocol import Action, Decision
-from lazsim.engine.systems.system import StoppedJob, System, fetch_s, state_bytes
+from lazsim.engine.systems.system import StoppedJob, System, fetch_s, held_state_bytes
 from lazsim.placement.plan import PlacementPlan
 
 
@@ -43,22 +43,31 @@ class Gemini(System):
         return super().decide(costs, stopped)
 
     def restart_s(self, costs: CostModel, decision: Decision[str], plan: PlacementPlan) -> float:
-        """Return the seconds of a restart: from memory, a node of the group sends the share that is missing."""
-        is_in_memory = decision.source == "memory"
-        fetched_s = fetch_s(costs, state_bytes(costs) / decision.num_nodes) if is_in_memory else 0.0
-        return super().restart_s(costs, decision, plan) + fetched_s
+        """Return the seconds of a restart: from memory, each node gets what it would read from storage.
+
+        A node that is new has nothing of it, and every other one no more than its share where nodes hold the same.
+        """
+        restart_s = super().restart_s(costs, decision, plan)
+        if decision.source == "memory":
+            restart_s += fetch_s(costs, float(self.load_bytes(costs, plan).max()))
+        return restart_s
 
     def host_bytes(self, costs: CostModel, num_nodes: int, step_s: float) -> float:
         """Return the bytes of two versions of each copy: the last, and the one under way."""
-        return 2 * self.num_copies * state_bytes(costs) / num_nodes
+        return 2 * self.num_copies * share_bytes(costs, num_nodes)
 
     def choices(self) -> Mapping[str, Sequence[int]]:
         """See `System.choices`."""
         return {"num_copies": (2, 3, 4)}
 
     def _exchange_s(self, costs: CostModel, num_nodes: int) -> float:
-        share = (self.num_copies - 1) * state_bytes(costs) / num_nodes
-        return fetch_s(costs, share)
+        return fetch_s(costs, (self.num_copies - 1) * share_bytes(costs, num_nodes))
+
+
+def share_bytes(costs: CostModel, num_nodes: int) -> float:
+    """Return the share of a node of the stage that has most: its nodes divide all that they hold among them."""
+    per_stage = num_nodes // costs.grid.num_stages
+    return held_state_bytes(costs, per_stage * costs.cluster.gpus_per_node) / per_stage
 
 
 GEMINI = Gemini(

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from lazsim.costmodel.recovery_times import checkpoint_save_s
 from lazsim.costmodel.step import CostModel
-from lazsim.engine.systems.system import Save, System, copy_to_host_s, saved_behind, state_bytes
+from lazsim.engine.systems.system import Save, System, copy_to_host_s, saved_behind
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,10 @@ class PartialExperts(System):
     `most_lost_tokens`. That the share doubles is an assumption."""
     most_lost_tokens: float = 0.0375
 
-    def save(self, costs: CostModel, step_s: float) -> Save:
+    def save(self, costs: CostModel, num_nodes: int, step_s: float) -> Save:
         """Return what a checkpoint takes: its copy hides behind a step, and it is written beside training."""
-        copy_s = copy_to_host_s(costs) * self._saved_bytes(costs) / state_bytes(costs)
-        return saved_behind(copy_s, checkpoint_save_s(costs, 1 / self.num_turns), step_s)
+        copy_s = copy_to_host_s(costs, num_nodes, 1 / self.num_turns)
+        return saved_behind(copy_s, checkpoint_save_s(costs, num_nodes, 1 / self.num_turns), step_s)
 
     def stale_steps(self, interval_steps: int, since_steps: float = math.inf) -> float:
         """See `System.stale_steps`.
@@ -56,16 +56,12 @@ class PartialExperts(System):
         return system
 
     def host_bytes(self, costs: CostModel, num_nodes: int, step_s: float) -> float:
-        """Return the bytes of three buffers of what a node of the model replica that saves writes."""
-        return 3 * self._saved_bytes(costs) / costs.grid.replica_nodes
+        """Return the bytes of three buffers of what the node that saves most writes."""
+        return 3 * costs.saved_bytes(num_nodes, costs.cluster.gpus_per_node, 1 / self.num_turns)
 
     def choices(self) -> Mapping[str, Sequence[int]]:
         """See `System.choices`."""
         return {"num_turns": (1, 2, 4, 8, 16)}
-
-    def _saved_bytes(self, costs: CostModel) -> float:
-        experts = state_bytes(costs) - costs.dense_state_bytes
-        return costs.dense_state_bytes + experts / self.num_turns
 
 
 MOC = PartialExperts(

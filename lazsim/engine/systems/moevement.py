@@ -10,7 +10,7 @@ from lazsim.costmodel.step import CostModel
 from lazsim.engine import protocol
 from lazsim.engine.held import Held
 from lazsim.engine.protocol import Action, Decision
-from lazsim.engine.systems.system import StoppedJob, System, fetch_s, node_state_bytes
+from lazsim.engine.systems.system import StoppedJob, System, fetch_s, held_state_bytes
 from lazsim.placement.plan import Ints
 from lazsim.specs import WEIGHT_BYTES_PER_PARAM
 
@@ -38,7 +38,7 @@ class MoEvement(System):
 
     def window_steps(self, costs: CostModel, step_s: float) -> int:
         """Return the steps in which every operator is saved once."""
-        params = node_state_bytes(costs) / costs.state_bytes_per_param / costs.cluster.gpus_per_node
+        params = self._node_params(costs) / costs.cluster.gpus_per_node
         room = step_s * costs.cluster.host.link_bytes_per_s - WEIGHT_BYTES_PER_PARAM * params
         active = max(room / (self._saved_bytes(costs) - WEIGHT_BYTES_PER_PARAM), params / 1000)
         return max(1, math.ceil(params / active))
@@ -49,8 +49,7 @@ class MoEvement(System):
         Those of whole parameters, and in each step the weights of those whose turn is to come: half of them on average,
         in all steps but the last.
         """
-        params = node_state_bytes(costs) / costs.state_bytes_per_param
-        return params * (self._saved_bytes(costs) + WEIGHT_BYTES_PER_PARAM * (window - 1) / 2)
+        return self._node_params(costs) * (self._saved_bytes(costs) + WEIGHT_BYTES_PER_PARAM * (window - 1) / 2)
 
     def snapshots_survive(self, costs: CostModel, held: Held) -> bool:
         """Tell whether a node of each pipeline is left, and each missing node or one of its next peers of its stage."""
@@ -98,6 +97,10 @@ class MoEvement(System):
     def choices(self) -> Mapping[str, Sequence[int]]:
         """See `System.choices`."""
         return {"num_peers": (1, 2, 3)}
+
+    def _node_params(self, costs: CostModel) -> float:
+        """Return the parameters on a node of the stage that has most: all wait for its windows."""
+        return held_state_bytes(costs, costs.cluster.gpus_per_node) / costs.state_bytes_per_param
 
     def _saved_bytes(self, costs: CostModel) -> int:
         """Return the bytes that a snapshot takes of a parameter whose turn it is (12 of Adam in scheduler.py)."""

@@ -242,9 +242,9 @@ class System:
         """Return how steps of `step_s` on the whole plan go on the nodes left of it."""
         return FULL_PACE
 
-    def save(self, costs: CostModel, step_s: float) -> Save:
-        """Return what a checkpoint takes."""
-        return Save(checkpoint_save_s(costs))
+    def save(self, costs: CostModel, num_nodes: int, step_s: float) -> Save:
+        """Return what a checkpoint of `num_nodes` nodes takes, with steps of `step_s`."""
+        return Save(checkpoint_save_s(costs, num_nodes))
 
     def memory_lag_steps(self, costs: CostModel, num_nodes: int, step_s: float) -> int | None:
         """Return the steps between copies in the memory of other nodes; None without any."""
@@ -312,24 +312,15 @@ def decide_next(system: System, costs: CostModel, stopped: StoppedJob) -> Decisi
     return system.decide(costs, stopped)
 
 
-def node_state_bytes(costs: CostModel) -> float:
-    """Return the training state on one node under plain expert parallelism: of its stage, and of its experts."""
-    return held_state_bytes(costs, costs.cluster.gpus_per_node)
-
-
 def held_state_bytes(costs: CostModel, num_gpus: int) -> float:
-    """Return the training state, each part once, on GPUs that follow each other under plain expert parallelism."""
-    grid, gpus, parallel = costs.grid, costs.cluster.gpus_per_node, costs.job.parallel
-    # Without a layout, the GPUs of a node share the dense part, and those of a stage's nodes its experts.
-    tensor, expert = (parallel.tensor, parallel.expert) if parallel else (gpus, grid.unit_nodes * gpus)
-    experts = state_bytes(costs) - costs.dense_state_bytes
-    shares = costs.dense_state_bytes * min(1.0, num_gpus / tensor) + experts * min(1.0, num_gpus / expert)
-    return shares / grid.num_stages
+    """Return the training state, each part once, on GPUs that follow each other, of the stage that has most."""
+    dense_S, experts_S = costs.stage_bytes(num_gpus)
+    return float((dense_S + experts_S).max())
 
 
 def state_bytes(costs: CostModel) -> float:
     """Return the training state of the whole model, once."""
-    return costs.dense_state_bytes + costs.model.num_moe_layers * costs.model.num_experts * costs.expert_state_bytes
+    return costs.dense_state_bytes + costs.expert_states_bytes
 
 
 def fetch_s(costs: CostModel, num_bytes: float) -> float:
@@ -347,7 +338,6 @@ def saved_behind(copy_s: float, write_s: float, step_s: float) -> Save:
     return Save(stall_s, copy_s - stall_s + write_s)
 
 
-def copy_to_host_s(costs: CostModel) -> float:
-    """Return the seconds in which the GPUs of a model replica copy their shares of the state to the nodes' memory."""
-    cluster = costs.cluster
-    return state_bytes(costs) / (costs.grid.replica_nodes * cluster.gpus_per_node * cluster.host.link_bytes_per_s)
+def copy_to_host_s(costs: CostModel, num_nodes: int, experts_share: float = 1.0) -> float:
+    """Return the seconds in which each GPU copies what it saves, with a share of its experts, to its node's memory."""
+    return costs.saved_bytes(num_nodes, 1, experts_share) / costs.cluster.host.link_bytes_per_s
