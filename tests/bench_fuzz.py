@@ -114,6 +114,17 @@ def trace_targets() -> Iterator[Target]:
             "System,nodes,nodenum,Prob Started,Prob Fixed\n9,4,1,6/21/2005 10:54,6/21/2005 11:00\n"
             "9,4,3,6/22/2005 08:00,6/22/2005 08:00\n9,4,1,6/22/2005 07:59,\n"
         ),
+        "outages with durations": (
+            "node,start,downtime (hours),kind\nn1,2025-03-01 00:05,2.5,gpu\nn2,2025-03-01 01:00,0.5,disk\n"
+            "n1,2025-03-01 06:00,,gpu\n"
+        ),
+        "outages with texts": "node,start,duration\nn1,2025-03-01 00:05,1h 30min\nn2,2025-03-01 01:00,1 02:03:04\n",
+        "samples in columns": '"Time","n-1:9100","n-2:9100","n-3"\n' + "".join(
+            f"2025-03-01 00:0{m}:00,1,{m % 2},{'1' if m % 3 else ''}\n" for m in range(6)
+        ),
+        "samples in rows": "Time,instance,job,Value\n" + "".join(
+            f"{1740787200000 + 60000 * m},n{n},node,{int((m + n) % 4 > 0)}\n" for m in range(4) for n in range(3)
+        ),
         "machine events": "".join(f"{index * 10**8},{index % 4},{index // 4 % 3},P,1,1\n" for index in range(12)),
     }  # fmt: skip
     commands = (
@@ -125,6 +136,20 @@ def trace_targets() -> Iterator[Target]:
     )
     for name, text in texts.items():
         yield Target(f"trace {name}", {"trace.csv": text.encode()}, "trace.csv", commands)
+    forms = {name.split()[-1]: texts[name] for name in texts if name.startswith(("outages", "samples"))}
+    forms["events"] = "time_s,event,node\n0,up,a\n0,up,b\n100,down,a\n200,up,a\n"
+    options = tuple(
+        f"trace info @/{name}.csv {option} --json"
+        for name, option in (
+            ("durations", "--span 2025-02-28..2025-03-03 --cluster-nodes 4"),
+            ("durations", "--span 2025-02-28T00:00Z.. --time-zone Europe/Berlin --where kind=gpu"),
+            ("texts", "--span ..2025-03-04 --columns node=node,start=start,duration=duration"),
+            ("columns", "--columns time=Time,nodes=n-*"),
+            ("rows", "--where job=node --columns time=1,node=2,value=4 --time-unit ms"),
+            ("events", "--span 0..300 --columns time=1,event=2,node=3"),
+        )
+    )
+    yield Target("span and columns", {f"{name}.csv": text.encode() for name, text in forms.items()}, None, options)
     yield Target(
         "packed trace", {"t.gz": gzip.compress(texts["bamboo"].encode())}, "t.gz", ("trace info @/t.gz --json",)
     )

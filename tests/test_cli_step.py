@@ -6,10 +6,11 @@ import json
 import shutil
 from importlib import resources
 
+import msgspec
 import numpy as np
 import pytest
 
-from lazsim.specs import StepConstants, load_spec
+from lazsim.specs import ParallelSpec, StepConstants, load_spec
 from lazsim.study.measured_runs import MeasuredRun, read_runs
 from lazsim.study.pairs import NOISE, find_pairs
 from lazsim.study.rankings import rank
@@ -326,6 +327,11 @@ def test_a_table_without_a_needed_column_is_refused(lazsim, tmp_path):
         ("recompute", "some", "recompute 'some' is none of selective, full"),
         ("cuda_graph", "whole", "cuda_graph 'whole' is none of full_iteration, transformer_engine"),
         ("a2a_overlap", "yes", "a2a_overlap 'yes' is none of 0, 1"),
+        ("sharding", "zero2", "sharding 'zero2' is none of zero1_dist_optimizer"),
+        ("optimizer", "sgd", "optimizer 'sgd' is none of adam"),
+        ("token_routing", "even", "token_routing 'even' has none of balance"),
+        ("activation_offload", "all", "activation_offload 'all': 'all' is none of optimizer"),
+        ("tok_s_gpu", "26000000", "times the peak of the GPU: give tokens/s of one GPU"),
     ],
 )
 def test_a_row_says_which_cell_cannot_be_read(tmp_path, column, value, message):
@@ -353,6 +359,37 @@ def test_a_table_that_cannot_be_meant_is_refused_in_a_line(lazsim, tmp_path, cha
     status, out, err = lazsim("verify", "--rows", str(tmp_path / "runs.csv"))
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert message in err
+
+
+@pytest.mark.parametrize(
+    ("cells", "change"),
+    [
+        ("selective,mla_up_proj+mlp,,1,,,", {"recomputed": ("latent_up", "dense_block")}),
+        ("selective,moe_act+moe,,1,,,", "recompute_modules 'moe_act+moe': 'moe' is none of mla_up_proj, core_attn"),
+        ("selective,selective AC,,1,,,", {}),
+        (",,expert_fc1+paged_stash,1,,,", {"offloaded": ("expert_input",)}),
+        (",,,0,,,", {}),
+        (",,,1,zero3,,", {"sharding": "full"}),
+        (",,,1,none (Muon),,", {"sharding": "none"}),
+        (",,,1,,token_drop,1.25 (of 8)", {"capacity_factor": 1.25}),
+        (",,,1,,capacity_padded_drop,1.0", {"capacity_factor": 1.0, "pad_to_capacity": True}),
+        (",,,1,,balanced_dropless,1.25", {}),
+        (",,,1,,token_drop,1.2.3", "capacity_factor: '1.2.3' is no number"),
+    ],
+)  # fmt: skip
+def test_words_of_a_row_are_settings_of_a_layout_or_refused(tmp_path, cells, change):
+    table = tmp_path / "rows.csv"
+    head = "row_id,model_key,system,gpus,gbs,mbs,seq,tp,pp,ep,tok_s_gpu"
+    texts = "recompute,recompute_modules,activation_offload,vp,sharding,token_routing,capacity_factor"
+    table.write_text(f"{head},{texts}\nmine,qwen3_30b_a3b,dgx-b200,8,64,8,8192,1,1,8,19487,{cells}\n")
+    (run,) = read_runs(str(table))
+    if isinstance(change, str):
+        assert change in run.skipped
+    else:
+        plain = ParallelSpec(global_batch=64, micro_batch=8, expert=8)
+        if cells.startswith("selective"):
+            change = {"recompute": "selective", **change}
+        assert run.inputs.parallel == msgspec.structs.replace(plain, **change)
 
 
 def test_a_row_without_expert_parallelism_needs_no_dispatcher(tmp_path):

@@ -479,6 +479,13 @@ REFUSED = {
                          "2|40|CANCELLED by 1000|2025-03-03T00:00:00|2025-03-03T12:00:00\n"
                          "3|40|RUNNING|2025-03-03T12:00:00|Unknown\n",
                          "job log", "in 1920 node-hours, 0.0005208 per node-hour"),
+    # 4 nodes for 1 h and for 24 h: 100 node-hours; the steps of the first ran on its nodes.
+    "sacct with steps": ("JobID|State|NNodes|ElapsedRaw\n7|NODE_FAIL|4|3600\n7.batch|CANCELLED|1|3600\n"
+                         "7.extern|COMPLETED|4|3600\n7.0|NODE_FAIL|4|3600\n8_1|COMPLETED|4|86400\n",
+                         "1 of its 2 jobs", "in 100 node-hours, 0.01 per node-hour"),
+    "sacct in columns": ("JobID           State   NNodes    Elapsed \n------------ ---------- -------- ---------- \n"
+                         "101           COMPLETED       64   01:00:00 \n102           NODE_FAIL       64   02:00:00 \n",
+                         "1 of its 2 jobs", "in 192 node-hours"),
     # Only the second tells how long it ran: 40 nodes for a day.
     "sacct with gaps": ("JobID|AllocNodes|State|Start|End|Elapsed\n1|40|NODE_FAIL||2025-03-02T12:00:00|\n"
                         "2|40|NODE_FAIL|2025-03-03T00:00:00Z|2025-03-04T00:00:00|\n", "job log", "in 960 node-hours"),
@@ -487,6 +494,8 @@ REFUSED = {
     "sacct": ("JobID|JobName|NNodes|State|Start|End\n1|a|4|COMPLETED|2025-03-01T00:00:00|2025-03-01T01:00:00\n",
               "job log", "sacctmgr"),
     "sinfo": ("PARTITION AVAIL TIMELIMIT NODES STATE NODELIST\ngpu up infinite 2 idle gpu-[1-2]\n", "sinfo", "slurm"),
+    "sinfo -R": ("REASON      USER   TIMESTAMP           NODELIST\nXid 79      root  2025-03-02T05:00:00 gpu-17\n",
+                 "sinfo", "sacctmgr"),
     "hosts": ("gpu-01 slots=8\ngpu-02 slots=8\n", "host names", "`cluster_nodes`"),
     "kubectl": ("NAME  STATUS  ROLES   AGE  VERSION\na1    Ready   <none>  5d   v1\n", "kubectl get nodes", "events"),
     "kubectl events": ("LAST SEEN   TYPE     REASON         OBJECT\n12m         Normal   NodeNotReady   node/a\n",

@@ -32,7 +32,9 @@ def step_parts(result: StepResult) -> Iterator[Part]:
     if result.assumptions:
         columns = [key("constant", of="name"), Column("value", ".4g", of="value"), Column("step", "+.1%", of="change")]
         title = "what assumptions weigh: the step where each is 10 % larger"
-        notes = ["slowest_gpu_rate is the clock of matmuls and attention; the range of throughput holds errors of all"]
+        clock = "slowest_gpu_rate is the clock of matmuls and attention; "
+        shown = any(assumption.name == "slowest_gpu_rate" for assumption in result.assumptions)
+        notes = [f"{clock * shown}the range of throughput holds errors of all"]
         yield Table.of(result.assumptions, columns, title, notes=notes)
     if result.found:
         yield _search_table(result)

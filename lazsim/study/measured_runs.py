@@ -45,7 +45,22 @@ MODULES = {
     "mlp": "dense_block",
 }  # fmt: skip
 
+NO_MODULES = ("", "selective", "activation", "rematerialisation", "AC")
+"""Words of the column of modules that name none."""
+
 OFFLOADED = {"optimizer": "optimizer", "expert_fc1": "expert_input", "moe_act": "expert_activation"}
+NOT_OFFLOADED = ("", "0", "paged_stash", "fused_group_mlp", "fine_grained", "states")
+"""Words of the same column that move nothing to the host, or tell no more."""
+
+SHARDINGS = {
+    "zero1_dist_optimizer": "optimizer", "zero1": "optimizer", "optimizer": "optimizer", "fsdp": "full",
+    "fsdp2": "full", "megatron_fsdp": "full", "zero3": "full", "full": "full",
+}  # fmt: skip
+
+OPTIMIZERS = {"adam": "adam", "adamw": "adam", "muon": "muon", "muonh": "muon"}
+
+ROUTINGS = ("balance", "drop", "real", "fake")
+"""Words of which a routing of tokens must have one, such as ``forced_balance_dropless`` or ``token_drop``."""
 
 GRAPHS = {"full_iteration": "full", "transformer_engine": "partial"}
 
@@ -221,39 +236,36 @@ def _inputs(row: Row, lookup: Lookup) -> StepInputs:
 
 def _layout(row: Row) -> ParallelSpec:
     # Words in brackets say where a setting is from.
-    graph = (row.get("cuda_graph") or "").partition(" (")[0]
-    scope, sharding, modules, stages, routing, offload = (
-        row.get(name) or ""
-        for name in (
-            "cuda_graph_scope", "sharding", "recompute_modules", "pp_layout", "token_routing", "activation_offload"
-        )
-    )  # fmt: skip
+    graph, sharding = ((row.get(column) or "").partition(" (")[0] for column in ("cuda_graph", "sharding"))
+    scope, stages, routing = (row.get(name) or "" for name in ("cuda_graph_scope", "pp_layout", "token_routing"))
+    if routing not in UNKNOWN and not any(word in routing for word in ROUTINGS):
+        raise SpecError(f"token_routing {routing!r} has none of {', '.join(ROUTINGS)}")
+    divided = _choice({"sharding": sharding}, "sharding", SHARDINGS, "optimizer")
     recompute = _choice(row, "recompute", RECOMPUTE, "none")
-    capacity = re.match(r"[\d.]+", row.get("capacity_factor") or "") if "drop" in routing else None
+    capacity = (row.get("capacity_factor") or "").partition(" ")[0] if "drop" in routing.replace("dropless", "") else ""
+    capacity_factor = _number({"capacity_factor": capacity}, "capacity_factor")
     own_checkpoints = recompute == "full" and "fsdp" in sharding
     pipeline = _whole(row, "pp", 1)
     fields: dict[str, Any] = {
         "tensor": _whole(row, "tp", 1),
         "pipeline": pipeline,
-        "context": _whole(row, "cp", 1),
+        "context": _whole(row, "cp") or 1,
         "expert": _whole(row, "ep", 1),
-        "expert_tensor": _whole(row, "etp", 1),
-        "virtual_stages": _whole(row, "vp", 1) if pipeline > 1 else 1,
+        "expert_tensor": _whole(row, "etp") or 1,
+        "virtual_stages": _whole(row, "vp") or 1 if pipeline > 1 else 1,
         "stages": "" if stages in UNKNOWN else stages,
         "global_batch": _whole(row, "gbs"),
         "micro_batch": _whole(row, "mbs", 1),
-        "sharding": "full" if "fsdp" in sharding else "none" if sharding.startswith("none") else "optimizer",
-        "optimizer": "muon" if "muon" in (row.get("optimizer") or "").lower() else "adam",
+        "sharding": sharding if sharding == "none" else divided,
+        "optimizer": _choice({"optimizer": (row.get("optimizer") or "").lower()}, "optimizer", OPTIMIZERS, "adam"),
         "gradient_bytes": 2 if (row.get("source_family") or "").startswith(GRADIENTS_OF_TWO_BYTES) else 4,
         "precision": _choice(row, "precision", PRECISIONS, "bf16"),
         "eight_bit_parts": _eight_bit_parts(row),
         "recompute": recompute,
-        "recomputed": [ours for theirs, ours in MODULES.items() if theirs in modules]
-        if recompute == "selective"
-        else [],
+        "recomputed": _words(row, "recompute_modules", MODULES, NO_MODULES) if recompute == "selective" else [],
         # Frameworks that shard with PyTorch recompute with it, too.
         "recompute_stops_early": own_checkpoints,
-        "offloaded": [ours for theirs, ours in OFFLOADED.items() if theirs in offload],
+        "offloaded": _words(row, "activation_offload", OFFLOADED, NOT_OFFLOADED),
         # Without expert parallelism there is nothing to dispatch, whatever a row says.
         "dispatcher": _choice(row, "dispatcher", DISPATCHERS, "all_to_all")
         if _whole(row, "ep", 1) > 1
@@ -267,8 +279,8 @@ def _layout(row: Row) -> ParallelSpec:
         "graph_attention": "attn" in scope or scope in UNKNOWN,
         # Such gates number experts through (FakeBalancedGate of NVIDIA-NeMo/Automodel).
         "routing": "learned" if "real" in routing else "consecutive" if "fake" in routing else "balanced",
-        "capacity_factor": float(capacity[0]) if capacity else 0.0,
-        "pad_to_capacity": bool(capacity) and "padded" in routing,
+        "capacity_factor": 0.0 if math.isnan(capacity_factor) else capacity_factor,
+        "pad_to_capacity": capacity_factor > 0 and "padded" in routing,
     }
     return override(ParallelSpec(global_batch=1), fields, "layout")
 
@@ -281,15 +293,15 @@ def _eight_bit_parts(row: Row) -> list[str]:
     """
     if not _tuned(row) or row.get("precision") != "mxfp8" or row.get("cuda_graph") != "full_iteration":
         return []
-    model, on_gb200 = row["model_key"], row["system"] == "GB200-NVL72"
+    model, on_gb200 = row["model_key"].replace("-", "_"), row["system"].upper() == "GB200-NVL72"
     head = model.startswith(("deepseek_v3", "gpt_oss"))
     return ["attention"] * (not (model == "deepseek_v3" and on_gb200)) + ["head"] * head
 
 
 def _exchange_multiprocessors(row: Row) -> int:
     """Return the multiprocessors that the recipe of a row gives to the dispatcher (``moe_hybridep_num_sms``)."""
-    widened = _tuned(row) and row.get("dispatcher") == "hybridep" and not row["model_key"].startswith("nemotron_3_nano")
-    return 32 if widened else 0
+    is_nano = row["model_key"].replace("-", "_").startswith("nemotron_3_nano")
+    return 32 if _tuned(row) and row.get("dispatcher") == "hybridep" and not is_nano else 0
 
 
 def _tuned(row: Row) -> bool:
@@ -304,6 +316,15 @@ def _choice(row: Row, column: str, names: Mapping[str, str], default: str) -> st
     if value not in names:
         raise SpecError(f"{column} {value!r} is none of {', '.join(names)}")
     return names[value]
+
+
+def _words(row: Row, column: str, names: Mapping[str, str], silent: Sequence[str]) -> list[str]:
+    """Return what the words of a cell stand for: `silent` ones for nothing. Brackets may hold any others, too."""
+    value = row.get(column) or ""
+    told = {*re.split(r"\W+", value.partition(" (")[0])}
+    if value not in UNKNOWN and (strange := told - {*names, *silent}):
+        raise SpecError(f"{column} {value!r}: {min(strange)!r} is none of {', '.join(names)}")
+    return [ours for theirs, ours in names.items() if theirs in value]
 
 
 def _number(row: Row, column: str) -> float:

@@ -248,11 +248,16 @@ def _text_of(row: MeasuredRun | Outcome) -> str:
 
 
 def _verified(run: MeasuredRun) -> VerifiedRow:
-    measured = run.tokens_per_s_per_gpu
-    predicted = predict_step(run.inputs).tokens_per_s_per_gpu if run.inputs is not None else None
+    measured, predicted, skipped = run.tokens_per_s_per_gpu, None, run.skipped
+    if run.inputs is not None:
+        time = predict_step(run.inputs)
+        predicted = time.tokens_per_s_per_gpu
+        if (mfu := time.mfu * measured / predicted) > 1:
+            predicted = None
+            skipped = f"tok_s_gpu {measured:,.0f} takes {mfu:.3g} times the peak of the GPU: give tokens/s of one GPU"
     error = None if predicted is None else predicted / measured - 1
     group = f"{run.settings['model_key']} {run.settings['system']}"
     return VerifiedRow(
-        run.id, group, METRIC, predicted, None if math.isnan(measured) else measured, error, run.skipped,
+        run.id, group, METRIC, predicted, None if math.isnan(measured) else measured, error, skipped,
         run.source, dict(run.settings),
     )  # fmt: skip

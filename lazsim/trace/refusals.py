@@ -46,7 +46,7 @@ TEXTS = {
     r"\s*<(!doctype|html|\?xml)": "a web page or XML; fetch the raw file, which a page about it only shows",
     r"version https://git-lfs": "a pointer of Git LFS; fetch the file itself with git lfs pull",
     r"# lazsim-routing|step,layer,expert,tokens": "expert loads; give them as `routing`",
-    r"\s*PARTITION +AVAIL|NODELIST +": SNAPSHOT.format("sinfo") + NODE_LOG,
+    r"\s*PARTITION +AVAIL|NODELIST +|REASON +USER": SNAPSHOT.format("sinfo") + NODE_LOG,
     r"\s*NodeName=": SNAPSHOT.format("scontrol show node or slurm.conf") + NODE_LOG,
     r"\s*NAME +STATUS +ROLES": SNAPSHOT.format("kubectl get nodes") + NODE_LOG,
     r'\s*\{\s*"Reservations"': SNAPSHOT.format("aws ec2 describe-instances")
@@ -75,7 +75,11 @@ TEXTS = {
 }
 """Beginnings of texts that are no traces. Other job logs are told by their columns, and lists of hosts by all lines."""
 
-JOB_COLUMNS = {"jobid", "jobname", "jobidraw"}
+ID_COLUMNS = ("jobid", "jobidraw")
+JOB_COLUMNS = {*ID_COLUMNS, "jobname"}
+NO_JOB = re.compile(r"\d+\S*\.\w+|-+", re.ASCII)
+"""How sacct numbers the steps of a job, and its line under the header: ``7.batch`` and ``7.0`` ran on nodes
+that job ``7`` has counted already."""
 SECONDS_COLUMNS = ("duration", "elapsedraw")
 SPAN_COLUMNS = {"submittime", "submittedtime", "submit", "starttime", "start", "elapsed", "attempts", *SECONDS_COLUMNS}
 NODE_COLUMNS = ("nodenum", "numnodes", "nnodes", "allocnodes", "nodes")
@@ -119,9 +123,10 @@ def _explain_jobs(text: str) -> str:
     except TraceFormatError:
         table = Table((), [])
     columns = [_plain(name) for name in table.header]
+    rows = [dict(zip(columns, fields, strict=False)) for _, fields in table.rows]
+    jobs = [texts for texts in rows if not NO_JOB.fullmatch(_first(texts, ID_COLUMNS))]
     num_failures, node_s = 0, 0.0
-    for _, fields in table.rows:
-        texts = dict(zip(columns, fields, strict=False))
+    for texts in jobs:
         with suppress(ValueError):
             used_s = number(_first(texts, NODE_COLUMNS)) * _job_s(texts)
             node_s += used_s if math.isfinite(used_s) else 0.0
@@ -130,7 +135,7 @@ def _explain_jobs(text: str) -> str:
         return JOBS_ALONE
     hours = node_s / HOUR_S
     return (
-        f"{JOBS}; {num_failures} of its {len(table.rows)} jobs ended by {NODE_FAILURE} in {hours:.4g} node-hours, "
+        f"{JOBS}; {num_failures} of its {len(jobs)} jobs ended by {NODE_FAILURE} in {hours:.4g} node-hours, "
         f"{num_failures / hours:.4g} per node-hour: make a trace of that rate with lazsim trace generate --nodes N "
         f"--node-mtbf {hours / num_failures:.4g}h --repair D"
     )

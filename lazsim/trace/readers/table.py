@@ -7,7 +7,10 @@ from lazsim.trace.mapped import open_table, read_mapped
 from lazsim.trace.mapping import NO_MAPPING, TraceMapping
 from lazsim.trace.source import GUESSED, Reader, Reading, Source
 
-LOOKS = "any table of times and live counts, of times, events and nodes, or of nodes and the start and end of outages"
+LOOKS = (
+    "any table of times and live counts; of times, events and nodes; of nodes and the start and end, or duration, of "
+    "outages; or of samples, 1 where a node is up, as Grafana exports them"
+)
 UNNAMED = 0.5
 """How well a table fits whose content alone tells its columns; more is known of other formats."""
 
