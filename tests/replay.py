@@ -1,7 +1,7 @@
 """A second account of every strategy, in plain loops over the events of a trace, against which runs are held.
 
 It follows the descriptions (docs/guides/systems.md and the publications named there) and shares no code with the
-engine. One number stands for each duration, as in `tests.jobs`; nothing is sampled or skipped ahead.
+engine. What nodes hold and what everything takes is in `tests.replay_costs`; nothing is sampled or skipped ahead.
 """
 
 import itertools
@@ -14,7 +14,7 @@ import numpy as np
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
-from tests.jobs import DETECT_S, JOIN_WAIT_S, REBUILD_S, RESTART_S, SAMPLES_PER_NODE, SAVE_S, TRANSFER_S
+from tests.jobs import DETECT_S, JOIN_WAIT_S, REBUILD_S, RESTART_S, SAVE_S
 
 QUORUM_S, SHRINK_S, STALL_S = 1.0, 0.2, 180.0
 """Gloo under 1 s (torchft); 0.1 s, and 0.1 s of the controller (SPARe); 3 min (FT-HSDP)."""
@@ -23,20 +23,17 @@ QUORUM_S, SHRINK_S, STALL_S = 1.0, 0.2, 180.0
 class Job(NamedTuple):
     """What a strategy is given. Seats of a plan are numbered by stage, then by replica, then by share of the experts.
 
-    Nodes beyond `most_in_service` stand by; a spare that is called takes `spare_start_s`. `placement` says what each of
-    some nodes holds, and is None for plain expert parallelism.
+    Nodes beyond `most_in_service` stand by; a spare that is called takes `spare_start_s`.
     """
 
-    step_s: float
     stages: int
     shares: int
-    micro_batches: int
-    copy_s: float  # In which the GPUs of a node copy its state to the memory of the node.
-    expert_share: float  # Part of that state that is experts.
     interval_steps: int
     most_in_service: int | None
     spare_start_s: float
-    placement: object
+    costs: object  # Of `tests.replay_costs`.
+    unit: int = 0  # Under flexible dispatch a multiple of these nodes is used, from `fewest` on; else whole replicas.
+    fewest: int = 0
 
 
 class FailedError(Exception):
@@ -58,6 +55,7 @@ class Replay:
         self.due = None  # When the nodes that are being collected may join.
         self.seats, self.num_seats, self.planned_step = {}, 0, 0  # Who holds the states, by seat.
         self.steps, self.copied = [], 0  # Samples and seconds of each step kept; the step of the copy gone back to.
+        self.last_step_s = 0.0
         self.saves = [(0, 0.0)]  # Step, and when it is written.
         self.has_started = self.recovering = False
         self.ledger, self.counts = defaultdict(float), Counter()
@@ -133,10 +131,9 @@ class Replay:
 
     def usable(self, nodes):
         """Return as many of some nodes as are of use: whole replicas."""
-        replica = self.job.stages * self.job.shares
-        if self.job.placement is not None:
-            return nodes if len(nodes) >= replica else []
-        return nodes[: len(nodes) // replica * replica]
+        unit = self.job.unit or self.job.stages * self.job.shares
+        most = len(nodes) // unit * unit
+        return nodes[:most] if most >= self.job.fewest else []
 
     def join_is_due(self):
         return self.due is not None and self.due <= self.now
@@ -149,15 +146,15 @@ class Replay:
         return rest // self.job.shares, stage, rest % self.job.shares
 
     def holds(self, seat, num_seats):
-        if self.job.placement is not None:
-            return self.job.placement(num_seats)[seat]
-        stage, rest = divmod(seat, num_seats // self.job.stages)
-        stages = [stage, (stage + 1) % self.job.stages] if self.system == "bamboo" else [stage]
-        return {(one, rest % self.job.shares) for one in stages}
+        """Return the states of a seat: their bytes, and whether they count where seats are matched to nodes."""
+        held = self.job.costs.holds(num_seats)
+        if self.system == "bamboo":
+            return merged([held[seat], held[(seat + num_seats // self.job.stages) % num_seats]])
+        return held[seat]
 
     def hold_all(self):
         some, every = (
-            set().union(*(self.holds(seat, self.num_seats) for seat in seats))
+            merged([self.holds(seat, self.num_seats) for seat in seats])
             for seats in (self.seats, range(self.num_seats))
         )
         return some == every
@@ -193,14 +190,15 @@ class Replay:
         if self.join_is_due():
             return self.train
         slower, share = self.rules.pace(self) if self.missing() else (1.0, 1.0)
-        seconds, begun = self.job.step_s * slower, self.now
+        seconds, begun = self.job.costs.step_s(self.num_seats) * slower, self.now
+        self.last_step_s = seconds
         self.step_end = self.now + seconds
         try:
             self.spend("compute", seconds, self.seats.values())
         except FailedError:
             self.lose(self.now - begun)
             raise
-        self.steps.append((round(SAMPLES_PER_NODE * self.num_seats * share), seconds))
+        self.steps.append((round(self.job.costs.batch(self.num_seats) * share), seconds))
         return self.train
 
     def lose(self, seconds):
@@ -209,11 +207,11 @@ class Replay:
 
     def save(self, *, waits=False):
         """Save, once the save before is written; a copy ends before the next update, the write goes on beside."""
-        stall, write = SAVE_S, 0.0
-        if self.rules.saved_behind:
-            copy = self.job.copy_s * self.rules.saved_behind(self.job)
-            stall = max(0.0, copy - self.job.step_s)
-            write = copy - stall + SAVE_S
+        costs, num_seats, experts = self.job.costs, self.num_seats, self.rules.saved_experts
+        stall, write = costs.save_s(num_seats, experts), 0.0
+        if self.rules.saves_behind:
+            copy, behind = costs.copy_s(num_seats, experts), costs.step_s(num_seats)
+            stall, write = max(0.0, copy - behind), stall + min(copy, behind)
         before = max(0.0, self.saves[-1][1] - self.now)
         self.spend("checkpoint", before + stall + (write if waits else 0.0), self.seats.values())
         self.saves.append((len(self.steps), self.now + (0.0 if waits else write)))
@@ -259,9 +257,9 @@ class Replay:
         """Start anew on all nodes that are of use, with the states from memory, from storage or initial ones."""
         nodes = self.usable(self.alive())
         self.due, self.dropped = None, set()
-        load_s = SAVE_S if self.steps else 0.0
+        load_s = self.job.costs.load_s(len(nodes)) if self.steps else 0.0
         if self.copied and self.copied == len(self.steps):
-            load_s = TRANSFER_S
+            load_s = self.job.costs.recall_s(len(nodes))
         self.spend("restart", RESTART_S - SAVE_S + load_s, nodes)
         self.train_on(nodes)
         self.counts["restarts"] += self.has_started
@@ -271,7 +269,7 @@ class Replay:
     def from_memory(self):
         """Gemini: all go back to the last copy but one, if each group of two consecutive nodes has one left."""
         # A copy goes through a network that is idle for half a step.
-        lag = math.ceil(TRANSFER_S / (0.5 * self.job.step_s))
+        lag = math.ceil(self.job.costs.exchange_s(self.num_seats) / (0.5 * self.last_step_s)) if self.last_step_s else 1
         copy = max(self.copied, (len(self.steps) // lag - 1) * lag)
         groups = max(1, self.num_seats // 2)
         left = {min(seat // 2, groups - 1) for seat in self.seats}
@@ -285,7 +283,7 @@ class Replay:
         """MoEvement: spares replay a window and the steps since; not if nodes failed while others recovered."""
         job, per_stage, missing = self.job, self.num_seats // self.job.stages, self.missing()
         # In a step, 12 bytes a parameter of some and 2 of the others go to the host. All of a node's take 14 bytes.
-        active = (14 * job.step_s / job.copy_s - 2) / 10
+        active = (14 * self.last_step_s / job.costs.node_s - 2) / 10
         window = max(1, math.ceil(1 / max(active, 1 / 1000)))
         since = len(self.steps) - self.planned_step
         # A node and the next two of its stage keep its snapshots; a pipeline needs one of its nodes for the logs.
@@ -298,16 +296,31 @@ class Replay:
         spares = [node for node in self.alive() if node not in self.seats.values()]
         if len(missing) > len(spares):
             return None if self.usable(self.alive()) else self.wait
-        phases = {"reconfigure": REBUILD_S, "transfer": TRANSFER_S, "lost_work": (window + since % window) * job.step_s}
+        replayed_s = (window + since % window) * self.last_step_s
+        phases = {"reconfigure": REBUILD_S, "transfer": job.costs.window_s(window), "lost_work": replayed_s}
         return lambda: self.go_on(phases, dict(zip(missing, spares, strict=False)))
 
     def keep_places(self):
-        """The nodes left go on in their places, where they can; those that only make a broken replica stand by."""
+        """The nodes left go on in their places, where they can; those that only make a broken replica stand by.
+
+        Else they form anew if they hold every state, as they may where several nodes of a replica have the same. Parts
+        of several replicas do not make one where only whole ones go on.
+        """
         if self.rules.whole_replicas:
             up = self.whole()
             self.seats = {seat: node for seat, node in self.seats.items() if self.where(seat)[0] in up}
         can = self.seats and self.rules.goes_on(self)
-        return (lambda: self.go_on(self.rules.go_on_s, {})) if can else None
+        if can:
+            phases = self.with_fetch(self.rules.go_on_s, self.missing())
+            return lambda: self.go_on(phases, {})
+        return None if self.rules.whole_replicas else self.regroup()
+
+    def with_fetch(self, phases, seats):
+        """Return phases with the time in which the states of some seats are fetched, where they are."""
+        return {
+            name: self.job.costs.fetch_s(self.num_seats, seats) if value is FETCHED else value
+            for name, value in phases.items()
+        }
 
     def go_on(self, phases, fill):
         """Spend the time until the nodes left, and those that fill places, train on at the same step."""
@@ -324,14 +337,14 @@ class Replay:
     def keep_pipelines(self):
         """Bamboo: shadows take over; with more than one node in 40 missing, pipelines form anew from all alive."""
         if 2 * len(self.missing()) <= 0.05 * len(self.seats):
-            return self.keep_places() or self.regroup()
+            return self.keep_places()
         usable = self.usable(self.alive())
         return self.regroup(usable if len(usable) > len(self.seats) else ())
 
     def regroup(self, joining=()):
         """Survivors that hold every state form whole groups anew, with those that are `joining`."""
         if self.system == "lazarus" and self.job.most_in_service is not None and self.join_is_due():
-            joining = self.alive()  # It plans once, with spares that have come into service.
+            joining = self.usable(self.alive())  # It plans once, with spares that have come into service.
         can = self.hold_all() and self.usable(self.with_survivors(joining))
         return (lambda: self.form(joining)) if can else None
 
@@ -345,14 +358,22 @@ class Replay:
         count = len(self.usable(nodes))
         held = {node: self.holds(seat, self.num_seats) for seat, node in self.seats.items()}
         pairs = itertools.product(range(len(nodes)), range(count))
-        lacks = {(i, seat): len(self.holds(seat, count) - held.get(nodes[i], set())) for i, seat in pairs}
-        chosen, moves = {}, 0
+        lacks = {
+            (i, seat): sum(
+                counts and item not in held.get(nodes[i], {}) for item, (_, counts) in self.holds(seat, count).items()
+            )
+            for i, seat in pairs
+        }
+        chosen, moves = {}, []
         for i, seat in sorted(lacks, key=lambda pair: (lacks[pair], pair)):
             if seat not in chosen and nodes[i] not in chosen.values():
                 chosen[seat] = nodes[i]
-                moves += lacks[i, seat]
+                for item, (num_bytes, _) in self.holds(seat, count).items():
+                    owners = [node for node in held if item in held[node]]
+                    if nodes[i] not in owners:
+                        moves.append((owners, nodes[i], num_bytes))
         self.spend("reconfigure", self.rules.rebuild_s, nodes)
-        self.spend("transfer", TRANSFER_S if moves else 0.0, nodes)
+        self.spend("transfer", self.job.costs.move_s(moves), nodes)
         left_out = set(self.seats.values()) - set(chosen.values())
         self.train_on([chosen[seat] for seat in range(count)], self.dropped | left_out)
         self.counts["reconfigurations"] += 1
@@ -366,7 +387,7 @@ class Replay:
         others = [node for node in self.alive() if node not in used]
         if self.rules.keeps_places:
             return others if len(usable) > self.num_seats else others[: len(self.free_seats(len(others)))]
-        worth = len(usable) > len(used) or self.job.placement is not None
+        worth = len(usable) > len(used) or self.job.unit
         return [node for node in usable if node not in used] if worth else []
 
     def free_seats(self, count):
@@ -406,7 +427,7 @@ class Replay:
 
     def join_groups(self):
         """Form anew with the newcomers; nodes that expert parallelism left out before wait for a restart."""
-        plain = self.job.placement is None
+        plain = not self.job.unit
         usable = self.usable([node for node in self.alive() if not plain or node not in self.dropped])
         if plain and len(usable) <= len(self.seats):
             return self.join_by_restart()
@@ -419,14 +440,16 @@ class Replay:
         if len(usable) > self.num_seats:
             self.form(usable)
         else:
-            self.go_on(self.rules.join_s, dict(zip(self.free_seats(len(newcomers)), newcomers, strict=True)))
+            seats = self.free_seats(len(newcomers))
+            self.go_on(self.with_fetch(self.rules.join_s, seats), dict(zip(seats, newcomers, strict=True)))
         return lambda: self.train(after_join=True)
 
     # While nodes are missing: what a step takes and the share of its samples, and whether the nodes left can go on.
 
     def rerouted(self):
         """ReCycle: peers take the micro-batches; half of the bubbles of the pipeline take some in."""
-        most, micro, bubbles = max(self.gone().values()), self.job.micro_batches, self.job.stages - 1
+        most, bubbles = max(self.gone().values()), self.job.stages - 1
+        micro = self.job.costs.micro_batches(self.num_seats)
         extra = max(0.0, micro * most / (self.replicas() - most) - 0.5 * bubbles)
         return (micro + bubbles + extra) / (micro + bubbles), 1.0
 
@@ -440,6 +463,11 @@ class Replay:
     def has_shadows(self):
         per_stage = self.num_seats // self.job.stages
         return all((seat + per_stage) % self.num_seats in self.seats for seat in self.missing())
+
+
+def merged(holdings):
+    """Return the states of several nodes together."""
+    return {item: what for held in holdings for item, what in held.items()}
 
 
 @cache
@@ -458,14 +486,15 @@ def fewest_stacks(groups, up):
 class Rules(NamedTuple):
     """What tells a strategy from the others; by default all restart from the last save, after a failure or to join.
 
-    A failure is noticed `timeout_s` after the end of the step, or by detection. A share of the state, `saved_behind`,
-    is copied behind a step and written beside training; else training waits for saves.
+    A failure is noticed `timeout_s` after the end of the step, or by detection. A save, with a share of the experts, is
+    copied behind a step and written beside training, or training waits for it.
     """
 
     recover: object = lambda replay: None
     join: object = Replay.join_by_restart
     timeout_s: float | None = None
-    saved_behind: object = None
+    saves_behind: bool = False
+    saved_experts: float = 1.0
     rebuild_s: float = REBUILD_S
     keeps_places: bool = False
     whole_replicas: bool = False
@@ -476,7 +505,8 @@ class Rules(NamedTuple):
 
 
 REGROUPS = Rules(recover=Replay.regroup, join=Replay.join_groups)
-FETCH, QUORUM = {"reconfigure": REBUILD_S, "transfer": TRANSFER_S}, {"reconfigure": QUORUM_S}
+FETCHED = object()  # The time in which states are fetched.
+FETCH, QUORUM = {"reconfigure": REBUILD_S, "transfer": FETCHED}, {"reconfigure": QUORUM_S}
 PLACES = Rules(recover=Replay.keep_places, join=Replay.join_places, keeps_places=True, join_s=FETCH)
 DROPS = PLACES._replace(
     timeout_s=0.0,
@@ -490,8 +520,8 @@ DROPS = PLACES._replace(
 RULES = {
     **dict.fromkeys(("ds", "tutel", "dropless", "checkpoint"), Rules()),
     **dict.fromkeys(("ds-ft", "tutel-ft", "dropless-ft", "lazarus"), REGROUPS),
-    "async-checkpoint": Rules(saved_behind=lambda job: 1.0),
-    "moc": Rules(saved_behind=lambda job: 1 - job.expert_share * 15 / 16),
+    "async-checkpoint": Rules(saves_behind=True),
+    "moc": Rules(saves_behind=True, saved_experts=1 / 16),
     "gemini": Rules(recover=Replay.from_memory),
     "moevement": Rules(recover=Replay.replay_stage),
     "replica-drop": DROPS,

@@ -1,6 +1,7 @@
 """Runs of every system on random traces against `tests.replay`, a second account of what it does."""
 
 import random
+import re
 from dataclasses import dataclass
 from functools import cache
 
@@ -13,10 +14,12 @@ from lazsim.engine.nodes import Spares
 from lazsim.engine.simulate import simulate_system
 from lazsim.engine.systems import SYSTEMS
 from lazsim.placement.grid import Grid
-from tests.jobs import EvenLoads, costs, trace
+from lazsim.scenario import resolve
+from tests.jobs import RESTART_S, SAVE_S, EvenLoads, costs, trace
 from tests.replay import RULES, Job, Replay
+from tests.replay_costs import Constant, Layout
 
-NUM_TRACES = 40
+NUM_TRACES, NUM_LAYOUT_TRACES = 40, 15
 
 plain_costs = cache(costs)
 
@@ -37,23 +40,24 @@ class GridCosts(CostModel):
         return self.micro_batches
 
 
-def grid_costs(job):
-    """Return the costs of a job of two experts a node, with a host link that takes a copy in its `copy_s`."""
-    plain = plain_costs(job.step_s)
-    model = msgspec.structs.replace(
-        plain.model, num_experts=2 * job.shares, num_layers=job.stages, num_moe_layers=job.stages
-    )
+def grid_costs(grid, seconds, micro_batches, node_s):
+    """Return the costs of a job of two experts a node, with a host link that takes a node's state in `node_s`.
+
+    Beside, return the part of that state that is experts.
+    """
+    plain, (stages, shares) = plain_costs(seconds), grid
+    model = msgspec.structs.replace(plain.model, num_experts=2 * shares, num_layers=stages, num_moe_layers=stages)
     # A GPU of the dense part of a stage has a share of its experts, too.
-    dense, experts = state_bytes(model)
-    link = (dense + experts / job.shares) / (job.stages * plain.cluster.gpus_per_node * job.copy_s)
+    dense, experts = (
+        14 * model.dense_params,
+        model.num_moe_layers * model.num_experts * model.expert_state_bytes / shares,
+    )
+    link = (dense + experts) / (stages * plain.cluster.gpus_per_node * node_s)
     host = msgspec.structs.replace(plain.cluster.host, link_bytes_per_s=link)
-    cluster = msgspec.structs.replace(plain.cluster, num_nodes=2 * job.stages * job.shares, host=host)
+    cluster = msgspec.structs.replace(plain.cluster, num_nodes=2 * stages * shares, host=host)
     rest = plain.job, plain.constants, plain.compute, plain.communication
-    return GridCosts(model, cluster, *rest, stages=job.stages, shares=job.shares, micro_batches=job.micro_batches)
-
-
-def state_bytes(model):
-    return 14 * model.dense_params, model.num_moe_layers * model.num_experts * model.expert_state_bytes
+    costs = GridCosts(model, cluster, *rest, stages=stages, shares=shares, micro_batches=micro_batches)
+    return costs, experts / (dense + experts)
 
 
 @cache
@@ -63,7 +67,8 @@ def lazarus_plan(num_nodes):
     return [set(zip(*np.nonzero(holds_LEN[:, :, node]), strict=True)) for node in range(num_nodes)]
 
 
-def random_job(rng, system):
+def random_constant(rng, system):
+    """Return the costs of a job with constant times, by the engine and by the second account, and its grid."""
     grids = [
         (2, 1),
         (3, 3),
@@ -72,22 +77,77 @@ def random_job(rng, system):
         (4, 2),
         *[(1, 1), (1, 2), (1, 3)] * (system not in ("bamboo", "moevement")),
     ]
-    stages, shares = (1, 2) if system == "lazarus" else rng.choice(grids)
-    replica = stages * shares
-    job = Job(
-        step_s=rng.choice([2.0, 2.0, 0.75, 21.0]),
-        stages=stages,
-        shares=shares,
-        micro_batches=rng.choice([1, 4, 9]),
-        copy_s=rng.choice([0.5, 3.0, 8.0]),
-        expert_share=0.0,
+    grid = (1, 2) if system == "lazarus" else rng.choice(grids)
+    seconds, micro_batches, node_s = (
+        rng.choice([2.0, 2.0, 0.75, 21.0]),
+        rng.choice([1, 4, 9]),
+        rng.choice([0.5, 3.0, 8.0]),
+    )
+    costs, expert_share = grid_costs(grid, seconds, micro_batches, node_s)
+    if system == "lazarus":
+        costs = plain_costs(seconds)
+    placement = lazarus_plan if system == "lazarus" else None
+    return costs, Constant(*grid, seconds, micro_batches, node_s, expert_share, placement), grid
+
+
+LAYOUTS = [
+    # GPUs of a node, tensor, context and expert ranks, experts, blocks of each stage, sharding, and stages in a row.
+    (2, 2, 1, 4, 8, "Edtt|tttmL", "optimizer"),
+    (2, 1, 1, 2, 4, "Edt|tttt|tL", "full"),
+    (4, 8, 1, 8, 8, "EttttL", "optimizer"),
+    (2, 1, 1, 8, 8, "EdttmL", "optimizer"),
+    (2, 4, 2, 4, 8, "Et|tttL", "none"),
+    (8, 1, 1, 4, 8, "Edt|tL", "optimizer"),
+    (1, 1, 1, 4, 4, "Ett|ttL", "full"),
+    (2, 4, 1, 8, 16, "Edd|tt|tt|tmL", "optimizer"),
+]
+"""Small models whose dense layers, which come first, are in the first stages."""
+
+
+@cache
+def layout_costs(system, layout, network):
+    """Return the costs of DeepSeek-V2-Lite with fewer layers and experts."""
+    gpus, tensor, context, expert, experts, blocks, sharding = layout
+    layers = [blocks.count(one) for one in "dtm"]
+    stages = blocks.count("|") + 1
+    unit = int(np.lcm(tensor * context, expert)) // gpus or 1
+    settings = {
+        "model": "deepseek-v2-lite", "cluster": "dgx-h100", "job": "deepseek-v3", "system": system,
+        "model.num_layers": layers[0] + layers[1], "model.num_moe_layers": layers[1], "model.num_mtp_layers": layers[2],
+        "model.num_experts": experts, "model.top_k": 2, "cluster.gpus_per_node": gpus,
+        "cluster.num_nodes": 2 * stages * unit, "cluster.network.nic_bytes_per_s": network,
+        "cluster.network.storage_bytes_per_s": 3e9, "cluster.host.link_bytes_per_s": 1e9,
+        "cluster.recovery.restart_base_s": RESTART_S - SAVE_S, "cluster.recovery.connect_s": 0.3,
+        "job.parallel.stages": re.sub("[dt]", "t", blocks), "job.parallel.virtual_stages": 1,
+        "job.parallel.global_batch": 96, "job.parallel.precision": "bf16", "job.parallel.recompute": "none",
+        "job.parallel.recomputed": (), "job.parallel.overlap_expert": False, "job.parallel.dispatcher": "all_to_all",
+        "job.parallel.tensor": tensor, "job.parallel.context": context, "job.parallel.expert": expert,
+        "job.parallel.pipeline": stages, "job.parallel.sharding": sharding,
+    }  # fmt: skip
+    costs = resolve(settings).costs()
+    return costs, Layout(system, costs, blocks), (stages, unit)
+
+
+def random_layout(rng, system):
+    """Return the costs of a job with a layout, by the engine and by the second account, and its grid."""
+    staged = [one for one in LAYOUTS if "|" in one[5] or system not in ("bamboo", "moevement")]
+    return layout_costs(system, rng.choice(staged), rng.choice([2e9, 2e8]))
+
+
+def random_job(rng, system, grid, own):
+    replica = grid[0] * grid[1]
+    unit = fewest = 0
+    if system == "lazarus":
+        unit, fewest = (1, 2) if isinstance(own, Constant) else own.elastic_nodes
+    return Job(
+        *grid,
         interval_steps=rng.choice([0, 1, 7, 40, 10**6]),
         most_in_service=rng.choice([None, None, replica, 2 * replica, 2 * replica + 1]),
         spare_start_s=rng.choice([0.0, 7.3, 61.7, 400.2]),
-        placement=lazarus_plan if system == "lazarus" else None,
+        costs=own,
+        unit=unit,
+        fewest=fewest,
     )
-    dense, experts = state_bytes(grid_costs(job).model)
-    return job._replace(expert_share=experts / (job.shares * dense + experts))
 
 
 def random_trace(rng, replica, many=1):
@@ -119,10 +179,11 @@ def random_trace(rng, replica, many=1):
     return initial, events, now + rng.choice([0.4, 20, 50, 300, 777]) * (0.5 + rng.random())
 
 
-def both(system, seed):
+def both(system, seed, random_costs):
     """Return what the engine and the second account say of a random trace, and its inputs."""
     rng = random.Random(f"{system} {seed}")
-    job = random_job(rng, system)
+    costs, own, grid = random_costs(rng, system)
+    job = random_job(rng, system, grid, own)
     initial, events, end_s = random_trace(rng, job.stages * job.shares)
     changes = [(0, "add", " ".join(initial))]
     for time_s, removed, added in events:
@@ -130,8 +191,8 @@ def both(system, seed):
     result = simulate_system(
         trace(*changes, duration_s=end_s + 1),
         SYSTEMS[system],
-        plain_costs(job.step_s) if job.placement else grid_costs(job),
-        EvenLoads(2, 4) if job.placement else EvenLoads(job.stages, 2 * job.shares),
+        costs,
+        EvenLoads(costs.model.num_moe_layers, costs.model.num_experts),
         end_s,
         interval_steps=job.interval_steps,
         spares=Spares(job.most_in_service, job.spare_start_s),
@@ -149,5 +210,12 @@ def test_there_is_a_second_account_of_every_system():
 @pytest.mark.parametrize("system", RULES)
 def test_a_run_keeps_the_samples_and_spends_the_seconds_of_the_second_account(system):
     for seed in range(NUM_TRACES):
-        engine, replayed, inputs = both(system, seed)
+        engine, replayed, inputs = both(system, seed, random_constant)
+        assert engine == pytest.approx(replayed, abs=1e-6), (seed, *inputs)
+
+
+@pytest.mark.parametrize("system", RULES)
+def test_a_run_of_a_layout_keeps_the_samples_and_spends_the_seconds_of_its_gpus_one_by_one(system):
+    for seed in range(NUM_LAYOUT_TRACES):
+        engine, replayed, inputs = both(system, seed, random_layout)
         assert engine == pytest.approx(replayed, abs=1e-6), (seed, *inputs)

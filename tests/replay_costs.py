@@ -1,0 +1,248 @@
+"""What nodes hold and what everything takes, for `tests.replay`: constant times, or a layout, GPU by GPU.
+
+A layout asks the cost model for the time of a step and the rates of links and storage only.
+"""
+
+import math
+from collections import defaultdict
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+
+from lazsim.engine.systems import SYSTEMS
+from tests.jobs import SAMPLES_PER_NODE, SAVE_S, TRANSFER_S
+
+
+class Constant(NamedTuple):
+    """Constant times, as in `tests.jobs`. `placement` says what each of some nodes holds under flexible dispatch."""
+
+    stages: int
+    shares: int
+    seconds: float
+    num_micro_batches: int
+    node_s: float  # In which the GPUs of a node copy its state to the memory of the node.
+    expert_share: float  # Part of that state that is experts.
+    placement: object = None
+
+    def holds(self, count):
+        if self.placement is not None:
+            return [dict.fromkeys(experts, (1, True)) for experts in self.placement(count)]
+        per_stage = count // self.stages
+        return [{(seat // per_stage, seat % per_stage % self.shares): (1, True)} for seat in range(count)]
+
+    def step_s(self, count):
+        return self.seconds
+
+    def micro_batches(self, count):
+        return self.num_micro_batches
+
+    def batch(self, count):
+        return SAMPLES_PER_NODE * count
+
+    def copy_s(self, count, experts):
+        return self.node_s * (1 - self.expert_share * (1 - experts))
+
+    def save_s(self, count, experts):
+        return SAVE_S
+
+    def load_s(self, count):
+        return SAVE_S
+
+    def recall_s(self, count):
+        return TRANSFER_S
+
+    exchange_s = recall_s
+
+    def window_s(self, window):
+        return TRANSFER_S
+
+    def fetch_s(self, count, seats):
+        return TRANSFER_S
+
+    def move_s(self, moves):
+        return TRANSFER_S if moves else 0.0
+
+
+class Layout:
+    """A model by the blocks of its stages: E embedding, d dense layer, t MoE layer, m further-token layer, L head.
+
+    GPUs of a stage are numbered in a row: neighbours share matrices, and neighbours share the experts.
+    """
+
+    def __init__(self, system, costs, blocks):
+        parallel, self.costs, self.system, self.blocks = costs.job.parallel, costs, system, blocks.split("|")
+        self.gpus, self.tensor, self.expert = costs.cluster.gpus_per_node, parallel.tensor, parallel.expert
+        keeps_whole = system not in ("ds", "tutel", "dropless", "checkpoint", "async-checkpoint", "moc", "gemini")
+        self.parallel, self.sharding = parallel, "none" if keeps_whole else parallel.sharding
+        self.stages = len(self.blocks)
+        self.params = [self.params_of(blocks) for blocks in self.blocks]
+        self.step_s, self.held = cache(self.step_s), cache(self.held)
+
+    def params_of(self, blocks):
+        """Count the parameters of a stage: divided by tensor ranks, on each of them, and of experts."""
+        block, model = self.costs.model.block_params, self.costs.model
+        latents = model.d_model * (model.attention.kv_rank + model.attention.rope_dim)
+        gate = model.d_model * model.num_experts
+        of_letter = {
+            "E": (block["vocabulary"], 0),
+            "d": (block["attention"] + block["dense"], latents),
+            "t": (block["attention"] + block["moe"], latents + gate),
+            "m": (block["mtp"], latents + gate),
+            "L": (block["vocabulary"], 0),
+        }
+        total, each = (sum(column) for column in zip(*(of_letter[letter] for letter in blocks), strict=True))
+        return total - each, each, self.experts_of(blocks, "tm")
+
+    def experts_of(self, blocks, letters):
+        return sum(blocks.count(one) for one in letters) * self.costs.model.num_experts * self.costs.model.expert_params
+
+    @property
+    def elastic_nodes(self):
+        """Nodes of which flexible dispatch uses a multiple, and the fewest that have slots for all experts.
+
+        Those that share sequences or matrices stay together, and stages have equally many.
+        """
+        column = math.lcm(self.tensor * self.parallel.context, self.gpus) // self.gpus
+        column = column if self.tensor * self.parallel.context > self.gpus else 1
+        columns = math.ceil(self.expert / self.gpus / column)
+        return self.stages * column, self.stages * column * columns
+
+    # What GPUs of a stage hold, in bytes.
+
+    def parts(self, stage, ranks):
+        """Return which parts of matrices and of experts some GPUs have, and their parameters."""
+        divided, each, experts = self.params[stage]
+        matrices, shares = ({rank % size for rank in ranks} for size in (self.tensor, self.expert))
+        dense = each + divided * len(matrices) / self.tensor
+        return (frozenset(matrices), dense), (frozenset(shares), experts * len(shares) / self.expert)
+
+    def kept(self, count, unit, *, saves, experts=1.0):
+        """Return what units of so many GPUs read, or save with a share of the experts, by stage.
+
+        Units with the same parts divide optimizer states, or weights too; of what is not divided, the first saves all.
+        """
+        num_ranks, bytes_by_stage = count // self.stages * self.gpus, []
+        for stage in range(self.stages):
+            units = [self.parts(stage, range(first, first + unit)) for first in range(0, num_ranks, unit)]
+            bytes_U = [0.0] * len(units)
+            for kind, share in ((0, 1.0), (1, experts)):
+                parts_U = [one[kind][0] for one in units]
+                for index, one in enumerate(units):
+                    held = share * one[kind][1]
+                    owned = held / parts_U.count(one[kind][0])
+                    whole = 0 if saves and index > parts_U.index(one[kind][0]) else held
+                    bytes_U[index] += 2 * (owned if self.sharding == "full" else whole)
+                    bytes_U[index] += 12 * (whole if self.sharding == "none" else owned)
+            bytes_by_stage.append(bytes_U)
+        return bytes_by_stage
+
+    def holds(self, count):
+        """Return the experts of each seat by layer, and its part of the dense state of its stage, with their bytes."""
+        return self.held(count)
+
+    def held(self, count):
+        per_stage, expert_bytes = count // self.stages, 14 * self.costs.model.expert_params
+        num_experts, matrix_nodes = self.costs.model.num_experts, max(1, self.tensor // self.gpus)
+        layers = [(stage, index) for stage, some in enumerate(self.blocks) for index in range(some.count("t"))]
+        plan = SYSTEMS["lazarus"].plan_evenly(self.costs, count).holds_LEN if self.system == "lazarus" else None
+        seats = []
+        for seat in range(count):
+            stage, place = divmod(seat, per_stage)
+            ranks = range(place * self.gpus, (place + 1) * self.gpus)
+            (_, dense), (shares, _) = self.parts(stage, ranks)
+            further = self.experts_of(self.blocks[stage], "m") * len(shares) / self.expert
+            # Where all nodes have the same dense state, none is nearer to a seat by it.
+            counts = self.stages * matrix_nodes > 1
+            items = {("dense", stage, place % matrix_nodes): (14 * (dense + further), counts)}
+            for number, (of_stage, _) in enumerate(layers):
+                for expert in range(num_experts):
+                    share = expert // (num_experts // self.expert)
+                    here = share in shares if plan is None else plan[number, expert, seat]
+                    if of_stage == stage and here:
+                        items["expert", number, expert] = (expert_bytes, True)
+            seats.append(items)
+        return seats
+
+    def read(self, count):
+        """Return what each seat reads from storage."""
+        if self.system == "lazarus":
+            return [sum(size for size, _ in items.values()) for items in self.holds(count)]
+        own = [one for stage in self.kept(count, self.gpus, saves=False) for one in stage]
+        ahead = count // self.stages
+        if self.system == "bamboo":
+            return [one + own[(seat + ahead) % count] for seat, one in enumerate(own)]
+        return own
+
+    # What everything takes.
+
+    def step_s(self, count):
+        system, shape = SYSTEMS[self.system], (1, self.costs.model.num_moe_layers, self.costs.model.num_experts)
+        times = self.costs.step_times(
+            system.plan_evenly(self.costs, count), system.layout(self.costs, np.arange(count))
+        )
+        return float(times.step_s(np.ones(shape, dtype=np.int64))[0])
+
+    def micro_batches(self, count):
+        ranks = count * self.gpus // (self.tensor * self.parallel.context * self.stages)
+        return math.ceil(self.parallel.global_batch / (ranks * self.parallel.micro_batch))
+
+    def batch(self, count):
+        return self.parallel.global_batch
+
+    def network_s(self, num_bytes):
+        return float(self.costs.communication.transfer_s(num_bytes, 0.0))
+
+    def of_rank(self, count, experts):
+        return max(map(max, self.kept(count, 1, saves=True, experts=experts)))
+
+    def copy_s(self, count, experts):
+        return self.of_rank(count, experts) / self.costs.cluster.host.link_bytes_per_s
+
+    def save_s(self, count, experts):
+        total = sum(divided + each + experts * some for divided, each, some in self.params)
+        rate = self.costs.cluster.network.storage_bytes_per_s
+        return 14 * total / rate + self.of_rank(count, experts) / self.costs.cluster.host.serialise_bytes_per_s
+
+    def load_s(self, count):
+        read, cluster = self.read(count), self.costs.cluster
+        return (
+            sum(read) / cluster.network.storage_bytes_per_s + max(read) / self.gpus / cluster.host.serialise_bytes_per_s
+        )
+
+    def exchange_s(self, count):
+        """Gemini: each node of a stage sends its share of what the stage has to another."""
+        return self.network_s(14 * max(map(sum, self.params)) / (count // self.stages))
+
+    def recall_s(self, count):
+        return self.network_s(max(self.read(count)))
+
+    @property
+    def node_params(self):
+        return max(sum(one[1] for one in self.parts(stage, range(self.gpus))) for stage in range(self.stages))
+
+    @property
+    def node_s(self):
+        return 14 * self.node_params / self.gpus / self.costs.cluster.host.link_bytes_per_s
+
+    def window_s(self, window):
+        """MoEvement: 12 bytes of each parameter once, and 2 of those whose turn is to come, half of them on average."""
+        return self.network_s(self.node_params * (12 + (window - 1)))
+
+    def fetch_s(self, count, seats):
+        read = self.read(count)
+        return self.network_s(max(read[seat] for seat in seats)) if seats else 0.0
+
+    def move_s(self, moves):
+        """Return the time of moves: owners, receiver and bytes. Owners share the sending; nodes do all at once."""
+        sent, received, peers = defaultdict(float), defaultdict(float), defaultdict(set)
+        for owners, receiver, num_bytes in moves:
+            received[receiver] += num_bytes
+            for owner in owners:
+                sent[owner] += num_bytes / len(owners)
+                peers[owner].add(receiver)
+                peers[receiver].add(owner)
+        if not moves:
+            return 0.0
+        connect_s = self.costs.cluster.recovery.connect_s * max(map(len, peers.values()))
+        return connect_s + self.network_s(max([*sent.values(), *received.values()]))
