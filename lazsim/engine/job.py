@@ -28,7 +28,7 @@ from lazsim.engine.reconfiguration import bind_nodes
 from lazsim.engine.sampled_steps import Point, StepTimers
 from lazsim.engine.sampling import Compute, FoundT, Sampler, nearly, window_s
 from lazsim.engine.states import Detecting, Ended, JobState, Reconfiguring, Restarting, Stretch, Training, Waiting
-from lazsim.engine.step_timer import LOAD_SAMPLE_STEPS, MakeStepTimer, PacedStepTimer
+from lazsim.engine.step_timer import LOAD_SAMPLE_STEPS, MakeStepTimer, PacedStepTimer, stretch_steps
 from lazsim.engine.systems.system import FULL_PACE, Save, StoppedJob, System, decide_next
 from lazsim.errors import SpecError
 from lazsim.limits import MAX_STRETCHES
@@ -48,6 +48,10 @@ class Clock(simpy.Environment):
             self._now += seconds
         else:
             yield self.timeout(seconds)
+
+    def skip(self, seconds: float) -> None:
+        """Let time pass in which nothing else happens."""
+        self._now += seconds
 
 
 class Signal(Enum):
@@ -218,9 +222,13 @@ class Job:
         if isinstance(self.state, Detecting):
             step_end_s = self.state.step_end_s
         elif isinstance(self.state, Training) and (stretch := self.state.stretch) is not None:
-            step_end_s = stretch.start_s + (stretch.steps_made(self.env.now) + 1) * stretch.step_s
+            num_steps = stretch.steps_made(self.env.now)
+            step_end_s = stretch.start_s + (num_steps + 1) * stretch.step_s
             self.sampler.interrupted(stretch.step_s)
-            self._book_steps(self.state, stretch, has_failed=failure is not None)
+            spent_s = self._book_steps(self.state, stretch, num_steps)
+            if failure is not None:
+                # The step under way is lost.
+                self.ledger.move("compute", "lost_work", max(0.0, spent_s - num_steps * stretch.step_s))
         if failure is None:
             self._log("end")
             self.state = Ended()
@@ -331,6 +339,9 @@ class Job:
                 yield from self._rebalance(state)
                 return
             if self.progress.is_due(self.interval_steps, self.progress.saved_step):
+                if num_laps := self._count_laps(state):
+                    self._make_laps(state, num_laps)
+                    continue
                 yield from self._checkpoint(state)
             if not self._join_is_due():
                 yield from self._compute(state, min(interval - step % interval for interval in self._boundaries))
@@ -371,6 +382,47 @@ class Job:
         self.progress.save(self.env.now, 0.0 if waits else save.persist_s)
         self.log.count("checkpoints")
 
+    def _count_laps(self, state: Training) -> int:
+        """Return how many laps, of a checkpoint and the steps up to the next, surely end before all else."""
+        step, interval = self.progress.step, self.interval_steps
+        rebalance = self.costs.job.rebalance_interval_steps
+        num_laps = stretch_steps(step, rebalance - step % rebalance) // interval
+        if step % interval or num_laps < 2 or self._join_is_due():
+            return 0
+        step_s = state.timer.step_s(step)
+        save = self._save(state.held.num_seats, step_s)
+        lap_s = save.stall_s + max(save.persist_s, interval * step_s)
+        quiet_s = self.env.peek() - max(self.env.now, self.progress.written_at_s())
+        # What rounding adds is less than a lap.
+        return int(max(0, min(num_laps, quiet_s // lap_s - 1)))
+
+    def _make_laps(self, state: Training, num_laps: int) -> None:
+        """Do what `_checkpoint` and `_compute` do in each of so many laps, to the last digit, with less to ask."""
+        env, progress, timer, interval = self.env, self.progress, state.timer, self.interval_steps
+        save = self._save(state.held.num_seats, timer.step_s(progress.step))
+        step_s, _ = timer.stretch(progress.step, num_laps * interval)
+        samples, extrapolated_share = timer.samples_per_step, self._extrapolated_share(state)
+        self.step_s = step_s
+        self._note_state()
+        self._enter("compute")
+        since_s = env.now
+        for _ in range(num_laps):
+            stopped_s = max(0.0, progress.written_at_s() - env.now) + save.stall_s
+            if stopped_s:
+                if since_s < env.now:
+                    self.log.trained(since_s, env.now, samples / step_s)
+                self._enter("checkpoint")
+                env.skip(stopped_s)
+                self._enter("compute")
+                since_s = env.now
+            progress.save(env.now, save.persist_s)
+            made = Made(env.now, interval, step_s, samples)
+            env.skip(interval * step_s)
+            self._book_time(state, made.start_s, extrapolated_share)
+            progress.add(made)
+        self.log.trained(since_s, env.now, samples / step_s)
+        self.log.count("checkpoints", num_laps)
+
     def _save(self, num_nodes: int, step_s: float) -> Save:
         """Return what a checkpoint takes, which is mostly what the last one took."""
         if self._last_save is None or self._last_save[:3] != (self.system, num_nodes, step_s):
@@ -392,7 +444,7 @@ class Job:
             num_steps = min(num_steps, steps_begun(self.env.now - stretch.start_s, step_s))
             state.stretch = stretch = replace(stretch, num_steps=num_steps, is_cut=True)
             yield from self.env.passing(max(0.0, stretch.start_s + num_steps * step_s - self.env.now))
-        self._book_steps(state, stretch, has_failed=False)
+        self._book_steps(state, stretch, stretch.num_steps)
 
     # What the states share.
 
@@ -426,22 +478,28 @@ class Job:
         self._note_state()
         yield from self.env.passing(seconds)
 
-    def _book_steps(self, state: Training, stretch: Stretch, *, has_failed: bool) -> None:
-        """Count the steps made; a failure makes the time of the unfinished step lost work."""
+    def _book_steps(self, state: Training, stretch: Stretch, num_steps: int) -> float:
+        """Count the steps made of a stretch that ends now, and return its seconds."""
         state.stretch = None
-        self.ledger.enter("compute", self.env.now)
-        spent_s = self.env.now - stretch.start_s
-        num_steps = stretch.steps_made(self.env.now)
-        if self.costs.measured_part is not None:
-            self.extrapolated_s += spent_s * state.timer.extrapolated_share(self.progress.step)
-        if state.is_below_threshold:
-            self.below_threshold_s += spent_s
-        if has_failed:
-            self.ledger.move("compute", "lost_work", max(0.0, spent_s - num_steps * stretch.step_s))
+        spent_s = self._book_time(state, stretch.start_s, self._extrapolated_share(state))
+        samples = state.timer.samples_per_step
         if num_steps:
             end_s = min(stretch.start_s + num_steps * stretch.step_s, self.env.now)
-            self.log.trained(stretch.start_s, end_s, state.timer.samples_per_step / stretch.step_s)
-        self.progress.add(Made(stretch.start_s, num_steps, stretch.step_s, state.timer.samples_per_step))
+            self.log.trained(stretch.start_s, end_s, samples / stretch.step_s)
+        self.progress.add(Made(stretch.start_s, num_steps, stretch.step_s, samples))
+        return spent_s
+
+    def _book_time(self, state: Training, since_s: float, extrapolated_share: float) -> float:
+        """Book the time of steps up to now, and return it."""
+        self.ledger.enter("compute", self.env.now)
+        spent_s = self.env.now - since_s
+        self.extrapolated_s += spent_s * extrapolated_share
+        if state.is_below_threshold:
+            self.below_threshold_s += spent_s
+        return spent_s
+
+    def _extrapolated_share(self, state: Training) -> float:
+        return 0.0 if self.costs.measured_part is None else state.timer.extrapolated_share(self.progress.step)
 
     def _roll_back(self, copied_step: int) -> None:
         """Go back to the last checkpoint, or to copies in memory of a step."""
@@ -616,7 +674,7 @@ class Job:
 
     def _require_end(self, step_s: float) -> None:
         """Refuse a run that would not come to its end in hours of computing."""
-        most_steps = min(LOAD_SAMPLE_STEPS, *self._boundaries)
+        most_steps = min(LOAD_SAMPLE_STEPS, self.costs.job.rebalance_interval_steps)
         left_s = self._end_s - self.env.now
         if left_s > MAX_STRETCHES * most_steps * step_s:
             raise SpecError(
