@@ -11,14 +11,7 @@ from lazsim.placement.plan import Ints, PlacementPlan
 def place_balanced(replicas_LE: Ints, load_LE: Ints, num_nodes: int, num_slots: int) -> PlacementPlan:
     """Deal replicas out in rounds, heaviest first; each round goes to the nodes in ascending order of load.
 
-    Parameters
-    ----------
-    replicas_LE
-        Replicas of each expert, shape (L, E); they fill all slots of a layer.
-    load_LE
-        Tokens routed to each expert, shared evenly by its replicas, shape (L, E).
-    num_nodes, num_slots
-        Nodes, and slots of a node.
+    Arguments are fields of `lazsim.placement.request.PlacementRequest`.
 
     Notes
     -----

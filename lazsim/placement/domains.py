@@ -17,15 +17,8 @@ def place_over_domains(
 ) -> PlacementPlan:
     """Place experts on domains as if each were one large node, then spread those of a domain over its nodes.
 
-    Parameters
-    ----------
-    replicas_LE, load_LE
-        Replicas of each expert, which fill all slots of a layer, and tokens routed to it, shape (L, E).
-    num_nodes, num_slots
-        Nodes, and slots of a node.
-    domain_N
-        Domain of each node, numbered from 0. Where there are none, or each node or all nodes are one, the plan is that
-        of `place_euclid`.
+    Arguments are fields of `lazsim.placement.request.PlacementRequest`. Where there are no domains, or each node or all
+    nodes are one, the plan is that of `place_euclid`.
 
     Notes
     -----

@@ -15,14 +15,8 @@ from lazsim.placement.plan import Floats, Ints, PlacementPlan
 def place_eplb(load_LE: Ints, num_nodes: int, num_slots: int, gpus_per_node: int = 1) -> PlacementPlan:
     """Replicate the experts with most load per replica, then pack replicas onto GPUs evenly by load.
 
-    Loads that do not fit are errors of `lazsim.placement.allocation.prepare_loads`.
-
-    Parameters
-    ----------
-    load_LE
-        Tokens routed to each expert, integers from 0 up, shape (L, E).
-    num_nodes, num_slots, gpus_per_node
-        Nodes, and slots and GPUs of a node; slot ``s`` belongs to GPU ``s % gpus_per_node``.
+    Arguments are fields of `lazsim.placement.request.PlacementRequest`. Loads that do not fit are errors of
+    `lazsim.placement.allocation.prepare_loads`.
 
     Notes
     -----

@@ -3,7 +3,6 @@
 Axes: L layers, E experts, H live nodes, N nodes of the plan.
 """
 
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +10,7 @@ import numpy as np
 from lazsim.errors import InfeasiblePlanError
 from lazsim.placement.mapping import MAPPINGS, keep_domains, map_bottleneck, map_greedily, map_optimally, num_missing
 from lazsim.placement.plan import Bools, Ints, with_more_nodes
-from lazsim.placement.transfers import SHARINGS, Migration, balance_senders
+from lazsim.placement.transfers import SHARINGS, balance_senders
 
 
 @dataclass(frozen=True)
@@ -49,12 +48,7 @@ class MigrationReport:
 
 
 def migration_report(
-    has_LEH: Bools,
-    wants_LEN: Bools,
-    state_bytes: float,
-    has_dense_H: Bools | None = None,
-    dense_bytes: float = 0.0,
-    domain_N: Ints | None = None,
+    has_LEH: Bools, wants_LEN: Bools, state_bytes: float, domain_N: Ints | None = None
 ) -> MigrationReport:
     """Compare ways to turn the live nodes into the nodes of a plan.
 
@@ -62,26 +56,19 @@ def migration_report(
 
     Parameters
     ----------
-    has_LEH
-        Expert states that each live node holds, shape (L, E, H).
-    wants_LEN
-        Expert states that each node of the plan needs, shape (L, E, N) with ``N <= H``. Live nodes outside the plan
-        still send their states.
+    has_LEH, wants_LEN
+        Expert states that each live node holds, shape (L, E, H), and that each node of the plan needs, shape (L, E, N)
+        with ``N <= H``. Live nodes outside the plan still send their states.
     state_bytes
         Training state of one expert of one layer.
-    has_dense_H
-        Live nodes that hold the training state outside the experts, shape (H,); all by default. The others are new and
-        hold no experts either.
-    dense_bytes
-        Size of that state.
     domain_N
         Failure domain of each node of the plan, in which it stays; the live nodes are as many and in the same order.
 
     Notes
     -----
-    Greedy as published compares states; the other mappings compare bytes. The bound over all mappings is the largest of
-    three: the bytes that the busiest node of the bottleneck assignment receives; an even share of `least_bytes` for
-    every node that can send; and `balance_senders` of the states that more nodes need than hold.
+    The bound over all mappings is the largest of three: the bytes that the busiest node of the bottleneck assignment
+    receives; an even share of `least_bytes` for every node that can send; and `balance_senders` of the states that more
+    nodes need than hold.
 
     Examples
     --------
@@ -92,47 +79,41 @@ def migration_report(
     >>> report.rows[0].busiest_receiver_bytes, report.least_bytes, report.bound_bytes
     (10.0, 10.0, 10.0)
     """
-    if has_dense_H is None:
-        has_dense_H = np.ones(has_LEH.shape[2], dtype=np.bool_)
-    _require_feasible(has_LEH, wants_LEN, has_dense_H)
-    missing_HN = num_missing(has_LEH, wants_LEN)
+    _require_feasible(has_LEH, wants_LEN)
+    fetched_HN = missing_HN = num_missing(has_LEH, wants_LEN)
     if domain_N is not None:
         missing_HN = keep_domains(missing_HN, domain_N, domain_N)
-    bytes_HN = missing_HN * float(state_bytes) + ~has_dense_H[:, None] * float(dense_bytes)
+    # Greedy as published compares states; the other mappings compare bytes.
+    bytes_HN = np.asarray(missing_HN * float(state_bytes), dtype=np.float64)
+    column_N = np.arange(bytes_HN.shape[1])
     rows: list[MigrationRow] = []
     for name, mapping in MAPPINGS.items():
         chosen_N = mapping(missing_HN if mapping is map_greedily else bytes_HN)
-        # Nodes outside the plan still send, unless they are new.
-        order = np.append(chosen_N, np.setdiff1d(np.flatnonzero(has_dense_H), chosen_N))
-        wants = with_more_nodes(wants_LEN, len(order) - len(chosen_N))
-        states = has_LEH[:, :, order], wants, state_bytes, has_dense_H[order], dense_bytes
-        rows += _rows(name, {sharing: share(*states) for sharing, share in SHARINGS.items()})
-    column_N = np.arange(bytes_HN.shape[1])
+        # Nodes outside the plan still send.
+        order = np.append(chosen_N, np.setdiff1d(np.arange(len(bytes_HN)), chosen_N))
+        states = has_LEH[:, :, order], with_more_nodes(wants_LEN, len(order) - len(chosen_N)), state_bytes
+        moved = {sharing: share(*states) for sharing, share in SHARINGS.items()}
+        received_N = fetched_HN[chosen_N, column_N] * float(state_bytes)
+        received, total = float(received_N.max()), float(received_N.sum())
+        bound_bytes = max(received, *(migration.sender_bound_bytes for migration in moved.values()))
+        for sharing, migration in moved.items():
+            sent = float(migration.bytes_NN.sum(axis=1).max())
+            rows.append(MigrationRow(name, sharing, migration.num_states, total, sent, received, bound_bytes))
     least_bytes = float(bytes_HN[map_optimally(bytes_HN), column_N].sum())
-    busiest = bytes_HN[map_bottleneck(bytes_HN), column_N].max()
-    # Nodes with experts send, and while some are new, so do all that have the dense state.
-    num_senders = int((has_LEH.any(axis=(0, 1)) | (has_dense_H & (not has_dense_H.all()))).sum())
+    busiest = float(bytes_HN[map_bottleneck(bytes_HN), column_N].max())
     # At least this many nodes fetch a state, whichever nodes the mapping chooses.
     has_RH = has_LEH.reshape(-1, has_LEH.shape[2])
     more_R = np.maximum(wants_LEN.reshape(len(has_RH), -1).sum(axis=1) - has_RH.sum(axis=1), 0)
     _, sender_bytes = balance_senders(has_RH[more_R > 0], more_R[more_R > 0] * float(state_bytes))
-    return MigrationReport(tuple(rows), least_bytes, max(float(busiest), sender_bytes, least_bytes / num_senders))
+    even_bytes = least_bytes / int(has_RH.any(axis=0).sum())
+    return MigrationReport(tuple(rows), least_bytes, max(busiest, sender_bytes, even_bytes))
 
 
-def _rows(mapping: str, moved: Mapping[str, Migration]) -> Iterator[MigrationRow]:
-    """Make a row of each sharing, with the bound that holds for all of them."""
-    bound_bytes = max(migration.sender_bound_bytes for migration in moved.values())
-    for sharing, migration in moved.items():
-        sent, received = float(migration.bytes_NN.sum(axis=1).max()), float(migration.received_bytes_N.max())
-        total = float(migration.received_bytes_N.sum())
-        yield MigrationRow(mapping, sharing, migration.num_states, total, sent, received, max(bound_bytes, received))
-
-
-def _require_feasible(has_LEH: Bools, wants_LEN: Bools, has_dense_H: Bools) -> None:
+def _require_feasible(has_LEH: Bools, wants_LEN: Bools) -> None:
     num_hand, num_plan = has_LEH.shape[2], wants_LEN.shape[2]
     if num_hand < num_plan:
         raise InfeasiblePlanError(f"the plan is for {num_plan} nodes, but {num_hand} are alive; plan for these")
-    lost = np.argwhere(wants_LEN.any(axis=2) & ~has_LEH[:, :, has_dense_H].any(axis=2))
+    lost = np.argwhere(wants_LEN.any(axis=2) & ~has_LEH.any(axis=2))
     if len(lost):
         layer, expert = lost[0]
         raise InfeasiblePlanError(f"expert {expert} of layer {layer} is on no live node; restart from a checkpoint")

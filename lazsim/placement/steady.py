@@ -79,16 +79,9 @@ def node_slots(slots_LGK: Ints, num_experts: int, gpus_per_node: int) -> Placeme
 
 
 def tell_change(held_LGK: Ints, slots_LGK: Ints, load_LE: Ints, expert_bytes: float = 0.0) -> PlanChange:
-    """Tell what a change from one plan to another moves and gains.
+    """Tell what a change from one plan to another moves and gains, with replicas of `expert_bytes`.
 
-    Parameters
-    ----------
-    held_LGK, slots_LGK
-        Expert in each slot of each GPU before and after, -1 where it is empty.
-    load_LE
-        Tokens routed to each expert, shared evenly by its replicas, shape (L, E).
-    expert_bytes
-        Size of a replica.
+    Plans and loads are as for `keep_steady`.
 
     Examples
     --------

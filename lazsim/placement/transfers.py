@@ -18,15 +18,15 @@ class Migration:
 
     bytes_NN: Floats
     """Bytes that each node sends to each other."""
-    received_bytes_N: Floats
-    """Bytes that each node receives: counted, so free of the rounding of shares."""
     num_states: int
     """Expert states fetched."""
     sender_bound_bytes: float = 0.0
     """Lower bound of the busiest sender's bytes, however owners share the sending; 0 where it is not computed."""
 
 
-def migrate(has_LEN: Bools, wants_LEN: Bools, state_bytes: float, has_dense_N: Bools, dense_bytes: float) -> Migration:
+def migrate(
+    has_LEN: Bools, wants_LEN: Bools, state_bytes: float, has_dense_N: Bools | None = None, dense_bytes: float = 0.0
+) -> Migration:
     """Fetch each missing expert state, and the dense state where a node lacks it, from the nodes that have it.
 
     Some node holds each state that is needed: else the caller restarts from a checkpoint.
@@ -38,7 +38,7 @@ def migrate(has_LEN: Bools, wants_LEN: Bools, state_bytes: float, has_dense_N: B
     state_bytes
         Training state of one expert of one layer.
     has_dense_N
-        Nodes that hold the training state outside the experts, shape (N,).
+        Nodes that hold the training state outside the experts, shape (N,); all by default.
     dense_bytes
         Size of that state.
 
@@ -52,29 +52,17 @@ def migrate(has_LEN: Bools, wants_LEN: Bools, state_bytes: float, has_dense_N: B
     parts, wanted = has.astype(np.float64), missing.astype(np.float64)
     parts /= owners[:, None]
     bytes_NN = (parts.T @ wanted) * state_bytes
-    if not has_dense_N.all():
+    if has_dense_N is not None and not has_dense_N.all():
         assert has_dense_N.any(), "some node holds the dense state"
         bytes_NN += np.outer(has_dense_N / has_dense_N.sum(), ~has_dense_N) * dense_bytes
-    # A product with ones takes half the time of a sum.
-    num_missing_N = np.ones(len(wanted)) @ wanted
-    received_bytes_N = num_missing_N * float(state_bytes) + ~has_dense_N * dense_bytes
-    return Migration(bytes_NN, received_bytes_N, int(num_missing_N.sum()))
+    return Migration(bytes_NN, int(missing.sum()))
 
 
-def migrate_balanced(
-    has_LEN: Bools, wants_LEN: Bools, state_bytes: float, has_dense_N: Bools, dense_bytes: float
-) -> Migration:
-    """Fetch the same states as `migrate`, with the sending shared by `balance_senders`: the busiest sends least."""
+def migrate_balanced(has_LEN: Bools, wants_LEN: Bools, state_bytes: float) -> Migration:
+    """Fetch the same expert states, with the sending shared by `balance_senders`: the busiest sends least."""
     has, missing = _moving(has_LEN, wants_LEN)
-    num_missing_N = missing.sum(axis=0)
-    received_bytes_N = num_missing_N * float(state_bytes) + ~has_dense_N * dense_bytes
-    size_R = np.full(len(has), float(state_bytes))
-    if not has_dense_N.all() and dense_bytes:
-        has, missing = np.vstack([has, has_dense_N]), np.vstack([missing, ~has_dense_N])
-        size_R = np.append(size_R, dense_bytes)
-    parts_RN, bound_bytes = balance_senders(has, missing.sum(axis=1) * size_R)
-    bytes_NN = (parts_RN * size_R[:, None]).T @ missing
-    return Migration(bytes_NN, received_bytes_N, int(num_missing_N.sum()), bound_bytes)
+    parts_RN, bound_bytes = balance_senders(has, missing.sum(axis=1) * float(state_bytes))
+    return Migration((parts_RN * float(state_bytes)).T @ missing, int(missing.sum()), bound_bytes)
 
 
 def balance_senders(owns_RN: Bools, bytes_R: Floats) -> tuple[Floats, float]:
@@ -166,8 +154,5 @@ def _moving(has_LEN: Bools, wants_LEN: Bools) -> tuple[Bools, Bools]:
     return has.take(moving, axis=0), missing.take(moving, axis=0)
 
 
-Sharing = Callable[[Bools, Bools, float, Bools, float], Migration]
-"""A function with the arguments and the result of `migrate`."""
-
-SHARINGS: Mapping[str, Sharing] = {"even": migrate, "balanced": migrate_balanced}
+SHARINGS: Mapping[str, Callable[[Bools, Bools, float], Migration]] = {"even": migrate, "balanced": migrate_balanced}
 """Ways to share the sending of a state among its owners, by name."""

@@ -133,30 +133,23 @@ def slowed_by(inputs: StepInputs, hidden_s: float) -> float:
     return hidden_s * slowdown / (1 - slowdown)
 
 
-def optimizer_s(inputs: StepInputs, params: StageParameters) -> float:
-    """Return the time to update the parameters whose states a GPU holds."""
-    owned, model = owned_params(inputs, params), inputs.model
+def optimizer_s(inputs: StepInputs, params: StageParameters) -> tuple[float, float]:
+    """Return the time to update the parameters whose states a GPU holds, and that to move these from the host and back.
+
+    Without sharding, it holds those of all its parameters.
+    """
+    parallel, model, owned = inputs.parallel, inputs.model, params
+    if parallel.sharding != "none":
+        owned = StageParameters(params.dense / inputs.dense_copies, params.expert / inputs.expert_copies)
     rate = inputs.gpu.moved_bytes_per_s
     seconds = inputs.constants.optimizer_bytes_per_param * sum(owned) / rate
-    if inputs.parallel.optimizer == "muon":
+    if parallel.optimizer == "muon":
         expert = sorted((model.expert_dim, model.d_ff_expert))
         for number, (narrow, wide) in zip(owned, ((model.d_model, model.d_model), expert), strict=True):
             # An update is made orthogonal by its square, the square of that and a product.
             twice, once = (inputs.tables.time_s("matmul_bf16", narrow, narrow, inner) for inner in (wide, narrow))
             seconds += number / (narrow * wide) * (NEWTON_SCHULZ_ITERATIONS * (2 * twice + once))
-    return seconds
-
-
-def owned_params(inputs: StepInputs, params: StageParameters) -> StageParameters:
-    """Count the parameters whose optimizer states a GPU holds."""
-    if inputs.parallel.sharding == "none":
-        return params
-    return StageParameters(params.dense / inputs.dense_copies, params.expert / inputs.expert_copies)
-
-
-def offload_s(inputs: StepInputs, params: StageParameters) -> float:
-    """Return the time to move the optimizer's states from the host and back."""
-    if "optimizer" not in inputs.parallel.offloaded:
-        return 0.0
-    moved = 2 * OPTIMIZER_STATE_BYTES_PER_PARAM[inputs.parallel.optimizer] * sum(owned_params(inputs, params))
-    return moved / inputs.cluster.host.link_bytes_per_s
+    moved = 0.0
+    if "optimizer" in parallel.offloaded:
+        moved = 2 * OPTIMIZER_STATE_BYTES_PER_PARAM[parallel.optimizer] * sum(owned)
+    return seconds, moved / inputs.cluster.host.link_bytes_per_s

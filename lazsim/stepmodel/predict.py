@@ -10,7 +10,6 @@ from lazsim.stepmodel.blocks import blocks_of
 from lazsim.stepmodel.exchange import (
     ShardedExchange,
     exchanges_of_step,
-    offload_s,
     optimizer_s,
     sharded_exchange,
     slowed_by,
@@ -159,8 +158,7 @@ class StepModel:
 
     def _once_s(self) -> tuple[float, float]:
         """Return the time of the optimizer, and that to move its states, on the stage with most parameters."""
-        most = max(stage_parameters(self.params, self.inputs.parallel), key=sum)
-        return optimizer_s(self.inputs, most), offload_s(self.inputs, most)
+        return optimizer_s(self.inputs, max(stage_parameters(self.params, self.inputs.parallel), key=sum))
 
     def _sum(self, part: Part, name: str) -> float:
         return float(sum(count * getattr(self.layers[layer], name) for layer, count in part))
