@@ -45,7 +45,7 @@ from lazsim.live.messages import (
     new_nonce,
     secret_from_environment,
 )
-from lazsim.live.plan import LastStep, agree_on_step, plan_generation
+from lazsim.live.plan import GenerationPlanner, LastStep, agree_on_step
 from lazsim.live.record import Recorder
 from lazsim.live.run import live_costs, prepare, run_locally
 from lazsim.live.spec import check_model
@@ -320,7 +320,7 @@ def test_ranks_that_stay_keep_their_order_whatever_the_plan_binds_them_to():
     costs = live_costs(tiny_spec(), 4)
     decision = Decision(Action.RECONFIGURE, "peers", (c, a, b), 3)
     load_LE = np.ones((2, 4), dtype=np.int64)
-    plan = plan_generation(SYSTEMS["lazarus"], costs, decision, NOTHING, LastStep(5), load_LE, [b, c, a], 6)
+    plan = GenerationPlanner(SYSTEMS["lazarus"], costs, 6).plan(decision, NOTHING, LastStep(5), load_LE, [b, c, a])
     assert plan.members == [b, c, a]
     assert set(plan.held.nodes) == {a, b, c}
     slots = SYSTEMS["lazarus"].plan_evenly(costs, 3).slots_LNS

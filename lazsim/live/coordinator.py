@@ -24,7 +24,7 @@ from lazsim.engine.systems.system import StoppedJob, decide_next
 from lazsim.errors import LazsimError
 from lazsim.live import checkpoint, messages
 from lazsim.live.messages import GenerationPlan, LiveError, Message
-from lazsim.live.plan import LastStep, hold_everything, is_same_placement, plan_generation
+from lazsim.live.plan import GenerationPlanner, LastStep, is_same_placement
 from lazsim.live.record import Recorder
 from lazsim.live.worker_server import WorkerConnection, WorkerServer
 from lazsim.placement.plan import Ints
@@ -73,6 +73,7 @@ class Coordinator:
     def __init__(self, server: WorkerServer, costs: CostModel, min_workers: int, start_timeout_s: float) -> None:
         self.server, self.spec, self.costs = server, server.spec, costs
         self.system = LIVE_SYSTEMS[self.spec.system].for_job(costs.job)
+        self._planner = GenerationPlanner(self.system, costs, self.spec.global_batch)
         self.on_event: OnEvent | None = None
         # The launcher's place of a worker, and whether one that has lost its connection may still run, by name.
         self.place_of: Callable[[str], int] = lambda _name: 0
@@ -284,7 +285,7 @@ class Coordinator:
             dropped=self._dropped,
         )
         held = self._held.only(survivors) if self._has_state else NOTHING
-        hold_all = partial(hold_everything, self.costs, reached=LastStep(self.step, self._trained_generation))
+        hold_all = partial(self._planner.hold_everything, reached=LastStep(self.step, self._trained_generation))
         stopped = StoppedJob(held, self.step, self._step_s(), situation, self._usable_nodes, hold_all)
         return decide_next(self.system, self.costs, stopped)
 
@@ -323,15 +324,9 @@ class Coordinator:
         if decision.action is Action.RESUME:
             members, held, plan, busiest_bytes = self._members, self._held, self._plan_again(), 0.0
         else:
-            members, held, plan, busiest_bytes = plan_generation(
-                self.system,
-                self.costs,
-                decision,
-                self._held,
-                LastStep(begin_step, self._trained_generation),
-                load_LE,
-                self._members,
-                self.spec.global_batch,
+            reached = LastStep(begin_step, self._trained_generation)
+            members, held, plan, busiest_bytes = self._planner.plan(
+                decision, self._held, reached, load_LE, self._members
             )
         from_peers = plan.source == "peers"
         reuse = bool(self._pause_cause) and len(members) == plan.num_ranks and members == self._members

@@ -4,7 +4,6 @@ Axes: L layers, E experts, N nodes of a plan, H candidates.
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -44,104 +43,110 @@ class NextGeneration(NamedTuple):
     busiest_bytes: float
 
 
-def plan_generation(
-    system: System,
-    costs: CostModel,
-    decision: Decision[WorkerConnection],
-    held: Held,
-    reached: LastStep,
-    load_LE: Ints,
-    members_before: Sequence[WorkerConnection],
-    global_batch: int,
-) -> NextGeneration:
-    """Plan the generation that a decision asks for.
+class GenerationPlanner:
+    """Plans the generations of a job."""
 
-    Those that go on keep their places in `held`; else there is a plan for the loads `load_LE`. A restart begins at the
-    step that is `reached`, and peers go on from there or a later one. Members of the generation before keep the order
-    of their ranks where they can.
-    """
-    if decision.action is Action.CONTINUE:
-        return _plan_going_on(system, costs, held.going_on(decision), reached, global_batch)
-    workers, num_ranks = decision.nodes, decision.num_nodes
-    plan = system.plan(costs, num_ranks, load_LE)
-    if decision.action is Action.RESTART:
-        step, holds, busiest_bytes = reached.step, [Blocks()] * num_ranks, 0.0
-        chosen_N = order = np.arange(num_ranks)
-        senders: list[int] = []
-    else:
-        step, holds = agree_on_step([worker.held for worker in workers], partial(_are_complete, costs), reached)
-        has_dense_H = np.array([0 in blocks for blocks in holds])
-        binding = bind_nodes(costs, _experts_LEH(costs, holds), plan.holds_LEN, has_dense_H=has_dense_H)
-        busiest_bytes, chosen_N, order = binding.busiest_bytes(), binding.chosen_N, np.arange(num_ranks)
-        if system.is_elastic:
-            # Without expert-parallel groups the order of ranks is free; ranks that keep their place keep communicators.
-            rank = {worker: rank for rank, worker in enumerate(members_before)}
-            order = np.argsort([rank.get(workers[index], len(rank)) for index in chosen_N], kind="stable")
-        senders = [index for index in binding.order_H[num_ranks:].tolist() if holds[index]]
-    chosen = chosen_N[order].tolist() + senders
-    members = [workers[index] for index in chosen]
-    made = Planned(num_ranks, step, lambda _num_nodes, _step: plan)
-    now_held = Held.full([workers[index] for index in chosen_N], made)
-    generation = _generation(
-        system, costs, decision.source, step, members, [holds[index] for index in chosen],
-        plan.slots_LNS[:, order], now_held, global_batch,
-    )  # fmt: skip
-    return NextGeneration(members, now_held, generation, busiest_bytes)
+    def __init__(self, system: System, costs: CostModel, global_batch: int) -> None:
+        self._system, self._costs, self._global_batch = system, costs, global_batch
 
+    def plan(
+        self,
+        decision: Decision[WorkerConnection],
+        held: Held,
+        reached: LastStep,
+        load_LE: Ints,
+        members_before: Sequence[WorkerConnection],
+    ) -> NextGeneration:
+        """Plan the generation that a decision asks for.
 
-def _plan_going_on(
-    system: System, costs: CostModel, held: Held, reached: LastStep, global_batch: int
-) -> NextGeneration:
-    """Plan a generation whose ranks keep their places, or take free ones."""
-    members, plan = list(held.nodes), held.plan
-    assert plan is not None, "some nodes hold states"
-    step, holds = agree_on_step([worker.held for worker in members], partial(_are_complete, costs), reached)
-    assert _are_complete(costs, holds), "those that keep their places hold all"
-    has_dense = np.array([0 in blocks for blocks in holds])
-    moved = migrate(
-        _experts_LEH(costs, holds), plan.holds_LEN, costs.expert_state_bytes, has_dense, costs.dense_state_bytes
-    )
-    busiest_bytes = float(max(moved.bytes_NN.sum(axis=0).max(), moved.bytes_NN.sum(axis=1).max()))
-    generation = _generation(system, costs, "peers", step, members, holds, plan.slots_LNS, held, global_batch)
-    return NextGeneration(members, held, generation, busiest_bytes)
+        Those that go on keep their places in `held`; else there is a plan for the loads `load_LE`. A restart begins at
+        the step that is `reached`, and peers go on from there or a later one. Members of the generation before keep the
+        order of their ranks where they can.
+        """
+        if decision.action is Action.CONTINUE:
+            return self._plan_going_on(held.going_on(decision), reached)
+        workers, num_ranks = decision.nodes, decision.num_nodes
+        plan = self._system.plan(self._costs, num_ranks, load_LE)
+        if decision.action is Action.RESTART:
+            step, holds, busiest_bytes = reached.step, [Blocks()] * num_ranks, 0.0
+            chosen_N = order = np.arange(num_ranks)
+            senders: list[int] = []
+        else:
+            step, holds = self._agree(workers, reached)
+            has_dense_H = np.array([0 in blocks for blocks in holds])
+            binding = bind_nodes(self._costs, self._experts_LEH(holds), plan.holds_LEN, has_dense_H=has_dense_H)
+            busiest_bytes, chosen_N, order = binding.busiest_bytes(), binding.chosen_N, np.arange(num_ranks)
+            if self._system.is_elastic:
+                # Without expert-parallel groups the order of ranks is free; ranks that keep theirs keep communicators.
+                rank = {worker: rank for rank, worker in enumerate(members_before)}
+                order = np.argsort([rank.get(workers[index], len(rank)) for index in chosen_N], kind="stable")
+            senders = [index for index in binding.order_H[num_ranks:].tolist() if holds[index]]
+        chosen = chosen_N[order].tolist() + senders
+        members = [workers[index] for index in chosen]
+        now_held = Held.full(
+            [workers[index] for index in chosen_N], Planned(num_ranks, step, lambda _num_nodes, _step: plan)
+        )
+        held_blocks, slots_LNS = [holds[index] for index in chosen], plan.slots_LNS[:, order]
+        generation = self._generation(decision.source, step, members, held_blocks, slots_LNS, now_held)
+        return NextGeneration(members, now_held, generation, busiest_bytes)
 
+    def _plan_going_on(self, held: Held, reached: LastStep) -> NextGeneration:
+        """Plan a generation whose ranks keep their places, or take free ones."""
+        members, plan, costs = list(held.nodes), held.plan, self._costs
+        assert plan is not None, "some nodes hold states"
+        step, holds = self._agree(members, reached)
+        assert self._are_complete(holds), "those that keep their places hold all"
+        has_dense = np.array([0 in blocks for blocks in holds])
+        moved = migrate(
+            self._experts_LEH(holds), plan.holds_LEN, costs.expert_state_bytes, has_dense, costs.dense_state_bytes
+        )
+        busiest_bytes = float(max(moved.bytes_NN.sum(axis=0).max(), moved.bytes_NN.sum(axis=1).max()))
+        generation = self._generation("peers", step, members, holds, plan.slots_LNS, held)
+        return NextGeneration(members, held, generation, busiest_bytes)
 
-def _generation(
-    system: System,
-    costs: CostModel,
-    source: str,
-    step: int,
-    members: Sequence[WorkerConnection],
-    holds: list[Blocks],
-    slots_LNS: Ints,
-    held: Held,
-    global_batch: int,
-) -> GenerationPlan:
-    """Put a plan together; nobody trains the sequences of places in `held` that no rank has."""
-    seats, group_N = list(held.seats), system.layout(costs, np.arange(held.num_seats)).group_N
-    return GenerationPlan(
-        source=source,
-        step=step,
-        members=[worker.name for worker in members],
-        num_ranks=len(seats),
-        holds=holds,
-        slots=slots_LNS.tolist(),
-        groups=None if group_N is None else group_N[seats].tolist(),
-        padded=system.padded,
-        sequences=[list(range(global_batch)[piece(global_batch, held.num_seats, seat)]) for seat in seats],
-        # It writes checkpoints beside training.
-        saves_behind=system.save(costs, held.num_seats, step_s=0.0).persist_s > 0,
-    )
+    def _generation(
+        self,
+        source: str,
+        step: int,
+        members: Sequence[WorkerConnection],
+        holds: list[Blocks],
+        slots_LNS: Ints,
+        held: Held,
+    ) -> GenerationPlan:
+        """Put a plan together; nobody trains the sequences of places in `held` that no rank has."""
+        system, costs, num_sequences = self._system, self._costs, self._global_batch
+        seats, group_N = list(held.seats), system.layout(costs, np.arange(held.num_seats)).group_N
+        return GenerationPlan(
+            source=source,
+            step=step,
+            members=[worker.name for worker in members],
+            num_ranks=len(seats),
+            holds=holds,
+            slots=slots_LNS.tolist(),
+            groups=None if group_N is None else group_N[seats].tolist(),
+            padded=system.padded,
+            sequences=[list(range(num_sequences)[piece(num_sequences, held.num_seats, seat)]) for seat in seats],
+            # It writes checkpoints beside training.
+            saves_behind=system.save(costs, held.num_seats, step_s=0.0).persist_s > 0,
+        )
 
+    def hold_everything(self, workers: Sequence[WorkerConnection], reached: LastStep) -> bool:
+        """Tell whether workers together hold every block after the step that is reached, or after a later one."""
+        return self._are_complete(self._agree(workers, reached)[1])
 
-def hold_everything(costs: CostModel, workers: Sequence[WorkerConnection], reached: LastStep) -> bool:
-    """Tell whether workers together hold every block after the step that is reached, or after the same later one."""
-    _, holds = agree_on_step([worker.held for worker in workers], partial(_are_complete, costs), reached)
-    return _are_complete(costs, holds)
+    def _agree(self, workers: Sequence[WorkerConnection], reached: LastStep) -> tuple[int, list[Blocks]]:
+        return agree_on_step([worker.held for worker in workers], self._are_complete, reached)
 
+    def _are_complete(self, holds: Sequence[Blocks]) -> bool:
+        return len(frozenset().union(*holds)) == 1 + self._costs.model.num_moe_layers * self._costs.model.num_experts
 
-def _are_complete(costs: CostModel, holds: Sequence[Blocks]) -> bool:
-    return len(frozenset().union(*holds)) == 1 + costs.model.num_moe_layers * costs.model.num_experts
+    def _experts_LEH(self, holds: Sequence[Blocks]) -> Bools:
+        """Turn block numbers into experts held by each worker, shape (L, E, H)."""
+        num_layers, num_experts = self._costs.model.num_moe_layers, self._costs.model.num_experts
+        has = np.zeros((len(holds), 1 + num_layers * num_experts), dtype=np.bool_)
+        for index, blocks in enumerate(holds):
+            has[index, list(blocks)] = True
+        return has[:, 1:].T.reshape(num_layers, num_experts, len(holds))
 
 
 def agree_on_step(
@@ -172,15 +177,6 @@ def agree_on_step(
         if are_complete(holds):
             return step, holds
     return 0, [Blocks() for _ in held]
-
-
-def _experts_LEH(costs: CostModel, holds: Sequence[Blocks]) -> Bools:
-    """Turn block numbers into experts held by each worker, shape (L, E, H)."""
-    num_layers, num_experts = costs.model.num_moe_layers, costs.model.num_experts
-    has = np.zeros((len(holds), 1 + num_layers * num_experts), dtype=np.bool_)
-    for index, blocks in enumerate(holds):
-        has[index, list(blocks)] = True
-    return has[:, 1:].T.reshape(num_layers, num_experts, len(holds))
 
 
 def is_same_placement(slots_LNS: Ints, other_LNS: Ints) -> bool:

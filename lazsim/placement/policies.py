@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -49,13 +50,17 @@ class NamedPolicy:
     """Whether the plan of a layer depends on that layer alone; one request may then hold layers of several plans."""
 
 
-def _on_nodes(place_nodes: Callable[[PlacementRequest], PlacementPlan]) -> Callable[[PlacementRequest], PlacementPlan]:
-    """Return a policy that gives the replicas of a plan for nodes to different GPUs."""
-    return lambda request: spread_over_gpus(place_nodes(request), request.gpus_per_node)
+SIZES, LOADS = ("replicas_LE", "num_nodes", "num_slots"), ("replicas_LE", "load_LE", "num_nodes", "num_slots")
 
 
-def _by_replicas(place_replicas: Callable[[Ints, int, int], PlacementPlan]) -> Callable[[PlacementRequest], Any]:
-    return _on_nodes(lambda request: place_replicas(request.replicas_LE, request.num_nodes, request.num_slots))
+def _on_nodes(place_nodes: Callable[..., PlacementPlan], *names: str) -> Callable[[PlacementRequest], PlacementPlan]:
+    """Return a policy that plans with these fields of a request, and gives the replicas of a node to different GPUs."""
+    fields = attrgetter(*names)
+    return lambda request: spread_over_gpus(place_nodes(*fields(request)), request.gpus_per_node)
+
+
+def _random(replicas_LE: Ints, num_nodes: int, num_slots: int, seed: int) -> PlacementPlan:
+    return place_random(replicas_LE, num_nodes, num_slots, np.random.default_rng(seed))
 
 
 def _ep(request: PlacementRequest) -> PlacementPlan:
@@ -89,49 +94,39 @@ def _steady(request: PlacementRequest) -> PlacementPlan:
 POLICIES: Mapping[str, NamedPolicy] = {
     policy.name: policy
     for policy in (
-        NamedPolicy("mro", _by_replicas(place_mro), "Maximum Rank Overlap, as published.", plans_layers_alone=True),
+        NamedPolicy(
+            "mro", _on_nodes(place_mro, *SIZES), "Maximum Rank Overlap, as published.", plans_layers_alone=True
+        ),
         NamedPolicy(
             "euclid",
-            _by_replicas(place_euclid),
+            _on_nodes(place_euclid, *SIZES),
             "Place as mro, on the same nodes in all layers, and better where mro cuts its last group short.",
         ),
         NamedPolicy(
             DOMAINS,
-            _on_nodes(
-                lambda request: place_over_domains(
-                    request.replicas_LE, request.load_LE, request.num_nodes, request.num_slots, request.domain_N
-                )
-            ),
+            _on_nodes(place_over_domains, *LOADS, "domain_N"),
             "Spread experts over failure domains, then over the nodes of each; as euclid without domains.",
         ),
         NamedPolicy(
             "spread",
-            _by_replicas(place_spread),
+            _on_nodes(place_spread, *SIZES),
             "Deal replicas over different nodes in turn, expert by expert.",
             plans_layers_alone=True,
         ),
         NamedPolicy(
             "compact",
-            _by_replicas(place_compact),
+            _on_nodes(place_compact, *SIZES),
             "Put the replicas of an expert on few nodes.",
             plans_layers_alone=True,
         ),
         NamedPolicy(
             "random",
-            _on_nodes(
-                lambda request: place_random(
-                    request.replicas_LE, request.num_nodes, request.num_slots, np.random.default_rng(request.seed)
-                )
-            ),
+            _on_nodes(_random, *SIZES, "seed"),
             "Put replicas into slots drawn at random.",
         ),
         NamedPolicy(
             "balanced",
-            _on_nodes(
-                lambda request: place_balanced(
-                    request.replicas_LE, request.load_LE, request.num_nodes, request.num_slots
-                )
-            ),
+            _on_nodes(place_balanced, *LOADS),
             "Deal replicas over the nodes in rounds, heaviest first, an expert to different nodes.",
             plans_layers_alone=True,
         ),

@@ -19,7 +19,7 @@ SEVERAL = Mapping, list, tuple, np.ndarray
 """Types of several loads."""
 
 
-class RecordReader:
+class RecordReader(LoadTable):
     """Adds up records: arrays, or mappings with loads or routes, which may have the fields step, layer and expert.
 
     Records that have all layers and no step follow each other; others without a step are of one. Loads may be a mapping
@@ -28,48 +28,47 @@ class RecordReader:
     """
 
     def __init__(self, source: Source) -> None:
-        self._source = source
-        self._table = LoadTable(source)
-        self._step = self._num_experts = self._num_skipped = 0
+        super().__init__(source)
+        self._step = self._told_experts = self._num_skipped = 0
 
-    def add(self, where: int | str, record: Any) -> None:
+    def add_record(self, where: int | str, record: Any) -> None:
         """Add a record; its faults are those of the source."""
         try:
             parts = _parts(record) if isinstance(record, Mapping) else {"loads": record}
-            self._num_experts = whole(parts.get("experts", self._num_experts), MAX_EXPERTS)
+            self._told_experts = whole(parts.get("experts", self._told_experts), MAX_EXPERTS)
             self._add(where, parts)
         except (ValueError, TypeError, OverflowError) as error:
             self._source.fault(where, f"expected {EXPECTED} ({str(error)[:60]})")
 
-    def reading(self) -> Reading:
+    def records(self) -> Reading:
         """Return the loads of all records."""
-        if self._table.is_empty:
+        if not self._rows and not self._routes:
             raise self._source.refuse("", f"no loads in it; expected {EXPECTED}")
         notes = [f"records without loads, which are left out: {self._num_skipped}"] if self._num_skipped else []
-        return self._table.reading(*notes, num_experts=self._num_experts)
+        return self.reading(*notes, num_experts=self._told_experts)
 
     def _add(self, where: int | str, parts: Mapping[str, Any]) -> None:
-        table, step, layer = self._table, parts.get("step", self._step), parts.get("layer")
+        step, layer = parts.get("step", self._step), parts.get("layer")
         loads, routes = parts.get("loads"), parts.get("routes", parts.get("expert"))
         if isinstance(loads, Mapping):
             for name, row in loads.items():
                 if not isinstance(row, SEVERAL):
-                    table.add(where, step, parts.get("layer", 0), row, _number_in(name))
+                    self.add(where, step, parts.get("layer", 0), row, _number_in(name))
                 elif isinstance(row, Mapping) and not any(isinstance(one, SEVERAL) for one in row.values()):
                     self._add(where, {"step": step, "layer": _number_in(name), "loads": row})
                 elif isinstance(row, Mapping) and "step" not in parts:
                     self._add(where, {"step": _number_in(name), "loads": row})
                 else:
-                    table.add(where, step, _number_in(name), row)
+                    self.add(where, step, _number_in(name), row)
         elif loads is not None and layer is not None:
-            table.add(where, step, layer, loads, parts.get("expert", 0))
+            self.add(where, step, layer, loads, parts.get("expert", 0))
         elif loads is not None:
-            self._step = table.add_layers(where, step, loads)
+            self._step = self.add_layers(where, step, loads)
         elif routes is not None and layer is not None:
-            table.add_routes(where, step, layer, routes)
+            self.add_routes(where, step, layer, routes)
         elif routes is not None:
             for number, experts in enumerate(np.atleast_2d(np.asarray(routes, dtype=np.float64))):
-                table.add_routes(where, step, number, experts)
+                self.add_routes(where, step, number, experts)
         else:
             self._num_skipped += 1
 

@@ -134,11 +134,6 @@ class LoadTable:
         row = self._row(where, (whole(step, MAX_WHOLE), whole(layer, MAX_WHOLE)), first + len(values))
         row[first : first + len(values)] += values
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether nothing was added."""
-        return not self._rows and not self._routes
-
     def add_layers(self, where: int | str, step: object, loads: Any) -> int:
         """Add the loads of all layers, shape (L, E), or of steps from `step` on, (S, L, E); return the step after."""
         values = np.atleast_2d(np.asarray(loads, dtype=np.float64))

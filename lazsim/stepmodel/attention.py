@@ -87,8 +87,8 @@ def attention_items(kernels: Kernels, attention: AttentionSpec, window: int) -> 
     items += [
         *_context_exchange(kernels, attention, core_s, ratio),
         Item(
-            kernels.launches("attention", core_s, 2, graphed),
-            kernels.launches("attention", ratio * core_s + sink_s, 3, graphed),
+            (kernels.launch("attention", core_s, 2, graphed),),
+            (kernels.launch("attention", ratio * core_s + sink_s, 3, graphed),),
             "attention_core",
         ),
         *gate,
@@ -179,13 +179,13 @@ def state_space_items(kernels: Kernels, space: StateSpaceSpec) -> list[Item]:
         "inner": space.inner_dim, "grouped": grouped, "chunk": space.num_groups * SCAN_CHUNK,
     }  # fmt: skip
 
-    def scan(direction: int, num_kernels: int) -> tuple[Operation, ...]:
+    def scan(direction: int, num_kernels: int) -> Operation:
         moved = 2 * sum(passes[direction] * widths[name] for name, passes in SCAN_PASSES.items())
         over_tokens, over_states = SCAN_MATMULS[direction]
         flop = (over_tokens * in_chunk + over_states * of_states) * tokens / tensor
         rate = inputs.constants.scan_peak_share * inputs.gpu.peak_flop_per_s
         seconds = flop / rate + inputs.copy_s(moved * tokens / tensor)
-        return kernels.launches("state_space", seconds, num_kernels, graphed)
+        return kernels.launch("state_space", seconds, num_kernels, graphed)
 
     up = kernels.linear(space.projected_dim / tensor, d_model, tokens, graphed)
     down = kernels.linear(d_model, space.inner_dim / tensor, tokens, graphed)
@@ -197,6 +197,6 @@ def state_space_items(kernels: Kernels, space: StateSpaceSpec) -> list[Item]:
         before = [kernels.copy(projected, projected, 1, 1, graphed, tokens)]
         after = [kernels.copy(each * space.inner_dim, 0, 1, 0, graphed, tokens)]
     return [
-        kernels.norm(graphed), up, *before, Item(scan(0, 10), scan(1, 29)), *after, down, kernels.residual(graphed),
-        *kernels.tensor_exchange(graphed, d_model, d_model, (up, down)),
+        kernels.norm(graphed), up, *before, Item((scan(0, 10),), (scan(1, 29),)), *after, down,
+        kernels.residual(graphed), *kernels.tensor_exchange(graphed, d_model, d_model, (up, down)),
     ]  # fmt: skip

@@ -159,12 +159,12 @@ def _gate(kernels: Kernels) -> list[Item]:
     small = [inputs.copy_s((SCORE_BYTES[way] * experts + GATE_INPUT_BYTES[way] * width) * tokens) for way in (0, 1)]
     gate = Item(
         (
-            *kernels.launches("router", gate_s, 1, graphed),
-            *kernels.launches("router", small[0], ROUTER_KERNELS, graphed),
+            kernels.launch("router", gate_s, 1, graphed),
+            kernels.launch("router", small[0], ROUTER_KERNELS, graphed),
         ),
         (
-            *kernels.launches("router", small[1], round(0.7 * ROUTER_KERNELS), graphed),
-            *kernels.launches("router", 2 * wide_s, 2, graphed),
+            kernels.launch("router", small[1], round(0.7 * ROUTER_KERNELS), graphed),
+            kernels.launch("router", 2 * wide_s, 2, graphed),
         ),
     )
     return [gate] * (inputs.parallel.routing != "consecutive")
@@ -275,8 +275,7 @@ def _exchanges(kernels: Kernels) -> tuple[Item, Item]:
     def operation(token_bytes: float, before_s: float = 0.0, waits: bool = False) -> tuple[Operation, ...]:
         seconds = exchange_s(inputs, token_bytes) * (1.0 if parallel.dispatcher == "all_gather" else imbalance(inputs))
         seconds += before_s + latency_s if seconds else 0.0
-        (one,) = kernels.launches("expert_exchange", seconds + gathered_s, 1, kernels.graphed)
-        return (one._replace(waits=waits),)
+        return (kernels.launch("expert_exchange", seconds + gathered_s, 1, kernels.graphed)._replace(waits=waits),)
 
     if parallel.dispatcher == "hybridep":
         choices = CHOICE_BYTES * inputs.model.num_experts * inputs.own_tokens * parallel.expert

@@ -54,13 +54,14 @@ class Kernels:
         self.graphed_gate = graphs != "none"
         self.graphed_attention = graphs == "full" or (graphs == "partial" and inputs.parallel.graph_attention)
 
-    def launches(self, part: str, gpu_s: float, kernels: int, graphed: bool, calls: int = 0) -> tuple[Operation, ...]:
-        """Build one operation of kernels that the host launches one by one, or that few calls of modules launch."""
-        return (Operation(part, gpu_s, kernels, self.host_s(kernels, calls or kernels), graphed),)
+    def launch(self, part: str, gpu_s: float, kernels: int, graphed: bool, calls: int = 0) -> Operation:
+        """Build one operation of kernels that the host launches one by one, or that few calls of modules launch.
 
-    def host_s(self, kernels: int, calls: int) -> float:
-        """Return the time of calls; the kernels of a call but its first are plain launches."""
-        return calls * self.launch_s + (kernels - calls) * self.native_launch_s
+        The kernels of a call but its first are plain launches.
+        """
+        calls = calls or kernels
+        host_s = calls * self.launch_s + (kernels - calls) * self.native_launch_s
+        return Operation(part, gpu_s, kernels, host_s, graphed)
 
     def matmul_s(self, rows: float, columns: float, inner: float, kernel: str) -> float:
         """Return the time of a matmul at the clock that long ones sustain, on the slowest GPU."""
@@ -105,8 +106,7 @@ class Kernels:
 
         def matmul(seconds: float, quantise: int = quantise) -> Operation:
             # One call quantises, whatever its kernels, and one multiplies.
-            (one,) = self.launches("dense_matmul", seconds, quantise + multiply, graphed, 1 + (quantise > 0))
-            return one
+            return self.launch("dense_matmul", seconds, quantise + multiply, graphed, 1 + (quantise > 0))
 
         forward = (
             matmul(self.matmul_s(tokens, outputs, inputs, kernel)),
@@ -126,8 +126,8 @@ class Kernels:
         """Build element-wise kernels by the bytes they move for each token."""
         tokens = tokens or self.inputs.own_tokens
         return Item(
-            self.launches("memory", self.inputs.copy_s(forward_bytes * tokens), kernels, graphed, calls),
-            self.launches("memory", self.inputs.copy_s(backward_bytes * tokens), backward_kernels, graphed, calls),
+            (self.launch("memory", self.inputs.copy_s(forward_bytes * tokens), kernels, graphed, calls),),
+            (self.launch("memory", self.inputs.copy_s(backward_bytes * tokens), backward_kernels, graphed, calls),),
             module,
         )
 

@@ -25,8 +25,8 @@ def read(source: Source) -> Reading:
             except ValueError as error:
                 source.fault(where, f"not valid JSON ({error})")
                 continue
-            reader.add(where, record)
-    return reader.reading()
+            reader.add_record(where, record)
+    return reader.records()
 
 
 def _records(text: bytes) -> Iterator[tuple[int | str, Any]]:

@@ -44,13 +44,13 @@ def read(source: Source) -> Reading:
             raise source.refuse(Path(name).name if len(source.files) > 1 else "", str(error)) from None
         records = dump.get("records", dump) if isinstance(dump, dict) else dump
         if not isinstance(records, list):
-            reader.add(Path(name).name, records)
+            reader.add_record(Path(name).name, records)
             continue
         beside = {key: value for key, value in dump.items() if key != "records"} if isinstance(dump, dict) else {}
         for number, record in enumerate(records, start=1):
             # SGLang writes the experts of the slots once, beside the records.
-            reader.add(f"record {number}", {**beside, **record} if isinstance(record, dict) else record)
-    return reader.reading()
+            reader.add_record(f"record {number}", {**beside, **record} if isinstance(record, dict) else record)
+    return reader.records()
 
 
 def _time(file: tuple[str, bytes]) -> float:
